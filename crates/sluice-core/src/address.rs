@@ -1,0 +1,259 @@
+//! Addresses as people write them: where to listen, where to connect, which sources.
+//!
+//! Owns: their parsers. Refuses to know: sockets and resolution.
+//! Keeps: a host name is never looked up here; it stays a name.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Where a listener listens.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ListenAddress {
+    /// `127.0.0.1:5432`, `[::1]:443`.
+    Tcp(SocketAddr),
+    /// `udp://127.0.0.1:53`.
+    Udp(SocketAddr),
+    /// `unix:///run/sluice.sock`.
+    Unix(PathBuf),
+}
+
+impl ListenAddress {
+    /// Reads an address to listen on.
+    ///
+    /// # Errors
+    /// A sentence that says what was expected.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        if let Some(path) = unix_path(text)? {
+            return Ok(Self::Unix(path));
+        }
+        let (udp, rest) = match text.split_once("://") {
+            Some(("udp", rest)) => (true, rest),
+            Some(("tcp", rest)) => (false, rest),
+            Some((scheme, _)) => {
+                return Err(format!(
+                    "`{scheme}://` is not known; use udp://, unix:// or nothing for TCP"
+                ));
+            }
+            None => (false, text),
+        };
+        let Ok(address) = rest.parse::<SocketAddr>() else {
+            return Err(match rest.rsplit_once(':') {
+                None => format!("`{text}` has no port; write {rest}:PORT"),
+                Some(("", port)) => {
+                    format!(
+                        "`{text}` has no IP address; write 0.0.0.0:{port} or \"[::]:{port}\" for all"
+                    )
+                }
+                Some((host, _)) if host.contains(':') && !host.starts_with('[') => {
+                    format!("an IPv6 address with a port stands in brackets: \"[{host}]:PORT\"")
+                }
+                Some(_) => format!(
+                    "expected an IP address with a port such as 127.0.0.1:5432, not `{text}`"
+                ),
+            });
+        };
+        Ok(if udp { Self::Udp(address) } else { Self::Tcp(address) })
+    }
+}
+
+impl fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "{address}"),
+            Self::Udp(address) => write!(f, "udp://{address}"),
+            Self::Unix(path) => write!(f, "unix://{}", path.display()),
+        }
+    }
+}
+
+/// Where a cluster connects to.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Endpoint {
+    /// A socket address.
+    Ip(SocketAddr),
+    /// A host name that is resolved while running, and a port.
+    Host(Arc<str>, u16),
+    /// A unix socket.
+    Unix(PathBuf),
+}
+
+impl Endpoint {
+    /// Reads `10.0.0.1:5432`, `[::1]:80`, `db.internal:5432` or `unix:///run/db.sock`.
+    ///
+    /// # Errors
+    /// A sentence that says what was expected.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        if let Some(path) = unix_path(text)? {
+            return Ok(Self::Unix(path));
+        }
+        if let Ok(address) = text.parse::<SocketAddr>() {
+            return if address.port() == 0 {
+                Err("an endpoint needs a port other than 0".into())
+            } else {
+                Ok(Self::Ip(address))
+            };
+        }
+        let Some((host, port)) = text.rsplit_once(':') else {
+            return Err(format!("`{text}` has no port; write {text}:PORT"));
+        };
+        let port = port.parse::<u16>().ok().filter(|port| *port != 0);
+        let Some(port) = port else {
+            return Err(format!("the port of `{text}` is not a number from 1 to 65535"));
+        };
+        if host.contains(':') {
+            return Err(format!(
+                "an IPv6 address with a port stands in brackets: \"[{host}]:{port}\""
+            ));
+        }
+        let digits_only = host.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+        match crate::value::parse_name_pattern(host.strip_suffix('.').unwrap_or(host)) {
+            Ok(crate::value::NamePattern::Exact(_)) if !digits_only => {
+                Ok(Self::Host(host.to_ascii_lowercase().into(), port))
+            }
+            _ => Err(format!("`{host}` is neither an IP address nor a host name")),
+        }
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(address) => write!(f, "{address}"),
+            Self::Host(host, port) => write!(f, "{host}:{port}"),
+            Self::Unix(path) => write!(f, "unix://{}", path.display()),
+        }
+    }
+}
+
+fn unix_path(text: &str) -> Result<Option<PathBuf>, String> {
+    let Some(path) = text.strip_prefix("unix://") else { return Ok(None) };
+    if !path.starts_with('/') {
+        return Err("a unix socket has an absolute path: unix:///run/x.sock".into());
+    }
+    if path.len() > 107 || path.contains('\0') {
+        return Err("the path of a unix socket is at most 107 bytes".into());
+    }
+    Ok(Some(path.into()))
+}
+
+/// A block of IP addresses: `10.0.0.0/8`, `2001:db8::/32`, or one address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Cidr {
+    network: IpAddr,
+    bits: u8,
+}
+
+impl Cidr {
+    /// Reads a block; a bare address is a block of one.
+    ///
+    /// # Errors
+    /// A sentence that says what was expected; bits set behind the prefix are an error, since they
+    /// hint at a slip.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let (address, bits) = match text.split_once('/') {
+            Some((address, bits)) => (address, Some(bits)),
+            None => (text, None),
+        };
+        let Ok(network) = address.parse::<IpAddr>() else {
+            return Err(format!("expected a block of addresses such as 10.0.0.0/8, not `{text}`"));
+        };
+        let width = if network.is_ipv4() { 32 } else { 128 };
+        let bits = match bits {
+            None => width,
+            Some(bits) => {
+                bits.parse::<u8>().ok().filter(|bits| *bits <= width).ok_or_else(|| {
+                    format!("the prefix length of `{text}` is not from 0 to {width}")
+                })?
+            }
+        };
+        let block = Self { network: mask(network, bits), bits };
+        if block.network != network {
+            return Err(format!("`{text}` has bits set behind its prefix; write {block}"));
+        }
+        Ok(block)
+    }
+
+    /// The block of `bits` that holds `address`.
+    pub fn around(address: IpAddr, bits: u8) -> Self {
+        let bits = bits.min(if address.is_ipv4() { 32 } else { 128 });
+        Self { network: mask(address, bits), bits }
+    }
+
+    /// Whether `address` lies in the block; an IPv4 address mapped into IPv6 counts as IPv4.
+    pub fn holds(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        address.is_ipv4() == self.network.is_ipv4() && mask(address, self.bits) == self.network
+    }
+
+    /// The length of the prefix; the longer, the more specific.
+    pub const fn bits(&self) -> u8 {
+        self.bits
+    }
+}
+
+impl fmt::Display for Cidr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.network, self.bits)
+    }
+}
+
+fn mask(address: IpAddr, bits: u8) -> IpAddr {
+    match address {
+        IpAddr::V4(v4) => {
+            let keep = u32::MAX.checked_shl(32 - u32::from(bits)).unwrap_or(0);
+            IpAddr::V4((v4.to_bits() & keep).into())
+        }
+        IpAddr::V6(v6) => {
+            let keep = u128::MAX.checked_shl(128 - u32::from(bits)).unwrap_or(0);
+            IpAddr::V6((v6.to_bits() & keep).into())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn listen_addresses() {
+        for text in ["127.0.0.1:5432", "[::1]:443", "udp://127.0.0.1:53", "unix:///run/x.sock"] {
+            assert_eq!(ListenAddress::parse(text).map(|a| a.to_string()), Ok(text.into()));
+        }
+        for (text, part) in [
+            (":80", "0.0.0.0:80"),
+            ("127.0.0.1", "has no port"),
+            ("::1:80", "brackets"),
+            ("quic://127.0.0.1:1", "not known"),
+            ("localhost:80", "IP address"),
+            ("unix://run/x", "absolute"),
+        ] {
+            let error = ListenAddress::parse(text).unwrap_err();
+            assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn endpoints() {
+        for text in ["127.0.0.1:5432", "[::1]:443", "db.internal:5432", "unix:///run/x.sock"] {
+            assert_eq!(Endpoint::parse(text).map(|a| a.to_string()), Ok(text.into()));
+        }
+        for text in ["127.0.0.1", "127.0.0.1:0", "a:b:1", "10.0.0:1", "db:99999", "", ":1", "a b:1"]
+        {
+            assert!(Endpoint::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn blocks_hold_what_they_should() {
+        let block = Cidr::parse("10.0.0.0/8").unwrap();
+        assert!(block.holds("10.255.0.1".parse().unwrap()));
+        assert!(block.holds("::ffff:10.1.2.3".parse().unwrap()));
+        assert!(!block.holds("11.0.0.1".parse().unwrap()));
+        assert!(Cidr::parse("0.0.0.0/0").unwrap().holds("1.2.3.4".parse().unwrap()));
+        assert!(Cidr::parse("::/0").unwrap().holds("::1".parse().unwrap()));
+        assert!(Cidr::parse("10.0.0.1/8").unwrap_err().contains("write 10.0.0.0/8"));
+        assert!(Cidr::parse("10.0.0.0/33").is_err());
+    }
+}

@@ -1,0 +1,249 @@
+//! What is known about a connection, phase by phase.
+//!
+//! Owns: the facts that inspectors find and the record that phases fill. Refuses to know: sockets.
+//! Keeps: a fact is written once, by the phase that learns it; counters are written by one task.
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use crate::{Moment, Name};
+
+/// What a stream turned out to carry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Protocol {
+    /// TLS, nothing more is known.
+    Tls,
+    /// HTTP/1.0 or HTTP/1.1.
+    Http1,
+    /// HTTP/2 with prior knowledge.
+    Http2,
+    /// PostgreSQL.
+    Postgres,
+    /// Redis (RESP).
+    Redis,
+    /// SSH.
+    Ssh,
+    /// The client said nothing until the deadline: it waits for the server to speak first.
+    Silent,
+    /// Bytes came, and no inspector knew them.
+    Unknown,
+}
+
+impl Protocol {
+    /// Every protocol.
+    pub const ALL: &[Self] = &[
+        Self::Tls,
+        Self::Http1,
+        Self::Http2,
+        Self::Postgres,
+        Self::Redis,
+        Self::Ssh,
+        Self::Silent,
+        Self::Unknown,
+    ];
+
+    /// The word used in configuration, logs and metrics.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Tls => "tls",
+            Self::Http1 => "http1",
+            Self::Http2 => "http2",
+            Self::Postgres => "postgres",
+            Self::Redis => "redis",
+            Self::Ssh => "ssh",
+            Self::Silent => "silent",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// How the bytes of a connection travel, as a chain matches it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum TransportKind {
+    /// In clear.
+    Plain,
+    /// In TLS.
+    Tls,
+}
+
+impl TransportKind {
+    /// The word used in configuration and logs.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Tls => "tls",
+        }
+    }
+}
+
+/// The ALPN protocols that a client offers, in its order.
+pub type AlpnList = SmallVec<[Box<[u8]>; 0]>;
+
+/// What the first bytes of a stream say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// What the stream carries.
+    pub protocol: Option<Protocol>,
+    /// Whether it is TLS, be it from the first byte or after a STARTTLS.
+    pub tls: bool,
+    /// The server name in the ClientHello, lower case.
+    pub sni: Option<Box<str>>,
+    /// The ALPN protocols offered.
+    pub alpn: AlpnList,
+    /// The PostgreSQL user of the startup message.
+    pub postgres_user: Option<Box<str>>,
+    /// The PostgreSQL database; where none is given it is the user.
+    pub postgres_database: Option<Box<str>>,
+    /// Whether the stream began with a PostgreSQL SSLRequest that was answered.
+    pub starttls: bool,
+}
+
+impl Facts {
+    /// Just a protocol.
+    pub fn of(protocol: Protocol) -> Self {
+        Self { protocol: Some(protocol), ..Self::default() }
+    }
+}
+
+/// The other end of a socket, or of what a PROXY header says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Peer {
+    /// An address.
+    Ip(SocketAddr),
+    /// A unix socket; its peers have no address.
+    Unix,
+}
+
+impl Peer {
+    /// The IP address, if there is one.
+    pub const fn ip(self) -> Option<IpAddr> {
+        match self {
+            Self::Ip(address) => Some(address.ip()),
+            Self::Unix => None,
+        }
+    }
+
+    /// The socket address, if there is one.
+    pub const fn socket(self) -> Option<SocketAddr> {
+        match self {
+            Self::Ip(address) => Some(address),
+            Self::Unix => None,
+        }
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(address) => write!(f, "{address}"),
+            Self::Unix => f.write_str("unix"),
+        }
+    }
+}
+
+/// What termination found out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFacts {
+    /// `1.2` or `1.3`.
+    pub version: &'static str,
+    /// The cipher suite.
+    pub cipher: &'static str,
+    /// The ALPN protocol agreed on.
+    pub alpn: Option<Box<[u8]>>,
+    /// Subject of the client's certificate, if it gave one.
+    pub client_subject: Option<Box<str>>,
+    /// Whether the session was resumed.
+    pub resumed: bool,
+}
+
+/// An attempt to reach an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attempt {
+    /// The endpoint.
+    pub endpoint: Arc<str>,
+    /// Why it failed, with the system's word for it; `None` when it was reached.
+    pub failure: Option<(crate::Reason, Option<i32>)>,
+}
+
+/// What is known about one connection. Lives on one worker.
+#[derive(Debug)]
+pub struct ConnInfo {
+    /// Unique in the process.
+    pub id: u64,
+    /// The listener that accepted it.
+    pub listener: Name,
+    /// The other end of the socket.
+    pub peer: Peer,
+    /// The address that was connected to.
+    pub local: Peer,
+    /// When it was accepted.
+    pub started: Moment,
+    /// Who it comes from: the peer, or what a trusted PROXY header says.
+    pub source: Cell<Peer>,
+    /// Where it was meant for: the local address, or what a trusted PROXY header says.
+    pub destination: Cell<Peer>,
+    /// What inspection found.
+    pub facts: OnceCell<Facts>,
+    /// The chain that was selected.
+    pub chain: OnceCell<Name>,
+    /// What termination found.
+    pub tls: OnceCell<Box<TlsFacts>>,
+    /// The cluster that serves it.
+    pub cluster: OnceCell<Name>,
+    /// Attempts to reach an endpoint, in order.
+    pub attempts: RefCell<SmallVec<[Attempt; 1]>>,
+    /// Sluice's own address towards the endpoint.
+    pub upstream_local: Cell<Option<SocketAddr>>,
+    /// Bytes from the client.
+    pub received: Cell<u64>,
+    /// Bytes to the client.
+    pub sent: Cell<u64>,
+    /// A note on how the end came about, for the record: an error of the system or of TLS.
+    pub detail: RefCell<Option<Box<str>>>,
+}
+
+impl ConnInfo {
+    /// A connection that was just accepted.
+    pub fn new(id: u64, listener: Name, peer: Peer, local: Peer, started: Moment) -> Self {
+        Self {
+            id,
+            listener,
+            peer,
+            local,
+            started,
+            source: Cell::new(peer),
+            destination: Cell::new(local),
+            facts: OnceCell::new(),
+            chain: OnceCell::new(),
+            tls: OnceCell::new(),
+            cluster: OnceCell::new(),
+            attempts: RefCell::default(),
+            upstream_local: Cell::new(None),
+            received: Cell::new(0),
+            sent: Cell::new(0),
+            detail: RefCell::default(),
+        }
+    }
+
+    /// Counts bytes from the client.
+    pub fn add_received(&self, bytes: usize) {
+        self.received.set(self.received.get() + bytes as u64);
+    }
+
+    /// Counts bytes to the client.
+    pub fn add_sent(&self, bytes: usize) {
+        self.sent.set(self.sent.get() + bytes as u64);
+    }
+
+    /// Notes how the end came about; the first note stays, since the first error is the cause.
+    pub fn note(&self, detail: impl fmt::Display) {
+        let mut slot = self.detail.borrow_mut();
+        if slot.is_none() {
+            *slot = Some(detail.to_string().into_boxed_str());
+        }
+    }
+}

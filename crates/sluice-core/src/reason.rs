@@ -1,0 +1,172 @@
+//! Why a connection or flow ended: a closed, published set.
+//!
+//! Owns: the shape of a reason and the tables of the reasons that no single layer owns.
+//! Refuses to know: how a reason is logged or counted.
+//! Keeps: a code is never invented in place; it stands in a table with its help.
+
+use std::fmt;
+
+/// The phases of a connection, in the order they run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// The socket was accepted; peer and local address are known, then the source.
+    Accept,
+    /// The first bytes are looked at; protocol, server name and ALPN become known.
+    Inspect,
+    /// The filter chain is chosen.
+    Select,
+    /// TLS is terminated, or left alone.
+    Transport,
+    /// The chain's own connection filters judge.
+    Filter,
+    /// Bytes are relayed, or the stream is handed to an upgrade; the endpoint is known.
+    Handle,
+    /// The one record is written.
+    Log,
+}
+
+impl Phase {
+    /// The word used in logs, metrics and documents.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Accept => "accept",
+            Self::Inspect => "inspect",
+            Self::Select => "select",
+            Self::Transport => "transport",
+            Self::Filter => "filter",
+            Self::Handle => "handle",
+            Self::Log => "log",
+        }
+    }
+}
+
+/// Who brought an end about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The client.
+    Downstream,
+    /// The endpoint.
+    Upstream,
+    /// Sluice itself: its configuration, limits or operator.
+    Local,
+}
+
+impl Side {
+    /// The word used in logs and documents.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Downstream => "downstream",
+            Self::Upstream => "upstream",
+            Self::Local => "local",
+        }
+    }
+}
+
+/// One row of a table of reasons.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ReasonDef {
+    /// `subject.what`, unique in the process.
+    pub code: &'static str,
+    /// The phase in which it happens.
+    pub phase: Phase,
+    /// Who brought it about.
+    pub side: Side,
+    /// The response flag that Envoy logs for the same event, `-` where it has none.
+    pub envoy_flag: &'static str,
+    /// What it means and what to do, in one sentence.
+    pub help: &'static str,
+}
+
+/// A row of a table of reasons, by reference.
+#[derive(Clone, Copy)]
+pub struct Reason(&'static ReasonDef);
+
+impl Reason {
+    /// The reason that `def` describes; used by the [`reasons!`](crate::reasons) macro.
+    pub const fn new(def: &'static ReasonDef) -> Self {
+        Self(def)
+    }
+
+    /// `subject.what`.
+    pub const fn code(self) -> &'static str {
+        self.0.code
+    }
+
+    /// The whole row.
+    pub const fn def(self) -> &'static ReasonDef {
+        self.0
+    }
+}
+
+impl PartialEq for Reason {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::eq(self.0, other.0) || self.0.code == other.0.code
+    }
+}
+
+impl Eq for Reason {}
+
+impl fmt::Debug for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.code)
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.code)
+    }
+}
+
+/// What a filter decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Go on.
+    Continue,
+    /// End the connection, for this reason.
+    Reject(Reason),
+}
+
+/// Declares a table of reasons: one constant per row, and `TABLE` with all of them.
+///
+/// ```
+/// sluice_core::reasons! {
+///     TEAPOT = "kitchen.teapot", Handle, Local, "-", "The pot is not for coffee; use the other one.";
+/// }
+/// assert_eq!(TEAPOT.code(), "kitchen.teapot");
+/// assert_eq!(TABLE.len(), 1);
+/// ```
+#[macro_export]
+macro_rules! reasons {
+    ($($name:ident = $code:literal, $phase:ident, $side:ident, $flag:literal, $help:literal;)+) => {
+        $(
+            #[doc = $help]
+            pub const $name: $crate::reason::Reason =
+                $crate::reason::Reason::new(&$crate::reason::ReasonDef {
+                    code: $code,
+                    phase: $crate::reason::Phase::$phase,
+                    side: $crate::reason::Side::$side,
+                    envoy_flag: $flag,
+                    help: $help,
+                });
+        )+
+        /// Every reason declared here, in order.
+        pub const TABLE: &[$crate::reason::Reason] = &[$($name),+];
+    };
+}
+
+/// Ends that belong to the life of any connection or flow.
+pub mod end {
+    crate::reasons! {
+        DONE = "end.done", Handle, Downstream, "-", "Both sides finished in order; nothing to do.";
+        IDLE = "end.idle", Handle, Local, "SI", "No byte moved for the idle timeout; raise `idle_timeout` if the silence was legitimate.";
+        MAX_DURATION = "end.max_duration", Handle, Local, "DT", "The connection reached `max_duration`.";
+        HALF_CLOSE = "end.half_close", Handle, Local, "SI", "One side had finished and the other sent nothing more for `half_close_timeout`.";
+        ENDPOINT_REMOVED = "end.endpoint_removed", Handle, Local, "-", "The endpoint left its cluster and `on_endpoint_removed` says to close.";
+        DRAIN = "end.drain", Handle, Local, "-", "Sluice was stopping and the drain deadline had come.";
+        FORCED = "end.forced", Handle, Local, "-", "Sluice was told to stop at once.";
+        DOWNSTREAM_RESET = "downstream.reset", Handle, Downstream, "DR", "The client reset the connection; the reset was passed on.";
+        DOWNSTREAM_CLOSED = "downstream.closed", Handle, Downstream, "DC", "The client closed before it could be served.";
+        WORKER_PANIC = "worker.panic", Handle, Local, "-", "A defect in Sluice ended this connection and no other; please report it with the process log.";
+    }
+}

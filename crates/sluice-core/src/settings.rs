@@ -1,0 +1,394 @@
+//! How a type takes its value from a settings tree, describes itself, and shows itself again.
+//!
+//! Owns: the [`Setting`] trait, the [`section!`](crate::section) and [`choice!`](crate::choice)
+//! macros, and the settings of plain values. Refuses to know: YAML, files, what a section is for.
+//! Keeps: types, reference page, schema and `explain` have one source, the declaration; every
+//! field of a section is bound even when its neighbour is wrong, so all errors come at once.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use crate::address::{Cidr, Endpoint, ListenAddress};
+use crate::diagnostics::Diags;
+use crate::suggest::nearest;
+use crate::tree::{Entry, Node, Span, Spanned, Value};
+use crate::{Name, value};
+
+mod fields;
+mod macros;
+mod shape;
+#[cfg(test)]
+mod tests;
+
+pub use fields::Fields;
+pub use shape::{FieldShape, Plain, SectionShape, Shape};
+
+/// The path from the root of a configuration to a value, kept on the stack while binding.
+#[derive(Clone, Copy, Debug)]
+pub struct Path<'a> {
+    parent: Option<&'a Path<'a>>,
+    step: Step<'a>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Step<'a> {
+    Root,
+    Key(&'a str),
+    Index(usize),
+}
+
+impl<'a> Path<'a> {
+    /// The top of a configuration.
+    pub const ROOT: Path<'static> = Path { parent: None, step: Step::Root };
+
+    /// The path of a field in the section at this path.
+    pub const fn key(&'a self, key: &'a str) -> Self {
+        Path { parent: Some(self), step: Step::Key(key) }
+    }
+
+    /// The path of a member in the list at this path.
+    pub const fn index(&'a self, index: usize) -> Self {
+        Path { parent: Some(self), step: Step::Index(index) }
+    }
+}
+
+impl fmt::Display for Path<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(parent) = self.parent {
+            parent.fmt(f)?;
+        }
+        match self.step {
+            Step::Root => Ok(()),
+            Step::Key(key) => {
+                let dot = self.parent.is_some_and(|parent| !matches!(parent.step, Step::Root));
+                write!(f, "{}{key}", if dot { "." } else { "" })
+            }
+            Step::Index(index) => write!(f, "[{index}]"),
+        }
+    }
+}
+
+/// A type that can be set.
+pub trait Setting: Sized {
+    /// Takes the value from `node`, or adds at least one error and gives nothing.
+    fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self>;
+
+    /// What may be written, for the reference page and the schema.
+    fn shape() -> Shape;
+
+    /// The value in its long form, for `explain` and the admin pages.
+    fn show(&self) -> Plain;
+
+    /// The value when the field is left out; `None` makes the field required.
+    fn absent() -> Option<Self> {
+        None
+    }
+}
+
+/// Binds a single value with `parse`; `what` names it in the error when it is not one.
+pub fn bind_scalar<T>(
+    node: &Node,
+    at: &Path<'_>,
+    diags: &mut Diags,
+    what: &str,
+    parse: impl FnOnce(&str) -> Result<T, String>,
+) -> Option<T> {
+    let Some(text) = node.text() else {
+        wrong_kind(node, at, diags, what);
+        return None;
+    };
+    match parse(text) {
+        Ok(value) => Some(value),
+        Err(message) => {
+            diags.error("bad-value", node.span, at, message);
+            None
+        }
+    }
+}
+
+/// Adds the error that `node` is not of the kind that `what` names.
+pub fn wrong_kind(node: &Node, at: &Path<'_>, diags: &mut Diags, what: &str) {
+    diags.error("wrong-kind", node.span, at, format!("expected {what}, found {}", node.kind()));
+}
+
+macro_rules! text_setting {
+    ($($ty:ty, $what:literal, $example:literal, $parse:expr, $show:expr;)+) => {$(
+        impl Setting for $ty {
+            fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
+                bind_scalar(node, at, diags, $what, $parse)
+            }
+
+            fn shape() -> Shape {
+                Shape::Text { what: $what, example: $example }
+            }
+
+            fn show(&self) -> Plain {
+                let show: fn(&Self) -> String = $show;
+                Plain::Text(show(self))
+            }
+        }
+    )+};
+}
+
+text_setting! {
+    Duration, "a duration", "30s", value::parse_duration, |v| value::show_duration(*v);
+    Size, "a size", "16KiB", |text| value::parse_size(text).map(Size), |v| value::show_size(v.0);
+    value::Rate, "a rate", "500/s", value::parse_rate, |v| value::show_rate(*v);
+    value::Percent, "a share", "10%", value::parse_percent, |v| format!("{}%", v.0);
+    value::NamePattern, "a host name or *.suffix", "*.example.com", value::parse_name_pattern, ToString::to_string;
+    value::WordPattern, "a word or beginning*", "reports_*", value::parse_word_pattern, ToString::to_string;
+    Cidr, "a block of addresses", "127.0.0.0/8", Cidr::parse, ToString::to_string;
+    ListenAddress, "an address to listen on", "127.0.0.1:5432", ListenAddress::parse, ToString::to_string;
+    Endpoint, "the address of an endpoint", "127.0.0.1:5432", Endpoint::parse, ToString::to_string;
+    String, "text", "word", |text| Ok(text.to_owned()), Clone::clone;
+    std::path::PathBuf, "a path", "certs/a.pem", parse_path, |v| v.display().to_string();
+    Name, "a name", "orders-db", parse_name, ToString::to_string;
+}
+
+fn parse_path(text: &str) -> Result<std::path::PathBuf, String> {
+    if text.is_empty() || text.contains('\0') {
+        return Err("expected the path of a file".into());
+    }
+    Ok(text.into())
+}
+
+fn parse_name(text: &str) -> Result<Name, String> {
+    let fits = !text.is_empty()
+        && text.len() <= 128
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+    if fits {
+        Ok(text.into())
+    } else {
+        Err(format!("`{text}` is no name: at most 128 letters, digits, `-`, `_` and `.`"))
+    }
+}
+
+/// A number of bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Size(pub u64);
+
+/// A value or `none`, which means no limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OrNone<T>(pub Option<T>);
+
+impl<T: Setting> Setting for OrNone<T> {
+    fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
+        if node.text() == Some("none") {
+            return Some(Self(None));
+        }
+        T::bind(node, at, diags).map(|value| Self(Some(value)))
+    }
+
+    fn shape() -> Shape {
+        Shape::OrNone(Box::new(T::shape()))
+    }
+
+    fn show(&self) -> Plain {
+        self.0.as_ref().map_or_else(|| Plain::Text("none".into()), Setting::show)
+    }
+}
+
+impl Setting for bool {
+    fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
+        bind_scalar(node, at, diags, "true or false", |text| match text {
+            "true" => Ok(true),
+            "false" => Ok(false),
+            _ => Err(format!("expected true or false, not `{text}`")),
+        })
+    }
+
+    fn shape() -> Shape {
+        Shape::Bool
+    }
+
+    fn show(&self) -> Plain {
+        Plain::Bool(*self)
+    }
+}
+
+macro_rules! count_setting {
+    ($($ty:ty),+) => {$(
+        impl Setting for $ty {
+            fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
+                bind_scalar(node, at, diags, "a number", |text| {
+                    text.parse().map_err(|_| {
+                        format!("expected a whole number from 0 to {}, not `{text}`", Self::MAX)
+                    })
+                })
+            }
+
+            fn shape() -> Shape {
+                Shape::Count { max: u64::from(Self::MAX) }
+            }
+
+            fn show(&self) -> Plain {
+                Plain::Number(u64::from(*self))
+            }
+        }
+    )+};
+}
+count_setting!(u16, u32, u64);
+
+impl<T: Setting> Setting for Option<T> {
+    fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
+        T::bind(node, at, diags).map(Some)
+    }
+
+    fn shape() -> Shape {
+        T::shape()
+    }
+
+    fn show(&self) -> Plain {
+        self.as_ref().map_or(Plain::Null, Setting::show)
+    }
+
+    fn absent() -> Option<Self> {
+        Some(None)
+    }
+}
+
+impl<T: Setting> Setting for Box<T> {
+    fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
+        T::bind(node, at, diags).map(Self::new)
+    }
+
+    fn shape() -> Shape {
+        T::shape()
+    }
+
+    fn show(&self) -> Plain {
+        (**self).show()
+    }
+
+    fn absent() -> Option<Self> {
+        T::absent().map(Self::new)
+    }
+}
+
+impl<T: Setting> Setting for Spanned<T> {
+    fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
+        T::bind(node, at, diags).map(|value| Self { value, span: node.span })
+    }
+
+    fn shape() -> Shape {
+        T::shape()
+    }
+
+    fn show(&self) -> Plain {
+        self.value.show()
+    }
+
+    fn absent() -> Option<Self> {
+        T::absent().map(|value| Self { value, span: Span::default() })
+    }
+}
+
+/// One value or a list of them.
+impl<T: Setting> Setting for Vec<T> {
+    fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
+        let listed = matches!(node.value, Value::List(_));
+        let mut all = Some(Self::new());
+        for (index, item) in node.items().iter().enumerate() {
+            let here = at.index(index);
+            let bound = T::bind(item, if listed { &here } else { at }, diags);
+            match (bound, &mut all) {
+                (Some(value), Some(values)) => values.push(value),
+                _ => all = None,
+            }
+        }
+        all
+    }
+
+    fn shape() -> Shape {
+        Shape::OneOrMany(Box::new(T::shape()))
+    }
+
+    fn show(&self) -> Plain {
+        Plain::List(self.iter().map(Setting::show).collect())
+    }
+
+    fn absent() -> Option<Self> {
+        Some(Self::new())
+    }
+}
+
+/// Named values; the place kept is that of the name.
+impl<T: Setting> Setting for BTreeMap<Name, Spanned<T>> {
+    fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
+        let entries: &[Entry] = match &node.value {
+            Value::Map(entries) => entries,
+            Value::Null => &[],
+            _ => {
+                wrong_kind(node, at, diags, "a map of names");
+                return None;
+            }
+        };
+        let mut all = Some(Self::new());
+        for entry in entries {
+            let here = at.key(&entry.key);
+            let name = match parse_name(&entry.key) {
+                Ok(name) => Some(name),
+                Err(message) => {
+                    diags.error("bad-name", entry.key_span, here, message);
+                    None
+                }
+            };
+            let bound = T::bind(&entry.node, &here, diags);
+            match (name, bound, &mut all) {
+                (Some(name), Some(value), Some(map)) => {
+                    map.insert(name, Spanned { value, span: entry.key_span });
+                }
+                _ => all = None,
+            }
+        }
+        all
+    }
+
+    fn shape() -> Shape {
+        Shape::Named(Box::new(T::shape()))
+    }
+
+    fn show(&self) -> Plain {
+        Plain::Map(self.iter().map(|(name, value)| (name.to_string(), value.show())).collect())
+    }
+
+    fn absent() -> Option<Self> {
+        Some(Self::new())
+    }
+}
+
+/// Settings that somebody else binds later, such as those of a filter.
+impl Setting for Node {
+    fn bind(node: &Node, _at: &Path<'_>, _diags: &mut Diags) -> Option<Self> {
+        Some(node.clone())
+    }
+
+    fn shape() -> Shape {
+        Shape::Any
+    }
+
+    fn show(&self) -> Plain {
+        match &self.value {
+            Value::Null => Plain::Null,
+            Value::Scalar { text, .. } => Plain::Text(text.to_string()),
+            Value::List(items) => Plain::List(items.iter().map(Setting::show).collect()),
+            Value::Map(entries) => {
+                let shown = entries.iter().map(|e| (e.key.to_string(), e.node.show()));
+                Plain::Map(shown.collect())
+            }
+        }
+    }
+}
+
+impl PartialEq for Node {
+    /// Equal when they say the same, wherever they stand.
+    fn eq(&self, other: &Self) -> bool {
+        self.show() == other.show()
+    }
+}
+
+/// The sentence "did you mean ...?" when a known word is near.
+pub fn suggest_word(word: &str, known: &[&str]) -> Option<String> {
+    nearest(word, known.iter().copied()).map(|near| format!("did you mean `{near}`?"))
+}

@@ -1,0 +1,134 @@
+//! The macros that declare sections and choices.
+
+/// Declares a section of the configuration: a struct, and how it is bound, described and shown.
+///
+/// A field is required unless it has a default (`= "text"`, read as if it had been written) or its
+/// type may be absent (`Option`, `Vec`, maps). `as "key"` names a key that Rust keeps for itself.
+///
+/// ```
+/// use sluice_core::{Diags, Path, Setting, section};
+/// section! {
+///     /// A kettle.
+///     pub struct Kettle {
+///         /// How long it boils.
+///         pub time: std::time::Duration = "3m",
+///         /// What is written on it.
+///         pub kind as "type": Option<String>,
+///     }
+/// }
+/// let empty = sluice_core::Node { value: sluice_core::Value::Null, span: Default::default() };
+/// let kettle = Kettle::bind(&empty, &Path::ROOT, &mut Diags::new()).expect("all fields may be left out");
+/// assert_eq!(kettle.time.as_secs(), 180);
+/// ```
+#[macro_export]
+macro_rules! section {
+    ($(#[doc = $doc:literal])+ $vis:vis struct $name:ident {
+        $($(#[doc = $fdoc:literal])+ pub $field:ident $(as $key:literal)? : $ty:ty $(= $default:literal)?,)+
+    }) => {
+        $(#[doc = $doc])+
+        #[derive(Clone, Debug, PartialEq)]
+        $vis struct $name {
+            $($(#[doc = $fdoc])+ pub $field: $ty,)+
+        }
+
+        impl $name {
+            /// The keys of this section.
+            const KEYS: &'static [&'static str] = &[$($crate::section!(@key $field $($key)?)),+];
+
+            fn section_shape() -> $crate::settings::SectionShape {
+                $crate::settings::SectionShape {
+                    name: stringify!($name),
+                    doc: [$($doc.trim()),+].join(" "),
+                    fields: vec![$($crate::settings::FieldShape {
+                        key: $crate::section!(@key $field $($key)?),
+                        doc: [$($fdoc.trim()),+].join(" "),
+                        required: $crate::section!(@default $($default)?).is_none()
+                            && <$ty as $crate::settings::Setting>::absent().is_none(),
+                        default: $crate::section!(@default $($default)?),
+                        shape: <$ty as $crate::settings::Setting>::shape(),
+                    }),+],
+                }
+            }
+        }
+
+        impl $crate::settings::Setting for $name {
+            fn bind(
+                node: &$crate::tree::Node,
+                at: &$crate::settings::Path<'_>,
+                diags: &mut $crate::diagnostics::Diags,
+            ) -> Option<Self> {
+                let fields = $crate::settings::Fields::open(node, at, diags, Self::KEYS)?;
+                $(let $field: Option<$ty> = fields.take(
+                    $crate::section!(@key $field $($key)?),
+                    $crate::section!(@default $($default)?),
+                    diags,
+                );)+
+                Some(Self { $($field: $field?),+ })
+            }
+
+            fn shape() -> $crate::settings::Shape {
+                $crate::settings::Shape::Section(Self::section_shape)
+            }
+
+            fn show(&self) -> $crate::settings::Plain {
+                $crate::settings::Plain::Map(vec![$((
+                    $crate::section!(@key $field $($key)?).to_owned(),
+                    $crate::settings::Setting::show(&self.$field),
+                )),+])
+            }
+        }
+    };
+    (@key $field:ident) => { stringify!($field) };
+    (@key $field:ident $key:literal) => { $key };
+    (@default) => { None::<&'static str> };
+    (@default $default:literal) => { Some($default) };
+}
+
+/// Declares a choice of words: an enum, and how it is bound, described and shown.
+#[macro_export]
+macro_rules! choice {
+    ($(#[doc = $doc:literal])+ $vis:vis enum $name:ident {
+        $($(#[doc = $vdoc:literal])+ $variant:ident = $word:literal,)+
+    }) => {
+        $(#[doc = $doc])+
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        $vis enum $name {
+            $($(#[doc = $vdoc])+ $variant,)+
+        }
+
+        impl $name {
+            /// The word in configuration and documents.
+            $vis const fn word(self) -> &'static str {
+                match self { $(Self::$variant => $word),+ }
+            }
+        }
+
+        impl $crate::settings::Setting for $name {
+            fn bind(
+                node: &$crate::tree::Node,
+                at: &$crate::settings::Path<'_>,
+                diags: &mut $crate::diagnostics::Diags,
+            ) -> Option<Self> {
+                const WORDS: &[&str] = &[$($word),+];
+                $crate::settings::bind_scalar(node, at, diags, "a word", |text| match text {
+                    $($word => Ok(Self::$variant),)+
+                    _ => Err(match $crate::settings::suggest_word(text, WORDS) {
+                        Some(near) => format!("`{text}` is none of {}; {near}", WORDS.join(", ")),
+                        None => format!("`{text}` is none of {}", WORDS.join(", ")),
+                    }),
+                })
+            }
+
+            fn shape() -> $crate::settings::Shape {
+                $crate::settings::Shape::Choice(vec![
+                    $(($word, $crate::choice!(@first $($vdoc)+))),+
+                ])
+            }
+
+            fn show(&self) -> $crate::settings::Plain {
+                $crate::settings::Plain::Text(self.word().to_owned())
+            }
+        }
+    };
+    (@first $first:literal $($rest:literal)*) => { $first };
+}

@@ -1,0 +1,76 @@
+use super::*;
+
+crate::choice! {
+    /// A colour.
+    enum Colour {
+        /// Like grass.
+        Green = "green",
+        /// Like the sky.
+        Blue = "blue",
+    }
+}
+
+crate::section! {
+    /// A thing.
+    struct Thing {
+        /// Its colour.
+        pub colour: Colour,
+        /// Its age.
+        pub age: Duration = "1s",
+        /// Its kind.
+        pub kind as "type": Option<String>,
+        /// Its parts.
+        pub parts: Vec<Thing>,
+    }
+}
+
+fn scalar(text: &str) -> Node {
+    Node { value: Value::Scalar { text: text.into(), quoted: false }, span: Span::default() }
+}
+
+fn map<const N: usize>(entries: [(&str, Node); N]) -> Node {
+    let entries =
+        entries.map(|(key, node)| Entry { key: key.into(), key_span: Span::default(), node });
+    Node { value: Value::Map(entries.into()), span: Span::default() }
+}
+
+#[track_caller]
+fn findings(node: &Node) -> Vec<String> {
+    let mut diags = Diags::new();
+    let bound = Thing::bind(node, &Path::ROOT.key("thing"), &mut diags);
+    assert_eq!(bound.is_none(), diags.iter().any(|d| d.code != "unknown-field"));
+    diags.iter().map(|d| format!("{}: {}", d.path, d.message)).collect()
+}
+
+#[test]
+fn a_section_binds_and_shows_its_long_form() {
+    let node = map([("colour", scalar("blue")), ("parts", map([("colour", scalar("green"))]))]);
+    let thing = Thing::bind(&node, &Path::ROOT, &mut Diags::new()).unwrap();
+    assert_eq!((thing.age, thing.parts.len()), (Duration::from_secs(1), 1));
+    let Plain::Map(fields) = thing.show() else { panic!("a section shows as a map") };
+    assert_eq!(fields[1], ("age".into(), Plain::Text("1s".into())));
+    assert_eq!(fields[2], ("type".into(), Plain::Null));
+}
+
+#[test]
+fn every_error_of_a_section_comes_at_once() {
+    let part = map([("colour", scalar("blu")), ("age", scalar("3"))]);
+    let node = map([("type", map([])), ("parts", part), ("colur", scalar("blue"))]);
+    assert_eq!(
+        findings(&node),
+        [
+            "thing.colur: `colur` is not a field here",
+            "thing.colour: `colour` is missing",
+            "thing.type: expected text, found a map",
+            "thing.parts.colour: `blu` is none of green, blue; did you mean `blue`?",
+            "thing.parts.age: a duration needs a unit; write 3s or 3ms",
+        ]
+    );
+}
+
+#[test]
+fn the_shape_names_what_is_required() {
+    let Shape::Section(shape) = Thing::shape() else { panic!("a section") };
+    let required: Vec<_> = shape().fields.iter().filter(|f| f.required).map(|f| f.key).collect();
+    assert_eq!(required, ["colour"]);
+}

@@ -1,0 +1,335 @@
+//! Durations, sizes, rates, shares and name patterns as people write them.
+//!
+//! Owns: one parser for each. Refuses to know: which field they stand in.
+//! Keeps: no bare number is a time; what is printed parses back to the same value.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+const DURATION_UNITS: &[(&str, u64)] =
+    &[("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
+const DURATION_MAX: Duration = Duration::from_secs(366 * 86_400);
+
+/// Reads `250ms`, `5s`, `1m30s`, `1d`: parts from large to small, whole numbers, at most 366 days.
+///
+/// # Errors
+/// A sentence that says what was expected.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let mut total = 0_u64;
+    let mut rest = text;
+    let mut last_unit = u64::MAX;
+    if text.is_empty() {
+        return Err("expected a duration such as 250ms, 5s or 1m30s".into());
+    }
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+        let (number, tail) = rest.split_at(digits);
+        let letters = tail.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(tail.len());
+        let (unit, tail) = tail.split_at(letters);
+        if number.is_empty() {
+            return Err(format!("expected a duration such as 250ms, 5s or 1m30s, not `{text}`"));
+        }
+        if unit.is_empty() {
+            return Err(if tail.starts_with('.') {
+                format!(
+                    "durations are whole numbers of d, h, m, s or ms; write `{text}` in a smaller unit"
+                )
+            } else {
+                format!("a duration needs a unit; write {number}s or {number}ms")
+            });
+        }
+        let Some(&(_, factor)) = DURATION_UNITS.iter().find(|(name, _)| *name == unit) else {
+            return Err(format!("`{unit}` is no unit of time; use d, h, m, s or ms"));
+        };
+        if factor >= last_unit {
+            return Err("the parts of a duration go from large to small, each unit once".into());
+        }
+        last_unit = factor;
+        let part = number.parse::<u64>().ok().and_then(|n| n.checked_mul(factor));
+        let Some(sum) = part.and_then(|part| total.checked_add(part)) else {
+            return Err("a duration is at most 366d".into());
+        };
+        total = sum;
+        rest = tail;
+    }
+    let duration = Duration::from_millis(total);
+    if duration > DURATION_MAX {
+        return Err("a duration is at most 366d".into());
+    }
+    Ok(duration)
+}
+
+/// Writes a duration as [`parse_duration`] reads it; below a millisecond is cut.
+pub fn show_duration(duration: Duration) -> String {
+    let mut millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    if millis == 0 {
+        return "0s".into();
+    }
+    let mut out = String::new();
+    for &(unit, factor) in DURATION_UNITS {
+        if millis >= factor {
+            let _ = write!(out, "{}{unit}", millis / factor);
+            millis %= factor;
+        }
+    }
+    out
+}
+
+const SIZE_UNITS: &[(&str, u64)] = &[("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+
+/// Reads `16KiB`, `1MiB`, `2GiB` or a number of bytes.
+///
+/// # Errors
+/// A sentence that says what was expected; `KB` and the like are refused with the unit to use.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let Ok(number) = number.parse::<u64>() else {
+        return Err(format!("expected a size such as 16KiB or a number of bytes, not `{text}`"));
+    };
+    if unit.is_empty() {
+        return Ok(number);
+    }
+    if let Some((_, factor)) = SIZE_UNITS.iter().find(|(name, _)| *name == unit) {
+        return number.checked_mul(*factor).ok_or_else(|| format!("`{text}` is too large"));
+    }
+    let first = unit.chars().next().map(|c| c.to_ascii_uppercase());
+    Err(match SIZE_UNITS.iter().find(|(name, _)| first.is_some_and(|c| name.starts_with(c))) {
+        Some((name, _)) => format!("`{unit}` is ambiguous; write {number}{name}"),
+        None => format!("`{unit}` is no unit of size; use KiB, MiB or GiB, or a number of bytes"),
+    })
+}
+
+/// Writes a size as [`parse_size`] reads it.
+pub fn show_size(bytes: u64) -> String {
+    SIZE_UNITS
+        .iter()
+        .find(|(_, factor)| bytes >= *factor && bytes.is_multiple_of(*factor))
+        .map_or_else(|| bytes.to_string(), |(unit, factor)| format!("{}{unit}", bytes / factor))
+}
+
+/// So many events in so long a time: `500/s`, `10/m`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// How many.
+    pub count: u32,
+    /// In how long.
+    pub per: Duration,
+}
+
+/// Reads `500/s`, `10/m`, `1000/h`.
+///
+/// # Errors
+/// A sentence that says what was expected.
+pub fn parse_rate(text: &str) -> Result<Rate, String> {
+    let wrong = || format!("expected a rate such as 500/s or 10/m, not `{text}`");
+    let (count, unit) = text.split_once('/').ok_or_else(wrong)?;
+    let count = count.parse::<u32>().map_err(|_| wrong())?;
+    let per = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        _ => return Err(format!("a rate is per s, m or h, not per `{unit}`")),
+    };
+    if count == 0 {
+        return Err("a rate of nothing lets nothing pass; use `deny` to refuse everything".into());
+    }
+    Ok(Rate { count, per: Duration::from_secs(per) })
+}
+
+/// Writes a rate as [`parse_rate`] reads it.
+pub fn show_rate(rate: Rate) -> String {
+    let unit = match rate.per.as_secs() {
+        60 => "m",
+        3600 => "h",
+        _ => "s",
+    };
+    format!("{}/{unit}", rate.count)
+}
+
+/// A share of a whole, in percent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Percent(pub u8);
+
+/// Reads `10%`.
+///
+/// # Errors
+/// A sentence that says what was expected.
+pub fn parse_percent(text: &str) -> Result<Percent, String> {
+    text.strip_suffix('%')
+        .and_then(|number| number.parse::<u8>().ok())
+        .filter(|number| *number <= 100)
+        .map(Percent)
+        .ok_or_else(|| format!("expected a share from 0% to 100%, not `{text}`"))
+}
+
+/// A host name as a chain matches it: exact, or `*.` before a suffix. Lower case.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum NamePattern {
+    /// `a.example.com`.
+    Exact(String),
+    /// `*.example.com`: any name with at least one more label; holds `example.com`.
+    Suffix(String),
+}
+
+/// Reads a host name or `*.suffix`; case does not matter.
+///
+/// # Errors
+/// A sentence that says what was expected.
+pub fn parse_name_pattern(text: &str) -> Result<NamePattern, String> {
+    let lower = text.to_ascii_lowercase();
+    let (suffix, host) = match lower.strip_prefix("*.") {
+        Some(rest) => (true, rest),
+        None => (false, lower.as_str()),
+    };
+    if host.contains('*') {
+        return Err(format!(
+            "a `*` may only be the whole first label, as in *.example.com, not `{text}`"
+        ));
+    }
+    let label_fits = |label: &str| {
+        !label.is_empty()
+            && label.len() <= 63
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    };
+    if host.len() > 253 || !host.split('.').all(label_fits) {
+        return Err(format!(
+            "`{text}` is no host name: letters, digits, `-` and dots, at most 253"
+        ));
+    }
+    Ok(if suffix { NamePattern::Suffix(host.into()) } else { NamePattern::Exact(host.into()) })
+}
+
+impl std::fmt::Display for NamePattern {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Exact(name) => f.write_str(name),
+            Self::Suffix(suffix) => write!(f, "*.{suffix}"),
+        }
+    }
+}
+
+/// A plain word with at most one `*`, at its end: `reports_*`. Case matters.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum WordPattern {
+    /// The word itself.
+    Exact(String),
+    /// Anything that begins so.
+    Prefix(String),
+}
+
+/// Reads a word or `prefix*`.
+///
+/// # Errors
+/// A sentence that says what was expected.
+pub fn parse_word_pattern(text: &str) -> Result<WordPattern, String> {
+    let (word, prefix) = match text.strip_suffix('*') {
+        Some(word) => (word, true),
+        None => (text, false),
+    };
+    if word.contains('*') || text.is_empty() {
+        return Err(format!(
+            "expected a name, or a beginning with one `*` at its end, not `{text}`"
+        ));
+    }
+    Ok(if prefix { WordPattern::Prefix(word.into()) } else { WordPattern::Exact(word.into()) })
+}
+
+impl WordPattern {
+    /// Whether `word` fits.
+    pub fn fits(&self, word: &str) -> bool {
+        match self {
+            Self::Exact(exact) => exact == word,
+            Self::Prefix(prefix) => word.starts_with(prefix.as_str()),
+        }
+    }
+}
+
+impl std::fmt::Display for WordPattern {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Exact(word) => f.write_str(word),
+            Self::Prefix(prefix) => write!(f, "{prefix}*"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn durations_read_as_written() {
+        let ms = Duration::from_millis;
+        for (text, value) in
+            [("250ms", ms(250)), ("5s", ms(5000)), ("1m30s", ms(90_000)), ("1d", ms(86_400_000))]
+        {
+            assert_eq!(parse_duration(text), Ok(value), "{text}");
+        }
+    }
+
+    #[test]
+    fn nonsense_durations_say_what_to_write() {
+        for (text, part) in [
+            ("5", "needs a unit; write 5s"),
+            ("", "expected a duration"),
+            ("1.5s", "whole numbers"),
+            ("5 s", "needs a unit"),
+            ("5sec", "no unit of time"),
+            ("5s1m", "large to small"),
+            ("5s5s", "large to small"),
+            ("-5s", "expected a duration"),
+            ("99999999999999999999s", "at most 366d"),
+            ("400d", "at most 366d"),
+        ] {
+            let error = parse_duration(text).unwrap_err();
+            assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn sizes_rates_and_shares() {
+        assert_eq!(parse_size("16KiB"), Ok(16_384));
+        assert_eq!(parse_size("512"), Ok(512));
+        assert!(parse_size("16KB").unwrap_err().contains("write 16KiB"));
+        assert!(parse_size("16k").unwrap_err().contains("write 16KiB"));
+        assert!(parse_size("99999999999GiB").unwrap_err().contains("too large"));
+        assert_eq!(parse_rate("500/s").map(show_rate), Ok("500/s".into()));
+        assert_eq!(parse_rate("10/m").map(show_rate), Ok("10/m".into()));
+        assert!(
+            parse_rate("0/s").is_err() && parse_rate("5/day").is_err() && parse_rate("5").is_err()
+        );
+        assert_eq!(parse_percent("10%"), Ok(Percent(10)));
+        assert!(parse_percent("10").is_err() && parse_percent("101%").is_err());
+    }
+
+    #[test]
+    fn patterns() {
+        assert_eq!(
+            parse_name_pattern("*.Example.com"),
+            Ok(NamePattern::Suffix("example.com".into()))
+        );
+        for text in ["*", "a.*.b", "*a.b", "a..b", "", "a b"] {
+            assert!(parse_name_pattern(text).is_err(), "{text}");
+        }
+        let reports = parse_word_pattern("reports_*").unwrap();
+        assert!(reports.fits("reports_2026") && !reports.fits("report"));
+        assert!(parse_word_pattern("a*b").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_shown_reads_back(millis in 0_u64..366 * 86_400_000, bytes: u64) {
+            let duration = Duration::from_millis(millis);
+            prop_assert_eq!(parse_duration(&show_duration(duration)), Ok(duration));
+            prop_assert_eq!(parse_size(&show_size(bytes)), Ok(bytes));
+        }
+
+        #[test]
+        fn no_text_panics(text in ".*") {
+            let _ = (parse_duration(&text), parse_size(&text), parse_rate(&text));
+            let _ = (parse_percent(&text), parse_name_pattern(&text), parse_word_pattern(&text));
+        }
+    }
+}

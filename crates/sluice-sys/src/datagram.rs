@@ -1,0 +1,336 @@
+//! Datagrams in batches: `recvmmsg(2)` and `sendmmsg(2)`.
+//!
+//! Owns: the arrays that those calls want. Refuses to know: flows.
+//! Keeps: a datagram is delivered whole or marked as cut; nothing is allocated after `new`.
+
+use std::io;
+use std::mem::{MaybeUninit, zeroed};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+/// Datagrams moved by one system call at most.
+pub const BATCH: usize = 32;
+
+/// The largest payload of a UDP datagram.
+pub const DATAGRAM_MAX: usize = 65_535;
+
+/// Room for one control message with the address that a datagram was sent to.
+const CONTROL: usize = 64;
+
+#[repr(C, align(8))]
+#[derive(Clone, Copy)]
+struct Control([u8; CONTROL]);
+
+/// One batch of received datagrams. About 2 MiB of address space, of which only the pages that
+/// datagrams really fill are ever touched.
+pub struct Received {
+    data: Box<[u8]>,
+    names: Box<[libc::sockaddr_storage; BATCH]>,
+    controls: Box<[Control; BATCH]>,
+    vectors: Box<[libc::iovec; BATCH]>,
+    headers: Box<[libc::mmsghdr; BATCH]>,
+    count: usize,
+}
+
+impl std::fmt::Debug for Received {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Received").field("count", &self.count).finish_non_exhaustive()
+    }
+}
+
+/// A received datagram.
+#[derive(Clone, Copy, Debug)]
+pub struct Datagram<'a> {
+    /// The payload.
+    pub data: &'a [u8],
+    /// Who sent it; `None` on a connected socket.
+    pub from: Option<SocketAddr>,
+    /// The address it was sent to, where the socket reports it.
+    pub to: Option<IpAddr>,
+}
+
+impl Default for Received {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Received {
+    /// An empty batch.
+    pub fn new() -> Self {
+        // SAFETY: all of these are plain C structures for which zero is a valid value.
+        let (names, vectors, headers) = unsafe { zeroed() };
+        let mut batch = Self {
+            data: vec![0; BATCH * DATAGRAM_MAX].into_boxed_slice(),
+            names: Box::new(names),
+            controls: Box::new([Control([0; CONTROL]); BATCH]),
+            vectors: Box::new(vectors),
+            headers: Box::new(headers),
+            count: BATCH,
+        };
+        for index in 0..BATCH {
+            batch.vectors[index] = libc::iovec {
+                iov_base: batch.data[index * DATAGRAM_MAX..].as_mut_ptr().cast(),
+                iov_len: DATAGRAM_MAX,
+            };
+            let header = &mut batch.headers[index].msg_hdr;
+            header.msg_name = (&raw mut batch.names[index]).cast();
+            header.msg_iov = &raw mut batch.vectors[index];
+            header.msg_iovlen = 1;
+            header.msg_control = (&raw mut batch.controls[index]).cast();
+        }
+        batch
+    }
+
+    /// Receives up to [`BATCH`] datagrams that are there now.
+    ///
+    /// # Errors
+    /// `WouldBlock` when there are none; on a connected socket also what ICMP reported.
+    pub fn receive(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
+        for entry in &mut self.headers[..self.count] {
+            entry.msg_hdr.msg_namelen = length_of::<libc::sockaddr_storage>();
+            entry.msg_hdr.msg_controllen = CONTROL as _;
+            entry.msg_hdr.msg_flags = 0;
+        }
+        self.count = 0;
+        // SAFETY: the headers point into boxes that this value owns and that do not move.
+        let done = unsafe {
+            libc::recvmmsg(
+                socket.as_raw_fd(),
+                self.headers.as_mut_ptr(),
+                BATCH as u32,
+                libc::MSG_DONTWAIT,
+                std::ptr::null_mut(),
+            )
+        };
+        self.count = usize::try_from(done).map_err(|_| io::Error::last_os_error())?;
+        Ok(self.count)
+    }
+
+    /// The datagrams of the last batch.
+    pub fn iter(&self) -> impl Iterator<Item = Datagram<'_>> {
+        (0..self.count).map(|index| self.get(index))
+    }
+
+    fn get(&self, index: usize) -> Datagram<'_> {
+        let header = &self.headers[index];
+        let length = (header.msg_len as usize).min(DATAGRAM_MAX);
+        let start = index * DATAGRAM_MAX;
+        let named = header.msg_hdr.msg_namelen > 0;
+        let controls =
+            &self.controls[index].0[..(header.msg_hdr.msg_controllen as usize).min(CONTROL)];
+        Datagram {
+            data: &self.data[start..start + length],
+            from: if named { socket_address(&self.names[index]) } else { None },
+            to: destination(controls),
+        }
+    }
+}
+
+/// A datagram to send.
+#[derive(Clone, Copy, Debug)]
+pub struct Outgoing<'a> {
+    /// The payload.
+    pub data: &'a [u8],
+    /// Who gets it; `None` on a connected socket.
+    pub to: Option<SocketAddr>,
+    /// The address it shall come from, when the socket is bound to a wildcard.
+    pub from: Option<IpAddr>,
+}
+
+/// Sends datagrams in order, at most [`BATCH`]; returns how many the kernel took.
+///
+/// # Errors
+/// What `sendmmsg(2)` said of the first one: `WouldBlock`, or what ICMP reported.
+pub fn send(socket: BorrowedFd<'_>, datagrams: &[Outgoing<'_>]) -> io::Result<usize> {
+    let count = datagrams.len().min(BATCH);
+    let mut names = [const { MaybeUninit::<libc::sockaddr_storage>::uninit() }; BATCH];
+    let mut controls = [const { MaybeUninit::<Control>::uninit() }; BATCH];
+    let mut vectors = [const { MaybeUninit::<libc::iovec>::uninit() }; BATCH];
+    let mut headers = [const { MaybeUninit::<libc::mmsghdr>::uninit() }; BATCH];
+    for (index, datagram) in datagrams[..count].iter().enumerate() {
+        // SAFETY: a message header is a plain C structure for which zero is a valid value.
+        let mut header: libc::msghdr = unsafe { zeroed() };
+        header.msg_iov = vectors[index].write(libc::iovec {
+            iov_base: datagram.data.as_ptr().cast_mut().cast(),
+            iov_len: datagram.data.len(),
+        });
+        header.msg_iovlen = 1;
+        if let Some(to) = datagram.to {
+            header.msg_namelen = write_address(&mut names[index], to);
+            header.msg_name = names[index].as_mut_ptr().cast();
+        }
+        if let Some(from) = datagram.from {
+            let control = controls[index].write(Control([0; CONTROL]));
+            header.msg_controllen = write_source(&mut control.0, from) as _;
+            header.msg_control = control.0.as_mut_ptr().cast();
+        }
+        headers[index].write(libc::mmsghdr { msg_hdr: header, msg_len: 0 });
+    }
+    // SAFETY: the first `count` headers were written above, and what they point to outlives the call.
+    let done = unsafe {
+        libc::sendmmsg(
+            socket.as_raw_fd(),
+            headers.as_mut_ptr().cast(),
+            u32::try_from(count).expect("a batch is small"),
+            libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
+        )
+    };
+    usize::try_from(done).map_err(|_| io::Error::last_os_error())
+}
+
+fn length_of<T>() -> u32 {
+    u32::try_from(size_of::<T>()).expect("socket structures are small")
+}
+
+fn socket_address(name: &libc::sockaddr_storage) -> Option<SocketAddr> {
+    match i32::from(name.ss_family) {
+        libc::AF_INET => {
+            // SAFETY: the family says that it holds an IPv4 address; the storage is larger and aligned.
+            let v4 = unsafe { &*(&raw const *name).cast::<libc::sockaddr_in>() };
+            let ip = Ipv4Addr::from_bits(u32::from_be(v4.sin_addr.s_addr));
+            Some(SocketAddrV4::new(ip, u16::from_be(v4.sin_port)).into())
+        }
+        libc::AF_INET6 => {
+            // SAFETY: the family says that it holds an IPv6 address; the storage is larger and aligned.
+            let v6 = unsafe { &*(&raw const *name).cast::<libc::sockaddr_in6>() };
+            let ip = Ipv6Addr::from(v6.sin6_addr.s6_addr);
+            let port = u16::from_be(v6.sin6_port);
+            Some(SocketAddrV6::new(ip, port, v6.sin6_flowinfo, v6.sin6_scope_id).into())
+        }
+        _ => None,
+    }
+}
+
+fn write_address(slot: &mut MaybeUninit<libc::sockaddr_storage>, address: SocketAddr) -> u32 {
+    match address {
+        SocketAddr::V4(v4) => {
+            let name = libc::sockaddr_in {
+                sin_family: libc::AF_INET as u16,
+                sin_port: v4.port().to_be(),
+                sin_addr: libc::in_addr { s_addr: v4.ip().to_bits().to_be() },
+                sin_zero: [0; 8],
+            };
+            // SAFETY: the storage is larger than an IPv4 address and aligned for it.
+            unsafe { slot.as_mut_ptr().cast::<libc::sockaddr_in>().write(name) };
+            length_of::<libc::sockaddr_in>()
+        }
+        SocketAddr::V6(v6) => {
+            let name = libc::sockaddr_in6 {
+                sin6_family: libc::AF_INET6 as u16,
+                sin6_port: v6.port().to_be(),
+                sin6_flowinfo: v6.flowinfo(),
+                sin6_addr: libc::in6_addr { s6_addr: v6.ip().octets() },
+                sin6_scope_id: v6.scope_id(),
+            };
+            // SAFETY: the storage is larger than an IPv6 address and aligned for it.
+            unsafe { slot.as_mut_ptr().cast::<libc::sockaddr_in6>().write(name) };
+            length_of::<libc::sockaddr_in6>()
+        }
+    }
+}
+
+// Control messages are read and written as bytes: a header of length (native word), level and type
+// (32 bits each), then the payload, padded to a word. See cmsg(3).
+const HEADER: usize = size_of::<libc::cmsghdr>();
+
+fn destination(controls: &[u8]) -> Option<IpAddr> {
+    let header = controls.get(..HEADER)?;
+    let word = |at: usize| Some(i32::from_ne_bytes(header.get(at..at + 4)?.try_into().ok()?));
+    let payload = controls.get(HEADER..)?;
+    match (word(HEADER - 8)?, word(HEADER - 4)?) {
+        // struct in_pktinfo: interface, local address, destination of the header.
+        (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
+            let octets: [u8; 4] = payload.get(8..12)?.try_into().ok()?;
+            Some(IpAddr::from(octets))
+        }
+        // struct in6_pktinfo: address, interface.
+        (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
+            let octets: [u8; 16] = payload.get(..16)?.try_into().ok()?;
+            Some(IpAddr::from(octets))
+        }
+        _ => None,
+    }
+}
+
+fn write_source(control: &mut [u8; CONTROL], from: IpAddr) -> usize {
+    let (level, kind, length) = match from {
+        IpAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_PKTINFO, 12),
+        IpAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, 20),
+    };
+    control[..size_of::<usize>()].copy_from_slice(&(HEADER + length).to_ne_bytes());
+    control[HEADER - 8..HEADER - 4].copy_from_slice(&level.to_ne_bytes());
+    control[HEADER - 4..HEADER].copy_from_slice(&kind.to_ne_bytes());
+    match from {
+        IpAddr::V4(v4) => control[HEADER + 4..HEADER + 8].copy_from_slice(&v4.octets()),
+        IpAddr::V6(v6) => control[HEADER..HEADER + 16].copy_from_slice(&v6.octets()),
+    }
+    (HEADER + length).next_multiple_of(size_of::<usize>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::UdpSocket;
+    use std::os::fd::AsFd as _;
+
+    fn pair(bind: &str, target: &str) -> (UdpSocket, UdpSocket, SocketAddr) {
+        let server: UdpSocket =
+            crate::listen::udp(bind.parse().unwrap(), 1, 1 << 20).unwrap().remove(0).into();
+        let port = server.local_addr().unwrap().port();
+        let client = UdpSocket::bind((target, 0)).unwrap();
+        (server, client, SocketAddr::new(target.parse().unwrap(), port))
+    }
+
+    fn wait_readable(socket: &UdpSocket) {
+        socket.set_nonblocking(false).unwrap();
+        socket.peek_from(&mut [0; 1]).unwrap();
+    }
+
+    #[test]
+    fn replies_come_from_the_address_that_was_asked() {
+        for (bind, target) in [("0.0.0.0:0", "127.0.0.5"), ("[::]:0", "::1")] {
+            let (server, client, to) = pair(bind, target);
+            client.send_to(b"ping", to).unwrap();
+            wait_readable(&server);
+            let mut batch = Received::new();
+            assert_eq!(batch.receive(server.as_fd()).unwrap(), 1);
+            let got = batch.iter().next().unwrap();
+            assert_eq!((got.data, got.to), (&b"ping"[..], Some(to.ip())));
+            let reply = Outgoing { data: b"pong", to: got.from, from: got.to };
+            assert_eq!(send(server.as_fd(), &[reply]).unwrap(), 1);
+            let (length, from) = client.recv_from(&mut [0; 16]).unwrap();
+            assert_eq!((length, from), (4, to));
+        }
+    }
+
+    #[test]
+    fn datagrams_of_every_size_stay_whole_over_several_batches() {
+        let (server, client, to) = pair("127.0.0.1:0", "127.0.0.1");
+        let mut batch = Received::new();
+        for size in [0_usize, 1, 1500, 65_507] {
+            client.send_to(&vec![7; size], to).unwrap();
+            wait_readable(&server);
+            assert_eq!(batch.receive(server.as_fd()).unwrap(), 1);
+            let got = batch.iter().next().unwrap();
+            assert!(got.data.len() == size && got.data.iter().all(|b| *b == 7));
+            assert_eq!(got.from, Some(client.local_addr().unwrap()));
+        }
+        assert_eq!(batch.receive(server.as_fd()).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(batch.iter().count(), 0);
+    }
+
+    #[test]
+    fn a_full_batch_goes_out_and_comes_in_at_once() {
+        let (server, client, to) = pair("127.0.0.1:0", "127.0.0.1");
+        let payloads: Vec<[u8; 1]> = (0..BATCH).map(|n| [u8::try_from(n).unwrap()]).collect();
+        let out: Vec<_> =
+            payloads.iter().map(|data| Outgoing { data, to: Some(to), from: None }).collect();
+        assert_eq!(send(client.as_fd(), &out).unwrap(), BATCH);
+        wait_readable(&server);
+        let mut batch = Received::new();
+        assert_eq!(batch.receive(server.as_fd()).unwrap(), BATCH);
+        let got: Vec<u8> = batch.iter().map(|datagram| datagram.data[0]).collect();
+        assert_eq!(got, payloads.concat());
+    }
+}

@@ -1,0 +1,164 @@
+//! Listening sockets, bound before anything is read from them.
+//!
+//! Owns: the order of socket options around `bind(2)`. Refuses to know: workers and listeners.
+//! Keeps: sockets of one address are made together, so that the kernel's reuseport group does not
+//! change while packets arrive; IPv6 sockets take IPv6 only.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileTypeExt as _;
+use std::path::Path;
+
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+/// How a TCP listening socket is made.
+#[derive(Clone, Copy, Debug)]
+pub struct TcpOptions {
+    /// Connections that may wait to be accepted.
+    pub backlog: u32,
+    /// `SO_KEEPALIVE` on accepted sockets.
+    pub keepalive: bool,
+    /// `TCP_FASTOPEN` queue length; 0 leaves it off.
+    pub fast_open: u32,
+}
+
+/// Makes `count` TCP sockets that share `address`; with port 0 all get the port of the first.
+///
+/// # Errors
+/// What `socket(2)`, `setsockopt(2)`, `bind(2)` or `listen(2)` said.
+pub fn tcp(address: SocketAddr, count: usize, options: TcpOptions) -> io::Result<Vec<OwnedFd>> {
+    same_port(address, count, |address| {
+        let socket = Socket::new(
+            Domain::for_address(address),
+            Type::STREAM.nonblocking(),
+            Some(Protocol::TCP),
+        )?;
+        if address.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
+        socket.set_reuse_address(true)?;
+        socket.set_reuse_port(true)?;
+        // Accepted sockets inherit it, which saves a system call per connection.
+        socket.set_tcp_nodelay(true)?;
+        if options.keepalive {
+            socket.set_keepalive(true)?;
+        }
+        socket.bind(&address.into())?;
+        if options.fast_open > 0 {
+            crate::socket::set_fast_open(&socket, options.fast_open)?;
+        }
+        socket.listen(i32::try_from(options.backlog).unwrap_or(i32::MAX))?;
+        Ok(socket)
+    })
+}
+
+/// Makes `count` UDP sockets that share `address`; with port 0 all get the port of the first.
+/// A socket on a wildcard address reports the address that each datagram was sent to.
+///
+/// # Errors
+/// What `socket(2)`, `setsockopt(2)` or `bind(2)` said.
+pub fn udp(address: SocketAddr, count: usize, receive_buffer: usize) -> io::Result<Vec<OwnedFd>> {
+    same_port(address, count, |address| {
+        let socket = Socket::new(
+            Domain::for_address(address),
+            Type::DGRAM.nonblocking(),
+            Some(Protocol::UDP),
+        )?;
+        if address.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
+        socket.set_reuse_port(true)?;
+        // The kernel caps it at net.core.rmem_max; less than asked is no error.
+        socket.set_recv_buffer_size(receive_buffer)?;
+        if address.ip().is_unspecified() {
+            crate::socket::set_packet_info(&socket, address.is_ipv4())?;
+        }
+        socket.bind(&address.into())?;
+        Ok(socket)
+    })
+}
+
+fn same_port(
+    mut address: SocketAddr,
+    count: usize,
+    make: impl Fn(SocketAddr) -> io::Result<Socket>,
+) -> io::Result<Vec<OwnedFd>> {
+    let mut sockets = Vec::with_capacity(count);
+    for _ in 0..count {
+        let socket = make(address)?;
+        if address.port() == 0
+            && let Some(bound) = socket.local_addr()?.as_socket()
+        {
+            address = bound;
+        }
+        sockets.push(socket.into());
+    }
+    Ok(sockets)
+}
+
+/// Makes `count` handles of one unix listening socket at `path`. A socket file that nobody listens
+/// on any more is replaced; one that is in use is an error.
+///
+/// # Errors
+/// `AddrInUse` when another process listens there; what the system said otherwise.
+pub fn unix(path: &Path, count: usize, backlog: u32) -> io::Result<Vec<OwnedFd>> {
+    if let Ok(found) = std::fs::symlink_metadata(path) {
+        if !found.file_type().is_socket() {
+            return Err(io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                "a file that is no socket stands there",
+            ));
+        }
+        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+            return Err(io::ErrorKind::AddrInUse.into());
+        }
+        std::fs::remove_file(path)?;
+    }
+    let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+    let mut sockets: Vec<OwnedFd> = Vec::with_capacity(count);
+    for _ in 1..count {
+        sockets.push(socket.try_clone()?.into());
+    }
+    sockets.push(socket.into());
+    Ok(sockets)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{TcpListener, UdpSocket};
+
+    const OPTIONS: TcpOptions = TcpOptions { backlog: 16, keepalive: false, fast_open: 0 };
+
+    #[test]
+    fn sockets_of_one_address_share_the_port_that_the_first_was_given() {
+        let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        let ports = |sockets: Vec<OwnedFd>| {
+            sockets.into_iter().map(|s| TcpListener::from(s).local_addr().unwrap().port())
+        };
+        let tcp: Vec<u16> = ports(tcp(any, 3, OPTIONS).unwrap()).collect();
+        assert!(tcp[0] != 0 && tcp.iter().all(|port| *port == tcp[0]), "{tcp:?}");
+        let udp: Vec<u16> = udp(any, 2, 1 << 16)
+            .unwrap()
+            .into_iter()
+            .map(|s| UdpSocket::from(s).local_addr().unwrap().port())
+            .collect();
+        assert_eq!(udp[0], udp[1]);
+    }
+
+    #[test]
+    fn a_stale_unix_socket_is_replaced_and_a_live_one_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.sock");
+        let first = unix(&path, 2, 16).unwrap();
+        assert_eq!(unix(&path, 1, 16).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        drop(first);
+        assert_eq!(unix(&path, 1, 16).unwrap().len(), 1);
+        let file = folder.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        assert!(unix(&file, 1, 16).unwrap_err().to_string().contains("no socket"));
+    }
+}

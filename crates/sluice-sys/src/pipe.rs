@@ -1,0 +1,83 @@
+//! Pipes and `splice(2)`: bytes move between sockets without leaving the kernel.
+//!
+//! Owns: a pipe and how many bytes lie in it. Refuses to know: streams and when splicing pays.
+//! Keeps: `held` is exact, so that a pipe with bytes in it is never used for another stream.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
+
+/// A pipe that holds bytes on their way from one socket to another.
+#[derive(Debug)]
+pub struct Pipe {
+    read: OwnedFd,
+    write: OwnedFd,
+    capacity: usize,
+    held: usize,
+}
+
+impl Pipe {
+    /// Makes a pipe of `capacity` bytes.
+    ///
+    /// # Errors
+    /// What `pipe2(2)` said, or `F_SETPIPE_SZ`: an unprivileged user has 64 MiB of pipe pages in
+    /// all by default; past that it gets `EPERM`, and the caller should copy instead.
+    pub fn new(capacity: usize) -> io::Result<Self> {
+        let (read, write) = pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC)?;
+        let capacity = fcntl_setpipe_size(&write, capacity)?;
+        Ok(Self { read, write, capacity, held: 0 })
+    }
+
+    /// Bytes that lie in the pipe.
+    pub const fn held(&self) -> usize {
+        self.held
+    }
+
+    /// Moves bytes from `from` into the empty pipe; 0 means that the stream has ended.
+    ///
+    /// # Errors
+    /// `WouldBlock` when `from` has nothing, or what `splice(2)` said.
+    pub fn fill(&mut self, from: impl AsFd) -> io::Result<usize> {
+        debug_assert_eq!(self.held, 0, "a pipe is drained before it is filled again");
+        let moved = splice(from, None, &self.write, None, self.capacity, FLAGS)?;
+        self.held += moved;
+        Ok(moved)
+    }
+
+    /// Moves bytes out of the pipe into `to`.
+    ///
+    /// # Errors
+    /// `WouldBlock` when `to` takes nothing now, or what `splice(2)` said.
+    pub fn drain(&mut self, to: impl AsFd) -> io::Result<usize> {
+        let moved = splice(&self.read, None, to, None, self.held, FLAGS)?;
+        self.held -= moved;
+        Ok(moved)
+    }
+}
+
+const FLAGS: SpliceFlags = SpliceFlags::MOVE.union(SpliceFlags::NONBLOCK);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read as _, Write as _};
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn bytes_pass_and_held_is_exact() {
+        let (mut a, b) = UnixStream::pair().unwrap();
+        let (c, mut d) = UnixStream::pair().unwrap();
+        b.set_nonblocking(true).unwrap();
+        let mut pipe = Pipe::new(65_536).unwrap();
+        assert_eq!(pipe.fill(&b).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        a.write_all(b"hello").unwrap();
+        assert_eq!((pipe.fill(&b).unwrap(), pipe.held()), (5, 5));
+        assert_eq!((pipe.drain(&c).unwrap(), pipe.held()), (5, 0));
+        let mut got = [0; 5];
+        d.read_exact(&mut got).unwrap();
+        assert_eq!(&got, b"hello");
+        drop(a);
+        assert_eq!(pipe.fill(&b).unwrap(), 0);
+    }
+}

@@ -1,0 +1,60 @@
+//! Options of single sockets.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
+
+use socket2::SockRef;
+
+/// Makes the coming close send RST: the peer learns that the stream was cut, not finished.
+pub fn reset_on_close(socket: &impl AsFd) {
+    // An error means that the connection is gone already, which is what was wanted.
+    let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
+}
+
+/// Sends small writes at once.
+///
+/// # Errors
+/// What `setsockopt(2)` said.
+pub fn set_nodelay(socket: &impl AsFd) -> io::Result<()> {
+    SockRef::from(socket).set_tcp_nodelay(true)
+}
+
+/// Probes an idle connection after `idle`, then every `interval`, and gives up after `probes`.
+///
+/// # Errors
+/// What `setsockopt(2)` said.
+pub fn set_keepalive(
+    socket: &impl AsFd,
+    idle: Duration,
+    interval: Duration,
+    probes: u32,
+) -> io::Result<()> {
+    let keepalive =
+        socket2::TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(probes);
+    SockRef::from(socket).set_tcp_keepalive(&keepalive)
+}
+
+/// Takes data with the SYN from clients that know a cookie.
+pub(crate) fn set_fast_open(socket: &impl AsRawFd, queue: u32) -> io::Result<()> {
+    let queue = i32::try_from(queue).unwrap_or(i32::MAX);
+    set_int(socket, libc::IPPROTO_TCP, libc::TCP_FASTOPEN, queue)
+}
+
+/// Reports the address that each datagram was sent to.
+pub(crate) fn set_packet_info(socket: &impl AsRawFd, v4: bool) -> io::Result<()> {
+    if v4 {
+        set_int(socket, libc::IPPROTO_IP, libc::IP_PKTINFO, 1)
+    } else {
+        set_int(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)
+    }
+}
+
+fn set_int(socket: &impl AsRawFd, level: i32, name: i32, value: i32) -> io::Result<()> {
+    let length = u32::try_from(size_of::<i32>()).expect("an int is small");
+    // SAFETY: the pointer and length describe `value`, which lives over the call.
+    let done = unsafe {
+        libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), length)
+    };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
