@@ -1,0 +1,293 @@
+//! From a worker's ended connection to a line in a file, without the worker waiting.
+//!
+//! Owns: a bounded ring per worker, the one thread that writes, its sinks.
+//! Refuses to know: what records say. Keeps: a full ring drops the record and counts it; the thread
+//! sleeps while there is nothing to write and writes in batches while there is much.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{JoinHandle, Thread};
+use std::time::Duration;
+
+use crossbeam_queue::ArrayQueue;
+
+use crate::metrics::{Counter, Shard};
+use crate::template::{Record, RecordKind, Template};
+
+crate::metrics! {
+    DROPPED = "sluice_process_log_records_dropped_total", Counter, ["worker"], "Access records dropped because the queue to the log thread was full.";
+}
+
+/// How long the thread gathers records before it writes them.
+const GATHER: Duration = Duration::from_millis(5);
+
+type Ring = Arc<ArrayQueue<Box<dyn Record>>>;
+
+/// Where lines go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// Standard output.
+    Stdout,
+    /// A file, opened for appending and opened anew on request.
+    File(PathBuf),
+}
+
+/// A target, what it takes and how it is written.
+#[derive(Clone, Debug)]
+pub struct SinkPlan {
+    /// Where lines go.
+    pub target: Target,
+    /// Bits of [`RecordKind::bit`].
+    pub kinds: u8,
+    /// How a line looks.
+    pub template: Template,
+}
+
+/// The log thread's handle for the control thread.
+#[derive(Debug)]
+pub struct LogHub {
+    shared: Arc<Shared>,
+    orders: SyncSender<(Order, SyncSender<()>)>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    wanted: AtomicU8,
+    pending: AtomicBool,
+    failures: AtomicU64,
+    rings: Mutex<Vec<Ring>>,
+}
+
+/// What the control thread wants done, after everything queued before it is written.
+enum Order {
+    Sinks(Vec<Sink>),
+    Reopen,
+    Flush,
+    End,
+}
+
+struct Sink {
+    plan: SinkPlan,
+    file: Option<File>,
+    line: String,
+}
+
+impl LogHub {
+    /// Starts the log thread, with no sinks.
+    ///
+    /// # Errors
+    /// The system refused a thread.
+    pub fn start() -> io::Result<Self> {
+        let shared = Arc::new(Shared {
+            wanted: AtomicU8::new(0),
+            pending: AtomicBool::new(false),
+            failures: AtomicU64::new(0),
+            rings: Mutex::default(),
+        });
+        let (orders, inbox) = sync_channel(16);
+        let of_thread = Arc::clone(&shared);
+        let thread = std::thread::Builder::new()
+            .name("sluice-log".into())
+            .spawn(move || run(&of_thread, &inbox))?;
+        Ok(Self { shared, orders, thread: Some(thread) })
+    }
+
+    /// A queue for one worker; hand it to that worker's thread.
+    pub fn queue(&self, capacity: usize) -> QueueSeed {
+        let ring: Ring = Arc::new(ArrayQueue::new(capacity.max(1)));
+        self.shared.rings.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&ring));
+        QueueSeed { ring, shared: Arc::clone(&self.shared), thread: self.thread().clone() }
+    }
+
+    /// Replaces the sinks. Files are opened first, so that an error changes nothing.
+    ///
+    /// # Errors
+    /// A file cannot be opened; the error names it.
+    pub fn set_sinks(&self, plans: Vec<SinkPlan>) -> io::Result<()> {
+        let wanted = plans.iter().fold(0, |mask, plan| mask | plan.kinds);
+        let sinks = plans.into_iter().map(Sink::open).collect::<io::Result<Vec<_>>>()?;
+        self.order(Order::Sinks(sinks));
+        self.shared.wanted.store(wanted, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Opens files anew, after somebody has moved them away; later records go to the new ones.
+    pub fn reopen(&self) {
+        self.order(Order::Reopen);
+    }
+
+    /// Waits until everything queued so far is written.
+    pub fn flush(&self) {
+        self.order(Order::Flush);
+    }
+
+    /// Lines that could not be written because a target failed.
+    pub fn write_failures(&self) -> u64 {
+        self.shared.failures.load(Ordering::Relaxed)
+    }
+
+    /// Has `order` done, and waits for that.
+    fn order(&self, order: Order) {
+        let (done, wait) = sync_channel(1);
+        // The thread lives as long as this value; a closed channel means it is ending.
+        let _ = self.orders.send((order, done));
+        self.thread().unpark();
+        let _ = wait.recv();
+    }
+
+    fn thread(&self) -> &Thread {
+        self.thread.as_ref().expect("taken only on drop").thread()
+    }
+}
+
+impl Drop for LogHub {
+    fn drop(&mut self) {
+        self.order(Order::End);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A worker's queue on its way to the worker.
+#[derive(Debug)]
+pub struct QueueSeed {
+    ring: Ring,
+    shared: Arc<Shared>,
+    thread: Thread,
+}
+
+impl std::fmt::Debug for dyn Record {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.kind().word())
+    }
+}
+
+impl QueueSeed {
+    /// The queue, on the worker's own thread; `shard` counts what is dropped.
+    pub fn take_root(self, shard: &Shard, worker: &str) -> LogQueue {
+        LogQueue { dropped: shard.counter(&DROPPED, &[worker]), seed: self }
+    }
+}
+
+/// A worker's end of its queue.
+#[derive(Debug)]
+pub struct LogQueue {
+    seed: QueueSeed,
+    dropped: Counter,
+}
+
+impl LogQueue {
+    /// Whether any sink takes records of `kind`; if not, none need be made.
+    pub fn wants(&self, kind: RecordKind) -> bool {
+        self.seed.shared.wanted.load(Ordering::Relaxed) & kind.bit() != 0
+    }
+
+    /// Hands a record over; drops and counts it when the queue is full.
+    pub fn push(&self, record: Box<dyn Record>) {
+        if self.seed.ring.push(record).is_err() {
+            self.dropped.increment();
+        }
+        // Wake the thread once per batch: a system call per record would cost more than the record.
+        if !self.seed.shared.pending.load(Ordering::Relaxed)
+            && !self.seed.shared.pending.swap(true, Ordering::AcqRel)
+        {
+            self.seed.thread.unpark();
+        }
+    }
+}
+
+fn run(shared: &Shared, orders: &Receiver<(Order, SyncSender<()>)>) {
+    let mut sinks: Vec<Sink> = Vec::new();
+    loop {
+        if shared.pending.swap(false, Ordering::AcqRel) {
+            drain(shared, &mut sinks);
+            std::thread::sleep(GATHER);
+            drain(shared, &mut sinks);
+        }
+        match orders.try_recv() {
+            Ok((order, done)) => {
+                drain(shared, &mut sinks);
+                match order {
+                    Order::Sinks(new) => sinks = new,
+                    Order::Reopen => sinks.iter_mut().for_each(|sink| sink.reopen(shared)),
+                    Order::Flush => {}
+                    Order::End => return,
+                }
+                // Whoever gave the order may have gone away meanwhile.
+                let _ = done.send(());
+            }
+            Err(_) if shared.pending.load(Ordering::Acquire) => {}
+            Err(_) => std::thread::park(),
+        }
+    }
+}
+
+fn drain(shared: &Shared, sinks: &mut [Sink]) {
+    let rings = shared.rings.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    for ring in rings {
+        while let Some(record) = ring.pop() {
+            for sink in sinks.iter_mut().filter(|s| s.plan.kinds & record.kind().bit() != 0) {
+                sink.plan.template.fill(&*record, &mut sink.line);
+                if sink.line.len() > 64 * 1024 {
+                    sink.write(shared);
+                }
+            }
+        }
+    }
+    sinks.iter_mut().for_each(|sink| sink.write(shared));
+}
+
+impl Sink {
+    fn open(plan: SinkPlan) -> io::Result<Self> {
+        let file = match &plan.target {
+            Target::Stdout => None,
+            Target::File(path) => Some(open(path)?),
+        };
+        Ok(Self { plan, file, line: String::new() })
+    }
+
+    fn reopen(&mut self, shared: &Shared) {
+        if let Target::File(path) = &self.plan.target {
+            match open(path) {
+                Ok(file) => self.file = Some(file),
+                Err(error) => {
+                    shared.failures.fetch_add(1, Ordering::Relaxed);
+                    tracing::error!(%error, "the access log goes on in the old file");
+                }
+            }
+        }
+    }
+
+    fn write(&mut self, shared: &Shared) {
+        if self.line.is_empty() {
+            return;
+        }
+        let done = match &mut self.file {
+            Some(file) => file.write_all(self.line.as_bytes()),
+            None => io::stdout().lock().write_all(self.line.as_bytes()),
+        };
+        if done.is_err() {
+            let lines = self.line.bytes().filter(|b| *b == b'\n').count();
+            shared.failures.fetch_add(lines as u64, Ordering::Relaxed);
+        }
+        self.line.clear();
+    }
+}
+
+fn open(path: &PathBuf) -> io::Result<File> {
+    OpenOptions::new().create(true).append(true).open(path).map_err(|error| {
+        io::Error::new(
+            error.kind(),
+            format!("cannot open {} for appending: {error}", path.display()),
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests;

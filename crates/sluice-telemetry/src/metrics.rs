@@ -1,0 +1,295 @@
+//! Metrics as cells with one writer each.
+//!
+//! Owns: the registry of families and series, and the handles to their cells.
+//! Refuses to know: names of listeners and clusters; they come as labels.
+//! Keeps: the cells of a shard are written by one thread (load and store, no locked instruction)
+//! and summed when they are rendered; asking for a series again gives the same cell, so that a
+//! value survives every reload.
+
+use std::collections::BTreeMap;
+use std::marker::PhantomData;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+mod facade;
+mod prometheus;
+
+pub use facade::{Facade, install_recorder};
+
+/// What a metric counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MetricKind {
+    /// Only grows.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// A distribution of durations.
+    Histogram,
+}
+
+/// A metric as its layer declares it.
+#[derive(Debug)]
+pub struct MetricDef {
+    /// `sluice_<subject>_<noun>_<unit>[_total]`.
+    pub name: &'static str,
+    /// What it counts.
+    pub kind: MetricKind,
+    /// The labels, in order.
+    pub labels: &'static [&'static str],
+    /// One sentence for people.
+    pub help: &'static str,
+}
+
+/// Declares metrics: one constant per row and `METRICS` with all of them.
+#[macro_export]
+macro_rules! metrics {
+    ($($name:ident = $text:literal, $kind:ident, [$($label:literal),*], $help:literal;)+) => {
+        $(
+            #[doc = $help]
+            #[allow(unreachable_pub, reason = "how far it reaches is up to the module that declares it")]
+            pub const $name: $crate::MetricDef = $crate::MetricDef {
+                name: $text,
+                kind: $crate::MetricKind::$kind,
+                labels: &[$($label),*],
+                help: $help,
+            };
+        )+
+        /// Every metric declared here.
+        #[allow(dead_code, unreachable_pub, reason = "how far it reaches is up to the module that declares it")]
+        pub const METRICS: &[&$crate::MetricDef] = &[$(&$name),+];
+    };
+}
+
+/// Upper bounds of the buckets of a histogram; the last bucket has none.
+pub const BUCKETS: [Duration; 17] = {
+    const fn ms(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+    [
+        Duration::from_micros(100),
+        Duration::from_micros(500),
+        ms(1),
+        ms(5),
+        ms(10),
+        ms(25),
+        ms(50),
+        ms(100),
+        ms(250),
+        ms(500),
+        ms(1000),
+        ms(5000),
+        ms(30_000),
+        ms(300_000),
+        ms(1_800_000),
+        ms(3_600_000),
+        ms(86_400_000),
+    ]
+};
+
+/// The values of one series in one shard. A counter or gauge uses the first cell; a histogram has
+/// a cell per bucket and one for the sum in microseconds.
+type Cells = Arc<[AtomicU64]>;
+
+type LabelValues = Vec<Arc<str>>;
+
+/// Every metric of the process.
+#[derive(Clone, Debug, Default)]
+pub struct Registry(Arc<Mutex<BTreeMap<&'static str, Family>>>);
+
+#[derive(Debug)]
+struct Family {
+    kind: MetricKind,
+    help: String,
+    labels: Vec<&'static str>,
+    series: BTreeMap<LabelValues, BTreeMap<usize, Cells>>,
+}
+
+impl Registry {
+    /// No metrics yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The cells of one thread. Each thread takes a number of its own; 0 is for the facade.
+    pub fn shard(&self, number: usize) -> Shard {
+        Shard { registry: self.clone(), number, not_send: PhantomData }
+    }
+
+    /// The sum of a series over all shards; for tests and admin pages.
+    pub fn value(&self, name: &str, labels: &[&str]) -> Option<i64> {
+        let families = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let wanted: LabelValues = labels.iter().map(|label| Arc::from(*label)).collect();
+        let shards = families.get(name)?.series.get(&wanted)?;
+        Some(sum(shards, 0).cast_signed())
+    }
+
+    fn cells(&self, number: usize, def: &MetricDef, values: &[&str]) -> Cells {
+        assert_eq!(def.labels.len(), values.len(), "{} has labels {:?}", def.name, def.labels);
+        let mut families = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let family = families.entry(def.name).or_insert_with(|| Family {
+            kind: def.kind,
+            help: def.help.to_owned(),
+            labels: def.labels.to_vec(),
+            series: BTreeMap::new(),
+        });
+        let values = values.iter().map(|value| Arc::from(*value)).collect();
+        let shards = family.series.entry(values).or_default();
+        let count = if def.kind == MetricKind::Histogram { BUCKETS.len() + 2 } else { 1 };
+        let new = || (0..count).map(|_| AtomicU64::new(0)).collect();
+        Arc::clone(shards.entry(number).or_insert_with(new))
+    }
+}
+
+fn sum(shards: &BTreeMap<usize, Cells>, cell: usize) -> u64 {
+    shards.values().map(|cells| cells[cell].load(Relaxed)).fold(0, u64::wrapping_add)
+}
+
+/// The part of the registry that one thread writes. Stays on that thread.
+#[derive(Clone, Debug)]
+pub struct Shard {
+    registry: Registry,
+    number: usize,
+    not_send: PhantomData<*const ()>,
+}
+
+impl Shard {
+    /// A handle to a counter. `values` are those of the labels of `def`, in order.
+    pub fn counter(&self, def: &MetricDef, values: &[&str]) -> Counter {
+        debug_assert_eq!(def.kind, MetricKind::Counter);
+        Counter(Cell::new(self.registry.cells(self.number, def, values)))
+    }
+
+    /// A handle to a gauge.
+    pub fn gauge(&self, def: &MetricDef, values: &[&str]) -> Gauge {
+        debug_assert_eq!(def.kind, MetricKind::Gauge);
+        Gauge(Cell::new(self.registry.cells(self.number, def, values)))
+    }
+
+    /// A handle to a histogram.
+    pub fn histogram(&self, def: &MetricDef, values: &[&str]) -> Histogram {
+        debug_assert_eq!(def.kind, MetricKind::Histogram);
+        Histogram(Cell::new(self.registry.cells(self.number, def, values)))
+    }
+}
+
+/// Cells that only this thread writes.
+#[derive(Clone, Debug)]
+struct Cell {
+    cells: Cells,
+    not_send: PhantomData<*const ()>,
+}
+
+impl Cell {
+    const fn new(cells: Cells) -> Self {
+        Self { cells, not_send: PhantomData }
+    }
+
+    fn add(&self, index: usize, amount: u64) {
+        let cell = &self.cells[index];
+        // No other thread writes it, so a load and a store lose nothing.
+        cell.store(cell.load(Relaxed).wrapping_add(amount), Relaxed);
+    }
+}
+
+/// A number that only grows.
+#[derive(Clone, Debug)]
+pub struct Counter(Cell);
+
+impl Counter {
+    /// Counts one.
+    pub fn increment(&self) {
+        self.0.add(0, 1);
+    }
+
+    /// Counts `amount`.
+    pub fn add(&self, amount: u64) {
+        self.0.add(0, amount);
+    }
+}
+
+/// A number that goes up and down.
+#[derive(Clone, Debug)]
+pub struct Gauge(Cell);
+
+impl Gauge {
+    /// One more.
+    pub fn increment(&self) {
+        self.0.add(0, 1);
+    }
+
+    /// One less.
+    pub fn decrement(&self) {
+        self.0.add(0, 1_u64.wrapping_neg());
+    }
+
+    /// Exactly `value`, as far as this thread's share goes.
+    pub fn set(&self, value: u64) {
+        self.0.cells[0].store(value, Relaxed);
+    }
+}
+
+/// A distribution of durations over [`BUCKETS`].
+#[derive(Clone, Debug)]
+pub struct Histogram(Cell);
+
+impl Histogram {
+    /// Counts a duration.
+    pub fn record(&self, duration: Duration) {
+        let bucket = BUCKETS.iter().position(|bound| duration <= *bound).unwrap_or(BUCKETS.len());
+        self.0.add(bucket, 1);
+        self.0.add(BUCKETS.len() + 1, u64::try_from(duration.as_micros()).unwrap_or(u64::MAX));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    metrics! {
+        HITS = "test_hits_total", Counter, ["who"], "Hits.";
+        OPEN = "test_open", Gauge, [], "Open things.";
+        TIME = "test_time_seconds", Histogram, ["who"], "Time taken.";
+    }
+
+    #[test]
+    fn shards_add_up_and_a_second_handle_is_the_same_cell() {
+        let registry = Registry::new();
+        registry.shard(1).counter(&HITS, &["a"]).add(2);
+        registry.shard(1).counter(&HITS, &["a"]).increment();
+        let other = registry.clone();
+        std::thread::spawn(move || other.shard(2).counter(&HITS, &["a"]).add(4)).join().unwrap();
+        assert_eq!(registry.value("test_hits_total", &["a"]), Some(7));
+        registry.shard(1).gauge(&OPEN, &[]).increment();
+        registry.shard(2).gauge(&OPEN, &[]).decrement();
+        registry.shard(2).gauge(&OPEN, &[]).decrement();
+        assert_eq!(registry.value("test_open", &[]), Some(-1));
+        assert_eq!(METRICS.len(), 3);
+    }
+
+    #[test]
+    fn the_text_is_what_prometheus_reads() {
+        let registry = Registry::new();
+        let shard = registry.shard(1);
+        shard.counter(&HITS, &["a\"b\\\n"]).add(2);
+        shard.gauge(&OPEN, &[]).decrement();
+        let time = shard.histogram(&TIME, &["x"]);
+        time.record(Duration::from_micros(400));
+        time.record(Duration::from_secs(100_000));
+        let text = registry.render();
+        for line in [
+            "# HELP test_hits_total Hits.",
+            "# TYPE test_hits_total counter",
+            "test_hits_total{who=\"a\\\"b\\\\\\n\"} 2",
+            "test_open -1",
+            "test_time_seconds_bucket{who=\"x\",le=\"0.0001\"} 0",
+            "test_time_seconds_bucket{who=\"x\",le=\"0.0005\"} 1",
+            "test_time_seconds_bucket{who=\"x\",le=\"86400\"} 1",
+            "test_time_seconds_bucket{who=\"x\",le=\"+Inf\"} 2",
+            "test_time_seconds_sum{who=\"x\"} 100000.0004",
+            "test_time_seconds_count{who=\"x\"} 2",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} is missing from\n{text}");
+        }
+    }
+}
