@@ -1,1 +1,28 @@
+//! Certificates, keys, and the rustls configurations made of them.
+//!
+//! Owns: loading and checking of certificate files, the store that survives reloads, server and
+//! client configurations, the choice of a certificate by name, session tickets.
+//! Refuses to know: sockets, and who handshakes when.
+//! Keeps: a certificate that does not load, or does not fit its key, never replaces one that works.
+#![forbid(unsafe_code)]
 
+pub mod client;
+pub mod material;
+pub mod reasons;
+pub mod server;
+pub mod store;
+
+use std::sync::Arc;
+
+use rustls::crypto::CryptoProvider;
+
+pub use client::{ClientPlan, ClientTls, Verify};
+pub use material::{CertificateInfo, LoadError};
+pub use server::{ClientAuth, ServerPlan, ServerTls, TlsVersion};
+pub use store::{CertStore, StoredCert};
+
+/// The cryptography that everything here uses: AWS-LC, with post-quantum key exchange preferred.
+pub fn provider() -> Arc<CryptoProvider> {
+    static PROVIDER: std::sync::OnceLock<Arc<CryptoProvider>> = std::sync::OnceLock::new();
+    Arc::clone(PROVIDER.get_or_init(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider())))
+}

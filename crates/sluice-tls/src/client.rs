@@ -1,0 +1,149 @@
+//! TLS towards endpoints.
+//!
+//! Owns: the client configuration of a cluster. Refuses to know: endpoints and when to connect.
+//! Keeps: the server is verified unless the configuration says `verify: none` in so many words.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+
+use crate::material::{LoadError, load_roots};
+use crate::server::{TlsVersion, versions};
+use crate::store::StoredCert;
+
+/// Which servers are trusted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verify {
+    /// Those that an authority of the system vouches for.
+    System,
+    /// Those that an authority of this file vouches for.
+    Ca(PathBuf),
+    /// Any. The connection is encrypted and open to whoever stands between.
+    Nobody,
+}
+
+/// What a cluster connects with.
+#[derive(Clone, Debug)]
+pub struct ClientPlan {
+    /// Which servers are trusted.
+    pub verify: Verify,
+    /// The name sent and verified; without it the endpoint's own name or address.
+    pub sni: Option<ServerName<'static>>,
+    /// The certificate shown when the server asks.
+    pub certificate: Option<Arc<StoredCert>>,
+    /// ALPN protocols offered.
+    pub alpn: Vec<Vec<u8>>,
+    /// The oldest version spoken.
+    pub min_version: TlsVersion,
+}
+
+/// A cluster's side of a handshake.
+#[derive(Clone, Debug)]
+pub struct ClientTls {
+    /// The rustls configuration.
+    pub config: Arc<ClientConfig>,
+    /// The name sent and verified, unless the endpoint's own is used.
+    pub sni: Option<ServerName<'static>>,
+}
+
+impl ClientTls {
+    /// Builds the configuration.
+    ///
+    /// # Errors
+    /// The authorities do not load.
+    pub fn build(plan: ClientPlan) -> Result<Self, LoadError> {
+        let builder = ClientConfig::builder_with_provider(crate::provider())
+            .with_protocol_versions(versions(plan.min_version))
+            .expect("the provider has suites for both versions");
+        let builder = match &plan.verify {
+            Verify::System => builder.with_root_certificates(system_roots()?),
+            Verify::Ca(path) => builder.with_root_certificates(load_roots(path)?),
+            Verify::Nobody => {
+                builder.dangerous().with_custom_certificate_verifier(Arc::new(VerifyNothing))
+            }
+        };
+        let mut config = match plan.certificate {
+            None => builder.with_no_client_auth(),
+            Some(stored) => builder.with_client_cert_resolver(Arc::new(OwnCert(stored))),
+        };
+        config.alpn_protocols = plan.alpn;
+        Ok(Self { config: Arc::new(config), sni: plan.sni })
+    }
+}
+
+fn system_roots() -> Result<RootCertStore, LoadError> {
+    let mut roots = RootCertStore::empty();
+    let found = rustls_native_certs::load_native_certs();
+    let (usable, _) = roots.add_parsable_certificates(found.certs);
+    if usable == 0 {
+        return Err(LoadError {
+            path: PathBuf::from("the system's certificate store"),
+            problem: "it holds no usable authority".into(),
+            help: Some("install the package ca-certificates, or name a file with `ca`"),
+        });
+    }
+    Ok(roots)
+}
+
+/// The certificate that a cluster shows; renewed with its files.
+#[derive(Debug)]
+struct OwnCert(Arc<StoredCert>);
+
+impl rustls::client::ResolvesClientCert for OwnCert {
+    fn resolve(
+        &self,
+        _: &[&[u8]],
+        _: &[SignatureScheme],
+    ) -> Option<Arc<rustls::sign::CertifiedKey>> {
+        Some(Arc::clone(&self.0.material().key))
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+/// Accepts any certificate; signatures are still checked, so that the handshake is sound.
+#[derive(Debug)]
+struct VerifyNothing;
+
+impl ServerCertVerifier for VerifyNothing {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let provider = crate::provider();
+        verify_tls12_signature(message, cert, signed, &provider.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let provider = crate::provider();
+        verify_tls13_signature(message, cert, signed, &provider.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        crate::provider().signature_verification_algorithms.supported_schemes()
+    }
+}

@@ -1,0 +1,167 @@
+//! PEM files, read and checked.
+//!
+//! Owns: what makes a certificate file usable, and how to say what is wrong with it.
+//! Refuses to know: who uses it. Keeps: a certificate is only returned with a key that fits.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::RootCertStore;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
+
+/// A file that could not be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoadError {
+    /// The file.
+    pub path: PathBuf,
+    /// What is wrong with it.
+    pub problem: String,
+    /// What to do, where there is something to do.
+    pub help: Option<&'static str>,
+}
+
+impl fmt::Display for LoadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.path.display(), self.problem)
+    }
+}
+
+impl std::error::Error for LoadError {}
+
+fn wrong(path: &Path, problem: impl Into<String>) -> LoadError {
+    LoadError { path: path.into(), problem: problem.into(), help: None }
+}
+
+/// What a certificate says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CertificateInfo {
+    /// The subject.
+    pub subject: String,
+    /// DNS names, lower case; the common name where it has none.
+    pub names: Vec<String>,
+    /// The end of its validity, in seconds since the Unix epoch.
+    pub not_after: u64,
+    /// The serial number in hexadecimal.
+    pub serial: String,
+}
+
+impl CertificateInfo {
+    /// Reads a DER certificate.
+    ///
+    /// # Errors
+    /// What the parser said.
+    pub fn of(der: &[u8]) -> Result<Self, String> {
+        let (_, certificate) = X509Certificate::from_der(der).map_err(|error| error.to_string())?;
+        let alternative = certificate.subject_alternative_name().ok().flatten();
+        let mut names: Vec<String> = alternative
+            .iter()
+            .flat_map(|names| &names.value.general_names)
+            .filter_map(|name| match name {
+                GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
+                _ => None,
+            })
+            .collect();
+        if names.is_empty() {
+            let common = certificate.subject().iter_common_name();
+            names.extend(common.filter_map(|cn| cn.as_str().ok()).map(str::to_ascii_lowercase));
+        }
+        Ok(Self {
+            subject: certificate.subject().to_string(),
+            names,
+            not_after: u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or(0),
+            serial: certificate.raw_serial_as_string(),
+        })
+    }
+}
+
+/// A certificate chain with the key that fits it.
+#[derive(Clone, Debug)]
+pub struct Material {
+    /// What rustls signs with.
+    pub key: Arc<CertifiedKey>,
+    /// What the first certificate says.
+    pub info: CertificateInfo,
+}
+
+/// Loads a chain and its key.
+///
+/// # Errors
+/// A file is missing, holds no certificate or key, or the two do not fit.
+pub fn load_pair(cert: &Path, key: &Path) -> Result<Material, LoadError> {
+    let chain = load_certificates(cert)?;
+    let info = CertificateInfo::of(&chain[0]).map_err(|problem| {
+        wrong(cert, format!("the first certificate does not parse: {problem}"))
+    })?;
+    let der = PrivateKeyDer::from_pem_slice(&read(key)?).map_err(|_| LoadError {
+        help: Some("a key file holds a block such as -----BEGIN PRIVATE KEY-----, not encrypted"),
+        ..wrong(key, "there is no private key in it")
+    })?;
+    let signing = crate::provider()
+        .key_provider
+        .load_private_key(der)
+        .map_err(|error| wrong(key, format!("the key cannot be used: {error}")))?;
+    let certified = CertifiedKey::new(chain, signing);
+    match certified.keys_match() {
+        // Some keys cannot tell their public half; those are taken on trust, as rustls does.
+        Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {
+            Ok(Material { key: Arc::new(certified), info })
+        }
+        Err(_) => Err(LoadError {
+            help: Some("give the key that this certificate was made for"),
+            ..wrong(key, format!("this key does not fit the certificate in {}", cert.display()))
+        }),
+    }
+}
+
+/// Loads the certificates of a file, at least one.
+///
+/// # Errors
+/// The file is missing or holds none.
+pub fn load_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, LoadError> {
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read(path)?).collect();
+    match found {
+        Ok(certificates) if certificates.is_empty() => Err(LoadError {
+            help: Some("a certificate file holds blocks such as -----BEGIN CERTIFICATE-----"),
+            ..wrong(path, "there is no certificate in it")
+        }),
+        Ok(certificates) => Ok(certificates),
+        Err(error) => Err(wrong(path, format!("it is not PEM: {error}"))),
+    }
+}
+
+/// Loads the certificates of authorities.
+///
+/// # Errors
+/// The file is missing, holds none, or one that cannot be an authority.
+pub fn load_roots(path: &Path) -> Result<RootCertStore, LoadError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in load_certificates(path)? {
+        roots
+            .add(certificate)
+            .map_err(|error| wrong(path, format!("no usable authority: {error}")))?;
+    }
+    Ok(roots)
+}
+
+/// Loads lists of revoked certificates.
+///
+/// # Errors
+/// The file is missing or holds none.
+pub fn load_revocations(
+    path: &Path,
+) -> Result<Vec<CertificateRevocationListDer<'static>>, LoadError> {
+    let found: Result<Vec<_>, _> =
+        CertificateRevocationListDer::pem_slice_iter(&read(path)?).collect();
+    match found {
+        Ok(lists) if !lists.is_empty() => Ok(lists),
+        _ => Err(wrong(path, "there is no revocation list in it")),
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, LoadError> {
+    std::fs::read(path).map_err(|error| wrong(path, format!("cannot be read: {error}")))
+}

@@ -1,0 +1,147 @@
+//! TLS towards clients.
+//!
+//! Owns: the server configuration of a chain and the choice of its certificate by name.
+//! Refuses to know: how the chain was chosen. Keeps: TLS 1.2 at least; the configuration is
+//! immutable, and still a renewed certificate is used from the next handshake on.
+
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+
+use rustls::server::{ClientHello, ProducesTickets, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
+use rustls::version::{TLS12, TLS13};
+use rustls::{ServerConfig, SupportedProtocolVersion};
+
+use crate::material::{LoadError, load_revocations, load_roots};
+use crate::store::StoredCert;
+
+/// A version of TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TlsVersion {
+    /// TLS 1.2.
+    V1_2,
+    /// TLS 1.3.
+    V1_3,
+}
+
+/// Which client certificates are asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientAuth {
+    /// Authorities that may have signed them.
+    pub ca: PathBuf,
+    /// Revoked certificates.
+    pub crl: Option<PathBuf>,
+    /// Whether a client without one is refused.
+    pub required: bool,
+}
+
+/// What a chain terminates TLS with.
+#[derive(Clone, Debug)]
+pub struct ServerPlan {
+    /// Certificates; the first is used when no name fits.
+    pub certificates: Vec<Arc<StoredCert>>,
+    /// ALPN protocols in order of preference; empty accepts none.
+    pub alpn: Vec<Vec<u8>>,
+    /// Client certificates, when asked for.
+    pub client_auth: Option<ClientAuth>,
+    /// The oldest version spoken.
+    pub min_version: TlsVersion,
+}
+
+/// A chain's side of a handshake.
+#[derive(Clone, Debug)]
+pub struct ServerTls {
+    /// The rustls configuration.
+    pub config: Arc<ServerConfig>,
+}
+
+impl ServerTls {
+    /// Builds the configuration.
+    ///
+    /// # Errors
+    /// The authorities or revocations of client certificates do not load.
+    pub fn build(plan: ServerPlan) -> Result<Self, LoadError> {
+        let builder = ServerConfig::builder_with_provider(crate::provider())
+            .with_protocol_versions(versions(plan.min_version))
+            .expect("the provider has suites for both versions");
+        let builder = match &plan.client_auth {
+            None => builder.with_no_client_auth(),
+            Some(auth) => builder.with_client_cert_verifier(client_verifier(auth)?),
+        };
+        let mut config = builder.with_cert_resolver(Arc::new(ByName::new(plan.certificates)));
+        config.alpn_protocols = plan.alpn;
+        config.ticketer = ticketer();
+        // One is enough to resume once per connection; each costs an encryption per handshake.
+        config.send_tls13_tickets = 1;
+        Ok(Self { config: Arc::new(config) })
+    }
+}
+
+pub(crate) const fn versions(oldest: TlsVersion) -> &'static [&'static SupportedProtocolVersion] {
+    static BOTH: [&SupportedProtocolVersion; 2] = [&TLS13, &TLS12];
+    match oldest {
+        TlsVersion::V1_2 => &BOTH,
+        TlsVersion::V1_3 => BOTH.split_at(1).0,
+    }
+}
+
+/// Keys of session tickets: one set per process, rotated by rustls every six hours, so that a
+/// session can be resumed after a reload and on any worker.
+fn ticketer() -> Arc<dyn ProducesTickets> {
+    static TICKETER: OnceLock<Arc<dyn ProducesTickets>> = OnceLock::new();
+    Arc::clone(TICKETER.get_or_init(|| {
+        rustls::crypto::aws_lc_rs::Ticketer::new().expect("the system gives random bytes")
+    }))
+}
+
+fn client_verifier(
+    auth: &ClientAuth,
+) -> Result<Arc<dyn rustls::server::danger::ClientCertVerifier>, LoadError> {
+    let roots = Arc::new(load_roots(&auth.ca)?);
+    let mut builder = WebPkiClientVerifier::builder_with_provider(roots, crate::provider());
+    if let Some(path) = &auth.crl {
+        builder = builder.with_crls(load_revocations(path)?);
+    }
+    if !auth.required {
+        builder = builder.allow_unauthenticated();
+    }
+    builder.build().map_err(|error| LoadError {
+        path: auth.ca.clone(),
+        problem: format!("client certificates cannot be checked with it: {error}"),
+        help: None,
+    })
+}
+
+/// Chooses by the name that the client asks for: exact, then `*.` of its first label, then the
+/// first certificate of the chain.
+#[derive(Debug)]
+struct ByName {
+    certificates: Vec<Arc<StoredCert>>,
+}
+
+impl ByName {
+    const fn new(certificates: Vec<Arc<StoredCert>>) -> Self {
+        Self { certificates }
+    }
+
+    fn find(&self, name: &str) -> Option<&Arc<StoredCert>> {
+        let has = |wanted: &str| {
+            self.certificates
+                .iter()
+                .find(|stored| stored.material().info.names.iter().any(|name| name == wanted))
+        };
+        has(name).or_else(|| has(&format!("*.{}", name.split_once('.')?.1)))
+    }
+}
+
+impl ResolvesServerCert for ByName {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        // With one certificate there is nothing to choose.
+        let by_name = match self.certificates.as_slice() {
+            [_] => None,
+            _ => hello.server_name().and_then(|name| self.find(&name.to_ascii_lowercase())),
+        };
+        let chosen = by_name.or_else(|| self.certificates.first())?;
+        Some(Arc::clone(&chosen.material().key))
+    }
+}
