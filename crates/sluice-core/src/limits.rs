@@ -58,7 +58,7 @@ limits! {
     WorkerPipes = "worker_pipes", 128, 0, 4096, Count, "Pipes a worker keeps for splicing; at the bound a bulky stream is copied instead.";
     SourceTable = "source_table_entries", 65_536, 64, 16_777_216, Count, "Sources that a per-source limit remembers per worker; at the bound the one not seen longest is forgotten.";
     FlowTable = "flow_table_entries", 65_536, 16, 4_194_304, Count, "UDP flows per listener and worker; at the bound the flow idle longest makes room if it has been idle for a second, else the datagram is dropped.";
-    HandshakePartial = "handshake_bytes", 64 * KIB, 16 * KIB, MIB, Bytes, "Bytes of an unfinished TLS handshake that are held; at the bound the connection is closed (`tls.protocol`).";
+    HandshakePartial = "handshake_bytes", 64 * KIB, 16 * KIB, 64 * KIB, Bytes, "Bytes of an unfinished TLS handshake that are held; at the bound the connection is closed (`tls.protocol`).";
     LogQueue = "log_queue_records", 16_384, 64, 1_048_576, Count, "Records per worker that wait for the log thread; at the bound records are dropped and counted.";
     ResolvedAddresses = "resolved_addresses", 1024, 1, 65_536, Count, "Addresses taken from one host name; more are left out and counted.";
     EndpointSeries = "endpoint_series", 1000, 0, 100_000, Count, "Endpoints with metrics of their own; the rest share the label `other`.";

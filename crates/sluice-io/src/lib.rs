@@ -1,1 +1,30 @@
+//! Streams and the worker they live on.
+//!
+//! Owns: the context of a worker (clock, timers, buffers, pipes), streams over TCP, unix sockets
+//! and TLS, the pump between two of them, and the seams that inspectors, filters and handlers
+//! implement.
+//! Refuses to know: listeners, chains, clusters, protocols.
+//! Keeps: everything here lives on one thread and is not `Send`; an idle stream holds no buffer.
+#![forbid(unsafe_code)]
 
+pub mod buffers;
+pub mod conn;
+pub mod pipes;
+pub mod pump;
+pub mod raw;
+pub mod seams;
+pub mod stream;
+pub mod timers;
+pub mod tls;
+pub mod wheel;
+pub mod worker;
+
+pub use conn::{Conn, Deadline};
+pub use raw::{RawStream, Socket};
+pub use seams::{
+    Admit, ByteTap, ConnectionFilter, FilterFactory, FilterPlan, Inspection, Inspector,
+    LocalFuture, StreamHandler,
+};
+pub use stream::Stream;
+pub use tls::TlsStream;
+pub use worker::WorkerCx;

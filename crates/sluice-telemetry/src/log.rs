@@ -183,6 +183,19 @@ pub struct LogQueue {
 }
 
 impl LogQueue {
+    /// A queue that no thread reads and no sink wants: for a worker on its own.
+    pub fn nowhere(shard: &Shard) -> Self {
+        let shared = Shared {
+            wanted: AtomicU8::new(0),
+            pending: AtomicBool::new(true),
+            failures: AtomicU64::new(0),
+            rings: Mutex::default(),
+        };
+        let ring = Arc::new(ArrayQueue::new(1));
+        let seed = QueueSeed { ring, shared: Arc::new(shared), thread: std::thread::current() };
+        seed.take_root(shard, "none")
+    }
+
     /// Whether any sink takes records of `kind`; if not, none need be made.
     pub fn wants(&self, kind: RecordKind) -> bool {
         self.seed.shared.wanted.load(Ordering::Relaxed) & kind.bit() != 0

@@ -1,0 +1,141 @@
+//! Buffers that a connection holds only while a peer is slow.
+//!
+//! Owns: free buffers by class, the bytes that are out, the two scratch areas of a worker.
+//! Refuses to know: what is in them. Keeps: a buffer returns on drop; the bytes that are out never
+//! exceed the limit by more than one buffer; scratch is borrowed only within one poll.
+
+use std::cell::{Cell, RefCell};
+use std::ops::{Deref, DerefMut};
+use std::rc::Rc;
+
+/// Sizes of buffers, smallest first.
+const CLASSES: [usize; 3] = [4 << 10, 16 << 10, 80 << 10];
+
+/// Free buffers kept per class.
+const KEEP: usize = 64;
+
+/// Bytes of the area that data is read into.
+pub const SCRATCH: usize = 64 << 10;
+
+/// Bytes of the area for ciphertext: what [`SCRATCH`] bytes of clear text encrypt to, with room to
+/// spare (22 bytes a record of 16 KiB).
+pub const CIPHER_SCRATCH: usize = SCRATCH + (2 << 10);
+
+/// The buffers of a worker.
+#[derive(Clone, Debug)]
+pub struct BufPool(Rc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    free: [RefCell<Vec<Box<[u8]>>>; CLASSES.len()],
+    out: Cell<usize>,
+    limit: usize,
+}
+
+/// The pool is at its limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exhausted;
+
+impl BufPool {
+    /// An empty pool that hands out at most `limit` bytes.
+    pub fn new(limit: usize) -> Self {
+        let free = std::array::from_fn(|_| RefCell::default());
+        Self(Rc::new(Inner { free, out: Cell::new(0), limit }))
+    }
+
+    /// A buffer that holds `bytes`, copied; none larger than the largest class.
+    ///
+    /// # Errors
+    /// The pool is at its limit, or `bytes` is larger than the largest class.
+    pub fn copy(&self, bytes: &[u8]) -> Result<Buf, Exhausted> {
+        let class = CLASSES.iter().position(|size| bytes.len() <= *size).ok_or(Exhausted)?;
+        let size = CLASSES[class];
+        if self.0.out.get() + size > self.0.limit {
+            return Err(Exhausted);
+        }
+        self.0.out.set(self.0.out.get() + size);
+        let free = self.0.free[class].borrow_mut().pop();
+        let mut data = free.unwrap_or_else(|| vec![0; size].into_boxed_slice());
+        data[..bytes.len()].copy_from_slice(bytes);
+        Ok(Buf { data, class, start: 0, end: bytes.len(), pool: Rc::clone(&self.0) })
+    }
+
+    /// Bytes that are out.
+    pub fn bytes_out(&self) -> usize {
+        self.0.out.get()
+    }
+}
+
+/// A buffer with bytes in it; consumed from the front.
+#[derive(Debug)]
+pub struct Buf {
+    data: Box<[u8]>,
+    class: usize,
+    start: usize,
+    end: usize,
+    pool: Rc<Inner>,
+}
+
+impl Buf {
+    /// Takes bytes off the front.
+    pub fn consume(&mut self, count: usize) {
+        self.start = (self.start + count).min(self.end);
+    }
+
+    /// Adds bytes at the end, as many as there is room for; returns how many.
+    pub fn append(&mut self, bytes: &[u8]) -> usize {
+        if self.start > 0 {
+            self.data.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+        }
+        let count = bytes.len().min(self.data.len() - self.end);
+        self.data[self.end..self.end + count].copy_from_slice(&bytes[..count]);
+        self.end += count;
+        count
+    }
+}
+
+impl Deref for Buf {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.data[self.start..self.end]
+    }
+}
+
+impl DerefMut for Buf {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.data[self.start..self.end]
+    }
+}
+
+impl Drop for Buf {
+    fn drop(&mut self) {
+        self.pool.out.set(self.pool.out.get() - self.data.len());
+        let mut free = self.pool.free[self.class].borrow_mut();
+        if free.len() < KEEP {
+            free.push(std::mem::take(&mut self.data));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_come_back_and_the_limit_holds() {
+        let pool = BufPool::new(24 << 10);
+        let mut small = pool.copy(b"hello").unwrap();
+        small.consume(2);
+        assert_eq!(&*small, b"llo");
+        assert_eq!(small.append(b" you"), 4);
+        assert_eq!(&*small, b"llo you");
+        let large = pool.copy(&[1; 5000]).unwrap();
+        assert_eq!((pool.bytes_out(), pool.copy(&[1; 5000]).is_err()), (20 << 10, true));
+        drop((small, large));
+        assert_eq!(pool.bytes_out(), 0);
+        assert_eq!(pool.copy(&[1; 5000]).unwrap().len(), 5000);
+        assert!(pool.copy(&[0; 100_000]).is_err());
+    }
+}

@@ -1,0 +1,132 @@
+//! One connection as all its phases see it, and the table of those that are open.
+//!
+//! Owns: the deadline of the current phase and the switch that ends a connection from outside.
+//! Refuses to know: what the phases are. Keeps: every open connection stands in the table; one that
+//! is told to end does so at its next poll, with the reason it was given.
+
+use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use slab::Slab;
+use sluice_core::{ConnInfo, Moment, Reason};
+
+use crate::timers::Timer;
+use crate::worker::WorkerCx;
+
+/// The deadline of the phase that a connection is in.
+pub type Deadline = Timer;
+
+/// A connection on its worker.
+#[derive(Debug)]
+pub struct Conn {
+    /// What is known about it.
+    pub info: ConnInfo,
+    /// Where it lives.
+    pub worker: Rc<WorkerCx>,
+    /// The deadline of the current phase.
+    pub deadline: Deadline,
+    /// The endpoint it is connected to.
+    pub endpoint: RefCell<Option<Arc<str>>>,
+    killed: Cell<Option<Reason>>,
+    waker: RefCell<Option<Waker>>,
+    place: Cell<usize>,
+}
+
+impl Conn {
+    /// Enters a connection into its worker's table; it leaves on drop.
+    pub fn enter(worker: &Rc<WorkerCx>, info: ConnInfo) -> Rc<Self> {
+        let conn = Rc::new(Self {
+            info,
+            worker: Rc::clone(worker),
+            deadline: Timer::new(&worker.timers),
+            endpoint: RefCell::default(),
+            killed: Cell::new(None),
+            waker: RefCell::default(),
+            place: Cell::new(0),
+        });
+        conn.place.set(worker.connections.0.borrow_mut().insert(Rc::downgrade(&conn)));
+        conn
+    }
+
+    /// Ends the connection at its next poll, which is soon.
+    pub fn kill(&self, why: Reason) {
+        self.killed.set(Some(why));
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Runs the life of the connection, unless it is told to end before.
+    ///
+    /// # Errors
+    /// The reason given to [`Conn::kill`].
+    pub async fn live<T>(&self, life: impl Future<Output = T>) -> Result<T, Reason> {
+        let mut life = pin!(life);
+        poll_fn(|cx| {
+            if let Some(why) = self.killed.get() {
+                return Poll::Ready(Err(why));
+            }
+            self.listen(cx);
+            life.as_mut().poll(cx).map(Ok)
+        })
+        .await
+    }
+
+    fn listen(&self, cx: &Context<'_>) {
+        let mut waker = self.waker.borrow_mut();
+        if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
+        }
+    }
+
+    /// Runs a phase until it is done or `by` has come.
+    ///
+    /// # Errors
+    /// [`Late`] when `by` came first.
+    pub async fn until<T>(&self, by: Moment, phase: impl Future<Output = T>) -> Result<T, Late> {
+        self.deadline.set(by);
+        let mut phase = pin!(phase);
+        let done = poll_fn(|cx| match phase.as_mut().poll(cx) {
+            Poll::Ready(value) => Poll::Ready(Ok(value)),
+            Poll::Pending => self.deadline.poll(cx).map(|()| Err(Late)),
+        })
+        .await;
+        self.deadline.set(Moment::NEVER);
+        done
+    }
+}
+
+impl Drop for Conn {
+    fn drop(&mut self) {
+        self.worker.connections.0.borrow_mut().remove(self.place.get());
+    }
+}
+
+/// The deadline came first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Late;
+
+/// The open connections of a worker.
+#[derive(Debug, Default)]
+pub struct ConnTable(RefCell<Slab<Weak<Conn>>>);
+
+impl ConnTable {
+    /// How many are open.
+    pub fn len(&self) -> usize {
+        self.0.borrow().len()
+    }
+
+    /// Whether none is open.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The open connections now.
+    pub fn list(&self) -> Vec<Rc<Conn>> {
+        self.0.borrow().iter().filter_map(|(_, conn)| conn.upgrade()).collect()
+    }
+}

@@ -1,0 +1,318 @@
+//! The pump between two streams.
+//!
+//! Owns: both directions of a relay, the choice between copying and splicing.
+//! Refuses to know: who the two sides are, timeouts, records.
+//! Keeps: bytes of a direction never overtake each other; a direction reads only when everything it
+//! read before is sent; nothing is held while nothing moves.
+//!
+//! Copying goes through the worker's scratch: one read, one write, and only what the receiver did
+//! not take is kept. A direction whose reads keep filling the scratch moves to `splice(2)` when
+//! both sockets are bare and nobody taps the bytes; it comes back when its moves get small.
+
+use std::io;
+use std::task::{Context, Poll, ready};
+
+use sluice_sys::pipe::Pipe;
+
+use crate::buffers::SCRATCH;
+use crate::seams::ByteTap;
+use crate::stream::Stream;
+use crate::worker::WorkerCx;
+
+#[cfg(test)]
+mod tests;
+
+/// Reads in a row that fill the scratch before a direction splices.
+const FULL_READS: u8 = 4;
+
+/// Moves in a row under [`SMALL_MOVE`] before a direction copies again.
+const SMALL_MOVES: u8 = 8;
+const SMALL_MOVE: usize = 16 << 10;
+
+/// Reads or moves of one direction in one poll; then others get their turn.
+const BUDGET: u8 = 16;
+
+/// Two streams and what moves between them.
+#[derive(Debug)]
+pub struct Pump {
+    /// The client's side.
+    pub downstream: Stream,
+    /// The endpoint's side.
+    pub upstream: Stream,
+    to_upstream: Direction,
+    to_downstream: Direction,
+}
+
+/// What a poll of the pump brought.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moved {
+    /// Bytes read from the client.
+    pub received: u64,
+    /// Bytes read from the endpoint.
+    pub sent: u64,
+}
+
+/// How the pump stopped.
+#[derive(Debug)]
+pub enum Stopped {
+    /// Both sides finished in order.
+    Done,
+    /// The client's side failed.
+    Downstream(io::Error),
+    /// The endpoint's side failed.
+    Upstream(io::Error),
+}
+
+/// Which side of a direction failed.
+enum Failed {
+    From(io::Error),
+    To(io::Error),
+}
+
+impl Pump {
+    /// A pump that has not moved anything.
+    pub fn new(downstream: Stream, upstream: Stream) -> Self {
+        Self {
+            downstream,
+            upstream,
+            to_upstream: Direction::default(),
+            to_downstream: Direction::default(),
+        }
+    }
+
+    /// Moves what can be moved. What moved is added to `moved`, stopped or not.
+    pub fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        worker: &WorkerCx,
+        tap: Option<&dyn ByteTap>,
+        moved: &mut Moved,
+    ) -> Poll<Stopped> {
+        let other_done = self.to_downstream.is_done();
+        let mut lane = Lane { worker, tap: tap.map(|tap| (tap, Way::Up)), other_done };
+        let up = self.to_upstream.poll(
+            cx,
+            &mut lane,
+            &mut self.downstream,
+            &mut self.upstream,
+            &mut moved.received,
+        );
+        match up {
+            Poll::Ready(Err(Failed::From(error))) => {
+                return Poll::Ready(Stopped::Downstream(error));
+            }
+            Poll::Ready(Err(Failed::To(error))) => return Poll::Ready(Stopped::Upstream(error)),
+            _ => {}
+        }
+        let other_done = self.to_upstream.is_done();
+        let mut lane = Lane { worker, tap: tap.map(|tap| (tap, Way::Down)), other_done };
+        let down = self.to_downstream.poll(
+            cx,
+            &mut lane,
+            &mut self.upstream,
+            &mut self.downstream,
+            &mut moved.sent,
+        );
+        match down {
+            Poll::Ready(Err(Failed::From(error))) => Poll::Ready(Stopped::Upstream(error)),
+            Poll::Ready(Err(Failed::To(error))) => Poll::Ready(Stopped::Downstream(error)),
+            Poll::Ready(Ok(())) if self.to_upstream.is_done() => Poll::Ready(Stopped::Done),
+            _ => Poll::Pending,
+        }
+    }
+
+    /// Whether one side has finished and the other has not.
+    pub const fn is_half_closed(&self) -> bool {
+        self.to_upstream.is_done() != self.to_downstream.is_done()
+    }
+
+    /// Gives the pipes back. Call it when the pump is done with.
+    pub fn release(&mut self, worker: &WorkerCx) {
+        for direction in [&mut self.to_upstream, &mut self.to_downstream] {
+            if let Some(pipe) = direction.pipe.take() {
+                worker.pipes.give(pipe);
+            }
+        }
+    }
+}
+
+/// What a direction needs to know of its surroundings.
+struct Lane<'a> {
+    worker: &'a WorkerCx,
+    tap: Option<(&'a dyn ByteTap, Way)>,
+    /// The other direction is done: closing the sockets says the rest.
+    other_done: bool,
+}
+
+#[derive(Clone, Copy)]
+enum Way {
+    Up,
+    Down,
+}
+
+#[derive(Debug, Default)]
+struct Direction {
+    state: State,
+    /// Full reads while copying; small moves while splicing.
+    streak: u8,
+    pipe: Option<Pipe>,
+    /// The kernel said that one of the sockets cannot be spliced.
+    unspliceable: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum State {
+    #[default]
+    Copying,
+    Splicing,
+    /// The end was read; what is left over is still on its way.
+    Finishing,
+    /// The goodbye of TLS is on its way.
+    SayingGoodbye,
+    Done,
+}
+
+impl Direction {
+    const fn is_done(&self) -> bool {
+        matches!(self.state, State::Done)
+    }
+
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        lane: &mut Lane<'_>,
+        from: &mut Stream,
+        to: &mut Stream,
+        moved: &mut u64,
+    ) -> Poll<Result<(), Failed>> {
+        for _ in 0..BUDGET {
+            match self.state {
+                State::Copying => ready!(self.copy(cx, lane, from, to, moved))?,
+                State::Splicing => ready!(self.splice(cx, lane.worker, from, to, moved))?,
+                State::Finishing => {
+                    ready!(to.poll_flushed(cx)).map_err(Failed::To)?;
+                    to.say_goodbye(cx, lane.worker).map_err(Failed::To)?;
+                    self.state = State::SayingGoodbye;
+                }
+                State::SayingGoodbye => {
+                    ready!(to.poll_flushed(cx)).map_err(Failed::To)?;
+                    if !lane.other_done {
+                        to.raw().finish().map_err(Failed::To)?;
+                    }
+                    self.state = State::Done;
+                }
+                State::Done => return Poll::Ready(Ok(())),
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn copy(
+        &mut self,
+        cx: &mut Context<'_>,
+        lane: &Lane<'_>,
+        from: &mut Stream,
+        to: &mut Stream,
+        moved: &mut u64,
+    ) -> Poll<Result<(), Failed>> {
+        ready!(to.poll_flushed(cx)).map_err(Failed::To)?;
+        let worker = lane.worker;
+        let count = ready!(worker.with_scratch(|scratch| {
+            let count = ready!(from.poll_recv(cx, worker, scratch)).map_err(Failed::From)?;
+            match lane.tap {
+                Some((tap, Way::Up)) => tap.received(&scratch[..count]),
+                Some((tap, Way::Down)) => tap.sent(&scratch[..count]),
+                None => {}
+            }
+            if count > 0 {
+                to.send(cx, worker, &scratch[..count]).map_err(Failed::To)?;
+            }
+            Poll::Ready(Ok(count))
+        }))?;
+        *moved += count as u64;
+        if count == 0 {
+            self.state = State::Finishing;
+            return Poll::Ready(Ok(()));
+        }
+        self.streak = if count == SCRATCH { self.streak.saturating_add(1) } else { 0 };
+        let may_splice = !self.unspliceable && lane.tap.is_none() && is_bare(from) && is_bare(to);
+        if self.streak >= FULL_READS && may_splice {
+            (self.state, self.streak) = (State::Splicing, 0);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn splice(
+        &mut self,
+        cx: &mut Context<'_>,
+        worker: &WorkerCx,
+        from: &Stream,
+        to: &Stream,
+        moved: &mut u64,
+    ) -> Poll<Result<(), Failed>> {
+        let Some(mut pipe) = self.pipe.take().or_else(|| worker.pipes.take(worker.now())) else {
+            (self.state, self.streak) = (State::Copying, 0);
+            return Poll::Ready(Ok(()));
+        };
+        if pipe.held() > 0 {
+            return self.drain(cx, worker, to, pipe);
+        }
+        match from.raw().poll_fill(cx, &mut pipe) {
+            // Nothing lies in it, so somebody else may have it while we wait.
+            Poll::Pending => {
+                worker.pipes.give(pipe);
+                return Poll::Pending;
+            }
+            Poll::Ready(Err(error)) => {
+                worker.pipes.give(pipe);
+                if error.kind() == io::ErrorKind::InvalidInput {
+                    (self.state, self.unspliceable) = (State::Copying, true);
+                    return Poll::Ready(Ok(()));
+                }
+                return Poll::Ready(Err(Failed::From(error)));
+            }
+            Poll::Ready(Ok(0)) => {
+                worker.pipes.give(pipe);
+                self.state = State::Finishing;
+                return Poll::Ready(Ok(()));
+            }
+            Poll::Ready(Ok(count)) => {
+                *moved += count as u64;
+                self.streak = if count < SMALL_MOVE { self.streak + 1 } else { 0 };
+            }
+        }
+        self.drain(cx, worker, to, pipe)
+    }
+
+    fn drain(
+        &mut self,
+        cx: &mut Context<'_>,
+        worker: &WorkerCx,
+        to: &Stream,
+        mut pipe: Pipe,
+    ) -> Poll<Result<(), Failed>> {
+        match to.raw().poll_drain(cx, &mut pipe) {
+            Poll::Ready(Ok(())) => {
+                worker.pipes.give(pipe);
+                // Only now, with the pipe empty, may a copy follow without overtaking.
+                if self.streak >= SMALL_MOVES {
+                    (self.state, self.streak) = (State::Copying, 0);
+                }
+                Poll::Ready(Ok(()))
+            }
+            Poll::Ready(Err(error)) => {
+                worker.pipes.give(pipe);
+                Poll::Ready(Err(Failed::To(error)))
+            }
+            Poll::Pending => {
+                self.pipe = Some(pipe);
+                Poll::Pending
+            }
+        }
+    }
+}
+
+fn is_bare(stream: &Stream) -> bool {
+    matches!(stream, Stream::Raw(raw) if raw.is_bare())
+}

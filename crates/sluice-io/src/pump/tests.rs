@@ -1,0 +1,182 @@
+use std::future::{Future, poll_fn};
+use std::rc::Rc;
+
+use sluice_core::clock::ClockOrigin;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::*;
+use crate::raw::{RawStream, Socket};
+
+fn run(test: impl Future<Output = ()>) {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default());
+    runtime.unwrap().block_on(test);
+}
+
+async fn tcp_pair() -> (TcpStream, Stream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (far, _) = listener.accept().await.unwrap();
+    (near, Stream::Raw(RawStream::new(Socket::Tcp(far))))
+}
+
+struct Rig {
+    worker: Rc<WorkerCx>,
+    client: TcpStream,
+    server: TcpStream,
+    pump: Pump,
+}
+
+impl Rig {
+    async fn new() -> Self {
+        let worker = WorkerCx::solitary(ClockOrigin::read().clock());
+        let ((client, downstream), (server, upstream)) = (tcp_pair().await, tcp_pair().await);
+        Self { worker, client, server, pump: Pump::new(downstream, upstream) }
+    }
+
+    /// Pumps to the end and closes both sockets, as whoever owns a pump does.
+    async fn pump_until_stopped(mut pump: Pump, worker: &WorkerCx, moved: &mut Moved) -> Stopped {
+        let stopped = poll_fn(|cx| pump.poll(cx, worker, None, moved)).await;
+        pump.release(worker);
+        stopped
+    }
+}
+
+fn pattern(length: usize) -> Vec<u8> {
+    (0..length).map(|n| u8::try_from(n * 7 % 251).unwrap()).collect()
+}
+
+#[test]
+fn each_side_may_finish_first() {
+    run(async {
+        let Rig { worker, mut client, mut server, pump } = Rig::new().await;
+        let mut moved = Moved::default();
+        let ends = async {
+            client.write_all(b"question").await.unwrap();
+            client.shutdown().await.unwrap();
+            let mut got = Vec::new();
+            server.read_to_end(&mut got).await.unwrap();
+            assert_eq!(got, b"question");
+            server.write_all(b"a long answer").await.unwrap();
+            drop(server);
+            got.clear();
+            client.read_to_end(&mut got).await.unwrap();
+            assert_eq!(got, b"a long answer");
+        };
+        let (stopped, ()) = tokio::join!(Rig::pump_until_stopped(pump, &worker, &mut moved), ends);
+        assert!(matches!(stopped, Stopped::Done), "{stopped:?}");
+        assert_eq!(moved, Moved { received: 8, sent: 13 });
+    });
+}
+
+#[test]
+fn bulk_is_spliced_and_arrives_whole_both_ways() {
+    run(async {
+        let Rig { worker, client, server, mut pump } = Rig::new().await;
+        let data = pattern(24 << 20);
+        let mut moved = Moved::default();
+        let mut spliced = false;
+        let side = |mut stream: TcpStream, data: Vec<u8>| async move {
+            let (mut read, mut write) = stream.split();
+            let mut got = Vec::new();
+            let (sent, received) = tokio::join!(
+                async {
+                    write.write_all(&data).await?;
+                    write.shutdown().await
+                },
+                read.read_to_end(&mut got)
+            );
+            sent.unwrap();
+            received.unwrap();
+            assert!(got == data);
+        };
+        let pumping = async {
+            let stopped = poll_fn(|cx| {
+                let polled = pump.poll(cx, &worker, None, &mut moved);
+                spliced |= pump.to_upstream.state == State::Splicing
+                    && pump.to_downstream.state == State::Splicing;
+                polled
+            })
+            .await;
+            pump.release(&worker);
+            drop(pump);
+            stopped
+        };
+        let (stopped, (), ()) =
+            tokio::join!(pumping, side(client, data.clone()), side(server, data.clone()));
+        assert!(matches!(stopped, Stopped::Done) && spliced, "{stopped:?}, spliced: {spliced}");
+        assert_eq!(moved, Moved { received: 24 << 20, sent: 24 << 20 });
+        assert_eq!(worker.buffers.bytes_out(), 0);
+    });
+}
+
+#[test]
+fn with_a_tap_bulk_is_copied() {
+    run(async {
+        let Rig { worker, client, mut server, mut pump } = Rig::new().await;
+        let data = pattern(8 << 20);
+        let mut moved = Moved::default();
+        let sending = async {
+            server.write_all(&data).await.unwrap();
+            drop(server);
+        };
+        let receiving = async {
+            let mut client = client;
+            let mut got = Vec::new();
+            client.read_to_end(&mut got).await.unwrap();
+            assert!(got == data);
+        };
+        let tap = Counting::default();
+        let pumping = poll_fn(|cx| {
+            let polled = pump.poll(cx, &worker, Some(&tap), &mut moved);
+            assert_ne!(pump.to_downstream.state, State::Splicing);
+            // Until the client closes only one direction can be done.
+            if pump.is_half_closed() { Poll::Ready(None) } else { polled.map(Some) }
+        });
+        let ((stopped, ()), ()) = tokio::join!(async { tokio::join!(pumping, sending) }, receiving);
+        assert!(stopped.is_none(), "{stopped:?}");
+        assert_eq!(tap.0.get(), 8 << 20);
+    });
+}
+
+#[derive(Debug, Default)]
+struct Counting(std::cell::Cell<usize>);
+impl ByteTap for Counting {
+    fn received(&self, bytes: &[u8]) {
+        assert!(bytes.is_empty(), "the client said nothing");
+    }
+
+    fn sent(&self, bytes: &[u8]) {
+        self.0.set(self.0.get() + bytes.len());
+    }
+}
+
+#[test]
+fn a_reset_is_told_apart_by_side() {
+    run(async {
+        for from_client in [true, false] {
+            let Rig { worker, client, server, pump } = Rig::new().await;
+            let victim = if from_client { &client } else { &server };
+            sluice_sys::socket::reset_on_close(victim);
+            let keep = if from_client {
+                drop(client);
+                server
+            } else {
+                drop(server);
+                client
+            };
+            let stopped = Rig::pump_until_stopped(pump, &worker, &mut Moved::default()).await;
+            match stopped {
+                Stopped::Downstream(error) if from_client => {
+                    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset)
+                }
+                Stopped::Upstream(error) if !from_client => {
+                    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset)
+                }
+                other => panic!("{other:?}"),
+            }
+            drop(keep);
+        }
+    });
+}

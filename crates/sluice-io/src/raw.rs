@@ -1,0 +1,196 @@
+//! A stream over a socket of the kernel.
+//!
+//! Owns: the socket, bytes given back to be read again, bytes that the peer was too slow to take.
+//! Refuses to know: TLS and what the bytes mean. Keeps: bytes are read in the order they came,
+//! given-back ones first; `send` takes everything, and is only called when nothing is left over.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use sluice_sys::pipe::Pipe;
+use sluice_sys::socket::reset_on_close;
+use tokio::io::{AsyncRead as _, AsyncWrite as _, Interest, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+
+use crate::buffers::{Buf, BufPool, Exhausted};
+
+/// A connected socket.
+#[derive(Debug)]
+pub enum Socket {
+    /// TCP.
+    Tcp(TcpStream),
+    /// A unix stream socket.
+    Unix(UnixStream),
+}
+
+/// Runs `$body` with `$s` bound to the socket, whichever it is.
+macro_rules! each {
+    ($socket:expr, $s:ident => $body:expr) => {
+        match $socket {
+            Socket::Tcp($s) => $body,
+            Socket::Unix($s) => $body,
+        }
+    };
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        each!(self, s => s.as_fd())
+    }
+}
+
+/// A socket, what was given back, and what is left over.
+#[derive(Debug)]
+pub struct RawStream {
+    socket: Socket,
+    replay: Option<Buf>,
+    unsent: Option<Buf>,
+}
+
+impl RawStream {
+    /// A stream over `socket`.
+    pub const fn new(socket: Socket) -> Self {
+        Self { socket, replay: None, unsent: None }
+    }
+
+    /// The socket.
+    pub const fn socket(&self) -> &Socket {
+        &self.socket
+    }
+
+    /// The socket alone; what was given back or left over is lost.
+    pub fn into_socket(self) -> Socket {
+        self.socket
+    }
+
+    /// Gives bytes back: they are read first. Only one buffer can be given back at a time.
+    pub fn give_back(&mut self, bytes: Buf) {
+        debug_assert!(self.replay.is_none(), "one buffer at a time");
+        self.replay = Some(bytes).filter(|bytes| !bytes.is_empty());
+    }
+
+    /// Whether bytes move straight between the socket and whoever reads or writes.
+    pub const fn is_bare(&self) -> bool {
+        self.replay.is_none() && self.unsent.is_none()
+    }
+
+    /// Reads into `into`; 0 is the end of the stream.
+    ///
+    /// # Errors
+    /// What the socket said.
+    pub fn poll_recv(&mut self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
+        if let Some(replay) = &mut self.replay {
+            let count = replay.len().min(into.len());
+            into[..count].copy_from_slice(&replay[..count]);
+            replay.consume(count);
+            if replay.is_empty() {
+                self.replay = None;
+            }
+            return Poll::Ready(Ok(count));
+        }
+        let mut buffer = ReadBuf::new(into);
+        ready!(each!(&mut self.socket, s => Pin::new(s).poll_read(cx, &mut buffer)))?;
+        Poll::Ready(Ok(buffer.filled().len()))
+    }
+
+    /// Ready when nothing is left over from the last `send`.
+    ///
+    /// # Errors
+    /// What the socket said.
+    pub fn poll_flushed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while let Some(unsent) = &mut self.unsent {
+            let count = ready!(each!(&mut self.socket, s => Pin::new(s).poll_write(cx, unsent)))?;
+            unsent.consume(count);
+            if unsent.is_empty() {
+                self.unsent = None;
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Sends all of `data`: at once what the socket takes, the rest as it takes it.
+    ///
+    /// # Errors
+    /// What the socket said; `OutOfMemory` when the worker has no buffer for the rest.
+    pub fn send(
+        &mut self,
+        cx: &mut Context<'_>,
+        pool: &BufPool,
+        mut data: &[u8],
+    ) -> io::Result<()> {
+        if let Some(unsent) = &mut self.unsent {
+            let count = unsent.append(data);
+            return if count == data.len() { Ok(()) } else { Err(no_buffer(Exhausted)) };
+        }
+        while !data.is_empty() {
+            match each!(&mut self.socket, s => Pin::new(s).poll_write(cx, data)) {
+                Poll::Ready(count) => data = &data[count?..],
+                Poll::Pending => {
+                    self.unsent = Some(pool.copy(data).map_err(no_buffer)?);
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends our side of the stream. Call it when everything is flushed.
+    ///
+    /// # Errors
+    /// What the socket said; one that the peer has left already is no error.
+    pub fn finish(&self) -> io::Result<()> {
+        match rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Write) {
+            Ok(()) | Err(rustix::io::Errno::NOTCONN) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Makes the end of this value reach the peer as a reset.
+    pub fn reset_on_drop(&self) {
+        if let Socket::Tcp(tcp) = &self.socket {
+            reset_on_close(tcp);
+        }
+    }
+
+    /// Moves bytes from the socket into an empty pipe; 0 is the end of the stream.
+    ///
+    /// # Errors
+    /// What `splice(2)` said.
+    pub(crate) fn poll_fill(
+        &self,
+        cx: &mut Context<'_>,
+        pipe: &mut Pipe,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(each!(&self.socket, s => s.poll_read_ready(cx)))?;
+            match each!(&self.socket, s => s.try_io(Interest::READABLE, || pipe.fill(s))) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                moved => return Poll::Ready(moved),
+            }
+        }
+    }
+
+    /// Moves bytes out of a pipe into the socket until it is empty.
+    ///
+    /// # Errors
+    /// What `splice(2)` said.
+    pub(crate) fn poll_drain(&self, cx: &mut Context<'_>, pipe: &mut Pipe) -> Poll<io::Result<()>> {
+        while pipe.held() > 0 {
+            ready!(each!(&self.socket, s => s.poll_write_ready(cx)))?;
+            match each!(&self.socket, s => s.try_io(Interest::WRITABLE, || pipe.drain(s))) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                moved => drop(moved?),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+fn no_buffer(_: Exhausted) -> io::Error {
+    io::Error::new(
+        io::ErrorKind::OutOfMemory,
+        "no buffer is left on this worker (limit worker_buffer_bytes)",
+    )
+}

@@ -1,0 +1,96 @@
+//! A stream as phases and pumps see it: clear text in, clear text out.
+//!
+//! Owns: the choice between a bare socket and TLS over one. Refuses to know: who is at either end.
+//! Keeps: an enum, never a box on the byte path, so that the pump can see two bare sockets.
+
+use std::io;
+use std::task::{Context, Poll};
+
+use crate::buffers::Buf;
+use crate::raw::RawStream;
+use crate::tls::TlsStream;
+use crate::worker::WorkerCx;
+
+/// A stream of bytes both ways.
+#[derive(Debug)]
+pub enum Stream {
+    /// Straight to the socket.
+    Raw(RawStream),
+    /// TLS, shaken hands.
+    Tls(Box<TlsStream>),
+}
+
+impl Stream {
+    /// Reads clear text into `into`, which is no larger than the scratch; 0 is the end.
+    ///
+    /// # Errors
+    /// What the socket or TLS said.
+    pub fn poll_recv(
+        &mut self,
+        cx: &mut Context<'_>,
+        worker: &WorkerCx,
+        into: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Raw(raw) => raw.poll_recv(cx, into),
+            Self::Tls(tls) => tls.poll_recv(cx, worker, into),
+        }
+    }
+
+    /// Ready when nothing is left over from the last `send`.
+    ///
+    /// # Errors
+    /// What the socket said.
+    pub fn poll_flushed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Raw(raw) => raw.poll_flushed(cx),
+            Self::Tls(tls) => tls.raw.poll_flushed(cx),
+        }
+    }
+
+    /// Sends all of `data`, at most a scratch full. Call it when [`Stream::poll_flushed`] is ready.
+    ///
+    /// # Errors
+    /// What the socket or TLS said.
+    pub fn send(&mut self, cx: &mut Context<'_>, worker: &WorkerCx, data: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Raw(raw) => raw.send(cx, &worker.buffers, data),
+            Self::Tls(tls) => tls.send(cx, worker, data),
+        }
+    }
+
+    /// Says in TLS that nothing more will be sent; a bare socket has no such word.
+    ///
+    /// # Errors
+    /// What the socket or TLS said.
+    pub fn say_goodbye(&mut self, cx: &mut Context<'_>, worker: &WorkerCx) -> io::Result<()> {
+        match self {
+            Self::Raw(_) => Ok(()),
+            Self::Tls(tls) => tls.say_goodbye(cx, worker),
+        }
+    }
+
+    /// The socket below.
+    pub const fn raw(&self) -> &RawStream {
+        match self {
+            Self::Raw(raw) => raw,
+            Self::Tls(tls) => &tls.raw,
+        }
+    }
+
+    /// Whether the peer ended a TLS stream without saying so.
+    pub const fn was_truncated(&self) -> bool {
+        match self {
+            Self::Raw(_) => false,
+            Self::Tls(tls) => tls.was_truncated(),
+        }
+    }
+
+    /// Gives clear text back: it is read first.
+    pub fn give_back(&mut self, bytes: Buf) {
+        match self {
+            Self::Raw(raw) => raw.give_back(bytes),
+            Self::Tls(tls) => tls.give_back(bytes),
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! The timers of a worker: the wheel, driven by the runtime.
+//!
+//! Owns: one task that sleeps until the wheel has something to do. Refuses to know: what waits.
+//! Keeps: with no deadline set nothing is armed; a deadline costs no timer of the runtime.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use sluice_core::{Clock, Moment};
+
+use crate::wheel::{Key, TICK, Wheel};
+
+/// Deadlines of one worker.
+#[derive(Debug)]
+pub struct Timers {
+    clock: Clock,
+    wheel: RefCell<Wheel<Option<Waker>>>,
+    /// The tick the driver sleeps until.
+    armed: Cell<u64>,
+    driver: RefCell<Option<Waker>>,
+}
+
+impl Timers {
+    /// No deadlines yet. [`Timers::drive`] must run for any to come.
+    pub fn new(clock: Clock) -> Rc<Self> {
+        Rc::new(Self {
+            clock,
+            wheel: RefCell::default(),
+            armed: Cell::new(u64::MAX),
+            driver: RefCell::default(),
+        })
+    }
+
+    /// Wakes what is due, for ever.
+    pub async fn drive(self: Rc<Self>) {
+        loop {
+            let now = self.clock.now();
+            let mut due = Vec::new();
+            let next = {
+                let mut wheel = self.wheel.borrow_mut();
+                wheel.advance(floor_tick(now), |waker| due.extend(waker.take()));
+                wheel.next().unwrap_or(u64::MAX)
+            };
+            due.into_iter().for_each(Waker::wake);
+            self.armed.set(next);
+            let until = if next == u64::MAX { None } else { self.clock.instant(moment_of(next)) };
+            let mut sleep = pin!(async {
+                match until {
+                    Some(until) => tokio::time::sleep_until(until.into()).await,
+                    None => std::future::pending().await,
+                }
+            });
+            // Wakes by the clock, or when an earlier deadline was set.
+            poll_fn(|cx| {
+                *self.driver.borrow_mut() = Some(cx.waker().clone());
+                if self.armed.get() < next { Poll::Ready(()) } else { sleep.as_mut().poll(cx) }
+            })
+            .await;
+        }
+    }
+
+    fn set(&self, key: Key, at: Moment) {
+        let tick = ceil_tick(at);
+        self.wheel.borrow_mut().set(key, tick);
+        if tick < self.armed.get() {
+            self.armed.set(tick);
+            if let Some(driver) = &*self.driver.borrow() {
+                driver.wake_by_ref();
+            }
+        }
+    }
+}
+
+const fn floor_tick(at: Moment) -> u64 {
+    at.as_micros() / TICK.as_micros() as u64
+}
+
+const fn ceil_tick(at: Moment) -> u64 {
+    if at.as_micros() == Moment::NEVER.as_micros() {
+        u64::MAX
+    } else {
+        at.as_micros().div_ceil(TICK.as_micros() as u64)
+    }
+}
+
+const fn moment_of(tick: u64) -> Moment {
+    Moment::from_micros(tick.saturating_mul(TICK.as_micros() as u64))
+}
+
+/// One deadline, moved about by whoever owns it. Removed on drop.
+#[derive(Debug)]
+pub struct Timer {
+    timers: Rc<Timers>,
+    key: Key,
+    at: Cell<Moment>,
+}
+
+impl Timer {
+    /// A deadline that never comes until it is set.
+    pub fn new(timers: &Rc<Timers>) -> Self {
+        let key = timers.wheel.borrow_mut().insert(None);
+        Self { timers: Rc::clone(timers), key, at: Cell::new(Moment::NEVER) }
+    }
+
+    /// Moves the deadline. Later is cheap: it writes two fields.
+    pub fn set(&self, at: Moment) {
+        self.at.set(at);
+        self.timers.set(self.key, at);
+    }
+
+    /// The deadline.
+    pub const fn at(&self) -> Moment {
+        self.at.get()
+    }
+
+    /// Ready once the deadline has come; else wakes the task of `cx` then.
+    pub fn poll(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut wheel = self.timers.wheel.borrow_mut();
+        if wheel.is_due(self.key) {
+            return Poll::Ready(());
+        }
+        let waker = wheel.value(self.key);
+        if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        self.timers.wheel.borrow_mut().remove(self.key);
+    }
+}

@@ -1,0 +1,313 @@
+//! TLS over a socket, without buffers of its own while it is idle.
+//!
+//! Owns: the rustls session, ciphertext of a record that has not come whole, clear text given back.
+//! Refuses to know: certificates, and what the clear text means.
+//! Keeps: bytes are decrypted and encrypted in the worker's scratch; what is kept between polls is
+//! at most one unfinished flight of the handshake (`handshake_bytes`) or one unfinished record.
+//!
+//! Built on rustls' unbuffered sessions: the machine is fed a slice and says how much of it to
+//! discard. Bytes that are not discarded must come again at the same place, with more behind them.
+
+use std::io;
+use std::task::{Context, Poll, ready};
+
+use rustls::client::UnbufferedClientConnection;
+use rustls::pki_types::ServerName;
+use rustls::server::UnbufferedServerConnection;
+use sluice_core::connection::TlsFacts;
+use sluice_core::limits::Limit;
+
+use crate::buffers::{Buf, SCRATCH};
+use crate::raw::RawStream;
+use crate::worker::WorkerCx;
+
+mod session;
+#[cfg(test)]
+mod tests;
+
+use session::{Fed, Session};
+
+/// A TLS session over a socket.
+#[derive(Debug)]
+pub struct TlsStream {
+    pub(crate) raw: RawStream,
+    session: Session,
+    /// Ciphertext that rustls wants to see again with more behind it.
+    partial: Vec<u8>,
+    /// Clear text to be read before anything else.
+    surplus: Option<Buf>,
+    peer_finished: bool,
+    truncated: bool,
+    /// The session failed; it is not asked for anything any more.
+    failed: bool,
+}
+
+impl TlsStream {
+    /// The server's side over `raw`, which may have a ClientHello given back to it.
+    ///
+    /// # Errors
+    /// The configuration cannot be used.
+    pub fn server(raw: RawStream, tls: &sluice_tls::ServerTls) -> Result<Self, rustls::Error> {
+        let session = UnbufferedServerConnection::new(tls.config.clone())?;
+        Ok(Self::new(raw, Session::Server(Box::new(session))))
+    }
+
+    /// The client's side over `raw`, for a server that must prove to be `name`.
+    ///
+    /// # Errors
+    /// The configuration cannot be used.
+    pub fn client(
+        raw: RawStream,
+        tls: &sluice_tls::ClientTls,
+        name: ServerName<'static>,
+    ) -> Result<Self, rustls::Error> {
+        let session = UnbufferedClientConnection::new(tls.config.clone(), name)?;
+        Ok(Self::new(raw, Session::Client(Box::new(session))))
+    }
+
+    const fn new(raw: RawStream, session: Session) -> Self {
+        Self {
+            raw,
+            session,
+            partial: Vec::new(),
+            surplus: None,
+            peer_finished: false,
+            truncated: false,
+            failed: false,
+        }
+    }
+
+    /// Shakes hands.
+    ///
+    /// # Errors
+    /// [`HandshakeError`]; an alert that tells the peer why was sent as far as it could be.
+    pub fn poll_handshake(
+        &mut self,
+        cx: &mut Context<'_>,
+        worker: &WorkerCx,
+    ) -> Poll<Result<(), HandshakeError>> {
+        // A client speaks first.
+        if self.session.wants_to_speak() {
+            self.feed(cx, worker, 0, &mut [], &mut [])?;
+        }
+        while self.session.is_handshaking() {
+            ready!(self.raw.poll_flushed(cx))?;
+            let got = ready!(worker.with_cipher(|cipher| self.read_and_feed(
+                cx,
+                worker,
+                cipher,
+                &mut []
+            )))?;
+            if got == Got::End {
+                return Poll::Ready(Err(HandshakeError::Io(io::ErrorKind::UnexpectedEof.into())));
+            }
+            if self.partial.len() > worker.limits.size(Limit::HandshakePartial) {
+                return Poll::Ready(Err(HandshakeError::TooLarge));
+            }
+        }
+        self.raw.poll_flushed(cx).map_err(Into::into)
+    }
+
+    /// Reads clear text. See [`Stream::poll_recv`](crate::Stream::poll_recv).
+    ///
+    /// # Errors
+    /// What the socket said; `InvalidData` when the peer broke the protocol.
+    pub(crate) fn poll_recv(
+        &mut self,
+        cx: &mut Context<'_>,
+        worker: &WorkerCx,
+        into: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        if let Some(surplus) = &mut self.surplus {
+            let count = surplus.len().min(into.len());
+            into[..count].copy_from_slice(&surplus[..count]);
+            surplus.consume(count);
+            if surplus.is_empty() {
+                self.surplus = None;
+            }
+            return Poll::Ready(Ok(count));
+        }
+        loop {
+            if self.peer_finished {
+                return Poll::Ready(Ok(0));
+            }
+            let got = worker.with_cipher(|cipher| self.read_and_feed(cx, worker, cipher, into));
+            match ready!(got).map_err(HandshakeError::into_io)? {
+                Got::Clear(0) => {}
+                Got::Clear(count) => return Poll::Ready(Ok(count)),
+                Got::End => {
+                    self.truncated = !self.peer_finished;
+                    self.peer_finished = true;
+                }
+            }
+        }
+    }
+
+    /// Reads ciphertext behind what is unfinished, and feeds it.
+    fn read_and_feed(
+        &mut self,
+        cx: &mut Context<'_>,
+        worker: &WorkerCx,
+        cipher: &mut [u8],
+        clear: &mut [u8],
+    ) -> Poll<Result<Got, HandshakeError>> {
+        let held = self.partial.len();
+        cipher[..held].copy_from_slice(&self.partial);
+        // Ciphertext is never shorter than its clear text, so that a scratch full has no surplus.
+        let room = if clear.len() == SCRATCH { SCRATCH } else { cipher.len() };
+        if held >= room {
+            return Poll::Ready(Err(HandshakeError::TooLarge));
+        }
+        let count = ready!(self.raw.poll_recv(cx, &mut cipher[held..room]))?;
+        if count == 0 {
+            return Poll::Ready(Ok(Got::End));
+        }
+        let clear_count = self.feed(cx, worker, held + count, cipher, clear)?;
+        Poll::Ready(Ok(Got::Clear(clear_count)))
+    }
+
+    /// Feeds the first `filled` bytes of `cipher`, keeps what is unfinished, sends what the session
+    /// has to say. Returns how much clear text came out into `clear`.
+    fn feed(
+        &mut self,
+        cx: &mut Context<'_>,
+        worker: &WorkerCx,
+        filled: usize,
+        cipher: &mut [u8],
+        clear: &mut [u8],
+    ) -> Result<usize, HandshakeError> {
+        let mut fed = Fed::new(clear);
+        let outcome = self.session.feed(&mut cipher[..filled], &mut fed);
+        let Fed { discard, clear_count, surplus, peer_finished, say, .. } = fed;
+        if !say.is_empty() {
+            let sent = self.raw.send(cx, &worker.buffers, &say);
+            // The error of the session says more than that the peer did not hear of it.
+            if outcome.is_ok() {
+                sent?;
+            }
+        }
+        self.failed |= outcome.is_err();
+        outcome?;
+        self.peer_finished |= peer_finished;
+        self.partial.clear();
+        self.partial.extend_from_slice(&cipher[discard..filled]);
+        if self.partial.is_empty() {
+            // An idle connection holds no buffer.
+            self.partial = Vec::new();
+        }
+        if !surplus.is_empty() {
+            let kept = worker.buffers.copy(&surplus).map_err(|_| HandshakeError::TooLarge)?;
+            self.surplus = Some(kept);
+        }
+        Ok(clear_count)
+    }
+
+    /// Encrypts and sends. See [`Stream::send`](crate::Stream::send).
+    ///
+    /// # Errors
+    /// What the socket said, or that the session cannot send any more.
+    pub(crate) fn send(
+        &mut self,
+        cx: &mut Context<'_>,
+        worker: &WorkerCx,
+        data: &[u8],
+    ) -> io::Result<()> {
+        if self.failed {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        worker.with_cipher(|cipher| {
+            let count = self
+                .session
+                .encrypt(&mut self.partial, data, cipher)
+                .map_err(HandshakeError::into_io)?;
+            self.raw.send(cx, &worker.buffers, &cipher[..count])
+        })
+    }
+
+    /// Sends a close_notify, once.
+    ///
+    /// # Errors
+    /// What the socket said.
+    pub(crate) fn say_goodbye(
+        &mut self,
+        cx: &mut Context<'_>,
+        worker: &WorkerCx,
+    ) -> io::Result<()> {
+        if self.failed {
+            return Ok(());
+        }
+        worker.with_cipher(|cipher| {
+            let count = self.session.goodbye(&mut self.partial, cipher);
+            self.raw.send(cx, &worker.buffers, &cipher[..count])
+        })
+    }
+
+    /// Gives clear text back: it is read first.
+    pub(crate) fn give_back(&mut self, bytes: Buf) {
+        debug_assert!(self.surplus.is_none(), "one buffer at a time");
+        self.surplus = Some(bytes).filter(|bytes| !bytes.is_empty());
+    }
+
+    pub(crate) const fn was_truncated(&self) -> bool {
+        self.truncated
+    }
+
+    /// What the handshake agreed on.
+    pub fn facts(&self) -> TlsFacts {
+        self.session.facts()
+    }
+}
+
+/// What a read brought.
+#[derive(Debug, PartialEq, Eq)]
+enum Got {
+    /// So much clear text; 0 when a record is still unfinished.
+    Clear(usize),
+    /// The end of the socket's stream.
+    End,
+}
+
+/// Why a handshake or a stream of records ended.
+#[derive(Debug)]
+pub enum HandshakeError {
+    /// The socket.
+    Io(io::Error),
+    /// The protocol.
+    Tls(rustls::Error),
+    /// More unfinished handshake than `handshake_bytes`.
+    TooLarge,
+}
+
+impl HandshakeError {
+    fn into_io(self) -> io::Error {
+        match self {
+            Self::Io(error) => error,
+            Self::Tls(error) => io::Error::new(io::ErrorKind::InvalidData, error),
+            Self::TooLarge => io::Error::new(io::ErrorKind::InvalidData, self.to_string()),
+        }
+    }
+}
+
+impl std::fmt::Display for HandshakeError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Io(error) => error.fmt(f),
+            Self::Tls(error) => error.fmt(f),
+            Self::TooLarge => f.write_str("the handshake is larger than the limit handshake_bytes"),
+        }
+    }
+}
+
+impl std::error::Error for HandshakeError {}
+
+impl From<io::Error> for HandshakeError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+impl From<rustls::Error> for HandshakeError {
+    fn from(error: rustls::Error) -> Self {
+        Self::Tls(error)
+    }
+}

@@ -1,0 +1,255 @@
+//! The two kinds of rustls session behind one face, and the loop that feeds them.
+//!
+//! Owns: no bytes; takes slices and says what to discard. Refuses to know: sockets.
+//! Keeps: every state of the session is answered, so that a feed never stops short of what the
+//! bytes allow.
+
+use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
+use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
+use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus};
+use rustls::{CommonState, HandshakeKind, ProtocolVersion};
+use sluice_core::connection::TlsFacts;
+use sluice_tls::CertificateInfo;
+
+use super::HandshakeError;
+
+pub(super) enum Session {
+    Server(Box<UnbufferedServerConnection>),
+    Client(Box<UnbufferedClientConnection>),
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Server(_) => "Server",
+            Self::Client(_) => "Client",
+        })
+    }
+}
+
+/// What a feed brought about.
+pub(super) struct Fed<'a> {
+    clear: &'a mut [u8],
+    /// Bytes of ciphertext that are done with.
+    pub(super) discard: usize,
+    /// Bytes of clear text put into the caller's slice.
+    pub(super) clear_count: usize,
+    /// Clear text that did not fit.
+    pub(super) surplus: Vec<u8>,
+    /// The peer sent a close_notify.
+    pub(super) peer_finished: bool,
+    /// Ciphertext to send.
+    pub(super) say: Vec<u8>,
+}
+
+impl<'a> Fed<'a> {
+    pub(super) const fn new(clear: &'a mut [u8]) -> Self {
+        Self {
+            clear,
+            discard: 0,
+            clear_count: 0,
+            surplus: Vec::new(),
+            peer_finished: false,
+            say: Vec::new(),
+        }
+    }
+
+    fn take_clear(&mut self, payload: &[u8]) {
+        let fits = payload.len().min(self.clear.len() - self.clear_count);
+        self.clear[self.clear_count..self.clear_count + fits].copy_from_slice(&payload[..fits]);
+        self.clear_count += fits;
+        self.surplus.extend_from_slice(&payload[fits..]);
+    }
+}
+
+impl Session {
+    pub(super) fn feed(
+        &mut self,
+        cipher: &mut [u8],
+        fed: &mut Fed<'_>,
+    ) -> Result<(), HandshakeError> {
+        match self {
+            Self::Server(server) => feed(&mut **server, cipher, fed),
+            Self::Client(client) => feed(&mut **client, cipher, fed),
+        }
+    }
+
+    /// Encrypts `data` into `out`, which must have room; returns how much ciphertext there is.
+    pub(super) fn encrypt(
+        &mut self,
+        partial: &mut [u8],
+        data: &[u8],
+        out: &mut [u8],
+    ) -> Result<usize, HandshakeError> {
+        match self {
+            Self::Server(server) => encrypt(&mut **server, partial, data, out),
+            Self::Client(client) => encrypt(&mut **client, partial, data, out),
+        }
+    }
+
+    /// Puts a close_notify into `out`; nothing when it was sent before.
+    pub(super) fn goodbye(&mut self, partial: &mut [u8], out: &mut [u8]) -> usize {
+        match self {
+            Self::Server(server) => goodbye(&mut **server, partial, out),
+            Self::Client(client) => goodbye(&mut **client, partial, out),
+        }
+    }
+
+    fn common(&self) -> &CommonState {
+        match self {
+            Self::Server(server) => server,
+            Self::Client(client) => client,
+        }
+    }
+
+    pub(super) fn is_handshaking(&self) -> bool {
+        self.common().is_handshaking()
+    }
+
+    /// Whether the next word is ours although nothing has come: a client's hello.
+    pub(super) fn wants_to_speak(&self) -> bool {
+        matches!(self, Self::Client(client) if client.is_handshaking() && client.wants_write())
+    }
+
+    pub(super) fn facts(&self) -> TlsFacts {
+        let common = self.common();
+        let client = common.peer_certificates().and_then(|chain| chain.first());
+        TlsFacts {
+            version: match common.protocol_version() {
+                Some(ProtocolVersion::TLSv1_2) => "1.2",
+                Some(ProtocolVersion::TLSv1_3) => "1.3",
+                _ => "unknown",
+            },
+            cipher: common
+                .negotiated_cipher_suite()
+                .and_then(|suite| suite.suite().as_str())
+                .unwrap_or("unknown"),
+            alpn: common.alpn_protocol().map(Into::into),
+            client_subject: client
+                .and_then(|der| CertificateInfo::of(der).ok())
+                .map(|info| info.subject.into_boxed_str()),
+            resumed: common.handshake_kind() == Some(HandshakeKind::Resumed),
+        }
+    }
+}
+
+/// What both kinds of session have in common but rustls gives no name to.
+trait Side {
+    type Data;
+
+    fn process<'c, 'i>(&'c mut self, cipher: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data>;
+
+    /// Whether something is queued that `process` will hand out before it looks at any byte.
+    fn has_words(&self) -> bool;
+}
+
+impl Side for UnbufferedServerConnection {
+    type Data = ServerConnectionData;
+
+    fn process<'c, 'i>(&'c mut self, cipher: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
+        self.process_tls_records(cipher)
+    }
+
+    fn has_words(&self) -> bool {
+        self.wants_write()
+    }
+}
+
+impl Side for UnbufferedClientConnection {
+    type Data = ClientConnectionData;
+
+    fn process<'c, 'i>(&'c mut self, cipher: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
+        self.process_tls_records(cipher)
+    }
+
+    fn has_words(&self) -> bool {
+        self.wants_write()
+    }
+}
+
+fn feed<S: Side>(side: &mut S, cipher: &mut [u8], fed: &mut Fed<'_>) -> Result<(), HandshakeError> {
+    loop {
+        let UnbufferedStatus { discard, state, .. } = side.process(&mut cipher[fed.discard..]);
+        fed.discard += discard;
+        match state {
+            Err(error) => {
+                // An alert for the peer may be queued; it is said before we leave. The session has
+                // lost its place in the bytes and must not look at them again, which it does not
+                // as long as it has something to say.
+                while side.has_words()
+                    && let Ok(ConnectionState::EncodeTlsData(mut data)) =
+                        side.process(&mut []).state
+                {
+                    encode(&mut data, &mut fed.say);
+                }
+                return Err(error.into());
+            }
+            Ok(ConnectionState::ReadTraffic(mut traffic)) => {
+                while let Some(record) = traffic.next_record() {
+                    let record = record?;
+                    fed.discard += record.discard;
+                    fed.take_clear(record.payload);
+                }
+            }
+            Ok(ConnectionState::EncodeTlsData(mut data)) => encode(&mut data, &mut fed.say),
+            // What was encoded is in `say`, and we stand for its delivery.
+            Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
+            Ok(ConnectionState::PeerClosed) => fed.peer_finished = true,
+            Ok(ConnectionState::Closed) => {
+                fed.peer_finished = true;
+                return Ok(());
+            }
+            // BlockedHandshake and WriteTraffic: nothing more to do with these bytes. Early data is
+            // never accepted, so its state does not come.
+            Ok(_) => return Ok(()),
+        }
+    }
+}
+
+fn encode<D>(data: &mut EncodeTlsData<'_, D>, say: &mut Vec<u8>) {
+    let start = say.len();
+    // The first try tells how much room it takes.
+    if let Err(EncodeError::InsufficientSize(size)) = data.encode(&mut []) {
+        say.resize(start + size.required_size, 0);
+        let written = data.encode(&mut say[start..]).unwrap_or(0);
+        say.truncate(start + written);
+    }
+}
+
+fn encrypt<S: Side>(
+    side: &mut S,
+    partial: &mut [u8],
+    data: &[u8],
+    out: &mut [u8],
+) -> Result<usize, HandshakeError> {
+    let mut said = Vec::new();
+    loop {
+        match side.process(partial).state? {
+            ConnectionState::WriteTraffic(mut traffic) => {
+                out[..said.len()].copy_from_slice(&said);
+                let count = traffic
+                    .encrypt(data, &mut out[said.len()..])
+                    .map_err(|error| rustls::Error::General(error.to_string()))?;
+                return Ok(said.len() + count);
+            }
+            // A key update that the peer asked for goes first.
+            ConnectionState::EncodeTlsData(mut data) => encode(&mut data, &mut said),
+            ConnectionState::TransmitTlsData(data) => data.done(),
+            ConnectionState::PeerClosed => {}
+            _ => return Err(rustls::Error::HandshakeNotComplete.into()),
+        }
+    }
+}
+
+fn goodbye<S: Side>(side: &mut S, partial: &mut [u8], out: &mut [u8]) -> usize {
+    loop {
+        match side.process(partial).state {
+            Ok(ConnectionState::WriteTraffic(mut traffic)) => {
+                return traffic.queue_close_notify(out).unwrap_or(0);
+            }
+            Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
+            Ok(ConnectionState::PeerClosed) => {}
+            _ => return 0,
+        }
+    }
+}

@@ -1,0 +1,220 @@
+use std::future::{Future, poll_fn};
+use std::rc::Rc;
+
+use sluice_core::clock::ClockOrigin;
+use sluice_tls::server::{ServerPlan, TlsVersion};
+use sluice_tls::{CertStore, ClientPlan, ClientTls, ServerTls, Verify};
+use tokio::net::UnixStream;
+
+use super::*;
+use crate::raw::Socket;
+use crate::stream::Stream;
+
+fn run(test: impl Future<Output = ()>) {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default());
+    runtime.unwrap().block_on(test);
+}
+
+struct Certified {
+    server: ServerTls,
+    client: ClientTls,
+}
+
+fn certified(min_version: TlsVersion) -> Certified {
+    let folder = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(["a.test".to_owned()]).unwrap();
+    let (cert, key) = (folder.path().join("a.pem"), folder.path().join("a.key"));
+    std::fs::write(&cert, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let (stored, _) = CertStore::default().load(&cert, &key).unwrap();
+    let server = ServerTls::build(ServerPlan {
+        certificates: vec![stored],
+        alpn: vec![b"echo".to_vec()],
+        client_auth: None,
+        min_version,
+    });
+    let client = ClientTls::build(ClientPlan {
+        verify: Verify::Ca(cert),
+        sni: None,
+        certificate: None,
+        alpn: vec![b"echo".to_vec()],
+        min_version,
+    });
+    Certified { server: server.unwrap(), client: client.unwrap() }
+}
+
+fn raw_pair() -> (RawStream, RawStream) {
+    let (a, b) = UnixStream::pair().unwrap();
+    (RawStream::new(Socket::Unix(a)), RawStream::new(Socket::Unix(b)))
+}
+
+async fn shaken(
+    worker: &Rc<WorkerCx>,
+    made: &Certified,
+    name: &'static str,
+) -> (Result<TlsStream, HandshakeError>, Result<TlsStream, HandshakeError>) {
+    let (a, b) = raw_pair();
+    let mut server = TlsStream::server(a, &made.server).unwrap();
+    let mut client = TlsStream::client(b, &made.client, name.try_into().unwrap()).unwrap();
+    let one = async move {
+        let done = poll_fn(|cx| server.poll_handshake(cx, worker)).await;
+        done.map(|()| server)
+    };
+    let two = async move {
+        let done = poll_fn(|cx| client.poll_handshake(cx, worker)).await;
+        done.map(|()| client)
+    };
+    tokio::join!(one, two)
+}
+
+async fn send(stream: &mut Stream, worker: &WorkerCx, data: &[u8]) {
+    poll_fn(|cx| stream.poll_flushed(cx)).await.unwrap();
+    poll_fn(|cx| Poll::Ready(stream.send(cx, worker, data))).await.unwrap();
+}
+
+async fn receive(stream: &mut Stream, worker: &WorkerCx, room: usize) -> Vec<u8> {
+    let mut into = vec![0; room];
+    let count = poll_fn(|cx| stream.poll_recv(cx, worker, &mut into)).await.unwrap();
+    into.truncate(count);
+    into
+}
+
+#[test]
+fn both_versions_shake_hands_and_carry_data_both_ways() {
+    run(async {
+        let worker = WorkerCx::solitary(ClockOrigin::read().clock());
+        for version in [TlsVersion::V1_2, TlsVersion::V1_3] {
+            let (server, client) = shaken(&worker, &certified(version), "a.test").await;
+            let (server, client) = (server.unwrap(), client.unwrap());
+            assert_eq!(server.facts().alpn.as_deref(), Some(&b"echo"[..]));
+            assert_eq!(client.facts().version, "1.3");
+            let (mut server, mut client) =
+                (Stream::Tls(Box::new(server)), Stream::Tls(Box::new(client)));
+            send(&mut client, &worker, b"ping").await;
+            assert_eq!(receive(&mut server, &worker, 64).await, b"ping");
+            // More than the caller has room for comes in pieces, none lost.
+            let big: Vec<u8> = (0..SCRATCH).map(|n| u8::try_from(n % 251).unwrap()).collect();
+            send(&mut server, &worker, &big).await;
+            let mut got = Vec::new();
+            while got.len() < big.len() {
+                poll_fn(|cx| match server.poll_flushed(cx) {
+                    Poll::Ready(done) => Poll::Ready(done),
+                    Poll::Pending => Poll::Ready(Ok(())),
+                })
+                .await
+                .unwrap();
+                got.extend(receive(&mut client, &worker, 1000).await);
+            }
+            assert!(got == big);
+        }
+    });
+}
+
+#[test]
+fn a_close_notify_is_an_end_and_its_absence_is_told() {
+    run(async {
+        let worker = WorkerCx::solitary(ClockOrigin::read().clock());
+        for polite in [true, false] {
+            let (server, client) = shaken(&worker, &certified(TlsVersion::V1_3), "a.test").await;
+            let mut server = Stream::Tls(Box::new(server.unwrap()));
+            let mut client = Stream::Tls(Box::new(client.unwrap()));
+            if polite {
+                poll_fn(|cx| Poll::Ready(client.say_goodbye(cx, &worker))).await.unwrap();
+                assert_eq!(receive(&mut server, &worker, 64).await, b"");
+                // The other direction goes on after it.
+                send(&mut server, &worker, b"last").await;
+                assert_eq!(receive(&mut client, &worker, 64).await, b"last");
+            } else {
+                client.raw().finish().unwrap();
+                assert_eq!(receive(&mut server, &worker, 64).await, b"");
+            }
+            assert_eq!(server.was_truncated(), !polite);
+        }
+    });
+}
+
+#[test]
+fn a_wrong_name_fails_on_both_sides_with_the_alert() {
+    run(async {
+        let worker = WorkerCx::solitary(ClockOrigin::read().clock());
+        let (server, client) = shaken(&worker, &certified(TlsVersion::V1_3), "b.test").await;
+        assert!(matches!(client, Err(HandshakeError::Tls(rustls::Error::InvalidCertificate(_)))));
+        assert!(
+            matches!(server, Err(HandshakeError::Tls(rustls::Error::AlertReceived(_)))),
+            "{server:?}"
+        );
+    });
+}
+
+#[test]
+fn a_handshake_cut_at_every_byte_still_succeeds() {
+    run(async {
+        let worker = WorkerCx::solitary(ClockOrigin::read().clock());
+        let made = certified(TlsVersion::V1_3);
+        let (a, middle_a) = raw_pair();
+        let (middle_b, b) = raw_pair();
+        let dribble = |mut from: RawStream, mut to: RawStream| async move {
+            let mut byte = [0; 1];
+            while poll_fn(|cx| from.poll_recv(cx, &mut byte)).await.is_ok_and(|count| count == 1) {
+                poll_fn(|cx| to.poll_flushed(cx)).await.unwrap();
+                poll_fn(|cx| {
+                    Poll::Ready(to.send(
+                        cx,
+                        &WorkerCx::solitary(ClockOrigin::read().clock()).buffers,
+                        &byte,
+                    ))
+                })
+                .await
+                .unwrap();
+                tokio::task::yield_now().await;
+            }
+        };
+        let mut server = TlsStream::server(a, &made.server).unwrap();
+        let mut client = TlsStream::client(b, &made.client, "a.test".try_into().unwrap()).unwrap();
+        // Only the client's bytes dribble; the server's answer is relayed by the test's own sockets.
+        let (Socket::Unix(left), Socket::Unix(right)) =
+            (middle_a.into_socket(), middle_b.into_socket())
+        else {
+            unreachable!("unix pairs")
+        };
+        let (left, right) = (left.into_std().unwrap(), right.into_std().unwrap());
+        let stream = |s: &std::os::unix::net::UnixStream| {
+            RawStream::new(Socket::Unix(UnixStream::from_std(s.try_clone().unwrap()).unwrap()))
+        };
+        let (up, down) =
+            (dribble(stream(&right), stream(&left)), dribble(stream(&left), stream(&right)));
+        let both = async {
+            tokio::join!(
+                poll_fn(|cx| server.poll_handshake(cx, &worker)),
+                poll_fn(|cx| client.poll_handshake(cx, &worker)),
+            )
+        };
+        tokio::select! {
+            (server, client) = both => { server.unwrap(); client.unwrap(); }
+            _ = async { tokio::join!(up, down) } => panic!("the relay ended before the handshake"),
+        }
+    });
+}
+
+#[test]
+fn random_bytes_never_panic_and_always_end() {
+    run(async {
+        let worker = WorkerCx::solitary(ClockOrigin::read().clock());
+        let made = certified(TlsVersion::V1_3);
+        for seed in 0..300 {
+            let mut rng = fastrand::Rng::with_seed(seed);
+            let length = rng.usize(1..5000);
+            let (a, mut b) = raw_pair();
+            let mut server = TlsStream::server(a, &made.server).unwrap();
+            let mut noise: Vec<u8> = std::iter::repeat_with(|| rng.u8(..)).take(length).collect();
+            // Half of them look like a handshake record.
+            if rng.bool() && noise.len() > 5 {
+                noise[..5].copy_from_slice(&[22, 3, 1, 0, rng.u8(..)]);
+            }
+            poll_fn(|cx| Poll::Ready(b.send(cx, &worker.buffers, &noise))).await.unwrap();
+            b.finish().unwrap();
+            assert!(poll_fn(|cx| server.poll_handshake(cx, &worker)).await.is_err(), "seed {seed}");
+        }
+    });
+}

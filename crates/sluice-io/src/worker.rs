@@ -1,0 +1,121 @@
+//! What every task of a worker shares.
+//!
+//! Owns: clock, timers, buffers, pipes, metrics shard, log queue, random numbers, scratch.
+//! Refuses to know: listeners and connections. Keeps: nothing in it is shared with another thread.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::rc::Rc;
+
+use sluice_core::limits::Limit;
+use sluice_core::{Clock, Limits, Moment};
+use sluice_telemetry::{LogQueue, Shard};
+
+use crate::buffers::{BufPool, CIPHER_SCRATCH, SCRATCH};
+use crate::conn::ConnTable;
+use crate::pipes::PipePool;
+use crate::timers::Timers;
+
+thread_local! {
+    /// Turns of this thread's event loop; 0 while nobody counts them.
+    static TURN: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Tells this thread that its event loop woke up; for the runtime's `on_thread_unpark`.
+pub fn on_loop_turn() {
+    TURN.with(|turn| turn.set(turn.get() + 1));
+}
+
+/// The context of a worker.
+#[derive(Debug)]
+pub struct WorkerCx {
+    /// Which worker, from 0.
+    pub number: usize,
+    /// Monotonic and wall time.
+    pub clock: Clock,
+    /// Deadlines.
+    pub timers: Rc<Timers>,
+    /// Buffers for slow receivers.
+    pub buffers: BufPool,
+    /// Pipes for splicing.
+    pub pipes: PipePool,
+    /// Metric cells of this worker.
+    pub shard: Shard,
+    /// The queue to the log thread.
+    pub log: LogQueue,
+    /// Bounds.
+    pub limits: Limits,
+    /// Open connections.
+    pub connections: ConnTable,
+    random: RefCell<fastrand::Rng>,
+    turn: Cell<(u64, Moment)>,
+    scratch: RefCell<Box<[u8]>>,
+    cipher: RefCell<Box<[u8]>>,
+}
+
+impl WorkerCx {
+    /// A worker without tasks. [`Timers::drive`] must run on it for deadlines to come.
+    pub fn new(
+        number: usize,
+        clock: Clock,
+        shard: Shard,
+        log: LogQueue,
+        limits: Limits,
+    ) -> Rc<Self> {
+        let name = number.to_string();
+        Rc::new(Self {
+            number,
+            timers: Timers::new(clock.clone()),
+            buffers: BufPool::new(limits.size(Limit::WorkerBuffers)),
+            pipes: PipePool::new(limits.size(Limit::WorkerPipes), &shard, &name),
+            connections: ConnTable::default(),
+            random: RefCell::new(fastrand::Rng::new()),
+            turn: Cell::new((0, clock.now())),
+            scratch: RefCell::new(vec![0; SCRATCH].into_boxed_slice()),
+            cipher: RefCell::new(vec![0; CIPHER_SCRATCH].into_boxed_slice()),
+            clock,
+            shard,
+            log,
+            limits,
+        })
+    }
+
+    /// A worker on its own, without a log: for tests and examples of plug-ins.
+    pub fn solitary(clock: Clock) -> Rc<Self> {
+        let shard = sluice_telemetry::Registry::new().shard(1);
+        let log = LogQueue::nowhere(&shard);
+        Self::new(0, clock, shard, log, Limits::default())
+    }
+
+    /// The time of this turn of the event loop: the clock is read once a turn.
+    pub fn now(&self) -> Moment {
+        let turn = TURN.with(Cell::get);
+        let (last, at) = self.turn.get();
+        if turn != 0 && turn == last {
+            return at;
+        }
+        let now = self.clock.now();
+        self.turn.set((turn, now));
+        now
+    }
+
+    /// Runs `task` on this worker. A panic in it ends it and nothing else.
+    pub fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        tokio::task::spawn_local(task);
+    }
+
+    /// A random number below `bound`; 0 when `bound` is 0.
+    pub fn random_below(&self, bound: usize) -> usize {
+        if bound == 0 { 0 } else { self.random.borrow_mut().usize(..bound) }
+    }
+
+    /// Lends the area that data is read into. Within one poll only.
+    pub fn with_scratch<R>(&self, use_it: impl FnOnce(&mut [u8]) -> R) -> R {
+        use_it(&mut self.scratch.borrow_mut())
+    }
+
+    /// Lends the area for ciphertext. Within one poll only.
+    pub(crate) fn with_cipher<R>(&self, use_it: impl FnOnce(&mut [u8]) -> R) -> R {
+        use_it(&mut self.cipher.borrow_mut())
+    }
+}
