@@ -1,1 +1,26 @@
+//! Clusters as they live: who is in them, who is well, who is next, and how to get there.
+//!
+//! Owns: cluster and endpoint state that outlives every configuration, balancers, connection
+//! limits, passive ejection, active checks, name resolution, the connector.
+//! Refuses to know: listeners, chains, and what the bytes mean.
+//! Keeps: membership is published whole and read without a lock; health is set by whoever sees it
+//! and cleared by the control thread alone.
+#![forbid(unsafe_code)]
 
+pub mod balance;
+pub mod cluster;
+pub mod connector;
+pub mod dns;
+pub mod endpoint;
+pub mod health;
+pub mod metrics;
+pub mod plan;
+pub mod reasons;
+pub mod registry;
+
+pub use balance::Balance;
+pub use cluster::{Cluster, ClusterHandle};
+pub use connector::{Connected, Preface, connect};
+pub use endpoint::{EndpointState, Target};
+pub use plan::{ClusterPlan, EndpointPlan};
+pub use registry::Clusters;

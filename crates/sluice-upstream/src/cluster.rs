@@ -1,0 +1,266 @@
+//! A cluster as it lives, and a worker's handle to it.
+//!
+//! Owns: the current plan and membership, the count of connections.
+//! Refuses to know: how membership is found out. Keeps: a pick sees one membership, whole; an
+//! endpoint that stays keeps its state.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use sluice_core::limits::Limit;
+use sluice_core::{Name, Reason};
+use sluice_io::WorkerCx;
+use sluice_telemetry::{Counter, Gauge, Histogram};
+
+use crate::balance::{Pick, Table};
+use crate::endpoint::{EndpointState, Lease, Target};
+use crate::metrics;
+use crate::plan::ClusterPlan;
+use crate::reasons;
+
+/// A cluster, shared by all threads.
+#[derive(Debug)]
+pub struct Cluster {
+    /// Its name.
+    pub name: Name,
+    plan: ArcSwap<ClusterPlan>,
+    members: ArcSwap<Members>,
+    active: AtomicU64,
+    /// What the resolver last said, per host name; for the admin page and for reasons.
+    resolver: Mutex<HashMap<Arc<str>, String>>,
+}
+
+/// A membership.
+#[derive(Debug)]
+pub struct Members {
+    /// Grows with every change.
+    pub version: u64,
+    /// Who is in.
+    pub endpoints: Vec<Arc<EndpointState>>,
+    table: Table,
+}
+
+/// A resolved endpoint, as membership is made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Where it is.
+    pub target: Target,
+    /// The host name it came from.
+    pub host: Option<Arc<str>>,
+    /// Its share.
+    pub weight: u32,
+}
+
+impl Cluster {
+    /// A cluster without endpoints.
+    pub fn new(plan: Arc<ClusterPlan>) -> Self {
+        let members =
+            Members { version: 0, endpoints: Vec::new(), table: Table::build(plan.balance, &[]) };
+        Self {
+            name: Arc::clone(&plan.name),
+            plan: ArcSwap::new(plan),
+            members: ArcSwap::from_pointee(members),
+            active: AtomicU64::new(0),
+            resolver: Mutex::default(),
+        }
+    }
+
+    /// The plan in force.
+    pub fn plan(&self) -> Arc<ClusterPlan> {
+        self.plan.load_full()
+    }
+
+    /// Puts another plan in force; membership follows with the next [`Cluster::publish`].
+    pub fn set_plan(&self, plan: Arc<ClusterPlan>) {
+        self.plan.store(plan);
+    }
+
+    /// The membership now.
+    pub fn members(&self) -> Arc<Members> {
+        self.members.load_full()
+    }
+
+    /// Publishes a membership; those that stay keep their state. Returns who left. For the control
+    /// thread.
+    pub fn publish(&self, members: &[Member]) -> Vec<Arc<EndpointState>> {
+        let old = self.members.load_full();
+        let mut known: HashMap<&Target, &Arc<EndpointState>> =
+            old.endpoints.iter().map(|endpoint| (&endpoint.target, endpoint)).collect();
+        let mut endpoints: Vec<Arc<EndpointState>> = Vec::with_capacity(members.len());
+        for member in members {
+            match known.remove(&member.target) {
+                Some(endpoint) => {
+                    endpoint.set_weight(member.weight);
+                    endpoints.push(Arc::clone(endpoint));
+                }
+                // The same address named twice is one endpoint with the weight of both.
+                None => match endpoints.iter().find(|endpoint| endpoint.target == member.target) {
+                    Some(twin) => twin.set_weight(twin.weight().saturating_add(member.weight)),
+                    None => endpoints.push(Arc::new(EndpointState::new(
+                        member.target.clone(),
+                        member.host.clone(),
+                        member.weight,
+                    ))),
+                },
+            }
+        }
+        let left = known.into_values().cloned().collect();
+        let table = Table::build(self.plan.load().balance, &endpoints);
+        self.members.store(Arc::new(Members { version: old.version + 1, endpoints, table }));
+        left
+    }
+
+    /// Notes what the resolver said about a host name.
+    pub fn note_resolver(&self, host: &Arc<str>, said: String) {
+        let mut notes = self.resolver.lock().unwrap_or_else(PoisonError::into_inner);
+        notes.insert(Arc::clone(host), said);
+    }
+
+    /// What the resolver last said about each host name.
+    pub fn resolver_notes(&self) -> Vec<(Arc<str>, String)> {
+        let notes = self.resolver.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut notes: Vec<_> =
+            notes.iter().map(|(host, said)| (Arc::clone(host), said.clone())).collect();
+        notes.sort();
+        notes
+    }
+
+    /// Connections now, over all workers.
+    pub fn active(&self) -> u64 {
+        self.active.load(Relaxed)
+    }
+}
+
+/// A worker's handle to a cluster: its place in the sequence and its metric cells.
+#[derive(Debug)]
+pub struct ClusterHandle {
+    /// The cluster.
+    pub cluster: Arc<Cluster>,
+    position: Cell<usize>,
+    pub(crate) made: Counter,
+    open: Gauge,
+    pub(crate) connect_time: Histogram,
+    pub(crate) ejections: Counter,
+    failures: RefCell<Vec<(Reason, Counter)>>,
+    per_endpoint: RefCell<HashMap<Arc<str>, Counter>>,
+}
+
+/// An endpoint that was picked: a claim on it and on the cluster.
+#[derive(Debug)]
+pub struct Claim {
+    lease: Lease,
+    handle: Rc<ClusterHandle>,
+}
+
+impl Claim {
+    /// The endpoint.
+    pub const fn endpoint(&self) -> &Arc<EndpointState> {
+        self.lease.endpoint()
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.handle.cluster.active.fetch_sub(1, Relaxed);
+        self.handle.open.decrement();
+    }
+}
+
+impl ClusterHandle {
+    /// The handle of `worker`.
+    pub fn new(cluster: Arc<Cluster>, worker: &WorkerCx) -> Rc<Self> {
+        let labels = [&*cluster.name];
+        let shard = &worker.shard;
+        Rc::new(Self {
+            position: Cell::new(worker.random_below(1 << 16)),
+            made: shard.counter(&metrics::CONNECTIONS, &labels),
+            open: shard.gauge(&metrics::ACTIVE, &labels),
+            connect_time: shard.histogram(&metrics::CONNECT_TIME, &labels),
+            ejections: shard.counter(&metrics::EJECTIONS, &labels),
+            failures: RefCell::default(),
+            per_endpoint: RefCell::default(),
+            cluster,
+        })
+    }
+
+    /// Picks an endpoint that is not in `tried`, and claims it.
+    ///
+    /// # Errors
+    /// The reason why there is none.
+    pub fn pick(
+        self: &Rc<Self>,
+        worker: &WorkerCx,
+        hash: Option<u64>,
+        tried: &[Arc<str>],
+    ) -> Result<Claim, Reason> {
+        let plan = self.cluster.plan.load();
+        let members = self.cluster.members.load();
+        if plan.connections_max.is_some_and(|max| self.cluster.active() >= max) {
+            return Err(reasons::LIMIT);
+        }
+        let full = |endpoint: &EndpointState| {
+            plan.endpoint_connections_max.is_some_and(|max| endpoint.active() >= max)
+        };
+        let may = |index: usize| {
+            members.endpoints.get(index).is_some_and(|endpoint| {
+                endpoint.is_usable() && !full(endpoint) && !tried.contains(&endpoint.name)
+            })
+        };
+        let position = self.position.get();
+        self.position.set(position.wrapping_add(1));
+        let mut random = |bound| worker.random_below(bound);
+        let mut pick = Pick { random: &mut random, position, hash, may: &may };
+        let Some(index) = members.table.pick(&members.endpoints, &mut pick) else {
+            return Err(self.why_none(&members, &full));
+        };
+        self.cluster.active.fetch_add(1, Relaxed);
+        self.open.increment();
+        Ok(Claim { lease: members.endpoints[index].lease(), handle: Rc::clone(self) })
+    }
+
+    fn why_none(&self, members: &Members, full: &dyn Fn(&EndpointState) -> bool) -> Reason {
+        if members.endpoints.is_empty() {
+            let unresolved = !self.cluster.resolver_notes().is_empty();
+            return if unresolved { reasons::DNS } else { reasons::NO_ENDPOINT };
+        }
+        let usable = || members.endpoints.iter().filter(|endpoint| endpoint.is_usable());
+        if usable().next().is_some() && usable().all(|endpoint| full(endpoint)) {
+            return reasons::LIMIT;
+        }
+        reasons::NO_HEALTHY
+    }
+
+    /// Counts a failed attempt.
+    pub(crate) fn count_failure(&self, worker: &WorkerCx, why: Reason) {
+        let mut failures = self.failures.borrow_mut();
+        if let Some((_, counter)) = failures.iter().find(|(reason, _)| *reason == why) {
+            return counter.increment();
+        }
+        let counter = worker.shard.counter(&metrics::FAILURES, &[&self.cluster.name, why.code()]);
+        counter.increment();
+        failures.push((why, counter));
+    }
+
+    /// Counts a connection to `endpoint`, on a series of its own while there are few.
+    pub(crate) fn count_endpoint(&self, worker: &WorkerCx, endpoint: &Arc<str>) {
+        let mut counters = self.per_endpoint.borrow_mut();
+        if let Some(counter) = counters.get(endpoint) {
+            return counter.increment();
+        }
+        let room = counters.len() < worker.limits.size(Limit::EndpointSeries);
+        let label: &str = if room { endpoint } else { "other" };
+        let counter =
+            worker.shard.counter(&metrics::ENDPOINT_CONNECTIONS, &[&self.cluster.name, label]);
+        counter.increment();
+        if room {
+            counters.insert(Arc::clone(endpoint), counter);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,69 @@
+use super::*;
+use crate::balance::Balance;
+use crate::plan::{DnsPlan, OnRemoved};
+use sluice_core::clock::ClockOrigin;
+use std::time::Duration;
+
+pub(crate) fn plan(connections_max: Option<u64>) -> ClusterPlan {
+    ClusterPlan {
+        name: "c".into(),
+        endpoints: Vec::new(),
+        balance: Balance::RoundRobin,
+        connect_timeout: Duration::from_secs(1),
+        connect_attempts: 3,
+        tls: None,
+        health: None,
+        outlier: None,
+        connections_max,
+        endpoint_connections_max: Some(2),
+        on_endpoint_removed: OnRemoved::Keep,
+        dns: DnsPlan { refresh: None, serve_stale: None, servers: Vec::new() },
+        send_proxy: None,
+    }
+}
+
+fn member(port: u16) -> Member {
+    Member { target: Target::Ip(([127, 0, 0, 1], port).into()), host: None, weight: 1 }
+}
+
+#[test]
+fn those_that_stay_keep_their_state_and_those_that_leave_are_named() {
+    let cluster = Cluster::new(Arc::new(plan(None)));
+    assert!(cluster.publish(&[member(1), member(2), member(2)]).is_empty());
+    let members = cluster.members();
+    assert_eq!((members.endpoints.len(), members.endpoints[1].weight()), (2, 2));
+    let lease = members.endpoints[0].lease();
+    let left = cluster.publish(&[member(3), member(1)]);
+    assert_eq!(left.iter().map(|e| &*e.name).collect::<Vec<_>>(), ["127.0.0.1:2"]);
+    let now = cluster.members();
+    assert_eq!((now.version, now.endpoints[1].active()), (2, 1));
+    drop(lease);
+    assert_eq!(now.endpoints[1].active(), 0);
+}
+
+#[test]
+fn a_pick_keeps_to_limits_health_and_what_was_tried() {
+    let worker = WorkerCx::solitary(ClockOrigin::read().clock());
+    let cluster = Arc::new(Cluster::new(Arc::new(plan(Some(3)))));
+    let handle = ClusterHandle::new(Arc::clone(&cluster), &worker);
+    let why = |tried: &[Arc<str>]| handle.pick(&worker, None, tried).unwrap_err();
+    assert_eq!(why(&[]), reasons::NO_ENDPOINT);
+    cluster.note_resolver(&"db.test".into(), "timed out".into());
+    assert_eq!(why(&[]), reasons::DNS);
+
+    cluster.publish(&[member(1), member(2)]);
+    let names: Vec<Arc<str>> =
+        cluster.members().endpoints.iter().map(|endpoint| Arc::clone(&endpoint.name)).collect();
+    assert_eq!(why(&names), reasons::NO_HEALTHY);
+    let first = handle.pick(&worker, None, &names[..1]).unwrap();
+    assert_eq!(first.endpoint().name, names[1]);
+    let _second = handle.pick(&worker, None, &names[..1]).unwrap();
+    assert_eq!(handle.pick(&worker, None, &names[..1]).map(drop), Err(reasons::NO_HEALTHY));
+    let _third = handle.pick(&worker, None, &[]).unwrap();
+    assert_eq!((why(&[]), cluster.active()), (reasons::LIMIT, 3));
+    drop(first);
+    cluster.members().endpoints.iter().for_each(|endpoint| {
+        endpoint.set_healthy(false);
+    });
+    assert_eq!(why(&[]), reasons::NO_HEALTHY);
+}

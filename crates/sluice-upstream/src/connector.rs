@@ -1,0 +1,203 @@
+//! From a cluster to a stream: pick, connect, greet, shake hands; try another if that fails.
+//!
+//! Owns: the attempts for one connection and what is learnt from them about endpoints.
+//! Refuses to know: what the greeting says. Keeps: an endpoint is tried once per connection; every
+//! attempt stands in the connection's record; nothing of the client's is sent before an attempt
+//! has succeeded, so that trying another is always safe.
+
+use std::future::poll_fn;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+
+use rustls::pki_types::ServerName;
+use sluice_core::Reason;
+use sluice_core::connection::Attempt;
+use sluice_io::tls::HandshakeError;
+use sluice_io::{Conn, RawStream, Socket, Stream, TlsStream, WorkerCx};
+use sluice_telemetry::RecordKind;
+use smallvec::SmallVec;
+use tokio::net::{TcpSocket, UnixStream};
+
+use crate::cluster::{Claim, ClusterHandle};
+use crate::endpoint::{EndpointState, Target};
+use crate::plan::{ClusterPlan, OutlierPlan};
+use crate::reasons;
+
+/// A stream to an endpoint, and the claim that goes with it.
+#[derive(Debug)]
+pub struct Connected {
+    /// The stream.
+    pub stream: Stream,
+    /// Hold it as long as the stream.
+    pub claim: Claim,
+}
+
+/// What is said to an endpoint in clear before anything else.
+#[derive(Clone, Debug, Default)]
+pub struct Preface {
+    /// A PROXY header.
+    pub proxy_header: Vec<u8>,
+    /// A request to begin TLS, and the one byte that grants it.
+    pub starttls: Option<(&'static [u8], u8)>,
+}
+
+/// Connects to an endpoint of the cluster.
+///
+/// # Errors
+/// The reason of the last attempt, or why none could be made.
+pub async fn connect(
+    handle: &Rc<ClusterHandle>,
+    conn: &Conn,
+    hash: Option<u64>,
+    preface: &Preface,
+) -> Result<Connected, Reason> {
+    let plan = handle.cluster.plan();
+    let _ = conn.info.cluster.set(Arc::clone(&handle.cluster.name));
+    let mut tried: SmallVec<[Arc<str>; 2]> = SmallVec::new();
+    let mut last = None;
+    while (tried.len() as u64) < u64::from(plan.connect_attempts.max(1)) {
+        let claim = match handle.pick(&conn.worker, hash, &tried) {
+            Ok(claim) => claim,
+            // The failure of an attempt says more than that nobody is left to try.
+            Err(why) => return Err(last.unwrap_or(why)),
+        };
+        let endpoint = Arc::clone(claim.endpoint());
+        let started = conn.worker.now();
+        let by = started.after(plan.connect_timeout);
+        let outcome = match conn.until(by, attempt(&plan, &endpoint, conn, preface)).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err((reasons::CONNECT_TIMEOUT, None)),
+        };
+        let failure = outcome.as_ref().err().copied();
+        conn.info
+            .attempts
+            .borrow_mut()
+            .push(Attempt { endpoint: Arc::clone(&endpoint.name), failure });
+        match outcome {
+            Ok(stream) => {
+                endpoint.succeeded();
+                handle.made.increment();
+                handle.connect_time.record(conn.worker.now().since(started));
+                handle.count_endpoint(&conn.worker, &endpoint.name);
+                *conn.endpoint.borrow_mut() = Some(Arc::clone(&endpoint.name));
+                return Ok(Connected { stream, claim });
+            }
+            Err((why, _)) => {
+                handle.count_failure(&conn.worker, why);
+                if let Some(outlier) = &plan.outlier {
+                    judge(handle, &endpoint, outlier);
+                }
+                tried.push(Arc::clone(&endpoint.name));
+                last = Some(why);
+            }
+        }
+    }
+    Err(last.unwrap_or(reasons::NO_HEALTHY))
+}
+
+type Failure = (Reason, Option<i32>);
+
+async fn attempt(
+    plan: &ClusterPlan,
+    endpoint: &EndpointState,
+    conn: &Conn,
+    preface: &Preface,
+) -> Result<Stream, Failure> {
+    let of_io = |error: io::Error| (reasons::of_connect_error(&error), error.raw_os_error());
+    let socket = open(&endpoint.target).await.map_err(of_io)?;
+    // Only a record needs it, and asking is a system call.
+    if let Socket::Tcp(tcp) = &socket
+        && conn.worker.log.wants(RecordKind::Connection)
+    {
+        conn.info.upstream_local.set(tcp.local_addr().ok());
+    }
+    let mut raw = RawStream::new(socket);
+    greet(&mut raw, &conn.worker, preface).await?;
+    let Some(tls) = &plan.tls else { return Ok(Stream::Raw(raw)) };
+    let name = match &tls.sni {
+        Some(name) => name.clone(),
+        None => own_name(endpoint).ok_or((reasons::TLS, None))?,
+    };
+    let note = |error: &dyn std::fmt::Display| {
+        conn.info.note(format_args!("{}: {error}", endpoint.name));
+        (reasons::TLS, None)
+    };
+    let mut stream = TlsStream::client(raw, tls, name).map_err(|error| note(&error))?;
+    poll_fn(|cx| stream.poll_handshake(cx, &conn.worker)).await.map_err(|error| match error {
+        HandshakeError::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            note(&"the endpoint closed the connection during the TLS handshake")
+        }
+        error => note(&error),
+    })?;
+    Ok(Stream::Tls(Box::new(stream)))
+}
+
+/// Opens a socket to `target`.
+///
+/// # Errors
+/// What the system said.
+pub async fn open(target: &Target) -> io::Result<Socket> {
+    match target {
+        Target::Ip(address) => {
+            let socket =
+                if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+            socket.set_nodelay(true)?;
+            socket.connect(*address).await.map(Socket::Tcp)
+        }
+        Target::Unix(path) => UnixStream::connect(path).await.map(Socket::Unix),
+    }
+}
+
+/// The name that an endpoint is verified under when the configuration gives none.
+fn own_name(endpoint: &EndpointState) -> Option<ServerName<'static>> {
+    if let Some(host) = &endpoint.host {
+        return ServerName::try_from(host.trim_end_matches('.').to_owned()).ok();
+    }
+    match &endpoint.target {
+        Target::Ip(address) => Some(ServerName::IpAddress(address.ip().into())),
+        Target::Unix(_) => None,
+    }
+}
+
+async fn greet(raw: &mut RawStream, worker: &WorkerCx, preface: &Preface) -> Result<(), Failure> {
+    let of_io = |error: io::Error| (reasons::of_connect_error(&error), error.raw_os_error());
+    let request = preface.starttls.map_or(&[][..], |(request, _)| request);
+    for words in [&preface.proxy_header, request] {
+        if !words.is_empty() {
+            poll_fn(|cx| Poll::Ready(raw.send(cx, &worker.buffers, words))).await.map_err(of_io)?;
+        }
+    }
+    let Some((_, granted)) = preface.starttls else { return Ok(()) };
+    poll_fn(|cx| raw.poll_flushed(cx)).await.map_err(of_io)?;
+    // One byte and no more: what follows belongs to the TLS handshake.
+    let mut answer = [0; 1];
+    match poll_fn(|cx| raw.poll_recv(cx, &mut answer)).await.map_err(of_io)? {
+        0 => Err((reasons::CLOSED_EARLY, None)),
+        _ if answer[0] == granted => Ok(()),
+        _ => Err((reasons::STARTTLS_REFUSED, None)),
+    }
+}
+
+/// Puts an endpoint aside when it has failed too often in a row and not too many are aside.
+fn judge(handle: &ClusterHandle, endpoint: &EndpointState, outlier: &OutlierPlan) {
+    if endpoint.failed() < outlier.connect_failures {
+        return;
+    }
+    let members = handle.cluster.members();
+    let count = members.endpoints.len();
+    let aside = members.endpoints.iter().filter(|other| other.is_ejected()).count();
+    let allowed = (count * usize::from(outlier.max_ejected_percent) / 100)
+        .max(1)
+        .min(count.saturating_sub(1));
+    if aside < allowed && endpoint.eject().is_some() {
+        handle.ejections.increment();
+        tracing::warn!(
+            cluster = &*handle.cluster.name,
+            endpoint = &*endpoint.name,
+            failures = outlier.connect_failures,
+            "endpoint ejected: it failed connections in a row"
+        );
+    }
+}

@@ -1,0 +1,187 @@
+//! Host names of endpoints, looked up again and again.
+//!
+//! Owns: the last good answer per host name and when to ask again.
+//! Refuses to know: how a query travels; that is hickory's. Keeps: a failed look-up leaves the last
+//! good answer in force (for `serve_stale`, or for ever); the time to live of an answer is kept to,
+//! within bounds.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::{Resolver, TokioResolver};
+use sluice_core::Endpoint;
+use sluice_core::limits::{Limit, Limits};
+use sluice_telemetry::Shard;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::cluster::Cluster;
+use crate::metrics;
+use crate::plan::ClusterPlan;
+
+/// An answer with no time to live is still not asked for more often.
+const REFRESH_MIN: Duration = Duration::from_secs(1);
+
+/// However long an answer may live, it is looked at again after so long.
+const REFRESH_MAX: Duration = Duration::from_secs(300);
+
+/// The first pause after a failed look-up; it doubles up to [`RETRY_MAX`].
+const RETRY_MIN: Duration = Duration::from_millis(500);
+const RETRY_MAX: Duration = Duration::from_secs(30);
+
+/// How long one look-up may take, all servers and retries included.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A host name and the port that goes with it.
+pub type HostPort = (Arc<str>, u16);
+
+/// The host names that `plan` connects to, each once.
+pub fn hosts_of(plan: &ClusterPlan) -> Vec<HostPort> {
+    let mut hosts: Vec<HostPort> = Vec::new();
+    for endpoint in &plan.endpoints {
+        if let Endpoint::Host(host, port) = &endpoint.address {
+            let known = hosts.iter().any(|(other, its)| other == host && its == port);
+            if !known {
+                hosts.push((Arc::clone(host), *port));
+            }
+        }
+    }
+    hosts
+}
+
+/// The last good answers of one cluster.
+#[derive(Debug, Default)]
+pub struct Resolution {
+    good: RefCell<HashMap<HostPort, Vec<IpAddr>>>,
+    /// Host names that have not been looked up once.
+    waiting: Cell<usize>,
+    done: Notify,
+}
+
+impl Resolution {
+    /// The addresses of a host name.
+    pub fn addresses(&self, host: &Arc<str>, port: u16) -> Vec<IpAddr> {
+        self.good.borrow().get(&(Arc::clone(host), port)).cloned().unwrap_or_default()
+    }
+
+    /// Forgets host names that are not in `hosts`, and expects a first look-up of each new one.
+    pub(crate) fn keep_only(&self, hosts: &[HostPort]) {
+        self.good.borrow_mut().retain(|host, _| hosts.contains(host));
+        let new = hosts.iter().filter(|host| !self.good.borrow().contains_key(*host)).count();
+        self.waiting.set(new);
+        self.done.notify_waiters();
+    }
+
+    /// Waits until every host name has been looked up once, well or badly.
+    pub async fn first_round(&self) {
+        while self.waiting.get() > 0 {
+            self.done.notified().await;
+        }
+    }
+
+    fn looked_up(&self) {
+        self.waiting.set(self.waiting.get().saturating_sub(1));
+        self.done.notify_waiters();
+    }
+}
+
+/// Looks a host name up for ever, and calls `publish` when its addresses change.
+pub(crate) async fn keep_resolved(
+    cluster: Arc<Cluster>,
+    resolution: Rc<Resolution>,
+    host: Arc<str>,
+    port: u16,
+    shard: Shard,
+    publish: impl Fn(),
+) {
+    let plan = cluster.plan();
+    let count = |code| shard.counter(&metrics::LOOKUPS, &[&cluster.name, code]).increment();
+    let key = (Arc::clone(&host), port);
+    cluster.note_resolver(&host, "not looked up yet".into());
+    let (mut first, mut pause, mut good_at) = (true, RETRY_MIN, Instant::now());
+    loop {
+        let looked_up = lookup(&plan, &host).await;
+        let wait = match looked_up {
+            Ok((addresses, valid_for)) => {
+                count("ok");
+                cluster.note_resolver(&host, format!("{} addresses", addresses.len()));
+                (pause, good_at) = (RETRY_MIN, Instant::now());
+                let changed = resolution.good.borrow().get(&key) != Some(&addresses);
+                if changed {
+                    tracing::info!(cluster = &*cluster.name, host = &*host, ?addresses, "resolved");
+                    resolution.good.borrow_mut().insert(key.clone(), addresses);
+                    publish();
+                }
+                plan.dns.refresh.unwrap_or_else(|| valid_for.clamp(REFRESH_MIN, REFRESH_MAX))
+            }
+            Err(error) => {
+                count("failed");
+                let kept = resolution.good.borrow().contains_key(&key);
+                let stale = plan.dns.serve_stale.is_some_and(|bound| good_at.elapsed() > bound);
+                if kept && stale {
+                    resolution.good.borrow_mut().remove(&key);
+                    publish();
+                }
+                let also = if kept && !stale { "; the last good answer is kept" } else { "" };
+                cluster.note_resolver(&host, format!("{error}{also}"));
+                tracing::warn!(
+                    cluster = &*cluster.name,
+                    host = &*host,
+                    "look-up failed: {error}{also}"
+                );
+                let wait = pause;
+                pause = (pause * 2).min(RETRY_MAX);
+                wait
+            }
+        };
+        if std::mem::take(&mut first) {
+            resolution.looked_up();
+        }
+        // Many names of one time to live must not ask in step.
+        tokio::time::sleep(wait.mul_f64(0.9 + fastrand::f64() * 0.1)).await;
+    }
+}
+
+async fn lookup(plan: &ClusterPlan, host: &str) -> Result<(Vec<IpAddr>, Duration), String> {
+    // Built for each look-up: it reads resolv.conf anew, and caches nothing that we do not see.
+    let resolver = resolver(plan)?;
+    let answer = tokio::time::timeout(LOOKUP_TIMEOUT, resolver.lookup_ip(host))
+        .await
+        .map_err(|_| format!("no answer within {} s", LOOKUP_TIMEOUT.as_secs()))?
+        .map_err(|error| error.to_string())?;
+    let valid_for = answer.valid_until().saturating_duration_since(Instant::now().into_std());
+    let mut addresses: Vec<IpAddr> = answer.iter().collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    addresses.truncate(Limits::default().size(Limit::ResolvedAddresses));
+    if addresses.is_empty() {
+        return Err("the name exists and has no address".into());
+    }
+    Ok((addresses, valid_for))
+}
+
+fn resolver(plan: &ClusterPlan) -> Result<TokioResolver, String> {
+    let builder = if plan.dns.servers.is_empty() {
+        Resolver::builder_tokio().map_err(|error| {
+            format!("the system's resolver configuration cannot be read: {error}")
+        })?
+    } else {
+        let servers = plan.dns.servers.iter().map(|server| {
+            let connections =
+                [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut connection| {
+                    connection.port = server.port();
+                    connection
+                });
+            NameServerConfig::new(server.ip(), true, connections.into())
+        });
+        let config = ResolverConfig::from_name_servers(servers.collect());
+        Resolver::builder_with_config(config, TokioRuntimeProvider::default())
+    };
+    builder.build().map_err(|error| error.to_string())
+}

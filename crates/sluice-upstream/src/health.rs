@@ -1,0 +1,228 @@
+//! Active checks, and the end of ejections.
+//!
+//! Owns: when each endpoint is checked and what a run of results means.
+//! Refuses to know: protocols above the probe. Keeps: checks of a cluster are spread over the
+//! interval; an endpoint is well until enough checks in a row say otherwise.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sluice_io::LocalFuture;
+use sluice_telemetry::Shard;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::cluster::Cluster;
+use crate::connector;
+use crate::endpoint::{EndpointState, Target};
+use crate::metrics;
+use crate::plan::{HealthPlan, OutlierPlan};
+
+/// How often membership and ejections are looked at.
+const SWEEP: Duration = Duration::from_millis(100);
+
+/// Asks an endpoint whether it is well.
+pub trait HealthProbe {
+    /// One check; the error says what was wrong.
+    fn probe(&self, to: Target) -> LocalFuture<Result<(), String>>;
+}
+
+/// Well is whoever accepts a connection.
+#[derive(Debug)]
+pub struct TcpProbe;
+
+impl HealthProbe for TcpProbe {
+    fn probe(&self, to: Target) -> LocalFuture<Result<(), String>> {
+        Box::pin(async move {
+            let socket = connector::open(&to).await.map_err(|error| error.to_string())?;
+            // A reset leaves no TIME_WAIT behind, here or there.
+            sluice_io::RawStream::new(socket).reset_on_drop();
+            Ok(())
+        })
+    }
+}
+
+/// Looks after the health of a cluster, for ever.
+pub(crate) async fn watch(cluster: Arc<Cluster>, shard: Shard) {
+    let plan = cluster.plan();
+    let probe: Rc<dyn HealthProbe> = Rc::new(TcpProbe);
+    let gauges = ["healthy", "unhealthy", "ejected"]
+        .map(|state| shard.gauge(&metrics::ENDPOINTS, &[&cluster.name, state]));
+    let mut checks = Checks { of: HashMap::new(), running: JoinSet::new() };
+    let mut ejections: HashMap<Arc<str>, Ejection> = HashMap::new();
+    loop {
+        let members = cluster.members();
+        if let Some(outlier) = &plan.outlier {
+            readmit(&cluster, &members.endpoints, outlier, &mut ejections);
+        }
+        if let Some(health) = &plan.health {
+            checks.follow(&cluster, &members.endpoints, health, &probe, &shard);
+        }
+        let count = |state: fn(&EndpointState) -> bool| {
+            members.endpoints.iter().filter(|endpoint| state(endpoint)).count() as u64
+        };
+        gauges[0].set(count(EndpointState::is_usable));
+        gauges[1].set(count(|endpoint| !endpoint.is_healthy()));
+        gauges[2].set(count(EndpointState::is_ejected));
+        tokio::time::sleep(SWEEP).await;
+    }
+}
+
+struct Ejection {
+    times: u32,
+    until: Option<Instant>,
+}
+
+/// Takes ejected endpoints back when their time is over.
+fn readmit(
+    cluster: &Cluster,
+    endpoints: &[Arc<EndpointState>],
+    outlier: &OutlierPlan,
+    ejections: &mut HashMap<Arc<str>, Ejection>,
+) {
+    ejections.retain(|name, _| endpoints.iter().any(|endpoint| endpoint.name == *name));
+    let now = Instant::now();
+    for endpoint in endpoints.iter().filter(|endpoint| endpoint.is_ejected()) {
+        let entry = ejections
+            .entry(Arc::clone(&endpoint.name))
+            .or_insert(Ejection { times: 0, until: None });
+        match entry.until {
+            None => {
+                entry.times = entry.times.saturating_add(1);
+                let length = outlier.ejection.saturating_mul(entry.times).min(outlier.ejection_max);
+                entry.until = Some(now + length);
+            }
+            Some(until) if until <= now => {
+                entry.until = None;
+                endpoint.readmit();
+                tracing::info!(
+                    cluster = &*cluster.name,
+                    endpoint = &*endpoint.name,
+                    "endpoint taken back"
+                );
+            }
+            Some(_) => {}
+        }
+    }
+}
+
+struct Checks {
+    of: HashMap<Arc<str>, tokio::task::AbortHandle>,
+    running: JoinSet<()>,
+}
+
+impl Checks {
+    /// Starts checks of those who came, ends those of who left.
+    fn follow(
+        &mut self,
+        cluster: &Arc<Cluster>,
+        endpoints: &[Arc<EndpointState>],
+        plan: &HealthPlan,
+        probe: &Rc<dyn HealthProbe>,
+        shard: &Shard,
+    ) {
+        self.of.retain(|name, task| {
+            let stays = endpoints.iter().any(|endpoint| endpoint.name == *name);
+            if !stays {
+                task.abort();
+            }
+            stays
+        });
+        while self.running.try_join_next().is_some() {}
+        for endpoint in endpoints {
+            if !self.of.contains_key(&endpoint.name) {
+                let check = check_for_ever(
+                    Arc::clone(cluster),
+                    Arc::clone(endpoint),
+                    plan.clone(),
+                    Rc::clone(probe),
+                    shard.clone(),
+                );
+                let task = self.running.spawn_local(check);
+                self.of.insert(Arc::clone(&endpoint.name), task);
+            }
+        }
+    }
+}
+
+async fn check_for_ever(
+    cluster: Arc<Cluster>,
+    endpoint: Arc<EndpointState>,
+    plan: HealthPlan,
+    probe: Rc<dyn HealthProbe>,
+    shard: Shard,
+) {
+    let mut run = Run { healthy: endpoint.is_healthy(), against: 0 };
+    // The first checks of a cluster are spread, but within a second.
+    tokio::time::sleep(plan.interval.min(Duration::from_secs(1)).mul_f64(fastrand::f64())).await;
+    loop {
+        let result =
+            match tokio::time::timeout(plan.timeout, probe.probe(endpoint.target.clone())).await {
+                Ok(result) => result,
+                Err(_) => Err("timed out".into()),
+            };
+        let code = if result.is_ok() { "ok" } else { "failed" };
+        shard.counter(&metrics::CHECKS, &[&cluster.name, code]).increment();
+        if run.take(result.is_ok(), &plan) && endpoint.set_healthy(run.healthy) {
+            let (cluster, endpoint) = (&*cluster.name, &*endpoint.name);
+            match result {
+                Ok(()) => tracing::info!(cluster, endpoint, "endpoint is healthy again"),
+                Err(error) => tracing::warn!(cluster, endpoint, error, "endpoint is unhealthy"),
+            }
+        }
+        tokio::time::sleep(plan.interval.mul_f64(0.9 + fastrand::f64() * 0.2)).await;
+    }
+}
+
+/// Results in a row that speak against the present state.
+#[derive(Debug)]
+struct Run {
+    healthy: bool,
+    against: u32,
+}
+
+impl Run {
+    /// Takes a result; true when the state turned.
+    const fn take(&mut self, good: bool, plan: &HealthPlan) -> bool {
+        if good == self.healthy {
+            self.against = 0;
+            return false;
+        }
+        self.against += 1;
+        let needed = if self.healthy { plan.unhealthy_after } else { plan.healthy_after };
+        if self.against < needed {
+            return false;
+        }
+        self.healthy = good;
+        self.against = 0;
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thresholds_count_results_in_a_row() {
+        let plan = HealthPlan {
+            interval: Duration::from_secs(1),
+            timeout: Duration::from_secs(1),
+            unhealthy_after: 3,
+            healthy_after: 2,
+        };
+        let mut run = Run { healthy: true, against: 0 };
+        let results = [false, false, true, false, false, false, true, false, true, true];
+        let turns: Vec<bool> = results.iter().map(|good| run.take(*good, &plan)).collect();
+        let turned: Vec<usize> = turns
+            .iter()
+            .enumerate()
+            .filter(|(_, turned)| **turned)
+            .map(|(index, _)| index)
+            .collect();
+        assert_eq!(turned, [5, 9]);
+        assert!(run.healthy);
+    }
+}

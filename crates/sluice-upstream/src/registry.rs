@@ -1,0 +1,158 @@
+//! The clusters of the process, by name.
+//!
+//! Owns: which clusters live, and the control-thread tasks that look after each of them.
+//! Refuses to know: who uses them. Keeps: a cluster lives from the first configuration that names
+//! it to the first that does not; its endpoints' state lives with it.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use sluice_core::Name;
+use sluice_telemetry::Shard;
+use tokio::task::JoinHandle;
+
+use crate::cluster::{Cluster, Member};
+use crate::dns::{self, Resolution};
+use crate::endpoint::{EndpointState, Target};
+use crate::health;
+use crate::plan::ClusterPlan;
+
+/// Told when endpoints leave a cluster.
+pub type OnLeft = Rc<dyn Fn(&Arc<Cluster>, &[Arc<EndpointState>])>;
+
+/// The clusters. Lives on the control thread.
+pub struct Clusters {
+    shard: Shard,
+    on_left: OnLeft,
+    live: BTreeMap<Name, Live>,
+}
+
+struct Live {
+    cluster: Arc<Cluster>,
+    resolution: Rc<Resolution>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl std::fmt::Debug for Clusters {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.live.keys()).finish()
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+impl Clusters {
+    /// No clusters yet.
+    pub fn new(shard: Shard, on_left: OnLeft) -> Self {
+        Self { shard, on_left, live: BTreeMap::new() }
+    }
+
+    /// Brings the clusters in line with `plans`. `changed` names those whose plan differs from the
+    /// one in force; the tasks of the others go on undisturbed.
+    pub fn apply(
+        &mut self,
+        plans: &BTreeMap<Name, Arc<ClusterPlan>>,
+        changed: impl Fn(&str) -> bool,
+    ) {
+        let gone: Vec<Name> =
+            self.live.keys().filter(|name| !plans.contains_key(*name)).cloned().collect();
+        for name in gone {
+            if let Some(live) = self.live.remove(&name) {
+                let left = live.cluster.publish(&[]);
+                (self.on_left)(&live.cluster, &left);
+            }
+        }
+        for (name, plan) in plans {
+            match self.live.get_mut(name) {
+                // The TLS configuration is built anew with each snapshot, so the plan is replaced
+                // even when the settings are the same.
+                Some(live) => {
+                    live.cluster.set_plan(Arc::clone(plan));
+                    if changed(name) {
+                        live.tasks.drain(..).for_each(|task| task.abort());
+                        live.start(plan, &self.shard, &self.on_left);
+                    }
+                }
+                None => {
+                    let cluster = Arc::new(Cluster::new(Arc::clone(plan)));
+                    let resolution = Rc::new(Resolution::default());
+                    let mut live = Live { cluster, resolution, tasks: Vec::new() };
+                    live.start(plan, &self.shard, &self.on_left);
+                    self.live.insert(Arc::clone(name), live);
+                }
+            }
+        }
+    }
+
+    /// The cluster of that name.
+    pub fn get(&self, name: &str) -> Option<&Arc<Cluster>> {
+        self.live.get(name).map(|live| &live.cluster)
+    }
+
+    /// Every cluster, by name.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Cluster>> {
+        self.live.values().map(|live| &live.cluster)
+    }
+
+    /// Waits until every host name has been looked up once, well or badly.
+    pub async fn resolved_once(&self) {
+        for live in self.live.values() {
+            live.resolution.first_round().await;
+        }
+    }
+}
+
+impl Live {
+    fn start(&mut self, plan: &Arc<ClusterPlan>, shard: &Shard, on_left: &OnLeft) {
+        let hosts = dns::hosts_of(plan);
+        self.resolution.keep_only(&hosts);
+        let (cluster, resolution) = (&self.cluster, &self.resolution);
+        publish(cluster, resolution, on_left);
+        for (host, port) in hosts {
+            let (cluster, resolution, on_left) =
+                (Arc::clone(cluster), Rc::clone(resolution), Rc::clone(on_left));
+            let publish = {
+                let (cluster, resolution) = (Arc::clone(&cluster), Rc::clone(&resolution));
+                move || publish(&cluster, &resolution, &on_left)
+            };
+            let task = dns::keep_resolved(cluster, resolution, host, port, shard.clone(), publish);
+            self.tasks.push(tokio::task::spawn_local(task));
+        }
+        self.tasks
+            .push(tokio::task::spawn_local(health::watch(Arc::clone(cluster), shard.clone())));
+    }
+}
+
+/// Publishes what the plan names, with host names replaced by what they resolve to.
+fn publish(cluster: &Arc<Cluster>, resolution: &Resolution, on_left: &OnLeft) {
+    use sluice_core::Endpoint;
+    let mut members = Vec::new();
+    for endpoint in &cluster.plan().endpoints {
+        let weight = endpoint.weight;
+        match &endpoint.address {
+            Endpoint::Ip(address) => {
+                members.push(Member { target: Target::Ip(*address), host: None, weight })
+            }
+            Endpoint::Unix(path) => {
+                members.push(Member { target: Target::Unix(path.clone()), host: None, weight });
+            }
+            Endpoint::Host(host, port) => {
+                let addresses = resolution.addresses(host, *port);
+                members.extend(addresses.into_iter().map(|ip| Member {
+                    target: Target::Ip((ip, *port).into()),
+                    host: Some(Arc::clone(host)),
+                    weight,
+                }));
+            }
+        }
+    }
+    let left = cluster.publish(&members);
+    if !left.is_empty() {
+        on_left(cluster, &left);
+    }
+}
