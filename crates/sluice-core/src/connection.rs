@@ -188,6 +188,8 @@ pub struct ConnInfo {
     pub destination: Cell<Peer>,
     /// What inspection found.
     pub facts: OnceCell<Facts>,
+    /// What inspection found inside a terminated stream.
+    pub inner_facts: RefCell<Option<Box<Facts>>>,
     /// The chain that was selected.
     pub chain: OnceCell<Name>,
     /// What termination found.
@@ -218,6 +220,7 @@ impl ConnInfo {
             source: Cell::new(peer),
             destination: Cell::new(local),
             facts: OnceCell::new(),
+            inner_facts: RefCell::default(),
             chain: OnceCell::new(),
             tls: OnceCell::new(),
             cluster: OnceCell::new(),
@@ -227,6 +230,12 @@ impl ConnInfo {
             sent: Cell::new(0),
             detail: RefCell::default(),
         }
+    }
+
+    /// The facts that are nearest to the data: those inside TLS, where it was opened and looked into.
+    pub fn nearest_facts(&self) -> Facts {
+        let inner = self.inner_facts.borrow().as_deref().cloned();
+        inner.or_else(|| self.facts.get().cloned()).unwrap_or_default()
     }
 
     /// Counts bytes from the client.

@@ -13,7 +13,9 @@ use std::task::{Context, Poll, Waker};
 
 use slab::Slab;
 use sluice_core::{ConnInfo, Moment, Reason};
+use smallvec::SmallVec;
 
+use crate::seams::ByteTap;
 use crate::timers::Timer;
 use crate::worker::WorkerCx;
 
@@ -31,6 +33,8 @@ pub struct Conn {
     pub deadline: Deadline,
     /// The endpoint it is connected to.
     pub endpoint: RefCell<Option<Arc<str>>>,
+    /// Those who want to see its bytes.
+    pub taps: RefCell<SmallVec<[Rc<dyn ByteTap>; 0]>>,
     killed: Cell<Option<Reason>>,
     waker: RefCell<Option<Waker>>,
     place: Cell<usize>,
@@ -44,6 +48,7 @@ impl Conn {
             worker: Rc::clone(worker),
             deadline: Timer::new(&worker.timers),
             endpoint: RefCell::default(),
+            taps: RefCell::default(),
             killed: Cell::new(None),
             waker: RefCell::default(),
             place: Cell::new(0),

@@ -10,6 +10,7 @@
 //! both sockets are bare and nobody taps the bytes; it comes back when its moves get small.
 
 use std::io;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use sluice_sys::pipe::Pipe;
@@ -85,11 +86,11 @@ impl Pump {
         &mut self,
         cx: &mut Context<'_>,
         worker: &WorkerCx,
-        tap: Option<&dyn ByteTap>,
+        taps: &[Rc<dyn ByteTap>],
         moved: &mut Moved,
     ) -> Poll<Stopped> {
         let other_done = self.to_downstream.is_done();
-        let mut lane = Lane { worker, tap: tap.map(|tap| (tap, Way::Up)), other_done };
+        let mut lane = Lane { worker, taps, way: Way::Up, other_done };
         let up = self.to_upstream.poll(
             cx,
             &mut lane,
@@ -105,7 +106,7 @@ impl Pump {
             _ => {}
         }
         let other_done = self.to_upstream.is_done();
-        let mut lane = Lane { worker, tap: tap.map(|tap| (tap, Way::Down)), other_done };
+        let mut lane = Lane { worker, taps, way: Way::Down, other_done };
         let down = self.to_downstream.poll(
             cx,
             &mut lane,
@@ -139,7 +140,8 @@ impl Pump {
 /// What a direction needs to know of its surroundings.
 struct Lane<'a> {
     worker: &'a WorkerCx,
-    tap: Option<(&'a dyn ByteTap, Way)>,
+    taps: &'a [Rc<dyn ByteTap>],
+    way: Way,
     /// The other direction is done: closing the sockets says the rest.
     other_done: bool,
 }
@@ -220,10 +222,11 @@ impl Direction {
         let worker = lane.worker;
         let count = ready!(worker.with_scratch(|scratch| {
             let count = ready!(from.poll_recv(cx, worker, scratch)).map_err(Failed::From)?;
-            match lane.tap {
-                Some((tap, Way::Up)) => tap.received(&scratch[..count]),
-                Some((tap, Way::Down)) => tap.sent(&scratch[..count]),
-                None => {}
+            for tap in lane.taps {
+                match lane.way {
+                    Way::Up => tap.received(&scratch[..count]),
+                    Way::Down => tap.sent(&scratch[..count]),
+                }
             }
             if count > 0 {
                 to.send(cx, worker, &scratch[..count]).map_err(Failed::To)?;
@@ -236,7 +239,7 @@ impl Direction {
             return Poll::Ready(Ok(()));
         }
         self.streak = if count == SCRATCH { self.streak.saturating_add(1) } else { 0 };
-        let may_splice = !self.unspliceable && lane.tap.is_none() && is_bare(from) && is_bare(to);
+        let may_splice = !self.unspliceable && lane.taps.is_empty() && is_bare(from) && is_bare(to);
         if self.streak >= FULL_READS && may_splice {
             (self.state, self.streak) = (State::Splicing, 0);
         }

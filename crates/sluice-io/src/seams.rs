@@ -36,7 +36,8 @@ pub enum Inspection {
     Match(Facts),
     /// It is not.
     No,
-    /// It could be; do not ask again before the prefix has grown by so much.
+    /// It could be; do not ask again before the prefix has grown by so much. Ask for no more than
+    /// it takes to say `Match` or `No`, so that the vote does not depend on how the bytes were cut.
     NeedMore(NonZeroUsize),
     /// The peer waits for an answer before it goes on: send it, take `consumed` bytes off, go on.
     Reply {

@@ -1,1 +1,25 @@
+//! TCP and UDP: from an accepted socket to its record.
+//!
+//! Owns: listeners on a worker, inspectors, chain selection, connection filters, the relay, UDP
+//! flows, records. Refuses to know: configuration files, HTTP beyond its first bytes.
+//! Keeps: the seven phases of a connection run in one order in one place; every connection and
+//! flow ends with exactly one record and one reason.
+#![forbid(unsafe_code)]
 
+pub mod chain;
+pub mod connection;
+pub mod filters;
+pub mod inspect;
+pub mod listener;
+pub mod metrics;
+pub mod proxy_protocol;
+pub mod reasons;
+pub mod record;
+pub mod relay;
+pub mod select;
+pub mod udp;
+
+pub use chain::{Chain, ChainPlan, HandlerPlan, Termination, Transport};
+pub use listener::{InspectPlan, Listener, ListenerPlan, OnTimeout, ProxyAccept, ProxyPlan};
+pub use relay::{Hash, RelayOptions, RelayPlan};
+pub use select::{ChainTable, Criteria, Subject};

@@ -37,7 +37,7 @@ impl Rig {
 
     /// Pumps to the end and closes both sockets, as whoever owns a pump does.
     async fn pump_until_stopped(mut pump: Pump, worker: &WorkerCx, moved: &mut Moved) -> Stopped {
-        let stopped = poll_fn(|cx| pump.poll(cx, worker, None, moved)).await;
+        let stopped = poll_fn(|cx| pump.poll(cx, worker, &[], moved)).await;
         pump.release(worker);
         stopped
     }
@@ -93,7 +93,7 @@ fn bulk_is_spliced_and_arrives_whole_both_ways() {
         };
         let pumping = async {
             let stopped = poll_fn(|cx| {
-                let polled = pump.poll(cx, &worker, None, &mut moved);
+                let polled = pump.poll(cx, &worker, &[], &mut moved);
                 spliced |= pump.to_upstream.state == State::Splicing
                     && pump.to_downstream.state == State::Splicing;
                 polled
@@ -127,9 +127,10 @@ fn with_a_tap_bulk_is_copied() {
             client.read_to_end(&mut got).await.unwrap();
             assert!(got == data);
         };
-        let tap = Counting::default();
+        let tap = Rc::new(Counting::default());
+        let taps: [Rc<dyn ByteTap>; 1] = [Rc::clone(&tap) as _];
         let pumping = poll_fn(|cx| {
-            let polled = pump.poll(cx, &worker, Some(&tap), &mut moved);
+            let polled = pump.poll(cx, &worker, &taps, &mut moved);
             assert_ne!(pump.to_downstream.state, State::Splicing);
             // Until the client closes only one direction can be done.
             if pump.is_half_closed() { Poll::Ready(None) } else { polled.map(Some) }

@@ -1,0 +1,164 @@
+//! A filter chain: as planned for all workers, and as it stands on one.
+//!
+//! Owns: transport, filters and handler of a chain. Refuses to know: how it was selected.
+//! Keeps: a connection holds its chain and nothing else of a snapshot, so that a reload never
+//! changes a connection under way.
+
+use std::fmt::Debug;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sluice_core::Name;
+use sluice_io::{ConnectionFilter, FilterPlan, Inspector, StreamHandler, WorkerCx};
+use sluice_telemetry::Counter;
+use sluice_tls::ServerTls;
+
+use crate::inspect::Needs;
+use crate::metrics;
+use crate::select::ChainTable;
+
+/// A chain, shared by all workers.
+#[derive(Debug)]
+pub struct ChainPlan {
+    /// Its name.
+    pub name: Name,
+    /// What happens to TLS.
+    pub transport: Transport,
+    /// Its own connection filters.
+    pub filters: Vec<Arc<dyn FilterPlan>>,
+    /// What serves the stream; `None` where inner chains do.
+    pub handler: Option<Arc<dyn HandlerPlan>>,
+}
+
+/// What happens to TLS.
+#[derive(Debug)]
+pub enum Transport {
+    /// Bytes are left as they are, encrypted or not.
+    Untouched,
+    /// TLS ends here.
+    Terminate(Termination),
+}
+
+/// TLS that ends here.
+#[derive(Debug)]
+pub struct Termination {
+    /// Certificates and the rest.
+    pub tls: ServerTls,
+    /// How long the handshake may take.
+    pub timeout: Duration,
+    /// Chains that are selected on the clear text.
+    pub inner: Option<InnerPlan>,
+}
+
+/// Chains inside a terminated stream, one level deep.
+#[derive(Debug)]
+pub struct InnerPlan {
+    /// Which inspectors they ask for.
+    pub needs: Needs,
+    /// The index over them.
+    pub table: ChainTable,
+    /// The chains.
+    pub chains: Vec<ChainPlan>,
+}
+
+/// Something that serves streams, shared by all workers.
+pub trait HandlerPlan: Send + Sync + Debug {
+    /// The handler on one worker.
+    fn on_worker(&self, worker: &Rc<WorkerCx>) -> Rc<dyn StreamHandler>;
+}
+
+/// A chain on one worker.
+#[derive(Debug)]
+pub struct Chain {
+    /// Its name.
+    pub name: Name,
+    plan: Arc<Chains>,
+    path: ChainPath,
+    pub(crate) filters: Vec<Rc<dyn ConnectionFilter>>,
+    pub(crate) handler: Option<Rc<dyn StreamHandler>>,
+    pub(crate) inner: Option<Inner>,
+    pub(crate) selected: Counter,
+}
+
+/// The plans of a listener's chains: kept alive by each chain on a worker.
+pub type Chains = Vec<ChainPlan>;
+
+#[derive(Clone, Copy, Debug)]
+enum ChainPath {
+    Outer(usize),
+    Inner(usize, usize),
+}
+
+/// Inner chains on one worker.
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) inspectors: Vec<Rc<dyn Inspector>>,
+    pub(crate) chains: Vec<Rc<Chain>>,
+}
+
+impl Chain {
+    /// The chains of a listener on `worker`.
+    pub fn all_on_worker(
+        plans: &Arc<Chains>,
+        listener: &str,
+        worker: &Rc<WorkerCx>,
+    ) -> Vec<Rc<Self>> {
+        (0..plans.len())
+            .map(|index| Self::on_worker(plans, ChainPath::Outer(index), listener, worker))
+            .collect()
+    }
+
+    fn on_worker(
+        plans: &Arc<Chains>,
+        path: ChainPath,
+        listener: &str,
+        worker: &Rc<WorkerCx>,
+    ) -> Rc<Self> {
+        let plan = path.find(plans);
+        let owner = format!("{listener}/{}", plan.name);
+        let inner = match (&plan.transport, path) {
+            (
+                Transport::Terminate(Termination { inner: Some(inner), .. }),
+                ChainPath::Outer(outer),
+            ) => {
+                let chain = |index| {
+                    Self::on_worker(plans, ChainPath::Inner(outer, index), listener, worker)
+                };
+                Some(Inner {
+                    inspectors: inner.needs.inspectors(),
+                    chains: (0..inner.chains.len()).map(chain).collect(),
+                })
+            }
+            _ => None,
+        };
+        Rc::new(Self {
+            name: Arc::clone(&plan.name),
+            filters: plan.filters.iter().map(|filter| filter.on_worker(worker, &owner)).collect(),
+            handler: plan.handler.as_ref().map(|handler| handler.on_worker(worker)),
+            selected: worker.shard.counter(&metrics::CHAIN, &[listener, &plan.name]),
+            plan: Arc::clone(plans),
+            path,
+            inner,
+        })
+    }
+
+    /// What happens to TLS.
+    pub fn transport(&self) -> &Transport {
+        &self.path.find(&self.plan).transport
+    }
+}
+
+impl ChainPath {
+    fn find(self, plans: &[ChainPlan]) -> &ChainPlan {
+        match self {
+            Self::Outer(index) => &plans[index],
+            Self::Inner(outer, index) => match &plans[outer].transport {
+                Transport::Terminate(Termination { inner: Some(inner), .. }) => {
+                    &inner.chains[index]
+                }
+                _ => unreachable!("an inner path is only made from a chain that has inner chains"),
+            },
+        }
+    }
+}

@@ -1,0 +1,454 @@
+//! The life of a TCP connection: seven phases, in this order and in this file.
+//!
+//! Owns: the order of phases and what passes from one to the next. Refuses to know: what inspectors,
+//! filters and handlers do inside. Keeps: every connection that was accepted is counted, ends with
+//! one reason and leaves one record, whatever happens, panics included.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::task::Poll;
+
+use sluice_core::connection::{ConnInfo, Peer};
+use sluice_core::limits::Limit;
+use sluice_core::reason::end;
+use sluice_core::{Facts, Protocol, Reason, Verdict};
+use sluice_io::tls::HandshakeError;
+use sluice_io::{
+    Admit, Conn, ConnectionFilter, Inspector, RawStream, Socket, Stream, TlsStream, WorkerCx,
+};
+use sluice_telemetry::RecordKind;
+use sluice_tls::reasons as tls_reasons;
+
+use crate::chain::{Chain, Inner, InnerPlan, Termination, Transport};
+use crate::inspect::{Look, Panel};
+use crate::listener::{InspectPlan, Listener, OnTimeout, ProxyAccept, ProxyPlan};
+use crate::metrics;
+use crate::proxy_protocol::{self, Header};
+use crate::reasons;
+use crate::record::ConnectionRecord;
+use crate::select::{ChainTable, Subject};
+
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
+/// The next number of a connection or flow.
+pub(crate) fn next_id() -> u64 {
+    NEXT_ID.fetch_add(1, Relaxed)
+}
+
+/// Begins the life of an accepted connection.
+pub fn start(
+    listener: &Rc<Listener>,
+    worker: &Rc<WorkerCx>,
+    socket: Socket,
+    peer: Peer,
+    local: Peer,
+) {
+    let info = ConnInfo::new(next_id(), listener.name().clone(), peer, local, worker.now());
+    let conn = Conn::enter(worker, info);
+    listener.cells.accepted.increment();
+    listener.cells.active.increment();
+    let guard = EndGuard {
+        listener: Rc::clone(listener),
+        conn: Rc::clone(&conn),
+        reason: Cell::new(None),
+        admitted: Cell::new(0),
+    };
+    if worker.connections.len() > worker.limits.size(Limit::WorkerConnections) {
+        worker
+            .shard
+            .counter(&metrics::LIMIT_REACHED, &[Limit::WorkerConnections.def().name])
+            .increment();
+        guard.reason.set(Some(reasons::LIMIT));
+        return;
+    }
+    worker.spawn(async move {
+        let life = phases(&guard.listener, &guard.conn, &guard.admitted, RawStream::new(socket));
+        let reason = match guard.conn.live(life).await {
+            Ok(Ok(reason) | Err(reason)) | Err(reason) => reason,
+        };
+        guard.reason.set(Some(reason));
+    });
+}
+
+/// Counts the end and leaves the record when it is dropped: at the end, or when a panic unwinds.
+struct EndGuard {
+    listener: Rc<Listener>,
+    conn: Rc<Conn>,
+    reason: Cell<Option<Reason>>,
+    /// How many of the listener's filters let the connection in and want to know that it ended.
+    admitted: Cell<usize>,
+}
+
+impl Drop for EndGuard {
+    fn drop(&mut self) {
+        let (info, worker) = (&self.conn.info, &self.conn.worker);
+        let unset = if std::thread::panicking() { end::WORKER_PANIC } else { end::FORCED };
+        let reason = self.reason.get().unwrap_or(unset);
+        for filter in &self.listener.filters[..self.admitted.get()] {
+            filter.ended(info);
+        }
+        let cells = &self.listener.cells;
+        cells.active.decrement();
+        cells.received.add(info.received.get());
+        cells.sent.add(info.sent.get());
+        self.listener.count_end(worker, reason);
+        if worker.log.wants(RecordKind::Connection) {
+            let record = ConnectionRecord::new(info, &worker.clock, worker.now(), reason, None);
+            worker.log.push(Box::new(record));
+        }
+    }
+}
+
+/// Accept to Handle. `Err` is an end before the handler had the stream.
+async fn phases(
+    listener: &Listener,
+    conn: &Rc<Conn>,
+    admitted: &Cell<usize>,
+    raw: RawStream,
+) -> Result<Reason, Reason> {
+    let plan = &listener.plan;
+    let mut stream = Stream::Raw(raw);
+    // 1. Accept: who it comes from, and whether they may.
+    if let Some(proxy) = &plan.proxy_protocol {
+        Box::pin(take_proxy_header(proxy, conn, &mut stream)).await?;
+    }
+    judge(&listener.filters, conn, admitted).await?;
+
+    // 2. Inspect.
+    if plan.inspect.needs.any() {
+        let facts =
+            Box::pin(inspect(&plan.inspect, &listener.inspectors, conn, &mut stream)).await?;
+        let _ = conn.info.facts.set(facts);
+    }
+
+    // 3. Select.
+    let none = Facts::default();
+    let facts = conn.info.facts.get().unwrap_or(&none);
+    let mut chain = select(&plan.table, &listener.chains, conn, facts)?;
+
+    // 4. Transport.
+    let outer = Rc::clone(&chain);
+    if let Transport::Terminate(termination) = outer.transport() {
+        let Stream::Raw(raw) = stream else { unreachable!("nothing was terminated before") };
+        stream = Box::pin(terminate(listener, termination, conn, raw)).await?;
+        if let (Some(plans), Some(inner)) = (&termination.inner, &outer.inner) {
+            chain = Box::pin(choose_inside(&plan.inspect, plans, inner, conn, &mut stream)).await?;
+        }
+    }
+    let name = if Rc::ptr_eq(&outer, &chain) {
+        outer.name.clone()
+    } else {
+        format!("{}/{}", outer.name, chain.name).into()
+    };
+    let _ = conn.info.chain.set(name);
+    chain.selected.increment();
+    drop(outer);
+
+    // 5. Filter.
+    let passed = Cell::new(0);
+    let _ending = FiltersEnding { filters: &chain.filters, conn, passed: &passed };
+    judge(&chain.filters, conn, &passed).await?;
+
+    // 6. Handle.
+    let Some(handler) = &chain.handler else { return Err(reasons::UNMATCHED) };
+    Ok(Rc::clone(handler).handle(stream, Rc::clone(conn)).await)
+    // 7. Log: the guard.
+}
+
+/// Tells the filters of a chain that a connection they let in has ended.
+struct FiltersEnding<'a> {
+    filters: &'a [Rc<dyn ConnectionFilter>],
+    conn: &'a Conn,
+    passed: &'a Cell<usize>,
+}
+
+impl Drop for FiltersEnding<'_> {
+    fn drop(&mut self) {
+        for filter in &self.filters[..self.passed.get()] {
+            filter.ended(&self.conn.info);
+        }
+    }
+}
+
+async fn judge(
+    filters: &[Rc<dyn ConnectionFilter>],
+    conn: &Conn,
+    admitted: &Cell<usize>,
+) -> Result<(), Reason> {
+    for filter in filters {
+        let verdict = match filter.admit(&conn.info) {
+            Admit::Now(verdict) => verdict,
+            Admit::Wait(later) => later.await,
+        };
+        match verdict {
+            Verdict::Continue => admitted.set(admitted.get() + 1),
+            Verdict::Reject(reason) => return Err(reason),
+        }
+        if let Some(tap) = filter.tap() {
+            conn.taps.borrow_mut().push(tap);
+        }
+    }
+    Ok(())
+}
+
+/// Ends and facts as chain selection sees them.
+fn select(
+    table: &ChainTable,
+    chains: &[Rc<Chain>],
+    conn: &Conn,
+    facts: &Facts,
+) -> Result<Rc<Chain>, Reason> {
+    let pair = |peer: Peer| peer.socket().map(|end: SocketAddr| (end.ip() as IpAddr, end.port()));
+    let info = &conn.info;
+    let subject = Subject {
+        destination: pair(info.destination.get()),
+        source: pair(info.source.get()),
+        facts,
+    };
+    table.find(&subject).map(|index| Rc::clone(&chains[index])).ok_or(reasons::UNMATCHED)
+}
+
+// --- bytes that are looked at and given back ---
+
+/// The beginning of a stream: read, looked at, given back.
+struct Prefix {
+    bytes: Vec<u8>,
+    max: usize,
+}
+
+/// What a read of the prefix brought.
+enum Grown {
+    Bytes,
+    End,
+    Full,
+}
+
+impl Prefix {
+    const fn new(max: usize) -> Self {
+        Self { bytes: Vec::new(), max }
+    }
+
+    /// Reads once.
+    async fn grow(&mut self, stream: &mut Stream, conn: &Conn) -> Result<Grown, Reason> {
+        let room = self.max.saturating_sub(self.bytes.len());
+        if room == 0 {
+            return Ok(Grown::Full);
+        }
+        let count = poll_fn(|cx| {
+            conn.worker.with_scratch(|scratch| {
+                // The whole scratch where it fits, so that a TLS stream has no surplus.
+                let room = room.min(scratch.len());
+                let got = stream.poll_recv(cx, &conn.worker, &mut scratch[..room]);
+                if let Poll::Ready(Ok(count)) = &got {
+                    self.bytes.extend_from_slice(&scratch[..*count]);
+                }
+                got
+            })
+        })
+        .await
+        .map_err(|error| early_error(conn, &error))?;
+        Ok(if count == 0 { Grown::End } else { Grown::Bytes })
+    }
+
+    /// Gives everything from `start` on back to the stream.
+    fn give_back(&self, stream: &mut Stream, conn: &Conn, start: usize) -> Result<(), Reason> {
+        let rest = &self.bytes[start..];
+        if !rest.is_empty() {
+            stream.give_back(conn.worker.buffers.copy(rest).map_err(|_| reasons::BUFFERS)?);
+        }
+        Ok(())
+    }
+}
+
+/// The reason for an error of the client's socket before it was served.
+fn early_error(conn: &Conn, error: &std::io::Error) -> Reason {
+    conn.info.note(error);
+    match error.kind() {
+        std::io::ErrorKind::InvalidData => tls_reasons::PROTOCOL,
+        _ => end::DOWNSTREAM_RESET,
+    }
+}
+
+// --- phase 1: the PROXY header ---
+
+async fn take_proxy_header(
+    plan: &ProxyPlan,
+    conn: &Conn,
+    stream: &mut Stream,
+) -> Result<(), Reason> {
+    let trusted =
+        conn.info.peer.ip().is_none_or(|ip| plan.trust.iter().any(|block| block.holds(ip)));
+    let required = plan.accept == ProxyAccept::Required;
+    if required && !trusted {
+        return Err(reasons::PROXY_UNTRUSTED);
+    }
+    let by = conn.worker.now().after(plan.timeout);
+    // Room for the longest header, and for what may come in the same segment.
+    let mut prefix = Prefix::new(conn.worker.limits.size(Limit::InspectBytes));
+    let mut header = Header::NeedMore;
+    let reading = async {
+        while header == Header::NeedMore {
+            match prefix.grow(stream, conn).await? {
+                Grown::Bytes => header = proxy_protocol::read(&prefix.bytes),
+                Grown::End | Grown::Full => break,
+            }
+        }
+        Ok::<(), Reason>(())
+    };
+    match conn.until(by, reading).await {
+        Ok(done) => done?,
+        // Whoever is silent sends no header; that is for the next phase to judge.
+        Err(_) if prefix.bytes.is_empty() && !required => header = Header::Absent,
+        Err(_) => {}
+    }
+    let start = match header {
+        Header::Present { .. } if !trusted => return Err(reasons::PROXY_UNTRUSTED),
+        Header::Present { length, ends } => {
+            if let Some((source, destination)) = ends {
+                conn.info.source.set(Peer::Ip(source));
+                conn.info.destination.set(Peer::Ip(destination));
+            }
+            length
+        }
+        Header::Absent if required => return Err(reasons::PROXY_MISSING),
+        Header::Absent => 0,
+        Header::Malformed => return Err(reasons::PROXY_MALFORMED),
+        Header::NeedMore if prefix.bytes.is_empty() && required => {
+            return Err(reasons::PROXY_MISSING);
+        }
+        Header::NeedMore if prefix.bytes.is_empty() => 0,
+        Header::NeedMore => return Err(reasons::PROXY_MALFORMED),
+    };
+    prefix.give_back(stream, conn, start)
+}
+
+// --- phase 2: the first bytes ---
+
+async fn inspect(
+    plan: &InspectPlan,
+    inspectors: &[Rc<dyn Inspector>],
+    conn: &Conn,
+    stream: &mut Stream,
+) -> Result<Facts, Reason> {
+    let by = conn.worker.now().after(plan.timeout);
+    let mut prefix = Prefix::new(plan.bytes);
+    let mut start = 0;
+    let mut full = false;
+    let looking = async {
+        let mut panel = Panel::new(inspectors);
+        loop {
+            match panel.look(&prefix.bytes[start..]) {
+                Look::Decided(facts) => return Ok(Some(facts)),
+                Look::Malformed => return Err(reasons::INSPECT_MALFORMED),
+                Look::Reply { bytes, consumed } => {
+                    start += consumed;
+                    poll_fn(|cx| Poll::Ready(stream.send(cx, &conn.worker, bytes)))
+                        .await
+                        .map_err(|error| early_error(conn, &error))?;
+                    continue;
+                }
+                Look::More => {}
+            }
+            match prefix.grow(stream, conn).await? {
+                Grown::Bytes => {}
+                Grown::End if prefix.bytes.len() == start => return Err(reasons::INSPECT_CLOSED),
+                // Nothing more will come; what is there is all there is to go by.
+                Grown::End => return Ok(None),
+                Grown::Full => {
+                    full = true;
+                    return Ok(None);
+                }
+            }
+        }
+    };
+    let late = match conn.until(by, looking).await {
+        Ok(Err(reason)) => return Err(reason),
+        Ok(Ok(Some(facts))) => {
+            prefix.give_back(stream, conn, start)?;
+            return Ok(facts);
+        }
+        Ok(Ok(None)) => false,
+        Err(_) => true,
+    };
+    if full {
+        conn.worker
+            .shard
+            .counter(&metrics::LIMIT_REACHED, &[Limit::InspectBytes.def().name])
+            .increment();
+    }
+    if plan.on_timeout == OnTimeout::Close && (late || full) {
+        return Err(if full { reasons::INSPECT_TOO_LARGE } else { reasons::INSPECT_TIMEOUT });
+    }
+    prefix.give_back(stream, conn, start)?;
+    let silent = prefix.bytes.len() == start;
+    Ok(Facts::of(if silent { Protocol::Silent } else { Protocol::Unknown }))
+}
+
+// --- phase 4: TLS that ends here ---
+
+async fn terminate(
+    listener: &Listener,
+    termination: &Termination,
+    conn: &Conn,
+    raw: RawStream,
+) -> Result<Stream, Reason> {
+    let started = conn.worker.now();
+    let handshakes = &listener.cells.handshakes;
+    let failed = |reason: Reason, detail: &dyn std::fmt::Display| {
+        handshakes.failed.increment();
+        conn.info.note(detail);
+        reason
+    };
+    let mut tls = TlsStream::server(raw, &termination.tls)
+        .map_err(|error| failed(tls_reasons::PROTOCOL, &error))?;
+    let shaking = poll_fn(|cx| tls.poll_handshake(cx, &conn.worker));
+    match conn.until(started.after(termination.timeout), shaking).await {
+        Err(_) => Err(failed(tls_reasons::TIMEOUT, &"no complete handshake in time")),
+        Ok(Err(HandshakeError::Tls(error))) => {
+            Err(failed(tls_reasons::of_server_error(&error), &error))
+        }
+        Ok(Err(HandshakeError::Io(error))) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+            Err(failed(end::DOWNSTREAM_CLOSED, &"the client closed during the TLS handshake"))
+        }
+        Ok(Err(HandshakeError::Io(error))) => Err(failed(end::DOWNSTREAM_RESET, &error)),
+        Ok(Err(error @ HandshakeError::TooLarge)) => Err(failed(tls_reasons::PROTOCOL, &error)),
+        Ok(Ok(())) => {
+            let facts = tls.facts();
+            if facts.resumed { &handshakes.resumed } else { &handshakes.full }.increment();
+            listener.cells.handshake_time.record(conn.worker.now().since(started));
+            let _ = conn.info.tls.set(Box::new(facts));
+            Ok(Stream::Tls(Box::new(tls)))
+        }
+    }
+}
+
+/// Inspect and Select once more, on the clear text.
+async fn choose_inside(
+    limits: &InspectPlan,
+    plans: &InnerPlan,
+    inner: &Inner,
+    conn: &Conn,
+    stream: &mut Stream,
+) -> Result<Rc<Chain>, Reason> {
+    let outside = conn.info.facts.get().cloned().unwrap_or_default();
+    let inside = if plans.needs.any() {
+        let plan = InspectPlan { needs: plans.needs, ..limits.clone() };
+        inspect(&plan, &inner.inspectors, conn, stream).await?
+    } else {
+        Facts::default()
+    };
+    // The name was said outside and still holds; what is carried is what was found inside.
+    let facts = Facts {
+        tls: true,
+        sni: outside.sni,
+        alpn: outside.alpn,
+        starttls: outside.starttls,
+        ..inside
+    };
+    let chain = select(&plans.table, &inner.chains, conn, &facts)?;
+    *conn.info.inner_facts.borrow_mut() = Some(Box::new(facts));
+    Ok(chain)
+}

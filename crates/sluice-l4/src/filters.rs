@@ -1,0 +1,49 @@
+//! The connection filters that come with Sluice, and where filters are found by name.
+//!
+//! Owns: the registry of filter factories. Refuses to know: which listener uses which.
+//! Keeps: built-in and third-party filters are registered and configured alike.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use sluice_io::FilterFactory;
+
+pub mod allow;
+pub mod connection_limit;
+pub mod rate_limit;
+mod sources;
+#[cfg(test)]
+mod tests;
+
+/// Filters by name.
+#[derive(Clone, Debug)]
+pub struct Filters(BTreeMap<&'static str, Arc<dyn FilterFactory>>);
+
+impl Default for Filters {
+    /// The filters that come with Sluice.
+    fn default() -> Self {
+        let mut filters = Self(BTreeMap::new());
+        filters.register(Arc::new(allow::AllowFactory));
+        filters.register(Arc::new(allow::DenyFactory));
+        filters.register(Arc::new(connection_limit::ConnectionLimitFactory::default()));
+        filters.register(Arc::new(rate_limit::RateLimitFactory::default()));
+        filters
+    }
+}
+
+impl Filters {
+    /// Adds a filter, or replaces the one of that name.
+    pub fn register(&mut self, factory: Arc<dyn FilterFactory>) {
+        self.0.insert(factory.name(), factory);
+    }
+
+    /// The filter of that name.
+    pub fn get(&self, name: &str) -> Option<&Arc<dyn FilterFactory>> {
+        self.0.get(name)
+    }
+
+    /// Every filter, by name.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<dyn FilterFactory>> {
+        self.0.values()
+    }
+}

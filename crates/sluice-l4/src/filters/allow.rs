@@ -1,0 +1,102 @@
+//! `allow` and `deny`: sources by address.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use sluice_core::{Cidr, ConnInfo, Diags, Node, Path, Setting, Shape, Verdict};
+use sluice_io::{Admit, ConnectionFilter, FilterFactory, FilterPlan, WorkerCx};
+
+use crate::reasons;
+
+/// `allow: [127.0.0.0/8]`: only these sources may connect.
+#[derive(Debug)]
+pub struct AllowFactory;
+
+/// `deny: [192.0.2.0/24]`: these sources may not connect.
+#[derive(Debug)]
+pub struct DenyFactory;
+
+impl FilterFactory for AllowFactory {
+    fn name(&self) -> &'static str {
+        "allow"
+    }
+
+    fn help(&self) -> &'static str {
+        "Only sources in these blocks may connect."
+    }
+
+    fn shape(&self) -> Shape {
+        Vec::<Cidr>::shape()
+    }
+
+    fn check(
+        &self,
+        settings: &Node,
+        at: &Path<'_>,
+        diags: &mut Diags,
+    ) -> Option<Arc<dyn FilterPlan>> {
+        plan(settings, at, diags, true)
+    }
+}
+
+impl FilterFactory for DenyFactory {
+    fn name(&self) -> &'static str {
+        "deny"
+    }
+
+    fn help(&self) -> &'static str {
+        "Sources in these blocks may not connect."
+    }
+
+    fn shape(&self) -> Shape {
+        Vec::<Cidr>::shape()
+    }
+
+    fn check(
+        &self,
+        settings: &Node,
+        at: &Path<'_>,
+        diags: &mut Diags,
+    ) -> Option<Arc<dyn FilterPlan>> {
+        plan(settings, at, diags, false)
+    }
+}
+
+fn plan(
+    settings: &Node,
+    at: &Path<'_>,
+    diags: &mut Diags,
+    allow: bool,
+) -> Option<Arc<dyn FilterPlan>> {
+    let blocks = Vec::<Cidr>::bind(settings, at, diags)?;
+    if blocks.is_empty() {
+        diags.error("missing-field", settings.span, at, "expected at least one block of addresses");
+        return None;
+    }
+    Some(Arc::new(Blocks { blocks: blocks.into(), allow }))
+}
+
+/// The filter itself; it has no state, so that plan and filter are one.
+#[derive(Clone, Debug)]
+struct Blocks {
+    blocks: Arc<[Cidr]>,
+    allow: bool,
+}
+
+impl FilterPlan for Blocks {
+    fn on_worker(&self, _: &Rc<WorkerCx>, _: &str) -> Rc<dyn ConnectionFilter> {
+        Rc::new(self.clone())
+    }
+}
+
+impl ConnectionFilter for Blocks {
+    fn admit(&self, conn: &ConnInfo) -> Admit {
+        // A unix socket has no address to judge; who may open it is up to its file mode.
+        let listed =
+            conn.source.get().ip().map(|ip| self.blocks.iter().any(|block| block.holds(ip)));
+        Admit::Now(match listed {
+            Some(listed) if listed != self.allow => Verdict::Reject(reasons::DENIED),
+            _ => Verdict::Continue,
+        })
+    }
+}

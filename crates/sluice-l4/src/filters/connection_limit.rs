@@ -1,0 +1,129 @@
+//! `connection_limit`: connections at once, in all and per source.
+//!
+//! Owns: the counts, over all workers and reloads. Keeps: a count is given back when the
+//! connection that took it ends.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use sluice_core::limits::Limit;
+use sluice_core::{ConnInfo, Diags, Node, Path, Setting, Shape, Verdict};
+use sluice_io::{Admit, ConnectionFilter, FilterFactory, FilterPlan, WorkerCx};
+use sluice_telemetry::Counter;
+
+use super::sources::{Sources, source_of};
+use crate::{metrics, reasons};
+
+sluice_core::section! {
+    /// Bounds connections at once.
+    pub struct ConnectionLimit {
+        /// Connections at once.
+        pub max: Option<u64>,
+        /// Connections at once from one source: an IPv4 address or an IPv6 /64.
+        pub per_source: Option<u64>,
+    }
+}
+
+/// The factory; holds the counts of each listener and chain that uses the filter.
+#[derive(Debug, Default)]
+pub struct ConnectionLimitFactory {
+    counts: Arc<Mutex<HashMap<String, Shared>>>,
+}
+
+type Shared = Arc<Mutex<Counts>>;
+
+#[derive(Debug)]
+struct Counts {
+    all: u64,
+    by_source: Sources<u64>,
+}
+
+#[derive(Debug)]
+struct Plan {
+    settings: ConnectionLimit,
+    counts: Arc<Mutex<HashMap<String, Shared>>>,
+}
+
+#[derive(Debug)]
+struct Filter {
+    settings: ConnectionLimit,
+    counts: Shared,
+    forgotten: Counter,
+}
+
+impl FilterFactory for ConnectionLimitFactory {
+    fn name(&self) -> &'static str {
+        "connection_limit"
+    }
+
+    fn help(&self) -> &'static str {
+        "Bounds connections at once, in all and per source."
+    }
+
+    fn shape(&self) -> Shape {
+        ConnectionLimit::shape()
+    }
+
+    fn check(
+        &self,
+        settings: &Node,
+        at: &Path<'_>,
+        diags: &mut Diags,
+    ) -> Option<Arc<dyn FilterPlan>> {
+        let bound = ConnectionLimit::bind(settings, at, diags)?;
+        if bound.max.is_none() && bound.per_source.is_none() {
+            diags
+                .error("missing-field", settings.span, at, "this limits nothing")
+                .help("set `max`, `per_source` or both");
+            return None;
+        }
+        Some(Arc::new(Plan { settings: bound, counts: Arc::clone(&self.counts) }))
+    }
+}
+
+impl FilterPlan for Plan {
+    fn on_worker(&self, worker: &Rc<WorkerCx>, owner: &str) -> Rc<dyn ConnectionFilter> {
+        let bound = worker.limits.size(Limit::SourceTable);
+        let new = || Arc::new(Mutex::new(Counts { all: 0, by_source: Sources::new(bound) }));
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let counts = Arc::clone(counts.entry(owner.to_owned()).or_insert_with(new));
+        let forgotten =
+            worker.shard.counter(&metrics::LIMIT_REACHED, &[Limit::SourceTable.def().name]);
+        Rc::new(Filter { settings: self.settings.clone(), counts, forgotten })
+    }
+}
+
+impl ConnectionFilter for Filter {
+    fn admit(&self, conn: &ConnInfo) -> Admit {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.settings.max.is_some_and(|max| counts.all >= max) {
+            return Admit::Now(Verdict::Reject(reasons::LIMIT));
+        }
+        if let Some(max) = self.settings.per_source {
+            let (count, forgot) = counts.by_source.entry(source_of(conn.source.get()));
+            if forgot {
+                self.forgotten.increment();
+            }
+            if *count >= max {
+                return Admit::Now(Verdict::Reject(reasons::SOURCE_LIMIT));
+            }
+            *count += 1;
+        }
+        counts.all += 1;
+        Admit::Now(Verdict::Continue)
+    }
+
+    fn ended(&self, conn: &ConnInfo) {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.all = counts.all.saturating_sub(1);
+        if self.settings.per_source.is_some() {
+            let source = source_of(conn.source.get());
+            let (count, _) = counts.by_source.entry(source);
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                counts.by_source.remove(source);
+            }
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! `rate_limit`: how fast connections may be opened, in all or per source.
+//!
+//! Owns: the buckets, over all workers and reloads. Keeps: a source that waits gets its burst back
+//! at the stated rate, never faster.
+//!
+//! Generic cell rate algorithm (ITU-T I.371): a bucket is the time at which it will be full again.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use sluice_core::limits::Limit;
+use sluice_core::value::Rate;
+use sluice_core::{Clock, ConnInfo, Diags, Moment, Node, Path, Setting, Shape, Verdict};
+use sluice_io::{Admit, ConnectionFilter, FilterFactory, FilterPlan, WorkerCx};
+use sluice_telemetry::Counter;
+
+use super::sources::{Sources, source_of};
+use crate::{metrics, reasons};
+
+sluice_core::choice! {
+    /// Who shares a bucket.
+    pub enum Per {
+        /// All connections of the listener or chain.
+        Listener = "listener",
+        /// Each source: an IPv4 address or an IPv6 /64.
+        SourceIp = "source_ip",
+    }
+}
+
+sluice_core::section! {
+    /// Bounds how fast connections are opened.
+    pub struct RateLimit {
+        /// The rate in the long run.
+        pub connections: Rate,
+        /// How many may come at once; the rate's own count where it is left out.
+        pub burst: Option<u32>,
+        /// Who shares a bucket.
+        pub per: Per = "listener",
+    }
+}
+
+/// The factory; holds the buckets of each listener and chain that uses the filter.
+#[derive(Debug, Default)]
+pub struct RateLimitFactory {
+    buckets: Arc<Mutex<HashMap<String, Shared>>>,
+}
+
+type Shared = Arc<Mutex<Sources<Bucket>>>;
+
+/// When the bucket will be full again.
+#[derive(Debug, Default)]
+pub(super) struct Bucket(Moment);
+
+impl Bucket {
+    /// Takes one, if the bucket holds one.
+    pub(super) fn take(&mut self, now: Moment, every: Duration, burst: u32) -> bool {
+        let full_at = self.0.max(now).after(every);
+        if full_at.since(now) > every.saturating_mul(burst) {
+            return false;
+        }
+        self.0 = full_at;
+        true
+    }
+}
+
+#[derive(Debug)]
+struct Plan {
+    settings: RateLimit,
+    buckets: Arc<Mutex<HashMap<String, Shared>>>,
+}
+
+#[derive(Debug)]
+struct Filter {
+    settings: RateLimit,
+    buckets: Shared,
+    forgotten: Counter,
+    clock: Clock,
+}
+
+impl FilterFactory for RateLimitFactory {
+    fn name(&self) -> &'static str {
+        "rate_limit"
+    }
+
+    fn help(&self) -> &'static str {
+        "Bounds how fast connections are opened, in all or per source."
+    }
+
+    fn shape(&self) -> Shape {
+        RateLimit::shape()
+    }
+
+    fn check(
+        &self,
+        settings: &Node,
+        at: &Path<'_>,
+        diags: &mut Diags,
+    ) -> Option<Arc<dyn FilterPlan>> {
+        let settings = RateLimit::bind(settings, at, diags)?;
+        Some(Arc::new(Plan { settings, buckets: Arc::clone(&self.buckets) }))
+    }
+}
+
+impl FilterPlan for Plan {
+    fn on_worker(&self, worker: &Rc<WorkerCx>, owner: &str) -> Rc<dyn ConnectionFilter> {
+        let bound = worker.limits.size(Limit::SourceTable);
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = || Arc::new(Mutex::new(Sources::new(bound)));
+        let buckets = Arc::clone(buckets.entry(owner.to_owned()).or_insert_with(new));
+        let forgotten =
+            worker.shard.counter(&metrics::LIMIT_REACHED, &[Limit::SourceTable.def().name]);
+        Rc::new(Filter {
+            settings: self.settings.clone(),
+            buckets,
+            forgotten,
+            clock: worker.clock.clone(),
+        })
+    }
+}
+
+impl ConnectionFilter for Filter {
+    fn admit(&self, conn: &ConnInfo) -> Admit {
+        let Rate { count, per } = self.settings.connections;
+        let source = match self.settings.per {
+            Per::SourceIp => source_of(conn.source.get()),
+            Per::Listener => source_of(sluice_core::connection::Peer::Unix),
+        };
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        let (bucket, forgot) = buckets.entry(source);
+        if forgot {
+            self.forgotten.increment();
+        }
+        let burst = self.settings.burst.unwrap_or(count).max(1);
+        Admit::Now(if bucket.take(self.clock.now(), per / count, burst) {
+            Verdict::Continue
+        } else {
+            Verdict::Reject(reasons::RATE)
+        })
+    }
+}

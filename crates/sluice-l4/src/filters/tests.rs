@@ -1,0 +1,126 @@
+use std::time::Duration;
+
+use sluice_core::connection::Peer;
+use sluice_core::tree::Entry;
+use sluice_core::{Clock, ConnInfo, Diags, Node, Path, Span, Value, Verdict};
+use sluice_io::{Admit, ConnectionFilter, WorkerCx};
+use std::rc::Rc;
+
+use super::sources::{Sources, source_of};
+use super::*;
+use crate::reasons;
+
+fn scalar(text: &str) -> Node {
+    Node { value: Value::Scalar { text: text.into(), quoted: false }, span: Span::default() }
+}
+
+fn map(fields: &[(&str, &str)]) -> Node {
+    let entry = |(key, value): &(&str, &str)| Entry {
+        key: (*key).into(),
+        key_span: Span::default(),
+        node: scalar(value),
+    };
+    Node { value: Value::Map(fields.iter().map(entry).collect()), span: Span::default() }
+}
+
+fn filter(
+    worker: &Rc<WorkerCx>,
+    filters: &Filters,
+    name: &str,
+    settings: &Node,
+) -> Rc<dyn ConnectionFilter> {
+    let mut diags = Diags::new();
+    let plan = filters.get(name).unwrap().check(settings, &Path::ROOT, &mut diags);
+    plan.unwrap_or_else(|| panic!("{:?}", diags.iter().collect::<Vec<_>>())).on_worker(worker, "l")
+}
+
+fn from(address: &str) -> ConnInfo {
+    let peer = Peer::Ip(format!("{address}:1").parse().unwrap());
+    ConnInfo::new(1, "l".into(), peer, peer, sluice_core::Moment::default())
+}
+
+#[track_caller]
+fn verdict(filter: &Rc<dyn ConnectionFilter>, conn: &ConnInfo) -> Verdict {
+    match filter.admit(conn) {
+        Admit::Now(verdict) => verdict,
+        Admit::Wait(_) => panic!("built-in filters answer at once"),
+    }
+}
+
+#[test]
+fn allow_and_deny_are_opposites() {
+    let (worker, filters) = (WorkerCx::solitary(Clock::held()), Filters::default());
+    let block = scalar("10.0.0.0/8");
+    let (inside, outside) = (from("10.1.1.1"), from("192.0.2.1"));
+    let denied = Verdict::Reject(reasons::DENIED);
+    for (name, of_inside, of_outside) in
+        [("allow", Verdict::Continue, denied), ("deny", denied, Verdict::Continue)]
+    {
+        let filter = filter(&worker, &filters, name, &block);
+        assert_eq!(
+            (verdict(&filter, &inside), verdict(&filter, &outside)),
+            (of_inside, of_outside)
+        );
+    }
+}
+
+#[test]
+fn connections_are_counted_and_given_back_also_over_a_reload() {
+    let (worker, filters) = (WorkerCx::solitary(Clock::held()), Filters::default());
+    let settings = map(&[("max", "3"), ("per_source", "2")]);
+    let first = filter(&worker, &filters, "connection_limit", &settings);
+    let (a, b) = (from("10.0.0.1"), from("10.0.0.2"));
+    assert_eq!(verdict(&first, &a), Verdict::Continue);
+    assert_eq!(verdict(&first, &a), Verdict::Continue);
+    assert_eq!(verdict(&first, &a), Verdict::Reject(reasons::SOURCE_LIMIT));
+    // The same filter after a reload knows what the old one let in.
+    let second = filter(&worker, &filters, "connection_limit", &settings);
+    assert_eq!(verdict(&second, &b), Verdict::Continue);
+    assert_eq!(verdict(&second, &b), Verdict::Reject(reasons::LIMIT));
+    first.ended(&a);
+    assert_eq!(verdict(&second, &a), Verdict::Continue);
+}
+
+#[test]
+fn a_bucket_fills_at_its_rate() {
+    let clock = Clock::held();
+    let (worker, filters) = (WorkerCx::solitary(clock.clone()), Filters::default());
+    let settings = map(&[("connections", "10/s"), ("burst", "3"), ("per", "source_ip")]);
+    let filter = filter(&worker, &filters, "rate_limit", &settings);
+    let passed = |conn: &ConnInfo, tries: u32| {
+        (0..tries).filter(|_| verdict(&filter, conn) == Verdict::Continue).count()
+    };
+    let (a, b) = (from("10.0.0.1"), from("10.0.0.2"));
+    assert_eq!((passed(&a, 10), passed(&b, 10)), (3, 3));
+    clock.advance(Duration::from_millis(250));
+    assert_eq!(passed(&a, 10), 2);
+    clock.advance(Duration::from_secs(60));
+    assert_eq!(passed(&a, 10), 3);
+}
+
+#[test]
+fn the_table_of_sources_is_bounded_and_forgets_the_unused() {
+    let mut table: Sources<u32> = Sources::new(100);
+    let source = |n: u32| source_of(Peer::Ip((std::net::Ipv4Addr::from_bits(n), 1).into()));
+    for n in 0..10_000 {
+        *table.entry(source(n)).0 += 1;
+        *table.entry(source(0)).0 += 1;
+        assert!(table.len() <= 100);
+    }
+    assert_eq!(*table.entry(source(0)).0, 10_001, "a source in use is not forgotten");
+    assert_eq!(*table.entry(source(1)).0, 0);
+    let v6 = |text: &str| source_of(Peer::Ip(text.parse().unwrap()));
+    assert_eq!(v6("[2001:db8::1]:1"), v6("[2001:db8::2]:9"));
+}
+
+#[test]
+fn settings_that_limit_nothing_are_an_error() {
+    for (name, settings) in
+        [("connection_limit", map(&[])), ("rate_limit", map(&[])), ("deny", map(&[]))]
+    {
+        let mut diags = Diags::new();
+        let filters = Filters::default();
+        let plan = filters.get(name).unwrap().check(&settings, &Path::ROOT, &mut diags);
+        assert!(plan.is_none() && diags.has_errors(), "{name}");
+    }
+}

@@ -1,0 +1,72 @@
+//! HTTP by its first bytes: a request line, or the preface of HTTP/2.
+//!
+//! Source: RFC 9112 §3 (request line), RFC 9113 §3.4 (preface).
+#![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+
+use sluice_core::{Facts, Protocol};
+use sluice_io::{Inspection, Inspector};
+
+use super::need;
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// The longest method that is still taken for one.
+const METHOD_MAX: usize = 32;
+
+/// Recognises HTTP/1.0 and HTTP/1.1.
+#[derive(Debug)]
+pub struct Http1Inspector;
+
+impl Inspector for Http1Inspector {
+    fn name(&self) -> &'static str {
+        Protocol::Http1.word()
+    }
+
+    fn inspect(&self, prefix: &[u8]) -> Inspection {
+        // Empty lines before the request line are skipped, RFC 9112 §2.2.
+        let skipped = prefix.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+        let line = prefix.get(skipped..).unwrap_or_default();
+        let method = line.iter().take_while(|byte| is_token(**byte)).count();
+        match line.get(method) {
+            None if method <= METHOD_MAX && skipped <= METHOD_MAX => return need(1),
+            Some(b' ') if (1..=METHOD_MAX).contains(&method) => {}
+            _ => return Inspection::No,
+        }
+        let Some(end) = line.iter().position(|byte| *byte == b'\n') else { return need(1) };
+        let line = line.get(..end).unwrap_or_default();
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        let version = line.rsplit(|byte| *byte == b' ').next().unwrap_or_default();
+        match version {
+            [b'H', b'T', b'T', b'P', b'/', b'1', b'.', minor] if minor.is_ascii_digit() => {
+                Inspection::Match(Facts::of(Protocol::Http1))
+            }
+            _ => Inspection::No,
+        }
+    }
+}
+
+/// Characters of a token, RFC 9110 §5.6.2, as far as methods use them.
+const fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'!' | b'#' | b'+' | b'.')
+}
+
+/// Recognises HTTP/2 with prior knowledge.
+#[derive(Debug)]
+pub struct Http2Inspector;
+
+impl Inspector for Http2Inspector {
+    fn name(&self) -> &'static str {
+        Protocol::Http2.word()
+    }
+
+    fn inspect(&self, prefix: &[u8]) -> Inspection {
+        let common = prefix.iter().zip(PREFACE).take_while(|(a, b)| a == b).count();
+        if common == PREFACE.len() {
+            Inspection::Match(Facts::of(Protocol::Http2))
+        } else if common == prefix.len() {
+            need(1)
+        } else {
+            Inspection::No
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! PostgreSQL by its first message.
+//!
+//! Owns: SSLRequest, GSSENCRequest, CancelRequest, StartupMessage. Refuses to know: what follows.
+//! Source: PostgreSQL documentation, "Message Formats" and "SSL Session Encryption".
+#![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+
+use sluice_core::{Facts, Protocol};
+use sluice_io::{Inspection, Inspector};
+
+use super::need;
+use super::reader::Reader;
+
+/// Asks a server for TLS; it grants with [`GRANTED`].
+pub const SSL_REQUEST: &[u8; 8] = &[0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
+
+/// The byte that grants TLS.
+pub const GRANTED: u8 = b'S';
+
+/// The ALPN of a client that begins TLS without asking.
+pub const ALPN: &[u8] = b"postgresql";
+
+const SSL_CODE: u32 = 80_877_103;
+const GSS_CODE: u32 = 80_877_104;
+const CANCEL_CODE: u32 = 80_877_102;
+
+/// The largest startup packet that a server takes (`MAX_STARTUP_PACKET_LENGTH`).
+const STARTUP_MAX: usize = 10_000;
+
+/// Recognises PostgreSQL; reads user and database.
+#[derive(Debug)]
+pub struct PostgresInspector {
+    /// Whether a request for TLS is granted.
+    pub grant_tls: bool,
+}
+
+impl Inspector for PostgresInspector {
+    fn name(&self) -> &'static str {
+        Protocol::Postgres.word()
+    }
+
+    fn inspect(&self, prefix: &[u8]) -> Inspection {
+        let mut reader = Reader(prefix);
+        // A length of at most 10000 begins with two zero bytes, unlike any text and unlike TLS.
+        if prefix.iter().take(2).any(|byte| *byte != 0) {
+            return Inspection::No;
+        }
+        let (Some(length), Some(code)) = (reader.u32(), reader.u32()) else {
+            return need(1);
+        };
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        match (code, length) {
+            (SSL_CODE, 8) if self.grant_tls => {
+                Inspection::Reply { bytes: b"S", consumed: 8, starttls: true }
+            }
+            (SSL_CODE | GSS_CODE, 8) => {
+                Inspection::Reply { bytes: b"N", consumed: 8, starttls: false }
+            }
+            // Newer servers give out longer keys.
+            (CANCEL_CODE, 16..=272) => Inspection::Match(Facts::of(Protocol::Postgres)),
+            (_, 9..=STARTUP_MAX) if code >> 16 == 3 => {
+                let body = length.saturating_sub(8);
+                match reader.take(body) {
+                    Some(parameters) => read_startup(Reader(parameters)),
+                    None => need(body.saturating_sub(reader.0.len())),
+                }
+            }
+            _ => Inspection::No,
+        }
+    }
+}
+
+fn read_startup(mut parameters: Reader<'_>) -> Inspection {
+    let (mut user, mut database) = (None, None);
+    loop {
+        let Some(key) = parameters.until_zero() else { return Inspection::No };
+        if key.is_empty() {
+            break;
+        }
+        let Some(value) = parameters.until_zero() else { return Inspection::No };
+        let slot = match key {
+            b"user" => &mut user,
+            b"database" => &mut database,
+            _ => continue,
+        };
+        *slot = Some(String::from_utf8_lossy(value).into_owned().into_boxed_str());
+    }
+    Inspection::Match(Facts {
+        postgres_database: database.or_else(|| user.clone()),
+        postgres_user: user,
+        ..Facts::of(Protocol::Postgres)
+    })
+}

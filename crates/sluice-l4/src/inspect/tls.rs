@@ -1,0 +1,200 @@
+//! TLS: the ClientHello, read without being taken.
+//!
+//! Owns: record and handshake framing as far as the first message. Refuses to know: cryptography.
+//! Keeps: the answer does not depend on how the bytes were cut into segments or records; a hello
+//! that is not understood is not TLS.
+//!
+//! Source: RFC 8446 §4.1.2, §5.1; RFC 6066 §3 (server name); RFC 7301 §3.1 (ALPN). With encrypted
+//! ClientHello the name is that of the outer hello, which is what can be routed by.
+#![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+
+use std::borrow::Cow;
+
+use sluice_core::connection::AlpnList;
+use sluice_core::{Facts, Protocol};
+use sluice_io::{Inspection, Inspector};
+
+use super::need;
+use super::reader::Reader;
+
+const RECORD_MAX: usize = 16_384;
+const HANDSHAKE: u8 = 22;
+const CLIENT_HELLO: u8 = 1;
+const SERVER_NAME: u16 = 0;
+const ALPN: u16 = 16;
+
+/// ALPN protocols kept of one hello; RFC 7301 allows thousands, nobody offers ten.
+const ALPN_MAX: usize = 16;
+
+/// Recognises TLS and reads server name and ALPN.
+#[derive(Debug)]
+pub struct TlsInspector;
+
+impl Inspector for TlsInspector {
+    fn name(&self) -> &'static str {
+        Protocol::Tls.word()
+    }
+
+    /// Takes: stream bytes from the first record header on.
+    /// Gives: `Match` with server name (lower case) and ALPN, `No`, or `NeedMore`.
+    /// Holds: allocates only what it gives, and once more for a hello split over records.
+    fn inspect(&self, prefix: &[u8]) -> Inspection {
+        match first_message(prefix) {
+            Message::Whole(body) => match read_hello(&body) {
+                Some((sni, alpn)) => Inspection::Match(Facts {
+                    protocol: Some(Protocol::Tls),
+                    tls: true,
+                    sni,
+                    alpn,
+                    ..Facts::default()
+                }),
+                None => Inspection::No,
+            },
+            Message::NeedMore(bytes) => need(bytes),
+            Message::NotTls => Inspection::No,
+        }
+    }
+}
+
+enum Message<'a> {
+    Whole(Cow<'a, [u8]>),
+    NeedMore(usize),
+    NotTls,
+}
+
+/// The body of the first handshake message, put together from as many records as it takes.
+fn first_message(prefix: &[u8]) -> Message<'_> {
+    let mut stream = Reader(prefix);
+    let mut gathered: Cow<'_, [u8]> = Cow::Borrowed(&[]);
+    loop {
+        // What is there of a record header must already look like one.
+        let header = stream.0;
+        let kind_fits = header.first().is_none_or(|kind| *kind == HANDSHAKE);
+        let version_fits = header.get(1).is_none_or(|major| *major == 3);
+        if !kind_fits || !version_fits {
+            return Message::NotTls;
+        }
+        let (Some(_), Some(length)) = (stream.take(3), stream.u16()) else {
+            return Message::NeedMore(1);
+        };
+        let length = usize::from(length);
+        if length == 0 || length > RECORD_MAX {
+            return Message::NotTls;
+        }
+        let available = stream.0.len();
+        let Some(fragment) = stream.take(length) else {
+            // The type and length of the message may already rule it out.
+            let so_far = append(gathered, stream.0);
+            return match expected(&so_far) {
+                Expected::NotHello => Message::NotTls,
+                // The next byte may rule it out.
+                Expected::Unknown => Message::NeedMore(1),
+                Expected::Body(_) => Message::NeedMore(length.saturating_sub(available)),
+            };
+        };
+        gathered = append(gathered, fragment);
+        match expected(&gathered) {
+            Expected::NotHello => return Message::NotTls,
+            Expected::Unknown => {}
+            Expected::Body(size) => {
+                let end = size.saturating_add(4);
+                if gathered.len() >= end {
+                    let body = 4..end;
+                    return Message::Whole(match gathered {
+                        Cow::Borrowed(bytes) => Cow::Borrowed(bytes.get(body).unwrap_or_default()),
+                        Cow::Owned(bytes) => {
+                            Cow::Owned(bytes.get(body).unwrap_or_default().to_vec())
+                        }
+                    });
+                }
+            }
+        }
+    }
+}
+
+fn append<'a>(gathered: Cow<'a, [u8]>, fragment: &'a [u8]) -> Cow<'a, [u8]> {
+    if gathered.is_empty() {
+        return Cow::Borrowed(fragment);
+    }
+    let mut all = gathered.into_owned();
+    all.extend_from_slice(fragment);
+    Cow::Owned(all)
+}
+
+enum Expected {
+    Body(usize),
+    Unknown,
+    NotHello,
+}
+
+/// What the handshake header says, as far as it is there.
+fn expected(message: &[u8]) -> Expected {
+    let mut reader = Reader(message);
+    match reader.u8() {
+        None => return Expected::Unknown,
+        Some(CLIENT_HELLO) => {}
+        Some(_) => return Expected::NotHello,
+    }
+    match reader.array::<3>() {
+        Some([high, middle, low]) => {
+            let size = u32::from_be_bytes([0, high, middle, low]);
+            Expected::Body(usize::try_from(size).unwrap_or(usize::MAX))
+        }
+        None => Expected::Unknown,
+    }
+}
+
+/// Server name and ALPN of a hello's body; `None` when it is malformed.
+fn read_hello(body: &[u8]) -> Option<(Option<Box<str>>, AlpnList)> {
+    let mut hello = Reader(body);
+    let legacy_version = hello.u16()?;
+    if legacy_version >> 8 != 3 {
+        return None;
+    }
+    let _random = hello.take(32)?;
+    let _session = hello.vector8()?;
+    let _suites = hello.vector16()?;
+    let _compression = hello.vector8()?;
+    let (mut sni, mut alpn) = (None, AlpnList::new());
+    if hello.0.is_empty() {
+        // TLS 1.2 without extensions is legal.
+        return Some((sni, alpn));
+    }
+    let mut extensions = Reader(hello.vector16()?);
+    while !extensions.0.is_empty() {
+        let kind = extensions.u16()?;
+        let mut data = Reader(extensions.vector16()?);
+        match kind {
+            SERVER_NAME => sni = read_server_name(Reader(data.vector16()?))?,
+            ALPN => {
+                let mut offers = Reader(data.vector16()?);
+                while !offers.0.is_empty() {
+                    let offer = offers.vector8()?;
+                    if alpn.len() < ALPN_MAX {
+                        alpn.push(offer.into());
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    Some((sni, alpn))
+}
+
+/// The host name of a list of names. The outer `None` is malformed, the inner one no host name.
+#[allow(clippy::option_option, reason = "malformed and absent are different answers")]
+fn read_server_name(mut names: Reader<'_>) -> Option<Option<Box<str>>> {
+    while !names.0.is_empty() {
+        let kind = names.u8()?;
+        let name = names.vector16()?;
+        if kind == 0 {
+            let fits =
+                !name.is_empty() && name.len() <= 255 && name.iter().all(u8::is_ascii_graphic);
+            let text = std::str::from_utf8(name).ok().filter(|_| fits)?;
+            // A dot at the end is not part of a name in TLS, but some clients send it.
+            let text = text.strip_suffix('.').unwrap_or(text);
+            return Some(Some(text.to_ascii_lowercase().into_boxed_str()));
+        }
+    }
+    Some(None)
+}

@@ -1,0 +1,210 @@
+//! The record of an ended connection or flow, and the operators that name its values.
+//!
+//! Owns: what a record says. Refuses to know: where it goes. Keeps: made once, when the connection
+//! ends; plain values, read on the log thread.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use sluice_core::connection::{Attempt, ConnInfo, Peer, TlsFacts};
+use sluice_core::{Clock, Facts, Moment, Name, Reason};
+use sluice_telemetry::{Field, Operator, Record, RecordKind};
+
+macro_rules! operators {
+    ($($name:ident = $text:literal, $help:literal;)+) => {
+        $(const $name: Operator = Operator { name: $text, help: $help };)+
+        /// Every operator of connections and flows.
+        pub const OPERATORS: &[&Operator] = &[$(&$name),+];
+    };
+}
+
+operators! {
+    START_TIME = "START_TIME", "When it began, RFC 3339 in UTC.";
+    CONNECTION_ID = "CONNECTION_ID", "Its number, unique in the process.";
+    LISTENER = "LISTENER", "The listener.";
+    CHAIN = "FILTER_CHAIN_NAME", "The filter chain.";
+    REMOTE = "DOWNSTREAM_REMOTE_ADDRESS", "Who it comes from: the peer, or what a trusted PROXY header says.";
+    PEER = "DOWNSTREAM_DIRECT_REMOTE_ADDRESS", "The other end of the socket.";
+    LOCAL = "DOWNSTREAM_LOCAL_ADDRESS", "The address that was connected to.";
+    PROTOCOL = "PROTOCOL", "What the stream carries, where it was inspected.";
+    SNI = "REQUESTED_SERVER_NAME", "The server name of the ClientHello.";
+    TLS_VERSION = "DOWNSTREAM_TLS_VERSION", "The TLS version, where TLS was terminated.";
+    TLS_CIPHER = "DOWNSTREAM_TLS_CIPHER", "The cipher suite, where TLS was terminated.";
+    CLIENT_SUBJECT = "DOWNSTREAM_PEER_SUBJECT", "The subject of the client's certificate.";
+    DATABASE = "POSTGRES_DATABASE", "The PostgreSQL database.";
+    USER = "POSTGRES_USER", "The PostgreSQL user.";
+    CLUSTER = "UPSTREAM_CLUSTER", "The cluster.";
+    UPSTREAM = "UPSTREAM_HOST", "The endpoint it was connected to.";
+    UPSTREAM_LOCAL = "UPSTREAM_LOCAL_ADDRESS", "Sluice's own address towards the endpoint.";
+    ATTEMPTS = "UPSTREAM_HOSTS_ATTEMPTED", "Every endpoint that was tried, with what went wrong.";
+    RECEIVED = "BYTES_RECEIVED", "Bytes from the client.";
+    SENT = "BYTES_SENT", "Bytes to the client.";
+    DATAGRAMS_RECEIVED = "DATAGRAMS_RECEIVED", "Datagrams from the client.";
+    DATAGRAMS_SENT = "DATAGRAMS_SENT", "Datagrams to the client.";
+    DURATION = "DURATION", "Milliseconds from accept to end.";
+    REASON = "REASON", "Why it ended; see the page on reasons.";
+    PHASE = "PHASE", "The phase in which it ended.";
+    SIDE = "SIDE", "Who brought the end about: downstream, upstream or local.";
+    DETAIL = "DETAIL", "What the system or TLS said about the end.";
+    FLAGS = "RESPONSE_FLAGS", "Envoy's response flag for the reason.";
+}
+
+/// The text format that `format: text` stands for.
+pub const DEFAULT_TEXT: &str = "[%START_TIME%] %LISTENER%/%FILTER_CHAIN_NAME% %DOWNSTREAM_REMOTE_ADDRESS% -> %UPSTREAM_HOST% %PROTOCOL% %REQUESTED_SERVER_NAME% in=%BYTES_RECEIVED% out=%BYTES_SENT% %DURATION%ms %REASON% %DETAIL%";
+
+/// What an ended connection or flow has to say.
+#[derive(Debug)]
+pub struct ConnectionRecord {
+    kind: RecordKind,
+    id: u64,
+    started: Duration,
+    lasted: Duration,
+    listener: Name,
+    chain: Option<Name>,
+    source: Peer,
+    peer: Peer,
+    local: Peer,
+    facts: Facts,
+    tls: Option<Box<TlsFacts>>,
+    cluster: Option<Name>,
+    attempts: Vec<Attempt>,
+    upstream_local: Option<std::net::SocketAddr>,
+    received: u64,
+    sent: u64,
+    datagrams: Option<(u64, u64)>,
+    reason: Reason,
+    detail: Option<Box<str>>,
+}
+
+impl ConnectionRecord {
+    /// The record of `info`, which ended at `now` for `reason`. `datagrams` are those received and
+    /// sent, for a flow.
+    pub fn new(
+        info: &ConnInfo,
+        clock: &Clock,
+        now: Moment,
+        reason: Reason,
+        datagrams: Option<(u64, u64)>,
+    ) -> Self {
+        Self {
+            kind: if datagrams.is_some() { RecordKind::Flow } else { RecordKind::Connection },
+            id: info.id,
+            started: clock.wall(info.started),
+            lasted: now.since(info.started),
+            listener: info.listener.clone(),
+            chain: info.chain.get().cloned(),
+            source: info.source.get(),
+            peer: info.peer,
+            local: info.destination.get(),
+            facts: info.nearest_facts(),
+            tls: info.tls.get().cloned(),
+            cluster: info.cluster.get().cloned(),
+            attempts: info.attempts.borrow().to_vec(),
+            upstream_local: info.upstream_local.get(),
+            received: info.received.get(),
+            sent: info.sent.get(),
+            datagrams,
+            reason,
+            detail: info.detail.borrow().clone(),
+        }
+    }
+}
+
+impl Record for ConnectionRecord {
+    fn kind(&self) -> RecordKind {
+        self.kind
+    }
+
+    fn field(&self, operator: &Operator) -> Field<'_> {
+        let text =
+            |text: Option<&str>| Field::from(text.map(|t| Field::Text(Cow::Owned(t.to_owned()))));
+        match operator.name {
+            name if name == START_TIME.name => Field::Time(self.started),
+            name if name == CONNECTION_ID.name => Field::Number(self.id),
+            name if name == LISTENER.name => Field::from(&*self.listener),
+            name if name == CHAIN.name => text(self.chain.as_deref()),
+            name if name == REMOTE.name => Field::from(self.source.to_string()),
+            name if name == PEER.name => Field::from(self.peer.to_string()),
+            name if name == LOCAL.name => Field::from(self.local.to_string()),
+            name if name == PROTOCOL.name => {
+                text(self.facts.protocol.map(sluice_core::Protocol::word))
+            }
+            name if name == SNI.name => text(self.facts.sni.as_deref()),
+            name if name == TLS_VERSION.name => text(self.tls.as_ref().map(|tls| tls.version)),
+            name if name == TLS_CIPHER.name => text(self.tls.as_ref().map(|tls| tls.cipher)),
+            name if name == CLIENT_SUBJECT.name => {
+                text(self.tls.as_ref().and_then(|tls| tls.client_subject.as_deref()))
+            }
+            name if name == DATABASE.name => text(self.facts.postgres_database.as_deref()),
+            name if name == USER.name => text(self.facts.postgres_user.as_deref()),
+            name if name == CLUSTER.name => text(self.cluster.as_deref()),
+            name if name == UPSTREAM.name => {
+                text(self.attempts.last().filter(|a| a.failure.is_none()).map(|a| &*a.endpoint))
+            }
+            name if name == UPSTREAM_LOCAL.name => {
+                Field::from(self.upstream_local.map(|a| a.to_string()))
+            }
+            name if name == ATTEMPTS.name => {
+                Field::List(self.attempts.iter().map(show_attempt).collect())
+            }
+            name if name == RECEIVED.name => Field::Number(self.received),
+            name if name == SENT.name => Field::Number(self.sent),
+            name if name == DATAGRAMS_RECEIVED.name => {
+                self.datagrams.map_or(Field::Missing, |(received, _)| Field::Number(received))
+            }
+            name if name == DATAGRAMS_SENT.name => {
+                self.datagrams.map_or(Field::Missing, |(_, sent)| Field::Number(sent))
+            }
+            name if name == DURATION.name => Field::Millis(self.lasted),
+            name if name == REASON.name => Field::from(self.reason.code()),
+            name if name == PHASE.name => Field::from(self.reason.def().phase.word()),
+            name if name == SIDE.name => Field::from(self.reason.def().side.word()),
+            name if name == DETAIL.name => text(self.detail.as_deref()),
+            name if name == FLAGS.name => Field::from(self.reason.def().envoy_flag),
+            _ => Field::Missing,
+        }
+    }
+}
+
+fn show_attempt(attempt: &Attempt) -> String {
+    match &attempt.failure {
+        None => format!("{} ok", attempt.endpoint),
+        Some((reason, None)) => format!("{} {reason}", attempt.endpoint),
+        Some((reason, Some(errno))) => format!("{} {reason} (errno {errno})", attempt.endpoint),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_operator_is_answered() {
+        let clock = Clock::held();
+        let peer = Peer::Ip(([127, 0, 0, 1], 9).into());
+        let info = ConnInfo::new(7, "l".into(), peer, peer, clock.now());
+        let tls = TlsFacts {
+            version: "1.3",
+            cipher: "c",
+            alpn: None,
+            client_subject: Some("CN=x".into()),
+            resumed: false,
+        };
+        let _ = info.tls.set(Box::new(tls));
+        let facts = Facts {
+            sni: Some("a.test".into()),
+            postgres_database: Some("d".into()),
+            postgres_user: Some("u".into()),
+            ..Facts::of(sluice_core::Protocol::Postgres)
+        };
+        let _ = (info.facts.set(facts), info.chain.set("c".into()), info.cluster.set("u".into()));
+        info.upstream_local.set(peer.socket());
+        info.attempts.borrow_mut().push(Attempt { endpoint: "e".into(), failure: None });
+        info.note("because");
+        let end = sluice_core::reason::end::DONE;
+        let record = ConnectionRecord::new(&info, &clock, clock.now(), end, Some((1, 2)));
+        for operator in OPERATORS {
+            assert_ne!(record.field(operator), Field::Missing, "{} is not answered", operator.name);
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! The relay: from a stream to an endpoint of a cluster.
+//!
+//! Owns: choosing the hash, the greeting, timeouts while bytes move, what an end means.
+//! Refuses to know: how bytes move; that is the pump's. Keeps: a reset on one side becomes a reset
+//! on the other; an orderly end never does.
+
+use std::future::poll_fn;
+use std::hash::Hasher as _;
+use std::io;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use sluice_core::connection::{ConnInfo, Peer};
+use sluice_core::reason::end;
+use sluice_core::{Moment, Protocol, Reason};
+use sluice_io::pump::{Moved, Pump, Stopped};
+use sluice_io::{Conn, LocalFuture, Stream, StreamHandler, WorkerCx};
+use sluice_tls::reasons as tls_reasons;
+use sluice_upstream::{Cluster, ClusterHandle, Connected, Preface, connect};
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::chain::HandlerPlan;
+use crate::inspect::postgres::{GRANTED, SSL_REQUEST};
+use crate::proxy_protocol;
+use crate::reasons;
+
+/// A relay, shared by all workers.
+#[derive(Debug)]
+pub struct RelayPlan {
+    /// Where to.
+    pub cluster: Arc<Cluster>,
+    /// How.
+    pub options: RelayOptions,
+}
+
+/// How a relay behaves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RelayOptions {
+    /// What a hash balancer goes by.
+    pub hash: Option<Hash>,
+    /// How long no byte may move; `None` for ever.
+    pub idle_timeout: Option<Duration>,
+    /// The same once one side has finished.
+    pub half_close_timeout: Option<Duration>,
+    /// How long a connection may last; `None` for ever.
+    pub max_duration: Option<Duration>,
+}
+
+/// What a hash balancer goes by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hash {
+    /// The address of the source, without its port.
+    SourceIp,
+}
+
+impl Hash {
+    /// The hash of a connection from `source`; none where it has no address.
+    pub fn of(self, source: Peer) -> Option<u64> {
+        let Self::SourceIp = self;
+        let mut hasher = Xxh3::new();
+        match source.ip()?.to_canonical() {
+            IpAddr::V4(v4) => hasher.write(&v4.octets()),
+            IpAddr::V6(v6) => hasher.write(&v6.octets()),
+        }
+        Some(hasher.finish())
+    }
+}
+
+impl HandlerPlan for RelayPlan {
+    fn on_worker(&self, worker: &Rc<WorkerCx>) -> Rc<dyn StreamHandler> {
+        let handle = ClusterHandle::new(Arc::clone(&self.cluster), worker);
+        Rc::new(Relay { handle, options: self.options.clone() })
+    }
+}
+
+#[derive(Debug)]
+struct Relay {
+    handle: Rc<ClusterHandle>,
+    options: RelayOptions,
+}
+
+impl StreamHandler for Relay {
+    fn handle(self: Rc<Self>, stream: Stream, conn: Rc<Conn>) -> LocalFuture<Reason> {
+        Box::pin(async move {
+            let hash = self.options.hash.and_then(|hash| hash.of(conn.info.source.get()));
+            let preface = self.preface(&conn.info);
+            let connected = Box::pin(connect(&self.handle, &conn, hash, &preface)).await;
+            drop(preface);
+            let Connected { stream: upstream, claim } = match connected {
+                Ok(connected) => connected,
+                Err(reason) => return reason,
+            };
+            let reason = relay(&conn, &self.options, Pump::new(stream, upstream)).await;
+            drop(claim);
+            reason
+        })
+    }
+}
+
+impl Relay {
+    /// What the endpoint hears before the stream: a PROXY header, and the request for TLS where the
+    /// client's stream, or the cluster, wants TLS from a PostgreSQL server.
+    fn preface(&self, info: &ConnInfo) -> Preface {
+        let plan = self.handle.cluster.plan();
+        let facts = info.facts.get();
+        let passed_on = info.tls.get().is_none() && facts.is_some_and(|facts| facts.starttls);
+        let postgres =
+            plan.tls.is_some() && info.nearest_facts().protocol == Some(Protocol::Postgres);
+        Preface {
+            proxy_header: plan.send_proxy.map_or_else(Vec::new, |version| {
+                proxy_protocol::write(version, info.source.get(), info.destination.get())
+            }),
+            starttls: (passed_on || postgres).then_some((&SSL_REQUEST[..], GRANTED)),
+        }
+    }
+}
+
+/// Moves bytes until something ends it.
+async fn relay(conn: &Conn, options: &RelayOptions, mut pump: Pump) -> Reason {
+    let (info, worker) = (&conn.info, &conn.worker);
+    let end_at = info.started.after_bound(options.max_duration);
+    let taps = conn.taps.take();
+    let mut moved_before = true;
+    let stopped = poll_fn(|cx| {
+        let mut moved = Moved::default();
+        let polled = pump.poll(cx, worker, &taps, &mut moved);
+        if moved != Moved::default() || moved_before {
+            info.received.set(info.received.get() + moved.received);
+            info.sent.set(info.sent.get() + moved.sent);
+            moved_before = false;
+            conn.deadline.set(deadline(worker.now(), options, pump.is_half_closed()).min(end_at));
+        }
+        match polled {
+            Poll::Ready(stopped) => Poll::Ready(Ok(stopped)),
+            Poll::Pending => conn.deadline.poll(cx).map(|()| Err(why_late(worker, end_at, &pump))),
+        }
+    })
+    .await;
+    pump.release(worker);
+    match stopped {
+        Ok(Stopped::Done) if pump.downstream.was_truncated() || pump.upstream.was_truncated() => {
+            tls_reasons::TRUNCATED
+        }
+        Ok(Stopped::Done) => end::DONE,
+        Ok(Stopped::Downstream(error)) => {
+            pump.upstream.raw().reset_on_drop();
+            info.note(&error);
+            of_error(&error, end::DOWNSTREAM_RESET)
+        }
+        Ok(Stopped::Upstream(error)) => {
+            pump.downstream.raw().reset_on_drop();
+            info.note(&error);
+            of_error(&error, sluice_upstream::reasons::RESET)
+        }
+        Err(late) => late,
+    }
+}
+
+fn deadline(now: Moment, options: &RelayOptions, half_closed: bool) -> Moment {
+    let idle = now.after_bound(options.idle_timeout);
+    if half_closed { idle.min(now.after_bound(options.half_close_timeout)) } else { idle }
+}
+
+fn why_late(worker: &WorkerCx, end_at: Moment, pump: &Pump) -> Reason {
+    if worker.now() >= end_at {
+        end::MAX_DURATION
+    } else if pump.is_half_closed() {
+        end::HALF_CLOSE
+    } else {
+        end::IDLE
+    }
+}
+
+fn of_error(error: &io::Error, reset: Reason) -> Reason {
+    match error.kind() {
+        io::ErrorKind::InvalidData => tls_reasons::PROTOCOL,
+        io::ErrorKind::OutOfMemory => reasons::BUFFERS,
+        _ => reset,
+    }
+}

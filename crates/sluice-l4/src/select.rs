@@ -1,0 +1,321 @@
+//! Which chain serves a connection.
+//!
+//! Owns: the criteria of chains and the index over them. Refuses to know: what a chain does.
+//! Keeps: Envoy's rule, so that configurations translate one to one: step by step in a fixed
+//! order, the chains that do not match are dropped, and of the rest only the most specific stay;
+//! there is no way back. Two chains with equal criteria are an error that building reports.
+//!
+//! The steps: destination port, destination prefix, server name (exact, then the longest
+//! wildcard), transport, ALPN, protocol, PostgreSQL database, PostgreSQL user, source prefix,
+//! source port.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use sluice_core::value::{NamePattern, WordPattern};
+use sluice_core::{Cidr, Facts, Protocol, TransportKind};
+
+#[cfg(test)]
+mod tests;
+
+/// What a chain matches. An empty list matches anything.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Criteria {
+    /// Destination ports.
+    pub ports: Vec<u16>,
+    /// Destination addresses.
+    pub destinations: Vec<Cidr>,
+    /// Server names.
+    pub names: Vec<NamePattern>,
+    /// In clear or in TLS.
+    pub transports: Vec<TransportKind>,
+    /// ALPN protocols, any of which the client offers.
+    pub alpn: Vec<Vec<u8>>,
+    /// What the stream carries.
+    pub protocols: Vec<Protocol>,
+    /// PostgreSQL databases.
+    pub databases: Vec<WordPattern>,
+    /// PostgreSQL users.
+    pub users: Vec<WordPattern>,
+    /// Source addresses.
+    pub sources: Vec<Cidr>,
+    /// Source ports.
+    pub source_ports: Vec<u16>,
+}
+
+/// What is known of a connection when its chain is chosen.
+#[derive(Clone, Copy, Debug)]
+pub struct Subject<'a> {
+    /// Where it was meant for.
+    pub destination: Option<(IpAddr, u16)>,
+    /// Where it comes from.
+    pub source: Option<(IpAddr, u16)>,
+    /// What its first bytes say.
+    pub facts: &'a Facts,
+}
+
+impl Subject<'_> {
+    fn transport(&self) -> TransportKind {
+        if self.facts.tls { TransportKind::Tls } else { TransportKind::Plain }
+    }
+}
+
+/// The steps, in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Step {
+    Port,
+    Destination,
+    Name,
+    Transport,
+    Alpn,
+    Protocol,
+    Database,
+    User,
+    Source,
+    SourcePort,
+}
+
+impl Step {
+    const ALL: [Self; 10] = [
+        Self::Port,
+        Self::Destination,
+        Self::Name,
+        Self::Transport,
+        Self::Alpn,
+        Self::Protocol,
+        Self::Database,
+        Self::User,
+        Self::Source,
+        Self::SourcePort,
+    ];
+}
+
+/// An index over the criteria of the chains of a listener.
+#[derive(Debug)]
+pub struct ChainTable {
+    root: Option<Branch>,
+}
+
+#[derive(Debug)]
+enum Branch {
+    Chain(usize),
+    Step(Box<Node>),
+}
+
+#[derive(Debug)]
+struct Node {
+    table: Table,
+    any: Option<Branch>,
+}
+
+#[derive(Debug)]
+enum Table {
+    Port {
+        of_source: bool,
+        by_port: HashMap<u16, Branch>,
+    },
+    /// By prefix length, longest first.
+    Block {
+        of_source: bool,
+        lengths: Vec<u8>,
+        by_block: HashMap<Cidr, Branch>,
+    },
+    Name {
+        exact: HashMap<String, Branch>,
+        suffix: HashMap<String, Branch>,
+    },
+    Transport(Vec<(TransportKind, Branch)>),
+    Alpn(HashMap<Vec<u8>, Branch>),
+    Protocol(Vec<(Protocol, Branch)>),
+    /// Beginnings, longest first.
+    Word {
+        of_user: bool,
+        exact: HashMap<String, Branch>,
+        prefix: Vec<(String, Branch)>,
+    },
+}
+
+impl ChainTable {
+    /// Builds the index; chains are named by their place in `chains`.
+    ///
+    /// # Errors
+    /// Pairs of chains whose criteria are equal in some combination of their values.
+    pub fn build(chains: &[Criteria]) -> Result<Self, Vec<(usize, usize)>> {
+        let mut equal = Vec::new();
+        let all: Vec<usize> = (0..chains.len()).collect();
+        let root = build(chains, &all, &Step::ALL, &mut equal);
+        equal.sort_unstable();
+        equal.dedup();
+        if equal.is_empty() { Ok(Self { root }) } else { Err(equal) }
+    }
+
+    /// The chain for a connection, if one matches.
+    pub fn find(&self, subject: &Subject<'_>) -> Option<usize> {
+        let mut branch = self.root.as_ref()?;
+        loop {
+            match branch {
+                Branch::Chain(index) => return Some(*index),
+                Branch::Step(node) => branch = node.table.find(subject).or(node.any.as_ref())?,
+            }
+        }
+    }
+}
+
+/// The values of a step that a chain names.
+fn has_values(chain: &Criteria, step: Step) -> bool {
+    match step {
+        Step::Port => !chain.ports.is_empty(),
+        Step::Destination => !chain.destinations.is_empty(),
+        Step::Name => !chain.names.is_empty(),
+        Step::Transport => !chain.transports.is_empty(),
+        Step::Alpn => !chain.alpn.is_empty(),
+        Step::Protocol => !chain.protocols.is_empty(),
+        Step::Database => !chain.databases.is_empty(),
+        Step::User => !chain.users.is_empty(),
+        Step::Source => !chain.sources.is_empty(),
+        Step::SourcePort => !chain.source_ports.is_empty(),
+    }
+}
+
+fn build(
+    chains: &[Criteria],
+    candidates: &[usize],
+    steps: &[Step],
+    equal: &mut Vec<(usize, usize)>,
+) -> Option<Branch> {
+    let Some((step, rest)) = steps.split_first() else {
+        let (first, others) = candidates.split_first()?;
+        equal.extend(others.iter().map(|other| (*first, *other)));
+        return Some(Branch::Chain(*first));
+    };
+    let (named, any): (Vec<usize>, Vec<usize>) =
+        candidates.iter().partition(|index| has_values(&chains[**index], *step));
+    if named.is_empty() {
+        return build(chains, candidates, rest, equal);
+    }
+    let table = table(chains, &named, *step, rest, equal);
+    let any = build(chains, &any, rest, equal);
+    Some(Branch::Step(Box::new(Node { table, any })))
+}
+
+fn table(
+    chains: &[Criteria],
+    named: &[usize],
+    step: Step,
+    rest: &[Step],
+    equal: &mut Vec<(usize, usize)>,
+) -> Table {
+    match step {
+        Step::Port | Step::SourcePort => {
+            let of_source = step == Step::SourcePort;
+            let values =
+                |c: &Criteria| if of_source { c.source_ports.clone() } else { c.ports.clone() };
+            Table::Port { of_source, by_port: group(chains, named, rest, equal, values).collect() }
+        }
+        Step::Destination | Step::Source => {
+            let of_source = step == Step::Source;
+            let values =
+                |c: &Criteria| if of_source { c.sources.clone() } else { c.destinations.clone() };
+            let by_block: HashMap<Cidr, Branch> =
+                group(chains, named, rest, equal, values).collect();
+            let mut lengths: Vec<u8> = by_block.keys().map(Cidr::bits).collect();
+            lengths.sort_unstable_by(|a, b| b.cmp(a));
+            lengths.dedup();
+            Table::Block { of_source, lengths, by_block }
+        }
+        Step::Name => {
+            let (mut exact, mut suffix) = (HashMap::new(), HashMap::new());
+            for (name, branch) in group(chains, named, rest, equal, |c| c.names.clone()) {
+                match name {
+                    NamePattern::Exact(name) => exact.insert(name, branch),
+                    NamePattern::Suffix(name) => suffix.insert(name, branch),
+                };
+            }
+            Table::Name { exact, suffix }
+        }
+        Step::Transport => {
+            Table::Transport(group(chains, named, rest, equal, |c| c.transports.clone()).collect())
+        }
+        Step::Alpn => Table::Alpn(group(chains, named, rest, equal, |c| c.alpn.clone()).collect()),
+        Step::Protocol => {
+            Table::Protocol(group(chains, named, rest, equal, |c| c.protocols.clone()).collect())
+        }
+        Step::Database | Step::User => {
+            let of_user = step == Step::User;
+            let values = |c: &Criteria| if of_user { c.users.clone() } else { c.databases.clone() };
+            let (mut exact, mut prefix) = (HashMap::new(), Vec::new());
+            for (word, branch) in group(chains, named, rest, equal, values) {
+                match word {
+                    WordPattern::Exact(word) => drop(exact.insert(word, branch)),
+                    WordPattern::Prefix(word) => prefix.push((word, branch)),
+                }
+            }
+            prefix.sort_by_key(|(word, _): &(String, _)| std::cmp::Reverse(word.len()));
+            Table::Word { of_user, exact, prefix }
+        }
+    }
+}
+
+/// A branch for each value that any of the chains names.
+fn group<V: Eq + std::hash::Hash + Ord + Clone>(
+    chains: &[Criteria],
+    named: &[usize],
+    rest: &[Step],
+    equal: &mut Vec<(usize, usize)>,
+    values: impl Fn(&Criteria) -> Vec<V>,
+) -> std::vec::IntoIter<(V, Branch)> {
+    let mut groups: std::collections::BTreeMap<V, Vec<usize>> = std::collections::BTreeMap::new();
+    for index in named {
+        let mut own = values(&chains[*index]);
+        own.sort_unstable();
+        own.dedup();
+        own.into_iter().for_each(|value| groups.entry(value).or_default().push(*index));
+    }
+    let branches: Vec<(V, Branch)> = groups
+        .into_iter()
+        .filter_map(|(value, members)| Some((value, build(chains, &members, rest, equal)?)))
+        .collect();
+    branches.into_iter()
+}
+
+impl Table {
+    fn find(&self, subject: &Subject<'_>) -> Option<&Branch> {
+        let side = |of_source: bool| if of_source { subject.source } else { subject.destination };
+        match self {
+            Self::Port { of_source, by_port } => by_port.get(&side(*of_source)?.1),
+            Self::Block { of_source, lengths, by_block } => {
+                let address = side(*of_source)?.0.to_canonical();
+                lengths.iter().find_map(|bits| by_block.get(&Cidr::around(address, *bits)))
+            }
+            Self::Name { exact, suffix } => {
+                let name = subject.facts.sni.as_deref()?;
+                exact.get(name).or_else(|| {
+                    let parents = name.match_indices('.').map(|(dot, _)| &name[dot + 1..]);
+                    parents.filter_map(|parent| suffix.get(parent)).next()
+                })
+            }
+            Self::Transport(branches) => {
+                let transport = subject.transport();
+                branches.iter().find(|(value, _)| *value == transport).map(|(_, branch)| branch)
+            }
+            Self::Alpn(by_alpn) => {
+                subject.facts.alpn.iter().find_map(|offer| by_alpn.get(&**offer))
+            }
+            Self::Protocol(branches) => {
+                let protocol = subject.facts.protocol?;
+                branches.iter().find(|(value, _)| *value == protocol).map(|(_, branch)| branch)
+            }
+            Self::Word { of_user, exact, prefix } => {
+                let facts = subject.facts;
+                let word = if *of_user { &facts.postgres_user } else { &facts.postgres_database };
+                let word = word.as_deref()?;
+                exact.get(word).or_else(|| {
+                    prefix
+                        .iter()
+                        .find(|(start, _)| word.starts_with(start))
+                        .map(|(_, branch)| branch)
+                })
+            }
+        }
+    }
+}
