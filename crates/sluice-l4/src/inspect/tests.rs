@@ -151,7 +151,7 @@ fn protocols_by_their_first_bytes() {
         &b"\x00\x01"[..],
         b"GET key\r\n",
         b"*x",
-        b"SSL-",
+        b"SSL-\r\n",
         b"hello, world\r\n",
         b"PING / HTTP/2\r\n",
     ] {
