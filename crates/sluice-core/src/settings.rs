@@ -141,6 +141,7 @@ text_setting! {
     Cidr, "a block of addresses", "127.0.0.0/8", Cidr::parse, ToString::to_string;
     ListenAddress, "an address to listen on", "127.0.0.1:5432", ListenAddress::parse, ToString::to_string;
     Endpoint, "the address of an endpoint", "127.0.0.1:5432", Endpoint::parse, ToString::to_string;
+    std::net::SocketAddr, "an IP address with a port", "127.0.0.1:53", parse_socket, ToString::to_string;
     String, "text", "word", |text| Ok(text.to_owned()), Clone::clone;
     std::path::PathBuf, "a path", "certs/a.pem", parse_path, |v| v.display().to_string();
     Name, "a name", "orders-db", parse_name, ToString::to_string;
@@ -151,6 +152,12 @@ fn parse_path(text: &str) -> Result<std::path::PathBuf, String> {
         return Err("expected the path of a file".into());
     }
     Ok(text.into())
+}
+
+fn parse_socket(text: &str) -> Result<std::net::SocketAddr, String> {
+    text.parse().map_err(|_| {
+        format!("expected an IP address with a port such as 127.0.0.1:53, not `{text}`")
+    })
 }
 
 fn parse_name(text: &str) -> Result<Name, String> {
@@ -186,6 +193,66 @@ impl<T: Setting> Setting for OrNone<T> {
 
     fn show(&self) -> Plain {
         self.0.as_ref().map_or_else(|| Plain::Text("none".into()), Setting::show)
+    }
+
+    fn absent() -> Option<Self> {
+        T::absent().map(|value| Self(Some(value)))
+    }
+}
+
+/// A section that may also be written as one of its fields alone.
+pub trait ShortForm: Setting {
+    /// The field that a single value stands for.
+    const KEY: &'static str;
+}
+
+/// A section, or the short form of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Short<T>(pub T);
+
+impl<T: ShortForm> Setting for Short<T> {
+    fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
+        if matches!(node.value, Value::Map(_)) {
+            return T::bind(node, at, diags).map(Self);
+        }
+        let entry = Entry { key: T::KEY.into(), key_span: node.span, node: node.clone() };
+        let long = Node { value: Value::Map(vec![entry]), span: node.span };
+        T::bind(&long, at, diags).map(Self)
+    }
+
+    fn shape() -> Shape {
+        let Shape::Section(section) = T::shape() else { return T::shape() };
+        let short = section().fields.into_iter().find(|field| field.key == T::KEY);
+        Shape::Either(short.map(|field| field.shape).into_iter().chain([T::shape()]).collect())
+    }
+
+    fn show(&self) -> Plain {
+        self.0.show()
+    }
+}
+
+/// A map without fields, for something that has no settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Empty;
+
+impl Setting for Empty {
+    fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
+        match &node.value {
+            Value::Null => Some(Self),
+            Value::Map(entries) if entries.is_empty() => Some(Self),
+            _ => {
+                diags.error("wrong-kind", node.span, at, "this takes no settings; write {}");
+                None
+            }
+        }
+    }
+
+    fn shape() -> Shape {
+        Shape::Tagged(Vec::new())
+    }
+
+    fn show(&self) -> Plain {
+        Plain::Map(Vec::new())
     }
 }
 

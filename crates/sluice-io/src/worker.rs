@@ -9,6 +9,7 @@ use std::rc::Rc;
 
 use sluice_core::limits::Limit;
 use sluice_core::{Clock, Limits, Moment};
+use sluice_sys::datagram::Received;
 use sluice_telemetry::{LogQueue, Shard};
 
 use crate::buffers::{BufPool, CIPHER_SCRATCH, SCRATCH};
@@ -51,6 +52,7 @@ pub struct WorkerCx {
     turn: Cell<(u64, Moment)>,
     scratch: RefCell<Box<[u8]>>,
     cipher: RefCell<Box<[u8]>>,
+    datagrams: RefCell<Option<Received>>,
 }
 
 impl WorkerCx {
@@ -73,6 +75,7 @@ impl WorkerCx {
             turn: Cell::new((0, clock.now())),
             scratch: RefCell::new(vec![0; SCRATCH].into_boxed_slice()),
             cipher: RefCell::new(vec![0; CIPHER_SCRATCH].into_boxed_slice()),
+            datagrams: RefCell::default(),
             clock,
             shard,
             log,
@@ -117,5 +120,10 @@ impl WorkerCx {
     /// Lends the area for ciphertext. Within one poll only.
     pub(crate) fn with_cipher<R>(&self, use_it: impl FnOnce(&mut [u8]) -> R) -> R {
         use_it(&mut self.cipher.borrow_mut())
+    }
+
+    /// Lends the batch that datagrams are received into. Within one poll only.
+    pub fn with_datagrams<R>(&self, use_it: impl FnOnce(&mut Received) -> R) -> R {
+        use_it(self.datagrams.borrow_mut().get_or_insert_with(Received::new))
     }
 }

@@ -70,6 +70,15 @@ macro_rules! section {
                 $crate::settings::Shape::Section(Self::section_shape)
             }
 
+            /// A section that may be empty may be left out.
+            fn absent() -> Option<Self> {
+                let empty = $crate::tree::Node {
+                    value: $crate::tree::Value::Null,
+                    span: $crate::tree::Span::default(),
+                };
+                Self::bind(&empty, &$crate::settings::Path::ROOT, &mut $crate::diagnostics::Diags::new())
+            }
+
             fn show(&self) -> $crate::settings::Plain {
                 $crate::settings::Plain::Map(vec![$((
                     $crate::section!(@key $field $($key)?).to_owned(),

@@ -31,6 +31,8 @@ pub enum Shape {
     Either(Vec<Self>),
     /// A map of exactly one of these entries.
     Tagged(Vec<FieldShape>),
+    /// A map of any of these entries.
+    Fields(Vec<FieldShape>),
     /// Anything; bound by whoever is named beside it.
     Any,
 }

@@ -1,0 +1,559 @@
+//! The driver of UDP flows: sockets and tasks around the flow table.
+//!
+//! Owns: the listening socket of a worker, a connected socket and a task per flow.
+//! Refuses to know: who is known and who makes room; the table decides.
+//! Keeps: datagrams of a flow stay in order; a datagram that cannot be sent at once is dropped and
+//! counted, as a network would; answers leave from the address that was asked.
+
+use std::cell::{Cell, RefCell};
+use std::future::{Future as _, poll_fn};
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use sluice_core::connection::{Attempt, ConnInfo, Peer};
+use sluice_core::limits::Limit;
+use sluice_core::{Facts, Moment, Name, Reason, Verdict};
+use sluice_io::timers::Timer;
+use sluice_io::{Admit, ConnectionFilter, WorkerCx};
+use sluice_sys::datagram::{BATCH, Datagram, Outgoing, send};
+use sluice_telemetry::{Counter, Gauge, RecordKind};
+use sluice_upstream::cluster::Claim;
+use sluice_upstream::{ClusterHandle, Target};
+use smallvec::SmallVec;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+
+use super::flow_table::{FlowId, FlowKey, FlowTable, Full};
+use super::{FlowChainPlan, UdpPlan};
+use crate::connection::next_id;
+use crate::metrics;
+use crate::reasons;
+use crate::record::ConnectionRecord;
+use crate::select::Subject;
+
+/// A UDP listener on one worker.
+#[derive(Debug)]
+pub struct UdpListener {
+    plan: Arc<UdpPlan>,
+    filters: Vec<Rc<dyn ConnectionFilter>>,
+    chains: Vec<FlowChain>,
+    cells: Cells,
+}
+
+#[derive(Debug)]
+struct FlowChain {
+    filters: Vec<Rc<dyn ConnectionFilter>>,
+    handle: Rc<ClusterHandle>,
+    selected: Counter,
+}
+
+#[derive(Debug)]
+struct Cells {
+    flows: Counter,
+    active: Gauge,
+    received: Counter,
+    sent: Counter,
+    /// Not sent because a socket took no more.
+    dropped: Counter,
+    /// Not sent because no flow could be made for it.
+    refused: Counter,
+    icmp: Counter,
+    table_full: Counter,
+    bytes_received: Counter,
+    bytes_sent: Counter,
+}
+
+impl UdpListener {
+    /// The listener on `worker`.
+    pub fn on_worker(plan: Arc<UdpPlan>, worker: &Rc<WorkerCx>) -> Rc<Self> {
+        let (name, shard) = (&*plan.name, &worker.shard);
+        let datagrams = |code| shard.counter(&metrics::DATAGRAMS, &[name, code]);
+        let chain = |chain: &FlowChainPlan| {
+            let owner = format!("{name}/{}", chain.name);
+            FlowChain {
+                filters: chain
+                    .filters
+                    .iter()
+                    .map(|filter| filter.on_worker(worker, &owner))
+                    .collect(),
+                handle: ClusterHandle::new(Arc::clone(&chain.cluster), worker),
+                selected: shard.counter(&metrics::CHAIN, &[name, &chain.name]),
+            }
+        };
+        Rc::new(Self {
+            filters: plan.filters.iter().map(|filter| filter.on_worker(worker, name)).collect(),
+            chains: plan.chains.iter().map(chain).collect(),
+            cells: Cells {
+                flows: shard.counter(&metrics::FLOWS, &[name]),
+                active: shard.gauge(&metrics::FLOWS_ACTIVE, &[name]),
+                received: datagrams("received"),
+                sent: datagrams("sent"),
+                dropped: datagrams("dropped"),
+                refused: datagrams("refused"),
+                icmp: shard.counter(&metrics::ICMP, &[name]),
+                table_full: shard.counter(&metrics::LIMIT_REACHED, &[Limit::FlowTable.def().name]),
+                bytes_received: shard.counter(&metrics::RECEIVED, &[name]),
+                bytes_sent: shard.counter(&metrics::SENT, &[name]),
+            },
+            plan,
+        })
+    }
+}
+
+/// A UDP socket of a worker, over all the plans that come and go.
+#[derive(Debug)]
+pub struct UdpSlot {
+    worker: Rc<WorkerCx>,
+    socket: AsyncFd<OwnedFd>,
+    local: SocketAddr,
+    listener: RefCell<Rc<UdpListener>>,
+    table: RefCell<FlowTable<Rc<Flow>>>,
+    draining: Cell<bool>,
+    wake: Notify,
+}
+
+/// A flow.
+#[derive(Debug)]
+pub struct Flow {
+    /// What is known about it.
+    pub info: ConnInfo,
+    key: FlowKey,
+    listener: Rc<UdpListener>,
+    chain: usize,
+    upstream: AsyncFd<UdpSocket>,
+    claim: Claim,
+    received: Cell<u64>,
+    sent: Cell<u64>,
+    /// Answers that are still to come, where they are counted.
+    awaited: Cell<u64>,
+    task: RefCell<Option<AbortHandle>>,
+}
+
+impl Flow {
+    /// The endpoint.
+    pub fn endpoint(&self) -> &Arc<str> {
+        &self.claim.endpoint().name
+    }
+
+    fn plan(&self) -> &FlowChainPlan {
+        &self.listener.plan.chains[self.chain]
+    }
+
+    /// Tells every filter that let the flow in that it has ended.
+    fn tell_filters(&self) {
+        let chain = &self.listener.chains[self.chain];
+        self.listener
+            .filters
+            .iter()
+            .chain(&chain.filters)
+            .for_each(|filter| filter.ended(&self.info));
+    }
+}
+
+impl UdpSlot {
+    /// A socket that serves `listener` from now on.
+    ///
+    /// # Errors
+    /// The runtime does not take the socket.
+    pub fn new(
+        socket: OwnedFd,
+        listener: Rc<UdpListener>,
+        worker: &Rc<WorkerCx>,
+    ) -> io::Result<Rc<Self>> {
+        let socket = UdpSocket::from(socket);
+        let local = socket.local_addr()?;
+        let bound = worker.limits.size(Limit::FlowTable);
+        Ok(Rc::new(Self {
+            worker: Rc::clone(worker),
+            socket: AsyncFd::new(OwnedFd::from(socket))?,
+            local,
+            listener: RefCell::new(listener),
+            table: RefCell::new(FlowTable::new(bound)),
+            draining: Cell::new(false),
+            wake: Notify::new(),
+        }))
+    }
+
+    /// Serves `listener` from the next new flow on.
+    pub fn replace(&self, listener: Rc<UdpListener>) {
+        *self.listener.borrow_mut() = listener;
+    }
+
+    /// Takes no new flows, and ends when the last one has ended.
+    pub fn drain(&self) {
+        self.draining.set(true);
+        self.wake.notify_one();
+    }
+
+    /// How many flows there are.
+    pub fn flow_count(&self) -> usize {
+        self.table.borrow().len()
+    }
+
+    /// The flows now.
+    pub fn flows(&self) -> Vec<Rc<Flow>> {
+        self.table.borrow().iter().map(|(_, flow)| Rc::clone(flow)).collect()
+    }
+
+    /// Ends the flows that `which` names.
+    pub fn end_flows(&self, why: Reason, which: impl Fn(&Flow) -> bool) {
+        let ids: Vec<FlowId> =
+            self.table.borrow().iter().filter(|(_, flow)| which(flow)).map(|(id, _)| id).collect();
+        for id in ids {
+            self.end(id, why);
+        }
+    }
+
+    /// Reads datagrams and ends idle flows, until drained.
+    pub async fn run(self: Rc<Self>) {
+        let timer = Timer::new(&self.worker.timers);
+        loop {
+            let mut woken = pin!(self.wake.notified());
+            let finished = poll_fn(|cx| {
+                // Once woken the next turn of the loop listens anew.
+                if woken.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(self.draining.get() && self.table.borrow().is_empty());
+                }
+                self.expire();
+                if self.draining.get() && self.table.borrow().is_empty() {
+                    return Poll::Ready(true);
+                }
+                timer.set(self.table.borrow().next_expiry());
+                if timer.poll(cx).is_ready() {
+                    cx.waker().wake_by_ref();
+                }
+                self.poll_datagrams(cx).map(|()| false)
+            })
+            .await;
+            if finished {
+                return;
+            }
+        }
+    }
+
+    fn expire(&self) {
+        let mut ended = Vec::new();
+        self.table.borrow_mut().expire(self.worker.now(), |flow| ended.push(flow));
+        ended.iter().for_each(|flow| self.finish(flow, reasons::FLOW_IDLE));
+    }
+
+    /// Reads one batch and gives the others their turn.
+    fn poll_datagrams(self: &Rc<Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let Ok(mut ready) = ready!(self.socket.poll_read_ready(cx)) else { return Poll::Pending };
+        self.worker.with_datagrams(|batch| match batch.receive(self.socket.get_ref().as_fd()) {
+            Ok(count) => {
+                self.take_batch(batch.iter());
+                if count < BATCH {
+                    ready.clear_ready();
+                }
+            }
+            Err(_) => ready.clear_ready(),
+        });
+        Poll::Ready(())
+    }
+
+    /// Sends each run of datagrams of one flow on with one call.
+    fn take_batch<'a>(self: &Rc<Self>, datagrams: impl Iterator<Item = Datagram<'a>>) {
+        let now = self.worker.now();
+        let mut run: SmallVec<[Outgoing<'_>; BATCH]> = SmallVec::new();
+        let mut of: Option<(FlowId, Rc<Flow>)> = None;
+        for datagram in datagrams {
+            let Some(client) = datagram.from else { continue };
+            let key = FlowKey { client, local: datagram.to };
+            if of.as_ref().is_none_or(|(_, flow)| flow.key != key) {
+                self.flush(of.take(), &mut run);
+                of = self.flow_of(key, now);
+            }
+            match &of {
+                Some(_) => run.push(Outgoing { data: datagram.data, to: None, from: None }),
+                None => self.listener.borrow().cells.refused.increment(),
+            }
+        }
+        self.flush(of, &mut run);
+    }
+
+    fn flush(&self, of: Option<(FlowId, Rc<Flow>)>, run: &mut SmallVec<[Outgoing<'_>; BATCH]>) {
+        let Some((id, flow)) = of else { return };
+        let cells = &flow.listener.cells;
+        let bytes: usize = run.iter().map(|datagram| datagram.data.len()).sum();
+        cells.received.add(run.len() as u64);
+        flow.received.set(flow.received.get() + run.len() as u64);
+        flow.info.add_received(bytes);
+        if let Some(responses) = flow.plan().responses {
+            flow.awaited.set(flow.awaited.get() + u64::from(responses) * run.len() as u64);
+        }
+        let mut rest = &run[..];
+        while !rest.is_empty() {
+            match send(flow.upstream.get_ref().as_fd(), rest) {
+                Ok(count) => rest = &rest[count..],
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                    // An answer of ICMP to an earlier datagram; this one has not been sent.
+                    cells.icmp.increment();
+                    cells.dropped.add(rest.len() as u64);
+                    self.end(id, reasons::FLOW_ICMP);
+                    break;
+                }
+                Err(_) => {
+                    cells.dropped.add(rest.len() as u64);
+                    break;
+                }
+            }
+        }
+        run.clear();
+    }
+
+    fn flow_of(self: &Rc<Self>, key: FlowKey, now: Moment) -> Option<(FlowId, Rc<Flow>)> {
+        let mut table = self.table.borrow_mut();
+        if let Some(id) = table.arrive(&key, now) {
+            return table.get(id).map(|flow| (id, Rc::clone(flow)));
+        }
+        drop(table);
+        if self.draining.get() {
+            return None;
+        }
+        self.begin(key, now).ok()
+    }
+
+    /// Begins a flow. One that cannot begin is counted with the reason.
+    fn begin(self: &Rc<Self>, key: FlowKey, now: Moment) -> Result<(FlowId, Rc<Flow>), Reason> {
+        let listener = Rc::clone(&self.listener.borrow());
+        let client = Peer::Ip(key.client);
+        let local = key.local.map_or(self.local, |ip| SocketAddr::new(ip, self.local.port()));
+        let name: Name = listener.plan.name.clone();
+        let info = ConnInfo::new(next_id(), name, client, Peer::Ip(local), now);
+        let (chain, claim, upstream) = self.choose(&listener, &info).inspect_err(|why| {
+            // It never became a flow, and still its end has a reason.
+            self.record(&info, &listener.plan.name, *why, (1, 0));
+        })?;
+        let plan = &listener.plan.chains[chain];
+        let idle = plan.idle_timeout;
+        listener.chains[chain].selected.increment();
+        let flow = Rc::new(Flow {
+            info,
+            key,
+            listener: Rc::clone(&listener),
+            chain,
+            upstream,
+            claim,
+            received: Cell::new(0),
+            sent: Cell::new(0),
+            awaited: Cell::new(0),
+            task: RefCell::default(),
+        });
+        let admitted = self.table.borrow_mut().admit(key, idle, now, Rc::clone(&flow));
+        let (id, gone) = match admitted {
+            Ok(admitted) => admitted,
+            Err(Full) => {
+                flow.tell_filters();
+                listener.cells.table_full.increment();
+                self.record(&flow.info, &listener.plan.name, reasons::FLOW_TABLE_FULL, (1, 0));
+                return Err(reasons::FLOW_TABLE_FULL);
+            }
+        };
+        if let Some(gone) = gone {
+            listener.cells.table_full.increment();
+            self.finish(&gone, reasons::FLOW_TABLE_FULL);
+        }
+        listener.cells.flows.increment();
+        listener.cells.active.increment();
+        let task = tokio::task::spawn_local(Rc::clone(self).answer(id, Rc::clone(&flow)));
+        *flow.task.borrow_mut() = Some(task.abort_handle());
+        Ok((id, flow))
+    }
+
+    /// The chain, the endpoint and a socket to it.
+    fn choose(
+        &self,
+        listener: &UdpListener,
+        info: &ConnInfo,
+    ) -> Result<(usize, Claim, AsyncFd<UdpSocket>), Reason> {
+        judge(&listener.filters, info)?;
+        self.choose_chain(listener, info).inspect_err(|_| {
+            listener.filters.iter().for_each(|filter| filter.ended(info));
+        })
+    }
+
+    fn choose_chain(
+        &self,
+        listener: &UdpListener,
+        info: &ConnInfo,
+    ) -> Result<(usize, Claim, AsyncFd<UdpSocket>), Reason> {
+        let end = |peer: Peer| peer.socket().map(|end| (end.ip(), end.port()));
+        let facts = Facts::default();
+        let subject = Subject {
+            destination: end(info.destination.get()),
+            source: end(info.source.get()),
+            facts: &facts,
+        };
+        let index = listener.plan.table.find(&subject).ok_or(reasons::UNMATCHED)?;
+        let (plan, chain) = (&listener.plan.chains[index], &listener.chains[index]);
+        let _ = info.chain.set(Arc::clone(&plan.name));
+        let _ = info.cluster.set(Arc::clone(&plan.cluster.name));
+        judge(&chain.filters, info)?;
+        let reached = self.reach(plan, chain, info).inspect_err(|_| {
+            chain.filters.iter().for_each(|filter| filter.ended(info));
+        });
+        reached.map(|(claim, upstream)| (index, claim, upstream))
+    }
+
+    fn reach(
+        &self,
+        plan: &FlowChainPlan,
+        chain: &FlowChain,
+        info: &ConnInfo,
+    ) -> Result<(Claim, AsyncFd<UdpSocket>), Reason> {
+        let hash = plan.hash.and_then(|hash| hash.of(info.source.get()));
+        let claim = chain.handle.pick(&self.worker, hash, &[])?;
+        let failed = |error: &io::Error| {
+            let why = sluice_upstream::reasons::of_connect_error(error);
+            let failure = Some((why, error.raw_os_error()));
+            info.attempts
+                .borrow_mut()
+                .push(Attempt { endpoint: Arc::clone(&claim.endpoint().name), failure });
+            why
+        };
+        let upstream = connected(&claim.endpoint().target).map_err(|error| failed(&error))?;
+        let upstream = AsyncFd::new(upstream).map_err(|error| failed(&error))?;
+        info.upstream_local.set(upstream.get_ref().local_addr().ok());
+        info.attempts
+            .borrow_mut()
+            .push(Attempt { endpoint: Arc::clone(&claim.endpoint().name), failure: None });
+        claim.endpoint().succeeded();
+        Ok((claim, upstream))
+    }
+
+    /// Brings the answers of a flow back to its client, for as long as it lasts.
+    async fn answer(self: Rc<Self>, id: FlowId, flow: Rc<Flow>) {
+        let why = poll_fn(|cx| {
+            loop {
+                let mut ready = match ready!(flow.upstream.poll_read_ready(cx)) {
+                    Ok(ready) => ready,
+                    Err(_) => return Poll::Ready(reasons::FLOW_ICMP),
+                };
+                let got = self.worker.with_datagrams(|batch| {
+                    let count = batch.receive(flow.upstream.get_ref().as_fd())?;
+                    self.send_back(&flow, batch.iter());
+                    Ok::<usize, io::Error>(count)
+                });
+                match got {
+                    Ok(count) => {
+                        self.table.borrow_mut().touch(id, self.worker.now());
+                        if count < BATCH {
+                            ready.clear_ready();
+                        }
+                        if flow.plan().responses.is_some() && flow.awaited.get() == 0 {
+                            return Poll::Ready(reasons::FLOW_DONE);
+                        }
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
+                    Err(error) => {
+                        flow.listener.cells.icmp.increment();
+                        flow.info.note(error);
+                        return Poll::Ready(reasons::FLOW_ICMP);
+                    }
+                }
+            }
+        })
+        .await;
+        // Ends this very task at its next turn, which does not come any more.
+        flow.task.borrow_mut().take();
+        self.end(id, why);
+    }
+
+    fn send_back<'a>(&self, flow: &Flow, datagrams: impl Iterator<Item = Datagram<'a>>) {
+        let to = Some(flow.key.client);
+        let run: SmallVec<[Outgoing<'_>; BATCH]> =
+            datagrams.map(|d| Outgoing { data: d.data, to, from: flow.key.local }).collect();
+        let cells = &flow.listener.cells;
+        flow.awaited.set(flow.awaited.get().saturating_sub(run.len() as u64));
+        let mut rest = &run[..];
+        while !rest.is_empty() {
+            let Ok(count) = send(self.socket.get_ref().as_fd(), rest) else {
+                cells.dropped.add(rest.len() as u64);
+                break;
+            };
+            let bytes: usize = rest[..count].iter().map(|datagram| datagram.data.len()).sum();
+            flow.info.add_sent(bytes);
+            flow.sent.set(flow.sent.get() + count as u64);
+            cells.sent.add(count as u64);
+            rest = &rest[count..];
+        }
+    }
+
+    /// Takes a flow out of the table and finishes it.
+    fn end(&self, id: FlowId, why: Reason) {
+        if self.table.borrow().get(id).is_none() {
+            return;
+        }
+        let flow = self.table.borrow_mut().remove(id);
+        self.finish(&flow, why);
+        if self.draining.get() {
+            self.wake.notify_one();
+        }
+    }
+
+    /// What is owed to a flow that is no longer in the table.
+    fn finish(&self, flow: &Rc<Flow>, why: Reason) {
+        if let Some(task) = flow.task.borrow_mut().take() {
+            task.abort();
+        }
+        if why == reasons::FLOW_ICMP {
+            flow.claim.endpoint().failed();
+        }
+        let cells = &flow.listener.cells;
+        cells.active.decrement();
+        cells.bytes_received.add(flow.info.received.get());
+        cells.bytes_sent.add(flow.info.sent.get());
+        let filters = flow.listener.filters.iter().chain(&flow.listener.chains[flow.chain].filters);
+        filters.for_each(|filter| filter.ended(&flow.info));
+        self.record(&flow.info, &flow.info.listener, why, (flow.received.get(), flow.sent.get()));
+    }
+
+    fn record(&self, info: &ConnInfo, listener: &Name, why: Reason, datagrams: (u64, u64)) {
+        let worker = &self.worker;
+        worker.shard.counter(&metrics::FLOW_ENDED, &[listener, why.code()]).increment();
+        if worker.log.wants(RecordKind::Flow) {
+            let record =
+                ConnectionRecord::new(info, &worker.clock, worker.now(), why, Some(datagrams));
+            worker.log.push(Box::new(record));
+        }
+    }
+}
+
+/// A datagram cannot wait, so a filter that wants to is taken to refuse.
+fn judge(filters: &[Rc<dyn ConnectionFilter>], info: &ConnInfo) -> Result<(), Reason> {
+    for (index, filter) in filters.iter().enumerate() {
+        let why = match filter.admit(info) {
+            Admit::Now(Verdict::Continue) => continue,
+            Admit::Now(Verdict::Reject(why)) => why,
+            Admit::Wait(_) => reasons::FILTER_REJECTED,
+        };
+        filters[..index].iter().for_each(|filter| filter.ended(info));
+        return Err(why);
+    }
+    Ok(())
+}
+
+fn connected(target: &Target) -> io::Result<UdpSocket> {
+    let Target::Ip(to) = target else {
+        return Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "datagrams go to IP addresses only",
+        ));
+    };
+    let any: SocketAddr = if to.is_ipv4() {
+        (std::net::Ipv4Addr::UNSPECIFIED, 0).into()
+    } else {
+        (std::net::Ipv6Addr::UNSPECIFIED, 0).into()
+    };
+    let socket = UdpSocket::bind(any)?;
+    socket.set_nonblocking(true)?;
+    socket.connect(to)?;
+    Ok(socket)
+}

@@ -1,0 +1,215 @@
+//! The table of flows: who is known, who is idle, who makes room.
+//!
+//! Owns: flows by key, their order of use and their deadlines. Refuses to know: sockets, clocks.
+//! Keeps: never more flows than the bound; when it is full, the flow not used longest makes room
+//! if it has been idle for [`SPARE`], else the newcomer is refused, so that a flood of new sources
+//! cannot push out those who are talking.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use slab::Slab;
+use sluice_core::Moment;
+use sluice_io::wheel::{Key, TICK, Wheel};
+
+#[cfg(test)]
+mod tests;
+
+/// A flow used within this time is not made to give way.
+pub const SPARE: Duration = Duration::from_secs(1);
+
+const NIL: usize = usize::MAX;
+
+/// Whose datagrams these are: the client, and the address it sent to where that can differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FlowKey {
+    /// The client.
+    pub client: SocketAddr,
+    /// The address it sent to.
+    pub local: Option<IpAddr>,
+}
+
+/// Names a flow until it is removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FlowId(usize);
+
+/// Flows, each with a value of the caller's.
+#[derive(Debug)]
+pub struct FlowTable<V> {
+    flows: Slab<Entry<V>>,
+    by_key: HashMap<FlowKey, usize, foldhash::quality::RandomState>,
+    wheel: Wheel<usize>,
+    /// The ends of the list in order of use.
+    least_used: usize,
+    last_used: usize,
+    bound: usize,
+}
+
+#[derive(Debug)]
+struct Entry<V> {
+    key: FlowKey,
+    value: V,
+    used: Moment,
+    idle: Option<Duration>,
+    timer: Key,
+    before: usize,
+    after: usize,
+}
+
+/// There is no room for a new flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full;
+
+impl<V> FlowTable<V> {
+    /// An empty table for at most `bound` flows.
+    pub fn new(bound: usize) -> Self {
+        Self {
+            flows: Slab::new(),
+            by_key: HashMap::default(),
+            wheel: Wheel::default(),
+            least_used: NIL,
+            last_used: NIL,
+            bound: bound.max(1),
+        }
+    }
+
+    /// How many flows there are.
+    pub fn len(&self) -> usize {
+        self.flows.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.flows.is_empty()
+    }
+
+    /// The flow of a datagram that came in, which counts as use.
+    pub fn arrive(&mut self, key: &FlowKey, now: Moment) -> Option<FlowId> {
+        let id = FlowId(*self.by_key.get(key)?);
+        self.touch(id, now);
+        Some(id)
+    }
+
+    /// Counts a use of a flow.
+    pub fn touch(&mut self, id: FlowId, now: Moment) {
+        let entry = &mut self.flows[id.0];
+        entry.used = now;
+        let (timer, at) = (entry.timer, now.after_bound(entry.idle));
+        self.wheel.set(timer, tick_after(at));
+        if self.last_used != id.0 {
+            self.unlink(id.0);
+            self.link_last(id.0);
+        }
+    }
+
+    /// Adds a flow that ends after `idle` without use. Where the table is full, also gives the flow
+    /// that made room.
+    ///
+    /// # Errors
+    /// The table is full of flows in use.
+    pub fn admit(
+        &mut self,
+        key: FlowKey,
+        idle: Option<Duration>,
+        now: Moment,
+        value: V,
+    ) -> Result<(FlowId, Option<V>), Full> {
+        debug_assert!(!self.by_key.contains_key(&key), "a known flow is not admitted again");
+        let mut gone = None;
+        if self.flows.len() >= self.bound {
+            let oldest = self.least_used;
+            if now.since(self.flows[oldest].used) < SPARE {
+                return Err(Full);
+            }
+            gone = Some(self.remove(FlowId(oldest)));
+        }
+        let vacant = self.flows.vacant_entry();
+        let id = FlowId(vacant.key());
+        let timer = self.wheel.insert(id.0);
+        vacant.insert(Entry { key, value, used: now, idle, timer, before: NIL, after: NIL });
+        self.by_key.insert(key, id.0);
+        self.link_last(id.0);
+        self.wheel.set(timer, tick_after(now.after_bound(idle)));
+        Ok((id, gone))
+    }
+
+    /// Takes a flow out.
+    pub fn remove(&mut self, id: FlowId) -> V {
+        self.unlink(id.0);
+        let entry = self.flows.remove(id.0);
+        self.wheel.remove(entry.timer);
+        self.by_key.remove(&entry.key);
+        entry.value
+    }
+
+    /// The value of a flow, if it is still there.
+    pub fn get(&self, id: FlowId) -> Option<&V> {
+        self.flows.get(id.0).map(|entry| &entry.value)
+    }
+
+    /// Every flow.
+    pub fn iter(&self) -> impl Iterator<Item = (FlowId, &V)> {
+        self.flows.iter().map(|(id, entry)| (FlowId(id), &entry.value))
+    }
+
+    /// Takes out the flows that have been idle for too long.
+    pub fn expire(&mut self, now: Moment, mut ended: impl FnMut(V)) {
+        let mut due = Vec::new();
+        self.wheel.advance(now.as_micros() / TICK.as_micros() as u64, |id| due.push(FlowId(*id)));
+        due.into_iter().for_each(|id| ended(self.remove(id)));
+    }
+
+    /// When `expire` next has something to look at.
+    pub fn next_expiry(&self) -> Moment {
+        self.wheel.next().map_or(Moment::NEVER, |tick| {
+            Moment::from_micros(tick.saturating_mul(TICK.as_micros() as u64))
+        })
+    }
+
+    fn link_last(&mut self, index: usize) {
+        let before = self.last_used;
+        (self.flows[index].before, self.flows[index].after) = (before, NIL);
+        match before {
+            NIL => self.least_used = index,
+            before => self.flows[before].after = index,
+        }
+        self.last_used = index;
+    }
+
+    fn unlink(&mut self, index: usize) {
+        let (before, after) = (self.flows[index].before, self.flows[index].after);
+        match before {
+            NIL => self.least_used = after,
+            before => self.flows[before].after = after,
+        }
+        match after {
+            NIL => self.last_used = before,
+            after => self.flows[after].before = before,
+        }
+    }
+
+    /// Panics when the parts of the table disagree. For tests.
+    pub fn check_invariants(&self) {
+        assert!(self.flows.len() <= self.bound);
+        assert_eq!(self.flows.len(), self.by_key.len());
+        let (mut index, mut count, mut last) = (self.least_used, 0, Moment::default());
+        while index != NIL {
+            let entry = &self.flows[index];
+            assert_eq!(self.by_key[&entry.key], index);
+            assert!(entry.used >= last, "flows stand in order of use");
+            (last, count) = (entry.used, count + 1);
+            assert_eq!(entry.after == NIL, index == self.last_used);
+            index = entry.after;
+        }
+        assert_eq!(count, self.flows.len());
+    }
+}
+
+const fn tick_after(at: Moment) -> u64 {
+    if at.as_micros() == Moment::NEVER.as_micros() {
+        u64::MAX
+    } else {
+        at.as_micros().div_ceil(TICK.as_micros() as u64)
+    }
+}

@@ -1,0 +1,176 @@
+//! From a configuration to the snapshot that workers run.
+//!
+//! Owns: the order of building and the snapshot. Refuses to know: sockets and threads.
+//! Keeps: whatever can go wrong goes wrong here, with a place in the file; a snapshot that was
+//! built can be put in force without a further question.
+
+use std::collections::BTreeMap;
+use std::path::{Path as FilePath, PathBuf};
+use std::sync::Arc;
+
+use sluice_core::{Diags, ListenAddress, Name, Path, Spanned};
+use sluice_l4::filters::Filters;
+use sluice_l4::udp::UdpPlan;
+use sluice_l4::{ListenerPlan, record};
+use sluice_telemetry::log::{SinkPlan, Target};
+use sluice_telemetry::{RecordKind, Template};
+use sluice_tls::{CertStore, LoadError};
+use sluice_upstream::{Cluster, ClusterPlan};
+
+use crate::check;
+use crate::sections::{AccessLog, Config, LogKind, SocketOptions};
+
+mod clusters;
+mod listeners;
+#[cfg(test)]
+mod tests;
+mod tls;
+
+/// What building needs from outside the configuration.
+pub struct Needed<'a> {
+    /// Certificates in use.
+    pub certs: &'a CertStore,
+    /// Filters by name.
+    pub filters: &'a Filters,
+    /// What relative paths are relative to.
+    pub folder: &'a FilePath,
+    /// The cluster of a plan: the one that lives, or a new one.
+    pub cluster: &'a dyn Fn(&Arc<ClusterPlan>) -> Arc<Cluster>,
+    /// Seconds since the Unix epoch, for the validity of certificates.
+    pub now: u64,
+}
+
+/// A configuration made runnable.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Listeners by name.
+    pub listeners: BTreeMap<Name, ListenerSnapshot>,
+    /// Clusters by name: plan and life.
+    pub clusters: BTreeMap<Name, (Arc<ClusterPlan>, Arc<Cluster>)>,
+    /// Where records go.
+    pub sinks: Vec<SinkPlan>,
+    /// Files that the configuration names; a change of one is a reason to reload.
+    pub files: Vec<PathBuf>,
+    /// Certificates that no longer load; the ones in use before stay.
+    pub stale_certificates: Vec<LoadError>,
+}
+
+/// A listener made runnable.
+#[derive(Clone, Debug)]
+pub struct ListenerSnapshot {
+    /// Where it listens.
+    pub addresses: Vec<ListenAddress>,
+    /// Socket options.
+    pub socket: SocketOptions,
+    /// What it does.
+    pub plan: PlanKind,
+}
+
+/// What a listener does: with connections, or with datagrams.
+#[derive(Clone, Debug)]
+pub enum PlanKind {
+    /// Connections.
+    Stream(Arc<ListenerPlan>),
+    /// Datagrams.
+    Datagram(Arc<UdpPlan>),
+}
+
+/// State of one build.
+struct Build<'a> {
+    needed: &'a Needed<'a>,
+    files: Vec<PathBuf>,
+    stale: Vec<LoadError>,
+}
+
+/// Builds a snapshot; adds everything that is wrong or risky to `diags`.
+pub fn build(config: &Config, needed: &Needed<'_>, diags: &mut Diags) -> Option<Snapshot> {
+    check::names_and_addresses(config, diags);
+    check::risks(config, diags);
+    let mut state = Build { needed, files: Vec::new(), stale: Vec::new() };
+    let clusters = state.clusters(config, diags);
+    let listeners = state.listeners(config, &clusters, diags);
+    let sinks = sinks(config, needed.folder, diags);
+    if diags.has_errors() {
+        return None;
+    }
+    Some(Snapshot {
+        listeners,
+        clusters,
+        sinks,
+        files: state.files,
+        stale_certificates: state.stale,
+    })
+}
+
+impl Build<'_> {
+    /// The file of a relative path, noted as one to watch.
+    fn file(&mut self, path: &FilePath) -> PathBuf {
+        let file = self.needed.folder.join(path);
+        if !self.files.contains(&file) {
+            self.files.push(file.clone());
+        }
+        file
+    }
+}
+
+/// Reports a file that does not load, at the place that names it.
+fn report(error: &LoadError, span: sluice_core::Span, at: &Path<'_>, diags: &mut Diags) {
+    let finding = diags.error("bad-file", span, at, error.to_string());
+    if let Some(help) = error.help {
+        finding.help(help);
+    }
+}
+
+fn sinks(config: &Config, folder: &FilePath, diags: &mut Diags) -> Vec<SinkPlan> {
+    let at = Path::ROOT.key("access_log");
+    let mut sinks = Vec::new();
+    for (index, log) in config.access_log.iter().enumerate() {
+        let at = at.index(index);
+        sinks.extend(sink(log, folder, &at, diags));
+    }
+    sinks
+}
+
+fn sink(
+    log: &Spanned<AccessLog>,
+    folder: &FilePath,
+    at: &Path<'_>,
+    diags: &mut Diags,
+) -> Option<SinkPlan> {
+    let template = match log.format.value.as_str() {
+        "json" => Ok(Template::json(record::OPERATORS)),
+        "text" => Template::text(record::DEFAULT_TEXT, record::OPERATORS),
+        text if text.contains('%') => Template::text(text, record::OPERATORS),
+        text => Err(format!("expected json, text or a line with %OPERATOR%s, not `{text}`")),
+    };
+    let template = match template {
+        Ok(template) => template,
+        Err(message) => {
+            diags.error("bad-value", log.format.span, at.key("format"), message);
+            return None;
+        }
+    };
+    let kinds = log.kinds.iter().map(|kind| match kind {
+        LogKind::Connection => RecordKind::Connection.bit(),
+        LogKind::Flow => RecordKind::Flow.bit(),
+    });
+    let kinds = kinds.reduce(|a, b| a | b).unwrap_or(u8::MAX);
+    let target = match log.sink.value.as_str() {
+        "stdout" => Target::Stdout,
+        path => Target::File(folder.join(path)),
+    };
+    if let Target::File(path) = &target
+        && !path.parent().is_some_and(FilePath::is_dir)
+    {
+        diags
+            .error(
+                "bad-file",
+                log.sink.span,
+                at.key("sink"),
+                format!("{}: its folder does not exist", path.display()),
+            )
+            .help("create the folder, or write `stdout`");
+        return None;
+    }
+    Some(SinkPlan { target, kinds, template })
+}

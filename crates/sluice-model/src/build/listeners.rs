@@ -1,0 +1,460 @@
+//! Listeners and their chains: from sections to plans.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sluice_core::settings::suggest_word;
+use sluice_core::{Diags, ListenAddress, Name, Path, Span, Spanned};
+use sluice_io::FilterPlan;
+use sluice_l4::chain::InnerPlan;
+use sluice_l4::udp::{FlowChainPlan, UdpPlan};
+use sluice_l4::{
+    ChainPlan, ChainTable, Criteria, HandlerPlan, Hash, InspectPlan, ListenerPlan, OnTimeout,
+    ProxyAccept, ProxyPlan, RelayOptions, RelayPlan, Termination, Transport,
+};
+use sluice_upstream::Cluster;
+
+use super::clusters::ClusterMap;
+use super::{Build, ListenerSnapshot, PlanKind};
+use crate::chains::{Place, check_possible, criteria, needs};
+use crate::check;
+use crate::sections::{
+    self, Chain, Config, FilterUse, HashBy, InnerChain, Listener, ProxyAcceptance, Relay,
+};
+
+/// How long a connection may be idle where nothing is said, as Envoy has it.
+const STREAM_IDLE: Duration = Duration::from_secs(3600);
+
+/// How long a flow may be idle where nothing is said, as Envoy has it.
+const FLOW_IDLE: Duration = Duration::from_secs(60);
+
+impl Build<'_> {
+    pub(super) fn listeners(
+        &mut self,
+        config: &Config,
+        clusters: &ClusterMap,
+        diags: &mut Diags,
+    ) -> BTreeMap<Name, ListenerSnapshot> {
+        let at = Path::ROOT.key("listeners");
+        let mut all = BTreeMap::new();
+        for (index, section) in config.listeners.iter().enumerate() {
+            let at = at.index(index);
+            let mut scope = Scope { build: self, config, clusters, udp: section.is_udp() };
+            if let Some(snapshot) = scope.listener(section, &at, diags) {
+                all.insert(section.name.value.clone(), snapshot);
+            }
+        }
+        all
+    }
+}
+
+/// One listener being built.
+struct Scope<'a, 'b> {
+    build: &'a mut Build<'b>,
+    config: &'a Config,
+    clusters: &'a ClusterMap,
+    udp: bool,
+}
+
+/// A chain as both kinds of section say it.
+struct ChainParts<'a> {
+    name: Option<&'a Name>,
+    matches: Option<&'a Spanned<sections::Match>>,
+    filters: &'a [FilterUse],
+    relay: Option<&'a Spanned<sluice_core::settings::Short<Relay>>>,
+}
+
+impl Scope<'_, '_> {
+    fn listener(
+        &mut self,
+        section: &Spanned<Listener>,
+        at: &Path<'_>,
+        diags: &mut Diags,
+    ) -> Option<ListenerSnapshot> {
+        check::listener_shape(section, at, diags);
+        let chains = chains_of(section);
+        let addresses: Vec<ListenAddress> =
+            section.all_addresses().map(|a| a.value.clone()).collect();
+        let place = Place {
+            addresses: &addresses,
+            proxied: section.proxy_protocol.is_some(),
+            inside: false,
+        };
+        let list = at.key("chains");
+        let short = section.chains.is_empty();
+        let mut wanted: Vec<(Criteria, bool)> = Vec::new();
+        for (index, chain) in chains.iter().enumerate() {
+            let of = criteria(chain.matches.as_deref());
+            if let Some(matches) = &chain.matches {
+                check_possible(matches, &of, place, &list.index(index).key("match"), diags);
+            }
+            wanted.push((of, chain.tls.is_some()));
+        }
+        let table = self.table(&wanted, |index| chains[index].span, &list, diags);
+        let filters = self.filters(&section.filters, &at.key("filters"), diags);
+        let plan = if self.udp {
+            self.udp_plan(section, &chains, table, filters, if short { at } else { &list }, diags)
+        } else {
+            let mut plans = Some(Vec::new());
+            for (index, chain) in chains.iter().enumerate() {
+                let here = list.index(index);
+                let built =
+                    self.chain(index, chain, section, if short { at } else { &here }, diags);
+                match (built, &mut plans) {
+                    (Some(plan), Some(all)) => all.push(plan),
+                    _ => plans = None,
+                }
+            }
+            PlanKind::Stream(Arc::new(ListenerPlan {
+                name: section.name.value.clone(),
+                filters: filters?,
+                proxy_protocol: section.proxy_protocol.as_deref().map(proxy_plan),
+                inspect: inspect_plan(section, needs(&wanted, false)),
+                table: table?,
+                chains: Arc::new(plans?),
+            }))
+            .into()
+        };
+        Some(ListenerSnapshot { addresses, socket: section.socket.clone(), plan: plan? })
+    }
+
+    fn table(
+        &self,
+        wanted: &[(Criteria, bool)],
+        span_of: impl Fn(usize) -> Span,
+        at: &Path<'_>,
+        diags: &mut Diags,
+    ) -> Option<ChainTable> {
+        let criteria: Vec<Criteria> = wanted.iter().map(|(criteria, _)| criteria.clone()).collect();
+        match ChainTable::build(&criteria) {
+            Ok(table) => Some(table),
+            Err(pairs) => {
+                for (first, second) in pairs {
+                    diags
+                        .error(
+                            "equal-chains",
+                            span_of(second),
+                            at.index(second),
+                            "this chain matches the same as one before it",
+                        )
+                        .other(span_of(first), "the other one")
+                        .help("make one of them more specific, or join them");
+                }
+                None
+            }
+        }
+    }
+
+    fn chain(
+        &mut self,
+        index: usize,
+        chain: &Spanned<Chain>,
+        listener: &Spanned<Listener>,
+        at: &Path<'_>,
+        diags: &mut Diags,
+    ) -> Option<ChainPlan> {
+        let parts = ChainParts {
+            name: chain.name.as_ref(),
+            matches: chain.matches.as_ref(),
+            filters: &chain.filters,
+            relay: chain.relay.as_ref(),
+        };
+        let transport = match &chain.tls {
+            None => Some(Transport::Untouched),
+            Some(tls) => {
+                let inner = if chain.chains.is_empty() {
+                    Some(None)
+                } else {
+                    self.inner(&chain.chains, listener, at, diags).map(Some)
+                };
+                let server = self.build.server_tls(tls, &at.key("tls"), diags);
+                match (server, inner) {
+                    (Some(tls_built), Some(inner)) => Some(Transport::Terminate(Termination {
+                        tls: tls_built,
+                        timeout: tls.handshake_timeout,
+                        inner,
+                    })),
+                    _ => None,
+                }
+            }
+        };
+        let inside = !chain.chains.is_empty();
+        check::chain_handles(
+            parts.relay.is_some(),
+            inside,
+            chain.tls.is_some(),
+            chain.span,
+            at,
+            diags,
+        );
+        self.finish_chain(index, &parts, transport, at, diags)
+    }
+
+    fn inner(
+        &mut self,
+        chains: &[Spanned<InnerChain>],
+        listener: &Spanned<Listener>,
+        at: &Path<'_>,
+        diags: &mut Diags,
+    ) -> Option<InnerPlan> {
+        let addresses: Vec<ListenAddress> =
+            listener.all_addresses().map(|a| a.value.clone()).collect();
+        let place = Place {
+            addresses: &addresses,
+            proxied: listener.proxy_protocol.is_some(),
+            inside: true,
+        };
+        let list = at.key("chains");
+        let mut wanted = Vec::new();
+        let mut plans = Some(Vec::new());
+        for (index, chain) in chains.iter().enumerate() {
+            let here = list.index(index);
+            let of = criteria(chain.matches.as_deref());
+            if let Some(matches) = &chain.matches {
+                check_possible(matches, &of, place, &here.key("match"), diags);
+            }
+            wanted.push((of, false));
+            let parts = ChainParts {
+                name: chain.name.as_ref(),
+                matches: chain.matches.as_ref(),
+                filters: &chain.filters,
+                relay: chain.relay.as_ref(),
+            };
+            check::chain_handles(parts.relay.is_some(), false, false, chain.span, &here, diags);
+            let plan = self.finish_chain(index, &parts, Some(Transport::Untouched), &here, diags);
+            match (plan, &mut plans) {
+                (Some(plan), Some(all)) => all.push(plan),
+                _ => plans = None,
+            }
+        }
+        let table = self.table(&wanted, |index| chains[index].span, &list, diags);
+        Some(InnerPlan { needs: needs(&wanted, true), table: table?, chains: plans? })
+    }
+
+    fn finish_chain(
+        &mut self,
+        index: usize,
+        parts: &ChainParts<'_>,
+        transport: Option<Transport>,
+        at: &Path<'_>,
+        diags: &mut Diags,
+    ) -> Option<ChainPlan> {
+        let filters = self.filters(parts.filters, &at.key("filters"), diags);
+        let handler = match parts.relay {
+            None => None,
+            Some(relay) => {
+                let plan = self.relay(relay, &at.key("relay"), diags)?;
+                Some(Arc::new(plan) as Arc<dyn HandlerPlan>)
+            }
+        };
+        Some(ChainPlan {
+            name: chain_name(index, parts),
+            transport: transport?,
+            filters: filters?,
+            handler,
+        })
+    }
+
+    fn filters(
+        &self,
+        uses: &[FilterUse],
+        at: &Path<'_>,
+        diags: &mut Diags,
+    ) -> Option<Vec<Arc<dyn FilterPlan>>> {
+        let mut plans = Some(Vec::new());
+        let registry = self.build.needed.filters;
+        for (index, filter) in uses.iter().enumerate() {
+            let at = at.index(index);
+            let here = at.key(&filter.name);
+            let plan = match registry.get(&filter.name) {
+                Some(factory) => factory.check(&filter.settings, &here, diags),
+                None => {
+                    let names: Vec<&str> = registry.iter().map(|factory| factory.name()).collect();
+                    let help = suggest_word(&filter.name, &names)
+                        .unwrap_or_else(|| format!("known filters: {}", names.join(", ")));
+                    diags
+                        .error(
+                            "unknown-name",
+                            filter.name.span,
+                            &here,
+                            format!("there is no filter `{}`", filter.name.value),
+                        )
+                        .help(help);
+                    None
+                }
+            };
+            match (plan, &mut plans) {
+                (Some(plan), Some(all)) => all.push(plan),
+                _ => plans = None,
+            }
+        }
+        plans
+    }
+
+    fn cluster(
+        &self,
+        name: &Spanned<Name>,
+        at: &Path<'_>,
+        diags: &mut Diags,
+    ) -> Option<Arc<Cluster>> {
+        if let Some((_, cluster)) = self.clusters.get(&name.value) {
+            return Some(Arc::clone(cluster));
+        }
+        // A cluster that is there and wrong has its own errors.
+        if !self.config.clusters.contains_key(&name.value) {
+            let names: Vec<&str> = self.config.clusters.keys().map(|name| &**name).collect();
+            let help = suggest_word(&name.value, &names).unwrap_or_else(|| {
+                format!("add it under `clusters`; there are: {}", names.join(", "))
+            });
+            diags
+                .error(
+                    "unknown-name",
+                    name.span,
+                    at,
+                    format!("there is no cluster `{}`", name.value),
+                )
+                .help(help);
+        }
+        None
+    }
+
+    fn relay(
+        &self,
+        relay: &Spanned<sluice_core::settings::Short<Relay>>,
+        at: &Path<'_>,
+        diags: &mut Diags,
+    ) -> Option<RelayPlan> {
+        let Relay { cluster, hash, idle_timeout, half_close_timeout, max_duration, responses } =
+            &relay.0;
+        if responses.is_some() {
+            diags.error(
+                "wrong-kind",
+                relay.span,
+                at.key("responses"),
+                "only a UDP listener counts responses",
+            );
+        }
+        check::hash_fits(self.config, cluster, hash.is_some(), relay.span, at, diags);
+        Some(RelayPlan {
+            cluster: self.cluster(cluster, &at.key("cluster"), diags)?,
+            options: RelayOptions {
+                hash: hash.map(|HashBy::SourceIp| Hash::SourceIp),
+                idle_timeout: idle_timeout.map_or(Some(STREAM_IDLE), |timeout| timeout.0),
+                half_close_timeout: half_close_timeout.0,
+                max_duration: max_duration.0,
+            },
+        })
+    }
+
+    fn udp_plan(
+        &mut self,
+        listener: &Spanned<Listener>,
+        chains: &[Spanned<Chain>],
+        table: Option<ChainTable>,
+        filters: Option<Vec<Arc<dyn FilterPlan>>>,
+        at: &Path<'_>,
+        diags: &mut Diags,
+    ) -> Option<PlanKind> {
+        let mut plans = Some(Vec::new());
+        for (index, chain) in chains.iter().enumerate() {
+            if let Some(tls) = &chain.tls {
+                diags.error(
+                    "wrong-kind",
+                    tls.span,
+                    at.key("tls"),
+                    "a UDP listener cannot terminate TLS",
+                );
+            }
+            let Some(relay) = &chain.relay else {
+                check::chain_handles(false, false, false, chain.span, at, diags);
+                plans = None;
+                continue;
+            };
+            let here = at.key("relay");
+            let settings = &relay.0;
+            check::hash_fits(
+                self.config,
+                &settings.cluster,
+                settings.hash.is_some(),
+                relay.span,
+                &here,
+                diags,
+            );
+            let parts = ChainParts {
+                name: chain.name.as_ref(),
+                matches: chain.matches.as_ref(),
+                filters: &chain.filters,
+                relay: None,
+            };
+            let own = self.filters(&chain.filters, &at.key("filters"), diags);
+            let cluster = self.cluster(&settings.cluster, &here.key("cluster"), diags);
+            match (own, cluster, &mut plans) {
+                (Some(filters), Some(cluster), Some(all)) => all.push(FlowChainPlan {
+                    name: chain_name(index, &parts),
+                    filters,
+                    cluster,
+                    hash: settings.hash.map(|HashBy::SourceIp| Hash::SourceIp),
+                    idle_timeout: settings
+                        .idle_timeout
+                        .map_or(Some(FLOW_IDLE), |timeout| timeout.0),
+                    responses: settings.responses,
+                }),
+                _ => plans = None,
+            }
+        }
+        Some(PlanKind::Datagram(Arc::new(UdpPlan {
+            name: listener.name.value.clone(),
+            filters: filters?,
+            table: table?,
+            chains: plans?,
+        })))
+    }
+}
+
+/// The chains of a listener, with the short form made long.
+fn chains_of(listener: &Spanned<Listener>) -> Vec<Spanned<Chain>> {
+    if !listener.chains.is_empty() {
+        return listener.chains.clone();
+    }
+    let chain = Chain {
+        name: None,
+        matches: None,
+        tls: listener.tls.clone(),
+        filters: Vec::new(),
+        relay: listener.relay.clone(),
+        chains: Vec::new(),
+    };
+    vec![Spanned { value: chain, span: listener.span }]
+}
+
+fn chain_name(index: usize, parts: &ChainParts<'_>) -> Name {
+    match parts.name {
+        Some(name) => Arc::clone(name),
+        None if parts.matches.is_none() => "default".into(),
+        None => format!("chain{index}").into(),
+    }
+}
+
+fn proxy_plan(section: &sections::ProxyProtocol) -> ProxyPlan {
+    ProxyPlan {
+        accept: match section.accept {
+            ProxyAcceptance::Optional => ProxyAccept::Optional,
+            ProxyAcceptance::Required => ProxyAccept::Required,
+        },
+        trust: section.trust.iter().map(|block| block.value).collect(),
+        timeout: section.timeout,
+    }
+}
+
+fn inspect_plan(listener: &Listener, needs: sluice_l4::inspect::Needs) -> InspectPlan {
+    InspectPlan {
+        needs,
+        timeout: listener.inspect.timeout,
+        bytes: usize::try_from(listener.inspect.bytes.0).unwrap_or(usize::MAX),
+        on_timeout: match listener.inspect.on_timeout {
+            sections::OnTimeout::Continue => OnTimeout::Continue,
+            sections::OnTimeout::Close => OnTimeout::Close,
+        },
+    }
+}

@@ -1,0 +1,151 @@
+//! The TLS settings of chains and clusters, with their files loaded.
+
+use std::sync::Arc;
+
+use rustls_pki_types::ServerName;
+use sluice_core::{Diags, Path, Spanned};
+use sluice_tls::{
+    ClientAuth, ClientPlan, ClientTls, ServerPlan, ServerTls, StoredCert, TlsVersion, Verify,
+};
+
+use super::{Build, report};
+use crate::sections::{self, Certificate, ClientAuthMode, Tls, UpstreamTls, Verification};
+
+/// Certificates that end sooner are warned about.
+const EXPIRY_WARNING_DAYS: u64 = 14;
+
+impl Build<'_> {
+    pub(super) fn server_tls(
+        &mut self,
+        tls: &Spanned<Tls>,
+        at: &Path<'_>,
+        diags: &mut Diags,
+    ) -> Option<ServerTls> {
+        let mut certificates = Some(Vec::new());
+        let list = at.key("certificates");
+        for (index, pair) in tls.certificates.iter().enumerate() {
+            match (self.certificate(pair, &list.index(index), diags), &mut certificates) {
+                (Some(stored), Some(all)) => all.push(stored),
+                _ => certificates = None,
+            }
+        }
+        if tls.certificates.is_empty() {
+            diags
+                .error("missing-field", tls.span, &list, "TLS cannot end here without a certificate")
+                .help("add `certificates: [{ cert: a.pem, key: a.key }]`, or leave `tls` out to pass TLS through");
+            certificates = None;
+        }
+        let client_auth = tls.client_auth.as_ref().map(|auth| ClientAuth {
+            ca: self.file(&auth.ca),
+            crl: auth.crl.as_ref().map(|crl| self.file(crl)),
+            required: auth.mode == ClientAuthMode::Required,
+        });
+        let plan = ServerPlan {
+            certificates: certificates?,
+            alpn: tls.alpn.iter().map(|alpn| alpn.clone().into_bytes()).collect(),
+            client_auth,
+            min_version: version(tls.min_version),
+        };
+        let place = tls.client_auth.as_ref().map_or(tls.span, |auth| auth.ca.span);
+        ServerTls::build(plan)
+            .map_err(|error| report(&error, place, &at.key("client_auth").key("ca"), diags))
+            .ok()
+    }
+
+    fn certificate(
+        &mut self,
+        pair: &Certificate,
+        at: &Path<'_>,
+        diags: &mut Diags,
+    ) -> Option<Arc<StoredCert>> {
+        let (cert, key) = (self.file(&pair.cert), self.file(&pair.key));
+        match self.needed.certs.load(&cert, &key) {
+            Ok((stored, trouble)) => {
+                self.stale.extend(trouble);
+                let left = stored.material().info.not_after.saturating_sub(self.needed.now);
+                if left < EXPIRY_WARNING_DAYS * 86_400 {
+                    let when = if left == 0 {
+                        "has expired".into()
+                    } else {
+                        format!("expires in {} days", left / 86_400)
+                    };
+                    diags
+                        .warning(
+                            "certificate-expiry",
+                            pair.cert.span,
+                            at.key("cert"),
+                            format!("the certificate {when}"),
+                        )
+                        .help("renew it; it is read again when the file changes");
+                }
+                Some(stored)
+            }
+            Err(error) => {
+                let (span, field) = if error.path == key {
+                    (pair.key.span, "key")
+                } else {
+                    (pair.cert.span, "cert")
+                };
+                report(&error, span, &at.key(field), diags);
+                None
+            }
+        }
+    }
+
+    pub(super) fn client_tls(
+        &mut self,
+        tls: &Spanned<UpstreamTls>,
+        at: &Path<'_>,
+        diags: &mut Diags,
+    ) -> Option<ClientTls> {
+        let verify = match (&tls.ca, tls.verify) {
+            (_, Verification::Nobody) => {
+                diags
+                    .warning(
+                        "unverified",
+                        tls.span,
+                        at.key("verify"),
+                        "with `verify: none` anybody can pose as the endpoint",
+                    )
+                    .help("name the authority with `ca` instead");
+                Verify::Nobody
+            }
+            (Some(ca), Verification::Full) => Verify::Ca(self.file(ca)),
+            (None, Verification::Full) => Verify::System,
+        };
+        let sni =
+            match tls.sni.as_ref().map(|sni| (ServerName::try_from(sni.value.clone()), sni.span)) {
+                None => None,
+                Some((Ok(name), _)) => Some(name),
+                Some((Err(_), span)) => {
+                    diags.error(
+                        "bad-value",
+                        span,
+                        at.key("sni"),
+                        "expected a host name or an IP address",
+                    );
+                    return None;
+                }
+            };
+        let certificate = match &tls.certificate {
+            None => None,
+            Some(pair) => Some(self.certificate(pair, &at.key("certificate"), diags)?),
+        };
+        let plan = ClientPlan {
+            verify,
+            sni,
+            certificate,
+            alpn: tls.alpn.iter().map(|alpn| alpn.clone().into_bytes()).collect(),
+            min_version: version(tls.min_version),
+        };
+        let place = tls.ca.as_ref().map_or(tls.span, |ca| ca.span);
+        ClientTls::build(plan).map_err(|error| report(&error, place, &at.key("ca"), diags)).ok()
+    }
+}
+
+const fn version(of: sections::TlsVersion) -> TlsVersion {
+    match of {
+        sections::TlsVersion::V1_2 => TlsVersion::V1_2,
+        sections::TlsVersion::V1_3 => TlsVersion::V1_3,
+    }
+}

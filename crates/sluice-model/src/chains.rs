@@ -1,0 +1,155 @@
+//! From a chain's `match` to criteria, and what the criteria of a listener ask of inspection.
+//!
+//! Owns: what a match implies, and which matches can never come true. Refuses to know: handlers.
+
+use sluice_core::{Diags, ListenAddress, Path, Protocol, Spanned, TransportKind};
+use sluice_l4::Criteria;
+use sluice_l4::inspect::Needs;
+
+use crate::sections::{Match, ProtocolMatch, TransportMatch};
+
+/// Where a chain stands, as far as it bears on what it can match.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    /// The addresses of its listener.
+    pub addresses: &'a [ListenAddress],
+    /// Whether a PROXY header may name another destination.
+    pub proxied: bool,
+    /// Whether it stands inside a terminated stream.
+    pub inside: bool,
+}
+
+/// The criteria of a match, with what it implies made plain.
+pub fn criteria(of: Option<&Match>) -> Criteria {
+    let Some(of) = of else { return Criteria::default() };
+    let mut criteria = Criteria {
+        ports: of.port.clone(),
+        destinations: of.destination.clone(),
+        names: of.sni.clone(),
+        transports: of.transport.iter().copied().map(transport).collect(),
+        alpn: of.alpn.iter().map(|alpn| alpn.clone().into_bytes()).collect(),
+        protocols: of.protocol.iter().copied().map(protocol).collect(),
+        databases: of.database.clone(),
+        users: of.user.clone(),
+        sources: of.source.clone(),
+        source_ports: of.source_port.clone(),
+    };
+    // Who names a database speaks of PostgreSQL.
+    if criteria.protocols.is_empty()
+        && !(criteria.databases.is_empty() && criteria.users.is_empty())
+    {
+        criteria.protocols.push(Protocol::Postgres);
+    }
+    criteria
+}
+
+const fn transport(of: TransportMatch) -> TransportKind {
+    match of {
+        TransportMatch::Plain => TransportKind::Plain,
+        TransportMatch::Tls => TransportKind::Tls,
+    }
+}
+
+const fn protocol(of: ProtocolMatch) -> Protocol {
+    match of {
+        ProtocolMatch::Tls => Protocol::Tls,
+        ProtocolMatch::Http1 => Protocol::Http1,
+        ProtocolMatch::Http2 => Protocol::Http2,
+        ProtocolMatch::Postgres => Protocol::Postgres,
+        ProtocolMatch::Redis => Protocol::Redis,
+        ProtocolMatch::Ssh => Protocol::Ssh,
+        ProtocolMatch::Silent => Protocol::Silent,
+        ProtocolMatch::Unknown => Protocol::Unknown,
+    }
+}
+
+/// What the chains of a listener ask of inspection. `terminates` tells for each whether it ends TLS.
+pub fn needs(chains: &[(Criteria, bool)], inside: bool) -> Needs {
+    let mut needs = Needs::default();
+    for (criteria, terminates) in chains {
+        let wants_hello = !(criteria.names.is_empty()
+            && criteria.alpn.is_empty()
+            && criteria.transports.is_empty());
+        criteria.protocols.iter().for_each(|protocol| needs.add(*protocol));
+        // Inside a terminated stream the name and ALPN are known from outside.
+        needs.tls |= wants_hello && !inside;
+        let postgres = criteria.protocols.contains(&Protocol::Postgres);
+        needs.postgres_tls |= postgres && !inside && (*terminates || !criteria.names.is_empty());
+    }
+    if inside {
+        needs.tls = chains.iter().any(|(criteria, _)| criteria.protocols.contains(&Protocol::Tls));
+    }
+    needs
+}
+
+/// Reports a match that can never come true.
+pub fn check_possible(
+    of: &Spanned<Match>,
+    criteria: &Criteria,
+    place: Place<'_>,
+    at: &Path<'_>,
+    diags: &mut Diags,
+) {
+    if let Some((why, help)) = why_impossible(criteria, place) {
+        diags
+            .error("impossible-match", of.span, at, format!("this chain can never match: {why}"))
+            .help(help);
+    }
+}
+
+fn why_impossible(criteria: &Criteria, place: Place<'_>) -> Option<(&'static str, &'static str)> {
+    let protocols = &criteria.protocols;
+    let named = |one: Protocol| protocols.contains(&one);
+    let of_hello = !(criteria.names.is_empty() && criteria.alpn.is_empty())
+        || criteria.transports == [TransportKind::Tls];
+    let of_startup = !(criteria.databases.is_empty() && criteria.users.is_empty());
+    if place.addresses.iter().any(|address| matches!(address, ListenAddress::Udp(_)))
+        && (of_hello || of_startup || !protocols.is_empty())
+    {
+        return Some(("a UDP flow is not inspected", "match on port, destination or source"));
+    }
+    if criteria.transports == [TransportKind::Plain]
+        && !place.inside
+        && !(criteria.names.is_empty() && criteria.alpn.is_empty())
+    {
+        return Some(("a plain stream has no server name and no ALPN", "leave `transport` out"));
+    }
+    if of_hello
+        && !place.inside
+        && !protocols.is_empty()
+        && !named(Protocol::Tls)
+        && !named(Protocol::Postgres)
+    {
+        return Some((
+            "a stream in TLS carries `tls` or `postgres` as far as can be seen from outside",
+            "terminate TLS and match the protocol in inner `chains`",
+        ));
+    }
+    if of_startup && !named(Protocol::Postgres) {
+        return Some(("only PostgreSQL has databases and users", "set `protocol: postgres`"));
+    }
+    if of_startup && of_hello && !place.inside {
+        return Some((
+            "database and user are inside TLS, where they cannot be seen",
+            "terminate TLS and match them in inner `chains`",
+        ));
+    }
+    if !place.proxied && !place.addresses.is_empty() {
+        let socket = |address: &ListenAddress| match address {
+            ListenAddress::Tcp(socket) | ListenAddress::Udp(socket) => Some(*socket),
+            ListenAddress::Unix(_) => None,
+        };
+        let sockets: Vec<_> = place.addresses.iter().filter_map(socket).collect();
+        let port_fits = |port: &u16| sockets.iter().any(|s| s.port() == *port || s.port() == 0);
+        if !criteria.ports.is_empty() && !criteria.ports.iter().any(port_fits) {
+            return Some(("the listener has none of these ports", "compare with `address`"));
+        }
+        let block_fits = |block: &sluice_core::Cidr| {
+            sockets.iter().any(|s| s.ip().is_unspecified() || block.holds(s.ip()))
+        };
+        if !criteria.destinations.is_empty() && !criteria.destinations.iter().any(block_fits) {
+            return Some(("the listener has no address in these blocks", "compare with `address`"));
+        }
+    }
+    None
+}

@@ -1,0 +1,260 @@
+//! Checks across fields and sections: what is contradictory is an error, what is risky a warning.
+//!
+//! Owns: those that need no more than the sections. Keeps: each says where, what and what to do.
+
+use std::collections::HashMap;
+
+use sluice_core::{Diags, ListenAddress, Name, Path, Span, Spanned};
+use sluice_upstream::Balance;
+
+use crate::sections::{Config, Listener, ProxyAcceptance};
+
+/// Names and addresses stand once.
+pub fn names_and_addresses(config: &Config, diags: &mut Diags) {
+    let at = Path::ROOT.key("listeners");
+    let mut names: HashMap<&Name, Span> = HashMap::new();
+    let mut addresses: HashMap<&ListenAddress, Span> = HashMap::new();
+    for (index, listener) in config.listeners.iter().enumerate() {
+        let at = at.index(index);
+        if let Some(first) = names.insert(&listener.name.value, listener.name.span) {
+            diags
+                .error(
+                    "duplicate-name",
+                    listener.name.span,
+                    at.key("name"),
+                    format!("there are two listeners `{}`", listener.name.value),
+                )
+                .other(first, "the other one");
+        }
+        for address in listener.all_addresses() {
+            // Port 0 is a new port each time.
+            let any_port = matches!(&address.value, ListenAddress::Tcp(a) | ListenAddress::Udp(a) if a.port() == 0);
+            if !any_port && let Some(first) = addresses.insert(&address.value, address.span) {
+                diags
+                    .error(
+                        "duplicate-address",
+                        address.span,
+                        at.key("address"),
+                        format!("{} is listened on twice", address.value),
+                    )
+                    .other(first, "the other one");
+            }
+        }
+    }
+}
+
+/// What is legal and still may hurt.
+pub fn risks(config: &Config, diags: &mut Diags) {
+    if let Some(admin) = &config.admin {
+        let at = Path::ROOT.key("admin");
+        match &admin.address.value {
+            ListenAddress::Tcp(address) if !address.ip().is_loopback() => {
+                diags
+                    .warning(
+                        "exposed-admin",
+                        admin.address.span,
+                        at.key("address"),
+                        "the admin pages can be read from outside this machine",
+                    )
+                    .help("listen on 127.0.0.1 or a unix socket; there is no authentication");
+            }
+            ListenAddress::Udp(_) => {
+                diags.error(
+                    "bad-value",
+                    admin.address.span,
+                    at.key("address"),
+                    "the admin pages are served over TCP or a unix socket",
+                );
+            }
+            _ => {}
+        }
+    }
+    let used: Vec<&Name> =
+        config.listeners.iter().flat_map(|listener| relays_of(listener)).collect();
+    for (name, cluster) in &config.clusters {
+        if !used.contains(&name) {
+            let at = Path::ROOT.key("clusters");
+            diags.warning(
+                "unused-cluster",
+                cluster.span,
+                at.key(name),
+                format!("nothing relays to the cluster `{name}`"),
+            );
+        }
+    }
+    if config.listeners.is_empty() {
+        diags
+            .warning("no-listeners", None, "listeners", "nothing listens")
+            .help("add a listener: `listeners: [{ name: a, address: 127.0.0.1:5432, relay: b }]`");
+    }
+}
+
+/// The clusters that a listener relays to.
+fn relays_of(listener: &Listener) -> impl Iterator<Item = &Name> {
+    let outer = listener.chains.iter().filter_map(|chain| chain.relay.as_ref());
+    let inner = listener
+        .chains
+        .iter()
+        .flat_map(|chain| &chain.chains)
+        .filter_map(|chain| chain.relay.as_ref());
+    listener.relay.iter().chain(outer).chain(inner).map(|relay| &relay.0.cluster.value)
+}
+
+/// The fields of a listener fit together.
+pub fn listener_shape(listener: &Spanned<Listener>, at: &Path<'_>, diags: &mut Diags) {
+    let name = &listener.name.value;
+    if listener.all_addresses().next().is_none() {
+        diags
+            .error(
+                "missing-field",
+                listener.span,
+                at.key("address"),
+                format!("the listener `{name}` has no address"),
+            )
+            .help("add `address: 127.0.0.1:5432`");
+    }
+    let short = listener.relay.is_some() || listener.tls.is_some();
+    if short && !listener.chains.is_empty() {
+        let span = listener.relay.as_ref().map_or(listener.span, |relay| relay.span);
+        diags
+            .error(
+                "short-and-long",
+                span,
+                at,
+                "`relay` and `tls` beside `chains` are one chain too many",
+            )
+            .help("move them into the list, as the chain without a `match`");
+    }
+    let udp = listener.all_addresses().filter(|a| matches!(a.value, ListenAddress::Udp(_))).count();
+    if udp > 0 {
+        if udp < listener.all_addresses().count() {
+            diags
+                .error(
+                    "mixed-addresses",
+                    listener.span,
+                    at.key("address"),
+                    "connections and datagrams on one listener",
+                )
+                .help("give the udp:// address a listener of its own");
+        }
+        if let Some(proxy) = &listener.proxy_protocol {
+            diags.error(
+                "wrong-kind",
+                proxy.span,
+                at.key("proxy_protocol"),
+                "datagrams carry no PROXY header",
+            );
+        }
+    }
+    if let Some(proxy) = &listener.proxy_protocol {
+        let here = at.key("proxy_protocol");
+        if proxy.trust.is_empty() {
+            diags
+                .error(
+                    "missing-field",
+                    proxy.span,
+                    here.key("trust"),
+                    "nobody is trusted to send a PROXY header",
+                )
+                .help("list the addresses of the balancers in front: `trust: [192.0.2.10/32]`");
+        }
+        for (index, block) in proxy.trust.iter().enumerate().filter(|(_, block)| block.bits() == 0)
+        {
+            let trust = here.key("trust");
+            diags
+                .warning(
+                    "trusts-everybody",
+                    block.span,
+                    trust.index(index),
+                    "everybody may claim to be anybody",
+                )
+                .help("list the addresses of the balancers in front");
+        }
+        if proxy.accept == ProxyAcceptance::Optional {
+            diags
+                .warning(
+                    "optional-header",
+                    proxy.span,
+                    here.key("accept"),
+                    "clients that wait for the server to speak first wait out `timeout`",
+                )
+                .help("set `accept: required` where every connection comes through the balancer");
+        }
+    }
+}
+
+/// A chain does exactly one thing with its streams.
+pub fn chain_handles(
+    relay: bool,
+    inner: bool,
+    tls: bool,
+    span: Span,
+    at: &Path<'_>,
+    diags: &mut Diags,
+) {
+    match (relay, inner) {
+        (false, false) => {
+            diags
+                .error(
+                    "missing-field",
+                    span,
+                    at.key("relay"),
+                    "this chain does not say where its streams go",
+                )
+                .help("add `relay: CLUSTER`");
+        }
+        (true, true) => {
+            diags
+                .error(
+                    "short-and-long",
+                    span,
+                    at.key("relay"),
+                    "`relay` beside inner `chains` is one chain too many",
+                )
+                .help("move it into the list, as the chain without a `match`");
+        }
+        (false, true) if !tls => {
+            diags
+                .error(
+                    "missing-field",
+                    span,
+                    at.key("tls"),
+                    "inner `chains` look at clear text, so the chain must terminate TLS",
+                )
+                .help("add `tls`, or move the chains up one level");
+        }
+        _ => {}
+    }
+}
+
+/// A hash and a balancer that goes by it belong together.
+pub fn hash_fits(
+    config: &Config,
+    cluster: &Spanned<Name>,
+    hash: bool,
+    span: Span,
+    at: &Path<'_>,
+    diags: &mut Diags,
+) {
+    let Some(section) = config.clusters.get(&cluster.value) else { return };
+    let hashes = matches!(section.balance, Balance::RingHash | Balance::Maglev);
+    if hash && !hashes {
+        diags
+            .warning(
+                "useless-hash",
+                span,
+                at.key("hash"),
+                format!("`{}` does not go by a hash", section.balance.word()),
+            )
+            .help("set `balance: maglev` or `balance: ring_hash` on the cluster");
+    } else if !hash && hashes {
+        diags
+            .warning(
+                "missing-hash",
+                span,
+                at.key("hash"),
+                format!("without a hash `{}` picks at random", section.balance.word()),
+            )
+            .help("write the long form: `relay: { cluster: NAME, hash: source_ip }`");
+    }
+}
