@@ -1,0 +1,99 @@
+//! The long form: every short form expanded, every default written out.
+
+use std::fmt::Write as _;
+
+use sluice_core::{Plain, Setting as _};
+use sluice_model::Config;
+
+/// The configuration as YAML in its long form.
+pub fn yaml(config: &Config) -> String {
+    let mut out = String::new();
+    write_block(&config.show(), 0, &mut out);
+    out
+}
+
+/// A value as JSON.
+pub fn json(value: &Plain) -> serde_json::Value {
+    match value {
+        Plain::Null => serde_json::Value::Null,
+        Plain::Bool(value) => (*value).into(),
+        Plain::Number(value) => (*value).into(),
+        Plain::Text(value) => value.clone().into(),
+        Plain::List(items) => items.iter().map(json).collect(),
+        Plain::Map(fields) => {
+            let shown = fields.iter().filter(|(_, value)| !says_nothing(value));
+            serde_json::Value::Object(
+                shown.map(|(key, value)| (key.clone(), json(value))).collect(),
+            )
+        }
+    }
+}
+
+/// Fields that are absent are left out, and so are empty lists.
+fn says_nothing(value: &Plain) -> bool {
+    matches!(value, Plain::Null) || matches!(value, Plain::List(items) if items.is_empty())
+}
+
+fn write_block(value: &Plain, indent: usize, out: &mut String) {
+    match value {
+        Plain::Map(fields) => {
+            for (key, value) in fields.iter().filter(|(_, value)| !says_nothing(value)) {
+                let _ = write!(out, "{:indent$}{}:", "", quote(key));
+                write_value(value, indent, out);
+            }
+        }
+        Plain::List(items) => {
+            for item in items {
+                let mut inner = String::new();
+                write_block(item, indent + 2, &mut inner);
+                let _ = write!(out, "{:indent$}- {}", "", inner.trim_start());
+            }
+        }
+        single => {
+            let _ = writeln!(out, "{:indent$}{}", "", inline(single));
+        }
+    }
+}
+
+fn write_value(value: &Plain, indent: usize, out: &mut String) {
+    match value {
+        Plain::Map(fields) if fields.iter().any(|(_, value)| !says_nothing(value)) => {
+            out.push('\n');
+            write_block(value, indent + 2, out);
+        }
+        Plain::List(items)
+            if items.iter().all(|item| !matches!(item, Plain::Map(_) | Plain::List(_))) =>
+        {
+            let items: Vec<String> = items.iter().map(inline).collect();
+            let _ = writeln!(out, " [{}]", items.join(", "));
+        }
+        Plain::List(_) => {
+            out.push('\n');
+            write_block(value, indent + 2, out);
+        }
+        single => {
+            let _ = writeln!(out, " {}", inline(single));
+        }
+    }
+}
+
+fn inline(value: &Plain) -> String {
+    match value {
+        Plain::Null => "null".into(),
+        Plain::Bool(value) => value.to_string(),
+        Plain::Number(value) => value.to_string(),
+        Plain::Text(text) => quote(text),
+        Plain::List(_) => "[]".into(),
+        Plain::Map(_) => "{}".into(),
+    }
+}
+
+/// Quotes what YAML might take for something else.
+fn quote(text: &str) -> String {
+    let plain = !text.is_empty()
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_./:".contains(&b))
+        && text.as_bytes()[0].is_ascii_alphanumeric()
+        && !text.ends_with(':')
+        && !matches!(text, "null" | "true" | "false");
+    if plain { text.to_owned() } else { serde_json::Value::from(text).to_string() }
+}

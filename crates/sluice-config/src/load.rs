@@ -1,0 +1,168 @@
+//! From a path to a configuration.
+//!
+//! Owns: files and folders, and how several files become one. Refuses to know: certificates and
+//! everything else that a configuration names. Keeps: what is read once is not read again.
+
+use std::path::{Path, PathBuf};
+
+use sluice_core::limits::{Limit, Limits};
+use sluice_core::tree::Entry;
+use sluice_core::{Diags, Node, Setting as _, Span, Value};
+use sluice_model::Config;
+
+use crate::sources::Sources;
+use crate::yaml;
+
+/// A configuration that was read, right or wrong.
+#[derive(Debug)]
+pub struct Loaded {
+    /// Its files.
+    pub sources: Sources,
+    /// What relative paths in it are relative to.
+    pub folder: PathBuf,
+    /// The configuration; `None` when there are errors.
+    pub config: Option<Config>,
+    /// What was found.
+    pub diags: Diags,
+}
+
+/// Reads a file, or every `.yaml` and `.yml` file of a folder in order of their names.
+pub fn load(path: &Path) -> Loaded {
+    let mut loaded = Loaded {
+        sources: Sources::default(),
+        folder: folder_of(path),
+        config: None,
+        diags: Diags::new(),
+    };
+    let files = match files_of(path) {
+        Ok(files) => files,
+        Err(problem) => {
+            loaded.diags.error("bad-file", None, "", problem);
+            return loaded;
+        }
+    };
+    for file in files {
+        match read_file(&file) {
+            Ok(text) => drop(loaded.sources.add(file, text)),
+            Err(problem) => drop(loaded.diags.error("bad-file", None, "", problem)),
+        }
+    }
+    loaded.bind();
+    loaded
+}
+
+/// Reads a configuration from text, as if it stood in `path`.
+pub fn load_text(path: &Path, text: &str) -> Loaded {
+    let mut sources = Sources::default();
+    sources.add(path.to_owned(), text.to_owned());
+    let mut loaded = Loaded { sources, folder: folder_of(path), config: None, diags: Diags::new() };
+    loaded.bind();
+    loaded
+}
+
+fn folder_of(path: &Path) -> PathBuf {
+    let folder = if path.is_dir() { Some(path) } else { path.parent() };
+    folder.filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned()
+}
+
+fn files_of(path: &Path) -> Result<Vec<PathBuf>, String> {
+    let shown = path.display();
+    if !path.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let entries =
+        std::fs::read_dir(path).map_err(|error| format!("{shown}: cannot be read: {error}"))?;
+    let is_yaml =
+        |file: &PathBuf| file.extension().is_some_and(|ext| ext == "yaml" || ext == "yml");
+    let hidden = |file: &PathBuf| {
+        file.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'))
+    };
+    let mut files: Vec<PathBuf> = entries
+        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+        .filter(|file| is_yaml(file) && !hidden(file) && file.is_file())
+        .collect();
+    files.sort();
+    if files.is_empty() {
+        return Err(format!("{shown}: there is no .yaml file in this folder"));
+    }
+    Ok(files)
+}
+
+fn read_file(path: &Path) -> Result<String, String> {
+    let shown = path.display();
+    let unreadable = |error: std::io::Error| format!("{shown}: cannot be read: {error}");
+    let max = Limits::default().get(Limit::ConfigBytes);
+    if std::fs::metadata(path).map_err(unreadable)?.len() > max {
+        return Err(format!("{shown}: a configuration file holds at most {max} bytes"));
+    }
+    let bytes = std::fs::read(path).map_err(unreadable)?;
+    String::from_utf8(bytes)
+        .map_err(|error| format!("{shown}: byte {} is not UTF-8", error.utf8_error().valid_up_to()))
+}
+
+impl Loaded {
+    fn bind(&mut self) {
+        let mut parts = Vec::new();
+        for number in 0.. {
+            let Some((_, text)) = self.sources.get(number) else { break };
+            parts.extend(yaml::read(text, number, &mut self.diags));
+        }
+        let root = join(parts, &mut self.diags);
+        let bound = Config::bind(&root, &sluice_core::Path::ROOT, &mut self.diags);
+        if !self.diags.has_errors() {
+            self.config = bound;
+        }
+    }
+}
+
+/// One tree of several files: lists and maps at the top add up, single sections stand once.
+fn join(parts: Vec<Node>, diags: &mut Diags) -> Node {
+    let nothing = Node { value: Value::Null, span: Span::default() };
+    if parts.len() < 2 {
+        return parts.into_iter().next().unwrap_or(nothing);
+    }
+    let mut all: Vec<Entry> = Vec::new();
+    for part in parts {
+        let Value::Map(entries) = part.value else { continue };
+        for entry in entries {
+            match all.iter_mut().find(|other| other.key == entry.key) {
+                None => all.push(entry),
+                Some(first) => join_entry(first, entry, diags),
+            }
+        }
+    }
+    Node { value: Value::Map(all), ..nothing }
+}
+
+fn join_entry(first: &mut Entry, second: Entry, diags: &mut Diags) {
+    match (&mut first.node.value, second.node.value) {
+        (Value::List(items), Value::List(more)) => items.extend(more),
+        (Value::Map(fields), Value::Map(more)) if &*first.key == "clusters" => {
+            for field in more {
+                if let Some(twin) = fields.iter().find(|other| other.key == field.key) {
+                    diags
+                        .error(
+                            "duplicate-key",
+                            field.key_span,
+                            format!("clusters.{}", field.key),
+                            format!("`{}` stands in two files", field.key),
+                        )
+                        .other(twin.key_span, "first here");
+                } else {
+                    fields.push(field);
+                }
+            }
+        }
+        _ => {
+            diags
+                .error(
+                    "duplicate-key",
+                    second.key_span,
+                    &first.key,
+                    format!("`{}` stands in two files", first.key),
+                )
+                .other(first.key_span, "first here")
+                .help("only listeners, clusters and access logs add up over files");
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! Findings as people and programs read them.
+
+use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+use sluice_core::{Diagnostic, Severity};
+
+use crate::sources::Sources;
+
+/// Every finding with its line and a caret, in order of place; then a line that counts them.
+pub fn text(findings: &[Diagnostic], sources: &Sources, colour: bool) -> String {
+    let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
+    let mut out = String::new();
+    for finding in findings {
+        out.push_str(&one(finding, sources, &renderer));
+        out.push_str("\n\n");
+    }
+    out
+}
+
+fn one(finding: &Diagnostic, sources: &Sources, renderer: &Renderer) -> String {
+    let level = match finding.severity {
+        Severity::Error => Level::ERROR,
+        Severity::Warning => Level::WARNING,
+    };
+    let title = level.primary_title(&finding.message).id(finding.code);
+    let place = finding.span.and_then(|span| Some((span, sources.get(span.file)?)));
+    let mut groups: Vec<Group<'_>> = Vec::new();
+    match place {
+        None => groups.push(Group::with_title(title)),
+        Some((span, (path, text))) => {
+            let path = path.display().to_string();
+            let label = if finding.path.is_empty() { "here" } else { &finding.path };
+            let primary =
+                AnnotationKind::Primary.span(within(text, span.start, span.end)).label(label);
+            let mut snippet = Snippet::source(text).path(path).annotation(primary);
+            let mut elsewhere = None;
+            if let Some((other, label)) = &finding.other {
+                let context =
+                    AnnotationKind::Context.span(within_file(sources, *other)).label(label);
+                if other.file == span.file {
+                    snippet = snippet.annotation(context);
+                } else if let Some((path, text)) = sources.get(other.file) {
+                    elsewhere = Some(
+                        Snippet::source(text).path(path.display().to_string()).annotation(context),
+                    );
+                }
+            }
+            groups.push(title.element(snippet).elements(elsewhere));
+        }
+    }
+    if let Some(help) = &finding.help {
+        groups.push(Group::with_title(Level::HELP.secondary_title(help)));
+    }
+    renderer.render(&groups)
+}
+
+/// A range that lies in the text and covers at least one character, on one line.
+fn within(text: &str, start: u32, end: u32) -> std::ops::Range<usize> {
+    let start = (start as usize).min(text.len());
+    let start = (0..=start).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    let line = text[start..].find('\n').map_or(text.len(), |length| start + length);
+    let end = (end as usize).clamp(start, line.max(start));
+    let end = (end..=text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(text.len());
+    start..end
+}
+
+fn within_file(sources: &Sources, span: sluice_core::Span) -> std::ops::Range<usize> {
+    sources.get(span.file).map_or(0..0, |(_, text)| within(text, span.start, span.end))
+}
+
+/// The findings for programs.
+pub fn json(findings: &[Diagnostic], sources: &Sources) -> serde_json::Value {
+    let item = |finding: &Diagnostic| {
+        let place = finding.span.and_then(|span| {
+            let (line, column) = sources.line_column(span)?;
+            let (path, _) = sources.get(span.file)?;
+            Some(serde_json::json!({ "file": path.display().to_string(), "line": line, "column": column }))
+        });
+        serde_json::json!({
+            "severity": match finding.severity { Severity::Error => "error", Severity::Warning => "warning" },
+            "code": finding.code,
+            "path": finding.path,
+            "message": finding.message,
+            "help": finding.help,
+            "place": place,
+        })
+    };
+    serde_json::Value::Array(findings.iter().map(item).collect())
+}

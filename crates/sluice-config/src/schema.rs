@@ -1,0 +1,90 @@
+//! The configuration as a JSON Schema (draft 2020-12), for editors.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+use sluice_core::settings::{FieldShape, SectionShape};
+use sluice_core::{Setting as _, Shape};
+use sluice_model::Config;
+
+/// The schema.
+pub fn schema() -> Value {
+    let mut sections = BTreeMap::new();
+    let root = of(&Config::shape(), &mut sections);
+    json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Sluice configuration",
+        "$ref": root["$ref"],
+        "$defs": sections,
+    })
+}
+
+fn of(shape: &Shape, sections: &mut BTreeMap<&'static str, Value>) -> Value {
+    // Whatever is text may be written as a number where YAML takes it for one.
+    match shape {
+        Shape::Text { what, example } => {
+            json!({ "type": ["string", "integer"], "description": what, "examples": [example] })
+        }
+        Shape::Bool => json!({ "type": "boolean" }),
+        Shape::Count { max } => json!({ "type": "integer", "minimum": 0, "maximum": max }),
+        Shape::Choice(words) => {
+            let options =
+                words.iter().map(|(word, doc)| json!({ "const": word, "description": doc.trim() }));
+            json!({ "oneOf": options.collect::<Vec<_>>() })
+        }
+        Shape::Section(section) => section_ref(&section(), sections),
+        Shape::OneOrMany(item) => {
+            let item = of(item, sections);
+            json!({ "anyOf": [item, { "type": "array", "items": item }] })
+        }
+        Shape::Named(item) => {
+            json!({ "type": "object", "additionalProperties": of(item, sections) })
+        }
+        Shape::OrNone(item) => json!({ "anyOf": [{ "const": "none" }, of(item, sections)] }),
+        Shape::Either(shapes) => {
+            json!({ "anyOf": shapes.iter().map(|shape| of(shape, sections)).collect::<Vec<_>>() })
+        }
+        Shape::Tagged(fields) => {
+            json!({ "type": "object", "properties": properties(fields, sections), "additionalProperties": false, "maxProperties": 1 })
+        }
+        Shape::Fields(fields) => {
+            json!({ "type": "object", "properties": properties(fields, sections), "additionalProperties": false })
+        }
+        Shape::Any => json!({}),
+    }
+}
+
+fn section_ref(section: &SectionShape, sections: &mut BTreeMap<&'static str, Value>) -> Value {
+    if !sections.contains_key(section.name) {
+        // Entered first, since sections may hold themselves.
+        sections.insert(section.name, Value::Null);
+        let required: Vec<&str> =
+            section.fields.iter().filter(|f| f.required).map(|f| f.key).collect();
+        let mut value = json!({
+            "type": "object",
+            "description": section.doc,
+            "properties": properties(&section.fields, sections),
+            "additionalProperties": false,
+        });
+        if !required.is_empty() {
+            value["required"] = required.into();
+        }
+        sections.insert(section.name, value);
+    }
+    json!({ "$ref": format!("#/$defs/{}", section.name) })
+}
+
+fn properties(fields: &[FieldShape], sections: &mut BTreeMap<&'static str, Value>) -> Value {
+    let mut properties = serde_json::Map::new();
+    for field in fields {
+        let mut value = of(&field.shape, sections);
+        if let Value::Object(value) = &mut value {
+            value.insert("description".into(), field.doc.as_str().into());
+            if let Some(default) = field.default {
+                value.insert("default".into(), default.into());
+            }
+        }
+        properties.insert(field.key.into(), value);
+    }
+    Value::Object(properties)
+}

@@ -1,0 +1,248 @@
+//! YAML into a spanned tree.
+//!
+//! Owns: anchors, merge keys, duplicate keys, and the bounds on what a file may unfold to.
+//! Refuses to know: what any key means. Keeps: this is the only place that knows the YAML crate; a
+//! file of any content ends in a tree or in errors with a place, in bounded time and memory.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use serde_yaml::granit_parser::{Event, Parser, ScalarStyle, Span as YamlSpan};
+use sluice_core::tree::Entry;
+use sluice_core::{Diags, Node, Span, Value};
+
+#[cfg(test)]
+mod tests;
+
+/// Nodes that one file may hold, aliases unfolded.
+const NODES_MAX: usize = 2_000_000;
+
+/// Nodes that aliases of one file may unfold to.
+const ALIAS_NODES_MAX: usize = 100_000;
+
+/// How deep lists and maps may be nested.
+const DEPTH_MAX: usize = 64;
+
+/// Reads `text`, file number `file`, into a tree. An empty file is nothing.
+pub fn read(text: &str, file: u16, diags: &mut Diags) -> Option<Node> {
+    let mut reader = Reader {
+        events: Parser::new_from_str(text),
+        text,
+        file,
+        anchors: HashMap::new(),
+        nodes: 0,
+        alias_nodes: 0,
+        diags,
+    };
+    reader.document()
+}
+
+struct Reader<'a> {
+    events: Parser<'a, serde_yaml::granit_parser::StrInput<'a>>,
+    text: &'a str,
+    file: u16,
+    anchors: HashMap<usize, (Node, usize)>,
+    nodes: usize,
+    alias_nodes: usize,
+    diags: &'a mut Diags,
+}
+
+/// Reading cannot go on; the error stands in the findings.
+struct Stop;
+
+impl Reader<'_> {
+    fn document(&mut self) -> Option<Node> {
+        let mut root = None;
+        loop {
+            let (event, span) = self.next().ok()?;
+            match event {
+                Event::StreamStart | Event::DocumentStart(..) | Event::DocumentEnd => {}
+                Event::StreamEnd => break,
+                event if root.is_some() => {
+                    drop(event);
+                    self.error("several-documents", span, "a file holds one document")
+                        .help("split it into several files in a folder");
+                    return None;
+                }
+                event => root = Some(self.node(event, span, 0).ok()?),
+            }
+        }
+        let nothing = Node { value: Value::Null, span: Span { file: self.file, start: 0, end: 0 } };
+        Some(root.unwrap_or(nothing))
+    }
+
+    /// The next event that is no comment.
+    fn next(&mut self) -> Result<(Event<'static>, Span), Stop> {
+        loop {
+            match self.events.next_event() {
+                Some(Ok((Event::Comment(..), _))) => {}
+                Some(Ok((event, span))) => return Ok((owned(event), self.span(span))),
+                Some(Err(error)) => {
+                    let at = error.marker().byte_offset().unwrap_or(self.text.len());
+                    let at = u32::try_from(at).unwrap_or(u32::MAX);
+                    let span = Span { file: self.file, start: at, end: at.saturating_add(1) };
+                    self.error("yaml", span, &format!("this is not YAML: {}", error.info())).help(
+                        "values that begin with * % [ { @ or hold `: ` or ` #` stand in quotes",
+                    );
+                    return Err(Stop);
+                }
+                None => return Ok((Event::StreamEnd, Span { file: self.file, start: 0, end: 0 })),
+            }
+        }
+    }
+
+    fn node(&mut self, event: Event<'static>, span: Span, depth: usize) -> Result<Node, Stop> {
+        self.nodes += 1;
+        if self.nodes > NODES_MAX || depth > DEPTH_MAX {
+            self.error(
+                "too-large",
+                span,
+                "the configuration is nested too deeply or holds too much",
+            );
+            return Err(Stop);
+        }
+        let before = self.nodes;
+        let (node, anchor) = match event {
+            Event::Scalar(text, style, anchor, _) => (scalar(&text, style, span), anchor),
+            Event::SequenceStart(_, anchor, _) => (self.list(span, depth)?, anchor),
+            Event::MappingStart(_, anchor, _) => (self.map(span, depth)?, anchor),
+            Event::Alias(anchor) => return self.alias(anchor, span),
+            _ => {
+                self.error("yaml", span, "a value was expected here");
+                return Err(Stop);
+            }
+        };
+        if anchor != 0 {
+            self.anchors.insert(anchor, (node.clone(), self.nodes - before + 1));
+        }
+        Ok(node)
+    }
+
+    fn alias(&mut self, anchor: usize, span: Span) -> Result<Node, Stop> {
+        let Some((node, size)) = self.anchors.get(&anchor).cloned() else {
+            self.error("yaml", span, "this alias stands inside the value that it names");
+            return Err(Stop);
+        };
+        self.nodes += size;
+        self.alias_nodes += size;
+        if self.alias_nodes > ALIAS_NODES_MAX {
+            self.error("too-large", span, "aliases unfold to too much")
+                .help("write the values out, or use fewer aliases");
+            return Err(Stop);
+        }
+        Ok(node)
+    }
+
+    fn list(&mut self, span: Span, depth: usize) -> Result<Node, Stop> {
+        let mut items = Vec::new();
+        loop {
+            let (event, at) = self.next()?;
+            if event == Event::SequenceEnd {
+                let span = Span { end: at.end.max(span.end), ..span };
+                return Ok(Node { value: Value::List(items), span: self.trim(span) });
+            }
+            items.push(self.node(event, at, depth + 1)?);
+        }
+    }
+
+    fn map(&mut self, span: Span, depth: usize) -> Result<Node, Stop> {
+        let mut entries: Vec<Entry> = Vec::new();
+        let mut places: HashMap<Arc<str>, Span> = HashMap::new();
+        let mut merged: Vec<Entry> = Vec::new();
+        loop {
+            let (event, key_span) = self.next()?;
+            if event == Event::MappingEnd {
+                let span = Span { end: key_span.end.max(span.end), ..span };
+                merged.retain(|entry| !places.contains_key(&entry.key));
+                entries.extend(merged);
+                return Ok(Node { value: Value::Map(entries), span: self.trim(span) });
+            }
+            let Event::Scalar(key, style, _, _) = event else {
+                self.error("yaml", key_span, "a key is a single word");
+                return Err(Stop);
+            };
+            let (event, at) = self.next()?;
+            let node = self.node(event, at, depth + 1)?;
+            if key == "<<" && style == ScalarStyle::Plain {
+                self.merge(node, &mut merged)?;
+                continue;
+            }
+            let key: Arc<str> = key.as_ref().into();
+            if let Some(first) = places.get(&key) {
+                let first = *first;
+                self.error("duplicate-key", key_span, &format!("`{key}` stands twice in this map"))
+                    .other(first, "first here")
+                    .help("keep one of them");
+                continue;
+            }
+            places.insert(Arc::clone(&key), key_span);
+            entries.push(Entry { key, key_span, node });
+        }
+    }
+
+    /// `<<`: the fields of one or several maps, where the map itself has none of that name.
+    fn merge(&mut self, node: Node, merged: &mut Vec<Entry>) -> Result<(), Stop> {
+        for item in node.items() {
+            let Value::Map(fields) = &item.value else {
+                self.error("yaml", item.span, "`<<` takes a map or a list of maps");
+                return Err(Stop);
+            };
+            for field in fields {
+                if !merged.iter().any(|entry| entry.key == field.key) {
+                    merged.push(field.clone());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn error(
+        &mut self,
+        code: &'static str,
+        span: Span,
+        message: &str,
+    ) -> &mut sluice_core::Diagnostic {
+        self.diags.error(code, span, "", message)
+    }
+
+    fn span(&self, span: YamlSpan) -> Span {
+        let byte = |offset: Option<usize>| u32::try_from(offset.unwrap_or(0)).unwrap_or(u32::MAX);
+        let (start, end) = (byte(span.start.byte_offset()), byte(span.end.byte_offset()));
+        Span { file: self.file, start, end: end.max(start) }
+    }
+
+    /// The end of a block is where the next thing begins; white space before it is no part of it.
+    fn trim(&self, span: Span) -> Span {
+        let text = self.text.get(span.start as usize..span.end as usize).unwrap_or_default();
+        let kept = u32::try_from(text.trim_end().len()).unwrap_or(0);
+        Span { end: span.start + kept, ..span }
+    }
+}
+
+/// Plain words that mean nothing: an empty value, `null`, `~`.
+fn scalar(text: &str, style: ScalarStyle, span: Span) -> Node {
+    let plain = style == ScalarStyle::Plain;
+    let value = match text {
+        "" | "~" | "null" if plain => Value::Null,
+        _ => Value::Scalar { text: text.into(), quoted: !plain },
+    };
+    Node { value, span }
+}
+
+fn owned(event: Event<'_>) -> Event<'static> {
+    match event {
+        Event::StreamStart => Event::StreamStart,
+        Event::StreamEnd => Event::StreamEnd,
+        Event::DocumentStart(explicit, version) => Event::DocumentStart(explicit, version),
+        Event::Scalar(text, style, anchor, _) => {
+            Event::Scalar(text.into_owned().into(), style, anchor, None)
+        }
+        Event::SequenceStart(style, anchor, _) => Event::SequenceStart(style, anchor, None),
+        Event::SequenceEnd => Event::SequenceEnd,
+        Event::MappingStart(style, anchor, _) => Event::MappingStart(style, anchor, None),
+        Event::MappingEnd => Event::MappingEnd,
+        Event::Alias(anchor) => Event::Alias(anchor),
+        // Comments and metadata that we do not ask for.
+        _ => Event::DocumentEnd,
+    }
+}
