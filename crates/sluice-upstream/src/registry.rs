@@ -4,7 +4,7 @@
 //! Refuses to know: who uses them. Keeps: a cluster lives from the first configuration that names
 //! it to the first that does not; its endpoints' state lives with it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -52,11 +52,13 @@ impl Clusters {
         Self { shard, on_left, live: BTreeMap::new() }
     }
 
-    /// Brings the clusters in line with `plans`. `changed` names those whose plan differs from the
-    /// one in force; the tasks of the others go on undisturbed.
+    /// Brings the clusters in line with `plans`. `lives` holds the cluster of each plan, new or
+    /// known; `changed` names those whose plan differs from the one in force; the tasks of the
+    /// others go on undisturbed.
     pub fn apply(
         &mut self,
         plans: &BTreeMap<Name, Arc<ClusterPlan>>,
+        lives: &HashMap<Name, Arc<Cluster>>,
         changed: impl Fn(&str) -> bool,
     ) {
         let gone: Vec<Name> =
@@ -79,7 +81,8 @@ impl Clusters {
                     }
                 }
                 None => {
-                    let cluster = Arc::new(Cluster::new(Arc::clone(plan)));
+                    let known = lives.get(name).map(Arc::clone);
+                    let cluster = known.unwrap_or_else(|| Arc::new(Cluster::new(Arc::clone(plan))));
                     let resolution = Rc::new(Resolution::default());
                     let mut live = Live { cluster, resolution, tasks: Vec::new() };
                     live.start(plan, &self.shard, &self.on_left);
@@ -99,11 +102,9 @@ impl Clusters {
         self.live.values().map(|live| &live.cluster)
     }
 
-    /// Waits until every host name has been looked up once, well or badly.
-    pub async fn resolved_once(&self) {
-        for live in self.live.values() {
-            live.resolution.first_round().await;
-        }
+    /// The resolutions, to wait for their first round without holding the registry.
+    pub fn first_rounds(&self) -> Vec<Rc<Resolution>> {
+        self.live.values().map(|live| Rc::clone(&live.resolution)).collect()
     }
 }
 

@@ -1,0 +1,40 @@
+//! The commands.
+
+use std::process::ExitCode;
+
+use clap::CommandFactory as _;
+
+use crate::cli::{Cli, Command};
+
+mod check;
+mod demo;
+mod explain;
+mod run;
+
+/// Does what the command line says.
+pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    match cli.command {
+        Command::Run(options) => run::run(&options),
+        Command::Check(options) => Ok(check::run(&options)),
+        Command::Explain(options) => explain::run(&options),
+        Command::Schema => {
+            print(&format!("{:#}\n", sluice_config::schema::schema()));
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Reference => {
+            print(&sluice_config::reference::markdown());
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Demo(options) => demo::run(&options),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "sluice", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// Writes the result of a command. Whoever closes the pipe has seen enough.
+pub(crate) fn print(text: &str) {
+    use std::io::Write as _;
+    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+}

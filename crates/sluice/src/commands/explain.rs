@@ -1,0 +1,79 @@
+//! `sluice explain`: a configuration in its long form; the limits; the reasons.
+
+use std::process::ExitCode;
+
+use serde_json::json;
+use sluice_config::{explain, load, render};
+use sluice_core::Setting as _;
+use sluice_core::limits::{TABLE, Unit};
+use sluice_core::value::show_size;
+
+use super::print;
+use crate::cli::{EXIT_CONFIG, Explain, Format};
+
+pub(crate) fn run(options: &Explain) -> anyhow::Result<ExitCode> {
+    if options.limits {
+        limits(options.format);
+        return Ok(ExitCode::SUCCESS);
+    }
+    if options.reasons {
+        reasons(options.format);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let path = options.file.as_ref().or(options.config.as_ref());
+    let loaded = load(path.ok_or_else(|| anyhow::anyhow!("no configuration was named"))?);
+    let Some(config) = &loaded.config else {
+        print(&render::text(&loaded.diags.into_sorted(), &loaded.sources, false));
+        return Ok(ExitCode::from(EXIT_CONFIG));
+    };
+    print(&match options.format {
+        Format::Text => explain::yaml(config),
+        Format::Json => format!("{:#}\n", explain::json(&config.show())),
+    });
+    Ok(ExitCode::SUCCESS)
+}
+
+fn limits(format: Format) {
+    let show = |unit: Unit, value: u64| match unit {
+        Unit::Bytes => show_size(value),
+        Unit::Count => value.to_string(),
+    };
+    match format {
+        Format::Json => {
+            let rows = TABLE.iter().map(|row| {
+                json!({ "name": row.name, "default": row.default, "min": row.min, "max": row.max, "help": row.help })
+            });
+            print(&format!("{:#}\n", serde_json::Value::from_iter(rows)));
+        }
+        Format::Text => {
+            for row in TABLE {
+                let (default, min, max) =
+                    (show(row.unit, row.default), show(row.unit, row.min), show(row.unit, row.max));
+                print(&format!("{:<22} {default:>8}  ({min} to {max})  {}\n", row.name, row.help));
+            }
+        }
+    }
+}
+
+fn reasons(format: Format) {
+    let all = sluice_l4::reasons::all().map(sluice_core::Reason::def);
+    match format {
+        Format::Json => {
+            let rows = all.map(|def| {
+                json!({
+                    "code": def.code,
+                    "phase": def.phase.word(),
+                    "side": def.side.word(),
+                    "envoy_flag": def.envoy_flag,
+                    "help": def.help,
+                })
+            });
+            print(&format!("{:#}\n", serde_json::Value::from_iter(rows)));
+        }
+        Format::Text => {
+            for def in all {
+                print(&format!("{:<26} {:<10} {}\n", def.code, def.side.word(), def.help));
+            }
+        }
+    }
+}

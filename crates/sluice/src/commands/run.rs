@@ -1,0 +1,55 @@
+//! `sluice run`.
+
+use std::io::IsTerminal as _;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use sluice_sys::process;
+use tracing_subscriber::EnvFilter;
+
+use crate::cli::{EXIT_CONFIG, Format, Run};
+use crate::control::{self, Options, workshop};
+
+pub(crate) fn run(options: &Run) -> anyhow::Result<ExitCode> {
+    start_log(options.log_format);
+    let config = options.config.path();
+    let workshop = workshop();
+    let built = match workshop.build(&config) {
+        Ok(built) => built,
+        Err(rejected) => {
+            crate::say(&rejected.to_string());
+            return Ok(ExitCode::from(EXIT_CONFIG));
+        }
+    };
+    for warning in &built.warnings {
+        tracing::warn!("{}", warning.trim_end());
+    }
+    let files = process::raise_file_limit();
+    let workers = options.workers.map_or_else(process::processors, usize::from);
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        workers,
+        open_files_max = files,
+        "starting"
+    );
+    let options =
+        Options { config, workers, report: options.report.clone(), watch: !options.no_watch };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build_local(tokio::runtime::LocalOptions::default())
+        .context("a runtime cannot be made")?;
+    runtime.block_on(control::run(options, built, workshop))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn start_log(format: Format) {
+    let filter = EnvFilter::try_from_env("SLUICE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A second subscriber can only come from a test harness; then it logs, not we.
+    let _ = match format {
+        Format::Json => builder.json().try_init(),
+        Format::Text => {
+            builder.with_ansi(std::io::stderr().is_terminal()).with_target(false).try_init()
+        }
+    };
+}

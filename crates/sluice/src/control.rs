@@ -1,0 +1,426 @@
+//! The control thread: starts everything, reloads, drains.
+//!
+//! Owns: the configuration in force, the workers, the sockets' addresses, signals.
+//! Refuses to know: bytes of any connection. Keeps: a reload is validated first and applied whole
+//! or not at all; nothing that takes long runs on this thread itself.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use sluice_admin::AdminSocket;
+use sluice_core::clock::{Clock, ClockOrigin};
+use sluice_core::limits::Limit;
+use sluice_core::reason::end;
+use sluice_core::{ListenAddress, Name, Reason};
+use sluice_l4::filters::Filters;
+use sluice_model::build::Snapshot;
+use sluice_model::diff::Diff;
+use sluice_telemetry::{LogHub, Registry};
+use sluice_tls::CertStore;
+use sluice_upstream::{Cluster, Clusters};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::worker::{Order, Seed, Worker};
+
+mod build;
+mod pages;
+mod report;
+mod sockets;
+mod watch;
+
+use build::{Built, Workshop};
+use report::Report;
+use sockets::Sockets;
+
+sluice_telemetry::metrics! {
+    RELOADS = "sluice_config_reloads_total", Counter, ["code"], "Reloads, by result: applied, unchanged or failed.";
+    SNAPSHOT = "sluice_config_snapshot_number", Gauge, [], "The number of the snapshot in force.";
+    OPEN_FILES = "sluice_process_open_files_count", Gauge, [], "Open descriptors of the process.";
+    RESIDENT = "sluice_process_resident_bytes", Gauge, [], "Resident memory of the process.";
+}
+
+/// How `run` was called.
+#[derive(Debug)]
+pub(crate) struct Options {
+    pub(crate) config: PathBuf,
+    pub(crate) workers: usize,
+    pub(crate) report: Option<PathBuf>,
+    pub(crate) watch: bool,
+}
+
+/// How the process stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Starting,
+    Ready,
+    Draining,
+}
+
+/// What reload, drain and the pages share.
+pub(crate) struct Control {
+    clock: Clock,
+    registry: Registry,
+    shard: sluice_telemetry::Shard,
+    workshop: Arc<Workshop>,
+    clusters: RefCell<Clusters>,
+    workers: Vec<Worker>,
+    sockets: RefCell<Sockets>,
+    log: LogHub,
+    report: Report,
+    stage: Cell<Stage>,
+    in_force: RefCell<InForce>,
+}
+
+/// The configuration in force.
+struct InForce {
+    number: u64,
+    loaded_at: Duration,
+    built: Built,
+    /// What the last reload that failed had to say.
+    last_failure: Option<String>,
+}
+
+/// What brought a reload about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trigger {
+    Signal,
+    Watch,
+}
+
+/// Runs the proxy until it is told to stop.
+pub(crate) async fn run(options: Options, built: Built, workshop: Workshop) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut user = signal(SignalKind::user_defined1())?;
+    let admin = built.config.admin.clone();
+    let drain = built.config.drain.timeout;
+    let control = Control::start(&options, built, workshop).await?;
+    let limit = control.in_force.borrow().built.config.limits.0.size(Limit::AdminConnections);
+    if let Some(admin) = admin {
+        let (socket, address) = admin_socket(&admin.address.value)?;
+        control.report.admin(&address);
+        let source = Rc::new(pages::Pages(Rc::clone(&control)));
+        tokio::task::spawn_local(sluice_admin::serve(socket, source, limit));
+    }
+    control.stage.set(Stage::Ready);
+    control.report.ready();
+    tracing::info!(
+        workers = control.workers.len(),
+        listeners = control.in_force.borrow().built.snapshot.listeners.len(),
+        "ready"
+    );
+    let (changed, mut changes) = mpsc::channel(1);
+    let mut watcher = options.watch.then(|| watch::Watcher::new(changed));
+    if let Some(watcher) = &mut watcher {
+        watcher.follow(&control.in_force.borrow().built.watched());
+    }
+    loop {
+        let trigger = tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => Trigger::Signal,
+            Some(()) = watch::settled(&mut changes) => Trigger::Watch,
+            _ = user.recv() => {
+                control.log.reopen();
+                tracing::info!("log files opened anew");
+                continue;
+            }
+        };
+        control.reload(&options.config, trigger).await;
+        if let Some(watcher) = &mut watcher {
+            watcher.follow(&control.in_force.borrow().built.watched());
+        }
+    }
+    control.drain(drain, &mut terminate, &mut interrupt).await;
+    Ok(())
+}
+
+impl Control {
+    async fn start(
+        options: &Options,
+        built: Built,
+        workshop: Workshop,
+    ) -> anyhow::Result<Rc<Self>> {
+        let origin = ClockOrigin::read();
+        let registry = Registry::new();
+        // A second recorder can only come from a test harness; then it counts, not we.
+        let _ = sluice_telemetry::metrics::install_recorder(&registry);
+        let shard = registry.shard(options.workers + 1);
+        let log = LogHub::start().context("the log thread cannot be started")?;
+        let limits = built.config.limits.0.clone();
+        let mut workers = Vec::new();
+        for number in 0..options.workers {
+            workers.push(Worker::start(Seed {
+                number,
+                origin,
+                registry: registry.clone(),
+                log: log.queue(limits.size(Limit::LogQueue)),
+                limits: limits.clone(),
+            })?);
+        }
+        let control = Rc::new_cyclic(|control: &std::rc::Weak<Self>| {
+            let control = control.clone();
+            let on_left =
+                move |cluster: &Arc<Cluster>, left: &[Arc<sluice_upstream::EndpointState>]| {
+                    let Some(control) = control.upgrade() else { return };
+                    let order = Left {
+                        cluster: cluster.name.clone(),
+                        endpoints: left.iter().map(|endpoint| endpoint.name.clone()).collect(),
+                        policy: cluster.plan().on_endpoint_removed,
+                    };
+                    tokio::task::spawn_local(async move { order.tell(&control).await });
+                };
+            let clock = origin.clock();
+            Self {
+                registry,
+                clusters: RefCell::new(Clusters::new(shard.clone(), Rc::new(on_left))),
+                shard,
+                workshop: Arc::new(workshop),
+                workers,
+                sockets: RefCell::new(Sockets::new(options.workers)),
+                log,
+                report: Report::new(options.report.as_deref()),
+                stage: Cell::new(Stage::Starting),
+                in_force: RefCell::new(InForce {
+                    number: 0,
+                    loaded_at: clock.wall(clock.now()),
+                    built,
+                    last_failure: None,
+                }),
+                clock,
+            }
+        });
+        let snapshot = Arc::clone(&control.in_force.borrow().built.snapshot);
+        control.put_in_force(&snapshot, |_| true).await?;
+        control.in_force.borrow_mut().number = 1;
+        control.shard.gauge(&SNAPSHOT, &[]).set(1);
+        Ok(control)
+    }
+
+    /// Puts a snapshot in force. Whatever can fail comes before anything changes.
+    async fn put_in_force(
+        &self,
+        snapshot: &Arc<Snapshot>,
+        changed: impl Fn(&str) -> bool,
+    ) -> anyhow::Result<()> {
+        let bound = self.sockets.borrow().bind(snapshot)?;
+        self.log.set_sinks(snapshot.sinks.clone())?;
+        let plans: BTreeMap<Name, _> = snapshot
+            .clusters
+            .iter()
+            .map(|(name, (plan, _))| (name.clone(), Arc::clone(plan)))
+            .collect();
+        let lives: HashMap<Name, Arc<Cluster>> = snapshot
+            .clusters
+            .iter()
+            .map(|(name, (_, life))| (name.clone(), Arc::clone(life)))
+            .collect();
+        let rounds = {
+            let mut clusters = self.clusters.borrow_mut();
+            clusters.apply(&plans, &lives, changed);
+            clusters.first_rounds()
+        };
+        self.workshop.remember(lives);
+        if self.stage.get() == Stage::Starting {
+            // A name server that does not answer must not keep the other clusters from serving.
+            let all = async {
+                for round in rounds {
+                    round.first_round().await;
+                }
+            };
+            let _ = tokio::time::timeout(FIRST_LOOKUPS, all).await;
+        }
+        let orders = self.sockets.borrow_mut().commit(bound, snapshot);
+        for (worker, wanted) in self.workers.iter().zip(orders) {
+            let installed = worker.ask(|done| Order::Install(wanted, done)).await;
+            installed.context("a worker has ended")?.map_err(anyhow::Error::msg)?;
+        }
+        self.report.addresses(&self.sockets.borrow());
+        Ok(())
+    }
+
+    async fn reload(&self, config: &std::path::Path, trigger: Trigger) {
+        let outcome = self.try_reload(config).await;
+        let code = match &outcome {
+            Ok(Some(diff)) => {
+                let number = self.in_force.borrow().number;
+                tracing::info!(snapshot = number, "reloaded: {diff}");
+                "applied"
+            }
+            Ok(None) => {
+                // Files are touched for many reasons; only who asked for it wants to hear of it.
+                if trigger == Trigger::Signal {
+                    tracing::info!("reload: nothing changed");
+                }
+                "unchanged"
+            }
+            Err(error) => {
+                tracing::error!("reload failed, the configuration in force stays: {error:#}");
+                self.in_force.borrow_mut().last_failure = Some(format!("{error:#}"));
+                "failed"
+            }
+        };
+        self.shard.counter(&RELOADS, &[code]).increment();
+        self.report.reloaded(code, self.in_force.borrow().number);
+    }
+
+    async fn try_reload(&self, config: &std::path::Path) -> anyhow::Result<Option<Diff>> {
+        let (workshop, path) = (Arc::clone(&self.workshop), config.to_owned());
+        let built = tokio::task::spawn_blocking(move || workshop.build(&path)).await??;
+        for trouble in &built.snapshot.stale_certificates {
+            let help = trouble.help.unwrap_or("the certificate in use stays");
+            tracing::error!(
+                "a certificate does not load and the one in use stays: {trouble}; {help}"
+            );
+            self.shard.counter(&RELOADS, &["stale_certificate"]).increment();
+        }
+        let diff = Diff::of(&self.in_force.borrow().built.config, &built.config);
+        let same_files = self.in_force.borrow().built.fingerprint == built.fingerprint;
+        if diff.is_empty() && same_files {
+            return Ok(None);
+        }
+        for fixed in diff.other.iter().filter(|what| **what != "drain") {
+            tracing::warn!("a change of `{fixed}` takes effect at the next start");
+        }
+        self.put_in_force(&built.snapshot, |name| diff.clusters.touches(name)).await?;
+        let mut in_force = self.in_force.borrow_mut();
+        in_force.number += 1;
+        in_force.loaded_at = self.clock.wall(self.clock.now());
+        in_force.built = built;
+        in_force.last_failure = None;
+        self.shard.gauge(&SNAPSHOT, &[]).set(in_force.number);
+        drop(in_force);
+        self.workshop.certs.sweep();
+        Ok(Some(diff))
+    }
+
+    /// Stops accepting and waits for what is open.
+    async fn drain(&self, timeout: Duration, again: &mut Signal, also: &mut Signal) {
+        self.stage.set(Stage::Draining);
+        for worker in &self.workers {
+            worker.order(Order::Drain).await;
+        }
+        self.sockets.borrow().unlink();
+        let started = self.clock.now();
+        let mut told = Duration::ZERO;
+        loop {
+            let left = self.count().await;
+            let total: usize = left.values().sum();
+            if total == 0 {
+                tracing::info!("drained; every connection has ended");
+                break;
+            }
+            let waited = self.clock.now().since(started);
+            if waited >= timeout {
+                tracing::warn!(
+                    connections = total,
+                    "the drain deadline has come; ending what is left"
+                );
+                self.end_all(end::DRAIN).await;
+                break;
+            }
+            if waited >= told {
+                let by: Vec<String> =
+                    left.iter().map(|(name, count)| format!("{name}: {count}")).collect();
+                tracing::info!(
+                    remaining = total,
+                    deadline_s = (timeout - waited).as_secs(),
+                    "draining: {}",
+                    by.join(", ")
+                );
+                told = waited + DRAIN_TELL;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(DRAIN_LOOK) => {}
+                _ = again.recv() => { self.end_all(end::FORCED).await; break; }
+                _ = also.recv() => { self.end_all(end::FORCED).await; break; }
+            }
+        }
+        self.log.flush();
+    }
+
+    async fn end_all(&self, why: Reason) {
+        for worker in &self.workers {
+            worker.order(Order::EndAll(why)).await;
+        }
+        // Their ends take a turn of each worker's loop.
+        for _ in 0..ENDING_LOOKS {
+            if self.count().await.is_empty() {
+                return;
+            }
+            tokio::time::sleep(DRAIN_LOOK).await;
+        }
+    }
+
+    async fn count(&self) -> BTreeMap<Name, usize> {
+        let mut all = BTreeMap::new();
+        for worker in &self.workers {
+            for (name, count) in worker.ask(Order::Count).await.unwrap_or_default() {
+                *all.entry(name).or_default() += count;
+            }
+        }
+        all
+    }
+}
+
+/// How long the start waits for host names to be looked up.
+const FIRST_LOOKUPS: Duration = Duration::from_secs(5);
+
+/// How often a drain looks whether it is done, and tells that it is not.
+const DRAIN_LOOK: Duration = Duration::from_millis(50);
+const DRAIN_TELL: Duration = Duration::from_secs(3);
+
+/// How often the end of all connections is waited for.
+const ENDING_LOOKS: u32 = 20;
+
+/// Endpoints that left, for the workers.
+struct Left {
+    cluster: Name,
+    endpoints: Vec<Arc<str>>,
+    policy: sluice_upstream::plan::OnRemoved,
+}
+
+impl Left {
+    async fn tell(&self, control: &Control) {
+        for worker in &control.workers {
+            let order = Order::Left {
+                cluster: self.cluster.clone(),
+                endpoints: self.endpoints.clone(),
+                policy: self.policy,
+            };
+            worker.order(order).await;
+        }
+    }
+}
+
+fn admin_socket(address: &ListenAddress) -> anyhow::Result<(AdminSocket, String)> {
+    let context = || format!("cannot listen on the admin address {address}");
+    match address {
+        ListenAddress::Tcp(socket) => {
+            let options =
+                sluice_sys::listen::TcpOptions { backlog: 64, keepalive: true, fast_open: 0 };
+            let fd = sluice_sys::listen::tcp(*socket, 1, options).with_context(context)?.remove(0);
+            let tcp = tokio::net::TcpListener::from_std(fd.into()).with_context(context)?;
+            let bound = tcp.local_addr()?.to_string();
+            Ok((AdminSocket::Tcp(tcp), bound))
+        }
+        ListenAddress::Unix(path) => {
+            let fd = sluice_sys::listen::unix(path, 1, 64).with_context(context)?.remove(0);
+            let unix = tokio::net::UnixListener::from_std(fd.into()).with_context(context)?;
+            Ok((AdminSocket::Unix(unix), address.to_string()))
+        }
+        ListenAddress::Udp(_) => anyhow::bail!("the admin pages are not served over UDP"),
+    }
+}
+
+/// What building needs, beside the path.
+pub(crate) fn workshop() -> Workshop {
+    Workshop::new(CertStore::default(), Filters::default())
+}

@@ -1,0 +1,126 @@
+//! Reading and building a configuration, off the control thread.
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use sluice_config::{Loaded, Sources, load, render};
+use sluice_core::clock::ClockOrigin;
+use sluice_core::{Diags, Name};
+use sluice_l4::filters::Filters;
+use sluice_model::Config;
+use sluice_model::build::{Needed, Snapshot, build};
+use sluice_tls::CertStore;
+use sluice_upstream::Cluster;
+
+/// What outlives every configuration and building needs.
+#[derive(Debug)]
+pub(crate) struct Workshop {
+    pub(crate) certs: CertStore,
+    filters: Filters,
+    /// Clusters that live, by name.
+    live: Mutex<HashMap<Name, Arc<Cluster>>>,
+}
+
+/// A configuration that was read and built without errors.
+#[derive(Debug)]
+pub(crate) struct Built {
+    pub(crate) sources: Sources,
+    pub(crate) config: Config,
+    pub(crate) snapshot: Arc<Snapshot>,
+    /// The content of every file that the configuration names.
+    pub(crate) fingerprint: Vec<(PathBuf, Option<u64>)>,
+    /// What was found: warnings only.
+    pub(crate) diags: Diags,
+    /// The same as people read it.
+    pub(crate) warnings: Vec<String>,
+}
+
+impl Built {
+    /// Every file whose change is a reason to reload.
+    pub(crate) fn watched(&self) -> Vec<PathBuf> {
+        let sources = self.sources.paths().map(Path::to_path_buf);
+        sources.chain(self.snapshot.files.iter().cloned()).collect()
+    }
+}
+
+/// A configuration with errors, shown as people read them.
+#[derive(Debug)]
+pub(crate) struct Rejected {
+    pub(crate) loaded: Loaded,
+}
+
+impl std::fmt::Display for Rejected {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (errors, _) = self.loaded.diags.counts();
+        let findings: Vec<_> = self.loaded.diags.iter().cloned().collect();
+        let plural = if errors == 1 { "" } else { "s" };
+        write!(
+            f,
+            "{errors} error{plural} in the configuration\n{}",
+            render::text(&findings, &self.loaded.sources, false)
+        )
+    }
+}
+
+impl std::error::Error for Rejected {}
+
+impl Workshop {
+    pub(crate) fn new(certs: CertStore, filters: Filters) -> Self {
+        Self { certs, filters, live: Mutex::default() }
+    }
+
+    /// Notes which clusters live now.
+    pub(crate) fn remember(&self, lives: HashMap<Name, Arc<Cluster>>) {
+        *self.live.lock().unwrap_or_else(PoisonError::into_inner) = lives;
+    }
+
+    /// Reads and builds.
+    ///
+    /// # Errors
+    /// [`Rejected`] when the configuration has errors.
+    pub(crate) fn build(&self, path: &Path) -> Result<Built, Box<Rejected>> {
+        self.build_loaded(load(path))
+    }
+
+    /// Builds what was read.
+    pub(crate) fn build_loaded(&self, mut loaded: Loaded) -> Result<Built, Box<Rejected>> {
+        let Some(config) = loaded.config.take() else { return Err(Box::new(Rejected { loaded })) };
+        let live = self.live.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let clock = ClockOrigin::read().clock();
+        let needed = Needed {
+            certs: &self.certs,
+            filters: &self.filters,
+            folder: &loaded.folder,
+            cluster: &|plan| {
+                live.get(&plan.name)
+                    .map_or_else(|| Arc::new(Cluster::new(Arc::clone(plan))), Arc::clone)
+            },
+            now: clock.wall(clock.now()).as_secs(),
+        };
+        let Some(snapshot) = build(&config, &needed, &mut loaded.diags) else {
+            return Err(Box::new(Rejected { loaded }));
+        };
+        let findings: Vec<_> = loaded.diags.iter().cloned().collect();
+        let warnings = findings
+            .iter()
+            .map(|finding| render::text(std::slice::from_ref(finding), &loaded.sources, false))
+            .collect();
+        let fingerprint = snapshot.files.iter().map(|file| (file.clone(), hash_of(file))).collect();
+        Ok(Built {
+            sources: loaded.sources,
+            config,
+            snapshot: Arc::new(snapshot),
+            fingerprint,
+            diags: loaded.diags,
+            warnings,
+        })
+    }
+}
+
+fn hash_of(file: &Path) -> Option<u64> {
+    let mut hasher = DefaultHasher::new();
+    std::fs::read(file).ok()?.hash(&mut hasher);
+    Some(hasher.finish())
+}

@@ -1,0 +1,154 @@
+//! What the admin pages show.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use sluice_admin::{LocalFuture, Page, Source};
+use sluice_config::explain;
+use sluice_core::Setting as _;
+use sluice_core::clock::rfc3339;
+use sluice_upstream::Cluster;
+
+use super::{Control, OPEN_FILES, RESIDENT, Stage};
+use crate::worker::Order;
+
+/// The pages, over the control thread's state.
+pub(super) struct Pages(pub(super) Rc<Control>);
+
+impl Source for Pages {
+    fn ready(&self) -> (bool, &'static str) {
+        match self.0.stage.get() {
+            Stage::Starting => (false, "starting"),
+            Stage::Ready => (true, "ready"),
+            Stage::Draining => (false, "draining"),
+        }
+    }
+
+    fn metrics(&self) -> String {
+        let shard = &self.0.shard;
+        let gauges = [
+            (&RESIDENT, sluice_sys::process::resident_bytes()),
+            (&OPEN_FILES, sluice_sys::process::open_files()),
+        ];
+        for (def, value) in gauges {
+            if let Some(value) = value {
+                shard.gauge(def, &[]).set(value);
+            }
+        }
+        self.0.registry.render()
+    }
+
+    fn frame(&self) -> (u64, Duration) {
+        let clock = &self.0.clock;
+        (self.0.in_force.borrow().number, clock.wall(clock.now()))
+    }
+
+    fn items(&self, page: Page) -> LocalFuture<Vec<Value>> {
+        let control = Rc::clone(&self.0);
+        Box::pin(async move {
+            match page {
+                Page::Clusters => {
+                    control.clusters.borrow().iter().map(|cluster| of_cluster(cluster)).collect()
+                }
+                Page::Listeners => control.listeners().await,
+                Page::Config => vec![control.config()],
+                Page::Connections => control.connections().await,
+            }
+        })
+    }
+}
+
+fn of_cluster(cluster: &Cluster) -> Value {
+    let (plan, members) = (cluster.plan(), cluster.members());
+    let endpoint = |endpoint: &std::sync::Arc<sluice_upstream::EndpointState>| {
+        let mut item = json!({
+            "address": &*endpoint.name,
+            "weight": endpoint.weight(),
+            "healthy": endpoint.is_healthy(),
+            "ejected": endpoint.is_ejected(),
+            "connections_active": endpoint.active(),
+            "connections_total": endpoint.total(),
+        });
+        if let Some(host) = &endpoint.host {
+            item["host"] = (&**host).into();
+        }
+        item
+    };
+    let resolver: serde_json::Map<String, Value> = cluster
+        .resolver_notes()
+        .into_iter()
+        .map(|(host, said)| (host.to_string(), said.into()))
+        .collect();
+    let mut item = json!({
+        "name": &*cluster.name,
+        "balance": plan.balance.word(),
+        "connections_active": cluster.active(),
+        "membership": members.version,
+        "endpoints": members.endpoints.iter().map(endpoint).collect::<Vec<_>>(),
+    });
+    if !resolver.is_empty() {
+        item["resolver"] = resolver.into();
+    }
+    item
+}
+
+impl Control {
+    async fn listeners(&self) -> Vec<Value> {
+        let open = self.count().await;
+        let in_force = self.in_force.borrow();
+        let mut by_name: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for bound in self.sockets.borrow().iter() {
+            by_name.entry(bound.listener.to_string()).or_default().push(bound.address.to_string());
+        }
+        let item = |(name, addresses): (String, Vec<String>)| {
+            let active = open.get(name.as_str()).copied().unwrap_or(0);
+            let chains =
+                in_force.built.config.listeners.iter().find(|listener| **listener.name == *name);
+            let chains = chains.map_or(0, |listener| listener.chains.len().max(1));
+            json!({ "name": name, "addresses": addresses, "chains": chains, "connections_active": active })
+        };
+        by_name.into_iter().map(item).collect()
+    }
+
+    fn config(&self) -> Value {
+        let in_force = self.in_force.borrow();
+        let certificate = |stored: std::sync::Arc<sluice_tls::StoredCert>| {
+            let info = stored.material().info.clone();
+            json!({
+                "cert": stored.path().display().to_string(),
+                "subject": info.subject,
+                "names": info.names,
+                "serial": info.serial,
+                "not_after": rfc3339(Duration::from_secs(info.not_after)),
+            })
+        };
+        let mut certificates: Vec<Value> =
+            self.workshop.certs.list().into_iter().map(certificate).collect();
+        certificates.sort_by_key(|item| item["cert"].to_string());
+        let files: Vec<String> =
+            in_force.built.sources.paths().map(|path| path.display().to_string()).collect();
+        let mut item = json!({
+            "snapshot": in_force.number,
+            "loaded_at": rfc3339(in_force.loaded_at),
+            "files": files,
+            "warnings": in_force.built.warnings.len(),
+            "certificates": certificates,
+            "config": explain::json(&in_force.built.config.show()),
+        });
+        if let Some(failure) = &in_force.last_failure {
+            item["last_failure"] = failure.as_str().into();
+        }
+        item
+    }
+
+    async fn connections(&self) -> Vec<Value> {
+        let mut all = Vec::new();
+        for worker in &self.workers {
+            all.extend(worker.ask(Order::List).await.unwrap_or_default());
+        }
+        all.sort_by_key(|item| item["id"].as_u64());
+        all
+    }
+}

@@ -1,0 +1,153 @@
+//! The listening sockets: bound here, read by the workers.
+//!
+//! Owns: which sockets there are and what addresses they got. Refuses to know: what is served.
+//! Keeps: all sockets of an address are bound before any is read; a socket whose address did not
+//! change is kept over a reload.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::{AsFd as _, OwnedFd};
+
+use anyhow::Context as _;
+use sluice_core::{ListenAddress, Name};
+use sluice_model::build::{ListenerSnapshot, PlanKind, Snapshot};
+use sluice_model::sections::SocketOptions;
+use sluice_sys::listen;
+
+use crate::worker::SocketKey;
+
+/// The sockets in use, by key, with the address each got.
+#[derive(Debug)]
+pub(crate) struct Sockets {
+    workers: usize,
+    bound: BTreeMap<SocketKey, BoundAs>,
+}
+
+/// What a socket was bound to, and for whom.
+#[derive(Clone, Debug)]
+pub(crate) struct BoundAs {
+    pub(crate) listener: Name,
+    pub(crate) address: ListenAddress,
+}
+
+/// Sockets that a snapshot needs and that were not there.
+#[derive(Debug)]
+pub(crate) struct NewSockets(HashMap<SocketKey, (Vec<OwnedFd>, ListenAddress)>);
+
+type Wanted = Vec<(SocketKey, PlanKind, Option<OwnedFd>)>;
+
+impl Sockets {
+    pub(crate) const fn new(workers: usize) -> Self {
+        Self { workers, bound: BTreeMap::new() }
+    }
+
+    /// Binds what `snapshot` needs and is not there.
+    ///
+    /// # Errors
+    /// An address cannot be bound; everything that was bound before it is closed again.
+    pub(crate) fn bind(&self, snapshot: &Snapshot) -> anyhow::Result<NewSockets> {
+        let mut new = HashMap::new();
+        for (name, listener) in &snapshot.listeners {
+            for key in keys(name, listener).filter(|key| !self.bound.contains_key(key)) {
+                let sockets = bind_one(&key.0, self.workers, &listener.socket)
+                    .with_context(|| format!("the listener `{name}` cannot listen on {}", key.0))?;
+                let address = address_of(&key.0, &sockets[0]);
+                new.insert(key, (sockets, address));
+            }
+        }
+        Ok(NewSockets(new))
+    }
+
+    /// Takes the new sockets up and says what each worker shall serve.
+    pub(crate) fn commit(&mut self, mut new: NewSockets, snapshot: &Snapshot) -> Vec<Wanted> {
+        let mut orders: Vec<Wanted> = (0..self.workers).map(|_| Vec::new()).collect();
+        let mut bound = BTreeMap::new();
+        for (name, listener) in &snapshot.listeners {
+            for key in keys(name, listener) {
+                let mut sockets = new.0.remove(&key);
+                let address = match (&sockets, self.bound.get(&key)) {
+                    (Some((_, address)), _) => address.clone(),
+                    (None, Some(old)) => old.address.clone(),
+                    (None, None) => key.0.clone(),
+                };
+                for order in &mut orders {
+                    let socket = sockets.as_mut().and_then(|(sockets, _)| sockets.pop());
+                    order.push((key.clone(), listener.plan.clone(), socket));
+                }
+                bound.insert(key, BoundAs { listener: name.clone(), address });
+            }
+        }
+        let gone = self.bound.keys().filter(|key| !bound.contains_key(*key));
+        gone.for_each(|key| unlink(&key.0));
+        self.bound = bound;
+        orders
+    }
+
+    /// Every address, by listener.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &BoundAs> {
+        self.bound.values()
+    }
+
+    /// Removes the files of unix sockets.
+    pub(crate) fn unlink(&self) {
+        self.bound.keys().for_each(|key| unlink(&key.0));
+    }
+}
+
+fn unlink(address: &ListenAddress) {
+    if let ListenAddress::Unix(path) = address {
+        // Somebody may have removed it before us.
+        let _ = std::fs::remove_file(path);
+    }
+}
+
+fn keys<'a>(
+    name: &'a Name,
+    listener: &'a ListenerSnapshot,
+) -> impl Iterator<Item = SocketKey> + 'a {
+    listener.addresses.iter().map(move |address| {
+        let any_port =
+            matches!(address, ListenAddress::Tcp(a) | ListenAddress::Udp(a) if a.port() == 0);
+        (address.clone(), any_port.then(|| name.clone()))
+    })
+}
+
+fn bind_one(
+    address: &ListenAddress,
+    count: usize,
+    options: &SocketOptions,
+) -> std::io::Result<Vec<OwnedFd>> {
+    match address {
+        ListenAddress::Tcp(socket) => {
+            let options = listen::TcpOptions {
+                backlog: options.backlog,
+                keepalive: options.keepalive,
+                fast_open: options.fast_open,
+            };
+            listen::tcp(*socket, count, options)
+        }
+        ListenAddress::Udp(socket) => {
+            let buffer = usize::try_from(options.udp_receive_buffer.0).unwrap_or(usize::MAX);
+            listen::udp(*socket, count, buffer)
+        }
+        ListenAddress::Unix(path) => listen::unix(path, count, options.backlog),
+    }
+}
+
+/// The address that a socket got: with port 0 the system chose one.
+fn address_of(wanted: &ListenAddress, socket: &OwnedFd) -> ListenAddress {
+    let clone = || socket.as_fd().try_clone_to_owned().ok();
+    let local = |address: Option<SocketAddr>, make: fn(SocketAddr) -> ListenAddress| {
+        address.map_or_else(|| wanted.clone(), make)
+    };
+    match wanted {
+        ListenAddress::Tcp(_) => local(
+            clone().and_then(|fd| TcpListener::from(fd).local_addr().ok()),
+            ListenAddress::Tcp,
+        ),
+        ListenAddress::Udp(_) => {
+            local(clone().and_then(|fd| UdpSocket::from(fd).local_addr().ok()), ListenAddress::Udp)
+        }
+        ListenAddress::Unix(_) => wanted.clone(),
+    }
+}

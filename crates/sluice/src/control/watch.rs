@@ -1,0 +1,62 @@
+//! Watching files: a change of the configuration, or of what it names, brings about a reload.
+//!
+//! Folders are watched, not files: editors and control planes move a new file into place, and
+//! Kubernetes swaps a link.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
+use tokio::sync::mpsc::{Receiver, Sender};
+
+/// Changes that come closer together than this are one.
+const SETTLE: Duration = Duration::from_millis(100);
+
+/// Watches the folders of files.
+pub(crate) struct Watcher {
+    system: Option<RecommendedWatcher>,
+    folders: BTreeSet<PathBuf>,
+}
+
+impl Watcher {
+    /// Tells `changed` of every change, at most once until it is taken.
+    pub(crate) fn new(changed: Sender<()>) -> Self {
+        let tell = move |event: notify::Result<notify::Event>| {
+            if event.is_ok_and(|event| !event.kind.is_access()) {
+                // Full means that a change is waiting to be taken already.
+                let _ = changed.try_send(());
+            }
+        };
+        let system = notify::recommended_watcher(tell)
+            .map_err(|error| tracing::warn!(%error, "files cannot be watched; reload with SIGHUP"))
+            .ok();
+        Self { system, folders: BTreeSet::new() }
+    }
+
+    /// Watches the folders of exactly these files.
+    pub(crate) fn follow(&mut self, files: &[PathBuf]) {
+        let folder = |file: &PathBuf| match file.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
+            _ => Path::new(".").to_owned(),
+        };
+        let wanted: BTreeSet<PathBuf> = files.iter().map(folder).collect();
+        let Some(system) = &mut self.system else { return };
+        for gone in self.folders.difference(&wanted) {
+            let _ = system.unwatch(gone);
+        }
+        for new in wanted.difference(&self.folders) {
+            if let Err(error) = system.watch(new, RecursiveMode::NonRecursive) {
+                tracing::warn!(%error, "{} cannot be watched; reload with SIGHUP", new.display());
+            }
+        }
+        self.folders = wanted;
+    }
+}
+
+/// Waits for a change, and then until changes stop coming.
+pub(crate) async fn settled(changes: &mut Receiver<()>) -> Option<()> {
+    changes.recv().await?;
+    while tokio::time::timeout(SETTLE, changes.recv()).await.is_ok_and(|change| change.is_some()) {}
+    Some(())
+}

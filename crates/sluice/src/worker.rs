@@ -1,0 +1,315 @@
+//! A worker: a thread with its own runtime, sockets and connections.
+//!
+//! Owns: the thread and what the control thread may ask of it. Refuses to know: configuration.
+//! Keeps: orders are carried out in the order they were given; the thread ends when told, and not
+//! before its order channel is closed.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use anyhow::Context as _;
+use serde_json::{Value, json};
+use sluice_core::clock::{ClockOrigin, rfc3339};
+use sluice_core::connection::ConnInfo;
+use sluice_core::{Limits, ListenAddress, Name, Reason};
+use sluice_io::WorkerCx;
+use sluice_io::worker::on_loop_turn;
+use sluice_l4::Listener;
+use sluice_l4::listener::{Listening, Slot};
+use sluice_l4::udp::UdpSlot;
+use sluice_l4::udp::driver::UdpListener;
+use sluice_model::build::PlanKind;
+use sluice_telemetry::Registry;
+use sluice_telemetry::log::QueueSeed;
+use sluice_upstream::plan::OnRemoved;
+use tokio::sync::{mpsc, oneshot};
+
+/// Orders that may wait for a worker; the control thread gives them one at a time.
+const ORDERS: usize = 64;
+
+/// Names a listening socket over reloads: its address, and whose it is where the port is chosen by
+/// the system.
+pub(crate) type SocketKey = (ListenAddress, Option<Name>);
+
+/// What the control thread asks of a worker.
+pub(crate) enum Order {
+    /// Serve exactly these sockets with these plans; new sockets come along.
+    Install(Vec<(SocketKey, PlanKind, Option<OwnedFd>)>, oneshot::Sender<Result<(), String>>),
+    /// Accept what is queued, close the listening sockets, go on serving.
+    Drain,
+    /// Endpoints left a cluster.
+    Left { cluster: Name, endpoints: Vec<Arc<str>>, policy: OnRemoved },
+    /// End every connection and flow.
+    EndAll(Reason),
+    /// How many connections and flows there are, by listener.
+    Count(oneshot::Sender<HashMap<Name, usize>>),
+    /// What is open, for the admin page.
+    List(oneshot::Sender<Vec<Value>>),
+}
+
+/// The control thread's end of a worker.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    orders: Option<mpsc::Sender<Order>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What a worker is made of.
+pub(crate) struct Seed {
+    pub(crate) number: usize,
+    pub(crate) origin: ClockOrigin,
+    pub(crate) registry: Registry,
+    pub(crate) log: QueueSeed,
+    pub(crate) limits: Limits,
+}
+
+impl Worker {
+    /// Starts the thread.
+    pub(crate) fn start(seed: Seed) -> anyhow::Result<Self> {
+        let (orders, inbox) = mpsc::channel(ORDERS);
+        let thread = std::thread::Builder::new()
+            .name(format!("sluice-{}", seed.number))
+            .spawn(move || run(seed, inbox))
+            .context("a worker thread cannot be started")?;
+        Ok(Self { orders: Some(orders), thread: Some(thread) })
+    }
+
+    /// Gives an order; a worker that is gone has nothing to do any more.
+    pub(crate) async fn order(&self, order: Order) {
+        if let Some(orders) = &self.orders {
+            let _ = orders.send(order).await;
+        }
+    }
+
+    /// Asks for something.
+    pub(crate) async fn ask<T>(
+        &self,
+        order: impl FnOnce(oneshot::Sender<T>) -> Order,
+    ) -> Option<T> {
+        let (answer, wait) = oneshot::channel();
+        self.order(order(answer)).await;
+        wait.await.ok()
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // Closing the channel ends the thread.
+        self.orders.take();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn run(seed: Seed, inbox: mpsc::Receiver<Order>) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .on_thread_unpark(on_loop_turn)
+        .build_local(tokio::runtime::LocalOptions::default())
+        .expect("the process has descriptors for an event queue");
+    let shard = seed.registry.shard(seed.number + 1);
+    let log = seed.log.take_root(&shard, &seed.number.to_string());
+    let worker = WorkerCx::new(seed.number, seed.origin.clock(), shard, log, seed.limits);
+    runtime.block_on(async move {
+        worker.spawn(Rc::clone(&worker.timers).drive());
+        Office { worker, slots: HashMap::new(), retired: Vec::new() }.work(inbox).await;
+    });
+}
+
+enum AnySlot {
+    Stream(Rc<Slot>),
+    Datagram(Rc<UdpSlot>),
+}
+
+/// Carries out orders.
+struct Office {
+    worker: Rc<WorkerCx>,
+    slots: HashMap<SocketKey, AnySlot>,
+    /// UDP sockets that take no new flows and still have some.
+    retired: Vec<Rc<UdpSlot>>,
+}
+
+impl Office {
+    async fn work(mut self, mut inbox: mpsc::Receiver<Order>) {
+        while let Some(order) = inbox.recv().await {
+            match order {
+                Order::Install(wanted, done) => {
+                    let _ = done.send(self.install(wanted));
+                }
+                Order::Drain => {
+                    let slots: Vec<AnySlot> = self.slots.drain().map(|(_, slot)| slot).collect();
+                    slots.into_iter().for_each(|slot| self.retire(slot));
+                }
+                Order::Left { cluster, endpoints, policy } => {
+                    self.left(&cluster, endpoints, policy)
+                }
+                Order::EndAll(why) => {
+                    self.worker.connections.list().iter().for_each(|conn| conn.kill(why));
+                    self.udp_slots().for_each(|slot| slot.end_flows(why, |_| true));
+                }
+                Order::Count(answer) => {
+                    let _ = answer.send(self.count());
+                }
+                Order::List(answer) => {
+                    let _ = answer.send(self.list());
+                }
+            }
+        }
+    }
+
+    fn install(
+        &mut self,
+        wanted: Vec<(SocketKey, PlanKind, Option<OwnedFd>)>,
+    ) -> Result<(), String> {
+        let mut old = std::mem::take(&mut self.slots);
+        for (key, plan, socket) in wanted {
+            let slot = match (plan, old.remove(&key), socket) {
+                (PlanKind::Stream(plan), Some(AnySlot::Stream(slot)), _) => {
+                    slot.replace(Listener::on_worker(plan, &self.worker));
+                    AnySlot::Stream(slot)
+                }
+                (PlanKind::Datagram(plan), Some(AnySlot::Datagram(slot)), _) => {
+                    slot.replace(UdpListener::on_worker(plan, &self.worker));
+                    AnySlot::Datagram(slot)
+                }
+                (plan, _, Some(socket)) => {
+                    self.open(&key, plan, socket).map_err(|error| format!("{}: {error}", key.0))?
+                }
+                (_, _, None) => return Err(format!("{}: no socket came along", key.0)),
+            };
+            self.slots.insert(key, slot);
+        }
+        old.into_values().for_each(|slot| self.retire(slot));
+        Ok(())
+    }
+
+    fn open(&self, key: &SocketKey, plan: PlanKind, socket: OwnedFd) -> std::io::Result<AnySlot> {
+        let worker = &self.worker;
+        match plan {
+            PlanKind::Stream(plan) => {
+                let listening = match key.0 {
+                    ListenAddress::Unix(_) => {
+                        Listening::Unix(tokio::net::UnixListener::from_std(socket.into())?)
+                    }
+                    _ => Listening::Tcp(tokio::net::TcpListener::from_std(socket.into())?),
+                };
+                let slot = Slot::new(Listener::on_worker(plan, worker));
+                worker.spawn(Rc::clone(&slot).accept(listening, Rc::clone(worker)));
+                Ok(AnySlot::Stream(slot))
+            }
+            PlanKind::Datagram(plan) => {
+                let slot = UdpSlot::new(socket, UdpListener::on_worker(plan, worker), worker)?;
+                worker.spawn(Rc::clone(&slot).run());
+                Ok(AnySlot::Datagram(slot))
+            }
+        }
+    }
+
+    fn retire(&mut self, slot: AnySlot) {
+        match slot {
+            AnySlot::Stream(slot) => slot.drain(),
+            AnySlot::Datagram(slot) => {
+                slot.drain();
+                self.retired.retain(|slot| slot.flow_count() > 0);
+                self.retired.push(slot);
+            }
+        }
+    }
+
+    fn udp_slots(&self) -> impl Iterator<Item = &Rc<UdpSlot>> {
+        let open = self.slots.values().filter_map(|slot| match slot {
+            AnySlot::Datagram(slot) => Some(slot),
+            AnySlot::Stream(_) => None,
+        });
+        open.chain(&self.retired)
+    }
+
+    fn left(&self, cluster: &Name, endpoints: Vec<Arc<str>>, policy: OnRemoved) {
+        let wait = match policy {
+            OnRemoved::Keep => return,
+            OnRemoved::Close => std::time::Duration::ZERO,
+            OnRemoved::Drain(wait) => wait,
+        };
+        let worker = Rc::clone(&self.worker);
+        let slots: Vec<Rc<UdpSlot>> = self.udp_slots().cloned().collect();
+        let cluster = cluster.clone();
+        // Only those that are there now: who comes later chose among those that stayed.
+        let until = worker.now();
+        self.worker.spawn(async move {
+            if !wait.is_zero() {
+                tokio::time::sleep(wait).await;
+            }
+            let why = sluice_core::reason::end::ENDPOINT_REMOVED;
+            let concerns = |info: &ConnInfo, endpoint: Option<&Arc<str>>| {
+                info.started <= until
+                    && info.cluster.get() == Some(&cluster)
+                    && endpoint.is_some_and(|endpoint| endpoints.contains(endpoint))
+            };
+            for conn in worker.connections.list() {
+                if concerns(&conn.info, conn.endpoint.borrow().as_ref()) {
+                    conn.kill(why);
+                }
+            }
+            for slot in slots {
+                slot.end_flows(why, |flow| concerns(&flow.info, Some(flow.endpoint())));
+            }
+        });
+    }
+
+    fn count(&self) -> HashMap<Name, usize> {
+        let mut counts: HashMap<Name, usize> = HashMap::new();
+        for conn in self.worker.connections.list() {
+            *counts.entry(conn.info.listener.clone()).or_default() += 1;
+        }
+        for flow in self.udp_slots().flat_map(|slot| slot.flows()) {
+            *counts.entry(flow.info.listener.clone()).or_default() += 1;
+        }
+        counts
+    }
+
+    fn list(&self) -> Vec<Value> {
+        let connections = self.worker.connections.list();
+        let connections = connections
+            .iter()
+            .map(|conn| self.describe("connection", &conn.info, conn.endpoint.borrow().as_deref()));
+        let flows = self.udp_slots().flat_map(|slot| slot.flows());
+        let flows = flows.map(|flow| self.describe("flow", &flow.info, Some(flow.endpoint())));
+        connections.chain(flows).collect()
+    }
+
+    fn describe(&self, kind: &str, info: &ConnInfo, endpoint: Option<&str>) -> Value {
+        let facts = info.nearest_facts();
+        let clock = &self.worker.clock;
+        let mut item = json!({
+            "id": info.id,
+            "kind": kind,
+            "listener": &*info.listener,
+            "source": info.source.get().to_string(),
+            "peer": info.peer.to_string(),
+            "local": info.local.to_string(),
+            "worker": self.worker.number,
+            "started": rfc3339(clock.wall(info.started)),
+            "age_ms": u64::try_from(clock.now().since(info.started).as_millis()).unwrap_or(u64::MAX),
+            "received_bytes": info.received.get(),
+            "sent_bytes": info.sent.get(),
+        });
+        let optional = [
+            ("chain", info.chain.get().map(|name| name.to_string())),
+            ("protocol", facts.protocol.map(|protocol| protocol.word().to_owned())),
+            ("sni", facts.sni.map(String::from)),
+            ("tls_version", info.tls.get().map(|tls| tls.version.to_owned())),
+            ("cluster", info.cluster.get().map(|name| name.to_string())),
+            ("endpoint", endpoint.map(str::to_owned)),
+        ];
+        for (key, value) in optional {
+            if let Some(value) = value {
+                item[key] = value.into();
+            }
+        }
+        item
+    }
+}
