@@ -8,23 +8,24 @@
 #![forbid(unsafe_code)]
 
 pub mod buffers;
-pub mod conn;
 pub mod pipes;
 pub mod pump;
 pub mod raw;
 pub mod seams;
 pub mod stream;
+pub mod tap;
 pub mod timers;
 pub mod tls;
 pub mod wheel;
 pub mod worker;
 
-pub use conn::{Conn, Deadline};
 pub use raw::{RawStream, Socket};
 pub use seams::{
-    Admit, ByteTap, ConnectionFilter, FilterFactory, FilterPlan, Inspection, Inspector,
-    LocalFuture, StreamHandler,
+    Admit, ConnectionFilter, FilterFactory, FilterPlan, Inspection, Inspector, LocalFuture,
+    StreamHandler,
 };
 pub use stream::Stream;
+pub use tap::ByteTap;
 pub use tls::TlsStream;
 pub use worker::WorkerCx;
+pub use worker::conn::{Conn, Deadline};

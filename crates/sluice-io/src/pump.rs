@@ -16,8 +16,8 @@ use std::task::{Context, Poll, ready};
 use sluice_sys::pipe::Pipe;
 
 use crate::buffers::SCRATCH;
-use crate::seams::ByteTap;
 use crate::stream::Stream;
+use crate::tap::ByteTap;
 use crate::worker::WorkerCx;
 
 #[cfg(test)]

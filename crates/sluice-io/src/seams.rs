@@ -12,9 +12,10 @@ use std::sync::Arc;
 
 use sluice_core::{ConnInfo, Diags, Facts, Node, Path, Reason, Shape, Verdict};
 
-use crate::conn::Conn;
 use crate::stream::Stream;
+use crate::tap::ByteTap;
 use crate::worker::WorkerCx;
+use crate::worker::conn::Conn;
 
 /// A future that stays on its worker.
 pub type LocalFuture<T> = Pin<Box<dyn Future<Output = T>>>;
@@ -97,15 +98,6 @@ pub enum Admit {
     Now(Verdict),
     /// After something else has happened. The connection waits, nobody else does.
     Wait(LocalFuture<Verdict>),
-}
-
-/// Sees the bytes of a connection as they pass.
-pub trait ByteTap: Debug {
-    /// Bytes from the client, after they were read.
-    fn received(&self, bytes: &[u8]);
-
-    /// Bytes to the client, before they are written.
-    fn sent(&self, bytes: &[u8]);
 }
 
 /// Takes a connection over: the relay, or an upgrade to another protocol.

@@ -13,9 +13,12 @@ use sluice_sys::datagram::Received;
 use sluice_telemetry::{LogQueue, Shard};
 
 use crate::buffers::{BufPool, CIPHER_SCRATCH, SCRATCH};
-use crate::conn::ConnTable;
 use crate::pipes::PipePool;
 use crate::timers::Timers;
+
+pub mod conn;
+
+use conn::ConnTable;
 
 thread_local! {
     /// Turns of this thread's event loop; 0 while nobody counts them.

@@ -6,6 +6,7 @@
 //! flow ends with exactly one record and one reason.
 #![forbid(unsafe_code)]
 
+pub mod accept;
 pub mod chain;
 pub mod connection;
 pub mod filters;

@@ -1,27 +1,19 @@
 //! A listener: as planned for all workers, and as it stands on one.
 //!
-//! Owns: what a listener does with a socket before a chain is chosen, and accepting.
-//! Refuses to know: what becomes of a connection after that.
-//! Keeps: a socket outlives the plans that come and go over it; a draining socket is accepted empty
-//! before it is closed, so that nobody who was queued is reset.
+//! Owns: what a listener does with a socket before a chain is chosen.
+//! Refuses to know: sockets, and what becomes of a connection after that.
+//! Keeps: a plan is immutable; a reload makes a new one beside it.
 
-use std::cell::{Cell, RefCell};
-use std::future::{Future as _, poll_fn};
-use std::io;
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
-use sluice_core::connection::Peer;
 use sluice_core::{Cidr, Name, Reason};
-use sluice_io::{ConnectionFilter, FilterPlan, Inspector, Socket, WorkerCx};
+use sluice_io::{ConnectionFilter, FilterPlan, Inspector, WorkerCx};
 use sluice_telemetry::{Counter, Gauge, Histogram};
-use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::Notify;
 
 use crate::chain::{Chain, Chains};
-use crate::connection;
 use crate::inspect::Needs;
 use crate::metrics;
 use crate::select::ChainTable;
@@ -159,121 +151,5 @@ impl Listener {
         let counter = worker.shard.counter(&metrics::ENDED, &[self.name(), why.code()]);
         counter.increment();
         ended.push((why, counter));
-    }
-}
-
-/// A listening socket of a worker, over all the plans that come and go.
-#[derive(Debug)]
-pub struct Slot {
-    listener: RefCell<Rc<Listener>>,
-    draining: Cell<bool>,
-    wake: Notify,
-}
-
-/// A listening socket.
-#[derive(Debug)]
-pub enum Listening {
-    /// TCP.
-    Tcp(TcpListener),
-    /// A unix socket.
-    Unix(UnixListener),
-}
-
-/// How long accepting pauses when the process has no descriptors left.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-
-impl Slot {
-    /// A socket that serves `listener` from now on.
-    pub fn new(listener: Rc<Listener>) -> Rc<Self> {
-        Rc::new(Self {
-            listener: RefCell::new(listener),
-            draining: Cell::new(false),
-            wake: Notify::new(),
-        })
-    }
-
-    /// The listener in force.
-    pub fn listener(&self) -> Rc<Listener> {
-        Rc::clone(&self.listener.borrow())
-    }
-
-    /// Serves `listener` from the next connection on.
-    pub fn replace(&self, listener: Rc<Listener>) {
-        *self.listener.borrow_mut() = listener;
-    }
-
-    /// Accepts what is queued and then closes the socket.
-    pub fn drain(&self) {
-        self.draining.set(true);
-        self.wake.notify_one();
-    }
-
-    /// Accepts until drained.
-    pub async fn accept(self: Rc<Self>, socket: Listening, worker: Rc<WorkerCx>) {
-        // A wildcard socket must ask each connection for its own address.
-        let bound = socket.local();
-        loop {
-            let mut woken = std::pin::pin!(self.wake.notified());
-            let accepted = poll_fn(|cx| match socket.poll_accept(cx) {
-                Poll::Ready(accepted) => Poll::Ready(Some(accepted)),
-                // Nobody is queued any more.
-                Poll::Pending if self.draining.get() => Poll::Ready(None),
-                Poll::Pending => woken.as_mut().poll(cx).map(|()| None),
-            })
-            .await;
-            match accepted {
-                None if self.draining.get() => return,
-                None => {}
-                Some(Ok((socket, peer))) => {
-                    let local = bound.or_else(|| own_address(&socket)).unwrap_or(Peer::Unix);
-                    connection::start(&self.listener(), &worker, socket, peer, local);
-                }
-                Some(Err(error)) => {
-                    self.listener().cells.accept_errors.increment();
-                    if is_shortage(&error) {
-                        tracing::error!(listener = &**self.listener().name(), %error, "cannot accept; raise the limit of open files (ulimit -n)");
-                        tokio::time::sleep(ACCEPT_PAUSE).await;
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// Want of descriptors or memory, as opposed to a client that went away while it was queued.
-fn is_shortage(error: &io::Error) -> bool {
-    const EMFILE: i32 = 24;
-    const ENFILE: i32 = 23;
-    const ENOBUFS: i32 = 105;
-    const ENOMEM: i32 = 12;
-    matches!(error.raw_os_error(), Some(EMFILE | ENFILE | ENOBUFS | ENOMEM))
-}
-
-fn own_address(socket: &Socket) -> Option<Peer> {
-    match socket {
-        Socket::Tcp(tcp) => tcp.local_addr().ok().map(Peer::Ip),
-        Socket::Unix(_) => None,
-    }
-}
-
-impl Listening {
-    fn local(&self) -> Option<Peer> {
-        match self {
-            Self::Tcp(tcp) => {
-                tcp.local_addr().ok().filter(|address| !address.ip().is_unspecified()).map(Peer::Ip)
-            }
-            Self::Unix(_) => Some(Peer::Unix),
-        }
-    }
-
-    fn poll_accept(&self, cx: &mut std::task::Context<'_>) -> Poll<io::Result<(Socket, Peer)>> {
-        match self {
-            Self::Tcp(tcp) => {
-                tcp.poll_accept(cx).map_ok(|(socket, peer)| (Socket::Tcp(socket), Peer::Ip(peer)))
-            }
-            Self::Unix(unix) => {
-                unix.poll_accept(cx).map_ok(|(socket, _)| (Socket::Unix(socket), Peer::Unix))
-            }
-        }
     }
 }

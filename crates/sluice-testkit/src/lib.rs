@@ -1,1 +1,19 @@
+//! What black-box tests are made of: a running Sluice, peers to put on either side of it.
+//!
+//! Owns: starting and stopping the processes that a test started, and the accounting at the end.
+//! Refuses to know: the inside of Sluice; it sees what a user sees: files, addresses, admin pages,
+//! records. Keeps: everything is on loopback; a test waits for events, never for time to pass; a
+//! test that forgot to account for a connection fails.
+#![forbid(unsafe_code)]
+#![allow(clippy::missing_panics_doc, reason = "a test kit panics to fail the test")]
 
+pub mod certificates;
+pub mod http;
+pub mod peers;
+pub mod running;
+pub mod tools;
+pub mod wait;
+
+pub use certificates::Authority;
+pub use running::Running;
+pub use running::Sluice;

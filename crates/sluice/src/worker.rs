@@ -18,7 +18,7 @@ use sluice_core::{Limits, ListenAddress, Name, Reason};
 use sluice_io::WorkerCx;
 use sluice_io::worker::on_loop_turn;
 use sluice_l4::Listener;
-use sluice_l4::listener::{Listening, Slot};
+use sluice_l4::accept::{Listening, Slot};
 use sluice_l4::udp::UdpSlot;
 use sluice_l4::udp::driver::UdpListener;
 use sluice_model::build::PlanKind;

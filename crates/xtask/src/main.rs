@@ -1,1 +1,153 @@
-fn main() {}
+//! `cargo xtask`: what developers and CI run.
+#![forbid(unsafe_code)]
+
+use std::fs;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+use clap::{Parser, Subcommand};
+use xtask::shell::{command, output, root, run};
+use xtask::{packages, rules};
+
+/// What developers and CI run.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+/// A task.
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Install what the tests want, build, run every test.
+    Test {
+        /// Only tests whose name holds this.
+        filter: Option<String>,
+    },
+    /// Formatting, clippy, documentation, layers.
+    Lint,
+    /// Check the arrows between crates and between modules.
+    Layers,
+    /// Write the generated documents anew.
+    Docs,
+    /// Compare with HAProxy, nginx and Envoy where they are installed.
+    Bench {
+        /// Which group: l4.
+        group: String,
+        /// Rounds of each scenario.
+        #[arg(long, default_value_t = 12)]
+        rounds: u32,
+    },
+    /// Fuzz every target.
+    Fuzz {
+        /// Minutes for each target.
+        #[arg(long, default_value_t = 1)]
+        minutes: u64,
+    },
+}
+
+#[allow(clippy::print_stderr, reason = "the last word of a failed task")]
+fn main() -> ExitCode {
+    let done = match Cli::parse().task {
+        Task::Test { filter } => test(filter.as_deref()),
+        Task::Lint => lint(),
+        Task::Layers => layers(),
+        Task::Docs => docs(),
+        Task::Bench { group, rounds } => bench(&group, rounds),
+        Task::Fuzz { minutes } => fuzz(minutes),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[allow(clippy::print_stdout, reason = "a developer wants to see what was skipped")]
+fn test(filter: Option<&str>) -> anyhow::Result<()> {
+    packages::install();
+    let skips = root().join("target/skipped-tests");
+    let _ = fs::remove_file(&skips);
+    run(&mut command("cargo", &["build", "--locked", "--workspace"]))?;
+    let mut tests = command("cargo", &["test", "--locked", "--workspace", "--no-fail-fast"]);
+    tests
+        .args(filter)
+        .env("SLUICE_SKIPS", &skips)
+        .env("SLUICE_BIN", root().join("target/debug/sluice"));
+    run(&mut tests)?;
+    let skipped = fs::read_to_string(&skips).unwrap_or_default();
+    let mut lines: Vec<&str> = skipped.lines().collect();
+    lines.sort_unstable();
+    lines.dedup();
+    lines.iter().for_each(|line| println!("{line}"));
+    println!("{} kinds of tests skipped", lines.len());
+    Ok(())
+}
+
+fn lint() -> anyhow::Result<()> {
+    run(&mut command("cargo", &["fmt", "--all", "--check"]))?;
+    let clippy = ["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"];
+    run(&mut command("cargo", &clippy))?;
+    let mut doc = command("cargo", &["doc", "--locked", "--workspace", "--no-deps"]);
+    run(doc.env("RUSTDOCFLAGS", "-D warnings"))?;
+    layers()
+}
+
+fn layers() -> anyhow::Result<()> {
+    let broken = [rules::layers()?, rules::cycles()?].concat();
+    if !broken.is_empty() {
+        bail!("{}", broken.join("\n"));
+    }
+    Ok(())
+}
+
+/// Documents that come from the binary: the page, and the command that prints it.
+const GENERATED: &[(&str, &[&str])] =
+    &[("docs/reference.md", &["reference"]), ("docs/schema.json", &["schema"])];
+
+fn docs() -> anyhow::Result<()> {
+    run(&mut command("cargo", &["build", "--locked", "-p", "sluice"]))?;
+    for (page, args) in GENERATED {
+        let text = output(&mut command("target/debug/sluice", args))?;
+        fs::write(root().join(page), text).with_context(|| (*page).to_owned())?;
+    }
+    Ok(())
+}
+
+fn bench(group: &str, rounds: u32) -> anyhow::Result<()> {
+    if group != "l4" {
+        bail!("there is no group `{group}`; there is: l4");
+    }
+    run(&mut command("cargo", &["build", "--locked", "--profile", "dist", "-p", "sluice"]))?;
+    let mut python =
+        command("python3", &["benches/side_by_side.py", "--rounds", &rounds.to_string()]);
+    run(python.env("SLUICE_BIN", root().join("target/dist/sluice")))
+}
+
+#[allow(clippy::print_stdout, reason = "a skipped task is said aloud")]
+fn fuzz(minutes: u64) -> anyhow::Result<()> {
+    let nightly = command("cargo", &["+nightly", "fuzz", "--version"]).output();
+    if !nightly.is_ok_and(|output| output.status.success()) {
+        println!(
+            "SKIP: fuzzing wants a nightly toolchain and cargo-fuzz (`cargo install cargo-fuzz`)"
+        );
+        return Ok(());
+    }
+    let seconds = format!("-max_total_time={}", minutes * 60);
+    let targets = output(&mut command("cargo", &["+nightly", "fuzz", "list"]))?;
+    for target in targets.lines() {
+        // New inputs go to a folder of their own: the corpus in the repository stays small.
+        let (found, seeds) = (format!("fuzz/found/{target}"), format!("fuzz/corpus/{target}"));
+        fs::create_dir_all(root().join(&found))?;
+        let known = Path::new(&seeds);
+        fs::create_dir_all(root().join(known))?;
+        let args =
+            ["+nightly", "fuzz", "run", target, &found, &seeds, "--", &seconds, "-max_len=4096"];
+        run(&mut command("cargo", &args))?;
+    }
+    Ok(())
+}

@@ -15,9 +15,9 @@ use slab::Slab;
 use sluice_core::{ConnInfo, Moment, Reason};
 use smallvec::SmallVec;
 
-use crate::seams::ByteTap;
+use super::WorkerCx;
+use crate::tap::ByteTap;
 use crate::timers::Timer;
-use crate::worker::WorkerCx;
 
 /// The deadline of the phase that a connection is in.
 pub type Deadline = Timer;

@@ -1,0 +1,49 @@
+//! Certificates made for a test.
+
+use std::path::{Path, PathBuf};
+
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+
+/// An authority, and the folder that its certificates are written to.
+#[derive(Debug)]
+pub struct Authority {
+    folder: PathBuf,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    /// A new authority; its own certificate is `ca.pem` in `folder`.
+    pub fn new(folder: &Path) -> Self {
+        Self::named(folder, "ca")
+    }
+
+    /// A new authority whose own certificate is `NAME.pem` in `folder`.
+    pub fn named(folder: &Path, name: &str) -> Self {
+        let key = KeyPair::generate().expect("a key");
+        let mut params = CertificateParams::new(Vec::new()).expect("no names");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(rcgen::DnType::CommonName, format!("test authority {name}"));
+        let own = params.self_signed(&key).expect("a certificate");
+        std::fs::write(folder.join(format!("{name}.pem")), own.pem()).expect("it is written");
+        Self { folder: folder.to_owned(), issuer: Issuer::new(params, key) }
+    }
+
+    /// A certificate for these names, as `FILE.pem` and `FILE.key`.
+    pub fn issue(&self, file: &str, names: &[&str]) {
+        let key = KeyPair::generate().expect("a key");
+        let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+        let common = names.first().cloned().unwrap_or_default();
+        let mut params = CertificateParams::new(names).expect("host names");
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(rcgen::DnType::CommonName, common);
+        let cert = params.signed_by(&key, &self.issuer).expect("a certificate");
+        let write = |name: String, pem: String| {
+            // Moved into place, so that nobody reads half of it.
+            let new = self.folder.join(format!("{name}.new"));
+            std::fs::write(&new, pem).expect("it is written");
+            std::fs::rename(new, self.folder.join(name)).expect("it is moved into place");
+        };
+        write(format!("{file}.key"), key.serialize_pem());
+        write(format!("{file}.pem"), cert.pem());
+    }
+}

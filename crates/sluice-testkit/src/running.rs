@@ -1,0 +1,373 @@
+//! A running Sluice.
+
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Mutex;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::http;
+use crate::wait;
+
+/// The binary under test, and how to start it.
+#[derive(Debug)]
+pub struct Sluice {
+    folder: TempDir,
+    workers: u16,
+    warnings: Vec<String>,
+    user: Option<u32>,
+}
+
+impl Default for Sluice {
+    fn default() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        Self { folder, workers: 2, warnings: Vec::new(), user: None }
+    }
+}
+
+impl Sluice {
+    /// A Sluice with two workers.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The binary: `SLUICE_BIN`, or the one built beside the test.
+    pub fn binary() -> PathBuf {
+        if let Some(path) = std::env::var_os("SLUICE_BIN") {
+            return path.into();
+        }
+        let mut path = std::env::current_exe().expect("a test knows its own path");
+        path.pop();
+        if path.ends_with("deps") {
+            path.pop();
+        }
+        path.push("sluice");
+        assert!(
+            path.exists(),
+            "{} is not there: run `cargo build` first, or `cargo xtask test`",
+            path.display()
+        );
+        path
+    }
+
+    /// Where the configuration and the files it names live.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// So many workers.
+    pub const fn workers(mut self, workers: u16) -> Self {
+        self.workers = workers;
+        self
+    }
+
+    /// Expects warnings and errors in the process log that hold `text`; any other fails the test.
+    pub fn expect_warning(mut self, text: &str) -> Self {
+        self.warnings.push(text.to_owned());
+        self
+    }
+
+    /// Runs as that user instead of the test's own.
+    pub const fn as_user(mut self, user: u32) -> Self {
+        self.user = Some(user);
+        self
+    }
+
+    /// Starts with `yaml`, to which an admin address, and records in a file, are added; waits until
+    /// it is ready.
+    pub fn start(self, yaml: &str) -> Running {
+        let config = self.folder().join("sluice.yaml");
+        std::fs::write(&config, complete(yaml)).expect("the configuration is written");
+        self.start_file(&config)
+    }
+
+    /// Starts with a configuration that has an admin address on port 0 and records in
+    /// `records.json` of its own.
+    pub fn start_file(self, config: &Path) -> Running {
+        let report = self.folder().join("report");
+        let log = self.folder().join("log");
+        let log_file = std::fs::File::create(&log).expect("the log file");
+        let mut command = Command::new(Self::binary());
+        command
+            .args(["run", "--workers", &self.workers.to_string(), "--log-format", "json"])
+            .arg("--report")
+            .arg(&report)
+            .arg("-c")
+            .arg(config)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log_file);
+        if let Some(user) = self.user {
+            use std::os::unix::fs::PermissionsExt as _;
+            use std::os::unix::process::CommandExt as _;
+            let open = std::fs::Permissions::from_mode(0o777);
+            std::fs::set_permissions(self.folder(), open)
+                .expect("the folder is opened to the user");
+            command.uid(user).gid(user);
+        }
+        let child = command.spawn().expect("sluice starts");
+        let mut running = Running {
+            config: config.to_owned(),
+            report,
+            log,
+            child: Mutex::new(child),
+            sluice: self,
+            admin: None,
+            ended: false,
+        };
+        running.wait_ready();
+        running
+    }
+}
+
+/// Adds what the kit needs to a configuration.
+fn complete(yaml: &str) -> String {
+    let mut text = yaml.to_owned();
+    if !yaml.contains("\nadmin:") && !yaml.starts_with("admin:") {
+        text.push_str("\nadmin: { address: 127.0.0.1:0 }\n");
+    }
+    if !yaml.contains("access_log:") {
+        text.push_str("\naccess_log: [{ sink: records.json }]\n");
+    }
+    text
+}
+
+/// A Sluice that runs. On drop it is stopped, and its books must balance.
+#[derive(Debug)]
+pub struct Running {
+    config: PathBuf,
+    report: PathBuf,
+    log: PathBuf,
+    child: Mutex<Child>,
+    sluice: Sluice,
+    admin: Option<SocketAddr>,
+    ended: bool,
+}
+
+impl Running {
+    fn wait_ready(&mut self) {
+        let ready = wait::within(wait::PATIENCE, || {
+            let exited = self.lock().try_wait().expect("the process can be asked");
+            assert!(exited.is_none(), "sluice ended at start:\n{}", self.log());
+            self.reported().iter().any(|line| line["ready"] == true).then_some(())
+        });
+        assert!(ready.is_some(), "sluice is not ready:\n{}", self.log());
+        let admin =
+            self.reported().iter().find_map(|line| line["admin"].as_str().map(str::to_owned));
+        self.admin = admin.and_then(|address| address.parse().ok());
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Child> {
+        self.child.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn reported(&self) -> Vec<Value> {
+        let text = std::fs::read_to_string(&self.report).unwrap_or_default();
+        // A line that is being written is looked at next time.
+        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    /// The address of a listener, the first if it has several.
+    #[track_caller]
+    pub fn addr(&self, listener: &str) -> SocketAddr {
+        let text = self.addr_text(listener);
+        let text = text.strip_prefix("udp://").unwrap_or(&text).to_owned();
+        text.parse().unwrap_or_else(|_| panic!("`{text}` is no socket address"))
+    }
+
+    /// The address of a listener as it is reported.
+    #[track_caller]
+    pub fn addr_text(&self, listener: &str) -> String {
+        let lines = self.reported();
+        let found = lines.iter().rev().find(|line| line["listener"] == listener);
+        found
+            .and_then(|line| line["address"].as_str())
+            .unwrap_or_else(|| panic!("there is no listener `{listener}`"))
+            .to_owned()
+    }
+
+    /// The folder of its files.
+    pub fn folder(&self) -> &Path {
+        self.sluice.folder()
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.lock().id()
+    }
+
+    /// Its process log.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// A page of the admin address, as text: status and body.
+    pub fn page(&self, path: &str) -> (u16, String) {
+        let admin = self.admin.expect("the configuration has an admin address");
+        http::get(admin, path).unwrap_or_else(|error| panic!("{path}: {error}\n{}", self.log()))
+    }
+
+    /// The items of a page.
+    pub fn items(&self, path: &str) -> Vec<Value> {
+        let (status, body) = self.page(&format!("{path}?format=json"));
+        assert_eq!(status, 200, "{body}");
+        let page: Value = serde_json::from_str(&body).expect("the page is JSON");
+        page["items"].as_array().expect("the page has items").clone()
+    }
+
+    /// The sum of a metric over all series whose labels contain `labels`.
+    pub fn metric(&self, name: &str, labels: &str) -> i64 {
+        sum_metric(&self.page("/metrics").1, name, labels)
+    }
+
+    /// Replaces the configuration and waits for the reload; returns `applied`, `unchanged` or
+    /// `failed`.
+    pub fn reload(&self, yaml: &str) -> String {
+        self.reload_text(&complete(yaml))
+    }
+
+    /// The same, with nothing added.
+    pub fn reload_text(&self, text: &str) -> String {
+        let before = self.reloads().len();
+        // Moved into place, as editors and control planes do.
+        let new = self.config.with_extension("new");
+        let mut file = std::fs::File::create(&new).expect("the new file");
+        file.write_all(text.as_bytes()).expect("the new configuration is written");
+        drop(file);
+        std::fs::rename(&new, &self.config).expect("the new configuration is moved into place");
+        wait::until("a reload", || self.reloads().get(before).cloned())
+    }
+
+    /// Every reload so far, by outcome.
+    pub fn reloads(&self) -> Vec<String> {
+        let lines = self.reported();
+        lines.iter().filter_map(|line| line["reload"].as_str().map(str::to_owned)).collect()
+    }
+
+    /// Sends a signal by name, such as `TERM`.
+    pub fn signal(&self, name: &str) {
+        let done =
+            Command::new("kill").arg(format!("-{name}")).arg(self.pid().to_string()).status();
+        assert!(done.is_ok_and(|status| status.success()), "kill -{name}");
+    }
+
+    /// Waits for the process to end by itself.
+    pub fn wait_end(&mut self) -> ExitStatus {
+        let status =
+            wait::until("the end of sluice", || self.lock().try_wait().expect("it can be asked"));
+        self.ended = true;
+        status
+    }
+
+    /// The records written so far.
+    pub fn records(&self) -> Vec<Value> {
+        let text = std::fs::read_to_string(self.folder().join("records.json")).unwrap_or_default();
+        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    /// Waits for a record that fits.
+    #[track_caller]
+    pub fn record(&self, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
+        let found =
+            wait::within(wait::PATIENCE, || self.records().into_iter().find(|record| fits(record)));
+        found.unwrap_or_else(|| {
+            panic!("no record of {what} among\n{:#?}\n{}", self.records(), self.log())
+        })
+    }
+
+    /// Waits for a record with this reason.
+    #[track_caller]
+    pub fn record_of(&self, reason: &str) -> Value {
+        self.record(reason, |record| record["reason"] == reason)
+    }
+
+    /// Waits until so many connections and flows are open.
+    #[track_caller]
+    pub fn wait_open(&self, count: usize) {
+        wait::until("connections to open or end", || {
+            (self.items("/connections").len() == count).then_some(())
+        });
+    }
+
+    /// Stops it in order and checks its books.
+    fn close(&mut self) {
+        if !self.ended {
+            let metrics = self.admin.map(|_| wait_balanced(self));
+            self.signal("TERM");
+            let status = self.wait_end();
+            assert!(status.success(), "sluice ended with {status}:\n{}", self.log());
+            if let Some(metrics) = metrics {
+                check_books(&metrics, &self.records(), &self.log());
+            }
+        }
+        self.check_log();
+    }
+
+    fn check_log(&self) {
+        for line in self.log().lines() {
+            let bad = line.contains("\"level\":\"WARN\"")
+                || line.contains("\"level\":\"ERROR\"")
+                || line.contains("panicked");
+            let expected = self.sluice.warnings.iter().any(|text| line.contains(text.as_str()));
+            assert!(
+                !bad || expected,
+                "the log has a warning that the test did not name:\n{line}\n{}",
+                self.log()
+            );
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // The test has failed already; only the process must go.
+            let _ = self.lock().kill();
+            let _ = self.lock().wait();
+            return;
+        }
+        self.close();
+    }
+}
+
+/// The metrics at a moment when nothing is open, if that comes soon; else as they are.
+fn wait_balanced(running: &Running) -> String {
+    let quiet = || {
+        let metrics = running.page("/metrics").1;
+        let open = sum_metric(&metrics, "sluice_listener_connections_active", "")
+            + sum_metric(&metrics, "sluice_listener_flows_active", "");
+        (open == 0).then_some(metrics)
+    };
+    wait::within(std::time::Duration::from_secs(2), quiet)
+        .unwrap_or_else(|| running.page("/metrics").1)
+}
+
+/// accepted = ended + open; every end has a record with a reason; no worker panicked.
+fn check_books(metrics: &str, records: &[Value], log: &str) {
+    let of = |name: &str| sum_metric(metrics, name, "");
+    let accepted = of("sluice_listener_connections_accepted_total");
+    let (ended, open) =
+        (of("sluice_connection_ended_total"), of("sluice_listener_connections_active"));
+    assert_eq!(accepted, ended + open, "accepted = ended + open\n{metrics}\n{log}");
+    let connections = records.iter().filter(|record| record["kind"] == "connection").count();
+    assert_eq!(
+        i64::try_from(connections).expect("few"),
+        accepted,
+        "every connection has a record\n{records:#?}"
+    );
+    assert!(records.iter().all(|record| record["reason"].is_string()), "every record has a reason");
+    assert_eq!(sum_metric(metrics, "sluice_connection_ended_total", "worker.panic"), 0, "{log}");
+}
+
+/// The sum of a metric over the series whose labels contain `labels`.
+pub fn sum_metric(metrics: &str, name: &str, labels: &str) -> i64 {
+    metrics
+        .lines()
+        .filter_map(|line| line.strip_prefix(name))
+        .filter(|rest| rest.starts_with(['{', ' ']) && rest.contains(labels))
+        .filter_map(|rest| rest.rsplit(' ').next()?.parse::<i64>().ok())
+        .sum()
+}

@@ -1,0 +1,93 @@
+//! Programs of the system that tests use as peers.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+
+/// A program that was started; killed on drop.
+#[derive(Debug)]
+pub struct Process(pub Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Where a program is, by PATH and the folders that servers hide in.
+pub fn find(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let hidden = [
+        "/usr/sbin",
+        "/usr/local/sbin",
+        "/sbin",
+        "/usr/lib/postgresql/15/bin",
+        "/usr/lib/postgresql/17/bin",
+    ];
+    let folders = std::env::split_paths(&path).chain(hidden.map(PathBuf::from));
+    folders.map(|folder| folder.join(program)).find(|file| file.is_file())
+}
+
+/// Whether all these programs are there. Where one is missing a test may be skipped, which is said
+/// aloud and counted by `cargo xtask test`; with `CI=true` it fails.
+///
+/// # Panics
+/// With `CI=true`, when one is missing.
+#[allow(clippy::print_stderr, reason = "a skipped test is said aloud")]
+pub fn have(programs: &[&str]) -> bool {
+    let missing: Vec<&&str> = programs.iter().filter(|program| find(program).is_none()).collect();
+    if missing.is_empty() {
+        return true;
+    }
+    assert!(
+        std::env::var_os("CI").is_none(),
+        "missing: {missing:?}; `cargo xtask test` installs them as root on Debian"
+    );
+    let line = format!("SKIP: {missing:?} not installed");
+    eprintln!("{line}");
+    // The test runner swallows what a passing test prints; whoever wants to count reads the file.
+    if let Some(path) = std::env::var_os("SLUICE_SKIPS")
+        && let Ok(mut file) = std::fs::OpenOptions::new().create(true).append(true).open(path)
+    {
+        let _ = std::io::Write::write_all(&mut file, format!("{line}\n").as_bytes());
+    }
+    false
+}
+
+/// A command for a program that [`have`] found.
+#[track_caller]
+pub fn command(program: &str) -> Command {
+    Command::new(find(program).unwrap_or_else(|| panic!("{program} is not installed")))
+}
+
+/// Runs a command to its end, with nothing to read.
+#[track_caller]
+pub fn run(command: &mut Command) -> Output {
+    command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("{command:?}: {error}"))
+}
+
+/// Runs a command that must succeed, and returns what it printed.
+#[track_caller]
+pub fn must(command: &mut Command) -> String {
+    let output = run(command);
+    let (out, err) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{command:?} failed:\n{out}\n{err}");
+    out.into_owned()
+}
+
+/// Starts a server and waits until it accepts on `address`.
+#[track_caller]
+pub fn serve(command: &mut Command, address: SocketAddr) -> Process {
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let process = Process(command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}")));
+    crate::wait::until("the server to accept", || std::net::TcpStream::connect(address).ok());
+    process
+}
+
+/// A port of loopback that was free a moment ago, for servers that cannot choose one themselves.
+pub fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    listener.local_addr().expect("it is bound").port()
+}

@@ -1,0 +1,8 @@
+//! The rules of the repository, and the commands that developers and CI run.
+//!
+//! Owns: the order of crates, the checks that rules become tests by. Refuses to know: Sluice.
+#![forbid(unsafe_code)]
+
+pub mod packages;
+pub mod rules;
+pub mod shell;

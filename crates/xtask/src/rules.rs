@@ -1,0 +1,207 @@
+//! The rules of the repository, each a function that lists what breaks it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+
+use crate::shell;
+
+/// The crates from the bottom up. A crate may name those before it, never those after it.
+pub const LAYERS: &[&str] = &[
+    "sluice-core",
+    "sluice-sys",
+    "sluice-telemetry",
+    "sluice-tls",
+    "sluice-io",
+    "sluice-upstream",
+    "sluice-l4",
+    "sluice-model",
+    "sluice-config",
+    "sluice-admin",
+    "sluice",
+];
+
+/// Crates for developers, which no shipped crate may name.
+const DEVELOPERS: &[&str] = &["sluice-testkit", "xtask"];
+
+/// What L4 must not be built on: it knows HTTP only by its first bytes.
+const NOT_IN_L4: &[&str] = &["http", "httparse", "h2", "h3", "hyper", "quinn"];
+
+/// Arrows between crates that point upwards.
+///
+/// # Errors
+/// A manifest cannot be read.
+pub fn layers() -> anyhow::Result<Vec<String>> {
+    let mut broken = Vec::new();
+    for (height, name) in LAYERS.iter().enumerate() {
+        let manifest = shell::root().join("crates").join(name).join("Cargo.toml");
+        let text = fs::read_to_string(&manifest).with_context(|| manifest.display().to_string())?;
+        let normal = text.split("[dependencies]").nth(1).unwrap_or_default();
+        let normal = normal.split("\n[").next().unwrap_or_default();
+        for line in normal.lines() {
+            let dependency = line.split(['.', ' ', '=']).next().unwrap_or_default();
+            let upwards =
+                LAYERS.iter().position(|other| *other == dependency).is_some_and(|h| h >= height);
+            if upwards || DEVELOPERS.contains(&dependency) {
+                broken.push(format!("{name} names {dependency}, which is not below it"));
+            }
+        }
+    }
+    let tree = shell::output(&mut shell::command(
+        "cargo",
+        &[
+            "tree",
+            "--offline",
+            "-p",
+            "sluice-l4",
+            "-e",
+            "normal",
+            "--prefix",
+            "none",
+            "--format",
+            "{p}",
+        ],
+    ))?;
+    for line in tree.lines() {
+        let name = line.split(' ').next().unwrap_or_default();
+        if NOT_IN_L4.contains(&name) {
+            broken.push(format!("sluice-l4 is built on {name}"));
+        }
+    }
+    broken.sort();
+    broken.dedup();
+    Ok(broken)
+}
+
+/// Modules of a crate that use each other in a circle.
+///
+/// # Errors
+/// A source cannot be read.
+pub fn cycles() -> anyhow::Result<Vec<String>> {
+    let mut broken = Vec::new();
+    for name in LAYERS {
+        let source = shell::root().join("crates").join(name).join("src");
+        let mut uses: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        // Tests may look anywhere.
+        for file in rust_files(&source)?.into_iter().filter(|file| !is_tests(file)) {
+            let module = module_of(&source, &file);
+            let text = fs::read_to_string(&file)?;
+            let of = uses.entry(module.clone()).or_default();
+            for line in text.lines().filter(|line| !line.trim_start().starts_with("//")) {
+                of.extend(
+                    line.split("crate::")
+                        .skip(1)
+                        .filter_map(named)
+                        .filter(|other| *other != module),
+                );
+            }
+        }
+        let modules: BTreeSet<String> = uses.keys().cloned().collect();
+        for used in uses.values_mut() {
+            used.retain(|module| modules.contains(module) && module != "lib" && module != "main");
+        }
+        uses.remove("lib");
+        uses.remove("main");
+        // Whoever uses nothing that is left is no part of a circle.
+        while let Some(leaf) =
+            uses.iter().find(|(_, used)| used.is_empty()).map(|(name, _)| name.clone())
+        {
+            uses.remove(&leaf);
+            for used in uses.values_mut() {
+                used.remove(&leaf);
+            }
+        }
+        if !uses.is_empty() {
+            broken.push(format!("{name}: modules use each other in a circle: {uses:?}"));
+        }
+    }
+    Ok(broken)
+}
+
+fn is_tests(file: &Path) -> bool {
+    file.file_name().is_some_and(|name| name == "tests.rs")
+}
+
+/// The module that a path behind `crate::` begins with.
+fn named(path: &str) -> Option<String> {
+    let end = path.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(path.len());
+    Some(path[..end].to_owned()).filter(|name| !name.is_empty())
+}
+
+/// The top-level module that a file belongs to.
+fn module_of(source: &Path, file: &Path) -> String {
+    let inside = file.strip_prefix(source).unwrap_or(file);
+    let first =
+        inside.components().next().map(|part| part.as_os_str().to_string_lossy().into_owned());
+    first.unwrap_or_default().trim_end_matches(".rs").to_owned()
+}
+
+/// Files without a header that says what they own.
+///
+/// # Errors
+/// A source cannot be read.
+pub fn headers() -> anyhow::Result<Vec<String>> {
+    let mut broken = Vec::new();
+    for file in rust_files(&shell::root().join("crates"))? {
+        if !is_tests(&file) && !fs::read_to_string(&file)?.starts_with("//!") {
+            broken.push(format!("{} has no header", file.display()));
+        }
+    }
+    Ok(broken)
+}
+
+/// Crates outside of `sluice-sys` that do not forbid unsafe code.
+///
+/// # Errors
+/// A source cannot be read.
+pub fn safety() -> anyhow::Result<Vec<String>> {
+    let mut broken = Vec::new();
+    for name in LAYERS.iter().chain(DEVELOPERS).filter(|name| **name != "sluice-sys") {
+        let source = shell::root().join("crates").join(name).join("src");
+        let root =
+            [source.join("lib.rs"), source.join("main.rs")].into_iter().find(|file| file.exists());
+        let text = fs::read_to_string(root.with_context(|| format!("{name} has no root"))?)?;
+        if !text.contains("#![forbid(unsafe_code)]") {
+            broken.push(format!("{name} does not forbid unsafe code"));
+        }
+    }
+    Ok(broken)
+}
+
+/// Marks of work that was left for later.
+///
+/// # Errors
+/// A source cannot be read.
+pub fn leftovers() -> anyhow::Result<Vec<String>> {
+    // Written so that this file does not name them itself.
+    let marks = ["TO\u{44}O", "FIX\u{4d}E", "unimplemented\u{21}(", "#[ign\u{6f}re"];
+    let mut broken = Vec::new();
+    for folder in ["crates", "tests"] {
+        for file in rust_files(&shell::root().join(folder))? {
+            let text = fs::read_to_string(&file)?;
+            for mark in marks.iter().filter(|mark| text.contains(**mark)) {
+                broken.push(format!("{} holds {mark}", file.display()));
+            }
+        }
+    }
+    Ok(broken)
+}
+
+fn rust_files(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).with_context(|| folder.display().to_string())? {
+            let path = entry?.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                files.push(path);
+            }
+        }
+    }
+    files.sort();
+    Ok(files)
+}
