@@ -62,7 +62,10 @@ pub fn load_text(path: &Path, text: &str) -> Loaded {
 
 fn folder_of(path: &Path) -> PathBuf {
     let folder = if path.is_dir() { Some(path) } else { path.parent() };
-    folder.filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned()
+    folder
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or_else(|| Path::new("."))
+        .to_owned()
 }
 
 fn files_of(path: &Path) -> Result<Vec<PathBuf>, String> {

@@ -27,7 +27,7 @@ pub use shape::{FieldShape, Plain, SectionShape, Shape};
 /// The path from the root of a configuration to a value, kept on the stack while binding.
 #[derive(Clone, Copy, Debug)]
 pub struct Path<'a> {
-    parent: Option<&'a Path<'a>>,
+    parent: Option<&'a Self>,
     step: Step<'a>,
 }
 

@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Waker};
 
 use sluice_core::{Clock, Moment};
 
-use crate::wheel::{Key, TICK, Wheel};
+use crate::wheel::{Key, Wheel, start_of, tick_after, tick_of};
 
 /// Deadlines of one worker.
 #[derive(Debug)]
@@ -41,12 +41,12 @@ impl Timers {
             let mut due = Vec::new();
             let next = {
                 let mut wheel = self.wheel.borrow_mut();
-                wheel.advance(floor_tick(now), |waker| due.extend(waker.take()));
+                wheel.advance(tick_of(now), |waker| due.extend(waker.take()));
                 wheel.next().unwrap_or(u64::MAX)
             };
             due.into_iter().for_each(Waker::wake);
             self.armed.set(next);
-            let until = if next == u64::MAX { None } else { self.clock.instant(moment_of(next)) };
+            let until = if next == u64::MAX { None } else { self.clock.instant(start_of(next)) };
             let mut sleep = pin!(async {
                 match until {
                     Some(until) => tokio::time::sleep_until(until.into()).await,
@@ -63,7 +63,7 @@ impl Timers {
     }
 
     fn set(&self, key: Key, at: Moment) {
-        let tick = ceil_tick(at);
+        let tick = tick_after(at);
         self.wheel.borrow_mut().set(key, tick);
         if tick < self.armed.get() {
             self.armed.set(tick);
@@ -72,22 +72,6 @@ impl Timers {
             }
         }
     }
-}
-
-const fn floor_tick(at: Moment) -> u64 {
-    at.as_micros() / TICK.as_micros() as u64
-}
-
-const fn ceil_tick(at: Moment) -> u64 {
-    if at.as_micros() == Moment::NEVER.as_micros() {
-        u64::MAX
-    } else {
-        at.as_micros().div_ceil(TICK.as_micros() as u64)
-    }
-}
-
-const fn moment_of(tick: u64) -> Moment {
-    Moment::from_micros(tick.saturating_mul(TICK.as_micros() as u64))
 }
 
 /// One deadline, moved about by whoever owns it. Removed on drop.

@@ -1,6 +1,6 @@
 //! A timer wheel: deadlines in, due entries out.
 //!
-//! Owns: the order of deadlines. Refuses to know: clocks, wakers, tasks.
+//! Owns: the order of deadlines, and ticks as moments. Refuses to know: clocks, wakers, tasks.
 //! Keeps: an entry is due no earlier than its deadline and at the first `advance` past it;
 //! inserting, removing and moving later cost the same however many there are.
 //!
@@ -11,9 +11,12 @@
 use std::time::Duration;
 
 use slab::Slab;
+use sluice_core::Moment;
 
 /// The grain of deadlines.
-pub const TICK: Duration = Duration::from_millis(8);
+pub const TICK: Duration = Duration::from_micros(TICK_MICROS);
+
+const TICK_MICROS: u64 = 8000;
 
 const LEVELS: usize = 4;
 const BITS: u32 = 6;
@@ -42,6 +45,25 @@ struct Entry<T> {
 /// Names an entry until it is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Key(u32);
+
+/// The tick that `at` lies in.
+pub const fn tick_of(at: Moment) -> u64 {
+    at.as_micros() / TICK_MICROS
+}
+
+/// The first tick that is not before `at`; none for [`Moment::NEVER`].
+pub const fn tick_after(at: Moment) -> u64 {
+    if at.as_micros() == Moment::NEVER.as_micros() {
+        u64::MAX
+    } else {
+        at.as_micros().div_ceil(TICK_MICROS)
+    }
+}
+
+/// The beginning of a tick.
+pub const fn start_of(tick: u64) -> Moment {
+    Moment::from_micros(tick.saturating_mul(TICK_MICROS))
+}
 
 impl<T> Default for Wheel<T> {
     fn default() -> Self {

@@ -612,7 +612,7 @@ impl Setting for LimitValues {
                     .error(
                         "unknown-field",
                         entry.key_span,
-                        &here,
+                        here,
                         format!("`{}` is no limit", entry.key),
                     )
                     .help(help.unwrap_or_else(|| "`sluice explain --limits` lists them".into()));
@@ -631,7 +631,7 @@ impl Setting for LimitValues {
                 Ok(()) => Some(()),
                 Err((min, max)) => {
                     let message = format!("`{}` lies from {min} to {max}", def.name);
-                    diags.error("bad-value", entry.node.span, &here, message);
+                    diags.error("bad-value", entry.node.span, here, message);
                     None
                 }
             });

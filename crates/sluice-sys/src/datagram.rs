@@ -98,7 +98,7 @@ impl Received {
             libc::recvmmsg(
                 socket.as_raw_fd(),
                 self.headers.as_mut_ptr(),
-                BATCH as u32,
+                u32::try_from(BATCH).expect("a batch is small"),
                 libc::MSG_DONTWAIT,
                 std::ptr::null_mut(),
             )
@@ -117,8 +117,7 @@ impl Received {
         let length = (header.msg_len as usize).min(DATAGRAM_MAX);
         let start = index * DATAGRAM_MAX;
         let named = header.msg_hdr.msg_namelen > 0;
-        let controls =
-            &self.controls[index].0[..(header.msg_hdr.msg_controllen as usize).min(CONTROL)];
+        let controls = &self.controls[index].0[..header.msg_hdr.msg_controllen.min(CONTROL)];
         Datagram {
             data: &self.data[start..start + length],
             from: if named { socket_address(&self.names[index]) } else { None },
@@ -183,6 +182,11 @@ fn length_of<T>() -> u32 {
     u32::try_from(size_of::<T>()).expect("socket structures are small")
 }
 
+/// Address families are small numbers in a wide type.
+fn family(number: i32) -> libc::sa_family_t {
+    libc::sa_family_t::try_from(number).expect("families are small numbers")
+}
+
 fn socket_address(name: &libc::sockaddr_storage) -> Option<SocketAddr> {
     match i32::from(name.ss_family) {
         libc::AF_INET => {
@@ -206,7 +210,7 @@ fn write_address(slot: &mut MaybeUninit<libc::sockaddr_storage>, address: Socket
     match address {
         SocketAddr::V4(v4) => {
             let name = libc::sockaddr_in {
-                sin_family: libc::AF_INET as u16,
+                sin_family: family(libc::AF_INET),
                 sin_port: v4.port().to_be(),
                 sin_addr: libc::in_addr { s_addr: v4.ip().to_bits().to_be() },
                 sin_zero: [0; 8],
@@ -217,7 +221,7 @@ fn write_address(slot: &mut MaybeUninit<libc::sockaddr_storage>, address: Socket
         }
         SocketAddr::V6(v6) => {
             let name = libc::sockaddr_in6 {
-                sin6_family: libc::AF_INET6 as u16,
+                sin6_family: family(libc::AF_INET6),
                 sin6_port: v6.port().to_be(),
                 sin6_flowinfo: v6.flowinfo(),
                 sin6_addr: libc::in6_addr { s6_addr: v6.ip().octets() },

@@ -8,7 +8,7 @@
 use std::cell::{Cell, RefCell};
 use std::future::{Future as _, poll_fn};
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::pin::pin;
 use std::rc::Rc;
@@ -20,12 +20,13 @@ use sluice_core::limits::Limit;
 use sluice_core::{Facts, Moment, Name, Reason, Verdict};
 use sluice_io::timers::Timer;
 use sluice_io::{Admit, ConnectionFilter, WorkerCx};
-use sluice_sys::datagram::{BATCH, Datagram, Outgoing, send};
+use sluice_sys::datagram::{BATCH, Datagram, Outgoing, Received, send};
 use sluice_telemetry::{Counter, Gauge, RecordKind};
 use sluice_upstream::cluster::Claim;
 use sluice_upstream::{ClusterHandle, Target};
 use smallvec::SmallVec;
-use tokio::io::unix::AsyncFd;
+use tokio::io::Interest;
+use tokio::net::UdpSocket;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
@@ -110,7 +111,7 @@ impl UdpListener {
 #[derive(Debug)]
 pub struct UdpSlot {
     worker: Rc<WorkerCx>,
-    socket: AsyncFd<OwnedFd>,
+    socket: UdpSocket,
     local: SocketAddr,
     listener: RefCell<Rc<UdpListener>>,
     table: RefCell<FlowTable<Rc<Flow>>>,
@@ -126,7 +127,7 @@ pub struct Flow {
     key: FlowKey,
     listener: Rc<UdpListener>,
     chain: usize,
-    upstream: AsyncFd<UdpSocket>,
+    upstream: UdpSocket,
     claim: Claim,
     received: Cell<u64>,
     sent: Cell<u64>,
@@ -166,12 +167,12 @@ impl UdpSlot {
         listener: Rc<UdpListener>,
         worker: &Rc<WorkerCx>,
     ) -> io::Result<Rc<Self>> {
-        let socket = UdpSocket::from(socket);
+        let socket = UdpSocket::from_std(socket.into())?;
         let local = socket.local_addr()?;
         let bound = worker.limits.size(Limit::FlowTable);
         Ok(Rc::new(Self {
             worker: Rc::clone(worker),
-            socket: AsyncFd::new(OwnedFd::from(socket))?,
+            socket,
             local,
             listener: RefCell::new(listener),
             table: RefCell::new(FlowTable::new(bound)),
@@ -245,15 +246,12 @@ impl UdpSlot {
 
     /// Reads one batch and gives the others their turn.
     fn poll_datagrams(self: &Rc<Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let Ok(mut ready) = ready!(self.socket.poll_read_ready(cx)) else { return Poll::Pending };
-        self.worker.with_datagrams(|batch| match batch.receive(self.socket.get_ref().as_fd()) {
-            Ok(count) => {
+        // An error of the event queue comes again with the next call.
+        let _ = ready!(self.socket.poll_recv_ready(cx));
+        self.worker.with_datagrams(|batch| {
+            if receive(&self.socket, batch).is_ok() {
                 self.take_batch(batch.iter());
-                if count < BATCH {
-                    ready.clear_ready();
-                }
             }
-            Err(_) => ready.clear_ready(),
         });
         Poll::Ready(())
     }
@@ -290,7 +288,7 @@ impl UdpSlot {
         }
         let mut rest = &run[..];
         while !rest.is_empty() {
-            match send(flow.upstream.get_ref().as_fd(), rest) {
+            match send(flow.upstream.as_fd(), rest) {
                 Ok(count) => rest = &rest[count..],
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                     // An answer of ICMP to an earlier datagram; this one has not been sent.
@@ -372,7 +370,7 @@ impl UdpSlot {
         &self,
         listener: &UdpListener,
         info: &ConnInfo,
-    ) -> Result<(usize, Claim, AsyncFd<UdpSocket>), Reason> {
+    ) -> Result<(usize, Claim, UdpSocket), Reason> {
         judge(&listener.filters, info)?;
         self.choose_chain(listener, info).inspect_err(|_| {
             listener.filters.iter().for_each(|filter| filter.ended(info));
@@ -383,7 +381,7 @@ impl UdpSlot {
         &self,
         listener: &UdpListener,
         info: &ConnInfo,
-    ) -> Result<(usize, Claim, AsyncFd<UdpSocket>), Reason> {
+    ) -> Result<(usize, Claim, UdpSocket), Reason> {
         let end = |peer: Peer| peer.socket().map(|end| (end.ip(), end.port()));
         let facts = Facts::default();
         let subject = Subject {
@@ -407,7 +405,7 @@ impl UdpSlot {
         plan: &FlowChainPlan,
         chain: &FlowChain,
         info: &ConnInfo,
-    ) -> Result<(Claim, AsyncFd<UdpSocket>), Reason> {
+    ) -> Result<(Claim, UdpSocket), Reason> {
         let hash = plan.hash.and_then(|hash| hash.of(info.source.get()));
         let claim = chain.handle.pick(&self.worker, hash, &[])?;
         let failed = |error: &io::Error| {
@@ -419,8 +417,7 @@ impl UdpSlot {
             why
         };
         let upstream = connected(&claim.endpoint().target).map_err(|error| failed(&error))?;
-        let upstream = AsyncFd::new(upstream).map_err(|error| failed(&error))?;
-        info.upstream_local.set(upstream.get_ref().local_addr().ok());
+        info.upstream_local.set(upstream.local_addr().ok());
         info.attempts
             .borrow_mut()
             .push(Attempt { endpoint: Arc::clone(&claim.endpoint().name), failure: None });
@@ -432,26 +429,23 @@ impl UdpSlot {
     async fn answer(self: Rc<Self>, id: FlowId, flow: Rc<Flow>) {
         let why = poll_fn(|cx| {
             loop {
-                let mut ready = match ready!(flow.upstream.poll_read_ready(cx)) {
-                    Ok(ready) => ready,
-                    Err(_) => return Poll::Ready(reasons::FLOW_ICMP),
-                };
+                if let Err(error) = ready!(flow.upstream.poll_recv_ready(cx)) {
+                    flow.info.note(error);
+                    return Poll::Ready(reasons::FLOW_ICMP);
+                }
                 let got = self.worker.with_datagrams(|batch| {
-                    let count = batch.receive(flow.upstream.get_ref().as_fd())?;
+                    receive(&flow.upstream, batch)?;
                     self.send_back(&flow, batch.iter());
-                    Ok::<usize, io::Error>(count)
+                    Ok::<(), io::Error>(())
                 });
                 match got {
-                    Ok(count) => {
+                    Ok(()) => {
                         self.table.borrow_mut().touch(id, self.worker.now());
-                        if count < BATCH {
-                            ready.clear_ready();
-                        }
                         if flow.plan().responses.is_some() && flow.awaited.get() == 0 {
                             return Poll::Ready(reasons::FLOW_DONE);
                         }
                     }
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                     Err(error) => {
                         flow.listener.cells.icmp.increment();
                         flow.info.note(error);
@@ -474,7 +468,7 @@ impl UdpSlot {
         flow.awaited.set(flow.awaited.get().saturating_sub(run.len() as u64));
         let mut rest = &run[..];
         while !rest.is_empty() {
-            let Ok(count) = send(self.socket.get_ref().as_fd(), rest) else {
+            let Ok(count) = send(self.socket.as_fd(), rest) else {
                 cells.dropped.add(rest.len() as u64);
                 break;
             };
@@ -540,6 +534,19 @@ fn judge(filters: &[Rc<dyn ConnectionFilter>], info: &ConnInfo) -> Result<(), Re
     Ok(())
 }
 
+/// Receives a batch. One that is not full means that no more is there now, which saves the call
+/// that would say so.
+fn receive(socket: &UdpSocket, batch: &mut Received) -> io::Result<()> {
+    let mut outcome = Err(io::ErrorKind::WouldBlock.into());
+    let _ = socket.try_io(Interest::READABLE, || {
+        let got = batch.receive(socket.as_fd());
+        let more = got.as_ref().is_ok_and(|count| *count == BATCH);
+        outcome = got.map(drop);
+        if more { Ok(()) } else { Err(io::ErrorKind::WouldBlock.into()) }
+    });
+    outcome
+}
+
 fn connected(target: &Target) -> io::Result<UdpSocket> {
     let Target::Ip(to) = target else {
         return Err(io::Error::new(
@@ -552,8 +559,8 @@ fn connected(target: &Target) -> io::Result<UdpSocket> {
     } else {
         (std::net::Ipv6Addr::UNSPECIFIED, 0).into()
     };
-    let socket = UdpSocket::bind(any)?;
+    let socket = std::net::UdpSocket::bind(any)?;
     socket.set_nonblocking(true)?;
     socket.connect(to)?;
-    Ok(socket)
+    UdpSocket::from_std(socket)
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use slab::Slab;
 use sluice_core::Moment;
-use sluice_io::wheel::{Key, TICK, Wheel};
+use sluice_io::wheel::{Key, Wheel, start_of, tick_after, tick_of};
 
 #[cfg(test)]
 mod tests;
@@ -156,15 +156,13 @@ impl<V> FlowTable<V> {
     /// Takes out the flows that have been idle for too long.
     pub fn expire(&mut self, now: Moment, mut ended: impl FnMut(V)) {
         let mut due = Vec::new();
-        self.wheel.advance(now.as_micros() / TICK.as_micros() as u64, |id| due.push(FlowId(*id)));
+        self.wheel.advance(tick_of(now), |id| due.push(FlowId(*id)));
         due.into_iter().for_each(|id| ended(self.remove(id)));
     }
 
     /// When `expire` next has something to look at.
     pub fn next_expiry(&self) -> Moment {
-        self.wheel.next().map_or(Moment::NEVER, |tick| {
-            Moment::from_micros(tick.saturating_mul(TICK.as_micros() as u64))
-        })
+        self.wheel.next().map_or(Moment::NEVER, start_of)
     }
 
     fn link_last(&mut self, index: usize) {
@@ -203,13 +201,5 @@ impl<V> FlowTable<V> {
             index = entry.after;
         }
         assert_eq!(count, self.flows.len());
-    }
-}
-
-const fn tick_after(at: Moment) -> u64 {
-    if at.as_micros() == Moment::NEVER.as_micros() {
-        u64::MAX
-    } else {
-        at.as_micros().div_ceil(TICK.as_micros() as u64)
     }
 }

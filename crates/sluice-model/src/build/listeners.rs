@@ -277,7 +277,7 @@ impl Scope<'_, '_> {
                         .error(
                             "unknown-name",
                             filter.name.span,
-                            &here,
+                            here,
                             format!("there is no filter `{}`", filter.name.value),
                         )
                         .help(help);

@@ -31,7 +31,7 @@ impl Build<'_> {
         }
         if tls.certificates.is_empty() {
             diags
-                .error("missing-field", tls.span, &list, "TLS cannot end here without a certificate")
+                .error("missing-field", tls.span, list, "TLS cannot end here without a certificate")
                 .help("add `certificates: [{ cert: a.pem, key: a.key }]`, or leave `tls` out to pass TLS through");
             certificates = None;
         }

@@ -1,9 +1,294 @@
-//! `sluice demo`.
+//! `sluice demo`: built-in services, a proxy over each path, and a command to try for each.
+//!
+//! Owns: the demo's configuration and its table. Refuses to know: how the proxy works; it runs it
+//! as a process of its own, as a user would. Keeps: everything is on loopback, in a temporary
+//! folder, and gone at the end.
 
-use std::process::ExitCode;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::time::Duration;
 
-use crate::cli::Demo;
+use anyhow::{Context as _, bail};
 
-pub(crate) fn run(_options: &Demo) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("not built yet")
+use super::print;
+use crate::cli::{Demo, EXIT_FAILED};
+
+mod drive;
+mod services;
+
+use services::Services;
+
+/// How long the proxy may take to start.
+const START_LOOKS: u32 = 400;
+const START_LOOK: Duration = Duration::from_millis(25);
+
+/// A path through the proxy: what it shows, where it listens, what to try.
+struct Lane {
+    name: &'static str,
+    shows: &'static str,
+    listener: &'static str,
+    command: fn(SocketAddr, &Path) -> String,
+    drive: fn(SocketAddr, &Path) -> anyhow::Result<()>,
+}
+
+const LANES: &[Lane] = &[
+    Lane {
+        name: "tcp",
+        shows: "plain TCP to an echo service",
+        listener: "tcp",
+        command: |a, _| {
+            format!(
+                "bash -c 'exec 3<>/dev/tcp/{}/{}; echo hello >&3; head -1 <&3'",
+                a.ip(),
+                a.port()
+            )
+        },
+        drive: drive::echo,
+    },
+    Lane {
+        name: "redis",
+        shows: "plain TCP to a service that speaks Redis",
+        listener: "redis",
+        command: |a, _| format!("redis-cli -p {} ping", a.port()),
+        drive: drive::redis,
+    },
+    Lane {
+        name: "tls-passthrough",
+        shows: "TLS passed through by server name, still encrypted",
+        listener: "edge",
+        command: |a, folder| curl_tls("passthrough.demo.test", a, folder),
+        drive: drive::passthrough,
+    },
+    Lane {
+        name: "tls-terminated",
+        shows: "TLS terminated on the same port, plain HTTP behind it",
+        listener: "edge",
+        command: |a, folder| curl_tls("secure.demo.test", a, folder),
+        drive: drive::terminated,
+    },
+    Lane {
+        name: "mixed-http",
+        shows: "HTTP/1 recognised on a port that carries several protocols",
+        listener: "mixed",
+        command: |a, _| format!("curl http://{a}/"),
+        drive: drive::http,
+    },
+    Lane {
+        name: "mixed-redis",
+        shows: "Redis recognised on the same port",
+        listener: "mixed",
+        command: |a, _| format!("redis-cli -p {} set greeting hello", a.port()),
+        drive: drive::redis,
+    },
+    Lane {
+        name: "udp",
+        shows: "UDP flows with affinity to an echo service",
+        listener: "udp",
+        command: |a, _| {
+            format!(
+                "bash -c 'exec 3<>/dev/udp/{}/{}; echo hello >&3; head -1 <&3'",
+                a.ip(),
+                a.port()
+            )
+        },
+        drive: drive::udp,
+    },
+];
+
+fn curl_tls(name: &str, address: SocketAddr, folder: &Path) -> String {
+    let port = address.port();
+    let ca = folder.join("ca.pem");
+    format!(
+        "curl --cacert {} --resolve {name}:{port}:127.0.0.1 https://{name}:{port}/",
+        ca.display()
+    )
+}
+
+pub(crate) fn run(options: &Demo) -> anyhow::Result<ExitCode> {
+    let folder = Folder::new()?;
+    let services = Services::start(&folder.0, options.without.as_deref())?;
+    let config = folder.0.join("demo.yaml");
+    fs::write(&config, configuration(&services))?;
+    let proxy = Proxy::start(&config, &folder.0.join("report"))?;
+    if options.check {
+        return Ok(check(&proxy, &folder.0));
+    }
+    print_table(&proxy, &folder.0, &config)?;
+    proxy.wait()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn configuration(services: &Services) -> String {
+    let Services { echo, redis, tls, web, udp } = services;
+    format!(
+        r#"# The configuration of `sluice demo`. Port 0 lets the system choose a port.
+admin: {{ address: 127.0.0.1:0 }}
+listeners:
+  - {{ name: tcp, address: 127.0.0.1:0, relay: echo }}
+  - {{ name: redis, address: 127.0.0.1:0, relay: redis }}
+  - name: edge
+    address: 127.0.0.1:0
+    chains:
+      - {{ match: {{ sni: passthrough.demo.test }}, relay: tls }}
+      - match: {{ sni: secure.demo.test }}
+        tls: {{ certificates: [{{ cert: demo.pem, key: demo.key }}] }}
+        relay: web
+  - name: mixed
+    address: 127.0.0.1:0
+    chains:
+      - {{ match: {{ protocol: http1 }}, relay: web }}
+      - {{ match: {{ protocol: redis }}, relay: redis }}
+  - name: udp
+    address: udp://127.0.0.1:0
+    relay: {{ cluster: udp, hash: source_ip, idle_timeout: 10s }}
+clusters:
+  echo: {{ endpoints: ["{echo}"] }}
+  redis: {{ endpoints: ["{redis}"] }}
+  tls: {{ endpoints: ["{tls}"] }}
+  web: {{ endpoints: ["{web}"] }}
+  udp: {{ endpoints: ["{udp}"], balance: maglev }}
+"#
+    )
+}
+
+fn check(proxy: &Proxy, folder: &Path) -> ExitCode {
+    let mut failed = Vec::new();
+    for lane in LANES {
+        let done = proxy.address(lane.listener).and_then(|address| (lane.drive)(address, folder));
+        match done {
+            Ok(()) => print(&format!("ok      {:<16} {}\n", lane.name, lane.shows)),
+            Err(error) => {
+                print(&format!("FAILED  {:<16} {error:#}\n", lane.name));
+                failed.push(lane.name);
+            }
+        }
+    }
+    if failed.is_empty() {
+        return ExitCode::SUCCESS;
+    }
+    print(&format!("failed: {}\n", failed.join(", ")));
+    ExitCode::from(EXIT_FAILED)
+}
+
+fn print_table(proxy: &Proxy, folder: &Path, config: &Path) -> anyhow::Result<()> {
+    for lane in LANES {
+        let address = proxy.address(lane.listener)?;
+        print(&format!(
+            "{:<16} {address:<22} {}\n    {}\n",
+            lane.name,
+            lane.shows,
+            (lane.command)(address, folder)
+        ));
+    }
+    let admin = proxy.admin()?;
+    print(&format!(
+        "admin            {admin:<22} metrics and state\n    curl http://{admin}/connections\n\
+         configuration    {}\n    edit it and it is reloaded\n\nCtrl-C stops the demo.\n",
+        config.display()
+    ));
+    Ok(())
+}
+
+/// A temporary folder, removed at the end.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> anyhow::Result<Self> {
+        let path = std::env::temp_dir().join(format!("sluice-demo-{}", std::process::id()));
+        fs::create_dir_all(&path).with_context(|| format!("{} cannot be made", path.display()))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // What cannot be removed is in the folder for temporary files all the same.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The proxy, as a process of its own.
+struct Proxy {
+    child: Child,
+    report: PathBuf,
+}
+
+impl Proxy {
+    fn start(config: &Path, report: &Path) -> anyhow::Result<Self> {
+        let child = Command::new(std::env::current_exe()?)
+            .arg("run")
+            .arg("-c")
+            .arg(config)
+            .arg("--report")
+            .arg(report)
+            .env("SLUICE_LOG", std::env::var("SLUICE_LOG").unwrap_or_else(|_| "warn".into()))
+            .stdin(Stdio::null())
+            .spawn()
+            .context("the proxy cannot be started")?;
+        let mut proxy = Self { child, report: report.to_owned() };
+        for _ in 0..START_LOOKS {
+            if proxy.reported("ready").is_some() {
+                return Ok(proxy);
+            }
+            if let Some(status) = proxy.child.try_wait()? {
+                bail!("the proxy ended at start with {status}");
+            }
+            std::thread::sleep(START_LOOK);
+        }
+        bail!("the proxy is not ready after {} s", (START_LOOK * START_LOOKS).as_secs());
+    }
+
+    /// The line of the report that has this key.
+    fn reported(&self, key: &str) -> Option<serde_json::Value> {
+        self.lines().find(|line| !line[key].is_null())
+    }
+
+    fn lines(&self) -> impl Iterator<Item = serde_json::Value> {
+        let file = fs::File::open(&self.report).ok().map(BufReader::new);
+        let lines = file.into_iter().flat_map(BufRead::lines);
+        lines.map_while(Result::ok).filter_map(|line| serde_json::from_str(&line).ok())
+    }
+
+    fn address(&self, listener: &str) -> anyhow::Result<SocketAddr> {
+        let line = self.lines().find(|line| line["listener"] == listener);
+        let text = line.as_ref().and_then(|line| line["address"].as_str());
+        let text =
+            text.with_context(|| format!("the proxy reported no address of `{listener}`"))?;
+        Ok(text.trim_start_matches("udp://").parse()?)
+    }
+
+    fn admin(&self) -> anyhow::Result<String> {
+        let line = self.reported("admin").context("the proxy reported no admin address")?;
+        Ok(line["admin"].as_str().unwrap_or_default().to_owned())
+    }
+
+    /// Until it ends; Ctrl-C reaches it too, since it is in our process group.
+    fn wait(mut self) -> anyhow::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async {
+            let mut terminate =
+                tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+            loop {
+                tokio::select! {
+                    _ = tokio::signal::ctrl_c() => return Ok(()),
+                    _ = terminate.recv() => return Ok(()),
+                    () = tokio::time::sleep(Duration::from_millis(200)) => {}
+                }
+                if let Some(status) = self.child.try_wait()? {
+                    bail!("the proxy ended with {status}");
+                }
+            }
+        })
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        // A demo has nobody to drain for.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }

@@ -1,4 +1,5 @@
 use super::*;
+use sluice_io::wheel::TICK;
 use std::collections::BTreeMap;
 
 /// The slow, obvious version: keys with the time of their last use.
