@@ -22,7 +22,7 @@ pub struct Place<'a> {
 /// The criteria of a match, with what it implies made plain.
 pub fn criteria(of: Option<&Match>) -> Criteria {
     let Some(of) = of else { return Criteria::default() };
-    let mut criteria = Criteria {
+    Criteria {
         ports: of.port.clone(),
         destinations: of.destination.clone(),
         names: of.sni.clone(),
@@ -33,14 +33,7 @@ pub fn criteria(of: Option<&Match>) -> Criteria {
         users: of.user.clone(),
         sources: of.source.clone(),
         source_ports: of.source_port.clone(),
-    };
-    // Who names a database speaks of PostgreSQL.
-    if criteria.protocols.is_empty()
-        && !(criteria.databases.is_empty() && criteria.users.is_empty())
-    {
-        criteria.protocols.push(Protocol::Postgres);
     }
-    criteria
 }
 
 const fn transport(of: TransportMatch) -> TransportKind {
@@ -73,7 +66,12 @@ pub fn needs(chains: &[(Criteria, bool)], inside: bool) -> Needs {
         criteria.protocols.iter().for_each(|protocol| needs.add(*protocol));
         // Inside a terminated stream the name and ALPN are known from outside.
         needs.tls |= wants_hello && !inside;
-        let postgres = criteria.protocols.contains(&Protocol::Postgres);
+        // Who names a database speaks of PostgreSQL.
+        let of_startup = !(criteria.databases.is_empty() && criteria.users.is_empty());
+        if of_startup {
+            needs.add(Protocol::Postgres);
+        }
+        let postgres = of_startup || criteria.protocols.contains(&Protocol::Postgres);
         needs.postgres_tls |= postgres && !inside && (*terminates || !criteria.names.is_empty());
     }
     if inside {
@@ -125,7 +123,7 @@ fn why_impossible(criteria: &Criteria, place: Place<'_>) -> Option<(&'static str
             "terminate TLS and match the protocol in inner `chains`",
         ));
     }
-    if of_startup && !named(Protocol::Postgres) {
+    if of_startup && !protocols.is_empty() && !named(Protocol::Postgres) {
         return Some(("only PostgreSQL has databases and users", "set `protocol: postgres`"));
     }
     if of_startup && of_hello && !place.inside {

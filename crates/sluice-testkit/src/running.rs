@@ -19,12 +19,13 @@ pub struct Sluice {
     workers: u16,
     warnings: Vec<String>,
     user: Option<u32>,
+    watch: bool,
 }
 
 impl Default for Sluice {
     fn default() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        Self { folder, workers: 2, warnings: Vec::new(), user: None }
+        Self { folder, workers: 2, warnings: Vec::new(), user: None, watch: false }
     }
 }
 
@@ -70,6 +71,12 @@ impl Sluice {
         self
     }
 
+    /// Watches its files; otherwise it reloads when the kit tells it to, and only then.
+    pub const fn watching(mut self) -> Self {
+        self.watch = true;
+        self
+    }
+
     /// Runs as that user instead of the test's own.
     pub const fn as_user(mut self, user: u32) -> Self {
         self.user = Some(user);
@@ -93,6 +100,7 @@ impl Sluice {
         let mut command = Command::new(Self::binary());
         command
             .args(["run", "--workers", &self.workers.to_string(), "--log-format", "json"])
+            .args((!self.watch).then_some("--no-watch"))
             .arg("--report")
             .arg(&report)
             .arg("-c")
@@ -238,6 +246,9 @@ impl Running {
         file.write_all(text.as_bytes()).expect("the new configuration is written");
         drop(file);
         std::fs::rename(&new, &self.config).expect("the new configuration is moved into place");
+        if !self.sluice.watch {
+            self.signal("HUP");
+        }
         wait::until("a reload", || self.reloads().get(before).cloned())
     }
 

@@ -1,0 +1,228 @@
+//! PostgreSQL behind Sluice: by name, with STARTTLS, under load while the configuration changes.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use sluice_testkit::{Authority, Sluice, tools};
+use sluice_tests::sample;
+
+/// A PostgreSQL server with TLS, in a folder of its own.
+struct Postgres {
+    folder: tempfile::TempDir,
+    port: u16,
+    runs: bool,
+}
+
+impl Postgres {
+    /// Starts one whose certificate is `FILE.pem` of `certs`.
+    fn start(certs: &Path, file: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut server = Self { folder, port: tools::free_port(), runs: false };
+        let data = server.folder.path().join("data");
+        for kind in ["pem", "key"] {
+            std::fs::copy(
+                certs.join(format!("{file}.{kind}")),
+                server.folder.path().join(format!("server.{kind}")),
+            )
+            .unwrap();
+        }
+        let own = |command: &mut Command| tools::must(command);
+        if is_root() {
+            // The server refuses to run as root.
+            own(tools::command("chown").args(["-R", "postgres"]).arg(server.folder.path()));
+        }
+        own(tools::command("chmod").arg("600").arg(server.folder.path().join("server.key")));
+        own(server
+            .as_owner("initdb")
+            .args(["-A", "trust", "-U", "postgres", "-N", "-D"])
+            .arg(&data));
+        let options = format!(
+            "-c listen_addresses=127.0.0.1 -c port={} -c unix_socket_directories={} -c fsync=off -c max_connections=200 \
+             -c ssl=on -c ssl_cert_file={2}/server.pem -c ssl_key_file={2}/server.key",
+            server.port,
+            server.folder.path().display(),
+            server.folder.path().display(),
+        );
+        own(server
+            .as_owner("pg_ctl")
+            .args(["-w", "-s", "-l"])
+            .arg(server.folder.path().join("log"))
+            .arg("-D")
+            .arg(&data)
+            .args(["-o", &options, "start"]));
+        server.runs = true;
+        server
+    }
+
+    fn addr(&self) -> SocketAddr {
+        ([127, 0, 0, 1], self.port).into()
+    }
+
+    /// A program of the server, as the user that owns its files.
+    fn as_owner(&self, program: &str) -> Command {
+        let path = tools::find(program).unwrap_or_else(|| panic!("{program} is not installed"));
+        if !is_root() {
+            return Command::new(path);
+        }
+        let mut command = tools::command("setpriv");
+        command
+            .args(["--reuid=postgres", "--regid=postgres", "--clear-groups"])
+            .arg(path)
+            .current_dir("/");
+        command
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        if self.runs {
+            let _ = self
+                .as_owner("pg_ctl")
+                .args(["-s", "-m", "immediate", "-D"])
+                .arg(self.folder.path().join("data"))
+                .arg("stop")
+                .status();
+        }
+    }
+}
+
+fn is_root() -> bool {
+    tools::must(tools::command("id").arg("-u")).trim() == "0"
+}
+
+fn have_postgres() -> bool {
+    tools::have(&["psql", "pgbench", "initdb", "pg_ctl", "setpriv"])
+}
+
+/// A connection string that resolves `host` to Sluice.
+fn conninfo(host: &str, at: SocketAddr, database: &str, ca: &Path) -> String {
+    format!(
+        "host={host} hostaddr=127.0.0.1 port={} user=postgres dbname={database} sslmode=verify-full sslrootcert={}",
+        at.port(),
+        ca.display()
+    )
+}
+
+fn psql(conninfo: &str, query: &str) -> String {
+    tools::must(tools::command("psql").args(["-X", "-A", "-t", conninfo, "-c", query]))
+        .trim()
+        .to_owned()
+}
+
+#[test]
+fn by_name_passed_through_and_terminated() {
+    if !have_postgres() {
+        return;
+    }
+    let kit = Sluice::new();
+    let certs = kit.folder().join("certs");
+    std::fs::create_dir(&certs).unwrap();
+    let authority = Authority::new(&certs);
+    authority.issue("orders", &["orders.db.example.com"]);
+    authority.issue("db", &["users.db.example.com"]);
+    let orders = Postgres::start(&certs, "orders");
+    let users = Postgres::start(&certs, "db");
+    let sluice = kit.start(&sample(
+        "postgres-by-name.yaml",
+        &[
+            ("127.0.0.1:6432", "127.0.0.1:0".into()),
+            ("127.0.0.10:5432", orders.addr().to_string()),
+            ("127.0.0.11:5432", users.addr().to_string()),
+            ("127.0.0.12:5432", users.addr().to_string()),
+        ],
+    ));
+    let (at, ca) = (sluice.addr("postgres"), certs.join("ca.pem"));
+    let query = "select inet_server_port()";
+    assert_eq!(
+        psql(&conninfo("orders.db.example.com", at, "postgres", &ca), query),
+        orders.port.to_string()
+    );
+    let record = sluice.record("orders", |record| record["filter_chain_name"] == "orders");
+    assert_eq!(
+        (&record["protocol"], &record["requested_server_name"]),
+        (&"postgres".into(), &"orders.db.example.com".into())
+    );
+
+    let users_info = |database: &str| conninfo("users.db.example.com", at, database, &ca);
+    assert_eq!(psql(&users_info("postgres"), query), users.port.to_string());
+    let record = sluice.record("users", |record| record["filter_chain_name"] == "users/rest");
+    assert_eq!(
+        (&record["postgres_database"], &record["downstream_tls_version"]),
+        (&"postgres".into(), &"1.3".into())
+    );
+    psql(&users_info("postgres"), "create database reports_2026");
+    psql(&users_info("reports_2026"), "select 1");
+    sluice.record("reports", |record| record["filter_chain_name"] == "users/reports");
+}
+
+/// pgbench with 32 clients while the configuration alternates between two that differ.
+#[test]
+fn pgbench_under_reload_loses_no_transaction() {
+    if !have_postgres() {
+        return;
+    }
+    let kit = Sluice::new();
+    let certs = kit.folder().join("certs");
+    std::fs::create_dir(&certs).unwrap();
+    let authority = Authority::new(&certs);
+    authority.issue("server", &["users.db.example.com"]);
+    authority.issue("swapped", &["users.db.example.com"]);
+    let server = Postgres::start(&certs, "server");
+    let yaml = |weight: u32, chain: &str, cert: &str| {
+        format!(
+            "listeners:\n  - name: postgres\n    address: 127.0.0.1:0\n    chains:\n\
+             \x20     - {{ name: passed, match: {{ protocol: postgres, sni: orders.db.example.com }}, relay: db }}\n{chain}\
+             \x20     - name: users\n        match: {{ protocol: postgres, sni: users.db.example.com }}\n\
+             \x20       tls: {{ certificates: [{{ cert: certs/{cert}.pem, key: certs/{cert}.key }}] }}\n        relay: db\n\
+             clusters: {{ db: {{ endpoints: [{{ address: \"{}\", weight: {weight} }}] }} }}\n",
+            server.addr()
+        )
+    };
+    let extra = "      - { name: extra, match: { protocol: postgres, sni: extra.db.example.com }, relay: db }\n";
+    let configurations = [yaml(1, "", "server"), yaml(2, extra, "swapped")];
+    let sluice = kit.start(&configurations[0]);
+    let seconds = std::env::var("SLUICE_PGBENCH_SECONDS").unwrap_or_else(|_| "10".into());
+    let info = |host: &str| {
+        format!(
+            "host={host} hostaddr=127.0.0.1 port={} user=postgres dbname=postgres sslmode=require",
+            sluice.addr("postgres").port()
+        )
+    };
+    tools::must(tools::command("pgbench").args([
+        "-i",
+        "-q",
+        "-s",
+        "1",
+        &info("users.db.example.com"),
+    ]));
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut swaps = 0;
+            while !done.load(Ordering::SeqCst) {
+                swaps += 1;
+                assert_eq!(sluice.reload(&configurations[swaps % 2]), "applied");
+                std::thread::sleep(std::time::Duration::from_secs(1));
+            }
+        });
+        for (host, more) in [
+            ("users.db.example.com", None),
+            ("orders.db.example.com", None),
+            ("users.db.example.com", Some("-C")),
+        ] {
+            let mut command = tools::command("pgbench");
+            command
+                .args(["-n", "-S", "-c", "32", "-j", "2", "-T", &seconds])
+                .args(more)
+                .arg(info(host));
+            let text = tools::must(&mut command);
+            assert!(text.contains("number of failed transactions: 0"), "{text}");
+        }
+        done.store(true, Ordering::SeqCst);
+    });
+    let swaps = sluice.items("/config")[0]["snapshot"].as_u64().unwrap();
+    assert!(swaps > 5, "{swaps} snapshots");
+    assert_eq!(sluice.reloads().iter().filter(|outcome| *outcome != "applied").count(), 0);
+}

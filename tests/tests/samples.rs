@@ -1,0 +1,376 @@
+//! Every sample in `config/`, loaded and driven with real peers.
+
+use std::io::Write as _;
+use std::process::Stdio;
+
+use sluice_testkit::peers::{Server, UdpServer, connect, read, udp_client};
+use sluice_testkit::{Authority, Running, Sluice, tools};
+use sluice_tests::sample;
+
+fn addr(server: &Server) -> String {
+    server.addr().to_string()
+}
+
+/// What `openssl s_client` reads from a TLS server after it has sent `say`.
+fn s_client(
+    address: std::net::SocketAddr,
+    name: &str,
+    ca: &std::path::Path,
+    more: &[&str],
+    say: &str,
+) -> (bool, String) {
+    let mut command = tools::command("openssl");
+    command.args([
+        "s_client",
+        "-quiet",
+        "-verify_quiet",
+        "-verify_return_error",
+        "-connect",
+        &address.to_string(),
+    ]);
+    command.args(["-servername", name, "-verify_hostname", name, "-CAfile"]).arg(ca).args(more);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("openssl starts");
+    // It may have failed before it reads.
+    let _ = child.stdin.as_mut().expect("a pipe").write_all(say.as_bytes());
+    let output = child.wait_with_output().expect("openssl ends");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned()
+        + &String::from_utf8_lossy(&output.stderr);
+    (output.status.success(), text)
+}
+
+/// `openssl s_server` that answers HTTP with a page that names it.
+fn s_server(
+    folder: &std::path::Path,
+    file: &str,
+    more: &[&str],
+) -> (tools::Process, std::net::SocketAddr) {
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], tools::free_port()));
+    let mut command = tools::command("openssl");
+    command.args(["s_server", "-quiet", "-www", "-accept", &address.to_string()]);
+    command
+        .current_dir(folder)
+        .args(["-cert", &format!("{file}.pem"), "-key", &format!("{file}.key")])
+        .args(more);
+    (tools::serve(&mut command, address), address)
+}
+
+#[test]
+fn every_sample_has_a_test() {
+    let here = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let tests = std::fs::read_to_string(here.join("tests/samples.rs")).unwrap()
+        + &std::fs::read_to_string(here.join("tests/postgres.rs")).unwrap();
+    for entry in std::fs::read_dir(here.join("../config")).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        assert!(tests.contains(&format!("sample(\"{name}\"")), "no test drives config/{name}");
+    }
+}
+
+#[test]
+fn database() {
+    let (primary, standby) = (Server::greeter("primary"), Server::greeter("standby"));
+    let sluice = Sluice::new().start(&sample(
+        "database.yaml",
+        &[
+            ("127.0.0.1:6432", "127.0.0.1:0".into()),
+            ("127.0.0.10:5432", addr(&primary)),
+            ("127.0.0.11:5432", addr(&standby)),
+        ],
+    ));
+    let mut seen: Vec<Vec<u8>> =
+        (0..40).map(|_| read(&mut connect(sluice.addr("orders-db")), 7)).collect();
+    seen.sort();
+    seen.dedup();
+    assert_eq!(seen, [b"primary", b"standby"]);
+}
+
+#[test]
+fn passthrough() {
+    if !tools::have(&["openssl"]) {
+        return;
+    }
+    let kit = Sluice::new();
+    let authority = Authority::new(kit.folder());
+    authority.issue("shop", &["shop.example.com"]);
+    authority.issue("tenants", &["*.tenants.example.com"]);
+    let (_shop, shop) = s_server(kit.folder(), "shop", &[]);
+    let (_tenants, tenants) = s_server(kit.folder(), "tenants", &[]);
+    let sluice = kit.start(&sample(
+        "passthrough.yaml",
+        &[
+            ("127.0.0.1:8443", "127.0.0.1:0".into()),
+            ("127.0.0.10:443", shop.to_string()),
+            ("127.0.0.11:443", tenants.to_string()),
+        ],
+    ));
+    let ca = sluice.folder().join("ca.pem");
+    let ask = |name: &str| s_client(sluice.addr("edge"), name, &ca, &[], "GET / HTTP/1.0\r\n\r\n");
+    for name in ["shop.example.com", "a.tenants.example.com"] {
+        let (ok, text) = ask(name);
+        assert!(ok && text.contains("s_server"), "{name}: {text}");
+        sluice.record(name, |record| {
+            record["requested_server_name"] == name && record["upstream_host"].is_string()
+        });
+    }
+    assert!(!ask("other.example.com").0);
+    sluice.record_of("chain.unmatched");
+}
+
+#[test]
+fn termination_with_openssl_and_curl() {
+    if !tools::have(&["openssl", "curl"]) {
+        return;
+    }
+    let kit = Sluice::new();
+    let certs = kit.folder().join("certs");
+    std::fs::create_dir(&certs).unwrap();
+    let authority = Authority::new(&certs);
+    authority.issue("shop", &["shop.example.com"]);
+    authority.issue("tenants", &["*.tenants.example.com"]);
+    let web = Server::start(|mut stream| {
+        let _ = read(&mut stream, 16);
+        stream
+            .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\nconnection: close\r\n\r\nhello\n")
+    });
+    let sluice = kit.start(&sample(
+        "termination.yaml",
+        &[
+            ("127.0.0.1:8443", "127.0.0.1:0".into()),
+            ("127.0.0.10:8080, 127.0.0.11:8080", addr(&web)),
+        ],
+    ));
+    let (ca, port) = (certs.join("ca.pem"), sluice.addr("secure").port());
+    for (name, flags) in
+        [("shop.example.com", "--tlsv1.3"), ("x.tenants.example.com", "--tls-max=1.2")]
+    {
+        let mut curl = tools::command("curl");
+        curl.args(["-sS", "--cacert"])
+            .arg(&ca)
+            .args(["--resolve", &format!("{name}:{port}:127.0.0.1")]);
+        match flags.split_once('=') {
+            Some((flag, value)) => curl.args([flag, value]),
+            None => curl.arg(flags),
+        };
+        assert_eq!(tools::must(curl.arg(format!("https://{name}:{port}/"))), "hello\n");
+    }
+    sluice.record("TLS 1.2", |record| record["downstream_tls_version"] == "1.2");
+    let session = kit_session(&sluice, &ca);
+    assert!(session.contains("Reused"), "a session is resumed: {session}");
+}
+
+/// Two connections of `openssl s_client`, the second with the ticket of the first.
+fn kit_session(sluice: &Running, ca: &std::path::Path) -> String {
+    let ticket = sluice.folder().join("ticket");
+    let connect = |flag: &str| {
+        let mut command = tools::command("openssl");
+        command.args([
+            "s_client",
+            "-connect",
+            &sluice.addr("secure").to_string(),
+            "-servername",
+            "shop.example.com",
+        ]);
+        command
+            .arg("-CAfile")
+            .arg(ca)
+            .arg(flag)
+            .arg(&ticket)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        let mut child = command.stderr(Stdio::null()).spawn().expect("openssl starts");
+        // The service answers after sixteen bytes and closes, by which time the ticket is there.
+        let _ = child.stdin.as_mut().expect("a pipe").write_all(b"sixteen bytes...");
+        String::from_utf8_lossy(&child.wait_with_output().expect("openssl ends").stdout)
+            .into_owned()
+    };
+    connect("-sess_out");
+    connect("-sess_in")
+}
+
+#[test]
+fn mixed_port() {
+    let kit = Sluice::new();
+    let authority = Authority::new(kit.folder());
+    authority.issue("tls", &["tls.example.com"]);
+    if !tools::have(&["openssl"]) {
+        return;
+    }
+    let (_tls, tls) = s_server(kit.folder(), "tls", &[]);
+    let servers: Vec<Server> = ["web!", "ssh!", "red!", "sql!"].map(Server::greeter).into();
+    let sluice = kit.start(&sample(
+        "mixed-port.yaml",
+        &[
+            ("127.0.0.1:8443", "127.0.0.1:0".into()),
+            ("127.0.0.10:443", tls.to_string()),
+            ("127.0.0.10:8080", addr(&servers[0])),
+            ("127.0.0.10:22", addr(&servers[1])),
+            ("127.0.0.10:6379", addr(&servers[2])),
+            ("127.0.0.10:3306", addr(&servers[3])),
+        ],
+    ));
+    let at = sluice.addr("everything");
+    for (say, greeting) in [
+        (&b"GET / HTTP/1.1\r\n\r\n"[..], b"web!"),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"web!"),
+        (b"SSH-2.0-test\r\n", b"ssh!"),
+        (b"*1\r\n$4\r\nPING\r\n", b"red!"),
+        (b"\x00\x01\x02 nobody knows this", b"web!"),
+        (b"", b"sql!"),
+    ] {
+        let mut client = connect(at);
+        client.write_all(say).unwrap();
+        assert_eq!(read(&mut client, 4), greeting, "{say:?}");
+        // What was looked at was given back, whole.
+        assert_eq!(read(&mut client, say.len()), say);
+    }
+    // A byte at a time, each in a segment of its own.
+    let mut client = connect(at);
+    client.set_nodelay(true).unwrap();
+    for byte in b"SSH-2.0-slow\r\n" {
+        client.write_all(&[*byte]).unwrap();
+    }
+    assert_eq!(read(&mut client, 4), b"ssh!");
+    let (ok, text) = s_client(
+        at,
+        "tls.example.com",
+        &sluice.folder().join("ca.pem"),
+        &[],
+        "GET / HTTP/1.0\r\n\r\n",
+    );
+    assert!(ok && text.contains("s_server"), "{text}");
+    sluice.record("the silent one", |record| {
+        record["protocol"] == "silent" && record["filter_chain_name"] == "greeter"
+    });
+    sluice.record("the unknown one", |record| {
+        record["protocol"] == "unknown" && record["filter_chain_name"] == "rest"
+    });
+}
+
+#[test]
+fn mtls() {
+    if !tools::have(&["openssl"]) {
+        return;
+    }
+    let kit = Sluice::new();
+    let certs = kit.folder().join("certs");
+    std::fs::create_dir(&certs).unwrap();
+    let (public, clients, internal) = (
+        Authority::new(&certs),
+        Authority::named(&certs, "clients"),
+        Authority::named(&certs, "internal"),
+    );
+    public.issue("api", &["api.example.com"]);
+    clients.issue("client", &["ann.example.com"]);
+    internal.issue("sluice", &["sluice.internal.example.com"]);
+    internal.issue("service", &["api.internal.example.com"]);
+    let (_service, service) = s_server(
+        &certs,
+        "service",
+        &["-Verify", "1", "-verify_return_error", "-CAfile", "internal.pem"],
+    );
+    let yaml = sample(
+        "mtls.yaml",
+        &[("127.0.0.1:8443", "127.0.0.1:0".into()), ("127.0.0.10:8443", service.to_string())],
+    );
+    let sluice = kit.start(&yaml);
+    let ca = certs.join("ca.pem");
+    let own = |file: &str| certs.join(file).display().to_string();
+    let ask = |more: &[&str]| {
+        s_client(sluice.addr("api"), "api.example.com", &ca, more, "GET / HTTP/1.0\r\n\r\n")
+    };
+    let (ok, text) = ask(&["-cert", &own("client.pem"), "-key", &own("client.key")]);
+    assert!(ok && text.contains("s_server"), "{text}");
+    let record = sluice.record_of("end.done");
+    assert_eq!(record["downstream_peer_subject"], "CN=ann.example.com");
+    assert!(!ask(&[]).1.contains("s_server"));
+    sluice.record_of("tls.client_cert_missing");
+    assert!(
+        !ask(&["-cert", &own("service.pem"), "-key", &own("service.key")]).1.contains("s_server")
+    );
+    sluice.record_of("tls.client_cert_invalid");
+    // An endpoint that cannot prove its name is not spoken to.
+    assert_eq!(
+        sluice.reload(&yaml.replace("sni: api.internal.example.com", "sni: other.example.com")),
+        "applied"
+    );
+    assert!(
+        !ask(&["-cert", &own("client.pem"), "-key", &own("client.key")]).1.contains("s_server")
+    );
+    let record = sluice.record_of("upstream.tls");
+    assert!(
+        record["detail"].as_str().is_some_and(|detail| detail.contains("certificate")),
+        "{record:#}"
+    );
+}
+
+#[test]
+fn udp_affinity_with_dig() {
+    if !tools::have(&["dnsmasq", "dig"]) {
+        return;
+    }
+    let port = tools::free_port();
+    let mut command = tools::command("dnsmasq");
+    command.args([
+        "--keep-in-foreground",
+        "--no-resolv",
+        "--no-hosts",
+        "--conf-file=/dev/null",
+        "--listen-address=127.0.0.1",
+    ]);
+    command.args([
+        "--bind-interfaces",
+        "--user=root",
+        "--address=/example.com/127.0.0.99",
+        &format!("--port={port}"),
+    ]);
+    let _dns = tools::serve(&mut command, ([127, 0, 0, 1], port).into());
+    let sluice = Sluice::new().start(&sample(
+        "udp-affinity.yaml",
+        &[
+            ("udp://127.0.0.1:5353", "udp://127.0.0.1:0".into()),
+            ("127.0.0.10:53, 127.0.0.11:53", format!("127.0.0.1:{port}")),
+        ],
+    ));
+    let at = sluice.addr("dns").port().to_string();
+    for _ in 0..5 {
+        let answer = tools::must(tools::command("dig").args([
+            "+short",
+            "+tries=1",
+            "@127.0.0.1",
+            "-p",
+            &at,
+            "example.com",
+        ]));
+        assert_eq!(answer, "127.0.0.99\n");
+    }
+    let record = sluice.record_of("flow.done");
+    assert_eq!(
+        (&record["kind"], &record["datagrams_received"], &record["datagrams_sent"]),
+        (&"flow".into(), &1.into(), &1.into())
+    );
+}
+
+#[test]
+fn udp_affinity_keeps_a_source_with_its_server() {
+    let (one, two) = (UdpServer::echo("1:"), UdpServer::echo("2:"));
+    let yaml = sample(
+        "udp-affinity.yaml",
+        &[
+            ("udp://127.0.0.1:5353", "udp://127.0.0.1:0".into()),
+            ("127.0.0.10:53, 127.0.0.11:53", format!("\"{}\", \"{}\"", one.addr(), two.addr())),
+        ],
+    );
+    let sluice = Sluice::new().start(&yaml);
+    let mut marks: Vec<u8> = (0..20)
+        .map(|_| {
+            let client = udp_client();
+            client.send_to(b"x", sluice.addr("dns")).unwrap();
+            let mut got = [0; 16];
+            let (count, from) = client.recv_from(&mut got).unwrap();
+            assert_eq!((count, from), (3, sluice.addr("dns")));
+            got[0]
+        })
+        .collect();
+    marks.dedup();
+    assert_eq!(marks.len(), 1, "one source address, one server");
+}
