@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use sluice_sys::pipe::Pipe;
-use sluice_sys::socket::reset_on_close;
+use sluice_sys::socket::{reset_on_close, set_nodelay};
 use tokio::io::{AsyncRead as _, AsyncWrite as _, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -47,12 +47,29 @@ pub struct RawStream {
     socket: Socket,
     replay: Option<Buf>,
     unsent: Option<Buf>,
+    pace: Pace,
+}
+
+/// Whether small writes wait for an acknowledgement. Sockets we accepted send at once, as their
+/// listener does. A socket we connected is told so at its second write: the first never waits, and
+/// many connections make no second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pace {
+    AtOnce,
+    FirstWrite,
+    LaterWrites,
 }
 
 impl RawStream {
     /// A stream over `socket`.
     pub const fn new(socket: Socket) -> Self {
-        Self { socket, replay: None, unsent: None }
+        Self { socket, replay: None, unsent: None, pace: Pace::AtOnce }
+    }
+
+    /// A stream over a socket that we connected.
+    pub const fn connected(socket: Socket) -> Self {
+        let pace = if matches!(socket, Socket::Tcp(_)) { Pace::FirstWrite } else { Pace::AtOnce };
+        Self { socket, replay: None, unsent: None, pace }
     }
 
     /// The socket.
@@ -124,6 +141,7 @@ impl RawStream {
             let count = unsent.append(data);
             return if count == data.len() { Ok(()) } else { Err(no_buffer(Exhausted)) };
         }
+        self.hurry();
         while !data.is_empty() {
             match each!(&mut self.socket, s => Pin::new(s).poll_write(cx, data)) {
                 Poll::Ready(count) => data = &data[count?..],
@@ -134,6 +152,18 @@ impl RawStream {
             }
         }
         Ok(())
+    }
+
+    fn hurry(&mut self) {
+        match self.pace {
+            Pace::AtOnce => {}
+            Pace::FirstWrite => self.pace = Pace::LaterWrites,
+            Pace::LaterWrites => {
+                // A socket that refuses the option is slower and still works.
+                let _ = set_nodelay(&self.socket);
+                self.pace = Pace::AtOnce;
+            }
+        }
     }
 
     /// Ends our side of the stream. Call it when everything is flushed.

@@ -1,15 +1,29 @@
 //! Options of single sockets.
 
 use std::io;
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
-use socket2::SockRef;
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 /// Makes the coming close send RST: the peer learns that the stream was cut, not finished.
 pub fn reset_on_close(socket: &impl AsFd) {
     // An error means that the connection is gone already, which is what was wanted.
     let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
+}
+
+/// Begins to connect to `to`. The socket becomes writable when that is done, or shows an error.
+///
+/// # Errors
+/// What `socket(2)` or `connect(2)` said, other than that it takes a while.
+pub fn begin_connect(to: SocketAddr) -> io::Result<TcpStream> {
+    let kind = Type::STREAM.nonblocking();
+    let socket = Socket::new(Domain::for_address(to), kind, Some(Protocol::TCP))?;
+    match socket.connect(&to.into()) {
+        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
+        _ => Ok(socket.into()),
+    }
 }
 
 /// Sends small writes at once.

@@ -18,7 +18,8 @@ use sluice_io::tls::HandshakeError;
 use sluice_io::{Conn, RawStream, Socket, Stream, TlsStream, WorkerCx};
 use sluice_telemetry::RecordKind;
 use smallvec::SmallVec;
-use tokio::net::{TcpSocket, UnixStream};
+use tokio::io::Interest;
+use tokio::net::{TcpStream, UnixStream};
 
 use crate::cluster::{Claim, ClusterHandle};
 use crate::endpoint::{EndpointState, Target};
@@ -113,7 +114,7 @@ async fn attempt(
     {
         conn.info.upstream_local.set(tcp.local_addr().ok());
     }
-    let mut raw = RawStream::new(socket);
+    let mut raw = RawStream::connected(socket);
     greet(&mut raw, &conn.worker, preface).await?;
     let Some(tls) = &plan.tls else { return Ok(Stream::Raw(raw)) };
     let name = match &tls.sni {
@@ -141,10 +142,15 @@ async fn attempt(
 pub async fn open(target: &Target) -> io::Result<Socket> {
     match target {
         Target::Ip(address) => {
-            let socket =
-                if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-            socket.set_nodelay(true)?;
-            socket.connect(*address).await.map(Socket::Tcp)
+            let stream = TcpStream::from_std(sluice_sys::socket::begin_connect(*address)?)?;
+            // The runtime's own connect asks every socket for its error; only one in error has any.
+            let ready = stream.ready(Interest::WRITABLE | Interest::ERROR).await?;
+            if (ready.is_error() || ready.is_write_closed())
+                && let Some(error) = stream.take_error()?
+            {
+                return Err(error);
+            }
+            Ok(Socket::Tcp(stream))
         }
         Target::Unix(path) => UnixStream::connect(path).await.map(Socket::Unix),
     }
