@@ -17,11 +17,9 @@ use sluice_core::clock::{Clock, ClockOrigin};
 use sluice_core::limits::Limit;
 use sluice_core::reason::end;
 use sluice_core::{ListenAddress, Name, Reason};
-use sluice_l4::filters::Filters;
 use sluice_model::build::Snapshot;
 use sluice_model::diff::Diff;
 use sluice_telemetry::{LogHub, Registry};
-use sluice_tls::CertStore;
 use sluice_upstream::{Cluster, Clusters};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -34,7 +32,8 @@ mod report;
 mod sockets;
 mod watch;
 
-use build::{Built, Workshop};
+use build::Built;
+pub(crate) use build::Workshop;
 use report::Report;
 use sockets::Sockets;
 
@@ -418,9 +417,4 @@ fn admin_socket(address: &ListenAddress) -> anyhow::Result<(AdminSocket, String)
         }
         ListenAddress::Udp(_) => anyhow::bail!("the admin pages are not served over UDP"),
     }
-}
-
-/// What building needs, beside the path.
-pub(crate) fn workshop() -> Workshop {
-    Workshop::new(CertStore::default(), Filters::default())
 }

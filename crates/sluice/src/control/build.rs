@@ -67,8 +67,8 @@ impl std::fmt::Display for Rejected {
 impl std::error::Error for Rejected {}
 
 impl Workshop {
-    pub(crate) fn new(certs: CertStore, filters: Filters) -> Self {
-        Self { certs, filters, live: Mutex::default() }
+    pub(crate) fn new(filters: Filters) -> Self {
+        Self { certs: CertStore::default(), filters, live: Mutex::default() }
     }
 
     /// Notes which clusters live now.

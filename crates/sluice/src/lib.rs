@@ -1,0 +1,38 @@
+//! Sluice as a library: the command line, with filters of one's own.
+//!
+//! Owns: the command line, and what each command names of the layers below.
+//! Refuses to know: how anything is done. Keeps: exit codes are documented and few; a binary with
+//! third-party filters is the same binary in every other respect.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use sluice_l4::filters::Filters;
+
+mod cli;
+mod commands;
+mod control;
+mod worker;
+
+/// Does what the command line says, with these connection filters. The whole of a `main`.
+pub fn main_with(filters: Filters) -> ExitCode {
+    match commands::run(cli::Cli::parse(), filters) {
+        Ok(code) => code,
+        Err(error) => {
+            say(&format!("sluice: {error:#}"));
+            ExitCode::from(cli::EXIT_FAILED)
+        }
+    }
+}
+
+/// The last word of a failed command.
+#[allow(clippy::print_stderr, reason = "it goes to whoever called the command, not to a log")]
+fn say(text: &str) {
+    eprintln!("{}", text.trim_end());
+}
+
+/// The page on extending, compiled and run as its readers would.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/extending.md")]
+struct Extending;
