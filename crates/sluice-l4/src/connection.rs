@@ -65,8 +65,11 @@ pub fn start(
         return;
     }
     worker.spawn(async move {
-        let life = phases(&guard.listener, &guard.conn, &guard.admitted, RawStream::new(socket));
-        let reason = match guard.conn.live(life).await {
+        let raw = RawStream::new(socket);
+        // Not by way of a variable: it would be kept beside the future that it is moved into.
+        let ended =
+            guard.conn.live(phases(&guard.listener, &guard.conn, &guard.admitted, raw)).await;
+        let reason = match ended {
             Ok(Ok(reason) | Err(reason)) | Err(reason) => reason,
         };
         guard.reason.set(Some(reason));

@@ -19,6 +19,7 @@ use sluice_core::{Moment, Protocol, Reason};
 use sluice_io::pump::{Moved, Pump, Stopped};
 use sluice_io::{Conn, LocalFuture, Stream, StreamHandler, WorkerCx};
 use sluice_tls::reasons as tls_reasons;
+use sluice_upstream::cluster::Claim;
 use sluice_upstream::{Cluster, ClusterHandle, Connected, Preface, connect};
 use xxhash_rust::xxh3::Xxh3;
 
@@ -84,23 +85,30 @@ struct Relay {
 
 impl StreamHandler for Relay {
     fn handle(self: Rc<Self>, stream: Stream, conn: Rc<Conn>) -> LocalFuture<Reason> {
+        // A future of its own: what connecting needs is given back before an idle stream waits.
+        let connecting = Box::pin(Rc::clone(&self).connect(stream, Rc::clone(&conn)));
         Box::pin(async move {
-            let hash = self.options.hash.and_then(|hash| hash.of(conn.info.source.get()));
-            let preface = self.preface(&conn.info);
-            let connected = Box::pin(connect(&self.handle, &conn, hash, &preface)).await;
-            drop(preface);
-            let Connected { stream: upstream, claim } = match connected {
-                Ok(connected) => connected,
-                Err(reason) => return reason,
-            };
-            let reason = relay(&conn, &self.options, Pump::new(stream, upstream)).await;
-            drop(claim);
-            reason
+            match connecting.await {
+                Ok((pump, _claim)) => relay(&conn, &self.options, pump).await,
+                Err(reason) => reason,
+            }
         })
     }
 }
 
 impl Relay {
+    async fn connect(
+        self: Rc<Self>,
+        stream: Stream,
+        conn: Rc<Conn>,
+    ) -> Result<(Box<Pump>, Claim), Reason> {
+        let hash = self.options.hash.and_then(|hash| hash.of(conn.info.source.get()));
+        let preface = self.preface(&conn.info);
+        let Connected { stream: upstream, claim } =
+            connect(&self.handle, &conn, hash, &preface).await?;
+        Ok((Box::new(Pump::new(stream, upstream)), claim))
+    }
+
     /// What the endpoint hears before the stream: a PROXY header, and the request for TLS where the
     /// client's stream, or the cluster, wants TLS from a PostgreSQL server.
     fn preface(&self, info: &ConnInfo) -> Preface {
@@ -119,7 +127,7 @@ impl Relay {
 }
 
 /// Moves bytes until something ends it.
-async fn relay(conn: &Conn, options: &RelayOptions, mut pump: Pump) -> Reason {
+async fn relay(conn: &Conn, options: &RelayOptions, mut pump: Box<Pump>) -> Reason {
     let (info, worker) = (&conn.info, &conn.worker);
     let end_at = info.started.after_bound(options.max_duration);
     let taps = conn.taps.take();

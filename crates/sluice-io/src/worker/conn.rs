@@ -5,12 +5,13 @@
 //! is told to end does so at its next poll, with the reason it was given.
 
 use std::cell::{Cell, RefCell};
-use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::future::Future;
+use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
+use pin_project_lite::pin_project;
 use slab::Slab;
 use sluice_core::{ConnInfo, Moment, Reason};
 use smallvec::SmallVec;
@@ -65,20 +66,10 @@ impl Conn {
         }
     }
 
-    /// Runs the life of the connection, unless it is told to end before.
-    ///
-    /// # Errors
-    /// The reason given to [`Conn::kill`].
-    pub async fn live<T>(&self, life: impl Future<Output = T>) -> Result<T, Reason> {
-        let mut life = pin!(life);
-        poll_fn(|cx| {
-            if let Some(why) = self.killed.get() {
-                return Poll::Ready(Err(why));
-            }
-            self.listen(cx);
-            life.as_mut().poll(cx).map(Ok)
-        })
-        .await
+    /// Runs the life of the connection, unless it is told to end before: then the reason given to
+    /// [`Conn::kill`] is the error.
+    pub const fn live<F: Future>(&self, life: F) -> Live<'_, F> {
+        Live { conn: self, life }
     }
 
     fn listen(&self, cx: &Context<'_>) {
@@ -88,20 +79,61 @@ impl Conn {
         }
     }
 
-    /// Runs a phase until it is done or `by` has come.
-    ///
-    /// # Errors
-    /// [`Late`] when `by` came first.
-    pub async fn until<T>(&self, by: Moment, phase: impl Future<Output = T>) -> Result<T, Late> {
+    /// Runs a phase until it is done, or `by` has come: then the error is [`Late`].
+    pub fn until<F: Future>(&self, by: Moment, phase: F) -> Until<'_, F> {
         self.deadline.set(by);
-        let mut phase = pin!(phase);
-        let done = poll_fn(|cx| match phase.as_mut().poll(cx) {
-            Poll::Ready(value) => Poll::Ready(Ok(value)),
-            Poll::Pending => self.deadline.poll(cx).map(|()| Err(Late)),
-        })
-        .await;
-        self.deadline.set(Moment::NEVER);
-        done
+        Until { conn: self, phase }
+    }
+}
+
+// Futures by hand: an `async fn` would keep its argument twice, and a connection lives in there.
+pin_project! {
+    /// See [`Conn::live`].
+    #[derive(Debug)]
+    pub struct Live<'a, F> {
+        conn: &'a Conn,
+        #[pin]
+        life: F,
+    }
+}
+
+impl<F: Future> Future for Live<'_, F> {
+    type Output = Result<F::Output, Reason>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        if let Some(why) = this.conn.killed.get() {
+            return Poll::Ready(Err(why));
+        }
+        this.conn.listen(cx);
+        this.life.poll(cx).map(Ok)
+    }
+}
+
+pin_project! {
+    /// See [`Conn::until`].
+    #[derive(Debug)]
+    pub struct Until<'a, F> {
+        conn: &'a Conn,
+        #[pin]
+        phase: F,
+    }
+}
+
+impl<F: Future> Future for Until<'_, F> {
+    type Output = Result<F::Output, Late>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let done = match this.phase.poll(cx) {
+            Poll::Ready(value) => Ok(value),
+            Poll::Pending => {
+                ready!(this.conn.deadline.poll(cx));
+                Err(Late)
+            }
+        };
+        this.conn.deadline.set(Moment::NEVER);
+        Poll::Ready(done)
     }
 }
 
