@@ -17,3 +17,8 @@ pub mod wait;
 pub use certificates::Authority;
 pub use running::Running;
 pub use running::Sluice;
+
+/// Raises this process's limit of open files as far as it goes, and returns it.
+pub fn raise_file_limit() -> u64 {
+    sluice_sys::process::raise_file_limit()
+}

@@ -218,6 +218,14 @@ impl Running {
         http::get(admin, path).unwrap_or_else(|error| panic!("{path}: {error}\n{}", self.log()))
     }
 
+    /// The admin address.
+    ///
+    /// # Panics
+    /// When the configuration has none.
+    pub const fn admin_addr(&self) -> SocketAddr {
+        self.admin.expect("the configuration has an admin address")
+    }
+
     /// The items of a page.
     pub fn items(&self, path: &str) -> Vec<Value> {
         let (status, body) = self.page(&format!("{path}?format=json"));

@@ -427,9 +427,19 @@ impl UdpSlot {
 
     /// Brings the answers of a flow back to its client, for as long as it lasts.
     async fn answer(self: Rc<Self>, id: FlowId, flow: Rc<Flow>) {
+        let mut in_error = pin!(flow.upstream.ready(Interest::ERROR));
         let why = poll_fn(|cx| {
             loop {
-                if let Err(error) = ready!(flow.upstream.poll_recv_ready(cx)) {
+                let failure = match flow.upstream.poll_recv_ready(cx) {
+                    Poll::Ready(ready) => ready.err(),
+                    // An ICMP error makes a socket fail, not readable.
+                    Poll::Pending => {
+                        let failed = ready!(in_error.as_mut().poll(cx)).map(drop);
+                        failed.err().or_else(|| flow.upstream.take_error().ok().flatten())
+                    }
+                };
+                if let Some(error) = failure {
+                    flow.listener.cells.icmp.increment();
                     flow.info.note(error);
                     return Poll::Ready(reasons::FLOW_ICMP);
                 }

@@ -1,0 +1,189 @@
+//! The command line: exit codes, messages, the demo.
+
+use std::process::{Command, Output};
+
+use sluice_testkit::{Sluice, tools};
+
+fn sluice(args: &[&str]) -> Output {
+    tools::run(Command::new(Sluice::binary()).args(args))
+}
+
+fn out(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// What `check` says of a configuration, with the folder taken out of it.
+fn check(yaml: &str) -> (Option<i32>, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("sluice.yaml");
+    std::fs::write(&path, yaml).unwrap();
+    let output = sluice(&["check", path.to_str().unwrap()]);
+    let shown = format!("{}/", folder.path().display());
+    (output.status.code(), out(&output).replace(&shown, ""))
+}
+
+/// Compares with a page in `tests/messages/`; with UPDATE=1 it is written anew.
+#[track_caller]
+fn snapshot(name: &str, text: &str) {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("messages")
+        .join(format!("{name}.txt"));
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, text).unwrap();
+    }
+    let expected = std::fs::read_to_string(&path)
+        .unwrap_or_else(|_| panic!("{} is not there; UPDATE=1 writes it", path.display()));
+    assert_eq!(text, expected, "{name}: UPDATE=1 takes the new text");
+}
+
+#[test]
+fn every_kind_of_bad_configuration_has_its_message() {
+    let cases = [
+        (
+            "fields",
+            "admin: { adress: 127.0.0.1:0 }\nlisteners: [{ name: a, address: 127.0.0.1:0, relay: up, conect: 1 }]\nclusters: { up: { endpoints: [127.0.0.1:1], connect_timeout: 5, balance: maglef } }\n",
+        ),
+        ("yaml", "listeners: [{ name: a\n"),
+        (
+            "duplicate-key",
+            "clusters:\n  up: { endpoints: [127.0.0.1:1] }\n  up: { endpoints: [127.0.0.1:2] }\n",
+        ),
+        (
+            "names",
+            "listeners:\n  - { name: a, address: 127.0.0.1:7001, relay: upp, filters: [{ denny: [10.0.0.0/8] }] }\n  - { name: a, address: 127.0.0.1:7001, relay: up }\nclusters: { up: { endpoints: [127.0.0.1:1] } }\n",
+        ),
+        (
+            "chains",
+            "listeners:\n  - name: a\n    address: 127.0.0.1:7001\n    chains:\n      - { match: { sni: [a.test, b.test] }, relay: up }\n      - { match: { sni: b.test }, relay: up }\n      - { match: { protocol: redis, sni: c.test }, relay: up }\n      - { match: { port: 9 }, relay: up }\n      - { match: { protocol: ssh } }\nclusters: { up: { endpoints: [127.0.0.1:1] } }\n",
+        ),
+        (
+            "files",
+            "listeners:\n  - name: a\n    address: 127.0.0.1:7001\n    tls: { certificates: [{ cert: none.pem, key: none.key }] }\n    relay: up\nclusters: { up: { endpoints: [127.0.0.1:1], tls: { ca: none.pem } } }\naccess_log: [{ sink: nowhere/log, format: \"%DURATOIN%\" }]\n",
+        ),
+        (
+            "values",
+            "listeners: [{ name: \"a b\", address: localhost:80, relay: up, inspect: { bytes: 16KB, timeout: 1.5s } }]\nclusters: { up: { endpoints: [127.0.0.1, \"::1:80\"], connect_attempts: many } }\nlimits: { inspect_bytes: 1GiB, worker_pips: 5 }\n",
+        ),
+        (
+            "warnings",
+            "admin: { address: 0.0.0.0:9901 }\nlisteners: [{ name: a, address: 127.0.0.1:7001, relay: { cluster: up, hash: source_ip } }]\nclusters: { up: { endpoints: [127.0.0.1:1], tls: { verify: none } }, spare: { endpoints: [127.0.0.1:2] } }\n",
+        ),
+    ];
+    for (name, yaml) in cases {
+        let (code, text) = check(yaml);
+        assert_eq!(code, Some(if name == "warnings" { 0 } else { 3 }), "{name}: {text}");
+        snapshot(name, &text);
+    }
+}
+
+#[test]
+fn a_certificate_that_does_not_fit_its_key_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = sluice_testkit::Authority::new(folder.path());
+    authority.issue("one", &["a.test"]);
+    authority.issue("two", &["a.test"]);
+    let path = folder.path().join("sluice.yaml");
+    std::fs::write(&path, "listeners: [{ name: a, address: 127.0.0.1:0, tls: { certificates: [{ cert: one.pem, key: two.key }] }, relay: up }]\nclusters: { up: { endpoints: [127.0.0.1:1] } }\n").unwrap();
+    let output = sluice(&["check", "--format", "json", path.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(3));
+    let page: serde_json::Value = serde_json::from_str(&out(&output)).unwrap();
+    assert_eq!(page["errors"], 1);
+    assert!(
+        page["findings"][0]["message"].as_str().unwrap().contains("does not fit the certificate")
+    );
+    assert_eq!(page["findings"][0]["place"]["line"], 1);
+}
+
+#[test]
+fn an_alias_bomb_is_refused_and_a_bad_configuration_never_starts() {
+    let mut bomb = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x]\n");
+    for n in 1..12 {
+        bomb.push_str(&format!("a{n}: &a{n} [{}]\n", vec![format!("*a{}", n - 1); 9].join(", ")));
+    }
+    let (code, text) = check(&bomb);
+    assert!(code == Some(3) && text.contains("aliases unfold to too much"), "{text}");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("bad.yaml");
+    std::fs::write(&path, "listeners: [{}]").unwrap();
+    let output = sluice(&["run", "-c", path.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(3));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("`name` is missing"));
+}
+
+#[test]
+fn several_files_are_one_configuration() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(
+        folder.path().join("10-a.yaml"),
+        "listeners: [{ name: a, address: 127.0.0.1:0, relay: up }]\n",
+    )
+    .unwrap();
+    std::fs::write(
+        folder.path().join("20-b.yaml"),
+        "clusters: { up: { endpoints: [127.0.0.1:1] } }\n",
+    )
+    .unwrap();
+    let path = folder.path().to_str().unwrap();
+    assert_eq!(sluice(&["check", path]).status.code(), Some(0));
+    std::fs::write(
+        folder.path().join("30-c.yaml"),
+        "clusters: { up: { endpoints: [127.0.0.1:2] } }\n",
+    )
+    .unwrap();
+    let text = out(&sluice(&["check", path]));
+    assert!(
+        text.contains("`up` stands in two files")
+            && text.contains("30-c.yaml")
+            && text.contains("20-b.yaml"),
+        "{text}"
+    );
+}
+
+#[test]
+fn what_explain_prints_means_the_same() {
+    for name in ["database.yaml", "mixed-port.yaml", "udp-affinity.yaml", "passthrough.yaml"] {
+        let path = format!("{}/../config/{name}", env!("CARGO_MANIFEST_DIR"));
+        let long = out(&sluice(&["explain", &path]));
+        let folder = tempfile::tempdir().unwrap();
+        let copy = folder.path().join("long.yaml");
+        std::fs::write(&copy, &long).unwrap();
+        assert_eq!(out(&sluice(&["explain", copy.to_str().unwrap()])), long, "{name}");
+        let json = |path: &str| out(&sluice(&["explain", "--format", "json", path]));
+        assert_eq!(json(&path), json(copy.to_str().unwrap()), "{name}");
+    }
+}
+
+#[test]
+fn generated_documents_are_up_to_date() {
+    for (page, command) in [("reference.md", "reference"), ("schema.json", "schema")] {
+        let path = format!("{}/../docs/{page}", env!("CARGO_MANIFEST_DIR"));
+        let text = std::fs::read_to_string(path).unwrap();
+        assert!(out(&sluice(&[command])) == text, "docs/{page}: `cargo xtask docs` writes it anew");
+    }
+}
+
+#[test]
+fn the_demo_drives_every_path_and_names_the_one_that_fails() {
+    let output = sluice(&["demo", "--check"]);
+    assert_eq!(output.status.code(), Some(0), "{}", out(&output));
+    let output = sluice(&["demo", "--check", "--without", "udp"]);
+    let text = out(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(
+        text.contains("FAILED  udp")
+            && text.contains("ok      tcp")
+            && text.contains("failed: udp"),
+        "{text}"
+    );
+}
+
+#[test]
+fn small_commands() {
+    assert!(out(&sluice(&["--version"])).starts_with("sluice 0."));
+    assert!(out(&sluice(&["completions", "bash"])).contains("_sluice"));
+    assert!(out(&sluice(&["explain", "--limits"])).contains("inspect_bytes"));
+    assert!(out(&sluice(&["explain", "--reasons"])).contains("upstream.connect_timeout"));
+    assert_eq!(sluice(&["run"]).status.code(), Some(2));
+    assert_eq!(sluice(&["check", "/nowhere/at/all.yaml"]).status.code(), Some(3));
+}

@@ -1,0 +1,348 @@
+//! Reload, drain, endpoints that come and go, the admin pages.
+
+use std::io::{Read as _, Write as _};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use sluice_testkit::peers::{Server, connect, exchange, read, read_to_end};
+use sluice_testkit::{Authority, Sluice, http, tools, wait};
+
+fn relay(endpoints: &str, more: &str) -> String {
+    format!(
+        "listeners: [{{ name: a, address: 127.0.0.1:0, relay: up }}]\nclusters: {{ up: {{ endpoints: [{endpoints}]{more} }} }}\n"
+    )
+}
+
+fn quoted(server: &Server) -> String {
+    format!("\"{}\"", server.addr())
+}
+
+#[test]
+fn a_reload_changes_new_connections_only_and_a_bad_one_nothing() {
+    let (one, two) = (Server::greeter("one"), Server::greeter("two"));
+    let sluice = Sluice::new().expect_warning("reload failed").start(&relay(&quoted(&one), ""));
+    let mut old = connect(sluice.addr("a"));
+    assert_eq!(read(&mut old, 3), b"one");
+    let before = sluice.addr("a");
+    assert_eq!(sluice.reload(&relay(&quoted(&two), "")), "applied");
+    assert_eq!(sluice.addr("a"), before, "the socket is kept");
+    assert_eq!(read(&mut connect(before), 3), b"two");
+    assert_eq!(exchange(&mut old, b"still"), b"still");
+    // The same, written otherwise.
+    let same = format!(
+        "# a comment\nclusters:\n  up:\n    endpoints: [{{ address: {}, weight: 1 }}]\nlisteners:\n  - name: a\n    address: [127.0.0.1:0]\n    relay: {{ cluster: up }}\n",
+        quoted(&two)
+    );
+    assert_eq!(sluice.reload(&same), "unchanged");
+    assert_eq!(
+        sluice.reload("listeners: [{ name: a, address: 127.0.0.1:0, relay: gone }]"),
+        "failed"
+    );
+    assert_eq!(read(&mut connect(before), 3), b"two");
+    assert!(
+        sluice.items("/config")[0]["last_failure"]
+            .as_str()
+            .unwrap()
+            .contains("there is no cluster `gone`")
+    );
+    assert!(sluice.log().contains("clusters: ~up"), "{}", sluice.log());
+}
+
+#[test]
+fn a_watched_file_reloads_by_itself_and_so_does_a_certificate() {
+    if !tools::have(&["openssl"]) {
+        return;
+    }
+    let kit = Sluice::new().watching().expect_warning("does not load");
+    let authority = Authority::new(kit.folder());
+    authority.issue("cert", &["a.test"]);
+    let server = Server::echo();
+    let yaml = |more: &str| {
+        format!(
+            "listeners: [{{ name: a, address: 127.0.0.1:0, tls: {{ certificates: [{{ cert: cert.pem, key: cert.key }}] }}, relay: up }}]\n\
+             clusters: {{ up: {{ endpoints: [{}]{more} }} }}\n",
+            quoted(&server)
+        )
+    };
+    let sluice = kit.start(&yaml(""));
+    assert_eq!(sluice.reload(&yaml(", connect_attempts: 2")), "applied");
+    let serial = || sluice.items("/config")[0]["certificates"][0]["serial"].to_string();
+    let first = serial();
+    // A connection that is open while the certificate changes goes on.
+    let mut client = tools::command("openssl")
+        .args(["s_client", "-quiet", "-connect", &sluice.addr("a").to_string(), "-CAfile"])
+        .arg(sluice.folder().join("ca.pem"))
+        .args(["-verify_quiet", "-servername", "a.test"])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let (mut say, mut hear) = (client.stdin.take().unwrap(), client.stdout.take().unwrap());
+    let mut talk = |words: &[u8]| {
+        say.write_all(words).unwrap();
+        let mut got = vec![0; words.len()];
+        hear.read_exact(&mut got).unwrap();
+        assert_eq!(got, words);
+    };
+    talk(b"before");
+    authority.issue("cert", &["a.test"]);
+    wait::until("the new certificate", || (serial() != first).then_some(()));
+    talk(b"after");
+    // One that does not load leaves the one in use.
+    let second = serial();
+    std::fs::write(sluice.folder().join("cert.pem"), "no certificate").unwrap();
+    wait::until("the error to be told", || {
+        sluice.log().contains("the one in use stays").then_some(())
+    });
+    assert_eq!(serial(), second);
+    talk(b"still");
+    // With -quiet it does not end when its input does.
+    client.kill().unwrap();
+    client.wait().unwrap();
+}
+
+#[test]
+fn a_drain_lets_connections_end_and_tells_who_remains() {
+    let server = Server::echo();
+    let mut sluice = Sluice::new().start(&relay(&quoted(&server), ""));
+    let at = sluice.addr("a");
+    let mut open = connect(at);
+    assert_eq!(exchange(&mut open, b"x"), b"x");
+    sluice.signal("TERM");
+    wait::until("the drain to tell", || sluice.log().contains("a: 1").then_some(()));
+    assert_eq!(sluice.page("/ready"), (503, "draining\n".into()));
+    wait::until("new connections to be refused", || {
+        std::net::TcpStream::connect(at).is_err().then_some(())
+    });
+    assert_eq!(exchange(&mut open, b"still here"), b"still here");
+    drop(open);
+    assert!(sluice.wait_end().success());
+    assert_eq!(sluice.records().len(), 1);
+    assert_eq!(sluice.records()[0]["reason"], "end.done");
+}
+
+#[test]
+fn a_drain_has_a_deadline_and_a_second_signal_ends_it_at_once() {
+    let server = Server::echo();
+    for (drain, signals, reason) in [("200ms", 1, "end.drain"), ("1h", 2, "end.forced")] {
+        let yaml = relay(&quoted(&server), "") + &format!("drain: {{ timeout: {drain} }}\n");
+        let mut sluice = Sluice::new().expect_warning("the drain deadline has come").start(&yaml);
+        let mut open = connect(sluice.addr("a"));
+        assert_eq!(exchange(&mut open, b"x"), b"x");
+        sluice.signal("TERM");
+        if signals == 2 {
+            wait::until("the drain to begin", || sluice.log().contains("draining").then_some(()));
+            sluice.signal("TERM");
+        }
+        assert!(sluice.wait_end().success());
+        assert_eq!(sluice.records()[0]["reason"], reason);
+    }
+}
+
+#[test]
+fn a_stop_under_load_cuts_nobody_off() {
+    let server = Server::echo();
+    let mut sluice = Sluice::new().start(&relay(&quoted(&server), ""));
+    let at = sluice.addr("a");
+    let (stop, done) = (AtomicBool::new(false), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..16 {
+            scope.spawn(|| {
+                while !stop.load(Ordering::SeqCst) {
+                    // Once it is stopping nobody new is let in; whoever is in is served to the end.
+                    let Ok(mut client) = std::net::TcpStream::connect(at) else { return };
+                    // One that the kernel queued while the socket was closed is reset before its
+                    // first answer; whoever had an answer is served to the end.
+                    let mut first = [0; 1];
+                    if client.write_all(b"0").is_err() || client.read_exact(&mut first).is_err() {
+                        return;
+                    }
+                    for _ in 0..20 {
+                        assert_eq!(exchange(&mut client, b"0123456789"), b"0123456789");
+                        done.fetch_add(1, Ordering::SeqCst);
+                    }
+                }
+            });
+        }
+        wait::until("some exchanges", || (done.load(Ordering::SeqCst) > 500).then_some(()));
+        sluice.signal("TERM");
+        assert!(sluice.wait_end().success());
+        stop.store(true, Ordering::SeqCst);
+    });
+    assert!(
+        sluice
+            .records()
+            .iter()
+            .all(|record| record["reason"] == "end.done" || record["reason"] == "downstream.reset"),
+        "{:#?}",
+        sluice.records()
+    );
+}
+
+#[test]
+fn connections_of_a_removed_endpoint_do_as_the_cluster_says() {
+    let (one, two) = (Server::greeter("1"), Server::greeter("2"));
+    for (policy, ends) in [("keep", false), ("close", true), ("{ drain: 100ms }", true)] {
+        let more = format!(", on_endpoint_removed: {policy}");
+        let sluice = Sluice::new().start(&relay(&quoted(&one), &more));
+        let mut open = connect(sluice.addr("a"));
+        assert_eq!(read(&mut open, 1), b"1");
+        assert_eq!(sluice.reload(&relay(&quoted(&two), &more)), "applied");
+        if ends {
+            let _ = read_to_end(&mut open);
+            sluice.record_of("end.endpoint_removed");
+        } else {
+            assert_eq!(exchange(&mut open, b"on"), b"on");
+        }
+        assert_eq!(read(&mut connect(sluice.addr("a")), 1), b"2");
+    }
+}
+
+#[test]
+fn checks_find_the_dead_and_the_risen() {
+    let port = tools::free_port();
+    let alive = Server::greeter("alive");
+    let sluice = Sluice::new().expect_warning("endpoint is unhealthy").start(&relay(
+        &format!("127.0.0.1:{port}, {}", quoted(&alive)),
+        ", connect_attempts: 1, outlier: none, health: { tcp: {}, interval: 50ms, timeout: 1s, unhealthy_after: 2, healthy_after: 2 }",
+    ));
+    let healthy = || {
+        let endpoints = sluice.items("/clusters")[0]["endpoints"].clone();
+        endpoints.as_array().unwrap().iter().filter(|endpoint| endpoint["healthy"] == true).count()
+    };
+    wait::until("the dead one to be found", || (healthy() == 1).then_some(()));
+    for _ in 0..10 {
+        assert_eq!(read(&mut connect(sluice.addr("a")), 5), b"alive");
+    }
+    let risen =
+        Server::start_at(([127, 0, 0, 1], port).into(), |mut stream| stream.write_all(b"risen"));
+    wait::until("the risen one to be found", || (healthy() == 2).then_some(()));
+    wait::until("the risen one to serve", || {
+        (read(&mut connect(sluice.addr("a")), 5) == b"risen").then_some(())
+    });
+    drop((alive, risen));
+    wait::until("all to be found dead", || (healthy() == 0).then_some(()));
+    assert!(read_to_end(&mut connect(sluice.addr("a"))).1.is_empty());
+    sluice.record_of("upstream.no_healthy");
+}
+
+#[test]
+fn host_names_are_looked_up_and_the_last_good_answer_is_kept() {
+    if !tools::have(&["dnsmasq"]) {
+        return;
+    }
+    let server = Server::greeter("found");
+    let port = tools::free_port();
+    let dns = |address: &str| {
+        let mut command = tools::command("dnsmasq");
+        command.args([
+            "--keep-in-foreground",
+            "--no-resolv",
+            "--no-hosts",
+            "--conf-file=/dev/null",
+            "--bind-interfaces",
+            "--user=root",
+        ]);
+        command.args([
+            "--listen-address=127.0.0.1",
+            "--local-ttl=1",
+            &format!("--port={port}"),
+            &format!("--address=/db.test/{address}"),
+        ]);
+        tools::serve(&mut command, ([127, 0, 0, 1], port).into())
+    };
+    let running = dns("127.0.0.1");
+    let yaml = relay(
+        &format!("\"db.test:{}\"", server.addr().port()),
+        &format!(", dns: {{ servers: [127.0.0.1:{port}] }}"),
+    );
+    let sluice = Sluice::new().expect_warning("look-up failed").start(&yaml);
+    assert_eq!(read(&mut connect(sluice.addr("a")), 5), b"found");
+    drop(running);
+    wait::until("a look-up to fail", || {
+        (sluice.metric("sluice_dns_lookups_total", "failed") > 0).then_some(())
+    });
+    assert_eq!(read(&mut connect(sluice.addr("a")), 5), b"found");
+    assert!(
+        sluice.items("/clusters")[0]["resolver"]["db.test"]
+            .as_str()
+            .unwrap()
+            .contains("the last good answer is kept")
+    );
+    let _running = dns("127.0.0.77");
+    wait::until("the new address", || {
+        (sluice.items("/clusters")[0]["endpoints"][0]["address"]
+            == format!("127.0.0.77:{}", server.addr().port()))
+        .then_some(())
+    });
+}
+
+#[test]
+fn admin_pages_are_read_only_and_say_what_they_are() {
+    let server = Server::echo();
+    let sluice = Sluice::new().start(&relay(&quoted(&server), ""));
+    let admin = sluice.log();
+    assert!(admin.contains("ready"));
+    assert!(sluice.page("/").1.contains("/metrics"));
+    assert_eq!(sluice.page("/ready"), (200, "ready\n".into()));
+    let (status, body) = sluice.page("/nowhere");
+    assert_eq!(status, 404);
+    assert!(body.contains("\"code\":\"not_found\""), "{body}");
+    let address = sluice.admin_addr();
+    let (status, body) = http::request(address, "POST", "/config").unwrap();
+    assert!(status == 405 && body.contains("read-only"), "{status} {body}");
+    let page = sluice.page("/listeners").1;
+    assert!(page.contains("name: a\n") && page.contains(&sluice.addr("a").to_string()), "{page}");
+    let config = &sluice.items("/config")[0];
+    assert_eq!(config["config"]["clusters"]["up"]["balance"], "round_robin");
+}
+
+#[test]
+fn log_files_are_opened_anew() {
+    let server = Server::echo();
+    let sluice = Sluice::new().start(&relay(&quoted(&server), ""));
+    drop(connect(sluice.addr("a")));
+    sluice.record_of("end.done");
+    let (log, moved) = (sluice.folder().join("records.json"), sluice.folder().join("records.1"));
+    std::fs::rename(&log, &moved).unwrap();
+    sluice.signal("USR1");
+    wait::until("the file to be there again", || log.exists().then_some(()));
+    drop(connect(sluice.addr("a")));
+    sluice.record_of("end.done");
+    // The books are kept in one file.
+    let all = std::fs::read_to_string(&moved).unwrap() + &std::fs::read_to_string(&log).unwrap();
+    std::fs::write(&log, all).unwrap();
+}
+
+#[test]
+fn thousands_of_idle_connections() {
+    // Two descriptors a connection in Sluice, two in this process.
+    let limit: usize = tools::must(tools::command("sh").args(["-c", "ulimit -Hn"]))
+        .trim()
+        .parse()
+        .unwrap_or(1_048_576);
+    let count = 8000.min(limit.saturating_sub(500) / 2);
+    let raised = sluice_testkit::raise_file_limit();
+    let count = count.min(usize::try_from(raised).unwrap_or(usize::MAX).saturating_sub(500) / 2);
+    let server = Server::start(|mut stream| {
+        // No thread waits for an idle client.
+        let got = read(&mut stream, 1);
+        stream.write_all(&got)?;
+        std::mem::forget(stream);
+        Ok(())
+    });
+    let yaml = relay(&quoted(&server), ", connect_timeout: 30s") + "drain: { timeout: 200ms }\n";
+    let sluice = Sluice::new().expect_warning("the drain deadline has come").start(&yaml);
+    let mut clients = Vec::with_capacity(count);
+    for _ in 0..count {
+        let mut client = connect(sluice.addr("a"));
+        assert_eq!(exchange(&mut client, b"x"), b"x");
+        clients.push(client);
+    }
+    assert_eq!(
+        sluice.metric("sluice_listener_connections_active", ""),
+        i64::try_from(count).unwrap()
+    );
+    // The services keep their sockets, so that the drain has half-closed connections to end.
+    drop(clients);
+}
