@@ -1,4 +1,5 @@
 //! The command line: exit codes, messages, the demo.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::process::{Command, Output};
 

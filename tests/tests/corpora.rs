@@ -1,4 +1,5 @@
 //! The corpora of the fuzz targets, replayed by a plain test: what was found once is not forgotten.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::path::Path;
 
@@ -9,9 +10,9 @@ fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {
     let files =
         std::fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
     let read = |entry: std::fs::DirEntry| {
-        (entry.path().display().to_string(), std::fs::read(entry.path()).unwrap())
+        (entry.path().display().to_string(), std::fs::read(entry.path()).expect("it is read"))
     };
-    let all: Vec<_> = files.map(|entry| read(entry.unwrap())).collect();
+    let all: Vec<_> = files.map(|entry| read(entry.expect("it is listed"))).collect();
     let bytes: usize = all.iter().map(|(_, bytes)| bytes.len()).sum();
     assert!(
         !all.is_empty() && bytes <= 1 << 20,

@@ -1,4 +1,5 @@
 //! Filters, PROXY headers, time-outs, slow and odd peers.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::io::Write as _;
 use std::net::Shutdown;

@@ -1,4 +1,5 @@
 //! Reload, drain, endpoints that come and go, the admin pages.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::io::{Read as _, Write as _};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

@@ -1,4 +1,5 @@
 //! PostgreSQL behind Sluice: by name, with STARTTLS, under load while the configuration changes.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -18,7 +19,7 @@ struct Postgres {
 impl Postgres {
     /// Starts one whose certificate is `FILE.pem` of `certs`.
     fn start(certs: &Path, file: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = tempfile::tempdir().expect("a temporary folder");
         let mut server = Self { folder, port: tools::free_port(), runs: false };
         let data = server.folder.path().join("data");
         for kind in ["pem", "key"] {
@@ -26,7 +27,7 @@ impl Postgres {
                 certs.join(format!("{file}.{kind}")),
                 server.folder.path().join(format!("server.{kind}")),
             )
-            .unwrap();
+            .expect("the certificate is copied");
         }
         let own = |command: &mut Command| tools::must(command);
         if is_root() {

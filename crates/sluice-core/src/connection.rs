@@ -187,7 +187,7 @@ pub struct ConnInfo {
     /// Where it was meant for: the local address, or what a trusted PROXY header says.
     pub destination: Cell<Peer>,
     /// What inspection found.
-    pub facts: OnceCell<Facts>,
+    pub facts: OnceCell<Box<Facts>>,
     /// What inspection found inside a terminated stream.
     pub inner_facts: RefCell<Option<Box<Facts>>>,
     /// The chain that was selected.
@@ -235,7 +235,7 @@ impl ConnInfo {
     /// The facts that are nearest to the data: those inside TLS, where it was opened and looked into.
     pub fn nearest_facts(&self) -> Facts {
         let inner = self.inner_facts.borrow().as_deref().cloned();
-        inner.or_else(|| self.facts.get().cloned()).unwrap_or_default()
+        inner.or_else(|| self.facts.get().map(|facts| Facts::clone(facts))).unwrap_or_default()
     }
 
     /// Counts bytes from the client.

@@ -5,8 +5,9 @@
 //! one reason and leaves one record, whatever happens, panics included.
 
 use std::cell::Cell;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::Poll;
@@ -17,10 +18,12 @@ use sluice_core::reason::end;
 use sluice_core::{Facts, Protocol, Reason, Verdict};
 use sluice_io::tls::HandshakeError;
 use sluice_io::{
-    Admit, Conn, ConnectionFilter, Inspector, RawStream, Socket, Stream, TlsStream, WorkerCx,
+    Admit, Conn, ConnectionFilter, Inspector, LocalFuture, RawStream, Socket, Stream, TlsStream,
+    WorkerCx,
 };
 use sluice_telemetry::RecordKind;
 use sluice_tls::reasons as tls_reasons;
+use smallvec::SmallVec;
 
 use crate::chain::{Chain, Inner, InnerPlan, Termination, Transport};
 use crate::inspect::{Look, Panel};
@@ -50,12 +53,8 @@ pub fn start(
     let conn = Conn::enter(worker, info);
     listener.cells.accepted.increment();
     listener.cells.active.increment();
-    let guard = EndGuard {
-        listener: Rc::clone(listener),
-        conn: Rc::clone(&conn),
-        reason: Cell::new(None),
-        admitted: Cell::new(0),
-    };
+    let guard =
+        EndGuard { listener: Rc::clone(listener), conn: Rc::clone(&conn), reason: Cell::new(None) };
     if worker.connections.len() > worker.limits.size(Limit::WorkerConnections) {
         worker
             .shard
@@ -64,16 +63,41 @@ pub fn start(
         guard.reason.set(Some(reasons::LIMIT));
         return;
     }
+    // Boxed, and gone once the handler has the stream: what an idle connection holds is small.
+    let admission = Box::pin(admission(Rc::clone(listener), conn, RawStream::new(socket)));
     worker.spawn(async move {
-        let raw = RawStream::new(socket);
-        // Not by way of a variable: it would be kept beside the future that it is moved into.
-        let ended =
-            guard.conn.live(phases(&guard.listener, &guard.conn, &guard.admitted, raw)).await;
+        let ended = guard.conn.live(serve(admission)).await;
         let reason = match ended {
-            Ok(Ok(reason) | Err(reason)) | Err(reason) => reason,
+            Ok(reason) | Err(reason) => reason,
         };
         guard.reason.set(Some(reason));
     });
+}
+
+/// From the first byte to the last.
+async fn serve(admission: Pin<Box<impl Future<Output = Result<Served, Reason>>>>) -> Reason {
+    match admission.await {
+        Ok(Served { serving, _admitted }) => serving.await,
+        Err(reason) => reason,
+    }
+}
+
+/// A connection that was let in and handed over.
+struct Served {
+    serving: LocalFuture<Reason>,
+    _admitted: Admitted,
+}
+
+/// The filters that let a connection in; on drop they are told that it has ended.
+struct Admitted {
+    conn: Rc<Conn>,
+    filters: SmallVec<[Rc<dyn ConnectionFilter>; 0]>,
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        self.filters.iter().for_each(|filter| filter.ended(&self.conn.info));
+    }
 }
 
 /// Counts the end and leaves the record when it is dropped: at the end, or when a panic unwinds.
@@ -81,8 +105,6 @@ struct EndGuard {
     listener: Rc<Listener>,
     conn: Rc<Conn>,
     reason: Cell<Option<Reason>>,
-    /// How many of the listener's filters let the connection in and want to know that it ended.
-    admitted: Cell<usize>,
 }
 
 impl Drop for EndGuard {
@@ -90,9 +112,6 @@ impl Drop for EndGuard {
         let (info, worker) = (&self.conn.info, &self.conn.worker);
         let unset = if std::thread::panicking() { end::WORKER_PANIC } else { end::FORCED };
         let reason = self.reason.get().unwrap_or(unset);
-        for filter in &self.listener.filters[..self.admitted.get()] {
-            filter.ended(info);
-        }
         let cells = &self.listener.cells;
         cells.active.decrement();
         cells.received.add(info.received.get());
@@ -105,31 +124,33 @@ impl Drop for EndGuard {
     }
 }
 
-/// Accept to Handle. `Err` is an end before the handler had the stream.
-async fn phases(
-    listener: &Listener,
-    conn: &Rc<Conn>,
-    admitted: &Cell<usize>,
+/// The phases from Accept to the beginning of Handle. `Err` is an end before the handler had the
+/// stream.
+async fn admission(
+    listener: Rc<Listener>,
+    conn: Rc<Conn>,
     raw: RawStream,
-) -> Result<Reason, Reason> {
+) -> Result<Served, Reason> {
+    let mut admitted = Admitted { conn: Rc::clone(&conn), filters: SmallVec::new() };
+    let (listener, conn) = (&*listener, &conn);
     let plan = &listener.plan;
     let mut stream = Stream::Raw(raw);
     // 1. Accept: who it comes from, and whether they may.
     if let Some(proxy) = &plan.proxy_protocol {
         Box::pin(take_proxy_header(proxy, conn, &mut stream)).await?;
     }
-    judge(&listener.filters, conn, admitted).await?;
+    admitted.judge(&listener.filters).await?;
 
     // 2. Inspect.
     if plan.inspect.needs.any() {
         let facts =
             Box::pin(inspect(&plan.inspect, &listener.inspectors, conn, &mut stream)).await?;
-        let _ = conn.info.facts.set(facts);
+        let _ = conn.info.facts.set(Box::new(facts));
     }
 
     // 3. Select.
     let none = Facts::default();
-    let facts = conn.info.facts.get().unwrap_or(&none);
+    let facts = conn.info.facts.get().map_or(&none, |facts| &**facts);
     let mut chain = select(&plan.table, &listener.chains, conn, facts)?;
 
     // 4. Transport.
@@ -151,50 +172,31 @@ async fn phases(
     drop(outer);
 
     // 5. Filter.
-    let passed = Cell::new(0);
-    let _ending = FiltersEnding { filters: &chain.filters, conn, passed: &passed };
-    judge(&chain.filters, conn, &passed).await?;
+    admitted.judge(&chain.filters).await?;
 
     // 6. Handle.
-    let Some(handler) = &chain.handler else { return Err(reasons::UNMATCHED) };
-    Ok(Rc::clone(handler).handle(stream, Rc::clone(conn)).await)
+    let handler = chain.handler.clone().ok_or(reasons::UNMATCHED)?;
+    Ok(Served { serving: handler.handle(stream, Rc::clone(conn)), _admitted: admitted })
     // 7. Log: the guard.
 }
 
-/// Tells the filters of a chain that a connection they let in has ended.
-struct FiltersEnding<'a> {
-    filters: &'a [Rc<dyn ConnectionFilter>],
-    conn: &'a Conn,
-    passed: &'a Cell<usize>,
-}
-
-impl Drop for FiltersEnding<'_> {
-    fn drop(&mut self) {
-        for filter in &self.filters[..self.passed.get()] {
-            filter.ended(&self.conn.info);
+impl Admitted {
+    async fn judge(&mut self, filters: &[Rc<dyn ConnectionFilter>]) -> Result<(), Reason> {
+        for filter in filters {
+            let verdict = match filter.admit(&self.conn.info) {
+                Admit::Now(verdict) => verdict,
+                Admit::Wait(later) => later.await,
+            };
+            match verdict {
+                Verdict::Continue => self.filters.push(Rc::clone(filter)),
+                Verdict::Reject(reason) => return Err(reason),
+            }
+            if let Some(tap) = filter.tap() {
+                self.conn.taps.borrow_mut().push(tap);
+            }
         }
+        Ok(())
     }
-}
-
-async fn judge(
-    filters: &[Rc<dyn ConnectionFilter>],
-    conn: &Conn,
-    admitted: &Cell<usize>,
-) -> Result<(), Reason> {
-    for filter in filters {
-        let verdict = match filter.admit(&conn.info) {
-            Admit::Now(verdict) => verdict,
-            Admit::Wait(later) => later.await,
-        };
-        match verdict {
-            Verdict::Continue => admitted.set(admitted.get() + 1),
-            Verdict::Reject(reason) => return Err(reason),
-        }
-        if let Some(tap) = filter.tap() {
-            conn.taps.borrow_mut().push(tap);
-        }
-    }
-    Ok(())
 }
 
 /// Ends and facts as chain selection sees them.
@@ -436,7 +438,7 @@ async fn choose_inside(
     conn: &Conn,
     stream: &mut Stream,
 ) -> Result<Rc<Chain>, Reason> {
-    let outside = conn.info.facts.get().cloned().unwrap_or_default();
+    let outside = conn.info.facts.get().map(|facts| Facts::clone(facts)).unwrap_or_default();
     let inside = if plans.needs.any() {
         let plan = InspectPlan { needs: plans.needs, ..limits.clone() };
         inspect(&plan, &inner.inspectors, conn, stream).await?

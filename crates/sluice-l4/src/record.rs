@@ -197,7 +197,11 @@ mod tests {
             postgres_user: Some("u".into()),
             ..Facts::of(sluice_core::Protocol::Postgres)
         };
-        let _ = (info.facts.set(facts), info.chain.set("c".into()), info.cluster.set("u".into()));
+        let _ = (
+            info.facts.set(Box::new(facts)),
+            info.chain.set("c".into()),
+            info.cluster.set("u".into()),
+        );
         info.upstream_local.set(peer.socket());
         info.attempts.borrow_mut().push(Attempt { endpoint: "e".into(), failure: None });
         info.note("because");

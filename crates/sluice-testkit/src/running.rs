@@ -352,15 +352,20 @@ impl Drop for Running {
     }
 }
 
-/// The metrics at a moment when nothing is open, if that comes soon; else as they are.
+/// The metrics at a moment when the books balance; best when nothing is open, if that comes soon.
+/// The cells of a connection that is ending right now are not written at once.
 fn wait_balanced(running: &Running) -> String {
-    let quiet = || {
+    let balanced = |and_quiet: bool| {
         let metrics = running.page("/metrics").1;
-        let open = sum_metric(&metrics, "sluice_listener_connections_active", "")
-            + sum_metric(&metrics, "sluice_listener_flows_active", "");
-        (open == 0).then_some(metrics)
+        let of = |name: &str| sum_metric(&metrics, name, "");
+        let open = of("sluice_listener_connections_active") + of("sluice_listener_flows_active");
+        let known = of("sluice_connection_ended_total") + of("sluice_listener_connections_active");
+        let fits = of("sluice_listener_connections_accepted_total") == known;
+        (fits && (open == 0 || !and_quiet)).then_some(metrics)
     };
-    wait::within(std::time::Duration::from_secs(2), quiet)
+    let soon = std::time::Duration::from_secs(2);
+    wait::within(soon, || balanced(true))
+        .or_else(|| wait::within(soon, || balanced(false)))
         .unwrap_or_else(|| running.page("/metrics").1)
 }
 

@@ -3,6 +3,7 @@
 //! Owns: the order of crates, the checks that rules become tests by. Refuses to know: Sluice.
 #![forbid(unsafe_code)]
 
+pub mod bench;
 pub mod packages;
 pub mod rules;
 pub mod shell;

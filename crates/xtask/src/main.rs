@@ -123,9 +123,7 @@ fn bench(group: &str, rounds: u32) -> anyhow::Result<()> {
         bail!("there is no group `{group}`; there is: l4");
     }
     run(&mut command("cargo", &["build", "--locked", "--profile", "dist", "-p", "sluice"]))?;
-    let mut python =
-        command("python3", &["benches/side_by_side.py", "--rounds", &rounds.to_string()]);
-    run(python.env("SLUICE_BIN", root().join("target/dist/sluice")))
+    xtask::bench::run(&root().join("target/dist/sluice"), rounds)
 }
 
 #[allow(clippy::print_stdout, reason = "a skipped task is said aloud")]
