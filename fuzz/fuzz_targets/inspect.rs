@@ -4,19 +4,8 @@
 use libfuzzer_sys::fuzz_target;
 use sluice_l4::inspect::{Look, Needs, Panel};
 
-const EVERYTHING: Needs = Needs {
-    tls: true,
-    postgres: true,
-    postgres_tls: true,
-    http1: true,
-    http2: true,
-    redis: true,
-    ssh: true,
-    presence: true,
-};
-
 fn decide(stream: &[u8], cut: usize) -> Look {
-    let inspectors = EVERYTHING.inspectors();
+    let inspectors = Needs::ALL.inspectors();
     let mut panel = Panel::new(&inspectors);
     let mut start = 0;
     for end in [cut.min(stream.len()), stream.len()] {

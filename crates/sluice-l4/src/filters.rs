@@ -23,8 +23,8 @@ impl Default for Filters {
     /// The filters that come with Sluice.
     fn default() -> Self {
         let mut filters = Self(BTreeMap::new());
-        filters.register(Arc::new(allow::AllowFactory));
-        filters.register(Arc::new(allow::DenyFactory));
+        filters.register(Arc::new(allow::ListFactory::Allow));
+        filters.register(Arc::new(allow::ListFactory::Deny));
         filters.register(Arc::new(connection_limit::ConnectionLimitFactory::default()));
         filters.register(Arc::new(rate_limit::RateLimitFactory::default()));
         filters

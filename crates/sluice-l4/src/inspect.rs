@@ -42,6 +42,18 @@ pub struct Needs {
 }
 
 impl Needs {
+    /// Every inspector, and requests for TLS granted.
+    pub const ALL: Self = Self {
+        tls: true,
+        postgres: true,
+        postgres_tls: true,
+        http1: true,
+        http2: true,
+        redis: true,
+        ssh: true,
+        presence: true,
+    };
+
     /// Whether the first bytes are waited for.
     pub const fn any(self) -> bool {
         self.tls

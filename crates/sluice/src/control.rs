@@ -108,6 +108,14 @@ pub(crate) async fn run(options: Options, built: Built, workshop: Workshop) -> a
         let source = Rc::new(pages::Pages(Rc::clone(&control)));
         tokio::task::spawn_local(sluice_admin::serve(socket, source, limit));
     }
+    let (changed, mut changes) = mpsc::channel(1);
+    let mut watcher = options.watch.then(|| watch::Watcher::new(changed.clone()));
+    if let Some(watcher) = &mut watcher {
+        watcher.follow(&control.in_force.borrow().built.watched());
+        // A change between reading and watching would be seen by nobody: look once.
+        let _ = changed.try_send(());
+    }
+    let mut settling = watch::Settling::default();
     control.stage.set(Stage::Ready);
     control.report.ready();
     tracing::info!(
@@ -115,17 +123,12 @@ pub(crate) async fn run(options: Options, built: Built, workshop: Workshop) -> a
         listeners = control.in_force.borrow().built.snapshot.listeners.len(),
         "ready"
     );
-    let (changed, mut changes) = mpsc::channel(1);
-    let mut watcher = options.watch.then(|| watch::Watcher::new(changed));
-    if let Some(watcher) = &mut watcher {
-        watcher.follow(&control.in_force.borrow().built.watched());
-    }
     loop {
         let trigger = tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             _ = hangup.recv() => Trigger::Signal,
-            Some(()) = watch::settled(&mut changes) => Trigger::Watch,
+            Some(()) = settling.settled(&mut changes) => Trigger::Watch,
             _ = user.recv() => {
                 control.log.reopen();
                 tracing::info!("log files opened anew");
@@ -253,11 +256,10 @@ impl Control {
                 tracing::info!(snapshot = number, "reloaded: {diff}");
                 "applied"
             }
+            // Files are touched for many reasons; only who asked for it wants to hear of it.
+            Ok(None) if trigger == Trigger::Watch => return,
             Ok(None) => {
-                // Files are touched for many reasons; only who asked for it wants to hear of it.
-                if trigger == Trigger::Signal {
-                    tracing::info!("reload: nothing changed");
-                }
+                tracing::info!("reload: nothing changed");
                 "unchanged"
             }
             Err(error) => {

@@ -8,21 +8,28 @@ use sluice_io::{Admit, ConnectionFilter, FilterFactory, FilterPlan, WorkerCx};
 
 use crate::reasons;
 
-/// `allow: [127.0.0.0/8]`: only these sources may connect.
+/// `allow: [127.0.0.0/8]`: only these sources may connect; `deny: [192.0.2.0/24]`: these may not.
 #[derive(Debug)]
-pub struct AllowFactory;
+pub enum ListFactory {
+    /// `allow`.
+    Allow,
+    /// `deny`.
+    Deny,
+}
 
-/// `deny: [192.0.2.0/24]`: these sources may not connect.
-#[derive(Debug)]
-pub struct DenyFactory;
-
-impl FilterFactory for AllowFactory {
+impl FilterFactory for ListFactory {
     fn name(&self) -> &'static str {
-        "allow"
+        match self {
+            Self::Allow => "allow",
+            Self::Deny => "deny",
+        }
     }
 
     fn help(&self) -> &'static str {
-        "Only sources in these blocks may connect."
+        match self {
+            Self::Allow => "Only sources in these blocks may connect.",
+            Self::Deny => "Sources in these blocks may not connect.",
+        }
     }
 
     fn shape(&self) -> Shape {
@@ -35,45 +42,14 @@ impl FilterFactory for AllowFactory {
         at: &Path<'_>,
         diags: &mut Diags,
     ) -> Option<Arc<dyn FilterPlan>> {
-        plan(settings, at, diags, true)
+        let blocks = Vec::<Cidr>::bind(settings, at, diags)?;
+        if blocks.is_empty() {
+            let message = "expected at least one block of addresses";
+            diags.error("missing-field", settings.span, at, message);
+            return None;
+        }
+        Some(Arc::new(Blocks { blocks: blocks.into(), allow: matches!(self, Self::Allow) }))
     }
-}
-
-impl FilterFactory for DenyFactory {
-    fn name(&self) -> &'static str {
-        "deny"
-    }
-
-    fn help(&self) -> &'static str {
-        "Sources in these blocks may not connect."
-    }
-
-    fn shape(&self) -> Shape {
-        Vec::<Cidr>::shape()
-    }
-
-    fn check(
-        &self,
-        settings: &Node,
-        at: &Path<'_>,
-        diags: &mut Diags,
-    ) -> Option<Arc<dyn FilterPlan>> {
-        plan(settings, at, diags, false)
-    }
-}
-
-fn plan(
-    settings: &Node,
-    at: &Path<'_>,
-    diags: &mut Diags,
-    allow: bool,
-) -> Option<Arc<dyn FilterPlan>> {
-    let blocks = Vec::<Cidr>::bind(settings, at, diags)?;
-    if blocks.is_empty() {
-        diags.error("missing-field", settings.span, at, "expected at least one block of addresses");
-        return None;
-    }
-    Some(Arc::new(Blocks { blocks: blocks.into(), allow }))
 }
 
 /// The filter itself; it has no state, so that plan and filter are one.

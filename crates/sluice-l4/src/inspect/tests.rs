@@ -3,17 +3,6 @@
 use super::*;
 use proptest::prelude::*;
 
-const EVERYTHING: Needs = Needs {
-    tls: true,
-    postgres: true,
-    postgres_tls: true,
-    http1: true,
-    http2: true,
-    redis: true,
-    ssh: true,
-    presence: true,
-};
-
 /// A ClientHello body with these extensions.
 fn hello(extensions: &[(u16, Vec<u8>)]) -> Vec<u8> {
     let mut body = vec![3, 3];
@@ -86,13 +75,13 @@ fn decide(needs: Needs, stream: &[u8], cuts: &[usize]) -> (Look, Vec<u8>) {
 /// Checks a stream whole, cut at every byte, and byte by byte.
 #[track_caller]
 fn check(stream: &[u8], expected: &Facts) {
-    let whole = decide(EVERYTHING, stream, &[]);
+    let whole = decide(Needs::ALL, stream, &[]);
     assert_eq!(whole.0, Look::Decided(expected.clone()));
     for cut in 0..stream.len() {
-        assert_eq!(decide(EVERYTHING, stream, &[cut]), whole, "cut at {cut}");
+        assert_eq!(decide(Needs::ALL, stream, &[cut]), whole, "cut at {cut}");
     }
     let every: Vec<usize> = (0..stream.len()).collect();
-    assert_eq!(decide(EVERYTHING, stream, &every), whole, "byte by byte");
+    assert_eq!(decide(Needs::ALL, stream, &every), whole, "byte by byte");
 }
 
 fn tls_facts(sni: Option<&str>, offers: &[&str]) -> Facts {
@@ -120,7 +109,7 @@ fn a_client_hello_in_any_number_of_records() {
         check(&records(&message, size), &expected);
     }
     let bytewise = records(&hello(&[server_name("a.b")]), 1);
-    assert_eq!(decide(EVERYTHING, &bytewise, &[]).0, Look::Decided(tls_facts(Some("a.b"), &[])));
+    assert_eq!(decide(Needs::ALL, &bytewise, &[]).0, Look::Decided(tls_facts(Some("a.b"), &[])));
     check(&records(&hello(&[]), 16_384), &tls_facts(None, &[]));
 }
 
@@ -204,10 +193,10 @@ fn postgres_asks_for_tls_and_names_the_server_inside() {
     };
     let stream = [&gss[..], SSL_REQUEST, &hello].concat();
     check(&stream, &expected);
-    assert_eq!(decide(EVERYTHING, &stream, &[]).1, b"NS");
+    assert_eq!(decide(Needs::ALL, &stream, &[]).1, b"NS");
     check(&hello, &Facts { starttls: false, ..expected });
     let broken = [&SSL_REQUEST[..], b"plain text after all"].concat();
-    assert_eq!(decide(EVERYTHING, &broken, &[]).0, Look::Malformed);
+    assert_eq!(decide(Needs::ALL, &broken, &[]).0, Look::Malformed);
 }
 
 proptest! {
@@ -223,7 +212,7 @@ proptest! {
         let stream = [start, noise].concat();
         cuts.retain(|cut| *cut < stream.len());
         cuts.sort_unstable();
-        prop_assert_eq!(decide(EVERYTHING, &stream, &cuts), decide(EVERYTHING, &stream, &[]));
+        prop_assert_eq!(decide(Needs::ALL, &stream, &cuts), decide(Needs::ALL, &stream, &[]));
     }
 
     #[test]
@@ -234,6 +223,6 @@ proptest! {
         let mut stream = records(&hello(&[server_name("a.example"), alpn(&["h2"])]), 16_384);
         let at = at.min(stream.len());
         stream.splice(at..at, noise);
-        let _ = decide(EVERYTHING, &stream, &[]);
+        let _ = decide(Needs::ALL, &stream, &[]);
     }
 }

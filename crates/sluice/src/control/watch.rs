@@ -54,9 +54,25 @@ impl Watcher {
     }
 }
 
-/// Waits for a change, and then until changes stop coming.
-pub(crate) async fn settled(changes: &mut Receiver<()>) -> Option<()> {
-    changes.recv().await?;
-    while tokio::time::timeout(SETTLE, changes.recv()).await.is_ok_and(|change| change.is_some()) {}
-    Some(())
+/// Waits for changes to come and to stop coming. Holds what it has seen, so that a wait that is
+/// given up for something else loses nothing.
+#[derive(Debug, Default)]
+pub(crate) struct Settling {
+    seen: bool,
+}
+
+impl Settling {
+    /// A change that was followed by a moment of rest; `None` when there is nobody to tell of any.
+    pub(crate) async fn settled(&mut self, changes: &mut Receiver<()>) -> Option<()> {
+        if !self.seen {
+            changes.recv().await?;
+            self.seen = true;
+        }
+        while tokio::time::timeout(SETTLE, changes.recv())
+            .await
+            .is_ok_and(|change| change.is_some())
+        {}
+        self.seen = false;
+        Some(())
+    }
 }
