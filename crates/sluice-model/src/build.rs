@@ -22,8 +22,6 @@ use crate::sections::{AccessLog, Config, LogKind, SocketOptions};
 
 mod clusters;
 mod listeners;
-#[cfg(test)]
-mod tests;
 mod tls;
 
 /// What building needs from outside the configuration.
