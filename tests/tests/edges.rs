@@ -105,6 +105,10 @@ fn time_outs_end_what_does_not_move() {
         let mut client = connect(sluice.addr("a"));
         client.write_all(b"x").unwrap();
         if half_close {
+            // The end comes alone, after the byte has passed.
+            wait::until("the byte to pass", || {
+                (sluice.items("/connections")[0]["received_bytes"] == 1).then_some(())
+            });
             client.shutdown(Shutdown::Write).unwrap();
         }
         let _ = read_to_end(&mut client);

@@ -35,9 +35,4 @@ impl Sources {
         let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
         Some((line, column))
     }
-
-    /// Whether all files say the same as those of `other`.
-    pub fn same_text(&self, other: &Self) -> bool {
-        self.files == other.files
-    }
 }

@@ -79,25 +79,18 @@ impl Timers {
 pub struct Timer {
     timers: Rc<Timers>,
     key: Key,
-    at: Cell<Moment>,
 }
 
 impl Timer {
     /// A deadline that never comes until it is set.
     pub fn new(timers: &Rc<Timers>) -> Self {
         let key = timers.wheel.borrow_mut().insert(None);
-        Self { timers: Rc::clone(timers), key, at: Cell::new(Moment::NEVER) }
+        Self { timers: Rc::clone(timers), key }
     }
 
-    /// Moves the deadline. Later is cheap: it writes two fields.
+    /// Moves the deadline. Later is cheap: it writes a field.
     pub fn set(&self, at: Moment) {
-        self.at.set(at);
         self.timers.set(self.key, at);
-    }
-
-    /// The deadline.
-    pub const fn at(&self) -> Moment {
-        self.at.get()
     }
 
     /// Ready once the deadline has come; else wakes the task of `cx` then.

@@ -131,14 +131,16 @@ async fn relay(conn: &Conn, options: &RelayOptions, mut pump: Box<Pump>) -> Reas
     let (info, worker) = (&conn.info, &conn.worker);
     let end_at = info.started.after_bound(options.max_duration);
     let taps = conn.taps.take();
-    let mut moved_before = true;
+    let (mut first, mut half_closed) = (true, false);
     let stopped = poll_fn(|cx| {
         let mut moved = Moved::default();
         let polled = pump.poll(cx, worker, &taps, &mut moved);
-        if moved != Moved::default() || moved_before {
+        // An end that comes with no byte is a move too: another deadline holds from here on.
+        let ended = pump.is_half_closed() != half_closed;
+        if moved != Moved::default() || ended || first {
             info.received.set(info.received.get() + moved.received);
             info.sent.set(info.sent.get() + moved.sent);
-            moved_before = false;
+            (first, half_closed) = (false, pump.is_half_closed());
             conn.deadline.set(deadline(worker.now(), options, pump.is_half_closed()).min(end_at));
         }
         match polled {

@@ -3,17 +3,15 @@
 //! Owns: the counts, over all workers and reloads. Keeps: a count is given back when the
 //! connection that took it ends.
 
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use sluice_core::limits::Limit;
 use sluice_core::{ConnInfo, Diags, Node, Path, Setting, Shape, Verdict};
 use sluice_io::{Admit, ConnectionFilter, FilterFactory, FilterPlan, WorkerCx};
 use sluice_telemetry::Counter;
 
-use super::sources::{Sources, source_of};
-use crate::{metrics, reasons};
+use super::sources::{PerOwner, Sources, forgotten, source_of};
+use crate::reasons;
 
 sluice_core::section! {
     /// Bounds connections at once.
@@ -28,10 +26,8 @@ sluice_core::section! {
 /// The factory; holds the counts of each listener and chain that uses the filter.
 #[derive(Debug, Default)]
 pub struct ConnectionLimitFactory {
-    counts: Arc<Mutex<HashMap<String, Shared>>>,
+    counts: PerOwner<Counts>,
 }
-
-type Shared = Arc<Mutex<Counts>>;
 
 #[derive(Debug)]
 struct Counts {
@@ -42,13 +38,13 @@ struct Counts {
 #[derive(Debug)]
 struct Plan {
     settings: ConnectionLimit,
-    counts: Arc<Mutex<HashMap<String, Shared>>>,
+    counts: PerOwner<Counts>,
 }
 
 #[derive(Debug)]
 struct Filter {
     settings: ConnectionLimit,
-    counts: Shared,
+    counts: Arc<Mutex<Counts>>,
     forgotten: Counter,
 }
 
@@ -78,19 +74,15 @@ impl FilterFactory for ConnectionLimitFactory {
                 .help("set `max`, `per_source` or both");
             return None;
         }
-        Some(Arc::new(Plan { settings: bound, counts: Arc::clone(&self.counts) }))
+        Some(Arc::new(Plan { settings: bound, counts: self.counts.clone() }))
     }
 }
 
 impl FilterPlan for Plan {
     fn on_worker(&self, worker: &Rc<WorkerCx>, owner: &str) -> Rc<dyn ConnectionFilter> {
-        let bound = worker.limits.size(Limit::SourceTable);
-        let new = || Arc::new(Mutex::new(Counts { all: 0, by_source: Sources::new(bound) }));
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        let counts = Arc::clone(counts.entry(owner.to_owned()).or_insert_with(new));
-        let forgotten =
-            worker.shard.counter(&metrics::LIMIT_REACHED, &[Limit::SourceTable.def().name]);
-        Rc::new(Filter { settings: self.settings.clone(), counts, forgotten })
+        let new = |bound| Counts { all: 0, by_source: Sources::new(bound) };
+        let counts = self.counts.of(owner, worker, new);
+        Rc::new(Filter { settings: self.settings.clone(), counts, forgotten: forgotten(worker) })
     }
 }
 

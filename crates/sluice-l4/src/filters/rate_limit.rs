@@ -5,19 +5,17 @@
 //!
 //! Generic cell rate algorithm (ITU-T I.371): a bucket is the time at which it will be full again.
 
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use sluice_core::limits::Limit;
 use sluice_core::value::Rate;
 use sluice_core::{Clock, ConnInfo, Diags, Moment, Node, Path, Setting, Shape, Verdict};
 use sluice_io::{Admit, ConnectionFilter, FilterFactory, FilterPlan, WorkerCx};
 use sluice_telemetry::Counter;
 
-use super::sources::{Sources, source_of};
-use crate::{metrics, reasons};
+use super::sources::{PerOwner, Sources, forgotten, source_of};
+use crate::reasons;
 
 sluice_core::choice! {
     /// Who shares a bucket.
@@ -44,10 +42,8 @@ sluice_core::section! {
 /// The factory; holds the buckets of each listener and chain that uses the filter.
 #[derive(Debug, Default)]
 pub struct RateLimitFactory {
-    buckets: Arc<Mutex<HashMap<String, Shared>>>,
+    buckets: PerOwner<Sources<Bucket>>,
 }
-
-type Shared = Arc<Mutex<Sources<Bucket>>>;
 
 /// When the bucket will be full again.
 #[derive(Debug, Default)]
@@ -68,13 +64,13 @@ impl Bucket {
 #[derive(Debug)]
 struct Plan {
     settings: RateLimit,
-    buckets: Arc<Mutex<HashMap<String, Shared>>>,
+    buckets: PerOwner<Sources<Bucket>>,
 }
 
 #[derive(Debug)]
 struct Filter {
     settings: RateLimit,
-    buckets: Shared,
+    buckets: Arc<Mutex<Sources<Bucket>>>,
     forgotten: Counter,
     clock: Clock,
 }
@@ -99,22 +95,16 @@ impl FilterFactory for RateLimitFactory {
         diags: &mut Diags,
     ) -> Option<Arc<dyn FilterPlan>> {
         let settings = RateLimit::bind(settings, at, diags)?;
-        Some(Arc::new(Plan { settings, buckets: Arc::clone(&self.buckets) }))
+        Some(Arc::new(Plan { settings, buckets: self.buckets.clone() }))
     }
 }
 
 impl FilterPlan for Plan {
     fn on_worker(&self, worker: &Rc<WorkerCx>, owner: &str) -> Rc<dyn ConnectionFilter> {
-        let bound = worker.limits.size(Limit::SourceTable);
-        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        let new = || Arc::new(Mutex::new(Sources::new(bound)));
-        let buckets = Arc::clone(buckets.entry(owner.to_owned()).or_insert_with(new));
-        let forgotten =
-            worker.shard.counter(&metrics::LIMIT_REACHED, &[Limit::SourceTable.def().name]);
         Rc::new(Filter {
             settings: self.settings.clone(),
-            buckets,
-            forgotten,
+            buckets: self.buckets.of(owner, worker, Sources::new),
+            forgotten: forgotten(worker),
             clock: worker.clock.clone(),
         })
     }

@@ -1,15 +1,58 @@
-//! A bounded table of what is remembered about each source.
+//! What filters remember: per listener or chain that uses them, and there about each source.
 //!
-//! Owns: the bound and what is forgotten at it. Refuses to know: what is remembered.
+//! Owns: state that outlives a reload, the bound on sources and what is forgotten at it.
+//! Refuses to know: what is remembered.
 //! Keeps: never more entries than the bound; what is forgotten has not been used for longer than
 //! what stays, give or take half the table.
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
 use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use sluice_core::Cidr;
 use sluice_core::connection::Peer;
+use sluice_core::limits::Limit;
+use sluice_io::WorkerCx;
+use sluice_telemetry::Counter;
+
+use crate::metrics;
+
+/// A filter's state for each listener or chain that uses it, shared by all workers and kept over
+/// every reload.
+#[derive(Debug)]
+pub(super) struct PerOwner<T>(Arc<Mutex<HashMap<String, Arc<Mutex<T>>>>>);
+
+impl<T> Default for PerOwner<T> {
+    fn default() -> Self {
+        Self(Arc::default())
+    }
+}
+
+impl<T> Clone for PerOwner<T> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<T> PerOwner<T> {
+    /// The state of `owner`, made with the bound on sources where there is none yet.
+    pub(super) fn of(
+        &self,
+        owner: &str,
+        worker: &WorkerCx,
+        new: impl FnOnce(usize) -> T,
+    ) -> Arc<Mutex<T>> {
+        let mut owners = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = || Arc::new(Mutex::new(new(worker.limits.size(Limit::SourceTable))));
+        Arc::clone(owners.entry(owner.to_owned()).or_insert_with(new))
+    }
+}
+
+/// Counts the times that sources were forgotten.
+pub(super) fn forgotten(worker: &WorkerCx) -> Counter {
+    worker.shard.counter(&metrics::LIMIT_REACHED, &[Limit::SourceTable.def().name])
+}
 
 /// Two generations: what was used since the last turn, and what was used before it. When the young
 /// one has grown to half the bound, the old one is forgotten.
