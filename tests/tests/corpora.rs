@@ -5,8 +5,17 @@ use std::path::Path;
 
 use sluice_testkit::{Sluice, tools};
 
+const FUZZ: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../fuzz");
+
+/// Every fuzz target; each has a corpus.
+fn targets() -> Vec<String> {
+    let files = std::fs::read_dir(Path::new(FUZZ).join("fuzz_targets")).unwrap();
+    let stem = |path: std::path::PathBuf| path.file_stem().unwrap().to_str().unwrap().to_owned();
+    files.map(|file| stem(file.unwrap().path())).collect()
+}
+
 fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(target);
+    let folder = Path::new(FUZZ).join("corpus").join(target);
     let files =
         std::fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
     let read = |entry: std::fs::DirEntry| {
@@ -45,9 +54,10 @@ fn first_bytes_and_headers_end_with_a_reason() {
     );
     let sluice = Sluice::new().start(&yaml);
     let mut count = 0;
-    for target in ["inspect", "proxy_header"] {
+    for target in targets().iter().filter(|target| *target != "yaml") {
+        let listener = if target == "proxy_header" { "proxy_header" } else { "inspect" };
         for (_, bytes) in corpus(target) {
-            let mut client = sluice_testkit::peers::connect(sluice.addr(target));
+            let mut client = sluice_testkit::peers::connect(sluice.addr(listener));
             std::io::Write::write_all(&mut client, &bytes).unwrap();
             client.shutdown(std::net::Shutdown::Write).unwrap();
             // However it ends, it ends.

@@ -1,0 +1,8 @@
+//! The inspector of the HTTP/2 preface alone: no input panics, and cutting does not change the outcome.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use sluice_fuzz::{NONE, cutting_changes_nothing};
+use sluice_l4::inspect::Needs;
+
+fuzz_target!(|stream: &[u8]| cutting_changes_nothing(Needs { http2: true, ..NONE }, stream));
