@@ -1,6 +1,6 @@
 //! Streams and the worker they live on.
 //!
-//! Owns: the context of a worker (clock, timers, buffers, pipes), streams over TCP, unix sockets
+//! Owns: the context of a worker (clock, timers, sockets, buffers, pipes), streams over TCP, unix sockets
 //! and TLS, the pump between two of them, and the seams that inspectors, filters and handlers
 //! implement.
 //! Refuses to know: listeners, chains, clusters, protocols.
@@ -11,6 +11,7 @@ pub mod buffers;
 pub mod pipes;
 pub mod pump;
 pub mod raw;
+pub mod reactor;
 pub mod seams;
 pub mod stream;
 pub mod tap;
@@ -19,7 +20,8 @@ pub mod tls;
 pub mod wheel;
 pub mod worker;
 
-pub use raw::{RawStream, Socket};
+pub use raw::RawStream;
+pub use reactor::{Reactor, Side, Source};
 pub use seams::{
     Admit, ConnectionFilter, FilterFactory, FilterPlan, Inspection, Inspector, LocalFuture,
     StreamHandler,

@@ -5,46 +5,20 @@
 //! given-back ones first; `send` takes everything, and is only called when nothing is left over.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::pin::Pin;
+use std::os::fd::BorrowedFd;
 use std::task::{Context, Poll, ready};
 
+use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 use sluice_sys::pipe::Pipe;
 use sluice_sys::socket::{reset_on_close, set_nodelay};
-use tokio::io::{AsyncRead as _, AsyncWrite as _, Interest, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
 
 use crate::buffers::{Buf, BufPool, Exhausted};
-
-/// A connected socket.
-#[derive(Debug)]
-pub enum Socket {
-    /// TCP.
-    Tcp(TcpStream),
-    /// A unix stream socket.
-    Unix(UnixStream),
-}
-
-/// Runs `$body` with `$s` bound to the socket, whichever it is.
-macro_rules! each {
-    ($socket:expr, $s:ident => $body:expr) => {
-        match $socket {
-            Socket::Tcp($s) => $body,
-            Socket::Unix($s) => $body,
-        }
-    };
-}
-
-impl AsFd for Socket {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        each!(self, s => s.as_fd())
-    }
-}
+use crate::reactor::{Side, Source};
 
 /// A socket, what was given back, and what is left over.
 #[derive(Debug)]
 pub struct RawStream {
-    socket: Socket,
+    socket: Source,
     replay: Option<Buf>,
     unsent: Option<Buf>,
     pace: Pace,
@@ -61,25 +35,19 @@ enum Pace {
 }
 
 impl RawStream {
-    /// A stream over `socket`.
-    pub const fn new(socket: Socket) -> Self {
+    /// A stream over a socket that was accepted.
+    pub const fn new(socket: Source) -> Self {
         Self { socket, replay: None, unsent: None, pace: Pace::AtOnce }
     }
 
-    /// A stream over a socket that we connected.
-    pub const fn connected(socket: Socket) -> Self {
-        let pace = if matches!(socket, Socket::Tcp(_)) { Pace::FirstWrite } else { Pace::AtOnce };
-        Self { socket, replay: None, unsent: None, pace }
+    /// A stream over a TCP socket that we connected.
+    pub const fn connected(socket: Source) -> Self {
+        Self { socket, replay: None, unsent: None, pace: Pace::FirstWrite }
     }
 
     /// The socket.
-    pub const fn socket(&self) -> &Socket {
+    pub const fn socket(&self) -> &Source {
         &self.socket
-    }
-
-    /// The socket alone; what was given back or left over is lost.
-    pub fn into_socket(self) -> Socket {
-        self.socket
     }
 
     /// Gives bytes back: they are read first. Only one buffer can be given back at a time.
@@ -107,9 +75,23 @@ impl RawStream {
             }
             return Poll::Ready(Ok(count));
         }
-        let mut buffer = ReadBuf::new(into);
-        ready!(each!(&mut self.socket, s => Pin::new(s).poll_read(cx, &mut buffer)))?;
-        Poll::Ready(Ok(buffer.filled().len()))
+        let room = into.len();
+        let read = |socket: BorrowedFd<'_>| Ok(recv(socket, &mut *into, RecvFlags::empty())?.0);
+        let count = ready!(self.socket.poll_io(cx, Side::Read, read))?;
+        if count < room {
+            // That was all there is now; asking again would only hear so.
+            self.socket.exhausted(Side::Read);
+        }
+        Poll::Ready(Ok(count))
+    }
+
+    fn poll_send(&self, cx: &Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        let write = |socket: BorrowedFd<'_>| Ok(send(socket, data, SendFlags::NOSIGNAL)?);
+        let count = ready!(self.socket.poll_io(cx, Side::Write, write))?;
+        if count < data.len() {
+            self.socket.exhausted(Side::Write);
+        }
+        Poll::Ready(Ok(count))
     }
 
     /// Ready when nothing is left over from the last `send`.
@@ -117,12 +99,13 @@ impl RawStream {
     /// # Errors
     /// What the socket said.
     pub fn poll_flushed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while let Some(unsent) = &mut self.unsent {
-            let count = ready!(each!(&mut self.socket, s => Pin::new(s).poll_write(cx, unsent)))?;
-            unsent.consume(count);
-            if unsent.is_empty() {
-                self.unsent = None;
+        while let Some(mut unsent) = self.unsent.take() {
+            let polled = self.poll_send(cx, &unsent);
+            if let Poll::Ready(Ok(count)) = polled {
+                unsent.consume(count);
             }
+            self.unsent = Some(unsent).filter(|unsent| !unsent.is_empty());
+            ready!(polled)?;
         }
         Poll::Ready(Ok(()))
     }
@@ -143,7 +126,7 @@ impl RawStream {
         }
         self.hurry();
         while !data.is_empty() {
-            match each!(&mut self.socket, s => Pin::new(s).poll_write(cx, data)) {
+            match self.poll_send(cx, data) {
                 Poll::Ready(count) => data = &data[count?..],
                 Poll::Pending => {
                     self.unsent = Some(pool.copy(data).map_err(no_buffer)?);
@@ -171,7 +154,7 @@ impl RawStream {
     /// # Errors
     /// What the socket said; one that the peer has left already is no error.
     pub fn finish(&self) -> io::Result<()> {
-        match rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Write) {
+        match shutdown(&self.socket, Shutdown::Write) {
             Ok(()) | Err(rustix::io::Errno::NOTCONN) => Ok(()),
             Err(error) => Err(error.into()),
         }
@@ -179,9 +162,7 @@ impl RawStream {
 
     /// Makes the end of this value reach the peer as a reset.
     pub fn reset_on_drop(&self) {
-        if let Socket::Tcp(tcp) = &self.socket {
-            reset_on_close(tcp);
-        }
+        reset_on_close(&self.socket);
     }
 
     /// Moves bytes from the socket into an empty pipe; 0 is the end of the stream.
@@ -193,13 +174,7 @@ impl RawStream {
         cx: &mut Context<'_>,
         pipe: &mut Pipe,
     ) -> Poll<io::Result<usize>> {
-        loop {
-            ready!(each!(&self.socket, s => s.poll_read_ready(cx)))?;
-            match each!(&self.socket, s => s.try_io(Interest::READABLE, || pipe.fill(s))) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                moved => return Poll::Ready(moved),
-            }
-        }
+        self.socket.poll_io(cx, Side::Read, |socket| pipe.fill(socket))
     }
 
     /// Moves bytes out of a pipe into the socket until it is empty.
@@ -208,11 +183,7 @@ impl RawStream {
     /// What `splice(2)` said.
     pub(crate) fn poll_drain(&self, cx: &mut Context<'_>, pipe: &mut Pipe) -> Poll<io::Result<()>> {
         while pipe.held() > 0 {
-            ready!(each!(&self.socket, s => s.poll_write_ready(cx)))?;
-            match each!(&self.socket, s => s.try_io(Interest::WRITABLE, || pipe.drain(s))) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                moved => drop(moved?),
-            }
+            ready!(self.socket.poll_io(cx, Side::Write, |socket| pipe.drain(socket)))?;
         }
         Poll::Ready(Ok(()))
     }

@@ -1,6 +1,6 @@
 //! What every task of a worker shares.
 //!
-//! Owns: clock, timers, buffers, pipes, metrics shard, log queue, random numbers, scratch.
+//! Owns: clock, timers, reactor, buffers, pipes, metrics shard, log queue, random numbers, scratch.
 //! Refuses to know: listeners and connections. Keeps: nothing in it is shared with another thread.
 
 use std::cell::{Cell, RefCell};
@@ -14,6 +14,7 @@ use sluice_telemetry::{LogQueue, Shard};
 
 use crate::buffers::{BufPool, CIPHER_SCRATCH, SCRATCH};
 use crate::pipes::PipePool;
+use crate::reactor::Reactor;
 use crate::timers::Timers;
 
 pub mod conn;
@@ -44,6 +45,8 @@ pub struct WorkerCx {
     pub clock: Clock,
     /// Deadlines.
     pub timers: Rc<Timers>,
+    /// Sockets.
+    pub reactor: Rc<Reactor>,
     /// Buffers for slow receivers.
     pub buffers: BufPool,
     /// Pipes for splicing.
@@ -64,7 +67,10 @@ pub struct WorkerCx {
 }
 
 impl WorkerCx {
-    /// A worker without tasks. [`Timers::drive`] must run on it for deadlines to come.
+    /// A worker without tasks; see [`WorkerCx::start`].
+    ///
+    /// # Panics
+    /// When the process has no descriptor left for an event queue.
     pub fn new(
         number: usize,
         clock: Clock,
@@ -76,6 +82,7 @@ impl WorkerCx {
         Rc::new(Self {
             number,
             timers: Timers::new(clock.clone()),
+            reactor: Reactor::new().expect("a descriptor is left for an event queue"),
             buffers: BufPool::new(limits.size(Limit::WorkerBuffers)),
             pipes: PipePool::new(limits.size(Limit::WorkerPipes), &shard, &name),
             connections: ConnTable::default(),
@@ -89,6 +96,12 @@ impl WorkerCx {
             log,
             limits,
         })
+    }
+
+    /// Starts what makes deadlines and events of sockets come, on the runtime of this thread.
+    pub fn start(&self) {
+        self.spawn(Rc::clone(&self.timers).drive());
+        self.spawn(Rc::clone(&self.reactor).drive());
     }
 
     /// A worker on its own, without a log: for tests and examples of plug-ins.

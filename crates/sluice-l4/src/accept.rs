@@ -8,12 +8,12 @@ use std::cell::{Cell, RefCell};
 use std::future::{Future as _, poll_fn};
 use std::io;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use sluice_core::connection::Peer;
-use sluice_io::{Socket, WorkerCx};
-use tokio::net::{TcpListener, UnixListener};
+use sluice_io::{Side, Source, WorkerCx};
+use sluice_sys::socket::{accept, local_address};
 use tokio::sync::Notify;
 
 use crate::connection;
@@ -29,12 +29,7 @@ pub struct Slot {
 
 /// A listening socket.
 #[derive(Debug)]
-pub enum Listening {
-    /// TCP.
-    Tcp(TcpListener),
-    /// A unix socket.
-    Unix(UnixListener),
-}
+pub struct Listening(Source);
 
 /// How long accepting pauses when the process has no descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -71,7 +66,7 @@ impl Slot {
         let bound = socket.local();
         loop {
             let mut woken = std::pin::pin!(self.wake.notified());
-            let accepted = poll_fn(|cx| match socket.poll_accept(cx) {
+            let accepted = poll_fn(|cx| match socket.poll_accept(cx, &worker) {
                 Poll::Ready(accepted) => Poll::Ready(Some(accepted)),
                 // Nobody is queued any more.
                 Poll::Pending if self.draining.get() => Poll::Ready(None),
@@ -82,7 +77,8 @@ impl Slot {
                 None if self.draining.get() => return,
                 None => {}
                 Some(Ok((socket, peer))) => {
-                    let local = bound.or_else(|| own_address(&socket)).unwrap_or(Peer::Unix);
+                    let own = || local_address(&socket).map_or(Peer::Unix, Peer::Ip);
+                    let local = bound.unwrap_or_else(own);
                     connection::start(&self.listener(), &worker, socket, peer, local);
                 }
                 Some(Err(error)) => {
@@ -106,31 +102,32 @@ fn is_shortage(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(EMFILE | ENFILE | ENOBUFS | ENOMEM))
 }
 
-fn own_address(socket: &Socket) -> Option<Peer> {
-    match socket {
-        Socket::Tcp(tcp) => tcp.local_addr().ok().map(Peer::Ip),
-        Socket::Unix(_) => None,
+impl Listening {
+    /// A listening socket that its worker's reactor knows.
+    pub const fn new(socket: Source) -> Self {
+        Self(socket)
+    }
+
+    /// The address that connections arrive at, unless each has its own.
+    fn local(&self) -> Option<Peer> {
+        match local_address(&self.0) {
+            Some(address) if address.ip().is_unspecified() => None,
+            Some(address) => Some(Peer::Ip(address)),
+            None => Some(Peer::Unix),
+        }
+    }
+
+    fn poll_accept(&self, cx: &Context<'_>, worker: &WorkerCx) -> Poll<io::Result<(Source, Peer)>> {
+        self.0.poll_io(cx, Side::Read, |socket| accept(socket)).map(|accepted| {
+            let (socket, peer) = accepted?;
+            Ok((worker.reactor.register(socket)?, peer.map_or(Peer::Unix, Peer::Ip)))
+        })
     }
 }
 
-impl Listening {
-    fn local(&self) -> Option<Peer> {
-        match self {
-            Self::Tcp(tcp) => {
-                tcp.local_addr().ok().filter(|address| !address.ip().is_unspecified()).map(Peer::Ip)
-            }
-            Self::Unix(_) => Some(Peer::Unix),
-        }
-    }
-
-    fn poll_accept(&self, cx: &mut std::task::Context<'_>) -> Poll<io::Result<(Socket, Peer)>> {
-        match self {
-            Self::Tcp(tcp) => {
-                tcp.poll_accept(cx).map_ok(|(socket, peer)| (Socket::Tcp(socket), Peer::Ip(peer)))
-            }
-            Self::Unix(unix) => {
-                unix.poll_accept(cx).map_ok(|(socket, _)| (Socket::Unix(socket), Peer::Unix))
-            }
-        }
+impl Drop for Listening {
+    fn drop(&mut self) {
+        // The listening socket of a unix path is shared by all workers.
+        self.0.leave();
     }
 }

@@ -18,7 +18,7 @@ use sluice_core::reason::end;
 use sluice_core::{Facts, Protocol, Reason, Verdict};
 use sluice_io::tls::HandshakeError;
 use sluice_io::{
-    Admit, Conn, ConnectionFilter, Inspector, LocalFuture, RawStream, Socket, Stream, TlsStream,
+    Admit, Conn, ConnectionFilter, Inspector, LocalFuture, RawStream, Source, Stream, TlsStream,
     WorkerCx,
 };
 use sluice_telemetry::RecordKind;
@@ -45,7 +45,7 @@ pub(crate) fn next_id() -> u64 {
 pub fn start(
     listener: &Rc<Listener>,
     worker: &Rc<WorkerCx>,
-    socket: Socket,
+    socket: Source,
     peer: Peer,
     local: Peer,
 ) {

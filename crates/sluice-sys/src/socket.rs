@@ -1,11 +1,13 @@
 //! Options of single sockets.
 
 use std::io;
-use std::net::{SocketAddr, TcpStream};
-use std::os::fd::{AsFd, AsRawFd};
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use rustix::net::{SocketFlags, acceptfrom_with, getsockname};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
 /// Makes the coming close send RST: the peer learns that the stream was cut, not finished.
 pub fn reset_on_close(socket: &impl AsFd) {
@@ -17,13 +19,46 @@ pub fn reset_on_close(socket: &impl AsFd) {
 ///
 /// # Errors
 /// What `socket(2)` or `connect(2)` said, other than that it takes a while.
-pub fn begin_connect(to: SocketAddr) -> io::Result<TcpStream> {
+pub fn begin_connect(to: SocketAddr) -> io::Result<OwnedFd> {
     let kind = Type::STREAM.nonblocking();
     let socket = Socket::new(Domain::for_address(to), kind, Some(Protocol::TCP))?;
     match socket.connect(&to.into()) {
         Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
         _ => Ok(socket.into()),
     }
+}
+
+/// Accepts a connection: a non-blocking socket, and the address of its peer if that is one of IP.
+///
+/// # Errors
+/// What `accept4(2)` said; `WouldBlock` when nobody waits.
+pub fn accept(listening: impl AsFd) -> io::Result<(OwnedFd, Option<SocketAddr>)> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let (socket, peer) = acceptfrom_with(listening, flags)?;
+    Ok((socket, peer.and_then(|peer| peer.try_into().ok())))
+}
+
+/// The address of a socket's own end, if it is one of IP.
+pub fn local_address(socket: impl AsFd) -> Option<SocketAddr> {
+    getsockname(socket).ok()?.try_into().ok()
+}
+
+/// The error that a socket has met since it was last asked.
+///
+/// # Errors
+/// That error.
+pub fn take_error(socket: &impl AsFd) -> io::Result<()> {
+    SockRef::from(socket).take_error()?.map_or(Ok(()), Err)
+}
+
+/// Connects to the unix socket at `path`, which is done at once or not at all.
+///
+/// # Errors
+/// What `socket(2)` or `connect(2)` said; `WouldBlock` when too many wait to be accepted there.
+pub fn connect_unix(path: &Path) -> io::Result<OwnedFd> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
+    socket.connect(&SockAddr::unix(path)?)?;
+    Ok(socket.into())
 }
 
 /// Sends small writes at once.

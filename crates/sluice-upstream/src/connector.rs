@@ -15,11 +15,10 @@ use rustls::pki_types::ServerName;
 use sluice_core::Reason;
 use sluice_core::connection::Attempt;
 use sluice_io::tls::HandshakeError;
-use sluice_io::{Conn, RawStream, Socket, Stream, TlsStream, WorkerCx};
+use sluice_io::{Conn, RawStream, Reactor, Side, Stream, TlsStream, WorkerCx};
+use sluice_sys::socket::{begin_connect, connect_unix, local_address, take_error};
 use sluice_telemetry::RecordKind;
 use smallvec::SmallVec;
-use tokio::io::Interest;
-use tokio::net::{TcpStream, UnixStream};
 
 use crate::cluster::{Claim, ClusterHandle};
 use crate::endpoint::{EndpointState, Target};
@@ -107,14 +106,11 @@ async fn attempt(
     preface: &Preface,
 ) -> Result<Stream, Failure> {
     let of_io = |error: io::Error| (reasons::of_connect_error(&error), error.raw_os_error());
-    let socket = open(&endpoint.target).await.map_err(of_io)?;
+    let mut raw = open(&endpoint.target, &conn.worker.reactor).await.map_err(of_io)?;
     // Only a record needs it, and asking is a system call.
-    if let Socket::Tcp(tcp) = &socket
-        && conn.worker.log.wants(RecordKind::Connection)
-    {
-        conn.info.upstream_local.set(tcp.local_addr().ok());
+    if conn.worker.log.wants(RecordKind::Connection) {
+        conn.info.upstream_local.set(local_address(raw.socket()));
     }
-    let mut raw = RawStream::connected(socket);
     greet(&mut raw, &conn.worker, preface).await?;
     let Some(tls) = &plan.tls else { return Ok(Stream::Raw(raw)) };
     let name = match &tls.sni {
@@ -135,24 +131,22 @@ async fn attempt(
     Ok(Stream::Tls(Box::new(stream)))
 }
 
-/// Opens a socket to `target`.
+/// Opens a stream to `target`.
 ///
 /// # Errors
 /// What the system said.
-pub async fn open(target: &Target) -> io::Result<Socket> {
+pub async fn open(target: &Target, reactor: &Rc<Reactor>) -> io::Result<RawStream> {
     match target {
         Target::Ip(address) => {
-            let stream = TcpStream::from_std(sluice_sys::socket::begin_connect(*address)?)?;
-            // The runtime's own connect asks every socket for its error; only one in error has any.
-            let ready = stream.ready(Interest::WRITABLE | Interest::ERROR).await?;
-            if (ready.is_error() || ready.is_write_closed())
-                && let Some(error) = stream.take_error()?
-            {
-                return Err(error);
+            let socket = reactor.register(begin_connect(*address)?)?;
+            poll_fn(|cx| socket.poll_ready(cx, Side::Write)).await;
+            // Only a socket in error has one to tell, and asking is a system call.
+            if socket.has_failed() {
+                take_error(&socket)?;
             }
-            Ok(Socket::Tcp(stream))
+            Ok(RawStream::connected(socket))
         }
-        Target::Unix(path) => UnixStream::connect(path).await.map(Socket::Unix),
+        Target::Unix(path) => Ok(RawStream::new(reactor.register(connect_unix(path)?)?)),
     }
 }
 

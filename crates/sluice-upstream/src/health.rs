@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sluice_io::LocalFuture;
+use sluice_io::{LocalFuture, Reactor};
 use sluice_telemetry::Shard;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -31,23 +31,27 @@ pub trait HealthProbe {
 
 /// Well is whoever accepts a connection.
 #[derive(Debug)]
-pub struct TcpProbe;
+pub struct TcpProbe {
+    /// The sockets of the thread that it runs on.
+    pub reactor: Rc<Reactor>,
+}
 
 impl HealthProbe for TcpProbe {
     fn probe(&self, to: Target) -> LocalFuture<Result<(), String>> {
+        let reactor = Rc::clone(&self.reactor);
         Box::pin(async move {
-            let socket = connector::open(&to).await.map_err(|error| error.to_string())?;
+            let stream = connector::open(&to, &reactor).await.map_err(|error| error.to_string())?;
             // A reset leaves no TIME_WAIT behind, here or there.
-            sluice_io::RawStream::new(socket).reset_on_drop();
+            stream.reset_on_drop();
             Ok(())
         })
     }
 }
 
 /// Looks after the health of a cluster, for ever.
-pub(crate) async fn watch(cluster: Arc<Cluster>, shard: Shard) {
+pub(crate) async fn watch(cluster: Arc<Cluster>, shard: Shard, reactor: Rc<Reactor>) {
     let plan = cluster.plan();
-    let probe: Rc<dyn HealthProbe> = Rc::new(TcpProbe);
+    let probe: Rc<dyn HealthProbe> = Rc::new(TcpProbe { reactor });
     let gauges = ["healthy", "unhealthy", "ejected"]
         .map(|state| shard.gauge(&metrics::ENDPOINTS, &[&cluster.name, state]));
     let mut checks = Checks { of: HashMap::new(), running: JoinSet::new() };

@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use sluice_core::Name;
+use sluice_io::Reactor;
 use sluice_telemetry::Shard;
 use tokio::task::JoinHandle;
 
@@ -23,9 +24,15 @@ pub type OnLeft = Rc<dyn Fn(&Arc<Cluster>, &[Arc<EndpointState>])>;
 
 /// The clusters. Lives on the control thread.
 pub struct Clusters {
-    shard: Shard,
-    on_left: OnLeft,
+    around: Around,
     live: BTreeMap<Name, Live>,
+}
+
+/// What the tasks that look after a cluster need of the control thread.
+struct Around {
+    shard: Shard,
+    reactor: Rc<Reactor>,
+    on_left: OnLeft,
 }
 
 struct Live {
@@ -47,9 +54,9 @@ impl Drop for Live {
 }
 
 impl Clusters {
-    /// No clusters yet.
-    pub fn new(shard: Shard, on_left: OnLeft) -> Self {
-        Self { shard, on_left, live: BTreeMap::new() }
+    /// No clusters yet. Endpoints are checked through sockets of `reactor`.
+    pub fn new(shard: Shard, reactor: Rc<Reactor>, on_left: OnLeft) -> Self {
+        Self { around: Around { shard, reactor, on_left }, live: BTreeMap::new() }
     }
 
     /// Brings the clusters in line with `plans`. `lives` holds the cluster of each plan, new or
@@ -66,7 +73,7 @@ impl Clusters {
         for name in gone {
             if let Some(live) = self.live.remove(&name) {
                 let left = live.cluster.publish(&[]);
-                (self.on_left)(&live.cluster, &left);
+                (self.around.on_left)(&live.cluster, &left);
             }
         }
         for (name, plan) in plans {
@@ -77,7 +84,7 @@ impl Clusters {
                     live.cluster.set_plan(Arc::clone(plan));
                     if changed(name) {
                         live.tasks.drain(..).for_each(|task| task.abort());
-                        live.start(plan, &self.shard, &self.on_left);
+                        live.start(plan, &self.around);
                     }
                 }
                 None => {
@@ -85,7 +92,7 @@ impl Clusters {
                     let cluster = known.unwrap_or_else(|| Arc::new(Cluster::new(Arc::clone(plan))));
                     let resolution = Rc::new(Resolution::default());
                     let mut live = Live { cluster, resolution, tasks: Vec::new() };
-                    live.start(plan, &self.shard, &self.on_left);
+                    live.start(plan, &self.around);
                     self.live.insert(Arc::clone(name), live);
                 }
             }
@@ -109,7 +116,8 @@ impl Clusters {
 }
 
 impl Live {
-    fn start(&mut self, plan: &Arc<ClusterPlan>, shard: &Shard, on_left: &OnLeft) {
+    fn start(&mut self, plan: &Arc<ClusterPlan>, around: &Around) {
+        let Around { shard, reactor, on_left } = around;
         let hosts = dns::hosts_of(plan);
         self.resolution.keep_only(&hosts);
         let (cluster, resolution) = (&self.cluster, &self.resolution);
@@ -124,8 +132,8 @@ impl Live {
             let task = dns::keep_resolved(cluster, resolution, host, port, shard.clone(), publish);
             self.tasks.push(tokio::task::spawn_local(task));
         }
-        self.tasks
-            .push(tokio::task::spawn_local(health::watch(Arc::clone(cluster), shard.clone())));
+        let watch = health::watch(Arc::clone(cluster), shard.clone(), Rc::clone(reactor));
+        self.tasks.push(tokio::task::spawn_local(watch));
     }
 }
 

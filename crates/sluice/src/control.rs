@@ -17,6 +17,7 @@ use sluice_core::clock::{Clock, ClockOrigin};
 use sluice_core::limits::Limit;
 use sluice_core::reason::end;
 use sluice_core::{ListenAddress, Name, Reason};
+use sluice_io::Reactor;
 use sluice_model::build::Snapshot;
 use sluice_model::diff::Diff;
 use sluice_telemetry::{LogHub, Registry};
@@ -167,6 +168,8 @@ impl Control {
                 limits: limits.clone(),
             })?);
         }
+        let reactor = Reactor::new().context("no descriptor is left for an event queue")?;
+        tokio::task::spawn_local(Rc::clone(&reactor).drive());
         let control = Rc::new_cyclic(|control: &std::rc::Weak<Self>| {
             let control = control.clone();
             let on_left =
@@ -182,7 +185,7 @@ impl Control {
             let clock = origin.clock();
             Self {
                 registry,
-                clusters: RefCell::new(Clusters::new(shard.clone(), Rc::new(on_left))),
+                clusters: RefCell::new(Clusters::new(shard.clone(), reactor, Rc::new(on_left))),
                 shard,
                 workshop: Arc::new(workshop),
                 workers,

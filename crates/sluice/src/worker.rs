@@ -115,7 +115,7 @@ fn run(seed: Seed, inbox: mpsc::Receiver<Order>) {
     let log = seed.log.take_root(&shard, &seed.number.to_string());
     let worker = WorkerCx::new(seed.number, seed.origin.clock(), shard, log, seed.limits);
     runtime.block_on(async move {
-        worker.spawn(Rc::clone(&worker.timers).drive());
+        worker.start();
         Office { worker, slots: HashMap::new(), retired: Vec::new() }.work(inbox).await;
     });
 }
@@ -177,7 +177,7 @@ impl Office {
                     AnySlot::Datagram(slot)
                 }
                 (plan, _, Some(socket)) => {
-                    self.open(&key, plan, socket).map_err(|error| format!("{}: {error}", key.0))?
+                    self.open(plan, socket).map_err(|error| format!("{}: {error}", key.0))?
                 }
                 (_, _, None) => return Err(format!("{}: no socket came along", key.0)),
             };
@@ -187,16 +187,11 @@ impl Office {
         Ok(())
     }
 
-    fn open(&self, key: &SocketKey, plan: PlanKind, socket: OwnedFd) -> std::io::Result<AnySlot> {
+    fn open(&self, plan: PlanKind, socket: OwnedFd) -> std::io::Result<AnySlot> {
         let worker = &self.worker;
         match plan {
             PlanKind::Stream(plan) => {
-                let listening = match key.0 {
-                    ListenAddress::Unix(_) => {
-                        Listening::Unix(tokio::net::UnixListener::from_std(socket.into())?)
-                    }
-                    _ => Listening::Tcp(tokio::net::TcpListener::from_std(socket.into())?),
-                };
+                let listening = Listening::new(worker.reactor.register(socket)?);
                 let slot = Slot::new(Listener::on_worker(plan, worker));
                 worker.spawn(Rc::clone(&slot).accept(listening, Rc::clone(worker)));
                 Ok(AnySlot::Stream(slot))

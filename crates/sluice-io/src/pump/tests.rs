@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
-use crate::raw::{RawStream, Socket};
+use crate::raw::RawStream;
 
 fn run(test: impl Future<Output = ()>) {
     let runtime =
@@ -14,11 +14,12 @@ fn run(test: impl Future<Output = ()>) {
     runtime.unwrap().block_on(test);
 }
 
-async fn tcp_pair() -> (TcpStream, Stream) {
+async fn tcp_pair(worker: &WorkerCx) -> (TcpStream, Stream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let (far, _) = listener.accept().await.unwrap();
-    (near, Stream::Raw(RawStream::new(Socket::Tcp(far))))
+    let far = worker.reactor.register(far.into_std().unwrap()).unwrap();
+    (near, Stream::Raw(RawStream::new(far)))
 }
 
 struct Rig {
@@ -31,7 +32,9 @@ struct Rig {
 impl Rig {
     async fn new() -> Self {
         let worker = WorkerCx::solitary(ClockOrigin::read().clock());
-        let ((client, downstream), (server, upstream)) = (tcp_pair().await, tcp_pair().await);
+        worker.start();
+        let (client, downstream) = tcp_pair(&worker).await;
+        let (server, upstream) = tcp_pair(&worker).await;
         Self { worker, client, server, pump: Pump::new(downstream, upstream) }
     }
 

@@ -4,10 +4,9 @@ use std::rc::Rc;
 use sluice_core::clock::ClockOrigin;
 use sluice_tls::server::{ServerPlan, TlsVersion};
 use sluice_tls::{CertStore, ClientPlan, ClientTls, ServerTls, Verify};
-use tokio::net::UnixStream;
+use std::os::unix::net::UnixStream;
 
 use super::*;
-use crate::raw::Socket;
 use crate::stream::Stream;
 
 fn run(test: impl Future<Output = ()>) {
@@ -44,9 +43,14 @@ fn certified(min_version: TlsVersion) -> Certified {
     Certified { server: server.unwrap(), client: client.unwrap() }
 }
 
-fn raw_pair() -> (RawStream, RawStream) {
+fn raw_pair(worker: &WorkerCx) -> (RawStream, RawStream) {
     let (a, b) = UnixStream::pair().unwrap();
-    (RawStream::new(Socket::Unix(a)), RawStream::new(Socket::Unix(b)))
+    (raw(worker, &a), raw(worker, &b))
+}
+
+fn raw(worker: &WorkerCx, socket: &UnixStream) -> RawStream {
+    socket.set_nonblocking(true).unwrap();
+    RawStream::new(worker.reactor.register(socket.try_clone().unwrap()).unwrap())
 }
 
 async fn shaken(
@@ -54,7 +58,7 @@ async fn shaken(
     made: &Certified,
     name: &'static str,
 ) -> (Result<TlsStream, HandshakeError>, Result<TlsStream, HandshakeError>) {
-    let (a, b) = raw_pair();
+    let (a, b) = raw_pair(worker);
     let mut server = TlsStream::server(a, &made.server).unwrap();
     let mut client = TlsStream::client(b, &made.client, name.try_into().unwrap()).unwrap();
     let one = async move {
@@ -84,6 +88,7 @@ async fn receive(stream: &mut Stream, worker: &WorkerCx, room: usize) -> Vec<u8>
 fn both_versions_shake_hands_and_carry_data_both_ways() {
     run(async {
         let worker = WorkerCx::solitary(ClockOrigin::read().clock());
+        worker.start();
         for version in [TlsVersion::V1_2, TlsVersion::V1_3] {
             let (server, client) = shaken(&worker, &certified(version), "a.test").await;
             let (server, client) = (server.unwrap(), client.unwrap());
@@ -115,6 +120,7 @@ fn both_versions_shake_hands_and_carry_data_both_ways() {
 fn a_close_notify_is_an_end_and_its_absence_is_told() {
     run(async {
         let worker = WorkerCx::solitary(ClockOrigin::read().clock());
+        worker.start();
         for polite in [true, false] {
             let (server, client) = shaken(&worker, &certified(TlsVersion::V1_3), "a.test").await;
             let mut server = Stream::Tls(Box::new(server.unwrap()));
@@ -138,6 +144,7 @@ fn a_close_notify_is_an_end_and_its_absence_is_told() {
 fn a_wrong_name_fails_on_both_sides_with_the_alert() {
     run(async {
         let worker = WorkerCx::solitary(ClockOrigin::read().clock());
+        worker.start();
         let (server, client) = shaken(&worker, &certified(TlsVersion::V1_3), "b.test").await;
         assert!(matches!(client, Err(HandshakeError::Tls(rustls::Error::InvalidCertificate(_)))));
         assert!(
@@ -151,9 +158,10 @@ fn a_wrong_name_fails_on_both_sides_with_the_alert() {
 fn a_handshake_cut_at_every_byte_still_succeeds() {
     run(async {
         let worker = WorkerCx::solitary(ClockOrigin::read().clock());
+        worker.start();
         let made = certified(TlsVersion::V1_3);
-        let (a, middle_a) = raw_pair();
-        let (middle_b, b) = raw_pair();
+        let ((a, left), (right, b)) = (UnixStream::pair().unwrap(), UnixStream::pair().unwrap());
+        let (a, b) = (raw(&worker, &a), raw(&worker, &b));
         let dribble = |mut from: RawStream, mut to: RawStream| async move {
             let mut byte = [0; 1];
             while poll_fn(|cx| from.poll_recv(cx, &mut byte)).await.is_ok_and(|count| count == 1) {
@@ -173,15 +181,7 @@ fn a_handshake_cut_at_every_byte_still_succeeds() {
         let mut server = TlsStream::server(a, &made.server).unwrap();
         let mut client = TlsStream::client(b, &made.client, "a.test".try_into().unwrap()).unwrap();
         // Only the client's bytes dribble; the server's answer is relayed by the test's own sockets.
-        let (Socket::Unix(left), Socket::Unix(right)) =
-            (middle_a.into_socket(), middle_b.into_socket())
-        else {
-            unreachable!("unix pairs")
-        };
-        let (left, right) = (left.into_std().unwrap(), right.into_std().unwrap());
-        let stream = |s: &std::os::unix::net::UnixStream| {
-            RawStream::new(Socket::Unix(UnixStream::from_std(s.try_clone().unwrap()).unwrap()))
-        };
+        let stream = |socket| raw(&worker, socket);
         let (up, down) =
             (dribble(stream(&right), stream(&left)), dribble(stream(&left), stream(&right)));
         let both = async {
@@ -201,11 +201,12 @@ fn a_handshake_cut_at_every_byte_still_succeeds() {
 fn random_bytes_never_panic_and_always_end() {
     run(async {
         let worker = WorkerCx::solitary(ClockOrigin::read().clock());
+        worker.start();
         let made = certified(TlsVersion::V1_3);
         for seed in 0..300 {
             let mut rng = fastrand::Rng::with_seed(seed);
             let length = rng.usize(1..5000);
-            let (a, mut b) = raw_pair();
+            let (a, mut b) = raw_pair(&worker);
             let mut server = TlsStream::server(a, &made.server).unwrap();
             let mut noise: Vec<u8> = std::iter::repeat_with(|| rng.u8(..)).take(length).collect();
             // Half of them look like a handshake record.

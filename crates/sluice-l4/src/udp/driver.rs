@@ -19,14 +19,13 @@ use sluice_core::connection::{Attempt, ConnInfo, Peer};
 use sluice_core::limits::Limit;
 use sluice_core::{Facts, Moment, Name, Reason, Verdict};
 use sluice_io::timers::Timer;
-use sluice_io::{Admit, ConnectionFilter, WorkerCx};
+use sluice_io::{Admit, ConnectionFilter, Side, Source, WorkerCx};
 use sluice_sys::datagram::{BATCH, Datagram, Outgoing, Received, send};
+use sluice_sys::socket::local_address;
 use sluice_telemetry::{Counter, Gauge, RecordKind};
 use sluice_upstream::cluster::Claim;
 use sluice_upstream::{ClusterHandle, Target};
 use smallvec::SmallVec;
-use tokio::io::Interest;
-use tokio::net::UdpSocket;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
@@ -111,7 +110,7 @@ impl UdpListener {
 #[derive(Debug)]
 pub struct UdpSlot {
     worker: Rc<WorkerCx>,
-    socket: UdpSocket,
+    socket: Source,
     local: SocketAddr,
     listener: RefCell<Rc<UdpListener>>,
     table: RefCell<FlowTable<Rc<Flow>>>,
@@ -127,7 +126,7 @@ pub struct Flow {
     key: FlowKey,
     listener: Rc<UdpListener>,
     chain: usize,
-    upstream: UdpSocket,
+    upstream: Source,
     claim: Claim,
     received: Cell<u64>,
     sent: Cell<u64>,
@@ -161,14 +160,14 @@ impl UdpSlot {
     /// A socket that serves `listener` from now on.
     ///
     /// # Errors
-    /// The runtime does not take the socket.
+    /// The reactor does not take the socket.
     pub fn new(
         socket: OwnedFd,
         listener: Rc<UdpListener>,
         worker: &Rc<WorkerCx>,
     ) -> io::Result<Rc<Self>> {
-        let socket = UdpSocket::from_std(socket.into())?;
-        let local = socket.local_addr()?;
+        let socket = worker.reactor.register(socket)?;
+        let local = local_address(&socket).ok_or(io::ErrorKind::AddrNotAvailable)?;
         let bound = worker.limits.size(Limit::FlowTable);
         Ok(Rc::new(Self {
             worker: Rc::clone(worker),
@@ -246,8 +245,7 @@ impl UdpSlot {
 
     /// Reads one batch and gives the others their turn.
     fn poll_datagrams(self: &Rc<Self>, cx: &mut Context<'_>) -> Poll<()> {
-        // An error of the event queue comes again with the next call.
-        let _ = ready!(self.socket.poll_recv_ready(cx));
+        ready!(self.socket.poll_ready(cx, Side::Read));
         self.worker.with_datagrams(|batch| {
             if receive(&self.socket, batch).is_ok() {
                 self.take_batch(batch.iter());
@@ -370,7 +368,7 @@ impl UdpSlot {
         &self,
         listener: &UdpListener,
         info: &ConnInfo,
-    ) -> Result<(usize, Claim, UdpSocket), Reason> {
+    ) -> Result<(usize, Claim, Source), Reason> {
         judge(&listener.filters, info)?;
         self.choose_chain(listener, info).inspect_err(|_| {
             listener.filters.iter().for_each(|filter| filter.ended(info));
@@ -381,7 +379,7 @@ impl UdpSlot {
         &self,
         listener: &UdpListener,
         info: &ConnInfo,
-    ) -> Result<(usize, Claim, UdpSocket), Reason> {
+    ) -> Result<(usize, Claim, Source), Reason> {
         let end = |peer: Peer| peer.socket().map(|end| (end.ip(), end.port()));
         let facts = Facts::default();
         let subject = Subject {
@@ -405,7 +403,7 @@ impl UdpSlot {
         plan: &FlowChainPlan,
         chain: &FlowChain,
         info: &ConnInfo,
-    ) -> Result<(Claim, UdpSocket), Reason> {
+    ) -> Result<(Claim, Source), Reason> {
         let hash = plan.hash.and_then(|hash| hash.of(info.source.get()));
         let claim = chain.handle.pick(&self.worker, hash, &[])?;
         let failed = |error: &io::Error| {
@@ -416,8 +414,10 @@ impl UdpSlot {
                 .push(Attempt { endpoint: Arc::clone(&claim.endpoint().name), failure });
             why
         };
-        let upstream = connected(&claim.endpoint().target).map_err(|error| failed(&error))?;
-        info.upstream_local.set(upstream.local_addr().ok());
+        let upstream = connected(&claim.endpoint().target)
+            .and_then(|socket| self.worker.reactor.register(socket))
+            .map_err(|error| failed(&error))?;
+        info.upstream_local.set(local_address(&upstream));
         info.attempts
             .borrow_mut()
             .push(Attempt { endpoint: Arc::clone(&claim.endpoint().name), failure: None });
@@ -427,22 +427,10 @@ impl UdpSlot {
 
     /// Brings the answers of a flow back to its client, for as long as it lasts.
     async fn answer(self: Rc<Self>, id: FlowId, flow: Rc<Flow>) {
-        let mut in_error = pin!(flow.upstream.ready(Interest::ERROR));
         let why = poll_fn(|cx| {
             loop {
-                let failure = match flow.upstream.poll_recv_ready(cx) {
-                    Poll::Ready(ready) => ready.err(),
-                    // An ICMP error makes a socket fail, not readable.
-                    Poll::Pending => {
-                        let failed = ready!(in_error.as_mut().poll(cx)).map(drop);
-                        failed.err().or_else(|| flow.upstream.take_error().ok().flatten())
-                    }
-                };
-                if let Some(error) = failure {
-                    flow.listener.cells.icmp.increment();
-                    flow.info.note(error);
-                    return Poll::Ready(reasons::FLOW_ICMP);
-                }
+                // An ICMP error makes the socket readable: what is read is the error.
+                ready!(flow.upstream.poll_ready(cx, Side::Read));
                 let got = self.worker.with_datagrams(|batch| {
                     receive(&flow.upstream, batch)?;
                     self.send_back(&flow, batch.iter());
@@ -546,18 +534,16 @@ fn judge(filters: &[Rc<dyn ConnectionFilter>], info: &ConnInfo) -> Result<(), Re
 
 /// Receives a batch. One that is not full means that no more is there now, which saves the call
 /// that would say so.
-fn receive(socket: &UdpSocket, batch: &mut Received) -> io::Result<()> {
-    let mut outcome = Err(io::ErrorKind::WouldBlock.into());
-    let _ = socket.try_io(Interest::READABLE, || {
-        let got = batch.receive(socket.as_fd());
-        let more = got.as_ref().is_ok_and(|count| *count == BATCH);
-        outcome = got.map(drop);
-        if more { Ok(()) } else { Err(io::ErrorKind::WouldBlock.into()) }
-    });
-    outcome
+fn receive(socket: &Source, batch: &mut Received) -> io::Result<()> {
+    let got = batch.receive(socket.as_fd());
+    let more = got.as_ref().is_ok_and(|count| *count == BATCH);
+    if !more {
+        socket.exhausted(Side::Read);
+    }
+    got.map(drop)
 }
 
-fn connected(target: &Target) -> io::Result<UdpSocket> {
+fn connected(target: &Target) -> io::Result<OwnedFd> {
     let Target::Ip(to) = target else {
         return Err(io::Error::new(
             io::ErrorKind::Unsupported,
@@ -572,5 +558,5 @@ fn connected(target: &Target) -> io::Result<UdpSocket> {
     let socket = std::net::UdpSocket::bind(any)?;
     socket.set_nonblocking(true)?;
     socket.connect(to)?;
-    UdpSocket::from_std(socket)
+    Ok(socket.into())
 }

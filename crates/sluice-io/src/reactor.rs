@@ -1,0 +1,292 @@
+//! The sockets of a worker, and who waits for them.
+//!
+//! Owns: what is known about the readiness of each socket, and one waker for each.
+//! Refuses to know: what the sockets are. Keeps: readiness that was told holds until an operation
+//! found none; a socket has one task, so one waker does; events only wake, they run nothing, so no
+//! socket comes or goes between an event and the note of it.
+//!
+//! The queue is nested in the runtime's own, which sees a single descriptor. A socket costs two dozen
+//! bytes here, no lock, and no call when it is closed (docs/decisions/0004).
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker, ready};
+
+use slab::Slab;
+use sluice_sys::queue::{Happened, Queue};
+
+/// The sockets of one thread.
+#[derive(Debug)]
+pub struct Reactor {
+    queue: Queue,
+    sockets: RefCell<Slab<Waiting>>,
+}
+
+/// What a task waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Bytes, the end, or an error.
+    Read,
+    /// Room for bytes.
+    Write,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    waker: Option<Waker>,
+    read: Readiness,
+    write: Readiness,
+    failed: bool,
+}
+
+#[derive(Debug, Default)]
+struct Readiness {
+    now: bool,
+    /// Closed or in error: ready for ever.
+    ever: bool,
+    awaited: bool,
+}
+
+impl Readiness {
+    /// Notes an event; whether somebody waited for it.
+    const fn happened(&mut self, now: bool, ever: bool) -> bool {
+        self.now |= now;
+        self.ever |= ever;
+        let wakes = self.awaited && now;
+        self.awaited &= !wakes;
+        wakes
+    }
+}
+
+impl Waiting {
+    const fn side(&mut self, side: Side) -> &mut Readiness {
+        match side {
+            Side::Read => &mut self.read,
+            Side::Write => &mut self.write,
+        }
+    }
+}
+
+impl Reactor {
+    /// No sockets yet. [`Reactor::drive`] must run for any to be waited for.
+    ///
+    /// # Errors
+    /// The process has no descriptor left.
+    pub fn new() -> io::Result<Rc<Self>> {
+        Ok(Rc::new(Self { queue: Queue::new()?, sockets: RefCell::default() }))
+    }
+
+    /// Wakes those who wait, for ever.
+    pub async fn drive(self: Rc<Self>) {
+        let driven = async {
+            let watched = self.queue.watch()?;
+            poll_fn(|cx| watched.poll(cx, |key, happened| self.tell(key, happened))).await
+        };
+        if let Err(error) = driven.await {
+            let error: io::Error = error;
+            tracing::error!(%error, "the system tells of no socket any more; restart sluice");
+        }
+    }
+
+    fn tell(&self, key: u64, happened: Happened) {
+        let mut sockets = self.sockets.borrow_mut();
+        let Some(waiting) = usize::try_from(key).ok().and_then(|key| sockets.get_mut(key)) else {
+            return;
+        };
+        waiting.failed |= happened.failed;
+        let reads = waiting.read.happened(happened.readable, happened.read_closed);
+        let writes = waiting.write.happened(happened.writable, happened.write_closed);
+        if (reads || writes)
+            && let Some(waker) = &waiting.waker
+        {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Takes a non-blocking socket in.
+    ///
+    /// # Errors
+    /// What `epoll_ctl(2)` said.
+    pub fn register(self: &Rc<Self>, socket: impl Into<OwnedFd>) -> io::Result<Source> {
+        let socket = socket.into();
+        let key = self.sockets.borrow_mut().insert(Waiting::default());
+        let source = Source { key, socket, reactor: Rc::clone(self) };
+        self.queue.add(&source.socket, key as u64)?;
+        Ok(source)
+    }
+}
+
+/// A socket that can be waited for, by one task.
+#[derive(Debug)]
+pub struct Source {
+    socket: OwnedFd,
+    key: usize,
+    reactor: Rc<Reactor>,
+}
+
+impl Source {
+    /// Ready when an operation on that side is worth a try.
+    pub fn poll_ready(&self, cx: &Context<'_>, side: Side) -> Poll<()> {
+        let mut sockets = self.reactor.sockets.borrow_mut();
+        let waiting = &mut sockets[self.key];
+        let readiness = waiting.side(side);
+        if readiness.now || readiness.ever {
+            return Poll::Ready(());
+        }
+        readiness.awaited = true;
+        if !waiting.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            waiting.waker = Some(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    /// Tries `operation` whenever it is worth it, until it does not say `WouldBlock`.
+    ///
+    /// # Errors
+    /// What `operation` said.
+    pub fn poll_io<T>(
+        &self,
+        cx: &Context<'_>,
+        side: Side,
+        mut operation: impl FnMut(BorrowedFd<'_>) -> io::Result<T>,
+    ) -> Poll<io::Result<T>> {
+        loop {
+            ready!(self.poll_ready(cx, side));
+            match operation(self.socket.as_fd()) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.exhausted(side),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                done => return Poll::Ready(done),
+            }
+        }
+    }
+
+    /// Notes that an operation found less than it asked for: the next event will tell of more.
+    pub fn exhausted(&self, side: Side) {
+        self.reactor.sockets.borrow_mut()[self.key].side(side).now = false;
+    }
+
+    /// Takes the socket out of the queue. Only a socket of which somebody else holds a descriptor
+    /// needs it; others leave when they are closed.
+    pub fn leave(&self) {
+        self.reactor.queue.remove(&self.socket);
+    }
+
+    /// Whether the socket was said to be in error; asking it which clears that.
+    pub fn has_failed(&self) -> bool {
+        self.reactor.sockets.borrow()[self.key].failed
+    }
+}
+
+impl AsFd for Source {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        // Closing the socket takes it out of the queue.
+        self.reactor.sockets.borrow_mut().remove(self.key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read as _, Write as _};
+    use std::os::unix::net::UnixStream;
+
+    /// A registered socket and its peer, on a driven reactor.
+    fn pair(reactor: &Rc<Reactor>) -> (Source, UnixStream) {
+        let (near, far) = UnixStream::pair().unwrap();
+        near.set_nonblocking(true).unwrap();
+        (reactor.register(near).unwrap(), far)
+    }
+
+    fn on_reactor<F: Future>(test: impl FnOnce(Rc<Reactor>) -> F) -> F::Output {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let reactor = Reactor::new().unwrap();
+        tokio::task::LocalSet::new().block_on(&runtime, async {
+            tokio::task::spawn_local(Rc::clone(&reactor).drive());
+            test(reactor).await
+        })
+    }
+
+    async fn read(source: &Source, room: usize) -> Vec<u8> {
+        let mut into = vec![0; room];
+        let read = |fd: BorrowedFd<'_>| Ok(rustix::io::read(fd, &mut into)?);
+        let mut read = read;
+        let count = poll_fn(|cx| source.poll_io(cx, Side::Read, &mut read)).await.unwrap();
+        into.truncate(count);
+        into
+    }
+
+    #[test]
+    fn a_reader_is_woken_by_bytes_and_by_the_end() {
+        on_reactor(async |reactor| {
+            let (near, mut far) = pair(&reactor);
+            let writer = async {
+                tokio::task::yield_now().await;
+                far.write_all(b"one").unwrap();
+            };
+            let (got, ()) = tokio::join!(read(&near, 9), writer);
+            assert_eq!(got, b"one");
+            near.exhausted(Side::Read);
+            drop(far);
+            assert_eq!(read(&near, 9).await, b"");
+            // The end is told once and holds for ever.
+            near.exhausted(Side::Read);
+            assert_eq!(read(&near, 9).await, b"");
+        });
+    }
+
+    #[test]
+    fn a_writer_waits_for_room() {
+        on_reactor(async |reactor| {
+            let (near, mut far) = pair(&reactor);
+            far.set_nonblocking(true).unwrap();
+            let data = vec![7; 1 << 20];
+            let mut sent = 0;
+            let write = poll_fn(|cx| {
+                while sent < data.len() {
+                    let some = |fd: BorrowedFd<'_>| Ok(rustix::io::write(fd, &data[sent..])?);
+                    sent += ready!(near.poll_io(cx, Side::Write, some)).unwrap();
+                }
+                Poll::Ready(())
+            });
+            let mut got = 0;
+            let drain = async {
+                let mut into = vec![0; 64 << 10];
+                while got < data.len() {
+                    match far.read(&mut into) {
+                        Ok(count) => got += count,
+                        Err(_) => tokio::task::yield_now().await,
+                    }
+                }
+            };
+            tokio::join!(write, drain);
+            assert_eq!(got, data.len());
+        });
+    }
+
+    #[test]
+    fn a_socket_that_left_is_not_heard_of() {
+        on_reactor(async |reactor| {
+            let (near, mut far) = pair(&reactor);
+            let shared = near.as_fd().try_clone_to_owned().unwrap();
+            near.leave();
+            drop(near);
+            far.write_all(b"x").unwrap();
+            // Another takes the key; nothing is told under it but its own events.
+            let (other, mut peer) = pair(&reactor);
+            poll_fn(|cx| other.poll_ready(cx, Side::Write)).await;
+            assert!(poll_fn(|cx| Poll::Ready(other.poll_ready(cx, Side::Read))).await.is_pending());
+            peer.write_all(b"y").unwrap();
+            assert_eq!(read(&other, 1).await, b"y");
+            drop(shared);
+        });
+    }
+}

@@ -1,0 +1,193 @@
+//! The event queue of a worker: epoll, edge-triggered, itself watched by the runtime.
+//!
+//! Owns: the queue, and the one promise that the runtime wants of a descriptor it watches.
+//! Refuses to know: who waits for what. Keeps: an event names the key its socket was added under;
+//! a socket leaves the queue when its last descriptor is closed, or is taken out before.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::task::{Context, Poll, ready};
+
+use rustix::event::Timespec;
+use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// What every socket is watched for.
+const WATCHED: EventFlags =
+    EventFlags::IN.union(EventFlags::OUT).union(EventFlags::RDHUP).union(EventFlags::ET);
+
+/// Events taken with one call.
+const BATCH: usize = 256;
+
+const AT_ONCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
+
+/// What has become of a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Happened {
+    /// Reading will not block: there are bytes, the end, or an error.
+    pub readable: bool,
+    /// Writing will not block.
+    pub writable: bool,
+    /// The peer sends no more, or the socket is in error: reading never blocks again.
+    pub read_closed: bool,
+    /// The socket is closed or in error: writing never blocks again.
+    pub write_closed: bool,
+    /// The socket is in error.
+    pub failed: bool,
+}
+
+impl Happened {
+    fn of(flags: EventFlags) -> Self {
+        let any = |of: EventFlags| flags.intersects(of);
+        let failed = any(EventFlags::ERR);
+        let closed = failed || any(EventFlags::HUP);
+        let read_closed = closed || any(EventFlags::RDHUP);
+        Self {
+            readable: read_closed || any(EventFlags::IN),
+            writable: closed || any(EventFlags::OUT),
+            read_closed,
+            write_closed: closed,
+            failed,
+        }
+    }
+}
+
+/// A queue of events of sockets.
+#[derive(Debug)]
+pub struct Queue(OwnedFd);
+
+impl Queue {
+    /// An empty queue.
+    ///
+    /// # Errors
+    /// The process has no descriptor left.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self(epoll::create(CreateFlags::CLOEXEC)?))
+    }
+
+    /// Adds a socket; its events carry `key`.
+    ///
+    /// # Errors
+    /// What `epoll_ctl(2)` said.
+    pub fn add(&self, socket: impl AsFd, key: u64) -> io::Result<()> {
+        Ok(epoll::add(&self.0, socket, EventData::new_u64(key), WATCHED)?)
+    }
+
+    /// Takes a socket out before it is closed.
+    pub fn remove(&self, socket: impl AsFd) {
+        // One that is not in it is what was wanted.
+        let _ = epoll::delete(&self.0, socket);
+    }
+
+    /// Lets the current runtime watch the queue.
+    ///
+    /// # Errors
+    /// What the runtime said.
+    pub fn watch(&self) -> io::Result<Watched> {
+        let descriptor = self.0.try_clone()?;
+        // SAFETY: the descriptor is owned by the `AsyncFd`, so it stays open and the same.
+        let watched = unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) };
+        Ok(Watched(watched?))
+    }
+}
+
+/// A queue that the runtime watches.
+#[derive(Debug)]
+pub struct Watched(AsyncFd<OwnedFd>);
+
+impl Watched {
+    /// Hands every event there is to `tell`, and is pending then; the task is woken by the next.
+    /// After a full batch others get their turn first.
+    ///
+    /// # Errors
+    /// What `epoll_wait(2)` or the runtime said.
+    pub fn poll(
+        &self,
+        cx: &mut Context<'_>,
+        mut tell: impl FnMut(u64, Happened),
+    ) -> Poll<io::Result<()>> {
+        loop {
+            let mut ready = ready!(self.0.poll_read_ready(cx))?;
+            let mut room = [MaybeUninit::<Event>::uninit(); BATCH];
+            let events = match epoll::wait(ready.get_inner(), &mut room, Some(&AT_ONCE)) {
+                Ok((events, _)) => events,
+                Err(rustix::io::Errno::INTR) => &mut [],
+                Err(error) => return Poll::Ready(Err(error.into())),
+            };
+            let full = events.len() == BATCH;
+            if !full {
+                // What comes from here on wakes the task again.
+                ready.clear_ready();
+            }
+            for event in events {
+                tell(event.data.u64(), Happened::of(event.flags));
+            }
+            if full {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::poll_fn;
+    use std::io::{Read as _, Write as _};
+    use std::os::unix::net::UnixStream;
+
+    async fn next(watched: &Watched) -> (u64, Happened) {
+        let mut last = None;
+        poll_fn(|cx| {
+            let polled = watched.poll(cx, |key, happened| last = Some((key, happened)));
+            assert!(!matches!(polled, Poll::Ready(Err(_))), "{polled:?}");
+            last.take().map_or(Poll::Pending, Poll::Ready)
+        })
+        .await
+    }
+
+    #[tokio::test]
+    async fn bytes_the_end_and_a_close_are_told_under_the_key() {
+        let queue = Queue::new().unwrap();
+        let watched = queue.watch().unwrap();
+        let (mut near, mut far) = UnixStream::pair().unwrap();
+        queue.add(&near, 7).unwrap();
+        let (key, happened) = next(&watched).await;
+        assert_eq!((key, happened.readable, happened.writable), (7, false, true));
+        far.write_all(b"x").unwrap();
+        let (_, happened) = next(&watched).await;
+        assert!(happened.readable && !happened.read_closed);
+        near.read_exact(&mut [0]).unwrap();
+        far.shutdown(std::net::Shutdown::Write).unwrap();
+        let (_, happened) = next(&watched).await;
+        assert!(happened.read_closed && !happened.write_closed);
+        drop(far);
+        let (_, happened) = next(&watched).await;
+        assert!(happened.write_closed);
+    }
+
+    #[tokio::test]
+    async fn more_events_than_a_batch_all_come() {
+        let queue = Queue::new().unwrap();
+        let watched = queue.watch().unwrap();
+        let pairs: Vec<_> = (0..BATCH as u64 + 3)
+            .map(|key| {
+                let pair = UnixStream::pair().unwrap();
+                queue.add(&pair.0, key).unwrap();
+                pair
+            })
+            .collect();
+        let mut seen = std::collections::BTreeSet::new();
+        poll_fn(|cx| {
+            let polled = watched.poll(cx, |key, _| {
+                seen.insert(key);
+            });
+            assert!(!matches!(polled, Poll::Ready(Err(_))), "{polled:?}");
+            if seen.len() == pairs.len() { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+}
