@@ -13,6 +13,9 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// The longest method that is still taken for one.
 const METHOD_MAX: usize = 32;
 
+/// Bytes of empty lines that are skipped at most.
+const EMPTY_MAX: usize = 32;
+
 /// Recognises HTTP/1.0 and HTTP/1.1.
 #[derive(Debug)]
 pub struct Http1Inspector;
@@ -25,10 +28,13 @@ impl Inspector for Http1Inspector {
     fn inspect(&self, prefix: &[u8]) -> Inspection {
         // Empty lines before the request line are skipped, RFC 9112 §2.2.
         let skipped = prefix.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+        if skipped > EMPTY_MAX {
+            return Inspection::No;
+        }
         let line = prefix.get(skipped..).unwrap_or_default();
         let method = line.iter().take_while(|byte| is_token(**byte)).count();
         match line.get(method) {
-            None if method <= METHOD_MAX && skipped <= METHOD_MAX => return need(1),
+            None if method <= METHOD_MAX => return need(1),
             Some(b' ') if (1..=METHOD_MAX).contains(&method) => {}
             _ => return Inspection::No,
         }

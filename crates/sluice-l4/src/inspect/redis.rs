@@ -15,6 +15,9 @@ const INLINE: &[&[u8]] =
 /// Digits of the count of an array that is still taken for one.
 const DIGITS_MAX: usize = 7;
 
+/// The longest rest of an inline command that is waited for.
+const INLINE_MAX: usize = 1024;
+
 /// Recognises Redis.
 #[derive(Debug)]
 pub struct RedisInspector;
@@ -62,8 +65,8 @@ fn inline(prefix: &[u8]) -> Inspection {
         None => need(1),
         Some(b'\r' | b'\n' | b' ') if command.len() == name.len() => {
             // A request line of HTTP could begin so; it ends otherwise.
-            match tail.iter().position(|byte| *byte == b'\n') {
-                None if tail.len() > 1024 => Inspection::No,
+            match tail.iter().take(INLINE_MAX).position(|byte| *byte == b'\n') {
+                None if tail.len() >= INLINE_MAX => Inspection::No,
                 None => need(1),
                 Some(end) if tail.get(..end).is_some_and(|line| contains(line, b" HTTP/")) => {
                     Inspection::No

@@ -54,8 +54,11 @@ fn alpn(offers: &[&str]) -> (u16, Vec<u8>) {
 
 /// The panel's decision when the bytes come in pieces cut at `cuts`, with replies answered.
 fn decide(needs: Needs, stream: &[u8], cuts: &[usize]) -> (Look, Vec<u8>) {
-    let inspectors = needs.inspectors();
-    let mut panel = Panel::new(&inspectors);
+    judged(&needs.inspectors(), stream, cuts)
+}
+
+fn judged(inspectors: &[Rc<dyn Inspector>], stream: &[u8], cuts: &[usize]) -> (Look, Vec<u8>) {
+    let mut panel = Panel::new(inspectors);
     let (mut start, mut replies) = (0, Vec::new());
     for end in cuts.iter().copied().chain([stream.len()]) {
         loop {
@@ -225,4 +228,27 @@ proptest! {
         stream.splice(at..at, noise);
         let _ = decide(Needs::ALL, &stream, &[]);
     }
+}
+
+/// What the fuzzer found and may find: each file of the inspectors' corpora, whole and dribbled.
+#[test]
+fn the_corpora_are_judged_the_same_however_they_are_cut() {
+    let corpora = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/corpus");
+    let mut count = 0;
+    for corpus in std::fs::read_dir(corpora).unwrap().map(|entry| entry.unwrap().path()) {
+        if !corpus.file_name().unwrap().to_string_lossy().starts_with("inspect") {
+            continue;
+        }
+        for file in std::fs::read_dir(&corpus).unwrap().map(|entry| entry.unwrap().path()) {
+            let stream = std::fs::read(&file).unwrap();
+            let every: Vec<usize> = (1..stream.len()).collect();
+            for one in Needs::ALL.inspectors() {
+                let alone = [one];
+                let (whole, cut) = (judged(&alone, &stream, &[]), judged(&alone, &stream, &every));
+                assert_eq!(whole, cut, "{}: {}", file.display(), alone[0].name());
+            }
+            count += 1;
+        }
+    }
+    assert!(count > 10, "{count}");
 }
