@@ -98,8 +98,8 @@ impl Queue {
 pub struct Watched(AsyncFd<OwnedFd>);
 
 impl Watched {
-    /// Hands every event there is to `tell`, and is pending then; the task is woken by the next.
-    /// After a full batch others get their turn first.
+    /// Hands the events there are to `tell`; never ready but with an error. The task is woken again
+    /// by the next event, and once after each batch.
     ///
     /// # Errors
     /// What `epoll_wait(2)` or the runtime said.
@@ -116,18 +116,18 @@ impl Watched {
                 Err(rustix::io::Errno::INTR) => &mut [],
                 Err(error) => return Poll::Ready(Err(error.into())),
             };
-            let full = events.len() == BATCH;
-            if !full {
+            if events.is_empty() {
                 // What comes from here on wakes the task again.
                 ready.clear_ready();
+                continue;
             }
             for event in events {
                 tell(event.data.u64(), Happened::of(event.flags));
             }
-            if full {
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
-            }
+            // Those who were told get their turn. On a busy worker there is more by then, and
+            // asking here at once saves a turn of the runtime's own queue.
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
         }
     }
 }
