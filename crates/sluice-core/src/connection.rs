@@ -182,10 +182,8 @@ pub struct ConnInfo {
     pub local: Peer,
     /// When it was accepted.
     pub started: Moment,
-    /// Who it comes from: the peer, or what a trusted PROXY header says.
-    pub source: Cell<Peer>,
-    /// Where it was meant for: the local address, or what a trusted PROXY header says.
-    pub destination: Cell<Peer>,
+    /// Source and destination that a trusted PROXY header named. Boxed: most connections have none.
+    pub proxied: OnceCell<Box<(Peer, Peer)>>,
     /// What inspection found.
     pub facts: OnceCell<Box<Facts>>,
     /// What inspection found inside a terminated stream.
@@ -217,8 +215,7 @@ impl ConnInfo {
             peer,
             local,
             started,
-            source: Cell::new(peer),
-            destination: Cell::new(local),
+            proxied: OnceCell::new(),
             facts: OnceCell::new(),
             inner_facts: RefCell::default(),
             chain: OnceCell::new(),
@@ -230,6 +227,16 @@ impl ConnInfo {
             sent: Cell::new(0),
             detail: RefCell::default(),
         }
+    }
+
+    /// Who it comes from: the peer, or what a trusted PROXY header says.
+    pub fn source(&self) -> Peer {
+        self.proxied.get().map_or(self.peer, |proxied| proxied.0)
+    }
+
+    /// Where it was meant for: the local address, or what a trusted PROXY header says.
+    pub fn destination(&self) -> Peer {
+        self.proxied.get().map_or(self.local, |proxied| proxied.1)
     }
 
     /// The facts that are nearest to the data: those inside TLS, where it was opened and looked into.

@@ -208,11 +208,8 @@ fn select(
 ) -> Result<Rc<Chain>, Reason> {
     let pair = |peer: Peer| peer.socket().map(|end: SocketAddr| (end.ip() as IpAddr, end.port()));
     let info = &conn.info;
-    let subject = Subject {
-        destination: pair(info.destination.get()),
-        source: pair(info.source.get()),
-        facts,
-    };
+    let subject =
+        Subject { destination: pair(info.destination()), source: pair(info.source()), facts };
     table.find(&subject).map(|index| Rc::clone(&chains[index])).ok_or(reasons::UNMATCHED)
 }
 
@@ -313,8 +310,8 @@ async fn take_proxy_header(
         Header::Present { .. } if !trusted => return Err(reasons::PROXY_UNTRUSTED),
         Header::Present { length, ends } => {
             if let Some((source, destination)) = ends {
-                conn.info.source.set(Peer::Ip(source));
-                conn.info.destination.set(Peer::Ip(destination));
+                let ends = (Peer::Ip(source), Peer::Ip(destination));
+                let _ = conn.info.proxied.set(Box::new(ends));
             }
             length
         }

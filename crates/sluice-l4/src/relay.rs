@@ -102,7 +102,7 @@ impl Relay {
         stream: Stream,
         conn: Rc<Conn>,
     ) -> Result<(Box<Pump>, Claim), Reason> {
-        let hash = self.options.hash.and_then(|hash| hash.of(conn.info.source.get()));
+        let hash = self.options.hash.and_then(|hash| hash.of(conn.info.source()));
         let preface = self.preface(&conn.info);
         let Connected { stream: upstream, claim } =
             connect(&self.handle, &conn, hash, &preface).await?;
@@ -119,7 +119,7 @@ impl Relay {
             plan.tls.is_some() && info.nearest_facts().protocol == Some(Protocol::Postgres);
         Preface {
             proxy_header: plan.send_proxy.map_or_else(Vec::new, |version| {
-                proxy_protocol::write(version, info.source.get(), info.destination.get())
+                proxy_protocol::write(version, info.source(), info.destination())
             }),
             starttls: (passed_on || postgres).then_some((&SSL_REQUEST[..], GRANTED)),
         }

@@ -283,7 +283,7 @@ impl Office {
             "id": info.id,
             "kind": kind,
             "listener": &*info.listener,
-            "source": info.source.get().to_string(),
+            "source": info.source().to_string(),
             "peer": info.peer.to_string(),
             "local": info.local.to_string(),
             "worker": self.worker.number,

@@ -68,8 +68,7 @@ impl FilterPlan for Blocks {
 impl ConnectionFilter for Blocks {
     fn admit(&self, conn: &ConnInfo) -> Admit {
         // A unix socket has no address to judge; who may open it is up to its file mode.
-        let listed =
-            conn.source.get().ip().map(|ip| self.blocks.iter().any(|block| block.holds(ip)));
+        let listed = conn.source().ip().map(|ip| self.blocks.iter().any(|block| block.holds(ip)));
         Admit::Now(match listed {
             Some(listed) if listed != self.allow => Verdict::Reject(reasons::DENIED),
             _ => Verdict::Continue,

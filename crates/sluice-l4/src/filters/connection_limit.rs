@@ -93,7 +93,7 @@ impl ConnectionFilter for Filter {
             return Admit::Now(Verdict::Reject(reasons::LIMIT));
         }
         if let Some(max) = self.settings.per_source {
-            let (count, forgot) = counts.by_source.entry(source_of(conn.source.get()));
+            let (count, forgot) = counts.by_source.entry(source_of(conn.source()));
             if forgot {
                 self.forgotten.increment();
             }
@@ -110,7 +110,7 @@ impl ConnectionFilter for Filter {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         counts.all = counts.all.saturating_sub(1);
         if self.settings.per_source.is_some() {
-            let source = source_of(conn.source.get());
+            let source = source_of(conn.source());
             let (count, _) = counts.by_source.entry(source);
             *count = count.saturating_sub(1);
             if *count == 0 {

@@ -114,7 +114,7 @@ impl ConnectionFilter for Filter {
     fn admit(&self, conn: &ConnInfo) -> Admit {
         let Rate { count, per } = self.settings.connections;
         let source = match self.settings.per {
-            Per::SourceIp => source_of(conn.source.get()),
+            Per::SourceIp => source_of(conn.source()),
             Per::Listener => source_of(sluice_core::connection::Peer::Unix),
         };
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);

@@ -383,8 +383,8 @@ impl UdpSlot {
         let end = |peer: Peer| peer.socket().map(|end| (end.ip(), end.port()));
         let facts = Facts::default();
         let subject = Subject {
-            destination: end(info.destination.get()),
-            source: end(info.source.get()),
+            destination: end(info.destination()),
+            source: end(info.source()),
             facts: &facts,
         };
         let index = listener.plan.table.find(&subject).ok_or(reasons::UNMATCHED)?;
@@ -404,7 +404,7 @@ impl UdpSlot {
         chain: &FlowChain,
         info: &ConnInfo,
     ) -> Result<(Claim, Source), Reason> {
-        let hash = plan.hash.and_then(|hash| hash.of(info.source.get()));
+        let hash = plan.hash.and_then(|hash| hash.of(info.source()));
         let claim = chain.handle.pick(&self.worker, hash, &[])?;
         let failed = |error: &io::Error| {
             let why = sluice_upstream::reasons::of_connect_error(error);
