@@ -66,6 +66,11 @@ fn every_kind_of_bad_configuration_has_its_message() {
             "values",
             "listeners: [{ name: \"a b\", address: localhost:80, relay: up, inspect: { bytes: 16KB, timeout: 1.5s } }]\nclusters: { up: { endpoints: [127.0.0.1, \"::1:80\"], connect_attempts: many } }\nlimits: { inspect_bytes: 1GiB, worker_pips: 5 }\n",
         ),
+        // What is wrong in itself hides nothing of what is wrong between sections.
+        (
+            "together",
+            "admin: { address: 127.0.0.1 }\ndrain: { timeout: soon }\nlisteners:\n  - { name: a, address: 127.0.0.1:7001, relay: nowhere }\n  - name: b\n    address: 127.0.0.1:7001\n    chains:\n      - { match: { sni: \"a b\" }, relay: up }\n      - { match: { port: 9999 }, relay: up }\n      - { relay: broken }\n      - { relay: other }\nclusters: { up: { endpoints: [127.0.0.1:1], connect_attempts: 0 }, broken: 5, other: { endpoints: [] } }\n",
+        ),
         (
             "warnings",
             "admin: { address: 0.0.0.0:9901 }\nlisteners: [{ name: a, address: 127.0.0.1:7001, relay: { cluster: up, hash: source_ip } }]\nclusters: { up: { endpoints: [127.0.0.1:1], tls: { verify: none } }, spare: { endpoints: [127.0.0.1:2] } }\n",

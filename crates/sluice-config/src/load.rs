@@ -20,7 +20,8 @@ pub struct Loaded {
     pub sources: Sources,
     /// What relative paths in it are relative to.
     pub folder: PathBuf,
-    /// The configuration; `None` when there are errors.
+    /// The configuration, as far as it could be read. Where `diags` has errors it is for further
+    /// checks only.
     pub config: Option<Config>,
     /// What was found.
     pub diags: Diags,
@@ -104,6 +105,11 @@ fn read_file(path: &Path) -> Result<String, String> {
 }
 
 impl Loaded {
+    /// The configuration, if nothing that was found so far is an error.
+    pub fn usable(&self) -> Option<&Config> {
+        self.config.as_ref().filter(|_| !self.diags.has_errors())
+    }
+
     fn bind(&mut self) {
         let mut parts = Vec::new();
         for number in 0.. {
@@ -111,10 +117,15 @@ impl Loaded {
             parts.extend(yaml::read(text, number, &mut self.diags));
         }
         let root = join(parts, &mut self.diags);
-        let bound = Config::bind(&root, &sluice_core::Path::ROOT, &mut self.diags);
-        if !self.diags.has_errors() {
-            self.config = bound;
-        }
+        let at = sluice_core::Path::ROOT;
+        self.config = Config::bind(&root, &at, &mut self.diags).or_else(|| {
+            // What stands once and is wrong keeps nobody from checking what stands many times.
+            Config::bind(
+                &only(root, &["listeners", "clusters", "access_log"]),
+                &at,
+                &mut Diags::new(),
+            )
+        });
     }
 }
 
@@ -168,4 +179,12 @@ fn join_entry(first: &mut Entry, second: Entry, diags: &mut Diags) {
                 .help("only listeners, clusters and access logs add up over files");
         }
     }
+}
+
+/// The entries of a map that have one of these names.
+fn only(mut root: Node, keys: &[&str]) -> Node {
+    if let Value::Map(entries) = &mut root.value {
+        entries.retain(|entry| keys.contains(&&*entry.key));
+    }
+    root
 }

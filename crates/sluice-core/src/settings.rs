@@ -5,7 +5,6 @@
 //! Keeps: types, reference page, schema and `explain` have one source, the declaration; every
 //! field of a section is bound even when its neighbour is wrong, so all errors come at once.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -17,11 +16,13 @@ use crate::{Name, value};
 
 mod fields;
 mod macros;
+mod members;
 mod shape;
 #[cfg(test)]
 mod tests;
 
 pub use fields::Fields;
+pub use members::{Members, Named};
 pub use shape::{FieldShape, Plain, SectionShape, Shape};
 
 /// The path from the root of a configuration to a value, kept on the stack while binding.
@@ -373,51 +374,6 @@ impl<T: Setting> Setting for Vec<T> {
 
     fn show(&self) -> Plain {
         Plain::List(self.iter().map(Setting::show).collect())
-    }
-
-    fn absent() -> Option<Self> {
-        Some(Self::new())
-    }
-}
-
-/// Named values; the place kept is that of the name.
-impl<T: Setting> Setting for BTreeMap<Name, Spanned<T>> {
-    fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
-        let entries: &[Entry] = match &node.value {
-            Value::Map(entries) => entries,
-            Value::Null => &[],
-            _ => {
-                wrong_kind(node, at, diags, "a map of names");
-                return None;
-            }
-        };
-        let mut all = Some(Self::new());
-        for entry in entries {
-            let here = at.key(&entry.key);
-            let name = match parse_name(&entry.key) {
-                Ok(name) => Some(name),
-                Err(message) => {
-                    diags.error("bad-name", entry.key_span, here, message);
-                    None
-                }
-            };
-            let bound = T::bind(&entry.node, &here, diags);
-            match (name, bound, &mut all) {
-                (Some(name), Some(value), Some(map)) => {
-                    map.insert(name, Spanned { value, span: entry.key_span });
-                }
-                _ => all = None,
-            }
-        }
-        all
-    }
-
-    fn shape() -> Shape {
-        Shape::Named(Box::new(T::shape()))
-    }
-
-    fn show(&self) -> Plain {
-        Plain::Map(self.iter().map(|(name, value)| (name.to_string(), value.show())).collect())
     }
 
     fn absent() -> Option<Self> {

@@ -82,8 +82,13 @@ struct Build<'a> {
 
 /// Builds a snapshot; adds everything that is wrong or risky to `diags`.
 pub fn build(config: &Config, needed: &Needed<'_>, diags: &mut Diags) -> Option<Snapshot> {
+    // What is missing from a configuration with errors may stand where the errors are.
+    let whole = !diags.has_errors();
     check::names_and_addresses(config, diags);
-    check::risks(config, diags);
+    check::admin(config, diags);
+    if whole {
+        check::unused(config, diags);
+    }
     let mut state = Build { needed, files: Vec::new(), stale: Vec::new() };
     let clusters = state.clusters(config, diags);
     let listeners = state.listeners(config, &clusters, diags);
@@ -122,7 +127,7 @@ fn report(error: &LoadError, span: sluice_core::Span, at: &Path<'_>, diags: &mut
 fn sinks(config: &Config, folder: &FilePath, diags: &mut Diags) -> Vec<SinkPlan> {
     let at = Path::ROOT.key("access_log");
     let mut sinks = Vec::new();
-    for (index, log) in config.access_log.iter().enumerate() {
+    for (index, log) in config.access_log.places() {
         let at = at.index(index);
         sinks.extend(sink(log, folder, &at, diags));
     }
@@ -141,13 +146,10 @@ fn sink(
         text if text.contains('%') => Template::text(text, record::OPERATORS),
         text => Err(format!("expected json, text or a line with %OPERATOR%s, not `{text}`")),
     };
-    let template = match template {
-        Ok(template) => template,
-        Err(message) => {
-            diags.error("bad-value", log.format.span, at.key("format"), message);
-            return None;
-        }
-    };
+    let at_format = at.key("format");
+    let template = template
+        .map_err(|message| diags.error("bad-value", log.format.span, at_format, message))
+        .ok();
     let kinds = log.kinds.iter().map(|kind| match kind {
         LogKind::Connection => RecordKind::Connection.bit(),
         LogKind::Flow => RecordKind::Flow.bit(),
@@ -170,5 +172,5 @@ fn sink(
             .help("create the folder, or write `stdout`");
         return None;
     }
-    Some(SinkPlan { target, kinds, template })
+    Some(SinkPlan { target, kinds, template: template? })
 }

@@ -14,7 +14,7 @@ pub fn names_and_addresses(config: &Config, diags: &mut Diags) {
     let at = Path::ROOT.key("listeners");
     let mut names: HashMap<&Name, Span> = HashMap::new();
     let mut addresses: HashMap<&ListenAddress, Span> = HashMap::new();
-    for (index, listener) in config.listeners.iter().enumerate() {
+    for (index, listener) in config.listeners.places() {
         let at = at.index(index);
         if let Some(first) = names.insert(&listener.name.value, listener.name.span) {
             diags
@@ -43,8 +43,8 @@ pub fn names_and_addresses(config: &Config, diags: &mut Diags) {
     }
 }
 
-/// What is legal and still may hurt.
-pub fn risks(config: &Config, diags: &mut Diags) {
+/// The admin pages are for those on this machine.
+pub fn admin(config: &Config, diags: &mut Diags) {
     if let Some(admin) = &config.admin {
         let at = Path::ROOT.key("admin");
         match &admin.address.value {
@@ -69,9 +69,13 @@ pub fn risks(config: &Config, diags: &mut Diags) {
             _ => {}
         }
     }
+}
+
+/// What is there and does nothing.
+pub fn unused(config: &Config, diags: &mut Diags) {
     let used: Vec<&Name> =
         config.listeners.iter().flat_map(|listener| relays_of(listener)).collect();
-    for (name, cluster) in &config.clusters {
+    for (name, cluster) in config.clusters.iter() {
         if !used.contains(&name) {
             let at = Path::ROOT.key("clusters");
             diags.warning(
@@ -95,7 +99,7 @@ fn relays_of(listener: &Listener) -> impl Iterator<Item = &Name> {
     let inner = listener
         .chains
         .iter()
-        .flat_map(|chain| &chain.chains)
+        .flat_map(|chain| chain.chains.iter())
         .filter_map(|chain| chain.relay.as_ref());
     listener.relay.iter().chain(outer).chain(inner).map(|relay| &relay.0.cluster.value)
 }

@@ -3,14 +3,14 @@
 //! Owns: every field, its default and its one sentence of documentation. Refuses to know: what
 //! fields mean together. Keeps: the order of fields here is the order on the reference page.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use sluice_core::limits::{self, Limits, Unit};
 use sluice_core::settings::{
-    Empty, FieldShape, OrNone, Plain, Short, ShortForm, bind_scalar, suggest_word, wrong_kind,
+    Empty, FieldShape, Members, Named, OrNone, Plain, Short, ShortForm, bind_scalar, suggest_word,
+    wrong_kind,
 };
 use sluice_core::value::{
     NamePattern, Percent, WordPattern, parse_duration, parse_size, show_duration, show_size,
@@ -28,11 +28,11 @@ section! {
         /// Where metrics and state can be read.
         pub admin: Option<Admin>,
         /// What listens where.
-        pub listeners: Vec<Spanned<Listener>>,
+        pub listeners: Members<Listener>,
         /// Where connections go, by name.
-        pub clusters: BTreeMap<Name, Spanned<Cluster>>,
+        pub clusters: Named<Cluster>,
         /// Where records of ended connections and flows go; left out, none are written.
-        pub access_log: Vec<Spanned<AccessLog>>,
+        pub access_log: Members<AccessLog>,
         /// What happens when Sluice is told to stop.
         pub drain: Drain,
         /// Bounds on buffers, tables and waits, by name; `sluice explain --limits` lists them.
@@ -76,7 +76,7 @@ section! {
         /// Short form of one chain: relay to this cluster.
         pub relay: Option<Spanned<Short<Relay>>>,
         /// The chains; the most specific match wins.
-        pub chains: Vec<Spanned<Chain>>,
+        pub chains: Members<Chain>,
         /// Socket options.
         pub socket: SocketOptions,
     }
@@ -154,7 +154,7 @@ section! {
         /// Relay to this cluster.
         pub relay: Option<Spanned<Short<Relay>>>,
         /// Chains selected on the clear text behind `tls`; one level only.
-        pub chains: Vec<Spanned<InnerChain>>,
+        pub chains: Members<InnerChain>,
     }
 }
 

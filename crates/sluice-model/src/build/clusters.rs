@@ -19,7 +19,7 @@ impl Build<'_> {
     pub(super) fn clusters(&mut self, config: &Config, diags: &mut Diags) -> ClusterMap {
         let at = Path::ROOT.key("clusters");
         let mut all = ClusterMap::new();
-        for (name, section) in &config.clusters {
+        for (name, section) in config.clusters.iter() {
             if let Some(plan) = self.cluster(name, section, &at.key(name), diags) {
                 let plan = Arc::new(plan);
                 let cluster = (self.needed.cluster)(&plan);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sluice_core::settings::suggest_word;
+use sluice_core::settings::{Members, suggest_word};
 use sluice_core::{Diags, ListenAddress, Name, Path, Span, Spanned};
 use sluice_io::FilterPlan;
 use sluice_l4::chain::InnerPlan;
@@ -38,7 +38,7 @@ impl Build<'_> {
     ) -> BTreeMap<Name, ListenerSnapshot> {
         let at = Path::ROOT.key("listeners");
         let mut all = BTreeMap::new();
-        for (index, section) in config.listeners.iter().enumerate() {
+        for (index, section) in config.listeners.places() {
             let at = at.index(index);
             let mut scope = Scope { build: self, config, clusters, udp: section.is_udp() };
             if let Some(snapshot) = scope.listener(section, &at, diags) {
@@ -84,20 +84,20 @@ impl Scope<'_, '_> {
         let list = at.key("chains");
         let short = section.chains.is_empty();
         let mut wanted: Vec<(Criteria, bool)> = Vec::new();
-        for (index, chain) in chains.iter().enumerate() {
+        for (index, chain) in chains.places() {
             let of = criteria(chain.matches.as_deref());
             if let Some(matches) = &chain.matches {
                 check_possible(matches, &of, place, &list.index(index).key("match"), diags);
             }
             wanted.push((of, chain.tls.is_some()));
         }
-        let table = self.table(&wanted, |index| chains[index].span, &list, diags);
+        let table = self.table(&wanted, &places_of(&chains), &list, diags);
         let filters = self.filters(&section.filters, &at.key("filters"), diags);
         let plan = if self.udp {
             self.udp_plan(section, &chains, table, filters, if short { at } else { &list }, diags)
         } else {
             let mut plans = Some(Vec::new());
-            for (index, chain) in chains.iter().enumerate() {
+            for (index, chain) in chains.places() {
                 let here = list.index(index);
                 let built =
                     self.chain(index, chain, section, if short { at } else { &here }, diags);
@@ -122,7 +122,7 @@ impl Scope<'_, '_> {
     fn table(
         &self,
         wanted: &[(Criteria, bool)],
-        span_of: impl Fn(usize) -> Span,
+        places: &[(usize, Span)],
         at: &Path<'_>,
         diags: &mut Diags,
     ) -> Option<ChainTable> {
@@ -131,14 +131,15 @@ impl Scope<'_, '_> {
             Ok(table) => Some(table),
             Err(pairs) => {
                 for (first, second) in pairs {
+                    let (place, span) = places[second];
                     diags
                         .error(
                             "equal-chains",
-                            span_of(second),
-                            at.index(second),
+                            span,
+                            at.index(place),
                             "this chain matches the same as one before it",
                         )
-                        .other(span_of(first), "the other one")
+                        .other(places[first].1, "the other one")
                         .help("make one of them more specific, or join them");
                 }
                 None
@@ -193,7 +194,7 @@ impl Scope<'_, '_> {
 
     fn inner(
         &mut self,
-        chains: &[Spanned<InnerChain>],
+        chains: &Members<InnerChain>,
         listener: &Spanned<Listener>,
         at: &Path<'_>,
         diags: &mut Diags,
@@ -208,7 +209,7 @@ impl Scope<'_, '_> {
         let list = at.key("chains");
         let mut wanted = Vec::new();
         let mut plans = Some(Vec::new());
-        for (index, chain) in chains.iter().enumerate() {
+        for (index, chain) in chains.places() {
             let here = list.index(index);
             let of = criteria(chain.matches.as_deref());
             if let Some(matches) = &chain.matches {
@@ -228,7 +229,7 @@ impl Scope<'_, '_> {
                 _ => plans = None,
             }
         }
-        let table = self.table(&wanted, |index| chains[index].span, &list, diags);
+        let table = self.table(&wanted, &places_of(chains), &list, diags);
         Some(InnerPlan { needs: needs(&wanted, true), table: table?, chains: plans? })
     }
 
@@ -302,8 +303,8 @@ impl Scope<'_, '_> {
             return Some(Arc::clone(cluster));
         }
         // A cluster that is there and wrong has its own errors.
-        if !self.config.clusters.contains_key(&name.value) {
-            let names: Vec<&str> = self.config.clusters.keys().map(|name| &**name).collect();
+        let names: Vec<&str> = self.config.clusters.names().map(|name| &**name).collect();
+        if !names.contains(&&*name.value) {
             let help = suggest_word(&name.value, &names).unwrap_or_else(|| {
                 format!("add it under `clusters`; there are: {}", names.join(", "))
             });
@@ -350,14 +351,14 @@ impl Scope<'_, '_> {
     fn udp_plan(
         &mut self,
         listener: &Spanned<Listener>,
-        chains: &[Spanned<Chain>],
+        chains: &Members<Chain>,
         table: Option<ChainTable>,
         filters: Option<Vec<Arc<dyn FilterPlan>>>,
         at: &Path<'_>,
         diags: &mut Diags,
     ) -> Option<PlanKind> {
         let mut plans = Some(Vec::new());
-        for (index, chain) in chains.iter().enumerate() {
+        for (index, chain) in chains.places() {
             if let Some(tls) = &chain.tls {
                 diags.error(
                     "wrong-kind",
@@ -413,7 +414,7 @@ impl Scope<'_, '_> {
 }
 
 /// The chains of a listener, with the short form made long.
-fn chains_of(listener: &Spanned<Listener>) -> Vec<Spanned<Chain>> {
+fn chains_of(listener: &Spanned<Listener>) -> Members<Chain> {
     if !listener.chains.is_empty() {
         return listener.chains.clone();
     }
@@ -423,9 +424,13 @@ fn chains_of(listener: &Spanned<Listener>) -> Vec<Spanned<Chain>> {
         tls: listener.tls.clone(),
         filters: Vec::new(),
         relay: listener.relay.clone(),
-        chains: Vec::new(),
+        chains: Members::default(),
     };
-    vec![Spanned { value: chain, span: listener.span }]
+    Members::one(Spanned { value: chain, span: listener.span })
+}
+
+fn places_of<T>(members: &Members<T>) -> Vec<(usize, Span)> {
+    members.places().map(|(place, member)| (place, member.span)).collect()
 }
 
 fn chain_name(index: usize, parts: &ChainParts<'_>) -> Name {

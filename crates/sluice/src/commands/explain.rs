@@ -22,7 +22,7 @@ pub(crate) fn run(options: &Explain) -> anyhow::Result<ExitCode> {
     }
     let path = options.file.as_ref().or(options.config.as_ref());
     let loaded = load(path.ok_or_else(|| anyhow::anyhow!("no configuration was named"))?);
-    let Some(config) = &loaded.config else {
+    let Some(config) = loaded.usable() else {
         print(&render::text(&loaded.diags.into_sorted(), &loaded.sources, false));
         return Ok(ExitCode::from(EXIT_CONFIG));
     };
