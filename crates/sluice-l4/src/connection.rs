@@ -339,8 +339,8 @@ async fn inspect(
     let mut prefix = Prefix::new(plan.bytes);
     let mut start = 0;
     let mut full = false;
+    let mut panel = Panel::new(inspectors);
     let looking = async {
-        let mut panel = Panel::new(inspectors);
         loop {
             match panel.look(&prefix.bytes[start..]) {
                 Look::Decided(facts) => return Ok(Some(facts)),
@@ -375,6 +375,10 @@ async fn inspect(
         Ok(Ok(None)) => false,
         Err(_) => true,
     };
+    if let Some(facts) = panel.give_up(&prefix.bytes[start..]) {
+        prefix.give_back(stream, conn, start)?;
+        return Ok(facts);
+    }
     if full {
         conn.worker
             .shard

@@ -152,7 +152,8 @@ impl<'a> Panel<'a> {
         Self { seats: inspectors.iter().map(seat).collect(), starttls: false }
     }
 
-    /// Asks whoever has not voted.
+    /// Asks whoever has not voted. A match counts once everybody before it in the order has said
+    /// no: which of two it is must not hang on how the bytes were cut.
     pub fn look(&mut self, prefix: &[u8]) -> Look {
         let mut waiting = prefix.is_empty();
         for seat in &mut self.seats {
@@ -160,12 +161,12 @@ impl<'a> Panel<'a> {
                 Vote::No => continue,
                 Vote::Open(least) if prefix.len() < least => {
                     waiting = true;
-                    // Whoever stands before in the order decides before.
                     continue;
                 }
                 Vote::Open(_) => {}
             }
             match seat.inspector.inspect(prefix) {
+                Inspection::Match(_) | Inspection::Reply { .. } if waiting => {}
                 Inspection::Match(facts) => return Look::Decided(self.settle(facts)),
                 Inspection::No => seat.vote = Vote::No,
                 Inspection::NeedMore(by) => {
@@ -184,6 +185,15 @@ impl<'a> Panel<'a> {
         } else {
             Look::Decided(Facts::of(Protocol::Unknown))
         }
+    }
+
+    /// What it is when nothing more will come: the first match, though others still waited.
+    pub fn give_up(&self, prefix: &[u8]) -> Option<Facts> {
+        let open = self.seats.iter().filter(|seat| seat.vote != Vote::No);
+        open.map(|seat| seat.inspector.inspect(prefix)).find_map(|said| match said {
+            Inspection::Match(facts) => Some(self.settle(facts)),
+            _ => None,
+        })
     }
 
     fn reply(&mut self, bytes: &'static [u8], consumed: usize, starttls: bool) -> Look {

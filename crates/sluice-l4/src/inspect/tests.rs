@@ -242,13 +242,28 @@ fn the_corpora_are_judged_the_same_however_they_are_cut() {
         for file in std::fs::read_dir(&corpus).unwrap().map(|entry| entry.unwrap().path()) {
             let stream = std::fs::read(&file).unwrap();
             let every: Vec<usize> = (1..stream.len()).collect();
-            for one in Needs::ALL.inspectors() {
-                let alone = [one];
-                let (whole, cut) = (judged(&alone, &stream, &[]), judged(&alone, &stream, &every));
-                assert_eq!(whole, cut, "{}: {}", file.display(), alone[0].name());
+            let mut panels: Vec<_> =
+                Needs::ALL.inspectors().into_iter().map(|one| vec![one]).collect();
+            panels.push(Needs::ALL.inspectors());
+            for panel in panels {
+                let (whole, cut) = (judged(&panel, &stream, &[]), judged(&panel, &stream, &every));
+                let names: Vec<&str> = panel.iter().map(|one| one.name()).collect();
+                assert_eq!(whole, cut, "{}: {names:?}", file.display());
             }
             count += 1;
         }
     }
     assert!(count > 10, "{count}");
+}
+
+#[test]
+fn a_match_waits_for_those_before_it_but_not_for_ever() {
+    let both = b"SSH-T HTTP/1.1\r\n";
+    check(both, &Facts::of(Protocol::Http1));
+    let inspectors = Needs::ALL.inspectors();
+    let mut panel = Panel::new(&inspectors);
+    assert_eq!(panel.look(&both[..6]), Look::More, "it may become a request line");
+    assert_eq!(panel.give_up(&both[..6]), Some(Facts::of(Protocol::Ssh)));
+    assert_eq!(panel.give_up(b"S"), None);
+    check(b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n", &Facts::of(Protocol::Ssh));
 }
