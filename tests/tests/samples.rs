@@ -159,6 +159,24 @@ fn termination_with_openssl_and_curl() {
     assert!(session.contains("Reused"), "a session is resumed: {session}");
 }
 
+/// An end that nobody expected is said in TLS, so that the client does not take it for an attack.
+#[test]
+fn a_client_in_tls_hears_goodbye_when_no_endpoint_answers() {
+    if !tools::have(&["openssl"]) {
+        return;
+    }
+    let kit = Sluice::new();
+    Authority::new(kit.folder()).issue("a", &["a.test"]);
+    let nobody = tools::free_port();
+    let sluice = kit.start(&format!(
+        "listeners: [{{ name: a, address: 127.0.0.1:0, tls: {{ certificates: [{{ cert: a.pem, key: a.key }}] }}, relay: up }}]\n\
+         clusters: {{ up: {{ endpoints: [127.0.0.1:{nobody}] }} }}\n"
+    ));
+    let (_, text) = s_client(sluice.addr("a"), "a.test", &sluice.folder().join("ca.pem"), &[], "");
+    assert!(!text.contains("unexpected eof"), "{text}");
+    sluice.record_of("upstream.refused");
+}
+
 /// Two connections of `openssl s_client`, the second with the ticket of the first.
 fn kit_session(sluice: &Running, ca: &std::path::Path) -> String {
     let ticket = sluice.folder().join("ticket");

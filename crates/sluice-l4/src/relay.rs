@@ -99,14 +99,22 @@ impl StreamHandler for Relay {
 impl Relay {
     async fn connect(
         self: Rc<Self>,
-        stream: Stream,
+        mut stream: Stream,
         conn: Rc<Conn>,
     ) -> Result<(Box<Pump>, Claim), Reason> {
         let hash = self.options.hash.and_then(|hash| hash.of(conn.info.source()));
         let preface = self.preface(&conn.info);
-        let Connected { stream: upstream, claim } =
-            connect(&self.handle, &conn, hash, &preface).await?;
-        Ok((Box::new(Pump::new(stream, upstream)), claim))
+        match connect(&self.handle, &conn, hash, &preface).await {
+            Ok(Connected { stream: upstream, claim }) => {
+                Ok((Box::new(Pump::new(stream, upstream)), claim))
+            }
+            Err(reason) => {
+                // In TLS an end without a word would look like an attack. A client that does not
+                // take the word now goes without.
+                let _ = poll_fn(|cx| Poll::Ready(stream.say_goodbye(cx, &conn.worker))).await;
+                Err(reason)
+            }
+        }
     }
 
     /// What the endpoint hears before the stream: a PROXY header, and the request for TLS where the

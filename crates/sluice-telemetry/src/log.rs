@@ -7,7 +7,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{JoinHandle, Thread};
@@ -15,11 +15,12 @@ use std::time::Duration;
 
 use crossbeam_queue::ArrayQueue;
 
-use crate::metrics::{Counter, Shard};
+use crate::metrics::{Counter, Registry, Shard};
 use crate::template::{Record, RecordKind, Template};
 
 crate::metrics! {
     DROPPED = "sluice_process_log_records_dropped_total", Counter, ["worker"], "Access records dropped because the queue to the log thread was full.";
+    UNWRITTEN = "sluice_process_log_records_unwritten_total", Counter, [], "Access records lost because their file or stream could not be written.";
 }
 
 /// How long the thread gathers records before it writes them.
@@ -59,7 +60,6 @@ pub struct LogHub {
 struct Shared {
     wanted: AtomicU8,
     pending: AtomicBool,
-    failures: AtomicU64,
     rings: Mutex<Vec<Ring>>,
 }
 
@@ -75,25 +75,26 @@ struct Sink {
     plan: SinkPlan,
     file: Option<File>,
     line: String,
+    /// The last write failed.
+    failing: bool,
 }
 
 impl LogHub {
-    /// Starts the log thread, with no sinks.
+    /// Starts the log thread, with no sinks. It counts in the shard `number` of `registry`.
     ///
     /// # Errors
     /// The system refused a thread.
-    pub fn start() -> io::Result<Self> {
+    pub fn start(registry: &Registry, number: usize) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             wanted: AtomicU8::new(0),
             pending: AtomicBool::new(false),
-            failures: AtomicU64::new(0),
             rings: Mutex::default(),
         });
         let (orders, inbox) = sync_channel(16);
-        let of_thread = Arc::clone(&shared);
+        let (of_thread, registry) = (Arc::clone(&shared), registry.clone());
         let thread = std::thread::Builder::new()
             .name("sluice-log".into())
-            .spawn(move || run(&of_thread, &inbox))?;
+            .spawn(move || run(&of_thread, &inbox, &registry.shard(number)))?;
         Ok(Self { shared, orders, thread: Some(thread) })
     }
 
@@ -124,11 +125,6 @@ impl LogHub {
     /// Waits until everything queued so far is written.
     pub fn flush(&self) {
         self.order(Order::Flush);
-    }
-
-    /// Lines that could not be written because a target failed.
-    pub fn write_failures(&self) -> u64 {
-        self.shared.failures.load(Ordering::Relaxed)
     }
 
     /// Has `order` done, and waits for that.
@@ -188,7 +184,6 @@ impl LogQueue {
         let shared = Shared {
             wanted: AtomicU8::new(0),
             pending: AtomicBool::new(true),
-            failures: AtomicU64::new(0),
             rings: Mutex::default(),
         };
         let ring = Arc::new(ArrayQueue::new(1));
@@ -215,20 +210,21 @@ impl LogQueue {
     }
 }
 
-fn run(shared: &Shared, orders: &Receiver<(Order, SyncSender<()>)>) {
+fn run(shared: &Shared, orders: &Receiver<(Order, SyncSender<()>)>, shard: &Shard) {
     let mut sinks: Vec<Sink> = Vec::new();
+    let unwritten = shard.counter(&UNWRITTEN, &[]);
     loop {
         if shared.pending.swap(false, Ordering::AcqRel) {
-            drain(shared, &mut sinks);
+            drain(shared, &mut sinks, &unwritten);
             std::thread::sleep(GATHER);
-            drain(shared, &mut sinks);
+            drain(shared, &mut sinks, &unwritten);
         }
         match orders.try_recv() {
             Ok((order, done)) => {
-                drain(shared, &mut sinks);
+                drain(shared, &mut sinks, &unwritten);
                 match order {
                     Order::Sinks(new) => sinks = new,
-                    Order::Reopen => sinks.iter_mut().for_each(|sink| sink.reopen(shared)),
+                    Order::Reopen => sinks.iter_mut().for_each(Sink::reopen),
                     Order::Flush => {}
                     Order::End => return,
                 }
@@ -241,19 +237,19 @@ fn run(shared: &Shared, orders: &Receiver<(Order, SyncSender<()>)>) {
     }
 }
 
-fn drain(shared: &Shared, sinks: &mut [Sink]) {
+fn drain(shared: &Shared, sinks: &mut [Sink], unwritten: &Counter) {
     let rings = shared.rings.lock().unwrap_or_else(PoisonError::into_inner).clone();
     for ring in rings {
         while let Some(record) = ring.pop() {
             for sink in sinks.iter_mut().filter(|s| s.plan.kinds & record.kind().bit() != 0) {
                 sink.plan.template.fill(&*record, &mut sink.line);
                 if sink.line.len() > 64 * 1024 {
-                    sink.write(shared);
+                    sink.write(unwritten);
                 }
             }
         }
     }
-    sinks.iter_mut().for_each(|sink| sink.write(shared));
+    sinks.iter_mut().for_each(|sink| sink.write(unwritten));
 }
 
 impl Sink {
@@ -262,22 +258,21 @@ impl Sink {
             Target::Stdout => None,
             Target::File(path) => Some(open(path)?),
         };
-        Ok(Self { plan, file, line: String::new() })
+        Ok(Self { plan, file, line: String::new(), failing: false })
     }
 
-    fn reopen(&mut self, shared: &Shared) {
+    fn reopen(&mut self) {
         if let Target::File(path) = &self.plan.target {
             match open(path) {
                 Ok(file) => self.file = Some(file),
                 Err(error) => {
-                    shared.failures.fetch_add(1, Ordering::Relaxed);
                     tracing::error!(%error, "the access log goes on in the old file");
                 }
             }
         }
     }
 
-    fn write(&mut self, shared: &Shared) {
+    fn write(&mut self, unwritten: &Counter) {
         if self.line.is_empty() {
             return;
         }
@@ -285,9 +280,16 @@ impl Sink {
             Some(file) => file.write_all(self.line.as_bytes()),
             None => io::stdout().lock().write_all(self.line.as_bytes()),
         };
-        if done.is_err() {
-            let lines = self.line.bytes().filter(|b| *b == b'\n').count();
-            shared.failures.fetch_add(lines as u64, Ordering::Relaxed);
+        match done {
+            Ok(()) => self.failing = false,
+            Err(error) => {
+                let lines = self.line.bytes().filter(|b| *b == b'\n').count();
+                unwritten.add(lines as u64);
+                // A full disk stays full for a while; once says it.
+                if !std::mem::replace(&mut self.failing, true) {
+                    tracing::error!(target = ?self.plan.target, %error, "access records are being lost");
+                }
+            }
         }
         self.line.clear();
     }

@@ -156,7 +156,8 @@ impl Control {
         // A second recorder can only come from a test harness; then it counts, not we.
         let _ = sluice_telemetry::metrics::install_recorder(&registry);
         let shard = registry.shard(options.workers + 1);
-        let log = LogHub::start().context("the log thread cannot be started")?;
+        let log = LogHub::start(&registry, options.workers + 2)
+            .context("the log thread cannot be started")?;
         let limits = built.config.limits.0.clone();
         let mut workers = Vec::new();
         for number in 0..options.workers {

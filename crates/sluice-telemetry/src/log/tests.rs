@@ -27,7 +27,7 @@ fn file_sink(path: &std::path::Path) -> SinkPlan {
 fn records_come_out_in_order_and_follow_a_moved_file() {
     let folder = tempfile::tempdir().unwrap();
     let (path, moved) = (folder.path().join("log"), folder.path().join("log.1"));
-    let hub = LogHub::start().unwrap();
+    let hub = LogHub::start(&Registry::new(), 9).unwrap();
     let queue = hub.queue(1024).take_root(&Registry::new().shard(1), "0");
     assert!(!queue.wants(RecordKind::Connection));
     hub.set_sinks(vec![file_sink(&path)]).unwrap();
@@ -50,7 +50,6 @@ fn a_full_queue_drops_and_counts() {
     let shared = Arc::new(Shared {
         wanted: AtomicU8::new(1),
         pending: AtomicBool::new(false),
-        failures: AtomicU64::new(0),
         rings: Mutex::default(),
     });
     let seed = QueueSeed { ring, shared, thread: std::thread::current() };
@@ -62,9 +61,21 @@ fn a_full_queue_drops_and_counts() {
 #[test]
 fn a_file_that_cannot_be_opened_changes_nothing() {
     let folder = tempfile::tempdir().unwrap();
-    let hub = LogHub::start().unwrap();
+    let hub = LogHub::start(&Registry::new(), 9).unwrap();
     hub.set_sinks(vec![file_sink(&folder.path().join("log"))]).unwrap();
     let error = hub.set_sinks(vec![file_sink(folder.path())]).unwrap_err();
     assert!(error.to_string().contains("cannot open"), "{error}");
     assert_eq!(hub.shared.wanted.load(Ordering::Relaxed), RecordKind::Connection.bit());
+}
+
+#[test]
+fn records_that_cannot_be_written_are_counted() {
+    let registry = Registry::new();
+    let hub = LogHub::start(&registry, 9).unwrap();
+    // A device that is always full.
+    hub.set_sinks(vec![file_sink(std::path::Path::new("/dev/full"))]).unwrap();
+    let queue = hub.queue(8).take_root(&registry.shard(1), "0");
+    (0..3).for_each(|n| queue.push(Box::new(Numbered(n))));
+    hub.flush();
+    assert_eq!(registry.value(UNWRITTEN.name, &[]), Some(3));
 }
