@@ -161,20 +161,26 @@ fn termination_with_openssl_and_curl() {
 
 /// An end that nobody expected is said in TLS, so that the client does not take it for an attack.
 #[test]
-fn a_client_in_tls_hears_goodbye_when_no_endpoint_answers() {
+fn a_client_in_tls_hears_goodbye_when_no_endpoint_answers_or_time_is_over() {
     if !tools::have(&["openssl"]) {
         return;
     }
     let kit = Sluice::new();
     Authority::new(kit.folder()).issue("a", &["a.test"]);
-    let nobody = tools::free_port();
+    let (nobody, silent) = (tools::free_port(), Server::echo());
+    let tls = "tls: { certificates: [{ cert: a.pem, key: a.key }] }";
     let sluice = kit.start(&format!(
-        "listeners: [{{ name: a, address: 127.0.0.1:0, tls: {{ certificates: [{{ cert: a.pem, key: a.key }}] }}, relay: up }}]\n\
-         clusters: {{ up: {{ endpoints: [127.0.0.1:{nobody}] }} }}\n"
+        "listeners:\n  - {{ name: a, address: 127.0.0.1:0, {tls}, relay: nobody }}\n\
+         \x20 - {{ name: b, address: 127.0.0.1:0, {tls}, relay: {{ cluster: silent, idle_timeout: 100ms }} }}\n\
+         clusters: {{ nobody: {{ endpoints: [127.0.0.1:{nobody}] }}, silent: {{ endpoints: [\"{}\"] }} }}\n",
+        silent.addr()
     ));
-    let (_, text) = s_client(sluice.addr("a"), "a.test", &sluice.folder().join("ca.pem"), &[], "");
-    assert!(!text.contains("unexpected eof"), "{text}");
-    sluice.record_of("upstream.refused");
+    for (listener, reason) in [("a", "upstream.refused"), ("b", "end.idle")] {
+        let ca = sluice.folder().join("ca.pem");
+        let (_, text) = s_client(sluice.addr(listener), "a.test", &ca, &[], "");
+        assert!(!text.contains("unexpected eof"), "{listener}: {text}");
+        sluice.record_of(reason);
+    }
 }
 
 /// Two connections of `openssl s_client`, the second with the ticket of the first.

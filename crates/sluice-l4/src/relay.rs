@@ -109,9 +109,7 @@ impl Relay {
                 Ok((Box::new(Pump::new(stream, upstream)), claim))
             }
             Err(reason) => {
-                // In TLS an end without a word would look like an attack. A client that does not
-                // take the word now goes without.
-                let _ = poll_fn(|cx| Poll::Ready(stream.say_goodbye(cx, &conn.worker))).await;
+                farewell(&mut stream, &conn.worker).await;
                 Err(reason)
             }
         }
@@ -173,8 +171,18 @@ async fn relay(conn: &Conn, options: &RelayOptions, mut pump: Box<Pump>) -> Reas
             info.note(&error);
             of_error(&error, sluice_upstream::reasons::RESET)
         }
-        Err(late) => late,
+        Err(late) => {
+            farewell(&mut pump.downstream, worker).await;
+            farewell(&mut pump.upstream, worker).await;
+            late
+        }
     }
+}
+
+/// Says in TLS that the end is meant: without a word it would look like an attack. A peer that does
+/// not take the word now goes without.
+async fn farewell(stream: &mut Stream, worker: &WorkerCx) {
+    let _ = poll_fn(|cx| Poll::Ready(stream.say_goodbye(cx, worker))).await;
 }
 
 fn deadline(now: Moment, options: &RelayOptions, half_closed: bool) -> Moment {
