@@ -39,6 +39,9 @@ enum Task {
         /// Rounds of each scenario.
         #[arg(long, default_value_t = 12)]
         rounds: u32,
+        /// Only scenarios whose name holds this.
+        #[arg(long, default_value = "")]
+        only: String,
     },
     /// Fuzz every target.
     Fuzz {
@@ -55,7 +58,7 @@ fn main() -> ExitCode {
         Task::Lint => lint(),
         Task::Layers => layers(),
         Task::Docs => docs(),
-        Task::Bench { group, rounds } => bench(&group, rounds),
+        Task::Bench { group, rounds, only } => bench(&group, rounds, &only),
         Task::Fuzz { minutes } => fuzz(minutes),
     };
     match done {
@@ -118,12 +121,12 @@ fn docs() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn bench(group: &str, rounds: u32) -> anyhow::Result<()> {
+fn bench(group: &str, rounds: u32, only: &str) -> anyhow::Result<()> {
     if group != "l4" {
         bail!("there is no group `{group}`; there is: l4");
     }
     run(&mut command("cargo", &["build", "--locked", "--profile", "dist", "-p", "sluice"]))?;
-    xtask::bench::run(&root().join("target/dist/sluice"), rounds)
+    xtask::bench::run(&root().join("target/dist/sluice"), rounds, only)
 }
 
 #[allow(clippy::print_stdout, reason = "a skipped task is said aloud")]

@@ -1,0 +1,262 @@
+//! The loads: services behind the proxies, and clients in front of them.
+//!
+//! Owns: what is said. Refuses to know: who is between. Keeps: a client counts what it has heard,
+//! not what it has said; services live as long as the process.
+
+use std::io::{Error, Read as _, Result, Write as _};
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use rustls::{ClientConnection, StreamOwned};
+
+use super::proxy::{Kit, NAME};
+
+/// Starts a service and tells its port.
+pub(super) type Service = fn() -> Result<u16>;
+
+/// Works until told to stop, and counts.
+pub(super) type Client = fn(u16, &Kit, &AtomicBool, &AtomicU64) -> Result<()>;
+
+/// The service for connections that are held.
+pub(super) const SERVE_IDLE: Service = echo_and_hold;
+
+const MESSAGE: usize = 64;
+
+/// What passes in a TLS handshake, as far as its length goes.
+const HELLO_ANSWER: usize = 2000;
+const FINISHED: usize = 80;
+const REPLY: usize = 1200;
+
+// --- services ---
+
+fn accept(each: impl Fn(TcpStream) -> Result<()> + Clone + Send + 'static) -> Result<u16> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let port = listener.local_addr()?.port();
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let each = each.clone();
+            thread::spawn(move || drop(each(stream)));
+        }
+    });
+    Ok(port)
+}
+
+pub(super) fn echo() -> Result<u16> {
+    accept(|mut stream| {
+        stream.set_nodelay(true)?;
+        let mut message = [0; MESSAGE];
+        loop {
+            stream.read_exact(&mut message)?;
+            stream.write_all(&message)?;
+        }
+    })
+}
+
+pub(super) fn echo_once() -> Result<u16> {
+    accept(|mut stream| {
+        let mut message = [0; MESSAGE];
+        stream.read_exact(&mut message)?;
+        stream.write_all(&message)
+    })
+}
+
+pub(super) fn source() -> Result<u16> {
+    accept(|mut stream| {
+        let block = vec![7; 256 << 10];
+        loop {
+            stream.write_all(&block)?;
+        }
+    })
+}
+
+/// Answers like a TLS server, by length; nobody looks inside.
+pub(super) fn pretend_tls() -> Result<u16> {
+    accept(|mut stream| {
+        let mut header = [0; 5];
+        stream.read_exact(&mut header)?;
+        let hello = usize::from(u16::from_be_bytes([header[3], header[4]]));
+        stream.read_exact(&mut vec![0; hello])?;
+        stream.write_all(&[2; HELLO_ANSWER])?;
+        stream.read_exact(&mut [0; FINISHED])?;
+        stream.write_all(&[3; REPLY])
+    })
+}
+
+pub(super) fn echo_datagrams() -> Result<u16> {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let port = socket.local_addr()?.port();
+    thread::spawn(move || {
+        let mut datagram = [0; 2048];
+        loop {
+            // An error tells of an earlier datagram that found nobody.
+            if let Ok((length, from)) = socket.recv_from(&mut datagram) {
+                let _ = socket.send_to(&datagram[..length], from);
+            }
+        }
+    });
+    Ok(port)
+}
+
+fn echo_and_hold() -> Result<u16> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let port = listener.local_addr()?.port();
+    thread::spawn(move || {
+        let mut held = Vec::new();
+        for mut stream in listener.incoming().flatten() {
+            let mut message = [0; MESSAGE];
+            if stream.read_exact(&mut message).and_then(|()| stream.write_all(&message)).is_ok() {
+                held.push(stream);
+            }
+        }
+    });
+    Ok(port)
+}
+
+// --- clients ---
+
+fn connect(port: u16) -> Result<TcpStream> {
+    let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+fn session(kit: &Kit) -> Result<ClientConnection> {
+    let name = NAME.try_into().map_err(Error::other)?;
+    ClientConnection::new(Arc::clone(&kit.tls), name).map_err(Error::other)
+}
+
+fn connect_tls(port: u16, kit: &Kit) -> Result<StreamOwned<ClientConnection, TcpStream>> {
+    Ok(StreamOwned::new(session(kit)?, connect(port)?))
+}
+
+/// Repeats `work` and adds up what it counts.
+fn repeat(
+    stop: &AtomicBool,
+    events: &AtomicU64,
+    mut work: impl FnMut() -> Result<u64>,
+) -> Result<()> {
+    while !stop.load(Ordering::Relaxed) {
+        events.fetch_add(work()?, Ordering::Relaxed);
+    }
+    Ok(())
+}
+
+pub(super) fn ping_pong(port: u16, _: &Kit, stop: &AtomicBool, events: &AtomicU64) -> Result<()> {
+    let mut stream = connect(port)?;
+    let mut message = [0; MESSAGE];
+    repeat(stop, events, || {
+        stream.write_all(&message)?;
+        stream.read_exact(&mut message).map(|()| 1)
+    })
+}
+
+pub(super) fn connect_once(
+    port: u16,
+    _: &Kit,
+    stop: &AtomicBool,
+    events: &AtomicU64,
+) -> Result<()> {
+    let mut message = [0; MESSAGE];
+    repeat(stop, events, || {
+        let mut stream = connect(port)?;
+        stream.write_all(&message)?;
+        stream.read_exact(&mut message)?;
+        // The server closes first, so that its side keeps the TIME_WAIT.
+        stream.read(&mut message).map(|_| 1)
+    })
+}
+
+pub(super) fn drain(port: u16, _: &Kit, stop: &AtomicBool, events: &AtomicU64) -> Result<()> {
+    let mut stream = connect(port)?;
+    let mut block = vec![0; 256 << 10];
+    repeat(stop, events, || stream.read(&mut block).map(|count| count as u64))?;
+    stream.shutdown(Shutdown::Both)
+}
+
+pub(super) fn hello_once(
+    port: u16,
+    kit: &Kit,
+    stop: &AtomicBool,
+    events: &AtomicU64,
+) -> Result<()> {
+    let mut hello = Vec::new();
+    session(kit)?.write_tls(&mut hello)?;
+    repeat(stop, events, || {
+        let mut stream = connect(port)?;
+        stream.write_all(&hello)?;
+        stream.read_exact(&mut [0; HELLO_ANSWER])?;
+        stream.write_all(&[4; FINISHED])?;
+        stream.read_exact(&mut [0; REPLY])?;
+        stream.read(&mut [0; 1]).map(|_| 1)
+    })
+}
+
+pub(super) fn handshake_once(
+    port: u16,
+    kit: &Kit,
+    stop: &AtomicBool,
+    events: &AtomicU64,
+) -> Result<()> {
+    let mut message = [0; MESSAGE];
+    repeat(stop, events, || {
+        let mut stream = connect_tls(port, kit)?;
+        stream.write_all(&message)?;
+        stream.read_exact(&mut message)?;
+        // However the end is said, it is the end.
+        let _ = stream.read(&mut message);
+        Ok(1)
+    })
+}
+
+pub(super) fn drain_tls(port: u16, kit: &Kit, stop: &AtomicBool, events: &AtomicU64) -> Result<()> {
+    let mut stream = connect_tls(port, kit)?;
+    let mut block = vec![0; 256 << 10];
+    repeat(stop, events, || stream.read(&mut block).map(|count| count as u64))
+}
+
+pub(super) fn ping_pong_datagrams(
+    port: u16,
+    _: &Kit,
+    stop: &AtomicBool,
+    events: &AtomicU64,
+) -> Result<()> {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+    // One that was dropped is said again.
+    socket.set_read_timeout(Some(Duration::from_millis(200)))?;
+    socket.connect((Ipv4Addr::LOCALHOST, port))?;
+    let mut datagram = [0; 100];
+    repeat(stop, events, || {
+        socket.send(&datagram)?;
+        Ok(u64::from(socket.recv(&mut datagram).is_ok()))
+    })
+}
+
+/// Connections that have said one word each and say no more.
+pub(super) enum Held {
+    Plain(#[allow(dead_code, reason = "it is held")] Vec<TcpStream>),
+    Tls(#[allow(dead_code, reason = "it is held")] Vec<StreamOwned<ClientConnection, TcpStream>>),
+}
+
+/// Makes `count` connections, one after the other.
+pub(super) fn hold(port: u16, kit: &Kit, count: usize, tls: bool) -> Result<Held> {
+    let mut message = [0; MESSAGE];
+    if tls {
+        let one = |_| {
+            let mut stream = connect_tls(port, kit)?;
+            stream.write_all(&message)?;
+            stream.read_exact(&mut message)?;
+            Ok(stream)
+        };
+        return (0..count).map(one).collect::<Result<_>>().map(Held::Tls);
+    }
+    let one = |_| {
+        let mut stream = connect(port)?;
+        stream.write_all(&message)?;
+        stream.read_exact(&mut message)?;
+        Ok(stream)
+    };
+    (0..count).map(one).collect::<Result<_>>().map(Held::Plain)
+}
