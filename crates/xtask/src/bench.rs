@@ -133,7 +133,9 @@ pub fn run(sluice: &Path, rounds: u32, filter: &str) -> anyhow::Result<()> {
     for (name, kind, wanted, tls) in IDLE.iter().filter(|idle| idle.0.contains(filter)) {
         // Each is two descriptors of the proxy, and two of this process.
         let count = (*wanted).min(usize::try_from(files / 2).unwrap_or(usize::MAX) - 100);
-        for proxy in kit.start_all(kind, (load::SERVE_IDLE)()?)? {
+        let proxies = kit.start_all(kind, (load::SERVE_IDLE)()?)?;
+        // Nothing is spliced while nothing moves.
+        for proxy in proxies.iter().filter(|proxy| !proxy.name.ends_with("-splice")) {
             let before = proxy.memory()?;
             let held = load::hold(proxy.port, &kit, count, *tls)?;
             #[allow(clippy::cast_precision_loss, reason = "memory of a process fits")]

@@ -3,7 +3,7 @@
 //! Owns: what is said. Refuses to know: who is between. Keeps: a client counts what it has heard,
 //! not what it has said; services live as long as the process.
 
-use std::io::{Error, Read as _, Result, Write as _};
+use std::io::{Error, Read, Result, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -29,6 +29,9 @@ const MESSAGE: usize = 64;
 const HELLO_ANSWER: usize = 2000;
 const FINISHED: usize = 80;
 const REPLY: usize = 1200;
+
+/// Asks [`SERVE_IDLE`] to hold no connection any more.
+const LET_GO: [u8; MESSAGE] = [1; MESSAGE];
 
 // --- services ---
 
@@ -100,6 +103,7 @@ pub(super) fn echo_datagrams() -> Result<u16> {
     Ok(port)
 }
 
+/// Holds every connection until one asks to let go of those before it.
 fn echo_and_hold() -> Result<u16> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let port = listener.local_addr()?.port();
@@ -108,6 +112,9 @@ fn echo_and_hold() -> Result<u16> {
         for mut stream in listener.incoming().flatten() {
             let mut message = [0; MESSAGE];
             if stream.read_exact(&mut message).and_then(|()| stream.write_all(&message)).is_ok() {
+                if message == LET_GO {
+                    held.clear();
+                }
                 held.push(stream);
             }
         }
@@ -120,6 +127,8 @@ fn echo_and_hold() -> Result<u16> {
 fn connect(port: u16) -> Result<TcpStream> {
     let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
     stream.set_nodelay(true)?;
+    // A proxy that says nothing for so long has failed.
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     Ok(stream)
 }
 
@@ -240,23 +249,20 @@ pub(super) enum Held {
     Tls(#[allow(dead_code, reason = "it is held")] Vec<StreamOwned<ClientConnection, TcpStream>>),
 }
 
-/// Makes `count` connections, one after the other.
+/// Makes `count` connections, one after the other, once those of another proxy are let go.
 pub(super) fn hold(port: u16, kit: &Kit, count: usize, tls: bool) -> Result<Held> {
-    let mut message = [0; MESSAGE];
     if tls {
-        let one = |_| {
-            let mut stream = connect_tls(port, kit)?;
-            stream.write_all(&message)?;
-            stream.read_exact(&mut message)?;
-            Ok(stream)
-        };
+        greet(connect_tls(port, kit)?, LET_GO)?;
+        let one = |_| greet(connect_tls(port, kit)?, [0; MESSAGE]);
         return (0..count).map(one).collect::<Result<_>>().map(Held::Tls);
     }
-    let one = |_| {
-        let mut stream = connect(port)?;
-        stream.write_all(&message)?;
-        stream.read_exact(&mut message)?;
-        Ok(stream)
-    };
+    greet(connect(port)?, LET_GO)?;
+    let one = |_| greet(connect(port)?, [0; MESSAGE]);
     (0..count).map(one).collect::<Result<_>>().map(Held::Plain)
+}
+
+fn greet<S: Read + Write>(mut stream: S, mut message: [u8; MESSAGE]) -> Result<S> {
+    stream.write_all(&message)?;
+    stream.read_exact(&mut message)?;
+    Ok(stream)
 }

@@ -133,7 +133,9 @@ impl Proxy {
             "nginx" => command.arg("-p").arg(folder).args(["-e", "stderr", "-c"]).arg(&config),
             _ => command.args(["-db", "-f"]).arg(&config),
         };
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let log = folder.join(format!("{name}.log"));
+        let said = fs::File::create(&log)?;
+        command.stdin(Stdio::null()).stdout(said.try_clone()?).stderr(said);
         let child = command.spawn().with_context(|| program.display().to_string())?;
         let mut proxy = Self { name, port, child };
         for _ in 0..200 {
@@ -141,10 +143,7 @@ impl Proxy {
                 return Ok(proxy);
             }
             if let Some(status) = proxy.child.try_wait()? {
-                bail!(
-                    "{name} ended at start with {status}; its configuration is {}",
-                    config.display()
-                );
+                bail!("{name} ended at start with {status}: {}", fs::read_to_string(log)?);
             }
             thread::sleep(Duration::from_millis(25));
         }
