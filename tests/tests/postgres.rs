@@ -184,7 +184,7 @@ fn pgbench_under_reload_loses_no_transaction() {
     let extra = "      - { name: extra, match: { protocol: postgres, sni: extra.db.example.com }, relay: db }\n";
     let configurations = [yaml(1, "", "server"), yaml(2, extra, "swapped")];
     let sluice = kit.start(&configurations[0]);
-    let seconds = std::env::var("SLUICE_PGBENCH_SECONDS").unwrap_or_else(|_| "10".into());
+    let seconds = std::env::var("SLUICE_PGBENCH_SECONDS").unwrap_or_else(|_| "30".into());
     let info = |host: &str| {
         format!(
             "host={host} hostaddr=127.0.0.1 port={} user=postgres dbname=postgres sslmode=require",

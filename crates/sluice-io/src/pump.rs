@@ -220,23 +220,30 @@ impl Direction {
     ) -> Poll<Result<(), Failed>> {
         ready!(to.poll_flushed(cx)).map_err(Failed::To)?;
         let worker = lane.worker;
-        let count = ready!(worker.with_scratch(|scratch| {
-            let count = ready!(from.poll_recv(cx, worker, scratch)).map_err(Failed::From)?;
+        let Read { count, after } = ready!(worker.with_scratch(|scratch| {
+            let read = ready!(read(cx, worker, from, scratch)).map_err(Failed::From)?;
             for tap in lane.taps {
                 match lane.way {
-                    Way::Up => tap.received(&scratch[..count]),
-                    Way::Down => tap.sent(&scratch[..count]),
+                    Way::Up => tap.received(&scratch[..read.count]),
+                    Way::Down => tap.sent(&scratch[..read.count]),
                 }
             }
-            if count > 0 {
-                to.send(cx, worker, &scratch[..count]).map_err(Failed::To)?;
+            if read.count > 0 {
+                if matches!(read.after, After::End) {
+                    to.expect_end();
+                }
+                to.send(cx, worker, &scratch[..read.count]).map_err(Failed::To)?;
             }
-            Poll::Ready(Ok(count))
+            Poll::Ready(Ok(read))
         }))?;
         *moved += count as u64;
-        if count == 0 {
-            self.state = State::Finishing;
-            return Poll::Ready(Ok(()));
+        match after {
+            After::Unknown => {}
+            After::End => {
+                self.state = State::Finishing;
+                return Poll::Ready(Ok(()));
+            }
+            After::Error(error) => return Poll::Ready(Err(Failed::From(error))),
         }
         self.streak = if count == SCRATCH { self.streak.saturating_add(1) } else { 0 };
         let may_splice = !self.unspliceable && lane.taps.is_empty() && is_bare(from) && is_bare(to);
@@ -314,6 +321,43 @@ impl Direction {
             }
         }
     }
+}
+
+/// What a read brought, and what is known of the rest.
+struct Read {
+    count: usize,
+    after: After,
+}
+
+enum After {
+    Unknown,
+    End,
+    Error(io::Error),
+}
+
+/// Reads once; and once more where the peer is known to have finished, so that its last bytes can be
+/// sent together with the end.
+fn read(
+    cx: &mut Context<'_>,
+    worker: &WorkerCx,
+    from: &mut Stream,
+    into: &mut [u8],
+) -> Poll<io::Result<Read>> {
+    let mut count = ready!(from.poll_recv(cx, worker, into))?;
+    if count == 0 {
+        return Poll::Ready(Ok(Read { count, after: After::End }));
+    }
+    let mut after = After::Unknown;
+    if count < into.len() && from.is_last_read() {
+        match from.poll_recv(cx, worker, &mut into[count..]) {
+            Poll::Ready(Ok(0)) => after = After::End,
+            Poll::Ready(Ok(more)) => count += more,
+            // What came before the error is passed on before it.
+            Poll::Ready(Err(error)) => after = After::Error(error),
+            Poll::Pending => {}
+        }
+    }
+    Poll::Ready(Ok(Read { count, after }))
 }
 
 fn is_bare(stream: &Stream) -> bool {

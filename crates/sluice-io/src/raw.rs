@@ -22,6 +22,8 @@ pub struct RawStream {
     replay: Option<Buf>,
     unsent: Option<Buf>,
     pace: Pace,
+    /// The end of our side follows at once, and takes what is sent along.
+    ending: bool,
 }
 
 /// Whether small writes wait for an acknowledgement. Sockets we accepted send at once, as their
@@ -37,12 +39,12 @@ enum Pace {
 impl RawStream {
     /// A stream over a socket that was accepted.
     pub const fn new(socket: Source) -> Self {
-        Self { socket, replay: None, unsent: None, pace: Pace::AtOnce }
+        Self { socket, replay: None, unsent: None, pace: Pace::AtOnce, ending: false }
     }
 
     /// A stream over a TCP socket that we connected.
     pub const fn connected(socket: Source) -> Self {
-        Self { socket, replay: None, unsent: None, pace: Pace::FirstWrite }
+        Self { socket, replay: None, unsent: None, pace: Pace::FirstWrite, ending: false }
     }
 
     /// The socket.
@@ -86,7 +88,8 @@ impl RawStream {
     }
 
     fn poll_send(&self, cx: &Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        let write = |socket: BorrowedFd<'_>| Ok(send(socket, data, SendFlags::NOSIGNAL)?);
+        let more = if self.ending { SendFlags::MORE } else { SendFlags::empty() };
+        let write = |socket: BorrowedFd<'_>| Ok(send(socket, data, SendFlags::NOSIGNAL | more)?);
         let count = ready!(self.socket.poll_io(cx, Side::Write, write))?;
         if count < data.len() {
             self.socket.exhausted(Side::Write);
@@ -147,6 +150,17 @@ impl RawStream {
                 self.pace = Pace::AtOnce;
             }
         }
+    }
+
+    /// Whether the next read is known to bring the rest of the stream or its end.
+    pub fn is_last_read(&self) -> bool {
+        self.replay.is_none() && self.socket.has_ended()
+    }
+
+    /// Lets what is sent from here on wait for [`RawStream::finish`] or the close, which must follow
+    /// at once: the last bytes and the end travel in one packet.
+    pub const fn expect_end(&mut self) {
+        self.ending = true;
     }
 
     /// Ends our side of the stream. Call it when everything is flushed.

@@ -174,6 +174,12 @@ impl Source {
         self.reactor.queue.remove(&self.socket);
     }
 
+    /// Whether the peer was said to send no more, in order. What it sent before has all come.
+    pub fn has_ended(&self) -> bool {
+        let waiting = &self.reactor.sockets.borrow()[self.key];
+        waiting.read.ever && !waiting.failed
+    }
+
     /// Whether the socket was said to be in error; asking it which clears that.
     pub fn has_failed(&self) -> bool {
         self.reactor.sockets.borrow()[self.key].failed

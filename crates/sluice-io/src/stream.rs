@@ -70,6 +70,19 @@ impl Stream {
         }
     }
 
+    /// See [`RawStream::is_last_read`]; a TLS stream does not know.
+    pub fn is_last_read(&self) -> bool {
+        matches!(self, Self::Raw(raw) if raw.is_last_read())
+    }
+
+    /// See [`RawStream::expect_end`].
+    pub fn expect_end(&mut self) {
+        match self {
+            Self::Raw(raw) => raw.expect_end(),
+            Self::Tls(tls) => tls.raw.expect_end(),
+        }
+    }
+
     /// The socket below.
     pub const fn raw(&self) -> &RawStream {
         match self {

@@ -376,12 +376,13 @@ fn check_books(metrics: &str, records: &[Value], log: &str) {
     let (ended, open) =
         (of("sluice_connection_ended_total"), of("sluice_listener_connections_active"));
     assert_eq!(accepted, ended + open, "accepted = ended + open\n{metrics}\n{log}");
-    let connections = records.iter().filter(|record| record["kind"] == "connection").count();
-    assert_eq!(
-        i64::try_from(connections).expect("few"),
-        accepted,
-        "every connection has a record\n{records:#?}"
-    );
+    let of_kind = |kind: &str| {
+        let count = records.iter().filter(|record| record["kind"] == kind).count();
+        i64::try_from(count).expect("few")
+    };
+    assert_eq!(of_kind("connection"), accepted, "every connection has a record\n{records:#?}");
+    let flows = of("sluice_flow_ended_total") + of("sluice_listener_flows_active");
+    assert_eq!(of_kind("flow"), flows, "every flow has a record\n{records:#?}");
     assert!(records.iter().all(|record| record["reason"].is_string()), "every record has a reason");
     assert_eq!(sum_metric(metrics, "sluice_connection_ended_total", "worker.panic"), 0, "{log}");
 }
