@@ -155,7 +155,7 @@ fn termination_with_openssl_and_curl() {
         assert_eq!(tools::must(curl.arg(format!("https://{name}:{port}/"))), "hello\n");
     }
     sluice.record("TLS 1.2", |record| record["downstream_tls_version"] == "1.2");
-    let session = kit_session(&sluice, &ca);
+    let session = resumed(&sluice, &ca, "shop.example.com", ["secure", "secure"]);
     assert!(session.contains("Reused"), "a session is resumed: {session}");
 }
 
@@ -183,34 +183,51 @@ fn a_client_in_tls_hears_goodbye_when_no_endpoint_answers_or_time_is_over() {
     }
 }
 
-/// Two connections of `openssl s_client`, the second with the ticket of the first.
-fn kit_session(sluice: &Running, ca: &std::path::Path) -> String {
+/// Two connections of `openssl s_client`, the second with the ticket of the first; what the second
+/// printed.
+fn resumed(sluice: &Running, ca: &std::path::Path, name: &str, listeners: [&str; 2]) -> String {
     let ticket = sluice.folder().join("ticket");
-    let connect = |flag: &str| {
+    let connect = |flag: &str, listener: &str| {
         let mut command = tools::command("openssl");
-        command.args([
-            "s_client",
-            "-ign_eof",
-            "-connect",
-            &sluice.addr("secure").to_string(),
-            "-servername",
-            "shop.example.com",
-        ]);
-        command
-            .arg("-CAfile")
-            .arg(ca)
-            .arg(flag)
-            .arg(&ticket)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped());
-        let mut child = command.stderr(Stdio::null()).spawn().expect("openssl starts");
+        command.args(["s_client", "-ign_eof", "-connect", &sluice.addr(listener).to_string()]);
+        command.args(["-servername", name, "-CAfile"]).arg(ca).arg(flag).arg(&ticket);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().expect("openssl starts");
         // The service answers after sixteen bytes and closes, by which time the ticket is there.
         let _ = child.stdin.as_mut().expect("a pipe").write_all(b"sixteen bytes...");
-        String::from_utf8_lossy(&child.wait_with_output().expect("openssl ends").stdout)
-            .into_owned()
+        let output = child.wait_with_output().expect("openssl ends");
+        String::from_utf8_lossy(&output.stdout).into_owned()
     };
-    connect("-sess_out");
-    connect("-sess_in")
+    connect("-sess_out", listeners[0]);
+    connect("-sess_in", listeners[1])
+}
+
+/// A ticket stands for what was proved when it was given, so it opens no door that wants more.
+#[test]
+fn a_session_without_a_client_certificate_is_not_resumed_where_one_is_wanted() {
+    if !tools::have(&["openssl"]) {
+        return;
+    }
+    let kit = Sluice::new();
+    let authority = Authority::new(kit.folder());
+    Authority::named(kit.folder(), "clients");
+    authority.issue("a", &["a.test"]);
+    let server = Server::start(|mut stream| {
+        let _ = read(&mut stream, 16);
+        stream.write_all(b"from behind the door")
+    });
+    let cert = "certificates: [{ cert: a.pem, key: a.key }]";
+    let sluice = kit.start(&format!(
+        "listeners:\n  - {{ name: open, address: 127.0.0.1:0, tls: {{ {cert} }}, relay: up }}\n\
+         \x20 - {{ name: closed, address: 127.0.0.1:0, tls: {{ {cert}, client_auth: {{ ca: clients.pem }} }}, relay: up }}\n\
+         clusters: {{ up: {{ endpoints: [\"{}\"] }} }}\n",
+        addr(&server)
+    ));
+    let ca = sluice.folder().join("ca.pem");
+    assert!(resumed(&sluice, &ca, "a.test", ["open", "open"]).contains("Reused"));
+    let text = resumed(&sluice, &ca, "a.test", ["open", "closed"]);
+    assert!(!text.contains("Reused") && !text.contains("from behind the door"), "{text}");
+    sluice.record_of("tls.client_cert_missing");
 }
 
 #[test]

@@ -263,7 +263,8 @@ choice! {
 }
 
 section! {
-    /// Certificates that clients show.
+    /// Certificates that clients show. A session is resumed only where the same is asked for: the same
+    /// authorities, revocations and mode.
     pub struct ClientAuth {
         /// Authorities that must have signed them.
         pub ca: Spanned<PathBuf>,

@@ -162,6 +162,6 @@ pub fn load_revocations(
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, LoadError> {
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>, LoadError> {
     std::fs::read(path).map_err(|error| wrong(path, format!("cannot be read: {error}")))
 }

@@ -4,15 +4,16 @@
 //! Refuses to know: how the chain was chosen. Keeps: TLS 1.2 at least; the configuration is
 //! immutable, and still a renewed certificate is used from the next handshake on.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use rustls::server::{ClientHello, ProducesTickets, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 use rustls::{ServerConfig, SupportedProtocolVersion};
 
-use crate::material::{LoadError, load_revocations, load_roots};
+use crate::material::{LoadError, load_revocations, load_roots, read};
 use crate::store::StoredCert;
 
 /// A version of TLS.
@@ -70,7 +71,7 @@ impl ServerTls {
         };
         let mut config = builder.with_cert_resolver(Arc::new(ByName::new(plan.certificates)));
         config.alpn_protocols = plan.alpn;
-        config.ticketer = ticketer();
+        config.ticketer = ticketer(plan.client_auth.as_ref())?;
         // One is enough to resume once per connection; each costs an encryption per handshake.
         config.send_tls13_tickets = 1;
         Ok(Self { config: Arc::new(config) })
@@ -85,13 +86,31 @@ pub(crate) const fn versions(oldest: TlsVersion) -> &'static [&'static Supported
     }
 }
 
-/// Keys of session tickets: one set per process, rotated by rustls every six hours, so that a
-/// session can be resumed after a reload and on any worker.
-fn ticketer() -> Arc<dyn ProducesTickets> {
-    static TICKETER: OnceLock<Arc<dyn ProducesTickets>> = OnceLock::new();
-    Arc::clone(TICKETER.get_or_init(|| {
-        rustls::crypto::aws_lc_rs::Ticketer::new().expect("the system gives random bytes")
-    }))
+/// What a client must prove for a ticket: nothing, or a certificate under exactly these files.
+type Proof = Option<(bool, Vec<u8>, Option<Vec<u8>>)>;
+
+/// Keys of session tickets, rotated by rustls every six hours. A session can be resumed after a
+/// reload, on any worker, and on every chain that wants the same proof of its clients; no other, for
+/// rustls does not ask again for what a ticket stands for. New authorities or revocations make new
+/// keys.
+fn ticketer(auth: Option<&ClientAuth>) -> Result<Arc<dyn ProducesTickets>, LoadError> {
+    static KEYS: Mutex<BTreeMap<Proof, Weak<dyn ProducesTickets>>> = Mutex::new(BTreeMap::new());
+    let proof = match auth {
+        None => None,
+        Some(auth) => {
+            let revoked = auth.crl.as_deref().map(read).transpose()?;
+            Some((auth.required, read(&auth.ca)?, revoked))
+        }
+    };
+    let mut keys = KEYS.lock().unwrap_or_else(PoisonError::into_inner);
+    keys.retain(|_, ticketer| ticketer.strong_count() > 0);
+    if let Some(ticketer) = keys.get(&proof).and_then(Weak::upgrade) {
+        return Ok(ticketer);
+    }
+    let ticketer =
+        rustls::crypto::aws_lc_rs::Ticketer::new().expect("the system gives random bytes");
+    keys.insert(proof, Arc::downgrade(&ticketer));
+    Ok(ticketer)
 }
 
 fn client_verifier(
