@@ -16,8 +16,10 @@ use crate::select::ChainTable;
 
 pub mod driver;
 pub mod flow_table;
+pub mod listener;
 
 pub use driver::UdpSlot;
+pub use listener::UdpListener;
 
 /// A UDP listener, shared by all workers.
 #[derive(Debug)]

@@ -15,96 +15,26 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use sluice_core::connection::{Attempt, ConnInfo, Peer};
+use sluice_core::connection::{ConnInfo, Peer};
 use sluice_core::limits::Limit;
-use sluice_core::{Facts, Moment, Name, Reason, Verdict};
+use sluice_core::{Moment, Name, Reason};
 use sluice_io::timers::Timer;
-use sluice_io::{Admit, ConnectionFilter, Side, Source, WorkerCx};
+use sluice_io::{Side, Source, WorkerCx};
 use sluice_sys::datagram::{BATCH, Datagram, Outgoing, Received, send};
 use sluice_sys::socket::local_address;
-use sluice_telemetry::{Counter, Gauge, RecordKind};
+use sluice_telemetry::RecordKind;
 use sluice_upstream::cluster::Claim;
-use sluice_upstream::{ClusterHandle, Target};
 use smallvec::SmallVec;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
+use super::FlowChainPlan;
 use super::flow_table::{FlowId, FlowKey, FlowTable, Full};
-use super::{FlowChainPlan, UdpPlan};
+use super::listener::UdpListener;
 use crate::connection::next_id;
 use crate::metrics;
 use crate::reasons;
 use crate::record::ConnectionRecord;
-use crate::select::Subject;
-
-/// A UDP listener on one worker.
-#[derive(Debug)]
-pub struct UdpListener {
-    plan: Arc<UdpPlan>,
-    filters: Vec<Rc<dyn ConnectionFilter>>,
-    chains: Vec<FlowChain>,
-    cells: Cells,
-}
-
-#[derive(Debug)]
-struct FlowChain {
-    filters: Vec<Rc<dyn ConnectionFilter>>,
-    handle: Rc<ClusterHandle>,
-    selected: Counter,
-}
-
-#[derive(Debug)]
-struct Cells {
-    flows: Counter,
-    active: Gauge,
-    received: Counter,
-    sent: Counter,
-    /// Not sent because a socket took no more.
-    dropped: Counter,
-    /// Not sent because no flow could be made for it.
-    refused: Counter,
-    icmp: Counter,
-    table_full: Counter,
-    bytes_received: Counter,
-    bytes_sent: Counter,
-}
-
-impl UdpListener {
-    /// The listener on `worker`.
-    pub fn on_worker(plan: Arc<UdpPlan>, worker: &Rc<WorkerCx>) -> Rc<Self> {
-        let (name, shard) = (&*plan.name, &worker.shard);
-        let datagrams = |code| shard.counter(&metrics::DATAGRAMS, &[name, code]);
-        let chain = |chain: &FlowChainPlan| {
-            let owner = format!("{name}/{}", chain.name);
-            FlowChain {
-                filters: chain
-                    .filters
-                    .iter()
-                    .map(|filter| filter.on_worker(worker, &owner))
-                    .collect(),
-                handle: ClusterHandle::new(Arc::clone(&chain.cluster), worker),
-                selected: shard.counter(&metrics::CHAIN, &[name, &chain.name]),
-            }
-        };
-        Rc::new(Self {
-            filters: plan.filters.iter().map(|filter| filter.on_worker(worker, name)).collect(),
-            chains: plan.chains.iter().map(chain).collect(),
-            cells: Cells {
-                flows: shard.counter(&metrics::FLOWS, &[name]),
-                active: shard.gauge(&metrics::FLOWS_ACTIVE, &[name]),
-                received: datagrams("received"),
-                sent: datagrams("sent"),
-                dropped: datagrams("dropped"),
-                refused: datagrams("refused"),
-                icmp: shard.counter(&metrics::ICMP, &[name]),
-                table_full: shard.counter(&metrics::LIMIT_REACHED, &[Limit::FlowTable.def().name]),
-                bytes_received: shard.counter(&metrics::RECEIVED, &[name]),
-                bytes_sent: shard.counter(&metrics::SENT, &[name]),
-            },
-            plan,
-        })
-    }
-}
 
 /// A UDP socket of a worker, over all the plans that come and go.
 #[derive(Debug)]
@@ -323,7 +253,7 @@ impl UdpSlot {
         let local = key.local.map_or(self.local, |ip| SocketAddr::new(ip, self.local.port()));
         let name: Name = listener.plan.name.clone();
         let info = ConnInfo::new(next_id(), name, client, Peer::Ip(local), now);
-        let (chain, claim, upstream) = self.choose(&listener, &info).inspect_err(|why| {
+        let (chain, claim, upstream) = listener.choose(&self.worker, &info).inspect_err(|why| {
             // It never became a flow, and still its end has a reason.
             self.record(&info, &listener.plan.name, *why, (1, 0));
         })?;
@@ -361,68 +291,6 @@ impl UdpSlot {
         let task = tokio::task::spawn_local(Rc::clone(self).answer(id, Rc::clone(&flow)));
         *flow.task.borrow_mut() = Some(task.abort_handle());
         Ok((id, flow))
-    }
-
-    /// The chain, the endpoint and a socket to it.
-    fn choose(
-        &self,
-        listener: &UdpListener,
-        info: &ConnInfo,
-    ) -> Result<(usize, Claim, Source), Reason> {
-        judge(&listener.filters, info)?;
-        self.choose_chain(listener, info).inspect_err(|_| {
-            listener.filters.iter().for_each(|filter| filter.ended(info));
-        })
-    }
-
-    fn choose_chain(
-        &self,
-        listener: &UdpListener,
-        info: &ConnInfo,
-    ) -> Result<(usize, Claim, Source), Reason> {
-        let end = |peer: Peer| peer.socket().map(|end| (end.ip(), end.port()));
-        let facts = Facts::default();
-        let subject = Subject {
-            destination: end(info.destination()),
-            source: end(info.source()),
-            facts: &facts,
-        };
-        let index = listener.plan.table.find(&subject).ok_or(reasons::UNMATCHED)?;
-        let (plan, chain) = (&listener.plan.chains[index], &listener.chains[index]);
-        let _ = info.chain.set(Arc::clone(&plan.name));
-        let _ = info.cluster.set(Arc::clone(&plan.cluster.name));
-        judge(&chain.filters, info)?;
-        let reached = self.reach(plan, chain, info).inspect_err(|_| {
-            chain.filters.iter().for_each(|filter| filter.ended(info));
-        });
-        reached.map(|(claim, upstream)| (index, claim, upstream))
-    }
-
-    fn reach(
-        &self,
-        plan: &FlowChainPlan,
-        chain: &FlowChain,
-        info: &ConnInfo,
-    ) -> Result<(Claim, Source), Reason> {
-        let hash = plan.hash.and_then(|hash| hash.of(info.source()));
-        let claim = chain.handle.pick(&self.worker, hash, &[])?;
-        let failed = |error: &io::Error| {
-            let why = sluice_upstream::reasons::of_connect_error(error);
-            let failure = Some((why, error.raw_os_error()));
-            info.attempts
-                .borrow_mut()
-                .push(Attempt { endpoint: Arc::clone(&claim.endpoint().name), failure });
-            why
-        };
-        let upstream = connected(&claim.endpoint().target)
-            .and_then(|socket| self.worker.reactor.register(socket))
-            .map_err(|error| failed(&error))?;
-        info.upstream_local.set(local_address(&upstream));
-        info.attempts
-            .borrow_mut()
-            .push(Attempt { endpoint: Arc::clone(&claim.endpoint().name), failure: None });
-        claim.endpoint().succeeded();
-        Ok((claim, upstream))
     }
 
     /// Brings the answers of a flow back to its client, for as long as it lasts.
@@ -518,20 +386,6 @@ impl UdpSlot {
     }
 }
 
-/// A datagram cannot wait, so a filter that wants to is taken to refuse.
-fn judge(filters: &[Rc<dyn ConnectionFilter>], info: &ConnInfo) -> Result<(), Reason> {
-    for (index, filter) in filters.iter().enumerate() {
-        let why = match filter.admit(info) {
-            Admit::Now(Verdict::Continue) => continue,
-            Admit::Now(Verdict::Reject(why)) => why,
-            Admit::Wait(_) => reasons::FILTER_REJECTED,
-        };
-        filters[..index].iter().for_each(|filter| filter.ended(info));
-        return Err(why);
-    }
-    Ok(())
-}
-
 /// Receives a batch. One that is not full means that no more is there now, which saves the call
 /// that would say so.
 fn receive(socket: &Source, batch: &mut Received) -> io::Result<()> {
@@ -541,22 +395,4 @@ fn receive(socket: &Source, batch: &mut Received) -> io::Result<()> {
         socket.exhausted(Side::Read);
     }
     got.map(drop)
-}
-
-fn connected(target: &Target) -> io::Result<OwnedFd> {
-    let Target::Ip(to) = target else {
-        return Err(io::Error::new(
-            io::ErrorKind::Unsupported,
-            "datagrams go to IP addresses only",
-        ));
-    };
-    let any: SocketAddr = if to.is_ipv4() {
-        (std::net::Ipv4Addr::UNSPECIFIED, 0).into()
-    } else {
-        (std::net::Ipv6Addr::UNSPECIFIED, 0).into()
-    };
-    let socket = std::net::UdpSocket::bind(any)?;
-    socket.set_nonblocking(true)?;
-    socket.connect(to)?;
-    Ok(socket.into())
 }

@@ -1,0 +1,191 @@
+//! A UDP listener on one worker, and where a new flow of it goes.
+//!
+//! Owns: the listener's filters, chains and cells; choosing chain, endpoint and socket for a flow.
+//! Refuses to know: the flow table and datagrams. Keeps: whoever let a flow in is told when it does
+//! not come to be after all.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use sluice_core::connection::{Attempt, ConnInfo, Peer};
+use sluice_core::limits::Limit;
+use sluice_core::{Facts, Reason, Verdict};
+use sluice_io::{Admit, ConnectionFilter, Source, WorkerCx};
+use sluice_sys::socket::local_address;
+use sluice_telemetry::{Counter, Gauge};
+use sluice_upstream::cluster::Claim;
+use sluice_upstream::{ClusterHandle, Target};
+
+use super::{FlowChainPlan, UdpPlan};
+use crate::metrics;
+use crate::reasons;
+use crate::select::Subject;
+
+/// A UDP listener on one worker.
+#[derive(Debug)]
+pub struct UdpListener {
+    pub(super) plan: Arc<UdpPlan>,
+    pub(super) filters: Vec<Rc<dyn ConnectionFilter>>,
+    pub(super) chains: Vec<FlowChain>,
+    pub(super) cells: Cells,
+}
+
+/// A chain of it.
+#[derive(Debug)]
+pub(super) struct FlowChain {
+    pub(super) filters: Vec<Rc<dyn ConnectionFilter>>,
+    pub(super) handle: Rc<ClusterHandle>,
+    pub(super) selected: Counter,
+}
+
+/// What it counts.
+#[derive(Debug)]
+pub(super) struct Cells {
+    pub(super) flows: Counter,
+    pub(super) active: Gauge,
+    pub(super) received: Counter,
+    pub(super) sent: Counter,
+    /// Not sent because a socket took no more.
+    pub(super) dropped: Counter,
+    /// Not sent because no flow could be made for it.
+    pub(super) refused: Counter,
+    pub(super) icmp: Counter,
+    pub(super) table_full: Counter,
+    pub(super) bytes_received: Counter,
+    pub(super) bytes_sent: Counter,
+}
+
+impl UdpListener {
+    /// The listener on `worker`.
+    pub fn on_worker(plan: Arc<UdpPlan>, worker: &Rc<WorkerCx>) -> Rc<Self> {
+        let (name, shard) = (&*plan.name, &worker.shard);
+        let datagrams = |code| shard.counter(&metrics::DATAGRAMS, &[name, code]);
+        let chain = |chain: &FlowChainPlan| {
+            let owner = format!("{name}/{}", chain.name);
+            FlowChain {
+                filters: chain
+                    .filters
+                    .iter()
+                    .map(|filter| filter.on_worker(worker, &owner))
+                    .collect(),
+                handle: ClusterHandle::new(Arc::clone(&chain.cluster), worker),
+                selected: shard.counter(&metrics::CHAIN, &[name, &chain.name]),
+            }
+        };
+        Rc::new(Self {
+            filters: plan.filters.iter().map(|filter| filter.on_worker(worker, name)).collect(),
+            chains: plan.chains.iter().map(chain).collect(),
+            cells: Cells {
+                flows: shard.counter(&metrics::FLOWS, &[name]),
+                active: shard.gauge(&metrics::FLOWS_ACTIVE, &[name]),
+                received: datagrams("received"),
+                sent: datagrams("sent"),
+                dropped: datagrams("dropped"),
+                refused: datagrams("refused"),
+                icmp: shard.counter(&metrics::ICMP, &[name]),
+                table_full: shard.counter(&metrics::LIMIT_REACHED, &[Limit::FlowTable.def().name]),
+                bytes_received: shard.counter(&metrics::RECEIVED, &[name]),
+                bytes_sent: shard.counter(&metrics::SENT, &[name]),
+            },
+            plan,
+        })
+    }
+
+    /// The chain, the endpoint and a socket to it.
+    pub(super) fn choose(
+        &self,
+        worker: &WorkerCx,
+        info: &ConnInfo,
+    ) -> Result<(usize, Claim, Source), Reason> {
+        judge(&self.filters, info)?;
+        self.choose_chain(worker, info).inspect_err(|_| {
+            self.filters.iter().for_each(|filter| filter.ended(info));
+        })
+    }
+
+    fn choose_chain(
+        &self,
+        worker: &WorkerCx,
+        info: &ConnInfo,
+    ) -> Result<(usize, Claim, Source), Reason> {
+        let end = |peer: Peer| peer.socket().map(|end| (end.ip(), end.port()));
+        let facts = Facts::default();
+        let subject = Subject {
+            destination: end(info.destination()),
+            source: end(info.source()),
+            facts: &facts,
+        };
+        let index = self.plan.table.find(&subject).ok_or(reasons::UNMATCHED)?;
+        let (plan, chain) = (&self.plan.chains[index], &self.chains[index]);
+        let _ = info.chain.set(Arc::clone(&plan.name));
+        let _ = info.cluster.set(Arc::clone(&plan.cluster.name));
+        judge(&chain.filters, info)?;
+        let reached = reach(worker, plan, chain, info).inspect_err(|_| {
+            chain.filters.iter().for_each(|filter| filter.ended(info));
+        });
+        reached.map(|(claim, upstream)| (index, claim, upstream))
+    }
+}
+
+/// A datagram cannot wait, so a filter that wants to is taken to refuse.
+fn judge(filters: &[Rc<dyn ConnectionFilter>], info: &ConnInfo) -> Result<(), Reason> {
+    for (index, filter) in filters.iter().enumerate() {
+        let why = match filter.admit(info) {
+            Admit::Now(Verdict::Continue) => continue,
+            Admit::Now(Verdict::Reject(why)) => why,
+            Admit::Wait(_) => reasons::FILTER_REJECTED,
+        };
+        filters[..index].iter().for_each(|filter| filter.ended(info));
+        return Err(why);
+    }
+    Ok(())
+}
+
+/// An endpoint of the chain's cluster, and a socket to it.
+fn reach(
+    worker: &WorkerCx,
+    plan: &FlowChainPlan,
+    chain: &FlowChain,
+    info: &ConnInfo,
+) -> Result<(Claim, Source), Reason> {
+    let hash = plan.hash.and_then(|hash| hash.of(info.source()));
+    let claim = chain.handle.pick(worker, hash, &[])?;
+    let failed = |error: &io::Error| {
+        let why = sluice_upstream::reasons::of_connect_error(error);
+        let failure = Some((why, error.raw_os_error()));
+        info.attempts
+            .borrow_mut()
+            .push(Attempt { endpoint: Arc::clone(&claim.endpoint().name), failure });
+        why
+    };
+    let upstream = connected(&claim.endpoint().target)
+        .and_then(|socket| worker.reactor.register(socket))
+        .map_err(|error| failed(&error))?;
+    info.upstream_local.set(local_address(&upstream));
+    info.attempts
+        .borrow_mut()
+        .push(Attempt { endpoint: Arc::clone(&claim.endpoint().name), failure: None });
+    claim.endpoint().succeeded();
+    Ok((claim, upstream))
+}
+
+fn connected(target: &Target) -> io::Result<OwnedFd> {
+    let Target::Ip(to) = target else {
+        return Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "datagrams go to IP addresses only",
+        ));
+    };
+    let any: SocketAddr = if to.is_ipv4() {
+        (std::net::Ipv4Addr::UNSPECIFIED, 0).into()
+    } else {
+        (std::net::Ipv6Addr::UNSPECIFIED, 0).into()
+    };
+    let socket = std::net::UdpSocket::bind(any)?;
+    socket.set_nonblocking(true)?;
+    socket.connect(to)?;
+    Ok(socket.into())
+}
