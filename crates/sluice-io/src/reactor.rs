@@ -156,7 +156,7 @@ impl Source {
         loop {
             ready!(self.poll_ready(cx, side));
             match operation(self.socket.as_fd()) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.exhausted(side),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.would_block(side),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 done => return Poll::Ready(done),
             }
@@ -166,6 +166,14 @@ impl Source {
     /// Notes that an operation found less than it asked for: the next event will tell of more.
     pub fn exhausted(&self, side: Side) {
         self.reactor.sockets.borrow_mut()[self.key].side(side).now = false;
+    }
+
+    /// Notes that an operation found nothing, whatever was told before: an error of a datagram
+    /// socket passes with whoever met it.
+    pub fn would_block(&self, side: Side) {
+        let mut sockets = self.reactor.sockets.borrow_mut();
+        let readiness = sockets[self.key].side(side);
+        (readiness.now, readiness.ever) = (false, false);
     }
 
     /// Takes the socket out of the queue. Only a socket of which somebody else holds a descriptor
@@ -293,6 +301,26 @@ mod tests {
             peer.write_all(b"y").unwrap();
             assert_eq!(read(&other, 1).await, b"y");
             drop(shared);
+        });
+    }
+
+    /// The error of a datagram socket may be met by a send; whoever reads then must wait, not spin.
+    #[test]
+    fn a_reader_waits_when_somebody_else_met_the_error() {
+        on_reactor(async |reactor| {
+            let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+            let gone = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+            socket.connect(gone).unwrap();
+            socket.set_nonblocking(true).unwrap();
+            let source = reactor.register(socket.try_clone().unwrap()).unwrap();
+            socket.send(b"x").unwrap();
+            poll_fn(|cx| source.poll_ready(cx, Side::Read)).await;
+            assert!(source.has_failed());
+            let refused = socket.send(b"x").unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+            let mut read = |fd: BorrowedFd<'_>| Ok(rustix::io::read(fd, &mut [0; 8])?);
+            let polled = poll_fn(|cx| Poll::Ready(source.poll_io(cx, Side::Read, &mut read))).await;
+            assert!(polled.is_pending(), "{polled:?}");
         });
     }
 }

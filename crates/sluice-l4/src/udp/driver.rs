@@ -389,10 +389,16 @@ impl UdpSlot {
 /// Receives a batch. One that is not full means that no more is there now, which saves the call
 /// that would say so.
 fn receive(socket: &Source, batch: &mut Received) -> io::Result<()> {
-    let got = batch.receive(socket.as_fd());
-    let more = got.as_ref().is_ok_and(|count| *count == BATCH);
-    if !more {
-        socket.exhausted(Side::Read);
+    match batch.receive(socket.as_fd()) {
+        Ok(count) => {
+            if count < BATCH {
+                socket.exhausted(Side::Read);
+            }
+            Ok(())
+        }
+        Err(error) => {
+            socket.would_block(Side::Read);
+            Err(error)
+        }
     }
-    got.map(drop)
 }
