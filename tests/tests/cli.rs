@@ -144,6 +144,11 @@ fn several_files_are_one_configuration() {
             && text.contains("20-b.yaml"),
         "{text}"
     );
+    // What is in a file that cannot be read is not said to be missing.
+    std::fs::write(folder.path().join("30-c.yaml"), "").unwrap();
+    std::fs::write(folder.path().join("20-b.yaml"), "clusters: { up: [\n").unwrap();
+    let text = out(&sluice(&["check", path]));
+    assert!(text.contains("20-b.yaml") && text.contains("1 errors"), "{text}");
 }
 
 #[test]

@@ -20,8 +20,8 @@ pub struct Loaded {
     pub sources: Sources,
     /// What relative paths in it are relative to.
     pub folder: PathBuf,
-    /// The configuration, as far as it could be read. Where `diags` has errors it is for further
-    /// checks only.
+    /// The configuration, as far as it could be read; `None` when parts of it are missing. Where
+    /// `diags` has errors it is for further checks only.
     pub config: Option<Config>,
     /// What was found.
     pub diags: Diags,
@@ -111,21 +111,27 @@ impl Loaded {
     }
 
     fn bind(&mut self) {
+        // Files that could not be read stand in the findings already.
+        let mut whole = !self.diags.has_errors();
         let mut parts = Vec::new();
         for number in 0.. {
             let Some((_, text)) = self.sources.get(number) else { break };
-            parts.extend(yaml::read(text, number, &mut self.diags));
+            let part = yaml::read(text, number, &mut self.diags);
+            whole &= part.is_some();
+            parts.extend(part);
         }
+        let before = self.diags.counts();
         let root = join(parts, &mut self.diags);
+        whole &= self.diags.counts() == before;
         let at = sluice_core::Path::ROOT;
-        self.config = Config::bind(&root, &at, &mut self.diags).or_else(|| {
+        let bound = Config::bind(&root, &at, &mut self.diags);
+        // Where whole parts are missing, everything that names something in them would seem wrong.
+        if whole {
             // What stands once and is wrong keeps nobody from checking what stands many times.
-            Config::bind(
-                &only(root, &["listeners", "clusters", "access_log"]),
-                &at,
-                &mut Diags::new(),
-            )
-        });
+            let many = ["listeners", "clusters", "access_log"];
+            self.config =
+                bound.or_else(|| Config::bind(&only(root, &many), &at, &mut Diags::new()));
+        }
     }
 }
 

@@ -17,6 +17,7 @@ pub mod stream;
 pub mod tap;
 pub mod timers;
 pub mod tls;
+pub mod turn;
 pub mod wheel;
 pub mod worker;
 

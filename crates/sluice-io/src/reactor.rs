@@ -16,7 +16,9 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 
 use slab::Slab;
-use sluice_sys::queue::{Happened, Queue};
+use sluice_sys::queue::{Happened, Queue, Watch};
+
+use crate::turn;
 
 /// The sockets of one thread.
 #[derive(Debug)]
@@ -83,7 +85,12 @@ impl Reactor {
     pub async fn drive(self: Rc<Self>) {
         let driven = async {
             let watched = self.queue.watch()?;
-            poll_fn(|cx| watched.poll(cx, |key, happened| self.tell(key, happened))).await
+            poll_fn(|cx| {
+                // The runtime does not wait while there is more to do, and time goes on all the same.
+                turn::next();
+                watched.poll(cx, |key, happened| self.tell(key, happened))
+            })
+            .await
         };
         if let Err(error) = driven.await {
             let error: io::Error = error;
@@ -106,15 +113,27 @@ impl Reactor {
         }
     }
 
-    /// Takes a non-blocking socket in.
+    /// Takes a non-blocking stream or listening socket in.
     ///
     /// # Errors
     /// What `epoll_ctl(2)` said.
     pub fn register(self: &Rc<Self>, socket: impl Into<OwnedFd>) -> io::Result<Source> {
+        self.take(socket, Watch::Stream)
+    }
+
+    /// Takes a non-blocking socket of datagrams in. Nobody can wait for room on it.
+    ///
+    /// # Errors
+    /// What `epoll_ctl(2)` said.
+    pub fn register_datagrams(self: &Rc<Self>, socket: impl Into<OwnedFd>) -> io::Result<Source> {
+        self.take(socket, Watch::Datagrams)
+    }
+
+    fn take(self: &Rc<Self>, socket: impl Into<OwnedFd>, watch: Watch) -> io::Result<Source> {
         let socket = socket.into();
         let key = self.sockets.borrow_mut().insert(Waiting::default());
         let source = Source { key, socket, reactor: Rc::clone(self) };
-        self.queue.add(&source.socket, key as u64)?;
+        self.queue.add(&source.socket, key as u64, watch)?;
         Ok(source)
     }
 }
@@ -312,7 +331,7 @@ mod tests {
             let gone = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
             socket.connect(gone).unwrap();
             socket.set_nonblocking(true).unwrap();
-            let source = reactor.register(socket.try_clone().unwrap()).unwrap();
+            let source = reactor.register_datagrams(socket.try_clone().unwrap()).unwrap();
             socket.send(b"x").unwrap();
             poll_fn(|cx| source.poll_ready(cx, Side::Read)).await;
             assert!(source.has_failed());
@@ -321,6 +340,30 @@ mod tests {
             let mut read = |fd: BorrowedFd<'_>| Ok(rustix::io::read(fd, &mut [0; 8])?);
             let polled = poll_fn(|cx| Poll::Ready(source.poll_io(cx, Side::Read, &mut read))).await;
             assert!(polled.is_pending(), "{polled:?}");
+        });
+    }
+
+    /// On a worker that always has something to do the runtime never waits.
+    #[test]
+    fn time_goes_on_while_a_worker_is_busy() {
+        use crate::WorkerCx;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .on_thread_unpark(turn::next)
+            .build_local(Default::default())
+            .unwrap();
+        runtime.block_on(async {
+            let worker = WorkerCx::solitary(sluice_core::clock::ClockOrigin::read().clock());
+            worker.start();
+            let (near, mut far) = pair(&worker.reactor);
+            let began = worker.clock.now();
+            while worker.now() <= began {
+                let waited = worker.clock.now().since(began);
+                assert!(waited < std::time::Duration::from_secs(30), "time stands still");
+                far.write_all(b"x").unwrap();
+                assert_eq!(read(&near, 1).await, b"x");
+                near.exhausted(Side::Read);
+            }
         });
     }
 }

@@ -11,6 +11,7 @@ use std::task::{Context, Poll, Waker};
 
 use sluice_core::{Clock, Moment};
 
+use crate::turn;
 use crate::wheel::{Key, Wheel, start_of, tick_after, tick_of};
 
 /// Deadlines of one worker.
@@ -44,6 +45,8 @@ impl Timers {
                 wheel.advance(tick_of(now), |waker| due.extend(waker.take()));
                 wheel.next().unwrap_or(u64::MAX)
             };
+            // Whoever is woken must see a time that is not before the deadline.
+            turn::next();
             due.into_iter().for_each(Waker::wake);
             self.armed.set(next);
             let until = if next == u64::MAX { None } else { self.clock.instant(start_of(next)) };

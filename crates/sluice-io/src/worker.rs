@@ -16,25 +16,16 @@ use crate::buffers::{BufPool, CIPHER_SCRATCH, SCRATCH};
 use crate::pipes::PipePool;
 use crate::reactor::Reactor;
 use crate::timers::Timers;
+use crate::turn;
 
 pub mod conn;
 
 use conn::ConnTable;
 
-thread_local! {
-    /// Turns of this thread's event loop; 0 while nobody counts them.
-    static TURN: Cell<u64> = const { Cell::new(0) };
-}
-
 /// Where in its pages the scratch begins. rustls copies each record to a buffer that begins a few
 /// bytes behind a page; were the source at the same place in its page, every load would seem to
 /// depend on the store just before it (4 KiB aliasing), and that copy took a third of all time.
 const SCRATCH_OFFSET: usize = 2048;
-
-/// Tells this thread that its event loop woke up; for the runtime's `on_thread_unpark`.
-pub fn on_loop_turn() {
-    TURN.with(|turn| turn.set(turn.get() + 1));
-}
 
 /// The context of a worker.
 #[derive(Debug)]
@@ -111,9 +102,10 @@ impl WorkerCx {
         Self::new(0, clock, shard, log, Limits::default())
     }
 
-    /// The time of this turn of the event loop: the clock is read once a turn.
+    /// The time of this turn of the event loop: the clock is read once between two calls of
+    /// [`turn::next`].
     pub fn now(&self) -> Moment {
-        let turn = TURN.with(Cell::get);
+        let turn = turn::number();
         let (last, at) = self.turn.get();
         if turn != 0 && turn == last {
             return at;

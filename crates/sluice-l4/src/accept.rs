@@ -7,6 +7,8 @@
 use std::cell::{Cell, RefCell};
 use std::future::{Future as _, poll_fn};
 use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -31,7 +33,10 @@ pub struct Slot {
 #[derive(Debug)]
 pub struct Listening(Source);
 
-/// How long accepting pauses when the process has no descriptors left.
+/// Connections accepted before those that were accepted get their turn.
+const IN_A_ROW: u32 = 32;
+
+/// How long accepting pauses when the process has no descriptors left, or the system no memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 impl Slot {
@@ -64,13 +69,21 @@ impl Slot {
     pub async fn accept(self: Rc<Self>, socket: Listening, worker: Rc<WorkerCx>) {
         // A wildcard socket must ask each connection for its own address.
         let bound = socket.local();
+        let mut in_a_row = 0;
         loop {
             let mut woken = std::pin::pin!(self.wake.notified());
-            let accepted = poll_fn(|cx| match socket.poll_accept(cx, &worker) {
-                Poll::Ready(accepted) => Poll::Ready(Some(accepted)),
-                // Nobody is queued any more.
-                Poll::Pending if self.draining.get() => Poll::Ready(None),
-                Poll::Pending => woken.as_mut().poll(cx).map(|()| None),
+            let accepted = poll_fn(|cx| {
+                if self.draining.get() {
+                    // What was told of the socket may be old; it is asked itself.
+                    return Poll::Ready(socket.accept_now(&worker));
+                }
+                match socket.poll_accept(cx, &worker) {
+                    Poll::Ready(accepted) => Poll::Ready(Some(accepted)),
+                    Poll::Pending => {
+                        in_a_row = 0;
+                        woken.as_mut().poll(cx).map(|()| None)
+                    }
+                }
             })
             .await;
             match accepted {
@@ -83,24 +96,37 @@ impl Slot {
                 }
                 Some(Err(error)) => {
                     self.listener().cells.accept_errors.increment();
-                    if is_shortage(&error) {
+                    if !is_of_client(&error) {
                         tracing::error!(listener = &**self.listener().name(), %error, "cannot accept; raise the limit of open files (ulimit -n)");
                         tokio::time::sleep(ACCEPT_PAUSE).await;
                     }
                 }
             }
+            in_a_row += 1;
+            if in_a_row == IN_A_ROW {
+                in_a_row = 0;
+                tokio::task::yield_now().await;
+            }
         }
     }
 }
 
-/// Want of descriptors or memory, as opposed to a client that went away while it was queued.
-fn is_shortage(error: &io::Error) -> bool {
-    const EMFILE: i32 = 24;
-    const ENFILE: i32 = 23;
-    const ENOBUFS: i32 = 105;
-    const ENOMEM: i32 = 12;
-    matches!(error.raw_os_error(), Some(EMFILE | ENFILE | ENOBUFS | ENOMEM))
+/// Whether the error is of the one connection that was queued: its client or its network went away.
+/// Any other is of the process or the system, and comes again. Source: accept(2).
+fn is_of_client(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::NetworkDown
+            | io::ErrorKind::NetworkUnreachable
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::TimedOut
+            | io::ErrorKind::PermissionDenied
+    ) || error.raw_os_error() == Some(EPROTO)
 }
+
+const EPROTO: i32 = 71;
 
 impl Listening {
     /// A listening socket that its worker's reactor knows.
@@ -118,11 +144,24 @@ impl Listening {
     }
 
     fn poll_accept(&self, cx: &Context<'_>, worker: &WorkerCx) -> Poll<io::Result<(Source, Peer)>> {
-        self.0.poll_io(cx, Side::Read, |socket| accept(socket)).map(|accepted| {
-            let (socket, peer) = accepted?;
-            Ok((worker.reactor.register(socket)?, peer.map_or(Peer::Unix, Peer::Ip)))
-        })
+        let accepted = self.0.poll_io(cx, Side::Read, |socket| accept(socket));
+        accepted.map(|accepted| enter(accepted?, worker))
     }
+
+    /// The next that is queued, if any is.
+    fn accept_now(&self, worker: &WorkerCx) -> Option<io::Result<(Source, Peer)>> {
+        match accept(&self.0) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+            accepted => Some(accepted.and_then(|accepted| enter(accepted, worker))),
+        }
+    }
+}
+
+fn enter(
+    (socket, peer): (OwnedFd, Option<SocketAddr>),
+    worker: &WorkerCx,
+) -> io::Result<(Source, Peer)> {
+    Ok((worker.reactor.register(socket)?, peer.map_or(Peer::Unix, Peer::Ip)))
 }
 
 impl Drop for Listening {

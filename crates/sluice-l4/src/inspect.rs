@@ -2,7 +2,7 @@
 //!
 //! Owns: which inspectors there are, and when the votes are in. Refuses to know: sockets, deadlines.
 //! Keeps: the outcome does not depend on how the bytes were cut; an inspector that said `No` is not
-//! asked again, one that wants more is not asked before it has it.
+//! asked again, one that wants more is not asked before it has it or nothing more will come.
 
 use std::num::NonZeroUsize;
 use std::rc::Rc;

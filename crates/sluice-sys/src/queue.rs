@@ -14,9 +14,25 @@ use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// What every socket is watched for.
-const WATCHED: EventFlags =
-    EventFlags::IN.union(EventFlags::OUT).union(EventFlags::RDHUP).union(EventFlags::ET);
+/// What a socket is watched for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Watch {
+    /// Both directions.
+    Stream,
+    /// Reading alone: a datagram that finds no room is dropped, and the kernel would tell of room
+    /// after each that was sent.
+    Datagrams,
+}
+
+impl Watch {
+    const fn flags(self) -> EventFlags {
+        let read = EventFlags::IN.union(EventFlags::ET);
+        match self {
+            Self::Stream => read.union(EventFlags::OUT).union(EventFlags::RDHUP),
+            Self::Datagrams => read,
+        }
+    }
+}
 
 /// Events taken with one call.
 const BATCH: usize = 256;
@@ -71,8 +87,8 @@ impl Queue {
     ///
     /// # Errors
     /// What `epoll_ctl(2)` said.
-    pub fn add(&self, socket: impl AsFd, key: u64) -> io::Result<()> {
-        Ok(epoll::add(&self.0, socket, EventData::new_u64(key), WATCHED)?)
+    pub fn add(&self, socket: impl AsFd, key: u64, watch: Watch) -> io::Result<()> {
+        Ok(epoll::add(&self.0, socket, EventData::new_u64(key), watch.flags())?)
     }
 
     /// Takes a socket out before it is closed.
@@ -113,7 +129,7 @@ impl Watched {
             let mut room = [MaybeUninit::<Event>::uninit(); BATCH];
             let events = match epoll::wait(ready.get_inner(), &mut room, Some(&AT_ONCE)) {
                 Ok((events, _)) => events,
-                Err(rustix::io::Errno::INTR) => &mut [],
+                Err(rustix::io::Errno::INTR) => continue,
                 Err(error) => return Poll::Ready(Err(error.into())),
             };
             if events.is_empty() {
@@ -154,7 +170,7 @@ mod tests {
         let queue = Queue::new().unwrap();
         let watched = queue.watch().unwrap();
         let (mut near, mut far) = UnixStream::pair().unwrap();
-        queue.add(&near, 7).unwrap();
+        queue.add(&near, 7, Watch::Stream).unwrap();
         let (key, happened) = next(&watched).await;
         assert_eq!((key, happened.readable, happened.writable), (7, false, true));
         far.write_all(b"x").unwrap();
@@ -176,7 +192,7 @@ mod tests {
         let pairs: Vec<_> = (0..BATCH as u64 + 3)
             .map(|key| {
                 let pair = UnixStream::pair().unwrap();
-                queue.add(&pair.0, key).unwrap();
+                queue.add(&pair.0, key, Watch::Stream).unwrap();
                 pair
             })
             .collect();

@@ -5,7 +5,7 @@
 //! sleeps while there is nothing to write and writes in batches while there is much.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -276,15 +276,15 @@ impl Sink {
         if self.line.is_empty() {
             return;
         }
-        let done = match &mut self.file {
-            Some(file) => file.write_all(self.line.as_bytes()),
-            None => io::stdout().lock().write_all(self.line.as_bytes()),
+        let (written, done) = match &mut self.file {
+            Some(file) => write_what_goes(file, self.line.as_bytes()),
+            None => write_what_goes(&mut io::stdout().lock(), self.line.as_bytes()),
         };
         match done {
             Ok(()) => self.failing = false,
             Err(error) => {
-                let lines = self.line.bytes().filter(|b| *b == b'\n').count();
-                unwritten.add(lines as u64);
+                let rest = &self.line.as_bytes()[written..];
+                unwritten.add(rest.iter().filter(|byte| **byte == b'\n').count() as u64);
                 // A full disk stays full for a while; once says it.
                 if !std::mem::replace(&mut self.failing, true) {
                     tracing::error!(target = ?self.plan.target, %error, "access records are being lost");
@@ -293,6 +293,20 @@ impl Sink {
         }
         self.line.clear();
     }
+}
+
+/// Writes until something fails; tells how much was written.
+fn write_what_goes(target: &mut impl io::Write, text: &[u8]) -> (usize, io::Result<()>) {
+    let mut written = 0;
+    while written < text.len() {
+        match target.write(&text[written..]) {
+            Ok(0) => return (written, Err(io::ErrorKind::WriteZero.into())),
+            Ok(count) => written += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return (written, Err(error)),
+        }
+    }
+    (written, target.flush())
 }
 
 fn open(path: &PathBuf) -> io::Result<File> {

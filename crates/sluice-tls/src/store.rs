@@ -28,7 +28,8 @@ pub struct StoredCert {
 
 impl CertStore {
     /// The certificate of a pair of files, loaded at the first call and read again at later ones.
-    /// When a known pair no longer loads, the one in use stays and the error comes beside it.
+    /// When a known pair no longer loads, the one in use stays and the error comes beside it. A pair
+    /// in use is renewed by every reading, also that of a configuration which is then refused.
     ///
     /// # Errors
     /// The pair was not known and does not load.

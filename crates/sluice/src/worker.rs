@@ -15,8 +15,7 @@ use serde_json::{Value, json};
 use sluice_core::clock::{ClockOrigin, rfc3339};
 use sluice_core::connection::ConnInfo;
 use sluice_core::{Limits, ListenAddress, Name, Reason};
-use sluice_io::WorkerCx;
-use sluice_io::worker::on_loop_turn;
+use sluice_io::{WorkerCx, turn};
 use sluice_l4::Listener;
 use sluice_l4::accept::{Listening, Slot};
 use sluice_l4::udp::{UdpListener, UdpSlot};
@@ -107,7 +106,7 @@ impl Drop for Worker {
 fn run(seed: Seed, inbox: mpsc::Receiver<Order>) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .on_thread_unpark(on_loop_turn)
+        .on_thread_unpark(turn::next)
         .build_local(tokio::runtime::LocalOptions::default())
         .expect("the process has descriptors for an event queue");
     let shard = seed.registry.shard(seed.number + 1);

@@ -132,7 +132,8 @@ pub fn run(sluice: &Path, rounds: u32, filter: &str) -> anyhow::Result<()> {
     println!("\n| idle connections | proxy | KiB each |\n|---|---|---:|");
     for (name, kind, wanted, tls) in IDLE.iter().filter(|idle| idle.0.contains(filter)) {
         // Each is two descriptors of the proxy, and two of this process.
-        let count = (*wanted).min(usize::try_from(files / 2).unwrap_or(usize::MAX) - 100);
+        let count =
+            (*wanted).min(usize::try_from(files / 2).unwrap_or(usize::MAX).saturating_sub(100));
         let proxies = kit.start_all(kind, (load::SERVE_IDLE)()?)?;
         // Nothing is spliced while nothing moves.
         for proxy in proxies.iter().filter(|proxy| !proxy.name.ends_with("-splice")) {

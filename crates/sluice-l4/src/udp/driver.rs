@@ -96,7 +96,7 @@ impl UdpSlot {
         listener: Rc<UdpListener>,
         worker: &Rc<WorkerCx>,
     ) -> io::Result<Rc<Self>> {
-        let socket = worker.reactor.register(socket)?;
+        let socket = worker.reactor.register_datagrams(socket)?;
         let local = local_address(&socket).ok_or(io::ErrorKind::AddrNotAvailable)?;
         let bound = worker.limits.size(Limit::FlowTable);
         Ok(Rc::new(Self {
@@ -173,15 +173,19 @@ impl UdpSlot {
         ended.iter().for_each(|flow| self.finish(flow, reasons::FLOW_IDLE));
     }
 
-    /// Reads one batch and gives the others their turn.
+    /// Reads one batch. After a full one the others get their turn.
     fn poll_datagrams(self: &Rc<Self>, cx: &mut Context<'_>) -> Poll<()> {
         ready!(self.socket.poll_ready(cx, Side::Read));
-        self.worker.with_datagrams(|batch| {
-            if receive(&self.socket, batch).is_ok() {
-                self.take_batch(batch.iter());
-            }
+        let more = self.worker.with_datagrams(|batch| {
+            let more = receive(&self.socket, batch)?;
+            self.take_batch(batch.iter());
+            Ok::<_, io::Error>(more)
         });
-        Poll::Ready(())
+        match more {
+            Ok(More::Perhaps) => turn_over(cx),
+            // An error is somebody else's: this socket has no peer.
+            Ok(More::No) | Err(_) => Poll::Ready(()),
+        }
     }
 
     /// Sends each run of datagrams of one flow on with one call.
@@ -218,8 +222,8 @@ impl UdpSlot {
         while !rest.is_empty() {
             match send(flow.upstream.as_fd(), rest) {
                 Ok(count) => rest = &rest[count..],
-                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                    // An answer of ICMP to an earlier datagram; this one has not been sent.
+                Err(error) if is_of_icmp(&error) => {
+                    // An answer to an earlier datagram; this one has not been sent.
                     cells.icmp.increment();
                     cells.dropped.add(rest.len() as u64);
                     self.end(id, reasons::FLOW_ICMP);
@@ -300,15 +304,18 @@ impl UdpSlot {
                 // An ICMP error makes the socket readable: what is read is the error.
                 ready!(flow.upstream.poll_ready(cx, Side::Read));
                 let got = self.worker.with_datagrams(|batch| {
-                    receive(&flow.upstream, batch)?;
+                    let more = receive(&flow.upstream, batch)?;
                     self.send_back(&flow, batch.iter());
-                    Ok::<(), io::Error>(())
+                    Ok::<_, io::Error>(more)
                 });
                 match got {
-                    Ok(()) => {
+                    Ok(more) => {
                         self.table.borrow_mut().touch(id, self.worker.now());
                         if flow.plan().responses.is_some() && flow.awaited.get() == 0 {
                             return Poll::Ready(reasons::FLOW_DONE);
+                        }
+                        if more == More::Perhaps {
+                            return turn_over(cx);
                         }
                     }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -386,19 +393,41 @@ impl UdpSlot {
     }
 }
 
+/// Whether the error is what ICMP said of an earlier datagram.
+fn is_of_icmp(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkUnreachable
+    )
+}
+
+/// Whether a socket has more datagrams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum More {
+    No,
+    Perhaps,
+}
+
 /// Receives a batch. One that is not full means that no more is there now, which saves the call
 /// that would say so.
-fn receive(socket: &Source, batch: &mut Received) -> io::Result<()> {
+fn receive(socket: &Source, batch: &mut Received) -> io::Result<More> {
     match batch.receive(socket.as_fd()) {
-        Ok(count) => {
-            if count < BATCH {
-                socket.exhausted(Side::Read);
-            }
-            Ok(())
+        Ok(BATCH) => Ok(More::Perhaps),
+        Ok(_) => {
+            socket.exhausted(Side::Read);
+            Ok(More::No)
         }
         Err(error) => {
             socket.would_block(Side::Read);
             Err(error)
         }
     }
+}
+
+/// Goes on after the other tasks.
+fn turn_over<T>(cx: &Context<'_>) -> Poll<T> {
+    cx.waker().wake_by_ref();
+    Poll::Pending
 }

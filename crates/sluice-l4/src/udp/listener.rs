@@ -162,7 +162,7 @@ fn reach(
         why
     };
     let upstream = connected(&claim.endpoint().target)
-        .and_then(|socket| worker.reactor.register(socket))
+        .and_then(|socket| worker.reactor.register_datagrams(socket))
         .map_err(|error| failed(&error))?;
     info.upstream_local.set(local_address(&upstream));
     info.attempts

@@ -94,7 +94,7 @@ impl Scope<'_, '_> {
         let table = self.table(&wanted, &places_of(&chains), &list, diags);
         let filters = self.filters(&section.filters, &at.key("filters"), diags);
         let plan = if self.udp {
-            self.udp_plan(section, &chains, table, filters, if short { at } else { &list }, diags)
+            self.udp_plan(section, &chains, table, filters, at, diags)
         } else {
             let mut plans = Some(Vec::new());
             for (index, chain) in chains.places() {
@@ -358,7 +358,10 @@ impl Scope<'_, '_> {
         diags: &mut Diags,
     ) -> Option<PlanKind> {
         let mut plans = Some(Vec::new());
+        let list = at.key("chains");
         for (index, chain) in chains.places() {
+            let here = list.index(index);
+            let at = if listener.chains.is_empty() { at } else { &here };
             if let Some(tls) = &chain.tls {
                 diags.error(
                     "wrong-kind",
