@@ -355,14 +355,25 @@ mod tests {
         runtime.block_on(async {
             let worker = WorkerCx::solitary(sluice_core::clock::ClockOrigin::read().clock());
             worker.start();
-            let (near, mut far) = pair(&worker.reactor);
-            let began = worker.clock.now();
+            for _ in 0..8 {
+                let (near, mut far) = pair(&worker.reactor);
+                worker.spawn(async move {
+                    loop {
+                        far.write_all(b"x").unwrap();
+                        assert_eq!(read(&near, 1).await, b"x");
+                        near.exhausted(Side::Read);
+                    }
+                });
+            }
+            // Until all of them are at it.
+            for _ in 0..1000 {
+                tokio::task::yield_now().await;
+            }
+            let began = worker.now();
             while worker.now() <= began {
                 let waited = worker.clock.now().since(began);
                 assert!(waited < std::time::Duration::from_secs(30), "time stands still");
-                far.write_all(b"x").unwrap();
-                assert_eq!(read(&near, 1).await, b"x");
-                near.exhausted(Side::Read);
+                tokio::task::yield_now().await;
             }
         });
     }
