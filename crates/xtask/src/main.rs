@@ -3,11 +3,11 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, bail};
 use clap::{Parser, Subcommand};
-use xtask::shell::{command, output, root, run};
+use xtask::shell::{command, output, root, run, target};
 use xtask::{packages, rules};
 
 /// What developers and CI run.
@@ -73,14 +73,11 @@ fn main() -> ExitCode {
 #[allow(clippy::print_stdout, reason = "a developer wants to see what was skipped")]
 fn test(filter: Option<&str>) -> anyhow::Result<()> {
     packages::install();
-    let skips = root().join("target/skipped-tests");
+    let skips = target().join("skipped-tests");
     let _ = fs::remove_file(&skips);
     run(&mut command("cargo", &["build", "--locked", "--workspace"]))?;
     let mut tests = command("cargo", &["test", "--locked", "--workspace", "--no-fail-fast"]);
-    tests
-        .args(filter)
-        .env("SLUICE_SKIPS", &skips)
-        .env("SLUICE_BIN", root().join("target/debug/sluice"));
+    tests.args(filter).env("SLUICE_SKIPS", &skips).env("SLUICE_BIN", target().join("debug/sluice"));
     run(&mut tests)?;
     let skipped = fs::read_to_string(&skips).unwrap_or_default();
     let mut lines: Vec<&str> = skipped.lines().collect();
@@ -115,7 +112,7 @@ const GENERATED: &[(&str, &[&str])] =
 fn docs() -> anyhow::Result<()> {
     run(&mut command("cargo", &["build", "--locked", "-p", "sluice"]))?;
     for (page, args) in GENERATED {
-        let text = output(&mut command("target/debug/sluice", args))?;
+        let text = output(Command::new(target().join("debug/sluice")).args(*args))?;
         fs::write(root().join(page), text).with_context(|| (*page).to_owned())?;
     }
     Ok(())
@@ -126,7 +123,7 @@ fn bench(group: &str, rounds: u32, only: &str) -> anyhow::Result<()> {
         bail!("there is no group `{group}`; there is: l4");
     }
     run(&mut command("cargo", &["build", "--locked", "--profile", "dist", "-p", "sluice"]))?;
-    xtask::bench::run(&root().join("target/dist/sluice"), rounds, only)
+    xtask::bench::run(&target().join("dist/sluice"), rounds, only)
 }
 
 #[allow(clippy::print_stdout, reason = "a skipped task is said aloud")]

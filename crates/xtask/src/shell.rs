@@ -11,6 +11,13 @@ pub fn root() -> PathBuf {
     here.ancestors().nth(2).unwrap_or(here).to_owned()
 }
 
+/// Where cargo puts what it builds: this program itself lies in `PROFILE/` there.
+pub fn target() -> PathBuf {
+    let own = std::env::current_exe().ok();
+    let found = own.as_deref().and_then(|own| own.ancestors().nth(2)).map(Path::to_owned);
+    found.unwrap_or_else(|| root().join("target"))
+}
+
 /// A command that runs at the root of the repository.
 pub fn command(program: &str, args: &[&str]) -> Command {
     let mut command = Command::new(program);
