@@ -1,7 +1,9 @@
 //! What several black-box tests share; the tests are in `tests/`.
 #![forbid(unsafe_code)]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use sluice_testkit::{Sluice, tools};
 
 /// A sample configuration with its addresses replaced; each must stand in it.
 ///
@@ -19,4 +21,23 @@ pub fn sample(name: &str, replace: &[(&str, String)]) -> String {
         text = text.replace(from, to);
     }
     text
+}
+
+/// The folder `certs` beside the configuration, new; the samples name their certificates there.
+///
+/// # Panics
+/// When it cannot be made.
+pub fn certs_beside(kit: &Sluice) -> PathBuf {
+    let certs = kit.folder().join("certs");
+    std::fs::create_dir(&certs).expect("the folder is new");
+    certs
+}
+
+/// A DNS server on `port` of loopback that knows what `more` tells it and asks nobody.
+pub fn dnsmasq(port: u16, more: &[&str]) -> tools::Process {
+    let mut command = tools::command("dnsmasq");
+    command.args(["--keep-in-foreground", "--no-resolv", "--no-hosts", "--conf-file=/dev/null"]);
+    command.args(["--bind-interfaces", "--user=root", "--listen-address=127.0.0.1"]);
+    command.arg(format!("--port={port}")).args(more);
+    tools::serve(&mut command, ([127, 0, 0, 1], port).into())
 }

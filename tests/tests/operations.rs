@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use sluice_testkit::peers::{Server, connect, exchange, read, read_to_end};
 use sluice_testkit::{Authority, Sluice, http, tools, wait};
+use sluice_tests::dnsmasq;
 
 fn relay(endpoints: &str, more: &str) -> String {
     format!(
@@ -234,24 +235,8 @@ fn host_names_are_looked_up_and_the_last_good_answer_is_kept() {
     }
     let server = Server::greeter("found");
     let port = tools::free_port();
-    let dns = |address: &str| {
-        let mut command = tools::command("dnsmasq");
-        command.args([
-            "--keep-in-foreground",
-            "--no-resolv",
-            "--no-hosts",
-            "--conf-file=/dev/null",
-            "--bind-interfaces",
-            "--user=root",
-        ]);
-        command.args([
-            "--listen-address=127.0.0.1",
-            "--local-ttl=1",
-            &format!("--port={port}"),
-            &format!("--address=/db.test/{address}"),
-        ]);
-        tools::serve(&mut command, ([127, 0, 0, 1], port).into())
-    };
+    let dns =
+        |address: &str| dnsmasq(port, &["--local-ttl=1", &format!("--address=/db.test/{address}")]);
     let running = dns("127.0.0.1");
     let yaml = relay(
         &format!("\"db.test:{}\"", server.addr().port()),

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use sluice_testkit::{Authority, Sluice, tools};
-use sluice_tests::sample;
+use sluice_tests::{certs_beside, sample};
 
 /// A PostgreSQL server with TLS, in a folder of its own.
 struct Postgres {
@@ -118,8 +118,7 @@ fn by_name_passed_through_and_terminated() {
         return;
     }
     let kit = Sluice::new();
-    let certs = kit.folder().join("certs");
-    std::fs::create_dir(&certs).unwrap();
+    let certs = certs_beside(&kit);
     let authority = Authority::new(&certs);
     authority.issue("orders", &["orders.db.example.com"]);
     authority.issue("db", &["users.db.example.com"]);
@@ -165,8 +164,7 @@ fn pgbench_under_reload_loses_no_transaction() {
         return;
     }
     let kit = Sluice::new();
-    let certs = kit.folder().join("certs");
-    std::fs::create_dir(&certs).unwrap();
+    let certs = certs_beside(&kit);
     let authority = Authority::new(&certs);
     authority.issue("server", &["users.db.example.com"]);
     authority.issue("swapped", &["users.db.example.com"]);

@@ -6,7 +6,7 @@ use std::process::Stdio;
 
 use sluice_testkit::peers::{Server, UdpServer, connect, read, udp_client};
 use sluice_testkit::{Authority, Running, Sluice, tools};
-use sluice_tests::sample;
+use sluice_tests::{certs_beside, dnsmasq, sample};
 
 fn addr(server: &Server) -> String {
     server.addr().to_string()
@@ -123,8 +123,7 @@ fn termination_with_openssl_and_curl() {
         return;
     }
     let kit = Sluice::new();
-    let certs = kit.folder().join("certs");
-    std::fs::create_dir(&certs).unwrap();
+    let certs = certs_beside(&kit);
     let authority = Authority::new(&certs);
     authority.issue("shop", &["shop.example.com"]);
     authority.issue("tenants", &["*.tenants.example.com"]);
@@ -295,8 +294,7 @@ fn mtls() {
         return;
     }
     let kit = Sluice::new();
-    let certs = kit.folder().join("certs");
-    std::fs::create_dir(&certs).unwrap();
+    let certs = certs_beside(&kit);
     let (public, clients, internal) = (
         Authority::new(&certs),
         Authority::named(&certs, "clients"),
@@ -352,21 +350,7 @@ fn udp_affinity_with_dig() {
         return;
     }
     let port = tools::free_port();
-    let mut command = tools::command("dnsmasq");
-    command.args([
-        "--keep-in-foreground",
-        "--no-resolv",
-        "--no-hosts",
-        "--conf-file=/dev/null",
-        "--listen-address=127.0.0.1",
-    ]);
-    command.args([
-        "--bind-interfaces",
-        "--user=root",
-        "--address=/example.com/127.0.0.99",
-        &format!("--port={port}"),
-    ]);
-    let _dns = tools::serve(&mut command, ([127, 0, 0, 1], port).into());
+    let _dns = dnsmasq(port, &["--address=/example.com/127.0.0.99"]);
     let sluice = Sluice::new().start(&sample(
         "udp-affinity.yaml",
         &[

@@ -1,8 +1,8 @@
 //! Streams and the worker they live on.
 //!
-//! Owns: the context of a worker (clock, timers, sockets, buffers, pipes), streams over TCP, unix sockets
-//! and TLS, the pump between two of them, and the seams that inspectors, filters and handlers
-//! implement.
+//! Owns: the context of a worker (clock, timers, sockets, buffers, pipes), streams over TCP, unix
+//! sockets and TLS, the pump between two of them, and the seams that inspectors, filters and
+//! handlers implement.
 //! Refuses to know: listeners, chains, clusters, protocols.
 //! Keeps: everything here lives on one thread and is not `Send`; an idle stream holds no buffer.
 #![forbid(unsafe_code)]

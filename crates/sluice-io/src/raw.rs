@@ -37,7 +37,7 @@ enum Pace {
 }
 
 impl RawStream {
-    /// A stream over a socket that was accepted.
+    /// A stream over a socket that sends at once: one that was accepted, or a unix socket.
     pub const fn new(socket: Source) -> Self {
         Self { socket, replay: None, unsent: None, pace: Pace::AtOnce, ending: false }
     }

@@ -97,7 +97,7 @@ impl Slot {
                 Some(Err(error)) => {
                     self.listener().cells.accept_errors.increment();
                     if !is_of_client(&error) {
-                        tracing::error!(listener = &**self.listener().name(), %error, "cannot accept; raise the limit of open files (ulimit -n)");
+                        tracing::error!(listener = &**self.listener().name(), %error, "cannot accept; {}", remedy(&error));
                         tokio::time::sleep(ACCEPT_PAUSE).await;
                     }
                 }
@@ -126,7 +126,22 @@ fn is_of_client(error: &io::Error) -> bool {
     ) || error.raw_os_error() == Some(EPROTO)
 }
 
+/// What helps against an error that comes again.
+fn remedy(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(EMFILE | ENFILE) => "raise the limit of open files (ulimit -n)",
+        Some(ENOSPC) => "raise fs.epoll.max_user_watches",
+        Some(ENOBUFS | ENOMEM) => "the system has no memory left for sockets",
+        _ => "clients wait in the backlog meanwhile",
+    }
+}
+
+const ENOMEM: i32 = 12;
+const ENFILE: i32 = 23;
+const EMFILE: i32 = 24;
+const ENOSPC: i32 = 28;
 const EPROTO: i32 = 71;
+const ENOBUFS: i32 = 105;
 
 impl Listening {
     /// A listening socket that its worker's reactor knows.

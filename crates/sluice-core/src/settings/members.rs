@@ -91,6 +91,12 @@ pub struct Named<T> {
     wrong: Vec<Name>,
 }
 
+impl<T> Default for Named<T> {
+    fn default() -> Self {
+        Self { right: BTreeMap::new(), wrong: Vec::new() }
+    }
+}
+
 impl<T> Named<T> {
     /// The section of that name, if it is right.
     pub fn get(&self, name: &str) -> Option<&Spanned<T>> {
@@ -116,7 +122,7 @@ impl<T: PartialEq> PartialEq for Named<T> {
 
 impl<T: Setting> Setting for Named<T> {
     fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
-        let mut all = Self { right: BTreeMap::new(), wrong: Vec::new() };
+        let mut all = Self::default();
         let entries: &[Entry] = match &node.value {
             Value::Map(entries) => entries,
             Value::Null => &[],
@@ -150,6 +156,6 @@ impl<T: Setting> Setting for Named<T> {
     }
 
     fn absent() -> Option<Self> {
-        Some(Self { right: BTreeMap::new(), wrong: Vec::new() })
+        Some(Self::default())
     }
 }
