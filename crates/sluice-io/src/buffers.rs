@@ -21,6 +21,13 @@ pub const SCRATCH: usize = 64 << 10;
 /// spare (22 bytes a record of 16 KiB).
 pub const CIPHER_SCRATCH: usize = SCRATCH + (2 << 10);
 
+/// Where reads begin in a buffer of [`BufPool::take_for_read`]: away from the beginning of a page, for
+/// the reason given at the worker's scratch.
+const READ_OFFSET: usize = 2048;
+
+/// Room behind a read for a few bytes that are sent along: the end of a chunk, say.
+pub const TAIL: usize = 64;
+
 /// The buffers of a worker.
 #[derive(Clone, Debug)]
 pub struct BufPool(Rc<Inner>);
@@ -48,16 +55,35 @@ impl BufPool {
     /// # Errors
     /// The pool is at its limit, or `bytes` is larger than the largest class.
     pub fn copy(&self, bytes: &[u8]) -> Result<Buf, Exhausted> {
-        let class = CLASSES.iter().position(|size| bytes.len() <= *size).ok_or(Exhausted)?;
+        let mut buf = self.take(bytes.len())?;
+        buf.append(bytes);
+        Ok(buf)
+    }
+
+    /// An empty buffer with room for at least `room` bytes.
+    ///
+    /// # Errors
+    /// The pool is at its limit, or `room` is larger than the largest class.
+    pub fn take(&self, room: usize) -> Result<Buf, Exhausted> {
+        let class = CLASSES.iter().position(|size| room <= *size).ok_or(Exhausted)?;
         let size = CLASSES[class];
         if self.0.out.get() + size > self.0.limit {
             return Err(Exhausted);
         }
         self.0.out.set(self.0.out.get() + size);
         let free = self.0.free[class].borrow_mut().pop();
-        let mut data = free.unwrap_or_else(|| vec![0; size].into_boxed_slice());
-        data[..bytes.len()].copy_from_slice(bytes);
-        Ok(Buf { data, class, start: 0, end: bytes.len(), pool: Rc::clone(&self.0) })
+        let data = free.unwrap_or_else(|| vec![0; size].into_boxed_slice());
+        Ok(Buf { data, class, start: 0, end: 0, pool: Rc::clone(&self.0) })
+    }
+
+    /// An empty buffer to read a [`SCRATCH`] full into, with room for [`TAIL`] bytes more.
+    ///
+    /// # Errors
+    /// The pool is at its limit.
+    pub fn take_for_read(&self) -> Result<Buf, Exhausted> {
+        let mut buf = self.take(SCRATCH + READ_OFFSET + TAIL)?;
+        (buf.start, buf.end) = (READ_OFFSET, READ_OFFSET);
+        Ok(buf)
     }
 
     /// Bytes that are out.
@@ -82,11 +108,41 @@ impl Buf {
         self.start = (self.start + count).min(self.end);
     }
 
+    /// Keeps the first `count` bytes.
+    pub fn truncate(&mut self, count: usize) {
+        self.end = self.end.min(self.start + count);
+    }
+
+    /// Room at the end.
+    pub fn spare(&mut self) -> &mut [u8] {
+        &mut self.data[self.end..]
+    }
+
+    /// Bytes of room at the end.
+    pub fn room(&self) -> usize {
+        self.data.len() - self.end
+    }
+
+    /// Takes `count` bytes that were written into [`Buf::spare`] in.
+    pub fn fill(&mut self, count: usize) {
+        self.end = (self.end + count).min(self.data.len());
+    }
+
+    /// Moves everything to the front, so that all room is at the end.
+    pub fn compact(&mut self) {
+        self.data.copy_within(self.start..self.end, 0);
+        (self.start, self.end) = (0, self.end - self.start);
+    }
+
+    /// Whether it is of the smallest class.
+    pub const fn is_small(&self) -> bool {
+        self.class == 0
+    }
+
     /// Adds bytes at the end, as many as there is room for; returns how many.
     pub fn append(&mut self, bytes: &[u8]) -> usize {
-        if self.start > 0 {
-            self.data.copy_within(self.start..self.end, 0);
-            (self.start, self.end) = (0, self.end - self.start);
+        if self.start > 0 && bytes.len() > self.data.len() - self.end {
+            self.compact();
         }
         let count = bytes.len().min(self.data.len() - self.end);
         self.data[self.end..self.end + count].copy_from_slice(&bytes[..count]);

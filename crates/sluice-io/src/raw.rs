@@ -4,11 +4,13 @@
 //! Refuses to know: TLS and what the bytes mean. Keeps: bytes are read in the order they came,
 //! given-back ones first; `send` takes everything, and is only called when nothing is left over.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::BorrowedFd;
 use std::task::{Context, Poll, ready};
 
-use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
+use rustix::net::{
+    RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, recv, send, sendmsg, shutdown,
+};
 use sluice_sys::pipe::Pipe;
 use sluice_sys::socket::{reset_on_close, set_nodelay};
 
@@ -125,7 +127,14 @@ impl RawStream {
     ) -> io::Result<()> {
         if let Some(unsent) = &mut self.unsent {
             let count = unsent.append(data);
-            return if count == data.len() { Ok(()) } else { Err(no_buffer(Exhausted)) };
+            if count < data.len() {
+                // A larger buffer takes both.
+                let mut both = pool.take(unsent.len() + data.len() - count).map_err(no_buffer)?;
+                both.append(unsent);
+                both.append(&data[count..]);
+                self.unsent = Some(both);
+            }
+            return Ok(());
         }
         self.hurry();
         while !data.is_empty() {
@@ -138,6 +147,40 @@ impl RawStream {
             }
         }
         Ok(())
+    }
+
+    /// Sends all of `first` and then all of `second`, in one packet where they fit. See
+    /// [`RawStream::send`].
+    ///
+    /// # Errors
+    /// As for [`RawStream::send`].
+    pub fn send_two(
+        &mut self,
+        cx: &mut Context<'_>,
+        pool: &BufPool,
+        first: &[u8],
+        second: &[u8],
+    ) -> io::Result<()> {
+        if self.unsent.is_some() || first.is_empty() {
+            self.send(cx, pool, first)?;
+            return self.send(cx, pool, second);
+        }
+        self.hurry();
+        let more = if self.ending { SendFlags::MORE } else { SendFlags::empty() };
+        let write = |socket: BorrowedFd<'_>| {
+            let parts = [IoSlice::new(first), IoSlice::new(second)];
+            let flags = SendFlags::NOSIGNAL | more;
+            Ok(sendmsg(socket, &parts, &mut SendAncillaryBuffer::default(), flags)?)
+        };
+        let count = match self.socket.poll_io(cx, Side::Write, write) {
+            Poll::Ready(count) => count?,
+            Poll::Pending => 0,
+        };
+        if count < first.len() {
+            self.send(cx, pool, &first[count..])?;
+            return self.send(cx, pool, second);
+        }
+        self.send(cx, pool, &second[count - first.len()..])
     }
 
     fn hurry(&mut self) {

@@ -162,6 +162,13 @@ impl Source {
         Poll::Pending
     }
 
+    /// Whether an operation on that side is worth a try now; nobody waits.
+    pub fn is_ready(&self, side: Side) -> bool {
+        let mut sockets = self.reactor.sockets.borrow_mut();
+        let readiness = sockets[self.key].side(side);
+        readiness.now || readiness.ever
+    }
+
     /// Tries `operation` whenever it is worth it, until it does not say `WouldBlock`.
     ///
     /// # Errors

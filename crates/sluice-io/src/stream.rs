@@ -4,10 +4,11 @@
 //! Keeps: an enum, never a box on the byte path, so that the pump can see two bare sockets.
 
 use std::io;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use crate::buffers::Buf;
 use crate::raw::RawStream;
+use crate::reactor::Side;
 use crate::tls::TlsStream;
 use crate::worker::WorkerCx;
 
@@ -56,6 +57,41 @@ impl Stream {
         match self {
             Self::Raw(raw) => raw.send(cx, &worker.buffers, data),
             Self::Tls(tls) => tls.send(cx, worker, data),
+        }
+    }
+
+    /// Sends all of `first` and then all of `second`; together no more than a scratch full and a head.
+    ///
+    /// # Errors
+    /// What the socket or TLS said.
+    pub fn send_two(
+        &mut self,
+        cx: &mut Context<'_>,
+        worker: &WorkerCx,
+        first: &[u8],
+        second: &[u8],
+    ) -> io::Result<()> {
+        match self {
+            Self::Raw(raw) => raw.send_two(cx, &worker.buffers, first, second),
+            Self::Tls(tls) => {
+                tls.send(cx, worker, first)?;
+                tls.send(cx, worker, second)
+            }
+        }
+    }
+
+    /// Whether nothing has come on a stream that nobody reads: no bytes, no end, no error. Words
+    /// between TLS sessions, such as tickets, are heard and do not count.
+    pub fn is_quiet(&mut self, worker: &WorkerCx) -> bool {
+        if !self.raw().socket().is_ready(Side::Read) {
+            return true;
+        }
+        match self {
+            Self::Raw(_) => false,
+            Self::Tls(tls) => {
+                let mut cx = Context::from_waker(Waker::noop());
+                worker.with_scratch(|scratch| tls.poll_recv(&mut cx, worker, scratch)).is_pending()
+            }
         }
     }
 

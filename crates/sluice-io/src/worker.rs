@@ -3,7 +3,9 @@
 //! Owns: clock, timers, reactor, buffers, pipes, metrics shard, log queue, random numbers, scratch.
 //! Refuses to know: listeners and connections. Keeps: nothing in it is shared with another thread.
 
+use std::any::{Any, TypeId};
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::future::Future;
 use std::rc::Rc;
 
@@ -55,6 +57,7 @@ pub struct WorkerCx {
     scratch: RefCell<Box<[u8]>>,
     cipher: RefCell<Box<[u8]>>,
     datagrams: RefCell<Option<Received>>,
+    locals: RefCell<HashMap<TypeId, Rc<dyn Any>>>,
 }
 
 impl WorkerCx {
@@ -82,6 +85,7 @@ impl WorkerCx {
             scratch: RefCell::new(vec![0; SCRATCH_OFFSET + SCRATCH].into_boxed_slice()),
             cipher: RefCell::new(vec![0; CIPHER_SCRATCH].into_boxed_slice()),
             datagrams: RefCell::default(),
+            locals: RefCell::default(),
             clock,
             shard,
             log,
@@ -113,6 +117,18 @@ impl WorkerCx {
         let now = self.clock.now();
         self.turn.set((turn, now));
         now
+    }
+
+    /// What a higher layer keeps once per worker, such as a pool; made at the first call. It lives as
+    /// long as the worker, so it must not hold it.
+    pub fn local<T: 'static>(&self, new: impl FnOnce() -> T) -> Rc<T> {
+        let known = self.locals.borrow().get(&TypeId::of::<T>()).map(Rc::clone);
+        let any = known.unwrap_or_else(|| {
+            let made: Rc<dyn Any> = Rc::new(new());
+            self.locals.borrow_mut().insert(TypeId::of::<T>(), Rc::clone(&made));
+            made
+        });
+        any.downcast().expect("it stands under the identity of its type")
     }
 
     /// Runs `task` on this worker. A panic in it ends it and nothing else.

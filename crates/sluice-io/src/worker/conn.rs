@@ -37,6 +37,7 @@ pub struct Conn {
     /// Those who want to see its bytes.
     pub taps: RefCell<SmallVec<[Rc<dyn ByteTap>; 0]>>,
     killed: Cell<Option<Reason>>,
+    finishing: Cell<bool>,
     waker: RefCell<Option<Waker>>,
     place: Cell<usize>,
 }
@@ -51,6 +52,7 @@ impl Conn {
             endpoint: RefCell::default(),
             taps: RefCell::default(),
             killed: Cell::new(None),
+            finishing: Cell::new(false),
             waker: RefCell::default(),
             place: Cell::new(0),
         });
@@ -64,6 +66,20 @@ impl Conn {
         if let Some(waker) = &*self.waker.borrow() {
             waker.wake_by_ref();
         }
+    }
+
+    /// Asks the connection to end as soon as what is under way on it is done. A relay cannot know when
+    /// that is and goes on; a protocol with messages can.
+    pub fn finish(&self) {
+        self.finishing.set(true);
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Whether it was asked to end.
+    pub const fn is_finishing(&self) -> bool {
+        self.finishing.get()
     }
 
     /// Runs the life of the connection, unless it is told to end before: then the reason given to

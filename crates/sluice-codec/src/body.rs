@@ -1,0 +1,57 @@
+//! Pieces of a body on their way from one stream to another.
+//!
+//! Owns: the two ways in which a piece is held. Refuses to know: framing.
+//! Keeps: a piece moves whole; nobody copies it unless the next codec needs it in another form.
+
+use std::ops::Deref;
+
+use bytes::Bytes;
+use sluice_io::buffers::Buf;
+
+use crate::head::Head;
+
+/// A piece of a body.
+#[derive(Debug)]
+pub enum Body {
+    /// In a buffer of the worker.
+    Pooled(Buf),
+    /// Shared, as the HTTP/2 library hands it out.
+    Shared(Bytes),
+}
+
+impl Body {
+    /// The piece as shared bytes; one in a buffer is copied.
+    pub fn into_bytes(self) -> Bytes {
+        match self {
+            Self::Pooled(buf) => Bytes::copy_from_slice(&buf),
+            Self::Shared(bytes) => bytes,
+        }
+    }
+}
+
+impl Deref for Body {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Pooled(buf) => buf,
+            Self::Shared(bytes) => bytes,
+        }
+    }
+}
+
+/// What a stream hands out of a message behind its head.
+#[derive(Debug)]
+pub enum Frame {
+    /// Data; `last` when the message ends with it.
+    Data {
+        /// The data.
+        body: Body,
+        /// Whether nothing follows.
+        last: bool,
+    },
+    /// Trailers, which end the message.
+    Trailers(Box<Head>),
+    /// The end.
+    End,
+}

@@ -1,0 +1,151 @@
+//! The chunked transfer coding, read in place.
+//!
+//! Owns: where in a chunk a stream is. Refuses to know: sockets. Keeps: the data that comes out does
+//! not depend on how the bytes were cut; no more than the trailers is held.
+//!
+//! Source: RFC 9112 §7.1.
+#![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+
+use crate::h1::Fault;
+
+/// Bytes of extensions of one chunk.
+const EXTENSION_MAX: usize = 4096;
+
+/// Digits of a chunk size: 15 of them are far beyond any body, and cannot overflow.
+const SIZE_DIGITS_MAX: u8 = 15;
+
+/// Reads chunks.
+#[derive(Debug, Default)]
+pub struct Chunked {
+    state: State,
+    size: u64,
+    digits: u8,
+    extension: usize,
+    /// Trailer lines, their last empty line included.
+    trailers: Vec<u8>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum State {
+    #[default]
+    Size,
+    Extension,
+    SizeLf,
+    Data,
+    DataCr,
+    DataLf,
+    Trailers,
+    EndLf,
+    Done,
+}
+
+/// What a piece of the stream held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// Bytes of data; they stand at the front of the piece now.
+    pub data: usize,
+    /// Bytes that were read; what is behind them is no part of this body.
+    pub read: usize,
+}
+
+impl Chunked {
+    /// Reads `bytes` and moves the data in them to their front.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn read(&mut self, bytes: &mut [u8], trailer_bytes_max: usize) -> Result<Piece, Fault> {
+        let (mut at, mut data) = (0_usize, 0_usize);
+        while self.state != State::Done {
+            if self.state == State::Data {
+                let left = bytes.len().saturating_sub(at);
+                let count = usize::try_from(self.size).unwrap_or(usize::MAX).min(left);
+                if count == 0 {
+                    break;
+                }
+                bytes.copy_within(at..at.saturating_add(count), data);
+                at = at.saturating_add(count);
+                data = data.saturating_add(count);
+                self.size = self.size.saturating_sub(count as u64);
+                if self.size == 0 {
+                    self.state = State::DataCr;
+                }
+                continue;
+            }
+            let Some(byte) = bytes.get(at).copied() else { break };
+            at = at.saturating_add(1);
+            self.state = self.step(byte, trailer_bytes_max)?;
+        }
+        Ok(Piece { data, read: at })
+    }
+
+    fn step(&mut self, byte: u8, trailer_bytes_max: usize) -> Result<State, Fault> {
+        Ok(match self.state {
+            State::Size => match char::from(byte).to_digit(16) {
+                Some(digit) => {
+                    self.digits = self.digits.saturating_add(1);
+                    if self.digits > SIZE_DIGITS_MAX {
+                        return Err(Fault::ChunkSize);
+                    }
+                    self.size = (self.size << 4) | u64::from(digit);
+                    State::Size
+                }
+                None if self.digits == 0 => return Err(Fault::ChunkSize),
+                None if byte == b';' => State::Extension,
+                None if byte == b'\r' => State::SizeLf,
+                None => return Err(Fault::ChunkSize),
+            },
+            State::Extension => {
+                self.extension = self.extension.saturating_add(1);
+                match byte {
+                    _ if self.extension > EXTENSION_MAX => {
+                        return Err(Fault::ChunkExtensionTooLong);
+                    }
+                    b'\r' => State::SizeLf,
+                    b'\t' | b' '..=0x7e | 0x80.. => State::Extension,
+                    _ => return Err(Fault::ChunkSize),
+                }
+            }
+            State::SizeLf => {
+                (self.digits, self.extension) = (0, 0);
+                match (byte, self.size) {
+                    (b'\n', 0) => State::Trailers,
+                    (b'\n', _) => State::Data,
+                    _ => return Err(Fault::ChunkSize),
+                }
+            }
+            State::DataCr if byte == b'\r' => State::DataLf,
+            State::DataLf if byte == b'\n' => State::Size,
+            State::DataCr | State::DataLf => return Err(Fault::ChunkEnd),
+            // The usual end, for which nothing is kept.
+            State::Trailers if byte == b'\r' && self.trailers.is_empty() => State::EndLf,
+            State::EndLf if byte == b'\n' => State::Done,
+            State::EndLf => return Err(Fault::BareCr),
+            State::Trailers => {
+                if self.trailers.len() >= trailer_bytes_max {
+                    return Err(Fault::TrailersTooLarge);
+                }
+                self.trailers.push(byte);
+                match self.trailers.as_slice() {
+                    [.., b'\r', b'\n', b'\r', b'\n'] => State::Done,
+                    [.., before, b'\n'] if *before != b'\r' => return Err(Fault::BareLf),
+                    [b'\n'] => return Err(Fault::BareLf),
+                    _ => State::Trailers,
+                }
+            }
+            State::Data | State::Done => self.state,
+        })
+    }
+
+    /// Whether the last chunk and the trailers were read.
+    pub fn is_done(&self) -> bool {
+        self.state == State::Done
+    }
+
+    /// The trailer lines; empty where there are none.
+    pub fn trailer_lines(&self) -> &[u8] {
+        &self.trailers
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,544 @@
+//! Reading the heads of HTTP/1 messages.
+//!
+//! Owns: start lines, fields, what they say of the body and of the connection.
+//! Refuses to know: sockets, and bytes behind the head. Keeps: the outcome does not depend on how the
+//! bytes were cut; a head that is accepted has one reading.
+//!
+//! Source: RFC 9112 §2-§6, RFC 9110 §5 and §7.6.1.
+#![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+
+use memchr::memchr;
+
+use crate::h1::Fault;
+use crate::head::{Head, Method, Span, Version};
+use crate::names::{Known, TOKEN, is_field_value, is_token};
+
+/// Bounds on a head.
+#[derive(Clone, Copy, Debug)]
+pub struct HeadLimits {
+    /// Bytes, start line and all.
+    pub bytes: usize,
+    /// Fields.
+    pub fields: usize,
+}
+
+impl Default for HeadLimits {
+    fn default() -> Self {
+        Self { bytes: 60 << 10, fields: 100 }
+    }
+}
+
+/// Empty lines that are skipped before a request, RFC 9112 §2.2.
+const EMPTY_LINES: usize = 4;
+
+/// How far the end of a head was looked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Scan {
+    /// Bytes that were looked at.
+    seen: usize,
+    /// Where the head begins: behind empty lines.
+    start: usize,
+    /// Where the present line begins.
+    line: usize,
+}
+
+impl Scan {
+    /// Looks for the empty line that ends a head; gives where the head starts and ends, the empty line
+    /// included. Asked again with more bytes, it looks at the new ones alone.
+    ///
+    /// # Errors
+    /// A line that does not end in CRLF, or a head that is too large.
+    pub fn find_end(
+        &mut self,
+        bytes: &[u8],
+        limits: HeadLimits,
+    ) -> Result<Option<(usize, usize)>, Fault> {
+        self.check_start(bytes)?;
+        while let Some(at) = bytes.get(self.seen..).and_then(|rest| memchr(b'\n', rest)) {
+            let newline = self.seen.saturating_add(at);
+            let line = bytes.get(self.line..newline).unwrap_or_default();
+            let Some(line) = line.strip_suffix(b"\r") else { return Err(Fault::BareLf) };
+            let next = newline.saturating_add(1);
+            (self.seen, self.line) = (next, next);
+            if !line.is_empty() {
+                continue;
+            }
+            let begun = next.saturating_sub(self.start) > 2;
+            if begun {
+                if next.saturating_sub(self.start) > limits.bytes {
+                    return Err(Fault::HeadTooLarge);
+                }
+                return Ok(Some((self.start, next)));
+            }
+            self.start = next;
+            if self.start > EMPTY_LINES.saturating_mul(2) {
+                return Err(Fault::Method);
+            }
+            self.check_start(bytes)?;
+        }
+        self.seen = bytes.len();
+        if bytes.len().saturating_sub(self.start) > limits.bytes {
+            let in_first_line = self.line == self.start;
+            return Err(if in_first_line { Fault::RequestLineTooLong } else { Fault::HeadTooLarge });
+        }
+        Ok(None)
+    }
+
+    /// What cannot be a start line is told so before it ends: a client that speaks something else
+    /// would wait for ever.
+    fn check_start(&self, bytes: &[u8]) -> Result<(), Fault> {
+        if self.line != self.start {
+            return Ok(());
+        }
+        let first = bytes.get(self.start..).unwrap_or_default();
+        match first.iter().position(|byte| !TOKEN[usize::from(*byte)]) {
+            None => Ok(()),
+            Some(at) => match first.get(at) {
+                Some(b' ' | b'/') if at > 0 => Ok(()),
+                Some(b'\r') if at == 0 => Ok(()),
+                _ => Err(Fault::Method),
+            },
+        }
+    }
+}
+
+/// How long a body is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BodyLength {
+    /// There is none.
+    None,
+    /// So many bytes.
+    Counted(u64),
+    /// In chunks.
+    Chunked,
+    /// To the end of the connection.
+    UntilEnd,
+    /// No body: bytes both ways from here on.
+    Tunnel,
+}
+
+/// What a head says beside its fields.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Meta {
+    /// How long its body is.
+    pub body: BodyLength,
+    /// Whether the connection may carry another message afterwards.
+    pub keep_alive: bool,
+}
+
+/// Reads a request head: all of it, its empty line included.
+///
+/// # Errors
+/// What is wrong with it; `head` is then of no use.
+pub fn request(
+    bytes: &[u8],
+    head: &mut Head,
+    limits: HeadLimits,
+    lower: bool,
+) -> Result<Meta, Fault> {
+    head.clear();
+    let mut lines = Lines::new(bytes, head);
+    let line = lines.next().ok_or(Fault::Method)?;
+    let mut parts = line.text.splitn(3, |byte| *byte == b' ');
+    let (method, target, version) = (parts.next(), parts.next(), parts.next());
+    let method = method.filter(|method| is_token(method)).ok_or(Fault::Method)?;
+    let target = target.filter(|t| !t.is_empty() && t.iter().all(u8::is_ascii_graphic));
+    let target = target.ok_or(Fault::Target)?;
+    let version = request_version(version.ok_or(Fault::Version)?)?;
+    head.set_version(version);
+    let at = |offset: usize, text: &[u8]| Span::new(line.start.saturating_add(offset), text.len());
+    let kind = Method::of(method);
+    head.set_method_span(kind, at(0, method));
+    let found = fields(&mut lines, head, limits, lower)?;
+    let target_at = method.len().saturating_add(1);
+    let absolute = read_target(kind, target, at(target_at, target), head)?;
+    // RFC 9112 §3.2.2: an absolute target says more than the Host field.
+    match (found.host, absolute) {
+        (None, None) if version == Version::Http11 => return Err(Fault::HostMissing),
+        (Some(host), None) => head.set_authority_span(host),
+        (_, Some(authority)) => head.set_authority_span(authority),
+        (None, None) => {}
+    }
+    if !is_authority(head.authority().as_bytes()) {
+        return Err(Fault::HostMalformed);
+    }
+    let body = match (found.length, found.chunked) {
+        (Some(_), true) => return Err(Fault::LengthWithEncoding),
+        (None, true) if version == Version::Http10 => return Err(Fault::EncodingInOldVersion),
+        (None, true) => BodyLength::Chunked,
+        (Some(0) | None, false) => BodyLength::None,
+        (Some(length), false) => BodyLength::Counted(length),
+    };
+    if found.asks_upgrade
+        && version == Version::Http11
+        && let Some(protocol) = found.upgrade
+    {
+        head.set_upgrade_span(protocol);
+    }
+    Ok(Meta { body, keep_alive: found.keeps_alive(version) })
+}
+
+/// Reads a response head to a request of `method`.
+///
+/// # Errors
+/// What is wrong with it; `head` is then of no use.
+pub fn response(
+    bytes: &[u8],
+    head: &mut Head,
+    method: Method,
+    limits: HeadLimits,
+    lower: bool,
+) -> Result<Meta, Fault> {
+    head.clear();
+    let mut lines = Lines::new(bytes, head);
+    let line = lines.next().ok_or(Fault::StatusLine)?;
+    let text = line.text;
+    let version = match text.get(..9).ok_or(Fault::StatusLine)? {
+        b"HTTP/1.1 " => Version::Http11,
+        b"HTTP/1.0 " => Version::Http10,
+        _ => return Err(Fault::Version),
+    };
+    let digits = text.get(9..12).filter(|digits| digits.iter().all(u8::is_ascii_digit));
+    let status = digits.and_then(|digits| std::str::from_utf8(digits).ok()?.parse::<u16>().ok());
+    let status = status.filter(|status| (100..=999).contains(status)).ok_or(Fault::StatusLine)?;
+    match text.get(12..) {
+        Some([]) => {}
+        Some([b' ', reason @ ..]) if is_field_value(reason) => {}
+        _ => return Err(Fault::StatusLine),
+    }
+    head.set_version(version);
+    head.set_status(status);
+    let found = fields(&mut lines, head, limits, lower)?;
+    if let Some(host) = found.host {
+        // Strange in a response, and nobody's authority: it stays a field.
+        let host = head.slice(host).to_vec();
+        head.append_known(Known::Host, &host);
+    }
+    if found.length.is_some() && found.chunked {
+        return Err(Fault::LengthWithEncoding);
+    }
+    if found.chunked && version == Version::Http10 {
+        return Err(Fault::EncodingInOldVersion);
+    }
+    let success = (200..300).contains(&status);
+    // RFC 9112 §6.3, in its order.
+    let body = if status == 101 || (method == Method::Connect && success) {
+        BodyLength::Tunnel
+    } else if method == Method::Head || status < 200 || matches!(status, 204 | 304) {
+        BodyLength::None
+    } else if found.chunked {
+        BodyLength::Chunked
+    } else {
+        match found.length {
+            Some(0) => BodyLength::None,
+            Some(length) => BodyLength::Counted(length),
+            None => BodyLength::UntilEnd,
+        }
+    };
+    if status == 101 {
+        head.set_upgrade_span(found.upgrade.unwrap_or_default());
+    }
+    // A response without a body has no length to state, and one that states it contradicts itself.
+    if status < 200 || status == 204 {
+        head.remove(b"content-length");
+    }
+    let keeps = found.keeps_alive(version) && body != BodyLength::UntilEnd;
+    Ok(Meta { body, keep_alive: keeps })
+}
+
+/// Reads trailers: field lines and the empty line that ends them.
+///
+/// # Errors
+/// What is wrong with them.
+pub fn trailers(
+    bytes: &[u8],
+    head: &mut Head,
+    limits: HeadLimits,
+    lower: bool,
+) -> Result<(), Fault> {
+    head.clear();
+    let mut lines = Lines::new(bytes, head);
+    while let Some(line) = lines.next() {
+        let (name, value) = field(&line)?;
+        let known = Known::of(head.slice(name));
+        if known.is_some_and(Known::is_barred_from_trailers) {
+            return Err(Fault::TrailerBarred);
+        }
+        enter(head, name, value, known, limits, lower)?;
+    }
+    Ok(())
+}
+
+fn request_version(text: &[u8]) -> Result<Version, Fault> {
+    match text {
+        b"HTTP/1.1" => Ok(Version::Http11),
+        b"HTTP/1.0" => Ok(Version::Http10),
+        [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
+            if major.is_ascii_digit() && minor.is_ascii_digit() =>
+        {
+            Err(Fault::VersionUnsupported)
+        }
+        _ => Err(Fault::Version),
+    }
+}
+
+/// Takes the target apart, RFC 9112 §3.2; gives the authority of one that has it.
+fn read_target(
+    method: Method,
+    target: &[u8],
+    at: Span,
+    head: &mut Head,
+) -> Result<Option<Span>, Fault> {
+    if target.contains(&b'#') {
+        return Err(Fault::Target);
+    }
+    if method == Method::Connect {
+        return if is_authority(target) && target.contains(&b':') {
+            Ok(Some(at))
+        } else {
+            Err(Fault::Target)
+        };
+    }
+    match target {
+        [b'/', ..] => {
+            head.set_path_span(at);
+            Ok(None)
+        }
+        b"*" if method == Method::Options => {
+            head.set_path_span(at);
+            Ok(None)
+        }
+        _ => {
+            let scheme: &[u8] = if starts_with_ignoring_case(target, b"http://") {
+                b"http"
+            } else if starts_with_ignoring_case(target, b"https://") {
+                b"https"
+            } else {
+                return Err(Fault::Target);
+            };
+            let skip = scheme.len().saturating_add(3);
+            let rest = target.get(skip..).unwrap_or_default();
+            let end = rest.iter().position(|byte| matches!(byte, b'/' | b'?')).unwrap_or(rest.len());
+            let authority = rest.get(..end).filter(|authority| !authority.is_empty());
+            let authority = authority.ok_or(Fault::Target)?.to_vec();
+            let path = rest.get(end..).unwrap_or_default();
+            let path = match path {
+                [] => b"/".to_vec(),
+                [b'?', ..] => [b"/", path].concat(),
+                _ => path.to_vec(),
+            };
+            head.set_scheme(scheme);
+            head.set_path(&path);
+            Ok(Some(head.push(&authority)))
+        }
+    }
+}
+
+fn starts_with_ignoring_case(text: &[u8], prefix: &[u8]) -> bool {
+    text.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+}
+
+/// Whether `text` may name a host, with or without a port, RFC 3986 §3.2; user names are refused.
+pub(crate) fn is_authority(text: &[u8]) -> bool {
+    !text.iter().any(|byte| {
+        !byte.is_ascii_graphic()
+            || matches!(byte, b'/' | b'?' | b'#' | b'@' | b'\\' | b',' | b'<' | b'>' | b'"')
+    })
+}
+
+/// The lines of a head, as places in the head's own buffer.
+struct Lines<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    base: usize,
+}
+
+struct Line<'a> {
+    text: &'a [u8],
+    start: usize,
+}
+
+impl<'a> Lines<'a> {
+    /// Takes the bytes into `head`, whose buffer is empty.
+    fn new(bytes: &'a [u8], head: &mut Head) -> Self {
+        let base = head.bytes_mut().len();
+        head.bytes_mut().extend_from_slice(bytes);
+        Self { bytes, at: 0, base }
+    }
+
+    /// The next line without its CRLF; none at the empty line that ends the head.
+    fn next(&mut self) -> Option<Line<'a>> {
+        let rest = self.bytes.get(self.at..)?;
+        let newline = memchr(b'\n', rest)?;
+        // Every line was found to end in CRLF when the end of the head was looked for.
+        let text = rest.get(..newline.saturating_sub(1)).filter(|text| !text.is_empty())?;
+        let line = Line { text, start: self.base.saturating_add(self.at) };
+        self.at = self.at.saturating_add(newline).saturating_add(1);
+        Some(line)
+    }
+}
+
+/// What the fields say of the body and the connection.
+#[derive(Default)]
+struct Found {
+    host: Option<Span>,
+    length: Option<u64>,
+    chunked: bool,
+    close: bool,
+    keep_alive: bool,
+    asks_upgrade: bool,
+    upgrade: Option<Span>,
+}
+
+impl Found {
+    fn keeps_alive(&self, version: Version) -> bool {
+        !self.close && (version == Version::Http11 || self.keep_alive)
+    }
+}
+
+/// Reads the fields: those that speak of this connection are understood and left out.
+fn fields(
+    lines: &mut Lines<'_>,
+    head: &mut Head,
+    limits: HeadLimits,
+    lower: bool,
+) -> Result<Found, Fault> {
+    let mut found = Found::default();
+    // Where `Connection` names others, they are taken out at the end.
+    let mut names_others = false;
+    let mut connection: [Span; 4] = [Span::default(); 4];
+    let mut connections = 0_usize;
+    while let Some(line) = lines.next() {
+        let (name, value) = field(&line)?;
+        let known = Known::of(head.slice(name));
+        match known {
+            Some(Known::Host) => {
+                if found.host.replace(value).is_some() {
+                    return Err(Fault::HostRepeated);
+                }
+                continue;
+            }
+            Some(Known::ContentLength) => {
+                if found.length.replace(read_length(head.slice(value))?).is_some() {
+                    return Err(Fault::LengthRepeated);
+                }
+            }
+            Some(Known::TransferEncoding) => {
+                if found.chunked {
+                    return Err(Fault::EncodingRepeated);
+                }
+                if !head.slice(value).eq_ignore_ascii_case(b"chunked") {
+                    return Err(Fault::EncodingUnknown);
+                }
+                found.chunked = true;
+                continue;
+            }
+            Some(Known::Connection) => {
+                for option in tokens(head.slice(value)) {
+                    if option.eq_ignore_ascii_case(b"close") {
+                        found.close = true;
+                    } else if option.eq_ignore_ascii_case(b"keep-alive") {
+                        found.keep_alive = true;
+                    } else if option.eq_ignore_ascii_case(b"upgrade") {
+                        found.asks_upgrade = true;
+                    } else {
+                        names_others = true;
+                    }
+                }
+                *connection.get_mut(connections).ok_or(Fault::TooManyFields)? = value;
+                connections = connections.saturating_add(1);
+                continue;
+            }
+            Some(Known::Upgrade) => {
+                // `h2c` is never spoken after an upgrade, here or upstream.
+                let text = head.slice(value);
+                if is_token(text) && !text.eq_ignore_ascii_case(b"h2c") {
+                    found.upgrade = Some(value);
+                }
+                continue;
+            }
+            Some(Known::Te) => {
+                // Only this much of it is end to end, and gRPC lives by it.
+                let wants = |option: &[u8]| option.eq_ignore_ascii_case(b"trailers");
+                if tokens(head.slice(value)).any(wants) && head.get(Known::Te).is_none() {
+                    head.append_known(Known::Te, b"trailers");
+                }
+                continue;
+            }
+            Some(known) if known.is_hop_by_hop() => continue,
+            _ => {}
+        }
+        enter(head, name, value, known, limits, lower)?;
+    }
+    if names_others {
+        for value in connection.iter().take(connections) {
+            let listed = head.slice(*value).to_vec();
+            for option in tokens(&listed) {
+                // What frames the message or names its target is not the connection's to take away.
+                let vital = matches!(Known::of(option), Some(Known::ContentLength | Known::Te));
+                if !vital {
+                    head.remove(option);
+                }
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn enter(
+    head: &mut Head,
+    name: Span,
+    value: Span,
+    known: Option<Known>,
+    limits: HeadLimits,
+    lower: bool,
+) -> Result<(), Fault> {
+    if head.field_count() >= limits.fields {
+        return Err(Fault::TooManyFields);
+    }
+    if lower {
+        head.lower(name);
+    }
+    head.enter(name, value, known);
+    Ok(())
+}
+
+/// One field line, RFC 9112 §5: where name and value lie.
+fn field(line: &Line<'_>) -> Result<(Span, Span), Fault> {
+    let text = line.text;
+    let length = text.iter().position(|byte| !TOKEN[usize::from(*byte)]).unwrap_or(text.len());
+    match text.get(length) {
+        Some(b':') if length > 0 => {}
+        Some(b' ' | b'\t') if length == 0 => return Err(Fault::ObsFold),
+        Some(b' ' | b'\t') => return Err(Fault::SpaceBeforeColon),
+        _ => return Err(Fault::FieldName),
+    }
+    let start = length.saturating_add(1);
+    let raw = text.get(start..).unwrap_or_default();
+    let lead = raw.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
+    let value = raw.get(lead..).unwrap_or_default();
+    let trail = value.iter().rev().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
+    let value = value.get(..value.len().saturating_sub(trail)).unwrap_or_default();
+    if !is_field_value(value) {
+        return Err(if value.contains(&b'\r') { Fault::BareCr } else { Fault::FieldValue });
+    }
+    let value_at = line.start.saturating_add(start).saturating_add(lead);
+    Ok((Span::new(line.start, length), Span::new(value_at, value.len())))
+}
+
+/// The value of `Content-Length`, RFC 9110 §8.6: digits and nothing else.
+fn read_length(value: &[u8]) -> Result<u64, Fault> {
+    if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
+        return Err(Fault::LengthMalformed);
+    }
+    let text = std::str::from_utf8(value).map_err(|_| Fault::LengthMalformed)?;
+    text.parse().map_err(|_| Fault::LengthMalformed)
+}
+
+/// The members of a comma-separated list of tokens.
+fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|token| !token.is_empty())
+}
+
+#[cfg(test)]
+mod tests;

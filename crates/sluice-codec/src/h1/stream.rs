@@ -1,0 +1,637 @@
+//! One HTTP/1 connection, as whoever has messages to exchange sees it.
+//!
+//! Owns: the bytes read and not parsed yet, where in a message each direction is, whether the
+//! connection can be used again. Refuses to know: what messages are for.
+//! Keeps: idle it holds no buffer; a body is read only when it is asked for; a message that was not
+//! read or sent to its end keeps the connection from being used again.
+
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use sluice_io::buffers::{Buf, SCRATCH};
+use sluice_io::{Stream, WorkerCx};
+
+use crate::body::{Body, Frame};
+use crate::error::{ErrorKind, HttpError};
+use crate::h1::Fault;
+use crate::h1::chunked::Chunked;
+use crate::h1::parse::{self, BodyLength, HeadLimits, Meta, Scan};
+use crate::h1::write::{self, Framing, Persistence};
+use crate::head::{Head, Method, Version};
+
+/// Which end of the connection we are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// We get requests.
+    Server,
+    /// We make requests.
+    Client,
+}
+
+/// What is configured of HTTP/1.
+#[derive(Clone, Copy, Debug)]
+pub struct H1Options {
+    /// Bounds on heads and trailers.
+    pub limits: HeadLimits,
+    /// Make field names lower case; else they stay as they are.
+    pub lower: bool,
+}
+
+impl Default for H1Options {
+    fn default() -> Self {
+        Self { limits: HeadLimits::default(), lower: true }
+    }
+}
+
+/// A message's data that is sent along with its head when it is no longer.
+const JOINED_MAX: usize = 2048;
+
+/// A connection that speaks HTTP/1.
+#[derive(Debug)]
+pub struct H1Stream {
+    stream: Stream,
+    role: Role,
+    options: Rc<H1Options>,
+    input: Option<Buf>,
+    scan: Scan,
+    receiving: Receiving,
+    sending: Sending,
+    staged: Option<Buf>,
+    /// Of the request under way.
+    method: Method,
+    asked_upgrade: bool,
+    peer: Version,
+    keep_alive: bool,
+}
+
+#[derive(Debug)]
+enum Receiving {
+    Head,
+    Counted(u64),
+    Chunked(Chunked),
+    /// The body was handed out; these were not.
+    Trailers(Box<Head>),
+    UntilEnd,
+    Tunnel,
+    Done,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sending {
+    Head,
+    /// Data is taken and goes nowhere: the answer to HEAD.
+    Nothing,
+    Counted(u64),
+    Chunked,
+    UntilEnd,
+    Tunnel,
+    Done,
+}
+
+impl H1Stream {
+    /// A connection on which nothing has been said.
+    pub fn new(stream: Stream, role: Role, options: Rc<H1Options>) -> Self {
+        Self {
+            stream,
+            role,
+            options,
+            input: None,
+            scan: Scan::default(),
+            receiving: Receiving::Head,
+            sending: Sending::Head,
+            staged: None,
+            method: Method::Get,
+            asked_upgrade: false,
+            peer: Version::Http11,
+            keep_alive: true,
+        }
+    }
+
+    /// The stream below.
+    pub const fn stream(&self) -> &Stream {
+        &self.stream
+    }
+
+    /// The stream below and what was read from it and not parsed.
+    pub fn into_parts(self) -> (Stream, Option<Buf>) {
+        (self.stream, self.input)
+    }
+
+    /// Bytes that were read and not parsed yet.
+    pub fn unparsed(&self) -> &[u8] {
+        self.input.as_deref().unwrap_or_default()
+    }
+
+    /// Whether nothing has come on a connection that waits for its next use.
+    pub fn is_quiet(&mut self, worker: &WorkerCx) -> bool {
+        self.input.is_none() && self.stream.is_quiet(worker)
+    }
+
+    // --- receiving ---
+
+    /// Receives the next head: a request, or a response with a status from 100 on.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Finished`] when the peer ended before its first byte, or what went wrong.
+    pub fn poll_recv_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        worker: &WorkerCx,
+        head: &mut Head,
+    ) -> Poll<Result<(), HttpError>> {
+        let limits = self.options.limits;
+        loop {
+            if let Some(input) = &mut self.input
+                && let Some((start, end)) = self.scan.find_end(input, limits)?
+            {
+                let bytes = &input[start..end];
+                let lower = self.options.lower;
+                let asked_upgrade = self.asked_upgrade;
+                let meta = match self.role {
+                    Role::Server => parse::request(bytes, head, limits, lower)?,
+                    Role::Client => parse::response(bytes, head, self.method, limits, lower)?,
+                };
+                if self.role == Role::Client && head.status() == 101 && !asked_upgrade {
+                    return Poll::Ready(Err(Fault::UpgradeUnasked.into()));
+                }
+                input.consume(end);
+                if input.is_empty() {
+                    self.input = None;
+                }
+                self.scan = Scan::default();
+                self.begin_body(head, meta);
+                return Poll::Ready(Ok(()));
+            }
+            if ready!(self.poll_fill(cx, worker))? == 0 {
+                return Poll::Ready(Err(if self.input.is_none() {
+                    HttpError::new(ErrorKind::Finished, "the peer closed the connection")
+                } else {
+                    HttpError::new(ErrorKind::ClosedEarly, "the peer closed in the middle of a head")
+                }));
+            }
+        }
+    }
+
+    fn begin_body(&mut self, head: &Head, meta: Meta) {
+        self.keep_alive &= meta.keep_alive;
+        self.peer = head.version();
+        if self.role == Role::Server {
+            self.method = head.method();
+            if self.method == Method::Connect {
+                // What follows belongs to the tunnel, if there will be one.
+                self.receiving = Receiving::Tunnel;
+                return;
+            }
+        } else if head.status() < 200 && head.status() != 101 {
+            return;
+        }
+        self.receiving = match meta.body {
+            BodyLength::None => Receiving::Done,
+            BodyLength::Counted(length) => Receiving::Counted(length),
+            BodyLength::Chunked => Receiving::Chunked(Chunked::default()),
+            BodyLength::UntilEnd => Receiving::UntilEnd,
+            BodyLength::Tunnel => {
+                self.sending = Sending::Tunnel;
+                Receiving::Tunnel
+            }
+        };
+    }
+
+    /// Receives the next piece of the body.
+    ///
+    /// # Errors
+    /// What went wrong with the connection or the framing.
+    pub fn poll_recv(
+        &mut self,
+        cx: &mut Context<'_>,
+        worker: &WorkerCx,
+    ) -> Poll<Result<Frame, HttpError>> {
+        loop {
+            if matches!(self.receiving, Receiving::Done | Receiving::Head) {
+                return Poll::Ready(Ok(Frame::End));
+            }
+            if let Receiving::Trailers(trailers) = &mut self.receiving {
+                let trailers = std::mem::take(trailers);
+                self.receiving = Receiving::Done;
+                return Poll::Ready(Ok(Frame::Trailers(trailers)));
+            }
+            if self.input.is_none() && ready!(self.poll_fill(cx, worker))? == 0 {
+                return Poll::Ready(match self.receiving {
+                    Receiving::UntilEnd | Receiving::Tunnel => {
+                        self.receiving = Receiving::Done;
+                        Ok(Frame::End)
+                    }
+                    _ => Err(HttpError::new(
+                        ErrorKind::ClosedEarly,
+                        "the peer closed in the middle of a body",
+                    )),
+                });
+            }
+            let Some(mut data) = self.input.take() else { continue };
+            match &mut self.receiving {
+                Receiving::Counted(left) => {
+                    let count = usize::try_from(*left).unwrap_or(usize::MAX).min(data.len());
+                    *left -= count as u64;
+                    let last = *left == 0;
+                    if count < data.len() {
+                        self.input = Some(copy(worker, &data[count..])?);
+                        data.truncate(count);
+                    }
+                    if last {
+                        self.receiving = Receiving::Done;
+                    }
+                    return Poll::Ready(Ok(Frame::Data { body: Body::Pooled(data), last }));
+                }
+                Receiving::Chunked(chunked) => {
+                    let piece = chunked.read(&mut data, self.options.limits.bytes)?;
+                    let done = chunked.is_done();
+                    if piece.read < data.len() {
+                        self.input = Some(copy(worker, &data[piece.read..])?);
+                    }
+                    data.truncate(piece.data);
+                    if !done && data.is_empty() {
+                        continue;
+                    }
+                    let lines = chunked.trailer_lines();
+                    let last = done && lines.is_empty();
+                    if done && !last {
+                        let mut trailers = Box::<Head>::default();
+                        let options = &self.options;
+                        parse::trailers(lines, &mut trailers, options.limits, options.lower)?;
+                        self.receiving = Receiving::Trailers(trailers);
+                    } else if last {
+                        self.receiving = Receiving::Done;
+                    }
+                    if !data.is_empty() {
+                        let body = Body::Pooled(data);
+                        return Poll::Ready(Ok(Frame::Data { body, last }));
+                    }
+                }
+                Receiving::UntilEnd | Receiving::Tunnel => {
+                    return Poll::Ready(Ok(Frame::Data { body: Body::Pooled(data), last: false }));
+                }
+                Receiving::Head | Receiving::Trailers(_) | Receiving::Done => {
+                    unreachable!("looked at above")
+                }
+            }
+        }
+    }
+
+    /// Reads once, behind what is there; 0 is the end.
+    fn poll_fill(
+        &mut self,
+        cx: &mut Context<'_>,
+        worker: &WorkerCx,
+    ) -> Poll<Result<usize, HttpError>> {
+        let pool = &worker.buffers;
+        let mut input = match self.input.take() {
+            None => pool.take_for_read().map_err(|_| HttpError::buffers())?,
+            Some(mut input) => {
+                if input.room() == 0 {
+                    if input.is_small() {
+                        let mut larger = pool.take_for_read().map_err(|_| HttpError::buffers())?;
+                        larger.append(&input);
+                        input = larger;
+                    } else {
+                        input.compact();
+                    }
+                }
+                input
+            }
+        };
+        let spare = input.spare();
+        let room = spare.len().min(SCRATCH);
+        let got = self.stream.poll_recv(cx, worker, &mut spare[..room]);
+        if let Poll::Ready(Ok(count)) = &got {
+            input.fill(*count);
+        }
+        if !input.is_empty() {
+            // Whoever is slow holds a small buffer, not a large one.
+            let small = got.is_pending() && !input.is_small();
+            self.input = Some(match small.then(|| pool.copy(&input)) {
+                Some(Ok(copy)) if copy.is_small() => copy,
+                _ => input,
+            });
+        }
+        got.map_err(HttpError::from)
+    }
+
+    /// Ready when the peer has gone although it waits for an answer. Looks no further than a buffer
+    /// full of requests that wait for their turn.
+    pub fn poll_gone(&mut self, cx: &mut Context<'_>, worker: &WorkerCx) -> Poll<HttpError> {
+        if self.input.is_some() || !matches!(self.receiving, Receiving::Done) {
+            return Poll::Pending;
+        }
+        match ready!(self.poll_fill(cx, worker)) {
+            Ok(0) => Poll::Ready(HttpError::new(
+                ErrorKind::ClosedEarly,
+                "the peer closed before its answer was complete",
+            )),
+            Ok(_) => Poll::Pending,
+            Err(error) => Poll::Ready(error),
+        }
+    }
+
+    /// Whether the message that comes in has been read to its end.
+    pub const fn is_received(&self) -> bool {
+        matches!(self.receiving, Receiving::Done)
+    }
+
+    // --- sending ---
+
+    /// Ready when nothing is left over from what was sent before; what is staged does not count.
+    ///
+    /// # Errors
+    /// What the socket said.
+    pub fn poll_flushed(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), HttpError>> {
+        self.stream.poll_flushed(cx).map_err(HttpError::from)
+    }
+
+    /// Stages a head; it leaves with the data that follows, or with [`H1Stream::push`]. `end` says
+    /// that no body and no trailers will follow; `close`, that the connection shall end after this
+    /// message.
+    ///
+    /// # Errors
+    /// The worker has no buffer for it.
+    pub fn send_head(
+        &mut self,
+        worker: &WorkerCx,
+        head: &Head,
+        end: bool,
+        close: bool,
+    ) -> Result<(), HttpError> {
+        self.keep_alive &= !close;
+        let pool = &worker.buffers;
+        let (written, framing) = match self.role {
+            Role::Client => {
+                self.method = head.method();
+                self.asked_upgrade = head.upgrade().is_some();
+                self.receiving = Receiving::Head;
+                let framing = write::request_framing(head, end);
+                (write::request(head, framing, pool), framing)
+            }
+            Role::Server => {
+                let framing = write::response_framing(head, self.method, self.peer, end);
+                self.keep_alive &= framing != Framing::UntilEnd;
+                let persistence = match (head.status(), self.keep_alive, self.peer) {
+                    (..200, _, _) => Persistence::Default,
+                    (_, false, _) => Persistence::Close,
+                    (_, true, Version::Http10) => Persistence::KeepAlive,
+                    (_, true, _) => Persistence::Default,
+                };
+                (write::response(head, framing, persistence, pool), framing)
+            }
+        };
+        let mut written = written.map_err(|_| HttpError::buffers())?;
+        if let Some(before) = self.staged.take() {
+            // A 103 that had no time to leave goes first.
+            let mut both =
+                pool.take(before.len() + written.len()).map_err(|_| HttpError::buffers())?;
+            both.append(&before);
+            both.append(&written);
+            written = both;
+        }
+        self.staged = Some(written);
+        if self.role == Role::Server && head.status() < 200 && head.status() != 101 {
+            return Ok(());
+        }
+        let tunnels = head.status() == 101
+            || (self.role == Role::Server
+                && self.method == Method::Connect
+                && (200..300).contains(&head.status()));
+        self.sending = if tunnels {
+            // Both directions are bytes from here on.
+            self.receiving = Receiving::Tunnel;
+            self.keep_alive = false;
+            Sending::Tunnel
+        } else {
+            match framing {
+                Framing::Stated if self.method == Method::Head && self.role == Role::Server => {
+                    Sending::Nothing
+                }
+                Framing::Stated => Sending::Counted(head.content_length().unwrap_or(0)),
+                Framing::Chunked => Sending::Chunked,
+                Framing::UntilEnd => Sending::UntilEnd,
+                Framing::Bare | Framing::Empty if end => Sending::Done,
+                Framing::Bare | Framing::Empty => Sending::Nothing,
+            }
+        };
+        if end && matches!(self.sending, Sending::Nothing | Sending::Counted(0)) {
+            self.sending = Sending::Done;
+        }
+        Ok(())
+    }
+
+    /// Sends what is staged.
+    ///
+    /// # Errors
+    /// What the socket said.
+    pub fn push(&mut self, cx: &mut Context<'_>, worker: &WorkerCx) -> Result<(), HttpError> {
+        match self.staged.take() {
+            Some(staged) => Ok(self.stream.send(cx, worker, &staged)?),
+            None => Ok(()),
+        }
+    }
+
+    /// Sends data of the body. Call it when [`H1Stream::poll_flushed`] is ready. `last` says that
+    /// neither data nor trailers follow.
+    ///
+    /// # Errors
+    /// More data than the head stated, or what the socket said.
+    pub fn send_data(
+        &mut self,
+        cx: &mut Context<'_>,
+        worker: &WorkerCx,
+        body: Body,
+        last: bool,
+    ) -> Result<(), HttpError> {
+        if body.is_empty() {
+            return if last { self.send_end(cx, worker, None) } else { Ok(()) };
+        }
+        match &mut self.sending {
+            Sending::Nothing => {
+                if last {
+                    self.sending = Sending::Done;
+                }
+                return self.push(cx, worker);
+            }
+            Sending::Counted(left) => {
+                let Some(rest) = left.checked_sub(body.len() as u64) else {
+                    return Err(HttpError::new(
+                        ErrorKind::LengthMismatch,
+                        "more body came than content-length had said",
+                    ));
+                };
+                *left = rest;
+                self.send_plain(cx, worker, &body)?;
+                if last {
+                    return self.send_end(cx, worker, None);
+                }
+                Ok(())
+            }
+            Sending::UntilEnd | Sending::Tunnel => {
+                self.send_plain(cx, worker, &body)?;
+                if last { self.send_end(cx, worker, None) } else { Ok(()) }
+            }
+            Sending::Chunked => self.send_chunk(cx, worker, body, last),
+            Sending::Head | Sending::Done => Err(HttpError::new(
+                ErrorKind::LengthMismatch,
+                "body came behind the end of its message",
+            )),
+        }
+    }
+
+    fn send_plain(
+        &mut self,
+        cx: &mut Context<'_>,
+        worker: &WorkerCx,
+        data: &[u8],
+    ) -> Result<(), HttpError> {
+        let Some(mut staged) = self.staged.take() else {
+            return Ok(self.stream.send(cx, worker, data)?);
+        };
+        if data.len() <= JOINED_MAX && staged.room() >= data.len() {
+            staged.append(data);
+            Ok(self.stream.send(cx, worker, &staged)?)
+        } else {
+            Ok(self.stream.send_two(cx, worker, &staged, data)?)
+        }
+    }
+
+    fn send_chunk(
+        &mut self,
+        cx: &mut Context<'_>,
+        worker: &WorkerCx,
+        body: Body,
+        last: bool,
+    ) -> Result<(), HttpError> {
+        let mut line = [0; 18];
+        let line_len = write::chunk_size(body.len(), &mut line);
+        let tail: &[u8] = if last { b"\r\n0\r\n\r\n" } else { b"\r\n" };
+        let mut data = match body {
+            Body::Pooled(data) => data,
+            Body::Shared(bytes) => {
+                let room = bytes.len() + tail.len();
+                let mut data = worker.buffers.take(room).map_err(|_| HttpError::buffers())?;
+                data.append(&bytes);
+                data
+            }
+        };
+        let staged = match self.staged.take() {
+            Some(mut staged) if staged.room() >= line_len => {
+                staged.append(&line[..line_len]);
+                Some(staged)
+            }
+            Some(staged) => {
+                self.stream.send(cx, worker, &staged)?;
+                None
+            }
+            None => None,
+        };
+        let first: &[u8] = staged.as_deref().unwrap_or(&line[..line_len]);
+        if data.room() >= tail.len() {
+            data.append(tail);
+            self.stream.send_two(cx, worker, first, &data)?;
+        } else {
+            self.stream.send_two(cx, worker, first, &data)?;
+            self.stream.send(cx, worker, tail)?;
+        }
+        if last {
+            self.sending = Sending::Done;
+        }
+        Ok(())
+    }
+
+    /// Ends the body, with trailers where there are any and the framing can carry them.
+    ///
+    /// # Errors
+    /// Less data than the head stated, or what the socket said.
+    pub fn send_end(
+        &mut self,
+        cx: &mut Context<'_>,
+        worker: &WorkerCx,
+        trailers: Option<&Head>,
+    ) -> Result<(), HttpError> {
+        match self.sending {
+            Sending::Chunked => {
+                let end = match trailers {
+                    Some(trailers) => write::trailers(trailers, &worker.buffers)
+                        .map_err(|_| HttpError::buffers())?,
+                    None => copy(worker, b"0\r\n\r\n")?,
+                };
+                self.send_plain(cx, worker, &end)?;
+            }
+            Sending::Counted(left) if left > 0 => {
+                self.keep_alive = false;
+                return Err(HttpError::new(
+                    ErrorKind::LengthMismatch,
+                    "less body came than content-length had said",
+                ));
+            }
+            _ => self.push(cx, worker)?,
+        }
+        self.sending = Sending::Done;
+        Ok(())
+    }
+
+    /// Whether the message that goes out has been sent to its end.
+    pub fn is_sent(&self) -> bool {
+        self.sending == Sending::Done
+    }
+
+    /// Whether both directions are bytes and not messages.
+    pub fn is_tunnel(&self) -> bool {
+        self.sending == Sending::Tunnel
+    }
+
+    /// Whether a head of a message that goes out was given already.
+    pub fn is_head_sent(&self) -> bool {
+        !matches!(self.sending, Sending::Head)
+    }
+
+    // --- between messages ---
+
+    /// Keeps the connection from being used again.
+    pub const fn refuse_reuse(&mut self) {
+        self.keep_alive = false;
+    }
+
+    /// Makes ready for the next exchange, if there may be one: both messages were complete and
+    /// neither side wants to close.
+    pub fn next_exchange(&mut self) -> bool {
+        if !self.keep_alive || !self.is_received() || !self.is_sent() {
+            return false;
+        }
+        self.receiving = Receiving::Head;
+        self.sending = Sending::Head;
+        true
+    }
+
+    /// Says goodbye in TLS and ends our side; what is staged leaves first.
+    ///
+    /// # Errors
+    /// What the socket said.
+    pub fn poll_finish(
+        &mut self,
+        cx: &mut Context<'_>,
+        worker: &WorkerCx,
+    ) -> Poll<Result<(), HttpError>> {
+        ready!(self.poll_flushed(cx))?;
+        self.push(cx, worker)?;
+        ready!(self.poll_flushed(cx))?;
+        self.stream.say_goodbye(cx, worker)?;
+        ready!(self.poll_flushed(cx))?;
+        self.stream.raw().finish()?;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Makes the end of this value reach the peer as a reset.
+    pub fn reset(&mut self) {
+        self.keep_alive = false;
+        self.stream.raw().reset_on_drop();
+    }
+}
+
+fn copy(worker: &WorkerCx, bytes: &[u8]) -> Result<Buf, HttpError> {
+    worker.buffers.copy(bytes).map_err(|_| HttpError::buffers())
+}

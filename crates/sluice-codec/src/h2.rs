@@ -1,0 +1,68 @@
+//! HTTP/2, both roles, on the `h2` library.
+//!
+//! Owns: connections and streams of HTTP/2 (RFC 9113) as the rest of the codec sees them.
+//! Refuses to know: routes, clusters. Keeps: data is handed to the library only against capacity that
+//! the peer has granted, and taken from it only when somebody asks, so that a slow reader on either
+//! side holds one piece of a body and no more.
+
+pub mod client;
+pub mod convert;
+pub mod io;
+pub mod server;
+pub mod stream;
+
+pub use client::H2Client;
+pub use server::{Accepted, H2Server};
+pub use stream::H2Stream;
+
+use std::time::Duration;
+
+use crate::error::{ErrorKind, HttpError};
+
+/// What is configured of HTTP/2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct H2Options {
+    /// Streams that a peer may have open at once.
+    pub streams_max: u32,
+    /// Bytes of a stream's body that a peer may send ahead.
+    pub stream_window: u32,
+    /// The same for all streams of a connection together.
+    pub connection_window: u32,
+    /// Bytes of a head, as RFC 9113 §6.5.2 counts them.
+    pub head_bytes: u32,
+    /// Streams that a peer may reset before they were looked at; more is a flood.
+    pub resets_max: usize,
+    /// Time between pings to a silent peer; `None` sends none.
+    pub ping_interval: Option<Duration>,
+    /// How long a ping may go unanswered.
+    pub ping_timeout: Duration,
+}
+
+impl Default for H2Options {
+    fn default() -> Self {
+        Self {
+            streams_max: 128,
+            stream_window: 256 << 10,
+            connection_window: 1 << 20,
+            head_bytes: 60 << 10,
+            resets_max: 64,
+            ping_interval: None,
+            ping_timeout: Duration::from_secs(20),
+        }
+    }
+}
+
+/// The error of a stream or connection, in the codec's words.
+pub(crate) fn error_of(error: &h2::Error) -> HttpError {
+    let kind = match error.reason() {
+        Some(h2::Reason::REFUSED_STREAM) => ErrorKind::Refused,
+        // Streams beyond the last that a GOAWAY names were not looked at, RFC 9113 §6.8.
+        Some(h2::Reason::NO_ERROR) if error.is_go_away() && error.is_remote() => ErrorKind::Refused,
+        Some(h2::Reason::NO_ERROR | h2::Reason::CANCEL) => ErrorKind::Cancelled,
+        Some(h2::Reason::ENHANCE_YOUR_CALM) => ErrorKind::Flood,
+        Some(_) if error.is_library() => ErrorKind::Malformed(400),
+        Some(_) => ErrorKind::Reset,
+        None => ErrorKind::Reset,
+    };
+    HttpError::new(kind, format!("http2: {error}"))
+}

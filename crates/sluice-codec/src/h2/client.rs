@@ -1,0 +1,121 @@
+//! The client's side of an HTTP/2 connection.
+//!
+//! Owns: the connection's driver and the count of streams on it. Refuses to know: who opens streams.
+//! Keeps: after a GOAWAY, or when all numbers of streams are used up, no stream is opened on it; those
+//! that are open go on.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use h2::client::SendRequest;
+use sluice_io::{Stream, WorkerCx};
+
+use crate::error::HttpError;
+use crate::h2::io::H2Io;
+use crate::h2::server::SEND_BUFFER;
+use crate::h2::stream::Place;
+use crate::h2::{H2Options, H2Stream, convert, error_of};
+use crate::head::Head;
+
+/// A connection that requests go out on.
+#[derive(Clone, Debug)]
+pub struct H2Client {
+    requests: SendRequest<Bytes>,
+    open: Rc<Cell<usize>>,
+    ended: Rc<Cell<bool>>,
+}
+
+impl H2Client {
+    /// Greets a server; a task of the worker drives the connection from then on, and holds `kept` as
+    /// long as it is open.
+    ///
+    /// # Errors
+    /// The server does not speak HTTP/2, or went away.
+    pub async fn handshake(
+        stream: Stream,
+        worker: &Rc<WorkerCx>,
+        options: &H2Options,
+        kept: impl Sized + 'static,
+    ) -> Result<Self, HttpError> {
+        let (requests, mut connection) = h2::client::Builder::new()
+            .initial_window_size(options.stream_window)
+            .initial_connection_window_size(options.connection_window)
+            .max_header_list_size(options.head_bytes)
+            .max_send_buffer_size(SEND_BUFFER)
+            .enable_push(false)
+            .handshake::<_, Bytes>(H2Io::new(stream, Rc::clone(worker)))
+            .await
+            .map_err(|error| error_of(&error))?;
+        let ended = Rc::new(Cell::new(false));
+        let mut pings = connection.ping_pong();
+        let (interval, timeout) = (options.ping_interval, options.ping_timeout);
+        let at_end = Rc::clone(&ended);
+        worker.spawn(async move {
+            let _kept = kept;
+            let watched = async {
+                let (Some(pings), Some(interval)) = (&mut pings, interval) else {
+                    return std::future::pending().await;
+                };
+                loop {
+                    tokio::time::sleep(interval).await;
+                    let answer = tokio::time::timeout(timeout, pings.ping(h2::Ping::opaque()));
+                    if !matches!(answer.await, Ok(Ok(_))) {
+                        return;
+                    }
+                }
+            };
+            tokio::select! {
+                // Streams on it hear of the error themselves.
+                _ = &mut connection => {}
+                () = watched => {}
+            }
+            at_end.set(true);
+        });
+        Ok(Self { requests, open: Rc::default(), ended })
+    }
+
+    /// Streams that are open.
+    pub fn open_streams(&self) -> usize {
+        self.open.get()
+    }
+
+    /// Whether another stream may be opened now: the connection lives, and its peer has room.
+    pub fn has_room(&mut self, streams_max: usize) -> bool {
+        let room = self.requests.current_max_send_streams().min(streams_max);
+        self.is_alive() && self.open.get() < room
+    }
+
+    /// Whether streams may still be opened.
+    pub fn is_alive(&mut self) -> bool {
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        !self.ended.get() && !matches!(self.requests.poll_ready(&mut cx), Poll::Ready(Err(_)))
+    }
+
+    /// Whether extended CONNECT may be sent, RFC 8441. Known once the server's settings came.
+    pub fn takes_extended_connect(&self) -> bool {
+        self.requests.is_extended_connect_protocol_enabled()
+    }
+
+    /// Opens a stream with a request; `end` says that it has no body.
+    ///
+    /// # Errors
+    /// The connection takes no more streams, which is as good as a refusal, or the head cannot be
+    /// said in HTTP/2.
+    pub async fn open(&mut self, head: &Head, end: bool) -> Result<H2Stream, HttpError> {
+        let request = convert::to_request(head)?;
+        // The place is taken before waiting, so that nobody else counts on it.
+        self.open.set(self.open.get() + 1);
+        let place = Place(Rc::clone(&self.open));
+        let refused = |error: h2::Error| {
+            let kind = crate::ErrorKind::Refused;
+            HttpError::new(kind, format!("http2: no stream can be opened: {error}"))
+        };
+        poll_fn(|cx| self.requests.poll_ready(cx)).await.map_err(refused)?;
+        let (response, outgoing) =
+            self.requests.send_request(request, end).map_err(refused)?;
+        Ok(H2Stream::client(response, outgoing, end, place))
+    }
+}

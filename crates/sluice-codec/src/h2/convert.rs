@@ -1,0 +1,201 @@
+//! Heads between our form and the library's.
+//!
+//! Owns: what of HTTP/2 may become a head, and of a head HTTP/2. Refuses to know: streams.
+//! Keeps: what could not be written as HTTP/1 without another meaning is refused here, RFC 9113 §8.2
+//! and §8.3 and §10.3; the library has seen to the rest.
+
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri};
+
+use crate::error::{ErrorKind, HttpError};
+use crate::h1::parse::is_authority;
+use crate::head::{Head, Method, Version};
+use crate::names::Known;
+
+/// Takes a request that came in.
+///
+/// # Errors
+/// It cannot be passed on with one meaning.
+pub fn request_head<B>(request: &Request<B>, head: &mut Head) -> Result<(), HttpError> {
+    head.clear();
+    head.set_version(Version::Http2);
+    head.set_method(request.method().as_str().as_bytes());
+    let uri = request.uri();
+    let authority = uri.authority().map(Authority::as_str);
+    fields(request.headers(), head)?;
+    let host = head.get(Known::Host).map(<[u8]>::to_vec);
+    if head.values(b"host").count() > 1 {
+        return Err(refused("http2.host_repeated"));
+    }
+    match (authority, &host) {
+        (Some(authority), Some(host)) if !authority.as_bytes().eq_ignore_ascii_case(host) => {
+            return Err(refused("http2.authority_against_host"));
+        }
+        (Some(authority), _) => head.set_authority(authority.as_bytes()),
+        (None, Some(host)) => head.set_authority(host),
+        (None, None) => return Err(refused("http2.authority_missing")),
+    }
+    head.remove(b"host");
+    if head.authority().is_empty() || !is_authority(head.authority().as_bytes()) {
+        return Err(refused("http2.authority_malformed"));
+    }
+    if let Some(scheme) = uri.scheme_str() {
+        head.set_scheme(scheme.as_bytes());
+    }
+    let protocol = request.extensions().get::<h2::ext::Protocol>();
+    if let Some(protocol) = protocol {
+        head.set_upgrade(protocol.as_str().as_bytes());
+    }
+    if head.method() == Method::Connect && protocol.is_none() {
+        return Ok(());
+    }
+    let path = uri.path_and_query().map_or("", PathAndQuery::as_str);
+    let fits = path.starts_with('/') || (path == "*" && head.method() == Method::Options);
+    if !fits || !path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#') {
+        return Err(refused("http2.path_malformed"));
+    }
+    head.set_path(path.as_bytes());
+    Ok(())
+}
+
+/// Takes a response head that came in.
+///
+/// # Errors
+/// It cannot be passed on with one meaning.
+pub fn response_head<B>(response: &Response<B>, head: &mut Head) -> Result<(), HttpError> {
+    head.clear();
+    head.set_version(Version::Http2);
+    head.set_status(response.status().as_u16());
+    fields(response.headers(), head)
+}
+
+/// Takes fields that came in.
+///
+/// # Errors
+/// One of them speaks of a connection, which HTTP/2 knows nothing of.
+pub fn fields(map: &HeaderMap, head: &mut Head) -> Result<(), HttpError> {
+    let mut cookies = 0_usize;
+    for (name, value) in map {
+        let known = Known::of(name.as_str().as_bytes());
+        match known {
+            Some(Known::Te) if value.as_bytes().eq_ignore_ascii_case(b"trailers") => {}
+            Some(Known::Te) => return Err(refused("http2.te_malformed")),
+            Some(known) if known.is_hop_by_hop() => {
+                return Err(refused("http2.connection_specific_field"));
+            }
+            Some(Known::Cookie) => cookies += 1,
+            _ => {}
+        }
+        head.append(name.as_str().as_bytes(), value.as_bytes());
+    }
+    if cookies > 1 {
+        // HTTP/2 may cut cookies into several fields, HTTP/1 may not, RFC 9113 §8.2.3.
+        let crumbs: Vec<&[u8]> = head.values(b"cookie").collect();
+        let whole = crumbs.join(&b"; "[..]);
+        head.set(b"cookie", &whole);
+    }
+    Ok(())
+}
+
+fn refused(detail: &'static str) -> HttpError {
+    HttpError::new(ErrorKind::Malformed(400), detail)
+}
+
+/// Makes a request that goes out.
+///
+/// # Errors
+/// The head holds what HTTP/2 cannot say.
+pub fn to_request(head: &Head) -> Result<Request<()>, HttpError> {
+    let wrong = |_| HttpError::new(ErrorKind::Malformed(400), "http2.head_cannot_be_sent");
+    let mut request = Request::new(());
+    *request.method_mut() =
+        http::Method::from_bytes(head.method_text().as_bytes()).map_err(|_| wrong(()))?;
+    let extended = head.upgrade();
+    let mut uri = http::uri::Parts::default();
+    uri.authority = Some(Authority::try_from(head.authority()).map_err(|_| wrong(()))?);
+    if head.method() != Method::Connect || extended.is_some() {
+        uri.scheme = Some(match head.scheme() {
+            "https" => Scheme::HTTPS,
+            _ => Scheme::HTTP,
+        });
+        let path = if head.path().is_empty() { "/" } else { head.path() };
+        uri.path_and_query = Some(PathAndQuery::try_from(path).map_err(|_| wrong(()))?);
+    }
+    *request.uri_mut() = Uri::from_parts(uri).map_err(|_| wrong(()))?;
+    if let Some(protocol) = extended {
+        *request.method_mut() = http::Method::CONNECT;
+        request.extensions_mut().insert(h2::ext::Protocol::from(protocol));
+    }
+    *request.headers_mut() = to_map(head)?;
+    Ok(request)
+}
+
+/// Makes a response that goes out.
+///
+/// # Errors
+/// The head holds what HTTP/2 cannot say.
+pub fn to_response(head: &Head) -> Result<Response<()>, HttpError> {
+    let mut response = Response::new(());
+    *response.status_mut() = StatusCode::from_u16(head.status())
+        .map_err(|_| HttpError::new(ErrorKind::Malformed(502), "http2.status_cannot_be_sent"))?;
+    *response.headers_mut() = to_map(head)?;
+    Ok(response)
+}
+
+/// Makes fields that go out; those that speak of a connection stay behind.
+///
+/// # Errors
+/// A field that HTTP/2 cannot say.
+pub fn to_map(head: &Head) -> Result<HeaderMap, HttpError> {
+    let mut map = HeaderMap::with_capacity(head.field_count());
+    for (name, value) in head.fields() {
+        if Known::of(name).is_some_and(|known| known.is_hop_by_hop() || known == Known::Host) {
+            continue;
+        }
+        let wrong = || HttpError::new(ErrorKind::Malformed(502), "http2.field_cannot_be_sent");
+        let name = HeaderName::from_bytes(name).map_err(|_| wrong())?;
+        let value = HeaderValue::from_bytes(value).map_err(|_| wrong())?;
+        map.append(name, value);
+    }
+    Ok(map)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(request: Request<()>) -> String {
+        request_head(&request, &mut Head::default()).unwrap_err().detail().to_owned()
+    }
+
+    #[test]
+    fn what_has_two_meanings_is_refused() {
+        let get = |path: &str| Request::get(format!("http://a.test{path}"));
+        assert_eq!(
+            refusal(get("/").header("host", "b.test").body(()).unwrap()),
+            "http2.authority_against_host"
+        );
+        assert_eq!(
+            refusal(get("/").header("connection", "x").body(()).unwrap()),
+            "http2.connection_specific_field"
+        );
+        assert_eq!(refusal(get("/").header("te", "gzip").body(()).unwrap()), "http2.te_malformed");
+        assert_eq!(refusal(get("/\u{e9}").body(()).unwrap()), "http2.path_malformed");
+    }
+
+    #[test]
+    fn cookies_become_one_and_back_and_forth_is_the_same() {
+        let request = Request::get("http://a.test/x?y")
+            .header("cookie", "a=1")
+            .header("cookie", "b=2")
+            .header("x-one", "1")
+            .body(())
+            .unwrap();
+        let mut head = Head::default();
+        request_head(&request, &mut head).unwrap();
+        assert_eq!(head.get(Known::Cookie), Some(&b"a=1; b=2"[..]));
+        let back = to_request(&head).unwrap();
+        assert_eq!(back.uri().to_string(), "http://a.test/x?y");
+        assert_eq!(back.headers()["x-one"], "1");
+    }
+}

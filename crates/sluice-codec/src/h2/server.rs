@@ -1,0 +1,140 @@
+//! The server's side of an HTTP/2 connection.
+//!
+//! Owns: the connection and what a peer may do on it. Refuses to know: what requests are for.
+//! Keeps: a request that cannot be passed on is answered here and goes no further.
+
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use h2::server::{Connection, SendResponse};
+use h2::{Ping, PingPong};
+use http::{Response, StatusCode};
+use sluice_io::{Stream, WorkerCx};
+
+use crate::error::{ErrorKind, HttpError};
+use crate::h2::io::H2Io;
+use crate::h2::{H2Options, H2Stream, convert, error_of};
+use crate::head::Head;
+
+/// A connection on which requests come.
+pub struct H2Server {
+    connection: Connection<H2Io, Bytes>,
+    pings: Option<PingPong>,
+    refused: u64,
+}
+
+impl std::fmt::Debug for H2Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("H2Server")
+    }
+}
+
+/// A request that came.
+#[derive(Debug)]
+pub struct Accepted {
+    /// Its head.
+    pub head: Box<Head>,
+    /// Its body, and the means to answer.
+    pub stream: H2Stream,
+}
+
+impl H2Server {
+    /// Greets a client that speaks HTTP/2.
+    ///
+    /// # Errors
+    /// It does not, or went away.
+    pub async fn handshake(
+        stream: Stream,
+        worker: Rc<WorkerCx>,
+        options: &H2Options,
+    ) -> Result<Self, HttpError> {
+        let mut connection = h2::server::Builder::new()
+            .initial_window_size(options.stream_window)
+            .initial_connection_window_size(options.connection_window)
+            .max_concurrent_streams(options.streams_max)
+            .max_header_list_size(options.head_bytes)
+            .max_pending_accept_reset_streams(options.resets_max)
+            .max_send_buffer_size(SEND_BUFFER)
+            .enable_connect_protocol()
+            .handshake(H2Io::new(stream, worker))
+            .await
+            .map_err(|error| error_of(&error))?;
+        let pings = connection.ping_pong();
+        Ok(Self { connection, pings, refused: 0 })
+    }
+
+    /// The next request; `None` when the connection has ended in order. Drives the connection, so it
+    /// must be polled as long as any stream is open.
+    pub fn poll_accept(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Accepted, HttpError>>> {
+        loop {
+            let (request, respond) = match ready!(self.connection.poll_accept(cx)) {
+                None => return Poll::Ready(None),
+                Some(Err(error)) => return Poll::Ready(Some(Err(error_of(&error)))),
+                Some(Ok(accepted)) => accepted,
+            };
+            let mut head = Box::<Head>::default();
+            match convert::request_head(&request, &mut head) {
+                Ok(()) => {
+                    let stream = H2Stream::server(request.into_body(), respond);
+                    return Poll::Ready(Some(Ok(Accepted { head, stream })));
+                }
+                Err(error) => {
+                    self.refused += 1;
+                    refuse(respond, &error);
+                }
+            }
+        }
+    }
+
+    /// Requests that were answered here because they could not be passed on.
+    pub const fn refused(&self) -> u64 {
+        self.refused
+    }
+
+    /// Tells the client to open no more streams; those that are open go on.
+    pub fn drain(&mut self) {
+        self.connection.graceful_shutdown();
+    }
+
+    /// Ends the connection, with the streams on it.
+    pub fn abort(&mut self) {
+        self.connection.abrupt_shutdown(h2::Reason::NO_ERROR);
+    }
+
+    /// Whether streams are open.
+    pub fn has_streams(&self) -> bool {
+        self.connection.has_streams()
+    }
+
+    /// Asks whether the client is still there.
+    pub fn ping(&mut self) {
+        if let Some(pings) = &mut self.pings {
+            let _ = pings.send_ping(Ping::opaque());
+        }
+    }
+
+    /// Ready when the answer to a ping came.
+    pub fn poll_pong(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.pings {
+            Some(pings) => pings.poll_pong(cx).map(drop),
+            None => Poll::Pending,
+        }
+    }
+}
+
+/// Bytes of frames that the library may hold per stream; capacity beyond it is not granted.
+pub(crate) const SEND_BUFFER: usize = 64 << 10;
+
+fn refuse(mut respond: SendResponse<Bytes>, error: &HttpError) {
+    let status = match error.kind() {
+        ErrorKind::Malformed(status) => status,
+        _ => 400,
+    };
+    let mut response = Response::new(());
+    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST);
+    let _ = respond.send_response(response, true);
+}

@@ -1,0 +1,313 @@
+//! One stream of an HTTP/2 connection, as whoever has a message to exchange sees it.
+//!
+//! Owns: one piece of a body that the peer has no room for yet. Refuses to know: its connection.
+//! Keeps: what the peer has not granted room for is not given to the library.
+
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use h2::client::ResponseFuture;
+use h2::server::SendResponse;
+use h2::{RecvStream, SendStream};
+use http::HeaderMap;
+
+use crate::body::{Body, Frame};
+use crate::error::{ErrorKind, HttpError};
+use crate::h2::{convert, error_of};
+use crate::head::Head;
+
+/// A stream that speaks HTTP/2.
+#[derive(Debug)]
+pub struct H2Stream {
+    incoming: Option<RecvStream>,
+    awaited: Option<ResponseFuture>,
+    respond: Option<SendResponse<Bytes>>,
+    outgoing: Option<SendStream<Bytes>>,
+    unsent: Bytes,
+    after: After,
+    received: bool,
+    tunnel: bool,
+    /// Holds a place on the client's connection.
+    _place: Option<Place>,
+}
+
+/// A place on a connection; given back on drop.
+#[derive(Debug)]
+pub(crate) struct Place(pub(crate) std::rc::Rc<std::cell::Cell<usize>>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+/// What is to follow the data that is unsent.
+#[derive(Debug)]
+enum After {
+    More,
+    End,
+    Trailers(HeaderMap),
+    Nothing,
+}
+
+impl H2Stream {
+    /// A request that came in, and the means to answer it.
+    pub(crate) fn server(incoming: RecvStream, respond: SendResponse<Bytes>) -> Self {
+        let received = incoming.is_end_stream();
+        Self {
+            incoming: Some(incoming),
+            awaited: None,
+            respond: Some(respond),
+            outgoing: None,
+            unsent: Bytes::new(),
+            after: After::More,
+            received,
+            tunnel: false,
+            _place: None,
+        }
+    }
+
+    /// A request that went out; `end` says that it has no body.
+    pub(crate) const fn client(
+        awaited: ResponseFuture,
+        outgoing: SendStream<Bytes>,
+        end: bool,
+        place: Place,
+    ) -> Self {
+        Self {
+            incoming: None,
+            awaited: Some(awaited),
+            respond: None,
+            outgoing: Some(outgoing),
+            unsent: Bytes::new(),
+            after: if end { After::Nothing } else { After::More },
+            received: false,
+            tunnel: false,
+            _place: Some(place),
+        }
+    }
+
+    /// Receives the next response head, with a status from 100 on.
+    ///
+    /// # Errors
+    /// What ended the stream.
+    pub fn poll_recv_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        head: &mut Head,
+    ) -> Poll<Result<(), HttpError>> {
+        let Some(awaited) = &mut self.awaited else {
+            let error = HttpError::new(ErrorKind::Finished, "the stream has no other head");
+            return Poll::Ready(Err(error));
+        };
+        if let Poll::Ready(Some(informational)) = awaited.poll_informational(cx) {
+            let informational = informational.map_err(|error| error_of(&error))?;
+            return Poll::Ready(convert::response_head(&informational, head));
+        }
+        let response = ready!(std::pin::Pin::new(awaited).poll(cx)).map_err(|e| error_of(&e))?;
+        convert::response_head(&response, head)?;
+        self.awaited = None;
+        let incoming = response.into_body();
+        self.received = incoming.is_end_stream();
+        self.incoming = Some(incoming);
+        Poll::Ready(Ok(()))
+    }
+
+    /// Receives the next piece of the body.
+    ///
+    /// # Errors
+    /// What ended the stream.
+    pub fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Frame, HttpError>> {
+        let Some(incoming) = self.incoming.as_mut().filter(|_| !self.received) else {
+            return Poll::Ready(Ok(Frame::End));
+        };
+        loop {
+            match ready!(incoming.poll_data(cx)) {
+                Some(Ok(bytes)) => {
+                    // It is the receiver's now, who asks for more only when it has passed it on.
+                    let _ = incoming.flow_control().release_capacity(bytes.len());
+                    let last = incoming.is_end_stream();
+                    self.received |= last;
+                    if bytes.is_empty() && !last {
+                        continue;
+                    }
+                    if bytes.is_empty() {
+                        return Poll::Ready(Ok(Frame::End));
+                    }
+                    let body = Body::Shared(bytes);
+                    return Poll::Ready(Ok(Frame::Data { body, last }));
+                }
+                Some(Err(error)) => return Poll::Ready(Err(error_of(&error))),
+                None => {
+                    let trailers = ready!(incoming.poll_trailers(cx)).map_err(|e| error_of(&e))?;
+                    self.received = true;
+                    let Some(trailers) = trailers else { return Poll::Ready(Ok(Frame::End)) };
+                    let mut head = Box::<Head>::default();
+                    convert::fields(&trailers, &mut head)?;
+                    head.remove_where(|name, _| {
+                        crate::names::Known::of(name)
+                            .is_some_and(crate::names::Known::is_barred_from_trailers)
+                    });
+                    return Poll::Ready(Ok(Frame::Trailers(head)));
+                }
+            }
+        }
+    }
+
+    /// Whether the message that comes in has been read to its end.
+    pub const fn is_received(&self) -> bool {
+        self.received
+    }
+
+    /// Ready when the peer has given the stream up.
+    pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<HttpError> {
+        let reset = match (&mut self.respond, &mut self.outgoing) {
+            (Some(respond), _) => ready!(respond.poll_reset(cx)),
+            (None, Some(outgoing)) => ready!(outgoing.poll_reset(cx)),
+            (None, None) => return Poll::Pending,
+        };
+        Poll::Ready(match reset {
+            Ok(h2::Reason::NO_ERROR | h2::Reason::CANCEL) => {
+                HttpError::new(ErrorKind::Cancelled, "the peer cancelled the stream")
+            }
+            Ok(reason) => HttpError::new(ErrorKind::Reset, format!("http2: reset: {reason}")),
+            Err(error) => error_of(&error),
+        })
+    }
+
+    /// Sends a response head.
+    ///
+    /// # Errors
+    /// The head cannot be said in HTTP/2, or the stream has ended.
+    pub fn send_head(&mut self, head: &Head, end: bool) -> Result<(), HttpError> {
+        let Some(respond) = &mut self.respond else {
+            return Err(HttpError::new(ErrorKind::Finished, "a head was sent already"));
+        };
+        let response = convert::to_response(head)?;
+        if head.status() < 200 {
+            return respond.send_informational(response).map_err(|error| error_of(&error));
+        }
+        let outgoing = respond.send_response(response, end).map_err(|error| error_of(&error))?;
+        if end {
+            self.after = After::Nothing;
+        }
+        self.outgoing = Some(outgoing);
+        self.respond = None;
+        Ok(())
+    }
+
+    /// Ready when the peer has granted room for everything that was sent.
+    ///
+    /// # Errors
+    /// What ended the stream.
+    pub fn poll_flushed(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), HttpError>> {
+        let Some(outgoing) = &mut self.outgoing else { return Poll::Ready(Ok(())) };
+        while !self.unsent.is_empty() {
+            outgoing.reserve_capacity(self.unsent.len());
+            let mut room = outgoing.capacity();
+            if room == 0 {
+                room = match ready!(outgoing.poll_capacity(cx)) {
+                    Some(room) => room.map_err(|error| error_of(&error))?,
+                    None => {
+                        let gone = "the peer gave the stream up";
+                        return Poll::Ready(Err(HttpError::new(ErrorKind::Cancelled, gone)));
+                    }
+                };
+            }
+            let piece = self.unsent.split_to(room.min(self.unsent.len()));
+            let end = self.unsent.is_empty() && matches!(self.after, After::End);
+            outgoing.send_data(piece, end).map_err(|error| error_of(&error))?;
+            if end {
+                self.after = After::Nothing;
+            }
+        }
+        match std::mem::replace(&mut self.after, After::Nothing) {
+            After::More => self.after = After::More,
+            After::Nothing => {}
+            After::End => {
+                outgoing.send_data(Bytes::new(), true).map_err(|error| error_of(&error))?;
+            }
+            After::Trailers(trailers) => {
+                outgoing.send_trailers(trailers).map_err(|error| error_of(&error))?;
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Sends data of the body. Call it when [`H2Stream::poll_flushed`] is ready.
+    ///
+    /// # Errors
+    /// What ended the stream.
+    pub fn send_data(
+        &mut self,
+        cx: &mut Context<'_>,
+        body: Body,
+        last: bool,
+    ) -> Result<(), HttpError> {
+        if self.is_sent() {
+            // The answer to HEAD has no body, whatever an HTTP/1 endpoint sent.
+            return Ok(());
+        }
+        self.unsent = body.into_bytes();
+        if last {
+            self.after = After::End;
+        }
+        self.go(cx)
+    }
+
+    /// Ends the body.
+    ///
+    /// # Errors
+    /// What ended the stream.
+    pub fn send_end(
+        &mut self,
+        cx: &mut Context<'_>,
+        trailers: Option<&Head>,
+    ) -> Result<(), HttpError> {
+        if self.is_sent() {
+            return Ok(());
+        }
+        self.after = match trailers {
+            Some(trailers) => After::Trailers(convert::to_map(trailers)?),
+            None => After::End,
+        };
+        self.go(cx)
+    }
+
+    fn go(&mut self, cx: &mut Context<'_>) -> Result<(), HttpError> {
+        match self.poll_flushed(cx) {
+            Poll::Ready(done) => done,
+            Poll::Pending => Ok(()),
+        }
+    }
+
+    /// Whether the message that goes out has been given to the library to its end.
+    pub const fn is_sent(&self) -> bool {
+        matches!(self.after, After::Nothing)
+    }
+
+    /// Whether a head was sent.
+    pub const fn is_head_sent(&self) -> bool {
+        self.respond.is_none()
+    }
+
+    /// Says whether both directions are bytes and not messages.
+    pub const fn set_tunnel(&mut self) {
+        self.tunnel = true;
+    }
+
+    /// Whether both directions are bytes and not messages.
+    pub const fn is_tunnel(&self) -> bool {
+        self.tunnel
+    }
+
+    /// Gives the stream up.
+    pub fn reset(&mut self, reason: h2::Reason) {
+        if let Some(respond) = &mut self.respond {
+            respond.send_reset(reason);
+        }
+        if let Some(outgoing) = &mut self.outgoing {
+            outgoing.send_reset(reason);
+        }
+    }
+}

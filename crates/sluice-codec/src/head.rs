@@ -1,0 +1,536 @@
+//! The head of a message, whatever version it came in.
+//!
+//! Owns: the start line as pseudo fields and the header fields, in one flat buffer. Refuses to know:
+//! how heads are written on a wire. Keeps: order, duplicates and case of fields; fields that speak of
+//! one connection are not in here, nor is `Host`, which is the authority.
+//!
+//! A head is reused from message to message: clearing it keeps its memory, so that in steady state
+//! none is allocated.
+
+use std::fmt;
+
+use crate::names::Known;
+
+/// Where a piece of text lies in the buffer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Span {
+    pub(crate) start: u32,
+    pub(crate) len: u32,
+}
+
+impl Span {
+    #[allow(clippy::cast_possible_truncation, reason = "heads are bounded far below 4 GiB")]
+    pub(crate) const fn new(start: usize, len: usize) -> Self {
+        Self { start: start as u32, len: len as u32 }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Field {
+    name: Span,
+    value: Span,
+    known: Option<Known>,
+    removed: bool,
+}
+
+/// A version of HTTP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Version {
+    /// HTTP/1.0.
+    Http10,
+    /// HTTP/1.1.
+    #[default]
+    Http11,
+    /// HTTP/2.
+    Http2,
+    /// HTTP/3.
+    Http3,
+}
+
+impl Version {
+    /// As it stands in records: `HTTP/1.1`.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Http10 => "HTTP/1.0",
+            Self::Http11 => "HTTP/1.1",
+            Self::Http2 => "HTTP/2",
+            Self::Http3 => "HTTP/3",
+        }
+    }
+}
+
+/// A request method that Sluice has to know, or another.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "each is the name of its method")]
+pub enum Method {
+    #[default]
+    Get,
+    Head,
+    Post,
+    Put,
+    Delete,
+    Connect,
+    Options,
+    Trace,
+    Patch,
+    Other,
+}
+
+impl Method {
+    /// The method that `text` names; methods are case-sensitive, RFC 9110 §9.1.
+    pub fn of(text: &[u8]) -> Self {
+        match text {
+            b"GET" => Self::Get,
+            b"HEAD" => Self::Head,
+            b"POST" => Self::Post,
+            b"PUT" => Self::Put,
+            b"DELETE" => Self::Delete,
+            b"CONNECT" => Self::Connect,
+            b"OPTIONS" => Self::Options,
+            b"TRACE" => Self::Trace,
+            b"PATCH" => Self::Patch,
+            _ => Self::Other,
+        }
+    }
+
+    /// Whether doing it twice is doing it once, RFC 9110 §9.2.2.
+    pub const fn is_idempotent(self) -> bool {
+        matches!(
+            self,
+            Self::Get | Self::Head | Self::Put | Self::Delete | Self::Options | Self::Trace
+        )
+    }
+
+    /// Whether it asks for nothing to be changed, RFC 9110 §9.2.1.
+    pub const fn is_safe(self) -> bool {
+        matches!(self, Self::Get | Self::Head | Self::Options | Self::Trace)
+    }
+}
+
+/// A request head, a response head, or trailers.
+#[derive(Clone)]
+pub struct Head {
+    bytes: Vec<u8>,
+    fields: Vec<Field>,
+    /// One more than the place of the first field of each known name; 0 where there is none.
+    first: [u16; Known::COUNT],
+    /// 0 for a request and for trailers.
+    status: u16,
+    method: Method,
+    version: Version,
+    method_text: Span,
+    scheme: Span,
+    authority: Span,
+    path: Span,
+    /// The protocol asked for by `Upgrade` or `:protocol`.
+    upgrade: Span,
+}
+
+impl Default for Head {
+    fn default() -> Self {
+        Self {
+            bytes: Vec::new(),
+            fields: Vec::new(),
+            first: [0; Known::COUNT],
+            status: 0,
+            method: Method::Get,
+            version: Version::Http11,
+            method_text: Span::default(),
+            scheme: Span::default(),
+            authority: Span::default(),
+            path: Span::default(),
+            upgrade: Span::default(),
+        }
+    }
+}
+
+impl Head {
+    /// A response head with a status and no fields.
+    pub fn response(status: u16) -> Self {
+        Self { status, ..Self::default() }
+    }
+
+    /// A request head without fields.
+    pub fn request(method: &str, scheme: &str, authority: &str, path: &str) -> Self {
+        let mut head = Self::default();
+        head.set_method(method.as_bytes());
+        head.set_scheme(scheme.as_bytes());
+        head.set_authority(authority.as_bytes());
+        head.set_path(path.as_bytes());
+        head
+    }
+
+    /// Forgets everything but its memory.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.fields.clear();
+        self.first = [0; Known::COUNT];
+        (self.status, self.method, self.version) = (0, Method::Get, Version::Http11);
+        let none = Span::default();
+        (self.method_text, self.scheme, self.authority) = (none, none, none);
+        (self.path, self.upgrade) = (none, none);
+    }
+
+    // --- the start line ---
+
+    /// The status of a response; 0 for a request.
+    pub const fn status(&self) -> u16 {
+        self.status
+    }
+
+    /// Sets the status.
+    pub const fn set_status(&mut self, status: u16) {
+        self.status = status;
+    }
+
+    /// The method of a request.
+    pub const fn method(&self) -> Method {
+        self.method
+    }
+
+    /// The method as text.
+    pub fn method_text(&self) -> &str {
+        self.str(self.method_text)
+    }
+
+    /// Sets the method.
+    pub fn set_method(&mut self, method: &[u8]) {
+        self.method = Method::of(method);
+        self.method_text = self.push(method);
+    }
+
+    /// The version that the message came in.
+    pub const fn version(&self) -> Version {
+        self.version
+    }
+
+    /// Sets the version.
+    pub const fn set_version(&mut self, version: Version) {
+        self.version = version;
+    }
+
+    /// `http` or `https`; empty where nothing said so.
+    pub fn scheme(&self) -> &str {
+        self.str(self.scheme)
+    }
+
+    /// Sets the scheme.
+    pub fn set_scheme(&mut self, scheme: &[u8]) {
+        self.scheme = self.push(scheme);
+    }
+
+    /// The authority: `Host` or `:authority`. Empty where there was none.
+    pub fn authority(&self) -> &str {
+        self.str(self.authority)
+    }
+
+    /// Sets the authority.
+    pub fn set_authority(&mut self, authority: &[u8]) {
+        self.authority = self.push(authority);
+    }
+
+    /// Path and query: `/a?b`, or `*`; empty for CONNECT.
+    pub fn path(&self) -> &str {
+        self.str(self.path)
+    }
+
+    /// Sets path and query.
+    pub fn set_path(&mut self, path: &[u8]) {
+        self.path = self.push(path);
+    }
+
+    /// The path without its query.
+    pub fn path_only(&self) -> &str {
+        let path = self.path();
+        path.split_once('?').map_or(path, |(path, _)| path)
+    }
+
+    /// The query, without its question mark.
+    pub fn query(&self) -> Option<&str> {
+        self.path().split_once('?').map(|(_, query)| query)
+    }
+
+    /// The protocol asked for by `Upgrade` or `:protocol`, or agreed on by a 101.
+    pub fn upgrade(&self) -> Option<&str> {
+        Some(self.str(self.upgrade)).filter(|text| !text.is_empty())
+    }
+
+    /// Sets the protocol asked for; empty for none.
+    pub fn set_upgrade(&mut self, protocol: &[u8]) {
+        self.upgrade = self.push(protocol);
+    }
+
+    // --- fields ---
+
+    /// The fields in order: name and value.
+    pub fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        let live = self.fields.iter().filter(|field| !field.removed);
+        live.map(|field| (self.slice(field.name), self.slice(field.value)))
+    }
+
+    /// How many fields there are.
+    pub fn len(&self) -> usize {
+        self.fields.iter().filter(|field| !field.removed).count()
+    }
+
+    /// Whether there are no fields.
+    pub fn is_empty(&self) -> bool {
+        self.fields.iter().all(|field| field.removed)
+    }
+
+    /// The first value of a known field.
+    pub fn get(&self, known: Known) -> Option<&[u8]> {
+        let place = usize::from(self.first[known as usize]).checked_sub(1)?;
+        self.fields.get(place).map(|field| self.slice(field.value))
+    }
+
+    /// The first value of the field `name`, in whatever case.
+    pub fn get_named(&self, name: &[u8]) -> Option<&[u8]> {
+        match Known::of(name) {
+            Some(known) => self.get(known),
+            None => self.fields().find(|field| field.0.eq_ignore_ascii_case(name)).map(|f| f.1),
+        }
+    }
+
+    /// Every value of the field `name`.
+    pub fn values<'a>(&'a self, name: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
+        let fits = move |field: &&(&[u8], &[u8])| field.0.eq_ignore_ascii_case(name);
+        self.fields().filter(move |field| fits(&field)).map(|(_, value)| value)
+    }
+
+    /// Adds a field behind all others.
+    pub fn append(&mut self, name: &[u8], value: &[u8]) {
+        let (name_at, value_at) = (self.push(name), self.push(value));
+        self.enter(name_at, value_at, Known::of(name));
+    }
+
+    /// Adds a field whose name is known.
+    pub fn append_known(&mut self, known: Known, value: &[u8]) {
+        let (name_at, value_at) = (self.push(known.text().as_bytes()), self.push(value));
+        self.enter(name_at, value_at, Some(known));
+    }
+
+    /// Makes `value` the only value of the field, where the first was or at the end.
+    pub fn set(&mut self, name: &[u8], value: &[u8]) {
+        let value_at = self.push(value);
+        let known = Known::of(name);
+        let mut placed = false;
+        for place in 0..self.fields.len() {
+            if !self.is_named(place, name, known) {
+                continue;
+            }
+            let field = &mut self.fields[place];
+            if placed {
+                field.removed = true;
+            } else {
+                field.value = value_at;
+                placed = true;
+            }
+        }
+        if !placed {
+            let name_at = self.push(name);
+            self.enter(name_at, value_at, known);
+        }
+    }
+
+    /// Takes every field of that name out; whether there was one.
+    pub fn remove(&mut self, name: &[u8]) -> bool {
+        let known = Known::of(name);
+        if known.is_some_and(|known| self.get(known).is_none()) {
+            return false;
+        }
+        let mut found = false;
+        for place in 0..self.fields.len() {
+            if self.is_named(place, name, known) {
+                self.fields[place].removed = true;
+                found = true;
+            }
+        }
+        if let Some(known) = known {
+            self.first[known as usize] = 0;
+        }
+        found
+    }
+
+    /// Takes every field out for which `gone` says so.
+    pub fn remove_where(&mut self, gone: impl Fn(&[u8], &[u8]) -> bool) {
+        for place in 0..self.fields.len() {
+            let field = self.fields[place];
+            if field.removed || !gone(self.slice(field.name), self.slice(field.value)) {
+                continue;
+            }
+            self.fields[place].removed = true;
+            if let Some(known) = field.known
+                && usize::from(self.first[known as usize]) == place + 1
+            {
+                let later = |other: &Field| other.known == Some(known) && !other.removed;
+                self.first[known as usize] =
+                    self.fields.iter().position(later).map_or(0, |place| number(place + 1));
+            }
+        }
+    }
+
+    fn is_named(&self, place: usize, name: &[u8], known: Option<Known>) -> bool {
+        let field = &self.fields[place];
+        let same = match (known, field.known) {
+            (Some(known), Some(other)) => known == other,
+            (None, None) => self.slice(field.name).eq_ignore_ascii_case(name),
+            _ => false,
+        };
+        same && !field.removed
+    }
+
+    /// The value of `Content-Length`; heads that hold a bad one do not get past their codec.
+    pub fn content_length(&self) -> Option<u64> {
+        std::str::from_utf8(self.get(Known::ContentLength)?).ok()?.parse().ok()
+    }
+
+    /// Whether this is gRPC, by its content type.
+    pub fn is_grpc(&self) -> bool {
+        self.get(Known::ContentType).is_some_and(|kind| {
+            kind.get(..16).is_some_and(|kind| kind.eq_ignore_ascii_case(b"application/grpc"))
+                && matches!(kind.get(16), None | Some(b'+' | b';' | b' '))
+        })
+    }
+
+    /// Bytes that the fields take on an HTTP/1 wire.
+    pub fn wire_size(&self) -> usize {
+        self.fields().map(|(name, value)| name.len() + value.len() + 4).sum()
+    }
+
+    // --- for codecs ---
+
+    /// Takes text into the buffer.
+    pub(crate) fn push(&mut self, text: &[u8]) -> Span {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(text);
+        Span::new(start, text.len())
+    }
+
+    pub(crate) fn enter(&mut self, name: Span, value: Span, known: Option<Known>) {
+        if let Some(known) = known
+            && self.first[known as usize] == 0
+        {
+            self.first[known as usize] = number(self.fields.len() + 1);
+        }
+        self.fields.push(Field { name, value, known, removed: false });
+    }
+
+    /// The buffer as a whole; a codec that took a head in at once enters fields by their place.
+    pub(crate) fn bytes_mut(&mut self) -> &mut Vec<u8> {
+        &mut self.bytes
+    }
+
+    /// How many fields were entered, those taken out since included.
+    pub(crate) const fn field_count(&self) -> usize {
+        self.fields.len()
+    }
+
+    /// Makes a piece of the buffer lower case.
+    pub(crate) fn lower(&mut self, span: Span) {
+        let (start, len) = (span.start as usize, span.len as usize);
+        self.bytes[start..start + len].make_ascii_lowercase();
+    }
+
+    pub(crate) fn slice(&self, span: Span) -> &[u8] {
+        &self.bytes[span.start as usize..span.start as usize + span.len as usize]
+    }
+
+    pub(crate) const fn set_method_span(&mut self, method: Method, text: Span) {
+        self.method = method;
+        self.method_text = text;
+    }
+
+    pub(crate) const fn set_authority_span(&mut self, authority: Span) {
+        self.authority = authority;
+    }
+
+    pub(crate) const fn set_path_span(&mut self, path: Span) {
+        self.path = path;
+    }
+
+    pub(crate) const fn set_upgrade_span(&mut self, upgrade: Span) {
+        self.upgrade = upgrade;
+    }
+
+    fn str(&self, span: Span) -> &str {
+        // Codecs let nothing but visible ASCII into the start line.
+        std::str::from_utf8(self.slice(span)).unwrap_or_default()
+    }
+}
+
+fn number(place: usize) -> u16 {
+    u16::try_from(place).unwrap_or(u16::MAX)
+}
+
+impl fmt::Debug for Head {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.status == 0 {
+            writeln!(f, "{} {}{}", self.method_text(), self.authority(), self.path())?;
+        } else {
+            writeln!(f, "{}", self.status)?;
+        }
+        for (name, value) in self.fields() {
+            writeln!(f, "{}: {}", name.escape_ascii(), value.escape_ascii())?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(head: &Head) -> Vec<(String, String)> {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        head.fields().map(|(name, value)| (text(name), text(value))).collect()
+    }
+
+    #[test]
+    fn fields_keep_order_and_case_and_are_found_in_any() {
+        let mut head = Head::response(200);
+        head.append(b"X-One", b"1");
+        head.append(b"Set-Cookie", b"a");
+        head.append(b"set-cookie", b"b");
+        assert_eq!(head.get(Known::SetCookie), Some(&b"a"[..]));
+        assert_eq!(head.get_named(b"x-one"), Some(&b"1"[..]));
+        assert_eq!(head.values(b"SET-COOKIE").count(), 2);
+        head.set(b"set-cookie", b"c");
+        assert_eq!(shown(&head), [("X-One".into(), "1".into()), ("Set-Cookie".into(), "c".into())]);
+        assert!(head.remove(b"x-one") && !head.remove(b"x-one"));
+        head.remove_where(|name, _| name.eq_ignore_ascii_case(b"set-cookie"));
+        assert!(head.is_empty() && head.get(Known::SetCookie).is_none());
+        head.append_known(Known::SetCookie, b"d");
+        assert_eq!(head.get(Known::SetCookie), Some(&b"d"[..]));
+    }
+
+    #[test]
+    fn many_fields_of_one_name_are_one_after_a_set() {
+        let mut head = Head::response(200);
+        (0..9).for_each(|_| head.append(b"x", b"1"));
+        head.set(b"X", b"2");
+        assert_eq!(shown(&head), [("x".into(), "2".into())]);
+    }
+
+    #[test]
+    fn path_and_query_come_apart() {
+        let head = Head::request("GET", "http", "a", "/x/y?z=1?2");
+        assert_eq!((head.path_only(), head.query()), ("/x/y", Some("z=1?2")));
+        assert_eq!((head.method(), head.method_text()), (Method::Get, "GET"));
+    }
+
+    #[test]
+    fn grpc_is_known_by_its_content_type() {
+        for (kind, grpc) in [
+            ("application/grpc", true),
+            ("application/grpc+proto", true),
+            ("Application/gRPC; charset=x", true),
+            ("application/grpc-web", false),
+            ("text/plain", false),
+        ] {
+            let mut head = Head::response(200);
+            head.append(b"content-type", kind.as_bytes());
+            assert_eq!(head.is_grpc(), grpc, "{kind}");
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! HTTP on the wire: heads, bodies and streams of HTTP/1 and HTTP/2, for both roles.
+//!
+//! Owns: parsing, framing, flow control, connections of HTTP. Refuses to know: listeners, chains,
+//! routes, and what messages are for. Keeps: above [`stream::HttpStream`] nobody learns which version
+//! a message came in; what is read from a peer is bounded and checked before it is handed out.
+#![forbid(unsafe_code)]
+
+pub mod body;
+pub mod error;
+pub mod h1;
+pub mod h2;
+pub mod head;
+pub mod names;
+pub mod stream;
+
+pub use body::{Body, Frame};
+pub use error::{ErrorKind, HttpError};
+pub use head::{Head, Method, Version};
+pub use names::Known;
+pub use stream::HttpStream;

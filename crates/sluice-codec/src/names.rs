@@ -1,0 +1,185 @@
+//! The names of header fields that Sluice itself looks at.
+//!
+//! Owns: the table and the look-up. Refuses to know: what the fields mean.
+//! Keeps: a name is found whatever its case; looking one up costs a comparison or two.
+
+macro_rules! known {
+    ($($variant:ident = $text:literal,)+) => {
+        /// A field name that has a number.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u8)]
+        #[allow(missing_docs, reason = "each is the name of its field")]
+        pub enum Known { $($variant,)+ }
+
+        const TABLE: &[(&str, Known)] = &[$(($text, Known::$variant),)+];
+    };
+}
+
+known! {
+    Host = "host",
+    Connection = "connection",
+    ContentLength = "content-length",
+    ContentType = "content-type",
+    TransferEncoding = "transfer-encoding",
+    Te = "te",
+    Trailer = "trailer",
+    Upgrade = "upgrade",
+    KeepAlive = "keep-alive",
+    ProxyConnection = "proxy-connection",
+    Http2Settings = "http2-settings",
+    Expect = "expect",
+    Cookie = "cookie",
+    SetCookie = "set-cookie",
+    Date = "date",
+    Server = "server",
+    Location = "location",
+    UserAgent = "user-agent",
+    Referer = "referer",
+    Accept = "accept",
+    AcceptEncoding = "accept-encoding",
+    Authorization = "authorization",
+    XForwardedFor = "x-forwarded-for",
+    XForwardedProto = "x-forwarded-proto",
+    XForwardedHost = "x-forwarded-host",
+    XForwardedPort = "x-forwarded-port",
+    XRequestId = "x-request-id",
+    Traceparent = "traceparent",
+    GrpcStatus = "grpc-status",
+    GrpcMessage = "grpc-message",
+    GrpcTimeout = "grpc-timeout",
+    SecWebSocketKey = "sec-websocket-key",
+    SecWebSocketAccept = "sec-websocket-accept",
+    RetryAfter = "retry-after",
+    AltSvc = "alt-svc",
+}
+
+impl Known {
+    /// How many there are.
+    pub const COUNT: usize = TABLE.len();
+
+    /// The name in lower case.
+    pub const fn text(self) -> &'static str {
+        TABLE[self as usize].0
+    }
+
+    /// The known name that `name` is, in whatever case.
+    pub fn of(name: &[u8]) -> Option<Self> {
+        let candidates = BY_LENGTH.get(name.len())?;
+        let fits = |known: &&Self| known.text().as_bytes().eq_ignore_ascii_case(name);
+        candidates.iter().find(fits).copied()
+    }
+
+    /// Whether the field speaks of one connection and never travels on, RFC 9110 §7.6.1.
+    pub const fn is_hop_by_hop(self) -> bool {
+        matches!(
+            self,
+            Self::Connection
+                | Self::KeepAlive
+                | Self::ProxyConnection
+                | Self::TransferEncoding
+                | Self::Upgrade
+                | Self::Http2Settings
+        )
+    }
+
+    /// Whether the field may not stand in trailers: it would say how to read what was read already,
+    /// RFC 9110 §6.5.1.
+    pub const fn is_barred_from_trailers(self) -> bool {
+        self.is_hop_by_hop()
+            || matches!(
+                self,
+                Self::Host
+                    | Self::ContentLength
+                    | Self::ContentType
+                    | Self::Te
+                    | Self::Trailer
+                    | Self::Expect
+                    | Self::Authorization
+                    | Self::Cookie
+                    | Self::SetCookie
+            )
+    }
+}
+
+const LENGTH_MAX: usize = 24;
+
+/// Names by their length, so that most look-ups compare once.
+static BY_LENGTH: [&[Known]; LENGTH_MAX] = [
+    &[],
+    &[],
+    &[Known::Te],
+    &[],
+    &[Known::Host, Known::Date],
+    &[],
+    &[Known::Accept, Known::Expect, Known::Cookie, Known::Server],
+    &[Known::Upgrade, Known::Trailer, Known::Referer, Known::AltSvc],
+    &[Known::Location],
+    &[],
+    &[Known::UserAgent, Known::Connection, Known::KeepAlive, Known::SetCookie],
+    &[Known::GrpcStatus, Known::Traceparent, Known::RetryAfter],
+    &[Known::ContentType, Known::XRequestId, Known::GrpcMessage, Known::GrpcTimeout],
+    &[Known::Authorization],
+    &[Known::ContentLength, Known::Http2Settings],
+    &[Known::AcceptEncoding, Known::XForwardedFor],
+    &[Known::ProxyConnection, Known::XForwardedHost, Known::XForwardedPort],
+    &[Known::TransferEncoding, Known::XForwardedProto, Known::SecWebSocketKey],
+    &[],
+    &[],
+    &[Known::SecWebSocketAccept],
+    &[],
+    &[],
+    &[],
+];
+
+/// Whether `name` is a token, RFC 9110 §5.6.2.
+pub fn is_token(name: &[u8]) -> bool {
+    !name.is_empty() && name.iter().all(|byte| TOKEN[usize::from(*byte)])
+}
+
+/// Characters of a token.
+pub(crate) static TOKEN: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        #[allow(clippy::cast_possible_truncation, reason = "below 256")]
+        let c = byte as u8;
+        table[byte] = c.is_ascii_alphanumeric()
+            || matches!(
+                c,
+                b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~'
+            );
+        byte += 1;
+    }
+    table
+};
+
+/// Whether `value` may be the value of a field: no control characters but tab, RFC 9110 §5.5.
+pub fn is_field_value(value: &[u8]) -> bool {
+    // Without a branch per byte, so that the compiler compares many at once.
+    !value.iter().fold(false, |bad, byte| bad | ((*byte < b' ' && *byte != b'\t') | (*byte == 0x7f)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_known_name_is_found_in_any_case() {
+        for (text, known) in TABLE {
+            assert_eq!(Known::of(text.as_bytes()), Some(*known), "{text}");
+            assert_eq!(Known::of(text.to_ascii_uppercase().as_bytes()), Some(*known), "{text}");
+            assert_eq!(known.text(), *text);
+        }
+        assert_eq!(Known::of(b"x-unknown"), None);
+        assert_eq!(Known::of(&[b'a'; 300]), None);
+    }
+
+    #[test]
+    fn tokens_and_values() {
+        assert!(is_token(b"x-a.b_c!") && !is_token(b"") && !is_token(b"a b") && !is_token(b"a:b"));
+        assert!(is_field_value(b"a\tb \xff") && is_field_value(b""));
+        for bad in [b"a\rb", b"a\nb", b"a\0b", b"a\x7fb"] {
+            assert!(!is_field_value(bad));
+        }
+    }
+}
