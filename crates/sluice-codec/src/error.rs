@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use std::{fmt, io};
 
-use crate::h1::Fault;
+use crate::fault::Fault;
 
 /// An error of a stream of HTTP.
 #[derive(Debug)]

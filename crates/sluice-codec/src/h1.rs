@@ -5,10 +5,8 @@
 //! in doubt is refused and the connection ends, never guessed at.
 
 pub mod chunked;
-pub mod fault;
 pub mod parse;
 pub mod stream;
 pub mod write;
 
-pub use fault::Fault;
 pub use stream::{H1Stream, Role};

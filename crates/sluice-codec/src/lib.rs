@@ -7,14 +7,17 @@
 
 pub mod body;
 pub mod error;
+pub mod fault;
 pub mod h1;
 pub mod h2;
 pub mod head;
 pub mod names;
+pub mod probe;
 pub mod stream;
 
 pub use body::{Body, Frame};
 pub use error::{ErrorKind, HttpError};
+pub use fault::Fault;
 pub use head::{Head, Method, Version};
 pub use names::Known;
 pub use stream::HttpStream;

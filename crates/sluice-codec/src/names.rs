@@ -133,11 +133,16 @@ static BY_LENGTH: [&[Known]; LENGTH_MAX] = [
 
 /// Whether `name` is a token, RFC 9110 §5.6.2.
 pub fn is_token(name: &[u8]) -> bool {
-    !name.is_empty() && name.iter().all(|byte| TOKEN[usize::from(*byte)])
+    !name.is_empty() && name.iter().copied().all(is_token_byte)
+}
+
+/// Whether a byte may stand in a token.
+pub(crate) const fn is_token_byte(byte: u8) -> bool {
+    TOKEN[byte as usize]
 }
 
 /// Characters of a token.
-pub(crate) static TOKEN: [bool; 256] = {
+static TOKEN: [bool; 256] = {
     let mut table = [false; 256];
     let mut byte = 0;
     while byte < 256 {
@@ -146,7 +151,20 @@ pub(crate) static TOKEN: [bool; 256] = {
         table[byte] = c.is_ascii_alphanumeric()
             || matches!(
                 c,
-                b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~'
+                b'!' | b'#'
+                    | b'$'
+                    | b'%'
+                    | b'&'
+                    | b'\''
+                    | b'*'
+                    | b'+'
+                    | b'-'
+                    | b'.'
+                    | b'^'
+                    | b'_'
+                    | b'`'
+                    | b'|'
+                    | b'~'
             );
         byte += 1;
     }
@@ -156,7 +174,9 @@ pub(crate) static TOKEN: [bool; 256] = {
 /// Whether `value` may be the value of a field: no control characters but tab, RFC 9110 §5.5.
 pub fn is_field_value(value: &[u8]) -> bool {
     // Without a branch per byte, so that the compiler compares many at once.
-    !value.iter().fold(false, |bad, byte| bad | ((*byte < b' ' && *byte != b'\t') | (*byte == 0x7f)))
+    !value
+        .iter()
+        .fold(false, |bad, byte| bad | ((*byte < b' ' && *byte != b'\t') | (*byte == 0x7f)))
 }
 
 #[cfg(test)]

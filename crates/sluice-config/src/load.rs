@@ -128,7 +128,7 @@ impl Loaded {
         // Where whole parts are missing, everything that names something in them would seem wrong.
         if whole {
             // What stands once and is wrong keeps nobody from checking what stands many times.
-            let many = ["listeners", "clusters", "access_log"];
+            let many = ["listeners", "clusters", "routes", "access_log"];
             self.config =
                 bound.or_else(|| Config::bind(&only(root, &many), &at, &mut Diags::new()));
         }
@@ -157,14 +157,14 @@ fn join(parts: Vec<Node>, diags: &mut Diags) -> Node {
 fn join_entry(first: &mut Entry, second: Entry, diags: &mut Diags) {
     match (&mut first.node.value, second.node.value) {
         (Value::List(items), Value::List(more)) => items.extend(more),
-        (Value::Map(fields), Value::Map(more)) if &*first.key == "clusters" => {
+        (Value::Map(fields), Value::Map(more)) if matches!(&*first.key, "clusters" | "routes") => {
             for field in more {
                 if let Some(twin) = fields.iter().find(|other| other.key == field.key) {
                     diags
                         .error(
                             "duplicate-key",
                             field.key_span,
-                            format!("clusters.{}", field.key),
+                            format!("{}.{}", first.key, field.key),
                             format!("`{}` stands in two files", field.key),
                         )
                         .other(twin.key_span, "first here");
@@ -182,7 +182,7 @@ fn join_entry(first: &mut Entry, second: Entry, diags: &mut Diags) {
                     format!("`{}` stands in two files", first.key),
                 )
                 .other(first.key_span, "first here")
-                .help("only listeners, clusters and access logs add up over files");
+                .help("only listeners, clusters, routes and access logs add up over files");
         }
     }
 }

@@ -169,6 +169,16 @@ pub struct Attempt {
     pub failure: Option<(crate::Reason, Option<i32>)>,
 }
 
+impl fmt::Display for Attempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.failure {
+            None => write!(f, "{} ok", self.endpoint),
+            Some((reason, None)) => write!(f, "{} {reason}", self.endpoint),
+            Some((reason, Some(errno))) => write!(f, "{} {reason} (errno {errno})", self.endpoint),
+        }
+    }
+}
+
 /// What is known about one connection. Lives on one worker.
 #[derive(Debug)]
 pub struct ConnInfo {

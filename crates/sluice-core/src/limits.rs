@@ -62,6 +62,7 @@ limits! {
     LogQueue = "log_queue_records", 16_384, 64, 1_048_576, Count, "Records per worker that wait for the log thread; at the bound records are dropped and counted.";
     ResolvedAddresses = "resolved_addresses", 1024, 1, 65_536, Count, "Addresses taken from one host name; more are left out and counted.";
     EndpointSeries = "endpoint_series", 1000, 0, 100_000, Count, "Endpoints with metrics of their own; the rest share the label `other`.";
+    RouteSeries = "route_series", 1000, 0, 100_000, Count, "Rules with metrics of their own, per listener's chain; the rest share the label `other`.";
     ConfigBytes = "config_bytes", 64 * MIB, KIB, 1024 * MIB, Bytes, "Bytes of one configuration file; a larger one is refused.";
     AdminConnections = "admin_connections", 64, 1, 4096, Count, "Connections to the admin address at once; more wait in the backlog.";
 }

@@ -138,6 +138,7 @@ text_setting! {
     value::Rate, "a rate", "500/s", value::parse_rate, |v| value::show_rate(*v);
     value::Percent, "a share", "10%", value::parse_percent, |v| format!("{}%", v.0);
     value::NamePattern, "a host name or *.suffix", "*.example.com", value::parse_name_pattern, ToString::to_string;
+    value::HostPattern, "a host, *, *.suffix or prefix.*", "*.example.com", value::parse_host_pattern, ToString::to_string;
     value::WordPattern, "a word or beginning*", "reports_*", value::parse_word_pattern, ToString::to_string;
     Cidr, "a block of addresses", "127.0.0.0/8", Cidr::parse, ToString::to_string;
     ListenAddress, "an address to listen on", "127.0.0.1:5432", ListenAddress::parse, ToString::to_string;

@@ -209,6 +209,60 @@ impl std::fmt::Display for NamePattern {
     }
 }
 
+/// Which hosts a virtual host serves. Lower case, without a port.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum HostPattern {
+    /// `*`: any.
+    Any,
+    /// `a.example.com`.
+    Exact(String),
+    /// `*.example.com`: any name with at least one more label; holds `example.com`.
+    Suffix(String),
+    /// `shop.*`: any name that goes on behind it; holds `shop`.
+    Prefix(String),
+}
+
+/// Reads a host, `*`, `*.suffix` or `prefix.*`; case does not matter.
+///
+/// # Errors
+/// A sentence that says what was expected.
+pub fn parse_host_pattern(text: &str) -> Result<HostPattern, String> {
+    if text == "*" {
+        return Ok(HostPattern::Any);
+    }
+    let lower = text.to_ascii_lowercase();
+    let bare = lower.trim_start_matches('[').trim_end_matches(']');
+    if bare.parse::<std::net::IpAddr>().is_ok() {
+        return Ok(HostPattern::Exact(lower));
+    }
+    if let Some((host, port)) = lower.rsplit_once(':')
+        && port.bytes().all(|byte| byte.is_ascii_digit())
+    {
+        return Err(format!("a host is matched without its port; write {host}"));
+    }
+    if let Some(prefix) = lower.strip_suffix(".*") {
+        return match parse_name_pattern(prefix)? {
+            NamePattern::Exact(name) => Ok(HostPattern::Prefix(name)),
+            NamePattern::Suffix(_) => Err(format!("one `*` is enough, at one end of `{text}`")),
+        };
+    }
+    Ok(match parse_name_pattern(&lower)? {
+        NamePattern::Exact(name) => HostPattern::Exact(name),
+        NamePattern::Suffix(suffix) => HostPattern::Suffix(suffix),
+    })
+}
+
+impl std::fmt::Display for HostPattern {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Any => f.write_str("*"),
+            Self::Exact(name) => f.write_str(name),
+            Self::Suffix(suffix) => write!(f, "*.{suffix}"),
+            Self::Prefix(prefix) => write!(f, "{prefix}.*"),
+        }
+    }
+}
+
 /// A plain word with at most one `*`, at its end: `reports_*`. Case matters.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum WordPattern {
@@ -313,6 +367,11 @@ mod tests {
         for text in ["*", "a.*.b", "*a.b", "a..b", "", "a b"] {
             assert!(parse_name_pattern(text).is_err(), "{text}");
         }
+        for text in ["*", "a.test", "*.a.test", "shop.*", "127.0.0.1", "[::1]"] {
+            assert_eq!(parse_host_pattern(text).map(|host| host.to_string()), Ok(text.into()));
+        }
+        assert!(parse_host_pattern("a.test:80").unwrap_err().contains("write a.test"));
+        assert!(parse_host_pattern("*.a.*").is_err() && parse_host_pattern("a*").is_err());
         let reports = parse_word_pattern("reports_*").unwrap();
         assert!(reports.fits("reports_2026") && !reports.fits("report"));
         assert!(parse_word_pattern("a*b").is_err());
@@ -329,6 +388,7 @@ mod tests {
         #[test]
         fn no_text_panics(text in ".*") {
             let _ = (parse_duration(&text), parse_size(&text), parse_rate(&text));
+            let _ = parse_host_pattern(&text);
             let _ = (parse_percent(&text), parse_name_pattern(&text), parse_word_pattern(&text));
         }
     }

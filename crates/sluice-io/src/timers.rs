@@ -5,10 +5,11 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
+use pin_project_lite::pin_project;
 use sluice_core::{Clock, Moment};
 
 use crate::turn;
@@ -109,6 +110,45 @@ impl Timer {
         Poll::Pending
     }
 }
+
+impl Timer {
+    /// Runs a phase until it is done, or `by` has come: then the error is [`Late`].
+    pub fn until<F: Future>(&self, by: Moment, phase: F) -> Until<'_, F> {
+        self.set(by);
+        Until { timer: self, phase }
+    }
+}
+
+pin_project! {
+    /// See [`Timer::until`].
+    #[derive(Debug)]
+    pub struct Until<'a, F> {
+        timer: &'a Timer,
+        #[pin]
+        phase: F,
+    }
+}
+
+impl<F: Future> Future for Until<'_, F> {
+    type Output = Result<F::Output, Late>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let done = match this.phase.poll(cx) {
+            Poll::Ready(value) => Ok(value),
+            Poll::Pending => {
+                ready!(this.timer.poll(cx));
+                Err(Late)
+            }
+        };
+        this.timer.set(Moment::NEVER);
+        Poll::Ready(done)
+    }
+}
+
+/// The deadline came first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Late;
 
 impl Drop for Timer {
     fn drop(&mut self) {

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use sluice_io::FilterFactory;
 
 pub mod allow;
+pub mod buckets;
 pub mod connection_limit;
 pub mod rate_limit;
-mod sources;
 #[cfg(test)]
 mod tests;
 

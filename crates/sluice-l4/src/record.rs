@@ -12,7 +12,7 @@ use sluice_telemetry::{Field, Operator, Record, RecordKind};
 
 macro_rules! operators {
     ($($name:ident = $text:literal, $help:literal;)+) => {
-        $(const $name: Operator = Operator { name: $text, help: $help };)+
+        $(const $name: Operator = Operator::plain($text, $help);)+
         /// Every operator of connections and flows.
         pub const OPERATORS: &[&Operator] = &[$(&$name),+];
     };
@@ -115,7 +115,7 @@ impl Record for ConnectionRecord {
         self.kind
     }
 
-    fn field(&self, operator: &Operator) -> Field<'_> {
+    fn field(&self, operator: &Operator, _argument: &str) -> Field<'_> {
         let text =
             |text: Option<&str>| Field::from(text.map(|t| Field::Text(Cow::Owned(t.to_owned()))));
         match operator.name {
@@ -145,7 +145,7 @@ impl Record for ConnectionRecord {
                 Field::from(self.upstream_local.map(|a| a.to_string()))
             }
             name if name == ATTEMPTS.name => {
-                Field::List(self.attempts.iter().map(show_attempt).collect())
+                Field::List(self.attempts.iter().map(ToString::to_string).collect())
             }
             name if name == RECEIVED.name => Field::Number(self.received),
             name if name == SENT.name => Field::Number(self.sent),
@@ -163,14 +163,6 @@ impl Record for ConnectionRecord {
             name if name == FLAGS.name => Field::from(self.reason.def().envoy_flag),
             _ => Field::Missing,
         }
-    }
-}
-
-fn show_attempt(attempt: &Attempt) -> String {
-    match &attempt.failure {
-        None => format!("{} ok", attempt.endpoint),
-        Some((reason, None)) => format!("{} {reason}", attempt.endpoint),
-        Some((reason, Some(errno))) => format!("{} {reason} (errno {errno})", attempt.endpoint),
     }
 }
 
@@ -208,7 +200,12 @@ mod tests {
         let end = sluice_core::reason::end::DONE;
         let record = ConnectionRecord::new(&info, &clock, clock.now(), end, Some((1, 2)));
         for operator in OPERATORS {
-            assert_ne!(record.field(operator), Field::Missing, "{} is not answered", operator.name);
+            assert_ne!(
+                record.field(operator, ""),
+                Field::Missing,
+                "{} is not answered",
+                operator.name
+            );
         }
     }
 }

@@ -1,1 +1,33 @@
-//! x
+//! HTTP as an upgrade of L4: from a stream of bytes to requests, routed, filtered and answered.
+//!
+//! Owns: route tables, HTTP filters, the life of a request, retries and time-outs, records of
+//! requests. Refuses to know: how messages look on a wire, which version they came in, and the
+//! configuration's text. Keeps: every request that was received is counted, answered or given up for
+//! one reason, and leaves one record.
+#![forbid(unsafe_code)]
+
+pub mod edge;
+pub mod exchange;
+pub mod filters;
+pub mod handler;
+pub mod heads;
+pub mod hygiene;
+pub mod metrics;
+pub mod parts;
+pub mod plan;
+pub mod reasons;
+pub mod record;
+pub mod reply;
+pub mod routes;
+pub mod runtime;
+pub mod slots;
+pub mod station;
+pub mod template;
+pub mod upstreams;
+pub mod worker;
+
+pub use filters::HttpFilters;
+pub use plan::HttpPlan;
+pub use reply::Reply;
+pub use routes::{RouteCell, RouteTable};
+pub use runtime::Runtime;

@@ -12,8 +12,10 @@ use sluice_core::{Diags, ListenAddress, Name, Path, Spanned};
 use sluice_l4::filters::Filters;
 use sluice_l4::udp::UdpPlan;
 use sluice_l4::{ListenerPlan, record};
+use sluice_l7::runtime::Values;
+use sluice_l7::{HttpFilters, RouteCell, RouteTable, Runtime};
 use sluice_telemetry::log::{SinkPlan, Target};
-use sluice_telemetry::{RecordKind, Template};
+use sluice_telemetry::{Operator, RecordKind, Template};
 use sluice_tls::{CertStore, LoadError};
 use sluice_upstream::{Cluster, ClusterPlan};
 
@@ -21,15 +23,24 @@ use crate::check;
 use crate::sections::{AccessLog, Config, LogKind, SocketOptions};
 
 mod clusters;
+mod http;
 mod listeners;
+mod routes;
+mod runtime;
 mod tls;
 
 /// What building needs from outside the configuration.
 pub struct Needed<'a> {
     /// Certificates in use.
     pub certs: &'a CertStore,
-    /// Filters by name.
+    /// Connection filters by name.
     pub filters: &'a Filters,
+    /// HTTP filters by name.
+    pub http_filters: &'a HttpFilters,
+    /// Runtime values.
+    pub runtime: &'a Arc<Runtime>,
+    /// The cell of routes: the one that lives, or a new one with this table.
+    pub routes: &'a dyn Fn(&Name, &Arc<RouteTable>) -> Arc<RouteCell>,
     /// What relative paths are relative to.
     pub folder: &'a FilePath,
     /// The cluster of a plan: the one that lives, or a new one.
@@ -45,6 +56,10 @@ pub struct Snapshot {
     pub listeners: BTreeMap<Name, ListenerSnapshot>,
     /// Clusters by name: plan and life.
     pub clusters: BTreeMap<Name, (Arc<ClusterPlan>, Arc<Cluster>)>,
+    /// Routes by name: the cell that lives, and the table that it is to hold.
+    pub routes: BTreeMap<Name, (Arc<RouteCell>, Arc<RouteTable>)>,
+    /// The runtime values of the configuration, and those of its file.
+    pub runtime: (Values, Values),
     /// Where records go.
     pub sinks: Vec<SinkPlan>,
     /// Files that the configuration names; a change of one is a reason to reload.
@@ -91,7 +106,9 @@ pub fn build(config: &Config, needed: &Needed<'_>, diags: &mut Diags) -> Option<
     }
     let mut state = Build { needed, files: Vec::new(), stale: Vec::new() };
     let clusters = state.clusters(config, diags);
-    let listeners = state.listeners(config, &clusters, diags);
+    let routes = state.routes(config, &clusters, diags);
+    let listeners = state.listeners(config, &clusters, &routes, diags);
+    let runtime = state.runtime(config, diags);
     let sinks = sinks(config, needed.folder, diags);
     if diags.has_errors() {
         return None;
@@ -99,6 +116,8 @@ pub fn build(config: &Config, needed: &Needed<'_>, diags: &mut Diags) -> Option<
     Some(Snapshot {
         listeners,
         clusters,
+        routes,
+        runtime,
         sinks,
         files: state.files,
         stale_certificates: state.stale,
@@ -124,6 +143,13 @@ fn report(error: &LoadError, span: sluice_core::Span, at: &Path<'_>, diags: &mut
     }
 }
 
+/// Every operator that some record answers, those of connections first.
+pub fn operators() -> Vec<&'static Operator> {
+    let own = sluice_l7::record::OPERATORS;
+    let new = own.iter().filter(|own| !record::OPERATORS.iter().any(|of| of.name == own.name));
+    record::OPERATORS.iter().chain(new).copied().collect()
+}
+
 fn sinks(config: &Config, folder: &FilePath, diags: &mut Diags) -> Vec<SinkPlan> {
     let at = Path::ROOT.key("access_log");
     let mut sinks = Vec::new();
@@ -140,10 +166,13 @@ fn sink(
     at: &Path<'_>,
     diags: &mut Diags,
 ) -> Option<SinkPlan> {
+    let requests_only = log.kinds.as_slice() == [LogKind::Request];
+    let operators = operators();
     let template = match log.format.value.as_str() {
-        "json" => Ok(Template::json(record::OPERATORS)),
-        "text" => Template::text(record::DEFAULT_TEXT, record::OPERATORS),
-        text if text.contains('%') => Template::text(text, record::OPERATORS),
+        "json" => Ok(Template::json(&operators)),
+        "text" if requests_only => Template::text(sluice_l7::record::DEFAULT_TEXT, &operators),
+        "text" => Template::text(record::DEFAULT_TEXT, &operators),
+        text if text.contains('%') => Template::text(text, &operators),
         text => Err(format!("expected json, text or a line with %OPERATOR%s, not `{text}`")),
     };
     let at_format = at.key("format");
@@ -153,6 +182,7 @@ fn sink(
     let kinds = log.kinds.iter().map(|kind| match kind {
         LogKind::Connection => RecordKind::Connection.bit(),
         LogKind::Flow => RecordKind::Flow.bit(),
+        LogKind::Request => RecordKind::Request.bit(),
     });
     let kinds = kinds.reduce(|a, b| a | b).unwrap_or(u8::MAX);
     let target = match log.sink.value.as_str() {

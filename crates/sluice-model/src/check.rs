@@ -73,18 +73,29 @@ pub fn admin(config: &Config, diags: &mut Diags) {
 
 /// What is there and does nothing.
 pub fn unused(config: &Config, diags: &mut Diags) {
-    let used: Vec<&Name> =
-        config.listeners.iter().flat_map(|listener| relays_of(listener)).collect();
+    let relayed = config.listeners.iter().flat_map(|listener| relays_of(listener));
+    let routed = clusters_of_routes(config).map(|name| &name.value);
+    let used: Vec<&Name> = relayed.chain(routed).collect();
+    let rules = || config.routes.iter().flat_map(|(_, hosts)| hosts.iter());
+    // Any cluster may be named by a request.
+    let any = rules().any(|host| host.rules.iter().any(|rule| rule.cluster_header.is_some()));
     for (name, cluster) in config.clusters.iter() {
-        if !used.contains(&name) {
+        if !any && !used.contains(&name) {
             let at = Path::ROOT.key("clusters");
             diags.warning(
                 "unused-cluster",
                 cluster.span,
                 at.key(name),
-                format!("nothing relays to the cluster `{name}`"),
+                format!("nothing leads to the cluster `{name}`"),
             );
         }
+    }
+    let spoken: Vec<&Name> =
+        config.listeners.iter().flat_map(|listener| routes_of(listener)).collect();
+    for (name, hosts) in config.routes.iter().filter(|(name, _)| !spoken.contains(name)) {
+        let at = Path::ROOT.key("routes");
+        let message = format!("no chain uses the routes `{name}`");
+        diags.warning("unused-routes", hosts.span, at.key(name), message);
     }
     if config.listeners.is_empty() {
         diags
@@ -104,6 +115,23 @@ fn relays_of(listener: &Listener) -> impl Iterator<Item = &Name> {
     listener.relay.iter().chain(outer).chain(inner).map(|relay| &relay.0.cluster.value)
 }
 
+/// The clusters that rules lead to.
+pub fn clusters_of_routes(config: &Config) -> impl Iterator<Item = &Spanned<Name>> {
+    let hosts = config.routes.iter().flat_map(|(_, hosts)| hosts.iter());
+    hosts.flat_map(|host| host.rules.iter()).flat_map(|rule| {
+        let split = rule.split.iter().flat_map(|split| split.0.iter().map(|(name, _)| name));
+        rule.cluster.iter().chain(split)
+    })
+}
+
+/// The routes that a listener's chains use.
+fn routes_of(listener: &Listener) -> impl Iterator<Item = &Name> {
+    let outer = listener.chains.iter().filter_map(|chain| chain.http.as_ref());
+    let inner = listener.chains.iter().flat_map(|chain| chain.chains.iter());
+    let inner = inner.filter_map(|chain| chain.http.as_ref());
+    listener.http.iter().chain(outer).chain(inner).map(|http| &http.0.routes.value)
+}
+
 /// The fields of a listener fit together.
 pub fn listener_shape(listener: &Spanned<Listener>, at: &Path<'_>, diags: &mut Diags) {
     let name = &listener.name.value;
@@ -117,7 +145,7 @@ pub fn listener_shape(listener: &Spanned<Listener>, at: &Path<'_>, diags: &mut D
             )
             .help("add `address: 127.0.0.1:5432`");
     }
-    let short = listener.relay.is_some() || listener.tls.is_some();
+    let short = listener.relay.is_some() || listener.tls.is_some() || listener.http.is_some();
     if short && !listener.chains.is_empty() {
         let span = listener.relay.as_ref().map_or(listener.span, |relay| relay.span);
         diags
@@ -125,7 +153,7 @@ pub fn listener_shape(listener: &Spanned<Listener>, at: &Path<'_>, diags: &mut D
                 "short-and-long",
                 span,
                 at,
-                "`relay` and `tls` beside `chains` are one chain too many",
+                "`relay`, `http` and `tls` beside `chains` are one chain too many",
             )
             .help("move them into the list, as the chain without a `match`");
     }
@@ -187,17 +215,21 @@ pub fn listener_shape(listener: &Spanned<Listener>, at: &Path<'_>, diags: &mut D
     }
 }
 
+/// What a chain says that happens with its streams.
+#[derive(Clone, Copy, Debug)]
+pub struct Handles {
+    /// They are relayed.
+    pub relay: bool,
+    /// They are HTTP.
+    pub http: bool,
+    /// Inner chains say.
+    pub inner: bool,
+}
+
 /// A chain does exactly one thing with its streams.
-pub fn chain_handles(
-    relay: bool,
-    inner: bool,
-    tls: bool,
-    span: Span,
-    at: &Path<'_>,
-    diags: &mut Diags,
-) {
-    match (relay, inner) {
-        (false, false) => {
+pub fn chain_handles(of: Handles, tls: bool, span: Span, at: &Path<'_>, diags: &mut Diags) {
+    match (of.relay, of.http, of.inner) {
+        (false, false, false) => {
             diags
                 .error(
                     "missing-field",
@@ -205,19 +237,30 @@ pub fn chain_handles(
                     at.key("relay"),
                     "this chain does not say where its streams go",
                 )
-                .help("add `relay: CLUSTER`");
+                .help("add `relay: CLUSTER` or `http: ROUTES`");
         }
-        (true, true) => {
+        (true, true, _) => {
             diags
                 .error(
                     "short-and-long",
                     span,
-                    at.key("relay"),
-                    "`relay` beside inner `chains` is one chain too many",
+                    at.key("http"),
+                    "`relay` beside `http`: a stream is either relayed or HTTP",
+                )
+                .help("keep one of them; HTTP goes to clusters by `routes`");
+        }
+        (_, _, true) if of.relay || of.http => {
+            let what = if of.relay { "relay" } else { "http" };
+            diags
+                .error(
+                    "short-and-long",
+                    span,
+                    at.key(what),
+                    format!("`{what}` beside inner `chains` is one chain too many"),
                 )
                 .help("move it into the list, as the chain without a `match`");
         }
-        (false, true) if !tls => {
+        (_, _, true) if !tls => {
             diags
                 .error(
                     "missing-field",

@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use sluice_core::Name;
+use sluice_core::settings::Members;
 
-use crate::sections::{Cluster, Config, Listener};
+use crate::sections::{Cluster, Config, Listener, VirtualHost};
 
 /// What a reload would do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,6 +18,8 @@ pub struct Diff {
     pub listeners: Changes,
     /// Clusters.
     pub clusters: Changes,
+    /// Route tables.
+    pub routes: Changes,
     /// Whether the access log changed.
     pub access_log: bool,
     /// Whether anything else changed: limits, drain, admin.
@@ -69,11 +72,15 @@ impl Diff {
         fn clusters(config: &Config) -> BTreeMap<Name, &Cluster> {
             config.clusters.iter().map(|(name, cluster)| (name.clone(), &cluster.value)).collect()
         }
+        fn routes(config: &Config) -> BTreeMap<Name, &Members<VirtualHost>> {
+            config.routes.iter().map(|(name, hosts)| (name.clone(), &hosts.value)).collect()
+        }
         let mut other = Vec::new();
         for (name, differs) in [
             ("admin", old.admin != new.admin),
             ("drain", old.drain != new.drain),
             ("limits", old.limits != new.limits),
+            ("runtime", old.runtime != new.runtime),
         ] {
             if differs {
                 other.push(name);
@@ -82,6 +89,7 @@ impl Diff {
         Self {
             listeners: Changes::of(&listeners(old), &listeners(new)),
             clusters: Changes::of(&clusters(old), &clusters(new)),
+            routes: Changes::of(&routes(old), &routes(new)),
             access_log: old.access_log != new.access_log,
             other,
         }
@@ -91,6 +99,7 @@ impl Diff {
     pub fn is_empty(&self) -> bool {
         self.listeners.is_empty()
             && self.clusters.is_empty()
+            && self.routes.is_empty()
             && !self.access_log
             && self.other.is_empty()
     }
@@ -103,7 +112,9 @@ impl fmt::Display for Diff {
             return f.write_str("nothing changed");
         }
         let mut parts = Vec::new();
-        for (what, changes) in [("listeners", &self.listeners), ("clusters", &self.clusters)] {
+        for (what, changes) in
+            [("listeners", &self.listeners), ("clusters", &self.clusters), ("routes", &self.routes)]
+        {
             let marked = |mark: char, names: &[Name]| {
                 names.iter().map(|name| format!("{mark}{name}")).collect::<Vec<_>>()
             };

@@ -21,6 +21,12 @@ use sluice_core::{
 };
 use sluice_upstream::Balance;
 
+pub mod http;
+pub mod routes;
+
+pub use http::Http;
+pub use routes::{RuntimeSection, VirtualHost};
+
 section! {
     /// A whole configuration. Several files in a folder are read as one: their listeners, clusters
     /// and access logs add up.
@@ -31,7 +37,11 @@ section! {
         pub listeners: Members<Listener>,
         /// Where connections go, by name.
         pub clusters: Named<Cluster>,
-        /// Where records of ended connections and flows go; left out, none are written.
+        /// Where HTTP requests go, by name: each a list of virtual hosts.
+        pub routes: Named<Members<VirtualHost>>,
+        /// Values that change without a new configuration.
+        pub runtime: RuntimeSection,
+        /// Where records of ended connections, flows and requests go; left out, none are written.
         pub access_log: Members<AccessLog>,
         /// What happens when Sluice is told to stop.
         pub drain: Drain,
@@ -45,6 +55,8 @@ section! {
     pub struct Admin {
         /// An IP address with a port, or unix:///path. Keep it on loopback: there is no authentication.
         pub address: Spanned<ListenAddress>,
+        /// Whether runtime values may be overridden there.
+        pub writable: bool = "false",
     }
 }
 
@@ -75,6 +87,8 @@ section! {
         pub tls: Option<Spanned<Tls>>,
         /// Short form of one chain: relay to this cluster.
         pub relay: Option<Spanned<Short<Relay>>>,
+        /// Short form of one chain: speak HTTP.
+        pub http: Option<Spanned<Short<Http>>>,
         /// The chains; the most specific match wins.
         pub chains: Members<Chain>,
         /// Socket options.
@@ -153,6 +167,8 @@ section! {
         pub filters: Vec<FilterUse>,
         /// Relay to this cluster.
         pub relay: Option<Spanned<Short<Relay>>>,
+        /// Speak HTTP.
+        pub http: Option<Spanned<Short<Http>>>,
         /// Chains selected on the clear text behind `tls`; one level only.
         pub chains: Members<InnerChain>,
     }
@@ -169,6 +185,8 @@ section! {
         pub filters: Vec<FilterUse>,
         /// Relay to this cluster.
         pub relay: Option<Spanned<Short<Relay>>>,
+        /// Speak HTTP.
+        pub http: Option<Spanned<Short<Http>>>,
     }
 }
 
@@ -282,7 +300,8 @@ section! {
         pub certificates: Vec<Certificate>,
         /// Certificates that clients show.
         pub client_auth: Option<ClientAuth>,
-        /// ALPN protocols in order of preference; none are agreed on where it is left out.
+        /// ALPN protocols in order of preference. Left out, a chain that speaks HTTP agrees on what it
+        /// speaks, and others on none.
         pub alpn: Vec<String>,
         /// The oldest version spoken.
         pub min_version: TlsVersion = "1.2",
@@ -329,6 +348,10 @@ section! {
         pub endpoints: Vec<Spanned<Short<EndpointEntry>>>,
         /// Who is next.
         pub balance: Balance = "round_robin",
+        /// The version of HTTP spoken with endpoints, where a rule leads here.
+        pub protocol: ClusterProtocol = "http1",
+        /// How connections are used again, where HTTP is spoken.
+        pub reuse: Reuse,
         /// How long a connection may take to be made, TLS included.
         pub connect_timeout: Duration = "5s",
         /// Endpoints tried for one connection; nothing of the client's is sent before one is reached.
@@ -347,6 +370,34 @@ section! {
         pub dns: Dns,
         /// The PROXY header that endpoints get first.
         pub send_proxy_protocol: Option<ProxyHeader>,
+    }
+}
+
+choice! {
+    /// The version of HTTP spoken with endpoints.
+    pub enum ClusterProtocol {
+        /// HTTP/1.1.
+        Http1 = "http1",
+        /// HTTP/2, with prior knowledge where there is no TLS.
+        Http2 = "http2",
+        /// What TLS agrees on.
+        Auto = "auto",
+    }
+}
+
+section! {
+    /// How connections are used again, where HTTP is spoken.
+    pub struct Reuse {
+        /// How long one may lie idle.
+        pub idle_timeout: Duration = "60s",
+        /// How old one may grow.
+        pub max_age: OrNone<Duration> = "none",
+        /// Requests that one may carry.
+        pub requests: OrNone<u64> = "none",
+        /// Streams at once on one connection of HTTP/2.
+        pub streams: u32 = "100",
+        /// Idle connections that a worker keeps to one endpoint.
+        pub idle: u32 = "256",
     }
 }
 
@@ -395,7 +446,7 @@ section! {
         pub verify: Verification = "full",
         /// The certificate shown when the server asks.
         pub certificate: Option<Certificate>,
-        /// ALPN protocols offered.
+        /// ALPN protocols offered; left out, those of `protocol` where the cluster is spoken HTTP with.
         pub alpn: Vec<String>,
         /// The oldest version spoken.
         pub min_version: TlsVersion = "1.2",
@@ -407,6 +458,10 @@ section! {
     pub struct Health {
         /// Well is whoever accepts a connection.
         pub tcp: Option<Empty>,
+        /// Well is whoever answers a request as expected.
+        pub http: Option<HttpCheck>,
+        /// Well is whose gRPC health service says SERVING.
+        pub grpc: Option<GrpcCheck>,
         /// Time between checks of one endpoint; each is moved by up to a tenth at random.
         pub interval: Duration = "5s",
         /// How long one check may take.
@@ -419,10 +474,32 @@ section! {
 }
 
 section! {
-    /// Putting endpoints aside that fail connections.
+    /// A check by an HTTP request, in the version that the cluster speaks.
+    pub struct HttpCheck {
+        /// Path and query.
+        pub path: String = "/",
+        /// The host that is asked for; the endpoint's own name where it is left out.
+        pub host: Option<String>,
+        /// Statuses of those who are well.
+        pub expect: Vec<u16>,
+    }
+}
+
+section! {
+    /// A check by the health service of gRPC.
+    pub struct GrpcCheck {
+        /// The service that is asked for; the server as a whole where it is left out.
+        pub service: String = "",
+    }
+}
+
+section! {
+    /// Putting endpoints aside that fail connections or requests.
     pub struct Outlier {
         /// Failures to connect in a row.
         pub connect_failures: u32 = "5",
+        /// Answers with a status from 500 on, or no answer, in a row.
+        pub consecutive_5xx: OrNone<u32> = "none",
         /// How long the first time lasts; the n-th lasts n times as long.
         pub ejection: Duration = "30s",
         /// The longest.
@@ -439,6 +516,14 @@ section! {
         pub connections: OrNone<u64> = "none",
         /// Connections at once to one endpoint.
         pub connections_per_endpoint: OrNone<u64> = "none",
+        /// HTTP requests at once.
+        pub requests: OrNone<u64> = "none",
+        /// HTTP requests at once to one endpoint.
+        pub requests_per_endpoint: OrNone<u64> = "none",
+        /// HTTP requests that may wait for a connection, per worker.
+        pub pending: u64 = "1024",
+        /// Further tries under way at once, per worker; a fifth of the requests under way may be, too.
+        pub retries: u64 = "3",
     }
 }
 
@@ -461,6 +546,8 @@ choice! {
         Connection = "connection",
         /// A UDP flow.
         Flow = "flow",
+        /// An HTTP request.
+        Request = "request",
     }
 }
 

@@ -13,4 +13,4 @@ pub mod template;
 
 pub use log::{LogHub, LogQueue};
 pub use metrics::{Counter, Gauge, Histogram, MetricDef, MetricKind, Registry, Shard};
-pub use template::{Field, Operator, Record, RecordKind, Template};
+pub use template::{Field, Lookup, Operator, Record, RecordKind, Template};

@@ -18,6 +18,8 @@ pub enum RecordKind {
     Connection,
     /// A UDP flow.
     Flow,
+    /// An HTTP request.
+    Request,
 }
 
 impl RecordKind {
@@ -26,6 +28,7 @@ impl RecordKind {
         match self {
             Self::Connection => "connection",
             Self::Flow => "flow",
+            Self::Request => "request",
         }
     }
 
@@ -40,9 +43,21 @@ impl RecordKind {
 pub struct Operator {
     /// The name between the percent signs; in JSON its lower case is the key.
     pub name: &'static str,
+    /// What stands in parentheses behind it, where it takes something: `REQ(X-NAME)`.
+    pub argument: Option<&'static str>,
     /// One sentence for the reference page.
     pub help: &'static str,
 }
+
+impl Operator {
+    /// An operator that takes nothing.
+    pub const fn plain(name: &'static str, help: &'static str) -> Self {
+        Self { name, argument: None, help }
+    }
+}
+
+/// Finds the value of an operator with its argument.
+pub type Lookup<'a, 'b> = dyn Fn(&Operator, &str) -> Field<'a> + 'b;
 
 /// A value of a record.
 #[derive(Clone, Debug, PartialEq)]
@@ -84,8 +99,9 @@ pub trait Record: Send {
     /// What it is about.
     fn kind(&self) -> RecordKind;
 
-    /// The value of an operator; [`Field::Missing`] for one that another layer declared.
-    fn field(&self, operator: &Operator) -> Field<'_>;
+    /// The value of an operator, with what stood in its parentheses; [`Field::Missing`] for one that
+    /// another layer declared.
+    fn field(&self, operator: &Operator, argument: &str) -> Field<'_>;
 }
 
 /// How records are written.
@@ -103,7 +119,15 @@ pub enum Part {
     /// Copied as it is.
     Literal(String),
     /// Replaced by its value.
-    Operator(&'static Operator),
+    Operator(&'static Operator, Argument),
+}
+
+/// What stands behind the name of an operator: `(argument):longest`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Argument {
+    text: Box<str>,
+    /// Characters of the value that are shown at most.
+    longest: Option<usize>,
 }
 
 impl Template {
@@ -128,17 +152,11 @@ impl Template {
             if name.is_empty() {
                 literal.push('%');
             } else {
-                let found = operators.iter().find(|operator| operator.name == name);
-                let Some(operator) = found else {
-                    let near = nearest(name, operators.iter().map(|operator| operator.name));
-                    let near =
-                        near.map_or_else(String::new, |near| format!("; did you mean %{near}%?"));
-                    return Err(format!("`%{name}%` is no operator{near}"));
-                };
+                let part = operator_part(name, operators)?;
                 if !literal.is_empty() {
                     parts.push(Part::Literal(std::mem::take(&mut literal)));
                 }
-                parts.push(Part::Operator(operator));
+                parts.push(part);
             }
             literal.push_str(after);
         }
@@ -151,24 +169,82 @@ impl Template {
     /// Appends the line for `record`, with its newline.
     pub fn fill(&self, record: &dyn Record, out: &mut String) {
         match self {
-            Self::Text(parts) => {
-                for part in parts {
-                    match part {
-                        Part::Literal(text) => out.push_str(text),
-                        Part::Operator(operator) => write_text(record.field(operator), out),
-                    }
-                }
+            Self::Text(_) => {
+                self.render(&|operator, argument| record.field(operator, argument), out)
             }
             Self::Json(operators) => {
                 let _ = write!(out, "{{\"kind\":\"{}\"", record.kind().word());
                 for operator in operators {
-                    write_json(operator, record.field(operator), out);
+                    if operator.argument.is_none() {
+                        write_json(operator, record.field(operator, ""), out);
+                    }
                 }
                 out.push('}');
             }
         }
         out.push('\n');
     }
+
+    /// Appends the text with its operators replaced; nothing for JSON.
+    pub fn render<'a>(&self, lookup: &Lookup<'a, '_>, out: &mut String) {
+        let Self::Text(parts) = self else { return };
+        for part in parts {
+            match part {
+                Part::Literal(text) => out.push_str(text),
+                Part::Operator(operator, argument) => {
+                    let start = out.len();
+                    write_text(lookup(operator, &argument.text), out);
+                    if let Some(longest) = argument.longest
+                        && let Some((cut, _)) = out[start..].char_indices().nth(longest)
+                    {
+                        out.truncate(start + cut);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The text of a template that has no operators.
+    pub fn as_literal(&self) -> Option<&str> {
+        match self {
+            Self::Text(parts) => match parts.as_slice() {
+                [] => Some(""),
+                [Part::Literal(text)] => Some(text),
+                _ => None,
+            },
+            Self::Json(_) => None,
+        }
+    }
+}
+
+/// `NAME`, `NAME(argument)` or `NAME(argument):longest`.
+fn operator_part(text: &str, operators: &[&'static Operator]) -> Result<Part, String> {
+    let (name, rest) = text.split_once('(').map_or((text, None), |(name, rest)| (name, Some(rest)));
+    let found = operators.iter().find(|operator| operator.name == name);
+    let Some(operator) = found else {
+        let near = nearest(name, operators.iter().map(|operator| operator.name));
+        let near = near.map_or_else(String::new, |near| format!("; did you mean %{near}%?"));
+        return Err(format!("`%{text}%` is no operator{near}"));
+    };
+    let argument = match (operator.argument, rest) {
+        (None, None) => Argument::default(),
+        (Some(what), None) => return Err(format!("%{name}% wants {what}: %{name}({what})%")),
+        (None, Some(_)) => return Err(format!("%{name}% takes nothing in parentheses")),
+        (Some(_), Some(rest)) => {
+            let (inside, longest) = match rest.rsplit_once("):") {
+                Some((inside, longest)) => match longest.parse() {
+                    Ok(longest) => (inside, Some(longest)),
+                    Err(_) => return Err(format!("`{longest}` is no number of characters")),
+                },
+                None => match rest.strip_suffix(')') {
+                    Some(inside) => (inside, None),
+                    None => return Err(format!("`%{text}%` has no closing parenthesis")),
+                },
+            };
+            Argument { text: inside.into(), longest }
+        }
+    };
+    Ok(Part::Operator(operator, argument))
 }
 
 fn write_text(field: Field<'_>, out: &mut String) {
@@ -218,9 +294,10 @@ fn write_json(operator: &Operator, field: Field<'_>, out: &mut String) {
 mod tests {
     use super::*;
 
-    const WHO: Operator = Operator { name: "WHO", help: "" };
-    const TOOK: Operator = Operator { name: "TOOK", help: "" };
-    const GONE: Operator = Operator { name: "GONE", help: "" };
+    const WHO: Operator = Operator::plain("WHO", "");
+    const TOOK: Operator = Operator::plain("TOOK", "");
+    const GONE: Operator = Operator::plain("GONE", "");
+    const ASK: Operator = Operator { name: "ASK", argument: Some("WORD"), help: "" };
 
     struct Sample;
     impl Record for Sample {
@@ -228,8 +305,9 @@ mod tests {
             RecordKind::Connection
         }
 
-        fn field(&self, operator: &Operator) -> Field<'_> {
+        fn field(&self, operator: &Operator, argument: &str) -> Field<'_> {
             match operator.name {
+                "ASK" => format!("<{argument}>").into(),
                 "WHO" => "a\"b\nc".into(),
                 "TOOK" => Field::Millis(Duration::from_millis(12)),
                 _ => Field::Missing,
@@ -256,9 +334,21 @@ mod tests {
     }
 
     #[test]
+    fn arguments_and_lengths() {
+        let text = Template::text("%ASK(a?b)% %ASK(abcdef):4%", &[&ASK]).unwrap();
+        check(&text, "<a?b> <abc\n");
+        assert_eq!(Template::text("plain", &[]).unwrap().as_literal(), Some("plain"));
+    }
+
+    #[test]
     fn a_wrong_operator_says_which_was_meant() {
         let error = |text| Template::text(text, &[&WHO, &TOOK]).unwrap_err();
         assert!(error("%TOKO%").contains("did you mean %TOOK%?"));
         assert!(error("100% sure").contains("not closed"));
+        assert!(error("%WHO(x)%").contains("takes nothing"));
+        let error = |text| Template::text(text, &[&ASK]).unwrap_err();
+        assert!(error("%ASK%").contains("%ASK(WORD)%"));
+        assert!(error("%ASK(x%").contains("no closing parenthesis"));
+        assert!(error("%ASK(x):y%").contains("no number"));
     }
 }

@@ -144,7 +144,7 @@ fn less_loaded(
     }
     // Compares (active + 1) / weight without dividing.
     let load = |one: usize, other: usize| {
-        u128::from(endpoints[one].active() + 1) * u128::from(weights[other])
+        u128::from(endpoints[one].load() + 1) * u128::from(weights[other])
     };
     Some(if load(second, first) < load(first, second) { second } else { first })
 }

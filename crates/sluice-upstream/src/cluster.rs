@@ -17,7 +17,7 @@ use sluice_io::WorkerCx;
 use sluice_telemetry::{Counter, Gauge, Histogram};
 
 use crate::balance::{Pick, Table};
-use crate::endpoint::{EndpointState, Lease, Target};
+use crate::endpoint::{EndpointState, Lease, RequestLease, Target};
 use crate::metrics;
 use crate::plan::ClusterPlan;
 use crate::reasons;
@@ -30,6 +30,9 @@ pub struct Cluster {
     plan: ArcSwap<ClusterPlan>,
     members: ArcSwap<Members>,
     active: AtomicU64,
+    requests: AtomicU64,
+    /// Grows when settings change, so that connections made under others are not used again.
+    generation: AtomicU64,
     /// What the resolver last said, per host name; for the admin page and for reasons.
     resolver: Mutex<HashMap<Arc<str>, String>>,
 }
@@ -65,6 +68,8 @@ impl Cluster {
             plan: ArcSwap::new(plan),
             members: ArcSwap::from_pointee(members),
             active: AtomicU64::new(0),
+            requests: AtomicU64::new(0),
+            generation: AtomicU64::new(0),
             resolver: Mutex::default(),
         }
     }
@@ -74,9 +79,34 @@ impl Cluster {
         self.plan.load_full()
     }
 
+    /// The plan in force, lent for a moment; not to be kept over a wait.
+    pub fn peek_plan(&self) -> impl std::ops::Deref<Target = Arc<ClusterPlan>> + use<> {
+        self.plan.load()
+    }
+
     /// Puts another plan in force; membership follows with the next [`Cluster::publish`].
     pub fn set_plan(&self, plan: Arc<ClusterPlan>) {
         self.plan.store(plan);
+    }
+
+    /// Notes that the settings of the plan have changed.
+    pub fn renew(&self) {
+        self.generation.fetch_add(1, Relaxed);
+    }
+
+    /// Grows when settings change.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Relaxed)
+    }
+
+    /// Whether an endpoint is a member.
+    pub fn has_member(&self, endpoint: &Arc<EndpointState>) -> bool {
+        self.members.load().endpoints.iter().any(|member| Arc::ptr_eq(member, endpoint))
+    }
+
+    /// Requests now, over all workers; counted only where they are bounded.
+    pub fn requests(&self) -> u64 {
+        self.requests.load(Relaxed)
     }
 
     /// The membership now.
@@ -149,6 +179,22 @@ pub struct ClusterHandle {
     per_endpoint: RefCell<HashMap<Arc<str>, Counter>>,
 }
 
+/// A request's claim on its cluster and endpoint.
+#[derive(Debug)]
+pub struct RequestClaim {
+    handle: Rc<ClusterHandle>,
+    bounded: bool,
+    _lease: RequestLease,
+}
+
+impl Drop for RequestClaim {
+    fn drop(&mut self) {
+        if self.bounded {
+            self.handle.cluster.requests.fetch_sub(1, Relaxed);
+        }
+    }
+}
+
 /// An endpoint that was picked: a claim on it and on the cluster.
 #[derive(Debug)]
 pub struct Claim {
@@ -187,7 +233,7 @@ impl ClusterHandle {
         })
     }
 
-    /// Picks an endpoint that is not in `tried`, and claims it.
+    /// Picks an endpoint that is not in `tried`, and claims it for a connection.
     ///
     /// # Errors
     /// The reason why there is none.
@@ -198,13 +244,71 @@ impl ClusterHandle {
         tried: &[Arc<str>],
     ) -> Result<Claim, Reason> {
         let plan = self.cluster.plan.load();
-        let members = self.cluster.members.load();
         if plan.connections_max.is_some_and(|max| self.cluster.active() >= max) {
             return Err(reasons::LIMIT);
         }
         let full = |endpoint: &EndpointState| {
             plan.endpoint_connections_max.is_some_and(|max| endpoint.active() >= max)
         };
+        let endpoint = self.choose(worker, hash, tried, &full)?;
+        Ok(self.claim(endpoint.lease()))
+    }
+
+    /// Picks an endpoint that is not in `tried`, and claims it for a request.
+    ///
+    /// # Errors
+    /// The reason why there is none.
+    pub fn pick_for_request(
+        self: &Rc<Self>,
+        worker: &WorkerCx,
+        hash: Option<u64>,
+        tried: &[Arc<str>],
+    ) -> Result<(Arc<EndpointState>, RequestClaim), Reason> {
+        let plan = self.cluster.plan.load();
+        let bounded = plan.requests_max.is_some();
+        if plan.requests_max.is_some_and(|max| self.cluster.requests() >= max) {
+            return Err(reasons::LIMIT);
+        }
+        let full = |endpoint: &EndpointState| {
+            plan.endpoint_requests_max.is_some_and(|max| endpoint.requests() >= max)
+        };
+        let endpoint = self.choose(worker, hash, tried, &full)?;
+        if bounded {
+            self.cluster.requests.fetch_add(1, Relaxed);
+        }
+        let claim =
+            RequestClaim { handle: Rc::clone(self), bounded, _lease: endpoint.lease_request() };
+        Ok((endpoint, claim))
+    }
+
+    /// Claims `endpoint` for a connection that carries requests of many.
+    ///
+    /// # Errors
+    /// The cluster or the endpoint has as many connections as it may.
+    pub fn claim_shared(self: &Rc<Self>, endpoint: &Arc<EndpointState>) -> Result<Claim, Reason> {
+        let plan = self.cluster.plan.load();
+        let full = plan.connections_max.is_some_and(|max| self.cluster.active() >= max)
+            || plan.endpoint_connections_max.is_some_and(|max| endpoint.active() >= max);
+        if full {
+            return Err(reasons::LIMIT);
+        }
+        Ok(self.claim(endpoint.lease_shared()))
+    }
+
+    fn claim(self: &Rc<Self>, lease: Lease) -> Claim {
+        self.cluster.active.fetch_add(1, Relaxed);
+        self.open.increment();
+        Claim { lease, handle: Rc::clone(self) }
+    }
+
+    fn choose(
+        &self,
+        worker: &WorkerCx,
+        hash: Option<u64>,
+        tried: &[Arc<str>],
+        full: &dyn Fn(&EndpointState) -> bool,
+    ) -> Result<Arc<EndpointState>, Reason> {
+        let members = self.cluster.members.load();
         let may = |index: usize| {
             members.endpoints.get(index).is_some_and(|endpoint| {
                 endpoint.is_usable() && !full(endpoint) && !tried.contains(&endpoint.name)
@@ -214,12 +318,10 @@ impl ClusterHandle {
         self.position.set(position.wrapping_add(1));
         let mut random = |bound| worker.random_below(bound);
         let mut pick = Pick { random: &mut random, position, hash, may: &may };
-        let Some(index) = members.table.pick(&members.endpoints, &mut pick) else {
-            return Err(self.why_none(&members, &full));
-        };
-        self.cluster.active.fetch_add(1, Relaxed);
-        self.open.increment();
-        Ok(Claim { lease: members.endpoints[index].lease(), handle: Rc::clone(self) })
+        match members.table.pick(&members.endpoints, &mut pick) {
+            Some(index) => Ok(Arc::clone(&members.endpoints[index])),
+            None => Err(self.why_none(&members, full)),
+        }
     }
 
     fn why_none(&self, members: &Members, full: &dyn Fn(&EndpointState) -> bool) -> Reason {
@@ -263,4 +365,4 @@ impl ClusterHandle {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

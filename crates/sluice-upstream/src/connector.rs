@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use rustls::pki_types::ServerName;
-use sluice_core::Reason;
 use sluice_core::connection::Attempt;
+use sluice_core::{Moment, Reason};
 use sluice_io::tls::HandshakeError;
 use sluice_io::{Conn, RawStream, Reactor, Side, Stream, TlsStream, WorkerCx};
 use sluice_sys::socket::{begin_connect, connect_unix, local_address, take_error};
@@ -66,29 +66,31 @@ pub async fn connect(
         let endpoint = Arc::clone(claim.endpoint());
         let started = conn.worker.now();
         let by = started.after(plan.connect_timeout);
-        let outcome = match conn.until(by, attempt(&plan, &endpoint, conn, preface)).await {
+        let reaching = reach(&plan, &endpoint, &conn.worker, preface);
+        let outcome = match conn.until(by, reaching).await {
             Ok(outcome) => outcome,
-            Err(_) => Err((reasons::CONNECT_TIMEOUT, None)),
+            Err(_) => Err(Failure::of(reasons::CONNECT_TIMEOUT)),
         };
-        let failure = outcome.as_ref().err().copied();
+        let failure = outcome.as_ref().err().map(|failure| (failure.why, failure.errno));
+        if let Err(Failure { detail: Some(detail), .. }) = &outcome {
+            conn.info.note(detail);
+        }
         conn.info
             .attempts
             .borrow_mut()
             .push(Attempt { endpoint: Arc::clone(&endpoint.name), failure });
         match outcome {
             Ok(stream) => {
-                endpoint.succeeded();
-                handle.made.increment();
-                handle.connect_time.record(conn.worker.now().since(started));
-                handle.count_endpoint(&conn.worker, &endpoint.name);
+                // Only a record needs it, and asking is a system call.
+                if conn.worker.log.wants(RecordKind::Connection) {
+                    conn.info.upstream_local.set(local_address(stream.raw().socket()));
+                }
+                handle.note_connected(&conn.worker, &endpoint, started);
                 *conn.endpoint.borrow_mut() = Some(Arc::clone(&endpoint.name));
                 return Ok(Connected { stream, claim });
             }
-            Err((why, _)) => {
-                handle.count_failure(&conn.worker, why);
-                if let Some(outlier) = &plan.outlier {
-                    judge(handle, &endpoint, outlier);
-                }
+            Err(Failure { why, .. }) => {
+                handle.note_failure(&conn.worker, &endpoint, why);
                 tried.push(Arc::clone(&endpoint.name));
                 last = Some(why);
             }
@@ -97,36 +99,116 @@ pub async fn connect(
     Err(last.unwrap_or(reasons::NO_HEALTHY))
 }
 
-type Failure = (Reason, Option<i32>);
+/// Why an endpoint was not reached.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// The reason.
+    pub why: Reason,
+    /// The system's error number.
+    pub errno: Option<i32>,
+    /// What TLS had to say.
+    pub detail: Option<String>,
+}
 
-async fn attempt(
+impl Failure {
+    /// A reason and nothing more.
+    pub const fn of(why: Reason) -> Self {
+        Self { why, errno: None, detail: None }
+    }
+
+    fn of_io(error: &io::Error) -> Self {
+        Self { why: reasons::of_connect_error(error), errno: error.raw_os_error(), detail: None }
+    }
+
+    fn of_tls(endpoint: &EndpointState, error: &dyn std::fmt::Display) -> Self {
+        let detail = Some(format!("{}: {error}", endpoint.name));
+        Self { why: reasons::TLS, errno: None, detail }
+    }
+}
+
+impl ClusterHandle {
+    /// Notes that a connection to `endpoint`, begun at `started`, was made.
+    pub fn note_connected(
+        &self,
+        worker: &WorkerCx,
+        endpoint: &Arc<EndpointState>,
+        started: Moment,
+    ) {
+        endpoint.succeeded();
+        self.made.increment();
+        self.connect_time.record(worker.now().since(started));
+        self.count_endpoint(worker, &endpoint.name);
+    }
+
+    /// Notes that a connection to `endpoint` was not made; it may be put aside for that.
+    pub fn note_failure(&self, worker: &WorkerCx, endpoint: &EndpointState, why: Reason) {
+        self.count_failure(worker, why);
+        if let Some(outlier) = &self.cluster.plan().outlier
+            && endpoint.failed() >= outlier.connect_failures
+        {
+            self.put_aside(endpoint, outlier, "it failed connections in a row");
+        }
+    }
+
+    /// Notes how a request to `endpoint` was answered; it may be put aside for that.
+    pub fn note_answer(&self, endpoint: &EndpointState, well: bool) {
+        if well {
+            endpoint.answered_well();
+            return;
+        }
+        if let Some(outlier) = &self.cluster.plan().outlier
+            && outlier.consecutive_5xx > 0
+            && endpoint.answered_badly() >= outlier.consecutive_5xx
+        {
+            self.put_aside(endpoint, outlier, "it answered requests with errors in a row");
+        }
+    }
+
+    /// Puts an endpoint aside when not too many are.
+    fn put_aside(&self, endpoint: &EndpointState, outlier: &OutlierPlan, cause: &str) {
+        let members = self.cluster.members();
+        let count = members.endpoints.len();
+        let aside = members.endpoints.iter().filter(|other| other.is_ejected()).count();
+        let allowed = (count * usize::from(outlier.max_ejected_percent) / 100)
+            .max(1)
+            .min(count.saturating_sub(1));
+        if aside < allowed && endpoint.eject().is_some() {
+            self.ejections.increment();
+            tracing::warn!(
+                cluster = &*self.cluster.name,
+                endpoint = &*endpoint.name,
+                "endpoint ejected: {cause}"
+            );
+        }
+    }
+}
+
+/// Makes a stream to one endpoint: connects, greets, shakes hands.
+///
+/// # Errors
+/// Why it was not reached.
+pub async fn reach(
     plan: &ClusterPlan,
     endpoint: &EndpointState,
-    conn: &Conn,
+    worker: &WorkerCx,
     preface: &Preface,
 ) -> Result<Stream, Failure> {
-    let of_io = |error: io::Error| (reasons::of_connect_error(&error), error.raw_os_error());
-    let mut raw = open(&endpoint.target, &conn.worker.reactor).await.map_err(of_io)?;
-    // Only a record needs it, and asking is a system call.
-    if conn.worker.log.wants(RecordKind::Connection) {
-        conn.info.upstream_local.set(local_address(raw.socket()));
-    }
-    greet(&mut raw, &conn.worker, preface).await?;
+    let opened = open(&endpoint.target, &worker.reactor).await;
+    let mut raw = opened.map_err(|error| Failure::of_io(&error))?;
+    greet(&mut raw, worker, preface).await?;
     let Some(tls) = &plan.tls else { return Ok(Stream::Raw(raw)) };
     let name = match &tls.sni {
         Some(name) => name.clone(),
-        None => own_name(endpoint).ok_or((reasons::TLS, None))?,
+        None => own_name(endpoint).ok_or(Failure::of(reasons::TLS))?,
     };
-    let note = |error: &dyn std::fmt::Display| {
-        conn.info.note(format_args!("{}: {error}", endpoint.name));
-        (reasons::TLS, None)
-    };
-    let mut stream = TlsStream::client(raw, tls, name).map_err(|error| note(&error))?;
-    poll_fn(|cx| stream.poll_handshake(cx, &conn.worker)).await.map_err(|error| match error {
+    let failed = |error: &dyn std::fmt::Display| Failure::of_tls(endpoint, error);
+    let mut stream = TlsStream::client(raw, tls, name).map_err(|error| failed(&error))?;
+    let shaking = poll_fn(|cx| stream.poll_handshake(cx, worker)).await;
+    shaking.map_err(|error| match error {
         HandshakeError::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-            note(&"the endpoint closed the connection during the TLS handshake")
+            failed(&"the endpoint closed the connection during the TLS handshake")
         }
-        error => note(&error),
+        error => failed(&error),
     })?;
     Ok(Stream::Tls(Box::new(stream)))
 }
@@ -162,7 +244,7 @@ fn own_name(endpoint: &EndpointState) -> Option<ServerName<'static>> {
 }
 
 async fn greet(raw: &mut RawStream, worker: &WorkerCx, preface: &Preface) -> Result<(), Failure> {
-    let of_io = |error: io::Error| (reasons::of_connect_error(&error), error.raw_os_error());
+    let of_io = |error: io::Error| Failure::of_io(&error);
     let request = preface.starttls.map_or(&[][..], |(request, _)| request);
     for words in [&preface.proxy_header, request] {
         if !words.is_empty() {
@@ -174,30 +256,8 @@ async fn greet(raw: &mut RawStream, worker: &WorkerCx, preface: &Preface) -> Res
     // One byte and no more: what follows belongs to the TLS handshake.
     let mut answer = [0; 1];
     match poll_fn(|cx| raw.poll_recv(cx, &mut answer)).await.map_err(of_io)? {
-        0 => Err((reasons::CLOSED_EARLY, None)),
+        0 => Err(Failure::of(reasons::CLOSED_EARLY)),
         _ if answer[0] == granted => Ok(()),
-        _ => Err((reasons::STARTTLS_REFUSED, None)),
-    }
-}
-
-/// Puts an endpoint aside when it has failed too often in a row and not too many are aside.
-fn judge(handle: &ClusterHandle, endpoint: &EndpointState, outlier: &OutlierPlan) {
-    if endpoint.failed() < outlier.connect_failures {
-        return;
-    }
-    let members = handle.cluster.members();
-    let count = members.endpoints.len();
-    let aside = members.endpoints.iter().filter(|other| other.is_ejected()).count();
-    let allowed = (count * usize::from(outlier.max_ejected_percent) / 100)
-        .max(1)
-        .min(count.saturating_sub(1));
-    if aside < allowed && endpoint.eject().is_some() {
-        handle.ejections.increment();
-        tracing::warn!(
-            cluster = &*handle.cluster.name,
-            endpoint = &*endpoint.name,
-            failures = outlier.connect_failures,
-            "endpoint ejected: it failed connections in a row"
-        );
+        _ => Err(Failure::of(reasons::STARTTLS_REFUSED)),
     }
 }

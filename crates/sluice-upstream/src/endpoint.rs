@@ -39,8 +39,12 @@ pub struct EndpointState {
     pub host: Option<Arc<str>>,
     weight: AtomicU32,
     active: AtomicU64,
+    /// Those of `active` that carry messages of many; what they carry counts instead.
+    shared: AtomicU64,
+    requests: AtomicU64,
     total: AtomicU64,
     failing: AtomicU32,
+    erring: AtomicU32,
     unhealthy: AtomicBool,
     ejected: AtomicBool,
     ejections: AtomicU32,
@@ -56,8 +60,11 @@ impl EndpointState {
             host,
             weight: AtomicU32::new(weight),
             active: AtomicU64::new(0),
+            shared: AtomicU64::new(0),
+            requests: AtomicU64::new(0),
             total: AtomicU64::new(0),
             failing: AtomicU32::new(0),
+            erring: AtomicU32::new(0),
             unhealthy: AtomicBool::new(false),
             ejected: AtomicBool::new(false),
             ejections: AtomicU32::new(0),
@@ -77,6 +84,17 @@ impl EndpointState {
     /// Connections now.
     pub fn active(&self) -> u64 {
         self.active.load(Relaxed)
+    }
+
+    /// What it has to do now, as balancers weigh it: relayed connections, and requests.
+    pub fn load(&self) -> u64 {
+        let relayed = self.active.load(Relaxed).saturating_sub(self.shared.load(Relaxed));
+        relayed + self.requests.load(Relaxed)
+    }
+
+    /// Requests under way.
+    pub fn requests(&self) -> u64 {
+        self.requests.load(Relaxed)
     }
 
     /// Connections ever made.
@@ -107,7 +125,32 @@ impl EndpointState {
     /// Counts a connection; given back when the lease is dropped.
     pub fn lease(self: &Arc<Self>) -> Lease {
         self.active.fetch_add(1, Relaxed);
-        Lease(Arc::clone(self))
+        Lease { endpoint: Arc::clone(self), shared: false }
+    }
+
+    /// Counts a connection that carries messages of many; given back when the lease is dropped.
+    pub fn lease_shared(self: &Arc<Self>) -> Lease {
+        self.shared.fetch_add(1, Relaxed);
+        self.active.fetch_add(1, Relaxed);
+        Lease { endpoint: Arc::clone(self), shared: true }
+    }
+
+    /// Counts a request; given back when the value is dropped.
+    pub fn lease_request(self: &Arc<Self>) -> RequestLease {
+        self.requests.fetch_add(1, Relaxed);
+        RequestLease(Arc::clone(self))
+    }
+
+    /// A request was answered well.
+    pub fn answered_well(&self) {
+        if self.erring.load(Relaxed) != 0 {
+            self.erring.store(0, Relaxed);
+        }
+    }
+
+    /// A request was answered with a server's error, or not at all; returns how many were in a row.
+    pub fn answered_badly(&self) -> u32 {
+        self.erring.fetch_add(1, Relaxed) + 1
     }
 
     /// A connection was made.
@@ -127,6 +170,7 @@ impl EndpointState {
     pub fn eject(&self) -> Option<u32> {
         self.ejected.compare_exchange(false, true, Relaxed, Relaxed).ok()?;
         self.failing.store(0, Relaxed);
+        self.erring.store(0, Relaxed);
         Some(self.ejections.fetch_add(1, Relaxed) + 1)
     }
 
@@ -138,17 +182,33 @@ impl EndpointState {
 
 /// A connection's claim on an endpoint.
 #[derive(Debug)]
-pub struct Lease(Arc<EndpointState>);
+pub struct Lease {
+    endpoint: Arc<EndpointState>,
+    shared: bool,
+}
 
 impl Lease {
     /// The endpoint.
     pub const fn endpoint(&self) -> &Arc<EndpointState> {
-        &self.0
+        &self.endpoint
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.0.active.fetch_sub(1, Relaxed);
+        if self.shared {
+            self.endpoint.shared.fetch_sub(1, Relaxed);
+        }
+        self.endpoint.active.fetch_sub(1, Relaxed);
+    }
+}
+
+/// A request's claim on an endpoint.
+#[derive(Debug)]
+pub struct RequestLease(Arc<EndpointState>);
+
+impl Drop for RequestLease {
+    fn drop(&mut self) {
+        self.0.requests.fetch_sub(1, Relaxed);
     }
 }

@@ -16,9 +16,9 @@ use tokio::time::Instant;
 
 use crate::cluster::Cluster;
 use crate::connector;
-use crate::endpoint::{EndpointState, Target};
+use crate::endpoint::EndpointState;
 use crate::metrics;
-use crate::plan::{HealthPlan, OutlierPlan};
+use crate::plan::{ClusterPlan, HealthPlan, OutlierPlan};
 
 /// How often membership and ejections are looked at.
 const SWEEP: Duration = Duration::from_millis(100);
@@ -26,8 +26,11 @@ const SWEEP: Duration = Duration::from_millis(100);
 /// Asks an endpoint whether it is well.
 pub trait HealthProbe {
     /// One check; the error says what was wrong.
-    fn probe(&self, to: Target) -> LocalFuture<Result<(), String>>;
+    fn probe(&self, endpoint: &Arc<EndpointState>) -> LocalFuture<Result<(), String>>;
 }
+
+/// Makes the probe that a cluster is checked with.
+pub type Probes = Rc<dyn Fn(&Arc<ClusterPlan>) -> Rc<dyn HealthProbe>>;
 
 /// Well is whoever accepts a connection.
 #[derive(Debug)]
@@ -37,10 +40,12 @@ pub struct TcpProbe {
 }
 
 impl HealthProbe for TcpProbe {
-    fn probe(&self, to: Target) -> LocalFuture<Result<(), String>> {
-        let reactor = Rc::clone(&self.reactor);
+    fn probe(&self, endpoint: &Arc<EndpointState>) -> LocalFuture<Result<(), String>> {
+        let (endpoint, reactor) = (Arc::clone(endpoint), Rc::clone(&self.reactor));
         Box::pin(async move {
-            let stream = connector::open(&to, &reactor).await.map_err(|error| error.to_string())?;
+            let stream = connector::open(&endpoint.target, &reactor)
+                .await
+                .map_err(|error| error.to_string())?;
             // A reset leaves no TIME_WAIT behind, here or there.
             stream.reset_on_drop();
             Ok(())
@@ -49,9 +54,9 @@ impl HealthProbe for TcpProbe {
 }
 
 /// Looks after the health of a cluster, for ever.
-pub(crate) async fn watch(cluster: Arc<Cluster>, shard: Shard, reactor: Rc<Reactor>) {
+pub(crate) async fn watch(cluster: Arc<Cluster>, shard: Shard, probes: Probes) {
     let plan = cluster.plan();
-    let probe: Rc<dyn HealthProbe> = Rc::new(TcpProbe { reactor });
+    let probe = probes(&plan);
     let gauges = ["healthy", "unhealthy", "ejected"]
         .map(|state| shard.gauge(&metrics::ENDPOINTS, &[&cluster.name, state]));
     let mut checks = Checks { of: HashMap::new(), running: JoinSet::new() };
@@ -162,11 +167,10 @@ async fn check_for_ever(
     // The first checks of a cluster are spread, but within a second.
     tokio::time::sleep(plan.interval.min(Duration::from_secs(1)).mul_f64(fastrand::f64())).await;
     loop {
-        let result =
-            match tokio::time::timeout(plan.timeout, probe.probe(endpoint.target.clone())).await {
-                Ok(result) => result,
-                Err(_) => Err("timed out".into()),
-            };
+        let result = match tokio::time::timeout(plan.timeout, probe.probe(&endpoint)).await {
+            Ok(result) => result,
+            Err(_) => Err("timed out".into()),
+        };
         let code = if result.is_ok() { "ok" } else { "failed" };
         shard.counter(&metrics::CHECKS, &[&cluster.name, code]).increment();
         if run.take(result.is_ok(), &plan) && endpoint.set_healthy(run.healthy) {
@@ -212,6 +216,7 @@ mod tests {
     #[test]
     fn thresholds_count_results_in_a_row() {
         let plan = HealthPlan {
+            kind: crate::plan::CheckKind::Tcp,
             interval: Duration::from_secs(1),
             timeout: Duration::from_secs(1),
             unhealthy_after: 3,

@@ -15,6 +15,7 @@ pub mod endpoint;
 pub mod health;
 pub mod metrics;
 pub mod plan;
+pub mod pool;
 pub mod reasons;
 pub mod registry;
 
@@ -23,4 +24,5 @@ pub use cluster::{Cluster, ClusterHandle};
 pub use connector::{Connected, Preface, connect};
 pub use endpoint::{EndpointState, Target};
 pub use plan::{ClusterPlan, EndpointPlan};
+pub use pool::Pool;
 pub use registry::Clusters;

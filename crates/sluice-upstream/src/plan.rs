@@ -27,6 +27,18 @@ pub struct ClusterPlan {
     pub health: Option<HealthPlan>,
     /// Passive ejection; `None` never ejects.
     pub outlier: Option<OutlierPlan>,
+    /// The version of HTTP spoken to the endpoints, where a chain speaks HTTP.
+    pub protocol: HttpVersion,
+    /// How connections are used again.
+    pub reuse: ReusePlan,
+    /// Requests at once, over all workers.
+    pub requests_max: Option<u64>,
+    /// Requests at once to one endpoint, over all workers.
+    pub endpoint_requests_max: Option<u64>,
+    /// Requests that wait for a connection at once, per worker.
+    pub pending_max: u64,
+    /// Retries under way at once, per worker; a fifth of the requests under way may be retries too.
+    pub retries_max: u64,
     /// Connections at once, over all workers.
     pub connections_max: Option<u64>,
     /// Connections at once to one endpoint, over all workers.
@@ -48,9 +60,58 @@ pub struct EndpointPlan {
     pub weight: u32,
 }
 
+/// A version of HTTP towards endpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HttpVersion {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2.
+    Http2,
+    /// What TLS agrees on.
+    Auto,
+}
+
+/// How connections are used again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReusePlan {
+    /// How long one may lie idle.
+    pub idle_timeout: Duration,
+    /// How old one may grow; `None` for ever.
+    pub age_max: Option<Duration>,
+    /// Requests that one may carry; `None` without end.
+    pub requests_max: Option<u64>,
+    /// Streams at once on one connection of HTTP/2.
+    pub streams_max: usize,
+    /// Idle connections that a worker keeps to one endpoint.
+    pub idle_max: usize,
+}
+
+/// What a check asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CheckKind {
+    /// Whether a connection is accepted.
+    Tcp,
+    /// An HTTP request.
+    Http {
+        /// Path and query.
+        path: String,
+        /// The host that is asked for; the endpoint's own name where it is left out.
+        host: Option<String>,
+        /// Statuses of those who are well, as ranges.
+        expect: Vec<(u16, u16)>,
+    },
+    /// The health service of gRPC.
+    Grpc {
+        /// The service that is asked for; empty for the server as a whole.
+        service: String,
+    },
+}
+
 /// An active check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HealthPlan {
+    /// What is asked.
+    pub kind: CheckKind,
     /// Time between checks of one endpoint; each is moved by up to a tenth at random.
     pub interval: Duration,
     /// How long one check may take.
@@ -66,6 +127,8 @@ pub struct HealthPlan {
 pub struct OutlierPlan {
     /// Failures to connect in a row that eject an endpoint.
     pub connect_failures: u32,
+    /// Server errors in a row, no answer included, that eject an endpoint; 0 never does.
+    pub consecutive_5xx: u32,
     /// How long the first ejection lasts; the n-th lasts n times as long.
     pub ejection: Duration,
     /// The longest ejection.

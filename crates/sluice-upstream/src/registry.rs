@@ -9,14 +9,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use sluice_core::Name;
-use sluice_io::Reactor;
 use sluice_telemetry::Shard;
 use tokio::task::JoinHandle;
 
 use crate::cluster::{Cluster, Member};
 use crate::dns::{self, Resolution};
 use crate::endpoint::{EndpointState, Target};
-use crate::health;
+use crate::health::{self, Probes};
 use crate::plan::ClusterPlan;
 
 /// Told when endpoints leave a cluster.
@@ -31,7 +30,7 @@ pub struct Clusters {
 /// What the tasks that look after a cluster need of the control thread.
 struct Around {
     shard: Shard,
-    reactor: Rc<Reactor>,
+    probes: Probes,
     on_left: OnLeft,
 }
 
@@ -54,9 +53,9 @@ impl Drop for Live {
 }
 
 impl Clusters {
-    /// No clusters yet. Endpoints are checked through sockets of `reactor`.
-    pub fn new(shard: Shard, reactor: Rc<Reactor>, on_left: OnLeft) -> Self {
-        Self { around: Around { shard, reactor, on_left }, live: BTreeMap::new() }
+    /// No clusters yet. Endpoints are checked with what `probes` makes.
+    pub fn new(shard: Shard, probes: Probes, on_left: OnLeft) -> Self {
+        Self { around: Around { shard, probes, on_left }, live: BTreeMap::new() }
     }
 
     /// Brings the clusters in line with `plans`. `lives` holds the cluster of each plan, new or
@@ -83,6 +82,7 @@ impl Clusters {
                 Some(live) => {
                     live.cluster.set_plan(Arc::clone(plan));
                     if changed(name) {
+                        live.cluster.renew();
                         live.tasks.drain(..).for_each(|task| task.abort());
                         live.start(plan, &self.around);
                     }
@@ -117,7 +117,7 @@ impl Clusters {
 
 impl Live {
     fn start(&mut self, plan: &Arc<ClusterPlan>, around: &Around) {
-        let Around { shard, reactor, on_left } = around;
+        let Around { shard, probes, on_left } = around;
         let hosts = dns::hosts_of(plan);
         self.resolution.keep_only(&hosts);
         let (cluster, resolution) = (&self.cluster, &self.resolution);
@@ -132,7 +132,7 @@ impl Live {
             let task = dns::keep_resolved(cluster, resolution, host, port, shard.clone(), publish);
             self.tasks.push(tokio::task::spawn_local(task));
         }
-        let watch = health::watch(Arc::clone(cluster), shard.clone(), Rc::clone(reactor));
+        let watch = health::watch(Arc::clone(cluster), shard.clone(), Rc::clone(probes));
         self.tasks.push(tokio::task::spawn_local(watch));
     }
 }

@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use clap::CommandFactory as _;
-use sluice_l4::filters::Filters;
 
+use crate::Extensions;
 use crate::cli::{Cli, Command};
 
 mod check;
@@ -13,10 +13,10 @@ mod explain;
 mod run;
 
 /// Does what the command line says.
-pub(crate) fn run(cli: Cli, filters: Filters) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(cli: Cli, extensions: Extensions) -> anyhow::Result<ExitCode> {
     match cli.command {
-        Command::Run(options) => run::run(&options, filters),
-        Command::Check(options) => Ok(check::run(&options, filters)),
+        Command::Run(options) => run::run(&options, extensions),
+        Command::Check(options) => Ok(check::run(&options, extensions)),
         Command::Explain(options) => explain::run(&options),
         Command::Schema => {
             print(&format!("{:#}\n", sluice_config::schema::schema()));

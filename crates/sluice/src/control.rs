@@ -13,14 +13,17 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use sluice_admin::AdminSocket;
+use sluice_codec::probe::RequestProbe;
 use sluice_core::clock::{Clock, ClockOrigin};
 use sluice_core::limits::Limit;
 use sluice_core::reason::end;
 use sluice_core::{ListenAddress, Name, Reason};
-use sluice_io::Reactor;
+use sluice_io::WorkerCx;
 use sluice_model::build::Snapshot;
 use sluice_model::diff::Diff;
-use sluice_telemetry::{LogHub, Registry};
+use sluice_telemetry::{LogHub, LogQueue, Registry};
+use sluice_upstream::health::{Probes, TcpProbe};
+use sluice_upstream::plan::CheckKind;
 use sluice_upstream::{Cluster, Clusters};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -169,8 +172,15 @@ impl Control {
                 limits: limits.clone(),
             })?);
         }
-        let reactor = Reactor::new().context("no descriptor is left for an event queue")?;
-        tokio::task::spawn_local(Rc::clone(&reactor).drive());
+        // Checks of endpoints speak as workers do, on this thread.
+        let station = WorkerCx::new(
+            options.workers,
+            origin.clock(),
+            shard.clone(),
+            LogQueue::nowhere(&shard),
+            limits.clone(),
+        );
+        station.start();
         let control = Rc::new_cyclic(|control: &std::rc::Weak<Self>| {
             let control = control.clone();
             let on_left =
@@ -186,7 +196,11 @@ impl Control {
             let clock = origin.clock();
             Self {
                 registry,
-                clusters: RefCell::new(Clusters::new(shard.clone(), reactor, Rc::new(on_left))),
+                clusters: RefCell::new(Clusters::new(
+                    shard.clone(),
+                    probes(station),
+                    Rc::new(on_left),
+                )),
                 shard,
                 workshop: Arc::new(workshop),
                 workers,
@@ -234,6 +248,7 @@ impl Control {
             clusters.first_rounds()
         };
         self.workshop.remember(lives);
+        self.workshop.set_routes(snapshot);
         if self.stage.get() == Stage::Starting {
             // A name server that does not answer must not keep the other clusters from serving.
             let all = async {
@@ -373,6 +388,16 @@ impl Control {
         }
         all
     }
+}
+
+/// What clusters are checked with.
+fn probes(station: Rc<WorkerCx>) -> Probes {
+    Rc::new(move |plan| match plan.health.as_ref().map(|health| &health.kind) {
+        Some(CheckKind::Http { .. } | CheckKind::Grpc { .. }) => {
+            Rc::new(RequestProbe { plan: Arc::clone(plan), worker: Rc::clone(&station) })
+        }
+        _ => Rc::new(TcpProbe { reactor: Rc::clone(&station.reactor) }),
+    })
 }
 
 /// How long the start waits for host names to be looked up.

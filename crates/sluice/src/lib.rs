@@ -9,15 +9,25 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use sluice_l4::filters::Filters;
+use sluice_l7::HttpFilters;
 
 mod cli;
 mod commands;
 mod control;
 mod worker;
 
-/// Does what the command line says, with these connection filters. The whole of a `main`.
-pub fn main_with(filters: Filters) -> ExitCode {
-    match commands::run(cli::Cli::parse(), filters) {
+/// The filters that configurations may name. The default is those that come with Sluice.
+#[derive(Clone, Debug, Default)]
+pub struct Extensions {
+    /// Connection filters.
+    pub connection: Filters,
+    /// HTTP filters.
+    pub http: HttpFilters,
+}
+
+/// Does what the command line says, with these filters. The whole of a `main`.
+pub fn main_with(extensions: Extensions) -> ExitCode {
+    match commands::run(cli::Cli::parse(), extensions) {
         Ok(code) => code,
         Err(error) => {
             say(&format!("sluice: {error:#}"));

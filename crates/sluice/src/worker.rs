@@ -141,6 +141,7 @@ impl Office {
                 Order::Drain => {
                     let slots: Vec<AnySlot> = self.slots.drain().map(|(_, slot)| slot).collect();
                     slots.into_iter().for_each(|slot| self.retire(slot));
+                    self.worker.connections.list().iter().for_each(|conn| conn.finish());
                 }
                 Order::Left { cluster, endpoints, policy } => {
                     self.left(&cluster, endpoints, policy)

@@ -6,7 +6,7 @@
 //! Source: RFC 9112 §7.1.
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
-use crate::h1::Fault;
+use crate::fault::Fault;
 
 /// Bytes of extensions of one chunk.
 const EXTENSION_MAX: usize = 4096;

@@ -9,9 +9,9 @@
 
 use memchr::memchr;
 
-use crate::h1::Fault;
+use crate::fault::Fault;
 use crate::head::{Head, Method, Span, Version};
-use crate::names::{Known, TOKEN, is_field_value, is_token};
+use crate::names::{Known, is_field_value, is_token, is_token_byte};
 
 /// Bounds on a head.
 #[derive(Clone, Copy, Debug)]
@@ -79,7 +79,11 @@ impl Scan {
         self.seen = bytes.len();
         if bytes.len().saturating_sub(self.start) > limits.bytes {
             let in_first_line = self.line == self.start;
-            return Err(if in_first_line { Fault::RequestLineTooLong } else { Fault::HeadTooLarge });
+            return Err(if in_first_line {
+                Fault::RequestLineTooLong
+            } else {
+                Fault::HeadTooLarge
+            });
         }
         Ok(None)
     }
@@ -91,7 +95,7 @@ impl Scan {
             return Ok(());
         }
         let first = bytes.get(self.start..).unwrap_or_default();
-        match first.iter().position(|byte| !TOKEN[usize::from(*byte)]) {
+        match first.iter().position(|byte| !is_token_byte(*byte)) {
             None => Ok(()),
             Some(at) => match first.get(at) {
                 Some(b' ' | b'/') if at > 0 => Ok(()),
@@ -318,7 +322,8 @@ fn read_target(
             };
             let skip = scheme.len().saturating_add(3);
             let rest = target.get(skip..).unwrap_or_default();
-            let end = rest.iter().position(|byte| matches!(byte, b'/' | b'?')).unwrap_or(rest.len());
+            let end =
+                rest.iter().position(|byte| matches!(byte, b'/' | b'?')).unwrap_or(rest.len());
             let authority = rest.get(..end).filter(|authority| !authority.is_empty());
             let authority = authority.ok_or(Fault::Target)?.to_vec();
             let path = rest.get(end..).unwrap_or_default();
@@ -419,7 +424,8 @@ fn fields(
                 continue;
             }
             Some(Known::ContentLength) => {
-                if found.length.replace(read_length(head.slice(value))?).is_some() {
+                let length = read_length(head.slice(value))?;
+                if found.length.replace(length).is_some() {
                     return Err(Fault::LengthRepeated);
                 }
             }
@@ -506,7 +512,7 @@ fn enter(
 /// One field line, RFC 9112 §5: where name and value lie.
 fn field(line: &Line<'_>) -> Result<(Span, Span), Fault> {
     let text = line.text;
-    let length = text.iter().position(|byte| !TOKEN[usize::from(*byte)]).unwrap_or(text.len());
+    let length = text.iter().position(|byte| !is_token_byte(*byte)).unwrap_or(text.len());
     match text.get(length) {
         Some(b':') if length > 0 => {}
         Some(b' ' | b'\t') if length == 0 => return Err(Fault::ObsFold),

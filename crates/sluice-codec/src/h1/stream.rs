@@ -13,7 +13,7 @@ use sluice_io::{Stream, WorkerCx};
 
 use crate::body::{Body, Frame};
 use crate::error::{ErrorKind, HttpError};
-use crate::h1::Fault;
+use crate::fault::Fault;
 use crate::h1::chunked::Chunked;
 use crate::h1::parse::{self, BodyLength, HeadLimits, Meta, Scan};
 use crate::h1::write::{self, Framing, Persistence};
@@ -62,6 +62,8 @@ pub struct H1Stream {
     asked_upgrade: bool,
     peer: Version,
     keep_alive: bool,
+    /// Bytes read and sent since somebody asked.
+    moved: (u64, u64),
 }
 
 #[derive(Debug)]
@@ -104,6 +106,7 @@ impl H1Stream {
             asked_upgrade: false,
             peer: Version::Http11,
             keep_alive: true,
+            moved: (0, 0),
         }
     }
 
@@ -120,6 +123,30 @@ impl H1Stream {
     /// Bytes that were read and not parsed yet.
     pub fn unparsed(&self) -> &[u8] {
         self.input.as_deref().unwrap_or_default()
+    }
+
+    /// Reads until so many bytes are there that were not parsed, or the end has come.
+    ///
+    /// # Errors
+    /// What the socket said.
+    pub fn poll_unparsed(
+        &mut self,
+        cx: &mut Context<'_>,
+        worker: &WorkerCx,
+        least: usize,
+    ) -> Poll<Result<(), HttpError>> {
+        while self.unparsed().len() < least && ready!(self.poll_fill(cx, worker))? > 0 {}
+        Poll::Ready(Ok(()))
+    }
+
+    /// Goes by other options from the next head on.
+    pub fn set_options(&mut self, options: &Rc<H1Options>) {
+        self.options = Rc::clone(options);
+    }
+
+    /// The version that the peer spoke last.
+    pub const fn peer_version(&self) -> Version {
+        self.peer
     }
 
     /// Whether nothing has come on a connection that waits for its next use.
@@ -166,7 +193,10 @@ impl H1Stream {
                 return Poll::Ready(Err(if self.input.is_none() {
                     HttpError::new(ErrorKind::Finished, "the peer closed the connection")
                 } else {
-                    HttpError::new(ErrorKind::ClosedEarly, "the peer closed in the middle of a head")
+                    HttpError::new(
+                        ErrorKind::ClosedEarly,
+                        "the peer closed in the middle of a head",
+                    )
                 }));
             }
         }
@@ -304,6 +334,7 @@ impl H1Stream {
         let got = self.stream.poll_recv(cx, worker, &mut spare[..room]);
         if let Poll::Ready(Ok(count)) = &got {
             input.fill(*count);
+            self.moved.0 += *count as u64;
         }
         if !input.is_empty() {
             // Whoever is slow holds a small buffer, not a large one.
@@ -428,7 +459,7 @@ impl H1Stream {
     /// What the socket said.
     pub fn push(&mut self, cx: &mut Context<'_>, worker: &WorkerCx) -> Result<(), HttpError> {
         match self.staged.take() {
-            Some(staged) => Ok(self.stream.send(cx, worker, &staged)?),
+            Some(staged) => self.put(cx, worker, &staged),
             None => Ok(()),
         }
     }
@@ -453,7 +484,7 @@ impl H1Stream {
                 if last {
                     self.sending = Sending::Done;
                 }
-                return self.push(cx, worker);
+                self.push(cx, worker)
             }
             Sending::Counted(left) => {
                 let Some(rest) = left.checked_sub(body.len() as u64) else {
@@ -488,13 +519,13 @@ impl H1Stream {
         data: &[u8],
     ) -> Result<(), HttpError> {
         let Some(mut staged) = self.staged.take() else {
-            return Ok(self.stream.send(cx, worker, data)?);
+            return self.put(cx, worker, data);
         };
         if data.len() <= JOINED_MAX && staged.room() >= data.len() {
             staged.append(data);
-            Ok(self.stream.send(cx, worker, &staged)?)
+            self.put(cx, worker, &staged)
         } else {
-            Ok(self.stream.send_two(cx, worker, &staged, data)?)
+            self.put_two(cx, worker, &staged, data)
         }
     }
 
@@ -523,7 +554,7 @@ impl H1Stream {
                 Some(staged)
             }
             Some(staged) => {
-                self.stream.send(cx, worker, &staged)?;
+                self.put(cx, worker, &staged)?;
                 None
             }
             None => None,
@@ -531,15 +562,36 @@ impl H1Stream {
         let first: &[u8] = staged.as_deref().unwrap_or(&line[..line_len]);
         if data.room() >= tail.len() {
             data.append(tail);
-            self.stream.send_two(cx, worker, first, &data)?;
+            self.put_two(cx, worker, first, &data)?;
         } else {
-            self.stream.send_two(cx, worker, first, &data)?;
-            self.stream.send(cx, worker, tail)?;
+            self.put_two(cx, worker, first, &data)?;
+            self.put(cx, worker, tail)?;
         }
         if last {
             self.sending = Sending::Done;
         }
         Ok(())
+    }
+
+    fn put(
+        &mut self,
+        cx: &mut Context<'_>,
+        worker: &WorkerCx,
+        data: &[u8],
+    ) -> Result<(), HttpError> {
+        self.moved.1 += data.len() as u64;
+        Ok(self.stream.send(cx, worker, data)?)
+    }
+
+    fn put_two(
+        &mut self,
+        cx: &mut Context<'_>,
+        worker: &WorkerCx,
+        first: &[u8],
+        second: &[u8],
+    ) -> Result<(), HttpError> {
+        self.moved.1 += (first.len() + second.len()) as u64;
+        Ok(self.stream.send_two(cx, worker, first, second)?)
     }
 
     /// Ends the body, with trailers where there are any and the framing can carry them.
@@ -589,6 +641,11 @@ impl H1Stream {
         !matches!(self.sending, Sending::Head)
     }
 
+    /// Bytes read and sent since it was asked last, heads and framing included.
+    pub fn take_moved(&mut self) -> (u64, u64) {
+        std::mem::take(&mut self.moved)
+    }
+
     // --- between messages ---
 
     /// Keeps the connection from being used again.
@@ -623,6 +680,20 @@ impl H1Stream {
         ready!(self.poll_flushed(cx))?;
         self.stream.raw().finish()?;
         Poll::Ready(Ok(()))
+    }
+
+    /// Reads what the peer still sends and throws it away; 0 is the end.
+    ///
+    /// # Errors
+    /// What the socket said.
+    pub fn poll_discard(
+        &mut self,
+        cx: &mut Context<'_>,
+        worker: &WorkerCx,
+        scratch: &mut [u8],
+    ) -> Poll<Result<usize, HttpError>> {
+        self.input = None;
+        self.stream.poll_recv(cx, worker, scratch).map_err(HttpError::from)
     }
 
     /// Makes the end of this value reach the peer as a reset.

@@ -180,9 +180,8 @@ fn reason(status: u16) -> &'static str {
 /// How a response's body is framed towards a peer of that version.
 pub(crate) fn response_framing(head: &Head, method: Method, peer: Version, end: bool) -> Framing {
     let status = head.status();
-    if status < 200 || matches!(status, 204 | 304) || method == Method::Head {
-        Framing::Bare
-    } else if method == Method::Connect && status < 300 {
+    let tunnels = method == Method::Connect && status < 300;
+    if status < 200 || matches!(status, 204 | 304) || method == Method::Head || tunnels {
         Framing::Bare
     } else if head.get(Known::ContentLength).is_some() {
         Framing::Stated

@@ -46,7 +46,7 @@ impl H2Client {
             .max_header_list_size(options.head_bytes)
             .max_send_buffer_size(SEND_BUFFER)
             .enable_push(false)
-            .handshake::<_, Bytes>(H2Io::new(stream, Rc::clone(worker)))
+            .handshake::<_, Bytes>(H2Io::new(stream, Rc::clone(worker), None))
             .await
             .map_err(|error| error_of(&error))?;
         let ended = Rc::new(Cell::new(false));
@@ -114,8 +114,7 @@ impl H2Client {
             HttpError::new(kind, format!("http2: no stream can be opened: {error}"))
         };
         poll_fn(|cx| self.requests.poll_ready(cx)).await.map_err(refused)?;
-        let (response, outgoing) =
-            self.requests.send_request(request, end).map_err(refused)?;
+        let (response, outgoing) = self.requests.send_request(request, end).map_err(refused)?;
         Ok(H2Stream::client(response, outgoing, end, place))
     }
 }

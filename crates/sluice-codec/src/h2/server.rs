@@ -10,7 +10,7 @@ use bytes::Bytes;
 use h2::server::{Connection, SendResponse};
 use h2::{Ping, PingPong};
 use http::{Response, StatusCode};
-use sluice_io::{Stream, WorkerCx};
+use sluice_io::{Conn, Stream, WorkerCx};
 
 use crate::error::{ErrorKind, HttpError};
 use crate::h2::io::H2Io;
@@ -48,6 +48,7 @@ impl H2Server {
         stream: Stream,
         worker: Rc<WorkerCx>,
         options: &H2Options,
+        conn: Option<Rc<Conn>>,
     ) -> Result<Self, HttpError> {
         let mut connection = h2::server::Builder::new()
             .initial_window_size(options.stream_window)
@@ -57,7 +58,7 @@ impl H2Server {
             .max_pending_accept_reset_streams(options.resets_max)
             .max_send_buffer_size(SEND_BUFFER)
             .enable_connect_protocol()
-            .handshake(H2Io::new(stream, worker))
+            .handshake(H2Io::new(stream, worker, conn))
             .await
             .map_err(|error| error_of(&error))?;
         let pings = connection.ping_pong();

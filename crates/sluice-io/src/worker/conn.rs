@@ -9,7 +9,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, Waker};
 
 use pin_project_lite::pin_project;
 use slab::Slab;
@@ -18,7 +18,7 @@ use smallvec::SmallVec;
 
 use super::WorkerCx;
 use crate::tap::ByteTap;
-use crate::timers::Timer;
+use crate::timers::{Timer, Until};
 
 /// The deadline of the phase that a connection is in.
 pub type Deadline = Timer;
@@ -63,15 +63,18 @@ impl Conn {
     /// Ends the connection at its next poll, which is soon.
     pub fn kill(&self, why: Reason) {
         self.killed.set(Some(why));
-        if let Some(waker) = &*self.waker.borrow() {
-            waker.wake_by_ref();
-        }
+        self.wake();
     }
 
     /// Asks the connection to end as soon as what is under way on it is done. A relay cannot know when
     /// that is and goes on; a protocol with messages can.
     pub fn finish(&self) {
         self.finishing.set(true);
+        self.wake();
+    }
+
+    /// Has the connection looked after soon.
+    pub fn wake(&self) {
         if let Some(waker) = &*self.waker.borrow() {
             waker.wake_by_ref();
         }
@@ -95,10 +98,9 @@ impl Conn {
         }
     }
 
-    /// Runs a phase until it is done, or `by` has come: then the error is [`Late`].
+    /// Runs a phase until it is done, or `by` has come: then the error is [`Late`](crate::timers::Late).
     pub fn until<F: Future>(&self, by: Moment, phase: F) -> Until<'_, F> {
-        self.deadline.set(by);
-        Until { conn: self, phase }
+        self.deadline.until(by, phase)
     }
 }
 
@@ -126,42 +128,11 @@ impl<F: Future> Future for Live<'_, F> {
     }
 }
 
-pin_project! {
-    /// See [`Conn::until`].
-    #[derive(Debug)]
-    pub struct Until<'a, F> {
-        conn: &'a Conn,
-        #[pin]
-        phase: F,
-    }
-}
-
-impl<F: Future> Future for Until<'_, F> {
-    type Output = Result<F::Output, Late>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        let done = match this.phase.poll(cx) {
-            Poll::Ready(value) => Ok(value),
-            Poll::Pending => {
-                ready!(this.conn.deadline.poll(cx));
-                Err(Late)
-            }
-        };
-        this.conn.deadline.set(Moment::NEVER);
-        Poll::Ready(done)
-    }
-}
-
 impl Drop for Conn {
     fn drop(&mut self) {
         self.worker.connections.0.borrow_mut().remove(self.place.get());
     }
 }
-
-/// The deadline came first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Late;
 
 /// The open connections of a worker.
 #[derive(Debug, Default)]

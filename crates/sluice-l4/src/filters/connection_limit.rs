@@ -10,7 +10,7 @@ use sluice_core::{ConnInfo, Diags, Node, Path, Setting, Shape, Verdict};
 use sluice_io::{Admit, ConnectionFilter, FilterFactory, FilterPlan, WorkerCx};
 use sluice_telemetry::Counter;
 
-use super::sources::{PerOwner, Sources, forgotten, source_of};
+use super::buckets::{PerOwner, Sources, forgotten, source_of};
 use crate::reasons;
 
 sluice_core::section! {

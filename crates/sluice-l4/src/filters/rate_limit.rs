@@ -2,19 +2,16 @@
 //!
 //! Owns: the buckets, over all workers and reloads. Keeps: a source that waits gets its burst back
 //! at the stated rate, never faster.
-//!
-//! Generic cell rate algorithm (ITU-T I.371): a bucket is the time at which it will be full again.
 
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use sluice_core::value::Rate;
-use sluice_core::{Clock, ConnInfo, Diags, Moment, Node, Path, Setting, Shape, Verdict};
+use sluice_core::{Clock, ConnInfo, Diags, Node, Path, Setting, Shape, Verdict};
 use sluice_io::{Admit, ConnectionFilter, FilterFactory, FilterPlan, WorkerCx};
 use sluice_telemetry::Counter;
 
-use super::sources::{PerOwner, Sources, forgotten, source_of};
+use super::buckets::{Bucket, PerOwner, Sources, forgotten, source_of};
 use crate::reasons;
 
 sluice_core::choice! {
@@ -43,22 +40,6 @@ sluice_core::section! {
 #[derive(Debug, Default)]
 pub struct RateLimitFactory {
     buckets: PerOwner<Sources<Bucket>>,
-}
-
-/// When the bucket will be full again.
-#[derive(Debug, Default)]
-pub(super) struct Bucket(Moment);
-
-impl Bucket {
-    /// Takes one, if the bucket holds one.
-    pub(super) fn take(&mut self, now: Moment, every: Duration, burst: u32) -> bool {
-        let full_at = self.0.max(now).after(every);
-        if full_at.since(now) > every.saturating_mul(burst) {
-            return false;
-        }
-        self.0 = full_at;
-        true
-    }
 }
 
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use sluice_core::{Clock, ConnInfo, Diags, Node, Path, Span, Value, Verdict};
 use sluice_io::{Admit, ConnectionFilter, WorkerCx};
 use std::rc::Rc;
 
-use super::sources::{Sources, source_of};
+use super::buckets::{Sources, source_of};
 use super::*;
 use crate::reasons;
 

@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use sluice_core::{Diags, Name, Path, Spanned};
 use sluice_upstream::plan::{
-    DnsPlan, EndpointPlan, HealthPlan, OnRemoved, OutlierPlan, ProxyVersion,
+    CheckKind, DnsPlan, EndpointPlan, HealthPlan, HttpVersion, OnRemoved, OutlierPlan,
+    ProxyVersion, ReusePlan,
 };
 use sluice_upstream::{Cluster, ClusterPlan};
 
 use super::Build;
-use crate::sections::{self, Config, OnEndpointRemoved, ProxyHeader, Refresh};
+use crate::check;
+use crate::sections::{self, ClusterProtocol, Config, OnEndpointRemoved, ProxyHeader, Refresh};
 
 /// Plan and life of each cluster.
 pub(super) type ClusterMap = BTreeMap<Name, (Arc<ClusterPlan>, Arc<Cluster>)>;
@@ -20,7 +22,19 @@ impl Build<'_> {
         let at = Path::ROOT.key("clusters");
         let mut all = ClusterMap::new();
         for (name, section) in config.clusters.iter() {
-            if let Some(plan) = self.cluster(name, section, &at.key(name), diags) {
+            let used = check::clusters_of_routes(config).any(|used| used.value == *name);
+            if used && section.send_proxy_protocol.is_some() {
+                let here = at.key(name);
+                diags
+                    .error(
+                        "wrong-kind",
+                        section.span,
+                        here.key("send_proxy_protocol"),
+                        "HTTP shares connections among clients, and a PROXY header names one",
+                    )
+                    .help("endpoints find the client in x-forwarded-for");
+            }
+            if let Some(plan) = self.cluster(name, section, used, &at.key(name), diags) {
                 let plan = Arc::new(plan);
                 let cluster = (self.needed.cluster)(&plan);
                 all.insert(Arc::clone(name), (plan, cluster));
@@ -33,6 +47,7 @@ impl Build<'_> {
         &mut self,
         name: &Name,
         section: &Spanned<sections::Cluster>,
+        used: bool,
         at: &Path<'_>,
         diags: &mut Diags,
     ) -> Option<ClusterPlan> {
@@ -70,9 +85,34 @@ impl Build<'_> {
                 "at least one attempt is needed",
             );
         }
+        if section.protocol == ClusterProtocol::Auto && section.tls.is_none() {
+            diags
+                .error(
+                    "missing-field",
+                    section.span,
+                    at.key("tls"),
+                    "`protocol: auto` is what TLS agrees on, and there is no `tls`",
+                )
+                .help("add `tls`, or say http1 or http2");
+        }
+        if let Some(health) = &section.health {
+            let kinds = [health.tcp.is_some(), health.http.is_some(), health.grpc.is_some()];
+            if kinds.iter().filter(|given| **given).count() > 1 {
+                diags
+                    .error(
+                        "short-and-long",
+                        section.span,
+                        at.key("health"),
+                        "a cluster is checked in one way",
+                    )
+                    .help("keep one of tcp, http, grpc");
+            }
+        }
         let tls = match &section.tls {
             None => None,
-            Some(tls) => Some(self.client_tls(tls, &at.key("tls"), diags)?),
+            Some(tls) => {
+                Some(self.client_tls(tls, section.protocol, used, &at.key("tls"), diags)?)
+            }
         };
         Some(ClusterPlan {
             name: Arc::clone(name),
@@ -81,7 +121,24 @@ impl Build<'_> {
             connect_timeout: section.connect_timeout,
             connect_attempts: section.connect_attempts,
             tls,
+            protocol: match section.protocol {
+                ClusterProtocol::Http1 => HttpVersion::Http1,
+                ClusterProtocol::Http2 => HttpVersion::Http2,
+                ClusterProtocol::Auto => HttpVersion::Auto,
+            },
+            reuse: ReusePlan {
+                idle_timeout: section.reuse.idle_timeout,
+                age_max: section.reuse.max_age.0,
+                requests_max: section.reuse.requests.0,
+                streams_max: section.reuse.streams.max(1) as usize,
+                idle_max: section.reuse.idle as usize,
+            },
+            requests_max: section.limits.requests.0,
+            endpoint_requests_max: section.limits.requests_per_endpoint.0,
+            pending_max: section.limits.pending,
+            retries_max: section.limits.retries,
             health: section.health.as_ref().map(|health| HealthPlan {
+                kind: check_kind(health),
                 interval: health.interval,
                 timeout: health.timeout,
                 unhealthy_after: health.unhealthy_after.max(1),
@@ -89,6 +146,7 @@ impl Build<'_> {
             }),
             outlier: section.outlier.0.as_ref().map(|outlier| OutlierPlan {
                 connect_failures: outlier.connect_failures.max(1),
+                consecutive_5xx: outlier.consecutive_5xx.0.unwrap_or(0),
                 ejection: outlier.ejection,
                 ejection_max: outlier.ejection_max,
                 max_ejected_percent: outlier.max_ejected.0,
@@ -113,5 +171,19 @@ impl Build<'_> {
                 ProxyHeader::V2 => ProxyVersion::V2,
             }),
         })
+    }
+}
+
+fn check_kind(health: &sections::Health) -> CheckKind {
+    if let Some(http) = &health.http {
+        let expect = match http.expect.as_slice() {
+            [] => vec![(200, 299)],
+            statuses => statuses.iter().map(|status| (*status, *status)).collect(),
+        };
+        return CheckKind::Http { path: http.path.clone(), host: http.host.clone(), expect };
+    }
+    match &health.grpc {
+        Some(grpc) => CheckKind::Grpc { service: grpc.service.clone() },
+        None => CheckKind::Tcp,
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sluice_core::settings::{Members, suggest_word};
+use sluice_core::settings::{Members, Short, suggest_word};
 use sluice_core::{Diags, ListenAddress, Name, Path, Span, Spanned};
 use sluice_io::FilterPlan;
 use sluice_l4::chain::InnerPlan;
@@ -16,11 +16,13 @@ use sluice_l4::{
 use sluice_upstream::Cluster;
 
 use super::clusters::ClusterMap;
+use super::http::Around;
+use super::routes::{RouteMap, unknown_cluster};
 use super::{Build, ListenerSnapshot, PlanKind};
 use crate::chains::{Place, check_possible, criteria, needs};
-use crate::check;
+use crate::check::{self, Handles};
 use crate::sections::{
-    self, Chain, Config, FilterUse, HashBy, InnerChain, Listener, ProxyAcceptance, Relay,
+    self, Chain, Config, FilterUse, HashBy, Http, InnerChain, Listener, ProxyAcceptance, Relay,
 };
 
 /// How long a connection may be idle where nothing is said, as Envoy has it.
@@ -34,13 +36,15 @@ impl Build<'_> {
         &mut self,
         config: &Config,
         clusters: &ClusterMap,
+        routes: &RouteMap,
         diags: &mut Diags,
     ) -> BTreeMap<Name, ListenerSnapshot> {
         let at = Path::ROOT.key("listeners");
         let mut all = BTreeMap::new();
         for (index, section) in config.listeners.places() {
             let at = at.index(index);
-            let mut scope = Scope { build: self, config, clusters, udp: section.is_udp() };
+            let udp = section.is_udp();
+            let mut scope = Scope { build: self, config, clusters, routes, udp };
             if let Some(snapshot) = scope.listener(section, &at, diags) {
                 all.insert(section.name.value.clone(), snapshot);
             }
@@ -54,6 +58,7 @@ struct Scope<'a, 'b> {
     build: &'a mut Build<'b>,
     config: &'a Config,
     clusters: &'a ClusterMap,
+    routes: &'a RouteMap,
     udp: bool,
 }
 
@@ -62,7 +67,8 @@ struct ChainParts<'a> {
     name: Option<&'a Name>,
     matches: Option<&'a Spanned<sections::Match>>,
     filters: &'a [FilterUse],
-    relay: Option<&'a Spanned<sluice_core::settings::Short<Relay>>>,
+    relay: Option<&'a Spanned<Short<Relay>>>,
+    http: Option<&'a Spanned<Short<Http>>>,
 }
 
 impl Scope<'_, '_> {
@@ -160,6 +166,7 @@ impl Scope<'_, '_> {
             matches: chain.matches.as_ref(),
             filters: &chain.filters,
             relay: chain.relay.as_ref(),
+            http: chain.http.as_ref(),
         };
         let transport = match &chain.tls {
             None => Some(Transport::Untouched),
@@ -169,7 +176,8 @@ impl Scope<'_, '_> {
                 } else {
                     self.inner(&chain.chains, listener, at, diags).map(Some)
                 };
-                let server = self.build.server_tls(tls, &at.key("tls"), diags);
+                let http = chain.http.as_ref().map(|http| &http.0);
+                let server = self.build.server_tls(tls, http, &at.key("tls"), diags);
                 match (server, inner) {
                     (Some(tls_built), Some(inner)) => Some(Transport::Terminate(Termination {
                         tls: tls_built,
@@ -181,15 +189,10 @@ impl Scope<'_, '_> {
             }
         };
         let inside = !chain.chains.is_empty();
-        check::chain_handles(
-            parts.relay.is_some(),
-            inside,
-            chain.tls.is_some(),
-            chain.span,
-            at,
-            diags,
-        );
-        self.finish_chain(index, &parts, transport, at, diags)
+        let handles =
+            Handles { relay: parts.relay.is_some(), http: parts.http.is_some(), inner: inside };
+        check::chain_handles(handles, chain.tls.is_some(), chain.span, at, diags);
+        self.finish_chain(index, &parts, transport, &listener.name.value, at, diags)
     }
 
     fn inner(
@@ -221,9 +224,14 @@ impl Scope<'_, '_> {
                 matches: chain.matches.as_ref(),
                 filters: &chain.filters,
                 relay: chain.relay.as_ref(),
+                http: chain.http.as_ref(),
             };
-            check::chain_handles(parts.relay.is_some(), false, false, chain.span, &here, diags);
-            let plan = self.finish_chain(index, &parts, Some(Transport::Untouched), &here, diags);
+            let handles =
+                Handles { relay: parts.relay.is_some(), http: parts.http.is_some(), inner: false };
+            check::chain_handles(handles, false, chain.span, &here, diags);
+            let name = &listener.name.value;
+            let transport = Some(Transport::Untouched);
+            let plan = self.finish_chain(index, &parts, transport, name, &here, diags);
             match (plan, &mut plans) {
                 (Some(plan), Some(all)) => all.push(plan),
                 _ => plans = None,
@@ -238,23 +246,27 @@ impl Scope<'_, '_> {
         index: usize,
         parts: &ChainParts<'_>,
         transport: Option<Transport>,
+        listener: &Name,
         at: &Path<'_>,
         diags: &mut Diags,
     ) -> Option<ChainPlan> {
         let filters = self.filters(parts.filters, &at.key("filters"), diags);
-        let handler = match parts.relay {
-            None => None,
-            Some(relay) => {
+        let name = chain_name(index, parts);
+        let handler = match (parts.relay, parts.http) {
+            (Some(relay), _) => {
                 let plan = self.relay(relay, &at.key("relay"), diags)?;
                 Some(Arc::new(plan) as Arc<dyn HandlerPlan>)
             }
+            (None, Some(http)) => {
+                let around =
+                    Around { config: self.config, routes: self.routes, listener, chain: &name };
+                let section = Spanned { value: http.0.clone(), span: http.span };
+                let plan = self.build.http(&section, &around, &at.key("http"), diags)?;
+                Some(Arc::new(plan) as Arc<dyn HandlerPlan>)
+            }
+            (None, None) => None,
         };
-        Some(ChainPlan {
-            name: chain_name(index, parts),
-            transport: transport?,
-            filters: filters?,
-            handler,
-        })
+        Some(ChainPlan { name, transport: transport?, filters: filters?, handler })
     }
 
     fn filters(
@@ -302,27 +314,13 @@ impl Scope<'_, '_> {
         if let Some((_, cluster)) = self.clusters.get(&name.value) {
             return Some(Arc::clone(cluster));
         }
-        // A cluster that is there and wrong has its own errors.
-        let names: Vec<&str> = self.config.clusters.names().map(|name| &**name).collect();
-        if !names.contains(&&*name.value) {
-            let help = suggest_word(&name.value, &names).unwrap_or_else(|| {
-                format!("add it under `clusters`; there are: {}", names.join(", "))
-            });
-            diags
-                .error(
-                    "unknown-name",
-                    name.span,
-                    at,
-                    format!("there is no cluster `{}`", name.value),
-                )
-                .help(help);
-        }
+        unknown_cluster(self.config, name, at, diags);
         None
     }
 
     fn relay(
         &self,
-        relay: &Spanned<sluice_core::settings::Short<Relay>>,
+        relay: &Spanned<Short<Relay>>,
         at: &Path<'_>,
         diags: &mut Diags,
     ) -> Option<RelayPlan> {
@@ -370,8 +368,19 @@ impl Scope<'_, '_> {
                     "a UDP listener cannot terminate TLS",
                 );
             }
+            if let Some(http) = &chain.http {
+                diags.error(
+                    "wrong-kind",
+                    http.span,
+                    at.key("http"),
+                    "a UDP listener cannot speak HTTP",
+                );
+                plans = None;
+                continue;
+            }
             let Some(relay) = &chain.relay else {
-                check::chain_handles(false, false, false, chain.span, at, diags);
+                let none = Handles { relay: false, http: false, inner: false };
+                check::chain_handles(none, false, chain.span, at, diags);
                 plans = None;
                 continue;
             };
@@ -390,6 +399,7 @@ impl Scope<'_, '_> {
                 matches: chain.matches.as_ref(),
                 filters: &chain.filters,
                 relay: None,
+                http: None,
             };
             let own = self.filters(&chain.filters, &at.key("filters"), diags);
             let cluster = self.cluster(&settings.cluster, &here.key("cluster"), diags);
@@ -427,6 +437,7 @@ fn chains_of(listener: &Spanned<Listener>) -> Members<Chain> {
         tls: listener.tls.clone(),
         filters: Vec::new(),
         relay: listener.relay.clone(),
+        http: listener.http.clone(),
         chains: Members::default(),
     };
     Members::one(Spanned { value: chain, span: listener.span })

@@ -8,8 +8,11 @@ use sluice_tls::{
     ClientAuth, ClientPlan, ClientTls, ServerPlan, ServerTls, StoredCert, TlsVersion, Verify,
 };
 
+use super::http::alpn;
 use super::{Build, report};
-use crate::sections::{self, Certificate, ClientAuthMode, Tls, UpstreamTls, Verification};
+use crate::sections::{
+    self, Certificate, ClientAuthMode, ClusterProtocol, Http, Tls, UpstreamTls, Verification,
+};
 
 /// Certificates that end sooner are warned about.
 const EXPIRY_WARNING_DAYS: u64 = 14;
@@ -18,6 +21,7 @@ impl Build<'_> {
     pub(super) fn server_tls(
         &mut self,
         tls: &Spanned<Tls>,
+        http: Option<&Http>,
         at: &Path<'_>,
         diags: &mut Diags,
     ) -> Option<ServerTls> {
@@ -42,7 +46,7 @@ impl Build<'_> {
         });
         let plan = ServerPlan {
             certificates: certificates?,
-            alpn: tls.alpn.iter().map(|alpn| alpn.clone().into_bytes()).collect(),
+            alpn: alpn(tls, http),
             client_auth,
             min_version: version(tls.min_version),
         };
@@ -95,6 +99,8 @@ impl Build<'_> {
     pub(super) fn client_tls(
         &mut self,
         tls: &Spanned<UpstreamTls>,
+        protocol: ClusterProtocol,
+        speaks_http: bool,
         at: &Path<'_>,
         diags: &mut Diags,
     ) -> Option<ClientTls> {
@@ -135,7 +141,14 @@ impl Build<'_> {
             verify,
             sni,
             certificate,
-            alpn: tls.alpn.iter().map(|alpn| alpn.clone().into_bytes()).collect(),
+            alpn: match protocol {
+                _ if !tls.alpn.is_empty() || !speaks_http => {
+                    tls.alpn.iter().map(|alpn| alpn.clone().into_bytes()).collect()
+                }
+                ClusterProtocol::Http1 => vec![b"http/1.1".to_vec()],
+                ClusterProtocol::Http2 => vec![b"h2".to_vec()],
+                ClusterProtocol::Auto => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
+            },
             min_version: version(tls.min_version),
         };
         let place = tls.ca.as_ref().map_or(tls.span, |ca| ca.span);

@@ -2,7 +2,7 @@ use super::*;
 use crate::metrics::Registry;
 use crate::template::{Field, Operator};
 
-const N: Operator = Operator { name: "N", help: "" };
+const N: Operator = Operator::plain("N", "");
 
 struct Numbered(u64);
 impl Record for Numbered {
@@ -10,7 +10,7 @@ impl Record for Numbered {
         RecordKind::Connection
     }
 
-    fn field(&self, _: &Operator) -> Field<'_> {
+    fn field(&self, _: &Operator, _: &str) -> Field<'_> {
         Field::Number(self.0)
     }
 }

@@ -1,6 +1,6 @@
 use super::*;
 use crate::balance::Balance;
-use crate::plan::{DnsPlan, OnRemoved};
+use crate::plan::{DnsPlan, HttpVersion, OnRemoved, ReusePlan};
 use sluice_core::clock::ClockOrigin;
 use std::time::Duration;
 
@@ -14,6 +14,18 @@ pub(crate) fn plan(connections_max: Option<u64>) -> ClusterPlan {
         tls: None,
         health: None,
         outlier: None,
+        protocol: HttpVersion::Http1,
+        reuse: ReusePlan {
+            idle_timeout: Duration::from_secs(10),
+            age_max: None,
+            requests_max: Some(2),
+            streams_max: 10,
+            idle_max: 1,
+        },
+        requests_max: None,
+        endpoint_requests_max: None,
+        pending_max: 1,
+        retries_max: 1,
         connections_max,
         endpoint_connections_max: Some(2),
         on_endpoint_removed: OnRemoved::Keep,

@@ -5,17 +5,17 @@ use std::process::ExitCode;
 
 use sluice_config::{load, render};
 use sluice_core::{Diagnostic, Diags};
-use sluice_l4::filters::Filters;
 
 use super::print;
+use crate::Extensions;
 use crate::cli::{ConfigAndFormat, EXIT_CONFIG, Format};
 use crate::control::Workshop;
 
-pub(crate) fn run(options: &ConfigAndFormat, filters: Filters) -> ExitCode {
+pub(crate) fn run(options: &ConfigAndFormat, extensions: Extensions) -> ExitCode {
     let path = options.config.path();
     let loaded = load(&path);
     let sources = loaded.sources.clone();
-    let (errors, warnings, findings) = match Workshop::new(filters).build_loaded(loaded) {
+    let (errors, warnings, findings) = match Workshop::new(extensions).build_loaded(loaded) {
         Ok(built) => sorted(built.diags),
         Err(rejected) => sorted(rejected.loaded.diags),
     };

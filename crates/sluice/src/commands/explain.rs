@@ -56,7 +56,7 @@ fn limits(format: Format) {
 }
 
 fn reasons(format: Format) {
-    let all = sluice_l4::reasons::all().map(sluice_core::Reason::def);
+    let all = sluice_l7::reasons::all().map(sluice_core::Reason::def);
     match format {
         Format::Json => {
             let rows = all.map(|def| {

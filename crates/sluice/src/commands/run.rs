@@ -4,17 +4,17 @@ use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use sluice_l4::filters::Filters;
 use sluice_sys::process;
 use tracing_subscriber::EnvFilter;
 
+use crate::Extensions;
 use crate::cli::{EXIT_CONFIG, Format, Run};
 use crate::control::{self, Options, Workshop};
 
-pub(crate) fn run(options: &Run, filters: Filters) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(options: &Run, extensions: Extensions) -> anyhow::Result<ExitCode> {
     start_log(options.log_format);
     let config = options.config.path();
-    let workshop = Workshop::new(filters);
+    let workshop = Workshop::new(extensions);
     let built = match workshop.build(&config) {
         Ok(built) => built,
         Err(rejected) => {

@@ -8,17 +8,24 @@ use std::sync::{Arc, Mutex, PoisonError};
 use sluice_config::{Loaded, Sources, load, render};
 use sluice_core::clock::ClockOrigin;
 use sluice_core::{Diags, Name};
-use sluice_l4::filters::Filters;
+use sluice_l7::runtime::Origin;
+use sluice_l7::{RouteCell, Runtime};
 use sluice_model::Config;
 use sluice_model::build::{Needed, Snapshot, build};
 use sluice_tls::CertStore;
 use sluice_upstream::Cluster;
 
+use crate::Extensions;
+
 /// What outlives every configuration and building needs.
 #[derive(Debug)]
 pub(crate) struct Workshop {
     pub(crate) certs: CertStore,
-    filters: Filters,
+    extensions: Extensions,
+    /// Runtime values of the process.
+    pub(crate) runtime: Arc<Runtime>,
+    /// Routes that live, by name.
+    routes: Mutex<HashMap<Name, Arc<RouteCell>>>,
     /// Clusters that live, by name.
     live: Mutex<HashMap<Name, Arc<Cluster>>>,
 }
@@ -67,8 +74,27 @@ impl std::fmt::Display for Rejected {
 impl std::error::Error for Rejected {}
 
 impl Workshop {
-    pub(crate) fn new(filters: Filters) -> Self {
-        Self { certs: CertStore::default(), filters, live: Mutex::default() }
+    pub(crate) fn new(extensions: Extensions) -> Self {
+        Self {
+            certs: CertStore::default(),
+            extensions,
+            runtime: Arc::default(),
+            routes: Mutex::default(),
+            live: Mutex::default(),
+        }
+    }
+
+    /// Puts routes and runtime values of a snapshot in force, and notes which routes live now.
+    pub(crate) fn set_routes(&self, snapshot: &Snapshot) {
+        let (own, of_file) = &snapshot.runtime;
+        self.runtime.set_layer(Origin::Static, own.clone());
+        self.runtime.set_layer(Origin::File, of_file.clone());
+        let mut live = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
+        live.clear();
+        for (name, (cell, table)) in &snapshot.routes {
+            cell.set(Arc::clone(table));
+            live.insert(name.clone(), Arc::clone(cell));
+        }
     }
 
     /// Notes which clusters live now.
@@ -88,10 +114,17 @@ impl Workshop {
     pub(crate) fn build_loaded(&self, mut loaded: Loaded) -> Result<Built, Box<Rejected>> {
         let Some(config) = loaded.config.take() else { return Err(Box::new(Rejected { loaded })) };
         let live = self.live.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let clock = ClockOrigin::read().clock();
         let needed = Needed {
             certs: &self.certs,
-            filters: &self.filters,
+            filters: &self.extensions.connection,
+            http_filters: &self.extensions.http,
+            runtime: &self.runtime,
+            routes: &|name, table| {
+                let known = routes.get(name).map(Arc::clone);
+                known.unwrap_or_else(|| Arc::new(RouteCell::new(name.clone(), Arc::clone(table))))
+            },
             folder: &loaded.folder,
             cluster: &|plan| {
                 live.get(&plan.name)

@@ -1,3 +1,5 @@
+#![allow(clippy::indexing_slicing, clippy::arithmetic_side_effects, reason = "a test may panic")]
+
 use super::*;
 use proptest::prelude::*;
 
@@ -126,16 +128,28 @@ fn whatever_is_in_doubt_is_refused() {
         ("GET / HTTP/1.1\r\nHost: a\r\n: a\r\n\r\n", F::FieldName),
         ("GET / HTTP/1.1\r\nHost: a\r\nX\r\n\r\n", F::FieldName),
         ("GET / HTTP/1.1\r\nHost: a\r\nX(: 1\r\n\r\n", F::FieldName),
-        ("P / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n", F::LengthRepeated),
+        (
+            "P / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n",
+            F::LengthRepeated,
+        ),
         ("P / HTTP/1.1\r\nHost: a\r\nContent-Length: 1, 1\r\n\r\n", F::LengthMalformed),
         ("P / HTTP/1.1\r\nHost: a\r\nContent-Length: +1\r\n\r\n", F::LengthMalformed),
         ("P / HTTP/1.1\r\nHost: a\r\nContent-Length: \r\n\r\n", F::LengthMalformed),
         ("P / HTTP/1.1\r\nHost: a\r\nContent-Length: 0x1\r\n\r\n", F::LengthMalformed),
-        ("P / HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999999999999\r\n\r\n", F::LengthMalformed),
-        ("P / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", F::LengthWithEncoding),
+        (
+            "P / HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999999999999\r\n\r\n",
+            F::LengthMalformed,
+        ),
+        (
+            "P / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+            F::LengthWithEncoding,
+        ),
         ("P / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", F::EncodingUnknown),
         ("P / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: \u{b}chunked\r\n\r\n", F::FieldValue),
-        ("P / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n", F::EncodingRepeated),
+        (
+            "P / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
+            F::EncodingRepeated,
+        ),
         ("P / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n", F::EncodingInOldVersion),
     ] {
         refused(text, fault);
@@ -171,7 +185,10 @@ fn responses() {
         ("HTTP/1.1 2000 OK\r\n\r\n", Fault::StatusLine),
         ("HTTP/2.0 200 OK\r\n\r\n", Fault::Version),
         ("ICY 200 OK\r\n\r\n", Fault::Version),
-        ("HTTP/1.1 200 OK\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n", Fault::LengthWithEncoding),
+        (
+            "HTTP/1.1 200 OK\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n",
+            Fault::LengthWithEncoding,
+        ),
         ("HTTP/1.0 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", Fault::EncodingInOldVersion),
     ] {
         assert_eq!(read(text, get).unwrap_err(), fault, "{text:?}");

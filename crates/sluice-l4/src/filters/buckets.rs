@@ -6,13 +6,14 @@
 //! what stays, give or take half the table.
 
 use std::collections::HashMap;
-use std::hash::BuildHasher;
+use std::hash::{BuildHasher, Hash};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use sluice_core::Cidr;
 use sluice_core::connection::Peer;
 use sluice_core::limits::Limit;
+use sluice_core::{Cidr, Moment};
 use sluice_io::WorkerCx;
 use sluice_telemetry::Counter;
 
@@ -21,7 +22,7 @@ use crate::metrics;
 /// A filter's state for each listener or chain that uses it, shared by all workers and kept over
 /// every reload.
 #[derive(Debug)]
-pub(super) struct PerOwner<T>(Arc<Mutex<HashMap<String, Arc<Mutex<T>>>>>);
+pub struct PerOwner<T>(Arc<Mutex<HashMap<String, Arc<Mutex<T>>>>>);
 
 impl<T> Default for PerOwner<T> {
     fn default() -> Self {
@@ -37,7 +38,7 @@ impl<T> Clone for PerOwner<T> {
 
 impl<T> PerOwner<T> {
     /// The state of `owner`, made with the bound on sources where there is none yet.
-    pub(super) fn of(
+    pub fn of(
         &self,
         owner: &str,
         worker: &WorkerCx,
@@ -50,22 +51,22 @@ impl<T> PerOwner<T> {
 }
 
 /// Counts the times that sources were forgotten.
-pub(super) fn forgotten(worker: &WorkerCx) -> Counter {
+pub fn forgotten(worker: &WorkerCx) -> Counter {
     worker.shard.counter(&metrics::LIMIT_REACHED, &[Limit::SourceTable.def().name])
 }
 
 /// Two generations: what was used since the last turn, and what was used before it. When the young
 /// one has grown to half the bound, the old one is forgotten.
 #[derive(Debug)]
-pub(super) struct Sources<T, S = foldhash::quality::RandomState> {
-    young: HashMap<Cidr, T, S>,
-    old: HashMap<Cidr, T, S>,
+pub struct Sources<T, K = Cidr, S = foldhash::quality::RandomState> {
+    young: HashMap<K, T, S>,
+    old: HashMap<K, T, S>,
     half: usize,
 }
 
 /// Who a source is: its IPv4 address, or the /64 that its IPv6 address lies in, since one host has
 /// all of that. `None` for unix sockets, which share one entry.
-pub(super) fn source_of(peer: Peer) -> Cidr {
+pub fn source_of(peer: Peer) -> Cidr {
     match peer.ip().map(|ip| ip.to_canonical()) {
         Some(ip @ IpAddr::V4(_)) => Cidr::around(ip, 32),
         Some(ip @ IpAddr::V6(_)) => Cidr::around(ip, 64),
@@ -73,13 +74,14 @@ pub(super) fn source_of(peer: Peer) -> Cidr {
     }
 }
 
-impl<T: Default, S: BuildHasher + Default> Sources<T, S> {
-    pub(super) fn new(bound: usize) -> Self {
+impl<T: Default, K: Hash + Eq + Copy, S: BuildHasher + Default> Sources<T, K, S> {
+    /// No sources yet, and never more than `bound`.
+    pub fn new(bound: usize) -> Self {
         Self { young: HashMap::default(), old: HashMap::default(), half: (bound / 2).max(1) }
     }
 
     /// The entry of a source; returns whether others were forgotten for it.
-    pub(super) fn entry(&mut self, source: Cidr) -> (&mut T, bool) {
+    pub fn entry(&mut self, source: K) -> (&mut T, bool) {
         let mut forgot = false;
         if !self.young.contains_key(&source) {
             if self.young.len() >= self.half {
@@ -93,7 +95,7 @@ impl<T: Default, S: BuildHasher + Default> Sources<T, S> {
     }
 
     /// Takes a source out.
-    pub(super) fn remove(&mut self, source: Cidr) {
+    pub fn remove(&mut self, source: K) {
         self.young.remove(&source);
         self.old.remove(&source);
     }
@@ -101,5 +103,26 @@ impl<T: Default, S: BuildHasher + Default> Sources<T, S> {
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.young.len() + self.old.len()
+    }
+}
+
+/// A token bucket by the generic cell rate algorithm (ITU-T I.371): the time at which it is full again.
+#[derive(Debug, Default)]
+pub struct Bucket(Moment);
+
+impl Bucket {
+    /// Takes one, if the bucket holds one.
+    pub fn take(&mut self, now: Moment, every: Duration, burst: u32) -> bool {
+        let full_at = self.0.max(now).after(every);
+        if full_at.since(now) > every.saturating_mul(burst) {
+            return false;
+        }
+        self.0 = full_at;
+        true
+    }
+
+    /// How long until it holds one.
+    pub fn wait(&self, now: Moment, every: Duration, burst: u32) -> Duration {
+        self.0.after(every).since(now).saturating_sub(every.saturating_mul(burst))
     }
 }

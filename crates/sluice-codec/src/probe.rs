@@ -1,0 +1,208 @@
+//! Checks of endpoints by HTTP and by the health service of gRPC.
+//!
+//! Owns: the question and what counts as a good answer. Refuses to know: when checks run and what a row
+//! of results means. Keeps: every check has a connection of its own, made and secured as those of
+//! requests are, and reads no more of an answer than it must.
+//!
+//! Source: the gRPC Health Checking Protocol, `grpc.health.v1.Health/Check`.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use sluice_io::{LocalFuture, Stream, WorkerCx};
+use sluice_upstream::connector::reach;
+use sluice_upstream::health::HealthProbe;
+use sluice_upstream::plan::{CheckKind, ClusterPlan, HttpVersion};
+use sluice_upstream::{EndpointState, Preface};
+
+use crate::body::{Body, Frame};
+use crate::h1::stream::H1Options;
+use crate::h1::{H1Stream, Role};
+use crate::h2::{H2Client, H2Options};
+use crate::head::Head;
+use crate::names::Known;
+use crate::stream::HttpStream;
+
+/// What of an answer is read at most.
+const ANSWER_MAX: usize = 4096;
+
+/// Checks by requests.
+#[derive(Debug)]
+pub struct RequestProbe {
+    /// How endpoints are reached and what is asked.
+    pub plan: Arc<ClusterPlan>,
+    /// Where the checks run.
+    pub worker: Rc<WorkerCx>,
+}
+
+impl HealthProbe for RequestProbe {
+    fn probe(&self, endpoint: &Arc<EndpointState>) -> LocalFuture<Result<(), String>> {
+        let (plan, worker, endpoint) =
+            (Arc::clone(&self.plan), Rc::clone(&self.worker), Arc::clone(endpoint));
+        Box::pin(async move {
+            match plan.health.as_ref().map(|health| &health.kind) {
+                Some(CheckKind::Http { path, host, expect }) => {
+                    let host = host.as_deref().unwrap_or_else(|| own_name(&endpoint));
+                    let head = Head::request("GET", scheme(&plan), host, path);
+                    let (answer, _) = ask(&plan, &endpoint, &worker, head, None).await?;
+                    let status = answer.status();
+                    if expect.iter().any(|(low, high)| (*low..=*high).contains(&status)) {
+                        Ok(())
+                    } else {
+                        Err(format!("answered {status}"))
+                    }
+                }
+                Some(CheckKind::Grpc { service }) => grpc(&plan, &endpoint, &worker, service).await,
+                Some(CheckKind::Tcp) | None => {
+                    reach(&plan, &endpoint, &worker, &Preface::default())
+                        .await
+                        .map(drop)
+                        .map_err(|failure| failure.why.to_string())
+                }
+            }
+        })
+    }
+}
+
+fn scheme(plan: &ClusterPlan) -> &'static str {
+    if plan.tls.is_some() { "https" } else { "http" }
+}
+
+fn own_name(endpoint: &EndpointState) -> &str {
+    endpoint.host.as_deref().unwrap_or(&endpoint.name)
+}
+
+/// Sends one request and reads its answer: the head, and as much of body and trailers as is needed.
+async fn ask(
+    plan: &ClusterPlan,
+    endpoint: &Arc<EndpointState>,
+    worker: &Rc<WorkerCx>,
+    mut head: Head,
+    body: Option<Bytes>,
+) -> Result<(Head, Answer), String> {
+    let reached = reach(plan, endpoint, worker, &Preface::default()).await;
+    let stream =
+        reached.map_err(|failure| failure.detail.unwrap_or_else(|| failure.why.to_string()))?;
+    head.append(b"user-agent", b"sluice-health-check");
+    let h2 = match (plan.protocol, &stream) {
+        (HttpVersion::Http1, _) | (HttpVersion::Auto, Stream::Raw(_)) => false,
+        (HttpVersion::Http2, _) => true,
+        (HttpVersion::Auto, Stream::Tls(tls)) => tls.facts().alpn.as_deref() == Some(b"h2"),
+    };
+    let wants_body = body.is_some();
+    let end = body.is_none();
+    let failed = |error: crate::HttpError| error.to_string();
+    let mut stream = if h2 {
+        let options = H2Options::default();
+        let client = H2Client::handshake(stream, worker, &options, ()).await;
+        let opened = client.map_err(failed)?.open(&head, end).await;
+        HttpStream::H2(Box::new(opened.map_err(failed)?))
+    } else {
+        let mut h1 = H1Stream::new(stream, Role::Client, Rc::new(H1Options::default()));
+        h1.send_head(worker, &head, end, false).map_err(failed)?;
+        HttpStream::H1(h1)
+    };
+    let mut body = body;
+    poll_fn(|cx| {
+        let Some(bytes) = body.take() else { return stream.push(cx, worker).into() };
+        stream.send_data(cx, worker, Body::Shared(bytes), true).into()
+    })
+    .await
+    .map_err(failed)?;
+    let mut answer = Head::default();
+    loop {
+        poll_fn(|cx| stream.poll_recv_head(cx, worker, &mut answer)).await.map_err(failed)?;
+        if answer.status() >= 200 {
+            break;
+        }
+    }
+    let mut rest = Answer::default();
+    while wants_body && rest.data.len() <= ANSWER_MAX {
+        match poll_fn(|cx| stream.poll_recv(cx, worker)).await.map_err(failed)? {
+            Frame::Data { body, last } => {
+                rest.data.extend_from_slice(&body);
+                if last {
+                    break;
+                }
+            }
+            Frame::Trailers(trailers) => {
+                rest.trailers = Some(trailers);
+                break;
+            }
+            Frame::End => break,
+        }
+    }
+    stream.reset(true);
+    Ok((answer, rest))
+}
+
+/// What came behind a head.
+#[derive(Default)]
+struct Answer {
+    data: Vec<u8>,
+    trailers: Option<Box<Head>>,
+}
+
+async fn grpc(
+    plan: &ClusterPlan,
+    endpoint: &Arc<EndpointState>,
+    worker: &Rc<WorkerCx>,
+    service: &str,
+) -> Result<(), String> {
+    let path = "/grpc.health.v1.Health/Check";
+    let mut head = Head::request("POST", scheme(plan), own_name(endpoint), path);
+    head.append_known(Known::ContentType, b"application/grpc");
+    head.append_known(Known::Te, b"trailers");
+    let (answer, rest) = ask(plan, endpoint, worker, head, Some(question(service))).await?;
+    if answer.status() != 200 {
+        return Err(format!("answered {}", answer.status()));
+    }
+    let status = |head: &Head| head.get(Known::GrpcStatus).map(<[u8]>::to_vec);
+    let status = rest.trailers.as_deref().and_then(status).or_else(|| status(&answer));
+    match status.as_deref() {
+        Some(b"0") if is_serving(&rest.data) => Ok(()),
+        Some(b"0") => Err("the service is not SERVING".into()),
+        Some(other) => Err(format!("gRPC status {}", String::from_utf8_lossy(other))),
+        None => Err("no gRPC status came".into()),
+    }
+}
+
+/// A `HealthCheckRequest` in a gRPC frame: field 1 is the service.
+fn question(service: &str) -> Bytes {
+    let mut message = Vec::new();
+    if !service.is_empty() {
+        message.push(0x0a);
+        // Names of services are short; a length of two bytes is the most that is needed.
+        let length = u16::try_from(service.len()).unwrap_or(u16::MAX).min(0x3fff);
+        if length < 0x80 {
+            message.push(length.to_le_bytes()[0]);
+        } else {
+            message.push((length & 0x7f).to_le_bytes()[0] | 0x80);
+            message.push((length >> 7).to_le_bytes()[0]);
+        }
+        message.extend_from_slice(&service.as_bytes()[..usize::from(length)]);
+    }
+    let length = u32::try_from(message.len()).unwrap_or(0).to_be_bytes();
+    [&[0][..], &length, &message].concat().into()
+}
+
+/// Whether a `HealthCheckResponse` in a gRPC frame says SERVING: field 1 is 1.
+fn is_serving(data: &[u8]) -> bool {
+    matches!(data.get(5..), Some([0x08, 1, ..]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn questions_and_answers_of_the_health_service() {
+        assert_eq!(&question("")[..], [0, 0, 0, 0, 0]);
+        assert_eq!(&question("a.B")[..], [0, 0, 0, 0, 5, 0x0a, 3, b'a', b'.', b'B']);
+        assert_eq!(question(&"x".repeat(200))[5..8], [0x0a, 0xc8, 1]);
+        assert!(is_serving(&[0, 0, 0, 0, 2, 8, 1]));
+        assert!(!is_serving(&[0, 0, 0, 0, 2, 8, 2]) && !is_serving(&[0, 0, 0, 0, 0]));
+    }
+}

@@ -1,0 +1,621 @@
+//! The life of a request: judged, routed, filtered, forwarded or answered, recorded.
+//!
+//! Owns: the order of steps and what passes from one to the next. Refuses to know: which version either
+//! side speaks. Keeps: a request is counted once, ends for one reason and leaves one record, whatever
+//! happens; the routes are those that were current when its head was complete.
+
+use std::any::Any;
+use std::borrow::Cow;
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::task::Poll;
+
+use sluice_codec::h1::H1Stream;
+use sluice_codec::{ErrorKind, Head, HttpError, HttpStream, Method};
+use sluice_core::reason::end;
+use sluice_core::{Moment, Reason};
+use sluice_io::WorkerCx;
+use sluice_io::timers::Timer;
+use sluice_telemetry::RecordKind;
+use smallvec::SmallVec;
+
+use crate::filters::{Cx, HttpFilter, Step};
+use crate::hygiene::{self, Underscores};
+use crate::metrics;
+use crate::reasons;
+use crate::record::{RequestRecord, Summary};
+use crate::reply::Reply;
+use crate::routes::{Action, PathRewrite, Redirect, Rule, Subject};
+use crate::station::{FilterList, Lane, Latched, Station};
+
+mod body;
+mod forward;
+mod websocket;
+
+use body::Upload;
+
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
+thread_local! {
+    /// Numbers of requests are handed out to workers by the thousand, so that none is shared.
+    static NUMBERS: Cell<(u64, u64)> = const { Cell::new((0, 0)) };
+}
+
+fn next_id() -> u64 {
+    NUMBERS.with(|numbers| {
+        let (next, end) = numbers.get();
+        let (next, end) = if next < end {
+            (next, end)
+        } else {
+            let first = NEXT_ID.fetch_add(1000, Relaxed);
+            (first, first + 1000)
+        };
+        numbers.set((next + 1, end));
+        next
+    })
+}
+
+/// A request to be served.
+#[derive(Debug)]
+pub struct Exchange {
+    pub(crate) station: Rc<Station>,
+    pub(crate) lane: Rc<Lane>,
+    pub(crate) stream: HttpStream,
+    pub(crate) request: Box<Head>,
+    /// A stream of HTTP/2 has a timer of its own; HTTP/1 uses that of its connection.
+    pub(crate) timer: Option<Timer>,
+}
+
+/// Why a request does not go the usual way.
+#[derive(Debug)]
+enum Stop {
+    /// It is answered here.
+    Reply(Box<Reply>),
+    /// The client's side failed, or gave up.
+    Downstream(HttpError),
+    /// The answer had begun and cannot be completed.
+    Cut(Reason, HttpError),
+}
+
+impl Stop {
+    fn reply(reply: Reply) -> Self {
+        Self::Reply(Box::new(reply))
+    }
+}
+
+/// Serves one request and gives its stream back.
+pub async fn run(exchange: Exchange) -> HttpStream {
+    let Exchange { station, lane, mut stream, request, timer } = exchange;
+    let mut life = Life::begin(station, lane, request, timer, &stream);
+    let stop = match life.admit(&mut stream).await {
+        Ok(target) => life.forward(&mut stream, target).await.err(),
+        Err(stop) => Some(stop),
+    };
+    if let Some(stop) = stop {
+        life.stop(&mut stream, stop).await;
+    }
+    stream
+}
+
+/// Answers a message that could not be read as a request.
+pub(crate) async fn refuse(station: &Station, h1: &mut H1Stream, error: &HttpError) {
+    let ErrorKind::Malformed(status) = error.kind() else { return };
+    let body = format!("{}\n", error.detail());
+    let reply = Reply::new(status, reasons::MALFORMED, error.detail().to_owned(), body);
+    let mut head = Head::default();
+    reply.dress(&mut head, false);
+    let body = sluice_codec::Body::Shared(reply.body.clone());
+    let worker = &station.worker;
+    let _ = h1.send_head(worker, &head, false, true);
+    let mut body = Some(body);
+    // An error means that the client has gone, and its answer with it.
+    let _ = poll_fn(|cx| {
+        let Some(body) = body.take() else { return Poll::Ready(Ok(())) };
+        Poll::Ready(h1.send_data(cx, worker, body, true))
+    })
+    .await;
+}
+
+/// Where a request is to go.
+pub(crate) struct Target {
+    latched: Rc<Latched>,
+    place: (usize, usize),
+    cluster: std::sync::Arc<sluice_upstream::Cluster>,
+}
+
+impl Target {
+    fn rule(&self) -> &Rule {
+        &self.latched.table.virtual_hosts[self.place.0].rules[self.place.1]
+    }
+}
+
+/// A request under way. On drop it is counted and leaves its record.
+pub(crate) struct Life {
+    station: Rc<Station>,
+    lane: Rc<Lane>,
+    timer: Option<Timer>,
+    request: Box<Head>,
+    response: Box<Head>,
+    has_response: bool,
+    summary: Summary,
+    began: Moment,
+    method: Method,
+    grpc: bool,
+    filters: Rc<FilterList>,
+    /// How many of the filters have seen the request.
+    entered: usize,
+    states: SmallVec<[Option<Box<dyn Any>>; 4]>,
+    upload: Upload,
+    handshake: websocket::Handshake,
+    random: u64,
+    /// When the whole exchange is over.
+    total_at: Moment,
+    idle_timeout: Option<std::time::Duration>,
+    idle_at: Moment,
+    response_timeout: Option<std::time::Duration>,
+}
+
+thread_local! {
+    static NO_FILTERS: Rc<FilterList> = Rc::default();
+}
+
+impl Life {
+    fn begin(
+        station: Rc<Station>,
+        lane: Rc<Lane>,
+        request: Box<Head>,
+        timer: Option<Timer>,
+        stream: &HttpStream,
+    ) -> Self {
+        let worker = &station.worker;
+        let began = worker.now();
+        station.cells.active.increment();
+        let summary = Summary {
+            id: next_id(),
+            started: worker.clock.wall(began),
+            lasted: std::time::Duration::ZERO,
+            request_end: stream.is_received().then_some(std::time::Duration::ZERO),
+            response_start: None,
+            version: request.version(),
+            upstream_version: None,
+            original_path: String::new(),
+            source: lane.conn.info.source(),
+            route: None,
+            cluster: None,
+            attempts: SmallVec::new(),
+            received: 0,
+            sent: 0,
+            status: 0,
+            grpc_status: None,
+            reason: None,
+            details: Cow::Borrowed(""),
+            detail: None,
+        };
+        Self {
+            response: station.shared.heads.take(),
+            has_response: false,
+            method: request.method(),
+            grpc: request.is_grpc(),
+            filters: NO_FILTERS.with(Rc::clone),
+            entered: 0,
+            states: SmallVec::new(),
+            upload: Upload::new(stream.is_received()),
+            handshake: websocket::Handshake::default(),
+            total_at: Moment::NEVER,
+            idle_timeout: None,
+            idle_at: Moment::NEVER,
+            response_timeout: None,
+            random: worker.random_below(1 << 30) as u64,
+            station,
+            lane,
+            timer,
+            request,
+            summary,
+            began,
+        }
+    }
+
+    fn worker(&self) -> &Rc<WorkerCx> {
+        &self.station.worker
+    }
+
+    /// Everything before the request goes anywhere: hygiene, routing, filters.
+    async fn admit(&mut self, stream: &mut HttpStream) -> Result<Target, Stop> {
+        self.clean()?;
+        let conn = &self.lane.conn;
+        let tls = conn.info.tls.get();
+        let edge = self.station.plan.options.edge;
+        self.summary.source = edge.apply(&mut self.request, conn.info.source(), tls.is_some());
+        let latched = self.station.latch();
+        let found = {
+            let tls = self.lane.conn.info.tls.get().map(|tls| &**tls);
+            let subject = Subject {
+                head: &self.request,
+                source: self.summary.source.ip(),
+                tls,
+                runtime: &self.station.plan.runtime,
+                random: self.random,
+            };
+            latched.table.find(&subject)
+        };
+        // Without a route the filters of the chain see the request all the same.
+        let overrides =
+            found.map_or(0, |(host, rule)| latched.table.virtual_hosts[host].rules[rule].overrides);
+        self.filters = self.station.filters(&latched, overrides);
+        let Some(place) = found else {
+            self.run_filters(stream).await?;
+            return Err(Stop::reply(Reply::new(
+                404,
+                reasons::ROUTE_UNMATCHED,
+                "route_not_found",
+                "",
+            )));
+        };
+        let rule = &latched.table.virtual_hosts[place.0].rules[place.1];
+        self.summary.route = Some(rule.name.clone());
+        self.run_filters(stream).await?;
+        self.choose(latched, place)
+    }
+
+    /// Makes path and names mean one thing.
+    fn clean(&mut self) -> Result<(), Stop> {
+        let hygiene = &self.station.plan.options.hygiene;
+        let refused = |details| {
+            let body = format!("{details}\n");
+            Stop::reply(Reply::new(400, reasons::MALFORMED, details, body))
+        };
+        match hygiene::path(hygiene, self.request.path()) {
+            hygiene::Path::Normal => {}
+            hygiene::Path::Changed(path) => {
+                self.summary.original_path = self.request.path().to_owned();
+                self.request.set_path(path.as_bytes());
+            }
+            hygiene::Path::Redirect(path) => return Err(Stop::reply(Reply::redirect(307, path))),
+            hygiene::Path::Refused => return Err(refused("path_normalization_failed")),
+        }
+        if hygiene.underscores != Underscores::Keep {
+            let has = self.request.fields().any(|(name, _)| name.contains(&b'_'));
+            if has && hygiene.underscores == Underscores::Reject {
+                return Err(refused("header_with_underscore"));
+            }
+            if has {
+                self.request.remove_where(|name, _| name.contains(&b'_'));
+            }
+        }
+        Ok(())
+    }
+
+    /// What the rule does with the request.
+    fn choose(&mut self, latched: Rc<Latched>, place: (usize, usize)) -> Result<Target, Stop> {
+        let table = &latched.table;
+        let rule = &table.virtual_hosts[place.0].rules[place.1];
+        let runtime = &self.station.plan.runtime;
+        let cluster = match &rule.action {
+            Action::Cluster(index) => table.clusters[*index as usize].clone(),
+            Action::Split(shares) => {
+                let weight = |share: &crate::routes::Share| {
+                    let set = share.runtime.as_deref().and_then(|key| runtime.number(key));
+                    set.unwrap_or(share.weight)
+                };
+                let total: u64 = shares.iter().map(weight).sum();
+                let mut at = if total == 0 { 0 } else { self.random % total };
+                let chosen = shares.iter().find(|share| {
+                    let weight = weight(share);
+                    let here = at < weight;
+                    at = at.saturating_sub(weight);
+                    here
+                });
+                let chosen = chosen.or_else(|| shares.first()).expect("a split has shares");
+                table.clusters[chosen.cluster as usize].clone()
+            }
+            Action::ByHeader(name) => {
+                let named = self.request.get_named(name.as_bytes());
+                let named = named.and_then(|value| std::str::from_utf8(value).ok());
+                match named.and_then(|name| table.by_name.get(name)) {
+                    Some(cluster) => cluster.clone(),
+                    None => {
+                        let why = sluice_upstream::reasons::CLUSTER_UNKNOWN;
+                        return Err(Stop::reply(Reply::new(503, why, "cluster_not_found", "")));
+                    }
+                }
+            }
+            Action::Redirect(redirect) => {
+                let location = self.location(rule, redirect);
+                return Err(Stop::reply(Reply::redirect(redirect.status, location)));
+            }
+            Action::Direct(direct) => {
+                let body = direct.body.fill(&self.view());
+                let mut reply = Reply::new(direct.status, reasons::LOCAL, "direct_response", body);
+                reply.content_type = direct.content_type.clone().into();
+                return Err(Stop::reply(reply));
+            }
+        };
+        self.summary.cluster = Some(cluster.name.clone());
+        Ok(Target { latched, place, cluster })
+    }
+
+    fn view(&self) -> crate::record::View<'_> {
+        crate::record::View {
+            conn: self.lane.facts(),
+            request: &self.request,
+            response: self.has_response.then_some(&*self.response),
+            summary: &self.summary,
+        }
+    }
+
+    /// Where a redirect leads.
+    fn location(&self, rule: &Rule, redirect: &Redirect) -> String {
+        let request = &self.request;
+        let scheme = redirect.scheme.as_deref().unwrap_or_else(|| request.scheme());
+        let authority = request.authority();
+        let host = crate::routes::index::without_port(authority);
+        let port = match redirect.port {
+            Some(port) => Some(port.to_string()),
+            // Another scheme has another port.
+            None if redirect.scheme.is_some() => None,
+            None => authority
+                .strip_prefix(host)
+                .and_then(|port| port.strip_prefix(':'))
+                .map(str::to_owned),
+        };
+        let host = redirect.host.as_deref().unwrap_or(host);
+        let usual = if scheme == "https" { "443" } else { "80" };
+        let port =
+            port.filter(|port| port != usual).map_or_else(String::new, |port| format!(":{port}"));
+        let path = match &redirect.path {
+            None => request.path_only().to_owned(),
+            Some(rewrite) => rewritten(rule, request.path_only(), rewrite),
+        };
+        let query = request.query().filter(|_| !redirect.strip_query && !path.contains('?'));
+        let query = query.map_or_else(String::new, |query| format!("?{query}"));
+        format!("{scheme}://{host}{port}{path}{query}")
+    }
+
+    // --- filters ---
+
+    /// Shows the request to the filters in order.
+    async fn run_filters(&mut self, stream: &mut HttpStream) -> Result<(), Stop> {
+        let filters = Rc::clone(&self.filters);
+        self.states.resize_with(filters.len(), || None);
+        for (place, (name, filter)) in filters.iter().enumerate() {
+            self.entered = place + 1;
+            let mut step = self.with_request(place, |cx, head| filter.request_head(cx, head));
+            loop {
+                step = match step {
+                    Step::Continue => break,
+                    Step::Reply(reply) => {
+                        self.count_filter_reply(name);
+                        return Err(Stop::Reply(reply));
+                    }
+                    Step::Buffer(max) => {
+                        self.read_whole(stream, max).await?;
+                        break;
+                    }
+                    Step::Wait(later) => {
+                        let resume = self.while_waiting(stream, later).await?;
+                        self.with_request(place, resume)
+                    }
+                };
+            }
+        }
+        Ok(())
+    }
+
+    fn count_filter_reply(&self, filter: &str) {
+        let labels = [&*self.station.plan.listener, filter];
+        self.worker().shard.counter(&metrics::FILTER_REPLIES, &labels).increment();
+    }
+
+    /// Waits for something while the client may go away.
+    async fn while_waiting<T>(
+        &mut self,
+        stream: &mut HttpStream,
+        mut later: sluice_io::LocalFuture<T>,
+    ) -> Result<T, Stop> {
+        let worker = Rc::clone(self.worker());
+        poll_fn(|cx| {
+            if let Poll::Ready(done) = later.as_mut().poll(cx) {
+                return Poll::Ready(Ok(done));
+            }
+            match stream.poll_gone(cx, &worker) {
+                Poll::Ready(error) => Poll::Ready(Err(Stop::Downstream(error))),
+                Poll::Pending => Poll::Pending,
+            }
+        })
+        .await
+    }
+
+    fn with_request<R>(
+        &mut self,
+        place: usize,
+        call: impl FnOnce(&mut Cx<'_>, &mut Head) -> R,
+    ) -> R {
+        let mut cx = Cx {
+            worker: &self.station.worker,
+            conn: self.lane.facts(),
+            summary: &self.summary,
+            request: None,
+            runtime: &self.station.plan.runtime,
+            state: &mut self.states[place],
+        };
+        call(&mut cx, &mut self.request)
+    }
+
+    fn with_response<R>(
+        &mut self,
+        place: usize,
+        call: impl FnOnce(&mut Cx<'_>, &mut Head) -> R,
+    ) -> R {
+        let mut cx = Cx {
+            worker: &self.station.worker,
+            conn: self.lane.facts(),
+            summary: &self.summary,
+            request: Some(&self.request),
+            runtime: &self.station.plan.runtime,
+            state: &mut self.states[place],
+        };
+        call(&mut cx, &mut self.response)
+    }
+
+    /// The context of a filter, for hooks that are given neither head.
+    fn with_filter<R>(
+        &mut self,
+        place: usize,
+        call: impl FnOnce(&dyn HttpFilter, &mut Cx<'_>) -> R,
+    ) -> R {
+        let filters = Rc::clone(&self.filters);
+        let mut cx = Cx {
+            worker: &self.station.worker,
+            conn: self.lane.facts(),
+            summary: &self.summary,
+            request: Some(&self.request),
+            runtime: &self.station.plan.runtime,
+            state: &mut self.states[place],
+        };
+        call(&*filters[place].1, &mut cx)
+    }
+
+    /// Shows the head of the response to the filters that saw the request, last first. One may
+    /// replace the response.
+    fn filter_response(&mut self) -> Option<Box<Reply>> {
+        let filters = Rc::clone(&self.filters);
+        for (place, (name, filter)) in filters.iter().enumerate().take(self.entered).rev() {
+            if let Step::Reply(reply) =
+                self.with_response(place, |cx, head| filter.response_head(cx, head))
+            {
+                self.count_filter_reply(name);
+                // Those that come after it see the replacement.
+                self.entered = place;
+                return Some(reply);
+            }
+        }
+        None
+    }
+
+    // --- the end ---
+
+    /// Ends a request that did not go the usual way.
+    async fn stop(&mut self, stream: &mut HttpStream, stop: Stop) {
+        match stop {
+            Stop::Reply(reply) => self.answer(stream, reply).await,
+            Stop::Downstream(error) => {
+                let reason = match error.kind() {
+                    ErrorKind::Malformed(408) => reasons::BODY_TIMEOUT,
+                    ErrorKind::Malformed(_) => reasons::MALFORMED,
+                    ErrorKind::Reset => end::DOWNSTREAM_RESET,
+                    ErrorKind::Flood => reasons::FLOOD,
+                    ErrorKind::Buffers => sluice_l4::reasons::BUFFERS,
+                    _ => reasons::CANCELLED,
+                };
+                if let ErrorKind::Malformed(status) = error.kind()
+                    && !stream.is_head_sent()
+                {
+                    self.station.count_fault(&error);
+                    let body = format!("{}\n", error.detail());
+                    let reply = Reply::new(status, reason, error.detail().to_owned(), body);
+                    return self.answer(stream, Box::new(reply.closing())).await;
+                }
+                self.finish(reason, "downstream_remote_disconnect");
+                self.summary.detail = Some(error.detail().into());
+                stream.reset(true);
+            }
+            Stop::Cut(reason, error) => {
+                self.finish(reason, "upstream_reset_after_response_started");
+                self.summary.detail = Some(error.detail().into());
+                stream.reset(false);
+            }
+        }
+    }
+
+    /// Answers here.
+    async fn answer(&mut self, stream: &mut HttpStream, mut reply: Box<Reply>) {
+        loop {
+            self.summary.reason = Some(reply.reason);
+            self.summary.details = reply.details.clone();
+            self.has_response = true;
+            let has_body = reply.dress(&mut self.response, self.grpc);
+            if let Some(other) = self.filter_response() {
+                reply = other;
+                continue;
+            }
+            let close = reply.close || !stream.is_received() || self.lane.conn.is_finishing();
+            self.summary.status = self.response.status();
+            let worker = Rc::clone(self.worker());
+            let has_body = has_body && self.method != Method::Head;
+            let mut sent = stream.send_head(&worker, &self.response, !has_body, close);
+            if sent.is_ok() {
+                let mut body = has_body.then(|| sluice_codec::Body::Shared(reply.body.clone()));
+                self.summary.sent = body.as_ref().map_or(0, |body| body.len() as u64);
+                sent = poll_fn(|cx| {
+                    std::task::ready!(stream.poll_flushed(cx))?;
+                    Poll::Ready(match body.take() {
+                        Some(body) => stream.send_data(cx, &worker, body, true),
+                        None => stream.send_end(cx, &worker, None),
+                    })
+                })
+                .await;
+            }
+            if let Err(error) = sent {
+                self.summary.detail = Some(error.detail().into());
+            }
+            return;
+        }
+    }
+
+    /// Notes why the request ended; the first word stays.
+    fn finish(&mut self, reason: Reason, details: impl Into<Cow<'static, str>>) {
+        if self.summary.reason.is_none() {
+            self.summary.reason = Some(reason);
+            self.summary.details = details.into();
+        }
+    }
+}
+
+/// Another path for a rule's request; the query is not looked at.
+fn rewritten(rule: &Rule, path: &str, rewrite: &PathRewrite) -> String {
+    match rewrite {
+        PathRewrite::Whole(whole) => whole.clone(),
+        PathRewrite::Prefix(prefix) => {
+            let rest = path.strip_prefix(rule.path.matched(path)).unwrap_or_default();
+            let joined = match (prefix.ends_with('/'), rest.starts_with('/')) {
+                (true, true) => format!("{prefix}{}", &rest[1..]),
+                _ => format!("{prefix}{rest}"),
+            };
+            if joined.starts_with('/') { joined } else { format!("/{joined}") }
+        }
+        PathRewrite::Regex(both) => both.0.replace(path, both.1.as_str()).into_owned(),
+    }
+}
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        for place in 0..self.entered {
+            self.with_filter(place, |filter, cx| filter.ended(cx));
+        }
+        let unset = if std::thread::panicking() { end::WORKER_PANIC } else { end::FORCED };
+        let reason = *self.summary.reason.get_or_insert(unset);
+        let (station, now) = (Rc::clone(&self.station), self.station.worker.now());
+        self.summary.lasted = now.since(self.began);
+        station.cells.active.decrement();
+        station.cells.time.record(self.summary.lasted);
+        let protocol = self.summary.version.word();
+        station.count_end(protocol, self.summary.status, reason, self.summary.route.as_ref());
+        let request = std::mem::take(&mut self.request);
+        let response = std::mem::take(&mut self.response);
+        if station.worker.log.wants(RecordKind::Request) {
+            let none = Summary { attempts: SmallVec::new(), ..self.summary.clone() };
+            let summary = std::mem::replace(&mut self.summary, none);
+            station.worker.log.push(Box::new(RequestRecord {
+                conn: self.lane.facts().clone(),
+                request,
+                response: self.has_response.then_some(response),
+                summary,
+            }));
+        } else {
+            station.shared.heads.give(request);
+            station.shared.heads.give(response);
+        }
+    }
+}

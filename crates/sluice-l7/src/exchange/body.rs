@@ -1,0 +1,448 @@
+//! The bodies of an exchange: one way, the other, or both at once.
+//!
+//! Owns: what was kept of a request for another try, the pump between two streams.
+//! Refuses to know: which version either side speaks, and why there is another try.
+//! Keeps: a side is read only when the other has taken what was read before; what is kept is bounded.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Bytes, BytesMut};
+use sluice_codec::{Body, ErrorKind, Frame, Head, HttpError, HttpStream, Known};
+use sluice_core::Moment;
+
+use super::{Life, Stop};
+use crate::filters::Step;
+use crate::reasons;
+use crate::reply::Reply;
+
+/// Frames of one direction in one poll; then others get their turn.
+const BUDGET: u8 = 16;
+
+/// The request's body as far as it has come.
+#[derive(Debug, Default)]
+pub(super) struct Upload {
+    /// Pieces that have come, while all of them are kept.
+    kept: Vec<Bytes>,
+    kept_bytes: usize,
+    /// How many bytes are kept at most; nothing is kept where it is 0.
+    pub(super) keep_max: usize,
+    /// More came than is kept: there is no other try.
+    pub(super) forgotten: bool,
+    /// Everything has come.
+    whole: bool,
+    trailers: Option<Box<Head>>,
+    /// Pieces of `kept` that this try has sent.
+    sent: usize,
+    /// This try has sent everything.
+    pub(super) done: bool,
+    /// When the client's next piece is due; set while it is waited for.
+    due: Option<Moment>,
+}
+
+/// Which side of an exchange failed.
+#[derive(Debug)]
+pub(super) enum Side {
+    /// The client's.
+    Down(HttpError),
+    /// The endpoint's.
+    Up(HttpError),
+    /// A filter answers.
+    Reply(Box<Reply>),
+}
+
+/// A piece of a request.
+enum Piece {
+    Data(Body, bool),
+    Trailers(Box<Head>),
+    End,
+}
+
+impl Upload {
+    /// Of a request whose head has come; `whole` says that it has no body.
+    pub(super) fn new(whole: bool) -> Self {
+        Self { whole, ..Self::default() }
+    }
+
+    /// Whether nothing follows the head.
+    pub(super) fn is_empty(&self) -> bool {
+        self.whole && self.kept.is_empty() && self.trailers.is_none()
+    }
+
+    /// Whether everything has come.
+    pub(super) const fn is_whole(&self) -> bool {
+        self.whole
+    }
+
+    /// Begins from the start for another try.
+    pub(super) fn rewind(&mut self) {
+        self.sent = 0;
+        self.done = self.is_empty();
+    }
+
+    fn keep(&mut self, bytes: &Bytes) {
+        if self.forgotten {
+            return;
+        }
+        self.kept_bytes += bytes.len();
+        if self.kept_bytes > self.keep_max {
+            self.forgotten = true;
+            self.kept = Vec::new();
+            self.sent = 0;
+        } else {
+            self.kept.push(bytes.clone());
+            self.sent = self.kept.len();
+        }
+    }
+}
+
+impl Life {
+    /// Reads the next piece of the request and shows it to the filters.
+    fn poll_piece(
+        &mut self,
+        cx: &mut Context<'_>,
+        down: &mut HttpStream,
+    ) -> Poll<Result<Piece, Side>> {
+        let worker = Rc::clone(self.worker());
+        let frame = match down.poll_recv(cx, &worker) {
+            Poll::Pending => {
+                let timeout = self.station.plan.options.body_timeout;
+                self.upload.due.get_or_insert_with(|| worker.now().after(timeout));
+                return Poll::Pending;
+            }
+            Poll::Ready(frame) => frame.map_err(Side::Down)?,
+        };
+        self.upload.due = None;
+        let piece = match frame {
+            Frame::Data { mut body, last } => {
+                if let Some(reply) = self.show_request_body(&mut body, last) {
+                    return Poll::Ready(Err(Side::Reply(reply)));
+                }
+                self.summary.received += body.len() as u64;
+                self.upload.whole |= last;
+                Piece::Data(body, last)
+            }
+            Frame::Trailers(mut trailers) => {
+                for place in 0..self.entered {
+                    self.with_filter(place, |filter, cx| {
+                        filter.request_trailers(cx, &mut trailers)
+                    });
+                }
+                self.upload.whole = true;
+                Piece::Trailers(trailers)
+            }
+            Frame::End => {
+                self.upload.whole = true;
+                Piece::End
+            }
+        };
+        if self.upload.whole {
+            self.summary.request_end = Some(worker.now().since(self.began));
+        }
+        Poll::Ready(Ok(piece))
+    }
+
+    fn show_request_body(&mut self, body: &mut Body, last: bool) -> Option<Box<Reply>> {
+        for place in 0..self.entered {
+            let step = self.with_filter(place, |filter, cx| {
+                if filter.wants_request_body(cx) {
+                    filter.request_body(cx, body, last)
+                } else {
+                    Step::Continue
+                }
+            });
+            if let Step::Reply(reply) = step {
+                return Some(reply);
+            }
+        }
+        None
+    }
+
+    /// Reads the whole body for a filter that wants it, and states its length.
+    pub(super) async fn read_whole(
+        &mut self,
+        down: &mut HttpStream,
+        max: usize,
+    ) -> Result<(), Stop> {
+        let too_large = || {
+            let body = "the body of the request is too large\n";
+            let reply = Reply::new(413, reasons::BODY_TOO_LARGE, "request_payload_too_large", body);
+            Stop::reply(reply.closing())
+        };
+        if self.request.content_length().is_some_and(|length| length > max as u64) {
+            return Err(too_large());
+        }
+        self.continue_here(down).await?;
+        let mut all = BytesMut::new();
+        while !self.upload.whole {
+            let piece = poll_fn(|cx| match self.poll_piece(cx, down) {
+                Poll::Ready(piece) => Poll::Ready(Some(piece)),
+                Poll::Pending => {
+                    let due = self.upload.due.unwrap_or(Moment::NEVER);
+                    let timer = self.timer();
+                    timer.set(due);
+                    timer.poll(cx).map(|()| None)
+                }
+            })
+            .await;
+            match piece {
+                None => return Err(Stop::Downstream(late())),
+                Some(Err(Side::Down(error) | Side::Up(error))) => {
+                    return Err(Stop::Downstream(error));
+                }
+                Some(Err(Side::Reply(reply))) => return Err(Stop::Reply(reply)),
+                Some(Ok(Piece::Data(body, _))) => {
+                    if all.len() + body.len() > max {
+                        return Err(too_large());
+                    }
+                    all.extend_from_slice(&body);
+                }
+                Some(Ok(Piece::Trailers(trailers))) => self.upload.trailers = Some(trailers),
+                Some(Ok(Piece::End)) => {}
+            }
+        }
+        self.timer().set(Moment::NEVER);
+        let length = all.len();
+        if length > 0 {
+            self.upload.kept = vec![all.freeze()];
+            self.upload.kept_bytes = length;
+        }
+        if self.upload.trailers.is_none() && (length > 0 || self.request.content_length().is_some())
+        {
+            let length = length.to_string();
+            self.request.set(Known::ContentLength.text().as_bytes(), length.as_bytes());
+        }
+        self.upload.rewind();
+        Ok(())
+    }
+
+    /// Tells a client that waits for it to go on, since the endpoint is not asked yet.
+    async fn continue_here(&mut self, down: &mut HttpStream) -> Result<(), Stop> {
+        if !self.request.remove(b"expect") || self.upload.whole {
+            return Ok(());
+        }
+        let worker = Rc::clone(self.worker());
+        let head = Head::response(100);
+        let told = down.send_head(&worker, &head, false, false);
+        told.map_err(Stop::Downstream)?;
+        poll_fn(|cx| Poll::Ready(down.push(cx, &worker))).await.map_err(Stop::Downstream)
+    }
+
+    /// Moves the request's body to the endpoint as far as both sides allow.
+    pub(super) fn poll_upload(
+        &mut self,
+        cx: &mut Context<'_>,
+        down: &mut HttpStream,
+        up: &mut HttpStream,
+    ) -> Poll<Result<(), Side>> {
+        let worker = Rc::clone(self.worker());
+        for _ in 0..BUDGET {
+            if self.upload.done {
+                return Poll::Ready(Ok(()));
+            }
+            ready!(up.poll_flushed(cx)).map_err(Side::Up)?;
+            let upload = &mut self.upload;
+            if let Some(piece) = upload.kept.get(upload.sent) {
+                upload.sent += 1;
+                let last =
+                    upload.whole && upload.sent == upload.kept.len() && upload.trailers.is_none();
+                let body = Body::Shared(piece.clone());
+                up.send_data(cx, &worker, body, last).map_err(Side::Up)?;
+                upload.done = last;
+                continue;
+            }
+            if upload.whole {
+                let trailers = upload.trailers.as_deref();
+                up.send_end(cx, &worker, trailers).map_err(Side::Up)?;
+                upload.done = true;
+                continue;
+            }
+            match self.poll_piece(cx, down) {
+                Poll::Pending => {
+                    up.push(cx, &worker).map_err(Side::Up)?;
+                    return Poll::Pending;
+                }
+                Poll::Ready(Err(side)) => return Poll::Ready(Err(side)),
+                Poll::Ready(Ok(Piece::Data(body, last))) => {
+                    let body = if self.upload.keep_max > 0 && !self.upload.forgotten {
+                        let bytes = body.into_bytes();
+                        self.upload.keep(&bytes);
+                        Body::Shared(bytes)
+                    } else {
+                        self.upload.forgotten = true;
+                        body
+                    };
+                    up.send_data(cx, &worker, body, last).map_err(Side::Up)?;
+                    self.upload.done = last;
+                }
+                Poll::Ready(Ok(Piece::Trailers(trailers))) => {
+                    up.send_end(cx, &worker, Some(&trailers)).map_err(Side::Up)?;
+                    self.upload.trailers = Some(trailers);
+                    self.upload.done = true;
+                }
+                Poll::Ready(Ok(Piece::End)) => {
+                    up.send_end(cx, &worker, None).map_err(Side::Up)?;
+                    self.upload.done = true;
+                }
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// When the client's next piece is due; never while none is waited for.
+    pub(super) fn body_due(&self) -> Moment {
+        self.upload.due.unwrap_or(Moment::NEVER)
+    }
+
+    /// Moves both bodies until the answer is complete; of a tunnel, until both sides have finished.
+    /// The head of the answer has been sent.
+    pub(super) async fn relay(
+        &mut self,
+        down: &mut HttpStream,
+        up: &mut HttpStream,
+        tunnel: bool,
+    ) -> Result<(), Stop> {
+        let (worker, idle) = (Rc::clone(self.worker()), self.idle_timeout);
+        let mut download = Download { done: false, upload_broken: false };
+        poll_fn(|cx| {
+            let before = (self.summary.received, self.summary.sent);
+            if let Poll::Ready(done) = self.poll_both(cx, down, up, tunnel, &mut download) {
+                return Poll::Ready(done);
+            }
+            let now = worker.now();
+            if before != (self.summary.received, self.summary.sent) || self.idle_at == Moment::NEVER
+            {
+                self.idle_at = now.after_bound(idle);
+            }
+            let body_due = if tunnel { Moment::NEVER } else { self.body_due() };
+            let due = self.idle_at.min(self.total_at).min(body_due);
+            let timer = self.timer();
+            timer.set(due);
+            ready!(timer.poll(cx));
+            let (reason, detail) = if self.total_at <= now {
+                (reasons::ROUTE_TIMEOUT, "the time for the whole exchange is over")
+            } else if body_due <= now {
+                (reasons::BODY_TIMEOUT, "the client sent no more of its body")
+            } else {
+                (reasons::STREAM_IDLE, "no byte moved for the idle time-out")
+            };
+            Poll::Ready(Err(Stop::Cut(reason, HttpError::new(ErrorKind::Cancelled, detail))))
+        })
+        .await
+    }
+
+    fn poll_both(
+        &mut self,
+        cx: &mut Context<'_>,
+        down: &mut HttpStream,
+        up: &mut HttpStream,
+        tunnel: bool,
+        download: &mut Download,
+    ) -> Poll<Result<(), Stop>> {
+        if !self.upload.done && !download.upload_broken {
+            match self.poll_upload(cx, down, up) {
+                Poll::Ready(Err(Side::Down(error))) => {
+                    return Poll::Ready(Err(Stop::Downstream(error)));
+                }
+                // It may answer all the same, and need not read to the end for it.
+                Poll::Ready(Err(Side::Up(_) | Side::Reply(_))) => download.upload_broken = true,
+                Poll::Ready(Ok(())) | Poll::Pending => {}
+            }
+        }
+        if !download.done {
+            download.done = matches!(self.poll_download(cx, down, up)?, Poll::Ready(()));
+        }
+        if download.done && (!tunnel || self.upload.done || download.upload_broken) {
+            return Poll::Ready(Ok(()));
+        }
+        match down.poll_gone(cx, &Rc::clone(self.worker())) {
+            Poll::Ready(error) => Poll::Ready(Err(Stop::Downstream(error))),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// Moves the answer's body to the client as far as both sides allow; ready when it is complete.
+    fn poll_download(
+        &mut self,
+        cx: &mut Context<'_>,
+        down: &mut HttpStream,
+        up: &mut HttpStream,
+    ) -> Result<Poll<()>, Stop> {
+        let worker = Rc::clone(self.worker());
+        for _ in 0..BUDGET {
+            match down.poll_flushed(cx) {
+                Poll::Pending => return Ok(Poll::Pending),
+                Poll::Ready(flushed) => flushed.map_err(Stop::Downstream)?,
+            }
+            match up.poll_recv(cx, &worker) {
+                Poll::Pending => {
+                    down.push(cx, &worker).map_err(Stop::Downstream)?;
+                    return Ok(Poll::Pending);
+                }
+                Poll::Ready(Err(error)) => {
+                    let reason = match error.kind() {
+                        ErrorKind::Malformed(_) | ErrorKind::Flood => reasons::UPSTREAM_PROTOCOL,
+                        _ => reasons::UPSTREAM_CUT,
+                    };
+                    // What had come leaves before the client hears of the end.
+                    let _ = down.push(cx, &worker);
+                    return Err(Stop::Cut(reason, error));
+                }
+                Poll::Ready(Ok(Frame::Data { mut body, last })) => {
+                    self.show_response_body(&mut body, last);
+                    self.summary.sent += body.len() as u64;
+                    down.send_data(cx, &worker, body, last).map_err(Stop::Downstream)?;
+                    if last {
+                        return Ok(Poll::Ready(()));
+                    }
+                }
+                Poll::Ready(Ok(Frame::Trailers(mut trailers))) => {
+                    for place in (0..self.entered).rev() {
+                        self.with_filter(place, |filter, cx| {
+                            filter.response_trailers(cx, &mut trailers);
+                        });
+                    }
+                    self.note_grpc_status(&trailers);
+                    let sent = down.send_end(cx, &worker, Some(&trailers));
+                    sent.map_err(Stop::Downstream)?;
+                    return Ok(Poll::Ready(()));
+                }
+                Poll::Ready(Ok(Frame::End)) => {
+                    down.send_end(cx, &worker, None).map_err(Stop::Downstream)?;
+                    return Ok(Poll::Ready(()));
+                }
+            }
+        }
+        cx.waker().wake_by_ref();
+        Ok(Poll::Pending)
+    }
+
+    fn show_response_body(&mut self, body: &mut Body, last: bool) {
+        for place in (0..self.entered).rev() {
+            self.with_filter(place, |filter, cx| {
+                if filter.wants_response_body(cx) {
+                    filter.response_body(cx, body, last);
+                }
+            });
+        }
+    }
+
+    pub(super) fn note_grpc_status(&mut self, head: &Head) {
+        let status = head.get(Known::GrpcStatus);
+        let status = status.and_then(|value| std::str::from_utf8(value).ok()?.parse().ok());
+        self.summary.grpc_status = status.or(self.summary.grpc_status);
+    }
+}
+
+struct Download {
+    done: bool,
+    /// The endpoint takes no more of the request.
+    upload_broken: bool,
+}
+
+/// The client took too long for its body.
+pub(super) fn late() -> HttpError {
+    HttpError::new(ErrorKind::Malformed(408), "http.body_timeout")
+}

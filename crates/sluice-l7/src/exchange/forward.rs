@@ -1,0 +1,751 @@
+//! The router: from a request and its cluster to an answer, in as many tries as may be.
+//!
+//! Owns: tries, time-outs, what is worth another try, rewriting for the endpoint.
+//! Refuses to know: how connections are made and how bodies move. Keeps: what may have taken effect is
+//! not sent again unless the rule says so; what an endpoint cannot have seen always is.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use sluice_codec::{ErrorKind, HttpError, HttpStream, Known, Method, Version};
+use sluice_core::connection::Attempt;
+use sluice_core::limits::Limit;
+use sluice_core::{Moment, Reason};
+use sluice_io::timers::Timer;
+use sluice_upstream::EndpointState;
+use sluice_upstream::connector::Failure;
+use sluice_upstream::reasons as upstream_reasons;
+use smallvec::SmallVec;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::body::Side;
+use super::{Life, Stop, Target, rewritten};
+use crate::parts::{cookie, query_parameter};
+use crate::reasons;
+use crate::reply::Reply;
+use crate::routes::{HashBy, HostRewrite, RetryPlan, Rule, RuleOptions};
+use crate::upstreams::{Kept, Line, Lines, Under};
+
+/// Tries for what an endpoint cannot have seen, beside those that the rule allows.
+const SAFE_TRIES: u32 = 3;
+
+/// Heads with a status below 200 before an answer; an endpoint that sends more means no good.
+const INFORMATIONAL_MAX: u32 = 32;
+
+/// The tries of a request.
+struct Tries {
+    hash: Option<u64>,
+    tried: SmallVec<[Arc<str>; 2]>,
+    /// Those that count against the rule.
+    counted: u32,
+    /// Those that an endpoint cannot have seen.
+    safe: u32,
+    under: Option<Under>,
+    /// A cookie that the client is to send from now on.
+    new_cookie: Option<String>,
+}
+
+/// A stream to an endpoint and what goes with it.
+struct Upstream {
+    stream: HttpStream,
+    version: Version,
+    endpoint: Arc<EndpointState>,
+    kept: Option<Kept>,
+    reused: bool,
+    sent_at: Moment,
+}
+
+/// A try that brought no answer.
+struct Failed {
+    why: Reason,
+    status: u16,
+    details: &'static str,
+    text: String,
+    cause: Cause,
+}
+
+/// What became of a try.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cause {
+    /// The endpoint cannot have seen the request.
+    Unsent,
+    /// A connection that had been used before ended without a word.
+    Stale,
+    /// The stream ended before an answer.
+    Reset,
+    /// The time for the try is over.
+    TryTimeout,
+    /// It was answered with what the rule tries again for, and the next try is counted already.
+    Answered,
+    /// The time for all tries is over, or nothing can help.
+    Final,
+}
+
+impl Life {
+    pub(super) fn timer(&self) -> &Timer {
+        self.timer.as_ref().unwrap_or(&self.lane.conn.deadline)
+    }
+
+    /// Sends the request to its cluster and the answer to the client.
+    pub(super) async fn forward(
+        &mut self,
+        down: &mut HttpStream,
+        target: Target,
+    ) -> Result<(), Stop> {
+        let rule = target.rule();
+        let options = Arc::clone(&rule.options);
+        self.check_upgrade(rule)?;
+        self.rewrite(rule);
+        let worker = Rc::clone(self.worker());
+        let lines = self.station.shared.upstreams.to(&target.cluster, &worker);
+        drop(target);
+        let _under = lines.enter_request();
+        self.total_at = self.began.after_bound(options.timeouts.total);
+        if let Some(limit) = self.request.get(Known::GrpcTimeout).and_then(grpc_timeout) {
+            self.total_at = self.total_at.min(self.began.after(limit));
+        }
+        self.idle_timeout = options.timeouts.idle;
+        self.response_timeout = options.timeouts.response;
+        self.upload.keep_max = if options.retry.attempts > 1 { options.retry.body_max } else { 0 };
+        self.upload.rewind();
+        let mut tries = Tries {
+            hash: None,
+            tried: SmallVec::new(),
+            counted: 0,
+            safe: 0,
+            under: None,
+            new_cookie: None,
+        };
+        tries.hash = self.hash(&options.hash, &mut tries.new_cookie);
+        loop {
+            let failed = match self.attempt(down, &lines, &options, &mut tries).await? {
+                Ok(()) => return Ok(()),
+                Err(failed) => failed,
+            };
+            let again = failed.cause == Cause::Answered
+                || self.may_try_again(&failed, &lines, &options.retry, &mut tries);
+            if !again {
+                let exhausted = tries.counted > 1 && failed.cause != Cause::Final;
+                let why = if exhausted { reasons::RETRIES_EXHAUSTED } else { failed.why };
+                let reply = Reply::new(failed.status, why, failed.details, failed.text);
+                return Err(Stop::reply(reply));
+            }
+            if failed.cause != Cause::Unsent && failed.cause != Cause::Stale {
+                self.back_off(down, &options.retry, tries.counted).await?;
+            }
+            self.upload.rewind();
+        }
+    }
+
+    /// Upgrades and tunnels only where the rule allows them.
+    fn check_upgrade(&self, rule: &Rule) -> Result<(), Stop> {
+        let denied = |what: &str| {
+            let body = format!("this route does not allow {what}\n");
+            let reply = Reply::new(403, reasons::UPGRADE_DENIED, "upgrade_failed", body);
+            Err(Stop::reply(reply.closing()))
+        };
+        match self.request.upgrade() {
+            Some(protocol) => {
+                let listed = |known: &String| known.eq_ignore_ascii_case(protocol);
+                if !rule.options.upgrades.iter().any(listed) {
+                    return denied(&format!("an upgrade to {protocol}"));
+                }
+            }
+            None if self.method == Method::Connect && !rule.options.connect => {
+                return denied("CONNECT");
+            }
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// Makes path and host those that the endpoint is to see.
+    fn rewrite(&mut self, rule: &Rule) {
+        if let Some(rewrite) = &rule.options.path {
+            let mut path = rewritten(rule, self.request.path_only(), rewrite);
+            if let Some(query) = self.request.query()
+                && !path.contains('?')
+            {
+                path.push('?');
+                path.push_str(query);
+            }
+            if self.summary.original_path.is_empty() {
+                self.summary.original_path = self.request.path().to_owned();
+            }
+            self.request.set_path(path.as_bytes());
+        }
+        match &rule.options.host {
+            HostRewrite::Keep | HostRewrite::Endpoint => {}
+            HostRewrite::Literal(host) => self.request.set_authority(host.as_bytes()),
+            HostRewrite::Header(name) => {
+                let value = self.request.get_named(name.as_bytes()).map(<[u8]>::to_vec);
+                if let Some(value) = value.filter(|value| !value.is_empty()) {
+                    self.request.set_authority(&value);
+                }
+            }
+        }
+    }
+
+    /// What a hash balancer goes by.
+    fn hash(&self, by: &[HashBy], new_cookie: &mut Option<String>) -> Option<u64> {
+        by.iter().find_map(|by| match by {
+            HashBy::SourceIp => sluice_l4::Hash::SourceIp.of(self.summary.source),
+            HashBy::Header(name) => self.request.get_named(name.as_bytes()).map(xxh3_64),
+            HashBy::Query(name) => {
+                let query = self.request.query().unwrap_or_default();
+                query_parameter(query, name).map(|value| xxh3_64(value.as_bytes()))
+            }
+            HashBy::Cookie { name, ttl, path } => {
+                let cookies = self.request.get(Known::Cookie).unwrap_or_default();
+                if let Some(value) = cookie(cookies, name.as_bytes()) {
+                    return Some(xxh3_64(value));
+                }
+                let ttl = (*ttl)?;
+                let value =
+                    format!("{:016x}", xxh3_64(&self.summary.id.to_le_bytes()) ^ self.random);
+                let mut text = format!("{name}={value}; HttpOnly");
+                if !ttl.is_zero() {
+                    text.push_str(&format!("; Max-Age={}", ttl.as_secs()));
+                }
+                text.push_str(&format!("; Path={}", path.as_deref().unwrap_or("/")));
+                *new_cookie = Some(text);
+                Some(xxh3_64(value.as_bytes()))
+            }
+        })
+    }
+
+    /// One try. `Ok(Err)` is a try that brought no answer.
+    async fn attempt(
+        &mut self,
+        down: &mut HttpStream,
+        lines: &Rc<Lines>,
+        options: &RuleOptions,
+        tries: &mut Tries,
+    ) -> Result<Result<(), Failed>, Stop> {
+        let worker = Rc::clone(self.worker());
+        let picked = lines.handle.pick_for_request(&worker, tries.hash, &tries.tried);
+        let picked = match picked {
+            // Another endpoint is preferred, not a condition.
+            Err(_) if !tries.tried.is_empty() => {
+                tries.tried.clear();
+                lines.handle.pick_for_request(&worker, tries.hash, &[])
+            }
+            picked => picked,
+        };
+        let (endpoint, _claim) = match picked {
+            Ok(picked) => picked,
+            Err(why) => return Ok(Err(nobody(why))),
+        };
+        let try_at = worker.now().after_bound(options.timeouts.per_try);
+        let connected = self.connect(down, lines, &endpoint, &options.host).await?;
+        let mut up = match connected {
+            Ok(up) => up,
+            Err((failed, errno)) => {
+                self.note_attempt(&endpoint, Some((failed.why, errno)));
+                tries.tried.push(Arc::clone(&endpoint.name));
+                return Ok(Err(failed));
+            }
+        };
+        self.summary.upstream_version = Some(up.version);
+        let awaited = self.await_head(down, &mut up, try_at).await?;
+        if let Err(failed) = awaited {
+            lines.handle.note_answer(&endpoint, failed.cause == Cause::Stale);
+            self.count_answer(lines, &endpoint, 0);
+            self.note_attempt(&endpoint, Some((failed.why, None)));
+            tries.tried.push(Arc::clone(&endpoint.name));
+            up.stream.reset(true);
+            return Ok(Err(failed));
+        }
+        let status = self.response.status();
+        lines.handle.note_answer(&endpoint, status < 500);
+        lines.cells.time.record(worker.now().since(up.sent_at));
+        self.count_answer(lines, &endpoint, status);
+        if self.is_worth_another(status, &options.retry) {
+            let failed = answered_badly(status);
+            if self.may_try_again(&failed, lines, &options.retry, tries) {
+                tries.tried.push(Arc::clone(&endpoint.name));
+                self.note_attempt(&endpoint, Some((failed.why, None)));
+                up.stream.reset(true);
+                return Ok(Err(failed));
+            }
+        }
+        self.note_attempt(&endpoint, None);
+        if let Some(cookie) = &tries.new_cookie {
+            self.response.append_known(Known::SetCookie, cookie.as_bytes());
+        }
+        self.deliver(down, lines, up).await.map(Ok)
+    }
+
+    fn note_attempt(&mut self, endpoint: &EndpointState, failure: Option<(Reason, Option<i32>)>) {
+        let endpoint = Arc::clone(&endpoint.name);
+        self.summary.attempts.push(Attempt { endpoint, failure });
+    }
+
+    fn count_answer(&self, lines: &Lines, endpoint: &EndpointState, status: u16) {
+        let worker = self.worker();
+        let max = worker.limits.size(Limit::EndpointSeries);
+        let cluster = &*lines.handle.cluster.name;
+        lines.cells.count(worker, cluster, &endpoint.name, status, max);
+    }
+
+    /// Takes a stream to `endpoint` and sends the head of the request on it.
+    async fn connect(
+        &mut self,
+        down: &mut HttpStream,
+        lines: &Rc<Lines>,
+        endpoint: &Arc<EndpointState>,
+        host: &HostRewrite,
+    ) -> Result<Result<Upstream, (Failed, Option<i32>)>, Stop> {
+        let worker = Rc::clone(self.worker());
+        let h1 = Rc::clone(&self.station.h1);
+        let line = match lines.take_idle(&worker, endpoint, &h1) {
+            Some(line) => {
+                lines.cells.reused.increment();
+                line
+            }
+            None => {
+                let timeout = lines.handle.cluster.peek_plan().connect_timeout;
+                let by = worker.now().after(timeout).min(self.total_at);
+                let taking = lines.take(&worker, endpoint, &h1);
+                match self.guarded(down, by, taking).await? {
+                    Some(Ok(line)) => line,
+                    Some(Err(failure)) => {
+                        lines.handle.note_failure(&worker, endpoint, failure.why);
+                        return Ok(Err(not_reached(failure)));
+                    }
+                    None => {
+                        let why = upstream_reasons::CONNECT_TIMEOUT;
+                        lines.handle.note_failure(&worker, endpoint, why);
+                        return Ok(Err(not_reached(Failure::of(why))));
+                    }
+                }
+            }
+        };
+        if *host == HostRewrite::Endpoint {
+            let name = endpoint.host.as_ref().unwrap_or(&endpoint.name);
+            self.request.set_authority(name.as_bytes());
+        }
+        let version = match &line {
+            Line::H1(_) => Version::Http11,
+            Line::H2(_) => Version::Http2,
+        };
+        self.handshake.ask(&mut self.request, version, &worker);
+        let end = self.upload.is_empty() && self.request.upgrade().is_none();
+        let end = end && self.method != Method::Connect;
+        if self.upload.is_whole() {
+            self.request.remove(b"expect");
+        }
+        let endpoint = Arc::clone(endpoint);
+        let (stream, kept, reused) = match line {
+            Line::H1(taken) => {
+                let reused = taken.is_reused();
+                let (mut stream, kept) = taken.into_parts();
+                // The head of an upgrade or tunnel ends the request on an HTTP/1 wire.
+                let whole = end || self.request.upgrade().is_some();
+                let whole = whole || self.method == Method::Connect;
+                let sent = stream.send_head(&worker, &self.request, whole, false);
+                if let Err(error) = sent {
+                    return Ok(Err((failed_try(&error, false), None)));
+                }
+                (HttpStream::H1(stream), Some(kept), reused)
+            }
+            Line::H2(mut client) => {
+                let by = worker.now().after(H2_OPEN_TIME).min(self.total_at);
+                let request = std::mem::take(&mut self.request);
+                let opened = self.guarded(down, by, client.open(&request, end)).await;
+                self.request = request;
+                match opened? {
+                    Some(Ok(stream)) => (HttpStream::H2(Box::new(stream)), None, false),
+                    Some(Err(error)) => return Ok(Err((failed_try(&error, false), None))),
+                    None => {
+                        let why = upstream_reasons::CONNECT_TIMEOUT;
+                        return Ok(Err(not_reached(Failure::of(why))));
+                    }
+                }
+            }
+        };
+        let sent_at = worker.now();
+        Ok(Ok(Upstream { stream, version, endpoint, kept, reused, sent_at }))
+    }
+
+    /// Runs something until it is done, its time is over (`None`), or the client has gone.
+    async fn guarded<F: Future>(
+        &self,
+        down: &mut HttpStream,
+        by: Moment,
+        doing: F,
+    ) -> Result<Option<F::Output>, Stop> {
+        let worker = Rc::clone(self.worker());
+        let watched = async {
+            let mut doing = pin!(doing);
+            poll_fn(|cx| {
+                if let Poll::Ready(done) = doing.as_mut().poll(cx) {
+                    return Poll::Ready(Ok(done));
+                }
+                down.poll_gone(cx, &worker).map(|error| Err(Stop::Downstream(error)))
+            })
+            .await
+        };
+        match self.timer().until(by, watched).await {
+            Ok(done) => done.map(Some),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// Sends what there is of the request's body, and waits for the head of the answer.
+    async fn await_head(
+        &mut self,
+        down: &mut HttpStream,
+        up: &mut Upstream,
+        try_at: Moment,
+    ) -> Result<Result<(), Failed>, Stop> {
+        let worker = Rc::clone(self.worker());
+        let mut broken: Option<HttpError> = None;
+        let mut response_at = Moment::NEVER;
+        let tunnel = self.request.upgrade().is_some() || self.method == Method::Connect;
+        let forwards = self.summary.version != Version::Http10;
+        for _ in 0..INFORMATIONAL_MAX {
+            let got = poll_fn(|cx| {
+                if let Err(error) = up.stream.push(cx, &worker) {
+                    broken.get_or_insert(error);
+                }
+                // What follows the head of an upgrade waits until it is agreed to.
+                if !tunnel && !self.upload.done && broken.is_none() {
+                    match self.poll_upload(cx, down, &mut up.stream) {
+                        Poll::Ready(Err(Side::Down(error))) => {
+                            return Poll::Ready(Err(Stop::Downstream(error)));
+                        }
+                        Poll::Ready(Err(Side::Reply(reply))) => {
+                            return Poll::Ready(Err(Stop::Reply(reply)));
+                        }
+                        // It may have answered before it stopped reading.
+                        Poll::Ready(Err(Side::Up(error))) => broken = Some(error),
+                        Poll::Ready(Ok(())) | Poll::Pending => {}
+                    }
+                }
+                let polled = up.stream.poll_recv_head(cx, &worker, &mut self.response);
+                if let Poll::Ready(received) = polled {
+                    return Poll::Ready(Ok(Ok(received)));
+                }
+                if let Poll::Ready(error) = down.poll_gone(cx, &worker) {
+                    return Poll::Ready(Err(Stop::Downstream(error)));
+                }
+                let now = worker.now();
+                if (self.upload.done || tunnel) && response_at == Moment::NEVER {
+                    response_at = now.after_bound(self.response_timeout);
+                }
+                let due = response_at.min(try_at).min(self.total_at).min(self.body_due());
+                let timer = self.timer();
+                timer.set(due);
+                std::task::ready!(timer.poll(cx));
+                if self.body_due() <= now {
+                    return Poll::Ready(Err(Stop::Downstream(super::body::late())));
+                }
+                let all_over = response_at.min(self.total_at) <= now;
+                Poll::Ready(Ok(Err(if all_over { timed_out() } else { try_timed_out() })))
+            })
+            .await;
+            let received = match got {
+                Ok(Ok(received)) => received,
+                Ok(Err(failed)) => return Ok(Err(failed)),
+                // Whoever gives up leaves nothing running behind it.
+                Err(stop) => {
+                    up.stream.reset(true);
+                    return Err(stop);
+                }
+            };
+            if let Err(error) = received {
+                let error = broken.take().unwrap_or(error);
+                return Ok(Err(failed_try(&error, up.reused)));
+            }
+            match self.response.status() {
+                status @ 100..200 if status != 101 => {
+                    let wanted = status != 100 || self.request.get(Known::Expect).is_some();
+                    if wanted && forwards {
+                        self.response.set_version(self.summary.version);
+                        down.send_head(&worker, &self.response, false, false)
+                            .map_err(Stop::Downstream)?;
+                        poll_fn(|cx| Poll::Ready(down.push(cx, &worker)))
+                            .await
+                            .map_err(Stop::Downstream)?;
+                    }
+                }
+                _ => {
+                    let since = worker.now().since(self.began);
+                    self.summary.response_start = Some(since);
+                    return Ok(Ok(()));
+                }
+            }
+        }
+        let error = HttpError::new(ErrorKind::Malformed(502), "too many heads before an answer");
+        Ok(Err(failed_try(&error, false)))
+    }
+
+    /// Passes the answer on, its head being there.
+    async fn deliver(
+        &mut self,
+        down: &mut HttpStream,
+        lines: &Rc<Lines>,
+        mut up: Upstream,
+    ) -> Result<(), Stop> {
+        let worker = Rc::clone(self.worker());
+        let status = self.response.status();
+        let upgrades = self.request.upgrade().is_some();
+        let tunnel = match up.version {
+            _ if self.method == Method::Connect && !upgrades => (200..300).contains(&status),
+            Version::Http2 => upgrades && (200..300).contains(&status),
+            _ => status == 101,
+        };
+        if tunnel
+            && upgrades
+            && !self.handshake.answer(&mut self.response, self.summary.version, up.version)
+        {
+            let error = "the endpoint's answer to the WebSocket key is wrong\n";
+            let why = reasons::UPSTREAM_PROTOCOL;
+            return Err(Stop::reply(Reply::new(502, why, "upgrade_failed", error)));
+        }
+        self.note_grpc_status_of_head();
+        self.has_response = true;
+        if let Some(reply) = self.filter_response() {
+            up.stream.reset(true);
+            return Err(Stop::Reply(reply));
+        }
+        self.summary.status = self.response.status();
+        let end = !tunnel && up.stream.is_received();
+        let close = self.lane.conn.is_finishing();
+        let sent = down.send_head(&worker, &self.response, end, close);
+        let relayed = match sent {
+            Err(error) => Err(Stop::Downstream(error)),
+            Ok(()) if end && self.upload.done => {
+                let pushed = poll_fn(|cx| Poll::Ready(down.push(cx, &worker))).await;
+                pushed.map_err(Stop::Downstream)
+            }
+            Ok(()) => self.relay(down, &mut up.stream, tunnel).await,
+        };
+        self.timer().set(Moment::NEVER);
+        if let Err(stop) = relayed {
+            up.stream.reset(true);
+            return Err(stop);
+        }
+        self.finish(reasons::VIA_UPSTREAM, "via_upstream");
+        match (up.stream, up.kept) {
+            (HttpStream::H1(stream), Some(kept)) => {
+                lines.give_back(&worker, &up.endpoint, stream, kept);
+            }
+            (mut stream, _) if !self.upload.done => stream.reset(true),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn note_grpc_status_of_head(&mut self) {
+        let status = self.response.get(Known::GrpcStatus);
+        let status = status.and_then(|value| std::str::from_utf8(value).ok()?.parse().ok());
+        self.summary.grpc_status = status;
+    }
+
+    // --- another try ---
+
+    /// Whether an answer is one of those that the rule tries again for.
+    fn is_worth_another(&self, status: u16, retry: &RetryPlan) -> bool {
+        let when = &retry.when;
+        let grpc = self.summary_grpc().is_some_and(|s| s < 32 && when.grpc & (1 << s) != 0);
+        retry.statuses.contains(&status)
+            || (when.server_error && status >= 500)
+            || (when.gateway_error && matches!(status, 502..=504))
+            || (when.conflict && status == 409)
+            || grpc
+    }
+
+    /// The gRPC status of an answer that is nothing but a head.
+    fn summary_grpc(&self) -> Option<u32> {
+        let value = self.response.get(Known::GrpcStatus)?;
+        std::str::from_utf8(value).ok()?.parse().ok()
+    }
+
+    /// Whether there is another try after one that failed; counts it.
+    fn may_try_again(
+        &self,
+        failed: &Failed,
+        lines: &Rc<Lines>,
+        retry: &RetryPlan,
+        tries: &mut Tries,
+    ) -> bool {
+        if self.upload.forgotten || self.worker().now() >= self.total_at {
+            return false;
+        }
+        let attempts = lines.handle.cluster.peek_plan().connect_attempts.max(1);
+        let safe = match failed.cause {
+            Cause::Final => return false,
+            Cause::Unsent => tries.safe + 1 < SAFE_TRIES.max(attempts),
+            Cause::Stale => self.method.is_idempotent() && tries.safe + 1 < SAFE_TRIES,
+            Cause::Reset | Cause::TryTimeout | Cause::Answered => false,
+        };
+        if safe {
+            tries.safe += 1;
+            return true;
+        }
+        let when = &retry.when;
+        let wanted = match failed.cause {
+            Cause::TryTimeout => when.per_try_timeout || when.server_error || when.gateway_error,
+            // The answer was judged before; the rest is about none at all.
+            Cause::Answered => true,
+            _ => when.reset || when.server_error,
+        };
+        tries.counted += 1;
+        if !wanted || tries.counted >= retry.attempts {
+            return false;
+        }
+        tries.under = None;
+        tries.under = lines.enter_retry();
+        tries.under.is_some()
+    }
+
+    /// Waits before another try: at random up to a bound that doubles.
+    async fn back_off(
+        &self,
+        down: &mut HttpStream,
+        retry: &RetryPlan,
+        counted: u32,
+    ) -> Result<(), Stop> {
+        let factor = (1_u32 << counted.clamp(1, 16)) - 1;
+        let bound = retry.backoff.saturating_mul(factor).min(retry.backoff_max);
+        let worker = self.worker();
+        let bound = usize::try_from(bound.as_micros()).unwrap_or(usize::MAX);
+        let wait = Duration::from_micros(worker.random_below(bound.max(1)) as u64);
+        let by = worker.now().after(wait).min(self.total_at);
+        self.guarded(down, by, std::future::pending::<()>()).await.map(drop)
+    }
+}
+
+/// How long a stream of HTTP/2 may wait for its turn on its connection.
+const H2_OPEN_TIME: Duration = Duration::from_secs(5);
+
+/// Why no endpoint was picked.
+fn nobody(why: Reason) -> Failed {
+    let overloaded = why == upstream_reasons::LIMIT;
+    let (details, text) = if overloaded {
+        (
+            "overload",
+            "upstream connect error or disconnect/reset before headers. reset reason: overflow\n",
+        )
+    } else {
+        ("no_healthy_upstream", "no healthy upstream\n")
+    };
+    Failed { why, status: 503, details, text: text.into(), cause: Cause::Final }
+}
+
+fn not_reached(failure: Failure) -> (Failed, Option<i32>) {
+    let Failure { why, errno, detail } = failure;
+    let what = if why == upstream_reasons::CONNECT_TIMEOUT {
+        "connection timeout"
+    } else if why == upstream_reasons::LIMIT {
+        "overflow"
+    } else {
+        "connection failure"
+    };
+    let more = detail.map_or_else(String::new, |detail| format!(" ({detail})"));
+    let text = format!(
+        "upstream connect error or disconnect/reset before headers. reset reason: {what}{more}\n"
+    );
+    let cause = if why == upstream_reasons::LIMIT { Cause::Final } else { Cause::Unsent };
+    let details = "upstream_reset_before_response_started";
+    (Failed { why, status: 503, details, text, cause }, errno)
+}
+
+/// What an error of the endpoint's stream, before it answered, comes to.
+fn failed_try(error: &HttpError, reused: bool) -> Failed {
+    let (why, status, cause) = match error.kind() {
+        ErrorKind::Refused => (reasons::UPSTREAM_REFUSED_STREAM, 503, Cause::Unsent),
+        ErrorKind::Malformed(_) | ErrorKind::Flood => {
+            (reasons::UPSTREAM_PROTOCOL, 502, Cause::Reset)
+        }
+        ErrorKind::Finished if reused => (upstream_reasons::CLOSED_EARLY, 503, Cause::Stale),
+        ErrorKind::Reset if reused => (upstream_reasons::RESET, 503, Cause::Stale),
+        ErrorKind::Finished | ErrorKind::ClosedEarly => {
+            (upstream_reasons::CLOSED_EARLY, 503, Cause::Reset)
+        }
+        ErrorKind::Buffers => (sluice_l4::reasons::BUFFERS, 503, Cause::Final),
+        ErrorKind::Reset | ErrorKind::Cancelled | ErrorKind::LengthMismatch => {
+            (upstream_reasons::RESET, 503, Cause::Reset)
+        }
+    };
+    let text = format!(
+        "upstream connect error or disconnect/reset before headers. reset reason: {}\n",
+        error.detail()
+    );
+    Failed { why, status, details: "upstream_reset_before_response_started", text, cause }
+}
+
+fn answered_badly(status: u16) -> Failed {
+    Failed {
+        why: reasons::RETRIED,
+        status,
+        details: "via_upstream",
+        text: String::new(),
+        cause: Cause::Answered,
+    }
+}
+
+fn timed_out() -> Failed {
+    Failed {
+        why: reasons::ROUTE_TIMEOUT,
+        status: 504,
+        details: "upstream_response_timeout",
+        text: "upstream request timeout\n".into(),
+        cause: Cause::Final,
+    }
+}
+
+fn try_timed_out() -> Failed {
+    Failed {
+        why: reasons::TRY_TIMEOUT,
+        status: 504,
+        details: "upstream_per_try_timeout",
+        text: "upstream request timeout\n".into(),
+        cause: Cause::TryTimeout,
+    }
+}
+
+/// The deadline that a gRPC client sets: digits and a unit.
+fn grpc_timeout(value: &[u8]) -> Option<Duration> {
+    let (unit, digits) = value.split_last()?;
+    if digits.is_empty() || digits.len() > 8 || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let count: u64 = std::str::from_utf8(digits).ok()?.parse().ok()?;
+    Some(match unit {
+        b'H' => Duration::from_secs(count * 3600),
+        b'M' => Duration::from_secs(count * 60),
+        b'S' => Duration::from_secs(count),
+        b'm' => Duration::from_millis(count),
+        b'u' => Duration::from_micros(count),
+        b'n' => Duration::from_nanos(count),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grpc_deadlines() {
+        for (text, value) in [
+            ("5S", Some(Duration::from_secs(5))),
+            ("100m", Some(Duration::from_millis(100))),
+            ("2H", Some(Duration::from_secs(7200))),
+            ("999999999S", None),
+            ("S", None),
+            ("5", None),
+            ("5x", None),
+            ("-5S", None),
+        ] {
+            assert_eq!(grpc_timeout(text.as_bytes()), value, "{text}");
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! WebSocket handshakes between versions of HTTP.
+//!
+//! Owns: the key that one side does not have and the other wants. Refuses to know: WebSocket frames.
+//! Keeps: each side sees a handshake that is whole in its own version.
+//!
+//! Source: RFC 6455 §4 (HTTP/1.1), RFC 8441 §5 (HTTP/2).
+
+use sluice_codec::{Head, Known, Method, Version};
+use sluice_io::WorkerCx;
+
+/// What RFC 6455 §1.3 joins to the key.
+const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+
+/// What was said of keys on either side.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Handshake {
+    /// The key that the client gave, where it speaks HTTP/1.
+    of_client: Option<Vec<u8>>,
+    /// The key that we gave, where the endpoint speaks HTTP/1 and the client does not.
+    ours: Option<Vec<u8>>,
+}
+
+impl Handshake {
+    /// Makes the request fit an endpoint of that version. May be called for every try.
+    pub(super) fn ask(&mut self, request: &mut Head, endpoint: Version, worker: &WorkerCx) {
+        if !request.upgrade().is_some_and(|protocol| protocol.eq_ignore_ascii_case("websocket")) {
+            return;
+        }
+        let key = Known::SecWebSocketKey.text().as_bytes();
+        if endpoint == Version::Http2 {
+            if let Some(given) = request.get(Known::SecWebSocketKey) {
+                self.of_client = Some(given.to_vec());
+                request.remove(key);
+            }
+            return;
+        }
+        if request.method() == Method::Connect {
+            request.set_method(b"GET");
+        }
+        if request.get(Known::SecWebSocketKey).is_none() {
+            let given = self.of_client.clone().unwrap_or_else(|| {
+                let random: [u8; 16] =
+                    std::array::from_fn(|_| u8::try_from(worker.random_below(256)).unwrap_or(0));
+                base64(&random).into_bytes()
+            });
+            request.set(key, &given);
+            if self.of_client.is_none() {
+                self.ours = Some(given);
+            }
+        }
+    }
+
+    /// Makes the answer fit the client; whether it is one that agrees to the upgrade and is well.
+    pub(super) fn answer(&self, response: &mut Head, client: Version, endpoint: Version) -> bool {
+        let accept = Known::SecWebSocketAccept.text().as_bytes();
+        match (client, endpoint) {
+            (Version::Http2, Version::Http2) => true,
+            (Version::Http2, _) => {
+                let right = match (&self.ours, response.get(Known::SecWebSocketAccept)) {
+                    (Some(ours), Some(given)) => accept_for(ours).as_bytes() == given,
+                    _ => true,
+                };
+                response.set_status(200);
+                response.set_upgrade(b"");
+                response.remove(accept);
+                right
+            }
+            (_, Version::Http2) => {
+                response.set_status(101);
+                response.set_upgrade(b"websocket");
+                if let Some(key) = &self.of_client {
+                    response.set(accept, accept_for(key).as_bytes());
+                }
+                true
+            }
+            _ => true,
+        }
+    }
+}
+
+/// The answer to a key, RFC 6455 §4.2.2.
+fn accept_for(key: &[u8]) -> String {
+    let digest = aws_lc_rs::digest::digest(
+        &aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY,
+        &[key, GUID].concat(),
+    );
+    base64(digest.as_ref())
+}
+
+/// Base64 with padding, RFC 4648 §4.
+fn base64(bytes: &[u8]) -> String {
+    data_encoding::BASE64.encode(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_answer_is_that_of_the_rfc() {
+        assert_eq!(accept_for(b"dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+    }
+
+    #[test]
+    fn each_side_sees_a_whole_handshake() {
+        let worker = WorkerCx::solitary(sluice_core::Clock::held());
+        let mut request = Head::request("CONNECT", "https", "a", "/chat");
+        request.set_upgrade(b"websocket");
+        let mut handshake = Handshake::default();
+        handshake.ask(&mut request, Version::Http11, &worker);
+        let key = request.get(Known::SecWebSocketKey).unwrap().to_vec();
+        assert_eq!((request.method(), key.len()), (Method::Get, 24));
+        let mut response = Head::response(101);
+        response.append(b"sec-websocket-accept", accept_for(&key).as_bytes());
+        assert!(handshake.answer(&mut response, Version::Http2, Version::Http11));
+        assert_eq!((response.status(), response.get(Known::SecWebSocketAccept)), (200, None));
+
+        let mut request = Head::request("GET", "http", "a", "/chat");
+        request.set_upgrade(b"websocket");
+        request.append(b"sec-websocket-key", b"dGhlIHNhbXBsZSBub25jZQ==");
+        let mut handshake = Handshake::default();
+        handshake.ask(&mut request, Version::Http2, &worker);
+        assert_eq!(request.get(Known::SecWebSocketKey), None);
+        let mut response = Head::response(200);
+        assert!(handshake.answer(&mut response, Version::Http11, Version::Http2));
+        assert_eq!(response.status(), 101);
+        assert!(response.get(Known::SecWebSocketAccept).is_some());
+    }
+}

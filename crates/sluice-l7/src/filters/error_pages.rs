@@ -1,0 +1,174 @@
+//! `error_pages`: bodies of one's own for errors.
+//!
+//! Keeps: the status and the reason stay what they were; only what people see is replaced.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use sluice_codec::Head;
+use sluice_core::settings::{Plain, Shape, bind_scalar, wrong_kind};
+use sluice_core::{Diags, Node, Path, Setting, Value};
+use sluice_io::WorkerCx;
+
+use super::{Cx, FilterFactory, FilterPlan, HttpFilter, Step};
+use crate::reasons;
+use crate::record::View;
+use crate::reply::Reply;
+use crate::template::Template;
+
+sluice_core::section! {
+    /// Bodies for errors, by status or class of status.
+    pub struct ErrorPages {
+        /// Texts by status: `503: ...`, or for a class `5xx: ...`. They may hold `%OPERATOR%`s.
+        pub pages: Pages,
+        /// Their media type.
+        pub content_type: String = "text/html; charset=utf-8",
+        /// Whether errors of endpoints are replaced too, not only Sluice's own.
+        pub upstream: bool = "false",
+    }
+}
+
+/// Texts by the first and last status that they are for.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Pages(BTreeMap<(u16, u16), Template>);
+
+impl Pages {
+    /// The text for a status; one for the very status goes before one for its class.
+    fn get(&self, status: u16) -> Option<&Template> {
+        let class = (status / 100 * 100, status / 100 * 100 + 99);
+        self.0.get(&(status, status)).or_else(|| self.0.get(&class))
+    }
+}
+
+fn statuses(text: &str) -> Result<(u16, u16), String> {
+    let wrong = || format!("expected a status from 400 to 599, 4xx or 5xx, not `{text}`");
+    match text {
+        "4xx" => Ok((400, 499)),
+        "5xx" => Ok((500, 599)),
+        _ => {
+            let status = text.parse().map_err(|_| wrong())?;
+            if (400..600).contains(&status) { Ok((status, status)) } else { Err(wrong()) }
+        }
+    }
+}
+
+impl Setting for Pages {
+    fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
+        let Value::Map(entries) = &node.value else {
+            wrong_kind(node, at, diags, "a map of statuses to texts");
+            return None;
+        };
+        let mut all = Some(BTreeMap::new());
+        for entry in entries {
+            let here = at.key(&entry.key);
+            let key = statuses(&entry.key)
+                .map_err(|message| diags.error("bad-value", entry.key_span, here, message))
+                .ok();
+            let text = bind_scalar(&entry.node, &here, diags, "a text", Template::parse);
+            match (key, text, &mut all) {
+                (Some(key), Some(text), Some(all)) => {
+                    all.insert(key, text);
+                }
+                _ => all = None,
+            }
+        }
+        all.map(Self)
+    }
+
+    fn shape() -> Shape {
+        let text = Shape::Text { what: "a text", example: "<h1>back soon</h1>" };
+        Shape::Named(Box::new(text))
+    }
+
+    fn show(&self) -> Plain {
+        let key = |range: (u16, u16)| match range {
+            (400, 499) => "4xx".to_owned(),
+            (500, 599) => "5xx".to_owned(),
+            (status, _) => status.to_string(),
+        };
+        let shown =
+            self.0.iter().map(|(range, text)| (key(*range), Plain::Text(text.source().to_owned())));
+        Plain::Map(shown.collect())
+    }
+}
+
+/// The factory.
+#[derive(Debug)]
+pub struct ErrorPagesFactory;
+
+impl FilterFactory for ErrorPagesFactory {
+    fn name(&self) -> &'static str {
+        "error_pages"
+    }
+
+    fn help(&self) -> &'static str {
+        "Replaces the bodies of errors."
+    }
+
+    fn shape(&self) -> Shape {
+        ErrorPages::shape()
+    }
+
+    fn check(
+        &self,
+        settings: &Node,
+        at: &Path<'_>,
+        diags: &mut Diags,
+    ) -> Option<Arc<dyn FilterPlan>> {
+        Some(Arc::new(Plan(Arc::new(ErrorPages::bind(settings, at, diags)?))))
+    }
+}
+
+#[derive(Debug)]
+struct Plan(Arc<ErrorPages>);
+
+impl FilterPlan for Plan {
+    fn on_worker(&self, _worker: &Rc<WorkerCx>, _owner: &str) -> Rc<dyn HttpFilter> {
+        Rc::new(Filter(Arc::clone(&self.0)))
+    }
+}
+
+#[derive(Debug)]
+struct Filter(Arc<ErrorPages>);
+
+impl HttpFilter for Filter {
+    fn response_head(&self, cx: &mut Cx<'_>, head: &mut Head) -> Step {
+        let own = cx.summary.reason.is_some();
+        let page = self.0.pages.get(head.status()).filter(|_| own || self.0.upstream);
+        let Some(page) = page else { return Step::Continue };
+        if head.is_grpc() {
+            return Step::Continue;
+        }
+        let none = Head::default();
+        let summary = crate::record::Summary { status: head.status(), ..cx.summary.clone() };
+        let view = View {
+            response: Some(head),
+            summary: &summary,
+            ..cx.view(cx.request.unwrap_or(&none))
+        };
+        let reason = cx.summary.reason.unwrap_or(reasons::VIA_UPSTREAM);
+        let mut reply =
+            Reply::new(head.status(), reason, cx.summary.details.clone(), page.fill(&view));
+        reply.content_type = self.0.content_type.clone().into();
+        if let Some(location) = head.get(sluice_codec::Known::RetryAfter) {
+            reply = reply.with("retry-after", String::from_utf8_lossy(location));
+        }
+        Step::reply(reply)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_goes_before_its_class() {
+        let page = |text: &str| Template::parse(text).unwrap();
+        let pages = Pages(BTreeMap::from([((500, 599), page("class")), ((503, 503), page("one"))]));
+        assert_eq!(pages.get(503).map(Template::source), Some("one"));
+        assert_eq!(pages.get(500).map(Template::source), Some("class"));
+        assert_eq!(pages.get(404), None);
+        assert!(statuses("200").is_err() && statuses("6xx").is_err());
+    }
+}

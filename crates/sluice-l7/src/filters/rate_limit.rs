@@ -1,0 +1,162 @@
+//! `rate_limit`: how fast requests may come: in all, per client or per value of a header.
+//!
+//! Owns: the buckets, over all workers and reloads. Keeps: the table of clients is bounded; whoever
+//! has waited long enough is let in, and nobody faster than the rate.
+
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use sluice_codec::Head;
+use sluice_core::connection::Peer;
+use sluice_core::settings::{Plain, bind_scalar};
+use sluice_core::value::Rate;
+use sluice_core::{Diags, Node, Path, Setting, Shape};
+use sluice_io::WorkerCx;
+use sluice_l4::filters::buckets::{Bucket, PerOwner, Sources, forgotten, source_of};
+use sluice_telemetry::Counter;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::{Cx, FilterFactory, FilterPlan, HttpFilter, Step};
+use crate::reasons;
+use crate::reply::Reply;
+
+/// Who shares a bucket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Per {
+    /// Everybody whom the filter sees.
+    All,
+    /// Each client: an IPv4 address or an IPv6 /64.
+    SourceIp,
+    /// Each value of a header; requests without it share one.
+    Header(String),
+}
+
+impl Setting for Per {
+    fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
+        bind_scalar(node, at, diags, "all, source_ip or header:NAME", |text| match text {
+            "all" => Ok(Self::All),
+            "source_ip" => Ok(Self::SourceIp),
+            _ => match text.strip_prefix("header:").map(str::trim) {
+                Some(name) if sluice_codec::names::is_token(name.as_bytes()) => {
+                    Ok(Self::Header(name.to_ascii_lowercase()))
+                }
+                _ => Err(format!("expected all, source_ip or header:NAME, not `{text}`")),
+            },
+        })
+    }
+
+    fn shape() -> Shape {
+        Shape::Text { what: "all, source_ip or header:NAME", example: "source_ip" }
+    }
+
+    fn show(&self) -> Plain {
+        Plain::Text(match self {
+            Self::All => "all".into(),
+            Self::SourceIp => "source_ip".into(),
+            Self::Header(name) => format!("header:{name}"),
+        })
+    }
+}
+
+sluice_core::section! {
+    /// Bounds how fast requests come.
+    pub struct RateLimit {
+        /// The rate in the long run.
+        pub requests: Rate,
+        /// How many may come at once; the rate's own count where it is left out.
+        pub burst: Option<u32>,
+        /// Who shares a bucket: all, source_ip or header:NAME.
+        pub per: Per = "all",
+        /// The status of the answer.
+        pub status: u16 = "429",
+    }
+}
+
+/// The factory; holds the buckets of each listener and rule that uses the filter.
+#[derive(Debug, Default)]
+pub struct RateLimitFactory {
+    buckets: PerOwner<Sources<Bucket, u64>>,
+}
+
+impl FilterFactory for RateLimitFactory {
+    fn name(&self) -> &'static str {
+        "rate_limit"
+    }
+
+    fn help(&self) -> &'static str {
+        "Bounds how fast requests come: in all, per client, or per value of a header."
+    }
+
+    fn shape(&self) -> Shape {
+        RateLimit::shape()
+    }
+
+    fn check(
+        &self,
+        settings: &Node,
+        at: &Path<'_>,
+        diags: &mut Diags,
+    ) -> Option<Arc<dyn FilterPlan>> {
+        let settings = RateLimit::bind(settings, at, diags)?;
+        if !(400..600).contains(&settings.status) {
+            diags.error("bad-value", None, at.key("status"), "the status lies from 400 to 599");
+            return None;
+        }
+        Some(Arc::new(Plan { settings, buckets: self.buckets.clone() }))
+    }
+}
+
+#[derive(Debug)]
+struct Plan {
+    settings: RateLimit,
+    buckets: PerOwner<Sources<Bucket, u64>>,
+}
+
+impl FilterPlan for Plan {
+    fn on_worker(&self, worker: &Rc<WorkerCx>, owner: &str) -> Rc<dyn HttpFilter> {
+        Rc::new(Filter {
+            settings: self.settings.clone(),
+            buckets: self.buckets.of(owner, worker, Sources::new),
+            forgotten: forgotten(worker),
+        })
+    }
+}
+
+#[derive(Debug)]
+struct Filter {
+    settings: RateLimit,
+    buckets: Arc<Mutex<Sources<Bucket, u64>>>,
+    forgotten: Counter,
+}
+
+impl HttpFilter for Filter {
+    fn request_head(&self, cx: &mut Cx<'_>, head: &mut Head) -> Step {
+        let Rate { count, per } = self.settings.requests;
+        let key = match &self.settings.per {
+            Per::All => 0,
+            Per::SourceIp => key_of(cx.summary.source),
+            Per::Header(name) => {
+                head.get_named(name.as_bytes()).map_or(0, |value| xxh3_64(value) | 1)
+            }
+        };
+        let burst = self.settings.burst.unwrap_or(count).max(1);
+        let now = cx.worker.now();
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        let (bucket, forgot) = buckets.entry(key);
+        if forgot {
+            self.forgotten.increment();
+        }
+        if bucket.take(now, per / count, burst) {
+            return Step::Continue;
+        }
+        let wait = bucket.wait(now, per / count, burst).as_secs() + 1;
+        let status = self.settings.status;
+        let body = "too many requests\n";
+        let reply = Reply::new(status, reasons::RATE, "local_rate_limited", body);
+        Step::reply(reply.with("retry-after", wait.to_string()))
+    }
+}
+
+fn key_of(source: Peer) -> u64 {
+    xxh3_64(source_of(source).to_string().as_bytes())
+}

@@ -1,0 +1,113 @@
+//! `request_id`: every request has a name that follows it through services and logs.
+//!
+//! Keeps: a name that came is kept where `keep` says so, else replaced; what is made is a UUID of
+//! version 4, RFC 9562 §5.4.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use sluice_codec::{Head, Known};
+use sluice_core::{Diags, Node, Path, Setting, Shape};
+use sluice_io::WorkerCx;
+
+use super::{Cx, FilterFactory, FilterPlan, HttpFilter, Step};
+
+sluice_core::section! {
+    /// Names every request in `x-request-id`.
+    pub struct RequestId {
+        /// Whether a name that the client gave is kept.
+        pub keep: bool = "true",
+        /// Whether the response gets it too.
+        pub respond: bool = "false",
+    }
+}
+
+/// The factory.
+#[derive(Debug)]
+pub struct RequestIdFactory;
+
+impl FilterFactory for RequestIdFactory {
+    fn name(&self) -> &'static str {
+        "request_id"
+    }
+
+    fn help(&self) -> &'static str {
+        "Names every request in `x-request-id`."
+    }
+
+    fn shape(&self) -> Shape {
+        RequestId::shape()
+    }
+
+    fn check(
+        &self,
+        settings: &Node,
+        at: &Path<'_>,
+        diags: &mut Diags,
+    ) -> Option<Arc<dyn FilterPlan>> {
+        Some(Arc::new(Plan(RequestId::bind(settings, at, diags)?)))
+    }
+}
+
+#[derive(Debug)]
+struct Plan(RequestId);
+
+impl FilterPlan for Plan {
+    fn on_worker(&self, _worker: &Rc<WorkerCx>, _owner: &str) -> Rc<dyn HttpFilter> {
+        Rc::new(Filter { settings: self.0.clone() })
+    }
+}
+
+#[derive(Debug)]
+struct Filter {
+    settings: RequestId,
+}
+
+impl HttpFilter for Filter {
+    fn request_head(&self, cx: &mut Cx<'_>, head: &mut Head) -> Step {
+        if !self.settings.keep || head.get(Known::XRequestId).is_none() {
+            head.set(Known::XRequestId.text().as_bytes(), &uuid(cx.worker));
+        }
+        Step::Continue
+    }
+
+    fn response_head(&self, cx: &mut Cx<'_>, head: &mut Head) -> Step {
+        if self.settings.respond
+            && let Some(id) = cx.request.and_then(|request| request.get(Known::XRequestId))
+        {
+            head.set(Known::XRequestId.text().as_bytes(), id);
+        }
+        Step::Continue
+    }
+}
+
+/// A UUID of version 4 as text.
+fn uuid(worker: &WorkerCx) -> [u8; 36] {
+    let mut text = [b'-'; 36];
+    for (place, letter) in text.iter_mut().enumerate() {
+        let nibble = match place {
+            8 | 13 | 18 | 23 => continue,
+            14 => 4,
+            19 => 8 + worker.random_below(4),
+            _ => worker.random_below(16),
+        };
+        *letter = b"0123456789abcdef"[nibble];
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_a_uuid_of_version_4() {
+        let worker = WorkerCx::solitary(sluice_core::Clock::held());
+        let (one, other) = (uuid(&worker), uuid(&worker));
+        assert_ne!(one, other);
+        let text = String::from_utf8(one.to_vec()).unwrap();
+        let parts: Vec<&str> = text.split('-').collect();
+        assert_eq!(parts.iter().map(|part| part.len()).collect::<Vec<_>>(), [8, 4, 4, 4, 12]);
+        assert!(parts[2].starts_with('4') && "89ab".contains(&parts[3][..1]), "{text}");
+    }
+}

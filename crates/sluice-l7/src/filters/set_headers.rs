@@ -1,0 +1,208 @@
+//! `set_headers`: fields set, added and removed, on requests and responses.
+//!
+//! Keeps: what frames or routes a message cannot be set: that would make two readings of it.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use sluice_codec::names::{is_field_value, is_token};
+use sluice_codec::{Head, Known};
+use sluice_core::settings::{Plain, Shape, bind_scalar, wrong_kind};
+use sluice_core::{Diags, Node, Path, Setting, Value};
+use sluice_io::WorkerCx;
+
+use super::{Cx, FilterFactory, FilterPlan, HttpFilter, Step};
+use crate::record::View;
+use crate::template::Template;
+
+sluice_core::section! {
+    /// Sets, adds and removes fields. Values may hold `%OPERATOR%`s.
+    pub struct SetHeaders {
+        /// Fields of requests that are set to a value, whatever they were.
+        pub request: Fields,
+        /// Fields of responses that are set to a value, whatever they were.
+        pub response: Fields,
+        /// Fields that are added to requests beside those of the same name.
+        pub add_request: Fields,
+        /// Fields that are added to responses beside those of the same name.
+        pub add_response: Fields,
+        /// Fields that are taken out of requests.
+        pub remove_request: Vec<FieldName>,
+        /// Fields that are taken out of responses.
+        pub remove_response: Vec<FieldName>,
+    }
+}
+
+/// Fields by name.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Fields(BTreeMap<String, Template>);
+
+/// The name of a field that may be changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FieldName(String);
+
+fn name(text: &str) -> Result<String, String> {
+    let lower = text.to_ascii_lowercase();
+    let known = Known::of(lower.as_bytes());
+    if !is_token(lower.as_bytes()) {
+        return Err(format!("`{text}` is no name of a header field"));
+    }
+    if known.is_some_and(Known::is_hop_by_hop) || known == Some(Known::ContentLength) {
+        return Err(format!("`{text}` frames the message and is Sluice's to set"));
+    }
+    if known == Some(Known::Host) {
+        return Err("the host is set by the rule: `rewrite: { host: ... }`".into());
+    }
+    Ok(lower)
+}
+
+impl Setting for FieldName {
+    fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
+        bind_scalar(node, at, diags, "the name of a field", name).map(Self)
+    }
+
+    fn shape() -> Shape {
+        Shape::Text { what: "the name of a header field", example: "x-debug" }
+    }
+
+    fn show(&self) -> Plain {
+        Plain::Text(self.0.clone())
+    }
+}
+
+impl Setting for Fields {
+    fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
+        let entries = match &node.value {
+            Value::Map(entries) => entries.as_slice(),
+            Value::Null => &[],
+            _ => {
+                wrong_kind(node, at, diags, "a map of fields, such as `x-edge: a`");
+                return None;
+            }
+        };
+        let mut all = Some(BTreeMap::new());
+        for entry in entries {
+            let here = at.key(&entry.key);
+            let key = name(&entry.key)
+                .map_err(|message| diags.error("bad-value", entry.key_span, here, message))
+                .ok();
+            let value = bind_scalar(&entry.node, &here, diags, "a value", |text| {
+                if !is_field_value(text.as_bytes()) {
+                    return Err("a value holds no control characters".into());
+                }
+                Template::parse(text)
+            });
+            match (key, value, &mut all) {
+                (Some(key), Some(value), Some(all)) => {
+                    all.insert(key, value);
+                }
+                _ => all = None,
+            }
+        }
+        all.map(Self)
+    }
+
+    fn shape() -> Shape {
+        let value = Shape::Text { what: "a value", example: "%DOWNSTREAM_REMOTE_ADDRESS%" };
+        Shape::Named(Box::new(value))
+    }
+
+    fn show(&self) -> Plain {
+        let shown = |(name, value): (&String, &Template)| {
+            (name.clone(), Plain::Text(value.source().to_owned()))
+        };
+        Plain::Map(self.0.iter().map(shown).collect())
+    }
+
+    fn absent() -> Option<Self> {
+        Some(Self::default())
+    }
+}
+
+/// The factory.
+#[derive(Debug)]
+pub struct SetHeadersFactory;
+
+impl FilterFactory for SetHeadersFactory {
+    fn name(&self) -> &'static str {
+        "set_headers"
+    }
+
+    fn help(&self) -> &'static str {
+        "Sets, adds and removes header fields of requests and responses."
+    }
+
+    fn shape(&self) -> Shape {
+        SetHeaders::shape()
+    }
+
+    fn check(
+        &self,
+        settings: &Node,
+        at: &Path<'_>,
+        diags: &mut Diags,
+    ) -> Option<Arc<dyn FilterPlan>> {
+        Some(Arc::new(Plan(Arc::new(SetHeaders::bind(settings, at, diags)?))))
+    }
+}
+
+#[derive(Debug)]
+struct Plan(Arc<SetHeaders>);
+
+impl FilterPlan for Plan {
+    fn on_worker(&self, _worker: &Rc<WorkerCx>, _owner: &str) -> Rc<dyn HttpFilter> {
+        Rc::new(Filter(Arc::clone(&self.0)))
+    }
+}
+
+#[derive(Debug)]
+struct Filter(Arc<SetHeaders>);
+
+/// Values are made of the message as it came, before any of them is set.
+fn values(fields: &Fields, view: &View<'_>) -> Vec<(String, String)> {
+    fields.0.iter().map(|(name, value)| (name.clone(), clean(value.fill(view)))).collect()
+}
+
+/// What an operator brought in cannot end the field.
+fn clean(value: String) -> String {
+    if is_field_value(value.as_bytes()) {
+        value
+    } else {
+        value.chars().filter(|c| !c.is_control()).collect()
+    }
+}
+
+fn edit(
+    head: &mut Head,
+    removed: &[FieldName],
+    set: &[(String, String)],
+    added: &[(String, String)],
+) {
+    for name in removed {
+        head.remove(name.0.as_bytes());
+    }
+    for (name, value) in set {
+        head.set(name.as_bytes(), value.as_bytes());
+    }
+    for (name, value) in added {
+        head.append(name.as_bytes(), value.as_bytes());
+    }
+}
+
+impl HttpFilter for Filter {
+    fn request_head(&self, cx: &mut Cx<'_>, head: &mut Head) -> Step {
+        let view = cx.view(head);
+        let (set, added) = (values(&self.0.request, &view), values(&self.0.add_request, &view));
+        edit(head, &self.0.remove_request, &set, &added);
+        Step::Continue
+    }
+
+    fn response_head(&self, cx: &mut Cx<'_>, head: &mut Head) -> Step {
+        let none = Head::default();
+        let view = View { response: Some(head), ..cx.view(cx.request.unwrap_or(&none)) };
+        let (set, added) = (values(&self.0.response, &view), values(&self.0.add_response, &view));
+        edit(head, &self.0.remove_response, &set, &added);
+        Step::Continue
+    }
+}

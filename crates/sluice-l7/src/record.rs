@@ -1,0 +1,305 @@
+//! The record of a request, and the operators that name its values.
+//!
+//! Owns: what is known of a request while it runs and when it has ended. Refuses to know: where
+//! records go. Keeps: operators mean in header values what they mean in records.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sluice_codec::{Head, Known, Version};
+use sluice_core::connection::{Attempt, ConnInfo, Peer, TlsFacts};
+use sluice_core::{Name, Reason};
+use sluice_telemetry::{Field, Operator, Record, RecordKind};
+use smallvec::SmallVec;
+
+macro_rules! operators {
+    ($($name:ident = $text:literal $(($argument:literal))?, $help:literal;)+) => {
+        $(const $name: Operator =
+            Operator { name: $text, argument: operators!(@argument $($argument)?), help: $help };)+
+        /// Every operator of requests.
+        pub const OPERATORS: &[&Operator] = &[$(&$name),+];
+    };
+    (@argument) => { None };
+    (@argument $argument:literal) => { Some($argument) };
+}
+
+operators! {
+    START_TIME = "START_TIME", "When it began, RFC 3339 in UTC.";
+    METHOD = "METHOD", "The method.";
+    HOST = "HOST", "The authority that was asked for.";
+    PATH = "PATH", "Path and query as the client sent them.";
+    REQ = "REQ"("NAME?OTHER"), "A field of the request, or another where it is missing; :METHOD, :PATH, :AUTHORITY and :SCHEME are names too.";
+    REQUEST_HEADER = "REQUEST_HEADER"("NAME?OTHER"), "The same as REQ.";
+    RESP = "RESP"("NAME?OTHER"), "A field of the response, or another where it is missing.";
+    RESPONSE_HEADER = "RESPONSE_HEADER"("NAME?OTHER"), "The same as RESP.";
+    QUERY_PARAM = "QUERY_PARAM"("NAME"), "A parameter of the query.";
+    PROTOCOL = "PROTOCOL", "The version that the client spoke.";
+    UPSTREAM_PROTOCOL = "UPSTREAM_PROTOCOL", "The version that the endpoint spoke.";
+    RESPONSE_CODE = "RESPONSE_CODE", "The status; 0 where none was sent.";
+    DETAILS = "RESPONSE_CODE_DETAILS", "How the status came about, in Envoy's words where it has one.";
+    FLAGS = "RESPONSE_FLAGS", "Envoy's response flag for the reason.";
+    GRPC_STATUS = "GRPC_STATUS_NUMBER", "The gRPC status of the response.";
+    ROUTE = "ROUTE_NAME", "The rule that matched.";
+    CLUSTER = "UPSTREAM_CLUSTER", "The cluster.";
+    UPSTREAM = "UPSTREAM_HOST", "The endpoint that answered.";
+    ATTEMPTS = "UPSTREAM_HOSTS_ATTEMPTED", "Every endpoint that was tried, with what went wrong.";
+    ATTEMPT_COUNT = "UPSTREAM_REQUEST_ATTEMPT_COUNT", "How many were tried.";
+    RECEIVED = "BYTES_RECEIVED", "Bytes of the request's body.";
+    SENT = "BYTES_SENT", "Bytes of the response's body.";
+    DURATION = "DURATION", "Milliseconds from the head of the request to the end.";
+    REQUEST_DURATION = "REQUEST_DURATION", "Milliseconds from the head of the request to its end.";
+    RESPONSE_DURATION = "RESPONSE_DURATION", "Milliseconds from the head of the request to the head of the response.";
+    RESPONSE_TX_DURATION = "RESPONSE_TX_DURATION", "Milliseconds from the head of the response to its end.";
+    STREAM_ID = "STREAM_ID", "Its number, unique in the process.";
+    REASON = "REASON", "Why it ended; see the page on reasons.";
+    PHASE = "PHASE", "The phase in which it ended.";
+    SIDE = "SIDE", "Who brought the end about: downstream, upstream or local.";
+    DETAIL = "DETAIL", "What the system or the codec said about the end.";
+    CONNECTION_ID = "CONNECTION_ID", "The number of its connection.";
+    LISTENER = "LISTENER", "The listener.";
+    CHAIN = "FILTER_CHAIN_NAME", "The filter chain.";
+    REMOTE = "DOWNSTREAM_REMOTE_ADDRESS", "Who it comes from: trusted x-forwarded-for, PROXY header, or the peer.";
+    REMOTE_IP = "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT", "The same without its port.";
+    PEER = "DOWNSTREAM_DIRECT_REMOTE_ADDRESS", "The other end of the socket.";
+    PEER_IP = "DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT", "The same without its port.";
+    LOCAL = "DOWNSTREAM_LOCAL_ADDRESS", "The address that was connected to.";
+    LOCAL_PORT = "DOWNSTREAM_LOCAL_PORT", "The port that was connected to.";
+    SNI = "REQUESTED_SERVER_NAME", "The server name of the ClientHello.";
+    TLS_VERSION = "DOWNSTREAM_TLS_VERSION", "The TLS version, where TLS was terminated.";
+    TLS_CIPHER = "DOWNSTREAM_TLS_CIPHER", "The cipher suite, where TLS was terminated.";
+    CLIENT_SUBJECT = "DOWNSTREAM_PEER_SUBJECT", "The subject of the client's certificate.";
+    TRACE_ID = "TRACE_ID", "The trace that `traceparent` names.";
+}
+
+/// The text format that `format: text` stands for where a sink takes requests alone: Envoy's.
+pub const DEFAULT_TEXT: &str = "[%START_TIME%] \"%METHOD% %PATH% %PROTOCOL%\" %RESPONSE_CODE% %RESPONSE_FLAGS% %BYTES_RECEIVED% %BYTES_SENT% %DURATION% \"%REQ(X-FORWARDED-FOR)%\" \"%REQ(USER-AGENT)%\" \"%REQ(X-REQUEST-ID)%\" \"%HOST%\" \"%UPSTREAM_HOST%\" %REASON%";
+
+/// What the requests of a connection share.
+#[derive(Clone, Debug)]
+pub struct ConnFacts {
+    id: u64,
+    listener: Name,
+    chain: Option<Name>,
+    peer: Peer,
+    local: Peer,
+    sni: Option<Box<str>>,
+    tls: Option<Box<TlsFacts>>,
+}
+
+impl ConnFacts {
+    /// Those of a connection that was handed to its handler.
+    pub fn of(info: &ConnInfo) -> Self {
+        Self {
+            id: info.id,
+            listener: info.listener.clone(),
+            chain: info.chain.get().cloned(),
+            peer: info.peer,
+            local: info.destination(),
+            sni: info.nearest_facts().sni,
+            tls: info.tls.get().cloned(),
+        }
+    }
+}
+
+/// What is known of a request beside its heads.
+#[derive(Clone, Debug)]
+pub struct Summary {
+    /// Its number.
+    pub id: u64,
+    /// Wall time of its beginning, since the Unix epoch.
+    pub started: Duration,
+    /// How long it has lasted.
+    pub lasted: Duration,
+    /// When the request had come whole, since its beginning.
+    pub request_end: Option<Duration>,
+    /// When the head of the response came, since its beginning.
+    pub response_start: Option<Duration>,
+    /// The version that the client spoke.
+    pub version: Version,
+    /// The version that the endpoint spoke.
+    pub upstream_version: Option<Version>,
+    /// Path and query as they came; empty where nothing changed them.
+    pub original_path: String,
+    /// Who it comes from.
+    pub source: Peer,
+    /// The rule.
+    pub route: Option<Name>,
+    /// The cluster.
+    pub cluster: Option<Name>,
+    /// Endpoints tried.
+    pub attempts: SmallVec<[Attempt; 1]>,
+    /// Bytes of the request's body.
+    pub received: u64,
+    /// Bytes of the response's body.
+    pub sent: u64,
+    /// The status; 0 where none was sent.
+    pub status: u16,
+    /// The gRPC status in the trailers.
+    pub grpc_status: Option<u32>,
+    /// Why it ended.
+    pub reason: Option<Reason>,
+    /// How the status came about.
+    pub details: Cow<'static, str>,
+    /// What the system or the codec said.
+    pub detail: Option<Box<str>>,
+}
+
+/// A request as templates and records see it.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a> {
+    /// Its connection.
+    pub conn: &'a ConnFacts,
+    /// Its head.
+    pub request: &'a Head,
+    /// The head of the response, once there is one.
+    pub response: Option<&'a Head>,
+    /// The rest.
+    pub summary: &'a Summary,
+}
+
+impl View<'_> {
+    /// The value of an operator.
+    pub fn field<'f>(&self, operator: &Operator, argument: &str) -> Field<'f> {
+        let owned = |text: Option<&str>| Field::from(text.map(str::to_owned));
+        let (conn, request, summary) = (self.conn, self.request, self.summary);
+        let since = |at: Option<Duration>| at.map_or(Field::Missing, Field::Millis);
+        match operator.name {
+            name if name == START_TIME.name => Field::Time(summary.started),
+            name if name == METHOD.name => owned(Some(request.method_text())),
+            name if name == HOST.name => owned(Some(request.authority())),
+            name if name == PATH.name => owned(Some(self.path())),
+            name if name == REQ.name || name == REQUEST_HEADER.name => {
+                either(argument, |name| self.request_field(name))
+            }
+            name if name == RESP.name || name == RESPONSE_HEADER.name => {
+                either(argument, |name| header(self.response?, name))
+            }
+            name if name == QUERY_PARAM.name => {
+                let query = request.query().unwrap_or_default();
+                owned(crate::parts::query_parameter(query, argument))
+            }
+            name if name == PROTOCOL.name => owned(Some(summary.version.word())),
+            name if name == UPSTREAM_PROTOCOL.name => {
+                owned(summary.upstream_version.map(Version::word))
+            }
+            name if name == RESPONSE_CODE.name => Field::Number(summary.status.into()),
+            name if name == DETAILS.name => {
+                owned(Some(&*summary.details).filter(|details| !details.is_empty()))
+            }
+            name if name == FLAGS.name => owned(summary.reason.map(|r| r.def().envoy_flag)),
+            name if name == GRPC_STATUS.name => {
+                summary.grpc_status.map_or(Field::Missing, |status| Field::Number(status.into()))
+            }
+            name if name == ROUTE.name => owned(summary.route.as_deref()),
+            name if name == CLUSTER.name => owned(summary.cluster.as_deref()),
+            name if name == UPSTREAM.name => {
+                let last = summary.attempts.last().filter(|attempt| attempt.failure.is_none());
+                owned(last.map(|attempt| &*attempt.endpoint))
+            }
+            name if name == ATTEMPTS.name => {
+                Field::List(summary.attempts.iter().map(ToString::to_string).collect())
+            }
+            name if name == ATTEMPT_COUNT.name => Field::Number(summary.attempts.len() as u64),
+            name if name == RECEIVED.name => Field::Number(summary.received),
+            name if name == SENT.name => Field::Number(summary.sent),
+            name if name == DURATION.name => Field::Millis(summary.lasted),
+            name if name == REQUEST_DURATION.name => since(summary.request_end),
+            name if name == RESPONSE_DURATION.name => since(summary.response_start),
+            name if name == RESPONSE_TX_DURATION.name => {
+                since(summary.response_start.map(|at| summary.lasted.saturating_sub(at)))
+            }
+            name if name == STREAM_ID.name => Field::Number(summary.id),
+            name if name == REASON.name => owned(summary.reason.map(Reason::code)),
+            name if name == PHASE.name => owned(summary.reason.map(|r| r.def().phase.word())),
+            name if name == SIDE.name => owned(summary.reason.map(|r| r.def().side.word())),
+            name if name == DETAIL.name => owned(summary.detail.as_deref()),
+            name if name == CONNECTION_ID.name => Field::Number(conn.id),
+            name if name == LISTENER.name => owned(Some(&conn.listener)),
+            name if name == CHAIN.name => owned(conn.chain.as_deref()),
+            name if name == REMOTE.name => Field::from(summary.source.to_string()),
+            name if name == REMOTE_IP.name => Field::from(without_port(summary.source)),
+            name if name == PEER.name => Field::from(conn.peer.to_string()),
+            name if name == PEER_IP.name => Field::from(without_port(conn.peer)),
+            name if name == LOCAL.name => Field::from(conn.local.to_string()),
+            name if name == LOCAL_PORT.name => match conn.local.socket() {
+                Some(socket) => Field::Number(socket.port().into()),
+                None => Field::Missing,
+            },
+            name if name == SNI.name => owned(conn.sni.as_deref()),
+            name if name == TLS_VERSION.name => owned(conn.tls.as_ref().map(|tls| tls.version)),
+            name if name == TLS_CIPHER.name => owned(conn.tls.as_ref().map(|tls| tls.cipher)),
+            name if name == CLIENT_SUBJECT.name => {
+                owned(conn.tls.as_ref().and_then(|tls| tls.client_subject.as_deref()))
+            }
+            name if name == TRACE_ID.name => {
+                let parent = request.get(Known::Traceparent);
+                let parent = parent.and_then(|value| std::str::from_utf8(value).ok());
+                owned(parent.and_then(|value| value.split('-').nth(1)))
+            }
+            _ => Field::Missing,
+        }
+    }
+
+    fn path(&self) -> &str {
+        let original = &self.summary.original_path;
+        if original.is_empty() { self.request.path() } else { original }
+    }
+
+    fn request_field(&self, name: &str) -> Option<String> {
+        let request = self.request;
+        let pseudo = if name.eq_ignore_ascii_case(":method") {
+            request.method_text()
+        } else if name.eq_ignore_ascii_case(":path") {
+            request.path()
+        } else if name.eq_ignore_ascii_case(":authority") || name.eq_ignore_ascii_case("host") {
+            request.authority()
+        } else if name.eq_ignore_ascii_case(":scheme") {
+            request.scheme()
+        } else if name.eq_ignore_ascii_case("x-envoy-original-path") {
+            &self.summary.original_path
+        } else {
+            return header(request, name);
+        };
+        Some(pseudo.to_owned()).filter(|text| !text.is_empty())
+    }
+}
+
+fn header(head: &Head, name: &str) -> Option<String> {
+    head.get_named(name.as_bytes()).map(|value| String::from_utf8_lossy(value).into_owned())
+}
+
+/// `NAME` or `NAME?OTHER`.
+fn either<'f>(argument: &str, get: impl Fn(&str) -> Option<String>) -> Field<'f> {
+    let (name, other) = argument.split_once('?').unwrap_or((argument, ""));
+    get(name).or_else(|| get(other).filter(|_| !other.is_empty())).into()
+}
+
+fn without_port(peer: Peer) -> String {
+    peer.ip().map_or_else(|| peer.to_string(), |ip| ip.to_string())
+}
+
+/// The record of a request that has ended.
+#[derive(Debug)]
+pub struct RequestRecord {
+    pub(crate) conn: Arc<ConnFacts>,
+    pub(crate) request: Box<Head>,
+    pub(crate) response: Option<Box<Head>>,
+    pub(crate) summary: Summary,
+}
+
+impl Record for RequestRecord {
+    fn kind(&self) -> RecordKind {
+        RecordKind::Request
+    }
+
+    fn field(&self, operator: &Operator, argument: &str) -> Field<'_> {
+        let view = View {
+            conn: &self.conn,
+            request: &self.request,
+            response: self.response.as_deref(),
+            summary: &self.summary,
+        };
+        view.field(operator, argument)
+    }
+}

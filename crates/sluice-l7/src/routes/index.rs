@@ -1,0 +1,209 @@
+//! Finding a virtual host, and the few rules of it that may match.
+//!
+//! Owns: hashes over names and paths. Refuses to know: what a rule asks for beside its path.
+//! Keeps: of the rules that may match all are looked at, in their order; the cost of a look-up does
+//! not grow with the number of hosts, nor with rules for other paths.
+
+use std::collections::HashMap;
+
+use foldhash::fast::FixedState;
+use sluice_core::value::HostPattern;
+use smallvec::SmallVec;
+
+use super::paths::PathMatch;
+use super::{HostTwice, Rule};
+
+/// The longest host name that is looked up, RFC 1035 §2.3.4 with room to spare.
+const HOST_MAX: usize = 300;
+
+type Map<V> = HashMap<Box<str>, V, FixedState>;
+
+/// Virtual hosts by name.
+#[derive(Debug, Default)]
+pub struct HostIndex {
+    exact: Map<u32>,
+    suffix: Map<u32>,
+    prefix: Map<u32>,
+    any: Option<u32>,
+}
+
+impl HostIndex {
+    /// The index over the patterns of each virtual host in turn.
+    ///
+    /// # Errors
+    /// Patterns that stand twice.
+    pub fn build<'a>(
+        hosts: impl Iterator<Item = &'a [HostPattern]>,
+    ) -> Result<Self, Vec<HostTwice>> {
+        let mut index = Self::default();
+        let mut twice = Vec::new();
+        for (place, patterns) in hosts.enumerate() {
+            let number = u32::try_from(place).unwrap_or(u32::MAX);
+            for pattern in patterns {
+                let before = match pattern {
+                    HostPattern::Any => index.any.replace(number),
+                    HostPattern::Exact(name) => index.exact.insert(name.as_str().into(), number),
+                    HostPattern::Suffix(name) => index.suffix.insert(name.as_str().into(), number),
+                    HostPattern::Prefix(name) => index.prefix.insert(name.as_str().into(), number),
+                };
+                if let Some(before) = before {
+                    twice.push((pattern.clone(), before as usize, place));
+                }
+            }
+        }
+        if twice.is_empty() { Ok(index) } else { Err(twice) }
+    }
+
+    /// The virtual host for an authority: exact, then the longest suffix, the longest prefix, any.
+    pub fn find(&self, authority: &str) -> Option<usize> {
+        let mut lower = [0_u8; HOST_MAX];
+        let host = without_port(authority);
+        let host = host.strip_suffix('.').unwrap_or(host);
+        let found = lower.get_mut(..host.len()).and_then(|lower| {
+            lower.copy_from_slice(host.as_bytes());
+            lower.make_ascii_lowercase();
+            self.find_lower(std::str::from_utf8(lower).ok()?)
+        });
+        found.or(self.any).map(|place| place as usize)
+    }
+
+    fn find_lower(&self, host: &str) -> Option<u32> {
+        if let Some(place) = self.exact.get(host) {
+            return Some(*place);
+        }
+        let dots = || host.bytes().enumerate().filter(|(_, byte)| *byte == b'.').map(|(at, _)| at);
+        if !self.suffix.is_empty()
+            && let Some(place) = dots().find_map(|at| self.suffix.get(&host[at + 1..]))
+        {
+            return Some(*place);
+        }
+        if self.prefix.is_empty() {
+            return None;
+        }
+        let mut longest = None;
+        for at in dots() {
+            longest = self.prefix.get(&host[..at]).copied().or(longest);
+        }
+        longest
+    }
+}
+
+/// The host of an authority.
+pub fn without_port(authority: &str) -> &str {
+    match authority.rsplit_once(':') {
+        Some((host, port))
+            if port.bytes().all(|byte| byte.is_ascii_digit())
+                && (!host.contains(':') || host.ends_with(']')) =>
+        {
+            host
+        }
+        _ => authority,
+    }
+}
+
+/// Fewer rules are looked at one by one.
+const INDEXED_FROM: usize = 9;
+
+/// Segments of a path that are looked up as prefixes; longer prefixes are looked at one by one.
+const DEPTH_MAX: usize = 8;
+
+/// The rules of a virtual host by their paths.
+#[derive(Debug, Default)]
+pub struct RuleIndex {
+    indexed: bool,
+    exact: Map<SmallVec<[u32; 2]>>,
+    prefix: Map<SmallVec<[u32; 2]>>,
+    /// Rules that no look-up finds.
+    others: Vec<u32>,
+}
+
+impl RuleIndex {
+    /// The index over rules in order.
+    pub fn build(rules: &[Rule]) -> Self {
+        let mut index = Self { indexed: rules.len() >= INDEXED_FROM, ..Self::default() };
+        if !index.indexed {
+            return index;
+        }
+        for (place, rule) in rules.iter().enumerate() {
+            let number = u32::try_from(place).unwrap_or(u32::MAX);
+            match &rule.path {
+                PathMatch::Exact(path) => index.exact.entry(path.clone()).or_default().push(number),
+                PathMatch::Prefix(path) if path.matches('/').count() <= DEPTH_MAX => {
+                    index.prefix.entry(path.clone()).or_default().push(number);
+                }
+                _ => index.others.push(number),
+            }
+        }
+        index
+    }
+
+    /// The first rule in order that `fits`; only those that may fit `path` are asked.
+    pub fn find(
+        &self,
+        rules: &[Rule],
+        path: &str,
+        mut fits: impl FnMut(&Rule) -> bool,
+    ) -> Option<usize> {
+        if !self.indexed {
+            return rules.iter().position(fits);
+        }
+        let mut candidates: SmallVec<[u32; 16]> = SmallVec::new();
+        candidates.extend(self.exact.get(path).into_iter().flatten().copied());
+        if !self.prefix.is_empty() {
+            let ends = path.bytes().enumerate().skip(1).filter(|(_, byte)| *byte == b'/');
+            let ends = ends.map(|(at, _)| at).chain([path.len()]);
+            for end in ends.take(DEPTH_MAX + 1) {
+                candidates.extend(self.prefix.get(&path[..end]).into_iter().flatten().copied());
+            }
+        }
+        candidates.sort_unstable();
+        // Two sorted lists, walked together.
+        let mut found = candidates.iter().copied().peekable();
+        let mut others = self.others.iter().copied().peekable();
+        loop {
+            let next = match (found.peek(), others.peek()) {
+                (Some(a), Some(b)) if a < b => found.next(),
+                (_, Some(_)) => others.next(),
+                (Some(_), None) => found.next(),
+                (None, None) => return None,
+            };
+            let place = next? as usize;
+            if rules.get(place).is_some_and(&mut fits) {
+                return Some(place);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sluice_core::value::parse_host_pattern;
+
+    #[test]
+    fn the_most_specific_host_wins() {
+        let patterns: Vec<Vec<HostPattern>> =
+            [&["a.test"][..], &["*.test", "[::1]"], &["*.a.test"], &["a.*"], &["a.b.*"], &["*"]]
+                .iter()
+                .map(|texts| texts.iter().map(|text| parse_host_pattern(text).unwrap()).collect())
+                .collect();
+        let index = HostIndex::build(patterns.iter().map(Vec::as_slice)).unwrap();
+        for (authority, place) in [
+            ("a.test", 0),
+            ("A.Test:8080", 0),
+            ("a.test.", 0),
+            ("b.test", 1),
+            ("x.a.test", 2),
+            ("y.x.a.test", 2),
+            ("a.example", 3),
+            ("a.b.example", 4),
+            ("example", 5),
+            ("[::1]:80", 1),
+            ("", 5),
+        ] {
+            assert_eq!(index.find(authority), Some(place), "{authority}");
+        }
+        let long = "a".repeat(1000);
+        assert_eq!(index.find(&long), Some(5));
+    }
+}

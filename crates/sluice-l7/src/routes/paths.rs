@@ -1,0 +1,192 @@
+//! What a path is matched against.
+//!
+//! Owns: the kinds of match and templates. Refuses to know: queries, hosts.
+//! Keeps: a match takes time linear in the path, whatever the pattern.
+
+/// What a path must be like.
+#[derive(Clone, Debug)]
+pub enum PathMatch {
+    /// Anything.
+    Any,
+    /// Exactly this.
+    Exact(Box<str>),
+    /// This, or anything below it: `/a` fits `/a` and `/a/b`, not `/ab`.
+    Prefix(Box<str>),
+    /// Begins with these letters.
+    StartsWith(Box<str>),
+    /// The regex matches; it is anchored where it says so.
+    Regex(Box<regex::Regex>),
+    /// Segments, some of which may be anything.
+    Template(Box<[Segment]>),
+}
+
+/// A segment of a template.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Segment {
+    /// Exactly this.
+    Literal(Box<str>),
+    /// One segment, whatever it is: `{id}` or `*`.
+    One,
+    /// The rest of the path: `**` or `{rest=**}`, last only.
+    Rest,
+}
+
+impl PathMatch {
+    /// Reads a path as people write it: `/*`, `/a/*` by segment, or exact.
+    ///
+    /// # Errors
+    /// A sentence that says what was expected.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        if !text.starts_with('/') {
+            return Err(format!("a path begins with `/`, unlike `{text}`"));
+        }
+        if !text.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'?' | b'#')) {
+            return Err("a path holds visible ASCII characters and no `?` or `#`".into());
+        }
+        if text == "/*" {
+            return Ok(Self::Any);
+        }
+        match text.strip_suffix("/*") {
+            Some(prefix) if !prefix.contains('*') => Ok(Self::Prefix(prefix.into())),
+            None if !text.contains('*') => Ok(Self::Exact(text.into())),
+            _ => Err(format!(
+                "a `*` may only stand for everything below, as in /a/*; for more than `{text}` \
+                 there are `template` and `regex`"
+            )),
+        }
+    }
+
+    /// Reads a template: `/users/{id}/*`.
+    ///
+    /// # Errors
+    /// A sentence that says what was expected.
+    pub fn parse_template(text: &str) -> Result<Self, String> {
+        let Some(rest) = text.strip_prefix('/') else {
+            return Err(format!("a template begins with `/`, unlike `{text}`"));
+        };
+        let mut segments = Vec::new();
+        for part in rest.split('/') {
+            if segments.last() == Some(&Segment::Rest) {
+                return Err("`**` stands for the rest of a path and can only be last".into());
+            }
+            let inside = part.strip_prefix('{').and_then(|part| part.strip_suffix('}'));
+            segments.push(match (part, inside) {
+                ("*", _) => Segment::One,
+                ("**", _) => Segment::Rest,
+                (_, Some(name)) if name.ends_with("=**") => Segment::Rest,
+                (_, Some(name)) if !name.is_empty() && !name.contains(['{', '}', '*']) => {
+                    Segment::One
+                }
+                (text, None) if !text.contains(['{', '}', '*']) => Segment::Literal(text.into()),
+                (text, _) => {
+                    return Err(format!(
+                        "`{text}` is no segment of a template: a word, {{name}}, * or **"
+                    ));
+                }
+            });
+        }
+        Ok(Self::Template(segments.into()))
+    }
+
+    /// Whether `path`, without a query, fits.
+    pub fn fits(&self, path: &str) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Exact(exact) => path == &**exact,
+            Self::Prefix(prefix) => path
+                .strip_prefix(&**prefix)
+                .is_some_and(|rest| matches!(rest.as_bytes(), [] | [b'/', ..])),
+            Self::StartsWith(start) => path.starts_with(&**start),
+            Self::Regex(regex) => regex.is_match(path),
+            Self::Template(segments) => template_fits(segments, path),
+        }
+    }
+
+    /// The beginning of `path` that was matched, for rewrites of a prefix.
+    pub fn matched<'a>(&self, path: &'a str) -> &'a str {
+        match self {
+            Self::Prefix(text) | Self::StartsWith(text) => path.get(..text.len()).unwrap_or(path),
+            Self::Any => "",
+            Self::Exact(_) | Self::Template(_) | Self::Regex(_) => path,
+        }
+    }
+}
+
+impl std::fmt::Display for PathMatch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Any => f.write_str("/*"),
+            Self::Exact(text) => f.write_str(text),
+            Self::Prefix(text) => write!(f, "{text}/*"),
+            Self::StartsWith(text) => write!(f, "starts_with: {text}"),
+            Self::Regex(regex) => write!(f, "regex: {regex}"),
+            Self::Template(segments) => {
+                for segment in segments {
+                    match segment {
+                        Segment::Literal(text) => write!(f, "/{text}")?,
+                        Segment::One => f.write_str("/*")?,
+                        Segment::Rest => f.write_str("/**")?,
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+fn template_fits(segments: &[Segment], path: &str) -> bool {
+    let Some(path) = path.strip_prefix('/') else { return false };
+    let mut parts = path.split('/');
+    for segment in segments {
+        match segment {
+            Segment::Rest => return true,
+            Segment::One => {
+                if parts.next().is_none_or(str::is_empty) {
+                    return false;
+                }
+            }
+            Segment::Literal(text) => {
+                if parts.next() != Some(&**text) {
+                    return false;
+                }
+            }
+        }
+    }
+    parts.next().is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(matches: &PathMatch, fits: &[&str], not: &[&str]) {
+        for path in fits {
+            assert!(matches.fits(path), "{matches} should fit {path}");
+        }
+        for path in not {
+            assert!(!matches.fits(path), "{matches} should not fit {path}");
+        }
+    }
+
+    #[test]
+    fn paths_fit_by_segment() {
+        let parse = |text| PathMatch::parse(text).unwrap();
+        check(&parse("/*"), &["/", "/a", "*"], &[]);
+        check(&parse("/a"), &["/a"], &["/a/", "/ab", "/"]);
+        check(&parse("/a/*"), &["/a", "/a/", "/a/b/c"], &["/ab", "/"]);
+        for text in ["a", "/a*", "/*/b", "/a/*/*", "/a?b", ""] {
+            assert!(PathMatch::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn templates() {
+        let parse = |text| PathMatch::parse_template(text).unwrap();
+        check(&parse("/users/{id}"), &["/users/7"], &["/users/", "/users", "/users/7/x", "/u/7"]);
+        check(&parse("/a/*/b/**"), &["/a/x/b/", "/a/x/b/c/d"], &["/a//b/", "/a/x/c/"]);
+        for text in ["a", "/{}", "/**/a", "/a{b}", "/{a*}"] {
+            assert!(PathMatch::parse_template(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,105 @@
+use super::*;
+use crate::runtime::Runtime;
+use proptest::prelude::*;
+
+fn rule(path: PathMatch, methods: &[&str]) -> Rule {
+    let conditions = (!methods.is_empty()).then(|| {
+        let methods = methods.iter().map(|m| (*m).to_owned()).collect();
+        Box::new(Conditions { methods, ..Conditions::default() })
+    });
+    Rule {
+        name: "r".into(),
+        path,
+        conditions,
+        action: Action::Cluster(0),
+        options: Arc::new(RuleOptions::default()),
+        overrides: 0,
+    }
+}
+
+fn subject<'a>(head: &'a Head, runtime: &'a Runtime) -> Subject<'a> {
+    Subject { head, source: None, tls: None, runtime, random: 7 }
+}
+
+fn path_match() -> impl Strategy<Value = PathMatch> {
+    let path = "(/[ab]{1,2}){1,3}";
+    prop_oneof![
+        Just(PathMatch::Any),
+        path.prop_map(|p| PathMatch::Exact(p.into())),
+        path.prop_map(|p| PathMatch::Prefix(p.into())),
+        path.prop_map(|p| PathMatch::StartsWith(p.into())),
+        path.prop_map(|p| PathMatch::Regex(Box::new(regex::Regex::new(&p).unwrap()))),
+        "(/([ab]|\\{x\\})){1,3}".prop_map(|t| PathMatch::parse_template(&t).unwrap()),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn the_index_finds_what_the_obvious_way_finds(
+        rules in prop::collection::vec((path_match(), prop::sample::select(vec!["GET", "POST", ""])), 0..40),
+        path in "(/[ab]{0,2}){1,10}",
+    ) {
+        let one = |(path, method): (PathMatch, &'static str)| {
+            if method.is_empty() { rule(path, &[]) } else { rule(path, &[method]) }
+        };
+        let rules: Vec<Rule> = rules.into_iter().map(one).collect();
+        let runtime = Runtime::default();
+        let head = Head::request("GET", "http", "a", &path);
+        let subject = subject(&head, &runtime);
+        let obvious = rules.iter().position(|rule| rule.fits(&subject));
+        let host = VirtualHost::new(vec![HostPattern::Any], rules);
+        prop_assert_eq!(host.find(&subject), obvious);
+    }
+}
+
+#[track_caller]
+fn check(conditions: Conditions, head: &Head, why: Option<&str>) {
+    let runtime = Runtime::default();
+    assert_eq!(conditions.why_not(&subject(head, &runtime)), why);
+}
+
+#[test]
+fn conditions_say_what_does_not_fit() {
+    let mut head = Head::request("GET", "http", "a.test", "/s.v1.S/M?x=1&y");
+    head.append(b"content-type", b"Application/JSON; charset=utf-8");
+    head.append(b"cookie", b"a=1; b=2");
+    head.append(b"x-tier", b"gold");
+    let exact = |text: &str| ValueMatch::Exact(text.into());
+    let pair = |name: &str, value| vec![(name.to_owned(), value)];
+    let none = Conditions::default;
+    check(Conditions { methods: vec!["POST".into()], ..none() }, &head, Some("method"));
+    check(Conditions { content_types: vec!["application/json".into()], ..none() }, &head, None);
+    check(
+        Conditions { content_types: vec!["application/jso".into()], ..none() },
+        &head,
+        Some("content_type"),
+    );
+    check(Conditions { headers: pair("x-tier", exact("gold")), ..none() }, &head, None);
+    check(Conditions { headers: pair("host", exact("a.test")), ..none() }, &head, None);
+    let absent = ValueMatch::Present(false);
+    check(Conditions { headers: pair("x-tier", absent), ..none() }, &head, Some("headers"));
+    check(Conditions { query: pair("x", exact("1")), ..none() }, &head, None);
+    check(Conditions { query: pair("y", ValueMatch::Present(true)), ..none() }, &head, None);
+    check(Conditions { query: pair("z", exact("1")), ..none() }, &head, Some("query"));
+    check(Conditions { cookies: pair("b", exact("2")), ..none() }, &head, None);
+    check(Conditions { cookies: pair("b", exact("3")), ..none() }, &head, Some("cookies"));
+    let not = ValueMatch::Not(Box::new(exact("2")));
+    check(Conditions { cookies: pair("b", not), ..none() }, &head, Some("cookies"));
+    check(Conditions { grpc: Some(GrpcMatch::default()), ..none() }, &head, Some("grpc"));
+    head.set(b"content-type", b"application/grpc");
+    let grpc = |service: &str, method: Option<&str>| {
+        let (service, method) = (Some(service.to_owned()), method.map(str::to_owned));
+        Conditions { grpc: Some(GrpcMatch { service, method }), ..none() }
+    };
+    check(grpc("s.v1.S", None), &head, None);
+    check(grpc("s.v1.S", Some("M")), &head, None);
+    check(grpc("s.v1.S", Some("N")), &head, Some("grpc"));
+    let share = |percent| RuntimeShare { key: None, percent };
+    check(Conditions { runtime: Some(share(8)), ..none() }, &head, None);
+    check(Conditions { runtime: Some(share(7)), ..none() }, &head, Some("runtime"));
+}
+
+#[test]
+fn a_rule_takes_little_memory() {
+    assert!(size_of::<Rule>() <= 128, "{}", size_of::<Rule>());
+}

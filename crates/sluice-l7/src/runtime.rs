@@ -1,0 +1,128 @@
+//! Runtime values: numbers and words that change without a new configuration.
+//!
+//! Owns: the layers and what they come to. Refuses to know: files, admin pages, and what values mean.
+//! Keeps: a later layer wins: what the configuration says, then the file, then the operator; readers
+//! see all of a change or nothing of it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+
+/// Where a value comes from; later ones win.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Origin {
+    /// `runtime.values` of the configuration.
+    Static,
+    /// The file that `runtime.file` names.
+    File,
+    /// The operator, over the admin pages.
+    Admin,
+}
+
+impl Origin {
+    /// The word on the admin page.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Static => "static",
+            Self::File => "file",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+/// Values by name.
+pub type Values = BTreeMap<String, String>;
+
+/// A value in force, where it comes from, and those that it hides.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InForce {
+    /// The value.
+    pub value: String,
+    /// Where it comes from.
+    pub origin: Origin,
+    /// What earlier layers say.
+    pub hidden: Vec<(Origin, String)>,
+}
+
+/// The values of the process.
+#[derive(Debug, Default)]
+pub struct Runtime {
+    layers: Mutex<BTreeMap<Origin, Values>>,
+    in_force: ArcSwap<BTreeMap<String, InForce>>,
+}
+
+impl Runtime {
+    /// Replaces a layer.
+    pub fn set_layer(&self, origin: Origin, values: Values) {
+        let mut layers = self.layers.lock().unwrap_or_else(PoisonError::into_inner);
+        layers.insert(origin, values);
+        self.publish(&layers);
+    }
+
+    /// Sets one value of the operator's layer; `None` takes it out.
+    pub fn set_override(&self, key: &str, value: Option<String>) {
+        let mut layers = self.layers.lock().unwrap_or_else(PoisonError::into_inner);
+        let admin = layers.entry(Origin::Admin).or_default();
+        match value {
+            Some(value) => admin.insert(key.to_owned(), value),
+            None => admin.remove(key),
+        };
+        self.publish(&layers);
+    }
+
+    fn publish(&self, layers: &BTreeMap<Origin, Values>) {
+        let mut all: BTreeMap<String, InForce> = BTreeMap::new();
+        for (origin, values) in layers {
+            for (key, value) in values {
+                let new = InForce { value: value.clone(), origin: *origin, hidden: Vec::new() };
+                let before = all.insert(key.clone(), new);
+                if let (Some(before), Some(now)) = (before, all.get_mut(key)) {
+                    now.hidden = before.hidden;
+                    now.hidden.push((before.origin, before.value));
+                }
+            }
+        }
+        self.in_force.store(Arc::new(all));
+    }
+
+    /// Every value in force.
+    pub fn all(&self) -> Arc<BTreeMap<String, InForce>> {
+        self.in_force.load_full()
+    }
+
+    /// A value as a number; `10%` is 10. None where it is not set, or no number.
+    pub fn number(&self, key: &str) -> Option<u64> {
+        let all = self.in_force.load();
+        let value = &all.get(key)?.value;
+        value.strip_suffix('%').unwrap_or(value).parse().ok()
+    }
+
+    /// A value as `true` or `false`.
+    pub fn flag(&self, key: &str) -> Option<bool> {
+        self.in_force.load().get(key)?.value.parse().ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_later_layer_wins_and_what_it_hides_is_known() {
+        let runtime = Runtime::default();
+        let one = |value: &str| Values::from([("a.b".to_owned(), value.to_owned())]);
+        runtime.set_layer(Origin::File, one("20%"));
+        runtime.set_layer(Origin::Static, one("10"));
+        assert_eq!(runtime.number("a.b"), Some(20));
+        runtime.set_override("a.b", Some("true".into()));
+        assert_eq!((runtime.number("a.b"), runtime.flag("a.b")), (None, Some(true)));
+        let shown = &runtime.all()["a.b"];
+        assert_eq!(shown.origin, Origin::Admin);
+        assert_eq!(shown.hidden, [(Origin::Static, "10".into()), (Origin::File, "20%".into())]);
+        runtime.set_override("a.b", None);
+        runtime.set_layer(Origin::File, Values::new());
+        assert_eq!(runtime.number("a.b"), Some(10));
+        assert_eq!(runtime.number("c"), None);
+    }
+}

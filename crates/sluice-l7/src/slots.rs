@@ -1,0 +1,137 @@
+//! Memory for exchanges under way, used again from one to the next.
+//!
+//! Owns: futures that have ended and the room they took. Refuses to know: what runs in them.
+//! Keeps: an exchange needs memory only while it lasts, and in steady state none is allocated for it.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use pin_project_lite::pin_project;
+
+/// Slots kept per worker.
+const KEEP: usize = 256;
+
+/// Room for one future, used or not.
+type Place<I, O> = Pin<Box<dyn Slot<I, O>>>;
+
+/// Room for futures of one kind, made from `I` and giving `O`.
+pub struct Slots<I, O> {
+    free: RefCell<Vec<Place<I, O>>>,
+    make: Box<dyn Fn() -> Place<I, O>>,
+}
+
+impl<I, O> std::fmt::Debug for Slots<I, O> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Slots({})", self.free.borrow().len())
+    }
+}
+
+trait Slot<I, O> {
+    fn start(self: Pin<&mut Self>, input: I);
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<O>;
+    fn clear(self: Pin<&mut Self>);
+}
+
+pin_project! {
+    struct Room<M, F> {
+        make: M,
+        #[pin]
+        running: Option<F>,
+    }
+}
+
+impl<I, F: Future, M: Fn(I) -> F> Slot<I, F::Output> for Room<M, F> {
+    fn start(self: Pin<&mut Self>, input: I) {
+        let mut this = self.project();
+        let future = (this.make)(input);
+        this.running.set(Some(future));
+    }
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let mut this = self.project();
+        let running = this.running.as_mut().as_pin_mut().expect("started before it is polled");
+        let output = ready!(running.poll(cx));
+        this.running.set(None);
+        Poll::Ready(output)
+    }
+
+    fn clear(self: Pin<&mut Self>) {
+        self.project().running.set(None);
+    }
+}
+
+impl<I: 'static, O: 'static> Slots<I, O> {
+    /// No room yet; `make` is the kind of future that runs.
+    pub fn new<F, M>(make: M) -> Rc<Self>
+    where
+        F: Future<Output = O> + 'static,
+        M: Fn(I) -> F + Copy + 'static,
+    {
+        Rc::new(Self {
+            free: RefCell::default(),
+            make: Box::new(move || Box::pin(Room { make, running: None })),
+        })
+    }
+
+    /// Runs a future on room that was used before, if there is any.
+    pub fn run(self: &Rc<Self>, input: I) -> Running<I, O> {
+        let free = self.free.borrow_mut().pop();
+        let mut slot = free.unwrap_or_else(|| (self.make)());
+        slot.as_mut().start(input);
+        Running { slot: Some(slot), slots: Rc::clone(self) }
+    }
+}
+
+/// A future in its room; gives the room back when it is dropped.
+pub struct Running<I, O> {
+    slot: Option<Place<I, O>>,
+    slots: Rc<Slots<I, O>>,
+}
+
+impl<I, O> std::fmt::Debug for Running<I, O> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Running")
+    }
+}
+
+impl<I, O> Future for Running<I, O> {
+    type Output = O;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<O> {
+        self.slot.as_mut().expect("there until it is dropped").as_mut().poll(cx)
+    }
+}
+
+impl<I, O> Drop for Running<I, O> {
+    fn drop(&mut self) {
+        if let Some(mut slot) = self.slot.take() {
+            slot.as_mut().clear();
+            let mut free = self.slots.free.borrow_mut();
+            if free.len() < KEEP && !std::thread::panicking() {
+                free.push(slot);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_is_used_again() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let slots = Slots::new(|n: u32| async move {
+            tokio::task::yield_now().await;
+            n + 1
+        });
+        assert_eq!(runtime.block_on(slots.run(1)), 2);
+        let room: *const () = std::ptr::from_ref(&*slots.free.borrow()[0]).cast();
+        assert_eq!(runtime.block_on(slots.run(2)), 3);
+        assert!(std::ptr::eq(room, std::ptr::from_ref(&*slots.free.borrow()[0]).cast()));
+        assert_eq!(slots.free.borrow().len(), 1);
+    }
+}

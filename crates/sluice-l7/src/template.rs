@@ -1,0 +1,45 @@
+//! Texts with `%OPERATOR%`s in header values and bodies.
+
+use sluice_telemetry::Template as Pattern;
+
+use crate::record::{OPERATORS, View};
+
+/// A text whose operators are replaced for each request.
+#[derive(Clone, Debug)]
+pub struct Template {
+    pattern: Pattern,
+    source: String,
+}
+
+impl Template {
+    /// Reads a text; `%%` is a percent sign.
+    ///
+    /// # Errors
+    /// A sentence about the first operator that is not known.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        Ok(Self { pattern: Pattern::text(text, OPERATORS)?, source: text.to_owned() })
+    }
+
+    /// The text for one request.
+    pub fn fill(&self, view: &View<'_>) -> String {
+        let mut out = String::new();
+        self.pattern.render(&|operator, argument| view.field(operator, argument), &mut out);
+        out
+    }
+
+    /// The text where no operator is in it.
+    pub fn as_literal(&self) -> Option<&str> {
+        self.pattern.as_literal()
+    }
+
+    /// As it was written.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+}
+
+impl PartialEq for Template {
+    fn eq(&self, other: &Self) -> bool {
+        self.source == other.source
+    }
+}

@@ -1,0 +1,502 @@
+//! Connections to endpoints, on one worker: taken, made, used again.
+//!
+//! Owns: pools per cluster, the wait for a connection, retries under way. Refuses to know: requests.
+//! Keeps: a connection of HTTP/1 carries one request at a time; one of HTTP/2 as many as both sides
+//! allow; nobody makes a second connection of HTTP/2 while the first is being made.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::Duration;
+
+use sluice_codec::h1::stream::H1Options;
+use sluice_codec::h1::{H1Stream, Role};
+use sluice_codec::h2::{H2Client, H2Options};
+use sluice_core::{Moment, Name};
+use sluice_io::{Stream, WorkerCx};
+use sluice_telemetry::{Counter, Histogram};
+use sluice_upstream::cluster::Claim;
+use sluice_upstream::connector::{Failure, reach};
+use sluice_upstream::plan::HttpVersion;
+use sluice_upstream::pool::Idle;
+use sluice_upstream::{Cluster, ClusterHandle, EndpointState, Pool, Preface};
+use tokio::sync::Notify;
+
+use crate::metrics;
+
+/// How often idle connections are looked over.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// How often a wait for a connection looks whether another worker has given one up.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Connections of a worker, by cluster.
+#[derive(Debug, Default)]
+pub struct Upstreams {
+    clusters: RefCell<HashMap<Name, Rc<Lines>, foldhash::fast::RandomState>>,
+    sweeping: Cell<bool>,
+}
+
+impl Upstreams {
+    /// The connections to a cluster.
+    pub fn to(self: &Rc<Self>, cluster: &Arc<Cluster>, worker: &Rc<WorkerCx>) -> Rc<Lines> {
+        if let Some(lines) = self.clusters.borrow().get(&cluster.name)
+            && Arc::ptr_eq(&lines.handle.cluster, cluster)
+        {
+            return Rc::clone(lines);
+        }
+        let lines = Lines::new(Arc::clone(cluster), worker, Rc::downgrade(self));
+        self.clusters.borrow_mut().insert(Arc::clone(&cluster.name), Rc::clone(&lines));
+        lines
+    }
+
+    /// Looks idle connections over until there are none.
+    fn sweep_soon(self: &Rc<Self>, worker: &Rc<WorkerCx>) {
+        if self.sweeping.replace(true) {
+            return;
+        }
+        // Neither is kept alive by it.
+        let (upstreams, weak) = (Rc::downgrade(self), Rc::downgrade(worker));
+        worker.spawn(async move {
+            loop {
+                tokio::time::sleep(SWEEP).await;
+                let (Some(upstreams), Some(worker)) = (upstreams.upgrade(), weak.upgrade()) else {
+                    return;
+                };
+                let lines: Vec<Rc<Lines>> = upstreams.clusters.borrow().values().cloned().collect();
+                let left = lines.iter().filter(|lines| lines.sweep(&worker)).count();
+                if left == 0 {
+                    upstreams.sweeping.set(false);
+                    return;
+                }
+            }
+        });
+    }
+}
+
+/// Connections to the endpoints of one cluster, and what is counted of them.
+#[derive(Debug)]
+pub struct Lines {
+    /// The cluster.
+    pub handle: Rc<ClusterHandle>,
+    h1: Pool<H1Line>,
+    h2: RefCell<HashMap<Arc<str>, Shelf, foldhash::fast::RandomState>>,
+    /// Somebody gave a connection back.
+    freed: Notify,
+    waiting: Cell<u64>,
+    requests: Cell<u64>,
+    retries: Cell<u64>,
+    pub(crate) cells: Cells,
+    upstreams: Weak<Upstreams>,
+}
+
+/// What is counted of a cluster's requests.
+#[derive(Debug)]
+pub(crate) struct Cells {
+    pub(crate) reused: Counter,
+    pub(crate) time: Histogram,
+    pub(crate) retried: Counter,
+    pub(crate) retry_refused: Counter,
+    classes: RefCell<Vec<(u16, Counter)>>,
+    endpoints: RefCell<HashMap<(Arc<str>, u16), Counter, foldhash::fast::RandomState>>,
+}
+
+#[derive(Debug)]
+struct H1Line {
+    stream: H1Stream,
+    claim: Claim,
+}
+
+/// Connections of HTTP/2 to one endpoint.
+#[derive(Debug)]
+struct Shelf {
+    endpoint: Arc<EndpointState>,
+    open: Vec<Idle<H2Client>>,
+    /// One is being made; whoever waits for it is told.
+    making: Option<Rc<Notify>>,
+    idle_since: Moment,
+}
+
+/// A connection that was taken for a request.
+#[derive(Debug)]
+pub enum Line {
+    /// A whole connection of HTTP/1.
+    H1(Box<TakenH1>),
+    /// A connection of HTTP/2 with room for a stream.
+    H2(H2Client),
+}
+
+/// A connection of HTTP/1 and what goes back with it.
+#[derive(Debug)]
+pub struct TakenH1 {
+    /// The connection.
+    pub stream: H1Stream,
+    kept: Kept,
+}
+
+/// What belongs to a connection of HTTP/1 while it is in use.
+#[derive(Debug)]
+pub struct Kept {
+    claim: Claim,
+    made: Moment,
+    requests: u64,
+    generation: u64,
+}
+
+impl TakenH1 {
+    /// The connection and what must go back with it.
+    pub fn into_parts(self) -> (H1Stream, Kept) {
+        (self.stream, self.kept)
+    }
+
+    /// Whether it carried requests before.
+    pub const fn is_reused(&self) -> bool {
+        self.kept.requests > 0
+    }
+}
+
+impl Lines {
+    fn new(cluster: Arc<Cluster>, worker: &Rc<WorkerCx>, upstreams: Weak<Upstreams>) -> Rc<Self> {
+        let name = &*Arc::clone(&cluster.name);
+        let shard = &worker.shard;
+        Rc::new(Self {
+            cells: Cells {
+                reused: shard.counter(&metrics::POOLED, &[name]),
+                time: shard.histogram(&metrics::CLUSTER_TIME, &[name]),
+                retried: shard.counter(&metrics::RETRIES, &[name, "made"]),
+                retry_refused: shard.counter(&metrics::RETRIES, &[name, "limit"]),
+                classes: RefCell::default(),
+                endpoints: RefCell::default(),
+            },
+            handle: ClusterHandle::new(Arc::clone(&cluster), worker),
+            h1: Pool::new(cluster),
+            h2: RefCell::default(),
+            freed: Notify::new(),
+            waiting: Cell::new(0),
+            requests: Cell::new(0),
+            retries: Cell::new(0),
+            upstreams,
+        })
+    }
+
+    /// Takes a connection to `endpoint`: one that is there, or a new one.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub async fn take(
+        self: &Rc<Self>,
+        worker: &Rc<WorkerCx>,
+        endpoint: &Arc<EndpointState>,
+        options: &Rc<H1Options>,
+    ) -> Result<Line, Failure> {
+        loop {
+            if let Some(line) = self.take_idle(worker, endpoint, options) {
+                self.cells.reused.increment();
+                return Ok(line);
+            }
+            if let Some(making) = self.making(endpoint) {
+                making.notified().await;
+                continue;
+            }
+            match self.handle.claim_shared(endpoint) {
+                Ok(claim) => return self.make(worker, endpoint, options, claim).await,
+                Err(why) => self.wait_for_room(why).await?,
+            }
+        }
+    }
+
+    /// Waits until a connection may be free, or refuses where enough wait already.
+    async fn wait_for_room(&self, why: sluice_core::Reason) -> Result<(), Failure> {
+        if self.waiting.get() >= self.handle.cluster.peek_plan().pending_max {
+            return Err(Failure::of(why));
+        }
+        let waiting = Count::enter(&self.waiting);
+        // A connection may also be given up by another worker, who tells nobody.
+        tokio::select! {
+            () = self.freed.notified() => {}
+            () = tokio::time::sleep(LOOK) => {}
+        }
+        drop(waiting);
+        Ok(())
+    }
+
+    /// Takes a connection that is there.
+    pub(crate) fn take_idle(
+        &self,
+        worker: &WorkerCx,
+        endpoint: &Arc<EndpointState>,
+        options: &Rc<H1Options>,
+    ) -> Option<Line> {
+        let now = worker.now();
+        let plan = self.handle.cluster.peek_plan();
+        if plan.protocol != HttpVersion::Http1 {
+            let generation = self.handle.cluster.generation();
+            let mut shelves = self.h2.borrow_mut();
+            let shelf = shelves.get_mut(&endpoint.name);
+            if let Some(idle) = shelf.and_then(|shelf| {
+                shelf.idle_since = now;
+                let fits = |idle: &mut Idle<H2Client>| {
+                    idle.may_go_on(&plan.reuse, generation, now)
+                        && idle.connection.has_room(plan.reuse.streams_max)
+                };
+                let place = shelf.open.iter_mut().position(fits)?;
+                shelf.open.get_mut(place)
+            }) {
+                idle.requests += 1;
+                return Some(Line::H2(idle.connection.clone()));
+            }
+        }
+        if plan.protocol == HttpVersion::Http2 {
+            return None;
+        }
+        let idle = self.h1.take(endpoint, now, |line| line.stream.is_quiet(worker))?;
+        let Idle { connection: H1Line { mut stream, claim }, made, requests, generation, .. } =
+            idle;
+        stream.set_options(options);
+        let kept = Kept { claim, made, requests, generation };
+        Some(Line::H1(Box::new(TakenH1 { stream, kept })))
+    }
+
+    fn making(&self, endpoint: &Arc<EndpointState>) -> Option<Rc<Notify>> {
+        self.h2.borrow().get(&endpoint.name)?.making.clone()
+    }
+
+    async fn make(
+        self: &Rc<Self>,
+        worker: &Rc<WorkerCx>,
+        endpoint: &Arc<EndpointState>,
+        options: &Rc<H1Options>,
+        claim: Claim,
+    ) -> Result<Line, Failure> {
+        let plan = self.handle.cluster.plan();
+        let generation = self.handle.cluster.generation();
+        let started = worker.now();
+        // Whether it will be HTTP/2 is known only afterwards where TLS decides; then nobody waits.
+        let making =
+            (plan.protocol == HttpVersion::Http2).then(|| Making::begin(self, endpoint, started));
+        let stream = reach(&plan, endpoint, worker, &Preface::default()).await?;
+        self.handle.note_connected(worker, endpoint, started);
+        let made = worker.now();
+        let h2 = match plan.protocol {
+            HttpVersion::Http1 => false,
+            HttpVersion::Http2 => true,
+            HttpVersion::Auto => agreed_on_h2(&stream),
+        };
+        if !h2 {
+            let stream = H1Stream::new(stream, Role::Client, Rc::clone(options));
+            let kept = Kept { claim, made, requests: 0, generation };
+            return Ok(Line::H1(Box::new(TakenH1 { stream, kept })));
+        }
+        let h2_options = H2Options { ping_interval: Some(PING), ..H2Options::default() };
+        let client = H2Client::handshake(stream, worker, &h2_options, claim).await;
+        let client = client.map_err(|error| Failure {
+            why: crate::reasons::UPSTREAM_PROTOCOL,
+            errno: None,
+            detail: Some(error.to_string()),
+        })?;
+        let mut idle = Idle::new(client.clone(), made, generation);
+        idle.requests = 1;
+        self.h2
+            .borrow_mut()
+            .entry(Arc::clone(&endpoint.name))
+            .or_insert_with(|| Shelf::new(endpoint, made))
+            .open
+            .push(idle);
+        drop(making);
+        self.sweep_soon(worker);
+        Ok(Line::H2(client))
+    }
+
+    /// Takes a connection of HTTP/1 back after a request. It is closed unless it may be used again.
+    pub fn give_back(
+        &self,
+        worker: &Rc<WorkerCx>,
+        endpoint: &Arc<EndpointState>,
+        mut stream: H1Stream,
+        kept: Kept,
+    ) {
+        if stream.next_exchange() && stream.unparsed().is_empty() {
+            let Kept { claim, made, requests, generation } = kept;
+            let mut idle = Idle::new(H1Line { stream, claim }, made, generation);
+            idle.requests = requests + 1;
+            self.h1.give(endpoint, idle, worker.now());
+            self.sweep_soon(worker);
+        }
+        self.freed.notify_one();
+    }
+
+    fn sweep_soon(&self, worker: &Rc<WorkerCx>) {
+        if let Some(upstreams) = self.upstreams.upgrade() {
+            upstreams.sweep_soon(worker);
+        }
+    }
+
+    /// Closes what is too old, dead, or leads nowhere; whether anything is left.
+    fn sweep(&self, worker: &WorkerCx) -> bool {
+        let now = worker.now();
+        self.h1.sweep(now, |line| line.stream.is_quiet(worker));
+        let plan = self.handle.cluster.plan();
+        let generation = self.handle.cluster.generation();
+        let cluster = &self.handle.cluster;
+        self.h2.borrow_mut().retain(|_, shelf| {
+            let stays = cluster.has_member(&shelf.endpoint);
+            let lain = now.since(shelf.idle_since) >= plan.reuse.idle_timeout;
+            // Dropping the last handle lets the connection end once its streams have.
+            shelf.open.retain_mut(|idle| {
+                let busy = idle.connection.open_streams() > 0;
+                if busy {
+                    shelf.idle_since = now;
+                }
+                idle.connection.is_alive()
+                    && stays
+                    && idle.may_go_on(&plan.reuse, generation, now)
+                    && (busy || !lain)
+            });
+            !shelf.open.is_empty() || shelf.making.is_some()
+        });
+        !self.h1.is_empty() || !self.h2.borrow().is_empty()
+    }
+
+    /// Counts a request under way.
+    pub(crate) fn enter_request(self: &Rc<Self>) -> Under {
+        self.requests.set(self.requests.get() + 1);
+        Under { lines: Rc::clone(self), retry: false }
+    }
+
+    /// Counts a retry under way, where there may be another.
+    pub(crate) fn enter_retry(self: &Rc<Self>) -> Option<Under> {
+        // As many as the limit, or a fifth of what is under way where that is more.
+        let max = self.handle.cluster.peek_plan().retries_max.max(self.requests.get() / 5);
+        if self.retries.get() >= max {
+            self.cells.retry_refused.increment();
+            return None;
+        }
+        self.cells.retried.increment();
+        self.retries.set(self.retries.get() + 1);
+        Some(Under { lines: Rc::clone(self), retry: true })
+    }
+}
+
+impl Cells {
+    /// Counts an answer of an endpoint by its class; 0 is none.
+    pub(crate) fn count(
+        &self,
+        worker: &WorkerCx,
+        cluster: &str,
+        endpoint: &Arc<str>,
+        status: u16,
+        endpoints_max: usize,
+    ) {
+        let class = status / 100;
+        let mut classes = self.classes.borrow_mut();
+        match classes.iter().find(|(of, _)| *of == class) {
+            Some((_, counter)) => counter.increment(),
+            None => {
+                let labels = [cluster, class_word(class)];
+                let counter = worker.shard.counter(&metrics::CLUSTER_REQUESTS, &labels);
+                counter.increment();
+                classes.push((class, counter));
+            }
+        }
+        let mut endpoints = self.endpoints.borrow_mut();
+        let key = (Arc::clone(endpoint), class);
+        if let Some(counter) = endpoints.get(&key) {
+            return counter.increment();
+        }
+        let room = endpoints.len() < endpoints_max;
+        let label: &str = if room { endpoint } else { "other" };
+        let labels = [cluster, label, class_word(class)];
+        let counter = worker.shard.counter(&metrics::ENDPOINT_REQUESTS, &labels);
+        counter.increment();
+        if room {
+            endpoints.insert(key, counter);
+        }
+    }
+}
+
+/// The label for a class of statuses.
+pub(crate) const fn class_word(class: u16) -> &'static str {
+    match class {
+        1 => "1xx",
+        2 => "2xx",
+        3 => "3xx",
+        4 => "4xx",
+        5 => "5xx",
+        _ => "none",
+    }
+}
+
+/// Time between pings to an endpoint that says nothing.
+const PING: Duration = Duration::from_secs(30);
+
+/// Whether TLS agreed on HTTP/2.
+fn agreed_on_h2(stream: &Stream) -> bool {
+    match stream {
+        Stream::Raw(_) => false,
+        Stream::Tls(tls) => tls.facts().alpn.as_deref() == Some(b"h2"),
+    }
+}
+
+impl Shelf {
+    fn new(endpoint: &Arc<EndpointState>, now: Moment) -> Self {
+        Self { endpoint: Arc::clone(endpoint), open: Vec::new(), making: None, idle_since: now }
+    }
+}
+
+/// A connection of HTTP/2 that is being made; whoever waits is told when it is, or is not.
+struct Making {
+    lines: Rc<Lines>,
+    endpoint: Arc<str>,
+    told: Rc<Notify>,
+}
+
+impl Making {
+    fn begin(lines: &Rc<Lines>, endpoint: &Arc<EndpointState>, now: Moment) -> Self {
+        let told = Rc::new(Notify::new());
+        let mut shelves = lines.h2.borrow_mut();
+        let shelf =
+            shelves.entry(Arc::clone(&endpoint.name)).or_insert_with(|| Shelf::new(endpoint, now));
+        shelf.making = Some(Rc::clone(&told));
+        Self { lines: Rc::clone(lines), endpoint: Arc::clone(&endpoint.name), told }
+    }
+}
+
+impl Drop for Making {
+    fn drop(&mut self) {
+        if let Some(shelf) = self.lines.h2.borrow_mut().get_mut(&self.endpoint) {
+            shelf.making = None;
+        }
+        self.told.notify_waiters();
+    }
+}
+
+/// A request or retry under way; given back on drop.
+#[derive(Debug)]
+pub(crate) struct Under {
+    lines: Rc<Lines>,
+    retry: bool,
+}
+
+impl Drop for Under {
+    fn drop(&mut self) {
+        let count = if self.retry { &self.lines.retries } else { &self.lines.requests };
+        count.set(count.get() - 1);
+    }
+}
+
+/// One more, as long as it lives.
+struct Count<'a>(&'a Cell<u64>);
+
+impl<'a> Count<'a> {
+    fn enter(count: &'a Cell<u64>) -> Self {
+        count.set(count.get() + 1);
+        Self(count)
+    }
+}
+
+impl Drop for Count<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}

@@ -1,0 +1,560 @@
+//! Routes: from sections to tables.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use sluice_core::settings::{Members, suggest_word};
+use sluice_core::{Diags, Name, Path, Span, Spanned};
+use sluice_l7::filters::FilterPlan;
+use sluice_l7::routes::{
+    Action, ClientCertificate, Conditions, Direct, HashBy, HostRewrite, Overrides, PathMatch,
+    PathRewrite, RetryPlan, RetryWhen, Rule, RuleOptions, RuntimeShare, Share, Timeouts,
+    VirtualHost,
+};
+use sluice_l7::{RouteCell, RouteTable, routes};
+use sluice_upstream::Cluster;
+
+use super::Build;
+use super::clusters::ClusterMap;
+use crate::sections::routes::{
+    self as sections, HashKey, HashSource, RegexRewrite, RetryOn, RouteMatch, parse_regex,
+};
+use crate::sections::{Config, VirtualHost as VirtualHostSection};
+
+/// Cell and new table of each name.
+pub(super) type RouteMap = BTreeMap<Name, (Arc<RouteCell>, Arc<RouteTable>)>;
+
+impl Build<'_> {
+    pub(super) fn routes(
+        &mut self,
+        config: &Config,
+        clusters: &ClusterMap,
+        diags: &mut Diags,
+    ) -> RouteMap {
+        let at = Path::ROOT.key("routes");
+        let mut all = RouteMap::new();
+        for (name, section) in config.routes.iter() {
+            let at = at.key(name);
+            let mut table = Table {
+                build: self,
+                config,
+                clusters,
+                chosen: Vec::new(),
+                overrides: vec![Overrides::new()],
+                usual: Arc::default(),
+            };
+            if let Some(built) = table.build(section, &at, diags) {
+                let built = Arc::new(built);
+                let cell = (self.needed.routes)(name, &built);
+                all.insert(Arc::clone(name), (cell, built));
+            }
+        }
+        all
+    }
+}
+
+/// One table being built.
+struct Table<'a, 'b> {
+    build: &'a Build<'b>,
+    config: &'a Config,
+    clusters: &'a ClusterMap,
+    /// Clusters that rules name, in the order in which they were first named.
+    chosen: Vec<Arc<Cluster>>,
+    overrides: Vec<Overrides>,
+    /// The options of rules that say nothing of them.
+    usual: Arc<RuleOptions>,
+}
+
+impl Table<'_, '_> {
+    fn build(
+        &mut self,
+        hosts: &Spanned<Members<VirtualHostSection>>,
+        at: &Path<'_>,
+        diags: &mut Diags,
+    ) -> Option<RouteTable> {
+        let mut built = Some(Vec::new());
+        for (place, host) in hosts.places() {
+            let here = at.index(place);
+            if host.hosts.is_empty() {
+                diags
+                    .error("missing-field", host.span, here.key("hosts"), "which hosts are meant?")
+                    .help("add `hosts: [shop.example.com]`, or `hosts: \"*\"` for all");
+            }
+            match (self.virtual_host(host, &here, diags), &mut built) {
+                (Some(host), Some(all)) => all.push(host),
+                _ => built = None,
+            }
+        }
+        let by_name =
+            self.clusters.iter().map(|(name, (_, cluster))| (name.clone(), Arc::clone(cluster)));
+        let (chosen, overrides) =
+            (std::mem::take(&mut self.chosen), std::mem::take(&mut self.overrides));
+        match RouteTable::build(built?, chosen, by_name.collect(), overrides) {
+            Ok(table) => Some(table),
+            Err(twice) => {
+                for (host, first, second) in twice {
+                    let span = |place: usize| {
+                        let section = hosts.iter().nth(place);
+                        let named = |section: &&Spanned<VirtualHostSection>| {
+                            section.hosts.iter().find(|of| of.value == host).map(|of| of.span)
+                        };
+                        section.as_ref().and_then(named)
+                    };
+                    let list = at.index(second);
+                    let message = format!("the host `{host}` is served twice");
+                    let finding =
+                        diags.error("duplicate-name", span(second), list.key("hosts"), message);
+                    if let Some(other) = span(first) {
+                        finding.other(other, "the other one");
+                    }
+                }
+                None
+            }
+        }
+    }
+
+    fn virtual_host(
+        &mut self,
+        host: &Spanned<VirtualHostSection>,
+        at: &Path<'_>,
+        diags: &mut Diags,
+    ) -> Option<VirtualHost> {
+        let list = at.key("rules");
+        let first = host.hosts.first().map_or_else(String::new, |host| host.value.to_string());
+        let mut rules = Some(Vec::new());
+        let mut catches_all: Option<Span> = None;
+        for (place, rule) in host.rules.places() {
+            let here = list.index(place);
+            if let Some(before) = catches_all {
+                diags
+                    .warning("unreachable-rule", rule.span, here, "no request comes this far")
+                    .other(before, "this rule takes every request of the host")
+                    .help("move it before that rule");
+                catches_all = None;
+            }
+            let name = rule.name.clone().unwrap_or_else(|| format!("{first}/{place}").into());
+            match (self.rule(name, rule, &here, diags), &mut rules) {
+                (Some(built), Some(all)) => {
+                    if matches!(built.path, PathMatch::Any) && built.conditions.is_none() {
+                        catches_all = Some(rule.span);
+                    }
+                    all.push(built);
+                }
+                _ => rules = None,
+            }
+        }
+        let hosts = host.hosts.iter().map(|host| host.value.clone()).collect();
+        Some(VirtualHost::new(hosts, rules?))
+    }
+
+    fn rule(
+        &mut self,
+        name: Name,
+        rule: &Spanned<sections::Rule>,
+        at: &Path<'_>,
+        diags: &mut Diags,
+    ) -> Option<Rule> {
+        let options = self.options(rule, at, diags);
+        let overrides = self.rule_filters(&rule.filters, &at.key("filters"), diags);
+        let action = self.action(rule, at, diags);
+        let (path, conditions) = match &rule.matches {
+            None => (PathMatch::Any, None),
+            Some(matches) => (
+                matches.path.as_ref().map_or(PathMatch::Any, |path| path.0.clone()),
+                conditions(matches),
+            ),
+        };
+        Some(Rule {
+            name,
+            path,
+            conditions,
+            action: action?,
+            options: options?,
+            overrides: overrides?,
+        })
+    }
+
+    fn action(
+        &mut self,
+        rule: &Spanned<sections::Rule>,
+        at: &Path<'_>,
+        diags: &mut Diags,
+    ) -> Option<Action> {
+        let given = [
+            rule.cluster.is_some(),
+            rule.cluster_header.is_some(),
+            rule.split.is_some(),
+            rule.redirect.is_some(),
+            rule.respond.is_some(),
+        ];
+        match given.iter().filter(|given| **given).count() {
+            1 => {}
+            0 => {
+                diags
+                    .error("missing-field", rule.span, at, "this rule does not say what happens")
+                    .help(
+                        "add `cluster: NAME`, or one of cluster_header, split, redirect, respond",
+                    );
+                return None;
+            }
+            _ => {
+                let message = "this rule says more than one thing that happens";
+                diags
+                    .error("short-and-long", rule.span, at, message)
+                    .help("keep one of cluster, cluster_header, split, redirect, respond");
+                return None;
+            }
+        }
+        if let Some(cluster) = &rule.cluster {
+            return self.cluster(cluster, &at.key("cluster"), diags).map(Action::Cluster);
+        }
+        if let Some(header) = &rule.cluster_header {
+            return Some(Action::ByHeader(header.0.as_str().into()));
+        }
+        if let Some(split) = &rule.split {
+            let here = at.key("split");
+            let mut shares = Some(Vec::new());
+            for (name, share) in &split.0 {
+                match (self.cluster(name, &here.key(&name.value), diags), &mut shares) {
+                    (Some(cluster), Some(all)) => all.push(Share {
+                        cluster,
+                        weight: share.weight,
+                        runtime: share.runtime.clone(),
+                    }),
+                    _ => shares = None,
+                }
+            }
+            return shares.map(|shares| Action::Split(Box::new(shares)));
+        }
+        if let Some(redirect) = &rule.redirect {
+            return self.redirect(redirect, &at.key("redirect"), diags);
+        }
+        let respond = rule.respond.as_ref()?;
+        if !(200..600).contains(&respond.status) {
+            let here = at.key("respond");
+            diags.error(
+                "bad-value",
+                respond.span,
+                here.key("status"),
+                "a status lies from 200 to 599",
+            );
+            return None;
+        }
+        Some(Action::Direct(Box::new(Direct {
+            status: respond.status,
+            body: respond.body.0.clone(),
+            content_type: respond.content_type.clone(),
+        })))
+    }
+
+    fn redirect(
+        &self,
+        redirect: &Spanned<sections::Redirect>,
+        at: &Path<'_>,
+        diags: &mut Diags,
+    ) -> Option<Action> {
+        if !matches!(redirect.status, 301 | 302 | 303 | 307 | 308) {
+            let message = "a redirect is 301, 302, 303, 307 or 308";
+            diags.error("bad-value", redirect.span, at.key("status"), message);
+            return None;
+        }
+        let ways = (&redirect.path, &redirect.replace_prefix, &redirect.regex);
+        let path = path_rewrite(ways, redirect.span, at, diags)?;
+        let to = routes::Redirect {
+            status: redirect.status,
+            scheme: redirect.scheme.clone(),
+            host: redirect.host.clone(),
+            port: redirect.port,
+            path,
+            strip_query: redirect.strip_query,
+        };
+        if to.scheme.is_none() && to.host.is_none() && to.port.is_none() && to.path.is_none() {
+            diags
+                .error("missing-field", redirect.span, at, "this redirect leads back to itself")
+                .help("say what changes: scheme, host, port, path or replace_prefix");
+            return None;
+        }
+        Some(Action::Redirect(Box::new(to)))
+    }
+
+    /// The number of a cluster in this table.
+    fn cluster(&mut self, name: &Spanned<Name>, at: &Path<'_>, diags: &mut Diags) -> Option<u32> {
+        let Some((_, cluster)) = self.clusters.get(&name.value) else {
+            unknown_cluster(self.config, name, at, diags);
+            return None;
+        };
+        let known = self.chosen.iter().position(|of| Arc::ptr_eq(of, cluster));
+        let place = known.unwrap_or_else(|| {
+            self.chosen.push(Arc::clone(cluster));
+            self.chosen.len() - 1
+        });
+        u32::try_from(place).ok()
+    }
+
+    fn options(
+        &self,
+        rule: &Spanned<sections::Rule>,
+        at: &Path<'_>,
+        diags: &mut Diags,
+    ) -> Option<Arc<RuleOptions>> {
+        let timeout = &rule.timeout;
+        for (key, value) in [("response", timeout.response.0), ("idle", timeout.idle.0)] {
+            if value.is_none() {
+                let here = at.key("timeout");
+                diags
+                    .warning("no-timeout", rule.span, here.key(key), format!("`{key}: none` waits for ever"))
+                    .help("a lost endpoint then holds the client and its own connection; set a long time instead");
+            }
+        }
+        let rewrite = &rule.rewrite;
+        let here = at.key("rewrite");
+        let ways = (&rewrite.path, &rewrite.replace_prefix, &rewrite.regex);
+        let path = path_rewrite(ways, rule.span, &here, diags)?;
+        let host = match (&rewrite.host, &rewrite.host_header, rewrite.host_of_endpoint) {
+            (None, None, false) => HostRewrite::Keep,
+            (Some(host), None, false) => HostRewrite::Literal(host.clone()),
+            (None, Some(header), false) => HostRewrite::Header(header.0.clone()),
+            (None, None, true) => HostRewrite::Endpoint,
+            _ => {
+                let message = "the host is rewritten in more than one way";
+                diags
+                    .error("short-and-long", rule.span, here.key("host"), message)
+                    .help("keep one of host, host_header, host_of_endpoint");
+                return None;
+            }
+        };
+        let options = RuleOptions {
+            timeouts: Timeouts {
+                total: timeout.total.0,
+                response: timeout.response.0,
+                per_try: timeout.per_try.0,
+                idle: timeout.idle.0,
+            },
+            retry: match &rule.retry {
+                None => RetryPlan::default(),
+                Some(retry) => retry_plan(retry, &at.key("retry"), diags)?,
+            },
+            path,
+            host,
+            hash: rule.hash.iter().map(hash_by).collect(),
+            upgrades: rule.upgrades.0.clone(),
+            connect: rule.connect,
+        };
+        let usual = &self.usual;
+        let same = options.timeouts == usual.timeouts
+            && options.retry == usual.retry
+            && options.path.is_none()
+            && options.host == usual.host
+            && options.hash.is_empty()
+            && options.upgrades == usual.upgrades
+            && !options.connect;
+        Some(if same { Arc::clone(usual) } else { Arc::new(options) })
+    }
+
+    fn rule_filters(
+        &mut self,
+        section: &sections::Overrides,
+        at: &Path<'_>,
+        diags: &mut Diags,
+    ) -> Option<u32> {
+        if section.0.is_empty() {
+            return Some(0);
+        }
+        let mut set = Some(Overrides::new());
+        for (name, settings) in &section.0 {
+            let here = at.key(&name.value);
+            let Some(factory) = self.build.needed.http_filters.get(&name.value) else {
+                unknown_filter(self.build, name, &here, diags);
+                set = None;
+                continue;
+            };
+            let plan = match settings.text() {
+                Some("skip") => Some(None),
+                _ => factory.check(settings, &here, diags).map(Some),
+            };
+            match (plan, &mut set) {
+                (Some(plan), Some(all)) => all.push((factory.name(), plan)),
+                _ => set = None,
+            }
+        }
+        self.overrides.push(set?);
+        u32::try_from(self.overrides.len() - 1).ok()
+    }
+}
+
+/// Filters of a chain that speaks HTTP.
+pub(super) fn http_filters(
+    build: &Build<'_>,
+    uses: &[crate::sections::FilterUse],
+    at: &Path<'_>,
+    diags: &mut Diags,
+) -> Option<Vec<(&'static str, Arc<dyn FilterPlan>)>> {
+    let mut plans: Option<Vec<(&'static str, Arc<dyn FilterPlan>)>> = Some(Vec::new());
+    for (index, filter) in uses.iter().enumerate() {
+        let at = at.index(index);
+        let here = at.key(&filter.name);
+        let Some(factory) = build.needed.http_filters.get(&filter.name) else {
+            unknown_filter(build, &filter.name, &here, diags);
+            plans = None;
+            continue;
+        };
+        if plans.as_ref().is_some_and(|all| all.iter().any(|(name, _)| *name == factory.name())) {
+            let message = format!("the filter `{}` stands twice", factory.name());
+            diags
+                .error("duplicate-name", filter.name.span, here, message)
+                .help("rules name filters to change their settings, so each stands once");
+            plans = None;
+            continue;
+        }
+        match (factory.check(&filter.settings, &here, diags), &mut plans) {
+            (Some(plan), Some(all)) => all.push((factory.name(), plan)),
+            _ => plans = None,
+        }
+    }
+    plans
+}
+
+fn unknown_filter(build: &Build<'_>, name: &Spanned<String>, at: &Path<'_>, diags: &mut Diags) {
+    let names: Vec<&str> = build.needed.http_filters.iter().map(|f| f.name()).collect();
+    let help = suggest_word(&name.value, &names)
+        .unwrap_or_else(|| format!("known HTTP filters: {}", names.join(", ")));
+    let message = format!("there is no HTTP filter `{}`", name.value);
+    diags.error("unknown-name", name.span, at, message).help(help);
+}
+
+/// Reports a cluster that is not there; one that is there and wrong has its own errors.
+pub(super) fn unknown_cluster(
+    config: &Config,
+    name: &Spanned<Name>,
+    at: &Path<'_>,
+    diags: &mut Diags,
+) {
+    let names: Vec<&str> = config.clusters.names().map(|name| &**name).collect();
+    if names.contains(&&*name.value) {
+        return;
+    }
+    let help = suggest_word(&name.value, &names)
+        .unwrap_or_else(|| format!("add it under `clusters`; there are: {}", names.join(", ")));
+    let message = format!("there is no cluster `{}`", name.value);
+    diags.error("unknown-name", name.span, at, message).help(help);
+}
+
+type Ways<'a> = (&'a Option<String>, &'a Option<String>, &'a Option<RegexRewrite>);
+
+fn path_rewrite(
+    ways: Ways<'_>,
+    span: Span,
+    at: &Path<'_>,
+    diags: &mut Diags,
+) -> Option<Option<PathRewrite>> {
+    match ways {
+        (None, None, None) => Some(None),
+        (Some(path), None, None) if path.starts_with('/') => {
+            Some(Some(PathRewrite::Whole(path.clone())))
+        }
+        (Some(path), None, None) => {
+            let message = format!("a path begins with `/`, unlike `{path}`");
+            diags.error("bad-value", span, at.key("path"), message);
+            None
+        }
+        (None, Some(prefix), None) => Some(Some(PathRewrite::Prefix(prefix.clone()))),
+        (None, None, Some(rewrite)) => match parse_regex(&rewrite.find) {
+            Ok(regex) => Some(Some(PathRewrite::Regex(Box::new((regex, rewrite.replace.clone()))))),
+            Err(message) => {
+                diags.error("bad-value", span, at.key("regex"), message);
+                None
+            }
+        },
+        _ => {
+            diags
+                .error(
+                    "short-and-long",
+                    span,
+                    at.key("path"),
+                    "the path is rewritten in more than one way",
+                )
+                .help("keep one of path, replace_prefix, regex");
+            None
+        }
+    }
+}
+
+fn retry_plan(
+    retry: &Spanned<sections::Retry>,
+    at: &Path<'_>,
+    diags: &mut Diags,
+) -> Option<RetryPlan> {
+    if retry.attempts == 0 {
+        diags
+            .error("bad-value", retry.span, at.key("attempts"), "at least one attempt is needed")
+            .help("attempts count the first try too; 1 never tries again");
+        return None;
+    }
+    let mut when = RetryWhen::default();
+    for word in &retry.when {
+        match word {
+            RetryOn::ServerError => when.server_error = true,
+            RetryOn::GatewayError => when.gateway_error = true,
+            RetryOn::Reset => when.reset = true,
+            RetryOn::TryTimeout => when.per_try_timeout = true,
+            RetryOn::Conflict => when.conflict = true,
+            // Both are tried again whatever the rule says.
+            RetryOn::ConnectFailure | RetryOn::RefusedStream => {}
+            RetryOn::Cancelled => when.grpc |= 1 << 1,
+            RetryOn::DeadlineExceeded => when.grpc |= 1 << 4,
+            RetryOn::ResourceExhausted => when.grpc |= 1 << 8,
+            RetryOn::Internal => when.grpc |= 1 << 13,
+            RetryOn::Unavailable => when.grpc |= 1 << 14,
+        }
+    }
+    Some(RetryPlan {
+        attempts: retry.attempts,
+        when,
+        statuses: retry.statuses.clone(),
+        backoff: retry.backoff,
+        backoff_max: retry.backoff_max,
+        body_max: usize::try_from(retry.body.0).unwrap_or(usize::MAX),
+    })
+}
+
+fn hash_by(source: &HashSource) -> HashBy {
+    match &source.by {
+        HashKey::SourceIp => HashBy::SourceIp,
+        HashKey::Header(name) => HashBy::Header(name.clone()),
+        HashKey::Query(name) => HashBy::Query(name.clone()),
+        HashKey::Cookie(name) => {
+            HashBy::Cookie { name: name.clone(), ttl: source.ttl, path: source.path.clone() }
+        }
+    }
+}
+
+fn conditions(of: &RouteMatch) -> Option<Box<Conditions>> {
+    let conditions = Conditions {
+        methods: of.method.iter().map(|method| method.0.clone()).collect(),
+        headers: of.headers.0.iter().map(|(n, v)| (n.to_ascii_lowercase(), v.clone())).collect(),
+        content_types: of.content_type.clone(),
+        query: of.query.0.clone(),
+        cookies: of.cookies.0.clone(),
+        client_certificate: of.client_certificate.as_deref().map(|text| match text {
+            "true" => ClientCertificate::Present(true),
+            "false" => ClientCertificate::Present(false),
+            subject => ClientCertificate::Subject(subject.to_owned()),
+        }),
+        sources: of.source.clone(),
+        grpc: of.grpc.as_ref().map(|grpc| grpc.0.clone()),
+        runtime: of
+            .runtime
+            .as_ref()
+            .map(|share| RuntimeShare { key: share.key.clone(), percent: share.percent.0.into() }),
+    };
+    let none = conditions.methods.is_empty()
+        && conditions.headers.is_empty()
+        && conditions.content_types.is_empty()
+        && conditions.query.is_empty()
+        && conditions.cookies.is_empty()
+        && conditions.client_certificate.is_none()
+        && conditions.sources.is_empty()
+        && conditions.grpc.is_none()
+        && conditions.runtime.is_none();
+    (!none).then(|| Box::new(conditions))
+}

@@ -1,0 +1,191 @@
+//! Connections that wait for their next use, on one worker.
+//!
+//! Owns: idle connections by endpoint. Refuses to know: what a connection speaks.
+//! Keeps: what is handed out was alive a moment ago and was made under the settings of now; what has
+//! lain too long, or leads to an endpoint that has left, is closed by the sweep.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use sluice_core::Moment;
+
+use crate::cluster::Cluster;
+use crate::endpoint::EndpointState;
+use crate::plan::ReusePlan;
+
+/// An idle connection and what its use goes by.
+#[derive(Debug)]
+pub struct Idle<C> {
+    /// The connection.
+    pub connection: C,
+    /// When it was made.
+    pub made: Moment,
+    /// Requests that it has carried.
+    pub requests: u64,
+    /// [`Cluster::generation`] when it was made.
+    pub generation: u64,
+    since: Moment,
+}
+
+impl<C> Idle<C> {
+    /// A connection that was just made.
+    pub const fn new(connection: C, made: Moment, generation: u64) -> Self {
+        Self { connection, made, requests: 0, generation, since: made }
+    }
+
+    /// Whether it may carry another request.
+    pub fn may_go_on(&self, reuse: &ReusePlan, generation: u64, now: Moment) -> bool {
+        self.generation == generation
+            && reuse.age_max.is_none_or(|max| now.since(self.made) < max)
+            && reuse.requests_max.is_none_or(|max| self.requests < max)
+    }
+}
+
+/// Idle connections to the endpoints of one cluster; those used last are used first.
+#[derive(Debug)]
+pub struct Pool<C> {
+    cluster: Arc<Cluster>,
+    idle: RefCell<HashMap<Arc<str>, Shelf<C>, foldhash::fast::RandomState>>,
+}
+
+#[derive(Debug)]
+struct Shelf<C> {
+    endpoint: Arc<EndpointState>,
+    idle: Vec<Idle<C>>,
+}
+
+impl<C> Pool<C> {
+    /// No connections yet.
+    pub fn new(cluster: Arc<Cluster>) -> Self {
+        Self { cluster, idle: RefCell::default() }
+    }
+
+    /// A connection to `endpoint` that `is_alive` says may be used.
+    pub fn take(
+        &self,
+        endpoint: &Arc<EndpointState>,
+        now: Moment,
+        mut is_alive: impl FnMut(&mut C) -> bool,
+    ) -> Option<Idle<C>> {
+        let mut shelves = self.idle.borrow_mut();
+        let shelf = shelves.get_mut(&endpoint.name)?;
+        let plan = self.cluster.peek_plan();
+        while let Some(mut idle) = shelf.idle.pop() {
+            let generation = self.cluster.generation();
+            if idle.may_go_on(&plan.reuse, generation, now) && is_alive(&mut idle.connection) {
+                return Some(idle);
+            }
+        }
+        None
+    }
+
+    /// Takes a connection back; closes it when it may not be used again or enough lie idle.
+    pub fn give(&self, endpoint: &Arc<EndpointState>, mut idle: Idle<C>, now: Moment) {
+        let plan = self.cluster.peek_plan();
+        idle.since = now;
+        if !idle.may_go_on(&plan.reuse, self.cluster.generation(), now) {
+            return;
+        }
+        let mut shelves = self.idle.borrow_mut();
+        if !shelves.contains_key(&endpoint.name) {
+            if !self.cluster.has_member(endpoint) {
+                return;
+            }
+            let shelf = Shelf { endpoint: Arc::clone(endpoint), idle: Vec::new() };
+            shelves.insert(Arc::clone(&endpoint.name), shelf);
+        }
+        if let Some(shelf) = shelves.get_mut(&endpoint.name)
+            && shelf.idle.len() < plan.reuse.idle_max
+        {
+            shelf.idle.push(idle);
+        }
+    }
+
+    /// Closes what has lain too long, is dead, or leads nowhere any more.
+    pub fn sweep(&self, now: Moment, mut is_alive: impl FnMut(&mut C) -> bool) {
+        let plan = self.cluster.peek_plan();
+        let generation = self.cluster.generation();
+        self.idle.borrow_mut().retain(|_, shelf| {
+            let stays = self.cluster.has_member(&shelf.endpoint);
+            shelf.idle.retain_mut(|idle| {
+                stays
+                    && now.since(idle.since) < plan.reuse.idle_timeout
+                    && idle.may_go_on(&plan.reuse, generation, now)
+                    && is_alive(&mut idle.connection)
+            });
+            stays || !shelf.idle.is_empty()
+        });
+    }
+
+    /// Idle connections.
+    pub fn len(&self) -> usize {
+        self.idle.borrow().values().map(|shelf| shelf.idle.len()).sum()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::Member;
+    use crate::cluster::tests::plan;
+    use crate::endpoint::Target;
+    use std::time::Duration;
+
+    fn cluster() -> (Arc<Cluster>, Arc<EndpointState>) {
+        let cluster = Arc::new(Cluster::new(Arc::new(plan(None))));
+        let target = Target::Ip(([127, 0, 0, 1], 1).into());
+        cluster.publish(&[Member { target, host: None, weight: 1 }]);
+        let endpoint = Arc::clone(&cluster.members().endpoints[0]);
+        (cluster, endpoint)
+    }
+
+    const fn at(seconds: u64) -> Moment {
+        Moment::from_micros(seconds * 1_000_000)
+    }
+
+    #[test]
+    fn what_is_given_comes_back_while_it_may_and_is_alive() {
+        let (cluster, endpoint) = cluster();
+        let pool = Pool::new(Arc::clone(&cluster));
+        let give = |number: u32, requests| {
+            let mut idle = Idle::new(number, at(0), cluster.generation());
+            idle.requests = requests;
+            pool.give(&endpoint, idle, at(1));
+        };
+        give(1, 0);
+        // One lies idle at most.
+        give(2, 0);
+        assert_eq!(pool.len(), 1);
+        assert_eq!(pool.take(&endpoint, at(2), |_| true).map(|idle| idle.connection), Some(1));
+        assert!(pool.is_empty());
+        give(3, 2);
+        assert!(pool.is_empty(), "it carried as many requests as it may");
+        give(4, 0);
+        assert!(pool.take(&endpoint, at(2), |_| false).is_none());
+        assert!(pool.is_empty(), "a dead one is not kept");
+        give(5, 0);
+        cluster.renew();
+        assert!(pool.take(&endpoint, at(2), |_| true).is_none(), "made under other settings");
+    }
+
+    #[test]
+    fn the_sweep_closes_what_has_lain_too_long_or_leads_nowhere() {
+        let (cluster, endpoint) = cluster();
+        let pool = Pool::new(Arc::clone(&cluster));
+        pool.give(&endpoint, Idle::new(1, at(0), 0), at(1));
+        pool.sweep(at(1).after(Duration::from_secs(9)), |_| true);
+        assert_eq!(pool.len(), 1);
+        pool.sweep(at(1).after(Duration::from_secs(10)), |_| true);
+        assert!(pool.is_empty());
+        pool.give(&endpoint, Idle::new(2, at(0), 0), at(1));
+        cluster.publish(&[]);
+        pool.sweep(at(2), |_| true);
+        assert!(pool.is_empty());
+    }
+}
