@@ -9,12 +9,14 @@
 
 pub mod certificates;
 pub mod http;
+pub mod origin;
 pub mod peers;
 pub mod running;
 pub mod tools;
 pub mod wait;
 
 pub use certificates::Authority;
+pub use origin::Origin;
 pub use running::Running;
 pub use running::Sluice;
 

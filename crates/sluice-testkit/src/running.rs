@@ -383,6 +383,9 @@ fn check_books(metrics: &str, records: &[Value], log: &str) {
     assert_eq!(of_kind("connection"), accepted, "every connection has a record\n{records:#?}");
     let flows = of("sluice_flow_ended_total") + of("sluice_listener_flows_active");
     assert_eq!(of_kind("flow"), flows, "every flow has a record\n{records:#?}");
+    let requests = of("sluice_http_request_ended_total");
+    assert_eq!(of_kind("request"), requests, "every request has a record\n{records:#?}");
+    assert_eq!(of("sluice_http_requests_active"), 0, "no request is under way\n{metrics}");
     assert!(records.iter().all(|record| record["reason"].is_string()), "every record has a reason");
     assert_eq!(sum_metric(metrics, "sluice_connection_ended_total", "worker.panic"), 0, "{log}");
 }
