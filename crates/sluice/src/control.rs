@@ -33,6 +33,7 @@ use crate::worker::{Order, Seed, Worker};
 mod build;
 mod pages;
 mod report;
+mod routes;
 mod sockets;
 mod watch;
 

@@ -5,13 +5,13 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use sluice_admin::{LocalFuture, Page, Source};
+use sluice_admin::{LocalFuture, Page, Question, Source};
 use sluice_config::explain;
 use sluice_core::Setting as _;
 use sluice_core::clock::rfc3339;
 use sluice_upstream::Cluster;
 
-use super::{Control, OPEN_FILES, RESIDENT, Stage};
+use super::{Control, OPEN_FILES, RESIDENT, Stage, routes};
 use crate::worker::Order;
 
 /// The pages, over the control thread's state.
@@ -55,8 +55,25 @@ impl Source for Pages {
                 Page::Listeners => control.listeners().await,
                 Page::Config => vec![control.config()],
                 Page::Connections => control.connections().await,
+                Page::Routes => routes::list(&control.in_force.borrow().built.snapshot),
+                Page::Runtime => routes::runtime(&control.workshop.runtime),
             }
         })
+    }
+
+    fn try_request(&self, question: &Question) -> Result<Vec<Value>, String> {
+        let in_force = self.0.in_force.borrow();
+        routes::answer(question, &in_force.built, &self.0.workshop.runtime)
+    }
+
+    fn set_runtime(&self, key: &str, value: Option<String>) -> Result<(), &'static str> {
+        let in_force = self.0.in_force.borrow();
+        if !in_force.built.config.admin.as_ref().is_some_and(|admin| admin.writable) {
+            return Err("set `admin: { writable: true }` to allow changes here");
+        }
+        tracing::info!(key, value, "runtime value overridden");
+        self.0.workshop.runtime.set_override(key, value);
+        Ok(())
     }
 }
 
@@ -69,6 +86,7 @@ fn of_cluster(cluster: &Cluster) -> Value {
             "healthy": endpoint.is_healthy(),
             "ejected": endpoint.is_ejected(),
             "connections_active": endpoint.active(),
+            "requests_active": endpoint.requests(),
             "connections_total": endpoint.total(),
         });
         if let Some(host) = &endpoint.host {

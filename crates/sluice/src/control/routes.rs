@@ -1,0 +1,179 @@
+//! What the admin pages say of routes: the tables, and what would become of a request.
+//!
+//! Owns: the questions and answers. Refuses to know: how requests are really served; it asks the same
+//! tables. Keeps: an answer names every rule that comes before the one that is taken, and why it does
+//! not fit.
+
+use std::net::IpAddr;
+
+use serde_json::{Value, json};
+use sluice_admin::Question;
+use sluice_codec::Head;
+use sluice_l7::Runtime;
+use sluice_l7::routes::{Action, RouteTable, Rule, Subject};
+use sluice_model::build::Snapshot;
+use sluice_model::sections::{Http, Listener};
+
+use super::build::Built;
+
+/// Every table: hosts and rules in order.
+pub(super) fn list(snapshot: &Snapshot) -> Vec<Value> {
+    let table = |table: &RouteTable| -> Vec<Value> {
+        let hosts = table.virtual_hosts.iter();
+        hosts
+            .map(|host| {
+                let rules: Vec<Value> =
+                    host.rules.iter().map(|rule| of_rule(rule, table)).collect();
+                let hosts: Vec<String> = host.hosts.iter().map(ToString::to_string).collect();
+                json!({ "hosts": hosts, "rules": rules })
+            })
+            .collect()
+    };
+    let item = |(name, (_, routes)): (&sluice_core::Name, &(_, std::sync::Arc<RouteTable>))| json!({ "name": &**name, "virtual_hosts": table(routes) });
+    snapshot.routes.iter().map(item).collect()
+}
+
+fn of_rule(rule: &Rule, table: &RouteTable) -> Value {
+    let mut item = json!({
+        "name": &*rule.name,
+        "path": rule.path.to_string(),
+        "conditions": rule.conditions.is_some(),
+    });
+    let (key, value) = action(&rule.action, table);
+    item[key] = value;
+    item
+}
+
+fn action(action: &Action, table: &RouteTable) -> (&'static str, Value) {
+    let name = |cluster: u32| table.clusters[cluster as usize].name.to_string();
+    match action {
+        Action::Cluster(cluster) => ("cluster", name(*cluster).into()),
+        Action::Split(shares) => {
+            let shares = shares.iter().map(|share| (name(share.cluster), share.weight.into()));
+            ("split", Value::Object(shares.collect()))
+        }
+        Action::ByHeader(header) => ("cluster_header", (&**header).into()),
+        Action::Redirect(redirect) => ("redirect", redirect.status.into()),
+        Action::Direct(direct) => ("respond", direct.status.into()),
+    }
+}
+
+/// Runtime values, where they come from and what they hide.
+pub(super) fn runtime(runtime: &Runtime) -> Vec<Value> {
+    let all = runtime.all();
+    let item = |(name, value): (&String, &sluice_l7::runtime::InForce)| {
+        let hidden: serde_json::Map<String, Value> = value
+            .hidden
+            .iter()
+            .map(|(origin, value)| (origin.word().to_owned(), value.clone().into()))
+            .collect();
+        json!({
+            "name": name, "value": value.value, "origin": value.origin.word(), "hidden": hidden,
+        })
+    };
+    all.iter().map(item).collect()
+}
+
+/// What would become of a request, for each chain that speaks HTTP.
+pub(super) fn answer(
+    question: &Question,
+    built: &Built,
+    runtime: &Runtime,
+) -> Result<Vec<Value>, String> {
+    let method = question.method.as_deref().unwrap_or("GET");
+    let path = question.path.as_deref().unwrap_or("/");
+    let host = question.host.as_deref().unwrap_or_default();
+    let mut head = Head::request(method, "http", host, path);
+    for header in &question.headers {
+        let Some((name, value)) = header.split_once(':') else {
+            return Err(format!("expected header=NAME:VALUE, not `{header}`"));
+        };
+        head.append(name.trim().as_bytes(), value.trim().as_bytes());
+    }
+    let source: Option<IpAddr> = match &question.source {
+        None => None,
+        Some(text) => Some(text.parse().map_err(|_| format!("`{text}` is no IP address"))?),
+    };
+    let subject = Subject { head: &head, source, tls: None, runtime, random: 0 };
+    let mut items = Vec::new();
+    for listener in built.config.listeners.iter() {
+        if question.listener.as_deref().is_some_and(|name| name != &*listener.name.value) {
+            continue;
+        }
+        for (chain, http) in chains(listener) {
+            if let Some((_, table)) = built.snapshot.routes.get(&http.routes.value) {
+                let mut item = json!({
+                    "listener": &*listener.name.value,
+                    "chain": chain,
+                    "routes": &*http.routes.value,
+                });
+                judge(&mut item, table, &subject, http);
+                items.push(item);
+            }
+        }
+    }
+    if items.is_empty() {
+        return Err("no chain speaks HTTP, or the listener is not there; see /listeners".into());
+    }
+    Ok(items)
+}
+
+fn judge(item: &mut Value, table: &RouteTable, subject: &Subject<'_>, http: &Http) {
+    let Some(place) = table.host(subject.head.authority()) else {
+        item["result"] = "no virtual host serves this host: 404".into();
+        return;
+    };
+    let host = &table.virtual_hosts[place];
+    item["hosts"] = host.hosts.iter().map(ToString::to_string).collect::<Vec<_>>().into();
+    let mut passed_over = Vec::new();
+    let mut overrides = 0;
+    let found = host.rules.iter().find(|rule| match rule.why_not(subject) {
+        None => true,
+        Some(why) => {
+            passed_over.push(json!({ "rule": &*rule.name, "does_not_fit": why }));
+            false
+        }
+    });
+    match found {
+        None => item["result"] = "no rule of the host fits: 404".into(),
+        Some(rule) => {
+            item["rule"] = (&*rule.name).into();
+            let (key, value) = action(&rule.action, table);
+            item[key] = value;
+            overrides = rule.overrides;
+        }
+    }
+    item["filters"] = filters(table, http, overrides).into();
+    item["passed_over"] = passed_over.into();
+}
+
+/// The filters that a request passes, in order.
+fn filters(table: &RouteTable, http: &Http, overrides: u32) -> Vec<String> {
+    let own = table.overrides.get(overrides as usize).map_or(&[][..], Vec::as_slice);
+    let of_chain: Vec<&str> = http.filters.iter().map(|filter| filter.name.as_str()).collect();
+    let skipped = |name: &str| own.iter().any(|(of, plan)| *of == name && plan.is_none());
+    let kept = of_chain.iter().filter(|name| !skipped(name)).map(ToString::to_string);
+    let added = own.iter().filter(|(name, plan)| plan.is_some() && !of_chain.contains(name));
+    kept.chain(added.map(|(name, _)| (*name).to_owned())).collect()
+}
+
+/// Every chain of a listener that speaks HTTP, by name.
+fn chains(listener: &Listener) -> Vec<(String, &Http)> {
+    let mut all = Vec::new();
+    all.extend(listener.http.as_ref().map(|http| ("default".to_owned(), &http.0)));
+    for (place, chain) in listener.chains.places() {
+        let name = chain.name.as_ref().map_or_else(
+            || if chain.matches.is_none() { "default".into() } else { format!("chain{place}") },
+            ToString::to_string,
+        );
+        all.extend(chain.http.as_ref().map(|http| (name.clone(), &http.0)));
+        for (inner, chain) in chain.chains.places() {
+            let own = chain.name.as_ref().map_or_else(
+                || if chain.matches.is_none() { "default".into() } else { format!("chain{inner}") },
+                ToString::to_string,
+            );
+            all.extend(chain.http.as_ref().map(|http| (format!("{name}/{own}"), &http.0)));
+        }
+    }
+    all
+}

@@ -1,0 +1,546 @@
+//! Routes, filters and the router: where requests go and what happens on the way.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::time::Duration;
+
+use sluice_testkit::origin::{self, Client};
+use sluice_testkit::peers::Server;
+use sluice_testkit::{Origin, Sluice, http, wait};
+
+fn get(sluice: &sluice_testkit::Running, host: &str, path: &str) -> origin::Message {
+    origin::get(sluice.addr("web"), host, path)
+}
+
+/// A Sluice some of whose clusters may be unused.
+fn start(yaml: &str) -> sluice_testkit::Running {
+    Sluice::new().expect_warning("nothing leads to").start(yaml)
+}
+
+/// A configuration with the clusters `a` and `b`.
+fn web(a: &Origin, b: &Origin, filters: &str, routes: &str) -> String {
+    format!(
+        "admin: {{ address: 127.0.0.1:0, writable: true }}\n\
+         listeners:\n  - {{ name: web, address: 127.0.0.1:0, http: {{ routes: main, filters: [{filters}] }} }}\n\
+         routes:\n  main:\n{routes}\n\
+         clusters:\n  a: {{ endpoints: [\"{}\"] }}\n  b: {{ endpoints: [\"{}\"] }}\n",
+        a.addr(),
+        b.addr()
+    )
+}
+
+#[test]
+fn rules_match_on_everything_and_the_first_wins() {
+    let (a, b) = (Origin::start("a"), Origin::start("b"));
+    let sluice = start(&web(
+        &a,
+        &b,
+        "",
+        r#"
+    - hosts: [shop.test, "*.shop.test"]
+      rules:
+        - { match: { path: /exact }, cluster: b }
+        - { match: { path: /below/*, method: [POST, PUT] }, cluster: b }
+        - { match: { path: { regex: "^/v[0-9]+/" } }, cluster: b }
+        - { match: { path: { template: "/users/{id}/cart" } }, cluster: b }
+        - { match: { path: /h, headers: { x-tier: gold, x-off: { present: false } } }, cluster: b }
+        - { match: { path: /q, query: { kind: { prefix: be } } }, cluster: b }
+        - { match: { path: /c, cookies: { who: { regex: "b+" } } }, cluster: b }
+        - { match: { path: /t, content_type: application/json }, cluster: b }
+        - { match: { path: /s, source: 127.0.0.0/8 }, cluster: b }
+        - { match: { path: /s2, source: 127.0.0.0/32 }, cluster: b }
+        - { match: { path: /* }, cluster: a }
+    - hosts: "*"
+      rules: [{ match: { path: /by-header }, cluster_header: x-cluster }]
+"#,
+    ));
+    let to = |request: &str| {
+        Client::connect(sluice.addr("web")).ask(request).value("x-origin").to_owned()
+    };
+    let line = |line: &str, more: &str| format!("{line} HTTP/1.1\r\nHost: shop.test\r\n{more}\r\n");
+    for (request, origin) in [
+        (line("GET /exact", ""), "b"),
+        (line("GET /exact/", ""), "a"),
+        (line("POST /below/x", "Content-Length: 0\r\n"), "b"),
+        (line("GET /below/x", ""), "a"),
+        (line("POST /belowx", "Content-Length: 0\r\n"), "a"),
+        (line("GET /v12/x", ""), "b"),
+        (line("GET /users/7/cart", ""), "b"),
+        (line("GET /users/7/8/cart", ""), "a"),
+        (line("GET /h", "X-Tier: gold\r\n"), "b"),
+        (line("GET /h", "X-Tier: gold\r\nX-Off: 1\r\n"), "a"),
+        (line("GET /q?kind=best", ""), "b"),
+        (line("GET /q?kind=worst", ""), "a"),
+        (line("GET /c", "Cookie: x=1; who=bbb\r\n"), "b"),
+        (line("GET /c", "Cookie: who=bba\r\n"), "a"),
+        (line("GET /t", "Content-Type: Application/JSON; charset=utf-8\r\n"), "b"),
+        (line("GET /s", ""), "b"),
+        (line("GET /s2", ""), "a"),
+        ("GET / HTTP/1.1\r\nHost: X.Shop.Test:81\r\n\r\n".into(), "a"),
+        ("GET /by-header HTTP/1.1\r\nHost: other\r\nX-Cluster: b\r\n\r\n".into(), "b"),
+    ] {
+        assert_eq!(to(&request), origin, "{request}");
+    }
+    assert_eq!(get(&sluice, "other", "/").status(), 404);
+    sluice.record_of("route.unmatched");
+    assert_eq!(get(&sluice, "other", "/by-header").status(), 503);
+    sluice.record_of("cluster.unknown");
+}
+
+#[test]
+fn redirects_answers_and_rewrites() {
+    let (a, b) = (Origin::start("a"), Origin::start("b"));
+    let sluice = start(&web(
+        &a,
+        &b,
+        "",
+        r#"
+    - hosts: "*"
+      rules:
+        - { match: { path: /old/* }, redirect: { replace_prefix: /new, status: 308 } }
+        - { match: { path: /secure }, redirect: { scheme: https, strip_query: true } }
+        - { match: { path: /hello }, respond: { status: 201, body: "from %DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT% to %REQ(:PATH)%" } }
+        - { match: { path: /api/* }, rewrite: { replace_prefix: /echo, host: inner.test }, cluster: a }
+        - { match: { path: /re/* }, rewrite: { regex: { find: "^/re/([a-z]+)/", replace: "/echo/$1-" }, host_of_endpoint: true }, cluster: b }
+"#,
+    ));
+    let answer = get(&sluice, "a.test:8080", "/old/x?y=1");
+    assert_eq!((answer.status(), answer.value("location")), (308, "http://a.test:8080/new/x?y=1"));
+    assert_eq!(get(&sluice, "a.test:8080", "/secure?y").value("location"), "https://a.test/secure");
+    let answer = get(&sluice, "a", "/hello?x");
+    assert_eq!((answer.status(), answer.text().as_str()), (201, "from 127.0.0.1 to /hello?x"));
+    assert_eq!(get(&sluice, "a", "/api/x?y=1").status(), 200);
+    let seen = a.requests().pop().unwrap();
+    assert_eq!((seen.path(), seen.value("host")), ("/echo/x?y=1", "inner.test"));
+    assert_eq!(get(&sluice, "a", "/re/abc/d").status(), 200);
+    let seen = b.requests().pop().unwrap();
+    assert_eq!((seen.path(), seen.value("host")), ("/echo/abc-d", b.addr().to_string().as_str()));
+    let record = sluice.record("the rewritten", |record| record["path"] == "/api/x?y=1");
+    assert_eq!(record["route_name"], "*/3");
+}
+
+#[test]
+fn a_split_follows_its_weights_and_a_runtime_value_moves_it() {
+    let (a, b) = (Origin::start("a"), Origin::start("b"));
+    let sluice = start(&web(
+        &a,
+        &b,
+        "",
+        r#"
+    - hosts: "*"
+      rules: [{ split: { a: 100, b: { weight: 0, runtime: shop.canary } } }]
+"#,
+    ));
+    let mut client = Client::connect(sluice.addr("web"));
+    assert!((0..20).all(|_| client.get("x", "/").value("x-origin") == "a"));
+    let set = |query: &str| {
+        http::request(sluice.admin_addr(), "POST", &format!("/runtime?{query}")).unwrap()
+    };
+    assert_eq!(set("key=shop.canary&value=100000000").0, 200);
+    assert!((0..20).all(|_| client.get("x", "/").value("x-origin") == "b"));
+    assert_eq!(sluice.items("/runtime")[0]["origin"], "admin");
+    assert_eq!(set("key=shop.canary").0, 200);
+    assert_eq!(client.get("x", "/").value("x-origin"), "a");
+}
+
+#[test]
+fn paths_are_made_normal_before_anybody_looks() {
+    let (a, b) = (Origin::start("a"), Origin::start("b"));
+    let sluice = start(&web(
+        &a,
+        &b,
+        "",
+        r#"
+    - hosts: "*"
+      rules:
+        - { match: { path: /admin/* }, respond: { status: 403 } }
+        - { cluster: a }
+"#,
+    ));
+    for path in ["/admin/x", "/x/../admin/x", "/%61dmin/x", "/./admin", "/x/%2e%2e/admin"] {
+        assert_eq!(get(&sluice, "a", path).status(), 403, "{path}");
+    }
+    for path in ["/../x", "/%", "/%00"] {
+        assert_eq!(get(&sluice, "a", path).status(), 400, "{path}");
+    }
+}
+
+#[test]
+fn filters_of_the_chain_and_settings_of_a_rule() {
+    let (a, b) = (Origin::start("a"), Origin::start("b"));
+    let filters = r#"request_id: { respond: true }, health_check: {}, buffer: { max: 1KiB }, set_headers: { response: { x-edge: "1" } }"#;
+    let filters = filters.split("}, ").collect::<Vec<_>>();
+    let filters = filters.iter().enumerate().map(|(place, filter)| {
+        let end = if place + 1 < filters.len() { "}" } else { "" };
+        format!("{{ {filter}{end} }}")
+    });
+    let filters = filters.collect::<Vec<_>>().join(", ");
+    let sluice = start(&web(
+        &a,
+        &b,
+        &filters,
+        r#"
+    - hosts: "*"
+      rules:
+        - match: { path: /free/* }
+          cluster: a
+          filters:
+            buffer: skip
+            set_headers: { request: { x-from: "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%" }, remove_response: x-origin }
+        - match: { path: /limited }
+          cluster: a
+          filters: { rate_limit: { requests: 1/h, burst: 2, per: "header:x-user" } }
+        - { match: { path: /pages/* }, cluster: a, filters: { error_pages: { pages: { 5xx: "sorry: %RESPONSE_CODE%" }, upstream: true } } }
+        - { match: { path: /small/* }, cluster: a, filters: { body_max: 10 } }
+        - { cluster: a }
+"#,
+    ));
+    let answer = get(&sluice, "a", "/echo");
+    assert_eq!((answer.value("x-edge"), answer.value("x-request-id").len()), ("1", 36));
+    assert_eq!(a.requests().pop().unwrap().value("x-request-id"), answer.value("x-request-id"));
+    assert_eq!(get(&sluice, "a", "/healthz").text(), "ok\n");
+
+    let put = |path: &str, body: &str| {
+        let length = body.len();
+        Client::connect(sluice.addr("web")).ask(&format!(
+            "PUT {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n{body}"
+        ))
+    };
+    let chunked = |path: &str, body: &str| {
+        let size = body.len();
+        Client::connect(sluice.addr("web")).ask(&format!(
+            "PUT {path} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{size:x}\r\n{body}\r\n0\r\n\r\n"
+        ))
+    };
+    // What was held goes on with a length; what is too large goes nowhere.
+    assert_eq!(chunked("/echo", "abc").status(), 200);
+    assert_eq!(a.requests().pop().unwrap().value("content-length"), "3");
+    let large = "x".repeat(2000);
+    let before = a.requests().len();
+    assert_eq!((put("/echo", &large).status(), chunked("/echo", &large).status()), (413, 413));
+    assert_eq!(a.requests().len(), before);
+    assert_eq!(put("/free/echo", &large).status(), 200);
+    assert_eq!(a.requests().pop().unwrap().value("x-from"), "127.0.0.1");
+    assert_eq!(get(&sluice, "a", "/free/x").value("x-origin"), "");
+    assert_eq!(
+        (put("/small/x", "0123456789").status(), chunked("/small/x", "0123456789a").status()),
+        (200, 413)
+    );
+
+    let limited = |user: &str| {
+        let request = format!("GET /limited HTTP/1.1\r\nHost: a\r\nX-User: {user}\r\n\r\n");
+        Client::connect(sluice.addr("web")).ask(&request)
+    };
+    assert_eq!((limited("one").status(), limited("one").status()), (200, 200));
+    let refused = limited("one");
+    assert_eq!(refused.status(), 429);
+    assert!(refused.value("retry-after").parse::<u64>().unwrap() > 3000);
+    assert_eq!(limited("two").status(), 200);
+    sluice.record_of("http.rate");
+
+    assert_eq!(get(&sluice, "a", "/pages/x").status(), 200);
+    let answer = get(&sluice, "a", "/status/503");
+    assert_eq!(answer.text(), "status\n");
+}
+
+#[test]
+fn error_pages_replace_what_people_see() {
+    let (a, b) = (Origin::start("a"), Origin::start("b"));
+    let filters = r#"{ error_pages: { pages: { 503: "sorry %RESPONSE_CODE%", 4xx: "no" } } }"#;
+    let sluice = start(&web(
+        &a,
+        &b,
+        filters,
+        r#"
+    - hosts: "*"
+      rules: [{ match: { path: /reset }, cluster: a }]
+"#,
+    ));
+    let answer = get(&sluice, "a", "/reset");
+    assert_eq!((answer.status(), answer.text().as_str()), (503, "sorry 503"));
+    assert_eq!(answer.value("content-type"), "text/html; charset=utf-8");
+    assert_eq!(get(&sluice, "a", "/none").text(), "no");
+    sluice.record_of("upstream.reset");
+}
+
+/// One route to both origins.
+fn both(a: &Origin, b: &Origin, cluster: &str, rule: &str) -> String {
+    format!(
+        "listeners: [{{ name: web, address: 127.0.0.1:0, http: main }}]\n\
+         routes: {{ main: [{{ hosts: \"*\", rules: [{{ cluster: up{rule} }}] }}] }}\n\
+         clusters: {{ up: {{ endpoints: [\"{}\", \"{}\"]{cluster} }} }}\n",
+        a.addr(),
+        b.addr()
+    )
+}
+
+#[test]
+fn what_failed_is_tried_again_elsewhere_as_the_rule_says() {
+    let (a, b) = (Origin::start("a"), Origin::start("b"));
+    let retry = ", retry: { when: [gateway_error, reset], attempts: 4, backoff: 1ms }, timeout: { per_try: 5s }";
+    let sluice = Sluice::new().workers(1).start(&both(&a, &b, "", retry));
+    let mut client = Client::connect(sluice.addr("web"));
+    // Each origin fails once; a body that was kept is sent again whole.
+    let answer = client.ask("POST /flaky/1 HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello");
+    assert_eq!(answer.status(), 200);
+    let record = sluice.record("the request", |record| record["kind"] == "request");
+    let attempts = record["upstream_hosts_attempted"].as_array().unwrap();
+    assert_eq!(attempts.len(), 3, "{attempts:?}");
+    assert!(attempts[0].as_str().unwrap().ends_with("route.retried"), "{attempts:?}");
+    assert!(a.requests().iter().chain(&b.requests()).all(|request| request.text() == "hello"));
+    // Whoever is reset everywhere hears of it once, with every attempt in the record.
+    assert_eq!(client.get("a", "/reset").status(), 503);
+    let record = sluice.record_of("route.retries_exhausted");
+    // A kept connection that ends without a word is tried again beside those that the rule allows.
+    assert!(record["upstream_request_attempt_count"].as_u64().unwrap() >= 4, "{record}");
+    assert_eq!(sluice.metric("sluice_cluster_retries_total", "made"), 2 + 3);
+}
+
+#[test]
+fn what_may_have_taken_effect_is_not_tried_again_by_itself() {
+    let (a, b) = (Origin::start("a"), Origin::start("b"));
+    let sluice = Sluice::new().workers(1).start(&both(&a, &b, "", ""));
+    let mut client = Client::connect(sluice.addr("web"));
+    let request = "POST /reset HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx";
+    assert_eq!(client.ask(request).status(), 503);
+    assert_eq!(a.requests().len() + b.requests().len(), 1);
+}
+
+#[test]
+fn an_endpoint_that_is_not_there_is_passed_over() {
+    let (a, b) = (Origin::start("a"), Origin::start("b"));
+    let gone = b.addr();
+    drop(b);
+    let sluice = Sluice::new().workers(1).start(&format!(
+        "listeners: [{{ name: web, address: 127.0.0.1:0, http: main }}]\n\
+         routes: {{ main: [{{ hosts: \"*\", rules: [{{ cluster: up }}] }}] }}\n\
+         clusters: {{ up: {{ endpoints: [\"{gone}\", \"{}\"], outlier: none }} }}\n",
+        a.addr()
+    ));
+    for _ in 0..4 {
+        let request = "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx";
+        assert_eq!(Client::connect(sluice.addr("web")).ask(request).status(), 200);
+    }
+    sluice.record("the passed over", |record| {
+        record["upstream_hosts_attempted"].to_string().contains("upstream.refused (errno 111)")
+    });
+}
+
+#[test]
+fn a_kept_connection_that_died_is_not_used() {
+    // Answers one request per connection and closes without a word of it.
+    let server = Server::start(|mut stream| {
+        let mut reader = std::io::BufReader::new(stream.try_clone()?);
+        let message = origin::read_message(&mut reader, false)?;
+        let body = message.path().to_owned();
+        std::io::Write::write_all(
+            &mut stream,
+            format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len()).as_bytes(),
+        )
+    });
+    let sluice = Sluice::new().workers(1).start(&format!(
+        "listeners: [{{ name: web, address: 127.0.0.1:0, http: main }}]\n\
+         routes: {{ main: [{{ hosts: \"*\", rules: [{{ cluster: up }}] }}] }}\n\
+         clusters: {{ up: {{ endpoints: [\"{}\"] }} }}\n",
+        server.addr()
+    ));
+    let mut client = Client::connect(sluice.addr("web"));
+    for number in 0..50 {
+        let answer = client.get("a", &format!("/{number}"));
+        assert_eq!(answer.text(), format!("/{number}"));
+    }
+}
+
+#[test]
+fn time_outs_end_what_takes_too_long() {
+    let (a, b) = (Origin::start("a"), Origin::start("b"));
+    let sluice = start(&web(
+        &a,
+        &b,
+        "",
+        r#"
+    - hosts: "*"
+      rules:
+        - { match: { headers: { x-kind: response } }, cluster: a, timeout: { response: 200ms } }
+        - { match: { headers: { x-kind: total } }, cluster: a, timeout: { total: 200ms } }
+        - { match: { headers: { x-kind: try } }, cluster: a, timeout: { per_try: 100ms }, retry: { when: try_timeout, attempts: 2 } }
+"#,
+    ));
+    for (kind, reason) in [
+        ("response", "route.timeout"),
+        ("total", "route.timeout"),
+        ("try", "route.retries_exhausted"),
+    ] {
+        let request = format!("GET /wait HTTP/1.1\r\nHost: a\r\nX-Kind: {kind}\r\n\r\n");
+        let answer = Client::connect(sluice.addr("web")).ask(&request);
+        assert_eq!((answer.status(), answer.text().as_str()), (504, "upstream request timeout\n"));
+        sluice.record_of(reason);
+    }
+    a.release();
+}
+
+#[test]
+fn an_endpoint_that_keeps_failing_is_put_aside() {
+    let (a, b) = (Origin::start("a"), Origin::start("b"));
+    let outlier = ", outlier: { consecutive_5xx: 3, ejection: 1h }";
+    let sluice = Sluice::new()
+        .workers(1)
+        .expect_warning("endpoint ejected")
+        .start(&both(&a, &b, outlier, ""));
+    let mut client = Client::connect(sluice.addr("web"));
+    for _ in 0..6 {
+        assert_eq!(client.get("a", "/status/500").status(), 500);
+    }
+    let ejected = || {
+        let endpoints = sluice.items("/clusters")[0]["endpoints"].clone();
+        endpoints.as_array().unwrap().iter().filter(|e| e["ejected"] == true).count()
+    };
+    // One of two may be aside, and the other then takes everything.
+    wait::until("an ejection", || (ejected() == 1).then_some(()));
+    let first = client.get("a", "/").value("x-origin").to_owned();
+    assert!((0..5).all(|_| client.get("a", "/").value("x-origin") == first));
+}
+
+#[test]
+fn bounds_of_a_cluster_hold() {
+    let (a, b) = (Origin::start("a"), Origin::start("b"));
+    let limits = ", limits: { requests: 1 }";
+    let sluice = Sluice::new().workers(1).start(&both(&a, &b, limits, ""));
+    let mut waiting = Client::connect(sluice.addr("web"));
+    waiting.send("GET /wait HTTP/1.1\r\nHost: a\r\n\r\n");
+    let arrived = || a.requests().len() + b.requests().len() == 1;
+    wait::until("the request to arrive", || arrived().then_some(()));
+    assert_eq!(origin::get(sluice.addr("web"), "a", "/").status(), 503);
+    sluice.record_of("upstream.limit");
+    a.release();
+    b.release();
+    assert_eq!(waiting.read().status(), 200);
+}
+
+#[test]
+fn a_request_waits_for_a_connection_when_all_are_busy() {
+    let (a, b) = (Origin::start("a"), Origin::start("b"));
+    drop(b);
+    let b = &a;
+    let limits = ", limits: { connections: 1 }";
+    let sluice = Sluice::new().workers(1).start(&both(&a, b, limits, ""));
+    let mut first = Client::connect(sluice.addr("web"));
+    first.send("GET /wait HTTP/1.1\r\nHost: a\r\n\r\n");
+    wait::until("the request to arrive", || (!a.requests().is_empty()).then_some(()));
+    let mut second = Client::connect(sluice.addr("web"));
+    second.send("GET /bytes/1 HTTP/1.1\r\nHost: a\r\n\r\n");
+    wait::until("both to be under way", || {
+        (sluice.metric("sluice_http_requests_active", "") == 2).then_some(())
+    });
+    a.release();
+    assert_eq!((first.read().status(), second.read().status()), (200, 200));
+    assert_eq!(a.connections(), 1);
+}
+
+#[test]
+fn sticky_cookies_and_hashes_keep_a_client_at_its_endpoint() {
+    let (a, b) = (Origin::start("a"), Origin::start("b"));
+    let sticky = ", hash: { by: \"cookie:sid\", ttl: 1h }";
+    let sluice = Sluice::new().start(&both(&a, &b, ", balance: maglev", sticky));
+    let first = get(&sluice, "a", "/");
+    let cookie = first.value("set-cookie").split(';').next().unwrap().to_owned();
+    assert!(first.value("set-cookie").contains("Max-Age=3600"), "{}", first.head);
+    for _ in 0..10 {
+        let request = format!("GET / HTTP/1.1\r\nHost: a\r\nCookie: {cookie}\r\n\r\n");
+        let answer = Client::connect(sluice.addr("web")).ask(&request);
+        assert_eq!(answer.value("x-origin"), first.value("x-origin"));
+        assert_eq!(answer.value("set-cookie"), "");
+    }
+}
+
+#[test]
+fn new_routes_reach_the_next_request_of_an_old_connection() {
+    let (a, b) = (Origin::start("a"), Origin::start("b"));
+    let to = |cluster: &str| {
+        web(&a, &b, "", &format!("    - {{ hosts: \"*\", rules: [{{ cluster: {cluster} }}] }}"))
+    };
+    let sluice = Sluice::new().expect_warning("nothing leads to").start(&to("a"));
+    let mut client = Client::connect(sluice.addr("web"));
+    assert_eq!(client.get("x", "/").value("x-origin"), "a");
+    assert_eq!(sluice.reload(&to("b")), "applied");
+    assert_eq!(client.get("x", "/").value("x-origin"), "b");
+}
+
+#[test]
+fn the_admin_pages_say_which_rule_a_request_would_take() {
+    let (a, b) = (Origin::start("a"), Origin::start("b"));
+    let sluice = start(&web(
+        &a,
+        &b,
+        "{ request_id: {} }",
+        r#"
+    - hosts: shop.test
+      rules:
+        - { name: posts, match: { path: /x/*, method: POST }, cluster: a }
+        - { name: rest, match: { path: /* }, cluster: b, filters: { request_id: skip, body_max: 1KiB } }
+"#,
+    ));
+    let (status, page) = sluice.page("/try?host=shop.test&path=/x/y&format=json");
+    assert_eq!(status, 200, "{page}");
+    let page: serde_json::Value = serde_json::from_str(&page).unwrap();
+    let item = &page["items"][0];
+    assert_eq!((&item["rule"], &item["cluster"]), (&"rest".into(), &"b".into()));
+    assert_eq!(item["passed_over"][0]["rule"], "posts");
+    assert_eq!(item["passed_over"][0]["does_not_fit"], "method");
+    assert_eq!(item["filters"], serde_json::json!(["body_max"]));
+    assert!(sluice.page("/try?host=other").1.contains("no virtual host"));
+    assert_eq!(sluice.items("/routes")[0]["virtual_hosts"][0]["rules"][0]["name"], "posts");
+    assert_eq!(sluice.page("/try?hots=x").0, 400);
+}
+
+#[test]
+fn checks_by_http_decide_who_is_well() {
+    let (a, b) = (Origin::start("a"), Origin::start("b"));
+    let health = ", health: { http: { path: /status/503, expect: 503 }, interval: 50ms, unhealthy_after: 1 }";
+    let sluice = Sluice::new().start(&both(&a, &b, health, ""));
+    wait::until("a check of both", || {
+        let checked = |origin: &Origin| !origin.requests().is_empty();
+        (checked(&a) && checked(&b)).then_some(())
+    });
+    assert_eq!(a.requests()[0].value("user-agent"), "sluice-health-check");
+    assert_eq!(get(&sluice, "a", "/").status(), 200);
+    let wrong = both(&a, &b, &health.replace("expect: 503", "expect: 200"), "");
+    drop(sluice);
+    let sluice = Sluice::new().expect_warning("endpoint is unhealthy").start(&wrong);
+    wait::until("nobody to be well", || (get(&sluice, "a", "/").status() == 503).then_some(()));
+    let record = sluice.record_of("upstream.no_healthy");
+    assert_eq!(record["response_code_details"], "no_healthy_upstream");
+}
+
+/// What a reload or a failing endpoint does must not be seen by clients where a retry may hide it.
+#[test]
+fn reloads_under_load_lose_no_request() {
+    let (a, b) = (Origin::start("a"), Origin::start("b"));
+    let one = both(&a, &b, "", ", retry: { when: [reset], attempts: 3 }");
+    let two = both(&a, &b, ", balance: random", ", retry: { when: [reset], attempts: 4 }");
+    let sluice = Sluice::new().start(&one);
+    let address = sluice.addr("web");
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let served = std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..4)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut client = Client::connect(address);
+                    let mut served = 0;
+                    while !stop.load(std::sync::atomic::Ordering::SeqCst) {
+                        let answer = client.get("a", "/bytes/100");
+                        assert_eq!((answer.status(), answer.body.len()), (200, 100));
+                        served += 1;
+                    }
+                    served
+                })
+            })
+            .collect();
+        for turn in 0..10 {
+            sluice.reload(if turn % 2 == 0 { &two } else { &one });
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        stop.store(true, std::sync::atomic::Ordering::SeqCst);
+        clients.into_iter().map(|client| client.join().unwrap()).sum::<usize>()
+    });
+    assert!(served > 40, "{served}");
+}
