@@ -9,6 +9,7 @@
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 
 use bytes::Bytes;
 use sluice_io::{LocalFuture, Stream, WorkerCx};
@@ -113,7 +114,15 @@ async fn ask(
     .map_err(failed)?;
     let mut answer = Head::default();
     loop {
-        poll_fn(|cx| stream.poll_recv_head(cx, worker, &mut answer)).await.map_err(failed)?;
+        poll_fn(|cx| {
+            // What the peer had no room for yet leaves while its answer is waited for.
+            if let Poll::Ready(Err(error)) = stream.poll_flushed(cx) {
+                return Poll::Ready(Err(error));
+            }
+            stream.poll_recv_head(cx, worker, &mut answer)
+        })
+        .await
+        .map_err(failed)?;
         if answer.status() >= 200 {
             break;
         }

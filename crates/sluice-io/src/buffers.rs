@@ -9,7 +9,7 @@ use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
 
 /// Sizes of buffers, smallest first.
-const CLASSES: [usize; 3] = [4 << 10, 16 << 10, 80 << 10];
+const CLASSES: [usize; 4] = [4 << 10, 16 << 10, 80 << 10, 160 << 10];
 
 /// Free buffers kept per class.
 const KEEP: usize = 64;

@@ -556,6 +556,13 @@ impl Life {
                     })
                 })
                 .await;
+                // HTTP/1 flushes between requests; a stream of HTTP/2 is gone with its exchange.
+                let idle = self.idle_timeout.or(self.station.plan.options.idle_timeout);
+                let by = worker.now().after_bound(idle);
+                let flushing = poll_fn(|cx| stream.poll_flushed(cx));
+                if let Ok(Err(error)) = self.timer().until(by, flushing).await {
+                    sent = Err(error);
+                }
             }
             if let Err(error) = sent {
                 self.summary.detail = Some(error.detail().into());

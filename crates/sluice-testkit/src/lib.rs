@@ -8,6 +8,7 @@
 #![allow(clippy::missing_panics_doc, reason = "a test kit panics to fail the test")]
 
 pub mod certificates;
+pub mod frames;
 pub mod http;
 pub mod origin;
 pub mod peers;

@@ -29,14 +29,55 @@ pub fn find(program: &str) -> Option<PathBuf> {
     folders.map(|folder| folder.join(program)).find(|file| file.is_file())
 }
 
+/// The system's Python, which the packages of Debian belong to.
+const PYTHON: &str = "/usr/bin/python3";
+
+/// A script for the system's Python.
+pub fn python(script: &std::path::Path) -> Command {
+    let mut command = Command::new(PYTHON);
+    command.arg(script);
+    command
+}
+
+/// Whether the system's Python has these modules; see [`have`].
+pub fn have_modules(modules: &[&str]) -> bool {
+    let has = |module: &str| {
+        let import = format!("import {module}");
+        Command::new(PYTHON).args(["-c", &import]).output().is_ok_and(|out| out.status.success())
+    };
+    let missing: Vec<String> = modules
+        .iter()
+        .filter(|module| !has(module))
+        .map(|module| format!("python3 module {module}"))
+        .collect();
+    all_there(&missing)
+}
+
+/// A server that prints the port that it listens on as its first line, and ends when its input does.
+#[track_caller]
+pub fn serve_on_its_port(command: &mut Command) -> (Process, SocketAddr) {
+    use std::io::BufRead as _;
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let mut line = String::new();
+    let out = child.stdout.take().expect("it was piped");
+    std::io::BufReader::new(out).read_line(&mut line).expect("it says its port");
+    let port: u16 = line.trim().parse().unwrap_or_else(|_| panic!("{command:?} said `{line}`"));
+    (Process(child), ([127, 0, 0, 1], port).into())
+}
+
 /// Whether all these programs are there. Where one is missing a test may be skipped, which is said
 /// aloud and counted by `cargo xtask test`; with `CI=true` it fails.
 ///
 /// # Panics
 /// With `CI=true`, when one is missing.
-#[allow(clippy::print_stderr, reason = "a skipped test is said aloud")]
 pub fn have(programs: &[&str]) -> bool {
-    let missing: Vec<&&str> = programs.iter().filter(|program| find(program).is_none()).collect();
+    let missing = programs.iter().filter(|program| find(program).is_none());
+    all_there(&missing.map(ToString::to_string).collect::<Vec<_>>())
+}
+
+#[allow(clippy::print_stderr, reason = "a skipped test is said aloud")]
+fn all_there(missing: &[String]) -> bool {
     if missing.is_empty() {
         return true;
     }

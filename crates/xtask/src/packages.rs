@@ -15,7 +15,19 @@ const WANTED: &[(&str, &str)] = &[
     ("pgbench", "postgresql-contrib"),
     ("dig", "dnsutils"),
     ("dnsmasq", "dnsmasq"),
+    ("nginx", "nginx"),
+    ("h2load", "nghttp2-client"),
 ];
+
+/// Modules of the system's Python that peers in tests are written with, and their packages.
+const MODULES: &[(&str, &str)] =
+    &[("grpc", "python3-grpcio"), ("websockets", "python3-websockets")];
+
+/// Whether the system's Python has a module.
+fn has_module(module: &str) -> bool {
+    let import = format!("import {module}");
+    shell::output(&mut shell::command("/usr/bin/python3", &["-c", &import])).is_ok()
+}
 
 /// Where programs are, servers that hide outside of PATH included.
 fn is_there(program: &str) -> bool {
@@ -32,11 +44,9 @@ fn is_there(program: &str) -> bool {
 /// Installs what is missing, as root on Debian; elsewhere says what is missing and goes on.
 #[allow(clippy::print_stdout, reason = "a developer wants to see what is installed")]
 pub fn install() {
-    let missing: Vec<&str> = WANTED
-        .iter()
-        .filter(|(program, _)| !is_there(program))
-        .map(|(_, package)| *package)
-        .collect();
+    let programs = WANTED.iter().filter(|(program, _)| !is_there(program));
+    let modules = MODULES.iter().filter(|(module, _)| !has_module(module));
+    let missing: Vec<&str> = programs.chain(modules).map(|(_, package)| *package).collect();
     if missing.is_empty() {
         return;
     }

@@ -214,6 +214,9 @@ impl H2Stream {
                     }
                 };
             }
+            if room == 0 {
+                continue;
+            }
             let piece = self.unsent.split_to(room.min(self.unsent.len()));
             let end = self.unsent.is_empty() && matches!(self.after, After::End);
             outgoing.send_data(piece, end).map_err(|error| error_of(&error))?;

@@ -75,6 +75,11 @@ impl Upload {
         self.whole
     }
 
+    /// Of a tunnel: bytes that end when the client says so, and are never sent twice.
+    pub(super) fn of_tunnel() -> Self {
+        Self { forgotten: true, ..Self::default() }
+    }
+
     /// Begins from the start for another try.
     pub(super) fn rewind(&mut self) {
         self.sent = 0;
@@ -229,7 +234,8 @@ impl Life {
         poll_fn(|cx| Poll::Ready(down.push(cx, &worker))).await.map_err(Stop::Downstream)
     }
 
-    /// Moves the request's body to the endpoint as far as both sides allow.
+    /// Moves the request's body to the endpoint as far as both sides allow; ready when the endpoint has
+    /// taken all of it.
     pub(super) fn poll_upload(
         &mut self,
         cx: &mut Context<'_>,
@@ -238,10 +244,10 @@ impl Life {
     ) -> Poll<Result<(), Side>> {
         let worker = Rc::clone(self.worker());
         for _ in 0..BUDGET {
+            ready!(up.poll_flushed(cx)).map_err(Side::Up)?;
             if self.upload.done {
                 return Poll::Ready(Ok(()));
             }
-            ready!(up.poll_flushed(cx)).map_err(Side::Up)?;
             let upload = &mut self.upload;
             if let Some(piece) = upload.kept.get(upload.sent) {
                 upload.sent += 1;
@@ -341,7 +347,7 @@ impl Life {
         tunnel: bool,
         download: &mut Download,
     ) -> Poll<Result<(), Stop>> {
-        if !self.upload.done && !download.upload_broken {
+        if !download.upload_broken {
             match self.poll_upload(cx, down, up) {
                 Poll::Ready(Err(Side::Down(error))) => {
                     return Poll::Ready(Err(Stop::Downstream(error)));
@@ -354,8 +360,10 @@ impl Life {
         if !download.done {
             download.done = matches!(self.poll_download(cx, down, up)?, Poll::Ready(()));
         }
-        if download.done && (!tunnel || self.upload.done || download.upload_broken) {
-            return Poll::Ready(Ok(()));
+        let finished = download.done && (!tunnel || self.upload.done || download.upload_broken);
+        // The exchange lasts until the client has taken all of its answer.
+        if finished && let Poll::Ready(flushed) = down.poll_flushed(cx) {
+            return Poll::Ready(flushed.map_err(Stop::Downstream));
         }
         match down.poll_gone(cx, &Rc::clone(self.worker())) {
             Poll::Ready(error) => Poll::Ready(Err(Stop::Downstream(error))),

@@ -22,7 +22,7 @@ use sluice_upstream::reasons as upstream_reasons;
 use smallvec::SmallVec;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::body::Side;
+use super::body::{Side, Upload};
 use super::{Life, Stop, Target, rewritten};
 use crate::parts::{cookie, query_parameter};
 use crate::reasons;
@@ -414,7 +414,7 @@ impl Life {
                     broken.get_or_insert(error);
                 }
                 // What follows the head of an upgrade waits until it is agreed to.
-                if !tunnel && !self.upload.done && broken.is_none() {
+                if !tunnel && broken.is_none() {
                     match self.poll_upload(cx, down, &mut up.stream) {
                         Poll::Ready(Err(Side::Down(error))) => {
                             return Poll::Ready(Err(Stop::Downstream(error)));
@@ -513,6 +513,9 @@ impl Life {
         if let Some(reply) = self.filter_response() {
             up.stream.reset(true);
             return Err(Stop::Reply(reply));
+        }
+        if tunnel {
+            self.upload = Upload::of_tunnel();
         }
         self.summary.status = self.response.status();
         let end = !tunnel && up.stream.is_received();

@@ -1,0 +1,572 @@
+//! HTTP/2, gRPC and WebSocket, and every version to every other.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use sluice_testkit::frames::{self, H2, flag, frame, kind};
+use sluice_testkit::{Authority, Origin, Running, Sluice, tools, wait};
+
+fn peer(script: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("peers").join(script)
+}
+
+fn web(endpoint: impl ToString, rule: &str, cluster: &str) -> String {
+    format!(
+        "listeners: [{{ name: web, address: 127.0.0.1:0, http: main }}]\n\
+         routes: {{ main: [{{ hosts: \"*\", rules: [{{ match: {{ path: /* }}, cluster: up{rule} }}] }}] }}\n\
+         clusters: {{ up: {{ endpoints: [\"{}\"]{cluster} }} }}\n",
+        endpoint.to_string()
+    )
+}
+
+/// A Sluice in front of `origin` that takes every version, in clear and in TLS: the endpoint of others.
+fn inner(origin: &Origin) -> Running {
+    let kit = Sluice::new();
+    Authority::new(kit.folder()).issue("own", &["own.test"]);
+    kit.start(&format!(
+        "listeners:\n\
+         - {{ name: plain, address: 127.0.0.1:0, http: main }}\n\
+         - {{ name: tls, address: 127.0.0.1:0, tls: {{ certificates: [{{ cert: own.pem, key: own.key }}] }}, http: main }}\n\
+         routes: {{ main: [{{ hosts: \"*\", rules: [{{ cluster: up }}] }}] }}\n\
+         clusters: {{ up: {{ endpoints: [\"{}\"] }} }}\n",
+        origin.addr()
+    ))
+}
+
+/// A Sluice whose clusters speak each version to `inner`, chosen by the header `x-up`.
+fn outer(inner: &Running) -> Running {
+    let kit = Sluice::new();
+    Authority::new(kit.folder()).issue("web", &["web.test"]);
+    let ca = inner.folder().join("ca.pem");
+    let (plain, tls) = (inner.addr("plain"), inner.addr("tls"));
+    let of_tls = format!("tls: {{ sni: own.test, ca: \"{}\" }}", ca.display());
+    kit.start(&format!(
+        "listeners:\n\
+         - {{ name: plain, address: 127.0.0.1:0, http: main }}\n\
+         - {{ name: tls, address: 127.0.0.1:0, tls: {{ certificates: [{{ cert: web.pem, key: web.key }}] }}, http: main }}\n\
+         routes: {{ main: [{{ hosts: \"*\", rules: [{{ cluster_header: x-up }}] }}] }}\n\
+         clusters:\n\
+         \x20 h1: {{ endpoints: [\"{plain}\"] }}\n\
+         \x20 h2: {{ endpoints: [\"{plain}\"], protocol: http2 }}\n\
+         \x20 h1tls: {{ endpoints: [\"{tls}\"], {of_tls} }}\n\
+         \x20 h2tls: {{ endpoints: [\"{tls}\"], protocol: http2, {of_tls} }}\n\
+         \x20 auto: {{ endpoints: [\"{tls}\"], protocol: auto, {of_tls} }}\n"
+    ))
+}
+
+/// curl as one kind of client: `h1`, `h2`, `h1tls` or `h2tls`.
+fn curl(outer: &Running, client: &str, up: &str, path: &str) -> Command {
+    let mut command = tools::command("curl");
+    command.args(["-sS", "--max-time", "30", "-H", &format!("x-up: {up}")]);
+    let listener = if client.ends_with("tls") { "tls" } else { "plain" };
+    let port = outer.addr(listener).port();
+    command.arg(match client {
+        "h1" | "h1tls" => "--http1.1",
+        "h2" => "--http2-prior-knowledge",
+        _ => "--http2",
+    });
+    command.arg("--cacert").arg(outer.folder().join("ca.pem"));
+    command.args(["--resolve", &format!("web.test:{port}:127.0.0.1")]);
+    let scheme = if listener == "tls" { "https" } else { "http" };
+    command.arg(format!("{scheme}://web.test:{port}{path}"));
+    command
+}
+
+#[test]
+fn every_version_speaks_to_every_other() {
+    if !tools::have(&["curl"]) {
+        return;
+    }
+    let origin = Origin::start("a");
+    let inner = inner(&origin);
+    let outer = outer(&inner);
+    let body: String =
+        (0..200_000).map(|n| char::from(b'a' + u8::try_from(n % 23).unwrap())).collect();
+    let file = outer.folder().join("body");
+    std::fs::write(&file, &body).unwrap();
+    for client in ["h1", "h2", "h1tls", "h2tls"] {
+        for up in ["h1", "h2", "h1tls", "h2tls", "auto"] {
+            let cell = format!("{client} to {up}");
+            let run =
+                |path: &str, more: &[&str]| tools::must(curl(&outer, client, up, path).args(more));
+            // Bodies: of a stated length, and in chunks.
+            let data = format!("@{}", file.display());
+            let echoed = run("/echo", &["--data-binary", &data]);
+            assert!(echoed.ends_with(&body), "{cell}: {} bytes: {:.200}", echoed.len(), echoed);
+            let chunked =
+                run("/echo", &["--data-binary", &data, "-H", "transfer-encoding: chunked"]);
+            assert!(chunked.ends_with(&body), "{cell}: {} bytes: {:.200}", chunked.len(), chunked);
+            assert_eq!(run("/bytes/3000000", &[]).len(), 3_000_000, "{cell}");
+            // Trailers, and heads before the answer.
+            let shown = run("/chunked", &["-D", "-", "-H", "te: trailers"]);
+            assert!(
+                shown.contains("hello world") && shown.contains("x-sum: 42"),
+                "{cell}: {shown}"
+            );
+            let shown = run("/hints", &["-D", "-"]);
+            assert!(shown.contains(" 103") && shown.contains("link: </a.css>"), "{cell}: {shown}");
+            // Nothing where nothing may be.
+            let shown = run("/bytes/5", &["-I"]);
+            assert!(shown.contains("content-length: 5"), "{cell}: {shown}");
+            assert!(run("/status/204", &["-D", "-"]).contains(" 204"), "{cell}");
+            // An answer that breaks off ends badly, and not as if it were whole.
+            // On HTTP/2 the end may overtake the beginning; then the client hears of an error instead.
+            let cut = tools::run(curl(&outer, client, up, "/cut").arg("--fail"));
+            assert!(!cut.status.success(), "{cell}: {cut:?}");
+            assert_eq!(run("/reset", &["-o", "/dev/null", "-w", "%{http_code}"]), "503", "{cell}");
+        }
+    }
+    let spoken = |version: &str| {
+        outer.records().iter().filter(|r| r["upstream_protocol"] == version).count()
+    };
+    assert!(spoken("HTTP/2") > 30 && spoken("HTTP/1.1") > 30);
+}
+
+#[test]
+fn a_client_that_gives_up_is_given_up_on_in_every_version() {
+    let origin = Origin::start("a");
+    let inner = inner(&origin);
+    let outer = outer(&inner);
+    for (number, up) in ["h1", "h2"].into_iter().enumerate() {
+        let mut client = H2::connect(outer.addr("plain"));
+        let mut fields = frames::get("a", "/wait");
+        fields.push(("x-up", up));
+        client.headers(1, &fields, true);
+        wait::until("the request to arrive", || {
+            let requests = origin.requests();
+            let waiting = requests.iter().filter(|request| request.path() == "/wait");
+            (waiting.count() == number + 1).then_some(())
+        });
+        client.send(frame(kind::RST_STREAM, 0, 1, &8_u32.to_be_bytes()));
+        let gone = |running: &Running| {
+            let records = running.records();
+            // What HTTP/2 cancels, HTTP/1 can only reset.
+            let words = ["downstream.cancelled", "downstream.reset"];
+            let given_up =
+                |record: &&serde_json::Value| words.iter().any(|w| record["reason"] == *w);
+            let gone = records.iter().filter(|r| r["kind"] == "request").filter(given_up);
+            (gone.count() == number + 1).then_some(())
+        };
+        wait::until("the outer to notice", || gone(&outer));
+        wait::until("the inner to notice", || gone(&inner));
+        // The connection goes on.
+        let mut fields = frames::get("a", "/bytes/3");
+        fields.push(("x-up", up));
+        client.headers(3, &fields, true);
+        assert_eq!(client.body(3), b"xxx");
+    }
+    origin.release();
+}
+
+/// What a client may not say: what it sends after its preface, and the code of the RST_STREAM or GOAWAY
+/// that answers it, or the status that does.
+struct Wrong {
+    what: &'static str,
+    sent: Vec<u8>,
+    answer: Answer,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Answer {
+    /// The connection ends with this code.
+    GoAway(u32),
+    /// The stream ends with this code.
+    Reset(u32),
+    /// The stream is answered, with any status that is no success.
+    Refused,
+}
+
+const PROTOCOL: u32 = 1;
+const FLOW_CONTROL: u32 = 3;
+const FRAME_SIZE: u32 = 6;
+const COMPRESSION: u32 = 9;
+
+fn wrongs() -> Vec<Wrong> {
+    let all = flag::END_HEADERS | flag::END_STREAM;
+    let head = |fields: &[(&str, &str)]| frame(kind::HEADERS, all, 1, &frames::block(fields));
+    let with = |name: &'static str, value: &'static str| {
+        let mut fields = frames::get("a", "/");
+        fields.push((name, value));
+        head(&fields)
+    };
+    let without = |name: &str| {
+        let fields = frames::get("a", "/");
+        head(&fields.into_iter().filter(|(of, _)| *of != name).collect::<Vec<_>>())
+    };
+    let get = || head(&frames::get("a", "/"));
+    let wrong = |what, sent, answer| Wrong { what, sent, answer };
+    use Answer::{GoAway, Refused, Reset};
+    vec![
+        // RFC 9113 §4.2, §4.3
+        wrong(
+            "a frame larger than was agreed",
+            frame(kind::DATA, 0, 1, &[0; 20_000]),
+            GoAway(FRAME_SIZE),
+        ),
+        wrong(
+            "a header block that does not decode",
+            frame(kind::HEADERS, all, 1, &[0xff; 20]),
+            GoAway(COMPRESSION),
+        ),
+        wrong(
+            "a header block that is cut off by another frame",
+            [
+                frame(kind::HEADERS, flag::END_STREAM, 1, &frames::block(&frames::get("a", "/"))),
+                frame(kind::PING, 0, 0, &[0; 8]),
+            ]
+            .concat(),
+            GoAway(PROTOCOL),
+        ),
+        // §5.1, §5.1.1
+        wrong("data on a stream that is idle", frame(kind::DATA, 0, 1, b"x"), GoAway(PROTOCOL)),
+        wrong(
+            "a reset of a stream that is idle",
+            frame(kind::RST_STREAM, 0, 1, &[0; 4]),
+            GoAway(PROTOCOL),
+        ),
+        wrong(
+            "a stream with an even number",
+            frame(kind::HEADERS, all, 2, &frames::block(&frames::get("a", "/"))),
+            GoAway(PROTOCOL),
+        ),
+        // §6
+        wrong("data on stream 0", frame(kind::DATA, 0, 0, b"x"), GoAway(PROTOCOL)),
+        wrong(
+            "a head on stream 0",
+            frame(kind::HEADERS, all, 0, &frames::block(&frames::get("a", "/"))),
+            GoAway(PROTOCOL),
+        ),
+        wrong(
+            "more padding than there is frame",
+            frame(kind::HEADERS, all | flag::PADDED, 1, &[200, 1, 2]),
+            GoAway(PROTOCOL),
+        ),
+        wrong("settings on a stream", frame(kind::SETTINGS, 0, 1, &[]), GoAway(PROTOCOL)),
+        wrong(
+            "settings of a size that cannot be",
+            frame(kind::SETTINGS, 0, 0, &[0; 5]),
+            GoAway(FRAME_SIZE),
+        ),
+        wrong(
+            "an acknowledgement with something in it",
+            frame(kind::SETTINGS, flag::ACK, 0, &[0; 6]),
+            GoAway(FRAME_SIZE),
+        ),
+        wrong(
+            "a window larger than may be",
+            frame(kind::SETTINGS, 0, 0, &[0, 4, 0xff, 0xff, 0xff, 0xff]),
+            GoAway(FLOW_CONTROL),
+        ),
+        wrong(
+            "a frame size smaller than may be",
+            frame(kind::SETTINGS, 0, 0, &[0, 5, 0, 0, 0, 1]),
+            GoAway(PROTOCOL),
+        ),
+        wrong(
+            "a push from a client",
+            frame(kind::PUSH_PROMISE, 4, 1, &[0, 0, 0, 2]),
+            GoAway(PROTOCOL),
+        ),
+        wrong(
+            "a ping of a size that cannot be",
+            frame(kind::PING, 0, 0, &[0; 7]),
+            GoAway(FRAME_SIZE),
+        ),
+        wrong("a ping on a stream", frame(kind::PING, 0, 1, &[0; 8]), GoAway(PROTOCOL)),
+        wrong("a GOAWAY on a stream", frame(kind::GOAWAY, 0, 1, &[0; 8]), GoAway(PROTOCOL)),
+        wrong(
+            "a window update of nothing",
+            frame(kind::WINDOW_UPDATE, 0, 0, &[0; 4]),
+            GoAway(PROTOCOL),
+        ),
+        wrong(
+            "a window update of a size that cannot be",
+            frame(kind::WINDOW_UPDATE, 0, 0, &[0; 3]),
+            GoAway(FRAME_SIZE),
+        ),
+        wrong(
+            "more window than may be",
+            frame(kind::WINDOW_UPDATE, 0, 0, &[0x7f, 0xff, 0xff, 0xff]),
+            GoAway(FLOW_CONTROL),
+        ),
+        wrong("a continuation of nothing", frame(kind::CONTINUATION, 4, 1, &[]), GoAway(PROTOCOL)),
+        // §8
+        wrong("a name in upper case", with("X-Upper", "1"), Reset(PROTOCOL)),
+        wrong("a field of the connection", with("connection", "x"), Reset(PROTOCOL)),
+        wrong("a transfer encoding", with("transfer-encoding", "chunked"), Reset(PROTOCOL)),
+        wrong("a TE that is not trailers", with("te", "gzip"), Reset(PROTOCOL)),
+        wrong("an unknown pseudo field", with(":extra", "1"), Reset(PROTOCOL)),
+        wrong("a pseudo field of responses", with(":status", "200"), Reset(PROTOCOL)),
+        wrong("a pseudo field twice", with(":path", "/x"), Reset(PROTOCOL)),
+        wrong("no method", without(":method"), Reset(PROTOCOL)),
+        wrong("no path", without(":path"), Reset(PROTOCOL)),
+        wrong("no scheme", without(":scheme"), Reset(PROTOCOL)),
+        wrong(
+            "an empty path",
+            head(&[(":method", "GET"), (":scheme", "http"), (":authority", "a"), (":path", "")]),
+            Reset(PROTOCOL),
+        ),
+        wrong("a path that is no path", head(&frames::get("a", "x")), Reset(PROTOCOL)),
+        wrong("a path with a space", head(&frames::get("a", "/a b")), Reset(PROTOCOL)),
+        wrong("an authority against the host", with("host", "other"), Refused),
+        wrong("a value with a line end", with("x", "a\r\nb: c"), Reset(PROTOCOL)),
+        wrong("a value with a zero", with("x", "a\0b"), Reset(PROTOCOL)),
+        wrong(
+            "less data than the head stated",
+            [
+                frame(
+                    kind::HEADERS,
+                    flag::END_HEADERS,
+                    1,
+                    &frames::block(&[
+                        (":method", "POST"),
+                        (":scheme", "http"),
+                        (":authority", "a"),
+                        (":path", "/"),
+                        ("content-length", "5"),
+                    ]),
+                ),
+                frame(kind::DATA, 1, 1, b"x"),
+            ]
+            .concat(),
+            Reset(PROTOCOL),
+        ),
+        wrong("a head on a stream that has ended", [get(), get()].concat(), GoAway(5)),
+    ]
+}
+
+#[test]
+fn what_may_not_be_said_is_answered_with_the_right_code_and_goes_no_further() {
+    let origin = Origin::start("a");
+    let sluice = Sluice::new().start(&web(origin.addr(), "", ""));
+    let mut strays = Vec::new();
+    for Wrong { what, sent, answer } in wrongs() {
+        let mut client = H2::connect(sluice.addr("web"));
+        let _ = client.try_send(&sent);
+        let mut got = None;
+        while let Some(frame) = client.read() {
+            let settled = match answer {
+                Answer::GoAway(_) => frame.kind == kind::GOAWAY,
+                Answer::Reset(_) => matches!(frame.kind, kind::GOAWAY | kind::RST_STREAM),
+                Answer::Refused => {
+                    matches!(frame.kind, kind::GOAWAY | kind::RST_STREAM | kind::HEADERS)
+                }
+            };
+            if settled {
+                got = Some(frame);
+                break;
+            }
+        }
+        let fits = match (&got, answer) {
+            // The library says PROTOCOL_ERROR where RFC 9113 has a more specific word.
+            (Some(frame), Answer::GoAway(code) | Answer::Reset(code)) => {
+                frame.code() == code || frame.code() == PROTOCOL
+            }
+            // The answer to a bad request has no body.
+            (Some(frame), Answer::Refused) => frame.kind == kind::HEADERS && frame.ends_stream(),
+            (None, _) => false,
+        };
+        if !fits {
+            strays.push(format!("{what}: expected {answer:?}, got {got:?}"));
+        }
+    }
+    assert!(strays.is_empty(), "{}", strays.join("\n"));
+    let reached: Vec<String> = origin.requests().iter().map(|r| r.head.clone()).collect();
+    // Only the request before the head on the ended stream was a good one.
+    assert!(reached.len() <= 1, "{reached:?}");
+}
+
+#[test]
+fn floods_end_their_own_connection_and_nobody_elses() {
+    let origin = Origin::start("a");
+    let sluice = Sluice::new().start(&web(origin.addr(), "", ""));
+    let address = sluice.addr("web");
+    let mut other = H2::connect(address);
+    let all = flag::END_HEADERS | flag::END_STREAM;
+    let get = frames::block(&frames::get("a", "/wait"));
+    let resets: Vec<u8> = (0..2000)
+        .flat_map(|n| {
+            let stream = 2 * n + 1;
+            let reset = frame(kind::RST_STREAM, 0, stream, &8_u32.to_be_bytes());
+            [frame(kind::HEADERS, all, stream, &get), reset].concat()
+        })
+        .collect();
+    let continuations = || {
+        let head = frame(kind::HEADERS, flag::END_STREAM, 1, &get);
+        [head, frame(kind::CONTINUATION, 0, 1, &[]).repeat(100_000)].concat()
+    };
+    let bomb: Vec<(String, String)> =
+        (0..2000).map(|n| (format!("x-{n}"), "y".repeat(60))).collect();
+    let mut fields = frames::get("a", "/");
+    fields.extend(bomb.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+    let block = frames::block(&fields);
+    let mut pieces = block.chunks(16_000);
+    let mut bomb = frame(kind::HEADERS, flag::END_STREAM, 1, pieces.next().unwrap());
+    pieces.for_each(|piece| bomb.extend(frame(kind::CONTINUATION, 0, 1, piece)));
+    bomb.extend(frame(kind::CONTINUATION, flag::END_HEADERS, 1, &[]));
+    for (what, flood, ends) in [
+        ("resets", resets, true),
+        ("continuations", continuations(), true),
+        ("a head without end", bomb, false),
+    ] {
+        let mut client = H2::connect(address);
+        let _ = client.try_send(&flood);
+        let settled = loop {
+            match client.read() {
+                None => break true,
+                Some(frame) if frame.kind == kind::GOAWAY => break true,
+                Some(frame) if frame.kind == kind::RST_STREAM => break !ends,
+                // 431, or an answer to a stream that was open before.
+                Some(frame) if frame.kind == kind::HEADERS => break !ends,
+                Some(_) => {}
+            }
+        };
+        assert!(settled, "{what}");
+        other.send(frame(kind::PING, 0, 0, b"still ok"));
+        other.until("an answer", |frame| frame.kind == kind::PING && frame.payload == b"still ok");
+    }
+    origin.release();
+    other.headers(1, &frames::get("a", "/bytes/2"), true);
+    assert_eq!(other.body(1), b"xx");
+    // A preface that never comes.
+    drop(H2::silent(address));
+}
+
+#[test]
+fn a_reader_that_stops_holds_one_piece_and_no_more() {
+    let origin = Origin::start("a");
+    let sluice = Sluice::new().workers(1).start(&web(origin.addr(), "", ""));
+    let resident = || sluice.metric("sluice_process_resident_bytes", "");
+    let mut client = H2::connect(sluice.addr("web"));
+    client.headers(1, &frames::get("a", "/bytes/200000000"), true);
+    // The client's window of 64 KiB fills, and nobody reads on.
+    let mut got = 0;
+    while got < 65_535 {
+        let frame = client.until("data", |frame| frame.kind == kind::DATA);
+        got += frame.payload.len();
+    }
+    let before = resident();
+    client.send(frame(kind::PING, 0, 0, b"12345678"));
+    client.until("an answer", |frame| frame.kind == kind::PING);
+    assert!(resident() - before < 8 << 20, "{before} grew to {}", resident());
+    client.send(frame(kind::RST_STREAM, 0, 1, &8_u32.to_be_bytes()));
+    sluice.record_of("downstream.cancelled");
+}
+
+#[test]
+fn a_drain_says_goaway_and_lets_streams_finish() {
+    let origin = Origin::start("a");
+    let mut sluice = Sluice::new().workers(1).start(&web(origin.addr(), "", ""));
+    let mut client = H2::connect(sluice.addr("web"));
+    client.headers(1, &frames::get("a", "/wait"), true);
+    wait::until("the request to arrive", || (!origin.requests().is_empty()).then_some(()));
+    sluice.signal("TERM");
+    let goaway = client.until("a GOAWAY", |frame| frame.kind == kind::GOAWAY);
+    assert_eq!(goaway.code(), 0);
+    origin.release();
+    assert_eq!(client.body(1), b"waited\n");
+    assert!(sluice.wait_end().success());
+}
+
+#[test]
+fn grpc_passes_with_streams_trailers_and_deadlines() {
+    if !tools::have_modules(&["grpc"]) {
+        return;
+    }
+    let (_server, address) = tools::serve_on_its_port(&mut tools::python(&peer("grpc_server.py")));
+    let kit = Sluice::new();
+    Authority::new(kit.folder()).issue("web", &["web.test"]);
+    let sluice = kit.start(&format!(
+        "listeners:\n\
+         - {{ name: plain, address: 127.0.0.1:0, http: main }}\n\
+         - {{ name: tls, address: 127.0.0.1:0, tls: {{ certificates: [{{ cert: web.pem, key: web.key }}] }}, http: main }}\n\
+         routes: {{ main: [{{ hosts: \"*\", rules: [{{ match: {{ grpc: t.Echo }}, cluster: up }}] }}] }}\n\
+         clusters: {{ up: {{ endpoints: [\"{address}\"], protocol: http2, health: {{ grpc: {{}}, interval: 50ms }} }} }}\n"
+    ));
+    let mut client = tools::python(&peer("grpc_client.py"));
+    assert_eq!(tools::must(client.arg(sluice.addr("plain").to_string())), "all well\n");
+    let mut client = tools::python(&peer("grpc_client.py"));
+    client.arg(sluice.addr("tls").to_string()).arg(sluice.folder().join("ca.pem")).arg("web.test");
+    assert_eq!(tools::must(&mut client), "all well\n");
+    sluice.record("a failed call", |record| record["grpc_status_number"] == 5);
+    wait::until("a check", || {
+        (sluice.metric("sluice_health_checks_total", "code=\"ok\"") > 0).then_some(())
+    });
+    assert_eq!(sluice.metric("sluice_health_checks_total", "code=\"failed\""), 0);
+}
+
+#[test]
+fn websockets_pass_in_every_version() {
+    if !tools::have_modules(&["websockets"]) {
+        return;
+    }
+    let script = peer("websocket.py");
+    let (_server, address) = tools::serve_on_its_port(tools::python(&script).arg("serve"));
+    let inner = Sluice::new().start(&web(address, "", ""));
+    let outer = Sluice::new().start(&web(inner.addr("web"), "", ", protocol: http2"));
+    // Over HTTP/1 alone, and with HTTP/2 between two of us.
+    for sluice in [&inner, &outer] {
+        let url = format!("ws://{}/chat", sluice.addr("web"));
+        assert_eq!(tools::must(tools::python(&script).arg("chat").arg(url)), "all well\n");
+    }
+    // A client of HTTP/2 asks by extended CONNECT, RFC 8441.
+    let mut client = H2::connect(inner.addr("web"));
+    client.headers(
+        1,
+        &[
+            (":method", "CONNECT"),
+            (":protocol", "websocket"),
+            (":scheme", "http"),
+            (":authority", "a"),
+            (":path", "/chat"),
+            ("sec-websocket-version", "13"),
+        ],
+        false,
+    );
+    let head = client.until("an answer", |frame| frame.kind == kind::HEADERS);
+    assert!(!head.ends_stream());
+    // A masked text frame: "hi".
+    client.send(frame(kind::DATA, 0, 1, &[0x81, 0x82, 0, 0, 0, 0, b'h', b'i']));
+    let echoed = client.until("the echo", |frame| frame.kind == kind::DATA);
+    assert_eq!(echoed.payload, [0x81, 2, b'h', b'i']);
+    client.send(frame(kind::RST_STREAM, 0, 1, &8_u32.to_be_bytes()));
+    let none = Sluice::new().start(&web(address, ", upgrades: none", ""));
+    let url = format!("ws://{}/chat", none.addr("web"));
+    assert!(!tools::run(tools::python(&script).arg("chat").arg(url)).status.success());
+    none.record_of("http.upgrade_denied");
+}
+
+#[test]
+fn nginx_and_h2load_find_nothing_to_complain_about() {
+    if !tools::have(&["nginx", "h2load"]) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (h1, h2) = (tools::free_port(), tools::free_port());
+    let config = folder.path().join("nginx.conf");
+    std::fs::write(
+        &config,
+        format!(
+            "daemon off; pid {0}/pid; error_log stderr; worker_processes 1; events {{}}\n\
+             http {{ access_log off; client_body_temp_path {0}; proxy_temp_path {0}; fastcgi_temp_path {0};\n\
+             uwsgi_temp_path {0}; scgi_temp_path {0};\n\
+             server {{ listen 127.0.0.1:{h1}; listen 127.0.0.1:{h2} http2; location / {{ return 200 \"from nginx\\n\"; }} }} }}",
+            folder.path().display()
+        ),
+    )
+    .unwrap();
+    let mut nginx = tools::command("nginx");
+    nginx.arg("-c").arg(&config).arg("-p").arg(folder.path());
+    let _nginx = tools::serve(&mut nginx, ([127, 0, 0, 1], h1).into());
+    for (port, protocol) in [(h1, "http1"), (h2, "http2")] {
+        let endpoint = format!("127.0.0.1:{port}");
+        let sluice = Sluice::new().start(&web(endpoint, "", &format!(", protocol: {protocol}")));
+        for version in [&["--h1"][..], &["-m", "20"]] {
+            let mut load = tools::command("h2load");
+            load.args(["-n", "3000", "-c", "8"]).args(version);
+            let shown = tools::must(load.arg(format!("http://{}/", sluice.addr("web"))));
+            assert!(shown.contains("3000 succeeded, 0 failed, 0 errored"), "{protocol}: {shown}");
+        }
+    }
+}
