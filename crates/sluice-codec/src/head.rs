@@ -118,12 +118,12 @@ pub struct Head {
     status: u16,
     method: Method,
     version: Version,
-    method_text: Span,
-    scheme: Span,
-    authority: Span,
-    path: Span,
+    method_text: String,
+    scheme: String,
+    authority: String,
+    path: String,
     /// The protocol asked for by `Upgrade` or `:protocol`.
-    upgrade: Span,
+    upgrade: String,
 }
 
 impl Default for Head {
@@ -135,11 +135,11 @@ impl Default for Head {
             status: 0,
             method: Method::Get,
             version: Version::Http11,
-            method_text: Span::default(),
-            scheme: Span::default(),
-            authority: Span::default(),
-            path: Span::default(),
-            upgrade: Span::default(),
+            method_text: String::new(),
+            scheme: String::new(),
+            authority: String::new(),
+            path: String::new(),
+            upgrade: String::new(),
         }
     }
 }
@@ -166,9 +166,15 @@ impl Head {
         self.fields.clear();
         self.first = [0; Known::COUNT];
         (self.status, self.method, self.version) = (0, Method::Get, Version::Http11);
-        let none = Span::default();
-        (self.method_text, self.scheme, self.authority) = (none, none, none);
-        (self.path, self.upgrade) = (none, none);
+        for text in [
+            &mut self.method_text,
+            &mut self.scheme,
+            &mut self.authority,
+            &mut self.path,
+            &mut self.upgrade,
+        ] {
+            text.clear();
+        }
     }
 
     // --- the start line ---
@@ -190,13 +196,13 @@ impl Head {
 
     /// The method as text.
     pub fn method_text(&self) -> &str {
-        self.str(self.method_text)
+        &self.method_text
     }
 
     /// Sets the method.
     pub fn set_method(&mut self, method: &[u8]) {
         self.method = Method::of(method);
-        self.method_text = self.push(method);
+        replace(&mut self.method_text, method);
     }
 
     /// The version that the message came in.
@@ -211,32 +217,32 @@ impl Head {
 
     /// `http` or `https`; empty where nothing said so.
     pub fn scheme(&self) -> &str {
-        self.str(self.scheme)
+        &self.scheme
     }
 
     /// Sets the scheme.
     pub fn set_scheme(&mut self, scheme: &[u8]) {
-        self.scheme = self.push(scheme);
+        replace(&mut self.scheme, scheme);
     }
 
     /// The authority: `Host` or `:authority`. Empty where there was none.
     pub fn authority(&self) -> &str {
-        self.str(self.authority)
+        &self.authority
     }
 
     /// Sets the authority.
     pub fn set_authority(&mut self, authority: &[u8]) {
-        self.authority = self.push(authority);
+        replace(&mut self.authority, authority);
     }
 
     /// Path and query: `/a?b`, or `*`; empty for CONNECT.
     pub fn path(&self) -> &str {
-        self.str(self.path)
+        &self.path
     }
 
     /// Sets path and query.
     pub fn set_path(&mut self, path: &[u8]) {
-        self.path = self.push(path);
+        replace(&mut self.path, path);
     }
 
     /// The path without its query.
@@ -252,12 +258,12 @@ impl Head {
 
     /// The protocol asked for by `Upgrade` or `:protocol`, or agreed on by a 101.
     pub fn upgrade(&self) -> Option<&str> {
-        Some(self.str(self.upgrade)).filter(|text| !text.is_empty())
+        Some(&*self.upgrade).filter(|text| !text.is_empty())
     }
 
     /// Sets the protocol asked for; empty for none.
     pub fn set_upgrade(&mut self, protocol: &[u8]) {
-        self.upgrade = self.push(protocol);
+        replace(&mut self.upgrade, protocol);
     }
 
     // --- fields ---
@@ -436,27 +442,56 @@ impl Head {
         &self.bytes[span.start as usize..span.start as usize + span.len as usize]
     }
 
-    pub(crate) const fn set_method_span(&mut self, method: Method, text: Span) {
-        self.method = method;
-        self.method_text = text;
+    /// Makes the authority what lies there in the buffer.
+    pub(crate) fn set_authority_at(&mut self, at: Span) {
+        let text = &self.bytes[at.start as usize..at.start as usize + at.len as usize];
+        replace(&mut self.authority, text);
     }
 
-    pub(crate) const fn set_authority_span(&mut self, authority: Span) {
-        self.authority = authority;
+    /// Makes the protocol asked for what lies there in the buffer.
+    pub(crate) fn set_upgrade_at(&mut self, at: Span) {
+        let text = &self.bytes[at.start as usize..at.start as usize + at.len as usize];
+        replace(&mut self.upgrade, text);
     }
 
-    pub(crate) const fn set_path_span(&mut self, path: Span) {
-        self.path = path;
+    /// Writes the fields that are not `hidden` as lines of HTTP/1. Lines that lie in the buffer as they
+    /// are to be written, one behind the other, are written together.
+    pub(crate) fn write_lines(&self, hidden: impl Fn(Known) -> bool, mut write: impl FnMut(&[u8])) {
+        let mut run = 0..0;
+        for field in &self.fields {
+            if field.removed || field.known.is_some_and(&hidden) {
+                continue;
+            }
+            let name_end = (field.name.start + field.name.len) as usize;
+            let (start, end) =
+                (field.value.start as usize, (field.value.start + field.value.len) as usize);
+            let is_line = start == name_end + 2
+                && self.bytes.get(name_end..start) == Some(b": ")
+                && self.bytes.get(end..end + 2) == Some(b"\r\n");
+            let begin = field.name.start as usize;
+            if is_line && run.end == begin {
+                run.end = end + 2;
+                continue;
+            }
+            write(&self.bytes[run.clone()]);
+            if is_line {
+                run = begin..end + 2;
+                continue;
+            }
+            run = 0..0;
+            write(self.slice(field.name));
+            write(b": ");
+            write(self.slice(field.value));
+            write(b"\r\n");
+        }
+        write(&self.bytes[run]);
     }
+}
 
-    pub(crate) const fn set_upgrade_span(&mut self, upgrade: Span) {
-        self.upgrade = upgrade;
-    }
-
-    fn str(&self, span: Span) -> &str {
-        // Codecs let nothing but visible ASCII into the start line.
-        std::str::from_utf8(self.slice(span)).unwrap_or_default()
-    }
+/// Makes `text` hold `new`. Codecs let nothing but visible ASCII get so far; whatever else is not taken.
+fn replace(text: &mut String, new: &[u8]) {
+    text.clear();
+    text.push_str(std::str::from_utf8(new).unwrap_or_default());
 }
 
 fn number(place: usize) -> u16 {

@@ -60,6 +60,21 @@ impl BufPool {
         Ok(buf)
     }
 
+    /// A buffer that holds `first` and, behind it, what is left of `then`; none when both are empty.
+    ///
+    /// # Errors
+    /// As for [`BufPool::copy`]; both together.
+    pub(crate) fn before(&self, first: &[u8], then: Option<Buf>) -> Result<Option<Buf>, Exhausted> {
+        if first.is_empty() {
+            return Ok(then);
+        }
+        let rest = then.as_deref().unwrap_or_default();
+        let mut buf = self.take(first.len() + rest.len())?;
+        buf.append(first);
+        buf.append(rest);
+        Ok(Some(buf))
+    }
+
     /// An empty buffer with room for at least `room` bytes.
     ///
     /// # Errors

@@ -54,10 +54,13 @@ impl RawStream {
         &self.socket
     }
 
-    /// Gives bytes back: they are read first. Only one buffer can be given back at a time.
-    pub fn give_back(&mut self, bytes: Buf) {
-        debug_assert!(self.replay.is_none(), "one buffer at a time");
-        self.replay = Some(bytes).filter(|bytes| !bytes.is_empty());
+    /// Gives bytes back: they are read before anything else.
+    ///
+    /// # Errors
+    /// No buffer is left to keep them in, or they and what is kept already exceed the largest.
+    pub fn give_back(&mut self, buffers: &BufPool, bytes: &[u8]) -> Result<(), Exhausted> {
+        self.replay = buffers.before(bytes, self.replay.take())?;
+        Ok(())
     }
 
     /// Whether bytes move straight between the socket and whoever reads or writes.

@@ -6,7 +6,7 @@
 use std::io;
 use std::task::{Context, Poll, Waker};
 
-use crate::buffers::Buf;
+use crate::buffers::{BufPool, Exhausted};
 use crate::raw::RawStream;
 use crate::reactor::Side;
 use crate::tls::TlsStream;
@@ -135,11 +135,14 @@ impl Stream {
         }
     }
 
-    /// Gives clear text back: it is read first.
-    pub fn give_back(&mut self, bytes: Buf) {
+    /// Gives clear text back: it is read before anything else.
+    ///
+    /// # Errors
+    /// No buffer is left to keep it in, or it and what is kept already exceed the largest.
+    pub fn give_back(&mut self, buffers: &BufPool, bytes: &[u8]) -> Result<(), Exhausted> {
         match self {
-            Self::Raw(raw) => raw.give_back(bytes),
-            Self::Tls(tls) => tls.give_back(bytes),
+            Self::Raw(raw) => raw.give_back(buffers, bytes),
+            Self::Tls(tls) => tls.give_back(buffers, bytes),
         }
     }
 }

@@ -17,7 +17,7 @@ use rustls::server::UnbufferedServerConnection;
 use sluice_core::connection::TlsFacts;
 use sluice_core::limits::Limit;
 
-use crate::buffers::{Buf, SCRATCH};
+use crate::buffers::{Buf, BufPool, Exhausted, SCRATCH};
 use crate::raw::RawStream;
 use crate::worker::WorkerCx;
 
@@ -242,10 +242,15 @@ impl TlsStream {
         })
     }
 
-    /// Gives clear text back: it is read first.
-    pub(crate) fn give_back(&mut self, bytes: Buf) {
-        debug_assert!(self.surplus.is_none(), "one buffer at a time");
-        self.surplus = Some(bytes).filter(|bytes| !bytes.is_empty());
+    /// Gives clear text back, in front of what a small read left over. See [`Stream::give_back`].
+    ///
+    /// [`Stream::give_back`]: crate::Stream::give_back
+    ///
+    /// # Errors
+    /// As for [`RawStream::give_back`].
+    pub(crate) fn give_back(&mut self, buffers: &BufPool, bytes: &[u8]) -> Result<(), Exhausted> {
+        self.surplus = buffers.before(bytes, self.surplus.take())?;
+        Ok(())
     }
 
     pub(crate) const fn was_truncated(&self) -> bool {

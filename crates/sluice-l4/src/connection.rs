@@ -257,11 +257,7 @@ impl Prefix {
 
     /// Gives everything from `start` on back to the stream.
     fn give_back(&self, stream: &mut Stream, conn: &Conn, start: usize) -> Result<(), Reason> {
-        let rest = &self.bytes[start..];
-        if !rest.is_empty() {
-            stream.give_back(conn.worker.buffers.copy(rest).map_err(|_| reasons::BUFFERS)?);
-        }
-        Ok(())
+        stream.give_back(&conn.worker.buffers, &self.bytes[start..]).map_err(|_| reasons::BUFFERS)
     }
 }
 

@@ -4,7 +4,6 @@
 //! Keeps: nobody is believed but the hops that are trusted; what a client claims about itself beyond
 //! them is passed on and decides nothing.
 
-use std::io::Write as _;
 use std::net::IpAddr;
 
 use sluice_codec::{Head, Known};
@@ -17,12 +16,10 @@ pub struct Edge {
     pub trusted_hops: u32,
 }
 
-/// An IP address as text takes no more.
-const ADDRESS_MAX: usize = 48;
-
 impl Edge {
-    /// Dresses a request that came from `peer`, in TLS or not; gives who it is from.
-    pub fn apply(self, head: &mut Head, peer: Peer, tls: bool) -> Peer {
+    /// Dresses a request that came from `peer`, whose address is `address` as text, in TLS or not; gives
+    /// who it is from.
+    pub fn apply(self, head: &mut Head, peer: Peer, address: &str, tls: bool) -> Peer {
         let source = match self.trusted_hops {
             0 => peer,
             hops => claimed(head, hops).map_or(peer, |ip| Peer::Ip((ip, 0).into())),
@@ -33,11 +30,15 @@ impl Edge {
             Some(told) if matches!(told.as_slice(), b"http" | b"https") => head.set_scheme(&told),
             _ => {
                 head.set_scheme(scheme);
-                head.set(Known::XForwardedProto.text().as_bytes(), scheme);
+                if head.get(Known::XForwardedProto).is_some() {
+                    head.set(Known::XForwardedProto.text().as_bytes(), scheme);
+                } else {
+                    head.append_known(Known::XForwardedProto, scheme);
+                }
             }
         }
-        if let Some(ip) = peer.ip() {
-            append_address(head, ip.to_canonical());
+        if !address.is_empty() {
+            append_address(head, address.as_bytes());
         }
         source
     }
@@ -53,13 +54,12 @@ fn claimed(head: &Head, hops: u32) -> Option<IpAddr> {
     address.trim_start_matches('[').trim_end_matches(']').parse().ok()
 }
 
-fn append_address(head: &mut Head, ip: IpAddr) {
-    let mut text = [0_u8; ADDRESS_MAX];
-    let mut rest = &mut text[..];
-    // The room is more than any address takes.
-    let _ = write!(rest, "{ip}");
-    let left = rest.len();
-    let address = &text[..ADDRESS_MAX - left];
+/// The address of a client as text; empty where it has none.
+pub fn address_of(peer: Peer) -> String {
+    peer.ip().map_or_else(String::new, |ip| ip.to_canonical().to_string())
+}
+
+fn append_address(head: &mut Head, address: &[u8]) {
     match head.get(Known::XForwardedFor) {
         None => head.append_known(Known::XForwardedFor, address),
         Some(_) => {
@@ -83,7 +83,8 @@ mod tests {
     fn apply(hops: u32, before: &[&str]) -> (String, Option<IpAddr>) {
         let mut head = Head::request("GET", "", "a", "/");
         before.iter().for_each(|value| head.append(b"x-forwarded-for", value.as_bytes()));
-        let source = Edge { trusted_hops: hops }.apply(&mut head, peer(), false);
+        let source =
+            Edge { trusted_hops: hops }.apply(&mut head, peer(), &address_of(peer()), false);
         let value = head.get(Known::XForwardedFor).unwrap_or_default();
         (String::from_utf8(value.to_vec()).unwrap(), source.ip())
     }
@@ -106,7 +107,7 @@ mod tests {
             if let Some(told) = told {
                 head.append(b"x-forwarded-proto", told.as_bytes());
             }
-            Edge { trusted_hops: hops }.apply(&mut head, peer(), tls);
+            Edge { trusted_hops: hops }.apply(&mut head, peer(), &address_of(peer()), tls);
             head.scheme().to_owned()
         };
         assert_eq!(scheme(0, Some("https"), false), "http");

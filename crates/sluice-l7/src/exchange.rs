@@ -227,7 +227,8 @@ impl Life {
         let conn = &self.lane.conn;
         let tls = conn.info.tls.get();
         let edge = self.station.plan.options.edge;
-        self.summary.source = edge.apply(&mut self.request, conn.info.source(), tls.is_some());
+        self.summary.source =
+            edge.apply(&mut self.request, conn.info.source(), self.lane.address(), tls.is_some());
         let latched = self.station.latch();
         let found = {
             let tls = self.lane.conn.info.tls.get().map(|tls| &**tls);

@@ -100,8 +100,9 @@ async fn serve_h1(
             Ok(Ok(false)) => {}
             Ok(Ok(true)) => {
                 let (mut stream, input) = h1.into_parts();
-                if let Some(input) = input {
-                    stream.give_back(input);
+                let kept = input.map_or(Ok(()), |input| stream.give_back(&worker.buffers, &input));
+                if kept.is_err() {
+                    return Served::Ended(sluice_l4::reasons::BUFFERS);
                 }
                 return Served::IsH2(stream);
             }

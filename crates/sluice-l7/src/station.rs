@@ -63,6 +63,7 @@ pub(crate) struct Cells {
 pub struct Lane {
     pub(crate) conn: Rc<Conn>,
     facts: OnceCell<Arc<ConnFacts>>,
+    address: OnceCell<Box<str>>,
     /// Streams of HTTP/2 that are open.
     pub(crate) open: Cell<usize>,
 }
@@ -75,7 +76,13 @@ impl std::fmt::Debug for Lane {
 
 impl Lane {
     pub(crate) fn new(conn: Rc<Conn>) -> Rc<Self> {
-        Rc::new(Self { conn, facts: OnceCell::new(), open: Cell::new(0) })
+        Rc::new(Self { conn, facts: OnceCell::new(), address: OnceCell::new(), open: Cell::new(0) })
+    }
+
+    /// The client's address as text, for `x-forwarded-for`.
+    pub(crate) fn address(&self) -> &str {
+        self.address
+            .get_or_init(|| crate::edge::address_of(self.conn.info.source()).into_boxed_str())
     }
 
     /// What is known of the connection, for templates and records.

@@ -120,9 +120,13 @@ struct Shelf {
 
 /// A connection that was taken for a request.
 #[derive(Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "the larger is by far the more frequent, and is not kept"
+)]
 pub enum Line {
     /// A whole connection of HTTP/1.
-    H1(Box<TakenH1>),
+    H1(TakenH1),
     /// A connection of HTTP/2 with room for a stream.
     H2(H2Client),
 }
@@ -255,7 +259,7 @@ impl Lines {
             idle;
         stream.set_options(options);
         let kept = Kept { claim, made, requests, generation };
-        Some(Line::H1(Box::new(TakenH1 { stream, kept })))
+        Some(Line::H1(TakenH1 { stream, kept }))
     }
 
     fn making(&self, endpoint: &Arc<EndpointState>) -> Option<Rc<Notify>> {
@@ -286,7 +290,7 @@ impl Lines {
         if !h2 {
             let stream = H1Stream::new(stream, Role::Client, Rc::clone(options));
             let kept = Kept { claim, made, requests: 0, generation };
-            return Ok(Line::H1(Box::new(TakenH1 { stream, kept })));
+            return Ok(Line::H1(TakenH1 { stream, kept }));
         }
         let h2_options = H2Options { ping_interval: Some(PING), ..H2Options::default() };
         let client = H2Client::handshake(stream, worker, &h2_options, claim).await;

@@ -169,7 +169,7 @@ fn serve(name: &str, mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
         let (kind, argument) = path
             .trim_start_matches('/')
             .split_once('/')
-            .unwrap_or((path.trim_start_matches('/'), ""));
+            .unwrap_or_else(|| (path.trim_start_matches('/'), ""));
         let number = argument.split('?').next().and_then(|text| text.parse::<usize>().ok());
         let answer = |stream: &mut TcpStream, status: usize, body: &[u8]| {
             let length = body.len();

@@ -150,18 +150,20 @@ pub fn request(
     let target = target.ok_or(Fault::Target)?;
     let version = request_version(version.ok_or(Fault::Version)?)?;
     head.set_version(version);
-    let at = |offset: usize, text: &[u8]| Span::new(line.start.saturating_add(offset), text.len());
     let kind = Method::of(method);
-    head.set_method_span(kind, at(0, method));
+    head.set_method(method);
     let found = fields(&mut lines, head, limits, lower)?;
-    let target_at = method.len().saturating_add(1);
-    let absolute = read_target(kind, target, at(target_at, target), head)?;
+    let absolute = read_target(kind, target, head)?;
     // RFC 9112 §3.2.2: an absolute target says more than the Host field.
-    match (found.host, absolute) {
-        (None, None) if version == Version::Http11 => return Err(Fault::HostMissing),
-        (Some(host), None) => head.set_authority_span(host),
-        (_, Some(authority)) => head.set_authority_span(authority),
-        (None, None) => {}
+    match found.host {
+        None if version == Version::Http11 && !absolute => return Err(Fault::HostMissing),
+        Some(host) if !absolute => {
+            if !is_authority(head.slice(host)) {
+                return Err(Fault::HostMalformed);
+            }
+            head.set_authority_at(host);
+        }
+        _ => {}
     }
     if !is_authority(head.authority().as_bytes()) {
         return Err(Fault::HostMalformed);
@@ -177,7 +179,7 @@ pub fn request(
         && version == Version::Http11
         && let Some(protocol) = found.upgrade
     {
-        head.set_upgrade_span(protocol);
+        head.set_upgrade_at(protocol);
     }
     Ok(Meta { body, keep_alive: found.keeps_alive(version) })
 }
@@ -239,8 +241,8 @@ pub fn response(
             None => BodyLength::UntilEnd,
         }
     };
-    if status == 101 {
-        head.set_upgrade_span(found.upgrade.unwrap_or_default());
+    if let Some(protocol) = found.upgrade.filter(|_| status == 101) {
+        head.set_upgrade_at(protocol);
     }
     // A response without a body has no length to state, and one that states it contradicts itself.
     if status < 200 || status == 204 {
@@ -264,11 +266,14 @@ pub fn trailers(
     let mut lines = Lines::new(bytes, head);
     while let Some(line) = lines.next() {
         let (name, value) = field(&line)?;
+        if lower {
+            head.lower(name);
+        }
         let known = Known::of(head.slice(name));
         if known.is_some_and(Known::is_barred_from_trailers) {
             return Err(Fault::TrailerBarred);
         }
-        enter(head, name, value, known, limits, lower)?;
+        enter(head, name, value, known, limits)?;
     }
     Ok(())
 }
@@ -286,31 +291,26 @@ fn request_version(text: &[u8]) -> Result<Version, Fault> {
     }
 }
 
-/// Takes the target apart, RFC 9112 §3.2; gives the authority of one that has it.
-fn read_target(
-    method: Method,
-    target: &[u8],
-    at: Span,
-    head: &mut Head,
-) -> Result<Option<Span>, Fault> {
+/// Takes the target apart, RFC 9112 §3.2; whether it has an authority of its own.
+fn read_target(method: Method, target: &[u8], head: &mut Head) -> Result<bool, Fault> {
     if target.contains(&b'#') {
         return Err(Fault::Target);
     }
     if method == Method::Connect {
-        return if is_authority(target) && target.contains(&b':') {
-            Ok(Some(at))
-        } else {
-            Err(Fault::Target)
-        };
+        if !is_authority(target) || !target.contains(&b':') {
+            return Err(Fault::Target);
+        }
+        head.set_authority(target);
+        return Ok(true);
     }
     match target {
         [b'/', ..] => {
-            head.set_path_span(at);
-            Ok(None)
+            head.set_path(target);
+            Ok(false)
         }
         b"*" if method == Method::Options => {
-            head.set_path_span(at);
-            Ok(None)
+            head.set_path(target);
+            Ok(false)
         }
         _ => {
             let scheme: &[u8] = if starts_with_ignoring_case(target, b"http://") {
@@ -325,16 +325,15 @@ fn read_target(
             let end =
                 rest.iter().position(|byte| matches!(byte, b'/' | b'?')).unwrap_or(rest.len());
             let authority = rest.get(..end).filter(|authority| !authority.is_empty());
-            let authority = authority.ok_or(Fault::Target)?.to_vec();
+            head.set_authority(authority.ok_or(Fault::Target)?);
             let path = rest.get(end..).unwrap_or_default();
-            let path = match path {
-                [] => b"/".to_vec(),
-                [b'?', ..] => [b"/", path].concat(),
-                _ => path.to_vec(),
-            };
+            match path {
+                [] => head.set_path(b"/"),
+                [b'?', ..] => head.set_path(&[b"/", path].concat()),
+                _ => head.set_path(path),
+            }
             head.set_scheme(scheme);
-            head.set_path(&path);
-            Ok(Some(head.push(&authority)))
+            Ok(true)
         }
     }
 }
@@ -415,6 +414,9 @@ fn fields(
     let mut connections = 0_usize;
     while let Some(line) = lines.next() {
         let (name, value) = field(&line)?;
+        if lower {
+            head.lower(name);
+        }
         let known = Known::of(head.slice(name));
         match known {
             Some(Known::Host) => {
@@ -474,7 +476,7 @@ fn fields(
             Some(known) if known.is_hop_by_hop() => continue,
             _ => {}
         }
-        enter(head, name, value, known, limits, lower)?;
+        enter(head, name, value, known, limits)?;
     }
     if names_others {
         for value in connection.iter().take(connections) {
@@ -497,13 +499,9 @@ fn enter(
     value: Span,
     known: Option<Known>,
     limits: HeadLimits,
-    lower: bool,
 ) -> Result<(), Fault> {
     if head.field_count() >= limits.fields {
         return Err(Fault::TooManyFields);
-    }
-    if lower {
-        head.lower(name);
     }
     head.enter(name, value, known);
     Ok(())

@@ -126,9 +126,7 @@ pub(crate) fn trailers(head: &Head, pool: &BufPool) -> Result<Buf, Exhausted> {
     let mut buf = pool.take(head.wire_size() + EXTRA)?;
     let mut out = Out { room: buf.spare(), at: 0 };
     out.put(b"0\r\n");
-    for (name, value) in head.fields() {
-        put_field(&mut out, name, value);
-    }
+    head.write_lines(|_| false, |text| out.put(text));
     out.put(b"\r\n");
     let count = out.at;
     buf.fill(count);
@@ -137,28 +135,16 @@ pub(crate) fn trailers(head: &Head, pool: &BufPool) -> Result<Buf, Exhausted> {
 
 fn fields(head: &Head, framing: Framing, out: &mut Out<'_>) {
     let states_length = matches!(framing, Framing::Stated | Framing::Bare);
-    for (name, value) in head.fields() {
-        let hidden = match Known::of(name) {
-            Some(Known::ContentLength) => !states_length,
-            Some(known) => known.is_hop_by_hop(),
-            None => false,
-        };
-        if !hidden {
-            put_field(out, name, value);
-        }
-    }
+    let hidden = |known: Known| match known {
+        Known::ContentLength => !states_length,
+        known => known.is_hop_by_hop(),
+    };
+    head.write_lines(hidden, |text| out.put(text));
     match framing {
         Framing::Empty => out.put(b"content-length: 0\r\n"),
         Framing::Chunked => out.put(b"transfer-encoding: chunked\r\n"),
         Framing::Bare | Framing::Stated | Framing::UntilEnd => {}
     }
-}
-
-fn put_field(out: &mut Out<'_>, name: &[u8], value: &[u8]) {
-    out.put(name);
-    out.put(b": ");
-    out.put(value);
-    out.put(b"\r\n");
 }
 
 /// The size line of a chunk; returns how much of `line` it takes.

@@ -117,6 +117,24 @@ fn both_versions_shake_hands_and_carry_data_both_ways() {
 }
 
 #[test]
+fn what_is_given_back_comes_before_what_a_small_read_left_over() {
+    run(async {
+        let worker = WorkerCx::solitary(ClockOrigin::read().clock());
+        worker.start();
+        let (server, client) = shaken(&worker, &certified(TlsVersion::V1_3), "a.test").await;
+        let mut server = Stream::Tls(Box::new(server.unwrap()));
+        let mut client = Stream::Tls(Box::new(client.unwrap()));
+        send(&mut client, &worker, b"one record").await;
+        let seen = receive(&mut server, &worker, 4).await;
+        assert_eq!(seen, b"one ");
+        for _ in 0..2 {
+            server.give_back(&worker.buffers, &seen).unwrap();
+        }
+        assert_eq!(receive(&mut server, &worker, 64).await, b"one one record");
+    });
+}
+
+#[test]
 fn a_close_notify_is_an_end_and_its_absence_is_told() {
     run(async {
         let worker = WorkerCx::solitary(ClockOrigin::read().clock());
