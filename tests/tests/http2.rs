@@ -1,10 +1,15 @@
 //! HTTP/2, gRPC and WebSocket, and every version to every other.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::net::Shutdown;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, mpsc};
 
 use sluice_testkit::frames::{self, H2, flag, frame, kind};
+use sluice_testkit::origin::Client;
+use sluice_testkit::peers::Server;
 use sluice_testkit::{Authority, Origin, Running, Sluice, tools, wait};
 
 fn peer(script: &str) -> PathBuf {
@@ -535,6 +540,40 @@ fn websockets_pass_in_every_version() {
     let url = format!("ws://{}/chat", none.addr("web"));
     assert!(!tools::run(tools::python(&script).arg("chat").arg(url)).status.success());
     none.record_of("http.upgrade_denied");
+}
+
+#[test]
+fn each_side_of_an_upgraded_stream_ends_for_itself() {
+    let (asked, head) = (
+        "GET /chat HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
+        "HTTP/1.1 101 Switching\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
+    );
+    // The endpoint ends first, and reads on to the client's end.
+    let (heard, end) = mpsc::channel();
+    let heard = Mutex::new(heard);
+    let server = Server::start(move |mut stream| {
+        let mut reader = BufReader::new(stream.try_clone()?);
+        let mut line = String::new();
+        while line != "\r\n" {
+            line.clear();
+            reader.read_line(&mut line)?;
+        }
+        stream.write_all(head.as_bytes())?;
+        stream.write_all(b"done")?;
+        stream.shutdown(Shutdown::Write)?;
+        let mut rest = String::new();
+        reader.read_to_string(&mut rest)?;
+        heard.lock().unwrap().send(rest).map_err(io::Error::other)
+    });
+    let sluice = Sluice::new().start(&web(server.addr(), "", ""));
+    let mut client = Client::connect(sluice.addr("web"));
+    client.send(asked);
+    assert_eq!(client.read_head().status(), 101);
+    assert_eq!(client.rest(), b"done");
+    client.send("and more");
+    client.socket().shutdown(Shutdown::Write).unwrap();
+    assert_eq!(end.recv_timeout(wait::PATIENCE).unwrap(), "and more");
+    sluice.record_of("http.answered");
 }
 
 #[test]

@@ -116,7 +116,7 @@ async fn ask(
     loop {
         poll_fn(|cx| {
             // What the peer had no room for yet leaves while its answer is waited for.
-            if let Poll::Ready(Err(error)) = stream.poll_flushed(cx) {
+            if let Poll::Ready(Err(error)) = stream.poll_flushed(cx, worker) {
                 return Poll::Ready(Err(error));
             }
             stream.poll_recv_head(cx, worker, &mut answer)

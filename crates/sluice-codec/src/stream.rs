@@ -75,9 +75,13 @@ impl HttpStream {
     ///
     /// # Errors
     /// What went wrong with the stream.
-    pub fn poll_flushed(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), HttpError>> {
+    pub fn poll_flushed(
+        &mut self,
+        cx: &mut Context<'_>,
+        worker: &WorkerCx,
+    ) -> Poll<Result<(), HttpError>> {
         match self {
-            Self::H1(h1) => h1.poll_flushed(cx),
+            Self::H1(h1) => h1.poll_flushed(cx, worker),
             Self::H2(h2) => h2.poll_flushed(cx),
         }
     }

@@ -550,7 +550,7 @@ impl Life {
                 let mut body = has_body.then(|| sluice_codec::Body::Shared(reply.body.clone()));
                 self.summary.sent = body.as_ref().map_or(0, |body| body.len() as u64);
                 sent = poll_fn(|cx| {
-                    std::task::ready!(stream.poll_flushed(cx))?;
+                    std::task::ready!(stream.poll_flushed(cx, &worker))?;
                     Poll::Ready(match body.take() {
                         Some(body) => stream.send_data(cx, &worker, body, true),
                         None => stream.send_end(cx, &worker, None),
@@ -560,7 +560,7 @@ impl Life {
                 // HTTP/1 flushes between requests; a stream of HTTP/2 is gone with its exchange.
                 let idle = self.idle_timeout.or(self.station.plan.options.idle_timeout);
                 let by = worker.now().after_bound(idle);
-                let flushing = poll_fn(|cx| stream.poll_flushed(cx));
+                let flushing = poll_fn(|cx| stream.poll_flushed(cx, &worker));
                 if let Ok(Err(error)) = self.timer().until(by, flushing).await {
                     sent = Err(error);
                 }

@@ -200,7 +200,7 @@ async fn next_head(handler: &HttpHandler, lane: &Lane, h1: &mut H1Stream, served
     });
     let next = poll_fn(|cx| {
         // What of the last answer the client was too slow to take leaves first.
-        if let Poll::Ready(Err(error)) = h1.poll_flushed(cx) {
+        if let Poll::Ready(Err(error)) = h1.poll_flushed(cx, worker) {
             return Poll::Ready(Next::End(quiet_end(conn, &error)));
         }
         if conn.is_finishing() && h1.unparsed().is_empty() && served > 0 {

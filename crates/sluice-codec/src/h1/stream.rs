@@ -87,6 +87,8 @@ enum Sending {
     Chunked,
     UntilEnd,
     Tunnel,
+    /// A tunnel of which the peer has yet to hear that our side ended.
+    Ending,
     Done,
 }
 
@@ -370,12 +372,34 @@ impl H1Stream {
 
     // --- sending ---
 
-    /// Ready when nothing is left over from what was sent before; what is staged does not count.
+    /// Ready when nothing is left over from what was sent before, the end of a tunnel included; what is
+    /// staged does not count.
     ///
     /// # Errors
     /// What the socket said.
-    pub fn poll_flushed(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), HttpError>> {
-        self.stream.poll_flushed(cx).map_err(HttpError::from)
+    pub fn poll_flushed(
+        &mut self,
+        cx: &mut Context<'_>,
+        worker: &WorkerCx,
+    ) -> Poll<Result<(), HttpError>> {
+        ready!(self.stream.poll_flushed(cx))?;
+        if self.sending == Sending::Ending {
+            ready!(self.poll_goodbye(cx, worker))?;
+            self.sending = Sending::Done;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Says goodbye in TLS and ends our side. What was sent before has left.
+    fn poll_goodbye(
+        &mut self,
+        cx: &mut Context<'_>,
+        worker: &WorkerCx,
+    ) -> Poll<Result<(), HttpError>> {
+        self.stream.say_goodbye(cx, worker)?;
+        ready!(self.stream.poll_flushed(cx))?;
+        self.stream.raw().finish()?;
+        Poll::Ready(Ok(()))
     }
 
     /// Stages a head; it leaves with the data that follows, or with [`H1Stream::push`]. `end` says
@@ -505,7 +529,7 @@ impl H1Stream {
                 if last { self.send_end(cx, worker, None) } else { Ok(()) }
             }
             Sending::Chunked => self.send_chunk(cx, worker, body, last),
-            Sending::Head | Sending::Done => Err(HttpError::new(
+            Sending::Head | Sending::Ending | Sending::Done => Err(HttpError::new(
                 ErrorKind::LengthMismatch,
                 "body came behind the end of its message",
             )),
@@ -622,13 +646,14 @@ impl H1Stream {
             }
             _ => self.push(cx, worker)?,
         }
-        self.sending = Sending::Done;
+        let tunnels = self.sending == Sending::Tunnel;
+        self.sending = if tunnels { Sending::Ending } else { Sending::Done };
         Ok(())
     }
 
     /// Whether the message that goes out has been sent to its end.
     pub fn is_sent(&self) -> bool {
-        self.sending == Sending::Done
+        matches!(self.sending, Sending::Done | Sending::Ending)
     }
 
     /// Whether both directions are bytes and not messages.
@@ -673,13 +698,10 @@ impl H1Stream {
         cx: &mut Context<'_>,
         worker: &WorkerCx,
     ) -> Poll<Result<(), HttpError>> {
-        ready!(self.poll_flushed(cx))?;
+        ready!(self.stream.poll_flushed(cx))?;
         self.push(cx, worker)?;
-        ready!(self.poll_flushed(cx))?;
-        self.stream.say_goodbye(cx, worker)?;
-        ready!(self.poll_flushed(cx))?;
-        self.stream.raw().finish()?;
-        Poll::Ready(Ok(()))
+        ready!(self.stream.poll_flushed(cx))?;
+        self.poll_goodbye(cx, worker)
     }
 
     /// Reads what the peer still sends and throws it away; 0 is the end.

@@ -244,7 +244,7 @@ impl Life {
     ) -> Poll<Result<(), Side>> {
         let worker = Rc::clone(self.worker());
         for _ in 0..BUDGET {
-            ready!(up.poll_flushed(cx)).map_err(Side::Up)?;
+            ready!(up.poll_flushed(cx, &worker)).map_err(Side::Up)?;
             if self.upload.done {
                 return Poll::Ready(Ok(()));
             }
@@ -360,12 +360,18 @@ impl Life {
         if !download.done {
             download.done = matches!(self.poll_download(cx, down, up)?, Poll::Ready(()));
         }
-        let finished = download.done && (!tunnel || self.upload.done || download.upload_broken);
-        // The exchange lasts until the client has taken all of its answer.
-        if finished && let Poll::Ready(flushed) = down.poll_flushed(cx) {
-            return Poll::Ready(flushed.map_err(Stop::Downstream));
+        let worker = Rc::clone(self.worker());
+        // The exchange lasts until the client has taken all of its answer; a tunnel, until both have
+        // ended, and each hears of the end of the other.
+        if download.done
+            && let Poll::Ready(flushed) = down.poll_flushed(cx, &worker)
+        {
+            flushed.map_err(Stop::Downstream)?;
+            if !tunnel || self.upload.done || download.upload_broken {
+                return Poll::Ready(Ok(()));
+            }
         }
-        match down.poll_gone(cx, &Rc::clone(self.worker())) {
+        match down.poll_gone(cx, &worker) {
             Poll::Ready(error) => Poll::Ready(Err(Stop::Downstream(error))),
             Poll::Pending => Poll::Pending,
         }
@@ -380,7 +386,7 @@ impl Life {
     ) -> Result<Poll<()>, Stop> {
         let worker = Rc::clone(self.worker());
         for _ in 0..BUDGET {
-            match down.poll_flushed(cx) {
+            match down.poll_flushed(cx, &worker) {
                 Poll::Pending => return Ok(Poll::Pending),
                 Poll::Ready(flushed) => flushed.map_err(Stop::Downstream)?,
             }
