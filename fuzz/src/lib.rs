@@ -1,9 +1,12 @@
 //! What the targets share.
 //!
-//! Owns: the property every panel of inspectors has. Refuses to know: how inputs are made. Keeps: the
-//! property is stated once, for one inspector as for all of them.
+//! Owns: the property every panel of inspectors has, and the one every reader of heads has. Refuses to know: how inputs are made. Keeps: the
+//! property is stated once, for one inspector or reader as for all of them.
 #![forbid(unsafe_code)]
 
+use sluice_codec::Head;
+use sluice_codec::fault::Fault;
+use sluice_codec::h1::parse::{HeadLimits, Meta, Scan};
 use sluice_l4::inspect::{Look, Needs, Panel};
 
 /// No inspector.
@@ -40,4 +43,28 @@ fn decide(needs: Needs, stream: &[u8], step: usize) -> Look {
         }
     }
     Look::More
+}
+
+/// A head is found and read alike whether its stream is seen whole or a byte at a time.
+///
+/// # Panics
+/// When it is not.
+pub fn head_reads_alike_however_it_is_cut(
+    stream: &[u8],
+    read: impl Fn(&[u8], &mut Head, HeadLimits) -> Result<Meta, Fault>,
+) {
+    let limits = HeadLimits { bytes: 2048, fields: 20 };
+    let found = |step: usize| {
+        let (mut scan, mut end) = (Scan::default(), 0);
+        while end < stream.len() {
+            end = (end + step).min(stream.len());
+            if let Some((start, stop)) = scan.find_end(&stream[..end], limits)? {
+                let mut head = Head::default();
+                let meta = read(&stream[start..stop], &mut head, limits)?;
+                return Ok(Some((format!("{head:?}"), meta, stop)));
+            }
+        }
+        Ok::<_, Fault>(None)
+    };
+    assert_eq!(found(1), found(stream.len().max(1)));
 }

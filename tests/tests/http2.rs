@@ -5,7 +5,7 @@ use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::Shutdown;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, mpsc};
+use std::sync::mpsc;
 
 use sluice_testkit::frames::{self, H2, flag, frame, kind};
 use sluice_testkit::origin::Client;
@@ -549,8 +549,7 @@ fn each_side_of_an_upgraded_stream_ends_for_itself() {
         "HTTP/1.1 101 Switching\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
     );
     // The endpoint ends first, and reads on to the client's end.
-    let (heard, end) = mpsc::channel();
-    let heard = Mutex::new(heard);
+    let (heard, end) = mpsc::sync_channel(1);
     let server = Server::start(move |mut stream| {
         let mut reader = BufReader::new(stream.try_clone()?);
         let mut line = String::new();
@@ -563,7 +562,7 @@ fn each_side_of_an_upgraded_stream_ends_for_itself() {
         stream.shutdown(Shutdown::Write)?;
         let mut rest = String::new();
         reader.read_to_string(&mut rest)?;
-        heard.lock().unwrap().send(rest).map_err(io::Error::other)
+        heard.send(rest).map_err(io::Error::other)
     });
     let sluice = Sluice::new().start(&web(server.addr(), "", ""));
     let mut client = Client::connect(sluice.addr("web"));

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::process::Stdio;
 
 use sluice_testkit::peers::{Server, UdpServer, connect, read, udp_client};
-use sluice_testkit::{Authority, Running, Sluice, tools};
+use sluice_testkit::{Authority, Origin, Running, Sluice, tools};
 use sluice_tests::{certs_beside, dnsmasq, sample};
 
 fn addr(server: &Server) -> String {
@@ -342,6 +342,86 @@ fn mtls() {
         record["detail"].as_str().is_some_and(|detail| detail.contains("certificate")),
         "{record:#}"
     );
+}
+
+#[test]
+fn web_with_curl() {
+    if !tools::have(&["curl"]) {
+        return;
+    }
+    let kit = Sluice::new();
+    let certs = certs_beside(&kit);
+    Authority::new(&certs).issue("shop", &["shop.example.com"]);
+    let (api, pages, next) = (Origin::start("api"), Origin::start("pages"), Origin::start("next"));
+    let sluice = kit.start(&sample(
+        "web.yaml",
+        &[
+            ("127.0.0.1:8080", "127.0.0.1:0".into()),
+            ("127.0.0.1:8443", "127.0.0.1:0".into()),
+            ("[127.0.0.10:8080, 127.0.0.11:8080]", format!("[\"{}\"]", api.addr())),
+            ("127.0.0.12:8080", pages.addr().to_string()),
+            ("127.0.0.13:8080", next.addr().to_string()),
+            (", kinds: request", String::new()),
+        ],
+    ));
+    let (ca, port) = (certs.join("ca.pem"), sluice.addr("web").port());
+    let ask = |version: &str, path: &str, more: &[&str]| {
+        let mut curl = tools::command("curl");
+        curl.args(["-sS", "-i", version, "--cacert"]).arg(&ca).args(more);
+        curl.args(["--resolve", &format!("shop.example.com:{port}:127.0.0.1")]);
+        tools::must(curl.arg(format!("https://shop.example.com:{port}{path}")))
+    };
+    for (version, line) in [("--http1.1", "HTTP/1.1 200"), ("--http2", "HTTP/2 200")] {
+        for (path, origin) in [("/api/orders", "api"), ("/", "")] {
+            let answer = ask(version, path, &[]);
+            assert!(answer.starts_with(line) && answer.contains("x-request-id: "), "{answer}");
+            assert!(answer.contains(&format!("x-origin: {origin}")), "{answer}");
+        }
+        assert!(ask(version, "/healthz", &[]).ends_with("ok\n"));
+    }
+    assert!(ask("--http2", "/api/orders", &["-d", "an order"]).ends_with("an order"));
+    let moved = tools::must(tools::command("curl").args([
+        "-sS",
+        "-i",
+        "-H",
+        "host: shop.example.com",
+        &format!("http://{}/x?y", sluice.addr("plain")),
+    ]));
+    assert!(moved.contains("location: https://shop.example.com:8443/x?y"), "{moved}");
+    let (_, page) = sluice.page("/try?host=shop.example.com&path=/api/orders");
+    assert!(page.contains("api"), "{page}");
+}
+
+#[test]
+fn grpc_by_service() {
+    if !tools::have_modules(&["grpc"]) {
+        return;
+    }
+    let peer =
+        |name: &str| std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("peers").join(name);
+    let servers =
+        [0; 2].map(|_| tools::serve_on_its_port(&mut tools::python(&peer("grpc_server.py"))));
+    let sluice = Sluice::new().start(&sample(
+        "grpc.yaml",
+        &[
+            ("127.0.0.1:50050", "127.0.0.1:0".into()),
+            ("127.0.0.10:50051", servers[0].1.to_string()),
+            ("127.0.0.11:50051", servers[1].1.to_string()),
+            ("orders.v1.Orders", "t.Echo".into()),
+            (", kinds: request", String::new()),
+        ],
+    ));
+    let mut client = tools::python(&peer("grpc_client.py"));
+    assert_eq!(tools::must(client.arg(sluice.addr("grpc").to_string())), "all well\n");
+    // One connection of a client, both servers.
+    let mut hosts: Vec<String> = sluice
+        .records()
+        .iter()
+        .filter_map(|record| Some(record["upstream_host"].as_str()?.to_owned()))
+        .collect();
+    hosts.sort();
+    hosts.dedup();
+    assert_eq!(hosts.len(), 2, "{hosts:?}");
 }
 
 #[test]

@@ -32,7 +32,7 @@ use crate::station::{FilterList, Lane, Latched, Station};
 
 mod body;
 mod forward;
-mod websocket;
+pub mod websocket;
 
 use body::Upload;
 

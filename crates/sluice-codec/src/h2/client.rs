@@ -5,7 +5,8 @@
 //! that are open go on.
 
 use std::cell::Cell;
-use std::future::poll_fn;
+use std::future::{Future as _, poll_fn};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
@@ -14,7 +15,7 @@ use h2::client::SendRequest;
 use sluice_io::{Stream, WorkerCx};
 
 use crate::error::HttpError;
-use crate::h2::io::H2Io;
+use crate::h2::io::Wire;
 use crate::h2::server::SEND_BUFFER;
 use crate::h2::stream::Place;
 use crate::h2::{H2Options, H2Stream, convert, error_of};
@@ -40,15 +41,17 @@ impl H2Client {
         options: &H2Options,
         kept: impl Sized + 'static,
     ) -> Result<Self, HttpError> {
+        let wire = Wire::new(stream, Rc::clone(worker), None);
         let (requests, mut connection) = h2::client::Builder::new()
             .initial_window_size(options.stream_window)
             .initial_connection_window_size(options.connection_window)
             .max_header_list_size(options.head_bytes)
             .max_send_buffer_size(SEND_BUFFER)
             .enable_push(false)
-            .handshake::<_, Bytes>(H2Io::new(stream, Rc::clone(worker), None))
+            .handshake::<_, Bytes>(wire.clone())
             .await
             .map_err(|error| error_of(&error))?;
+        wire.set_driven();
         let ended = Rc::new(Cell::new(false));
         let mut pings = connection.ping_pong();
         let (interval, timeout) = (options.ping_interval, options.ping_timeout);
@@ -67,9 +70,14 @@ impl H2Client {
                     }
                 }
             };
+            let driven = poll_fn(|cx| {
+                let done = Pin::new(&mut connection).poll(cx).is_ready();
+                let broken = matches!(wire.push(cx), Poll::Ready(Err(_)));
+                if done || broken { Poll::Ready(()) } else { Poll::Pending }
+            });
             tokio::select! {
                 // Streams on it hear of the error themselves.
-                _ = &mut connection => {}
+                () = driven => {}
                 () = watched => {}
             }
             at_end.set(true);

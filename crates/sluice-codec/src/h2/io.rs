@@ -1,47 +1,107 @@
 //! A stream of ours in the form that the library reads and writes.
 //!
-//! Owns: the stream and the worker that it lives on. Refuses to know: frames.
-//! Keeps: a write takes everything, and the next one waits until it has left.
+//! Owns: the stream, and what was written to it and has not left. Refuses to know: frames.
+//! Keeps: a write is taken whole or waits; small writes leave together, when the connection's driver has
+//! done its round and calls [`Wire::push`], and never later.
 
+use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use sluice_io::buffers::SCRATCH;
+use sluice_io::buffers::{Buf, SCRATCH};
 use sluice_io::{Conn, Stream, WorkerCx};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// A stream and its worker.
+/// Bytes that are gathered before they leave. The library asks for a flush behind every frame of data;
+/// one call to the kernel, or one record of TLS, for the frames of many streams costs a copy.
+const GATHER: usize = 16 << 10;
+
+/// A stream that the library and the driver of its connection share.
+#[derive(Clone, Debug)]
+pub struct Wire(Rc<RefCell<Inner>>);
+
 #[derive(Debug)]
-pub struct H2Io {
+struct Inner {
     stream: Stream,
     worker: Rc<WorkerCx>,
     /// Where bytes are counted, for a client's connection.
     conn: Option<Rc<Conn>>,
+    gathered: Option<Buf>,
+    /// Whether a flush waits for the driver's push.
+    driven: bool,
 }
 
-impl H2Io {
-    /// Over a stream of clear text.
-    pub const fn new(stream: Stream, worker: Rc<WorkerCx>, conn: Option<Rc<Conn>>) -> Self {
-        Self { stream, worker, conn }
+impl Wire {
+    /// Over a stream of clear text. Every flush leaves at once until [`Wire::set_driven`] is called.
+    pub fn new(stream: Stream, worker: Rc<WorkerCx>, conn: Option<Rc<Conn>>) -> Self {
+        Self(Rc::new(RefCell::new(Inner { stream, worker, conn, gathered: None, driven: false })))
     }
 
-    fn count_sent(&self, count: usize) -> usize {
-        if let Some(conn) = &self.conn {
-            conn.info.add_sent(count);
+    /// Says that a driver pushes after each of its rounds.
+    pub fn set_driven(&self) {
+        self.0.borrow_mut().driven = true;
+    }
+
+    /// Sends what was gathered; ready when all of it has left.
+    ///
+    /// # Errors
+    /// What the socket or TLS said.
+    pub fn push(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.borrow_mut().push(cx)
+    }
+}
+
+impl Inner {
+    fn push(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.stream.poll_flushed(cx))?;
+        match self.gathered.take() {
+            Some(gathered) => {
+                self.stream.send(cx, &self.worker, &gathered)?;
+                self.stream.poll_flushed(cx)
+            }
+            None => Poll::Ready(Ok(())),
         }
-        count
+    }
+
+    fn write(
+        &mut self,
+        cx: &mut Context<'_>,
+        first: &[u8],
+        second: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let first = &first[..first.len().min(SCRATCH)];
+        let second = &second[..second.len().min(SCRATCH - first.len())];
+        let total = first.len() + second.len();
+        if self.gathered.is_none() && total < GATHER {
+            // Without a buffer it leaves at once.
+            self.gathered = self.worker.buffers.take(GATHER).ok();
+        }
+        match &mut self.gathered {
+            Some(gathered) if gathered.room() >= total => {
+                gathered.append(first);
+                gathered.append(second);
+            }
+            _ => {
+                ready!(self.push(cx))?;
+                self.stream.send_two(cx, &self.worker, first, second)?;
+            }
+        }
+        if let Some(conn) = &self.conn {
+            conn.info.add_sent(total);
+        }
+        Poll::Ready(Ok(total))
     }
 }
 
-impl AsyncRead for H2Io {
+impl AsyncRead for Wire {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let Self { stream, worker, conn } = self.get_mut();
+        let Inner { stream, worker, conn, .. } = &mut *self.0.borrow_mut();
         let room = buf.remaining().min(SCRATCH);
         let count = ready!(stream.poll_recv(cx, worker, buf.initialize_unfilled_to(room)))?;
         buf.advance(count);
@@ -52,18 +112,13 @@ impl AsyncRead for H2Io {
     }
 }
 
-impl AsyncWrite for H2Io {
+impl AsyncWrite for Wire {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         data: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let Self { stream, worker, .. } = this;
-        ready!(stream.poll_flushed(cx))?;
-        let count = data.len().min(SCRATCH);
-        stream.send(cx, worker, &data[..count])?;
-        Poll::Ready(Ok(this.count_sent(count)))
+        self.0.borrow_mut().write(cx, data, &[])
     }
 
     fn poll_write_vectored(
@@ -71,16 +126,10 @@ impl AsyncWrite for H2Io {
         cx: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let Self { stream, worker, .. } = this;
-        ready!(stream.poll_flushed(cx))?;
         let mut parts = parts.iter().filter(|part| !part.is_empty());
-        let (first, second) = (parts.next(), parts.next());
-        let first = first.map_or(&[][..], |part| &part[..part.len().min(SCRATCH)]);
-        let second = second.map_or(&[][..], |part| &part[..part.len().min(SCRATCH - first.len())]);
-        stream.send_two(cx, worker, first, second)?;
-        let count = first.len() + second.len();
-        Poll::Ready(Ok(this.count_sent(count)))
+        let mut next = || parts.next().map_or(&[][..], |part| &**part);
+        let (first, second) = (next(), next());
+        self.0.borrow_mut().write(cx, first, second)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -88,13 +137,14 @@ impl AsyncWrite for H2Io {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.get_mut().stream.poll_flushed(cx)
+        let mut inner = self.0.borrow_mut();
+        if inner.driven { Poll::Ready(Ok(())) } else { inner.push(cx) }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let Self { stream, worker, .. } = this;
-        ready!(stream.poll_flushed(cx))?;
+        let mut inner = self.0.borrow_mut();
+        ready!(inner.push(cx))?;
+        let Inner { stream, worker, .. } = &mut *inner;
         stream.say_goodbye(cx, worker)?;
         ready!(stream.poll_flushed(cx))?;
         Poll::Ready(stream.raw().finish())

@@ -13,13 +13,14 @@ use http::{Response, StatusCode};
 use sluice_io::{Conn, Stream, WorkerCx};
 
 use crate::error::{ErrorKind, HttpError};
-use crate::h2::io::H2Io;
+use crate::h2::io::Wire;
 use crate::h2::{H2Options, H2Stream, convert, error_of};
 use crate::head::Head;
 
 /// A connection on which requests come.
 pub struct H2Server {
-    connection: Connection<H2Io, Bytes>,
+    connection: Connection<Wire, Bytes>,
+    wire: Wire,
     pings: Option<PingPong>,
     refused: u64,
 }
@@ -50,6 +51,7 @@ impl H2Server {
         options: &H2Options,
         conn: Option<Rc<Conn>>,
     ) -> Result<Self, HttpError> {
+        let wire = Wire::new(stream, worker, conn);
         let mut connection = h2::server::Builder::new()
             .initial_window_size(options.stream_window)
             .initial_connection_window_size(options.connection_window)
@@ -58,11 +60,12 @@ impl H2Server {
             .max_pending_accept_reset_streams(options.resets_max)
             .max_send_buffer_size(SEND_BUFFER)
             .enable_connect_protocol()
-            .handshake(H2Io::new(stream, worker, conn))
+            .handshake(wire.clone())
             .await
             .map_err(|error| error_of(&error))?;
+        wire.set_driven();
         let pings = connection.ping_pong();
-        Ok(Self { connection, pings, refused: 0 })
+        Ok(Self { connection, wire, pings, refused: 0 })
     }
 
     /// The next request; `None` when the connection has ended in order. Drives the connection, so it
@@ -72,7 +75,14 @@ impl H2Server {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Accepted, HttpError>>> {
         loop {
-            let (request, respond) = match ready!(self.connection.poll_accept(cx)) {
+            let accepted = self.connection.poll_accept(cx);
+            if !matches!(accepted, Poll::Ready(Some(Ok(_))))
+                && let Poll::Ready(Err(error)) = self.wire.push(cx)
+                && accepted.is_pending()
+            {
+                return Poll::Ready(Some(Err(error.into())));
+            }
+            let (request, respond) = match ready!(accepted) {
                 None => return Poll::Ready(None),
                 Some(Err(error)) => return Poll::Ready(Some(Err(error_of(&error)))),
                 Some(Ok(accepted)) => accepted,

@@ -79,7 +79,8 @@ impl Handshake {
 }
 
 /// The answer to a key, RFC 6455 §4.2.2.
-fn accept_for(key: &[u8]) -> String {
+#[must_use]
+pub fn accept_for(key: &[u8]) -> String {
     let digest = aws_lc_rs::digest::digest(
         &aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY,
         &[key, GUID].concat(),

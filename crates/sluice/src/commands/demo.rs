@@ -84,6 +84,53 @@ const LANES: &[Lane] = &[
         drive: drive::redis,
     },
     Lane {
+        name: "http-route",
+        shows: "HTTP/1 routed by path; the request is named",
+        listener: "web",
+        command: |a, _| format!("curl -i http://{a}/"),
+        drive: drive::site,
+    },
+    Lane {
+        name: "http-retry",
+        shows: "a page that fails every other time, tried again",
+        listener: "web",
+        command: |a, _| format!("curl -i http://{a}/flaky"),
+        drive: drive::retried,
+    },
+    Lane {
+        name: "http-limit",
+        shows: "two requests are let through, the third is answered 429",
+        listener: "web",
+        command: |a, _| format!("curl -i http://{a}/limited"),
+        drive: drive::limited,
+    },
+    Lane {
+        name: "http2",
+        shows: "HTTP/2 on the same port, HTTP/1 behind it",
+        listener: "web",
+        command: |a, _| format!("curl -i --http2-prior-knowledge http://{a}/"),
+        drive: drive::http2,
+    },
+    Lane {
+        name: "grpc",
+        shows: "a gRPC call on the same port, to a service of its own",
+        listener: "web",
+        command: |a, _| {
+            format!(
+                "printf '\\0\\0\\0\\0\\2hi' | curl -i --http2-prior-knowledge --output - --data-binary @- \
+                 -H 'content-type: application/grpc' http://{a}/demo.Echo/Call"
+            )
+        },
+        drive: drive::grpc,
+    },
+    Lane {
+        name: "websocket",
+        shows: "a WebSocket on the same port",
+        listener: "web",
+        command: |a, _| format!("python3 -m websockets ws://{a}/ws"),
+        drive: drive::websocket,
+    },
+    Lane {
         name: "udp",
         shows: "UDP flows with affinity to an echo service",
         listener: "udp",
@@ -122,7 +169,7 @@ pub(crate) fn run(options: &Demo) -> anyhow::Result<ExitCode> {
 }
 
 fn configuration(services: &Services) -> String {
-    let Services { echo, redis, tls, web, udp } = services;
+    let Services { echo, redis, tls, web, site, grpc, udp } = services;
     format!(
         r#"# The configuration of `sluice demo`. Port 0 lets the system choose a port.
 admin: {{ address: 127.0.0.1:0 }}
@@ -141,14 +188,31 @@ listeners:
     chains:
       - {{ match: {{ protocol: http1 }}, relay: web }}
       - {{ match: {{ protocol: redis }}, relay: redis }}
+  - name: web
+    address: 127.0.0.1:0
+    http: {{ routes: demo, filters: [{{ request_id: {{ respond: true }} }}] }}
   - name: udp
     address: udp://127.0.0.1:0
     relay: {{ cluster: udp, hash: source_ip, idle_timeout: 10s }}
+routes:
+  demo:
+    - hosts: "*"
+      rules:
+        - {{ match: {{ grpc: demo.Echo }}, cluster: grpc }}
+        - match: {{ path: /flaky }}
+          cluster: site
+          retry: {{ when: gateway_error }}
+        - match: {{ path: /limited }}
+          cluster: site
+          filters: {{ rate_limit: {{ requests: 1/h, burst: 2 }} }}
+        - {{ cluster: site }}
 clusters:
   echo: {{ endpoints: ["{echo}"] }}
   redis: {{ endpoints: ["{redis}"] }}
   tls: {{ endpoints: ["{tls}"] }}
   web: {{ endpoints: ["{web}"] }}
+  site: {{ endpoints: ["{site}"] }}
+  grpc: {{ endpoints: ["{grpc}"], protocol: http2 }}
   udp: {{ endpoints: ["{udp}"], balance: maglev }}
 "#
     )

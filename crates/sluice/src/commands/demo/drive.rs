@@ -55,6 +55,56 @@ pub(crate) fn http(address: SocketAddr, _: &Path) -> anyhow::Result<()> {
     get(&mut connect(address)?, "served in clear by the web service")
 }
 
+pub(crate) fn site(address: SocketAddr, _: &Path) -> anyhow::Result<()> {
+    let got = page(address, "/")?;
+    ensure!(got.contains("served by the site"), "expected the site, got `{got}`");
+    ensure!(got.contains("x-request-id: "), "the request got no name: `{got}`");
+    Ok(())
+}
+
+pub(crate) fn retried(address: SocketAddr, _: &Path) -> anyhow::Result<()> {
+    for _ in 0..2 {
+        let got = page(address, "/flaky")?;
+        ensure!(got.contains("served by the site"), "expected another try, got `{got}`");
+    }
+    Ok(())
+}
+
+pub(crate) fn limited(address: SocketAddr, _: &Path) -> anyhow::Result<()> {
+    for status in ["200", "200", "429"] {
+        let got = page(address, "/limited")?;
+        ensure!(got.split(' ').nth(1) == Some(status), "expected {status}, got `{got}`");
+    }
+    Ok(())
+}
+
+pub(crate) fn http2(address: SocketAddr, _: &Path) -> anyhow::Result<()> {
+    let got = call(address, "GET", "/", b"")?;
+    ensure!(got.status == 200 && got.body == b"served by the site\n", "got {got:?}");
+    Ok(())
+}
+
+pub(crate) fn grpc(address: SocketAddr, _: &Path) -> anyhow::Result<()> {
+    let message = b"\0\0\0\0\x05hello";
+    let got = call(address, "POST", "/demo.Echo/Call", message)?;
+    ensure!(got.grpc_status.as_deref() == Some("0") && got.body == message, "got {got:?}");
+    Ok(())
+}
+
+pub(crate) fn websocket(address: SocketAddr, _: &Path) -> anyhow::Result<()> {
+    let mut stream = connect(address)?;
+    stream.write_all(
+        b"GET /ws HTTP/1.1\r\nhost: demo\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+          sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+    )?;
+    // A text and a close, masked with zeros, RFC 6455 section 5.2; the same come back unmasked.
+    stream.write_all(b"\x81\x85\0\0\0\0hello\x88\x80\0\0\0\0")?;
+    let got = read_to_end(&mut stream)?;
+    ensure!(got.starts_with(b"HTTP/1.1 101"), "got `{}`", String::from_utf8_lossy(&got));
+    ensure!(got.ends_with(b"\x81\x05hello\x88\0"), "the echo is {:?}", got.trim_ascii_start());
+    Ok(())
+}
+
 pub(crate) fn udp(address: SocketAddr, _: &Path) -> anyhow::Result<()> {
     let socket = UdpSocket::bind("127.0.0.1:0")?;
     socket.set_read_timeout(Some(PATIENCE))?;
@@ -94,6 +144,53 @@ fn get(stream: &mut (impl Read + Write), expect: &str) -> anyhow::Result<()> {
     let got = String::from_utf8_lossy(&got);
     ensure!(got.contains(expect), "expected `{expect}`, got `{got}`");
     Ok(())
+}
+
+/// What HTTP/1 answers for `path`, head and all.
+fn page(address: SocketAddr, path: &str) -> anyhow::Result<String> {
+    let mut stream = connect(address)?;
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: demo\r\nconnection: close\r\n\r\n")?;
+    Ok(String::from_utf8_lossy(&read_to_end(&mut stream)?).into_owned())
+}
+
+/// What came of a request in HTTP/2.
+#[derive(Debug)]
+struct Called {
+    status: u16,
+    body: Vec<u8>,
+    grpc_status: Option<String>,
+}
+
+fn call(address: SocketAddr, method: &str, path: &str, body: &[u8]) -> anyhow::Result<Called> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build_local(Default::default())?;
+    let body = bytes::Bytes::copy_from_slice(body);
+    runtime.block_on(async {
+        tokio::time::timeout(PATIENCE, async {
+            let stream = tokio::net::TcpStream::connect(address).await?;
+            let (client, connection) = h2::client::handshake(stream).await?;
+            tokio::task::spawn_local(connection);
+            let request = http::Request::builder()
+                .method(method)
+                .uri(format!("http://{address}{path}"))
+                .header("content-type", "application/grpc")
+                .body(())?;
+            let (response, mut upload) = client.ready().await?.send_request(request, false)?;
+            upload.send_data(body, true)?;
+            let (head, mut download) = response.await?.into_parts();
+            let mut body = Vec::new();
+            while let Some(data) = download.data().await {
+                body.extend_from_slice(&data?);
+            }
+            let trailers = download.trailers().await?.unwrap_or_default();
+            let grpc_status = trailers.get("grpc-status").and_then(|value| value.to_str().ok());
+            let grpc_status = grpc_status.map(str::to_owned);
+            Ok(Called { status: head.status.as_u16(), body, grpc_status })
+        })
+        .await
+        .context("no answer in time")?
+    })
 }
 
 fn read_to_end(stream: &mut impl Read) -> anyhow::Result<Vec<u8>> {

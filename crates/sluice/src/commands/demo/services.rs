@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
@@ -23,6 +24,10 @@ pub(crate) struct Services {
     pub(crate) tls: SocketAddr,
     /// Plain text over HTTP/1.
     pub(crate) web: SocketAddr,
+    /// Pages, one that fails every other time, and a WebSocket that echoes, over HTTP/1.
+    pub(crate) site: SocketAddr,
+    /// A gRPC service that echoes, over HTTP/2.
+    pub(crate) grpc: SocketAddr,
     /// Sends datagrams back.
     pub(crate) udp: SocketAddr,
 }
@@ -47,6 +52,11 @@ impl Services {
                 stream.conn.send_close_notify();
                 stream.flush()
             })?,
+            site: {
+                let fails = AtomicBool::new(false);
+                serve(starts("site"), move |stream| site(stream, &fails))?
+            },
+            grpc: grpc(starts("grpc"))?,
             udp: udp(starts("udp"))?,
         })
     }
@@ -115,21 +125,120 @@ fn echo(mut stream: &TcpStream) -> io::Result<()> {
 }
 
 fn web(stream: &mut (impl Read + Write), text: &str) -> io::Result<()> {
-    // The head of the request, up to its empty line, and no more than a page of it.
+    match request_head(stream)? {
+        Some(_) => page(stream, "200 OK", text),
+        None => Ok(()),
+    }
+}
+
+/// The head of a request, up to its empty line, and no more than a page of it.
+fn request_head(stream: &mut impl Read) -> io::Result<Option<String>> {
     let mut head = Vec::new();
     let mut byte = [0; 1];
     while !head.ends_with(b"\r\n\r\n") && head.len() < 4096 {
         if stream.read(&mut byte)? == 0 {
-            return Ok(());
+            return Ok(None);
         }
         head.push(byte[0]);
     }
+    Ok(Some(String::from_utf8_lossy(&head).into_owned()))
+}
+
+fn page(stream: &mut impl Write, status: &str, text: &str) -> io::Result<()> {
     let length = text.len();
     write!(
         stream,
-        "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{text}"
+        "HTTP/1.1 {status}\r\ncontent-type: text/plain\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{text}"
     )?;
     stream.flush()
+}
+
+fn site(mut stream: TcpStream, fails: &AtomicBool) -> io::Result<()> {
+    let Some(head) = request_head(&mut stream)? else { return Ok(()) };
+    let path = head.split(' ').nth(1).unwrap_or_default();
+    let key = head.lines().find_map(|line| line.strip_prefix("sec-websocket-key: "));
+    match (path, key) {
+        ("/flaky", _) if !fails.fetch_not(Ordering::Relaxed) => {
+            page(&mut stream, "503 Busy", "busy\n")
+        }
+        ("/ws", Some(key)) => {
+            let accept = sluice_l7::exchange::websocket::accept_for(key.as_bytes());
+            write!(
+                stream,
+                "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+                 sec-websocket-accept: {accept}\r\n\r\n"
+            )?;
+            echo_frames(&stream)
+        }
+        _ => page(&mut stream, "200 OK", "served by the site\n"),
+    }
+}
+
+/// Echoes messages of up to 125 bytes, RFC 6455 §5.2; a close is answered and ends it.
+fn echo_frames(mut stream: &TcpStream) -> io::Result<()> {
+    const CLOSE: u8 = 0x88;
+    loop {
+        let mut head = [0; 6];
+        stream.read_exact(&mut head)?;
+        let [kind, length, mask @ ..] = head;
+        let mut data = vec![0; usize::from(length & 0x7f)];
+        if data.len() > 125 {
+            return Ok(());
+        }
+        stream.read_exact(&mut data)?;
+        data.iter_mut().zip(mask.iter().cycle()).for_each(|(byte, mask)| *byte ^= mask);
+        stream.write_all(&[&[kind, length & 0x7f], &data[..]].concat())?;
+        if kind == CLOSE {
+            return Ok(());
+        }
+    }
+}
+
+/// Answers every call with the messages that came with it.
+fn grpc(start: bool) -> io::Result<SocketAddr> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    listener.set_nonblocking(true)?;
+    let address = listener.local_addr()?;
+    if start {
+        thread::spawn(move || {
+            let mut runtime = tokio::runtime::Builder::new_current_thread();
+            runtime.enable_io().build_local(Default::default())?.block_on(serve_grpc(listener))
+        });
+    }
+    Ok(address)
+}
+
+async fn serve_grpc(listener: TcpListener) -> io::Result<()> {
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    loop {
+        let (stream, _) = listener.accept().await?;
+        tokio::task::spawn_local(async move {
+            let mut connection = h2::server::handshake(stream).await?;
+            while let Some(call) = connection.accept().await {
+                let (request, respond) = call?;
+                tokio::task::spawn_local(echo_call(request.into_body(), respond));
+            }
+            Ok::<(), h2::Error>(())
+        });
+    }
+}
+
+async fn echo_call(
+    mut request: h2::RecvStream,
+    mut respond: h2::server::SendResponse<bytes::Bytes>,
+) -> Result<(), h2::Error> {
+    let mut head = http::Response::new(());
+    let kind = http::HeaderValue::from_static("application/grpc");
+    head.headers_mut().insert(http::header::CONTENT_TYPE, kind);
+    let mut answer = respond.send_response(head, false)?;
+    while let Some(data) = request.data().await {
+        let data = data?;
+        request.flow_control().release_capacity(data.len())?;
+        answer.send_data(data, false)?;
+    }
+    let trailers =
+        [(http::HeaderName::from_static("grpc-status"), http::HeaderValue::from_static("0"))];
+    answer.send_trailers(trailers.into_iter().collect())
 }
 
 type Store = Arc<Mutex<HashMap<Vec<u8>, Vec<u8>>>>;

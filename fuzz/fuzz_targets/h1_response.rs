@@ -1,0 +1,12 @@
+//! Heads of HTTP/1 responses: no input panics, and cutting does not change what is read.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use sluice_codec::Method;
+use sluice_codec::h1::parse;
+use sluice_fuzz::head_reads_alike_however_it_is_cut;
+
+fuzz_target!(|stream: &[u8]| head_reads_alike_however_it_is_cut(
+    stream,
+    |bytes, head, limits| parse::response(bytes, head, Method::Get, limits, true)
+));

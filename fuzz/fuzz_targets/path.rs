@@ -1,0 +1,17 @@
+//! Normalising paths: no input panics, and what is normal stays so.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use sluice_l7::hygiene::{EscapedSlashes, Hygiene, Path, path};
+
+fuzz_target!(|text: &str| {
+    for escaped_slashes in [EscapedSlashes::Keep, EscapedSlashes::Unescape] {
+        for merge_slashes in [false, true] {
+            let hygiene = Hygiene { merge_slashes, escaped_slashes, ..Hygiene::default() };
+            let rooted = format!("/{text}");
+            if let Path::Changed(changed) = path(&hygiene, &rooted) {
+                assert_eq!(path(&hygiene, &changed), Path::Normal, "{rooted:?} to {changed:?}");
+            }
+        }
+    }
+});
