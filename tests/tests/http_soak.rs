@@ -85,7 +85,8 @@ fn no_request_is_lost_while_configurations_alternate_and_an_endpoint_flaps() {
         }
         let output = load.wait_with_output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let all = format!("{0} total, {0} started, {0} done, {0} succeeded, 0 failed", REQUESTS / 2);
+        let all =
+            format!("{0} total, {0} started, {0} done, {0} succeeded, 0 failed", REQUESTS / 2);
         assert!(text.contains(&all) && text.contains(&format!("{} 2xx", REQUESTS / 2)), "{text}");
     }
     assert!(turn > 10, "{turn} changes");

@@ -18,7 +18,7 @@ use crate::head::Head;
 #[allow(clippy::large_enum_variant, reason = "the larger is by far the more frequent")]
 pub enum HttpStream {
     /// A whole connection of HTTP/1, lent to one exchange after the other.
-    H1(H1Stream),
+    H1(Box<H1Stream>),
     /// A stream of HTTP/2.
     H2(Box<H2Stream>),
 }

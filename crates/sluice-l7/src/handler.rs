@@ -88,7 +88,7 @@ enum Served {
 async fn serve_h1(
     handler: &Rc<HttpHandler>,
     lane: &Rc<Lane>,
-    mut h1: H1Stream,
+    mut h1: Box<H1Stream>,
     guess: bool,
 ) -> Served {
     let (conn, options) = (&lane.conn, &handler.station.plan.options);
@@ -119,8 +119,9 @@ async fn serve_h1(
                 let reason = fault_reason(&error);
                 handler.station.count_fault(&error);
                 conn.info.note(&error);
-                exchange::refuse(&handler.station, &mut h1, &error).await;
-                part(worker, conn, &mut h1).await;
+                // Boxed: what few connections come to is not room that each holds.
+                Box::pin(exchange::refuse(&handler.station, &mut h1, &error)).await;
+                Box::pin(part(worker, conn, &mut h1)).await;
                 count_bytes(conn, &mut h1);
                 return Served::Ended(reason);
             }
@@ -142,7 +143,7 @@ async fn serve_h1(
         };
         count_bytes(conn, &mut after);
         if !after.next_exchange() {
-            part(worker, conn, &mut after).await;
+            Box::pin(part(worker, conn, &mut after)).await;
             return Served::Ended(end::DONE);
         }
         h1 = after;

@@ -104,7 +104,7 @@ pub(crate) struct Cells {
 
 #[derive(Debug)]
 struct H1Line {
-    stream: H1Stream,
+    stream: Box<H1Stream>,
     claim: Claim,
 }
 
@@ -135,7 +135,7 @@ pub enum Line {
 #[derive(Debug)]
 pub struct TakenH1 {
     /// The connection.
-    pub stream: H1Stream,
+    pub stream: Box<H1Stream>,
     kept: Kept,
 }
 
@@ -150,7 +150,7 @@ pub struct Kept {
 
 impl TakenH1 {
     /// The connection and what must go back with it.
-    pub fn into_parts(self) -> (H1Stream, Kept) {
+    pub fn into_parts(self) -> (Box<H1Stream>, Kept) {
         (self.stream, self.kept)
     }
 
@@ -317,7 +317,7 @@ impl Lines {
         &self,
         worker: &Rc<WorkerCx>,
         endpoint: &Arc<EndpointState>,
-        mut stream: H1Stream,
+        mut stream: Box<H1Stream>,
         kept: Kept,
     ) {
         if stream.next_exchange() && stream.unparsed().is_empty() {

@@ -93,9 +93,10 @@ enum Sending {
 }
 
 impl H1Stream {
-    /// A connection on which nothing has been said.
-    pub fn new(stream: Stream, role: Role, options: Rc<H1Options>) -> Self {
-        Self {
+    /// A connection on which nothing has been said. Boxed: it goes from hand to hand with each exchange,
+    /// and a future that passes it on keeps room for every copy.
+    pub fn new(stream: Stream, role: Role, options: Rc<H1Options>) -> Box<Self> {
+        Box::new(Self {
             stream,
             role,
             options,
@@ -109,7 +110,7 @@ impl H1Stream {
             peer: Version::Http11,
             keep_alive: true,
             moved: (0, 0),
-        }
+        })
     }
 
     /// The stream below.
