@@ -38,7 +38,7 @@ struct Scenario {
     drive: Client,
 }
 
-const SCENARIOS: &[Scenario] = &[
+const L4: &[Scenario] = &[
     Scenario {
         name: "tcp-rr",
         kind: "tcp",
@@ -104,16 +104,63 @@ const SCENARIOS: &[Scenario] = &[
     },
 ];
 
-/// Idle connections: name, configurations, how many, whether in TLS.
+const HTTP: &[Scenario] = &[
+    Scenario {
+        name: "http1",
+        kind: "http",
+        unit: "µs/req",
+        per_unit: 1.0,
+        clients: 64,
+        serve: load::pages::<1024>,
+        drive: load::get::<1024>,
+    },
+    Scenario {
+        name: "http1-100k",
+        kind: "http",
+        unit: "µs/req",
+        per_unit: 1.0,
+        clients: 64,
+        serve: load::pages::<102_400>,
+        drive: load::get::<102_400>,
+    },
+    Scenario {
+        name: "http1-post",
+        kind: "http",
+        unit: "µs/req",
+        per_unit: 1.0,
+        clients: 64,
+        serve: load::pages::<64>,
+        drive: load::post,
+    },
+    Scenario {
+        name: "https-h1",
+        kind: "https",
+        unit: "µs/req",
+        per_unit: 1.0,
+        clients: 64,
+        serve: load::pages::<1024>,
+        drive: load::get_tls,
+    },
+];
+
+/// Idle connections of L4: name, configurations, how many, whether in TLS.
 const IDLE: &[(&str, &str, usize, bool)] =
     &[("idle-tcp", "tcp", 8000, false), ("idle-tlsterm", "tlsterm", 4000, true)];
 
-/// Runs every scenario whose name holds `filter` and prints a table.
+/// The groups of scenarios.
+pub const GROUPS: [&str; 2] = ["l4", "http"];
+
+/// Runs every scenario of a group whose name holds `filter` and prints a table.
 ///
 /// # Errors
-/// A proxy cannot be started, or a load does no work.
+/// There is no such group, a proxy cannot be started, or a load does no work.
 #[allow(clippy::print_stdout, reason = "the table is what the command is for")]
-pub fn run(sluice: &Path, rounds: u32, filter: &str) -> anyhow::Result<()> {
+pub fn run(sluice: &Path, group: &str, rounds: u32, filter: &str) -> anyhow::Result<()> {
+    let (scenarios, idle) = match group {
+        "l4" => (L4, IDLE),
+        "http" => (HTTP, &[][..]),
+        _ => bail!("there is no group `{group}`; there are: {}", GROUPS.join(", ")),
+    };
     let cpus = thread::available_parallelism().map_or(1, std::num::NonZero::get);
     if cpus < 2 {
         bail!("two processors are needed: one for the proxy, one for the load");
@@ -126,11 +173,13 @@ pub fn run(sluice: &Path, rounds: u32, filter: &str) -> anyhow::Result<()> {
     println!(
         "| scenario | proxy | median CPU | ratio of sluice to it, quartiles |\n|---|---|---:|---|"
     );
-    for scenario in SCENARIOS.iter().filter(|scenario| scenario.name.contains(filter)) {
+    for scenario in scenarios.iter().filter(|scenario| scenario.name.contains(filter)) {
         compare(scenario, &kit, rounds)?;
     }
-    println!("\n| idle connections | proxy | KiB each |\n|---|---|---:|");
-    for (name, kind, wanted, tls) in IDLE.iter().filter(|idle| idle.0.contains(filter)) {
+    if !idle.is_empty() {
+        println!("\n| idle connections | proxy | KiB each |\n|---|---|---:|");
+    }
+    for (name, kind, wanted, tls) in idle.iter().filter(|idle| idle.0.contains(filter)) {
         // Each is two descriptors of the proxy, and two of this process.
         let count =
             (*wanted).min(usize::try_from(files / 2).unwrap_or(usize::MAX).saturating_sub(100));

@@ -52,6 +52,29 @@ proptest! {
     }
 }
 
+#[test]
+fn a_look_up_asks_as_few_rules_among_many_hosts_as_among_few() {
+    let asked = |hosts: usize| {
+        let rules = || {
+            let paths = (0..20).map(|n| PathMatch::Prefix(format!("/service{n}").into()));
+            paths.map(|path| rule(path, &[])).collect::<Vec<_>>()
+        };
+        let host = |n: usize| HostPattern::Exact(format!("host{n}.test"));
+        let table = (0..hosts).map(|n| VirtualHost::new(vec![host(n)], rules())).collect();
+        let table = RouteTable::build(table, Vec::new(), BTreeMap::new(), Vec::new()).unwrap();
+        let found = table.host(&format!("host{}.test", hosts - 1)).unwrap();
+        assert_eq!(found, hosts - 1);
+        let (host, mut asked) = (&table.virtual_hosts[found], 0);
+        let found = host.index.find(&host.rules, "/service13/x", |rule| {
+            asked += 1;
+            rule.path.fits("/service13/x")
+        });
+        assert_eq!(found, Some(13));
+        asked
+    };
+    assert_eq!((asked(10), asked(10_000)), (1, 1));
+}
+
 #[track_caller]
 fn check(conditions: Conditions, head: &Head, why: Option<&str>) {
     let runtime = Runtime::default();

@@ -3,7 +3,7 @@
 //! Owns: what is said. Refuses to know: who is between. Keeps: a client counts what it has heard,
 //! not what it has said; services live as long as the process.
 
-use std::io::{Error, Read, Result, Write};
+use std::io::{BufRead, BufReader, Error, ErrorKind, Read, Result, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -122,6 +122,39 @@ fn echo_and_hold() -> Result<u16> {
     Ok(port)
 }
 
+/// Answers every HTTP request with a page of `SIZE` bytes.
+pub(super) fn pages<const SIZE: usize>() -> Result<u16> {
+    accept(|stream| {
+        stream.set_nodelay(true)?;
+        let mut reader = BufReader::new(stream);
+        let mut answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {SIZE}\r\n\r\n").into_bytes();
+        answer.resize(answer.len() + SIZE, b'x');
+        let mut body = Vec::new();
+        loop {
+            let length = read_head(&mut reader)?;
+            body.resize(length, 0);
+            reader.read_exact(&mut body)?;
+            reader.get_mut().write_all(&answer)?;
+        }
+    })
+}
+
+/// Reads a head of HTTP/1; gives the length of the body behind it.
+fn read_head(reader: &mut impl BufRead) -> Result<usize> {
+    let (mut line, mut length) = (String::new(), 0);
+    while line != "\r\n" {
+        line.clear();
+        if reader.read_line(&mut line)? == 0 {
+            return Err(ErrorKind::UnexpectedEof.into());
+        }
+        let lower = line.to_ascii_lowercase();
+        if let Some(value) = lower.strip_prefix("content-length:") {
+            length = value.trim().parse().map_err(Error::other)?;
+        }
+    }
+    Ok(length)
+}
+
 // --- clients ---
 
 fn connect(port: u16) -> Result<TcpStream> {
@@ -224,6 +257,53 @@ pub(super) fn drain_tls(port: u16, kit: &Kit, stop: &AtomicBool, events: &Atomic
     let mut stream = connect_tls(port, kit)?;
     let mut block = vec![0; 256 << 10];
     repeat(stop, events, || stream.read(&mut block).map(|count| count as u64))
+}
+
+/// Asks for pages of `SIZE` bytes.
+pub(super) fn get<const SIZE: usize>(
+    port: u16,
+    _: &Kit,
+    stop: &AtomicBool,
+    events: &AtomicU64,
+) -> Result<()> {
+    ask(connect(port)?, GET, SIZE, stop, events)
+}
+
+/// The same over TLS, 1 KiB each.
+pub(super) fn get_tls(port: u16, kit: &Kit, stop: &AtomicBool, events: &AtomicU64) -> Result<()> {
+    ask(connect_tls(port, kit)?, GET, 1024, stop, events)
+}
+
+/// Sends 16 KiB at a time.
+pub(super) fn post(port: u16, _: &Kit, stop: &AtomicBool, events: &AtomicU64) -> Result<()> {
+    const SIZE: usize = 16 << 10;
+    let mut request =
+        format!("POST / HTTP/1.1\r\nhost: bench.test\r\ncontent-length: {SIZE}\r\n\r\n")
+            .into_bytes();
+    request.resize(request.len() + SIZE, b'x');
+    ask(connect(port)?, &request, 64, stop, events)
+}
+
+const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: bench.test\r\naccept: */*\r\n\r\n";
+
+fn ask(
+    stream: impl Read + Write,
+    request: &[u8],
+    size: usize,
+    stop: &AtomicBool,
+    events: &AtomicU64,
+) -> Result<()> {
+    let mut reader = BufReader::new(stream);
+    let mut body = Vec::new();
+    repeat(stop, events, || {
+        reader.get_mut().write_all(request)?;
+        let length = read_head(&mut reader)?;
+        if length != size {
+            return Err(Error::other("another page than was asked for"));
+        }
+        body.resize(length, 0);
+        reader.read_exact(&mut body).map(|()| 1)
+    })
 }
 
 pub(super) fn ping_pong_datagrams(
