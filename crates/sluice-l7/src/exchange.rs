@@ -22,6 +22,7 @@ use sluice_telemetry::RecordKind;
 use smallvec::SmallVec;
 
 use crate::filters::{Cx, HttpFilter, Step};
+use crate::heads::InUse;
 use crate::hygiene::{self, Underscores};
 use crate::metrics;
 use crate::reasons;
@@ -136,8 +137,8 @@ pub(crate) struct Life {
     station: Rc<Station>,
     lane: Rc<Lane>,
     timer: Option<Timer>,
-    request: Box<Head>,
-    response: Box<Head>,
+    request: InUse,
+    response: InUse,
     has_response: bool,
     summary: Summary,
     began: Moment,
@@ -194,7 +195,7 @@ impl Life {
             detail: None,
         };
         Self {
-            response: station.shared.heads.take(),
+            response: station.shared.heads.take().into(),
             has_response: false,
             method: request.method(),
             grpc: request.is_grpc(),
@@ -211,7 +212,7 @@ impl Life {
             station,
             lane,
             timer,
-            request,
+            request: request.into(),
             summary,
             began,
         }
@@ -610,8 +611,8 @@ impl Drop for Life {
         station.cells.time.record(self.summary.lasted);
         let protocol = self.summary.version.word();
         station.count_end(protocol, self.summary.status, reason, self.summary.route.as_ref());
-        let request = std::mem::take(&mut self.request);
-        let response = std::mem::take(&mut self.response);
+        let request = self.request.take();
+        let response = self.response.take();
         if station.worker.log.wants(RecordKind::Request) {
             let none = Summary { attempts: SmallVec::new(), ..self.summary.clone() };
             let summary = std::mem::replace(&mut self.summary, none);

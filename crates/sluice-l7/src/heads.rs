@@ -1,6 +1,7 @@
 //! Heads that wait for their next use, so that requests allocate none.
 
 use std::cell::RefCell;
+use std::ops::{Deref, DerefMut};
 
 use sluice_codec::Head;
 
@@ -27,5 +28,36 @@ impl Heads {
             head.clear();
             free.push(head);
         }
+    }
+}
+
+/// A head in use. It can be taken out without an allocation for what stays; after that there is none.
+#[derive(Debug)]
+pub struct InUse(Option<Box<Head>>);
+
+impl InUse {
+    /// Takes the head out, for good.
+    pub fn take(&mut self) -> Box<Head> {
+        self.0.take().unwrap_or_default()
+    }
+}
+
+impl From<Box<Head>> for InUse {
+    fn from(head: Box<Head>) -> Self {
+        Self(Some(head))
+    }
+}
+
+impl Deref for InUse {
+    type Target = Head;
+
+    fn deref(&self) -> &Head {
+        self.0.as_deref().expect("it was not taken out")
+    }
+}
+
+impl DerefMut for InUse {
+    fn deref_mut(&mut self) -> &mut Head {
+        self.0.as_deref_mut().expect("it was not taken out")
     }
 }

@@ -355,9 +355,12 @@ impl Life {
             }
             Line::H2(mut client) => {
                 let by = worker.now().after(H2_OPEN_TIME).min(self.total_at);
-                let request = std::mem::take(&mut self.request);
+                // It is out of place while the stream waits for its turn; another stands there.
+                let spare = self.station.shared.heads.take().into();
+                let request = std::mem::replace(&mut self.request, spare);
                 let opened = self.guarded(down, by, client.open(&request, end)).await;
-                self.request = request;
+                let mut spare = std::mem::replace(&mut self.request, request);
+                self.station.shared.heads.give(spare.take());
                 match opened? {
                     Some(Ok(stream)) => (HttpStream::H2(Box::new(stream)), None, false),
                     Some(Err(error)) => return Ok(Err((failed_try(&error, false), None))),
