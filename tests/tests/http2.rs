@@ -586,7 +586,7 @@ fn nginx_and_h2load_find_nothing_to_complain_about() {
     std::fs::write(
         &config,
         format!(
-            "daemon off; pid {0}/pid; error_log stderr; worker_processes 1; events {{}}\n\
+            "daemon off; master_process off; pid {0}/pid; error_log stderr; events {{}}\n\
              http {{ access_log off; client_body_temp_path {0}; proxy_temp_path {0}; fastcgi_temp_path {0};\n\
              uwsgi_temp_path {0}; scgi_temp_path {0};\n\
              server {{ listen 127.0.0.1:{h1}; listen 127.0.0.1:{h2} http2; location / {{ return 200 \"from nginx\\n\"; }} }} }}",
