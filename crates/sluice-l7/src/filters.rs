@@ -7,11 +7,13 @@
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
+use std::marker::PhantomData;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use sluice_codec::{Body, Head};
-use sluice_core::{Diags, Node, Path, Shape};
+use sluice_core::settings::Short;
+use sluice_core::{Diags, Node, Path, Setting, Shape};
 use sluice_io::{LocalFuture, WorkerCx};
 
 use crate::record::{ConnFacts, Summary, View};
@@ -155,6 +157,59 @@ impl Debug for Step {
 /// What a filter does when what it waited for has happened: edits the head, and decides again.
 pub type Resume = Box<dyn FnOnce(&mut Cx<'_>, &mut Head) -> Step>;
 
+/// A filter that needs nothing but its settings: they judge requests themselves.
+trait OfSettings: HttpFilter + Setting + Clone + Send + Sync + 'static {
+    const NAME: &'static str;
+    const HELP: &'static str;
+}
+
+/// The factory of such a filter.
+struct Ready<S>(PhantomData<fn() -> S>);
+
+impl<S> Default for Ready<S> {
+    fn default() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<S: OfSettings> Debug for Ready<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(S::NAME)
+    }
+}
+
+impl<S: OfSettings> FilterFactory for Ready<S> {
+    fn name(&self) -> &'static str {
+        S::NAME
+    }
+
+    fn help(&self) -> &'static str {
+        S::HELP
+    }
+
+    fn shape(&self) -> Shape {
+        S::shape()
+    }
+
+    fn check(
+        &self,
+        settings: &Node,
+        at: &Path<'_>,
+        diags: &mut Diags,
+    ) -> Option<Arc<dyn FilterPlan>> {
+        Some(Arc::new(Use(S::bind(settings, at, diags)?)))
+    }
+}
+
+#[derive(Debug)]
+struct Use<S>(S);
+
+impl<S: OfSettings> FilterPlan for Use<S> {
+    fn on_worker(&self, _worker: &Rc<WorkerCx>, _owner: &str) -> Rc<dyn HttpFilter> {
+        Rc::new(self.0.clone())
+    }
+}
+
 /// Filters by name.
 #[derive(Clone, Debug)]
 pub struct HttpFilters(BTreeMap<&'static str, Arc<dyn FilterFactory>>);
@@ -163,13 +218,13 @@ impl Default for HttpFilters {
     /// The filters that come with Sluice.
     fn default() -> Self {
         let mut filters = Self(BTreeMap::new());
-        filters.register(Arc::new(buffer::BufferFactory));
-        filters.register(Arc::new(body_max::BodyMaxFactory));
-        filters.register(Arc::new(error_pages::ErrorPagesFactory));
-        filters.register(Arc::new(health_check::HealthCheckFactory));
+        filters.register(Arc::new(Ready::<buffer::Buffer>::default()));
+        filters.register(Arc::new(Ready::<Short<body_max::BodyMax>>::default()));
+        filters.register(Arc::new(Ready::<error_pages::ErrorPages>::default()));
+        filters.register(Arc::new(Ready::<health_check::HealthCheck>::default()));
         filters.register(Arc::new(rate_limit::RateLimitFactory::default()));
-        filters.register(Arc::new(request_id::RequestIdFactory));
-        filters.register(Arc::new(set_headers::SetHeadersFactory));
+        filters.register(Arc::new(Ready::<request_id::RequestId>::default()));
+        filters.register(Arc::new(Ready::<set_headers::SetHeaders>::default()));
         filters
     }
 }

@@ -3,15 +3,12 @@
 //! Keeps: the status and the reason stay what they were; only what people see is replaced.
 
 use std::collections::BTreeMap;
-use std::rc::Rc;
-use std::sync::Arc;
 
 use sluice_codec::Head;
 use sluice_core::settings::{Plain, Shape, bind_scalar, wrong_kind};
 use sluice_core::{Diags, Node, Path, Setting, Value};
-use sluice_io::WorkerCx;
 
-use super::{Cx, FilterFactory, FilterPlan, HttpFilter, Step};
+use super::{Cx, HttpFilter, OfSettings, Step};
 use crate::reasons;
 use crate::record::View;
 use crate::reply::Reply;
@@ -93,49 +90,15 @@ impl Setting for Pages {
     }
 }
 
-/// The factory.
-#[derive(Debug)]
-pub struct ErrorPagesFactory;
-
-impl FilterFactory for ErrorPagesFactory {
-    fn name(&self) -> &'static str {
-        "error_pages"
-    }
-
-    fn help(&self) -> &'static str {
-        "Replaces the bodies of errors."
-    }
-
-    fn shape(&self) -> Shape {
-        ErrorPages::shape()
-    }
-
-    fn check(
-        &self,
-        settings: &Node,
-        at: &Path<'_>,
-        diags: &mut Diags,
-    ) -> Option<Arc<dyn FilterPlan>> {
-        Some(Arc::new(Plan(Arc::new(ErrorPages::bind(settings, at, diags)?))))
-    }
+impl OfSettings for ErrorPages {
+    const NAME: &'static str = "error_pages";
+    const HELP: &'static str = "Replaces the bodies of errors.";
 }
 
-#[derive(Debug)]
-struct Plan(Arc<ErrorPages>);
-
-impl FilterPlan for Plan {
-    fn on_worker(&self, _worker: &Rc<WorkerCx>, _owner: &str) -> Rc<dyn HttpFilter> {
-        Rc::new(Filter(Arc::clone(&self.0)))
-    }
-}
-
-#[derive(Debug)]
-struct Filter(Arc<ErrorPages>);
-
-impl HttpFilter for Filter {
+impl HttpFilter for ErrorPages {
     fn response_head(&self, cx: &mut Cx<'_>, head: &mut Head) -> Step {
         let own = cx.summary.reason.is_some();
-        let page = self.0.pages.get(head.status()).filter(|_| own || self.0.upstream);
+        let page = self.pages.get(head.status()).filter(|_| own || self.upstream);
         let Some(page) = page else { return Step::Continue };
         if head.is_grpc() {
             return Step::Continue;
@@ -150,9 +113,9 @@ impl HttpFilter for Filter {
         let reason = cx.summary.reason.unwrap_or(reasons::VIA_UPSTREAM);
         let mut reply =
             Reply::new(head.status(), reason, cx.summary.details.clone(), page.fill(&view));
-        reply.content_type = self.0.content_type.clone().into();
-        if let Some(location) = head.get(sluice_codec::Known::RetryAfter) {
-            reply = reply.with("retry-after", String::from_utf8_lossy(location));
+        reply.content_type = self.content_type.clone().into();
+        if let Some(seconds) = head.get(sluice_codec::Known::RetryAfter) {
+            reply = reply.with("retry-after", String::from_utf8_lossy(seconds));
         }
         Step::reply(reply)
     }

@@ -3,14 +3,10 @@
 //! Keeps: a name that came is kept where `keep` says so, else replaced; what is made is a UUID of
 //! version 4, RFC 9562 §5.4.
 
-use std::rc::Rc;
-use std::sync::Arc;
-
 use sluice_codec::{Head, Known};
-use sluice_core::{Diags, Node, Path, Setting, Shape};
 use sluice_io::WorkerCx;
 
-use super::{Cx, FilterFactory, FilterPlan, HttpFilter, Step};
+use super::{Cx, HttpFilter, OfSettings, Step};
 
 sluice_core::section! {
     /// Names every request in `x-request-id`.
@@ -22,57 +18,21 @@ sluice_core::section! {
     }
 }
 
-/// The factory.
-#[derive(Debug)]
-pub struct RequestIdFactory;
-
-impl FilterFactory for RequestIdFactory {
-    fn name(&self) -> &'static str {
-        "request_id"
-    }
-
-    fn help(&self) -> &'static str {
-        "Names every request in `x-request-id`."
-    }
-
-    fn shape(&self) -> Shape {
-        RequestId::shape()
-    }
-
-    fn check(
-        &self,
-        settings: &Node,
-        at: &Path<'_>,
-        diags: &mut Diags,
-    ) -> Option<Arc<dyn FilterPlan>> {
-        Some(Arc::new(Plan(RequestId::bind(settings, at, diags)?)))
-    }
+impl OfSettings for RequestId {
+    const NAME: &'static str = "request_id";
+    const HELP: &'static str = "Names every request in `x-request-id`.";
 }
 
-#[derive(Debug)]
-struct Plan(RequestId);
-
-impl FilterPlan for Plan {
-    fn on_worker(&self, _worker: &Rc<WorkerCx>, _owner: &str) -> Rc<dyn HttpFilter> {
-        Rc::new(Filter { settings: self.0.clone() })
-    }
-}
-
-#[derive(Debug)]
-struct Filter {
-    settings: RequestId,
-}
-
-impl HttpFilter for Filter {
+impl HttpFilter for RequestId {
     fn request_head(&self, cx: &mut Cx<'_>, head: &mut Head) -> Step {
-        if !self.settings.keep || head.get(Known::XRequestId).is_none() {
+        if !self.keep || head.get(Known::XRequestId).is_none() {
             head.set(Known::XRequestId.text().as_bytes(), &uuid(cx.worker));
         }
         Step::Continue
     }
 
     fn response_head(&self, cx: &mut Cx<'_>, head: &mut Head) -> Step {
-        if self.settings.respond
+        if self.respond
             && let Some(id) = cx.request.and_then(|request| request.get(Known::XRequestId))
         {
             head.set(Known::XRequestId.text().as_bytes(), id);

@@ -3,16 +3,13 @@
 //! Keeps: what frames or routes a message cannot be set: that would make two readings of it.
 
 use std::collections::BTreeMap;
-use std::rc::Rc;
-use std::sync::Arc;
 
 use sluice_codec::names::{is_field_value, is_token};
 use sluice_codec::{Head, Known};
 use sluice_core::settings::{Plain, Shape, bind_scalar, wrong_kind};
 use sluice_core::{Diags, Node, Path, Setting, Value};
-use sluice_io::WorkerCx;
 
-use super::{Cx, FilterFactory, FilterPlan, HttpFilter, Step};
+use super::{Cx, HttpFilter, OfSettings, Step};
 use crate::record::View;
 use crate::template::Template;
 
@@ -120,44 +117,10 @@ impl Setting for Fields {
     }
 }
 
-/// The factory.
-#[derive(Debug)]
-pub struct SetHeadersFactory;
-
-impl FilterFactory for SetHeadersFactory {
-    fn name(&self) -> &'static str {
-        "set_headers"
-    }
-
-    fn help(&self) -> &'static str {
-        "Sets, adds and removes header fields of requests and responses."
-    }
-
-    fn shape(&self) -> Shape {
-        SetHeaders::shape()
-    }
-
-    fn check(
-        &self,
-        settings: &Node,
-        at: &Path<'_>,
-        diags: &mut Diags,
-    ) -> Option<Arc<dyn FilterPlan>> {
-        Some(Arc::new(Plan(Arc::new(SetHeaders::bind(settings, at, diags)?))))
-    }
+impl OfSettings for SetHeaders {
+    const NAME: &'static str = "set_headers";
+    const HELP: &'static str = "Sets, adds and removes header fields of requests and responses.";
 }
-
-#[derive(Debug)]
-struct Plan(Arc<SetHeaders>);
-
-impl FilterPlan for Plan {
-    fn on_worker(&self, _worker: &Rc<WorkerCx>, _owner: &str) -> Rc<dyn HttpFilter> {
-        Rc::new(Filter(Arc::clone(&self.0)))
-    }
-}
-
-#[derive(Debug)]
-struct Filter(Arc<SetHeaders>);
 
 /// Values are made of the message as it came, before any of them is set.
 fn values(fields: &Fields, view: &View<'_>) -> Vec<(String, String)> {
@@ -190,19 +153,19 @@ fn edit(
     }
 }
 
-impl HttpFilter for Filter {
+impl HttpFilter for SetHeaders {
     fn request_head(&self, cx: &mut Cx<'_>, head: &mut Head) -> Step {
         let view = cx.view(head);
-        let (set, added) = (values(&self.0.request, &view), values(&self.0.add_request, &view));
-        edit(head, &self.0.remove_request, &set, &added);
+        let (set, added) = (values(&self.request, &view), values(&self.add_request, &view));
+        edit(head, &self.remove_request, &set, &added);
         Step::Continue
     }
 
     fn response_head(&self, cx: &mut Cx<'_>, head: &mut Head) -> Step {
         let none = Head::default();
         let view = View { response: Some(head), ..cx.view(cx.request.unwrap_or(&none)) };
-        let (set, added) = (values(&self.0.response, &view), values(&self.0.add_response, &view));
-        edit(head, &self.0.remove_response, &set, &added);
+        let (set, added) = (values(&self.response, &view), values(&self.add_response, &view));
+        edit(head, &self.remove_response, &set, &added);
         Step::Continue
     }
 }
