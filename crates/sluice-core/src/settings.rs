@@ -113,6 +113,42 @@ pub fn wrong_kind(node: &Node, at: &Path<'_>, diags: &mut Diags, what: &str) {
     diags.error("wrong-kind", node.span, at, format!("expected {what}, found {}", node.kind()));
 }
 
+/// The entries of a map, none where nothing stands; anything else is an error that says `what` was
+/// expected.
+pub fn entries_of<'n>(
+    node: &'n Node,
+    at: &Path<'_>,
+    diags: &mut Diags,
+    what: &str,
+) -> Option<&'n [Entry]> {
+    match &node.value {
+        Value::Map(entries) => Some(entries),
+        Value::Null => Some(&[]),
+        _ => {
+            wrong_kind(node, at, diags, what);
+            None
+        }
+    }
+}
+
+/// Binds every entry of a map, also those behind a wrong one; nothing when one is wrong.
+pub fn bind_entries<T, C: Default + Extend<T>>(
+    entries: &[Entry],
+    at: &Path<'_>,
+    diags: &mut Diags,
+    mut bind: impl FnMut(&Entry, &Path<'_>, &mut Diags) -> Option<T>,
+) -> Option<C> {
+    let mut all = Some(C::default());
+    for entry in entries {
+        let bound = bind(entry, &at.key(&entry.key), diags);
+        all = all.zip(bound).map(|(mut all, bound)| {
+            all.extend([bound]);
+            all
+        });
+    }
+    all
+}
+
 macro_rules! text_setting {
     ($($ty:ty, $what:literal, $example:literal, $parse:expr, $show:expr;)+) => {$(
         impl Setting for $ty {

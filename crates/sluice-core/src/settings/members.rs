@@ -6,10 +6,10 @@
 
 use std::collections::BTreeMap;
 
-use super::{Path, Plain, Setting, Shape, parse_name, wrong_kind};
+use super::{Path, Plain, Setting, Shape, entries_of, parse_name};
 use crate::Name;
 use crate::diagnostics::Diags;
-use crate::tree::{Entry, Node, Spanned, Value};
+use crate::tree::{Node, Spanned, Value};
 
 /// Sections in a list, or one alone.
 #[derive(Clone, Debug)]
@@ -123,15 +123,7 @@ impl<T: PartialEq> PartialEq for Named<T> {
 impl<T: Setting> Setting for Named<T> {
     fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
         let mut all = Self::default();
-        let entries: &[Entry] = match &node.value {
-            Value::Map(entries) => entries,
-            Value::Null => &[],
-            _ => {
-                wrong_kind(node, at, diags, "a map of names");
-                return None;
-            }
-        };
-        for entry in entries {
+        for entry in entries_of(node, at, diags, "a map of names")? {
             let here = at.key(&entry.key);
             let name = parse_name(&entry.key);
             if let Err(message) = &name {

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use sluice_codec::Head;
-use sluice_core::settings::{Plain, Shape, bind_scalar, wrong_kind};
+use sluice_core::settings::{Plain, Shape, bind_entries, bind_scalar, wrong_kind};
 use sluice_core::{Diags, Node, Path, Setting, Value};
 
 use super::{Cx, HttpFilter, OfSettings, Step};
@@ -56,21 +56,13 @@ impl Setting for Pages {
             wrong_kind(node, at, diags, "a map of statuses to texts");
             return None;
         };
-        let mut all = Some(BTreeMap::new());
-        for entry in entries {
-            let here = at.key(&entry.key);
+        bind_entries(entries, at, diags, |entry, here, diags| {
             let key = statuses(&entry.key)
                 .map_err(|message| diags.error("bad-value", entry.key_span, here, message))
                 .ok();
-            let text = bind_scalar(&entry.node, &here, diags, "a text", Template::parse);
-            match (key, text, &mut all) {
-                (Some(key), Some(text), Some(all)) => {
-                    all.insert(key, text);
-                }
-                _ => all = None,
-            }
-        }
-        all.map(Self)
+            key.zip(bind_scalar(&entry.node, here, diags, "a text", Template::parse))
+        })
+        .map(Self)
     }
 
     fn shape() -> Shape {

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 use sluice_codec::names::{is_field_value, is_token};
 use sluice_codec::{Head, Known};
-use sluice_core::settings::{Plain, Shape, bind_scalar, wrong_kind};
-use sluice_core::{Diags, Node, Path, Setting, Value};
+use sluice_core::settings::{Plain, Shape, bind_entries, bind_scalar, entries_of};
+use sluice_core::{Diags, Node, Path, Setting};
 
 use super::{Cx, HttpFilter, OfSettings, Step};
 use crate::record::View;
@@ -70,34 +70,20 @@ impl Setting for FieldName {
 
 impl Setting for Fields {
     fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
-        let entries = match &node.value {
-            Value::Map(entries) => entries.as_slice(),
-            Value::Null => &[],
-            _ => {
-                wrong_kind(node, at, diags, "a map of fields, such as `x-edge: a`");
-                return None;
-            }
-        };
-        let mut all = Some(BTreeMap::new());
-        for entry in entries {
-            let here = at.key(&entry.key);
+        let entries = entries_of(node, at, diags, "a map of fields, such as `x-edge: a`")?;
+        bind_entries(entries, at, diags, |entry, here, diags| {
             let key = name(&entry.key)
                 .map_err(|message| diags.error("bad-value", entry.key_span, here, message))
                 .ok();
-            let value = bind_scalar(&entry.node, &here, diags, "a value", |text| {
+            let value = bind_scalar(&entry.node, here, diags, "a value", |text| {
                 if !is_field_value(text.as_bytes()) {
                     return Err("a value holds no control characters".into());
                 }
                 Template::parse(text)
             });
-            match (key, value, &mut all) {
-                (Some(key), Some(value), Some(all)) => {
-                    all.insert(key, value);
-                }
-                _ => all = None,
-            }
-        }
-        all.map(Self)
+            key.zip(value)
+        })
+        .map(Self)
     }
 
     fn shape() -> Shape {

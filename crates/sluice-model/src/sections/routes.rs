@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use sluice_codec::names::is_token;
 use sluice_core::settings::{
-    FieldShape, Members, OrNone, Plain, Shape, ShortForm, Size, bind_scalar, wrong_kind,
+    FieldShape, Members, OrNone, Plain, Shape, ShortForm, Size, bind_entries, bind_scalar,
+    entries_of, wrong_kind,
 };
 use sluice_core::value::{HostPattern, Percent};
 use sluice_core::{Cidr, Diags, Name, Node, Path, Setting, Spanned, Value, choice, section};
@@ -467,29 +468,16 @@ impl PartialEq for Values {
 
 impl Setting for Values {
     fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
-        let entries = match &node.value {
-            Value::Map(entries) => entries.as_slice(),
-            Value::Null => &[],
-            _ => {
-                wrong_kind(node, at, diags, "a map of names to values");
-                return None;
-            }
-        };
-        let mut all = Some(Vec::new());
-        for entry in entries {
-            let here = at.key(&entry.key);
+        let entries = entries_of(node, at, diags, "a map of names to values")?;
+        bind_entries(entries, at, diags, |entry, here, diags| {
             if !is_token(entry.key.as_bytes()) {
                 let message = format!("`{}` is no name", entry.key);
                 diags.error("bad-name", entry.key_span, here, message);
-                all = None;
-                continue;
+                return None;
             }
-            match (bind_value(&entry.node, &here, diags), &mut all) {
-                (Some(value), Some(all)) => all.push((entry.key.to_string(), value)),
-                _ => all = None,
-            }
-        }
-        all.map(Self)
+            Some((entry.key.to_string(), bind_value(&entry.node, here, diags)?))
+        })
+        .map(Self)
     }
 
     fn shape() -> Shape {
@@ -584,19 +572,11 @@ impl Setting for Shares {
             diags.error("missing-field", node.span, at, "a split needs at least one cluster");
             return None;
         }
-        let mut all = Some(Vec::new());
-        for entry in entries {
-            let here = at.key(&entry.key);
-            let share = sluice_core::settings::Short::<Share>::bind(&entry.node, &here, diags);
-            match (share, &mut all) {
-                (Some(share), Some(all)) => {
-                    let name = Spanned { value: entry.key.clone(), span: entry.key_span };
-                    all.push((name, share.0));
-                }
-                _ => all = None,
-            }
-        }
-        all.map(Self)
+        bind_entries(entries, at, diags, |entry, here, diags| {
+            let share = sluice_core::settings::Short::<Share>::bind(&entry.node, here, diags)?;
+            Some((Spanned { value: entry.key.clone(), span: entry.key_span }, share.0))
+        })
+        .map(Self)
     }
 
     fn shape() -> Shape {
@@ -614,22 +594,12 @@ pub struct Overrides(pub Vec<(Spanned<String>, Node)>);
 
 impl Setting for Overrides {
     fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
-        match &node.value {
-            Value::Null => Some(Self::default()),
-            Value::Map(entries) => Some(Self(
-                entries
-                    .iter()
-                    .map(|entry| {
-                        let name = Spanned { value: entry.key.to_string(), span: entry.key_span };
-                        (name, entry.node.clone())
-                    })
-                    .collect(),
-            )),
-            _ => {
-                wrong_kind(node, at, diags, "a map of filters to their settings");
-                None
-            }
-        }
+        let entries = entries_of(node, at, diags, "a map of filters to their settings")?;
+        let own = |entry: &sluice_core::tree::Entry| {
+            let name = Spanned { value: entry.key.to_string(), span: entry.key_span };
+            (name, entry.node.clone())
+        };
+        Some(Self(entries.iter().map(own).collect()))
     }
 
     fn shape() -> Shape {
@@ -662,27 +632,13 @@ pub struct RuntimeValues(pub BTreeMap<String, String>);
 
 impl Setting for RuntimeValues {
     fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
-        let entries = match &node.value {
-            Value::Map(entries) => entries.as_slice(),
-            Value::Null => &[],
-            _ => {
-                wrong_kind(node, at, diags, "a map of names to values");
-                return None;
-            }
-        };
-        let mut all = Some(BTreeMap::new());
-        for entry in entries {
-            let here = at.key(&entry.key);
+        let entries = entries_of(node, at, diags, "a map of names to values")?;
+        bind_entries(entries, at, diags, |entry, here, diags| {
             let value =
-                bind_scalar(&entry.node, &here, diags, "a value", |text| Ok(text.to_owned()));
-            match (value, &mut all) {
-                (Some(value), Some(all)) => {
-                    all.insert(entry.key.to_string(), value);
-                }
-                _ => all = None,
-            }
-        }
-        all.map(Self)
+                bind_scalar(&entry.node, here, diags, "a value", |text| Ok(text.to_owned()));
+            Some((entry.key.to_string(), value?))
+        })
+        .map(Self)
     }
 
     fn shape() -> Shape {
