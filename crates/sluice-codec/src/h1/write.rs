@@ -10,7 +10,7 @@ use crate::names::Known;
 
 /// How the end of a body that is sent will be known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Framing {
+pub enum Framing {
     /// There is no body, and nothing says so: GET, 204, 1xx.
     Bare,
     /// There is no body, and `Content-Length: 0` says so.
@@ -25,7 +25,7 @@ pub(crate) enum Framing {
 
 /// What the head says of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Persistence {
+pub enum Persistence {
     /// Nothing: the version's default.
     Default,
     /// `Connection: close`.
@@ -53,7 +53,7 @@ impl Out<'_> {
 ///
 /// # Errors
 /// The pool has no buffer for it.
-pub(crate) fn request(head: &Head, framing: Framing, pool: &BufPool) -> Result<Buf, Exhausted> {
+pub fn request(head: &Head, framing: Framing, pool: &BufPool) -> Result<Buf, Exhausted> {
     let (method, path, authority) = (head.method_text(), head.path(), head.authority());
     let target = match (head.method(), path) {
         (Method::Connect, _) => authority,
@@ -87,7 +87,7 @@ pub(crate) fn request(head: &Head, framing: Framing, pool: &BufPool) -> Result<B
 ///
 /// # Errors
 /// The pool has no buffer for it.
-pub(crate) fn response(
+pub fn response(
     head: &Head,
     framing: Framing,
     persistence: Persistence,
@@ -122,7 +122,7 @@ pub(crate) fn response(
 ///
 /// # Errors
 /// The pool has no buffer for them.
-pub(crate) fn trailers(head: &Head, pool: &BufPool) -> Result<Buf, Exhausted> {
+pub fn trailers(head: &Head, pool: &BufPool) -> Result<Buf, Exhausted> {
     let mut buf = pool.take(head.wire_size() + EXTRA)?;
     let mut out = Out { room: buf.spare(), at: 0 };
     out.put(b"0\r\n");
@@ -164,7 +164,7 @@ fn reason(status: u16) -> &'static str {
 }
 
 /// How a response's body is framed towards a peer of that version.
-pub(crate) fn response_framing(head: &Head, method: Method, peer: Version, end: bool) -> Framing {
+pub fn response_framing(head: &Head, method: Method, peer: Version, end: bool) -> Framing {
     let status = head.status();
     let tunnels = method == Method::Connect && status < 300;
     if status < 200 || matches!(status, 204 | 304) || method == Method::Head || tunnels {
@@ -181,7 +181,7 @@ pub(crate) fn response_framing(head: &Head, method: Method, peer: Version, end: 
 }
 
 /// How a request's body is framed.
-pub(crate) fn request_framing(head: &Head, end: bool) -> Framing {
+pub fn request_framing(head: &Head, end: bool) -> Framing {
     if head.upgrade().is_some() || head.method() == Method::Connect {
         Framing::Bare
     } else if head.get(Known::ContentLength).is_some() {
