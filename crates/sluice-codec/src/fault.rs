@@ -33,6 +33,7 @@ pub enum Fault {
     TrailersTooLarge,
     TrailerBarred,
     UpgradeUnasked,
+    BodyOnConnect,
 }
 
 impl Fault {
@@ -79,6 +80,7 @@ impl Fault {
             Self::TrailersTooLarge => "http1.trailers_too_large",
             Self::TrailerBarred => "http1.trailer_not_allowed",
             Self::UpgradeUnasked => "http1.upgrade_not_asked_for",
+            Self::BodyOnConnect => "http1.connect_with_body",
         }
     }
 }

@@ -9,4 +9,4 @@ pub mod parse;
 pub mod stream;
 pub mod write;
 
-pub use stream::{H1Stream, Role};
+pub use stream::{H1Stream, Role, Taken};

@@ -9,7 +9,7 @@ use sluice_io::WorkerCx;
 
 use crate::body::{Body, Frame};
 use crate::error::HttpError;
-use crate::h1::H1Stream;
+use crate::h1::{H1Stream, Taken};
 use crate::h2::H2Stream;
 use crate::head::Head;
 
@@ -129,6 +129,23 @@ impl HttpStream {
         match self {
             Self::H1(h1) => h1.send_data(cx, worker, body, last),
             Self::H2(h2) => h2.send_data(cx, body, last),
+        }
+    }
+
+    /// Takes a piece of a body from another stream unseen, where that can be; see
+    /// [`H1Stream::poll_take_from`].
+    ///
+    /// # Errors
+    /// What went wrong with the other stream.
+    pub fn poll_take_from(
+        &mut self,
+        cx: &mut Context<'_>,
+        worker: &WorkerCx,
+        from: &mut Self,
+    ) -> Poll<Result<Option<Taken>, HttpError>> {
+        match (self, from) {
+            (Self::H1(to), Self::H1(from)) => to.poll_take_from(cx, worker, from),
+            _ => Poll::Ready(Ok(None)),
         }
     }
 

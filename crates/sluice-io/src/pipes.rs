@@ -5,10 +5,12 @@
 //! copies, and it is counted.
 
 use std::cell::{Cell, RefCell};
+use std::ops::{Deref, DerefMut};
+use std::rc::Rc;
 use std::time::Duration;
 
 use sluice_core::Moment;
-use sluice_sys::pipe::Pipe;
+use sluice_sys::pipe::Pipe as SysPipe;
 use sluice_telemetry::{Counter, Shard};
 
 sluice_telemetry::metrics! {
@@ -21,10 +23,13 @@ const CAPACITY: usize = 256 << 10;
 /// How long no new pipe is tried after the system refused one.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Free pipes, and the count of those in use.
+/// The pipes of a worker.
+#[derive(Clone, Debug)]
+pub struct PipePool(Rc<Inner>);
+
 #[derive(Debug)]
-pub struct PipePool {
-    free: RefCell<Vec<Pipe>>,
+struct Inner {
+    free: RefCell<Vec<SysPipe>>,
     made: Cell<usize>,
     limit: usize,
     paused_until: Cell<Moment>,
@@ -34,39 +39,63 @@ pub struct PipePool {
 impl PipePool {
     /// No pipes yet, at most `limit`.
     pub fn new(limit: usize, shard: &Shard, worker: &str) -> Self {
-        Self {
+        Self(Rc::new(Inner {
             free: RefCell::default(),
             made: Cell::new(0),
             limit,
             paused_until: Cell::default(),
             shortage: shard.counter(&PIPE_SHORTAGE, &[worker]),
-        }
+        }))
     }
 
     /// An empty pipe, if one is to be had.
     pub fn take(&self, now: Moment) -> Option<Pipe> {
-        if let Some(pipe) = self.free.borrow_mut().pop() {
-            return Some(pipe);
+        let pool = &*self.0;
+        let lend = |pipe| Pipe { pipe: Some(pipe), pool: Rc::clone(&self.0) };
+        if let Some(pipe) = pool.free.borrow_mut().pop() {
+            return Some(lend(pipe));
         }
-        if self.made.get() < self.limit && now >= self.paused_until.get() {
-            match Pipe::new(CAPACITY) {
+        if pool.made.get() < pool.limit && now >= pool.paused_until.get() {
+            match SysPipe::new(CAPACITY) {
                 Ok(pipe) => {
-                    self.made.set(self.made.get() + 1);
-                    return Some(pipe);
+                    pool.made.set(pool.made.get() + 1);
+                    return Some(lend(pipe));
                 }
-                Err(_) => self.paused_until.set(now.after(PAUSE)),
+                Err(_) => pool.paused_until.set(now.after(PAUSE)),
             }
         }
-        self.shortage.increment();
+        pool.shortage.increment();
         None
     }
+}
 
-    /// Gives a pipe back.
-    pub fn give(&self, pipe: Pipe) {
-        if pipe.held() == 0 {
-            self.free.borrow_mut().push(pipe);
-        } else {
-            self.made.set(self.made.get() - 1);
+/// A pipe that goes back to its pool on drop.
+#[derive(Debug)]
+pub struct Pipe {
+    /// Taken out by the drop alone.
+    pipe: Option<SysPipe>,
+    pool: Rc<Inner>,
+}
+
+impl Deref for Pipe {
+    type Target = SysPipe;
+
+    fn deref(&self) -> &SysPipe {
+        self.pipe.as_ref().expect("a pipe is there until it is dropped")
+    }
+}
+
+impl DerefMut for Pipe {
+    fn deref_mut(&mut self) -> &mut SysPipe {
+        self.pipe.as_mut().expect("a pipe is there until it is dropped")
+    }
+}
+
+impl Drop for Pipe {
+    fn drop(&mut self) {
+        match self.pipe.take() {
+            Some(pipe) if pipe.held() == 0 => self.pool.free.borrow_mut().push(pipe),
+            _ => self.pool.made.set(self.pool.made.get() - 1),
         }
     }
 }

@@ -13,8 +13,6 @@ use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use sluice_sys::pipe::Pipe;
-
 use crate::buffers::SCRATCH;
 use crate::stream::Stream;
 use crate::tap::ByteTap;
@@ -126,15 +124,6 @@ impl Pump {
     pub const fn is_half_closed(&self) -> bool {
         self.to_upstream.is_done() != self.to_downstream.is_done()
     }
-
-    /// Gives the pipes back. Call it when the pump is done with.
-    pub fn release(&mut self, worker: &WorkerCx) {
-        for direction in [&mut self.to_upstream, &mut self.to_downstream] {
-            if let Some(pipe) = direction.pipe.take() {
-                worker.pipes.give(pipe);
-            }
-        }
-    }
 }
 
 /// What a direction needs to know of its surroundings.
@@ -157,9 +146,6 @@ struct Direction {
     state: State,
     /// Full reads while copying; small moves while splicing.
     streak: u8,
-    pipe: Option<Pipe>,
-    /// The kernel said that one of the sockets cannot be spliced.
-    unspliceable: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -246,7 +232,7 @@ impl Direction {
             After::Error(error) => return Poll::Ready(Err(Failed::From(error))),
         }
         self.streak = if count == SCRATCH { self.streak.saturating_add(1) } else { 0 };
-        let may_splice = !self.unspliceable && lane.taps.is_empty() && is_bare(from) && is_bare(to);
+        let may_splice = lane.taps.is_empty() && from.is_bare() && to.is_bare();
         if self.streak >= FULL_READS && may_splice {
             (self.state, self.streak) = (State::Splicing, 0);
         }
@@ -258,68 +244,24 @@ impl Direction {
         cx: &mut Context<'_>,
         worker: &WorkerCx,
         from: &Stream,
-        to: &Stream,
+        to: &mut Stream,
         moved: &mut u64,
     ) -> Poll<Result<(), Failed>> {
-        let Some(mut pipe) = self.pipe.take().or_else(|| worker.pipes.take(worker.now())) else {
+        ready!(to.poll_flushed(cx)).map_err(Failed::To)?;
+        // Only now, with the pipe empty, may a copy follow without overtaking.
+        if self.streak >= SMALL_MOVES {
             (self.state, self.streak) = (State::Copying, 0);
             return Poll::Ready(Ok(()));
-        };
-        if pipe.held() > 0 {
-            return self.drain(cx, worker, to, pipe);
         }
-        match from.raw().poll_fill(cx, &mut pipe) {
-            // Nothing lies in it, so somebody else may have it while we wait.
-            Poll::Pending => {
-                worker.pipes.give(pipe);
-                return Poll::Pending;
-            }
-            Poll::Ready(Err(error)) => {
-                worker.pipes.give(pipe);
-                if error.kind() == io::ErrorKind::InvalidInput {
-                    (self.state, self.unspliceable) = (State::Copying, true);
-                    return Poll::Ready(Ok(()));
-                }
-                return Poll::Ready(Err(Failed::From(error)));
-            }
-            Poll::Ready(Ok(0)) => {
-                worker.pipes.give(pipe);
-                self.state = State::Finishing;
-                return Poll::Ready(Ok(()));
-            }
-            Poll::Ready(Ok(count)) => {
+        match ready!(to.poll_take_from(cx, worker, from, usize::MAX)).map_err(Failed::From)? {
+            None => (self.state, self.streak) = (State::Copying, 0),
+            Some(0) => self.state = State::Finishing,
+            Some(count) => {
                 *moved += count as u64;
                 self.streak = if count < SMALL_MOVE { self.streak + 1 } else { 0 };
             }
         }
-        self.drain(cx, worker, to, pipe)
-    }
-
-    fn drain(
-        &mut self,
-        cx: &mut Context<'_>,
-        worker: &WorkerCx,
-        to: &Stream,
-        mut pipe: Pipe,
-    ) -> Poll<Result<(), Failed>> {
-        match to.raw().poll_drain(cx, &mut pipe) {
-            Poll::Ready(Ok(())) => {
-                worker.pipes.give(pipe);
-                // Only now, with the pipe empty, may a copy follow without overtaking.
-                if self.streak >= SMALL_MOVES {
-                    (self.state, self.streak) = (State::Copying, 0);
-                }
-                Poll::Ready(Ok(()))
-            }
-            Poll::Ready(Err(error)) => {
-                worker.pipes.give(pipe);
-                Poll::Ready(Err(Failed::To(error)))
-            }
-            Poll::Pending => {
-                self.pipe = Some(pipe);
-                Poll::Pending
-            }
-        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -358,8 +300,4 @@ fn read(
         }
     }
     Poll::Ready(Ok(Read { count, after }))
-}
-
-fn is_bare(stream: &Stream) -> bool {
-    matches!(stream, Stream::Raw(raw) if raw.is_bare())
 }

@@ -1,6 +1,7 @@
 //! A stream over a socket of the kernel.
 //!
-//! Owns: the socket, bytes given back to be read again, bytes that the peer was too slow to take.
+//! Owns: the socket, bytes given back to be read again, bytes that the peer was too slow to take, copied
+//! or in a pipe.
 //! Refuses to know: TLS and what the bytes mean. Keeps: bytes are read in the order they came,
 //! given-back ones first; `send` takes everything, and is only called when nothing is left over.
 
@@ -11,10 +12,11 @@ use std::task::{Context, Poll, ready};
 use rustix::net::{
     RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, recv, send, sendmsg, shutdown,
 };
-use sluice_sys::pipe::Pipe;
+use sluice_core::Moment;
 use sluice_sys::socket::{reset_on_close, set_nodelay};
 
 use crate::buffers::{Buf, BufPool, Exhausted};
+use crate::pipes::{Pipe, PipePool};
 use crate::reactor::{Side, Source};
 
 /// A socket, what was given back, and what is left over.
@@ -22,10 +24,18 @@ use crate::reactor::{Side, Source};
 pub struct RawStream {
     socket: Source,
     replay: Option<Buf>,
-    unsent: Option<Buf>,
+    unsent: Option<Unsent>,
     pace: Pace,
     /// The end of our side follows at once, and takes what is sent along.
     ending: bool,
+}
+
+/// What the peer was too slow to take.
+#[derive(Debug)]
+enum Unsent {
+    Copied(Buf),
+    /// Never empty between two polls.
+    Piped(Pipe),
 }
 
 /// Whether small writes wait for an acknowledgement. Sockets we accepted send at once, as their
@@ -92,30 +102,30 @@ impl RawStream {
         Poll::Ready(Ok(count))
     }
 
-    fn poll_send(&self, cx: &Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        let more = if self.ending { SendFlags::MORE } else { SendFlags::empty() };
-        let write = |socket: BorrowedFd<'_>| Ok(send(socket, data, SendFlags::NOSIGNAL | more)?);
-        let count = ready!(self.socket.poll_io(cx, Side::Write, write))?;
-        if count < data.len() {
-            self.socket.exhausted(Side::Write);
-        }
-        Poll::Ready(Ok(count))
-    }
-
     /// Ready when nothing is left over from the last `send`.
     ///
     /// # Errors
     /// What the socket said.
     pub fn poll_flushed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while let Some(mut unsent) = self.unsent.take() {
-            let polled = self.poll_send(cx, &unsent);
-            if let Poll::Ready(Ok(count)) = polled {
-                unsent.consume(count);
+        loop {
+            match &mut self.unsent {
+                None => return Poll::Ready(Ok(())),
+                Some(Unsent::Copied(unsent)) => {
+                    let more = if self.ending { SendFlags::MORE } else { SendFlags::empty() };
+                    let count = ready!(poll_send(&self.socket, cx, unsent, more))?;
+                    unsent.consume(count);
+                    if unsent.is_empty() {
+                        self.unsent = None;
+                    }
+                }
+                Some(Unsent::Piped(pipe)) => {
+                    ready!(self.socket.poll_io(cx, Side::Write, |socket| pipe.drain(socket)))?;
+                    if pipe.held() == 0 {
+                        self.unsent = None;
+                    }
+                }
             }
-            self.unsent = Some(unsent).filter(|unsent| !unsent.is_empty());
-            ready!(polled)?;
         }
-        Poll::Ready(Ok(()))
     }
 
     /// Sends all of `data`: at once what the socket takes, the rest as it takes it.
@@ -128,23 +138,25 @@ impl RawStream {
         pool: &BufPool,
         mut data: &[u8],
     ) -> io::Result<()> {
-        if let Some(unsent) = &mut self.unsent {
+        debug_assert!(!matches!(self.unsent, Some(Unsent::Piped(_))), "a pipe is flushed first");
+        if let Some(Unsent::Copied(unsent)) = &mut self.unsent {
             let count = unsent.append(data);
             if count < data.len() {
                 // A larger buffer takes both.
                 let mut both = pool.take(unsent.len() + data.len() - count).map_err(no_buffer)?;
                 both.append(unsent);
                 both.append(&data[count..]);
-                self.unsent = Some(both);
+                *unsent = both;
             }
             return Ok(());
         }
         self.hurry();
+        let more = if self.ending { SendFlags::MORE } else { SendFlags::empty() };
         while !data.is_empty() {
-            match self.poll_send(cx, data) {
+            match poll_send(&self.socket, cx, data, more) {
                 Poll::Ready(count) => data = &data[count?..],
                 Poll::Pending => {
-                    self.unsent = Some(pool.copy(data).map_err(no_buffer)?);
+                    self.unsent = Some(Unsent::Copied(pool.copy(data).map_err(no_buffer)?));
                     break;
                 }
             }
@@ -225,28 +237,51 @@ impl RawStream {
         reset_on_close(&self.socket);
     }
 
-    /// Moves bytes from the socket into an empty pipe; 0 is the end of the stream.
+    /// Takes bytes from another socket without looking at them, at most `max`: they are left over here,
+    /// and [`RawStream::poll_flushed`] sends them on. `None` when they have to be copied: no pipe is to be
+    /// had, or one of the sockets cannot be spliced. 0 is the end of the stream. Call it when nothing is
+    /// left over on either.
     ///
     /// # Errors
-    /// What `splice(2)` said.
-    pub(crate) fn poll_fill(
-        &self,
+    /// What `splice(2)` said of the other socket.
+    pub fn poll_take_from(
+        &mut self,
         cx: &mut Context<'_>,
-        pipe: &mut Pipe,
-    ) -> Poll<io::Result<usize>> {
-        self.socket.poll_io(cx, Side::Read, |socket| pipe.fill(socket))
+        other: &Self,
+        max: usize,
+        pipes: &PipePool,
+        now: Moment,
+    ) -> Poll<io::Result<Option<usize>>> {
+        debug_assert!(
+            self.unsent.is_none() && other.replay.is_none(),
+            "bytes would overtake others"
+        );
+        let Some(mut pipe) = pipes.take(now) else { return Poll::Ready(Ok(None)) };
+        self.hurry();
+        let filled = other.socket.poll_io(cx, Side::Read, |socket| pipe.fill(socket, max));
+        Poll::Ready(match ready!(filled) {
+            Ok(count) => {
+                self.unsent = (count > 0).then_some(Unsent::Piped(pipe));
+                Ok(Some(count))
+            }
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(None),
+            Err(error) => Err(error),
+        })
     }
+}
 
-    /// Moves bytes out of a pipe into the socket until it is empty.
-    ///
-    /// # Errors
-    /// What `splice(2)` said.
-    pub(crate) fn poll_drain(&self, cx: &mut Context<'_>, pipe: &mut Pipe) -> Poll<io::Result<()>> {
-        while pipe.held() > 0 {
-            ready!(self.socket.poll_io(cx, Side::Write, |socket| pipe.drain(socket)))?;
-        }
-        Poll::Ready(Ok(()))
+fn poll_send(
+    socket: &Source,
+    cx: &Context<'_>,
+    data: &[u8],
+    more: SendFlags,
+) -> Poll<io::Result<usize>> {
+    let write = |socket: BorrowedFd<'_>| Ok(send(socket, data, SendFlags::NOSIGNAL | more)?);
+    let count = ready!(socket.poll_io(cx, Side::Write, write))?;
+    if count < data.len() {
+        socket.exhausted(Side::Write);
     }
+    Poll::Ready(Ok(count))
 }
 
 fn no_buffer(_: Exhausted) -> io::Error {

@@ -119,6 +119,30 @@ impl Stream {
         }
     }
 
+    /// Whether bytes can move from or to it without anybody looking at them.
+    pub const fn is_bare(&self) -> bool {
+        matches!(self, Self::Raw(raw) if raw.is_bare())
+    }
+
+    /// Takes bytes from another stream unseen; see [`RawStream::poll_take_from`]. Both are bare.
+    ///
+    /// # Errors
+    /// What the socket of the other said.
+    pub fn poll_take_from(
+        &mut self,
+        cx: &mut Context<'_>,
+        worker: &WorkerCx,
+        other: &Self,
+        max: usize,
+    ) -> Poll<io::Result<Option<usize>>> {
+        match (self, other) {
+            (Self::Raw(to), Self::Raw(from)) => {
+                to.poll_take_from(cx, from, max, &worker.pipes, worker.now())
+            }
+            _ => Poll::Ready(Ok(None)),
+        }
+    }
+
     /// The socket below.
     pub const fn raw(&self) -> &RawStream {
         match self {

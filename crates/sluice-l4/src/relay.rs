@@ -155,7 +155,6 @@ async fn relay(conn: &Conn, options: &RelayOptions, mut pump: Box<Pump>) -> Reas
         }
     })
     .await;
-    pump.release(worker);
     match stopped {
         Ok(Stopped::Done) if pump.downstream.was_truncated() || pump.upstream.was_truncated() => {
             tls_reasons::TRUNCATED

@@ -34,13 +34,13 @@ impl Pipe {
         self.held
     }
 
-    /// Moves bytes from `from` into the empty pipe; 0 means that the stream has ended.
+    /// Moves at most `max` bytes from `from` into the empty pipe; 0 means that the stream has ended.
     ///
     /// # Errors
     /// `WouldBlock` when `from` has nothing, or what `splice(2)` said.
-    pub fn fill(&mut self, from: impl AsFd) -> io::Result<usize> {
+    pub fn fill(&mut self, from: impl AsFd, max: usize) -> io::Result<usize> {
         debug_assert_eq!(self.held, 0, "a pipe is drained before it is filled again");
-        let moved = splice(from, None, &self.write, None, self.capacity, FLAGS)?;
+        let moved = splice(from, None, &self.write, None, self.capacity.min(max), FLAGS)?;
         self.held += moved;
         Ok(moved)
     }
@@ -70,14 +70,15 @@ mod tests {
         let (c, mut d) = UnixStream::pair().unwrap();
         b.set_nonblocking(true).unwrap();
         let mut pipe = Pipe::new(65_536).unwrap();
-        assert_eq!(pipe.fill(&b).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(pipe.fill(&b, 4).unwrap_err().kind(), io::ErrorKind::WouldBlock);
         a.write_all(b"hello").unwrap();
-        assert_eq!((pipe.fill(&b).unwrap(), pipe.held()), (5, 5));
-        assert_eq!((pipe.drain(&c).unwrap(), pipe.held()), (5, 0));
+        assert_eq!((pipe.fill(&b, 2).unwrap(), pipe.held()), (2, 2));
+        assert_eq!((pipe.drain(&c).unwrap(), pipe.held()), (2, 0));
+        assert_eq!((pipe.fill(&b, 99).unwrap(), pipe.drain(&c).unwrap()), (3, 3));
         let mut got = [0; 5];
         d.read_exact(&mut got).unwrap();
         assert_eq!(&got, b"hello");
         drop(a);
-        assert_eq!(pipe.fill(&b).unwrap(), 0);
+        assert_eq!(pipe.fill(&b, 9).unwrap(), 0);
     }
 }

@@ -53,48 +53,49 @@ impl Scan {
         bytes: &[u8],
         limits: HeadLimits,
     ) -> Result<Option<(usize, usize)>, Fault> {
-        self.check_start(bytes)?;
+        self.check_start(bytes, limits)?;
         while let Some(at) = bytes.get(self.seen..).and_then(|rest| memchr(b'\n', rest)) {
             let newline = self.seen.saturating_add(at);
+            let next = newline.saturating_add(1);
+            // Before anything is said of the line, or it would hang on how the bytes were cut.
+            self.check_size(next, limits)?;
             let line = bytes.get(self.line..newline).unwrap_or_default();
             let Some(line) = line.strip_suffix(b"\r") else { return Err(Fault::BareLf) };
-            let next = newline.saturating_add(1);
             (self.seen, self.line) = (next, next);
             if !line.is_empty() {
                 continue;
             }
             let begun = next.saturating_sub(self.start) > 2;
             if begun {
-                if next.saturating_sub(self.start) > limits.bytes {
-                    return Err(Fault::HeadTooLarge);
-                }
                 return Ok(Some((self.start, next)));
             }
             self.start = next;
             if self.start > EMPTY_LINES.saturating_mul(2) {
                 return Err(Fault::Method);
             }
-            self.check_start(bytes)?;
+            self.check_start(bytes, limits)?;
         }
         self.seen = bytes.len();
-        if bytes.len().saturating_sub(self.start) > limits.bytes {
-            let in_first_line = self.line == self.start;
-            return Err(if in_first_line {
-                Fault::RequestLineTooLong
-            } else {
-                Fault::HeadTooLarge
-            });
-        }
+        self.check_size(bytes.len(), limits)?;
         Ok(None)
+    }
+
+    /// Whether a head that reaches as far as `end` is not too large.
+    fn check_size(&self, end: usize, limits: HeadLimits) -> Result<(), Fault> {
+        if end.saturating_sub(self.start) <= limits.bytes {
+            return Ok(());
+        }
+        Err(if self.line == self.start { Fault::RequestLineTooLong } else { Fault::HeadTooLarge })
     }
 
     /// What cannot be a start line is told so before it ends: a client that speaks something else
     /// would wait for ever.
-    fn check_start(&self, bytes: &[u8]) -> Result<(), Fault> {
+    fn check_start(&self, bytes: &[u8], limits: HeadLimits) -> Result<(), Fault> {
         if self.line != self.start {
             return Ok(());
         }
         let first = bytes.get(self.start..).unwrap_or_default();
+        let first = first.get(..limits.bytes).unwrap_or(first);
         match first.iter().position(|byte| !is_token_byte(*byte)) {
             None => Ok(()),
             Some(at) => match first.get(at) {
@@ -175,7 +176,13 @@ pub fn request(
         (Some(0) | None, false) => BodyLength::None,
         (Some(length), false) => BodyLength::Counted(length),
     };
+    if kind == Method::Connect && body != BodyLength::None {
+        return Err(Fault::BodyOnConnect);
+    }
+    // A server may ignore the wish, RFC 9110 §7.8; behind a body it would not be clear where the other
+    // protocol begins.
     if found.asks_upgrade
+        && body == BodyLength::None
         && version == Version::Http11
         && let Some(protocol) = found.upgrade
     {

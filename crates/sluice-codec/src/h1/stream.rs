@@ -46,6 +46,10 @@ impl Default for H1Options {
 /// A message's data that is sent along with its head when it is no longer.
 const JOINED_MAX: usize = 2048;
 
+/// What must be left of a body for it to be passed on unseen. Measured: 100 KiB cost half as much again
+/// when they are spliced as when they are copied, for there are more and smaller moves.
+const UNSEEN_MIN: u64 = 1 << 20;
+
 /// A connection that speaks HTTP/1.
 #[derive(Debug)]
 pub struct H1Stream {
@@ -64,6 +68,15 @@ pub struct H1Stream {
     keep_alive: bool,
     /// Bytes read and sent since somebody asked.
     moved: (u64, u64),
+}
+
+/// A piece of a body that was passed on unseen.
+#[derive(Clone, Copy, Debug)]
+pub struct Taken {
+    /// Its bytes.
+    pub count: u64,
+    /// Whether nothing follows.
+    pub last: bool,
 }
 
 #[derive(Debug)]
@@ -254,10 +267,7 @@ impl H1Stream {
                         self.receiving = Receiving::Done;
                         Ok(Frame::End)
                     }
-                    _ => Err(HttpError::new(
-                        ErrorKind::ClosedEarly,
-                        "the peer closed in the middle of a body",
-                    )),
+                    _ => Err(closed_in_body()),
                 });
             }
             let Some(mut data) = self.input.take() else { continue };
@@ -537,6 +547,47 @@ impl H1Stream {
         }
     }
 
+    /// Takes a piece of a body from another connection without looking at it, where both have stated its
+    /// length, it is long, and both are bare sockets; else `None`, and it is to be received and sent.
+    /// Call it when [`H1Stream::poll_flushed`] is ready.
+    ///
+    /// # Errors
+    /// What the other connection's socket said.
+    pub fn poll_take_from(
+        &mut self,
+        cx: &mut Context<'_>,
+        worker: &WorkerCx,
+        from: &mut Self,
+    ) -> Poll<Result<Option<Taken>, HttpError>> {
+        let (Receiving::Counted(left), Sending::Counted(room)) =
+            (&mut from.receiving, &mut self.sending)
+        else {
+            return Poll::Ready(Ok(None));
+        };
+        let max = (*left).min(*room);
+        let seen = from.input.is_some() || self.staged.is_some();
+        if seen || max < UNSEEN_MIN || !from.stream.is_bare() || !self.stream.is_bare() {
+            return Poll::Ready(Ok(None));
+        }
+        let max = usize::try_from(max).unwrap_or(usize::MAX);
+        let count = match ready!(self.stream.poll_take_from(cx, worker, &from.stream, max))? {
+            None => return Poll::Ready(Ok(None)),
+            Some(0) => return Poll::Ready(Err(closed_in_body())),
+            Some(count) => count as u64,
+        };
+        (*left, *room) = (*left - count, *room - count);
+        (from.moved.0, self.moved.1) = (from.moved.0 + count, self.moved.1 + count);
+        let last = *left == 0;
+        if last {
+            from.receiving = Receiving::Done;
+            // Where more was stated than comes, whoever ends the body will say so.
+            if *room == 0 {
+                self.sending = Sending::Done;
+            }
+        }
+        Poll::Ready(Ok(Some(Taken { count, last })))
+    }
+
     fn send_plain(
         &mut self,
         cx: &mut Context<'_>,
@@ -724,6 +775,10 @@ impl H1Stream {
         self.keep_alive = false;
         self.stream.raw().reset_on_drop();
     }
+}
+
+fn closed_in_body() -> HttpError {
+    HttpError::new(ErrorKind::ClosedEarly, "the peer closed in the middle of a body")
 }
 
 fn copy(worker: &WorkerCx, bytes: &[u8]) -> Result<Buf, HttpError> {

@@ -40,9 +40,7 @@ impl Rig {
 
     /// Pumps to the end and closes both sockets, as whoever owns a pump does.
     async fn pump_until_stopped(mut pump: Pump, worker: &WorkerCx, moved: &mut Moved) -> Stopped {
-        let stopped = poll_fn(|cx| pump.poll(cx, worker, &[], moved)).await;
-        pump.release(worker);
-        stopped
+        poll_fn(|cx| pump.poll(cx, worker, &[], moved)).await
     }
 }
 
@@ -102,7 +100,6 @@ fn bulk_is_spliced_and_arrives_whole_both_ways() {
                 polled
             })
             .await;
-            pump.release(&worker);
             drop(pump);
             stopped
         };

@@ -13,7 +13,7 @@ use sluice_codec::{Body, ErrorKind, Frame, Head, HttpError, HttpStream, Known};
 use sluice_core::Moment;
 
 use super::{Life, Stop};
-use crate::filters::Step;
+use crate::filters::{Cx, HttpFilter, Step};
 use crate::reasons;
 use crate::reply::Reply;
 
@@ -111,21 +111,15 @@ impl Life {
     ) -> Poll<Result<Piece, Side>> {
         let worker = Rc::clone(self.worker());
         let frame = match down.poll_recv(cx, &worker) {
-            Poll::Pending => {
-                let timeout = self.station.plan.options.body_timeout;
-                self.upload.due.get_or_insert_with(|| worker.now().after(timeout));
-                return Poll::Pending;
-            }
+            Poll::Pending => return self.await_piece(),
             Poll::Ready(frame) => frame.map_err(Side::Down)?,
         };
-        self.upload.due = None;
-        let piece = match frame {
+        Poll::Ready(Ok(match frame {
             Frame::Data { mut body, last } => {
                 if let Some(reply) = self.show_request_body(&mut body, last) {
                     return Poll::Ready(Err(Side::Reply(reply)));
                 }
-                self.summary.received += body.len() as u64;
-                self.upload.whole |= last;
+                self.received(body.len() as u64, last);
                 Piece::Data(body, last)
             }
             Frame::Trailers(mut trailers) => {
@@ -134,18 +128,36 @@ impl Life {
                         filter.request_trailers(cx, &mut trailers)
                     });
                 }
-                self.upload.whole = true;
+                self.received(0, true);
                 Piece::Trailers(trailers)
             }
             Frame::End => {
-                self.upload.whole = true;
+                self.received(0, true);
                 Piece::End
             }
-        };
-        if self.upload.whole {
-            self.summary.request_end = Some(worker.now().since(self.began));
+        }))
+    }
+
+    /// Waits for the next piece of the request, for which there is a time.
+    fn await_piece<T>(&mut self) -> Poll<T> {
+        let due = self.worker().now().after(self.station.plan.options.body_timeout);
+        self.upload.due.get_or_insert(due);
+        Poll::Pending
+    }
+
+    /// Counts a piece of the request that has come.
+    fn received(&mut self, count: u64, last: bool) {
+        self.upload.due = None;
+        self.summary.received += count;
+        if last {
+            self.upload.whole = true;
+            self.summary.request_end = Some(self.worker().now().since(self.began));
         }
-        Poll::Ready(Ok(piece))
+    }
+
+    /// Whether no filter wants to see a body.
+    fn nobody_wants(&mut self, wants: impl Fn(&dyn HttpFilter, &Cx<'_>) -> bool) -> bool {
+        (0..self.entered).all(|place| !self.with_filter(place, |filter, cx| wants(filter, cx)))
     }
 
     fn show_request_body(&mut self, body: &mut Body, last: bool) -> Option<Box<Reply>> {
@@ -264,6 +276,20 @@ impl Life {
                 upload.done = true;
                 continue;
             }
+            let keeps = upload.keep_max > 0 && !upload.forgotten;
+            if !keeps && self.nobody_wants(|filter, cx| filter.wants_request_body(cx)) {
+                match up.poll_take_from(cx, &worker, down) {
+                    Poll::Pending => return self.await_piece(),
+                    Poll::Ready(taken) => {
+                        if let Some(taken) = taken.map_err(Side::Down)? {
+                            self.received(taken.count, taken.last);
+                            self.upload.forgotten = true;
+                            self.upload.done = taken.last && up.is_sent();
+                            continue;
+                        }
+                    }
+                }
+            }
             match self.poll_piece(cx, down) {
                 Poll::Pending => {
                     up.push(cx, &worker).map_err(Side::Up)?;
@@ -271,7 +297,7 @@ impl Life {
                 }
                 Poll::Ready(Err(side)) => return Poll::Ready(Err(side)),
                 Poll::Ready(Ok(Piece::Data(body, last))) => {
-                    let body = if self.upload.keep_max > 0 && !self.upload.forgotten {
+                    let body = if keeps {
                         let bytes = body.into_bytes();
                         self.upload.keep(&bytes);
                         Body::Shared(bytes)
@@ -390,19 +416,29 @@ impl Life {
                 Poll::Pending => return Ok(Poll::Pending),
                 Poll::Ready(flushed) => flushed.map_err(Stop::Downstream)?,
             }
+            if self.nobody_wants(|filter, cx| filter.wants_response_body(cx)) {
+                match down.poll_take_from(cx, &worker, up) {
+                    Poll::Pending => return Ok(Poll::Pending),
+                    Poll::Ready(Err(error)) => return Err(cut(error)),
+                    Poll::Ready(Ok(Some(taken))) => {
+                        self.summary.sent += taken.count;
+                        if taken.last && down.is_sent() {
+                            return Ok(Poll::Ready(()));
+                        }
+                        continue;
+                    }
+                    Poll::Ready(Ok(None)) => {}
+                }
+            }
             match up.poll_recv(cx, &worker) {
                 Poll::Pending => {
                     down.push(cx, &worker).map_err(Stop::Downstream)?;
                     return Ok(Poll::Pending);
                 }
                 Poll::Ready(Err(error)) => {
-                    let reason = match error.kind() {
-                        ErrorKind::Malformed(_) | ErrorKind::Flood => reasons::UPSTREAM_PROTOCOL,
-                        _ => reasons::UPSTREAM_CUT,
-                    };
                     // What had come leaves before the client hears of the end.
                     let _ = down.push(cx, &worker);
-                    return Err(Stop::Cut(reason, error));
+                    return Err(cut(error));
                 }
                 Poll::Ready(Ok(Frame::Data { mut body, last })) => {
                     self.show_response_body(&mut body, last);
@@ -448,6 +484,15 @@ impl Life {
         let status = status.and_then(|value| std::str::from_utf8(value).ok()?.parse().ok());
         self.summary.grpc_status = status.or(self.summary.grpc_status);
     }
+}
+
+/// The answer ended before its end.
+fn cut(error: HttpError) -> Stop {
+    let reason = match error.kind() {
+        ErrorKind::Malformed(_) | ErrorKind::Flood => reasons::UPSTREAM_PROTOCOL,
+        _ => reasons::UPSTREAM_CUT,
+    };
+    Stop::Cut(reason, error)
 }
 
 struct Download {

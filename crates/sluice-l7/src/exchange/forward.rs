@@ -413,9 +413,6 @@ impl Life {
         let forwards = self.summary.version != Version::Http10;
         for _ in 0..INFORMATIONAL_MAX {
             let got = poll_fn(|cx| {
-                if let Err(error) = up.stream.push(cx, &worker) {
-                    broken.get_or_insert(error);
-                }
                 // What follows the head of an upgrade waits until it is agreed to.
                 if !tunnel && broken.is_none() {
                     match self.poll_upload(cx, down, &mut up.stream) {
@@ -429,6 +426,10 @@ impl Life {
                         Poll::Ready(Err(Side::Up(error))) => broken = Some(error),
                         Poll::Ready(Ok(())) | Poll::Pending => {}
                     }
+                }
+                // Only now, so that the head leaves together with what there is of the body.
+                if let Err(error) = up.stream.push(cx, &worker) {
+                    broken.get_or_insert(error);
                 }
                 let polled = up.stream.poll_recv_head(cx, &worker, &mut self.response);
                 if let Poll::Ready(received) = polled {

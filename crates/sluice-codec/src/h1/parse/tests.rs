@@ -68,6 +68,12 @@ fn what_speaks_of_the_connection_stays_here() {
     let (head, _) =
         accepted("GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n");
     assert_eq!(head.upgrade(), None);
+    // Nor where a body stands between the wish and the other protocol.
+    let (head, _) = accepted(
+        "POST / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\
+         Transfer-Encoding: chunked\r\n\r\n",
+    );
+    assert_eq!(head.upgrade(), None);
     let (head, _) = accepted(
         "POST / HTTP/1.1\r\nHost: a\r\nConnection: content-length\r\nContent-Length: 1\r\n\r\n",
     );
@@ -151,6 +157,11 @@ fn whatever_is_in_doubt_is_refused() {
             F::EncodingRepeated,
         ),
         ("P / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n", F::EncodingInOldVersion),
+        ("CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\nContent-Length: 1\r\n\r\n", F::BodyOnConnect),
+        (
+            "CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\nTransfer-Encoding: chunked\r\n\r\n",
+            F::BodyOnConnect,
+        ),
     ] {
         refused(text, fault);
     }
@@ -160,6 +171,10 @@ fn whatever_is_in_doubt_is_refused() {
     assert_eq!(read(long.as_bytes(), 99).unwrap_err(), Fault::RequestLineTooLong);
     let large = format!("GET / HTTP/1.1\r\nx: {}\r\n", "a".repeat(3000));
     assert_eq!(read(large.as_bytes(), 99).unwrap_err(), Fault::HeadTooLarge);
+    // What is wrong behind the bound is not reached, however the bytes come.
+    let wrong_later = format!("GET / HTTP/1.1\r\nx: {}\n", "a".repeat(3000));
+    refused(&wrong_later, Fault::HeadTooLarge);
+    refused(&format!("{}(", "a".repeat(3000)), Fault::RequestLineTooLong);
 }
 
 #[test]

@@ -1,0 +1,137 @@
+//! Requests of HTTP/1 allocate nothing once what they need is there.
+//!
+//! This program is both: started with `run`, it is Sluice with an allocator that counts and a filter that
+//! tells the count; else it is the test.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::alloc::System;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::process::ExitCode;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use sluice_codec::Head;
+use sluice_core::{Diags, Node, Path, Setting as _, Shape};
+use sluice_io::WorkerCx;
+use sluice_l7::Reply;
+use sluice_l7::filters::{Cx, FilterFactory, FilterPlan, HttpFilter, Step};
+use sluice_testkit::Sluice;
+use sluice_testkit::origin::Client;
+use sluice_testkit::peers::{Server, connect};
+use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
+
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+/// Requests between two counts.
+const REQUESTS: usize = 4000;
+
+/// What the rest of the process may allocate meanwhile: the two requests that ask for the count, and
+/// whatever the control thread does.
+const OTHERS: usize = 200;
+
+sluice_core::reasons! {
+    COUNTED = "allocations.counted", Handle, Local, "-", "The filter `allocations` answered.";
+}
+
+sluice_core::section! {
+    /// Answers a request with how often memory was allocated.
+    pub struct Allocations {
+        /// The path that is answered so.
+        pub path: String = "/allocations",
+    }
+}
+
+#[derive(Debug)]
+struct Factory;
+
+#[derive(Clone, Debug)]
+struct Counting(Allocations);
+
+impl FilterFactory for Factory {
+    fn name(&self) -> &'static str {
+        "allocations"
+    }
+
+    fn help(&self) -> &'static str {
+        "Answers a request with how often memory was allocated."
+    }
+
+    fn shape(&self) -> Shape {
+        Allocations::shape()
+    }
+
+    fn check(&self, node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Arc<dyn FilterPlan>> {
+        Some(Arc::new(Counting(Allocations::bind(node, at, diags)?)))
+    }
+}
+
+impl FilterPlan for Counting {
+    fn on_worker(&self, _: &Rc<WorkerCx>, _: &str) -> Rc<dyn HttpFilter> {
+        Rc::new(self.clone())
+    }
+}
+
+impl HttpFilter for Counting {
+    fn request_head(&self, _: &mut Cx<'_>, head: &mut Head) -> Step {
+        if head.path() != self.0.path {
+            return Step::Continue;
+        }
+        let stats = ALLOCATOR.stats();
+        let count = stats.allocations + stats.reallocations;
+        Step::reply(Reply::new(200, COUNTED, "counted", count.to_string()))
+    }
+}
+
+fn main() -> ExitCode {
+    if std::env::args().nth(1).as_deref() == Some("run") {
+        let mut extensions = sluice::Extensions::default();
+        extensions.http.register(Arc::new(Factory));
+        return sluice::main_with(extensions);
+    }
+    a_request_allocates_nothing();
+    ExitCode::SUCCESS
+}
+
+fn a_request_allocates_nothing() {
+    const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello";
+    let endpoint = Server::start(|mut stream| {
+        let mut request = [0; 4096];
+        while stream.read(&mut request)? > 0 {
+            stream.write_all(ANSWER)?;
+        }
+        Ok(())
+    });
+    // Records of connections alone: one of a request is a value of its own on its way to the log.
+    let kit = Sluice::with_binary(std::env::current_exe().unwrap());
+    let sluice = kit.workers(1).without_request_records().start(&format!(
+        "listeners: [{{ name: web, address: 127.0.0.1:0, http: {{ routes: main, filters: [{{ allocations: {{}} }}] }} }}]\n\
+         routes: {{ main: [{{ hosts: \"*\", rules: [{{ cluster: up }}] }}] }}\n\
+         clusters: {{ up: {{ endpoints: [\"{}\"] }} }}\n\
+         access_log: [{{ sink: records.json, kinds: [connection] }}]\n",
+        endpoint.addr()
+    ));
+    let address = sluice.addr("web");
+    let mut stream = connect(address);
+    let count = || {
+        let count = Client::connect(address).get("a", "/allocations").text();
+        count.parse::<usize>().unwrap()
+    };
+    ask(&mut stream, REQUESTS);
+    let before = count();
+    ask(&mut stream, REQUESTS);
+    let made = count() - before;
+    assert!(made < OTHERS, "{REQUESTS} requests came with {made} allocations");
+}
+
+fn ask(stream: &mut TcpStream, times: usize) {
+    let mut answer = [0; 4096];
+    for _ in 0..times {
+        stream.write_all(b"GET /x HTTP/1.1\r\nHost: a\r\nAccept: */*\r\n\r\n").unwrap();
+        let mut got = 0;
+        while !answer[..got].ends_with(b"hello") {
+            got += stream.read(&mut answer[got..]).unwrap();
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! HTTP with bodies that are far larger than anything that may hold them.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
+
+use sluice_testkit::peers::Server;
+use sluice_testkit::{Sluice, tools};
+
+/// Bytes of each body.
+const BODY: u64 = 1 << 30;
+
+/// What the process may grow by while gibibytes pass through it.
+const GROWTH: i64 = 24 << 20;
+
+/// Takes what is sent, in whichever framing, and answers with how much that was; a GET is answered with
+/// [`BODY`] bytes, chunked where the path says so.
+fn serve(stream: TcpStream) -> io::Result<()> {
+    let mut reader = BufReader::with_capacity(1 << 16, stream);
+    loop {
+        let (mut lines, mut line) = (String::new(), String::new());
+        while line != "\r\n" {
+            line.clear();
+            if reader.read_line(&mut line)? == 0 {
+                return Ok(());
+            }
+            lines.push_str(&line);
+        }
+        let stated = lines.lines().find_map(|line| line.strip_prefix("content-length: "));
+        let mut taken = 0;
+        if let Some(length) = stated {
+            let length = length.parse().unwrap();
+            taken = io::copy(&mut reader.by_ref().take(length), &mut io::sink())?;
+        } else if lines.contains("transfer-encoding: chunked") {
+            loop {
+                line.clear();
+                reader.read_line(&mut line)?;
+                let size = u64::from_str_radix(line.trim_end(), 16).unwrap();
+                io::copy(&mut reader.by_ref().take(size), &mut io::sink())?;
+                reader.read_line(&mut line)?;
+                if size == 0 {
+                    break;
+                }
+                taken += size;
+            }
+        }
+        let stream = reader.get_mut();
+        if lines.starts_with("PUT") {
+            let taken = taken.to_string();
+            write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{taken}", taken.len())?;
+            continue;
+        }
+        let piece = vec![b'x'; 1 << 20];
+        if lines.starts_with("GET /chunked") {
+            stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")?;
+            for _ in 0..BODY >> 20 {
+                write!(stream, "{:x}\r\n", piece.len())?;
+                stream.write_all(&piece)?;
+                stream.write_all(b"\r\n")?;
+            }
+            stream.write_all(b"0\r\n\r\n")?;
+        } else {
+            write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {BODY}\r\n\r\n")?;
+            for _ in 0..BODY >> 20 {
+                stream.write_all(&piece)?;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_gibibyte_passes_both_ways_at_constant_memory() {
+    if !tools::have(&["curl"]) {
+        return;
+    }
+    let origin = Server::start(serve);
+    let sluice = Sluice::new().workers(1).start(&format!(
+        "listeners: [{{ name: web, address: 127.0.0.1:0, http: main }}]\n\
+         routes: {{ main: [{{ hosts: \"*\", rules: [{{ cluster: up }}] }}] }}\n\
+         clusters: {{ up: {{ endpoints: [\"{}\"] }} }}\n",
+        origin.addr()
+    ));
+    let highest = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", sluice.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<i64>().unwrap() << 10
+    };
+    let file = sluice.folder().join("zeros");
+    std::fs::File::create(&file).unwrap().set_len(BODY).unwrap();
+    let before = highest();
+    for version in ["--http1.1", "--http2-prior-knowledge"] {
+        let curl = |path: &str, more: &[&str]| {
+            let mut curl = tools::command("curl");
+            curl.args(["-sS", version]).args(more);
+            tools::must(curl.arg(format!("http://{}{path}", sluice.addr("web"))))
+        };
+        let old = version == "--http1.1";
+        for path in ["/counted", "/chunked"].into_iter().take(if old { 2 } else { 1 }) {
+            let size = curl(path, &["-o", "/dev/null", "-w", "%{size_download}"]);
+            assert_eq!(size, BODY.to_string(), "{version}{path}");
+        }
+        let file = file.to_str().unwrap();
+        assert_eq!(curl("/", &["-T", file]), BODY.to_string(), "{version}");
+        // HTTP/2 knows no chunks.
+        if old {
+            let chunked = curl("/", &["-T", file, "-H", "transfer-encoding: chunked"]);
+            assert_eq!(chunked, BODY.to_string(), "in chunks");
+        }
+    }
+    let grown = highest() - before;
+    assert!(grown < GROWTH, "the process grew by {grown} bytes");
+}
