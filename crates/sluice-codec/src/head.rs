@@ -388,7 +388,10 @@ impl Head {
 
     /// The value of `Content-Length`; heads that hold a bad one do not get past their codec.
     pub fn content_length(&self) -> Option<u64> {
-        std::str::from_utf8(self.get(Known::ContentLength)?).ok()?.parse().ok()
+        let value = self.get(Known::ContentLength)?;
+        // The library would read a sign as well.
+        let digits = Some(value).filter(|value| value.iter().all(u8::is_ascii_digit))?;
+        std::str::from_utf8(digits).ok()?.parse().ok()
     }
 
     /// Whether this is gRPC, by its content type.

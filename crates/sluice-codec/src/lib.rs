@@ -1,4 +1,4 @@
-//! HTTP on the wire: heads, bodies and streams of HTTP/1 and HTTP/2, for both roles.
+//! HTTP on the wire: heads, bodies and streams of HTTP/1, HTTP/2 and HTTP/3.
 //!
 //! Owns: parsing, framing, flow control, connections of HTTP. Refuses to know: listeners, chains,
 //! routes, and what messages are for. Keeps: above [`stream::HttpStream`] nobody learns which version
@@ -10,9 +10,11 @@ pub mod error;
 pub mod fault;
 pub mod h1;
 pub mod h2;
+pub mod h3;
 pub mod head;
 pub mod names;
 pub mod probe;
+pub mod quic;
 pub mod stream;
 
 pub use body::{Body, Frame};

@@ -1,0 +1,579 @@
+//! One request of an HTTP/3 connection, as whoever has a message to exchange sees it.
+//!
+//! Owns: the frames of a stream in both directions, one piece of a body that the peer has no room for yet.
+//! Refuses to know: its connection's other streams. Keeps: what is read is asked for, what is sent waits for
+//! room; a message whose length is not what it said is refused; what may not stand on a request stream ends
+//! the connection.
+//!
+//! Source: RFC 9114 §4.1, §7.1 and §7.2.
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use quinn::{ReadError, RecvStream, SendStream, StoppedError, VarInt, WriteError};
+use sluice_io::buffers::{Buf, SCRATCH};
+use sluice_io::{LocalFuture, WorkerCx};
+
+use crate::body::{Body, Frame};
+use crate::error::{ErrorKind, HttpError};
+use crate::h3::convert::{self, Refusal};
+use crate::h3::frame::{self, code, kind};
+use crate::h3::server::Shared;
+use crate::head::{Head, Method};
+
+/// A stream that speaks HTTP/3.
+pub struct H3Stream {
+    shared: Rc<Shared>,
+    send: SendStream,
+    recv: RecvStream,
+    input: Option<Buf>,
+    receiving: Receiving,
+    /// What is left of the body by the head's `content-length`.
+    left: Option<u64>,
+    /// The part of a field section that has come, while it is not whole.
+    section: Vec<u8>,
+    /// Frames and their heads that are to be sent before `body`.
+    out: Vec<u8>,
+    body: Option<Body>,
+    /// How much of `body` was taken.
+    taken: usize,
+    after: After,
+    method: Method,
+    head_sent: bool,
+    stopped: Option<LocalFuture<Result<Option<VarInt>, StoppedError>>>,
+}
+
+impl std::fmt::Debug for H3Stream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "H3Stream({})", self.send.id())
+    }
+}
+
+/// Where in the message that comes in we are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Receiving {
+    /// Between two frames, before the head.
+    Head,
+    /// Between two frames, behind the head.
+    Body,
+    /// In a frame of data.
+    Data(u64),
+    /// In a frame that nobody knows; behind it we are where the flag says: behind the head or not.
+    Skip(u64, bool),
+    /// Behind the trailers.
+    Ended,
+    Done,
+}
+
+/// What is to follow what is unsent.
+#[derive(Debug)]
+enum After {
+    More,
+    End,
+    Nothing,
+}
+
+impl H3Stream {
+    /// A stream on which a client will make a request.
+    pub(crate) fn server(shared: Rc<Shared>, send: SendStream, recv: RecvStream) -> Self {
+        shared.open.set(shared.open.get() + 1);
+        Self {
+            shared,
+            send,
+            recv,
+            input: None,
+            receiving: Receiving::Head,
+            left: None,
+            section: Vec::new(),
+            out: Vec::new(),
+            body: None,
+            taken: 0,
+            after: After::More,
+            method: Method::Get,
+            head_sent: false,
+            stopped: None,
+        }
+    }
+
+    // --- receiving ---
+
+    /// Receives the head of the request.
+    ///
+    /// # Errors
+    /// What ended the stream, or why it is no request: then it can still be answered.
+    pub fn poll_recv_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        worker: &WorkerCx,
+        head: &mut Head,
+    ) -> Poll<Result<(), HttpError>> {
+        loop {
+            match ready!(self.poll_frame(cx, worker))? {
+                Some((kind::HEADERS, length)) => {
+                    let max = self.shared.options.head_bytes;
+                    let section = ready!(self.poll_section(cx, worker, length, max))?;
+                    let read = convert::request(&section, max, head);
+                    self.recycle(section);
+                    read.map_err(|refusal| self.refuse(refusal))?;
+                    self.method = head.method();
+                    self.left = head.content_length();
+                    self.receiving = Receiving::Body;
+                    // Most requests end here, and whoever passes them on wants to know it.
+                    if let Poll::Ready(Ok(0)) = self.poll_fill_if_empty(cx, worker) {
+                        self.end()?;
+                    }
+                    return Poll::Ready(Ok(()));
+                }
+                Some((kind::DATA, _)) => return Poll::Ready(Err(self.unexpected())),
+                Some(_) => {}
+                None => {
+                    let error = "the stream ended before its request was whole";
+                    return Poll::Ready(Err(HttpError::new(ErrorKind::ClosedEarly, error)));
+                }
+            }
+        }
+    }
+
+    /// Receives the next piece of the body.
+    ///
+    /// # Errors
+    /// What ended the stream.
+    pub fn poll_recv(
+        &mut self,
+        cx: &mut Context<'_>,
+        worker: &WorkerCx,
+    ) -> Poll<Result<Frame, HttpError>> {
+        loop {
+            match self.receiving {
+                Receiving::Done => return Poll::Ready(Ok(Frame::End)),
+                Receiving::Data(0) => self.receiving = Receiving::Body,
+                Receiving::Data(left) => return self.poll_data(cx, worker, left),
+                Receiving::Head | Receiving::Body | Receiving::Skip(..) | Receiving::Ended => {
+                    match ready!(self.poll_frame(cx, worker))? {
+                        None => {
+                            self.end()?;
+                            return Poll::Ready(Ok(Frame::End));
+                        }
+                        Some((kind::DATA, length)) if self.receiving == Receiving::Body => {
+                            self.count(length)?;
+                            self.consume_head();
+                            self.receiving = Receiving::Data(length);
+                        }
+                        Some((kind::HEADERS, length)) if self.receiving == Receiving::Body => {
+                            let max = self.shared.options.head_bytes;
+                            let section = ready!(self.poll_section(cx, worker, length, max))?;
+                            let mut trailers = Box::<Head>::default();
+                            let read = convert::trailers(&section, max, &mut trailers);
+                            self.recycle(section);
+                            read.map_err(|refusal| self.refuse(refusal))?;
+                            self.whole()?;
+                            self.receiving = Receiving::Ended;
+                            return Poll::Ready(Ok(Frame::Trailers(trailers)));
+                        }
+                        Some((kind::DATA | kind::HEADERS, _)) => {
+                            return Poll::Ready(Err(self.unexpected()));
+                        }
+                        Some(_) => {}
+                    }
+                }
+            }
+        }
+    }
+
+    fn poll_data(
+        &mut self,
+        cx: &mut Context<'_>,
+        worker: &WorkerCx,
+        left: u64,
+    ) -> Poll<Result<Frame, HttpError>> {
+        if self.input.is_none() && ready!(self.poll_fill(cx, worker))? == 0 {
+            return Poll::Ready(Err(self.cut()));
+        }
+        let Some(mut data) = self.input.take() else { return Poll::Ready(Err(self.cut())) };
+        let count = usize::try_from(left).unwrap_or(usize::MAX).min(data.len());
+        if count < data.len() {
+            self.input =
+                Some(worker.buffers.copy(&data[count..]).map_err(|_| HttpError::buffers())?);
+            data.truncate(count);
+        }
+        self.receiving = Receiving::Data(left - count as u64);
+        // Whether this was the last of it is known when the end has come along.
+        let mut last = false;
+        if self.receiving == Receiving::Data(0)
+            && let Poll::Ready(Ok(0)) = self.poll_fill_if_empty(cx, worker)
+        {
+            self.end()?;
+            last = true;
+        }
+        Poll::Ready(Ok(Frame::Data { body: Body::Pooled(data), last }))
+    }
+
+    /// The next frame's type and length, once they are there; frames that nobody knows are skipped. `None` at
+    /// the end of the stream. The frame's head is still to be consumed.
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+        worker: &WorkerCx,
+    ) -> Poll<Result<Option<(u64, u64)>, HttpError>> {
+        loop {
+            if let Receiving::Skip(left, behind) = self.receiving {
+                let there = self.input.as_ref().map_or(0, |input| input.len());
+                let count = usize::try_from(left).unwrap_or(usize::MAX).min(there);
+                self.consume(count);
+                let left = left - count as u64;
+                self.receiving = match (left, behind) {
+                    (0, true) => Receiving::Body,
+                    (0, false) => Receiving::Head,
+                    _ => Receiving::Skip(left, behind),
+                };
+                if left > 0 && ready!(self.poll_fill(cx, worker))? == 0 {
+                    return Poll::Ready(Err(self.cut()));
+                }
+                continue;
+            }
+            let bytes = self.input.as_deref().unwrap_or_default();
+            let Some((kind, length, skip)) = frame::head(bytes) else {
+                if ready!(self.poll_fill(cx, worker))? > 0 {
+                    continue;
+                }
+                return Poll::Ready(match self.input {
+                    None => Ok(None),
+                    Some(_) => Err(self.cut()),
+                });
+            };
+            match kind {
+                kind::DATA | kind::HEADERS => return Poll::Ready(Ok(Some((kind, length)))),
+                kind::CANCEL_PUSH
+                | kind::SETTINGS
+                | kind::PUSH_PROMISE
+                | kind::GOAWAY
+                | kind::MAX_PUSH_ID => return Poll::Ready(Err(self.unexpected())),
+                kind if kind::is_of_http2(kind) => return Poll::Ready(Err(self.unexpected())),
+                _ if self.receiving == Receiving::Ended => {
+                    // Behind trailers an unknown frame says nothing, and there is nothing to go on with.
+                    self.consume(skip);
+                    self.receiving = Receiving::Skip(length, true);
+                }
+                _ => {
+                    self.consume(skip);
+                    self.receiving = Receiving::Skip(length, self.receiving == Receiving::Body);
+                }
+            }
+        }
+    }
+
+    /// The payload of the frame whose head is at the front, once it is all there.
+    fn poll_section(
+        &mut self,
+        cx: &mut Context<'_>,
+        worker: &WorkerCx,
+        length: u64,
+        max: usize,
+    ) -> Poll<Result<Vec<u8>, HttpError>> {
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        if length > max {
+            let error = HttpError::new(ErrorKind::Malformed(431), "http3.head_too_large");
+            return Poll::Ready(Err(error));
+        }
+        loop {
+            let bytes = self.input.as_deref().unwrap_or_default();
+            let (_, _, skip) = frame::head(bytes).expect("the head of the frame was there");
+            if let Some(payload) = bytes.get(skip..skip + length) {
+                let mut section = std::mem::take(&mut self.section);
+                section.extend_from_slice(payload);
+                self.consume(skip + length);
+                return Poll::Ready(Ok(section));
+            }
+            if ready!(self.poll_fill(cx, worker))? == 0 {
+                return Poll::Ready(Err(self.cut()));
+            }
+        }
+    }
+
+    /// Keeps the memory of a section for the next one.
+    fn recycle(&mut self, mut section: Vec<u8>) {
+        section.clear();
+        self.section = section;
+    }
+
+    fn consume_head(&mut self) {
+        let bytes = self.input.as_deref().unwrap_or_default();
+        let (_, _, skip) = frame::head(bytes).expect("the head of the frame was there");
+        self.consume(skip);
+    }
+
+    fn consume(&mut self, count: usize) {
+        if let Some(input) = &mut self.input {
+            input.consume(count);
+            if input.is_empty() {
+                self.input = None;
+            }
+        }
+    }
+
+    /// Reads once, behind what is there; 0 is the end.
+    fn poll_fill(
+        &mut self,
+        cx: &mut Context<'_>,
+        worker: &WorkerCx,
+    ) -> Poll<Result<usize, HttpError>> {
+        let pool = &worker.buffers;
+        let mut input = match self.input.take() {
+            None => pool.take_for_read().map_err(|_| HttpError::buffers())?,
+            Some(input) if input.is_small() => {
+                let mut larger = pool.take_for_read().map_err(|_| HttpError::buffers())?;
+                larger.append(&input);
+                larger
+            }
+            Some(mut input) => {
+                if input.room() < SCRATCH / 2 {
+                    input.compact();
+                }
+                input
+            }
+        };
+        let spare = input.spare();
+        let room = spare.len().min(SCRATCH);
+        let got = self.recv.poll_read(cx, &mut spare[..room]);
+        if let Poll::Ready(Ok(count)) = &got {
+            input.fill(*count);
+            self.shared.received.set(self.shared.received.get() + *count as u64);
+        }
+        if !input.is_empty() {
+            // Whoever is slow holds a small buffer, not a large one.
+            let small = got.is_pending() && !input.is_small();
+            self.input = Some(match small.then(|| pool.copy(&input)) {
+                Some(Ok(copy)) if copy.is_small() => copy,
+                _ => input,
+            });
+        }
+        got.map_err(|error| read_error(&error))
+    }
+
+    fn poll_fill_if_empty(
+        &mut self,
+        cx: &mut Context<'_>,
+        worker: &WorkerCx,
+    ) -> Poll<Result<usize, HttpError>> {
+        if self.input.is_some() {
+            return Poll::Ready(Ok(1));
+        }
+        self.poll_fill(cx, worker)
+    }
+
+    /// Counts data against what the head said of it.
+    fn count(&mut self, length: u64) -> Result<(), HttpError> {
+        if let Some(left) = &mut self.left {
+            *left = left.checked_sub(length).ok_or_else(|| wrong_length(&mut self.send))?;
+        }
+        Ok(())
+    }
+
+    /// The body has come: as much as was said.
+    fn whole(&mut self) -> Result<(), HttpError> {
+        match self.left {
+            Some(left) if left > 0 => Err(wrong_length(&mut self.send)),
+            _ => Ok(()),
+        }
+    }
+
+    fn end(&mut self) -> Result<(), HttpError> {
+        if self.receiving != Receiving::Ended {
+            self.whole()?;
+        }
+        self.receiving = Receiving::Done;
+        Ok(())
+    }
+
+    /// The stream ended in the middle of a frame, RFC 9114 §7.1.
+    fn cut(&self) -> HttpError {
+        self.shared.fail(code::FRAME_ERROR, "http3.frame_cut")
+    }
+
+    fn unexpected(&self) -> HttpError {
+        self.shared.fail(code::FRAME_UNEXPECTED, "http3.frame_unexpected")
+    }
+
+    fn refuse(&self, refusal: Refusal) -> HttpError {
+        match refusal {
+            Refusal::Connection(code, detail) => self.shared.fail(code, detail),
+            Refusal::Message(error) => error,
+        }
+    }
+
+    /// Whether the message that comes in has been read to its end.
+    pub const fn is_received(&self) -> bool {
+        matches!(self.receiving, Receiving::Done)
+    }
+
+    /// Ready when the client wants no answer any more.
+    pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<HttpError> {
+        let stopped = self.stopped.get_or_insert_with(|| Box::pin(self.send.stopped()));
+        match ready!(stopped.as_mut().poll(cx)) {
+            Ok(Some(_)) => {
+                Poll::Ready(HttpError::new(ErrorKind::Cancelled, "the client cancelled the stream"))
+            }
+            // It has everything.
+            Ok(None) => {
+                self.stopped = Some(Box::pin(std::future::pending()));
+                Poll::Pending
+            }
+            Err(error) => Poll::Ready(HttpError::new(ErrorKind::ClosedEarly, error.to_string())),
+        }
+    }
+
+    // --- sending ---
+
+    /// Stages a response head; it leaves with what follows, or with [`H3Stream::push`].
+    pub fn send_head(&mut self, head: &Head, end: bool) {
+        convert::put_response(&mut self.out, head);
+        if head.status() < 200 {
+            return;
+        }
+        self.head_sent = true;
+        if end || (self.method == Method::Head) {
+            self.after = After::End;
+        }
+    }
+
+    /// Sends what is staged.
+    ///
+    /// # Errors
+    /// What ended the stream.
+    pub fn push(&mut self, cx: &mut Context<'_>) -> Result<(), HttpError> {
+        match self.poll_flushed(cx) {
+            Poll::Ready(done) => done,
+            Poll::Pending => Ok(()),
+        }
+    }
+
+    /// Sends data of the body. Call it when [`H3Stream::poll_flushed`] is ready.
+    ///
+    /// # Errors
+    /// What ended the stream.
+    pub fn send_data(
+        &mut self,
+        cx: &mut Context<'_>,
+        body: Body,
+        last: bool,
+    ) -> Result<(), HttpError> {
+        if !matches!(self.after, After::More) {
+            // The answer to HEAD has no body, whatever an HTTP/1 endpoint sent.
+            return self.push(cx);
+        }
+        if !body.is_empty() {
+            frame::put_head(&mut self.out, kind::DATA, body.len());
+            (self.body, self.taken) = (Some(body), 0);
+        }
+        if last {
+            self.after = After::End;
+        }
+        self.push(cx)
+    }
+
+    /// Ends the body.
+    ///
+    /// # Errors
+    /// What ended the stream.
+    pub fn send_end(
+        &mut self,
+        cx: &mut Context<'_>,
+        trailers: Option<&Head>,
+    ) -> Result<(), HttpError> {
+        if matches!(self.after, After::More) {
+            if let Some(trailers) = trailers {
+                convert::put_trailers(&mut self.out, trailers);
+            }
+            self.after = After::End;
+        }
+        self.push(cx)
+    }
+
+    /// Ready when everything that was sent was taken; what the client has no room for waits here.
+    ///
+    /// # Errors
+    /// What ended the stream.
+    pub fn poll_flushed(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), HttpError>> {
+        let mut written = 0;
+        while written < self.out.len() {
+            match Pin::new(&mut self.send).poll_write(cx, &self.out[written..]) {
+                Poll::Ready(count) => written += count.map_err(|error| write_error(&error))?,
+                Poll::Pending => {
+                    self.out.drain(..written);
+                    return Poll::Pending;
+                }
+            }
+        }
+        self.out.clear();
+        while let Some(body) = self.body.as_deref().filter(|body| self.taken < body.len()) {
+            let count = ready!(Pin::new(&mut self.send).poll_write(cx, &body[self.taken..]));
+            let count = count.map_err(|error| write_error(&error))?;
+            self.taken += count;
+            self.shared.sent.set(self.shared.sent.get() + count as u64);
+        }
+        self.body = None;
+        if matches!(self.after, After::End) {
+            self.after = After::Nothing;
+            // Where the client has stopped it there is nobody to hear of the end.
+            let _ = self.send.finish();
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Whether the message that goes out has been taken to its end.
+    pub const fn is_sent(&self) -> bool {
+        matches!(self.after, After::Nothing)
+    }
+
+    /// Whether a head was sent.
+    pub const fn is_head_sent(&self) -> bool {
+        self.head_sent
+    }
+
+    /// Gives the stream up.
+    pub fn reset(&mut self, code: u32) {
+        let _ = self.send.reset(code.into());
+        self.stop(code);
+        self.after = After::Nothing;
+    }
+
+    fn stop(&mut self, code: u32) {
+        if self.receiving != Receiving::Done {
+            let _ = self.recv.stop(code.into());
+            self.receiving = Receiving::Done;
+        }
+    }
+}
+
+impl Drop for H3Stream {
+    fn drop(&mut self) {
+        if !self.is_sent() {
+            let _ = self.send.reset(code::INTERNAL_ERROR.into());
+        }
+        // An answer that did not wait for its request, RFC 9114 §4.1.
+        self.stop(code::NO_ERROR);
+        self.shared.closed();
+    }
+}
+
+fn wrong_length(send: &mut SendStream) -> HttpError {
+    let _ = send.reset(code::MESSAGE_ERROR.into());
+    HttpError::new(ErrorKind::Reset, "http3.content_length_wrong")
+}
+
+fn read_error(error: &ReadError) -> HttpError {
+    match error {
+        ReadError::Reset(_) => HttpError::new(ErrorKind::Cancelled, "the client reset the stream"),
+        error => HttpError::new(ErrorKind::ClosedEarly, error.to_string()),
+    }
+}
+
+fn write_error(error: &WriteError) -> HttpError {
+    match error {
+        WriteError::Stopped(_) => {
+            HttpError::new(ErrorKind::Cancelled, "the client wants no more of the answer")
+        }
+        error => HttpError::new(ErrorKind::ClosedEarly, error.to_string()),
+    }
+}

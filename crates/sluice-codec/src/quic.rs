@@ -1,0 +1,249 @@
+//! QUIC on a UDP socket of a worker.
+//!
+//! Owns: the library's endpoint, the socket under it, the runtime that it runs on. Refuses to know: what is
+//! spoken on streams, chains, and which certificate a client gets. Keeps: everything of a connection runs on
+//! the worker whose socket it came to; whoever watches sees each first packet before the library does.
+
+use std::fmt::Debug;
+use std::future::Future;
+use std::io::{self, IoSliceMut};
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::OwnedFd;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use quinn::crypto::rustls::QuicServerConfig;
+use quinn::udp::{RecvMeta, Transmit};
+use quinn::{
+    AsyncTimer, AsyncUdpSocket, Connecting, Connection, ConnectionError, EndpointConfig,
+    IdleTimeout, Runtime, ServerConfig, TokioRuntime, TransportConfig, UdpPoller,
+};
+use send_wrapper::SendWrapper;
+
+use crate::h3::H3Options;
+use crate::h3::server::UNI_STREAMS_MAX;
+
+/// Sees the datagrams that may begin a connection.
+pub trait Watch: Debug {
+    /// A datagram whose first packet is an Initial.
+    fn initial(&self, from: SocketAddr, datagram: &[u8]);
+}
+
+/// A socket on which QUIC is spoken.
+#[derive(Debug)]
+pub struct QuicEndpoint {
+    endpoint: quinn::Endpoint,
+}
+
+/// A client that wants a connection and has not been answered.
+#[derive(Debug)]
+pub struct Incoming(quinn::Incoming);
+
+/// What one chain shakes hands with.
+#[derive(Clone, Debug)]
+pub struct QuicServer(Arc<ServerConfig>);
+
+/// What is configured of QUIC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QuicOptions {
+    /// How long a connection may be silent.
+    pub idle_timeout: Duration,
+}
+
+impl Default for QuicOptions {
+    fn default() -> Self {
+        Self { idle_timeout: Duration::from_secs(60) }
+    }
+}
+
+impl QuicServer {
+    /// What `tls`, which speaks TLS 1.3 and knows the ALPN protocols, shakes hands with.
+    ///
+    /// # Errors
+    /// It has no cipher suite that the first packets of QUIC need.
+    pub fn new(
+        tls: Arc<rustls::ServerConfig>,
+        options: QuicOptions,
+        h3: H3Options,
+    ) -> Result<Self, String> {
+        let crypto = QuicServerConfig::try_from(tls).map_err(|error| error.to_string())?;
+        let mut transport = TransportConfig::default();
+        let idle =
+            IdleTimeout::try_from(options.idle_timeout).map_err(|error| error.to_string())?;
+        transport
+            .max_idle_timeout(Some(idle))
+            .max_concurrent_bidi_streams(h3.streams_max.into())
+            .max_concurrent_uni_streams(UNI_STREAMS_MAX.into())
+            .stream_receive_window(h3.stream_window.into())
+            .receive_window(h3.connection_window.into())
+            .send_window(u64::from(h3.connection_window))
+            // Datagrams in connections have no use here.
+            .datagram_receive_buffer_size(None);
+        let mut config = ServerConfig::with_crypto(Arc::new(crypto));
+        config.transport_config(Arc::new(transport));
+        Ok(Self(Arc::new(config)))
+    }
+}
+
+impl QuicEndpoint {
+    /// Speaks QUIC on `socket`; call it on the worker's thread. `fallback` is any chain's: what the library
+    /// says before a chain is chosen (versions, resets) is the same for all.
+    ///
+    /// # Errors
+    /// The socket does not take the options that QUIC wants.
+    pub fn open(socket: OwnedFd, watch: Rc<dyn Watch>, fallback: &QuicServer) -> io::Result<Self> {
+        let socket = TokioRuntime.wrap_udp_socket(UdpSocket::from(socket))?;
+        let socket = Arc::new(Watched { socket, watch: SendWrapper::new(watch) });
+        let endpoint = quinn::Endpoint::new_with_abstract_socket(
+            EndpointConfig::default(),
+            Some(ServerConfig::clone(&fallback.0)),
+            socket,
+            Arc::new(OnWorker),
+        )?;
+        Ok(Self { endpoint })
+    }
+
+    /// The next client that wants a connection; `None` when the endpoint was closed.
+    pub async fn accept(&self) -> Option<Incoming> {
+        self.endpoint.accept().await.map(Incoming)
+    }
+
+    /// Takes no new connections.
+    pub fn drain(&self) {
+        self.endpoint.set_server_config(None);
+    }
+
+    /// Waits until every connection has ended and its last words are said.
+    pub async fn ended(&self) {
+        self.endpoint.wait_idle().await;
+    }
+}
+
+impl Incoming {
+    /// The connection ID that the client chose for us first.
+    pub fn first_id(&self) -> Vec<u8> {
+        self.0.orig_dst_cid().to_vec()
+    }
+
+    /// The client's address.
+    pub fn source(&self) -> SocketAddr {
+        self.0.remote_address()
+    }
+
+    /// Our address, where the system says.
+    pub fn local_ip(&self) -> Option<std::net::IpAddr> {
+        self.0.local_ip()
+    }
+
+    /// Shakes hands.
+    ///
+    /// # Errors
+    /// What the library said.
+    pub fn shake(self, server: &QuicServer) -> Result<Shaking, ConnectionError> {
+        self.0.accept_with(Arc::clone(&server.0)).map(Shaking)
+    }
+
+    /// Turns the client away, and says so.
+    pub fn refuse(self) {
+        self.0.refuse();
+    }
+}
+
+/// A handshake under way.
+#[derive(Debug)]
+pub struct Shaking(Connecting);
+
+impl Future for Shaking {
+    type Output = Result<Connection, ConnectionError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(cx)
+    }
+}
+
+/// A socket whose first packets somebody sees.
+struct Watched {
+    socket: Arc<dyn AsyncUdpSocket>,
+    /// Of this worker. The library wants what it holds to be `Send` and never sends it anywhere.
+    watch: SendWrapper<Rc<dyn Watch>>,
+}
+
+impl Debug for Watched {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.socket.fmt(f)
+    }
+}
+
+/// Whether a packet is an Initial, of version 1 (RFC 9000 §17.2) or 2 (RFC 9369 §3.2).
+fn is_initial(datagram: &[u8]) -> bool {
+    match datagram {
+        [first, 0, 0, 0, 1, ..] => first & 0xf0 == 0xc0,
+        [first, 0x6b, 0x33, 0x43, 0xcf, ..] => first & 0xf0 == 0xd0,
+        _ => false,
+    }
+}
+
+impl AsyncUdpSocket for Watched {
+    fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
+        Arc::clone(&self.socket).create_io_poller()
+    }
+
+    fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        self.socket.try_send(transmit)
+    }
+
+    fn poll_recv(
+        &self,
+        cx: &mut Context<'_>,
+        bufs: &mut [IoSliceMut<'_>],
+        meta: &mut [RecvMeta],
+    ) -> Poll<io::Result<usize>> {
+        let count = ready!(self.socket.poll_recv(cx, bufs, meta))?;
+        for (buf, meta) in bufs.iter().zip(&meta[..count]) {
+            // Datagrams of one sender may have come as one, each `stride` long.
+            for datagram in buf[..meta.len].chunks(meta.stride.max(1)) {
+                if is_initial(datagram) {
+                    self.watch.initial(meta.addr, datagram);
+                }
+            }
+        }
+        Poll::Ready(Ok(count))
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.socket.local_addr()
+    }
+
+    fn max_transmit_segments(&self) -> usize {
+        self.socket.max_transmit_segments()
+    }
+
+    fn max_receive_segments(&self) -> usize {
+        self.socket.max_receive_segments()
+    }
+
+    fn may_fragment(&self) -> bool {
+        self.socket.may_fragment()
+    }
+}
+
+/// The library's tasks on the worker that they are started on.
+#[derive(Debug)]
+struct OnWorker;
+
+impl Runtime for OnWorker {
+    fn new_timer(&self, at: Instant) -> Pin<Box<dyn AsyncTimer>> {
+        TokioRuntime.new_timer(at)
+    }
+
+    fn spawn(&self, future: Pin<Box<dyn Future<Output = ()> + Send>>) {
+        tokio::task::spawn_local(future);
+    }
+
+    fn wrap_udp_socket(&self, socket: UdpSocket) -> io::Result<Arc<dyn AsyncUdpSocket>> {
+        TokioRuntime.wrap_udp_socket(socket)
+    }
+}
