@@ -17,23 +17,12 @@ pub use stream::H3Stream;
 /// What is configured of HTTP/3.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct H3Options {
-    /// Requests that a client may have open at once.
-    pub streams_max: u32,
-    /// Bytes of a stream's body that a client may send ahead.
-    pub stream_window: u32,
-    /// The same for all streams of a connection together.
-    pub connection_window: u32,
     /// Bytes of a head, as RFC 9114 §4.2.2 counts them.
     pub head_bytes: usize,
 }
 
 impl Default for H3Options {
     fn default() -> Self {
-        Self {
-            streams_max: 128,
-            stream_window: 256 << 10,
-            connection_window: 1 << 20,
-            head_bytes: 60 << 10,
-        }
+        Self { head_bytes: 60 << 10 }
     }
 }

@@ -48,6 +48,11 @@ pub enum Version {
 }
 
 impl Version {
+    /// Whether another protocol is asked for by extended CONNECT, RFC 8441 and RFC 9220, and not by `Upgrade`.
+    pub const fn has_extended_connect(self) -> bool {
+        matches!(self, Self::Http2 | Self::Http3)
+    }
+
     /// As it stands in records: `HTTP/1.1`.
     pub const fn word(self) -> &'static str {
         match self {

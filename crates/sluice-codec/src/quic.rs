@@ -15,15 +15,17 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use quinn::crypto::rustls::QuicServerConfig;
+use quinn::crypto::rustls::{HandshakeData, QuicServerConfig};
 use quinn::udp::{RecvMeta, Transmit};
 use quinn::{
-    AsyncTimer, AsyncUdpSocket, Connecting, Connection, ConnectionError, EndpointConfig,
-    IdleTimeout, Runtime, ServerConfig, TokioRuntime, TransportConfig, UdpPoller,
+    AsyncTimer, AsyncUdpSocket, Connecting, ConnectionError, EndpointConfig, IdleTimeout, Runtime,
+    ServerConfig, TokioRuntime, TransportConfig, UdpPoller,
 };
+use rustls::pki_types::CertificateDer;
 use send_wrapper::SendWrapper;
+use sluice_core::connection::TlsFacts;
+use sluice_tls::CertificateInfo;
 
-use crate::h3::H3Options;
 use crate::h3::server::UNI_STREAMS_MAX;
 
 /// Sees the datagrams that may begin a connection.
@@ -46,16 +48,33 @@ pub struct Incoming(quinn::Incoming);
 #[derive(Clone, Debug)]
 pub struct QuicServer(Arc<ServerConfig>);
 
+/// A connection that has shaken hands.
+pub use quinn::Connection;
+
+/// What TLS is configured with.
+pub use rustls::ServerConfig as TlsConfig;
+
 /// What is configured of QUIC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QuicOptions {
     /// How long a connection may be silent.
     pub idle_timeout: Duration,
+    /// Requests that a client may have open at once.
+    pub streams_max: u32,
+    /// Bytes of a stream that a client may send ahead.
+    pub stream_window: u32,
+    /// The same for all streams of a connection together, and what waits here for acknowledgements.
+    pub connection_window: u32,
 }
 
 impl Default for QuicOptions {
     fn default() -> Self {
-        Self { idle_timeout: Duration::from_secs(60) }
+        Self {
+            idle_timeout: Duration::from_secs(60),
+            streams_max: 128,
+            stream_window: 256 << 10,
+            connection_window: 1 << 20,
+        }
     }
 }
 
@@ -64,22 +83,18 @@ impl QuicServer {
     ///
     /// # Errors
     /// It has no cipher suite that the first packets of QUIC need.
-    pub fn new(
-        tls: Arc<rustls::ServerConfig>,
-        options: QuicOptions,
-        h3: H3Options,
-    ) -> Result<Self, String> {
+    pub fn new(tls: Arc<rustls::ServerConfig>, options: &QuicOptions) -> Result<Self, String> {
         let crypto = QuicServerConfig::try_from(tls).map_err(|error| error.to_string())?;
         let mut transport = TransportConfig::default();
         let idle =
             IdleTimeout::try_from(options.idle_timeout).map_err(|error| error.to_string())?;
         transport
             .max_idle_timeout(Some(idle))
-            .max_concurrent_bidi_streams(h3.streams_max.into())
+            .max_concurrent_bidi_streams(options.streams_max.into())
             .max_concurrent_uni_streams(UNI_STREAMS_MAX.into())
-            .stream_receive_window(h3.stream_window.into())
-            .receive_window(h3.connection_window.into())
-            .send_window(u64::from(h3.connection_window))
+            .stream_receive_window(options.stream_window.into())
+            .receive_window(options.connection_window.into())
+            .send_window(u64::from(options.connection_window))
             // Datagrams in connections have no use here.
             .datagram_receive_buffer_size(None);
         let mut config = ServerConfig::with_crypto(Arc::new(crypto));
@@ -97,8 +112,11 @@ impl QuicEndpoint {
     pub fn open(socket: OwnedFd, watch: Rc<dyn Watch>, fallback: &QuicServer) -> io::Result<Self> {
         let socket = TokioRuntime.wrap_udp_socket(UdpSocket::from(socket))?;
         let socket = Arc::new(Watched { socket, watch: SendWrapper::new(watch) });
+        let mut config = EndpointConfig::default();
+        // Drafts are nobody's any more.
+        config.supported_versions(vec![1]);
         let endpoint = quinn::Endpoint::new_with_abstract_socket(
-            EndpointConfig::default(),
+            config,
             Some(ServerConfig::clone(&fallback.0)),
             socket,
             Arc::new(OnWorker),
@@ -146,9 +164,9 @@ impl Incoming {
         self.0.accept_with(Arc::clone(&server.0)).map(Shaking)
     }
 
-    /// Turns the client away, and says so.
-    pub fn refuse(self) {
-        self.0.refuse();
+    /// Says nothing to the client.
+    pub fn ignore(self) {
+        self.0.ignore();
     }
 }
 
@@ -161,6 +179,25 @@ impl Future for Shaking {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         Pin::new(&mut self.0).poll(cx)
+    }
+}
+
+/// What a handshake found out.
+pub fn facts_of(connection: &Connection) -> TlsFacts {
+    let said = connection.handshake_data().and_then(|said| said.downcast::<HandshakeData>().ok());
+    let chain = connection.peer_identity();
+    let chain = chain.and_then(|chain| chain.downcast::<Vec<CertificateDer<'static>>>().ok());
+    let client = chain.as_ref().and_then(|chain| chain.first());
+    TlsFacts {
+        version: "1.3",
+        // The library does not say which.
+        cipher: "unknown",
+        alpn: said.and_then(|said| said.protocol).map(Vec::into_boxed_slice),
+        client_subject: client
+            .and_then(|der| CertificateInfo::of(der).ok())
+            .map(|info| info.subject.into_boxed_str()),
+        // Nor this.
+        resumed: false,
     }
 }
 

@@ -11,6 +11,8 @@ use crate::body::{Body, Frame};
 use crate::error::HttpError;
 use crate::h1::{H1Stream, Taken};
 use crate::h2::H2Stream;
+use crate::h3::H3Stream;
+use crate::h3::frame::code;
 use crate::head::Head;
 
 /// One request and its answer, on either side.
@@ -21,6 +23,8 @@ pub enum HttpStream {
     H1(Box<H1Stream>),
     /// A stream of HTTP/2.
     H2(Box<H2Stream>),
+    /// A stream of HTTP/3.
+    H3(Box<H3Stream>),
 }
 
 impl HttpStream {
@@ -37,6 +41,7 @@ impl HttpStream {
         match self {
             Self::H1(h1) => h1.poll_recv_head(cx, worker, head),
             Self::H2(h2) => h2.poll_recv_head(cx, head),
+            Self::H3(h3) => h3.poll_recv_head(cx, worker, head),
         }
     }
 
@@ -52,6 +57,7 @@ impl HttpStream {
         match self {
             Self::H1(h1) => h1.poll_recv(cx, worker),
             Self::H2(h2) => h2.poll_recv(cx),
+            Self::H3(h3) => h3.poll_recv(cx, worker),
         }
     }
 
@@ -60,6 +66,7 @@ impl HttpStream {
         match self {
             Self::H1(h1) => h1.is_received(),
             Self::H2(h2) => h2.is_received(),
+            Self::H3(h3) => h3.is_received(),
         }
     }
 
@@ -68,6 +75,7 @@ impl HttpStream {
         match self {
             Self::H1(h1) => h1.poll_gone(cx, worker),
             Self::H2(h2) => h2.poll_gone(cx),
+            Self::H3(h3) => h3.poll_gone(cx),
         }
     }
 
@@ -83,6 +91,7 @@ impl HttpStream {
         match self {
             Self::H1(h1) => h1.poll_flushed(cx, worker),
             Self::H2(h2) => h2.poll_flushed(cx),
+            Self::H3(h3) => h3.poll_flushed(cx),
         }
     }
 
@@ -101,6 +110,10 @@ impl HttpStream {
         match self {
             Self::H1(h1) => h1.send_head(worker, head, end, close),
             Self::H2(h2) => h2.send_head(head, end),
+            Self::H3(h3) => {
+                h3.send_head(head, end);
+                Ok(())
+            }
         }
     }
 
@@ -112,6 +125,7 @@ impl HttpStream {
         match self {
             Self::H1(h1) => h1.push(cx, worker),
             Self::H2(_) => Ok(()),
+            Self::H3(h3) => h3.push(cx),
         }
     }
 
@@ -129,6 +143,7 @@ impl HttpStream {
         match self {
             Self::H1(h1) => h1.send_data(cx, worker, body, last),
             Self::H2(h2) => h2.send_data(cx, body, last),
+            Self::H3(h3) => h3.send_data(cx, body, last),
         }
     }
 
@@ -162,6 +177,7 @@ impl HttpStream {
         match self {
             Self::H1(h1) => h1.send_end(cx, worker, trailers),
             Self::H2(h2) => h2.send_end(cx, trailers),
+            Self::H3(h3) => h3.send_end(cx, trailers),
         }
     }
 
@@ -170,6 +186,7 @@ impl HttpStream {
         match self {
             Self::H1(h1) => h1.is_sent(),
             Self::H2(h2) => h2.is_sent(),
+            Self::H3(h3) => h3.is_sent(),
         }
     }
 
@@ -178,6 +195,7 @@ impl HttpStream {
         match self {
             Self::H1(h1) => h1.is_head_sent(),
             Self::H2(h2) => h2.is_head_sent(),
+            Self::H3(h3) => h3.is_head_sent(),
         }
     }
 
@@ -187,6 +205,9 @@ impl HttpStream {
             Self::H1(h1) => h1.reset(),
             Self::H2(h2) => {
                 h2.reset(if cancel { h2::Reason::CANCEL } else { h2::Reason::INTERNAL_ERROR });
+            }
+            Self::H3(h3) => {
+                h3.reset(if cancel { code::REQUEST_CANCELLED } else { code::INTERNAL_ERROR });
             }
         }
     }

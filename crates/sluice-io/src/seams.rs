@@ -3,6 +3,7 @@
 //! Owns: the traits and the words that pass through them. Refuses to know: any implementation.
 //! Keeps: implementations judge; runners own control flow, caps and deadlines.
 
+use std::any::Any;
 use std::fmt::Debug;
 use std::future::Future;
 use std::num::NonZeroUsize;
@@ -101,7 +102,9 @@ pub enum Admit {
 }
 
 /// Takes a connection over: the relay, or an upgrade to another protocol.
-pub trait StreamHandler: Debug {
+///
+/// Whoever hands it a stream of another kind than this layer knows asks for the handler's own type.
+pub trait StreamHandler: Any + Debug {
     /// Serves `stream` to its end and says why it ended.
     fn handle(self: Rc<Self>, stream: Stream, conn: Rc<Conn>) -> LocalFuture<Reason>;
 }

@@ -30,6 +30,7 @@ use crate::inspect::{Look, Panel};
 use crate::listener::{InspectPlan, Listener, OnTimeout, ProxyAccept, ProxyPlan};
 use crate::metrics;
 use crate::proxy_protocol::{self, Header};
+use crate::quic::QuicClient;
 use crate::reasons;
 use crate::record::ConnectionRecord;
 use crate::select::{ChainTable, Subject};
@@ -49,6 +50,37 @@ pub fn start(
     peer: Peer,
     local: Peer,
 ) {
+    let Some(guard) = enter(listener, worker, peer, local) else { return };
+    // Boxed, and gone once the handler has the stream: what an idle connection holds is small.
+    let conn = Rc::clone(&guard.conn);
+    let admission = Box::pin(admission(Rc::clone(listener), conn, RawStream::new(socket)));
+    worker.spawn(live(guard, admission));
+}
+
+/// Begins the life of a connection of QUIC, whose hello has been read: the same phases, but that inspection is
+/// over and `client` shakes hands.
+pub fn start_quic(
+    listener: &Rc<Listener>,
+    worker: &Rc<WorkerCx>,
+    client: Box<dyn QuicClient>,
+    facts: Facts,
+    peer: Peer,
+    local: Peer,
+) {
+    let Some(guard) = enter(listener, worker, peer, local) else { return };
+    let _ = guard.conn.info.facts.set(Box::new(facts));
+    let conn = Rc::clone(&guard.conn);
+    let admission = Box::pin(quic_admission(Rc::clone(listener), conn, client));
+    worker.spawn(live(guard, admission));
+}
+
+/// Counts a connection in, unless the worker has as many as it may.
+fn enter(
+    listener: &Rc<Listener>,
+    worker: &Rc<WorkerCx>,
+    peer: Peer,
+    local: Peer,
+) -> Option<EndGuard> {
     let info = ConnInfo::new(next_id(), listener.name().clone(), peer, local, worker.now());
     let conn = Conn::enter(worker, info);
     listener.cells.accepted.increment();
@@ -61,17 +93,18 @@ pub fn start(
             .counter(&metrics::LIMIT_REACHED, &[Limit::WorkerConnections.def().name])
             .increment();
         guard.reason.set(Some(reasons::LIMIT));
-        return;
+        return None;
     }
-    // Boxed, and gone once the handler has the stream: what an idle connection holds is small.
-    let admission = Box::pin(admission(Rc::clone(listener), conn, RawStream::new(socket)));
-    worker.spawn(async move {
-        let ended = guard.conn.live(serve(admission)).await;
-        let reason = match ended {
-            Ok(reason) | Err(reason) => reason,
-        };
-        guard.reason.set(Some(reason));
-    });
+    Some(guard)
+}
+
+/// Lives until the end, of whatever kind.
+async fn live(guard: EndGuard, admission: Pin<Box<impl Future<Output = Result<Served, Reason>>>>) {
+    let ended = guard.conn.live(serve(admission)).await;
+    let reason = match ended {
+        Ok(reason) | Err(reason) => reason,
+    };
+    guard.reason.set(Some(reason));
 }
 
 /// From the first byte to the last.
@@ -180,6 +213,43 @@ async fn admission(
     // 7. Log: the guard.
 }
 
+/// The same for QUIC, from Accept on.
+async fn quic_admission(
+    listener: Rc<Listener>,
+    conn: Rc<Conn>,
+    client: Box<dyn QuicClient>,
+) -> Result<Served, Reason> {
+    let mut admitted = Admitted { conn: Rc::clone(&conn), filters: SmallVec::new() };
+    let plan = listener.plan.quic.as_ref().ok_or(reasons::UNMATCHED)?;
+    admitted.judge(&listener.filters).await?;
+    let facts = conn.info.facts.get().map(|facts| Facts::clone(facts)).unwrap_or_default();
+    let index = find(&plan.table, &conn, &facts)?;
+    let chain = Rc::clone(&listener.chains[plan.chains[index]]);
+    let Transport::Terminate(termination) = chain.transport() else {
+        return Err(reasons::UNMATCHED);
+    };
+    let handler = chain.handler.clone().ok_or(reasons::UNMATCHED)?;
+    let _ = conn.info.chain.set(chain.name.clone());
+    chain.selected.increment();
+    admitted.judge(&chain.filters).await?;
+    let started = conn.worker.now();
+    let handshakes = &listener.cells.handshakes;
+    let shaking = client.shake(&termination.tls, Rc::clone(&conn));
+    let (reason, detail) = match conn.until(started.after(termination.timeout), shaking).await {
+        Ok(Ok(serve)) => {
+            let resumed = conn.info.tls.get().is_some_and(|tls| tls.resumed);
+            if resumed { &handshakes.resumed } else { &handshakes.full }.increment();
+            listener.cells.handshake_time.record(conn.worker.now().since(started));
+            return Ok(Served { serving: serve(handler, Rc::clone(&conn)), _admitted: admitted });
+        }
+        Ok(Err(failed)) => failed,
+        Err(_) => (tls_reasons::TIMEOUT, "no complete handshake in time".into()),
+    };
+    handshakes.failed.increment();
+    conn.info.note(detail);
+    Err(reason)
+}
+
 impl Admitted {
     async fn judge(&mut self, filters: &[Rc<dyn ConnectionFilter>]) -> Result<(), Reason> {
         for filter in filters {
@@ -206,11 +276,15 @@ fn select(
     conn: &Conn,
     facts: &Facts,
 ) -> Result<Rc<Chain>, Reason> {
+    find(table, conn, facts).map(|index| Rc::clone(&chains[index]))
+}
+
+fn find(table: &ChainTable, conn: &Conn, facts: &Facts) -> Result<usize, Reason> {
     let pair = |peer: Peer| peer.socket().map(|end: SocketAddr| (end.ip() as IpAddr, end.port()));
     let info = &conn.info;
     let subject =
         Subject { destination: pair(info.destination()), source: pair(info.source()), facts };
-    table.find(&subject).map(|index| Rc::clone(&chains[index])).ok_or(reasons::UNMATCHED)
+    table.find(&subject).ok_or(reasons::UNMATCHED)
 }
 
 // --- bytes that are looked at and given back ---

@@ -14,6 +14,7 @@ pub mod inspect;
 pub mod listener;
 pub mod metrics;
 pub mod proxy_protocol;
+pub mod quic;
 pub mod reasons;
 pub mod record;
 pub mod relay;
@@ -21,6 +22,8 @@ pub mod select;
 pub mod udp;
 
 pub use chain::{Chain, ChainPlan, HandlerPlan, Termination, Transport};
-pub use listener::{InspectPlan, Listener, ListenerPlan, OnTimeout, ProxyAccept, ProxyPlan};
+pub use listener::{
+    InspectPlan, Listener, ListenerPlan, OnTimeout, ProxyAccept, ProxyPlan, QuicPlan,
+};
 pub use relay::{Hash, RelayOptions, RelayPlan};
 pub use select::{ChainTable, Criteria, Subject};

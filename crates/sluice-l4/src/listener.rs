@@ -12,8 +12,9 @@ use std::time::Duration;
 use sluice_core::{Cidr, Name, Reason};
 use sluice_io::{ConnectionFilter, FilterPlan, Inspector, WorkerCx};
 use sluice_telemetry::{Counter, Gauge, Histogram};
+use sluice_tls::ServerTls;
 
-use crate::chain::{Chain, Chains};
+use crate::chain::{Chain, Chains, Transport};
 use crate::inspect::Needs;
 use crate::metrics;
 use crate::select::ChainTable;
@@ -33,6 +34,17 @@ pub struct ListenerPlan {
     pub table: ChainTable,
     /// The chains.
     pub chains: Arc<Chains>,
+    /// Which of them QUIC ends in, where the listener speaks it.
+    pub quic: Option<QuicPlan>,
+}
+
+/// The chains of a listener that QUIC may end in.
+#[derive(Debug)]
+pub struct QuicPlan {
+    /// The index over them.
+    pub table: ChainTable,
+    /// Their places among all chains, in the order of the index.
+    pub chains: Vec<usize>,
 }
 
 /// Taking a PROXY header.
@@ -140,6 +152,15 @@ impl Listener {
     /// Its name.
     pub fn name(&self) -> &Name {
         &self.plan.name
+    }
+
+    /// What the chains that QUIC ends in shake hands with.
+    pub fn quic_tls(&self) -> impl Iterator<Item = &ServerTls> {
+        let places = self.plan.quic.iter().flat_map(|quic| &quic.chains);
+        places.filter_map(|place| match self.chains[*place].transport() {
+            Transport::Terminate(termination) => Some(&termination.tls),
+            Transport::Untouched => None,
+        })
     }
 
     /// Counts an end.

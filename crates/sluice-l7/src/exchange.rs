@@ -13,7 +13,9 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::Poll;
 
 use sluice_codec::h1::H1Stream;
-use sluice_codec::{ErrorKind, Head, HttpError, HttpStream, Method};
+use sluice_codec::h3::H3Stream;
+use sluice_codec::h3::frame::code;
+use sluice_codec::{ErrorKind, Head, HttpError, HttpStream, Known, Method, Version};
 use sluice_core::reason::end;
 use sluice_core::{Moment, Reason};
 use sluice_io::WorkerCx;
@@ -118,6 +120,37 @@ pub(crate) async fn refuse(station: &Station, h1: &mut H1Stream, error: &HttpErr
     })
     .await;
 }
+
+/// Answers a stream of HTTP/3 on which no request could be read: what is too large or too late hears so, what
+/// may not be is reset with the code for it, RFC 9114 §4.1.2.
+pub(crate) async fn refuse_stream(
+    station: &Station,
+    stream: &mut H3Stream,
+    status: u16,
+    error: &HttpError,
+) {
+    if !matches!(status, 408 | 431) {
+        return stream.reset(code::MESSAGE_ERROR);
+    }
+    let body = format!("{}\n", error.detail());
+    let reply = Reply::new(status, reasons::MALFORMED, error.detail().to_owned(), body);
+    let mut head = Head::default();
+    reply.dress(&mut head, false);
+    stream.send_head(&head, false);
+    let mut body = Some(sluice_codec::Body::Shared(reply.body.clone()));
+    let by = station.worker.now().after(REFUSAL_TIME);
+    let sending = poll_fn(|cx| {
+        if let Some(body) = body.take() {
+            stream.send_data(cx, body, true)?;
+        }
+        stream.poll_flushed(cx)
+    });
+    // An error means that the client has gone, and its answer with it.
+    let _ = Timer::new(&station.worker.timers).until(by, sending).await;
+}
+
+/// How long a refusal may take to leave.
+const REFUSAL_TIME: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// Where a request is to go.
 pub(crate) struct Target {
@@ -544,6 +577,7 @@ impl Life {
             }
             let close = reply.close || !stream.is_received() || self.lane.conn.is_finishing();
             self.summary.status = self.response.status();
+            self.advertise();
             let worker = Rc::clone(self.worker());
             let has_body = has_body && self.method != Method::Head;
             let mut sent = stream.send_head(&worker, &self.response, !has_body, close);
@@ -570,6 +604,19 @@ impl Life {
                 self.summary.detail = Some(error.detail().into());
             }
             return;
+        }
+    }
+
+    /// Tells the client that HTTP/3 is spoken on the port that it came to, RFC 7838 §3, unless the answer says
+    /// something of the kind itself.
+    fn advertise(&mut self) {
+        let wanted = self.station.plan.options.advertise_h3
+            && self.summary.version != Version::Http3
+            && self.lane.conn.info.tls.get().is_some()
+            && self.response.get(Known::AltSvc).is_none();
+        if let (true, Some(local)) = (wanted, self.lane.conn.info.destination().socket()) {
+            let value = format!("h3=\":{}\"; ma=86400", local.port());
+            self.response.append_known(Known::AltSvc, value.as_bytes());
         }
     }
 

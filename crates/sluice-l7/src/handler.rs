@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use sluice_codec::h1::{H1Stream, Role};
 use sluice_codec::h2::{Accepted, H2Server};
+use sluice_codec::h3::{H3Server, H3Stream};
+use sluice_codec::quic::Connection;
 use sluice_codec::{ErrorKind, Head, HttpError, HttpStream};
 use sluice_core::reason::end;
 use sluice_core::{Moment, Protocol, Reason};
@@ -322,6 +324,91 @@ async fn serve_h2(handler: Rc<HttpHandler>, lane: Rc<Lane>, stream: Stream) -> R
                 });
             }
             Event::End(reason) => return reason,
+        }
+    }
+}
+
+impl HttpHandler {
+    /// Serves a connection of QUIC that carries HTTP/3, and says why it ended.
+    pub(crate) async fn serve_quic(self: Rc<Self>, quic: Connection, conn: Rc<Conn>) -> Reason {
+        let (options, worker) = (&self.station.plan.options, &self.station.worker);
+        let greeting = H3Server::greet(quic, worker, options.h3);
+        let mut server = match conn.until(worker.now().after(options.head_timeout), greeting).await
+        {
+            Ok(Ok(server)) => server,
+            Ok(Err(error)) => return quiet_end(&conn, &error),
+            Err(_) => return reasons::HEAD_TIMEOUT,
+        };
+        let lane = Lane::new(Rc::clone(&conn));
+        let (mut served, mut drained) = (0, false);
+        let reason = loop {
+            let over = options.requests_max.is_some_and(|max| served >= max);
+            if !drained && (conn.is_finishing() || over) {
+                drained = true;
+                server.drain().await;
+            }
+            let accepted = poll_fn(|cx| {
+                if let Poll::Ready(accepted) = server.poll_accept(cx) {
+                    return Poll::Ready(Some(accepted));
+                }
+                if drained {
+                    return server.poll_idle(cx).map(|()| None);
+                }
+                // Woken when it is asked to finish.
+                if conn.is_finishing() { Poll::Ready(None) } else { Poll::Pending }
+            })
+            .await;
+            let (received, sent) = server.moved();
+            (conn.info.received.set(received), conn.info.sent.set(sent));
+            match accepted {
+                Some(Ok(stream)) => {
+                    served += 1;
+                    let (handler, lane) = (Rc::clone(&self), Rc::clone(&lane));
+                    worker.spawn(handler.serve_h3(lane, stream));
+                }
+                Some(Err(error)) => {
+                    if matches!(error.kind(), ErrorKind::Malformed(_) | ErrorKind::Flood) {
+                        self.station.count_fault(&error);
+                    }
+                    break quiet_end(&conn, &error);
+                }
+                None if drained => break end::DRAIN,
+                None => {}
+            }
+        };
+        let (received, sent) = server.moved();
+        (conn.info.received.set(received), conn.info.sent.set(sent));
+        reason
+    }
+
+    /// Reads the head of a request on its stream and serves it.
+    async fn serve_h3(self: Rc<Self>, lane: Rc<Lane>, mut stream: H3Stream) {
+        let (options, worker) = (&self.station.plan.options, &self.station.worker);
+        let timer = Timer::new(&worker.timers);
+        let mut head = self.station.shared.heads.take();
+        let by = worker.now().after(options.head_timeout);
+        let reading = poll_fn(|cx| stream.poll_recv_head(cx, worker, &mut head));
+        let error = match timer.until(by, reading).await {
+            Ok(Ok(())) => {
+                let exchange = Exchange {
+                    station: Rc::clone(&self.station),
+                    lane,
+                    stream: HttpStream::H3(Box::new(stream)),
+                    request: head,
+                    timer: Some(timer),
+                };
+                self.slots.run(exchange).await;
+                return;
+            }
+            Ok(Err(error)) => error,
+            Err(_) => HttpError::new(ErrorKind::Malformed(408), "http3.head_timeout"),
+        };
+        self.station.shared.heads.give(head);
+        if let ErrorKind::Malformed(status) = error.kind() {
+            self.station.count_fault(&error);
+            lane.conn.info.note(&error);
+            // Boxed: few streams come to this.
+            Box::pin(exchange::refuse_stream(&self.station, &mut stream, status, &error)).await;
         }
     }
 }

@@ -15,6 +15,7 @@ pub mod hygiene;
 pub mod metrics;
 pub mod parts;
 pub mod plan;
+pub mod quic;
 pub mod reasons;
 pub mod record;
 pub mod reply;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use sluice_codec::h1::stream::H1Options;
 use sluice_codec::h2::H2Options;
+use sluice_codec::h3::H3Options;
 use sluice_core::Name;
 
 use crate::edge::Edge;
@@ -37,6 +38,10 @@ pub struct HttpOptions {
     pub h1: H1Options,
     /// HTTP/2.
     pub h2: H2Options,
+    /// HTTP/3.
+    pub h3: H3Options,
+    /// Whether clients of HTTP/1 and HTTP/2 hear that HTTP/3 is spoken on the same port.
+    pub advertise_h3: bool,
     /// Which versions are spoken.
     pub versions: Versions,
     /// Paths and names.

@@ -7,6 +7,7 @@ sluice_core::reasons! {
     HEAD_TIMEOUT = "http.head_timeout", Handle, Downstream, "DPE", "The head of a request did not come within `head_timeout`.";
     BODY_TIMEOUT = "http.body_timeout", Handle, Downstream, "SI", "No part of a request's body came within `body_timeout`.";
     HEAD_TOO_LARGE = "http.head_too_large", Handle, Downstream, "DPE", "The head of a request is larger than `head_bytes` or has more fields than `head_fields`.";
+    QUIC_PROTOCOL = "quic.protocol", Transport, Downstream, "DPE", "The client broke QUIC, or its handshake failed; the detail says how.";
     BODY_TOO_LARGE = "http.body_too_large", Handle, Local, "-", "A body is larger than a filter or `body_max` allows.";
     RATE = "http.rate", Handle, Local, "RL", "The filter `rate_limit` had nothing left for the request.";
     DENIED = "http.denied", Handle, Local, "UAEX", "A filter refused the request.";

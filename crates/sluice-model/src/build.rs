@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
 
+use sluice_codec::quic::QuicOptions;
 use sluice_core::{Diags, ListenAddress, Name, Path, Spanned};
 use sluice_l4::filters::Filters;
 use sluice_l4::udp::UdpPlan;
@@ -77,6 +78,17 @@ pub struct ListenerSnapshot {
     pub socket: SocketOptions,
     /// What it does.
     pub plan: PlanKind,
+    /// What it does with QUIC, on the UDP ports of the same numbers.
+    pub quic: Option<QuicListener>,
+}
+
+/// A listener as QUIC sees it.
+#[derive(Clone, Debug)]
+pub struct QuicListener {
+    /// The listener.
+    pub listener: Arc<ListenerPlan>,
+    /// How QUIC is spoken.
+    pub options: QuicOptions,
 }
 
 /// What a listener does: with connections, or with datagrams.
@@ -86,6 +98,8 @@ pub enum PlanKind {
     Stream(Arc<ListenerPlan>),
     /// Datagrams.
     Datagram(Arc<UdpPlan>),
+    /// Connections of QUIC.
+    Quic(QuicListener),
 }
 
 /// State of one build.

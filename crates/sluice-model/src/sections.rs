@@ -91,9 +91,32 @@ section! {
         pub http: Option<Spanned<Short<Http>>>,
         /// The chains; the most specific match wins.
         pub chains: Members<Chain>,
+        /// Speak QUIC on the UDP port of the same number: chains that have `tls` and `http` serve HTTP/3 too, and
+        /// clients of HTTP/1 and HTTP/2 hear of it (Alt-Svc).
+        pub quic: Option<Spanned<Short<Quic>>>,
         /// Socket options.
         pub socket: SocketOptions,
     }
+}
+
+section! {
+    /// QUIC with clients.
+    pub struct Quic {
+        /// Whether it is spoken.
+        pub enabled: bool = "true",
+        /// How long a connection may be silent.
+        pub idle_timeout: Duration = "60s",
+        /// Requests that a client may have open at once.
+        pub streams: u32 = "128",
+        /// Bytes of one stream that a client may send ahead.
+        pub stream_window: sluice_core::settings::Size = "256KiB",
+        /// The same for all streams of a connection together.
+        pub connection_window: sluice_core::settings::Size = "1MiB",
+    }
+}
+
+impl ShortForm for Quic {
+    const KEY: &'static str = "enabled";
 }
 
 section! {
@@ -770,5 +793,10 @@ impl Listener {
     /// Whether it listens for datagrams.
     pub fn is_udp(&self) -> bool {
         self.all_addresses().any(|address| matches!(address.value, ListenAddress::Udp(_)))
+    }
+
+    /// What is configured of QUIC, where it is spoken.
+    pub fn quic(&self) -> Option<&Spanned<Short<Quic>>> {
+        self.quic.as_ref().filter(|quic| quic.0.enabled)
     }
 }

@@ -8,6 +8,7 @@
 
 pub mod client;
 pub mod material;
+pub mod quic;
 pub mod reasons;
 pub mod server;
 pub mod store;
@@ -18,6 +19,7 @@ use rustls::crypto::CryptoProvider;
 
 pub use client::{ClientPlan, ClientTls, Verify};
 pub use material::{CertificateInfo, LoadError};
+pub use quic::InitialKeys;
 pub use server::{ClientAuth, ServerPlan, ServerTls, TlsVersion};
 pub use store::{CertStore, StoredCert};
 

@@ -54,6 +54,8 @@ pub struct ServerPlan {
 pub struct ServerTls {
     /// The rustls configuration.
     pub config: Arc<ServerConfig>,
+    /// The same for QUIC, which carries HTTP/3 and nothing else.
+    pub quic: Arc<ServerConfig>,
 }
 
 impl ServerTls {
@@ -74,7 +76,9 @@ impl ServerTls {
         config.ticketer = ticketer(plan.client_auth.as_ref())?;
         // One is enough to resume once per connection; each costs an encryption per handshake.
         config.send_tls13_tickets = 1;
-        Ok(Self { config: Arc::new(config) })
+        let mut quic = config.clone();
+        quic.alpn_protocols = vec![b"h3".to_vec()];
+        Ok(Self { config: Arc::new(config), quic: Arc::new(quic) })
     }
 }
 

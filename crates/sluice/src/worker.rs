@@ -19,6 +19,7 @@ use sluice_io::{WorkerCx, turn};
 use sluice_l4::Listener;
 use sluice_l4::accept::{Listening, Slot};
 use sluice_l4::udp::{UdpListener, UdpSlot};
+use sluice_l7::quic::QuicSlot;
 use sluice_model::build::PlanKind;
 use sluice_telemetry::Registry;
 use sluice_telemetry::log::QueueSeed;
@@ -121,6 +122,7 @@ fn run(seed: Seed, inbox: mpsc::Receiver<Order>) {
 enum AnySlot {
     Stream(Rc<Slot>),
     Datagram(Rc<UdpSlot>),
+    Quic(Rc<QuicSlot>),
 }
 
 /// Carries out orders.
@@ -175,6 +177,10 @@ impl Office {
                     slot.replace(UdpListener::on_worker(plan, &self.worker));
                     AnySlot::Datagram(slot)
                 }
+                (PlanKind::Quic(quic), Some(AnySlot::Quic(slot)), _) => {
+                    slot.replace(Listener::on_worker(quic.listener, &self.worker), quic.options);
+                    AnySlot::Quic(slot)
+                }
                 (plan, _, Some(socket)) => {
                     self.open(plan, socket).map_err(|error| format!("{}: {error}", key.0))?
                 }
@@ -200,12 +206,19 @@ impl Office {
                 worker.spawn(Rc::clone(&slot).run());
                 Ok(AnySlot::Datagram(slot))
             }
+            PlanKind::Quic(quic) => {
+                let listener = Listener::on_worker(quic.listener, worker);
+                let slot = QuicSlot::new(socket, listener, quic.options, worker)?;
+                worker.spawn(Rc::clone(&slot).run());
+                Ok(AnySlot::Quic(slot))
+            }
         }
     }
 
     fn retire(&mut self, slot: AnySlot) {
         match slot {
             AnySlot::Stream(slot) => slot.drain(),
+            AnySlot::Quic(slot) => slot.drain(),
             AnySlot::Datagram(slot) => {
                 slot.drain();
                 self.retired.retain(|slot| slot.flow_count() > 0);
@@ -217,7 +230,7 @@ impl Office {
     fn udp_slots(&self) -> impl Iterator<Item = &Rc<UdpSlot>> {
         let open = self.slots.values().filter_map(|slot| match slot {
             AnySlot::Datagram(slot) => Some(slot),
-            AnySlot::Stream(_) => None,
+            AnySlot::Stream(_) | AnySlot::Quic(_) => None,
         });
         open.chain(&self.retired)
     }

@@ -56,6 +56,35 @@ impl Inspector for TlsInspector {
     }
 }
 
+/// What a handshake message is that came without records, as QUIC carries it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Hello {
+    /// A ClientHello that says this.
+    Whole(Facts),
+    /// More of it is to come; all of it is so many bytes, where that is known.
+    NeedMore(Option<usize>),
+    /// It is none.
+    Malformed,
+}
+
+/// Reads a ClientHello as far as it is there.
+pub fn read_message(message: &[u8]) -> Hello {
+    match expected(message) {
+        Expected::NotHello => Hello::Malformed,
+        Expected::Unknown => Hello::NeedMore(None),
+        Expected::Body(size) => {
+            let end = size.saturating_add(4);
+            match message.get(4..end).map(read_hello) {
+                None => Hello::NeedMore(Some(end)),
+                Some(None) => Hello::Malformed,
+                Some(Some((sni, alpn))) => {
+                    Hello::Whole(Facts { tls: true, sni, alpn, ..Facts::default() })
+                }
+            }
+        }
+    }
+}
+
 enum Message<'a> {
     Whole(Cow<'a, [u8]>),
     NeedMore(usize),

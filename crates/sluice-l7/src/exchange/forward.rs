@@ -522,6 +522,7 @@ impl Life {
             self.upload = Upload::of_tunnel();
         }
         self.summary.status = self.response.status();
+        self.advertise();
         let end = !tunnel && up.stream.is_received();
         let close = self.lane.conn.is_finishing();
         let sent = down.send_head(&worker, &self.response, end, close);

@@ -27,7 +27,7 @@ impl Handshake {
             return;
         }
         let key = Known::SecWebSocketKey.text().as_bytes();
-        if endpoint == Version::Http2 {
+        if endpoint.has_extended_connect() {
             if let Some(given) = request.get(Known::SecWebSocketKey) {
                 self.of_client = Some(given.to_vec());
                 request.remove(key);
@@ -53,9 +53,9 @@ impl Handshake {
     /// Makes the answer fit the client; whether it is one that agrees to the upgrade and is well.
     pub(super) fn answer(&self, response: &mut Head, client: Version, endpoint: Version) -> bool {
         let accept = Known::SecWebSocketAccept.text().as_bytes();
-        match (client, endpoint) {
-            (Version::Http2, Version::Http2) => true,
-            (Version::Http2, _) => {
+        match (client.has_extended_connect(), endpoint.has_extended_connect()) {
+            (true, true) | (false, false) => true,
+            (true, false) => {
                 let right = match (&self.ours, response.get(Known::SecWebSocketAccept)) {
                     (Some(ours), Some(given)) => accept_for(ours).as_bytes() == given,
                     _ => true,
@@ -65,7 +65,7 @@ impl Handshake {
                 response.remove(accept);
                 right
             }
-            (_, Version::Http2) => {
+            (false, true) => {
                 response.set_status(101);
                 response.set_upgrade(b"websocket");
                 if let Some(key) = &self.of_client {
@@ -73,7 +73,6 @@ impl Handshake {
                 }
                 true
             }
-            _ => true,
         }
     }
 }

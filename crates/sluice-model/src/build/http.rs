@@ -5,6 +5,7 @@ use std::sync::Arc;
 use sluice_codec::h1::parse::HeadLimits;
 use sluice_codec::h1::stream::H1Options;
 use sluice_codec::h2::H2Options;
+use sluice_codec::h3::H3Options;
 use sluice_core::settings::suggest_word;
 use sluice_core::{Diags, Name, Path, Spanned};
 use sluice_l7::HttpPlan;
@@ -23,6 +24,8 @@ pub(super) struct Around<'a> {
     pub(super) routes: &'a RouteMap,
     pub(super) listener: &'a Name,
     pub(super) chain: &'a Name,
+    /// Whether the listener speaks QUIC.
+    pub(super) quic: bool,
 }
 
 impl Build<'_> {
@@ -87,6 +90,8 @@ impl Build<'_> {
                     ping_interval: http2.ping_interval.0,
                     ping_timeout: http2.ping_timeout,
                 },
+                h3: H3Options { head_bytes: size(section.head_bytes.0) },
+                advertise_h3: around.quic,
                 versions: section.versions,
                 hygiene: Hygiene {
                     normalize: section.path.normalize,

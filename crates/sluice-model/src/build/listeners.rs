@@ -4,25 +4,27 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sluice_codec::quic::QuicOptions;
 use sluice_core::settings::{Members, Short, suggest_word};
-use sluice_core::{Diags, ListenAddress, Name, Path, Span, Spanned};
+use sluice_core::{Diags, ListenAddress, Name, Path, Protocol, Span, Spanned, TransportKind};
 use sluice_io::FilterPlan;
 use sluice_l4::chain::InnerPlan;
 use sluice_l4::udp::{FlowChainPlan, UdpPlan};
 use sluice_l4::{
     ChainPlan, ChainTable, Criteria, HandlerPlan, Hash, InspectPlan, ListenerPlan, OnTimeout,
-    ProxyAccept, ProxyPlan, RelayOptions, RelayPlan, Termination, Transport,
+    ProxyAccept, ProxyPlan, QuicPlan, RelayOptions, RelayPlan, Termination, Transport,
 };
 use sluice_upstream::Cluster;
 
 use super::clusters::ClusterMap;
 use super::http::Around;
 use super::routes::{RouteMap, unknown_cluster};
-use super::{Build, ListenerSnapshot, PlanKind};
+use super::{Build, ListenerSnapshot, PlanKind, QuicListener};
 use crate::chains::{Place, check_possible, criteria, needs};
 use crate::check::{self, Handles};
 use crate::sections::{
-    self, Chain, Config, FilterUse, HashBy, Http, InnerChain, Listener, ProxyAcceptance, Relay,
+    self, Chain, Config, FilterUse, HashBy, Http, InnerChain, Listener, ProxyAcceptance, Quic,
+    Relay,
 };
 
 /// How long a connection may be idle where nothing is said, as Envoy has it.
@@ -44,7 +46,8 @@ impl Build<'_> {
         for (index, section) in config.listeners.places() {
             let at = at.index(index);
             let udp = section.is_udp();
-            let mut scope = Scope { build: self, config, clusters, routes, udp };
+            let quic = section.quic().is_some();
+            let mut scope = Scope { build: self, config, clusters, routes, udp, quic };
             if let Some(snapshot) = scope.listener(section, &at, diags) {
                 all.insert(section.name.value.clone(), snapshot);
             }
@@ -60,6 +63,7 @@ struct Scope<'a, 'b> {
     clusters: &'a ClusterMap,
     routes: &'a RouteMap,
     udp: bool,
+    quic: bool,
 }
 
 /// A chain as both kinds of section say it.
@@ -98,6 +102,7 @@ impl Scope<'_, '_> {
             wanted.push((of, chain.tls.is_some()));
         }
         let table = self.table(&wanted, &places_of(&chains), &list, diags);
+        let quic = section.quic().map(|quic| self.quic(quic, &chains, at, diags));
         let filters = self.filters(&section.filters, &at.key("filters"), diags);
         let plan = if self.udp {
             self.udp_plan(section, &chains, table, filters, at, diags)
@@ -119,10 +124,61 @@ impl Scope<'_, '_> {
                 inspect: inspect_plan(section, needs(&wanted, false)),
                 table: table?,
                 chains: Arc::new(plans?),
+                quic: match quic {
+                    Some(plan) => Some(plan?),
+                    None => None,
+                },
             }))
             .into()
         };
-        Some(ListenerSnapshot { addresses, socket: section.socket.clone(), plan: plan? })
+        let plan: PlanKind = plan?;
+        let quic = match (&plan, section.quic()) {
+            (PlanKind::Stream(listener), Some(quic)) => Some(QuicListener {
+                listener: Arc::clone(listener),
+                options: quic_options(&quic.0),
+            }),
+            _ => None,
+        };
+        Some(ListenerSnapshot { addresses, socket: section.socket.clone(), plan, quic })
+    }
+
+    /// The chains that QUIC ends in: those that end TLS and speak HTTP, and that nothing but QUIC could match.
+    fn quic(
+        &self,
+        quic: &Spanned<Short<Quic>>,
+        chains: &Members<Chain>,
+        at: &Path<'_>,
+        diags: &mut Diags,
+    ) -> Option<QuicPlan> {
+        let (mut of_quic, mut places, mut spans) = (Vec::new(), Vec::new(), Vec::new());
+        for ((place, chain), index) in chains.places().zip(0..) {
+            let of = criteria(chain.matches.as_deref());
+            let fits = (of.transports.is_empty() || of.transports.contains(&TransportKind::Tls))
+                && (of.protocols.is_empty() || of.protocols.contains(&Protocol::Tls))
+                && (of.alpn.is_empty() || of.alpn.iter().any(|alpn| alpn == b"h3"))
+                && of.databases.is_empty()
+                && of.users.is_empty();
+            if fits && chain.tls.is_some() && chain.http.is_some() && chain.chains.is_empty() {
+                // Where QUIC is spoken it is all there is.
+                of_quic
+                    .push((Criteria { transports: Vec::new(), protocols: Vec::new(), ..of }, true));
+                places.push(index);
+                spans.push((place, chain.span));
+            }
+        }
+        if places.is_empty() || self.udp {
+            diags
+                .error(
+                    "wrong-kind",
+                    quic.span,
+                    at.key("quic"),
+                    "QUIC needs a TCP listener with a chain that has both `tls` and `http`",
+                )
+                .help("HTTP/3 is served by the same chains as HTTP/1 and HTTP/2, with their certificates");
+            return None;
+        }
+        let table = self.table(&of_quic, &spans, &at.key("chains"), diags)?;
+        Some(QuicPlan { table, chains: places })
     }
 
     fn table(
@@ -258,8 +314,13 @@ impl Scope<'_, '_> {
                 Some(Arc::new(plan) as Arc<dyn HandlerPlan>)
             }
             (None, Some(http)) => {
-                let around =
-                    Around { config: self.config, routes: self.routes, listener, chain: &name };
+                let around = Around {
+                    config: self.config,
+                    routes: self.routes,
+                    listener,
+                    chain: &name,
+                    quic: self.quic,
+                };
                 let section = Spanned { value: http.0.clone(), span: http.span };
                 let plan = self.build.http(&section, &around, &at.key("http"), diags)?;
                 Some(Arc::new(plan) as Arc<dyn HandlerPlan>)
@@ -463,6 +524,17 @@ fn proxy_plan(section: &sections::ProxyProtocol) -> ProxyPlan {
         },
         trust: section.trust.iter().map(|block| block.value).collect(),
         timeout: section.timeout,
+    }
+}
+
+fn quic_options(section: &Quic) -> QuicOptions {
+    let window =
+        |size: sluice_core::settings::Size| u32::try_from(size.0).unwrap_or(u32::MAX).max(16 << 10);
+    QuicOptions {
+        idle_timeout: section.idle_timeout,
+        streams_max: section.streams.max(1),
+        stream_window: window(section.stream_window),
+        connection_window: window(section.connection_window),
     }
 }
 

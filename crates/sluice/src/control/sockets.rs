@@ -48,14 +48,36 @@ impl Sockets {
     pub(crate) fn bind(&self, snapshot: &Snapshot) -> anyhow::Result<NewSockets> {
         let mut new = HashMap::new();
         for (name, listener) in &snapshot.listeners {
-            for key in keys(name, listener).filter(|key| !self.bound.contains_key(key)) {
-                let sockets = bind_one(&key.0, self.workers, &listener.socket)
-                    .with_context(|| format!("the listener `{name}` cannot listen on {}", key.0))?;
-                let address = address_of(&key.0, &sockets[0]);
+            for (key, _) in served(name, listener).filter(|(key, _)| !self.bound.contains_key(key))
+            {
+                let wanted = self.beside(&key, &new);
+                let sockets = bind_one(&wanted, self.workers, &listener.socket)
+                    .with_context(|| format!("the listener `{name}` cannot listen on {wanted}"))?;
+                let address = address_of(&wanted, &sockets[0]);
                 new.insert(key, (sockets, address));
             }
         }
         Ok(NewSockets(new))
+    }
+
+    /// The address to bind: where the system is to choose the port of a UDP socket, and there is a TCP socket
+    /// of the same listener and address, the port of that one. QUIC is found on it.
+    fn beside(
+        &self,
+        key: &SocketKey,
+        new: &HashMap<SocketKey, (Vec<OwnedFd>, ListenAddress)>,
+    ) -> ListenAddress {
+        if let ListenAddress::Udp(address) = &key.0
+            && address.port() == 0
+        {
+            let other = (ListenAddress::Tcp(*address), key.1.clone());
+            let new = new.get(&other).map(|(_, address)| address);
+            let old = self.bound.get(&other).map(|bound| &bound.address);
+            if let Some(ListenAddress::Tcp(chosen)) = new.or(old) {
+                return ListenAddress::Udp(*chosen);
+            }
+        }
+        key.0.clone()
     }
 
     /// Takes the new sockets up and says what each worker shall serve.
@@ -63,7 +85,7 @@ impl Sockets {
         let mut orders: Vec<Wanted> = (0..self.workers).map(|_| Vec::new()).collect();
         let mut bound = BTreeMap::new();
         for (name, listener) in &snapshot.listeners {
-            for key in keys(name, listener) {
+            for (key, plan) in served(name, listener) {
                 let mut sockets = new.0.remove(&key);
                 let address = match (&sockets, self.bound.get(&key)) {
                     (Some((_, address)), _) => address.clone(),
@@ -72,7 +94,7 @@ impl Sockets {
                 };
                 for order in &mut orders {
                     let socket = sockets.as_mut().and_then(|(sockets, _)| sockets.pop());
-                    order.push((key.clone(), listener.plan.clone(), socket));
+                    order.push((key.clone(), plan.clone(), socket));
                 }
                 bound.insert(key, BoundAs { listener: name.clone(), address });
             }
@@ -101,15 +123,26 @@ fn unlink(address: &ListenAddress) {
     }
 }
 
-fn keys<'a>(
+/// What each socket of a listener serves; those of QUIC behind the ones that they stand beside.
+fn served<'a>(
     name: &'a Name,
     listener: &'a ListenerSnapshot,
-) -> impl Iterator<Item = SocketKey> + 'a {
-    listener.addresses.iter().map(move |address| {
+) -> impl Iterator<Item = (SocketKey, PlanKind)> + 'a {
+    let key = |address: ListenAddress| {
         let any_port =
-            matches!(address, ListenAddress::Tcp(a) | ListenAddress::Udp(a) if a.port() == 0);
-        (address.clone(), any_port.then(|| name.clone()))
-    })
+            matches!(&address, ListenAddress::Tcp(a) | ListenAddress::Udp(a) if a.port() == 0);
+        (address, any_port.then(|| name.clone()))
+    };
+    let plain = listener.addresses.iter().map(move |of| (key(of.clone()), listener.plan.clone()));
+    let quic = listener.quic.iter().flat_map(move |quic| {
+        listener.addresses.iter().filter_map(move |address| match address {
+            ListenAddress::Tcp(address) => {
+                Some((key(ListenAddress::Udp(*address)), PlanKind::Quic(quic.clone())))
+            }
+            _ => None,
+        })
+    });
+    plain.chain(quic)
 }
 
 fn bind_one(

@@ -1,0 +1,237 @@
+//! QUIC as L4 sees it: the ClientHello in its first packets, and the life of a connection.
+//!
+//! Owns: which hellos are under way, and putting them together. Refuses to know: everything of QUIC behind the
+//! first packets; what speaks it is told which chain to shake hands for. Keeps: what is held of clients that
+//! have proved nothing is bounded, in number, bytes and time; the outcome does not depend on how a hello was
+//! cut into packets, nor on their order.
+
+use std::cell::RefCell;
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use sluice_core::{Facts, Moment, Reason};
+use sluice_io::{Conn, LocalFuture, StreamHandler};
+use sluice_tls::{InitialKeys, ServerTls};
+
+use crate::inspect::tls::{Hello, read_message};
+
+pub mod initial;
+
+/// Bytes of a hello; larger ones are nobody's.
+const HELLO_MAX: usize = 16 << 10;
+
+/// Holes in what has come of a hello.
+const PIECES_MAX: usize = 16;
+
+/// How long a hello that is not whole is kept, and one that nobody asked for.
+const KEPT: Duration = Duration::from_secs(10);
+
+/// Speaks QUIC with one client.
+pub trait QuicClient {
+    /// Shakes hands as `tls` says. What is returned serves the connection.
+    fn shake(
+        self: Box<Self>,
+        tls: &ServerTls,
+        conn: Rc<Conn>,
+    ) -> LocalFuture<Result<Serve, (Reason, String)>>;
+}
+
+/// Serves a connection that has shaken hands, with the handler of its chain.
+pub type Serve = Box<dyn FnOnce(Rc<dyn StreamHandler>, Rc<Conn>) -> LocalFuture<Reason>>;
+
+/// The hellos that are under way on one socket.
+#[derive(Debug)]
+pub struct Hellos {
+    bound: usize,
+    table: RefCell<Table>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    hellos: HashMap<Box<[u8]>, Entry, foldhash::fast::RandomState>,
+    /// In the order in which they began.
+    order: VecDeque<(Moment, Box<[u8]>)>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    from: SocketAddr,
+    keys: InitialKeys,
+    state: State,
+    waker: Option<Waker>,
+}
+
+#[derive(Debug)]
+enum State {
+    Gathering(Pieces),
+    Whole(Facts),
+    Malformed,
+}
+
+impl Hellos {
+    /// None yet; at most `bound`.
+    pub fn new(bound: usize) -> Self {
+        Self { bound, table: RefCell::default() }
+    }
+
+    /// Takes a datagram in whose first packet is an Initial.
+    pub fn take(&self, now: Moment, from: SocketAddr, datagram: &[u8]) {
+        let mut table = self.table.borrow_mut();
+        table.expire(now, self.bound);
+        let mut rest = datagram;
+        while let Some((packet, behind)) = initial::first(rest) {
+            rest = behind;
+            let Some(entry) = table.entry(now, from, packet.version, packet.destination) else {
+                return;
+            };
+            let State::Gathering(pieces) = &mut entry.state else { continue };
+            let mut fits = true;
+            packet.open(&entry.keys, |at, piece| fits &= pieces.add(at, piece));
+            match read_message(pieces.front()) {
+                Hello::Whole(facts) => entry.state = State::Whole(facts),
+                Hello::Malformed => entry.state = State::Malformed,
+                Hello::NeedMore(Some(bytes)) if bytes > HELLO_MAX => entry.state = State::Malformed,
+                Hello::NeedMore(_) if !fits => entry.state = State::Malformed,
+                Hello::NeedMore(_) => continue,
+            }
+            if let Some(waker) = entry.waker.take() {
+                waker.wake();
+            }
+        }
+    }
+
+    /// What a client's hello says, once it is whole; `None` where it is none. `first` is the ID that the client
+    /// chose for us; behind a Retry its hello stands under another, and is found by its address.
+    pub fn poll_facts(
+        &self,
+        cx: &Context<'_>,
+        first: &[u8],
+        from: SocketAddr,
+    ) -> Poll<Option<Facts>> {
+        let mut table = self.table.borrow_mut();
+        let id: Option<Box<[u8]>> = if table.hellos.contains_key(first) {
+            Some(first.into())
+        } else {
+            table.hellos.iter().find(|(_, entry)| entry.from == from).map(|(id, _)| id.clone())
+        };
+        let Some(id) = id else { return Poll::Ready(None) };
+        let entry = table.hellos.get_mut(&id).expect("it was there");
+        if let State::Gathering(_) = entry.state {
+            entry.waker = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        match table.hellos.remove(&id).map(|entry| entry.state) {
+            Some(State::Whole(facts)) => Poll::Ready(Some(facts)),
+            _ => Poll::Ready(None),
+        }
+    }
+}
+
+impl Table {
+    /// Forgets what is old, and what there is no room for.
+    fn expire(&mut self, now: Moment, bound: usize) {
+        while let Some((began, _)) = self.order.front()
+            && (began.after(KEPT) <= now || self.hellos.len() >= bound)
+        {
+            if let Some((_, id)) = self.order.pop_front()
+                && let Some(Entry { waker: Some(waker), .. }) = self.hellos.remove(&id)
+            {
+                waker.wake();
+            }
+        }
+    }
+
+    fn entry(
+        &mut self,
+        now: Moment,
+        from: SocketAddr,
+        version: u32,
+        id: &[u8],
+    ) -> Option<&mut Entry> {
+        if !self.hellos.contains_key(id) {
+            let state = State::Gathering(Pieces::default());
+            let entry = Entry { from, keys: InitialKeys::new(version, id)?, state, waker: None };
+            self.order.push_back((now, id.into()));
+            self.hellos.insert(id.into(), entry);
+        }
+        self.hellos.get_mut(id)
+    }
+}
+
+/// Bytes that come in pieces and in any order.
+#[derive(Debug, Default)]
+struct Pieces {
+    bytes: Vec<u8>,
+    /// Where something is, in order, never touching.
+    there: Vec<(usize, usize)>,
+}
+
+impl Pieces {
+    /// Takes a piece in; `false` where it lies too far out, or leaves too many holes.
+    fn add(&mut self, at: usize, piece: &[u8]) -> bool {
+        let end = at.saturating_add(piece.len());
+        if end > HELLO_MAX {
+            return false;
+        }
+        if self.bytes.len() < end {
+            self.bytes.resize(end, 0);
+        }
+        self.bytes[at..end].copy_from_slice(piece);
+        let (mut begin, mut stop) = (at, end);
+        self.there.retain(|(from, to)| {
+            let apart = *to < begin || *from > stop;
+            if !apart {
+                (begin, stop) = (begin.min(*from), stop.max(*to));
+            }
+            apart
+        });
+        let place = self.there.partition_point(|(from, _)| *from < begin);
+        self.there.insert(place, (begin, stop));
+        self.there.len() <= PIECES_MAX
+    }
+
+    /// What is there from the beginning on without a hole.
+    fn front(&self) -> &[u8] {
+        match self.there.first() {
+            Some((0, end)) => &self.bytes[..*end],
+            _ => &[],
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_come_together_in_any_order() {
+        let whole: Vec<u8> = (0..200).collect();
+        let cuts: Vec<(usize, usize)> = (0..20).map(|n| (n * 10, n * 10 + 12)).collect();
+        for seed in 0..50 {
+            let mut cuts = cuts.clone();
+            fastrand::Rng::with_seed(seed).shuffle(&mut cuts);
+            let mut pieces = Pieces::default();
+            for (from, to) in cuts {
+                pieces.add(from, &whole[from..to.min(200)]);
+            }
+            assert_eq!(pieces.front(), whole);
+        }
+    }
+
+    #[test]
+    fn holes_and_sizes_are_bounded() {
+        let mut pieces = Pieces::default();
+        assert!((0..PIECES_MAX).all(|n| pieces.add(n * 3, b"x")));
+        assert!(!pieces.add(PIECES_MAX * 3, b"x"));
+        assert!(!Pieces::default().add(HELLO_MAX, b"x"));
+        assert!(!Pieces::default().add(usize::MAX, b"x"));
+        let mut late = Pieces::default();
+        late.add(1, b"b");
+        assert_eq!(late.front(), b"");
+        late.add(0, b"a");
+        assert_eq!(late.front(), b"ab");
+    }
+}

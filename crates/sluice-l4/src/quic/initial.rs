@@ -1,0 +1,161 @@
+//! The first packets of QUIC, opened.
+//!
+//! Owns: long headers, and the frames that Initial packets may hold, as far as the handshake's bytes.
+//! Refuses to know: who sent them, and what the handshake says. Keeps: a packet that is not understood gives
+//! nothing and does no harm; the datagram itself is left as it was.
+//!
+//! Source: RFC 9000 §17.2, §12.4 and §19, RFC 9369 §3.2.
+#![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+
+use sluice_tls::InitialKeys;
+
+use crate::inspect::reader::Reader;
+
+/// The longest connection ID of the versions that are known here.
+pub const ID_MAX: usize = 20;
+
+const VERSION_2: u32 = 0x6b33_43cf;
+
+/// An Initial packet before it is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Initial<'a> {
+    /// Its version.
+    pub version: u32,
+    /// Whom it is for.
+    pub destination: &'a [u8],
+    /// All of it, up to the next packet of the datagram.
+    packet: &'a [u8],
+    /// Where its number begins.
+    number_at: usize,
+}
+
+/// The Initial at the front of `datagram`, and what lies behind it.
+pub fn first(datagram: &[u8]) -> Option<(Initial<'_>, &[u8])> {
+    let mut reader = Reader(datagram);
+    let first = reader.u8()?;
+    let version = reader.u32()?;
+    let kind = match version {
+        1 => 0x00,
+        VERSION_2 => 0x10,
+        _ => return None,
+    };
+    if first & 0xf0 != 0xc0 | kind {
+        return None;
+    }
+    let destination = reader.vector8().filter(|id| id.len() <= ID_MAX)?;
+    let _source = reader.vector8().filter(|id| id.len() <= ID_MAX)?;
+    let token = integer(&mut reader)?;
+    reader.take(token)?;
+    let length = integer(&mut reader)?;
+    let number_at = datagram.len().checked_sub(reader.0.len())?;
+    reader.take(length)?;
+    let (packet, rest) = datagram.split_at_checked(number_at.checked_add(length)?)?;
+    Some((Initial { version, destination, packet, number_at }, rest))
+}
+
+impl Initial<'_> {
+    /// Opens it and shows each piece of the handshake: where it stands, and its bytes. `false` where it does
+    /// not open.
+    pub fn open(&self, keys: &InitialKeys, mut piece: impl FnMut(usize, &[u8])) -> bool {
+        let mut packet = self.packet.to_vec();
+        let Some(range) = keys.open(&mut packet, self.number_at) else { return false };
+        let mut frames = Reader(packet.get(range).unwrap_or_default());
+        // What may not stand here ends the reading; whoever speaks QUIC will say what is wrong with it.
+        while read_frame(&mut frames, &mut piece).is_some() {}
+        true
+    }
+}
+
+/// Reads one frame.
+fn read_frame(frames: &mut Reader<'_>, piece: &mut impl FnMut(usize, &[u8])) -> Option<()> {
+    match frames.u8()? {
+        // PADDING, PING.
+        0 | 1 => Some(()),
+        kind @ (2 | 3) => {
+            // ACK: the largest, the delay, how many ranges, the first of them, and then two numbers each.
+            integer(frames)?;
+            integer(frames)?;
+            let ranges = integer(frames)?;
+            integer(frames)?;
+            for _ in 0..ranges.checked_mul(2)? {
+                integer(frames)?;
+            }
+            if kind == 3 {
+                (0..3).try_for_each(|_| integer(frames).map(drop))?;
+            }
+            Some(())
+        }
+        6 => {
+            let offset = integer(frames)?;
+            let length = integer(frames)?;
+            piece(offset, frames.take(length)?);
+            Some(())
+        }
+        _ => None,
+    }
+}
+
+/// An integer of variable length, RFC 9000 §16.
+fn integer(reader: &mut Reader<'_>) -> Option<usize> {
+    let first = reader.u8()?;
+    let more = (1_usize << (first >> 6)).checked_sub(1)?;
+    let rest = reader.take(more)?;
+    let value =
+        rest.iter().fold(u64::from(first & 0x3f), |value, byte| value << 8 | u64::from(*byte));
+    usize::try_from(value).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The client's first packet of RFC 9001 §A.2, without the padding: sealed by what it prints.
+    const ID: [u8; 8] = [0x83, 0x94, 0xc8, 0xf0, 0x3e, 0x51, 0x57, 0x08];
+
+    #[test]
+    fn headers_are_read_and_cut_ones_are_not() {
+        let mut datagram = vec![0xc0, 0, 0, 0, 1, 8];
+        datagram.extend(ID);
+        datagram.extend([0, 0, 0x40, 30]);
+        datagram.extend([7; 30]);
+        datagram.extend([9; 5]);
+        let (initial, rest) = first(&datagram).unwrap();
+        assert_eq!((initial.version, initial.destination), (1, &ID[..]));
+        assert_eq!((initial.packet.len(), rest), (datagram.len() - 5, &[9; 5][..]));
+        for end in 0..datagram.len() - 5 {
+            assert!(first(&datagram[..end]).is_none(), "cut at {end}");
+        }
+        // Another type, another version, an ID that is too long.
+        for (at, byte) in [(0, 0xe0), (0, 0x40), (4, 9), (5, 21)] {
+            let mut other = datagram.clone();
+            other[at] = byte;
+            assert!(first(&other).is_none());
+        }
+    }
+
+    #[test]
+    fn frames_before_the_handshake_are_passed_over() {
+        let mut found = Vec::new();
+        let bytes =
+            [0, 0, 1, 2, 5, 0, 1, 0, 0, 0, 6, 3, 2, b'a', b'b', 6, 0, 1, b'c', 0x1c, 6, 0, 1, b'd'];
+        let mut frames = Reader(&bytes);
+        while read_frame(&mut frames, &mut |at, piece: &[u8]| found.push((at, piece.to_vec())))
+            .is_some()
+        {}
+        assert_eq!(found, [(3, b"ab".to_vec()), (0, b"c".to_vec())]);
+    }
+
+    #[test]
+    fn random_packets_do_no_harm() {
+        let keys = InitialKeys::new(1, &ID).unwrap();
+        let mut random = fastrand::Rng::with_seed(7);
+        for length in 0..600 {
+            let mut datagram = vec![0xc0, 0, 0, 0, 1, 8];
+            datagram.extend(ID);
+            datagram.extend((0..length).map(|_| random.u8(..)));
+            if let Some((initial, _)) = first(&datagram) {
+                assert!(!initial.open(&keys, |_, _| {}));
+            }
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! QUIC on a UDP socket of a worker: from a client's first packet to its chain, and to HTTP/3.
+//!
+//! Owns: the endpoint under a listener's plans that come and go, clients whose hello is not whole yet.
+//! Refuses to know: what QUIC does with packets, and the life of a request. Keeps: a chain is chosen before a
+//! client is answered, so that its certificates, and who else it asks for, are those of its chain.
+
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sluice_codec::quic::{
+    Incoming, QuicEndpoint, QuicOptions, QuicServer, TlsConfig, Watch, facts_of,
+};
+use sluice_core::Reason;
+use sluice_core::connection::Peer;
+use sluice_core::limits::Limit;
+use sluice_core::reason::end;
+use sluice_io::timers::Timer;
+use sluice_io::{Conn, LocalFuture, StreamHandler, WorkerCx};
+use sluice_l4::Listener;
+use sluice_l4::connection::start_quic;
+use sluice_l4::quic::{Hellos, QuicClient, Serve};
+use sluice_sys::socket::local_address;
+use sluice_tls::ServerTls;
+use tokio::sync::Notify;
+
+use crate::handler::HttpHandler;
+use crate::reasons;
+
+/// How long a client may take for its hello.
+const HELLO_TIME: Duration = Duration::from_secs(5);
+
+/// A UDP socket of a worker on which QUIC ends, over all the plans that come and go.
+#[derive(Debug)]
+pub struct QuicSlot {
+    worker: Rc<WorkerCx>,
+    endpoint: QuicEndpoint,
+    first_packets: Rc<FirstPackets>,
+    /// Where clients arrive.
+    local: SocketAddr,
+    listener: RefCell<Rc<Listener>>,
+    options: Cell<QuicOptions>,
+    /// What chains shake hands with, by their TLS.
+    servers: RefCell<Vec<(Arc<TlsConfig>, QuicServer)>>,
+    draining: Cell<bool>,
+    wake: Notify,
+}
+
+/// The hellos of a socket, with the clock that they go by.
+#[derive(Debug)]
+struct FirstPackets {
+    worker: Rc<WorkerCx>,
+    hellos: Hellos,
+}
+
+impl Watch for FirstPackets {
+    fn initial(&self, from: SocketAddr, datagram: &[u8]) {
+        self.hellos.take(self.worker.now(), from, datagram);
+    }
+}
+
+impl QuicSlot {
+    /// A socket that serves `listener` from now on.
+    ///
+    /// # Errors
+    /// The socket does not take the options that QUIC wants, or no chain ends TLS.
+    pub fn new(
+        socket: OwnedFd,
+        listener: Rc<Listener>,
+        options: QuicOptions,
+        worker: &Rc<WorkerCx>,
+    ) -> io::Result<Rc<Self>> {
+        let none = || io::Error::new(io::ErrorKind::InvalidInput, "no chain ends TLS");
+        let fallback = listener.quic_tls().next().ok_or_else(none)?;
+        let fallback =
+            QuicServer::new(Arc::clone(&fallback.quic), &options).map_err(io::Error::other)?;
+        let first_packets = Rc::new(FirstPackets {
+            worker: Rc::clone(worker),
+            hellos: Hellos::new(worker.limits.size(Limit::QuicHellos)),
+        });
+        let local = local_address(&socket).ok_or(io::ErrorKind::AddrNotAvailable)?;
+        let watch = Rc::clone(&first_packets) as Rc<dyn Watch>;
+        let endpoint = QuicEndpoint::open(socket, watch, &fallback)?;
+        Ok(Rc::new(Self {
+            worker: Rc::clone(worker),
+            endpoint,
+            first_packets,
+            local,
+            listener: RefCell::new(listener),
+            options: Cell::new(options),
+            servers: RefCell::default(),
+            draining: Cell::new(false),
+            wake: Notify::new(),
+        }))
+    }
+
+    /// Serves `listener` from the next connection on.
+    pub fn replace(&self, listener: Rc<Listener>, options: QuicOptions) {
+        self.options.set(options);
+        *self.listener.borrow_mut() = listener;
+        self.servers.borrow_mut().clear();
+    }
+
+    /// Takes no new connections; the socket is closed when the last one has ended.
+    pub fn drain(&self) {
+        self.draining.set(true);
+        self.endpoint.drain();
+        self.wake.notify_one();
+    }
+
+    /// Takes connections until drained, and lives as long as they do.
+    pub async fn run(self: Rc<Self>) {
+        loop {
+            let accepted = tokio::select! {
+                incoming = self.endpoint.accept() => incoming,
+                () = self.wake.notified() => None,
+            };
+            match accepted {
+                Some(incoming) => self.worker.spawn(Rc::clone(&self).greet(incoming)),
+                None if self.draining.get() => break,
+                None => {}
+            }
+        }
+        self.endpoint.ended().await;
+    }
+
+    /// Waits for a client's hello and begins the life of its connection.
+    async fn greet(self: Rc<Self>, incoming: Incoming) {
+        let (id, source) = (incoming.first_id(), incoming.source());
+        let timer = Timer::new(&self.worker.timers);
+        let by = self.worker.now().after(HELLO_TIME);
+        let hello = poll_fn(|cx| self.first_packets.hellos.poll_facts(cx, &id, source));
+        // Whoever sends no hello is not answered: there is nobody to be polite to.
+        let Ok(Some(facts)) = timer.until(by, hello).await else { return incoming.ignore() };
+        let local = incoming.local_ip().map_or(self.local, |ip| (ip, self.local.port()).into());
+        let listener = Rc::clone(&self.listener.borrow());
+        let client = Box::new(Client { incoming, slot: Rc::clone(&self) });
+        start_quic(&listener, &self.worker, client, facts, Peer::Ip(source), Peer::Ip(local));
+    }
+
+    /// What is shaken hands with for a chain's TLS.
+    fn server(&self, tls: &Arc<TlsConfig>) -> Result<QuicServer, String> {
+        let mut servers = self.servers.borrow_mut();
+        if let Some((_, server)) = servers.iter().find(|(of, _)| Arc::ptr_eq(of, tls)) {
+            return Ok(server.clone());
+        }
+        let made = QuicServer::new(Arc::clone(tls), &self.options.get())?;
+        servers.push((Arc::clone(tls), made.clone()));
+        Ok(made)
+    }
+}
+
+/// A client that has said its hello. Dropped before it has shaken hands, it is turned away.
+struct Client {
+    incoming: Incoming,
+    slot: Rc<QuicSlot>,
+}
+
+impl QuicClient for Client {
+    fn shake(
+        self: Box<Self>,
+        tls: &ServerTls,
+        conn: Rc<Conn>,
+    ) -> LocalFuture<Result<Serve, (Reason, String)>> {
+        let shaking = self
+            .slot
+            .server(&tls.quic)
+            .and_then(|server| self.incoming.shake(&server).map_err(|error| error.to_string()));
+        Box::pin(async move {
+            let shaking = shaking.map_err(|error| (reasons::QUIC_PROTOCOL, error))?;
+            let connection =
+                shaking.await.map_err(|error| (reasons::QUIC_PROTOCOL, error.to_string()))?;
+            let _ = conn.info.tls.set(Box::new(facts_of(&connection)));
+            let serve: Serve = Box::new(move |handler: Rc<dyn StreamHandler>, conn: Rc<Conn>| {
+                match (handler as Rc<dyn Any>).downcast::<HttpHandler>() {
+                    Ok(http) => Box::pin(http.serve_quic(connection, conn)),
+                    // The plan lets only chains in that speak HTTP.
+                    Err(_) => Box::pin(std::future::ready(end::FORCED)),
+                }
+            });
+            Ok(serve)
+        })
+    }
+}
