@@ -29,21 +29,29 @@ pub fn find(program: &str) -> Option<PathBuf> {
     folders.map(|folder| folder.join(program)).find(|file| file.is_file())
 }
 
-/// The system's Python, which the packages of Debian belong to.
-const PYTHON: &str = "/usr/bin/python3";
+/// The Python of the tests: one of the build's own where it was made (it has the system's modules too), or
+/// the system's, which the packages of Debian belong to.
+fn interpreter() -> PathBuf {
+    let test = std::env::current_exe().unwrap_or_default();
+    let mut own = test.ancestors().map(|folder| folder.join("peers/bin/python3"));
+    own.find(|file| file.exists()).unwrap_or_else(|| "/usr/bin/python3".into())
+}
 
-/// A script for the system's Python.
+/// A script for Python.
 pub fn python(script: &std::path::Path) -> Command {
-    let mut command = Command::new(PYTHON);
+    let mut command = Command::new(interpreter());
     command.arg(script);
     command
 }
 
-/// Whether the system's Python has these modules; see [`have`].
+/// Whether Python has these modules; see [`have`].
 pub fn have_modules(modules: &[&str]) -> bool {
     let has = |module: &str| {
         let import = format!("import {module}");
-        Command::new(PYTHON).args(["-c", &import]).output().is_ok_and(|out| out.status.success())
+        Command::new(interpreter())
+            .args(["-c", &import])
+            .output()
+            .is_ok_and(|out| out.status.success())
     };
     let missing: Vec<String> = modules
         .iter()

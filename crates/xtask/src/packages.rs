@@ -17,11 +17,18 @@ const WANTED: &[(&str, &str)] = &[
     ("dnsmasq", "dnsmasq"),
     ("nginx", "nginx"),
     ("h2load", "nghttp2-client"),
+    ("gtlsclient", "ngtcp2-client"),
 ];
 
 /// Modules of the system's Python that peers in tests are written with, and their packages.
-const MODULES: &[(&str, &str)] =
-    &[("grpc", "python3-grpcio"), ("websockets", "python3-websockets")];
+const MODULES: &[(&str, &str)] = &[
+    ("grpc", "python3-grpcio"),
+    ("websockets", "python3-websockets"),
+    ("ensurepip", "python3-venv"),
+];
+
+/// Modules that no package of the system has; they go into a folder of the build.
+const FROM_PYPI: &[(&str, &str)] = &[("aioquic", "aioquic>=1.2,<2")];
 
 /// Whether the system's Python has a module.
 fn has_module(module: &str) -> bool {
@@ -41,9 +48,38 @@ fn is_there(program: &str) -> bool {
         .any(|folder| folder.join(program).is_file())
 }
 
+/// Makes a Python of the tests' own, with the system's modules and those that the system does not have.
+#[allow(clippy::print_stdout, reason = "a developer wants to see what is missing")]
+fn install_from_pypi() {
+    let folder = shell::target().join("peers");
+    let python = folder.join("bin/python3").display().to_string();
+    let has = |module: &str| {
+        shell::output(&mut shell::command(&python, &["-c", &format!("import {module}")])).is_ok()
+    };
+    let missing: Vec<&str> =
+        FROM_PYPI.iter().filter(|(module, _)| !has(module)).map(|(_, package)| *package).collect();
+    if missing.is_empty() {
+        return;
+    }
+    let folder = folder.display().to_string();
+    let make = ["-m", "venv", "--system-site-packages", &folder];
+    let fill = [&["-m", "pip", "install", "-q"][..], &missing].concat();
+    for (program, args) in [("/usr/bin/python3", &make[..]), (&python, &fill)] {
+        if let Err(error) = shell::run(&mut shell::command(program, args)) {
+            println!("MISSING: {}: {error:#}", missing.join(" "));
+            return;
+        }
+    }
+}
+
 /// Installs what is missing, as root on Debian; elsewhere says what is missing and goes on.
-#[allow(clippy::print_stdout, reason = "a developer wants to see what is installed")]
 pub fn install() {
+    install_packages();
+    install_from_pypi();
+}
+
+#[allow(clippy::print_stdout, reason = "a developer wants to see what is installed")]
+fn install_packages() {
     let programs = WANTED.iter().filter(|(program, _)| !is_there(program));
     let modules = MODULES.iter().filter(|(module, _)| !has_module(module));
     let missing: Vec<&str> = programs.chain(modules).map(|(_, package)| *package).collect();

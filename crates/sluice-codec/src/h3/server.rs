@@ -10,7 +10,9 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 
-use quinn::{Connection, ConnectionError, ReadExactError, RecvStream, SendStream};
+use quinn::{
+    Connection, ConnectionError, ReadExactError, RecvStream, SendStream, TransportErrorCode, VarInt,
+};
 use sluice_io::{LocalFuture, WorkerCx};
 
 use crate::error::{ErrorKind, HttpError};
@@ -195,7 +197,14 @@ fn accept(
 /// The end of a connection, in the codec's words.
 pub(crate) fn error_of(error: &ConnectionError) -> HttpError {
     let kind = match error {
-        ConnectionError::ApplicationClosed(close) if close.error_code == code::NO_ERROR.into() => {
+        ConnectionError::ApplicationClosed(close)
+            if [0, code::NO_ERROR].map(VarInt::from).contains(&close.error_code) =>
+        {
+            ErrorKind::Finished
+        }
+        ConnectionError::ConnectionClosed(close)
+            if close.error_code == TransportErrorCode::NO_ERROR =>
+        {
             ErrorKind::Finished
         }
         ConnectionError::LocallyClosed => ErrorKind::Finished,

@@ -1,0 +1,465 @@
+//! HTTP/3 over QUIC, with clients that are not ours: aioquic and ngtcp2.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::path::Path;
+use std::process::Stdio;
+
+use serde_json::{Value, json};
+use sluice_testkit::peers::Server;
+use sluice_testkit::{Authority, Origin, Running, Sluice, tools, wait};
+
+/// A Sluice that speaks QUIC in front of `origin`.
+fn edge(origin: &Origin, workers: u16) -> Running {
+    let kit = Sluice::new().workers(workers);
+    Authority::new(kit.folder()).issue("web", &["web.test"]);
+    kit.start(&configuration(origin, ""))
+}
+
+fn configuration(origin: &Origin, rule: &str) -> String {
+    format!(
+        "listeners: [{{ name: web, address: 127.0.0.1:0, quic: true, tls: {{ certificates: [{{ cert: web.pem, key: web.key }}] }}, http: main }}]\n\
+         routes: {{ main: [{{ hosts: \"*\", rules: [{{ match: {{ path: /* }}, cluster: up{rule} }}] }}] }}\n\
+         clusters: {{ up: {{ endpoints: [\"{}\"] }} }}\n",
+        origin.addr()
+    )
+}
+
+fn have_aioquic() -> bool {
+    tools::have_modules(&["aioquic"])
+}
+
+/// A client under way; what it was told is in `tests/peers/h3.py`.
+struct Client(std::process::Child);
+
+impl Client {
+    fn start(sluice: &Running, name: &str, steps: &Value) -> Self {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers/h3.py");
+        let mut command = tools::python(&script);
+        command.arg(sluice.addr("web").port().to_string());
+        command.arg(sluice.folder().join("ca.pem")).arg(name);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        child.stdin.take().unwrap().write_all(steps.to_string().as_bytes()).unwrap();
+        Self(child)
+    }
+
+    #[track_caller]
+    fn end(self) -> Value {
+        let output = self.0.wait_with_output().unwrap();
+        let (out, err) =
+            (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        serde_json::from_str(&out).unwrap_or_else(|_| panic!("the client failed: {out}{err}"))
+    }
+}
+
+#[track_caller]
+fn tell(sluice: &Running, steps: &Value) -> Value {
+    Client::start(sluice, "web.test", steps).end()
+}
+
+/// The fields of a request.
+fn head(method: &str, path: &str, more: &[(&str, &str)]) -> Value {
+    let mut fields = vec![
+        json!([":method", method]),
+        json!([":scheme", "https"]),
+        json!([":authority", "web.test"]),
+        json!([":path", path]),
+    ];
+    fields.extend(more.iter().map(|(name, value)| json!([name, value])));
+    Value::Array(fields)
+}
+
+fn get(path: &str) -> Value {
+    json!({ "ask": { "headers": head("GET", path, &[]) } })
+}
+
+fn status(stream: &Value) -> u16 {
+    stream["head"][0][1].as_str().and_then(|status| status.parse().ok()).unwrap_or(0)
+}
+
+#[test]
+fn a_request_passes_and_its_record_says_how() {
+    if !have_aioquic() || !tools::have(&["curl"]) {
+        return;
+    }
+    let origin = Origin::start("a");
+    let sluice = edge(&origin, 1);
+    let got = tell(
+        &sluice,
+        &json!([
+            { "ask": { "headers": head("POST", "/echo?x=1", &[("x-mine", "1"), ("content-length", "5")]), "body": "hello" } },
+            { "await": [0, "end"] },
+        ]),
+    );
+    let stream = &got["streams"]["0"];
+    assert_eq!((status(stream), &stream["ended"]), (200, &true.into()), "{got}");
+    let request = &origin.requests()[0];
+    assert_eq!(request.words(), ["POST", "/echo?x=1", "HTTP/1.1"]);
+    assert_eq!((request.value("host"), request.value("x-mine")), ("web.test", "1"));
+    assert_eq!(request.value("x-forwarded-proto"), "https");
+    assert_eq!(request.text(), "hello");
+    let record = sluice.record("the request", |record| record["kind"] == "request");
+    assert_eq!((&record["protocol"], &record["bytes_received"]), (&"HTTP/3".into(), &5.into()));
+    let record = sluice.record("the connection", |record| record["kind"] == "connection");
+    assert_eq!(
+        (&record["reason"], &record["requested_server_name"]),
+        (&"end.done".into(), &"web.test".into())
+    );
+    // Clients of the other versions hear where HTTP/3 is; those of HTTP/3 know.
+    let port = sluice.addr("web").port();
+    let mut curl = tools::command("curl");
+    curl.args(["-sS", "-D", "-", "-o", "/dev/null", "--cacert"])
+        .arg(sluice.folder().join("ca.pem"));
+    curl.args(["--resolve", &format!("web.test:{port}:127.0.0.1")]);
+    let shown = tools::must(curl.arg(format!("https://web.test:{port}/bytes/1")));
+    assert!(shown.contains(&format!("alt-svc: h3=\":{port}\"; ma=86400")), "{shown}");
+    assert!(!stream["head"].to_string().contains("alt-svc"), "{stream}");
+}
+
+#[test]
+fn http3_speaks_to_every_version_of_endpoint() {
+    if !have_aioquic() {
+        return;
+    }
+    let origin = Origin::start("a");
+    let kit = Sluice::new();
+    Authority::new(kit.folder()).issue("own", &["own.test"]);
+    let inner = kit.start(&format!(
+        "listeners:\n\
+         - {{ name: plain, address: 127.0.0.1:0, http: main }}\n\
+         - {{ name: tls, address: 127.0.0.1:0, tls: {{ certificates: [{{ cert: own.pem, key: own.key }}] }}, http: main }}\n\
+         routes: {{ main: [{{ hosts: \"*\", rules: [{{ cluster: up }}] }}] }}\n\
+         clusters: {{ up: {{ endpoints: [\"{}\"] }} }}\n",
+        origin.addr()
+    ));
+    let (plain, tls) = (inner.addr("plain"), inner.addr("tls"));
+    let of_tls =
+        format!("tls: {{ sni: own.test, ca: \"{}\" }}", inner.folder().join("ca.pem").display());
+    let kit = Sluice::new();
+    Authority::new(kit.folder()).issue("web", &["web.test"]);
+    let outer = kit.start(&format!(
+        "listeners: [{{ name: web, address: 127.0.0.1:0, quic: true, tls: {{ certificates: [{{ cert: web.pem, key: web.key }}] }}, http: main }}]\n\
+         routes: {{ main: [{{ hosts: \"*\", rules: [{{ cluster_header: x-up }}] }}] }}\n\
+         clusters:\n\
+         \x20 h1: {{ endpoints: [\"{plain}\"] }}\n\
+         \x20 h2: {{ endpoints: [\"{plain}\"], protocol: http2 }}\n\
+         \x20 h1tls: {{ endpoints: [\"{tls}\"], {of_tls} }}\n\
+         \x20 h2tls: {{ endpoints: [\"{tls}\"], protocol: http2, {of_tls} }}\n"
+    ));
+    for up in ["h1", "h2", "h1tls", "h2tls"] {
+        let head = |method: &str, path: &str, more: &[(&str, &str)]| {
+            head(method, path, &[&[("x-up", up)], more].concat())
+        };
+        let ask = |headers: Value, rest: Value| {
+            let mut ask = json!({ "headers": headers });
+            ask.as_object_mut().unwrap().extend(rest.as_object().unwrap().clone());
+            json!({ "ask": ask })
+        };
+        let steps = json!([
+            // Of a stated length and not, with trailers and without, and bodies that go the other way.
+            ask(head("POST", "/echo", &[("content-length", "200000")]), json!({ "body": 200_000 })),
+            { "await": [0, "end"] },
+            ask(head("POST", "/echo", &[]), json!({ "body": 200_000 })),
+            { "await": [4, "end"] },
+            ask(head("POST", "/echo", &[]), json!({ "body": "abc", "trailers": [["x-sum", "7"]] })),
+            { "await": [8, "end"] },
+            ask(head("GET", "/bytes/3000000", &[]), json!({})),
+            { "await": [12, "end"] },
+            ask(head("GET", "/chunked", &[("te", "trailers")]), json!({})),
+            { "await": [16, "end"] },
+            ask(head("GET", "/status/204", &[]), json!({})),
+            { "await": [20, "end"] },
+            ask(head("GET", "/cut", &[]), json!({})),
+            { "await": [24, "end"] },
+            ask(head("GET", "/reset", &[]), json!({})),
+            { "await": [28, "end"] },
+        ]);
+        let got = tell(&outer, &steps);
+        let stream = |number: u32| got["streams"][number.to_string()].clone();
+        for number in [0, 4, 8, 12, 16] {
+            assert_eq!(
+                (status(&stream(number)), &stream(number)["ended"]),
+                (200, &true.into()),
+                "{up}: {got}"
+            );
+        }
+        let bodies: Vec<usize> =
+            origin.requests().iter().map(|request| request.body.len()).collect();
+        assert_eq!(
+            bodies.iter().rev().skip(5).take(3).rev().collect::<Vec<_>>(),
+            [&200_000, &200_000, &3],
+            "{up}"
+        );
+        let request = &origin.requests()[bodies.len() - 6];
+        assert_eq!(
+            (request.text().as_str(), request.trailers.as_str()),
+            ("abc", "x-sum: 7\r\n"),
+            "{up}"
+        );
+        assert_eq!(stream(12)["data"], 3_000_000, "{up}");
+        assert_eq!(
+            (&stream(16)["text"], &stream(16)["trailers"]),
+            (&"hello world".into(), &json!([["x-sum", "42"]])),
+            "{up}"
+        );
+        assert_eq!((status(&stream(20)), &stream(20)["ended"]), (204, &true.into()), "{up}");
+        // An answer that breaks off ends badly, and not as if it were whole.
+        assert!(stream(24)["reset"].is_u64() || status(&stream(24)) == 503, "{up}: {}", stream(24));
+        assert_eq!(status(&stream(28)), 503, "{up}: {}", stream(28));
+        assert_eq!(got["closed"], Value::Null, "{up}");
+    }
+}
+
+/// What ngtcp2's client says of a request.
+fn ngtcp2(sluice: &Running, path: &str, more: &[&str]) -> String {
+    let mut client = tools::command("gtlsclient");
+    client.args(["--exit-on-all-streams-close", "--no-quic-dump", "--no-http-dump"]).args(more);
+    client.arg("127.0.0.1").arg(sluice.addr("web").port().to_string());
+    let output = tools::run(client.arg(format!("https://web.test{path}")));
+    [output.stderr, output.stdout].map(|text| String::from_utf8_lossy(&text).into_owned()).concat()
+}
+
+#[test]
+fn heads_before_the_answer_pass_and_heads_alone() {
+    if !tools::have(&["gtlsclient"]) {
+        return;
+    }
+    let origin = Origin::start("a");
+    let sluice = edge(&origin, 1);
+    let hinted = ngtcp2(&sluice, "/hints", &[]);
+    for part in ["[:status: 103]", "[link: </a.css>]", "[:status: 200]", "[x-origin: a]"] {
+        assert!(hinted.contains(part), "there is no {part}: {hinted}");
+    }
+    let alone = ngtcp2(&sluice, "/bytes/5", &["--http-method=HEAD"]);
+    assert!(alone.contains("[content-length: 5]") && alone.contains("[:status: 200]"), "{alone}");
+    assert_eq!(origin.requests()[1].words()[0], "HEAD");
+}
+
+/// What a client may not do, by the code with which its stream is reset (`Ok`) or the connection ends.
+fn wrongs() -> Vec<(&'static str, Value, Result<u64, u64>)> {
+    let request =
+        |headers: Value| json!([{ "ask": { "headers": headers } }, { "await": [0, "end"] }]);
+    let raw = |hex: &str, end: bool| json!([{ "raw": hex, "end": end }, { "await": [0, "end"] }]);
+    let uni = |hex: &str, end: bool| json!([{ "uni": hex, "end": end }, { "closed": true }]);
+    vec![
+        (
+            "a field that speaks of a connection",
+            request(head("GET", "/", &[("connection", "close")])),
+            Ok(0x10e),
+        ),
+        ("a name in upper case", raw("010c0000d1d7500161c121580131", true), Ok(0x10e)),
+        ("a request without a method", raw("01070000d7500161c1", true), Ok(0x10e)),
+        (
+            "te that asks for more than trailers",
+            request(head("GET", "/", &[("te", "gzip")])),
+            Ok(0x10e),
+        ),
+        ("another host than the authority", request(head("GET", "/", &[("host", "b")])), Ok(0x10e)),
+        (
+            "more body than was said",
+            json!([
+                { "ask": { "headers": head("POST", "/echo", &[("content-length", "3")]), "body": "hello" } },
+                { "await": [0, "end"] },
+            ]),
+            Ok(0x10e),
+        ),
+        ("data before the head", raw("000161", true), Err(0x105)),
+        ("settings on a request", raw("0400", true), Err(0x105)),
+        ("a frame of HTTP/2", raw("0200", true), Err(0x105)),
+        ("a frame that ends early", raw("0109000000", true), Err(0x106)),
+        ("a field section that wants a table", raw("0103020080", true), Err(0x200)),
+        ("a second control stream", uni("000400", false), Err(0x103)),
+        ("a push by a client", uni("0100", false), Err(0x103)),
+    ]
+}
+
+#[test]
+fn what_may_not_be_said_is_answered_with_the_right_code_and_goes_no_further() {
+    if !have_aioquic() {
+        return;
+    }
+    let origin = Origin::start("a");
+    let sluice = edge(&origin, 1);
+    for (what, steps, answer) in wrongs() {
+        let got = tell(&sluice, &steps);
+        match answer {
+            Ok(code) => assert_eq!(got["streams"]["0"]["reset"], code, "{what}: {got}"),
+            Err(code) => assert_eq!(got["closed"], code, "{what}: {got}"),
+        }
+    }
+    let reached: Vec<String> =
+        origin.requests().iter().map(|request| request.head.clone()).collect();
+    assert!(reached.iter().all(|head| head.starts_with("POST /echo")), "{reached:?}");
+    // What nobody knows is passed over, and a head that is too large hears so.
+    let large = "v".repeat(2000);
+    let many: Vec<(&str, &str)> = (0..40).map(|_| ("x-large", large.as_str())).collect();
+    let got = tell(
+        &sluice,
+        &json!([
+            { "uni": "4af0deadbeef" },
+            { "raw": "21036162630f00", "end": false },
+            { "ask": { "headers": head("GET", "/", &many) } },
+            { "await": [4, "end"] },
+            get("/bytes/3"),
+            { "await": [8, "end"] },
+        ]),
+    );
+    assert_eq!((status(&got["streams"]["4"]), status(&got["streams"]["8"])), (431, 200), "{got}");
+    assert!(sluice.metric("sluice_http_protocol_errors_total", "http3.") > 8);
+}
+
+#[test]
+fn a_client_that_gives_up_is_given_up_on() {
+    if !have_aioquic() {
+        return;
+    }
+    let origin = Origin::start("a");
+    let sluice = edge(&origin, 1);
+    let got = tell(
+        &sluice,
+        &json!([
+            get("/bytes/30000000"),
+            { "await": [0, "data"] },
+            { "cancel": 0 },
+            get("/bytes/3"),
+            { "await": [4, "end"] },
+        ]),
+    );
+    assert_eq!(got["streams"]["4"]["data"], 3, "{got}");
+    sluice.record_of("downstream.cancelled");
+}
+
+#[test]
+fn a_drain_says_goaway_and_lets_requests_finish() {
+    if !have_aioquic() {
+        return;
+    }
+    let origin = Origin::start("a");
+    let mut sluice = edge(&origin, 2);
+    let client = Client::start(
+        &sluice,
+        "web.test",
+        &json!([get("/wait"), { "await": [0, "end"] }, { "closed": true }]),
+    );
+    wait::until("the request to arrive", || (!origin.requests().is_empty()).then_some(()));
+    sluice.signal("TERM");
+    wait::until("the drain", || sluice.log().contains("drain").then_some(()));
+    origin.release();
+    let got = client.end();
+    assert_eq!(
+        (status(&got["streams"]["0"]), &got["streams"]["0"]["text"]),
+        (200, &"waited\n".into())
+    );
+    assert_eq!(got["closed"], 0x100, "{got}");
+    assert!(sluice.wait_end().success());
+    sluice.record_of("end.drain");
+}
+
+#[test]
+fn websockets_pass_by_extended_connect() {
+    if !have_aioquic() {
+        return;
+    }
+    // Answers the handshake, tells the first bytes back, and ends when the client does.
+    let server = Server::start(|mut stream| {
+        let mut reader = BufReader::new(stream.try_clone()?);
+        let mut lines = String::new();
+        while !lines.ends_with("\r\n\r\n") {
+            reader.read_line(&mut lines)?;
+        }
+        let key =
+            lines.lines().find_map(|line| line.strip_prefix("sec-websocket-key: ")).unwrap_or("");
+        assert_eq!(key.len(), 24, "{lines}");
+        stream.write_all(b"HTTP/1.1 101 X\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n")?;
+        let mut bytes = [0; 5];
+        reader.read_exact(&mut bytes)?;
+        stream.write_all(&bytes)?;
+        reader.read_to_end(&mut Vec::new()).map(drop)
+    });
+    let kit = Sluice::new();
+    Authority::new(kit.folder()).issue("web", &["web.test"]);
+    let sluice = kit.start(&format!(
+        "listeners: [{{ name: web, address: 127.0.0.1:0, quic: true, tls: {{ certificates: [{{ cert: web.pem, key: web.key }}] }}, http: main }}]\n\
+         routes: {{ main: [{{ hosts: \"*\", rules: [{{ cluster: up }}] }}] }}\n\
+         clusters: {{ up: {{ endpoints: [\"{}\"] }} }}\n",
+        server.addr()
+    ));
+    let fields = head("CONNECT", "/chat", &[("sec-websocket-version", "13")]);
+    let mut fields = fields.as_array().unwrap().clone();
+    fields.insert(1, json!([":protocol", "websocket"]));
+    let got = tell(
+        &sluice,
+        &json!([
+            { "ask": { "headers": fields, "end": false } },
+            { "await": [0, "head"] },
+            { "more": [0, "hello", false] },
+            { "await": [0, "data"] },
+            { "more": [0, "", true] },
+            { "await": [0, "end"] },
+        ]),
+    );
+    let stream = &got["streams"]["0"];
+    assert_eq!(
+        (status(stream), &stream["text"], &stream["ended"]),
+        (200, &"hello".into(), &true.into()),
+        "{got}"
+    );
+}
+
+#[test]
+fn a_client_whose_address_changes_goes_on() {
+    if !have_aioquic() {
+        return;
+    }
+    let origin = Origin::start("a");
+    let sluice = edge(&origin, 1);
+    let got = tell(
+        &sluice,
+        &json!([
+            get("/bytes/3000000"),
+            { "await": [0, "data"] },
+            { "rebind": true },
+            { "await": [0, "end"] },
+            get("/bytes/3"),
+            { "await": [4, "end"] },
+        ]),
+    );
+    assert_eq!(
+        (&got["streams"]["0"]["data"], &got["streams"]["4"]["data"]),
+        (&3_000_000.into(), &3.into()),
+        "{got}"
+    );
+}
+
+#[test]
+fn chains_are_chosen_by_name_before_the_handshake() {
+    if !have_aioquic() {
+        return;
+    }
+    let kit = Sluice::new().workers(2);
+    let authority = Authority::new(kit.folder());
+    authority.issue("one", &["one.test"]);
+    authority.issue("two", &["two.test"]);
+    let sluice = kit.start(
+        "listeners:\n\
+         - name: web\n\
+         \x20 address: 127.0.0.1:0\n\
+         \x20 quic: true\n\
+         \x20 chains:\n\
+         \x20 - { name: one, match: { sni: one.test }, tls: { certificates: [{ cert: one.pem, key: one.key }] }, http: one }\n\
+         \x20 - { name: two, match: { sni: \"*.test\" }, tls: { certificates: [{ cert: two.pem, key: two.key }] }, http: two }\n\
+         routes:\n\
+         \x20 one: [{ hosts: \"*\", rules: [{ respond: { status: 201 } }] }]\n\
+         \x20 two: [{ hosts: \"*\", rules: [{ respond: { status: 202 } }] }]\n\
+         clusters: {}\n",
+    );
+    for (name, expected) in [("one.test", 201), ("two.test", 202)] {
+        let got = Client::start(&sluice, name, &json!([get("/"), { "await": [0, "end"] }])).end();
+        assert_eq!(status(&got["streams"]["0"]), expected, "{name}: {got}");
+    }
+    // Nobody serves it, and it hears so at once.
+    let client = Client::start(&sluice, "other.example", &json!([]));
+    assert!(!client.0.wait_with_output().unwrap().status.success());
+    sluice.record_of("chain.unmatched");
+}
