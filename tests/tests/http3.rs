@@ -408,28 +408,27 @@ fn websockets_pass_by_extended_connect() {
 }
 
 #[test]
-fn a_client_whose_address_changes_goes_on() {
+fn a_client_whose_address_changes_goes_on_whichever_worker_its_new_address_would_go_to() {
     if !have_aioquic() {
         return;
     }
     let origin = Origin::start("a");
-    let sluice = edge(&origin, 1);
-    let got = tell(
-        &sluice,
-        &json!([
-            get("/bytes/3000000"),
-            { "await": [0, "data"] },
-            { "rebind": true },
-            { "await": [0, "end"] },
-            get("/bytes/3"),
-            { "await": [4, "end"] },
-        ]),
-    );
-    assert_eq!(
-        (&got["streams"]["0"]["data"], &got["streams"]["4"]["data"]),
-        (&3_000_000.into(), &3.into()),
-        "{got}"
-    );
+    for workers in [1, 2, 4] {
+        let sluice = edge(&origin, workers);
+        let rebind = json!({ "rebind": true });
+        let mut steps =
+            vec![get("/bytes/3000000"), json!({ "await": [0, "data"] }), rebind.clone()];
+        steps.extend([json!({ "await": [0, "end"] })]);
+        for number in (4..40).step_by(4) {
+            steps.extend([rebind.clone(), get("/bytes/3"), json!({ "await": [number, "end"] })]);
+        }
+        let got = tell(&sluice, &steps.into());
+        assert_eq!(got["streams"]["0"]["data"], 3_000_000, "{workers}: {got}");
+        for number in (4..40).step_by(4) {
+            assert_eq!(got["streams"][number.to_string()]["data"], 3, "{workers}, {number}: {got}");
+        }
+        assert_eq!(sluice.metric("sluice_listener_connections_accepted_total", ""), 1);
+    }
 }
 
 #[test]

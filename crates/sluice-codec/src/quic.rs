@@ -18,15 +18,56 @@ use std::time::{Duration, Instant};
 use quinn::crypto::rustls::{HandshakeData, QuicServerConfig};
 use quinn::udp::{RecvMeta, Transmit};
 use quinn::{
-    AsyncTimer, AsyncUdpSocket, Connecting, ConnectionError, EndpointConfig, IdleTimeout, Runtime,
-    ServerConfig, TokioRuntime, TransportConfig, UdpPoller,
+    AsyncTimer, AsyncUdpSocket, Connecting, ConnectionError, ConnectionId, ConnectionIdGenerator,
+    EndpointConfig, IdleTimeout, Runtime, ServerConfig, TokioRuntime, TransportConfig, UdpPoller,
 };
 use rustls::pki_types::CertificateDer;
 use send_wrapper::SendWrapper;
 use sluice_core::connection::TlsFacts;
+use sluice_sys::steer;
 use sluice_tls::CertificateInfo;
 
 use crate::h3::server::UNI_STREAMS_MAX;
+
+/// The place of a socket among those that share its port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Which it is, in the order in which they were bound.
+    pub number: u32,
+    /// How many there are.
+    pub count: u32,
+}
+
+/// Bytes of the connection IDs that we choose.
+const ID_LENGTH: usize = 8;
+
+impl ConnectionIdGenerator for Place {
+    /// An ID at random, of those that lead packets here.
+    fn generate_cid(&mut self) -> ConnectionId {
+        loop {
+            let id: [u8; ID_LENGTH] = rand();
+            let [a, b, c, d, ..] = id;
+            if steer::place([a, b, c, d], self.count) == self.number {
+                return ConnectionId::new(&id);
+            }
+        }
+    }
+
+    fn cid_len(&self) -> usize {
+        ID_LENGTH
+    }
+
+    fn cid_lifetime(&self) -> Option<Duration> {
+        None
+    }
+}
+
+/// Random bytes that nobody can foresee.
+fn rand() -> [u8; ID_LENGTH] {
+    let mut bytes = [0; ID_LENGTH];
+    aws_lc_rs::rand::fill(&mut bytes).expect("the system gives random bytes");
+    bytes
+}
 
 /// Sees the datagrams that may begin a connection.
 pub trait Watch: Debug {
@@ -109,12 +150,18 @@ impl QuicEndpoint {
     ///
     /// # Errors
     /// The socket does not take the options that QUIC wants.
-    pub fn open(socket: OwnedFd, watch: Rc<dyn Watch>, fallback: &QuicServer) -> io::Result<Self> {
+    pub fn open(
+        socket: OwnedFd,
+        place: Place,
+        watch: Rc<dyn Watch>,
+        fallback: &QuicServer,
+    ) -> io::Result<Self> {
         let socket = TokioRuntime.wrap_udp_socket(UdpSocket::from(socket))?;
         let socket = Arc::new(Watched { socket, watch: SendWrapper::new(watch) });
         let mut config = EndpointConfig::default();
         // Drafts are nobody's any more.
         config.supported_versions(vec![1]);
+        config.cid_generator(move || Box::new(place));
         let endpoint = quinn::Endpoint::new_with_abstract_socket(
             config,
             Some(ServerConfig::clone(&fallback.0)),

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sluice_codec::quic::{
-    Incoming, QuicEndpoint, QuicOptions, QuicServer, TlsConfig, Watch, facts_of,
+    Incoming, Place, QuicEndpoint, QuicOptions, QuicServer, TlsConfig, Watch, facts_of,
 };
 use sluice_core::Reason;
 use sluice_core::connection::Peer;
@@ -72,6 +72,7 @@ impl QuicSlot {
     /// The socket does not take the options that QUIC wants, or no chain ends TLS.
     pub fn new(
         socket: OwnedFd,
+        place: Place,
         listener: Rc<Listener>,
         options: QuicOptions,
         worker: &Rc<WorkerCx>,
@@ -86,7 +87,7 @@ impl QuicSlot {
         });
         let local = local_address(&socket).ok_or(io::ErrorKind::AddrNotAvailable)?;
         let watch = Rc::clone(&first_packets) as Rc<dyn Watch>;
-        let endpoint = QuicEndpoint::open(socket, watch, &fallback)?;
+        let endpoint = QuicEndpoint::open(socket, place, watch, &fallback)?;
         Ok(Rc::new(Self {
             worker: Rc::clone(worker),
             endpoint,

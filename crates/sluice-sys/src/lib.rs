@@ -11,3 +11,4 @@ pub mod pipe;
 pub mod process;
 pub mod queue;
 pub mod socket;
+pub mod steer;

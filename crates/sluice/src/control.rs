@@ -167,6 +167,7 @@ impl Control {
         for number in 0..options.workers {
             workers.push(Worker::start(Seed {
                 number,
+                workers: options.workers,
                 origin,
                 registry: registry.clone(),
                 log: log.queue(limits.size(Limit::LogQueue)),

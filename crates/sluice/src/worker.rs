@@ -12,6 +12,7 @@ use std::thread::JoinHandle;
 
 use anyhow::Context as _;
 use serde_json::{Value, json};
+use sluice_codec::quic::Place;
 use sluice_core::clock::{ClockOrigin, rfc3339};
 use sluice_core::connection::ConnInfo;
 use sluice_core::{Limits, ListenAddress, Name, Reason};
@@ -59,6 +60,7 @@ pub(crate) struct Worker {
 /// What a worker is made of.
 pub(crate) struct Seed {
     pub(crate) number: usize,
+    pub(crate) workers: usize,
     pub(crate) origin: ClockOrigin,
     pub(crate) registry: Registry,
     pub(crate) log: QueueSeed,
@@ -110,12 +112,14 @@ fn run(seed: Seed, inbox: mpsc::Receiver<Order>) {
         .on_thread_unpark(turn::next)
         .build_local(tokio::runtime::LocalOptions::default())
         .expect("the process has descriptors for an event queue");
+    let small = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+    let place = Place { number: small(seed.number), count: small(seed.workers) };
     let shard = seed.registry.shard(seed.number + 1);
     let log = seed.log.take_root(&shard, &seed.number.to_string());
     let worker = WorkerCx::new(seed.number, seed.origin.clock(), shard, log, seed.limits);
     runtime.block_on(async move {
         worker.start();
-        Office { worker, slots: HashMap::new(), retired: Vec::new() }.work(inbox).await;
+        Office { worker, place, slots: HashMap::new(), retired: Vec::new() }.work(inbox).await;
     });
 }
 
@@ -128,6 +132,8 @@ enum AnySlot {
 /// Carries out orders.
 struct Office {
     worker: Rc<WorkerCx>,
+    /// Among the workers, and so of its sockets among those that share a port.
+    place: Place,
     slots: HashMap<SocketKey, AnySlot>,
     /// UDP sockets that take no new flows and still have some.
     retired: Vec<Rc<UdpSlot>>,
@@ -208,7 +214,7 @@ impl Office {
             }
             PlanKind::Quic(quic) => {
                 let listener = Listener::on_worker(quic.listener, worker);
-                let slot = QuicSlot::new(socket, listener, quic.options, worker)?;
+                let slot = QuicSlot::new(socket, self.place, listener, quic.options, worker)?;
                 worker.spawn(Rc::clone(&slot).run());
                 Ok(AnySlot::Quic(slot))
             }

@@ -12,7 +12,7 @@ use anyhow::Context as _;
 use sluice_core::{ListenAddress, Name};
 use sluice_model::build::{ListenerSnapshot, PlanKind, Snapshot};
 use sluice_model::sections::SocketOptions;
-use sluice_sys::listen;
+use sluice_sys::{listen, steer};
 
 use crate::worker::SocketKey;
 
@@ -48,12 +48,19 @@ impl Sockets {
     pub(crate) fn bind(&self, snapshot: &Snapshot) -> anyhow::Result<NewSockets> {
         let mut new = HashMap::new();
         for (name, listener) in &snapshot.listeners {
-            for (key, _) in served(name, listener).filter(|(key, _)| !self.bound.contains_key(key))
-            {
+            let new_ones = served(name, listener).filter(|(key, _)| !self.bound.contains_key(key));
+            for (key, plan) in new_ones {
                 let wanted = self.beside(&key, &new);
-                let sockets = bind_one(&wanted, self.workers, &listener.socket)
-                    .with_context(|| format!("the listener `{name}` cannot listen on {wanted}"))?;
+                let cannot = || format!("the listener `{name}` cannot listen on {wanted}");
+                let mut sockets =
+                    bind_one(&wanted, self.workers, &listener.socket).with_context(cannot)?;
+                if matches!(plan, PlanKind::Quic(_)) {
+                    let count = u32::try_from(self.workers).unwrap_or(u32::MAX);
+                    steer::by_connection_id(&sockets[0], count).with_context(cannot)?;
+                }
                 let address = address_of(&wanted, &sockets[0]);
+                // They are taken from the end, and the first is the first worker's.
+                sockets.reverse();
                 new.insert(key, (sockets, address));
             }
         }
