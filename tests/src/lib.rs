@@ -1,6 +1,8 @@
 //! What several black-box tests share; the tests are in `tests/`.
 #![forbid(unsafe_code)]
 
+pub mod h3;
+
 use std::path::{Path, PathBuf};
 
 use sluice_testkit::{Sluice, tools};

@@ -2,12 +2,11 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::path::Path;
-use std::process::Stdio;
 
 use serde_json::{Value, json};
 use sluice_testkit::peers::Server;
 use sluice_testkit::{Authority, Origin, Running, Sluice, tools, wait};
+use sluice_tests::h3::{Client, head, status};
 
 /// A Sluice that speaks QUIC in front of `origin`.
 fn edge(origin: &Origin, workers: u16) -> Running {
@@ -29,53 +28,13 @@ fn have_aioquic() -> bool {
     tools::have_modules(&["aioquic"])
 }
 
-/// A client under way; what it was told is in `tests/peers/h3.py`.
-struct Client(std::process::Child);
-
-impl Client {
-    fn start(sluice: &Running, name: &str, steps: &Value) -> Self {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers/h3.py");
-        let mut command = tools::python(&script);
-        command.arg(sluice.addr("web").port().to_string());
-        command.arg(sluice.folder().join("ca.pem")).arg(name);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        child.stdin.take().unwrap().write_all(steps.to_string().as_bytes()).unwrap();
-        Self(child)
-    }
-
-    #[track_caller]
-    fn end(self) -> Value {
-        let output = self.0.wait_with_output().unwrap();
-        let (out, err) =
-            (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        serde_json::from_str(&out).unwrap_or_else(|_| panic!("the client failed: {out}{err}"))
-    }
-}
-
 #[track_caller]
 fn tell(sluice: &Running, steps: &Value) -> Value {
-    Client::start(sluice, "web.test", steps).end()
-}
-
-/// The fields of a request.
-fn head(method: &str, path: &str, more: &[(&str, &str)]) -> Value {
-    let mut fields = vec![
-        json!([":method", method]),
-        json!([":scheme", "https"]),
-        json!([":authority", "web.test"]),
-        json!([":path", path]),
-    ];
-    fields.extend(more.iter().map(|(name, value)| json!([name, value])));
-    Value::Array(fields)
+    Client::start(sluice, "web", "web.test", steps).end()
 }
 
 fn get(path: &str) -> Value {
     json!({ "ask": { "headers": head("GET", path, &[]) } })
-}
-
-fn status(stream: &Value) -> u16 {
-    stream["head"][0][1].as_str().and_then(|status| status.parse().ok()).unwrap_or(0)
 }
 
 #[test]
@@ -339,6 +298,7 @@ fn a_drain_says_goaway_and_lets_requests_finish() {
     let mut sluice = edge(&origin, 2);
     let client = Client::start(
         &sluice,
+        "web",
         "web.test",
         &json!([get("/wait"), { "await": [0, "end"] }, { "closed": true }]),
     );
@@ -454,11 +414,12 @@ fn chains_are_chosen_by_name_before_the_handshake() {
          clusters: {}\n",
     );
     for (name, expected) in [("one.test", 201), ("two.test", 202)] {
-        let got = Client::start(&sluice, name, &json!([get("/"), { "await": [0, "end"] }])).end();
+        let got =
+            Client::start(&sluice, "web", name, &json!([get("/"), { "await": [0, "end"] }])).end();
         assert_eq!(status(&got["streams"]["0"]), expected, "{name}: {got}");
     }
     // Nobody serves it, and it hears so at once.
-    let client = Client::start(&sluice, "other.example", &json!([]));
-    assert!(!client.0.wait_with_output().unwrap().status.success());
+    let client = Client::start(&sluice, "web", "other.example", &json!([]));
+    assert!(!client.succeeds());
     sluice.record_of("chain.unmatched");
 }

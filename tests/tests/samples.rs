@@ -4,8 +4,10 @@
 use std::io::Write as _;
 use std::process::Stdio;
 
+use serde_json::json;
 use sluice_testkit::peers::{Server, UdpServer, connect, read, udp_client};
 use sluice_testkit::{Authority, Origin, Running, Sluice, tools};
+use sluice_tests::h3::{Client, head, status};
 use sluice_tests::{certs_beside, dnsmasq, sample};
 
 fn addr(server: &Server) -> String {
@@ -390,6 +392,39 @@ fn web_with_curl() {
     assert!(moved.contains("location: https://shop.example.com:8443/x?y"), "{moved}");
     let (_, page) = sluice.page("/try?host=shop.example.com&path=/api/orders");
     assert!(page.contains("api"), "{page}");
+}
+
+#[test]
+fn http3_with_aioquic() {
+    if !tools::have_modules(&["aioquic"]) {
+        return;
+    }
+    let kit = Sluice::new();
+    let certs = certs_beside(&kit);
+    let authority = Authority::new(&certs);
+    authority.issue("shop", &["shop.example.com"]);
+    authority.issue("any", &["*.example.com"]);
+    let pages = Origin::start("pages");
+    std::fs::copy(certs.join("ca.pem"), kit.folder().join("ca.pem")).unwrap();
+    let sluice = kit.start(&sample(
+        "http3.yaml",
+        &[
+            ("127.0.0.1:8443", "127.0.0.1:0".into()),
+            ("127.0.0.12:8080", pages.addr().to_string()),
+            (", kinds: request", String::new()),
+        ],
+    ));
+    for name in ["shop.example.com", "other.example.com"] {
+        let ask = json!({ "ask": { "headers": head("GET", "/", &[]) } });
+        let got =
+            Client::start(&sluice, "edge", name, &json!([ask, { "await": [0, "end"] }])).end();
+        assert_eq!(status(&got["streams"]["0"]), 200, "{name}: {got}");
+    }
+    let named = |name: &str| {
+        sluice.record("a request", |record| record["requested_server_name"] == name);
+    };
+    named("shop.example.com");
+    named("other.example.com");
 }
 
 #[test]

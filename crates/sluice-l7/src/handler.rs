@@ -152,6 +152,12 @@ async fn serve_h1(
     }
 }
 
+fn note_moved(conn: &Conn, server: &H3Server) {
+    let (received, sent) = server.moved();
+    conn.info.received.set(received);
+    conn.info.sent.set(sent);
+}
+
 fn count_bytes(conn: &Conn, h1: &mut H1Stream) {
     let (received, sent) = h1.take_moved();
     conn.info.received.set(conn.info.received.get() + received);
@@ -358,8 +364,7 @@ impl HttpHandler {
                 if conn.is_finishing() { Poll::Ready(None) } else { Poll::Pending }
             })
             .await;
-            let (received, sent) = server.moved();
-            (conn.info.received.set(received), conn.info.sent.set(sent));
+            note_moved(&conn, &server);
             match accepted {
                 Some(Ok(stream)) => {
                     served += 1;
@@ -376,8 +381,7 @@ impl HttpHandler {
                 None => {}
             }
         };
-        let (received, sent) = server.moved();
-        (conn.info.received.set(received), conn.info.sent.set(sent));
+        note_moved(&conn, &server);
         reason
     }
 

@@ -1,0 +1,73 @@
+//! aioquic as a client of HTTP/3.
+//!
+//! Owns: starting it, and the words of its steps. Refuses to know: what is asked. Keeps: what it is told is what it does.
+
+use std::io::Write as _;
+use std::path::Path;
+use std::process::{Child, Stdio};
+
+use serde_json::{Value, json};
+use sluice_testkit::{Running, tools};
+
+/// A client under way; what it was told is in `tests/peers/h3.py`.
+#[derive(Debug)]
+pub struct Client(Child);
+
+impl Client {
+    /// Connects to a listener under a name and does the steps, trusting `ca.pem`.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn start(sluice: &Running, listener: &str, name: &str, steps: &Value) -> Self {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers/h3.py");
+        let mut command = tools::python(&script);
+        command.arg(sluice.addr(listener).port().to_string());
+        command.arg(sluice.folder().join("ca.pem")).arg(name);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("it runs");
+        child
+            .stdin
+            .take()
+            .expect("it was piped")
+            .write_all(steps.to_string().as_bytes())
+            .expect("it runs");
+        Self(child)
+    }
+
+    /// What came of it.
+    ///
+    /// # Panics
+    /// When it failed.
+    #[track_caller]
+    pub fn end(self) -> Value {
+        let output = self.0.wait_with_output().expect("it runs");
+        let (out, err) =
+            (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        serde_json::from_str(&out).unwrap_or_else(|_| panic!("the client failed: {out}{err}"))
+    }
+
+    /// Whether it came to its end.
+    ///
+    /// # Panics
+    /// When it cannot be waited for.
+    pub fn succeeds(self) -> bool {
+        self.0.wait_with_output().expect("it runs").status.success()
+    }
+}
+
+/// The fields of a request.
+pub fn head(method: &str, path: &str, more: &[(&str, &str)]) -> Value {
+    let mut fields = vec![
+        json!([":method", method]),
+        json!([":scheme", "https"]),
+        json!([":authority", "web.test"]),
+        json!([":path", path]),
+    ];
+    fields.extend(more.iter().map(|(name, value)| json!([name, value])));
+    Value::Array(fields)
+}
+
+/// The status of what came on a stream; 0 where nothing did.
+pub fn status(stream: &Value) -> u16 {
+    stream["head"][0][1].as_str().and_then(|status| status.parse().ok()).unwrap_or(0)
+}
