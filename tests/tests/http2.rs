@@ -32,7 +32,7 @@ fn inner(origin: &Origin) -> Running {
     kit.start(&format!(
         "listeners:\n\
          - {{ name: plain, address: 127.0.0.1:0, http: main }}\n\
-         - {{ name: tls, address: 127.0.0.1:0, tls: {{ certificates: [{{ cert: own.pem, key: own.key }}] }}, http: main }}\n\
+         - {{ name: tls, address: 127.0.0.1:0, quic: true, tls: {{ certificates: [{{ cert: own.pem, key: own.key }}] }}, http: main }}\n\
          routes: {{ main: [{{ hosts: \"*\", rules: [{{ cluster: up }}] }}] }}\n\
          clusters: {{ up: {{ endpoints: [\"{}\"] }} }}\n",
         origin.addr()
@@ -56,7 +56,8 @@ fn outer(inner: &Running) -> Running {
          \x20 h2: {{ endpoints: [\"{plain}\"], protocol: http2 }}\n\
          \x20 h1tls: {{ endpoints: [\"{tls}\"], {of_tls} }}\n\
          \x20 h2tls: {{ endpoints: [\"{tls}\"], protocol: http2, {of_tls} }}\n\
-         \x20 auto: {{ endpoints: [\"{tls}\"], protocol: auto, {of_tls} }}\n"
+         \x20 auto: {{ endpoints: [\"{tls}\"], protocol: auto, {of_tls} }}\n\
+         \x20 h3: {{ endpoints: [\"{tls}\"], protocol: http3, {of_tls} }}\n"
     ))
 }
 
@@ -91,7 +92,7 @@ fn every_version_speaks_to_every_other() {
     let file = outer.folder().join("body");
     std::fs::write(&file, &body).unwrap();
     for client in ["h1", "h2", "h1tls", "h2tls"] {
-        for up in ["h1", "h2", "h1tls", "h2tls", "auto"] {
+        for up in ["h1", "h2", "h1tls", "h2tls", "auto", "h3"] {
             let cell = format!("{client} to {up}");
             let run =
                 |path: &str, more: &[&str]| tools::must(curl(&outer, client, up, path).args(more));
@@ -125,7 +126,7 @@ fn every_version_speaks_to_every_other() {
     let spoken = |version: &str| {
         outer.records().iter().filter(|r| r["upstream_protocol"] == version).count()
     };
-    assert!(spoken("HTTP/2") > 30 && spoken("HTTP/1.1") > 30);
+    assert!(spoken("HTTP/3") > 30 && spoken("HTTP/2") > 30 && spoken("HTTP/1.1") > 30);
 }
 
 #[test]
@@ -133,7 +134,7 @@ fn a_client_that_gives_up_is_given_up_on_in_every_version() {
     let origin = Origin::start("a");
     let inner = inner(&origin);
     let outer = outer(&inner);
-    for (number, up) in ["h1", "h2"].into_iter().enumerate() {
+    for (number, up) in ["h1", "h2", "h3"].into_iter().enumerate() {
         let mut client = H2::connect(outer.addr("plain"));
         let mut fields = frames::get("a", "/wait");
         fields.push(("x-up", up));
@@ -436,6 +437,9 @@ fn floods_end_their_own_connection_and_nobody_elses() {
     assert_eq!(other.body(1), b"xx");
     // A preface that never comes.
     drop(H2::silent(address));
+    wait::until("it to be taken", || {
+        (sluice.metric("sluice_listener_connections_accepted_total", "") == 5).then_some(())
+    });
 }
 
 #[test]

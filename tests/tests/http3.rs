@@ -87,7 +87,7 @@ fn http3_speaks_to_every_version_of_endpoint() {
     let inner = kit.start(&format!(
         "listeners:\n\
          - {{ name: plain, address: 127.0.0.1:0, http: main }}\n\
-         - {{ name: tls, address: 127.0.0.1:0, tls: {{ certificates: [{{ cert: own.pem, key: own.key }}] }}, http: main }}\n\
+         - {{ name: tls, address: 127.0.0.1:0, quic: true, tls: {{ certificates: [{{ cert: own.pem, key: own.key }}] }}, http: main }}\n\
          routes: {{ main: [{{ hosts: \"*\", rules: [{{ cluster: up }}] }}] }}\n\
          clusters: {{ up: {{ endpoints: [\"{}\"] }} }}\n",
         origin.addr()
@@ -104,9 +104,10 @@ fn http3_speaks_to_every_version_of_endpoint() {
          \x20 h1: {{ endpoints: [\"{plain}\"] }}\n\
          \x20 h2: {{ endpoints: [\"{plain}\"], protocol: http2 }}\n\
          \x20 h1tls: {{ endpoints: [\"{tls}\"], {of_tls} }}\n\
-         \x20 h2tls: {{ endpoints: [\"{tls}\"], protocol: http2, {of_tls} }}\n"
+         \x20 h2tls: {{ endpoints: [\"{tls}\"], protocol: http2, {of_tls} }}\n\
+         \x20 h3: {{ endpoints: [\"{tls}\"], protocol: http3, {of_tls} }}\n"
     ));
-    for up in ["h1", "h2", "h1tls", "h2tls"] {
+    for up in ["h1", "h2", "h1tls", "h2tls", "h3"] {
         let head = |method: &str, path: &str, more: &[(&str, &str)]| {
             head(method, path, &[&[("x-up", up)], more].concat())
         };

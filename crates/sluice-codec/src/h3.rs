@@ -1,9 +1,11 @@
-//! HTTP/3, the server's role, on streams of QUIC.
+//! HTTP/3, both roles, on streams of QUIC.
 //!
 //! Owns: frames, field sections and connections of HTTP/3 (RFC 9114, RFC 9204) as the rest of the codec sees
 //! them. Refuses to know: routes, clusters, how QUIC moves bytes. Keeps: QPACK without a dynamic table, so that
 //! no stream waits for another; a body is read only when it is asked for and sent only against room.
 
+pub mod client;
+mod connection;
 pub mod convert;
 pub mod frame;
 pub mod qpack;
@@ -11,6 +13,8 @@ pub mod server;
 pub mod stream;
 mod tables;
 
+pub use client::H3Client;
+pub(crate) use connection::UNI_STREAMS_MAX;
 pub use server::H3Server;
 pub use stream::H3Stream;
 

@@ -13,7 +13,7 @@ use std::task::Poll;
 
 use bytes::Bytes;
 use sluice_io::{LocalFuture, Stream, WorkerCx};
-use sluice_upstream::connector::reach;
+use sluice_upstream::connector::{Failure, reach};
 use sluice_upstream::health::HealthProbe;
 use sluice_upstream::plan::{CheckKind, ClusterPlan, HttpVersion};
 use sluice_upstream::{EndpointState, Preface};
@@ -24,6 +24,7 @@ use crate::h1::{H1Stream, Role};
 use crate::h2::{H2Client, H2Options};
 use crate::head::Head;
 use crate::names::Known;
+use crate::quic::QuicClients;
 use crate::stream::HttpStream;
 
 /// What of an answer is read at most.
@@ -83,28 +84,10 @@ async fn ask(
     mut head: Head,
     body: Option<Bytes>,
 ) -> Result<(Head, Answer), String> {
-    let reached = reach(plan, endpoint, worker, &Preface::default()).await;
-    let stream =
-        reached.map_err(|failure| failure.detail.unwrap_or_else(|| failure.why.to_string()))?;
     head.append(b"user-agent", b"sluice-health-check");
-    let h2 = match (plan.protocol, &stream) {
-        (HttpVersion::Http1, _) | (HttpVersion::Auto, Stream::Raw(_)) => false,
-        (HttpVersion::Http2, _) => true,
-        (HttpVersion::Auto, Stream::Tls(tls)) => tls.facts().alpn.as_deref() == Some(b"h2"),
-    };
     let wants_body = body.is_some();
-    let end = body.is_none();
+    let mut stream = open(plan, endpoint, worker, &head, body.is_none()).await?;
     let failed = |error: crate::HttpError| error.to_string();
-    let mut stream = if h2 {
-        let options = H2Options::default();
-        let client = H2Client::handshake(stream, worker, &options, ()).await;
-        let opened = client.map_err(failed)?.open(&head, end).await;
-        HttpStream::H2(Box::new(opened.map_err(failed)?))
-    } else {
-        let mut h1 = H1Stream::new(stream, Role::Client, Rc::new(H1Options::default()));
-        h1.send_head(worker, &head, end, false).map_err(failed)?;
-        HttpStream::H1(h1)
-    };
     let mut body = body;
     poll_fn(|cx| {
         let Some(bytes) = body.take() else { return stream.push(cx, worker).into() };
@@ -145,6 +128,37 @@ async fn ask(
     }
     stream.reset(true);
     Ok((answer, rest))
+}
+
+/// Sends the head of a request on a connection of its own.
+async fn open(
+    plan: &ClusterPlan,
+    endpoint: &Arc<EndpointState>,
+    worker: &Rc<WorkerCx>,
+    head: &Head,
+    end: bool,
+) -> Result<HttpStream, String> {
+    let unreached = |failure: Failure| failure.detail.unwrap_or_else(|| failure.why.to_string());
+    let failed = |error: crate::HttpError| error.to_string();
+    if plan.protocol == HttpVersion::Http3 {
+        let clients = QuicClients::default();
+        let client = clients.reach(plan, endpoint, worker, ()).await.map_err(unreached)?;
+        return Ok(HttpStream::H3(Box::new(client.open(head, end).await.map_err(failed)?)));
+    }
+    let stream = reach(plan, endpoint, worker, &Preface::default()).await.map_err(unreached)?;
+    let h2 = match (plan.protocol, &stream) {
+        (HttpVersion::Http2, _) => true,
+        (HttpVersion::Auto, Stream::Tls(tls)) => tls.facts().alpn.as_deref() == Some(b"h2"),
+        _ => false,
+    };
+    if h2 {
+        let client = H2Client::handshake(stream, worker, &H2Options::default(), ()).await;
+        let opened = client.map_err(failed)?.open(head, end).await;
+        return Ok(HttpStream::H2(Box::new(opened.map_err(failed)?)));
+    }
+    let mut h1 = H1Stream::new(stream, Role::Client, Rc::new(H1Options::default()));
+    h1.send_head(worker, head, end, false).map_err(failed)?;
+    Ok(HttpStream::H1(h1))
 }
 
 /// What came behind a head.

@@ -4,10 +4,11 @@
 //! spoken on streams, chains, and which certificate a client gets. Keeps: everything of a connection runs on
 //! the worker whose socket it came to; whoever watches sees each first packet before the library does.
 
+use std::cell::OnceCell;
 use std::fmt::Debug;
 use std::future::Future;
 use std::io::{self, IoSliceMut};
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -15,19 +16,24 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use quinn::crypto::rustls::{HandshakeData, QuicServerConfig};
+use quinn::crypto::rustls::{HandshakeData, QuicClientConfig, QuicServerConfig};
 use quinn::udp::{RecvMeta, Transmit};
 use quinn::{
-    AsyncTimer, AsyncUdpSocket, Connecting, ConnectionError, ConnectionId, ConnectionIdGenerator,
-    EndpointConfig, IdleTimeout, Runtime, ServerConfig, TokioRuntime, TransportConfig, UdpPoller,
+    AsyncTimer, AsyncUdpSocket, ClientConfig, Connecting, ConnectionError, ConnectionId,
+    ConnectionIdGenerator, EndpointConfig, IdleTimeout, Runtime, ServerConfig, TokioRuntime,
+    TransportConfig, UdpPoller,
 };
-use rustls::pki_types::CertificateDer;
+use rustls::pki_types::{CertificateDer, ServerName};
 use send_wrapper::SendWrapper;
 use sluice_core::connection::TlsFacts;
 use sluice_sys::steer;
 use sluice_tls::CertificateInfo;
 
-use crate::h3::server::UNI_STREAMS_MAX;
+use sluice_io::WorkerCx;
+use sluice_upstream::connector::{Failure, verified_name};
+use sluice_upstream::{ClusterPlan, EndpointState, Target};
+
+use crate::h3::{H3Client, UNI_STREAMS_MAX};
 
 /// The place of a socket among those that share its port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,6 +125,22 @@ impl Default for QuicOptions {
     }
 }
 
+impl QuicOptions {
+    fn transport(&self) -> Result<TransportConfig, String> {
+        let idle = IdleTimeout::try_from(self.idle_timeout).map_err(|error| error.to_string())?;
+        let mut transport = TransportConfig::default();
+        transport
+            .max_idle_timeout(Some(idle))
+            .max_concurrent_uni_streams(UNI_STREAMS_MAX.into())
+            .stream_receive_window(self.stream_window.into())
+            .receive_window(self.connection_window.into())
+            .send_window(u64::from(self.connection_window))
+            // Datagrams in connections have no use here.
+            .datagram_receive_buffer_size(None);
+        Ok(transport)
+    }
+}
+
 impl QuicServer {
     /// What `tls`, which speaks TLS 1.3 and knows the ALPN protocols, shakes hands with.
     ///
@@ -126,18 +148,8 @@ impl QuicServer {
     /// It has no cipher suite that the first packets of QUIC need.
     pub fn new(tls: Arc<rustls::ServerConfig>, options: &QuicOptions) -> Result<Self, String> {
         let crypto = QuicServerConfig::try_from(tls).map_err(|error| error.to_string())?;
-        let mut transport = TransportConfig::default();
-        let idle =
-            IdleTimeout::try_from(options.idle_timeout).map_err(|error| error.to_string())?;
-        transport
-            .max_idle_timeout(Some(idle))
-            .max_concurrent_bidi_streams(options.streams_max.into())
-            .max_concurrent_uni_streams(UNI_STREAMS_MAX.into())
-            .stream_receive_window(options.stream_window.into())
-            .receive_window(options.connection_window.into())
-            .send_window(u64::from(options.connection_window))
-            // Datagrams in connections have no use here.
-            .datagram_receive_buffer_size(None);
+        let mut transport = options.transport()?;
+        transport.max_concurrent_bidi_streams(options.streams_max.into());
         let mut config = ServerConfig::with_crypto(Arc::new(crypto));
         config.transport_config(Arc::new(transport));
         Ok(Self(Arc::new(config)))
@@ -228,6 +240,77 @@ impl Future for Shaking {
         Pin::new(&mut self.0).poll(cx)
     }
 }
+
+/// Sockets of a worker from which connections go out, made when they are wanted first.
+#[derive(Debug, Default)]
+pub struct QuicClients {
+    v4: OnceCell<quinn::Endpoint>,
+    v6: OnceCell<quinn::Endpoint>,
+}
+
+impl QuicClients {
+    /// Connects to `to` and shakes hands as `tls` says, under `name`; call it on the worker's thread.
+    ///
+    /// # Errors
+    /// What the system, TLS or the peer said.
+    async fn connect(
+        &self,
+        to: SocketAddr,
+        tls: Arc<rustls::ClientConfig>,
+        name: &ServerName<'_>,
+    ) -> Result<Connection, String> {
+        let crypto = QuicClientConfig::try_from(tls).map_err(|error| error.to_string())?;
+        let mut config = ClientConfig::new(Arc::new(crypto));
+        let mut transport = QuicOptions::default().transport()?;
+        transport.max_concurrent_bidi_streams(0_u8.into()).keep_alive_interval(Some(KEEP_ALIVE));
+        config.transport_config(Arc::new(transport));
+        let endpoint = self.endpoint(to).map_err(|error| error.to_string())?;
+        let connecting = endpoint.connect_with(config, to, &name.to_str());
+        connecting.map_err(|error| error.to_string())?.await.map_err(|error| error.to_string())
+    }
+
+    /// Connects to an endpoint of a cluster that speaks HTTP/3, and greets it. `kept` is held as long as the
+    /// connection is open.
+    ///
+    /// # Errors
+    /// Why it was not reached.
+    pub async fn reach(
+        &self,
+        plan: &ClusterPlan,
+        endpoint: &EndpointState,
+        worker: &Rc<WorkerCx>,
+        kept: impl Sized + 'static,
+    ) -> Result<H3Client, Failure> {
+        let failed = |error: &dyn std::fmt::Display| Failure::of_tls(endpoint, error);
+        let Target::Ip(to) = endpoint.target else {
+            return Err(failed(&"QUIC goes to IP addresses only"));
+        };
+        let tls = plan.tls.as_ref().ok_or_else(|| failed(&"QUIC is always in TLS"))?;
+        let name = verified_name(tls, endpoint).ok_or_else(|| failed(&"it has no name"))?;
+        let connecting = self.connect(to, Arc::clone(&tls.config), &name);
+        let connection = connecting.await.map_err(|error| failed(&error))?;
+        let greeted = H3Client::greet(connection, worker, kept).await;
+        greeted.map_err(|error| failed(&error))
+    }
+
+    fn endpoint(&self, to: SocketAddr) -> io::Result<&quinn::Endpoint> {
+        let (cell, any): (_, SocketAddr) = match to {
+            SocketAddr::V4(_) => (&self.v4, (Ipv4Addr::UNSPECIFIED, 0).into()),
+            SocketAddr::V6(_) => (&self.v6, (Ipv6Addr::UNSPECIFIED, 0).into()),
+        };
+        if let Some(endpoint) = cell.get() {
+            return Ok(endpoint);
+        }
+        let socket = TokioRuntime.wrap_udp_socket(UdpSocket::bind(any)?)?;
+        let config = EndpointConfig::default();
+        let made =
+            quinn::Endpoint::new_with_abstract_socket(config, None, socket, Arc::new(OnWorker))?;
+        Ok(cell.get_or_init(|| made))
+    }
+}
+
+/// Time between words on a connection that nobody uses, so that it is known to be there.
+const KEEP_ALIVE: Duration = Duration::from_secs(25);
 
 /// What a handshake found out.
 pub fn facts_of(connection: &Connection) -> TlsFacts {

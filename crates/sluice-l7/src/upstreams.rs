@@ -1,8 +1,8 @@
 //! Connections to endpoints, on one worker: taken, made, used again.
 //!
 //! Owns: pools per cluster, the wait for a connection, retries under way. Refuses to know: requests.
-//! Keeps: a connection of HTTP/1 carries one request at a time; one of HTTP/2 as many as both sides
-//! allow; nobody makes a second connection of HTTP/2 while the first is being made.
+//! Keeps: a connection of HTTP/1 carries one request at a time, one of HTTP/2 or HTTP/3 as many as both
+//! sides allow; nobody makes a second one of these while the first is being made.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -10,9 +10,11 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
+use sluice_codec::Multiplexed;
 use sluice_codec::h1::stream::H1Options;
 use sluice_codec::h1::{H1Stream, Role};
 use sluice_codec::h2::{H2Client, H2Options};
+use sluice_codec::quic::QuicClients;
 use sluice_core::{Moment, Name};
 use sluice_io::{Stream, WorkerCx};
 use sluice_telemetry::{Counter, Histogram};
@@ -35,6 +37,7 @@ const LOOK: Duration = Duration::from_millis(20);
 #[derive(Debug, Default)]
 pub struct Upstreams {
     clusters: RefCell<HashMap<Name, Rc<Lines>, foldhash::fast::RandomState>>,
+    quic: Rc<QuicClients>,
     sweeping: Cell<bool>,
 }
 
@@ -46,7 +49,7 @@ impl Upstreams {
         {
             return Rc::clone(lines);
         }
-        let lines = Lines::new(Arc::clone(cluster), worker, Rc::downgrade(self));
+        let lines = Lines::new(Arc::clone(cluster), worker, self);
         self.clusters.borrow_mut().insert(Arc::clone(&cluster.name), Rc::clone(&lines));
         lines
     }
@@ -81,7 +84,8 @@ pub struct Lines {
     /// The cluster.
     pub handle: Rc<ClusterHandle>,
     h1: Pool<H1Line>,
-    h2: RefCell<HashMap<Arc<str>, Shelf, foldhash::fast::RandomState>>,
+    quic: Rc<QuicClients>,
+    shared: RefCell<HashMap<Arc<str>, Shelf, foldhash::fast::RandomState>>,
     /// Somebody gave a connection back.
     freed: Notify,
     waiting: Cell<u64>,
@@ -108,11 +112,11 @@ struct H1Line {
     claim: Claim,
 }
 
-/// Connections of HTTP/2 to one endpoint.
+/// Connections to one endpoint that are shared by many requests.
 #[derive(Debug)]
 struct Shelf {
     endpoint: Arc<EndpointState>,
-    open: Vec<Idle<H2Client>>,
+    open: Vec<Idle<Multiplexed>>,
     /// One is being made; whoever waits for it is told.
     making: Option<Rc<Notify>>,
     idle_since: Moment,
@@ -127,8 +131,8 @@ struct Shelf {
 pub enum Line {
     /// A whole connection of HTTP/1.
     H1(TakenH1),
-    /// A connection of HTTP/2 with room for a stream.
-    H2(H2Client),
+    /// A connection with room for a request beside others.
+    Shared(Multiplexed),
 }
 
 /// A connection of HTTP/1 and what goes back with it.
@@ -161,7 +165,8 @@ impl TakenH1 {
 }
 
 impl Lines {
-    fn new(cluster: Arc<Cluster>, worker: &Rc<WorkerCx>, upstreams: Weak<Upstreams>) -> Rc<Self> {
+    fn new(cluster: Arc<Cluster>, worker: &Rc<WorkerCx>, upstreams: &Rc<Upstreams>) -> Rc<Self> {
+        let quic = Rc::clone(&upstreams.quic);
         let name = &*Arc::clone(&cluster.name);
         let shard = &worker.shard;
         Rc::new(Self {
@@ -175,12 +180,13 @@ impl Lines {
             },
             handle: ClusterHandle::new(Arc::clone(&cluster), worker),
             h1: Pool::new(cluster),
-            h2: RefCell::default(),
+            shared: RefCell::default(),
+            quic,
             freed: Notify::new(),
             waiting: Cell::new(0),
             requests: Cell::new(0),
             retries: Cell::new(0),
-            upstreams,
+            upstreams: Rc::downgrade(upstreams),
         })
     }
 
@@ -236,11 +242,11 @@ impl Lines {
         let plan = self.handle.cluster.peek_plan();
         if plan.protocol != HttpVersion::Http1 {
             let generation = self.handle.cluster.generation();
-            let mut shelves = self.h2.borrow_mut();
+            let mut shelves = self.shared.borrow_mut();
             let shelf = shelves.get_mut(&endpoint.name);
             if let Some(idle) = shelf.and_then(|shelf| {
                 shelf.idle_since = now;
-                let fits = |idle: &mut Idle<H2Client>| {
+                let fits = |idle: &mut Idle<Multiplexed>| {
                     idle.may_go_on(&plan.reuse, generation, now)
                         && idle.connection.has_room(plan.reuse.streams_max)
                 };
@@ -248,10 +254,10 @@ impl Lines {
                 shelf.open.get_mut(place)
             }) {
                 idle.requests += 1;
-                return Some(Line::H2(idle.connection.clone()));
+                return Some(Line::Shared(idle.connection.clone()));
             }
         }
-        if plan.protocol == HttpVersion::Http2 {
+        if matches!(plan.protocol, HttpVersion::Http2 | HttpVersion::Http3) {
             return None;
         }
         let idle = self.h1.take(endpoint, now, |line| line.stream.is_quiet(worker))?;
@@ -263,7 +269,7 @@ impl Lines {
     }
 
     fn making(&self, endpoint: &Arc<EndpointState>) -> Option<Rc<Notify>> {
-        self.h2.borrow().get(&endpoint.name)?.making.clone()
+        self.shared.borrow().get(&endpoint.name)?.making.clone()
     }
 
     async fn make(
@@ -276,32 +282,34 @@ impl Lines {
         let plan = self.handle.cluster.plan();
         let generation = self.handle.cluster.generation();
         let started = worker.now();
-        // Whether it will be HTTP/2 is known only afterwards where TLS decides; then nobody waits.
-        let making =
-            (plan.protocol == HttpVersion::Http2).then(|| Making::begin(self, endpoint, started));
-        let stream = reach(&plan, endpoint, worker, &Preface::default()).await?;
-        self.handle.note_connected(worker, endpoint, started);
-        let made = worker.now();
-        let h2 = match plan.protocol {
-            HttpVersion::Http1 => false,
-            HttpVersion::Http2 => true,
-            HttpVersion::Auto => agreed_on_h2(&stream),
+        // Whether it will be shared is known only afterwards where TLS decides; then nobody waits.
+        let shares = matches!(plan.protocol, HttpVersion::Http2 | HttpVersion::Http3);
+        let making = shares.then(|| Making::begin(self, endpoint, started));
+        let connection = if plan.protocol == HttpVersion::Http3 {
+            let client = self.quic.reach(&plan, endpoint, worker, claim).await?;
+            self.handle.note_connected(worker, endpoint, started);
+            Multiplexed::H3(client)
+        } else {
+            let stream = reach(&plan, endpoint, worker, &Preface::default()).await?;
+            self.handle.note_connected(worker, endpoint, started);
+            let shared = shares || (plan.protocol == HttpVersion::Auto && agreed_on_h2(&stream));
+            if !shared {
+                let stream = H1Stream::new(stream, Role::Client, Rc::clone(options));
+                let kept = Kept { claim, made: worker.now(), requests: 0, generation };
+                return Ok(Line::H1(TakenH1 { stream, kept }));
+            }
+            let h2_options = H2Options { ping_interval: Some(PING), ..H2Options::default() };
+            let client = H2Client::handshake(stream, worker, &h2_options, claim).await;
+            Multiplexed::H2(client.map_err(|error| Failure {
+                why: crate::reasons::UPSTREAM_PROTOCOL,
+                errno: None,
+                detail: Some(error.to_string()),
+            })?)
         };
-        if !h2 {
-            let stream = H1Stream::new(stream, Role::Client, Rc::clone(options));
-            let kept = Kept { claim, made, requests: 0, generation };
-            return Ok(Line::H1(TakenH1 { stream, kept }));
-        }
-        let h2_options = H2Options { ping_interval: Some(PING), ..H2Options::default() };
-        let client = H2Client::handshake(stream, worker, &h2_options, claim).await;
-        let client = client.map_err(|error| Failure {
-            why: crate::reasons::UPSTREAM_PROTOCOL,
-            errno: None,
-            detail: Some(error.to_string()),
-        })?;
-        let mut idle = Idle::new(client.clone(), made, generation);
+        let made = worker.now();
+        let mut idle = Idle::new(connection.clone(), made, generation);
         idle.requests = 1;
-        self.h2
+        self.shared
             .borrow_mut()
             .entry(Arc::clone(&endpoint.name))
             .or_insert_with(|| Shelf::new(endpoint, made))
@@ -309,7 +317,7 @@ impl Lines {
             .push(idle);
         drop(making);
         self.sweep_soon(worker);
-        Ok(Line::H2(client))
+        Ok(Line::Shared(connection))
     }
 
     /// Takes a connection of HTTP/1 back after a request. It is closed unless it may be used again.
@@ -343,7 +351,7 @@ impl Lines {
         let plan = self.handle.cluster.plan();
         let generation = self.handle.cluster.generation();
         let cluster = &self.handle.cluster;
-        self.h2.borrow_mut().retain(|_, shelf| {
+        self.shared.borrow_mut().retain(|_, shelf| {
             let stays = cluster.has_member(&shelf.endpoint);
             let lain = now.since(shelf.idle_since) >= plan.reuse.idle_timeout;
             // Dropping the last handle lets the connection end once its streams have.
@@ -359,7 +367,7 @@ impl Lines {
             });
             !shelf.open.is_empty() || shelf.making.is_some()
         });
-        !self.h1.is_empty() || !self.h2.borrow().is_empty()
+        !self.h1.is_empty() || !self.shared.borrow().is_empty()
     }
 
     /// Counts a request under way.
@@ -458,7 +466,7 @@ struct Making {
 impl Making {
     fn begin(lines: &Rc<Lines>, endpoint: &Arc<EndpointState>, now: Moment) -> Self {
         let told = Rc::new(Notify::new());
-        let mut shelves = lines.h2.borrow_mut();
+        let mut shelves = lines.shared.borrow_mut();
         let shelf =
             shelves.entry(Arc::clone(&endpoint.name)).or_insert_with(|| Shelf::new(endpoint, now));
         shelf.making = Some(Rc::clone(&told));
@@ -468,7 +476,7 @@ impl Making {
 
 impl Drop for Making {
     fn drop(&mut self) {
-        if let Some(shelf) = self.lines.h2.borrow_mut().get_mut(&self.endpoint) {
+        if let Some(shelf) = self.lines.shared.borrow_mut().get_mut(&self.endpoint) {
             shelf.making = None;
         }
         self.told.notify_waiters();

@@ -403,6 +403,8 @@ choice! {
         Http1 = "http1",
         /// HTTP/2, with prior knowledge where there is no TLS.
         Http2 = "http2",
+        /// HTTP/3, over QUIC; `tls` is needed.
+        Http3 = "http3",
         /// What TLS agrees on.
         Auto = "auto",
     }

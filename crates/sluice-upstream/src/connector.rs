@@ -18,6 +18,7 @@ use sluice_io::tls::HandshakeError;
 use sluice_io::{Conn, RawStream, Reactor, Side, Stream, TlsStream, WorkerCx};
 use sluice_sys::socket::{begin_connect, connect_unix, local_address, take_error};
 use sluice_telemetry::RecordKind;
+use sluice_tls::ClientTls;
 use smallvec::SmallVec;
 
 use crate::cluster::{Claim, ClusterHandle};
@@ -120,7 +121,8 @@ impl Failure {
         Self { why: reasons::of_connect_error(error), errno: error.raw_os_error(), detail: None }
     }
 
-    fn of_tls(endpoint: &EndpointState, error: &dyn std::fmt::Display) -> Self {
+    /// What TLS, or QUIC, had to say of an endpoint.
+    pub fn of_tls(endpoint: &EndpointState, error: &dyn std::fmt::Display) -> Self {
         let detail = Some(format!("{}: {error}", endpoint.name));
         Self { why: reasons::TLS, errno: None, detail }
     }
@@ -197,10 +199,7 @@ pub async fn reach(
     let mut raw = opened.map_err(|error| Failure::of_io(&error))?;
     greet(&mut raw, worker, preface).await?;
     let Some(tls) = &plan.tls else { return Ok(Stream::Raw(raw)) };
-    let name = match &tls.sni {
-        Some(name) => name.clone(),
-        None => own_name(endpoint).ok_or(Failure::of(reasons::TLS))?,
-    };
+    let name = verified_name(tls, endpoint).ok_or(Failure::of(reasons::TLS))?;
     let failed = |error: &dyn std::fmt::Display| Failure::of_tls(endpoint, error);
     let mut stream = TlsStream::client(raw, tls, name).map_err(|error| failed(&error))?;
     let shaking = poll_fn(|cx| stream.poll_handshake(cx, worker)).await;
@@ -232,7 +231,11 @@ pub async fn open(target: &Target, reactor: &Rc<Reactor>) -> io::Result<RawStrea
     }
 }
 
-/// The name that an endpoint is verified under when the configuration gives none.
+/// The name that an endpoint is verified under: that of the configuration, or its own.
+pub fn verified_name(tls: &ClientTls, endpoint: &EndpointState) -> Option<ServerName<'static>> {
+    tls.sni.clone().or_else(|| own_name(endpoint))
+}
+
 fn own_name(endpoint: &EndpointState) -> Option<ServerName<'static>> {
     if let Some(host) = &endpoint.host {
         return ServerName::try_from(host.trim_end_matches('.').to_owned()).ok();

@@ -67,6 +67,8 @@ pub enum HttpVersion {
     Http1,
     /// HTTP/2.
     Http2,
+    /// HTTP/3, over QUIC.
+    Http3,
     /// What TLS agrees on.
     Auto,
 }

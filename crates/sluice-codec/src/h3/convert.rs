@@ -194,6 +194,24 @@ fn one_length(head: &Head) -> Result<(), Refusal> {
     }
 }
 
+/// Reads a response's field section.
+///
+/// # Errors
+/// It is no response.
+pub fn response(section: &[u8], max: usize, head: &mut Head) -> Result<(), Refusal> {
+    head.clear();
+    head.set_version(Version::Http3);
+    let mut pseudo = Pseudo::default();
+    qpack::decode(section, max, |name, value| pseudo.take(head, name, value))?;
+    let of_request =
+        pseudo.method || pseudo.scheme || pseudo.path || pseudo.authority || pseudo.protocol;
+    // RFC 9114 §4.5: there is no 101.
+    if of_request || !(100..=999).contains(&head.status()) || head.status() == 101 {
+        return Err(refused("http3.status_malformed"));
+    }
+    one_length(head)
+}
+
 /// Reads trailers. Fields that may not stand there are left out.
 ///
 /// # Errors
@@ -216,6 +234,25 @@ pub fn put_response(out: &mut Vec<u8>, head: &Head) {
         b":status",
         &[digit(status / 100), digit(status / 10), digit(status)],
     );
+    put_fields(out, section, head);
+}
+
+/// Adds a HEADERS frame with a request head.
+pub fn put_request(out: &mut Vec<u8>, head: &Head) {
+    let mut section = qpack::PREFIX.to_vec();
+    let extended = head.upgrade();
+    let method = if extended.is_some() { "CONNECT" } else { head.method_text() };
+    let mut put = |name: &[u8], value: &str| qpack::encode(&mut section, name, value.as_bytes());
+    put(b":method", method);
+    put(b":authority", head.authority());
+    if head.method() != Method::Connect || extended.is_some() {
+        // QUIC is always encrypted; what came in clear was still meant for this endpoint.
+        put(b":scheme", "https");
+        put(b":path", if head.path().is_empty() { "/" } else { head.path() });
+    }
+    if let Some(protocol) = extended {
+        put(b":protocol", protocol);
+    }
     put_fields(out, section, head);
 }
 

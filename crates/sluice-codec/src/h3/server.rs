@@ -1,22 +1,20 @@
 //! The server's side of an HTTP/3 connection.
 //!
-//! Owns: the control stream, what a client may say on its streams in one direction, when the connection ends
-//! and with which code. Refuses to know: what requests are for. Keeps: the first word that ended the
-//! connection stays; streams that the connection needs are read as long as it lives.
+//! Owns: taking requests, and telling the client when no more are taken. Refuses to know: what requests are for.
+//! Keeps: after a GOAWAY no request is looked at, and those that were are finished.
 //!
-//! Source: RFC 9114 §5.2, §6.2, §7.2.4 and §7.2.6, RFC 9204 §4.2.
+//! Source: RFC 9114 §5.2.
 
-use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 
-use quinn::{
-    Connection, ConnectionError, ReadExactError, RecvStream, SendStream, TransportErrorCode, VarInt,
-};
+use quinn::{Connection, ConnectionError, RecvStream, SendStream};
 use sluice_io::{LocalFuture, WorkerCx};
 
-use crate::error::{ErrorKind, HttpError};
-use crate::h3::frame::{self, code, kind, setting, stream};
+use crate::error::HttpError;
+use crate::h1::Role;
+use crate::h3::connection::{Shared, error_of, greet};
+use crate::h3::frame::{self, code, kind};
 use crate::h3::{H3Options, H3Stream};
 
 /// A connection on which requests come.
@@ -36,48 +34,6 @@ impl std::fmt::Debug for H3Server {
     }
 }
 
-/// What the streams of a connection share.
-pub(crate) struct Shared {
-    pub(crate) options: H3Options,
-    connection: Connection,
-    /// Requests that are open.
-    pub(crate) open: Cell<usize>,
-    /// Bytes of streams, from the client and to it.
-    pub(crate) received: Cell<u64>,
-    pub(crate) sent: Cell<u64>,
-    /// What ended the connection.
-    fault: RefCell<Option<HttpError>>,
-    /// Whoever waits for the last stream to close.
-    waiting: RefCell<Option<Waker>>,
-}
-
-impl Shared {
-    /// Ends the connection for what the client did, and says so.
-    pub(crate) fn fail(&self, code: u32, detail: &'static str) -> HttpError {
-        self.connection.close(code.into(), detail.as_bytes());
-        let flood = code == code::EXCESSIVE_LOAD;
-        let kind = if flood { ErrorKind::Flood } else { ErrorKind::Malformed(400) };
-        self.fault.borrow_mut().get_or_insert_with(|| HttpError::new(kind, detail));
-        HttpError::new(ErrorKind::Reset, detail)
-    }
-
-    /// A stream has closed.
-    pub(crate) fn closed(&self) {
-        self.open.set(self.open.get() - 1);
-        if self.open.get() == 0
-            && let Some(waker) = self.waiting.borrow_mut().take()
-        {
-            waker.wake();
-        }
-    }
-}
-
-/// Streams in one direction that a client may open: three that it needs, and some that nobody knows.
-pub(crate) const UNI_STREAMS_MAX: u32 = 8;
-
-/// Bytes of settings, and of any frame on the control stream.
-const CONTROL_FRAME_MAX: u64 = 4096;
-
 impl H3Server {
     /// Greets a client that speaks HTTP/3.
     ///
@@ -88,33 +44,7 @@ impl H3Server {
         worker: &Rc<WorkerCx>,
         options: H3Options,
     ) -> Result<Self, HttpError> {
-        let mut control = connection.open_uni().await.map_err(|error| error_of(&error))?;
-        let mut settings = Vec::new();
-        for (name, value) in [
-            (setting::MAX_FIELD_SECTION_SIZE, options.head_bytes as u64),
-            (setting::QPACK_MAX_TABLE_CAPACITY, 0),
-            (setting::QPACK_BLOCKED_STREAMS, 0),
-            (setting::ENABLE_CONNECT_PROTOCOL, 1),
-        ] {
-            frame::put(&mut settings, name);
-            frame::put(&mut settings, value);
-        }
-        let mut first = Vec::new();
-        frame::put(&mut first, stream::CONTROL);
-        frame::put_head(&mut first, kind::SETTINGS, settings.len());
-        first.extend_from_slice(&settings);
-        let sent = control.write_all(&first).await;
-        sent.map_err(|error| HttpError::new(ErrorKind::ClosedEarly, error.to_string()))?;
-        let shared = Rc::new(Shared {
-            options,
-            connection: connection.clone(),
-            open: Cell::new(0),
-            received: Cell::new(0),
-            sent: Cell::new(0),
-            fault: RefCell::default(),
-            waiting: RefCell::default(),
-        });
-        worker.spawn(mind_streams(Rc::clone(&shared), Rc::clone(worker)));
+        let (shared, control) = greet(connection.clone(), Role::Server, worker, options).await?;
         let accepting = accept(&connection);
         Ok(Self { connection, shared, accepting, control, next: 0, drained: false })
     }
@@ -192,196 +122,4 @@ fn accept(
 ) -> LocalFuture<Result<(SendStream, RecvStream), ConnectionError>> {
     let connection = connection.clone();
     Box::pin(async move { connection.accept_bi().await })
-}
-
-/// The end of a connection, in the codec's words.
-pub(crate) fn error_of(error: &ConnectionError) -> HttpError {
-    let kind = match error {
-        ConnectionError::ApplicationClosed(close)
-            if [0, code::NO_ERROR].map(VarInt::from).contains(&close.error_code) =>
-        {
-            ErrorKind::Finished
-        }
-        ConnectionError::ConnectionClosed(close)
-            if close.error_code == TransportErrorCode::NO_ERROR =>
-        {
-            ErrorKind::Finished
-        }
-        ConnectionError::LocallyClosed => ErrorKind::Finished,
-        ConnectionError::TimedOut | ConnectionError::ApplicationClosed(_) => ErrorKind::ClosedEarly,
-        ConnectionError::TransportError(_) => ErrorKind::Malformed(400),
-        _ => ErrorKind::Reset,
-    };
-    HttpError::new(kind, format!("quic: {error}"))
-}
-
-/// Takes the streams in one direction that a client opens.
-async fn mind_streams(shared: Rc<Shared>, worker: Rc<WorkerCx>) {
-    let seen = Rc::new([const { Cell::new(false) }; 3]);
-    while let Ok(recv) = shared.connection.accept_uni().await {
-        let (shared, seen) = (Rc::clone(&shared), Rc::clone(&seen));
-        worker.spawn(async move {
-            // An error has ended the connection, or it ended by itself.
-            let _ = mind(&shared, &seen, recv).await;
-        });
-    }
-}
-
-/// The client went away, or did what ended the connection; either way there is nobody to tell.
-struct Over;
-
-impl From<ReadExactError> for Over {
-    fn from(_: ReadExactError) -> Self {
-        Self
-    }
-}
-
-async fn mind(shared: &Shared, seen: &[Cell<bool>; 3], mut recv: RecvStream) -> Result<(), Over> {
-    let over = |code, detail| {
-        shared.fail(code, detail);
-        Over
-    };
-    // A stream that ends before it has said what it is means nothing, RFC 9114 §6.2.
-    let of = integer(&mut recv).await?;
-    let place = match of {
-        stream::CONTROL => 0,
-        stream::QPACK_ENCODER => 1,
-        stream::QPACK_DECODER => 2,
-        stream::PUSH => return Err(over(code::STREAM_CREATION_ERROR, "http3.push_by_client")),
-        _ => {
-            let _ = recv.stop(code::STREAM_CREATION_ERROR.into());
-            return Ok(());
-        }
-    };
-    if seen[place].replace(true) {
-        return Err(over(code::STREAM_CREATION_ERROR, "http3.stream_repeated"));
-    }
-    let minded = match of {
-        stream::CONTROL => mind_control(shared, &mut recv).await,
-        of => mind_qpack(shared, &mut recv, of).await,
-    };
-    // Ended or reset, it is missed; but not where the whole connection has ended.
-    if minded.is_err() && shared.connection.close_reason().is_none() {
-        shared.fail(code::CLOSED_CRITICAL_STREAM, "http3.critical_stream_closed");
-    }
-    minded
-}
-
-async fn mind_control(shared: &Shared, recv: &mut RecvStream) -> Result<(), Over> {
-    let over = |code, detail| {
-        shared.fail(code, detail);
-        Over
-    };
-    let mut first = true;
-    loop {
-        let kind = integer(recv).await?;
-        let length = integer(recv).await?;
-        if first != (kind == kind::SETTINGS) {
-            let code = if first { code::MISSING_SETTINGS } else { code::FRAME_UNEXPECTED };
-            return Err(over(code, "http3.settings_misplaced"));
-        }
-        first = false;
-        match kind {
-            kind::DATA | kind::HEADERS | kind::PUSH_PROMISE => {
-                return Err(over(code::FRAME_UNEXPECTED, "http3.frame_unexpected"));
-            }
-            kind if kind::is_of_http2(kind) => {
-                return Err(over(code::FRAME_UNEXPECTED, "http3.frame_unexpected"));
-            }
-            _ => {}
-        }
-        if length > CONTROL_FRAME_MAX {
-            return Err(over(code::EXCESSIVE_LOAD, "http3.control_frame_too_large"));
-        }
-        let mut payload = vec![0; usize::try_from(length).unwrap_or_default()];
-        recv.read_exact(&mut payload).await?;
-        match kind {
-            kind::SETTINGS => {
-                check_settings(&payload).map_err(|(code, detail)| over(code, detail))?;
-            }
-            kind::GOAWAY | kind::MAX_PUSH_ID | kind::CANCEL_PUSH => {
-                // Pushes are not made, so there is nothing that any of these could change.
-                let whole = frame::integer(&payload).is_some_and(|(_, used)| used == payload.len());
-                if !whole {
-                    return Err(over(code::FRAME_ERROR, "http3.frame_malformed"));
-                }
-            }
-            _ => {}
-        }
-    }
-}
-
-/// Settings: each once, none of HTTP/2's, RFC 9114 §7.2.4.
-fn check_settings(mut payload: &[u8]) -> Result<(), (u32, &'static str)> {
-    let mut seen = Vec::new();
-    while !payload.is_empty() {
-        let cut = (code::FRAME_ERROR, "http3.settings_malformed");
-        let (name, used) = frame::integer(payload).ok_or(cut)?;
-        let (value, more) = frame::integer(&payload[used..]).ok_or(cut)?;
-        payload = &payload[used + more..];
-        let switch = name == setting::ENABLE_CONNECT_PROTOCOL;
-        if seen.contains(&name) || setting::is_of_http2(name) || (switch && value > 1) {
-            return Err((code::SETTINGS_ERROR, "http3.settings_wrong"));
-        }
-        seen.push(name);
-    }
-    Ok(())
-}
-
-/// Streams of QPACK: without a dynamic table there is next to nothing to say on them.
-async fn mind_qpack(shared: &Shared, recv: &mut RecvStream, of: u64) -> Result<(), Over> {
-    loop {
-        let mut byte = [0];
-        recv.read_exact(&mut byte).await?;
-        let fits = match of {
-            // A capacity of zero, RFC 9204 §4.3.1.
-            stream::QPACK_ENCODER => byte[0] == 0x20,
-            // A stream was given up, RFC 9204 §4.4.2; the rest of a long number follows.
-            _ => byte[0] & 0xc0 == 0x40,
-        };
-        if !fits {
-            let code = match of {
-                stream::QPACK_ENCODER => code::QPACK_ENCODER_STREAM_ERROR,
-                _ => code::QPACK_DECODER_STREAM_ERROR,
-            };
-            shared.fail(code, "http3.qpack_instruction");
-            return Err(Over);
-        }
-        if byte[0] == 0x7f {
-            while {
-                recv.read_exact(&mut byte).await?;
-                byte[0] & 0x80 != 0
-            } {}
-        }
-    }
-}
-
-async fn integer(recv: &mut RecvStream) -> Result<u64, Over> {
-    let mut bytes = [0; 8];
-    recv.read_exact(&mut bytes[..1]).await?;
-    let length = 1 << (bytes[0] >> 6);
-    recv.read_exact(&mut bytes[1..length]).await?;
-    Ok(frame::integer(&bytes[..length]).map_or(0, |(value, _)| value))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn settings_are_checked() {
-        let of = |pairs: &[(u64, u64)]| {
-            let mut payload = Vec::new();
-            for (name, value) in pairs {
-                frame::put(&mut payload, *name);
-                frame::put(&mut payload, *value);
-            }
-            check_settings(&payload).map_err(|(code, _)| code)
-        };
-        assert_eq!(of(&[(1, 4096), (6, 100), (7, 16), (8, 1), (0x1f * 9 + 0x21, 7)]), Ok(()));
-        assert_eq!(of(&[(6, 1), (6, 1)]), Err(code::SETTINGS_ERROR));
-        assert_eq!(of(&[(3, 100)]), Err(code::SETTINGS_ERROR));
-        assert_eq!(of(&[(8, 2)]), Err(code::SETTINGS_ERROR));
-        assert_eq!(check_settings(&[6]).map_err(|(code, _)| code), Err(code::FRAME_ERROR));
-    }
 }

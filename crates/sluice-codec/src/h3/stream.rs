@@ -17,9 +17,10 @@ use sluice_io::{LocalFuture, WorkerCx};
 
 use crate::body::{Body, Frame};
 use crate::error::{ErrorKind, HttpError};
+use crate::h1::Role;
+use crate::h3::connection::Shared;
 use crate::h3::convert::{self, Refusal};
 use crate::h3::frame::{self, code, kind};
-use crate::h3::server::Shared;
 use crate::head::{Head, Method};
 
 /// A stream that speaks HTTP/3.
@@ -77,6 +78,29 @@ enum After {
 impl H3Stream {
     /// A stream on which a client will make a request.
     pub(crate) fn server(shared: Rc<Shared>, send: SendStream, recv: RecvStream) -> Self {
+        Self::new(shared, send, recv)
+    }
+
+    /// A stream on which a request goes out; its head leaves with what follows, or with [`H3Stream::push`].
+    /// `end` says that nothing does.
+    pub(crate) fn client(
+        shared: Rc<Shared>,
+        send: SendStream,
+        recv: RecvStream,
+        head: &Head,
+        end: bool,
+    ) -> Self {
+        let mut stream = Self::new(shared, send, recv);
+        convert::put_request(&mut stream.out, head);
+        stream.method = head.method();
+        stream.head_sent = true;
+        if end {
+            stream.after = After::End;
+        }
+        stream
+    }
+
+    fn new(shared: Rc<Shared>, send: SendStream, recv: RecvStream) -> Self {
         shared.open.set(shared.open.get() + 1);
         Self {
             shared,
@@ -98,10 +122,10 @@ impl H3Stream {
 
     // --- receiving ---
 
-    /// Receives the head of the request.
+    /// Receives the head of the request, or the next one of its answer, with a status from 100 on.
     ///
     /// # Errors
-    /// What ended the stream, or why it is no request: then it can still be answered.
+    /// What ended the stream, or why it is no such head: a request can then still be answered.
     pub fn poll_recv_head(
         &mut self,
         cx: &mut Context<'_>,
@@ -113,11 +137,23 @@ impl H3Stream {
                 Some((kind::HEADERS, length)) => {
                     let max = self.shared.options.head_bytes;
                     let section = ready!(self.poll_section(cx, worker, length, max))?;
-                    let read = convert::request(&section, max, head);
+                    let read = match self.shared.role {
+                        Role::Server => convert::request(&section, max, head),
+                        Role::Client => convert::response(&section, max, head),
+                    };
                     self.recycle(section);
                     read.map_err(|refusal| self.refuse(refusal))?;
-                    self.method = head.method();
-                    self.left = head.content_length();
+                    if self.shared.role == Role::Server {
+                        self.method = head.method();
+                        self.left = head.content_length();
+                    } else if head.status() < 200 {
+                        return Poll::Ready(Ok(()));
+                    } else if self.method == Method::Head || matches!(head.status(), 204 | 304) {
+                        // Whatever length it states is that of another answer.
+                        self.left = Some(0);
+                    } else {
+                        self.left = head.content_length();
+                    }
                     self.receiving = Receiving::Body;
                     // Most requests end here, and whoever passes them on wants to know it.
                     if let Poll::Ready(Ok(0)) = self.poll_fill_if_empty(cx, worker) {
@@ -128,7 +164,7 @@ impl H3Stream {
                 Some((kind::DATA, _)) => return Poll::Ready(Err(self.unexpected())),
                 Some(_) => {}
                 None => {
-                    let error = "the stream ended before its request was whole";
+                    let error = "the stream ended before its head was whole";
                     return Poll::Ready(Err(HttpError::new(ErrorKind::ClosedEarly, error)));
                 }
             }
@@ -549,10 +585,13 @@ impl H3Stream {
 impl Drop for H3Stream {
     fn drop(&mut self) {
         if !self.is_sent() {
-            let _ = self.send.reset(code::INTERNAL_ERROR.into());
+            let client = self.shared.role == Role::Client;
+            let code = if client { code::REQUEST_CANCELLED } else { code::INTERNAL_ERROR };
+            let _ = self.send.reset(code.into());
         }
-        // An answer that did not wait for its request, RFC 9114 §4.1.
-        self.stop(code::NO_ERROR);
+        // An answer that did not wait for its request, RFC 9114 §4.1; or one that nobody waits for.
+        let server = self.shared.role == Role::Server;
+        self.stop(if server { code::NO_ERROR } else { code::REQUEST_CANCELLED });
         self.shared.closed();
     }
 }
@@ -564,7 +603,10 @@ fn wrong_length(send: &mut SendStream) -> HttpError {
 
 fn read_error(error: &ReadError) -> HttpError {
     match error {
-        ReadError::Reset(_) => HttpError::new(ErrorKind::Cancelled, "the client reset the stream"),
+        ReadError::Reset(code) if *code == code::REQUEST_REJECTED.into() => {
+            HttpError::new(ErrorKind::Refused, "http3: the request was rejected unseen")
+        }
+        ReadError::Reset(_) => HttpError::new(ErrorKind::Cancelled, "the peer reset the stream"),
         error => HttpError::new(ErrorKind::ClosedEarly, error.to_string()),
     }
 }
@@ -572,7 +614,7 @@ fn read_error(error: &ReadError) -> HttpError {
 fn write_error(error: &WriteError) -> HttpError {
     match error {
         WriteError::Stopped(_) => {
-            HttpError::new(ErrorKind::Cancelled, "the client wants no more of the answer")
+            HttpError::new(ErrorKind::Cancelled, "the peer wants no more of the message")
         }
         error => HttpError::new(ErrorKind::ClosedEarly, error.to_string()),
     }

@@ -331,7 +331,7 @@ impl Life {
         }
         let version = match &line {
             Line::H1(_) => Version::Http11,
-            Line::H2(_) => Version::Http2,
+            Line::Shared(connection) => connection.version(),
         };
         self.handshake.ask(&mut self.request, version, &worker);
         let end = self.upload.is_empty() && self.request.upgrade().is_none();
@@ -353,8 +353,8 @@ impl Life {
                 }
                 (HttpStream::H1(stream), Some(kept), reused)
             }
-            Line::H2(mut client) => {
-                let by = worker.now().after(H2_OPEN_TIME).min(self.total_at);
+            Line::Shared(mut client) => {
+                let by = worker.now().after(OPEN_TIME).min(self.total_at);
                 // It is out of place while the stream waits for its turn; another stands there.
                 let spare = self.station.shared.heads.take().into();
                 let request = std::mem::replace(&mut self.request, spare);
@@ -362,7 +362,7 @@ impl Life {
                 let mut spare = std::mem::replace(&mut self.request, request);
                 self.station.shared.heads.give(spare.take());
                 match opened? {
-                    Some(Ok(stream)) => (HttpStream::H2(Box::new(stream)), None, false),
+                    Some(Ok(stream)) => (stream, None, false),
                     Some(Err(error)) => return Ok(Err((failed_try(&error, false), None))),
                     None => {
                         let why = upstream_reasons::CONNECT_TIMEOUT;
@@ -501,7 +501,7 @@ impl Life {
         let upgrades = self.request.upgrade().is_some();
         let tunnel = match up.version {
             _ if self.method == Method::Connect && !upgrades => (200..300).contains(&status),
-            Version::Http2 => upgrades && (200..300).contains(&status),
+            version if version.has_extended_connect() => upgrades && (200..300).contains(&status),
             _ => status == 101,
         };
         if tunnel
@@ -630,8 +630,8 @@ impl Life {
     }
 }
 
-/// How long a stream of HTTP/2 may wait for its turn on its connection.
-const H2_OPEN_TIME: Duration = Duration::from_secs(5);
+/// How long a request may wait for its turn on a connection that it shares.
+const OPEN_TIME: Duration = Duration::from_secs(5);
 
 /// Why no endpoint was picked.
 fn nobody(why: Reason) -> Failed {

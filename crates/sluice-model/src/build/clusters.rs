@@ -95,6 +95,16 @@ impl Build<'_> {
                 )
                 .help("add `tls`, or say http1 or http2");
         }
+        if section.protocol == ClusterProtocol::Http3 && section.tls.is_none() {
+            diags
+                .error(
+                    "missing-field",
+                    section.span,
+                    at.key("tls"),
+                    "`protocol: http3` is QUIC, which is always in TLS, and there is no `tls`",
+                )
+                .help("add `tls: {}` to verify endpoints by the system's authorities, or `tls: { ca: FILE }`");
+        }
         if let Some(health) = &section.health {
             let kinds = [health.tcp.is_some(), health.http.is_some(), health.grpc.is_some()];
             if kinds.iter().filter(|given| **given).count() > 1 {
@@ -124,6 +134,7 @@ impl Build<'_> {
             protocol: match section.protocol {
                 ClusterProtocol::Http1 => HttpVersion::Http1,
                 ClusterProtocol::Http2 => HttpVersion::Http2,
+                ClusterProtocol::Http3 => HttpVersion::Http3,
                 ClusterProtocol::Auto => HttpVersion::Auto,
             },
             reuse: ReusePlan {

@@ -142,11 +142,13 @@ impl Build<'_> {
             sni,
             certificate,
             alpn: match protocol {
-                _ if !tls.alpn.is_empty() || !speaks_http => {
+                // A cluster that says its version is spoken to in it, also where a header leads to it.
+                of if !tls.alpn.is_empty() || (!speaks_http && of == ClusterProtocol::Http1) => {
                     tls.alpn.iter().map(|alpn| alpn.clone().into_bytes()).collect()
                 }
                 ClusterProtocol::Http1 => vec![b"http/1.1".to_vec()],
                 ClusterProtocol::Http2 => vec![b"h2".to_vec()],
+                ClusterProtocol::Http3 => vec![b"h3".to_vec()],
                 ClusterProtocol::Auto => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
             },
             min_version: version(tls.min_version),

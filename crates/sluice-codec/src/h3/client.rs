@@ -1,0 +1,89 @@
+//! The client's side of an HTTP/3 connection.
+//!
+//! Owns: opening requests on a connection, and closing it when nobody wants it. Refuses to know: who opens them.
+//! Keeps: after a GOAWAY no request is opened on it; those that are open go on.
+//!
+//! Source: RFC 9114 §4.1 and §5.2.
+
+use std::rc::Rc;
+
+use quinn::Connection;
+use sluice_io::WorkerCx;
+
+use crate::error::{ErrorKind, HttpError};
+use crate::h1::Role;
+use crate::h3::connection::{Shared, greet};
+use crate::h3::{H3Options, H3Stream};
+use crate::head::Head;
+
+/// A connection that requests go out on.
+#[derive(Clone, Debug)]
+pub struct H3Client(Rc<Handle>);
+
+/// Closes the connection when it is dropped and its streams have ended.
+struct Handle {
+    shared: Rc<Shared>,
+    /// Held open: its end would be an error to the server.
+    _control: quinn::SendStream,
+}
+
+impl std::fmt::Debug for Handle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "H3Client({})", self.shared.connection.remote_address())
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shared.closing.set(true);
+        self.shared.close_if_over();
+    }
+}
+
+impl H3Client {
+    /// Greets a server. `kept` is held as long as the connection is open.
+    ///
+    /// # Errors
+    /// The server went away.
+    pub async fn greet(
+        connection: Connection,
+        worker: &Rc<WorkerCx>,
+        kept: impl Sized + 'static,
+    ) -> Result<Self, HttpError> {
+        let options = H3Options::default();
+        let (shared, control) = greet(connection.clone(), Role::Client, worker, options).await?;
+        worker.spawn(async move {
+            let _kept = kept;
+            connection.closed().await;
+        });
+        Ok(Self(Rc::new(Handle { shared, _control: control })))
+    }
+
+    /// Requests that are open.
+    pub fn open_streams(&self) -> usize {
+        self.0.shared.open.get()
+    }
+
+    /// Whether requests may still be opened.
+    pub fn is_alive(&self) -> bool {
+        !self.0.shared.going.get() && self.0.shared.connection.close_reason().is_none()
+    }
+
+    /// Whether another request may be opened now.
+    pub fn has_room(&self, streams_max: usize) -> bool {
+        self.is_alive() && self.open_streams() < streams_max
+    }
+
+    /// Opens a stream with a request; `end` says that it has no body.
+    ///
+    /// # Errors
+    /// The connection takes no more, which is as good as a refusal.
+    pub async fn open(&self, head: &Head, end: bool) -> Result<H3Stream, HttpError> {
+        let shared = &self.0.shared;
+        let refused = |error: quinn::ConnectionError| {
+            HttpError::new(ErrorKind::Refused, format!("http3: no stream can be opened: {error}"))
+        };
+        let (send, recv) = shared.connection.open_bi().await.map_err(refused)?;
+        Ok(H3Stream::client(Rc::clone(shared), send, recv, head, end))
+    }
+}

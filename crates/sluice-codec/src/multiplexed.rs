@@ -1,0 +1,64 @@
+//! A connection to an endpoint that carries many requests at once, whatever its version.
+//!
+//! Owns: the choice between versions. Refuses to know: who opens requests. Keeps: cloning gives another handle of
+//! the same connection.
+
+use crate::error::HttpError;
+use crate::h2::H2Client;
+use crate::h3::H3Client;
+use crate::head::{Head, Version};
+use crate::stream::HttpStream;
+
+/// A connection of HTTP/2 or HTTP/3 that requests go out on.
+#[derive(Clone, Debug)]
+pub enum Multiplexed {
+    /// HTTP/2.
+    H2(H2Client),
+    /// HTTP/3.
+    H3(H3Client),
+}
+
+impl Multiplexed {
+    /// What is spoken on it.
+    pub const fn version(&self) -> Version {
+        match self {
+            Self::H2(_) => Version::Http2,
+            Self::H3(_) => Version::Http3,
+        }
+    }
+
+    /// Requests that are open.
+    pub fn open_streams(&self) -> usize {
+        match self {
+            Self::H2(h2) => h2.open_streams(),
+            Self::H3(h3) => h3.open_streams(),
+        }
+    }
+
+    /// Whether another request may be opened now.
+    pub fn has_room(&mut self, streams_max: usize) -> bool {
+        match self {
+            Self::H2(h2) => h2.has_room(streams_max),
+            Self::H3(h3) => h3.has_room(streams_max),
+        }
+    }
+
+    /// Whether requests may still be opened.
+    pub fn is_alive(&mut self) -> bool {
+        match self {
+            Self::H2(h2) => h2.is_alive(),
+            Self::H3(h3) => h3.is_alive(),
+        }
+    }
+
+    /// Opens a stream with a request; `end` says that it has no body.
+    ///
+    /// # Errors
+    /// The connection takes no more streams, which is as good as a refusal, or the head cannot be said.
+    pub async fn open(&mut self, head: &Head, end: bool) -> Result<HttpStream, HttpError> {
+        Ok(match self {
+            Self::H2(h2) => HttpStream::H2(Box::new(h2.open(head, end).await?)),
+            Self::H3(h3) => HttpStream::H3(Box::new(h3.open(head, end).await?)),
+        })
+    }
+}
