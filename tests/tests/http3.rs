@@ -4,7 +4,7 @@
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 
 use serde_json::{Value, json};
-use sluice_testkit::peers::Server;
+use sluice_testkit::peers::{Server, UdpServer, udp_client};
 use sluice_testkit::{Authority, Origin, Running, Sluice, tools, wait};
 use sluice_tests::h3::{Client, head, status};
 
@@ -423,4 +423,71 @@ fn chains_are_chosen_by_name_before_the_handshake() {
     let client = Client::start(&sluice, "web", "other.example", &json!([]));
     assert!(!client.succeeds());
     sluice.record_of("chain.unmatched");
+}
+
+/// Two that end QUIC, under one name each, and one in front of them that does not.
+fn passed_through(origin: &Origin, echo: &UdpServer, workers: u16) -> (Running, Running, Running) {
+    // Flows do not end with their connections: they are idle at last, which is not waited for.
+    let kit = Sluice::new().workers(workers).expect_warning("the drain deadline has come");
+    let authority = Authority::new(kit.folder());
+    let end = |name: &str| {
+        let inner = Sluice::new();
+        authority.issue(name, &[&format!("{name}.test")]);
+        for file in ["pem", "key"] {
+            let file = format!("{name}.{file}");
+            std::fs::copy(kit.folder().join(&file), inner.folder().join(file)).unwrap();
+        }
+        inner.start(&format!(
+            "listeners: [{{ name: web, address: 127.0.0.1:0, quic: true, tls: {{ certificates: [{{ cert: {name}.pem, key: {name}.key }}] }}, http: main }}]\n\
+             routes: {{ main: [{{ hosts: \"*\", rules: [{{ cluster: up }}] }}] }}\n\
+             clusters: {{ up: {{ endpoints: [\"{}\"] }} }}\n",
+            origin.addr()
+        ))
+    };
+    let (one, two) = (end("one"), end("two"));
+    let outer = kit.start(&format!(
+        "drain: {{ timeout: 100ms }}\n\
+         listeners:\n\
+         - name: web\n\
+         \x20 address: udp://127.0.0.1:0\n\
+         \x20 chains:\n\
+         \x20 - {{ name: one, match: {{ sni: one.test }}, relay: one }}\n\
+         \x20 - {{ name: two, match: {{ transport: quic, sni: \"*.test\" }}, relay: two }}\n\
+         \x20 - {{ name: rest, relay: echo }}\n\
+         clusters: {{ one: {{ endpoints: [\"{}\"] }}, two: {{ endpoints: [\"{}\"] }}, echo: {{ endpoints: [\"{}\"] }} }}\n",
+        one.addr("web"), two.addr("web"), echo.addr()
+    ));
+    (outer, one, two)
+}
+
+#[test]
+fn quic_is_passed_through_by_name_and_keeps_its_way_when_clients_move() {
+    if !have_aioquic() {
+        return;
+    }
+    let (origin, echo) = (Origin::start("a"), UdpServer::echo("echoed: "));
+    for workers in [1, 2, 4] {
+        let (outer, one, two) = passed_through(&origin, &echo, workers);
+        let rebind = json!({ "rebind": true });
+        let mut steps =
+            vec![get("/bytes/3000000"), json!({ "await": [0, "data"] }), rebind.clone()];
+        steps.extend([json!({ "await": [0, "end"] })]);
+        for number in (4..24).step_by(4) {
+            steps.extend([rebind.clone(), get("/bytes/3"), json!({ "await": [number, "end"] })]);
+        }
+        for name in ["one.test", "two.test"] {
+            let got = Client::start(&outer, "web", name, &Value::Array(steps.clone())).end();
+            assert_eq!(got["streams"]["0"]["data"], 3_000_000, "{workers}, {name}: {got}");
+            assert_eq!(got["streams"]["20"]["data"], 3, "{workers}, {name}: {got}");
+        }
+        for inner in [&one, &two] {
+            assert_eq!(inner.metric("sluice_listener_connections_accepted_total", ""), 1);
+        }
+        // What is no QUIC goes by its addresses.
+        let client = udp_client();
+        client.send_to(b"hello", outer.addr("web")).unwrap();
+        let mut answer = [0; 64];
+        let (count, _) = client.recv_from(&mut answer).unwrap();
+        assert_eq!(&answer[..count], b"echoed: hello");
+    }
 }

@@ -428,6 +428,45 @@ fn http3_with_aioquic() {
 }
 
 #[test]
+fn quic_passed_through_by_name() {
+    if !tools::have_modules(&["aioquic"]) {
+        return;
+    }
+    let end = Sluice::new();
+    let certs = certs_beside(&end);
+    Authority::new(&certs).issue("media", &["media.example.com"]);
+    let pages = Origin::start("media");
+    let media = end.start(&format!(
+        "listeners: [{{ name: web, address: 127.0.0.1:0, quic: true, tls: {{ certificates: [{{ cert: certs/media.pem, key: certs/media.key }}] }}, http: main }}]\n\
+         routes: {{ main: [{{ hosts: \"*\", rules: [{{ cluster: up }}] }}] }}\n\
+         clusters: {{ up: {{ endpoints: [\"{}\"] }} }}\n",
+        pages.addr()
+    ));
+    let echo = UdpServer::echo("echoed: ");
+    let kit = Sluice::new().expect_warning("the drain deadline has come");
+    std::fs::copy(certs.join("ca.pem"), kit.folder().join("ca.pem")).unwrap();
+    let text = sample(
+        "quic-passthrough.yaml",
+        &[
+            ("udp://127.0.0.1:8443", "udp://127.0.0.1:0".into()),
+            ("127.0.0.10:443", media.addr("web").to_string()),
+            ("127.0.0.13:5000", echo.addr().to_string()),
+        ],
+    );
+    let sluice = kit.start(&format!("drain: {{ timeout: 100ms }}\n{text}"));
+    let ask = json!({ "ask": { "headers": head("GET", "/", &[]) } });
+    let steps = json!([ask, { "await": [0, "end"] }]);
+    let got = Client::start(&sluice, "quic", "media.example.com", &steps).end();
+    assert_eq!(status(&got["streams"]["0"]), 200, "{got}");
+    assert_eq!(media.metric("sluice_listener_connections_accepted_total", ""), 1);
+    let client = udp_client();
+    client.send_to(b"hello", sluice.addr("quic")).unwrap();
+    let mut answer = [0; 64];
+    let (count, _) = client.recv_from(&mut answer).unwrap();
+    assert_eq!(&answer[..count], b"echoed: hello");
+}
+
+#[test]
 fn grpc_by_service() {
     if !tools::have_modules(&["grpc"]) {
         return;

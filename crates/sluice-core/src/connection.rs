@@ -68,6 +68,8 @@ pub enum TransportKind {
     Plain,
     /// In TLS.
     Tls,
+    /// In QUIC, which has TLS inside.
+    Quic,
 }
 
 impl TransportKind {
@@ -76,6 +78,7 @@ impl TransportKind {
         match self {
             Self::Plain => "plain",
             Self::Tls => "tls",
+            Self::Quic => "quic",
         }
     }
 }
@@ -90,6 +93,8 @@ pub struct Facts {
     pub protocol: Option<Protocol>,
     /// Whether it is TLS, be it from the first byte or after a STARTTLS.
     pub tls: bool,
+    /// Whether it is QUIC; then it is TLS too.
+    pub quic: bool,
     /// The server name in the ClientHello, lower case.
     pub sni: Option<Box<str>>,
     /// The ALPN protocols offered.

@@ -56,6 +56,7 @@ limits! {
     WorkerConnections = "worker_connections", 1_000_000, 16, 10_000_000, Count, "Connections a worker holds at once; at the bound new ones are closed (`accept.limit`).";
     WorkerBuffers = "worker_buffer_bytes", 256 * MIB, MIB, 64 * 1024 * MIB, Bytes, "Bytes a worker may hold for slow receivers; at the bound a connection that needs more is closed (`accept.limit`).";
     QuicHellos = "quic_hellos", 1024, 16, 1_000_000, Count, "Hellos of QUIC that a worker keeps per socket while they are not whole or not asked for; at the bound the oldest makes room.";
+    QuicIds = "quic_ids", 65_536, 64, 16_777_216, Count, "Connection IDs of servers that QUIC is passed through to, by which a client is known that comes from another address; at the bound the oldest is forgotten.";
     WorkerPipes = "worker_pipes", 128, 0, 4096, Count, "Pipes a worker keeps for splicing; at the bound a bulky stream is copied instead.";
     SourceTable = "source_table_entries", 65_536, 64, 16_777_216, Count, "Sources that a per-source limit remembers per worker; at the bound the one not seen longest is forgotten.";
     FlowTable = "flow_table_entries", 65_536, 16, 4_194_304, Count, "UDP flows per listener and worker; at the bound the flow idle longest makes room if it has been idle for a second, else the datagram is dropped.";

@@ -18,6 +18,7 @@ use sluice_tls::{InitialKeys, ServerTls};
 
 use crate::inspect::tls::{Hello, read_message};
 
+pub mod ids;
 pub mod initial;
 
 /// Bytes of a hello; larger ones are nobody's.
@@ -47,6 +48,17 @@ pub type Serve = Box<dyn FnOnce(Rc<dyn StreamHandler>, Rc<Conn>) -> LocalFuture<
 pub struct Hellos {
     bound: usize,
     table: RefCell<Table>,
+}
+
+/// What is known of a hello.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// It says this.
+    Facts(Facts),
+    /// It is none.
+    Nothing,
+    /// More of it is to come.
+    Wait,
 }
 
 #[derive(Debug, Default)]
@@ -103,30 +115,50 @@ impl Hellos {
         }
     }
 
-    /// What a client's hello says, once it is whole; `None` where it is none. `first` is the ID that the client
-    /// chose for us; behind a Retry its hello stands under another, and is found by its address.
+    /// Waits for a client's hello; `None` where it is none. See [`Hellos::ask`].
     pub fn poll_facts(
         &self,
         cx: &Context<'_>,
         first: &[u8],
         from: SocketAddr,
     ) -> Poll<Option<Facts>> {
+        self.look(first, from, Some(cx)).map_or(Poll::Pending, Poll::Ready)
+    }
+
+    /// What a client's hello says, once it is whole. `first` is the ID that the client chose for us; behind a
+    /// Retry its hello stands under another, and is found by its address.
+    pub fn ask(&self, first: &[u8], from: SocketAddr) -> Asked {
+        match self.look(first, from, None) {
+            None => Asked::Wait,
+            Some(None) => Asked::Nothing,
+            Some(Some(facts)) => Asked::Facts(facts),
+        }
+    }
+
+    /// The outer `None` says that more is to come; whoever waits is told then.
+    #[allow(clippy::option_option, reason = "not yet, and never, are different answers")]
+    fn look(
+        &self,
+        first: &[u8],
+        from: SocketAddr,
+        cx: Option<&Context<'_>>,
+    ) -> Option<Option<Facts>> {
         let mut table = self.table.borrow_mut();
         let id: Option<Box<[u8]>> = if table.hellos.contains_key(first) {
             Some(first.into())
         } else {
             table.hellos.iter().find(|(_, entry)| entry.from == from).map(|(id, _)| id.clone())
         };
-        let Some(id) = id else { return Poll::Ready(None) };
+        let Some(id) = id else { return Some(None) };
         let entry = table.hellos.get_mut(&id).expect("it was there");
         if let State::Gathering(_) = entry.state {
-            entry.waker = Some(cx.waker().clone());
-            return Poll::Pending;
+            entry.waker = cx.map(|cx| cx.waker().clone());
+            return None;
         }
-        match table.hellos.remove(&id).map(|entry| entry.state) {
-            Some(State::Whole(facts)) => Poll::Ready(Some(facts)),
-            _ => Poll::Ready(None),
-        }
+        Some(match table.hellos.remove(&id).map(|entry| entry.state) {
+            Some(State::Whole(facts)) => Some(facts),
+            _ => None,
+        })
     }
 }
 

@@ -56,7 +56,11 @@ pub struct Subject<'a> {
 
 impl Subject<'_> {
     fn transport(&self) -> TransportKind {
-        if self.facts.tls { TransportKind::Tls } else { TransportKind::Plain }
+        match (self.facts.quic, self.facts.tls) {
+            (true, _) => TransportKind::Quic,
+            (false, true) => TransportKind::Tls,
+            (false, false) => TransportKind::Plain,
+        }
     }
 }
 

@@ -17,6 +17,7 @@ use crate::select::ChainTable;
 pub mod driver;
 pub mod flow_table;
 pub mod listener;
+mod names;
 
 pub use driver::UdpSlot;
 pub use listener::UdpListener;
@@ -32,6 +33,8 @@ pub struct UdpPlan {
     pub table: ChainTable,
     /// The chains.
     pub chains: Vec<FlowChainPlan>,
+    /// Whether some chain asks what a hello of QUIC says.
+    pub named: bool,
 }
 
 /// A chain of a UDP listener.

@@ -17,6 +17,8 @@ pub struct Place<'a> {
     pub proxied: bool,
     /// Whether it stands inside a terminated stream.
     pub inside: bool,
+    /// Whether its listener speaks QUIC.
+    pub quic: bool,
 }
 
 /// The criteria of a match, with what it implies made plain.
@@ -40,6 +42,7 @@ const fn transport(of: TransportMatch) -> TransportKind {
     match of {
         TransportMatch::Plain => TransportKind::Plain,
         TransportMatch::Tls => TransportKind::Tls,
+        TransportMatch::Quic => TransportKind::Quic,
     }
 }
 
@@ -100,11 +103,18 @@ fn why_impossible(criteria: &Criteria, place: Place<'_>) -> Option<(&'static str
     let named = |one: Protocol| protocols.contains(&one);
     let of_hello = !(criteria.names.is_empty() && criteria.alpn.is_empty())
         || criteria.transports == [TransportKind::Tls];
+    let udp = place.addresses.iter().any(|address| matches!(address, ListenAddress::Udp(_)));
+    if !udp && !place.quic && criteria.transports == [TransportKind::Quic] {
+        return Some(("nothing here is QUIC", "listen on udp://, or say `quic: true`"));
+    }
     let of_startup = !(criteria.databases.is_empty() && criteria.users.is_empty());
-    if place.addresses.iter().any(|address| matches!(address, ListenAddress::Udp(_)))
-        && (of_hello || of_startup || !protocols.is_empty())
-    {
-        return Some(("a UDP flow is not inspected", "match on port, destination or source"));
+    let streams = criteria.transports.iter().all(|of| *of != TransportKind::Quic)
+        && !criteria.transports.is_empty();
+    if udp && (streams || of_startup || !protocols.is_empty()) {
+        return Some((
+            "a UDP flow is known by what a hello of QUIC says, and by nothing else",
+            "match on sni, alpn, `transport: quic`, port, destination or source",
+        ));
     }
     if criteria.transports == [TransportKind::Plain]
         && !place.inside

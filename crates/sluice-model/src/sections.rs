@@ -220,6 +220,8 @@ choice! {
         Plain = "plain",
         /// In TLS.
         Tls = "tls",
+        /// In QUIC.
+        Quic = "quic",
     }
 }
 

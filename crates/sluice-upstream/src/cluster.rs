@@ -254,6 +254,13 @@ impl ClusterHandle {
         Ok(self.claim(endpoint.lease()))
     }
 
+    /// Claims a member by its name, whoever would be next: for what goes there already.
+    pub fn claim_member(self: &Rc<Self>, name: &str) -> Option<Claim> {
+        let members = self.cluster.members();
+        let endpoint = members.endpoints.iter().find(|endpoint| *endpoint.name == *name)?;
+        Some(self.claim(endpoint.lease()))
+    }
+
     /// Picks an endpoint that is not in `tried`, and claims it for a request.
     ///
     /// # Errors

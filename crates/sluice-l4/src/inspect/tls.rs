@@ -78,7 +78,7 @@ pub fn read_message(message: &[u8]) -> Hello {
                 None => Hello::NeedMore(Some(end)),
                 Some(None) => Hello::Malformed,
                 Some(Some((sni, alpn))) => {
-                    Hello::Whole(Facts { tls: true, sni, alpn, ..Facts::default() })
+                    Hello::Whole(Facts { tls: true, quic: true, sni, alpn, ..Facts::default() })
                 }
             }
         }

@@ -53,6 +53,19 @@ pub fn first(datagram: &[u8]) -> Option<(Initial<'_>, &[u8])> {
     Some((Initial { version, destination, packet, number_at }, rest))
 }
 
+/// The IDs in a packet with a long header, whatever its version: whom it is for, and what its sender chose.
+/// `None` for other packets, and for one that only lists versions. Source: RFC 8999 §5.1.
+pub fn ids_of_long(datagram: &[u8]) -> Option<(&[u8], &[u8])> {
+    let mut reader = Reader(datagram);
+    let first = reader.u8()?;
+    let version = reader.u32()?;
+    if first & 0x80 == 0 || version == 0 {
+        return None;
+    }
+    let mut id = || reader.vector8().filter(|id| id.len() <= ID_MAX);
+    Some((id()?, id()?))
+}
+
 impl Initial<'_> {
     /// Opens it and shows each piece of the handshake: where it stands, and its bytes. `false` where it does
     /// not open.

@@ -17,7 +17,7 @@ use std::task::{Context, Poll, ready};
 
 use sluice_core::connection::{ConnInfo, Peer};
 use sluice_core::limits::Limit;
-use sluice_core::{Moment, Name, Reason};
+use sluice_core::{Facts, Moment, Name, Reason};
 use sluice_io::timers::Timer;
 use sluice_io::{Side, Source, WorkerCx};
 use sluice_sys::datagram::{BATCH, Datagram, Outgoing, Received, send};
@@ -31,8 +31,10 @@ use tokio::task::AbortHandle;
 use super::FlowChainPlan;
 use super::flow_table::{FlowId, FlowKey, FlowTable, Full};
 use super::listener::UdpListener;
+use super::names::{Names, Newcomer};
 use crate::connection::next_id;
 use crate::metrics;
+use crate::quic::ids::{self, Owner};
 use crate::reasons;
 use crate::record::ConnectionRecord;
 
@@ -44,6 +46,7 @@ pub struct UdpSlot {
     local: SocketAddr,
     listener: RefCell<Rc<UdpListener>>,
     table: RefCell<FlowTable<Rc<Flow>>>,
+    names: Names,
     draining: Cell<bool>,
     wake: Notify,
 }
@@ -62,6 +65,8 @@ pub struct Flow {
     sent: Cell<u64>,
     /// Answers that are still to come, where they are counted.
     awaited: Cell<u64>,
+    /// Of QUIC: the ID that the client used last; its server's are all as long.
+    id: RefCell<Vec<u8>>,
     task: RefCell<Option<AbortHandle>>,
 }
 
@@ -105,6 +110,7 @@ impl UdpSlot {
             local,
             listener: RefCell::new(listener),
             table: RefCell::new(FlowTable::new(bound)),
+            names: Names::new(worker.limits.size(Limit::QuicHellos)),
             draining: Cell::new(false),
             wake: Notify::new(),
         }))
@@ -198,7 +204,11 @@ impl UdpSlot {
             let key = FlowKey { client, local: datagram.to };
             if of.as_ref().is_none_or(|(_, flow)| flow.key != key) {
                 self.flush(of.take(), &mut run);
-                of = self.flow_of(key, now);
+                of = match self.flow_of(key, now, datagram.data) {
+                    Found::Flow(id, flow) => Some((id, flow)),
+                    Found::Held => continue,
+                    Found::None => None,
+                };
             }
             match &of {
                 Some(_) => run.push(Outgoing { data: datagram.data, to: None, from: None }),
@@ -217,6 +227,12 @@ impl UdpSlot {
         flow.info.add_received(bytes);
         if let Some(responses) = flow.plan().responses {
             flow.awaited.set(flow.awaited.get() + u64::from(responses) * run.len() as u64);
+        }
+        let length = flow.id.borrow().len();
+        if length > 0 {
+            // The server gives out others under encryption; a client that takes one up shows it.
+            let last = run.iter().rev().find_map(|datagram| ids::of_short(datagram.data, length));
+            last.into_iter().for_each(|id| self.learn(&flow, id));
         }
         let mut rest = &run[..];
         while !rest.is_empty() {
@@ -238,26 +254,55 @@ impl UdpSlot {
         run.clear();
     }
 
-    fn flow_of(self: &Rc<Self>, key: FlowKey, now: Moment) -> Option<(FlowId, Rc<Flow>)> {
+    /// The flow of a datagram, which may be a new one.
+    fn flow_of(self: &Rc<Self>, key: FlowKey, now: Moment, datagram: &[u8]) -> Found {
         let mut table = self.table.borrow_mut();
         if let Some(id) = table.arrive(&key, now) {
-            return table.get(id).map(|flow| (id, Rc::clone(flow)));
+            let flow = table.get(id).map(Rc::clone);
+            return flow.map_or(Found::None, |flow| Found::Flow(id, flow));
         }
         drop(table);
         if self.draining.get() {
-            return None;
+            return Found::None;
         }
-        self.begin(key, now).ok()
+        let plan = Rc::clone(&self.listener.borrow());
+        let (facts, owner, kept) = if plan.plan.named {
+            match self.names.look(now, key, &plan.plan.name, datagram) {
+                Newcomer::Held => return Found::Held,
+                Newcomer::Begins { facts, owner, kept } => (Some(facts), owner, kept),
+            }
+        } else {
+            (None, None, Vec::new())
+        };
+        let Ok((id, flow)) = self.begin(key, now, facts, owner.as_ref()) else {
+            return Found::None;
+        };
+        if !kept.is_empty() {
+            let outgoing = |data| Outgoing { data, to: None, from: None };
+            let mut run = kept.iter().map(|data| outgoing(&**data)).collect();
+            self.flush(Some((id, Rc::clone(&flow))), &mut run);
+        }
+        Found::Flow(id, flow)
     }
 
     /// Begins a flow. One that cannot begin is counted with the reason.
-    fn begin(self: &Rc<Self>, key: FlowKey, now: Moment) -> Result<(FlowId, Rc<Flow>), Reason> {
+    fn begin(
+        self: &Rc<Self>,
+        key: FlowKey,
+        now: Moment,
+        facts: Option<Facts>,
+        owner: Option<&Owner>,
+    ) -> Result<(FlowId, Rc<Flow>), Reason> {
         let listener = Rc::clone(&self.listener.borrow());
         let client = Peer::Ip(key.client);
         let local = key.local.map_or(self.local, |ip| SocketAddr::new(ip, self.local.port()));
         let name: Name = listener.plan.name.clone();
         let info = ConnInfo::new(next_id(), name, client, Peer::Ip(local), now);
-        let (chain, claim, upstream) = listener.choose(&self.worker, &info).inspect_err(|why| {
+        if let Some(facts) = facts {
+            let _ = info.facts.set(Box::new(facts));
+        }
+        let chosen = listener.choose(&self.worker, &info, owner);
+        let (chain, claim, upstream) = chosen.inspect_err(|why| {
             // It never became a flow, and still its end has a reason.
             self.record(&info, &listener.plan.name, *why, (1, 0));
         })?;
@@ -274,6 +319,7 @@ impl UdpSlot {
             received: Cell::new(0),
             sent: Cell::new(0),
             awaited: Cell::new(0),
+            id: RefCell::new(vec![0; owner.map_or(0, |owner| owner.id_length)]),
             task: RefCell::default(),
         });
         let admitted = self.table.borrow_mut().admit(key, idle, now, Rc::clone(&flow));
@@ -335,8 +381,14 @@ impl UdpSlot {
 
     fn send_back<'a>(&self, flow: &Flow, datagrams: impl Iterator<Item = Datagram<'a>>) {
         let to = Some(flow.key.client);
+        let quic = flow.info.facts.get().is_some_and(|facts| facts.quic);
         let run: SmallVec<[Outgoing<'_>; BATCH]> =
             datagrams.map(|d| Outgoing { data: d.data, to, from: flow.key.local }).collect();
+        if quic {
+            // Servers choose their first ID in the handshake; later packets have short headers.
+            let first = run.iter().find_map(|datagram| ids::chosen(datagram.data));
+            first.into_iter().for_each(|id| self.learn(flow, id));
+        }
         let cells = &flow.listener.cells;
         flow.awaited.set(flow.awaited.get().saturating_sub(run.len() as u64));
         let mut rest = &run[..];
@@ -351,6 +403,22 @@ impl UdpSlot {
             cells.sent.add(count as u64);
             rest = &rest[count..];
         }
+    }
+
+    /// Learns that an ID leads to the endpoint of a flow, so that its client may come from elsewhere.
+    fn learn(&self, flow: &Flow, id: &[u8]) {
+        let mut last = flow.id.borrow_mut();
+        if *last == id {
+            return;
+        }
+        last.clear();
+        last.extend_from_slice(id);
+        ids::learn(id, self.worker.limits.size(Limit::QuicIds), || Owner {
+            listener: flow.info.listener.clone(),
+            chain: flow.plan().name.clone(),
+            endpoint: Arc::clone(flow.endpoint()),
+            id_length: id.len(),
+        });
     }
 
     /// Takes a flow out of the table and finishes it.
@@ -391,6 +459,14 @@ impl UdpSlot {
             worker.log.push(Box::new(record));
         }
     }
+}
+
+/// What a datagram belongs to.
+enum Found {
+    Flow(FlowId, Rc<Flow>),
+    /// It is kept until it is known where it goes.
+    Held,
+    None,
 }
 
 /// Whether the error is what ICMP said of an earlier datagram.

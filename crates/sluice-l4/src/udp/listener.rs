@@ -21,6 +21,7 @@ use sluice_upstream::{ClusterHandle, Target};
 
 use super::{FlowChainPlan, UdpPlan};
 use crate::metrics;
+use crate::quic::ids::Owner;
 use crate::reasons;
 use crate::select::Subject;
 
@@ -94,14 +95,15 @@ impl UdpListener {
         })
     }
 
-    /// The chain, the endpoint and a socket to it.
+    /// The chain, the endpoint and a socket to it. `owner` says where it must go.
     pub(super) fn choose(
         &self,
         worker: &WorkerCx,
         info: &ConnInfo,
+        owner: Option<&Owner>,
     ) -> Result<(usize, Claim, Source), Reason> {
         judge(&self.filters, info)?;
-        self.choose_chain(worker, info).inspect_err(|_| {
+        self.choose_chain(worker, info, owner).inspect_err(|_| {
             self.filters.iter().for_each(|filter| filter.ended(info));
         })
     }
@@ -110,20 +112,24 @@ impl UdpListener {
         &self,
         worker: &WorkerCx,
         info: &ConnInfo,
+        owner: Option<&Owner>,
     ) -> Result<(usize, Claim, Source), Reason> {
         let end = |peer: Peer| peer.socket().map(|end| (end.ip(), end.port()));
-        let facts = Facts::default();
+        let none = Facts::default();
         let subject = Subject {
             destination: end(info.destination()),
             source: end(info.source()),
-            facts: &facts,
+            facts: info.facts.get().map_or(&none, |facts| &**facts),
         };
-        let index = self.plan.table.find(&subject).ok_or(reasons::UNMATCHED)?;
+        let of_owner =
+            |owner: &Owner| self.plan.chains.iter().position(|chain| chain.name == owner.chain);
+        let index = owner.and_then(of_owner).or_else(|| self.plan.table.find(&subject));
+        let index = index.ok_or(reasons::UNMATCHED)?;
         let (plan, chain) = (&self.plan.chains[index], &self.chains[index]);
         let _ = info.chain.set(Arc::clone(&plan.name));
         let _ = info.cluster.set(Arc::clone(&plan.cluster.name));
         judge(&chain.filters, info)?;
-        let reached = reach(worker, plan, chain, info).inspect_err(|_| {
+        let reached = reach(worker, plan, chain, info, owner).inspect_err(|_| {
             chain.filters.iter().for_each(|filter| filter.ended(info));
         });
         reached.map(|(claim, upstream)| (index, claim, upstream))
@@ -150,9 +156,13 @@ fn reach(
     plan: &FlowChainPlan,
     chain: &FlowChain,
     info: &ConnInfo,
+    owner: Option<&Owner>,
 ) -> Result<(Claim, Source), Reason> {
     let hash = plan.hash.and_then(|hash| hash.of(info.source()));
-    let claim = chain.handle.pick(worker, hash, &[])?;
+    let claim = match owner.and_then(|owner| chain.handle.claim_member(&owner.endpoint)) {
+        Some(claim) => claim,
+        None => chain.handle.pick(worker, hash, &[])?,
+    };
     let failed = |error: &io::Error| {
         let why = sluice_upstream::reasons::of_connect_error(error);
         let failure = Some((why, error.raw_os_error()));

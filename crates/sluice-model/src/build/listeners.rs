@@ -90,6 +90,7 @@ impl Scope<'_, '_> {
             addresses: &addresses,
             proxied: section.proxy_protocol.is_some(),
             inside: false,
+            quic: self.quic,
         };
         let list = at.key("chains");
         let short = section.chains.is_empty();
@@ -153,7 +154,8 @@ impl Scope<'_, '_> {
         let (mut of_quic, mut places, mut spans) = (Vec::new(), Vec::new(), Vec::new());
         for ((place, chain), index) in chains.places().zip(0..) {
             let of = criteria(chain.matches.as_deref());
-            let fits = (of.transports.is_empty() || of.transports.contains(&TransportKind::Tls))
+            let carries = |kind: &TransportKind| *kind != TransportKind::Plain;
+            let fits = (of.transports.is_empty() || of.transports.iter().any(carries))
                 && (of.protocols.is_empty() || of.protocols.contains(&Protocol::Tls))
                 && (of.alpn.is_empty() || of.alpn.iter().any(|alpn| alpn == b"h3"))
                 && of.databases.is_empty()
@@ -264,6 +266,7 @@ impl Scope<'_, '_> {
             addresses: &addresses,
             proxied: listener.proxy_protocol.is_some(),
             inside: true,
+            quic: self.quic,
         };
         let list = at.key("chains");
         let mut wanted = Vec::new();
@@ -483,8 +486,15 @@ impl Scope<'_, '_> {
             filters: filters?,
             table: table?,
             chains: plans?,
+            named: chains.iter().any(|chain| asks_of_hello(chain.matches.as_deref())),
         })))
     }
+}
+
+/// Whether a chain of a UDP listener asks what a hello of QUIC says.
+fn asks_of_hello(matches: Option<&sections::Match>) -> bool {
+    let of = criteria(matches);
+    !(of.names.is_empty() && of.alpn.is_empty() && of.transports.is_empty())
 }
 
 /// The chains of a listener, with the short form made long.

@@ -1,0 +1,118 @@
+//! Flows of QUIC that are chosen by name.
+//!
+//! Owns: datagrams that wait for the rest of a hello. Refuses to know: flows and sockets. Keeps: what is held of
+//! clients that have no flow yet is bounded in number, bytes and time; datagrams stay in order.
+
+use std::cell::RefCell;
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+use sluice_core::{Facts, Moment, Name};
+
+use super::flow_table::FlowKey;
+use crate::quic::ids::{self, Owner};
+use crate::quic::{Asked, Hellos, initial};
+
+/// Bytes that are held for one client; a hello with all that belongs to it is smaller.
+const HELD_MAX: usize = 32 << 10;
+
+/// How long they are held.
+const KEPT: Duration = Duration::from_secs(10);
+
+/// Clients whose hello is not whole yet.
+#[derive(Debug)]
+pub(super) struct Names {
+    hellos: Hellos,
+    held: RefCell<Held>,
+    bound: usize,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    clients: HashMap<FlowKey, Waiting, foldhash::quality::RandomState>,
+    order: VecDeque<(Moment, FlowKey)>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    datagrams: Vec<Box<[u8]>>,
+    bytes: usize,
+}
+
+/// What a datagram of nobody who is known comes to.
+pub(super) enum Newcomer {
+    /// It is kept: more is to come.
+    Held,
+    /// A flow begins with what was kept and this datagram behind it.
+    Begins {
+        /// What its hello says, or what else is known.
+        facts: Facts,
+        /// Where it must go, since it is part of what goes there already.
+        owner: Option<Owner>,
+        /// What was kept, in order.
+        kept: Vec<Box<[u8]>>,
+    },
+}
+
+impl Names {
+    /// Nobody yet; at most `bound`.
+    pub(super) fn new(bound: usize) -> Self {
+        Self { hellos: Hellos::new(bound), held: RefCell::default(), bound }
+    }
+
+    /// Looks at a datagram of nobody who is known.
+    pub(super) fn look(
+        &self,
+        now: Moment,
+        key: FlowKey,
+        listener: &Name,
+        datagram: &[u8],
+    ) -> Newcomer {
+        let begins = |facts, owner| Newcomer::Begins { facts, owner, kept: self.release(&key) };
+        if let Some(owner) = ids::owner(listener, datagram) {
+            let facts = Facts { tls: true, quic: true, ..Facts::default() };
+            return begins(facts, Some(owner));
+        }
+        let Some((first, _)) = initial::first(datagram) else {
+            // Another version of QUIC, or no QUIC at all: it goes by its addresses.
+            let quic = initial::ids_of_long(datagram).is_some();
+            return begins(Facts { tls: quic, quic, ..Facts::default() }, None);
+        };
+        self.hellos.take(now, key.client, datagram);
+        match self.hellos.ask(first.destination, key.client) {
+            Asked::Facts(facts) => begins(facts, None),
+            Asked::Nothing => begins(Facts { tls: true, quic: true, ..Facts::default() }, None),
+            Asked::Wait if self.hold(now, key, datagram) => Newcomer::Held,
+            // More than a hello can be: whoever it is, they are not understood.
+            Asked::Wait => begins(Facts { tls: true, quic: true, ..Facts::default() }, None),
+        }
+    }
+
+    /// Keeps a datagram; `false` where there is too much of it.
+    fn hold(&self, now: Moment, key: FlowKey, datagram: &[u8]) -> bool {
+        let mut held = self.held.borrow_mut();
+        while let Some((since, _)) = held.order.front()
+            && (since.after(KEPT) <= now || held.clients.len() >= self.bound)
+        {
+            if let Some((_, oldest)) = held.order.pop_front() {
+                held.clients.remove(&oldest);
+            }
+        }
+        if !held.clients.contains_key(&key) {
+            held.order.push_back((now, key));
+            held.clients.insert(key, Waiting { datagrams: Vec::new(), bytes: 0 });
+        }
+        let Some(waiting) = held.clients.get_mut(&key) else { return false };
+        waiting.bytes += datagram.len();
+        if waiting.bytes > HELD_MAX {
+            return false;
+        }
+        waiting.datagrams.push(datagram.into());
+        true
+    }
+
+    fn release(&self, key: &FlowKey) -> Vec<Box<[u8]>> {
+        let waiting = self.held.borrow_mut().clients.remove(key);
+        waiting.map(|waiting| waiting.datagrams).unwrap_or_default()
+    }
+}
