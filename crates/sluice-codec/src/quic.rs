@@ -253,7 +253,7 @@ impl QuicClients {
     ///
     /// # Errors
     /// What the system, TLS or the peer said.
-    async fn connect(
+    pub async fn connect(
         &self,
         to: SocketAddr,
         tls: Arc<rustls::ClientConfig>,

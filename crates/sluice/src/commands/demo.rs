@@ -112,6 +112,15 @@ const LANES: &[Lane] = &[
         drive: drive::http2,
     },
     Lane {
+        name: "http3",
+        shows: "HTTP/3 over QUIC, with HTTP/1 and HTTP/2 on the TCP port of the same number",
+        listener: "quic",
+        command: |a, folder| {
+            curl_tls("secure.demo.test", a, folder).replacen("curl", "curl -i --http3", 1)
+        },
+        drive: drive::http3,
+    },
+    Lane {
         name: "grpc",
         shows: "a gRPC call on the same port, to a service of its own",
         listener: "web",
@@ -191,6 +200,11 @@ listeners:
   - name: web
     address: 127.0.0.1:0
     http: {{ routes: demo, filters: [{{ request_id: {{ respond: true }} }}] }}
+  - name: quic
+    address: 127.0.0.1:0
+    quic: true
+    tls: {{ certificates: [{{ cert: demo.pem, key: demo.key }}] }}
+    http: demo
   - name: udp
     address: udp://127.0.0.1:0
     relay: {{ cluster: udp, hash: source_ip, idle_timeout: 10s }}

@@ -1,6 +1,7 @@
 //! Driving every path of the demo once, as a client would.
 
 use std::fs;
+use std::future::poll_fn;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream, UdpSocket};
 use std::path::Path;
@@ -10,6 +11,11 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
+use sluice_codec::h3::H3Client;
+use sluice_codec::quic::QuicClients;
+use sluice_codec::{Frame, Head};
+use sluice_core::clock::ClockOrigin;
+use sluice_io::WorkerCx;
 
 /// How long a path may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -84,6 +90,44 @@ pub(crate) fn http2(address: SocketAddr, _: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+pub(crate) fn http3(address: SocketAddr, folder: &Path) -> anyhow::Result<()> {
+    let mut tls = trusting(folder)?;
+    tls.alpn_protocols = vec![b"h3".to_vec()];
+    let name = rustls::pki_types::ServerName::try_from("secure.demo.test")?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build_local(tokio::runtime::LocalOptions::default())?;
+    let asking = async {
+        let worker = WorkerCx::solitary(ClockOrigin::read().clock());
+        let clients = QuicClients::default();
+        let connected = clients.connect(address, Arc::new(tls), &name).await;
+        let connection = connected.map_err(anyhow::Error::msg)?;
+        let client = H3Client::greet(connection, &worker, ()).await?;
+        let head = Head::request("GET", "https", "secure.demo.test", "/");
+        let mut stream = client.open(&head, true).await?;
+        let (mut answer, mut body) = (Head::default(), Vec::new());
+        poll_fn(|cx| {
+            stream.push(cx)?;
+            stream.poll_recv_head(cx, &worker, &mut answer)
+        })
+        .await?;
+        while let Frame::Data { body: piece, .. } =
+            poll_fn(|cx| stream.poll_recv(cx, &worker)).await?
+        {
+            body.extend_from_slice(&piece);
+        }
+        ensure!(
+            answer.status() == 200 && body == b"served by the site\n",
+            "got {answer:?} and {} bytes",
+            body.len()
+        );
+        Ok(())
+    };
+    runtime.block_on(async {
+        tokio::time::timeout(PATIENCE, asking).await.context("no answer came in time")?
+    })
+}
+
 pub(crate) fn grpc(address: SocketAddr, _: &Path) -> anyhow::Result<()> {
     let message = b"\0\0\0\0\x05hello";
     let got = call(address, "POST", "/demo.Echo/Call", message)?;
@@ -119,16 +163,21 @@ pub(crate) fn udp(address: SocketAddr, _: &Path) -> anyhow::Result<()> {
 }
 
 fn https(address: SocketAddr, folder: &Path, name: &str, expect: &str) -> anyhow::Result<()> {
-    let mut roots = rustls::RootCertStore::empty();
-    let pem = fs::read(folder.join("ca.pem"))?;
-    roots.add(CertificateDer::from_pem_slice(&pem)?)?;
-    let config = rustls::ClientConfig::builder_with_provider(sluice_tls::provider())
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+    let config = trusting(folder)?;
     let name = rustls::pki_types::ServerName::try_from(name.to_owned())?;
     let session = rustls::ClientConnection::new(Arc::new(config), name)?;
     get(&mut rustls::StreamOwned::new(session, connect(address)?), expect)
+}
+
+/// TLS that trusts the demo's own authority.
+fn trusting(folder: &Path) -> anyhow::Result<rustls::ClientConfig> {
+    let mut roots = rustls::RootCertStore::empty();
+    let pem = fs::read(folder.join("ca.pem"))?;
+    roots.add(CertificateDer::from_pem_slice(&pem)?)?;
+    Ok(rustls::ClientConfig::builder_with_provider(sluice_tls::provider())
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth())
 }
 
 fn connect(address: SocketAddr) -> anyhow::Result<TcpStream> {
