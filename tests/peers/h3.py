@@ -7,6 +7,7 @@ Each step is one of
   {"more": [stream, text, end]}       sends more data on a stream
   {"await": [stream, what]}           waits for "head", "data" or "end" (a reset counts) of a stream
   {"cancel": stream}                  gives a stream up
+  {"resets": count}                   opens so many streams and gives each up at once
   {"raw": hex, "end": bool}           opens a stream with these bytes
   {"uni": hex, "end": bool}           opens a stream in one direction with these bytes
   {"rebind": true}                    goes on from another port
@@ -106,6 +107,13 @@ class Client(QuicConnectionProtocol):
         elif what == "cancel":
             self._quic.reset_stream(value, 0x10C)
             self._quic.stop_stream(value, 0x10C)
+        elif what == "resets":
+            for _ in range(value):
+                number = self._quic.get_next_available_stream_id()
+                self._quic.send_stream_data(number, b"")
+                self._quic.reset_stream(number, 0x10C)
+                self.transmit()
+                await asyncio.sleep(0)
         elif what in ("raw", "uni"):
             number = self._quic.get_next_available_stream_id(is_unidirectional=what == "uni")
             self._quic.send_stream_data(number, bytes.fromhex(value), end_stream=step.get("end", False))

@@ -291,6 +291,40 @@ fn a_client_that_gives_up_is_given_up_on() {
 }
 
 #[test]
+fn a_flood_of_resets_ends_its_own_connection_and_nobody_elses() {
+    if !have_aioquic() {
+        return;
+    }
+    let origin = Origin::start("a");
+    let sluice = edge(&origin, 1);
+    let other =
+        Client::start(&sluice, "web", "web.test", &json!([get("/wait"), { "await": [0, "end"] }]));
+    wait::until("the other to arrive", || (!origin.requests().is_empty()).then_some(()));
+    let got = tell(&sluice, &json!([{ "resets": 120 }, { "closed": true }]));
+    assert_eq!(got["closed"], 0x107, "{got}");
+    sluice.record_of("http.flood");
+    origin.release();
+    assert_eq!(status(&other.end()["streams"]["0"]), 200);
+    assert_eq!(origin.requests().len(), 1);
+}
+
+#[test]
+fn clients_show_that_they_are_where_they_say_when_many_come_at_once() {
+    if !have_aioquic() {
+        return;
+    }
+    let origin = Origin::start("a");
+    let kit = Sluice::new().workers(1);
+    Authority::new(kit.folder()).issue("web", &["web.test"]);
+    let configuration =
+        configuration(&origin, "").replace("quic: true", "quic: { retry_above: 0 }");
+    let sluice = kit.start(&configuration);
+    let got = tell(&sluice, &json!([get("/bytes/3"), { "await": [0, "end"] }]));
+    assert_eq!(got["streams"]["0"]["data"], 3, "{got}");
+    assert_eq!(sluice.metric("sluice_listener_quic_retries_total", ""), 1);
+}
+
+#[test]
 fn a_drain_says_goaway_and_lets_requests_finish() {
     if !have_aioquic() {
         return;

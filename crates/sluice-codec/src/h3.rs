@@ -23,10 +23,12 @@ pub use stream::H3Stream;
 pub struct H3Options {
     /// Bytes of a head, as RFC 9114 §4.2.2 counts them.
     pub head_bytes: usize,
+    /// Streams that a client may reset before they were looked at, less those that it did not; more is a flood.
+    pub resets_max: u32,
 }
 
 impl Default for H3Options {
     fn default() -> Self {
-        Self { head_bytes: 60 << 10 }
+        Self { head_bytes: 60 << 10, resets_max: 64 }
     }
 }

@@ -106,6 +106,8 @@ pub use rustls::ServerConfig as TlsConfig;
 pub struct QuicOptions {
     /// How long a connection may be silent.
     pub idle_timeout: Duration,
+    /// Handshakes under way on a socket from which on clients must show that they are where they say.
+    pub retry_above: u32,
     /// Requests that a client may have open at once.
     pub streams_max: u32,
     /// Bytes of a stream that a client may send ahead.
@@ -118,6 +120,7 @@ impl Default for QuicOptions {
     fn default() -> Self {
         Self {
             idle_timeout: Duration::from_secs(60),
+            retry_above: 256,
             streams_max: 128,
             stream_window: 256 << 10,
             connection_window: 1 << 20,
@@ -221,6 +224,14 @@ impl Incoming {
     /// What the library said.
     pub fn shake(self, server: &QuicServer) -> Result<Shaking, ConnectionError> {
         self.0.accept_with(Arc::clone(&server.0)).map(Shaking)
+    }
+
+    /// Asks the client to show that it is where it says, RFC 9000 §8.1.2; gives it back where it has done so.
+    pub fn ask_again(self) -> Option<Self> {
+        if !self.0.may_retry() {
+            return Some(self);
+        }
+        self.0.retry().err().map(|refused| Self(refused.into_incoming()))
     }
 
     /// Says nothing to the client.

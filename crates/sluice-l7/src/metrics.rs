@@ -12,5 +12,6 @@ sluice_telemetry::metrics! {
     ENDPOINT_REQUESTS = "sluice_endpoint_requests_total", Counter, ["cluster", "endpoint", "code"], "Requests that an endpoint answered, by class of status; beyond the limit `endpoint_series` endpoints share `other`.";
     POOLED = "sluice_cluster_connections_reused_total", Counter, ["cluster"], "Requests that went over a connection that was there.";
     FILTER_REPLIES = "sluice_http_filter_replies_total", Counter, ["listener", "filter"], "Requests that a filter answered.";
+    QUIC_RETRIES = "sluice_listener_quic_retries_total", Counter, ["listener"], "Clients of QUIC that were asked to show that they are where they say.";
     FAULTS = "sluice_http_protocol_errors_total", Counter, ["listener", "detail"], "Messages of clients that were refused, by what was wrong.";
 }

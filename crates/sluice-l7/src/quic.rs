@@ -27,11 +27,12 @@ use sluice_l4::Listener;
 use sluice_l4::connection::start_quic;
 use sluice_l4::quic::{Hellos, QuicClient, Serve};
 use sluice_sys::socket::local_address;
+use sluice_telemetry::Counter;
 use sluice_tls::ServerTls;
 use tokio::sync::Notify;
 
 use crate::handler::HttpHandler;
-use crate::reasons;
+use crate::{metrics, reasons};
 
 /// How long a client may take for its hello.
 const HELLO_TIME: Duration = Duration::from_secs(5);
@@ -48,8 +49,27 @@ pub struct QuicSlot {
     options: Cell<QuicOptions>,
     /// What chains shake hands with, by their TLS.
     servers: RefCell<Vec<(Arc<TlsConfig>, QuicServer)>>,
+    /// Handshakes under way, waiting for hellos included.
+    greeting: Rc<Cell<u32>>,
+    retries: Counter,
     draining: Cell<bool>,
     wake: Notify,
+}
+
+/// Counts a handshake under way.
+struct Greeting(Rc<Cell<u32>>);
+
+impl Greeting {
+    fn new(count: &Rc<Cell<u32>>) -> Self {
+        count.set(count.get() + 1);
+        Self(Rc::clone(count))
+    }
+}
+
+impl Drop for Greeting {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
 }
 
 /// The hellos of a socket, with the clock that they go by.
@@ -87,6 +107,7 @@ impl QuicSlot {
         });
         let local = local_address(&socket).ok_or(io::ErrorKind::AddrNotAvailable)?;
         let watch = Rc::clone(&first_packets) as Rc<dyn Watch>;
+        let name = Arc::clone(listener.name());
         let endpoint = QuicEndpoint::open(socket, place, watch, &fallback)?;
         Ok(Rc::new(Self {
             worker: Rc::clone(worker),
@@ -96,6 +117,8 @@ impl QuicSlot {
             listener: RefCell::new(listener),
             options: Cell::new(options),
             servers: RefCell::default(),
+            greeting: Rc::default(),
+            retries: worker.shard.counter(&metrics::QUIC_RETRIES, &[&name]),
             draining: Cell::new(false),
             wake: Notify::new(),
         }))
@@ -132,7 +155,15 @@ impl QuicSlot {
     }
 
     /// Waits for a client's hello and begins the life of its connection.
-    async fn greet(self: Rc<Self>, incoming: Incoming) {
+    async fn greet(self: Rc<Self>, mut incoming: Incoming) {
+        if self.greeting.get() >= self.options.get().retry_above {
+            // It costs a packet and no memory; whoever lies about their address does not answer.
+            match incoming.ask_again() {
+                Some(shown) => incoming = shown,
+                None => return self.retries.increment(),
+            }
+        }
+        let greeting = Greeting::new(&self.greeting);
         let (id, source) = (incoming.first_id(), incoming.source());
         let timer = Timer::new(&self.worker.timers);
         let by = self.worker.now().after(HELLO_TIME);
@@ -141,7 +172,7 @@ impl QuicSlot {
         let Ok(Some(facts)) = timer.until(by, hello).await else { return incoming.ignore() };
         let local = incoming.local_ip().map_or(self.local, |ip| (ip, self.local.port()).into());
         let listener = Rc::clone(&self.listener.borrow());
-        let client = Box::new(Client { incoming, slot: Rc::clone(&self) });
+        let client = Box::new(Client { incoming, slot: Rc::clone(&self), greeting });
         start_quic(&listener, &self.worker, client, facts, Peer::Ip(source), Peer::Ip(local));
     }
 
@@ -161,6 +192,7 @@ impl QuicSlot {
 struct Client {
     incoming: Incoming,
     slot: Rc<QuicSlot>,
+    greeting: Greeting,
 }
 
 impl QuicClient for Client {
@@ -169,11 +201,12 @@ impl QuicClient for Client {
         tls: &ServerTls,
         conn: Rc<Conn>,
     ) -> LocalFuture<Result<Serve, (Reason, String)>> {
-        let shaking = self
-            .slot
-            .server(&tls.quic)
-            .and_then(|server| self.incoming.shake(&server).map_err(|error| error.to_string()));
+        let Self { incoming, slot, greeting } = *self;
+        let server = slot.server(&tls.quic);
+        let shaking =
+            server.and_then(|server| incoming.shake(&server).map_err(|error| error.to_string()));
         Box::pin(async move {
+            let _greeting = greeting;
             let shaking = shaking.map_err(|error| (reasons::QUIC_PROTOCOL, error))?;
             let connection =
                 shaking.await.map_err(|error| (reasons::QUIC_PROTOCOL, error.to_string()))?;

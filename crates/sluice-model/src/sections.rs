@@ -106,8 +106,13 @@ section! {
         pub enabled: bool = "true",
         /// How long a connection may be silent.
         pub idle_timeout: Duration = "60s",
+        /// Handshakes under way on a worker from which on clients must first show that they are where they say
+        /// (Retry); 0 asks everybody.
+        pub retry_above: u32 = "256",
         /// Requests that a client may have open at once.
         pub streams: u32 = "128",
+        /// Streams that a client may reset before they were looked at; more is a flood.
+        pub resets: u32 = "64",
         /// Bytes of one stream that a client may send ahead.
         pub stream_window: sluice_core::settings::Size = "256KiB",
         /// The same for all streams of a connection together.

@@ -30,6 +30,8 @@ pub(crate) struct Shared {
     /// Bytes of streams, from the client and to it.
     pub(crate) received: Cell<u64>,
     pub(crate) sent: Cell<u64>,
+    /// Streams that were reset before they were looked at, less those that were not.
+    pub(crate) resets: Cell<u32>,
     /// The server will look at no more requests.
     pub(crate) going: Cell<bool>,
     /// Nobody will open a stream any more: it ends with the last one.
@@ -48,6 +50,15 @@ impl Shared {
         let kind = if flood { ErrorKind::Flood } else { ErrorKind::Malformed(400) };
         self.fault.borrow_mut().get_or_insert_with(|| HttpError::new(kind, detail));
         HttpError::new(ErrorKind::Reset, detail)
+    }
+
+    /// Counts what became of a request's beginning.
+    pub(crate) fn count_begun(&self, reset: bool) {
+        let resets = self.resets.get();
+        self.resets.set(if reset { resets + 1 } else { resets.saturating_sub(1) });
+        if reset && resets >= self.options.resets_max {
+            self.fail(code::EXCESSIVE_LOAD, "http3.rapid_reset");
+        }
     }
 
     /// A stream has closed.
@@ -104,6 +115,7 @@ pub(crate) async fn greet(
         open: Cell::new(0),
         received: Cell::new(0),
         sent: Cell::new(0),
+        resets: Cell::new(0),
         going: Cell::new(false),
         closing: Cell::new(false),
         fault: RefCell::default(),

@@ -132,6 +132,20 @@ impl H3Stream {
         worker: &WorkerCx,
         head: &mut Head,
     ) -> Poll<Result<(), HttpError>> {
+        let head = ready!(self.poll_head(cx, worker, head));
+        if self.shared.role == Role::Server {
+            let reset = head.as_ref().is_err_and(|error| error.kind() == ErrorKind::Cancelled);
+            self.shared.count_begun(reset);
+        }
+        Poll::Ready(head)
+    }
+
+    fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        worker: &WorkerCx,
+        head: &mut Head,
+    ) -> Poll<Result<(), HttpError>> {
         loop {
             match ready!(self.poll_frame(cx, worker))? {
                 Some((kind::HEADERS, length)) => {

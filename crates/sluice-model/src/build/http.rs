@@ -16,7 +16,7 @@ use sluice_l7::plan::{HttpOptions, Versions};
 use super::Build;
 use super::routes::{RouteMap, http_filters};
 use crate::sections::http::{HeaderCase, Http};
-use crate::sections::{Config, Tls};
+use crate::sections::{Config, Quic, Tls};
 
 /// What a chain that speaks HTTP is made from beside its own section.
 pub(super) struct Around<'a> {
@@ -24,8 +24,8 @@ pub(super) struct Around<'a> {
     pub(super) routes: &'a RouteMap,
     pub(super) listener: &'a Name,
     pub(super) chain: &'a Name,
-    /// Whether the listener speaks QUIC.
-    pub(super) quic: bool,
+    /// How the listener speaks QUIC, where it does.
+    pub(super) quic: Option<&'a Quic>,
 }
 
 impl Build<'_> {
@@ -90,8 +90,11 @@ impl Build<'_> {
                     ping_interval: http2.ping_interval.0,
                     ping_timeout: http2.ping_timeout,
                 },
-                h3: H3Options { head_bytes: size(section.head_bytes.0) },
-                advertise_h3: around.quic,
+                h3: H3Options {
+                    head_bytes: size(section.head_bytes.0),
+                    resets_max: around.quic.map_or(0, |quic| quic.resets),
+                },
+                advertise_h3: around.quic.is_some(),
                 versions: section.versions,
                 hygiene: Hygiene {
                     normalize: section.path.normalize,

@@ -46,7 +46,7 @@ impl Build<'_> {
         for (index, section) in config.listeners.places() {
             let at = at.index(index);
             let udp = section.is_udp();
-            let quic = section.quic().is_some();
+            let quic = section.quic().map(|quic| &quic.0);
             let mut scope = Scope { build: self, config, clusters, routes, udp, quic };
             if let Some(snapshot) = scope.listener(section, &at, diags) {
                 all.insert(section.name.value.clone(), snapshot);
@@ -63,7 +63,7 @@ struct Scope<'a, 'b> {
     clusters: &'a ClusterMap,
     routes: &'a RouteMap,
     udp: bool,
-    quic: bool,
+    quic: Option<&'a Quic>,
 }
 
 /// A chain as both kinds of section say it.
@@ -90,7 +90,7 @@ impl Scope<'_, '_> {
             addresses: &addresses,
             proxied: section.proxy_protocol.is_some(),
             inside: false,
-            quic: self.quic,
+            quic: self.quic.is_some(),
         };
         let list = at.key("chains");
         let short = section.chains.is_empty();
@@ -266,7 +266,7 @@ impl Scope<'_, '_> {
             addresses: &addresses,
             proxied: listener.proxy_protocol.is_some(),
             inside: true,
-            quic: self.quic,
+            quic: self.quic.is_some(),
         };
         let list = at.key("chains");
         let mut wanted = Vec::new();
@@ -542,6 +542,7 @@ fn quic_options(section: &Quic) -> QuicOptions {
         |size: sluice_core::settings::Size| u32::try_from(size.0).unwrap_or(u32::MAX).max(16 << 10);
     QuicOptions {
         idle_timeout: section.idle_timeout,
+        retry_above: section.retry_above,
         streams_max: section.streams.max(1),
         stream_window: window(section.stream_window),
         connection_window: window(section.connection_window),
