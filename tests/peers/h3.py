@@ -125,7 +125,11 @@ class Client(QuicConnectionProtocol):
         self.transmit()
 
     async def rebind(self):
-        """Sends from another port from now on, as behind a NAT that forgot."""
+        """Sends from another port from now on, as behind a NAT that forgot. Before that whatever connection ID
+        it has taken up is shown on the old path: nobody in between could know it otherwise. The answer to the
+        first ping may make it take up another."""
+        for _ in range(3):
+            await self.ping()
         loop = asyncio.get_running_loop()
         old, protocol = self._transport, self
 

@@ -19,9 +19,17 @@ impl Client {
     /// # Panics
     /// When it cannot be started.
     pub fn start(sluice: &Running, listener: &str, name: &str, steps: &Value) -> Self {
+        Self::start_at(sluice.addr(listener).port(), sluice, name, steps)
+    }
+
+    /// The same by another way: to a port of this host that leads there.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn start_at(port: u16, sluice: &Running, name: &str, steps: &Value) -> Self {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers/h3.py");
         let mut command = tools::python(&script);
-        command.arg(sluice.addr(listener).port().to_string());
+        command.arg(port.to_string());
         command.arg(sluice.folder().join("ca.pem")).arg(name);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("it runs");

@@ -4,8 +4,9 @@
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 
 use serde_json::{Value, json};
+use sluice_testkit::lossy::{LossyHop, Troubles};
 use sluice_testkit::peers::{Server, UdpServer, udp_client};
-use sluice_testkit::{Authority, Origin, Running, Sluice, tools, wait};
+use sluice_testkit::{Authority, Origin, Running, Sluice, origin, tools, wait};
 use sluice_tests::h3::{Client, head, status};
 
 /// A Sluice that speaks QUIC in front of `origin`.
@@ -517,6 +518,16 @@ fn quic_is_passed_through_by_name_and_keeps_its_way_when_clients_move() {
         for inner in [&one, &two] {
             assert_eq!(inner.metric("sluice_listener_connections_accepted_total", ""), 1);
         }
+        // A hello that takes two packets, for its key exchange is post-quantum: our own.
+        let front = Sluice::new().start(&format!(
+            "listeners: [{{ name: web, address: 127.0.0.1:0, http: main }}]\n\
+             routes: {{ main: [{{ hosts: \"*\", rules: [{{ cluster: up }}] }}] }}\n\
+             clusters: {{ up: {{ endpoints: [\"{}\"], protocol: http3, tls: {{ sni: two.test, ca: \"{}\" }} }} }}\n",
+            outer.addr("web"),
+            outer.folder().join("ca.pem").display()
+        ));
+        assert_eq!(origin::get(front.addr("web"), "a", "/bytes/3").body, b"xxx");
+        assert_eq!(two.metric("sluice_listener_connections_accepted_total", ""), 2);
         // What is no QUIC goes by its addresses.
         let client = udp_client();
         client.send_to(b"hello", outer.addr("web")).unwrap();
@@ -524,4 +535,35 @@ fn quic_is_passed_through_by_name_and_keeps_its_way_when_clients_move() {
         let (count, _) = client.recv_from(&mut answer).unwrap();
         assert_eq!(&answer[..count], b"echoed: hello");
     }
+}
+
+#[test]
+fn loss_reordering_and_rebinding_on_the_path_stall_nothing() {
+    if !have_aioquic() {
+        return;
+    }
+    let (origin, echo) = (Origin::start("a"), UdpServer::echo(""));
+    let ended = edge(&origin, 2);
+    let (passed, _one, two) = passed_through(&origin, &echo, 2);
+    let steps = json!([
+        get("/bytes/1000000"),
+        { "ask": { "headers": head("POST", "/echo", &[]), "body": 300_000 } },
+        { "await": [0, "end"] },
+        { "await": [4, "end"] },
+    ]);
+    for (sluice, name) in [(&ended, "web.test"), (&passed, "two.test")] {
+        let troubles = Troubles { lose: 50, double: 100, delay: 20, rebind: 400 };
+        let hop = LossyHop::start(sluice.addr("web"), troubles);
+        let got = Client::start_at(hop.addr().port(), sluice, name, &steps).end();
+        assert_eq!(got["streams"]["0"]["data"], 1_000_000, "{name}: {got}");
+        assert_eq!(status(&got["streams"]["4"]), 200, "{name}: {got}");
+        assert!(hop.lost() > 5, "{name}: {} lost", hop.lost());
+        let requests = origin.requests();
+        assert_eq!(
+            requests.iter().map(|request| request.body.len()).max(),
+            Some(300_000),
+            "{name}"
+        );
+    }
+    assert_eq!(two.metric("sluice_listener_connections_accepted_total", ""), 1);
 }

@@ -195,7 +195,7 @@ impl Table {
 
 /// Bytes that come in pieces and in any order.
 #[derive(Debug, Default)]
-struct Pieces {
+pub struct Pieces {
     bytes: Vec<u8>,
     /// Where something is, in order, never touching.
     there: Vec<(usize, usize)>,
@@ -203,7 +203,7 @@ struct Pieces {
 
 impl Pieces {
     /// Takes a piece in; `false` where it lies too far out, or leaves too many holes.
-    fn add(&mut self, at: usize, piece: &[u8]) -> bool {
+    pub fn add(&mut self, at: usize, piece: &[u8]) -> bool {
         let end = at.saturating_add(piece.len());
         if end > HELLO_MAX {
             return false;
@@ -226,7 +226,7 @@ impl Pieces {
     }
 
     /// What is there from the beginning on without a hole.
-    fn front(&self) -> &[u8] {
+    pub fn front(&self) -> &[u8] {
         match self.there.first() {
             Some((0, end)) => &self.bytes[..*end],
             _ => &[],

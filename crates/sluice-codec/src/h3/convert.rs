@@ -147,6 +147,10 @@ pub fn request(section: &[u8], max: usize, head: &mut Head) -> Result<(), Refusa
         }
         return Ok(());
     }
+    if pseudo.protocol && head.upgrade().is_none_or(|protocol| !protocol.bytes().all(is_token_byte))
+    {
+        return Err(refused("http3.protocol_malformed"));
+    }
     if pseudo.protocol && !connects {
         return Err(refused("http3.protocol_without_connect"));
     }

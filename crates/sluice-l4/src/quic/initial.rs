@@ -72,11 +72,16 @@ impl Initial<'_> {
     pub fn open(&self, keys: &InitialKeys, mut piece: impl FnMut(usize, &[u8])) -> bool {
         let mut packet = self.packet.to_vec();
         let Some(range) = keys.open(&mut packet, self.number_at) else { return false };
-        let mut frames = Reader(packet.get(range).unwrap_or_default());
-        // What may not stand here ends the reading; whoever speaks QUIC will say what is wrong with it.
-        while read_frame(&mut frames, &mut piece).is_some() {}
+        read_frames(packet.get(range).unwrap_or_default(), &mut piece);
         true
     }
+}
+
+/// Shows the pieces of the handshake in the payload of an Initial. What may not stand there ends the reading;
+/// whoever speaks QUIC will say what is wrong with it.
+pub fn read_frames(payload: &[u8], mut piece: impl FnMut(usize, &[u8])) {
+    let mut frames = Reader(payload);
+    while read_frame(&mut frames, &mut piece).is_some() {}
 }
 
 /// Reads one frame.

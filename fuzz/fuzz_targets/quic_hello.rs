@@ -1,0 +1,30 @@
+//! The first packets of QUIC: no datagram panics; and frames of a hello, however they are cut and ordered, come
+//! to the hello that they were cut from.
+#![no_main]
+
+use std::net::SocketAddr;
+
+use libfuzzer_sys::fuzz_target;
+use sluice_core::Moment;
+use sluice_l4::inspect::tls::read_message;
+use sluice_l4::quic::{Hellos, Pieces, initial};
+
+fuzz_target!(|input: (Vec<u8>, Vec<(u8, u8)>)| {
+    let (bytes, cuts) = input;
+    let from = SocketAddr::from(([127, 0, 0, 1], 1));
+    Hellos::new(4).take(Moment::default(), from, &bytes);
+    initial::read_frames(&bytes, |at, piece| {
+        Pieces::default().add(at, piece);
+    });
+    let mut pieces = Pieces::default();
+    let length = bytes.len();
+    for (at, count) in cuts {
+        let at = usize::from(at).min(length);
+        let end = (at + usize::from(count)).min(length);
+        pieces.add(at, &bytes[at..end]);
+    }
+    assert!(bytes.starts_with(pieces.front()));
+    pieces.add(0, &bytes);
+    assert_eq!(pieces.front(), bytes);
+    assert_eq!(read_message(pieces.front()), read_message(&bytes));
+});
