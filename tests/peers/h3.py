@@ -152,7 +152,11 @@ async def main(port, ca, name, steps):
     ) as client:
         for step in steps:
             if client.closed is None:
-                await client.do(step)
+                try:
+                    await client.do(step)
+                except asyncio.TimeoutError:
+                    came = {number: (seen["head"], seen["data"]) for number, seen in client.streams.items()}
+                    sys.exit(f"waited in vain in {step}; so far came {came}")
         goaway = getattr(client.http, "_goaway", None)
         shown = {"streams": client.streams, "closed": client.closed, "goaway": goaway}
         print(json.dumps(shown), flush=True)

@@ -99,7 +99,7 @@ pub(crate) fn set_packet_info(socket: &impl AsRawFd, v4: bool) -> io::Result<()>
     }
 }
 
-fn set_int(socket: &impl AsRawFd, level: i32, name: i32, value: i32) -> io::Result<()> {
+pub(crate) fn set_int(socket: &impl AsRawFd, level: i32, name: i32, value: i32) -> io::Result<()> {
     let length = u32::try_from(size_of::<i32>()).expect("an int is small");
     // SAFETY: the pointer and length describe `value`, which lives over the call.
     let done = unsafe {

@@ -103,6 +103,7 @@ impl UdpSlot {
     ) -> io::Result<Rc<Self>> {
         let socket = worker.reactor.register_datagrams(socket)?;
         let local = local_address(&socket).ok_or(io::ErrorKind::AddrNotAvailable)?;
+        listener.take_together(&socket);
         let bound = worker.limits.size(Limit::FlowTable);
         Ok(Rc::new(Self {
             worker: Rc::clone(worker),
@@ -118,6 +119,7 @@ impl UdpSlot {
 
     /// Serves `listener` from the next new flow on.
     pub fn replace(&self, listener: Rc<UdpListener>) {
+        listener.take_together(&self.socket);
         *self.listener.borrow_mut() = listener;
     }
 
@@ -204,15 +206,32 @@ impl UdpSlot {
             let key = FlowKey { client, local: datagram.to };
             if of.as_ref().is_none_or(|(_, flow)| flow.key != key) {
                 self.flush(of.take(), &mut run);
-                of = match self.flow_of(key, now, datagram.data) {
-                    Found::Flow(id, flow) => Some((id, flow)),
-                    Found::Held => continue,
-                    Found::None => None,
-                };
+                of = self.known(&key, now);
             }
-            match &of {
-                Some(_) => run.push(Outgoing { data: datagram.data, to: None, from: None }),
-                None => self.listener.borrow().cells.refused.increment(),
+            if of.is_some() {
+                let Datagram { data, segment, .. } = datagram;
+                run.push(Outgoing { data, to: None, from: None, segment });
+                continue;
+            }
+            // Of somebody new each is looked at, until it is known where they go.
+            let segment = datagram.segment.map_or(usize::MAX, usize::from);
+            let mut rest = datagram.data;
+            loop {
+                let (data, behind) = rest.split_at(segment.min(rest.len()));
+                if of.is_none() {
+                    match self.newcomer(key, now, data) {
+                        Found::Flow(id, flow) => of = Some((id, flow)),
+                        Found::Held => {}
+                        Found::None => self.listener.borrow().cells.refused.increment(),
+                    }
+                }
+                if of.is_some() {
+                    run.push(Outgoing { data, to: None, from: None, segment: None });
+                }
+                rest = behind;
+                if rest.is_empty() {
+                    break;
+                }
             }
         }
         self.flush(of, &mut run);
@@ -222,11 +241,12 @@ impl UdpSlot {
         let Some((id, flow)) = of else { return };
         let cells = &flow.listener.cells;
         let bytes: usize = run.iter().map(|datagram| datagram.data.len()).sum();
-        cells.received.add(run.len() as u64);
-        flow.received.set(flow.received.get() + run.len() as u64);
+        let count = count_of(run);
+        cells.received.add(count);
+        flow.received.set(flow.received.get() + count);
         flow.info.add_received(bytes);
         if let Some(responses) = flow.plan().responses {
-            flow.awaited.set(flow.awaited.get() + u64::from(responses) * run.len() as u64);
+            flow.awaited.set(flow.awaited.get() + u64::from(responses) * count);
         }
         let length = flow.id.borrow().len();
         if length > 0 {
@@ -241,12 +261,12 @@ impl UdpSlot {
                 Err(error) if is_of_icmp(&error) => {
                     // An answer to an earlier datagram; this one has not been sent.
                     cells.icmp.increment();
-                    cells.dropped.add(rest.len() as u64);
+                    cells.dropped.add(count_of(rest));
                     self.end(id, reasons::FLOW_ICMP);
                     break;
                 }
                 Err(_) => {
-                    cells.dropped.add(rest.len() as u64);
+                    cells.dropped.add(count_of(rest));
                     break;
                 }
             }
@@ -254,14 +274,15 @@ impl UdpSlot {
         run.clear();
     }
 
-    /// The flow of a datagram, which may be a new one.
-    fn flow_of(self: &Rc<Self>, key: FlowKey, now: Moment, datagram: &[u8]) -> Found {
+    /// The flow that datagrams of `key` belong to, if there is one.
+    fn known(&self, key: &FlowKey, now: Moment) -> Option<(FlowId, Rc<Flow>)> {
         let mut table = self.table.borrow_mut();
-        if let Some(id) = table.arrive(&key, now) {
-            let flow = table.get(id).map(Rc::clone);
-            return flow.map_or(Found::None, |flow| Found::Flow(id, flow));
-        }
-        drop(table);
+        let id = table.arrive(key, now)?;
+        table.get(id).map(|flow| (id, Rc::clone(flow)))
+    }
+
+    /// What becomes of a datagram that belongs to no flow: one may begin with it.
+    fn newcomer(self: &Rc<Self>, key: FlowKey, now: Moment, datagram: &[u8]) -> Found {
         if self.draining.get() {
             return Found::None;
         }
@@ -278,7 +299,7 @@ impl UdpSlot {
             return Found::None;
         };
         if !kept.is_empty() {
-            let outgoing = |data| Outgoing { data, to: None, from: None };
+            let outgoing = |data| Outgoing { data, to: None, from: None, segment: None };
             let mut run = kept.iter().map(|data| outgoing(&**data)).collect();
             self.flush(Some((id, Rc::clone(&flow))), &mut run);
         }
@@ -382,25 +403,32 @@ impl UdpSlot {
     fn send_back<'a>(&self, flow: &Flow, datagrams: impl Iterator<Item = Datagram<'a>>) {
         let to = Some(flow.key.client);
         let quic = flow.info.facts.get().is_some_and(|facts| facts.quic);
-        let run: SmallVec<[Outgoing<'_>; BATCH]> =
-            datagrams.map(|d| Outgoing { data: d.data, to, from: flow.key.local }).collect();
+        let run: SmallVec<[Outgoing<'_>; BATCH]> = datagrams
+            .map(|Datagram { data, segment, .. }| Outgoing {
+                data,
+                to,
+                from: flow.key.local,
+                segment,
+            })
+            .collect();
         if quic {
             // Servers choose their first ID in the handshake; later packets have short headers.
             let first = run.iter().find_map(|datagram| ids::chosen(datagram.data));
             first.into_iter().for_each(|id| self.learn(flow, id));
         }
         let cells = &flow.listener.cells;
-        flow.awaited.set(flow.awaited.get().saturating_sub(run.len() as u64));
+        flow.awaited.set(flow.awaited.get().saturating_sub(count_of(&run)));
         let mut rest = &run[..];
         while !rest.is_empty() {
             let Ok(count) = send(self.socket.as_fd(), rest) else {
-                cells.dropped.add(rest.len() as u64);
+                cells.dropped.add(count_of(rest));
                 break;
             };
             let bytes: usize = rest[..count].iter().map(|datagram| datagram.data.len()).sum();
             flow.info.add_sent(bytes);
-            flow.sent.set(flow.sent.get() + count as u64);
-            cells.sent.add(count as u64);
+            let sent = count_of(&rest[..count]);
+            flow.sent.set(flow.sent.get() + sent);
+            cells.sent.add(sent);
             rest = &rest[count..];
         }
     }
@@ -459,6 +487,11 @@ impl UdpSlot {
             worker.log.push(Box::new(record));
         }
     }
+}
+
+/// How many datagrams these are, counting each of those that travel as one.
+fn count_of(datagrams: &[Outgoing<'_>]) -> u64 {
+    datagrams.iter().map(|datagram| datagram.count() as u64).sum()
 }
 
 /// What a datagram belongs to.

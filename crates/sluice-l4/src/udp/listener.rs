@@ -14,6 +14,7 @@ use sluice_core::connection::{Attempt, ConnInfo, Peer};
 use sluice_core::limits::Limit;
 use sluice_core::{Facts, Reason, Verdict};
 use sluice_io::{Admit, ConnectionFilter, Source, WorkerCx};
+use sluice_sys::datagram::coalesce;
 use sluice_sys::socket::local_address;
 use sluice_telemetry::{Counter, Gauge};
 use sluice_upstream::cluster::Claim;
@@ -95,6 +96,14 @@ impl UdpListener {
         })
     }
 
+    /// Lets datagrams come together on a socket that carries QUIC, which is much and alike.
+    pub(super) fn take_together(&self, socket: &Source) {
+        if self.plan.named {
+            // A kernel that cannot has them come one by one.
+            let _ = coalesce(socket);
+        }
+    }
+
     /// The chain, the endpoint and a socket to it. `owner` says where it must go.
     pub(super) fn choose(
         &self,
@@ -129,9 +138,11 @@ impl UdpListener {
         let _ = info.chain.set(Arc::clone(&plan.name));
         let _ = info.cluster.set(Arc::clone(&plan.cluster.name));
         judge(&chain.filters, info)?;
-        let reached = reach(worker, plan, chain, info, owner).inspect_err(|_| {
-            chain.filters.iter().for_each(|filter| filter.ended(info));
-        });
+        let reached = reach(worker, plan, chain, info, owner)
+            .inspect(|(_, upstream)| self.take_together(upstream))
+            .inspect_err(|_| {
+                chain.filters.iter().for_each(|filter| filter.ended(info));
+            });
         reached.map(|(claim, upstream)| (index, claim, upstream))
     }
 }
