@@ -407,6 +407,14 @@ impl Head {
         })
     }
 
+    /// Makes one field of cookies that came in crumbs: HTTP/2 and HTTP/3 may cut them, HTTP/1 may not, RFC 9113
+    /// §8.2.3 and RFC 9114 §4.2.1. Empty crumbs say nothing, and would leave white space at an end.
+    pub(crate) fn join_cookies(&mut self) {
+        let crumbs: Vec<&[u8]> = self.values(b"cookie").filter(|crumb| !crumb.is_empty()).collect();
+        let whole = crumbs.join(&b"; "[..]);
+        self.set(b"cookie", &whole);
+    }
+
     /// Bytes that the fields take on an HTTP/1 wire.
     pub fn wire_size(&self) -> usize {
         self.fields().map(|(name, value)| name.len() + value.len() + 4).sum()

@@ -89,10 +89,7 @@ pub fn fields(map: &HeaderMap, head: &mut Head) -> Result<(), HttpError> {
         head.append(name.as_str().as_bytes(), value.as_bytes());
     }
     if cookies > 1 {
-        // HTTP/2 may cut cookies into several fields, HTTP/1 may not, RFC 9113 §8.2.3.
-        let crumbs: Vec<&[u8]> = head.values(b"cookie").collect();
-        let whole = crumbs.join(&b"; "[..]);
-        head.set(b"cookie", &whole);
+        head.join_cookies();
     }
     Ok(())
 }
@@ -188,6 +185,7 @@ mod tests {
         let request = Request::get("http://a.test/x?y")
             .header("cookie", "a=1")
             .header("cookie", "b=2")
+            .header("cookie", "")
             .header("x-one", "1")
             .body(())
             .unwrap();
