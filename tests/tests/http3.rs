@@ -353,6 +353,33 @@ fn a_drain_says_goaway_and_lets_requests_finish() {
 }
 
 #[test]
+fn a_reload_loses_no_connection_and_its_next_request_sees_the_new_routes() {
+    if !have_aioquic() {
+        return;
+    }
+    let origin = Origin::start("a");
+    let sluice = edge(&origin, 2);
+    let client = Client::start(
+        &sluice,
+        "web",
+        "web.test",
+        &json!([get("/wait"), { "await": [0, "end"] }, get("/bytes/3"), { "await": [4, "end"] }]),
+    );
+    wait::until("the request to arrive", || (!origin.requests().is_empty()).then_some(()));
+    let changed = configuration(&origin, "")
+        .replace("match: { path: /* }, cluster: up", "respond: { status: 418 }");
+    assert_eq!(sluice.reload(&changed), "applied");
+    origin.release();
+    let got = client.end();
+    assert_eq!(got["streams"]["0"]["text"], "waited\n", "{got}");
+    assert_eq!(status(&got["streams"]["4"]), 418, "{got}");
+    // Those who come later meet the new listener, and the same socket.
+    let later = tell(&sluice, &json!([get("/"), { "await": [0, "end"] }]));
+    assert_eq!(status(&later["streams"]["0"]), 418);
+    assert_eq!(sluice.metric("sluice_listener_connections_accepted_total", ""), 2);
+}
+
+#[test]
 fn websockets_pass_by_extended_connect() {
     if !have_aioquic() {
         return;
