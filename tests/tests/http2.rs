@@ -612,3 +612,33 @@ fn nginx_and_h2load_find_nothing_to_complain_about() {
         }
     }
 }
+
+#[test]
+fn nghttp_sends_and_reads_every_part_of_a_message() {
+    if !tools::have(&["nghttp"]) {
+        return;
+    }
+    let origin = Origin::start("a");
+    let sluice = Sluice::new().start(&web(origin.addr(), "", ""));
+    let nghttp = |path: &str, more: &[&str]| {
+        let mut nghttp = tools::command("nghttp");
+        nghttp.arg("-v").args(more);
+        tools::must(nghttp.arg(format!("http://{}{path}", sluice.addr("web"))))
+    };
+    let shown = nghttp("/chunked", &["-H", "te: trailers"]);
+    assert!(shown.contains("hello world") && shown.contains("x-sum: 42"), "{shown}");
+    let shown = nghttp("/hints", &[]);
+    assert!(shown.contains(":status: 103") && shown.contains("link: </a.css>"), "{shown}");
+    let file = sluice.folder().join("body");
+    std::fs::write(&file, "x".repeat(100_000)).unwrap();
+    let shown = nghttp(
+        "/echo",
+        &["-d", file.to_str().unwrap(), "--no-content-length", "--trailer", "x-sum: 7"],
+    );
+    assert!(shown.contains(":status: 200"), "{shown}");
+    let request = origin.requests().pop().unwrap();
+    assert_eq!((request.body.len(), request.trailers.as_str()), (100_000, "x-sum: 7\r\n"));
+    // Several at once on one connection, of which each is answered.
+    let shown = nghttp("/bytes/3", &["-m", "20"]);
+    assert_eq!(shown.matches(":status: 200").count(), 20, "{shown}");
+}

@@ -149,6 +149,11 @@ impl Buf {
         (self.start, self.end) = (0, self.end - self.start);
     }
 
+    /// Bytes that it has room for in all.
+    pub const fn capacity(&self) -> usize {
+        self.data.len()
+    }
+
     /// Whether it is of the smallest class.
     pub const fn is_small(&self) -> bool {
         self.class == 0

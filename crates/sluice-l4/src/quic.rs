@@ -27,6 +27,9 @@ const HELLO_MAX: usize = 16 << 10;
 /// Holes in what has come of a hello.
 const PIECES_MAX: usize = 16;
 
+/// Bytes of a datagram that carries a hello, at least.
+const DATAGRAM_MIN: usize = 1200;
+
 /// How long a hello that is not whole is kept, and one that nobody asked for.
 const KEPT: Duration = Duration::from_secs(10);
 
@@ -70,6 +73,7 @@ struct Table {
 
 #[derive(Debug)]
 struct Entry {
+    began: Moment,
     from: SocketAddr,
     keys: InitialKeys,
     state: State,
@@ -91,17 +95,30 @@ impl Hellos {
 
     /// Takes a datagram in whose first packet is an Initial.
     pub fn take(&self, now: Moment, from: SocketAddr, datagram: &[u8]) {
+        // Shorter ones are discarded, RFC 9000 §14.1.
+        let Some((first, mut rest)) =
+            initial::first(datagram).filter(|_| datagram.len() >= DATAGRAM_MIN)
+        else {
+            return;
+        };
         let mut table = self.table.borrow_mut();
         table.expire(now, self.bound);
-        let mut rest = datagram;
-        while let Some((packet, behind)) = initial::first(rest) {
-            rest = behind;
-            let Some(entry) = table.entry(now, from, packet.version, packet.destination) else {
-                return;
-            };
-            let State::Gathering(pieces) = &mut entry.state else { continue };
+        let Some(entry) = table.entry(now, from, first.version, first.destination) else { return };
+        let mut next = Some(first);
+        while let Some(packet) = next {
+            // Packets of one datagram are for one connection, RFC 9000 §12.2.
+            let of_first = |packet: &initial::Initial<'_>| packet.destination == first.destination;
+            next = initial::first(rest).map(|(packet, behind)| {
+                rest = behind;
+                packet
+            });
+            next = next.filter(of_first);
+            let State::Gathering(pieces) = &mut entry.state else { return };
             let mut fits = true;
-            packet.open(&entry.keys, |at, piece| fits &= pieces.add(at, piece));
+            packet.open(&entry.keys, |at, piece| {
+                // Once something does not fit, nothing more is looked at.
+                fits = fits && pieces.add(at, piece);
+            });
             match read_message(pieces.front()) {
                 Hello::Whole(facts) => entry.state = State::Whole(facts),
                 Hello::Malformed => entry.state = State::Malformed,
@@ -166,9 +183,11 @@ impl Table {
     /// Forgets what is old, and what there is no room for.
     fn expire(&mut self, now: Moment, bound: usize) {
         while let Some((began, _)) = self.order.front()
-            && (began.after(KEPT) <= now || self.hellos.len() >= bound)
+            && (began.after(KEPT) <= now || self.order.len() >= bound)
         {
-            if let Some((_, id)) = self.order.pop_front()
+            // One that was answered since, and came again under the same ID, has its own place here.
+            if let Some((began, id)) = self.order.pop_front()
+                && self.hellos.get(&id).is_some_and(|entry| entry.began == began)
                 && let Some(Entry { waker: Some(waker), .. }) = self.hellos.remove(&id)
             {
                 waker.wake();
@@ -185,7 +204,13 @@ impl Table {
     ) -> Option<&mut Entry> {
         if !self.hellos.contains_key(id) {
             let state = State::Gathering(Pieces::default());
-            let entry = Entry { from, keys: InitialKeys::new(version, id)?, state, waker: None };
+            let entry = Entry {
+                began: now,
+                from,
+                keys: InitialKeys::new(version, id)?,
+                state,
+                waker: None,
+            };
             self.order.push_back((now, id.into()));
             self.hellos.insert(id.into(), entry);
         }
@@ -206,6 +231,9 @@ impl Pieces {
     pub fn add(&mut self, at: usize, piece: &[u8]) -> bool {
         let end = at.saturating_add(piece.len());
         if end > HELLO_MAX {
+            return false;
+        }
+        if self.there.len() > PIECES_MAX {
             return false;
         }
         if self.bytes.len() < end {

@@ -33,6 +33,9 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const LINGER_BYTES: u64 = 1 << 20;
 const LINGER_TIME: Duration = Duration::from_secs(1);
 
+/// How long a client of HTTP/3 has to take its last answers and close, once it has heard that no more is taken.
+const DELIVERY_TIME: Duration = Duration::from_secs(5);
+
 type ExchangeSlots = Slots<Exchange, HttpStream>;
 
 /// HTTP on one worker.
@@ -351,7 +354,7 @@ impl HttpHandler {
             let over = options.requests_max.is_some_and(|max| served >= max);
             if !drained && (conn.is_finishing() || over) {
                 drained = true;
-                server.drain().await;
+                poll_fn(|cx| Poll::Ready(server.drain(cx))).await;
             }
             let accepted = poll_fn(|cx| {
                 if let Poll::Ready(accepted) = server.poll_accept(cx) {
@@ -382,6 +385,11 @@ impl HttpHandler {
             }
         };
         note_moved(&conn, &server);
+        if drained && reason == end::DRAIN {
+            // What was answered last may still be on its way, and closing would end it: the client, who has
+            // heard that no more is taken, closes when it has everything.
+            let _ = conn.until(worker.now().after(DELIVERY_TIME), server.closed()).await;
+        }
         reason
     }
 

@@ -17,6 +17,7 @@ const WANTED: &[(&str, &str)] = &[
     ("dnsmasq", "dnsmasq"),
     ("nginx", "nginx"),
     ("h2load", "nghttp2-client"),
+    ("nghttp", "nghttp2-client"),
     ("gtlsclient", "ngtcp2-client"),
 ];
 

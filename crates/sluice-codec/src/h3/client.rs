@@ -23,8 +23,6 @@ pub struct H3Client(Rc<Handle>);
 /// Closes the connection when it is dropped and its streams have ended.
 struct Handle {
     shared: Rc<Shared>,
-    /// Held open: its end would be an error to the server.
-    _control: quinn::SendStream,
 }
 
 impl std::fmt::Debug for Handle {
@@ -51,12 +49,12 @@ impl H3Client {
         kept: impl Sized + 'static,
     ) -> Result<Self, HttpError> {
         let options = H3Options::default();
-        let (shared, control) = greet(connection.clone(), Role::Client, worker, options).await?;
+        let shared = greet(connection.clone(), Role::Client, worker, options).await?;
         worker.spawn(async move {
             let _kept = kept;
             connection.closed().await;
         });
-        Ok(Self(Rc::new(Handle { shared, _control: control })))
+        Ok(Self(Rc::new(Handle { shared })))
     }
 
     /// Requests that are open.
@@ -84,6 +82,11 @@ impl H3Client {
             HttpError::new(ErrorKind::Refused, format!("http3: no stream can be opened: {error}"))
         };
         let (send, recv) = shared.connection.open_bi().await.map_err(refused)?;
+        if !self.is_alive() {
+            // A GOAWAY came while it waited for its turn: the server will not look at it.
+            let gone = "http3: the server takes no more requests";
+            return Err(HttpError::new(ErrorKind::Refused, gone));
+        }
         Ok(H3Stream::client(Rc::clone(shared), send, recv, head, end))
     }
 }

@@ -25,6 +25,8 @@ pub(crate) struct Shared {
     pub(crate) role: Role,
     pub(crate) options: H3Options,
     pub(crate) connection: Connection,
+    /// Our control stream: its end would end the connection, so it lives as long.
+    pub(crate) control: RefCell<SendStream>,
     /// Requests that are open.
     pub(crate) open: Cell<usize>,
     /// Bytes of streams, from the client and to it.
@@ -89,7 +91,7 @@ pub(crate) async fn greet(
     role: Role,
     worker: &Rc<WorkerCx>,
     options: H3Options,
-) -> Result<(Rc<Shared>, SendStream), HttpError> {
+) -> Result<Rc<Shared>, HttpError> {
     let mut control = connection.open_uni().await.map_err(|error| error_of(&error))?;
     let mut settings = Vec::new();
     for (name, value) in [
@@ -112,6 +114,7 @@ pub(crate) async fn greet(
         role,
         options,
         connection,
+        control: RefCell::new(control),
         open: Cell::new(0),
         received: Cell::new(0),
         sent: Cell::new(0),
@@ -122,7 +125,7 @@ pub(crate) async fn greet(
         waiting: RefCell::default(),
     });
     worker.spawn(mind_streams(Rc::clone(&shared), Rc::clone(worker)));
-    Ok((shared, control))
+    Ok(shared)
 }
 
 /// Streams in one direction that a peer may open: three that it needs, and some that nobody knows.

@@ -5,6 +5,7 @@
 //!
 //! Source: RFC 9114 §5.2.
 
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
@@ -22,7 +23,6 @@ pub struct H3Server {
     connection: Connection,
     shared: Rc<Shared>,
     accepting: LocalFuture<Result<(SendStream, RecvStream), ConnectionError>>,
-    control: SendStream,
     /// One more than the number of the last stream that was taken.
     next: u64,
     drained: bool,
@@ -44,9 +44,9 @@ impl H3Server {
         worker: &Rc<WorkerCx>,
         options: H3Options,
     ) -> Result<Self, HttpError> {
-        let (shared, control) = greet(connection.clone(), Role::Server, worker, options).await?;
+        let shared = greet(connection.clone(), Role::Server, worker, options).await?;
         let accepting = accept(&connection);
-        Ok(Self { connection, shared, accepting, control, next: 0, drained: false })
+        Ok(Self { connection, shared, accepting, next: 0, drained: false })
     }
 
     /// The next stream on which a request will come; an error when the connection has ended, of kind
@@ -88,7 +88,7 @@ impl H3Server {
     }
 
     /// Tells the client that requests from the next one on will not be looked at; those that are open go on.
-    pub async fn drain(&mut self) {
+    pub fn drain(&mut self, cx: &mut Context<'_>) {
         self.drained = true;
         let mut out = Vec::new();
         let mut id = Vec::new();
@@ -96,8 +96,14 @@ impl H3Server {
         frame::put(&mut id, self.next * 4);
         frame::put_head(&mut out, kind::GOAWAY, id.len());
         out.extend_from_slice(&id);
-        // A client that has gone needs no goodbye.
-        let _ = self.control.write_all(&out).await;
+        // Written whole or not at all: a client that grants no room for so few bytes needs no goodbye.
+        let mut control = self.shared.control.borrow_mut();
+        let _ = Pin::new(&mut *control).poll_write(cx, &out);
+    }
+
+    /// Ready when the client has closed the connection.
+    pub async fn closed(&self) {
+        self.connection.closed().await;
     }
 
     /// Ends the connection in order.

@@ -60,11 +60,19 @@ enum Receiving {
     Body,
     /// In a frame of data.
     Data(u64),
-    /// In a frame that nobody knows; behind it we are where the flag says: behind the head or not.
-    Skip(u64, bool),
+    /// In a frame that nobody knows, and where we are behind it.
+    Skip(u64, Between),
     /// Behind the trailers.
     Ended,
     Done,
+}
+
+/// A place between two frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Between {
+    Head,
+    Body,
+    Ended,
 }
 
 /// What is to follow what is unsent.
@@ -178,6 +186,7 @@ impl H3Stream {
                 Some((kind::DATA, _)) => return Poll::Ready(Err(self.unexpected())),
                 Some(_) => {}
                 None => {
+                    self.reset(code::REQUEST_INCOMPLETE);
                     let error = "the stream ended before its head was whole";
                     return Poll::Ready(Err(HttpError::new(ErrorKind::ClosedEarly, error)));
                 }
@@ -273,8 +282,9 @@ impl H3Stream {
                 self.consume(count);
                 let left = left - count as u64;
                 self.receiving = match (left, behind) {
-                    (0, true) => Receiving::Body,
-                    (0, false) => Receiving::Head,
+                    (0, Between::Head) => Receiving::Head,
+                    (0, Between::Body) => Receiving::Body,
+                    (0, Between::Ended) => Receiving::Ended,
                     _ => Receiving::Skip(left, behind),
                 };
                 if left > 0 && ready!(self.poll_fill(cx, worker))? == 0 {
@@ -300,14 +310,14 @@ impl H3Stream {
                 | kind::GOAWAY
                 | kind::MAX_PUSH_ID => return Poll::Ready(Err(self.unexpected())),
                 kind if kind::is_of_http2(kind) => return Poll::Ready(Err(self.unexpected())),
-                _ if self.receiving == Receiving::Ended => {
-                    // Behind trailers an unknown frame says nothing, and there is nothing to go on with.
-                    self.consume(skip);
-                    self.receiving = Receiving::Skip(length, true);
-                }
                 _ => {
+                    let behind = match self.receiving {
+                        Receiving::Body => Between::Body,
+                        Receiving::Ended => Between::Ended,
+                        _ => Between::Head,
+                    };
                     self.consume(skip);
-                    self.receiving = Receiving::Skip(length, self.receiving == Receiving::Body);
+                    self.receiving = Receiving::Skip(length, behind);
                 }
             }
         }
@@ -371,7 +381,8 @@ impl H3Stream {
         let pool = &worker.buffers;
         let mut input = match self.input.take() {
             None => pool.take_for_read().map_err(|_| HttpError::buffers())?,
-            Some(input) if input.is_small() => {
+            // What was left over of a read lies in a buffer of its own size.
+            Some(input) if input.capacity() < SCRATCH => {
                 let mut larger = pool.take_for_read().map_err(|_| HttpError::buffers())?;
                 larger.append(&input);
                 larger
@@ -385,6 +396,12 @@ impl H3Stream {
         };
         let spare = input.spare();
         let room = spare.len().min(SCRATCH);
+        if room == 0 {
+            // No frame that is held whole is so large; an empty read would look like the end.
+            return Poll::Ready(Err(self
+                .shared
+                .fail(code::EXCESSIVE_LOAD, "http3.frame_too_large")));
+        }
         let got = self.recv.poll_read(cx, &mut spare[..room]);
         if let Poll::Ready(Ok(count)) = &got {
             input.fill(*count);

@@ -67,6 +67,8 @@ pub struct Flow {
     awaited: Cell<u64>,
     /// Of QUIC: the ID that the client used last; its server's are all as long.
     id: RefCell<Vec<u8>>,
+    /// How many more of them are learnt.
+    ids_left: Cell<u8>,
     task: RefCell<Option<AbortHandle>>,
 }
 
@@ -341,6 +343,7 @@ impl UdpSlot {
             sent: Cell::new(0),
             awaited: Cell::new(0),
             id: RefCell::new(vec![0; owner.map_or(0, |owner| owner.id_length)]),
+            ids_left: Cell::new(IDS_OF_FLOW),
             task: RefCell::default(),
         });
         let admitted = self.table.borrow_mut().admit(key, idle, now, Rc::clone(&flow));
@@ -441,6 +444,9 @@ impl UdpSlot {
         }
         last.clear();
         last.extend_from_slice(id);
+        // Whoever shows one ID after the other pushes nobody else's out.
+        let Some(left) = flow.ids_left.get().checked_sub(1) else { return };
+        flow.ids_left.set(left);
         ids::learn(id, self.worker.limits.size(Limit::QuicIds), || Owner {
             listener: flow.info.listener.clone(),
             chain: flow.plan().name.clone(),
@@ -488,6 +494,10 @@ impl UdpSlot {
         }
     }
 }
+
+/// Connection IDs that are learnt of one flow; clients change theirs when their address changes, and then
+/// they have another flow.
+const IDS_OF_FLOW: u8 = 8;
 
 /// How many datagrams these are, counting each of those that travel as one.
 fn count_of(datagrams: &[Outgoing<'_>]) -> u64 {

@@ -35,6 +35,7 @@ struct Held {
 
 #[derive(Debug)]
 struct Waiting {
+    since: Moment,
     datagrams: Vec<Box<[u8]>>,
     bytes: usize,
 }
@@ -92,15 +93,18 @@ impl Names {
     fn hold(&self, now: Moment, key: FlowKey, datagram: &[u8]) -> bool {
         let mut held = self.held.borrow_mut();
         while let Some((since, _)) = held.order.front()
-            && (since.after(KEPT) <= now || held.clients.len() >= self.bound)
+            && (since.after(KEPT) <= now || held.order.len() >= self.bound)
         {
-            if let Some((_, oldest)) = held.order.pop_front() {
+            // One that has a flow by now, and came again, has its own place here.
+            if let Some((since, oldest)) = held.order.pop_front()
+                && held.clients.get(&oldest).is_some_and(|waiting| waiting.since == since)
+            {
                 held.clients.remove(&oldest);
             }
         }
         if !held.clients.contains_key(&key) {
             held.order.push_back((now, key));
-            held.clients.insert(key, Waiting { datagrams: Vec::new(), bytes: 0 });
+            held.clients.insert(key, Waiting { since: now, datagrams: Vec::new(), bytes: 0 });
         }
         let Some(waiting) = held.clients.get_mut(&key) else { return false };
         waiting.bytes += datagram.len();
