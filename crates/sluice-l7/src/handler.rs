@@ -354,7 +354,11 @@ impl HttpHandler {
             let over = options.requests_max.is_some_and(|max| served >= max);
             if !drained && (conn.is_finishing() || over) {
                 drained = true;
-                poll_fn(|cx| Poll::Ready(server.drain(cx))).await;
+                poll_fn(|cx| {
+                    server.drain(cx);
+                    Poll::Ready(())
+                })
+                .await;
             }
             let accepted = poll_fn(|cx| {
                 if let Poll::Ready(accepted) = server.poll_accept(cx) {

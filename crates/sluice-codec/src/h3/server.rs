@@ -50,7 +50,7 @@ impl H3Server {
     }
 
     /// The next stream on which a request will come; an error when the connection has ended, of kind
-    /// [`ErrorKind::Finished`] where it did so in order.
+    /// [`ErrorKind::Finished`](crate::ErrorKind::Finished) where it did so in order.
     pub fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Result<H3Stream, HttpError>> {
         loop {
             let accepted = ready!(self.accepting.as_mut().poll(cx));
