@@ -13,7 +13,7 @@ use socket2::{Domain, Socket, Type};
 
 #[allow(unreachable_pub, missing_docs, reason = "it is what stands on the page")]
 mod even_ports {
-    include!("extending/even_ports.rs");
+    include!("extending/even_ports.in");
 }
 
 fn main() -> ExitCode {
@@ -21,7 +21,7 @@ fn main() -> ExitCode {
         return even_ports::main();
     }
     let page = include_str!("../../../docs/extending.md");
-    let shown = include_str!("extending/even_ports.rs").replace("pub fn main()", "fn main()");
+    let shown = include_str!("extending/even_ports.in").replace("pub fn main()", "fn main()");
     assert!(page.contains(&shown), "docs/extending.md shows another");
     odd_ports_are_turned_away();
     ExitCode::SUCCESS

@@ -10,7 +10,7 @@ use sluice_testkit::{Origin, Sluice};
 
 #[allow(unreachable_pub, missing_docs, reason = "it is what stands on the page")]
 mod teapot {
-    include!("extending/teapot.rs");
+    include!("extending/teapot.in");
 }
 
 fn main() -> ExitCode {
@@ -18,7 +18,7 @@ fn main() -> ExitCode {
         return teapot::main();
     }
     let page = include_str!("../../../docs/extending.md");
-    let shown = include_str!("extending/teapot.rs").replace("pub fn main()", "fn main()");
+    let shown = include_str!("extending/teapot.in").replace("pub fn main()", "fn main()");
     assert!(page.contains(&shown), "docs/extending.md shows another");
     coffee_is_refused();
     ExitCode::SUCCESS
