@@ -19,17 +19,15 @@ use std::time::{Duration, Instant};
 use quinn::crypto::rustls::{HandshakeData, QuicClientConfig, QuicServerConfig};
 use quinn::udp::{RecvMeta, Transmit};
 use quinn::{
-    AsyncTimer, AsyncUdpSocket, ClientConfig, Connecting, ConnectionError, ConnectionId,
-    ConnectionIdGenerator, EndpointConfig, IdleTimeout, Runtime, ServerConfig, TokioRuntime,
-    TransportConfig, UdpPoller,
+    AsyncTimer, AsyncUdpSocket, ClientConfig, ConnectionError, ConnectionId, ConnectionIdGenerator,
+    EndpointConfig, IdleTimeout, Runtime, ServerConfig, TokioRuntime, TransportConfig, UdpPoller,
 };
 use rustls::pki_types::{CertificateDer, ServerName};
 use send_wrapper::SendWrapper;
 use sluice_core::connection::TlsFacts;
+use sluice_io::WorkerCx;
 use sluice_sys::steer;
 use sluice_tls::CertificateInfo;
-
-use sluice_io::WorkerCx;
 use sluice_upstream::connector::{Failure, verified_name};
 use sluice_upstream::{ClusterPlan, EndpointState, Target};
 
@@ -222,8 +220,8 @@ impl Incoming {
     ///
     /// # Errors
     /// What the library said.
-    pub fn shake(self, server: &QuicServer) -> Result<Shaking, ConnectionError> {
-        self.0.accept_with(Arc::clone(&server.0)).map(Shaking)
+    pub async fn shake(self, server: QuicServer) -> Result<Connection, ConnectionError> {
+        self.0.accept_with(server.0)?.await
     }
 
     /// Asks the client to show that it is where it says, RFC 9000 §8.1.2; gives it back where it has done so.
@@ -237,18 +235,6 @@ impl Incoming {
     /// Says nothing to the client.
     pub fn ignore(self) {
         self.0.ignore();
-    }
-}
-
-/// A handshake under way.
-#[derive(Debug)]
-pub struct Shaking(Connecting);
-
-impl Future for Shaking {
-    type Output = Result<Connection, ConnectionError>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.0).poll(cx)
     }
 }
 

@@ -101,6 +101,39 @@ impl BufPool {
         Ok(buf)
     }
 
+    /// What was read and not used yet, in a buffer with room to read behind it; none where it fills the class
+    /// of reads.
+    ///
+    /// # Errors
+    /// The pool is at its limit.
+    pub fn room_for_read(&self, held: Option<Buf>) -> Result<Buf, Exhausted> {
+        let Some(mut held) = held else { return self.take_for_read() };
+        if held.room() > 0 {
+            return Ok(held);
+        }
+        if held.capacity() < SCRATCH {
+            // A rest lies in a buffer of its own size, and may fill it.
+            let mut larger = self.take_for_read()?;
+            larger.append(&held);
+            return Ok(larger);
+        }
+        held.compact();
+        Ok(held)
+    }
+
+    /// What is kept of a buffer after a read: nothing where it is empty; a small one for whoever `waits`,
+    /// where it fits.
+    pub fn settle(&self, buf: Buf, waits: bool) -> Option<Buf> {
+        if buf.is_empty() {
+            return None;
+        }
+        let small = (waits && !buf.is_small()).then(|| self.copy(&buf));
+        match small {
+            Some(Ok(copy)) if copy.is_small() => Some(copy),
+            _ => Some(buf),
+        }
+    }
+
     /// Bytes that are out.
     pub fn bytes_out(&self) -> usize {
         self.0.out.get()
@@ -149,13 +182,12 @@ impl Buf {
         (self.start, self.end) = (0, self.end - self.start);
     }
 
-    /// Bytes that it has room for in all.
-    pub const fn capacity(&self) -> usize {
+    const fn capacity(&self) -> usize {
         self.data.len()
     }
 
     /// Whether it is of the smallest class.
-    pub const fn is_small(&self) -> bool {
+    const fn is_small(&self) -> bool {
         self.class == 0
     }
 
@@ -198,6 +230,24 @@ impl Drop for Buf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn there_is_room_to_read_behind_a_rest_of_any_size() {
+        let pool = BufPool::new(1 << 20);
+        for size in [1, 4 << 10, 16 << 10, SCRATCH] {
+            let rest = pool.copy(&vec![7; size]).unwrap();
+            let mut more = pool.room_for_read(Some(rest)).unwrap();
+            assert!(more.len() == size && more.room() > 0, "{size}: {}", more.room());
+            more.spare()[0] = 8;
+            more.fill(1);
+            assert_eq!((more.len(), more.last()), (size + 1, Some(&8)));
+            // Who waits holds little, if it is little.
+            let kept = pool.settle(more, true).unwrap();
+            assert_eq!((kept.len(), kept.is_small()), (size + 1, size == 1));
+        }
+        assert!(pool.settle(pool.take_for_read().unwrap(), true).is_none());
+        assert_eq!(pool.bytes_out(), 0);
+    }
 
     #[test]
     fn buffers_come_back_and_the_limit_holds() {

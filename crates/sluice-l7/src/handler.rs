@@ -352,23 +352,17 @@ impl HttpHandler {
         let (mut served, mut drained) = (0, false);
         let reason = loop {
             let over = options.requests_max.is_some_and(|max| served >= max);
-            if !drained && (conn.is_finishing() || over) {
-                drained = true;
-                poll_fn(|cx| {
-                    server.drain(cx);
-                    Poll::Ready(())
-                })
-                .await;
-            }
             let accepted = poll_fn(|cx| {
-                if let Poll::Ready(accepted) = server.poll_accept(cx) {
-                    return Poll::Ready(Some(accepted));
-                }
-                if drained {
-                    return server.poll_idle(cx).map(|()| None);
-                }
                 // Woken when it is asked to finish.
-                if conn.is_finishing() { Poll::Ready(None) } else { Poll::Pending }
+                if !drained && (conn.is_finishing() || over) {
+                    drained = true;
+                    server.drain(cx);
+                }
+                match server.poll_accept(cx) {
+                    Poll::Ready(accepted) => Poll::Ready(Some(accepted)),
+                    Poll::Pending if drained => server.poll_idle(cx).map(|()| None),
+                    Poll::Pending => Poll::Pending,
+                }
             })
             .await;
             note_moved(&conn, &server);
@@ -384,12 +378,11 @@ impl HttpHandler {
                     }
                     break quiet_end(&conn, &error);
                 }
-                None if drained => break end::DRAIN,
-                None => {}
+                None => break end::DRAIN,
             }
         };
         note_moved(&conn, &server);
-        if drained && reason == end::DRAIN {
+        if reason == end::DRAIN {
             // What was answered last may still be on its way, and closing would end it: the client, who has
             // heard that no more is taken, closes when it has everything.
             let _ = conn.until(worker.now().after(DELIVERY_TIME), server.closed()).await;

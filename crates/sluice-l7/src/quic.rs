@@ -203,13 +203,11 @@ impl QuicClient for Client {
     ) -> LocalFuture<Result<Serve, (Reason, String)>> {
         let Self { incoming, slot, greeting } = *self;
         let server = slot.server(&tls.quic);
-        let shaking =
-            server.and_then(|server| incoming.shake(&server).map_err(|error| error.to_string()));
         Box::pin(async move {
             let _greeting = greeting;
-            let shaking = shaking.map_err(|error| (reasons::QUIC_PROTOCOL, error))?;
-            let connection =
-                shaking.await.map_err(|error| (reasons::QUIC_PROTOCOL, error.to_string()))?;
+            let server = server.map_err(|error| (reasons::QUIC_PROTOCOL, error))?;
+            let shaken = incoming.shake(server).await;
+            let connection = shaken.map_err(|error| (reasons::QUIC_PROTOCOL, error.to_string()))?;
             let _ = conn.info.tls.set(Box::new(facts_of(&connection)));
             let serve: Serve = Box::new(move |handler: Rc<dyn StreamHandler>, conn: Rc<Conn>| {
                 match (handler as Rc<dyn Any>).downcast::<HttpHandler>() {

@@ -327,21 +327,8 @@ impl H1Stream {
         worker: &WorkerCx,
     ) -> Poll<Result<usize, HttpError>> {
         let pool = &worker.buffers;
-        let mut input = match self.input.take() {
-            None => pool.take_for_read().map_err(|_| HttpError::buffers())?,
-            Some(mut input) => {
-                if input.room() == 0 {
-                    if input.is_small() {
-                        let mut larger = pool.take_for_read().map_err(|_| HttpError::buffers())?;
-                        larger.append(&input);
-                        input = larger;
-                    } else {
-                        input.compact();
-                    }
-                }
-                input
-            }
-        };
+        let room = pool.room_for_read(self.input.take());
+        let mut input = room.map_err(|_| HttpError::buffers())?;
         let spare = input.spare();
         let room = spare.len().min(SCRATCH);
         let got = self.stream.poll_recv(cx, worker, &mut spare[..room]);
@@ -349,14 +336,8 @@ impl H1Stream {
             input.fill(*count);
             self.moved.0 += *count as u64;
         }
-        if !input.is_empty() {
-            // Whoever is slow holds a small buffer, not a large one.
-            let small = got.is_pending() && !input.is_small();
-            self.input = Some(match small.then(|| pool.copy(&input)) {
-                Some(Ok(copy)) if copy.is_small() => copy,
-                _ => input,
-            });
-        }
+        // Whoever is slow holds a small buffer, not a large one.
+        self.input = pool.settle(input, got.is_pending());
         got.map_err(HttpError::from)
     }
 

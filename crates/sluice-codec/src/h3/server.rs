@@ -69,7 +69,7 @@ impl H3Server {
                 continue;
             }
             self.next = recv.id().index() + 1;
-            return Poll::Ready(Ok(H3Stream::server(Rc::clone(&self.shared), send, recv)));
+            return Poll::Ready(Ok(H3Stream::new(Rc::clone(&self.shared), send, recv)));
         }
     }
 
@@ -80,11 +80,6 @@ impl H3Server {
         }
         *self.shared.waiting.borrow_mut() = Some(cx.waker().clone());
         Poll::Pending
-    }
-
-    /// Whether requests are open.
-    pub fn has_streams(&self) -> bool {
-        self.shared.open.get() > 0
     }
 
     /// Tells the client that requests from the next one on will not be looked at; those that are open go on.

@@ -54,26 +54,26 @@ impl std::fmt::Debug for H3Stream {
 /// Where in the message that comes in we are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Receiving {
-    /// Between two frames, before the head.
-    Head,
-    /// Between two frames, behind the head.
-    Body,
+    Between(Place),
     /// In a frame of data.
     Data(u64),
     /// In a frame that nobody knows, and where we are behind it.
-    Skip(u64, Between),
-    /// Behind the trailers.
-    Ended,
+    Skip(u64, Place),
     Done,
 }
 
 /// A place between two frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Between {
+enum Place {
+    /// Before the head.
     Head,
+    /// Behind the head.
     Body,
+    /// Behind the trailers.
     Ended,
 }
+
+const IN_BODY: Receiving = Receiving::Between(Place::Body);
 
 /// What is to follow what is unsent.
 #[derive(Debug)]
@@ -84,11 +84,6 @@ enum After {
 }
 
 impl H3Stream {
-    /// A stream on which a client will make a request.
-    pub(crate) fn server(shared: Rc<Shared>, send: SendStream, recv: RecvStream) -> Self {
-        Self::new(shared, send, recv)
-    }
-
     /// A stream on which a request goes out; its head leaves with what follows, or with [`H3Stream::push`].
     /// `end` says that nothing does.
     pub(crate) fn client(
@@ -108,14 +103,15 @@ impl H3Stream {
         stream
     }
 
-    fn new(shared: Rc<Shared>, send: SendStream, recv: RecvStream) -> Self {
+    /// A stream on which nothing was said: to a server, one on which a client will make a request.
+    pub(crate) fn new(shared: Rc<Shared>, send: SendStream, recv: RecvStream) -> Self {
         shared.open.set(shared.open.get() + 1);
         Self {
             shared,
             send,
             recv,
             input: None,
-            receiving: Receiving::Head,
+            receiving: Receiving::Between(Place::Head),
             left: None,
             section: Vec::new(),
             out: Vec::new(),
@@ -176,7 +172,7 @@ impl H3Stream {
                     } else {
                         self.left = head.content_length();
                     }
-                    self.receiving = Receiving::Body;
+                    self.receiving = IN_BODY;
                     // Most requests end here, and whoever passes them on wants to know it.
                     if let Poll::Ready(Ok(0)) = self.poll_fill_if_empty(cx, worker) {
                         self.end()?;
@@ -206,20 +202,20 @@ impl H3Stream {
         loop {
             match self.receiving {
                 Receiving::Done => return Poll::Ready(Ok(Frame::End)),
-                Receiving::Data(0) => self.receiving = Receiving::Body,
+                Receiving::Data(0) => self.receiving = IN_BODY,
                 Receiving::Data(left) => return self.poll_data(cx, worker, left),
-                Receiving::Head | Receiving::Body | Receiving::Skip(..) | Receiving::Ended => {
+                Receiving::Between(_) | Receiving::Skip(..) => {
                     match ready!(self.poll_frame(cx, worker))? {
                         None => {
                             self.end()?;
                             return Poll::Ready(Ok(Frame::End));
                         }
-                        Some((kind::DATA, length)) if self.receiving == Receiving::Body => {
+                        Some((kind::DATA, length)) if self.receiving == IN_BODY => {
                             self.count(length)?;
                             self.consume_head();
                             self.receiving = Receiving::Data(length);
                         }
-                        Some((kind::HEADERS, length)) if self.receiving == Receiving::Body => {
+                        Some((kind::HEADERS, length)) if self.receiving == IN_BODY => {
                             let max = self.shared.options.head_bytes;
                             let section = ready!(self.poll_section(cx, worker, length, max))?;
                             let mut trailers = Box::<Head>::default();
@@ -227,7 +223,7 @@ impl H3Stream {
                             self.recycle(section);
                             read.map_err(|refusal| self.refuse(refusal))?;
                             self.whole()?;
-                            self.receiving = Receiving::Ended;
+                            self.receiving = Receiving::Between(Place::Ended);
                             return Poll::Ready(Ok(Frame::Trailers(trailers)));
                         }
                         Some((kind::DATA | kind::HEADERS, _)) => {
@@ -276,16 +272,19 @@ impl H3Stream {
         worker: &WorkerCx,
     ) -> Poll<Result<Option<(u64, u64)>, HttpError>> {
         loop {
+            let at = match self.receiving {
+                Receiving::Between(place) | Receiving::Skip(_, place) => place,
+                // Whoever asks for a frame is between two.
+                Receiving::Data(_) | Receiving::Done => Place::Body,
+            };
             if let Receiving::Skip(left, behind) = self.receiving {
                 let there = self.input.as_ref().map_or(0, |input| input.len());
                 let count = usize::try_from(left).unwrap_or(usize::MAX).min(there);
                 self.consume(count);
                 let left = left - count as u64;
-                self.receiving = match (left, behind) {
-                    (0, Between::Head) => Receiving::Head,
-                    (0, Between::Body) => Receiving::Body,
-                    (0, Between::Ended) => Receiving::Ended,
-                    _ => Receiving::Skip(left, behind),
+                self.receiving = match left {
+                    0 => Receiving::Between(behind),
+                    left => Receiving::Skip(left, behind),
                 };
                 if left > 0 && ready!(self.poll_fill(cx, worker))? == 0 {
                     return Poll::Ready(Err(self.cut()));
@@ -311,13 +310,8 @@ impl H3Stream {
                 | kind::MAX_PUSH_ID => return Poll::Ready(Err(self.unexpected())),
                 kind if kind::is_of_http2(kind) => return Poll::Ready(Err(self.unexpected())),
                 _ => {
-                    let behind = match self.receiving {
-                        Receiving::Body => Between::Body,
-                        Receiving::Ended => Between::Ended,
-                        _ => Between::Head,
-                    };
                     self.consume(skip);
-                    self.receiving = Receiving::Skip(length, behind);
+                    self.receiving = Receiving::Skip(length, at);
                 }
             }
         }
@@ -379,21 +373,8 @@ impl H3Stream {
         worker: &WorkerCx,
     ) -> Poll<Result<usize, HttpError>> {
         let pool = &worker.buffers;
-        let mut input = match self.input.take() {
-            None => pool.take_for_read().map_err(|_| HttpError::buffers())?,
-            // What was left over of a read lies in a buffer of its own size.
-            Some(input) if input.capacity() < SCRATCH => {
-                let mut larger = pool.take_for_read().map_err(|_| HttpError::buffers())?;
-                larger.append(&input);
-                larger
-            }
-            Some(mut input) => {
-                if input.room() < SCRATCH / 2 {
-                    input.compact();
-                }
-                input
-            }
-        };
+        let room = pool.room_for_read(self.input.take());
+        let mut input = room.map_err(|_| HttpError::buffers())?;
         let spare = input.spare();
         let room = spare.len().min(SCRATCH);
         if room == 0 {
@@ -407,14 +388,8 @@ impl H3Stream {
             input.fill(*count);
             self.shared.received.set(self.shared.received.get() + *count as u64);
         }
-        if !input.is_empty() {
-            // Whoever is slow holds a small buffer, not a large one.
-            let small = got.is_pending() && !input.is_small();
-            self.input = Some(match small.then(|| pool.copy(&input)) {
-                Some(Ok(copy)) if copy.is_small() => copy,
-                _ => input,
-            });
-        }
+        // Whoever is slow holds a small buffer, not a large one.
+        self.input = pool.settle(input, got.is_pending());
         got.map_err(|error| read_error(&error))
     }
 
@@ -446,7 +421,7 @@ impl H3Stream {
     }
 
     fn end(&mut self) -> Result<(), HttpError> {
-        if self.receiving != Receiving::Ended {
+        if self.receiving != Receiving::Between(Place::Ended) {
             self.whole()?;
         }
         self.receiving = Receiving::Done;

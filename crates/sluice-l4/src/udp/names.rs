@@ -70,22 +70,20 @@ impl Names {
         datagram: &[u8],
     ) -> Newcomer {
         let begins = |facts, owner| Newcomer::Begins { facts, owner, kept: self.release(&key) };
+        let nameless = |quic| Facts { tls: quic, quic, ..Facts::default() };
         if let Some(owner) = ids::owner(listener, datagram) {
-            let facts = Facts { tls: true, quic: true, ..Facts::default() };
-            return begins(facts, Some(owner));
+            return begins(nameless(true), Some(owner));
         }
         let Some((first, _)) = initial::first(datagram) else {
             // Another version of QUIC, or no QUIC at all: it goes by its addresses.
-            let quic = initial::ids_of_long(datagram).is_some();
-            return begins(Facts { tls: quic, quic, ..Facts::default() }, None);
+            return begins(nameless(initial::ids_of_long(datagram).is_some()), None);
         };
         self.hellos.take(now, key.client, datagram);
         match self.hellos.ask(first.destination, key.client) {
             Asked::Facts(facts) => begins(facts, None),
-            Asked::Nothing => begins(Facts { tls: true, quic: true, ..Facts::default() }, None),
             Asked::Wait if self.hold(now, key, datagram) => Newcomer::Held,
-            // More than a hello can be: whoever it is, they are not understood.
-            Asked::Wait => begins(Facts { tls: true, quic: true, ..Facts::default() }, None),
+            // It is none, or more than one can be: whoever it is, they are not understood.
+            Asked::Nothing | Asked::Wait => begins(nameless(true), None),
         }
     }
 
