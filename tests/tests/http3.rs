@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::SocketAddr;
 
 use serde_json::{Value, json};
 use sluice_testkit::lossy::{LossyHop, Troubles};
@@ -13,15 +14,15 @@ use sluice_tests::h3::{Client, head, status};
 fn edge(origin: &Origin, workers: u16) -> Running {
     let kit = Sluice::new().workers(workers);
     Authority::new(kit.folder()).issue("web", &["web.test"]);
-    kit.start(&configuration(origin, ""))
+    kit.start(&configuration("web", origin.addr(), ""))
 }
 
-fn configuration(origin: &Origin, rule: &str) -> String {
+/// QUIC with the certificate `cert`, everything to `endpoint`; `rule` is what the one rule says besides.
+fn configuration(cert: &str, endpoint: SocketAddr, rule: &str) -> String {
     format!(
-        "listeners: [{{ name: web, address: 127.0.0.1:0, quic: true, tls: {{ certificates: [{{ cert: web.pem, key: web.key }}] }}, http: main }}]\n\
+        "listeners: [{{ name: web, address: 127.0.0.1:0, quic: true, tls: {{ certificates: [{{ cert: {cert}.pem, key: {cert}.key }}] }}, http: main }}]\n\
          routes: {{ main: [{{ hosts: \"*\", rules: [{{ match: {{ path: /* }}, cluster: up{rule} }}] }}] }}\n\
-         clusters: {{ up: {{ endpoints: [\"{}\"] }} }}\n",
-        origin.addr()
+         clusters: {{ up: {{ endpoints: [\"{endpoint}\"] }} }}\n"
     )
 }
 
@@ -318,7 +319,7 @@ fn clients_show_that_they_are_where_they_say_when_many_come_at_once() {
     let kit = Sluice::new().workers(1);
     Authority::new(kit.folder()).issue("web", &["web.test"]);
     let configuration =
-        configuration(&origin, "").replace("quic: true", "quic: { retry_above: 0 }");
+        configuration("web", origin.addr(), "").replace("quic: true", "quic: { retry_above: 0 }");
     let sluice = kit.start(&configuration);
     let got = tell(&sluice, &json!([get("/bytes/3"), { "await": [0, "end"] }]));
     assert_eq!(got["streams"]["0"]["data"], 3, "{got}");
@@ -366,7 +367,7 @@ fn a_reload_loses_no_connection_and_its_next_request_sees_the_new_routes() {
         &json!([get("/wait"), { "await": [0, "end"] }, get("/bytes/3"), { "await": [4, "end"] }]),
     );
     wait::until("the request to arrive", || (!origin.requests().is_empty()).then_some(()));
-    let changed = configuration(&origin, "")
+    let changed = configuration("web", origin.addr(), "")
         .replace("match: { path: /* }, cluster: up", "respond: { status: 418 }");
     assert_eq!(sluice.reload(&changed), "applied");
     origin.release();
@@ -402,12 +403,7 @@ fn websockets_pass_by_extended_connect() {
     });
     let kit = Sluice::new();
     Authority::new(kit.folder()).issue("web", &["web.test"]);
-    let sluice = kit.start(&format!(
-        "listeners: [{{ name: web, address: 127.0.0.1:0, quic: true, tls: {{ certificates: [{{ cert: web.pem, key: web.key }}] }}, http: main }}]\n\
-         routes: {{ main: [{{ hosts: \"*\", rules: [{{ cluster: up }}] }}] }}\n\
-         clusters: {{ up: {{ endpoints: [\"{}\"] }} }}\n",
-        server.addr()
-    ));
+    let sluice = kit.start(&configuration("web", server.addr(), ""));
     let fields = head("CONNECT", "/chat", &[("sec-websocket-version", "13")]);
     let mut fields = fields.as_array().unwrap().clone();
     fields.insert(1, json!([":protocol", "websocket"]));
@@ -499,12 +495,7 @@ fn passed_through(origin: &Origin, echo: &UdpServer, workers: u16) -> (Running, 
             let file = format!("{name}.{file}");
             std::fs::copy(kit.folder().join(&file), inner.folder().join(file)).unwrap();
         }
-        inner.start(&format!(
-            "listeners: [{{ name: web, address: 127.0.0.1:0, quic: true, tls: {{ certificates: [{{ cert: {name}.pem, key: {name}.key }}] }}, http: main }}]\n\
-             routes: {{ main: [{{ hosts: \"*\", rules: [{{ cluster: up }}] }}] }}\n\
-             clusters: {{ up: {{ endpoints: [\"{}\"] }} }}\n",
-            origin.addr()
-        ))
+        inner.start(&configuration(name, origin.addr(), ""))
     };
     let (one, two) = (end("one"), end("two"));
     let outer = kit.start(&format!(
