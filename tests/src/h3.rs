@@ -1,13 +1,31 @@
-//! aioquic as a client of HTTP/3.
+//! A Sluice that speaks HTTP/3, and aioquic as its client.
 //!
-//! Owns: starting it, and the words of its steps. Refuses to know: what is asked. Keeps: what it is told is what it does.
+//! Owns: starting them, and the words of the client's steps. Refuses to know: what is asked. Keeps: what the client is
+//! told is what it does.
 
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Stdio};
 
 use serde_json::{Value, json};
-use sluice_testkit::{Running, tools};
+use sluice_testkit::{Authority, Origin, Running, Sluice, tools};
+
+/// A Sluice that speaks QUIC, as the section `quic` says, in front of `origin`.
+pub fn edge(origin: &Origin, workers: u16, quic: &str) -> Running {
+    let kit = Sluice::new().workers(workers);
+    Authority::new(kit.folder()).issue("web", &["web.test"]);
+    kit.start(&configuration("web", origin.addr(), quic))
+}
+
+/// QUIC with the certificate `cert`, everything to `endpoint`.
+pub fn configuration(cert: &str, endpoint: SocketAddr, quic: &str) -> String {
+    format!(
+        "listeners: [{{ name: web, address: 127.0.0.1:0, quic: {quic}, tls: {{ certificates: [{{ cert: {cert}.pem, key: {cert}.key }}] }}, http: main }}]\n\
+         routes: {{ main: [{{ hosts: \"*\", rules: [{{ match: {{ path: /* }}, cluster: up }}] }}] }}\n\
+         clusters: {{ up: {{ endpoints: [\"{endpoint}\"] }} }}\n"
+    )
+}
 
 /// A client under way; what it was told is in `tests/peers/h3.py`.
 #[derive(Debug)]

@@ -2,29 +2,12 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::SocketAddr;
 
 use serde_json::{Value, json};
 use sluice_testkit::lossy::{LossyHop, Troubles};
 use sluice_testkit::peers::{Server, UdpServer, udp_client};
 use sluice_testkit::{Authority, Origin, Running, Sluice, origin, tools, wait};
-use sluice_tests::h3::{Client, head, status};
-
-/// A Sluice that speaks QUIC in front of `origin`.
-fn edge(origin: &Origin, workers: u16) -> Running {
-    let kit = Sluice::new().workers(workers);
-    Authority::new(kit.folder()).issue("web", &["web.test"]);
-    kit.start(&configuration("web", origin.addr(), ""))
-}
-
-/// QUIC with the certificate `cert`, everything to `endpoint`; `rule` is what the one rule says besides.
-fn configuration(cert: &str, endpoint: SocketAddr, rule: &str) -> String {
-    format!(
-        "listeners: [{{ name: web, address: 127.0.0.1:0, quic: true, tls: {{ certificates: [{{ cert: {cert}.pem, key: {cert}.key }}] }}, http: main }}]\n\
-         routes: {{ main: [{{ hosts: \"*\", rules: [{{ match: {{ path: /* }}, cluster: up{rule} }}] }}] }}\n\
-         clusters: {{ up: {{ endpoints: [\"{endpoint}\"] }} }}\n"
-    )
-}
+use sluice_tests::h3::{Client, configuration, edge, head, status};
 
 fn have_aioquic() -> bool {
     tools::have_modules(&["aioquic"])
@@ -45,7 +28,7 @@ fn a_request_passes_and_its_record_says_how() {
         return;
     }
     let origin = Origin::start("a");
-    let sluice = edge(&origin, 1);
+    let sluice = edge(&origin, 1, "true");
     let got = tell(
         &sluice,
         &json!([
@@ -188,7 +171,7 @@ fn heads_before_the_answer_pass_and_heads_alone() {
         return;
     }
     let origin = Origin::start("a");
-    let sluice = edge(&origin, 1);
+    let sluice = edge(&origin, 1, "true");
     let hinted = ngtcp2(&sluice, "/hints", &[]);
     for part in ["[:status: 103]", "[link: </a.css>]", "[:status: 200]", "[x-origin: a]"] {
         assert!(hinted.contains(part), "there is no {part}: {hinted}");
@@ -242,7 +225,7 @@ fn what_may_not_be_said_is_answered_with_the_right_code_and_goes_no_further() {
         return;
     }
     let origin = Origin::start("a");
-    let sluice = edge(&origin, 1);
+    let sluice = edge(&origin, 1, "true");
     for (what, steps, answer) in wrongs() {
         let got = tell(&sluice, &steps);
         match answer {
@@ -277,7 +260,7 @@ fn a_client_that_gives_up_is_given_up_on() {
         return;
     }
     let origin = Origin::start("a");
-    let sluice = edge(&origin, 1);
+    let sluice = edge(&origin, 1, "true");
     let got = tell(
         &sluice,
         &json!([
@@ -298,7 +281,7 @@ fn a_flood_of_resets_ends_its_own_connection_and_nobody_elses() {
         return;
     }
     let origin = Origin::start("a");
-    let sluice = edge(&origin, 1);
+    let sluice = edge(&origin, 1, "true");
     let other =
         Client::start(&sluice, "web", "web.test", &json!([get("/wait"), { "await": [0, "end"] }]));
     wait::until("the other to arrive", || (!origin.requests().is_empty()).then_some(()));
@@ -316,11 +299,7 @@ fn clients_show_that_they_are_where_they_say_when_many_come_at_once() {
         return;
     }
     let origin = Origin::start("a");
-    let kit = Sluice::new().workers(1);
-    Authority::new(kit.folder()).issue("web", &["web.test"]);
-    let configuration =
-        configuration("web", origin.addr(), "").replace("quic: true", "quic: { retry_above: 0 }");
-    let sluice = kit.start(&configuration);
+    let sluice = edge(&origin, 1, "{ retry_above: 0 }");
     let got = tell(&sluice, &json!([get("/bytes/3"), { "await": [0, "end"] }]));
     assert_eq!(got["streams"]["0"]["data"], 3, "{got}");
     assert_eq!(sluice.metric("sluice_listener_quic_retries_total", ""), 1);
@@ -332,7 +311,7 @@ fn a_drain_says_goaway_and_lets_requests_finish() {
         return;
     }
     let origin = Origin::start("a");
-    let mut sluice = edge(&origin, 2);
+    let mut sluice = edge(&origin, 2, "true");
     let client = Client::start(
         &sluice,
         "web",
@@ -359,7 +338,7 @@ fn a_reload_loses_no_connection_and_its_next_request_sees_the_new_routes() {
         return;
     }
     let origin = Origin::start("a");
-    let sluice = edge(&origin, 2);
+    let sluice = edge(&origin, 2, "true");
     let client = Client::start(
         &sluice,
         "web",
@@ -367,7 +346,7 @@ fn a_reload_loses_no_connection_and_its_next_request_sees_the_new_routes() {
         &json!([get("/wait"), { "await": [0, "end"] }, get("/bytes/3"), { "await": [4, "end"] }]),
     );
     wait::until("the request to arrive", || (!origin.requests().is_empty()).then_some(()));
-    let changed = configuration("web", origin.addr(), "")
+    let changed = configuration("web", origin.addr(), "true")
         .replace("match: { path: /* }, cluster: up", "respond: { status: 418 }");
     assert_eq!(sluice.reload(&changed), "applied");
     origin.release();
@@ -403,7 +382,7 @@ fn websockets_pass_by_extended_connect() {
     });
     let kit = Sluice::new();
     Authority::new(kit.folder()).issue("web", &["web.test"]);
-    let sluice = kit.start(&configuration("web", server.addr(), ""));
+    let sluice = kit.start(&configuration("web", server.addr(), "true"));
     let fields = head("CONNECT", "/chat", &[("sec-websocket-version", "13")]);
     let mut fields = fields.as_array().unwrap().clone();
     fields.insert(1, json!([":protocol", "websocket"]));
@@ -433,7 +412,7 @@ fn a_client_whose_address_changes_goes_on_whichever_worker_its_new_address_would
     }
     let origin = Origin::start("a");
     for workers in [1, 2, 4] {
-        let sluice = edge(&origin, workers);
+        let sluice = edge(&origin, workers, "true");
         let rebind = json!({ "rebind": true });
         let mut steps =
             vec![get("/bytes/3000000"), json!({ "await": [0, "data"] }), rebind.clone()];
@@ -495,7 +474,7 @@ fn passed_through(origin: &Origin, echo: &UdpServer, workers: u16) -> (Running, 
             let file = format!("{name}.{file}");
             std::fs::copy(kit.folder().join(&file), inner.folder().join(file)).unwrap();
         }
-        inner.start(&configuration(name, origin.addr(), ""))
+        inner.start(&configuration(name, origin.addr(), "true"))
     };
     let (one, two) = (end("one"), end("two"));
     let outer = kit.start(&format!(
@@ -561,7 +540,7 @@ fn loss_reordering_and_rebinding_on_the_path_stall_nothing() {
         return;
     }
     let (origin, echo) = (Origin::start("a"), UdpServer::echo(""));
-    let ended = edge(&origin, 2);
+    let ended = edge(&origin, 2, "true");
     let (passed, _one, two) = passed_through(&origin, &echo, 2);
     let steps = json!([
         get("/bytes/1000000"),

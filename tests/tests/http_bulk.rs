@@ -5,7 +5,8 @@ use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 
 use sluice_testkit::peers::Server;
-use sluice_testkit::{Sluice, tools};
+use sluice_testkit::{Authority, Running, Sluice, tools};
+use sluice_tests::h3::configuration;
 
 /// Bytes of each body.
 const BODY: u64 = 1 << 30;
@@ -80,14 +81,8 @@ fn a_gibibyte_passes_both_ways_at_constant_memory() {
          clusters: {{ up: {{ endpoints: [\"{}\"] }} }}\n",
         origin.addr()
     ));
-    let highest = || {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", sluice.pid())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-        line.trim().trim_end_matches(" kB").parse::<i64>().unwrap() << 10
-    };
-    let file = sluice.folder().join("zeros");
-    std::fs::File::create(&file).unwrap().set_len(BODY).unwrap();
-    let before = highest();
+    let file = zeros(&sluice);
+    let before = highest(&sluice);
     for version in ["--http1.1", "--http2-prior-knowledge"] {
         let curl = |path: &str, more: &[&str]| {
             let mut curl = tools::command("curl");
@@ -99,14 +94,58 @@ fn a_gibibyte_passes_both_ways_at_constant_memory() {
             let size = curl(path, &["-o", "/dev/null", "-w", "%{size_download}"]);
             assert_eq!(size, BODY.to_string(), "{version}{path}");
         }
-        let file = file.to_str().unwrap();
-        assert_eq!(curl("/", &["-T", file]), BODY.to_string(), "{version}");
+        assert_eq!(curl("/", &["-T", &file]), BODY.to_string(), "{version}");
         // HTTP/2 knows no chunks.
         if old {
-            let chunked = curl("/", &["-T", file, "-H", "transfer-encoding: chunked"]);
+            let chunked = curl("/", &["-T", &file, "-H", "transfer-encoding: chunked"]);
             assert_eq!(chunked, BODY.to_string(), "in chunks");
         }
     }
-    let grown = highest() - before;
+    let grown = highest(&sluice) - before;
     assert!(grown < GROWTH, "the process grew by {grown} bytes");
+}
+
+#[test]
+fn a_gibibyte_passes_over_http3_at_constant_memory() {
+    if !tools::have(&["curl"]) {
+        return;
+    }
+    let origin = Server::start(serve);
+    // One speaks HTTP/3 to the next, so that both roles are seen.
+    let kit = Sluice::new().workers(1);
+    Authority::new(kit.folder()).issue("web", &["web.test"]);
+    let inner = kit.start(&configuration("web", origin.addr(), "true"));
+    let outer = Sluice::new().workers(1).start(&format!(
+        "listeners: [{{ name: web, address: 127.0.0.1:0, http: main }}]\n\
+         routes: {{ main: [{{ hosts: \"*\", rules: [{{ cluster: up }}] }}] }}\n\
+         clusters: {{ up: {{ endpoints: [\"{}\"], protocol: http3, tls: {{ sni: web.test, ca: \"{}\" }} }} }}\n",
+        inner.addr("web"),
+        inner.folder().join("ca.pem").display()
+    ));
+    let before = [&inner, &outer].map(highest);
+    let curl = |path: &str, more: &[&str]| {
+        let mut curl = tools::command("curl");
+        tools::must(curl.arg("-sS").args(more).arg(format!("http://{}{path}", outer.addr("web"))))
+    };
+    let size = curl("/counted", &["-o", "/dev/null", "-w", "%{size_download}"]);
+    assert_eq!(size, BODY.to_string());
+    assert_eq!(curl("/", &["-T", &zeros(&outer)]), BODY.to_string());
+    for (sluice, before) in [&inner, &outer].into_iter().zip(before) {
+        let grown = highest(sluice) - before;
+        assert!(grown < GROWTH, "a process grew by {grown} bytes");
+    }
+}
+
+/// The most memory that a process ever had, in bytes.
+fn highest(sluice: &Running) -> i64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", sluice.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<i64>().unwrap() << 10
+}
+
+/// A file of [`BODY`] bytes that takes no room.
+fn zeros(sluice: &Running) -> String {
+    let file = sluice.folder().join("zeros");
+    std::fs::File::create(&file).unwrap().set_len(BODY).unwrap();
+    file.to_str().unwrap().to_owned()
 }

@@ -4,34 +4,36 @@
 //! spoken on streams, chains, and which certificate a client gets. Keeps: everything of a connection runs on
 //! the worker whose socket it came to; whoever watches sees each first packet before the library does.
 
-use std::cell::OnceCell;
 use std::fmt::Debug;
 use std::future::Future;
 use std::io::{self, IoSliceMut};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use quinn::crypto::rustls::{HandshakeData, QuicClientConfig, QuicServerConfig};
+use quinn::crypto::rustls::QuicServerConfig;
 use quinn::udp::{RecvMeta, Transmit};
 use quinn::{
-    AsyncTimer, AsyncUdpSocket, ClientConfig, ConnectionError, ConnectionId, ConnectionIdGenerator,
-    EndpointConfig, IdleTimeout, Runtime, ServerConfig, TokioRuntime, TransportConfig, UdpPoller,
+    AsyncTimer, AsyncUdpSocket, ConnectionError, ConnectionId, ConnectionIdGenerator,
+    EndpointConfig, Runtime, ServerConfig, TokioRuntime, TransportConfig, UdpPoller,
 };
-use rustls::pki_types::{CertificateDer, ServerName};
 use send_wrapper::SendWrapper;
-use sluice_core::connection::TlsFacts;
-use sluice_io::WorkerCx;
+use sluice_io::LocalFuture;
 use sluice_sys::steer;
-use sluice_tls::CertificateInfo;
-use sluice_upstream::connector::{Failure, verified_name};
-use sluice_upstream::{ClusterPlan, EndpointState, Target};
 
-use crate::h3::{H3Client, UNI_STREAMS_MAX};
+mod clients;
+mod options;
+mod qlog;
+mod sight;
+
+pub use clients::QuicClients;
+pub use options::{Congestion, QuicOptions};
+pub use sight::{facts_of, path_of};
 
 /// The place of a socket among those that share its port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,9 +77,12 @@ fn rand() -> [u8; ID_LENGTH] {
 
 /// Sees the datagrams that may begin a connection.
 pub trait Watch: Debug {
-    /// A datagram whose first packet is an Initial.
-    fn initial(&self, from: SocketAddr, datagram: &[u8]);
+    /// A datagram whose first packet has a long header: only such begin connections, RFC 9000 §17.2.
+    fn long(&self, from: SocketAddr, datagram: &[u8]);
 }
+
+/// The bit of a packet's first byte that says that its header is long, RFC 8999 §5.1.
+const LONG_HEADER: u8 = 0x80;
 
 /// A socket on which QUIC is spoken.
 #[derive(Debug)]
@@ -91,7 +96,13 @@ pub struct Incoming(quinn::Incoming);
 
 /// What one chain shakes hands with.
 #[derive(Clone, Debug)]
-pub struct QuicServer(Arc<ServerConfig>);
+pub struct QuicServer {
+    config: Arc<ServerConfig>,
+    /// What each connection gets a copy of, with a trace of its own in the folder.
+    traced: Option<(PathBuf, QuicOptions)>,
+    /// Whether requests may come in the client's first packets.
+    early: bool,
+}
 
 /// A connection that has shaken hands.
 pub use quinn::Connection;
@@ -99,61 +110,31 @@ pub use quinn::Connection;
 /// What TLS is configured with.
 pub use rustls::ServerConfig as TlsConfig;
 
-/// What is configured of QUIC.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct QuicOptions {
-    /// How long a connection may be silent.
-    pub idle_timeout: Duration,
-    /// Handshakes under way on a socket from which on clients must show that they are where they say.
-    pub retry_above: u32,
-    /// Requests that a client may have open at once.
-    pub streams_max: u32,
-    /// Bytes of a stream that a client may send ahead.
-    pub stream_window: u32,
-    /// The same for all streams of a connection together, and what waits here for acknowledgements.
-    pub connection_window: u32,
-}
-
-impl Default for QuicOptions {
-    fn default() -> Self {
-        Self {
-            idle_timeout: Duration::from_secs(60),
-            retry_above: 256,
-            streams_max: 128,
-            stream_window: 256 << 10,
-            connection_window: 1 << 20,
-        }
-    }
-}
-
-impl QuicOptions {
-    fn transport(&self) -> Result<TransportConfig, String> {
-        let idle = IdleTimeout::try_from(self.idle_timeout).map_err(|error| error.to_string())?;
-        let mut transport = TransportConfig::default();
-        transport
-            .max_idle_timeout(Some(idle))
-            .max_concurrent_uni_streams(UNI_STREAMS_MAX.into())
-            .stream_receive_window(self.stream_window.into())
-            .receive_window(self.connection_window.into())
-            .send_window(u64::from(self.connection_window))
-            // Datagrams in connections have no use here.
-            .datagram_receive_buffer_size(None);
-        Ok(transport)
-    }
-}
-
 impl QuicServer {
-    /// What `tls`, which speaks TLS 1.3 and knows the ALPN protocols, shakes hands with.
+    /// What `tls`, which speaks TLS 1.3 and knows the ALPN protocols, shakes hands with. Where `tls` takes early
+    /// data, connections are served before their handshake has ended.
     ///
     /// # Errors
     /// It has no cipher suite that the first packets of QUIC need.
-    pub fn new(tls: Arc<rustls::ServerConfig>, options: &QuicOptions) -> Result<Self, String> {
+    pub fn new(tls: Arc<TlsConfig>, options: &QuicOptions) -> Result<Self, String> {
+        let early = tls.max_early_data_size > 0;
         let crypto = QuicServerConfig::try_from(tls).map_err(|error| error.to_string())?;
-        let mut transport = options.transport()?;
-        transport.max_concurrent_bidi_streams(options.streams_max.into());
         let mut config = ServerConfig::with_crypto(Arc::new(crypto));
-        config.transport_config(Arc::new(transport));
-        Ok(Self(Arc::new(config)))
+        config.transport_config(Arc::new(options.server()?));
+        let traced = options.qlog.clone().map(|folder| (folder, options.clone()));
+        Ok(Self { config: Arc::new(config), traced, early })
+    }
+
+    /// What the connection with a number shakes hands with.
+    fn config(&self, number: u64) -> Arc<ServerConfig> {
+        let traced = self.traced.as_ref().and_then(|(folder, options)| {
+            let mut transport: TransportConfig = options.server().ok()?;
+            transport.qlog_stream(Some(qlog::trace(folder, number)?));
+            let mut config = ServerConfig::clone(&self.config);
+            config.transport_config(Arc::new(transport));
+            Some(Arc::new(config))
+        });
+        traced.unwrap_or_else(|| Arc::clone(&self.config))
     }
 }
 
@@ -177,7 +158,7 @@ impl QuicEndpoint {
         config.cid_generator(move || Box::new(place));
         let endpoint = quinn::Endpoint::new_with_abstract_socket(
             config,
-            Some(ServerConfig::clone(&fallback.0)),
+            Some(ServerConfig::clone(&fallback.config)),
             socket,
             Arc::new(OnWorker),
         )?;
@@ -216,12 +197,28 @@ impl Incoming {
         self.0.local_ip()
     }
 
-    /// Shakes hands.
+    /// Shakes hands. Where the client's requests may come early, the connection is there as soon as the client's
+    /// name and protocols are known, and what is returned beside it ends with the handshake. A trace, where one is
+    /// wanted, has `number` for its name.
     ///
     /// # Errors
     /// What the library said.
-    pub async fn shake(self, server: QuicServer) -> Result<Connection, ConnectionError> {
-        self.0.accept_with(server.0)?.await
+    pub async fn shake(
+        self,
+        server: &QuicServer,
+        number: u64,
+    ) -> Result<(Connection, Option<LocalFuture<()>>), ConnectionError> {
+        let mut connecting = self.0.accept_with(server.config(number))?;
+        if server.early {
+            connecting.handshake_data().await?;
+            match connecting.into_0rtt() {
+                Ok((connection, confirmed)) => {
+                    return Ok((connection, Some(Box::pin(async { _ = confirmed.await }))));
+                }
+                Err(whole) => connecting = whole,
+            }
+        }
+        Ok((connecting.await?, None))
     }
 
     /// Asks the client to show that it is where it says, RFC 9000 §8.1.2; gives it back where it has done so.
@@ -238,96 +235,6 @@ impl Incoming {
     }
 }
 
-/// Sockets of a worker from which connections go out, made when they are wanted first.
-#[derive(Debug, Default)]
-pub struct QuicClients {
-    v4: OnceCell<quinn::Endpoint>,
-    v6: OnceCell<quinn::Endpoint>,
-}
-
-impl QuicClients {
-    /// Connects to `to` and shakes hands as `tls` says, under `name`; call it on the worker's thread.
-    ///
-    /// # Errors
-    /// What the system, TLS or the peer said.
-    pub async fn connect(
-        &self,
-        to: SocketAddr,
-        tls: Arc<rustls::ClientConfig>,
-        name: &ServerName<'_>,
-    ) -> Result<Connection, String> {
-        let crypto = QuicClientConfig::try_from(tls).map_err(|error| error.to_string())?;
-        let mut config = ClientConfig::new(Arc::new(crypto));
-        let mut transport = QuicOptions::default().transport()?;
-        transport.max_concurrent_bidi_streams(0_u8.into()).keep_alive_interval(Some(KEEP_ALIVE));
-        config.transport_config(Arc::new(transport));
-        let endpoint = self.endpoint(to).map_err(|error| error.to_string())?;
-        let connecting = endpoint.connect_with(config, to, &name.to_str());
-        connecting.map_err(|error| error.to_string())?.await.map_err(|error| error.to_string())
-    }
-
-    /// Connects to an endpoint of a cluster that speaks HTTP/3, and greets it. `kept` is held as long as the
-    /// connection is open.
-    ///
-    /// # Errors
-    /// Why it was not reached.
-    pub async fn reach(
-        &self,
-        plan: &ClusterPlan,
-        endpoint: &EndpointState,
-        worker: &Rc<WorkerCx>,
-        kept: impl Sized + 'static,
-    ) -> Result<H3Client, Failure> {
-        let failed = |error: &dyn std::fmt::Display| Failure::of_tls(endpoint, error);
-        let Target::Ip(to) = endpoint.target else {
-            return Err(failed(&"QUIC goes to IP addresses only"));
-        };
-        let tls = plan.tls.as_ref().ok_or_else(|| failed(&"QUIC is always in TLS"))?;
-        let name = verified_name(tls, endpoint).ok_or_else(|| failed(&"it has no name"))?;
-        let connecting = self.connect(to, Arc::clone(&tls.config), &name);
-        let connection = connecting.await.map_err(|error| failed(&error))?;
-        let greeted = H3Client::greet(connection, worker, kept).await;
-        greeted.map_err(|error| failed(&error))
-    }
-
-    fn endpoint(&self, to: SocketAddr) -> io::Result<&quinn::Endpoint> {
-        let (cell, any): (_, SocketAddr) = match to {
-            SocketAddr::V4(_) => (&self.v4, (Ipv4Addr::UNSPECIFIED, 0).into()),
-            SocketAddr::V6(_) => (&self.v6, (Ipv6Addr::UNSPECIFIED, 0).into()),
-        };
-        if let Some(endpoint) = cell.get() {
-            return Ok(endpoint);
-        }
-        let socket = TokioRuntime.wrap_udp_socket(UdpSocket::bind(any)?)?;
-        let config = EndpointConfig::default();
-        let made =
-            quinn::Endpoint::new_with_abstract_socket(config, None, socket, Arc::new(OnWorker))?;
-        Ok(cell.get_or_init(|| made))
-    }
-}
-
-/// Time between words on a connection that nobody uses, so that it is known to be there.
-const KEEP_ALIVE: Duration = Duration::from_secs(25);
-
-/// What a handshake found out.
-pub fn facts_of(connection: &Connection) -> TlsFacts {
-    let said = connection.handshake_data().and_then(|said| said.downcast::<HandshakeData>().ok());
-    let chain = connection.peer_identity();
-    let chain = chain.and_then(|chain| chain.downcast::<Vec<CertificateDer<'static>>>().ok());
-    let client = chain.as_ref().and_then(|chain| chain.first());
-    TlsFacts {
-        version: "1.3",
-        // The library does not say which.
-        cipher: "unknown",
-        alpn: said.and_then(|said| said.protocol).map(Vec::into_boxed_slice),
-        client_subject: client
-            .and_then(|der| CertificateInfo::of(der).ok())
-            .map(|info| info.subject.into_boxed_str()),
-        // Nor this.
-        resumed: false,
-    }
-}
-
 /// A socket whose first packets somebody sees.
 struct Watched {
     socket: Arc<dyn AsyncUdpSocket>,
@@ -338,15 +245,6 @@ struct Watched {
 impl Debug for Watched {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.socket.fmt(f)
-    }
-}
-
-/// Whether a packet is an Initial, of version 1 (RFC 9000 §17.2) or 2 (RFC 9369 §3.2).
-fn is_initial(datagram: &[u8]) -> bool {
-    match datagram {
-        [first, 0, 0, 0, 1, ..] => first & 0xf0 == 0xc0,
-        [first, 0x6b, 0x33, 0x43, 0xcf, ..] => first & 0xf0 == 0xd0,
-        _ => false,
     }
 }
 
@@ -369,8 +267,8 @@ impl AsyncUdpSocket for Watched {
         for (buf, meta) in bufs.iter().zip(&meta[..count]) {
             // Datagrams of one sender may have come as one, each `stride` long.
             for datagram in buf[..meta.len].chunks(meta.stride.max(1)) {
-                if is_initial(datagram) {
-                    self.watch.initial(meta.addr, datagram);
+                if datagram.first().is_some_and(|first| first & LONG_HEADER != 0) {
+                    self.watch.long(meta.addr, datagram);
                 }
             }
         }

@@ -28,6 +28,12 @@ pub enum HttpStream {
 }
 
 impl HttpStream {
+    /// Whether the request may have been recorded and repeated by somebody else, since it came before the handshake
+    /// had ended; see [`H3Stream::is_early`].
+    pub fn is_early(&self) -> bool {
+        matches!(self, Self::H3(h3) if h3.is_early())
+    }
+
     /// Receives the next head: a request, or a response with a status from 100 on.
     ///
     /// # Errors

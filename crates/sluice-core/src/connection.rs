@@ -7,6 +7,7 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use smallvec::SmallVec;
 
@@ -165,6 +166,31 @@ pub struct TlsFacts {
     pub resumed: bool,
 }
 
+/// What a transport that minds its own path, as QUIC does, knows of it at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PathFacts {
+    /// The version spoken.
+    pub version: &'static str,
+    /// Where the client is now.
+    pub client: SocketAddr,
+    /// The round-trip time.
+    pub rtt: Duration,
+    /// Bytes that a packet may have.
+    pub mtu: u16,
+    /// Packets sent to the client.
+    pub packets_sent: u64,
+    /// Those of them that are held to be lost.
+    pub packets_lost: u64,
+    /// Times that the client showed to be where it had moved to.
+    pub migrations: u64,
+}
+
+/// Looks at the path of a connection.
+pub trait PathSight: fmt::Debug {
+    /// What is known now.
+    fn facts(&self) -> PathFacts;
+}
+
 /// An attempt to reach an endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attempt {
@@ -207,6 +233,10 @@ pub struct ConnInfo {
     pub chain: OnceCell<Name>,
     /// What termination found.
     pub tls: OnceCell<Box<TlsFacts>>,
+    /// Looks at its path, where the transport minds it.
+    pub path: OnceCell<Box<dyn PathSight>>,
+    /// Whether a request came before the handshake had ended.
+    pub early: Cell<bool>,
     /// The cluster that serves it.
     pub cluster: OnceCell<Name>,
     /// Attempts to reach an endpoint, in order.
@@ -235,6 +265,8 @@ impl ConnInfo {
             inner_facts: RefCell::default(),
             chain: OnceCell::new(),
             tls: OnceCell::new(),
+            path: OnceCell::new(),
+            early: Cell::new(false),
             cluster: OnceCell::new(),
             attempts: RefCell::default(),
             upstream_local: Cell::new(None),

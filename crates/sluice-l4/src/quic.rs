@@ -93,7 +93,7 @@ impl Hellos {
         Self { bound, table: RefCell::default() }
     }
 
-    /// Takes a datagram in whose first packet is an Initial.
+    /// Takes a datagram in; one whose first packet is no Initial says nothing.
     pub fn take(&self, now: Moment, from: SocketAddr, datagram: &[u8]) {
         // Shorter ones are discarded, RFC 9000 §14.1.
         let Some((first, mut rest)) =
@@ -103,7 +103,7 @@ impl Hellos {
         };
         let mut table = self.table.borrow_mut();
         table.expire(now, self.bound);
-        let Some(entry) = table.entry(now, from, first.version, first.destination) else { return };
+        let Some(entry) = table.entry(now, from, &first) else { return };
         let mut next = Some(first);
         while let Some(packet) = next {
             // Packets of one datagram are for one connection, RFC 9000 §12.2.
@@ -195,22 +195,22 @@ impl Table {
         }
     }
 
+    /// The hello that a packet is part of. One that does not open under the keys of the ID that it is for begins
+    /// none: so are what clients say to the ID that they were answered with, and noise.
     fn entry(
         &mut self,
         now: Moment,
         from: SocketAddr,
-        version: u32,
-        id: &[u8],
+        packet: &initial::Initial<'_>,
     ) -> Option<&mut Entry> {
+        let id = packet.destination;
         if !self.hellos.contains_key(id) {
+            let keys = InitialKeys::new(packet.version, id)?;
+            if !packet.open(&keys, |_, _| {}) {
+                return None;
+            }
             let state = State::Gathering(Pieces::default());
-            let entry = Entry {
-                began: now,
-                from,
-                keys: InitialKeys::new(version, id)?,
-                state,
-                waker: None,
-            };
+            let entry = Entry { began: now, from, keys, state, waker: None };
             self.order.push_back((now, id.into()));
             self.hellos.insert(id.into(), entry);
         }

@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use sluice_core::connection::{Attempt, ConnInfo, Peer, TlsFacts};
+use sluice_core::connection::{Attempt, ConnInfo, PathFacts, Peer, TlsFacts};
 use sluice_core::{Clock, Facts, Moment, Name, Reason};
 use sluice_telemetry::{Field, Operator, Record, RecordKind};
 
@@ -31,6 +31,12 @@ operators! {
     TLS_VERSION = "DOWNSTREAM_TLS_VERSION", "The TLS version, where TLS was terminated.";
     TLS_CIPHER = "DOWNSTREAM_TLS_CIPHER", "The cipher suite, where TLS was terminated.";
     CLIENT_SUBJECT = "DOWNSTREAM_PEER_SUBJECT", "The subject of the client's certificate.";
+    QUIC_VERSION = "QUIC_VERSION", "The version of QUIC, where it was terminated.";
+    RTT = "DOWNSTREAM_RTT", "Milliseconds of the round trip to the client at the end, where QUIC was terminated.";
+    PACKETS_SENT = "QUIC_PACKETS_SENT", "Packets of QUIC sent to the client.";
+    PACKETS_LOST = "QUIC_PACKETS_LOST", "Those of them that were held to be lost.";
+    MIGRATIONS = "QUIC_MIGRATIONS", "Times that the client of QUIC moved to another address and showed that it is there.";
+    EARLY_DATA = "QUIC_EARLY_DATA", "Whether a request came before the handshake had ended (0-RTT): `true` or `false`.";
     DATABASE = "POSTGRES_DATABASE", "The PostgreSQL database.";
     USER = "POSTGRES_USER", "The PostgreSQL user.";
     CLUSTER = "UPSTREAM_CLUSTER", "The cluster.";
@@ -66,6 +72,8 @@ pub struct ConnectionRecord {
     local: Peer,
     facts: Facts,
     tls: Option<Box<TlsFacts>>,
+    path: Option<Box<PathFacts>>,
+    early: bool,
     cluster: Option<Name>,
     attempts: Vec<Attempt>,
     upstream_local: Option<std::net::SocketAddr>,
@@ -98,6 +106,8 @@ impl ConnectionRecord {
             local: info.destination(),
             facts: info.nearest_facts(),
             tls: info.tls.get().cloned(),
+            path: info.path.get().map(|path| Box::new(path.facts())),
+            early: info.early.get(),
             cluster: info.cluster.get().cloned(),
             attempts: info.attempts.borrow().to_vec(),
             upstream_local: info.upstream_local.get(),
@@ -118,6 +128,9 @@ impl Record for ConnectionRecord {
     fn field(&self, operator: &Operator, _argument: &str) -> Field<'_> {
         let text =
             |text: Option<&str>| Field::from(text.map(|t| Field::Text(Cow::Owned(t.to_owned()))));
+        let counted = |of: fn(&PathFacts) -> u64| {
+            self.path.as_ref().map_or(Field::Missing, |path| Field::Number(of(path)))
+        };
         match operator.name {
             name if name == START_TIME.name => Field::Time(self.started),
             name if name == CONNECTION_ID.name => Field::Number(self.id),
@@ -134,6 +147,16 @@ impl Record for ConnectionRecord {
             name if name == TLS_CIPHER.name => text(self.tls.as_ref().map(|tls| tls.cipher)),
             name if name == CLIENT_SUBJECT.name => {
                 text(self.tls.as_ref().and_then(|tls| tls.client_subject.as_deref()))
+            }
+            name if name == QUIC_VERSION.name => text(self.path.as_ref().map(|path| path.version)),
+            name if name == RTT.name => {
+                self.path.as_ref().map_or(Field::Missing, |path| Field::Millis(path.rtt))
+            }
+            name if name == PACKETS_SENT.name => counted(|path| path.packets_sent),
+            name if name == PACKETS_LOST.name => counted(|path| path.packets_lost),
+            name if name == MIGRATIONS.name => counted(|path| path.migrations),
+            name if name == EARLY_DATA.name => {
+                text(self.path.as_ref().map(|_| if self.early { "true" } else { "false" }))
             }
             name if name == DATABASE.name => text(self.facts.postgres_database.as_deref()),
             name if name == USER.name => text(self.facts.postgres_user.as_deref()),
@@ -168,7 +191,26 @@ impl Record for ConnectionRecord {
 
 #[cfg(test)]
 mod tests {
+    use sluice_core::connection::PathSight;
+
     use super::*;
+
+    #[derive(Debug)]
+    struct Still;
+
+    impl PathSight for Still {
+        fn facts(&self) -> PathFacts {
+            PathFacts {
+                version: "v1",
+                client: ([127, 0, 0, 1], 9).into(),
+                rtt: Duration::from_millis(3),
+                mtu: 1200,
+                packets_sent: 7,
+                packets_lost: 0,
+                migrations: 1,
+            }
+        }
+    }
 
     #[test]
     fn every_operator_is_answered() {
@@ -183,6 +225,7 @@ mod tests {
             resumed: false,
         };
         let _ = info.tls.set(Box::new(tls));
+        let _ = info.path.set(Box::new(Still));
         let facts = Facts {
             sni: Some("a.test".into()),
             postgres_database: Some("d".into()),

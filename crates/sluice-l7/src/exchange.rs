@@ -258,6 +258,7 @@ impl Life {
     /// Everything before the request goes anywhere: hygiene, routing, filters.
     async fn admit(&mut self, stream: &mut HttpStream) -> Result<Target, Stop> {
         self.clean()?;
+        self.mind_early(stream)?;
         let conn = &self.lane.conn;
         let tls = conn.info.tls.get();
         let edge = self.station.plan.options.edge;
@@ -319,6 +320,21 @@ impl Life {
                 self.request.remove_where(|name, _| name.contains(&b'_'));
             }
         }
+        Ok(())
+    }
+
+    /// Lets a request that somebody may have recorded and repeated through where nothing comes of that: it is
+    /// marked for those behind us. Any other is to be made again when the handshake has ended, RFC 8470 §5.
+    fn mind_early(&mut self, stream: &HttpStream) -> Result<(), Stop> {
+        if !stream.is_early() {
+            return Ok(());
+        }
+        self.lane.conn.info.early.set(true);
+        if !self.method.is_safe() {
+            let body = "too early: repeat the request when the handshake has ended\n";
+            return Err(Stop::reply(Reply::new(425, reasons::TOO_EARLY, "too_early", body)));
+        }
+        self.request.set(b"early-data", b"1");
         Ok(())
     }
 

@@ -349,40 +349,55 @@ impl HttpHandler {
             Err(_) => return reasons::HEAD_TIMEOUT,
         };
         let lane = Lane::new(Rc::clone(&conn));
-        let (mut served, mut drained) = (0, false);
+        let (mut served, mut over) = (0, None);
         let reason = loop {
-            let over = options.requests_max.is_some_and(|max| served >= max);
+            if options.requests_max.is_some_and(|max| served >= max) {
+                over = over.or(Some(end::DRAIN));
+            }
+            let mut idle_since = None;
             let accepted = poll_fn(|cx| {
-                // Woken when it is asked to finish.
-                if !drained && (conn.is_finishing() || over) {
-                    drained = true;
-                    server.drain(cx);
-                }
-                match server.poll_accept(cx) {
-                    Poll::Ready(accepted) => Poll::Ready(Some(accepted)),
-                    Poll::Pending if drained => server.poll_idle(cx).map(|()| None),
-                    Poll::Pending => Poll::Pending,
+                loop {
+                    // Woken when it is asked to finish.
+                    if conn.is_finishing() {
+                        over = over.or(Some(end::DRAIN));
+                    }
+                    if over.is_some() {
+                        server.drain(cx);
+                    }
+                    if let Poll::Ready(accepted) = server.poll_accept(cx) {
+                        return Poll::Ready(Ok(accepted));
+                    }
+                    std::task::ready!(server.poll_idle(cx));
+                    if let Some(over) = over {
+                        return Poll::Ready(Err(over));
+                    }
+                    let since = *idle_since.get_or_insert_with(|| worker.now());
+                    conn.deadline.set(since.after_bound(options.idle_timeout));
+                    std::task::ready!(conn.deadline.poll(cx));
+                    over = Some(reasons::KEEPALIVE_IDLE);
                 }
             })
             .await;
+            conn.deadline.set(Moment::NEVER);
             note_moved(&conn, &server);
             match accepted {
-                Some(Ok(stream)) => {
+                Ok(Ok(stream)) => {
                     served += 1;
                     let (handler, lane) = (Rc::clone(&self), Rc::clone(&lane));
                     worker.spawn(handler.serve_h3(lane, stream));
                 }
-                Some(Err(error)) => {
+                Ok(Err(error)) => {
                     if matches!(error.kind(), ErrorKind::Malformed(_) | ErrorKind::Flood) {
                         self.station.count_fault(&error);
                     }
                     break quiet_end(&conn, &error);
                 }
-                None => break end::DRAIN,
+                Err(over) => break over,
             }
         };
         note_moved(&conn, &server);
-        if reason == end::DRAIN {
+        self.station.count_path(&conn);
+        if over.is_some() {
             // What was answered last may still be on its way, and closing would end it: the client, who has
             // heard that no more is taken, closes when it has everything.
             let _ = conn.until(worker.now().after(DELIVERY_TIME), server.closed()).await;

@@ -13,5 +13,10 @@ sluice_telemetry::metrics! {
     POOLED = "sluice_cluster_connections_reused_total", Counter, ["cluster"], "Requests that went over a connection that was there.";
     FILTER_REPLIES = "sluice_http_filter_replies_total", Counter, ["listener", "filter"], "Requests that a filter answered.";
     QUIC_RETRIES = "sluice_listener_quic_retries_total", Counter, ["listener"], "Clients of QUIC that were asked to show that they are where they say.";
+    QUIC_PACKETS = "sluice_listener_quic_packets_sent_total", Counter, ["listener"], "Packets of QUIC sent to clients, counted when a connection ends.";
+    QUIC_LOST = "sluice_listener_quic_packets_lost_total", Counter, ["listener"], "Those of them that were held to be lost.";
+    QUIC_MIGRATIONS = "sluice_listener_quic_migrations_total", Counter, ["listener"], "Times that clients of QUIC moved to another address and showed that they are there, counted when a connection ends.";
+    QUIC_RTT = "sluice_listener_quic_rtt_seconds", Histogram, ["listener"], "Round trip to clients of QUIC, as it was when their connections ended.";
+    QUIC_EARLY = "sluice_listener_quic_early_total", Counter, ["listener"], "Connections of QUIC on which requests came before the handshake had ended (0-RTT).";
     FAULTS = "sluice_http_protocol_errors_total", Counter, ["listener", "detail"], "Messages of clients that were refused, by what was wrong.";
 }

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sluice_codec::quic::{
-    Incoming, Place, QuicEndpoint, QuicOptions, QuicServer, TlsConfig, Watch, facts_of,
+    Incoming, Place, QuicEndpoint, QuicOptions, QuicServer, TlsConfig, Watch, facts_of, path_of,
 };
 use sluice_core::Reason;
 use sluice_core::connection::Peer;
@@ -46,7 +46,7 @@ pub struct QuicSlot {
     /// Where clients arrive.
     local: SocketAddr,
     listener: RefCell<Rc<Listener>>,
-    options: Cell<QuicOptions>,
+    options: RefCell<QuicOptions>,
     /// What chains shake hands with, by their TLS.
     servers: RefCell<Vec<(Arc<TlsConfig>, QuicServer)>>,
     /// Handshakes under way, waiting for hellos included.
@@ -80,7 +80,7 @@ struct FirstPackets {
 }
 
 impl Watch for FirstPackets {
-    fn initial(&self, from: SocketAddr, datagram: &[u8]) {
+    fn long(&self, from: SocketAddr, datagram: &[u8]) {
         self.hellos.take(self.worker.now(), from, datagram);
     }
 }
@@ -115,7 +115,7 @@ impl QuicSlot {
             first_packets,
             local,
             listener: RefCell::new(listener),
-            options: Cell::new(options),
+            options: RefCell::new(options),
             servers: RefCell::default(),
             greeting: Rc::default(),
             retries: worker.shard.counter(&metrics::QUIC_RETRIES, &[&name]),
@@ -126,7 +126,7 @@ impl QuicSlot {
 
     /// Serves `listener` from the next connection on.
     pub fn replace(&self, listener: Rc<Listener>, options: QuicOptions) {
-        self.options.set(options);
+        *self.options.borrow_mut() = options;
         *self.listener.borrow_mut() = listener;
         self.servers.borrow_mut().clear();
     }
@@ -156,7 +156,7 @@ impl QuicSlot {
 
     /// Waits for a client's hello and begins the life of its connection.
     async fn greet(self: Rc<Self>, mut incoming: Incoming) {
-        if self.greeting.get() >= self.options.get().retry_above {
+        if self.greeting.get() >= self.options.borrow().retry_above {
             // It costs a packet and no memory; whoever lies about their address does not answer.
             match incoming.ask_again() {
                 Some(shown) => incoming = shown,
@@ -182,7 +182,7 @@ impl QuicSlot {
         if let Some((_, server)) = servers.iter().find(|(of, _)| Arc::ptr_eq(of, tls)) {
             return Ok(server.clone());
         }
-        let made = QuicServer::new(Arc::clone(tls), &self.options.get())?;
+        let made = QuicServer::new(Arc::clone(tls), &self.options.borrow())?;
         servers.push((Arc::clone(tls), made.clone()));
         Ok(made)
     }
@@ -204,11 +204,19 @@ impl QuicClient for Client {
         let Self { incoming, slot, greeting } = *self;
         let server = slot.server(&tls.quic);
         Box::pin(async move {
-            let _greeting = greeting;
             let server = server.map_err(|error| (reasons::QUIC_PROTOCOL, error))?;
-            let shaken = incoming.shake(server).await;
-            let connection = shaken.map_err(|error| (reasons::QUIC_PROTOCOL, error.to_string()))?;
+            let shaken = incoming.shake(&server, conn.info.id).await;
+            let (connection, still_shaking) =
+                shaken.map_err(|error| (reasons::QUIC_PROTOCOL, error.to_string()))?;
+            if let Some(ended) = still_shaking {
+                // It counts among the handshakes under way until it has ended.
+                slot.worker.spawn(async move {
+                    ended.await;
+                    drop(greeting);
+                });
+            }
             let _ = conn.info.tls.set(Box::new(facts_of(&connection)));
+            let _ = conn.info.path.set(path_of(&connection));
             let serve: Serve = Box::new(move |handler: Rc<dyn StreamHandler>, conn: Rc<Conn>| {
                 match (handler as Rc<dyn Any>).downcast::<HttpHandler>() {
                     Ok(http) => Box::pin(http.serve_quic(connection, conn)),

@@ -8,6 +8,7 @@ sluice_core::reasons! {
     BODY_TIMEOUT = "http.body_timeout", Handle, Downstream, "SI", "No part of a request's body came within `body_timeout`.";
     HEAD_TOO_LARGE = "http.head_too_large", Handle, Downstream, "DPE", "The head of a request is larger than `head_bytes` or has more fields than `head_fields`.";
     QUIC_PROTOCOL = "quic.protocol", Transport, Downstream, "DPE", "The client broke QUIC, or its handshake failed; the detail says how.";
+    TOO_EARLY = "http.too_early", Handle, Local, "-", "A request that changes something came before the handshake had ended (0-RTT), when it could have been repeated by somebody else; the client makes it again.";
     BODY_TOO_LARGE = "http.body_too_large", Handle, Local, "-", "A body is larger than a filter or `body_max` allows.";
     RATE = "http.rate", Handle, Local, "RL", "The filter `rate_limit` had nothing left for the request.";
     DENIED = "http.denied", Handle, Local, "UAEX", "A filter refused the request.";

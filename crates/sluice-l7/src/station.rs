@@ -202,6 +202,19 @@ impl Station {
         }
     }
 
+    /// Counts what became of a connection's path, where its transport minds it.
+    pub(crate) fn count_path(&self, conn: &Conn) {
+        let Some(path) = conn.info.path.get().map(|path| path.facts()) else { return };
+        let (shard, labels) = (&self.worker.shard, [&*self.plan.listener]);
+        shard.counter(&metrics::QUIC_PACKETS, &labels).add(path.packets_sent);
+        shard.counter(&metrics::QUIC_LOST, &labels).add(path.packets_lost);
+        shard.counter(&metrics::QUIC_MIGRATIONS, &labels).add(path.migrations);
+        shard.histogram(&metrics::QUIC_RTT, &labels).record(path.rtt);
+        if conn.info.early.get() {
+            shard.counter(&metrics::QUIC_EARLY, &labels).increment();
+        }
+    }
+
     /// Counts a message of a client that was refused, by what was wrong with it.
     pub(crate) fn count_fault(&self, error: &HttpError) {
         // The details of the codec are a closed set; those of a library are not.

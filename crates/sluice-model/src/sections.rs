@@ -117,6 +117,25 @@ section! {
         pub stream_window: sluice_core::settings::Size = "256KiB",
         /// The same for all streams of a connection together.
         pub connection_window: sluice_core::settings::Size = "1MiB",
+        /// What decides how fast is sent.
+        pub congestion: Congestion = "cubic",
+        /// Clients whose sessions are remembered so that they may make requests with their first packets (0-RTT);
+        /// 0 is off. Chains that ask for client certificates do without.
+        pub early_data_sessions: u32 = "0",
+        /// A folder in which each connection leaves a trace of its packets (qlog), to find faults with.
+        pub qlog: Option<Spanned<String>>,
+    }
+}
+
+choice! {
+    /// What decides how fast QUIC sends.
+    pub enum Congestion {
+        /// By loss, RFC 9438.
+        Cubic = "cubic",
+        /// By loss, RFC 9002.
+        NewReno = "new_reno",
+        /// By measured bandwidth and round-trip time; experimental.
+        Bbr = "bbr",
     }
 }
 

@@ -10,6 +10,7 @@
 pub mod certificates;
 pub mod frames;
 pub mod http;
+pub mod http3;
 pub mod lossy;
 pub mod origin;
 pub mod peers;

@@ -8,7 +8,10 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use rustls::server::{ClientHello, ProducesTickets, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::server::{
+    ClientHello, ProducesTickets, ResolvesServerCert, ServerSessionMemoryCache,
+    StoresServerSessions, WebPkiClientVerifier,
+};
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 use rustls::{ServerConfig, SupportedProtocolVersion};
@@ -47,6 +50,8 @@ pub struct ServerPlan {
     pub client_auth: Option<ClientAuth>,
     /// The oldest version spoken.
     pub min_version: TlsVersion,
+    /// Clients of QUIC whose sessions are remembered so that they may send requests at once (0-RTT); 0 is none.
+    pub early_sessions: u32,
 }
 
 /// A chain's side of a handshake.
@@ -72,12 +77,19 @@ impl ServerTls {
             Some(auth) => builder.with_client_cert_verifier(client_verifier(auth)?),
         };
         let mut config = builder.with_cert_resolver(Arc::new(ByName::new(plan.certificates)));
-        config.alpn_protocols = plan.alpn;
-        config.ticketer = ticketer(plan.client_auth.as_ref())?;
         // One is enough to resume once per connection; each costs an encryption per handshake.
         config.send_tls13_tickets = 1;
         let mut quic = config.clone();
+        config.alpn_protocols = plan.alpn;
+        config.ticketer = ticketer(plan.client_auth.as_ref())?;
         quic.alpn_protocols = vec![b"h3".to_vec()];
+        // What must show a certificate does so before it is heard.
+        if plan.early_sessions > 0 && plan.client_auth.is_none() {
+            quic.session_storage = early_sessions(plan.early_sessions);
+            quic.max_early_data_size = u32::MAX;
+        } else {
+            quic.ticketer = Arc::clone(&config.ticketer);
+        }
         Ok(Self { config: Arc::new(config), quic: Arc::new(quic) })
     }
 }
@@ -115,6 +127,23 @@ fn ticketer(auth: Option<&ClientAuth>) -> Result<Arc<dyn ProducesTickets>, LoadE
         rustls::crypto::aws_lc_rs::Ticketer::new().expect("the system gives random bytes");
     keys.insert(proof, Arc::downgrade(&ticketer));
     Ok(ticketer)
+}
+
+/// Sessions that may begin with early data: each is remembered until it was resumed, so that what was recorded
+/// of one cannot be played again (RFC 8446 §8.1, single-use tickets). At most `count`; they outlive a reload and
+/// are the same on every worker, as the keys of tickets are.
+fn early_sessions(count: u32) -> Arc<dyn StoresServerSessions> {
+    static STORES: Mutex<BTreeMap<u32, Weak<dyn StoresServerSessions>>> =
+        Mutex::new(BTreeMap::new());
+    let mut stores = STORES.lock().unwrap_or_else(PoisonError::into_inner);
+    stores.retain(|_, store| store.strong_count() > 0);
+    if let Some(store) = stores.get(&count).and_then(Weak::upgrade) {
+        return store;
+    }
+    let store: Arc<dyn StoresServerSessions> =
+        ServerSessionMemoryCache::new(usize::try_from(count).unwrap_or(usize::MAX));
+    stores.insert(count, Arc::downgrade(&store));
+    store
 }
 
 fn client_verifier(

@@ -323,6 +323,18 @@ impl Office {
                 item[key] = value.into();
             }
         }
+        if let Some(path) = info.path.get().map(|path| path.facts()) {
+            item["quic"] = json!({
+                "version": path.version,
+                "client": path.client.to_string(),
+                "rtt_us": u64::try_from(path.rtt.as_micros()).unwrap_or(u64::MAX),
+                "mtu": path.mtu,
+                "packets_sent": path.packets_sent,
+                "packets_lost": path.packets_lost,
+                "migrations": path.migrations,
+                "early_data": info.early.get(),
+            });
+        }
         item
     }
 }

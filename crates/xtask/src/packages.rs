@@ -19,6 +19,7 @@ const WANTED: &[(&str, &str)] = &[
     ("h2load", "nghttp2-client"),
     ("nghttp", "nghttp2-client"),
     ("gtlsclient", "ngtcp2-client"),
+    ("chromium", "chromium"),
 ];
 
 /// Modules of the system's Python that peers in tests are written with, and their packages.

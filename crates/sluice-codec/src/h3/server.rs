@@ -82,9 +82,11 @@ impl H3Server {
         Poll::Pending
     }
 
-    /// Tells the client that requests from the next one on will not be looked at; those that are open go on.
+    /// Tells the client, once, that requests from the next one on will not be looked at; those that are open go on.
     pub fn drain(&mut self, cx: &mut Context<'_>) {
-        self.drained = true;
+        if std::mem::replace(&mut self.drained, true) {
+            return;
+        }
         let mut out = Vec::new();
         let mut id = Vec::new();
         // Streams of requests are numbered by fours, RFC 9000 §2.1.

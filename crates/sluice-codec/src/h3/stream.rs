@@ -124,6 +124,12 @@ impl H3Stream {
         }
     }
 
+    /// Whether the request came before the handshake had ended, and it has not ended since: then somebody else
+    /// may have recorded and repeated it, RFC 8470 §3.
+    pub fn is_early(&self) -> bool {
+        self.recv.is_0rtt() && self.shared.connection.stats().frame_tx.handshake_done == 0
+    }
+
     // --- receiving ---
 
     /// Receives the head of the request, or the next one of its answer, with a status from 100 on.

@@ -4,7 +4,7 @@
 //! Refuses to know: who sent them, and what the handshake says. Keeps: a packet that is not understood gives
 //! nothing and does no harm; the datagram itself is left as it was.
 //!
-//! Source: RFC 9000 §17.2, §12.4 and §19, RFC 9369 §3.2.
+//! Source: RFC 9000 §17.2, §12.4 and §19, RFC 9287, RFC 9369 §3.2.
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 use sluice_tls::InitialKeys;
@@ -39,7 +39,8 @@ pub fn first(datagram: &[u8]) -> Option<(Initial<'_>, &[u8])> {
         VERSION_2 => 0x10,
         _ => return None,
     };
-    if first & 0xf0 != 0xc0 | kind {
+    // Whoever was here before may clear the bit that is set in all other packets, RFC 9287 §3.1.
+    if first & 0xb0 != 0x80 | kind {
         return None;
     }
     let destination = reader.vector8().filter(|id| id.len() <= ID_MAX)?;
@@ -143,6 +144,10 @@ mod tests {
         for end in 0..datagram.len() - 5 {
             assert!(first(datagram.get(..end).unwrap()).is_none(), "cut at {end}");
         }
+        // The bit that returning clients may clear.
+        let mut greased = datagram.clone();
+        *greased.first_mut().unwrap() = 0x80;
+        assert!(first(&greased).is_some());
         // Another type, another version, an ID that is too long.
         for (at, byte) in [(0, 0xe0), (0, 0x40), (4, 9), (5, 21)] {
             let mut other = datagram.clone();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sluice_codec::quic::QuicOptions;
+use sluice_codec::quic::{Congestion, QuicOptions};
 use sluice_core::settings::{Members, Short, suggest_word};
 use sluice_core::{Diags, ListenAddress, Name, Path, Protocol, Span, Spanned, TransportKind};
 use sluice_io::FilterPlan;
@@ -136,7 +136,7 @@ impl Scope<'_, '_> {
         let quic = match (&plan, section.quic()) {
             (PlanKind::Stream(listener), Some(quic)) => Some(QuicListener {
                 listener: Arc::clone(listener),
-                options: quic_options(&quic.0),
+                options: self.quic_options(&quic.0, at, diags)?,
             }),
             _ => None,
         };
@@ -181,6 +181,43 @@ impl Scope<'_, '_> {
         }
         let table = self.table(&of_quic, &spans, &at.key("chains"), diags)?;
         Some(QuicPlan { table, chains: places })
+    }
+
+    fn quic_options(
+        &self,
+        section: &Quic,
+        at: &Path<'_>,
+        diags: &mut Diags,
+    ) -> Option<QuicOptions> {
+        let window = |size: sluice_core::settings::Size| {
+            u32::try_from(size.0).unwrap_or(u32::MAX).max(16 << 10)
+        };
+        let qlog = section
+            .qlog
+            .as_ref()
+            .map(|folder| (self.build.needed.folder.join(&folder.value), folder.span));
+        if let Some((folder, span)) = &qlog
+            && !folder.is_dir()
+        {
+            let problem = format!("{} is no folder", folder.display());
+            diags
+                .error("no-folder", *span, at.key("quic").key("qlog"), problem)
+                .help("make it, and let Sluice's user write to it; traces are left in it");
+            return None;
+        }
+        Some(QuicOptions {
+            idle_timeout: section.idle_timeout,
+            retry_above: section.retry_above,
+            streams_max: section.streams.max(1),
+            stream_window: window(section.stream_window),
+            connection_window: window(section.connection_window),
+            congestion: match section.congestion {
+                sections::Congestion::Cubic => Congestion::Cubic,
+                sections::Congestion::NewReno => Congestion::NewReno,
+                sections::Congestion::Bbr => Congestion::Bbr,
+            },
+            qlog: qlog.map(|(folder, _)| folder),
+        })
     }
 
     fn table(
@@ -235,7 +272,8 @@ impl Scope<'_, '_> {
                     self.inner(&chain.chains, listener, at, diags).map(Some)
                 };
                 let http = chain.http.as_ref().map(|http| &http.0);
-                let server = self.build.server_tls(tls, http, &at.key("tls"), diags);
+                let early = listener.quic().map_or(0, |quic| quic.0.early_data_sessions);
+                let server = self.build.server_tls(tls, http, early, &at.key("tls"), diags);
                 match (server, inner) {
                     (Some(tls_built), Some(inner)) => Some(Transport::Terminate(Termination {
                         tls: tls_built,
@@ -534,18 +572,6 @@ fn proxy_plan(section: &sections::ProxyProtocol) -> ProxyPlan {
         },
         trust: section.trust.iter().map(|block| block.value).collect(),
         timeout: section.timeout,
-    }
-}
-
-fn quic_options(section: &Quic) -> QuicOptions {
-    let window =
-        |size: sluice_core::settings::Size| u32::try_from(size.0).unwrap_or(u32::MAX).max(16 << 10);
-    QuicOptions {
-        idle_timeout: section.idle_timeout,
-        retry_above: section.retry_above,
-        streams_max: section.streams.max(1),
-        stream_window: window(section.stream_window),
-        connection_window: window(section.connection_window),
     }
 }
 

@@ -22,6 +22,7 @@ impl Build<'_> {
         &mut self,
         tls: &Spanned<Tls>,
         http: Option<&Http>,
+        early_sessions: u32,
         at: &Path<'_>,
         diags: &mut Diags,
     ) -> Option<ServerTls> {
@@ -49,6 +50,7 @@ impl Build<'_> {
             alpn: alpn(tls, http),
             client_auth,
             min_version: version(tls.min_version),
+            early_sessions,
         };
         let place = tls.client_auth.as_ref().map_or(tls.span, |auth| auth.ca.span);
         ServerTls::build(plan)

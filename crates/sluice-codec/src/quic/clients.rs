@@ -1,0 +1,92 @@
+//! Connections of QUIC that go out.
+//!
+//! Owns: the sockets that a worker's connections to endpoints share. Refuses to know: pools, and what is spoken.
+//! Keeps: sockets are made when they are wanted first; a connection lives on the worker that made it.
+
+use std::cell::OnceCell;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn::crypto::rustls::QuicClientConfig;
+use quinn::{ClientConfig, Connection, EndpointConfig, Runtime as _, TokioRuntime};
+use rustls::pki_types::ServerName;
+use sluice_io::WorkerCx;
+use sluice_upstream::connector::{Failure, verified_name};
+use sluice_upstream::{ClusterPlan, EndpointState, Target};
+
+use super::{OnWorker, QuicOptions};
+use crate::h3::H3Client;
+
+/// Sockets of a worker from which connections go out, made when they are wanted first.
+#[derive(Debug, Default)]
+pub struct QuicClients {
+    v4: OnceCell<quinn::Endpoint>,
+    v6: OnceCell<quinn::Endpoint>,
+}
+
+impl QuicClients {
+    /// Connects to `to` and shakes hands as `tls` says, under `name`; call it on the worker's thread.
+    ///
+    /// # Errors
+    /// What the system, TLS or the peer said.
+    pub async fn connect(
+        &self,
+        to: SocketAddr,
+        tls: Arc<rustls::ClientConfig>,
+        name: &ServerName<'_>,
+    ) -> Result<Connection, String> {
+        let crypto = QuicClientConfig::try_from(tls).map_err(|error| error.to_string())?;
+        let mut config = ClientConfig::new(Arc::new(crypto));
+        let mut transport = QuicOptions::default().transport()?;
+        transport.max_concurrent_bidi_streams(0_u8.into()).keep_alive_interval(Some(KEEP_ALIVE));
+        config.transport_config(Arc::new(transport));
+        let endpoint = self.endpoint(to).map_err(|error| error.to_string())?;
+        let connecting = endpoint.connect_with(config, to, &name.to_str());
+        connecting.map_err(|error| error.to_string())?.await.map_err(|error| error.to_string())
+    }
+
+    /// Connects to an endpoint of a cluster that speaks HTTP/3, and greets it. `kept` is held as long as the
+    /// connection is open.
+    ///
+    /// # Errors
+    /// Why it was not reached.
+    pub async fn reach(
+        &self,
+        plan: &ClusterPlan,
+        endpoint: &EndpointState,
+        worker: &Rc<WorkerCx>,
+        kept: impl Sized + 'static,
+    ) -> Result<H3Client, Failure> {
+        let failed = |error: &dyn std::fmt::Display| Failure::of_tls(endpoint, error);
+        let Target::Ip(to) = endpoint.target else {
+            return Err(failed(&"QUIC goes to IP addresses only"));
+        };
+        let tls = plan.tls.as_ref().ok_or_else(|| failed(&"QUIC is always in TLS"))?;
+        let name = verified_name(tls, endpoint).ok_or_else(|| failed(&"it has no name"))?;
+        let connecting = self.connect(to, Arc::clone(&tls.config), &name);
+        let connection = connecting.await.map_err(|error| failed(&error))?;
+        let greeted = H3Client::greet(connection, worker, kept).await;
+        greeted.map_err(|error| failed(&error))
+    }
+
+    fn endpoint(&self, to: SocketAddr) -> io::Result<&quinn::Endpoint> {
+        let (cell, any): (_, SocketAddr) = match to {
+            SocketAddr::V4(_) => (&self.v4, (Ipv4Addr::UNSPECIFIED, 0).into()),
+            SocketAddr::V6(_) => (&self.v6, (Ipv6Addr::UNSPECIFIED, 0).into()),
+        };
+        if let Some(endpoint) = cell.get() {
+            return Ok(endpoint);
+        }
+        let socket = TokioRuntime.wrap_udp_socket(UdpSocket::bind(any)?)?;
+        let config = EndpointConfig::default();
+        let made =
+            quinn::Endpoint::new_with_abstract_socket(config, None, socket, Arc::new(OnWorker))?;
+        Ok(cell.get_or_init(|| made))
+    }
+}
+
+/// Time between words on a connection that nobody uses, so that it is known to be there.
+const KEEP_ALIVE: Duration = Duration::from_secs(25);

@@ -1,0 +1,91 @@
+//! What is configured of QUIC, and what the library makes of it.
+//!
+//! Owns: the options and their defaults. Refuses to know: sockets, TLS. Keeps: whatever is not asked for stays as
+//! the library has it, path MTU discovery and updates of keys included.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn::congestion::{BbrConfig, CubicConfig, NewRenoConfig};
+use quinn::{IdleTimeout, TransportConfig};
+
+use crate::h3::UNI_STREAMS_MAX;
+
+/// What is configured of QUIC.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QuicOptions {
+    /// How long a connection may be silent.
+    pub idle_timeout: Duration,
+    /// Handshakes under way on a socket from which on clients must show that they are where they say.
+    pub retry_above: u32,
+    /// Requests that a client may have open at once.
+    pub streams_max: u32,
+    /// Bytes of a stream that a client may send ahead.
+    pub stream_window: u32,
+    /// The same for all streams of a connection together, and what waits here for acknowledgements.
+    pub connection_window: u32,
+    /// What decides how fast we send.
+    pub congestion: Congestion,
+    /// Where each connection leaves a trace of its packets.
+    pub qlog: Option<PathBuf>,
+}
+
+/// What decides how fast is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Congestion {
+    /// RFC 9438.
+    Cubic,
+    /// RFC 9002 §7.
+    NewReno,
+    /// By measured bandwidth and round-trip time; the library calls it experimental.
+    Bbr,
+}
+
+impl Default for QuicOptions {
+    fn default() -> Self {
+        Self {
+            idle_timeout: Duration::from_secs(60),
+            retry_above: 256,
+            streams_max: 128,
+            stream_window: 256 << 10,
+            connection_window: 1 << 20,
+            congestion: Congestion::Cubic,
+            qlog: None,
+        }
+    }
+}
+
+impl QuicOptions {
+    pub(super) fn transport(&self) -> Result<TransportConfig, String> {
+        let idle = IdleTimeout::try_from(self.idle_timeout).map_err(|error| error.to_string())?;
+        let mut transport = TransportConfig::default();
+        transport
+            .max_idle_timeout(Some(idle))
+            .max_concurrent_uni_streams(UNI_STREAMS_MAX.into())
+            .stream_receive_window(self.stream_window.into())
+            .receive_window(self.connection_window.into())
+            .send_window(u64::from(self.connection_window))
+            // Datagrams in connections have no use here.
+            .datagram_receive_buffer_size(None);
+        match self.congestion {
+            Congestion::Cubic => {
+                transport.congestion_controller_factory(Arc::new(CubicConfig::default()))
+            }
+            Congestion::NewReno => {
+                transport.congestion_controller_factory(Arc::new(NewRenoConfig::default()))
+            }
+            Congestion::Bbr => {
+                transport.congestion_controller_factory(Arc::new(BbrConfig::default()))
+            }
+        };
+        Ok(transport)
+    }
+
+    /// The transport of a server's side.
+    pub(super) fn server(&self) -> Result<TransportConfig, String> {
+        let mut transport = self.transport()?;
+        transport.max_concurrent_bidi_streams(self.streams_max.into());
+        Ok(transport)
+    }
+}

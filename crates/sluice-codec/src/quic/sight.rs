@@ -1,0 +1,52 @@
+//! What is known of a connection of QUIC, for records and pages.
+//!
+//! Owns: the translation of what the library counts. Refuses to know: who looks. Keeps: looking changes nothing.
+
+use quinn::Connection;
+use quinn::crypto::rustls::HandshakeData;
+use rustls::pki_types::CertificateDer;
+use sluice_core::connection::{PathFacts, PathSight, TlsFacts};
+use sluice_tls::CertificateInfo;
+
+/// What a handshake found out.
+pub fn facts_of(connection: &Connection) -> TlsFacts {
+    let said = connection.handshake_data().and_then(|said| said.downcast::<HandshakeData>().ok());
+    let chain = connection.peer_identity();
+    let chain = chain.and_then(|chain| chain.downcast::<Vec<CertificateDer<'static>>>().ok());
+    let client = chain.as_ref().and_then(|chain| chain.first());
+    TlsFacts {
+        version: "1.3",
+        // The library does not say which.
+        cipher: "unknown",
+        alpn: said.and_then(|said| said.protocol).map(Vec::into_boxed_slice),
+        client_subject: client
+            .and_then(|der| CertificateInfo::of(der).ok())
+            .map(|info| info.subject.into_boxed_str()),
+        // Nor this.
+        resumed: false,
+    }
+}
+
+/// Looks at a connection's path whenever it is asked.
+pub fn path_of(connection: &Connection) -> Box<dyn PathSight> {
+    Box::new(Path(connection.clone()))
+}
+
+#[derive(Debug)]
+struct Path(Connection);
+
+impl PathSight for Path {
+    fn facts(&self) -> PathFacts {
+        let counted = self.0.stats();
+        PathFacts {
+            version: "v1",
+            client: self.0.remote_address(),
+            rtt: counted.path.rtt,
+            mtu: counted.path.current_mtu,
+            packets_sent: counted.path.sent_packets,
+            packets_lost: counted.path.lost_packets,
+            // A client shows that it is where it has moved to, RFC 9000 §8.2.
+            migrations: counted.frame_rx.path_response,
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! quinn with the crate h3 as a client of HTTP/3: many connections and requests at once, and requests in the first
+//! packets of a connection.
+//!
+//! Owns: one socket, its connections, sessions to resume. Refuses to know: what is asked. Keeps: whatever goes
+//! wrong is an error that says what; everything runs on the runtime of whoever asks.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Buf as _, Bytes};
+use quinn::crypto::rustls::QuicClientConfig;
+use quinn::{ClientConfig, Endpoint, TransportConfig};
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+
+/// What went wrong, in words.
+pub type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// Runs `work` with a client that trusts the authority in `ca`, on a runtime of its own, and closes its connections.
+/// Those on which nothing is asked say something every `pings`, where that is given.
+///
+/// # Errors
+/// The file does not load, there is no socket or runtime to be had, or what `work` says.
+pub fn run<T>(
+    ca: &Path,
+    pings: Option<Duration>,
+    work: impl AsyncFnOnce(&Client) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let client = Client::new(ca, pings)?;
+        let done = work(&client).await;
+        client.endpoint.close(NO_ERROR.into(), b"");
+        client.endpoint.wait_idle().await;
+        done
+    })
+}
+
+/// `H3_NO_ERROR`, RFC 9114 §8.1.
+const NO_ERROR: u32 = 0x100;
+
+/// A socket from which connections go out; see [`run`].
+#[derive(Debug)]
+pub struct Client {
+    endpoint: Endpoint,
+    config: ClientConfig,
+}
+
+impl Client {
+    fn new(ca: &Path, pings: Option<Duration>) -> Result<Self, Failure> {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(ca)?)?;
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut tls = rustls::ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        tls.alpn_protocols = vec![b"h3".to_vec()];
+        tls.enable_early_data = true;
+        let mut transport = TransportConfig::default();
+        transport.keep_alive_interval(pings);
+        let mut config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls)?));
+        config.transport_config(Arc::new(transport));
+        Ok(Self { endpoint: Endpoint::client((Ipv4Addr::LOCALHOST, 0).into())?, config })
+    }
+
+    /// Connects and shakes hands under `name`.
+    ///
+    /// # Errors
+    /// What QUIC, TLS or the server said.
+    pub async fn connect(&self, to: SocketAddr, name: &str) -> Result<Connection, Failure> {
+        let quic = self.endpoint.connect_with(self.config.clone(), to, name)?.await?;
+        Connection::greet(quic).await
+    }
+
+    /// Connects without waiting for the handshake, where an earlier connection under `name` left what that needs.
+    ///
+    /// # Errors
+    /// What QUIC said.
+    pub async fn connect_early(
+        &self,
+        to: SocketAddr,
+        name: &str,
+    ) -> Result<Option<Connection>, Failure> {
+        match self.endpoint.connect_with(self.config.clone(), to, name)?.into_0rtt() {
+            Ok((quic, _)) => Connection::greet(quic).await.map(Some),
+            Err(_) => Ok(None),
+        }
+    }
+}
+
+/// A connection that speaks HTTP/3.
+pub struct Connection {
+    quic: quinn::Connection,
+    requests: h3::client::SendRequest<h3_quinn::OpenStreams, Bytes>,
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.quic.fmt(f)
+    }
+}
+
+/// What came back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// The status.
+    pub status: u16,
+    /// Bytes of the body.
+    pub length: usize,
+}
+
+impl Connection {
+    async fn greet(quic: quinn::Connection) -> Result<Self, Failure> {
+        let (mut driver, requests) =
+            h3::client::new(h3_quinn::Connection::new(quic.clone())).await?;
+        #[allow(clippy::disallowed_methods, reason = "a client has no worker")]
+        tokio::spawn(async move {
+            // How it ends shows in the requests.
+            drop(driver.wait_idle().await);
+        });
+        Ok(Self { quic, requests })
+    }
+
+    /// Makes a request for a path of `web.test` and takes its answer.
+    ///
+    /// # Errors
+    /// What ended the stream or the connection.
+    pub async fn ask(&self, method: &str, path: &str) -> Result<Answer, Failure> {
+        let request =
+            http::Request::builder().method(method).uri(format!("https://web.test{path}"));
+        let mut stream = self.requests.clone().send_request(request.body(())?).await?;
+        stream.finish().await?;
+        let status = stream.recv_response().await?.status().as_u16();
+        let mut length = 0;
+        while let Some(piece) = stream.recv_data().await? {
+            length += piece.remaining();
+        }
+        Ok(Answer { status, length })
+    }
+
+    /// Waits until the connection has ended, and says how.
+    pub async fn closed(&self) -> String {
+        self.quic.closed().await.to_string()
+    }
+}
