@@ -4,9 +4,11 @@
 //! Owns: one socket, its connections, sessions to resume. Refuses to know: what is asked. Keeps: whatever goes
 //! wrong is an error that says what; everything runs on the runtime of whoever asks.
 
+use std::future::poll_fn;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
@@ -73,7 +75,7 @@ impl Client {
     /// What QUIC, TLS or the server said.
     pub async fn connect(&self, to: SocketAddr, name: &str) -> Result<Connection, Failure> {
         let quic = self.endpoint.connect_with(self.config.clone(), to, name)?.await?;
-        Connection::greet(quic).await
+        Connection::greet(quic, name).await
     }
 
     /// Connects without waiting for the handshake, where an earlier connection under `name` left what that needs.
@@ -86,7 +88,7 @@ impl Client {
         name: &str,
     ) -> Result<Option<Connection>, Failure> {
         match self.endpoint.connect_with(self.config.clone(), to, name)?.into_0rtt() {
-            Ok((quic, _)) => Connection::greet(quic).await.map(Some),
+            Ok((quic, _)) => Connection::greet(quic, name).await.map(Some),
             Err(_) => Ok(None),
         }
     }
@@ -94,6 +96,8 @@ impl Client {
 
 /// A connection that speaks HTTP/3.
 pub struct Connection {
+    /// Whom it was made to.
+    name: String,
     quic: quinn::Connection,
     requests: h3::client::SendRequest<h3_quinn::OpenStreams, Bytes>,
 }
@@ -114,7 +118,7 @@ pub struct Answer {
 }
 
 impl Connection {
-    async fn greet(quic: quinn::Connection) -> Result<Self, Failure> {
+    async fn greet(quic: quinn::Connection, name: &str) -> Result<Self, Failure> {
         let (mut driver, requests) =
             h3::client::new(h3_quinn::Connection::new(quic.clone())).await?;
         #[allow(clippy::disallowed_methods, reason = "a client has no worker")]
@@ -122,16 +126,16 @@ impl Connection {
             // How it ends shows in the requests.
             drop(driver.wait_idle().await);
         });
-        Ok(Self { quic, requests })
+        Ok(Self { name: name.to_owned(), quic, requests })
     }
 
-    /// Makes a request for a path of `web.test` and takes its answer.
+    /// Makes a request for a path and takes its answer.
     ///
     /// # Errors
     /// What ended the stream or the connection.
     pub async fn ask(&self, method: &str, path: &str) -> Result<Answer, Failure> {
-        let request =
-            http::Request::builder().method(method).uri(format!("https://web.test{path}"));
+        let to = format!("https://{}{path}", self.name);
+        let request = http::Request::builder().method(method).uri(to);
         let mut stream = self.requests.clone().send_request(request.body(())?).await?;
         stream.finish().await?;
         let status = stream.recv_response().await?.status().as_u16();
@@ -142,8 +146,90 @@ impl Connection {
         Ok(Answer { status, length })
     }
 
+    /// Asks for a path again and again, so many times at once, until `go_on` says no to an answer.
+    ///
+    /// # Errors
+    /// What ended a stream or the connection.
+    pub async fn ask_always(
+        &self,
+        at_once: usize,
+        path: &str,
+        go_on: impl Fn(Answer) -> bool,
+    ) -> Result<(), Failure> {
+        let mut asked: Vec<_> = (0..at_once)
+            .map(|_| {
+                Box::pin(async {
+                    while go_on(self.ask("GET", path).await?) {}
+                    Ok(())
+                })
+            })
+            .collect();
+        poll_fn(|cx| {
+            let mut at = 0;
+            while let Some(ask) = asked.get_mut(at) {
+                match ask.as_mut().poll(cx) {
+                    Poll::Ready(Ok(())) => drop(asked.swap_remove(at)),
+                    Poll::Ready(error) => return Poll::Ready(error),
+                    Poll::Pending => at += 1,
+                }
+            }
+            if asked.is_empty() { Poll::Ready(Ok(())) } else { Poll::Pending }
+        })
+        .await
+    }
+
     /// Waits until the connection has ended, and says how.
     pub async fn closed(&self) -> String {
         self.quic.closed().await.to_string()
     }
+}
+
+/// Connections that are there and say no more than it takes to stay, until it is dropped.
+#[derive(Debug)]
+pub struct Held {
+    /// Its end lets them go.
+    _stop: tokio::sync::oneshot::Sender<()>,
+}
+
+/// Makes `count` connections under `name`, asks for `/` on each, and holds them.
+///
+/// # Errors
+/// One could not be made, or was not answered with 200.
+pub fn hold(ca: &Path, to: SocketAddr, name: &str, count: usize) -> Result<Held, Failure> {
+    let (stop, stopped) = tokio::sync::oneshot::channel();
+    let (tell, told) = std::sync::mpsc::sync_channel(1);
+    let (ca, name) = (ca.to_owned(), name.to_owned());
+    std::thread::spawn(move || {
+        let done = run(&ca, Some(PINGS), async |client| {
+            let mut held = Vec::new();
+            for _ in 0..count {
+                let connection = client.connect(to, &name).await?;
+                let status = connection.ask("GET", "/").await?.status;
+                if status != 200 {
+                    return Err(format!("answered with {status}").into());
+                }
+                held.push(connection);
+            }
+            // Whoever asked may have gone.
+            let _ = tell.send(Ok(()));
+            let _ = stopped.await;
+            Ok(())
+        });
+        if let Err(failure) = done {
+            let _ = tell.send(Err(failure));
+        }
+    });
+    told.recv()??;
+    Ok(Held { _stop: stop })
+}
+
+/// How often a held connection says that it is there.
+const PINGS: Duration = Duration::from_secs(10);
+
+/// Whether somebody speaks HTTP/3 there.
+pub fn answers(ca: &Path, to: SocketAddr, name: &str) -> bool {
+    let asked = run(ca, None, async |client| {
+        tokio::time::timeout(Duration::from_millis(500), client.connect(to, name)).await?
+    });
+    asked.is_ok()
 }

@@ -18,7 +18,7 @@ use crate::shell;
 mod load;
 mod proxy;
 
-use load::{Client, Service};
+use load::{Client, Service, Speech};
 use proxy::{Kit, Proxy};
 
 const TURN: Duration = Duration::from_secs(1);
@@ -143,12 +143,58 @@ const HTTP: &[Scenario] = &[
     },
 ];
 
-/// Idle connections of L4: name, configurations, how many, whether in TLS.
-const IDLE: &[(&str, &str, usize, bool)] =
-    &[("idle-tcp", "tcp", 8000, false), ("idle-tlsterm", "tlsterm", 4000, true)];
+const H3: &[Scenario] = &[Scenario {
+    name: "h3",
+    kind: "h3",
+    unit: "µs/req",
+    per_unit: 1.0,
+    clients: 16,
+    serve: load::pages::<1024>,
+    drive: load::get_h3,
+}];
+
+/// Connections that lie idle.
+struct Idle {
+    name: &'static str,
+    /// The folder of configurations in `benches/`.
+    kind: &'static str,
+    count: usize,
+    /// Descriptors of the proxy that each takes.
+    files: usize,
+    serve: Service,
+    speech: Speech,
+}
+
+const IDLE_L4: &[Idle] = &[
+    Idle {
+        name: "idle-tcp",
+        kind: "tcp",
+        count: 8000,
+        files: 2,
+        serve: load::SERVE_IDLE,
+        speech: Speech::Plain,
+    },
+    Idle {
+        name: "idle-tlsterm",
+        kind: "tlsterm",
+        count: 4000,
+        files: 2,
+        serve: load::SERVE_IDLE,
+        speech: Speech::Tls,
+    },
+];
+
+const IDLE_H3: &[Idle] = &[Idle {
+    name: "idle-h3",
+    kind: "h3",
+    count: 2000,
+    files: 0,
+    serve: load::pages::<1024>,
+    speech: Speech::Http3,
+}];
 
 /// The groups of scenarios.
-pub const GROUPS: [&str; 2] = ["l4", "http"];
+pub const GROUPS: [&str; 3] = ["l4", "http", "h3"];
 
 /// Runs every scenario of a group whose name holds `filter` and prints a table.
 ///
@@ -157,8 +203,9 @@ pub const GROUPS: [&str; 2] = ["l4", "http"];
 #[allow(clippy::print_stdout, reason = "the table is what the command is for")]
 pub fn run(sluice: &Path, group: &str, rounds: u32, filter: &str) -> anyhow::Result<()> {
     let (scenarios, idle) = match group {
-        "l4" => (L4, IDLE),
+        "l4" => (L4, IDLE_L4),
         "http" => (HTTP, &[][..]),
+        "h3" => (H3, IDLE_H3),
         _ => bail!("there is no group `{group}`; there are: {}", GROUPS.join(", ")),
     };
     let cpus = thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -179,15 +226,17 @@ pub fn run(sluice: &Path, group: &str, rounds: u32, filter: &str) -> anyhow::Res
     if !idle.is_empty() {
         println!("\n| idle connections | proxy | KiB each |\n|---|---|---:|");
     }
-    for (name, kind, wanted, tls) in idle.iter().filter(|idle| idle.0.contains(filter)) {
-        // Each is two descriptors of the proxy, and two of this process.
-        let count =
-            (*wanted).min(usize::try_from(files / 2).unwrap_or(usize::MAX).saturating_sub(100));
-        let proxies = kit.start_all(kind, (load::SERVE_IDLE)()?)?;
+    let files = usize::try_from(files).unwrap_or(usize::MAX).saturating_sub(200);
+    for Idle { name, kind, count, files: each, serve, speech } in
+        idle.iter().filter(|idle| idle.name.contains(filter))
+    {
+        // This process holds as many descriptors as the proxy.
+        let count = (*count).min(files.checked_div(*each).unwrap_or(usize::MAX));
+        let proxies = kit.start_all(kind, serve()?)?;
         // Nothing is spliced while nothing moves.
         for proxy in proxies.iter().filter(|proxy| !proxy.name.ends_with("-splice")) {
             let before = proxy.memory()?;
-            let held = load::hold(proxy.port, &kit, count, *tls)?;
+            let held = load::hold(proxy.port, &kit, count, *speech)?;
             #[allow(clippy::cast_precision_loss, reason = "memory of a process fits")]
             let each = proxy.memory()?.saturating_sub(before) as f64 / count as f64;
             println!("| {name} ({count}) | {} | {each:.2} |", proxy.name);

@@ -32,9 +32,9 @@ enum Task {
     Layers,
     /// Write the generated documents anew.
     Docs,
-    /// Compare with HAProxy, nginx and Envoy where they are installed.
+    /// Compare with HAProxy, nginx, Envoy and Caddy where they are installed.
     Bench {
-        /// Which group: l4 or http.
+        /// Which group: l4, http or h3.
         group: String,
         /// Rounds of each scenario.
         #[arg(long, default_value_t = 12)]

@@ -689,11 +689,6 @@ impl H1Stream {
         matches!(self.sending, Sending::Done | Sending::Ending)
     }
 
-    /// Whether both directions are bytes and not messages.
-    pub fn is_tunnel(&self) -> bool {
-        self.sending == Sending::Tunnel
-    }
-
     /// Whether a head of a message that goes out was given already.
     pub fn is_head_sent(&self) -> bool {
         !matches!(self.sending, Sending::Head)

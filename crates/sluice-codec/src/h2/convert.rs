@@ -49,7 +49,9 @@ pub fn request_head<B>(request: &Request<B>, head: &mut Head) -> Result<(), Http
     if head.method() == Method::Connect && protocol.is_none() {
         return Ok(());
     }
-    let path = uri.path_and_query().map_or("", PathAndQuery::as_str);
+    // Without an authority the library cannot tell that there is no path from one that is `/`; its parts can.
+    let path = uri.clone().into_parts().path_and_query;
+    let path = path.as_ref().map_or("", PathAndQuery::as_str);
     let fits = path.starts_with('/') || (path == "*" && head.method() == Method::Options);
     if !fits || !path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#') {
         return Err(refused("http2.path_malformed"));
@@ -72,10 +74,13 @@ pub fn response_head<B>(response: &Response<B>, head: &mut Head) -> Result<(), H
 /// Takes fields that came in.
 ///
 /// # Errors
-/// One of them speaks of a connection, which HTTP/2 knows nothing of.
+/// One of them speaks of a connection, which HTTP/2 knows nothing of, or is not as RFC 9113 §8.2.1 wants it.
 pub fn fields(map: &HeaderMap, head: &mut Head) -> Result<(), HttpError> {
-    let mut cookies = 0_usize;
+    let (mut cookies, mut lengths) = (0_usize, 0_usize);
     for (name, value) in map {
+        if let [b' ' | b'\t', ..] | [.., b' ' | b'\t'] = value.as_bytes() {
+            return Err(refused("http2.value_malformed"));
+        }
         let known = Known::of(name.as_str().as_bytes());
         match known {
             Some(Known::Te) if value.as_bytes().eq_ignore_ascii_case(b"trailers") => {}
@@ -84,9 +89,14 @@ pub fn fields(map: &HeaderMap, head: &mut Head) -> Result<(), HttpError> {
                 return Err(refused("http2.connection_specific_field"));
             }
             Some(Known::Cookie) => cookies += 1,
+            Some(Known::ContentLength) => lengths += 1,
             _ => {}
         }
         head.append(name.as_str().as_bytes(), value.as_bytes());
+    }
+    // Empty, or twice the same, HTTP/1 could not say it with one meaning.
+    if lengths > 1 || (lengths == 1 && head.content_length().is_none()) {
+        return Err(refused("http2.content_length_malformed"));
     }
     if cookies > 1 {
         head.join_cookies();
@@ -178,6 +188,21 @@ mod tests {
         );
         assert_eq!(refusal(get("/").header("te", "gzip").body(()).unwrap()), "http2.te_malformed");
         assert_eq!(refusal(get("/\u{e9}").body(()).unwrap()), "http2.path_malformed");
+        let alone = Request::builder().header("host", "a.test").uri(Uri::default());
+        assert!(request_head(&alone.body(()).unwrap(), &mut Head::default()).is_ok());
+        let mut nothing = Request::new(());
+        *nothing.uri_mut() = Uri::from_parts(http::uri::Parts::default()).unwrap();
+        nothing.headers_mut().insert("host", HeaderValue::from_static("a.test"));
+        assert_eq!(refusal(nothing), "http2.path_malformed");
+        for value in [" x", "x\t"] {
+            let request = get("/").header("x", value).body(()).unwrap();
+            assert_eq!(refusal(request), "http2.value_malformed");
+        }
+        for lengths in [&[""][..], &["1", "1"], &["+1"]] {
+            let request =
+                lengths.iter().fold(get("/"), |r, value| r.header("content-length", *value));
+            assert_eq!(refusal(request.body(()).unwrap()), "http2.content_length_malformed");
+        }
     }
 
     #[test]

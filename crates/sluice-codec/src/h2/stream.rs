@@ -26,7 +26,6 @@ pub struct H2Stream {
     unsent: Bytes,
     after: After,
     received: bool,
-    tunnel: bool,
     /// Holds a place on the client's connection.
     _place: Option<Place>,
 }
@@ -62,7 +61,6 @@ impl H2Stream {
             unsent: Bytes::new(),
             after: After::More,
             received,
-            tunnel: false,
             _place: None,
         }
     }
@@ -82,7 +80,6 @@ impl H2Stream {
             unsent: Bytes::new(),
             after: if end { After::Nothing } else { After::More },
             received: false,
-            tunnel: false,
             _place: Some(place),
         }
     }
@@ -292,16 +289,6 @@ impl H2Stream {
     /// Whether a head was sent.
     pub const fn is_head_sent(&self) -> bool {
         self.respond.is_none()
-    }
-
-    /// Says whether both directions are bytes and not messages.
-    pub const fn set_tunnel(&mut self) {
-        self.tunnel = true;
-    }
-
-    /// Whether both directions are bytes and not messages.
-    pub const fn is_tunnel(&self) -> bool {
-        self.tunnel
     }
 
     /// Gives the stream up.

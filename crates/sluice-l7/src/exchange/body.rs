@@ -30,6 +30,8 @@ pub(super) struct Upload {
     pub(super) keep_max: usize,
     /// More came than is kept: there is no other try.
     pub(super) forgotten: bool,
+    /// It is bytes, and no message.
+    tunnel: bool,
     /// Everything has come.
     whole: bool,
     trailers: Option<Box<Head>>,
@@ -77,7 +79,7 @@ impl Upload {
 
     /// Of a tunnel: bytes that end when the client says so, and are never sent twice.
     pub(super) fn of_tunnel() -> Self {
-        Self { forgotten: true, ..Self::default() }
+        Self { forgotten: true, tunnel: true, ..Self::default() }
     }
 
     /// Begins from the start for another try.
@@ -102,6 +104,11 @@ impl Upload {
     }
 }
 
+/// What ends a tunnel in which fields come: bytes have no trailers, RFC 9113 §8.5, RFC 9114 §4.4.
+fn fields_in_tunnel() -> HttpError {
+    HttpError::new(ErrorKind::Malformed(400), "http.fields_in_tunnel")
+}
+
 impl Life {
     /// Reads the next piece of the request and shows it to the filters.
     fn poll_piece(
@@ -121,6 +128,9 @@ impl Life {
                 }
                 self.received(body.len() as u64, last);
                 Piece::Data(body, last)
+            }
+            Frame::Trailers(_) if self.upload.tunnel => {
+                return Poll::Ready(Err(Side::Down(fields_in_tunnel())));
             }
             Frame::Trailers(mut trailers) => {
                 for place in 0..self.entered {
@@ -447,6 +457,9 @@ impl Life {
                     if last {
                         return Ok(Poll::Ready(()));
                     }
+                }
+                Poll::Ready(Ok(Frame::Trailers(_))) if self.upload.tunnel => {
+                    return Err(cut(fields_in_tunnel()));
                 }
                 Poll::Ready(Ok(Frame::Trailers(mut trailers))) => {
                     for place in (0..self.entered).rev() {

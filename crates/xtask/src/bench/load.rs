@@ -11,6 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use rustls::{ClientConnection, StreamOwned};
+use sluice_testkit::http3;
 
 use super::proxy::{Kit, NAME};
 
@@ -306,6 +307,22 @@ fn ask(
     })
 }
 
+/// Asks for pages of 1 KiB over HTTP/3, 32 at a time.
+pub(super) fn get_h3(port: u16, kit: &Kit, stop: &AtomicBool, events: &AtomicU64) -> Result<()> {
+    const AT_ONCE: usize = 32;
+    let run = http3::run(&kit.ca(), None, async |client| {
+        let connection = client.connect((Ipv4Addr::LOCALHOST, port).into(), NAME).await?;
+        connection
+            .ask_always(AT_ONCE, "/", |answer| {
+                let whole = answer.status == 200 && answer.length == 1024;
+                events.fetch_add(u64::from(whole), Ordering::Relaxed);
+                whole && !stop.load(Ordering::Relaxed)
+            })
+            .await
+    });
+    run.map_err(Error::other)
+}
+
 pub(super) fn ping_pong_datagrams(
     port: u16,
     _: &Kit,
@@ -325,13 +342,26 @@ pub(super) fn ping_pong_datagrams(
 
 /// Connections that have said one word each and say no more.
 pub(super) enum Held {
+    Http3(#[allow(dead_code, reason = "it is held")] http3::Held),
     Plain(#[allow(dead_code, reason = "it is held")] Vec<TcpStream>),
     Tls(#[allow(dead_code, reason = "it is held")] Vec<StreamOwned<ClientConnection, TcpStream>>),
 }
 
+/// What held connections speak.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Speech {
+    Plain,
+    Tls,
+    Http3,
+}
+
 /// Makes `count` connections, one after the other, once those of another proxy are let go.
-pub(super) fn hold(port: u16, kit: &Kit, count: usize, tls: bool) -> Result<Held> {
-    if tls {
+pub(super) fn hold(port: u16, kit: &Kit, count: usize, speech: Speech) -> Result<Held> {
+    if speech == Speech::Http3 {
+        let held = http3::hold(&kit.ca(), (Ipv4Addr::LOCALHOST, port).into(), NAME, count);
+        return held.map(Held::Http3).map_err(Error::other);
+    }
+    if speech == Speech::Tls {
         greet(connect_tls(port, kit)?, LET_GO)?;
         let one = |_| greet(connect_tls(port, kit)?, [0; MESSAGE]);
         return (0..count).map(one).collect::<Result<_>>().map(Held::Tls);

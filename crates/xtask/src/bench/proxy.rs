@@ -15,7 +15,7 @@ use anyhow::{Context as _, bail};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, RootCertStore};
-use sluice_testkit::Authority;
+use sluice_testkit::{Authority, http3};
 
 use crate::shell;
 
@@ -29,6 +29,7 @@ const PEERS: &[(&str, &str, &str, &str)] = &[
     ("haproxy-splice", "haproxy-splice.cfg", "haproxy", "HAPROXY_BIN"),
     ("nginx", "nginx.conf", "nginx", "NGINX_BIN"),
     ("envoy", "envoy.yaml", "envoy", "ENVOY_BIN"),
+    ("caddy", "Caddyfile", "caddy", "CADDY_BIN"),
 ];
 
 /// What all proxies and loads share.
@@ -73,7 +74,7 @@ impl Kit {
             };
             match program {
                 Some(program) => {
-                    proxies.push(Proxy::start(name, &template, &program, backend, &self.folder)?);
+                    proxies.push(self.start(name, kind, &template, &program, backend)?);
                 }
                 None => eprintln!("{name} is not installed (or name it in {variable})"),
             }
@@ -102,20 +103,21 @@ pub(super) struct Proxy {
     child: Child,
 }
 
-impl Proxy {
+impl Kit {
     fn start(
+        &self,
         name: &'static str,
+        kind: &str,
         template: &Path,
         program: &Path,
         backend: u16,
-        folder: &Path,
-    ) -> anyhow::Result<Self> {
+    ) -> anyhow::Result<Proxy> {
+        let folder = &self.folder;
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
         let text = fs::read_to_string(template)?
             .replace("@LISTEN@", &port.to_string())
             .replace("@BACKEND@", &backend.to_string())
             .replace("@FOLDER@", &folder.display().to_string());
-        let udp = text.contains("udp");
         let ending = template.extension().unwrap_or_default().to_string_lossy();
         let config = folder.join(format!("{name}.{ending}"));
         fs::write(&config, text)?;
@@ -130,6 +132,7 @@ impl Proxy {
                 "-l",
                 "critical",
             ]),
+            "caddy" => command.args(["run", "--adapter", "caddyfile", "--config"]).arg(&config),
             "nginx" => command.arg("-p").arg(folder).args(["-e", "stderr", "-c"]).arg(&config),
             _ => command.args(["-db", "-f"]).arg(&config),
         };
@@ -137,9 +140,9 @@ impl Proxy {
         let said = fs::File::create(&log)?;
         command.stdin(Stdio::null()).stdout(said.try_clone()?).stderr(said);
         let child = command.spawn().with_context(|| program.display().to_string())?;
-        let mut proxy = Self { name, port, child };
+        let mut proxy = Proxy { name, port, child };
         for _ in 0..200 {
-            if answers(port, udp) {
+            if self.answers(port, kind) {
                 return Ok(proxy);
             }
             if let Some(status) = proxy.child.try_wait()? {
@@ -150,6 +153,30 @@ impl Proxy {
         bail!("{name} does not listen");
     }
 
+    /// Whether somebody serves the port: accepts, or brings a datagram back, or speaks HTTP/3.
+    fn answers(&self, port: u16, kind: &str) -> bool {
+        match kind {
+            "h3" => http3::answers(&self.ca(), (Ipv4Addr::LOCALHOST, port).into(), NAME),
+            "udp" => brings_back(port).is_ok(),
+            _ => TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok(),
+        }
+    }
+
+    /// The authority that clients trust.
+    pub(super) fn ca(&self) -> PathBuf {
+        self.folder.join("ca.pem")
+    }
+}
+
+fn brings_back(port: u16) -> std::io::Result<usize> {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+    socket.set_read_timeout(Some(Duration::from_millis(100)))?;
+    socket.connect((Ipv4Addr::LOCALHOST, port))?;
+    socket.send(b"?")?;
+    socket.recv(&mut [0; 8])
+}
+
+impl Proxy {
     pub(super) fn cpu_micros(&self) -> anyhow::Result<f64> {
         let mut nanos = 0_f64;
         for task in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
@@ -165,21 +192,6 @@ impl Proxy {
         let line = text.lines().find_map(|line| line.strip_prefix("Pss:")).context("no Pss")?;
         Ok(line.trim().trim_end_matches(" kB").parse()?)
     }
-}
-
-/// Whether somebody serves the port: accepts, or brings a datagram back.
-fn answers(port: u16, udp: bool) -> bool {
-    if !udp {
-        return TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok();
-    }
-    let asked = || {
-        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
-        socket.set_read_timeout(Some(Duration::from_millis(100)))?;
-        socket.connect((Ipv4Addr::LOCALHOST, port))?;
-        socket.send(b"?")?;
-        socket.recv(&mut [0; 8])
-    };
-    asked().is_ok()
 }
 
 impl Drop for Proxy {
