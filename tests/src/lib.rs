@@ -1,6 +1,7 @@
 //! What several black-box tests share; the tests are in `tests/`.
 #![forbid(unsafe_code)]
 
+pub mod h2_cases;
 pub mod h3;
 
 use std::path::{Path, PathBuf};

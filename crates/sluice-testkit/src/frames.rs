@@ -74,11 +74,16 @@ pub fn block(fields: &[(&str, &str)]) -> Vec<u8> {
     for (name, value) in fields {
         out.push(0);
         for text in [name, value] {
-            integer(&mut out, text.len());
-            out.extend_from_slice(text.as_bytes());
+            string(&mut out, text.as_bytes());
         }
     }
     out
+}
+
+/// Adds a string as it is, RFC 7541 §5.2.
+pub fn string(out: &mut Vec<u8>, bytes: &[u8]) {
+    integer(out, bytes.len());
+    out.extend_from_slice(bytes);
 }
 
 /// An integer with a prefix of 7 bits, RFC 7541 §5.1.

@@ -378,9 +378,13 @@ impl Drop for Running {
 /// The cells of a connection that is ending right now are not written at once.
 fn wait_balanced(running: &Running) -> String {
     let balanced = |and_quiet: bool| {
+        // Every worker answers for it, and has then begun what it was about to begin.
+        running.page("/connections");
         let metrics = running.page("/metrics").1;
         let of = |name: &str| sum_metric(&metrics, name, "");
-        let open = of("sluice_listener_connections_active") + of("sluice_listener_flows_active");
+        let open = of("sluice_listener_connections_active")
+            + of("sluice_listener_flows_active")
+            + of("sluice_http_requests_active");
         let known = of("sluice_connection_ended_total") + of("sluice_listener_connections_active");
         let fits = of("sluice_listener_connections_accepted_total") == known;
         (fits && (open == 0 || !and_quiet)).then_some(metrics)
