@@ -183,12 +183,17 @@ pub struct PathFacts {
     pub packets_lost: u64,
     /// Times that the client showed to be where it had moved to.
     pub migrations: u64,
+    /// Whether a request came before the handshake had ended.
+    pub early_data: bool,
 }
 
-/// Looks at the path of a connection.
-pub trait PathSight: fmt::Debug {
+/// The path of a connection whose transport minds it.
+pub trait MindedPath: fmt::Debug {
     /// What is known now.
     fn facts(&self) -> PathFacts;
+
+    /// A request came before the handshake had ended.
+    fn note_early(&self);
 }
 
 /// An attempt to reach an endpoint.
@@ -210,6 +215,19 @@ impl fmt::Display for Attempt {
     }
 }
 
+/// Where a connection as a whole led; one of HTTP leads nowhere, its requests do.
+#[derive(Debug, Default)]
+pub struct Reached {
+    /// The cluster that serves it.
+    pub cluster: OnceCell<Name>,
+    /// Attempts to reach an endpoint, in order.
+    pub attempts: RefCell<SmallVec<[Attempt; 1]>>,
+    /// Sluice's own address towards the endpoint.
+    pub upstream_local: Cell<Option<SocketAddr>>,
+    /// The endpoint it is connected to.
+    pub endpoint: RefCell<Option<Arc<str>>>,
+}
+
 /// What is known about one connection. Lives on one worker.
 #[derive(Debug)]
 pub struct ConnInfo {
@@ -228,27 +246,21 @@ pub struct ConnInfo {
     /// What inspection found.
     pub facts: OnceCell<Box<Facts>>,
     /// What inspection found inside a terminated stream.
-    pub inner_facts: RefCell<Option<Box<Facts>>>,
+    pub inner_facts: OnceCell<Box<Facts>>,
     /// The chain that was selected.
     pub chain: OnceCell<Name>,
     /// What termination found.
     pub tls: OnceCell<Box<TlsFacts>>,
-    /// Looks at its path, where the transport minds it.
-    pub path: OnceCell<Box<dyn PathSight>>,
-    /// Whether a request came before the handshake had ended.
-    pub early: Cell<bool>,
-    /// The cluster that serves it.
-    pub cluster: OnceCell<Name>,
-    /// Attempts to reach an endpoint, in order.
-    pub attempts: RefCell<SmallVec<[Attempt; 1]>>,
-    /// Sluice's own address towards the endpoint.
-    pub upstream_local: Cell<Option<SocketAddr>>,
+    /// Its path, where the transport minds it.
+    pub path: OnceCell<Box<dyn MindedPath>>,
+    /// Boxed: requests lead somewhere, connections of HTTP do not.
+    reached: OnceCell<Box<Reached>>,
     /// Bytes from the client.
     pub received: Cell<u64>,
     /// Bytes to the client.
     pub sent: Cell<u64>,
     /// A note on how the end came about, for the record: an error of the system or of TLS.
-    pub detail: RefCell<Option<Box<str>>>,
+    pub detail: OnceCell<Box<str>>,
 }
 
 impl ConnInfo {
@@ -262,18 +274,30 @@ impl ConnInfo {
             started,
             proxied: OnceCell::new(),
             facts: OnceCell::new(),
-            inner_facts: RefCell::default(),
+            inner_facts: OnceCell::new(),
             chain: OnceCell::new(),
             tls: OnceCell::new(),
             path: OnceCell::new(),
-            early: Cell::new(false),
-            cluster: OnceCell::new(),
-            attempts: RefCell::default(),
-            upstream_local: Cell::new(None),
+            reached: OnceCell::new(),
             received: Cell::new(0),
             sent: Cell::new(0),
-            detail: RefCell::default(),
+            detail: OnceCell::new(),
         }
+    }
+
+    /// Where it led, to be written.
+    pub fn reach(&self) -> &Reached {
+        self.reached.get_or_init(Box::default)
+    }
+
+    /// Where it led, if it did.
+    pub fn reached(&self) -> Option<&Reached> {
+        self.reached.get().map(|reached| &**reached)
+    }
+
+    /// The cluster that serves it.
+    pub fn cluster(&self) -> Option<&Name> {
+        self.reached()?.cluster.get()
     }
 
     /// Who it comes from: the peer, or what a trusted PROXY header says.
@@ -288,8 +312,8 @@ impl ConnInfo {
 
     /// The facts that are nearest to the data: those inside TLS, where it was opened and looked into.
     pub fn nearest_facts(&self) -> Facts {
-        let inner = self.inner_facts.borrow().as_deref().cloned();
-        inner.or_else(|| self.facts.get().map(|facts| Facts::clone(facts))).unwrap_or_default()
+        let facts = self.inner_facts.get().or_else(|| self.facts.get());
+        facts.map(|facts| Facts::clone(facts)).unwrap_or_default()
     }
 
     /// Counts bytes from the client.
@@ -304,9 +328,6 @@ impl ConnInfo {
 
     /// Notes how the end came about; the first note stays, since the first error is the cause.
     pub fn note(&self, detail: impl fmt::Display) {
-        let mut slot = self.detail.borrow_mut();
-        if slot.is_none() {
-            *slot = Some(detail.to_string().into_boxed_str());
-        }
+        self.detail.get_or_init(|| detail.to_string().into_boxed_str());
     }
 }

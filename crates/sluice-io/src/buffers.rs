@@ -6,7 +6,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::ops::{Deref, DerefMut};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 /// Sizes of buffers, smallest first.
 const CLASSES: [usize; 4] = [4 << 10, 16 << 10, 80 << 10, 160 << 10];
@@ -34,7 +34,7 @@ pub struct BufPool(Rc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    free: [RefCell<Vec<Box<[u8]>>>; CLASSES.len()],
+    free: [RefCell<Vec<Rc<Held>>>; CLASSES.len()],
     out: Cell<usize>,
     limit: usize,
 }
@@ -87,8 +87,14 @@ impl BufPool {
         }
         self.0.out.set(self.0.out.get() + size);
         let free = self.0.free[class].borrow_mut().pop();
-        let data = free.unwrap_or_else(|| vec![0; size].into_boxed_slice());
-        Ok(Buf { data, class, start: 0, end: 0, pool: Rc::clone(&self.0) })
+        let held = free.unwrap_or_else(|| {
+            let data = vec![0; size].into_boxed_slice();
+            Rc::new(Held { data, class, start: 0, end: 0, pool: Rc::downgrade(&self.0) })
+        });
+        let mut buf = Buf(held);
+        let held = buf.held();
+        (held.start, held.end) = (0, 0);
+        Ok(buf)
     }
 
     /// An empty buffer to read a [`SCRATCH`] full into, with room for [`TAIL`] bytes more.
@@ -97,7 +103,8 @@ impl BufPool {
     /// The pool is at its limit.
     pub fn take_for_read(&self) -> Result<Buf, Exhausted> {
         let mut buf = self.take(SCRATCH + READ_OFFSET + TAIL)?;
-        (buf.start, buf.end) = (READ_OFFSET, READ_OFFSET);
+        let held = buf.held();
+        (held.start, held.end) = (READ_OFFSET, READ_OFFSET);
         Ok(buf)
     }
 
@@ -140,65 +147,78 @@ impl BufPool {
     }
 }
 
-/// A buffer with bytes in it; consumed from the front.
+/// A buffer with bytes in it; consumed from the front. One word, for connections have room for many.
 #[derive(Debug)]
-pub struct Buf {
+pub struct Buf(Rc<Held>);
+
+#[derive(Debug)]
+struct Held {
     data: Box<[u8]>,
     class: usize,
     start: usize,
     end: usize,
-    pool: Rc<Inner>,
+    pool: Weak<Inner>,
 }
 
 impl Buf {
+    fn held(&mut self) -> &mut Held {
+        Rc::get_mut(&mut self.0).expect("a buffer has one owner")
+    }
+
     /// Takes bytes off the front.
     pub fn consume(&mut self, count: usize) {
-        self.start = (self.start + count).min(self.end);
+        let held = self.held();
+        held.start = (held.start + count).min(held.end);
     }
 
     /// Keeps the first `count` bytes.
     pub fn truncate(&mut self, count: usize) {
-        self.end = self.end.min(self.start + count);
+        let held = self.held();
+        held.end = held.end.min(held.start + count);
     }
 
     /// Room at the end.
     pub fn spare(&mut self) -> &mut [u8] {
-        &mut self.data[self.end..]
+        let held = self.held();
+        &mut held.data[held.end..]
     }
 
     /// Bytes of room at the end.
     pub fn room(&self) -> usize {
-        self.data.len() - self.end
+        self.0.data.len() - self.0.end
     }
 
     /// Takes `count` bytes that were written into [`Buf::spare`] in.
     pub fn fill(&mut self, count: usize) {
-        self.end = (self.end + count).min(self.data.len());
+        let held = self.held();
+        held.end = (held.end + count).min(held.data.len());
     }
 
     /// Moves everything to the front, so that all room is at the end.
     pub fn compact(&mut self) {
-        self.data.copy_within(self.start..self.end, 0);
-        (self.start, self.end) = (0, self.end - self.start);
+        let held = self.held();
+        held.data.copy_within(held.start..held.end, 0);
+        (held.start, held.end) = (0, held.end - held.start);
     }
 
-    const fn capacity(&self) -> usize {
-        self.data.len()
+    fn capacity(&self) -> usize {
+        self.0.data.len()
     }
 
     /// Whether it is of the smallest class.
-    const fn is_small(&self) -> bool {
-        self.class == 0
+    fn is_small(&self) -> bool {
+        self.0.class == 0
     }
 
     /// Adds bytes at the end, as many as there is room for; returns how many.
     pub fn append(&mut self, bytes: &[u8]) -> usize {
-        if self.start > 0 && bytes.len() > self.data.len() - self.end {
+        if self.0.start > 0 && bytes.len() > self.room() {
             self.compact();
         }
-        let count = bytes.len().min(self.data.len() - self.end);
-        self.data[self.end..self.end + count].copy_from_slice(&bytes[..count]);
-        self.end += count;
+        let held = self.held();
+        let count = bytes.len().min(held.data.len() - held.end);
+        held.data[held.end..held.end + count].copy_from_slice(&bytes[..count]);
+        held.end += count;
         count
     }
 }
@@ -207,22 +227,24 @@ impl Deref for Buf {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.data[self.start..self.end]
+        &self.0.data[self.0.start..self.0.end]
     }
 }
 
 impl DerefMut for Buf {
     fn deref_mut(&mut self) -> &mut [u8] {
-        &mut self.data[self.start..self.end]
+        let held = self.held();
+        &mut held.data[held.start..held.end]
     }
 }
 
 impl Drop for Buf {
     fn drop(&mut self) {
-        self.pool.out.set(self.pool.out.get() - self.data.len());
-        let mut free = self.pool.free[self.class].borrow_mut();
+        let Some(pool) = self.0.pool.upgrade() else { return };
+        pool.out.set(pool.out.get() - self.0.data.len());
+        let mut free = pool.free[self.0.class].borrow_mut();
         if free.len() < KEEP {
-            free.push(std::mem::take(&mut self.data));
+            free.push(Rc::clone(&self.0));
         }
     }
 }

@@ -10,7 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::task::Poll;
+use std::task::{Context, Poll, ready};
 
 use sluice_core::connection::{ConnInfo, Peer};
 use sluice_core::limits::Limit;
@@ -53,8 +53,8 @@ pub fn start(
     let Some(guard) = enter(listener, worker, peer, local) else { return };
     // Boxed, and gone once the handler has the stream: what an idle connection holds is small.
     let conn = Rc::clone(&guard.conn);
-    let admission = Box::pin(admission(Rc::clone(listener), conn, RawStream::new(socket)));
-    worker.spawn(live(guard, admission));
+    let admission = admission(Rc::clone(listener), conn, RawStream::new(socket));
+    worker.spawn(Life::new(guard, admission));
 }
 
 /// Begins the life of a connection of QUIC, whose hello has been read: the same phases, but that inspection is
@@ -70,8 +70,7 @@ pub fn start_quic(
     let Some(guard) = enter(listener, worker, peer, local) else { return };
     let _ = guard.conn.info.facts.set(Box::new(facts));
     let conn = Rc::clone(&guard.conn);
-    let admission = Box::pin(quic_admission(Rc::clone(listener), conn, client));
-    worker.spawn(live(guard, admission));
+    worker.spawn(Life::new(guard, quic_admission(Rc::clone(listener), conn, client)));
 }
 
 /// Counts a connection in, unless the worker has as many as it may.
@@ -98,27 +97,58 @@ fn enter(
     Some(guard)
 }
 
-/// Lives until the end, of whatever kind.
-async fn live(guard: EndGuard, admission: Pin<Box<impl Future<Output = Result<Served, Reason>>>>) {
-    let ended = guard.conn.live(serve(admission)).await;
-    let reason = match ended {
-        Ok(reason) | Err(reason) => reason,
-    };
-    guard.reason.set(Some(reason));
+/// The life of a connection, until the end of whatever kind. By hand, since an `async fn` keeps its arguments
+/// twice; boxed, since a task's own allocation is aligned so that what is in it costs more there. Dropped, the
+/// phase goes first, then the filters hear of the end, then the record is written.
+struct Life<A> {
+    phase: Phase<A>,
+    admitted: Option<Admitted>,
+    guard: EndGuard,
 }
 
-/// From the first byte to the last.
-async fn serve(admission: Pin<Box<impl Future<Output = Result<Served, Reason>>>>) -> Reason {
-    match admission.await {
-        Ok(Served { serving, _admitted }) => serving.await,
-        Err(reason) => reason,
+impl<A> Life<A> {
+    fn new(guard: EndGuard, admission: A) -> Pin<Box<Self>> {
+        Box::pin(Self { phase: Phase::Admission(Box::pin(admission)), admitted: None, guard })
     }
 }
+
+enum Phase<A> {
+    Admission(Pin<Box<A>>),
+    Serving(LocalFuture<Reason>),
+}
+
+impl<A: Future<Output = Result<Served, Reason>>> Future for Life<A> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        let Self { phase, admitted, guard } = this;
+        let living = poll_fn(|cx| {
+            loop {
+                match phase {
+                    Phase::Admission(admission) => match ready!(admission.as_mut().poll(cx)) {
+                        Ok(served) => {
+                            *admitted = Some(served.admitted);
+                            *phase = Phase::Serving(served.serving);
+                        }
+                        Err(reason) => return Poll::Ready(reason),
+                    },
+                    Phase::Serving(serving) => return serving.as_mut().poll(cx),
+                }
+            }
+        });
+        let (Ok(reason) | Err(reason)) = ready!(std::pin::pin!(guard.conn.live(living)).poll(cx));
+        this.guard.reason.set(Some(reason));
+        Poll::Ready(())
+    }
+}
+
+impl<A> Unpin for Life<A> {}
 
 /// A connection that was let in and handed over.
 struct Served {
     serving: LocalFuture<Reason>,
-    _admitted: Admitted,
+    admitted: Admitted,
 }
 
 /// The filters that let a connection in; on drop they are told that it has ended.
@@ -209,7 +239,7 @@ async fn admission(
 
     // 6. Handle.
     let handler = chain.handler.clone().ok_or(reasons::UNMATCHED)?;
-    Ok(Served { serving: handler.handle(stream, Rc::clone(conn)), _admitted: admitted })
+    Ok(Served { serving: handler.handle(stream, Rc::clone(conn)), admitted })
     // 7. Log: the guard.
 }
 
@@ -240,7 +270,7 @@ async fn quic_admission(
             let resumed = conn.info.tls.get().is_some_and(|tls| tls.resumed);
             if resumed { &handshakes.resumed } else { &handshakes.full }.increment();
             listener.cells.handshake_time.record(conn.worker.now().since(started));
-            return Ok(Served { serving: serve(handler, Rc::clone(&conn)), _admitted: admitted });
+            return Ok(Served { serving: serve(handler, Rc::clone(&conn)), admitted });
         }
         Ok(Err(failed)) => failed,
         Err(_) => (tls_reasons::TIMEOUT, "no complete handshake in time".into()),
@@ -525,6 +555,6 @@ async fn choose_inside(
         ..inside
     };
     let chain = select(&plans.table, &inner.chains, conn, &facts)?;
-    *conn.info.inner_facts.borrow_mut() = Some(Box::new(facts));
+    let _ = conn.info.inner_facts.set(Box::new(facts));
     Ok(chain)
 }

@@ -73,7 +73,6 @@ pub struct ConnectionRecord {
     facts: Facts,
     tls: Option<Box<TlsFacts>>,
     path: Option<Box<PathFacts>>,
-    early: bool,
     cluster: Option<Name>,
     attempts: Vec<Attempt>,
     upstream_local: Option<std::net::SocketAddr>,
@@ -107,15 +106,16 @@ impl ConnectionRecord {
             facts: info.nearest_facts(),
             tls: info.tls.get().cloned(),
             path: info.path.get().map(|path| Box::new(path.facts())),
-            early: info.early.get(),
-            cluster: info.cluster.get().cloned(),
-            attempts: info.attempts.borrow().to_vec(),
-            upstream_local: info.upstream_local.get(),
+            cluster: info.cluster().cloned(),
+            attempts: info
+                .reached()
+                .map_or_else(Vec::new, |reached| reached.attempts.borrow().to_vec()),
+            upstream_local: info.reached().and_then(|reached| reached.upstream_local.get()),
             received: info.received.get(),
             sent: info.sent.get(),
             datagrams,
             reason,
-            detail: info.detail.borrow().clone(),
+            detail: info.detail.get().cloned(),
         }
     }
 }
@@ -156,7 +156,7 @@ impl Record for ConnectionRecord {
             name if name == PACKETS_LOST.name => counted(|path| path.packets_lost),
             name if name == MIGRATIONS.name => counted(|path| path.migrations),
             name if name == EARLY_DATA.name => {
-                text(self.path.as_ref().map(|_| if self.early { "true" } else { "false" }))
+                text(self.path.as_ref().map(|path| if path.early_data { "true" } else { "false" }))
             }
             name if name == DATABASE.name => text(self.facts.postgres_database.as_deref()),
             name if name == USER.name => text(self.facts.postgres_user.as_deref()),
@@ -191,14 +191,14 @@ impl Record for ConnectionRecord {
 
 #[cfg(test)]
 mod tests {
-    use sluice_core::connection::PathSight;
+    use sluice_core::connection::MindedPath;
 
     use super::*;
 
     #[derive(Debug)]
     struct Still;
 
-    impl PathSight for Still {
+    impl MindedPath for Still {
         fn facts(&self) -> PathFacts {
             PathFacts {
                 version: "v1",
@@ -208,8 +208,11 @@ mod tests {
                 packets_sent: 7,
                 packets_lost: 0,
                 migrations: 1,
+                early_data: false,
             }
         }
+
+        fn note_early(&self) {}
     }
 
     #[test]
@@ -235,10 +238,10 @@ mod tests {
         let _ = (
             info.facts.set(Box::new(facts)),
             info.chain.set("c".into()),
-            info.cluster.set("u".into()),
+            info.reach().cluster.set("u".into()),
         );
-        info.upstream_local.set(peer.socket());
-        info.attempts.borrow_mut().push(Attempt { endpoint: "e".into(), failure: None });
+        info.reach().upstream_local.set(peer.socket());
+        info.reach().attempts.borrow_mut().push(Attempt { endpoint: "e".into(), failure: None });
         info.note("because");
         let end = sluice_core::reason::end::DONE;
         let record = ConnectionRecord::new(&info, &clock, clock.now(), end, Some((1, 2)));

@@ -329,7 +329,9 @@ impl Life {
         if !stream.is_early() {
             return Ok(());
         }
-        self.lane.conn.info.early.set(true);
+        if let Some(path) = self.lane.conn.info.path.get() {
+            path.note_early();
+        }
         if !self.method.is_safe() {
             let body = "too early: repeat the request when the handshake has ended\n";
             return Err(Stop::reply(Reply::new(425, reasons::TOO_EARLY, "too_early", body)));

@@ -210,7 +210,7 @@ impl Station {
         shard.counter(&metrics::QUIC_LOST, &labels).add(path.packets_lost);
         shard.counter(&metrics::QUIC_MIGRATIONS, &labels).add(path.migrations);
         shard.histogram(&metrics::QUIC_RTT, &labels).record(path.rtt);
-        if conn.info.early.get() {
+        if path.early_data {
             shard.counter(&metrics::QUIC_EARLY, &labels).increment();
         }
     }

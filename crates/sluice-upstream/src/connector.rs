@@ -55,7 +55,7 @@ pub async fn connect(
     preface: &Preface,
 ) -> Result<Connected, Reason> {
     let plan = handle.cluster.plan();
-    let _ = conn.info.cluster.set(Arc::clone(&handle.cluster.name));
+    let _ = conn.info.reach().cluster.set(Arc::clone(&handle.cluster.name));
     let mut tried: SmallVec<[Arc<str>; 2]> = SmallVec::new();
     let mut last = None;
     while (tried.len() as u64) < u64::from(plan.connect_attempts.max(1)) {
@@ -77,6 +77,7 @@ pub async fn connect(
             conn.info.note(detail);
         }
         conn.info
+            .reach()
             .attempts
             .borrow_mut()
             .push(Attempt { endpoint: Arc::clone(&endpoint.name), failure });
@@ -84,10 +85,10 @@ pub async fn connect(
             Ok(stream) => {
                 // Only a record needs it, and asking is a system call.
                 if conn.worker.log.wants(RecordKind::Connection) {
-                    conn.info.upstream_local.set(local_address(stream.raw().socket()));
+                    conn.info.reach().upstream_local.set(local_address(stream.raw().socket()));
                 }
                 handle.note_connected(&conn.worker, &endpoint, started);
-                *conn.endpoint.borrow_mut() = Some(Arc::clone(&endpoint.name));
+                *conn.info.reach().endpoint.borrow_mut() = Some(Arc::clone(&endpoint.name));
                 return Ok(Connected { stream, claim });
             }
             Err(Failure { why, .. }) => {

@@ -259,11 +259,14 @@ impl Office {
             let why = sluice_core::reason::end::ENDPOINT_REMOVED;
             let concerns = |info: &ConnInfo, endpoint: Option<&Arc<str>>| {
                 info.started <= until
-                    && info.cluster.get() == Some(&cluster)
+                    && info.cluster() == Some(&cluster)
                     && endpoint.is_some_and(|endpoint| endpoints.contains(endpoint))
             };
             for conn in worker.connections.list() {
-                if concerns(&conn.info, conn.endpoint.borrow().as_ref()) {
+                if concerns(
+                    &conn.info,
+                    conn.info.reached().and_then(|r| r.endpoint.borrow().clone()).as_ref(),
+                ) {
                     conn.kill(why);
                 }
             }
@@ -286,9 +289,13 @@ impl Office {
 
     fn list(&self) -> Vec<Value> {
         let connections = self.worker.connections.list();
-        let connections = connections
-            .iter()
-            .map(|conn| self.describe("connection", &conn.info, conn.endpoint.borrow().as_deref()));
+        let connections = connections.iter().map(|conn| {
+            self.describe(
+                "connection",
+                &conn.info,
+                conn.info.reached().and_then(|r| r.endpoint.borrow().clone()).as_deref(),
+            )
+        });
         let flows = self.udp_slots().flat_map(|slot| slot.flows());
         let flows = flows.map(|flow| self.describe("flow", &flow.info, Some(flow.endpoint())));
         connections.chain(flows).collect()
@@ -315,7 +322,7 @@ impl Office {
             ("protocol", facts.protocol.map(|protocol| protocol.word().to_owned())),
             ("sni", facts.sni.map(String::from)),
             ("tls_version", info.tls.get().map(|tls| tls.version.to_owned())),
-            ("cluster", info.cluster.get().map(|name| name.to_string())),
+            ("cluster", info.cluster().map(|name| name.to_string())),
             ("endpoint", endpoint.map(str::to_owned)),
         ];
         for (key, value) in optional {
@@ -332,7 +339,7 @@ impl Office {
                 "packets_sent": path.packets_sent,
                 "packets_lost": path.packets_lost,
                 "migrations": path.migrations,
-                "early_data": info.early.get(),
+                "early_data": path.early_data,
             });
         }
         item

@@ -9,7 +9,7 @@
 use crate::fault::Fault;
 
 /// Bytes of extensions of one chunk.
-const EXTENSION_MAX: usize = 4096;
+const EXTENSION_MAX: u16 = 4096;
 
 /// Digits of a chunk size: 15 of them are far beyond any body, and cannot overflow.
 const SIZE_DIGITS_MAX: u8 = 15;
@@ -20,9 +20,10 @@ pub struct Chunked {
     state: State,
     size: u64,
     digits: u8,
-    extension: usize,
+    extension: u16,
     /// Trailer lines, their last empty line included.
-    trailers: Vec<u8>,
+    #[allow(clippy::box_collection, reason = "every connection has room for it, and few have any")]
+    trailers: Option<Box<Vec<u8>>>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -117,15 +118,16 @@ impl Chunked {
             State::DataLf if byte == b'\n' => State::Size,
             State::DataCr | State::DataLf => return Err(Fault::ChunkEnd),
             // The usual end, for which nothing is kept.
-            State::Trailers if byte == b'\r' && self.trailers.is_empty() => State::EndLf,
+            State::Trailers if byte == b'\r' && self.trailers.is_none() => State::EndLf,
             State::EndLf if byte == b'\n' => State::Done,
             State::EndLf => return Err(Fault::BareCr),
             State::Trailers => {
-                if self.trailers.len() >= trailer_bytes_max {
+                let trailers = self.trailers.get_or_insert_default();
+                if trailers.len() >= trailer_bytes_max {
                     return Err(Fault::TrailersTooLarge);
                 }
-                self.trailers.push(byte);
-                match self.trailers.as_slice() {
+                trailers.push(byte);
+                match trailers.as_slice() {
                     [.., b'\r', b'\n', b'\r', b'\n'] => State::Done,
                     [.., before, b'\n'] if *before != b'\r' => return Err(Fault::BareLf),
                     [b'\n'] => return Err(Fault::BareLf),
@@ -143,7 +145,7 @@ impl Chunked {
 
     /// The trailer lines; empty where there are none.
     pub fn trailer_lines(&self) -> &[u8] {
-        &self.trailers
+        self.trailers.as_deref().map_or(&[], Vec::as_slice)
     }
 }
 

@@ -2,10 +2,12 @@
 //!
 //! Owns: the translation of what the library counts. Refuses to know: who looks. Keeps: looking changes nothing.
 
+use std::cell::Cell;
+
 use quinn::Connection;
 use quinn::crypto::rustls::HandshakeData;
 use rustls::pki_types::CertificateDer;
-use sluice_core::connection::{PathFacts, PathSight, TlsFacts};
+use sluice_core::connection::{MindedPath, PathFacts, TlsFacts};
 use sluice_tls::CertificateInfo;
 
 /// What a handshake found out.
@@ -27,26 +29,34 @@ pub fn facts_of(connection: &Connection) -> TlsFacts {
     }
 }
 
-/// Looks at a connection's path whenever it is asked.
-pub fn path_of(connection: &Connection) -> Box<dyn PathSight> {
-    Box::new(Path(connection.clone()))
+/// The path of a connection, looked at whenever somebody asks.
+pub fn path_of(connection: &Connection) -> Box<dyn MindedPath> {
+    Box::new(Path { connection: connection.clone(), early: Cell::new(false) })
 }
 
 #[derive(Debug)]
-struct Path(Connection);
+struct Path {
+    connection: Connection,
+    early: Cell<bool>,
+}
 
-impl PathSight for Path {
+impl MindedPath for Path {
     fn facts(&self) -> PathFacts {
-        let counted = self.0.stats();
+        let counted = self.connection.stats();
         PathFacts {
             version: "v1",
-            client: self.0.remote_address(),
+            client: self.connection.remote_address(),
             rtt: counted.path.rtt,
             mtu: counted.path.current_mtu,
             packets_sent: counted.path.sent_packets,
             packets_lost: counted.path.lost_packets,
             // A client shows that it is where it has moved to, RFC 9000 §8.2.
             migrations: counted.frame_rx.path_response,
+            early_data: self.early.get(),
         }
+    }
+
+    fn note_early(&self) {
+        self.early.set(true);
     }
 }

@@ -8,7 +8,6 @@ use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
-use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use pin_project_lite::pin_project;
@@ -32,8 +31,6 @@ pub struct Conn {
     pub worker: Rc<WorkerCx>,
     /// The deadline of the current phase.
     pub deadline: Deadline,
-    /// The endpoint it is connected to.
-    pub endpoint: RefCell<Option<Arc<str>>>,
     /// Those who want to see its bytes.
     pub taps: RefCell<SmallVec<[Rc<dyn ByteTap>; 0]>>,
     killed: Cell<Option<Reason>>,
@@ -49,7 +46,6 @@ impl Conn {
             info,
             worker: Rc::clone(worker),
             deadline: Timer::new(&worker.timers),
-            endpoint: RefCell::default(),
             taps: RefCell::default(),
             killed: Cell::new(None),
             finishing: Cell::new(false),

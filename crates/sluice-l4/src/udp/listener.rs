@@ -136,7 +136,7 @@ impl UdpListener {
         let index = index.ok_or(reasons::UNMATCHED)?;
         let (plan, chain) = (&self.plan.chains[index], &self.chains[index]);
         let _ = info.chain.set(Arc::clone(&plan.name));
-        let _ = info.cluster.set(Arc::clone(&plan.cluster.name));
+        let _ = info.reach().cluster.set(Arc::clone(&plan.cluster.name));
         judge(&chain.filters, info)?;
         let reached = reach(worker, plan, chain, info, owner)
             .inspect(|(_, upstream)| self.take_together(upstream))
@@ -177,7 +177,8 @@ fn reach(
     let failed = |error: &io::Error| {
         let why = sluice_upstream::reasons::of_connect_error(error);
         let failure = Some((why, error.raw_os_error()));
-        info.attempts
+        info.reach()
+            .attempts
             .borrow_mut()
             .push(Attempt { endpoint: Arc::clone(&claim.endpoint().name), failure });
         why
@@ -185,8 +186,9 @@ fn reach(
     let upstream = connected(&claim.endpoint().target)
         .and_then(|socket| worker.reactor.register_datagrams(socket))
         .map_err(|error| failed(&error))?;
-    info.upstream_local.set(local_address(&upstream));
-    info.attempts
+    info.reach().upstream_local.set(local_address(&upstream));
+    info.reach()
+        .attempts
         .borrow_mut()
         .push(Attempt { endpoint: Arc::clone(&claim.endpoint().name), failure: None });
     claim.endpoint().succeeded();

@@ -1,0 +1,256 @@
+//! A connection of HTTP/1, from request to request.
+//!
+//! Owns: telling HTTP/2 by its first bytes, waiting for requests, the end. Refuses to know: what becomes of a request.
+//! Keeps: one task drives it; between two requests it holds no buffer and no head, and what few connections come to is
+//! no room that each holds.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use sluice_codec::h1::H1Stream;
+use sluice_codec::{ErrorKind, Head, HttpError, HttpStream};
+use sluice_core::reason::end;
+use sluice_core::{Moment, Reason};
+use sluice_io::{Conn, WorkerCx};
+
+use super::{HttpHandler, quiet_end, serve_h2};
+use crate::exchange::{self, Exchange};
+use crate::reasons;
+use crate::station::Lane;
+
+/// What a client of HTTP/2 says first, RFC 9113 §3.4.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// What is read and thrown away at most after an answer that did not wait for its request.
+const LINGER_BYTES: u64 = 1 << 20;
+const LINGER_TIME: Duration = Duration::from_secs(1);
+
+/// What a connection speaks by its first bytes.
+enum Guess {
+    IsH1,
+    IsH2,
+    Ended(Reason),
+}
+
+/// Waits for the first bytes.
+async fn guess(handler: &HttpHandler, lane: &Lane, h1: &mut H1Stream) -> Guess {
+    let (conn, worker) = (&lane.conn, &handler.station.worker);
+    let by = worker.now().after(handler.station.plan.options.head_timeout);
+    match conn.until(by, poll_fn(|cx| sniff(h1, cx, worker))).await {
+        Ok(Ok(false)) => Guess::IsH1,
+        Ok(Ok(true)) => Guess::IsH2,
+        Ok(Err(error)) => Guess::Ended(quiet_end(conn, &error)),
+        Err(_) => Guess::Ended(reasons::HEAD_TIMEOUT),
+    }
+}
+
+/// The client speaks HTTP/2: its first bytes are given back.
+async fn carry_on_as_h2(handler: Rc<HttpHandler>, lane: Rc<Lane>, h1: Box<H1Stream>) -> Reason {
+    let (mut stream, input) = h1.into_parts();
+    let buffers = &handler.station.worker.buffers;
+    if input.map_or(Ok(()), |input| stream.give_back(buffers, &input)).is_err() {
+        return sluice_l4::reasons::BUFFERS;
+    }
+    serve_h2(handler, lane, stream).await
+}
+
+/// Serves a connection to its end; `unsure` says that it may yet turn out to be HTTP/2. Idle connections lie in this
+/// future: what few come to, or none for long, is boxed.
+#[allow(clippy::manual_async_fn, reason = "it would keep its arguments twice")]
+pub(super) fn serve_h1(
+    handler: Rc<HttpHandler>,
+    lane: Rc<Lane>,
+    mut h1: Box<H1Stream>,
+    unsure: bool,
+) -> impl Future<Output = Reason> {
+    async move {
+        if unsure {
+            match Box::pin(guess(&handler, &lane, &mut h1)).await {
+                Guess::IsH1 => {}
+                Guess::IsH2 => return Box::pin(carry_on_as_h2(handler, lane, h1)).await,
+                Guess::Ended(reason) => return reason,
+            }
+        }
+        let mut served: u64 = 0;
+        loop {
+            let mut begun = await_head(&handler, &lane, &h1, served);
+            let next = poll_fn(|cx| poll_head(&handler, &lane, &mut h1, &mut begun, cx)).await;
+            lane.conn.deadline.set(Moment::NEVER);
+            let head = match next {
+                Next::Head(head) => head,
+                Next::End(reason) => return reason,
+                Next::Fault(error) => {
+                    return Box::pin(turn_away(&handler, &lane, &mut h1, error)).await;
+                }
+            };
+            served += 1;
+            if handler.station.plan.options.requests_max.is_some_and(|max| served >= max) {
+                h1.refuse_reuse();
+            }
+            let HttpStream::H1(after) = handler
+                .slots
+                .run(Exchange {
+                    station: Rc::clone(&handler.station),
+                    lane: Rc::clone(&lane),
+                    stream: HttpStream::H1(h1),
+                    request: head,
+                    timer: None,
+                })
+                .await
+            else {
+                unreachable!("an exchange gives back the stream that it was given")
+            };
+            h1 = after;
+            count_bytes(&lane.conn, &mut h1);
+            if !h1.next_exchange() {
+                Box::pin(part(&handler.station.worker, &lane.conn, &mut h1)).await;
+                return end::DONE;
+            }
+        }
+    }
+}
+
+/// Answers what could not be read as a request, and ends the connection.
+async fn turn_away(
+    handler: &HttpHandler,
+    lane: &Lane,
+    h1: &mut H1Stream,
+    error: HttpError,
+) -> Reason {
+    let (conn, station) = (&lane.conn, &handler.station);
+    let reason = fault_reason(&error);
+    station.count_fault(&error);
+    conn.info.note(&error);
+    exchange::refuse(station, h1, &error).await;
+    part(&station.worker, conn, h1).await;
+    count_bytes(conn, h1);
+    reason
+}
+
+fn count_bytes(conn: &Conn, h1: &mut H1Stream) {
+    let (received, sent) = h1.take_moved();
+    conn.info.received.set(conn.info.received.get() + received);
+    conn.info.sent.set(conn.info.sent.get() + sent);
+}
+
+/// Whether a client speaks HTTP/2, by its first bytes.
+fn sniff(
+    h1: &mut H1Stream,
+    cx: &mut Context<'_>,
+    worker: &WorkerCx,
+) -> Poll<Result<bool, HttpError>> {
+    loop {
+        let seen = h1.unparsed();
+        let common = seen.iter().zip(PREFACE).take_while(|(a, b)| a == b).count();
+        if common == PREFACE.len() {
+            return Poll::Ready(Ok(true));
+        }
+        if common < seen.len() {
+            return Poll::Ready(Ok(false));
+        }
+        let had = seen.len();
+        ready!(h1.poll_unparsed(cx, worker, had + 1))?;
+        if h1.unparsed().len() == had {
+            let closed = "the client closed before it said anything whole";
+            return Poll::Ready(Err(HttpError::new(ErrorKind::Finished, closed)));
+        }
+    }
+}
+
+/// What came of waiting for a request.
+enum Next {
+    Head(Box<Head>),
+    Fault(HttpError),
+    End(Reason),
+}
+
+/// Sets the deadline for the next request; whether it is due at once.
+fn await_head(handler: &HttpHandler, lane: &Lane, h1: &H1Stream, served: u64) -> Begun {
+    let (options, now) = (&handler.station.plan.options, handler.station.worker.now());
+    // The first request is due at once, further ones whenever the client likes.
+    let begun = served == 0 || !h1.unparsed().is_empty();
+    lane.conn.deadline.set(if begun {
+        now.after(options.head_timeout)
+    } else {
+        now.after_bound(options.idle_timeout)
+    });
+    Begun { first: served == 0, begun }
+}
+
+/// How far a request has come.
+struct Begun {
+    first: bool,
+    begun: bool,
+}
+
+fn poll_head(
+    handler: &HttpHandler,
+    lane: &Lane,
+    h1: &mut H1Stream,
+    state: &mut Begun,
+    cx: &mut Context<'_>,
+) -> Poll<Next> {
+    let (conn, options, worker) =
+        (&lane.conn, &handler.station.plan.options, &handler.station.worker);
+    let heads = &handler.station.shared.heads;
+    // What of the last answer the client was too slow to take leaves first.
+    if let Poll::Ready(Err(error)) = h1.poll_flushed(cx, worker) {
+        return Poll::Ready(Next::End(quiet_end(conn, &error)));
+    }
+    if conn.is_finishing() && h1.unparsed().is_empty() && !state.first {
+        return Poll::Ready(Next::End(end::DRAIN));
+    }
+    let mut head = heads.take();
+    match h1.poll_recv_head(cx, worker, &mut head) {
+        Poll::Ready(Ok(())) => return Poll::Ready(Next::Head(head)),
+        Poll::Ready(Err(error)) => {
+            heads.give(head);
+            return Poll::Ready(match error.kind() {
+                ErrorKind::Malformed(_) => Next::Fault(error),
+                _ => Next::End(quiet_end(conn, &error)),
+            });
+        }
+        Poll::Pending => heads.give(head),
+    }
+    if !state.begun && !h1.unparsed().is_empty() {
+        state.begun = true;
+        conn.deadline.set(worker.now().after(options.head_timeout));
+    }
+    ready!(conn.deadline.poll(cx));
+    Poll::Ready(match state.begun {
+        false => Next::End(reasons::KEEPALIVE_IDLE),
+        true if h1.unparsed().is_empty() => Next::End(reasons::HEAD_TIMEOUT),
+        true => Next::Fault(HttpError::new(ErrorKind::Malformed(408), "http1.head_timeout")),
+    })
+}
+
+fn fault_reason(error: &HttpError) -> Reason {
+    match error.kind() {
+        ErrorKind::Malformed(408) => reasons::HEAD_TIMEOUT,
+        ErrorKind::Malformed(414 | 431) => reasons::HEAD_TOO_LARGE,
+        _ => reasons::MALFORMED,
+    }
+}
+
+/// Ends a connection so that the client can read its last answer: our side is finished, and what the
+/// client still sends is read for a while. Closing at once would answer it with a reset, which can
+/// overtake the answer.
+async fn part(worker: &WorkerCx, conn: &Conn, h1: &mut H1Stream) {
+    let by = worker.now().after(LINGER_TIME);
+    let mut left = LINGER_BYTES;
+    let parting = poll_fn(|cx| {
+        if ready!(h1.poll_finish(cx, worker)).is_err() {
+            return Poll::Ready(());
+        }
+        loop {
+            let read = worker.with_scratch(|scratch| h1.poll_discard(cx, worker, scratch));
+            match ready!(read) {
+                Ok(count) if count > 0 && left > count as u64 => left -= count as u64,
+                _ => return Poll::Ready(()),
+            }
+        }
+    });
+    let _ = conn.until(by, parting).await;
+}

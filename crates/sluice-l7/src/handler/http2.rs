@@ -1,0 +1,167 @@
+//! A connection of HTTP/2.
+//!
+//! Owns: taking requests, pings, GOAWAY. Refuses to know: what becomes of a request. Keeps: one task drives the
+//! connection and one each stream.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use sluice_codec::h2::{Accepted, H2Server};
+use sluice_codec::{ErrorKind, HttpStream};
+use sluice_core::reason::end;
+use sluice_core::{Moment, Reason};
+use sluice_io::Stream;
+use sluice_io::timers::Timer;
+
+use super::{HttpHandler, quiet_end};
+use crate::exchange::Exchange;
+use crate::reasons;
+use crate::station::Lane;
+
+/// How long a client has to close, once it has heard that no more is taken and has nothing open.
+const LINGER_TIME: Duration = Duration::from_secs(1);
+
+pub(super) async fn serve_h2(handler: Rc<HttpHandler>, lane: Rc<Lane>, stream: Stream) -> Reason {
+    let (conn, options) = (&lane.conn, &handler.station.plan.options);
+    let worker = &handler.station.worker;
+    let greeting =
+        H2Server::handshake(stream, Rc::clone(worker), &options.h2, Some(Rc::clone(conn)));
+    let mut server = match conn.until(worker.now().after(options.head_timeout), greeting).await {
+        Ok(Ok(server)) => server,
+        Ok(Err(error)) => {
+            handler.station.count_fault(&error);
+            return quiet_end(conn, &error);
+        }
+        Err(_) => return reasons::HEAD_TIMEOUT,
+    };
+    let mut care = Care { drained: false, asked: None, served: 0 };
+    loop {
+        match poll_fn(|cx| care.poll(cx, &handler, &lane, &mut server)).await {
+            Event::Request(accepted) => {
+                let Accepted { head, stream } = *accepted;
+                care.served += 1;
+                if options.requests_max.is_some_and(|max| care.served >= max) {
+                    server.drain();
+                }
+                let exchange = Exchange {
+                    station: Rc::clone(&handler.station),
+                    lane: Rc::clone(&lane),
+                    stream: HttpStream::H2(Box::new(stream)),
+                    request: head,
+                    timer: Some(Timer::new(&worker.timers)),
+                };
+                lane.open.set(lane.open.get() + 1);
+                let open = OpenStream(Rc::clone(&lane));
+                let slots = Rc::clone(&handler.slots);
+                worker.spawn(async move {
+                    let _open = open;
+                    slots.run(exchange).await;
+                });
+            }
+            Event::End(reason) => return reason,
+        }
+    }
+}
+
+/// A stream of HTTP/2 that is open; on drop the connection is woken, which may be waiting for it.
+struct OpenStream(Rc<Lane>);
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        self.0.open.set(self.0.open.get() - 1);
+        if self.0.open.get() == 0 {
+            self.0.conn.wake();
+        }
+    }
+}
+
+/// What keeps a connection of HTTP/2 in order.
+struct Care {
+    drained: bool,
+    /// When the client was asked whether it is there.
+    asked: Option<Moment>,
+    served: u64,
+}
+
+enum Event {
+    Request(Box<Accepted>),
+    End(Reason),
+}
+
+impl Care {
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        handler: &HttpHandler,
+        lane: &Lane,
+        server: &mut H2Server,
+    ) -> Poll<Event> {
+        let (conn, options) = (&lane.conn, &handler.station.plan.options);
+        if conn.is_finishing() && !self.drained {
+            self.drained = true;
+            server.drain();
+        }
+        match server.poll_accept(cx) {
+            Poll::Ready(Some(Ok(accepted))) => {
+                return Poll::Ready(Event::Request(Box::new(accepted)));
+            }
+            Poll::Ready(Some(Err(error))) => {
+                if matches!(error.kind(), ErrorKind::Malformed(_) | ErrorKind::Flood) {
+                    handler.station.count_fault(&error);
+                }
+                return Poll::Ready(Event::End(quiet_end(conn, &error)));
+            }
+            Poll::Ready(None) => {
+                let reason = if self.drained { end::DRAIN } else { end::DONE };
+                return Poll::Ready(Event::End(reason));
+            }
+            Poll::Pending => {}
+        }
+        if self.asked.is_some() && server.poll_pong(cx).is_ready() {
+            self.asked = None;
+        }
+        let now = handler.station.worker.now();
+        let due = if lane.open.get() == 0 {
+            now.after_bound(options.idle_timeout)
+        } else {
+            match (self.asked, options.h2.ping_interval) {
+                (Some(asked), _) => asked.after(options.h2.ping_timeout),
+                (None, Some(interval)) => now.after(interval),
+                (None, None) => Moment::NEVER,
+            }
+        };
+        if lane.conn.deadline.poll(cx).is_ready() {
+            if lane.open.get() == 0 {
+                if !self.drained {
+                    self.drained = true;
+                    server.drain();
+                    conn.deadline.set(now.after(LINGER_TIME));
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                return Poll::Ready(Event::End(reasons::KEEPALIVE_IDLE));
+            }
+            match (self.asked, options.h2.ping_interval) {
+                (Some(_), _) => {
+                    conn.info.note("no answer to a ping");
+                    return Poll::Ready(Event::End(end::DOWNSTREAM_CLOSED));
+                }
+                (None, Some(_)) => {
+                    server.ping();
+                    self.asked = Some(now);
+                    conn.deadline.set(now.after(options.h2.ping_timeout));
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                (None, None) => {}
+            }
+        }
+        if !self.drained {
+            conn.deadline.set(due);
+        }
+        let _ = conn.deadline.poll(cx);
+        Poll::Pending
+    }
+}

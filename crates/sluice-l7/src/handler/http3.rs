@@ -1,0 +1,131 @@
+//! A connection of HTTP/3.
+//!
+//! Owns: taking requests, GOAWAY, giving the client time for its last answers. Refuses to know: what becomes of a
+//! request. Keeps: one task drives the connection and one each stream.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Poll, ready};
+use std::time::Duration;
+
+use sluice_codec::h3::{H3Server, H3Stream};
+use sluice_codec::quic::Connection;
+use sluice_codec::{ErrorKind, HttpError, HttpStream};
+use sluice_core::reason::end;
+use sluice_core::{Moment, Reason};
+use sluice_io::Conn;
+use sluice_io::timers::Timer;
+
+use super::{HttpHandler, quiet_end};
+use crate::exchange::{self, Exchange};
+use crate::reasons;
+use crate::station::Lane;
+
+/// How long a client has to take its last answers and close, once it has heard that no more is taken.
+const DELIVERY_TIME: Duration = Duration::from_secs(5);
+
+impl HttpHandler {
+    /// Serves a connection of QUIC that carries HTTP/3, and says why it ended.
+    pub(crate) async fn serve_quic(self: Rc<Self>, quic: Connection, conn: Rc<Conn>) -> Reason {
+        let (options, worker) = (&self.station.plan.options, &self.station.worker);
+        let greeting = H3Server::greet(quic, worker, options.h3);
+        let mut server = match conn.until(worker.now().after(options.head_timeout), greeting).await
+        {
+            Ok(Ok(server)) => server,
+            Ok(Err(error)) => return quiet_end(&conn, &error),
+            Err(_) => return reasons::HEAD_TIMEOUT,
+        };
+        let lane = Lane::new(Rc::clone(&conn));
+        let (mut served, mut over) = (0, None);
+        let reason = loop {
+            if options.requests_max.is_some_and(|max| served >= max) {
+                over = over.or(Some(end::DRAIN));
+            }
+            let mut idle_since = None;
+            let accepted = poll_fn(|cx| {
+                loop {
+                    // Woken when it is asked to finish.
+                    if conn.is_finishing() {
+                        over = over.or(Some(end::DRAIN));
+                    }
+                    if over.is_some() {
+                        server.drain(cx);
+                    }
+                    if let Poll::Ready(accepted) = server.poll_accept(cx) {
+                        return Poll::Ready(Ok(accepted));
+                    }
+                    ready!(server.poll_idle(cx));
+                    if let Some(over) = over {
+                        return Poll::Ready(Err(over));
+                    }
+                    let since = *idle_since.get_or_insert_with(|| worker.now());
+                    conn.deadline.set(since.after_bound(options.idle_timeout));
+                    ready!(conn.deadline.poll(cx));
+                    over = Some(reasons::KEEPALIVE_IDLE);
+                }
+            })
+            .await;
+            conn.deadline.set(Moment::NEVER);
+            note_moved(&conn, &server);
+            match accepted {
+                Ok(Ok(stream)) => {
+                    served += 1;
+                    let (handler, lane) = (Rc::clone(&self), Rc::clone(&lane));
+                    worker.spawn(handler.serve_h3(lane, stream));
+                }
+                Ok(Err(error)) => {
+                    if matches!(error.kind(), ErrorKind::Malformed(_) | ErrorKind::Flood) {
+                        self.station.count_fault(&error);
+                    }
+                    break quiet_end(&conn, &error);
+                }
+                Err(over) => break over,
+            }
+        };
+        note_moved(&conn, &server);
+        self.station.count_path(&conn);
+        if over.is_some() {
+            // What was answered last may still be on its way, and closing would end it: the client, who has
+            // heard that no more is taken, closes when it has everything.
+            let _ = conn.until(worker.now().after(DELIVERY_TIME), server.closed()).await;
+        }
+        reason
+    }
+
+    /// Reads the head of a request on its stream and serves it.
+    async fn serve_h3(self: Rc<Self>, lane: Rc<Lane>, mut stream: H3Stream) {
+        let (options, worker) = (&self.station.plan.options, &self.station.worker);
+        let timer = Timer::new(&worker.timers);
+        let mut head = self.station.shared.heads.take();
+        let by = worker.now().after(options.head_timeout);
+        let reading = poll_fn(|cx| stream.poll_recv_head(cx, worker, &mut head));
+        let error = match timer.until(by, reading).await {
+            Ok(Ok(())) => {
+                let exchange = Exchange {
+                    station: Rc::clone(&self.station),
+                    lane,
+                    stream: HttpStream::H3(Box::new(stream)),
+                    request: head,
+                    timer: Some(timer),
+                };
+                self.slots.run(exchange).await;
+                return;
+            }
+            Ok(Err(error)) => error,
+            Err(_) => HttpError::new(ErrorKind::Malformed(408), "http3.head_timeout"),
+        };
+        self.station.shared.heads.give(head);
+        if let ErrorKind::Malformed(status) = error.kind() {
+            self.station.count_fault(&error);
+            lane.conn.info.note(&error);
+            // Boxed: few streams come to this.
+            Box::pin(exchange::refuse_stream(&self.station, &mut stream, status, &error)).await;
+        }
+    }
+}
+
+fn note_moved(conn: &Conn, server: &H3Server) {
+    let (received, sent) = server.moved();
+    conn.info.received.set(received);
+    conn.info.sent.set(sent);
+}
