@@ -143,6 +143,77 @@ fn a_split_follows_its_weights_and_a_runtime_value_moves_it() {
 }
 
 #[test]
+fn a_runtime_value_moves_a_limit_while_it_holds() {
+    let (a, b) = (Origin::start("a"), Origin::start("b"));
+    let filters = "rate_limit: { requests: 1000/m, burst: 1000, runtime: shop.rate }";
+    let sluice = start(&web(
+        &a,
+        &b,
+        "",
+        &format!(
+            r#"
+    - hosts: "*"
+      rules: [{{ cluster: a, filters: {{ {filters} }} }}]
+"#
+        ),
+    ));
+    let set = |query: &str| {
+        let path = format!("/runtime?{query}");
+        assert_eq!(http::request(sluice.admin_addr(), "POST", &path).unwrap().0, 200);
+    };
+    let mut client = Client::connect(sluice.addr("web"));
+    assert_eq!(client.get("x", "/").status(), 200);
+    // Nothing passes, whatever the bucket holds.
+    set("key=shop.rate&value=0");
+    let refused = client.get("x", "/");
+    assert_eq!((refused.status(), refused.value("retry-after")), (429, "61"));
+    set("key=shop.rate&value=2000");
+    assert_eq!(client.get("x", "/").status(), 200);
+    set("key=shop.rate");
+    assert_eq!(client.get("x", "/").status(), 200);
+}
+
+#[test]
+fn requests_at_a_removed_endpoint_do_as_the_cluster_says() {
+    for (policy, retried) in [("close", false), ("{ drain: 50ms }", true), ("keep", false)] {
+        let (a, b) = (Origin::start("a"), Origin::start("b"));
+        let attempts = if retried { 2 } else { 1 };
+        let to = |origin: &Origin| {
+            format!(
+                "listeners: [{{ name: web, address: 127.0.0.1:0, http: main }}]\n\
+                 routes: {{ main: [{{ hosts: \"*\", rules: [{{ cluster: up, retry: {{ attempts: {attempts}, when: reset }} }}] }}] }}\n\
+                 clusters: {{ up: {{ endpoints: [\"{}\"], on_endpoint_removed: {policy} }} }}\n",
+                origin.addr()
+            )
+        };
+        let sluice = start(&to(&a));
+        let mut client = Client::connect(sluice.addr("web"));
+        client.send("GET /wait HTTP/1.1\r\nhost: x\r\n\r\n");
+        wait::until("the request to arrive", || (!a.requests().is_empty()).then_some(()));
+        // Whoever asks the new one is not kept waiting.
+        b.release();
+        assert_eq!(sluice.reload(&to(&b)), "applied");
+        match policy {
+            "keep" => {
+                a.release();
+                assert_eq!(client.read().value("x-origin"), "a");
+            }
+            _ if retried => {
+                assert_eq!(client.read().value("x-origin"), "b");
+                let record = sluice.record("the request", |record| record["kind"] == "request");
+                let tried = record["upstream_hosts_attempted"].to_string();
+                assert!(tried.contains("end.endpoint_removed"), "{record}");
+            }
+            _ => {
+                assert_eq!(client.read().status(), 503);
+                sluice.record_of("end.endpoint_removed");
+            }
+        }
+        a.release();
+    }
+}
+
+#[test]
 fn paths_are_made_normal_before_anybody_looks() {
     let (a, b) = (Origin::start("a"), Origin::start("b"));
     let sluice = start(&web(

@@ -6,6 +6,7 @@
 //! one reason, and leaves one record.
 #![forbid(unsafe_code)]
 
+pub mod at_work;
 pub mod edge;
 pub mod exchange;
 pub mod filters;

@@ -10,6 +10,7 @@ sluice_telemetry::metrics! {
     CLUSTER_TIME = "sluice_cluster_request_seconds", Histogram, ["cluster"], "Time from the first byte to an endpoint to the head of its answer.";
     RETRIES = "sluice_cluster_retries_total", Counter, ["cluster", "code"], "Further tries: made, or left out because of the limit on retries.";
     ENDPOINT_REQUESTS = "sluice_endpoint_requests_total", Counter, ["cluster", "endpoint", "code"], "Requests that an endpoint answered, by class of status; beyond the limit `endpoint_series` endpoints share `other`.";
+    ENDPOINT_TIME = "sluice_endpoint_request_seconds", Histogram, ["cluster", "endpoint"], "Time from the first byte to an endpoint to the head of its answer; beyond the limit `endpoint_series` endpoints share `other`.";
     POOLED = "sluice_cluster_connections_reused_total", Counter, ["cluster"], "Requests that went over a connection that was there.";
     FILTER_REPLIES = "sluice_http_filter_replies_total", Counter, ["listener", "filter"], "Requests that a filter answered.";
     QUIC_RETRIES = "sluice_listener_quic_retries_total", Counter, ["listener"], "Clients of QUIC that were asked to show that they are where they say.";

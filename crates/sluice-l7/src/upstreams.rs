@@ -15,6 +15,7 @@ use sluice_codec::h1::stream::H1Options;
 use sluice_codec::h1::{H1Stream, Role};
 use sluice_codec::h2::{H2Client, H2Options};
 use sluice_codec::quic::QuicClients;
+use sluice_core::limits::Limit;
 use sluice_core::{Moment, Name};
 use sluice_io::{Stream, WorkerCx};
 use sluice_telemetry::{Counter, Histogram};
@@ -99,11 +100,19 @@ pub struct Lines {
 #[derive(Debug)]
 pub(crate) struct Cells {
     pub(crate) reused: Counter,
-    pub(crate) time: Histogram,
+    time: Histogram,
     pub(crate) retried: Counter,
     pub(crate) retry_refused: Counter,
     classes: RefCell<Vec<(u16, Counter)>>,
-    endpoints: RefCell<HashMap<(Arc<str>, u16), Counter, foldhash::fast::RandomState>>,
+    /// By name; those beyond the limit are `other`.
+    endpoints: RefCell<HashMap<Arc<str>, EndpointCells, foldhash::fast::RandomState>>,
+}
+
+/// What is counted of one endpoint.
+#[derive(Debug)]
+struct EndpointCells {
+    time: Histogram,
+    classes: Vec<(u16, Counter)>,
 }
 
 #[derive(Debug)]
@@ -391,40 +400,46 @@ impl Lines {
 }
 
 impl Cells {
-    /// Counts an answer of an endpoint by its class; 0 is none.
+    /// Counts an answer of an endpoint by its class, 0 being none, and how long its head took.
     pub(crate) fn count(
         &self,
         worker: &WorkerCx,
         cluster: &str,
         endpoint: &Arc<str>,
         status: u16,
-        endpoints_max: usize,
+        took: Option<Duration>,
     ) {
-        let class = status / 100;
-        let mut classes = self.classes.borrow_mut();
-        match classes.iter().find(|(of, _)| *of == class) {
-            Some((_, counter)) => counter.increment(),
-            None => {
-                let labels = [cluster, class_word(class)];
-                let counter = worker.shard.counter(&metrics::CLUSTER_REQUESTS, &labels);
-                counter.increment();
-                classes.push((class, counter));
-            }
-        }
+        let (shard, class) = (&worker.shard, status / 100);
+        count_class(&mut self.classes.borrow_mut(), class, || {
+            shard.counter(&metrics::CLUSTER_REQUESTS, &[cluster, class_word(class)])
+        });
         let mut endpoints = self.endpoints.borrow_mut();
-        let key = (Arc::clone(endpoint), class);
-        if let Some(counter) = endpoints.get(&key) {
-            return counter.increment();
-        }
-        let room = endpoints.len() < endpoints_max;
+        let room = endpoints.contains_key(endpoint)
+            || endpoints.len() < worker.limits.size(Limit::EndpointSeries);
         let label: &str = if room { endpoint } else { "other" };
-        let labels = [cluster, label, class_word(class)];
-        let counter = worker.shard.counter(&metrics::ENDPOINT_REQUESTS, &labels);
-        counter.increment();
-        if room {
-            endpoints.insert(key, counter);
+        if !endpoints.contains_key(label) {
+            let time = shard.histogram(&metrics::ENDPOINT_TIME, &[cluster, label]);
+            endpoints.insert(label.into(), EndpointCells { time, classes: Vec::new() });
+        }
+        let cells = endpoints.get_mut(label).expect("it is there now");
+        count_class(&mut cells.classes, class, || {
+            shard.counter(&metrics::ENDPOINT_REQUESTS, &[cluster, label, class_word(class)])
+        });
+        if let Some(took) = took {
+            self.time.record(took);
+            cells.time.record(took);
         }
     }
+}
+
+/// Counts in the cell of a class, which is made when it is wanted first.
+fn count_class(classes: &mut Vec<(u16, Counter)>, class: u16, make: impl FnOnce() -> Counter) {
+    if let Some((_, counter)) = classes.iter().find(|(of, _)| *of == class) {
+        return counter.increment();
+    }
+    let counter = make();
+    counter.increment();
+    classes.push((class, counter));
 }
 
 /// The label for a class of statuses.

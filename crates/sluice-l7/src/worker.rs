@@ -4,16 +4,19 @@ use std::rc::Rc;
 
 use sluice_io::WorkerCx;
 
+use crate::at_work::AtWork;
 use crate::heads::Heads;
 use crate::upstreams::Upstreams;
 
-/// Free heads, and connections to endpoints.
+/// Free heads, connections to endpoints, and who is at work there.
 #[derive(Debug, Default)]
 pub struct HttpWorker {
     /// Free heads.
     pub heads: Heads,
     /// Connections to endpoints.
     pub upstreams: Rc<Upstreams>,
+    /// Tries under way, for clusters that send them away when their endpoint leaves.
+    pub at_work: Rc<AtWork>,
 }
 
 impl HttpWorker {

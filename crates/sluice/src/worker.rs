@@ -21,6 +21,7 @@ use sluice_l4::Listener;
 use sluice_l4::accept::{Listening, Slot};
 use sluice_l4::udp::{UdpListener, UdpSlot};
 use sluice_l7::quic::QuicSlot;
+use sluice_l7::worker::HttpWorker;
 use sluice_model::build::PlanKind;
 use sluice_telemetry::Registry;
 use sluice_telemetry::log::QueueSeed;
@@ -270,6 +271,7 @@ impl Office {
                     conn.kill(why);
                 }
             }
+            HttpWorker::of(&worker).at_work.send_away(&cluster, &endpoints, until);
             for slot in slots {
                 slot.end_flows(why, |flow| concerns(&flow.info, Some(flow.endpoint())));
             }

@@ -13,17 +13,19 @@ use std::time::Duration;
 
 use sluice_codec::{ErrorKind, HttpError, HttpStream, Known, Method, Version};
 use sluice_core::connection::Attempt;
-use sluice_core::limits::Limit;
+use sluice_core::reason::end;
 use sluice_core::{Moment, Reason};
 use sluice_io::timers::Timer;
 use sluice_upstream::EndpointState;
 use sluice_upstream::connector::Failure;
+use sluice_upstream::plan::OnRemoved;
 use sluice_upstream::reasons as upstream_reasons;
 use smallvec::SmallVec;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::body::{Side, Upload};
 use super::{Life, Stop, Target, rewritten};
+use crate::at_work::Stay;
 use crate::parts::{cookie, query_parameter};
 use crate::reasons;
 use crate::reply::Reply;
@@ -251,10 +253,15 @@ impl Life {
             }
         };
         self.summary.upstream_version = Some(up.version);
-        let awaited = self.await_head(down, &mut up, try_at).await?;
+        let stay = self.stay(lines, &endpoint);
+        let awaiting = self.await_head(down, &mut up, try_at);
+        let awaited = match Stay::unless_sent_away(stay.as_ref(), awaiting).await {
+            Some(awaited) => awaited?,
+            None => Err(endpoint_left()),
+        };
         if let Err(failed) = awaited {
             lines.handle.note_answer(&endpoint, failed.cause == Cause::Stale);
-            self.count_answer(lines, &endpoint, 0);
+            self.count_answer(lines, &endpoint, 0, None);
             self.note_attempt(&endpoint, Some((failed.why, None)));
             tries.tried.push(Arc::clone(&endpoint.name));
             up.stream.reset(true);
@@ -262,8 +269,7 @@ impl Life {
         }
         let status = self.response.status();
         lines.handle.note_answer(&endpoint, status < 500);
-        lines.cells.time.record(worker.now().since(up.sent_at));
-        self.count_answer(lines, &endpoint, status);
+        self.count_answer(lines, &endpoint, status, Some(worker.now().since(up.sent_at)));
         if self.is_worth_another(status, &options.retry) {
             let failed = answered_badly(status);
             if self.may_try_again(&failed, lines, &options.retry, tries) {
@@ -277,7 +283,22 @@ impl Life {
         if let Some(cookie) = &tries.new_cookie {
             self.response.append_known(Known::SetCookie, cookie.as_bytes());
         }
-        self.deliver(down, lines, up).await.map(Ok)
+        let delivering = self.deliver(down, lines, up);
+        match Stay::unless_sent_away(stay.as_ref(), delivering).await {
+            Some(delivered) => delivered.map(Ok),
+            None => {
+                let left = HttpError::new(ErrorKind::Reset, "the endpoint left its cluster");
+                Err(Stop::Cut(end::ENDPOINT_REMOVED, left))
+            }
+        }
+    }
+
+    /// A place among those who hear when `endpoint` leaves, where its cluster wants them to.
+    fn stay(&self, lines: &Lines, endpoint: &EndpointState) -> Option<Stay> {
+        let cluster = &lines.handle.cluster;
+        let keep = cluster.peek_plan().on_endpoint_removed == OnRemoved::Keep;
+        let at_work = &self.station.shared.at_work;
+        (!keep).then(|| at_work.enter(&cluster.name, &endpoint.name, self.worker().now()))
     }
 
     fn note_attempt(&mut self, endpoint: &EndpointState, failure: Option<(Reason, Option<i32>)>) {
@@ -285,11 +306,15 @@ impl Life {
         self.summary.attempts.push(Attempt { endpoint, failure });
     }
 
-    fn count_answer(&self, lines: &Lines, endpoint: &EndpointState, status: u16) {
-        let worker = self.worker();
-        let max = worker.limits.size(Limit::EndpointSeries);
-        let cluster = &*lines.handle.cluster.name;
-        lines.cells.count(worker, cluster, &endpoint.name, status, max);
+    fn count_answer(
+        &self,
+        lines: &Lines,
+        endpoint: &EndpointState,
+        status: u16,
+        took: Option<Duration>,
+    ) {
+        let cluster = &lines.handle.cluster.name;
+        lines.cells.count(self.worker(), cluster, &endpoint.name, status, took);
     }
 
     /// Takes a stream to `endpoint` and sends the head of the request on it.
@@ -696,6 +721,16 @@ fn answered_badly(status: u16) -> Failed {
         details: "via_upstream",
         text: String::new(),
         cause: Cause::Answered,
+    }
+}
+
+fn endpoint_left() -> Failed {
+    Failed {
+        why: end::ENDPOINT_REMOVED,
+        status: 503,
+        details: "endpoint_removed",
+        text: "the endpoint left its cluster\n".to_owned(),
+        cause: Cause::Reset,
     }
 }
 

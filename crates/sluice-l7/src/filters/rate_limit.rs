@@ -5,6 +5,7 @@
 
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use sluice_codec::Head;
 use sluice_core::connection::Peer;
@@ -67,6 +68,8 @@ sluice_core::section! {
         pub burst: Option<u32>,
         /// Who shares a bucket: all, source_ip or header:NAME.
         pub per: Per = "all",
+        /// The runtime value that says how many, in the time of `requests`, where it is set; 0 lets nothing through.
+        pub runtime: Option<String>,
         /// The status of the answer.
         pub status: u16 = "429",
     }
@@ -131,7 +134,14 @@ struct Filter {
 
 impl HttpFilter for Filter {
     fn request_head(&self, cx: &mut Cx<'_>, head: &mut Head) -> Step {
-        let Rate { count, per } = self.settings.requests;
+        let Rate { mut count, per } = self.settings.requests;
+        let live = self.settings.runtime.as_deref().and_then(|key| cx.runtime.number(key));
+        if let Some(live) = live {
+            count = u32::try_from(live).unwrap_or(u32::MAX);
+        }
+        if count == 0 {
+            return self.refuse(per);
+        }
         let key = match &self.settings.per {
             Per::All => 0,
             Per::SourceIp => key_of(cx.summary.source),
@@ -149,11 +159,17 @@ impl HttpFilter for Filter {
         if bucket.take(now, per / count, burst) {
             return Step::Continue;
         }
-        let wait = bucket.wait(now, per / count, burst).as_secs() + 1;
+        self.refuse(bucket.wait(now, per / count, burst))
+    }
+}
+
+impl Filter {
+    /// Says when to come again.
+    fn refuse(&self, wait: Duration) -> Step {
         let status = self.settings.status;
         let body = "too many requests\n";
         let reply = Reply::new(status, reasons::RATE, "local_rate_limited", body);
-        Step::reply(reply.with("retry-after", wait.to_string()))
+        Step::reply(reply.with("retry-after", (wait.as_secs() + 1).to_string()))
     }
 }
 

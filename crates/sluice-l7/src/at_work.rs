@@ -1,0 +1,93 @@
+//! Who is at which endpoint, for when one leaves its cluster.
+//!
+//! Owns: the tries under way on one worker. Refuses to know: what a cluster wants to become of them, and when.
+//! Keeps: an entry is there as long as its try; who is sent away hears of it once, at the next poll.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use slab::Slab;
+use sluice_core::{Moment, Name};
+
+/// The tries under way on one worker.
+#[derive(Debug, Default)]
+pub struct AtWork(RefCell<Slab<Entry>>);
+
+#[derive(Debug)]
+struct Entry {
+    cluster: Name,
+    endpoint: Arc<str>,
+    since: Moment,
+    sent_away: bool,
+    waker: Option<Waker>,
+}
+
+/// A try's place among those under way.
+#[derive(Debug)]
+pub(crate) struct Stay {
+    at_work: Rc<AtWork>,
+    place: usize,
+}
+
+impl AtWork {
+    /// Begins a try at an endpoint.
+    pub(crate) fn enter(self: &Rc<Self>, cluster: &Name, endpoint: &Arc<str>, now: Moment) -> Stay {
+        let (cluster, endpoint) = (Arc::clone(cluster), Arc::clone(endpoint));
+        let entry = Entry { cluster, endpoint, since: now, sent_away: false, waker: None };
+        Stay { place: self.0.borrow_mut().insert(entry), at_work: Rc::clone(self) }
+    }
+
+    /// Ends the tries at these endpoints that had begun at a moment.
+    pub fn send_away(&self, cluster: &Name, endpoints: &[Arc<str>], begun_by: Moment) {
+        for (_, entry) in &mut *self.0.borrow_mut() {
+            if entry.since <= begun_by
+                && entry.cluster == *cluster
+                && endpoints.contains(&entry.endpoint)
+            {
+                entry.sent_away = true;
+                if let Some(waker) = entry.waker.take() {
+                    waker.wake();
+                }
+            }
+        }
+    }
+}
+
+impl Stay {
+    fn poll_sent_away(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut entries = self.at_work.0.borrow_mut();
+        let entry = &mut entries[self.place];
+        if entry.sent_away {
+            return Poll::Ready(());
+        }
+        if !entry.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            entry.waker = Some(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    /// Does `work`, unless the try is sent away before that is done.
+    pub(crate) async fn unless_sent_away<T>(
+        stay: Option<&Self>,
+        work: impl Future<Output = T>,
+    ) -> Option<T> {
+        let mut work = pin!(work);
+        poll_fn(|cx| {
+            if stay.is_some_and(|stay| stay.poll_sent_away(cx).is_ready()) {
+                return Poll::Ready(None);
+            }
+            work.as_mut().poll(cx).map(Some)
+        })
+        .await
+    }
+}
+
+impl Drop for Stay {
+    fn drop(&mut self) {
+        self.at_work.0.borrow_mut().remove(self.place);
+    }
+}
