@@ -77,6 +77,26 @@ fn nothing_comes_early_unless_it_is_asked_for() {
 }
 
 #[test]
+fn what_a_client_was_granted_once_is_forgotten_when_it_changes() {
+    let origin = Origin::start("a");
+    let sluice = edge(&origin, 1, "{ early_data_sessions: 16 }");
+    let to = sluice.addr("web");
+    quinn(&sluice, None, async |client| {
+        client.connect(to, "web.test").await?.ask("GET", "/bytes/1").await?;
+        let fewer = configuration("web", origin.addr(), "{ early_data_sessions: 16, streams: 5 }");
+        assert_eq!(sluice.reload(&fewer), "applied");
+        // Its requests in the first packets are not looked at; the connection begins anew.
+        let early = client.connect_early(to, "web.test").await?.expect("a session was left");
+        assert!(early.ask("GET", "/bytes/2").await.is_err());
+        assert_eq!(client.connect(to, "web.test").await?.ask("GET", "/bytes/3").await?.length, 3);
+        Ok(())
+    });
+    let paths: Vec<String> =
+        origin.requests().iter().map(|request| request.path().into()).collect();
+    assert_eq!(paths, ["/bytes/1", "/bytes/3"]);
+}
+
+#[test]
 fn a_thousand_connections_are_open_at_once_and_each_is_served() {
     const CONNECTIONS: usize = 1000;
     sluice_testkit::raise_file_limit();
@@ -162,9 +182,11 @@ fn a_connection_shows_its_path_and_leaves_a_trace() {
     assert_eq!((&record["quic_version"], &record["quic_migrations"]), (&json!("v1"), &json!(3)));
     assert!(record["downstream_rtt_ms"].is_number(), "{record}");
     assert_eq!(sluice.metric("sluice_listener_quic_migrations_total", ""), 3);
-    let trace = sluice.folder().join(format!("traces/{}.sqlog", record["connection_id"]));
+    let ending = format!("-{}.sqlog", record["connection_id"]);
     let trace = wait::until("the trace", || {
-        std::fs::read_to_string(&trace).ok().filter(|text| text.contains("packet_sent"))
+        let mut traces = std::fs::read_dir(sluice.folder().join("traces")).unwrap().flatten();
+        let own = traces.find(|file| file.file_name().to_string_lossy().ends_with(&ending))?;
+        std::fs::read_to_string(own.path()).ok().filter(|text| text.contains("packet_sent"))
     });
     // Records of RFC 7464, each of them JSON.
     let records: Vec<_> =

@@ -12,10 +12,12 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use aws_lc_rs::hkdf;
+use quinn::crypto::HandshakeTokenKey;
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn::udp::{RecvMeta, Transmit};
 use quinn::{
@@ -69,8 +71,8 @@ impl ConnectionIdGenerator for Place {
 }
 
 /// Random bytes that nobody can foresee.
-fn rand() -> [u8; ID_LENGTH] {
-    let mut bytes = [0; ID_LENGTH];
+fn rand<const LENGTH: usize>() -> [u8; LENGTH] {
+    let mut bytes = [0; LENGTH];
     aws_lc_rs::rand::fill(&mut bytes).expect("the system gives random bytes");
     bytes
 }
@@ -119,23 +121,34 @@ impl QuicServer {
     pub fn new(tls: Arc<TlsConfig>, options: &QuicOptions) -> Result<Self, String> {
         let early = tls.max_early_data_size > 0;
         let crypto = QuicServerConfig::try_from(tls).map_err(|error| error.to_string())?;
-        let mut config = ServerConfig::with_crypto(Arc::new(crypto));
+        let mut config = ServerConfig::new(Arc::new(crypto), token_key());
         config.transport_config(Arc::new(options.server()?));
         let traced = options.qlog.clone().map(|folder| (folder, options.clone()));
         Ok(Self { config: Arc::new(config), traced, early })
     }
 
     /// What the connection with a number shakes hands with.
-    fn config(&self, number: u64) -> Arc<ServerConfig> {
+    fn config(&self, number: u64, began: Duration) -> Arc<ServerConfig> {
         let traced = self.traced.as_ref().and_then(|(folder, options)| {
             let mut transport: TransportConfig = options.server().ok()?;
-            transport.qlog_stream(Some(qlog::trace(folder, number)?));
+            transport.qlog_stream(Some(qlog::trace(folder, number, began)?));
             let mut config = ServerConfig::clone(&self.config);
             config.transport_config(Arc::new(transport));
             Some(Arc::new(config))
         });
         traced.unwrap_or_else(|| Arc::clone(&self.config))
     }
+}
+
+/// What tokens are sealed with by which clients show, later on, that they are where they say (RFC 9000 §8.1.3): one
+/// key for the process, so that whichever chain and worker gave one, any knows it.
+fn token_key() -> Arc<dyn HandshakeTokenKey> {
+    static KEY: OnceLock<Arc<dyn HandshakeTokenKey>> = OnceLock::new();
+    let make = || -> Arc<dyn HandshakeTokenKey> {
+        let secret: [u8; 64] = rand();
+        Arc::new(hkdf::Salt::new(hkdf::HKDF_SHA256, &[]).extract(&secret))
+    };
+    Arc::clone(KEY.get_or_init(make))
 }
 
 impl QuicEndpoint {
@@ -197,9 +210,10 @@ impl Incoming {
         self.0.local_ip()
     }
 
-    /// Shakes hands. Where the client's requests may come early, the connection is there as soon as the client's
-    /// name and protocols are known, and what is returned beside it ends with the handshake. A trace, where one is
-    /// wanted, has `number` for its name.
+    /// Shakes hands. Where the client's requests may come early, and it has shown that it is where it says, the
+    /// connection is there as soon as the client's name and protocols are known, and what is returned beside it ends
+    /// with the handshake. A trace, where one is wanted, is named after `number` and when the connection `began`
+    /// since the Unix epoch.
     ///
     /// # Errors
     /// What the library said.
@@ -207,9 +221,12 @@ impl Incoming {
         self,
         server: &QuicServer,
         number: u64,
+        began: Duration,
     ) -> Result<(Connection, Option<LocalFuture<()>>), ConnectionError> {
-        let mut connecting = self.0.accept_with(server.config(number))?;
-        if server.early {
+        // Nobody may have a request served in another's name.
+        let early = server.early && self.0.remote_address_validated();
+        let mut connecting = self.0.accept_with(server.config(number, began))?;
+        if early {
             connecting.handshake_data().await?;
             match connecting.into_0rtt() {
                 Ok((connection, confirmed)) => {

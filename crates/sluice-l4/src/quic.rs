@@ -21,6 +21,8 @@ use crate::inspect::tls::{Hello, read_message};
 pub mod ids;
 pub mod initial;
 
+use initial::Initial;
+
 /// Bytes of a hello; larger ones are nobody's.
 const HELLO_MAX: usize = 16 << 10;
 
@@ -93,42 +95,24 @@ impl Hellos {
         Self { bound, table: RefCell::default() }
     }
 
-    /// Takes a datagram in; one whose first packet is no Initial says nothing.
+    /// Takes a datagram in; one whose first packet is no Initial says nothing, and neither does one that does not open
+    /// under the keys of the ID that it is for: later packets to the ID that we chose, and noise.
     pub fn take(&self, now: Moment, from: SocketAddr, datagram: &[u8]) {
         // Shorter ones are discarded, RFC 9000 §14.1.
-        let Some((first, mut rest)) =
+        let Some((first, rest)) =
             initial::first(datagram).filter(|_| datagram.len() >= DATAGRAM_MIN)
         else {
             return;
         };
         let mut table = self.table.borrow_mut();
         table.expire(now, self.bound);
-        let Some(entry) = table.entry(now, from, &first) else { return };
-        let mut next = Some(first);
-        while let Some(packet) = next {
-            // Packets of one datagram are for one connection, RFC 9000 §12.2.
-            let of_first = |packet: &initial::Initial<'_>| packet.destination == first.destination;
-            next = initial::first(rest).map(|(packet, behind)| {
-                rest = behind;
-                packet
-            });
-            next = next.filter(of_first);
-            let State::Gathering(pieces) = &mut entry.state else { return };
-            let mut fits = true;
-            packet.open(&entry.keys, |at, piece| {
-                // Once something does not fit, nothing more is looked at.
-                fits = fits && pieces.add(at, piece);
-            });
-            match read_message(pieces.front()) {
-                Hello::Whole(facts) => entry.state = State::Whole(facts),
-                Hello::Malformed => entry.state = State::Malformed,
-                Hello::NeedMore(Some(bytes)) if bytes > HELLO_MAX => entry.state = State::Malformed,
-                Hello::NeedMore(_) if !fits => entry.state = State::Malformed,
-                Hello::NeedMore(_) => continue,
-            }
-            if let Some(waker) = entry.waker.take() {
-                waker.wake();
-            }
+        if let Some(entry) = table.hellos.get_mut(first.destination) {
+            entry.take(&first, rest);
+        } else if let Some(mut entry) = Entry::begin(now, from, &first)
+            && entry.take(&first, rest)
+        {
+            table.order.push_back((now, first.destination.into()));
+            table.hellos.insert(first.destination.into(), entry);
         }
     }
 
@@ -194,27 +178,45 @@ impl Table {
             }
         }
     }
+}
 
-    /// The hello that a packet is part of. One that does not open under the keys of the ID that it is for begins
-    /// none: so are what clients say to the ID that they were answered with, and noise.
-    fn entry(
-        &mut self,
-        now: Moment,
-        from: SocketAddr,
-        packet: &initial::Initial<'_>,
-    ) -> Option<&mut Entry> {
-        let id = packet.destination;
-        if !self.hellos.contains_key(id) {
-            let keys = InitialKeys::new(packet.version, id)?;
-            if !packet.open(&keys, |_, _| {}) {
-                return None;
+impl Entry {
+    fn begin(now: Moment, from: SocketAddr, packet: &Initial<'_>) -> Option<Self> {
+        let keys = InitialKeys::new(packet.version, packet.destination)?;
+        let state = State::Gathering(Pieces::default());
+        Some(Self { began: now, from, keys, state, waker: None })
+    }
+
+    /// Takes the packets of a datagram in; whether the first of them opens.
+    fn take(&mut self, first: &Initial<'_>, mut rest: &[u8]) -> bool {
+        let (mut next, mut opens) = (Some(*first), true);
+        while let Some(packet) = next {
+            let State::Gathering(pieces) = &mut self.state else { return opens };
+            let mut fits = true;
+            let opened = packet.open(&self.keys, |at, piece| {
+                // Once something does not fit, nothing more is looked at.
+                fits = fits && pieces.add(at, piece);
+            });
+            opens &= opened || packet != *first;
+            // Packets of one datagram are for one connection, RFC 9000 §12.2.
+            let of_first = |packet: &Initial<'_>| packet.destination == first.destination;
+            next = initial::first(rest).map(|(packet, behind)| {
+                rest = behind;
+                packet
+            });
+            next = next.filter(of_first);
+            match read_message(pieces.front()) {
+                Hello::Whole(facts) => self.state = State::Whole(facts),
+                Hello::Malformed => self.state = State::Malformed,
+                Hello::NeedMore(Some(bytes)) if bytes > HELLO_MAX => self.state = State::Malformed,
+                Hello::NeedMore(_) if !fits => self.state = State::Malformed,
+                Hello::NeedMore(_) => continue,
             }
-            let state = State::Gathering(Pieces::default());
-            let entry = Entry { began: now, from, keys, state, waker: None };
-            self.order.push_back((now, id.into()));
-            self.hellos.insert(id.into(), entry);
+            if let Some(waker) = self.waker.take() {
+                waker.wake();
+            }
         }
-        self.hellos.get_mut(id)
+        opens
     }
 }
 

@@ -28,7 +28,7 @@ use sluice_l4::connection::start_quic;
 use sluice_l4::quic::{Hellos, QuicClient, Serve};
 use sluice_sys::socket::local_address;
 use sluice_telemetry::Counter;
-use sluice_tls::ServerTls;
+use sluice_tls::{ServerTls, reasons as tls_reasons};
 use tokio::sync::Notify;
 
 use crate::handler::HttpHandler;
@@ -36,6 +36,9 @@ use crate::{metrics, reasons};
 
 /// How long a client may take for its hello.
 const HELLO_TIME: Duration = Duration::from_secs(5);
+
+/// How long the handshake of a connection may go on that is served already.
+const EARLY_TIME: Duration = Duration::from_secs(10);
 
 /// A UDP socket of a worker on which QUIC ends, over all the plans that come and go.
 #[derive(Debug)]
@@ -205,13 +208,18 @@ impl QuicClient for Client {
         let server = slot.server(&tls.quic);
         Box::pin(async move {
             let server = server.map_err(|error| (reasons::QUIC_PROTOCOL, error))?;
-            let shaken = incoming.shake(&server, conn.info.id).await;
+            let began = slot.worker.clock.wall(conn.info.started);
+            let shaken = incoming.shake(&server, conn.info.id, began).await;
             let (connection, still_shaking) =
                 shaken.map_err(|error| (reasons::QUIC_PROTOCOL, error.to_string()))?;
             if let Some(ended) = still_shaking {
-                // It counts among the handshakes under way until it has ended.
+                // It counts among the handshakes under way until it has ended, which it has to.
+                let (timer, conn) = (Timer::new(&slot.worker.timers), Rc::clone(&conn));
+                let by = slot.worker.now().after(EARLY_TIME);
                 slot.worker.spawn(async move {
-                    ended.await;
+                    if timer.until(by, ended).await.is_err() {
+                        conn.kill(tls_reasons::TIMEOUT);
+                    }
                     drop(greeting);
                 });
             }

@@ -110,7 +110,7 @@ section! {
         /// (Retry); 0 asks everybody.
         pub retry_above: u32 = "256",
         /// Requests that a client may have open at once.
-        pub streams: u32 = "128",
+        pub streams: u32 = "100",
         /// Streams that a client may reset before they were looked at; more is a flood.
         pub resets: u32 = "64",
         /// Bytes of one stream that a client may send ahead.
@@ -119,8 +119,8 @@ section! {
         pub connection_window: sluice_core::settings::Size = "1MiB",
         /// What decides how fast is sent.
         pub congestion: Congestion = "cubic",
-        /// Clients whose sessions are remembered so that they may make requests with their first packets (0-RTT);
-        /// 0 is off. Chains that ask for client certificates do without.
+        /// Clients whose sessions each chain remembers so that they may make requests with their first packets (0-RTT), at
+        /// most 65536; 0 is off. Chains that ask for client certificates do without.
         pub early_data_sessions: u32 = "0",
         /// A folder in which each connection leaves a trace of its packets (qlog), to find faults with.
         pub qlog: Option<Spanned<String>>,

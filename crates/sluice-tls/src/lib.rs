@@ -20,7 +20,7 @@ use rustls::crypto::CryptoProvider;
 pub use client::{ClientPlan, ClientTls, Verify};
 pub use material::{CertificateInfo, LoadError};
 pub use quic::InitialKeys;
-pub use server::{ClientAuth, ServerPlan, ServerTls, TlsVersion};
+pub use server::{ClientAuth, EarlySessions, ServerPlan, ServerTls, TlsVersion};
 pub use store::{CertStore, StoredCert};
 
 /// The cryptography that everything here uses: AWS-LC, with post-quantum key exchange preferred.

@@ -50,8 +50,18 @@ pub struct ServerPlan {
     pub client_auth: Option<ClientAuth>,
     /// The oldest version spoken.
     pub min_version: TlsVersion,
-    /// Clients of QUIC whose sessions are remembered so that they may send requests at once (0-RTT); 0 is none.
-    pub early_sessions: u32,
+    /// Clients of QUIC whose sessions are remembered so that they may send requests at once (0-RTT).
+    pub early: Option<EarlySessions>,
+}
+
+/// Sessions that may begin with early data.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct EarlySessions {
+    /// How many are remembered.
+    pub count: u32,
+    /// Whose they are. What a client was granted once must hold when it comes back, RFC 9000 §7.4.1: with other limits,
+    /// certificates or another chain this is another word, and its sessions are others.
+    pub of: String,
 }
 
 /// A chain's side of a handshake.
@@ -84,8 +94,8 @@ impl ServerTls {
         config.ticketer = ticketer(plan.client_auth.as_ref())?;
         quic.alpn_protocols = vec![b"h3".to_vec()];
         // What must show a certificate does so before it is heard.
-        if plan.early_sessions > 0 && plan.client_auth.is_none() {
-            quic.session_storage = early_sessions(plan.early_sessions);
+        if let Some(early) = plan.early.filter(|_| plan.client_auth.is_none()) {
+            quic.session_storage = early_sessions(early);
             quic.max_early_data_size = u32::MAX;
         } else {
             quic.ticketer = Arc::clone(&config.ticketer);
@@ -129,20 +139,20 @@ fn ticketer(auth: Option<&ClientAuth>) -> Result<Arc<dyn ProducesTickets>, LoadE
     Ok(ticketer)
 }
 
-/// Sessions that may begin with early data: each is remembered until it was resumed, so that what was recorded
-/// of one cannot be played again (RFC 8446 §8.1, single-use tickets). At most `count`; they outlive a reload and
-/// are the same on every worker, as the keys of tickets are.
-fn early_sessions(count: u32) -> Arc<dyn StoresServerSessions> {
-    static STORES: Mutex<BTreeMap<u32, Weak<dyn StoresServerSessions>>> =
+/// Where sessions are kept that may begin with early data: each until it was resumed, so that what was recorded of
+/// one cannot be played again (RFC 8446 §8.1, single-use tickets). They outlive a reload that changes nothing about
+/// them, and are the same on every worker, as the keys of tickets are.
+fn early_sessions(wanted: EarlySessions) -> Arc<dyn StoresServerSessions> {
+    static STORES: Mutex<BTreeMap<EarlySessions, Weak<dyn StoresServerSessions>>> =
         Mutex::new(BTreeMap::new());
     let mut stores = STORES.lock().unwrap_or_else(PoisonError::into_inner);
     stores.retain(|_, store| store.strong_count() > 0);
-    if let Some(store) = stores.get(&count).and_then(Weak::upgrade) {
+    if let Some(store) = stores.get(&wanted).and_then(Weak::upgrade) {
         return store;
     }
-    let store: Arc<dyn StoresServerSessions> =
-        ServerSessionMemoryCache::new(usize::try_from(count).unwrap_or(usize::MAX));
-    stores.insert(count, Arc::downgrade(&store));
+    let count = usize::try_from(wanted.count).unwrap_or(usize::MAX);
+    let store: Arc<dyn StoresServerSessions> = ServerSessionMemoryCache::new(count);
+    stores.insert(wanted, Arc::downgrade(&store));
     store
 }
 

@@ -47,7 +47,7 @@ impl Default for QuicOptions {
         Self {
             idle_timeout: Duration::from_secs(60),
             retry_above: 256,
-            streams_max: 128,
+            streams_max: 100,
             stream_window: 256 << 10,
             connection_window: 1 << 20,
             congestion: Congestion::Cubic,

@@ -1,40 +1,66 @@
 //! Traces of connections, for tools such as qvis.
 //!
 //! Owns: the file of a trace. Refuses to know: what stands in it (the library writes qlog, draft-ietf-quic-qlog,
-//! as JSON text sequences, RFC 7464). Keeps: a trace never ends its connection, and is never larger than its bound.
-//! It is written on the worker's thread: traces are for finding faults, not for every day.
+//! as JSON text sequences, RFC 7464). Keeps: a trace never ends its connection; each, all that are written at once and
+//! all of a process have their bound. It is written on the worker's thread: traces are for finding faults, not for
+//! every day.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
 
 use quinn::{QlogConfig, QlogStream};
 
 /// Bytes of a trace; behind it nothing more of the connection is written.
 const TRACE_MAX: u64 = 64 << 20;
 
-/// Connections that are traced at once in the process; further ones leave no trace.
+/// Bytes of all traces of a process.
+const ALL_MAX: u64 = 1 << 30;
+
+/// What a trace counts for at least: a block of a disk.
+const TRACE_MIN: u64 = 4096;
+
+/// Connections that are traced at once in the process.
 const OPEN_MAX: usize = 256;
 
 static OPEN: AtomicUsize = AtomicUsize::new(0);
+static WRITTEN: AtomicU64 = AtomicU64::new(0);
 
-/// A trace in `folder` of the connection with a number. What goes wrong is said in the log: a trace that is missing
-/// must be known, and is no reason to turn a client away.
-pub(super) fn trace(folder: &Path, number: u64) -> Option<QlogStream> {
-    let open = Open::take()?;
-    let path = folder.join(format!("{number}.sqlog"));
-    let file = match File::create(&path) {
+/// A trace in `folder` of the connection with a number: its name is when that began, in seconds, and the number. That a trace
+/// is missing must be known, and is no reason to turn a client away: it is said in the log, once.
+pub(super) fn trace(folder: &Path, number: u64, began: Duration) -> Option<QlogStream> {
+    let open = Open::take();
+    if open.is_none() || WRITTEN.fetch_add(TRACE_MIN, Relaxed) >= ALL_MAX {
+        say_missing(folder, &"as many are written as may be");
+        return None;
+    }
+    let path = folder.join(format!("{}-{number}.sqlog", began.as_secs()));
+    let file = match File::create_new(&path) {
         Ok(file) => file,
         Err(error) => {
-            tracing::warn!(path = %path.display(), %error, "a QUIC connection leaves no trace");
+            say_missing(&path, &error);
             return None;
         }
     };
     let mut config = QlogConfig::default();
-    let writer = Bounded { file: BufWriter::new(file), left: TRACE_MAX, _open: Some(open) };
+    let writer = Bounded {
+        file: BufWriter::new(file),
+        record: Vec::new(),
+        left: TRACE_MAX,
+        all: &WRITTEN,
+        _open: open,
+    };
     config.title(Some(format!("connection {number}"))).writer(Box::new(writer));
     config.into_stream()
+}
+
+fn say_missing(place: &Path, why: &dyn std::fmt::Display) {
+    static SAID: AtomicBool = AtomicBool::new(false);
+    if !SAID.swap(true, Relaxed) {
+        tracing::warn!(place = %place.display(), %why, "traces of QUIC connections are missing");
+    }
 }
 
 /// A trace that is written.
@@ -55,23 +81,43 @@ impl Drop for Open {
     }
 }
 
-/// Takes what fits, and lets the rest go.
+/// Takes whole records while they fit, and lets the rest go.
 struct Bounded<W> {
     file: W,
+    /// The one that is being written; its end is the end of a line.
+    record: Vec<u8>,
     left: u64,
+    all: &'static AtomicU64,
     _open: Option<Open>,
+}
+
+impl<W: Write> Bounded<W> {
+    fn end_record(&mut self) {
+        let length = self.record.len() as u64;
+        let room = self.left.min(ALL_MAX.saturating_sub(self.all.load(Relaxed)));
+        let written = if length > room {
+            Err(io::ErrorKind::FileTooLarge.into())
+        } else {
+            self.all.fetch_add(length, Relaxed);
+            self.file.write_all(&self.record)
+        };
+        // What comes behind a gap is nobody's.
+        self.left = if written.is_ok() { self.left - length } else { 0 };
+        self.record.clear();
+    }
 }
 
 impl<W: Write> Write for Bounded<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let length = bytes.len() as u64;
-        if length > self.left {
-            // Half a record is nobody's, and neither is what comes behind it.
-            self.left = 0;
-            return Ok(bytes.len());
+        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            if self.left == 0 {
+                break;
+            }
+            self.record.extend_from_slice(piece);
+            if piece.ends_with(b"\n") || self.record.len() as u64 > self.left {
+                self.end_record();
+            }
         }
-        self.left -= length;
-        self.file.write_all(bytes)?;
         Ok(bytes.len())
     }
 
@@ -84,12 +130,20 @@ impl<W: Write> Write for Bounded<W> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_trace_ends_at_its_bound_and_nobody_hears_of_it() {
-        let mut bounded = Bounded { file: Vec::new(), left: 10, _open: None };
-        for record in ["12345", "6789", "too long", "x"] {
-            bounded.write_all(record.as_bytes()).unwrap();
+    fn written(left: u64, pieces: &[&str]) -> String {
+        static NONE: AtomicU64 = AtomicU64::new(0);
+        let mut bounded =
+            Bounded { file: Vec::new(), record: Vec::new(), left, all: &NONE, _open: None };
+        for piece in pieces {
+            bounded.write_all(piece.as_bytes()).unwrap();
         }
-        assert_eq!(bounded.file, b"123456789");
+        String::from_utf8(bounded.file).unwrap()
+    }
+
+    #[test]
+    fn a_trace_ends_with_the_last_record_that_fits_whole() {
+        assert_eq!(written(100, &["{a", "}\n{", "b}\n", "{c"]), "{a}\n{b}\n");
+        assert_eq!(written(9, &["{a}\n{b}\n", "{c}\n", "d\n"]), "{a}\n{b}\n");
+        assert_eq!(written(9, &["{a}\n", "{", "bcdefghi", "}\n", "d\n"]), "{a}\n");
     }
 }

@@ -32,7 +32,7 @@ fn certified(min_version: TlsVersion) -> Certified {
         alpn: vec![b"echo".to_vec()],
         client_auth: None,
         min_version,
-        early_sessions: 0,
+        early: None,
     });
     let client = ClientTls::build(ClientPlan {
         verify: Verify::Ca(cert),

@@ -111,10 +111,12 @@ impl<T: Default, K: Hash + Eq + Copy, S: BuildHasher + Default> Sources<T, K, S>
 pub struct Bucket(Moment);
 
 impl Bucket {
-    /// Takes one, if the bucket holds one.
+    /// Takes one, if the bucket holds one. A bucket that was emptied at a slower rate owes no more than it holds now.
     pub fn take(&mut self, now: Moment, every: Duration, burst: u32) -> bool {
+        let holds = every.saturating_mul(burst);
+        self.0 = self.0.min(now.after(holds));
         let full_at = self.0.max(now).after(every);
-        if full_at.since(now) > every.saturating_mul(burst) {
+        if full_at.since(now) > holds {
             return false;
         }
         self.0 = full_at;

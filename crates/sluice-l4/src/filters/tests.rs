@@ -6,7 +6,7 @@ use sluice_core::{Clock, ConnInfo, Diags, Node, Path, Span, Value, Verdict};
 use sluice_io::{Admit, ConnectionFilter, WorkerCx};
 use std::rc::Rc;
 
-use super::buckets::{Sources, source_of};
+use super::buckets::{Bucket, Sources, source_of};
 use super::*;
 use crate::reasons;
 
@@ -96,6 +96,17 @@ fn a_bucket_fills_at_its_rate() {
     assert_eq!(passed(&a, 10), 2);
     clock.advance(Duration::from_secs(60));
     assert_eq!(passed(&a, 10), 3);
+}
+
+#[test]
+fn a_bucket_that_was_emptied_slowly_is_filled_fast_once_it_may_be() {
+    let (clock, mut bucket) = (Clock::held(), Bucket::default());
+    let (hour, second) = (Duration::from_secs(3600), Duration::from_secs(1));
+    assert!((0..10).all(|_| bucket.take(clock.now(), hour, 10)));
+    assert!(!bucket.take(clock.now(), second, 10));
+    clock.advance(second);
+    assert!(bucket.take(clock.now(), second, 10));
+    assert!(!bucket.take(clock.now(), second, 10));
 }
 
 #[test]

@@ -243,7 +243,12 @@ impl Life {
             Err(why) => return Ok(Err(nobody(why))),
         };
         let try_at = worker.now().after_bound(options.timeouts.per_try);
-        let connected = self.connect(down, lines, &endpoint, &options.host).await?;
+        let stay = self.stay(lines, &endpoint);
+        let connecting = self.connect(down, lines, &endpoint, &options.host);
+        let connected = match Stay::unless_sent_away(stay.as_ref(), connecting).await {
+            Some(connected) => connected?,
+            None => Err((endpoint_left(), None)),
+        };
         let mut up = match connected {
             Ok(up) => up,
             Err((failed, errno)) => {
@@ -253,14 +258,15 @@ impl Life {
             }
         };
         self.summary.upstream_version = Some(up.version);
-        let stay = self.stay(lines, &endpoint);
         let awaiting = self.await_head(down, &mut up, try_at);
         let awaited = match Stay::unless_sent_away(stay.as_ref(), awaiting).await {
             Some(awaited) => awaited?,
             None => Err(endpoint_left()),
         };
         if let Err(failed) = awaited {
-            lines.handle.note_answer(&endpoint, failed.cause == Cause::Stale);
+            // That it left says nothing of how it did.
+            let blameless = failed.cause == Cause::Stale || failed.why == end::ENDPOINT_REMOVED;
+            lines.handle.note_answer(&endpoint, blameless);
             self.count_answer(lines, &endpoint, 0, None);
             self.note_attempt(&endpoint, Some((failed.why, None)));
             tries.tried.push(Arc::clone(&endpoint.name));

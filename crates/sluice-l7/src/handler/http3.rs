@@ -19,7 +19,7 @@ use sluice_io::timers::Timer;
 use super::{HttpHandler, quiet_end};
 use crate::exchange::{self, Exchange};
 use crate::reasons;
-use crate::station::Lane;
+use crate::station::{Lane, Station};
 
 /// How long a client has to take its last answers and close, once it has heard that no more is taken.
 const DELIVERY_TIME: Duration = Duration::from_secs(5);
@@ -28,6 +28,7 @@ impl HttpHandler {
     /// Serves a connection of QUIC that carries HTTP/3, and says why it ended.
     pub(crate) async fn serve_quic(self: Rc<Self>, quic: Connection, conn: Rc<Conn>) -> Reason {
         let (options, worker) = (&self.station.plan.options, &self.station.worker);
+        let _counted = CountedPath { station: &self.station, conn: &conn };
         let greeting = H3Server::greet(quic, worker, options.h3);
         let mut server = match conn.until(worker.now().after(options.head_timeout), greeting).await
         {
@@ -83,7 +84,6 @@ impl HttpHandler {
             }
         };
         note_moved(&conn, &server);
-        self.station.count_path(&conn);
         if over.is_some() {
             // What was answered last may still be on its way, and closing would end it: the client, who has
             // heard that no more is taken, closes when it has everything.
@@ -121,6 +121,18 @@ impl HttpHandler {
             // Boxed: few streams come to this.
             Box::pin(exchange::refuse_stream(&self.station, &mut stream, status, &error)).await;
         }
+    }
+}
+
+/// Counts what became of a connection's path when it ends, however it does.
+struct CountedPath<'a> {
+    station: &'a Station,
+    conn: &'a Conn,
+}
+
+impl Drop for CountedPath<'_> {
+    fn drop(&mut self) {
+        self.station.count_path(self.conn);
     }
 }
 

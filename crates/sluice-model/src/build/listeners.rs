@@ -14,6 +14,7 @@ use sluice_l4::{
     ChainPlan, ChainTable, Criteria, HandlerPlan, Hash, InspectPlan, ListenerPlan, OnTimeout,
     ProxyAccept, ProxyPlan, QuicPlan, RelayOptions, RelayPlan, Termination, Transport,
 };
+use sluice_tls::EarlySessions;
 use sluice_upstream::Cluster;
 
 use super::clusters::ClusterMap;
@@ -192,6 +193,11 @@ impl Scope<'_, '_> {
         let window = |size: sluice_core::settings::Size| {
             u32::try_from(size.0).unwrap_or(u32::MAX).max(16 << 10)
         };
+        if section.early_data_sessions > EARLY_SESSIONS_MAX {
+            let problem = format!("at most {EARLY_SESSIONS_MAX} sessions are remembered");
+            diags.error("bad-value", None, at.key("quic").key("early_data_sessions"), problem);
+            return None;
+        }
         let qlog = section
             .qlog
             .as_ref()
@@ -272,7 +278,7 @@ impl Scope<'_, '_> {
                     self.inner(&chain.chains, listener, at, diags).map(Some)
                 };
                 let http = chain.http.as_ref().map(|http| &http.0);
-                let early = listener.quic().map_or(0, |quic| quic.0.early_data_sessions);
+                let early = early_sessions(listener, chain);
                 let server = self.build.server_tls(tls, http, early, &at.key("tls"), diags);
                 match (server, inner) {
                     (Some(tls_built), Some(inner)) => Some(Transport::Terminate(Termination {
@@ -563,6 +569,23 @@ fn chain_name(index: usize, parts: &ChainParts<'_>) -> Name {
         None => format!("chain{index}").into(),
     }
 }
+
+/// The sessions of a chain that may begin with early data. All that its clients were granted is in the word for whose
+/// they are.
+fn early_sessions(listener: &Listener, chain: &Chain) -> Option<EarlySessions> {
+    let quic = &listener.quic().filter(|quic| quic.0.early_data_sessions > 0)?.0;
+    let granted = (quic.idle_timeout, quic.streams, quic.stream_window, quic.connection_window);
+    let head = chain.http.as_ref().map(|http| http.0.head_bytes);
+    let certificates = chain.tls.iter().flat_map(|tls| &tls.certificates);
+    let certificates: Vec<_> = certificates.map(|pair| (&*pair.cert, &*pair.key)).collect();
+    let (listener, chain) = (&listener.name.value, &chain.name);
+    let of = format!("{listener} {chain:?} {certificates:?} {granted:?} {head:?}");
+    Some(EarlySessions { count: quic.early_data_sessions, of })
+}
+
+/// Sessions that a chain may remember for early data: each takes about a KiB, and looking one up takes longer the
+/// more there are.
+const EARLY_SESSIONS_MAX: u32 = 65_536;
 
 fn proxy_plan(section: &sections::ProxyProtocol) -> ProxyPlan {
     ProxyPlan {

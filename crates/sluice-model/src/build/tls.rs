@@ -5,7 +5,8 @@ use std::sync::Arc;
 use rustls_pki_types::ServerName;
 use sluice_core::{Diags, Path, Spanned};
 use sluice_tls::{
-    ClientAuth, ClientPlan, ClientTls, ServerPlan, ServerTls, StoredCert, TlsVersion, Verify,
+    ClientAuth, ClientPlan, ClientTls, EarlySessions, ServerPlan, ServerTls, StoredCert,
+    TlsVersion, Verify,
 };
 
 use super::http::alpn;
@@ -22,7 +23,7 @@ impl Build<'_> {
         &mut self,
         tls: &Spanned<Tls>,
         http: Option<&Http>,
-        early_sessions: u32,
+        early: Option<EarlySessions>,
         at: &Path<'_>,
         diags: &mut Diags,
     ) -> Option<ServerTls> {
@@ -50,7 +51,7 @@ impl Build<'_> {
             alpn: alpn(tls, http),
             client_auth,
             min_version: version(tls.min_version),
-            early_sessions,
+            early,
         };
         let place = tls.client_auth.as_ref().map_or(tls.span, |auth| auth.ca.span);
         ServerTls::build(plan)
