@@ -179,11 +179,13 @@ impl H3Stream {
                         self.left = head.content_length();
                     }
                     self.receiving = IN_BODY;
-                    // Most requests end here, and whoever passes them on wants to know it.
-                    if let Poll::Ready(Ok(0)) = self.poll_fill_if_empty(cx, worker) {
-                        self.end()?;
-                    }
-                    return Poll::Ready(Ok(()));
+                    // Most requests end here, and whoever passes them on wants to know it. Frames that nobody knows
+                    // may come before the end: some clients send one with each request (RFC 9114 §7.2.8).
+                    return Poll::Ready(match self.poll_frame(cx, worker) {
+                        Poll::Ready(Ok(None)) => self.end(),
+                        Poll::Ready(Err(error)) => Err(error),
+                        Poll::Ready(Ok(Some(_))) | Poll::Pending => Ok(()),
+                    });
                 }
                 Some((kind::DATA, _)) => return Poll::Ready(Err(self.unexpected())),
                 Some(_) => {}

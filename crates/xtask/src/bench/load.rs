@@ -307,9 +307,9 @@ fn ask(
     })
 }
 
-/// Asks for pages of 1 KiB over HTTP/3, 32 at a time.
+/// Asks for pages of 1 KiB over HTTP/3, 8 at a time.
 pub(super) fn get_h3(port: u16, kit: &Kit, stop: &AtomicBool, events: &AtomicU64) -> Result<()> {
-    const AT_ONCE: usize = 32;
+    const AT_ONCE: usize = 8;
     let run = http3::run(&kit.ca(), None, async |client| {
         let connection = client.connect((Ipv4Addr::LOCALHOST, port).into(), NAME).await?;
         connection
