@@ -34,6 +34,7 @@ use crate::routes::{Action, PathRewrite, Redirect, Rule, Subject};
 use crate::station::{FilterList, Lane, Latched, Station};
 
 mod body;
+mod failed;
 mod forward;
 pub mod websocket;
 

@@ -24,6 +24,10 @@ use smallvec::SmallVec;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::body::{Side, Upload};
+use super::failed::{
+    Cause, Failed, answered_badly, endpoint_left, failed_try, nobody, not_reached, timed_out,
+    try_timed_out,
+};
 use super::{Life, Stop, Target, rewritten};
 use crate::at_work::Stay;
 use crate::parts::{cookie, query_parameter};
@@ -59,32 +63,6 @@ struct Upstream {
     kept: Option<Kept>,
     reused: bool,
     sent_at: Moment,
-}
-
-/// A try that brought no answer.
-struct Failed {
-    why: Reason,
-    status: u16,
-    details: &'static str,
-    text: String,
-    cause: Cause,
-}
-
-/// What became of a try.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Cause {
-    /// The endpoint cannot have seen the request.
-    Unsent,
-    /// A connection that had been used before ended without a word.
-    Stale,
-    /// The stream ended before an answer.
-    Reset,
-    /// The time for the try is over.
-    TryTimeout,
-    /// It was answered with what the rule tries again for, and the next try is counted already.
-    Answered,
-    /// The time for all tries is over, or nothing can help.
-    Final,
 }
 
 impl Life {
@@ -663,102 +641,6 @@ impl Life {
 
 /// How long a request may wait for its turn on a connection that it shares.
 const OPEN_TIME: Duration = Duration::from_secs(5);
-
-/// Why no endpoint was picked.
-fn nobody(why: Reason) -> Failed {
-    let overloaded = why == upstream_reasons::LIMIT;
-    let (details, text) = if overloaded {
-        (
-            "overload",
-            "upstream connect error or disconnect/reset before headers. reset reason: overflow\n",
-        )
-    } else {
-        ("no_healthy_upstream", "no healthy upstream\n")
-    };
-    Failed { why, status: 503, details, text: text.into(), cause: Cause::Final }
-}
-
-fn not_reached(failure: Failure) -> (Failed, Option<i32>) {
-    let Failure { why, errno, detail } = failure;
-    let what = if why == upstream_reasons::CONNECT_TIMEOUT {
-        "connection timeout"
-    } else if why == upstream_reasons::LIMIT {
-        "overflow"
-    } else {
-        "connection failure"
-    };
-    let more = detail.map_or_else(String::new, |detail| format!(" ({detail})"));
-    let text = format!(
-        "upstream connect error or disconnect/reset before headers. reset reason: {what}{more}\n"
-    );
-    let cause = if why == upstream_reasons::LIMIT { Cause::Final } else { Cause::Unsent };
-    let details = "upstream_reset_before_response_started";
-    (Failed { why, status: 503, details, text, cause }, errno)
-}
-
-/// What an error of the endpoint's stream, before it answered, comes to.
-fn failed_try(error: &HttpError, reused: bool) -> Failed {
-    let (why, status, cause) = match error.kind() {
-        ErrorKind::Refused => (reasons::UPSTREAM_REFUSED_STREAM, 503, Cause::Unsent),
-        ErrorKind::Malformed(_) | ErrorKind::Flood => {
-            (reasons::UPSTREAM_PROTOCOL, 502, Cause::Reset)
-        }
-        ErrorKind::Finished if reused => (upstream_reasons::CLOSED_EARLY, 503, Cause::Stale),
-        ErrorKind::Reset if reused => (upstream_reasons::RESET, 503, Cause::Stale),
-        ErrorKind::Finished | ErrorKind::ClosedEarly => {
-            (upstream_reasons::CLOSED_EARLY, 503, Cause::Reset)
-        }
-        ErrorKind::Buffers => (sluice_l4::reasons::BUFFERS, 503, Cause::Final),
-        ErrorKind::Reset | ErrorKind::Cancelled | ErrorKind::LengthMismatch => {
-            (upstream_reasons::RESET, 503, Cause::Reset)
-        }
-    };
-    let text = format!(
-        "upstream connect error or disconnect/reset before headers. reset reason: {}\n",
-        error.detail()
-    );
-    Failed { why, status, details: "upstream_reset_before_response_started", text, cause }
-}
-
-fn answered_badly(status: u16) -> Failed {
-    Failed {
-        why: reasons::RETRIED,
-        status,
-        details: "via_upstream",
-        text: String::new(),
-        cause: Cause::Answered,
-    }
-}
-
-fn endpoint_left() -> Failed {
-    Failed {
-        why: end::ENDPOINT_REMOVED,
-        status: 503,
-        details: "endpoint_removed",
-        text: "the endpoint left its cluster\n".to_owned(),
-        cause: Cause::Reset,
-    }
-}
-
-fn timed_out() -> Failed {
-    Failed {
-        why: reasons::ROUTE_TIMEOUT,
-        status: 504,
-        details: "upstream_response_timeout",
-        text: "upstream request timeout\n".into(),
-        cause: Cause::Final,
-    }
-}
-
-fn try_timed_out() -> Failed {
-    Failed {
-        why: reasons::TRY_TIMEOUT,
-        status: 504,
-        details: "upstream_per_try_timeout",
-        text: "upstream request timeout\n".into(),
-        cause: Cause::TryTimeout,
-    }
-}
 
 /// The deadline that a gRPC client sets: digits and a unit.
 fn grpc_timeout(value: &[u8]) -> Option<Duration> {
