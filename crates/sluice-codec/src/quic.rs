@@ -46,14 +46,11 @@ pub struct Place {
     pub count: u32,
 }
 
-/// Bytes of the connection IDs that we choose.
-const ID_LENGTH: usize = 8;
-
 impl ConnectionIdGenerator for Place {
     /// An ID at random, of those that lead packets here.
     fn generate_cid(&mut self) -> ConnectionId {
         loop {
-            let id: [u8; ID_LENGTH] = rand();
+            let id: [u8; steer::ID_LENGTH] = rand();
             let [a, b, c, d, ..] = id;
             if steer::place([a, b, c, d], self.count) == self.number {
                 return ConnectionId::new(&id);
@@ -62,7 +59,7 @@ impl ConnectionIdGenerator for Place {
     }
 
     fn cid_len(&self) -> usize {
-        ID_LENGTH
+        steer::ID_LENGTH
     }
 
     fn cid_lifetime(&self) -> Option<Duration> {

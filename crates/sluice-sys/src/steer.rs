@@ -4,14 +4,19 @@
 //! else is in a packet. Keeps: both readings of the rule agree; an ID does not tell anybody outside which socket
 //! it is for.
 //!
-//! A packet with a short header goes by its connection ID, so that it finds its socket whatever address it comes
-//! from; any other goes by its addresses, as the kernel has it. The program is classic BPF, which needs no
-//! privilege. Source: RFC 9000 §5.1 and §17, socket(7) on `SO_ATTACH_REUSEPORT_CBPF`.
+//! A packet goes by its connection ID, so that it finds its socket whatever address it comes from: one with a short
+//! header always, one with a long header where its ID is as long as ours are, be it ours or one that a client chose
+//! at first. Any other goes by its addresses, as the kernel has it: nothing of ours is in it. The program is classic
+//! BPF, which needs no privilege. Source: RFC 9000 §5.1 and §17, RFC 8999 §5.1, socket(7) on
+//! `SO_ATTACH_REUSEPORT_CBPF`.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::OnceLock;
+
+/// Bytes of the connection IDs that we choose.
+pub const ID_LENGTH: usize = 8;
 
 /// Bytes of a connection ID that the rule looks at.
 pub const LOOKED_AT: usize = 4;
@@ -40,10 +45,11 @@ const SHIFT: u32 = 12;
 /// What `setsockopt(2)` said.
 pub fn by_connection_id(socket: &impl AsRawFd, count: u32) -> io::Result<()> {
     use libc::{
-        BPF_ABS, BPF_ALU, BPF_B, BPF_JMP, BPF_JSET, BPF_K, BPF_LD, BPF_MOD, BPF_MUL, BPF_RET,
-        BPF_RSH, BPF_W,
+        BPF_ABS, BPF_ALU, BPF_B, BPF_JA, BPF_JEQ, BPF_JMP, BPF_JSET, BPF_K, BPF_LD, BPF_MOD,
+        BPF_MUL, BPF_RET, BPF_RSH, BPF_W,
     };
     const A: u32 = 0x10;
+    let ours = u32::try_from(ID_LENGTH).expect("it is small");
     let step = |code: u32, k: u32, jt: u8, jf: u8| libc::sock_filter {
         code: u16::try_from(code).unwrap_or_default(),
         jt,
@@ -53,14 +59,19 @@ pub fn by_connection_id(socket: &impl AsRawFd, count: u32) -> io::Result<()> {
     let program = [
         // The first byte of a long header has its upper bit set.
         step(BPF_LD | BPF_B | BPF_ABS, 0, 0, 0),
-        step(BPF_JMP | BPF_JSET | BPF_K, 0x80, 5, 0),
+        step(BPF_JMP | BPF_JSET | BPF_K, 0x80, 2, 0),
         step(BPF_LD | BPF_W | BPF_ABS, 1, 0, 0),
+        step(BPF_JMP | BPF_JA, 4, 0, 0),
+        // Behind it and the version come the length of the ID, and the ID.
+        step(BPF_LD | BPF_B | BPF_ABS, 5, 0, 0),
+        step(BPF_JMP | BPF_JEQ | BPF_K, ours, 1, 0),
+        // No such socket: the kernel then goes by addresses.
+        step(BPF_RET | BPF_K, u32::MAX, 0, 0),
+        step(BPF_LD | BPF_W | BPF_ABS, 6, 0, 0),
         step(BPF_ALU | BPF_MUL | BPF_K, key(), 0, 0),
         step(BPF_ALU | BPF_RSH | BPF_K, SHIFT, 0, 0),
         step(BPF_ALU | BPF_MOD | BPF_K, count.max(1), 0, 0),
         step(BPF_RET | A, 0, 0, 0),
-        // No such socket: the kernel then goes by addresses.
-        step(BPF_RET | BPF_K, u32::MAX, 0, 0),
     ];
     let program = libc::sock_fprog {
         len: u16::try_from(program.len()).unwrap_or_default(),
@@ -108,12 +119,17 @@ mod tests {
             let mut got = [0; 16];
             let (count, _) = sockets[place].recv_from(&mut got).unwrap();
             assert_eq!(&got[1..5], &id, "{count}");
+            // With a long header too, where the ID may be ours.
+            let long = [&[0xe0, 0, 0, 0, 1, 8][..], &id, b"rest"].concat();
+            client.send_to(&long, to).unwrap();
+            let (count, _) = sockets[place].recv_from(&mut got).unwrap();
+            assert_eq!(&got[6..10], &id, "{count}");
         }
         assert_eq!(met, [true; 3]);
-        // A long header goes by its addresses: always to the same one.
+        // With an ID of another length it goes by its addresses: always to the same one.
         let client = UdpSocket::bind("127.0.0.1:0").unwrap();
         for n in 0..10_u8 {
-            client.send_to(&[0xc0, n, n, n, n, n], to).unwrap();
+            client.send_to(&[0xc0, 0, 0, 0, 1, 20, n, n, n, n, n], to).unwrap();
         }
         let count = |socket: &UdpSocket| {
             socket.set_nonblocking(true).unwrap();
