@@ -1,12 +1,13 @@
 //! Every sample in `config/`, loaded and driven with real peers.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::process::Stdio;
 
 use serde_json::json;
 use sluice_testkit::peers::{Server, UdpServer, connect, read, udp_client};
-use sluice_testkit::{Authority, Origin, Running, Sluice, tools};
+use sluice_testkit::{Authority, Origin, Running, Sluice, tools, wait};
 use sluice_tests::h3::{Client, head, status};
 use sluice_tests::{certs_beside, dnsmasq, sample};
 
@@ -488,14 +489,11 @@ fn grpc_by_service() {
     let mut client = tools::python(&peer("grpc_client.py"));
     assert_eq!(tools::must(client.arg(sluice.addr("grpc").to_string())), "all well\n");
     // One connection of a client, both servers.
-    let mut hosts: Vec<String> = sluice
-        .records()
-        .iter()
-        .filter_map(|record| Some(record["upstream_host"].as_str()?.to_owned()))
-        .collect();
-    hosts.sort();
-    hosts.dedup();
-    assert_eq!(hosts.len(), 2, "{hosts:?}");
+    wait::until("records of both", || {
+        let records = sluice.records();
+        let hosts = records.iter().filter_map(|record| record["upstream_host"].as_str());
+        (hosts.collect::<BTreeSet<_>>().len() == 2).then_some(())
+    });
 }
 
 #[test]
