@@ -11,6 +11,7 @@ Each step is one of
   {"raw": hex, "end": bool}           opens a stream with these bytes
   {"uni": hex, "end": bool}           opens a stream in one direction with these bytes
   {"rebind": true}                    goes on from another port
+  {"update": true}                    goes on with new keys
   {"closed": true}                    waits for the end of the connection
 and what came is printed as JSON: {"streams": {id: {...}}, "closed": code or null, "goaway": id or null}.
 """
@@ -117,6 +118,8 @@ class Client(QuicConnectionProtocol):
         elif what in ("raw", "uni"):
             number = self._quic.get_next_available_stream_id(is_unidirectional=what == "uni")
             self._quic.send_stream_data(number, bytes.fromhex(value), end_stream=step.get("end", False))
+        elif what == "update":
+            self._quic.request_key_update()
         elif what == "rebind":
             await self.rebind()
         elif what == "closed":

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::json;
 use sluice_testkit::http3::{self, Failure};
 use sluice_testkit::lossy::{LossyHop, Troubles};
+use sluice_testkit::peers::udp_client;
 use sluice_testkit::{Authority, Origin, Running, Sluice, origin, tools, wait};
 use sluice_tests::h3::{Client, configuration, edge, head, status};
 
@@ -195,6 +196,61 @@ fn a_connection_shows_its_path_and_leaves_a_trace() {
     for text in &records {
         assert!(serde_json::from_str::<serde_json::Value>(text).is_ok(), "{text}");
     }
+}
+
+#[test]
+fn other_versions_hear_which_one_is_spoken() {
+    let origin = Origin::start("a");
+    let sluice = edge(&origin, 1, "true");
+    let client = udp_client();
+    // A long header of a version that nobody speaks, RFC 8999 §5.1: its IDs, and enough to be answered.
+    let mut datagram = vec![0xc0, 0x1a, 0x2a, 0x3a, 0x4a, 8];
+    datagram.extend(b"theirsid");
+    datagram.push(5);
+    datagram.extend(b"ownid");
+    datagram.resize(1200, 0);
+    client.send_to(&datagram, sluice.addr("web")).unwrap();
+    let mut answer = [0; 128];
+    let (count, _) = client.recv_from(&mut answer).unwrap();
+    // Version 0 says which there are, the IDs changing places, RFC 9000 §17.2.1.
+    let answer = &answer[..count];
+    assert_eq!(answer[0] & 0x80, 0x80);
+    assert_eq!(answer[1..20], b"\0\0\0\0\x05ownid\x08theirsid"[..]);
+    assert!(answer[20..].chunks(4).any(|version| version == [0, 0, 0, 1]), "{answer:?}");
+}
+
+#[test]
+fn packets_of_a_connection_that_is_gone_are_answered_with_a_reset() {
+    let origin = Origin::start("a");
+    let sluice = edge(&origin, 2, "true");
+    let client = udp_client();
+    // A short header with an ID that nobody has: as after a restart.
+    let datagram = [&[0x40][..], b"not ours", &[7; 200]].concat();
+    client.send_to(&datagram, sluice.addr("web")).unwrap();
+    let mut answer = [0; 256];
+    let (count, _) = client.recv_from(&mut answer).unwrap();
+    // It looks like any packet, and is shorter than what it answers, RFC 9000 §10.3.
+    assert_eq!(answer[0] & 0xc0, 0x40);
+    assert!((21..datagram.len()).contains(&count), "{count}");
+}
+
+#[test]
+fn a_client_may_take_new_keys() {
+    if !tools::have_modules(&["aioquic"]) {
+        return;
+    }
+    let origin = Origin::start("a");
+    let sluice = edge(&origin, 1, "true");
+    let get = |path| json!({ "ask": { "headers": head("GET", path, &[]) } });
+    let steps = json!([
+        get("/bytes/3"),
+        { "await": [0, "end"] },
+        { "update": true },
+        get("/bytes/300000"),
+        { "await": [4, "end"] },
+    ]);
+    let got = Client::start(&sluice, "web", "web.test", &steps).end();
+    assert_eq!(got["streams"]["4"]["data"], 300_000, "{got}");
 }
 
 #[test]
