@@ -9,7 +9,6 @@ use std::future::Future;
 use std::io::{self, IoSliceMut};
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
@@ -97,8 +96,8 @@ pub struct Incoming(quinn::Incoming);
 #[derive(Clone, Debug)]
 pub struct QuicServer {
     config: Arc<ServerConfig>,
-    /// What each connection gets a copy of, with a trace of its own in the folder.
-    traced: Option<(PathBuf, QuicOptions)>,
+    /// What `config` is made of; where connections leave traces, each gets a copy with its own.
+    options: QuicOptions,
     /// Whether requests may come in the client's first packets.
     early: bool,
 }
@@ -120,14 +119,13 @@ impl QuicServer {
         let crypto = QuicServerConfig::try_from(tls).map_err(|error| error.to_string())?;
         let mut config = ServerConfig::new(Arc::new(crypto), token_key());
         config.transport_config(Arc::new(options.server()?));
-        let traced = options.qlog.clone().map(|folder| (folder, options.clone()));
-        Ok(Self { config: Arc::new(config), traced, early })
+        Ok(Self { config: Arc::new(config), options: options.clone(), early })
     }
 
     /// What the connection with a number shakes hands with.
     fn config(&self, number: u64, began: Duration) -> Arc<ServerConfig> {
-        let traced = self.traced.as_ref().and_then(|(folder, options)| {
-            let mut transport: TransportConfig = options.server().ok()?;
+        let traced = self.options.qlog.as_ref().and_then(|folder| {
+            let mut transport: TransportConfig = self.options.server().ok()?;
             transport.qlog_stream(Some(qlog::trace(folder, number, began)?));
             let mut config = ServerConfig::clone(&self.config);
             config.transport_config(Arc::new(transport));

@@ -49,9 +49,9 @@ pub fn request_head<B>(request: &Request<B>, head: &mut Head) -> Result<(), Http
     if head.method() == Method::Connect && protocol.is_none() {
         return Ok(());
     }
-    // Without an authority the library cannot tell that there is no path from one that is `/`; its parts can.
-    let path = uri.clone().into_parts().path_and_query;
-    let path = path.as_ref().map_or("", PathAndQuery::as_str);
+    // Without an authority the library tells a path that is missing from one that is `/` in its parts alone.
+    let missing = authority.is_none() && uri.clone().into_parts().path_and_query.is_none();
+    let path = uri.path_and_query().filter(|_| !missing).map_or("", PathAndQuery::as_str);
     let fits = path.starts_with('/') || (path == "*" && head.method() == Method::Options);
     if !fits || !path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#') {
         return Err(refused("http2.path_malformed"));
