@@ -9,7 +9,7 @@
 
 use std::fmt;
 
-use crate::names::Known;
+use crate::names::{Known, is_field_value, is_token};
 
 /// Where a piece of text lies in the buffer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -204,10 +204,12 @@ impl Head {
         &self.method_text
     }
 
-    /// Sets the method.
-    pub fn set_method(&mut self, method: &[u8]) {
-        self.method = Method::of(method);
-        replace(&mut self.method_text, method);
+    /// Sets the method; whether the text was taken, as for each part of the start line: one that is not ASCII, or
+    /// holds a control character, changes nothing.
+    pub fn set_method(&mut self, method: &[u8]) -> bool {
+        let taken = replace(&mut self.method_text, method);
+        self.method = Method::of(self.method_text.as_bytes());
+        taken
     }
 
     /// The version that the message came in.
@@ -225,9 +227,9 @@ impl Head {
         &self.scheme
     }
 
-    /// Sets the scheme.
-    pub fn set_scheme(&mut self, scheme: &[u8]) {
-        replace(&mut self.scheme, scheme);
+    /// Sets the scheme; whether the text was taken.
+    pub fn set_scheme(&mut self, scheme: &[u8]) -> bool {
+        replace(&mut self.scheme, scheme)
     }
 
     /// The authority: `Host` or `:authority`. Empty where there was none.
@@ -235,9 +237,9 @@ impl Head {
         &self.authority
     }
 
-    /// Sets the authority.
-    pub fn set_authority(&mut self, authority: &[u8]) {
-        replace(&mut self.authority, authority);
+    /// Sets the authority; whether the text was taken.
+    pub fn set_authority(&mut self, authority: &[u8]) -> bool {
+        replace(&mut self.authority, authority)
     }
 
     /// Path and query: `/a?b`, or `*`; empty for CONNECT.
@@ -245,9 +247,9 @@ impl Head {
         &self.path
     }
 
-    /// Sets path and query.
-    pub fn set_path(&mut self, path: &[u8]) {
-        replace(&mut self.path, path);
+    /// Sets path and query; whether the text was taken.
+    pub fn set_path(&mut self, path: &[u8]) -> bool {
+        replace(&mut self.path, path)
     }
 
     /// The path without its query.
@@ -266,9 +268,9 @@ impl Head {
         Some(&*self.upgrade).filter(|text| !text.is_empty())
     }
 
-    /// Sets the protocol asked for; empty for none.
-    pub fn set_upgrade(&mut self, protocol: &[u8]) {
-        replace(&mut self.upgrade, protocol);
+    /// Sets the protocol asked for, empty for none; whether the text was taken.
+    pub fn set_upgrade(&mut self, protocol: &[u8]) -> bool {
+        replace(&mut self.upgrade, protocol)
     }
 
     // --- fields ---
@@ -470,9 +472,14 @@ impl Head {
         replace(&mut self.upgrade, text);
     }
 
-    /// Writes the fields that are not `hidden` as lines of HTTP/1. Lines that lie in the buffer as they
-    /// are to be written, one behind the other, are written together.
-    pub(crate) fn write_lines(&self, hidden: impl Fn(Known) -> bool, mut write: impl FnMut(&[u8])) {
+    /// Writes the fields that are not `hidden` as lines of HTTP/1; whether each of them can be a line.
+    /// Lines that lie in the buffer as they are to be written, one behind the other, are written together:
+    /// the parser has read them. Any other is looked at first, for it came from another version or a filter.
+    pub(crate) fn write_lines(
+        &self,
+        hidden: impl Fn(Known) -> bool,
+        mut write: impl FnMut(&[u8]),
+    ) -> bool {
         let mut run = 0..0;
         for field in &self.fields {
             if field.removed || field.known.is_some_and(&hidden) {
@@ -495,19 +502,32 @@ impl Head {
                 continue;
             }
             run = 0..0;
-            write(self.slice(field.name));
+            let (name, value) = (self.slice(field.name), self.slice(field.value));
+            if !is_token(name) || !is_field_value(value) {
+                return false;
+            }
+            write(name);
             write(b": ");
-            write(self.slice(field.value));
+            write(value);
             write(b"\r\n");
         }
         write(&self.bytes[run]);
+        true
     }
 }
 
-/// Makes `text` hold `new`. Codecs let nothing but visible ASCII get so far; whatever else is not taken.
-fn replace(text: &mut String, new: &[u8]) {
-    text.clear();
-    text.push_str(std::str::from_utf8(new).unwrap_or_default());
+/// Makes `text` hold `new` if that is ASCII without control characters; else leaves it and says no. Codecs let
+/// nothing else get so far; a filter might.
+fn replace(text: &mut String, new: &[u8]) -> bool {
+    let Some(new) = std::str::from_utf8(new).ok().filter(|new| new.is_ascii()) else {
+        return false;
+    };
+    let fits = is_field_value(new.as_bytes());
+    if fits {
+        text.clear();
+        text.push_str(new);
+    }
+    fits
 }
 
 fn number(place: usize) -> u16 {

@@ -122,6 +122,8 @@ pub enum Peer {
     Ip(SocketAddr),
     /// A unix socket; its peers have no address.
     Unix,
+    /// Somebody of whom a trusted hop said what cannot be read. Fits no block of addresses.
+    Unknown,
 }
 
 impl Peer {
@@ -129,7 +131,7 @@ impl Peer {
     pub const fn ip(self) -> Option<IpAddr> {
         match self {
             Self::Ip(address) => Some(address.ip()),
-            Self::Unix => None,
+            Self::Unix | Self::Unknown => None,
         }
     }
 
@@ -137,7 +139,7 @@ impl Peer {
     pub const fn socket(self) -> Option<SocketAddr> {
         match self {
             Self::Ip(address) => Some(address),
-            Self::Unix => None,
+            Self::Unix | Self::Unknown => None,
         }
     }
 }
@@ -147,6 +149,7 @@ impl fmt::Display for Peer {
         match self {
             Self::Ip(address) => write!(f, "{address}"),
             Self::Unix => f.write_str("unix"),
+            Self::Unknown => f.write_str("unknown"),
         }
     }
 }

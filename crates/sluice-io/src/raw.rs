@@ -128,6 +128,11 @@ impl RawStream {
         }
     }
 
+    /// Whether nothing is left over from the last `send`.
+    pub const fn is_flushed(&self) -> bool {
+        self.unsent.is_none()
+    }
+
     /// Sends all of `data`: at once what the socket takes, the rest as it takes it.
     ///
     /// # Errors

@@ -1,57 +1,137 @@
 //! What a request says of the hops before Sluice, and what Sluice says to those behind it.
 //!
-//! Owns: `x-forwarded-for` and `x-forwarded-proto`. Refuses to know: routes.
+//! Owns: `x-forwarded-for`, `x-forwarded-proto` and `forwarded`. Refuses to know: routes.
 //! Keeps: nobody is believed but the hops that are trusted; what a client claims about itself beyond
-//! them is passed on and decides nothing.
+//! them is passed on and decides nothing, nor can it hide what they say. What they say and cannot be read
+//! stands for nobody, never for the hop.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use sluice_codec::{Head, Known};
 use sluice_core::connection::Peer;
+use smallvec::SmallVec;
 
 /// How forwarding is told.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Edge {
     /// Proxies in front that are trusted to tell who the client is, counted from Sluice.
     pub trusted_hops: u32,
+    /// What becomes of `Forwarded`.
+    pub forwarded: Forwarded,
 }
 
-impl Edge {
-    /// Dresses a request that came from `peer`, whose address is `address` as text, in TLS or not; gives
-    /// who it is from.
-    pub fn apply(self, head: &mut Head, peer: Peer, address: &str, tls: bool) -> Peer {
-        let source = match self.trusted_hops {
-            0 => peer,
-            hops => claimed(head, hops).map_or(peer, |ip| Peer::Ip((ip, 0).into())),
-        };
-        let scheme: &[u8] = if tls { b"https" } else { b"http" };
-        let told = head.get(Known::XForwardedProto).filter(|_| self.trusted_hops > 0);
-        match told.map(<[u8]>::to_vec) {
-            Some(told) if matches!(told.as_slice(), b"http" | b"https") => head.set_scheme(&told),
-            _ => {
-                head.set_scheme(scheme);
-                if head.get(Known::XForwardedProto).is_some() {
-                    head.set(Known::XForwardedProto.text().as_bytes(), scheme);
-                } else {
-                    head.append_known(Known::XForwardedProto, scheme);
-                }
-            }
-        }
-        if !address.is_empty() {
-            append_address(head, address.as_bytes());
-        }
-        source
+impl Default for Edge {
+    fn default() -> Self {
+        Self { trusted_hops: 0, forwarded: Forwarded::Append }
     }
 }
 
-/// The n-th address from the right.
-fn claimed(head: &Head, hops: u32) -> Option<IpAddr> {
-    let all: Vec<&[u8]> = head.values(Known::XForwardedFor.text().as_bytes()).collect();
-    let joined = all.join(&b","[..]);
-    let text = std::str::from_utf8(&joined).ok()?;
-    let nth = usize::try_from(hops.checked_sub(1)?).ok()?;
-    let address = text.rsplit(',').nth(nth)?.trim();
-    address.trim_start_matches('[').trim_end_matches(']').parse().ok()
+sluice_core::choice! {
+    /// What becomes of a `Forwarded` header (RFC 7239) in a request.
+    pub enum Forwarded {
+        /// This hop is added to it, as to x-forwarded-for; a request without one gets none.
+        Append = "append",
+        /// It is removed, so that an endpoint that reads it sees nothing a client made up.
+        Remove = "remove",
+    }
+}
+
+impl Edge {
+    /// Writes what endpoints are told of a request that came from `peer`, whose address is `address` as text,
+    /// over TLS or not; returns who it is from.
+    pub fn apply(self, head: &mut Head, peer: Peer, address: &str, tls: bool) -> Peer {
+        let claim = self.trusted_hops.checked_sub(1).and_then(|nth| claim(head, nth));
+        let source = match claim {
+            None => peer,
+            Some(Claim::Address(ip)) => Peer::Ip((ip, 0).into()),
+            Some(Claim::Unreadable) => Peer::Unknown,
+        };
+        let scheme = self.scheme(head, tls);
+        head.set_scheme(scheme.as_bytes());
+        set_only(head, Known::XForwardedProto, scheme.as_bytes());
+        match self.forwarded {
+            _ if head.get_named(FORWARDED).is_none() => {}
+            Forwarded::Append => {
+                let element = forwarded_element(peer, scheme);
+                append(head, FORWARDED, element.as_bytes());
+            }
+            Forwarded::Remove => {
+                head.remove(FORWARDED);
+            }
+        }
+        if !address.is_empty() {
+            append(head, Known::XForwardedFor.text().as_bytes(), address.as_bytes());
+        }
+        source
+    }
+
+    /// The scheme that the client used: what the trusted hop says, which is the last that anybody wrote, or
+    /// what was seen here.
+    fn scheme(self, head: &Head, tls: bool) -> &'static str {
+        let name = Known::XForwardedProto.text().as_bytes();
+        let told = (self.trusted_hops > 0).then(|| from_the_right(head, name, 0)).flatten();
+        match (told, tls) {
+            (Some(b"https"), _) | (_, true) if told != Some(b"http") => "https",
+            _ => "http",
+        }
+    }
+}
+
+/// What a header says of a hop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Claim {
+    Address(IpAddr),
+    /// Something else than an address; whoever that is, it is not the hop that passed it on.
+    Unreadable,
+}
+
+const FORWARDED: &[u8] = b"forwarded";
+
+/// Who the hop `nth` from the right says the request is from; none where so many hops have said nothing.
+/// `X-Forwarded-For` goes before `Forwarded`.
+fn claim(head: &Head, nth: u32) -> Option<Claim> {
+    let address = match head.get(Known::XForwardedFor) {
+        Some(_) => from_the_right(head, Known::XForwardedFor.text().as_bytes(), nth)?,
+        None => forwarded_for(from_the_right(head, FORWARDED, nth)?),
+    };
+    Some(address_in(address).map_or(Claim::Unreadable, Claim::Address))
+}
+
+/// The entry `nth` from the right of a header that lists hops, over all its lines. Nothing to the left of it is
+/// looked at, so nothing there can hide it.
+fn from_the_right<'a>(head: &'a Head, name: &'a [u8], nth: u32) -> Option<&'a [u8]> {
+    let lines: SmallVec<[&[u8]; 4]> = head.values(name).collect();
+    let entries = lines.iter().rev().flat_map(|line| line.rsplit(|byte| *byte == b','));
+    let nth = usize::try_from(nth).ok()?;
+    entries.map(<[u8]>::trim_ascii).nth(nth)
+}
+
+/// An address as hops write it: `203.0.113.9`, `203.0.113.9:4711`, `2001:db8::1`, `[2001:db8::1]:4711`.
+fn address_in(entry: &[u8]) -> Option<IpAddr> {
+    let text = std::str::from_utf8(entry).ok()?;
+    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let ip = bare.unwrap_or(text).parse::<IpAddr>().ok();
+    ip.or_else(|| Some(text.parse::<SocketAddr>().ok()?.ip()))
+}
+
+/// The value of `for` in an element of `Forwarded`, RFC 7239 §4; empty where it has none.
+fn forwarded_for(element: &[u8]) -> &[u8] {
+    let pairs = element.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
+    let value = pairs.filter_map(|pair| {
+        let (name, value) = pair.split_at_checked(4)?;
+        name.eq_ignore_ascii_case(b"for=").then_some(value)
+    });
+    let value = value.last().unwrap_or_default();
+    value.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(value)
+}
+
+/// This hop as an element of `Forwarded`, RFC 7239 §6.
+fn forwarded_element(peer: Peer, scheme: &str) -> String {
+    match peer.ip().map(|ip| ip.to_canonical()) {
+        Some(IpAddr::V4(ip)) => format!("for={ip};proto={scheme}"),
+        Some(IpAddr::V6(ip)) => format!("for=\"[{ip}]\";proto={scheme}"),
+        None => format!("for=unknown;proto={scheme}"),
+    }
 }
 
 /// The address of a client as text; empty where it has none.
@@ -59,16 +139,22 @@ pub fn address_of(peer: Peer) -> String {
     peer.ip().map_or_else(String::new, |ip| ip.to_canonical().to_string())
 }
 
-fn append_address(head: &mut Head, address: &[u8]) {
-    match head.get(Known::XForwardedFor) {
-        None => head.append_known(Known::XForwardedFor, address),
-        Some(_) => {
-            let name = Known::XForwardedFor.text().as_bytes();
-            let mut all: Vec<&[u8]> = head.values(name).collect();
-            all.push(address);
-            let joined = all.join(&b", "[..]);
-            head.set(name, &joined);
-        }
+/// Adds an entry to a header that lists hops.
+fn append(head: &mut Head, name: &[u8], entry: &[u8]) {
+    if head.get_named(name).is_none() {
+        return head.append(name, entry);
+    }
+    let mut all: Vec<&[u8]> = head.values(name).collect();
+    all.push(entry);
+    let joined = all.join(&b", "[..]);
+    head.set(name, &joined);
+}
+
+/// Makes `value` the only value of a known field.
+fn set_only(head: &mut Head, known: Known, value: &[u8]) {
+    match head.get(known) {
+        None => head.append_known(known, value),
+        Some(_) => head.set(known.text().as_bytes(), value),
     }
 }
 
@@ -80,39 +166,124 @@ mod tests {
         Peer::Ip(([127, 0, 0, 9], 5).into())
     }
 
-    fn apply(hops: u32, before: &[&str]) -> (String, Option<IpAddr>) {
+    fn edge(hops: u32) -> Edge {
+        Edge { trusted_hops: hops, ..Edge::default() }
+    }
+
+    /// Applies an edge to a request with these lines of a header; what endpoints get, and who it is from.
+    fn applied(edge: Edge, name: &[u8], lines: &[&[u8]]) -> (Vec<u8>, Peer) {
         let mut head = Head::request("GET", "", "a", "/");
-        before.iter().for_each(|value| head.append(b"x-forwarded-for", value.as_bytes()));
-        let source =
-            Edge { trusted_hops: hops }.apply(&mut head, peer(), &address_of(peer()), false);
-        let value = head.get(Known::XForwardedFor).unwrap_or_default();
-        (String::from_utf8(value.to_vec()).unwrap(), source.ip())
+        lines.iter().for_each(|line| head.append(name, line));
+        let source = edge.apply(&mut head, peer(), &address_of(peer()), false);
+        (head.get_named(name).unwrap_or_default().to_vec(), source)
+    }
+
+    fn from(hops: u32, lines: &[&[u8]]) -> Peer {
+        applied(edge(hops), b"x-forwarded-for", lines).1
+    }
+
+    fn ip(text: &str) -> Peer {
+        Peer::Ip((text.parse::<IpAddr>().unwrap(), 0).into())
     }
 
     #[test]
-    fn who_is_believed() {
-        let ip = |text: &str| text.parse().ok();
-        assert_eq!(apply(0, &[]), ("127.0.0.9".into(), ip("127.0.0.9")));
-        assert_eq!(apply(0, &["1.1.1.1"]), ("1.1.1.1, 127.0.0.9".into(), ip("127.0.0.9")));
-        assert_eq!(apply(1, &["1.1.1.1", "2.2.2.2"]).1, ip("2.2.2.2"));
-        assert_eq!(apply(2, &["1.1.1.1, 2.2.2.2"]).1, ip("1.1.1.1"));
-        assert_eq!(apply(3, &["1.1.1.1, 2.2.2.2"]).1, ip("127.0.0.9"));
-        assert_eq!(apply(1, &["nonsense"]).1, ip("127.0.0.9"));
+    fn endpoints_are_told_of_every_hop() {
+        let told = |lines: &[&[u8]]| applied(edge(0), b"x-forwarded-for", lines).0;
+        assert_eq!(told(&[]), b"127.0.0.9");
+        assert_eq!(told(&[b"1.1.1.1"]), b"1.1.1.1, 127.0.0.9");
+        assert_eq!(told(&[b"\xff", b"1.1.1.1"]), b"\xff, 1.1.1.1, 127.0.0.9");
+    }
+
+    #[test]
+    fn the_hop_that_is_trusted_says_who_the_client_is() {
+        assert_eq!(from(0, &[b"1.1.1.1"]), peer());
+        assert_eq!(from(1, &[b"1.1.1.1", b"2.2.2.2"]), ip("2.2.2.2"));
+        assert_eq!(from(2, &[b"1.1.1.1, 2.2.2.2"]), ip("1.1.1.1"));
+        assert_eq!(from(2, &[b"0.0.0.0,1.1.1.1", b"2.2.2.2"]), ip("1.1.1.1"));
+        assert_eq!(from(3, &[b"1.1.1.1, 2.2.2.2"]), peer());
+        for (entry, address) in [
+            (&b"203.0.113.9:4711"[..], "203.0.113.9"),
+            (b"[2001:db8::1]:4711", "2001:db8::1"),
+            (b"[2001:db8::1]", "2001:db8::1"),
+            (b" 2001:db8::1 ", "2001:db8::1"),
+        ] {
+            assert_eq!(from(1, &[entry]), ip(address), "{}", entry.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn a_client_cannot_hide_what_the_hop_says() {
+        for left in [&b"\xff"[..], b"\"", b",,", b"unknown", b"for=1.1.1.1", b"\x09"] {
+            let joined = [left, b", 2.2.2.2"].concat();
+            assert_eq!(from(1, &[&joined]), ip("2.2.2.2"), "{}", left.escape_ascii());
+            assert_eq!(from(1, &[left, b"2.2.2.2"]), ip("2.2.2.2"), "{}", left.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_nobody() {
+        for entry in
+            [&b"nonsense"[..], b"", b"\xff", b"1.1.1.1:", b"1.1.1.1:x", b"[1.1.1.1", b"_hidden"]
+        {
+            assert_eq!(from(1, &[b"1.1.1.1", entry]), Peer::Unknown, "{}", entry.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn forwarded_is_treated_by_the_same_rules() {
+        let apply = |edge, lines: &[&[u8]]| applied(edge, FORWARDED, lines);
+        assert_eq!(apply(edge(0), &[]).0, b"");
+        assert_eq!(apply(edge(0), &[b"for=1.1.1.1"]).0, b"for=1.1.1.1, for=127.0.0.9;proto=http");
+        for (line, source) in [
+            (&b"for=1.1.1.1, for=2.2.2.2;proto=https"[..], ip("2.2.2.2")),
+            (b"for=\", for=2.2.2.2", ip("2.2.2.2")),
+            (b"proto=http; For=\"[2001:db8::1]:80\"", ip("2001:db8::1")),
+            (b"for=_hidden", Peer::Unknown),
+            (b"proto=http", Peer::Unknown),
+        ] {
+            assert_eq!(apply(edge(1), &[line]).1, source, "{}", line.escape_ascii());
+        }
+        let remove = Edge { forwarded: Forwarded::Remove, ..edge(1) };
+        assert_eq!(apply(remove, &[b"for=1.1.1.1"]), (Vec::new(), ip("1.1.1.1")));
+        let mut both = Head::request("GET", "", "a", "/");
+        both.append(FORWARDED, b"for=1.1.1.1");
+        both.append(b"x-forwarded-for", b"2.2.2.2");
+        assert_eq!(edge(1).apply(&mut both, peer(), "", false), ip("2.2.2.2"));
     }
 
     #[test]
     fn the_scheme_is_what_was_seen_unless_a_trusted_hop_says() {
-        let scheme = |hops, told: Option<&str>, tls| {
+        let scheme = |hops, told: &[&str], tls| {
             let mut head = Head::request("GET", "", "a", "/");
-            if let Some(told) = told {
-                head.append(b"x-forwarded-proto", told.as_bytes());
-            }
-            Edge { trusted_hops: hops }.apply(&mut head, peer(), &address_of(peer()), tls);
+            told.iter().for_each(|told| head.append(b"x-forwarded-proto", told.as_bytes()));
+            edge(hops).apply(&mut head, peer(), &address_of(peer()), tls);
+            let passed: Vec<&[u8]> = head.values(b"x-forwarded-proto").collect();
+            assert_eq!(passed, [head.scheme().as_bytes()]);
             head.scheme().to_owned()
         };
-        assert_eq!(scheme(0, Some("https"), false), "http");
-        assert_eq!(scheme(1, Some("https"), false), "https");
-        assert_eq!(scheme(1, Some("gopher"), true), "https");
-        assert_eq!(scheme(1, None, true), "https");
+        assert_eq!(scheme(0, &["https"], false), "http");
+        assert_eq!(scheme(1, &["https"], false), "https");
+        assert_eq!(scheme(1, &["http"], true), "http");
+        assert_eq!(scheme(1, &["gopher"], true), "https");
+        assert_eq!(scheme(1, &[], true), "https");
+        assert_eq!(scheme(1, &["https", "http"], false), "http");
+        assert_eq!(scheme(1, &["https, http"], false), "http");
+        assert_eq!(scheme(1, &["http", "https"], false), "https");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_of_the_client_stand_for_the_hop(
+            left in proptest::collection::vec(proptest::num::u8::ANY, 0..40),
+            hops in 1_u32..4,
+        ) {
+            let line = [&left[..], b", 9.9.9.9"].concat();
+            let source = from(hops, &[&line]);
+            if hops == 1 {
+                proptest::prop_assert_eq!(source, ip("9.9.9.9"));
+            } else if line.iter().filter(|byte| **byte == b',').count() >= hops as usize {
+                proptest::prop_assert_ne!(source, peer());
+            }
+        }
     }
 }

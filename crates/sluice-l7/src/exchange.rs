@@ -299,10 +299,7 @@ impl Life {
     /// Makes path and names mean one thing.
     fn clean(&mut self) -> Result<(), Stop> {
         let hygiene = &self.station.plan.options.hygiene;
-        let refused = |details| {
-            let body = format!("{details}\n");
-            Stop::reply(Reply::new(400, reasons::MALFORMED, details, body))
-        };
+        let refused = |details| Stop::reply(Reply::malformed(details, format!("{details}\n")));
         match hygiene::path(hygiene, self.request.path()) {
             hygiene::Path::Normal => {}
             hygiene::Path::Changed(path) => {
@@ -376,7 +373,7 @@ impl Life {
                 }
             }
             Action::Redirect(redirect) => {
-                let location = self.location(rule, redirect);
+                let location = self.location(rule, redirect)?;
                 return Err(Stop::reply(Reply::redirect(redirect.status, location)));
             }
             Action::Direct(direct) => {
@@ -400,7 +397,7 @@ impl Life {
     }
 
     /// Where a redirect leads.
-    fn location(&self, rule: &Rule, redirect: &Redirect) -> String {
+    fn location(&self, rule: &Rule, redirect: &Redirect) -> Result<String, Stop> {
         let request = &self.request;
         let scheme = redirect.scheme.as_deref().unwrap_or_else(|| request.scheme());
         let authority = request.authority();
@@ -420,11 +417,21 @@ impl Life {
             port.filter(|port| port != usual).map_or_else(String::new, |port| format!(":{port}"));
         let path = match &redirect.path {
             None => request.path_only().to_owned(),
-            Some(rewrite) => rewritten(rule, request.path_only(), rewrite),
+            Some(rewrite) => self.rewritten(rule, rewrite)?,
         };
         let query = request.query().filter(|_| !redirect.strip_query && !path.contains('?'));
         let query = query.map_or_else(String::new, |query| format!("?{query}"));
-        format!("{scheme}://{host}{port}{path}{query}")
+        Ok(format!("{scheme}://{host}{port}{path}{query}"))
+    }
+
+    /// The path that a rule makes of the request's. It goes through hygiene again: what was normal in parts
+    /// may have dot segments when they are joined, which would leave the folder that the rule was written for.
+    fn rewritten(&self, rule: &Rule, rewrite: &PathRewrite) -> Result<String, Stop> {
+        let path = rewritten(rule, self.request.path_only(), rewrite);
+        hygiene::rewritten(&self.station.plan.options.hygiene, path).ok_or_else(|| {
+            let body = "the rewritten path is not normal\n";
+            Stop::reply(Reply::malformed("path_rewrite_failed", body))
+        })
     }
 
     // --- filters ---

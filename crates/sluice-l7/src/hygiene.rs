@@ -113,6 +113,24 @@ pub fn path(hygiene: &Hygiene, path: &str) -> Path {
     if redirect { Path::Redirect(text) } else { Path::Changed(text) }
 }
 
+/// The path that a rewrite made, normal again; none where it is refused, or leads to another folder than it
+/// says: a rewrite that makes dot segments was not meant to.
+pub fn rewritten(hygiene: &Hygiene, made: String) -> Option<String> {
+    let only = made.split_once('?').map_or(&*made, |(only, _)| only);
+    if !only.starts_with('/') || !made.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#') {
+        return None;
+    }
+    let dots = |decoded: String| decoded.split('/').any(|segment| matches!(segment, "." | ".."));
+    if hygiene.normalize && decode_unreserved(only).is_none_or(dots) {
+        return None;
+    }
+    match path(hygiene, &made) {
+        Path::Normal => Some(made),
+        Path::Changed(path) | Path::Redirect(path) => Some(path),
+        Path::Refused => None,
+    }
+}
+
 /// Whether there is anything that might not be normal; most paths need one look.
 fn needs_work(hygiene: &Hygiene, path: &str) -> bool {
     let bytes = path.as_bytes();
@@ -237,7 +255,47 @@ mod tests {
         assert_eq!(path(&redirect, "/a%2Fb?c"), Path::Redirect("/a/b?c".into()));
     }
 
+    #[test]
+    fn what_a_rewrite_makes_is_normal_or_refused() {
+        let made = |text: &str| rewritten(&Hygiene::default(), text.to_owned());
+        for refused in [
+            "/static/../admin",
+            "/a/..",
+            "/./a",
+            "/a/%2e%2E/b",
+            "/a\\..\\b",
+            "a",
+            "",
+            "/a b",
+            "/a#b",
+            "/%0a",
+        ] {
+            assert_eq!(made(refused), None, "{refused}");
+        }
+        for (text, path) in [
+            ("/a/b?x=/../y", "/a/b?x=/../y"),
+            ("/a%3ab", "/a%3Ab"),
+            ("/..a/b..", "/..a/b.."),
+            ("//a", "//a"),
+        ] {
+            assert_eq!(made(text).as_deref(), Some(path));
+        }
+        let merging = Hygiene { merge_slashes: true, ..Hygiene::default() };
+        assert_eq!(rewritten(&merging, "/a//b".into()).as_deref(), Some("/a/b"));
+        let careless = Hygiene { normalize: false, ..Hygiene::default() };
+        assert_eq!(rewritten(&careless, "/a/../b".into()).as_deref(), Some("/a/../b"));
+    }
+
     proptest! {
+        #[test]
+        fn rewriting_twice_is_rewriting_once(text in "/[a./%25eEfF\\\\2?#]{0,20}", more: bool) {
+            let hygiene = if more { all() } else { Hygiene::default() };
+            if let Some(once) = rewritten(&hygiene, text.clone()) {
+                let only = once.split('?').next().unwrap();
+                prop_assert!(!only.split('/').any(|segment| matches!(segment, "." | "..")));
+            }
+        }
+
         #[test]
         fn doing_it_twice_is_doing_it_once(text in "/[a./%25eEfF\\\\2]{0,20}", more: bool) {
             let hygiene = if more { all() } else { Hygiene::default() };

@@ -64,8 +64,16 @@ impl Reply {
         self
     }
 
-    /// A redirect.
+    /// An answer to a request that cannot be passed on with one meaning.
+    pub fn malformed(details: impl Into<Cow<'static, str>>, body: impl Into<Bytes>) -> Self {
+        Self::new(400, reasons::MALFORMED, details, body)
+    }
+
+    /// A redirect. A `location` that is a path begins with one slash: with two, browsers take what follows for
+    /// another host, and a backslash for a slash (RFC 3986 §4.2, WHATWG URL).
     pub fn redirect(status: u16, location: String) -> Self {
+        let path = location.trim_start_matches(['/', '\\']);
+        let location = if path.len() < location.len() { format!("/{path}") } else { location };
         Self::new(status, reasons::LOCAL, "direct_response", "").with("location", location)
     }
 

@@ -337,7 +337,7 @@ impl Lines {
         mut stream: Box<H1Stream>,
         kept: Kept,
     ) {
-        if stream.next_exchange() && stream.unparsed().is_empty() {
+        if stream.next_exchange() {
             let Kept { claim, made, requests, generation } = kept;
             let mut idle = Idle::new(H1Line { stream, claim }, made, generation);
             idle.requests = requests + 1;

@@ -7,6 +7,8 @@
 //! Source: RFC 9112 §2-§6, RFC 9110 §5 and §7.6.1.
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
+use std::net::Ipv6Addr;
+
 use memchr::memchr;
 
 use crate::fault::Fault;
@@ -338,7 +340,7 @@ fn read_target(method: Method, target: &[u8], head: &mut Head) -> Result<bool, F
                 [] => head.set_path(b"/"),
                 [b'?', ..] => head.set_path(&[b"/", path].concat()),
                 _ => head.set_path(path),
-            }
+            };
             head.set_scheme(scheme);
             Ok(true)
         }
@@ -349,12 +351,47 @@ fn starts_with_ignoring_case(text: &[u8], prefix: &[u8]) -> bool {
     text.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
 }
 
-/// Whether `text` may name a host, with or without a port, RFC 3986 §3.2; user names are refused.
-pub(crate) fn is_authority(text: &[u8]) -> bool {
-    !text.iter().any(|byte| {
-        !byte.is_ascii_graphic()
-            || matches!(byte, b'/' | b'?' | b'#' | b'@' | b'\\' | b',' | b'<' | b'>' | b'"')
-    })
+/// Whether `text` may name a host, with or without a port, RFC 3986 §3.2, or is empty; user names are refused.
+pub fn is_authority(text: &[u8]) -> bool {
+    let (host, port) = match text {
+        [b'[', rest @ ..] => {
+            let Some(end) = memchr(b']', rest) else { return false };
+            let (literal, behind) = rest.split_at(end);
+            let literal = std::str::from_utf8(literal).ok();
+            if literal.is_none_or(|literal| literal.parse::<Ipv6Addr>().is_err()) {
+                return false;
+            }
+            match behind {
+                [b']'] => return true,
+                [b']', b':', port @ ..] => return is_port(port),
+                _ => return false,
+            }
+        }
+        _ => match memchr(b':', text) {
+            Some(colon) => text.split_at(colon),
+            None => (text, &b""[..]),
+        },
+    };
+    let port = port.strip_prefix(b":").unwrap_or_default();
+    let named = text.is_empty() || !host.is_empty();
+    named && is_port(port) && host.iter().copied().all(is_name_byte)
+}
+
+/// Whether it is the number of a port; RFC 3986 §3.2.3 allows that it is empty.
+fn is_port(text: &[u8]) -> bool {
+    let digits = text.iter().all(u8::is_ascii_digit);
+    let number = std::str::from_utf8(text).ok().filter(|_| digits);
+    text.is_empty() || number.is_some_and(|number| number.parse::<u16>().is_ok())
+}
+
+/// Whether a byte may stand in a host that is no IPv6 literal: those of RFC 3986 §3.2.2, and those that some
+/// clients send besides and nobody reads as the end of the host.
+const fn is_name_byte(byte: u8) -> bool {
+    byte.is_ascii_graphic()
+        && !matches!(
+            byte,
+            b'/' | b'?' | b'#' | b'@' | b'\\' | b',' | b'<' | b'>' | b'"' | b':' | b'[' | b']'
+        )
 }
 
 /// The lines of a head, as places in the head's own buffer.

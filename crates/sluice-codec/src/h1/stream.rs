@@ -16,7 +16,7 @@ use crate::error::{ErrorKind, HttpError};
 use crate::fault::Fault;
 use crate::h1::chunked::Chunked;
 use crate::h1::parse::{self, BodyLength, HeadLimits, Meta, Scan};
-use crate::h1::write::{self, Framing, Persistence};
+use crate::h1::write::{self, Framing, Persistence, Unwritable};
 use crate::head::{Head, Method, Version};
 
 /// Which end of the connection we are.
@@ -223,6 +223,7 @@ impl H1Stream {
         self.peer = head.version();
         if self.role == Role::Server {
             self.method = head.method();
+            self.asked_upgrade = head.upgrade().is_some();
             if self.method == Method::Connect {
                 // What follows belongs to the tunnel, if there will be one.
                 self.receiving = Receiving::Tunnel;
@@ -409,10 +410,17 @@ impl H1Stream {
     ) -> Result<(), HttpError> {
         self.keep_alive &= !close;
         let pool = &worker.buffers;
+        if self.role == Role::Server && head.status() == 101 && !self.asked_upgrade {
+            // What the client has sent already is another request, and no tunnel's.
+            let kind = ErrorKind::Malformed(502);
+            return Err(HttpError::new(kind, Fault::UpgradeUnasked.detail()));
+        }
         let (written, framing) = match self.role {
             Role::Client => {
                 self.method = head.method();
                 self.asked_upgrade = head.upgrade().is_some();
+                // A peer that declines may still have taken part of what follows for the other protocol.
+                self.keep_alive &= !self.asked_upgrade && self.method != Method::Connect;
                 self.receiving = Receiving::Head;
                 let framing = write::request_framing(head, end);
                 (write::request(head, framing, pool), framing)
@@ -429,7 +437,7 @@ impl H1Stream {
                 (write::response(head, framing, persistence, pool), framing)
             }
         };
-        let mut written = written.map_err(|_| HttpError::buffers())?;
+        let mut written = written.map_err(|why| self.unwritable(why))?;
         if let Some(before) = self.staged.take() {
             // A 103 that had no time to leave goes first.
             let mut both =
@@ -453,20 +461,31 @@ impl H1Stream {
             Sending::Tunnel
         } else {
             match framing {
-                Framing::Stated if self.method == Method::Head && self.role == Role::Server => {
-                    Sending::Nothing
-                }
-                Framing::Stated => Sending::Counted(head.content_length().unwrap_or(0)),
+                Framing::Stated(length) => Sending::Counted(length),
                 Framing::Chunked => Sending::Chunked,
                 Framing::UntilEnd => Sending::UntilEnd,
-                Framing::Bare | Framing::Empty if end => Sending::Done,
-                Framing::Bare | Framing::Empty => Sending::Nothing,
+                Framing::Bare | Framing::Described | Framing::Empty if end => Sending::Done,
+                Framing::Bare | Framing::Described | Framing::Empty => Sending::Nothing,
             }
         };
         if end && matches!(self.sending, Sending::Nothing | Sending::Counted(0)) {
             self.sending = Sending::Done;
         }
         Ok(())
+    }
+
+    /// What a head that cannot be written comes to: the request that led to it is at fault, or the response.
+    fn unwritable(&mut self, why: Unwritable) -> HttpError {
+        self.keep_alive = false;
+        match (why, self.role) {
+            (Unwritable::NoBuffer, _) => HttpError::buffers(),
+            (Unwritable::Malformed, Role::Client) => {
+                HttpError::new(ErrorKind::Malformed(400), "http1.head_cannot_be_sent")
+            }
+            (Unwritable::Malformed, Role::Server) => {
+                HttpError::new(ErrorKind::Malformed(502), "http1.head_cannot_be_sent")
+            }
+        }
     }
 
     /// Sends what is staged.
@@ -665,7 +684,7 @@ impl H1Stream {
             Sending::Chunked => {
                 let end = match trailers {
                     Some(trailers) => write::trailers(trailers, &worker.buffers)
-                        .map_err(|_| HttpError::buffers())?,
+                        .map_err(|why| self.unwritable(why))?,
                     None => copy(worker, b"0\r\n\r\n")?,
                 };
                 self.send_plain(cx, worker, &end)?;
@@ -707,9 +726,14 @@ impl H1Stream {
     }
 
     /// Makes ready for the next exchange, if there may be one: both messages were complete and
-    /// neither side wants to close.
+    /// neither side wants to close. A connection to an endpoint must also lie between two messages: all of
+    /// the request has left, and nothing came behind the response.
     pub fn next_exchange(&mut self) -> bool {
         if !self.keep_alive || !self.is_received() || !self.is_sent() {
+            return false;
+        }
+        let left = self.staged.is_some() || !self.stream.raw().is_flushed();
+        if self.role == Role::Client && (left || self.input.is_some()) {
             return false;
         }
         self.receiving = Receiving::Head;

@@ -1,22 +1,27 @@
 //! Writing the heads of HTTP/1 messages.
 //!
 //! Owns: start lines and the fields that frame a body. Refuses to know: sockets.
-//! Keeps: what is written frames the message in one way, whatever the head's fields say.
+//! Keeps: what is written frames the message in one way, the one that [`Framing`] names, whatever the
+//! head's fields say: a message without a body has no length, one with a stated length has exactly one.
+
+use std::cell::Cell;
 
 use sluice_io::buffers::{Buf, BufPool, Exhausted};
 
 use crate::head::{Head, Method, Version};
-use crate::names::Known;
+use crate::names::{Known, is_field_value};
 
 /// How the end of a body that is sent will be known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
-    /// There is no body, and nothing says so: GET, 204, 1xx.
+    /// There is no body, and no length is written: GET, an upgrade, CONNECT, 1xx, 204.
     Bare,
+    /// There is no body. `Content-Length`, if any, describes another response: HEAD, 304 (RFC 9110 §8.6).
+    Described,
     /// There is no body, and `Content-Length: 0` says so.
     Empty,
-    /// The head's own `Content-Length` says it.
-    Stated,
+    /// The body has exactly so many bytes; the head's own `Content-Length` says so.
+    Stated(u64),
     /// By chunks.
     Chunked,
     /// By the end of the connection.
@@ -37,75 +42,117 @@ pub enum Persistence {
 /// Room for what is written beside the head's own text.
 const EXTRA: usize = 256;
 
-struct Out<'a> {
-    room: &'a mut [u8],
-    at: usize,
+/// Why a head was not written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unwritable {
+    /// The pool has no buffer for it.
+    NoBuffer,
+    /// It holds what would be read as something else: a field with a line break, say.
+    Malformed,
 }
 
-impl Out<'_> {
+impl From<Exhausted> for Unwritable {
+    fn from(_: Exhausted) -> Self {
+        Self::NoBuffer
+    }
+}
+
+/// A head that is being written.
+struct Out {
+    buf: Buf,
+    /// Whether everything so far could be written, and fitted.
+    whole: bool,
+}
+
+impl Out {
+    /// Room for `head` with `text` bytes beside its fields: the start line, the protocol of an upgrade.
+    fn new(head: &Head, text: usize, pool: &BufPool) -> Result<Self, Unwritable> {
+        Ok(Self { buf: pool.take(text + head.wire_size() + EXTRA)?, whole: true })
+    }
+
     fn put(&mut self, text: &[u8]) {
-        self.room[self.at..self.at + text.len()].copy_from_slice(text);
-        self.at += text.len();
+        // Part of a line could be read as another line, so nothing follows what does not fit.
+        self.whole &= text.len() <= self.buf.room();
+        if self.whole {
+            self.buf.append(text);
+        }
+    }
+
+    /// Text of a start line or an upgrade; nothing in it may end the line.
+    fn put_text(&mut self, text: &str) {
+        self.whole &= is_field_value(text.as_bytes());
+        self.put(text.as_bytes());
+    }
+
+    fn put_lines(&mut self, head: &Head, hidden: impl Fn(Known) -> bool) {
+        let written = head.write_lines(hidden, |text| self.put(text));
+        self.whole &= written;
+    }
+
+    fn finish(self) -> Result<Buf, Unwritable> {
+        if self.whole { Ok(self.buf) } else { Err(Unwritable::Malformed) }
     }
 }
 
 /// A request head in a buffer of its own.
 ///
 /// # Errors
-/// The pool has no buffer for it.
-pub fn request(head: &Head, framing: Framing, pool: &BufPool) -> Result<Buf, Exhausted> {
+/// The pool has no buffer for it, or it cannot be written with one meaning.
+pub fn request(head: &Head, framing: Framing, pool: &BufPool) -> Result<Buf, Unwritable> {
+    if matches!(framing, Framing::Described | Framing::UntilEnd) {
+        // Only responses end like that, RFC 9112 §6.3.
+        return Err(Unwritable::Malformed);
+    }
     let (method, path, authority) = (head.method_text(), head.path(), head.authority());
     let target = match (head.method(), path) {
         (Method::Connect, _) => authority,
         (_, "") => "/",
         _ => path,
     };
-    let line = method.len() + target.len() + 2 * authority.len();
-    let mut buf = pool.take(line + head.wire_size() + EXTRA)?;
-    let mut out = Out { room: buf.spare(), at: 0 };
-    out.put(method.as_bytes());
+    let protocol = head.upgrade().unwrap_or_default();
+    let line = method.len() + target.len() + authority.len() + protocol.len();
+    let mut out = Out::new(head, line, pool)?;
+    out.put_text(method);
     out.put(b" ");
-    out.put(target.as_bytes());
+    out.put_text(target);
     out.put(b" HTTP/1.1\r\nhost: ");
-    out.put(authority.as_bytes());
+    out.put_text(authority);
     out.put(b"\r\n");
-    fields(head, framing, &mut out);
-    if let Some(protocol) = head.upgrade() {
+    // The authority was written as the one `Host`.
+    fields(head, framing, |known| known == Known::Host, &mut out);
+    if !protocol.is_empty() {
         out.put(b"connection: upgrade\r\nupgrade: ");
-        out.put(protocol.as_bytes());
+        out.put_text(protocol);
         out.put(b"\r\n");
     } else if head.get(Known::Te).is_some() {
         out.put(b"connection: te\r\n");
     }
     out.put(b"\r\n");
-    let count = out.at;
-    buf.fill(count);
-    Ok(buf)
+    out.finish()
 }
 
 /// A response head in a buffer of its own.
 ///
 /// # Errors
-/// The pool has no buffer for it.
+/// The pool has no buffer for it, or it cannot be written with one meaning.
 pub fn response(
     head: &Head,
     framing: Framing,
     persistence: Persistence,
     pool: &BufPool,
-) -> Result<Buf, Exhausted> {
-    let mut buf = pool.take(head.wire_size() + EXTRA)?;
-    let mut out = Out { room: buf.spare(), at: 0 };
+) -> Result<Buf, Unwritable> {
+    let mut out = Out::new(head, head.upgrade().map_or(0, str::len), pool)?;
     let status = head.status();
     out.put(b"HTTP/1.1 ");
     let digit = |n: u16| b'0' + u8::try_from(n % 10).unwrap_or(0);
     out.put(&[digit(status / 100), digit(status / 10), digit(status), b' ']);
     out.put(reason(status).as_bytes());
     out.put(b"\r\n");
-    fields(head, framing, &mut out);
+    fields(head, framing, |_| false, &mut out);
     match (head.upgrade(), persistence) {
         (Some(protocol), _) if status == 101 => {
             out.put(b"connection: upgrade\r\nupgrade: ");
-            out.put(protocol.as_bytes());
+            out.put_text(protocol);
             out.put(b"\r\n");
         }
         (_, Persistence::Default) => {}
@@ -113,37 +160,43 @@ pub fn response(
         (_, Persistence::KeepAlive) => out.put(b"connection: keep-alive\r\n"),
     }
     out.put(b"\r\n");
-    let count = out.at;
-    buf.fill(count);
-    Ok(buf)
+    out.finish()
 }
 
 /// Trailer lines and the empty line behind them.
 ///
 /// # Errors
-/// The pool has no buffer for them.
-pub fn trailers(head: &Head, pool: &BufPool) -> Result<Buf, Exhausted> {
-    let mut buf = pool.take(head.wire_size() + EXTRA)?;
-    let mut out = Out { room: buf.spare(), at: 0 };
+/// The pool has no buffer for them, or they cannot be written with one meaning.
+pub fn trailers(head: &Head, pool: &BufPool) -> Result<Buf, Unwritable> {
+    let mut out = Out::new(head, 0, pool)?;
     out.put(b"0\r\n");
-    head.write_lines(|_| false, |text| out.put(text));
+    out.put_lines(head, Known::is_barred_from_trailers);
     out.put(b"\r\n");
-    let count = out.at;
-    buf.fill(count);
-    Ok(buf)
+    out.finish()
 }
 
-fn fields(head: &Head, framing: Framing, out: &mut Out<'_>) {
-    let states_length = matches!(framing, Framing::Stated | Framing::Bare);
-    let hidden = |known: Known| match known {
-        Known::ContentLength => !states_length,
-        known => known.is_hop_by_hop(),
+fn fields(head: &Head, framing: Framing, left_out: fn(Known) -> bool, out: &mut Out) {
+    let own = match framing {
+        Framing::Stated(length) => head.content_length() == Some(length),
+        Framing::Described => head.content_length().is_some(),
+        Framing::Bare | Framing::Empty | Framing::Chunked | Framing::UntilEnd => false,
     };
-    head.write_lines(hidden, |text| out.put(text));
+    // Of several lengths the first is the one that `Head::content_length` reads.
+    let hide_length = Cell::new(!own);
+    let hidden = |known: Known| match known {
+        Known::ContentLength => hide_length.replace(true),
+        known => known.is_hop_by_hop() || left_out(known),
+    };
+    out.put_lines(head, hidden);
     match framing {
         Framing::Empty => out.put(b"content-length: 0\r\n"),
         Framing::Chunked => out.put(b"transfer-encoding: chunked\r\n"),
-        Framing::Bare | Framing::Stated | Framing::UntilEnd => {}
+        Framing::Stated(length) if !own => {
+            out.put(b"content-length: ");
+            out.put(length.to_string().as_bytes());
+            out.put(b"\r\n");
+        }
+        Framing::Bare | Framing::Described | Framing::Stated(_) | Framing::UntilEnd => {}
     }
 }
 
@@ -163,35 +216,39 @@ fn reason(status: u16) -> &'static str {
     http::StatusCode::from_u16(status).ok().and_then(|s| s.canonical_reason()).unwrap_or("")
 }
 
-/// How a response's body is framed towards a peer of that version.
+/// How a response's body is framed towards a peer of that version, RFC 9112 §6.3.
 pub fn response_framing(head: &Head, method: Method, peer: Version, end: bool) -> Framing {
     let status = head.status();
-    let tunnels = method == Method::Connect && status < 300;
-    if status < 200 || matches!(status, 204 | 304) || method == Method::Head || tunnels {
-        Framing::Bare
-    } else if head.get(Known::ContentLength).is_some() {
-        Framing::Stated
-    } else if end {
-        Framing::Empty
-    } else if peer == Version::Http10 {
-        Framing::UntilEnd
-    } else {
-        Framing::Chunked
+    let tunnels = method == Method::Connect && (200..300).contains(&status);
+    if status < 200 || status == 204 || tunnels {
+        return Framing::Bare;
+    }
+    let length = head.content_length();
+    if method == Method::Head || status == 304 {
+        // A length that is no number describes nothing.
+        return if length.is_some() { Framing::Described } else { Framing::Bare };
+    }
+    match length {
+        Some(length) => Framing::Stated(length),
+        None if end => Framing::Empty,
+        None if peer == Version::Http10 => Framing::UntilEnd,
+        None => Framing::Chunked,
     }
 }
 
-/// How a request's body is framed.
+/// How a request's body is framed. An upgrade and CONNECT have none: what follows their head belongs to
+/// another protocol, if the endpoint agrees to it.
 pub fn request_framing(head: &Head, end: bool) -> Framing {
     if head.upgrade().is_some() || head.method() == Method::Connect {
-        Framing::Bare
-    } else if head.get(Known::ContentLength).is_some() {
-        Framing::Stated
-    } else if !end {
-        Framing::Chunked
-    } else if matches!(head.method(), Method::Post | Method::Put | Method::Patch) {
-        Framing::Empty
-    } else {
-        Framing::Bare
+        return Framing::Bare;
+    }
+    match head.content_length() {
+        Some(length) => Framing::Stated(length),
+        None if !end => Framing::Chunked,
+        None if matches!(head.method(), Method::Post | Method::Put | Method::Patch) => {
+            Framing::Empty
+        }
+        None => Framing::Bare,
     }
 }
 
@@ -211,6 +268,11 @@ mod tests {
         head.append(b"content-length", b"5");
         head.append(b"keep-alive", b"1");
         let framing = request_framing(&head, false);
+        check(
+            &request(&head, framing, &pool).unwrap(),
+            "POST /x HTTP/1.1\r\nhost: a.test\r\ncontent-length: 5\r\n\r\n",
+        );
+        head.append(b"content-length", b"6");
         check(
             &request(&head, framing, &pool).unwrap(),
             "POST /x HTTP/1.1\r\nhost: a.test\r\ncontent-length: 5\r\n\r\n",

@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Ur
 use crate::error::{ErrorKind, HttpError};
 use crate::h1::parse::is_authority;
 use crate::head::{Head, Method, Version};
-use crate::names::Known;
+use crate::names::{Known, is_token};
 
 /// Takes a request that came in.
 ///
@@ -31,10 +31,10 @@ pub fn request_head<B>(request: &Request<B>, head: &mut Head) -> Result<(), Http
         (Some(authority), Some(host)) if !authority.as_bytes().eq_ignore_ascii_case(host) => {
             return Err(refused("http2.authority_against_host"));
         }
+        (None, None) => return Err(refused("http2.authority_missing")),
         (Some(authority), _) => head.set_authority(authority.as_bytes()),
         (None, Some(host)) => head.set_authority(host),
-        (None, None) => return Err(refused("http2.authority_missing")),
-    }
+    };
     head.remove(b"host");
     if head.authority().is_empty() || !is_authority(head.authority().as_bytes()) {
         return Err(refused("http2.authority_malformed"));
@@ -44,7 +44,14 @@ pub fn request_head<B>(request: &Request<B>, head: &mut Head) -> Result<(), Http
     }
     let protocol = request.extensions().get::<h2::ext::Protocol>();
     if let Some(protocol) = protocol {
+        if !is_token(protocol.as_str().as_bytes()) {
+            return Err(refused("http2.protocol_malformed"));
+        }
         head.set_upgrade(protocol.as_str().as_bytes());
+    }
+    // What follows CONNECT is no body, so nothing may state the length of one; HTTP/1 is alike.
+    if head.method() == Method::Connect && head.get(Known::ContentLength).is_some() {
+        return Err(refused("http2.connect_with_content_length"));
     }
     if head.method() == Method::Connect && protocol.is_none() {
         return Ok(());
@@ -68,6 +75,10 @@ pub fn response_head<B>(response: &Response<B>, head: &mut Head) -> Result<(), H
     head.clear();
     head.set_version(Version::Http2);
     head.set_status(response.status().as_u16());
+    if head.status() == 101 {
+        // RFC 9113 §8.6: there is no 101.
+        return Err(refused("http2.status_malformed"));
+    }
     fields(response.headers(), head)
 }
 
@@ -203,6 +214,31 @@ mod tests {
                 lengths.iter().fold(get("/"), |r, value| r.header("content-length", *value));
             assert_eq!(refusal(request.body(()).unwrap()), "http2.content_length_malformed");
         }
+    }
+
+    #[test]
+    fn what_follows_connect_has_no_length() {
+        let request = |protocol: Option<&'static str>| {
+            let uri = if protocol.is_some() { "http://a.test/x" } else { "a.test:443" };
+            let mut request = Request::connect(uri).header("content-length", "0").body(()).unwrap();
+            if let Some(protocol) = protocol {
+                request.extensions_mut().insert(h2::ext::Protocol::from_static(protocol));
+            }
+            request
+        };
+        for protocol in [None, Some("websocket")] {
+            assert_eq!(refusal(request(protocol)), "http2.connect_with_content_length");
+        }
+        let mut odd = request(Some("a b"));
+        odd.headers_mut().clear();
+        assert_eq!(refusal(odd), "http2.protocol_malformed");
+    }
+
+    #[test]
+    fn nobody_switches_protocols_with_a_101() {
+        let response = Response::builder().status(101).body(()).unwrap();
+        let error = response_head(&response, &mut Head::default()).unwrap_err();
+        assert_eq!(error.detail(), "http2.status_malformed");
     }
 
     #[test]

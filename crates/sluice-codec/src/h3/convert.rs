@@ -80,7 +80,7 @@ impl Pseudo {
     }
 
     fn take_pseudo(&mut self, head: &mut Head, name: &[u8], value: &[u8]) -> Result<(), Refusal> {
-        let (met, set): (_, fn(&mut Head, &[u8])) = match name {
+        let (met, set): (_, fn(&mut Head, &[u8]) -> bool) = match name {
             b"method" => (&mut self.method, Head::set_method),
             b"scheme" => (&mut self.scheme, Head::set_scheme),
             b"path" => (&mut self.path, Head::set_path),
@@ -90,17 +90,14 @@ impl Pseudo {
                 let digits = value.len() == 3 && value.iter().all(u8::is_ascii_digit);
                 let status = std::str::from_utf8(value).ok().filter(|_| digits);
                 head.set_status(status.and_then(|status| status.parse().ok()).unwrap_or(0));
+                true
             }),
             _ => return Err(refused("http3.pseudo_field_unknown")),
         };
         if self.over || std::mem::replace(met, true) {
             return Err(refused("http3.pseudo_field_misplaced"));
         }
-        if !value.is_ascii() {
-            return Err(refused("http3.pseudo_field_malformed"));
-        }
-        set(head, value);
-        Ok(())
+        if set(head, value) { Ok(()) } else { Err(refused("http3.pseudo_field_malformed")) }
     }
 }
 
@@ -133,6 +130,10 @@ pub fn request(section: &[u8], max: usize, head: &mut Head) -> Result<(), Refusa
     authority(head, pseudo.authority)?;
     one_length(head)?;
     let connects = head.method() == Method::Connect;
+    // What follows CONNECT is no body, so nothing may state the length of one; HTTP/1 is alike.
+    if connects && head.get(Known::ContentLength).is_some() {
+        return Err(refused("http3.connect_with_content_length"));
+    }
     if connects && !pseudo.protocol {
         // RFC 9114 §4.4.
         if pseudo.scheme || pseudo.path || !pseudo.authority {
@@ -171,10 +172,10 @@ fn authority(head: &mut Head, said: bool) -> Result<(), Refusal> {
         (true, Some(host)) if !head.authority().as_bytes().eq_ignore_ascii_case(host) => {
             return Err(refused("http3.authority_against_host"));
         }
-        (true, _) => {}
-        (false, Some(host)) => head.set_authority(host),
         (false, None) => return Err(refused("http3.authority_missing")),
-    }
+        (true, _) => true,
+        (false, Some(host)) => head.set_authority(host),
+    };
     head.remove(b"host");
     if head.authority().is_empty() || !is_authority(head.authority().as_bytes()) {
         return Err(refused("http3.authority_malformed"));

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use sluice_codec::h1::parse::is_authority;
 use sluice_codec::{ErrorKind, HttpError, HttpStream, Known, Method, Version};
 use sluice_core::connection::Attempt;
 use sluice_core::reason::end;
@@ -28,7 +29,7 @@ use super::failed::{
     Cause, Failed, answered_badly, endpoint_left, failed_try, nobody, not_reached, timed_out,
     try_timed_out,
 };
-use super::{Life, Stop, Target, rewritten};
+use super::{Life, Stop, Target};
 use crate::at_work::Stay;
 use crate::parts::{cookie, query_parameter};
 use crate::reasons;
@@ -79,7 +80,7 @@ impl Life {
         let rule = target.rule();
         let options = Arc::clone(&rule.options);
         self.check_upgrade(rule)?;
-        self.rewrite(rule);
+        self.rewrite(rule)?;
         let worker = Rc::clone(self.worker());
         let lines = self.station.shared.upstreams.to(&target.cluster, &worker);
         drop(target);
@@ -144,9 +145,9 @@ impl Life {
     }
 
     /// Makes path and host those that the endpoint is to see.
-    fn rewrite(&mut self, rule: &Rule) {
+    fn rewrite(&mut self, rule: &Rule) -> Result<(), Stop> {
         if let Some(rewrite) = &rule.options.path {
-            let mut path = rewritten(rule, self.request.path_only(), rewrite);
+            let mut path = self.rewritten(rule, rewrite)?;
             if let Some(query) = self.request.query()
                 && !path.contains('?')
             {
@@ -160,14 +161,20 @@ impl Life {
         }
         match &rule.options.host {
             HostRewrite::Keep | HostRewrite::Endpoint => {}
-            HostRewrite::Literal(host) => self.request.set_authority(host.as_bytes()),
+            HostRewrite::Literal(host) => {
+                self.request.set_authority(host.as_bytes());
+            }
             HostRewrite::Header(name) => {
                 let value = self.request.get_named(name.as_bytes()).map(<[u8]>::to_vec);
-                if let Some(value) = value.filter(|value| !value.is_empty()) {
-                    self.request.set_authority(&value);
+                if let Some(value) = value.filter(|value| !value.is_empty())
+                    && !(is_authority(&value) && self.request.set_authority(&value))
+                {
+                    let body = format!("the field {name} names no host\n");
+                    return Err(Stop::reply(Reply::malformed("host_header_malformed", body)));
                 }
             }
         }
+        Ok(())
     }
 
     /// What a hash balancer goes by.
@@ -513,11 +520,13 @@ impl Life {
             version if version.has_extended_connect() => upgrades && (200..300).contains(&status),
             _ => status == 101,
         };
-        if tunnel
-            && upgrades
-            && !self.handshake.answer(&mut self.response, self.summary.version, up.version)
-        {
-            let error = "the endpoint's answer to the WebSocket key is wrong\n";
+        let asked = self.request.upgrade().unwrap_or_default();
+        let agrees = !tunnel
+            || !upgrades
+            || self.handshake.answer(&mut self.response, asked, self.summary.version, up.version);
+        if !agrees {
+            up.stream.reset(true);
+            let error = "the endpoint agreed to an upgrade that was not asked for\n";
             let why = reasons::UPSTREAM_PROTOCOL;
             return Err(Stop::reply(Reply::new(502, why, "upgrade_failed", error)));
         }

@@ -23,7 +23,13 @@ pub(super) struct Handshake {
 impl Handshake {
     /// Makes the request fit an endpoint of that version. May be called for every try.
     pub(super) fn ask(&mut self, request: &mut Head, endpoint: Version, worker: &WorkerCx) {
-        if !request.upgrade().is_some_and(|protocol| protocol.eq_ignore_ascii_case("websocket")) {
+        let Some(protocol) = request.upgrade() else { return };
+        let websocket = protocol.eq_ignore_ascii_case("websocket");
+        if !endpoint.has_extended_connect() && request.method() == Method::Connect {
+            // HTTP/1 asks for another protocol by GET and `Upgrade`; CONNECT is a tunnel to a host.
+            request.set_method(b"GET");
+        }
+        if !websocket {
             return;
         }
         let key = Known::SecWebSocketKey.text().as_bytes();
@@ -33,9 +39,6 @@ impl Handshake {
                 request.remove(key);
             }
             return;
-        }
-        if request.method() == Method::Connect {
-            request.set_method(b"GET");
         }
         if request.get(Known::SecWebSocketKey).is_none() {
             let given = self.of_client.clone().unwrap_or_else(|| {
@@ -50,15 +53,28 @@ impl Handshake {
         }
     }
 
-    /// Makes the answer fit the client; whether it is one that agrees to the upgrade and is well.
-    pub(super) fn answer(&self, response: &mut Head, client: Version, endpoint: Version) -> bool {
+    /// Makes the answer fit the client; whether it agrees to `asked`, and to the key where we made it
+    /// (RFC 6455 §4.1).
+    pub(super) fn answer(
+        &self,
+        response: &mut Head,
+        asked: &str,
+        client: Version,
+        endpoint: Version,
+    ) -> bool {
+        // The 2xx of extended CONNECT names no protocol; a 101 must name the one that was asked for.
+        let agreed = endpoint.has_extended_connect()
+            || response.upgrade().is_some_and(|given| given.eq_ignore_ascii_case(asked));
+        if !agreed {
+            return false;
+        }
         let accept = Known::SecWebSocketAccept.text().as_bytes();
         match (client.has_extended_connect(), endpoint.has_extended_connect()) {
             (true, true) | (false, false) => true,
             (true, false) => {
                 let right = match (&self.ours, response.get(Known::SecWebSocketAccept)) {
-                    (Some(ours), Some(given)) => accept_for(ours).as_bytes() == given,
-                    _ => true,
+                    (Some(ours), given) => given == Some(accept_for(ours).as_bytes()),
+                    (None, _) => true,
                 };
                 response.set_status(200);
                 response.set_upgrade(b"");
@@ -67,7 +83,7 @@ impl Handshake {
             }
             (false, true) => {
                 response.set_status(101);
-                response.set_upgrade(b"websocket");
+                response.set_upgrade(asked.as_bytes());
                 if let Some(key) = &self.of_client {
                     response.set(accept, accept_for(key).as_bytes());
                 }
@@ -110,10 +126,26 @@ mod tests {
         handshake.ask(&mut request, Version::Http11, &worker);
         let key = request.get(Known::SecWebSocketKey).unwrap().to_vec();
         assert_eq!((request.method(), key.len()), (Method::Get, 24));
-        let mut response = Head::response(101);
-        response.append(b"sec-websocket-accept", accept_for(&key).as_bytes());
-        assert!(handshake.answer(&mut response, Version::Http2, Version::Http11));
+        let answer = |upgrade: &[u8], accept: Option<String>| {
+            let mut response = Head::response(101);
+            response.set_upgrade(upgrade);
+            accept.iter().for_each(|key| response.append(b"sec-websocket-accept", key.as_bytes()));
+            let (client, endpoint) = (Version::Http2, Version::Http11);
+            let agrees = handshake.answer(&mut response, "websocket", client, endpoint);
+            (agrees, response)
+        };
+        assert!(!answer(b"websocket", None).0, "the key that we made must be accepted");
+        assert!(!answer(b"websocket", Some("AAAA".into())).0);
+        assert!(!answer(b"h2c", Some(accept_for(&key))).0, "nobody asked for h2c");
+        assert!(!answer(b"", Some(accept_for(&key))).0);
+        let (agrees, response) = answer(b"WebSocket", Some(accept_for(&key)));
+        assert!(agrees);
         assert_eq!((response.status(), response.get(Known::SecWebSocketAccept)), (200, None));
+
+        let mut request = Head::request("CONNECT", "https", "a", "/x");
+        request.set_upgrade(b"other");
+        Handshake::default().ask(&mut request, Version::Http11, &worker);
+        assert_eq!((request.method(), request.get(Known::SecWebSocketKey)), (Method::Get, None));
 
         let mut request = Head::request("GET", "http", "a", "/chat");
         request.set_upgrade(b"websocket");
@@ -122,7 +154,7 @@ mod tests {
         handshake.ask(&mut request, Version::Http2, &worker);
         assert_eq!(request.get(Known::SecWebSocketKey), None);
         let mut response = Head::response(200);
-        assert!(handshake.answer(&mut response, Version::Http11, Version::Http2));
+        assert!(handshake.answer(&mut response, "websocket", Version::Http11, Version::Http2));
         assert_eq!(response.status(), 101);
         assert!(response.get(Known::SecWebSocketAccept).is_some());
     }

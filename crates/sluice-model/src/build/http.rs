@@ -102,7 +102,7 @@ impl Build<'_> {
                     escaped_slashes: section.path.escaped_slashes,
                     underscores: section.underscores,
                 },
-                edge: Edge { trusted_hops: section.trusted_hops },
+                edge: Edge { trusted_hops: section.trusted_hops, forwarded: section.forwarded },
                 head_timeout: section.head_timeout,
                 body_timeout: section.body_timeout,
                 idle_timeout: section.idle_timeout.0,

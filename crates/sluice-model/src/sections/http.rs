@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use sluice_core::settings::{OrNone, ShortForm, Size};
 use sluice_core::{Name, Spanned, choice, section};
+use sluice_l7::edge::Forwarded;
 use sluice_l7::hygiene::{EscapedSlashes, Underscores};
 use sluice_l7::plan::Versions;
 
@@ -28,8 +29,10 @@ section! {
         pub filters: Vec<FilterUse>,
         /// Which versions are spoken.
         pub versions: Versions = "any",
-        /// Proxies in front that are trusted to tell who the client is in x-forwarded-for.
+        /// Proxies in front that are trusted to tell who the client is in x-forwarded-for, or in forwarded.
         pub trusted_hops: u32 = "0",
+        /// What happens to a Forwarded header (RFC 7239) on its way to endpoints.
+        pub forwarded: Forwarded = "append",
         /// What is done to paths before anybody looks at them.
         pub path: PathHygiene,
         /// What becomes of field names with an underscore, which some servers read as a hyphen.

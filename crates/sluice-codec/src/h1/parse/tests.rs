@@ -94,6 +94,12 @@ fn persistence_goes_by_version_and_connection() {
 
 #[test]
 fn targets() {
+    for host in
+        ["a.test:", "[::1]", "[2001:db8::1]:443", "10.0.0.1:80", "a_b-c.test", "xn--a", "a%20b"]
+    {
+        let (head, _) = accepted(&format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n"));
+        assert_eq!(head.authority(), host);
+    }
     let (head, _) = accepted("GET http://B.test/x HTTP/1.1\r\nHost: a\r\n\r\n");
     assert_eq!((head.authority(), head.path(), head.scheme()), ("B.test", "/x", "http"));
     let (head, _) = accepted("GET HTTP://b?q HTTP/1.1\r\nHost: a\r\n\r\n");
@@ -125,6 +131,15 @@ fn whatever_is_in_doubt_is_refused() {
         ("GET / HTTP/1.1\r\nHost: a b\r\n\r\n", F::HostMalformed),
         ("GET / HTTP/1.1\r\nHost: u@a\r\n\r\n", F::HostMalformed),
         ("GET / HTTP/1.1\r\nHost: a/b\r\n\r\n", F::HostMalformed),
+        ("GET / HTTP/1.1\r\nHost: a:b\r\n\r\n", F::HostMalformed),
+        ("GET / HTTP/1.1\r\nHost: a:65536\r\n\r\n", F::HostMalformed),
+        ("GET / HTTP/1.1\r\nHost: a:+1\r\n\r\n", F::HostMalformed),
+        ("GET / HTTP/1.1\r\nHost: a:1:2\r\n\r\n", F::HostMalformed),
+        ("GET / HTTP/1.1\r\nHost: :80\r\n\r\n", F::HostMalformed),
+        ("GET / HTTP/1.1\r\nHost: [::1\r\n\r\n", F::HostMalformed),
+        ("GET / HTTP/1.1\r\nHost: [::1]x\r\n\r\n", F::HostMalformed),
+        ("GET / HTTP/1.1\r\nHost: [a]\r\n\r\n", F::HostMalformed),
+        ("GET / HTTP/1.1\r\nHost: ::1\r\n\r\n", F::HostMalformed),
         ("GET / HTTP/1.1\nHost: a\n\n", F::BareLf),
         ("GET / HTTP/1.1\r\nHost: a\n\r\n", F::BareLf),
         ("GET / HTTP/1.1\r\nHost: a\r\nX: a\rb\r\n\r\n", F::BareCr),

@@ -1,0 +1,257 @@
+//! Hostile clients and endpoints over HTTP: what they send costs them, and nobody else.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::io::{self, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
+
+use sluice_testkit::frames::{H2, PREFACE, block, flag, frame, get, kind};
+use sluice_testkit::origin::{self, Client};
+use sluice_testkit::peers::Server;
+use sluice_testkit::{Origin, Sluice};
+
+/// One listener without TLS, these rules, and one cluster `up`.
+fn web(http: &str, rules: &str, endpoint: impl ToString, cluster: &str) -> String {
+    format!(
+        "listeners: [{{ name: web, address: 127.0.0.1:0, http: {{ routes: main{http} }} }}]\n\
+         routes: {{ main: [{{ hosts: \"*\", rules: [{rules}] }}] }}\n\
+         clusters: {{ up: {{ endpoints: [\"{}\"]{cluster} }} }}\n",
+        endpoint.to_string()
+    )
+}
+
+/// What a client of HTTP/2 says to open a tunnel for WebSocket, RFC 8441.
+const WEBSOCKET: [(&str, &str); 5] = [
+    (":method", "CONNECT"),
+    (":protocol", "websocket"),
+    (":scheme", "http"),
+    (":authority", "a"),
+    (":path", "/x"),
+];
+
+/// Reads a request head; empty at the end of the connection.
+fn read_head(reader: &mut impl io::BufRead) -> io::Result<String> {
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") && reader.read_line(&mut head)? > 0 {}
+    Ok(head)
+}
+
+/// An endpoint that answers at once and then reads the body that a head states, as servers do that refuse a
+/// request early. Each answer says what was asked for.
+fn early() -> Server {
+    Server::start(|mut stream| {
+        let mut reader = BufReader::new(stream.try_clone()?);
+        loop {
+            let head = read_head(&mut reader)?;
+            let Some(line) = head.lines().next() else { return Ok(()) };
+            let answer = format!("HTTP/1.1 404 No\r\ncontent-length: {}\r\n\r\n{line}", line.len());
+            stream.write_all(answer.as_bytes())?;
+            let length = head.to_ascii_lowercase();
+            let length =
+                length.split("content-length: ").nth(1).and_then(|v| v.split("\r\n").next());
+            let mut body = vec![0; length.map_or(0, |length| length.parse().unwrap_or(0))];
+            reader.read_exact(&mut body)?;
+        }
+    })
+}
+
+/// CONNECT of another protocol has no body, whatever `content-length` says: the endpoint must not wait for one
+/// and take the next client's request for it.
+#[test]
+fn connect_with_a_length_does_not_swallow_the_next_request() {
+    let server = early();
+    let sluice = Sluice::new().workers(1).start(&web(
+        "",
+        "{ cluster: up, connect: true }",
+        server.addr(),
+        "",
+    ));
+    let tunnel = [(":method", "CONNECT"), (":authority", "a:1")];
+    for (stream, fields) in [(1, &WEBSOCKET[..]), (3, &tunnel)] {
+        let mut attacker = H2::connect(sluice.addr("web"));
+        attacker.headers(stream, &[fields, &[("content-length", "60")]].concat(), false);
+        let answer = attacker.until("an answer", |f| f.stream == stream);
+        assert!(matches!(answer.kind, kind::HEADERS | kind::RST_STREAM), "{answer:?}");
+        for n in 0..3 {
+            let path = format!("/victim/{n}");
+            let answer = Client::connect(sluice.addr("web")).get("b", &path);
+            assert_eq!(answer.text(), format!("GET {path} HTTP/1.1"));
+        }
+    }
+}
+
+/// A refused upgrade leaves a connection that the endpoint may read in another way: it is not used again.
+#[test]
+fn a_connection_on_which_an_upgrade_was_refused_is_closed() {
+    let server = early();
+    let sluice = Sluice::new().workers(1).start(&web("", "{ cluster: up }", server.addr(), ""));
+    let asked = "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
+    assert_eq!(Client::connect(sluice.addr("web")).ask(asked).status(), 404);
+    assert_eq!(Client::connect(sluice.addr("web")).get("b", "/next").text(), "GET /next HTTP/1.1");
+    assert_eq!(
+        Client::connect(sluice.addr("web")).get("b", "/again").text(),
+        "GET /again HTTP/1.1"
+    );
+    assert_eq!(server.accepted(), 2, "one for the upgrade, one for both others");
+}
+
+/// An endpoint of HTTP/1 that answers each request with `answer`.
+fn answering(answer: String) -> Server {
+    Server::start(move |mut stream| {
+        let mut reader = BufReader::new(stream.try_clone()?);
+        while !read_head(&mut reader)?.is_empty() {
+            stream.write_all(answer.as_bytes())?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn a_switch_to_what_was_not_asked_for_is_refused() {
+    let asked = "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
+    for upgrade in ["h2c", "websocket, h2c", "", &"w".repeat(5_000)] {
+        let head =
+            format!("HTTP/1.1 101 Switching\r\nConnection: upgrade\r\nUpgrade: {upgrade}\r\n\r\n");
+        let server = answering(head);
+        let sluice = Sluice::new().start(&web("", "{ cluster: up }", server.addr(), ""));
+        assert_eq!(Client::connect(sluice.addr("web")).ask(asked).status(), 502, "{upgrade:.20}");
+        sluice.record_of("upstream.protocol");
+    }
+}
+
+/// A connection of HTTP/2 as an endpoint sees it.
+struct Endpoint2(TcpStream);
+
+impl Endpoint2 {
+    /// Takes the preface and greets.
+    fn greet(mut stream: TcpStream) -> io::Result<Self> {
+        let mut preface = [0; 24];
+        stream.read_exact(&mut preface)?;
+        assert_eq!(preface, PREFACE);
+        stream.write_all(&frame(kind::SETTINGS, 0, 0, &[]))?;
+        Ok(Self(stream))
+    }
+
+    /// Waits for the head of a request; its stream.
+    fn request(&mut self) -> io::Result<u32> {
+        loop {
+            let mut head = [0; 9];
+            self.0.read_exact(&mut head)?;
+            let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+            self.0.read_exact(&mut payload)?;
+            match head[3] {
+                kind::HEADERS => {
+                    return Ok(u32::from_be_bytes([head[5], head[6], head[7], head[8]]));
+                }
+                kind::SETTINGS if head[4] & flag::ACK == 0 => {
+                    self.0.write_all(&frame(kind::SETTINGS, flag::ACK, 0, &[]))?;
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn headers(&mut self, stream: u32, fields: &[(&str, &str)], flags: u8) -> io::Result<()> {
+        self.0.write_all(&frame(kind::HEADERS, flag::END_HEADERS | flags, stream, &block(fields)))
+    }
+}
+
+#[test]
+fn no_endpoint_of_http2_switches_a_client_of_http1_to_bytes() {
+    let server = Server::start(|stream| {
+        let mut endpoint = Endpoint2::greet(stream)?;
+        loop {
+            let stream = endpoint.request()?;
+            endpoint.headers(stream, &[(":status", "101")], 0)?;
+        }
+    });
+    let sluice =
+        Sluice::new().start(&web("", "{ cluster: up }", server.addr(), ", protocol: http2"));
+    assert_eq!(origin::get(sluice.addr("web"), "a", "/").status(), 502);
+    sluice.record_of("upstream.protocol");
+}
+
+#[test]
+fn a_host_that_a_header_names_is_a_host() {
+    let server = Origin::start("a");
+    let rule = "{ cluster: up, connect: true, rewrite: { host_header: x-host } }";
+    let sluice = Sluice::new().start(&web("", rule, server.addr(), ""));
+    let mut client = Client::connect(sluice.addr("web"));
+    let ask = |client: &mut Client, host: &str| {
+        client.ask(&format!("GET /head HTTP/1.1\r\nHost: a\r\nX-Host: {host}\r\n\r\n")).status()
+    };
+    assert_eq!(ask(&mut client, "b.test:80"), 200);
+    for host in ["/admin HTTP/1.1", "b c", "b\u{e9}", "a@b", "b:port"] {
+        assert_eq!(ask(&mut client, host), 400, "{host}");
+    }
+    assert_eq!(ask(&mut client, "c.test"), 200, "the connection goes on");
+    assert!(
+        server
+            .requests()
+            .iter()
+            .all(|request| ["b.test:80", "c.test"].contains(&request.value("host")))
+    );
+}
+
+#[test]
+fn a_rewrite_cannot_lead_out_of_its_folder() {
+    let server = Origin::start("a");
+    let rules = "{ match: { path: { starts_with: /img } }, cluster: up, rewrite: { replace_prefix: /static/ } }, \
+                 { match: { path: { starts_with: /old } }, redirect: { replace_prefix: /new/ } }";
+    let sluice = Sluice::new().start(&web("", rules, server.addr(), ""));
+    let get = |path: &str| origin::get(sluice.addr("web"), "a", path);
+    assert_eq!(get("/img/a").status(), 200);
+    for path in ["/img../admin/secret", "/img%2e%2e/admin", "/old../admin"] {
+        assert_eq!(get(path).status(), 400, "{path}");
+    }
+    assert_eq!(get("/old/a").value("location"), "http://a/new/a");
+    assert_eq!(server.requests().len(), 1);
+}
+
+#[test]
+fn a_redirect_to_a_clean_path_stays_on_its_host() {
+    let sluice = Sluice::new().start(&web(
+        ", path: { escaped_slashes: redirect }",
+        "{ cluster: up }",
+        "127.0.0.1:1",
+        "",
+    ));
+    for path in ["/%2Fevil.example/", "/%5Cevil.example/", "/%2f%5c/evil.example/"] {
+        let answer = origin::get(sluice.addr("web"), "a", path);
+        assert_eq!((answer.status(), answer.value("location")), (307, "/evil.example/"), "{path}");
+    }
+}
+
+/// What a client writes to the left cannot hide what the trusted hop wrote to the right.
+#[test]
+fn bytes_of_a_client_do_not_make_it_the_hop_in_front() {
+    let rules = "{ match: { source: 127.0.0.0/8 }, respond: { body: inner } }, { match: { path: /never }, cluster: up }, { respond: { body: outer } }";
+    let sluice = Sluice::new().start(&web(", trusted_hops: 1", rules, "127.0.0.1:1", ""));
+    for (left, hop, seen) in [
+        (&b""[..], "127.0.0.1", "inner"),
+        (b"", "192.0.2.1", "outer"),
+        (b"\xff, ", "192.0.2.1", "outer"),
+        (b"127.0.0.1, ", "192.0.2.1:4711", "outer"),
+        (b"", "[2001:db8::1]:80", "outer"),
+        (b"127.0.0.1, ", "who?", "outer"),
+    ] {
+        let mut client = Client::connect(sluice.addr("web"));
+        client.send(
+            [b"GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: ", left, hop.as_bytes(), b"\r\n\r\n"]
+                .concat(),
+        );
+        assert_eq!(client.read().text(), seen, "{} {hop}", left.escape_ascii());
+    }
+}
+
+#[test]
+fn a_client_of_http2_cannot_say_what_http1_would_read_in_another_way() {
+    let server = Origin::start("a");
+    let sluice = Sluice::new().start(&web("", "{ cluster: up }", server.addr(), ""));
+    let mut client = H2::connect(sluice.addr("web"));
+    for (stream, host) in [(1, "a:b"), (3, "[::1"), (5, "a:1:2")] {
+        client.headers(stream, &get(host, "/head"), true);
+        let answer = client.until("an answer", |f| f.stream == stream);
+        assert!(matches!(answer.kind, kind::HEADERS | kind::RST_STREAM), "{answer:?}");
+    }
+    assert!(server.requests().is_empty());
+}
