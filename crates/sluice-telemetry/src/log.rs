@@ -71,6 +71,21 @@ enum Order {
     End,
 }
 
+/// Sinks whose files are open, ready to be used.
+#[derive(Debug)]
+pub struct OpenSinks(Vec<Sink>);
+
+impl OpenSinks {
+    /// Opens the files.
+    ///
+    /// # Errors
+    /// A file cannot be opened; the error names it.
+    pub fn open(plans: Vec<SinkPlan>) -> io::Result<Self> {
+        plans.into_iter().map(Sink::open).collect::<io::Result<Vec<_>>>().map(Self)
+    }
+}
+
+#[derive(Debug)]
 struct Sink {
     plan: SinkPlan,
     file: Option<File>,
@@ -105,16 +120,11 @@ impl LogHub {
         QueueSeed { ring, shared: Arc::clone(&self.shared), thread: self.thread().clone() }
     }
 
-    /// Replaces the sinks. Files are opened first, so that an error changes nothing.
-    ///
-    /// # Errors
-    /// A file cannot be opened; the error names it.
-    pub fn set_sinks(&self, plans: Vec<SinkPlan>) -> io::Result<()> {
-        let wanted = plans.iter().fold(0, |mask, plan| mask | plan.kinds);
-        let sinks = plans.into_iter().map(Sink::open).collect::<io::Result<Vec<_>>>()?;
-        self.order(Order::Sinks(sinks));
+    /// Replaces the sinks.
+    pub fn use_sinks(&self, sinks: OpenSinks) {
+        let wanted = sinks.0.iter().fold(0, |mask, sink| mask | sink.plan.kinds);
+        self.order(Order::Sinks(sinks.0));
         self.shared.wanted.store(wanted, Ordering::Relaxed);
-        Ok(())
     }
 
     /// Opens files anew, after somebody has moved them away; later records go to the new ones.

@@ -21,14 +21,16 @@ use sluice_core::{ListenAddress, Name, Reason};
 use sluice_io::WorkerCx;
 use sluice_model::build::Snapshot;
 use sluice_model::diff::Diff;
+use sluice_telemetry::log::OpenSinks;
 use sluice_telemetry::{LogHub, LogQueue, Registry};
+use sluice_upstream::dns::Resolution;
 use sluice_upstream::health::{Probes, TcpProbe};
 use sluice_upstream::plan::CheckKind;
 use sluice_upstream::{Cluster, Clusters};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
-use crate::worker::{Order, Seed, Worker};
+use crate::worker::{Order, Seed, Wanted, Worker};
 
 mod build;
 mod pages;
@@ -226,14 +228,59 @@ impl Control {
         Ok(control)
     }
 
-    /// Puts a snapshot in force. Whatever can fail comes before anything changes.
+    /// Puts a snapshot in force: whatever can fail is prepared on every worker before anything changes on any.
     async fn put_in_force(
         &self,
         snapshot: &Arc<Snapshot>,
         changed: impl Fn(&str) -> bool,
     ) -> anyhow::Result<()> {
-        let bound = self.sockets.borrow().bind(snapshot)?;
-        self.log.set_sinks(snapshot.sinks.clone())?;
+        let sinks = OpenSinks::open(snapshot.sinks.clone())?;
+        let new = self.sockets.borrow().bind(snapshot)?;
+        let (orders, next) = self.sockets.borrow().plan(new, snapshot);
+        if let Err(error) = self.prepare(orders).await {
+            for worker in &self.workers {
+                worker.order(Order::Abandon).await;
+            }
+            self.sockets.borrow().abandon(&next);
+            return Err(error);
+        }
+        // From here on nothing fails.
+        self.log.use_sinks(sinks);
+        let rounds = self.apply_clusters(snapshot, changed);
+        self.workshop.set_routes(snapshot);
+        if self.stage.get() == Stage::Starting {
+            // A name server that does not answer must not keep the other clusters from serving.
+            let all = async {
+                for round in rounds {
+                    round.first_round().await;
+                }
+            };
+            let _ = tokio::time::timeout(FIRST_LOOKUPS, all).await;
+        }
+        self.sockets.borrow_mut().commit(next);
+        for worker in &self.workers {
+            // A worker that is gone serves nothing that could be out of date.
+            let _ = worker.ask(|done| Order::Commit { only: None, done }).await;
+        }
+        self.report.addresses(&self.sockets.borrow());
+        Ok(())
+    }
+
+    /// Has every worker make ready what it is to serve.
+    async fn prepare(&self, orders: Vec<Vec<Wanted>>) -> anyhow::Result<()> {
+        for (worker, wanted) in self.workers.iter().zip(orders) {
+            let prepared = worker.ask(|done| Order::Prepare(wanted, done)).await;
+            prepared.context("a worker has ended; restart sluice")?.map_err(anyhow::Error::msg)?;
+        }
+        Ok(())
+    }
+
+    /// Brings the clusters in line with a snapshot. Returns the first look-ups of those that are new.
+    fn apply_clusters(
+        &self,
+        snapshot: &Snapshot,
+        changed: impl Fn(&str) -> bool,
+    ) -> Vec<Rc<Resolution>> {
         let plans: BTreeMap<Name, _> = snapshot
             .clusters
             .iter()
@@ -250,23 +297,7 @@ impl Control {
             clusters.first_rounds()
         };
         self.workshop.remember(lives);
-        self.workshop.set_routes(snapshot);
-        if self.stage.get() == Stage::Starting {
-            // A name server that does not answer must not keep the other clusters from serving.
-            let all = async {
-                for round in rounds {
-                    round.first_round().await;
-                }
-            };
-            let _ = tokio::time::timeout(FIRST_LOOKUPS, all).await;
-        }
-        let orders = self.sockets.borrow_mut().commit(bound, snapshot);
-        for (worker, wanted) in self.workers.iter().zip(orders) {
-            let installed = worker.ask(|done| Order::Install(wanted, done)).await;
-            installed.context("a worker has ended")?.map_err(anyhow::Error::msg)?;
-        }
-        self.report.addresses(&self.sockets.borrow());
-        Ok(())
+        rounds
     }
 
     async fn reload(&self, config: &std::path::Path, trigger: Trigger) {

@@ -5,7 +5,6 @@
 //! before its order channel is closed.
 
 use std::collections::HashMap;
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -17,16 +16,19 @@ use sluice_core::clock::{ClockOrigin, rfc3339};
 use sluice_core::connection::ConnInfo;
 use sluice_core::{Limits, ListenAddress, Name, Reason};
 use sluice_io::{WorkerCx, turn};
-use sluice_l4::Listener;
-use sluice_l4::accept::{Listening, Slot};
-use sluice_l4::udp::{UdpListener, UdpSlot};
+use sluice_l4::accept::Slot;
+use sluice_l4::udp::UdpSlot;
 use sluice_l7::quic::QuicSlot;
 use sluice_l7::worker::HttpWorker;
-use sluice_model::build::PlanKind;
 use sluice_telemetry::Registry;
 use sluice_telemetry::log::QueueSeed;
 use sluice_upstream::plan::OnRemoved;
 use tokio::sync::{mpsc, oneshot};
+
+mod prepared;
+
+use prepared::Prepared;
+pub(crate) use prepared::Wanted;
 
 /// Orders that may wait for a worker; the control thread gives them one at a time.
 const ORDERS: usize = 64;
@@ -37,8 +39,12 @@ pub(crate) type SocketKey = (ListenAddress, Option<Name>);
 
 /// What the control thread asks of a worker.
 pub(crate) enum Order {
-    /// Serve exactly these sockets with these plans; new sockets come along.
-    Install(Vec<(SocketKey, PlanKind, Option<OwnedFd>)>, oneshot::Sender<Result<(), String>>),
+    /// Make everything ready to serve exactly these sockets with these plans; change nothing in force.
+    Prepare(Vec<Wanted>, oneshot::Sender<Result<(), String>>),
+    /// Serve what was prepared, or only these sockets of it for now. It cannot fail.
+    Commit { only: Option<Arc<Vec<SocketKey>>>, done: oneshot::Sender<()> },
+    /// Drop what was prepared.
+    Abandon,
     /// Accept what is queued, close the listening sockets, go on serving.
     Drain,
     /// Endpoints left a cluster.
@@ -120,7 +126,8 @@ fn run(seed: Seed, inbox: mpsc::Receiver<Order>) {
     let worker = WorkerCx::new(seed.number, seed.origin.clock(), shard, log, seed.limits);
     runtime.block_on(async move {
         worker.start();
-        Office { worker, place, slots: HashMap::new(), retired: Vec::new() }.work(inbox).await;
+        let slots = Slots::new();
+        Office { worker, place, slots, prepared: None, retired: Vec::new() }.work(inbox).await;
     });
 }
 
@@ -130,12 +137,17 @@ enum AnySlot {
     Quic(Rc<QuicSlot>),
 }
 
+/// The sockets that a worker serves.
+type Slots = HashMap<SocketKey, AnySlot>;
+
 /// Carries out orders.
 struct Office {
     worker: Rc<WorkerCx>,
     /// Among the workers, and so of its sockets among those that share a port.
     place: Place,
-    slots: HashMap<SocketKey, AnySlot>,
+    slots: Slots,
+    /// What the next snapshot is to be served with, once every worker has it ready.
+    prepared: Option<Prepared>,
     /// UDP sockets that take no new flows and still have some.
     retired: Vec<Rc<UdpSlot>>,
 }
@@ -144,9 +156,18 @@ impl Office {
     async fn work(mut self, mut inbox: mpsc::Receiver<Order>) {
         while let Some(order) = inbox.recv().await {
             match order {
-                Order::Install(wanted, done) => {
-                    let _ = done.send(self.install(wanted));
+                Order::Prepare(wanted, done) => {
+                    let (slots, worker) = (&self.slots, &self.worker);
+                    let prepared = Prepared::new(wanted, slots, self.place, worker);
+                    let _ = done.send(prepared.map(|ready| {
+                        self.prepared = Some(ready);
+                    }));
                 }
+                Order::Commit { only, done } => {
+                    self.commit(only.as_deref().map(Vec::as_slice));
+                    let _ = done.send(());
+                }
+                Order::Abandon => self.prepared = None,
                 Order::Drain => {
                     let slots: Vec<AnySlot> = self.slots.drain().map(|(_, slot)| slot).collect();
                     slots.into_iter().for_each(|slot| self.retire(slot));
@@ -169,55 +190,20 @@ impl Office {
         }
     }
 
-    fn install(
-        &mut self,
-        wanted: Vec<(SocketKey, PlanKind, Option<OwnedFd>)>,
-    ) -> Result<(), String> {
-        let mut old = std::mem::take(&mut self.slots);
-        for (key, plan, socket) in wanted {
-            let slot = match (plan, old.remove(&key), socket) {
-                (PlanKind::Stream(plan), Some(AnySlot::Stream(slot)), _) => {
-                    slot.replace(Listener::on_worker(plan, &self.worker));
-                    AnySlot::Stream(slot)
-                }
-                (PlanKind::Datagram(plan), Some(AnySlot::Datagram(slot)), _) => {
-                    slot.replace(UdpListener::on_worker(plan, &self.worker));
-                    AnySlot::Datagram(slot)
-                }
-                (PlanKind::Quic(quic), Some(AnySlot::Quic(slot)), _) => {
-                    slot.replace(Listener::on_worker(quic.listener, &self.worker), quic.options);
-                    AnySlot::Quic(slot)
-                }
-                (plan, _, Some(socket)) => {
-                    self.open(plan, socket).map_err(|error| format!("{}: {error}", key.0))?
-                }
-                (_, _, None) => return Err(format!("{}: no socket came along", key.0)),
-            };
-            self.slots.insert(key, slot);
+    /// Puts what was prepared in force, or the part of it that `only` names.
+    fn commit(&mut self, only: Option<&[SocketKey]>) {
+        let Some(mut prepared) = self.prepared.take() else { return };
+        if let Some(only) = only {
+            prepared.commit(|key| only.contains(key), &mut self.slots, &self.worker);
+            self.prepared = Some(prepared);
+            return;
         }
-        old.into_values().for_each(|slot| self.retire(slot));
-        Ok(())
-    }
-
-    fn open(&self, plan: PlanKind, socket: OwnedFd) -> std::io::Result<AnySlot> {
-        let worker = &self.worker;
-        match plan {
-            PlanKind::Stream(plan) => {
-                let listening = Listening::new(worker.reactor.register(socket)?);
-                let slot = Slot::new(Listener::on_worker(plan, worker));
-                worker.spawn(Rc::clone(&slot).accept(listening, Rc::clone(worker)));
-                Ok(AnySlot::Stream(slot))
-            }
-            PlanKind::Datagram(plan) => {
-                let slot = UdpSlot::new(socket, UdpListener::on_worker(plan, worker), worker)?;
-                worker.spawn(Rc::clone(&slot).run());
-                Ok(AnySlot::Datagram(slot))
-            }
-            PlanKind::Quic(quic) => {
-                let listener = Listener::on_worker(quic.listener, worker);
-                let slot = QuicSlot::new(socket, self.place, listener, quic.options, worker)?;
-                worker.spawn(Rc::clone(&slot).run());
-                Ok(AnySlot::Quic(slot))
+        prepared.commit(|_| true, &mut self.slots, &self.worker);
+        let gone: Vec<SocketKey> =
+            self.slots.keys().filter(|key| !prepared.contains(key)).cloned().collect();
+        for key in gone {
+            if let Some(slot) = self.slots.remove(&key) {
+                self.retire(slot);
             }
         }
     }

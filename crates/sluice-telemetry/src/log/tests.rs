@@ -30,7 +30,7 @@ fn records_come_out_in_order_and_follow_a_moved_file() {
     let hub = LogHub::start(&Registry::new(), 9).unwrap();
     let queue = hub.queue(1024).take_root(&Registry::new().shard(1), "0");
     assert!(!queue.wants(RecordKind::Connection));
-    hub.set_sinks(vec![file_sink(&path)]).unwrap();
+    hub.use_sinks(OpenSinks::open(vec![file_sink(&path)]).unwrap());
     assert!(queue.wants(RecordKind::Connection) && !queue.wants(RecordKind::Flow));
     (0..500).for_each(|n| queue.push(Box::new(Numbered(n))));
     hub.flush();
@@ -62,8 +62,8 @@ fn a_full_queue_drops_and_counts() {
 fn a_file_that_cannot_be_opened_changes_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let hub = LogHub::start(&Registry::new(), 9).unwrap();
-    hub.set_sinks(vec![file_sink(&folder.path().join("log"))]).unwrap();
-    let error = hub.set_sinks(vec![file_sink(folder.path())]).unwrap_err();
+    hub.use_sinks(OpenSinks::open(vec![file_sink(&folder.path().join("log"))]).unwrap());
+    let error = OpenSinks::open(vec![file_sink(folder.path())]).unwrap_err();
     assert!(error.to_string().contains("cannot open"), "{error}");
     assert_eq!(hub.shared.wanted.load(Ordering::Relaxed), RecordKind::Connection.bit());
 }
@@ -73,7 +73,7 @@ fn records_that_cannot_be_written_are_counted() {
     let registry = Registry::new();
     let hub = LogHub::start(&registry, 9).unwrap();
     // A device that is always full.
-    hub.set_sinks(vec![file_sink(std::path::Path::new("/dev/full"))]).unwrap();
+    hub.use_sinks(OpenSinks::open(vec![file_sink(std::path::Path::new("/dev/full"))]).unwrap());
     let queue = hub.queue(8).take_root(&registry.shard(1), "0");
     (0..3).for_each(|n| queue.push(Box::new(Numbered(n))));
     hub.flush();

@@ -5,6 +5,7 @@
 //! change is kept over a reload.
 
 use std::collections::{BTreeMap, HashMap};
+use std::mem::Discriminant;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd as _, OwnedFd};
 
@@ -14,7 +15,7 @@ use sluice_model::build::{ListenerSnapshot, PlanKind, Snapshot};
 use sluice_model::sections::SocketOptions;
 use sluice_sys::{listen, steer};
 
-use crate::worker::SocketKey;
+use crate::worker::{SocketKey, Wanted};
 
 /// The sockets in use, by key, with the address each got.
 #[derive(Debug)]
@@ -28,13 +29,16 @@ pub(crate) struct Sockets {
 pub(crate) struct BoundAs {
     pub(crate) listener: Name,
     pub(crate) address: ListenAddress,
+    kind: Discriminant<PlanKind>,
 }
+
+/// The sockets of a snapshot that is not in force yet.
+#[derive(Debug)]
+pub(crate) struct NextSockets(BTreeMap<SocketKey, BoundAs>);
 
 /// Sockets that a snapshot needs and that were not there.
 #[derive(Debug)]
 pub(crate) struct NewSockets(HashMap<SocketKey, (Vec<OwnedFd>, ListenAddress)>);
-
-type Wanted = Vec<(SocketKey, PlanKind, Option<OwnedFd>)>;
 
 impl Sockets {
     pub(crate) const fn new(workers: usize) -> Self {
@@ -48,8 +52,11 @@ impl Sockets {
     pub(crate) fn bind(&self, snapshot: &Snapshot) -> anyhow::Result<NewSockets> {
         let mut new = HashMap::new();
         for (name, listener) in &snapshot.listeners {
-            let new_ones = served(name, listener).filter(|(key, _)| !self.bound.contains_key(key));
-            for (key, plan) in new_ones {
+            for (key, plan) in served(name, listener) {
+                if let Some(old) = self.bound.get(&key) {
+                    same_kind(name, &key, old, &plan)?;
+                    continue;
+                }
                 let wanted = self.beside(&key, &new);
                 let cannot = || format!("the listener `{name}` cannot listen on {wanted}");
                 let mut sockets =
@@ -87,9 +94,13 @@ impl Sockets {
         key.0.clone()
     }
 
-    /// Takes the new sockets up and says what each worker shall serve.
-    pub(crate) fn commit(&mut self, mut new: NewSockets, snapshot: &Snapshot) -> Vec<Wanted> {
-        let mut orders: Vec<Wanted> = (0..self.workers).map(|_| Vec::new()).collect();
+    /// What each worker shall serve, and the sockets that are in use once they all do.
+    pub(crate) fn plan(
+        &self,
+        mut new: NewSockets,
+        snapshot: &Snapshot,
+    ) -> (Vec<Vec<Wanted>>, NextSockets) {
+        let mut orders: Vec<Vec<Wanted>> = (0..self.workers).map(|_| Vec::new()).collect();
         let mut bound = BTreeMap::new();
         for (name, listener) in &snapshot.listeners {
             for (key, plan) in served(name, listener) {
@@ -103,13 +114,24 @@ impl Sockets {
                     let socket = sockets.as_mut().and_then(|(sockets, _)| sockets.pop());
                     order.push((key.clone(), plan.clone(), socket));
                 }
-                bound.insert(key, BoundAs { listener: name.clone(), address });
+                let kind = std::mem::discriminant(&plan);
+                bound.insert(key, BoundAs { listener: name.clone(), address, kind });
             }
         }
-        let gone = self.bound.keys().filter(|key| !bound.contains_key(*key));
+        (orders, NextSockets(bound))
+    }
+
+    /// Notes what is in use now.
+    pub(crate) fn commit(&mut self, next: NextSockets) {
+        let gone = self.bound.keys().filter(|key| !next.0.contains_key(*key));
         gone.for_each(|key| unlink(&key.0));
-        self.bound = bound;
-        orders
+        self.bound = next.0;
+    }
+
+    /// Removes the files of unix sockets that a failed reload made.
+    pub(crate) fn abandon(&self, next: &NextSockets) {
+        let new = next.0.keys().filter(|key| !self.bound.contains_key(*key));
+        new.for_each(|key| unlink(&key.0));
     }
 
     /// Every address, by listener.
@@ -121,6 +143,18 @@ impl Sockets {
     pub(crate) fn unlink(&self) {
         self.bound.keys().for_each(|key| unlink(&key.0));
     }
+}
+
+/// A socket that passed datagrams on cannot take QUIC up, nor the other way round: flows and connections that
+/// are open keep the old one, and both would share the port.
+fn same_kind(name: &Name, key: &SocketKey, old: &BoundAs, plan: &PlanKind) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        old.kind == std::mem::discriminant(plan),
+        "the listener `{name}` uses {} for something else than `{}` does now; remove one, reload, and then add the other",
+        key.0,
+        old.listener
+    );
+    Ok(())
 }
 
 fn unlink(address: &ListenAddress) {

@@ -1,0 +1,150 @@
+//! Listening sockets of a worker that are ready to serve a snapshot, and do not serve it yet.
+//!
+//! Owns: the step from plans and sockets to slots, in two halves: everything that may fail, and the switch.
+//! Refuses to know: what the old slots do. Keeps: preparing changes nothing that is in force, so that what was
+//! prepared can be dropped; putting it in force cannot fail.
+
+use std::collections::HashSet;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+
+use sluice_codec::quic::{Place, QuicOptions};
+use sluice_io::WorkerCx;
+use sluice_l4::Listener;
+use sluice_l4::accept::{Listening, Slot};
+use sluice_l4::udp::{UdpListener, UdpSlot};
+use sluice_l7::quic::QuicSlot;
+use sluice_model::build::PlanKind;
+
+use super::{AnySlot, Slots, SocketKey};
+
+/// What a worker is to serve on one socket; a new socket comes along.
+pub(crate) type Wanted = (SocketKey, PlanKind, Option<OwnedFd>);
+
+/// Everything that a worker is to serve, ready.
+pub(super) struct Prepared {
+    next: Vec<(SocketKey, Next)>,
+    keys: HashSet<SocketKey>,
+}
+
+/// A socket with the listener that it is to serve.
+enum Next {
+    Stream(Rc<Slot>, Rc<Listener>),
+    Datagram(Rc<UdpSlot>, Rc<UdpListener>),
+    Quic(Rc<QuicSlot>, Rc<Listener>, QuicOptions),
+    NewStream(Rc<Slot>, Listening),
+    NewDatagram(Rc<UdpSlot>),
+    NewQuic(Rc<QuicSlot>),
+}
+
+impl Prepared {
+    /// Makes listeners, and registers new sockets, beside the slots in force.
+    ///
+    /// # Errors
+    /// The first socket that cannot be served, with the reason. A filter that panics while it is made is one.
+    pub(super) fn new(
+        wanted: Vec<Wanted>,
+        slots: &Slots,
+        place: Place,
+        worker: &Rc<WorkerCx>,
+    ) -> Result<Self, String> {
+        let mut next = Vec::new();
+        for (key, plan, socket) in wanted {
+            // Filters of third parties are made here. One that panics must cost the reload, not the worker.
+            let made = catch_unwind(AssertUnwindSafe(|| {
+                Next::new(plan, slots.get(&key), socket, place, worker)
+            }));
+            let made =
+                made.map_err(|_| format!("{}: a filter panicked while it was made", key.0))?;
+            next.push((key.clone(), made.map_err(|error| format!("{}: {error}", key.0))?));
+        }
+        let keys = next.iter().map(|(key, _)| key.clone()).collect();
+        Ok(Self { next, keys })
+    }
+
+    /// Puts the sockets that `which` names in force.
+    pub(super) fn commit(
+        &mut self,
+        which: impl Fn(&SocketKey) -> bool,
+        slots: &mut Slots,
+        worker: &Rc<WorkerCx>,
+    ) {
+        for (key, next) in self.next.extract_if(.., |(key, _)| which(key)) {
+            slots.insert(key, next.commit(worker));
+        }
+    }
+
+    /// Whether a socket is among those that were prepared.
+    pub(super) fn contains(&self, key: &SocketKey) -> bool {
+        self.keys.contains(key)
+    }
+}
+
+impl Next {
+    fn new(
+        plan: PlanKind,
+        slot: Option<&AnySlot>,
+        socket: Option<OwnedFd>,
+        place: Place,
+        worker: &Rc<WorkerCx>,
+    ) -> io::Result<Self> {
+        let none = || io::Error::new(io::ErrorKind::NotFound, "no socket came along");
+        Ok(match (plan, slot) {
+            (PlanKind::Stream(plan), Some(AnySlot::Stream(slot))) => {
+                Self::Stream(Rc::clone(slot), Listener::on_worker(plan, worker))
+            }
+            (PlanKind::Datagram(plan), Some(AnySlot::Datagram(slot))) => {
+                Self::Datagram(Rc::clone(slot), UdpListener::on_worker(plan, worker))
+            }
+            (PlanKind::Quic(quic), Some(AnySlot::Quic(slot))) => {
+                let listener = Listener::on_worker(quic.listener, worker);
+                Self::Quic(Rc::clone(slot), listener, quic.options)
+            }
+            (PlanKind::Stream(plan), _) => {
+                let socket = worker.reactor.register(socket.ok_or_else(none)?)?;
+                let slot = Slot::new(Listener::on_worker(plan, worker));
+                Self::NewStream(slot, Listening::new(socket))
+            }
+            (PlanKind::Datagram(plan), _) => {
+                let listener = UdpListener::on_worker(plan, worker);
+                Self::NewDatagram(UdpSlot::new(socket.ok_or_else(none)?, listener, worker)?)
+            }
+            (PlanKind::Quic(quic), _) => {
+                let listener = Listener::on_worker(quic.listener, worker);
+                let socket = socket.ok_or_else(none)?;
+                Self::NewQuic(QuicSlot::new(socket, place, listener, quic.options, worker)?)
+            }
+        })
+    }
+
+    fn commit(self, worker: &Rc<WorkerCx>) -> AnySlot {
+        match self {
+            Self::Stream(slot, listener) => {
+                slot.replace(listener);
+                AnySlot::Stream(slot)
+            }
+            Self::Datagram(slot, listener) => {
+                slot.replace(listener);
+                AnySlot::Datagram(slot)
+            }
+            Self::Quic(slot, listener, options) => {
+                slot.replace(listener, options);
+                AnySlot::Quic(slot)
+            }
+            Self::NewStream(slot, listening) => {
+                worker.spawn(Rc::clone(&slot).accept(listening, Rc::clone(worker)));
+                AnySlot::Stream(slot)
+            }
+            Self::NewDatagram(slot) => {
+                worker.spawn(Rc::clone(&slot).run());
+                AnySlot::Datagram(slot)
+            }
+            Self::NewQuic(slot) => {
+                worker.spawn(Rc::clone(&slot).run());
+                AnySlot::Quic(slot)
+            }
+        }
+    }
+}

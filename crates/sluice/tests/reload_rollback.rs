@@ -1,0 +1,133 @@
+//! A reload that fails on one worker changes nothing on any.
+//!
+//! This program is both: started with `run`, it is Sluice with a filter that cannot be made on one of its
+//! workers; else it is the test.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::process::ExitCode;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use sluice_core::{ConnInfo, Diags, Node, Path, Setting, Shape, Verdict};
+use sluice_io::{Admit, ConnectionFilter, FilterFactory, FilterPlan, WorkerCx};
+use sluice_testkit::origin::Client;
+use sluice_testkit::peers::{Server, connect, read};
+use sluice_testkit::{Running, Sluice};
+
+/// Connections made to each listener: enough for both workers to get some.
+const CONNECTIONS: usize = 24;
+
+sluice_core::section! {
+    /// Panics while it is made on one worker.
+    pub struct Fragile {
+        /// The worker.
+        pub worker: u16 = "1",
+    }
+}
+
+#[derive(Debug)]
+struct Factory;
+
+#[derive(Clone, Debug)]
+struct Breaking(Fragile);
+
+#[derive(Debug)]
+struct Sound;
+
+impl FilterFactory for Factory {
+    fn name(&self) -> &'static str {
+        "fragile"
+    }
+
+    fn help(&self) -> &'static str {
+        "Panics while it is made on one worker."
+    }
+
+    fn shape(&self) -> Shape {
+        Fragile::shape()
+    }
+
+    fn check(&self, node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Arc<dyn FilterPlan>> {
+        Some(Arc::new(Breaking(Fragile::bind(node, at, diags)?)))
+    }
+}
+
+impl FilterPlan for Breaking {
+    fn on_worker(&self, worker: &Rc<WorkerCx>, _: &str) -> Rc<dyn ConnectionFilter> {
+        assert!(worker.number != usize::from(self.0.worker), "the filter `fragile` breaks here");
+        Rc::new(Sound)
+    }
+}
+
+impl ConnectionFilter for Sound {
+    fn admit(&self, _: &ConnInfo) -> Admit {
+        Admit::Now(Verdict::Continue)
+    }
+}
+
+fn main() -> ExitCode {
+    if std::env::args().nth(1).as_deref() == Some("run") {
+        let mut extensions = sluice::Extensions::default();
+        extensions.connection.register(Arc::new(Factory));
+        return sluice::main_with(extensions);
+    }
+    a_reload_that_fails_on_one_worker_changes_nothing_on_any();
+    ExitCode::SUCCESS
+}
+
+fn a_reload_that_fails_on_one_worker_changes_nothing_on_any() {
+    let (one, two) = (Server::greeter("one"), Server::greeter("two"));
+    let yaml = |server: &Server, word: &str, more: &str| {
+        format!(
+            "listeners:\n\
+             \x20 - {{ name: door, address: 127.0.0.1:0, relay: up }}\n\
+             \x20 - {{ name: web, address: 127.0.0.1:0, http: {{ routes: main }} }}\n\
+             {more}\
+             routes: {{ main: [{{ hosts: \"*\", rules: [{{ respond: {{ status: 200, body: {word} }} }}] }}] }}\n\
+             clusters: {{ up: {{ endpoints: [\"{}\"] }} }}\n",
+            server.addr()
+        )
+    };
+    let fragile =
+        "  - { name: new, address: 127.0.0.1:0, relay: up, filters: [{ fragile: {} }] }\n";
+    let sound = "  - { name: new, address: 127.0.0.1:0, relay: up }\n";
+    let kit = Sluice::with_binary(std::env::current_exe().unwrap());
+    let sluice = kit
+        .expect_warning("reload failed")
+        .expect_warning("panicked")
+        .start(&yaml(&one, "one", ""));
+    serves(&sluice, "one");
+    let clusters = sluice.items("/clusters");
+
+    let other_sink = "access_log: [{ sink: elsewhere.json }]\n";
+    assert_eq!(sluice.reload(&(yaml(&two, "two", fragile) + other_sink)), "failed");
+    serves(&sluice, "one");
+    let settled = |mut clusters: Vec<serde_json::Value>| {
+        for endpoint in clusters[0]["endpoints"].as_array_mut().unwrap() {
+            endpoint["connections_total"] = 0.into();
+            endpoint["connections_active"] = 0.into();
+        }
+        clusters[0]["connections_active"] = 0.into();
+        clusters
+    };
+    assert_eq!(settled(sluice.items("/clusters")), settled(clusters));
+    let names: Vec<_> =
+        sluice.items("/listeners").iter().map(|item| item["name"].to_string()).collect();
+    assert_eq!(names, ["\"door\"", "\"web\""]);
+    let written = std::fs::read_to_string(sluice.folder().join("elsewhere.json"));
+    assert_eq!(written.unwrap_or_default(), "", "the new sink is in use");
+
+    assert_eq!(sluice.reload(&yaml(&two, "two", sound)), "applied");
+    serves(&sluice, "two");
+    for _ in 0..CONNECTIONS {
+        assert_eq!(read(&mut connect(sluice.addr("new")), 3), b"two");
+    }
+}
+
+/// Every worker relays to the server that says `word`, and answers HTTP with it.
+fn serves(sluice: &Running, word: &str) {
+    for _ in 0..CONNECTIONS {
+        assert_eq!(read(&mut connect(sluice.addr("door")), 3), word.as_bytes());
+        assert_eq!(Client::connect(sluice.addr("web")).get("a", "/").text(), word);
+    }
+}
