@@ -256,8 +256,22 @@ pub enum PathRewrite {
     Regex(Box<(regex::Regex, String)>),
 }
 
+impl PartialEq for PathRewrite {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Prefix(one), Self::Prefix(two)) | (Self::Whole(one), Self::Whole(two)) => {
+                one == two
+            }
+            (Self::Regex(one), Self::Regex(two)) => {
+                one.0.as_str() == two.0.as_str() && one.1 == two.1
+            }
+            (Self::Prefix(_) | Self::Whole(_) | Self::Regex(_), _) => false,
+        }
+    }
+}
+
 /// How a rule's requests are treated.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct RuleOptions {
     /// Time-outs.
     pub timeouts: Timeouts,
@@ -469,6 +483,30 @@ impl Rule {
 }
 
 impl Conditions {
+    /// Whether nothing is asked for. The pattern names every field, so a new condition cannot be forgotten here.
+    pub fn is_empty(&self) -> bool {
+        let Self {
+            methods,
+            headers,
+            content_types,
+            query,
+            cookies,
+            client_certificate,
+            sources,
+            grpc,
+            runtime,
+        } = self;
+        methods.is_empty()
+            && headers.is_empty()
+            && content_types.is_empty()
+            && query.is_empty()
+            && cookies.is_empty()
+            && client_certificate.is_none()
+            && sources.is_empty()
+            && grpc.is_none()
+            && runtime.is_none()
+    }
+
     fn why_not(&self, subject: &Subject<'_>) -> Option<&'static str> {
         let head = subject.head;
         if !self.methods.is_empty() && !self.methods.iter().any(|m| m == head.method_text()) {

@@ -341,14 +341,7 @@ impl Table<'_, '_> {
             connect: rule.connect,
         };
         let usual = &self.usual;
-        let same = options.timeouts == usual.timeouts
-            && options.retry == usual.retry
-            && options.path.is_none()
-            && options.host == usual.host
-            && options.hash.is_empty()
-            && options.upgrades == usual.upgrades
-            && !options.connect;
-        Some(if same { Arc::clone(usual) } else { Arc::new(options) })
+        Some(if options == **usual { Arc::clone(usual) } else { Arc::new(options) })
     }
 
     fn rule_filters(
@@ -528,33 +521,39 @@ fn hash_by(source: &HashSource) -> HashBy {
     }
 }
 
+/// The conditions of a match beside its path. The pattern names every field, so a new one cannot be forgotten.
 fn conditions(of: &RouteMatch) -> Option<Box<Conditions>> {
+    let RouteMatch {
+        path: _,
+        method,
+        headers,
+        content_type,
+        query,
+        cookies,
+        client_certificate,
+        source,
+        grpc,
+        runtime,
+    } = of;
     let conditions = Conditions {
-        methods: of.method.iter().map(|method| method.0.clone()).collect(),
-        headers: of.headers.0.iter().map(|(n, v)| (n.to_ascii_lowercase(), v.clone())).collect(),
-        content_types: of.content_type.clone(),
-        query: of.query.0.clone(),
-        cookies: of.cookies.0.clone(),
-        client_certificate: of.client_certificate.as_deref().map(|text| match text {
+        methods: method.iter().map(|method| method.0.clone()).collect(),
+        headers: headers.0.iter().map(|(n, v)| (n.to_ascii_lowercase(), v.clone())).collect(),
+        content_types: content_type.clone(),
+        query: query.0.clone(),
+        cookies: cookies.0.clone(),
+        client_certificate: client_certificate.as_deref().map(|text| match text {
             "true" => ClientCertificate::Present(true),
             "false" => ClientCertificate::Present(false),
             subject => ClientCertificate::Subject(subject.to_owned()),
         }),
-        sources: of.source.clone(),
-        grpc: of.grpc.as_ref().map(|grpc| grpc.0.clone()),
-        runtime: of
-            .runtime
+        sources: source.clone(),
+        grpc: grpc.as_ref().map(|grpc| grpc.0.clone()),
+        runtime: runtime
             .as_ref()
             .map(|share| RuntimeShare { key: share.key.clone(), percent: share.percent.0.into() }),
     };
-    let none = conditions.methods.is_empty()
-        && conditions.headers.is_empty()
-        && conditions.content_types.is_empty()
-        && conditions.query.is_empty()
-        && conditions.cookies.is_empty()
-        && conditions.client_certificate.is_none()
-        && conditions.sources.is_empty()
-        && conditions.grpc.is_none()
-        && conditions.runtime.is_none();
-    (!none).then(|| Box::new(conditions))
+    (!conditions.is_empty()).then(|| Box::new(conditions))
 }
+
+#[cfg(test)]
+mod tests;
