@@ -3,6 +3,7 @@
 
 pub mod h2_cases;
 pub mod h3;
+pub mod messages;
 
 use std::path::{Path, PathBuf};
 

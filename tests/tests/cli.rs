@@ -1,42 +1,7 @@
 //! The command line: exit codes, messages, the demo.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::process::{Command, Output};
-
-use sluice_testkit::{Sluice, tools};
-
-fn sluice(args: &[&str]) -> Output {
-    tools::run(Command::new(Sluice::binary()).args(args))
-}
-
-fn out(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-/// What `check` says of a configuration, with the folder taken out of it.
-fn check(yaml: &str) -> (Option<i32>, String) {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("sluice.yaml");
-    std::fs::write(&path, yaml).unwrap();
-    let output = sluice(&["check", path.to_str().unwrap()]);
-    let shown = format!("{}/", folder.path().display());
-    (output.status.code(), out(&output).replace(&shown, ""))
-}
-
-/// Compares with a page in `tests/messages/`; with UPDATE=1 it is written anew.
-#[track_caller]
-fn snapshot(name: &str, text: &str) {
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("messages")
-        .join(format!("{name}.txt"));
-    if std::env::var_os("UPDATE").is_some() {
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(&path, text).unwrap();
-    }
-    let expected = std::fs::read_to_string(&path)
-        .unwrap_or_else(|_| panic!("{} is not there; UPDATE=1 writes it", path.display()));
-    assert_eq!(text, expected, "{name}: UPDATE=1 takes the new text");
-}
+use sluice_tests::messages::{check, out, sluice, snapshot};
 
 #[test]
 fn every_kind_of_bad_configuration_has_its_message() {
@@ -81,6 +46,26 @@ fn every_kind_of_bad_configuration_has_its_message() {
         assert_eq!(code, Some(if name == "warnings" { 0 } else { 3 }), "{name}: {text}");
         snapshot(name, &text);
     }
+}
+
+#[test]
+fn chains_that_share_routes_and_ask_for_other_certificates_are_warned_about() {
+    let (code, text) = check(
+        r#"listeners:
+  - name: edge
+    address: 127.0.0.1:7001
+    chains:
+      - match: { sni: a.test }
+        tls: { certificates: [{ cert: a.pem, key: a.key }] }
+        http: main
+      - match: { sni: b.test }
+        tls: { certificates: [{ cert: b.pem, key: b.key }], client_auth: { ca: ca.pem } }
+        http: main
+routes: { main: [{ hosts: "*", rules: [{ respond: {} }] }] }
+"#,
+    );
+    assert_eq!(code, Some(0), "{text}");
+    snapshot("shared-routes", &text);
 }
 
 #[test]

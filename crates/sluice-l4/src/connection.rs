@@ -6,7 +6,6 @@
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
-use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -310,11 +309,7 @@ fn select(
 }
 
 fn find(table: &ChainTable, conn: &Conn, facts: &Facts) -> Result<usize, Reason> {
-    let pair = |peer: Peer| peer.socket().map(|end: SocketAddr| (end.ip() as IpAddr, end.port()));
-    let info = &conn.info;
-    let subject =
-        Subject { destination: pair(info.destination()), source: pair(info.source()), facts };
-    table.find(&subject).ok_or(reasons::UNMATCHED)
+    table.find(&Subject::of(&conn.info, facts)).ok_or(reasons::UNMATCHED)
 }
 
 // --- bytes that are looked at and given back ---

@@ -12,6 +12,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
+use sluice_core::connection::{ConnInfo, Peer};
 use sluice_core::value::{NamePattern, WordPattern};
 use sluice_core::{Cidr, Facts, Protocol, TransportKind};
 
@@ -54,7 +55,13 @@ pub struct Subject<'a> {
     pub facts: &'a Facts,
 }
 
-impl Subject<'_> {
+impl<'a> Subject<'a> {
+    /// A connection with the facts that its first bytes gave.
+    pub fn of(info: &ConnInfo, facts: &'a Facts) -> Self {
+        let pair = |peer: Peer| peer.socket().map(|end| (end.ip(), end.port()));
+        Self { destination: pair(info.destination()), source: pair(info.source()), facts }
+    }
+
     fn transport(&self) -> TransportKind {
         match (self.facts.quic, self.facts.tls) {
             (true, _) => TransportKind::Quic,
@@ -155,11 +162,18 @@ impl ChainTable {
 
     /// The chain for a connection, if one matches.
     pub fn find(&self, subject: &Subject<'_>) -> Option<usize> {
+        self.find_named(subject, subject.facts.sni.as_deref())
+    }
+
+    /// The chain that `subject` would have with `name`, in lower case, as its server name.
+    pub fn find_named(&self, subject: &Subject<'_>, name: Option<&str>) -> Option<usize> {
         let mut branch = self.root.as_ref()?;
         loop {
             match branch {
                 Branch::Chain(index) => return Some(*index),
-                Branch::Step(node) => branch = node.table.find(subject).or(node.any.as_ref())?,
+                Branch::Step(node) => {
+                    branch = node.table.find(subject, name).or(node.any.as_ref())?;
+                }
             }
         }
     }
@@ -283,7 +297,7 @@ fn group<V: Eq + std::hash::Hash + Ord + Clone>(
 }
 
 impl Table {
-    fn find(&self, subject: &Subject<'_>) -> Option<&Branch> {
+    fn find(&self, subject: &Subject<'_>, name: Option<&str>) -> Option<&Branch> {
         let side = |of_source: bool| if of_source { subject.source } else { subject.destination };
         match self {
             Self::Port { of_source, by_port } => by_port.get(&side(*of_source)?.1),
@@ -292,7 +306,7 @@ impl Table {
                 lengths.iter().find_map(|bits| by_block.get(&Cidr::around(address, *bits)))
             }
             Self::Name { exact, suffix } => {
-                let name = subject.facts.sni.as_deref()?;
+                let name = name?;
                 exact.get(name).or_else(|| {
                     let parents = name.match_indices('.').map(|(dot, _)| &name[dot + 1..]);
                     parents.filter_map(|parent| suffix.get(parent)).next()

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod at_work;
+pub mod client_auth;
 pub mod edge;
 pub mod exchange;
 pub mod filters;

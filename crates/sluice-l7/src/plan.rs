@@ -8,6 +8,7 @@ use sluice_codec::h2::H2Options;
 use sluice_codec::h3::H3Options;
 use sluice_core::Name;
 
+use crate::client_auth::OwnClientAuth;
 use crate::edge::Edge;
 use crate::filters::FilterPlan;
 use crate::hygiene::Hygiene;
@@ -27,6 +28,9 @@ pub struct HttpPlan {
     pub filters: Vec<(&'static str, Arc<dyn FilterPlan>)>,
     /// Runtime values.
     pub runtime: Arc<Runtime>,
+    /// Which requests ask for a host whose clients are authenticated otherwise; `None` where the chains of the
+    /// listener all ask for the same.
+    pub client_auth: Option<OwnClientAuth>,
     /// How.
     pub options: HttpOptions,
 }

@@ -23,6 +23,7 @@ use sluice_upstream::{Cluster, ClusterPlan};
 use crate::check;
 use crate::sections::{AccessLog, Config, LogKind, SocketOptions};
 
+mod client_auth;
 mod clusters;
 mod http;
 mod listeners;

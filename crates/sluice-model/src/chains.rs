@@ -2,11 +2,12 @@
 //!
 //! Owns: what a match implies, and which matches can never come true. Refuses to know: handlers.
 
-use sluice_core::{Diags, ListenAddress, Path, Protocol, Spanned, TransportKind};
+use sluice_core::settings::Members;
+use sluice_core::{Diags, ListenAddress, Path, Protocol, Span, Spanned, TransportKind};
 use sluice_l4::Criteria;
 use sluice_l4::inspect::Needs;
 
-use crate::sections::{Match, ProtocolMatch, TransportMatch};
+use crate::sections::{Chain, Match, ProtocolMatch, TransportMatch};
 
 /// Where a chain stands, as far as it bears on what it can match.
 #[derive(Clone, Copy, Debug)]
@@ -24,17 +25,30 @@ pub struct Place<'a> {
 /// The criteria of a match, with what it implies made plain.
 pub fn criteria(of: Option<&Match>) -> Criteria {
     let Some(of) = of else { return Criteria::default() };
+    // Every field by name: one that is forgotten would make its chain match more than it says.
+    let Match {
+        port,
+        destination,
+        sni,
+        transport: transports,
+        alpn,
+        protocol: protocols,
+        database,
+        user,
+        source,
+        source_port,
+    } = of;
     Criteria {
-        ports: of.port.clone(),
-        destinations: of.destination.clone(),
-        names: of.sni.clone(),
-        transports: of.transport.iter().copied().map(transport).collect(),
-        alpn: of.alpn.iter().map(|alpn| alpn.clone().into_bytes()).collect(),
-        protocols: of.protocol.iter().copied().map(protocol).collect(),
-        databases: of.database.clone(),
-        users: of.user.clone(),
-        sources: of.source.clone(),
-        source_ports: of.source_port.clone(),
+        ports: port.clone(),
+        destinations: destination.clone(),
+        names: sni.clone(),
+        transports: transports.iter().copied().map(transport).collect(),
+        alpn: alpn.iter().map(|alpn| alpn.clone().into_bytes()).collect(),
+        protocols: protocols.iter().copied().map(protocol).collect(),
+        databases: database.clone(),
+        users: user.clone(),
+        sources: source.clone(),
+        source_ports: source_port.clone(),
     }
 }
 
@@ -81,6 +95,43 @@ pub fn needs(chains: &[(Criteria, bool)], inside: bool) -> Needs {
         needs.tls = chains.iter().any(|(criteria, _)| criteria.protocols.contains(&Protocol::Tls));
     }
     needs
+}
+
+/// A chain that connections of QUIC may end in.
+#[derive(Clone, Debug)]
+pub struct OverQuic {
+    /// Which of the chains that are right.
+    pub index: usize,
+    /// Its place in the list.
+    pub place: usize,
+    /// Where it is written.
+    pub span: Span,
+    /// What it asks of a connection of QUIC.
+    pub criteria: Criteria,
+}
+
+/// The chains that end TLS, speak HTTP and ask for nothing that a connection of QUIC could not have.
+pub fn over_quic(chains: &Members<Chain>) -> Vec<OverQuic> {
+    let carries = |kind: &TransportKind| *kind != TransportKind::Plain;
+    let fits = |of: &Criteria| {
+        (of.transports.is_empty() || of.transports.iter().any(carries))
+            && (of.protocols.is_empty() || of.protocols.contains(&Protocol::Tls))
+            && (of.alpn.is_empty() || of.alpn.iter().any(|alpn| alpn == b"h3"))
+            && of.databases.is_empty()
+            && of.users.is_empty()
+    };
+    let all = chains.places().enumerate().map(|(index, (place, chain))| {
+        let of = criteria(chain.matches.as_deref());
+        let serves = chain.tls.is_some() && chain.http.is_some() && chain.chains.is_empty();
+        (serves && fits(&of)).then(|| OverQuic {
+            index,
+            place,
+            span: chain.span,
+            // Where QUIC is spoken it is all there is.
+            criteria: Criteria { transports: Vec::new(), protocols: Vec::new(), ..of },
+        })
+    });
+    all.flatten().collect()
 }
 
 /// Reports a match that can never come true.

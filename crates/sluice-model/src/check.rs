@@ -4,10 +4,11 @@
 
 use std::collections::HashMap;
 
+use sluice_core::settings::Members;
 use sluice_core::{Diags, ListenAddress, Name, Path, Span, Spanned};
 use sluice_upstream::Balance;
 
-use crate::sections::{Config, Listener, ProxyAcceptance};
+use crate::sections::{Chain, Config, Listener, ProxyAcceptance};
 
 /// Names and addresses stand once.
 pub fn names_and_addresses(config: &Config, diags: &mut Diags) {
@@ -271,6 +272,34 @@ pub fn chain_handles(of: Handles, tls: bool, span: Span, at: &Path<'_>, diags: &
                 .help("add `tls`, or move the chains up one level");
         }
         _ => {}
+    }
+}
+
+/// Chains of one listener that share routes ask their clients for the same certificates, or the routes are open to
+/// whoever passes the weaker chain.
+pub fn shared_routes(chains: &Members<Chain>, at: &Path<'_>, diags: &mut Diags) {
+    let mut seen: Vec<(&Name, &Spanned<Chain>)> = Vec::new();
+    let asks = |chain: &Chain| chain.tls.as_ref().and_then(|tls| tls.client_auth.clone());
+    for (place, chain) in chains.places() {
+        let own = chain.http.iter().chain(chain.chains.iter().filter_map(|of| of.http.as_ref()));
+        for routes in own.map(|http| &http.0.routes.value) {
+            let other = seen.iter().find(|(name, of)| *name == routes && asks(of) != asks(chain));
+            if let Some((_, other)) = other {
+                diags
+                    .warning(
+                        "shared-routes",
+                        chain.span,
+                        at.index(place),
+                        format!("the routes `{routes}` are shared by chains with different `client_auth`"),
+                    )
+                    .other(other.span, "the other chain")
+                    .help(
+                        "give each chain its own routes, or add `match: { client_certificate: true }` to the rules that \
+                         need a certificate; a request for a host of the other chain is answered 421",
+                    );
+            }
+            seen.push((routes, chain));
+        }
     }
 }
 

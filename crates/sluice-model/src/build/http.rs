@@ -9,6 +9,7 @@ use sluice_codec::h3::H3Options;
 use sluice_core::settings::suggest_word;
 use sluice_core::{Diags, Name, Path, Spanned};
 use sluice_l7::HttpPlan;
+use sluice_l7::client_auth::OwnClientAuth;
 use sluice_l7::edge::Edge;
 use sluice_l7::hygiene::Hygiene;
 use sluice_l7::plan::{HttpOptions, Versions};
@@ -26,6 +27,8 @@ pub(super) struct Around<'a> {
     pub(super) chain: &'a Name,
     /// How the listener speaks QUIC, where it does.
     pub(super) quic: Option<&'a Quic>,
+    /// Which hosts of the listener authenticate their clients otherwise.
+    pub(super) client_auth: Option<&'a OwnClientAuth>,
 }
 
 impl Build<'_> {
@@ -73,6 +76,7 @@ impl Build<'_> {
             routes: routes?,
             filters: filters?,
             runtime: Arc::clone(self.needed.runtime),
+            client_auth: around.client_auth.cloned(),
             options: HttpOptions {
                 h1: H1Options {
                     limits: HeadLimits {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use sluice_codec::quic::{Congestion, QuicOptions};
 use sluice_core::settings::{Members, Short, suggest_word};
-use sluice_core::{Diags, ListenAddress, Name, Path, Protocol, Span, Spanned, TransportKind};
+use sluice_core::{Diags, ListenAddress, Name, Path, Span, Spanned};
 use sluice_io::FilterPlan;
 use sluice_l4::chain::InnerPlan;
 use sluice_l4::udp::{FlowChainPlan, UdpPlan};
@@ -14,14 +14,15 @@ use sluice_l4::{
     ChainPlan, ChainTable, Criteria, HandlerPlan, Hash, InspectPlan, ListenerPlan, OnTimeout,
     ProxyAccept, ProxyPlan, QuicPlan, RelayOptions, RelayPlan, Termination, Transport,
 };
+use sluice_l7::client_auth::OwnClientAuth;
 use sluice_tls::EarlySessions;
 use sluice_upstream::Cluster;
 
 use super::clusters::ClusterMap;
 use super::http::Around;
 use super::routes::{RouteMap, unknown_cluster};
-use super::{Build, ListenerSnapshot, PlanKind, QuicListener};
-use crate::chains::{Place, check_possible, criteria, needs};
+use super::{Build, ListenerSnapshot, PlanKind, QuicListener, client_auth};
+use crate::chains::{Place, check_possible, criteria, needs, over_quic};
 use crate::check::{self, Handles};
 use crate::sections::{
     self, Chain, Config, FilterUse, HashBy, Http, InnerChain, Listener, ProxyAcceptance, Quic,
@@ -48,7 +49,8 @@ impl Build<'_> {
             let at = at.index(index);
             let udp = section.is_udp();
             let quic = section.quic().map(|quic| &quic.0);
-            let mut scope = Scope { build: self, config, clusters, routes, udp, quic };
+            let mut scope =
+                Scope { build: self, config, clusters, routes, udp, quic, client_auth: None };
             if let Some(snapshot) = scope.listener(section, &at, diags) {
                 all.insert(section.name.value.clone(), snapshot);
             }
@@ -65,6 +67,8 @@ struct Scope<'a, 'b> {
     routes: &'a RouteMap,
     udp: bool,
     quic: Option<&'a Quic>,
+    /// Which hosts authenticate their clients otherwise than the chain being built.
+    client_auth: Option<OwnClientAuth>,
 }
 
 /// A chain as both kinds of section say it.
@@ -103,15 +107,22 @@ impl Scope<'_, '_> {
             }
             wanted.push((of, chain.tls.is_some()));
         }
-        let table = self.table(&wanted, &places_of(&chains), &list, diags);
+        let all = only_criteria(&wanted);
+        let table = self.table(&all, &places_of(&chains), &list, diags);
         let quic = section.quic().map(|quic| self.quic(quic, &chains, at, diags));
         let filters = self.filters(&section.filters, &at.key("filters"), diags);
         let plan = if self.udp {
             self.udp_plan(section, &chains, table, filters, at, diags)
         } else {
+            check::shared_routes(&chains, &list, diags);
+            let requirements = client_auth::requirements(&chains);
+            let over_quic = section.quic().map(|_| over_quic(&chains));
+            let client_auth = client_auth::of_listener(&all, &requirements, over_quic);
             let mut plans = Some(Vec::new());
-            for (index, chain) in chains.places() {
+            for ((index, chain), own) in chains.places().zip(requirements) {
                 let here = list.index(index);
+                self.client_auth =
+                    client_auth.clone().map(|listener| OwnClientAuth { listener, own });
                 let built =
                     self.chain(index, chain, section, if short { at } else { &here }, diags);
                 match (built, &mut plans) {
@@ -144,7 +155,7 @@ impl Scope<'_, '_> {
         Some(ListenerSnapshot { addresses, socket: section.socket.clone(), plan, quic })
     }
 
-    /// The chains that QUIC ends in: those that end TLS and speak HTTP, and that nothing but QUIC could match.
+    /// The chains that QUIC ends in.
     fn quic(
         &self,
         quic: &Spanned<Short<Quic>>,
@@ -152,24 +163,8 @@ impl Scope<'_, '_> {
         at: &Path<'_>,
         diags: &mut Diags,
     ) -> Option<QuicPlan> {
-        let (mut of_quic, mut places, mut spans) = (Vec::new(), Vec::new(), Vec::new());
-        for ((place, chain), index) in chains.places().zip(0..) {
-            let of = criteria(chain.matches.as_deref());
-            let carries = |kind: &TransportKind| *kind != TransportKind::Plain;
-            let fits = (of.transports.is_empty() || of.transports.iter().any(carries))
-                && (of.protocols.is_empty() || of.protocols.contains(&Protocol::Tls))
-                && (of.alpn.is_empty() || of.alpn.iter().any(|alpn| alpn == b"h3"))
-                && of.databases.is_empty()
-                && of.users.is_empty();
-            if fits && chain.tls.is_some() && chain.http.is_some() && chain.chains.is_empty() {
-                // Where QUIC is spoken it is all there is.
-                of_quic
-                    .push((Criteria { transports: Vec::new(), protocols: Vec::new(), ..of }, true));
-                places.push(index);
-                spans.push((place, chain.span));
-            }
-        }
-        if places.is_empty() || self.udp {
+        let over_quic = over_quic(chains);
+        if over_quic.is_empty() || self.udp {
             diags
                 .error(
                     "wrong-kind",
@@ -180,8 +175,11 @@ impl Scope<'_, '_> {
                 .help("HTTP/3 is served by the same chains as HTTP/1 and HTTP/2, with their certificates");
             return None;
         }
-        let table = self.table(&of_quic, &spans, &at.key("chains"), diags)?;
-        Some(QuicPlan { table, chains: places })
+        let spans: Vec<_> = over_quic.iter().map(|chain| (chain.place, chain.span)).collect();
+        let indexes = over_quic.iter().map(|chain| chain.index).collect();
+        let criteria: Vec<_> = over_quic.into_iter().map(|chain| chain.criteria).collect();
+        let table = self.table(&criteria, &spans, &at.key("chains"), diags)?;
+        Some(QuicPlan { table, chains: indexes })
     }
 
     fn quic_options(
@@ -228,13 +226,12 @@ impl Scope<'_, '_> {
 
     fn table(
         &self,
-        wanted: &[(Criteria, bool)],
+        criteria: &[Criteria],
         places: &[(usize, Span)],
         at: &Path<'_>,
         diags: &mut Diags,
     ) -> Option<ChainTable> {
-        let criteria: Vec<Criteria> = wanted.iter().map(|(criteria, _)| criteria.clone()).collect();
-        match ChainTable::build(&criteria) {
+        match ChainTable::build(criteria) {
             Ok(table) => Some(table),
             Err(pairs) => {
                 for (first, second) in pairs {
@@ -340,7 +337,7 @@ impl Scope<'_, '_> {
                 _ => plans = None,
             }
         }
-        let table = self.table(&wanted, &places_of(chains), &list, diags);
+        let table = self.table(&only_criteria(&wanted), &places_of(chains), &list, diags);
         Some(InnerPlan { needs: needs(&wanted, true), table: table?, chains: plans? })
     }
 
@@ -367,6 +364,7 @@ impl Scope<'_, '_> {
                     listener,
                     chain: &name,
                     quic: self.quic,
+                    client_auth: self.client_auth.as_ref(),
                 };
                 let section = Spanned { value: http.0.clone(), span: http.span };
                 let plan = self.build.http(&section, &around, &at.key("http"), diags)?;
@@ -556,6 +554,10 @@ fn chains_of(listener: &Spanned<Listener>) -> Members<Chain> {
         chains: Members::default(),
     };
     Members::one(Spanned { value: chain, span: listener.span })
+}
+
+fn only_criteria(wanted: &[(Criteria, bool)]) -> Vec<Criteria> {
+    wanted.iter().map(|(criteria, _)| criteria.clone()).collect()
 }
 
 fn places_of<T>(members: &Members<T>) -> Vec<(usize, Span)> {

@@ -1,0 +1,55 @@
+//! What the chains of a listener ask of their clients, side by side.
+//!
+//! Owns: the numbers of requirements and the indexes behind "does this host belong to another chain?".
+//! Refuses to know: certificates. Keeps: the indexes are built of the criteria that select connections.
+
+use std::sync::Arc;
+
+use sluice_core::settings::Members;
+use sluice_l4::{ChainTable, Criteria};
+use sluice_l7::client_auth::{ChainsByName, ListenerClientAuth, Requirement};
+
+use crate::chains::OverQuic;
+use crate::sections::{Chain, ClientAuth};
+
+/// What each chain asks for, as numbers: 0 is nothing.
+pub(super) fn requirements(chains: &Members<Chain>) -> Vec<Requirement> {
+    let mut known: Vec<Option<&ClientAuth>> = vec![None];
+    chains
+        .iter()
+        .map(|chain| {
+            let own = chain.tls.as_ref().and_then(|tls| tls.client_auth.as_ref());
+            let place = known.iter().position(|of| *of == own).unwrap_or_else(|| {
+                known.push(own);
+                known.len() - 1
+            });
+            Requirement::try_from(place).unwrap_or(Requirement::MAX)
+        })
+        .collect()
+}
+
+/// The listener's hosts by what they ask for; `None` where all chains ask for the same, or where the criteria are
+/// wrong, which selection reports.
+pub(super) fn of_listener(
+    criteria: &[Criteria],
+    requirements: &[Requirement],
+    over_quic: Option<Vec<OverQuic>>,
+) -> Option<Arc<ListenerClientAuth>> {
+    if requirements.iter().all(|of| *of == requirements[0]) {
+        return None;
+    }
+    let tcp = by_name(criteria, requirements.to_vec())?;
+    let quic = match over_quic {
+        None => None,
+        Some(chains) => {
+            let requirements = chains.iter().map(|chain| requirements[chain.index]).collect();
+            let criteria: Vec<_> = chains.into_iter().map(|chain| chain.criteria).collect();
+            Some(by_name(&criteria, requirements)?)
+        }
+    };
+    Some(Arc::new(ListenerClientAuth { tcp, quic }))
+}
+
+fn by_name(criteria: &[Criteria], requirements: Vec<Requirement>) -> Option<ChainsByName> {
+    Some(ChainsByName { table: ChainTable::build(criteria).ok()?, requirements })
+}
