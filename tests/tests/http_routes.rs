@@ -40,7 +40,7 @@ fn rules_match_on_everything_and_the_first_wins() {
       rules:
         - { match: { path: /exact }, cluster: b }
         - { match: { path: /below/*, method: [POST, PUT] }, cluster: b }
-        - { match: { path: { regex: "^/v[0-9]+/" } }, cluster: b }
+        - { match: { path: { regex: "/v[0-9]+/.*" } }, cluster: b }
         - { match: { path: { template: "/users/{id}/cart" } }, cluster: b }
         - { match: { path: /h, headers: { x-tier: gold, x-off: { present: false } } }, cluster: b }
         - { match: { path: /q, query: { kind: { prefix: be } } }, cluster: b }
@@ -64,6 +64,8 @@ fn rules_match_on_everything_and_the_first_wins() {
         (line("GET /below/x", ""), "a"),
         (line("POST /belowx", "Content-Length: 0\r\n"), "a"),
         (line("GET /v12/x", ""), "b"),
+        // A regex matches the whole path.
+        (line("GET /x/v12/x", ""), "a"),
         (line("GET /users/7/cart", ""), "b"),
         (line("GET /users/7/8/cart", ""), "a"),
         (line("GET /h", "X-Tier: gold\r\n"), "b"),
@@ -614,4 +616,47 @@ fn reloads_under_load_lose_no_request() {
         clients.into_iter().map(|client| client.join().unwrap()).sum::<usize>()
     });
     assert!(served > 40, "{served}");
+}
+
+#[test]
+fn header_edits_of_chain_virtual_host_and_rule_add_up() {
+    let (a, b) = (Origin::start("a"), Origin::start("b"));
+    let sluice = start(&web(
+        &a,
+        &b,
+        r#"{ set_headers: { response: { x-frame: deny, x-who: chain }, request: { x-a: chain }, remove_response: x-origin } }"#,
+        r#"
+    - hosts: a
+      filters: { set_headers: { response: { x-who: host, x-host: "1" } } }
+      rules:
+        - match: { path: /adds }
+          cluster: a
+          filters: { set_headers: { response: { x-who: rule }, remove_response: x-host, request: { x-b: "%REQ(X-A)%" } } }
+        - match: { path: /alone }
+          cluster: a
+          filters: { set_headers: { replace: true, response: { x-who: alone } } }
+        - { match: { path: /none }, cluster: a, filters: { set_headers: skip } }
+        - { cluster: a }
+    - hosts: b
+      filters: { set_headers: skip }
+      rules:
+        - { match: { path: /own }, cluster: a, filters: { set_headers: { response: { x-who: own } } } }
+        - { cluster: a }
+"#,
+    ));
+    let seen = |host: &str, path: &str| {
+        let answer = get(&sluice, host, path);
+        ["x-frame", "x-who", "x-host", "x-origin"]
+            .map(|name| answer.value(name).to_owned())
+            .join(",")
+    };
+    assert_eq!(seen("a", "/"), "deny,host,1,");
+    assert_eq!(seen("a", "/adds"), "deny,rule,,");
+    // Values are made of the request as it came, whatever an outer layer set.
+    let request = a.requests().pop().unwrap();
+    assert_eq!((request.value("x-a"), request.value("x-b")), ("chain", "-"));
+    assert_eq!(seen("a", "/alone"), ",alone,,a");
+    assert_eq!(seen("a", "/none"), ",,,a");
+    assert_eq!(seen("b", "/"), ",,,a");
+    assert_eq!(seen("b", "/own"), ",own,,a");
 }

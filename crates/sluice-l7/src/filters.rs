@@ -49,7 +49,18 @@ pub trait FilterFactory: Send + Sync + Debug {
 }
 
 /// One use of a filter in a configuration, shared by all workers.
-pub trait FilterPlan: Send + Sync + Debug {
+pub trait FilterPlan: Any + Send + Sync + Debug {
+    /// These settings on top of `under`, those that hold around them: of the chain, or of the virtual host. `None`
+    /// where they replace them, which is what they do unless the filter says otherwise.
+    fn on_top_of(&self, _under: &dyn FilterPlan) -> Option<Arc<dyn FilterPlan>> {
+        None
+    }
+
+    /// Whether they say that they replace what holds around them. A chain's replace nothing, so there it is an error.
+    fn says_replace(&self) -> bool {
+        false
+    }
+
     /// The filter on one worker. `owner` names the listener, or the listener and rule, that it belongs
     /// to; state that shall outlive a reload is kept under it.
     fn on_worker(&self, worker: &Rc<WorkerCx>, owner: &str) -> Rc<dyn HttpFilter>;
@@ -161,6 +172,16 @@ pub type Resume = Box<dyn FnOnce(&mut Cx<'_>, &mut Head) -> Step>;
 trait OfSettings: HttpFilter + Setting + Clone + Send + Sync + 'static {
     const NAME: &'static str;
     const HELP: &'static str;
+
+    /// See [`FilterPlan::on_top_of`].
+    fn on_top_of(&self, _under: &Self) -> Option<Self> {
+        None
+    }
+
+    /// See [`FilterPlan::says_replace`].
+    fn says_replace(&self) -> bool {
+        false
+    }
 }
 
 /// The factory of such a filter.
@@ -205,6 +226,16 @@ impl<S: OfSettings> FilterFactory for Ready<S> {
 struct Use<S>(S);
 
 impl<S: OfSettings> FilterPlan for Use<S> {
+    fn on_top_of(&self, under: &dyn FilterPlan) -> Option<Arc<dyn FilterPlan>> {
+        let under: &dyn Any = under;
+        let both = self.0.on_top_of(&under.downcast_ref::<Self>()?.0)?;
+        Some(Arc::new(Self(both)))
+    }
+
+    fn says_replace(&self) -> bool {
+        self.0.says_replace()
+    }
+
     fn on_worker(&self, _worker: &Rc<WorkerCx>, _owner: &str) -> Rc<dyn HttpFilter> {
         Rc::new(self.0.clone())
     }
@@ -224,7 +255,7 @@ impl Default for HttpFilters {
         filters.register(Arc::new(Ready::<health_check::HealthCheck>::default()));
         filters.register(Arc::new(rate_limit::RateLimitFactory::default()));
         filters.register(Arc::new(Ready::<request_id::RequestId>::default()));
-        filters.register(Arc::new(Ready::<set_headers::SetHeaders>::default()));
+        filters.register(Arc::new(Ready::<set_headers::Layers>::default()));
         filters
     }
 }

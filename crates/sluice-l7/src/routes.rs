@@ -23,6 +23,7 @@ use crate::template::Template;
 
 pub mod index;
 pub mod paths;
+pub mod regexes;
 #[cfg(test)]
 mod tests;
 
@@ -74,8 +75,50 @@ pub struct RouteTable {
     pub overrides: Vec<Overrides>,
 }
 
-/// Filter settings of a rule, by filter; `None` leaves the filter out.
-pub type Overrides = Vec<(&'static str, Option<Arc<dyn FilterPlan>>)>;
+/// Filter settings of a rule and its virtual host, by filter.
+pub type Overrides = Vec<(&'static str, Override)>;
+
+/// What a rule, or its virtual host, says of a filter.
+#[derive(Clone, Debug)]
+pub enum Override {
+    /// It is left out.
+    Skip,
+    /// It has these settings, on top of the chain's where the filter adds them up.
+    Over(Arc<dyn FilterPlan>),
+    /// It has these settings, whatever the chain's are.
+    Instead(Arc<dyn FilterPlan>),
+}
+
+impl Override {
+    /// What holds where `self` is said within `outer`.
+    #[must_use]
+    pub fn within(&self, outer: &Self) -> Self {
+        match (self, outer) {
+            (Self::Over(own), Self::Over(under)) => match own.on_top_of(&**under) {
+                Some(both) => Self::Over(both),
+                None => self.clone(),
+            },
+            (Self::Over(own), Self::Instead(under)) => {
+                Self::Instead(own.on_top_of(&**under).unwrap_or_else(|| Arc::clone(own)))
+            }
+            // The outer one took the chain's settings away, and they stay away.
+            (Self::Over(own), Self::Skip) => Self::Instead(Arc::clone(own)),
+            (Self::Skip | Self::Instead(_), _) => self.clone(),
+        }
+    }
+
+    /// The settings that a request is filtered with, where the chain has `chain`.
+    pub fn plan(&self, chain: Option<&dyn FilterPlan>) -> Option<Arc<dyn FilterPlan>> {
+        match self {
+            Self::Skip => None,
+            Self::Instead(own) => Some(Arc::clone(own)),
+            Self::Over(own) => {
+                let both = chain.and_then(|chain| own.on_top_of(chain));
+                Some(both.unwrap_or_else(|| Arc::clone(own)))
+            }
+        }
+    }
+}
 
 /// Hosts that share rules.
 #[derive(Debug)]
@@ -174,6 +217,19 @@ pub enum ValueMatch {
 }
 
 impl ValueMatch {
+    /// Reads a regex, which must match the whole value.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong with it.
+    pub fn parse_regex(text: &str) -> Result<Self, String> {
+        let whole = regexes::whole(text)?;
+        let regex = regex::bytes::RegexBuilder::new(&whole)
+            .size_limit(regexes::COMPILED_BYTES_MAX)
+            .build()
+            .map_err(|error| format!("invalid regex: {error}"))?;
+        Ok(Self::Regex(Box::new(regex)))
+    }
+
     /// Whether a value, or its absence, fits.
     pub fn fits(&self, value: Option<&[u8]>) -> bool {
         match (self, value) {

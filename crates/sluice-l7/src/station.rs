@@ -139,18 +139,18 @@ impl Station {
         let own = latched.table.overrides.get(overrides as usize).map_or(&[][..], Vec::as_slice);
         let owner = format!("{}/{overrides}", self.plan.owner);
         let mut list = FilterList::new();
-        for (name, filter) in &self.chain_filters {
+        for ((name, filter), (_, plan)) in self.chain_filters.iter().zip(&self.plan.filters) {
             match own.iter().find(|(of, _)| of == name) {
                 None => list.push((name, Rc::clone(filter))),
-                Some((_, Some(plan))) => list.push((name, plan.on_worker(&self.worker, &owner))),
-                Some((_, None)) => {}
+                Some((_, said)) => list.extend(
+                    said.plan(Some(&**plan))
+                        .map(|plan| (*name, plan.on_worker(&self.worker, &owner))),
+                ),
             }
         }
         let known = |name: &str| self.chain_filters.iter().any(|(of, _)| *of == name);
-        for (name, plan) in own.iter().filter(|(name, _)| !known(name)) {
-            if let Some(plan) = plan {
-                list.push((name, plan.on_worker(&self.worker, &owner)));
-            }
+        for (name, said) in own.iter().filter(|(name, _)| !known(name)) {
+            list.extend(said.plan(None).map(|plan| (*name, plan.on_worker(&self.worker, &owner))));
         }
         let list = Rc::new(list);
         latched.filters.borrow_mut().insert(overrides, Rc::clone(&list));

@@ -1,6 +1,7 @@
 //! `set_headers`: fields set, added and removed, on requests and responses.
 //!
-//! Keeps: what frames or routes a message cannot be set: that would make two readings of it.
+//! Keeps: what frames or routes a message cannot be set: that would make two readings of it. The settings of a rule
+//! add to those of its virtual host, and these to those of the chain.
 
 use std::collections::BTreeMap;
 
@@ -8,6 +9,7 @@ use sluice_codec::names::{is_field_value, is_token};
 use sluice_codec::{Head, Known};
 use sluice_core::settings::{Plain, Shape, bind_entries, bind_scalar, entries_of};
 use sluice_core::{Diags, Node, Path, Setting};
+use smallvec::SmallVec;
 
 use super::{Cx, HttpFilter, OfSettings, Step};
 use crate::record::View;
@@ -28,6 +30,27 @@ sluice_core::section! {
         pub remove_request: Vec<FieldName>,
         /// Fields that are taken out of responses.
         pub remove_response: Vec<FieldName>,
+        /// On a rule or virtual host: replace the settings of the chain and the virtual host instead of adding to them.
+        pub replace: bool = "false",
+    }
+}
+
+/// Settings that hold one after the other: those of the chain, of the virtual host, of the rule. What a later one
+/// says of a field wins.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Layers(Vec<SetHeaders>);
+
+impl Setting for Layers {
+    fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
+        SetHeaders::bind(node, at, diags).map(|only| Self(vec![only]))
+    }
+
+    fn shape() -> Shape {
+        SetHeaders::shape()
+    }
+
+    fn show(&self) -> Plain {
+        self.0.last().map_or(Plain::Null, Setting::show)
     }
 }
 
@@ -103,14 +126,17 @@ impl Setting for Fields {
     }
 }
 
-impl OfSettings for SetHeaders {
+impl OfSettings for Layers {
     const NAME: &'static str = "set_headers";
     const HELP: &'static str = "Sets, adds and removes header fields of requests and responses.";
-}
 
-/// Values are made of the message as it came, before any of them is set.
-fn values(fields: &Fields, view: &View<'_>) -> Vec<(String, String)> {
-    fields.0.iter().map(|(name, value)| (name.clone(), clean(value.fill(view)))).collect()
+    fn on_top_of(&self, under: &Self) -> Option<Self> {
+        (!self.says_replace()).then(|| Self([&*under.0, &*self.0].concat()))
+    }
+
+    fn says_replace(&self) -> bool {
+        self.0.iter().any(|layer| layer.replace)
+    }
 }
 
 /// What an operator brought in cannot end the field.
@@ -122,36 +148,57 @@ fn clean(value: String) -> String {
     }
 }
 
-fn edit(
-    head: &mut Head,
-    removed: &[FieldName],
-    set: &[(String, String)],
-    added: &[(String, String)],
-) {
-    for name in removed {
-        head.remove(name.0.as_bytes());
+/// What one layer does to a head.
+struct Edit<'a> {
+    removed: &'a [FieldName],
+    set: Vec<(&'a str, String)>,
+    added: Vec<(&'a str, String)>,
+}
+
+impl<'a> Edit<'a> {
+    fn new(removed: &'a [FieldName], set: &'a Fields, added: &'a Fields, view: &View<'_>) -> Self {
+        let values = |fields: &'a Fields| {
+            let value = |(name, value): (&'a String, &Template)| (&**name, clean(value.fill(view)));
+            fields.0.iter().map(value).collect()
+        };
+        Self { removed, set: values(set), added: values(added) }
     }
-    for (name, value) in set {
-        head.set(name.as_bytes(), value.as_bytes());
-    }
-    for (name, value) in added {
-        head.append(name.as_bytes(), value.as_bytes());
+
+    fn apply(self, head: &mut Head) {
+        for name in self.removed {
+            head.remove(name.0.as_bytes());
+        }
+        for (name, value) in self.set {
+            head.set(name.as_bytes(), value.as_bytes());
+        }
+        for (name, value) in self.added {
+            head.append(name.as_bytes(), value.as_bytes());
+        }
     }
 }
 
-impl HttpFilter for SetHeaders {
+/// Every value is made of the message as it came, before any layer changes it.
+impl HttpFilter for Layers {
     fn request_head(&self, cx: &mut Cx<'_>, head: &mut Head) -> Step {
         let view = cx.view(head);
-        let (set, added) = (values(&self.request, &view), values(&self.add_request, &view));
-        edit(head, &self.remove_request, &set, &added);
+        let edits = self
+            .0
+            .iter()
+            .map(|of| Edit::new(&of.remove_request, &of.request, &of.add_request, &view));
+        let edits: SmallVec<[Edit<'_>; 1]> = edits.collect();
+        edits.into_iter().for_each(|edit| edit.apply(head));
         Step::Continue
     }
 
     fn response_head(&self, cx: &mut Cx<'_>, head: &mut Head) -> Step {
         let none = Head::default();
         let view = View { response: Some(head), ..cx.view(cx.request.unwrap_or(&none)) };
-        let (set, added) = (values(&self.response, &view), values(&self.add_response, &view));
-        edit(head, &self.remove_response, &set, &added);
+        let edits = self
+            .0
+            .iter()
+            .map(|of| Edit::new(&of.remove_response, &of.response, &of.add_response, &view));
+        let edits: SmallVec<[Edit<'_>; 1]> = edits.collect();
+        edits.into_iter().for_each(|edit| edit.apply(head));
         Step::Continue
     }
 }

@@ -3,6 +3,8 @@
 //! Owns: the kinds of match and templates. Refuses to know: queries, hosts.
 //! Keeps: a match takes time linear in the path, whatever the pattern.
 
+use super::regexes;
+
 /// What a path must be like.
 #[derive(Clone, Debug)]
 pub enum PathMatch {
@@ -14,7 +16,7 @@ pub enum PathMatch {
     Prefix(Box<str>),
     /// Begins with these letters.
     StartsWith(Box<str>),
-    /// The regex matches; it is anchored where it says so.
+    /// The regex matches the whole of it.
     Regex(Box<regex::Regex>),
     /// Segments, some of which may be anything.
     Template(Box<[Segment]>),
@@ -88,6 +90,15 @@ impl PathMatch {
         Ok(Self::Template(segments.into()))
     }
 
+    /// Reads a regex, which must match the whole path.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong with it.
+    pub fn parse_regex(text: &str) -> Result<Self, String> {
+        let whole = regexes::whole(text)?;
+        Ok(Self::Regex(Box::new(regexes::anywhere(&whole)?)))
+    }
+
     /// Whether `path`, without a query, fits.
     pub fn fits(&self, path: &str) -> bool {
         match self {
@@ -119,7 +130,7 @@ impl std::fmt::Display for PathMatch {
             Self::Exact(text) => f.write_str(text),
             Self::Prefix(text) => write!(f, "{text}/*"),
             Self::StartsWith(text) => write!(f, "starts_with: {text}"),
-            Self::Regex(regex) => write!(f, "regex: {regex}"),
+            Self::Regex(regex) => write!(f, "regex: {}", regexes::written(regex.as_str())),
             Self::Template(segments) => {
                 for segment in segments {
                     match segment {
@@ -177,6 +188,18 @@ mod tests {
         check(&parse("/a/*"), &["/a", "/a/", "/a/b/c"], &["/ab", "/"]);
         for text in ["a", "/a*", "/*/b", "/a/*/*", "/a?b", ""] {
             assert!(PathMatch::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn regexes_match_the_whole_path() {
+        let parse = |text| PathMatch::parse_regex(text).unwrap();
+        check(&parse("/public"), &["/public"], &["/private/publicx", "/public/", "/publi"]);
+        check(&parse("/a|/b"), &["/a", "/b"], &["/ax", "/x/b"]);
+        check(&parse("^/v[0-9]+/.*$"), &["/v1/", "/v12/x/y"], &["/v1", "/x/v1/"]);
+        assert_eq!(parse("/a|/b").to_string(), "regex: /a|/b");
+        for text in ["a(b", "/a)|(/b", "/a{9999999}"] {
+            assert!(PathMatch::parse_regex(text).is_err(), "{text}");
         }
     }
 

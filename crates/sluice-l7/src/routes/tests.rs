@@ -28,7 +28,7 @@ fn path_match() -> impl Strategy<Value = PathMatch> {
         path.prop_map(|p| PathMatch::Exact(p.into())),
         path.prop_map(|p| PathMatch::Prefix(p.into())),
         path.prop_map(|p| PathMatch::StartsWith(p.into())),
-        path.prop_map(|p| PathMatch::Regex(Box::new(regex::Regex::new(&p).unwrap()))),
+        path.prop_map(|p| PathMatch::parse_regex(&p).unwrap()),
         "(/([ab]|\\{x\\})){1,3}".prop_map(|t| PathMatch::parse_template(&t).unwrap()),
     ]
 }

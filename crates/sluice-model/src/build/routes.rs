@@ -7,9 +7,9 @@ use sluice_core::settings::{Members, suggest_word};
 use sluice_core::{Diags, Name, Path, Span, Spanned};
 use sluice_l7::filters::FilterPlan;
 use sluice_l7::routes::{
-    Action, ClientCertificate, Conditions, Direct, HashBy, HostRewrite, Overrides, PathMatch,
-    PathRewrite, RetryPlan, RetryWhen, Rule, RuleOptions, RuntimeShare, Share, Timeouts,
-    VirtualHost,
+    Action, ClientCertificate, Conditions, Direct, HashBy, HostRewrite, Override, Overrides,
+    PathMatch, PathRewrite, RetryPlan, RetryWhen, Rule, RuleOptions, RuntimeShare, Share, Timeouts,
+    VirtualHost, regexes,
 };
 use sluice_l7::{RouteCell, RouteTable, routes};
 use sluice_upstream::Cluster;
@@ -17,7 +17,7 @@ use sluice_upstream::Cluster;
 use super::Build;
 use super::clusters::ClusterMap;
 use crate::sections::routes::{
-    self as sections, HashKey, HashSource, RegexRewrite, RetryOn, RouteMatch, parse_regex,
+    self as sections, HashKey, HashSource, RegexRewrite, RetryOn, RouteMatch,
 };
 use crate::sections::{Config, VirtualHost as VirtualHostSection};
 
@@ -121,7 +121,10 @@ impl Table<'_, '_> {
     ) -> Option<VirtualHost> {
         let list = at.key("rules");
         let first = host.hosts.first().map_or_else(String::new, |host| host.value.to_string());
-        let mut rules = Some(Vec::new());
+        let of_host = self.said_of_filters(&host.filters, &at.key("filters"), diags);
+        let mut rules = of_host.as_ref().map(|_| Vec::new());
+        let said = of_host.unwrap_or_default();
+        let of_host = Outer { number: self.number(said.clone())?, said };
         let mut catches_all: Option<Span> = None;
         for (place, rule) in host.rules.places() {
             let here = list.index(place);
@@ -133,7 +136,7 @@ impl Table<'_, '_> {
                 catches_all = None;
             }
             let name = rule.name.clone().unwrap_or_else(|| format!("{first}/{place}").into());
-            match (self.rule(name, rule, &here, diags), &mut rules) {
+            match (self.rule(name, rule, &of_host, &here, diags), &mut rules) {
                 (Some(built), Some(all)) => {
                     if matches!(built.path, PathMatch::Any) && built.conditions.is_none() {
                         catches_all = Some(rule.span);
@@ -151,11 +154,12 @@ impl Table<'_, '_> {
         &mut self,
         name: Name,
         rule: &Spanned<sections::Rule>,
+        of_host: &Outer,
         at: &Path<'_>,
         diags: &mut Diags,
     ) -> Option<Rule> {
         let options = self.options(rule, at, diags);
-        let overrides = self.rule_filters(&rule.filters, &at.key("filters"), diags);
+        let overrides = self.rule_filters(&rule.filters, of_host, &at.key("filters"), diags);
         let action = self.action(rule, at, diags);
         let (path, conditions) = match &rule.matches {
             None => (PathMatch::Any, None),
@@ -344,15 +348,43 @@ impl Table<'_, '_> {
         Some(if options == **usual { Arc::clone(usual) } else { Arc::new(options) })
     }
 
+    /// The number of what a rule and its virtual host say of filters.
     fn rule_filters(
         &mut self,
         section: &sections::Overrides,
+        of_host: &Outer,
         at: &Path<'_>,
         diags: &mut Diags,
     ) -> Option<u32> {
         if section.0.is_empty() {
+            return Some(of_host.number);
+        }
+        let own = self.said_of_filters(section, at, diags)?;
+        let mut all = of_host.said.clone();
+        for (name, said) in own {
+            match all.iter_mut().find(|(of, _)| *of == name) {
+                Some((_, outer)) => *outer = said.within(outer),
+                None => all.push((name, said)),
+            }
+        }
+        self.number(all)
+    }
+
+    /// Keeps a set of filter settings and gives its number; 0 is the empty set.
+    fn number(&mut self, set: Overrides) -> Option<u32> {
+        if set.is_empty() {
             return Some(0);
         }
+        self.overrides.push(set);
+        u32::try_from(self.overrides.len() - 1).ok()
+    }
+
+    fn said_of_filters(
+        &self,
+        section: &sections::Overrides,
+        at: &Path<'_>,
+        diags: &mut Diags,
+    ) -> Option<Overrides> {
         let mut set = Some(Overrides::new());
         for (name, settings) in &section.0 {
             let here = at.key(&name.value);
@@ -361,18 +393,26 @@ impl Table<'_, '_> {
                 set = None;
                 continue;
             };
-            let plan = match settings.text() {
-                Some("skip") => Some(None),
-                _ => factory.check(settings, &here, diags).map(Some),
+            let said = match settings.text() {
+                Some("skip") => Some(Override::Skip),
+                _ => factory.check(settings, &here, diags).map(|plan| match plan.says_replace() {
+                    true => Override::Instead(plan),
+                    false => Override::Over(plan),
+                }),
             };
-            match (plan, &mut set) {
-                (Some(plan), Some(all)) => all.push((factory.name(), plan)),
+            match (said, &mut set) {
+                (Some(said), Some(all)) => all.push((factory.name(), said)),
                 _ => set = None,
             }
         }
-        self.overrides.push(set?);
-        u32::try_from(self.overrides.len() - 1).ok()
+        set
     }
+}
+
+/// What a virtual host says of filters, with its number in the table.
+struct Outer {
+    number: u32,
+    said: Overrides,
 }
 
 /// Filters of a chain that speaks HTTP.
@@ -399,7 +439,20 @@ pub(super) fn http_filters(
             plans = None;
             continue;
         }
-        match (factory.check(&filter.settings, &here, diags), &mut plans) {
+        let plan = factory.check(&filter.settings, &here, diags);
+        if plan.as_ref().is_some_and(|plan| plan.says_replace()) {
+            diags
+                .error(
+                    "wrong-kind",
+                    filter.name.span,
+                    here.key("replace"),
+                    "a chain's settings replace nothing",
+                )
+                .help("`replace: true` is for the `filters` of a rule or virtual host");
+            plans = None;
+            continue;
+        }
+        match (plan, &mut plans) {
             (Some(plan), Some(all)) => all.push((factory.name(), plan)),
             _ => plans = None,
         }
@@ -451,7 +504,7 @@ fn path_rewrite(
             None
         }
         (None, Some(prefix), None) => Some(Some(PathRewrite::Prefix(prefix.clone()))),
-        (None, None, Some(rewrite)) => match parse_regex(&rewrite.find) {
+        (None, None, Some(rewrite)) => match regexes::anywhere(&rewrite.find) {
             Ok(regex) => Some(Some(PathRewrite::Regex(Box::new((regex, rewrite.replace.clone()))))),
             Err(message) => {
                 diags.error("bad-value", span, at.key("regex"), message);

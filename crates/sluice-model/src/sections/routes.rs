@@ -12,7 +12,7 @@ use sluice_core::settings::{
 };
 use sluice_core::value::{HostPattern, Percent};
 use sluice_core::{Cidr, Diags, Name, Node, Path, Setting, Spanned, Value, choice, section};
-use sluice_l7::routes::{GrpcMatch, PathMatch, ValueMatch};
+use sluice_l7::routes::{GrpcMatch, PathMatch, ValueMatch, regexes};
 use sluice_l7::template::Template;
 
 section! {
@@ -21,6 +21,8 @@ section! {
     pub struct VirtualHost {
         /// Which hosts, without ports.
         pub hosts: Vec<Spanned<HostPattern>>,
+        /// Settings of filters for these hosts, by filter, as rules have them.
+        pub filters: Overrides,
         /// The rules; the first that matches wins.
         pub rules: Members<Rule>,
     }
@@ -56,7 +58,8 @@ section! {
         pub upgrades: Upgrades = "websocket",
         /// Whether CONNECT is tunnelled to the cluster.
         pub connect: bool = "false",
-        /// Settings of filters for this rule, by filter; `skip` leaves one out.
+        /// Settings of filters for this rule, by filter, instead of the virtual host's and the chain's; `skip` leaves one
+        /// out. Those of `set_headers` add to them, in the order chain, virtual host, rule.
         pub filters: Overrides,
     }
 }
@@ -64,11 +67,13 @@ section! {
 section! {
     /// Which requests a rule takes. Every field that is there must fit.
     pub struct RouteMatch {
-        /// The path: `/a` exactly, `/a/*` it and everything below, or { regex: }, { template: }, { starts_with: }.
+        /// The path: `/a` exactly, `/a/*` it and everything below, or { regex: }, { template: }, { starts_with: }. A
+        /// regex matches the whole path.
         pub path: Option<PathValue>,
         /// The method; one or a list.
         pub method: Vec<Token>,
-        /// Header fields: a value, or { present: }, { prefix: }, { suffix: }, { contains: }, { regex: }, { not: }.
+        /// Header fields: a value, or { present: }, { prefix: }, { suffix: }, { contains: }, { regex: }, { not: }. A
+        /// regex matches the whole value.
         pub headers: Values,
         /// The media type, whatever its parameters and case; one or a list.
         pub content_type: Vec<String>,
@@ -391,21 +396,6 @@ impl PartialEq for PathValue {
     }
 }
 
-/// Reads a regex of bounded size.
-pub(crate) fn parse_regex(text: &str) -> Result<regex::Regex, String> {
-    regex::RegexBuilder::new(text)
-        .size_limit(REGEX_SIZE)
-        .build()
-        .map_err(|error| format!("the regex is wrong: {}", last_line(&error.to_string())))
-}
-
-/// Bytes of a compiled regex at most.
-const REGEX_SIZE: usize = 1 << 20;
-
-fn last_line(text: &str) -> String {
-    text.lines().last().unwrap_or(text).trim_start_matches("error: ").to_owned()
-}
-
 impl Setting for PathValue {
     fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
         let what = "a path, { regex: }, { template: } or { starts_with: }";
@@ -418,12 +408,23 @@ impl Setting for PathValue {
         };
         let here = at.key(&entry.key);
         let parse = |text: &str| match &*entry.key {
-            "regex" => parse_regex(text).map(|regex| PathMatch::Regex(Box::new(regex))),
+            "regex" => PathMatch::parse_regex(text),
             "template" => PathMatch::parse_template(text),
             "starts_with" if text.starts_with('/') => Ok(PathMatch::StartsWith(text.into())),
             "starts_with" => Err(format!("a path begins with `/`, unlike `{text}`")),
             key => Err(format!("`{key}` is none of regex, template, starts_with")),
         };
+        let half = |text: &str| text.starts_with('^') && !text.ends_with(['$', '*']);
+        if &*entry.key == "regex" && entry.node.text().is_some_and(half) {
+            diags
+                .warning(
+                    "half-anchored",
+                    entry.node.span,
+                    here,
+                    "a regex matches the whole path, not its beginning",
+                )
+                .help("add `.*` at its end; `^` and `$` are not needed");
+        }
         bind_scalar(&entry.node, &here, diags, "a text", parse).map(Self)
     }
 
@@ -438,7 +439,7 @@ impl Setting for PathValue {
         Shape::Either(vec![
             Shape::Text { what: "a path", example: "/a/*" },
             Shape::Tagged(vec![
-                text("regex", "^/v[0-9]+/"),
+                text("regex", "/v[0-9]+/.*"),
                 text("template", "/users/{id}"),
                 text("starts_with", "/api"),
             ]),
@@ -448,7 +449,7 @@ impl Setting for PathValue {
     fn show(&self) -> Plain {
         let tagged = |key: &str, text: String| Plain::Map(vec![(key.into(), Plain::Text(text))]);
         match &self.0 {
-            PathMatch::Regex(regex) => tagged("regex", regex.to_string()),
+            PathMatch::Regex(regex) => tagged("regex", regexes::written(regex.as_str()).to_owned()),
             PathMatch::Template(_) => tagged("template", self.0.to_string()),
             PathMatch::StartsWith(text) => tagged("starts_with", text.to_string()),
             path => Plain::Text(path.to_string()),
@@ -515,14 +516,7 @@ fn bind_value(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<ValueMatc
         "prefix" => Ok(ValueMatch::Prefix(text.to_owned())),
         "suffix" => Ok(ValueMatch::Suffix(text.to_owned())),
         "contains" => Ok(ValueMatch::Contains(text.to_owned())),
-        "regex" => {
-            // The whole value, as Envoy has it.
-            let whole = format!("^(?:{text})$");
-            let regex = regex::bytes::RegexBuilder::new(&whole).size_limit(REGEX_SIZE).build();
-            regex
-                .map(|regex| ValueMatch::Regex(Box::new(regex)))
-                .map_err(|error| format!("the regex is wrong: {}", last_line(&error.to_string())))
-        }
+        "regex" => ValueMatch::parse_regex(text),
         key => Err(format!("`{key}` is none of present, prefix, suffix, contains, regex, not")),
     })
 }
@@ -536,10 +530,7 @@ fn show_value(value: &ValueMatch) -> Plain {
         ValueMatch::Prefix(prefix) => tagged("prefix", text(prefix)),
         ValueMatch::Suffix(suffix) => tagged("suffix", text(suffix)),
         ValueMatch::Contains(part) => tagged("contains", text(part)),
-        ValueMatch::Regex(regex) => {
-            let inner = regex.as_str().strip_prefix("^(?:").and_then(|r| r.strip_suffix(")$"));
-            tagged("regex", text(inner.unwrap_or_default()))
-        }
+        ValueMatch::Regex(regex) => tagged("regex", text(regexes::written(regex.as_str()))),
         ValueMatch::Not(inner) => tagged("not", show_value(inner)),
     }
 }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use sluice_admin::Question;
 use sluice_codec::Head;
 use sluice_l7::Runtime;
-use sluice_l7::routes::{Action, RouteTable, Rule, Subject};
+use sluice_l7::routes::{Action, Override, RouteTable, Rule, Subject};
 use sluice_model::build::Snapshot;
 use sluice_model::sections::{Http, Listener};
 
@@ -151,9 +151,10 @@ fn judge(item: &mut Value, table: &RouteTable, subject: &Subject<'_>, http: &Htt
 fn filters(table: &RouteTable, http: &Http, overrides: u32) -> Vec<String> {
     let own = table.overrides.get(overrides as usize).map_or(&[][..], Vec::as_slice);
     let of_chain: Vec<&str> = http.filters.iter().map(|filter| filter.name.as_str()).collect();
-    let skipped = |name: &str| own.iter().any(|(of, plan)| *of == name && plan.is_none());
+    let skips = |said: &Override| matches!(said, Override::Skip);
+    let skipped = |name: &str| own.iter().any(|(of, said)| *of == name && skips(said));
     let kept = of_chain.iter().filter(|name| !skipped(name)).map(ToString::to_string);
-    let added = own.iter().filter(|(name, plan)| plan.is_some() && !of_chain.contains(name));
+    let added = own.iter().filter(|(name, said)| !skips(said) && !of_chain.contains(name));
     kept.chain(added.map(|(name, _)| (*name).to_owned())).collect()
 }
 
