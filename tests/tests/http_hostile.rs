@@ -3,11 +3,16 @@
 
 use std::io::{self, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
+use std::path::{Path, PathBuf};
 
 use sluice_testkit::frames::{H2, PREFACE, block, flag, frame, get, kind};
 use sluice_testkit::origin::{self, Client};
 use sluice_testkit::peers::Server;
-use sluice_testkit::{Origin, Sluice};
+use sluice_testkit::{Authority, Origin, Sluice, http3, tools};
+
+fn peer(script: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("peers").join(script)
+}
 
 /// One listener without TLS, these rules, and one cluster `up`.
 fn web(http: &str, rules: &str, endpoint: impl ToString, cluster: &str) -> String {
@@ -254,4 +259,60 @@ fn a_client_of_http2_cannot_say_what_http1_would_read_in_another_way() {
         assert!(matches!(answer.kind, kind::HEADERS | kind::RST_STREAM), "{answer:?}");
     }
     assert!(server.requests().is_empty());
+}
+
+/// Two hosts on one listener, of which one asks its clients for certificates, and one table of routes for both: who
+/// connects to the open one must not get at the guarded one by naming it in a request.
+#[test]
+fn a_guarded_host_is_not_reached_through_the_connection_of_an_open_one() {
+    if !tools::have(&["curl"]) {
+        return;
+    }
+    let kit = Sluice::new().expect_warning("client_auth");
+    let authority = Authority::new(kit.folder());
+    authority.issue("site", &["public.test", "admin.test"]);
+    let certificates = "certificates: [{ cert: site.pem, key: site.key }]";
+    let sluice = kit.start(&format!(
+        "listeners:\n\
+         - name: edge\n\
+         \x20 address: 127.0.0.1:0\n\
+         \x20 quic: true\n\
+         \x20 chains:\n\
+         \x20 - {{ match: {{ sni: public.test }}, tls: {{ {certificates} }}, http: main }}\n\
+         \x20 - {{ match: {{ sni: admin.test }}, tls: {{ {certificates}, client_auth: {{ ca: ca.pem }} }}, http: main }}\n\
+         routes: {{ main: [{{ hosts: admin.test, rules: [{{ respond: {{ body: secret }} }}] }}, {{ hosts: public.test, rules: [{{ respond: {{ body: open }} }}] }}] }}\n"
+    ));
+    let (edge, ca) = (sluice.addr("edge"), sluice.folder().join("ca.pem"));
+    let curl = |version: &str, host: &str| {
+        let mut command = tools::command("curl");
+        command.args(["-sS", "-o", "-", "-w", " %{http_code}", version, "--cacert"]).arg(&ca);
+        command.args(["--resolve", &format!("public.test:{}:127.0.0.1", edge.port())]);
+        command.args(["-H", &format!("host: {host}")]);
+        tools::must(command.arg(format!("https://public.test:{}/", edge.port())))
+    };
+    for version in ["--http1.1", "--http2"] {
+        assert_eq!(curl(version, "public.test"), "open 200", "{version}");
+        for host in ["admin.test", "ADMIN.test", "admin.test.", "admin.test:443"] {
+            let answer = curl(version, host);
+            assert!(
+                answer.ends_with(" 421") && !answer.contains("secret"),
+                "{version} {host}: {answer}"
+            );
+        }
+    }
+    let statuses = http3::run(&ca, None, async |client| {
+        let mut statuses = Vec::new();
+        // The second connection resumes the session of the first.
+        for host in ["public.test", "admin.test", "ADMIN.TEST", "public.test"] {
+            let connection = client.connect(edge, "public.test").await?.asking_for(host);
+            statuses.push(connection.ask("GET", "/").await?.status);
+        }
+        Ok(statuses)
+    });
+    assert_eq!(statuses.unwrap(), [200, 421, 421, 200]);
+    let mut resumed = tools::python(&peer("resumed.py"));
+    resumed.arg(edge.port().to_string()).arg(&ca).args(["public.test", "admin.test"]);
+    let refused = "HTTP/1.1 421 Misdirected Request";
+    assert_eq!(tools::must(&mut resumed), format!("{refused} False\n{refused} True\n"));
+    sluice.record_of("http.misdirected");
 }

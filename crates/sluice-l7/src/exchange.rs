@@ -260,6 +260,7 @@ impl Life {
     async fn admit(&mut self, stream: &mut HttpStream) -> Result<Target, Stop> {
         self.clean()?;
         self.mind_early(stream)?;
+        self.direct()?;
         let conn = &self.lane.conn;
         let tls = conn.info.tls.get();
         let edge = self.station.plan.options.edge;
@@ -319,6 +320,19 @@ impl Life {
             }
         }
         Ok(())
+    }
+
+    /// Refuses a request for a host whose clients are authenticated in another way than this one was: the
+    /// client is to ask on a connection to that host, RFC 9110 §15.5.20.
+    fn direct(&self) -> Result<(), Stop> {
+        let misdirected = self.station.plan.client_auth.as_ref().is_some_and(|client_auth| {
+            client_auth.misdirected(self.request.authority(), &self.lane.conn.info)
+        });
+        if !misdirected {
+            return Ok(());
+        }
+        let body = "this host asks for other client certificates: connect to it by its own name\n";
+        Err(Stop::reply(Reply::new(421, reasons::MISDIRECTED, "misdirected_request", body)))
     }
 
     /// Lets a request that somebody may have recorded and repeated through where nothing comes of that: it is

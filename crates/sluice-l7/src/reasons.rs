@@ -9,6 +9,7 @@ sluice_core::reasons! {
     HEAD_TOO_LARGE = "http.head_too_large", Handle, Downstream, "DPE", "The head of a request is larger than `head_bytes` or has more fields than `head_fields`.";
     QUIC_PROTOCOL = "quic.protocol", Transport, Downstream, "DPE", "The client broke QUIC, or its handshake failed; the detail says how.";
     TOO_EARLY = "http.too_early", Handle, Local, "-", "A request that changes something came before the handshake had ended (0-RTT), when it could have been repeated by somebody else; the client makes it again.";
+    MISDIRECTED = "http.misdirected", Handle, Downstream, "-", "The request names a host that another chain of the listener serves, with other client certificates than this connection's chain asks for. Clients connect to that host by its own name (SNI) and repeat the request; if both hosts are meant to share connections, give their chains the same `client_auth`.";
     BODY_TOO_LARGE = "http.body_too_large", Handle, Local, "-", "A body is larger than a filter or `body_max` allows.";
     RATE = "http.rate", Handle, Local, "RL", "The filter `rate_limit` had nothing left for the request.";
     DENIED = "http.denied", Handle, Local, "UAEX", "A filter refused the request.";

@@ -146,6 +146,13 @@ impl Connection {
         Ok(Answer { status, length })
     }
 
+    /// The same connection, on which requests name another host from now on.
+    #[must_use]
+    pub fn asking_for(mut self, host: &str) -> Self {
+        self.name = host.to_owned();
+        self
+    }
+
     /// Asks for a path again and again, so many times at once, until `go_on` says no to an answer.
     ///
     /// # Errors
