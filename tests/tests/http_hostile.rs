@@ -2,13 +2,14 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::io::{self, BufReader, Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use sluice_testkit::frames::{H2, PREFACE, block, flag, frame, get, kind};
 use sluice_testkit::origin::{self, Client};
 use sluice_testkit::peers::Server;
-use sluice_testkit::{Authority, Origin, Sluice, http3, tools};
+use sluice_testkit::{Authority, Origin, Running, Sluice, http3, tools};
 
 fn peer(script: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("peers").join(script)
@@ -259,6 +260,192 @@ fn a_client_of_http2_cannot_say_what_http1_would_read_in_another_way() {
         assert!(matches!(answer.kind, kind::HEADERS | kind::RST_STREAM), "{answer:?}");
     }
     assert!(server.requests().is_empty());
+}
+
+/// A Sluice that speaks every version in TLS, in front of `origin`: the endpoint of another.
+fn inner(origin: &Origin) -> Running {
+    let kit = Sluice::new();
+    Authority::new(kit.folder()).issue("own", &["own.test"]);
+    kit.start(&format!(
+        "listeners: [{{ name: tls, address: 127.0.0.1:0, quic: true, http: main, \
+         tls: {{ certificates: [{{ cert: own.pem, key: own.key }}] }} }}]\n\
+         routes: {{ main: [{{ hosts: \"*\", rules: [{{ cluster: up }}] }}] }}\n\
+         clusters: {{ up: {{ endpoints: [\"{}\"] }} }}\n",
+        origin.addr()
+    ))
+}
+
+/// A client of HTTP/2 that gives its streams room for nothing.
+fn reads_nothing(address: SocketAddr) -> H2 {
+    let mut client = H2::silent(address);
+    client.send(PREFACE);
+    client.send(frame(kind::SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]));
+    client
+}
+
+/// Streams of many clients share a connection to an endpoint. Those that nobody reads stop for themselves.
+#[test]
+fn clients_that_read_nothing_do_not_stop_others_on_the_same_endpoint() {
+    let origin = Origin::start("a");
+    let inner = inner(&origin);
+    let tls =
+        format!("tls: {{ sni: own.test, ca: \"{}\" }}", inner.folder().join("ca.pem").display());
+    for version in ["http2", "http3"] {
+        let cluster = format!(", protocol: {version}, {tls}");
+        let sluice = Sluice::new().workers(1).start(&web(
+            "",
+            "{ cluster: up }",
+            inner.addr("tls"),
+            &cluster,
+        ));
+        let mut stalled = reads_nothing(sluice.addr("web"));
+        for n in 0..20 {
+            let stream = 2 * n + 1;
+            stalled.headers(stream, &get("a", "/bytes/1000000"), true);
+            stalled.until("a head", |f| f.stream == stream && f.kind == kind::HEADERS);
+            // What the endpoint can send ahead has come when the next answer has.
+            let body = Client::connect(sluice.addr("web")).get("b", "/bytes/300000").body;
+            assert_eq!(body.len(), 300_000, "{version}, behind {} stalled streams", n + 1);
+        }
+    }
+}
+
+/// The same from the other side: users behind one connection, whose uploads go to a slow endpoint and to a fast one.
+#[test]
+fn uploads_that_nobody_reads_do_not_stop_others_on_the_same_connection() {
+    // It reads the head of a request, and then nothing.
+    let slow = Server::start(|stream| {
+        let mut reader = BufReader::with_capacity(64, stream.try_clone()?);
+        read_head(&mut reader)?;
+        // Until the other side gives up.
+        std::thread::park();
+        Ok(())
+    });
+    let origin = Origin::start("a");
+    let sluice = Sluice::new().workers(1).start(&format!(
+        "listeners: [{{ name: web, address: 127.0.0.1:0, http: main }}]\n\
+         routes: {{ main: [{{ hosts: slow, rules: [{{ cluster: slow }}] }}, {{ hosts: \"*\", rules: [{{ cluster: up }}] }}] }}\n\
+         clusters:\n\
+         \x20 slow: {{ endpoints: [\"{}\"], connect_timeout: 60s, limits: {{ connections: 1, pending: 100 }} }}\n\
+         \x20 up: {{ endpoints: [\"{}\"] }}\n",
+        slow.addr(),
+        origin.addr()
+    ));
+    let mut client = H2::connect(sluice.addr("web"));
+    client.until("settings", |f| f.kind == kind::SETTINGS && f.flags & flag::ACK == 0);
+    client.send(frame(kind::SETTINGS, flag::ACK, 0, &[]));
+    client.until("room for all streams", |f| f.kind == kind::WINDOW_UPDATE && f.stream == 0);
+    let post =
+        |host| [(":method", "POST"), (":scheme", "http"), (":authority", host), (":path", "/echo")];
+    let (piece, window) = (vec![b'x'; 16_000], 256 << 10);
+    // The first takes the only connection to its endpoint; those behind it wait for their turn.
+    client.headers(1, &post("slow"), true);
+    let mut stream = 3;
+    for _ in 0..5 {
+        // As much as the stream may send ahead.
+        client.headers(stream, &post("slow"), false);
+        for _ in 0..window / piece.len() {
+            client.send(frame(kind::DATA, 0, stream, &piece));
+        }
+        stream += 2;
+    }
+    client.headers(stream, &post("fast"), false);
+    for n in 0..10 {
+        client.send(frame(kind::DATA, u8::from(n == 9), stream, &piece));
+    }
+    let answer = client.until("an answer", |f| f.stream == stream && f.kind == kind::HEADERS);
+    assert_eq!(answer.flags & flag::END_STREAM, 0);
+}
+
+#[test]
+fn a_head_has_at_most_so_many_fields_in_every_version() {
+    let origin = Origin::start("a");
+    let kit = Sluice::new();
+    Authority::new(kit.folder()).issue("own", &["own.test"]);
+    let sluice = kit.start(&format!(
+        "listeners: [{{ name: tls, address: 127.0.0.1:0, quic: true, http: {{ routes: main, head_fields: 20 }}, \
+         tls: {{ certificates: [{{ cert: own.pem, key: own.key }}] }} }}, \
+         {{ name: web, address: 127.0.0.1:0, http: {{ routes: main, head_fields: 20 }} }}]\n\
+         routes: {{ main: [{{ hosts: \"*\", rules: [{{ cluster: up }}] }}] }}\n\
+         clusters: {{ up: {{ endpoints: [\"{}\"] }} }}\n",
+        origin.addr()
+    ));
+    for (count, status) in [(19, 200), (21, 431)] {
+        let lines = "x: 1\r\n".repeat(count);
+        let head = format!("GET /head HTTP/1.1\r\nHost: a\r\n{lines}\r\n");
+        assert_eq!(Client::connect(sluice.addr("web")).ask(&head).status(), status);
+        let mut client = H2::connect(sluice.addr("web"));
+        client.headers(1, &[get("a", "/head"), vec![("x", "1"); count]].concat(), true);
+        let answer = client.until("an answer", |f| f.stream == 1 && f.kind == kind::HEADERS);
+        // 200 is one byte, RFC 7541 appendix A.
+        assert_eq!(answer.payload[0] == 0x88, status == 200);
+        let ca = sluice.folder().join("ca.pem");
+        let answer = http3::run(&ca, None, async |client| {
+            let connection = client.connect(sluice.addr("tls"), "own.test").await?;
+            connection.ask_with("GET", "/head", &vec![("x", "1"); count]).await
+        });
+        assert_eq!(answer.unwrap().status, status);
+    }
+}
+
+/// Frames that ask for nothing and bring nothing: whoever sends them without end loses its connection.
+#[test]
+fn frames_without_progress_end_their_connection() {
+    let origin = Origin::start("a");
+    let sluice = Sluice::new().start(&web("", "{ cluster: up }", origin.addr(), ""));
+    for (what, one) in [
+        ("pings", frame(kind::PING, 0, 0, b"12345678")),
+        ("acknowledged pings", frame(kind::PING, flag::ACK, 0, b"12345678")),
+        ("settings", frame(kind::SETTINGS, 0, 0, &[])),
+        ("priorities", frame(kind::PRIORITY, 0, 3, b"\0\0\0\x01\x10")),
+        ("windows", frame(kind::WINDOW_UPDATE, 0, 0, &1_u32.to_be_bytes())),
+        ("unknown frames", frame(77, 0, 0, b"x")),
+    ] {
+        let mut client = H2::connect(sluice.addr("web"));
+        let many = one.repeat(100);
+        // It fails when the connection has been reset; before, the frames must run out.
+        let ended = (0..1000).any(|_| client.try_send(&many).is_err());
+        let calm =
+            std::iter::from_fn(|| client.read()).any(|f| f.kind == kind::GOAWAY && f.code() == 11);
+        assert!(ended || calm, "{what}");
+        sluice.record("a flood", |record| record["reason"] == "http.flood");
+        assert_eq!(origin::get(sluice.addr("web"), "a", "/head").status(), 200, "others go on");
+    }
+}
+
+/// Pings are answered, but are no use of the connection.
+#[test]
+fn a_client_of_http2_that_only_pings_is_idle() {
+    let origin = Origin::start("a");
+    let sluice =
+        Sluice::new().start(&web(", idle_timeout: 300ms", "{ cluster: up }", origin.addr(), ""));
+    let mut client = H2::connect(sluice.addr("web"));
+    let ping = frame(kind::PING, 0, 0, b"12345678");
+    // A ping each 50 ms, and on to the end of the connection when it hears that no more is taken.
+    let heard = |client: &mut H2| client.read().is_none_or(|frame| frame.kind == kind::GOAWAY);
+    while client.try_send(&ping).is_ok() && !heard(&mut client) {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    while client.read().is_some() {}
+    drop(client);
+    sluice.record_of("http.idle");
+}
+
+/// One client's pipeline of requests does not hold up the others of its worker.
+#[test]
+fn a_pipeline_leaves_others_their_turn() {
+    let sluice = Sluice::new().workers(1).start(&web(
+        "",
+        "{ match: { path: /never }, cluster: up }, { respond: { body: here } }",
+        "127.0.0.1:1",
+        "",
+    ));
+    let requests = "GET / HTTP/1.1\r\nHost: a\r\n\r\n".repeat(500);
+    let mut pipeline = Client::connect(sluice.addr("web"));
+    pipeline.send(&requests);
+    for _ in 0..500 {
+        assert_eq!(pipeline.read().text(), "here");
+    }
 }
 
 /// Two hosts on one listener, of which one asks its clients for certificates, and one table of routes for both: who

@@ -1,12 +1,14 @@
 //! Pieces of a body on their way from one stream to another.
 //!
 //! Owns: the two ways in which a piece is held. Refuses to know: framing.
-//! Keeps: a piece moves whole; nobody copies it unless the next codec needs it in another form.
+//! Keeps: a piece moves whole; nobody copies it unless the next codec needs it in another form. What lies in a buffer
+//! of the worker counts towards its limit until it has been sent, whoever holds it.
 
 use std::ops::Deref;
+use std::rc::Rc;
 
 use bytes::Bytes;
-use sluice_io::buffers::Buf;
+use sluice_io::buffers::{Buf, BufPool};
 
 use crate::head::Head;
 
@@ -25,6 +27,71 @@ impl Body {
         match self {
             Self::Pooled(buf) => Bytes::copy_from_slice(&buf),
             Self::Shared(bytes) => bytes,
+        }
+    }
+
+    /// The piece for a library that holds it until its peer has room. Little in a large buffer moves to a small one
+    /// of `pool`, where there is one to be had.
+    pub(crate) fn into_chunk(self, pool: &BufPool) -> Chunk {
+        match self {
+            Self::Pooled(buf) => {
+                let end = buf.len();
+                let buf = pool.settle(buf, true).map(Rc::new);
+                buf.map_or_else(Chunk::default, |buf| Chunk::Pooled { buf, start: 0, end })
+            }
+            Self::Shared(bytes) => Chunk::Shared(bytes),
+        }
+    }
+}
+
+/// A piece of a body that can be cut, without a copy.
+#[derive(Debug)]
+pub(crate) enum Chunk {
+    Pooled { buf: Rc<Buf>, start: usize, end: usize },
+    Shared(Bytes),
+}
+
+impl Default for Chunk {
+    fn default() -> Self {
+        Self::Shared(Bytes::new())
+    }
+}
+
+impl Chunk {
+    /// Takes the first `count` bytes off; all of them, where there are no more.
+    pub(crate) fn split_to(&mut self, count: usize) -> Self {
+        match self {
+            Self::Pooled { buf, start, end } if *end - *start > count => {
+                let first =
+                    Self::Pooled { buf: Rc::clone(buf), start: *start, end: *start + count };
+                *start += count;
+                first
+            }
+            Self::Shared(bytes) if bytes.len() > count => Self::Shared(bytes.split_to(count)),
+            whole => std::mem::take(whole),
+        }
+    }
+}
+
+impl bytes::Buf for Chunk {
+    fn remaining(&self) -> usize {
+        match self {
+            Self::Pooled { start, end, .. } => end - start,
+            Self::Shared(bytes) => bytes.len(),
+        }
+    }
+
+    fn chunk(&self) -> &[u8] {
+        match self {
+            Self::Pooled { buf, start, end } => &buf[*start..*end],
+            Self::Shared(bytes) => bytes,
+        }
+    }
+
+    fn advance(&mut self, count: usize) {
+        match self {
+            Self::Pooled { start, end, .. } => *start = (*start + count).min(*end),
+            Self::Shared(bytes) => bytes::Buf::advance(bytes, count),
         }
     }
 }

@@ -10,6 +10,7 @@ pub mod convert;
 pub mod io;
 pub mod server;
 pub mod stream;
+pub mod watch;
 
 pub use client::H2Client;
 pub use server::{Accepted, H2Server};
@@ -30,6 +31,8 @@ pub struct H2Options {
     pub connection_window: u32,
     /// Bytes of a head, as RFC 9113 §6.5.2 counts them.
     pub head_bytes: u32,
+    /// Fields of a head, or of trailers.
+    pub head_fields: usize,
     /// Streams that a peer may reset before they were looked at; more is a flood.
     pub resets_max: usize,
     /// Time between pings to a silent peer; `None` sends none.
@@ -40,17 +43,31 @@ pub struct H2Options {
 
 impl Default for H2Options {
     fn default() -> Self {
+        let (streams_max, stream_window) = (128, 256 << 10);
         Self {
-            streams_max: 128,
-            stream_window: 256 << 10,
-            connection_window: 1 << 20,
+            streams_max,
+            stream_window,
+            connection_window: Self::window_of(streams_max, stream_window),
             head_bytes: 60 << 10,
+            head_fields: 100,
             resets_max: 64,
             ping_interval: None,
             ping_timeout: Duration::from_secs(20),
         }
     }
 }
+
+impl H2Options {
+    /// The window of a connection that so many streams can fill without stopping each other: a stream that nobody
+    /// reads has its own window full, and leaves the others theirs. RFC 9113 §5.2 shares one window between all.
+    pub const fn window_of(streams: u32, stream_window: u32) -> u32 {
+        let window = streams.saturating_mul(stream_window);
+        if window < WINDOW_MAX { window } else { WINDOW_MAX }
+    }
+}
+
+/// The largest window, RFC 9113 §6.9.1.
+const WINDOW_MAX: u32 = (1 << 31) - 1;
 
 /// The error of a stream or connection, in the codec's words.
 pub(crate) fn error_of(error: &h2::Error) -> HttpError {

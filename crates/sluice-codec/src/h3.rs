@@ -14,7 +14,7 @@ pub mod stream;
 mod tables;
 
 pub use client::H3Client;
-pub(crate) use connection::UNI_STREAMS_MAX;
+pub(crate) use connection::{SEND_WINDOW, UNI_STREAMS_MAX};
 pub use server::H3Server;
 pub use stream::H3Stream;
 
@@ -23,12 +23,22 @@ pub use stream::H3Stream;
 pub struct H3Options {
     /// Bytes of a head, as RFC 9114 §4.2.2 counts them.
     pub head_bytes: usize,
+    /// Fields of a head, or of trailers.
+    pub head_fields: usize,
+    /// Bytes of a stream's body that a peer may send ahead.
+    pub stream_window: u32,
     /// Streams that a client may reset before they were looked at, less those that it did not; more is a flood.
     pub resets_max: u32,
 }
 
+impl H3Options {
+    pub(crate) const fn bounds(&self) -> convert::Bounds {
+        convert::Bounds { bytes: self.head_bytes, fields: self.head_fields }
+    }
+}
+
 impl Default for H3Options {
     fn default() -> Self {
-        Self { head_bytes: 60 << 10, resets_max: 64 }
+        Self { head_bytes: 60 << 10, head_fields: 100, stream_window: 256 << 10, resets_max: 64 }
     }
 }

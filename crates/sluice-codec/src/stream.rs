@@ -6,6 +6,7 @@
 use std::task::{Context, Poll};
 
 use sluice_io::WorkerCx;
+use sluice_io::buffers::SCRATCH;
 
 use crate::body::{Body, Frame};
 use crate::error::HttpError;
@@ -14,6 +15,10 @@ use crate::h2::H2Stream;
 use crate::h3::H3Stream;
 use crate::h3::frame::code;
 use crate::head::Head;
+
+/// What is read at once for a client that has many streams on a connection, before it has shown that it takes what
+/// comes: each of them may keep it waiting.
+pub const READ_SHARED: usize = 16 << 10;
 
 /// One request and its answer, on either side.
 #[derive(Debug)]
@@ -65,6 +70,30 @@ impl HttpStream {
             Self::H2(h2) => h2.poll_recv(cx),
             Self::H3(h3) => h3.poll_recv(cx, worker),
         }
+    }
+
+    /// Says whether whoever gets what comes in does not take it: then less is read at once, and what may come ahead
+    /// counts. `shared` says that the one who does not take it has other streams on the same connection.
+    ///
+    /// # Errors
+    /// The worker is at the limit of its buffers.
+    pub fn set_blocked(
+        &mut self,
+        worker: &WorkerCx,
+        blocked: bool,
+        shared: bool,
+    ) -> Result<(), HttpError> {
+        match self {
+            Self::H1(h1) => h1.set_read_max(if blocked && shared { READ_SHARED } else { SCRATCH }),
+            Self::H2(h2) => h2.set_blocked(blocked),
+            Self::H3(h3) => return h3.set_blocked(worker, blocked),
+        }
+        Ok(())
+    }
+
+    /// Whether its connection carries other streams beside it.
+    pub const fn is_shared(&self) -> bool {
+        !matches!(self, Self::H1(_))
     }
 
     /// Whether the message that comes in has been read to its end.

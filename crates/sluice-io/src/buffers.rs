@@ -102,6 +102,14 @@ impl BufPool {
     /// # Errors
     /// The pool is at its limit.
     pub fn take_for_read(&self) -> Result<Buf, Exhausted> {
+        self.take_to_read(SCRATCH)
+    }
+
+    /// An empty buffer to read up to `max` bytes into, at most a [`SCRATCH`] full, with room for [`TAIL`] bytes more.
+    fn take_to_read(&self, max: usize) -> Result<Buf, Exhausted> {
+        if max < SCRATCH {
+            return self.take(max);
+        }
         let mut buf = self.take(SCRATCH + READ_OFFSET + TAIL)?;
         let held = buf.held();
         (held.start, held.end) = (READ_OFFSET, READ_OFFSET);
@@ -109,12 +117,12 @@ impl BufPool {
     }
 
     /// What was read and not used yet, in a buffer with room to read behind it; none where it fills the class
-    /// of reads.
+    /// of reads. Where nothing is held, there is room for `max` bytes.
     ///
     /// # Errors
     /// The pool is at its limit.
-    pub fn room_for_read(&self, held: Option<Buf>) -> Result<Buf, Exhausted> {
-        let Some(mut held) = held else { return self.take_for_read() };
+    pub fn room_for_read(&self, held: Option<Buf>, max: usize) -> Result<Buf, Exhausted> {
+        let Some(mut held) = held else { return self.take_to_read(max) };
         if held.room() > 0 {
             return Ok(held);
         }
@@ -134,16 +142,65 @@ impl BufPool {
         if buf.is_empty() {
             return None;
         }
-        let small = (waits && !buf.is_small()).then(|| self.copy(&buf));
-        match small {
-            Some(Ok(copy)) if copy.is_small() => Some(copy),
-            _ => Some(buf),
+        let small = waits && !buf.is_small() && buf.len() <= CLASSES[0];
+        Some(if small { self.copy(&buf).unwrap_or(buf) } else { buf })
+    }
+
+    /// A charge of nothing yet: bytes that lie elsewhere, in a library, and count as if they lay in a buffer.
+    pub fn charge(&self) -> Charge {
+        Charge { pool: Rc::clone(&self.0), bytes: 0 }
+    }
+
+    /// Bytes that are out, and that are charged.
+    pub fn bytes_out(&self) -> usize {
+        self.0.out.get()
+    }
+}
+
+/// Bytes that are held outside of the pool and count towards its limit; they are given back on drop.
+#[derive(Debug)]
+pub struct Charge {
+    pool: Rc<Inner>,
+    bytes: usize,
+}
+
+impl Charge {
+    /// Makes it so many bytes. Less is always possible.
+    ///
+    /// # Errors
+    /// The pool is at its limit; the charge stays as it was.
+    pub fn set(&mut self, bytes: usize) -> Result<(), Exhausted> {
+        let others = self.pool.out.get() - self.bytes;
+        if bytes > self.bytes && others.saturating_add(bytes) > self.pool.limit {
+            return Err(Exhausted);
+        }
+        self.pool.out.set(others + bytes);
+        self.bytes = bytes;
+        Ok(())
+    }
+
+    /// The same, where half of the limit stays for others.
+    ///
+    /// # Errors
+    /// More than half of the limit would be out; the charge stays as it was.
+    pub fn set_leaving_half(&mut self, bytes: usize) -> Result<(), Exhausted> {
+        let others = self.pool.out.get() - self.bytes;
+        if others.saturating_add(bytes) > self.pool.limit / 2 {
+            Err(Exhausted)
+        } else {
+            self.set(bytes)
         }
     }
 
-    /// Bytes that are out.
-    pub fn bytes_out(&self) -> usize {
-        self.0.out.get()
+    /// How many bytes it is.
+    pub const fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.pool.out.set(self.pool.out.get() - self.bytes);
     }
 }
 
@@ -258,7 +315,7 @@ mod tests {
         let pool = BufPool::new(1 << 20);
         for size in [1, 4 << 10, 16 << 10, SCRATCH] {
             let rest = pool.copy(&vec![7; size]).unwrap();
-            let mut more = pool.room_for_read(Some(rest)).unwrap();
+            let mut more = pool.room_for_read(Some(rest), SCRATCH).unwrap();
             assert!(more.len() == size && more.room() > 0, "{size}: {}", more.room());
             more.spare()[0] = 8;
             more.fill(1);
@@ -268,6 +325,19 @@ mod tests {
             assert_eq!((kept.len(), kept.is_small()), (size + 1, size == 1));
         }
         assert!(pool.settle(pool.take_for_read().unwrap(), true).is_none());
+        assert_eq!(pool.bytes_out(), 0);
+    }
+
+    #[test]
+    fn a_charge_counts_as_a_buffer_does() {
+        let pool = BufPool::new(24 << 10);
+        let mut charge = pool.charge();
+        charge.set(20 << 10).unwrap();
+        assert_eq!((charge.set(30 << 10), charge.bytes()), (Err(Exhausted), 20 << 10));
+        let buf = pool.take(1).unwrap();
+        assert_eq!((pool.bytes_out(), pool.take(1).err()), (24 << 10, Some(Exhausted)));
+        charge.set(1).unwrap();
+        drop((charge, buf));
         assert_eq!(pool.bytes_out(), 0);
     }
 

@@ -67,6 +67,24 @@ impl StreamHandler for HttpHandler {
     }
 }
 
+/// How many requests of one connection are taken in a row while others wait for their turn.
+#[derive(Debug, Default)]
+struct Turn(u8);
+
+impl Turn {
+    const REQUESTS: u8 = 16;
+
+    /// Another request is at hand without anybody having waited for it; where it is one too many, others have their
+    /// turn first.
+    async fn took_another(&mut self) {
+        self.0 += 1;
+        if self.0 >= Self::REQUESTS {
+            self.0 = 0;
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
 /// The reason for the end of a connection that was not in the middle of an exchange.
 fn quiet_end(conn: &Conn, error: &HttpError) -> Reason {
     match error.kind() {

@@ -307,7 +307,9 @@ impl Lines {
                 let kept = Kept { claim, made: worker.now(), requests: 0, generation };
                 return Ok(Line::H1(TakenH1 { stream, kept }));
             }
-            let h2_options = H2Options { ping_interval: Some(PING), ..H2Options::default() };
+            let mut h2_options = H2Options { ping_interval: Some(PING), ..H2Options::default() };
+            let streams = u32::try_from(plan.reuse.streams_max).unwrap_or(u32::MAX);
+            h2_options.connection_window = H2Options::window_of(streams, h2_options.stream_window);
             let client = H2Client::handshake(stream, worker, &h2_options, claim).await;
             Multiplexed::H2(client.map_err(|error| Failure {
                 why: crate::reasons::UPSTREAM_PROTOCOL,

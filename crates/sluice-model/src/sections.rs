@@ -115,8 +115,9 @@ section! {
         pub resets: u32 = "64",
         /// Bytes of one stream that a client may send ahead.
         pub stream_window: sluice_core::settings::Size = "256KiB",
-        /// The same for all streams of a connection together.
-        pub connection_window: sluice_core::settings::Size = "1MiB",
+        /// The same for all streams of a connection together; none leaves each stream its own window. A smaller one
+        /// than streams x stream_window lets streams whose endpoint is slow stop the others of the connection.
+        pub connection_window: OrNone<sluice_core::settings::Size> = "none",
         /// What decides how fast is sent.
         pub congestion: Congestion = "cubic",
         /// Clients whose sessions each chain remembers so that they may make requests with their first packets (0-RTT), at

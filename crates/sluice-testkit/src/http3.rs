@@ -134,8 +134,23 @@ impl Connection {
     /// # Errors
     /// What ended the stream or the connection.
     pub async fn ask(&self, method: &str, path: &str) -> Result<Answer, Failure> {
+        self.ask_with(method, path, &[]).await
+    }
+
+    /// The same with these fields.
+    ///
+    /// # Errors
+    /// What ended the stream or the connection.
+    pub async fn ask_with(
+        &self,
+        method: &str,
+        path: &str,
+        fields: &[(&str, &str)],
+    ) -> Result<Answer, Failure> {
         let to = format!("https://{}{path}", self.name);
         let request = http::Request::builder().method(method).uri(to);
+        let request =
+            fields.iter().fold(request, |request, (name, value)| request.header(*name, *value));
         let mut stream = self.requests.clone().send_request(request.body(())?).await?;
         stream.finish().await?;
         let status = stream.recv_response().await?.status().as_u16();

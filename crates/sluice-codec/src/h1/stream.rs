@@ -43,6 +43,10 @@ impl Default for H1Options {
     }
 }
 
+/// What a read takes, unless somebody wants less.
+#[allow(clippy::cast_possible_truncation, reason = "64 KiB")]
+const READ_MAX: u32 = SCRATCH as u32;
+
 /// A message's data that is sent along with its head when it is no longer.
 const JOINED_MAX: usize = 2048;
 
@@ -68,6 +72,8 @@ pub struct H1Stream {
     keep_alive: bool,
     /// Bytes read and sent since somebody asked.
     moved: (u64, u64),
+    /// Bytes that one read takes at most.
+    read_max: u32,
 }
 
 /// A piece of a body that was passed on unseen.
@@ -123,7 +129,13 @@ impl H1Stream {
             peer: Version::Http11,
             keep_alive: true,
             moved: (0, 0),
+            read_max: READ_MAX,
         })
+    }
+
+    /// Takes at most so many bytes with one read; all that there is room for, where it is [`SCRATCH`] or more.
+    pub fn set_read_max(&mut self, bytes: usize) {
+        self.read_max = u32::try_from(bytes).unwrap_or(READ_MAX).min(READ_MAX);
     }
 
     /// The stream below.
@@ -328,10 +340,11 @@ impl H1Stream {
         worker: &WorkerCx,
     ) -> Poll<Result<usize, HttpError>> {
         let pool = &worker.buffers;
-        let room = pool.room_for_read(self.input.take());
+        let max = self.read_max as usize;
+        let room = pool.room_for_read(self.input.take(), max);
         let mut input = room.map_err(|_| HttpError::buffers())?;
         let spare = input.spare();
-        let room = spare.len().min(SCRATCH);
+        let room = spare.len().min(max);
         let got = self.stream.poll_recv(cx, worker, &mut spare[..room]);
         if let Poll::Ready(Ok(count)) = &got {
             input.fill(*count);

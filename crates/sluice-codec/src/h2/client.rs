@@ -10,22 +10,24 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
 use h2::client::SendRequest;
 use sluice_io::{Stream, WorkerCx};
 
+use crate::body::Chunk;
 use crate::error::HttpError;
+use crate::h1::Role;
 use crate::h2::io::Wire;
 use crate::h2::server::SEND_BUFFER;
-use crate::h2::stream::Place;
 use crate::h2::{H2Options, H2Stream, convert, error_of};
 use crate::head::Head;
+use crate::multiplexed::{OpenStream, OpenStreams};
 
 /// A connection that requests go out on.
 #[derive(Clone, Debug)]
 pub struct H2Client {
-    requests: SendRequest<Bytes>,
-    open: Rc<Cell<usize>>,
+    requests: SendRequest<Chunk>,
+    wire: Wire,
+    places: Rc<OpenStreams>,
     ended: Rc<Cell<bool>>,
 }
 
@@ -41,14 +43,14 @@ impl H2Client {
         options: &H2Options,
         kept: impl Sized + 'static,
     ) -> Result<Self, HttpError> {
-        let wire = Wire::new(stream, Rc::clone(worker), None);
+        let wire = Wire::new(stream, Rc::clone(worker), Role::Client, options, None);
         let (requests, mut connection) = h2::client::Builder::new()
             .initial_window_size(options.stream_window)
             .initial_connection_window_size(options.connection_window)
             .max_header_list_size(options.head_bytes)
             .max_send_buffer_size(SEND_BUFFER)
             .enable_push(false)
-            .handshake::<_, Bytes>(wire.clone())
+            .handshake::<_, Chunk>(wire.clone())
             .await
             .map_err(|error| error_of(&error))?;
         wire.set_driven();
@@ -56,6 +58,7 @@ impl H2Client {
         let mut pings = connection.ping_pong();
         let (interval, timeout) = (options.ping_interval, options.ping_timeout);
         let at_end = Rc::clone(&ended);
+        let driver = wire.clone();
         worker.spawn(async move {
             let _kept = kept;
             let watched = async {
@@ -72,7 +75,8 @@ impl H2Client {
             };
             let driven = poll_fn(|cx| {
                 let done = Pin::new(&mut connection).poll(cx).is_ready();
-                let broken = matches!(wire.push(cx), Poll::Ready(Err(_)));
+                let broken =
+                    driver.broken().is_some() || matches!(driver.push(cx), Poll::Ready(Err(_)));
                 if done || broken { Poll::Ready(()) } else { Poll::Pending }
             });
             tokio::select! {
@@ -82,18 +86,19 @@ impl H2Client {
             }
             at_end.set(true);
         });
-        Ok(Self { requests, open: Rc::default(), ended })
+        Ok(Self { requests, wire, places: Rc::default(), ended })
     }
 
     /// Streams that are open.
     pub fn open_streams(&self) -> usize {
-        self.open.get()
+        self.places.open()
     }
 
-    /// Whether another stream may be opened now: the connection lives, and its peer has room.
+    /// Whether another stream may be opened now: the connection lives, its peer has room, and its clients take
+    /// what comes.
     pub fn has_room(&mut self, streams_max: usize) -> bool {
         let room = self.requests.current_max_send_streams().min(streams_max);
-        self.is_alive() && self.open.get() < room
+        self.is_alive() && self.places.has_room(room)
     }
 
     /// Whether streams may still be opened.
@@ -115,14 +120,13 @@ impl H2Client {
     pub async fn open(&mut self, head: &Head, end: bool) -> Result<H2Stream, HttpError> {
         let request = convert::to_request(head)?;
         // The place is taken before waiting, so that nobody else counts on it.
-        self.open.set(self.open.get() + 1);
-        let place = Place(Rc::clone(&self.open));
+        let place = OpenStream::take(&self.places);
         let refused = |error: h2::Error| {
             let kind = crate::ErrorKind::Refused;
             HttpError::new(kind, format!("http2: no stream can be opened: {error}"))
         };
         poll_fn(|cx| self.requests.poll_ready(cx)).await.map_err(refused)?;
         let (response, outgoing) = self.requests.send_request(request, end).map_err(refused)?;
-        Ok(H2Stream::client(response, outgoing, end, place))
+        Ok(H2Stream::client(response, outgoing, end, place, self.wire.clone()))
     }
 }

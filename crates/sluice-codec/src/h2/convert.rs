@@ -16,13 +16,17 @@ use crate::names::{Known, is_token};
 ///
 /// # Errors
 /// It cannot be passed on with one meaning.
-pub fn request_head<B>(request: &Request<B>, head: &mut Head) -> Result<(), HttpError> {
+pub fn request_head<B>(
+    request: &Request<B>,
+    head: &mut Head,
+    fields_max: usize,
+) -> Result<(), HttpError> {
     head.clear();
     head.set_version(Version::Http2);
     head.set_method(request.method().as_str().as_bytes());
     let uri = request.uri();
     let authority = uri.authority().map(Authority::as_str);
-    fields(request.headers(), head)?;
+    fields(request.headers(), head, fields_max)?;
     let host = head.get(Known::Host).map(<[u8]>::to_vec);
     if head.values(b"host").count() > 1 {
         return Err(refused("http2.host_repeated"));
@@ -71,7 +75,11 @@ pub fn request_head<B>(request: &Request<B>, head: &mut Head) -> Result<(), Http
 ///
 /// # Errors
 /// It cannot be passed on with one meaning.
-pub fn response_head<B>(response: &Response<B>, head: &mut Head) -> Result<(), HttpError> {
+pub fn response_head<B>(
+    response: &Response<B>,
+    head: &mut Head,
+    fields_max: usize,
+) -> Result<(), HttpError> {
     head.clear();
     head.set_version(Version::Http2);
     head.set_status(response.status().as_u16());
@@ -79,14 +87,18 @@ pub fn response_head<B>(response: &Response<B>, head: &mut Head) -> Result<(), H
         // RFC 9113 §8.6: there is no 101.
         return Err(refused("http2.status_malformed"));
     }
-    fields(response.headers(), head)
+    fields(response.headers(), head, fields_max)
 }
 
 /// Takes fields that came in.
 ///
 /// # Errors
-/// One of them speaks of a connection, which HTTP/2 knows nothing of, or is not as RFC 9113 §8.2.1 wants it.
-pub fn fields(map: &HeaderMap, head: &mut Head) -> Result<(), HttpError> {
+/// There are more than `max`; one of them speaks of a connection, which HTTP/2 knows nothing of, or is not as
+/// RFC 9113 §8.2.1 wants it.
+pub fn fields(map: &HeaderMap, head: &mut Head, max: usize) -> Result<(), HttpError> {
+    if map.len() > max {
+        return Err(HttpError::new(ErrorKind::Malformed(431), "http2.too_many_fields"));
+    }
     let (mut cookies, mut lengths) = (0_usize, 0_usize);
     for (name, value) in map {
         if let [b' ' | b'\t', ..] | [.., b' ' | b'\t'] = value.as_bytes() {
@@ -183,7 +195,7 @@ mod tests {
     use super::*;
 
     fn refusal(request: Request<()>) -> String {
-        request_head(&request, &mut Head::default()).unwrap_err().detail().to_owned()
+        request_head(&request, &mut Head::default(), 100).unwrap_err().detail().to_owned()
     }
 
     #[test]
@@ -200,7 +212,7 @@ mod tests {
         assert_eq!(refusal(get("/").header("te", "gzip").body(()).unwrap()), "http2.te_malformed");
         assert_eq!(refusal(get("/\u{e9}").body(()).unwrap()), "http2.path_malformed");
         let alone = Request::builder().header("host", "a.test").uri(Uri::default());
-        assert!(request_head(&alone.body(()).unwrap(), &mut Head::default()).is_ok());
+        assert!(request_head(&alone.body(()).unwrap(), &mut Head::default(), 100).is_ok());
         let mut nothing = Request::new(());
         *nothing.uri_mut() = Uri::from_parts(http::uri::Parts::default()).unwrap();
         nothing.headers_mut().insert("host", HeaderValue::from_static("a.test"));
@@ -235,9 +247,20 @@ mod tests {
     }
 
     #[test]
+    fn fields_are_counted() {
+        let request = |count: usize| {
+            let get = Request::get("http://a.test/");
+            // Many of one name count each.
+            (0..count).fold(get, |r, n| r.header("x", n.to_string())).body(()).unwrap()
+        };
+        assert!(request_head(&request(100), &mut Head::default(), 100).is_ok());
+        assert_eq!(refusal(request(101)), "http2.too_many_fields");
+    }
+
+    #[test]
     fn nobody_switches_protocols_with_a_101() {
         let response = Response::builder().status(101).body(()).unwrap();
-        let error = response_head(&response, &mut Head::default()).unwrap_err();
+        let error = response_head(&response, &mut Head::default(), 100).unwrap_err();
         assert_eq!(error.detail(), "http2.status_malformed");
     }
 
@@ -251,7 +274,7 @@ mod tests {
             .body(())
             .unwrap();
         let mut head = Head::default();
-        request_head(&request, &mut head).unwrap();
+        request_head(&request, &mut head, 100).unwrap();
         assert_eq!(head.get(Known::Cookie), Some(&b"a=1; b=2"[..]));
         let back = to_request(&head).unwrap();
         assert_eq!(back.uri().to_string(), "http://a.test/x?y");

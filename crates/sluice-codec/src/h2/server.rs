@@ -6,20 +6,21 @@
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
 use h2::server::{Connection, SendResponse};
 use h2::{Ping, PingPong};
 use http::{Response, StatusCode};
 use sluice_io::{Conn, Stream, WorkerCx};
 
+use crate::body::Chunk;
 use crate::error::{ErrorKind, HttpError};
+use crate::h1::Role;
 use crate::h2::io::Wire;
 use crate::h2::{H2Options, H2Stream, convert, error_of};
 use crate::head::Head;
 
 /// A connection on which requests come.
 pub struct H2Server {
-    connection: Connection<Wire, Bytes>,
+    connection: Connection<Wire, Chunk>,
     wire: Wire,
     pings: Option<PingPong>,
     refused: u64,
@@ -51,7 +52,7 @@ impl H2Server {
         options: &H2Options,
         conn: Option<Rc<Conn>>,
     ) -> Result<Self, HttpError> {
-        let wire = Wire::new(stream, worker, conn);
+        let wire = Wire::new(stream, worker, Role::Server, options, conn);
         let mut connection = h2::server::Builder::new()
             .initial_window_size(options.stream_window)
             .initial_connection_window_size(options.connection_window)
@@ -60,7 +61,7 @@ impl H2Server {
             .max_pending_accept_reset_streams(options.resets_max)
             .max_send_buffer_size(SEND_BUFFER)
             .enable_connect_protocol()
-            .handshake(wire.clone())
+            .handshake::<_, Chunk>(wire.clone())
             .await
             .map_err(|error| error_of(&error))?;
         wire.set_driven();
@@ -76,6 +77,13 @@ impl H2Server {
     ) -> Poll<Option<Result<Accepted, HttpError>>> {
         loop {
             let accepted = self.connection.poll_accept(cx);
+            if let Some(broken) = self.wire.broken() {
+                // Said once, as far as the socket takes it; the connection is over either way.
+                self.connection.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
+                let _ = self.connection.poll_closed(cx);
+                let _ = self.wire.push(cx);
+                return Poll::Ready(Some(Err(broken.error())));
+            }
             if !matches!(accepted, Poll::Ready(Some(Ok(_))))
                 && let Poll::Ready(Err(error)) = self.wire.push(cx)
                 && accepted.is_pending()
@@ -88,9 +96,9 @@ impl H2Server {
                 Some(Ok(accepted)) => accepted,
             };
             let mut head = Box::<Head>::default();
-            match convert::request_head(&request, &mut head) {
+            match convert::request_head(&request, &mut head, self.wire.fields_max()) {
                 Ok(()) => {
-                    let stream = H2Stream::server(request.into_body(), respond);
+                    let stream = H2Stream::server(request.into_body(), respond, self.wire.clone());
                     return Poll::Ready(Some(Ok(Accepted { head, stream })));
                 }
                 Err(error) => {
@@ -140,7 +148,7 @@ impl H2Server {
 /// Bytes of frames that the library may hold per stream; capacity beyond it is not granted.
 pub(crate) const SEND_BUFFER: usize = 64 << 10;
 
-fn refuse(mut respond: SendResponse<Bytes>, error: &HttpError) {
+fn refuse(mut respond: SendResponse<Chunk>, error: &HttpError) {
     let status = match error.kind() {
         ErrorKind::Malformed(status) => status,
         _ => 400,

@@ -5,39 +5,34 @@
 
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
+use bytes::Buf as _;
 use h2::client::ResponseFuture;
 use h2::server::SendResponse;
 use h2::{RecvStream, SendStream};
 use http::HeaderMap;
 
-use crate::body::{Body, Frame};
+use crate::body::{Body, Chunk, Frame};
 use crate::error::{ErrorKind, HttpError};
+use crate::h2::io::{CountedBody, Wire};
 use crate::h2::{convert, error_of};
 use crate::head::Head;
+use crate::multiplexed::OpenStream;
 
 /// A stream that speaks HTTP/2.
 #[derive(Debug)]
 pub struct H2Stream {
     incoming: Option<RecvStream>,
     awaited: Option<ResponseFuture>,
-    respond: Option<SendResponse<Bytes>>,
-    outgoing: Option<SendStream<Bytes>>,
-    unsent: Bytes,
+    respond: Option<SendResponse<Chunk>>,
+    outgoing: Option<SendStream<Chunk>>,
+    unsent: Chunk,
     after: After,
     received: bool,
-    /// Holds a place on the client's connection.
-    _place: Option<Place>,
-}
-
-/// A place on a connection; given back on drop.
-#[derive(Debug)]
-pub(crate) struct Place(pub(crate) std::rc::Rc<std::cell::Cell<usize>>);
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
-    }
+    wire: Wire,
+    /// The body that comes, as long as it may hold something.
+    counted: Option<CountedBody>,
+    /// Its place on the client's connection.
+    place: Option<OpenStream>,
 }
 
 /// What is to follow the data that is unsent.
@@ -51,36 +46,46 @@ enum After {
 
 impl H2Stream {
     /// A request that came in, and the means to answer it.
-    pub(crate) fn server(incoming: RecvStream, respond: SendResponse<Bytes>) -> Self {
+    pub(crate) fn server(
+        mut incoming: RecvStream,
+        respond: SendResponse<Chunk>,
+        wire: Wire,
+    ) -> Self {
         let received = incoming.is_end_stream();
+        let counted = (!received).then(|| wire.count_body(&mut incoming));
         Self {
             incoming: Some(incoming),
             awaited: None,
             respond: Some(respond),
             outgoing: None,
-            unsent: Bytes::new(),
+            unsent: Chunk::default(),
             after: After::More,
             received,
-            _place: None,
+            wire,
+            counted,
+            place: None,
         }
     }
 
     /// A request that went out; `end` says that it has no body.
-    pub(crate) const fn client(
+    pub(crate) fn client(
         awaited: ResponseFuture,
-        outgoing: SendStream<Bytes>,
+        outgoing: SendStream<Chunk>,
         end: bool,
-        place: Place,
+        place: OpenStream,
+        wire: Wire,
     ) -> Self {
         Self {
             incoming: None,
             awaited: Some(awaited),
             respond: None,
             outgoing: Some(outgoing),
-            unsent: Bytes::new(),
+            unsent: Chunk::default(),
             after: if end { After::Nothing } else { After::More },
             received: false,
-            _place: Some(place),
+            wire,
+            counted: None,
+            place: Some(place),
         }
     }
 
@@ -99,15 +104,27 @@ impl H2Stream {
         };
         if let Poll::Ready(Some(informational)) = awaited.poll_informational(cx) {
             let informational = informational.map_err(|error| error_of(&error))?;
-            return Poll::Ready(convert::response_head(&informational, head));
+            return Poll::Ready(convert::response_head(
+                &informational,
+                head,
+                self.wire.fields_max(),
+            ));
         }
         let response = ready!(std::pin::Pin::new(awaited).poll(cx)).map_err(|e| error_of(&e))?;
-        convert::response_head(&response, head)?;
+        convert::response_head(&response, head, self.wire.fields_max())?;
         self.awaited = None;
-        let incoming = response.into_body();
+        let mut incoming = response.into_body();
         self.received = incoming.is_end_stream();
+        self.counted = (!self.received).then(|| self.wire.count_body(&mut incoming));
         self.incoming = Some(incoming);
         Poll::Ready(Ok(()))
+    }
+
+    /// Says whether whoever gets what comes in does not take it.
+    pub fn set_blocked(&mut self, blocked: bool) {
+        if let Some(place) = &mut self.place {
+            place.set_blocked(blocked);
+        }
     }
 
     /// Receives the next piece of the body.
@@ -140,7 +157,7 @@ impl H2Stream {
                     self.received = true;
                     let Some(trailers) = trailers else { return Poll::Ready(Ok(Frame::End)) };
                     let mut head = Box::<Head>::default();
-                    convert::fields(&trailers, &mut head)?;
+                    convert::fields(&trailers, &mut head, self.wire.fields_max())?;
                     head.remove_where(|name, _| {
                         crate::names::Known::of(name)
                             .is_some_and(crate::names::Known::is_barred_from_trailers)
@@ -199,8 +216,8 @@ impl H2Stream {
     /// What ended the stream.
     pub fn poll_flushed(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), HttpError>> {
         let Some(outgoing) = &mut self.outgoing else { return Poll::Ready(Ok(())) };
-        while !self.unsent.is_empty() {
-            outgoing.reserve_capacity(self.unsent.len());
+        while self.unsent.has_remaining() {
+            outgoing.reserve_capacity(self.unsent.remaining());
             let mut room = outgoing.capacity();
             if room == 0 {
                 room = match ready!(outgoing.poll_capacity(cx)) {
@@ -214,8 +231,9 @@ impl H2Stream {
             if room == 0 {
                 continue;
             }
-            let piece = self.unsent.split_to(room.min(self.unsent.len()));
-            let end = self.unsent.is_empty() && matches!(self.after, After::End);
+            let piece = self.unsent.split_to(room);
+            let end = !self.unsent.has_remaining() && matches!(self.after, After::End);
+            self.wire.note_sent();
             outgoing.send_data(piece, end).map_err(|error| error_of(&error))?;
             if end {
                 self.after = After::Nothing;
@@ -225,7 +243,7 @@ impl H2Stream {
             After::More => self.after = After::More,
             After::Nothing => {}
             After::End => {
-                outgoing.send_data(Bytes::new(), true).map_err(|error| error_of(&error))?;
+                outgoing.send_data(Chunk::default(), true).map_err(|error| error_of(&error))?;
             }
             After::Trailers(trailers) => {
                 outgoing.send_trailers(trailers).map_err(|error| error_of(&error))?;
@@ -248,7 +266,7 @@ impl H2Stream {
             // The answer to HEAD has no body, whatever an HTTP/1 endpoint sent.
             return Ok(());
         }
-        self.unsent = body.into_bytes();
+        self.unsent = body.into_chunk(&self.wire.buffers());
         if last {
             self.after = After::End;
         }

@@ -15,6 +15,7 @@ use crate::h1::Role;
 use crate::h3::connection::{Shared, greet};
 use crate::h3::{H3Options, H3Stream};
 use crate::head::Head;
+use crate::multiplexed::{OpenStream, OpenStreams};
 
 /// A connection that requests go out on.
 #[derive(Clone, Debug)]
@@ -23,6 +24,7 @@ pub struct H3Client(Rc<Handle>);
 /// Closes the connection when it is dropped and its streams have ended.
 struct Handle {
     shared: Rc<Shared>,
+    places: Rc<OpenStreams>,
 }
 
 impl std::fmt::Debug for Handle {
@@ -54,12 +56,12 @@ impl H3Client {
             let _kept = kept;
             connection.closed().await;
         });
-        Ok(Self(Rc::new(Handle { shared })))
+        Ok(Self(Rc::new(Handle { shared, places: Rc::default() })))
     }
 
     /// Requests that are open.
     pub fn open_streams(&self) -> usize {
-        self.0.shared.open.get()
+        self.0.places.open()
     }
 
     /// Whether requests may still be opened.
@@ -69,7 +71,7 @@ impl H3Client {
 
     /// Whether another request may be opened now.
     pub fn has_room(&self, streams_max: usize) -> bool {
-        self.is_alive() && self.open_streams() < streams_max
+        self.is_alive() && self.0.places.has_room(streams_max)
     }
 
     /// Opens a stream with a request; `end` says that it has no body.
@@ -81,12 +83,14 @@ impl H3Client {
         let refused = |error: quinn::ConnectionError| {
             HttpError::new(ErrorKind::Refused, format!("http3: no stream can be opened: {error}"))
         };
+        // The place is taken before waiting, so that nobody else counts on it.
+        let place = OpenStream::take(&self.0.places);
         let (send, recv) = shared.connection.open_bi().await.map_err(refused)?;
         if !self.is_alive() {
             // A GOAWAY came while it waited for its turn: the server will not look at it.
             let gone = "http3: the server takes no more requests";
             return Err(HttpError::new(ErrorKind::Refused, gone));
         }
-        Ok(H3Stream::client(Rc::clone(shared), send, recv, head, end))
+        Ok(H3Stream::client(Rc::clone(shared), send, recv, head, end, place))
     }
 }

@@ -14,6 +14,7 @@ use quinn::{
     Connection, ConnectionError, ReadExactError, RecvStream, SendStream, TransportErrorCode, VarInt,
 };
 use sluice_io::WorkerCx;
+use sluice_io::buffers::Charge;
 
 use crate::error::{ErrorKind, HttpError};
 use crate::h1::Role;
@@ -42,7 +43,19 @@ pub(crate) struct Shared {
     pub(crate) fault: RefCell<Option<HttpError>>,
     /// Whoever waits for the last stream to close.
     pub(crate) waiting: RefCell<Option<Waker>>,
+    /// What may wait in the library for acknowledgements beyond [`SEND_WINDOW`].
+    send_charge: RefCell<Charge>,
+    /// The last ID of a GOAWAY, and of a MAX_PUSH_ID: neither may go the other way.
+    goaway: Cell<u64>,
+    push_max: Cell<u64>,
 }
+
+/// Bytes that may wait for acknowledgements on any connection; what goes beyond is charged to the worker, and so is
+/// given only to those that need it.
+pub(crate) const SEND_WINDOW: u64 = 64 << 10;
+
+/// The same on a connection that has been given all it can.
+const SEND_WINDOW_MAX: u64 = 1 << 20;
 
 impl Shared {
     /// Ends the connection for what the client did, and says so.
@@ -63,9 +76,33 @@ impl Shared {
         }
     }
 
+    /// Makes room for more that waits for acknowledgements; whether there is more now.
+    pub(crate) fn widen_send_window(&self) -> bool {
+        let mut charge = self.send_charge.borrow_mut();
+        let window = SEND_WINDOW + charge.bytes() as u64;
+        let wider = (2 * window).min(SEND_WINDOW_MAX);
+        let more = usize::try_from(wider - SEND_WINDOW).unwrap_or(usize::MAX);
+        if wider == window || charge.set_leaving_half(more).is_err() {
+            return false;
+        }
+        self.connection.set_send_window(wider);
+        true
+    }
+
+    /// Takes back what [`Shared::widen_send_window`] gave.
+    fn narrow_send_window(&self) {
+        let mut charge = self.send_charge.borrow_mut();
+        if charge.bytes() > 0 && charge.set(0).is_ok() {
+            self.connection.set_send_window(SEND_WINDOW);
+        }
+    }
+
     /// A stream has closed.
     pub(crate) fn closed(&self) {
         self.open.set(self.open.get() - 1);
+        if self.open.get() == 0 {
+            self.narrow_send_window();
+        }
         self.close_if_over();
         if self.open.get() == 0
             && let Some(waker) = self.waiting.borrow_mut().take()
@@ -123,6 +160,9 @@ pub(crate) async fn greet(
         closing: Cell::new(false),
         fault: RefCell::default(),
         waiting: RefCell::default(),
+        send_charge: RefCell::new(worker.buffers.charge()),
+        goaway: Cell::new(u64::MAX),
+        push_max: Cell::new(0),
     });
     worker.spawn(mind_streams(Rc::clone(&shared), Rc::clone(worker)));
     Ok(shared)
@@ -244,16 +284,41 @@ async fn mind_control(shared: &Shared, recv: &mut RecvStream) -> Result<(), Over
                 check_settings(&payload).map_err(|(code, detail)| over(code, detail))?;
             }
             kind::GOAWAY | kind::MAX_PUSH_ID | kind::CANCEL_PUSH => {
-                // Nothing is pushed either way, so the latter two could change nothing.
-                let whole = frame::integer(&payload).is_some_and(|(_, used)| used == payload.len());
-                if !whole {
+                let whole = frame::integer(&payload).filter(|(_, used)| *used == payload.len());
+                let Some((id, _)) = whole else {
                     return Err(over(code::FRAME_ERROR, "http3.frame_malformed"));
-                }
-                shared.going.set(shared.going.get() || kind == kind::GOAWAY);
+                };
+                mind_id(shared, kind, id).map_err(|(code, detail)| over(code, detail))?;
             }
             _ => {}
         }
     }
+}
+
+/// An ID on the control stream: of where requests end (RFC 9114 §5.2), or of a push, of which there are none either
+/// way (§7.2.3, §7.2.7).
+fn mind_id(shared: &Shared, kind: u64, id: u64) -> Result<(), (u32, &'static str)> {
+    let client = shared.role == Role::Client;
+    match kind {
+        kind::GOAWAY => {
+            // A server names a stream of a client's, which are each fourth, RFC 9000 §2.1; a client names a push.
+            if id > shared.goaway.replace(id) || (client && !id.is_multiple_of(4)) {
+                return Err((code::ID_ERROR, "http3.goaway_id"));
+            }
+            shared.going.set(true);
+        }
+        kind::MAX_PUSH_ID if client => {
+            return Err((code::FRAME_UNEXPECTED, "http3.max_push_id_by_server"));
+        }
+        kind::MAX_PUSH_ID => {
+            if id < shared.push_max.replace(id) {
+                return Err((code::ID_ERROR, "http3.max_push_id_lowered"));
+            }
+        }
+        // Nothing was ever promised, nor may be.
+        _ => return Err((code::ID_ERROR, "http3.push_never_promised")),
+    }
+    Ok(())
 }
 
 /// Settings: each once, none of HTTP/2's, RFC 9114 §7.2.4.

@@ -50,9 +50,24 @@ struct Pseudo {
     /// A field without a colon came; no pseudo field may follow.
     over: bool,
     cookies: usize,
+    /// Fields without a colon that may still come.
+    fields_left: usize,
+}
+
+/// What a field section may hold.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Bytes, as RFC 9114 §4.2.2 counts them.
+    pub bytes: usize,
+    /// Fields, pseudo fields apart.
+    pub fields: usize,
 }
 
 impl Pseudo {
+    fn new(bounds: Bounds) -> Self {
+        Self { fields_left: bounds.fields, ..Self::default() }
+    }
+
     /// Takes one field in.
     fn take(&mut self, head: &mut Head, name: &[u8], value: &[u8]) -> Result<(), Refusal> {
         if !is_field_value(value) || has_edges(value) {
@@ -62,6 +77,11 @@ impl Pseudo {
             return self.take_pseudo(head, pseudo, value);
         }
         self.over = true;
+        let Some(left) = self.fields_left.checked_sub(1) else {
+            let error = HttpError::new(ErrorKind::Malformed(431), "http3.too_many_fields");
+            return Err(Refusal::Message(error));
+        };
+        self.fields_left = left;
         let lower = |byte: &u8| is_token_byte(*byte) && !byte.is_ascii_uppercase();
         if name.is_empty() || !name.iter().all(lower) {
             return Err(refused("http3.field_name_malformed"));
@@ -111,11 +131,11 @@ fn has_edges(value: &[u8]) -> bool {
 ///
 /// # Errors
 /// It is no request, or cannot be passed on with one meaning.
-pub fn request(section: &[u8], max: usize, head: &mut Head) -> Result<(), Refusal> {
+pub fn request(section: &[u8], max: Bounds, head: &mut Head) -> Result<(), Refusal> {
     head.clear();
     head.set_version(Version::Http3);
-    let mut pseudo = Pseudo::default();
-    qpack::decode(section, max, |name, value| pseudo.take(head, name, value))?;
+    let mut pseudo = Pseudo::new(max);
+    qpack::decode(section, max.bytes, |name, value| pseudo.take(head, name, value))?;
     if pseudo.cookies > 1 {
         head.join_cookies();
     }
@@ -196,11 +216,11 @@ fn one_length(head: &Head) -> Result<(), Refusal> {
 ///
 /// # Errors
 /// It is no response.
-pub fn response(section: &[u8], max: usize, head: &mut Head) -> Result<(), Refusal> {
+pub fn response(section: &[u8], max: Bounds, head: &mut Head) -> Result<(), Refusal> {
     head.clear();
     head.set_version(Version::Http3);
-    let mut pseudo = Pseudo::default();
-    qpack::decode(section, max, |name, value| pseudo.take(head, name, value))?;
+    let mut pseudo = Pseudo::new(max);
+    qpack::decode(section, max.bytes, |name, value| pseudo.take(head, name, value))?;
     let of_request =
         pseudo.method || pseudo.scheme || pseudo.path || pseudo.authority || pseudo.protocol;
     // RFC 9114 §4.5: there is no 101.
@@ -214,10 +234,10 @@ pub fn response(section: &[u8], max: usize, head: &mut Head) -> Result<(), Refus
 ///
 /// # Errors
 /// They are no trailers.
-pub fn trailers(section: &[u8], max: usize, head: &mut Head) -> Result<(), Refusal> {
+pub fn trailers(section: &[u8], max: Bounds, head: &mut Head) -> Result<(), Refusal> {
     head.clear();
-    let mut pseudo = Pseudo { over: true, ..Pseudo::default() };
-    qpack::decode(section, max, |name, value| pseudo.take(head, name, value))?;
+    let mut pseudo = Pseudo { over: true, ..Pseudo::new(max) };
+    qpack::decode(section, max.bytes, |name, value| pseudo.take(head, name, value))?;
     head.remove_where(|name, _| Known::of(name).is_some_and(Known::is_barred_from_trailers));
     Ok(())
 }
@@ -287,8 +307,10 @@ mod tests {
 
     fn read(fields: &[(&str, &str)]) -> Result<Head, Refusal> {
         let mut head = Head::default();
-        request(&section(fields), 4096, &mut head).map(|()| head)
+        request(&section(fields), BOUNDS, &mut head).map(|()| head)
     }
+
+    const BOUNDS: Bounds = Bounds { bytes: 4096, fields: 100 };
 
     const GET: [(&str, &str); 4] =
         [(":method", "GET"), (":scheme", "https"), (":authority", "a.test"), (":path", "/x?y")];
@@ -359,9 +381,9 @@ mod tests {
     fn trailers_hold_no_pseudo_fields_and_nothing_that_frames() {
         let mut head = Head::default();
         let fields = section(&[("x-sum", "1"), ("content-length", "9")]);
-        trailers(&fields, 4096, &mut head).unwrap();
+        trailers(&fields, BOUNDS, &mut head).unwrap();
         assert_eq!(head.fields().collect::<Vec<_>>(), [(&b"x-sum"[..], &b"1"[..])]);
-        assert!(trailers(&section(&[(":status", "200")]), 4096, &mut head).is_err());
+        assert!(trailers(&section(&[(":status", "200")]), BOUNDS, &mut head).is_err());
     }
 
     #[test]

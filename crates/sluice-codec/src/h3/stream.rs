@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use quinn::{ReadError, RecvStream, SendStream, StoppedError, VarInt, WriteError};
-use sluice_io::buffers::{Buf, SCRATCH};
+use sluice_io::buffers::{Buf, Charge, SCRATCH};
 use sluice_io::{LocalFuture, WorkerCx};
 
 use crate::body::{Body, Frame};
@@ -22,6 +22,7 @@ use crate::h3::connection::Shared;
 use crate::h3::convert::{self, Refusal};
 use crate::h3::frame::{self, code, kind};
 use crate::head::{Head, Method};
+use crate::multiplexed::OpenStream;
 
 /// A stream that speaks HTTP/3.
 pub struct H3Stream {
@@ -34,6 +35,8 @@ pub struct H3Stream {
     left: Option<u64>,
     /// The part of a field section that has come, while it is not whole.
     section: Vec<u8>,
+    /// Trailers that have come, until the end of the stream has.
+    trailers: Option<Box<Head>>,
     /// Frames and their heads that are to be sent before `body`.
     out: Vec<u8>,
     body: Option<Body>,
@@ -43,6 +46,10 @@ pub struct H3Stream {
     method: Method,
     head_sent: bool,
     stopped: Option<LocalFuture<Result<Option<VarInt>, StoppedError>>>,
+    /// What may lie in the library, while whoever gets what comes in does not take it.
+    blocked: Option<Charge>,
+    /// Its place on a connection to an endpoint.
+    place: Option<OpenStream>,
 }
 
 impl std::fmt::Debug for H3Stream {
@@ -92,8 +99,10 @@ impl H3Stream {
         recv: RecvStream,
         head: &Head,
         end: bool,
+        place: OpenStream,
     ) -> Self {
         let mut stream = Self::new(shared, send, recv);
+        stream.place = Some(place);
         convert::put_request(&mut stream.out, head);
         stream.method = head.method();
         stream.head_sent = true;
@@ -114,6 +123,9 @@ impl H3Stream {
             receiving: Receiving::Between(Place::Head),
             left: None,
             section: Vec::new(),
+            trailers: None,
+            blocked: None,
+            place: None,
             out: Vec::new(),
             body: None,
             taken: 0,
@@ -159,8 +171,8 @@ impl H3Stream {
         loop {
             match ready!(self.poll_frame(cx, worker))? {
                 Some((kind::HEADERS, length)) => {
-                    let max = self.shared.options.head_bytes;
-                    let section = ready!(self.poll_section(cx, worker, length, max))?;
+                    let max = self.shared.options.bounds();
+                    let section = ready!(self.poll_section(cx, worker, length, max.bytes))?;
                     let read = match self.shared.role {
                         Role::Server => convert::request(&section, max, head),
                         Role::Client => convert::response(&section, max, head),
@@ -216,7 +228,8 @@ impl H3Stream {
                     match ready!(self.poll_frame(cx, worker))? {
                         None => {
                             self.end()?;
-                            return Poll::Ready(Ok(Frame::End));
+                            let trailers = self.trailers.take();
+                            return Poll::Ready(Ok(trailers.map_or(Frame::End, Frame::Trailers)));
                         }
                         Some((kind::DATA, length)) if self.receiving == IN_BODY => {
                             self.count(length)?;
@@ -224,15 +237,16 @@ impl H3Stream {
                             self.receiving = Receiving::Data(length);
                         }
                         Some((kind::HEADERS, length)) if self.receiving == IN_BODY => {
-                            let max = self.shared.options.head_bytes;
-                            let section = ready!(self.poll_section(cx, worker, length, max))?;
+                            let max = self.shared.options.bounds();
+                            let section = ready!(self.poll_section(cx, worker, length, max.bytes))?;
                             let mut trailers = Box::<Head>::default();
                             let read = convert::trailers(&section, max, &mut trailers);
                             self.recycle(section);
                             read.map_err(|refusal| self.refuse(refusal))?;
                             self.whole()?;
+                            // They are handed out at the end of the stream: nothing may follow, RFC 9114 §4.1.
                             self.receiving = Receiving::Between(Place::Ended);
-                            return Poll::Ready(Ok(Frame::Trailers(trailers)));
+                            self.trailers = Some(trailers);
                         }
                         Some((kind::DATA | kind::HEADERS, _)) => {
                             return Poll::Ready(Err(self.unexpected()));
@@ -242,6 +256,28 @@ impl H3Stream {
                 }
             }
         }
+    }
+
+    /// Says whether whoever gets what comes in does not take it. While it is so, what may come ahead is charged to
+    /// the worker: the library does not say how much has.
+    ///
+    /// # Errors
+    /// The worker is at its limit.
+    pub fn set_blocked(&mut self, worker: &WorkerCx, blocked: bool) -> Result<(), HttpError> {
+        if blocked == self.blocked.is_some() || (blocked && self.is_received()) {
+            return Ok(());
+        }
+        if let Some(place) = &mut self.place {
+            place.set_blocked(blocked);
+        }
+        self.blocked = None;
+        if blocked {
+            let mut charge = worker.buffers.charge();
+            let window = self.shared.options.stream_window as usize;
+            charge.set(window).map_err(|_| HttpError::buffers())?;
+            self.blocked = Some(charge);
+        }
+        Ok(())
     }
 
     fn poll_data(
@@ -381,7 +417,7 @@ impl H3Stream {
         worker: &WorkerCx,
     ) -> Poll<Result<usize, HttpError>> {
         let pool = &worker.buffers;
-        let room = pool.room_for_read(self.input.take());
+        let room = pool.room_for_read(self.input.take(), SCRATCH);
         let mut input = room.map_err(|_| HttpError::buffers())?;
         let spare = input.spare();
         let room = spare.len().min(SCRATCH);
@@ -545,6 +581,14 @@ impl H3Stream {
     /// # Errors
     /// What ended the stream.
     pub fn poll_flushed(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), HttpError>> {
+        let polled = self.poll_write(cx);
+        if polled.is_pending() && self.shared.widen_send_window() {
+            return self.poll_write(cx);
+        }
+        polled
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), HttpError>> {
         let mut written = 0;
         while written < self.out.len() {
             match Pin::new(&mut self.send).poll_write(cx, &self.out[written..]) {

@@ -18,6 +18,7 @@ use sluice_upstream::connector::{Failure, verified_name};
 use sluice_upstream::{ClusterPlan, EndpointState, Target};
 
 use super::{OnWorker, QuicOptions};
+use crate::h2::H2Options;
 use crate::h3::H3Client;
 
 /// Sockets of a worker from which connections go out, made when they are wanted first.
@@ -37,10 +38,14 @@ impl QuicClients {
         to: SocketAddr,
         tls: Arc<rustls::ClientConfig>,
         name: &ServerName<'_>,
+        streams_max: usize,
     ) -> Result<Connection, String> {
         let crypto = QuicClientConfig::try_from(tls).map_err(|error| error.to_string())?;
         let mut config = ClientConfig::new(Arc::new(crypto));
-        let mut transport = QuicOptions::default().transport()?;
+        let mut options = QuicOptions::default();
+        let streams = u32::try_from(streams_max).unwrap_or(u32::MAX);
+        options.connection_window = H2Options::window_of(streams, options.stream_window);
+        let mut transport = options.transport()?;
         transport.max_concurrent_bidi_streams(0_u8.into()).keep_alive_interval(Some(KEEP_ALIVE));
         config.transport_config(Arc::new(transport));
         let endpoint = self.endpoint(to).map_err(|error| error.to_string())?;
@@ -66,7 +71,7 @@ impl QuicClients {
         };
         let tls = plan.tls.as_ref().ok_or_else(|| failed(&"QUIC is always in TLS"))?;
         let name = verified_name(tls, endpoint).ok_or_else(|| failed(&"it has no name"))?;
-        let connecting = self.connect(to, Arc::clone(&tls.config), &name);
+        let connecting = self.connect(to, Arc::clone(&tls.config), &name, plan.reuse.streams_max);
         let connection = connecting.await.map_err(|error| failed(&error))?;
         let greeted = H3Client::greet(connection, worker, kept).await;
         greeted.map_err(|error| failed(&error))

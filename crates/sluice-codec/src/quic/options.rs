@@ -10,7 +10,8 @@ use std::time::Duration;
 use quinn::congestion::{BbrConfig, CubicConfig, NewRenoConfig};
 use quinn::{IdleTimeout, TransportConfig};
 
-use crate::h3::UNI_STREAMS_MAX;
+use crate::h2::H2Options;
+use crate::h3::{SEND_WINDOW, UNI_STREAMS_MAX};
 
 /// What is configured of QUIC.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,7 +24,7 @@ pub struct QuicOptions {
     pub streams_max: u32,
     /// Bytes of a stream that a client may send ahead.
     pub stream_window: u32,
-    /// The same for all streams of a connection together, and what waits here for acknowledgements.
+    /// The same for all streams of a connection together.
     pub connection_window: u32,
     /// What decides how fast we send.
     pub congestion: Congestion,
@@ -44,12 +45,13 @@ pub enum Congestion {
 
 impl Default for QuicOptions {
     fn default() -> Self {
+        let (streams_max, stream_window) = (100, 256 << 10);
         Self {
             idle_timeout: Duration::from_secs(60),
             retry_above: 256,
-            streams_max: 100,
-            stream_window: 256 << 10,
-            connection_window: 1 << 20,
+            streams_max,
+            stream_window,
+            connection_window: H2Options::window_of(streams_max, stream_window),
             congestion: Congestion::Cubic,
             qlog: None,
         }
@@ -65,7 +67,7 @@ impl QuicOptions {
             .max_concurrent_uni_streams(UNI_STREAMS_MAX.into())
             .stream_receive_window(self.stream_window.into())
             .receive_window(self.connection_window.into())
-            .send_window(u64::from(self.connection_window))
+            .send_window(SEND_WINDOW)
             // Datagrams in connections have no use here.
             .datagram_receive_buffer_size(None);
         match self.congestion {

@@ -266,7 +266,12 @@ impl Life {
     ) -> Poll<Result<(), Side>> {
         let worker = Rc::clone(self.worker());
         for _ in 0..BUDGET {
-            ready!(up.poll_flushed(cx, &worker)).map_err(Side::Up)?;
+            let polled = up.poll_flushed(cx, &worker);
+            if !self.upload.done {
+                let waits = polled.is_pending();
+                down.set_blocked(&worker, waits, up.is_shared()).map_err(Side::Down)?;
+            }
+            ready!(polled).map_err(Side::Up)?;
             if self.upload.done {
                 return Poll::Ready(Ok(()));
             }
@@ -347,7 +352,7 @@ impl Life {
         tunnel: bool,
     ) -> Result<(), Stop> {
         let (worker, idle) = (Rc::clone(self.worker()), self.idle_timeout);
-        let mut download = Download { done: false, upload_broken: false };
+        let mut download = Download { done: false, upload_broken: false, flow: Flow::New };
         poll_fn(|cx| {
             let before = (self.summary.received, self.summary.sent);
             if let Poll::Ready(done) = self.poll_both(cx, down, up, tunnel, &mut download) {
@@ -394,7 +399,8 @@ impl Life {
             }
         }
         if !download.done {
-            download.done = matches!(self.poll_download(cx, down, up)?, Poll::Ready(()));
+            let flow = &mut download.flow;
+            download.done = matches!(self.poll_download(cx, down, up, flow)?, Poll::Ready(()));
         }
         let worker = Rc::clone(self.worker());
         // The exchange lasts until the client has taken all of its answer; a tunnel, until both have
@@ -419,10 +425,16 @@ impl Life {
         cx: &mut Context<'_>,
         down: &mut HttpStream,
         up: &mut HttpStream,
+        flow: &mut Flow,
     ) -> Result<Poll<()>, Stop> {
         let worker = Rc::clone(self.worker());
         for _ in 0..BUDGET {
-            match down.poll_flushed(cx, &worker) {
+            let polled = down.poll_flushed(cx, &worker);
+            let next = flow.after(polled.is_pending(), self.summary.sent > 0);
+            if next != std::mem::replace(flow, next) {
+                up.set_blocked(&worker, next == Flow::Blocked, down.is_shared()).map_err(cut)?;
+            }
+            match polled {
                 Poll::Pending => return Ok(Poll::Pending),
                 Poll::Ready(flushed) => flushed.map_err(Stop::Downstream)?,
             }
@@ -512,6 +524,29 @@ struct Download {
     done: bool,
     /// The endpoint takes no more of the request.
     upload_broken: bool,
+    flow: Flow,
+}
+
+/// Whether a client takes what comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Flow {
+    /// Nothing was sent yet.
+    New,
+    /// It took the last piece.
+    Flows,
+    /// It has not taken all of the last piece.
+    Blocked,
+}
+
+impl Flow {
+    /// What it is, when what was sent before, if anything was, has left or has to wait.
+    const fn after(self, waits: bool, sent: bool) -> Self {
+        match (self, waits, sent) {
+            (_, true, _) => Self::Blocked,
+            (Self::New, false, false) => Self::New,
+            _ => Self::Flows,
+        }
+    }
 }
 
 /// The client took too long for its body.

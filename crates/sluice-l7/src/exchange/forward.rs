@@ -12,10 +12,12 @@ use std::task::Poll;
 use std::time::Duration;
 
 use sluice_codec::h1::parse::is_authority;
+use sluice_codec::stream::READ_SHARED;
 use sluice_codec::{ErrorKind, HttpError, HttpStream, Known, Method, Version};
 use sluice_core::connection::Attempt;
 use sluice_core::reason::end;
 use sluice_core::{Moment, Reason};
+use sluice_io::buffers::SCRATCH;
 use sluice_io::timers::Timer;
 use sluice_upstream::EndpointState;
 use sluice_upstream::connector::Failure;
@@ -360,6 +362,7 @@ impl Life {
             Line::H1(taken) => {
                 let reused = taken.is_reused();
                 let (mut stream, kept) = taken.into_parts();
+                stream.set_read_max(if down.is_shared() { READ_SHARED } else { SCRATCH });
                 // The head of an upgrade or tunnel ends the request on an HTTP/1 wire.
                 let whole = end || self.request.upgrade().is_some();
                 let whole = whole || self.method == Method::Connect;

@@ -15,7 +15,7 @@ use sluice_core::reason::end;
 use sluice_core::{Moment, Reason};
 use sluice_io::{Conn, WorkerCx};
 
-use super::{HttpHandler, quiet_end, serve_h2};
+use super::{HttpHandler, Turn, quiet_end, serve_h2};
 use crate::exchange::{self, Exchange};
 use crate::reasons;
 use crate::station::Lane;
@@ -74,7 +74,13 @@ pub(super) fn serve_h1(
             }
         }
         let mut served: u64 = 0;
+        let mut turn = Turn::default();
         loop {
+            if h1.unparsed().is_empty() {
+                turn = Turn::default();
+            } else {
+                turn.took_another().await;
+            }
             let mut begun = await_head(&handler, &lane, &h1, served);
             let next = poll_fn(|cx| poll_head(&handler, &lane, &mut h1, &mut begun, cx)).await;
             lane.conn.deadline.set(Moment::NEVER);

@@ -17,6 +17,7 @@ use sluice_io::timers::Timer;
 
 use super::{HttpHandler, quiet_end};
 use crate::exchange::Exchange;
+use crate::handler::Turn;
 use crate::reasons;
 use crate::station::Lane;
 
@@ -36,12 +37,16 @@ pub(super) async fn serve_h2(handler: Rc<HttpHandler>, lane: Rc<Lane>, stream: S
         }
         Err(_) => return reasons::HEAD_TIMEOUT,
     };
-    let mut care = Care { drained: false, asked: None, served: 0 };
+    let mut care =
+        Care { drained: None, asked: None, served: 0, used: false, idle_since: worker.now() };
+    let mut turn = Turn::default();
     loop {
         match poll_fn(|cx| care.poll(cx, &handler, &lane, &mut server)).await {
             Event::Request(accepted) => {
                 let Accepted { head, stream } = *accepted;
+                turn.took_another().await;
                 care.served += 1;
+                care.used = true;
                 if options.requests_max.is_some_and(|max| care.served >= max) {
                     server.drain();
                 }
@@ -79,10 +84,15 @@ impl Drop for OpenStream {
 
 /// What keeps a connection of HTTP/2 in order.
 struct Care {
-    drained: bool,
+    /// Why the client has heard that no more is taken, if it has.
+    drained: Option<Reason>,
     /// When the client was asked whether it is there.
     asked: Option<Moment>,
     served: u64,
+    /// Whether streams were open when it was looked at last.
+    used: bool,
+    /// Since when no stream is open, where none is. What else a client says does not move it.
+    idle_since: Moment,
 }
 
 enum Event {
@@ -99,8 +109,8 @@ impl Care {
         server: &mut H2Server,
     ) -> Poll<Event> {
         let (conn, options) = (&lane.conn, &handler.station.plan.options);
-        if conn.is_finishing() && !self.drained {
-            self.drained = true;
+        if conn.is_finishing() && self.drained.is_none() {
+            self.drained = Some(end::DRAIN);
             server.drain();
         }
         match server.poll_accept(cx) {
@@ -114,8 +124,7 @@ impl Care {
                 return Poll::Ready(Event::End(quiet_end(conn, &error)));
             }
             Poll::Ready(None) => {
-                let reason = if self.drained { end::DRAIN } else { end::DONE };
-                return Poll::Ready(Event::End(reason));
+                return Poll::Ready(Event::End(self.drained.unwrap_or(end::DONE)));
             }
             Poll::Pending => {}
         }
@@ -123,8 +132,12 @@ impl Care {
             self.asked = None;
         }
         let now = handler.station.worker.now();
-        let due = if lane.open.get() == 0 {
-            now.after_bound(options.idle_timeout)
+        let open = lane.open.get() > 0;
+        if std::mem::replace(&mut self.used, open) && !open {
+            self.idle_since = now;
+        }
+        let due = if !open {
+            self.idle_since.after_bound(options.idle_timeout)
         } else {
             match (self.asked, options.h2.ping_interval) {
                 (Some(asked), _) => asked.after(options.h2.ping_timeout),
@@ -134,8 +147,8 @@ impl Care {
         };
         if lane.conn.deadline.poll(cx).is_ready() {
             if lane.open.get() == 0 {
-                if !self.drained {
-                    self.drained = true;
+                if self.drained.is_none() {
+                    self.drained = Some(reasons::KEEPALIVE_IDLE);
                     server.drain();
                     conn.deadline.set(now.after(LINGER_TIME));
                     cx.waker().wake_by_ref();
@@ -158,7 +171,7 @@ impl Care {
                 (None, None) => {}
             }
         }
-        if !self.drained {
+        if self.drained.is_none() {
             conn.deadline.set(due);
         }
         let _ = conn.deadline.poll(cx);

@@ -88,14 +88,25 @@ impl Build<'_> {
                 h2: H2Options {
                     streams_max: http2.streams.max(1),
                     stream_window: window(http2.stream_window.0),
-                    connection_window: window(http2.connection_window.0),
+                    connection_window: http2.connection_window.0.map_or_else(
+                        || {
+                            H2Options::window_of(
+                                http2.streams.max(1),
+                                window(http2.stream_window.0),
+                            )
+                        },
+                        |size| window(size.0),
+                    ),
                     head_bytes: window(section.head_bytes.0),
+                    head_fields: section.head_fields as usize,
                     resets_max: http2.resets as usize,
                     ping_interval: http2.ping_interval.0,
                     ping_timeout: http2.ping_timeout,
                 },
                 h3: H3Options {
                     head_bytes: size(section.head_bytes.0),
+                    head_fields: section.head_fields as usize,
+                    stream_window: around.quic.map_or(0, |quic| window(quic.stream_window.0)),
                     resets_max: around.quic.map_or(0, |quic| quic.resets),
                 },
                 advertise_h3: around.quic.is_some(),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sluice_codec::h2::H2Options;
 use sluice_codec::quic::{Congestion, QuicOptions};
 use sluice_core::settings::{Members, Short, suggest_word};
 use sluice_core::{Diags, ListenAddress, Name, Path, Span, Spanned};
@@ -209,12 +210,16 @@ impl Scope<'_, '_> {
                 .help("make it, and let Sluice's user write to it; traces are left in it");
             return None;
         }
+        let (streams_max, stream_window) = (section.streams.max(1), window(section.stream_window));
         Some(QuicOptions {
             idle_timeout: section.idle_timeout,
             retry_above: section.retry_above,
-            streams_max: section.streams.max(1),
-            stream_window: window(section.stream_window),
-            connection_window: window(section.connection_window),
+            streams_max,
+            stream_window,
+            connection_window: section
+                .connection_window
+                .0
+                .map_or_else(|| H2Options::window_of(streams_max, stream_window), window),
             congestion: match section.congestion {
                 sections::Congestion::Cubic => Congestion::Cubic,
                 sections::Congestion::NewReno => Congestion::NewReno,

@@ -79,8 +79,9 @@ section! {
         pub streams: u32 = "128",
         /// Bytes of one stream's body that a client may send ahead.
         pub stream_window: Size = "256KiB",
-        /// The same for all streams of a connection together.
-        pub connection_window: Size = "1MiB",
+        /// The same for all streams of a connection together; none leaves each stream its own window. A smaller one
+        /// than streams x stream_window lets streams whose endpoint is slow stop the others of the connection.
+        pub connection_window: OrNone<Size> = "none",
         /// Streams that a client may reset before they were looked at; more is a flood.
         pub resets: u32 = "64",
         /// Time between pings to a client that has streams open and says nothing.

@@ -100,7 +100,7 @@ pub(crate) fn http3(address: SocketAddr, folder: &Path) -> anyhow::Result<()> {
     let asking = async {
         let worker = WorkerCx::solitary(ClockOrigin::read().clock());
         let clients = QuicClients::default();
-        let connected = clients.connect(address, Arc::new(tls), &name).await;
+        let connected = clients.connect(address, Arc::new(tls), &name, 1).await;
         let connection = connected.map_err(anyhow::Error::msg)?;
         let client = H3Client::greet(connection, &worker, ()).await?;
         let head = Head::request("GET", "https", "secure.demo.test", "/");
