@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod buffers;
+pub mod descriptors;
 pub mod pipes;
 pub mod pump;
 pub mod raw;
@@ -21,6 +22,7 @@ pub mod turn;
 pub mod wheel;
 pub mod worker;
 
+pub use descriptors::{Allowance, Budget};
 pub use raw::RawStream;
 pub use reactor::{Reactor, Side, Source};
 pub use seams::{

@@ -13,12 +13,17 @@ use sluice_core::Moment;
 use sluice_sys::pipe::Pipe as SysPipe;
 use sluice_telemetry::{Counter, Shard};
 
+use crate::descriptors::Allowance;
+
 sluice_telemetry::metrics! {
-    PIPE_SHORTAGE = "sluice_worker_pipe_shortage_total", Counter, ["worker"], "Times a bulky stream was copied because no pipe was to be had (limit `worker_pipes`, or the system's).";
+    PIPE_SHORTAGE = "sluice_worker_pipe_shortage_total", Counter, ["worker"], "Times a bulky stream was copied because no pipe was to be had (limit `worker_pipes`, open files, or the system's).";
 }
 
 /// Bytes a pipe can hold; on loopback larger ones gain nothing more, smaller ones cost wake-ups.
 const CAPACITY: usize = 256 << 10;
+
+/// Descriptors of a pipe.
+const ENDS: i64 = 2;
 
 /// How long no new pipe is tried after the system refused one.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -32,17 +37,19 @@ struct Inner {
     free: RefCell<Vec<SysPipe>>,
     made: Cell<usize>,
     limit: usize,
+    descriptors: Rc<Allowance>,
     paused_until: Cell<Moment>,
     shortage: Counter,
 }
 
 impl PipePool {
-    /// No pipes yet, at most `limit`.
-    pub fn new(limit: usize, shard: &Shard, worker: &str) -> Self {
+    /// No pipes yet, at most `limit`, each of which has two descriptors.
+    pub fn new(limit: usize, descriptors: Rc<Allowance>, shard: &Shard, worker: &str) -> Self {
         Self(Rc::new(Inner {
             free: RefCell::default(),
             made: Cell::new(0),
             limit,
+            descriptors,
             paused_until: Cell::default(),
             shortage: shard.counter(&PIPE_SHORTAGE, &[worker]),
         }))
@@ -55,10 +62,14 @@ impl PipePool {
         if let Some(pipe) = pool.free.borrow_mut().pop() {
             return Some(lend(pipe));
         }
-        if pool.made.get() < pool.limit && now >= pool.paused_until.get() {
+        if pool.made.get() < pool.limit
+            && now >= pool.paused_until.get()
+            && pool.descriptors.has(ENDS)
+        {
             match SysPipe::new(CAPACITY) {
                 Ok(pipe) => {
                     pool.made.set(pool.made.get() + 1);
+                    pool.descriptors.opened(ENDS);
                     return Some(lend(pipe));
                 }
                 Err(_) => pool.paused_until.set(now.after(PAUSE)),
@@ -95,7 +106,10 @@ impl Drop for Pipe {
     fn drop(&mut self) {
         match self.pipe.take() {
             Some(pipe) if pipe.held() == 0 => self.pool.free.borrow_mut().push(pipe),
-            _ => self.pool.made.set(self.pool.made.get() - 1),
+            _ => {
+                self.pool.made.set(self.pool.made.get() - 1);
+                self.pool.descriptors.closed(ENDS);
+            }
         }
     }
 }

@@ -18,6 +18,7 @@ use std::task::{Context, Poll, Waker, ready};
 use slab::Slab;
 use sluice_sys::queue::{Happened, Queue, Watch};
 
+use crate::descriptors::{Allowance, Budget};
 use crate::turn;
 
 /// The sockets of one thread.
@@ -25,6 +26,7 @@ use crate::turn;
 pub struct Reactor {
     queue: Queue,
     sockets: RefCell<Slab<Waiting>>,
+    descriptors: Rc<Allowance>,
 }
 
 /// What a task waits for.
@@ -42,6 +44,8 @@ struct Waiting {
     read: Readiness,
     write: Readiness,
     failed: bool,
+    /// It is counted among the sockets of UDP flows.
+    of_flow: bool,
 }
 
 #[derive(Debug, Default)]
@@ -73,12 +77,26 @@ impl Waiting {
 }
 
 impl Reactor {
-    /// No sockets yet. [`Reactor::drive`] must run for any to be waited for.
+    /// No sockets yet. [`Reactor::drive`] must run for any to be waited for. Sockets that come are counted against
+    /// `descriptors`; whether there may be another is asked by whoever opens it.
     ///
     /// # Errors
     /// The process has no descriptor left.
-    pub fn new() -> io::Result<Rc<Self>> {
-        Ok(Rc::new(Self { queue: Queue::new()?, sockets: RefCell::default() }))
+    pub fn new(descriptors: Rc<Allowance>) -> io::Result<Rc<Self>> {
+        Ok(Rc::new(Self { queue: Queue::new()?, sockets: RefCell::default(), descriptors }))
+    }
+
+    /// A reactor whose sockets nobody bounds, for tests and tools.
+    ///
+    /// # Errors
+    /// The process has no descriptor left.
+    pub fn unbounded() -> io::Result<Rc<Self>> {
+        Self::new(Budget::unlimited().allowance())
+    }
+
+    /// How many more sockets may be opened here.
+    pub fn descriptors(&self) -> &Allowance {
+        &self.descriptors
     }
 
     /// Wakes those who wait, for ever.
@@ -118,7 +136,7 @@ impl Reactor {
     /// # Errors
     /// What `epoll_ctl(2)` said.
     pub fn register(self: &Rc<Self>, socket: impl Into<OwnedFd>) -> io::Result<Source> {
-        self.take(socket, Watch::Stream)
+        self.take(socket, Watch::Stream, false)
     }
 
     /// Takes a non-blocking socket of datagrams in. Nobody can wait for room on it.
@@ -126,12 +144,31 @@ impl Reactor {
     /// # Errors
     /// What `epoll_ctl(2)` said.
     pub fn register_datagrams(self: &Rc<Self>, socket: impl Into<OwnedFd>) -> io::Result<Source> {
-        self.take(socket, Watch::Datagrams)
+        self.take(socket, Watch::Datagrams, false)
     }
 
-    fn take(self: &Rc<Self>, socket: impl Into<OwnedFd>, watch: Watch) -> io::Result<Source> {
+    /// Takes the non-blocking socket of a UDP flow in, which is counted among those.
+    ///
+    /// # Errors
+    /// What `epoll_ctl(2)` said.
+    pub fn register_flow(self: &Rc<Self>, socket: impl Into<OwnedFd>) -> io::Result<Source> {
+        self.take(socket, Watch::Datagrams, true)
+    }
+
+    fn take(
+        self: &Rc<Self>,
+        socket: impl Into<OwnedFd>,
+        watch: Watch,
+        of_flow: bool,
+    ) -> io::Result<Source> {
         let socket = socket.into();
-        let key = self.sockets.borrow_mut().insert(Waiting::default());
+        let waiting = Waiting { of_flow, ..Waiting::default() };
+        let key = self.sockets.borrow_mut().insert(waiting);
+        if of_flow {
+            self.descriptors.opened_for_flow();
+        } else {
+            self.descriptors.opened(1);
+        }
         let source = Source { key, socket, reactor: Rc::clone(self) };
         self.queue.add(&source.socket, key as u64, watch)?;
         Ok(source)
@@ -229,7 +266,12 @@ impl AsFd for Source {
 impl Drop for Source {
     fn drop(&mut self) {
         // Closing the socket takes it out of the queue.
-        self.reactor.sockets.borrow_mut().remove(self.key);
+        let waiting = self.reactor.sockets.borrow_mut().remove(self.key);
+        if waiting.of_flow {
+            self.reactor.descriptors.closed_for_flow();
+        } else {
+            self.reactor.descriptors.closed(1);
+        }
     }
 }
 
@@ -248,7 +290,7 @@ mod tests {
 
     fn on_reactor<F: Future>(test: impl FnOnce(Rc<Reactor>) -> F) -> F::Output {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let reactor = Reactor::new().unwrap();
+        let reactor = Reactor::unbounded().unwrap();
         tokio::task::LocalSet::new().block_on(&runtime, async {
             tokio::task::spawn_local(Rc::clone(&reactor).drive());
             test(reactor).await

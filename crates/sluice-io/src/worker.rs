@@ -8,6 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::future::Future;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use sluice_core::limits::Limit;
 use sluice_core::{Clock, Limits, Moment};
@@ -15,6 +16,7 @@ use sluice_sys::datagram::Received;
 use sluice_telemetry::{LogQueue, Shard};
 
 use crate::buffers::{BufPool, CIPHER_SCRATCH, SCRATCH};
+use crate::descriptors::Budget;
 use crate::pipes::PipePool;
 use crate::reactor::Reactor;
 use crate::timers::Timers;
@@ -71,14 +73,18 @@ impl WorkerCx {
         shard: Shard,
         log: LogQueue,
         limits: Limits,
+        budget: &Arc<Budget>,
     ) -> Rc<Self> {
         let name = number.to_string();
+        let descriptors = budget.allowance();
+        let pipes = limits.size(Limit::WorkerPipes);
         Rc::new(Self {
             number,
             timers: Timers::new(clock.clone()),
-            reactor: Reactor::new().expect("a descriptor is left for an event queue"),
+            reactor: Reactor::new(Rc::clone(&descriptors))
+                .expect("a descriptor is left for an event queue"),
             buffers: BufPool::new(limits.size(Limit::WorkerBuffers)),
-            pipes: PipePool::new(limits.size(Limit::WorkerPipes), &shard, &name),
+            pipes: PipePool::new(pipes, descriptors, &shard, &name),
             connections: ConnTable::default(),
             random: RefCell::new(fastrand::Rng::new()),
             turn: Cell::new((0, clock.now())),
@@ -103,7 +109,7 @@ impl WorkerCx {
     pub fn solitary(clock: Clock) -> Rc<Self> {
         let shard = sluice_telemetry::Registry::new().shard(1);
         let log = LogQueue::nowhere(&shard);
-        Self::new(0, clock, shard, log, Limits::default())
+        Self::new(0, clock, shard, log, Limits::default(), &Budget::unlimited())
     }
 
     /// The time of this turn of the event loop: the clock is read once between two calls of

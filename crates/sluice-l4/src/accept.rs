@@ -10,12 +10,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use sluice_core::connection::Peer;
 use sluice_io::{Side, Source, WorkerCx};
-use sluice_sys::socket::{accept, local_address};
+use sluice_sys::socket::{accept, has_waiting, local_address, no_descriptor};
 use tokio::sync::Notify;
 
 use crate::connection;
@@ -35,6 +35,9 @@ pub struct Listening(Source);
 
 /// Connections accepted before those that were accepted get their turn.
 const IN_A_ROW: u32 = 32;
+
+/// Descriptors of a connection: its own, and that of the connection to an endpoint.
+const PER_CONNECTION: i64 = 2;
 
 /// How long accepting pauses when the process has no descriptors left, or the system no memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -159,6 +162,11 @@ impl Listening {
     }
 
     fn poll_accept(&self, cx: &Context<'_>, worker: &WorkerCx) -> Poll<io::Result<(Source, Peer)>> {
+        ready!(self.0.poll_ready(cx, Side::Read));
+        // Those who cannot be served wait in the backlog: what is left is for what is open already.
+        if !worker.reactor.descriptors().has(PER_CONNECTION) && has_waiting(&self.0) {
+            return Poll::Ready(Err(no_descriptor()));
+        }
         let accepted = self.0.poll_io(cx, Side::Read, |socket| accept(socket));
         accepted.map(|accepted| enter(accepted?, worker))
     }

@@ -17,8 +17,11 @@ sluice_core::reasons! {
     BUFFERS = "relay.buffers", Handle, Local, "-", "A slow receiver needed a buffer and the worker had reached `worker_buffer_bytes`.";
     FLOW_IDLE = "flow.idle", Handle, Local, "-", "No datagram for the idle timeout; the usual end of a flow.";
     FLOW_DONE = "flow.done", Handle, Local, "-", "Every datagram was answered `responses` times.";
-    FLOW_TABLE_FULL = "flow.table_full", Handle, Local, "-", "The flow made room for a new one because the flow table was full.";
-    FLOW_ICMP = "flow.icmp", Handle, Upstream, "UF", "The endpoint's host said that nobody listens there.";
+    FLOW_TABLE_FULL = "flow.table_full", Handle, Local, "UO", "The datagram of a new client was dropped: the flow table was full of flows in use; raise `flow_table_entries`, or lower `idle_timeout`.";
+    FLOW_EVICTED = "flow.evicted", Handle, Local, "-", "The flow had been idle longest and made room for a new one; if its client still needed it, raise `flow_table_entries` and the limit of open files (`ulimit -n`).";
+    FLOW_UNANSWERED = "flow.unanswered", Handle, Upstream, "-", "The endpoint never answered and the client fell silent for `flow_unanswered_seconds`; usual where protocols have no answers, as syslog has none, else look at the endpoint.";
+    FLOW_MOVED = "flow.moved", Handle, Upstream, "-", "The endpoint was unhealthy or ejected, and the next datagram of the client began a new flow to another one (`on_endpoint_unhealthy`); see /clusters.";
+    FLOW_ICMP = "flow.icmp", Handle, Upstream, "UF", "The endpoint's host said that nobody listens there, or the network that it cannot be reached; is the service up?";
 }
 
 /// Every reason that layers up to this one know, for documents and for the test of uniqueness.

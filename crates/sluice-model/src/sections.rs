@@ -416,10 +416,22 @@ section! {
         pub limits: ClusterLimits,
         /// What happens to connections whose endpoint leaves: keep, close or { drain: 30s }.
         pub on_endpoint_removed: OnEndpointRemoved = "keep",
+        /// What happens to UDP flows whose endpoint becomes unhealthy or is ejected.
+        pub on_endpoint_unhealthy: OnEndpointUnhealthy = "move",
         /// How host names are resolved.
         pub dns: Dns,
         /// The PROXY header that endpoints get first.
         pub send_proxy_protocol: Option<ProxyHeader>,
+    }
+}
+
+choice! {
+    /// What happens to UDP flows whose endpoint becomes unhealthy or is ejected.
+    pub enum OnEndpointUnhealthy {
+        /// They stay with it until they end.
+        Keep = "keep",
+        /// The client's next datagram begins a new flow to a healthy endpoint, if there is one.
+        Move = "move",
     }
 }
 

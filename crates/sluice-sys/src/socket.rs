@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{SocketFlags, acceptfrom_with, getsockname};
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
@@ -36,6 +37,19 @@ pub fn accept(listening: impl AsFd) -> io::Result<(OwnedFd, Option<SocketAddr>)>
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let (socket, peer) = acceptfrom_with(listening, flags)?;
     Ok((socket, peer.and_then(|peer| peer.try_into().ok())))
+}
+
+/// Whether a connection waits to be accepted; one that is not accepted stays in the backlog.
+pub fn has_waiting(listening: impl AsFd) -> bool {
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut sockets = [PollFd::new(&listening, PollFlags::IN)];
+    // An error is left for accept to meet.
+    poll(&mut sockets, Some(&now)).map_or(true, |ready| ready > 0)
+}
+
+/// An error of the kind that opening a socket gives when the process has no descriptor left.
+pub fn no_descriptor() -> io::Error {
+    io::Error::from_raw_os_error(libc::EMFILE)
 }
 
 /// The address of a socket's own end, if it is one of IP.

@@ -19,6 +19,7 @@ pub struct Sluice {
     workers: u16,
     warnings: Vec<String>,
     user: Option<u32>,
+    files: Option<u32>,
     watch: bool,
     binary: PathBuf,
     request_records: bool,
@@ -32,6 +33,7 @@ impl Default for Sluice {
             workers: 2,
             warnings: Vec::new(),
             user: None,
+            files: None,
             watch: false,
             binary: Self::binary(),
             request_records: true,
@@ -104,6 +106,12 @@ impl Sluice {
         self
     }
 
+    /// Limits the files that it may open.
+    pub const fn files(mut self, files: u32) -> Self {
+        self.files = Some(files);
+        self
+    }
+
     /// Starts with `yaml`, to which an admin address, and records in a file, are added; waits until
     /// it is ready.
     pub fn start(self, yaml: &str) -> Running {
@@ -118,7 +126,15 @@ impl Sluice {
         let report = self.folder().join("report");
         let log = self.folder().join("log");
         let log_file = std::fs::File::create(&log).expect("the log file");
-        let mut command = Command::new(&self.binary);
+        let mut command = match self.files {
+            Some(files) => {
+                let mut shell = Command::new("sh");
+                let limited = format!("ulimit -n {files} && exec \"$0\" \"$@\"");
+                shell.arg("-c").arg(limited).arg(&self.binary);
+                shell
+            }
+            None => Command::new(&self.binary),
+        };
         command
             .args(["run", "--workers", &self.workers.to_string(), "--log-format", "json"])
             .args((!self.watch).then_some("--no-watch"))

@@ -104,6 +104,11 @@ impl Cluster {
         self.members.load().endpoints.iter().any(|member| Arc::ptr_eq(member, endpoint))
     }
 
+    /// Whether some endpoint may be chosen.
+    pub fn has_usable(&self) -> bool {
+        self.members.load().endpoints.iter().any(|member| member.is_usable())
+    }
+
     /// Requests now, over all workers; counted only where they are bounded.
     pub fn requests(&self) -> u64 {
         self.requests.load(Relaxed)

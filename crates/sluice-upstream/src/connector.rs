@@ -13,10 +13,11 @@ use std::task::Poll;
 
 use rustls::pki_types::ServerName;
 use sluice_core::connection::Attempt;
+use sluice_core::reason;
 use sluice_core::{Moment, Reason};
 use sluice_io::tls::HandshakeError;
 use sluice_io::{Conn, RawStream, Reactor, Side, Stream, TlsStream, WorkerCx};
-use sluice_sys::socket::{begin_connect, connect_unix, local_address, take_error};
+use sluice_sys::socket::{begin_connect, connect_unix, local_address, no_descriptor, take_error};
 use sluice_telemetry::RecordKind;
 use sluice_tls::ClientTls;
 use smallvec::SmallVec;
@@ -143,8 +144,12 @@ impl ClusterHandle {
         self.count_endpoint(worker, &endpoint.name);
     }
 
-    /// Notes that a connection to `endpoint` was not made; it may be put aside for that.
+    /// Notes that an attempt to reach `endpoint` failed. Only what is the endpoint's own doing is counted as its
+    /// failure and may eject it: a limit of ours, or our want of descriptors, says nothing of an endpoint.
     pub fn note_failure(&self, worker: &WorkerCx, endpoint: &EndpointState, why: Reason) {
+        if why.def().side != reason::Side::Upstream {
+            return;
+        }
         self.count_failure(worker, why);
         if let Some(outlier) = &self.cluster.plan().outlier
             && endpoint.failed() >= outlier.connect_failures
@@ -218,6 +223,9 @@ pub async fn reach(
 /// # Errors
 /// What the system said.
 pub async fn open(target: &Target, reactor: &Rc<Reactor>) -> io::Result<RawStream> {
+    if !reactor.descriptors().has(1) {
+        return Err(no_descriptor());
+    }
     match target {
         Target::Ip(address) => {
             let socket = reactor.register(begin_connect(*address)?)?;

@@ -155,7 +155,17 @@ impl EndpointState {
 
     /// A connection was made.
     pub fn succeeded(&self) {
+        self.count_connection();
+        self.responded();
+    }
+
+    /// Counts a connection of which it is not known yet whether anybody is there.
+    pub fn count_connection(&self) {
         self.total.fetch_add(1, Relaxed);
+    }
+
+    /// It showed that it is there: failures are counted from the start again.
+    pub fn responded(&self) {
         if self.failing.load(Relaxed) != 0 {
             self.failing.store(0, Relaxed);
         }

@@ -45,6 +45,8 @@ pub struct ClusterPlan {
     pub endpoint_connections_max: Option<u64>,
     /// What happens to connections whose endpoint leaves.
     pub on_endpoint_removed: OnRemoved,
+    /// What happens to UDP flows whose endpoint becomes unhealthy or is ejected.
+    pub on_endpoint_unhealthy: OnUnhealthy,
     /// How host names are resolved.
     pub dns: DnsPlan,
     /// The PROXY header sent first.
@@ -148,6 +150,15 @@ pub enum OnRemoved {
     Drain(Duration),
     /// They end.
     Close,
+}
+
+/// What happens to UDP flows whose endpoint becomes unhealthy or is ejected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnUnhealthy {
+    /// They stay.
+    Keep,
+    /// The client's next datagram begins a new flow to another endpoint, if one is healthy.
+    Move,
 }
 
 /// How host names are resolved.

@@ -15,12 +15,25 @@ sluice_core::reasons! {
     CONNECT_TIMEOUT = "upstream.connect_timeout", Handle, Upstream, "UF", "The last endpoint tried did not answer within `connect_timeout`.";
     TLS = "upstream.tls", Handle, Upstream, "UF", "The TLS handshake with the last endpoint tried failed; the detail says why.";
     STARTTLS_REFUSED = "starttls.refused", Handle, Upstream, "UF", "The endpoint does not speak TLS on request; enable it there or do not ask for it.";
+    FDS = "local.fds", Handle, Local, "-", "Sluice had no open file left for a socket; raise the limit of open files (`ulimit -n`, `LimitNOFILE=`), or look at `descriptor_reserve` and `flow_descriptors_percent`.";
+    MEMORY = "local.memory", Handle, Local, "-", "The system had no memory left for a socket; see net.ipv4.tcp_mem and the memory limit of the control group.";
     RESET = "upstream.reset", Handle, Upstream, "UC", "The endpoint reset the connection; the reset was passed on.";
     CLOSED_EARLY = "upstream.closed_early", Handle, Upstream, "UC", "The endpoint closed before the stream could begin.";
 }
 
-/// The reason for an error of `connect(2)`.
+const ENOMEM: i32 = 12;
+const ENFILE: i32 = 23;
+const EMFILE: i32 = 24;
+const ENOBUFS: i32 = 105;
+
+/// The reason for an error of `socket(2)` or `connect(2)`. What the process or the system lacks is no fault of the
+/// endpoint's.
 pub fn of_connect_error(error: &io::Error) -> Reason {
+    match error.raw_os_error() {
+        Some(EMFILE | ENFILE) => return FDS,
+        Some(ENOBUFS | ENOMEM) => return MEMORY,
+        _ => {}
+    }
     match error.kind() {
         io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => REFUSED,
         io::ErrorKind::TimedOut => CONNECT_TIMEOUT,

@@ -18,7 +18,7 @@ use sluice_core::clock::{Clock, ClockOrigin};
 use sluice_core::limits::Limit;
 use sluice_core::reason::end;
 use sluice_core::{ListenAddress, Name, Reason};
-use sluice_io::WorkerCx;
+use sluice_io::{Budget, WorkerCx};
 use sluice_model::build::Snapshot;
 use sluice_model::diff::Diff;
 use sluice_telemetry::log::OpenSinks;
@@ -56,6 +56,8 @@ sluice_telemetry::metrics! {
 pub(crate) struct Options {
     pub(crate) config: PathBuf,
     pub(crate) workers: usize,
+    /// Files that the process may open.
+    pub(crate) files: u64,
     pub(crate) report: Option<PathBuf>,
     pub(crate) watch: bool,
 }
@@ -165,6 +167,7 @@ impl Control {
         let log = LogHub::start(&registry, options.workers + 2)
             .context("the log thread cannot be started")?;
         let limits = built.config.limits.0.clone();
+        let descriptors = Budget::new(options.files, options.workers, &limits);
         let mut workers = Vec::new();
         for number in 0..options.workers {
             workers.push(Worker::start(Seed {
@@ -174,15 +177,17 @@ impl Control {
                 registry: registry.clone(),
                 log: log.queue(limits.size(Limit::LogQueue)),
                 limits: limits.clone(),
+                descriptors: Arc::clone(&descriptors),
             })?);
         }
-        // Checks of endpoints speak as workers do, on this thread.
+        // Checks of endpoints speak as workers do, on this thread; their sockets come from the reserve.
         let station = WorkerCx::new(
             options.workers,
             origin.clock(),
             shard.clone(),
             LogQueue::nowhere(&shard),
             limits.clone(),
+            &Budget::unlimited(),
         );
         station.start();
         let control = Rc::new_cyclic(|control: &std::rc::Weak<Self>| {

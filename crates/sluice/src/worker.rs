@@ -15,7 +15,7 @@ use sluice_codec::quic::Place;
 use sluice_core::clock::{ClockOrigin, rfc3339};
 use sluice_core::connection::ConnInfo;
 use sluice_core::{Limits, ListenAddress, Name, Reason};
-use sluice_io::{WorkerCx, turn};
+use sluice_io::{Budget, WorkerCx, turn};
 use sluice_l4::accept::Slot;
 use sluice_l4::udp::UdpSlot;
 use sluice_l7::quic::QuicSlot;
@@ -72,6 +72,7 @@ pub(crate) struct Seed {
     pub(crate) registry: Registry,
     pub(crate) log: QueueSeed,
     pub(crate) limits: Limits,
+    pub(crate) descriptors: Arc<Budget>,
 }
 
 impl Worker {
@@ -123,7 +124,8 @@ fn run(seed: Seed, inbox: mpsc::Receiver<Order>) {
     let place = Place { number: small(seed.number), count: small(seed.workers) };
     let shard = seed.registry.shard(seed.number + 1);
     let log = seed.log.take_root(&shard, &seed.number.to_string());
-    let worker = WorkerCx::new(seed.number, seed.origin.clock(), shard, log, seed.limits);
+    let worker =
+        WorkerCx::new(seed.number, seed.origin.clock(), shard, log, seed.limits, &seed.descriptors);
     runtime.block_on(async move {
         worker.start();
         let slots = Slots::new();

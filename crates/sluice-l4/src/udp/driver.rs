@@ -14,6 +14,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use sluice_core::connection::{ConnInfo, Peer};
 use sluice_core::limits::Limit;
@@ -22,14 +23,15 @@ use sluice_io::timers::Timer;
 use sluice_io::{Side, Source, WorkerCx};
 use sluice_sys::datagram::{BATCH, Datagram, Outgoing, Received, send};
 use sluice_sys::socket::local_address;
-use sluice_telemetry::RecordKind;
+use sluice_telemetry::{Counter, RecordKind};
 use sluice_upstream::cluster::Claim;
+use sluice_upstream::plan::OnUnhealthy;
 use smallvec::SmallVec;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use super::FlowChainPlan;
-use super::flow_table::{FlowId, FlowKey, FlowTable, Full};
+use super::flow_table::{FlowId, FlowKey, FlowTable};
 use super::listener::UdpListener;
 use super::names::{Names, Newcomer};
 use crate::connection::next_id;
@@ -63,6 +65,8 @@ pub struct Flow {
     claim: Claim,
     received: Cell<u64>,
     sent: Cell<u64>,
+    /// Its endpoint has answered.
+    answered: Cell<bool>,
     /// Answers that are still to come, where they are counted.
     awaited: Cell<u64>,
     /// Of QUIC: the ID that the client used last; its server's are all as long.
@@ -80,16 +84,6 @@ impl Flow {
 
     fn plan(&self) -> &FlowChainPlan {
         &self.listener.plan.chains[self.chain]
-    }
-
-    /// Tells every filter that let the flow in that it has ended.
-    fn tell_filters(&self) {
-        let chain = &self.listener.chains[self.chain];
-        self.listener
-            .filters
-            .iter()
-            .chain(&chain.filters)
-            .for_each(|filter| filter.ended(&self.info));
     }
 }
 
@@ -180,7 +174,11 @@ impl UdpSlot {
     fn expire(&self) {
         let mut ended = Vec::new();
         self.table.borrow_mut().expire(self.worker.now(), |flow| ended.push(flow));
-        ended.iter().for_each(|flow| self.finish(flow, reasons::FLOW_IDLE));
+        for flow in &ended {
+            let why =
+                if flow.answered.get() { reasons::FLOW_IDLE } else { reasons::FLOW_UNANSWERED };
+            self.finish(flow, why);
+        }
     }
 
     /// Reads one batch. After a full one the others get their turn.
@@ -277,10 +275,25 @@ impl UdpSlot {
     }
 
     /// The flow that datagrams of `key` belong to, if there is one.
-    fn known(&self, key: &FlowKey, now: Moment) -> Option<(FlowId, Rc<Flow>)> {
+    fn known(self: &Rc<Self>, key: &FlowKey, now: Moment) -> Option<(FlowId, Rc<Flow>)> {
         let mut table = self.table.borrow_mut();
         let id = table.arrive(key, now)?;
-        table.get(id).map(|flow| (id, Rc::clone(flow)))
+        let flow = table.get(id).map(Rc::clone)?;
+        drop(table);
+        if flow.claim.endpoint().is_usable() || !self.moves(&flow) {
+            return Some((id, flow));
+        }
+        self.end(id, reasons::FLOW_MOVED);
+        let facts = flow.info.facts.get().map(|facts| Facts::clone(facts));
+        self.begin(*key, now, facts, None).ok()
+    }
+
+    /// Whether a flow leaves its unhealthy endpoint: where the cluster says so, and another is healthy.
+    fn moves(&self, flow: &Flow) -> bool {
+        let cluster = &flow.plan().cluster;
+        !self.draining.get()
+            && cluster.peek_plan().on_endpoint_unhealthy == OnUnhealthy::Move
+            && cluster.has_usable()
     }
 
     /// What becomes of a datagram that belongs to no flow: one may begin with it.
@@ -324,13 +337,14 @@ impl UdpSlot {
         if let Some(facts) = facts {
             let _ = info.facts.set(Box::new(facts));
         }
-        let chosen = listener.choose(&self.worker, &info, owner);
-        let (chain, claim, upstream) = chosen.inspect_err(|why| {
-            // It never became a flow, and still its end has a reason.
-            self.record(&info, &listener.plan.name, *why, (1, 0));
-        })?;
+        let (chain, claim, upstream) =
+            self.open(&listener, &info, now, owner).inspect_err(|why| {
+                // It never became a flow, and still its end has a reason.
+                self.record(&info, &listener.plan.name, *why, (1, 0));
+            })?;
         let plan = &listener.plan.chains[chain];
-        let idle = plan.idle_timeout;
+        let unanswered = Duration::from_secs(self.worker.limits.get(Limit::FlowUnanswered));
+        let idle = plan.idle_timeout.map_or(unanswered, |idle| idle.min(unanswered));
         listener.chains[chain].selected.increment();
         let flow = Rc::new(Flow {
             info,
@@ -341,30 +355,65 @@ impl UdpSlot {
             claim,
             received: Cell::new(0),
             sent: Cell::new(0),
+            answered: Cell::new(false),
             awaited: Cell::new(0),
             id: RefCell::new(vec![0; owner.map_or(0, |owner| owner.id_length)]),
             ids_left: Cell::new(IDS_OF_FLOW),
             task: RefCell::default(),
         });
-        let admitted = self.table.borrow_mut().admit(key, idle, now, Rc::clone(&flow));
-        let (id, gone) = match admitted {
-            Ok(admitted) => admitted,
-            Err(Full) => {
-                flow.tell_filters();
-                listener.cells.table_full.increment();
-                self.record(&flow.info, &listener.plan.name, reasons::FLOW_TABLE_FULL, (1, 0));
-                return Err(reasons::FLOW_TABLE_FULL);
-            }
-        };
-        if let Some(gone) = gone {
-            listener.cells.table_full.increment();
-            self.finish(&gone, reasons::FLOW_TABLE_FULL);
-        }
+        let id = self.table.borrow_mut().admit(key, Some(idle), now, Rc::clone(&flow));
         listener.cells.flows.increment();
         listener.cells.active.increment();
         let task = tokio::task::spawn_local(Rc::clone(self).answer(id, Rc::clone(&flow)));
         *flow.task.borrow_mut() = Some(task.abort_handle());
         Ok((id, flow))
+    }
+
+    /// Judges a newcomer, picks its endpoint and opens its socket: in this order, so that one who is refused costs no
+    /// descriptor, and nobody makes room for one whom the filters refuse.
+    fn open(
+        &self,
+        listener: &UdpListener,
+        info: &ConnInfo,
+        now: Moment,
+        owner: Option<&Owner>,
+    ) -> Result<(usize, Claim, Source), Reason> {
+        self.spare(listener, now)?;
+        let (chain, claim) = listener.choose(&self.worker, info, owner)?;
+        let opened = self.spare(listener, now).and_then(|spare| {
+            if let Some((id, reached)) = spare {
+                reached.increment();
+                // Its descriptor is free once its task has gone, which is soon.
+                self.end(id, reasons::FLOW_EVICTED);
+            }
+            listener.open(&self.worker, chain, &claim, info)
+        });
+        let upstream = opened.inspect_err(|_| listener.tell_filters(chain, info))?;
+        Ok((chain, claim, upstream))
+    }
+
+    /// The flow that has to go before another begins, and the count of the limit that was reached; `None` where
+    /// there is room.
+    fn spare<'a>(
+        &self,
+        listener: &'a UdpListener,
+        now: Moment,
+    ) -> Result<Option<(FlowId, &'a Counter)>, Reason> {
+        let table = self.table.borrow();
+        let (reached, why) = if table.is_full() {
+            (&listener.cells.table_full, reasons::FLOW_TABLE_FULL)
+        } else if !self.worker.reactor.descriptors().has_for_flow() {
+            (&listener.cells.descriptors, sluice_upstream::reasons::FDS)
+        } else {
+            return Ok(None);
+        };
+        match table.spare(now) {
+            Some(id) => Ok(Some((id, reached))),
+            None => {
+                reached.increment();
+                Err(why)
+            }
+        }
     }
 
     /// Brings the answers of a flow back to its client, for as long as it lasts.
@@ -380,7 +429,13 @@ impl UdpSlot {
                 });
                 match got {
                     Ok(more) => {
-                        self.table.borrow_mut().touch(id, self.worker.now());
+                        let mut table = self.table.borrow_mut();
+                        if !flow.answered.replace(true) {
+                            table.set_idle(id, flow.plan().idle_timeout);
+                            flow.claim.endpoint().responded();
+                        }
+                        table.touch(id, self.worker.now());
+                        drop(table);
                         if flow.plan().responses.is_some() && flow.awaited.get() == 0 {
                             return Poll::Ready(reasons::FLOW_DONE);
                         }
@@ -473,14 +528,14 @@ impl UdpSlot {
             task.abort();
         }
         if why == reasons::FLOW_ICMP {
-            flow.claim.endpoint().failed();
+            let handle = &flow.listener.chains[flow.chain].handle;
+            handle.note_failure(&self.worker, flow.claim.endpoint(), why);
         }
         let cells = &flow.listener.cells;
         cells.active.decrement();
         cells.bytes_received.add(flow.info.received.get());
         cells.bytes_sent.add(flow.info.sent.get());
-        let filters = flow.listener.filters.iter().chain(&flow.listener.chains[flow.chain].filters);
-        filters.for_each(|filter| filter.ended(&flow.info));
+        flow.listener.tell_filters(flow.chain, &flow.info);
         self.record(&flow.info, &flow.info.listener, why, (flow.received.get(), flow.sent.get()));
     }
 

@@ -1,9 +1,8 @@
 //! The table of flows: who is known, who is idle, who makes room.
 //!
 //! Owns: flows by key, their order of use and their deadlines. Refuses to know: sockets, clocks.
-//! Keeps: never more flows than the bound; when it is full, the flow not used longest makes room
-//! if it has been idle for [`SPARE`], else the newcomer is refused, so that a flood of new sources
-//! cannot push out those who are talking.
+//! Keeps: never more flows than the bound; only a flow that has been idle for [`SPARE`] makes room for another, so
+//! that a flood of new sources cannot push out those who are talking.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -57,10 +56,6 @@ struct Entry<V> {
     after: usize,
 }
 
-/// There is no room for a new flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Full;
-
 impl<V> FlowTable<V> {
     /// An empty table for at most `bound` flows.
     pub fn new(bound: usize) -> Self {
@@ -84,6 +79,17 @@ impl<V> FlowTable<V> {
         self.flows.is_empty()
     }
 
+    /// Whether one must go before another comes.
+    pub fn is_full(&self) -> bool {
+        self.flows.len() >= self.bound
+    }
+
+    /// The flow that makes room where there is none: the one not used longest, if it has been idle long enough.
+    pub fn spare(&self, now: Moment) -> Option<FlowId> {
+        let entry = self.flows.get(self.least_used)?;
+        (now.since(entry.used) >= SPARE).then_some(FlowId(self.least_used))
+    }
+
     /// The flow of a datagram that came in, which counts as use.
     pub fn arrive(&mut self, key: &FlowKey, now: Moment) -> Option<FlowId> {
         let id = FlowId(*self.by_key.get(key)?);
@@ -103,27 +109,15 @@ impl<V> FlowTable<V> {
         }
     }
 
-    /// Adds a flow that ends after `idle` without use. Where the table is full, also gives the flow
-    /// that made room.
-    ///
-    /// # Errors
-    /// The table is full of flows in use.
-    pub fn admit(
-        &mut self,
-        key: FlowKey,
-        idle: Option<Duration>,
-        now: Moment,
-        value: V,
-    ) -> Result<(FlowId, Option<V>), Full> {
+    /// Changes how long a flow may go without use, from its next use on.
+    pub fn set_idle(&mut self, id: FlowId, idle: Option<Duration>) {
+        self.flows[id.0].idle = idle;
+    }
+
+    /// Adds a flow that ends after `idle` without use. The table must not be full.
+    pub fn admit(&mut self, key: FlowKey, idle: Option<Duration>, now: Moment, value: V) -> FlowId {
         debug_assert!(!self.by_key.contains_key(&key), "a known flow is not admitted again");
-        let mut gone = None;
-        if self.flows.len() >= self.bound {
-            let oldest = self.least_used;
-            if now.since(self.flows[oldest].used) < SPARE {
-                return Err(Full);
-            }
-            gone = Some(self.remove(FlowId(oldest)));
-        }
+        debug_assert!(!self.is_full(), "whoever admits a flow has asked for room");
         let vacant = self.flows.vacant_entry();
         let id = FlowId(vacant.key());
         let timer = self.wheel.insert(id.0);
@@ -131,7 +125,7 @@ impl<V> FlowTable<V> {
         self.by_key.insert(key, id.0);
         self.link_last(id.0);
         self.wheel.set(timer, tick_after(now.after_bound(idle)));
-        Ok((id, gone))
+        id
     }
 
     /// Takes a flow out.

@@ -1,8 +1,8 @@
 //! A UDP listener on one worker, and where a new flow of it goes.
 //!
-//! Owns: the listener's filters, chains and cells; choosing chain, endpoint and socket for a flow.
-//! Refuses to know: the flow table and datagrams. Keeps: whoever let a flow in is told when it does
-//! not come to be after all.
+//! Owns: the listener's filters, chains and cells; choosing chain and endpoint for a flow, and opening its socket.
+//! Refuses to know: the flow table and datagrams. Keeps: filters that let a flow in are told when it does not
+//! begin after all.
 
 use std::io;
 use std::net::SocketAddr;
@@ -18,6 +18,7 @@ use sluice_sys::datagram::coalesce;
 use sluice_sys::socket::local_address;
 use sluice_telemetry::{Counter, Gauge};
 use sluice_upstream::cluster::Claim;
+use sluice_upstream::plan::OnUnhealthy;
 use sluice_upstream::{ClusterHandle, Target};
 
 use super::{FlowChainPlan, UdpPlan};
@@ -56,6 +57,7 @@ pub(super) struct Cells {
     pub(super) refused: Counter,
     pub(super) icmp: Counter,
     pub(super) table_full: Counter,
+    pub(super) descriptors: Counter,
     pub(super) bytes_received: Counter,
     pub(super) bytes_sent: Counter,
 }
@@ -89,6 +91,8 @@ impl UdpListener {
                 refused: datagrams("refused"),
                 icmp: shard.counter(&metrics::ICMP, &[name]),
                 table_full: shard.counter(&metrics::LIMIT_REACHED, &[Limit::FlowTable.def().name]),
+                descriptors: shard
+                    .counter(&metrics::LIMIT_REACHED, &[Limit::FlowDescriptors.def().name]),
                 bytes_received: shard.counter(&metrics::RECEIVED, &[name]),
                 bytes_sent: shard.counter(&metrics::SENT, &[name]),
             },
@@ -104,13 +108,13 @@ impl UdpListener {
         }
     }
 
-    /// The chain, the endpoint and a socket to it. `owner` says where it must go.
+    /// The chain and the endpoint of a new flow. `owner` says where it must go.
     pub(super) fn choose(
         &self,
         worker: &WorkerCx,
         info: &ConnInfo,
         owner: Option<&Owner>,
-    ) -> Result<(usize, Claim, Source), Reason> {
+    ) -> Result<(usize, Claim), Reason> {
         judge(&self.filters, info)?;
         self.choose_chain(worker, info, owner).inspect_err(|_| {
             self.filters.iter().for_each(|filter| filter.ended(info));
@@ -122,7 +126,7 @@ impl UdpListener {
         worker: &WorkerCx,
         info: &ConnInfo,
         owner: Option<&Owner>,
-    ) -> Result<(usize, Claim, Source), Reason> {
+    ) -> Result<(usize, Claim), Reason> {
         let end = |peer: Peer| peer.socket().map(|end| (end.ip(), end.port()));
         let none = Facts::default();
         let subject = Subject {
@@ -138,12 +142,42 @@ impl UdpListener {
         let _ = info.chain.set(Arc::clone(&plan.name));
         let _ = info.reach().cluster.set(Arc::clone(&plan.cluster.name));
         judge(&chain.filters, info)?;
-        let reached = reach(worker, plan, chain, info, owner)
-            .inspect(|(_, upstream)| self.take_together(upstream))
-            .inspect_err(|_| {
-                chain.filters.iter().for_each(|filter| filter.ended(info));
-            });
-        reached.map(|(claim, upstream)| (index, claim, upstream))
+        let claim = pick(worker, plan, chain, info, owner).inspect_err(|_| {
+            chain.filters.iter().for_each(|filter| filter.ended(info));
+        })?;
+        Ok((index, claim))
+    }
+
+    /// Tells every filter that let a flow into `chain` that it has ended.
+    pub(super) fn tell_filters(&self, chain: usize, info: &ConnInfo) {
+        let filters = self.filters.iter().chain(&self.chains[chain].filters);
+        filters.for_each(|filter| filter.ended(info));
+    }
+
+    /// A socket to the endpoint of `claim`.
+    pub(super) fn open(
+        &self,
+        worker: &WorkerCx,
+        chain: usize,
+        claim: &Claim,
+        info: &ConnInfo,
+    ) -> Result<Source, Reason> {
+        let endpoint = claim.endpoint();
+        let opened = connected(&endpoint.target)
+            .and_then(|socket| worker.reactor.register_flow(socket))
+            .map_err(|error| (sluice_upstream::reasons::of_connect_error(&error), error));
+        let failure = opened.as_ref().err().map(|(why, error)| (*why, error.raw_os_error()));
+        let attempt = Attempt { endpoint: Arc::clone(&endpoint.name), failure };
+        info.reach().attempts.borrow_mut().push(attempt);
+        let upstream = opened.map_err(|(why, _)| {
+            self.chains[chain].handle.note_failure(worker, endpoint, why);
+            why
+        })?;
+        info.reach().upstream_local.set(local_address(&upstream));
+        // Whether anybody is there only an answer shows.
+        endpoint.count_connection();
+        self.take_together(&upstream);
+        Ok(upstream)
     }
 }
 
@@ -161,38 +195,25 @@ fn judge(filters: &[Rc<dyn ConnectionFilter>], info: &ConnInfo) -> Result<(), Re
     Ok(())
 }
 
-/// An endpoint of the chain's cluster, and a socket to it.
-fn reach(
+/// An endpoint of the chain's cluster.
+fn pick(
     worker: &WorkerCx,
     plan: &FlowChainPlan,
     chain: &FlowChain,
     info: &ConnInfo,
     owner: Option<&Owner>,
-) -> Result<(Claim, Source), Reason> {
-    let hash = plan.hash.and_then(|hash| hash.of(info.source()));
-    let claim = match owner.and_then(|owner| chain.handle.claim_member(&owner.endpoint)) {
-        Some(claim) => claim,
-        None => chain.handle.pick(worker, hash, &[])?,
-    };
-    let failed = |error: &io::Error| {
-        let why = sluice_upstream::reasons::of_connect_error(error);
-        let failure = Some((why, error.raw_os_error()));
-        info.reach()
-            .attempts
-            .borrow_mut()
-            .push(Attempt { endpoint: Arc::clone(&claim.endpoint().name), failure });
-        why
-    };
-    let upstream = connected(&claim.endpoint().target)
-        .and_then(|socket| worker.reactor.register_datagrams(socket))
-        .map_err(|error| failed(&error))?;
-    info.reach().upstream_local.set(local_address(&upstream));
-    info.reach()
-        .attempts
-        .borrow_mut()
-        .push(Attempt { endpoint: Arc::clone(&claim.endpoint().name), failure: None });
-    claim.endpoint().succeeded();
-    Ok((claim, upstream))
+) -> Result<Claim, Reason> {
+    let moves = plan.cluster.peek_plan().on_endpoint_unhealthy == OnUnhealthy::Move;
+    let owned = owner
+        .and_then(|owner| chain.handle.claim_member(&owner.endpoint))
+        .filter(|claim| claim.endpoint().is_usable() || !moves || !plan.cluster.has_usable());
+    match owned {
+        Some(claim) => Ok(claim),
+        None => {
+            let hash = plan.hash.and_then(|hash| hash.of(info.source()));
+            chain.handle.pick(worker, hash, &[])
+        }
+    }
 }
 
 fn connected(target: &Target) -> io::Result<OwnedFd> {

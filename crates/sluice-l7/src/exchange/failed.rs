@@ -5,7 +5,7 @@
 
 use sluice_codec::{ErrorKind, HttpError};
 use sluice_core::Reason;
-use sluice_core::reason::end;
+use sluice_core::reason::{self, end};
 use sluice_upstream::connector::Failure;
 use sluice_upstream::reasons as upstream_reasons;
 
@@ -64,7 +64,9 @@ pub(super) fn not_reached(failure: Failure) -> (Failed, Option<i32>) {
     let text = format!(
         "upstream connect error or disconnect/reset before headers. reset reason: {what}{more}\n"
     );
-    let cause = if why == upstream_reasons::LIMIT { Cause::Final } else { Cause::Unsent };
+    // What we lack ourselves, we lack for every endpoint.
+    let ours = why.def().side == reason::Side::Local;
+    let cause = if ours { Cause::Final } else { Cause::Unsent };
     let details = "upstream_reset_before_response_started";
     (Failed { why, status: 503, details, text, cause }, errno)
 }

@@ -5,14 +5,16 @@ use std::sync::Arc;
 
 use sluice_core::{Diags, Name, Path, Spanned};
 use sluice_upstream::plan::{
-    CheckKind, DnsPlan, EndpointPlan, HealthPlan, HttpVersion, OnRemoved, OutlierPlan,
+    CheckKind, DnsPlan, EndpointPlan, HealthPlan, HttpVersion, OnRemoved, OnUnhealthy, OutlierPlan,
     ProxyVersion, ReusePlan,
 };
 use sluice_upstream::{Cluster, ClusterPlan};
 
 use super::Build;
 use crate::check;
-use crate::sections::{self, ClusterProtocol, Config, OnEndpointRemoved, ProxyHeader, Refresh};
+use crate::sections::{
+    self, ClusterProtocol, Config, OnEndpointRemoved, OnEndpointUnhealthy, ProxyHeader, Refresh,
+};
 
 /// Plan and life of each cluster.
 pub(super) type ClusterMap = BTreeMap<Name, (Arc<ClusterPlan>, Arc<Cluster>)>;
@@ -168,6 +170,10 @@ impl Build<'_> {
                 OnEndpointRemoved::Keep => OnRemoved::Keep,
                 OnEndpointRemoved::Close => OnRemoved::Close,
                 OnEndpointRemoved::Drain(drain) => OnRemoved::Drain(drain),
+            },
+            on_endpoint_unhealthy: match section.on_endpoint_unhealthy {
+                OnEndpointUnhealthy::Keep => OnUnhealthy::Keep,
+                OnEndpointUnhealthy::Move => OnUnhealthy::Move,
             },
             dns: DnsPlan {
                 refresh: match section.dns.refresh {

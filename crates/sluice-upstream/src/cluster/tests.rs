@@ -1,6 +1,6 @@
 use super::*;
 use crate::balance::Balance;
-use crate::plan::{DnsPlan, HttpVersion, OnRemoved, ReusePlan};
+use crate::plan::{DnsPlan, HttpVersion, OnRemoved, OnUnhealthy, ReusePlan};
 use sluice_core::clock::ClockOrigin;
 use std::time::Duration;
 
@@ -29,6 +29,7 @@ pub(crate) fn plan(connections_max: Option<u64>) -> ClusterPlan {
         connections_max,
         endpoint_connections_max: Some(2),
         on_endpoint_removed: OnRemoved::Keep,
+        on_endpoint_unhealthy: OnUnhealthy::Move,
         dns: DnsPlan { refresh: None, serve_stale: None, servers: Vec::new() },
         send_proxy: None,
     }

@@ -33,8 +33,13 @@ pub(crate) fn run(options: &Run, extensions: Extensions) -> anyhow::Result<ExitC
         open_files_max = files,
         "starting"
     );
-    let options =
-        Options { config, workers, report: options.report.clone(), watch: !options.no_watch };
+    let options = Options {
+        config,
+        workers,
+        files,
+        report: options.report.clone(),
+        watch: !options.no_watch,
+    };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build_local(tokio::runtime::LocalOptions::default())

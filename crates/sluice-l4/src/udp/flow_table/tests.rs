@@ -35,22 +35,20 @@ fn simulate(seed: u64) {
                     let full = oracle.used.len() == BOUND;
                     let oldest = oracle.used.iter().min_by_key(|(_, (used, _))| *used);
                     let oldest = oldest.map(|(n, (used, _))| (*n, *used));
-                    match table.admit(key(n), Some(idle), now, n) {
-                        Ok((_, gone)) => {
-                            if let Some(gone) = gone {
-                                assert!(
-                                    full && now.since(oracle.used[&gone].0) >= SPARE,
-                                    "{context}"
-                                );
-                                assert_eq!(oracle.used[&gone].0, oldest.unwrap().1, "{context}");
-                                oracle.used.remove(&gone);
-                            }
-                            oracle.used.insert(n, (now, idle));
-                        }
-                        Err(Full) => {
-                            assert!(full && now.since(oldest.unwrap().1) < SPARE, "{context}");
-                        }
+                    assert_eq!(table.is_full(), full, "{context}");
+                    if full {
+                        let oldest = oldest.unwrap().1;
+                        let Some(spare) = table.spare(now) else {
+                            assert!(now.since(oldest) < SPARE, "{context}");
+                            continue;
+                        };
+                        let gone = table.remove(spare);
+                        assert_eq!(oracle.used[&gone].0, oldest, "{context}");
+                        assert!(now.since(oldest) >= SPARE, "{context}");
+                        oracle.used.remove(&gone);
                     }
+                    table.admit(key(n), Some(idle), now, n);
+                    oracle.used.insert(n, (now, idle));
                 }
             },
             7 => {
@@ -94,13 +92,33 @@ fn a_flood_of_new_sources_does_not_push_out_those_who_talk() {
     let second = Duration::from_secs(1);
     let mut now = Moment::default();
     for n in 0..4 {
-        table.admit(key(n), None, now, n).unwrap();
+        table.admit(key(n), None, now, n);
     }
     for _ in 0..10 {
         now = now.after(second / 2);
         assert!((0..4).all(|n| table.arrive(&key(n), now).is_some()));
-        assert_eq!((100..200).filter(|n| table.admit(key(*n), None, now, *n).is_ok()).count(), 0);
+        assert!(table.is_full() && table.spare(now).is_none());
     }
     now = now.after(second);
-    assert_eq!(table.admit(key(100), None, now, 100).map(|(_, gone)| gone), Ok(Some(0)));
+    let spare = table.spare(now).unwrap();
+    assert_eq!(table.remove(spare), 0);
+}
+
+#[test]
+fn a_flow_lives_longer_once_it_may() {
+    let mut table: FlowTable<u16> = FlowTable::new(4);
+    let second = Duration::from_secs(1);
+    let mut now = Moment::default();
+    let id = table.admit(key(1), Some(second), now, 1);
+    let ended = |table: &mut FlowTable<u16>, now| {
+        let mut count = 0;
+        table.expire(now, |_| count += 1);
+        count
+    };
+    table.set_idle(id, Some(60 * second));
+    table.touch(id, now);
+    now = now.after(30 * second);
+    assert_eq!(ended(&mut table, now), 0);
+    now = now.after(31 * second);
+    assert_eq!(ended(&mut table, now), 1);
 }

@@ -1,0 +1,226 @@
+//! The open files of the process: how many sockets and pipes its workers may hold.
+//!
+//! Owns: the budget that all workers draw from, and a worker's allowance. Refuses to know: what a socket is for,
+//! beyond whether it belongs to a UDP flow. Keeps: sockets and pipes of all workers stay below the process's limit
+//! less a reserve, so that the admin address, files and health checks go on whatever clients do; UDP flows, which
+//! cost a forged datagram each, hold at most their share, so that they never starve connections.
+//!
+//! A worker draws in chunks: opening and closing a socket touches its own cells only.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
+
+use sluice_core::Limits;
+use sluice_core::limits::Limit;
+
+/// Descriptors that a worker needs for itself: its event queues and what wakes it.
+const PER_WORKER: i64 = 8;
+
+/// The most that a worker draws at once.
+const CHUNK_MAX: i64 = 64;
+
+/// What all workers together may hold.
+#[derive(Debug)]
+pub struct Budget {
+    all: AtomicI64,
+    flows: AtomicI64,
+    chunk: i64,
+}
+
+impl Budget {
+    /// The budget of a process that may open `files` files.
+    pub fn new(files: u64, workers: usize, limits: &Limits) -> Arc<Self> {
+        let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+        let (files, workers) = (number(files), number(workers as u64).max(1));
+        let reserve = number(limits.get(Limit::DescriptorReserve)).min(files / 4);
+        let all = files.saturating_sub(reserve).saturating_sub(PER_WORKER.saturating_mul(workers));
+        // A process with fewer files than this serves nobody, and the system says so.
+        let all = all.max(2);
+        let percent = number(limits.get(Limit::FlowDescriptors));
+        Arc::new(Self {
+            all: AtomicI64::new(all),
+            flows: AtomicI64::new((all / 100).saturating_mul(percent) + all % 100 * percent / 100),
+            // Allowances that nobody uses are lost to the others: an eighth at most.
+            chunk: (all / workers.saturating_mul(16)).clamp(1, CHUNK_MAX),
+        })
+    }
+
+    /// A budget without end: for what draws on the reserve, and for tests.
+    pub fn unlimited() -> Arc<Self> {
+        let all = || AtomicI64::new(i64::MAX / 2);
+        Arc::new(Self { all: all(), flows: all(), chunk: CHUNK_MAX })
+    }
+
+    /// The allowance of one worker.
+    pub fn allowance(self: &Arc<Self>) -> Rc<Allowance> {
+        Rc::new(Allowance { budget: Arc::clone(self), all: Cell::new(0), flows: Cell::new(0) })
+    }
+}
+
+/// What one worker has drawn and not used yet. Below zero it owes: a socket that had to be opened was.
+#[derive(Debug)]
+pub struct Allowance {
+    budget: Arc<Budget>,
+    all: Cell<i64>,
+    flows: Cell<i64>,
+}
+
+impl Allowance {
+    /// Whether `count` more sockets may be opened.
+    pub fn has(&self, count: i64) -> bool {
+        self.draw(&self.all, &self.budget.all, count)
+    }
+
+    /// Whether a socket for one more UDP flow may be opened.
+    pub fn has_for_flow(&self) -> bool {
+        self.draw(&self.flows, &self.budget.flows, 1) && self.has(1)
+    }
+
+    /// Notes that `count` descriptors were opened.
+    pub fn opened(&self, count: i64) {
+        self.all.set(self.all.get() - count);
+    }
+
+    /// Notes that `count` descriptors were closed.
+    pub fn closed(&self, count: i64) {
+        self.give(&self.all, &self.budget.all, count);
+    }
+
+    /// Notes that the socket of a UDP flow was opened.
+    pub fn opened_for_flow(&self) {
+        self.flows.set(self.flows.get() - 1);
+        self.opened(1);
+    }
+
+    /// Notes that the socket of a UDP flow was closed.
+    pub fn closed_for_flow(&self) {
+        self.give(&self.flows, &self.budget.flows, 1);
+        self.closed(1);
+    }
+
+    /// Draws from the budget until `count` are there; `false` where there are not so many.
+    fn draw(&self, own: &Cell<i64>, budget: &AtomicI64, count: i64) -> bool {
+        let missing = count - own.get();
+        if missing <= 0 {
+            return true;
+        }
+        let wanted = missing.max(self.budget.chunk);
+        let mut drawn = 0;
+        // Only failure is told apart by the closure: what is left never falls below zero.
+        let _ = budget.fetch_update(Relaxed, Relaxed, |left| {
+            drawn = wanted.min(left);
+            (drawn > 0).then(|| left - drawn)
+        });
+        own.set(own.get() + drawn.max(0));
+        own.get() >= count
+    }
+
+    /// Takes back, and returns to the budget what is more than two chunks.
+    fn give(&self, own: &Cell<i64>, budget: &AtomicI64, count: i64) {
+        let chunk = self.budget.chunk;
+        let mut left = own.get() + count;
+        if left > 2 * chunk {
+            budget.fetch_add(left - chunk, Relaxed);
+            left = chunk;
+        }
+        own.set(left);
+    }
+}
+
+impl Drop for Allowance {
+    fn drop(&mut self) {
+        self.budget.all.fetch_add(self.all.get(), Relaxed);
+        self.budget.flows.fetch_add(self.flows.get(), Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn budget(files: u64, workers: usize) -> Arc<Budget> {
+        Budget::new(files, workers, &Limits::default())
+    }
+
+    #[test]
+    fn flows_leave_room_for_connections_and_both_leave_the_reserve() {
+        let budget = budget(1024, 2);
+        let worker = budget.allowance();
+        let mut flows = 0;
+        while worker.has_for_flow() {
+            worker.opened_for_flow();
+            flows += 1;
+        }
+        let mut streams = 0;
+        while worker.has(1) {
+            worker.opened(1);
+            streams += 1;
+        }
+        // 1024 less the reserve of 256, which is a quarter, and 8 per worker.
+        assert_eq!((flows, flows + streams), (376, 752));
+    }
+
+    #[test]
+    fn nothing_is_lost_however_workers_open_and_close() {
+        let budget = budget(2000, 3);
+        let (all, flows) = (budget.all.load(Relaxed), budget.flows.load(Relaxed));
+        let workers: Vec<_> = (0..3).map(|_| (budget.allowance(), Cell::new((0, 0)))).collect();
+        let mut rng = fastrand::Rng::with_seed(7);
+        for _ in 0..20_000 {
+            let (worker, open) = &workers[rng.usize(..3)];
+            let (streams, flows) = open.get();
+            match rng.u8(0..4) {
+                0 if worker.has(1) => {
+                    worker.opened(1);
+                    open.set((streams + 1, flows));
+                }
+                1 if worker.has_for_flow() => {
+                    worker.opened_for_flow();
+                    open.set((streams, flows + 1));
+                }
+                2 if streams > 0 => {
+                    worker.closed(1);
+                    open.set((streams - 1, flows));
+                }
+                3 if flows > 0 => {
+                    worker.closed_for_flow();
+                    open.set((streams, flows - 1));
+                }
+                _ => {}
+            }
+            let held: i64 = workers.iter().map(|(_, open)| open.get().0 + open.get().1).sum();
+            assert!(held <= all, "{held} of {all}");
+        }
+        for (worker, open) in &workers {
+            (0..open.get().0).for_each(|_| worker.closed(1));
+            (0..open.get().1).for_each(|_| worker.closed_for_flow());
+        }
+        drop(workers);
+        assert_eq!((budget.all.load(Relaxed), budget.flows.load(Relaxed)), (all, flows));
+    }
+
+    #[test]
+    fn a_worker_that_owes_opens_nothing_more() {
+        let budget = budget(64, 2);
+        let worker = budget.allowance();
+        worker.opened(1000);
+        assert!(!worker.has(1) && !worker.has_for_flow());
+        worker.closed(1000);
+        assert!(worker.has(1));
+    }
+
+    #[test]
+    fn a_worker_that_idles_holds_little_back() {
+        let budget = budget(1024, 4);
+        let (idle, busy) = (budget.allowance(), budget.allowance());
+        assert!(idle.has(1));
+        let mut open = 0;
+        while busy.has(1) {
+            busy.opened(1);
+            open += 1;
+        }
+        assert!(open >= 736 * 7 / 8, "{open}");
+    }
+}

@@ -1,0 +1,204 @@
+//! UDP flows beside everything else: descriptors, dead and unhealthy endpoints, loops.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::io::Write as _;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+
+use sluice_testkit::peers::{Server, UdpServer, connect, exchange, read, udp_client};
+use sluice_testkit::{Origin, Sluice, tools, wait};
+
+/// Sends one byte from each of `count` sources, over many addresses of loopback.
+fn flood(to: SocketAddr, count: u32) {
+    for n in 0..count {
+        let [_, a, b, c] = (0x7f01_0001 + n).to_be_bytes();
+        let source = UdpSocket::bind((Ipv4Addr::new(127, a, b, c), 0)).unwrap();
+        source.send_to(b"x", to).unwrap();
+    }
+}
+
+/// Sends `words` and returns the answer.
+fn ask(client: &UdpSocket, to: SocketAddr, words: &[u8]) -> Vec<u8> {
+    client.send_to(words, to).unwrap();
+    let mut got = vec![0; 65_535];
+    let (count, _) = client.recv_from(&mut got).unwrap();
+    got.truncate(count);
+    got
+}
+
+/// A UDP server that takes everything and never answers.
+fn silent() -> UdpServer {
+    UdpServer::start(|_| Vec::new())
+}
+
+#[test]
+fn a_flood_of_udp_sources_leaves_descriptors_for_everything_else() {
+    let (tcp, udp) = (Server::echo(), silent());
+    let yaml = format!(
+        "listeners:\n  - {{ name: u, address: \"udp://127.0.0.1:0\", relay: flows }}\n  - {{ name: a, address: 127.0.0.1:0, relay: up }}\n\
+         clusters:\n  flows: {{ endpoints: [\"{}\"] }}\n  up: {{ endpoints: [\"{}\"], health: {{ interval: 50ms, timeout: 5s }} }}\n\
+         drain: {{ timeout: 100ms }}\n",
+        udp.addr(),
+        tcp.addr()
+    );
+    let sluice =
+        Sluice::new().files(200).expect_warning("the drain deadline has come").start(&yaml);
+    for _ in 0..5 {
+        flood(sluice.addr("u"), 600);
+        assert_eq!(exchange(&mut connect(sluice.addr("a")), b"in"), b"in");
+        let checks = sluice.metric("sluice_health_checks_total", "\"ok\"");
+        wait::until("the next health check", || {
+            (sluice.metric("sluice_health_checks_total", "\"ok\"") > checks).then_some(())
+        });
+    }
+    let refused = sluice.record_of("local.fds");
+    assert_eq!(refused["kind"], "flow");
+    assert!(refused["upstream_host"].is_null(), "no endpoint is to blame: {refused}");
+    assert!(sluice.metric("sluice_limit_reached_total", "flow_descriptors_percent") > 0);
+    assert_eq!(sluice.metric("sluice_listener_accept_errors_total", ""), 0);
+    assert_eq!(sluice.metric("sluice_health_checks_total", "failed"), 0);
+    assert_eq!(sluice.metric("sluice_cluster_connect_failures_total", ""), 0);
+}
+
+#[test]
+fn a_refused_newcomer_costs_no_socket_and_the_longest_idle_flow_makes_room() {
+    let server = UdpServer::echo("");
+    let yaml = format!(
+        "listeners: [{{ name: u, address: \"udp://127.0.0.1:0\", relay: up }}]\nclusters: {{ up: {{ endpoints: [\"{}\"] }} }}\nlimits: {{ flow_table_entries: 16 }}\ndrain: {{ timeout: 100ms }}\n",
+        server.addr()
+    );
+    let sluice =
+        Sluice::new().workers(1).expect_warning("the drain deadline has come").start(&yaml);
+    let clients: Vec<_> = (0..17).map(|_| udp_client()).collect();
+    for client in &clients {
+        client.send_to(b"x", sluice.addr("u")).unwrap();
+    }
+    let refused = sluice.record_of("flow.table_full");
+    assert!(refused["upstream_local_address"].is_null(), "{refused}");
+    assert_eq!(refused["upstream_hosts_attempted"].as_array().unwrap().len(), 0, "{refused}");
+    // Once a flow has been idle for a second it makes room.
+    let newcomer = udp_client();
+    wait::until("a flow to make room", || {
+        newcomer.send_to(b"y", sluice.addr("u")).unwrap();
+        sluice.records().iter().any(|record| record["reason"] == "flow.evicted").then_some(())
+    });
+}
+
+#[test]
+fn a_flow_without_an_answer_ends_sooner() {
+    let (server, silent) = (UdpServer::echo(""), silent());
+    let yaml = format!(
+        "listeners:\n  - {{ name: u, address: \"udp://127.0.0.1:0\", relay: up }}\n  - {{ name: s, address: \"udp://127.0.0.1:0\", relay: silent }}\n\
+         clusters: {{ up: {{ endpoints: [\"{}\"] }}, silent: {{ endpoints: [\"{}\"] }} }}\n\
+         limits: {{ flow_unanswered_seconds: 1 }}\ndrain: {{ timeout: 100ms }}\n",
+        server.addr(),
+        silent.addr()
+    );
+    let sluice = Sluice::new().expect_warning("the drain deadline has come").start(&yaml);
+    let (answered, unanswered) = (udp_client(), udp_client());
+    assert_eq!(ask(&answered, sluice.addr("u"), b"x"), b"x");
+    unanswered.send_to(b"x", sluice.addr("s")).unwrap();
+    let record = sluice.record_of("flow.unanswered");
+    assert_eq!(record["listener"], "s");
+    assert_eq!(sluice.metric("sluice_listener_flows_active", "\"u\""), 1, "it has been answered");
+}
+
+/// Two endpoints, of which `dead` is a port where nobody listens.
+fn half_dead(server: &UdpServer, dead: u16, more: &str) -> String {
+    format!(
+        "listeners: [{{ name: u, address: \"udp://127.0.0.1:0\", relay: up }}]\n\
+         clusters: {{ up: {{ endpoints: [\"{}\", \"127.0.0.1:{dead}\"], {more} }} }}\n\
+         drain: {{ timeout: 100ms }}\n",
+        server.addr()
+    )
+}
+
+#[test]
+fn icmp_errors_eject_an_endpoint_of_udp() {
+    let (server, dead) = (UdpServer::echo(""), tools::free_port());
+    let yaml = half_dead(&server, dead, "outlier: { connect_failures: 3, ejection: 1h }");
+    let sluice = Sluice::new()
+        .workers(1)
+        .expect_warning("endpoint ejected")
+        .expect_warning("the drain deadline has come")
+        .start(&yaml);
+    wait::until("the dead endpoint to be ejected", || {
+        udp_client().send_to(b"x", sluice.addr("u")).unwrap();
+        (sluice.metric("sluice_cluster_ejections_total", "") == 1).then_some(())
+    });
+    for _ in 0..6 {
+        assert_eq!(ask(&udp_client(), sluice.addr("u"), b"alive"), b"alive");
+    }
+    assert_eq!(sluice.metric("sluice_cluster_connect_failures_total", "flow.icmp"), 3);
+}
+
+#[test]
+fn flows_leave_an_endpoint_that_turns_unhealthy_or_stay_as_the_cluster_says() {
+    for (policy, moves) in [("", true), ("on_endpoint_unhealthy: keep,", false)] {
+        let (left, right) = (UdpServer::echo("left "), UdpServer::echo("right "));
+        // Checks ask by TCP where datagrams are served by UDP.
+        let check = |udp: &UdpServer| Server::start_at(udp.addr(), |_| Ok(()));
+        let (left_check, _right_check) = (check(&left), check(&right));
+        let yaml = format!(
+            "listeners: [{{ name: u, address: \"udp://127.0.0.1:0\", relay: up }}]\n\
+             clusters: {{ up: {{ endpoints: [\"{}\", \"{}\"], {policy} health: {{ interval: 20ms, unhealthy_after: 1 }} }} }}\n\
+             drain: {{ timeout: 100ms }}\n",
+            left.addr(),
+            right.addr()
+        );
+        let sluice = Sluice::new()
+            .workers(1)
+            .expect_warning("endpoint is unhealthy")
+            .expect_warning("the drain deadline has come")
+            .start(&yaml);
+        let clients: Vec<_> = (0..4).map(|_| udp_client()).collect();
+        let on_left =
+            clients.iter().find(|client| ask(client, sluice.addr("u"), b"who?") == b"left who?");
+        let on_left = on_left.expect("every second flow goes to the left");
+        drop(left_check);
+        wait::until("the left endpoint to be unhealthy", || {
+            (sluice.metric("sluice_cluster_endpoints_count", "\"unhealthy\"") == 1).then_some(())
+        });
+        let answer = ask(on_left, sluice.addr("u"), b"who?");
+        if moves {
+            assert_eq!(answer, b"right who?");
+            sluice.record_of("flow.moved");
+        } else {
+            assert_eq!(answer, b"left who?");
+        }
+    }
+}
+
+#[test]
+fn want_of_descriptors_is_no_fault_of_an_endpoint() {
+    let origin = Origin::start("o");
+    let yaml = format!(
+        "listeners: [{{ name: a, address: 127.0.0.1:0, http: {{ routes: main }} }}]\n\
+         routes: {{ main: [{{ hosts: \"*\", rules: [{{ cluster: up }}] }}] }}\n\
+         clusters: {{ up: {{ endpoints: [\"{}\"], outlier: {{ connect_failures: 1, ejection: 1h }} }} }}\n",
+        origin.addr()
+    );
+    let sluice = Sluice::new().workers(1).files(100).expect_warning("cannot accept").start(&yaml);
+    let mut clients: Vec<_> = (0..100).map(|_| connect(sluice.addr("a"))).collect();
+    wait::until("no more connections to be accepted", || {
+        (sluice.metric("sluice_listener_accept_errors_total", "") > 0).then_some(())
+    });
+    // Those that were accepted first need a connection to the endpoint each.
+    let before = sluice.metric("sluice_listener_connections_accepted_total", "");
+    for client in &mut clients[..3] {
+        client.write_all(b"GET /wait HTTP/1.1\r\nhost: a\r\n\r\n").unwrap();
+    }
+    let record = sluice.record_of("local.fds");
+    assert_eq!(record["side"], "local", "{record}");
+    assert_eq!(record["response_code"], 503, "{record}");
+    assert_eq!(sluice.metric("sluice_cluster_connect_failures_total", ""), 0);
+    assert_eq!(sluice.metric("sluice_cluster_ejections_total", ""), 0);
+    origin.release();
+    clients.drain(..50);
+    wait::until("those in the backlog to be served", || {
+        let accepted = sluice.metric("sluice_listener_connections_accepted_total", "");
+        (accepted > before).then_some(())
+    });
+    let last = clients.last_mut().unwrap();
+    last.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").unwrap();
+    assert!(read(last, 12).starts_with(b"HTTP/1.1 200"));
+}
