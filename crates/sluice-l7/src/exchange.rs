@@ -187,6 +187,8 @@ pub(crate) struct Life {
     random: u64,
     /// When the whole exchange is over.
     total_at: Moment,
+    /// The client set it, and it is shorter than the rule's.
+    total_is_clients: bool,
     idle_timeout: Option<std::time::Duration>,
     idle_at: Moment,
     response_timeout: Option<std::time::Duration>,
@@ -239,6 +241,7 @@ impl Life {
             upload: Upload::new(stream.is_received()),
             handshake: websocket::Handshake::default(),
             total_at: Moment::NEVER,
+            total_is_clients: false,
             idle_timeout: None,
             idle_at: Moment::NEVER,
             response_timeout: None,

@@ -17,12 +17,14 @@ use sluice_codec::h2::{H2Client, H2Options};
 use sluice_codec::quic::QuicClients;
 use sluice_core::limits::Limit;
 use sluice_core::{Moment, Name};
+use sluice_io::timers::Timer;
 use sluice_io::{Stream, WorkerCx};
 use sluice_telemetry::{Counter, Histogram};
 use sluice_upstream::cluster::Claim;
 use sluice_upstream::connector::{Failure, reach};
 use sluice_upstream::plan::HttpVersion;
 use sluice_upstream::pool::Idle;
+use sluice_upstream::reasons;
 use sluice_upstream::{Cluster, ClusterHandle, EndpointState, Pool, Preface};
 use tokio::sync::Notify;
 
@@ -199,7 +201,9 @@ impl Lines {
         })
     }
 
-    /// Takes a connection to `endpoint`: one that is there, or a new one.
+    /// Takes a connection to `endpoint`: one that is there, or a new one. Waiting for one that others use or make is
+    /// bounded by `connect_timeout`, and so is making one. Only a failure to make one is noted against the endpoint,
+    /// and once, however many requests wait for it.
     ///
     /// # Errors
     /// Why there is none.
@@ -209,20 +213,38 @@ impl Lines {
         endpoint: &Arc<EndpointState>,
         options: &Rc<H1Options>,
     ) -> Result<Line, Failure> {
+        let by = worker.now().after(self.handle.cluster.peek_plan().connect_timeout);
         loop {
             if let Some(line) = self.take_idle(worker, endpoint, options) {
                 self.cells.reused.increment();
                 return Ok(line);
             }
             if let Some(making) = self.making(endpoint) {
-                making.notified().await;
+                let made = Timer::new(&worker.timers).until(by, making.notified()).await;
+                made.map_err(|_| Failure::of(reasons::CONNECT_TIMEOUT))?;
                 continue;
             }
             match self.handle.claim_shared(endpoint) {
-                Ok(claim) => return self.make(worker, endpoint, options, claim).await,
+                Ok(claim) => return self.make_in_time(worker, endpoint, options, claim).await,
+                Err(why) if worker.now() >= by => return Err(Failure::of(why)),
                 Err(why) => self.wait_for_room(why).await?,
             }
         }
+    }
+
+    /// Makes a connection within `connect_timeout`.
+    async fn make_in_time(
+        self: &Rc<Self>,
+        worker: &Rc<WorkerCx>,
+        endpoint: &Arc<EndpointState>,
+        options: &Rc<H1Options>,
+        claim: Claim,
+    ) -> Result<Line, Failure> {
+        let by = worker.now().after(self.handle.cluster.peek_plan().connect_timeout);
+        let making = self.make(worker, endpoint, options, claim);
+        let made = Timer::new(&worker.timers).until(by, making).await;
+        made.unwrap_or_else(|_| Err(Failure::of(reasons::CONNECT_TIMEOUT)))
+            .inspect_err(|failure| self.handle.note_failure(worker, endpoint, failure.why))
     }
 
     /// Waits until a connection may be free, or refuses where enough wait already.
@@ -295,14 +317,12 @@ impl Lines {
         let shares = matches!(plan.protocol, HttpVersion::Http2 | HttpVersion::Http3);
         let making = shares.then(|| Making::begin(self, endpoint, started));
         let connection = if plan.protocol == HttpVersion::Http3 {
-            let client = self.quic.reach(&plan, endpoint, worker, claim).await?;
-            self.handle.note_connected(worker, endpoint, started);
-            Multiplexed::H3(client)
+            Multiplexed::H3(self.quic.reach(&plan, endpoint, worker, claim).await?)
         } else {
             let stream = reach(&plan, endpoint, worker, &Preface::default()).await?;
-            self.handle.note_connected(worker, endpoint, started);
             let shared = shares || (plan.protocol == HttpVersion::Auto && agreed_on_h2(&stream));
             if !shared {
+                self.handle.note_connected(worker, endpoint, started);
                 let stream = H1Stream::new(stream, Role::Client, Rc::clone(options));
                 let kept = Kept { claim, made: worker.now(), requests: 0, generation };
                 return Ok(Line::H1(TakenH1 { stream, kept }));
@@ -317,6 +337,8 @@ impl Lines {
                 detail: Some(error.to_string()),
             })?)
         };
+        // Only now: an endpoint that takes connections and fails every handshake has failed.
+        self.handle.note_connected(worker, endpoint, started);
         let made = worker.now();
         let mut idle = Idle::new(connection.clone(), made, generation);
         idle.requests = 1;

@@ -88,8 +88,8 @@ impl Life {
         drop(target);
         let _under = lines.enter_request();
         self.total_at = self.began.after_bound(options.timeouts.total);
-        if let Some(limit) = self.request.get(Known::GrpcTimeout).and_then(grpc_timeout) {
-            self.total_at = self.total_at.min(self.began.after(limit));
+        if let Some(limit) = self.grpc_deadline().filter(|limit| *limit < self.total_at) {
+            (self.total_at, self.total_is_clients) = (limit, true);
         }
         self.idle_timeout = options.timeouts.idle;
         self.response_timeout = options.timeouts.response;
@@ -122,6 +122,12 @@ impl Life {
             }
             self.upload.rewind();
         }
+    }
+
+    /// The deadline that a gRPC client sets. In other requests the header means nothing.
+    fn grpc_deadline(&self) -> Option<Moment> {
+        let timeout = self.request.get(Known::GrpcTimeout).filter(|_| self.request.is_grpc());
+        Some(self.began.after(timeout.and_then(grpc_timeout)?))
     }
 
     /// Upgrades and tunnels only where the rule allows them.
@@ -251,9 +257,9 @@ impl Life {
             None => Err(endpoint_left()),
         };
         if let Err(failed) = awaited {
-            // That it left says nothing of how it did.
-            let blameless = failed.cause == Cause::Stale || failed.why == end::ENDPOINT_REMOVED;
-            lines.handle.note_answer(&endpoint, blameless);
+            if !self.is_blameless(&failed) {
+                lines.handle.note_answer(&endpoint, false);
+            }
             self.count_answer(lines, &endpoint, 0, None);
             self.note_attempt(&endpoint, Some((failed.why, None)));
             tries.tried.push(Arc::clone(&endpoint.name));
@@ -284,6 +290,15 @@ impl Life {
                 Err(Stop::Cut(end::ENDPOINT_REMOVED, left))
             }
         }
+    }
+
+    /// Whether a failed attempt says nothing about its endpoint: it left the cluster, its connection had been idle
+    /// for too long, the client's own deadline was shorter than the rule's, or what was missing is ours.
+    fn is_blameless(&self, failed: &Failed) -> bool {
+        let clients_deadline = self.total_is_clients && failed.why == reasons::ROUTE_TIMEOUT;
+        failed.cause == Cause::Stale
+            || clients_deadline
+            || failed.why.def().side != sluice_core::reason::Side::Upstream
     }
 
     /// A place among those who hear when `endpoint` leaves, where its cluster wants them to.
@@ -326,20 +341,11 @@ impl Life {
                 line
             }
             None => {
-                let timeout = lines.handle.cluster.peek_plan().connect_timeout;
-                let by = worker.now().after(timeout).min(self.total_at);
                 let taking = lines.take(&worker, endpoint, &h1);
-                match self.guarded(down, by, taking).await? {
+                match self.guarded(down, self.total_at, taking).await? {
                     Some(Ok(line)) => line,
-                    Some(Err(failure)) => {
-                        lines.handle.note_failure(&worker, endpoint, failure.why);
-                        return Ok(Err(not_reached(failure)));
-                    }
-                    None => {
-                        let why = upstream_reasons::CONNECT_TIMEOUT;
-                        lines.handle.note_failure(&worker, endpoint, why);
-                        return Ok(Err(not_reached(Failure::of(why))));
-                    }
+                    Some(Err(failure)) => return Ok(Err(not_reached(failure))),
+                    None => return Ok(Err((timed_out(), None))),
                 }
             }
         };
@@ -383,6 +389,7 @@ impl Life {
                 match opened? {
                     Some(Ok(stream)) => (stream, None, false),
                     Some(Err(error)) => return Ok(Err((failed_try(&error, false), None))),
+                    None if worker.now() >= self.total_at => return Ok(Err((timed_out(), None))),
                     None => {
                         let why = upstream_reasons::CONNECT_TIMEOUT;
                         return Ok(Err(not_reached(Failure::of(why))));
