@@ -228,7 +228,7 @@ fn floods_end_their_own_connection_and_nobody_elses() {
 fn a_reader_that_stops_holds_one_piece_and_no_more() {
     let origin = Origin::start("a");
     let sluice = Sluice::new().workers(1).start(&web(origin.addr(), "", ""));
-    let resident = || sluice.metric("sluice_process_resident_bytes", "");
+    let resident = || sluice.metric("process_resident_memory_bytes", "");
     let mut client = H2::connect(sluice.addr("web"));
     client.headers(1, &frames::get("a", "/bytes/200000000"), true);
     // The client's window of 64 KiB fills, and nobody reads on.

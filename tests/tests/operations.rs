@@ -332,3 +332,34 @@ fn thousands_of_idle_connections() {
     // The services keep their sockets, so that the drain has half-closed connections to end.
     drop(clients);
 }
+
+#[test]
+fn names_that_leave_the_configuration_take_their_metrics_along() {
+    let (one, two) = (Server::echo(), Server::echo());
+    let yaml = |listeners: &[&str], cluster: &str, server: &Server| {
+        let listener =
+            |name: &&str| format!("{{ name: {name}, address: 127.0.0.1:0, relay: {cluster} }}");
+        let listeners: Vec<String> = listeners.iter().map(listener).collect();
+        format!(
+            "listeners: [{}, {{ name: web, address: 127.0.0.1:0, http: {{ routes: {cluster}-routes }} }}]\n\
+             routes: {{ {cluster}-routes: [{{ hosts: \"*\", rules: [{{ respond: {{ status: 200 }} }}] }}] }}\n\
+             clusters: {{ {cluster}: {{ endpoints: [{}] }} }}\n",
+            listeners.join(", "),
+            quoted(server)
+        )
+    };
+    let sluice = Sluice::new().start(&yaml(&["old", "kept"], "first", &one));
+    let mut open = connect(sluice.addr("old"));
+    assert_eq!(exchange(&mut open, b"x"), b"x");
+    drop(connect(sluice.addr("old")));
+    assert_eq!(sluice_testkit::origin::get(sluice.addr("web"), "a", "/").status(), 200);
+    assert_eq!(sluice.reload(&yaml(&["kept"], "second", &two)), "applied");
+    let has = |text: &str| sluice.page("/metrics").1.contains(text);
+    // What is open is counted until it ends.
+    assert_eq!(sluice.metric("sluice_listener_connections_active", "listener=\"old\""), 1);
+    drop(open);
+    for gone in ["\"old\"", "cluster=\"first\"", &one.addr().to_string()] {
+        wait::until("series to leave", || (!has(gone)).then_some(()));
+    }
+    assert!(has("listener=\"kept\"") && has("cluster=\"second\""));
+}

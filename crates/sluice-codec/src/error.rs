@@ -54,6 +54,14 @@ impl HttpError {
         &self.detail
     }
 
+    /// The same, where it is one of the texts of this program and not made of what a peer sent.
+    pub fn static_detail(&self) -> Option<&'static str> {
+        match self.detail {
+            Cow::Borrowed(detail) => Some(detail),
+            Cow::Owned(_) => None,
+        }
+    }
+
     /// The worker has no buffer left.
     pub(crate) fn buffers() -> Self {
         Self::new(ErrorKind::Buffers, "the worker is at the limit worker_buffer_bytes")

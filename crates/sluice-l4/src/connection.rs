@@ -86,10 +86,7 @@ fn enter(
     let guard =
         EndGuard { listener: Rc::clone(listener), conn: Rc::clone(&conn), reason: Cell::new(None) };
     if worker.connections.len() > worker.limits.size(Limit::WorkerConnections) {
-        worker
-            .shard
-            .counter(&metrics::LIMIT_REACHED, &[Limit::WorkerConnections.def().name])
-            .increment();
+        metrics::count_limit(worker, Limit::WorkerConnections);
         guard.reason.set(Some(reasons::LIMIT));
         return None;
     }
@@ -475,10 +472,7 @@ async fn inspect(
         return Ok(facts);
     }
     if full {
-        conn.worker
-            .shard
-            .counter(&metrics::LIMIT_REACHED, &[Limit::InspectBytes.def().name])
-            .increment();
+        metrics::count_limit(&conn.worker, Limit::InspectBytes);
     }
     if plan.on_timeout == OnTimeout::Close && (late || full) {
         return Err(if full { reasons::INSPECT_TOO_LARGE } else { reasons::INSPECT_TIMEOUT });

@@ -4,14 +4,13 @@
 //! Refuses to know: sockets, and what becomes of a connection after that.
 //! Keeps: a plan is immutable; a reload makes a new one beside it.
 
-use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use sluice_core::{Cidr, Name, Reason};
 use sluice_io::{ConnectionFilter, FilterPlan, Inspector, WorkerCx};
-use sluice_telemetry::{Counter, Gauge, Histogram};
+use sluice_telemetry::{Counter, CounterSet, Gauge, Histogram};
 use sluice_tls::ServerTls;
 
 use crate::chain::{Chain, Chains, Transport};
@@ -109,7 +108,7 @@ pub(crate) struct Cells {
     pub(crate) accept_errors: Counter,
     pub(crate) handshake_time: Histogram,
     pub(crate) handshakes: Handshakes,
-    ended: RefCell<Vec<(Reason, Counter)>>,
+    ended: CounterSet<Reason>,
 }
 
 /// TLS handshakes with clients, by result.
@@ -143,7 +142,7 @@ impl Listener {
                         failed: counter("failed"),
                     }
                 },
-                ended: RefCell::default(),
+                ended: CounterSet::default(),
             },
             plan,
         })
@@ -165,12 +164,8 @@ impl Listener {
 
     /// Counts an end.
     pub(crate) fn count_end(&self, worker: &WorkerCx, why: Reason) {
-        let mut ended = self.cells.ended.borrow_mut();
-        if let Some((_, counter)) = ended.iter().find(|(reason, _)| *reason == why) {
-            return counter.increment();
-        }
-        let counter = worker.shard.counter(&metrics::ENDED, &[self.name(), why.code()]);
-        counter.increment();
-        ended.push((why, counter));
+        let counter =
+            |why: &Reason| worker.shard.counter(&metrics::ENDED, &[self.name(), why.code()]);
+        self.cells.ended.count(&why, counter);
     }
 }

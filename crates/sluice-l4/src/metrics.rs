@@ -1,5 +1,9 @@
 //! What is counted about listeners, connections and flows.
 
+use sluice_core::limits::Limit;
+use sluice_io::WorkerCx;
+use sluice_telemetry::CounterSet;
+
 sluice_telemetry::metrics! {
     ACCEPTED = "sluice_listener_connections_accepted_total", Counter, ["listener"], "Connections accepted.";
     ACTIVE = "sluice_listener_connections_active", Gauge, ["listener"], "Connections open.";
@@ -16,4 +20,12 @@ sluice_telemetry::metrics! {
     FLOW_ENDED = "sluice_flow_ended_total", Counter, ["listener", "reason"], "UDP flows ended, by reason.";
     DATAGRAMS = "sluice_flow_datagrams_total", Counter, ["listener", "code"], "Datagrams: received, sent, or dropped and why.";
     ICMP = "sluice_flow_icmp_errors_total", Counter, ["listener"], "ICMP errors that endpoints' hosts answered with.";
+}
+
+/// Counts that a limit was reached.
+pub(crate) fn count_limit(worker: &WorkerCx, limit: Limit) {
+    #[derive(Default)]
+    struct Reached(CounterSet<&'static str>);
+    let counter = |name: &&'static str| worker.shard.counter(&LIMIT_REACHED, &[name]);
+    worker.local(Reached::default).0.count(&limit.def().name, counter);
 }

@@ -26,7 +26,6 @@ use smallvec::SmallVec;
 use crate::filters::{Cx, HttpFilter, Step};
 use crate::heads::InUse;
 use crate::hygiene::{self, Underscores};
-use crate::metrics;
 use crate::reasons;
 use crate::record::{RequestRecord, Summary};
 use crate::reply::Reply;
@@ -464,7 +463,7 @@ impl Life {
                 step = match step {
                     Step::Continue => break,
                     Step::Reply(reply) => {
-                        self.count_filter_reply(name);
+                        self.station.count_filter_reply(name);
                         return Err(Stop::Reply(reply));
                     }
                     Step::Buffer(max) => {
@@ -479,11 +478,6 @@ impl Life {
             }
         }
         Ok(())
-    }
-
-    fn count_filter_reply(&self, filter: &str) {
-        let labels = [&*self.station.plan.listener, filter];
-        self.worker().shard.counter(&metrics::FILTER_REPLIES, &labels).increment();
     }
 
     /// Waits for something while the client may go away.
@@ -563,7 +557,7 @@ impl Life {
             if let Step::Reply(reply) =
                 self.with_response(place, |cx, head| filter.response_head(cx, head))
             {
-                self.count_filter_reply(name);
+                self.station.count_filter_reply(name);
                 // Those that come after it see the replacement.
                 self.entered = place;
                 return Some(reply);

@@ -14,7 +14,8 @@ use sluice_codec::h1::stream::H1Options;
 use sluice_core::Reason;
 use sluice_core::limits::Limit;
 use sluice_io::{Conn, WorkerCx};
-use sluice_telemetry::{Counter, Gauge, Histogram};
+use sluice_telemetry::metrics::other;
+use sluice_telemetry::{Counter, CounterSet, Gauge, Histogram};
 
 use crate::filters::HttpFilter;
 use crate::metrics;
@@ -54,9 +55,21 @@ pub(crate) type FilterList = Vec<(&'static str, Rc<dyn HttpFilter>)>;
 pub(crate) struct Cells {
     pub(crate) active: Gauge,
     pub(crate) time: Histogram,
-    answered: RefCell<Vec<((&'static str, u16), Counter)>>,
-    ended: RefCell<Vec<(Reason, Counter)>>,
-    routes: RefCell<HashMap<(Arc<str>, u16), Counter, foldhash::fast::RandomState>>,
+    answered: CounterSet<(&'static str, u16)>,
+    ended: CounterSet<Reason>,
+    routes: CounterSet<(Arc<str>, u16)>,
+    filter_replies: CounterSet<&'static str>,
+    faults: CounterSet<&'static str>,
+    paths: OnceCell<PathCells>,
+}
+
+/// What is counted of the paths of connections, where a transport minds them.
+struct PathCells {
+    packets: Counter,
+    lost: Counter,
+    migrations: Counter,
+    rtt: Histogram,
+    early: Counter,
 }
 
 /// What the requests of a connection share.
@@ -107,9 +120,14 @@ impl Station {
             cells: Cells {
                 active: shard.gauge(&metrics::ACTIVE, &[listener]),
                 time: shard.histogram(&metrics::TIME, &[listener]),
-                answered: RefCell::default(),
-                ended: RefCell::default(),
-                routes: RefCell::default(),
+                answered: CounterSet::default(),
+                ended: CounterSet::default(),
+                routes: CounterSet::bounded(worker.limits.size(Limit::RouteSeries), |key| {
+                    (other(), key.1)
+                }),
+                filter_replies: CounterSet::default(),
+                faults: CounterSet::default(),
+                paths: OnceCell::new(),
             },
             chain_filters,
             latched: RefCell::default(),
@@ -165,62 +183,55 @@ impl Station {
         why: Reason,
         route: Option<&Arc<str>>,
     ) {
-        let (worker, listener) = (&self.worker, &*self.plan.listener);
+        let (shard, listener) = (&self.worker.shard, &*self.plan.listener);
         let class = status / 100;
-        let mut answered = self.cells.answered.borrow_mut();
-        match answered.iter().find(|(key, _)| *key == (protocol, class)) {
-            Some((_, counter)) => counter.increment(),
-            None => {
-                let labels = [listener, protocol, class_word(class)];
-                let counter = worker.shard.counter(&metrics::REQUESTS, &labels);
-                counter.increment();
-                answered.push(((protocol, class), counter));
-            }
+        self.cells.answered.count(&(protocol, class), |(protocol, class)| {
+            shard.counter(&metrics::REQUESTS, &[listener, protocol, class_word(*class)])
+        });
+        self.cells.ended.count(&why, |why| shard.counter(&metrics::ENDED, &[listener, why.code()]));
+        if let Some(route) = route {
+            self.cells.routes.count(&(Arc::clone(route), class), |(route, class)| {
+                shard.counter(&metrics::ROUTE_REQUESTS, &[route, class_word(*class)])
+            });
         }
-        let mut ended = self.cells.ended.borrow_mut();
-        match ended.iter().find(|(reason, _)| *reason == why) {
-            Some((_, counter)) => counter.increment(),
-            None => {
-                let counter = worker.shard.counter(&metrics::ENDED, &[listener, why.code()]);
-                counter.increment();
-                ended.push((why, counter));
-            }
-        }
-        let Some(route) = route else { return };
-        let mut routes = self.cells.routes.borrow_mut();
-        let key = (Arc::clone(route), class);
-        if let Some(counter) = routes.get(&key) {
-            return counter.increment();
-        }
-        let room = routes.len() < worker.limits.size(Limit::RouteSeries);
-        let label: &str = if room { route } else { "other" };
-        let labels = [label, class_word(class)];
-        let counter = worker.shard.counter(&metrics::ROUTE_REQUESTS, &labels);
-        counter.increment();
-        if room {
-            routes.insert(key, counter);
-        }
+    }
+
+    /// Counts a request that a filter answered.
+    pub(crate) fn count_filter_reply(&self, filter: &'static str) {
+        let (shard, listener) = (&self.worker.shard, &*self.plan.listener);
+        self.cells
+            .filter_replies
+            .count(&filter, |filter| shard.counter(&metrics::FILTER_REPLIES, &[listener, filter]));
     }
 
     /// Counts what became of a connection's path, where its transport minds it.
     pub(crate) fn count_path(&self, conn: &Conn) {
         let Some(path) = conn.info.path.get().map(|path| path.facts()) else { return };
         let (shard, labels) = (&self.worker.shard, [&*self.plan.listener]);
-        shard.counter(&metrics::QUIC_PACKETS, &labels).add(path.packets_sent);
-        shard.counter(&metrics::QUIC_LOST, &labels).add(path.packets_lost);
-        shard.counter(&metrics::QUIC_MIGRATIONS, &labels).add(path.migrations);
-        shard.histogram(&metrics::QUIC_RTT, &labels).record(path.rtt);
+        let cells = self.cells.paths.get_or_init(|| PathCells {
+            packets: shard.counter(&metrics::QUIC_PACKETS, &labels),
+            lost: shard.counter(&metrics::QUIC_LOST, &labels),
+            migrations: shard.counter(&metrics::QUIC_MIGRATIONS, &labels),
+            rtt: shard.histogram(&metrics::QUIC_RTT, &labels),
+            early: shard.counter(&metrics::QUIC_EARLY, &labels),
+        });
+        cells.packets.add(path.packets_sent);
+        cells.lost.add(path.packets_lost);
+        cells.migrations.add(path.migrations);
+        cells.rtt.record(path.rtt);
         if path.early_data {
-            shard.counter(&metrics::QUIC_EARLY, &labels).increment();
+            cells.early.increment();
         }
     }
 
     /// Counts a message of a client that was refused, by what was wrong with it.
     pub(crate) fn count_fault(&self, error: &HttpError) {
         // The details of the codec are a closed set; those of a library are not.
-        let detail = error.detail();
-        let closed = detail.len() < 48 && !detail.contains(' ');
-        let labels = [&*self.plan.listener, if closed { detail } else { "other" }];
-        self.worker.shard.counter(&metrics::FAULTS, &labels).increment();
+        let closed = |detail: &&'static str| detail.len() < 48 && !detail.contains(' ');
+        let detail = error.static_detail().filter(closed).unwrap_or("other");
+        let (shard, listener) = (&self.worker.shard, &*self.plan.listener);
+        self.cells
+            .faults
+            .count(&detail, |detail| shard.counter(&metrics::FAULTS, &[listener, detail]));
     }
 }

@@ -19,7 +19,8 @@ use sluice_core::limits::Limit;
 use sluice_core::{Moment, Name};
 use sluice_io::timers::Timer;
 use sluice_io::{Stream, WorkerCx};
-use sluice_telemetry::{Counter, Histogram};
+use sluice_telemetry::metrics::other;
+use sluice_telemetry::{Counter, CounterSet, Histogram, SeriesSet};
 use sluice_upstream::cluster::Claim;
 use sluice_upstream::connector::{Failure, reach};
 use sluice_upstream::plan::HttpVersion;
@@ -55,6 +56,19 @@ impl Upstreams {
         let lines = Lines::new(Arc::clone(cluster), worker, self);
         self.clusters.borrow_mut().insert(Arc::clone(&cluster.name), Rc::clone(&lines));
         lines
+    }
+
+    /// Forgets the connections to clusters that `lives` does not name; those in use stay until they are done.
+    pub fn keep_only(&self, lives: impl Fn(&Name) -> bool) {
+        self.clusters.borrow_mut().retain(|name, _| lives(name));
+    }
+
+    /// Forgets what is counted of endpoints that left `cluster`.
+    pub fn forget_endpoints(&self, cluster: &Name, left: &[Arc<str>]) {
+        if let Some(lines) = self.clusters.borrow().get(cluster) {
+            lines.cells.endpoints.retain(|endpoint| !left.contains(endpoint));
+            lines.handle.forget_endpoints(left);
+        }
     }
 
     /// Looks idle connections over until there are none.
@@ -105,16 +119,18 @@ pub(crate) struct Cells {
     time: Histogram,
     pub(crate) retried: Counter,
     pub(crate) retry_refused: Counter,
-    classes: RefCell<Vec<(u16, Counter)>>,
+    classes: CounterSet<u16>,
     /// By name; those beyond the limit are `other`.
-    endpoints: RefCell<HashMap<Arc<str>, EndpointCells, foldhash::fast::RandomState>>,
+    endpoints: SeriesSet<Arc<str>, EndpointCells>,
 }
 
 /// What is counted of one endpoint.
 #[derive(Debug)]
 struct EndpointCells {
+    /// The label that it goes by.
+    name: Arc<str>,
     time: Histogram,
-    classes: Vec<(u16, Counter)>,
+    classes: CounterSet<u16>,
 }
 
 #[derive(Debug)]
@@ -186,8 +202,10 @@ impl Lines {
                 time: shard.histogram(&metrics::CLUSTER_TIME, &[name]),
                 retried: shard.counter(&metrics::RETRIES, &[name, "made"]),
                 retry_refused: shard.counter(&metrics::RETRIES, &[name, "limit"]),
-                classes: RefCell::default(),
-                endpoints: RefCell::default(),
+                classes: CounterSet::default(),
+                endpoints: SeriesSet::bounded(worker.limits.size(Limit::EndpointSeries), |_| {
+                    other()
+                }),
             },
             handle: ClusterHandle::new(Arc::clone(&cluster), worker),
             h1: Pool::new(cluster),
@@ -434,36 +452,27 @@ impl Cells {
         took: Option<Duration>,
     ) {
         let (shard, class) = (&worker.shard, status / 100);
-        count_class(&mut self.classes.borrow_mut(), class, || {
-            shard.counter(&metrics::CLUSTER_REQUESTS, &[cluster, class_word(class)])
-        });
-        let mut endpoints = self.endpoints.borrow_mut();
-        let room = endpoints.contains_key(endpoint)
-            || endpoints.len() < worker.limits.size(Limit::EndpointSeries);
-        let label: &str = if room { endpoint } else { "other" };
-        if !endpoints.contains_key(label) {
-            let time = shard.histogram(&metrics::ENDPOINT_TIME, &[cluster, label]);
-            endpoints.insert(label.into(), EndpointCells { time, classes: Vec::new() });
-        }
-        let cells = endpoints.get_mut(label).expect("it is there now");
-        count_class(&mut cells.classes, class, || {
-            shard.counter(&metrics::ENDPOINT_REQUESTS, &[cluster, label, class_word(class)])
+        self.classes.count(&class, |class| {
+            shard.counter(&metrics::CLUSTER_REQUESTS, &[cluster, class_word(*class)])
         });
         if let Some(took) = took {
             self.time.record(took);
-            cells.time.record(took);
         }
+        let cells = |endpoint: &Arc<str>| EndpointCells {
+            name: Arc::clone(endpoint),
+            time: shard.histogram(&metrics::ENDPOINT_TIME, &[cluster, endpoint]),
+            classes: CounterSet::default(),
+        };
+        self.endpoints.with(endpoint, cells, |cells| {
+            cells.classes.count(&class, |class| {
+                let labels = [cluster, &cells.name, class_word(*class)];
+                shard.counter(&metrics::ENDPOINT_REQUESTS, &labels)
+            });
+            if let Some(took) = took {
+                cells.time.record(took);
+            }
+        });
     }
-}
-
-/// Counts in the cell of a class, which is made when it is wanted first.
-fn count_class(classes: &mut Vec<(u16, Counter)>, class: u16, make: impl FnOnce() -> Counter) {
-    if let Some((_, counter)) = classes.iter().find(|(of, _)| *of == class) {
-        return counter.increment();
-    }
-    let counter = make();
-    counter.increment();
-    classes.push((class, counter));
 }
 
 /// The label for a class of statuses.

@@ -12,5 +12,7 @@ pub mod metrics;
 pub mod template;
 
 pub use log::{LogHub, LogQueue};
-pub use metrics::{Counter, Gauge, Histogram, MetricDef, MetricKind, Registry, Shard};
+pub use metrics::{
+    Counter, CounterSet, Gauge, Histogram, MetricDef, MetricKind, Registry, SeriesSet, Shard,
+};
 pub use template::{Field, Lookup, Operator, Record, RecordKind, Template};

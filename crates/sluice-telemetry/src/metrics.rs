@@ -9,12 +9,15 @@
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+mod counter_set;
 mod facade;
+mod forget;
 mod prometheus;
 
+pub use counter_set::{CounterSet, SeriesSet, other};
 pub use facade::{Facade, install_recorder};
 
 /// What a metric counts.
@@ -24,8 +27,20 @@ pub enum MetricKind {
     Counter,
     /// Goes up and down.
     Gauge,
+    /// A time that only grows: held in microseconds, shown in seconds.
+    Seconds,
     /// A distribution of durations.
     Histogram,
+}
+
+impl MetricKind {
+    /// Cells that a series takes.
+    const fn cells(self) -> usize {
+        match self {
+            Self::Counter | Self::Gauge | Self::Seconds => 1,
+            Self::Histogram => BUCKETS.len() + 2,
+        }
+    }
 }
 
 /// A metric as its layer declares it.
@@ -95,7 +110,16 @@ type LabelValues = Vec<Arc<str>>;
 
 /// Every metric of the process.
 #[derive(Clone, Debug, Default)]
-pub struct Registry(Arc<Mutex<BTreeMap<&'static str, Family>>>);
+pub struct Registry(Arc<Inner>);
+
+type Families = BTreeMap<&'static str, Family>;
+
+#[derive(Debug, Default)]
+struct Inner {
+    families: Mutex<Families>,
+    /// Times that a series was asked for by its labels.
+    lookups: AtomicU64,
+}
 
 #[derive(Debug)]
 struct Family {
@@ -118,15 +142,26 @@ impl Registry {
 
     /// The sum of a series over all shards; for tests and admin pages.
     pub fn value(&self, name: &str, labels: &[&str]) -> Option<i64> {
-        let families = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let families = self.families();
         let wanted: LabelValues = labels.iter().map(|label| Arc::from(*label)).collect();
         let shards = families.get(name)?.series.get(&wanted)?;
         Some(sum(shards, 0).cast_signed())
     }
 
+    /// Times that a series was asked for by its labels: under the lock, and with an allocation for each label.
+    /// It stays the same while a process does what it has done before.
+    pub fn lookups(&self) -> u64 {
+        self.0.lookups.load(Relaxed)
+    }
+
+    fn families(&self) -> MutexGuard<'_, Families> {
+        self.0.families.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn cells(&self, number: usize, def: &MetricDef, values: &[&str]) -> Cells {
         assert_eq!(def.labels.len(), values.len(), "{} has labels {:?}", def.name, def.labels);
-        let mut families = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        self.0.lookups.fetch_add(1, Relaxed);
+        let mut families = self.families();
         let family = families.entry(def.name).or_insert_with(|| Family {
             kind: def.kind,
             help: def.help.to_owned(),
@@ -135,8 +170,7 @@ impl Registry {
         });
         let values = values.iter().map(|value| Arc::from(*value)).collect();
         let shards = family.series.entry(values).or_default();
-        let count = if def.kind == MetricKind::Histogram { BUCKETS.len() + 2 } else { 1 };
-        let new = || (0..count).map(|_| AtomicU64::new(0)).collect();
+        let new = || (0..def.kind.cells()).map(|_| AtomicU64::new(0)).collect();
         Arc::clone(shards.entry(number).or_insert_with(new))
     }
 }
@@ -158,6 +192,12 @@ impl Shard {
     pub fn counter(&self, def: &MetricDef, values: &[&str]) -> Counter {
         debug_assert_eq!(def.kind, MetricKind::Counter);
         Counter(Cell::new(self.registry.cells(self.number, def, values)))
+    }
+
+    /// A handle to a time that only grows.
+    pub fn seconds(&self, def: &MetricDef, values: &[&str]) -> Seconds {
+        debug_assert_eq!(def.kind, MetricKind::Seconds);
+        Seconds(Cell::new(self.registry.cells(self.number, def, values)))
     }
 
     /// A handle to a gauge.
@@ -205,6 +245,23 @@ impl Counter {
     /// Counts `amount`.
     pub fn add(&self, amount: u64) {
         self.0.add(0, amount);
+    }
+
+    /// All so far, as something else has counted it.
+    pub fn set(&self, total: u64) {
+        self.0.cells[0].store(total, Relaxed);
+    }
+}
+
+/// A time that only grows.
+#[derive(Clone, Debug)]
+pub struct Seconds(Cell);
+
+impl Seconds {
+    /// All of it so far, as something else has measured it.
+    pub fn set(&self, total: Duration) {
+        let micros = u64::try_from(total.as_micros()).unwrap_or(u64::MAX);
+        self.0.cells[0].store(micros, Relaxed);
     }
 }
 

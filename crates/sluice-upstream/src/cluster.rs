@@ -4,8 +4,8 @@
 //! Refuses to know: how membership is found out. Keeps: a pick sees one membership, whole; an
 //! endpoint that stays keeps its state.
 
-use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::cell::Cell;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,7 +14,8 @@ use arc_swap::ArcSwap;
 use sluice_core::limits::Limit;
 use sluice_core::{Name, Reason};
 use sluice_io::WorkerCx;
-use sluice_telemetry::{Counter, Gauge, Histogram};
+use sluice_telemetry::metrics::other;
+use sluice_telemetry::{Counter, CounterSet, Gauge, Histogram};
 
 use crate::balance::{Pick, Table};
 use crate::endpoint::{EndpointState, Lease, RequestLease, Target};
@@ -180,8 +181,10 @@ pub struct ClusterHandle {
     open: Gauge,
     pub(crate) connect_time: Histogram,
     pub(crate) ejections: Counter,
-    failures: RefCell<Vec<(Reason, Counter)>>,
-    per_endpoint: RefCell<HashMap<Arc<str>, Counter>>,
+    failures: CounterSet<Reason>,
+    per_endpoint: CounterSet<Arc<str>>,
+    /// The membership that `per_endpoint` was last compared with.
+    compared: Cell<u64>,
 }
 
 /// A request's claim on its cluster and endpoint.
@@ -232,8 +235,11 @@ impl ClusterHandle {
             open: shard.gauge(&metrics::ACTIVE, &labels),
             connect_time: shard.histogram(&metrics::CONNECT_TIME, &labels),
             ejections: shard.counter(&metrics::EJECTIONS, &labels),
-            failures: RefCell::default(),
-            per_endpoint: RefCell::default(),
+            failures: CounterSet::default(),
+            per_endpoint: CounterSet::bounded(worker.limits.size(Limit::EndpointSeries), |_| {
+                other()
+            }),
+            compared: Cell::new(0),
             cluster,
         })
     }
@@ -350,29 +356,34 @@ impl ClusterHandle {
 
     /// Counts a failed attempt.
     pub(crate) fn count_failure(&self, worker: &WorkerCx, why: Reason) {
-        let mut failures = self.failures.borrow_mut();
-        if let Some((_, counter)) = failures.iter().find(|(reason, _)| *reason == why) {
-            return counter.increment();
-        }
-        let counter = worker.shard.counter(&metrics::FAILURES, &[&self.cluster.name, why.code()]);
-        counter.increment();
-        failures.push((why, counter));
+        self.failures.count(&why, |why| {
+            worker.shard.counter(&metrics::FAILURES, &[&self.cluster.name, why.code()])
+        });
     }
 
     /// Counts a connection to `endpoint`, on a series of its own while there are few.
     pub(crate) fn count_endpoint(&self, worker: &WorkerCx, endpoint: &Arc<str>) {
-        let mut counters = self.per_endpoint.borrow_mut();
-        if let Some(counter) = counters.get(endpoint) {
-            return counter.increment();
+        if !self.per_endpoint.contains(endpoint) {
+            self.forget_those_who_left();
         }
-        let room = counters.len() < worker.limits.size(Limit::EndpointSeries);
-        let label: &str = if room { endpoint } else { "other" };
-        let counter =
-            worker.shard.counter(&metrics::ENDPOINT_CONNECTIONS, &[&self.cluster.name, label]);
-        counter.increment();
-        if room {
-            counters.insert(Arc::clone(endpoint), counter);
+        self.per_endpoint.count(endpoint, |endpoint| {
+            worker.shard.counter(&metrics::ENDPOINT_CONNECTIONS, &[&self.cluster.name, endpoint])
+        });
+    }
+
+    /// Makes room for new endpoints, once for each membership.
+    fn forget_those_who_left(&self) {
+        let members = self.cluster.members.load();
+        if self.compared.replace(members.version) != members.version {
+            let names: HashSet<&Arc<str>> =
+                members.endpoints.iter().map(|endpoint| &endpoint.name).collect();
+            self.per_endpoint.retain(|endpoint| names.contains(endpoint));
         }
+    }
+
+    /// Forgets what is counted of endpoints that left.
+    pub fn forget_endpoints(&self, left: &[Arc<str>]) {
+        self.per_endpoint.retain(|endpoint| !left.contains(endpoint));
     }
 }
 

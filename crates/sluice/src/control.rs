@@ -5,7 +5,7 @@
 //! or not at all; nothing that takes long runs on this thread itself.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -30,25 +30,25 @@ use sluice_upstream::{Cluster, Clusters};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
-use crate::worker::{Order, Seed, Wanted, Worker};
+use crate::worker::{Order, Part, Seed, Wanted, Worker};
 
 mod build;
 mod pages;
 mod report;
 mod routes;
 mod sockets;
+mod vitals;
 mod watch;
 
 use build::Built;
 pub(crate) use build::Workshop;
 use report::Report;
 use sockets::Sockets;
+use vitals::Vitals;
 
 sluice_telemetry::metrics! {
     RELOADS = "sluice_config_reloads_total", Counter, ["code"], "Reloads, by result: applied, unchanged or failed.";
     SNAPSHOT = "sluice_config_snapshot_number", Gauge, [], "The number of the snapshot in force.";
-    OPEN_FILES = "sluice_process_open_files_count", Gauge, [], "Open descriptors of the process.";
-    RESIDENT = "sluice_process_resident_bytes", Gauge, [], "Resident memory of the process.";
 }
 
 /// How `run` was called.
@@ -75,6 +75,9 @@ pub(crate) struct Control {
     clock: Clock,
     registry: Registry,
     shard: sluice_telemetry::Shard,
+    vitals: Vitals,
+    /// Names may have left whose series are there still.
+    names_left: Cell<bool>,
     workshop: Arc<Workshop>,
     clusters: RefCell<Clusters>,
     workers: Vec<Worker>,
@@ -195,6 +198,7 @@ impl Control {
             let on_left =
                 move |cluster: &Arc<Cluster>, left: &[Arc<sluice_upstream::EndpointState>]| {
                     let Some(control) = control.upgrade() else { return };
+                    control.names_left.set(true);
                     let order = Left {
                         cluster: cluster.name.clone(),
                         endpoints: left.iter().map(|endpoint| endpoint.name.clone()).collect(),
@@ -204,6 +208,8 @@ impl Control {
                 };
             let clock = origin.clock();
             Self {
+                vitals: Vitals::new(&registry, &shard),
+                names_left: Cell::new(false),
                 registry,
                 clusters: RefCell::new(Clusters::new(
                     shard.clone(),
@@ -230,6 +236,7 @@ impl Control {
         control.put_in_force(&snapshot, |_| true).await?;
         control.in_force.borrow_mut().number = 1;
         control.shard.gauge(&SNAPSHOT, &[]).set(1);
+        control.vitals.reloaded(true, control.clock.wall(control.clock.now()));
         Ok(control)
     }
 
@@ -263,10 +270,8 @@ impl Control {
             let _ = tokio::time::timeout(FIRST_LOOKUPS, all).await;
         }
         self.sockets.borrow_mut().commit(next);
-        for worker in &self.workers {
-            // A worker that is gone serves nothing that could be out of date.
-            let _ = worker.ask(|done| Order::Commit { only: None, done }).await;
-        }
+        let clusters = Arc::new(snapshot.clusters.keys().cloned().collect());
+        self.commit(&Part::Whole { clusters }).await;
         self.report.addresses(&self.sockets.borrow());
         Ok(())
     }
@@ -278,6 +283,14 @@ impl Control {
             prepared.context("a worker has ended; restart sluice")?.map_err(anyhow::Error::msg)?;
         }
         Ok(())
+    }
+
+    /// Has every worker serve what it made ready.
+    async fn commit(&self, part: &Part) {
+        for worker in &self.workers {
+            // A worker that is gone serves nothing that could be out of date.
+            let _ = worker.ask(|done| Order::Commit { part: part.clone(), done }).await;
+        }
     }
 
     /// Brings the clusters in line with a snapshot. Returns the first look-ups of those that are new.
@@ -307,6 +320,7 @@ impl Control {
 
     async fn reload(&self, config: &std::path::Path, trigger: Trigger) {
         let outcome = self.try_reload(config).await;
+        self.vitals.reloaded(outcome.is_ok(), self.clock.wall(self.clock.now()));
         let code = match &outcome {
             Ok(Some(diff)) => {
                 let number = self.in_force.borrow().number;
@@ -356,7 +370,54 @@ impl Control {
         self.shard.gauge(&SNAPSHOT, &[]).set(in_force.number);
         drop(in_force);
         self.workshop.certs.sweep();
+        self.names_left.set(true);
+        self.forget_names();
         Ok(Some(diff))
+    }
+
+    /// Removes the series of listeners, clusters, rules, endpoints and certificates that are not in use any more.
+    /// Some stay for as long as something counts in them.
+    fn forget_names(&self) {
+        if !self.names_left.get() {
+            return;
+        }
+        let in_force = self.in_force.borrow();
+        let snapshot = &in_force.built.snapshot;
+        let tables = snapshot.routes.values().map(|(_, table)| table);
+        let rules: HashSet<&str> = tables
+            .flat_map(|table| &table.virtual_hosts)
+            .flat_map(|host| &host.rules)
+            .map(|rule| &*rule.name)
+            .collect();
+        let clusters = self.clusters.borrow();
+        let members: Vec<_> = clusters.iter().map(|cluster| cluster.members()).collect();
+        let endpoints: HashSet<&str> = members
+            .iter()
+            .flat_map(|members| &members.endpoints)
+            .map(|endpoint| &*endpoint.name)
+            .collect();
+        let left = self.registry.forget(|label, value| match label {
+            "listener" => !snapshot.listeners.contains_key(value),
+            "cluster" => !snapshot.clusters.contains_key(value),
+            "route" => value != "other" && !rules.contains(value),
+            "endpoint" => value != "other" && !endpoints.contains(value),
+            "certificate" => !self.vitals.knows_certificate(value),
+            _ => false,
+        });
+        self.names_left.set(left);
+    }
+
+    /// The metrics as Prometheus text.
+    fn metrics(&self) -> String {
+        let bound = {
+            let in_force = self.in_force.borrow();
+            in_force.built.config.limits.0.size(Limit::EndpointSeries)
+        };
+        self.vitals.tell_certificates(&self.workshop.certs);
+        self.vitals.tell_endpoints(self.clusters.borrow().iter(), bound);
+        self.vitals.measure_process();
+        self.forget_names();
+        self.registry.render()
     }
 
     /// Stops accepting and waits for what is open.

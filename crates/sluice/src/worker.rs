@@ -4,7 +4,7 @@
 //! Keeps: orders are carried out in the order they were given; the thread ends when told, and not
 //! before its order channel is closed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -42,7 +42,7 @@ pub(crate) enum Order {
     /// Make everything ready to serve exactly these sockets with these plans; change nothing in force.
     Prepare(Vec<Wanted>, oneshot::Sender<Result<(), String>>),
     /// Serve what was prepared, or only these sockets of it for now. It cannot fail.
-    Commit { only: Option<Arc<Vec<SocketKey>>>, done: oneshot::Sender<()> },
+    Commit { part: Part, done: oneshot::Sender<()> },
     /// Drop what was prepared.
     Abandon,
     /// Accept what is queued, close the listening sockets, go on serving.
@@ -55,6 +55,13 @@ pub(crate) enum Order {
     Count(oneshot::Sender<HashMap<Name, usize>>),
     /// What is open, for the admin page.
     List(oneshot::Sender<Vec<Value>>),
+}
+
+/// How much of what was prepared is to be served.
+#[derive(Clone)]
+pub(crate) enum Part {
+    /// All of it; nothing else lives on, and of clusters only these.
+    Whole { clusters: Arc<HashSet<Name>> },
 }
 
 /// The control thread's end of a worker.
@@ -165,8 +172,8 @@ impl Office {
                         self.prepared = Some(ready);
                     }));
                 }
-                Order::Commit { only, done } => {
-                    self.commit(only.as_deref().map(Vec::as_slice));
+                Order::Commit { part, done } => {
+                    self.commit(part);
                     let _ = done.send(());
                 }
                 Order::Abandon => self.prepared = None,
@@ -192,14 +199,10 @@ impl Office {
         }
     }
 
-    /// Puts what was prepared in force, or the part of it that `only` names.
-    fn commit(&mut self, only: Option<&[SocketKey]>) {
+    /// Puts what was prepared in force, or a part of it.
+    fn commit(&mut self, part: Part) {
         let Some(mut prepared) = self.prepared.take() else { return };
-        if let Some(only) = only {
-            prepared.commit(|key| only.contains(key), &mut self.slots, &self.worker);
-            self.prepared = Some(prepared);
-            return;
-        }
+        let Part::Whole { clusters } = part;
         prepared.commit(|_| true, &mut self.slots, &self.worker);
         let gone: Vec<SocketKey> =
             self.slots.keys().filter(|key| !prepared.contains(key)).cloned().collect();
@@ -208,6 +211,7 @@ impl Office {
                 self.retire(slot);
             }
         }
+        HttpWorker::of(&self.worker).upstreams.keep_only(|name| clusters.contains(name));
     }
 
     fn retire(&mut self, slot: AnySlot) {
@@ -231,6 +235,7 @@ impl Office {
     }
 
     fn left(&self, cluster: &Name, endpoints: Vec<Arc<str>>, policy: OnRemoved) {
+        HttpWorker::of(&self.worker).upstreams.forget_endpoints(cluster, &endpoints);
         let wait = match policy {
             OnRemoved::Keep => return,
             OnRemoved::Close => std::time::Duration::ZERO,

@@ -22,7 +22,16 @@ use crate::metrics;
 /// A filter's state for each listener or chain that uses it, shared by all workers and kept over
 /// every reload.
 #[derive(Debug)]
-pub struct PerOwner<T>(Arc<Mutex<HashMap<String, Arc<Mutex<T>>>>>);
+pub struct PerOwner<T>(Arc<Mutex<HashMap<String, Owned<T>>>>);
+
+/// The state of one owner.
+#[derive(Debug)]
+struct Owned<T> {
+    state: Arc<Mutex<T>>,
+    /// Nothing used it when the table was last looked over. A filter may be made only with the first request after
+    /// a reload, so its state is given up when that is so a second time.
+    idle: bool,
+}
 
 impl<T> Default for PerOwner<T> {
     fn default() -> Self {
@@ -45,8 +54,27 @@ impl<T> PerOwner<T> {
         new: impl FnOnce(usize) -> T,
     ) -> Arc<Mutex<T>> {
         let mut owners = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let new = || Arc::new(Mutex::new(new(worker.limits.size(Limit::SourceTable))));
-        Arc::clone(owners.entry(owner.to_owned()).or_insert_with(new))
+        if let Some(owned) = owners.get_mut(owner) {
+            owned.idle = false;
+            return Arc::clone(&owned.state);
+        }
+        // Those that nothing uses any more leave when the table would have to grow for a new one.
+        if owners.len() == owners.capacity() {
+            owners.retain(|_, owned| {
+                let unused = Arc::strong_count(&owned.state) == 1;
+                !(unused && std::mem::replace(&mut owned.idle, unused))
+            });
+        }
+        let state = Arc::new(Mutex::new(new(worker.limits.size(Limit::SourceTable))));
+        owners.insert(owner.to_owned(), Owned { state: Arc::clone(&state), idle: false });
+        state
+    }
+}
+
+#[cfg(test)]
+impl<T> PerOwner<T> {
+    pub(super) fn len(&self) -> usize {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 }
 

@@ -5,8 +5,9 @@ use sluice_core::tree::Entry;
 use sluice_core::{Clock, ConnInfo, Diags, Node, Path, Span, Value, Verdict};
 use sluice_io::{Admit, ConnectionFilter, WorkerCx};
 use std::rc::Rc;
+use std::sync::{Arc, Mutex};
 
-use super::buckets::{Bucket, Sources, source_of};
+use super::buckets::{Bucket, PerOwner, Sources, source_of};
 use super::*;
 use crate::reasons;
 
@@ -134,4 +135,16 @@ fn settings_that_limit_nothing_are_an_error() {
         let plan = filters.get(name).unwrap().check(&settings, &Path::ROOT, &mut diags);
         assert!(plan.is_none() && diags.has_errors(), "{name}");
     }
+}
+
+#[test]
+fn state_that_nothing_uses_any_more_is_given_up() {
+    let worker = WorkerCx::solitary(Clock::held());
+    let states = PerOwner::default();
+    let in_use: Arc<Mutex<u32>> = states.of("in use", &worker, |_| 7);
+    for number in 0..10_000 {
+        states.of(&format!("owner {number}"), &worker, |_| 0);
+    }
+    assert!(states.len() < 100, "{} owners are remembered", states.len());
+    assert!(Arc::ptr_eq(&in_use, &states.of("in use", &worker, |_| 0)));
 }

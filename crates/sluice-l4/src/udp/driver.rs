@@ -340,7 +340,7 @@ impl UdpSlot {
         let (chain, claim, upstream) =
             self.open(&listener, &info, now, owner).inspect_err(|why| {
                 // It never became a flow, and still its end has a reason.
-                self.record(&info, &listener.plan.name, *why, (1, 0));
+                self.record(&info, &listener, *why, (1, 0));
             })?;
         let plan = &listener.plan.chains[chain];
         let unanswered = Duration::from_secs(self.worker.limits.get(Limit::FlowUnanswered));
@@ -536,12 +536,14 @@ impl UdpSlot {
         cells.bytes_received.add(flow.info.received.get());
         cells.bytes_sent.add(flow.info.sent.get());
         flow.listener.tell_filters(flow.chain, &flow.info);
-        self.record(&flow.info, &flow.info.listener, why, (flow.received.get(), flow.sent.get()));
+        self.record(&flow.info, &flow.listener, why, (flow.received.get(), flow.sent.get()));
     }
 
-    fn record(&self, info: &ConnInfo, listener: &Name, why: Reason, datagrams: (u64, u64)) {
+    fn record(&self, info: &ConnInfo, listener: &UdpListener, why: Reason, datagrams: (u64, u64)) {
         let worker = &self.worker;
-        worker.shard.counter(&metrics::FLOW_ENDED, &[listener, why.code()]).increment();
+        listener.cells.ended.count(&why, |why| {
+            worker.shard.counter(&metrics::FLOW_ENDED, &[&listener.plan.name, why.code()])
+        });
         if worker.log.wants(RecordKind::Flow) {
             let record =
                 ConnectionRecord::new(info, &worker.clock, worker.now(), why, Some(datagrams));

@@ -16,7 +16,7 @@ use sluice_core::{Facts, Reason, Verdict};
 use sluice_io::{Admit, ConnectionFilter, Source, WorkerCx};
 use sluice_sys::datagram::coalesce;
 use sluice_sys::socket::local_address;
-use sluice_telemetry::{Counter, Gauge};
+use sluice_telemetry::{Counter, CounterSet, Gauge};
 use sluice_upstream::cluster::Claim;
 use sluice_upstream::plan::OnUnhealthy;
 use sluice_upstream::{ClusterHandle, Target};
@@ -60,6 +60,7 @@ pub(super) struct Cells {
     pub(super) descriptors: Counter,
     pub(super) bytes_received: Counter,
     pub(super) bytes_sent: Counter,
+    pub(super) ended: CounterSet<Reason>,
 }
 
 impl UdpListener {
@@ -95,6 +96,7 @@ impl UdpListener {
                     .counter(&metrics::LIMIT_REACHED, &[Limit::FlowDescriptors.def().name]),
                 bytes_received: shard.counter(&metrics::RECEIVED, &[name]),
                 bytes_sent: shard.counter(&metrics::SENT, &[name]),
+                ended: CounterSet::default(),
             },
             plan,
         })

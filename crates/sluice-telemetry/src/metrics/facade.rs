@@ -44,7 +44,7 @@ impl Facade {
 
     fn describe(&self, name: &KeyName, kind: MetricKind, help: &SharedString) {
         let name = self.intern(name.as_str());
-        let mut families = self.registry.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut families = self.registry.families();
         let family = families.entry(name).or_insert_with(|| Family {
             kind,
             help: String::new(),
@@ -60,7 +60,7 @@ impl Facade {
         let mut labels: Vec<_> = key.labels().collect();
         labels.sort();
         let names: Vec<&'static str> = labels.iter().map(|l| self.intern(l.key())).collect();
-        let mut families = self.registry.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut families = self.registry.families();
         let family = families.entry(name).or_insert_with(|| Family {
             kind,
             help: String::new(),
@@ -75,8 +75,7 @@ impl Facade {
         }
         let values = labels.iter().map(|label| Arc::from(label.value())).collect();
         let shards = family.series.entry(values).or_default();
-        let count = if kind == MetricKind::Histogram { BUCKETS.len() + 2 } else { 1 };
-        let new = || (0..count).map(|_| AtomicU64::new(0)).collect();
+        let new = || (0..kind.cells()).map(|_| AtomicU64::new(0)).collect();
         Some(Arc::clone(shards.entry(0).or_insert_with(new)))
     }
 }

@@ -1,58 +1,87 @@
 //! The registry as Prometheus text, exposition format 0.0.4.
 
 use std::fmt::Write as _;
-use std::sync::PoisonError;
+use std::sync::Arc;
 
-use super::{BUCKETS, Family, MetricKind, Registry, sum};
+use super::{BUCKETS, MetricKind, Registry, sum};
+
+/// A family as it was at a moment.
+struct Copied {
+    name: &'static str,
+    kind: MetricKind,
+    help: String,
+    labels: Vec<&'static str>,
+    series: Vec<(Vec<Arc<str>>, Vec<u64>)>,
+}
 
 impl Registry {
     /// Every series, summed over the shards, sorted by name and labels.
     pub fn render(&self) -> String {
-        let families = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut out = String::new();
-        for (name, family) in families.iter() {
-            family.render(name, &mut out);
+        for family in self.copy() {
+            family.render(&mut out);
         }
         out
     }
+
+    /// The values now. Text is made of them without the lock: a worker that meets something new waits no longer than
+    /// the copying takes.
+    fn copy(&self) -> Vec<Copied> {
+        let families = self.families();
+        let copied = families.iter().map(|(name, family)| Copied {
+            name,
+            kind: family.kind,
+            help: family.help.clone(),
+            labels: family.labels.clone(),
+            series: family
+                .series
+                .iter()
+                .map(|(values, shards)| {
+                    let cells = (0..family.kind.cells()).map(|cell| sum(shards, cell));
+                    (values.clone(), cells.collect())
+                })
+                .collect(),
+        });
+        copied.collect()
+    }
 }
 
-impl Family {
-    fn render(&self, name: &str, out: &mut String) {
+impl Copied {
+    fn render(&self, out: &mut String) {
+        let name = self.name;
         let kind = match self.kind {
-            MetricKind::Counter => "counter",
+            MetricKind::Counter | MetricKind::Seconds => "counter",
             MetricKind::Gauge => "gauge",
             MetricKind::Histogram => "histogram",
         };
         let _ = writeln!(out, "# HELP {name} {}\n# TYPE {name} {kind}", self.help);
-        for (values, shards) in &self.series {
+        for (values, cells) in &self.series {
             let mut labels = String::new();
             for (label, value) in self.labels.iter().zip(values) {
                 let comma = if labels.is_empty() { "" } else { "," };
                 let _ = write!(labels, "{comma}{label}=\"{}\"", escape(value));
             }
             match self.kind {
-                MetricKind::Counter => line(out, name, "", &labels, sum(shards, 0)),
-                MetricKind::Gauge => line(out, name, "", &labels, sum(shards, 0).cast_signed()),
-                MetricKind::Histogram => {
-                    let comma = if labels.is_empty() { "" } else { "," };
-                    let mut below = 0;
-                    for bucket in 0..=BUCKETS.len() {
-                        below += sum(shards, bucket);
-                        let bound = BUCKETS.get(bucket);
-                        let bound =
-                            bound.map_or_else(|| "+Inf".into(), |b| b.as_secs_f64().to_string());
-                        let labels = format!("{labels}{comma}le=\"{bound}\"");
-                        line(out, name, "_bucket", &labels, below);
-                    }
-                    let micros = sum(shards, BUCKETS.len() + 1);
-                    let seconds = std::time::Duration::from_micros(micros).as_secs_f64();
-                    line(out, name, "_sum", &labels, seconds);
-                    line(out, name, "_count", &labels, below);
-                }
+                MetricKind::Counter => line(out, name, "", &labels, cells[0]),
+                MetricKind::Gauge => line(out, name, "", &labels, cells[0].cast_signed()),
+                MetricKind::Seconds => line(out, name, "", &labels, seconds(cells[0])),
+                MetricKind::Histogram => histogram(out, name, &labels, cells),
             }
         }
     }
+}
+
+fn histogram(out: &mut String, name: &str, labels: &str, cells: &[u64]) {
+    let comma = if labels.is_empty() { "" } else { "," };
+    let mut below = 0_u64;
+    for (bucket, count) in cells[..=BUCKETS.len()].iter().enumerate() {
+        below = below.wrapping_add(*count);
+        let bound = BUCKETS.get(bucket);
+        let bound = bound.map_or_else(|| "+Inf".into(), |b| b.as_secs_f64().to_string());
+        line(out, name, "_bucket", &format!("{labels}{comma}le=\"{bound}\""), below);
+    }
+    line(out, name, "_sum", labels, seconds(cells[BUCKETS.len() + 1]));
+    line(out, name, "_count", labels, below);
 }
 
 fn line(out: &mut String, name: &str, suffix: &str, labels: &str, value: impl std::fmt::Display) {
@@ -61,6 +90,10 @@ fn line(out: &mut String, name: &str, suffix: &str, labels: &str, value: impl st
     } else {
         writeln!(out, "{name}{suffix}{{{labels}}} {value}")
     };
+}
+
+fn seconds(micros: u64) -> f64 {
+    std::time::Duration::from_micros(micros).as_secs_f64()
 }
 
 fn escape(value: &str) -> String {

@@ -11,7 +11,7 @@ use sluice_core::Setting as _;
 use sluice_core::clock::rfc3339;
 use sluice_upstream::Cluster;
 
-use super::{Control, OPEN_FILES, RESIDENT, Stage, routes};
+use super::{Control, Stage, routes};
 use crate::worker::Order;
 
 /// The pages, over the control thread's state.
@@ -27,17 +27,7 @@ impl Source for Pages {
     }
 
     fn metrics(&self) -> String {
-        let shard = &self.0.shard;
-        let gauges = [
-            (&RESIDENT, sluice_sys::process::resident_bytes()),
-            (&OPEN_FILES, sluice_sys::process::open_files()),
-        ];
-        for (def, value) in gauges {
-            if let Some(value) = value {
-                shard.gauge(def, &[]).set(value);
-            }
-        }
-        self.0.registry.render()
+        self.0.metrics()
     }
 
     fn frame(&self) -> (u64, Duration) {

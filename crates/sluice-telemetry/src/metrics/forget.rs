@@ -1,0 +1,71 @@
+//! Series of names that are not in use any more.
+//!
+//! Owns: which of them may leave. Refuses to know: which names are in use.
+//! Keeps: a name leaves with all its series or with none, and only when no thread holds a handle to any of
+//! them, so that what is still counted about it adds up.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::{Cells, Family, Registry};
+
+type Named = (&'static str, Arc<str>);
+
+impl Registry {
+    /// Removes the series of every label and value that `gone` says is not in use any more. Returns whether some
+    /// stayed, because something that is still open counts in them.
+    pub fn forget(&self, gone: impl Fn(&str, &str) -> bool) -> bool {
+        let mut families = self.families();
+        let mut held: BTreeSet<Named> = BTreeSet::new();
+        for family in families.values() {
+            for (values, shards) in &family.series {
+                if shards.values().any(|cells: &Cells| Arc::strong_count(cells) > 1) {
+                    let named = family.named(values);
+                    held.extend(named.filter(|(label, value)| gone(label, value)));
+                }
+            }
+        }
+        for family in families.values_mut() {
+            let labels = family.labels.clone();
+            family.series.retain(|values, _| {
+                let named = || labels.iter().copied().zip(values.iter().cloned());
+                !named().any(|name| gone(name.0, &name.1))
+                    || named().any(|name| held.contains(&name))
+            });
+        }
+        !held.is_empty()
+    }
+}
+
+impl Family {
+    fn named<'a>(&'a self, values: &'a [Arc<str>]) -> impl Iterator<Item = Named> + 'a {
+        self.labels.iter().copied().zip(values.iter().cloned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    crate::metrics! {
+        OPEN = "test_open", Gauge, ["listener"], "Open.";
+        ENDED = "test_ended_total", Counter, ["listener", "reason"], "Ended.";
+    }
+
+    #[test]
+    fn a_name_leaves_with_all_its_series_once_nothing_counts_in_them() {
+        let registry = Registry::new();
+        let shard = registry.shard(1);
+        let open = shard.gauge(&OPEN, &["old"]);
+        shard.counter(&ENDED, &["old", "done"]).increment();
+        shard.counter(&ENDED, &["new", "done"]).increment();
+        let gone = |label: &str, value: &str| label == "listener" && value != "new";
+        assert!(registry.forget(gone), "a gauge is held");
+        assert_eq!(registry.value("test_ended_total", &["old", "done"]), Some(1));
+        drop(open);
+        assert!(!registry.forget(gone));
+        assert_eq!(registry.value("test_ended_total", &["old", "done"]), None);
+        assert_eq!(registry.value("test_open", &["old"]), None);
+        assert_eq!(registry.value("test_ended_total", &["new", "done"]), Some(1));
+    }
+}

@@ -1,0 +1,134 @@
+//! What the process tells of itself when its metrics are read.
+//!
+//! Owns: the standard `process_*` metrics, the build, the outcome of reloads, certificates' expiry, the health
+//! of each endpoint. Refuses to know: what is counted elsewhere. Keeps: each series is looked up once, so that
+//! reading the metrics costs the workers nothing.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sluice_core::Name;
+use sluice_sys::process;
+use sluice_telemetry::metrics::Seconds;
+use sluice_telemetry::{Counter, Gauge, Registry, Shard};
+use sluice_tls::CertStore;
+use sluice_upstream::Cluster;
+
+sluice_telemetry::metrics! {
+    CPU = "process_cpu_seconds_total", Seconds, [], "Time that the process has spent on processors, in user space and in the kernel.";
+    RESIDENT = "process_resident_memory_bytes", Gauge, [], "Resident memory of the process.";
+    VIRTUAL = "process_virtual_memory_bytes", Gauge, [], "Virtual memory of the process.";
+    OPEN_FILES = "process_open_fds", Gauge, [], "Open file descriptors of the process.";
+    OPEN_FILES_MAX = "process_max_fds", Gauge, [], "File descriptors that the process may open.";
+    STARTED = "process_start_time_seconds", Gauge, [], "When the process was started, in seconds since the Unix epoch.";
+    BUILD = "sluice_build_info", Gauge, ["version"], "Always 1; the label tells the version.";
+    LOOKUPS = "sluice_metric_series_lookups_total", Counter, [], "Times a series was looked up by its labels, which takes a lock; it stays the same while nothing new happens.";
+    RELOAD_SUCCESSFUL = "sluice_config_last_reload_successful", Gauge, [], "Whether the last reload succeeded: 1, or 0 while an older configuration is in force.";
+    RELOAD_TIME = "sluice_config_last_reload_success_timestamp_seconds", Gauge, [], "When a configuration was last applied, or found unchanged, in seconds since the Unix epoch.";
+    CERTIFICATE = "sluice_tls_certificate_not_after_seconds", Gauge, ["certificate"], "When a certificate expires, in seconds since the Unix epoch.";
+    ENDPOINT_HEALTHY = "sluice_endpoint_healthy", Gauge, ["cluster", "endpoint"], "Whether an endpoint takes traffic: 0 while it fails its checks or is ejected. Endpoints beyond the limit `endpoint_series` are left out.";
+}
+
+/// The handles to what is set whenever the metrics are read.
+pub(super) struct Vitals {
+    shard: Shard,
+    registry: Registry,
+    cpu: Seconds,
+    lookups: Counter,
+    resident: Gauge,
+    virtual_memory: Gauge,
+    open_files: Gauge,
+    open_files_max: Gauge,
+    reload_successful: Gauge,
+    reload_time: Gauge,
+    certificates: RefCell<HashMap<String, Gauge>>,
+    endpoints: RefCell<HashMap<Name, HashMap<Arc<str>, Gauge>>>,
+}
+
+impl Vitals {
+    pub(super) fn new(registry: &Registry, shard: &Shard) -> Self {
+        shard.gauge(&BUILD, &[env!("CARGO_PKG_VERSION")]).set(1);
+        let started = process::booted().zip(process::usage());
+        if let Some((booted, usage)) = started {
+            shard.gauge(&STARTED, &[]).set((booted + usage.started).as_secs());
+        }
+        Self {
+            cpu: shard.seconds(&CPU, &[]),
+            lookups: shard.counter(&LOOKUPS, &[]),
+            resident: shard.gauge(&RESIDENT, &[]),
+            virtual_memory: shard.gauge(&VIRTUAL, &[]),
+            open_files: shard.gauge(&OPEN_FILES, &[]),
+            open_files_max: shard.gauge(&OPEN_FILES_MAX, &[]),
+            reload_successful: shard.gauge(&RELOAD_SUCCESSFUL, &[]),
+            reload_time: shard.gauge(&RELOAD_TIME, &[]),
+            certificates: RefCell::default(),
+            endpoints: RefCell::default(),
+            registry: registry.clone(),
+            shard: shard.clone(),
+        }
+    }
+
+    /// Notes how a reload, or the start, went.
+    pub(super) fn reloaded(&self, successful: bool, now: Duration) {
+        self.reload_successful.set(u64::from(successful));
+        if successful {
+            self.reload_time.set(now.as_secs());
+        }
+    }
+
+    /// Measures the process.
+    pub(super) fn measure_process(&self) {
+        if let Some(usage) = process::usage() {
+            self.cpu.set(usage.cpu);
+            self.resident.set(usage.resident_bytes);
+            self.virtual_memory.set(usage.virtual_bytes);
+        }
+        if let Some(open) = process::open_files() {
+            self.open_files.set(open);
+        }
+        self.open_files_max.set(process::open_files_max());
+        self.lookups.set(self.registry.lookups());
+    }
+
+    /// Tells when each certificate expires; forgets those that are not in use any more.
+    pub(super) fn tell_certificates(&self, certs: &CertStore) {
+        let mut old = self.certificates.take();
+        let mut known = self.certificates.borrow_mut();
+        for stored in certs.list() {
+            let path = stored.path().display().to_string();
+            let new = || self.shard.gauge(&CERTIFICATE, &[&path]);
+            let gauge = old.remove(&path).unwrap_or_else(new);
+            gauge.set(stored.material().info.not_after);
+            known.insert(path, gauge);
+        }
+    }
+
+    /// Tells whether each endpoint takes traffic, up to `bound` per cluster; forgets those that have left.
+    pub(super) fn tell_endpoints<'a>(
+        &self,
+        clusters: impl Iterator<Item = &'a Arc<Cluster>>,
+        bound: usize,
+    ) {
+        let mut old = self.endpoints.take();
+        let mut known = self.endpoints.borrow_mut();
+        for cluster in clusters {
+            let mut before = old.remove(&cluster.name).unwrap_or_default();
+            let mut now = HashMap::new();
+            for endpoint in cluster.members().endpoints.iter().take(bound) {
+                let labels = [&*cluster.name, &*endpoint.name];
+                let new = || self.shard.gauge(&ENDPOINT_HEALTHY, &labels);
+                let gauge = before.remove(&endpoint.name).unwrap_or_else(new);
+                gauge.set(u64::from(endpoint.is_usable()));
+                now.insert(Arc::clone(&endpoint.name), gauge);
+            }
+            known.insert(cluster.name.clone(), now);
+        }
+    }
+
+    /// Whether a certificate is told of.
+    pub(super) fn knows_certificate(&self, path: &str) -> bool {
+        self.certificates.borrow().contains_key(path)
+    }
+}

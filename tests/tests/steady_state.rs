@@ -1,0 +1,74 @@
+//! What a worker has counted once, it counts again without a lock.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use sluice_testkit::origin::{self, Client};
+use sluice_testkit::peers::{UdpServer, connect, exchange, udp_client};
+use sluice_testkit::{Origin, Running, Sluice, wait};
+
+/// Events of each kind between two readings.
+const EVENTS: usize = 50;
+
+/// What may be counted for the first time meanwhile, for reasons that lie outside of this test.
+const OTHERS: i64 = 5;
+
+/// Everything that is counted by name here, once.
+fn every_kind(sluice: &Running) {
+    let web = sluice.addr("web");
+    let mut client = Client::connect(web);
+    // Over its bound on series by rule and by endpoint, and answered by a filter.
+    assert_eq!(client.get("a", "/up").status(), 200);
+    assert_eq!(client.get("a", "/limited").status(), 429);
+    // Refused by the parser.
+    let mut broken = Client::connect(web);
+    assert_eq!(broken.ask("GET / HTTP/1.1\r\nhost : a\r\n\r\n").status(), 400);
+    // A flow that ends, and a connection whose first bytes are more than may be held.
+    let flow = udp_client();
+    flow.connect(sluice.addr("flows")).unwrap();
+    flow.send(b"x").unwrap();
+    flow.recv(&mut [0; 16]).unwrap();
+    // The beginning of a ClientHello that says that it is longer.
+    let long = [&[22, 3, 1, 0x3e, 0x80, 1, 0, 0x3e, 0x7c, 3, 3][..], &[0; 600]].concat();
+    assert_eq!(exchange(&mut connect(sluice.addr("inspected")), &long), long);
+    assert_eq!(origin::get(sluice.addr("limited"), "a", "/up").status(), 200);
+}
+
+#[test]
+fn nothing_is_looked_up_twice_under_the_lock_of_the_metrics() {
+    let (up, echo, udp) =
+        (Origin::start("up"), sluice_testkit::peers::Server::echo(), UdpServer::echo(""));
+    let sluice = Sluice::new().workers(1).start(&format!(
+        "listeners:\n\
+         \x20 - {{ name: web, address: 127.0.0.1:0, http: {{ routes: main }} }}\n\
+         \x20 - {{ name: limited, address: 127.0.0.1:0, http: {{ routes: main }} }}\n\
+         \x20 - {{ name: flows, address: \"udp://127.0.0.1:0\", relay: {{ cluster: udp, responses: 1 }} }}\n\
+         \x20 - {{ name: inspected, address: 127.0.0.1:0, inspect: {{ bytes: 512 }}, chains: [{{ match: {{ sni: a.test }}, relay: echo }}, {{ relay: echo }}] }}\n\
+         routes:\n\
+         \x20 main:\n\
+         \x20   - hosts: \"*\"\n\
+         \x20     rules:\n\
+         \x20       - {{ match: {{ path: /limited }}, respond: {{ status: 200 }}, filters: {{ rate_limit: {{ requests: 1/h }} }} }}\n\
+         \x20       - {{ cluster: up }}\n\
+         clusters:\n\
+         \x20 up: {{ endpoints: [\"{}\"] }}\n\
+         \x20 echo: {{ endpoints: [\"{}\"] }}\n\
+         \x20 udp: {{ endpoints: [\"{}\"] }}\n\
+         limits: {{ route_series: 0, endpoint_series: 0 }}\n",
+        up.addr(),
+        echo.addr(),
+        udp.addr()
+    ));
+    assert_eq!(origin::get(sluice.addr("web"), "a", "/limited").status(), 200);
+    let settled = || {
+        let flows = || sluice.metric("sluice_listener_flows_active", "");
+        wait::until("flows to end", || (flows() == 0).then_some(()));
+        sluice.metric("sluice_metric_series_lookups_total", "")
+    };
+    every_kind(&sluice);
+    let before = settled();
+    assert!(before > 0);
+    for _ in 0..EVENTS {
+        every_kind(&sluice);
+    }
+    let made = settled() - before;
+    assert!(made <= OTHERS, "{EVENTS} events of each kind made {made} look-ups");
+}
