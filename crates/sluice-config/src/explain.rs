@@ -1,29 +1,35 @@
-//! The long form: every short form expanded, every default written out.
+//! The long form: every short form expanded, every default written out, and no secret in it.
 
 use std::fmt::Write as _;
 
-use sluice_core::{Plain, Setting as _};
+use sluice_core::{Plain, Setting};
 use sluice_model::Config;
 
-/// The configuration as YAML in its long form.
+use crate::redact::redacted;
+
+/// The configuration as YAML in its long form, without its secrets.
 pub fn yaml(config: &Config) -> String {
     let mut out = String::new();
-    write_block(&config.show(), 0, &mut out);
+    write_block(&redacted(config.show()), 0, &mut out);
     out
 }
 
-/// A value as JSON.
-pub fn json(value: &Plain) -> serde_json::Value {
+/// A section as JSON in its long form, without its secrets.
+pub fn json(section: &impl Setting) -> serde_json::Value {
+    of_plain(&redacted(section.show()))
+}
+
+fn of_plain(value: &Plain) -> serde_json::Value {
     match value {
         Plain::Null => serde_json::Value::Null,
         Plain::Bool(value) => (*value).into(),
         Plain::Number(value) => (*value).into(),
         Plain::Text(value) => value.clone().into(),
-        Plain::List(items) => items.iter().map(json).collect(),
+        Plain::List(items) => items.iter().map(of_plain).collect(),
         Plain::Map(fields) => {
             let shown = fields.iter().filter(|(_, value)| !says_nothing(value));
             serde_json::Value::Object(
-                shown.map(|(key, value)| (key.clone(), json(value))).collect(),
+                shown.map(|(key, value)| (key.clone(), of_plain(value))).collect(),
             )
         }
     }

@@ -2,11 +2,13 @@
 //!
 //! Owns: reading YAML files and folders into a spanned tree, showing findings with their lines, the
 //! JSON Schema, the reference page, the long form. Refuses to know: what sections mean.
-//! Keeps: a file is read once; every finding has a place; what `explain` prints can be read again.
+//! Keeps: a file is read once; every finding has a place; what `explain` prints can be read again, and holds no
+//! secret.
 #![forbid(unsafe_code)]
 
 pub mod explain;
 pub mod load;
+pub mod redact;
 pub mod reference;
 pub mod render;
 pub mod schema;

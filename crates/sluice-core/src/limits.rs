@@ -70,7 +70,8 @@ limits! {
     EndpointSeries = "endpoint_series", 1000, 0, 100_000, Count, "Endpoints with metrics of their own; the rest share the label `other`.";
     RouteSeries = "route_series", 1000, 0, 100_000, Count, "Rules with metrics of their own, per listener's chain; the rest share the label `other`.";
     ConfigBytes = "config_bytes", 64 * MIB, KIB, 1024 * MIB, Bytes, "Bytes of one configuration file; a larger one is refused.";
-    AdminConnections = "admin_connections", 64, 1, 4096, Count, "Connections to the admin address at once; more wait in the backlog.";
+    AdminConnections = "admin_connections", 64, 1, 4096, Count, "Connections to the admin address at once; beyond it `/ready` is answered, and nothing else (503).";
+    AdminAnswer = "admin_answer_seconds", 30, 1, 3600, Count, "Seconds that a client of the admin pages may take to read an answer; then its connection is closed.";
 }
 
 impl Limit {

@@ -61,6 +61,11 @@ pub trait FilterPlan: Any + Send + Sync + Debug {
         false
     }
 
+    /// Names of the runtime values that the filter reads. An operator can set these and no others.
+    fn runtime_keys(&self) -> Vec<&str> {
+        Vec::new()
+    }
+
     /// The filter on one worker. `owner` names the listener, or the listener and rule, that it belongs
     /// to; state that shall outlive a reload is kept under it.
     fn on_worker(&self, worker: &Rc<WorkerCx>, owner: &str) -> Rc<dyn HttpFilter>;
@@ -182,6 +187,11 @@ trait OfSettings: HttpFilter + Setting + Clone + Send + Sync + 'static {
     fn says_replace(&self) -> bool {
         false
     }
+
+    /// See [`FilterPlan::runtime_keys`].
+    fn runtime_keys(&self) -> Vec<&str> {
+        Vec::new()
+    }
 }
 
 /// The factory of such a filter.
@@ -234,6 +244,10 @@ impl<S: OfSettings> FilterPlan for Use<S> {
 
     fn says_replace(&self) -> bool {
         self.0.says_replace()
+    }
+
+    fn runtime_keys(&self) -> Vec<&str> {
+        self.0.runtime_keys()
     }
 
     fn on_worker(&self, _worker: &Rc<WorkerCx>, _owner: &str) -> Rc<dyn HttpFilter> {

@@ -4,7 +4,8 @@
 //! Keeps: whatever can go wrong goes wrong here, with a place in the file; a snapshot that was
 //! built can be put in force without a further question.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
 
@@ -62,6 +63,8 @@ pub struct Snapshot {
     pub routes: BTreeMap<Name, (Arc<RouteCell>, Arc<RouteTable>)>,
     /// The runtime values of the configuration, and those of its file.
     pub runtime: (Values, Values),
+    /// Names of the runtime values that something reads.
+    pub runtime_keys: BTreeSet<String>,
     /// Where records go.
     pub sinks: Vec<SinkPlan>,
     /// Files that the configuration names; a change of one is a reason to reload.
@@ -108,6 +111,8 @@ struct Build<'a> {
     needed: &'a Needed<'a>,
     files: Vec<PathBuf>,
     stale: Vec<LoadError>,
+    /// Runtime values that filters of chains read.
+    runtime_keys: RefCell<BTreeSet<String>>,
 }
 
 /// Builds a snapshot; adds everything that is wrong or risky to `diags`.
@@ -119,7 +124,8 @@ pub fn build(config: &Config, needed: &Needed<'_>, diags: &mut Diags) -> Option<
     if whole {
         check::unused(config, diags);
     }
-    let mut state = Build { needed, files: Vec::new(), stale: Vec::new() };
+    let mut state =
+        Build { needed, files: Vec::new(), stale: Vec::new(), runtime_keys: RefCell::default() };
     let clusters = state.clusters(config, diags);
     let routes = state.routes(config, &clusters, diags);
     let listeners = state.listeners(config, &clusters, &routes, diags);
@@ -128,7 +134,10 @@ pub fn build(config: &Config, needed: &Needed<'_>, diags: &mut Diags) -> Option<
     if diags.has_errors() {
         return None;
     }
+    let mut runtime_keys = state.runtime_keys.take();
+    routes.values().for_each(|(_, table)| runtime::keys_of_routes(table, &mut runtime_keys));
     Some(Snapshot {
+        runtime_keys,
         listeners,
         clusters,
         routes,

@@ -57,6 +57,8 @@ section! {
         pub address: Spanned<ListenAddress>,
         /// Whether runtime values may be overridden there.
         pub writable: bool = "false",
+        /// Names by which the pages may be asked for, beside IP addresses and `localhost`, e.g. `sluice.internal`. Any other is refused, so that no web page reads them through a browser.
+        pub hosts: Vec<String>,
     }
 }
 

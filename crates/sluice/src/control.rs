@@ -12,15 +12,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use sluice_admin::AdminSocket;
+use sluice_admin::{AdminPlan, AdminSocket};
 use sluice_codec::probe::RequestProbe;
 use sluice_core::clock::{Clock, ClockOrigin};
 use sluice_core::limits::Limit;
 use sluice_core::reason::end;
-use sluice_core::{ListenAddress, Name, Reason};
+use sluice_core::{Limits, ListenAddress, Name, Reason};
 use sluice_io::{Budget, WorkerCx};
 use sluice_model::build::Snapshot;
 use sluice_model::diff::Diff;
+use sluice_model::sections::Admin;
 use sluice_telemetry::log::OpenSinks;
 use sluice_telemetry::{LogHub, LogQueue, Registry};
 use sluice_upstream::dns::Resolution;
@@ -36,6 +37,7 @@ mod build;
 mod pages;
 mod report;
 mod routes;
+mod runtime;
 mod sockets;
 mod vitals;
 mod watch;
@@ -113,12 +115,12 @@ pub(crate) async fn run(options: Options, built: Built, workshop: Workshop) -> a
     let admin = built.config.admin.clone();
     let drain = built.config.drain.timeout;
     let control = Control::start(&options, built, workshop).await?;
-    let limit = control.in_force.borrow().built.config.limits.0.size(Limit::AdminConnections);
     if let Some(admin) = admin {
         let (socket, address) = admin_socket(&admin.address.value)?;
         control.report.admin(&address);
+        let plan = admin_plan(&admin, &control.in_force.borrow().built.config.limits.0);
         let source = Rc::new(pages::Pages(Rc::clone(&control)));
-        tokio::task::spawn_local(sluice_admin::serve(socket, source, limit));
+        tokio::task::spawn_local(sluice_admin::serve(socket, source, plan));
     }
     let (changed, mut changes) = mpsc::channel(1);
     let mut watcher = options.watch.then(|| watch::Watcher::new(changed.clone()));
@@ -335,7 +337,7 @@ impl Control {
             }
             Err(error) => {
                 tracing::error!("reload failed, the configuration in force stays: {error:#}");
-                self.in_force.borrow_mut().last_failure = Some(format!("{error:#}"));
+                self.in_force.borrow_mut().last_failure = Some(brief(&error));
                 "failed"
             }
         };
@@ -489,6 +491,14 @@ impl Control {
     }
 }
 
+/// A failure as the pages show it: without lines of the configuration, which may hold secrets.
+fn brief(error: &anyhow::Error) -> String {
+    match error.downcast_ref::<Box<build::Rejected>>() {
+        Some(rejected) => rejected.brief(),
+        None => format!("{error:#}"),
+    }
+}
+
 /// What clusters are checked with.
 fn probes(station: Rc<WorkerCx>) -> Probes {
     Rc::new(move |plan| match plan.health.as_ref().map(|health| &health.kind) {
@@ -526,6 +536,17 @@ impl Left {
             };
             worker.order(order).await;
         }
+    }
+}
+
+fn admin_plan(admin: &Admin, limits: &Limits) -> AdminPlan {
+    AdminPlan {
+        connections: limits.size(Limit::AdminConnections),
+        hosts: admin.hosts.clone(),
+        // A browser reaches no unix socket, and its clients name whatever they like.
+        any_host: matches!(admin.address.value, ListenAddress::Unix(_)),
+        answer_timeout: Duration::from_secs(limits.get(Limit::AdminAnswer)),
+        guard_changes: true,
     }
 }
 

@@ -53,8 +53,8 @@ pub(crate) enum Order {
     EndAll(Reason),
     /// How many connections and flows there are, by listener.
     Count(oneshot::Sender<HashMap<Name, usize>>),
-    /// What is open, for the admin page.
-    List(oneshot::Sender<Vec<Value>>),
+    /// What is open, for the admin page: of one listener or of all, and no more than so many.
+    List { listener: Option<Name>, limit: Option<usize>, answer: oneshot::Sender<Vec<Value>> },
 }
 
 /// How much of what was prepared is to be served.
@@ -192,8 +192,8 @@ impl Office {
                 Order::Count(answer) => {
                     let _ = answer.send(self.count());
                 }
-                Order::List(answer) => {
-                    let _ = answer.send(self.list());
+                Order::List { listener, limit, answer } => {
+                    let _ = answer.send(self.list(listener.as_ref(), limit));
                 }
             }
         }
@@ -282,9 +282,10 @@ impl Office {
         counts
     }
 
-    fn list(&self) -> Vec<Value> {
+    fn list(&self, listener: Option<&Name>, limit: Option<usize>) -> Vec<Value> {
+        let wanted = |info: &ConnInfo| listener.is_none_or(|name| info.listener == *name);
         let connections = self.worker.connections.list();
-        let connections = connections.iter().map(|conn| {
+        let connections = connections.iter().filter(|conn| wanted(&conn.info)).map(|conn| {
             self.describe(
                 "connection",
                 &conn.info,
@@ -292,8 +293,10 @@ impl Office {
             )
         });
         let flows = self.udp_slots().flat_map(|slot| slot.flows());
-        let flows = flows.map(|flow| self.describe("flow", &flow.info, Some(flow.endpoint())));
-        connections.chain(flows).collect()
+        let flows = flows
+            .filter(|flow| wanted(&flow.info))
+            .map(|flow| self.describe("flow", &flow.info, Some(flow.endpoint())));
+        connections.chain(flows).take(limit.unwrap_or(usize::MAX)).collect()
     }
 
     fn describe(&self, kind: &str, info: &ConnInfo, endpoint: Option<&str>) -> Value {

@@ -116,6 +116,10 @@ struct Plan {
 }
 
 impl FilterPlan for Plan {
+    fn runtime_keys(&self) -> Vec<&str> {
+        self.settings.runtime.as_deref().into_iter().collect()
+    }
+
     fn on_worker(&self, worker: &Rc<WorkerCx>, owner: &str) -> Rc<dyn HttpFilter> {
         Rc::new(Filter {
             settings: self.settings.clone(),

@@ -453,7 +453,11 @@ pub(super) fn http_filters(
             continue;
         }
         match (plan, &mut plans) {
-            (Some(plan), Some(all)) => all.push((factory.name(), plan)),
+            (Some(plan), Some(all)) => {
+                let keys = plan.runtime_keys().into_iter().map(str::to_owned);
+                build.runtime_keys.borrow_mut().extend(keys);
+                all.push((factory.name(), plan));
+            }
             _ => plans = None,
         }
     }

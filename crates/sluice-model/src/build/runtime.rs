@@ -1,6 +1,10 @@
 //! Runtime values: those of the configuration, and those of the file that it names.
 
+use std::collections::BTreeSet;
+
 use sluice_core::{Diags, Path};
+use sluice_l7::RouteTable;
+use sluice_l7::routes::{Action, Override};
 use sluice_l7::runtime::Values;
 
 use super::Build;
@@ -30,6 +34,24 @@ impl Build<'_> {
                     .help("create it, if only empty; it is read again when it changes");
                 (own, Values::new())
             }
+        }
+    }
+}
+
+/// Adds the names of the runtime values that the rules of a table read, and their filters.
+pub(super) fn keys_of_routes(table: &RouteTable, keys: &mut BTreeSet<String>) {
+    for rule in table.virtual_hosts.iter().flat_map(|host| &host.rules) {
+        let share = rule.conditions.as_ref().and_then(|conditions| conditions.runtime.as_ref());
+        keys.extend(share.and_then(|share| share.key.clone()));
+        if let Action::Split(shares) = &rule.action {
+            keys.extend(
+                shares.iter().filter_map(|share| share.runtime.as_deref()).map(str::to_owned),
+            );
+        }
+    }
+    for (_, filter) in table.overrides.iter().flatten() {
+        if let Override::Over(plan) | Override::Instead(plan) = filter {
+            keys.extend(plan.runtime_keys().into_iter().map(str::to_owned));
         }
     }
 }

@@ -4,7 +4,6 @@ use std::process::ExitCode;
 
 use serde_json::json;
 use sluice_config::{explain, load, render};
-use sluice_core::Setting as _;
 use sluice_core::limits::{TABLE, Unit};
 use sluice_core::value::show_size;
 
@@ -28,7 +27,7 @@ pub(crate) fn run(options: &Explain) -> anyhow::Result<ExitCode> {
     };
     print(&match options.format {
         Format::Text => explain::yaml(config),
-        Format::Json => format!("{:#}\n", explain::json(&config.show())),
+        Format::Json => format!("{:#}\n", explain::json(config)),
     });
     Ok(ExitCode::SUCCESS)
 }

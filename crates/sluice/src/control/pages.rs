@@ -5,13 +5,14 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use sluice_admin::{LocalFuture, Page, Question, Source};
+use sluice_admin::{LocalFuture, Page, Question, Selection, Source};
 use sluice_config::explain;
-use sluice_core::Setting as _;
+use sluice_core::Name;
 use sluice_core::clock::rfc3339;
+use sluice_core::settings::suggest_word;
 use sluice_upstream::Cluster;
 
-use super::{Control, Stage, routes};
+use super::{Control, Stage, routes, runtime};
 use crate::worker::Order;
 
 /// The pages, over the control thread's state.
@@ -35,19 +36,22 @@ impl Source for Pages {
         (self.0.in_force.borrow().number, clock.wall(clock.now()))
     }
 
-    fn items(&self, page: Page) -> LocalFuture<Vec<Value>> {
+    fn items(&self, page: Page, selection: Selection) -> LocalFuture<Result<Vec<Value>, String>> {
         let control = Rc::clone(&self.0);
         Box::pin(async move {
-            match page {
+            Ok(match page {
                 Page::Clusters => {
                     control.clusters.borrow().iter().map(|cluster| of_cluster(cluster)).collect()
                 }
                 Page::Listeners => control.listeners().await,
                 Page::Config => vec![control.config()],
-                Page::Connections => control.connections().await,
-                Page::Routes => routes::list(&control.in_force.borrow().built.snapshot),
-                Page::Runtime => routes::runtime(&control.workshop.runtime),
-            }
+                Page::Connections => control.connections(selection).await?,
+                Page::Routes => routes::list(&control.in_force.borrow().built),
+                Page::Runtime => {
+                    let in_force = control.in_force.borrow();
+                    runtime::list(&control.workshop.runtime, &in_force.built.snapshot)
+                }
+            })
         })
     }
 
@@ -56,10 +60,14 @@ impl Source for Pages {
         routes::answer(question, &in_force.built, &self.0.workshop.runtime)
     }
 
-    fn set_runtime(&self, key: &str, value: Option<String>) -> Result<(), &'static str> {
+    fn set_runtime(&self, key: &str, value: Option<String>) -> Result<(), String> {
         let in_force = self.0.in_force.borrow();
         if !in_force.built.config.admin.as_ref().is_some_and(|admin| admin.writable) {
-            return Err("set `admin: { writable: true }` to allow changes here");
+            return Err("set `admin: { writable: true }` to allow changes here".into());
+        }
+        // What was set before nothing read it any more can be taken back.
+        if value.is_some() {
+            runtime::check_key(key, &in_force.built.snapshot)?;
         }
         tracing::info!(key, value, "runtime value overridden");
         self.0.workshop.runtime.set_override(key, value);
@@ -143,7 +151,7 @@ impl Control {
             "files": files,
             "warnings": in_force.built.warnings.len(),
             "certificates": certificates,
-            "config": explain::json(&in_force.built.config.show()),
+            "config": explain::json(&in_force.built.config),
         });
         if let Some(failure) = &in_force.last_failure {
             item["last_failure"] = failure.as_str().into();
@@ -151,12 +159,32 @@ impl Control {
         item
     }
 
-    async fn connections(&self) -> Vec<Value> {
+    async fn connections(&self, selection: Selection) -> Result<Vec<Value>, String> {
+        let Selection { listener, limit } = selection;
+        if let Some(name) = &listener {
+            self.check_listener(name)?;
+        }
+        let listener: Option<Name> = listener.map(Into::into);
         let mut all = Vec::new();
         for worker in &self.workers {
-            all.extend(worker.ask(Order::List).await.unwrap_or_default());
+            let list = |answer| Order::List { listener: listener.clone(), limit, answer };
+            all.extend(worker.ask(list).await.unwrap_or_default());
         }
         all.sort_by_key(|item| item["id"].as_u64());
-        all
+        all.truncate(limit.unwrap_or(usize::MAX));
+        Ok(all)
+    }
+
+    /// A name that no listener has, and no open connection came by either, is a slip of the pen.
+    fn check_listener(&self, name: &str) -> Result<(), String> {
+        let in_force = self.in_force.borrow();
+        let names: Vec<&str> =
+            in_force.built.snapshot.listeners.keys().map(|name| &**name).collect();
+        if names.contains(&name) || self.names_left.get() {
+            return Ok(());
+        }
+        let help = suggest_word(name, &names)
+            .unwrap_or_else(|| format!("there are: {}", names.join(", ")));
+        Err(format!("there is no listener `{name}`; {help}"))
     }
 }

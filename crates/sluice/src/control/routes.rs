@@ -5,39 +5,47 @@
 //! not fit.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 use sluice_admin::Question;
 use sluice_codec::Head;
+use sluice_config::explain;
+use sluice_core::{Name, Spanned};
 use sluice_l7::Runtime;
 use sluice_l7::routes::{Action, Override, RouteTable, Rule, Subject};
-use sluice_model::build::Snapshot;
+use sluice_model::sections::routes::RouteMatch;
 use sluice_model::sections::{Http, Listener};
 
 use super::build::Built;
 
-/// Every table: hosts and rules in order.
-pub(super) fn list(snapshot: &Snapshot) -> Vec<Value> {
-    let table = |table: &RouteTable| -> Vec<Value> {
-        let hosts = table.virtual_hosts.iter();
-        hosts
-            .map(|host| {
-                let rules: Vec<Value> =
-                    host.rules.iter().map(|rule| of_rule(rule, table)).collect();
-                let hosts: Vec<String> = host.hosts.iter().map(ToString::to_string).collect();
-                json!({ "hosts": hosts, "rules": rules })
-            })
-            .collect()
+/// Every table: hosts and rules in order, with what each asks of a request as the configuration says it.
+pub(super) fn list(built: &Built) -> Vec<Value> {
+    let item = |(name, (_, table)): (&Name, &(_, Arc<RouteTable>))| {
+        let sections = built.config.routes.get(name);
+        let hosts = table.virtual_hosts.iter().enumerate().map(|(place, host)| {
+            let section = sections.and_then(|hosts| hosts.iter().nth(place));
+            let rules = host.rules.iter().enumerate().map(|(place, rule)| {
+                let section = section.and_then(|host| host.rules.iter().nth(place));
+                of_rule(rule, section.and_then(|rule| rule.matches.as_ref()), table)
+            });
+            let hosts: Vec<String> = host.hosts.iter().map(ToString::to_string).collect();
+            json!({ "hosts": hosts, "rules": rules.collect::<Vec<_>>() })
+        });
+        json!({ "name": &**name, "virtual_hosts": hosts.collect::<Vec<_>>() })
     };
-    let item = |(name, (_, routes)): (&sluice_core::Name, &(_, std::sync::Arc<RouteTable>))| json!({ "name": &**name, "virtual_hosts": table(routes) });
-    snapshot.routes.iter().map(item).collect()
+    built.snapshot.routes.iter().map(item).collect()
 }
 
-fn of_rule(rule: &Rule, table: &RouteTable) -> Value {
+fn of_rule(rule: &Rule, matches: Option<&Spanned<RouteMatch>>, table: &RouteTable) -> Value {
+    let mut conditions = matches.map_or_else(|| json!({}), |matches| explain::json(&matches.value));
+    if let Some(conditions) = conditions.as_object_mut() {
+        conditions.remove("path");
+    }
     let mut item = json!({
         "name": &*rule.name,
         "path": rule.path.to_string(),
-        "conditions": rule.conditions.is_some(),
+        "conditions": conditions,
     });
     let (key, value) = action(&rule.action, table);
     item[key] = value;
@@ -56,22 +64,6 @@ fn action(action: &Action, table: &RouteTable) -> (&'static str, Value) {
         Action::Redirect(redirect) => ("redirect", redirect.status.into()),
         Action::Direct(direct) => ("respond", direct.status.into()),
     }
-}
-
-/// Runtime values, where they come from and what they hide.
-pub(super) fn runtime(runtime: &Runtime) -> Vec<Value> {
-    let all = runtime.all();
-    let item = |(name, value): (&String, &sluice_l7::runtime::InForce)| {
-        let hidden: serde_json::Map<String, Value> = value
-            .hidden
-            .iter()
-            .map(|(origin, value)| (origin.word().to_owned(), value.clone().into()))
-            .collect();
-        json!({
-            "name": name, "value": value.value, "origin": value.origin.word(), "hidden": hidden,
-        })
-    };
-    all.iter().map(item).collect()
 }
 
 /// What would become of a request, for each chain that speaks HTTP.

@@ -1,0 +1,226 @@
+//! Which page a request gets, and in which form.
+//!
+//! Owns: paths, methods, content types. Refuses to know: where the values come from.
+//! Keeps: a GET never changes anything; each page of items has the same frame.
+
+use std::fmt::Write as _;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+use serde_json::{Value, json};
+use sluice_core::clock::rfc3339;
+
+use crate::guard::Refusal;
+use crate::{AdminPlan, Page, Source, guard, query, table};
+
+type Answer = Response<Full<Bytes>>;
+
+/// The pages: path, parameters, and what is there.
+const INDEX: &[(&str, &str, &str)] = &[
+    ("/ready", "", "200 while connections are served, 503 while starting or draining"),
+    ("/metrics", "", "metrics as Prometheus text"),
+    ("/clusters", "", "clusters and their endpoints: healthy or not, why and since when"),
+    ("/listeners", "", "listeners and their addresses"),
+    ("/config", "", "the configuration in force; secrets are left out"),
+    ("/connections", "?listener=&limit=", "open connections and flows"),
+    ("/routes", "", "routes: hosts and rules in order"),
+    (
+        "/runtime",
+        "",
+        "runtime values; POST ?key=NAME&value=VALUE overrides one, without value takes that back",
+    ),
+    (
+        "/try",
+        "?listener=&host=&path=&method=&header=NAME:VALUE&source=",
+        "which rule a request would take, and why not the others",
+    ),
+];
+
+const FORMS: &str = "Pages of items are text; ?format=json, or the header `accept: application/json`, makes them JSON.";
+
+/// What a reader wants of a page of items.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    Text,
+    Json,
+}
+
+pub(crate) async fn answer(
+    request: &Request<Incoming>,
+    source: &dyn Source,
+    plan: &AdminPlan,
+    whole: bool,
+) -> Answer {
+    let path = request.uri().path();
+    let query = request.uri().query().unwrap_or_default();
+    let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+    // Probes come with whatever name they know, and learn nothing else.
+    if path == "/ready" && reads {
+        let (ready, word) = source.ready();
+        let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        return text(status, format!("{word}\n"));
+    }
+    if !whole {
+        let help = "as many clients as `limits.admin_connections` allows are connected; try again";
+        return error(StatusCode::SERVICE_UNAVAILABLE, "busy", help);
+    }
+    if let Err(refusal) = guard::host(request, plan) {
+        return refused(refusal);
+    }
+    if *request.method() == Method::POST && path == "/runtime" {
+        return match guard::change(request, plan) {
+            Ok(()) => set_runtime(query, source),
+            Err(refusal) => refused(refusal),
+        };
+    }
+    if !reads {
+        return wrong_method(path);
+    }
+    page(path, query, request, source).await
+}
+
+async fn page(path: &str, query: &str, request: &Request<Incoming>, source: &dyn Source) -> Answer {
+    let accepts = |kind: &str| {
+        let accept =
+            request.headers().get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+        accept.flat_map(|accept| accept.split(',')).any(|one| {
+            one.split(';').next().is_some_and(|name| name.trim().eq_ignore_ascii_case(kind))
+        })
+    };
+    let form = |asked: Option<bool>| match asked {
+        Some(false) => Form::Text,
+        None if !accepts("application/json") => Form::Text,
+        _ => Form::Json,
+    };
+    let page = match path {
+        "/try" => {
+            let asked = query::question(query).and_then(|(question, json)| {
+                source.try_request(&question).map(|items| (items, json))
+            });
+            return match asked {
+                Ok((items, json)) => framed(form(json), &items, source),
+                Err(help) => error(StatusCode::BAD_REQUEST, "bad_request", &help),
+            };
+        }
+        "/" if accepts("text/html") => {
+            return respond(StatusCode::OK, "text/html; charset=utf-8", index_html());
+        }
+        "/" => return text(StatusCode::OK, index_text()),
+        "/metrics" => {
+            let kind = "text/plain; version=0.0.4; charset=utf-8";
+            return respond(StatusCode::OK, kind, source.metrics());
+        }
+        "/clusters" => Page::Clusters,
+        "/listeners" => Page::Listeners,
+        "/config" => Page::Config,
+        "/connections" => Page::Connections,
+        "/routes" => Page::Routes,
+        "/runtime" => Page::Runtime,
+        _ => return error(StatusCode::NOT_FOUND, "not_found", "GET / lists the pages"),
+    };
+    let query = match query::of_page(query, page == Page::Connections) {
+        Ok(query) => query,
+        Err(help) => return error(StatusCode::BAD_REQUEST, "bad_request", &help),
+    };
+    match source.items(page, query.selection).await {
+        Ok(items) => framed(form(query.json), &items, source),
+        Err(help) => error(StatusCode::BAD_REQUEST, "bad_request", &help),
+    }
+}
+
+fn wrong_method(path: &str) -> Answer {
+    let (help, allowed) = match path {
+        "/runtime" => (
+            "GET shows the values; POST ?key=NAME&value=VALUE overrides one, without `value` takes that back",
+            "GET, HEAD, POST",
+        ),
+        _ => ("this page is read-only; use GET", "GET, HEAD"),
+    };
+    let mut answer = error(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", help);
+    answer.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
+    answer
+}
+
+/// Items as a page.
+fn framed(form: Form, items: &[Value], source: &dyn Source) -> Answer {
+    if form == Form::Text {
+        return text(StatusCode::OK, table::render(items));
+    }
+    let (snapshot, taken_at) = source.frame();
+    let frame = json!({
+        "api": "v1",
+        "taken_at": rfc3339(taken_at),
+        "snapshot": snapshot,
+        "items": items,
+    });
+    respond(StatusCode::OK, "application/json", format!("{frame}\n"))
+}
+
+fn set_runtime(query: &str, source: &dyn Source) -> Answer {
+    let (key, value) = match query::change(query) {
+        Ok(change) => change,
+        Err(help) => return error(StatusCode::BAD_REQUEST, "bad_request", &help),
+    };
+    match source.set_runtime(&key, value) {
+        Ok(()) => text(StatusCode::OK, "ok\n".into()),
+        Err(help) => error(StatusCode::FORBIDDEN, "refused", &help),
+    }
+}
+
+fn index_text() -> String {
+    let mut out = String::new();
+    for (path, parameters, what) in INDEX {
+        let _ = writeln!(out, "{path:<14} {what}");
+        if !parameters.is_empty() {
+            let _ = writeln!(out, "{:<14} {parameters}", "");
+        }
+    }
+    let _ = writeln!(out, "{FORMS}");
+    out
+}
+
+fn index_html() -> String {
+    let mut rows = String::new();
+    for (path, parameters, what) in INDEX {
+        let json = match *path {
+            "/ready" | "/metrics" | "/try" => String::new(),
+            path => format!("<a href=\"{path}?format=json\">JSON</a>"),
+        };
+        let parameters = parameters.replace('&', "&amp;");
+        let what = what.replace('&', "&amp;");
+        let _ = writeln!(
+            rows,
+            "<tr><td><a href=\"{path}\">{path}</a></td><td>{json}</td><td>{what} <code>{parameters}</code></td></tr>"
+        );
+    }
+    format!(
+        "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>Sluice</title></head>\n\
+         <body><h1>Sluice</h1>\n<table>\n{rows}</table>\n<p>{FORMS}</p></body></html>\n"
+    )
+}
+
+fn text(status: StatusCode, body: String) -> Answer {
+    respond(status, "text/plain; charset=utf-8", body)
+}
+
+fn refused(refusal: Refusal) -> Answer {
+    error(refusal.status, refusal.code, refusal.help)
+}
+
+fn error(status: StatusCode, code: &str, help: &str) -> Answer {
+    let message = status.canonical_reason().unwrap_or_default();
+    let body = json!({ "error": { "code": code, "message": message, "help": help } });
+    respond(status, "application/json", format!("{body}\n"))
+}
+
+fn respond(status: StatusCode, kind: &'static str, body: String) -> Answer {
+    let mut answer = Response::new(Full::new(Bytes::from(body)));
+    *answer.status_mut() = status;
+    let headers = answer.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer
+}

@@ -1,0 +1,143 @@
+//! The query of a page: its parameters, decoded and checked.
+//!
+//! Owns: which parameters each page takes. Keeps: a parameter that a page does not know is an error, so that a slip of
+//! the pen is not taken for an answer about everything.
+
+use crate::{Question, Selection};
+
+/// What a reader asks of a page of items.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Query {
+    /// `format=json` or `format=text`, where it was said.
+    pub(crate) json: Option<bool>,
+    /// Which items.
+    pub(crate) selection: Selection,
+}
+
+/// Reads the query of a page of items; `filtered` pages take `listener` and `limit`.
+pub(crate) fn of_page(query: &str, filtered: bool) -> Result<Query, String> {
+    let mut read = Query::default();
+    for (name, text) in pairs(query) {
+        match name.as_str() {
+            "format" => read.json = Some(format(&text)?),
+            "listener" if filtered => read.selection.listener = Some(text),
+            "limit" if filtered => {
+                let number = text.parse().map_err(|_| format!("`limit` is a number, not `{text}`"));
+                read.selection.limit = Some(number?);
+            }
+            _ => {
+                let known = if filtered { "format, listener, limit" } else { "format" };
+                return Err(unknown(&name, known));
+            }
+        }
+    }
+    Ok(read)
+}
+
+fn format(text: &str) -> Result<bool, String> {
+    match text {
+        "json" => Ok(true),
+        "text" => Ok(false),
+        _ => Err(format!("`format` is json or text, not `{text}`")),
+    }
+}
+
+fn unknown(name: &str, known: &str) -> String {
+    format!("unknown parameter `{name}`; this page takes: {known}")
+}
+
+/// Reads the query of `/try`.
+pub(crate) fn question(query: &str) -> Result<(Question, Option<bool>), String> {
+    let (mut question, mut json) = (Question::default(), None);
+    for (name, text) in pairs(query) {
+        match name.as_str() {
+            "listener" => question.listener = Some(text),
+            "method" => question.method = Some(text),
+            "host" => question.host = Some(text),
+            "path" => question.path = Some(text),
+            "header" => question.headers.push(text),
+            "source" => question.source = Some(text),
+            "format" => json = Some(format(&text)?),
+            _ => {
+                return Err(unknown(&name, "listener, method, host, path, header, source, format"));
+            }
+        }
+    }
+    Ok((question, json))
+}
+
+/// Reads the query of a change: a key, and its value unless the change is taken back.
+pub(crate) fn change(query: &str) -> Result<(String, Option<String>), String> {
+    let (mut key, mut value) = (None, None);
+    for (name, text) in pairs(query) {
+        match name.as_str() {
+            "key" => key = Some(text),
+            "value" => value = Some(text),
+            _ => return Err(unknown(&name, "key, value")),
+        }
+    }
+    let key = key.filter(|key| !key.is_empty());
+    let help = "POST /runtime?key=NAME&value=VALUE sets a value, without `value` takes it back";
+    Ok((key.ok_or(help)?, value))
+}
+
+/// The parameters of a query, decoded.
+fn pairs(query: &str) -> impl Iterator<Item = (String, String)> {
+    query.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        (decode(name), decode(value))
+    })
+}
+
+/// Takes percent-encoding off; what is broken stays as it is.
+fn decode(text: &str) -> String {
+    let bytes = text.replace('+', " ").into_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let digits = bytes.get(at + 1..at + 3).and_then(|two| std::str::from_utf8(two).ok());
+        match digits.and_then(|two| u8::from_str_radix(two, 16).ok()) {
+            Some(byte) if bytes[at] == b'%' => {
+                out.push(byte);
+                at += 3;
+            }
+            _ => {
+                out.push(bytes[at]);
+                at += 1;
+            }
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn questions_are_read_from_the_query() {
+        let asked = question("host=a.test&path=%2Fa%3Fb&header=X-A%3A+1&header=x&format=json");
+        let expected = Question {
+            host: Some("a.test".into()),
+            path: Some("/a?b".into()),
+            headers: vec!["X-A: 1".into(), "x".into()],
+            ..Question::default()
+        };
+        assert_eq!(asked, Ok((expected, Some(true))));
+        assert!(question("hots=a").unwrap_err().contains("unknown parameter `hots`"));
+        assert_eq!(decode("%zz%4"), "%zz%4");
+    }
+
+    #[test]
+    fn each_page_takes_its_own_parameters_and_no_other() {
+        let read = of_page("limit=3&listener=a%20b", true).unwrap();
+        let selection = Selection { listener: Some("a b".into()), limit: Some(3) };
+        assert_eq!(read, Query { json: None, selection });
+        assert_eq!(of_page("format=text", false).unwrap().json, Some(false));
+        assert!(of_page("limit=3", false).unwrap_err().contains("takes: format"));
+        assert!(of_page("limit=many", true).unwrap_err().contains("number"));
+        assert!(of_page("format=xml", true).unwrap_err().contains("json or text"));
+        assert!(change("value=1").unwrap_err().contains("POST /runtime"));
+        assert_eq!(change("key=a"), Ok(("a".into(), None)));
+    }
+}

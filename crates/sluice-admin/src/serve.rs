@@ -1,0 +1,166 @@
+//! Connections to the admin address.
+//!
+//! Owns: how many there may be and how long each may take. Refuses to know: pages.
+//! Keeps: a client that does not read loses its connection; the readiness probe always has a place.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use std::{future::Future as _, io};
+
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinHandle;
+use tokio::time::Sleep;
+
+use crate::{AdminPlan, AdminSocket, Source, pages};
+
+/// How long a client may take to send the head of a request.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Connections beyond `admin_connections` that may ask for `/ready`; the oldest makes room for the next.
+const PROBES: usize = 16;
+
+/// Serves the pages for ever.
+pub async fn serve(socket: AdminSocket, source: Rc<dyn Source>, plan: AdminPlan) {
+    let places = Arc::new(Semaphore::new(plan.connections));
+    let plan = Rc::new(plan);
+    let mut probes: VecDeque<JoinHandle<()>> = VecDeque::new();
+    loop {
+        let accepted: io::Result<Box<dyn Socket>> = match &socket {
+            AdminSocket::Tcp(tcp) => tcp.accept().await.map(|(stream, _)| Box::new(stream) as _),
+            AdminSocket::Unix(unix) => unix.accept().await.map(|(stream, _)| Box::new(stream) as _),
+        };
+        let stream = match accepted {
+            Ok(stream) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept on the admin address");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let permit = Arc::clone(&places).try_acquire_owned().ok();
+        let probe = permit.is_none();
+        let connection = Connection { source: Rc::clone(&source), plan: Rc::clone(&plan), permit };
+        let task = tokio::task::spawn_local(connection.serve(stream));
+        if probe {
+            probes.retain(|task| !task.is_finished());
+            if probes.len() == PROBES
+                && let Some(oldest) = probes.pop_front()
+            {
+                oldest.abort();
+            }
+            probes.push_back(task);
+        }
+    }
+}
+
+/// A stream of a client.
+trait Socket: AsyncRead + AsyncWrite + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Socket for S {}
+
+/// A connection, with its place among those that may ask for any page. Without one it may ask for `/ready`.
+struct Connection {
+    source: Rc<dyn Source>,
+    plan: Rc<AdminPlan>,
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Connection {
+    async fn serve(self, stream: Box<dyn Socket>) {
+        let Self { source, plan, permit } = self;
+        let whole = permit.is_some();
+        let stream = Bounded { stream, limit: plan.answer_timeout, due: None };
+        let service = service_fn(move |request| {
+            let (source, plan) = (Rc::clone(&source), Rc::clone(&plan));
+            async move { Ok::<_, Infallible>(pages::answer(&request, &*source, &plan, whole).await) }
+        });
+        // A client that goes away in the middle is no event.
+        let _ = hyper::server::conn::http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIMEOUT)
+            .keep_alive(whole)
+            .serve_connection(TokioIo::new(stream), service)
+            .await;
+        drop(permit);
+    }
+}
+
+/// A stream on which an answer must be taken within a time, from the first write that has to wait to the last.
+struct Bounded<S> {
+    stream: S,
+    limit: Duration,
+    due: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S> Bounded<S> {
+    /// What came of a write: a wait is over when the answer has taken too long.
+    fn bound<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if written.is_pending() {
+            let limit = self.limit;
+            let due = self.due.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+            if due.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+        }
+        written
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Bounded<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Bounded<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.bound(cx, written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.bound(cx, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // hyper flushes when it has written all that it holds: the answer is on its way.
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        if flushed.is_ready() {
+            self.due = None;
+        }
+        self.bound(cx, flushed)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,52 @@
+//! What the admin pages say of runtime values.
+//!
+//! Owns: the list, and which keys may be set. Refuses to know: what a value does.
+//! Keeps: a key that nothing reads cannot be set, so that a slip of the pen is not taken for a change.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+use sluice_core::settings::suggest_word;
+use sluice_l7::Runtime;
+use sluice_l7::runtime::InForce;
+use sluice_model::build::Snapshot;
+
+/// Every key that the configuration refers to or sets: its value, where that comes from and what it hides.
+pub(super) fn list(runtime: &Runtime, snapshot: &Snapshot) -> Vec<Value> {
+    let in_force = runtime.all();
+    let keys: BTreeSet<&String> = snapshot.runtime_keys.iter().chain(in_force.keys()).collect();
+    let item = |key: &String| {
+        let found = in_force.get(key);
+        json!({
+            "name": key,
+            "value": found.map(|found| &found.value),
+            "origin": found.map_or("unset", |found| found.origin.word()),
+            "used": snapshot.runtime_keys.contains(key),
+            "hidden": found.map_or_else(|| json!({}), hidden),
+        })
+    };
+    keys.into_iter().map(item).collect()
+}
+
+fn hidden(value: &InForce) -> Value {
+    let hidden = value.hidden.iter();
+    Value::Object(
+        hidden.map(|(origin, value)| (origin.word().to_owned(), value.clone().into())).collect(),
+    )
+}
+
+/// Whether `key` may be set: the configuration refers to it, or gives it a value.
+pub(super) fn check_key(key: &str, snapshot: &Snapshot) -> Result<(), String> {
+    let (own, of_file) = &snapshot.runtime;
+    let known = snapshot.runtime_keys.iter().chain(own.keys()).chain(of_file.keys());
+    let known: BTreeSet<&str> = known.map(String::as_str).collect();
+    if known.contains(key) {
+        return Ok(());
+    }
+    let known: Vec<&str> = known.into_iter().collect();
+    let help = suggest_word(key, &known).unwrap_or_else(|| match known.as_slice() {
+        [] => "it refers to none; a rule's `split` or `match.runtime`, or a filter, may".into(),
+        some => format!("it refers to: {}", some.join(", ")),
+    });
+    Err(format!("the configuration does not refer to a runtime value `{key}`; {help}"))
+}

@@ -1,0 +1,249 @@
+//! The admin pages: who may ask, what may be changed, what is shown and what is not.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+
+use sluice_testkit::peers::{connect, read_to_end};
+use sluice_testkit::{Running, Sluice, http, tools, wait};
+
+const RULES: &str = "\
+listeners: [{ name: web, address: 127.0.0.1:0, http: { routes: main } }]
+routes: { main: [{ hosts: \"*\", rules: [{ split: { a: 1, b: { weight: 0, runtime: canary } } }] }] }
+clusters: { a: { endpoints: [127.0.0.1:1] }, b: { endpoints: [127.0.0.1:1] } }
+";
+
+fn writable(more: &str) -> Running {
+    let admin = format!("admin: {{ address: 127.0.0.1:0, writable: true{more} }}\n");
+    Sluice::new().start(&format!("{RULES}{admin}"))
+}
+
+/// Sends a request with these header lines; the answer's status and body.
+fn ask(to: SocketAddr, line: &str, headers: &[&str]) -> (u16, String) {
+    let mut stream = connect(to);
+    let headers: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
+    write!(stream, "{line} HTTP/1.1\r\n{headers}connection: close\r\n\r\n").unwrap();
+    let answer = String::from_utf8(read_to_end(&mut stream).1).unwrap();
+    let status = answer.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, answer.split_once("\r\n\r\n").unwrap().1.to_owned())
+}
+
+#[test]
+fn pages_are_for_those_who_ask_for_an_address_or_a_known_name() {
+    let sluice = writable(", hosts: [admin.example]");
+    let at = sluice.admin_addr();
+    let port = at.port();
+    for host in [
+        "127.0.0.1".to_owned(),
+        format!("127.0.0.1:{port}"),
+        "[::1]:9901".into(),
+        "localhost".into(),
+        format!("LocalHost:{port}"),
+        "admin.example:80".into(),
+    ] {
+        let (status, body) = ask(at, "GET /config", &[&format!("host: {host}")]);
+        assert_eq!(status, 200, "{host}: {body}");
+    }
+    for host in
+        ["evil.example", "evil.example:9901", "127.0.0.1.evil.example", "localhost.evil", ""]
+    {
+        for line in ["GET /config", "GET /metrics", "GET /", "POST /runtime?key=canary&value=1"] {
+            let (status, body) = ask(at, line, &[&format!("host: {host}"), "x-sluice: 1"]);
+            assert_eq!(status, 421, "{host}, {line}");
+            assert!(body.contains("admin.hosts"), "{body}");
+        }
+    }
+    // The target of a request may name a host too.
+    let (status, _) = ask(at, "GET http://evil.example/config", &["host: 127.0.0.1"]);
+    assert_eq!(status, 421);
+    // Probes come with any name, and learn nothing.
+    assert_eq!(ask(at, "GET /ready", &["host: lb.internal"]).0, 200);
+}
+
+#[test]
+fn values_are_not_changed_by_a_page_of_another_site() {
+    let sluice = writable("");
+    let at = sluice.admin_addr();
+    let host = format!("host: {at}");
+    let post = |headers: &[&str]| {
+        let headers = [&[&*host], headers].concat();
+        ask(at, "POST /runtime?key=canary&value=7", &headers)
+    };
+    for headers in [
+        &[][..],
+        &["content-type: application/x-www-form-urlencoded"],
+        &["content-type: text/plain"],
+        &["x-sluice: 1", "origin: http://evil.example"],
+        &["content-type: application/json", "origin: null"],
+        &["x-sluice: 1", "sec-fetch-site: cross-site"],
+        &["x-sluice: 1", "sec-fetch-site: same-site"],
+    ] {
+        let (status, body) = post(headers);
+        assert_eq!(status, 403, "{headers:?}: {body}");
+        assert!(body.contains("x-sluice"), "{body}");
+    }
+    let value = || sluice.items("/runtime").into_iter().find(|item| item["name"] == "canary");
+    assert!(value().is_none_or(|item| item["value"].is_null()));
+    let own = format!("origin: http://{at}");
+    for headers in [
+        &["x-sluice: 1"][..],
+        &["content-type: application/json; charset=utf-8"],
+        &["x-sluice: 1", &own, "sec-fetch-site: same-origin"],
+    ] {
+        let (status, body) = post(headers);
+        assert_eq!(status, 200, "{headers:?}: {body}");
+    }
+    assert_eq!(value().unwrap()["value"], "7");
+}
+
+#[test]
+fn readers_that_do_not_read_lose_their_connection_and_never_the_readiness_probe() {
+    let sluice = Sluice::new().start(&format!(
+        "{RULES}admin: {{ address: 127.0.0.1:0 }}\nlimits: {{ admin_connections: 2, admin_answer_seconds: 1 }}\n"
+    ));
+    let at = sluice.admin_addr();
+    // More answers than the buffers of both sockets hold.
+    let greedy: Vec<TcpStream> = (0..2)
+        .map(|_| {
+            let stream = connect(at);
+            stream.set_write_timeout(Some(std::time::Duration::from_millis(300))).unwrap();
+            let request = b"GET /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(4000);
+            let _ = (&stream).write(&request);
+            stream
+        })
+        .collect();
+    // Others say nothing, more of them than there are places.
+    let silent: Vec<TcpStream> = (0..64).map(|_| connect(at)).collect();
+    let (status, body) = http::get(at, "/ready").unwrap();
+    assert_eq!((status, body.as_str()), (200, "ready\n"));
+    wait::until("the readers to lose their connections", || {
+        http::get(at, "/clusters").is_ok_and(|(status, _)| status == 200).then_some(())
+    });
+    for mut stream in greedy {
+        // What was sent before the end is there to be read; then comes the end.
+        let mut rest = Vec::new();
+        let _ = stream.read_to_end(&mut rest);
+    }
+    drop(silent);
+}
+
+#[test]
+fn secrets_are_shown_neither_by_the_pages_nor_by_explain() {
+    let yaml = r#"
+listeners:
+  - name: web
+    address: 127.0.0.1:0
+    http:
+      routes: main
+      filters: [{ set_headers: { request: { authorization: "Basic c2VjcmV0LW9uZQ==", x-plain: shown-one } } }]
+routes:
+  main:
+    - hosts: "*"
+      rules:
+        - match: { path: /api, headers: { x-api-key: secret-two, X-Tenant: shown-two }, cookies: { session: secret-three } }
+          respond: { status: 200 }
+        - match: { headers: { Cookie: { contains: secret-four } }, query: { access_token: secret-five } }
+          filters: { set_headers: { request: { proxy-authorization: secret-six } } }
+          respond: { status: 200 }
+        - respond: { status: 404, body: "-----BEGIN PRIVATE KEY-----secret-seven" }
+"#;
+    let sluice = Sluice::new().expect_warning("reload failed").start(yaml);
+    let explained = tools::must(
+        tools::command(Sluice::binary().to_str().unwrap())
+            .args(["explain", "-c"])
+            .arg(sluice.folder().join("sluice.yaml")),
+    );
+    assert_eq!(
+        sluice.reload(&yaml.replace("respond: { status: 200 }", "respond: { status: 2 }")),
+        "failed"
+    );
+    let failure = sluice.items("/config")[0]["last_failure"].as_str().unwrap().to_owned();
+    assert!(failure.contains("sluice.yaml:"), "{failure}");
+    let try_it = sluice.page("/try?host=a&path=/api").1;
+    for (what, text) in [
+        ("explain", explained),
+        ("/config", sluice.page("/config").1),
+        ("/config in JSON", sluice.page("/config?format=json").1),
+        ("/routes", sluice.page("/routes").1),
+        ("/try", try_it),
+    ] {
+        let leaked: Vec<&str> =
+            ["c2VjcmV0", "secret-"].into_iter().filter(|s| text.contains(s)).collect();
+        assert!(leaked.is_empty(), "{what} shows {leaked:?}:\n{text}");
+        assert!(
+            what != "explain" || (text.contains("shown-one") && text.contains("shown-two")),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn pages_answer_in_the_form_that_a_client_asks_for_and_refuse_what_they_do_not_know() {
+    let sluice = writable("");
+    let at = sluice.admin_addr();
+    let host = format!("host: {at}");
+    let get = |line: &str, accept: &str| ask(at, line, &[&host, &format!("accept: {accept}")]);
+    let browser = "text/html,application/xhtml+xml,*/*;q=0.8";
+    let index = get("GET /", browser).1;
+    assert!(
+        index.contains("<a href=\"/clusters\">") && !get("GET /", "*/*").1.contains('<'),
+        "{index}"
+    );
+    assert!(get("GET /clusters", "application/json").1.contains("\"api\":\"v1\""));
+    assert!(get("GET /clusters?format=text", "application/json").1.starts_with("name: a\n"));
+    assert!(get("GET /clusters", browser).1.starts_with("name: a\n"));
+    for (line, status, says) in [
+        ("GET /clusters?formt=json", 400, "unknown parameter `formt`"),
+        ("GET /clusters?limit=1", 400, "unknown parameter `limit`"),
+        ("GET /connections?limit=x", 400, "`limit` is a number"),
+        ("GET /connections?listener=wb", 400, "did you mean `web`?"),
+        ("DELETE /runtime?key=canary", 405, "POST ?key=NAME"),
+        ("POST /clusters", 405, "read-only"),
+        ("POST /runtime?key=canari&value=1", 403, "did you mean `canary`?"),
+        ("POST /runtime?kee=canary&value=1", 400, "unknown parameter `kee`"),
+    ] {
+        let (got, body) = ask(at, line, &[&host, "x-sluice: 1"]);
+        assert!(got == status && body.contains(says), "{line}: {got} {body}");
+    }
+    let item = &sluice.items("/runtime")[0];
+    assert_eq!(
+        (&item["name"], &item["value"], &item["origin"]),
+        (&"canary".into(), &serde_json::Value::Null, &"unset".into())
+    );
+}
+
+#[test]
+fn routes_are_shown_with_their_conditions() {
+    let yaml = "\
+listeners: [{ name: web, address: 127.0.0.1:0, http: { routes: main } }]
+routes: { main: [{ hosts: \"*\", rules: [{ match: { path: /a, method: GET, headers: { x-tenant: gold } }, respond: { status: 200 } }, { respond: { status: 404 } }] }] }
+";
+    let sluice = Sluice::new().start(yaml);
+    let rules = sluice.items("/routes")[0]["virtual_hosts"][0]["rules"].clone();
+    assert_eq!(rules[0]["path"], "/a");
+    assert!(
+        rules[0]["conditions"]["headers"]["x-tenant"].to_string().contains("gold"),
+        "{rules:#}"
+    );
+    assert!(rules[0]["conditions"]["method"].to_string().contains("GET"), "{rules:#}");
+    assert_eq!(rules[1]["conditions"], serde_json::json!({}));
+}
+
+#[test]
+fn connections_are_listed_by_listener_and_up_to_a_limit() {
+    let server = sluice_testkit::peers::Server::echo();
+    let sluice = Sluice::new().start(&format!(
+        "listeners: [{{ name: a, address: 127.0.0.1:0, relay: up }}, {{ name: b, address: 127.0.0.1:0, relay: up }}]\n\
+         clusters: {{ up: {{ endpoints: [\"{}\"] }} }}\n",
+        server.addr()
+    ));
+    let open: Vec<TcpStream> = ["a", "a", "b"].map(|name| connect(sluice.addr(name))).into();
+    sluice.wait_open(3);
+    let count = |query: &str| {
+        let page = sluice.page(&format!("/connections?format=json&{query}")).1;
+        let page: serde_json::Value = serde_json::from_str(&page).unwrap();
+        page["items"].as_array().unwrap().len()
+    };
+    assert_eq!((count("listener=a"), count("listener=b"), count("limit=2")), (2, 1, 2));
+    drop(open);
+}
