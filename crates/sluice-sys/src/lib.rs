@@ -6,6 +6,7 @@
 #![allow(unsafe_code, reason = "this crate holds all of it; each block names what it relies on")]
 
 pub mod datagram;
+pub mod holder;
 pub mod listen;
 pub mod pipe;
 pub mod process;

@@ -98,11 +98,12 @@ fn same_port(
 }
 
 /// Makes `count` handles of one unix listening socket at `path`. A socket file that nobody listens
-/// on any more is replaced; one that is in use is an error.
+/// on any more is replaced; one that is in use is an error, unless `takeover` says that its path is to lead here
+/// from now on.
 ///
 /// # Errors
 /// `AddrInUse` when another process listens there; what the system said otherwise.
-pub fn unix(path: &Path, count: usize, backlog: u32) -> io::Result<Vec<OwnedFd>> {
+pub fn unix(path: &Path, count: usize, backlog: u32, takeover: bool) -> io::Result<Vec<OwnedFd>> {
     if let Ok(found) = std::fs::symlink_metadata(path) {
         if !found.file_type().is_socket() {
             return Err(io::Error::new(
@@ -110,14 +111,22 @@ pub fn unix(path: &Path, count: usize, backlog: u32) -> io::Result<Vec<OwnedFd>>
                 "a file that is no socket stands there",
             ));
         }
-        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        if !takeover && std::os::unix::net::UnixStream::connect(path).is_ok() {
             return Err(io::ErrorKind::AddrInUse.into());
         }
-        std::fs::remove_file(path)?;
     }
+    // Moved into place once it listens, so that no client finds a path that leads nowhere.
+    let mut new = path.as_os_str().to_owned();
+    new.push(format!(".{}", std::process::id()));
+    let new = Path::new(&new);
+    let _ = std::fs::remove_file(new);
     let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
-    socket.bind(&SockAddr::unix(path)?)?;
+    socket.bind(&SockAddr::unix(new)?)?;
     socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+    if let Err(error) = std::fs::rename(new, path) {
+        let _ = std::fs::remove_file(new);
+        return Err(error);
+    }
     let mut sockets: Vec<OwnedFd> = Vec::with_capacity(count);
     for _ in 1..count {
         sockets.push(socket.try_clone()?.into());
@@ -153,12 +162,16 @@ mod tests {
     fn a_stale_unix_socket_is_replaced_and_a_live_one_is_not() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.sock");
-        let first = unix(&path, 2, 16).unwrap();
-        assert_eq!(unix(&path, 1, 16).unwrap_err().kind(), io::ErrorKind::AddrInUse);
-        drop(first);
-        assert_eq!(unix(&path, 1, 16).unwrap().len(), 1);
+        let first = unix(&path, 2, 16, false).unwrap();
+        assert_eq!(unix(&path, 1, 16, false).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        let second = unix(&path, 1, 16, true).unwrap();
+        let _client = std::os::unix::net::UnixStream::connect(&path).unwrap();
+        let second = std::os::unix::net::UnixListener::from(second.into_iter().next().unwrap());
+        assert!(second.accept().is_ok(), "the path leads to the one that took over");
+        drop((first, second));
+        assert_eq!(unix(&path, 1, 16, false).unwrap().len(), 1);
         let file = folder.path().join("file");
         std::fs::write(&file, "").unwrap();
-        assert!(unix(&file, 1, 16).unwrap_err().to_string().contains("no socket"));
+        assert!(unix(&file, 1, 16, false).unwrap_err().to_string().contains("no socket"));
     }
 }

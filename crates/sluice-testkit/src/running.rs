@@ -21,6 +21,7 @@ pub struct Sluice {
     user: Option<u32>,
     files: Option<u32>,
     watch: bool,
+    takeover: bool,
     binary: PathBuf,
     request_records: bool,
 }
@@ -35,6 +36,7 @@ impl Default for Sluice {
             user: None,
             files: None,
             watch: false,
+            takeover: false,
             binary: Self::binary(),
             request_records: true,
         }
@@ -94,6 +96,12 @@ impl Sluice {
         self
     }
 
+    /// Starts beside a process that listens on the same addresses.
+    pub const fn taking_over(mut self) -> Self {
+        self.takeover = true;
+        self
+    }
+
     /// Its configuration asks for no records of requests.
     pub const fn without_request_records(mut self) -> Self {
         self.request_records = false;
@@ -138,6 +146,7 @@ impl Sluice {
         command
             .args(["run", "--workers", &self.workers.to_string(), "--log-format", "json"])
             .args((!self.watch).then_some("--no-watch"))
+            .args(self.takeover.then_some("--takeover"))
             .arg("--report")
             .arg(&report)
             .arg("-c")

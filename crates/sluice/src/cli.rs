@@ -82,6 +82,9 @@ pub(crate) struct Run {
     /// Write a line of JSON for each bound address, and one when ready.
     #[arg(long, value_name = "PATH")]
     pub(crate) report: Option<PathBuf>,
+    /// Start beside a process that listens on the same addresses, to take over from it once it is stopped.
+    #[arg(long)]
+    pub(crate) takeover: bool,
     /// Do not watch files; reload on SIGHUP only.
     #[arg(long)]
     pub(crate) no_watch: bool,

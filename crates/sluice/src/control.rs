@@ -62,6 +62,7 @@ pub(crate) struct Options {
     pub(crate) files: u64,
     pub(crate) report: Option<PathBuf>,
     pub(crate) watch: bool,
+    pub(crate) takeover: bool,
 }
 
 /// How the process stands.
@@ -116,7 +117,7 @@ pub(crate) async fn run(options: Options, built: Built, workshop: Workshop) -> a
     let drain = built.config.drain.timeout;
     let control = Control::start(&options, built, workshop).await?;
     if let Some(admin) = admin {
-        let (socket, address) = admin_socket(&admin.address.value)?;
+        let (socket, address) = admin_socket(&admin.address.value, options.takeover)?;
         control.report.admin(&address);
         let plan = admin_plan(&admin, &control.in_force.borrow().built.config.limits.0);
         let source = Rc::new(pages::Pages(Rc::clone(&control)));
@@ -143,6 +144,10 @@ pub(crate) async fn run(options: Options, built: Built, workshop: Workshop) -> a
             _ = interrupt.recv() => break,
             _ = hangup.recv() => Trigger::Signal,
             Some(()) = settling.settled(&mut changes) => Trigger::Watch,
+            () = tokio::time::sleep(TAKEOVER_LOOK), if control.sockets.borrow().waits() => {
+                control.take_over().await;
+                continue;
+            }
             _ = user.recv() => {
                 control.log.reopen();
                 tracing::info!("log files opened anew");
@@ -221,7 +226,7 @@ impl Control {
                 shard,
                 workshop: Arc::new(workshop),
                 workers,
-                sockets: RefCell::new(Sockets::new(options.workers)),
+                sockets: RefCell::new(Sockets::new(options.workers, options.takeover)),
                 log,
                 report: Report::new(options.report.as_deref()),
                 stage: Cell::new(Stage::Starting),
@@ -249,7 +254,7 @@ impl Control {
         changed: impl Fn(&str) -> bool,
     ) -> anyhow::Result<()> {
         let sinks = OpenSinks::open(snapshot.sinks.clone())?;
-        let new = self.sockets.borrow().bind(snapshot)?;
+        let new = self.sockets.borrow_mut().bind(snapshot)?;
         let (orders, next) = self.sockets.borrow().plan(new, snapshot);
         if let Err(error) = self.prepare(orders).await {
             for worker in &self.workers {
@@ -276,6 +281,17 @@ impl Control {
         self.commit(&Part::Whole { clusters }).await;
         self.report.addresses(&self.sockets.borrow());
         Ok(())
+    }
+
+    /// Serves the UDP ports that the process before this one has let go of.
+    async fn take_over(&self) {
+        if self.sockets.borrow().waits_in_vain() {
+            return;
+        }
+        let snapshot = Arc::clone(&self.in_force.borrow().built.snapshot);
+        if let Err(error) = self.put_in_force(&snapshot, |_| false).await {
+            tracing::error!("a port cannot be taken over: {error:#}");
+        }
     }
 
     /// Has every worker make ready what it is to serve.
@@ -337,7 +353,7 @@ impl Control {
             }
             Err(error) => {
                 tracing::error!("reload failed, the configuration in force stays: {error:#}");
-                self.in_force.borrow_mut().last_failure = Some(brief(&error));
+                self.in_force.borrow_mut().last_failure = Some(brief(error));
                 "failed"
             }
         };
@@ -512,6 +528,9 @@ fn probes(station: Rc<WorkerCx>) -> Probes {
 /// How long the start waits for host names to be looked up.
 const FIRST_LOOKUPS: Duration = Duration::from_secs(5);
 
+/// How often a process that takes over looks whether the other has let go of a UDP port.
+const TAKEOVER_LOOK: Duration = Duration::from_millis(100);
+
 /// How often a drain looks whether it is done, and tells that it is not.
 const DRAIN_LOOK: Duration = Duration::from_millis(50);
 const DRAIN_TELL: Duration = Duration::from_secs(3);
@@ -550,8 +569,11 @@ fn admin_plan(admin: &Admin, limits: &Limits) -> AdminPlan {
     }
 }
 
-fn admin_socket(address: &ListenAddress) -> anyhow::Result<(AdminSocket, String)> {
+fn admin_socket(address: &ListenAddress, takeover: bool) -> anyhow::Result<(AdminSocket, String)> {
     let context = || format!("cannot listen on the admin address {address}");
+    if !takeover {
+        sockets::check_free(address).with_context(context)?;
+    }
     match address {
         ListenAddress::Tcp(socket) => {
             let options =
@@ -562,7 +584,8 @@ fn admin_socket(address: &ListenAddress) -> anyhow::Result<(AdminSocket, String)
             Ok((AdminSocket::Tcp(tcp), bound))
         }
         ListenAddress::Unix(path) => {
-            let fd = sluice_sys::listen::unix(path, 1, 64).with_context(context)?.remove(0);
+            let fd =
+                sluice_sys::listen::unix(path, 1, 64, takeover).with_context(context)?.remove(0);
             let unix = tokio::net::UnixListener::from_std(fd.into()).with_context(context)?;
             Ok((AdminSocket::Unix(unix), address.to_string()))
         }

@@ -39,6 +39,7 @@ pub(crate) fn run(options: &Run, extensions: Extensions) -> anyhow::Result<ExitC
         files,
         report: options.report.clone(),
         watch: !options.no_watch,
+        takeover: options.takeover,
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -4,15 +4,17 @@
 //! Keeps: all sockets of an address are bound before any is read; a socket whose address did not
 //! change is kept over a reload.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::mem::Discriminant;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
 
 use anyhow::Context as _;
 use sluice_core::{ListenAddress, Name};
 use sluice_model::build::{ListenerSnapshot, PlanKind, Snapshot};
 use sluice_model::sections::SocketOptions;
+use sluice_sys::holder::{self, Holder};
 use sluice_sys::{listen, steer};
 
 use crate::worker::{SocketKey, Wanted};
@@ -22,6 +24,10 @@ use crate::worker::{SocketKey, Wanted};
 pub(crate) struct Sockets {
     workers: usize,
     bound: BTreeMap<SocketKey, BoundAs>,
+    /// The first sockets may be shared with another process, which is about to be stopped.
+    takeover: bool,
+    /// UDP sockets that are bound once that process has let go of their ports.
+    waiting: BTreeSet<SocketKey>,
 }
 
 /// What a socket was bound to, and for whom.
@@ -30,6 +36,8 @@ pub(crate) struct BoundAs {
     pub(crate) listener: Name,
     pub(crate) address: ListenAddress,
     kind: Discriminant<PlanKind>,
+    /// The file of a unix socket, as it was made.
+    file: Option<FileId>,
 }
 
 /// The sockets of a snapshot that is not in force yet.
@@ -41,16 +49,17 @@ pub(crate) struct NextSockets(BTreeMap<SocketKey, BoundAs>);
 pub(crate) struct NewSockets(HashMap<SocketKey, (Vec<OwnedFd>, ListenAddress)>);
 
 impl Sockets {
-    pub(crate) const fn new(workers: usize) -> Self {
-        Self { workers, bound: BTreeMap::new() }
+    pub(crate) const fn new(workers: usize, takeover: bool) -> Self {
+        Self { workers, bound: BTreeMap::new(), takeover, waiting: BTreeSet::new() }
     }
 
     /// Binds what `snapshot` needs and is not there.
     ///
     /// # Errors
     /// An address cannot be bound; everything that was bound before it is closed again.
-    pub(crate) fn bind(&self, snapshot: &Snapshot) -> anyhow::Result<NewSockets> {
+    pub(crate) fn bind(&mut self, snapshot: &Snapshot) -> anyhow::Result<NewSockets> {
         let mut new = HashMap::new();
+        let mut waiting = BTreeSet::new();
         for (name, listener) in &snapshot.listeners {
             for (key, plan) in served(name, listener) {
                 if let Some(old) = self.bound.get(&key) {
@@ -59,8 +68,20 @@ impl Sockets {
                 }
                 let wanted = self.beside(&key, &new);
                 let cannot = || format!("the listener `{name}` cannot listen on {wanted}");
-                let mut sockets =
-                    bind_one(&wanted, self.workers, &listener.socket).with_context(cannot)?;
+                if let Err(held) = check_free(&wanted) {
+                    let waits = self.takeover || self.waiting.contains(&key);
+                    if waits && matches!(wanted, ListenAddress::Udp(_)) {
+                        if waiting.insert(key.clone()) && !self.waiting.contains(&key) {
+                            tracing::info!("{wanted} is served once it is free: {}", held.holder);
+                        }
+                        continue;
+                    }
+                    if !self.takeover {
+                        return Err(held).with_context(cannot);
+                    }
+                }
+                let mut sockets = bind_one(&wanted, self.workers, &listener.socket, self.takeover)
+                    .with_context(cannot)?;
                 if matches!(plan, PlanKind::Quic(_)) {
                     let count = u32::try_from(self.workers).unwrap_or(u32::MAX);
                     steer::by_connection_id(&sockets[0], count).with_context(cannot)?;
@@ -71,7 +92,18 @@ impl Sockets {
                 new.insert(key, (sockets, address));
             }
         }
+        self.waiting = waiting;
         Ok(NewSockets(new))
+    }
+
+    /// Whether some sockets wait for another process.
+    pub(crate) fn waits(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Whether that process still holds all of their ports.
+    pub(crate) fn waits_in_vain(&self) -> bool {
+        self.waiting.iter().all(|key| check_free(&key.0).is_err())
     }
 
     /// The address to bind: where the system is to choose the port of a UDP socket, and there is a TCP socket
@@ -104,6 +136,9 @@ impl Sockets {
         let mut bound = BTreeMap::new();
         for (name, listener) in &snapshot.listeners {
             for (key, plan) in served(name, listener) {
+                if self.waiting.contains(&key) {
+                    continue;
+                }
                 let mut sockets = new.0.remove(&key);
                 let address = match (&sockets, self.bound.get(&key)) {
                     (Some((_, address)), _) => address.clone(),
@@ -115,7 +150,8 @@ impl Sockets {
                     order.push((key.clone(), plan.clone(), socket));
                 }
                 let kind = std::mem::discriminant(&plan);
-                bound.insert(key, BoundAs { listener: name.clone(), address, kind });
+                let file = self.bound.get(&key).map_or_else(|| file_of(&key.0), |old| old.file);
+                bound.insert(key, BoundAs { listener: name.clone(), address, kind, file });
             }
         }
         (orders, NextSockets(bound))
@@ -124,14 +160,16 @@ impl Sockets {
     /// Notes what is in use now.
     pub(crate) fn commit(&mut self, next: NextSockets) {
         let gone = self.bound.keys().filter(|key| !next.0.contains_key(*key));
-        gone.for_each(|key| unlink(&key.0));
+        gone.for_each(|key| unlink(&key.0, self.bound[key].file));
         self.bound = next.0;
+        // Later ones are as wrong as they would be without.
+        self.takeover = false;
     }
 
     /// Removes the files of unix sockets that a failed reload made.
     pub(crate) fn abandon(&self, next: &NextSockets) {
-        let new = next.0.keys().filter(|key| !self.bound.contains_key(*key));
-        new.for_each(|key| unlink(&key.0));
+        let new = next.0.iter().filter(|(key, _)| !self.bound.contains_key(*key));
+        new.for_each(|(key, bound)| unlink(&key.0, bound.file));
     }
 
     /// Every address, by listener.
@@ -141,7 +179,7 @@ impl Sockets {
 
     /// Removes the files of unix sockets.
     pub(crate) fn unlink(&self) {
-        self.bound.keys().for_each(|key| unlink(&key.0));
+        self.bound.iter().for_each(|(key, bound)| unlink(&key.0, bound.file));
     }
 }
 
@@ -157,11 +195,53 @@ fn same_kind(name: &Name, key: &SocketKey, old: &BoundAs, plan: &PlanKind) -> an
     Ok(())
 }
 
-fn unlink(address: &ListenAddress) {
-    if let ListenAddress::Unix(path) = address {
+/// Removes the file of a unix socket, unless another process has put its own there.
+fn unlink(address: &ListenAddress, file: Option<FileId>) {
+    if let ListenAddress::Unix(path) = address
+        && file_of(address) == file
+    {
         // Somebody may have removed it before us.
         let _ = std::fs::remove_file(path);
     }
+}
+
+/// Device and inode of a file.
+type FileId = (u64, u64);
+
+fn file_of(address: &ListenAddress) -> Option<FileId> {
+    let ListenAddress::Unix(path) = address else { return None };
+    std::fs::symlink_metadata(path).ok().map(|found| (found.dev(), found.ino()))
+}
+
+/// Another process listens on an address.
+#[derive(Debug)]
+pub(crate) struct Held {
+    holder: Holder,
+}
+
+impl std::fmt::Display for Held {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{} listens there already; stop it, or start with --takeover to take over from it (docs/operating.md)",
+            self.holder
+        )
+    }
+}
+
+impl std::error::Error for Held {}
+
+/// Whether no other process listens on an address.
+///
+/// # Errors
+/// One does: this system lets processes of one user share a port, so binding would not tell.
+pub(crate) fn check_free(address: &ListenAddress) -> Result<(), Held> {
+    let holder = match address {
+        ListenAddress::Tcp(address) => holder::of(*address, holder::Kind::Tcp),
+        ListenAddress::Udp(address) => holder::of(*address, holder::Kind::Udp),
+        ListenAddress::Unix(path) => holder::of_unix(path),
+    };
+    holder.map_or(Ok(()), |holder| Err(Held { holder }))
 }
 
 /// What each socket of a listener serves; those of QUIC behind the ones that they stand beside.
@@ -190,6 +270,7 @@ fn bind_one(
     address: &ListenAddress,
     count: usize,
     options: &SocketOptions,
+    takeover: bool,
 ) -> std::io::Result<Vec<OwnedFd>> {
     match address {
         ListenAddress::Tcp(socket) => {
@@ -204,7 +285,7 @@ fn bind_one(
             let buffer = usize::try_from(options.udp_receive_buffer.0).unwrap_or(usize::MAX);
             listen::udp(*socket, count, buffer)
         }
-        ListenAddress::Unix(path) => listen::unix(path, count, options.backlog),
+        ListenAddress::Unix(path) => listen::unix(path, count, options.backlog, takeover),
     }
 }
 

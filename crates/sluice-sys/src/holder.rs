@@ -1,0 +1,193 @@
+//! Who listens on an address already.
+//!
+//! Owns: the probe, and the search for the process behind a socket. Refuses to know: what to do about it.
+//! Keeps: sockets of this process do not count. `SO_REUSEPORT` lets a second process of the same user join a port
+//! without a word, so it has to be asked for.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// A kind of socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// TCP, listening.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+/// A process that listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// Its number and name; `None` where it cannot be seen from here.
+    pub process: Option<(u32, String)>,
+}
+
+impl std::fmt::Display for Holder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.process {
+            Some((pid, name)) => write!(f, "process {pid} ({name})"),
+            None => f.write_str("a process that cannot be seen from here"),
+        }
+    }
+}
+
+/// The other process that listens on `address`, if one does.
+pub fn of(address: SocketAddr, kind: Kind) -> Option<Holder> {
+    // Port 0 is a port that nobody has.
+    if address.port() == 0 || !is_taken(address, kind) {
+        return None;
+    }
+    let inodes = sockets_on(address, kind);
+    if inodes.is_empty() {
+        // Nothing listens: what is in the way is a connection. Whoever binds hears of it from the system.
+        return None;
+    }
+    let own = std::process::id();
+    let process = |pid: u32| processes_socket(pid, &inodes);
+    let others = processes().filter(|pid| *pid != own).find(|pid| process(*pid));
+    match others {
+        Some(pid) => Some(Holder { process: Some((pid, name_of(pid))) }),
+        None if process(own) => None,
+        None => Some(Holder { process: None }),
+    }
+}
+
+/// The process that listens on the unix socket at `path`, if one does. Its own process counts too.
+pub fn of_unix(path: &Path) -> Option<Holder> {
+    let stream = std::os::unix::net::UnixStream::connect(path).ok()?;
+    let process = rustix::net::sockopt::socket_peercred(&stream).ok().map(|peer| {
+        let pid = peer.pid.as_raw_nonzero().get().unsigned_abs();
+        (pid, name_of(pid))
+    });
+    Some(Holder { process })
+}
+
+/// Whether a socket that shares with none is refused there.
+fn is_taken(address: SocketAddr, kind: Kind) -> bool {
+    let probe = || -> io::Result<()> {
+        let (kind, protocol) = match kind {
+            Kind::Tcp => (Type::STREAM, Protocol::TCP),
+            Kind::Udp => (Type::DGRAM, Protocol::UDP),
+        };
+        let socket = Socket::new(Domain::for_address(address), kind, Some(protocol))?;
+        if address.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
+        if kind == Type::STREAM {
+            // Connections that have ended do not count; sockets that listen do all the same.
+            socket.set_reuse_address(true)?;
+        }
+        socket.bind(&address.into())
+    };
+    probe().is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
+}
+
+/// The sockets that are bound to the address or to all addresses, by inode. Source: proc_net_tcp.
+fn sockets_on(address: SocketAddr, kind: Kind) -> HashSet<u64> {
+    let (tables, state) = match kind {
+        Kind::Tcp => (["tcp", "tcp6"], Some("0A")),
+        Kind::Udp => (["udp", "udp6"], None),
+    };
+    let text =
+        |table: &str| fs::read_to_string(format!("/proc/self/net/{table}")).unwrap_or_default();
+    let mut found = HashSet::new();
+    for table in tables.map(text) {
+        for line in table.lines().skip(1) {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let (Some(local), Some(in_state), Some(inode)) =
+                (fields.get(1), fields.get(3), fields.get(9))
+            else {
+                continue;
+            };
+            let fits = parse_address(local).is_some_and(|local| overlaps(local, address));
+            if fits && state.is_none_or(|state| state == *in_state) {
+                found.extend(inode.parse::<u64>().ok());
+            }
+        }
+    }
+    found
+}
+
+fn overlaps(one: SocketAddr, other: SocketAddr) -> bool {
+    let same_ip = one.ip().to_canonical() == other.ip().to_canonical();
+    one.port() == other.port()
+        && (same_ip || one.ip().is_unspecified() || other.ip().is_unspecified())
+}
+
+/// `0100007F:1F90`: words of four bytes in the order of the machine, then the port.
+fn parse_address(text: &str) -> Option<SocketAddr> {
+    let (ip, port) = text.split_once(':')?;
+    let word = |at: usize| u32::from_str_radix(ip.get(at..at + 8)?, 16).ok().map(u32::to_ne_bytes);
+    let ip: IpAddr = match ip.len() {
+        8 => word(0)?.into(),
+        32 => {
+            let words = [word(0)?, word(8)?, word(16)?, word(24)?];
+            <[u8; 16]>::try_from(words.concat()).ok()?.into()
+        }
+        _ => return None,
+    };
+    Some(SocketAddr::new(ip, u16::from_str_radix(port, 16).ok()?))
+}
+
+fn processes() -> impl Iterator<Item = u32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+fn processes_socket(pid: u32, inodes: &HashSet<u64>) -> bool {
+    let entries = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let inode = |path: &Path| -> Option<u64> {
+        let link = fs::read_link(path).ok()?;
+        link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+    };
+    entries.filter_map(|entry| inode(&entry.path())).any(|inode| inodes.contains(&inode))
+}
+
+fn name_of(pid: u32) -> String {
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    name.trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::listen::{TcpOptions, tcp, udp};
+
+    #[test]
+    fn sockets_of_this_process_are_nobodys_else() {
+        let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        let options = TcpOptions { backlog: 1, keepalive: false, fast_open: 0 };
+        let sockets = tcp(any, 2, options).unwrap();
+        let at = std::net::TcpListener::from(sockets.into_iter().next().unwrap());
+        let at = (at.local_addr().unwrap(), at);
+        assert!(is_taken(at.0, Kind::Tcp));
+        assert_eq!(sockets_on(at.0, Kind::Tcp).len(), 1);
+        assert_eq!(of(at.0, Kind::Tcp), None);
+        let sockets = udp(any, 1, 1 << 16).unwrap();
+        let at = std::net::UdpSocket::from(sockets.into_iter().next().unwrap());
+        assert!(is_taken(at.local_addr().unwrap(), Kind::Udp));
+        assert_eq!(of(at.local_addr().unwrap(), Kind::Udp), None);
+        assert_eq!(of(any, Kind::Udp), None);
+    }
+
+    #[test]
+    fn addresses_are_read_as_the_kernel_writes_them() {
+        if cfg!(target_endian = "little") {
+            assert_eq!(parse_address("0100007F:1F90"), "127.0.0.1:8080".parse().ok());
+            assert_eq!(
+                parse_address("00000000000000000000000001000000:0050"),
+                "[::1]:80".parse().ok()
+            );
+        }
+        assert_eq!(parse_address("0100:1"), None);
+        let all = "0.0.0.0:80".parse().unwrap();
+        assert!(overlaps(all, "127.0.0.1:80".parse().unwrap()));
+        assert!(!overlaps(all, "127.0.0.1:81".parse().unwrap()));
+    }
+}

@@ -1,0 +1,154 @@
+//! Two processes and one address: refused, unless one takes over from the other.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use sluice_testkit::peers::{Server, UdpServer, udp_client};
+use sluice_testkit::{Running, Sluice, tools, wait};
+
+fn yaml(port: u16, socket: &str, tcp: SocketAddr, udp: SocketAddr) -> String {
+    format!(
+        "listeners:\n\
+         \x20 - {{ name: tcp, address: [\"127.0.0.1:{port}\", \"{socket}\"], relay: tcp }}\n\
+         \x20 - {{ name: udp, address: \"udp://127.0.0.1:{port}\", relay: udp }}\n\
+         clusters: {{ tcp: {{ endpoints: [\"{tcp}\"] }}, udp: {{ endpoints: [\"{udp}\"] }} }}\n\
+         drain: {{ timeout: 200ms }}\n"
+    )
+}
+
+#[test]
+fn a_second_process_on_an_address_is_refused_and_told_who_holds_it() {
+    let (server, udp) = (Server::echo(), UdpServer::echo(""));
+    let folder = tempfile::tempdir().unwrap();
+    let socket = format!("unix://{}", folder.path().join("a.sock").display());
+    let port = tools::free_port();
+    let first = Sluice::new().start(&yaml(port, &socket, server.addr(), udp.addr()));
+    let holder = format!("process {} (sluice)", first.pid());
+    for address in [
+        format!("127.0.0.1:{port}"),
+        format!("0.0.0.0:{port}"),
+        format!("udp://127.0.0.1:{port}"),
+        socket,
+    ] {
+        let config = folder.path().join("second.yaml");
+        let text = format!(
+            "listeners: [{{ name: second, address: \"{address}\", relay: up }}]\nclusters: {{ up: {{ endpoints: [127.0.0.1:1] }} }}\n"
+        );
+        std::fs::write(&config, text).unwrap();
+        let ended = tools::run(
+            tools::command(Sluice::binary().to_str().unwrap()).arg("run").arg("-c").arg(&config),
+        );
+        let said = String::from_utf8_lossy(&ended.stderr);
+        assert!(!ended.status.success(), "{address}: {said}");
+        for part in ["`second`", &*holder, "--takeover"] {
+            assert!(said.contains(part), "{address}: {part} is missing from\n{said}");
+        }
+    }
+    let config = folder.path().join("admin.yaml");
+    std::fs::write(&config, format!("admin: {{ address: \"{}\" }}\n", first.admin_addr())).unwrap();
+    let ended = tools::run(
+        tools::command(Sluice::binary().to_str().unwrap()).arg("run").arg("-c").arg(&config),
+    );
+    assert!(String::from_utf8_lossy(&ended.stderr).contains(&holder));
+    // Its own addresses are no obstacle to a process.
+    let again = yaml(
+        port,
+        &format!("unix://{}", folder.path().join("a.sock").display()),
+        server.addr(),
+        udp.addr(),
+    );
+    assert_eq!(
+        first.reload(&again.replace("relay: tcp }", "relay: { cluster: tcp, idle_timeout: 1m } }")),
+        "applied"
+    );
+}
+
+#[test]
+fn a_process_takes_over_from_another_under_load() {
+    let (old_server, new_server) = (Server::greeter("o"), Server::greeter("n"));
+    let (old_udp, new_udp) = (UdpServer::echo("o"), UdpServer::echo("n"));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.sock");
+    let socket = format!("unix://{}", path.display());
+    let port = tools::free_port();
+    let at: SocketAddr = ([127, 0, 0, 1], port).into();
+    let mut old = Sluice::new().expect_warning("the drain deadline has come").start(&yaml(
+        port,
+        &socket,
+        old_server.addr(),
+        old_udp.addr(),
+    ));
+    let ask_udp = || {
+        let client = udp_client();
+        client.connect(at).unwrap();
+        client.set_read_timeout(Some(std::time::Duration::from_millis(200))).unwrap();
+        client.send(b"x").unwrap();
+        let mut answer = [0; 4];
+        client.recv(&mut answer).ok().map(|_| answer[0])
+    };
+    assert_eq!(ask_udp(), Some(b'o'));
+    let ask_unix = || {
+        let mut answer = [0];
+        UnixStream::connect(&path).unwrap().read_exact(&mut answer).unwrap();
+        answer[0]
+    };
+    assert_eq!(ask_unix(), b'o');
+
+    let (stop, served, cut) = (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0));
+    let new_kit = Sluice::new().taking_over().expect_warning("the drain deadline has come");
+    let new: Running = std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                while !stop.load(Ordering::SeqCst) {
+                    match greeted(at) {
+                        Greeted::Whole => served.fetch_add(1, Ordering::SeqCst),
+                        Greeted::NotAtAll => cut.fetch_add(1, Ordering::SeqCst),
+                    };
+                }
+            });
+        }
+        let some = |count: usize| {
+            let before = served.load(Ordering::SeqCst);
+            wait::until("clients to be served", || {
+                (served.load(Ordering::SeqCst) > before + count).then_some(())
+            });
+        };
+        some(50);
+        let new = new_kit.start(&yaml(port, &socket, new_server.addr(), new_udp.addr()));
+        assert_eq!(ask_unix(), b'n', "the path leads to the new process");
+        assert_eq!(ask_udp(), Some(b'o'), "UDP stays with the old one while it runs");
+        some(50);
+        old.signal("TERM");
+        assert!(old.wait_end().success());
+        some(50);
+        stop.store(true, Ordering::SeqCst);
+        new
+    });
+    // Whom the kernel had queued on a socket that closed is reset before anything was said (docs/operating.md).
+    let cut = cut.load(Ordering::SeqCst);
+    assert!(cut <= 8, "{cut} clients were cut off, {} served", served.load(Ordering::SeqCst));
+    wait::until("UDP to be taken over", || (ask_udp() == Some(b'n')).then_some(()));
+    assert_eq!(ask_unix(), b'n', "the old process has left the path alone");
+    assert!(new.log().contains("served once it is free"), "{}", new.log());
+}
+
+/// What became of a client.
+enum Greeted {
+    Whole,
+    NotAtAll,
+}
+
+fn greeted(at: SocketAddr) -> Greeted {
+    let Ok(mut stream) = TcpStream::connect(at) else { return Greeted::NotAtAll };
+    let mut greeting = [0];
+    if stream.read_exact(&mut greeting).is_err() {
+        return Greeted::NotAtAll;
+    }
+    // Who was greeted is served to the end.
+    stream.write_all(b"x").unwrap();
+    stream.read_exact(&mut [0]).unwrap();
+    Greeted::Whole
+}
