@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::io::Write as _;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 
 use sluice_testkit::peers::{Server, UdpServer, connect, exchange, read, udp_client};
 use sluice_testkit::{Origin, Sluice, tools, wait};
@@ -131,13 +131,23 @@ fn icmp_errors_eject_an_endpoint_of_udp() {
     assert_eq!(sluice.metric("sluice_cluster_connect_failures_total", "flow.icmp"), 3);
 }
 
+/// An endpoint for datagrams, and one for TCP at the same address, which is what checks ask.
+fn checked(mark: &'static str) -> (UdpServer, Server) {
+    loop {
+        let udp = UdpServer::echo(mark);
+        // The port may be in use for TCP.
+        if TcpListener::bind(udp.addr()).is_ok() {
+            let tcp = Server::start_at(udp.addr(), |_| Ok(()));
+            return (udp, tcp);
+        }
+    }
+}
+
 #[test]
 fn flows_leave_an_endpoint_that_turns_unhealthy_or_stay_as_the_cluster_says() {
     for (policy, moves) in [("", true), ("on_endpoint_unhealthy: keep,", false)] {
-        let (left, right) = (UdpServer::echo("left "), UdpServer::echo("right "));
-        // Checks ask by TCP where datagrams are served by UDP.
-        let check = |udp: &UdpServer| Server::start_at(udp.addr(), |_| Ok(()));
-        let (left_check, _right_check) = (check(&left), check(&right));
+        let (left, left_check) = checked("left ");
+        let (right, _right_check) = checked("right ");
         let yaml = format!(
             "listeners: [{{ name: u, address: \"udp://127.0.0.1:0\", relay: up }}]\n\
              clusters: {{ up: {{ endpoints: [\"{}\", \"{}\"], {policy} health: {{ interval: 20ms, unhealthy_after: 1 }} }} }}\n\

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use sluice_testkit::{Authority, Sluice, tools};
+use sluice_testkit::{Authority, Sluice, tools, wait};
 use sluice_tests::{certs_beside, sample};
 
 /// A PostgreSQL server with TLS, in a folder of its own.
@@ -155,6 +155,18 @@ fn by_name_passed_through_and_terminated() {
     psql(&users_info("postgres"), "create database reports_2026");
     psql(&users_info("reports_2026"), "select 1");
     sluice.record("reports", |record| record["filter_chain_name"] == "users/reports");
+    // Sessions that end in order, each closed by the client's Terminate.
+    for _ in 0..50 {
+        psql(&conninfo("orders.db.example.com", at, "postgres", &ca), query);
+        psql(&users_info("postgres"), query);
+    }
+    sluice.wait_open(0);
+    let records = wait::until("every record", || {
+        let records = sluice.records();
+        (records.len() == 104).then_some(records)
+    });
+    let odd: Vec<_> = records.iter().filter(|record| record["reason"] != "end.done").collect();
+    assert!(odd.is_empty(), "{odd:#?}");
 }
 
 /// pgbench with 32 clients while the configuration alternates between two that differ.

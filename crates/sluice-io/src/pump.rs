@@ -120,6 +120,16 @@ impl Pump {
         }
     }
 
+    /// Whether the client has sent its last byte, read or not.
+    pub fn client_has_finished(&self) -> bool {
+        self.to_upstream.has_read_end() || self.downstream.raw().socket().has_ended()
+    }
+
+    /// Whether the endpoint has sent its last byte, read or not.
+    pub fn endpoint_has_finished(&self) -> bool {
+        self.to_downstream.has_read_end() || self.upstream.raw().socket().has_ended()
+    }
+
     /// Whether one side has finished and the other has not.
     pub const fn is_half_closed(&self) -> bool {
         self.to_upstream.is_done() != self.to_downstream.is_done()
@@ -163,6 +173,10 @@ enum State {
 impl Direction {
     const fn is_done(&self) -> bool {
         matches!(self.state, State::Done)
+    }
+
+    const fn has_read_end(&self) -> bool {
+        matches!(self.state, State::Finishing | State::SayingGoodbye | State::Done)
     }
 
     fn poll(

@@ -40,7 +40,15 @@ pub struct TlsStream {
     truncated: bool,
     /// The session failed; it is not asked for anything any more.
     failed: bool,
+    /// Something has come from the peer.
+    began: bool,
 }
+
+/// The first byte of a TLS record that carries a handshake, and so of every client's stream.
+const HANDSHAKE_RECORD: u8 = 22;
+
+/// Bytes that are kept of a stream that is not TLS: enough for a request line.
+const NOT_TLS_KEPT: usize = 4096;
 
 impl TlsStream {
     /// The server's side over `raw`, which may have a ClientHello given back to it.
@@ -74,6 +82,7 @@ impl TlsStream {
             peer_finished: false,
             truncated: false,
             failed: false,
+            began: false,
         }
     }
 
@@ -161,6 +170,13 @@ impl TlsStream {
         let count = ready!(self.raw.poll_recv(cx, &mut cipher[held..room]))?;
         if count == 0 {
             return Poll::Ready(Ok(Got::End));
+        }
+        let first = !std::mem::replace(&mut self.began, true);
+        if first && self.session.is_server() && cipher[0] != HANDSHAKE_RECORD {
+            self.failed = true;
+            return Poll::Ready(Err(HandshakeError::NotTls(
+                cipher[..count.min(NOT_TLS_KEPT)].into(),
+            )));
         }
         let clear_count = self.feed(cx, worker, held + count, cipher, clear)?;
         Poll::Ready(Ok(Got::Clear(clear_count)))
@@ -279,6 +295,8 @@ pub enum HandshakeError {
     Io(io::Error),
     /// The protocol.
     Tls(rustls::Error),
+    /// The client did not begin with TLS, but with these bytes, or as many of them as are kept.
+    NotTls(Box<[u8]>),
     /// More unfinished handshake than `handshake_bytes`.
     TooLarge,
 }
@@ -288,7 +306,9 @@ impl HandshakeError {
         match self {
             Self::Io(error) => error,
             Self::Tls(error) => io::Error::new(io::ErrorKind::InvalidData, error),
-            Self::TooLarge => io::Error::new(io::ErrorKind::InvalidData, self.to_string()),
+            Self::TooLarge | Self::NotTls(_) => {
+                io::Error::new(io::ErrorKind::InvalidData, self.to_string())
+            }
         }
     }
 }
@@ -298,6 +318,7 @@ impl std::fmt::Display for HandshakeError {
         match self {
             Self::Io(error) => error.fmt(f),
             Self::Tls(error) => error.fmt(f),
+            Self::NotTls(_) => f.write_str("the peer began with something that is not TLS"),
             Self::TooLarge => f.write_str("the handshake is larger than the limit handshake_bytes"),
         }
     }

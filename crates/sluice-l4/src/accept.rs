@@ -16,6 +16,7 @@ use std::time::Duration;
 use sluice_core::connection::Peer;
 use sluice_io::{Side, Source, WorkerCx};
 use sluice_sys::socket::{accept, has_waiting, local_address, no_descriptor};
+use sluice_upstream::hops::{self, Transport};
 use tokio::sync::Notify;
 
 use crate::connection;
@@ -72,6 +73,7 @@ impl Slot {
     pub async fn accept(self: Rc<Self>, socket: Listening, worker: Rc<WorkerCx>) {
         // A wildcard socket must ask each connection for its own address.
         let bound = socket.local();
+        let _own = local_address(&socket.0).map(|own| hops::Listening::on(Transport::Stream, own));
         let mut in_a_row = 0;
         loop {
             let mut woken = std::pin::pin!(self.wake.notified());

@@ -10,6 +10,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use sluice_core::connection::{ConnInfo, Peer};
 use sluice_core::limits::Limit;
@@ -17,14 +18,15 @@ use sluice_core::reason::end;
 use sluice_core::{Facts, Protocol, Reason, Verdict};
 use sluice_io::tls::HandshakeError;
 use sluice_io::{
-    Admit, Conn, ConnectionFilter, Inspector, LocalFuture, RawStream, Source, Stream, TlsStream,
-    WorkerCx,
+    Admit, Conn, ConnectionFilter, Inspection, Inspector, LocalFuture, RawStream, Source, Stream,
+    TlsStream, WorkerCx,
 };
 use sluice_telemetry::RecordKind;
 use sluice_tls::reasons as tls_reasons;
 use smallvec::SmallVec;
 
 use crate::chain::{Chain, Inner, InnerPlan, Termination, Transport};
+use crate::inspect::http::Http1Inspector;
 use crate::inspect::{Look, Panel};
 use crate::listener::{InspectPlan, Listener, OnTimeout, ProxyAccept, ProxyPlan};
 use crate::metrics;
@@ -87,6 +89,7 @@ fn enter(
         EndGuard { listener: Rc::clone(listener), conn: Rc::clone(&conn), reason: Cell::new(None) };
     if worker.connections.len() > worker.limits.size(Limit::WorkerConnections) {
         metrics::count_limit(worker, Limit::WorkerConnections);
+        conn.info.note(format_args!("limits: {}", Limit::WorkerConnections.def().name));
         guard.reason.set(Some(reasons::LIMIT));
         return None;
     }
@@ -210,7 +213,11 @@ async fn admission(
     // 3. Select.
     let none = Facts::default();
     let facts = conn.info.facts.get().map_or(&none, |facts| &**facts);
-    let mut chain = select(&plan.table, &listener.chains, conn, facts)?;
+    let selected = select(&plan.table, &listener.chains, conn, facts);
+    if selected.is_err() && facts.tls {
+        refuse_hello(&mut stream, conn).await;
+    }
+    let mut chain = selected?;
 
     // 4. Transport.
     let outer = Rc::clone(&chain);
@@ -281,7 +288,12 @@ impl Admitted {
         for filter in filters {
             let verdict = match filter.admit(&self.conn.info) {
                 Admit::Now(verdict) => verdict,
-                Admit::Wait(later) => later.await,
+                Admit::Wait(later) => {
+                    let wait = self.conn.worker.limits.get(Limit::FilterWait);
+                    let by = self.conn.worker.now().after(Duration::from_secs(wait));
+                    let decided = self.conn.until(by, later).await;
+                    decided.unwrap_or(Verdict::Reject(reasons::FILTER_TIMEOUT))
+                }
             };
             match verdict {
                 Verdict::Continue => self.filters.push(Rc::clone(filter)),
@@ -376,8 +388,14 @@ async fn take_proxy_header(
     let trusted =
         conn.info.peer.ip().is_none_or(|ip| plan.trust.iter().any(|block| block.holds(ip)));
     let required = plan.accept == ProxyAccept::Required;
+    let untrusted = || {
+        if let Some(ip) = conn.info.peer.ip() {
+            conn.info.note(format_args!("no block of `trust` holds {ip}"));
+        }
+        reasons::PROXY_UNTRUSTED
+    };
     if required && !trusted {
-        return Err(reasons::PROXY_UNTRUSTED);
+        return Err(untrusted());
     }
     let by = conn.worker.now().after(plan.timeout);
     // Room for the longest header, and for what may come in the same segment.
@@ -398,8 +416,12 @@ async fn take_proxy_header(
         Err(_) if prefix.bytes.is_empty() && !required => header = Header::Absent,
         Err(_) => {}
     }
+    let malformed = |what: &str| {
+        conn.info.note(what);
+        reasons::PROXY_MALFORMED
+    };
     let start = match header {
-        Header::Present { .. } if !trusted => return Err(reasons::PROXY_UNTRUSTED),
+        Header::Present { .. } if !trusted => return Err(untrusted()),
         Header::Present { length, ends } => {
             if let Some((source, destination)) = ends {
                 let ends = (Peer::Ip(source), Peer::Ip(destination));
@@ -409,12 +431,12 @@ async fn take_proxy_header(
         }
         Header::Absent if required => return Err(reasons::PROXY_MISSING),
         Header::Absent => 0,
-        Header::Malformed => return Err(reasons::PROXY_MALFORMED),
+        Header::Malformed(what) => return Err(malformed(what)),
         Header::NeedMore if prefix.bytes.is_empty() && required => {
             return Err(reasons::PROXY_MISSING);
         }
         Header::NeedMore if prefix.bytes.is_empty() => 0,
-        Header::NeedMore => return Err(reasons::PROXY_MALFORMED),
+        Header::NeedMore => return Err(malformed("the header is not complete")),
     };
     prefix.give_back(stream, conn, start)
 }
@@ -484,6 +506,15 @@ async fn inspect(
 
 // --- phase 4: TLS that ends here ---
 
+/// Tells a TLS client whom no chain serves so, RFC 6066 §3: the name it asked for is not known here.
+async fn refuse_hello(stream: &mut Stream, conn: &Conn) {
+    // A record of TLS 1.2, which every version reads: a fatal alert.
+    const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
+    let sent = poll_fn(|cx| Poll::Ready(stream.send(cx, &conn.worker, &UNRECOGNIZED_NAME)));
+    // A client that has gone needs no alert.
+    let _ = sent.await;
+}
+
 async fn terminate(
     listener: &Listener,
     termination: &Termination,
@@ -509,6 +540,15 @@ async fn terminate(
             Err(failed(end::DOWNSTREAM_CLOSED, &"the client closed during the TLS handshake"))
         }
         Ok(Err(HandshakeError::Io(error))) => Err(failed(end::DOWNSTREAM_RESET, &error)),
+        Ok(Err(HandshakeError::NotTls(began))) => {
+            let http = matches!(Http1Inspector.inspect(&began), Inspection::Match(_));
+            let detail = if http {
+                "the client sent a plain HTTP request to a TLS listener"
+            } else {
+                "the client began with something that is not TLS"
+            };
+            Err(failed(tls_reasons::PROTOCOL, &detail))
+        }
         Ok(Err(error @ HandshakeError::TooLarge)) => Err(failed(tls_reasons::PROTOCOL, &error)),
         Ok(Ok(())) => {
             let facts = tls.facts();
@@ -546,4 +586,44 @@ async fn choose_inside(
     let chain = select(&plans.table, &inner.chains, conn, &facts)?;
     let _ = conn.info.inner_facts.set(Box::new(facts));
     Ok(chain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sluice_core::Limits;
+    use sluice_core::clock::ClockOrigin;
+
+    #[derive(Debug)]
+    struct Undecided;
+
+    impl ConnectionFilter for Undecided {
+        fn admit(&self, _: &ConnInfo) -> Admit {
+            Admit::Wait(Box::pin(std::future::pending()))
+        }
+    }
+
+    #[test]
+    fn a_filter_that_does_not_decide_ends_the_connection_after_a_while() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build_local(Default::default())
+            .unwrap();
+        runtime.block_on(async {
+            let mut limits = Limits::default();
+            limits.set(Limit::FilterWait, 1).unwrap();
+            let shard = sluice_telemetry::Registry::new().shard(1);
+            let log = sluice_telemetry::LogQueue::nowhere(&shard);
+            let clock = ClockOrigin::read().clock();
+            let budget = sluice_io::Budget::unlimited();
+            let worker = WorkerCx::new(0, clock, shard, log, limits, &budget);
+            worker.start();
+            let info = ConnInfo::new(1, "l".into(), Peer::Unix, Peer::Unix, worker.now());
+            let conn = Conn::enter(&worker, info);
+            let mut admitted = Admitted { conn, filters: SmallVec::new() };
+            let filters: [Rc<dyn ConnectionFilter>; 1] = [Rc::new(Undecided)];
+            assert_eq!(admitted.judge(&filters).await, Err(reasons::FILTER_TIMEOUT));
+            assert!(admitted.filters.is_empty(), "it let nobody in, so it hears of no end");
+        });
+    }
 }

@@ -38,8 +38,8 @@ pub enum Header {
     },
     /// No header.
     Absent,
-    /// Something that begins like a header and is none.
-    Malformed,
+    /// Something that begins like a header and is none, and what is wrong with it.
+    Malformed(&'static str),
     /// Not enough to tell.
     NeedMore,
 }
@@ -63,11 +63,15 @@ fn begins(prefix: &[u8], word: &[u8]) -> bool {
 fn read_v1(prefix: &[u8]) -> Header {
     let window = prefix.get(..V1_MAX).unwrap_or(prefix);
     let Some(end) = window.iter().position(|byte| *byte == b'\n') else {
-        return if prefix.len() >= V1_MAX { Header::Malformed } else { Header::NeedMore };
+        return if prefix.len() >= V1_MAX {
+            Header::Malformed("version 1: no end of line within 107 bytes")
+        } else {
+            Header::NeedMore
+        };
     };
     let line = window.get(..end).and_then(|line| line.strip_suffix(b"\r"));
     let Some(line) = line.and_then(|line| std::str::from_utf8(line).ok()) else {
-        return Header::Malformed;
+        return Header::Malformed("version 1: the line is no text that ends with CR and LF");
     };
     let length = end.saturating_add(1);
     let mut words = line.split(' ').skip(1);
@@ -75,9 +79,9 @@ fn read_v1(prefix: &[u8]) -> Header {
         Some("UNKNOWN") => Header::Present { length, ends: None },
         Some(family @ ("TCP4" | "TCP6")) => match read_v1_ends(words, family == "TCP4") {
             Some(ends) => Header::Present { length, ends: Some(ends) },
-            None => Header::Malformed,
+            None => Header::Malformed("version 1: an address or a port cannot be read"),
         },
-        _ => Header::Malformed,
+        _ => Header::Malformed("version 1: the protocol is none of TCP4, TCP6 and UNKNOWN"),
     }
 }
 
@@ -102,8 +106,11 @@ fn read_v2(prefix: &[u8]) -> Header {
         return Header::NeedMore;
     };
     let size = usize::from(size);
-    if version >> 4 != 2 || version & 0x0f > 1 || size > V2_BODY_MAX {
-        return Header::Malformed;
+    if version >> 4 != 2 || version & 0x0f > 1 {
+        return Header::Malformed("version 2: version or command is unknown");
+    }
+    if size > V2_BODY_MAX {
+        return Header::Malformed("version 2: it is longer than 4096 bytes");
     }
     let Some(body) = reader.take(size) else { return Header::NeedMore };
     let length = V2.len().saturating_add(4).saturating_add(size);
@@ -123,7 +130,7 @@ fn read_v2(prefix: &[u8]) -> Header {
     match ends {
         _ if local => Header::Present { length, ends: None },
         Some(ends) => Header::Present { length, ends: Some(ends) },
-        None => Header::Malformed,
+        None => Header::Malformed("version 2: it is too short for its addresses"),
     }
 }
 

@@ -1,19 +1,20 @@
 //! Why a connection was not served, and how flows end.
 
 sluice_core::reasons! {
-    DENIED = "accept.denied", Accept, Local, "-", "The source is denied by an `allow` or `deny` filter.";
-    LIMIT = "accept.limit", Accept, Local, "-", "The listener's `connection_limit` or the worker's own limit was reached.";
+    DENIED = "accept.denied", Accept, Local, "-", "The source is denied by an `allow` or `deny` filter; the detail names the filter and the block.";
+    LIMIT = "accept.limit", Accept, Local, "-", "The listener's `connection_limit` or the worker's own limit was reached; the detail says which.";
     SOURCE_LIMIT = "accept.source_limit", Accept, Local, "-", "The source has as many connections as `connection_limit.per_source` allows.";
     RATE = "accept.rate", Accept, Local, "RL", "The source or listener opened connections faster than `rate_limit` allows.";
     PROXY_MISSING = "proxy_header.missing", Accept, Downstream, "DPE", "A PROXY header is required and none came; is the sender in front configured to send it?";
-    PROXY_MALFORMED = "proxy_header.malformed", Accept, Downstream, "DPE", "The PROXY header breaks the specification.";
+    PROXY_MALFORMED = "proxy_header.malformed", Accept, Downstream, "DPE", "The PROXY header breaks the specification; the detail says how. Is the sender in front configured for another protocol or version?";
     PROXY_UNTRUSTED = "proxy_header.untrusted", Accept, Downstream, "-", "A PROXY header came from an address that `trust` does not list.";
     INSPECT_TIMEOUT = "inspect.timeout", Inspect, Downstream, "-", "The first bytes did not come within `inspect.timeout`, and `on_timeout` is `close`.";
     INSPECT_TOO_LARGE = "inspect.too_large", Inspect, Downstream, "-", "The first `inspect.bytes` did not tell what the stream is, and `on_timeout` is `close`.";
     INSPECT_MALFORMED = "inspect.malformed", Inspect, Downstream, "DPE", "The client asked for TLS and then sent something else.";
     INSPECT_CLOSED = "inspect.closed", Inspect, Downstream, "DC", "The client closed before it had said what it wants.";
-    UNMATCHED = "chain.unmatched", Select, Local, "NR", "No chain matches the connection and the listener has no default chain.";
+    UNMATCHED = "chain.unmatched", Select, Local, "NR", "No chain matches the connection and the listener has no default chain; the server name, protocol and addresses of the record say what a chain would have to match. A TLS client is told by an alert.";
     FILTER_REJECTED = "filter.rejected", Filter, Local, "UAEX", "A connection filter of the chain refused the connection.";
+    FILTER_TIMEOUT = "filter.timeout", Filter, Local, "-", "A connection filter did not decide within `filter_wait_seconds`; look at what it asks.";
     BUFFERS = "relay.buffers", Handle, Local, "-", "A slow receiver needed a buffer and the worker had reached `worker_buffer_bytes`.";
     FLOW_IDLE = "flow.idle", Handle, Local, "-", "No datagram for the idle timeout; the usual end of a flow.";
     FLOW_DONE = "flow.done", Handle, Local, "-", "Every datagram was answered `responses` times.";

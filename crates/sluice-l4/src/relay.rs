@@ -20,6 +20,7 @@ use sluice_io::pump::{Moved, Pump, Stopped};
 use sluice_io::{Conn, LocalFuture, Stream, StreamHandler, WorkerCx};
 use sluice_tls::reasons as tls_reasons;
 use sluice_upstream::cluster::Claim;
+use sluice_upstream::hops::Hop;
 use sluice_upstream::{Cluster, ClusterHandle, Connected, Preface, connect};
 use xxhash_rust::xxh3::Xxh3;
 
@@ -89,7 +90,7 @@ impl StreamHandler for Relay {
         let connecting = Box::pin(Rc::clone(&self).connect(stream, Rc::clone(&conn)));
         Box::pin(async move {
             match connecting.await {
-                Ok((pump, _claim)) => relay(&conn, &self.options, pump).await,
+                Ok((pump, _claim, _hop)) => relay(&conn, &self.options, pump).await,
                 Err(reason) => reason,
             }
         })
@@ -101,12 +102,12 @@ impl Relay {
         self: Rc<Self>,
         mut stream: Stream,
         conn: Rc<Conn>,
-    ) -> Result<(Box<Pump>, Claim), Reason> {
+    ) -> Result<(Box<Pump>, Claim, Option<Hop>), Reason> {
         let hash = self.options.hash.and_then(|hash| hash.of(conn.info.source()));
         let preface = self.preface(&conn.info);
         match connect(&self.handle, &conn, hash, &preface).await {
-            Ok(Connected { stream: upstream, claim }) => {
-                Ok((Box::new(Pump::new(stream, upstream)), claim))
+            Ok(Connected { stream: upstream, claim, hop }) => {
+                Ok((Box::new(Pump::new(stream, upstream)), claim, hop))
             }
             Err(reason) => {
                 farewell(&mut stream, &conn.worker).await;
@@ -160,6 +161,11 @@ async fn relay(conn: &Conn, options: &RelayOptions, mut pump: Box<Pump>) -> Reas
             tls_reasons::TRUNCATED
         }
         Ok(Stopped::Done) => end::DONE,
+        Ok(Stopped::Upstream(error) | Stopped::Downstream(error))
+            if is_reset(&error) && is_over(conn, &pump) =>
+        {
+            end::DONE
+        }
         Ok(Stopped::Downstream(error)) => {
             pump.upstream.raw().reset_on_drop();
             info.note(&error);
@@ -176,6 +182,21 @@ async fn relay(conn: &Conn, options: &RelayOptions, mut pump: Box<Pump>) -> Reas
             late
         }
     }
+}
+
+/// Whether a reset takes nothing from anybody. In TLS it does not once the client has finished: who has said
+/// close_notify waits for no more. PostgreSQL, for one, exits at the client's Terminate while the client's close_notify
+/// is on its way there, and the client is gone when the server's own arrives: either makes a reset of the close. In
+/// clear text a client that has finished may still wait for an answer, unless the endpoint has finished too.
+fn is_over(conn: &Conn, pump: &Pump) -> bool {
+    let facts = conn.info.facts.get();
+    let tls = conn.info.tls.get().is_some() || facts.is_some_and(|facts| facts.tls);
+    pump.client_has_finished() && (tls || pump.endpoint_has_finished())
+}
+
+fn is_reset(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, NotConnected};
+    matches!(error.kind(), BrokenPipe | ConnectionReset | NotConnected)
 }
 
 /// Says in TLS that the end is meant: without a word it would look like an attack. A peer that does

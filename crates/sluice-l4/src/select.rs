@@ -16,6 +16,8 @@ use sluice_core::connection::{ConnInfo, Peer};
 use sluice_core::value::{NamePattern, WordPattern};
 use sluice_core::{Cidr, Facts, Protocol, TransportKind};
 
+use crate::inspect::postgres::name_of;
+
 #[cfg(test)]
 mod tests;
 
@@ -260,7 +262,11 @@ fn table(
         }
         Step::Database | Step::User => {
             let of_user = step == Step::User;
-            let values = |c: &Criteria| if of_user { c.users.clone() } else { c.databases.clone() };
+            // Of both sides as much as the server goes by.
+            let values = |c: &Criteria| {
+                let words = if of_user { &c.users } else { &c.databases };
+                words.iter().map(as_server_takes_it).collect()
+            };
             let (mut exact, mut prefix) = (HashMap::new(), Vec::new());
             for (word, branch) in group(chains, named, rest, equal, values) {
                 match word {
@@ -271,6 +277,13 @@ fn table(
             prefix.sort_by_key(|(word, _): &(String, _)| std::cmp::Reverse(word.len()));
             Table::Word { of_user, exact, prefix }
         }
+    }
+}
+
+fn as_server_takes_it(pattern: &WordPattern) -> WordPattern {
+    match pattern {
+        WordPattern::Exact(word) => WordPattern::Exact(name_of(word.as_bytes())),
+        WordPattern::Prefix(word) => WordPattern::Prefix(name_of(word.as_bytes())),
     }
 }
 

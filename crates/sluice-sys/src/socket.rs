@@ -16,16 +16,40 @@ pub fn reset_on_close(socket: &impl AsFd) {
     let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
 }
 
-/// Begins to connect to `to`. The socket becomes writable when that is done, or shows an error.
+/// A socket for a stream to `to`.
 ///
 /// # Errors
-/// What `socket(2)` or `connect(2)` said, other than that it takes a while.
-pub fn begin_connect(to: SocketAddr) -> io::Result<OwnedFd> {
+/// What `socket(2)` said.
+pub fn stream_to(to: SocketAddr) -> io::Result<OwnedFd> {
     let kind = Type::STREAM.nonblocking();
-    let socket = Socket::new(Domain::for_address(to), kind, Some(Protocol::TCP))?;
-    match socket.connect(&to.into()) {
+    Ok(Socket::new(Domain::for_address(to), kind, Some(Protocol::TCP))?.into())
+}
+
+/// A socket for datagrams to `to`.
+///
+/// # Errors
+/// What `socket(2)` said.
+pub fn datagrams_to(to: SocketAddr) -> io::Result<OwnedFd> {
+    let kind = Type::DGRAM.nonblocking();
+    Ok(Socket::new(Domain::for_address(to), kind, Some(Protocol::UDP))?.into())
+}
+
+/// Gives a socket its own address; port 0 lets the system choose one.
+///
+/// # Errors
+/// What `bind(2)` said; `AddrNotAvailable` where the address is none of this host's.
+pub fn bind(socket: impl AsFd, own: SocketAddr) -> io::Result<()> {
+    SockRef::from(&socket).bind(&own.into())
+}
+
+/// Begins to connect. A stream becomes writable when that is done, or shows an error.
+///
+/// # Errors
+/// What `connect(2)` said, other than that it takes a while.
+pub fn begin_connect(socket: impl AsFd, to: SocketAddr) -> io::Result<()> {
+    match SockRef::from(&socket).connect(&to.into()) {
         Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
-        _ => Ok(socket.into()),
+        _ => Ok(()),
     }
 }
 

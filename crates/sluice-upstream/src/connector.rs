@@ -7,23 +7,28 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 
 use rustls::pki_types::ServerName;
 use sluice_core::connection::Attempt;
+use sluice_core::limits::Limit;
 use sluice_core::reason;
 use sluice_core::{Moment, Reason};
 use sluice_io::tls::HandshakeError;
 use sluice_io::{Conn, RawStream, Reactor, Side, Stream, TlsStream, WorkerCx};
-use sluice_sys::socket::{begin_connect, connect_unix, local_address, no_descriptor, take_error};
+use sluice_sys::socket::{
+    begin_connect, connect_unix, local_address, no_descriptor, stream_to, take_error,
+};
 use sluice_telemetry::RecordKind;
 use sluice_tls::ClientTls;
 use smallvec::SmallVec;
 
 use crate::cluster::{Claim, ClusterHandle};
 use crate::endpoint::{EndpointState, Target};
+use crate::hops::{self, Hop, Looped, Transport};
 use crate::plan::{ClusterPlan, OutlierPlan};
 use crate::reasons;
 
@@ -34,6 +39,8 @@ pub struct Connected {
     pub stream: Stream,
     /// Hold it as long as the stream.
     pub claim: Claim,
+    /// Where it leads to a listener of ours. Hold it too.
+    pub hop: Option<Hop>,
 }
 
 /// What is said to an endpoint in clear before anything else.
@@ -68,7 +75,12 @@ pub async fn connect(
         let endpoint = Arc::clone(claim.endpoint());
         let started = conn.worker.now();
         let by = started.after(plan.connect_timeout);
-        let reaching = reach(&plan, &endpoint, &conn.worker, preface);
+        let mut hop = None;
+        let opened = |socket: &OwnedFd| {
+            hop = enter_hop(conn, &endpoint.target, socket)?;
+            Ok(())
+        };
+        let reaching = reach_with(&plan, &endpoint, &conn.worker, preface, opened);
         let outcome = match conn.until(by, reaching).await {
             Ok(outcome) => outcome,
             Err(_) => Err(Failure::of(reasons::CONNECT_TIMEOUT)),
@@ -90,7 +102,7 @@ pub async fn connect(
                 }
                 handle.note_connected(&conn.worker, &endpoint, started);
                 *conn.info.reach().endpoint.borrow_mut() = Some(Arc::clone(&endpoint.name));
-                return Ok(Connected { stream, claim });
+                return Ok(Connected { stream, claim, hop });
             }
             Err(Failure { why, .. }) => {
                 handle.note_failure(&conn.worker, &endpoint, why);
@@ -128,6 +140,23 @@ impl Failure {
         let detail = Some(format!("{}: {error}", endpoint.name));
         Self { why: reasons::TLS, errno: None, detail }
     }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::of_io(&error)
+    }
+}
+
+/// Notes a socket to `target`, opened for `conn`, where it leads to a listener of ours.
+fn enter_hop(conn: &Conn, target: &Target, socket: &OwnedFd) -> Result<Option<Hop>, Failure> {
+    let Target::Ip(target) = target else { return Ok(None) };
+    let hops_max = conn.worker.limits.get(Limit::OwnHops);
+    let from = conn.info.peer.socket();
+    hops::enter(Transport::Stream, from, *target, hops_max, socket).map_err(|Looped| Failure {
+        detail: Some(format!("it has passed {hops_max} of our listeners (own_hops)")),
+        ..Failure::of(reasons::LOOP)
+    })
 }
 
 impl ClusterHandle {
@@ -201,8 +230,17 @@ pub async fn reach(
     worker: &WorkerCx,
     preface: &Preface,
 ) -> Result<Stream, Failure> {
-    let opened = open(&endpoint.target, &worker.reactor).await;
-    let mut raw = opened.map_err(|error| Failure::of_io(&error))?;
+    reach_with(plan, endpoint, worker, preface, |_| Ok(())).await
+}
+
+async fn reach_with(
+    plan: &ClusterPlan,
+    endpoint: &EndpointState,
+    worker: &WorkerCx,
+    preface: &Preface,
+    opened: impl FnOnce(&OwnedFd) -> Result<(), Failure>,
+) -> Result<Stream, Failure> {
+    let mut raw = open_with(&endpoint.target, &worker.reactor, opened).await?;
     greet(&mut raw, worker, preface).await?;
     let Some(tls) = &plan.tls else { return Ok(Stream::Raw(raw)) };
     let name = verified_name(tls, endpoint).ok_or(Failure::of(reasons::TLS))?;
@@ -223,12 +261,24 @@ pub async fn reach(
 /// # Errors
 /// What the system said.
 pub async fn open(target: &Target, reactor: &Rc<Reactor>) -> io::Result<RawStream> {
+    open_with(target, reactor, |_| Ok(())).await
+}
+
+/// The same. `opened` sees a socket before it is connected.
+async fn open_with<E: From<io::Error>>(
+    target: &Target,
+    reactor: &Rc<Reactor>,
+    opened: impl FnOnce(&OwnedFd) -> Result<(), E>,
+) -> Result<RawStream, E> {
     if !reactor.descriptors().has(1) {
-        return Err(no_descriptor());
+        return Err(no_descriptor().into());
     }
     match target {
         Target::Ip(address) => {
-            let socket = reactor.register(begin_connect(*address)?)?;
+            let socket = stream_to(*address)?;
+            opened(&socket)?;
+            begin_connect(&socket, *address)?;
+            let socket = reactor.register(socket)?;
             poll_fn(|cx| socket.poll_ready(cx, Side::Write)).await;
             // Only a socket in error has one to tell, and asking is a system call.
             if socket.has_failed() {

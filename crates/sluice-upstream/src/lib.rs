@@ -13,6 +13,7 @@ pub mod connector;
 pub mod dns;
 pub mod endpoint;
 pub mod health;
+pub mod hops;
 pub mod metrics;
 pub mod plan;
 pub mod pool;

@@ -17,6 +17,7 @@ sluice_core::reasons! {
     STARTTLS_REFUSED = "starttls.refused", Handle, Upstream, "UF", "The endpoint does not speak TLS on request; enable it there or do not ask for it.";
     FDS = "local.fds", Handle, Local, "-", "Sluice had no open file left for a socket; raise the limit of open files (`ulimit -n`, `LimitNOFILE=`), or look at `descriptor_reserve` and `flow_descriptors_percent`.";
     MEMORY = "local.memory", Handle, Local, "-", "The system had no memory left for a socket; see net.ipv4.tcp_mem and the memory limit of the control group.";
+    LOOP = "local.loop", Handle, Local, "-", "What came in had passed as many listeners of this process as `own_hops` allows: a cluster leads back to the listener that uses it; correct its endpoints.";
     RESET = "upstream.reset", Handle, Upstream, "UC", "The endpoint reset the connection; the reset was passed on.";
     CLOSED_EARLY = "upstream.closed_early", Handle, Upstream, "UC", "The endpoint closed before the stream could begin.";
 }

@@ -102,6 +102,11 @@ impl Session {
         }
     }
 
+    /// Whether it is the server's side.
+    pub(super) const fn is_server(&self) -> bool {
+        matches!(self, Self::Server(_))
+    }
+
     pub(super) fn is_handshaking(&self) -> bool {
         self.common().is_handshaking()
     }

@@ -68,10 +68,12 @@ impl FilterPlan for Blocks {
 impl ConnectionFilter for Blocks {
     fn admit(&self, conn: &ConnInfo) -> Admit {
         // A unix socket has no address to judge; who may open it is up to its file mode.
-        let listed = conn.source().ip().map(|ip| self.blocks.iter().any(|block| block.holds(ip)));
-        Admit::Now(match listed {
-            Some(listed) if listed != self.allow => Verdict::Reject(reasons::DENIED),
-            _ => Verdict::Continue,
-        })
+        let Some(ip) = conn.source().ip() else { return Admit::Now(Verdict::Continue) };
+        match self.blocks.iter().find(|block| block.holds(ip)) {
+            Some(block) if !self.allow => conn.note(format_args!("deny: {block}")),
+            None if self.allow => conn.note(format_args!("allow: no block holds {ip}")),
+            _ => return Admit::Now(Verdict::Continue),
+        }
+        Admit::Now(Verdict::Reject(reasons::DENIED))
     }
 }

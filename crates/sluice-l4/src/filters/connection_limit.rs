@@ -89,7 +89,8 @@ impl FilterPlan for Plan {
 impl ConnectionFilter for Filter {
     fn admit(&self, conn: &ConnInfo) -> Admit {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.settings.max.is_some_and(|max| counts.all >= max) {
+        if let Some(max) = self.settings.max.filter(|max| counts.all >= *max) {
+            conn.note(format_args!("connection_limit: max: {max}"));
             return Admit::Now(Verdict::Reject(reasons::LIMIT));
         }
         if let Some(max) = self.settings.per_source {
@@ -98,6 +99,7 @@ impl ConnectionFilter for Filter {
                 self.forgotten.increment();
             }
             if *count >= max {
+                conn.note(format_args!("connection_limit: per_source: {max}"));
                 return Admit::Now(Verdict::Reject(reasons::SOURCE_LIMIT));
             }
             *count += 1;

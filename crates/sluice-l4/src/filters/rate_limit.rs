@@ -6,7 +6,7 @@
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use sluice_core::value::Rate;
+use sluice_core::value::{Rate, show_rate};
 use sluice_core::{Clock, ConnInfo, Diags, Node, Path, Setting, Shape, Verdict};
 use sluice_io::{Admit, ConnectionFilter, FilterFactory, FilterPlan, WorkerCx};
 use sluice_telemetry::Counter;
@@ -104,10 +104,15 @@ impl ConnectionFilter for Filter {
             self.forgotten.increment();
         }
         let burst = self.settings.burst.unwrap_or(count).max(1);
-        Admit::Now(if bucket.take(self.clock.now(), per / count, burst) {
-            Verdict::Continue
-        } else {
-            Verdict::Reject(reasons::RATE)
-        })
+        if bucket.take(self.clock.now(), per / count, burst) {
+            return Admit::Now(Verdict::Continue);
+        }
+        let rate = show_rate(self.settings.connections);
+        let who = match self.settings.per {
+            Per::SourceIp => " per source_ip",
+            Per::Listener => "",
+        };
+        conn.note(format_args!("rate_limit: connections: {rate}{who}"));
+        Admit::Now(Verdict::Reject(reasons::RATE))
     }
 }

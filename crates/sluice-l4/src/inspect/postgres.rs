@@ -26,6 +26,14 @@ const CANCEL_CODE: u32 = 80_877_102;
 /// The largest startup packet that a server takes (`MAX_STARTUP_PACKET_LENGTH`).
 const STARTUP_MAX: usize = 10_000;
 
+/// Bytes of a name that a server goes by (`NAMEDATALEN` less one); it cuts off what is longer.
+const NAME_MAX: usize = 63;
+
+/// A name as the server takes it.
+pub fn name_of(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes.get(..NAME_MAX).unwrap_or(bytes)).into_owned()
+}
+
 /// Recognises PostgreSQL; reads user and database.
 #[derive(Debug)]
 pub struct PostgresInspector {
@@ -82,7 +90,8 @@ fn read_startup(mut parameters: Reader<'_>) -> Inspection {
             b"database" => &mut database,
             _ => continue,
         };
-        *slot = Some(String::from_utf8_lossy(value).into_owned().into_boxed_str());
+        // The server takes an empty name for none, and the user's name for the database's then.
+        *slot = (!value.is_empty()).then(|| name_of(value).into_boxed_str());
     }
     Inspection::Match(Facts {
         postgres_database: database.or_else(|| user.clone()),

@@ -173,6 +173,11 @@ fn postgres_in_clear() {
     };
     check(&startup(&[("user", "ann"), ("database", "orders")]), &facts("ann", "orders"));
     check(&startup(&[("user", "ann"), ("application_name", "psql")]), &facts("ann", "ann"));
+    // As the server takes them: no database is the user's, and names have 63 bytes at most.
+    check(&startup(&[("user", "ann"), ("database", "")]), &facts("ann", "ann"));
+    let (long, cut) = ("x".repeat(70), "x".repeat(63));
+    check(&startup(&[("user", &long), ("database", &long)]), &facts(&cut, &cut));
+    check(&startup(&[("user", &long)]), &facts(&cut, &cut));
     let mut cancel = 16_u32.to_be_bytes().to_vec();
     cancel.extend(80_877_102_u32.to_be_bytes());
     check(&cancel, &Facts::of(Protocol::Postgres));

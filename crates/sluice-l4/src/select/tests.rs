@@ -190,3 +190,15 @@ fn equal_criteria_are_named_and_a_default_takes_the_rest() {
         None
     );
 }
+
+#[test]
+fn postgres_names_are_compared_as_far_as_the_server_reads_them() {
+    let long = "x".repeat(70);
+    let chain =
+        Criteria { databases: vec![parse_word_pattern(&long).unwrap()], ..Criteria::default() };
+    let table = ChainTable::build(&[chain, Criteria::default()]).unwrap();
+    let facts =
+        Facts { postgres_database: Some("x".repeat(63).into()), ..Facts::of(Protocol::Postgres) };
+    let subject = Subject { destination: None, source: None, facts: &facts };
+    assert_eq!(table.find(&subject), Some(0));
+}

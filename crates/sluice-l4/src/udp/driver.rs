@@ -25,6 +25,7 @@ use sluice_sys::datagram::{BATCH, Datagram, Outgoing, Received, send};
 use sluice_sys::socket::local_address;
 use sluice_telemetry::{Counter, RecordKind};
 use sluice_upstream::cluster::Claim;
+use sluice_upstream::hops::{self, Hop, Transport};
 use sluice_upstream::plan::OnUnhealthy;
 use smallvec::SmallVec;
 use tokio::sync::Notify;
@@ -46,6 +47,7 @@ pub struct UdpSlot {
     worker: Rc<WorkerCx>,
     socket: Source,
     local: SocketAddr,
+    _own: hops::Listening,
     listener: RefCell<Rc<UdpListener>>,
     table: RefCell<FlowTable<Rc<Flow>>>,
     names: Names,
@@ -62,6 +64,7 @@ pub struct Flow {
     listener: Rc<UdpListener>,
     chain: usize,
     upstream: Source,
+    _hop: Option<Hop>,
     claim: Claim,
     received: Cell<u64>,
     sent: Cell<u64>,
@@ -105,6 +108,7 @@ impl UdpSlot {
             worker: Rc::clone(worker),
             socket,
             local,
+            _own: hops::Listening::on(Transport::Datagram, local),
             listener: RefCell::new(listener),
             table: RefCell::new(FlowTable::new(bound)),
             names: Names::new(worker.limits.size(Limit::QuicHellos)),
@@ -337,11 +341,11 @@ impl UdpSlot {
         if let Some(facts) = facts {
             let _ = info.facts.set(Box::new(facts));
         }
-        let (chain, claim, upstream) =
-            self.open(&listener, &info, now, owner).inspect_err(|why| {
-                // It never became a flow, and still its end has a reason.
-                self.record(&info, &listener, *why, (1, 0));
-            })?;
+        let opened = self.open(&listener, &info, now, owner);
+        let (chain, claim, (upstream, hop)) = opened.inspect_err(|why| {
+            // It never became a flow, and still its end has a reason.
+            self.record(&info, &listener, *why, (1, 0));
+        })?;
         let plan = &listener.plan.chains[chain];
         let unanswered = Duration::from_secs(self.worker.limits.get(Limit::FlowUnanswered));
         let idle = plan.idle_timeout.map_or(unanswered, |idle| idle.min(unanswered));
@@ -352,6 +356,7 @@ impl UdpSlot {
             listener: Rc::clone(&listener),
             chain,
             upstream,
+            _hop: hop,
             claim,
             received: Cell::new(0),
             sent: Cell::new(0),
@@ -377,7 +382,7 @@ impl UdpSlot {
         info: &ConnInfo,
         now: Moment,
         owner: Option<&Owner>,
-    ) -> Result<(usize, Claim, Source), Reason> {
+    ) -> Result<(usize, Claim, (Source, Option<Hop>)), Reason> {
         self.spare(listener, now)?;
         let (chain, claim) = listener.choose(&self.worker, info, owner)?;
         let opened = self.spare(listener, now).and_then(|spare| {

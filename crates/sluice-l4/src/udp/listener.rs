@@ -5,8 +5,6 @@
 //! begin after all.
 
 use std::io;
-use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -15,9 +13,10 @@ use sluice_core::limits::Limit;
 use sluice_core::{Facts, Reason, Verdict};
 use sluice_io::{Admit, ConnectionFilter, Source, WorkerCx};
 use sluice_sys::datagram::coalesce;
-use sluice_sys::socket::local_address;
+use sluice_sys::socket::{begin_connect, datagrams_to, local_address};
 use sluice_telemetry::{Counter, CounterSet, Gauge};
 use sluice_upstream::cluster::Claim;
+use sluice_upstream::hops::{self, Hop, Looped, Transport};
 use sluice_upstream::plan::OnUnhealthy;
 use sluice_upstream::{ClusterHandle, Target};
 
@@ -163,15 +162,13 @@ impl UdpListener {
         chain: usize,
         claim: &Claim,
         info: &ConnInfo,
-    ) -> Result<Source, Reason> {
+    ) -> Result<(Source, Option<Hop>), Reason> {
         let endpoint = claim.endpoint();
-        let opened = connected(&endpoint.target)
-            .and_then(|socket| worker.reactor.register_flow(socket))
-            .map_err(|error| (sluice_upstream::reasons::of_connect_error(&error), error));
-        let failure = opened.as_ref().err().map(|(why, error)| (*why, error.raw_os_error()));
+        let opened = connected(worker, info, &endpoint.target);
+        let failure = opened.as_ref().err().copied();
         let attempt = Attempt { endpoint: Arc::clone(&endpoint.name), failure };
         info.reach().attempts.borrow_mut().push(attempt);
-        let upstream = opened.map_err(|(why, _)| {
+        let (upstream, hop) = opened.map_err(|(why, _)| {
             self.chains[chain].handle.note_failure(worker, endpoint, why);
             why
         })?;
@@ -179,7 +176,7 @@ impl UdpListener {
         // Whether anybody is there only an answer shows.
         endpoint.count_connection();
         self.take_together(&upstream);
-        Ok(upstream)
+        Ok((upstream, hop))
     }
 }
 
@@ -218,20 +215,25 @@ fn pick(
     }
 }
 
-fn connected(target: &Target) -> io::Result<OwnedFd> {
+/// A socket to `target`, and the note of it where it leads to a listener of ours.
+fn connected(
+    worker: &WorkerCx,
+    info: &ConnInfo,
+    target: &Target,
+) -> Result<(Source, Option<Hop>), (Reason, Option<i32>)> {
+    let failed = |error: io::Error| {
+        (sluice_upstream::reasons::of_connect_error(&error), error.raw_os_error())
+    };
     let Target::Ip(to) = target else {
-        return Err(io::Error::new(
-            io::ErrorKind::Unsupported,
-            "datagrams go to IP addresses only",
-        ));
+        return Err(failed(io::ErrorKind::Unsupported.into()));
     };
-    let any: SocketAddr = if to.is_ipv4() {
-        (std::net::Ipv4Addr::UNSPECIFIED, 0).into()
-    } else {
-        (std::net::Ipv6Addr::UNSPECIFIED, 0).into()
-    };
-    let socket = std::net::UdpSocket::bind(any)?;
-    socket.set_nonblocking(true)?;
-    socket.connect(to)?;
-    Ok(socket.into())
+    let socket = datagrams_to(*to).map_err(failed)?;
+    let (from, hops_max) = (info.peer.socket(), worker.limits.get(Limit::OwnHops));
+    let hop = hops::enter(Transport::Datagram, from, *to, hops_max, &socket).map_err(|Looped| {
+        info.note(format_args!("it has passed {hops_max} of our listeners (own_hops)"));
+        (sluice_upstream::reasons::LOOP, None)
+    })?;
+    begin_connect(&socket, *to).map_err(failed)?;
+    let source = worker.reactor.register_flow(socket).map_err(failed)?;
+    Ok((source, hop))
 }

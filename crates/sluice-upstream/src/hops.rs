@@ -1,0 +1,184 @@
+//! Connections and flows of ours that lead to a listener of ours.
+//!
+//! Owns: the addresses that this process listens on, and, of the sockets that it opened to one of them, how many of
+//! its listeners what they carry has passed. Refuses to know: why somebody connects. Keeps: what has passed as many of
+//! our listeners as `own_hops` allows does not pass another; a socket that leads elsewhere, which is nearly every one,
+//! costs a look at a table that only the opening and closing of listeners writes.
+//!
+//! A listener that leads to another listener is nothing wrong; one that leads to itself would go round until no
+//! descriptor is left. Both look alike at each hop, so hops are counted: a connection from one of our own sockets has
+//! passed one more than what that socket was opened for. A way that leads through another process, or through
+//! translated addresses, is not seen.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsFd;
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+
+use arc_swap::ArcSwap;
+use sluice_sys::socket::{bind, local_address};
+
+/// What an address is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Transport {
+    /// TCP.
+    Stream,
+    /// UDP.
+    Datagram,
+}
+
+type Place = (Transport, SocketAddr);
+
+#[derive(Default)]
+struct Own {
+    /// Listening sockets by address, with how many there are; each worker has its own.
+    listening: ArcSwap<HashMap<Place, usize>>,
+    /// Our sockets to those, by their own address, with the listeners that what they carry has passed.
+    sockets: Mutex<HashMap<Place, u64>>,
+}
+
+static OWN: LazyLock<Own> = LazyLock::new(Own::default);
+
+fn sockets() -> MutexGuard<'static, HashMap<Place, u64>> {
+    OWN.sockets.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A listening socket; known as long as this lives.
+#[derive(Debug)]
+pub struct Listening(Place);
+
+impl Listening {
+    /// We listen on `address`.
+    pub fn on(transport: Transport, address: SocketAddr) -> Self {
+        let place = (transport, address);
+        change(|listening| *listening.entry(place).or_default() += 1);
+        Self(place)
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        change(|listening| {
+            if let Some(count) = listening.get_mut(&self.0) {
+                *count -= 1;
+                if *count == 0 {
+                    listening.remove(&self.0);
+                }
+            }
+        });
+    }
+}
+
+fn change(change: impl Fn(&mut HashMap<Place, usize>)) {
+    OWN.listening.rcu(|listening| {
+        let mut listening = HashMap::clone(listening);
+        change(&mut listening);
+        listening
+    });
+}
+
+/// A socket of ours that leads to a listener of ours; forgotten on drop.
+#[derive(Debug)]
+pub struct Hop(Box<Place>);
+
+impl Drop for Hop {
+    fn drop(&mut self) {
+        sockets().remove(&*self.0);
+    }
+}
+
+/// As many listeners have been passed as may be: it is a loop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Looped;
+
+/// Where `target` is a listener of ours, notes `socket`, which will be connected to it for what came from `from`, and
+/// gives it the address by which the listener will know it: noted only after it was connected, it could be served before.
+///
+/// # Errors
+/// What came from there has passed `hops_max` of our listeners.
+pub fn enter(
+    transport: Transport,
+    from: Option<SocketAddr>,
+    target: SocketAddr,
+    hops_max: u64,
+    socket: impl AsFd,
+) -> Result<Option<Hop>, Looped> {
+    if !may_be_ours(transport, target) {
+        return Ok(None);
+    }
+    // Of a wildcard listener only the port is known: where this address cannot be bound it is another host's.
+    if bind(&socket, SocketAddr::new(source_to(target.ip()), 0)).is_err() {
+        return Ok(None);
+    }
+    let Some(local) = local_address(&socket) else { return Ok(None) };
+    let mut sockets = sockets();
+    let passed = from.and_then(|from| sockets.get(&(transport, from)).copied()).unwrap_or(0) + 1;
+    if passed > hops_max {
+        return Err(Looped);
+    }
+    let place = (transport, local);
+    sockets.insert(place, passed);
+    Ok(Some(Hop(Box::new(place))))
+}
+
+fn may_be_ours(transport: Transport, target: SocketAddr) -> bool {
+    let listening = OWN.listening.load();
+    let known =
+        |ip: IpAddr| listening.contains_key(&(transport, SocketAddr::new(ip, target.port())));
+    known(target.ip()) || known(Ipv4Addr::UNSPECIFIED.into()) || known(Ipv6Addr::UNSPECIFIED.into())
+}
+
+/// The address that the system would choose for a socket to `target`, an address of this host.
+fn source_to(target: IpAddr) -> IpAddr {
+    match target {
+        IpAddr::V4(v4) if v4.is_loopback() => Ipv4Addr::LOCALHOST.into(),
+        _ => target,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sluice_sys::socket::stream_to;
+    use std::os::fd::OwnedFd;
+
+    fn at(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    /// A socket to `target` for what came from `from`: its own address, and the note of it.
+    fn hop(
+        from: Option<SocketAddr>,
+        target: &str,
+    ) -> Result<Option<(OwnedFd, SocketAddr, Hop)>, Looped> {
+        let socket = stream_to(at(target)).unwrap();
+        let entered = enter(Transport::Stream, from, at(target), 2, &socket)?;
+        Ok(entered.map(|hop| {
+            let own = local_address(&socket).unwrap();
+            (socket, own, hop)
+        }))
+    }
+
+    #[test]
+    fn hops_are_counted_from_socket_to_socket() {
+        let listener = "127.0.0.1:61001";
+        assert!(hop(None, listener).unwrap().is_none(), "nobody listens there");
+        let listening = Listening::on(Transport::Stream, at(listener));
+        let first = hop(Some(at("127.0.0.9:1")), listener).unwrap().unwrap();
+        let second = hop(Some(first.1), listener).unwrap().unwrap();
+        assert_eq!(hop(Some(second.1), listener).unwrap_err(), Looped);
+        let address = second.1;
+        drop(second);
+        assert!(hop(Some(address), listener).unwrap().is_some(), "it was forgotten");
+        drop(listening);
+        assert!(hop(Some(first.1), listener).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_wildcard_listener_is_met_at_every_address_of_the_host() {
+        let _listening = Listening::on(Transport::Stream, at("0.0.0.0:61002"));
+        assert!(hop(None, "127.0.0.5:61002").unwrap().is_some());
+        assert!(hop(None, "192.0.2.7:61002").unwrap().is_none(), "it is another host");
+        assert!(hop(None, "127.0.0.5:61003").unwrap().is_none());
+    }
+}

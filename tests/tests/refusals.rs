@@ -1,0 +1,167 @@
+//! What clients and records hear of connections that are refused, and of those that lead back to Sluice.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::io::Write as _;
+
+use sluice_testkit::peers::{Server, connect, read_to_end, udp_client};
+use sluice_testkit::{Authority, Running, Sluice, tools, wait};
+
+fn one(server: &Server, listener: &str) -> String {
+    format!(
+        "listeners: [{{ name: a, address: 127.0.0.1:0, {listener} }}]\nclusters: {{ up: {{ endpoints: [\"{}\"] }} }}\n",
+        server.addr()
+    )
+}
+
+/// What the client reads after it has said `words`.
+fn say(sluice: &Running, words: &[u8]) -> Vec<u8> {
+    let mut client = connect(sluice.addr("a"));
+    client.write_all(words).unwrap();
+    read_to_end(&mut client).1
+}
+
+#[test]
+fn a_refusal_names_its_filter_and_what_it_went_by() {
+    let server = Server::echo();
+    for (filter, reason, detail) in [
+        ("deny: [192.0.2.0/24, 127.0.0.0/8]", "accept.denied", "deny: 127.0.0.0/8"),
+        ("allow: [192.0.2.0/24]", "accept.denied", "allow: no block holds 127.0.0.1"),
+        ("connection_limit: { max: 0 }", "accept.limit", "connection_limit: max: 0"),
+        (
+            "connection_limit: { per_source: 0 }",
+            "accept.source_limit",
+            "connection_limit: per_source: 0",
+        ),
+        (
+            "rate_limit: { connections: 1/h, per: source_ip }",
+            "accept.rate",
+            "rate_limit: connections: 1/h per source_ip",
+        ),
+    ] {
+        let sluice =
+            Sluice::new().start(&one(&server, &format!("filters: [{{ {filter} }}], relay: up")));
+        for _ in 0..2 {
+            let mut client = connect(sluice.addr("a"));
+            let _ = client.write_all(b"x");
+            client.shutdown(std::net::Shutdown::Write).ok();
+            let _ = read_to_end(&mut client);
+        }
+        assert_eq!(sluice.record_of(reason)["detail"], detail);
+    }
+}
+
+#[test]
+fn a_proxy_header_that_is_wrong_is_described() {
+    let server = Server::echo();
+    let listener =
+        "proxy_protocol: { accept: required, trust: [127.0.0.0/8], timeout: 300ms }, relay: up";
+    let long = [&b"PROXY TCP4 "[..], &[b'1'; 120]].concat();
+    for (header, detail) in [
+        (&b"PROXY NONSENSE\r\n"[..], "version 1: the protocol is none of TCP4, TCP6 and UNKNOWN"),
+        (b"PROXY TCP4 192.0.2.1 x 1 2\r\n", "version 1: an address or a port cannot be read"),
+        (&long, "version 1: no end of line within 107 bytes"),
+        (b"PROXY TCP4 192.0.2.1", "the header is not complete"),
+        (b"\r\n\r\n\0\r\nQUIT\n\x31\x11\0\x0c", "version 2: version or command is unknown"),
+        (b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x02ab", "version 2: it is too short for its addresses"),
+        (b"\r\n\r\n\0\r\nQUIT\n\x21\x11\xff\xff", "version 2: it is longer than 4096 bytes"),
+    ] {
+        let sluice = Sluice::new().start(&one(&server, listener));
+        assert!(say(&sluice, header).is_empty());
+        assert_eq!(sluice.record_of("proxy_header.malformed")["detail"], detail);
+    }
+    let untrusted = "proxy_protocol: { accept: optional, trust: [192.0.2.0/24] }, relay: up";
+    let sluice = Sluice::new().expect_warning("optional-header").start(&one(&server, untrusted));
+    say(&sluice, b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n");
+    let record = sluice.record_of("proxy_header.untrusted");
+    assert_eq!(record["detail"], "no block of `trust` holds 127.0.0.1");
+}
+
+#[test]
+fn plain_http_on_a_tls_listener_is_recognised() {
+    let kit = Sluice::new();
+    let certs = tempfile::tempdir().unwrap();
+    Authority::new(certs.path()).issue("a", &["a.test"]);
+    let (server, folder) = (Server::echo(), certs.path().display());
+    let tls = format!(
+        "tls: {{ certificates: [{{ cert: {folder}/a.pem, key: {folder}/a.key }}] }}, relay: up"
+    );
+    let sluice = kit.start(&one(&server, &tls));
+    say(&sluice, b"GET / HTTP/1.1\r\nhost: a.test\r\n\r\n");
+    let record = sluice.record_of("tls.protocol");
+    assert_eq!(record["detail"], "the client sent a plain HTTP request to a TLS listener");
+    assert_eq!(sluice.metric("sluice_tls_handshakes_total", "failed"), 1);
+    say(&sluice, b"SSH-2.0-OpenSSH\r\n");
+    sluice.record("another protocol", |record| {
+        record["detail"] == "the client began with something that is not TLS"
+    });
+}
+
+#[test]
+fn an_unknown_server_name_is_answered_with_its_alert() {
+    if !tools::have(&["openssl"]) {
+        return;
+    }
+    let server = Server::echo();
+    let sluice =
+        Sluice::new().start(&one(&server, "chains: [{ match: { sni: known.test }, relay: up }]"));
+    let output = tools::command("openssl")
+        .args(["s_client", "-servername", "other.test", "-connect"])
+        .arg(sluice.addr("a").to_string())
+        .stdin(std::process::Stdio::null())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("unrecognized name") && said.contains("112"), "{said}");
+    assert_eq!(sluice.record_of("chain.unmatched")["requested_server_name"], "other.test");
+}
+
+#[test]
+fn a_loop_through_our_own_listener_is_cut() {
+    for transport in ["", "udp://"] {
+        let port = tools::free_port();
+        let yaml = format!(
+            "listeners: [{{ name: a, address: \"{transport}0.0.0.0:{port}\", relay: up }}]\n\
+             clusters: {{ up: {{ endpoints: [\"127.0.0.1:{port}\"] }} }}\n\
+             drain: {{ timeout: 100ms }}\n"
+        );
+        let sluice = Sluice::new()
+            .expect_warning("loop")
+            .expect_warning("the drain deadline has come")
+            .start(&yaml);
+        if transport.is_empty() {
+            let mut client = connect(sluice.addr("a"));
+            let _ = client.write_all(b"round and round");
+            let _ = read_to_end(&mut client);
+        } else {
+            udp_client().send_to(b"round and round", sluice.addr("a")).unwrap();
+        }
+        let record = sluice.record_of("local.loop");
+        assert_eq!(record["side"], "local");
+        assert!(record["detail"].as_str().unwrap().contains("own_hops"), "{record}");
+        let begun = || {
+            sluice.metric("sluice_listener_connections_accepted_total", "")
+                + sluice.metric("sluice_listener_flows_total", "")
+        };
+        assert!(begun() <= 20, "{}", begun());
+        assert_eq!(sluice.metric("sluice_cluster_connect_failures_total", ""), 0);
+    }
+}
+
+#[test]
+fn listeners_may_lead_to_each_other() {
+    let server = Server::echo();
+    let (middle, last) = (tools::free_port(), tools::free_port());
+    let yaml = format!(
+        "listeners:\n  - {{ name: a, address: 127.0.0.1:0, relay: one }}\n  - {{ name: b, address: 127.0.0.1:{middle}, relay: two }}\n  - {{ name: c, address: 127.0.0.1:{last}, relay: up }}\n\
+         clusters: {{ one: {{ endpoints: [\"127.0.0.1:{middle}\"] }}, two: {{ endpoints: [\"127.0.0.1:{last}\"] }}, up: {{ endpoints: [\"{}\"] }} }}\n",
+        server.addr()
+    );
+    let sluice = Sluice::new().start(&yaml);
+    for _ in 0..20 {
+        let mut client = connect(sluice.addr("a"));
+        assert_eq!(sluice_testkit::peers::exchange(&mut client, b"through"), b"through");
+    }
+    wait::until("all to end", || {
+        (sluice.metric("sluice_listener_connections_active", "") == 0).then_some(())
+    });
+}
