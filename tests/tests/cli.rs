@@ -133,7 +133,7 @@ fn several_files_are_one_configuration() {
     std::fs::write(folder.path().join("30-c.yaml"), "").unwrap();
     std::fs::write(folder.path().join("20-b.yaml"), "clusters: { up: [\n").unwrap();
     let text = out(&sluice(&["check", path]));
-    assert!(text.contains("20-b.yaml") && text.contains("1 errors"), "{text}");
+    assert!(text.contains("20-b.yaml") && text.contains("1 error,"), "{text}");
 }
 
 #[test]

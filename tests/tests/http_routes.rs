@@ -491,11 +491,13 @@ fn bounds_of_a_cluster_hold() {
 
 #[test]
 fn a_request_waits_for_a_connection_when_all_are_busy() {
-    let (a, b) = (Origin::start("a"), Origin::start("b"));
-    drop(b);
-    let b = &a;
-    let limits = ", limits: { connections: 1 }";
-    let sluice = Sluice::new().workers(1).start(&both(&a, b, limits, ""));
+    let a = Origin::start("a");
+    let sluice = Sluice::new().workers(1).start(&format!(
+        "listeners: [{{ name: web, address: 127.0.0.1:0, http: main }}]\n\
+         routes: {{ main: [{{ hosts: \"*\", rules: [{{ cluster: up }}] }}] }}\n\
+         clusters: {{ up: {{ endpoints: \"{}\", limits: {{ connections: 1 }} }} }}\n",
+        a.addr()
+    ));
     let mut first = Client::connect(sluice.addr("web"));
     first.send("GET /wait HTTP/1.1\r\nHost: a\r\n\r\n");
     wait::until("the request to arrive", || (!a.requests().is_empty()).then_some(()));

@@ -206,7 +206,7 @@ fn checks_find_the_dead_and_the_risen() {
     let alive = Server::greeter("alive");
     let sluice = Sluice::new().expect_warning("endpoint is unhealthy").start(&relay(
         &format!("127.0.0.1:{port}, {}", quoted(&alive)),
-        ", connect_attempts: 1, outlier: none, health: { tcp: {}, interval: 50ms, timeout: 1s, unhealthy_after: 2, healthy_after: 2 }",
+        ", connect_attempts: 1, outlier: none, health: { tcp: {}, interval: 50ms, unhealthy_after: 2, healthy_after: 2 }",
     ));
     let healthy = || {
         let endpoints = sluice.items("/clusters")[0]["endpoints"].clone();

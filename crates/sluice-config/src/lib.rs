@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod explain;
+pub mod hints;
 pub mod load;
 pub mod redact;
 pub mod reference;
@@ -15,5 +16,5 @@ pub mod schema;
 pub mod sources;
 pub mod yaml;
 
-pub use load::{Loaded, load, load_text};
+pub use load::{Loaded, load, load_stdin, load_text};
 pub use sources::Sources;

@@ -3,6 +3,7 @@
 //! Owns: files and folders, and how several files become one. Refuses to know: certificates and
 //! everything else that a configuration names. Keeps: what is read once is not read again.
 
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use sluice_core::limits::{Limit, Limits};
@@ -11,7 +12,7 @@ use sluice_core::{Diags, Node, Setting as _, Span, Value};
 use sluice_model::Config;
 
 use crate::sources::Sources;
-use crate::yaml;
+use crate::{hints, yaml};
 
 /// A configuration that was read, right or wrong.
 #[derive(Debug)]
@@ -51,6 +52,26 @@ pub fn load(path: &Path) -> Loaded {
     loaded.bind();
     loaded
 }
+
+/// Reads a configuration from standard input; relative paths in it are relative to the working folder.
+pub fn load_stdin() -> Loaded {
+    let max = Limits::default().get(Limit::ConfigBytes);
+    let mut bytes = Vec::new();
+    let read = std::io::stdin().lock().take(max + 1).read_to_end(&mut bytes);
+    let problem = match (read, String::from_utf8(bytes)) {
+        (Ok(_), Ok(text)) if text.len() as u64 <= max => return load_text(Path::new(STDIN), &text),
+        (Ok(_), Ok(_)) => format!("{STDIN}: a configuration file holds at most {max} bytes"),
+        (Ok(_), Err(error)) => not_utf8(STDIN, &error),
+        (Err(error), _) => format!("{STDIN}: cannot be read: {error}"),
+    };
+    let mut loaded = load_text(Path::new(STDIN), "");
+    loaded.config = None;
+    loaded.diags = Diags::new();
+    loaded.diags.error("bad-file", None, "", problem);
+    loaded
+}
+
+const STDIN: &str = "<stdin>";
 
 /// Reads a configuration from text, as if it stood in `path`.
 pub fn load_text(path: &Path, text: &str) -> Loaded {
@@ -100,8 +121,11 @@ fn read_file(path: &Path) -> Result<String, String> {
         return Err(format!("{shown}: a configuration file holds at most {max} bytes"));
     }
     let bytes = std::fs::read(path).map_err(unreadable)?;
-    String::from_utf8(bytes)
-        .map_err(|error| format!("{shown}: byte {} is not UTF-8", error.utf8_error().valid_up_to()))
+    String::from_utf8(bytes).map_err(|error| not_utf8(shown, &error))
+}
+
+fn not_utf8(shown: impl std::fmt::Display, error: &std::string::FromUtf8Error) -> String {
+    format!("{shown}: byte {} is not UTF-8", error.utf8_error().valid_up_to())
 }
 
 impl Loaded {
@@ -125,6 +149,7 @@ impl Loaded {
         whole &= self.diags.counts() == before;
         let at = sluice_core::Path::ROOT;
         let bound = Config::bind(&root, &at, &mut self.diags);
+        hints::complete(&root, &mut self.diags);
         // Where whole parts are missing, everything that names something in them would seem wrong.
         if whole {
             // What stands once and is wrong keeps nobody from checking what stands many times.

@@ -1,5 +1,7 @@
 //! Findings as people and programs read them.
 
+use std::fmt::Write as _;
+
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use sluice_core::{Diagnostic, Severity};
 
@@ -14,6 +16,42 @@ pub fn text(findings: &[Diagnostic], sources: &Sources, colour: bool) -> String 
         out.push_str("\n\n");
     }
     out
+}
+
+/// Errors and warnings that people are shown at once where they do not ask for all.
+pub const SHOWN_MAX: usize = 20;
+
+/// The first [`SHOWN_MAX`] errors and as many warnings, and a line that says how many more there are.
+pub fn brief(findings: &[Diagnostic], sources: &Sources, colour: bool) -> String {
+    let mut left = [SHOWN_MAX; 2];
+    let mut hidden = [0; 2];
+    let fits = |finding: &&Diagnostic| {
+        let kind = usize::from(finding.severity == Severity::Warning);
+        let shown = left[kind] > 0;
+        if shown {
+            left[kind] -= 1
+        } else {
+            hidden[kind] += 1
+        }
+        shown
+    };
+    let shown: Vec<Diagnostic> = findings.iter().filter(fits).cloned().collect();
+    let mut out = text(&shown, sources, colour);
+    if hidden != [0, 0] {
+        let _ = writeln!(
+            out,
+            "{} more; `sluice check --all` shows them\n",
+            counts(hidden[0], hidden[1])
+        );
+    }
+    out
+}
+
+/// `1 error, 2 warnings`.
+pub fn counts(errors: usize, warnings: usize) -> String {
+    let count =
+        |count: usize, word: &str| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
+    format!("{}, {}", count(errors, "error"), count(warnings, "warning"))
 }
 
 fn one(finding: &Diagnostic, sources: &Sources, renderer: &Renderer) -> String {

@@ -26,7 +26,7 @@ fn of(shape: &Shape, sections: &mut BTreeMap<&'static str, Value>) -> Value {
             json!({ "type": ["string", "integer"], "description": what, "examples": [example] })
         }
         Shape::Bool => json!({ "type": "boolean" }),
-        Shape::Count { max } => json!({ "type": "integer", "minimum": 0, "maximum": max }),
+        Shape::Count { min, max } => json!({ "type": "integer", "minimum": min, "maximum": max }),
         Shape::Choice(words) => {
             let options =
                 words.iter().map(|(word, doc)| json!({ "const": word, "description": doc.trim() }));

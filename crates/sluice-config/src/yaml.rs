@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde_yaml::granit_parser::{Event, Parser, ScalarStyle, Span as YamlSpan};
+use sluice_core::settings::NO_VARIABLES;
 use sluice_core::tree::Entry;
 use sluice_core::{Diags, Node, Span, Value};
 
@@ -81,9 +82,8 @@ impl Reader<'_> {
                     let at = error.marker().byte_offset().unwrap_or(self.text.len());
                     let at = u32::try_from(at).unwrap_or(u32::MAX);
                     let span = Span { file: self.file, start: at, end: at.saturating_add(1) };
-                    self.error("yaml", span, &format!("this is not YAML: {}", error.info())).help(
-                        "values that begin with * % [ { @ or hold `: ` or ` #` stand in quotes",
-                    );
+                    let help = help(self.text, at as usize, &error.info());
+                    self.error("yaml", span, &format!("invalid YAML: {}", error.info())).help(help);
                     return Err(Stop);
                 }
                 None => return Ok((Event::StreamEnd, Span { file: self.file, start: 0, end: 0 })),
@@ -170,7 +170,7 @@ impl Reader<'_> {
             let key: Arc<str> = key.as_ref().into();
             if let Some(first) = places.get(&key) {
                 let first = *first;
-                self.error("duplicate-key", key_span, &format!("`{key}` stands twice in this map"))
+                self.error("duplicate-key", key_span, &format!("duplicate key `{key}`"))
                     .other(first, "first here")
                     .help("keep one of them");
                 continue;
@@ -216,6 +216,28 @@ impl Reader<'_> {
         let text = self.text.get(span.start as usize..span.end as usize).unwrap_or_default();
         let kept = u32::try_from(text.trim_end().len()).unwrap_or(0);
         Span { end: span.start + kept, ..span }
+    }
+}
+
+/// What to do about an error of the parser at a byte of the text.
+fn help(text: &str, at: usize, info: &str) -> &'static str {
+    let at = (0..=at.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    let start = text[..at].rfind('\n').map_or(0, |end| end + 1);
+    let line = text[start..].lines().next().unwrap_or_default();
+    let says = |words: &[&str]| words.iter().any(|word| info.contains(word));
+    if says(&["tab"]) || line.trim_start_matches(' ').starts_with('\t') {
+        "indent with spaces; YAML does not allow tabs there"
+    } else if line.contains("${") {
+        NO_VARIABLES
+    } else if says(&["unclosed"]) {
+        "close what was opened here"
+    } else if says(&["block mapping", "block collection", "mapping values"]) {
+        "check the indentation: the fields of a map start in one column, and so do the items of a list; a value that \
+         holds `: ` must be quoted"
+    } else if says(&["flow", "illegal placement"]) {
+        "check the brackets and commas before this place; a value that holds `: ` must be quoted"
+    } else {
+        "values that begin with * & % [ { @ or hold `: ` or ` #` must be quoted"
     }
 }
 

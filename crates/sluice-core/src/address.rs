@@ -31,28 +31,16 @@ impl ListenAddress {
         let (udp, rest) = match text.split_once("://") {
             Some(("udp", rest)) => (true, rest),
             Some(("tcp", rest)) => (false, rest),
-            Some((scheme, _)) => {
+            Some((scheme, rest)) => {
+                let host = without_path(rest);
                 return Err(format!(
-                    "`{scheme}://` is not known; use udp://, unix:// or nothing for TCP"
+                    "`{scheme}://` is not known; use udp://, unix:// or nothing for TCP, as in {host}"
                 ));
             }
             None => (false, text),
         };
         let Ok(address) = rest.parse::<SocketAddr>() else {
-            return Err(match rest.rsplit_once(':') {
-                None => format!("`{text}` has no port; write {rest}:PORT"),
-                Some(("", port)) => {
-                    format!(
-                        "`{text}` has no IP address; write 0.0.0.0:{port} or \"[::]:{port}\" for all"
-                    )
-                }
-                Some((host, _)) if host.contains(':') && !host.starts_with('[') => {
-                    format!("an IPv6 address with a port stands in brackets: \"[{host}]:PORT\"")
-                }
-                Some(_) => format!(
-                    "expected an IP address with a port such as 127.0.0.1:5432, not `{text}`"
-                ),
-            });
+            return Err(why_no_listen_address(text, rest));
         };
         Ok(if udp { Self::Udp(address) } else { Self::Tcp(address) })
     }
@@ -66,6 +54,41 @@ impl fmt::Display for ListenAddress {
             Self::Unix(path) => write!(f, "unix://{}", path.display()),
         }
     }
+}
+
+fn why_no_listen_address(text: &str, rest: &str) -> String {
+    match rest.rsplit_once(':') {
+        None if is_number(rest) => format!(
+            "`{text}` is a port without an address; write 127.0.0.1:{rest}, or 0.0.0.0:{rest} for all addresses"
+        ),
+        None => format!("`{text}` has no port; write {rest}:PORT"),
+        Some(("", port)) => {
+            format!("`{text}` has no IP address; write 0.0.0.0:{port} or \"[::]:{port}\" for all")
+        }
+        Some((_, port)) if port.parse::<u16>().is_err() => not_a_port(port),
+        Some((host, _)) if host.contains(':') && !host.starts_with('[') => {
+            format!("an IPv6 address with a port stands in brackets: \"[{host}]:PORT\"")
+        }
+        Some(("localhost", port)) => {
+            format!("a listener needs an IP address, not a name; write 127.0.0.1:{port}")
+        }
+        Some(_) => {
+            format!("expected an IP address with a port such as 127.0.0.1:5432, not `{text}`")
+        }
+    }
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+fn not_a_port(port: &str) -> String {
+    format!("`{port}` is not a port; ports are numbers from 1 to 65535")
+}
+
+/// The part of a URL behind its scheme that names the host.
+fn without_path(rest: &str) -> &str {
+    rest.split(['/', '?', '#']).next().unwrap_or_default()
 }
 
 /// Where a cluster connects to.
@@ -95,12 +118,18 @@ impl Endpoint {
                 Ok(Self::Ip(address))
             };
         }
+        if let Some((scheme, rest)) = text.split_once("://") {
+            return Err(why_no_url(scheme, without_path(rest)));
+        }
         let Some((host, port)) = text.rsplit_once(':') else {
-            return Err(format!("`{text}` has no port; write {text}:PORT"));
+            return Err(if is_number(text) {
+                format!("`{text}` is a port without a host; write 127.0.0.1:{text}")
+            } else {
+                format!("`{text}` has no port; write {text}:PORT")
+            });
         };
-        let port = port.parse::<u16>().ok().filter(|port| *port != 0);
-        let Some(port) = port else {
-            return Err(format!("the port of `{text}` is not a number from 1 to 65535"));
+        let Some(port) = port.parse::<u16>().ok().filter(|port| *port != 0) else {
+            return Err(not_a_port(port));
         };
         if host.contains(':') {
             return Err(format!(
@@ -125,6 +154,22 @@ impl fmt::Display for Endpoint {
             Self::Unix(path) => write!(f, "unix://{}", path.display()),
         }
     }
+}
+
+/// An endpoint that was written as a URL.
+fn why_no_url(scheme: &str, host: &str) -> String {
+    let port = host.rsplit_once(':').is_some_and(|(_, port)| is_number(port));
+    let usual = match scheme {
+        "http" | "ws" => ":80",
+        "https" | "wss" => ":443",
+        _ => ":PORT",
+    };
+    let port = if port { "" } else { usual };
+    let tls = match scheme {
+        "https" | "wss" => "; add `tls: {}` to the cluster for TLS",
+        _ => "",
+    };
+    format!("an endpoint is a host and a port, not a URL; write {host}{port}{tls}")
 }
 
 fn unix_path(text: &str) -> Result<Option<PathBuf>, String> {
@@ -226,7 +271,10 @@ mod tests {
             ("127.0.0.1", "has no port"),
             ("::1:80", "brackets"),
             ("quic://127.0.0.1:1", "not known"),
-            ("localhost:80", "IP address"),
+            ("localhost:80", "write 127.0.0.1:80"),
+            ("21700", "write 127.0.0.1:21700"),
+            ("127.0.0.1:99999", "`99999` is not a port"),
+            ("http://127.0.0.1:80/x", "as in 127.0.0.1:80"),
             ("unix://run/x", "absolute"),
         ] {
             let error = ListenAddress::parse(text).unwrap_err();
@@ -242,6 +290,18 @@ mod tests {
         for text in ["127.0.0.1", "127.0.0.1:0", "a:b:1", "10.0.0:1", "db:99999", "", ":1", "a b:1"]
         {
             assert!(Endpoint::parse(text).is_err(), "{text}");
+        }
+        for (text, part) in [
+            ("http://127.0.0.1:1", "write 127.0.0.1:1"),
+            ("https://a.test/x", "write a.test:443; add `tls: {}`"),
+            ("http://a.test", "write a.test:80"),
+            ("tcp://a.test", "write a.test:PORT"),
+            ("3", "write 127.0.0.1:3"),
+            ("a.test:99999", "`99999` is not a port"),
+            ("a.test:http", "`http` is not a port"),
+        ] {
+            let error = Endpoint::parse(text).unwrap_err();
+            assert!(error.contains(part), "{text}: {error}");
         }
     }
 

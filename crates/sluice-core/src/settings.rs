@@ -6,6 +6,7 @@
 //! field of a section is bound even when its neighbour is wrong, so all errors come at once.
 
 use std::fmt;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::time::Duration;
 
 use crate::address::{Cidr, Endpoint, ListenAddress};
@@ -21,7 +22,7 @@ mod shape;
 #[cfg(test)]
 mod tests;
 
-pub use fields::Fields;
+pub use fields::{Fields, KNOWN_HERE};
 pub use members::{Members, Named};
 pub use shape::{FieldShape, Plain, SectionShape, Shape};
 
@@ -101,12 +102,21 @@ pub fn bind_scalar<T>(
     };
     match parse(text) {
         Ok(value) => Some(value),
+        Err(_) if text.contains("${") => {
+            let message = format!("`{text}` is taken as it is written, and is not {what}");
+            diags.error("bad-value", node.span, at, message).help(NO_VARIABLES);
+            None
+        }
         Err(message) => {
             diags.error("bad-value", node.span, at, message);
             None
         }
     }
 }
+
+/// What to do about a variable in a configuration.
+pub const NO_VARIABLES: &str =
+    "variables are not replaced; write the value, or let a tool such as envsubst make the file";
 
 /// Adds the error that `node` is not of the kind that `what` names.
 pub fn wrong_kind(node: &Node, at: &Path<'_>, diags: &mut Diags, what: &str) {
@@ -169,7 +179,8 @@ macro_rules! text_setting {
 }
 
 text_setting! {
-    Duration, "a duration", "30s", value::parse_duration, |v| value::show_duration(*v);
+    Duration, "a duration", "30s", parse_some_time, |v| value::show_duration(*v);
+    OrZero, "a duration", "30s", |text| value::parse_duration(text).map(OrZero), |v| value::show_duration(v.0);
     Size, "a size", "16KiB", |text| value::parse_size(text).map(Size), |v| value::show_size(v.0);
     value::Rate, "a rate", "500/s", value::parse_rate, |v| value::show_rate(*v);
     value::Percent, "a share", "10%", value::parse_percent, |v| format!("{}%", v.0);
@@ -184,6 +195,15 @@ text_setting! {
     std::path::PathBuf, "a path", "certs/a.pem", parse_path, |v| v.display().to_string();
     Name, "a name", "orders-db", parse_name, ToString::to_string;
 }
+
+fn parse_some_time(text: &str) -> Result<Duration, String> {
+    match value::parse_duration(text)? {
+        Duration::ZERO => Err(ZERO.into()),
+        duration => Ok(duration),
+    }
+}
+
+const ZERO: &str = "zero is not a duration here; the shortest is 1ms";
 
 fn parse_path(text: &str) -> Result<std::path::PathBuf, String> {
     if text.is_empty() || text.contains('\0') {
@@ -213,6 +233,10 @@ fn parse_name(text: &str) -> Result<Name, String> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Size(pub u64);
 
+/// A duration that may be zero; a plain [`Duration`] is not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OrZero(pub Duration);
+
 /// A value or `none`, which means no limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OrNone<T>(pub Option<T>);
@@ -222,7 +246,16 @@ impl<T: Setting> Setting for OrNone<T> {
         if node.text() == Some("none") {
             return Some(Self(None));
         }
-        T::bind(node, at, diags).map(|value| Self(Some(value)))
+        let bound = T::bind(node, at, diags);
+        let zero =
+            node.text().is_some_and(|text| text.trim_end_matches(char::is_alphabetic) == "0");
+        if bound.is_none()
+            && zero
+            && let Some(finding) = diags.last_mut()
+        {
+            finding.help("write `none` for no limit");
+        }
+        bound.map(|value| Self(Some(value)))
     }
 
     fn shape() -> Shape {
@@ -313,27 +346,49 @@ impl Setting for bool {
 }
 
 macro_rules! count_setting {
-    ($($ty:ty),+) => {$(
+    ($($ty:ty, $min:literal, $max:expr, $number:expr;)+) => {$(
         impl Setting for $ty {
             fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
                 bind_scalar(node, at, diags, "a number", |text| {
-                    text.parse().map_err(|_| {
-                        format!("expected a whole number from 0 to {}, not `{text}`", Self::MAX)
-                    })
+                    text.parse().map_err(|_| not_a_count(text, $min, $max))
                 })
             }
 
             fn shape() -> Shape {
-                Shape::Count { max: u64::from(Self::MAX) }
+                Shape::Count { min: $min, max: $max }
             }
 
             fn show(&self) -> Plain {
-                Plain::Number(u64::from(*self))
+                let number: fn(Self) -> u64 = $number;
+                Plain::Number(number(*self))
             }
         }
     )+};
 }
-count_setting!(u16, u32, u64);
+
+/// Why a text is no whole number from `min` to `max`, and what to write instead.
+fn not_a_count(text: &str, min: u64, max: u64) -> String {
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let number = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    if digits(text) {
+        return match text.parse::<u64>() {
+            Ok(small) if small < min => format!("expected a whole number from {min}, not `{text}`"),
+            _ => format!("`{text}` is too large; the largest is {max}"),
+        };
+    }
+    if digits(number) {
+        return format!("expected a whole number, not `{text}`; write {number}");
+    }
+    format!("expected a whole number, not `{text}`")
+}
+
+count_setting! {
+    u16, 0, u64::from(Self::MAX), u64::from;
+    u32, 0, u64::from(Self::MAX), u64::from;
+    u64, 0, Self::MAX, |count| count;
+    NonZeroU32, 1, u64::from(u32::MAX), |count| u64::from(count.get());
+    NonZeroU64, 1, u64::MAX, Self::get;
+}
 
 impl<T: Setting> Setting for Option<T> {
     fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {

@@ -30,16 +30,10 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
             return Err(format!("expected a duration such as 250ms, 5s or 1m30s, not `{text}`"));
         }
         if unit.is_empty() {
-            return Err(if tail.starts_with('.') {
-                format!(
-                    "durations are whole numbers of d, h, m, s or ms; write `{text}` in a smaller unit"
-                )
-            } else {
-                format!("a duration needs a unit; write {number}s or {number}ms")
-            });
+            return Err(without_unit(text, number, tail));
         }
         let Some(&(_, factor)) = DURATION_UNITS.iter().find(|(name, _)| *name == unit) else {
-            return Err(format!("`{unit}` is no unit of time; use d, h, m, s or ms"));
+            return Err(unknown_unit(number, unit));
         };
         if factor >= last_unit {
             return Err("the parts of a duration go from large to small, each unit once".into());
@@ -57,6 +51,41 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         return Err("a duration is at most 366d".into());
     }
     Ok(duration)
+}
+
+fn without_unit(text: &str, number: &str, tail: &str) -> String {
+    if tail.starts_with('.') {
+        return format!(
+            "durations are whole numbers of d, h, m, s or ms; write `{text}` in a smaller unit"
+        );
+    }
+    let word = tail.trim_start();
+    if word.is_empty() {
+        return format!("a duration needs a unit; write {number}s or {number}ms");
+    }
+    match unit_meant(word) {
+        Some(unit) => format!("a duration has no space in it; write {number}{unit}"),
+        None => unknown_unit(number, word),
+    }
+}
+
+fn unknown_unit(number: &str, word: &str) -> String {
+    match unit_meant(word) {
+        Some(unit) => format!("`{word}` is not a unit of time; write {number}{unit}"),
+        None => format!("`{word}` is not a unit of time; use d, h, m, s or ms"),
+    }
+}
+
+/// The unit that another word for it means.
+fn unit_meant(word: &str) -> Option<&'static str> {
+    Some(match word.to_ascii_lowercase().as_str() {
+        "d" | "day" | "days" => "d",
+        "h" | "hr" | "hrs" | "hour" | "hours" => "h",
+        "m" | "min" | "mins" | "minute" | "minutes" => "m",
+        "s" | "sec" | "secs" | "second" | "seconds" => "s",
+        "ms" | "msec" | "msecs" | "millis" | "millisecond" | "milliseconds" => "ms",
+        _ => return None,
+    })
 }
 
 /// Writes a duration as [`parse_duration`] reads it; below a millisecond is cut.
@@ -329,8 +358,12 @@ mod tests {
             ("5", "needs a unit; write 5s"),
             ("", "expected a duration"),
             ("1.5s", "whole numbers"),
-            ("5 s", "needs a unit"),
-            ("5sec", "no unit of time"),
+            ("5 s", "write 5s"),
+            ("5 min", "write 5m"),
+            ("5min", "write 5m"),
+            ("5sec", "write 5s"),
+            ("5 parsecs", "not a unit of time"),
+            ("5us", "not a unit of time"),
             ("5s1m", "large to small"),
             ("5s5s", "large to small"),
             ("-5s", "expected a duration"),

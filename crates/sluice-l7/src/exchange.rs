@@ -366,7 +366,7 @@ impl Life {
                     let set = share.runtime.as_deref().and_then(|key| runtime.number(key));
                     set.unwrap_or(share.weight)
                 };
-                let total: u64 = shares.iter().map(weight).sum();
+                let total = shares.iter().map(weight).fold(0, u64::saturating_add);
                 let mut at = if total == 0 { 0 } else { self.random % total };
                 let chosen = shares.iter().find(|share| {
                     let weight = weight(share);

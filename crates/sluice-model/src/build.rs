@@ -117,13 +117,11 @@ struct Build<'a> {
 
 /// Builds a snapshot; adds everything that is wrong or risky to `diags`.
 pub fn build(config: &Config, needed: &Needed<'_>, diags: &mut Diags) -> Option<Snapshot> {
-    // What is missing from a configuration with errors may stand where the errors are.
-    let whole = !diags.has_errors();
     check::names_and_addresses(config, diags);
     check::admin(config, diags);
-    if whole {
-        check::unused(config, diags);
-    }
+    check::clusters(config, diags);
+    check::routes(config, diags);
+    check::loops(config, diags);
     let mut state =
         Build { needed, files: Vec::new(), stale: Vec::new(), runtime_keys: RefCell::default() };
     let clusters = state.clusters(config, diags);
@@ -134,6 +132,8 @@ pub fn build(config: &Config, needed: &Needed<'_>, diags: &mut Diags) -> Option<
     if diags.has_errors() {
         return None;
     }
+    // Where there are errors, what seems unused may be used by what is wrong.
+    check::unused(config, diags);
     let mut runtime_keys = state.runtime_keys.take();
     routes.values().for_each(|(_, table)| runtime::keys_of_routes(table, &mut runtime_keys));
     Some(Snapshot {
@@ -213,6 +213,13 @@ fn sink(
         "stdout" => Target::Stdout,
         path => Target::File(folder.join(path)),
     };
+    if let Target::File(path) = &target
+        && path.is_dir()
+    {
+        let message = format!("{} is a folder", path.display());
+        diags.error("bad-file", log.sink.span, at.key("sink"), message).help("name a file in it");
+        return None;
+    }
     if let Target::File(path) = &target
         && !path.parent().is_some_and(FilePath::is_dir)
     {

@@ -149,6 +149,59 @@ pub fn check_possible(
     }
 }
 
+/// Reports a chain whose match and whose handling exclude each other.
+pub fn check_handler(chain: &Spanned<Chain>, of: &Criteria, at: &Path<'_>, diags: &mut Diags) {
+    let ends_tls = chain.tls.is_some();
+    let in_tls = !(of.names.is_empty() && of.alpn.is_empty())
+        || of.transports == [TransportKind::Tls]
+        || of.protocols == [Protocol::Tls];
+    if in_tls && !ends_tls && chain.http.is_some() {
+        diags
+            .error(
+                "wrong-kind",
+                chain.span,
+                at.key("tls"),
+                "this chain takes TLS, which `http` cannot read without `tls`",
+            )
+            .help("add `tls: { certificates: [{ cert: FILE, key: FILE }] }`, or pass TLS through with `relay`");
+        return;
+    }
+    let carries = |protocol: &Protocol| {
+        let http = matches!(protocol, Protocol::Http1 | Protocol::Http2);
+        if ends_tls {
+            matches!(protocol, Protocol::Tls | Protocol::Postgres)
+        } else {
+            http || matches!(protocol, Protocol::Silent | Protocol::Unknown)
+        }
+    };
+    let handled = ends_tls || chain.http.is_some();
+    if handled && !of.protocols.is_empty() && !of.protocols.iter().any(carries) {
+        let (key, what, help) = if ends_tls {
+            (
+                "tls",
+                "this chain takes streams in clear, which `tls` cannot open",
+                "leave `tls` out, or match the protocol in inner `chains`",
+            )
+        } else {
+            (
+                "http",
+                "this chain takes streams that are not HTTP",
+                "use `relay`, or match `protocol: [http1, http2]`",
+            )
+        };
+        diags.error("wrong-kind", chain.span, at.key(key), what).help(help);
+    } else if ends_tls && of.transports == [TransportKind::Plain] {
+        diags
+            .error(
+                "wrong-kind",
+                chain.span,
+                at.key("tls"),
+                "this chain takes streams in clear, which `tls` cannot open",
+            )
+            .help("match `transport: tls`, or leave `tls` out");
+    }
+}
+
 fn why_impossible(criteria: &Criteria, place: Place<'_>) -> Option<(&'static str, &'static str)> {
     let protocols = &criteria.protocols;
     let named = |one: Protocol| protocols.contains(&one);

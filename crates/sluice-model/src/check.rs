@@ -8,13 +8,24 @@ use sluice_core::settings::Members;
 use sluice_core::{Diags, ListenAddress, Name, Path, Span, Spanned};
 use sluice_upstream::Balance;
 
-use crate::sections::{Chain, Config, Listener, ProxyAcceptance};
+use crate::sections::{Chain, Config, Http, Listener, ProxyAcceptance, Relay};
+
+pub mod clusters;
+pub mod loops;
+pub mod routes;
+
+pub use clusters::clusters;
+pub use loops::loops;
+pub use routes::routes;
 
 /// Names and addresses stand once.
 pub fn names_and_addresses(config: &Config, diags: &mut Diags) {
     let at = Path::ROOT.key("listeners");
     let mut names: HashMap<&Name, Span> = HashMap::new();
-    let mut addresses: HashMap<&ListenAddress, Span> = HashMap::new();
+    let mut addresses: HashMap<ListenAddress, Span> = HashMap::new();
+    if let Some(admin) = &config.admin {
+        addresses.insert(admin.address.value.clone(), admin.address.span);
+    }
     for (index, listener) in config.listeners.places() {
         let at = at.index(index);
         if let Some(first) = names.insert(&listener.name.value, listener.name.span) {
@@ -28,19 +39,49 @@ pub fn names_and_addresses(config: &Config, diags: &mut Diags) {
                 .other(first, "the other one");
         }
         for address in listener.all_addresses() {
-            // Port 0 is a new port each time.
-            let any_port = matches!(&address.value, ListenAddress::Tcp(a) | ListenAddress::Udp(a) if a.port() == 0);
-            if !any_port && let Some(first) = addresses.insert(&address.value, address.span) {
-                diags
-                    .error(
-                        "duplicate-address",
-                        address.span,
-                        at.key("address"),
-                        format!("{} is listened on twice", address.value),
-                    )
-                    .other(first, "the other one");
+            let quic = match &address.value {
+                ListenAddress::Tcp(socket) if listener.quic().is_some() => {
+                    Some(ListenAddress::Udp(*socket))
+                }
+                _ => None,
+            };
+            for of in std::iter::once(address.value.clone()).chain(quic) {
+                once(&mut addresses, of, address.span, &at, diags);
             }
         }
+    }
+}
+
+/// An address belongs to one listener.
+fn once(
+    addresses: &mut HashMap<ListenAddress, Span>,
+    address: ListenAddress,
+    span: Span,
+    at: &Path<'_>,
+    diags: &mut Diags,
+) {
+    // Port 0 is a new port each time.
+    if matches!(&address, ListenAddress::Tcp(a) | ListenAddress::Udp(a) if a.port() == 0) {
+        return;
+    }
+    if let ListenAddress::Unix(path) = &address
+        && !path.parent().is_some_and(std::path::Path::is_dir)
+    {
+        let message = format!("{}: its folder does not exist", path.display());
+        diags
+            .error("bad-file", span, at.key("address"), message)
+            .help("create the folder, or name one that exists");
+    }
+    let shown = address.to_string();
+    if let Some(first) = addresses.insert(address, span) {
+        diags
+            .error(
+                "duplicate-address",
+                span,
+                at.key("address"),
+                format!("{shown} is listened on twice"),
+            )
+            .other(first, "the other one");
     }
 }
 
@@ -75,6 +116,7 @@ pub fn admin(config: &Config, diags: &mut Diags) {
 /// What is there and does nothing.
 pub fn unused(config: &Config, diags: &mut Diags) {
     let relayed = config.listeners.iter().flat_map(|listener| relays_of(listener));
+    let relayed = relayed.map(|relay| &relay.cluster.value);
     let routed = clusters_of_routes(config).map(|name| &name.value);
     let used: Vec<&Name> = relayed.chain(routed).collect();
     let rules = || config.routes.iter().flat_map(|(_, hosts)| hosts.iter());
@@ -91,8 +133,8 @@ pub fn unused(config: &Config, diags: &mut Diags) {
             );
         }
     }
-    let spoken: Vec<&Name> =
-        config.listeners.iter().flat_map(|listener| routes_of(listener)).collect();
+    let spoken = config.listeners.iter().flat_map(|listener| https_of(listener));
+    let spoken: Vec<&Name> = spoken.map(|http| &http.routes.value).collect();
     for (name, hosts) in config.routes.iter().filter(|(name, _)| !spoken.contains(name)) {
         let at = Path::ROOT.key("routes");
         let message = format!("no chain uses the routes `{name}`");
@@ -105,32 +147,26 @@ pub fn unused(config: &Config, diags: &mut Diags) {
     }
 }
 
-/// The clusters that a listener relays to.
-fn relays_of(listener: &Listener) -> impl Iterator<Item = &Name> {
+/// Where a listener relays to.
+fn relays_of(listener: &Listener) -> impl Iterator<Item = &Relay> {
     let outer = listener.chains.iter().filter_map(|chain| chain.relay.as_ref());
-    let inner = listener
-        .chains
-        .iter()
-        .flat_map(|chain| chain.chains.iter())
-        .filter_map(|chain| chain.relay.as_ref());
-    listener.relay.iter().chain(outer).chain(inner).map(|relay| &relay.0.cluster.value)
+    let inner = listener.chains.iter().flat_map(|chain| chain.chains.iter());
+    let inner = inner.filter_map(|chain| chain.relay.as_ref());
+    listener.relay.iter().chain(outer).chain(inner).map(|relay| &relay.0)
 }
 
 /// The clusters that rules lead to.
 pub fn clusters_of_routes(config: &Config) -> impl Iterator<Item = &Spanned<Name>> {
     let hosts = config.routes.iter().flat_map(|(_, hosts)| hosts.iter());
-    hosts.flat_map(|host| host.rules.iter()).flat_map(|rule| {
-        let split = rule.split.iter().flat_map(|split| split.0.iter().map(|(name, _)| name));
-        rule.cluster.iter().chain(split)
-    })
+    routes::led_to(hosts).map(|(name, _)| name)
 }
 
-/// The routes that a listener's chains use.
-fn routes_of(listener: &Listener) -> impl Iterator<Item = &Name> {
+/// HTTP on a listener's chains.
+fn https_of(listener: &Listener) -> impl Iterator<Item = &Http> {
     let outer = listener.chains.iter().filter_map(|chain| chain.http.as_ref());
     let inner = listener.chains.iter().flat_map(|chain| chain.chains.iter());
     let inner = inner.filter_map(|chain| chain.http.as_ref());
-    listener.http.iter().chain(outer).chain(inner).map(|http| &http.0.routes.value)
+    listener.http.iter().chain(outer).chain(inner).map(|http| &http.0)
 }
 
 /// The fields of a listener fit together.
@@ -331,6 +367,6 @@ pub fn hash_fits(
                 at.key("hash"),
                 format!("without a hash `{}` picks at random", section.balance.word()),
             )
-            .help("write the long form: `relay: { cluster: NAME, hash: source_ip }`");
+            .help("add `hash: source_ip` beside `cluster`, in the long form of `relay` or in the rule");
     }
 }

@@ -4,13 +4,14 @@
 //! fields mean together. Keeps: the order of fields here is the order on the reference page.
 
 use std::net::SocketAddr;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use sluice_core::limits::{self, Limits, Unit};
 use sluice_core::settings::{
-    Empty, FieldShape, Members, Named, OrNone, Plain, Short, ShortForm, bind_scalar, suggest_word,
-    wrong_kind,
+    Empty, FieldShape, Members, Named, OrNone, OrZero, Plain, Short, ShortForm, bind_scalar,
+    suggest_word, wrong_kind,
 };
 use sluice_core::value::{
     NamePattern, Percent, WordPattern, parse_duration, parse_size, show_duration, show_size,
@@ -66,7 +67,7 @@ section! {
     /// What happens when Sluice is told to stop.
     pub struct Drain {
         /// How long open connections may go on after SIGTERM.
-        pub timeout: Duration = "30s",
+        pub timeout: OrZero = "30s",
     }
 }
 
@@ -112,7 +113,7 @@ section! {
         /// (Retry); 0 asks everybody.
         pub retry_above: u32 = "256",
         /// Requests that a client may have open at once.
-        pub streams: u32 = "100",
+        pub streams: NonZeroU32 = "100",
         /// Streams that a client may reset before they were looked at; more is a flood.
         pub resets: u32 = "64",
         /// Bytes of one stream that a client may send ahead.
@@ -150,7 +151,7 @@ section! {
     /// Options of listening sockets and the connections accepted from them.
     pub struct SocketOptions {
         /// Connections that may wait to be accepted, per worker.
-        pub backlog: u32 = "4096",
+        pub backlog: NonZeroU32 = "4096",
         /// Whether the kernel probes idle connections.
         pub keepalive: bool = "true",
         /// Clients known by cookie may send data with their SYN; so many wait at most. 0 is off.
@@ -385,8 +386,22 @@ section! {
         pub max_duration: OrNone<Duration> = "none",
         /// UDP: answers that each datagram gets; the flow ends when all have come. Left out, it
         /// ends by idleness.
-        pub responses: Option<u32>,
+        pub responses: Option<NonZeroU32>,
     }
+}
+
+/// A relay to a cluster of which nothing else is said.
+pub fn relay_to(cluster: &Spanned<Name>) -> Relay {
+    let entry = sluice_core::tree::Entry {
+        key: "cluster".into(),
+        key_span: cluster.span,
+        node: Node {
+            value: Value::Scalar { text: cluster.value.clone(), quoted: true },
+            span: cluster.span,
+        },
+    };
+    let node = Node { value: Value::Map(vec![entry]), span: cluster.span };
+    Relay::bind(&node, &Path::ROOT, &mut Diags::new()).expect("a name is all that a relay needs")
 }
 
 impl ShortForm for Relay {
@@ -407,7 +422,7 @@ section! {
         /// How long a connection may take to be made, TLS included.
         pub connect_timeout: Duration = "5s",
         /// Endpoints tried for one connection; nothing of the client's is sent before one is reached.
-        pub connect_attempts: u32 = "3",
+        pub connect_attempts: NonZeroU32 = "3",
         /// TLS towards the endpoints. Verifies the server.
         pub tls: Option<Spanned<UpstreamTls>>,
         /// Active checks.
@@ -459,9 +474,9 @@ section! {
         /// How old one may grow.
         pub max_age: OrNone<Duration> = "none",
         /// Requests that one may carry.
-        pub requests: OrNone<u64> = "none",
+        pub requests: OrNone<NonZeroU64> = "none",
         /// Streams at once on one connection of HTTP/2.
-        pub streams: u32 = "100",
+        pub streams: NonZeroU32 = "100",
         /// Idle connections that a worker keeps to one endpoint.
         pub idle: u32 = "256",
     }
@@ -473,7 +488,7 @@ section! {
         /// An IP address or host name with a port, or unix:///path.
         pub address: Spanned<Endpoint>,
         /// Its share.
-        pub weight: u32 = "1",
+        pub weight: NonZeroU32 = "1",
     }
 }
 
@@ -533,9 +548,9 @@ section! {
         /// How long one check may take.
         pub timeout: Duration = "2s",
         /// Failures in a row that make an endpoint unhealthy.
-        pub unhealthy_after: u32 = "3",
+        pub unhealthy_after: NonZeroU32 = "3",
         /// Successes in a row that make it healthy again.
-        pub healthy_after: u32 = "2",
+        pub healthy_after: NonZeroU32 = "2",
     }
 }
 
@@ -563,9 +578,9 @@ section! {
     /// Putting endpoints aside that fail connections or requests.
     pub struct Outlier {
         /// Failures to connect in a row.
-        pub connect_failures: u32 = "5",
+        pub connect_failures: NonZeroU32 = "5",
         /// Answers with a status from 500 on, or no answer, in a row.
-        pub consecutive_5xx: OrNone<u32> = "none",
+        pub consecutive_5xx: OrNone<NonZeroU32> = "none",
         /// How long the first time lasts; the n-th lasts n times as long.
         pub ejection: Duration = "30s",
         /// The longest.
@@ -579,13 +594,13 @@ section! {
     /// Bounds over all workers.
     pub struct ClusterLimits {
         /// Connections at once.
-        pub connections: OrNone<u64> = "none",
+        pub connections: OrNone<NonZeroU64> = "none",
         /// Connections at once to one endpoint.
-        pub connections_per_endpoint: OrNone<u64> = "none",
+        pub connections_per_endpoint: OrNone<NonZeroU64> = "none",
         /// HTTP requests at once.
-        pub requests: OrNone<u64> = "none",
+        pub requests: OrNone<NonZeroU64> = "none",
         /// HTTP requests at once to one endpoint.
-        pub requests_per_endpoint: OrNone<u64> = "none",
+        pub requests_per_endpoint: OrNone<NonZeroU64> = "none",
         /// HTTP requests that may wait for a connection, per worker.
         pub pending: u64 = "1024",
         /// Further tries under way at once, per worker; a fifth of the requests under way may be, too.
@@ -642,6 +657,9 @@ impl Setting for Refresh {
     fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
         bind_scalar(node, at, diags, "ttl or a duration", |text| match text {
             "ttl" => Ok(Self::Ttl),
+            "0" | "0s" => {
+                Err("look-ups need some time between them; write `ttl` or at least 1s".into())
+            }
             _ => parse_duration(text).map(Self::Every),
         })
     }
@@ -673,14 +691,14 @@ section! {
     /// Connections may go on for a while.
     pub struct DrainFor {
         /// For how long.
-        pub drain: Duration,
+        pub drain: OrZero,
     }
 }
 
 impl Setting for OnEndpointRemoved {
     fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
         if matches!(node.value, Value::Map(_)) {
-            return DrainFor::bind(node, at, diags).map(|long| Self::Drain(long.drain));
+            return DrainFor::bind(node, at, diags).map(|long| Self::Drain(long.drain.0));
         }
         bind_scalar(node, at, diags, "keep, close or { drain: 30s }", |text| match text {
             "keep" => Ok(Self::Keep),
@@ -698,7 +716,7 @@ impl Setting for OnEndpointRemoved {
         match self {
             Self::Keep => Plain::Text("keep".into()),
             Self::Close => Plain::Text("close".into()),
-            Self::Drain(drain) => DrainFor { drain: *drain }.show(),
+            Self::Drain(drain) => DrainFor { drain: OrZero(*drain) }.show(),
         }
     }
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::RootCertStore;
-use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
@@ -96,10 +96,8 @@ pub fn load_pair(cert: &Path, key: &Path) -> Result<Material, LoadError> {
     let info = CertificateInfo::of(&chain[0]).map_err(|problem| {
         wrong(cert, format!("the first certificate does not parse: {problem}"))
     })?;
-    let der = PrivateKeyDer::from_pem_slice(&read(key)?).map_err(|_| LoadError {
-        help: Some("a key file holds a block such as -----BEGIN PRIVATE KEY-----, not encrypted"),
-        ..wrong(key, "there is no private key in it")
-    })?;
+    let text = read(key)?;
+    let der = PrivateKeyDer::from_pem_slice(&text).map_err(|error| no_key(key, &text, &error))?;
     let signing = crate::provider()
         .key_provider
         .load_private_key(der)
@@ -122,14 +120,71 @@ pub fn load_pair(cert: &Path, key: &Path) -> Result<Material, LoadError> {
 /// # Errors
 /// The file is missing or holds none.
 pub fn load_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, LoadError> {
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read(path)?).collect();
+    let text = read(path)?;
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
     match found {
+        Ok(certificates) if certificates.is_empty() && holds(&text, "PRIVATE KEY") => {
+            Err(LoadError {
+                help: Some(SWAPPED),
+                ..wrong(path, "it holds a private key and no certificate")
+            })
+        }
         Ok(certificates) if certificates.is_empty() => Err(LoadError {
             help: Some("a certificate file holds blocks such as -----BEGIN CERTIFICATE-----"),
             ..wrong(path, "there is no certificate in it")
         }),
         Ok(certificates) => Ok(certificates),
-        Err(error) => Err(wrong(path, format!("it is not PEM: {error}"))),
+        Err(error) => Err(not_pem(path, &error)),
+    }
+}
+
+const SWAPPED: &str =
+    "`cert` and `key` look swapped: `cert` is the certificate, `key` its private key";
+
+/// Whether a PEM file has a block whose kind ends so.
+fn holds(text: &[u8], kind: &str) -> bool {
+    let text = String::from_utf8_lossy(text);
+    text.lines().any(|line| {
+        line.strip_prefix("-----BEGIN ").is_some_and(|of| of.trim_end_matches('-').ends_with(kind))
+    })
+}
+
+fn no_key(path: &Path, text: &[u8], error: &pem::Error) -> LoadError {
+    if holds(text, "ENCRYPTED PRIVATE KEY") || text.windows(9).any(|part| part == b"ENCRYPTED") {
+        return LoadError {
+            help: Some(
+                "decrypt it into a file that only Sluice can read: openssl pkey -in FILE -out NEW",
+            ),
+            ..wrong(path, "the private key is encrypted")
+        };
+    }
+    if holds(text, "CERTIFICATE") && !holds(text, "PRIVATE KEY") {
+        return LoadError {
+            help: Some(SWAPPED),
+            ..wrong(path, "it holds a certificate and no private key")
+        };
+    }
+    if holds(text, "PRIVATE KEY") {
+        return not_pem(path, error);
+    }
+    LoadError {
+        help: Some("a key file holds a block such as -----BEGIN PRIVATE KEY-----"),
+        ..wrong(path, "there is no private key in it")
+    }
+}
+
+/// What is wrong with a PEM file, without the bytes in it.
+fn not_pem(path: &Path, error: &pem::Error) -> LoadError {
+    let problem = match error {
+        pem::Error::MissingSectionEnd { .. } => "a block in it has no -----END line",
+        pem::Error::IllegalSectionStart { .. } => "a -----BEGIN line in it is malformed",
+        pem::Error::Base64Decode(_) => "a block in it is not Base64",
+        pem::Error::NoItemsFound => "there is no usable block in it",
+        _ => "it is not PEM",
+    };
+    LoadError {
+        help: Some("it may have been cut short or edited; copy the file again"),
+        ..wrong(path, problem)
     }
 }
 
@@ -163,5 +218,16 @@ pub fn load_revocations(
 }
 
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>, LoadError> {
-    std::fs::read(path).map_err(|error| wrong(path, format!("cannot be read: {error}")))
+    std::fs::read(path).map_err(|error| LoadError {
+        help: match error.kind() {
+            std::io::ErrorKind::NotFound => Some(
+                "paths are relative to the configuration file; `sluice cert` makes certificates to try things out",
+            ),
+            std::io::ErrorKind::PermissionDenied => {
+                Some("let the user that runs Sluice read it")
+            }
+            _ => None,
+        },
+        ..wrong(path, format!("cannot be read: {error}"))
+    })
 }

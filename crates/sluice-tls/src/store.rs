@@ -132,7 +132,7 @@ mod tests {
         let store = CertStore::default();
         let error = |cert: &Path, key: &Path| store.load(cert, key).unwrap_err().to_string();
         assert!(error(&folder.path().join("none"), &key).contains("cannot be read"));
-        assert!(error(&key, &key).contains("no certificate in it"));
-        assert!(error(&cert, &cert).contains("no private key in it"));
+        assert!(error(&key, &key).contains("private key and no certificate"));
+        assert!(error(&cert, &cert).contains("certificate and no private key"));
     }
 }

@@ -15,7 +15,7 @@ Exit codes: 0 done; 1 failed (an address in use, a path of `demo --check` that f
 2 wrong use of the command line; 3 errors in the configuration.
 Signals while running: TERM or INT drain and exit (twice: at once); HUP reloads; USR1 opens log files anew.";
 
-/// An L4-first proxy for TCP, TLS and UDP.
+/// An L4-first proxy for TCP, TLS, UDP, QUIC and HTTP.
 #[derive(Debug, Parser)]
 #[command(name = "sluice", version, about, after_help = AFTER)]
 pub(crate) struct Cli {
@@ -29,7 +29,7 @@ pub(crate) enum Command {
     /// Run the proxy.
     Run(Run),
     /// Check a configuration: print every error and warning with its place.
-    Check(ConfigAndFormat),
+    Check(Check),
     /// Print a configuration in its long form: short forms expanded, defaults written out.
     Explain(Explain),
     /// Print the JSON Schema of configurations, for editors.
@@ -63,6 +63,12 @@ impl ConfigPath {
     }
 }
 
+impl Check {
+    pub(crate) fn path(&self) -> PathBuf {
+        self.file.clone().or_else(|| self.config.clone()).unwrap_or_default()
+    }
+}
+
 /// For people or for programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
@@ -79,7 +85,8 @@ pub(crate) struct Run {
     /// Worker threads; by default as many as there are processors to use.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=512))]
     pub(crate) workers: Option<u16>,
-    /// Write a line of JSON for each bound address, and one when ready.
+    /// Write what programs that start Sluice wait for to this file, as lines of JSON: each bound address (also where
+    /// the system chose the port), the admin address, and a line when ready.
     #[arg(long, value_name = "PATH")]
     pub(crate) report: Option<PathBuf>,
     /// Start beside a process that listens on the same addresses, to take over from it once it is stopped.
@@ -94,9 +101,19 @@ pub(crate) struct Run {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct ConfigAndFormat {
-    #[command(flatten)]
-    pub(crate) config: ConfigPath,
+pub(crate) struct Check {
+    /// A configuration file, a folder of them, or `-` for standard input.
+    #[arg(value_name = "FILE", required_unless_present = "config")]
+    file: Option<PathBuf>,
+    /// The same, as an option.
+    #[arg(short, long = "config", value_name = "FILE", conflicts_with = "file")]
+    config: Option<PathBuf>,
+    /// Warnings count as errors: exit with 3 if there is any.
+    #[arg(long)]
+    pub(crate) strict: bool,
+    /// Show every error and warning, not only the first 20 of each.
+    #[arg(long)]
+    pub(crate) all: bool,
     /// For people or for programs.
     #[arg(long, value_enum, default_value = "text")]
     pub(crate) format: Format,
@@ -104,7 +121,7 @@ pub(crate) struct ConfigAndFormat {
 
 #[derive(Debug, Args)]
 pub(crate) struct Explain {
-    /// A configuration file, or a folder of them.
+    /// A configuration file, a folder of them, or `-` for standard input.
     #[arg(value_name = "FILE", required_unless_present_any = ["limits", "reasons", "config"])]
     pub(crate) file: Option<PathBuf>,
     /// The same, as an option.

@@ -114,7 +114,7 @@ pub(crate) async fn run(options: Options, built: Built, workshop: Workshop) -> a
     let mut hangup = signal(SignalKind::hangup())?;
     let mut user = signal(SignalKind::user_defined1())?;
     let admin = built.config.admin.clone();
-    let drain = built.config.drain.timeout;
+    let drain = built.config.drain.timeout.0;
     let control = Control::start(&options, built, workshop).await?;
     if let Some(admin) = admin {
         let (socket, address) = admin_socket(&admin.address.value, options.takeover)?;

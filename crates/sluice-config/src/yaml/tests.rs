@@ -56,8 +56,8 @@ fn merge_keys_give_what_is_not_there() {
 
 #[test]
 fn what_is_wrong_is_told() {
-    assert_eq!(errors("a: 1\nb: 2\na: 3\n"), ["duplicate-key: `a` stands twice in this map"]);
-    assert!(errors("a: [1, 2\n")[0].starts_with("yaml: this is not YAML"));
+    assert_eq!(errors("a: 1\nb: 2\na: 3\n"), ["duplicate-key: duplicate key `a`"]);
+    assert!(errors("a: [1, 2\n")[0].starts_with("yaml: invalid YAML"));
     assert!(errors("a: *nowhere\n")[0].starts_with("yaml:"));
     assert!(errors("a: &a [*a]\n")[0].starts_with("yaml:"));
     assert_eq!(errors("a: 1\n---\nb: 2\n"), ["several-documents: a file holds one document"]);
@@ -68,6 +68,25 @@ fn what_is_wrong_is_told() {
         bomb.push_str(&format!("a{n}: &a{n} [{aliases}]\n"));
     }
     assert_eq!(errors(&bomb), ["too-large: aliases unfold to too much"]);
+}
+
+#[test]
+fn an_error_of_the_parser_comes_with_its_cure() {
+    for (text, part) in [
+        ("a:\n  b: 1\n c: 2\n", "indentation"),
+        ("a:\n  - b: 1\n   c: 2\n", "indentation"),
+        ("a: b: c\n", "must be quoted"),
+        ("a:\n\tb: 1\n", "spaces"),
+        ("a: { b: ${VAR} }\n", "variables are not replaced"),
+        ("a: [1\n", "close what was opened"),
+        ("a: *\n", "must be quoted"),
+        ("a:\n  b: [1, 2\n  c: 3\n", "brackets"),
+    ] {
+        let mut diags = Diags::new();
+        assert!(read(text, 0, &mut diags).is_none(), "{text}");
+        let help = diags.iter().next().and_then(|finding| finding.help.clone()).unwrap();
+        assert!(help.contains(part), "{text}: {help}");
+    }
 }
 
 proptest! {

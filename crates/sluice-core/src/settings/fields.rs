@@ -1,8 +1,16 @@
 //! The fields of one section, taken one by one.
 
-use super::{Path, Setting, suggest_word, wrong_kind};
+use super::{Path, Setting, wrong_kind};
 use crate::diagnostics::Diags;
+use crate::suggest::nearest;
 use crate::tree::{Entry, Node, Span, Value};
+
+/// How the help for an unknown field begins that is near to no known one.
+pub const KNOWN_HERE: &str = "known here: ";
+
+fn has(entries: &[Entry], key: &str) -> bool {
+    entries.iter().any(|entry| &*entry.key == key)
+}
 
 /// A map that is being bound. Used by the [`section!`](crate::section) macro.
 #[derive(Debug)]
@@ -10,6 +18,8 @@ pub struct Fields<'a> {
     entries: &'a [Entry],
     span: Span,
     at: &'a Path<'a>,
+    /// Fields that unknown ones probably mean: they have their error.
+    misspelt: Vec<String>,
 }
 
 impl<'a> Fields<'a> {
@@ -26,22 +36,33 @@ impl<'a> Fields<'a> {
             _ => {
                 let what = format!("a map with fields such as `{}`", known[0]);
                 wrong_kind(node, at, diags, &what);
+                let help = match node.text() {
+                    Some("true") => "write {} to take every default",
+                    Some("false") => "leave the field out",
+                    _ => return None,
+                };
+                diags.last_mut()?.help(help);
                 return None;
             }
         };
+        let mut misspelt = Vec::new();
         for entry in entries.iter().filter(|entry| !known.contains(&&*entry.key)) {
-            let help = suggest_word(&entry.key, known)
-                .unwrap_or_else(|| format!("known here: {}", known.join(", ")));
+            let near = nearest(&entry.key, known.iter().copied());
+            let help = match near {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("{KNOWN_HERE}{}", known.join(", ")),
+            };
+            misspelt.extend(near.filter(|near| !has(entries, near)).map(str::to_owned));
             diags
                 .error(
                     "unknown-field",
                     entry.key_span,
                     at.key(&entry.key),
-                    format!("`{}` is not a field here", entry.key),
+                    format!("unknown field `{}`", entry.key),
                 )
                 .help(help);
         }
-        Some(Self { entries, span: node.span, at })
+        Some(Self { entries, span: node.span, at, misspelt })
     }
 
     /// Takes one field: its value, its default, or the error that it is missing.
@@ -54,6 +75,9 @@ impl<'a> Fields<'a> {
         let at = self.at.key(key);
         if let Some(entry) = self.entries.iter().find(|entry| &*entry.key == key) {
             return T::bind(&entry.node, &at, diags);
+        }
+        if self.misspelt.iter().any(|of| of == key) {
+            return None;
         }
         if let Some(text) = default {
             let value = Value::Scalar { text: text.into(), quoted: false };

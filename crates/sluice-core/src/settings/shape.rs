@@ -12,8 +12,10 @@ pub enum Shape {
     },
     /// `true` or `false`.
     Bool,
-    /// A whole number from 0.
+    /// A whole number.
     Count {
+        /// The smallest.
+        min: u64,
         /// The largest.
         max: u64,
     },

@@ -59,13 +59,33 @@ fn every_error_of_a_section_comes_at_once() {
     assert_eq!(
         findings(&node),
         [
-            "thing.colur: `colur` is not a field here",
-            "thing.colour: `colour` is missing",
+            "thing.colur: unknown field `colur`",
             "thing.type: expected text, found a map",
             "thing.parts.colour: `blu` is none of green, blue; did you mean `blue`?",
             "thing.parts.age: a duration needs a unit; write 3s or 3ms",
         ]
     );
+}
+
+#[test]
+fn zero_is_no_duration_and_no_count_from_one() {
+    let findings = |bind: &dyn Fn(&mut Diags) -> bool| {
+        let mut diags = Diags::new();
+        assert!(!bind(&mut diags));
+        let of = |d: &crate::Diagnostic| (d.message.clone(), d.help.clone().unwrap_or_default());
+        diags.iter().map(of).next().unwrap()
+    };
+    let zero = scalar("0s");
+    let (message, help) = findings(&|d| OrNone::<Duration>::bind(&zero, &Path::ROOT, d).is_some());
+    assert!(message.contains("shortest is 1ms") && help == "write `none` for no limit");
+    assert!(OrZero::bind(&zero, &Path::ROOT, &mut Diags::new()).is_some());
+    let none = scalar("0");
+    let (message, help) =
+        findings(&|d| OrNone::<NonZeroU64>::bind(&none, &Path::ROOT, d).is_some());
+    assert!(message.contains("from 1") && help == "write `none` for no limit");
+    let share = scalar("90%");
+    let (message, _) = findings(&|d| u64::bind(&share, &Path::ROOT, d).is_some());
+    assert_eq!(message, "expected a whole number, not `90%`; write 90");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Clusters: from sections to plans.
 
 use std::collections::BTreeMap;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::Arc;
 
 use sluice_core::{Diags, Name, Path, Spanned};
@@ -64,28 +65,9 @@ impl Build<'_> {
                 .help("add at least one: `endpoints: [127.0.0.1:5432]`");
         }
         let mut endpoints = Vec::new();
-        for (index, entry) in section.endpoints.iter().enumerate() {
-            let (address, weight) = (entry.0.address.value.clone(), entry.0.weight);
-            if weight == 0 {
-                let list = at.key("endpoints");
-                diags
-                    .error(
-                        "bad-value",
-                        entry.span,
-                        list.index(index).key("weight"),
-                        "a weight is at least 1",
-                    )
-                    .help("leave the endpoint out to send it nothing");
-            }
+        for entry in &section.endpoints {
+            let (address, weight) = (entry.0.address.value.clone(), entry.0.weight.get());
             endpoints.push(EndpointPlan { address, weight });
-        }
-        if section.connect_attempts == 0 {
-            diags.error(
-                "bad-value",
-                section.span,
-                at.key("connect_attempts"),
-                "at least one attempt is needed",
-            );
         }
         if section.protocol == ClusterProtocol::Auto && section.tls.is_none() {
             diags
@@ -131,7 +113,7 @@ impl Build<'_> {
             endpoints,
             balance: section.balance,
             connect_timeout: section.connect_timeout,
-            connect_attempts: section.connect_attempts,
+            connect_attempts: section.connect_attempts.get(),
             tls,
             protocol: match section.protocol {
                 ClusterProtocol::Http1 => HttpVersion::Http1,
@@ -142,30 +124,34 @@ impl Build<'_> {
             reuse: ReusePlan {
                 idle_timeout: section.reuse.idle_timeout,
                 age_max: section.reuse.max_age.0,
-                requests_max: section.reuse.requests.0,
-                streams_max: section.reuse.streams.max(1) as usize,
+                requests_max: section.reuse.requests.0.map(NonZeroU64::get),
+                streams_max: section.reuse.streams.get() as usize,
                 idle_max: section.reuse.idle as usize,
             },
-            requests_max: section.limits.requests.0,
-            endpoint_requests_max: section.limits.requests_per_endpoint.0,
+            requests_max: section.limits.requests.0.map(NonZeroU64::get),
+            endpoint_requests_max: section.limits.requests_per_endpoint.0.map(NonZeroU64::get),
             pending_max: section.limits.pending,
             retries_max: section.limits.retries,
             health: section.health.as_ref().map(|health| HealthPlan {
                 kind: check_kind(health),
                 interval: health.interval,
                 timeout: health.timeout,
-                unhealthy_after: health.unhealthy_after.max(1),
-                healthy_after: health.healthy_after.max(1),
+                unhealthy_after: health.unhealthy_after.get(),
+                healthy_after: health.healthy_after.get(),
             }),
             outlier: section.outlier.0.as_ref().map(|outlier| OutlierPlan {
-                connect_failures: outlier.connect_failures.max(1),
-                consecutive_5xx: outlier.consecutive_5xx.0.unwrap_or(0),
+                connect_failures: outlier.connect_failures.get(),
+                consecutive_5xx: outlier.consecutive_5xx.0.map_or(0, NonZeroU32::get),
                 ejection: outlier.ejection,
                 ejection_max: outlier.ejection_max,
                 max_ejected_percent: outlier.max_ejected.0,
             }),
-            connections_max: section.limits.connections.0,
-            endpoint_connections_max: section.limits.connections_per_endpoint.0,
+            connections_max: section.limits.connections.0.map(NonZeroU64::get),
+            endpoint_connections_max: section
+                .limits
+                .connections_per_endpoint
+                .0
+                .map(NonZeroU64::get),
             on_endpoint_removed: match section.on_endpoint_removed {
                 OnEndpointRemoved::Keep => OnRemoved::Keep,
                 OnEndpointRemoved::Close => OnRemoved::Close,

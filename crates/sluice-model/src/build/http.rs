@@ -1,5 +1,6 @@
 //! HTTP on a chain: from a section to a plan.
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use sluice_codec::h1::parse::HeadLimits;
@@ -86,15 +87,10 @@ impl Build<'_> {
                     lower: section.header_case == HeaderCase::Lower,
                 },
                 h2: H2Options {
-                    streams_max: http2.streams.max(1),
+                    streams_max: http2.streams.get(),
                     stream_window: window(http2.stream_window.0),
                     connection_window: http2.connection_window.0.map_or_else(
-                        || {
-                            H2Options::window_of(
-                                http2.streams.max(1),
-                                window(http2.stream_window.0),
-                            )
-                        },
+                        || H2Options::window_of(http2.streams.get(), window(http2.stream_window.0)),
                         |size| window(size.0),
                     ),
                     head_bytes: window(section.head_bytes.0),
@@ -121,7 +117,7 @@ impl Build<'_> {
                 head_timeout: section.head_timeout,
                 body_timeout: section.body_timeout,
                 idle_timeout: section.idle_timeout.0,
-                requests_max: section.requests_per_connection.0,
+                requests_max: section.requests_per_connection.0.map(NonZeroU64::get),
             },
         })
     }

@@ -1,6 +1,7 @@
 //! Listeners and their chains: from sections to plans.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ use super::clusters::ClusterMap;
 use super::http::Around;
 use super::routes::{RouteMap, unknown_cluster};
 use super::{Build, ListenerSnapshot, PlanKind, QuicListener, client_auth};
-use crate::chains::{Place, check_possible, criteria, needs, over_quic};
+use crate::chains::{Place, check_handler, check_possible, criteria, needs, over_quic};
 use crate::check::{self, Handles};
 use crate::sections::{
     self, Chain, Config, FilterUse, HashBy, Http, InnerChain, Listener, ProxyAcceptance, Quic,
@@ -104,7 +105,9 @@ impl Scope<'_, '_> {
         for (index, chain) in chains.places() {
             let of = criteria(chain.matches.as_deref());
             if let Some(matches) = &chain.matches {
-                check_possible(matches, &of, place, &list.index(index).key("match"), diags);
+                let here = list.index(index);
+                check_possible(matches, &of, place, &here.key("match"), diags);
+                check_handler(chain, &of, &here, diags);
             }
             wanted.push((of, chain.tls.is_some()));
         }
@@ -210,7 +213,7 @@ impl Scope<'_, '_> {
                 .help("make it, and let Sluice's user write to it; traces are left in it");
             return None;
         }
-        let (streams_max, stream_window) = (section.streams.max(1), window(section.stream_window));
+        let (streams_max, stream_window) = (section.streams.get(), window(section.stream_window));
         Some(QuicOptions {
             idle_timeout: section.idle_timeout,
             retry_above: section.retry_above,
@@ -446,6 +449,7 @@ impl Scope<'_, '_> {
             );
         }
         check::hash_fits(self.config, cluster, hash.is_some(), relay.span, at, diags);
+        check::clusters::stream_relay(self.config, &relay.0, at, diags);
         Some(RelayPlan {
             cluster: self.cluster(cluster, &at.key("cluster"), diags)?,
             options: RelayOptions {
@@ -505,6 +509,7 @@ impl Scope<'_, '_> {
                 &here,
                 diags,
             );
+            check::clusters::flow_relay(self.config, settings, &here, diags);
             let parts = ChainParts {
                 name: chain.name.as_ref(),
                 matches: chain.matches.as_ref(),
@@ -523,7 +528,7 @@ impl Scope<'_, '_> {
                     idle_timeout: settings
                         .idle_timeout
                         .map_or(Some(FLOW_IDLE), |timeout| timeout.0),
-                    responses: settings.responses,
+                    responses: settings.responses.map(NonZeroU32::get),
                 }),
                 _ => plans = None,
             }

@@ -266,7 +266,7 @@ impl Table<'_, '_> {
         let path = path_rewrite(ways, redirect.span, at, diags)?;
         let to = routes::Redirect {
             status: redirect.status,
-            scheme: redirect.scheme.clone(),
+            scheme: redirect.scheme.map(|scheme| scheme.word().to_owned()),
             host: redirect.host.clone(),
             port: redirect.port,
             path,
@@ -336,11 +336,11 @@ impl Table<'_, '_> {
             },
             retry: match &rule.retry {
                 None => RetryPlan::default(),
-                Some(retry) => retry_plan(retry, &at.key("retry"), diags)?,
+                Some(retry) => retry_plan(retry),
             },
             path,
             host,
-            hash: rule.hash.iter().map(hash_by).collect(),
+            hash: rule.hash.iter().map(|source| hash_by(&source.0)).collect(),
             upgrades: rule.upgrades.0.clone(),
             connect: rule.connect,
         };
@@ -529,17 +529,7 @@ fn path_rewrite(
     }
 }
 
-fn retry_plan(
-    retry: &Spanned<sections::Retry>,
-    at: &Path<'_>,
-    diags: &mut Diags,
-) -> Option<RetryPlan> {
-    if retry.attempts == 0 {
-        diags
-            .error("bad-value", retry.span, at.key("attempts"), "at least one attempt is needed")
-            .help("attempts count the first try too; 1 never tries again");
-        return None;
-    }
+fn retry_plan(retry: &Spanned<sections::Retry>) -> RetryPlan {
     let mut when = RetryWhen::default();
     for word in &retry.when {
         match word {
@@ -557,14 +547,14 @@ fn retry_plan(
             RetryOn::Unavailable => when.grpc |= 1 << 14,
         }
     }
-    Some(RetryPlan {
-        attempts: retry.attempts,
+    RetryPlan {
+        attempts: retry.attempts.get(),
         when,
         statuses: retry.statuses.clone(),
-        backoff: retry.backoff,
-        backoff_max: retry.backoff_max,
+        backoff: retry.backoff.0,
+        backoff_max: retry.backoff_max.0,
         body_max: usize::try_from(retry.body.0).unwrap_or(usize::MAX),
-    })
+    }
 }
 
 fn hash_by(source: &HashSource) -> HashBy {
@@ -572,9 +562,11 @@ fn hash_by(source: &HashSource) -> HashBy {
         HashKey::SourceIp => HashBy::SourceIp,
         HashKey::Header(name) => HashBy::Header(name.clone()),
         HashKey::Query(name) => HashBy::Query(name.clone()),
-        HashKey::Cookie(name) => {
-            HashBy::Cookie { name: name.clone(), ttl: source.ttl, path: source.path.clone() }
-        }
+        HashKey::Cookie(name) => HashBy::Cookie {
+            name: name.clone(),
+            ttl: source.ttl.map(|ttl| ttl.0),
+            path: source.path.clone(),
+        },
     }
 }
 

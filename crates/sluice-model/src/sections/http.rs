@@ -1,5 +1,6 @@
 //! The sections of HTTP on a chain.
 
+use std::num::{NonZeroU32, NonZeroU64};
 use std::time::Duration;
 
 use sluice_core::settings::{OrNone, ShortForm, Size};
@@ -50,7 +51,7 @@ section! {
         /// How long a connection may wait for its next request.
         pub idle_timeout: OrNone<Duration> = "5m",
         /// Requests that one connection may carry.
-        pub requests_per_connection: OrNone<u64> = "none",
+        pub requests_per_connection: OrNone<NonZeroU64> = "none",
         /// HTTP/2 with clients.
         pub http2: Http2,
     }
@@ -76,7 +77,7 @@ section! {
     /// HTTP/2 with clients.
     pub struct Http2 {
         /// Streams that a client may have open at once.
-        pub streams: u32 = "128",
+        pub streams: NonZeroU32 = "128",
         /// Bytes of one stream's body that a client may send ahead.
         pub stream_window: Size = "256KiB",
         /// The same for all streams of a connection together; none leaves each stream its own window. A smaller one

@@ -3,12 +3,13 @@
 //! Owns: virtual hosts, rules, what they match and do. Keeps: a short form stands for one long form.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use sluice_codec::names::is_token;
 use sluice_core::settings::{
-    FieldShape, Members, OrNone, Plain, Shape, ShortForm, Size, bind_entries, bind_scalar,
-    entries_of, wrong_kind,
+    FieldShape, Members, OrNone, OrZero, Plain, Shape, Short, ShortForm, Size, bind_entries,
+    bind_scalar, entries_of, wrong_kind,
 };
 use sluice_core::value::{HostPattern, Percent};
 use sluice_core::{Cidr, Diags, Name, Node, Path, Setting, Spanned, Value, choice, section};
@@ -53,7 +54,7 @@ section! {
         /// Trying again. Left out, only what an endpoint cannot have seen is tried again.
         pub retry: Option<Spanned<Retry>>,
         /// What ring_hash and maglev go by; the first that gives something.
-        pub hash: Vec<HashSource>,
+        pub hash: Vec<Short<HashSource>>,
         /// Protocols that clients may upgrade to.
         pub upgrades: Upgrades = "websocket",
         /// Whether CONNECT is tunnelled to the cluster.
@@ -71,7 +72,7 @@ section! {
         /// regex matches the whole path.
         pub path: Option<PathValue>,
         /// The method; one or a list.
-        pub method: Vec<Token>,
+        pub method: Vec<Method>,
         /// Header fields: a value, or { present: }, { prefix: }, { suffix: }, { contains: }, { regex: }, { not: }. A
         /// regex matches the whole value.
         pub headers: Values,
@@ -102,13 +103,23 @@ section! {
     }
 }
 
+choice! {
+    /// A scheme that a redirect may lead to.
+    pub enum Scheme {
+        /// In clear.
+        Http = "http",
+        /// In TLS.
+        Https = "https",
+    }
+}
+
 section! {
     /// Sending a client elsewhere. What is left out stays as it was asked for.
     pub struct Redirect {
         /// The status: 301, 302, 303, 307 or 308.
         pub status: u16 = "301",
         /// Another scheme.
-        pub scheme: Option<String>,
+        pub scheme: Option<Scheme>,
         /// Another host.
         pub host: Option<String>,
         /// Another port.
@@ -216,11 +227,11 @@ section! {
         /// Statuses worth another try.
         pub statuses: Vec<u16>,
         /// Tries in all.
-        pub attempts: u32 = "2",
+        pub attempts: NonZeroU32 = "2",
         /// The longest first wait; the n-th is up to 2^n - 1 times as long, at random.
-        pub backoff: Duration = "25ms",
+        pub backoff: OrZero = "25ms",
         /// The longest wait.
-        pub backoff_max: Duration = "250ms",
+        pub backoff_max: OrZero = "250ms",
         /// Bytes of a body that are kept for another try; a longer one is tried once.
         pub body: Size = "64KiB",
     }
@@ -233,7 +244,7 @@ section! {
         pub by: HashKey,
         /// cookie: how long a browser keeps the one that it is given where it has none; 0s for a session. Left
         /// out, none is given.
-        pub ttl: Option<Duration>,
+        pub ttl: Option<OrZero>,
         /// cookie: the path that it is for.
         pub path: Option<String>,
     }
@@ -290,7 +301,6 @@ impl Setting for HashKey {
     }
 }
 
-/// Hash sources are short in most places.
 impl ShortForm for HashSource {
     const KEY: &'static str = "by";
 }
@@ -322,11 +332,27 @@ text_value! {
     #[doc = "A text that may hold `%OPERATOR%`s."]
     Text(Template), "a text", "hello", Template::parse, |text| text.source().to_owned();
     #[doc = "A method."]
-    Token(String), "a method", "GET", |text| if is_token(text.as_bytes()) { Ok(text.to_owned()) } else { Err(format!("`{text}` is no method")) }, Clone::clone;
+    Method(String), "a method", "GET", parse_method, Clone::clone;
+    #[doc = "A protocol that clients may upgrade to."]
+    Token(String), "a protocol", "websocket", |text| if is_token(text.as_bytes()) { Ok(text.to_owned()) } else { Err(format!("`{text}` is not the name of a protocol")) }, Clone::clone;
     #[doc = "The name of a header field."]
     FieldName(String), "the name of a header field", "x-tier", |text| if is_token(text.as_bytes()) { Ok(text.to_ascii_lowercase()) } else { Err(format!("`{text}` is no name of a header field")) }, Clone::clone;
     #[doc = "A gRPC service, perhaps with a method."]
     GrpcValue(GrpcMatch), "a service, service/Method or *", "orders.v1.Orders", parse_grpc, show_grpc;
+}
+
+fn parse_method(text: &str) -> Result<String, String> {
+    const USUAL: [&str; 9] =
+        ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
+    if !is_token(text.as_bytes()) {
+        return Err(format!("`{text}` is not a method"));
+    }
+    match USUAL.iter().find(|usual| usual.eq_ignore_ascii_case(text)) {
+        Some(usual) if *usual != text => Err(format!(
+            "methods are case-sensitive, so `{text}` would match nothing; write {usual}"
+        )),
+        _ => Ok(text.to_owned()),
+    }
 }
 
 fn parse_grpc(text: &str) -> Result<GrpcMatch, String> {
@@ -564,14 +590,14 @@ impl Setting for Shares {
             return None;
         }
         bind_entries(entries, at, diags, |entry, here, diags| {
-            let share = sluice_core::settings::Short::<Share>::bind(&entry.node, here, diags)?;
+            let share = Short::<Share>::bind(&entry.node, here, diags)?;
             Some((Spanned { value: entry.key.clone(), span: entry.key_span }, share.0))
         })
         .map(Self)
     }
 
     fn shape() -> Shape {
-        Shape::Named(Box::new(sluice_core::settings::Short::<Share>::shape()))
+        Shape::Named(Box::new(Short::<Share>::shape()))
     }
 
     fn show(&self) -> Plain {

@@ -1,24 +1,26 @@
 //! `sluice check`: every error and warning, with its place.
 
 use std::io::IsTerminal as _;
+use std::path::Path;
 use std::process::ExitCode;
 
-use sluice_config::{load, render};
+use sluice_config::{Loaded, load, load_stdin, render};
 use sluice_core::{Diagnostic, Diags};
 
 use super::print;
 use crate::Extensions;
-use crate::cli::{ConfigAndFormat, EXIT_CONFIG, Format};
+use crate::cli::{Check, EXIT_CONFIG, Format};
 use crate::control::Workshop;
 
-pub(crate) fn run(options: &ConfigAndFormat, extensions: Extensions) -> ExitCode {
-    let path = options.config.path();
-    let loaded = load(&path);
+pub(crate) fn run(options: &Check, extensions: Extensions) -> ExitCode {
+    let path = options.path();
+    let loaded = read(&path);
     let sources = loaded.sources.clone();
     let (errors, warnings, findings) = match Workshop::new(extensions).build_loaded(loaded) {
         Ok(built) => sorted(built.diags),
         Err(rejected) => sorted(rejected.loaded.diags),
     };
+    let usable = errors == 0 && (warnings == 0 || !options.strict);
     match options.format {
         Format::Json => {
             let findings = render::json(&findings, &sources);
@@ -28,15 +30,19 @@ pub(crate) fn run(options: &ConfigAndFormat, extensions: Extensions) -> ExitCode
         }
         Format::Text => {
             let colour = std::io::stdout().is_terminal();
-            print(&render::text(&findings, &sources, colour));
-            let verdict = if errors > 0 { "not usable" } else { "usable" };
-            print(&format!(
-                "{}: {verdict}; {errors} errors, {warnings} warnings\n",
-                path.display()
-            ));
+            let show = if options.all { render::text } else { render::brief };
+            print(&show(&findings, &sources, colour));
+            let verdict = if usable { "usable" } else { "not usable" };
+            let counts = render::counts(errors, warnings);
+            print(&format!("{}: {verdict}; {counts}\n", path.display()));
         }
     }
-    if errors > 0 { ExitCode::from(EXIT_CONFIG) } else { ExitCode::SUCCESS }
+    if usable { ExitCode::SUCCESS } else { ExitCode::from(EXIT_CONFIG) }
+}
+
+/// Reads the configuration at a path; `-` is standard input.
+pub(super) fn read(path: &Path) -> Loaded {
+    if path == Path::new("-") { load_stdin() } else { load(path) }
 }
 
 fn sorted(diags: Diags) -> (usize, usize, Vec<Diagnostic>) {

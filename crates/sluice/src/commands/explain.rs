@@ -4,10 +4,11 @@ use std::process::ExitCode;
 
 use serde_json::json;
 use sluice_config::{explain, load, render};
+use sluice_core::Setting as _;
 use sluice_core::limits::{TABLE, Unit};
 use sluice_core::value::show_size;
 
-use super::print;
+use super::{check, print};
 use crate::cli::{EXIT_CONFIG, Explain, Format};
 
 pub(crate) fn run(options: &Explain) -> anyhow::Result<ExitCode> {
@@ -20,9 +21,9 @@ pub(crate) fn run(options: &Explain) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let path = options.file.as_ref().or(options.config.as_ref());
-    let loaded = load(path.ok_or_else(|| anyhow::anyhow!("no configuration was named"))?);
+    let loaded = check::read(path.ok_or_else(|| anyhow::anyhow!("no configuration was named"))?);
     let Some(config) = loaded.usable() else {
-        print(&render::text(&loaded.diags.into_sorted(), &loaded.sources, false));
+        print(&render::brief(&loaded.diags.into_sorted(), &loaded.sources, false));
         return Ok(ExitCode::from(EXIT_CONFIG));
     };
     print(&match options.format {

@@ -60,14 +60,11 @@ pub(crate) struct Rejected {
 
 impl std::fmt::Display for Rejected {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (errors, _) = self.loaded.diags.counts();
+        let (errors, warnings) = self.loaded.diags.counts();
         let findings: Vec<_> = self.loaded.diags.iter().cloned().collect();
-        let plural = if errors == 1 { "" } else { "s" };
-        write!(
-            f,
-            "{errors} error{plural} in the configuration\n{}",
-            render::text(&findings, &self.loaded.sources, false)
-        )
+        let counts = render::counts(errors, warnings);
+        let findings = render::brief(&findings, &self.loaded.sources, false);
+        write!(f, "{counts} in the configuration\n{findings}")
     }
 }
 

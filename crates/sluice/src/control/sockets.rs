@@ -275,7 +275,7 @@ fn bind_one(
     match address {
         ListenAddress::Tcp(socket) => {
             let options = listen::TcpOptions {
-                backlog: options.backlog,
+                backlog: options.backlog.get(),
                 keepalive: options.keepalive,
                 fast_open: options.fast_open,
             };
@@ -285,7 +285,7 @@ fn bind_one(
             let buffer = usize::try_from(options.udp_receive_buffer.0).unwrap_or(usize::MAX);
             listen::udp(*socket, count, buffer)
         }
-        ListenAddress::Unix(path) => listen::unix(path, count, options.backlog, takeover),
+        ListenAddress::Unix(path) => listen::unix(path, count, options.backlog.get(), takeover),
     }
 }
 

@@ -1,0 +1,133 @@
+//! Checks of clusters, and of what uses them.
+//!
+//! Owns: settings of a cluster that contradict each other or the way it is used. Refuses to know: health and balancing.
+
+use std::collections::HashMap;
+
+use sluice_core::{Diags, Endpoint, Name, Path, Setting as _, Spanned};
+
+use crate::sections::{Cluster, ClusterProtocol, Config, Health, Relay};
+
+/// Checks every cluster by itself.
+pub fn clusters(config: &Config, diags: &mut Diags) {
+    let at = Path::ROOT.key("clusters");
+    let hosts = config.routes.iter().flat_map(|(_, hosts)| hosts.iter());
+    let by_header =
+        hosts.flat_map(|host| host.rules.iter()).find(|rule| rule.cluster_header.is_some());
+    for (name, cluster) in config.clusters.iter() {
+        let at = at.key(name);
+        endpoints(cluster, &at, diags);
+        if let Some(health) = &cluster.health
+            && health.timeout > health.interval
+            && Health::absent().is_some_and(|usual| health.timeout != usual.timeout)
+        {
+            let here = at.key("health");
+            diags
+                .warning(
+                    "slow-check",
+                    cluster.span,
+                    here.key("timeout"),
+                    "a check may take longer than the time to the next one",
+                )
+                .help("make `timeout` shorter than `interval`");
+        }
+        if let Some(rule) = by_header
+            && cluster.send_proxy_protocol.is_some()
+        {
+            let message = format!(
+                "requests that name the cluster `{name}` by a header go without a PROXY header"
+            );
+            diags
+                .warning("useless-setting", cluster.span, at.key("send_proxy_protocol"), message)
+                .other(rule.span, "this rule lets requests name a cluster")
+                .help("endpoints find the client in x-forwarded-for");
+        }
+    }
+}
+
+fn endpoints(cluster: &Spanned<Cluster>, at: &Path<'_>, diags: &mut Diags) {
+    let list = at.key("endpoints");
+    let mut seen: HashMap<&Endpoint, sluice_core::Span> = HashMap::new();
+    for (index, entry) in cluster.endpoints.iter().enumerate() {
+        let address = &entry.0.address;
+        if let Some(first) = seen.insert(&address.value, address.span) {
+            let message = format!("the endpoint {} is listed twice", address.value);
+            diags
+                .error("duplicate-endpoint", address.span, list.index(index), message)
+                .other(first, "the other one")
+                .help(format!("for a larger share: {{ address: {}, weight: 2 }}", address.value));
+        }
+        if cluster.protocol == ClusterProtocol::Http3 && matches!(address.value, Endpoint::Unix(_))
+        {
+            diags
+                .error(
+                    "wrong-kind",
+                    address.span,
+                    list.index(index),
+                    "QUIC does not run over a unix socket",
+                )
+                .help("use an IP address, or another `protocol`");
+        }
+    }
+}
+
+/// A relay of connections and the cluster it leads to fit together.
+pub fn stream_relay(config: &Config, relay: &Relay, at: &Path<'_>, diags: &mut Diags) {
+    let Some(cluster) = config.clusters.get(&relay.cluster.value) else { return };
+    if cluster.protocol == ClusterProtocol::Http3 {
+        diags
+            .error(
+                "wrong-kind",
+                relay.cluster.span,
+                at.key("cluster"),
+                "a relay of connections runs over TCP, and `protocol: http3` is QUIC",
+            )
+            .other(cluster.span, "this cluster")
+            .help(
+                "speak HTTP with `http: ROUTES`, or relay to a cluster without `protocol: http3`",
+            );
+    }
+}
+
+/// A relay of datagrams and the cluster it leads to fit together: datagrams go to endpoints as they came.
+pub fn flow_relay(config: &Config, relay: &Relay, at: &Path<'_>, diags: &mut Diags) {
+    let usual = crate::sections::relay_to(&relay.cluster);
+    let only_streams = [
+        ("half_close_timeout", relay.half_close_timeout != usual.half_close_timeout),
+        ("max_duration", relay.max_duration != usual.max_duration),
+    ];
+    for (key, _) in only_streams.iter().filter(|(_, said)| *said) {
+        diags
+            .error(
+                "wrong-kind",
+                relay.cluster.span,
+                at.key(key),
+                format!("`{key}` is for connections; a UDP flow has none"),
+            )
+            .help("a flow ends by `idle_timeout` or `responses`");
+    }
+    let Some(cluster) = config.clusters.get(&relay.cluster.value) else { return };
+    let name: &Name = &relay.cluster.value;
+    let ignored = [
+        ("tls", cluster.tls.is_some(), "would leave in clear"),
+        ("send_proxy_protocol", cluster.send_proxy_protocol.is_some(), "carry no PROXY header"),
+    ];
+    for (key, _, what) in ignored.iter().filter(|(_, said, _)| *said) {
+        let message = format!("the cluster `{name}` has `{key}`, but datagrams {what}");
+        diags
+            .error("wrong-kind", relay.cluster.span, at.key("cluster"), message)
+            .other(cluster.span, "this cluster")
+            .help(format!("relay to a cluster without `{key}`"));
+    }
+    let unix = cluster.endpoints.iter().map(|entry| &entry.0.address);
+    for address in unix.filter(|address| matches!(address.value, Endpoint::Unix(_))) {
+        let message = format!(
+            "the cluster `{name}` has the unix socket {}, which takes no datagrams",
+            address.value
+        );
+        diags
+            .error("wrong-kind", relay.cluster.span, at.key("cluster"), message)
+            .other(address.span, "this endpoint")
+            .help("relay UDP to IP addresses or host names");
+    }
+}

@@ -1,0 +1,227 @@
+//! Traffic that would come back.
+//!
+//! Owns: which listener an endpoint address belongs to, and the circles of listeners and clusters that follow.
+//! Refuses to know: which chain a connection would get; where a second pass may take another one, it only warns.
+//! Keeps: linear in listeners and endpoints.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path as FilePath;
+
+use sluice_core::{Diags, Endpoint, ListenAddress, Name, Path, Span, Spanned};
+
+use super::routes::{keeps_requests, led_to};
+use crate::sections::{Cluster, ClusterProtocol, Config, Listener};
+
+/// Reports clusters that lead back to the listener that their traffic comes from.
+pub fn loops(config: &Config, diags: &mut Diags) {
+    let listeners: Vec<&Spanned<Listener>> = config.listeners.iter().collect();
+    let places: Vec<usize> = config.listeners.places().map(|(place, _)| place).collect();
+    let addresses = Addresses::of(&listeners);
+    let mut edges: Vec<Vec<Edge<'_>>> = Vec::new();
+    for (from, listener) in listeners.iter().enumerate() {
+        let mut own = Vec::new();
+        for (name, way) in ways(config, listener) {
+            let Some(cluster) = config.clusters.get(&name.value) else { continue };
+            for entry in &cluster.endpoints {
+                let address = &entry.0.address;
+                if let Some(to) = addresses.find(&address.value, way.transport(cluster)) {
+                    let same = way.same && cluster.tls.is_none();
+                    own.push(Edge { to, cluster: name, endpoint: address.span, same });
+                }
+            }
+        }
+        let here = own.iter().find(|edge| edge.to == from);
+        if let Some(edge) = here {
+            itself(listener, places[from], edge, diags);
+        }
+        // A listener that leads to itself has its finding.
+        own.retain(|edge| edge.to != from);
+        edges.push(own);
+    }
+    if let Some(circle) = circle(&edges) {
+        round(&listeners, &circle, diags);
+    }
+}
+
+/// From a listener through a cluster to a listener.
+struct Edge<'c> {
+    to: usize,
+    cluster: &'c Spanned<Name>,
+    endpoint: Span,
+    /// Whether what arrives is what was sent, so that it takes the same way again.
+    same: bool,
+}
+
+/// How traffic of a listener gets to a cluster.
+#[derive(Clone, Copy)]
+struct Way {
+    datagrams: bool,
+    http: bool,
+    same: bool,
+}
+
+impl Way {
+    fn transport(self, cluster: &Cluster) -> Transport {
+        let quic = self.http && cluster.protocol == ClusterProtocol::Http3;
+        if self.datagrams || quic { Transport::Udp } else { Transport::Tcp }
+    }
+}
+
+/// The clusters that a listener's traffic gets to.
+fn ways<'c>(
+    config: &'c Config,
+    listener: &'c Listener,
+) -> impl Iterator<Item = (&'c Spanned<Name>, Way)> {
+    let datagrams = listener.is_udp();
+    let relayed = super::relays_of(listener)
+        .map(move |relay| (&relay.cluster, Way { datagrams, http: false, same: true }));
+    let tables = super::https_of(listener).filter_map(|http| config.routes.get(&http.routes.value));
+    let routed = led_to(tables.flat_map(|hosts| hosts.iter())).map(|(name, rule)| {
+        (name, Way { datagrams: false, http: true, same: keeps_requests(rule) })
+    });
+    relayed.chain(routed)
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Transport {
+    Tcp,
+    Udp,
+}
+
+/// Listeners by what they listen on.
+#[derive(Default)]
+struct Addresses<'c> {
+    sockets: HashMap<(Transport, SocketAddr), usize>,
+    unix: HashMap<&'c FilePath, usize>,
+}
+
+impl<'c> Addresses<'c> {
+    fn of(listeners: &[&'c Spanned<Listener>]) -> Self {
+        let mut all = Self::default();
+        for (index, listener) in listeners.iter().enumerate() {
+            for address in listener.all_addresses() {
+                match &address.value {
+                    ListenAddress::Tcp(socket) => {
+                        all.sockets.insert((Transport::Tcp, *socket), index);
+                        if listener.quic().is_some() {
+                            all.sockets.insert((Transport::Udp, *socket), index);
+                        }
+                    }
+                    ListenAddress::Udp(socket) => {
+                        all.sockets.insert((Transport::Udp, *socket), index);
+                    }
+                    ListenAddress::Unix(path) => drop(all.unix.insert(path, index)),
+                }
+            }
+        }
+        all
+    }
+
+    /// The listener that an endpoint's address leads to. A listener on every address is found by those of this machine
+    /// that are known without asking it: loopback, and the address that stands for every one.
+    fn find(&self, endpoint: &Endpoint, transport: Transport) -> Option<usize> {
+        let socket = match endpoint {
+            Endpoint::Unix(path) => return self.unix.get(&**path).copied(),
+            Endpoint::Ip(socket) => *socket,
+            Endpoint::Host(host, port) if &**host == "localhost" => {
+                let v4 = self.find(&Endpoint::Ip((Ipv4Addr::LOCALHOST, *port).into()), transport);
+                let v6 =
+                    || self.find(&Endpoint::Ip((Ipv6Addr::LOCALHOST, *port).into()), transport);
+                return v4.or_else(v6);
+            }
+            Endpoint::Host(..) => return None,
+        };
+        let at = |ip: IpAddr| self.sockets.get(&(transport, (ip, socket.port()).into())).copied();
+        let (every, loopback): (IpAddr, IpAddr) = if socket.is_ipv4() {
+            (Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::LOCALHOST.into())
+        } else {
+            (Ipv6Addr::UNSPECIFIED.into(), Ipv6Addr::LOCALHOST.into())
+        };
+        let ip = socket.ip();
+        let own = at(if ip.is_unspecified() { loopback } else { ip });
+        own.or_else(|| at(every).filter(|_| ip.is_loopback() || ip.is_unspecified()))
+    }
+}
+
+fn itself(listener: &Spanned<Listener>, place: usize, edge: &Edge<'_>, diags: &mut Diags) {
+    let name = &listener.name.value;
+    let list = Path::ROOT.key("listeners");
+    let at = list.index(place);
+    let cluster = &edge.cluster.value;
+    let finding = if edge.same {
+        let message =
+            format!("the listener `{name}` leads to itself through the cluster `{cluster}`");
+        diags.error("proxy-loop", edge.cluster.span, at, message)
+    } else {
+        let message =
+            format!("the listener `{name}` may lead to itself through the cluster `{cluster}`");
+        diags.warning("proxy-loop", edge.cluster.span, at, message)
+    };
+    finding
+        .other(edge.endpoint, "this endpoint is the listener's own address")
+        .help("name the address of the service behind it");
+}
+
+/// A circle of several listeners, as the edges along it.
+fn circle<'e, 'c>(edges: &'e [Vec<Edge<'c>>]) -> Option<Vec<(usize, &'e Edge<'c>)>> {
+    #[derive(Clone, Copy, PartialEq)]
+    enum Mark {
+        New,
+        Open,
+        Done,
+    }
+    let mut marks = vec![Mark::New; edges.len()];
+    for start in 0..edges.len() {
+        if marks[start] != Mark::New {
+            continue;
+        }
+        marks[start] = Mark::Open;
+        // The way so far: listeners, each with the number of its next edge.
+        let mut way = vec![(start, 0)];
+        while let Some((from, next)) = way.last_mut() {
+            let from = *from;
+            let Some(edge) = edges[from].get(*next) else {
+                marks[from] = Mark::Done;
+                way.pop();
+                continue;
+            };
+            *next += 1;
+            match marks[edge.to] {
+                Mark::Done => {}
+                Mark::New => {
+                    marks[edge.to] = Mark::Open;
+                    way.push((edge.to, 0));
+                }
+                Mark::Open => {
+                    let begin = way.iter().position(|(of, _)| *of == edge.to)?;
+                    let along = way[begin..].iter().map(|(of, next)| (*of, &edges[*of][next - 1]));
+                    return Some(along.collect());
+                }
+            }
+        }
+    }
+    None
+}
+
+fn round(listeners: &[&Spanned<Listener>], circle: &[(usize, &Edge<'_>)], diags: &mut Diags) {
+    let Some((first, edge)) = circle.first() else { return };
+    let mut names: Vec<&str> = circle.iter().map(|(of, _)| &*listeners[*of].name.value).collect();
+    names.push(&listeners[*first].name.value);
+    let message = format!("these listeners lead to each other in a circle: {}", names.join(", "));
+    let all_same = circle.iter().all(|(_, edge)| edge.same);
+    let at = Path::ROOT.key("listeners");
+    let finding = if all_same && circle.iter().all(|(of, _)| relays_only(listeners[*of])) {
+        diags.error("proxy-loop", edge.cluster.span, at, message)
+    } else {
+        diags.warning("proxy-loop", edge.cluster.span, at, message)
+    };
+    finding
+        .other(edge.endpoint, "this endpoint is the next listener's address")
+        .help("traffic that takes the same way at each of them never arrives; name the services behind them");
+}
+
+/// Whether a listener has one way for everything that arrives.
+fn relays_only(listener: &Listener) -> bool {
+    listener.relay.is_some() || (listener.chains.len() == 1 && listener.http.is_none())
+}

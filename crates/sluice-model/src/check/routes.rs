@@ -1,0 +1,142 @@
+//! Checks of routes that need more than one section.
+//!
+//! Owns: rules that can never do what they say. Refuses to know: how rules are matched.
+
+use std::collections::HashMap;
+
+use sluice_core::{Diags, Name, Path, Setting, Span, Spanned};
+
+use crate::sections::routes::{Rewrite, RouteTimeout, Rule};
+use crate::sections::{Config, Http, VirtualHost};
+
+/// Checks every table of routes.
+pub fn routes(config: &Config, diags: &mut Diags) {
+    let at = Path::ROOT.key("routes");
+    for (name, hosts) in config.routes.iter() {
+        let at = at.key(name);
+        let filters = filters_of(config, name);
+        let mut names: HashMap<&Name, Span> = HashMap::new();
+        for (place, host) in hosts.places() {
+            let here = at.index(place);
+            useless_skips(&host.filters, filters.as_deref(), &here, diags);
+            let list = here.key("rules");
+            for (place, rule) in host.rules.places() {
+                let here = list.index(place);
+                rule_name(rule, &mut names, &here, diags);
+                useless_skips(&rule.filters, filters.as_deref(), &here, diags);
+                useless_settings(rule, &here, diags);
+                shares(rule, &here, diags);
+                hashes(config, rule, &here, diags);
+            }
+        }
+    }
+}
+
+/// Names of rules are unique within their table, since records and metrics know rules by name.
+fn rule_name<'c>(
+    rule: &'c Spanned<Rule>,
+    names: &mut HashMap<&'c Name, Span>,
+    at: &Path<'_>,
+    diags: &mut Diags,
+) {
+    let Some(name) = &rule.name else { return };
+    if let Some(first) = names.insert(name, rule.span) {
+        let message = format!("there are two rules `{name}` in these routes");
+        diags
+            .error("duplicate-name", rule.span, at.key("name"), message)
+            .other(first, "the other one")
+            .help("records and metrics know a rule by its name; give each its own");
+    }
+}
+
+/// The HTTP filters of every chain that uses the routes; `None` where no chain does.
+fn filters_of(config: &Config, routes: &Name) -> Option<Vec<String>> {
+    let users = config.listeners.iter().flat_map(|listener| super::https_of(listener));
+    let users: Vec<&Http> = users.filter(|http| http.routes.value == *routes).collect();
+    let filters = users.iter().flat_map(|http| &http.filters).map(|of| of.name.value.clone());
+    (!users.is_empty()).then(|| filters.collect())
+}
+
+fn useless_skips(
+    settings: &crate::sections::routes::Overrides,
+    filters: Option<&[String]>,
+    at: &Path<'_>,
+    diags: &mut Diags,
+) {
+    let Some(filters) = filters else { return };
+    let at = at.key("filters");
+    let skipped = settings.0.iter().filter(|(_, node)| node.text() == Some("skip"));
+    for (name, _) in skipped.filter(|(name, _)| !filters.contains(&name.value)) {
+        let message = format!("no chain that uses these routes has the filter `{}`", name.value);
+        diags
+            .warning("useless-skip", name.span, at.key(&name.value), message)
+            .help("leave it out, or add the filter to `http.filters` of the chain");
+    }
+}
+
+/// What only requests to a cluster have.
+fn useless_settings(rule: &Spanned<Rule>, at: &Path<'_>, diags: &mut Diags) {
+    let action = match (&rule.redirect, &rule.respond) {
+        (Some(_), None) => "redirect",
+        (None, Some(_)) => "respond",
+        _ => return,
+    };
+    let said = [
+        ("rewrite", Rewrite::absent().is_some_and(|usual| rule.rewrite != usual)),
+        ("timeout", RouteTimeout::absent().is_some_and(|usual| rule.timeout != usual)),
+        ("retry", rule.retry.is_some()),
+        ("hash", !rule.hash.is_empty()),
+        ("connect", rule.connect),
+    ];
+    for (key, _) in said.iter().filter(|(_, said)| *said) {
+        let message = format!("`{key}` does nothing on a rule with `{action}`");
+        diags
+            .warning("useless-setting", rule.span, at.key(key), message)
+            .help("it is for requests that go to a cluster; leave it out");
+    }
+}
+
+/// Weights of a split add up to something.
+fn shares(rule: &Spanned<Rule>, at: &Path<'_>, diags: &mut Diags) {
+    if let Some(split) = &rule.split
+        && split.0.iter().all(|(_, share)| share.weight == 0 && share.runtime.is_none())
+    {
+        diags
+            .error("bad-value", split.span, at.key("split"), "all weights are 0")
+            .help("give the clusters weights such as 95 and 5; they need not add up to 100");
+    }
+    let never = rule.matches.as_ref().and_then(|of| of.runtime.as_ref());
+    if never.is_some_and(|share| share.key.is_none() && share.percent.0 == 0) {
+        let matches = at.key("match");
+        diags
+            .warning(
+                "unreachable-rule",
+                rule.span,
+                matches.key("runtime"),
+                "no request is in a share of 0%",
+            )
+            .help("add `key: NAME` for a runtime value that changes it, or take the rule out");
+    }
+}
+
+fn hashes(config: &Config, rule: &Spanned<Rule>, at: &Path<'_>, diags: &mut Diags) {
+    let split = rule.split.iter().flat_map(|split| split.0.iter().map(|(name, _)| name));
+    for cluster in rule.cluster.iter().chain(split) {
+        super::hash_fits(config, cluster, !rule.hash.is_empty(), rule.span, at, diags);
+    }
+}
+
+/// Whether a rule sends a request on as it came.
+pub(super) fn keeps_requests(rule: &Rule) -> bool {
+    Rewrite::absent().is_some_and(|usual| rule.rewrite == usual)
+}
+
+/// The clusters that the rules of virtual hosts lead to, each with its rule.
+pub(super) fn led_to<'c>(
+    hosts: impl Iterator<Item = &'c Spanned<VirtualHost>>,
+) -> impl Iterator<Item = (&'c Spanned<Name>, &'c Rule)> {
+    hosts.flat_map(|host| host.rules.iter()).flat_map(|rule| {
+        let split = rule.split.iter().flat_map(|split| split.0.iter().map(|(name, _)| name));
+        rule.cluster.iter().chain(split).map(move |name| (name, &rule.value))
+    })
+}
