@@ -183,3 +183,42 @@ fn small_commands() {
     assert_eq!(sluice(&["run"]).status.code(), Some(2));
     assert_eq!(sluice(&["check", "/nowhere/at/all.yaml"]).status.code(), Some(3));
 }
+
+#[test]
+fn certificates_are_made_and_never_replaced_by_accident() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let base = folder.path().join("new/shop.example");
+    let make = |more: &[&str]| {
+        sluice(
+            &[&["cert", "--out", base.to_str().unwrap()], more, &["shop.test", "127.0.0.1"]]
+                .concat(),
+        )
+    };
+    let (cert, key) =
+        (folder.path().join("new/shop.example.pem"), folder.path().join("new/shop.example.key"));
+    assert_eq!(make(&[]).status.code(), Some(0));
+    let first = std::fs::read(&cert).unwrap();
+    assert_eq!(key.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    // What is there stays, also where only one of the two is.
+    for gone in [None, Some(&cert), Some(&key)] {
+        let kept = std::fs::read(&key).unwrap();
+        if let Some(gone) = gone {
+            std::fs::rename(gone, folder.path().join("aside")).unwrap();
+        }
+        let output = make(&[]);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(String::from_utf8_lossy(&output.stderr).contains("--force"), "{output:?}");
+        if let Some(gone) = gone {
+            assert!(!gone.exists());
+            std::fs::rename(folder.path().join("aside"), gone).unwrap();
+        }
+        assert_eq!(std::fs::read(&key).unwrap(), kept);
+    }
+    std::fs::set_permissions(&key, PermissionsExt::from_mode(0o644)).unwrap();
+    assert_eq!(make(&["--force", "--days", "30"]).status.code(), Some(0));
+    assert_ne!(std::fs::read(&cert).unwrap(), first);
+    assert_eq!(key.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(sluice(&["cert", "no name"]).status.code(), Some(1));
+    assert_eq!(sluice(&["cert"]).status.code(), Some(2));
+}

@@ -65,27 +65,72 @@ fn every_sample_has_a_test() {
     let tests = std::fs::read_to_string(here.join("tests/samples.rs")).unwrap()
         + &std::fs::read_to_string(here.join("tests/postgres.rs")).unwrap();
     for entry in std::fs::read_dir(here.join("../config")).unwrap() {
-        let name = entry.unwrap().file_name().into_string().unwrap();
+        let entry = entry.unwrap();
+        // Certificates that somebody made for the samples.
+        if entry.path().is_dir() {
+            continue;
+        }
+        let name = entry.file_name().into_string().unwrap();
         assert!(tests.contains(&format!("\"{name}\"")), "no test drives config/{name}");
     }
 }
 
+/// The commands in the header of a sample that make its certificates.
+fn commands_of(text: &str) -> impl Iterator<Item = &str> {
+    text.lines()
+        .filter_map(|line| line.strip_prefix("#   "))
+        .filter(|of| of.starts_with("sluice cert "))
+}
+
+#[test]
+fn every_sample_passes_check_after_the_commands_in_its_header() {
+    let samples = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../config");
+    let mut made = 0;
+    for entry in std::fs::read_dir(samples).unwrap().map(Result::unwrap) {
+        let name = entry.file_name().into_string().unwrap();
+        if entry.path().is_dir() {
+            continue;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("config")).unwrap();
+        let text = std::fs::read_to_string(entry.path()).unwrap();
+        std::fs::write(folder.path().join("config").join(&name), &text).unwrap();
+        let check = format!("sluice check --strict config/{name}");
+        for command in commands_of(&text).chain([&*check]) {
+            made += usize::from(command.starts_with("sluice cert"));
+            let command = command.replacen("sluice", "\"$SLUICE\"", 1);
+            let mut shell = std::process::Command::new("sh");
+            shell.args(["-c", &command]).env("SLUICE", Sluice::binary()).current_dir(folder.path());
+            let output = tools::run(&mut shell);
+            assert!(output.status.success(), "{name}: {command}: {output:?}");
+        }
+    }
+    assert!(made > 5, "{made} certificates");
+}
+
 #[test]
 fn database() {
-    let (primary, standby) = (Server::greeter("primary"), Server::greeter("standby"));
+    let servers = ["primary", "standby", "another"].map(Server::greeter);
+    let [primary, standby, another] = &servers;
     let sluice = Sluice::new().start(&sample(
         "database.yaml",
         &[
             ("127.0.0.1:6432", "127.0.0.1:0".into()),
-            ("127.0.0.10:5432", addr(&primary)),
-            ("127.0.0.11:5432", addr(&standby)),
+            ("127.0.0.1:6433", "127.0.0.1:0".into()),
+            ("127.0.0.10:5432", addr(primary)),
+            ("127.0.0.11:5432", addr(standby)),
+            ("127.0.0.12:5432", addr(another)),
         ],
     ));
-    let mut seen: Vec<Vec<u8>> =
-        (0..40).map(|_| read(&mut connect(sluice.addr("orders-db")), 7)).collect();
-    seen.sort();
-    seen.dedup();
-    assert_eq!(seen, [b"primary", b"standby"]);
+    let seen = |listener: &str| {
+        let mut seen: Vec<Vec<u8>> =
+            (0..40).map(|_| read(&mut connect(sluice.addr(listener)), 7)).collect();
+        seen.sort();
+        seen.dedup();
+        seen
+    };
+    assert_eq!(seen("orders-db"), [b"primary"]);
+    assert_eq!(seen("orders-reads"), [b"another", b"standby"]);
 }
 
 #[test]

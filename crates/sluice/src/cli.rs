@@ -38,6 +38,8 @@ pub(crate) enum Command {
     Reference,
     /// Start built-in services and a proxy over each path, to try things out.
     Demo(Demo),
+    /// Make a self-signed certificate and its key, to try things out.
+    Cert(Cert),
     /// Print completions for a shell.
     Completions {
         /// The shell.
@@ -136,6 +138,22 @@ pub(crate) struct Explain {
     /// For people or for programs.
     #[arg(long, value_enum, default_value = "text")]
     pub(crate) format: Format,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Cert {
+    /// Host names and IP addresses that it is for; `*.` stands for any first label.
+    #[arg(value_name = "NAME", required = true)]
+    pub(crate) names: Vec<String>,
+    /// Write PATH.pem and PATH.key; by default they are named after the first name, in the working folder.
+    #[arg(short, long, value_name = "PATH")]
+    pub(crate) out: Option<PathBuf>,
+    /// How long it is valid.
+    #[arg(long, default_value = "365", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) days: u16,
+    /// Replace files that exist.
+    #[arg(long)]
+    pub(crate) force: bool,
 }
 
 #[derive(Debug, Args)]

@@ -7,6 +7,7 @@ use clap::CommandFactory as _;
 use crate::Extensions;
 use crate::cli::{Cli, Command};
 
+mod cert;
 mod check;
 mod demo;
 mod explain;
@@ -27,6 +28,7 @@ pub(crate) fn run(cli: Cli, extensions: Extensions) -> anyhow::Result<ExitCode> 
             Ok(ExitCode::SUCCESS)
         }
         Command::Demo(options) => demo::run(&options),
+        Command::Cert(options) => cert::run(&options),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "sluice", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)

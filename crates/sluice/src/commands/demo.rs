@@ -156,7 +156,7 @@ const LANES: &[Lane] = &[
 
 fn curl_tls(name: &str, address: SocketAddr, folder: &Path) -> String {
     let port = address.port();
-    let ca = folder.join("ca.pem");
+    let ca = folder.join("demo.pem");
     format!(
         "curl --cacert {} --resolve {name}:{port}:127.0.0.1 https://{name}:{port}/",
         ca.display()

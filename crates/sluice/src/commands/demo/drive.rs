@@ -169,10 +169,10 @@ fn https(address: SocketAddr, folder: &Path, name: &str, expect: &str) -> anyhow
     get(&mut rustls::StreamOwned::new(session, connect(address)?), expect)
 }
 
-/// TLS that trusts the demo's own authority.
+/// TLS that trusts the demo's own certificate.
 fn trusting(folder: &Path) -> anyhow::Result<rustls::ClientConfig> {
     let mut roots = rustls::RootCertStore::empty();
-    let pem = fs::read(folder.join("ca.pem"))?;
+    let pem = fs::read(folder.join("demo.pem"))?;
     roots.add(CertificateDer::from_pem_slice(&pem)?)?;
     Ok(rustls::ClientConfig::builder_with_provider(sluice_tls::provider())
         .with_safe_default_protocol_versions()?

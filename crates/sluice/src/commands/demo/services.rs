@@ -10,8 +10,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use anyhow::Context as _;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::pki_types::PrivateKeyDer;
+
+use crate::commands::cert::SelfSigned;
+
+/// Days that the demo's certificate is valid: Sluice warns where one is about to expire.
+const DAYS: u32 = 30;
 
 /// Where each service listens.
 #[derive(Debug)]
@@ -62,17 +66,12 @@ impl Services {
     }
 }
 
-/// An authority, and a certificate for both names of the demo; the server's side of it.
+/// A certificate for both names of the demo; the server's side of it.
 fn certificates(folder: &Path) -> anyhow::Result<rustls::ServerConfig> {
-    let ca_key = KeyPair::generate()?;
-    let mut ca = CertificateParams::new(Vec::new())?;
-    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    fs::write(folder.join("ca.pem"), ca.self_signed(&ca_key)?.pem())?;
-    let key = KeyPair::generate()?;
     let names = ["passthrough.demo.test", "secure.demo.test"].map(str::to_owned);
-    let cert = CertificateParams::new(names)?.signed_by(&key, &Issuer::new(ca, ca_key))?;
-    fs::write(folder.join("demo.pem"), cert.pem())?;
-    fs::write(folder.join("demo.key"), key.serialize_pem())?;
+    let made = SelfSigned::new(&names, DAYS)?;
+    made.write(&folder.join("demo.pem"), &folder.join("demo.key"), false)?;
+    let SelfSigned { cert, key } = made;
     let der = PrivateKeyDer::try_from(key.serialize_der()).map_err(anyhow::Error::msg)?;
     rustls::ServerConfig::builder_with_provider(sluice_tls::provider())
         .with_safe_default_protocol_versions()?
