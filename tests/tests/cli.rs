@@ -222,3 +222,17 @@ fn certificates_are_made_and_never_replaced_by_accident() {
     assert_eq!(sluice(&["cert", "no name"]).status.code(), Some(1));
     assert_eq!(sluice(&["cert"]).status.code(), Some(2));
 }
+
+#[test]
+fn explain_writes_out_the_defaults_that_depend_on_the_listener() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("sluice.yaml");
+    let yaml = "listeners:\n  - { name: a, address: 127.0.0.1:7001, relay: up }\n  - { name: b, address: \"udp://127.0.0.1:7001\", relay: up }\n  - { name: c, address: 127.0.0.1:7003, chains: [{ relay: { cluster: up, idle_timeout: none } }] }\nclusters: { up: { endpoints: [127.0.0.1:7002] } }\n";
+    std::fs::write(&path, yaml).unwrap();
+    let page = out(&sluice(&["explain", "--format", "json", path.to_str().unwrap()]));
+    let page: serde_json::Value = serde_json::from_str(&page).unwrap();
+    let listeners = &page["listeners"];
+    let idle =
+        [&listeners[0]["relay"], &listeners[1]["relay"], &listeners[2]["chains"][0]["relay"]];
+    assert_eq!(idle.map(|relay| relay["idle_timeout"].as_str().unwrap()), ["1h", "1m", "none"]);
+}

@@ -565,6 +565,11 @@ fn the_admin_pages_say_which_rule_a_request_would_take() {
     assert!(sluice.page("/try?host=other").1.contains("no virtual host"));
     assert_eq!(sluice.items("/routes")[0]["virtual_hosts"][0]["rules"][0]["name"], "posts");
     assert_eq!(sluice.page("/try?hots=x").0, 400);
+    // Records and metrics know the rule by the same name.
+    assert_eq!(get(&sluice, "shop.test", "/x/y").status(), 200);
+    let record = sluice.record("the request", |record| record["path"] == "/x/y");
+    assert_eq!(record["route_name"], "rest");
+    assert_eq!(sluice.metric("sluice_route_requests_total", "route=\"rest\""), 1);
 }
 
 #[test]

@@ -52,6 +52,18 @@ pub fn names_and_addresses(config: &Config, diags: &mut Diags) {
     }
 }
 
+/// A unix socket is made in a folder that exists.
+fn folder_exists(address: &ListenAddress, span: Span, at: &Path<'_>, diags: &mut Diags) {
+    if let ListenAddress::Unix(path) = address
+        && !path.parent().is_some_and(std::path::Path::is_dir)
+    {
+        let message = format!("{}: its folder does not exist", path.display());
+        diags
+            .error("bad-file", span, at.key("address"), message)
+            .help("create the folder, or name one that exists");
+    }
+}
+
 /// An address belongs to one listener.
 fn once(
     addresses: &mut HashMap<ListenAddress, Span>,
@@ -64,14 +76,7 @@ fn once(
     if matches!(&address, ListenAddress::Tcp(a) | ListenAddress::Udp(a) if a.port() == 0) {
         return;
     }
-    if let ListenAddress::Unix(path) = &address
-        && !path.parent().is_some_and(std::path::Path::is_dir)
-    {
-        let message = format!("{}: its folder does not exist", path.display());
-        diags
-            .error("bad-file", span, at.key("address"), message)
-            .help("create the folder, or name one that exists");
-    }
+    folder_exists(&address, span, at, diags);
     let shown = address.to_string();
     if let Some(first) = addresses.insert(address, span) {
         diags
@@ -89,6 +94,7 @@ fn once(
 pub fn admin(config: &Config, diags: &mut Diags) {
     if let Some(admin) = &config.admin {
         let at = Path::ROOT.key("admin");
+        folder_exists(&admin.address.value, admin.address.span, &at, diags);
         match &admin.address.value {
             ListenAddress::Tcp(address) if !address.ip().is_loopback() => {
                 diags

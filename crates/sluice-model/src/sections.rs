@@ -390,6 +390,12 @@ section! {
     }
 }
 
+/// How long a connection may be idle where nothing is said, as Envoy has it.
+pub const STREAM_IDLE: Duration = Duration::from_secs(3600);
+
+/// How long a flow may be idle where nothing is said, as Envoy has it.
+pub const FLOW_IDLE: Duration = Duration::from_secs(60);
+
 /// A relay to a cluster of which nothing else is said.
 pub fn relay_to(cluster: &Spanned<Name>) -> Relay {
     let entry = sluice_core::tree::Entry {
@@ -842,6 +848,28 @@ impl Setting for LimitValues {
 
     fn absent() -> Option<Self> {
         Some(Self::default())
+    }
+}
+
+impl Config {
+    /// The same configuration with the defaults written out that depend on where they are.
+    #[must_use]
+    pub fn completed(mut self) -> Self {
+        for listener in self.listeners.iter_mut() {
+            let usual = if listener.is_udp() { FLOW_IDLE } else { STREAM_IDLE };
+            let listener = &mut listener.value;
+            let mut relays: Vec<&mut Relay> =
+                listener.relay.iter_mut().map(|relay| &mut relay.value.0).collect();
+            for chain in listener.chains.iter_mut().map(|chain| &mut chain.value) {
+                relays.extend(chain.relay.iter_mut().map(|relay| &mut relay.value.0));
+                let inner = chain.chains.iter_mut().filter_map(|inner| inner.value.relay.as_mut());
+                relays.extend(inner.map(|relay| &mut relay.value.0));
+            }
+            for relay in relays {
+                relay.idle_timeout.get_or_insert(OrNone(Some(usual)));
+            }
+        }
+        self
     }
 }
 

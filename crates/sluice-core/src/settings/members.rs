@@ -46,6 +46,11 @@ impl<T> Members<T> {
         self.right.iter().map(|(_, member)| member)
     }
 
+    /// Those that are right, to be changed.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Spanned<T>> {
+        self.right.iter_mut().map(|(_, member)| member)
+    }
+
     /// Those that are right, with their places in the list.
     pub fn places(&self) -> impl Iterator<Item = (usize, &Spanned<T>)> {
         self.right.iter().map(|(place, member)| (*place, member))

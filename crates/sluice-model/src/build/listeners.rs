@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::time::Duration;
 
 use sluice_codec::h2::H2Options;
 use sluice_codec::quic::{Congestion, QuicOptions};
@@ -30,12 +29,6 @@ use crate::sections::{
     self, Chain, Config, FilterUse, HashBy, Http, InnerChain, Listener, ProxyAcceptance, Quic,
     Relay,
 };
-
-/// How long a connection may be idle where nothing is said, as Envoy has it.
-const STREAM_IDLE: Duration = Duration::from_secs(3600);
-
-/// How long a flow may be idle where nothing is said, as Envoy has it.
-const FLOW_IDLE: Duration = Duration::from_secs(60);
 
 impl Build<'_> {
     pub(super) fn listeners(
@@ -454,7 +447,7 @@ impl Scope<'_, '_> {
             cluster: self.cluster(cluster, &at.key("cluster"), diags)?,
             options: RelayOptions {
                 hash: hash.map(|HashBy::SourceIp| Hash::SourceIp),
-                idle_timeout: idle_timeout.map_or(Some(STREAM_IDLE), |timeout| timeout.0),
+                idle_timeout: idle_timeout.map_or(Some(sections::STREAM_IDLE), |timeout| timeout.0),
                 half_close_timeout: half_close_timeout.0,
                 max_duration: max_duration.0,
             },
@@ -527,7 +520,7 @@ impl Scope<'_, '_> {
                     hash: settings.hash.map(|HashBy::SourceIp| Hash::SourceIp),
                     idle_timeout: settings
                         .idle_timeout
-                        .map_or(Some(FLOW_IDLE), |timeout| timeout.0),
+                        .map_or(Some(sections::FLOW_IDLE), |timeout| timeout.0),
                     responses: settings.responses.map(NonZeroU32::get),
                 }),
                 _ => plans = None,

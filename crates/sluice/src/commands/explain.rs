@@ -26,6 +26,7 @@ pub(crate) fn run(options: &Explain) -> anyhow::Result<ExitCode> {
         print(&render::brief(&loaded.diags.into_sorted(), &loaded.sources, false));
         return Ok(ExitCode::from(EXIT_CONFIG));
     };
+    let config = &config.clone().completed();
     print(&match options.format {
         Format::Text => explain::yaml(config),
         Format::Json => format!("{:#}\n", explain::json(config)),

@@ -1,7 +1,6 @@
 //! The built-in services of the demo: small, blocking, a thread per connection.
 
 use std::collections::HashMap;
-use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
