@@ -155,7 +155,7 @@ const REFUSED: &[(&str, u16, &str)] = &[
     ("GET / HTTP/1.1\r\nHost: a\r\nX: a\rb\r\n\r\n", 400, "http1.bare_cr"),
     ("GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n", 400, "http1.target_malformed"),
     ("GET / HTTP/2.0\r\nHost: a\r\n\r\n", 505, "http1.version_unsupported"),
-    ("\x16\x03\x01\x02\x00\x01", 400, "http1.method_malformed"),
+    ("\x16\x03\x01\x02\x00\x01", 400, "http1.tls_record_on_plain_port"),
     (
         "P / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n",
         400,

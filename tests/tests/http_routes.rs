@@ -358,7 +358,7 @@ fn what_failed_is_tried_again_elsewhere_as_the_rule_says() {
     let record = sluice.record("the request", |record| record["kind"] == "request");
     let attempts = record["upstream_hosts_attempted"].as_array().unwrap();
     assert_eq!(attempts.len(), 3, "{attempts:?}");
-    assert!(attempts[0].as_str().unwrap().ends_with("route.retried"), "{attempts:?}");
+    assert!(attempts[0].as_str().unwrap().contains("route.retried"), "{attempts:?}");
     assert!(a.requests().iter().chain(&b.requests()).all(|request| request.text() == "hello"));
     // Whoever is reset everywhere hears of it once, with every attempt in the record.
     assert_eq!(client.get("a", "/reset").status(), 503);
@@ -445,7 +445,8 @@ fn time_outs_end_what_takes_too_long() {
     ] {
         let request = format!("GET /wait HTTP/1.1\r\nHost: a\r\nX-Kind: {kind}\r\n\r\n");
         let answer = Client::connect(sluice.addr("web")).ask(&request);
-        assert_eq!((answer.status(), answer.text().as_str()), (504, "upstream request timeout\n"));
+        assert_eq!(answer.status(), 504);
+        assert!(answer.text().starts_with("upstream request timeout ("), "{}", answer.text());
         sluice.record_of(reason);
     }
     a.release();

@@ -5,6 +5,7 @@
 #[allow(missing_docs, reason = "each is explained by its detail")]
 pub enum Fault {
     Method,
+    TlsRecord,
     Target,
     Version,
     VersionUnsupported,
@@ -52,6 +53,7 @@ impl Fault {
     pub const fn detail(self) -> &'static str {
         match self {
             Self::Method => "http1.method_malformed",
+            Self::TlsRecord => "http1.tls_record_on_plain_port",
             Self::Target => "http1.target_malformed",
             Self::Version => "http1.version_malformed",
             Self::VersionUnsupported => "http1.version_unsupported",

@@ -74,12 +74,39 @@ pub(crate) fn error_of(error: &h2::Error) -> HttpError {
     let kind = match error.reason() {
         Some(h2::Reason::REFUSED_STREAM) => ErrorKind::Refused,
         // Streams beyond the last that a GOAWAY names were not looked at, RFC 9113 §6.8.
-        Some(h2::Reason::NO_ERROR) if error.is_go_away() && error.is_remote() => ErrorKind::Refused,
+        Some(_) if error.is_go_away() && error.is_remote() => ErrorKind::Refused,
         Some(h2::Reason::NO_ERROR | h2::Reason::CANCEL) => ErrorKind::Cancelled,
-        Some(h2::Reason::ENHANCE_YOUR_CALM) => ErrorKind::Flood,
+        // The library calms a peer; a peer that calms us has not flooded anything.
+        Some(h2::Reason::ENHANCE_YOUR_CALM) if error.is_library() => ErrorKind::Flood,
         Some(_) if error.is_library() => ErrorKind::Malformed(400),
         Some(_) => ErrorKind::Reset,
         None => ErrorKind::Reset,
     };
-    HttpError::new(kind, format!("http2: {error}"))
+    HttpError::new(kind, words(error))
 }
+
+/// Which frame carried an error, with the code's name and number, and what the peer said with it.
+fn words(error: &h2::Error) -> String {
+    let text = error.to_string();
+    let Some(reason) = error.reason() else { return format!("http2: {text}") };
+    let frame = if error.is_go_away() {
+        "GOAWAY"
+    } else if error.is_reset() {
+        "RST_STREAM"
+    } else {
+        return format!("http2: {text}");
+    };
+    let way = if error.is_remote() { "received" } else { "sent" };
+    // The library shows the debug data of a GOAWAY behind the description of its code, and nowhere else.
+    let said = text.split_once(reason.description()).map_or("", |(_, said)| said);
+    let said: String = said.chars().take(DEBUG_DATA).collect();
+    format!("http2: {frame} {way}: {}{said}", code(reason))
+}
+
+/// An error code by name and number.
+fn code(reason: h2::Reason) -> String {
+    format!("{reason:?} ({})", u32::from(reason))
+}
+
+/// Characters of a GOAWAY's debug data that are shown.
+const DEBUG_DATA: usize = 200;

@@ -206,14 +206,50 @@ pub struct Attempt {
     pub endpoint: Arc<str>,
     /// Why it failed, with the system's word for it; `None` when it was reached.
     pub failure: Option<(crate::Reason, Option<i32>)>,
+    /// What TLS or the codec said about the failure.
+    pub detail: Option<Box<str>>,
+}
+
+impl Attempt {
+    /// An attempt that reached its endpoint.
+    pub const fn reached(endpoint: Arc<str>) -> Self {
+        Self { endpoint, failure: None, detail: None }
+    }
+
+    /// An attempt that failed.
+    pub const fn failed(
+        endpoint: Arc<str>,
+        why: crate::Reason,
+        errno: Option<i32>,
+        detail: Option<Box<str>>,
+    ) -> Self {
+        Self { endpoint, failure: Some((why, errno)), detail }
+    }
+
+    /// The endpoint and what went wrong there in words, for the record's detail.
+    pub fn cause(&self) -> Option<Box<str>> {
+        let (_, errno) = self.failure?;
+        let endpoint = &self.endpoint;
+        if let Some(detail) = &self.detail {
+            return Some(format!("{endpoint}: {detail}").into());
+        }
+        let error = std::io::Error::from_raw_os_error(errno?);
+        Some(format!("{endpoint}: {error}").into())
+    }
 }
 
 impl fmt::Display for Attempt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.failure {
-            None => write!(f, "{} ok", self.endpoint),
-            Some((reason, None)) => write!(f, "{} {reason}", self.endpoint),
-            Some((reason, Some(errno))) => write!(f, "{} {reason} (errno {errno})", self.endpoint),
+        let Some((reason, errno)) = &self.failure else {
+            return write!(f, "{} ok", self.endpoint);
+        };
+        write!(f, "{} {reason}", self.endpoint)?;
+        if let Some(errno) = errno {
+            write!(f, " (errno {errno})")?;
+        }
+        match &self.detail {
+            None => Ok(()),
+            Some(detail) => write!(f, ": {detail}"),
         }
     }
 }

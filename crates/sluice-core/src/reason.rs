@@ -164,15 +164,15 @@ macro_rules! reasons {
 /// Ends that belong to the life of any connection or flow.
 pub mod end {
     crate::reasons! {
-        DONE = "end.done", Handle, Downstream, "-", "Both sides finished in order; nothing to do.";
-        IDLE = "end.idle", Handle, Local, "SI", "No byte moved for the idle timeout; raise `idle_timeout` if the silence was legitimate.";
-        MAX_DURATION = "end.max_duration", Handle, Local, "DT", "The connection reached `max_duration`.";
-        HALF_CLOSE = "end.half_close", Handle, Local, "SI", "One side had finished and the other sent nothing more for `half_close_timeout`.";
-        ENDPOINT_REMOVED = "end.endpoint_removed", Handle, Local, "-", "The endpoint left its cluster and `on_endpoint_removed` says to close.";
-        DRAIN = "end.drain", Handle, Local, "-", "Sluice was stopping and the drain deadline had come.";
-        FORCED = "end.forced", Handle, Local, "-", "Sluice was told to stop at once.";
-        DOWNSTREAM_RESET = "downstream.reset", Handle, Downstream, "DR", "The client reset the connection; the reset was passed on.";
-        DOWNSTREAM_CLOSED = "downstream.closed", Handle, Downstream, "DC", "The client closed before it could be served.";
-        WORKER_PANIC = "worker.panic", Handle, Local, "-", "A defect in Sluice ended this connection and no other; please report it with the process log.";
+        DONE = "end.done", Handle, Downstream, "-", "Both sides finished in order. Nothing to do.";
+        IDLE = "end.idle", Handle, Local, "SI", "No byte moved for `idle_timeout` of the relay. If the silence is legitimate, raise `idle_timeout` or enable keepalives in the application.";
+        MAX_DURATION = "end.max_duration", Handle, Local, "DT", "The connection reached `max_duration` of the relay. Raise it if connections may last longer.";
+        HALF_CLOSE = "end.half_close", Handle, Local, "SI", "One side had finished and the other sent nothing more for `half_close_timeout`. Raise it if the answer may take longer, or check why the other side does not finish.";
+        ENDPOINT_REMOVED = "end.endpoint_removed", Handle, Local, "-", "The endpoint left its cluster, and `on_endpoint_removed` ends its connections. Set it to `keep` or `{ drain: 30s }` if they should go on.";
+        DRAIN = "end.drain", Handle, Local, "-", "Sluice was stopping and closed the connection, either between requests or because `drain.timeout` was over. Raise `drain.timeout` if work was cut off.";
+        FORCED = "end.forced", Handle, Local, "-", "Sluice was told to stop at once (a second signal). Send one signal only and wait for `drain.timeout` to let connections finish.";
+        DOWNSTREAM_RESET = "downstream.reset", Handle, Downstream, "DR", "The client reset the connection, which was passed on to the endpoint. Look at the client: it crashed, gave up or did not read everything; a firewall in between may reset too.";
+        DOWNSTREAM_CLOSED = "downstream.closed", Handle, Downstream, "DC", "The client closed before it could be served. Look at the client: a port scan, a probe of a load balancer, or a time-out shorter than ours.";
+        WORKER_PANIC = "worker.panic", Handle, Local, "-", "A defect in Sluice ended this connection or request and no other. Please report it with the lines of the process log that begin with `panicked`.";
     }
 }

@@ -241,7 +241,7 @@ mod tests {
             info.reach().cluster.set("u".into()),
         );
         info.reach().upstream_local.set(peer.socket());
-        info.reach().attempts.borrow_mut().push(Attempt { endpoint: "e".into(), failure: None });
+        info.reach().attempts.borrow_mut().push(Attempt::reached("e".into()));
         info.note("because");
         let end = sluice_core::reason::end::DONE;
         let record = ConnectionRecord::new(&info, &clock, clock.now(), end, Some((1, 2)));

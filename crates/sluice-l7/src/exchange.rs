@@ -35,9 +35,11 @@ use crate::station::{FilterList, Lane, Latched, Station};
 mod body;
 mod failed;
 mod forward;
+mod pending;
 pub mod websocket;
 
 use body::Upload;
+use pending::Pending;
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
@@ -182,10 +184,13 @@ pub(crate) struct Life {
     entered: usize,
     states: SmallVec<[Option<Box<dyn Any>>; 4]>,
     upload: Upload,
+    /// The endpoint that is at work on it.
+    pending: Option<Pending>,
     handshake: websocket::Handshake,
     random: u64,
-    /// When the whole exchange is over.
+    /// When the whole exchange is over, and what says so.
     total_at: Moment,
+    total_timeout: Option<std::time::Duration>,
     /// The client set it, and it is shorter than the rule's.
     total_is_clients: bool,
     idle_timeout: Option<std::time::Duration>,
@@ -238,8 +243,10 @@ impl Life {
             entered: 0,
             states: SmallVec::new(),
             upload: Upload::new(stream.is_received()),
+            pending: None,
             handshake: websocket::Handshake::default(),
             total_at: Moment::NEVER,
+            total_timeout: None,
             total_is_clients: false,
             idle_timeout: None,
             idle_at: Moment::NEVER,
@@ -383,6 +390,8 @@ impl Life {
                 match named.and_then(|name| table.by_name.get(name)) {
                     Some(cluster) => cluster.clone(),
                     None => {
+                        let named = named.unwrap_or("no name");
+                        self.summary.detail = Some(format!("`{name}` says {named}").into());
                         let why = sluice_upstream::reasons::CLUSTER_UNKNOWN;
                         return Err(Stop::reply(Reply::new(503, why, "cluster_not_found", "")));
                     }
@@ -571,7 +580,12 @@ impl Life {
     /// Ends a request that did not go the usual way.
     async fn stop(&mut self, stream: &mut HttpStream, stop: Stop) {
         match stop {
-            Stop::Reply(reply) => self.answer(stream, reply).await,
+            Stop::Reply(reply) => {
+                if reply.reason == reasons::MALFORMED {
+                    self.summary.detail = Some(reply.details.as_ref().into());
+                }
+                self.answer(stream, reply).await;
+            }
             Stop::Downstream(error) => {
                 let reason = match error.kind() {
                     ErrorKind::Malformed(408) => reasons::BODY_TIMEOUT,
@@ -585,6 +599,7 @@ impl Life {
                     && !stream.is_head_sent()
                 {
                     self.station.count_fault(&error);
+                    self.summary.detail = Some(error.detail().into());
                     let body = format!("{}\n", error.detail());
                     let reply = Reply::new(status, reason, error.detail().to_owned(), body);
                     return self.answer(stream, Box::new(reply.closing())).await;
@@ -594,7 +609,7 @@ impl Life {
                 stream.reset(true);
             }
             Stop::Cut(reason, error) => {
-                self.finish(reason, "upstream_reset_after_response_started");
+                self.finish(reason, cut_details(reason));
                 self.summary.detail = Some(error.detail().into());
                 stream.reset(false);
             }
@@ -638,7 +653,8 @@ impl Life {
                 }
             }
             if let Err(error) = sent {
-                self.summary.detail = Some(error.detail().into());
+                // What led to the response says more than that the client did not wait for it.
+                self.summary.detail.get_or_insert_with(|| error.detail().into());
             }
             return;
         }
@@ -666,6 +682,21 @@ impl Life {
     }
 }
 
+/// How a response came to be cut short, in Envoy's words where it has one.
+fn cut_details(reason: Reason) -> &'static str {
+    if reason == reasons::STREAM_IDLE {
+        "stream_idle_timeout"
+    } else if reason == reasons::ROUTE_TIMEOUT {
+        "upstream_response_timeout"
+    } else if reason == reasons::BODY_TIMEOUT {
+        "request_body_timeout"
+    } else if reason == end::ENDPOINT_REMOVED {
+        "endpoint_removed"
+    } else {
+        "upstream_reset_after_response_started"
+    }
+}
+
 /// Another path for a rule's request; the query is not looked at.
 fn rewritten(rule: &Rule, path: &str, rewrite: &PathRewrite) -> String {
     match rewrite {
@@ -690,6 +721,10 @@ impl Drop for Life {
         let unset = if std::thread::panicking() { end::WORKER_PANIC } else { end::FORCED };
         let reason = *self.summary.reason.get_or_insert(unset);
         let (station, now) = (Rc::clone(&self.station), self.station.worker.now());
+        if let Some(pending) = self.pending.take() {
+            let attempt = pending.ended(reason, now, self.upload.done);
+            self.summary.attempts.push(attempt);
+        }
         self.summary.lasted = now.since(self.began);
         station.cells.active.decrement();
         station.cells.time.record(self.summary.lasted);

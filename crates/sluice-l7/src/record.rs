@@ -42,7 +42,7 @@ operators! {
     GRPC_STATUS = "GRPC_STATUS_NUMBER", "The gRPC status of the response.";
     ROUTE = "ROUTE_NAME", "The rule that matched.";
     CLUSTER = "UPSTREAM_CLUSTER", "The cluster.";
-    UPSTREAM = "UPSTREAM_HOST", "The endpoint that answered.";
+    UPSTREAM = "UPSTREAM_HOST", "The endpoint of the last attempt, whether it responded or not.";
     ATTEMPTS = "UPSTREAM_HOSTS_ATTEMPTED", "Every endpoint that was tried, with what went wrong.";
     ATTEMPT_COUNT = "UPSTREAM_REQUEST_ATTEMPT_COUNT", "How many were tried.";
     RECEIVED = "BYTES_RECEIVED", "Bytes of the request's body.";
@@ -194,8 +194,7 @@ impl View<'_> {
             name if name == ROUTE.name => owned(summary.route.as_deref()),
             name if name == CLUSTER.name => owned(summary.cluster.as_deref()),
             name if name == UPSTREAM.name => {
-                let last = summary.attempts.last().filter(|attempt| attempt.failure.is_none());
-                owned(last.map(|attempt| &*attempt.endpoint))
+                owned(summary.attempts.last().map(|attempt| &*attempt.endpoint))
             }
             name if name == ATTEMPTS.name => {
                 Field::List(summary.attempts.iter().map(ToString::to_string).collect())

@@ -25,7 +25,6 @@ use sluice_upstream::cluster::Claim;
 use sluice_upstream::connector::{Failure, reach};
 use sluice_upstream::plan::HttpVersion;
 use sluice_upstream::pool::Idle;
-use sluice_upstream::reasons;
 use sluice_upstream::{Cluster, ClusterHandle, EndpointState, Pool, Preface};
 use tokio::sync::Notify;
 
@@ -231,7 +230,8 @@ impl Lines {
         endpoint: &Arc<EndpointState>,
         options: &Rc<H1Options>,
     ) -> Result<Line, Failure> {
-        let by = worker.now().after(self.handle.cluster.peek_plan().connect_timeout);
+        let timeout = self.handle.cluster.peek_plan().connect_timeout;
+        let by = worker.now().after(timeout);
         loop {
             if let Some(line) = self.take_idle(worker, endpoint, options) {
                 self.cells.reused.increment();
@@ -239,12 +239,12 @@ impl Lines {
             }
             if let Some(making) = self.making(endpoint) {
                 let made = Timer::new(&worker.timers).until(by, making.notified()).await;
-                made.map_err(|_| Failure::of(reasons::CONNECT_TIMEOUT))?;
+                made.map_err(|_| Failure::connect_timeout(timeout))?;
                 continue;
             }
             match self.handle.claim_shared(endpoint) {
                 Ok(claim) => return self.make_in_time(worker, endpoint, options, claim).await,
-                Err(why) if worker.now() >= by => return Err(Failure::of(why)),
+                Err(why) if worker.now() >= by => return Err(self.full(why)),
                 Err(why) => self.wait_for_room(why).await?,
             }
         }
@@ -258,17 +258,26 @@ impl Lines {
         options: &Rc<H1Options>,
         claim: Claim,
     ) -> Result<Line, Failure> {
-        let by = worker.now().after(self.handle.cluster.peek_plan().connect_timeout);
+        let timeout = self.handle.cluster.peek_plan().connect_timeout;
+        let by = worker.now().after(timeout);
         let making = self.make(worker, endpoint, options, claim);
         let made = Timer::new(&worker.timers).until(by, making).await;
-        made.unwrap_or_else(|_| Err(Failure::of(reasons::CONNECT_TIMEOUT)))
+        made.unwrap_or_else(|_| Err(Failure::connect_timeout(timeout)))
             .inspect_err(|failure| self.handle.note_failure(worker, endpoint, failure.why))
+    }
+
+    /// No connection may be made, and enough requests wait for one that is there.
+    fn full(&self, why: sluice_core::Reason) -> Failure {
+        let pending = self.handle.cluster.peek_plan().pending_max;
+        let shortage = self.handle.cluster.shortage(why).unwrap_or_default();
+        let detail = format!("{shortage}, and {pending} requests may wait (`limits.pending`)");
+        Failure { why, errno: None, detail: Some(detail) }
     }
 
     /// Waits until a connection may be free, or refuses where enough wait already.
     async fn wait_for_room(&self, why: sluice_core::Reason) -> Result<(), Failure> {
         if self.waiting.get() >= self.handle.cluster.peek_plan().pending_max {
-            return Err(Failure::of(why));
+            return Err(self.full(why));
         }
         let waiting = Count::enter(&self.waiting);
         // A connection may also be given up by another worker, who tells nobody.

@@ -30,12 +30,22 @@ impl Authority {
 
     /// A certificate for these names, as `FILE.pem` and `FILE.key`.
     pub fn issue(&self, file: &str, names: &[&str]) {
+        self.issue_until(file, names, 4096);
+    }
+
+    /// The same, expired for long.
+    pub fn issue_expired(&self, file: &str, names: &[&str]) {
+        self.issue_until(file, names, 2020);
+    }
+
+    fn issue_until(&self, file: &str, names: &[&str], year: i32) {
         let key = KeyPair::generate().expect("a key");
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
         let common = names.first().cloned().unwrap_or_default();
         let mut params = CertificateParams::new(names).expect("host names");
         params.distinguished_name = rcgen::DistinguishedName::new();
         params.distinguished_name.push(rcgen::DnType::CommonName, common);
+        params.not_after = rcgen::date_time_ymd(year, 1, 1);
         let cert = params.signed_by(&key, &self.issuer).expect("a certificate");
         let write = |name: String, pem: String| {
             // Moved into place, so that nobody reads half of it.

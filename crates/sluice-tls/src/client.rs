@@ -41,6 +41,21 @@ pub struct ClientPlan {
     pub min_version: TlsVersion,
 }
 
+/// Why a handshake with an endpoint failed, in words that say where to look.
+pub fn cause(error: &rustls::Error) -> String {
+    use rustls::{CertificateError, Error, InvalidMessage};
+    match error {
+        Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
+            format!("{error}: no authority that the cluster's `tls` trusts signed the certificate")
+        }
+        Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
+            "the endpoint answered with bytes that are not TLS; does it speak TLS on this port?"
+                .to_owned()
+        }
+        error => error.to_string(),
+    }
+}
+
 /// A cluster's side of a handshake.
 #[derive(Clone, Debug)]
 pub struct ClientTls {

@@ -23,6 +23,8 @@ use crate::metrics;
 use crate::plan::ClusterPlan;
 use crate::reasons;
 
+mod shortage;
+
 /// A cluster, shared by all threads.
 #[derive(Debug)]
 pub struct Cluster {

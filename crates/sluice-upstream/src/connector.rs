@@ -11,6 +11,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 use sluice_core::connection::Attempt;
@@ -70,7 +71,14 @@ pub async fn connect(
         let claim = match handle.pick(&conn.worker, hash, &tried) {
             Ok(claim) => claim,
             // The failure of an attempt says more than that nobody is left to try.
-            Err(why) => return Err(last.unwrap_or(why)),
+            Err(why) => {
+                if last.is_none()
+                    && let Some(shortage) = handle.cluster.shortage(why)
+                {
+                    conn.info.note(shortage);
+                }
+                return Err(last.unwrap_or(why));
+            }
         };
         let endpoint = Arc::clone(claim.endpoint());
         let started = conn.worker.now();
@@ -83,17 +91,17 @@ pub async fn connect(
         let reaching = reach_with(&plan, &endpoint, &conn.worker, preface, opened);
         let outcome = match conn.until(by, reaching).await {
             Ok(outcome) => outcome,
-            Err(_) => Err(Failure::of(reasons::CONNECT_TIMEOUT)),
+            Err(_) => Err(Failure::connect_timeout(plan.connect_timeout)),
         };
-        let failure = outcome.as_ref().err().map(|failure| (failure.why, failure.errno));
-        if let Err(Failure { detail: Some(detail), .. }) = &outcome {
-            conn.info.note(detail);
+        let name = Arc::clone(&endpoint.name);
+        let attempt = match &outcome {
+            Ok(_) => Attempt::reached(name),
+            Err(failure) => failure.attempt(name),
+        };
+        if let Some(cause) = attempt.cause() {
+            conn.info.note(cause);
         }
-        conn.info
-            .reach()
-            .attempts
-            .borrow_mut()
-            .push(Attempt { endpoint: Arc::clone(&endpoint.name), failure });
+        conn.info.reach().attempts.borrow_mut().push(attempt);
         match outcome {
             Ok(stream) => {
                 // Only a record needs it, and asking is a system call.
@@ -131,14 +139,26 @@ impl Failure {
         Self { why, errno: None, detail: None }
     }
 
+    /// No connection within `connect_timeout`.
+    pub fn connect_timeout(bound: Duration) -> Self {
+        let bound = sluice_core::value::show_duration(bound);
+        let detail = format!("no connection within `connect_timeout` ({bound})");
+        Self { why: reasons::CONNECT_TIMEOUT, errno: None, detail: Some(detail) }
+    }
+
     fn of_io(error: &io::Error) -> Self {
         Self { why: reasons::of_connect_error(error), errno: error.raw_os_error(), detail: None }
     }
 
     /// What TLS, or QUIC, had to say of an endpoint.
-    pub fn of_tls(endpoint: &EndpointState, error: &dyn std::fmt::Display) -> Self {
-        let detail = Some(format!("{}: {error}", endpoint.name));
-        Self { why: reasons::TLS, errno: None, detail }
+    pub fn of_tls(error: &dyn std::fmt::Display) -> Self {
+        Self { why: reasons::TLS, errno: None, detail: Some(error.to_string()) }
+    }
+
+    /// The attempt on `endpoint` that failed with it, for the record.
+    pub fn attempt(&self, endpoint: Arc<str>) -> Attempt {
+        let detail = self.detail.as_deref().map(Into::into);
+        Attempt::failed(endpoint, self.why, self.errno, detail)
     }
 }
 
@@ -243,14 +263,16 @@ async fn reach_with(
     let mut raw = open_with(&endpoint.target, &worker.reactor, opened).await?;
     greet(&mut raw, worker, preface).await?;
     let Some(tls) = &plan.tls else { return Ok(Stream::Raw(raw)) };
-    let name = verified_name(tls, endpoint).ok_or(Failure::of(reasons::TLS))?;
-    let failed = |error: &dyn std::fmt::Display| Failure::of_tls(endpoint, error);
+    let nameless = "the endpoint has no name to verify; set `tls.sni` of its cluster";
+    let name = verified_name(tls, endpoint).ok_or_else(|| Failure::of_tls(&nameless))?;
+    let failed = |error: &dyn std::fmt::Display| Failure::of_tls(error);
     let mut stream = TlsStream::client(raw, tls, name).map_err(|error| failed(&error))?;
     let shaking = poll_fn(|cx| stream.poll_handshake(cx, worker)).await;
     shaking.map_err(|error| match error {
         HandshakeError::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
             failed(&"the endpoint closed the connection during the TLS handshake")
         }
+        HandshakeError::Tls(error) => failed(&sluice_tls::client::cause(&error)),
         error => failed(&error),
     })?;
     Ok(Stream::Tls(Box::new(stream)))

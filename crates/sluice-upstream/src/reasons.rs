@@ -5,21 +5,21 @@ use std::io;
 use sluice_core::Reason;
 
 sluice_core::reasons! {
-    CLUSTER_UNKNOWN = "cluster.unknown", Handle, Local, "NC", "The cluster that the chain names is not in the configuration any more.";
-    NO_ENDPOINT = "upstream.no_endpoint", Handle, Upstream, "UH", "The cluster has no endpoints.";
-    NO_HEALTHY = "upstream.no_healthy", Handle, Upstream, "UH", "Every endpoint of the cluster is unhealthy, ejected or was tried already; see /clusters.";
-    LIMIT = "upstream.limit", Handle, Local, "UO", "The cluster is at `limits.connections`, or all its endpoints at their own limit.";
-    DNS = "upstream.dns", Handle, Upstream, "DF", "The cluster's host names have not been resolved; see /clusters for what the resolver said.";
-    REFUSED = "upstream.refused", Handle, Upstream, "UF", "The last endpoint tried refused the connection; is the service up and listening there?";
-    UNREACHABLE = "upstream.unreachable", Handle, Upstream, "UF", "The last endpoint tried could not be reached; the attempt has the system's error number.";
-    CONNECT_TIMEOUT = "upstream.connect_timeout", Handle, Upstream, "UF", "The last endpoint tried did not answer within `connect_timeout`.";
-    TLS = "upstream.tls", Handle, Upstream, "UF", "The TLS handshake with the last endpoint tried failed; the detail says why.";
-    STARTTLS_REFUSED = "starttls.refused", Handle, Upstream, "UF", "The endpoint does not speak TLS on request; enable it there or do not ask for it.";
-    FDS = "local.fds", Handle, Local, "-", "Sluice had no open file left for a socket; raise the limit of open files (`ulimit -n`, `LimitNOFILE=`), or look at `descriptor_reserve` and `flow_descriptors_percent`.";
-    MEMORY = "local.memory", Handle, Local, "-", "The system had no memory left for a socket; see net.ipv4.tcp_mem and the memory limit of the control group.";
+    CLUSTER_UNKNOWN = "cluster.unknown", Handle, Local, "NC", "The cluster that a `cluster_header` or chain names does not exist; the detail has the name. Add it under `clusters`, or fix the header.";
+    NO_ENDPOINT = "upstream.no_endpoint", Handle, Upstream, "UH", "The cluster has no endpoints, mostly because a reload removed it while the connection or request was under way. Check `clusters` of the present configuration.";
+    NO_HEALTHY = "upstream.no_healthy", Handle, Upstream, "UH", "No endpoint of the cluster may be used; the detail counts those that are unhealthy or ejected. See `/clusters` on the admin address for each endpoint, then check the service or the cluster's `health` and `outlier`.";
+    LIMIT = "upstream.limit", Handle, Local, "UO", "A limit of the cluster is reached; the detail names it. Raise it under the cluster's `limits`, or add endpoints.";
+    DNS = "upstream.dns", Handle, Upstream, "DF", "No host name of the cluster could be resolved; the detail says what the name server answered. Check the name in `endpoints` and the cluster's `dns.servers`.";
+    REFUSED = "upstream.refused", Handle, Upstream, "UF", "The endpoint refused the connection; the detail names it. Check that the service runs and listens on that address and port.";
+    UNREACHABLE = "upstream.unreachable", Handle, Upstream, "UF", "The endpoint could not be reached; the detail has the system's words. Check the address in `endpoints`, routes and firewalls.";
+    CONNECT_TIMEOUT = "upstream.connect_timeout", Handle, Upstream, "UF", "The endpoint did not accept within `connect_timeout`. Check its load, its backlog and firewalls that drop packets; raise `connect_timeout` for slow paths.";
+    TLS = "upstream.tls", Handle, Upstream, "UF", "The TLS handshake with the endpoint failed; the detail says why. Check the endpoint's certificate and the cluster's `tls`: `ca`, `sni`, `alpn`, `min_version`.";
+    STARTTLS_REFUSED = "starttls.refused", Handle, Upstream, "UF", "The endpoint does not speak TLS on request. Enable TLS on the endpoint (PostgreSQL: `ssl = on`), or remove `tls` from the cluster and `sni` from the chain.";
+    FDS = "local.fds", Handle, Local, "-", "Sluice had no open file left for a socket. Raise the limit of open files (`ulimit -n`, `LimitNOFILE=`), or look at the limits `descriptor_reserve` and `flow_descriptors_percent`.";
+    MEMORY = "local.memory", Handle, Local, "-", "The system had no memory left for a socket. Raise `net.ipv4.tcp_mem` or the memory limit of the control group.";
+    RESET = "upstream.reset", Handle, Upstream, "UC", "The endpoint reset the connection or stream before it had responded; the detail has the code. Look at the endpoint's log at that time: a crash, a limit or a time-out of its own.";
+    CLOSED_EARLY = "upstream.closed_early", Handle, Upstream, "UC", "The endpoint closed the connection before it responded. Look at the endpoint's log; if it closes idle connections, set the cluster's `reuse.idle_timeout` below its keep-alive time-out.";
     LOOP = "local.loop", Handle, Local, "-", "What came in had passed as many listeners of this process as `own_hops` allows: a cluster leads back to the listener that uses it; correct its endpoints.";
-    RESET = "upstream.reset", Handle, Upstream, "UC", "The endpoint reset the connection; the reset was passed on.";
-    CLOSED_EARLY = "upstream.closed_early", Handle, Upstream, "UC", "The endpoint closed before the stream could begin.";
 }
 
 const ENOMEM: i32 = 12;

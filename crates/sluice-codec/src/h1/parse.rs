@@ -15,6 +15,8 @@ use crate::fault::Fault;
 use crate::head::{Head, Method, Span, Version};
 use crate::names::{Known, is_field_value, is_token, is_token_byte};
 
+pub(crate) mod place;
+
 /// Bounds on a head.
 #[derive(Clone, Copy, Debug)]
 pub struct HeadLimits {
@@ -103,6 +105,8 @@ impl Scan {
             Some(at) => match first.get(at) {
                 Some(b' ' | b'/') if at > 0 => Ok(()),
                 Some(b'\r') if at == 0 => Ok(()),
+                // A handshake or an alert: the peer speaks TLS to a port that does not.
+                Some(0x15 | 0x16) if at == 0 => Err(Fault::TlsRecord),
                 _ => Err(Fault::Method),
             },
         }

@@ -195,16 +195,19 @@ impl H1Stream {
         head: &mut Head,
     ) -> Poll<Result<(), HttpError>> {
         let limits = self.options.limits;
+        let role = self.role;
         loop {
             if let Some(input) = &mut self.input
-                && let Some((start, end)) = self.scan.find_end(input, limits)?
+                && let Some((start, end)) =
+                    self.scan.find_end(input, limits).map_err(|fault| faulty(role, fault, input))?
             {
                 let bytes = &input[start..end];
                 let lower = self.options.lower;
                 let asked_upgrade = self.asked_upgrade;
                 let meta = match self.role {
                     Role::Server => parse::request(bytes, head, limits, lower)?,
-                    Role::Client => parse::response(bytes, head, self.method, limits, lower)?,
+                    Role::Client => parse::response(bytes, head, self.method, limits, lower)
+                        .map_err(|fault| faulty(role, fault, bytes))?,
                 };
                 if self.role == Role::Client && head.status() == 101 && !asked_upgrade {
                     return Poll::Ready(Err(Fault::UpgradeUnasked.into()));
@@ -787,6 +790,17 @@ impl H1Stream {
     pub fn reset(&mut self) {
         self.keep_alive = false;
         self.stream.raw().reset_on_drop();
+    }
+}
+
+/// A fault in a head; that of an endpoint says where, since its client hears nothing of it.
+fn faulty(role: Role, fault: Fault, head: &[u8]) -> HttpError {
+    match role {
+        Role::Server => fault.into(),
+        Role::Client => HttpError::new(
+            ErrorKind::Malformed(fault.status()),
+            parse::place::in_response(fault, head),
+        ),
     }
 }
 

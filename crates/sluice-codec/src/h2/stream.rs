@@ -14,7 +14,7 @@ use http::HeaderMap;
 use crate::body::{Body, Chunk, Frame};
 use crate::error::{ErrorKind, HttpError};
 use crate::h2::io::{CountedBody, Wire};
-use crate::h2::{convert, error_of};
+use crate::h2::{code, convert, error_of};
 use crate::head::Head;
 use crate::multiplexed::OpenStream;
 
@@ -184,7 +184,10 @@ impl H2Stream {
             Ok(h2::Reason::NO_ERROR | h2::Reason::CANCEL) => {
                 HttpError::new(ErrorKind::Cancelled, "the peer cancelled the stream")
             }
-            Ok(reason) => HttpError::new(ErrorKind::Reset, format!("http2: reset: {reason}")),
+            Ok(reason) => HttpError::new(
+                ErrorKind::Reset,
+                format!("http2: RST_STREAM received: {}", code(reason)),
+            ),
             Err(error) => error_of(&error),
         })
     }

@@ -80,6 +80,33 @@ pub mod code {
     pub const QPACK_ENCODER_STREAM_ERROR: u32 = 0x201;
     /// An acknowledgement of what was never said.
     pub const QPACK_DECODER_STREAM_ERROR: u32 = 0x202;
+
+    /// A code by name and number, for records.
+    pub(crate) fn word(code: u64) -> String {
+        let name = match u32::try_from(code).unwrap_or_default() {
+            NO_ERROR => "H3_NO_ERROR",
+            0x101 => "H3_GENERAL_PROTOCOL_ERROR",
+            INTERNAL_ERROR => "H3_INTERNAL_ERROR",
+            STREAM_CREATION_ERROR => "H3_STREAM_CREATION_ERROR",
+            CLOSED_CRITICAL_STREAM => "H3_CLOSED_CRITICAL_STREAM",
+            FRAME_UNEXPECTED => "H3_FRAME_UNEXPECTED",
+            FRAME_ERROR => "H3_FRAME_ERROR",
+            EXCESSIVE_LOAD => "H3_EXCESSIVE_LOAD",
+            ID_ERROR => "H3_ID_ERROR",
+            SETTINGS_ERROR => "H3_SETTINGS_ERROR",
+            MISSING_SETTINGS => "H3_MISSING_SETTINGS",
+            REQUEST_REJECTED => "H3_REQUEST_REJECTED",
+            REQUEST_CANCELLED => "H3_REQUEST_CANCELLED",
+            REQUEST_INCOMPLETE => "H3_REQUEST_INCOMPLETE",
+            MESSAGE_ERROR => "H3_MESSAGE_ERROR",
+            CONNECT_ERROR => "H3_CONNECT_ERROR",
+            QPACK_DECOMPRESSION_FAILED => "QPACK_DECOMPRESSION_FAILED",
+            QPACK_ENCODER_STREAM_ERROR => "QPACK_ENCODER_STREAM_ERROR",
+            QPACK_DECODER_STREAM_ERROR => "QPACK_DECODER_STREAM_ERROR",
+            _ => "code",
+        };
+        format!("{name} ({code:#x})")
+    }
 }
 
 /// An integer at the front, and how many bytes it takes; `None` while it is not all there.

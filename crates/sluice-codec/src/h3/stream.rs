@@ -664,15 +664,19 @@ fn read_error(error: &ReadError) -> HttpError {
         ReadError::Reset(code) if *code == code::REQUEST_REJECTED.into() => {
             HttpError::new(ErrorKind::Refused, "http3: the request was rejected unseen")
         }
-        ReadError::Reset(_) => HttpError::new(ErrorKind::Cancelled, "the peer reset the stream"),
+        ReadError::Reset(code) => {
+            let detail = format!("http3: RESET_STREAM received: {}", code::word((*code).into()));
+            HttpError::new(ErrorKind::Cancelled, detail)
+        }
         error => HttpError::new(ErrorKind::ClosedEarly, error.to_string()),
     }
 }
 
 fn write_error(error: &WriteError) -> HttpError {
     match error {
-        WriteError::Stopped(_) => {
-            HttpError::new(ErrorKind::Cancelled, "the peer wants no more of the message")
+        WriteError::Stopped(code) => {
+            let detail = format!("http3: STOP_SENDING received: {}", code::word((*code).into()));
+            HttpError::new(ErrorKind::Cancelled, detail)
         }
         error => HttpError::new(ErrorKind::ClosedEarly, error.to_string()),
     }

@@ -65,7 +65,7 @@ impl QuicClients {
         worker: &Rc<WorkerCx>,
         kept: impl Sized + 'static,
     ) -> Result<H3Client, Failure> {
-        let failed = |error: &dyn std::fmt::Display| Failure::of_tls(endpoint, error);
+        let failed = |error: &dyn std::fmt::Display| Failure::of_tls(error);
         let Target::Ip(to) = endpoint.target else {
             return Err(failed(&"QUIC goes to IP addresses only"));
         };

@@ -165,8 +165,11 @@ impl UdpListener {
     ) -> Result<(Source, Option<Hop>), Reason> {
         let endpoint = claim.endpoint();
         let opened = connected(worker, info, &endpoint.target);
-        let failure = opened.as_ref().err().copied();
-        let attempt = Attempt { endpoint: Arc::clone(&endpoint.name), failure };
+        let name = Arc::clone(&endpoint.name);
+        let attempt = match &opened {
+            Ok(_) => Attempt::reached(name),
+            Err((why, errno)) => Attempt::failed(name, *why, *errno, None),
+        };
         info.reach().attempts.borrow_mut().push(attempt);
         let (upstream, hop) = opened.map_err(|(why, _)| {
             self.chains[chain].handle.note_failure(worker, endpoint, why);

@@ -7,10 +7,12 @@
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use sluice_codec::{Body, ErrorKind, Frame, Head, HttpError, HttpStream, Known};
 use sluice_core::Moment;
+use sluice_core::value::show_duration;
 
 use super::{Life, Stop};
 use crate::filters::{Cx, HttpFilter, Step};
@@ -368,12 +370,15 @@ impl Life {
             let timer = self.timer();
             timer.set(due);
             ready!(timer.poll(cx));
+            let shown = |bound: Option<Duration>| bound.map_or_else(String::new, show_duration);
             let (reason, detail) = if self.total_at <= now {
-                (reasons::ROUTE_TIMEOUT, "the time for the whole exchange is over")
+                let bound = shown(self.total_timeout);
+                (reasons::ROUTE_TIMEOUT, format!("not complete within `timeout.total` ({bound})"))
             } else if body_due <= now {
-                (reasons::BODY_TIMEOUT, "the client sent no more of its body")
+                (reasons::BODY_TIMEOUT, "the client sent no more of its body".to_owned())
             } else {
-                (reasons::STREAM_IDLE, "no byte moved for the idle time-out")
+                let bound = shown(idle);
+                (reasons::STREAM_IDLE, format!("no byte moved for `timeout.idle` ({bound})"))
             };
             Poll::Ready(Err(Stop::Cut(reason, HttpError::new(ErrorKind::Cancelled, detail))))
         })

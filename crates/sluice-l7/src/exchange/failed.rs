@@ -1,77 +1,102 @@
-//! Tries that brought no answer: why, and what the client hears when no other is made.
+//! Attempts that brought no response: why, and what the client hears when no other is made.
 //!
-//! Owns: the words and statuses for each way to fail. Refuses to know: when another try is made. Keeps: what an
-//! endpoint cannot have seen is told apart from what it may have acted on.
+//! Owns: the words and statuses for each way to fail. Refuses to know: when another attempt is made. Keeps: what an
+//! endpoint cannot have seen is told apart from what it may have acted on; what went wrong in words goes to
+//! the record, never to the client.
+
+use std::time::Duration;
 
 use sluice_codec::{ErrorKind, HttpError};
 use sluice_core::Reason;
 use sluice_core::reason::{self, end};
+use sluice_core::value::show_duration;
 use sluice_upstream::connector::Failure;
 use sluice_upstream::reasons as upstream_reasons;
 
 use crate::reasons;
 
-/// A try that brought no answer.
+/// An attempt that brought no response.
 pub(super) struct Failed {
     pub(super) why: Reason,
     pub(super) status: u16,
+    /// The word for `%RESPONSE_CODE_DETAILS%`.
     pub(super) details: &'static str,
-    pub(super) text: String,
+    /// What the client hears, beside the reason's code; static, so that nothing of the endpoint gets into it.
+    pub(super) text: &'static str,
+    /// What the system, TLS or the codec said, for the record.
+    pub(super) said: Said,
     pub(super) cause: Cause,
 }
 
-/// What became of a try.
+/// What is known about the cause of a failure.
+#[derive(Debug, Default)]
+pub(super) struct Said {
+    pub(super) errno: Option<i32>,
+    pub(super) detail: Option<Box<str>>,
+}
+
+/// What became of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cause {
     /// The endpoint cannot have seen the request.
     Unsent,
     /// A connection that had been used before ended without a word.
     Stale,
-    /// The stream ended before an answer.
+    /// The stream ended before a response.
     Reset,
-    /// The time for the try is over.
+    /// The time for the attempt is over.
     TryTimeout,
-    /// It was answered with what the rule tries again for, and the next try is counted already.
+    /// The response is one that the rule retries, and the next attempt is counted already.
     Answered,
-    /// The time for all tries is over, or nothing can help.
+    /// The time for all attempts is over, or nothing can help.
     Final,
 }
 
-/// Why no endpoint was picked.
-pub(super) fn nobody(why: Reason) -> Failed {
+/// What Envoy says when a connection to an endpoint failed.
+const CONNECTION_FAILURE: &str =
+    "upstream connect error or disconnect/reset before headers. reset reason: connection failure";
+/// What Envoy says when an endpoint took too long to connect to.
+const CONNECTION_TIMEOUT: &str =
+    "upstream connect error or disconnect/reset before headers. reset reason: connection timeout";
+/// What Envoy says when a limit of the cluster is reached.
+const OVERFLOW: &str =
+    "upstream connect error or disconnect/reset before headers. reset reason: overflow";
+/// What Envoy says when an endpoint broke the protocol.
+const PROTOCOL_ERROR: &str =
+    "upstream connect error or disconnect/reset before headers. reset reason: protocol error";
+/// What Envoy says when the stream to an endpoint ended early.
+const TERMINATION: &str = "upstream connect error or disconnect/reset before headers. reset reason: connection termination";
+
+/// Why no endpoint was picked; `shortage` says what stands behind it.
+pub(super) fn nobody(why: Reason, shortage: Option<Box<str>>) -> Failed {
     let overloaded = why == upstream_reasons::LIMIT;
     let (details, text) = if overloaded {
-        (
-            "overload",
-            "upstream connect error or disconnect/reset before headers. reset reason: overflow\n",
-        )
+        ("overload", OVERFLOW)
     } else {
-        ("no_healthy_upstream", "no healthy upstream\n")
+        ("no_healthy_upstream", "no healthy upstream")
     };
-    Failed { why, status: 503, details, text: text.into(), cause: Cause::Final }
+    let said = Said { errno: None, detail: shortage };
+    Failed { why, status: 503, details, text, said, cause: Cause::Final }
 }
 
-pub(super) fn not_reached(failure: Failure) -> (Failed, Option<i32>) {
+pub(super) fn not_reached(failure: Failure) -> Failed {
     let Failure { why, errno, detail } = failure;
-    let what = if why == upstream_reasons::CONNECT_TIMEOUT {
-        "connection timeout"
+    let text = if why == upstream_reasons::CONNECT_TIMEOUT {
+        CONNECTION_TIMEOUT
     } else if why == upstream_reasons::LIMIT {
-        "overflow"
+        OVERFLOW
     } else {
-        "connection failure"
+        CONNECTION_FAILURE
     };
-    let more = detail.map_or_else(String::new, |detail| format!(" ({detail})"));
-    let text = format!(
-        "upstream connect error or disconnect/reset before headers. reset reason: {what}{more}\n"
-    );
     // What we lack ourselves, we lack for every endpoint.
     let ours = why.def().side == reason::Side::Local;
     let cause = if ours { Cause::Final } else { Cause::Unsent };
     let details = "upstream_reset_before_response_started";
-    (Failed { why, status: 503, details, text, cause }, errno)
+    let said = Said { errno, detail: detail.map(Into::into) };
+    Failed { why, status: 503, details, text, said, cause }
 }
 
-/// What an error of the endpoint's stream, before it answered, comes to.
+/// What an error of the endpoint's stream, before it responded, comes to.
 pub(super) fn failed_try(error: &HttpError, reused: bool) -> Failed {
     let (why, status, cause) = match error.kind() {
         ErrorKind::Refused => (reasons::UPSTREAM_REFUSED_STREAM, 503, Cause::Unsent),
@@ -88,11 +113,10 @@ pub(super) fn failed_try(error: &HttpError, reused: bool) -> Failed {
             (upstream_reasons::RESET, 503, Cause::Reset)
         }
     };
-    let text = format!(
-        "upstream connect error or disconnect/reset before headers. reset reason: {}\n",
-        error.detail()
-    );
-    Failed { why, status, details: "upstream_reset_before_response_started", text, cause }
+    let text = if why == reasons::UPSTREAM_PROTOCOL { PROTOCOL_ERROR } else { TERMINATION };
+    let said = Said { errno: None, detail: Some(error.detail().into()) };
+    let details = "upstream_reset_before_response_started";
+    Failed { why, status, details, text, said, cause }
 }
 
 pub(super) fn answered_badly(status: u16) -> Failed {
@@ -100,7 +124,8 @@ pub(super) fn answered_badly(status: u16) -> Failed {
         why: reasons::RETRIED,
         status,
         details: "via_upstream",
-        text: String::new(),
+        text: "",
+        said: Said { errno: None, detail: Some(format!("status {status}").into()) },
         cause: Cause::Answered,
     }
 }
@@ -110,27 +135,36 @@ pub(super) fn endpoint_left() -> Failed {
         why: end::ENDPOINT_REMOVED,
         status: 503,
         details: "endpoint_removed",
-        text: "the endpoint left its cluster\n".to_owned(),
+        text: "the endpoint left its cluster",
+        said: Said::default(),
         cause: Cause::Reset,
     }
 }
 
-pub(super) fn timed_out() -> Failed {
+/// The time-out of a name, such as `timeout.response`, is over.
+pub(super) fn timed_out(name: &str, bound: Option<Duration>) -> Failed {
     Failed {
         why: reasons::ROUTE_TIMEOUT,
         status: 504,
         details: "upstream_response_timeout",
-        text: "upstream request timeout\n".into(),
+        text: "upstream request timeout",
+        said: Said { errno: None, detail: Some(late(name, bound)) },
         cause: Cause::Final,
     }
 }
 
-pub(super) fn try_timed_out() -> Failed {
+pub(super) fn try_timed_out(bound: Option<Duration>) -> Failed {
     Failed {
         why: reasons::TRY_TIMEOUT,
         status: 504,
         details: "upstream_per_try_timeout",
-        text: "upstream request timeout\n".into(),
+        text: "upstream request timeout",
+        said: Said { errno: None, detail: Some(late("timeout.per_try", bound)) },
         cause: Cause::TryTimeout,
     }
+}
+
+fn late(name: &str, bound: Option<Duration>) -> Box<str> {
+    let bound = bound.map_or_else(String::new, |bound| format!(" ({})", show_duration(bound)));
+    format!("no response within `{name}`{bound}").into()
 }

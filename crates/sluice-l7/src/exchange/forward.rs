@@ -28,9 +28,10 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::body::{Side, Upload};
 use super::failed::{
-    Cause, Failed, answered_badly, endpoint_left, failed_try, nobody, not_reached, timed_out,
+    Cause, Failed, Said, answered_badly, endpoint_left, failed_try, nobody, not_reached, timed_out,
     try_timed_out,
 };
+use super::pending::Pending;
 use super::{Life, Stop, Target};
 use crate::at_work::Stay;
 use crate::parts::{cookie, query_parameter};
@@ -87,9 +88,13 @@ impl Life {
         let lines = self.station.shared.upstreams.to(&target.cluster, &worker);
         drop(target);
         let _under = lines.enter_request();
-        self.total_at = self.began.after_bound(options.timeouts.total);
-        if let Some(limit) = self.grpc_deadline().filter(|limit| *limit < self.total_at) {
-            (self.total_at, self.total_is_clients) = (limit, true);
+        self.total_timeout = options.timeouts.total;
+        self.total_at = self.began.after_bound(self.total_timeout);
+        if let Some(limit) = self.grpc_deadline()
+            && self.began.after(limit) < self.total_at
+        {
+            self.total_timeout = Some(limit);
+            (self.total_at, self.total_is_clients) = (self.began.after(limit), true);
         }
         self.idle_timeout = options.timeouts.idle;
         self.response_timeout = options.timeouts.response;
@@ -114,8 +119,10 @@ impl Life {
             if !again {
                 let exhausted = tries.counted > 1 && failed.cause != Cause::Final;
                 let why = if exhausted { reasons::RETRIES_EXHAUSTED } else { failed.why };
-                let reply = Reply::new(failed.status, why, failed.details, failed.text);
-                return Err(Stop::reply(reply));
+                self.summary.detail =
+                    self.summary.attempts.last().and_then(Attempt::cause).or(failed.said.detail);
+                let body = self.told(failed.text, why);
+                return Err(Stop::reply(Reply::new(failed.status, why, failed.details, body)));
             }
             if failed.cause != Cause::Unsent && failed.cause != Cause::Stale {
                 self.back_off(down, &options.retry, tries.counted).await?;
@@ -125,9 +132,15 @@ impl Life {
     }
 
     /// The deadline that a gRPC client sets. In other requests the header means nothing.
-    fn grpc_deadline(&self) -> Option<Moment> {
+    fn grpc_deadline(&self) -> Option<Duration> {
         let timeout = self.request.get(Known::GrpcTimeout).filter(|_| self.request.is_grpc());
-        Some(self.began.after(timeout.and_then(grpc_timeout)?))
+        timeout.and_then(grpc_timeout)
+    }
+
+    /// The time for the whole exchange is over.
+    fn total_over(&self) -> Failed {
+        let name = if self.total_is_clients { "grpc-timeout" } else { "timeout.total" };
+        timed_out(name, self.total_timeout)
     }
 
     /// Upgrades and tunnels only where the rule allows them.
@@ -233,35 +246,39 @@ impl Life {
         };
         let (endpoint, _claim) = match picked {
             Ok(picked) => picked,
-            Err(why) => return Ok(Err(nobody(why))),
+            Err(why) => return Ok(Err(nobody(why, lines.handle.cluster.shortage(why)))),
         };
         let try_at = worker.now().after_bound(options.timeouts.per_try);
+        self.pending = Some(Pending::connecting(Arc::clone(&endpoint.name), worker.now()));
         let stay = self.stay(lines, &endpoint);
         let connecting = self.connect(down, lines, &endpoint, &options.host);
         let connected = match Stay::unless_sent_away(stay.as_ref(), connecting).await {
             Some(connected) => connected?,
-            None => Err((endpoint_left(), None)),
+            None => Err(endpoint_left()),
         };
         let mut up = match connected {
             Ok(up) => up,
-            Err((failed, errno)) => {
-                self.note_attempt(&endpoint, Some((failed.why, errno)));
+            Err(mut failed) => {
+                self.note_failed(&endpoint, &mut failed);
                 tries.tried.push(Arc::clone(&endpoint.name));
                 return Ok(Err(failed));
             }
         };
         self.summary.upstream_version = Some(up.version);
-        let awaiting = self.await_head(down, &mut up, try_at);
+        if let Some(pending) = &mut self.pending {
+            pending.connected(up.sent_at);
+        }
+        let awaiting = self.await_head(down, &mut up, try_at, options.timeouts.per_try);
         let awaited = match Stay::unless_sent_away(stay.as_ref(), awaiting).await {
             Some(awaited) => awaited?,
             None => Err(endpoint_left()),
         };
-        if let Err(failed) = awaited {
+        if let Err(mut failed) = awaited {
             if !self.is_blameless(&failed) {
                 lines.handle.note_answer(&endpoint, false);
             }
             self.count_answer(lines, &endpoint, 0, None);
-            self.note_attempt(&endpoint, Some((failed.why, None)));
+            self.note_failed(&endpoint, &mut failed);
             tries.tried.push(Arc::clone(&endpoint.name));
             up.stream.reset(true);
             return Ok(Err(failed));
@@ -270,15 +287,15 @@ impl Life {
         lines.handle.note_answer(&endpoint, status < 500);
         self.count_answer(lines, &endpoint, status, Some(worker.now().since(up.sent_at)));
         if self.is_worth_another(status, &options.retry) {
-            let failed = answered_badly(status);
+            let mut failed = answered_badly(status);
             if self.may_try_again(&failed, lines, &options.retry, tries) {
                 tries.tried.push(Arc::clone(&endpoint.name));
-                self.note_attempt(&endpoint, Some((failed.why, None)));
+                self.note_failed(&endpoint, &mut failed);
                 up.stream.reset(true);
                 return Ok(Err(failed));
             }
         }
-        self.note_attempt(&endpoint, None);
+        self.note(Attempt::reached(Arc::clone(&endpoint.name)));
         if let Some(cookie) = &tries.new_cookie {
             self.response.append_known(Known::SetCookie, cookie.as_bytes());
         }
@@ -309,9 +326,23 @@ impl Life {
         (!keep).then(|| at_work.enter(&cluster.name, &endpoint.name, self.worker().now()))
     }
 
-    fn note_attempt(&mut self, endpoint: &EndpointState, failure: Option<(Reason, Option<i32>)>) {
-        let endpoint = Arc::clone(&endpoint.name);
-        self.summary.attempts.push(Attempt { endpoint, failure });
+    fn note(&mut self, attempt: Attempt) {
+        self.pending = None;
+        self.summary.attempts.push(attempt);
+    }
+
+    /// Notes an attempt that failed, and takes what was said about it.
+    fn note_failed(&mut self, endpoint: &EndpointState, failed: &mut Failed) {
+        let Said { errno, detail } = std::mem::take(&mut failed.said);
+        self.note(Attempt::failed(Arc::clone(&endpoint.name), failed.why, errno, detail));
+    }
+
+    /// What the client hears of a failure: its kind, its reason's code, and what to ask the operator for.
+    fn told(&self, text: &str, why: Reason) -> String {
+        let own = self.request.get_named(b"x-request-id").filter(|id| is_plain_id(id));
+        let id = own.and_then(|id| std::str::from_utf8(id).ok());
+        let id = id.map_or_else(|| self.summary.id.to_string(), str::to_owned);
+        format!("{text} ({why}, request {id})\n")
     }
 
     fn count_answer(
@@ -332,7 +363,7 @@ impl Life {
         lines: &Rc<Lines>,
         endpoint: &Arc<EndpointState>,
         host: &HostRewrite,
-    ) -> Result<Result<Upstream, (Failed, Option<i32>)>, Stop> {
+    ) -> Result<Result<Upstream, Failed>, Stop> {
         let worker = Rc::clone(self.worker());
         let h1 = Rc::clone(&self.station.h1);
         let line = match lines.take_idle(&worker, endpoint, &h1) {
@@ -345,7 +376,7 @@ impl Life {
                 match self.guarded(down, self.total_at, taking).await? {
                     Some(Ok(line)) => line,
                     Some(Err(failure)) => return Ok(Err(not_reached(failure))),
-                    None => return Ok(Err((timed_out(), None))),
+                    None => return Ok(Err(self.total_over())),
                 }
             }
         };
@@ -374,7 +405,7 @@ impl Life {
                 let whole = whole || self.method == Method::Connect;
                 let sent = stream.send_head(&worker, &self.request, whole, false);
                 if let Err(error) = sent {
-                    return Ok(Err((failed_try(&error, false), None)));
+                    return Ok(Err(failed_try(&error, false)));
                 }
                 (HttpStream::H1(stream), Some(kept), reused)
             }
@@ -388,11 +419,10 @@ impl Life {
                 self.station.shared.heads.give(spare.take());
                 match opened? {
                     Some(Ok(stream)) => (stream, None, false),
-                    Some(Err(error)) => return Ok(Err((failed_try(&error, false), None))),
-                    None if worker.now() >= self.total_at => return Ok(Err((timed_out(), None))),
+                    Some(Err(error)) => return Ok(Err(failed_try(&error, false))),
+                    None if worker.now() >= self.total_at => return Ok(Err(self.total_over())),
                     None => {
-                        let why = upstream_reasons::CONNECT_TIMEOUT;
-                        return Ok(Err(not_reached(Failure::of(why))));
+                        return Ok(Err(not_reached(no_turn())));
                     }
                 }
             }
@@ -431,6 +461,7 @@ impl Life {
         down: &mut HttpStream,
         up: &mut Upstream,
         try_at: Moment,
+        per_try: Option<Duration>,
     ) -> Result<Result<(), Failed>, Stop> {
         let worker = Rc::clone(self.worker());
         let mut broken: Option<HttpError> = None;
@@ -476,7 +507,11 @@ impl Life {
                     return Poll::Ready(Err(Stop::Downstream(super::body::late())));
                 }
                 let all_over = response_at.min(self.total_at) <= now;
-                Poll::Ready(Ok(Err(if all_over { timed_out() } else { try_timed_out() })))
+                Poll::Ready(Ok(Err(match (self.total_at <= now, all_over) {
+                    (true, _) => self.total_over(),
+                    (_, true) => timed_out("timeout.response", self.response_timeout),
+                    _ => try_timed_out(per_try),
+                })))
             })
             .await;
             let received = match got {
@@ -536,9 +571,11 @@ impl Life {
             || self.handshake.answer(&mut self.response, asked, self.summary.version, up.version);
         if !agrees {
             up.stream.reset(true);
-            let error = "the endpoint agreed to an upgrade that was not asked for\n";
             let why = reasons::UPSTREAM_PROTOCOL;
-            return Err(Stop::reply(Reply::new(502, why, "upgrade_failed", error)));
+            let detail = "the endpoint agreed to an upgrade that was not asked for";
+            self.summary.detail = Some(format!("{}: {detail}", up.endpoint.name).into());
+            let body = self.told("the upgrade failed", why);
+            return Err(Stop::reply(Reply::new(502, why, "upgrade_failed", body)));
         }
         self.note_grpc_status_of_head();
         self.has_response = true;
@@ -660,6 +697,18 @@ impl Life {
 
 /// How long a request may wait for its turn on a connection that it shares.
 const OPEN_TIME: Duration = Duration::from_secs(5);
+
+/// The request's turn on a shared connection did not come.
+fn no_turn() -> Failure {
+    let detail = "the endpoint granted no further stream on its connection in time".to_owned();
+    Failure { why: upstream_reasons::CONNECT_TIMEOUT, errno: None, detail: Some(detail) }
+}
+
+/// Whether an id of the client's may be shown to it again: short, and nothing but a token.
+fn is_plain_id(id: &[u8]) -> bool {
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    !id.is_empty() && id.len() <= 64 && id.iter().all(plain)
+}
 
 /// The deadline that a gRPC client sets: digits and a unit.
 fn grpc_timeout(value: &[u8]) -> Option<Duration> {

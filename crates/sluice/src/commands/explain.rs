@@ -3,8 +3,7 @@
 use std::process::ExitCode;
 
 use serde_json::json;
-use sluice_config::{explain, load, render};
-use sluice_core::Setting as _;
+use sluice_config::{explain, render};
 use sluice_core::limits::{TABLE, Unit};
 use sluice_core::value::show_size;
 

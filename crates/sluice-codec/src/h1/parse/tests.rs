@@ -125,7 +125,7 @@ fn whatever_is_in_doubt_is_refused() {
         ("GET / HTTP/1.2\r\nHost: a\r\n\r\n", F::VersionUnsupported),
         ("GET / http/1.1\r\nHost: a\r\n\r\n", F::Version),
         ("G\u{1}T / HTTP/1.1\r\nHost: a\r\n\r\n", F::Method),
-        ("\u{16}\u{3}\u{1}", F::Method),
+        ("\u{16}\u{3}\u{1}", F::TlsRecord),
         ("GET / HTTP/1.1\r\n\r\n", F::HostMissing),
         ("GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", F::HostRepeated),
         ("GET / HTTP/1.1\r\nHost: a b\r\n\r\n", F::HostMalformed),

@@ -1,0 +1,121 @@
+//! Peers that speak TLS, in the test's own process.
+//!
+//! Owns: a client and a server over a blocking socket. Refuses to know: what is said inside. Keeps: a server
+//! takes what `rustls` takes; whoever wants a broken handshake writes its bytes.
+
+use std::io::{self, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
+use rustls::{StreamOwned, SupportedProtocolVersion};
+
+use crate::peers::{Server, connect};
+
+/// A client's stream.
+pub type ClientStream = StreamOwned<ClientConnection, TcpStream>;
+/// A server's stream.
+pub type ServerStream = StreamOwned<ServerConnection, TcpStream>;
+
+/// What a client offers.
+#[derive(Debug)]
+pub struct Offer<'a> {
+    /// The name it asks for.
+    pub name: &'a str,
+    /// The authority that it trusts.
+    pub ca: &'a Path,
+    /// Protocols, most wanted first.
+    pub alpn: &'a [&'a str],
+    /// Files of its own certificate, `FILE.pem` and `FILE.key` without their ends.
+    pub certificate: Option<&'a Path>,
+    /// Versions of TLS.
+    pub versions: &'a [&'static SupportedProtocolVersion],
+}
+
+impl<'a> Offer<'a> {
+    /// An offer of both versions and nothing more.
+    pub const fn of(name: &'a str, ca: &'a Path) -> Self {
+        Self { name, ca, alpn: &[], certificate: None, versions: rustls::ALL_VERSIONS }
+    }
+
+    /// Connects; the handshake happens with the first byte that is read or written.
+    #[track_caller]
+    pub fn connect(&self, to: SocketAddr) -> ClientStream {
+        self.over(connect(to))
+    }
+
+    /// The same over a stream that is there.
+    #[track_caller]
+    pub fn over(&self, stream: TcpStream) -> ClientStream {
+        let mut roots = RootCertStore::empty();
+        roots.add(certificate(self.ca)).expect("an authority");
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(self.versions)
+            .expect("versions that are known")
+            .with_root_certificates(roots);
+        let mut config = match self.certificate {
+            None => builder.with_no_client_auth(),
+            Some(file) => {
+                let (chain, key) = pair(file);
+                builder.with_client_auth_cert(chain, key).expect("a certificate")
+            }
+        };
+        config.alpn_protocols = self.alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+        let name = ServerName::try_from(self.name.to_owned()).expect("a server name");
+        let session = ClientConnection::new(Arc::new(config), name).expect("a session");
+        StreamOwned::new(session, stream)
+    }
+}
+
+fn certificate(file: &Path) -> CertificateDer<'static> {
+    CertificateDer::from_pem_file(file).unwrap_or_else(|error| panic!("{file:?}: {error}"))
+}
+
+fn pair(file: &Path) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+    let key = PrivateKeyDer::from_pem_file(file.with_extension("key")).expect("a key");
+    (vec![certificate(&file.with_extension("pem"))], key)
+}
+
+/// Serves with the certificate in `FILE.pem` and `FILE.key`; `serve` gets what the handshake left.
+pub fn server(
+    file: &Path,
+    alpn: &[&str],
+    serve: impl Fn(ServerStream) -> io::Result<()> + Send + Sync + 'static,
+) -> Server {
+    let (chain, key) = pair(file);
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .expect("a certificate");
+    config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+    let config = Arc::new(config);
+    Server::start(move |mut stream| {
+        let mut session = ServerConnection::new(Arc::clone(&config)).map_err(io::Error::other)?;
+        while session.is_handshaking() {
+            if let Err(error) = session.complete_io(&mut stream) {
+                // The alert leaves, and is not overtaken by a reset.
+                let _ = session.write_tls(&mut stream);
+                let _ = stream.shutdown(std::net::Shutdown::Write);
+                let _ = stream.read_to_end(&mut Vec::new());
+                return Err(error);
+            }
+        }
+        serve(StreamOwned::new(session, stream))
+    })
+}
+
+/// Reads what comes first, at most so many bytes, and answers with `bytes`; reads on to the end.
+pub fn answer_with(mut stream: TcpStream, bytes: &[u8]) -> io::Result<()> {
+    let mut first = [0; 4096];
+    let _ = stream.read(&mut first)?;
+    stream.write_all(bytes)?;
+    stream.shutdown(std::net::Shutdown::Write)?;
+    stream.read_to_end(&mut Vec::new()).map(drop)
+}

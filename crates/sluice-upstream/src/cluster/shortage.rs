@@ -1,0 +1,61 @@
+//! Why a cluster has no endpoint to give, in words for a record.
+//!
+//! Owns: the words. Refuses to know: who asked. Keeps: it runs only after a pick has failed, and reads what
+//! was true a moment ago: the reason was decided before.
+
+use sluice_core::Reason;
+
+use super::Cluster;
+use crate::endpoint::EndpointState;
+use crate::reasons;
+
+impl Cluster {
+    /// What stands behind `why`, which a pick has failed with: the limit that was reached, how the
+    /// endpoints are, or what the resolver said.
+    pub fn shortage(&self, why: Reason) -> Option<Box<str>> {
+        if why == reasons::LIMIT {
+            return Some(self.limit_reached().into());
+        }
+        if why == reasons::DNS {
+            let notes = self.resolver_notes();
+            let notes = notes.iter().map(|(host, said)| format!("{host}: {said}"));
+            return Some(notes.collect::<Vec<_>>().join("; ").into());
+        }
+        (why == reasons::NO_HEALTHY).then(|| self.states().into())
+    }
+
+    /// The setting that lets no more through.
+    fn limit_reached(&self) -> String {
+        let plan = self.peek_plan();
+        let members = self.members();
+        let all = |count: fn(&EndpointState) -> u64, max: Option<u64>| {
+            let full = |max| members.endpoints.iter().all(|endpoint| count(endpoint) >= max);
+            max.filter(|max| full(*max))
+        };
+        let limits = [
+            ("requests", plan.requests_max.filter(|max| self.requests() >= *max)),
+            ("requests_per_endpoint", all(EndpointState::requests, plan.endpoint_requests_max)),
+            ("connections", plan.connections_max.filter(|max| self.active() >= *max)),
+            ("connections_per_endpoint", all(EndpointState::active, plan.endpoint_connections_max)),
+        ];
+        let reached = limits.into_iter().find_map(|(name, max)| Some((name, max?)));
+        match reached {
+            Some((name, max)) => format!("the cluster is at `limits.{name}` ({max})"),
+            None => "the cluster was at one of its `limits`".to_owned(),
+        }
+    }
+
+    /// How many of its endpoints are in which state.
+    fn states(&self) -> String {
+        let members = self.members();
+        let count = |is: fn(&EndpointState) -> bool| {
+            members.endpoints.iter().filter(|endpoint| is(endpoint)).count()
+        };
+        format!(
+            "{} unhealthy and {} ejected of {} endpoints",
+            count(|endpoint| !endpoint.is_healthy()),
+            count(EndpointState::is_ejected),
+            members.endpoints.len()
+        )
+    }
+}

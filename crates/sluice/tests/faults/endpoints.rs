@@ -1,0 +1,265 @@
+//! Endpoints that cannot be picked, reached, or agreed with on TLS.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+
+use sluice_testkit::peers::{Server, UdpServer, connect, read};
+use sluice_testkit::{Authority, Origin, Running, Sluice, tls, wait};
+
+use crate::kit::{Fault, Seen, ask, heard, nobody, relay, say, start, web};
+
+pub(crate) const CASES: &[Fault] = &[
+    Fault { name: "Nothing listens at the endpoint", reason: "upstream.refused", inject: refused },
+    Fault {
+        name: "Nothing listens at the endpoint of a relay",
+        reason: "upstream.refused",
+        inject: refused_on_relay,
+    },
+    Fault {
+        name: "The endpoint cannot be reached",
+        reason: "upstream.unreachable",
+        inject: unreachable,
+    },
+    Fault {
+        name: "The endpoint does not accept in time",
+        reason: "upstream.connect_timeout",
+        inject: connect_timeout,
+    },
+    Fault {
+        name: "The endpoint's name does not exist",
+        reason: "upstream.dns",
+        inject: no_such_name,
+    },
+    Fault {
+        name: "Every endpoint fails its health checks",
+        reason: "upstream.no_healthy",
+        inject: unhealthy,
+    },
+    Fault {
+        name: "A header names a cluster that does not exist",
+        reason: "cluster.unknown",
+        inject: cluster_unknown,
+    },
+    Fault {
+        name: "The endpoint's certificate has expired",
+        reason: "upstream.tls",
+        inject: || of_tls(expired),
+    },
+    Fault {
+        name: "The endpoint's certificate is for another name",
+        reason: "upstream.tls",
+        inject: || of_tls(other_name),
+    },
+    Fault {
+        name: "The endpoint's certificate is signed by an unknown authority",
+        reason: "upstream.tls",
+        inject: || of_tls(other_authority),
+    },
+    Fault {
+        name: "The endpoint refuses the TLS handshake with an alert",
+        reason: "upstream.tls",
+        inject: || of_tls(alert),
+    },
+    Fault {
+        name: "The endpoint agrees on no protocol (ALPN)",
+        reason: "upstream.tls",
+        inject: || of_tls(other_protocol),
+    },
+    Fault {
+        name: "The endpoint does not speak TLS",
+        reason: "upstream.tls",
+        inject: || {
+            of_tls(|_| {
+                Server::start(|stream| {
+                    tls::answer_with(stream, b"HTTP/1.1 400 Bad Request\r\n\r\n")
+                })
+            })
+        },
+    },
+    Fault {
+        name: "The endpoint closes during the TLS handshake",
+        reason: "upstream.tls",
+        inject: || of_tls(|_| Server::start(|stream| tls::answer_with(stream, b""))),
+    },
+    Fault {
+        name: "The certificate of a relay's endpoint has expired",
+        reason: "upstream.tls",
+        inject: expired_on_relay,
+    },
+    Fault {
+        name: "The endpoint does not take STARTTLS",
+        reason: "starttls.refused",
+        inject: starttls_refused,
+    },
+];
+
+fn refused() -> Seen {
+    let gone = nobody();
+    let sluice = start(&web(&[gone.to_string()], "", ""));
+    let heard = ask(&sluice);
+    Seen::request(&sluice, "upstream.refused").heard(heard).endpoint(gone)
+}
+
+fn refused_on_relay() -> Seen {
+    let gone = nobody();
+    let sluice = start(&relay("", &[gone.to_string()], ""));
+    let heard = say(&sluice, "db", "hello");
+    Seen::of(&sluice, "upstream.refused").heard(heard).endpoint(gone).at("\"db\"")
+}
+
+fn unreachable() -> Seen {
+    // A socket of datagrams takes no stream: the system refuses otherwise than for want of a listener.
+    let kit = Sluice::new().workers(1);
+    let path = kit.folder().join("app.sock");
+    let _socket = UnixDatagram::bind(&path).unwrap();
+    let endpoint = format!("unix://{}", path.display());
+    let sluice = kit.start(&web(std::slice::from_ref(&endpoint), "", ""));
+    let heard = ask(&sluice);
+    Seen::request(&sluice, "upstream.unreachable").heard(heard).endpoint(endpoint)
+}
+
+fn connect_timeout() -> Seen {
+    let (_full, address) = full_backlog();
+    let sluice =
+        start(&web(&[address.to_string()], "", ", connect_timeout: 200ms, connect_attempts: 1"));
+    let heard = ask(&sluice);
+    Seen::request(&sluice, "upstream.connect_timeout").heard(heard).endpoint(address)
+}
+
+/// A listener that accepts nobody, with as many in its backlog as it holds.
+fn full_backlog() -> ((TcpListener, Vec<TcpStream>), SocketAddr) {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    socket.listen(0).unwrap();
+    let listener: TcpListener = socket.into();
+    let address = listener.local_addr().unwrap();
+    let mut waiting = Vec::new();
+    while let Ok(stream) =
+        TcpStream::connect_timeout(&address, std::time::Duration::from_millis(300))
+    {
+        waiting.push(stream);
+    }
+    ((listener, waiting), address)
+}
+
+fn no_such_name() -> Seen {
+    // The header of the query, turned into that of an answer: no such name.
+    let names = UdpServer::start(|query| {
+        let mut answer = query.to_vec();
+        answer[2..4].copy_from_slice(&[0x81, 0x83]);
+        answer[6..12].fill(0);
+        let name_end = 12 + answer[12..].iter().position(|byte| *byte == 0).unwrap();
+        answer.truncate(name_end + 5);
+        vec![answer]
+    });
+    let dns = format!(", dns: {{ servers: [\"{}\"] }}", names.addr());
+    let sluice = Sluice::new().workers(1).expect_warning("app.internal.test").start(&web(
+        &["app.internal.test:80".to_owned()],
+        "",
+        &dns,
+    ));
+    let heard = ask(&sluice);
+    Seen::request(&sluice, "upstream.dns").heard(heard).at("\"up\"").at("app.internal.test")
+}
+
+fn unhealthy() -> Seen {
+    let gone = nobody();
+    let health = ", health: { tcp: {}, interval: 20ms, unhealthy_after: 1 }";
+    let sluice = Sluice::new().workers(1).expect_warning("unhealthy").start(&web(
+        &[gone.to_string()],
+        "",
+        health,
+    ));
+    wait::until("the endpoint to be unhealthy", || {
+        sluice.log().contains("unhealthy").then_some(())
+    });
+    let heard = ask(&sluice);
+    Seen::request(&sluice, "upstream.no_healthy").heard(heard).at("\"up\"")
+}
+
+fn cluster_unknown() -> Seen {
+    let origin = Origin::start("a");
+    let rule = "rules: [{ name: tiers, cluster_header: x-tier }]";
+    let sluice = Sluice::new().workers(1).expect_warning("unused-cluster").start(&format!(
+        "listeners: [{{ name: web, address: 127.0.0.1:0, http: main }}]\n\
+         routes: {{ main: [{{ hosts: \"*\", {rule} }}] }}\n\
+         clusters: {{ up: {{ endpoints: [\"{}\"] }} }}\n",
+        origin.addr()
+    ));
+    let heard = crate::kit::send(&sluice, "GET / HTTP/1.1\r\nHost: a\r\nX-Tier: gold\r\n\r\n");
+    Seen::request(&sluice, "cluster.unknown").heard(heard).at("\"tiers\"").at("gold")
+}
+
+/// What is seen when a cluster that trusts `ca.pem` asks `app.test` of the server that `serve` makes.
+fn of_tls(serve: fn(&Path) -> Server) -> Seen {
+    let (sluice, server) = to_tls(serve, |address| {
+        web(&[address], "", ", protocol: auto, tls: { sni: app.test, ca: ca.pem }")
+    });
+    let heard = ask(&sluice);
+    Seen::request(&sluice, "upstream.tls").heard(heard).endpoint(server.addr())
+}
+
+fn to_tls(serve: fn(&Path) -> Server, yaml: impl Fn(String) -> String) -> (Running, Server) {
+    let kit = Sluice::new().workers(1);
+    drop(Authority::new(kit.folder()));
+    let server = serve(kit.folder());
+    let sluice = kit.start(&yaml(server.addr().to_string()));
+    (sluice, server)
+}
+
+fn expired(folder: &Path) -> Server {
+    Authority::new(folder).issue_expired("app", &["app.test"]);
+    tls::server(&folder.join("app"), &[], |_| Ok(()))
+}
+
+fn other_name(folder: &Path) -> Server {
+    Authority::new(folder).issue("app", &["other.test"]);
+    tls::server(&folder.join("app"), &[], |_| Ok(()))
+}
+
+fn other_authority(folder: &Path) -> Server {
+    Authority::named(folder, "other").issue("app", &["app.test"]);
+    tls::server(&folder.join("app"), &[], |_| Ok(()))
+}
+
+fn alert(_: &Path) -> Server {
+    // A fatal alert: handshake_failure, RFC 8446 section 6.2.
+    Server::start(|stream| tls::answer_with(stream, &[21, 3, 3, 0, 2, 2, 40]))
+}
+
+fn other_protocol(folder: &Path) -> Server {
+    Authority::new(folder).issue("app", &["app.test"]);
+    tls::server(&folder.join("app"), &["imap"], |_| Ok(()))
+}
+
+fn expired_on_relay() -> Seen {
+    let (sluice, server) =
+        to_tls(expired, |address| relay("", &[address], ", tls: { sni: app.test, ca: ca.pem }"));
+    let heard = say(&sluice, "db", "hello");
+    Seen::of(&sluice, "upstream.tls").heard(heard).endpoint(server.addr()).at("\"db\"")
+}
+
+fn starttls_refused() -> Seen {
+    let server = Server::start(|mut stream| {
+        stream.read_exact(&mut [0; 8])?;
+        stream.write_all(b"N")?;
+        stream.read_to_end(&mut Vec::new()).map(drop)
+    });
+    let kit = Sluice::new().workers(1);
+    Authority::new(kit.folder()).issue("db", &["db.test"]);
+    let sluice = kit.start(&format!(
+        "listeners: [{{ name: db, address: 127.0.0.1:0, chains: [{{ match: {{ protocol: postgres, sni: db.test }}, relay: up }}] }}]\n\
+         clusters: {{ up: {{ endpoints: [\"{}\"] }} }}\n",
+        server.addr()
+    ));
+    let mut client = connect(sluice.addr("db"));
+    client.write_all(&[0, 0, 0, 8, 4, 210, 22, 47]).unwrap();
+    assert_eq!(read(&mut client, 1), b"S");
+    let ca = sluice.folder().join("ca.pem");
+    let mut inside = tls::Offer::of("db.test", &ca).over(client.try_clone().unwrap());
+    let _ = inside.write_all(b"x");
+    let heard = heard(&mut client);
+    Seen::of(&sluice, "starttls.refused").heard(heard).endpoint(server.addr()).at("\"db\"")
+}

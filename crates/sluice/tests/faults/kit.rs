@@ -1,0 +1,193 @@
+//! What a case is made of, and what is seen of it.
+
+use std::io::Write as _;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+
+use serde_json::Value;
+use sluice_testkit::origin::{Client, Message};
+use sluice_testkit::peers::{connect, read_to_end};
+use sluice_testkit::{Running, Sluice};
+
+/// A fault: what is done, what it must end with, and how it is done.
+#[derive(Debug)]
+pub(crate) struct Fault {
+    /// What is done; a heading of the page.
+    pub(crate) name: &'static str,
+    /// The reason; empty for what is seen in the process log or at the command line alone.
+    pub(crate) reason: &'static str,
+    /// Does it, and says what was seen.
+    pub(crate) inject: fn() -> Seen,
+}
+
+/// What was seen of a fault.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    /// The record; null where there is none.
+    pub(crate) record: Value,
+    /// Its line, or the lines of the log.
+    pub(crate) text: String,
+    /// What the client heard.
+    pub(crate) heard: String,
+    /// Series that counted it.
+    pub(crate) metrics: Vec<String>,
+    /// What the record must name.
+    pub(crate) places: Vec<String>,
+    /// Addresses behind Sluice.
+    pub(crate) endpoints: Vec<String>,
+    /// What to do, where it stands in the text itself.
+    pub(crate) help: String,
+    /// Folders and the like that are shown by another name.
+    pub(crate) shown: Vec<(String, String)>,
+}
+
+impl Seen {
+    /// A record with this reason, once there is one.
+    #[track_caller]
+    pub(crate) fn of(sluice: &Running, reason: &str) -> Self {
+        let record = sluice.record_of(reason);
+        Self::record(sluice, record)
+    }
+
+    /// The record of a request with this reason, once there is one.
+    #[track_caller]
+    pub(crate) fn request(sluice: &Running, reason: &str) -> Self {
+        let fits = |record: &Value| record["kind"] == "request" && record["reason"] == reason;
+        Self::record(sluice, sluice.record(reason, fits))
+    }
+
+    /// This record.
+    pub(crate) fn record(sluice: &Running, record: Value) -> Self {
+        let reason = format!("reason={}", record["reason"]);
+        let metrics = sluice.page("/metrics").1;
+        let counts = |line: &&str| line.contains(&reason) && !line.ends_with(" 0");
+        let metrics = metrics.lines().filter(counts);
+        let series =
+            metrics.filter_map(|line| line.rsplit_once(' ')).map(|(name, _)| name.to_owned());
+        Self {
+            text: record.to_string(),
+            record,
+            metrics: series.collect(),
+            shown: vec![(sluice.folder().display().to_string(), "/etc/sluice".to_owned())],
+            ..Self::default()
+        }
+    }
+
+    /// What the client heard.
+    pub(crate) fn heard(mut self, heard: impl Into<String>) -> Self {
+        self.heard = heard.into();
+        self
+    }
+
+    /// An endpoint that the record must name and the client must not hear of.
+    pub(crate) fn endpoint(mut self, address: impl ToString) -> Self {
+        self.endpoints.push(address.to_string());
+        self.at(address)
+    }
+
+    /// A listener, rule, file or client that the record must name.
+    pub(crate) fn at(mut self, place: impl ToString) -> Self {
+        self.places.push(place.to_string());
+        self
+    }
+
+    /// Shows one text as another on the page.
+    pub(crate) fn showing(mut self, text: impl ToString, other: &str) -> Self {
+        self.shown.push((text.to_string(), other.to_owned()));
+        self
+    }
+
+    /// The reason's code.
+    pub(crate) fn reason(&self) -> &str {
+        self.record["reason"].as_str().unwrap_or_default()
+    }
+
+    /// What tells the fault from others.
+    pub(crate) fn cause(&self) -> String {
+        if self.record.is_null() {
+            return crate::page::masked(&self.text, self);
+        }
+        let of = |key: &str| crate::page::masked(&self.record[key].to_string(), self);
+        let text =
+            ["reason", "detail", "response_code_details", "upstream_hosts_attempted"].map(of);
+        text.join(" ")
+    }
+}
+
+/// A Sluice with one worker, so that what it counts is counted in one place.
+#[track_caller]
+pub(crate) fn start(yaml: &str) -> Running {
+    Sluice::new().workers(1).start(yaml)
+}
+
+/// A listener `web` that speaks HTTP, one rule for all, and the cluster `up`.
+pub(crate) fn web(endpoints: &[String], rule: &str, cluster: &str) -> String {
+    web_with("", endpoints, rule, cluster)
+}
+
+/// The same with fields of `http`, each behind a comma.
+pub(crate) fn web_with(http: &str, endpoints: &[String], rule: &str, cluster: &str) -> String {
+    format!(
+        "listeners: [{{ name: web, address: 127.0.0.1:0, http: {{ routes: main{http} }} }}]\n\
+         routes: {{ main: [{{ hosts: \"*\", rules: [{{ name: all, cluster: up{rule} }}] }}] }}\n\
+         clusters: {{ up: {{ endpoints: [{}]{cluster} }} }}\n",
+        quoted(endpoints)
+    )
+}
+
+/// A listener `db` that relays to the cluster `up`; `listener` and `cluster` are more of their fields.
+pub(crate) fn relay(listener: &str, endpoints: &[String], cluster: &str) -> String {
+    format!(
+        "listeners: [{{ name: db, address: 127.0.0.1:0, relay: up{listener} }}]\n\
+         clusters: {{ up: {{ endpoints: [{}]{cluster} }} }}\n",
+        quoted(endpoints)
+    )
+}
+
+/// Addresses for a list in YAML.
+pub(crate) fn quoted(addresses: &[String]) -> String {
+    addresses.iter().map(|address| format!("\"{address}\"")).collect::<Vec<_>>().join(", ")
+}
+
+/// An address where nobody listens.
+pub(crate) fn nobody() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+/// Asks `web` for `/` and says what came.
+#[track_caller]
+pub(crate) fn ask(sluice: &Running) -> String {
+    told(&sluice_testkit::origin::get(sluice.addr("web"), "shop.test", "/"))
+}
+
+/// A response in a line.
+pub(crate) fn told(message: &Message) -> String {
+    format!("{} {}", message.status(), message.text().trim_end())
+}
+
+/// What a client of `web` hears that sends `bytes` and waits for the end.
+#[track_caller]
+pub(crate) fn send(sluice: &Running, bytes: impl AsRef<[u8]>) -> String {
+    let mut client = Client::connect(sluice.addr("web"));
+    client.send(bytes);
+    match client.try_read() {
+        Ok(message) => told(&message),
+        Err(_) => "the connection ends".to_owned(),
+    }
+}
+
+/// What a client hears that sends `bytes` to a listener, and then nothing more.
+#[track_caller]
+pub(crate) fn say(sluice: &Running, listener: &str, bytes: impl AsRef<[u8]>) -> String {
+    let mut client = connect(sluice.addr(listener));
+    let _ = client.write_all(bytes.as_ref());
+    heard(&mut client)
+}
+
+/// What a client hears to the end; whether that is a FIN or a reset is a race where it has sent more.
+pub(crate) fn heard(client: &mut TcpStream) -> String {
+    let (_, bytes) = read_to_end(client);
+    if bytes.is_empty() {
+        return "the connection ends".to_owned();
+    }
+    format!("{} bytes, then the connection ends", bytes.len())
+}
