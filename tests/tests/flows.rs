@@ -35,7 +35,7 @@ fn a_flood_of_udp_sources_leaves_descriptors_for_everything_else() {
     let (tcp, udp) = (Server::echo(), silent());
     let yaml = format!(
         "listeners:\n  - {{ name: u, address: \"udp://127.0.0.1:0\", relay: flows }}\n  - {{ name: a, address: 127.0.0.1:0, relay: up }}\n\
-         clusters:\n  flows: {{ endpoints: [\"{}\"] }}\n  up: {{ endpoints: [\"{}\"], health: {{ interval: 50ms, timeout: 5s }} }}\n\
+         clusters:\n  flows: {{ endpoints: [\"{}\"] }}\n  up: {{ endpoints: [\"{}\"], health: {{ interval: 1s, timeout: 1s }} }}\n\
          drain: {{ timeout: 100ms }}\n",
         udp.addr(),
         tcp.addr()

@@ -5,6 +5,7 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 
 use serde_json::{Value, json};
 use sluice_testkit::lossy::{LossyHop, Troubles};
+use sluice_testkit::origin::websocket_accept;
 use sluice_testkit::peers::{Server, UdpServer, udp_client};
 use sluice_testkit::{Authority, Origin, Running, Sluice, origin, tools, wait};
 use sluice_tests::h3::{Client, configuration, edge, head, status};
@@ -384,7 +385,9 @@ fn websockets_pass_by_extended_connect() {
         let key =
             lines.lines().find_map(|line| line.strip_prefix("sec-websocket-key: ")).unwrap_or("");
         assert_eq!(key.len(), 24, "{lines}");
-        stream.write_all(b"HTTP/1.1 101 X\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n")?;
+        let accept = websocket_accept(key);
+        let fields = format!("upgrade: websocket\r\nsec-websocket-accept: {accept}");
+        write!(stream, "HTTP/1.1 101 X\r\nconnection: upgrade\r\n{fields}\r\n\r\n")?;
         let mut bytes = [0; 5];
         reader.read_exact(&mut bytes)?;
         stream.write_all(&bytes)?;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use sluice_testkit::frames::{H2, PREFACE, block, flag, frame, get, kind};
 use sluice_testkit::origin::{self, Client};
 use sluice_testkit::peers::Server;
-use sluice_testkit::{Authority, Origin, Running, Sluice, http3, tools};
+use sluice_testkit::{Authority, Origin, Running, Sluice, http3, tools, wait};
 
 fn peer(script: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("peers").join(script)
@@ -502,4 +502,27 @@ fn a_guarded_host_is_not_reached_through_the_connection_of_an_open_one() {
     let refused = "HTTP/1.1 421 Misdirected Request";
     assert_eq!(tools::must(&mut resumed), format!("{refused} False\n{refused} True\n"));
     sluice.record_of("http.misdirected");
+}
+
+/// A cluster whose endpoint is the listener that leads to it: a request goes round a few times and no more.
+#[test]
+fn a_request_that_goes_round_is_cut() {
+    for version in ["http1", "http2"] {
+        let kit = Sluice::new().workers(1).expect_warning("[::1]");
+        // It is not known before it listens where it will.
+        let first = web("", "{ cluster: up }", "127.0.0.1:1", &format!(", protocol: {version}"));
+        let sluice = kit.start(&first);
+        let own = sluice.addr("web");
+        // Where names lead is known only at run time; addresses are checked.
+        let looped = first.replace("127.0.0.1:1\"", &format!("localhost:{}\"", own.port()));
+        assert_eq!(sluice.reload(&looped), "applied");
+        wait::until("the name is resolved and the loop is cut", || {
+            (origin::get(own, "a", "/").status() == 508).then_some(())
+        });
+        let record = sluice.record_of("local.loop");
+        assert_eq!(record["detail"], "it has passed 8 of our listeners (own_hops)");
+        // A client's own word on it cuts nobody's requests but its own.
+        let asked = format!("GET / HTTP/1.1\r\nHost: a\r\nX-Sluice-Hops: {}\r\n\r\n", u64::MAX);
+        assert_eq!(Client::connect(own).ask(&asked).status(), 508);
+    }
 }

@@ -14,6 +14,7 @@ pub mod h3;
 pub mod head;
 pub mod multiplexed;
 pub mod names;
+mod open_streams;
 pub mod probe;
 pub mod quic;
 pub mod stream;

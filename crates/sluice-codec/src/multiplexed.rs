@@ -1,65 +1,13 @@
 //! A connection to an endpoint that carries many requests at once, whatever its version.
 //!
-//! Owns: the choice between versions, the count of streams. Refuses to know: who opens requests. Keeps: cloning gives another handle of
+//! Owns: the choice between versions. Refuses to know: who opens requests. Keeps: cloning gives another handle of
 //! the same connection.
-
-use std::cell::Cell;
-use std::rc::Rc;
 
 use crate::error::HttpError;
 use crate::h2::H2Client;
 use crate::h3::H3Client;
 use crate::head::{Head, Version};
 use crate::stream::HttpStream;
-
-/// The streams of a connection to an endpoint.
-#[derive(Debug, Default)]
-pub(crate) struct OpenStreams {
-    open: Cell<usize>,
-    /// Those whose clients do not take what comes.
-    blocked: Cell<usize>,
-}
-
-impl OpenStreams {
-    pub(crate) fn open(&self) -> usize {
-        self.open.get()
-    }
-
-    /// Whether another stream may be opened where at most `room` may be: where a quarter of them is blocked, those
-    /// that come go another way.
-    pub(crate) fn has_room(&self, room: usize) -> bool {
-        self.open.get() < room && self.blocked.get() <= room / 4
-    }
-}
-
-/// The place of one stream; given back on drop.
-#[derive(Debug)]
-pub(crate) struct OpenStream {
-    places: Rc<OpenStreams>,
-    blocked: bool,
-}
-
-impl OpenStream {
-    pub(crate) fn take(places: &Rc<OpenStreams>) -> Self {
-        places.open.set(places.open.get() + 1);
-        Self { places: Rc::clone(places), blocked: false }
-    }
-
-    /// Says whether the client of the stream does not take what comes.
-    pub(crate) fn set_blocked(&mut self, blocked: bool) {
-        if std::mem::replace(&mut self.blocked, blocked) != blocked {
-            let count = self.places.blocked.get();
-            self.places.blocked.set(if blocked { count + 1 } else { count - 1 });
-        }
-    }
-}
-
-impl Drop for OpenStream {
-    fn drop(&mut self) {
-        self.set_blocked(false);
-        self.places.open.set(self.places.open.get() - 1);
-    }
-}
 
 /// A connection of HTTP/2 or HTTP/3 that requests go out on.
 #[derive(Clone, Debug)]

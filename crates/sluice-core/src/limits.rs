@@ -63,7 +63,7 @@ limits! {
     FlowDescriptors = "flow_descriptors_percent", 50, 1, 100, Count, "Percent of the open files that `descriptor_reserve` leaves which UDP flows may hold, over all workers; at the bound the flow idle longest makes room if it has been idle for a second, else the datagram is dropped (`local.fds`).";
     FlowUnanswered = "flow_unanswered_seconds", 10, 1, 86_400, Count, "Seconds that a UDP flow is kept without a datagram while its endpoint has never answered, where its `idle_timeout` is longer; then it ends (`flow.unanswered`).";
     OwnHops = "own_hops", 8, 1, 255, Count, "Listeners of this process that a connection or flow may pass one after the other; at the bound it is held to be a loop and ended (`local.loop`).";
-    FilterWait = "filter_wait_seconds", 10, 1, 3600, Count, "Seconds that a connection filter may take to decide; at the bound the connection is closed (`filter.timeout`).";
+    FilterWait = "filter_wait_seconds", 10, 1, 3600, Count, "Seconds that a filter may take to decide; at the bound the connection is closed, or the request answered with 504 (`filter.timeout`).";
     SourceTable = "source_table_entries", 65_536, 64, 16_777_216, Count, "Sources that a per-source limit remembers per worker; at the bound the one not seen longest is forgotten.";
     FlowTable = "flow_table_entries", 65_536, 16, 4_194_304, Count, "UDP flows per listener and worker; at the bound the flow idle longest makes room if it has been idle for a second, else the datagram is dropped.";
     HandshakePartial = "handshake_bytes", 64 * KIB, 16 * KIB, 64 * KIB, Bytes, "Bytes of an unfinished TLS handshake that are held; at the bound the connection is closed (`tls.protocol`).";

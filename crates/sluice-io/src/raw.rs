@@ -128,6 +128,11 @@ impl RawStream {
         }
     }
 
+    /// The address of our end; none of a unix socket.
+    pub fn local_address(&self) -> Option<std::net::SocketAddr> {
+        sluice_sys::socket::local_address(&self.socket)
+    }
+
     /// Whether nothing is left over from the last `send`.
     pub const fn is_flushed(&self) -> bool {
         self.unsent.is_none()

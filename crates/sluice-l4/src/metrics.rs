@@ -23,7 +23,7 @@ sluice_telemetry::metrics! {
 }
 
 /// Counts that a limit was reached.
-pub(crate) fn count_limit(worker: &WorkerCx, limit: Limit) {
+pub fn count_limit(worker: &WorkerCx, limit: Limit) {
     #[derive(Default)]
     struct Reached(CounterSet<&'static str>);
     let counter = |name: &&'static str| worker.shard.counter(&LIMIT_REACHED, &[name]);

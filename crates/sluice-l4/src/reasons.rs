@@ -22,7 +22,7 @@ sluice_core::reasons! {
     FLOW_UNANSWERED = "flow.unanswered", Handle, Upstream, "-", "The endpoint never answered and the client fell silent for `flow_unanswered_seconds`. Nothing to do for protocols without answers, such as syslog; else look at the endpoint.";
     FLOW_MOVED = "flow.moved", Handle, Upstream, "-", "The endpoint was unhealthy or ejected, and the client's next datagram began a new flow to another one (`on_endpoint_unhealthy`). See `/clusters` on the admin address for the endpoint's health.";
     FLOW_ICMP = "flow.icmp", Handle, Upstream, "UF", "The endpoint's host said that nothing listens there or the network that it cannot be reached (ICMP). Check that the service runs and listens on that UDP port.";
-    FILTER_TIMEOUT = "filter.timeout", Filter, Local, "-", "A connection filter did not decide within `filter_wait_seconds`; look at what it asks.";
+    FILTER_TIMEOUT = "filter.timeout", Filter, Local, "-", "A filter did not decide within `filter_wait_seconds`; the detail names it where it is one of HTTP. Look at what it asks.";
 }
 
 /// Every reason that layers up to this one know, for documents and for the test of uniqueness.

@@ -16,6 +16,7 @@ use sluice_codec::h1::H1Stream;
 use sluice_codec::h3::H3Stream;
 use sluice_codec::h3::frame::code;
 use sluice_codec::{ErrorKind, Head, HttpError, HttpStream, Known, Method, Version};
+use sluice_core::limits::Limit;
 use sluice_core::reason::end;
 use sluice_core::{Moment, Reason};
 use sluice_io::WorkerCx;
@@ -188,6 +189,8 @@ pub(crate) struct Life {
     pending: Option<Pending>,
     handshake: websocket::Handshake,
     random: u64,
+    /// Listeners of this process that the request had passed before, once it was looked at.
+    hops: Option<u64>,
     /// When the whole exchange is over, and what says so.
     total_at: Moment,
     total_timeout: Option<std::time::Duration>,
@@ -251,6 +254,7 @@ impl Life {
             idle_timeout: None,
             idle_at: Moment::NEVER,
             response_timeout: None,
+            hops: None,
             random: worker.random_below(1 << 30) as u64,
             station,
             lane,
@@ -302,6 +306,8 @@ impl Life {
         };
         let rule = &latched.table.virtual_hosts[place.0].rules[place.1];
         self.summary.route = Some(rule.name.clone());
+        self.total_timeout = rule.options.timeouts.total;
+        self.total_at = self.began.after_bound(self.total_timeout);
         self.run_filters(stream).await?;
         self.choose(latched, place)
     }
@@ -480,7 +486,7 @@ impl Life {
                         break;
                     }
                     Step::Wait(later) => {
-                        let resume = self.while_waiting(stream, later).await?;
+                        let resume = self.await_filter(stream, name, later).await?;
                         self.with_request(place, resume)
                     }
                 };
@@ -489,23 +495,28 @@ impl Life {
         Ok(())
     }
 
-    /// Waits for something while the client may go away.
-    async fn while_waiting<T>(
+    /// Waits for what a filter waits for: until the client goes away, the time for the exchange is over, or the filter
+    /// has had the time that any of them gets.
+    async fn await_filter<T>(
         &mut self,
         stream: &mut HttpStream,
-        mut later: sluice_io::LocalFuture<T>,
+        filter: &str,
+        later: sluice_io::LocalFuture<T>,
     ) -> Result<T, Stop> {
         let worker = Rc::clone(self.worker());
-        poll_fn(|cx| {
-            if let Poll::Ready(done) = later.as_mut().poll(cx) {
-                return Poll::Ready(Ok(done));
-            }
-            match stream.poll_gone(cx, &worker) {
-                Poll::Ready(error) => Poll::Ready(Err(Stop::Downstream(error))),
-                Poll::Pending => Poll::Pending,
-            }
-        })
-        .await
+        let wait = std::time::Duration::from_secs(worker.limits.get(Limit::FilterWait));
+        let by = worker.now().after(wait).min(self.total_at);
+        if let Some(done) = self.guarded(stream, by, later).await? {
+            return Ok(done);
+        }
+        let (why, details) = if self.total_at <= by {
+            (reasons::ROUTE_TIMEOUT, "request_overall_timeout")
+        } else {
+            sluice_l4::metrics::count_limit(&worker, Limit::FilterWait);
+            (sluice_l4::reasons::FILTER_TIMEOUT, "filter_timeout")
+        };
+        self.summary.detail = Some(format!("the filter {filter} did not decide").into());
+        Err(Stop::reply(Reply::new(504, why, details, "the request was not decided in time\n")))
     }
 
     fn with_request<R>(

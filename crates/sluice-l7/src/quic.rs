@@ -29,6 +29,7 @@ use sluice_l4::quic::{Hellos, QuicClient, Serve};
 use sluice_sys::socket::local_address;
 use sluice_telemetry::Counter;
 use sluice_tls::{ServerTls, reasons as tls_reasons};
+use sluice_upstream::hops;
 use tokio::sync::Notify;
 
 use crate::handler::HttpHandler;
@@ -44,6 +45,7 @@ const EARLY_TIME: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct QuicSlot {
     worker: Rc<WorkerCx>,
+    _own: hops::Listening,
     endpoint: QuicEndpoint,
     first_packets: Rc<FirstPackets>,
     /// Where clients arrive.
@@ -114,6 +116,7 @@ impl QuicSlot {
         let endpoint = QuicEndpoint::open(socket, place, watch, &fallback)?;
         Ok(Rc::new(Self {
             worker: Rc::clone(worker),
+            _own: hops::Listening::on(hops::Transport::Datagram, local),
             endpoint,
             first_packets,
             local,

@@ -23,6 +23,7 @@ use sluice_telemetry::metrics::other;
 use sluice_telemetry::{Counter, CounterSet, Histogram, SeriesSet};
 use sluice_upstream::cluster::Claim;
 use sluice_upstream::connector::{Failure, reach};
+use sluice_upstream::hops::Transport;
 use sluice_upstream::plan::HttpVersion;
 use sluice_upstream::pool::Idle;
 use sluice_upstream::{Cluster, ClusterHandle, EndpointState, Pool, Preface};
@@ -347,6 +348,7 @@ impl Lines {
             Multiplexed::H3(self.quic.reach(&plan, endpoint, worker, claim).await?)
         } else {
             let stream = reach(&plan, endpoint, worker, &Preface::default()).await?;
+            endpoint.note_local(Transport::Stream, || stream.raw().local_address()?.ip().into());
             let shared = shares || (plan.protocol == HttpVersion::Auto && agreed_on_h2(&stream));
             if !shared {
                 self.handle.note_connected(worker, endpoint, started);

@@ -309,3 +309,12 @@ impl Client {
 pub fn get(address: SocketAddr, host: &str, path: &str) -> Message {
     Client::connect(address).get(host, path)
 }
+
+/// What a server answers to a WebSocket key, RFC 6455 §4.2.2.
+#[must_use]
+pub fn websocket_accept(key: &str) -> String {
+    let joined = format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
+    let digest =
+        aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY, joined.as_bytes());
+    data_encoding::BASE64.encode(digest.as_ref())
+}

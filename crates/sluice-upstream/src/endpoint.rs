@@ -5,10 +5,12 @@
 //! crosses the threshold (compare-and-swap) and cleared by the control thread.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+
+use crate::hops::{self, Transport};
 
 /// Where to connect: resolved, unlike [`sluice_core::Endpoint`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -48,6 +50,8 @@ pub struct EndpointState {
     unhealthy: AtomicBool,
     ejected: AtomicBool,
     ejections: AtomicU32,
+    /// It turned out to be a listener of this process.
+    ours: AtomicBool,
 }
 
 impl EndpointState {
@@ -68,7 +72,28 @@ impl EndpointState {
             unhealthy: AtomicBool::new(false),
             ejected: AtomicBool::new(false),
             ejections: AtomicU32::new(0),
+            ours: AtomicBool::new(false),
         }
+    }
+
+    /// Notes a connection to it from the address that `local` gives: an address of this host and a port that this
+    /// process listens on are a listener of ours.
+    pub fn note_local(&self, transport: Transport, local: impl FnOnce() -> Option<IpAddr>) {
+        let ours = match &self.target {
+            Target::Ip(target) => {
+                hops::may_be_ours(transport, *target)
+                    && (target.ip().is_loopback() || local() == Some(target.ip()))
+            }
+            Target::Unix(_) => false,
+        };
+        if ours != self.ours.load(Relaxed) {
+            self.ours.store(ours, Relaxed);
+        }
+    }
+
+    /// Whether the last connection to it led to a listener of this process.
+    pub fn is_ours(&self) -> bool {
+        self.ours.load(Relaxed)
     }
 
     /// Its share.

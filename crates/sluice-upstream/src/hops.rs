@@ -121,7 +121,8 @@ pub fn enter(
     Ok(Some(Hop(Box::new(place))))
 }
 
-fn may_be_ours(transport: Transport, target: SocketAddr) -> bool {
+/// Whether we listen on `target`, if that is an address of this host.
+pub(crate) fn may_be_ours(transport: Transport, target: SocketAddr) -> bool {
     let listening = OWN.listening.load();
     let known =
         |ip: IpAddr| listening.contains_key(&(transport, SocketAddr::new(ip, target.port())));

@@ -20,7 +20,7 @@ use crate::h2::io::Wire;
 use crate::h2::server::SEND_BUFFER;
 use crate::h2::{H2Options, H2Stream, convert, error_of};
 use crate::head::Head;
-use crate::multiplexed::{OpenStream, OpenStreams};
+use crate::open_streams::{OpenStream, OpenStreams};
 
 /// A connection that requests go out on.
 #[derive(Clone, Debug)]

@@ -16,7 +16,7 @@ use crate::error::{ErrorKind, HttpError};
 use crate::h2::io::{CountedBody, Wire};
 use crate::h2::{code, convert, error_of};
 use crate::head::Head;
-use crate::multiplexed::OpenStream;
+use crate::open_streams::OpenStream;
 
 /// A stream that speaks HTTP/2.
 #[derive(Debug)]

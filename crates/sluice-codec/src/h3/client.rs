@@ -15,7 +15,7 @@ use crate::h1::Role;
 use crate::h3::connection::{Shared, greet};
 use crate::h3::{H3Options, H3Stream};
 use crate::head::Head;
-use crate::multiplexed::{OpenStream, OpenStreams};
+use crate::open_streams::{OpenStream, OpenStreams};
 
 /// A connection that requests go out on.
 #[derive(Clone, Debug)]

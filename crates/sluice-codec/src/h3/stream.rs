@@ -22,7 +22,7 @@ use crate::h3::connection::Shared;
 use crate::h3::convert::{self, Refusal};
 use crate::h3::frame::{self, code, kind};
 use crate::head::{Head, Method};
-use crate::multiplexed::OpenStream;
+use crate::open_streams::OpenStream;
 
 /// A stream that speaks HTTP/3.
 pub struct H3Stream {

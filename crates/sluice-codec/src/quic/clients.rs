@@ -15,6 +15,7 @@ use quinn::{ClientConfig, Connection, EndpointConfig, Runtime as _, TokioRuntime
 use rustls::pki_types::ServerName;
 use sluice_io::WorkerCx;
 use sluice_upstream::connector::{Failure, verified_name};
+use sluice_upstream::hops::Transport;
 use sluice_upstream::{ClusterPlan, EndpointState, Target};
 
 use super::{OnWorker, QuicOptions};
@@ -73,6 +74,7 @@ impl QuicClients {
         let name = verified_name(tls, endpoint).ok_or_else(|| failed(&"it has no name"))?;
         let connecting = self.connect(to, Arc::clone(&tls.config), &name, plan.reuse.streams_max);
         let connection = connecting.await.map_err(|error| failed(&error))?;
+        endpoint.note_local(Transport::Datagram, || connection.local_ip());
         let greeted = H3Client::greet(connection, worker, kept).await;
         greeted.map_err(|error| failed(&error))
     }

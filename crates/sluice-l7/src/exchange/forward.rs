@@ -15,6 +15,7 @@ use sluice_codec::h1::parse::is_authority;
 use sluice_codec::stream::READ_SHARED;
 use sluice_codec::{ErrorKind, HttpError, HttpStream, Known, Method, Version};
 use sluice_core::connection::Attempt;
+use sluice_core::limits::Limit;
 use sluice_core::reason::end;
 use sluice_core::{Moment, Reason};
 use sluice_io::buffers::SCRATCH;
@@ -88,8 +89,6 @@ impl Life {
         let lines = self.station.shared.upstreams.to(&target.cluster, &worker);
         drop(target);
         let _under = lines.enter_request();
-        self.total_timeout = options.timeouts.total;
-        self.total_at = self.began.after_bound(self.total_timeout);
         if let Some(limit) = self.grpc_deadline()
             && self.began.after(limit) < self.total_at
         {
@@ -356,6 +355,29 @@ impl Life {
         lines.cells.count(self.worker(), cluster, &endpoint.name, status, took);
     }
 
+    /// Counts a request that goes to a listener of this process, and cuts one that has gone round. Connections are
+    /// shared, so it is not they that are counted; requests to other hosts carry no count.
+    fn count_hop(&mut self, endpoint: &EndpointState) -> Result<(), Stop> {
+        if !endpoint.is_ours() {
+            return Ok(());
+        }
+        let before = *self.hops.get_or_insert_with(|| {
+            let value = self.request.get_named(HOPS);
+            value.and_then(|value| std::str::from_utf8(value).ok()?.parse().ok()).unwrap_or(0)
+        });
+        let max = self.worker().limits.get(Limit::OwnHops);
+        if before < max {
+            self.request.set(HOPS, (before + 1).to_string().as_bytes());
+            return Ok(());
+        }
+        let detail = format!("it has passed {max} of our listeners (own_hops)");
+        let (why, said) = (upstream_reasons::LOOP, Some(detail.as_str().into()));
+        self.note(Attempt::failed(Arc::clone(&endpoint.name), why, None, said));
+        self.summary.detail = Some(detail.into());
+        let text = self.told("loop detected", upstream_reasons::LOOP);
+        Err(Stop::reply(Reply::new(508, upstream_reasons::LOOP, "loop_detected", text)))
+    }
+
     /// Takes a stream to `endpoint` and sends the head of the request on it.
     async fn connect(
         &mut self,
@@ -384,6 +406,7 @@ impl Life {
             let name = endpoint.host.as_ref().unwrap_or(&endpoint.name);
             self.request.set_authority(name.as_bytes());
         }
+        self.count_hop(endpoint)?;
         let version = match &line {
             Line::H1(_) => Version::Http11,
             Line::Shared(connection) => connection.version(),
@@ -432,7 +455,7 @@ impl Life {
     }
 
     /// Runs something until it is done, its time is over (`None`), or the client has gone.
-    async fn guarded<F: Future>(
+    pub(super) async fn guarded<F: Future>(
         &self,
         down: &mut HttpStream,
         by: Moment,
@@ -694,6 +717,9 @@ impl Life {
         self.guarded(down, by, std::future::pending::<()>()).await.map(drop)
     }
 }
+
+/// How many listeners of this process a request has passed.
+const HOPS: &[u8] = b"x-sluice-hops";
 
 /// How long a request may wait for its turn on a connection that it shares.
 const OPEN_TIME: Duration = Duration::from_secs(5);

@@ -1,0 +1,83 @@
+//! An HTTP filter that never decides, in a binary of its own that runs: its requests are answered in time.
+//!
+//! This program is both: started with `run`, it is a Sluice with that filter; else it is the test.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::process::ExitCode;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use sluice_codec::Head;
+use sluice_core::{Diags, Node, Path, Setting, Shape};
+use sluice_io::WorkerCx;
+use sluice_l7::filters::{Cx, FilterFactory, FilterPlan, HttpFilter, Step};
+use sluice_testkit::origin::Client;
+use sluice_testkit::{Origin, Sluice};
+
+sluice_core::section! {
+    /// Never decides.
+    pub(crate) struct Undecided {
+        /// Whether it waits; it always does.
+        pub waits: bool = "true",
+    }
+}
+
+#[derive(Debug)]
+struct Never;
+
+impl FilterFactory for Never {
+    fn name(&self) -> &'static str {
+        "undecided"
+    }
+
+    fn help(&self) -> &'static str {
+        "Never decides."
+    }
+
+    fn shape(&self) -> Shape {
+        Undecided::shape()
+    }
+
+    fn check(&self, node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Arc<dyn FilterPlan>> {
+        Undecided::bind(node, at, diags)?;
+        Some(Arc::new(Self))
+    }
+}
+
+impl FilterPlan for Never {
+    fn on_worker(&self, _worker: &Rc<WorkerCx>, _owner: &str) -> Rc<dyn HttpFilter> {
+        Rc::new(Self)
+    }
+}
+
+impl HttpFilter for Never {
+    fn request_head(&self, _cx: &mut Cx<'_>, _head: &mut Head) -> Step {
+        Step::Wait(Box::pin(std::future::pending()))
+    }
+}
+
+fn main() -> ExitCode {
+    if std::env::args().nth(1).as_deref() == Some("run") {
+        let mut extensions = sluice::Extensions::default();
+        extensions.http.register(Arc::new(Never));
+        return sluice::main_with(extensions);
+    }
+    let origin = Origin::start("a");
+    let sluice = Sluice::with_binary(std::env::current_exe().unwrap()).start(&format!(
+        "limits: {{ filter_wait_seconds: 1 }}\n\
+         listeners: [{{ name: web, address: 127.0.0.1:0, http: {{ routes: main, filters: [{{ undecided: {{ waits: true }} }}] }} }}]\n\
+         routes: {{ main: [{{ hosts: \"*\", rules: [\
+         {{ match: {{ path: /short }}, cluster: up, timeout: {{ total: 100ms }} }}, {{ cluster: up }}] }}] }}\n\
+         clusters: {{ up: {{ endpoints: [\"{}\"] }} }}\n",
+        origin.addr()
+    ));
+    let mut client = Client::connect(sluice.addr("web"));
+    assert_eq!(client.get("a", "/short").status(), 504);
+    assert_eq!(sluice.record_of("route.timeout")["response_code"], 504);
+    assert_eq!(client.get("a", "/").status(), 504);
+    let record = sluice.record_of("filter.timeout");
+    assert_eq!(record["detail"], "the filter undecided did not decide");
+    assert_eq!(sluice.metric("sluice_limit_reached_total", "limit=\"filter_wait_seconds\""), 1);
+    assert!(origin.requests().is_empty());
+    ExitCode::SUCCESS
+}
