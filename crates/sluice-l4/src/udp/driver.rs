@@ -25,7 +25,7 @@ use sluice_sys::datagram::{BATCH, Datagram, Outgoing, Received, send};
 use sluice_sys::socket::local_address;
 use sluice_telemetry::{Counter, RecordKind};
 use sluice_upstream::cluster::Claim;
-use sluice_upstream::hops::{self, Hop, Transport};
+use sluice_upstream::hops::{self, Transport};
 use sluice_upstream::plan::OnUnhealthy;
 use smallvec::SmallVec;
 use tokio::sync::Notify;
@@ -33,7 +33,7 @@ use tokio::task::AbortHandle;
 
 use super::FlowChainPlan;
 use super::flow_table::{FlowId, FlowKey, FlowTable};
-use super::listener::UdpListener;
+use super::listener::{UdpListener, Upstream};
 use super::names::{Names, Newcomer};
 use crate::connection::next_id;
 use crate::metrics;
@@ -63,8 +63,7 @@ pub struct Flow {
     key: FlowKey,
     listener: Rc<UdpListener>,
     chain: usize,
-    upstream: Source,
-    _hop: Option<Hop>,
+    upstream: Upstream,
     claim: Claim,
     received: Cell<u64>,
     sent: Cell<u64>,
@@ -260,7 +259,7 @@ impl UdpSlot {
         }
         let mut rest = &run[..];
         while !rest.is_empty() {
-            match send(flow.upstream.as_fd(), rest) {
+            match send(flow.upstream.socket.as_fd(), rest) {
                 Ok(count) => rest = &rest[count..],
                 Err(error) if is_of_icmp(&error) => {
                     // An answer to an earlier datagram; this one has not been sent.
@@ -342,7 +341,7 @@ impl UdpSlot {
             let _ = info.facts.set(Box::new(facts));
         }
         let opened = self.open(&listener, &info, now, owner);
-        let (chain, claim, (upstream, hop)) = opened.inspect_err(|why| {
+        let (chain, claim, upstream) = opened.inspect_err(|why| {
             // It never became a flow, and still its end has a reason.
             self.record(&info, &listener, *why, (1, 0));
         })?;
@@ -356,7 +355,6 @@ impl UdpSlot {
             listener: Rc::clone(&listener),
             chain,
             upstream,
-            _hop: hop,
             claim,
             received: Cell::new(0),
             sent: Cell::new(0),
@@ -382,7 +380,7 @@ impl UdpSlot {
         info: &ConnInfo,
         now: Moment,
         owner: Option<&Owner>,
-    ) -> Result<(usize, Claim, (Source, Option<Hop>)), Reason> {
+    ) -> Result<(usize, Claim, Upstream), Reason> {
         self.spare(listener, now)?;
         let (chain, claim) = listener.choose(&self.worker, info, owner)?;
         let opened = self.spare(listener, now).and_then(|spare| {
@@ -426,9 +424,9 @@ impl UdpSlot {
         let why = poll_fn(|cx| {
             loop {
                 // An ICMP error makes the socket readable: what is read is the error.
-                ready!(flow.upstream.poll_ready(cx, Side::Read));
+                ready!(flow.upstream.socket.poll_ready(cx, Side::Read));
                 let got = self.worker.with_datagrams(|batch| {
-                    let more = receive(&flow.upstream, batch)?;
+                    let more = receive(&flow.upstream.socket, batch)?;
                     self.send_back(&flow, batch.iter());
                     Ok::<_, io::Error>(more)
                 });

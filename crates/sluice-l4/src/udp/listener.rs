@@ -43,6 +43,14 @@ pub(super) struct FlowChain {
     pub(super) selected: Counter,
 }
 
+/// A flow's socket to its endpoint.
+#[derive(Debug)]
+pub(super) struct Upstream {
+    pub(super) socket: Source,
+    /// It leads to a listener of ours.
+    _hop: Option<Hop>,
+}
+
 /// What it counts.
 #[derive(Debug)]
 pub(super) struct Cells {
@@ -162,7 +170,7 @@ impl UdpListener {
         chain: usize,
         claim: &Claim,
         info: &ConnInfo,
-    ) -> Result<(Source, Option<Hop>), Reason> {
+    ) -> Result<Upstream, Reason> {
         let endpoint = claim.endpoint();
         let opened = connected(worker, info, &endpoint.target);
         let name = Arc::clone(&endpoint.name);
@@ -171,15 +179,15 @@ impl UdpListener {
             Err((why, errno)) => Attempt::failed(name, *why, *errno, None),
         };
         info.reach().attempts.borrow_mut().push(attempt);
-        let (upstream, hop) = opened.map_err(|(why, _)| {
+        let upstream = opened.map_err(|(why, _)| {
             self.chains[chain].handle.note_failure(worker, endpoint, why);
             why
         })?;
-        info.reach().upstream_local.set(local_address(&upstream));
+        info.reach().upstream_local.set(local_address(&upstream.socket));
         // Whether anybody is there only an answer shows.
         endpoint.count_connection();
-        self.take_together(&upstream);
-        Ok((upstream, hop))
+        self.take_together(&upstream.socket);
+        Ok(upstream)
     }
 }
 
@@ -223,7 +231,7 @@ fn connected(
     worker: &WorkerCx,
     info: &ConnInfo,
     target: &Target,
-) -> Result<(Source, Option<Hop>), (Reason, Option<i32>)> {
+) -> Result<Upstream, (Reason, Option<i32>)> {
     let failed = |error: io::Error| {
         (sluice_upstream::reasons::of_connect_error(&error), error.raw_os_error())
     };
@@ -237,6 +245,6 @@ fn connected(
         (sluice_upstream::reasons::LOOP, None)
     })?;
     begin_connect(&socket, *to).map_err(failed)?;
-    let source = worker.reactor.register_flow(socket).map_err(failed)?;
-    Ok((source, hop))
+    let socket = worker.reactor.register_flow(socket).map_err(failed)?;
+    Ok(Upstream { socket, _hop: hop })
 }
