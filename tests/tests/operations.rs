@@ -4,7 +4,7 @@
 use std::io::{Read as _, Write as _};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use sluice_testkit::peers::{Server, connect, exchange, read, read_to_end};
+use sluice_testkit::peers::{Server, UdpServer, connect, exchange, read, read_to_end};
 use sluice_testkit::{Authority, Sluice, http, tools, wait};
 use sluice_tests::dnsmasq;
 
@@ -362,4 +362,169 @@ fn names_that_leave_the_configuration_take_their_metrics_along() {
         wait::until("series to leave", || (!has(gone)).then_some(()));
     }
     assert!(has("listener=\"kept\"") && has("cluster=\"second\""));
+}
+
+#[test]
+fn a_failed_reload_is_told_once_though_logs_lie_in_the_watched_folder() {
+    let server = Server::echo();
+    let good = relay(&quoted(&server), "");
+    // Records and the process log are in the folder of the configuration.
+    let sluice = Sluice::new().watching().expect_warning("reload failed").start(&good);
+    let failures = || sluice.reloads().iter().filter(|outcome| *outcome == "failed").count();
+    let bad = "listeners: [{ name: a, address: 127.0.0.1:0, relay: gone }]\n";
+    assert_eq!(sluice.reload(bad), "failed");
+    for number in 1..=5 {
+        drop(connect(sluice.addr("a")));
+        wait::until("a record", || (sluice.records().len() == number).then_some(()));
+    }
+    let again = wait::within(std::time::Duration::from_secs(1), || (failures() > 1).then_some(()));
+    assert!(again.is_none(), "the same failure is told again:\n{}", sluice.log());
+    // Another content is told, with the same error or another.
+    assert_eq!(sluice.reload(&format!("# edited\n{bad}")), "failed");
+    assert_eq!(sluice.reload(&relay(&quoted(&server), ", connect_attempts: 2")), "applied");
+    assert_eq!(failures(), 2);
+    assert_eq!(sluice.log().matches("reload failed").count(), 2);
+}
+
+#[test]
+fn a_certificate_that_does_not_load_is_told_once_though_logs_lie_in_the_watched_folder() {
+    if !tools::have(&["openssl"]) {
+        return;
+    }
+    let kit = Sluice::new().watching().expect_warning("does not load");
+    Authority::new(kit.folder()).issue("cert", &["a.test"]);
+    let server = Server::echo();
+    let sluice = kit.start(&format!(
+        "listeners: [{{ name: a, address: 127.0.0.1:0, tls: {{ certificates: [{{ cert: cert.pem, key: cert.key }}] }}, relay: up }}, {{ name: b, address: 127.0.0.1:0, relay: up }}]\n\
+         clusters: {{ up: {{ endpoints: [{}] }} }}\n",
+        quoted(&server)
+    ));
+    std::fs::write(sluice.folder().join("cert.pem"), "no certificate").unwrap();
+    let told = || sluice.log().matches("the one in use stays").count();
+    wait::until("the error to be told", || (told() > 0).then_some(()));
+    for number in 1..=3 {
+        drop(connect(sluice.addr("b")));
+        wait::until("a record", || (sluice.records().len() == number).then_some(()));
+    }
+    let again = wait::within(std::time::Duration::from_secs(1), || (told() > 1).then_some(()));
+    assert!(again.is_none(), "it is told again:\n{}", sluice.log());
+}
+
+#[test]
+fn records_go_to_standard_error_where_the_sink_says_so() {
+    let server = Server::echo();
+    let yaml = relay(&quoted(&server), "")
+        + "access_log: [{ sink: records.json }, { sink: stderr, format: \"to stderr: %REASON%\" }]\n";
+    let sluice = Sluice::new().start(&yaml);
+    drop(connect(sluice.addr("a")));
+    wait::until("the record", || sluice.log().contains("to stderr: end.done").then_some(()));
+    assert!(!sluice.folder().join("stderr").exists());
+}
+
+#[test]
+fn socket_options_change_with_a_reload_though_the_address_stays() {
+    if !tools::have(&["ss"]) {
+        return;
+    }
+    let server = Server::echo();
+    let yaml = |backlog: u32, keepalive: bool| {
+        format!(
+            "listeners: [{{ name: a, address: 127.0.0.1:0, relay: up, socket: {{ backlog: {backlog}, keepalive: {keepalive} }} }}]\n\
+             clusters: {{ up: {{ endpoints: [{}] }} }}\n",
+            quoted(&server)
+        )
+    };
+    let sluice = Sluice::new().start(&yaml(100, false));
+    let port = sluice.addr("a").port();
+    let ss =
+        |flags: &str| tools::must(tools::command("ss").args([flags, &format!("sport = :{port}")]));
+    // State, what waits, what may wait: of each worker's socket.
+    let backlogs = || {
+        let lines = ss("-Hltn");
+        lines.lines().map(|l| l.split_whitespace().nth(2).unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(backlogs(), ["100", "100"]);
+    let before = connect(sluice.addr("a"));
+    sluice.wait_open(1);
+    assert!(!ss("-Htno").contains("keepalive"));
+    assert_eq!(sluice.reload(&yaml(7, true)), "applied");
+    assert_eq!(backlogs(), ["7", "7"]);
+    let after = connect(sluice.addr("a"));
+    sluice.wait_open(2);
+    assert!(ss("-Htno").contains("keepalive"), "{}", ss("-Htno"));
+    drop((before, after));
+}
+
+/// A name server that gives every query the answer of this code, without records.
+fn name_server(code: u8) -> UdpServer {
+    UdpServer::start(move |query| {
+        let mut answer = query.to_vec();
+        // A response, with recursion desired and available, one question and nothing else.
+        answer.splice(2..12, [0x81, 0x80 | code, 0, 1, 0, 0, 0, 0, 0, 0]);
+        let name = answer[12..].iter().position(|byte| *byte == 0).unwrap();
+        answer.truncate(12 + name + 5);
+        vec![answer]
+    })
+}
+
+#[test]
+fn what_a_name_server_says_is_told_in_plain_words() {
+    for (code, says) in [
+        (0, "the name exists but has no address (A or AAAA record)"),
+        (2, "the name server failed (SERVFAIL)"),
+        (3, "the name does not exist (NXDOMAIN)"),
+        (5, "the name server refused the query (REFUSED)"),
+    ] {
+        let dns = name_server(code);
+        let yaml =
+            relay("\"db.test:5432\"", &format!(", dns: {{ servers: [\"{}\"] }}", dns.addr()));
+        let sluice = Sluice::new().expect_warning("look-up failed").start(&yaml);
+        let told = wait::within(std::time::Duration::from_secs(12), || {
+            sluice.log().contains(says).then_some(())
+        });
+        assert!(told.is_some(), "`{says}` is missing from\n{}", sluice.log());
+        assert!(!sluice.log().contains("Query {"), "{}", sluice.log());
+        let page = sluice.items("/clusters")[0]["resolver"]["db.test"].to_string();
+        assert!(page.contains(says), "{page}");
+    }
+}
+
+#[test]
+fn a_silent_name_server_holds_up_only_the_listeners_that_need_it() {
+    let silent = UdpServer::start(|_| Vec::new());
+    let (server, port) = (Server::greeter("hello"), tools::free_port());
+    let yaml = format!(
+        "listeners:\n\
+         \x20 - {{ name: needs-none, address: \"127.0.0.1:{port}\", relay: up }}\n\
+         \x20 - {{ name: needs-names, address: 127.0.0.1:0, http: {{ routes: main }} }}\n\
+         routes: {{ main: [{{ hosts: \"*\", rules: [{{ cluster: named }}] }}] }}\n\
+         clusters:\n\
+         \x20 up: {{ endpoints: [{}] }}\n\
+         \x20 named: {{ endpoints: [\"db.test:80\"], dns: {{ servers: [\"{}\"] }} }}\n",
+        quoted(&server),
+        silent.addr()
+    );
+    let sluice = std::thread::scope(|scope| {
+        let starting = scope.spawn(|| Sluice::new().expect_warning("look-up failed").start(&yaml));
+        wait::until("the first connection", || {
+            let mut client =
+                std::net::TcpStream::connect(std::net::SocketAddr::from(([127, 0, 0, 1], port)))
+                    .ok()?;
+            (read(&mut client, 5) == b"hello").then_some(())
+        });
+        starting.join().unwrap()
+    });
+    let ended = sluice.record("the first connection", |record| record["listener"] == "needs-none");
+    let lines = sluice.log();
+    let line = |text: &str| -> serde_json::Value {
+        let line = lines.lines().find(|line| line.contains(text));
+        serde_json::from_str(line.unwrap_or_else(|| panic!("`{text}` is missing from\n{lines}")))
+            .unwrap()
+    };
+    let waits = line("waiting for name servers")["fields"]["message"].to_string();
+    assert!(waits.contains("`db.test`") && waits.contains("`needs-names`"), "{waits}");
+    assert!(!waits.contains("`needs-none`"), "{waits}");
+    let ready = line("\"message\":\"ready\"")["timestamp"].as_str().unwrap().to_owned();
+    let began = ended["start_time"].as_str().unwrap();
+    assert!(began[..19] < ready[..19], "accepted at {began}, ready at {ready}");
 }

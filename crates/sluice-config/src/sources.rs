@@ -27,6 +27,11 @@ impl Sources {
         self.files.iter().map(|(path, _)| path.as_path())
     }
 
+    /// Every text.
+    pub fn texts(&self) -> impl Iterator<Item = &str> {
+        self.files.iter().map(|(_, text)| text.as_str())
+    }
+
     /// Line and column of the beginning of a span, both from 1; columns count characters.
     pub fn line_column(&self, span: Span) -> Option<(usize, usize)> {
         let (_, text) = self.get(span.file)?;

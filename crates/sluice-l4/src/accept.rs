@@ -9,12 +9,13 @@ use std::future::{Future as _, poll_fn};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use sluice_core::connection::Peer;
 use sluice_io::{Side, Source, WorkerCx};
+use sluice_sys::listen::{TcpOptions, change_stream};
 use sluice_sys::socket::{accept, has_waiting, local_address, no_descriptor};
 use sluice_upstream::hops::{self, Transport};
 use tokio::sync::Notify;
@@ -26,6 +27,8 @@ use crate::listener::Listener;
 #[derive(Debug)]
 pub struct Slot {
     listener: RefCell<Rc<Listener>>,
+    /// The socket, while it is accepted from.
+    socket: RefCell<Weak<Listening>>,
     draining: Cell<bool>,
     wake: Notify,
 }
@@ -48,6 +51,7 @@ impl Slot {
     pub fn new(listener: Rc<Listener>) -> Rc<Self> {
         Rc::new(Self {
             listener: RefCell::new(listener),
+            socket: RefCell::default(),
             draining: Cell::new(false),
             wake: Notify::new(),
         })
@@ -63,6 +67,15 @@ impl Slot {
         *self.listener.borrow_mut() = listener;
     }
 
+    /// Gives other options to the socket.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub fn change_options(&self, options: TcpOptions) -> io::Result<()> {
+        let Some(socket) = self.socket.borrow().upgrade() else { return Ok(()) };
+        change_stream(&socket.0, socket.is_tcp(), options)
+    }
+
     /// Accepts what is queued and then closes the socket.
     pub fn drain(&self) {
         self.draining.set(true);
@@ -71,6 +84,8 @@ impl Slot {
 
     /// Accepts until drained.
     pub async fn accept(self: Rc<Self>, socket: Listening, worker: Rc<WorkerCx>) {
+        let socket = Rc::new(socket);
+        *self.socket.borrow_mut() = Rc::downgrade(&socket);
         // A wildcard socket must ask each connection for its own address.
         let bound = socket.local();
         let _own = local_address(&socket.0).map(|own| hops::Listening::on(Transport::Stream, own));
@@ -161,6 +176,10 @@ impl Listening {
             Some(address) => Some(Peer::Ip(address)),
             None => Some(Peer::Unix),
         }
+    }
+
+    fn is_tcp(&self) -> bool {
+        local_address(&self.0).is_some()
     }
 
     fn poll_accept(&self, cx: &Context<'_>, worker: &WorkerCx) -> Poll<io::Result<(Source, Peer)>> {

@@ -211,6 +211,7 @@ fn sink(
     let kinds = kinds.reduce(|a, b| a | b).unwrap_or(u8::MAX);
     let target = match log.sink.value.as_str() {
         "stdout" => Target::Stdout,
+        "stderr" => Target::Stderr,
         path => Target::File(folder.join(path)),
     };
     if let Target::File(path) = &target
@@ -230,7 +231,7 @@ fn sink(
                 at.key("sink"),
                 format!("{}: its folder does not exist", path.display()),
             )
-            .help("create the folder, or write `stdout`");
+            .help("create the folder, or write `stdout` or `stderr`");
         return None;
     }
     Some(SinkPlan { target, kinds, template: template? })

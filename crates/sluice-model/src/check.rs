@@ -154,7 +154,7 @@ pub fn unused(config: &Config, diags: &mut Diags) {
 }
 
 /// Where a listener relays to.
-fn relays_of(listener: &Listener) -> impl Iterator<Item = &Relay> {
+pub(crate) fn relays_of(listener: &Listener) -> impl Iterator<Item = &Relay> {
     let outer = listener.chains.iter().filter_map(|chain| chain.relay.as_ref());
     let inner = listener.chains.iter().flat_map(|chain| chain.chains.iter());
     let inner = inner.filter_map(|chain| chain.relay.as_ref());
@@ -168,7 +168,7 @@ pub fn clusters_of_routes(config: &Config) -> impl Iterator<Item = &Spanned<Name
 }
 
 /// HTTP on a listener's chains.
-fn https_of(listener: &Listener) -> impl Iterator<Item = &Http> {
+pub(crate) fn https_of(listener: &Listener) -> impl Iterator<Item = &Http> {
     let outer = listener.chains.iter().filter_map(|chain| chain.http.as_ref());
     let inner = listener.chains.iter().flat_map(|chain| chain.chains.iter());
     let inner = inner.filter_map(|chain| chain.http.as_ref());

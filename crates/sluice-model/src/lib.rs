@@ -10,6 +10,7 @@ pub mod build;
 pub mod chains;
 pub mod check;
 pub mod diff;
+pub mod reach;
 pub mod sections;
 
 pub use build::{Needed, Snapshot, build};

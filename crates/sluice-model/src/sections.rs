@@ -641,7 +641,7 @@ choice! {
 section! {
     /// A place that records go to.
     pub struct AccessLog {
-        /// `stdout`, or the path of a file. SIGUSR1 opens files anew.
+        /// `stdout`, `stderr`, or the path of a file. SIGUSR1 reopens files.
         pub sink: Spanned<String> = "stdout",
         /// `json`, `text`, or a line with %OPERATOR%s.
         pub format: Spanned<String> = "json",

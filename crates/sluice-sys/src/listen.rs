@@ -6,11 +6,11 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
 
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
 /// How a TCP listening socket is made.
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +51,27 @@ pub fn tcp(address: SocketAddr, count: usize, options: TcpOptions) -> io::Result
         socket.listen(i32::try_from(options.backlog).unwrap_or(i32::MAX))?;
         Ok(socket)
     })
+}
+
+/// Gives other options to a TCP or unix socket that listens already. Connections that were accepted keep theirs.
+///
+/// # Errors
+/// What `setsockopt(2)` or `listen(2)` said.
+pub fn change_stream(socket: &impl AsFd, tcp: bool, options: TcpOptions) -> io::Result<()> {
+    let socket = SockRef::from(socket);
+    if tcp {
+        socket.set_keepalive(options.keepalive)?;
+        crate::socket::set_fast_open(&*socket, options.fast_open)?;
+    }
+    socket.listen(i32::try_from(options.backlog).unwrap_or(i32::MAX))
+}
+
+/// Gives another receive buffer to a UDP socket. The kernel caps it at net.core.rmem_max.
+///
+/// # Errors
+/// What `setsockopt(2)` said.
+pub fn change_datagrams(socket: &impl AsFd, receive_buffer: usize) -> io::Result<()> {
+    SockRef::from(socket).set_recv_buffer_size(receive_buffer)
 }
 
 /// Makes `count` UDP sockets that share `address`; with port 0 all get the port of the first.

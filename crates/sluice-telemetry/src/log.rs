@@ -33,6 +33,8 @@ type Ring = Arc<ArrayQueue<Box<dyn Record>>>;
 pub enum Target {
     /// Standard output.
     Stdout,
+    /// Standard error, where the process log goes too.
+    Stderr,
     /// A file, opened for appending and opened anew on request.
     File(PathBuf),
 }
@@ -265,7 +267,7 @@ fn drain(shared: &Shared, sinks: &mut [Sink], unwritten: &Counter) {
 impl Sink {
     fn open(plan: SinkPlan) -> io::Result<Self> {
         let file = match &plan.target {
-            Target::Stdout => None,
+            Target::Stdout | Target::Stderr => None,
             Target::File(path) => Some(open(path)?),
         };
         Ok(Self { plan, file, line: String::new(), failing: false })
@@ -288,6 +290,9 @@ impl Sink {
         }
         let (written, done) = match &mut self.file {
             Some(file) => write_what_goes(file, self.line.as_bytes()),
+            None if self.plan.target == Target::Stderr => {
+                write_what_goes(&mut io::stderr().lock(), self.line.as_bytes())
+            }
             None => write_what_goes(&mut io::stdout().lock(), self.line.as_bytes()),
         };
         match done {

@@ -14,6 +14,8 @@ use std::time::Duration;
 
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::net::{DnsError, NetError};
+use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::{Resolver, TokioResolver};
 use sluice_core::Endpoint;
 use sluice_core::limits::{Limit, Limits};
@@ -76,6 +78,11 @@ impl Resolution {
         let new = hosts.iter().filter(|host| !self.good.borrow().contains_key(*host)).count();
         self.waiting.set(new);
         self.done.notify_waiters();
+    }
+
+    /// Whether some host name has not been looked up once.
+    pub fn waits(&self) -> bool {
+        self.waiting.get() > 0
     }
 
     /// Waits until every host name has been looked up once, well or badly.
@@ -154,16 +161,43 @@ async fn lookup(plan: &ClusterPlan, host: &str) -> Result<(Vec<IpAddr>, Duration
     let answer = tokio::time::timeout(LOOKUP_TIMEOUT, resolver.lookup_ip(host))
         .await
         .map_err(|_| format!("no answer within {} s", LOOKUP_TIMEOUT.as_secs()))?
-        .map_err(|error| error.to_string())?;
+        .map_err(|error| words(&error))?;
     let valid_for = answer.valid_until().saturating_duration_since(Instant::now().into_std());
     let mut addresses: Vec<IpAddr> = answer.iter().collect();
     addresses.sort_unstable();
     addresses.dedup();
     addresses.truncate(Limits::default().size(Limit::ResolvedAddresses));
     if addresses.is_empty() {
-        return Err("the name exists and has no address".into());
+        return Err(NO_DATA.into());
     }
     Ok((addresses, valid_for))
+}
+
+const NO_DATA: &str = "the name exists but has no address (A or AAAA record)";
+
+/// What went wrong with a look-up, for people.
+fn words(error: &NetError) -> String {
+    match error {
+        NetError::Dns(DnsError::NoRecordsFound(none)) => match none.response_code {
+            ResponseCode::NoError => NO_DATA.into(),
+            code => of_code(code),
+        },
+        NetError::Dns(DnsError::ResponseCode(code)) => of_code(*code),
+        NetError::Timeout => "the name server did not answer in time".into(),
+        NetError::NoConnections => "no name server could be reached".into(),
+        NetError::Io(error) => format!("the name server cannot be reached: {error}"),
+        other => other.to_string(),
+    }
+}
+
+/// A code of an answer. Source: RFC 1035 §4.1.1.
+fn of_code(code: ResponseCode) -> String {
+    match code {
+        ResponseCode::NXDomain => "the name does not exist (NXDOMAIN)".into(),
+        ResponseCode::ServFail => "the name server failed (SERVFAIL)".into(),
+        ResponseCode::Refused => "the name server refused the query (REFUSED)".into(),
+        code => format!("the name server answered with an error ({code})"),
+    }
 }
 
 fn resolver(plan: &ClusterPlan) -> Result<TokioResolver, String> {

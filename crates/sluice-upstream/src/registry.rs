@@ -110,8 +110,9 @@ impl Clusters {
     }
 
     /// The resolutions, to wait for their first round without holding the registry.
-    pub fn first_rounds(&self) -> Vec<Rc<Resolution>> {
-        self.live.values().map(|live| Rc::clone(&live.resolution)).collect()
+    pub fn first_rounds(&self) -> BTreeMap<Name, Rc<Resolution>> {
+        let waits = self.live.iter().filter(|(_, live)| live.resolution.waits());
+        waits.map(|(name, live)| (name.clone(), Rc::clone(&live.resolution))).collect()
     }
 }
 

@@ -5,7 +5,8 @@
 //! or not at all; nothing that takes long runs on this thread itself.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use sluice_core::{Limits, ListenAddress, Name, Reason};
 use sluice_io::{Budget, WorkerCx};
 use sluice_model::build::Snapshot;
 use sluice_model::diff::Diff;
+use sluice_model::reach;
 use sluice_model::sections::Admin;
 use sluice_telemetry::log::OpenSinks;
 use sluice_telemetry::{LogHub, LogQueue, Registry};
@@ -45,7 +47,7 @@ mod watch;
 use build::Built;
 pub(crate) use build::Workshop;
 use report::Report;
-use sockets::Sockets;
+use sockets::{NextSockets, Sockets};
 use vitals::Vitals;
 
 sluice_telemetry::metrics! {
@@ -96,8 +98,8 @@ struct InForce {
     number: u64,
     loaded_at: Duration,
     built: Built,
-    /// What the last reload that failed had to say.
-    last_failure: Option<String>,
+    /// The last reload, where it failed.
+    last_failure: Option<Failure>,
 }
 
 /// What brought a reload about.
@@ -267,14 +269,8 @@ impl Control {
         self.log.use_sinks(sinks);
         let rounds = self.apply_clusters(snapshot, changed);
         self.workshop.set_routes(snapshot);
-        if self.stage.get() == Stage::Starting {
-            // A name server that does not answer must not keep the other clusters from serving.
-            let all = async {
-                for round in rounds {
-                    round.first_round().await;
-                }
-            };
-            let _ = tokio::time::timeout(FIRST_LOOKUPS, all).await;
+        if self.stage.get() == Stage::Starting && !rounds.is_empty() {
+            self.await_names(&rounds, &next).await;
         }
         self.sockets.borrow_mut().commit(next);
         let clusters = Arc::new(snapshot.clusters.keys().cloned().collect());
@@ -303,6 +299,59 @@ impl Control {
         Ok(())
     }
 
+    /// Waits, for a while, until the host names of clusters are looked up. Listeners that need none serve meanwhile.
+    async fn await_names(&self, rounds: &BTreeMap<Name, Rc<Resolution>>, next: &NextSockets) {
+        let waiting: BTreeSet<Name> = {
+            let in_force = self.in_force.borrow();
+            let config = &in_force.built.config;
+            let needs =
+                |clusters: BTreeSet<Name>| clusters.iter().any(|name| rounds.contains_key(name));
+            let listeners = config.listeners.iter();
+            let waiting = listeners.filter(|listener| needs(reach::clusters_of(config, listener)));
+            waiting.map(|listener| listener.name.value.clone()).collect()
+        };
+        let others = next.keys_of(|listener| !waiting.contains(listener));
+        self.commit(&Part::Sockets(Arc::new(others))).await;
+        let all = async {
+            for round in rounds.values() {
+                round.first_round().await;
+            }
+        };
+        let all = tokio::time::timeout(FIRST_LOOKUPS, all);
+        tokio::pin!(all);
+        tokio::select! {
+            _ = &mut all => return,
+            () = tokio::time::sleep(TELL_LOOKUPS) => {}
+        }
+        self.tell_waiting(rounds, &waiting);
+        let _ = all.await;
+    }
+
+    fn tell_waiting(&self, rounds: &BTreeMap<Name, Rc<Resolution>>, listeners: &BTreeSet<Name>) {
+        let clusters = self.clusters.borrow();
+        let unresolved = rounds.iter().filter(|(_, round)| round.waits());
+        let hosts: Vec<String> = unresolved
+            .filter_map(|(name, _)| clusters.get(name))
+            .flat_map(|cluster| {
+                let hosts = cluster.resolver_notes().into_iter().map(|(host, _)| host);
+                hosts.map(|host| format!("`{host}` of the cluster `{}`", cluster.name))
+            })
+            .collect();
+        let listeners: Vec<String> = listeners.iter().map(|name| format!("`{name}`")).collect();
+        let held_up = match listeners.as_slice() {
+            [] => "no listener waits for them".to_owned(),
+            names => format!(
+                "listeners that wait for them, up to {} s: {}",
+                FIRST_LOOKUPS.as_secs(),
+                names.join(", ")
+            ),
+        };
+        tracing::info!(
+            "waiting for name servers: {} not resolved yet; {held_up}",
+            hosts.join(", ")
+        );
+    }
+
     /// Has every worker serve what it made ready.
     async fn commit(&self, part: &Part) {
         for worker in &self.workers {
@@ -316,7 +365,7 @@ impl Control {
         &self,
         snapshot: &Snapshot,
         changed: impl Fn(&str) -> bool,
-    ) -> Vec<Rc<Resolution>> {
+    ) -> BTreeMap<Name, Rc<Resolution>> {
         let plans: BTreeMap<Name, _> = snapshot
             .clusters
             .iter()
@@ -337,7 +386,7 @@ impl Control {
     }
 
     async fn reload(&self, config: &std::path::Path, trigger: Trigger) {
-        let outcome = self.try_reload(config).await;
+        let outcome = self.try_reload(config, trigger).await;
         self.vitals.reloaded(outcome.is_ok(), self.clock.wall(self.clock.now()));
         let code = match &outcome {
             Ok(Some(diff)) => {
@@ -352,8 +401,15 @@ impl Control {
                 "unchanged"
             }
             Err(error) => {
+                let failure = Failure::of(error);
+                let mut in_force = self.in_force.borrow_mut();
+                // Watched folders change for many reasons; the same failure is told once.
+                if trigger == Trigger::Watch && in_force.last_failure.as_ref() == Some(&failure) {
+                    return;
+                }
+                in_force.last_failure = Some(failure);
+                drop(in_force);
                 tracing::error!("reload failed, the configuration in force stays: {error:#}");
-                self.in_force.borrow_mut().last_failure = Some(brief(error));
                 "failed"
             }
         };
@@ -361,19 +417,31 @@ impl Control {
         self.report.reloaded(code, self.in_force.borrow().number);
     }
 
-    async fn try_reload(&self, config: &std::path::Path) -> anyhow::Result<Option<Diff>> {
-        let (workshop, path) = (Arc::clone(&self.workshop), config.to_owned());
-        let built = tokio::task::spawn_blocking(move || workshop.build(&path)).await??;
-        for trouble in &built.snapshot.stale_certificates {
+    fn tell_stale_certificates(&self, snapshot: &Snapshot) {
+        for trouble in &snapshot.stale_certificates {
             let help = trouble.help.unwrap_or("the certificate in use stays");
             tracing::error!(
                 "a certificate does not load and the one in use stays: {trouble}; {help}"
             );
             self.shard.counter(&RELOADS, &["stale_certificate"]).increment();
         }
+    }
+
+    async fn try_reload(
+        &self,
+        config: &std::path::Path,
+        trigger: Trigger,
+    ) -> anyhow::Result<Option<Diff>> {
+        let (workshop, path) = (Arc::clone(&self.workshop), config.to_owned());
+        let built = tokio::task::spawn_blocking(move || workshop.build(&path)).await??;
         let diff = Diff::of(&self.in_force.borrow().built.config, &built.config);
         let same_files = self.in_force.borrow().built.fingerprint == built.fingerprint;
-        if diff.is_empty() && same_files {
+        let unchanged = diff.is_empty() && same_files;
+        if !unchanged || trigger == Trigger::Signal {
+            self.tell_stale_certificates(&built.snapshot);
+        }
+        if unchanged {
+            self.in_force.borrow_mut().last_failure = None;
             return Ok(None);
         }
         for fixed in diff.other.iter().filter(|what| **what != "drain") {
@@ -468,7 +536,7 @@ impl Control {
                     left.iter().map(|(name, count)| format!("{name}: {count}")).collect();
                 tracing::info!(
                     remaining = total,
-                    deadline_s = (timeout - waited).as_secs(),
+                    deadline_s = (timeout - waited).as_millis().div_ceil(1000),
                     "draining: {}",
                     by.join(", ")
                 );
@@ -507,11 +575,25 @@ impl Control {
     }
 }
 
-/// A failure as the pages show it: without lines of the configuration, which may hold secrets.
-fn brief(error: &anyhow::Error) -> String {
-    match error.downcast_ref::<Box<build::Rejected>>() {
-        Some(rejected) => rejected.brief(),
-        None => format!("{error:#}"),
+/// A reload that failed.
+#[derive(Debug, PartialEq, Eq)]
+struct Failure {
+    /// As the pages show it: without lines of the configuration, which may hold secrets.
+    brief: String,
+    /// What was read and what came of it.
+    content: u64,
+}
+
+impl Failure {
+    fn of(error: &anyhow::Error) -> Self {
+        let mut hasher = DefaultHasher::new();
+        format!("{error:#}").hash(&mut hasher);
+        let rejected = error.downcast_ref::<Box<build::Rejected>>();
+        if let Some(rejected) = rejected {
+            rejected.loaded.sources.texts().for_each(|text| text.hash(&mut hasher));
+        }
+        let brief = rejected.map_or_else(|| format!("{error:#}"), |rejected| rejected.brief());
+        Self { brief, content: hasher.finish() }
     }
 }
 
@@ -530,6 +612,9 @@ const FIRST_LOOKUPS: Duration = Duration::from_secs(5);
 
 /// How often a process that takes over looks whether the other has let go of a UDP port.
 const TAKEOVER_LOOK: Duration = Duration::from_millis(100);
+
+/// How long it waits before it says so.
+const TELL_LOOKUPS: Duration = Duration::from_millis(300);
 
 /// How often a drain looks whether it is done, and tells that it is not.
 const DRAIN_LOOK: Duration = Duration::from_millis(50);

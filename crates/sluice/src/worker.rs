@@ -60,6 +60,8 @@ pub(crate) enum Order {
 /// How much of what was prepared is to be served.
 #[derive(Clone)]
 pub(crate) enum Part {
+    /// These sockets, while others wait.
+    Sockets(Arc<HashSet<SocketKey>>),
     /// All of it; nothing else lives on, and of clusters only these.
     Whole { clusters: Arc<HashSet<Name>> },
 }
@@ -202,7 +204,14 @@ impl Office {
     /// Puts what was prepared in force, or a part of it.
     fn commit(&mut self, part: Part) {
         let Some(mut prepared) = self.prepared.take() else { return };
-        let Part::Whole { clusters } = part;
+        let clusters = match part {
+            Part::Sockets(keys) => {
+                prepared.commit(|key| keys.contains(key), &mut self.slots, &self.worker);
+                self.prepared = Some(prepared);
+                return;
+            }
+            Part::Whole { clusters } => clusters,
+        };
         prepared.commit(|_| true, &mut self.slots, &self.worker);
         let gone: Vec<SocketKey> =
             self.slots.keys().filter(|key| !prepared.contains(key)).cloned().collect();

@@ -16,6 +16,8 @@ const WANTED: &[(&str, &str)] = &[
     ("dig", "dnsutils"),
     ("dnsmasq", "dnsmasq"),
     ("nginx", "nginx"),
+    ("promtool", "prometheus"),
+    ("ss", "iproute2"),
     ("h2load", "nghttp2-client"),
     ("nghttp", "nghttp2-client"),
     ("gtlsclient", "ngtcp2-client"),

@@ -122,6 +122,14 @@ impl UdpSlot {
         *self.listener.borrow_mut() = listener;
     }
 
+    /// Gives another receive buffer to the socket.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub fn change_receive_buffer(&self, bytes: usize) -> io::Result<()> {
+        sluice_sys::listen::change_datagrams(&self.socket, bytes)
+    }
+
     /// Takes no new flows, and ends when the last one has ended.
     pub fn drain(&self) {
         self.draining.set(true);

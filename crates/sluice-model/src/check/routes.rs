@@ -132,7 +132,7 @@ pub(super) fn keeps_requests(rule: &Rule) -> bool {
 }
 
 /// The clusters that the rules of virtual hosts lead to, each with its rule.
-pub(super) fn led_to<'c>(
+pub(crate) fn led_to<'c>(
     hosts: impl Iterator<Item = &'c Spanned<VirtualHost>>,
 ) -> impl Iterator<Item = (&'c Spanned<Name>, &'c Rule)> {
     hosts.flat_map(|host| host.rules.iter()).flat_map(|rule| {

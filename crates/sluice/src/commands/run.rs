@@ -54,7 +54,7 @@ pub(crate) fn run(options: &Run, extensions: Extensions) -> anyhow::Result<ExitC
 const LOGGED: &str = "info,h2=error";
 
 fn start_log(format: Format) {
-    let filter = EnvFilter::try_from_env("SLUICE_LOG").unwrap_or_else(|_| EnvFilter::new(LOGGED));
+    let (filter, trouble) = log_filter(std::env::var("SLUICE_LOG").ok().as_deref());
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // A second subscriber can only come from a test harness; then it logs, not we.
     let _ = match format {
@@ -63,4 +63,60 @@ fn start_log(format: Format) {
             builder.with_ansi(std::io::stderr().is_terminal()).with_target(false).try_init()
         }
     };
+    if let Some(trouble) = trouble {
+        tracing::warn!("{trouble}");
+    }
+}
+
+/// What is logged, and what is wrong with what was asked for. A part that is wrong is left out.
+fn log_filter(asked: Option<&str>) -> (EnvFilter, Option<String>) {
+    let Some(asked) = asked.filter(|asked| !asked.trim().is_empty()) else {
+        return (EnvFilter::new(LOGGED), None);
+    };
+    let (right, wrong): (Vec<&str>, Vec<&str>) =
+        asked.split(',').map(str::trim).partition(|part| is_directive(part));
+    let filter = if right.is_empty() { LOGGED.to_owned() } else { right.join(",") };
+    let trouble = (!wrong.is_empty()).then(|| {
+        format!(
+            "SLUICE_LOG: `{}` is ignored; write a level (error, warn, info, debug, trace, off) or TARGET=LEVEL, as in `warn,sluice_upstream=debug`",
+            wrong.join(",")
+        )
+    });
+    (EnvFilter::new(filter), trouble)
+}
+
+/// Whether a part of `SLUICE_LOG` means something: a bare word is taken for a target by the library, and a word
+/// that is no level is one that somebody got wrong.
+fn is_directive(part: &str) -> bool {
+    let level = |text: &str| text.parse::<tracing::metadata::LevelFilter>().is_ok();
+    let known = |target: &str| {
+        let name = target.split("::").next().unwrap_or_default();
+        TARGETS.iter().any(|known| name == *known || name.strip_prefix("sluice_").is_some())
+    };
+    match part.split_once('=') {
+        Some((target, text)) => known(target) && level(text),
+        None => level(part) || known(part),
+    }
+}
+
+/// Crates beside `sluice_*` whose words are worth reading.
+const TARGETS: [&str; 6] = ["sluice", "h2", "quinn", "rustls", "hickory_resolver", "hyper"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_of_the_filter_that_means_nothing_is_named_and_left_out() {
+        for fine in ["info", "WARN", "off", "warn,sluice_upstream=debug", "sluice", "h2=trace", ""]
+        {
+            assert_eq!(log_filter(Some(fine)).1, None, "{fine}");
+        }
+        for wrong in ["bogus=x", "bogus", "inof", "info,sluice=loud", "nginx=debug"] {
+            let (filter, trouble) = log_filter(Some(wrong));
+            assert!(trouble.is_some_and(|text| text.contains("is ignored")), "{wrong}");
+            assert_eq!(filter.max_level_hint(), EnvFilter::new("info").max_level_hint(), "{wrong}");
+        }
+        assert_eq!(log_filter(None).1, None);
+    }
 }

@@ -154,7 +154,7 @@ impl Control {
             "config": explain::json(&in_force.built.config),
         });
         if let Some(failure) = &in_force.last_failure {
-            item["last_failure"] = failure.as_str().into();
+            item["last_failure"] = failure.brief.as_str().into();
         }
         item
     }

@@ -4,7 +4,7 @@
 //! Keeps: all sockets of an address are bound before any is read; a socket whose address did not
 //! change is kept over a reload.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::mem::Discriminant;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -38,11 +38,20 @@ pub(crate) struct BoundAs {
     kind: Discriminant<PlanKind>,
     /// The file of a unix socket, as it was made.
     file: Option<FileId>,
+    options: SocketOptions,
 }
 
 /// The sockets of a snapshot that is not in force yet.
 #[derive(Debug)]
 pub(crate) struct NextSockets(BTreeMap<SocketKey, BoundAs>);
+
+impl NextSockets {
+    /// The sockets of the listeners that `which` names.
+    pub(crate) fn keys_of(&self, which: impl Fn(&Name) -> bool) -> HashSet<SocketKey> {
+        let of = self.0.iter().filter(|(_, bound)| which(&bound.listener));
+        of.map(|(key, _)| key.clone()).collect()
+    }
+}
 
 /// Sockets that a snapshot needs and that were not there.
 #[derive(Debug)]
@@ -145,13 +154,21 @@ impl Sockets {
                     (None, Some(old)) => old.address.clone(),
                     (None, None) => key.0.clone(),
                 };
+                let old = self.bound.get(&key);
+                let differs =
+                    old.is_some_and(|old| concerns(&plan, &old.options, &listener.socket));
                 for order in &mut orders {
-                    let socket = sockets.as_mut().and_then(|(sockets, _)| sockets.pop());
-                    order.push((key.clone(), plan.clone(), socket));
+                    order.push(Wanted {
+                        key: key.clone(),
+                        plan: plan.clone(),
+                        socket: sockets.as_mut().and_then(|(sockets, _)| sockets.pop()),
+                        change: differs.then(|| listener.socket.clone()),
+                    });
                 }
                 let kind = std::mem::discriminant(&plan);
                 let file = self.bound.get(&key).map_or_else(|| file_of(&key.0), |old| old.file);
-                bound.insert(key, BoundAs { listener: name.clone(), address, kind, file });
+                let options = listener.socket.clone();
+                bound.insert(key, BoundAs { listener: name.clone(), address, kind, file, options });
             }
         }
         (orders, NextSockets(bound))
@@ -193,6 +210,20 @@ fn same_kind(name: &Name, key: &SocketKey, old: &BoundAs, plan: &PlanKind) -> an
         old.listener
     );
     Ok(())
+}
+
+/// Whether the options of a socket of that kind differ.
+fn concerns(plan: &PlanKind, old: &SocketOptions, new: &SocketOptions) -> bool {
+    match plan {
+        PlanKind::Stream(_) => {
+            let of =
+                |options: &SocketOptions| (options.backlog, options.keepalive, options.fast_open);
+            of(old) != of(new)
+        }
+        PlanKind::Datagram(_) | PlanKind::Quic(_) => {
+            old.udp_receive_buffer != new.udp_receive_buffer
+        }
+    }
 }
 
 /// Removes the file of a unix socket, unless another process has put its own there.

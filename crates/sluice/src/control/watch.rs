@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
@@ -17,13 +18,17 @@ const SETTLE: Duration = Duration::from_millis(100);
 pub(crate) struct Watcher {
     system: Option<RecommendedWatcher>,
     folders: BTreeSet<PathBuf>,
+    files: Arc<Mutex<BTreeSet<PathBuf>>>,
 }
 
 impl Watcher {
     /// Tells `changed` of every change, at most once until it is taken.
     pub(crate) fn new(changed: Sender<()>) -> Self {
+        let files: Arc<Mutex<BTreeSet<PathBuf>>> = Arc::default();
+        let known = Arc::clone(&files);
         let tell = move |event: notify::Result<notify::Event>| {
-            if event.is_ok_and(|event| !event.kind.is_access()) {
+            let files = known.lock().unwrap_or_else(PoisonError::into_inner);
+            if event.is_ok_and(|event| concerns(&event, &files)) {
                 // Full means that a change is waiting to be taken already.
                 let _ = changed.try_send(());
             }
@@ -31,7 +36,7 @@ impl Watcher {
         let system = notify::recommended_watcher(tell)
             .map_err(|error| tracing::warn!(%error, "files cannot be watched; reload with SIGHUP"))
             .ok();
-        Self { system, folders: BTreeSet::new() }
+        Self { system, folders: BTreeSet::new(), files }
     }
 
     /// Watches the folders of exactly these files.
@@ -41,6 +46,9 @@ impl Watcher {
             _ => Path::new(".").to_owned(),
         };
         let wanted: BTreeSet<PathBuf> = files.iter().map(folder).collect();
+        let mut known = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        *known = files.iter().cloned().collect();
+        drop(known);
         let Some(system) = &mut self.system else { return };
         for gone in self.folders.difference(&wanted) {
             let _ = system.unwatch(gone);
@@ -52,6 +60,21 @@ impl Watcher {
         }
         self.folders = wanted;
     }
+}
+
+/// Whether an event may change what is read. Files come, go and are moved for many reasons, and a link may lead
+/// elsewhere; but what is written to a file that nothing reads, such as a log in the same folder, is no change.
+fn concerns(event: &notify::Event, files: &BTreeSet<PathBuf>) -> bool {
+    use notify::event::{EventKind, ModifyKind};
+    let written =
+        matches!(event.kind, EventKind::Modify(ModifyKind::Data(_) | ModifyKind::Metadata(_)));
+    let is_read = |path: &PathBuf| {
+        let yaml =
+            path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
+        let same_name = |file: &PathBuf| file.file_name() == path.file_name();
+        yaml || files.iter().any(same_name)
+    };
+    !event.kind.is_access() && (!written || event.paths.iter().any(is_read))
 }
 
 /// Waits for changes to come and to stop coming. Holds what it has seen, so that a wait that is

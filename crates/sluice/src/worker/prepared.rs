@@ -17,11 +17,20 @@ use sluice_l4::accept::{Listening, Slot};
 use sluice_l4::udp::{UdpListener, UdpSlot};
 use sluice_l7::quic::QuicSlot;
 use sluice_model::build::PlanKind;
+use sluice_model::sections::SocketOptions;
+use sluice_sys::listen::TcpOptions;
 
 use super::{AnySlot, Slots, SocketKey};
 
-/// What a worker is to serve on one socket; a new socket comes along.
-pub(crate) type Wanted = (SocketKey, PlanKind, Option<OwnedFd>);
+/// What a worker is to serve on one socket.
+pub(crate) struct Wanted {
+    pub(crate) key: SocketKey,
+    pub(crate) plan: PlanKind,
+    /// The socket, where it is new.
+    pub(crate) socket: Option<OwnedFd>,
+    /// Options that a socket in use is to get.
+    pub(crate) change: Option<SocketOptions>,
+}
 
 /// Everything that a worker is to serve, ready.
 pub(super) struct Prepared {
@@ -29,8 +38,13 @@ pub(super) struct Prepared {
     keys: HashSet<SocketKey>,
 }
 
-/// A socket with the listener that it is to serve.
-enum Next {
+/// A socket with the listener that it is to serve, and the options that it is to get.
+struct Next {
+    listener: NextListener,
+    change: Option<SocketOptions>,
+}
+
+enum NextListener {
     Stream(Rc<Slot>, Rc<Listener>),
     Datagram(Rc<UdpSlot>, Rc<UdpListener>),
     Quic(Rc<QuicSlot>, Rc<Listener>, QuicOptions),
@@ -51,14 +65,15 @@ impl Prepared {
         worker: &Rc<WorkerCx>,
     ) -> Result<Self, String> {
         let mut next = Vec::new();
-        for (key, plan, socket) in wanted {
+        for Wanted { key, plan, socket, change } in wanted {
             // Filters of third parties are made here. One that panics must cost the reload, not the worker.
             let made = catch_unwind(AssertUnwindSafe(|| {
-                Next::new(plan, slots.get(&key), socket, place, worker)
+                NextListener::new(plan, slots.get(&key), socket, place, worker)
             }));
             let made =
                 made.map_err(|_| format!("{}: a filter panicked while it was made", key.0))?;
-            next.push((key.clone(), made.map_err(|error| format!("{}: {error}", key.0))?));
+            let listener = made.map_err(|error| format!("{}: {error}", key.0))?;
+            next.push((key, Next { listener, change }));
         }
         let keys = next.iter().map(|(key, _)| key.clone()).collect();
         Ok(Self { next, keys })
@@ -72,7 +87,13 @@ impl Prepared {
         worker: &Rc<WorkerCx>,
     ) {
         for (key, next) in self.next.extract_if(.., |(key, _)| which(key)) {
-            slots.insert(key, next.commit(worker));
+            let slot = next.listener.commit(worker);
+            if let Some(options) = next.change
+                && let Err(error) = slot.change_options(&options)
+            {
+                tracing::warn!("{}: its `socket` options change at the next start: {error}", key.0);
+            }
+            slots.insert(key, slot);
         }
     }
 
@@ -82,7 +103,7 @@ impl Prepared {
     }
 }
 
-impl Next {
+impl NextListener {
     fn new(
         plan: PlanKind,
         slot: Option<&AnySlot>,
@@ -145,6 +166,25 @@ impl Next {
                 worker.spawn(Rc::clone(&slot).run());
                 AnySlot::Quic(slot)
             }
+        }
+    }
+}
+
+impl AnySlot {
+    /// Gives other options to a socket that is in use.
+    fn change_options(&self, options: &SocketOptions) -> io::Result<()> {
+        let buffer = usize::try_from(options.udp_receive_buffer.0).unwrap_or(usize::MAX);
+        match self {
+            Self::Stream(slot) => slot.change_options(TcpOptions {
+                backlog: options.backlog.get(),
+                keepalive: options.keepalive,
+                fast_open: options.fast_open,
+            }),
+            Self::Datagram(slot) => slot.change_receive_buffer(buffer),
+            Self::Quic(_) => Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "the socket of QUIC is in use by its connections",
+            )),
         }
     }
 }

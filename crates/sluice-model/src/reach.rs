@@ -1,0 +1,26 @@
+//! Which clusters a listener can lead to.
+//!
+//! Owns: the walk from chains over routes to clusters. Refuses to know: what is asked with the answer.
+//! Keeps: a rule that takes its cluster from a header can lead to any.
+
+use std::collections::BTreeSet;
+
+use sluice_core::Name;
+
+use crate::check::routes::led_to;
+use crate::check::{https_of, relays_of};
+use crate::sections::{Config, Listener};
+
+/// The clusters that connections and requests of `listener` can be sent to.
+pub fn clusters_of(config: &Config, listener: &Listener) -> BTreeSet<Name> {
+    let relayed = relays_of(listener).map(|relay| relay.cluster.value.clone());
+    let mut found: BTreeSet<Name> = relayed.collect();
+    let tables = https_of(listener).filter_map(|http| config.routes.get(&http.routes.value));
+    for host in tables.flat_map(|hosts| hosts.iter()) {
+        if host.rules.iter().any(|rule| rule.cluster_header.is_some()) {
+            found.extend(config.clusters.names().cloned());
+        }
+        found.extend(led_to(std::iter::once(host)).map(|(name, _)| name.value.clone()));
+    }
+    found
+}
