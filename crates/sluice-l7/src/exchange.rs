@@ -640,6 +640,7 @@ impl Life {
             }
             let close = reply.close || !stream.is_received() || self.lane.conn.is_finishing();
             self.summary.status = self.response.status();
+            self.note_grpc_status_of_head();
             self.advertise();
             let worker = Rc::clone(self.worker());
             let has_body = has_body && self.method != Method::Head;
@@ -729,7 +730,11 @@ impl Drop for Life {
         for place in 0..self.entered {
             self.with_filter(place, |filter, cx| filter.ended(cx));
         }
-        let unset = if std::thread::panicking() { end::WORKER_PANIC } else { end::FORCED };
+        let unset = if std::thread::panicking() {
+            end::WORKER_PANIC
+        } else {
+            self.lane.conn.why_killed().unwrap_or(end::FORCED)
+        };
         let reason = *self.summary.reason.get_or_insert(unset);
         let (station, now) = (Rc::clone(&self.station), self.station.worker.now());
         if let Some(pending) = self.pending.take() {

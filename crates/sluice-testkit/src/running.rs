@@ -24,6 +24,7 @@ pub struct Sluice {
     takeover: bool,
     binary: PathBuf,
     request_records: bool,
+    panics: bool,
 }
 
 impl Default for Sluice {
@@ -39,6 +40,7 @@ impl Default for Sluice {
             takeover: false,
             binary: Self::binary(),
             request_records: true,
+            panics: false,
         }
     }
 }
@@ -105,6 +107,12 @@ impl Sluice {
     /// Its configuration asks for no records of requests.
     pub const fn without_request_records(mut self) -> Self {
         self.request_records = false;
+        self
+    }
+
+    /// It has a defect on purpose: connections may end for it.
+    pub const fn expect_panic(mut self) -> Self {
+        self.panics = true;
         self
     }
 
@@ -367,6 +375,8 @@ impl Running {
             if let Some(metrics) = metrics {
                 let (records, log) = (self.records(), self.log());
                 check_books(&metrics, &records, self.sluice.request_records, &log);
+                let panics = sum_metric(&metrics, "sluice_connection_ended_total", "worker.panic");
+                assert!(panics == 0 || self.sluice.panics, "{log}");
             }
         }
         self.check_log();
@@ -443,7 +453,6 @@ fn check_books(metrics: &str, records: &[Value], request_records: bool, log: &st
     assert_eq!(of_kind("request"), requests, "every request has a record\n{records:#?}");
     assert_eq!(of("sluice_http_requests_active"), 0, "no request is under way\n{metrics}");
     assert!(records.iter().all(|record| record["reason"].is_string()), "every record has a reason");
-    assert_eq!(sum_metric(metrics, "sluice_connection_ended_total", "worker.panic"), 0, "{log}");
 }
 
 /// The sum of a metric over the series whose labels contain `labels`.

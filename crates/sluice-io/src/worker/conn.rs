@@ -62,6 +62,11 @@ impl Conn {
         self.wake();
     }
 
+    /// Why it was told to end, if it was.
+    pub const fn why_killed(&self) -> Option<Reason> {
+        self.killed.get()
+    }
+
     /// Asks the connection to end as soon as what is under way on it is done. A relay cannot know when
     /// that is and goes on; a protocol with messages can.
     pub fn finish(&self) {

@@ -143,8 +143,10 @@ impl Life {
     }
 
     /// Upgrades and tunnels only where the rule allows them.
-    fn check_upgrade(&self, rule: &Rule) -> Result<(), Stop> {
-        let denied = |what: &str| {
+    fn check_upgrade(&mut self, rule: &Rule) -> Result<(), Stop> {
+        let detail = &mut self.summary.detail;
+        let mut denied = |what: &str| {
+            *detail = Some(format!("the rule does not allow {what}").into());
             let body = format!("this route does not allow {what}\n");
             let reply = Reply::new(403, reasons::UPGRADE_DENIED, "upgrade_failed", body);
             Err(Stop::reply(reply.closing()))
@@ -638,7 +640,7 @@ impl Life {
         Ok(())
     }
 
-    fn note_grpc_status_of_head(&mut self) {
+    pub(super) fn note_grpc_status_of_head(&mut self) {
         let status = self.response.get(Known::GrpcStatus);
         let status = status.and_then(|value| std::str::from_utf8(value).ok()?.parse().ok());
         self.summary.grpc_status = status;

@@ -28,6 +28,11 @@ pub(crate) const CASES: &[Fault] = &[
         inject: connect_timeout,
     },
     Fault {
+        name: "Sluice has no open file left for a connection",
+        reason: "local.fds",
+        inject: no_descriptors,
+    },
+    Fault {
         name: "The endpoint's name does not exist",
         reason: "upstream.dns",
         inject: no_such_name,
@@ -142,6 +147,30 @@ fn full_backlog() -> ((TcpListener, Vec<TcpStream>), SocketAddr) {
         waiting.push(stream);
     }
     ((listener, waiting), address)
+}
+
+fn no_descriptors() -> Seen {
+    let origin = Origin::start("a");
+    let sluice = Sluice::new().workers(1).files(100).expect_warning("cannot accept").start(&web(
+        &[origin.addr().to_string()],
+        "",
+        "",
+    ));
+    let mut clients: Vec<TcpStream> = (0..100).map(|_| connect(sluice.addr("web"))).collect();
+    wait::until("no more connections to be accepted", || {
+        (sluice.metric("sluice_listener_accept_errors_total", "") > 0).then_some(())
+    });
+    // Those that were accepted first need a connection to the endpoint each.
+    for client in &mut clients[..3] {
+        client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").unwrap();
+    }
+    let seen = Seen::request(&sluice, "local.fds").heard("503").at(origin.addr());
+    drop(clients);
+    wait::until("every connection to end", || {
+        let all = sluice.metric("sluice_listener_connections_accepted_total", "") == 100;
+        (all && sluice.items("/connections").is_empty()).then_some(())
+    });
+    seen.showing(origin.addr(), "127.0.0.1:9001")
 }
 
 fn no_such_name() -> Seen {

@@ -1,7 +1,7 @@
 //! What a case is made of, and what is seen of it.
 
 use std::io::Write as _;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 
 use serde_json::Value;
 use sluice_testkit::origin::{Client, Message};
@@ -55,11 +55,30 @@ impl Seen {
         Self::record(sluice, sluice.record(reason, fits))
     }
 
+    /// A record of a Sluice that has ended, which nobody can ask for metrics any more: the series is that of
+    /// every other end.
+    pub(crate) fn at_end(sluice: &Running, reason: &str) -> Self {
+        let fits = |record: &Value| record["reason"] == reason;
+        let last = |record: &Value| fits(record) && record["kind"] == "request";
+        let records = sluice.records();
+        let record = records.iter().find(|record| last(record));
+        let record = record.or_else(|| records.iter().find(|record| fits(record))).cloned();
+        let record = record.unwrap_or_else(|| panic!("no record of {reason} in {records:#?}"));
+        let listener = record["listener"].as_str().unwrap_or_default();
+        let series = format!("ended for reason=\"{reason}\" at listener=\"{listener}\"");
+        Self { text: record.to_string(), record, metrics: vec![series], ..Self::default() }
+    }
+
     /// This record.
     pub(crate) fn record(sluice: &Running, record: Value) -> Self {
         let reason = format!("reason={}", record["reason"]);
         let metrics = sluice.page("/metrics").1;
-        let counts = |line: &&str| line.contains(&reason) && !line.ends_with(" 0");
+        // Of the ends, that of what the record is about: others come a moment later.
+        let kind = record["kind"].as_str().unwrap_or_default().to_owned();
+        let counts = |line: &&str| {
+            let of_kind = !line.contains("_ended_") || line.contains(&kind);
+            of_kind && line.contains(&reason) && !line.ends_with(" 0")
+        };
         let metrics = metrics.lines().filter(counts);
         let series =
             metrics.filter_map(|line| line.rsplit_once(' ')).map(|(name, _)| name.to_owned());
@@ -70,6 +89,11 @@ impl Seen {
             shown: vec![(sluice.folder().display().to_string(), "/etc/sluice".to_owned())],
             ..Self::default()
         }
+    }
+
+    /// Lines of a log or of the command line.
+    pub(crate) fn text(text: impl Into<String>, help: impl Into<String>) -> Self {
+        Self { text: text.into(), help: help.into(), ..Self::default() }
     }
 
     /// What the client heard.
@@ -101,14 +125,27 @@ impl Seen {
         self.record["reason"].as_str().unwrap_or_default()
     }
 
+    /// Whether an attempt failed for that reason.
+    pub(crate) fn attempted(&self, code: &str) -> bool {
+        self.record["upstream_hosts_attempted"].to_string().contains(&format!(" {code}"))
+    }
+
     /// What tells the fault from others.
     pub(crate) fn cause(&self) -> String {
         if self.record.is_null() {
             return crate::page::masked(&self.text, self);
         }
         let of = |key: &str| crate::page::masked(&self.record[key].to_string(), self);
-        let text =
-            ["reason", "detail", "response_code_details", "upstream_hosts_attempted"].map(of);
+        let text = [
+            "kind",
+            "reason",
+            "detail",
+            "response_code_details",
+            "grpc_status_number",
+            "requested_server_name",
+            "upstream_hosts_attempted",
+        ]
+        .map(of);
         text.join(" ")
     }
 }
@@ -117,6 +154,12 @@ impl Seen {
 #[track_caller]
 pub(crate) fn start(yaml: &str) -> Running {
     Sluice::new().workers(1).start(yaml)
+}
+
+/// The same of one that is stopped while something is open.
+#[track_caller]
+pub(crate) fn start_to_stop(yaml: &str) -> Running {
+    Sluice::new().workers(1).expect_warning("drain deadline").start(yaml)
 }
 
 /// A listener `web` that speaks HTTP, one rule for all, and the cluster `up`.
@@ -190,4 +233,9 @@ pub(crate) fn heard(client: &mut TcpStream) -> String {
         return "the connection ends".to_owned();
     }
     format!("{} bytes, then the connection ends", bytes.len())
+}
+
+/// Finishes the sending side.
+pub(crate) fn finish(client: &TcpStream) {
+    client.shutdown(Shutdown::Write).unwrap();
 }

@@ -1,0 +1,99 @@
+//! QUIC and HTTP/3, on either side.
+
+use std::net::SocketAddr;
+
+use sluice_testkit::http3::{self, Failure};
+use sluice_testkit::{Authority, Origin, Running, Sluice, wait};
+
+use crate::kit::{Fault, Seen, told};
+
+pub(crate) const CASES: &[Fault] = &[
+    Fault {
+        name: "A client of QUIC does not trust the certificate",
+        reason: "quic.protocol",
+        inject: not_trusted,
+    },
+    Fault {
+        name: "A request that changes something comes too early (0-RTT)",
+        reason: "http.too_early",
+        inject: too_early,
+    },
+    Fault {
+        name: "The certificate of the endpoint of HTTP/3 is for another name",
+        reason: "upstream.tls",
+        inject: other_name,
+    },
+];
+
+/// A listener `web` that serves HTTP/3 under `web.test`, before `endpoint`.
+fn edge(endpoint: SocketAddr) -> Running {
+    let kit = Sluice::new().workers(1);
+    Authority::new(kit.folder()).issue("web", &["web.test"]);
+    kit.start(&serving(
+        "early_data_sessions: 16",
+        &format!("up: {{ endpoints: [\"{endpoint}\"] }}"),
+    ))
+}
+
+fn serving(quic: &str, cluster: &str) -> String {
+    format!(
+        "listeners: [{{ name: web, address: 127.0.0.1:0, quic: {{ {quic} }}, tls: {{ certificates: [{{ cert: web.pem, key: web.key }}] }}, http: main }}]\n\
+         routes: {{ main: [{{ hosts: \"*\", rules: [{{ name: all, cluster: up }}] }}] }}\n\
+         clusters: {{ {cluster} }}\n"
+    )
+}
+
+fn not_trusted() -> Seen {
+    let origin = Origin::start("a");
+    let sluice = edge(origin.addr());
+    Authority::named(sluice.folder(), "other");
+    let to = sluice.addr("web");
+    let connected = http3::run(&sluice.folder().join("other.pem"), None, async |client| {
+        client.connect(to, "web.test").await.map(drop)
+    });
+    assert!(connected.is_err());
+    Seen::of(&sluice, "quic.protocol").at("\"web\"").at("127.0.0.1:")
+}
+
+fn too_early() -> Seen {
+    let origin = Origin::start("a");
+    let sluice = edge(origin.addr());
+    let to = sluice.addr("web");
+    let asked: Result<(), Failure> =
+        http3::run(&sluice.folder().join("ca.pem"), None, async |client| {
+            client.connect(to, "web.test").await?.ask("GET", "/").await?;
+            // Whether a request comes before the end of the handshake is a race that it nearly always wins.
+            for _ in 0..100 {
+                let Some(early) = client.connect_early(to, "web.test").await? else { continue };
+                if early.ask("POST", "/").await?.status == 425 {
+                    return Ok(());
+                }
+            }
+            Err("no request came early".into())
+        });
+    asked.unwrap();
+    Seen::request(&sluice, "http.too_early").heard("425").at("\"web\"").at("127.0.0.1:")
+}
+
+/// What is seen of a request to an endpoint of HTTP/3.
+fn of_upstream(kit: Sluice, endpoint: SocketAddr, reason: &str) -> Seen {
+    let sluice = kit.start(&format!(
+        "listeners: [{{ name: web, address: 127.0.0.1:0, http: main }}]\n\
+         routes: {{ main: [{{ hosts: \"*\", rules: [{{ name: all, cluster: up }}] }}] }}\n\
+         clusters: {{ up: {{ endpoints: [\"{endpoint}\"], protocol: http3, tls: {{ ca: ca.pem, sni: app.test }} }} }}\n"
+    ));
+    let heard = told(&sluice_testkit::origin::get(sluice.addr("web"), "shop.test", "/"));
+    Seen::request(&sluice, reason).heard(heard).endpoint(endpoint)
+}
+
+fn other_name() -> Seen {
+    let origin = Origin::start("a");
+    let server = edge(origin.addr());
+    let ca = std::fs::read(server.folder().join("ca.pem")).unwrap();
+    let kit = Sluice::new().workers(1);
+    std::fs::write(kit.folder().join("ca.pem"), ca).unwrap();
+    let seen = of_upstream(kit, server.addr("web"), "upstream.tls");
+    // The server has a record of each handshake before it goes.
+    wait::until("the server's records", || (!server.records().is_empty()).then_some(()));
+    seen
+}

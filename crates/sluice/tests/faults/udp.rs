@@ -1,0 +1,167 @@
+//! UDP flows.
+
+use std::net::{TcpListener, UdpSocket};
+
+use sluice_testkit::peers::{Server, UdpServer, udp_client};
+use sluice_testkit::{Running, Sluice, wait};
+
+use crate::kit::{Fault, Seen, quoted, start, start_to_stop};
+
+pub(crate) const CASES: &[Fault] = &[
+    Fault { name: "Nothing listens at the endpoint of a flow", reason: "flow.icmp", inject: icmp },
+    Fault { name: "The flow table is full", reason: "flow.table_full", inject: table_full },
+    Fault { name: "A filter denies the source of a flow", reason: "accept.denied", inject: denied },
+    Fault {
+        name: "A filter wants to wait on a UDP listener",
+        reason: "filter.rejected",
+        inject: rejected,
+    },
+    Fault { name: "A flow makes room for a new one", reason: "flow.evicted", inject: evicted },
+    Fault {
+        name: "The endpoint of a flow never answers",
+        reason: "flow.unanswered",
+        inject: unanswered,
+    },
+    Fault { name: "The endpoint of a flow turns unhealthy", reason: "flow.moved", inject: moved },
+    Fault {
+        name: "A flow is idle",
+        reason: "flow.idle",
+        inject: || ended("{ cluster: up, idle_timeout: 150ms }", "flow.idle"),
+    },
+    Fault {
+        name: "A flow has all its answers",
+        reason: "flow.done",
+        inject: || ended("{ cluster: up, responses: 1 }", "flow.done"),
+    },
+];
+
+fn listening(relay: &str, endpoint: &str, more: &str) -> String {
+    format!(
+        "listeners: [{{ name: dns, address: \"udp://127.0.0.1:0\", relay: {relay}{more} }}]\n\
+         clusters: {{ up: {{ endpoints: [{}] }} }}\n",
+        quoted(&[endpoint.to_owned()])
+    )
+}
+
+/// Sends a datagram until `done` says that it is enough.
+fn send_until<T>(sluice: &Running, client: &UdpSocket, mut done: impl FnMut() -> Option<T>) -> T {
+    wait::until("the flow", || {
+        client.send_to(b"query", sluice.addr("dns")).unwrap();
+        done()
+    })
+}
+
+fn of_reason(sluice: &Running, reason: &str) -> Option<()> {
+    sluice.records().iter().any(|record| record["reason"] == reason).then_some(())
+}
+
+fn icmp() -> Seen {
+    let gone = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let sluice = start(&listening("up", &gone.to_string(), ""));
+    let client = udp_client();
+    send_until(&sluice, &client, || of_reason(&sluice, "flow.icmp"));
+    Seen::of(&sluice, "flow.icmp").endpoint(gone).at("\"dns\"")
+}
+
+fn table_full() -> Seen {
+    let echo = UdpServer::echo("");
+    let yaml = listening("up", &echo.addr().to_string(), "");
+    let sluice = start_to_stop(&format!(
+        "{yaml}limits: {{ flow_table_entries: 16 }}\ndrain: {{ timeout: 100ms }}\n"
+    ));
+    let clients: Vec<UdpSocket> = (0..17).map(|_| udp_client()).collect();
+    for client in &clients[..16] {
+        client.send_to(b"query", sluice.addr("dns")).unwrap();
+        client.recv_from(&mut [0; 16]).unwrap();
+    }
+    clients[16].send_to(b"query", sluice.addr("dns")).unwrap();
+    Seen::of(&sluice, "flow.table_full").at("\"dns\"").at("127.0.0.1:")
+}
+
+fn evicted() -> Seen {
+    let echo = UdpServer::echo("");
+    let yaml = listening("up", &echo.addr().to_string(), "");
+    let sluice = start_to_stop(&format!(
+        "{yaml}limits: {{ flow_table_entries: 16 }}\ndrain: {{ timeout: 100ms }}\n"
+    ));
+    let clients: Vec<UdpSocket> = (0..16).map(|_| udp_client()).collect();
+    for client in &clients {
+        client.send_to(b"query", sluice.addr("dns")).unwrap();
+        client.recv_from(&mut [0; 16]).unwrap();
+    }
+    // Once a flow has been idle for a second it makes room.
+    send_until(&sluice, &udp_client(), || of_reason(&sluice, "flow.evicted"));
+    Seen::of(&sluice, "flow.evicted").endpoint(echo.addr()).at("\"dns\"")
+}
+
+fn unanswered() -> Seen {
+    let silent = UdpServer::start(|_| Vec::new());
+    let yaml = listening("up", &silent.addr().to_string(), "");
+    let sluice = start(&format!("{yaml}limits: {{ flow_unanswered_seconds: 1 }}\n"));
+    udp_client().send_to(b"query", sluice.addr("dns")).unwrap();
+    Seen::of(&sluice, "flow.unanswered").endpoint(silent.addr()).at("\"dns\"")
+}
+
+/// An echo of datagrams, and a server of TCP on the same port for health checks to ask.
+fn checked(mark: &'static str) -> (UdpServer, Server) {
+    wait::until("a port that is free for both", || {
+        let udp = UdpServer::echo(mark);
+        drop(TcpListener::bind(udp.addr()).ok()?);
+        let tcp = Server::start_at(udp.addr(), |_| Ok(()));
+        Some((udp, tcp))
+    })
+}
+
+fn moved() -> Seen {
+    let ((one, check), (other, _other_check)) = (checked("one "), checked("other "));
+    let sluice = Sluice::new()
+        .workers(1)
+        .expect_warning("endpoint is unhealthy")
+        .expect_warning("drain deadline")
+        .start(&format!(
+            "listeners: [{{ name: dns, address: \"udp://127.0.0.1:0\", relay: up }}]\n\
+             clusters: {{ up: {{ endpoints: [{}], health: {{ interval: 20ms, unhealthy_after: 1 }} }} }}\n\
+             drain: {{ timeout: 100ms }}\n",
+            quoted(&[one.addr().to_string(), other.addr().to_string()])
+        ));
+    let ask = |client: &UdpSocket| {
+        client.send_to(b"who?", sluice.addr("dns")).unwrap();
+        let mut got = [0; 16];
+        let count = client.recv_from(&mut got).unwrap().0;
+        got[..count].to_vec()
+    };
+    let clients: Vec<UdpSocket> = (0..4).map(|_| udp_client()).collect();
+    let client = clients.iter().find(|client| ask(client) == b"one who?").unwrap();
+    drop(check);
+    wait::until("the endpoint to be unhealthy", || {
+        sluice.log().contains("endpoint is unhealthy").then_some(())
+    });
+    assert_eq!(ask(client), b"other who?");
+    Seen::of(&sluice, "flow.moved").endpoint(one.addr()).at("\"dns\"")
+}
+
+fn denied() -> Seen {
+    let echo = UdpServer::echo("");
+    let filters = ", filters: [{ deny: [127.0.0.0/8] }]";
+    let sluice = start(&listening("up", &echo.addr().to_string(), filters));
+    udp_client().send_to(b"query", sluice.addr("dns")).unwrap();
+    Seen::of(&sluice, "accept.denied").at("\"dns\"").at("127.0.0.1:")
+}
+
+fn rejected() -> Seen {
+    let echo = UdpServer::echo("");
+    let kit = Sluice::with_binary(std::env::current_exe().unwrap()).workers(1);
+    let filters = ", filters: [{ waiting: {} }]";
+    let sluice = kit.start(&listening("up", &echo.addr().to_string(), filters));
+    udp_client().send_to(b"query", sluice.addr("dns")).unwrap();
+    Seen::of(&sluice, "filter.rejected").at("\"dns\"").at("127.0.0.1:")
+}
+
+fn ended(relay: &str, reason: &str) -> Seen {
+    let echo = UdpServer::echo("");
+    let sluice = start(&listening(relay, &echo.addr().to_string(), ""));
+    let client = udp_client();
+    client.send_to(b"query", sluice.addr("dns")).unwrap();
+    client.recv_from(&mut [0; 16]).unwrap();
+    Seen::of(&sluice, reason).endpoint(echo.addr()).at("\"dns\"")
+}
