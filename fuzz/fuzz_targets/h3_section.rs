@@ -4,15 +4,17 @@
 
 use libfuzzer_sys::fuzz_target;
 use sluice_codec::Head;
-use sluice_codec::h3::convert;
+use sluice_codec::h3::convert::{self, Bounds};
 
 const MAX: usize = 2048;
 
+const BOUNDS: Bounds = Bounds { bytes: MAX, fields: 1000 };
+
 fuzz_target!(|section: &[u8]| {
     let mut head = Head::default();
-    let _ = convert::trailers(section, MAX, &mut head);
-    let _ = convert::response(section, MAX, &mut head);
-    if convert::request(section, MAX, &mut head).is_err() {
+    let _ = convert::trailers(section, BOUNDS, &mut head);
+    let _ = convert::response(section, BOUNDS, &mut head);
+    if convert::request(section, BOUNDS, &mut head).is_err() {
         return;
     }
     let size: usize = head.fields().map(|(name, value)| name.len() + value.len() + 32).sum();
@@ -22,7 +24,7 @@ fuzz_target!(|section: &[u8]| {
     // The frame's own head: a type of one byte, a length of one, two or four.
     let skip = 1 + (1 << (frame[1] >> 6));
     let mut again = Head::default();
-    convert::request(&frame[skip..], 2 * MAX, &mut again).expect("what we write can be read");
+    convert::request(&frame[skip..], Bounds { bytes: 2 * MAX, ..BOUNDS }, &mut again).expect("what we write can be read");
     let shown = |head: &Head| {
         let fields: Vec<(Vec<u8>, Vec<u8>)> =
             head.fields().map(|(name, value)| (name.to_vec(), value.to_vec())).collect();

@@ -52,7 +52,7 @@ fn passes(head: &Head, meta: Meta, framing: Framing, written: &[u8], read: Read)
         (Framing::Chunked, _) => BodyLength::Chunked,
         (Framing::Empty, _) => BodyLength::None,
         (Framing::UntilEnd, _) => BodyLength::UntilEnd,
-        (Framing::Bare | Framing::Stated, body) => body,
+        (Framing::Bare | Framing::Described | Framing::Stated(_), body) => body,
     };
     assert_eq!(other.body, body);
 }

@@ -48,6 +48,9 @@ enum Task {
         /// Minutes for each target.
         #[arg(long, default_value_t = 1)]
         minutes: u64,
+        /// Only these targets, by commas.
+        #[arg(long, default_value = "")]
+        only: String,
     },
 }
 
@@ -59,7 +62,7 @@ fn main() -> ExitCode {
         Task::Layers => layers(),
         Task::Docs => docs(),
         Task::Bench { group, rounds, only } => bench(&group, rounds, &only),
-        Task::Fuzz { minutes } => fuzz(minutes),
+        Task::Fuzz { minutes, only } => fuzz(minutes, &only),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -131,25 +134,36 @@ fn bench(group: &str, rounds: u32, only: &str) -> anyhow::Result<()> {
 }
 
 #[allow(clippy::print_stdout, reason = "a skipped task is said aloud")]
-fn fuzz(minutes: u64) -> anyhow::Result<()> {
-    let nightly = command("cargo", &["+nightly", "fuzz", "--version"]).output();
-    if !nightly.is_ok_and(|output| output.status.success()) {
-        println!(
-            "SKIP: fuzzing wants a nightly toolchain and cargo-fuzz (`cargo install cargo-fuzz`)"
-        );
+fn fuzz(minutes: u64, only: &str) -> anyhow::Result<()> {
+    // Coverage and sanitizers are unstable flags: a nightly compiler takes them, a stable one where it is told to.
+    let toolchain: &[&str] = if has_fuzz(command("cargo", &["+nightly", "fuzz"])) {
+        &["+nightly", "fuzz"]
+    } else {
+        &["fuzz"]
+    };
+    let fuzz = |args: &[&str]| {
+        let mut fuzz = command("cargo", &[toolchain, args].concat());
+        fuzz.env("RUSTC_BOOTSTRAP", "1");
+        fuzz
+    };
+    if !has_fuzz(fuzz(&[])) {
+        println!("SKIP: fuzzing wants cargo-fuzz (`cargo install cargo-fuzz`)");
         return Ok(());
     }
     let seconds = format!("-max_total_time={}", minutes * 60);
-    let targets = output(&mut command("cargo", &["+nightly", "fuzz", "list"]))?;
-    for target in targets.lines() {
+    let targets = output(&mut fuzz(&["list"]))?;
+    let wanted = |target: &&str| only.is_empty() || only.split(',').any(|name| name == *target);
+    for target in targets.lines().filter(wanted) {
         // New inputs go to a folder of their own: the corpus in the repository stays small.
         let (found, seeds) = (format!("fuzz/found/{target}"), format!("fuzz/corpus/{target}"));
         fs::create_dir_all(root().join(&found))?;
         let known = Path::new(&seeds);
         fs::create_dir_all(root().join(known))?;
-        let args =
-            ["+nightly", "fuzz", "run", target, &found, &seeds, "--", &seconds, "-max_len=4096"];
-        run(&mut command("cargo", &args))?;
+        run(&mut fuzz(&["run", target, &found, &seeds, "--", &seconds, "-max_len=4096"]))?;
     }
     Ok(())
+}
+
+fn has_fuzz(mut fuzz: Command) -> bool {
+    fuzz.arg("--version").output().is_ok_and(|output| output.status.success())
 }
