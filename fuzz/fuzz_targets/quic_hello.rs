@@ -2,8 +2,6 @@
 //! to the hello that they were cut from.
 #![no_main]
 
-use std::net::SocketAddr;
-
 use libfuzzer_sys::fuzz_target;
 use sluice_core::Moment;
 use sluice_l4::inspect::tls::read_message;
@@ -11,8 +9,7 @@ use sluice_l4::quic::{Hellos, Pieces, initial};
 
 fuzz_target!(|input: (Vec<u8>, Vec<(u8, u8)>)| {
     let (bytes, cuts) = input;
-    let from = SocketAddr::from(([127, 0, 0, 1], 1));
-    Hellos::new(4).take(Moment::default(), from, &bytes);
+    Hellos::new(4).take(Moment::default(), &bytes, false);
     initial::read_frames(&bytes, |at, piece| {
         Pieces::default().add(at, piece);
     });

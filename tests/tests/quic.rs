@@ -217,6 +217,17 @@ fn other_versions_hear_which_one_is_spoken() {
     assert_eq!(answer[0] & 0x80, 0x80);
     assert_eq!(answer[1..20], b"\0\0\0\0\x05ownid\x08theirsid"[..]);
     assert!(answer[20..].chunks(4).any(|version| version == [0, 0, 0, 1]), "{answer:?}");
+    // Each is counted, and some are recorded.
+    assert_eq!(sluice.record_of("quic.version")["detail"], "version 0x1a2a3a4a");
+    for _ in 0..100 {
+        client.send_to(&datagram, sluice.addr("web")).unwrap();
+    }
+    wait::until("all to be counted", || {
+        (sluice.metric("sluice_listener_quic_unknown_versions_total", "") == 101).then_some(())
+    });
+    let records = sluice.records();
+    let recorded = records.iter().filter(|record| record["reason"] == "quic.version").count();
+    assert!(recorded < 101, "{recorded}");
 }
 
 #[test]
@@ -362,4 +373,43 @@ fn requests_side_by_side_use_connections_to_endpoints_again() {
     assert!(origin.connections() <= 64, "{} for {} requests", origin.connections(), answered.get());
     // The crate h3 sends a frame that nobody knows before the end of a request: it makes no body.
     assert!(origin.requests().iter().all(|request| request.value("transfer-encoding").is_empty()));
+}
+
+/// Connections of one socket, each asked to show where it is: they share an address, and each has its own chain.
+#[test]
+fn connections_from_one_socket_get_the_chains_of_their_own_names_behind_a_retry() {
+    let (a, b) = (Origin::start("a"), Origin::start("b"));
+    let kit = Sluice::new();
+    Authority::new(kit.folder()).issue("both", &["a.test", "b.test"]);
+    let chain = |name: &str| {
+        format!(
+            "{{ match: {{ sni: {name}.test }}, tls: {{ certificates: [{{ cert: both.pem, key: both.key }}] }}, http: {{ routes: {name} }} }}"
+        )
+    };
+    let routes =
+        |name: &str| format!("{name}: [{{ hosts: \"*\", rules: [{{ cluster: {name} }}] }}]");
+    let yaml = format!(
+        "listeners: [{{ name: web, address: 127.0.0.1:0, quic: {{ retry_above: 0 }}, chains: [{}, {}] }}]\n\
+         routes: {{ {}, {} }}\n\
+         clusters: {{ a: {{ endpoints: [\"{}\"] }}, b: {{ endpoints: [\"{}\"] }} }}\n\
+         limits: {{ quic_hellos: 16 }}\n",
+        chain("a"),
+        chain("b"),
+        routes("a"),
+        routes("b"),
+        a.addr(),
+        b.addr()
+    );
+    let sluice = kit.workers(2).start(&yaml);
+    let to = sluice.addr("web");
+    quinn(&sluice, None, async |client| {
+        for _ in 0..20 {
+            let (one, two) = client.connect_both(to, ["a.test", "b.test"]).await?;
+            assert_eq!(one.ask("GET", "/").await?.status, 200);
+            assert_eq!(two.ask("GET", "/").await?.status, 200);
+        }
+        Ok(())
+    });
+    assert_eq!((a.requests().len(), b.requests().len()), (20, 20));
+    assert_eq!(sluice.metric("sluice_listener_quic_retries_total", ""), 40);
 }

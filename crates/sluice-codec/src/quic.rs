@@ -30,6 +30,7 @@ use sluice_sys::steer;
 mod clients;
 mod options;
 mod qlog;
+mod retry;
 mod sight;
 
 pub use clients::QuicClients;
@@ -46,8 +47,11 @@ pub struct Place {
 }
 
 impl ConnectionIdGenerator for Place {
-    /// An ID at random, of those that lead packets here.
+    /// An ID at random, of those that lead packets here, but for clients that are asked to come back.
     fn generate_cid(&mut self) -> ConnectionId {
+        if let Some(id) = retry::asked(*self) {
+            return id;
+        }
         loop {
             let id: [u8; steer::ID_LENGTH] = rand();
             let [a, b, c, d, ..] = id;
@@ -238,7 +242,9 @@ impl Incoming {
         if !self.0.may_retry() {
             return Some(self);
         }
-        self.0.retry().err().map(|refused| Self(refused.into_incoming()))
+        let (from, first) = (self.0.remote_address(), self.0.orig_dst_cid());
+        let asked = retry::while_asking(from, first, || self.0.retry());
+        asked.err().map(|refused| Self(refused.into_incoming()))
     }
 
     /// Says nothing to the client.

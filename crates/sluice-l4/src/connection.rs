@@ -74,6 +74,19 @@ pub fn start_quic(
     worker.spawn(Life::new(guard, quic_admission(Rc::clone(listener), conn, client)));
 }
 
+/// Counts and records a client of QUIC that is refused before it has a connection.
+pub fn refuse_quic(
+    listener: &Rc<Listener>,
+    worker: &Rc<WorkerCx>,
+    ends: (Peer, Peer),
+    reason: Reason,
+    detail: impl std::fmt::Display,
+) {
+    let Some(guard) = enter(listener, worker, ends.0, ends.1) else { return };
+    guard.conn.info.note(detail);
+    guard.reason.set(Some(reason));
+}
+
 /// Counts a connection in, unless the worker has as many as it may.
 fn enter(
     listener: &Rc<Listener>,

@@ -17,7 +17,7 @@ pub mod reader;
 pub mod redis;
 pub mod ssh;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub mod tls;
 
 /// Which inspectors the chains of a listener ask for.

@@ -1,13 +1,13 @@
 //! QUIC as L4 sees it: the ClientHello in its first packets, and the life of a connection.
 //!
 //! Owns: which hellos are under way, and putting them together. Refuses to know: everything of QUIC behind the
-//! first packets; what speaks it is told which chain to shake hands for. Keeps: what is held of clients that
-//! have proved nothing is bounded, in number, bytes and time; the outcome does not depend on how a hello was
-//! cut into packets, nor on their order.
+//! first packets; what speaks it is told which chain to shake hands for. Keeps: what is held of clients is bounded, in
+//! number, bytes and time, and what clients hold that have shown to be where they say is not pushed out by those who
+//! have not; a hello is found by the connection ID of its packets, never by an address alone, since several
+//! connections share one; the outcome does not depend on how a hello was cut into packets, nor on their order.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -30,7 +30,7 @@ const HELLO_MAX: usize = 16 << 10;
 const PIECES_MAX: usize = 16;
 
 /// Bytes of a datagram that carries a hello, at least.
-const DATAGRAM_MIN: usize = 1200;
+pub const DATAGRAM_MIN: usize = 1200;
 
 /// How long a hello that is not whole is kept, and one that nobody asked for.
 const KEPT: Duration = Duration::from_secs(10);
@@ -69,14 +69,17 @@ pub enum Asked {
 #[derive(Debug, Default)]
 struct Table {
     hellos: HashMap<Box<[u8]>, Entry, foldhash::fast::RandomState>,
-    /// In the order in which they began.
-    order: VecDeque<(Moment, Box<[u8]>)>,
+    /// Of clients that anybody may pretend to be, in the order in which they began.
+    unproven: Order,
+    /// Of clients that have shown that they are where they say.
+    proven: Order,
 }
+
+type Order = VecDeque<(Moment, Box<[u8]>)>;
 
 #[derive(Debug)]
 struct Entry {
     began: Moment,
-    from: SocketAddr,
     keys: InitialKeys,
     state: State,
     waker: Option<Waker>,
@@ -90,14 +93,15 @@ enum State {
 }
 
 impl Hellos {
-    /// None yet; at most `bound`.
+    /// None yet; at most `bound`, and as many of clients that have shown to be where they say.
     pub fn new(bound: usize) -> Self {
         Self { bound, table: RefCell::default() }
     }
 
     /// Takes a datagram in; one whose first packet is no Initial says nothing, and neither does one that does not open
-    /// under the keys of the ID that it is for: later packets to the ID that we chose, and noise.
-    pub fn take(&self, now: Moment, from: SocketAddr, datagram: &[u8]) {
+    /// under the keys of the ID that it is for: later packets to the ID that we chose, and noise. `proven` says that its
+    /// sender has shown to be where it says.
+    pub fn take(&self, now: Moment, datagram: &[u8], proven: bool) {
         // Shorter ones are discarded, RFC 9000 §14.1.
         let Some((first, rest)) =
             initial::first(datagram).filter(|_| datagram.len() >= DATAGRAM_MIN)
@@ -108,83 +112,79 @@ impl Hellos {
         table.expire(now, self.bound);
         if let Some(entry) = table.hellos.get_mut(first.destination) {
             entry.take(&first, rest);
-        } else if let Some(mut entry) = Entry::begin(now, from, &first)
+        } else if let Some(mut entry) = Entry::begin(now, &first)
             && entry.take(&first, rest)
         {
-            table.order.push_back((now, first.destination.into()));
+            let order = if proven { &mut table.proven } else { &mut table.unproven };
+            order.push_back((now, first.destination.into()));
             table.hellos.insert(first.destination.into(), entry);
         }
     }
 
-    /// Waits for a client's hello; `None` where it is none. See [`Hellos::ask`].
-    pub fn poll_facts(
-        &self,
-        cx: &Context<'_>,
-        first: &[u8],
-        from: SocketAddr,
-    ) -> Poll<Option<Facts>> {
-        self.look(first, from, Some(cx)).map_or(Poll::Pending, Poll::Ready)
-    }
-
-    /// What a client's hello says, once it is whole. `first` is the ID that the client chose for us; behind a
-    /// Retry its hello stands under another, and is found by its address.
-    pub fn ask(&self, first: &[u8], from: SocketAddr) -> Asked {
-        match self.look(first, from, None) {
-            None => Asked::Wait,
-            Some(None) => Asked::Nothing,
-            Some(Some(facts)) => Asked::Facts(facts),
+    /// Waits for a client's hello; `None` where it is none. It stands under the ID that the client chose for us first,
+    /// or, once the client was asked to show where it is, under the one that it was given for that.
+    pub fn poll_facts(&self, cx: &Context<'_>, ids: [&[u8]; 2]) -> Poll<Option<Facts>> {
+        match self.look(&ids, Some(cx)) {
+            Asked::Wait => Poll::Pending,
+            Asked::Nothing => Poll::Ready(None),
+            Asked::Facts(facts) => Poll::Ready(Some(facts)),
         }
     }
 
-    /// The outer `None` says that more is to come; whoever waits is told then.
-    #[allow(clippy::option_option, reason = "not yet, and never, are different answers")]
-    fn look(
-        &self,
-        first: &[u8],
-        from: SocketAddr,
-        cx: Option<&Context<'_>>,
-    ) -> Option<Option<Facts>> {
+    /// What a client's hello says, once it is whole. `first` is the ID that the client chose for us.
+    pub fn ask(&self, first: &[u8]) -> Asked {
+        self.look(&[first], None)
+    }
+
+    fn look(&self, ids: &[&[u8]], cx: Option<&Context<'_>>) -> Asked {
         let mut table = self.table.borrow_mut();
-        let id: Option<Box<[u8]>> = if table.hellos.contains_key(first) {
-            Some(first.into())
-        } else {
-            table.hellos.iter().find(|(_, entry)| entry.from == from).map(|(id, _)| id.clone())
-        };
-        let Some(id) = id else { return Some(None) };
-        let entry = table.hellos.get_mut(&id).expect("it was there");
-        if let State::Gathering(_) = entry.state {
-            entry.waker = cx.map(|cx| cx.waker().clone());
-            return None;
+        let (mut waits, mut facts) = (false, None);
+        for id in ids {
+            match table.hellos.get_mut(*id) {
+                Some(entry) if matches!(entry.state, State::Gathering(_)) => {
+                    waits = true;
+                    entry.waker = cx.map(|cx| cx.waker().clone());
+                }
+                Some(Entry { state: State::Whole(found), .. }) => {
+                    facts.get_or_insert_with(|| found.clone());
+                }
+                Some(_) | None => {}
+            }
         }
-        Some(match table.hellos.remove(&id).map(|entry| entry.state) {
-            Some(State::Whole(facts)) => Some(facts),
-            _ => None,
-        })
+        if waits && facts.is_none() {
+            return Asked::Wait;
+        }
+        for id in ids {
+            table.hellos.remove(*id);
+        }
+        facts.map_or(Asked::Nothing, Asked::Facts)
     }
 }
 
 impl Table {
     /// Forgets what is old, and what there is no room for.
     fn expire(&mut self, now: Moment, bound: usize) {
-        while let Some((began, _)) = self.order.front()
-            && (began.after(KEPT) <= now || self.order.len() >= bound)
-        {
-            // One that was answered since, and came again under the same ID, has its own place here.
-            if let Some((began, id)) = self.order.pop_front()
-                && self.hellos.get(&id).is_some_and(|entry| entry.began == began)
-                && let Some(Entry { waker: Some(waker), .. }) = self.hellos.remove(&id)
+        for order in [&mut self.unproven, &mut self.proven] {
+            while let Some((began, _)) = order.front()
+                && (began.after(KEPT) <= now || order.len() >= bound)
             {
-                waker.wake();
+                // One that was answered since, and came again under the same ID, has its own place here.
+                if let Some((began, id)) = order.pop_front()
+                    && self.hellos.get(&id).is_some_and(|entry| entry.began == began)
+                    && let Some(Entry { waker: Some(waker), .. }) = self.hellos.remove(&id)
+                {
+                    waker.wake();
+                }
             }
         }
     }
 }
 
 impl Entry {
-    fn begin(now: Moment, from: SocketAddr, packet: &Initial<'_>) -> Option<Self> {
+    fn begin(now: Moment, packet: &Initial<'_>) -> Option<Self> {
         let keys = InitialKeys::new(packet.version, packet.destination)?;
         let state = State::Gathering(Pieces::default());
-        Some(Self { began: now, from, keys, state, waker: None })
+        Some(Self { began: now, keys, state, waker: None })
     }
 
     /// Takes the packets of a datagram in; whether the first of them opens.
@@ -295,5 +295,84 @@ mod tests {
         assert_eq!(late.front(), b"");
         late.add(0, b"a");
         assert_eq!(late.front(), b"ab");
+    }
+
+    /// A datagram with a hello for `name`, to the connection ID `id`.
+    fn initial(id: &[u8], name: &str) -> Vec<u8> {
+        use crate::inspect::tests::{hello, server_name};
+        let message = hello(&[server_name(name)]);
+        let size = u8::try_from(message.len() % 256).unwrap();
+        let mut payload = vec![6, 0, 0x40 | u8::try_from(message.len() / 256).unwrap(), size];
+        payload.extend(message);
+        payload.resize(1200, 0);
+        let suites = &sluice_tls::provider().cipher_suites;
+        let suite = suites.iter().find_map(|suite| match suite {
+            rustls::SupportedCipherSuite::Tls13(suite)
+                if suite.common.suite == rustls::CipherSuite::TLS13_AES_128_GCM_SHA256 =>
+            {
+                Some(*suite)
+            }
+            _ => None,
+        });
+        let (suite, side) = (suite.unwrap(), rustls::Side::Client);
+        let version = rustls::quic::Version::V1;
+        let keys = rustls::quic::Keys::initial(version, suite, suite.quic.unwrap(), id, side).local;
+        // Long header, version 1, our ID, none of the client's, no token, a length of two bytes, number 0.
+        let mut packet = vec![0xc0, 0, 0, 0, 1, u8::try_from(id.len()).unwrap()];
+        packet.extend(id);
+        packet.extend([0, 0]);
+        let length = u16::try_from(1 + payload.len() + 16).unwrap();
+        packet.extend((0x4000 | length).to_be_bytes());
+        let number_at = packet.len();
+        packet.push(0);
+        let tag = keys.packet.encrypt_in_place(0, &packet, &mut payload).unwrap();
+        packet.extend(&payload);
+        packet.extend(tag.as_ref());
+        let (header, rest) = packet.split_at_mut(number_at + 4);
+        let (first, number) = header.split_first_mut().unwrap();
+        let number = &mut number[number_at - 1..];
+        keys.header.encrypt_in_place(&rest[..16], first, number).unwrap();
+        packet
+    }
+
+    fn name_of(asked: Asked) -> Option<String> {
+        match asked {
+            Asked::Facts(facts) => facts.sni.map(String::from),
+            Asked::Nothing | Asked::Wait => None,
+        }
+    }
+
+    #[test]
+    fn a_hello_is_found_by_its_id_and_by_nothing_else() {
+        let hellos = Hellos::new(16);
+        let now = Moment::default();
+        for (id, name) in [(b"client-1", "one.test"), (b"client-2", "two.test")] {
+            hellos.take(now, &initial(id, name), false);
+        }
+        assert_eq!(hellos.ask(b"client-3"), Asked::Nothing, "nobody's hello is another's");
+        assert_eq!(name_of(hellos.ask(b"client-2")).as_deref(), Some("two.test"));
+        let cx = Context::from_waker(Waker::noop());
+        // Behind a Retry it stands under the ID that the Retry gave.
+        hellos.take(now, &initial(b"retry-id", "one.test"), true);
+        let facts = hellos.poll_facts(&cx, [b"client-9", b"retry-id"]);
+        let Poll::Ready(Some(facts)) = facts else { panic!("{facts:?}") };
+        assert_eq!(facts.sni.as_deref(), Some("one.test"));
+        assert!(hellos.poll_facts(&cx, [b"client-9", b"retry-id"]) == Poll::Ready(None));
+    }
+
+    #[test]
+    fn hellos_from_forged_addresses_push_none_out_that_was_shown_to_be_true() {
+        let hellos = Hellos::new(16);
+        let now = Moment::default();
+        hellos.take(now, &initial(b"retry-id", "true.test"), true);
+        for n in 0..100_u64 {
+            hellos.take(now, &initial(&n.to_be_bytes(), "forged.test"), false);
+        }
+        assert!(hellos.table.borrow().hellos.len() <= 17);
+        assert_eq!(name_of(hellos.ask(b"retry-id")).as_deref(), Some("true.test"));
+        for n in 0..100_u64 {
+            hellos.take(now, &initial(&n.to_be_bytes(), "true.test"), true);
+        }
+        assert!(hellos.table.borrow().hellos.len() <= 32, "those are bounded too");
     }
 }

@@ -14,6 +14,7 @@ sluice_telemetry::metrics! {
     POOLED = "sluice_cluster_connections_reused_total", Counter, ["cluster"], "Requests that went over a connection that was there.";
     FILTER_REPLIES = "sluice_http_filter_replies_total", Counter, ["listener", "filter"], "Requests that a filter answered.";
     QUIC_RETRIES = "sluice_listener_quic_retries_total", Counter, ["listener"], "Clients of QUIC that were asked to show that they are where they say.";
+    QUIC_UNKNOWN_VERSIONS = "sluice_listener_quic_unknown_versions_total", Counter, ["listener"], "Packets of clients that speak a version of QUIC which Sluice does not; they were told to use version 1.";
     QUIC_PACKETS = "sluice_listener_quic_packets_sent_total", Counter, ["listener"], "Packets of QUIC sent to clients, counted when a connection ends.";
     QUIC_LOST = "sluice_listener_quic_packets_lost_total", Counter, ["listener"], "Those of them that were held to be lost.";
     QUIC_MIGRATIONS = "sluice_listener_quic_migrations_total", Counter, ["listener"], "Times that clients of QUIC moved to another address and showed that they are there, counted when a connection ends.";

@@ -17,15 +17,16 @@ use std::time::Duration;
 use sluice_codec::quic::{
     Incoming, Place, QuicEndpoint, QuicOptions, QuicServer, TlsConfig, Watch, facts_of, path_of,
 };
-use sluice_core::Reason;
 use sluice_core::connection::Peer;
 use sluice_core::limits::Limit;
 use sluice_core::reason::end;
+use sluice_core::{Moment, Reason};
 use sluice_io::timers::Timer;
 use sluice_io::{Conn, LocalFuture, StreamHandler, WorkerCx};
 use sluice_l4::Listener;
-use sluice_l4::connection::start_quic;
-use sluice_l4::quic::{Hellos, QuicClient, Serve};
+use sluice_l4::connection::{refuse_quic, start_quic};
+use sluice_l4::quic::initial::{ids_of_long, version_of_long};
+use sluice_l4::quic::{DATAGRAM_MIN, Hellos, QuicClient, Serve};
 use sluice_sys::socket::local_address;
 use sluice_telemetry::Counter;
 use sluice_tls::{ServerTls, reasons as tls_reasons};
@@ -38,6 +39,11 @@ use crate::{metrics, reasons};
 /// How long a client may take for its hello.
 const HELLO_TIME: Duration = Duration::from_secs(5);
 
+/// Records in a second of clients that speak another version of QUIC, per socket: any packet makes one.
+const VERSIONS_RECORDED: u32 = 10;
+
+const SECOND: Duration = Duration::from_secs(1);
+
 /// How long the handshake of a connection may go on that is served already.
 const EARLY_TIME: Duration = Duration::from_secs(10);
 
@@ -48,9 +54,7 @@ pub struct QuicSlot {
     _own: hops::Listening,
     endpoint: QuicEndpoint,
     first_packets: Rc<FirstPackets>,
-    /// Where clients arrive.
-    local: SocketAddr,
-    listener: RefCell<Rc<Listener>>,
+    place: Place,
     options: RefCell<QuicOptions>,
     /// What chains shake hands with, by their TLS.
     servers: RefCell<Vec<(Arc<TlsConfig>, QuicServer)>>,
@@ -82,11 +86,46 @@ impl Drop for Greeting {
 struct FirstPackets {
     worker: Rc<WorkerCx>,
     hellos: Hellos,
+    listener: RefCell<Rc<Listener>>,
+    /// Where clients arrive.
+    local: SocketAddr,
+    unknown_versions: Counter,
+    /// Records of them since a moment.
+    recorded: Cell<(Moment, u32)>,
+}
+
+impl FirstPackets {
+    /// Counts a client of a version that is not spoken here, and records some. The library tells them which one is.
+    fn refuse_version(&self, now: Moment, from: SocketAddr, version: u32) {
+        self.unknown_versions.increment();
+        let (mut since, mut count) = self.recorded.get();
+        if now.since(since) >= SECOND {
+            (since, count) = (now, 0);
+        }
+        self.recorded.set((since, count + 1));
+        if count < VERSIONS_RECORDED {
+            let ends = (Peer::Ip(from), Peer::Ip(self.local));
+            let detail = format_args!("version {version:#010x}");
+            let listener = self.listener.borrow();
+            refuse_quic(&listener, &self.worker, ends, reasons::QUIC_VERSION, detail);
+        }
+    }
 }
 
 impl Watch for FirstPackets {
     fn long(&self, from: SocketAddr, datagram: &[u8]) {
-        self.hellos.take(self.worker.now(), from, datagram);
+        let now = self.worker.now();
+        match version_of_long(datagram) {
+            // Shorter ones are not answered, RFC 9000 §6.1. Version 0 lists versions; only servers send it.
+            Some(version) if version > 1 && datagram.len() >= DATAGRAM_MIN => {
+                self.refuse_version(now, from, version);
+            }
+            _ => {
+                let id = ids_of_long(datagram).map(|(destination, _)| destination);
+                let proven = id.is_some_and(|id| Place::is_retry_id(from, id));
+                self.hellos.take(now, datagram, proven);
+            }
+        }
     }
 }
 
@@ -106,21 +145,24 @@ impl QuicSlot {
         let fallback = listener.quic_tls().next().ok_or_else(none)?;
         let fallback =
             QuicServer::new(Arc::clone(&fallback.quic), &options).map_err(io::Error::other)?;
+        let name = Arc::clone(listener.name());
+        let local = local_address(&socket).ok_or(io::ErrorKind::AddrNotAvailable)?;
         let first_packets = Rc::new(FirstPackets {
             worker: Rc::clone(worker),
             hellos: Hellos::new(worker.limits.size(Limit::QuicHellos)),
+            unknown_versions: worker.shard.counter(&metrics::QUIC_UNKNOWN_VERSIONS, &[&name]),
+            listener: RefCell::new(listener),
+            local,
+            recorded: Cell::default(),
         });
-        let local = local_address(&socket).ok_or(io::ErrorKind::AddrNotAvailable)?;
         let watch = Rc::clone(&first_packets) as Rc<dyn Watch>;
-        let name = Arc::clone(listener.name());
         let endpoint = QuicEndpoint::open(socket, place, watch, &fallback)?;
         Ok(Rc::new(Self {
             worker: Rc::clone(worker),
             _own: hops::Listening::on(hops::Transport::Datagram, local),
             endpoint,
             first_packets,
-            local,
-            listener: RefCell::new(listener),
+            place,
             options: RefCell::new(options),
             servers: RefCell::default(),
             greeting: Rc::default(),
@@ -133,7 +175,7 @@ impl QuicSlot {
     /// Serves `listener` from the next connection on.
     pub fn replace(&self, listener: Rc<Listener>, options: QuicOptions) {
         *self.options.borrow_mut() = options;
-        *self.listener.borrow_mut() = listener;
+        *self.first_packets.listener.borrow_mut() = listener;
         self.servers.borrow_mut().clear();
     }
 
@@ -170,14 +212,16 @@ impl QuicSlot {
             }
         }
         let greeting = Greeting::new(&self.greeting);
-        let (id, source) = (incoming.first_id(), incoming.source());
+        let (first, source) = (incoming.first_id(), incoming.source());
+        let retried = self.place.retry_id(source, &first);
         let timer = Timer::new(&self.worker.timers);
         let by = self.worker.now().after(HELLO_TIME);
-        let hello = poll_fn(|cx| self.first_packets.hellos.poll_facts(cx, &id, source));
+        let hello = poll_fn(|cx| self.first_packets.hellos.poll_facts(cx, [&first, &retried]));
         // Whoever sends no hello is not answered: there is nobody to be polite to.
         let Ok(Some(facts)) = timer.until(by, hello).await else { return incoming.ignore() };
-        let local = incoming.local_ip().map_or(self.local, |ip| (ip, self.local.port()).into());
-        let listener = Rc::clone(&self.listener.borrow());
+        let arrived = self.first_packets.local;
+        let local = incoming.local_ip().map_or(arrived, |ip| (ip, arrived.port()).into());
+        let listener = Rc::clone(&self.first_packets.listener.borrow());
         let client = Box::new(Client { incoming, slot: Rc::clone(&self), greeting });
         start_quic(&listener, &self.worker, client, facts, Peer::Ip(source), Peer::Ip(local));
     }

@@ -78,6 +78,18 @@ impl Client {
         Connection::greet(quic, name).await
     }
 
+    /// Connects twice at once, from the same socket.
+    ///
+    /// # Errors
+    /// What QUIC, TLS or the server said.
+    pub async fn connect_both(
+        &self,
+        to: SocketAddr,
+        names: [&str; 2],
+    ) -> Result<(Connection, Connection), Failure> {
+        tokio::try_join!(self.connect(to, names[0]), self.connect(to, names[1]))
+    }
+
     /// Connects without waiting for the handshake, where an earlier connection under `name` left what that needs.
     ///
     /// # Errors

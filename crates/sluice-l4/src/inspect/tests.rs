@@ -4,7 +4,7 @@ use super::*;
 use proptest::prelude::*;
 
 /// A ClientHello body with these extensions.
-fn hello(extensions: &[(u16, Vec<u8>)]) -> Vec<u8> {
+pub(crate) fn hello(extensions: &[(u16, Vec<u8>)]) -> Vec<u8> {
     let mut body = vec![3, 3];
     body.extend([7; 32]);
     body.extend([0, 0, 2, 0x13, 0x01, 1, 0]);
@@ -33,7 +33,7 @@ fn records(message: &[u8], size: usize) -> Vec<u8> {
     message.chunks(size).flat_map(record).collect()
 }
 
-fn server_name(name: &str) -> (u16, Vec<u8>) {
+pub(crate) fn server_name(name: &str) -> (u16, Vec<u8>) {
     let length = u16::try_from(name.len()).unwrap();
     let mut data = (length + 3).to_be_bytes().to_vec();
     data.push(0);

@@ -54,6 +54,13 @@ pub fn first(datagram: &[u8]) -> Option<(Initial<'_>, &[u8])> {
     Some((Initial { version, destination, packet, number_at }, rest))
 }
 
+/// The version in a packet with a long header; 0 where it lists versions. Source: RFC 8999 §5.1.
+pub fn version_of_long(datagram: &[u8]) -> Option<u32> {
+    let mut reader = Reader(datagram);
+    reader.u8().filter(|first| first & 0x80 != 0)?;
+    reader.u32()
+}
+
 /// The IDs in a packet with a long header, whatever its version: whom it is for, and what its sender chose.
 /// `None` for other packets, and for one that only lists versions. Source: RFC 8999 §5.1.
 pub fn ids_of_long(datagram: &[u8]) -> Option<(&[u8], &[u8])> {

@@ -78,8 +78,8 @@ impl Names {
             // Another version of QUIC, or no QUIC at all: it goes by its addresses.
             return begins(nameless(initial::ids_of_long(datagram).is_some()), None);
         };
-        self.hellos.take(now, key.client, datagram);
-        match self.hellos.ask(first.destination, key.client) {
+        self.hellos.take(now, datagram, false);
+        match self.hellos.ask(first.destination) {
             Asked::Facts(facts) => begins(facts, None),
             Asked::Wait if self.hold(now, key, datagram) => Newcomer::Held,
             // It is none, or more than one can be: whoever it is, they are not understood.
