@@ -78,6 +78,12 @@ fn of_values() {
             ),
             ("a method in lower case", rule("match: { method: get }, cluster: up")),
             ("an unknown scheme", rule("redirect: { scheme: htps }")),
+            (
+                "a window that stalls",
+                relay("").replace("relay: up", "http: { routes: up, http2: { stream_window: 0 } }"),
+            ),
+            ("a status that is none", rule("cluster: up, retry: { statuses: [600] }")),
+            ("a host with a path", rule("cluster: up, rewrite: { host: \"a.test/x\" }")),
             ("a bad regex", rule("match: { path: { regex: \"/a/(b\" } }, cluster: up")),
             (
                 "a regex that anchors its beginning",
@@ -134,6 +140,7 @@ fn of_chains_and_listeners() {
                 "QUIC and UDP on one port",
                 "listeners:\n  - { name: a, address: 127.0.0.1:7001, quic: true, tls: { certificates: [{ cert: a.pem, key: a.key }] }, http: main }\n  - { name: b, address: \"udp://127.0.0.1:7001\", relay: up }\nroutes: { main: [{ hosts: \"*\", rules: [{ respond: {} }] }] }\nclusters: { up: { endpoints: [127.0.0.1:7002] } }\n".into(),
             ),
+            ("an address of another machine", relay("").replace("127.0.0.1:7001", "192.0.2.1:7001")),
             ("a unix socket in no folder", relay("").replace("127.0.0.1:7001", "unix:///nowhere/at/all.sock")),
         ],
     );
@@ -150,6 +157,10 @@ fn of_clusters() {
     page(
         "mistakes-clusters",
         &[
+            (
+                "settings of HTTP where connections are relayed",
+                relay("reuse: { idle: 1 }\n    limits: { requests: 5 }"),
+            ),
             (
                 "an endpoint that is listed twice",
                 relay("").replace("[127.0.0.1:7002]", "[127.0.0.1:7002, 127.0.0.1:7002]"),
@@ -187,6 +198,10 @@ fn of_rules() {
         "mistakes-rules",
         &[
             ("a hash that nothing goes by", rule("cluster: up, hash: source_ip")),
+            (
+                "a time to live of what is no cookie",
+                rule("cluster: ring, hash: { by: source_ip, ttl: 1h }"),
+            ),
             ("a balancer without its hash", rule("cluster: ring")),
             ("a split of nothing", rule("split: { up: 0, ring: 0 }, hash: source_ip")),
             ("a share of nothing", rule("match: { runtime: { percent: 0% } }, cluster: up")),

@@ -182,10 +182,12 @@ text_setting! {
     Duration, "a duration", "30s", parse_some_time, |v| value::show_duration(*v);
     OrZero, "a duration", "30s", |text| value::parse_duration(text).map(OrZero), |v| value::show_duration(v.0);
     Size, "a size", "16KiB", |text| value::parse_size(text).map(Size), |v| value::show_size(v.0);
+    Window, "a size from 16KiB to 1GiB", "256KiB", parse_window, |v| value::show_size(u64::from(v.0));
     value::Rate, "a rate", "500/s", value::parse_rate, |v| value::show_rate(*v);
     value::Percent, "a share", "10%", value::parse_percent, |v| format!("{}%", v.0);
     value::NamePattern, "a host name or *.suffix", "*.example.com", value::parse_name_pattern, ToString::to_string;
     value::HostPattern, "a host, *, *.suffix or prefix.*", "*.example.com", value::parse_host_pattern, ToString::to_string;
+    value::Authority, "a host", "shop.example.com", value::parse_authority, |v| v.0.clone();
     value::WordPattern, "a word or beginning*", "reports_*", value::parse_word_pattern, ToString::to_string;
     Cidr, "a block of addresses", "127.0.0.0/8", Cidr::parse, ToString::to_string;
     ListenAddress, "an address to listen on", "127.0.0.1:5432", ListenAddress::parse, ToString::to_string;
@@ -204,6 +206,13 @@ fn parse_some_time(text: &str) -> Result<Duration, String> {
 }
 
 const ZERO: &str = "zero is not a duration here; the shortest is 1ms";
+
+fn parse_window(text: &str) -> Result<Window, String> {
+    match u32::try_from(value::parse_size(text)?) {
+        Ok(size @ 0x4000..=0x4000_0000) => Ok(Window(size)),
+        _ => Err(format!("a window is from 16KiB to 1GiB, not `{text}`")),
+    }
+}
 
 fn parse_path(text: &str) -> Result<std::path::PathBuf, String> {
     if text.is_empty() || text.contains('\0') {
@@ -232,6 +241,10 @@ fn parse_name(text: &str) -> Result<Name, String> {
 /// A number of bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Size(pub u64);
+
+/// Bytes that a peer may send ahead of what has been taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Window(pub u32);
 
 /// A duration that may be zero; a plain [`Duration`] is not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -342,6 +355,29 @@ impl Setting for bool {
 
     fn show(&self) -> Plain {
         Plain::Bool(*self)
+    }
+}
+
+/// A status of HTTP, from 100 to 599.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Status(pub u16);
+
+impl Setting for Status {
+    fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
+        bind_scalar(node, at, diags, "a status", |text| {
+            let status = text.parse().ok().filter(|status| (100..600).contains(status));
+            status
+                .map(Self)
+                .ok_or_else(|| format!("expected a status from 100 to 599, not `{text}`"))
+        })
+    }
+
+    fn shape() -> Shape {
+        Shape::Count { min: 100, max: 599 }
+    }
+
+    fn show(&self) -> Plain {
+        Plain::Number(self.0.into())
     }
 }
 

@@ -292,6 +292,32 @@ impl std::fmt::Display for HostPattern {
     }
 }
 
+/// A host as requests name it: a name or an IP address, perhaps with a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Authority(pub String);
+
+/// Reads `shop.example.com`, `127.0.0.1:8080` or `[::1]`.
+///
+/// # Errors
+/// A sentence that says what was expected.
+pub fn parse_authority(text: &str) -> Result<Authority, String> {
+    let wrong =
+        || format!("expected a host such as shop.example.com, perhaps with a port, not `{text}`");
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+        _ => (text, None),
+    };
+    if port.is_some_and(|port| port.parse::<u16>().is_err()) {
+        return Err(wrong());
+    }
+    let v6 = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let fits = match v6 {
+        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => matches!(parse_name_pattern(host), Ok(NamePattern::Exact(_))),
+    };
+    if fits { Ok(Authority(text.into())) } else { Err(wrong()) }
+}
+
 /// A plain word with at most one `*`, at its end: `reports_*`. Case matters.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum WordPattern {
@@ -408,6 +434,19 @@ mod tests {
         let reports = parse_word_pattern("reports_*").unwrap();
         assert!(reports.fits("reports_2026") && !reports.fits("report"));
         assert!(parse_word_pattern("a*b").is_err());
+    }
+
+    #[test]
+    fn authorities() {
+        for text in ["a.test", "a_b", "A.test:80", "127.0.0.1", "127.0.0.1:80", "[::1]", "[::1]:80"]
+        {
+            assert_eq!(parse_authority(text), Ok(Authority(text.into())));
+        }
+        for text in
+            ["", "a b", "a/b", "a:b", ":80", "::1", "[a]", "*.a.test", "a.test:99999", "u@a"]
+        {
+            assert!(parse_authority(text).is_err(), "{text}");
+        }
     }
 
     proptest! {

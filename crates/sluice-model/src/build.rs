@@ -28,6 +28,7 @@ mod client_auth;
 mod clusters;
 mod http;
 mod listeners;
+mod quic;
 mod routes;
 mod runtime;
 mod tls;

@@ -10,11 +10,12 @@ use std::time::Duration;
 
 use sluice_core::limits::{self, Limits, Unit};
 use sluice_core::settings::{
-    Empty, FieldShape, Members, Named, OrNone, OrZero, Plain, Short, ShortForm, bind_scalar,
-    suggest_word, wrong_kind,
+    Empty, FieldShape, Members, Named, OrNone, OrZero, Plain, Short, ShortForm, Status, Window,
+    bind_scalar, suggest_word, wrong_kind,
 };
 use sluice_core::value::{
-    NamePattern, Percent, WordPattern, parse_duration, parse_size, show_duration, show_size,
+    Authority, NamePattern, Percent, WordPattern, parse_duration, parse_size, show_duration,
+    show_size,
 };
 use sluice_core::{
     Cidr, Diags, Endpoint, ListenAddress, Name, Node, Path, Setting, Shape, Spanned, Value, choice,
@@ -117,10 +118,10 @@ section! {
         /// Streams that a client may reset before they were looked at; more is a flood.
         pub resets: u32 = "64",
         /// Bytes of one stream that a client may send ahead.
-        pub stream_window: sluice_core::settings::Size = "256KiB",
+        pub stream_window: Window = "256KiB",
         /// The same for all streams of a connection together; none leaves each stream its own window. A smaller one
         /// than streams x stream_window lets streams whose endpoint is slow stop the others of the connection.
-        pub connection_window: OrNone<sluice_core::settings::Size> = "none",
+        pub connection_window: OrNone<Window> = "none",
         /// What decides how fast is sent.
         pub congestion: Congestion = "cubic",
         /// Clients whose sessions each chain remembers so that they may make requests with their first packets (0-RTT), at
@@ -566,9 +567,9 @@ section! {
         /// Path and query.
         pub path: String = "/",
         /// The host that is asked for; the endpoint's own name where it is left out.
-        pub host: Option<String>,
+        pub host: Option<Authority>,
         /// Statuses of those who are well.
-        pub expect: Vec<u16>,
+        pub expect: Vec<Status>,
     }
 }
 

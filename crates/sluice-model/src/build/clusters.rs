@@ -5,6 +5,7 @@ use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::Arc;
 
 use sluice_core::{Diags, Name, Path, Spanned};
+use sluice_tls::ClientTls;
 use sluice_upstream::plan::{
     CheckKind, DnsPlan, EndpointPlan, HealthPlan, HttpVersion, OnRemoved, OnUnhealthy, OutlierPlan,
     ProxyVersion, ReusePlan,
@@ -14,7 +15,8 @@ use sluice_upstream::{Cluster, ClusterPlan};
 use super::Build;
 use crate::check;
 use crate::sections::{
-    self, ClusterProtocol, Config, OnEndpointRemoved, OnEndpointUnhealthy, ProxyHeader, Refresh,
+    self, ClusterLimits, ClusterProtocol, Config, Dns, EndpointEntry, Health, OnEndpointRemoved,
+    OnEndpointUnhealthy, Outlier, ProxyHeader, Refresh, Reuse,
 };
 
 /// Plan and life of each cluster.
@@ -64,11 +66,6 @@ impl Build<'_> {
                 )
                 .help("add at least one: `endpoints: [127.0.0.1:5432]`");
         }
-        let mut endpoints = Vec::new();
-        for entry in &section.endpoints {
-            let (address, weight) = (entry.0.address.value.clone(), entry.0.weight.get());
-            endpoints.push(EndpointPlan { address, weight });
-        }
         if section.protocol == ClusterProtocol::Auto && section.tls.is_none() {
             diags
                 .error(
@@ -108,82 +105,127 @@ impl Build<'_> {
                 Some(self.client_tls(tls, section.protocol, used, &at.key("tls"), diags)?)
             }
         };
-        Some(ClusterPlan {
-            name: Arc::clone(name),
-            endpoints,
-            balance: section.balance,
-            connect_timeout: section.connect_timeout,
-            connect_attempts: section.connect_attempts.get(),
-            tls,
-            protocol: match section.protocol {
-                ClusterProtocol::Http1 => HttpVersion::Http1,
-                ClusterProtocol::Http2 => HttpVersion::Http2,
-                ClusterProtocol::Http3 => HttpVersion::Http3,
-                ClusterProtocol::Auto => HttpVersion::Auto,
-            },
-            reuse: ReusePlan {
-                idle_timeout: section.reuse.idle_timeout,
-                age_max: section.reuse.max_age.0,
-                requests_max: section.reuse.requests.0.map(NonZeroU64::get),
-                streams_max: section.reuse.streams.get() as usize,
-                idle_max: section.reuse.idle as usize,
-            },
-            requests_max: section.limits.requests.0.map(NonZeroU64::get),
-            endpoint_requests_max: section.limits.requests_per_endpoint.0.map(NonZeroU64::get),
-            pending_max: section.limits.pending,
-            retries_max: section.limits.retries,
-            health: section.health.as_ref().map(|health| HealthPlan {
-                kind: check_kind(health),
-                interval: health.interval,
-                timeout: health.timeout,
-                unhealthy_after: health.unhealthy_after.get(),
-                healthy_after: health.healthy_after.get(),
-            }),
-            outlier: section.outlier.0.as_ref().map(|outlier| OutlierPlan {
-                connect_failures: outlier.connect_failures.get(),
-                consecutive_5xx: outlier.consecutive_5xx.0.map_or(0, NonZeroU32::get),
-                ejection: outlier.ejection,
-                ejection_max: outlier.ejection_max,
-                max_ejected_percent: outlier.max_ejected.0,
-            }),
-            connections_max: section.limits.connections.0.map(NonZeroU64::get),
-            endpoint_connections_max: section
-                .limits
-                .connections_per_endpoint
-                .0
-                .map(NonZeroU64::get),
-            on_endpoint_removed: match section.on_endpoint_removed {
-                OnEndpointRemoved::Keep => OnRemoved::Keep,
-                OnEndpointRemoved::Close => OnRemoved::Close,
-                OnEndpointRemoved::Drain(drain) => OnRemoved::Drain(drain),
-            },
-            on_endpoint_unhealthy: match section.on_endpoint_unhealthy {
-                OnEndpointUnhealthy::Keep => OnUnhealthy::Keep,
-                OnEndpointUnhealthy::Move => OnUnhealthy::Move,
-            },
-            dns: DnsPlan {
-                refresh: match section.dns.refresh {
-                    Refresh::Ttl => None,
-                    Refresh::Every(every) => Some(every),
-                },
-                serve_stale: section.dns.serve_stale.0,
-                servers: section.dns.servers.clone(),
-            },
-            send_proxy: section.send_proxy_protocol.map(|version| match version {
-                ProxyHeader::V1 => ProxyVersion::V1,
-                ProxyHeader::V2 => ProxyVersion::V2,
-            }),
-        })
+        Some(plan(name, section, tls))
     }
 }
 
-fn check_kind(health: &sections::Health) -> CheckKind {
+/// The plan of a cluster. Every field by name, here and below, so that a new one cannot be forgotten.
+fn plan(name: &Name, section: &sections::Cluster, tls_built: Option<ClientTls>) -> ClusterPlan {
+    let sections::Cluster {
+        endpoints,
+        balance,
+        protocol,
+        reuse: Reuse { idle_timeout, max_age, requests: requests_each, streams, idle },
+        connect_timeout,
+        connect_attempts,
+        tls: _,
+        health,
+        outlier,
+        limits:
+            ClusterLimits {
+                connections,
+                connections_per_endpoint,
+                requests,
+                requests_per_endpoint,
+                pending,
+                retries,
+            },
+        on_endpoint_removed,
+        on_endpoint_unhealthy,
+        dns: Dns { refresh, serve_stale, servers },
+        send_proxy_protocol,
+    } = section;
+    let endpoint = |entry: &EndpointEntry| {
+        let EndpointEntry { address, weight } = entry;
+        EndpointPlan { address: address.value.clone(), weight: weight.get() }
+    };
+    ClusterPlan {
+        name: Arc::clone(name),
+        endpoints: endpoints.iter().map(|entry| endpoint(&entry.0)).collect(),
+        balance: *balance,
+        connect_timeout: *connect_timeout,
+        connect_attempts: connect_attempts.get(),
+        tls: tls_built,
+        protocol: match protocol {
+            ClusterProtocol::Http1 => HttpVersion::Http1,
+            ClusterProtocol::Http2 => HttpVersion::Http2,
+            ClusterProtocol::Http3 => HttpVersion::Http3,
+            ClusterProtocol::Auto => HttpVersion::Auto,
+        },
+        reuse: ReusePlan {
+            idle_timeout: *idle_timeout,
+            age_max: max_age.0,
+            requests_max: requests_each.0.map(NonZeroU64::get),
+            streams_max: streams.get() as usize,
+            idle_max: *idle as usize,
+        },
+        requests_max: requests.0.map(NonZeroU64::get),
+        endpoint_requests_max: requests_per_endpoint.0.map(NonZeroU64::get),
+        pending_max: *pending,
+        retries_max: *retries,
+        health: health.as_ref().map(health_plan),
+        outlier: outlier.0.as_ref().map(outlier_plan),
+        connections_max: connections.0.map(NonZeroU64::get),
+        endpoint_connections_max: connections_per_endpoint.0.map(NonZeroU64::get),
+        on_endpoint_removed: match on_endpoint_removed {
+            OnEndpointRemoved::Keep => OnRemoved::Keep,
+            OnEndpointRemoved::Close => OnRemoved::Close,
+            OnEndpointRemoved::Drain(drain) => OnRemoved::Drain(*drain),
+        },
+        on_endpoint_unhealthy: match on_endpoint_unhealthy {
+            OnEndpointUnhealthy::Keep => OnUnhealthy::Keep,
+            OnEndpointUnhealthy::Move => OnUnhealthy::Move,
+        },
+        dns: DnsPlan {
+            refresh: match refresh {
+                Refresh::Ttl => None,
+                Refresh::Every(every) => Some(*every),
+            },
+            serve_stale: serve_stale.0,
+            servers: servers.clone(),
+        },
+        send_proxy: send_proxy_protocol.map(|version| match version {
+            ProxyHeader::V1 => ProxyVersion::V1,
+            ProxyHeader::V2 => ProxyVersion::V2,
+        }),
+    }
+}
+
+fn health_plan(section: &Health) -> HealthPlan {
+    let Health { tcp: _, http: _, grpc: _, interval, timeout, unhealthy_after, healthy_after } =
+        section;
+    HealthPlan {
+        kind: check_kind(section),
+        interval: *interval,
+        timeout: *timeout,
+        unhealthy_after: unhealthy_after.get(),
+        healthy_after: healthy_after.get(),
+    }
+}
+
+fn outlier_plan(section: &Outlier) -> OutlierPlan {
+    let Outlier { connect_failures, consecutive_5xx, ejection, ejection_max, max_ejected } =
+        section;
+    OutlierPlan {
+        connect_failures: connect_failures.get(),
+        consecutive_5xx: consecutive_5xx.0.map_or(0, NonZeroU32::get),
+        ejection: *ejection,
+        ejection_max: *ejection_max,
+        max_ejected_percent: max_ejected.0,
+    }
+}
+
+fn check_kind(health: &Health) -> CheckKind {
     if let Some(http) = &health.http {
         let expect = match http.expect.as_slice() {
             [] => vec![(200, 299)],
-            statuses => statuses.iter().map(|status| (*status, *status)).collect(),
+            statuses => statuses.iter().map(|status| (status.0, status.0)).collect(),
         };
-        return CheckKind::Http { path: http.path.clone(), host: http.host.clone(), expect };
+        return CheckKind::Http {
+            path: http.path.clone(),
+            host: http.host.as_ref().map(|host| host.0.clone()),
+            expect,
+        };
     }
     match &health.grpc {
         Some(grpc) => CheckKind::Grpc { service: grpc.service.clone() },

@@ -17,7 +17,7 @@ use sluice_l7::plan::{HttpOptions, Versions};
 
 use super::Build;
 use super::routes::{RouteMap, http_filters};
-use crate::sections::http::{HeaderCase, Http};
+use crate::sections::http::{HeaderCase, Http, Http2, PathHygiene};
 use crate::sections::{Config, Quic, Tls};
 
 /// What a chain that speaks HTTP is made from beside its own section.
@@ -58,19 +58,7 @@ impl Build<'_> {
                 None
             }
         };
-        let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
-        if !(1024..=64 << 10).contains(&section.head_bytes.0) {
-            let message = "a head is bounded from 1KiB to 64KiB";
-            diags.error("bad-value", section.span, at.key("head_bytes"), message);
-            return None;
-        }
-        if !(8..=1000).contains(&section.head_fields) {
-            let message = "fields are bounded from 8 to 1000";
-            diags.error("bad-value", section.span, at.key("head_fields"), message);
-            return None;
-        }
-        let http2 = &section.http2;
-        let window = |value: u64| u32::try_from(value).unwrap_or(u32::MAX).min((1 << 31) - 1);
+        let options = options(section, around, at, diags);
         Some(HttpPlan {
             listener: Arc::clone(around.listener),
             owner: format!("{}/{}", around.listener, around.chain).into(),
@@ -78,48 +66,89 @@ impl Build<'_> {
             filters: filters?,
             runtime: Arc::clone(self.needed.runtime),
             client_auth: around.client_auth.cloned(),
-            options: HttpOptions {
-                h1: H1Options {
-                    limits: HeadLimits {
-                        bytes: size(section.head_bytes.0),
-                        fields: section.head_fields as usize,
-                    },
-                    lower: section.header_case == HeaderCase::Lower,
-                },
-                h2: H2Options {
-                    streams_max: http2.streams.get(),
-                    stream_window: window(http2.stream_window.0),
-                    connection_window: http2.connection_window.0.map_or_else(
-                        || H2Options::window_of(http2.streams.get(), window(http2.stream_window.0)),
-                        |size| window(size.0),
-                    ),
-                    head_bytes: window(section.head_bytes.0),
-                    head_fields: section.head_fields as usize,
-                    resets_max: http2.resets as usize,
-                    ping_interval: http2.ping_interval.0,
-                    ping_timeout: http2.ping_timeout,
-                },
-                h3: H3Options {
-                    head_bytes: size(section.head_bytes.0),
-                    head_fields: section.head_fields as usize,
-                    stream_window: around.quic.map_or(0, |quic| window(quic.stream_window.0)),
-                    resets_max: around.quic.map_or(0, |quic| quic.resets),
-                },
-                advertise_h3: around.quic.is_some(),
-                versions: section.versions,
-                hygiene: Hygiene {
-                    normalize: section.path.normalize,
-                    merge_slashes: section.path.merge_slashes,
-                    escaped_slashes: section.path.escaped_slashes,
-                    underscores: section.underscores,
-                },
-                edge: Edge { trusted_hops: section.trusted_hops, forwarded: section.forwarded },
-                head_timeout: section.head_timeout,
-                body_timeout: section.body_timeout,
-                idle_timeout: section.idle_timeout.0,
-                requests_max: section.requests_per_connection.0.map(NonZeroU64::get),
-            },
+            options: options?,
         })
+    }
+}
+
+/// How HTTP is spoken. Every field by name, so that a new one cannot be forgotten.
+fn options(
+    section: &Spanned<Http>,
+    around: &Around<'_>,
+    at: &Path<'_>,
+    diags: &mut Diags,
+) -> Option<HttpOptions> {
+    let Http {
+        routes: _,
+        filters: _,
+        versions,
+        trusted_hops,
+        forwarded,
+        path: PathHygiene { normalize, merge_slashes, escaped_slashes },
+        underscores,
+        header_case,
+        head_bytes,
+        head_fields,
+        head_timeout,
+        body_timeout,
+        idle_timeout,
+        requests_per_connection,
+        http2,
+    } = &section.value;
+    if !(1024..=64 << 10).contains(&head_bytes.0) {
+        let message = "a head is bounded from 1KiB to 64KiB";
+        diags.error("bad-value", section.span, at.key("head_bytes"), message);
+        return None;
+    }
+    if !(8..=1000).contains(head_fields) {
+        let message = "fields are bounded from 8 to 1000";
+        diags.error("bad-value", section.span, at.key("head_fields"), message);
+        return None;
+    }
+    let limits = HeadLimits {
+        bytes: usize::try_from(head_bytes.0).unwrap_or(usize::MAX),
+        fields: *head_fields as usize,
+    };
+    Some(HttpOptions {
+        h2: http2_options(http2, limits),
+        h3: H3Options {
+            head_bytes: limits.bytes,
+            head_fields: limits.fields,
+            stream_window: around.quic.map_or(0, |quic| quic.stream_window.0),
+            resets_max: around.quic.map_or(0, |quic| quic.resets),
+        },
+        h1: H1Options { limits, lower: *header_case == HeaderCase::Lower },
+        advertise_h3: around.quic.is_some(),
+        versions: *versions,
+        hygiene: Hygiene {
+            normalize: *normalize,
+            merge_slashes: *merge_slashes,
+            escaped_slashes: *escaped_slashes,
+            underscores: *underscores,
+        },
+        edge: Edge { trusted_hops: *trusted_hops, forwarded: *forwarded },
+        head_timeout: *head_timeout,
+        body_timeout: *body_timeout,
+        idle_timeout: idle_timeout.0,
+        requests_max: requests_per_connection.0.map(NonZeroU64::get),
+    })
+}
+
+fn http2_options(section: &Http2, limits: HeadLimits) -> H2Options {
+    let Http2 { streams, stream_window, connection_window, resets, ping_interval, ping_timeout } =
+        section;
+    H2Options {
+        streams_max: streams.get(),
+        stream_window: stream_window.0,
+        connection_window: connection_window.0.map_or_else(
+            || H2Options::window_of(streams.get(), stream_window.0),
+            |window| window.0,
+        ),
+        head_bytes: u32::try_from(limits.bytes).unwrap_or(u32::MAX),
+        head_fields: limits.fields,
+        resets_max: *resets as usize,
+        ping_interval: ping_interval.0,
+        ping_timeout: *ping_timeout,
     }
 }
 

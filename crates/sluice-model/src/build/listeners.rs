@@ -4,8 +4,6 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use sluice_codec::h2::H2Options;
-use sluice_codec::quic::{Congestion, QuicOptions};
 use sluice_core::settings::{Members, Short, suggest_word};
 use sluice_core::{Diags, ListenAddress, Name, Path, Span, Spanned};
 use sluice_io::FilterPlan;
@@ -13,14 +11,14 @@ use sluice_l4::chain::InnerPlan;
 use sluice_l4::udp::{FlowChainPlan, UdpPlan};
 use sluice_l4::{
     ChainPlan, ChainTable, Criteria, HandlerPlan, Hash, InspectPlan, ListenerPlan, OnTimeout,
-    ProxyAccept, ProxyPlan, QuicPlan, RelayOptions, RelayPlan, Termination, Transport,
+    ProxyAccept, ProxyPlan, RelayOptions, RelayPlan, Termination, Transport,
 };
 use sluice_l7::client_auth::OwnClientAuth;
-use sluice_tls::EarlySessions;
 use sluice_upstream::Cluster;
 
 use super::clusters::ClusterMap;
 use super::http::Around;
+use super::quic::early_sessions;
 use super::routes::{RouteMap, unknown_cluster};
 use super::{Build, ListenerSnapshot, PlanKind, QuicListener, client_auth};
 use crate::chains::{Place, check_handler, check_possible, criteria, needs, over_quic};
@@ -55,12 +53,12 @@ impl Build<'_> {
 }
 
 /// One listener being built.
-struct Scope<'a, 'b> {
-    build: &'a mut Build<'b>,
+pub(super) struct Scope<'a, 'b> {
+    pub(super) build: &'a mut Build<'b>,
     config: &'a Config,
     clusters: &'a ClusterMap,
     routes: &'a RouteMap,
-    udp: bool,
+    pub(super) udp: bool,
     quic: Option<&'a Quic>,
     /// Which hosts authenticate their clients otherwise than the chain being built.
     client_auth: Option<OwnClientAuth>,
@@ -131,7 +129,7 @@ impl Scope<'_, '_> {
                 name: section.name.value.clone(),
                 filters: filters?,
                 proxy_protocol: section.proxy_protocol.as_deref().map(proxy_plan),
-                inspect: inspect_plan(section, needs(&wanted, false)),
+                inspect: inspect_plan(&section.inspect, needs(&wanted, false)),
                 table: table?,
                 chains: Arc::new(plans?),
                 quic: match quic {
@@ -152,80 +150,7 @@ impl Scope<'_, '_> {
         Some(ListenerSnapshot { addresses, socket: section.socket.clone(), plan, quic })
     }
 
-    /// The chains that QUIC ends in.
-    fn quic(
-        &self,
-        quic: &Spanned<Short<Quic>>,
-        chains: &Members<Chain>,
-        at: &Path<'_>,
-        diags: &mut Diags,
-    ) -> Option<QuicPlan> {
-        let over_quic = over_quic(chains);
-        if over_quic.is_empty() || self.udp {
-            diags
-                .error(
-                    "wrong-kind",
-                    quic.span,
-                    at.key("quic"),
-                    "QUIC needs a TCP listener with a chain that has both `tls` and `http`",
-                )
-                .help("HTTP/3 is served by the same chains as HTTP/1 and HTTP/2, with their certificates");
-            return None;
-        }
-        let spans: Vec<_> = over_quic.iter().map(|chain| (chain.place, chain.span)).collect();
-        let indexes = over_quic.iter().map(|chain| chain.index).collect();
-        let criteria: Vec<_> = over_quic.into_iter().map(|chain| chain.criteria).collect();
-        let table = self.table(&criteria, &spans, &at.key("chains"), diags)?;
-        Some(QuicPlan { table, chains: indexes })
-    }
-
-    fn quic_options(
-        &self,
-        section: &Quic,
-        at: &Path<'_>,
-        diags: &mut Diags,
-    ) -> Option<QuicOptions> {
-        let window = |size: sluice_core::settings::Size| {
-            u32::try_from(size.0).unwrap_or(u32::MAX).max(16 << 10)
-        };
-        if section.early_data_sessions > EARLY_SESSIONS_MAX {
-            let problem = format!("at most {EARLY_SESSIONS_MAX} sessions are remembered");
-            diags.error("bad-value", None, at.key("quic").key("early_data_sessions"), problem);
-            return None;
-        }
-        let qlog = section
-            .qlog
-            .as_ref()
-            .map(|folder| (self.build.needed.folder.join(&folder.value), folder.span));
-        if let Some((folder, span)) = &qlog
-            && !folder.is_dir()
-        {
-            let problem = format!("{} is no folder", folder.display());
-            diags
-                .error("no-folder", *span, at.key("quic").key("qlog"), problem)
-                .help("make it, and let Sluice's user write to it; traces are left in it");
-            return None;
-        }
-        let (streams_max, stream_window) = (section.streams.get(), window(section.stream_window));
-        Some(QuicOptions {
-            idle_timeout: section.idle_timeout,
-            retry_above: section.retry_above,
-            streams_max,
-            stream_window,
-            connection_window: section
-                .connection_window
-                .0
-                .map_or_else(|| H2Options::window_of(streams_max, stream_window), window),
-            congestion: match section.congestion {
-                sections::Congestion::Cubic => Congestion::Cubic,
-                sections::Congestion::NewReno => Congestion::NewReno,
-                sections::Congestion::Bbr => Congestion::Bbr,
-            },
-            qlog: qlog.map(|(folder, _)| folder),
-        })
-    }
-
-    fn table(
+    pub(super) fn table(
         &self,
         criteria: &[Criteria],
         places: &[(usize, Span)],
@@ -575,40 +500,25 @@ fn chain_name(index: usize, parts: &ChainParts<'_>) -> Name {
     }
 }
 
-/// The sessions of a chain that may begin with early data. All that its clients were granted is in the word for whose
-/// they are.
-fn early_sessions(listener: &Listener, chain: &Chain) -> Option<EarlySessions> {
-    let quic = &listener.quic().filter(|quic| quic.0.early_data_sessions > 0)?.0;
-    let granted = (quic.idle_timeout, quic.streams, quic.stream_window, quic.connection_window);
-    let head = chain.http.as_ref().map(|http| http.0.head_bytes);
-    let certificates = chain.tls.iter().flat_map(|tls| &tls.certificates);
-    let certificates: Vec<_> = certificates.map(|pair| (&*pair.cert, &*pair.key)).collect();
-    let (listener, chain) = (&listener.name.value, &chain.name);
-    let of = format!("{listener} {chain:?} {certificates:?} {granted:?} {head:?}");
-    Some(EarlySessions { count: quic.early_data_sessions, of })
-}
-
-/// Sessions that a chain may remember for early data: each takes about a KiB, and looking one up takes longer the
-/// more there are.
-const EARLY_SESSIONS_MAX: u32 = 65_536;
-
 fn proxy_plan(section: &sections::ProxyProtocol) -> ProxyPlan {
+    let sections::ProxyProtocol { accept, trust, timeout } = section;
     ProxyPlan {
-        accept: match section.accept {
+        accept: match accept {
             ProxyAcceptance::Optional => ProxyAccept::Optional,
             ProxyAcceptance::Required => ProxyAccept::Required,
         },
-        trust: section.trust.iter().map(|block| block.value).collect(),
-        timeout: section.timeout,
+        trust: trust.iter().map(|block| block.value).collect(),
+        timeout: *timeout,
     }
 }
 
-fn inspect_plan(listener: &Listener, needs: sluice_l4::inspect::Needs) -> InspectPlan {
+fn inspect_plan(section: &sections::Inspect, needs: sluice_l4::inspect::Needs) -> InspectPlan {
+    let sections::Inspect { timeout, bytes, on_timeout } = section;
     InspectPlan {
         needs,
-        timeout: listener.inspect.timeout,
-        bytes: usize::try_from(listener.inspect.bytes.0).unwrap_or(usize::MAX),
-        on_timeout: match listener.inspect.on_timeout {
+        timeout: *timeout,
+        bytes: usize::try_from(bytes.0).unwrap_or(usize::MAX),
+        on_timeout: match on_timeout {
             sections::OnTimeout::Continue => OnTimeout::Continue,
             sections::OnTimeout::Close => OnTimeout::Close,
         },

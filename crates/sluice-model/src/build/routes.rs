@@ -17,7 +17,7 @@ use sluice_upstream::Cluster;
 use super::Build;
 use super::clusters::ClusterMap;
 use crate::sections::routes::{
-    self as sections, HashKey, HashSource, RegexRewrite, RetryOn, RouteMatch,
+    self as sections, HashKey, HashSource, RegexRewrite, RetryOn, Rewrite, RouteMatch, RouteTimeout,
 };
 use crate::sections::{Config, VirtualHost as VirtualHostSection};
 
@@ -257,20 +257,29 @@ impl Table<'_, '_> {
         at: &Path<'_>,
         diags: &mut Diags,
     ) -> Option<Action> {
-        if !matches!(redirect.status, 301 | 302 | 303 | 307 | 308) {
+        let sections::Redirect {
+            status,
+            scheme,
+            host,
+            port,
+            path,
+            replace_prefix,
+            regex,
+            strip_query,
+        } = &redirect.value;
+        if !matches!(status, 301 | 302 | 303 | 307 | 308) {
             let message = "a redirect is 301, 302, 303, 307 or 308";
             diags.error("bad-value", redirect.span, at.key("status"), message);
             return None;
         }
-        let ways = (&redirect.path, &redirect.replace_prefix, &redirect.regex);
-        let path = path_rewrite(ways, redirect.span, at, diags)?;
+        let path = path_rewrite((path, replace_prefix, regex), redirect.span, at, diags)?;
         let to = routes::Redirect {
-            status: redirect.status,
-            scheme: redirect.scheme.map(|scheme| scheme.word().to_owned()),
-            host: redirect.host.clone(),
-            port: redirect.port,
+            status: *status,
+            scheme: scheme.map(|scheme| scheme.word().to_owned()),
+            host: host.as_ref().map(|host| host.0.clone()),
+            port: *port,
             path,
-            strip_query: redirect.strip_query,
+            strip_query: *strip_query,
         };
         if to.scheme.is_none() && to.host.is_none() && to.port.is_none() && to.path.is_none() {
             diags
@@ -301,8 +310,9 @@ impl Table<'_, '_> {
         at: &Path<'_>,
         diags: &mut Diags,
     ) -> Option<Arc<RuleOptions>> {
-        let timeout = &rule.timeout;
-        for (key, value) in [("response", timeout.response.0), ("idle", timeout.idle.0)] {
+        // Every field by name, here and below, so that a new one cannot be forgotten.
+        let RouteTimeout { total, response, per_try, idle } = &rule.timeout;
+        for (key, value) in [("response", response.0), ("idle", idle.0)] {
             if value.is_none() {
                 let here = at.key("timeout");
                 diags
@@ -310,13 +320,13 @@ impl Table<'_, '_> {
                     .help("a lost endpoint then holds the client and its own connection; set a long time instead");
             }
         }
-        let rewrite = &rule.rewrite;
+        let Rewrite { path, replace_prefix, regex, host, host_header, host_of_endpoint } =
+            &rule.rewrite;
         let here = at.key("rewrite");
-        let ways = (&rewrite.path, &rewrite.replace_prefix, &rewrite.regex);
-        let path = path_rewrite(ways, rule.span, &here, diags)?;
-        let host = match (&rewrite.host, &rewrite.host_header, rewrite.host_of_endpoint) {
+        let path = path_rewrite((path, replace_prefix, regex), rule.span, &here, diags)?;
+        let host = match (host, host_header, *host_of_endpoint) {
             (None, None, false) => HostRewrite::Keep,
-            (Some(host), None, false) => HostRewrite::Literal(host.clone()),
+            (Some(host), None, false) => HostRewrite::Literal(host.0.clone()),
             (None, Some(header), false) => HostRewrite::Header(header.0.clone()),
             (None, None, true) => HostRewrite::Endpoint,
             _ => {
@@ -329,10 +339,10 @@ impl Table<'_, '_> {
         };
         let options = RuleOptions {
             timeouts: Timeouts {
-                total: timeout.total.0,
-                response: timeout.response.0,
-                per_try: timeout.per_try.0,
-                idle: timeout.idle.0,
+                total: total.0,
+                response: response.0,
+                per_try: per_try.0,
+                idle: idle.0,
             },
             retry: match &rule.retry {
                 None => RetryPlan::default(),
@@ -530,8 +540,10 @@ fn path_rewrite(
 }
 
 fn retry_plan(retry: &Spanned<sections::Retry>) -> RetryPlan {
+    let sections::Retry { when: words, statuses, attempts, backoff, backoff_max, body } =
+        &retry.value;
     let mut when = RetryWhen::default();
-    for word in &retry.when {
+    for word in words {
         match word {
             RetryOn::ServerError => when.server_error = true,
             RetryOn::GatewayError => when.gateway_error = true,
@@ -548,25 +560,24 @@ fn retry_plan(retry: &Spanned<sections::Retry>) -> RetryPlan {
         }
     }
     RetryPlan {
-        attempts: retry.attempts.get(),
+        attempts: attempts.get(),
         when,
-        statuses: retry.statuses.clone(),
-        backoff: retry.backoff.0,
-        backoff_max: retry.backoff_max.0,
-        body_max: usize::try_from(retry.body.0).unwrap_or(usize::MAX),
+        statuses: statuses.iter().map(|status| status.0).collect(),
+        backoff: backoff.0,
+        backoff_max: backoff_max.0,
+        body_max: usize::try_from(body.0).unwrap_or(usize::MAX),
     }
 }
 
 fn hash_by(source: &HashSource) -> HashBy {
-    match &source.by {
+    let HashSource { by, ttl, path } = source;
+    match by {
         HashKey::SourceIp => HashBy::SourceIp,
         HashKey::Header(name) => HashBy::Header(name.clone()),
         HashKey::Query(name) => HashBy::Query(name.clone()),
-        HashKey::Cookie(name) => HashBy::Cookie {
-            name: name.clone(),
-            ttl: source.ttl.map(|ttl| ttl.0),
-            path: source.path.clone(),
-        },
+        HashKey::Cookie(name) => {
+            HashBy::Cookie { name: name.clone(), ttl: ttl.map(|ttl| ttl.0), path: path.clone() }
+        }
     }
 }
 

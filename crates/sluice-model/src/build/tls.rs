@@ -41,10 +41,14 @@ impl Build<'_> {
                 .help("add `certificates: [{ cert: a.pem, key: a.key }]`, or leave `tls` out to pass TLS through");
             certificates = None;
         }
-        let client_auth = tls.client_auth.as_ref().map(|auth| ClientAuth {
-            ca: self.file(&auth.ca),
-            crl: auth.crl.as_ref().map(|crl| self.file(crl)),
-            required: auth.mode == ClientAuthMode::Required,
+        let client_auth = tls.client_auth.as_ref().map(|auth| {
+            // Every field by name: one that is forgotten would let clients in.
+            let sections::ClientAuth { ca, crl, mode } = auth;
+            ClientAuth {
+                ca: self.file(ca),
+                crl: crl.as_ref().map(|crl| self.file(crl)),
+                required: *mode == ClientAuthMode::Required,
+            }
         });
         let plan = ServerPlan {
             certificates: certificates?,

@@ -2,11 +2,11 @@
 //!
 //! Owns: settings of a cluster that contradict each other or the way it is used. Refuses to know: health and balancing.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use sluice_core::{Diags, Endpoint, Name, Path, Setting as _, Spanned};
 
-use crate::sections::{Cluster, ClusterProtocol, Config, Health, Relay};
+use crate::sections::{Cluster, ClusterProtocol, Config, Health, Relay, Reuse};
 
 /// Checks every cluster by itself.
 pub fn clusters(config: &Config, diags: &mut Diags) {
@@ -14,9 +14,20 @@ pub fn clusters(config: &Config, diags: &mut Diags) {
     let hosts = config.routes.iter().flat_map(|(_, hosts)| hosts.iter());
     let by_header =
         hosts.flat_map(|host| host.rules.iter()).find(|rule| rule.cluster_header.is_some());
+    let routed: HashSet<&Name> =
+        super::clusters_of_routes(config).map(|cluster| &cluster.value).collect();
+    let relayed: HashSet<&Name> = config
+        .listeners
+        .iter()
+        .flat_map(|listener| super::relays_of(listener))
+        .map(|relay| &relay.cluster.value)
+        .collect();
     for (name, cluster) in config.clusters.iter() {
         let at = at.key(name);
         endpoints(cluster, &at, diags);
+        if by_header.is_none() && relayed.contains(name) && !routed.contains(name) {
+            only_for_http(name, cluster, &at, diags);
+        }
         if let Some(health) = &cluster.health
             && health.timeout > health.interval
             && Health::absent().is_some_and(|usual| health.timeout != usual.timeout)
@@ -42,6 +53,24 @@ pub fn clusters(config: &Config, diags: &mut Diags) {
                 .other(rule.span, "this rule lets requests name a cluster")
                 .help("endpoints find the client in x-forwarded-for");
         }
+    }
+}
+
+/// Settings of HTTP on a cluster that is only relayed to.
+fn only_for_http(name: &Name, cluster: &Spanned<Cluster>, at: &Path<'_>, diags: &mut Diags) {
+    let limits = &cluster.limits;
+    let outlier = cluster.outlier.0.as_ref();
+    let said = [
+        ("reuse", Reuse::absent().is_some_and(|usual| cluster.reuse != usual)),
+        ("limits.requests", limits.requests.0.is_some()),
+        ("limits.requests_per_endpoint", limits.requests_per_endpoint.0.is_some()),
+        ("outlier.consecutive_5xx", outlier.is_some_and(|of| of.consecutive_5xx.0.is_some())),
+    ];
+    for (key, _) in said.iter().filter(|(_, said)| *said) {
+        let message = format!("`{key}` is for HTTP, and connections are only relayed to `{name}`");
+        diags
+            .warning("useless-setting", cluster.span, at.key(key), message)
+            .help("leave it out, or speak HTTP with `http: ROUTES`");
     }
 }
 

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use sluice_core::{Diags, Name, Path, Setting, Span, Spanned};
 
-use crate::sections::routes::{Rewrite, RouteTimeout, Rule};
+use crate::sections::routes::{HashKey, Rewrite, RouteTimeout, Rule};
 use crate::sections::{Config, Http, VirtualHost};
 
 /// Checks every table of routes.
@@ -121,6 +121,19 @@ fn shares(rule: &Spanned<Rule>, at: &Path<'_>, diags: &mut Diags) {
 
 fn hashes(config: &Config, rule: &Spanned<Rule>, at: &Path<'_>, diags: &mut Diags) {
     let split = rule.split.iter().flat_map(|split| split.0.iter().map(|(name, _)| name));
+    for source in rule.hash.iter().map(|source| &source.0) {
+        let cookie = matches!(source.by, HashKey::Cookie(_));
+        if !cookie && (source.ttl.is_some() || source.path.is_some()) {
+            diags
+                .warning(
+                    "useless-setting",
+                    rule.span,
+                    at.key("hash"),
+                    "`ttl` and `path` are for `cookie:NAME`",
+                )
+                .help("leave them out");
+        }
+    }
     for cluster in rule.cluster.iter().chain(split) {
         super::hash_fits(config, cluster, !rule.hash.is_empty(), rule.span, at, diags);
     }

@@ -3,7 +3,7 @@
 use std::num::{NonZeroU32, NonZeroU64};
 use std::time::Duration;
 
-use sluice_core::settings::{OrNone, ShortForm, Size};
+use sluice_core::settings::{OrNone, ShortForm, Size, Window};
 use sluice_core::{Name, Spanned, choice, section};
 use sluice_l7::edge::Forwarded;
 use sluice_l7::hygiene::{EscapedSlashes, Underscores};
@@ -79,10 +79,10 @@ section! {
         /// Streams that a client may have open at once.
         pub streams: NonZeroU32 = "128",
         /// Bytes of one stream's body that a client may send ahead.
-        pub stream_window: Size = "256KiB",
+        pub stream_window: Window = "256KiB",
         /// The same for all streams of a connection together; none leaves each stream its own window. A smaller one
         /// than streams x stream_window lets streams whose endpoint is slow stop the others of the connection.
-        pub connection_window: OrNone<Size> = "none",
+        pub connection_window: OrNone<Window> = "none",
         /// Streams that a client may reset before they were looked at; more is a flood.
         pub resets: u32 = "64",
         /// Time between pings to a client that has streams open and says nothing.

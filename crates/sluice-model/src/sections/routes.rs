@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use sluice_codec::names::is_token;
 use sluice_core::settings::{
-    FieldShape, Members, OrNone, OrZero, Plain, Shape, Short, ShortForm, Size, bind_entries,
-    bind_scalar, entries_of, wrong_kind,
+    FieldShape, Members, OrNone, OrZero, Plain, Shape, Short, ShortForm, Size, Status,
+    bind_entries, bind_scalar, entries_of, wrong_kind,
 };
-use sluice_core::value::{HostPattern, Percent};
+use sluice_core::value::{Authority, HostPattern, Percent};
 use sluice_core::{Cidr, Diags, Name, Node, Path, Setting, Spanned, Value, choice, section};
 use sluice_l7::routes::{GrpcMatch, PathMatch, ValueMatch, regexes};
 use sluice_l7::template::Template;
@@ -121,7 +121,7 @@ section! {
         /// Another scheme.
         pub scheme: Option<Scheme>,
         /// Another host.
-        pub host: Option<String>,
+        pub host: Option<Authority>,
         /// Another port.
         pub port: Option<u16>,
         /// Another path.
@@ -167,7 +167,7 @@ section! {
         /// What a regex matches is replaced.
         pub regex: Option<RegexRewrite>,
         /// Another host.
-        pub host: Option<String>,
+        pub host: Option<Authority>,
         /// The host is the value of this header.
         pub host_header: Option<FieldName>,
         /// The host is the endpoint's own name.
@@ -225,7 +225,7 @@ section! {
         /// What is worth another try.
         pub when: Vec<RetryOn>,
         /// Statuses worth another try.
-        pub statuses: Vec<u16>,
+        pub statuses: Vec<Status>,
         /// Tries in all.
         pub attempts: NonZeroU32 = "2",
         /// The longest first wait; the n-th is up to 2^n - 1 times as long, at random.

@@ -1,11 +1,13 @@
 //! `sluice check`: every error and warning, with its place.
 
-use std::io::IsTerminal as _;
+use std::io::{ErrorKind, IsTerminal as _};
+use std::net::UdpSocket;
 use std::path::Path;
 use std::process::ExitCode;
 
 use sluice_config::{Loaded, load, load_stdin, render};
-use sluice_core::{Diagnostic, Diags};
+use sluice_core::{Diagnostic, Diags, ListenAddress};
+use sluice_model::Config;
 
 use super::print;
 use crate::Extensions;
@@ -17,7 +19,10 @@ pub(crate) fn run(options: &Check, extensions: Extensions) -> ExitCode {
     let loaded = read(&path);
     let sources = loaded.sources.clone();
     let (errors, warnings, findings) = match Workshop::new(extensions).build_loaded(loaded) {
-        Ok(built) => sorted(built.diags),
+        Ok(mut built) => {
+            addresses(&built.config, &mut built.diags);
+            sorted(built.diags)
+        }
         Err(rejected) => sorted(rejected.loaded.diags),
     };
     let usable = errors == 0 && (warnings == 0 || !options.strict);
@@ -43,6 +48,27 @@ pub(crate) fn run(options: &Check, extensions: Extensions) -> ExitCode {
 /// Reads the configuration at a path; `-` is standard input.
 pub(super) fn read(path: &Path) -> Loaded {
     if path == Path::new("-") { load_stdin() } else { load(path) }
+}
+
+/// Warns of addresses that this machine does not have: a listener on one does not start here. Port 0 is free, so it
+/// does not matter who listens now.
+fn addresses(config: &Config, diags: &mut Diags) {
+    let at = sluice_core::Path::ROOT.key("listeners");
+    for (place, listener) in config.listeners.places() {
+        for address in listener.all_addresses() {
+            let (ListenAddress::Tcp(socket) | ListenAddress::Udp(socket)) = &address.value else {
+                continue;
+            };
+            let there = UdpSocket::bind((socket.ip(), 0));
+            if there.is_err_and(|error| error.kind() == ErrorKind::AddrNotAvailable) {
+                let listener = at.index(place);
+                let message = format!("this machine does not have the address {}", socket.ip());
+                diags
+                    .warning("not-here", address.span, listener.key("address"), message)
+                    .help("Sluice does not start on a machine without it; `ip address` shows which there are");
+            }
+        }
+    }
 }
 
 fn sorted(diags: Diags) -> (usize, usize, Vec<Diagnostic>) {

@@ -1,0 +1,127 @@
+//! QUIC on a listener: from a section to a plan.
+//!
+//! Owns: which chains QUIC ends in, its options, whose sessions may begin with early data.
+//! Refuses to know: how chains are built.
+
+use sluice_codec::h2::H2Options;
+use sluice_codec::quic::{Congestion, QuicOptions};
+use sluice_core::settings::{Members, Short};
+use sluice_core::{Diags, Path, Spanned};
+use sluice_l4::QuicPlan;
+use sluice_tls::EarlySessions;
+
+use super::listeners::Scope;
+use crate::chains::over_quic;
+use crate::sections::{self, Chain, Listener, Quic};
+
+impl Scope<'_, '_> {
+    /// The chains that QUIC ends in.
+    pub(super) fn quic(
+        &self,
+        quic: &Spanned<Short<Quic>>,
+        chains: &Members<Chain>,
+        at: &Path<'_>,
+        diags: &mut Diags,
+    ) -> Option<QuicPlan> {
+        let over_quic = over_quic(chains);
+        if over_quic.is_empty() || self.udp {
+            diags
+                .error(
+                    "wrong-kind",
+                    quic.span,
+                    at.key("quic"),
+                    "QUIC needs a TCP listener with a chain that has both `tls` and `http`",
+                )
+                .help("HTTP/3 is served by the same chains as HTTP/1 and HTTP/2, with their certificates");
+            return None;
+        }
+        let spans: Vec<_> = over_quic.iter().map(|chain| (chain.place, chain.span)).collect();
+        let indexes = over_quic.iter().map(|chain| chain.index).collect();
+        let criteria: Vec<_> = over_quic.into_iter().map(|chain| chain.criteria).collect();
+        let table = self.table(&criteria, &spans, &at.key("chains"), diags)?;
+        Some(QuicPlan { table, chains: indexes })
+    }
+
+    pub(super) fn quic_options(
+        &self,
+        section: &Quic,
+        at: &Path<'_>,
+        diags: &mut Diags,
+    ) -> Option<QuicOptions> {
+        if section.early_data_sessions > EARLY_SESSIONS_MAX {
+            let problem = format!("at most {EARLY_SESSIONS_MAX} sessions are remembered");
+            diags.error("bad-value", None, at.key("quic").key("early_data_sessions"), problem);
+            return None;
+        }
+        // Every field by name, so that a new one cannot be forgotten.
+        let Quic {
+            enabled: _,
+            idle_timeout,
+            retry_above,
+            streams,
+            resets: _,
+            stream_window,
+            connection_window,
+            congestion,
+            early_data_sessions: _,
+            qlog,
+        } = section;
+        let qlog =
+            qlog.as_ref().map(|folder| (self.build.needed.folder.join(&folder.value), folder.span));
+        if let Some((folder, span)) = &qlog
+            && !folder.is_dir()
+        {
+            let problem = format!("{} is no folder", folder.display());
+            diags
+                .error("no-folder", *span, at.key("quic").key("qlog"), problem)
+                .help("make it, and let Sluice's user write to it; traces are left in it");
+            return None;
+        }
+        Some(QuicOptions {
+            idle_timeout: *idle_timeout,
+            retry_above: *retry_above,
+            streams_max: streams.get(),
+            stream_window: stream_window.0,
+            connection_window: connection_window.0.map_or_else(
+                || H2Options::window_of(streams.get(), stream_window.0),
+                |window| window.0,
+            ),
+            congestion: match congestion {
+                sections::Congestion::Cubic => Congestion::Cubic,
+                sections::Congestion::NewReno => Congestion::NewReno,
+                sections::Congestion::Bbr => Congestion::Bbr,
+            },
+            qlog: qlog.map(|(folder, _)| folder),
+        })
+    }
+}
+
+/// The sessions of a chain that may begin with early data. All that its clients were granted is in the word for whose
+/// they are.
+pub(super) fn early_sessions(listener: &Listener, chain: &Chain) -> Option<EarlySessions> {
+    let quic = &listener.quic().filter(|quic| quic.0.early_data_sessions > 0)?.0;
+    // Every field by name: a client must not be given back what it is no longer granted.
+    let Quic {
+        enabled: _,
+        idle_timeout,
+        retry_above: _,
+        streams,
+        resets: _,
+        stream_window,
+        connection_window,
+        congestion: _,
+        early_data_sessions,
+        qlog: _,
+    } = quic;
+    let granted = (idle_timeout, streams, stream_window, connection_window);
+    let head = chain.http.as_ref().map(|http| http.0.head_bytes);
+    let certificates = chain.tls.iter().flat_map(|tls| &tls.certificates);
+    let certificates: Vec<_> = certificates.map(|pair| (&*pair.cert, &*pair.key)).collect();
+    let (listener, chain) = (&listener.name.value, &chain.name);
+    let of = format!("{listener} {chain:?} {certificates:?} {granted:?} {head:?}");
+    Some(EarlySessions { count: *early_data_sessions, of })
+}
+
+/// Sessions that a chain may remember for early data: each takes about a KiB, and looking one up takes longer the
+/// more there are.
+const EARLY_SESSIONS_MAX: u32 = 65_536;
