@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use sluice_testkit::http3::{self, Failure};
+use sluice_testkit::peers::udp_client;
 use sluice_testkit::{Authority, Origin, Running, Sluice, wait};
 
 use crate::kit::{Fault, Seen, told};
@@ -12,6 +13,11 @@ pub(crate) const CASES: &[Fault] = &[
         name: "A client of QUIC does not trust the certificate",
         reason: "quic.protocol",
         inject: not_trusted,
+    },
+    Fault {
+        name: "A client of QUIC speaks a version that Sluice does not",
+        reason: "quic.version",
+        inject: other_version,
     },
     Fault {
         name: "A request that changes something comes too early (0-RTT)",
@@ -53,6 +59,18 @@ fn not_trusted() -> Seen {
     });
     assert!(connected.is_err());
     Seen::of(&sluice, "quic.protocol").at("\"web\"").at("127.0.0.1:")
+}
+
+fn other_version() -> Seen {
+    let origin = Origin::start("a");
+    let sluice = edge(origin.addr());
+    // A long header, RFC 8999 §5.1: the version, both IDs, and enough to be answered.
+    let mut datagram = vec![0xc0, 0x1a, 0x2a, 0x3a, 0x4a, 8];
+    datagram.extend(b"theirsid\x05ownid");
+    datagram.resize(1200, 0);
+    let client = udp_client();
+    client.send_to(&datagram, sluice.addr("web")).unwrap();
+    Seen::of(&sluice, "quic.version").at("\"web\"").at("127.0.0.1:")
 }
 
 fn too_early() -> Seen {
