@@ -13,8 +13,8 @@ use std::task::Poll;
 
 use bytes::Bytes;
 use sluice_io::{LocalFuture, Stream, WorkerCx};
-use sluice_upstream::connector::{Failure, reach};
-use sluice_upstream::health::HealthProbe;
+use sluice_upstream::connector::reach;
+use sluice_upstream::health::{CheckError, HealthProbe};
 use sluice_upstream::plan::{CheckKind, ClusterPlan, HttpVersion};
 use sluice_upstream::{EndpointState, Preface};
 
@@ -40,7 +40,7 @@ pub struct RequestProbe {
 }
 
 impl HealthProbe for RequestProbe {
-    fn probe(&self, endpoint: &Arc<EndpointState>) -> LocalFuture<Result<(), String>> {
+    fn probe(&self, endpoint: &Arc<EndpointState>) -> LocalFuture<Result<(), CheckError>> {
         let (plan, worker, endpoint) =
             (Arc::clone(&self.plan), Rc::clone(&self.worker), Arc::clone(endpoint));
         Box::pin(async move {
@@ -53,7 +53,7 @@ impl HealthProbe for RequestProbe {
                     if expect.iter().any(|(low, high)| (*low..=*high).contains(&status)) {
                         Ok(())
                     } else {
-                        Err(format!("answered {status}"))
+                        Err(format!("answered {status}").into())
                     }
                 }
                 Some(CheckKind::Grpc { service }) => grpc(&plan, &endpoint, &worker, service).await,
@@ -61,7 +61,7 @@ impl HealthProbe for RequestProbe {
                     reach(&plan, &endpoint, &worker, &Preface::default())
                         .await
                         .map(drop)
-                        .map_err(|failure| failure.why.to_string())
+                        .map_err(CheckError::from)
                 }
             }
         })
@@ -83,7 +83,7 @@ async fn ask(
     worker: &Rc<WorkerCx>,
     mut head: Head,
     body: Option<Bytes>,
-) -> Result<(Head, Answer), String> {
+) -> Result<(Head, Answer), CheckError> {
     head.append(b"user-agent", b"sluice-health-check");
     let wants_body = body.is_some();
     let mut stream = open(plan, endpoint, worker, &head, body.is_none()).await?;
@@ -137,15 +137,14 @@ async fn open(
     worker: &Rc<WorkerCx>,
     head: &Head,
     end: bool,
-) -> Result<HttpStream, String> {
-    let unreached = |failure: Failure| failure.detail.unwrap_or_else(|| failure.why.to_string());
+) -> Result<HttpStream, CheckError> {
     let failed = |error: crate::HttpError| error.to_string();
     if plan.protocol == HttpVersion::Http3 {
         let clients = QuicClients::default();
-        let client = clients.reach(plan, endpoint, worker, ()).await.map_err(unreached)?;
+        let client = clients.reach(plan, endpoint, worker, ()).await?;
         return Ok(HttpStream::H3(Box::new(client.open(head, end).await.map_err(failed)?)));
     }
-    let stream = reach(plan, endpoint, worker, &Preface::default()).await.map_err(unreached)?;
+    let stream = reach(plan, endpoint, worker, &Preface::default()).await?;
     let h2 = match (plan.protocol, &stream) {
         (HttpVersion::Http2, _) => true,
         (HttpVersion::Auto, Stream::Tls(tls)) => tls.facts().alpn.as_deref() == Some(b"h2"),
@@ -173,22 +172,22 @@ async fn grpc(
     endpoint: &Arc<EndpointState>,
     worker: &Rc<WorkerCx>,
     service: &str,
-) -> Result<(), String> {
+) -> Result<(), CheckError> {
     let path = "/grpc.health.v1.Health/Check";
     let mut head = Head::request("POST", scheme(plan), own_name(endpoint), path);
     head.append_known(Known::ContentType, b"application/grpc");
     head.append_known(Known::Te, b"trailers");
     let (answer, rest) = ask(plan, endpoint, worker, head, Some(question(service))).await?;
     if answer.status() != 200 {
-        return Err(format!("answered {}", answer.status()));
+        return Err(format!("answered {}", answer.status()).into());
     }
     let status = |head: &Head| head.get(Known::GrpcStatus).map(<[u8]>::to_vec);
     let status = rest.trailers.as_deref().and_then(status).or_else(|| status(&answer));
     match status.as_deref() {
         Some(b"0") if is_serving(&rest.data) => Ok(()),
-        Some(b"0") => Err("the service is not SERVING".into()),
-        Some(other) => Err(format!("gRPC status {}", String::from_utf8_lossy(other))),
-        None => Err("no gRPC status came".into()),
+        Some(b"0") => Err("the service is not SERVING".to_owned().into()),
+        Some(other) => Err(format!("gRPC status {}", String::from_utf8_lossy(other)).into()),
+        None => Err("no gRPC status came".to_owned().into()),
     }
 }
 

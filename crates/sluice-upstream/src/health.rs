@@ -9,13 +9,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sluice_core::reason;
 use sluice_io::{LocalFuture, Reactor};
 use sluice_telemetry::Shard;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::cluster::Cluster;
-use crate::connector;
+use crate::connector::{self, Failure};
 use crate::endpoint::EndpointState;
 use crate::metrics;
 use crate::plan::{ClusterPlan, HealthPlan, OutlierPlan};
@@ -25,8 +26,31 @@ const SWEEP: Duration = Duration::from_millis(100);
 
 /// Asks an endpoint whether it is well.
 pub trait HealthProbe {
-    /// One check; the error says what was wrong.
-    fn probe(&self, endpoint: &Arc<EndpointState>) -> LocalFuture<Result<(), String>>;
+    /// One check.
+    fn probe(&self, endpoint: &Arc<EndpointState>) -> LocalFuture<Result<(), CheckError>>;
+}
+
+/// Why a check did not succeed, in words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CheckError {
+    /// The endpoint is at fault.
+    Endpoint(String),
+    /// Sluice lacked something of its own, such as an open file: it says nothing about the endpoint.
+    Local(String),
+}
+
+impl From<String> for CheckError {
+    fn from(error: String) -> Self {
+        Self::Endpoint(error)
+    }
+}
+
+impl From<Failure> for CheckError {
+    fn from(failure: Failure) -> Self {
+        let local = failure.why.def().side == reason::Side::Local;
+        let text = failure.detail.unwrap_or_else(|| failure.why.to_string());
+        if local { Self::Local(text) } else { Self::Endpoint(text) }
+    }
 }
 
 /// Makes the probe that a cluster is checked with.
@@ -40,12 +64,14 @@ pub struct TcpProbe {
 }
 
 impl HealthProbe for TcpProbe {
-    fn probe(&self, endpoint: &Arc<EndpointState>) -> LocalFuture<Result<(), String>> {
+    fn probe(&self, endpoint: &Arc<EndpointState>) -> LocalFuture<Result<(), CheckError>> {
         let (endpoint, reactor) = (Arc::clone(endpoint), Rc::clone(&self.reactor));
         Box::pin(async move {
-            let stream = connector::open(&endpoint.target, &reactor)
-                .await
-                .map_err(|error| error.to_string())?;
+            let opened = connector::open(&endpoint.target, &reactor).await;
+            let stream = opened.map_err(|error| {
+                let detail = Some(error.to_string());
+                Failure { detail, ..Failure::from(error) }
+            })?;
             // A reset leaves no TIME_WAIT behind, here or there.
             stream.reset_on_drop();
             Ok(())
@@ -169,15 +195,24 @@ async fn check_for_ever(
     loop {
         let result = match tokio::time::timeout(plan.timeout, probe.probe(&endpoint)).await {
             Ok(result) => result,
-            Err(_) => Err("timed out".into()),
+            Err(_) => Err(CheckError::Endpoint("timed out".into())),
         };
-        let code = if result.is_ok() { "ok" } else { "failed" };
+        let code = match &result {
+            Ok(()) => "ok",
+            Err(CheckError::Endpoint(_)) => "failed",
+            Err(CheckError::Local(_)) => "local",
+        };
         shard.counter(&metrics::CHECKS, &[&cluster.name, code]).increment();
-        if run.take(result.is_ok(), &plan) && endpoint.set_healthy(run.healthy) {
+        if let Err(CheckError::Local(error)) = &result {
+            let (cluster, endpoint) = (&*cluster.name, &*endpoint.name);
+            tracing::error!(cluster, endpoint, error, "cannot check the health of an endpoint");
+        } else if run.take(result.is_ok(), &plan) && endpoint.set_healthy(run.healthy) {
             let (cluster, endpoint) = (&*cluster.name, &*endpoint.name);
             match result {
                 Ok(()) => tracing::info!(cluster, endpoint, "endpoint is healthy again"),
-                Err(error) => tracing::warn!(cluster, endpoint, error, "endpoint is unhealthy"),
+                Err(CheckError::Endpoint(error) | CheckError::Local(error)) => {
+                    tracing::warn!(cluster, endpoint, error, "endpoint is unhealthy");
+                }
             }
         }
         tokio::time::sleep(plan.interval.mul_f64(0.9 + fastrand::f64() * 0.2)).await;
@@ -233,5 +268,51 @@ mod tests {
             .collect();
         assert_eq!(turned, [5, 9]);
         assert!(run.healthy);
+    }
+
+    /// Says the same each time, and counts.
+    struct Says(Result<(), CheckError>, std::cell::Cell<u32>);
+
+    impl HealthProbe for Says {
+        fn probe(&self, _: &Arc<EndpointState>) -> LocalFuture<Result<(), CheckError>> {
+            self.1.set(self.1.get() + 1);
+            Box::pin(std::future::ready(self.0.clone()))
+        }
+    }
+
+    /// Whether an endpoint is held to be healthy after ten checks that say `result`.
+    fn healthy_after(result: Result<(), CheckError>) -> bool {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        tokio::task::LocalSet::new().block_on(&runtime, async {
+            let health = HealthPlan {
+                kind: crate::plan::CheckKind::Tcp,
+                interval: Duration::from_millis(1),
+                timeout: Duration::from_secs(10),
+                unhealthy_after: 3,
+                healthy_after: 1,
+            };
+            let plan = Arc::new(crate::cluster::tests::plan(None));
+            let cluster = Arc::new(Cluster::new(plan));
+            let target = crate::endpoint::Target::Ip(([127, 0, 0, 1], 1).into());
+            let endpoint = Arc::new(EndpointState::new(target, None, 1));
+            let says = Rc::new(Says(result, std::cell::Cell::new(0)));
+            let shard = sluice_telemetry::Registry::new().shard(1);
+            let probe = Rc::clone(&says) as Rc<dyn HealthProbe>;
+            let checks = check_for_ever(cluster, Arc::clone(&endpoint), health, probe, shard);
+            let checks = tokio::task::spawn_local(checks);
+            while says.1.get() < 10 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            checks.abort();
+            endpoint.is_healthy()
+        })
+    }
+
+    #[test]
+    fn what_sluice_lacks_makes_no_endpoint_unhealthy() {
+        assert!(healthy_after(Ok(())));
+        assert!(!healthy_after(Err(CheckError::Endpoint("refused".into()))));
+        let own = Failure::from(sluice_sys::socket::no_descriptor());
+        assert!(healthy_after(Err(own.into())));
     }
 }
