@@ -254,5 +254,5 @@ fn a_full_flow_table_refuses_newcomers_and_counts_them() {
     wait::until("the table to be full", || {
         (sluice.metric("sluice_listener_flows_active", "") == 16).then_some(())
     });
-    assert!(sluice.metric("sluice_limit_reached_total", "flow_table_entries") > 0);
+    assert!(sluice.metric("sluice_limits_reached_total", "flow_table_entries") > 0);
 }

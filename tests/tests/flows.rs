@@ -53,7 +53,7 @@ fn a_flood_of_udp_sources_leaves_descriptors_for_everything_else() {
     let refused = sluice.record_of("local.fds");
     assert_eq!(refused["kind"], "flow");
     assert!(refused["upstream_host"].is_null(), "no endpoint is to blame: {refused}");
-    assert!(sluice.metric("sluice_limit_reached_total", "flow_descriptors_percent") > 0);
+    assert!(sluice.metric("sluice_limits_reached_total", "flow_descriptors_percent") > 0);
     assert_eq!(sluice.metric("sluice_listener_accept_errors_total", ""), 0);
     assert_eq!(sluice.metric("sluice_health_checks_total", "failed"), 0);
     assert_eq!(sluice.metric("sluice_cluster_connect_failures_total", ""), 0);
@@ -166,7 +166,7 @@ fn flows_leave_an_endpoint_that_turns_unhealthy_or_stay_as_the_cluster_says() {
         let on_left = on_left.expect("every second flow goes to the left");
         drop(left_check);
         wait::until("the left endpoint to be unhealthy", || {
-            (sluice.metric("sluice_cluster_endpoints_count", "\"unhealthy\"") == 1).then_some(())
+            (sluice.metric("sluice_cluster_endpoints", "\"unhealthy\"") == 1).then_some(())
         });
         let answer = ask(on_left, sluice.addr("u"), b"who?");
         if moves {

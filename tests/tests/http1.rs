@@ -37,8 +37,8 @@ fn a_request_passes_and_its_record_says_how() {
     assert_eq!((&record["method"], &record["path"]), (&"POST".into(), &"/echo?x=1".into()));
     assert_eq!((&record["response_code"], &record["bytes_received"]), (&200.into(), &5.into()));
     assert_eq!(record["upstream_host"], origin.addr().to_string());
-    assert_eq!(sluice.metric("sluice_http_requests_total", "code=\"2xx\""), 1);
-    assert_eq!(sluice.metric("sluice_cluster_requests_total", "code=\"2xx\""), 1);
+    assert_eq!(sluice.metric("sluice_http_requests_total", "class=\"2xx\""), 1);
+    assert_eq!(sluice.metric("sluice_cluster_requests_total", "class=\"2xx\""), 1);
 }
 
 #[test]

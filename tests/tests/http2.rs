@@ -282,9 +282,9 @@ fn grpc_passes_with_streams_trailers_and_deadlines() {
     assert_eq!(tools::must(&mut client), "all well\n");
     sluice.record("a failed call", |record| record["grpc_status_number"] == 5);
     wait::until("a check", || {
-        (sluice.metric("sluice_health_checks_total", "code=\"ok\"") > 0).then_some(())
+        (sluice.metric("sluice_health_checks_total", "result=\"ok\"") > 0).then_some(())
     });
-    assert_eq!(sluice.metric("sluice_health_checks_total", "code=\"failed\""), 0);
+    assert_eq!(sluice.metric("sluice_health_checks_total", "result=\"failed\""), 0);
 }
 
 #[test]

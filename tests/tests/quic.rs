@@ -61,7 +61,7 @@ fn a_request_in_the_first_packets_is_served_where_it_is_safe() {
     let record = sluice.record("an early connection", |record| record["quic_early_data"] == "true");
     assert_eq!(record["kind"], "connection");
     sluice.record_of("http.too_early");
-    assert!(sluice.metric("sluice_listener_quic_early_total", "") > 0);
+    assert!(sluice.metric("sluice_listener_quic_early_connections_total", "") > 0);
 }
 
 #[test]

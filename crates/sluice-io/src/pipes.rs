@@ -16,7 +16,7 @@ use sluice_telemetry::{Counter, Shard};
 use crate::descriptors::Allowance;
 
 sluice_telemetry::metrics! {
-    PIPE_SHORTAGE = "sluice_worker_pipe_shortage_total", Counter, ["worker"], "Times a bulky stream was copied because no pipe was to be had (limit `worker_pipes`, open files, or the system's).";
+    PIPE_SHORTAGE = "sluice_worker_pipe_shortages_total", Counter, ["worker"], "Times a bulky stream was copied because no pipe was to be had (limit `worker_pipes`, open files, or the system's).";
 }
 
 /// Bytes a pipe can hold; on loopback larger ones gain nothing more, smaller ones cost wake-ups.

@@ -77,7 +77,7 @@ macro_rules! metrics {
 }
 
 /// Upper bounds of the buckets of a histogram; the last bucket has none.
-pub const BUCKETS: [Duration; 17] = {
+pub const BUCKETS: [Duration; 18] = {
     const fn ms(millis: u64) -> Duration {
         Duration::from_millis(millis)
     }
@@ -85,6 +85,7 @@ pub const BUCKETS: [Duration; 17] = {
         Duration::from_micros(100),
         Duration::from_micros(500),
         ms(1),
+        Duration::from_micros(2500),
         ms(5),
         ms(10),
         ms(25),
@@ -93,12 +94,12 @@ pub const BUCKETS: [Duration; 17] = {
         ms(250),
         ms(500),
         ms(1000),
+        ms(2500),
         ms(5000),
+        ms(10_000),
         ms(30_000),
+        ms(60_000),
         ms(300_000),
-        ms(1_800_000),
-        ms(3_600_000),
-        ms(86_400_000),
     ]
 };
 
@@ -341,7 +342,7 @@ mod tests {
             "test_open -1",
             "test_time_seconds_bucket{who=\"x\",le=\"0.0001\"} 0",
             "test_time_seconds_bucket{who=\"x\",le=\"0.0005\"} 1",
-            "test_time_seconds_bucket{who=\"x\",le=\"86400\"} 1",
+            "test_time_seconds_bucket{who=\"x\",le=\"300\"} 1",
             "test_time_seconds_bucket{who=\"x\",le=\"+Inf\"} 2",
             "test_time_seconds_sum{who=\"x\"} 100000.0004",
             "test_time_seconds_count{who=\"x\"} 2",

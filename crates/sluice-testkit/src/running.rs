@@ -375,7 +375,7 @@ impl Running {
             if let Some(metrics) = metrics {
                 let (records, log) = (self.records(), self.log());
                 check_books(&metrics, &records, self.sluice.request_records, &log);
-                let panics = sum_metric(&metrics, "sluice_connection_ended_total", "worker.panic");
+                let panics = sum_metric(&metrics, "sluice_connections_ended_total", "worker.panic");
                 assert!(panics == 0 || self.sluice.panics, "{log}");
             }
         }
@@ -420,7 +420,7 @@ fn wait_balanced(running: &Running) -> String {
         let open = of("sluice_listener_connections_active")
             + of("sluice_listener_flows_active")
             + of("sluice_http_requests_active");
-        let known = of("sluice_connection_ended_total") + of("sluice_listener_connections_active");
+        let known = of("sluice_connections_ended_total") + of("sluice_listener_connections_active");
         let fits = of("sluice_listener_connections_accepted_total") == known;
         (fits && (open == 0 || !and_quiet)).then_some(metrics)
     };
@@ -435,7 +435,7 @@ fn check_books(metrics: &str, records: &[Value], request_records: bool, log: &st
     let of = |name: &str| sum_metric(metrics, name, "");
     let accepted = of("sluice_listener_connections_accepted_total");
     let (ended, open) =
-        (of("sluice_connection_ended_total"), of("sluice_listener_connections_active"));
+        (of("sluice_connections_ended_total"), of("sluice_listener_connections_active"));
     assert_eq!(accepted, ended + open, "accepted = ended + open\n{metrics}\n{log}");
     // The series of a listener that was removed leave with it; its records stay.
     let counted = |record: &&Value| {
@@ -447,9 +447,9 @@ fn check_books(metrics: &str, records: &[Value], request_records: bool, log: &st
         i64::try_from(count).expect("few")
     };
     assert_eq!(of_kind("connection"), accepted, "every connection has a record\n{records:#?}");
-    let flows = of("sluice_flow_ended_total") + of("sluice_listener_flows_active");
+    let flows = of("sluice_flows_ended_total") + of("sluice_listener_flows_active");
     assert_eq!(of_kind("flow"), flows, "every flow has a record\n{records:#?}");
-    let requests = if request_records { of("sluice_http_request_ended_total") } else { 0 };
+    let requests = if request_records { of("sluice_http_requests_ended_total") } else { 0 };
     assert_eq!(of_kind("request"), requests, "every request has a record\n{records:#?}");
     assert_eq!(of("sluice_http_requests_active"), 0, "no request is under way\n{metrics}");
     assert!(records.iter().all(|record| record["reason"].is_string()), "every record has a reason");

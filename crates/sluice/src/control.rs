@@ -51,7 +51,7 @@ use sockets::{NextSockets, Sockets};
 use vitals::Vitals;
 
 sluice_telemetry::metrics! {
-    RELOADS = "sluice_config_reloads_total", Counter, ["code"], "Reloads, by result: applied, unchanged or failed.";
+    RELOADS = "sluice_config_reloads_total", Counter, ["result"], "Reloads, by result: applied, unchanged or failed; stale_certificate counts certificates that no longer load.";
     SNAPSHOT = "sluice_config_snapshot_number", Gauge, [], "The number of the snapshot in force.";
 }
 

@@ -77,7 +77,7 @@ fn main() -> ExitCode {
     assert_eq!(client.get("a", "/").status(), 504);
     let record = sluice.record_of("filter.timeout");
     assert_eq!(record["detail"], "the filter undecided did not decide");
-    assert_eq!(sluice.metric("sluice_limit_reached_total", "limit=\"filter_wait_seconds\""), 1);
+    assert_eq!(sluice.metric("sluice_limits_reached_total", "limit=\"filter_wait_seconds\""), 1);
     assert!(origin.requests().is_empty());
     ExitCode::SUCCESS
 }
