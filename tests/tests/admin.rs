@@ -247,3 +247,37 @@ fn connections_are_listed_by_listener_and_up_to_a_limit() {
     assert_eq!((count("listener=a"), count("listener=b"), count("limit=2")), (2, 1, 2));
     drop(open);
 }
+
+#[test]
+fn clusters_say_why_an_endpoint_takes_no_traffic_and_since_when() {
+    let alive = sluice_testkit::peers::Server::echo();
+    let dead = tools::free_port();
+    for (more, key, cause) in [
+        (
+            "outlier: none, health: { tcp: {}, interval: 50ms, timeout: 40ms }",
+            "unhealthy",
+            "refused",
+        ),
+        ("outlier: { connect_failures: 1 }", "ejected", "upstream.refused"),
+    ] {
+        let kit = Sluice::new()
+            .expect_warning("endpoint is unhealthy")
+            .expect_warning("endpoint ejected");
+        let sluice = kit.start(&format!(
+            "listeners: [{{ name: a, address: 127.0.0.1:0, relay: up }}]\n\
+             clusters: {{ up: {{ endpoints: [\"127.0.0.1:{dead}\", \"{}\"], {more} }} }}\n",
+            alive.addr()
+        ));
+        let endpoint = || {
+            drop(connect(sluice.addr("a")));
+            sluice.items("/clusters")[0]["endpoints"][0].clone()
+        };
+        let found = wait::until("the dead one to be found", || {
+            Some(endpoint()).filter(|endpoint| !endpoint["trouble"][key].is_null())
+        });
+        let trouble = &found["trouble"][key];
+        assert!(trouble["cause"].as_str().unwrap().contains(cause), "{found}");
+        assert!(trouble["since"].as_str().unwrap().ends_with('Z'), "{found}");
+        assert!(sluice.items("/clusters")[0]["endpoints"][1]["trouble"].is_null());
+    }
+}

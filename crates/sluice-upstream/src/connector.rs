@@ -203,7 +203,8 @@ impl ClusterHandle {
         if let Some(outlier) = &self.cluster.plan().outlier
             && endpoint.failed() >= outlier.connect_failures
         {
-            self.put_aside(endpoint, outlier, "it failed connections in a row");
+            let cause = format!("it failed connections in a row, the last with {why}");
+            self.put_aside(endpoint, outlier, &cause);
         }
     }
 
@@ -229,7 +230,7 @@ impl ClusterHandle {
         let allowed = (count * usize::from(outlier.max_ejected_percent) / 100)
             .max(1)
             .min(count.saturating_sub(1));
-        if aside < allowed && endpoint.eject().is_some() {
+        if aside < allowed && endpoint.eject(cause).is_some() {
             self.ejections.increment();
             tracing::warn!(
                 cluster = &*self.cluster.name,

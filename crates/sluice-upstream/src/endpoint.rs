@@ -10,6 +10,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 
+use arc_swap::ArcSwapOption;
+use tokio::time::Instant;
+
 use crate::hops::{self, Transport};
 
 /// Where to connect: resolved, unlike [`sluice_core::Endpoint`].
@@ -27,6 +30,21 @@ impl fmt::Display for Target {
             Self::Ip(address) => write!(f, "{address}"),
             Self::Unix(path) => write!(f, "unix://{}", path.display()),
         }
+    }
+}
+
+/// Why an endpoint takes no traffic.
+#[derive(Clone, Debug)]
+pub struct Trouble {
+    /// What happened.
+    pub cause: String,
+    /// When.
+    pub since: Instant,
+}
+
+impl Trouble {
+    fn now(cause: String) -> Option<Arc<Self>> {
+        Some(Arc::new(Self { cause, since: Instant::now() }))
     }
 }
 
@@ -49,6 +67,9 @@ pub struct EndpointState {
     erring: AtomicU32,
     unhealthy: AtomicBool,
     ejected: AtomicBool,
+    /// Why, for people; only whoever changes the state writes it.
+    why_unhealthy: ArcSwapOption<Trouble>,
+    why_ejected: ArcSwapOption<Trouble>,
     ejections: AtomicU32,
     /// It turned out to be a listener of this process.
     ours: AtomicBool,
@@ -71,6 +92,8 @@ impl EndpointState {
             erring: AtomicU32::new(0),
             unhealthy: AtomicBool::new(false),
             ejected: AtomicBool::new(false),
+            why_unhealthy: ArcSwapOption::empty(),
+            why_ejected: ArcSwapOption::empty(),
             ejections: AtomicU32::new(0),
             ours: AtomicBool::new(false),
         }
@@ -142,9 +165,25 @@ impl EndpointState {
         self.ejected.load(Relaxed)
     }
 
-    /// Sets what active checks say; returns whether that is a change.
-    pub fn set_healthy(&self, healthy: bool) -> bool {
-        self.unhealthy.swap(!healthy, Relaxed) == healthy
+    /// Sets what active checks say, with what failed where they do; returns whether that is a change.
+    pub fn set_health(&self, result: Result<(), &str>) -> bool {
+        let healthy = result.is_ok();
+        if self.unhealthy.swap(!healthy, Relaxed) != healthy {
+            return false;
+        }
+        let trouble = result.err().and_then(|cause| Trouble::now(cause.to_owned()));
+        self.why_unhealthy.store(trouble);
+        true
+    }
+
+    /// Why active checks say that it is unhealthy, where they do.
+    pub fn why_unhealthy(&self) -> Option<Arc<Trouble>> {
+        self.why_unhealthy.load_full().filter(|_| !self.is_healthy())
+    }
+
+    /// Why it was ejected, where it is.
+    pub fn why_ejected(&self) -> Option<Arc<Trouble>> {
+        self.why_ejected.load_full().filter(|_| self.is_ejected())
     }
 
     /// Counts a connection; given back when the lease is dropped.
@@ -202,8 +241,9 @@ impl EndpointState {
     }
 
     /// Puts it aside; false when it is already. Returns how often it has been, on success.
-    pub fn eject(&self) -> Option<u32> {
+    pub fn eject(&self, cause: &str) -> Option<u32> {
         self.ejected.compare_exchange(false, true, Relaxed, Relaxed).ok()?;
+        self.why_ejected.store(Trouble::now(cause.to_owned()));
         self.failing.store(0, Relaxed);
         self.erring.store(0, Relaxed);
         Some(self.ejections.fetch_add(1, Relaxed) + 1)

@@ -203,15 +203,28 @@ async fn check_for_ever(
             Err(CheckError::Local(_)) => "local",
         };
         shard.counter(&metrics::CHECKS, &[&cluster.name, code]).increment();
-        if let Err(CheckError::Local(error)) = &result {
-            let (cluster, endpoint) = (&*cluster.name, &*endpoint.name);
-            tracing::error!(cluster, endpoint, error, "cannot check the health of an endpoint");
-        } else if run.take(result.is_ok(), &plan) && endpoint.set_healthy(run.healthy) {
-            let (cluster, endpoint) = (&*cluster.name, &*endpoint.name);
-            match result {
-                Ok(()) => tracing::info!(cluster, endpoint, "endpoint is healthy again"),
-                Err(CheckError::Endpoint(error) | CheckError::Local(error)) => {
-                    tracing::warn!(cluster, endpoint, error, "endpoint is unhealthy");
+        let (cluster, name) = (&*cluster.name, &*endpoint.name);
+        let said = match &result {
+            Err(CheckError::Local(error)) => {
+                tracing::error!(
+                    cluster,
+                    endpoint = name,
+                    error,
+                    "cannot check the health of an endpoint"
+                );
+                None
+            }
+            Err(CheckError::Endpoint(error)) => Some(Err(error.as_str())),
+            Ok(()) => Some(Ok(())),
+        };
+        if let Some(said) = said
+            && run.take(said.is_ok(), &plan)
+            && endpoint.set_health(said)
+        {
+            match said {
+                Ok(()) => tracing::info!(cluster, endpoint = name, "endpoint is healthy again"),
+                Err(error) => {
+                    tracing::warn!(cluster, endpoint = name, error, "endpoint is unhealthy")
                 }
             }
         }

@@ -76,7 +76,7 @@ fn a_pick_keeps_to_limits_health_and_what_was_tried() {
     assert_eq!((why(&[]), cluster.active()), (reasons::LIMIT, 3));
     drop(first);
     cluster.members().endpoints.iter().for_each(|endpoint| {
-        endpoint.set_healthy(false);
+        endpoint.set_health(Err("refused"));
     });
     assert_eq!(why(&[]), reasons::NO_HEALTHY);
 }

@@ -11,6 +11,7 @@ use sluice_core::Name;
 use sluice_core::clock::rfc3339;
 use sluice_core::settings::suggest_word;
 use sluice_upstream::Cluster;
+use sluice_upstream::endpoint::Trouble;
 
 use super::{Control, Stage, routes, runtime};
 use crate::worker::Order;
@@ -41,7 +42,8 @@ impl Source for Pages {
         Box::pin(async move {
             Ok(match page {
                 Page::Clusters => {
-                    control.clusters.borrow().iter().map(|cluster| of_cluster(cluster)).collect()
+                    let wall = control.clock.wall(control.clock.now());
+                    control.clusters.borrow().iter().map(|c| of_cluster(c, wall)).collect()
                 }
                 Page::Listeners => control.listeners().await,
                 Page::Config => vec![control.config()],
@@ -75,7 +77,13 @@ impl Source for Pages {
     }
 }
 
-fn of_cluster(cluster: &Cluster) -> Value {
+/// Why something happened, and when.
+fn of_trouble(trouble: &Trouble, wall: Duration) -> Value {
+    let since = wall.saturating_sub(trouble.since.elapsed());
+    json!({ "cause": trouble.cause, "since": rfc3339(since) })
+}
+
+fn of_cluster(cluster: &Cluster, wall: Duration) -> Value {
     let (plan, members) = (cluster.plan(), cluster.members());
     let endpoint = |endpoint: &std::sync::Arc<sluice_upstream::EndpointState>| {
         let mut item = json!({
@@ -87,6 +95,13 @@ fn of_cluster(cluster: &Cluster) -> Value {
             "requests_active": endpoint.requests(),
             "connections_total": endpoint.total(),
         });
+        for (key, trouble) in
+            [("unhealthy", endpoint.why_unhealthy()), ("ejected", endpoint.why_ejected())]
+        {
+            if let Some(trouble) = trouble {
+                item["trouble"][key] = of_trouble(&trouble, wall);
+            }
+        }
         if let Some(host) = &endpoint.host {
             item["host"] = (&**host).into();
         }
