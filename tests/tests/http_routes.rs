@@ -668,3 +668,26 @@ fn header_edits_of_chain_virtual_host_and_rule_add_up() {
     assert_eq!(seen("b", "/"), ",,,a");
     assert_eq!(seen("b", "/own"), ",own,,a");
 }
+
+#[test]
+fn what_a_rule_has_limited_stays_with_it_over_a_reload() {
+    let (a, b) = (Origin::start("a"), Origin::start("b"));
+    let table = |first: &str| {
+        web(
+            &a,
+            &b,
+            "",
+            &format!(
+                "    - hosts: \"*\"\n      rules:\n{first}        - name: limited\n          match: {{ path: /limited }}\n          cluster: a\n          filters: {{ rate_limit: {{ requests: 1/h, burst: 1 }} }}\n        - {{ cluster: a }}\n"
+            ),
+        )
+    };
+    let sluice = start(&table(""));
+    let status = || get(&sluice, "x", "/limited").status();
+    assert_eq!((status(), status()), (200, 429));
+    // Another rule with a limit of its own comes to stand before it.
+    let other = "        - { name: other, match: { path: /other }, cluster: a, filters: { rate_limit: { requests: 1/h, burst: 5 } } }\n";
+    assert_eq!(sluice.reload(&table(other)), "applied");
+    assert_eq!(status(), 429);
+    assert_eq!(get(&sluice, "x", "/other").status(), 200);
+}

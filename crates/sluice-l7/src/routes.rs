@@ -72,11 +72,21 @@ pub struct RouteTable {
     /// Every cluster there is, for rules that take the name from the request.
     pub by_name: BTreeMap<Name, Arc<Cluster>>,
     /// Sets of filter settings that rules have of their own; 0 is the empty set.
-    pub overrides: Vec<Overrides>,
+    pub overrides: Vec<OverrideSet>,
 }
 
 /// Filter settings of a rule and its virtual host, by filter.
 pub type Overrides = Vec<(&'static str, Override)>;
+
+/// Filter settings with the name of the rule or virtual host that they are written in. What their filters remember
+/// is kept under it over reloads.
+#[derive(Clone, Debug)]
+pub struct OverrideSet {
+    /// The name, unique within the table.
+    pub owner: Name,
+    /// The settings.
+    pub said: Overrides,
+}
 
 /// What a rule, or its virtual host, says of a filter.
 #[derive(Clone, Debug)]
@@ -505,10 +515,15 @@ impl RouteTable {
         virtual_hosts: Vec<VirtualHost>,
         clusters: Vec<Arc<Cluster>>,
         by_name: BTreeMap<Name, Arc<Cluster>>,
-        overrides: Vec<Overrides>,
+        overrides: Vec<OverrideSet>,
     ) -> Result<Self, Vec<HostTwice>> {
         let hosts = HostIndex::build(virtual_hosts.iter().map(|host| host.hosts.as_slice()))?;
         Ok(Self { hosts, virtual_hosts, clusters, by_name, overrides })
+    }
+
+    /// What the set of that number says of filters.
+    pub fn said_of_filters(&self, set: u32) -> &[(&'static str, Override)] {
+        self.overrides.get(set as usize).map_or(&[], |set| &set.said)
     }
 
     /// The place of the virtual host for an authority.

@@ -154,8 +154,9 @@ impl Station {
         if let Some(list) = latched.filters.borrow().get(&overrides) {
             return Rc::clone(list);
         }
-        let own = latched.table.overrides.get(overrides as usize).map_or(&[][..], Vec::as_slice);
-        let owner = format!("{}/{overrides}", self.plan.owner);
+        let own = latched.table.said_of_filters(overrides);
+        let named = latched.table.overrides.get(overrides as usize).map(|set| &*set.owner);
+        let owner = format!("{}/{}", self.plan.owner, named.unwrap_or_default());
         let mut list = FilterList::new();
         for ((name, filter), (_, plan)) in self.chain_filters.iter().zip(&self.plan.filters) {
             match own.iter().find(|(of, _)| of == name) {

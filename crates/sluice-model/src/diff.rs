@@ -75,33 +75,40 @@ impl Diff {
         fn routes(config: &Config) -> BTreeMap<Name, &Members<VirtualHost>> {
             config.routes.iter().map(|(name, hosts)| (name.clone(), &hosts.value)).collect()
         }
-        let mut other = Vec::new();
-        for (name, differs) in [
-            ("admin", old.admin != new.admin),
-            ("drain", old.drain != new.drain),
-            ("limits", old.limits != new.limits),
-            ("runtime", old.runtime != new.runtime),
-        ] {
-            if differs {
-                other.push(name);
-            }
-        }
+        // Every section by name: a change in one that is forgotten would never be put in force.
+        let Config {
+            admin,
+            listeners: _,
+            clusters: _,
+            routes: _,
+            runtime,
+            access_log,
+            drain,
+            limits,
+        } = old;
+        let other = [
+            ("admin", *admin != new.admin),
+            ("drain", *drain != new.drain),
+            ("limits", *limits != new.limits),
+            ("runtime", *runtime != new.runtime),
+        ];
         Self {
             listeners: Changes::of(&listeners(old), &listeners(new)),
             clusters: Changes::of(&clusters(old), &clusters(new)),
             routes: Changes::of(&routes(old), &routes(new)),
-            access_log: old.access_log != new.access_log,
-            other,
+            access_log: *access_log != new.access_log,
+            other: other.iter().filter(|(_, differs)| *differs).map(|(name, _)| *name).collect(),
         }
     }
 
     /// Whether nothing changed.
     pub fn is_empty(&self) -> bool {
-        self.listeners.is_empty()
-            && self.clusters.is_empty()
-            && self.routes.is_empty()
-            && !self.access_log
-            && self.other.is_empty()
+        let Self { listeners, clusters, routes, access_log, other } = self;
+        listeners.is_empty()
+            && clusters.is_empty()
+            && routes.is_empty()
+            && !access_log
+            && other.is_empty()
     }
 }
 
@@ -133,5 +140,32 @@ impl fmt::Display for Diff {
         }
         parts.extend(self.other.iter().map(ToString::to_string));
         f.write_str(&parts.join("; "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trees::{bind, fields_of, list, map, text};
+
+    #[test]
+    fn a_change_in_any_section_is_a_change() {
+        let endpoint = || list(vec![text("127.0.0.1:1")]);
+        for field in fields_of::<Config>() {
+            let value = match field {
+                "admin" => map(&[("address", text("127.0.0.1:1"))]),
+                "listeners" => list(vec![map(&[("name", text("a"))])]),
+                "clusters" => map(&[("a", map(&[("endpoints", endpoint())]))]),
+                "routes" => map(&[("a", list(vec![map(&[("hosts", text("a"))])]))]),
+                "runtime" => map(&[("values", map(&[("a", text("1"))]))]),
+                "access_log" => list(vec![map(&[])]),
+                "drain" => map(&[("timeout", text("1s"))]),
+                "limits" => map(&[("inspect_bytes", text("1KiB"))]),
+                other => panic!("a value for the new section `{other}`, please"),
+            };
+            let (old, new): (Config, Config) = (bind(&map(&[])), bind(&map(&[(field, value)])));
+            assert!(!Diff::of(&old, &new).is_empty(), "{field}");
+            assert!(Diff::of(&new, &new).is_empty(), "{field}");
+        }
     }
 }

@@ -12,6 +12,8 @@ pub mod check;
 pub mod diff;
 pub mod reach;
 pub mod sections;
+#[cfg(test)]
+mod trees;
 
 pub use build::{Needed, Snapshot, build};
 pub use sections::Config;

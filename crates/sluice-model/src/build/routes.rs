@@ -7,9 +7,9 @@ use sluice_core::settings::{Members, suggest_word};
 use sluice_core::{Diags, Name, Path, Span, Spanned};
 use sluice_l7::filters::FilterPlan;
 use sluice_l7::routes::{
-    Action, ClientCertificate, Conditions, Direct, HashBy, HostRewrite, Override, Overrides,
-    PathMatch, PathRewrite, RetryPlan, RetryWhen, Rule, RuleOptions, RuntimeShare, Share, Timeouts,
-    VirtualHost, regexes,
+    Action, ClientCertificate, Conditions, Direct, HashBy, HostRewrite, Override, OverrideSet,
+    Overrides, PathMatch, PathRewrite, RetryPlan, RetryWhen, Rule, RuleOptions, RuntimeShare,
+    Share, Timeouts, VirtualHost, regexes,
 };
 use sluice_l7::{RouteCell, RouteTable, routes};
 use sluice_upstream::Cluster;
@@ -40,7 +40,7 @@ impl Build<'_> {
                 config,
                 clusters,
                 chosen: Vec::new(),
-                overrides: vec![Overrides::new()],
+                overrides: vec![OverrideSet { owner: "".into(), said: Overrides::new() }],
                 usual: Arc::default(),
             };
             if let Some(built) = table.build(section, &at, diags) {
@@ -60,7 +60,7 @@ struct Table<'a, 'b> {
     clusters: &'a ClusterMap,
     /// Clusters that rules name, in the order in which they were first named.
     chosen: Vec<Arc<Cluster>>,
-    overrides: Vec<Overrides>,
+    overrides: Vec<OverrideSet>,
     /// The options of rules that say nothing of them.
     usual: Arc<RuleOptions>,
 }
@@ -124,7 +124,9 @@ impl Table<'_, '_> {
         let of_host = self.said_of_filters(&host.filters, &at.key("filters"), diags);
         let mut rules = of_host.as_ref().map(|_| Vec::new());
         let said = of_host.unwrap_or_default();
-        let of_host = Outer { number: self.number(said.clone())?, said };
+        // No rule has this name: those without one are named after their place.
+        let owner = format!("{first}/*").into();
+        let of_host = Outer { number: self.number(owner, said.clone())?, said };
         let mut catches_all: Option<Span> = None;
         for (place, rule) in host.rules.places() {
             let here = list.index(place);
@@ -159,7 +161,7 @@ impl Table<'_, '_> {
         diags: &mut Diags,
     ) -> Option<Rule> {
         let options = self.options(rule, at, diags);
-        let overrides = self.rule_filters(&rule.filters, of_host, &at.key("filters"), diags);
+        let overrides = self.rule_filters(&name, &rule.filters, of_host, &at.key("filters"), diags);
         let action = self.action(rule, at, diags);
         let (path, conditions) = match &rule.matches {
             None => (PathMatch::Any, None),
@@ -361,6 +363,7 @@ impl Table<'_, '_> {
     /// The number of what a rule and its virtual host say of filters.
     fn rule_filters(
         &mut self,
+        rule: &Name,
         section: &sections::Overrides,
         of_host: &Outer,
         at: &Path<'_>,
@@ -377,15 +380,15 @@ impl Table<'_, '_> {
                 None => all.push((name, said)),
             }
         }
-        self.number(all)
+        self.number(Arc::clone(rule), all)
     }
 
     /// Keeps a set of filter settings and gives its number; 0 is the empty set.
-    fn number(&mut self, set: Overrides) -> Option<u32> {
-        if set.is_empty() {
+    fn number(&mut self, owner: Name, said: Overrides) -> Option<u32> {
+        if said.is_empty() {
             return Some(0);
         }
-        self.overrides.push(set);
+        self.overrides.push(OverrideSet { owner, said });
         u32::try_from(self.overrides.len() - 1).ok()
     }
 

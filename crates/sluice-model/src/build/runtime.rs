@@ -49,7 +49,7 @@ pub(super) fn keys_of_routes(table: &RouteTable, keys: &mut BTreeSet<String>) {
             );
         }
     }
-    for (_, filter) in table.overrides.iter().flatten() {
+    for (_, filter) in table.overrides.iter().flat_map(|set| &set.said) {
         if let Override::Over(plan) | Override::Instead(plan) = filter {
             keys.extend(plan.runtime_keys().into_iter().map(str::to_owned));
         }

@@ -141,7 +141,7 @@ fn judge(item: &mut Value, table: &RouteTable, subject: &Subject<'_>, http: &Htt
 
 /// The filters that a request passes, in order.
 fn filters(table: &RouteTable, http: &Http, overrides: u32) -> Vec<String> {
-    let own = table.overrides.get(overrides as usize).map_or(&[][..], Vec::as_slice);
+    let own = table.said_of_filters(overrides);
     let of_chain: Vec<&str> = http.filters.iter().map(|filter| filter.name.as_str()).collect();
     let skips = |said: &Override| matches!(said, Override::Skip);
     let skipped = |name: &str| own.iter().any(|(of, said)| *of == name && skips(said));

@@ -1,38 +1,5 @@
 use super::*;
-use sluice_core::settings::SectionShape;
-use sluice_core::tree::Entry;
-use sluice_core::{Node, Setting, Shape, Value};
-
-/// A tree from text as flow maps have it: `{ key: value }`, `[item]` or a word.
-fn node(value: Value) -> Node {
-    Node { value, span: Span::default() }
-}
-
-fn text(text: &str) -> Node {
-    node(Value::Scalar { text: text.into(), quoted: false })
-}
-
-fn map(fields: &[(&str, Node)]) -> Node {
-    let entry = |(key, node): &(&str, Node)| Entry {
-        key: (*key).into(),
-        key_span: Span::default(),
-        node: node.clone(),
-    };
-    node(Value::Map(fields.iter().map(entry).collect()))
-}
-
-fn fields_of<T: Setting>() -> Vec<&'static str> {
-    let Shape::Section(section) = T::shape() else { panic!("a section") };
-    let section: SectionShape = section();
-    section.fields.iter().map(|field| field.key).collect()
-}
-
-#[track_caller]
-fn bind<T: Setting>(node: &Node) -> T {
-    let mut diags = Diags::new();
-    let bound = T::bind(node, &Path::ROOT, &mut diags);
-    bound.unwrap_or_else(|| panic!("{:?}", diags.iter().collect::<Vec<_>>()))
-}
+use crate::trees::{bind, fields_of, map, text};
 
 #[test]
 fn no_field_of_a_match_is_forgotten() {
