@@ -175,7 +175,9 @@ fn judge(
         let inner = of_it.endpoints.iter().find(|inner| of_it.heard.contains(inner.as_str()));
         let words = ["certificate", "os error", "errno", "authority"];
         let inner = inner.map(String::as_str);
-        if let Some(inner) = inner.or(words.into_iter().find(|word| of_it.heard.contains(word))) {
+        if let Some(inner) =
+            inner.or_else(|| words.into_iter().find(|word| of_it.heard.contains(word)))
+        {
             say(&format!("the client hears `{inner}`: {}", of_it.heard));
         }
     }

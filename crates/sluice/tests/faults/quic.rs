@@ -15,7 +15,7 @@ pub(crate) const CASES: &[Fault] = &[
         inject: not_trusted,
     },
     Fault {
-        name: "A client of QUIC speaks a version that Sluice does not",
+        name: "A client speaks another version of QUIC",
         reason: "quic.version",
         inject: other_version,
     },
@@ -64,13 +64,19 @@ fn not_trusted() -> Seen {
 fn other_version() -> Seen {
     let origin = Origin::start("a");
     let sluice = edge(origin.addr());
-    // A long header, RFC 8999 §5.1: the version, both IDs, and enough to be answered.
-    let mut datagram = vec![0xc0, 0x1a, 0x2a, 0x3a, 0x4a, 8];
-    datagram.extend(b"theirsid\x05ownid");
-    datagram.resize(1200, 0);
+    // The long header of a version that nobody speaks, RFC 8999 section 5.1.
+    let mut packet = vec![0xc0, 0x1a, 0x2a, 0x3a, 0x4a, 8];
+    packet.extend([7; 8]);
+    packet.push(8);
+    packet.extend([9; 8]);
+    packet.resize(1200, 0);
     let client = udp_client();
-    client.send_to(&datagram, sluice.addr("web")).unwrap();
-    Seen::of(&sluice, "quic.version").at("\"web\"").at("127.0.0.1:")
+    client.send_to(&packet, sluice.addr("web")).unwrap();
+    let mut answer = [0; 64];
+    client.recv_from(&mut answer).unwrap();
+    assert_eq!(answer[1..5], [0; 4], "a version negotiation");
+    let heard = "a version negotiation";
+    Seen::of(&sluice, "quic.version").heard(heard).at("\"web\"").at("127.0.0.1:")
 }
 
 fn too_early() -> Seen {
