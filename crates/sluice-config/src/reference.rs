@@ -29,7 +29,21 @@ pub fn markdown() -> String {
         inner.reverse();
         waiting.extend(inner);
     }
+    write_operators(&mut out);
     out
+}
+
+/// The operators of records, header values and bodies.
+fn write_operators(out: &mut String) {
+    out.push_str(
+        "\n## Operators\n\nFor `access_log.format`; those of requests for header values and bodies too. \
+         `:12` behind the parentheses of an argument shows at most so many characters. `sluice explain --operators` lists them.\n\n\
+         | operator | of | meaning |\n|---|---|---|\n",
+    );
+    for (operator, of) in sluice_model::build::operators_of() {
+        let help = operator.help.replace('|', "\\|");
+        let _ = writeln!(out, "| `{}` | {of} | {help} |", operator.written());
+    }
 }
 
 fn collect(shape: &Shape, into: &mut Vec<SectionShape>) {

@@ -75,6 +75,14 @@ operators! {
 /// The text format that `format: text` stands for where a sink takes requests alone: Envoy's.
 pub const DEFAULT_TEXT: &str = "[%START_TIME%] \"%METHOD% %PATH% %PROTOCOL%\" %RESPONSE_CODE% %RESPONSE_FLAGS% %BYTES_RECEIVED% %BYTES_SENT% %DURATION% \"%REQ(X-FORWARDED-FOR)%\" \"%REQ(USER-AGENT)%\" \"%REQ(X-REQUEST-ID)%\" \"%HOST%\" \"%UPSTREAM_HOST%\" %REASON%";
 
+/// Headers that records in JSON have of their own accord, by name.
+pub const DEFAULT_HEADERS: &[(&str, &str)] = &[
+    ("user_agent", "%REQ(USER-AGENT)%"),
+    ("request_id", "%REQ(X-REQUEST-ID)%"),
+    ("forwarded_for", "%REQ(X-FORWARDED-FOR)%"),
+    ("referer", "%REQ(REFERER)%"),
+];
+
 /// What the requests of a connection share.
 #[derive(Clone, Debug)]
 pub struct ConnFacts {

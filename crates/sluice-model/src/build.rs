@@ -22,7 +22,7 @@ use sluice_tls::{CertStore, LoadError};
 use sluice_upstream::{Cluster, ClusterPlan};
 
 use crate::check;
-use crate::sections::{AccessLog, Config, LogKind, SocketOptions};
+use crate::sections::{AccessLog, Config, LogFormat, LogKind, SocketOptions};
 
 mod client_auth;
 mod clusters;
@@ -175,6 +175,18 @@ pub fn operators() -> Vec<&'static Operator> {
     record::OPERATORS.iter().chain(new).copied().collect()
 }
 
+/// Every operator with what has it: `connection` (and flows), `request`, or `all`.
+pub fn operators_of() -> impl Iterator<Item = (&'static Operator, &'static str)> {
+    operators().into_iter().map(|operator| {
+        let has = |table: &[&Operator]| table.iter().any(|of| of.name == operator.name);
+        match (has(record::OPERATORS), has(sluice_l7::record::OPERATORS)) {
+            (true, true) => (operator, "all"),
+            (true, false) => (operator, "connection"),
+            _ => (operator, "request"),
+        }
+    })
+}
+
 fn sinks(config: &Config, folder: &FilePath, diags: &mut Diags) -> Vec<SinkPlan> {
     let at = Path::ROOT.key("access_log");
     let mut sinks = Vec::new();
@@ -193,12 +205,19 @@ fn sink(
 ) -> Option<SinkPlan> {
     let requests_only = log.kinds.as_slice() == [LogKind::Request];
     let operators = operators();
-    let template = match log.format.value.as_str() {
-        "json" => Ok(Template::json(&operators)),
-        "text" if requests_only => Template::text(sluice_l7::record::DEFAULT_TEXT, &operators),
-        "text" => Template::text(record::DEFAULT_TEXT, &operators),
-        text if text.contains('%') => Template::text(text, &operators),
-        text => Err(format!("expected json, text or a line with %OPERATOR%s, not `{text}`")),
+    let template = match &log.format.value {
+        LogFormat::Json(fields) => {
+            let fields = fields.iter().map(|(name, text)| (name.as_str(), text.as_str()));
+            Template::fields(fields, &operators)
+        }
+        LogFormat::Line(line) => match line.as_str() {
+            "json" => Template::json(&operators)
+                .with(sluice_l7::record::DEFAULT_HEADERS.iter().copied(), &operators),
+            "text" if requests_only => Template::text(sluice_l7::record::DEFAULT_TEXT, &operators),
+            "text" => Template::text(record::DEFAULT_TEXT, &operators),
+            text if text.contains('%') => Template::text(text, &operators),
+            text => Err(format!("expected json, text or a line with %OPERATOR%s, not `{text}`")),
+        },
     };
     let at_format = at.key("format");
     let template = template

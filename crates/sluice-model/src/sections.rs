@@ -24,9 +24,11 @@ use sluice_core::{
 use sluice_upstream::Balance;
 
 pub mod http;
+pub mod log_format;
 pub mod routes;
 
 pub use http::Http;
+pub use log_format::LogFormat;
 pub use routes::{RuntimeSection, VirtualHost};
 
 section! {
@@ -644,8 +646,9 @@ section! {
     pub struct AccessLog {
         /// `stdout`, `stderr`, or the path of a file. SIGUSR1 reopens files.
         pub sink: Spanned<String> = "stdout",
-        /// `json`, `text`, or a line with %OPERATOR%s.
-        pub format: Spanned<String> = "json",
+        /// `json`, `text`, a line with %OPERATOR%s, or `{ json: { NAME: "%OPERATOR%" } }`; the operators are listed
+        /// at the end of this page.
+        pub format: Spanned<LogFormat> = "json",
         /// Which records; all where it is left out.
         pub kinds: Vec<LogKind>,
     }

@@ -54,6 +54,14 @@ impl Operator {
     pub const fn plain(name: &'static str, help: &'static str) -> Self {
         Self { name, argument: None, help }
     }
+
+    /// As it is written: `%NAME%` or `%NAME(ARGUMENT)%`.
+    pub fn written(&self) -> String {
+        match self.argument {
+            None => format!("%{}%", self.name),
+            Some(argument) => format!("%{}({argument})%", self.name),
+        }
+    }
 }
 
 /// Finds the value of an operator with its argument.
@@ -109,8 +117,17 @@ pub trait Record: Send {
 pub enum Template {
     /// A line of text.
     Text(Vec<Part>),
-    /// A line of JSON with these operators, in order.
-    Json(Vec<&'static Operator>),
+    /// A line of JSON with these fields, in order.
+    Json(Vec<Key>),
+}
+
+/// A field of a JSON template.
+#[derive(Clone, Debug)]
+pub struct Key {
+    name: Box<str>,
+    value: Vec<Part>,
+    /// Durations say their unit in the name, where the name is the operator's.
+    units: bool,
 }
 
 /// A piece of a text template.
@@ -131,9 +148,44 @@ pub struct Argument {
 }
 
 impl Template {
-    /// JSON with every operator.
+    /// JSON with every operator that takes no argument.
     pub fn json(operators: &[&'static Operator]) -> Self {
-        Self::Json(operators.to_vec())
+        let plain = operators.iter().filter(|operator| operator.argument.is_none());
+        let key = |operator: &&'static Operator| Key {
+            name: operator.name.to_ascii_lowercase().into(),
+            value: vec![Part::Operator(operator, Argument::default())],
+            units: true,
+        };
+        Self::Json(plain.map(key).collect())
+    }
+
+    /// JSON with these fields: a name and a text with operators each.
+    ///
+    /// # Errors
+    /// A sentence about the first operator that is not known or not closed.
+    pub fn fields<'f>(
+        fields: impl IntoIterator<Item = (&'f str, &'f str)>,
+        operators: &[&'static Operator],
+    ) -> Result<Self, String> {
+        Self::Json(Vec::new()).with(fields, operators)
+    }
+
+    /// The same with these fields behind it; a text template has none.
+    ///
+    /// # Errors
+    /// As [`Template::fields`] has it.
+    pub fn with<'f>(
+        mut self,
+        fields: impl IntoIterator<Item = (&'f str, &'f str)>,
+        operators: &[&'static Operator],
+    ) -> Result<Self, String> {
+        for (name, text) in fields {
+            let Self::Text(value) = Self::text(text, operators)? else { continue };
+            if let Self::Json(keys) = &mut self {
+                keys.push(Key { name: name.into(), value, units: false });
+            }
+        }
+        Ok(self)
     }
 
     /// Text with `%NAME%` for an operator and `%%` for a percent sign.
@@ -168,16 +220,13 @@ impl Template {
 
     /// Appends the line for `record`, with its newline.
     pub fn fill(&self, record: &dyn Record, out: &mut String) {
+        let lookup = |operator: &Operator, argument: &str| record.field(operator, argument);
         match self {
-            Self::Text(_) => {
-                self.render(&|operator, argument| record.field(operator, argument), out)
-            }
-            Self::Json(operators) => {
+            Self::Text(parts) => render(parts, &lookup, Escape::Quoted, out),
+            Self::Json(keys) => {
                 let _ = write!(out, "{{\"kind\":\"{}\"", record.kind().word());
-                for operator in operators {
-                    if operator.argument.is_none() {
-                        write_json(operator, record.field(operator, ""), out);
-                    }
+                for key in keys {
+                    write_json(key, &lookup, out);
                 }
                 out.push('}');
             }
@@ -188,20 +237,7 @@ impl Template {
     /// Appends the text with its operators replaced; nothing for JSON.
     pub fn render<'a>(&self, lookup: &Lookup<'a, '_>, out: &mut String) {
         let Self::Text(parts) = self else { return };
-        for part in parts {
-            match part {
-                Part::Literal(text) => out.push_str(text),
-                Part::Operator(operator, argument) => {
-                    let start = out.len();
-                    write_text(lookup(operator, &argument.text), out);
-                    if let Some(longest) = argument.longest
-                        && let Some((cut, _)) = out[start..].char_indices().nth(longest)
-                    {
-                        out.truncate(start + cut);
-                    }
-                }
-            }
-        }
+        render(parts, lookup, Escape::Control, out);
     }
 
     /// The text of a template that has no operators.
@@ -247,10 +283,44 @@ fn operator_part(text: &str, operators: &[&'static Operator]) -> Result<Part, St
     Ok(Part::Operator(operator, argument))
 }
 
-fn write_text(field: Field<'_>, out: &mut String) {
+/// What is escaped of a value.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Escape {
+    /// Nothing: the whole text is escaped afterwards.
+    Nothing,
+    /// What moves a terminal's cursor or makes lines: for header values and bodies.
+    Control,
+    /// Quotes and backslashes too: for lines of text, where a value must not look like another field.
+    Quoted,
+}
+
+fn render<'a>(parts: &[Part], lookup: &Lookup<'a, '_>, escape: Escape, out: &mut String) {
+    for part in parts {
+        match part {
+            Part::Literal(text) => out.push_str(text),
+            Part::Operator(operator, argument) => {
+                let field = shortened(lookup(operator, &argument.text), argument.longest);
+                write_text(field, escape, out);
+            }
+        }
+    }
+}
+
+/// A text of so many characters at most. It is cut before it is escaped, so that no escape is.
+fn shortened(field: Field<'_>, longest: Option<usize>) -> Field<'_> {
+    match (field, longest) {
+        (Field::Text(text), Some(longest)) => match text.char_indices().nth(longest) {
+            Some((cut, _)) => Field::from(text[..cut].to_owned()),
+            None => Field::Text(text),
+        },
+        (field, _) => field,
+    }
+}
+
+fn write_text(field: Field<'_>, escape: Escape, out: &mut String) {
     match field {
         Field::Missing => out.push('-'),
-        Field::Text(text) => push_printable(&text, out),
+        Field::Text(text) => push_escaped(&text, escape, out),
         Field::Number(number) => {
             let _ = write!(out, "{number}");
         }
@@ -259,14 +329,19 @@ fn write_text(field: Field<'_>, out: &mut String) {
         }
         Field::Time(since_epoch) => out.push_str(&rfc3339(since_epoch)),
         Field::List(items) if items.is_empty() => out.push('-'),
-        Field::List(items) => push_printable(&items.join(","), out),
+        Field::List(items) => push_escaped(&items.join(","), escape, out),
     }
 }
 
-/// Text that comes from the network must not forge lines or move a terminal's cursor.
-fn push_printable(text: &str, out: &mut String) {
+/// Text that comes from the network must not forge lines or fields, or move a terminal's cursor.
+fn push_escaped(text: &str, escape: Escape, out: &mut String) {
     for c in text.chars() {
-        if c.is_control() {
+        let escaped = match escape {
+            Escape::Nothing => false,
+            Escape::Control => c.is_control(),
+            Escape::Quoted => c.is_control() || matches!(c, '"' | '\\') || is_deceptive(c),
+        };
+        if escaped {
             let _ = write!(out, "{}", c.escape_default());
         } else {
             out.push(c);
@@ -274,20 +349,72 @@ fn push_printable(text: &str, out: &mut String) {
     }
 }
 
-fn write_json(operator: &Operator, field: Field<'_>, out: &mut String) {
-    let value = match field {
-        Field::Missing => return,
-        Field::Text(text) => serde_json::Value::from(text.into_owned()),
-        Field::Number(number) => number.into(),
-        Field::Millis(duration) => {
-            let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-            let _ = write!(out, ",\"{}_ms\":{millis}", operator.name.to_ascii_lowercase());
-            return;
+/// Characters that break lines or turn the direction of a text without being control characters: line and
+/// paragraph separators, marks and overrides of direction, and the byte order mark.
+const fn is_deceptive(c: char) -> bool {
+    matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+}
+
+fn write_json<'a>(key: &Key, lookup: &Lookup<'a, '_>, out: &mut String) {
+    let field = match key.value.as_slice() {
+        [Part::Operator(operator, argument)] if argument.longest.is_none() => {
+            lookup(operator, &argument.text)
         }
-        Field::Time(since_epoch) => rfc3339(since_epoch).into(),
-        Field::List(items) => items.into(),
+        parts => {
+            let mut text = String::new();
+            render(parts, lookup, Escape::Nothing, &mut text);
+            Field::from(text)
+        }
     };
-    let _ = write!(out, ",\"{}\":{value}", operator.name.to_ascii_lowercase());
+    if field == Field::Missing {
+        return;
+    }
+    out.push(',');
+    let unit = if key.units && matches!(field, Field::Millis(_)) { "_ms" } else { "" };
+    push_json(&format!("{}{unit}", key.name), out);
+    out.push(':');
+    match field {
+        Field::Missing => {}
+        Field::Text(text) => push_json(&text, out),
+        Field::Number(number) => {
+            let _ = write!(out, "{number}");
+        }
+        Field::Millis(duration) => {
+            let _ = write!(out, "{}", duration.as_millis());
+        }
+        Field::Time(since_epoch) => push_json(&rfc3339(since_epoch), out),
+        Field::List(items) => {
+            out.push('[');
+            for (place, item) in items.iter().enumerate() {
+                if place > 0 {
+                    out.push(',');
+                }
+                push_json(item, out);
+            }
+            out.push(']');
+        }
+    }
+}
+
+/// A JSON string. What may deceive a reader is escaped beside what JSON demands; all of it has four digits.
+fn push_json(text: &str, out: &mut String) {
+    out.push('"');
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => {
+                out.push('\\');
+                out.push(c);
+            }
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            c if c.is_control() || is_deceptive(c) => {
+                let _ = write!(out, "\\u{:04x}", u32::from(c));
+            }
+            c => out.push(c),
+        }
+    }
+    out.push('"');
 }
 
 #[cfg(test)]
@@ -326,7 +453,7 @@ mod tests {
     fn text_and_json() {
         let operators: [&'static Operator; 3] = [&WHO, &TOOK, &GONE];
         let text = Template::text("100%% [%WHO%] %TOOK% %GONE%!", &operators).unwrap();
-        check(&text, "100% [a\"b\\nc] 12 -!\n");
+        check(&text, "100% [a\\\"b\\nc] 12 -!\n");
         check(
             &Template::json(&operators),
             "{\"kind\":\"connection\",\"who\":\"a\\\"b\\nc\",\"took_ms\":12}\n",
@@ -334,9 +461,39 @@ mod tests {
     }
 
     #[test]
+    fn chosen_fields_keep_their_order_and_kind() {
+        let fields = [("took", "%TOOK%"), ("by", "<%WHO%>"), ("no", "%GONE%"), ("a", "%ASK(x)%")];
+        let template = Template::fields(fields, &[&WHO, &TOOK, &GONE, &ASK]).unwrap();
+        let line = "{\"kind\":\"connection\",\"took\":12,\"by\":\"<a\\\"b\\nc>\",\"a\":\"<x>\"}\n";
+        check(&template, line);
+        assert!(Template::fields([("x", "%TOKO%")], &[&TOOK]).unwrap_err().contains("%TOOK%"));
+    }
+
+    #[test]
+    fn values_forge_no_fields_and_turn_no_text() {
+        let hostile = "x\" 200 \\ \u{202e}\u{2028}\u{9b}\u{1b}\u{e9}";
+        let escaped = |escape| {
+            let mut out = String::new();
+            push_escaped(hostile, escape, &mut out);
+            out
+        };
+        let quoted = r#"x\" 200 \\ \u{202e}\u{2028}\u{9b}\u{1b}"#;
+        assert_eq!(escaped(Escape::Quoted), format!("{quoted}\u{e9}"));
+        // Values of headers are not quoted: what needs no escape goes as it came.
+        assert!(escaped(Escape::Control).starts_with("x\" 200 \\ \u{202e}"));
+        let mut json = String::new();
+        push_json(hostile, &mut json);
+        assert_eq!(json, format!("\"{}\u{e9}\"", r#"x\" 200 \\ \u202e\u2028\u009b\u001b"#));
+        assert_eq!(serde_json::from_str::<String>(&json).unwrap(), hostile);
+    }
+
+    #[test]
     fn arguments_and_lengths() {
         let text = Template::text("%ASK(a?b)% %ASK(abcdef):4%", &[&ASK]).unwrap();
         check(&text, "<a?b> <abc\n");
+        // A cut escape would escape what follows.
+        let text = Template::text("\"%ASK(\"x):2%\"", &[&ASK]).unwrap();
+        check(&text, "\"<\\\"\"\n");
         assert_eq!(Template::text("plain", &[]).unwrap().as_literal(), Some("plain"));
     }
 

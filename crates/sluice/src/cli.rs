@@ -124,7 +124,7 @@ pub(crate) struct Check {
 #[derive(Debug, Args)]
 pub(crate) struct Explain {
     /// A configuration file, a folder of them, or `-` for standard input.
-    #[arg(value_name = "FILE", required_unless_present_any = ["limits", "reasons", "config"])]
+    #[arg(value_name = "FILE", required_unless_present_any = ["limits", "reasons", "operators", "config"])]
     pub(crate) file: Option<PathBuf>,
     /// The same, as an option.
     #[arg(short, long = "config", value_name = "FILE", conflicts_with = "file")]
@@ -135,6 +135,9 @@ pub(crate) struct Explain {
     /// List the reasons that connections and flows end with.
     #[arg(long, conflicts_with = "limits")]
     pub(crate) reasons: bool,
+    /// List the operators of records, header values and bodies.
+    #[arg(long, conflicts_with_all = ["limits", "reasons"])]
+    pub(crate) operators: bool,
     /// For people or for programs.
     #[arg(long, value_enum, default_value = "text")]
     pub(crate) format: Format,

@@ -1,4 +1,4 @@
-//! `sluice explain`: a configuration in its long form; the limits; the reasons.
+//! `sluice explain`: a configuration in its long form; the limits; the reasons; the operators.
 
 use std::process::ExitCode;
 
@@ -17,6 +17,10 @@ pub(crate) fn run(options: &Explain) -> anyhow::Result<ExitCode> {
     }
     if options.reasons {
         reasons(options.format);
+        return Ok(ExitCode::SUCCESS);
+    }
+    if options.operators {
+        operators(options.format);
         return Ok(ExitCode::SUCCESS);
     }
     let path = options.file.as_ref().or(options.config.as_ref());
@@ -50,6 +54,23 @@ fn limits(format: Format) {
                 let (default, min, max) =
                     (show(row.unit, row.default), show(row.unit, row.min), show(row.unit, row.max));
                 print(&format!("{:<22} {default:>8}  ({min} to {max})  {}\n", row.name, row.help));
+            }
+        }
+    }
+}
+
+fn operators(format: Format) {
+    let all = sluice_model::build::operators_of();
+    match format {
+        Format::Json => {
+            let rows = all.map(|(operator, of)| {
+                json!({ "name": operator.name, "argument": operator.argument, "of": of, "help": operator.help })
+            });
+            print(&format!("{:#}\n", serde_json::Value::from_iter(rows)));
+        }
+        Format::Text => {
+            for (operator, of) in all {
+                print(&format!("{:<44} {of:<11} {}\n", operator.written(), operator.help));
             }
         }
     }
