@@ -97,6 +97,28 @@ fn plain_http_on_a_tls_listener_is_recognised() {
 }
 
 #[test]
+fn plain_http_on_a_tls_listener_is_answered_where_that_is_configured() {
+    let certs = tempfile::tempdir().unwrap();
+    Authority::new(certs.path()).issue("a", &["a.test"]);
+    let (server, folder) = (Server::echo(), certs.path().display());
+    let request = b"GET /x?y HTTP/1.1\r\nhost: a.test:8443\r\n\r\n";
+    for (how, status, location) in [
+        ("answer", "HTTP/1.1 400 ", None),
+        ("redirect", "HTTP/1.1 308 ", Some("location: https://a.test:8443/x?y\r\n")),
+    ] {
+        let tls = format!(
+            "tls: {{ certificates: [{{ cert: {folder}/a.pem, key: {folder}/a.key }}], plain_http: {how} }}, relay: up"
+        );
+        let sluice = Sluice::new().start(&one(&server, &tls));
+        let heard = String::from_utf8(say(&sluice, request)).unwrap();
+        assert!(heard.starts_with(status), "{heard}");
+        assert!(location.is_none_or(|location| heard.contains(location)), "{heard}");
+        assert!(say(&sluice, b"SSH-2.0-OpenSSH\r\n").is_empty());
+        sluice.record_of("tls.protocol");
+    }
+}
+
+#[test]
 fn an_unknown_server_name_is_answered_with_its_alert() {
     if !tools::have(&["openssl"]) {
         return;
@@ -118,16 +140,16 @@ fn an_unknown_server_name_is_answered_with_its_alert() {
 #[test]
 fn a_loop_through_our_own_listener_is_cut() {
     for transport in ["", "udp://"] {
-        let port = tools::free_port();
-        let yaml = format!(
-            "listeners: [{{ name: a, address: \"{transport}0.0.0.0:{port}\", relay: up }}]\n\
-             clusters: {{ up: {{ endpoints: [\"127.0.0.1:{port}\"] }} }}\n\
-             drain: {{ timeout: 100ms }}\n"
-        );
-        let sluice = Sluice::new()
-            .expect_warning("loop")
-            .expect_warning("the drain deadline has come")
-            .start(&yaml);
+        let yaml = |port: u16| {
+            format!(
+                "listeners: [{{ name: a, address: \"{transport}0.0.0.0:0\", relay: up }}]\n\
+                 clusters: {{ up: {{ endpoints: [\"127.0.0.1:{port}\"] }} }}\n\
+                 drain: {{ timeout: 100ms }}\n"
+            )
+        };
+        // `check` cannot see it: the system chooses the listener's port.
+        let sluice = Sluice::new().expect_warning("the drain deadline has come").start(&yaml(9));
+        assert_eq!(sluice.reload(&yaml(sluice.addr("a").port())), "applied");
         if transport.is_empty() {
             let mut client = connect(sluice.addr("a"));
             let _ = client.write_all(b"round and round");

@@ -269,6 +269,20 @@ impl TlsStream {
         Ok(())
     }
 
+    /// Sends bytes in clear to a peer that turned out not to speak TLS.
+    ///
+    /// # Errors
+    /// What the socket said.
+    pub fn send_in_clear(
+        &mut self,
+        cx: &mut Context<'_>,
+        worker: &WorkerCx,
+        data: &[u8],
+    ) -> io::Result<()> {
+        debug_assert!(self.failed, "a session that speaks TLS sends nothing in clear");
+        self.raw.send(cx, &worker.buffers, data)
+    }
+
     pub(crate) const fn was_truncated(&self) -> bool {
         self.truncated
     }

@@ -16,6 +16,7 @@ use sluice_tls::ServerTls;
 
 use crate::inspect::Needs;
 use crate::metrics;
+use crate::plain_http::PlainHttp;
 use crate::select::ChainTable;
 
 /// A chain, shared by all workers.
@@ -47,6 +48,8 @@ pub struct Termination {
     pub tls: ServerTls,
     /// How long the handshake may take.
     pub timeout: Duration,
+    /// What a client hears that speaks plain HTTP here.
+    pub plain_http: PlainHttp,
     /// Chains that are selected on the clear text.
     pub inner: Option<InnerPlan>,
 }

@@ -18,18 +18,18 @@ use sluice_core::reason::end;
 use sluice_core::{Facts, Protocol, Reason, Verdict};
 use sluice_io::tls::HandshakeError;
 use sluice_io::{
-    Admit, Conn, ConnectionFilter, Inspection, Inspector, LocalFuture, RawStream, Source, Stream,
-    TlsStream, WorkerCx,
+    Admit, Conn, ConnectionFilter, Inspector, LocalFuture, RawStream, Source, Stream, TlsStream,
+    WorkerCx,
 };
 use sluice_telemetry::RecordKind;
 use sluice_tls::reasons as tls_reasons;
 use smallvec::SmallVec;
 
 use crate::chain::{Chain, Inner, InnerPlan, Termination, Transport};
-use crate::inspect::http::Http1Inspector;
 use crate::inspect::{Look, Panel};
 use crate::listener::{InspectPlan, Listener, OnTimeout, ProxyAccept, ProxyPlan};
 use crate::metrics;
+use crate::plain_http;
 use crate::proxy_protocol::{self, Header};
 use crate::quic::QuicClient;
 use crate::reasons;
@@ -554,12 +554,17 @@ async fn terminate(
         }
         Ok(Err(HandshakeError::Io(error))) => Err(failed(end::DOWNSTREAM_RESET, &error)),
         Ok(Err(HandshakeError::NotTls(began))) => {
-            let http = matches!(Http1Inspector.inspect(&began), Inspection::Match(_));
-            let detail = if http {
-                "the client sent a plain HTTP request to a TLS listener"
-            } else {
-                "the client began with something that is not TLS"
-            };
+            if !plain_http::is_http(&began) {
+                let detail = "the client began with something that is not TLS";
+                return Err(failed(tls_reasons::PROTOCOL, &detail));
+            }
+            if let Some(response) = plain_http::response(termination.plain_http, &began) {
+                let sent =
+                    poll_fn(|cx| Poll::Ready(tls.send_in_clear(cx, &conn.worker, &response)));
+                // A client that has gone needs no response.
+                let _ = sent.await;
+            }
+            let detail = "the client sent a plain HTTP request to a TLS listener";
             Err(failed(tls_reasons::PROTOCOL, &detail))
         }
         Ok(Err(error @ HandshakeError::TooLarge)) => Err(failed(tls_reasons::PROTOCOL, &error)),

@@ -13,6 +13,7 @@ pub mod filters;
 pub mod inspect;
 pub mod listener;
 pub mod metrics;
+pub mod plain_http;
 pub mod proxy_protocol;
 pub mod quic;
 pub mod reasons;

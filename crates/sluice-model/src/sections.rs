@@ -363,6 +363,20 @@ section! {
         pub min_version: TlsVersion = "1.2",
         /// How long the handshake may take.
         pub handshake_timeout: Duration = "10s",
+        /// What a client hears that sends a plain HTTP request to this TLS port.
+        pub plain_http: PlainHttp = "close",
+    }
+}
+
+choice! {
+    /// What a client hears that sends a plain HTTP request to a TLS port.
+    pub enum PlainHttp {
+        /// Nothing: the connection is closed.
+        Close = "close",
+        /// A response with status 400 that says so.
+        Answer = "answer",
+        /// A redirect (308) to the same address with `https`.
+        Redirect = "redirect",
     }
 }
 

@@ -8,6 +8,7 @@ use sluice_core::settings::{Members, Short, suggest_word};
 use sluice_core::{Diags, ListenAddress, Name, Path, Span, Spanned};
 use sluice_io::FilterPlan;
 use sluice_l4::chain::InnerPlan;
+use sluice_l4::plain_http::PlainHttp;
 use sluice_l4::udp::{FlowChainPlan, UdpPlan};
 use sluice_l4::{
     ChainPlan, ChainTable, Criteria, HandlerPlan, Hash, InspectPlan, ListenerPlan, OnTimeout,
@@ -207,6 +208,11 @@ impl Scope<'_, '_> {
                     (Some(tls_built), Some(inner)) => Some(Transport::Terminate(Termination {
                         tls: tls_built,
                         timeout: tls.handshake_timeout,
+                        plain_http: match tls.plain_http {
+                            sections::PlainHttp::Close => PlainHttp::Close,
+                            sections::PlainHttp::Answer => PlainHttp::Answer,
+                            sections::PlainHttp::Redirect => PlainHttp::Redirect,
+                        },
                         inner,
                     })),
                     _ => None,
