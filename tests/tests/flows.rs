@@ -192,6 +192,11 @@ fn want_of_descriptors_is_no_fault_of_an_endpoint() {
     wait::until("no more connections to be accepted", || {
         (sluice.metric("sluice_listener_accept_errors_total", "") > 0).then_some(())
     });
+    wait::until("it to be tried again", || {
+        (sluice.metric("sluice_listener_accept_errors_total", "") >= 5).then_some(())
+    });
+    let told = sluice.log().lines().filter(|line| line.contains("cannot accept")).count();
+    assert!((1..5).contains(&told), "counted each time, logged {told} times");
     // Those that were accepted first need a connection to the endpoint each.
     let before = sluice.metric("sluice_listener_connections_accepted_total", "");
     for client in &mut clients[..3] {

@@ -13,6 +13,7 @@ use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use sluice_core::Moment;
 use sluice_core::connection::Peer;
 use sluice_io::{Side, Source, WorkerCx};
 use sluice_sys::listen::{TcpOptions, change_stream};
@@ -39,6 +40,9 @@ pub struct Listening(Source);
 
 /// Connections accepted before those that were accepted get their turn.
 const IN_A_ROW: u32 = 32;
+
+/// How long nothing more is logged of errors that come again; they are counted meanwhile.
+const TELL_AGAIN: Duration = Duration::from_secs(10);
 
 /// Descriptors of a connection: its own, and that of the connection to an endpoint.
 const PER_CONNECTION: i64 = 2;
@@ -89,7 +93,7 @@ impl Slot {
         // A wildcard socket must ask each connection for its own address.
         let bound = socket.local();
         let _own = local_address(&socket.0).map(|own| hops::Listening::on(Transport::Stream, own));
-        let mut in_a_row = 0;
+        let (mut in_a_row, mut tell_at) = (0, Moment::default());
         loop {
             let mut woken = std::pin::pin!(self.wake.notified());
             let accepted = poll_fn(|cx| {
@@ -117,7 +121,10 @@ impl Slot {
                 Some(Err(error)) => {
                     self.listener().cells.accept_errors.increment();
                     if !is_of_client(&error) {
-                        tracing::error!(listener = &**self.listener().name(), %error, "cannot accept; {}", remedy(&error));
+                        if worker.now() >= tell_at {
+                            tell_at = worker.now().after(TELL_AGAIN);
+                            tracing::error!(listener = &**self.listener().name(), %error, "cannot accept; {}", remedy(&error));
+                        }
                         tokio::time::sleep(ACCEPT_PAUSE).await;
                     }
                 }
