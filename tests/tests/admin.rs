@@ -281,3 +281,58 @@ fn clusters_say_why_an_endpoint_takes_no_traffic_and_since_when() {
         assert!(sluice.items("/clusters")[0]["endpoints"][1]["trouble"].is_null());
     }
 }
+
+#[test]
+fn connections_show_the_requests_under_way_with_their_bytes() {
+    // Agrees to a WebSocket, then sends back what it gets.
+    let server = sluice_testkit::peers::Server::start(|mut stream| {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte)?;
+            head.push(byte[0]);
+        }
+        stream.write_all(b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\nsec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n")?;
+        let mut buffer = [0; 64];
+        loop {
+            match stream.read(&mut buffer)? {
+                0 => return Ok(()),
+                count => stream.write_all(&buffer[..count])?,
+            }
+        }
+    });
+    let sluice = Sluice::new().start(&format!(
+        "listeners: [{{ name: web, address: 127.0.0.1:0, http: {{ routes: main }} }}]\n\
+         routes: {{ main: [{{ hosts: \"*\", rules: [{{ cluster: chat }}] }}] }}\n\
+         clusters: {{ chat: {{ endpoints: [\"{}\"] }} }}\n",
+        server.addr()
+    ));
+    let mut client = connect(sluice.addr("web"));
+    write!(client, "GET /room/1?token=hidden HTTP/1.1\r\nhost: chat.example\r\nupgrade: websocket\r\nconnection: upgrade\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-version: 13\r\n\r\n").unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.extend(sluice_testkit::peers::read(&mut client, 1));
+    }
+    assert!(head.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&head));
+    assert_eq!(sluice_testkit::peers::exchange(&mut client, b"0123456789"), b"0123456789");
+    let request = wait::until("the bytes to be shown", || {
+        let request = sluice.items("/connections")[0]["requests"][0].clone();
+        (request["sent_bytes"] == 10).then_some(request)
+    });
+    for (key, value) in [
+        ("protocol", "HTTP/1.1"),
+        ("method", "GET"),
+        ("host", "chat.example"),
+        // The query may hold secrets.
+        ("path", "/room/1"),
+        ("cluster", "chat"),
+        ("endpoint", &*server.addr().to_string()),
+    ] {
+        assert_eq!(request[key], value, "{request}");
+    }
+    assert_eq!(request["received_bytes"], 10, "{request}");
+    drop(client);
+    wait::until("the connection to leave", || {
+        sluice.items("/connections").is_empty().then_some(())
+    });
+}

@@ -27,6 +27,7 @@ use smallvec::SmallVec;
 use crate::filters::{Cx, HttpFilter, Step};
 use crate::heads::InUse;
 use crate::hygiene::{self, Underscores};
+use crate::in_flight;
 use crate::reasons;
 use crate::record::{RequestRecord, Summary};
 use crate::reply::Reply;
@@ -199,6 +200,8 @@ pub(crate) struct Life {
     idle_timeout: Option<std::time::Duration>,
     idle_at: Moment,
     response_timeout: Option<std::time::Duration>,
+    /// What the page of connections shows of it.
+    entry: in_flight::Entry,
 }
 
 thread_local! {
@@ -255,6 +258,7 @@ impl Life {
             idle_at: Moment::NEVER,
             response_timeout: None,
             hops: None,
+            entry: station.shared.in_flight.enter(lane.conn.info.id, &request, began),
             random: worker.random_below(1 << 30) as u64,
             station,
             lane,

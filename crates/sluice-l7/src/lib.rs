@@ -14,6 +14,7 @@ pub mod filters;
 pub mod handler;
 pub mod heads;
 pub mod hygiene;
+pub mod in_flight;
 pub mod metrics;
 pub mod parts;
 pub mod plan;

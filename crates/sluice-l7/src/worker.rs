@@ -6,6 +6,7 @@ use sluice_io::WorkerCx;
 
 use crate::at_work::AtWork;
 use crate::heads::Heads;
+use crate::in_flight::InFlight;
 use crate::upstreams::Upstreams;
 
 /// Free heads, connections to endpoints, and who is at work there.
@@ -17,6 +18,8 @@ pub struct HttpWorker {
     pub upstreams: Rc<Upstreams>,
     /// Tries under way, for clusters that send them away when their endpoint leaves.
     pub at_work: Rc<AtWork>,
+    /// Requests under way, for the page of connections.
+    pub in_flight: Rc<InFlight>,
 }
 
 impl HttpWorker {

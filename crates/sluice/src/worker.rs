@@ -18,6 +18,7 @@ use sluice_core::{Limits, ListenAddress, Name, Reason};
 use sluice_io::{Budget, WorkerCx, turn};
 use sluice_l4::accept::Slot;
 use sluice_l4::udp::UdpSlot;
+use sluice_l7::in_flight;
 use sluice_l7::quic::QuicSlot;
 use sluice_l7::worker::HttpWorker;
 use sluice_telemetry::Registry;
@@ -293,19 +294,43 @@ impl Office {
 
     fn list(&self, listener: Option<&Name>, limit: Option<usize>) -> Vec<Value> {
         let wanted = |info: &ConnInfo| listener.is_none_or(|name| info.listener == *name);
+        let mut requests: HashMap<u64, Vec<Value>> = HashMap::new();
+        for request in HttpWorker::of(&self.worker).in_flight.list() {
+            requests.entry(request.connection).or_default().push(self.of_request(&request));
+        }
         let connections = self.worker.connections.list();
         let connections = connections.iter().filter(|conn| wanted(&conn.info)).map(|conn| {
-            self.describe(
-                "connection",
-                &conn.info,
-                conn.info.reached().and_then(|r| r.endpoint.borrow().clone()).as_deref(),
-            )
+            let endpoint = conn.info.reached().and_then(|r| r.endpoint.borrow().clone());
+            let mut item = self.describe("connection", &conn.info, endpoint.as_deref());
+            if let Some(requests) = requests.remove(&conn.info.id) {
+                item["requests"] = requests.into();
+            }
+            item
         });
         let flows = self.udp_slots().flat_map(|slot| slot.flows());
         let flows = flows
             .filter(|flow| wanted(&flow.info))
             .map(|flow| self.describe("flow", &flow.info, Some(flow.endpoint())));
         connections.chain(flows).take(limit.unwrap_or(usize::MAX)).collect()
+    }
+
+    /// A request under way. Its query is left out: it may hold secrets.
+    fn of_request(&self, request: &in_flight::Request) -> Value {
+        let clock = &self.worker.clock;
+        let mut item = json!({
+            "protocol": request.version,
+            "method": request.method(),
+            "host": request.host(),
+            "path": request.path(),
+            "age_ms": millis(clock.now().since(request.began)),
+            "received_bytes": request.received,
+            "sent_bytes": request.sent,
+        });
+        if let Some((cluster, endpoint)) = &request.at {
+            item["cluster"] = (**cluster).into();
+            item["endpoint"] = (**endpoint).into();
+        }
+        item
     }
 
     fn describe(&self, kind: &str, info: &ConnInfo, endpoint: Option<&str>) -> Value {
@@ -320,7 +345,7 @@ impl Office {
             "local": info.local.to_string(),
             "worker": self.worker.number,
             "started": rfc3339(clock.wall(info.started)),
-            "age_ms": u64::try_from(clock.now().since(info.started).as_millis()).unwrap_or(u64::MAX),
+            "age_ms": millis(clock.now().since(info.started)),
             "received_bytes": info.received.get(),
             "sent_bytes": info.sent.get(),
         });
@@ -351,4 +376,8 @@ impl Office {
         }
         item
     }
+}
+
+fn millis(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

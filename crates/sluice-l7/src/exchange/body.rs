@@ -363,6 +363,7 @@ impl Life {
             let now = worker.now();
             if before != (self.summary.received, self.summary.sent) || self.idle_at == Moment::NEVER
             {
+                self.entry.count(self.summary.received, self.summary.sent);
                 self.idle_at = now.after_bound(idle);
             }
             let body_due = if tunnel { Moment::NEVER } else { self.body_due() };

@@ -322,6 +322,7 @@ impl Life {
     /// A place among those who hear when `endpoint` leaves, where its cluster wants them to.
     fn stay(&self, lines: &Lines, endpoint: &EndpointState) -> Option<Stay> {
         let cluster = &lines.handle.cluster;
+        self.entry.reach(&cluster.name, &endpoint.name);
         let keep = cluster.peek_plan().on_endpoint_removed == OnRemoved::Keep;
         let at_work = &self.station.shared.at_work;
         (!keep).then(|| at_work.enter(&cluster.name, &endpoint.name, self.worker().now()))
