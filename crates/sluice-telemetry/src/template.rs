@@ -124,6 +124,7 @@ pub enum Template {
 /// A field of a JSON template.
 #[derive(Clone, Debug)]
 pub struct Key {
+    /// Escaped for JSON, without its quotes.
     name: Box<str>,
     value: Vec<Part>,
     /// Durations say their unit in the name, where the name is the operator's.
@@ -152,7 +153,7 @@ impl Template {
     pub fn json(operators: &[&'static Operator]) -> Self {
         let plain = operators.iter().filter(|operator| operator.argument.is_none());
         let key = |operator: &&'static Operator| Key {
-            name: operator.name.to_ascii_lowercase().into(),
+            name: escaped_key(&operator.name.to_ascii_lowercase()),
             value: vec![Part::Operator(operator, Argument::default())],
             units: true,
         };
@@ -182,7 +183,7 @@ impl Template {
         for (name, text) in fields {
             let Self::Text(value) = Self::text(text, operators)? else { continue };
             if let Self::Json(keys) = &mut self {
-                keys.push(Key { name: name.into(), value, units: false });
+                keys.push(Key { name: escaped_key(name), value, units: false });
             }
         }
         Ok(self)
@@ -335,6 +336,9 @@ fn write_text(field: Field<'_>, escape: Escape, out: &mut String) {
 
 /// Text that comes from the network must not forge lines or fields, or move a terminal's cursor.
 fn push_escaped(text: &str, escape: Escape, out: &mut String) {
+    if is_plain(text) {
+        return out.push_str(text);
+    }
     for c in text.chars() {
         let escaped = match escape {
             Escape::Nothing => false,
@@ -369,10 +373,12 @@ fn write_json<'a>(key: &Key, lookup: &Lookup<'a, '_>, out: &mut String) {
     if field == Field::Missing {
         return;
     }
-    out.push(',');
-    let unit = if key.units && matches!(field, Field::Millis(_)) { "_ms" } else { "" };
-    push_json(&format!("{}{unit}", key.name), out);
-    out.push(':');
+    out.push_str(",\"");
+    out.push_str(&key.name);
+    if key.units && matches!(field, Field::Millis(_)) {
+        out.push_str("_ms");
+    }
+    out.push_str("\":");
     match field {
         Field::Missing => {}
         Field::Text(text) => push_json(&text, out),
@@ -396,9 +402,26 @@ fn write_json<'a>(key: &Key, lookup: &Lookup<'a, '_>, out: &mut String) {
     }
 }
 
+/// A name as it stands between the quotes of a JSON key.
+fn escaped_key(name: &str) -> Box<str> {
+    let mut quoted = String::new();
+    push_json(name, &mut quoted);
+    quoted[1..quoted.len() - 1].into()
+}
+
+/// Whether nothing in a text is escaped anywhere: visible ASCII and spaces, without quotes and backslashes.
+fn is_plain(text: &str) -> bool {
+    text.bytes().all(|byte| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\'))
+}
+
 /// A JSON string. What may deceive a reader is escaped beside what JSON demands; all of it has four digits.
 fn push_json(text: &str, out: &mut String) {
     out.push('"');
+    if is_plain(text) {
+        out.push_str(text);
+        out.push('"');
+        return;
+    }
     for c in text.chars() {
         match c {
             '"' | '\\' => {

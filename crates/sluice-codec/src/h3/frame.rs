@@ -155,6 +155,12 @@ mod tests {
     use super::*;
 
     #[test]
+    fn codes_have_a_name_and_a_number() {
+        assert_eq!(code::word(0x107), "H3_EXCESSIVE_LOAD (0x107)");
+        assert_eq!(code::word(u64::MAX), "code (0xffffffffffffffff)");
+    }
+
+    #[test]
     fn integers_read_back_and_wait_for_their_end() {
         for value in [0, 63, 64, 16_383, 16_384, (1 << 30) - 1, 1 << 30, (1 << 62) - 1] {
             let mut out = Vec::new();

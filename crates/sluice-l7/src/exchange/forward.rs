@@ -296,7 +296,8 @@ impl Life {
                 return Ok(Err(failed));
             }
         }
-        self.note(Attempt::reached(Arc::clone(&endpoint.name)));
+        let reached = self.pending.take().map(Pending::into_endpoint);
+        self.note(Attempt::reached(reached.unwrap_or_else(|| Arc::clone(&endpoint.name))));
         if let Some(cookie) = &tries.new_cookie {
             self.response.append_known(Known::SetCookie, cookie.as_bytes());
         }

@@ -28,6 +28,11 @@ impl Pending {
         self.sent = true;
     }
 
+    /// The endpoint, which responded.
+    pub(super) fn into_endpoint(self) -> Arc<str> {
+        self.endpoint
+    }
+
     /// The attempt as the record has it, when the request ends at `now` for `why`; `whole` says that the
     /// endpoint has the whole request.
     pub(super) fn ended(self, why: Reason, now: Moment, whole: bool) -> Attempt {

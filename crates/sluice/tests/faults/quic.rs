@@ -6,7 +6,7 @@ use sluice_testkit::http3::{self, Failure};
 use sluice_testkit::peers::udp_client;
 use sluice_testkit::{Authority, Origin, Running, Sluice, wait};
 
-use crate::kit::{Fault, Seen, told};
+use crate::kit::{Fault, Seen, ask};
 
 pub(crate) const CASES: &[Fault] = &[
     Fault {
@@ -100,23 +100,23 @@ fn too_early() -> Seen {
 }
 
 /// What is seen of a request to an endpoint of HTTP/3.
-fn of_upstream(kit: Sluice, endpoint: SocketAddr, reason: &str) -> Seen {
+fn of_upstream(server: &Running, name: &str, reason: &str) -> Seen {
+    let endpoint = server.addr("web");
+    let kit = Sluice::new().workers(1);
+    std::fs::copy(server.folder().join("ca.pem"), kit.folder().join("ca.pem")).unwrap();
     let sluice = kit.start(&format!(
         "listeners: [{{ name: web, address: 127.0.0.1:0, http: main }}]\n\
          routes: {{ main: [{{ hosts: \"*\", rules: [{{ name: all, cluster: up }}] }}] }}\n\
-         clusters: {{ up: {{ endpoints: [\"{endpoint}\"], protocol: http3, tls: {{ ca: ca.pem, sni: app.test }} }} }}\n"
+         clusters: {{ up: {{ endpoints: [\"{endpoint}\"], protocol: http3, tls: {{ ca: ca.pem, sni: {name} }} }} }}\n"
     ));
-    let heard = told(&sluice_testkit::origin::get(sluice.addr("web"), "shop.test", "/"));
+    let heard = ask(&sluice);
     Seen::request(&sluice, reason).heard(heard).endpoint(endpoint)
 }
 
 fn other_name() -> Seen {
     let origin = Origin::start("a");
     let server = edge(origin.addr());
-    let ca = std::fs::read(server.folder().join("ca.pem")).unwrap();
-    let kit = Sluice::new().workers(1);
-    std::fs::write(kit.folder().join("ca.pem"), ca).unwrap();
-    let seen = of_upstream(kit, server.addr("web"), "upstream.tls");
+    let seen = of_upstream(&server, "app.test", "upstream.tls");
     // The server has a record of each handshake before it goes.
     wait::until("the server's records", || (!server.records().is_empty()).then_some(()));
     seen
