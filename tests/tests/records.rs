@@ -93,3 +93,25 @@ fn operators_are_listed() {
     assert!(req.contains(" request "), "{req}");
     assert!(output.lines().any(|line| line.starts_with("%DETAIL%") && line.contains(" all ")));
 }
+
+#[test]
+fn a_client_hears_a_reason_and_an_id_to_ask_for_and_no_more() {
+    let gone = format!("127.0.0.1:{}", tools::free_port());
+    let sluice = Sluice::new().workers(1).start(&format!(
+        "listeners: [{{ name: web, address: 127.0.0.1:0, http: main }}]\n\
+         routes: {{ main: [{{ hosts: \"*\", rules: [{{ cluster: up }}] }}] }}\n\
+         clusters: {{ up: {{ endpoints: [\"{gone}\"] }} }}\n"
+    ));
+    // An id that could be markup is not shown; the record's own number is.
+    for (id, shown) in [("r-1", Some("r-1")), ("<script>", None), ("x x", None)] {
+        let mut client = Client::connect(sluice.addr("web"));
+        let answer =
+            client.ask(&format!("GET / HTTP/1.1\r\nHost: a\r\nX-Request-Id: {id}\r\n\r\n"));
+        let record = sluice.record("the request", |record| record["request_id"] == id);
+        let number = record["stream_id"].to_string();
+        let asked_for = format!("(upstream.refused, request {})\n", shown.unwrap_or(&number));
+        assert!(answer.text().ends_with(&asked_for), "{}", answer.text());
+        assert!(!answer.text().contains(&gone) && !answer.head.contains(&gone), "{answer:?}");
+        assert!(record["detail"].as_str().unwrap().starts_with(&gone), "{record}");
+    }
+}
