@@ -88,7 +88,7 @@ fn main() -> ExitCode {
             !undriven && !driven.contains(code.as_str()) && !seen.values().any(attempted)
         });
         wrong.extend(missing.map(|code| format!("no case brings about {code}")));
-        let page = page::write(AREAS, &seen, &reasons);
+        let page = page::write(AREAS, &seen, &reasons) + &page::undriven(UNDRIVEN, &reasons);
         wrong.extend(page::compare(&page));
     } else {
         print(&page::write(AREAS, &seen, &reasons));
