@@ -10,6 +10,7 @@ Each step is one of
   {"resets": count}                   opens so many streams and gives each up at once
   {"raw": hex, "end": bool}           opens a stream with these bytes
   {"uni": hex, "end": bool}           opens a stream in one direction with these bytes
+  {"control": hex}                    sends these bytes on the control stream
   {"rebind": true}                    goes on from another port
   {"update": true}                    goes on with new keys
   {"closed": true}                    waits for the end of the connection
@@ -118,6 +119,8 @@ class Client(QuicConnectionProtocol):
         elif what in ("raw", "uni"):
             number = self._quic.get_next_available_stream_id(is_unidirectional=what == "uni")
             self._quic.send_stream_data(number, bytes.fromhex(value), end_stream=step.get("end", False))
+        elif what == "control":
+            self._quic.send_stream_data(self.http._local_control_stream_id, bytes.fromhex(value))
         elif what == "update":
             self._quic.request_key_update()
         elif what == "rebind":

@@ -198,7 +198,17 @@ fn wrongs() -> Vec<(&'static str, Value, Result<u64, u64>)> {
         |headers: Value| json!([{ "ask": { "headers": headers } }, { "await": [0, "end"] }]);
     let raw = |hex: &str, end: bool| json!([{ "raw": hex, "end": end }, { "await": [0, "end"] }]);
     let uni = |hex: &str, end: bool| json!([{ "uni": hex, "end": end }, { "closed": true }]);
+    let control = |hex: &str| json!([{ "control": hex }, { "closed": true }]);
+    // GET / of the host a, and trailers with one field.
+    let (get, trailers) = ("01080000d1d7500161c1", "0106000021780131");
+    let behind = |frame: &str| raw(&format!("{get}{trailers}{frame}"), true);
     vec![
+        ("data behind the trailers", behind("000161"), Err(0x105)),
+        ("trailers behind the trailers", behind(trailers), Err(0x105)),
+        ("a pseudo field in trailers", raw(&format!("{get}01030000d9"), true), Ok(0x10e)),
+        ("a bound on pushes that is lowered", control("0d01050d0101"), Err(0x108)),
+        ("the end of a push that was never promised", control("030100"), Err(0x108)),
+        ("a farewell that takes more than the last", control("070101070105"), Err(0x108)),
         (
             "a field that speaks of a connection",
             request(head("GET", "/", &[("connection", "close")])),

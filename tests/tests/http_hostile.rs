@@ -1,6 +1,7 @@
 //! Hostile clients and endpoints over HTTP: what they send costs them, and nobody else.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::collections::BTreeSet;
 use std::io::{self, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
@@ -525,4 +526,42 @@ fn a_request_that_goes_round_is_cut() {
         let asked = format!("GET / HTTP/1.1\r\nHost: a\r\nX-Sluice-Hops: {}\r\n\r\n", u64::MAX);
         assert_eq!(Client::connect(own).ask(&asked).status(), 508);
     }
+}
+
+/// Kibibytes of memory that a process has in use.
+fn resident(pid: u32) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+/// Answers that nobody reads lie in buffers that count: over a thousand streams they come to the limit and no further,
+/// and are there for others when the clients have gone.
+#[test]
+fn answers_that_nobody_reads_are_held_up_to_the_limit() {
+    let origin = Origin::start("a");
+    let limits = "limits: { worker_buffer_bytes: 4MiB }\n";
+    let rules = web("", "{ cluster: up }", origin.addr(), "");
+    let sluice = Sluice::new().workers(1).start(&format!("{limits}{rules}"));
+    assert_eq!(origin::get(sluice.addr("web"), "a", "/bytes/1000000").body.len(), 1_000_000);
+    let before = resident(sluice.pid());
+    let mut clients: Vec<H2> = (0..10).map(|_| reads_nothing(sluice.addr("web"))).collect();
+    for client in &mut clients {
+        for n in 0..100 {
+            client.headers(2 * n + 1, &get("a", "/bytes/1000000"), true);
+        }
+        let mut answered = BTreeSet::new();
+        while answered.len() < 100 {
+            let frame = client.read().expect("an answer to each, if only that there is none");
+            answered.extend((frame.stream > 0).then_some(frame.stream));
+        }
+    }
+    let grown = resident(sluice.pid()).saturating_sub(before);
+    assert!(grown < 40_000, "{grown} KiB for 1000 streams, of which 4096 may be of buffers");
+    drop(clients);
+    wait::until("the buffers are there again", || {
+        let answer = Client::connect(sluice.addr("web")).get("b", "/bytes/1000000");
+        (answer.body.len() == 1_000_000).then_some(())
+    });
+    sluice.record_of("relay.buffers");
 }

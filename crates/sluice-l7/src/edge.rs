@@ -117,11 +117,11 @@ fn address_in(entry: &[u8]) -> Option<IpAddr> {
 /// The value of `for` in an element of `Forwarded`, RFC 7239 §4; empty where it has none.
 fn forwarded_for(element: &[u8]) -> &[u8] {
     let pairs = element.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
-    let value = pairs.filter_map(|pair| {
+    let value = pairs.rev().find_map(|pair| {
         let (name, value) = pair.split_at_checked(4)?;
         name.eq_ignore_ascii_case(b"for=").then_some(value)
     });
-    let value = value.last().unwrap_or_default();
+    let value = value.unwrap_or_default();
     value.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(value)
 }
 

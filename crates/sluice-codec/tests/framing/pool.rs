@@ -49,15 +49,15 @@ async fn exchanges(seed: u64, worker: &Rc<WorkerCx>) -> u64 {
     let stream = Stream::Raw(RawStream::new(source));
     let mut client = H1Stream::new(stream, Role::Client, Rc::new(H1Options::default()));
     let mut endpoint = Endpoint { stream: far, requests: Requests::default() };
-    for round in 0..20 {
+    for round in 0..20_u8 {
         exchange(&mut random, worker, &mut client, &mut endpoint).await;
         endpoint.read();
         if !client.next_exchange() {
-            return round;
+            return round.into();
         }
         let requests = &endpoint.requests;
         assert!(requests.is_between(), "seed {seed}, round {round}: {requests:?}");
-        assert_eq!(requests.heads, round as usize + 1, "seed {seed}");
+        assert_eq!(requests.heads, usize::from(round) + 1, "seed {seed}");
     }
     20
 }
