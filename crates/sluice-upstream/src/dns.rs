@@ -19,7 +19,7 @@ use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::{Resolver, TokioResolver};
 use sluice_core::Endpoint;
 use sluice_core::limits::{Limit, Limits};
-use sluice_telemetry::Shard;
+use sluice_telemetry::{CounterSet, Shard};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -108,7 +108,12 @@ pub(crate) async fn keep_resolved(
     publish: impl Fn(),
 ) {
     let plan = cluster.plan();
-    let count = |code| shard.counter(&metrics::LOOKUPS, &[&cluster.name, code]).increment();
+    let lookups: CounterSet<&'static str> = CounterSet::default();
+    let count = |result| {
+        let new =
+            |result: &&'static str| shard.counter(&metrics::LOOKUPS, &[&cluster.name, result]);
+        lookups.count(&result, new);
+    };
     let key = (Arc::clone(&host), port);
     cluster.note_resolver(&host, "not looked up yet".into());
     let (mut first, mut pause, mut good_at) = (true, RETRY_MIN, Instant::now());

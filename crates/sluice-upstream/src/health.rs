@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use sluice_core::reason;
 use sluice_io::{LocalFuture, Reactor};
-use sluice_telemetry::Shard;
+use sluice_telemetry::{CounterSet, Shard};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -192,6 +192,7 @@ async fn check_for_ever(
     let mut run = Run { healthy: endpoint.is_healthy(), against: 0 };
     // The first checks of a cluster are spread, but within a second.
     tokio::time::sleep(plan.interval.min(Duration::from_secs(1)).mul_f64(fastrand::f64())).await;
+    let checks: CounterSet<&'static str> = CounterSet::default();
     loop {
         let result = match tokio::time::timeout(plan.timeout, probe.probe(&endpoint)).await {
             Ok(result) => result,
@@ -202,7 +203,7 @@ async fn check_for_ever(
             Err(CheckError::Endpoint(_)) => "failed",
             Err(CheckError::Local(_)) => "local",
         };
-        shard.counter(&metrics::CHECKS, &[&cluster.name, code]).increment();
+        checks.count(&code, |code| shard.counter(&metrics::CHECKS, &[&cluster.name, code]));
         let (cluster, name) = (&*cluster.name, &*endpoint.name);
         let said = match &result {
             Err(CheckError::Local(error)) => {
