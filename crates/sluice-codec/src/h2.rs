@@ -8,6 +8,7 @@
 pub mod client;
 pub mod convert;
 pub mod io;
+mod ledger;
 pub mod server;
 pub mod stream;
 pub mod watch;
@@ -65,6 +66,9 @@ impl H2Options {
         if window < WINDOW_MAX { window } else { WINDOW_MAX }
     }
 }
+
+/// Fields of a head or of trailers that an endpoint may send; their bytes are bounded besides.
+pub const ENDPOINT_FIELDS_MAX: usize = 1000;
 
 /// The largest window, RFC 9113 §6.9.1.
 const WINDOW_MAX: u32 = (1 << 31) - 1;

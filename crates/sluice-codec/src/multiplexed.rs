@@ -43,6 +43,14 @@ impl Multiplexed {
         }
     }
 
+    /// Whether many of its streams wait for clients that do not take what comes: others are better opened elsewhere.
+    pub fn is_stalled(&self) -> bool {
+        match self {
+            Self::H2(h2) => h2.is_stalled(),
+            Self::H3(h3) => h3.is_stalled(),
+        }
+    }
+
     /// Whether requests may still be opened.
     pub fn is_alive(&mut self) -> bool {
         match self {

@@ -19,10 +19,14 @@ impl OpenStreams {
         self.open.get()
     }
 
-    /// Whether another stream may be opened where at most `room` may be: where a quarter of them is blocked, those
-    /// that come go another way.
+    /// Whether another stream may be opened where at most `room` may be.
     pub(crate) fn has_room(&self, room: usize) -> bool {
-        self.open.get() < room && self.blocked.get() <= room / 4
+        self.open.get() < room
+    }
+
+    /// Whether a quarter of them and more is blocked.
+    pub(crate) fn are_stalled(&self) -> bool {
+        self.blocked.get() > 0 && self.blocked.get() * 4 >= self.open.get()
     }
 }
 
@@ -60,20 +64,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_connection_on_which_many_streams_are_blocked_takes_no_more() {
+    fn streams_are_counted_and_so_are_those_that_are_blocked() {
         let streams = Rc::<OpenStreams>::default();
         let mut open: Vec<_> = (0..8).map(|_| OpenStream::take(&streams)).collect();
         assert!(streams.open() == 8 && streams.has_room(9) && !streams.has_room(8));
         for (n, stream) in open.iter_mut().enumerate() {
             stream.set_blocked(true);
             stream.set_blocked(true);
-            // A quarter of sixteen may be.
-            assert_eq!(streams.has_room(16), n < 4, "{n}");
+            // Two of eight are a quarter.
+            assert_eq!(streams.are_stalled(), n >= 1, "{n}");
         }
-        open[0].set_blocked(false);
-        open.truncate(5);
-        assert!(streams.has_room(16), "four are blocked");
+        open.iter_mut().skip(1).for_each(|stream| stream.set_blocked(false));
+        assert!(!streams.are_stalled());
         drop(open);
+        assert!(!streams.are_stalled());
         assert_eq!((streams.open(), streams.has_room(1)), (0, true));
     }
 }

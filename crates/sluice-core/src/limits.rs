@@ -55,7 +55,7 @@ limits! {
     InspectBytes = "inspect_bytes", 16 * KIB, 512, 64 * KIB, Bytes, "Bytes of a connection's beginning that may be held to choose its chain; at the bound the choice is made with what is there.";
     WorkerConnections = "worker_connections", 1_000_000, 16, 10_000_000, Count, "Connections a worker holds at once; at the bound new ones are closed (`accept.limit`).";
     WorkerBuffers = "worker_buffer_bytes", 256 * MIB, MIB, 64 * 1024 * MIB, Bytes, "Bytes a worker may hold for slow receivers; at the bound a connection that needs more is closed (`accept.limit`).";
-    ConnectionBuffers = "connection_buffer_bytes", 8 * MIB, 256 * KIB, 1024 * MIB, Bytes, "Bytes of request bodies that one HTTP/2 connection of a client may have waiting for slow endpoints; at the bound the connection is closed (`accept.buffers`).";
+    ConnectionBuffers = "connection_buffer_bytes", 8 * MIB, 256 * KIB, 1024 * MIB, Bytes, "Bytes of request bodies that one HTTP/2 connection of a client may have waiting for slow endpoints: the largest window of a connection; at the bound its client may send no more until some was read.";
     QuicHellos = "quic_hellos", 1024, 16, 1_000_000, Count, "Hellos of QUIC that a worker keeps per socket while they are not whole or not asked for; at the bound the oldest makes room. Clients that have shown to be where they say have as many places of their own.";
     QuicIds = "quic_ids", 65_536, 64, 16_777_216, Count, "Connection IDs of servers that QUIC is passed through to, by which a client is known that comes from another address; at the bound the oldest is forgotten.";
     WorkerPipes = "worker_pipes", 128, 0, 4096, Count, "Pipes a worker keeps for splicing; at the bound a bulky stream is copied instead.";

@@ -48,9 +48,19 @@ impl OwnClientAuth {
     /// certificates: the chain that this client would have got, had it sent this host as its server name.
     ///
     /// A connection in clear names no server, so it cannot have named another one: its chain was selected without.
-    /// Allocates only where the host has upper case letters.
+    /// Without an authority a request names nobody. Allocates only where the host has upper case letters.
     pub fn misdirected(&self, authority: &str, info: &ConnInfo) -> bool {
-        if info.tls.get().is_none() {
+        self.differs(authority, info, false)
+    }
+
+    /// The same for CONNECT, whose authority is where a tunnel is to lead: only a host that a chain names is one of
+    /// this listener's.
+    pub fn misdirected_tunnel(&self, authority: &str, info: &ConnInfo) -> bool {
+        self.differs(authority, info, true)
+    }
+
+    fn differs(&self, authority: &str, info: &ConnInfo, named_only: bool) -> bool {
+        if authority.is_empty() || info.tls.get().is_none() {
             return false;
         }
         let none = Facts::default();
@@ -63,7 +73,11 @@ impl OwnClientAuth {
         }
         let listener = &self.listener;
         let chains = listener.quic.as_ref().filter(|_| facts.quic).unwrap_or(&listener.tcp);
-        let chain = chains.table.find_named(&Subject::of(info, facts), name);
+        let subject = Subject::of(info, facts);
+        let chain = chains.table.find_named(&subject, name);
+        if named_only && chain == chains.table.find_named(&subject, None) {
+            return false;
+        }
         chain.is_some_and(|chain| chains.requirements[chain] != self.own)
     }
 }

@@ -16,13 +16,29 @@ use smallvec::SmallVec;
 pub struct Edge {
     /// Proxies in front that are trusted to tell who the client is, counted from Sluice.
     pub trusted_hops: u32,
+    /// The header in which they tell it. No other is read: a client could write it.
+    pub trusted_header: TrustedHeader,
     /// What becomes of `Forwarded`.
     pub forwarded: Forwarded,
 }
 
 impl Default for Edge {
     fn default() -> Self {
-        Self { trusted_hops: 0, forwarded: Forwarded::Append }
+        Self {
+            trusted_hops: 0,
+            trusted_header: TrustedHeader::XForwardedFor,
+            forwarded: Forwarded::Append,
+        }
+    }
+}
+
+sluice_core::choice! {
+    /// The header in which trusted proxies tell who the client is.
+    pub enum TrustedHeader {
+        /// X-Forwarded-For: a list of addresses.
+        XForwardedFor = "x-forwarded-for",
+        /// Forwarded (RFC 7239): the `for` of its elements.
+        Forwarded = "forwarded",
     }
 }
 
@@ -40,7 +56,7 @@ impl Edge {
     /// Writes what endpoints are told of a request that came from `peer`, whose address is `address` as text,
     /// over TLS or not; returns who it is from.
     pub fn apply(self, head: &mut Head, peer: Peer, address: &str, tls: bool) -> Peer {
-        let claim = self.trusted_hops.checked_sub(1).and_then(|nth| claim(head, nth));
+        let claim = self.trusted_hops.checked_sub(1).and_then(|nth| self.claim(head, nth));
         let source = match claim {
             None => peer,
             Some(Claim::Address(ip)) => Peer::Ip((ip, 0).into()),
@@ -65,6 +81,17 @@ impl Edge {
         source
     }
 
+    /// Who the hop `nth` from the right says the request is from; none where so many hops have said nothing.
+    fn claim(self, head: &Head, nth: u32) -> Option<Claim> {
+        let address = match self.trusted_header {
+            TrustedHeader::XForwardedFor => {
+                from_the_right(head, Known::XForwardedFor.text().as_bytes(), nth)?
+            }
+            TrustedHeader::Forwarded => forwarded_for(from_the_right(head, FORWARDED, nth)?),
+        };
+        Some(address_in(address).map_or(Claim::Unreadable, Claim::Address))
+    }
+
     /// The scheme that the client used: what the trusted hop says, which is the last that anybody wrote, or
     /// what was seen here.
     fn scheme(self, head: &Head, tls: bool) -> &'static str {
@@ -87,16 +114,6 @@ enum Claim {
 
 const FORWARDED: &[u8] = b"forwarded";
 
-/// Who the hop `nth` from the right says the request is from; none where so many hops have said nothing.
-/// `X-Forwarded-For` goes before `Forwarded`.
-fn claim(head: &Head, nth: u32) -> Option<Claim> {
-    let address = match head.get(Known::XForwardedFor) {
-        Some(_) => from_the_right(head, Known::XForwardedFor.text().as_bytes(), nth)?,
-        None => forwarded_for(from_the_right(head, FORWARDED, nth)?),
-    };
-    Some(address_in(address).map_or(Claim::Unreadable, Claim::Address))
-}
-
 /// The entry `nth` from the right of a header that lists hops, over all its lines. Nothing to the left of it is
 /// looked at, so nothing there can hide it.
 fn from_the_right<'a>(head: &'a Head, name: &'a [u8], nth: u32) -> Option<&'a [u8]> {
@@ -109,8 +126,9 @@ fn from_the_right<'a>(head: &'a Head, name: &'a [u8], nth: u32) -> Option<&'a [u
 /// An address as hops write it: `203.0.113.9`, `203.0.113.9:4711`, `2001:db8::1`, `[2001:db8::1]:4711`.
 fn address_in(entry: &[u8]) -> Option<IpAddr> {
     let text = std::str::from_utf8(entry).ok()?;
-    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
-    let ip = bare.unwrap_or(text).parse::<IpAddr>().ok();
+    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    // A zone says which of a host's own links it is, RFC 4007 §11.
+    let ip = bare.split('%').next().unwrap_or(bare).parse::<IpAddr>().ok();
     ip.or_else(|| Some(text.parse::<SocketAddr>().ok()?.ip()))
 }
 
@@ -206,6 +224,7 @@ mod tests {
             (b"[2001:db8::1]:4711", "2001:db8::1"),
             (b"[2001:db8::1]", "2001:db8::1"),
             (b" 2001:db8::1 ", "2001:db8::1"),
+            (b"fe80::1%eth0", "fe80::1"),
         ] {
             assert_eq!(from(1, &[entry]), ip(address), "{}", entry.escape_ascii());
         }
@@ -231,8 +250,9 @@ mod tests {
 
     #[test]
     fn forwarded_is_treated_by_the_same_rules() {
+        let told = |hops| Edge { trusted_header: TrustedHeader::Forwarded, ..edge(hops) };
         let apply = |edge, lines: &[&[u8]]| applied(edge, FORWARDED, lines);
-        assert_eq!(apply(edge(0), &[]).0, b"");
+        assert_eq!(apply(told(0), &[]).0, b"");
         assert_eq!(apply(edge(0), &[b"for=1.1.1.1"]).0, b"for=1.1.1.1, for=127.0.0.9;proto=http");
         for (line, source) in [
             (&b"for=1.1.1.1, for=2.2.2.2;proto=https"[..], ip("2.2.2.2")),
@@ -241,14 +261,21 @@ mod tests {
             (b"for=_hidden", Peer::Unknown),
             (b"proto=http", Peer::Unknown),
         ] {
-            assert_eq!(apply(edge(1), &[line]).1, source, "{}", line.escape_ascii());
+            assert_eq!(apply(told(1), &[line]).1, source, "{}", line.escape_ascii());
         }
-        let remove = Edge { forwarded: Forwarded::Remove, ..edge(1) };
+        let remove = Edge { forwarded: Forwarded::Remove, ..told(1) };
         assert_eq!(apply(remove, &[b"for=1.1.1.1"]), (Vec::new(), ip("1.1.1.1")));
-        let mut both = Head::request("GET", "", "a", "/");
-        both.append(FORWARDED, b"for=1.1.1.1");
-        both.append(b"x-forwarded-for", b"2.2.2.2");
-        assert_eq!(edge(1).apply(&mut both, peer(), "", false), ip("2.2.2.2"));
+    }
+
+    #[test]
+    fn a_header_that_the_hops_do_not_write_says_nothing() {
+        let mut head = Head::request("GET", "", "a", "/");
+        head.append(FORWARDED, b"for=1.1.1.1");
+        assert_eq!(edge(1).apply(&mut head, peer(), "", false), peer());
+        let told = Edge { trusted_header: TrustedHeader::Forwarded, ..edge(1) };
+        let mut head = Head::request("GET", "", "a", "/");
+        head.append(b"x-forwarded-for", b"1.1.1.1");
+        assert_eq!(told.apply(&mut head, peer(), "", false), peer());
     }
 
     #[test]

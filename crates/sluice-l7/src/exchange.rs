@@ -345,7 +345,12 @@ impl Life {
     /// client is to ask on a connection to that host, RFC 9110 §15.5.20.
     fn direct(&self) -> Result<(), Stop> {
         let misdirected = self.station.plan.client_auth.as_ref().is_some_and(|client_auth| {
-            client_auth.misdirected(self.request.authority(), &self.lane.conn.info)
+            let (authority, info) = (self.request.authority(), &self.lane.conn.info);
+            if self.method == Method::Connect && self.request.upgrade().is_none() {
+                client_auth.misdirected_tunnel(authority, info)
+            } else {
+                client_auth.misdirected(authority, info)
+            }
         });
         if !misdirected {
             return Ok(());

@@ -13,7 +13,7 @@ use std::time::Duration;
 use sluice_codec::Multiplexed;
 use sluice_codec::h1::stream::H1Options;
 use sluice_codec::h1::{H1Stream, Role};
-use sluice_codec::h2::{H2Client, H2Options};
+use sluice_codec::h2::{ENDPOINT_FIELDS_MAX, H2Client, H2Options};
 use sluice_codec::quic::QuicClients;
 use sluice_core::limits::Limit;
 use sluice_core::{Moment, Name};
@@ -245,6 +245,14 @@ impl Lines {
             }
             match self.handle.claim_shared(endpoint) {
                 Ok(claim) => return self.make_in_time(worker, endpoint, options, claim).await,
+                // Where there may be no other connection, one with stalled streams is better than none.
+                Err(_)
+                    if let Some(connection) =
+                        self.take_shared(worker.now(), endpoint, |_| false) =>
+                {
+                    self.cells.reused.increment();
+                    return Ok(Line::Shared(connection));
+                }
                 Err(why) if worker.now() >= by => return Err(self.full(why)),
                 Err(why) => self.wait_for_room(why).await?,
             }
@@ -299,22 +307,10 @@ impl Lines {
     ) -> Option<Line> {
         let now = worker.now();
         let plan = self.handle.cluster.peek_plan();
-        if plan.protocol != HttpVersion::Http1 {
-            let generation = self.handle.cluster.generation();
-            let mut shelves = self.shared.borrow_mut();
-            let shelf = shelves.get_mut(&endpoint.name);
-            if let Some(idle) = shelf.and_then(|shelf| {
-                shelf.idle_since = now;
-                let fits = |idle: &mut Idle<Multiplexed>| {
-                    idle.may_go_on(&plan.reuse, generation, now)
-                        && idle.connection.has_room(plan.reuse.streams_max)
-                };
-                let place = shelf.open.iter_mut().position(fits)?;
-                shelf.open.get_mut(place)
-            }) {
-                idle.requests += 1;
-                return Some(Line::Shared(idle.connection.clone()));
-            }
+        if plan.protocol != HttpVersion::Http1
+            && let Some(connection) = self.take_shared(now, endpoint, Multiplexed::is_stalled)
+        {
+            return Some(Line::Shared(connection));
         }
         if matches!(plan.protocol, HttpVersion::Http2 | HttpVersion::Http3) {
             return None;
@@ -325,6 +321,28 @@ impl Lines {
         stream.set_options(options);
         let kept = Kept { claim, made, requests, generation };
         Some(Line::H1(TakenH1 { stream, kept }))
+    }
+
+    /// Takes a shared connection that has room for another request and is not `avoided`.
+    fn take_shared(
+        &self,
+        now: Moment,
+        endpoint: &Arc<EndpointState>,
+        avoided: impl Fn(&Multiplexed) -> bool,
+    ) -> Option<Multiplexed> {
+        let reuse = &self.handle.cluster.peek_plan().reuse;
+        let generation = self.handle.cluster.generation();
+        let mut shelves = self.shared.borrow_mut();
+        let shelf = shelves.get_mut(&endpoint.name)?;
+        shelf.idle_since = now;
+        let idle = shelf.open.iter_mut().find_map(|idle| {
+            let fits = idle.may_go_on(reuse, generation, now)
+                && idle.connection.has_room(reuse.streams_max)
+                && !avoided(&idle.connection);
+            fits.then_some(idle)
+        })?;
+        idle.requests += 1;
+        Some(idle.connection.clone())
     }
 
     fn making(&self, endpoint: &Arc<EndpointState>) -> Option<Rc<Notify>> {
@@ -356,7 +374,11 @@ impl Lines {
                 let kept = Kept { claim, made: worker.now(), requests: 0, generation };
                 return Ok(Line::H1(TakenH1 { stream, kept }));
             }
-            let mut h2_options = H2Options { ping_interval: Some(PING), ..H2Options::default() };
+            let mut h2_options = H2Options {
+                ping_interval: Some(PING),
+                head_fields: ENDPOINT_FIELDS_MAX,
+                ..H2Options::default()
+            };
             let streams = u32::try_from(plan.reuse.streams_max).unwrap_or(u32::MAX);
             h2_options.connection_window = H2Options::window_of(streams, h2_options.stream_window);
             let client = H2Client::handshake(stream, worker, &h2_options, claim).await;

@@ -17,6 +17,7 @@ use crate::body::Chunk;
 use crate::error::HttpError;
 use crate::h1::Role;
 use crate::h2::io::Wire;
+use crate::h2::ledger::Ledger;
 use crate::h2::server::SEND_BUFFER;
 use crate::h2::{H2Options, H2Stream, convert, error_of};
 use crate::head::Head;
@@ -26,7 +27,7 @@ use crate::open_streams::{OpenStream, OpenStreams};
 #[derive(Clone, Debug)]
 pub struct H2Client {
     requests: SendRequest<Chunk>,
-    wire: Wire,
+    ledger: Ledger,
     places: Rc<OpenStreams>,
     ended: Rc<Cell<bool>>,
 }
@@ -43,7 +44,8 @@ impl H2Client {
         options: &H2Options,
         kept: impl Sized + 'static,
     ) -> Result<Self, HttpError> {
-        let wire = Wire::new(stream, Rc::clone(worker), Role::Client, options, None);
+        let ledger = Ledger::new(Role::Client, options, worker);
+        let wire = Wire::new(stream, Rc::clone(worker), ledger.clone(), None);
         let (requests, mut connection) = h2::client::Builder::new()
             .initial_window_size(options.stream_window)
             .initial_connection_window_size(options.connection_window)
@@ -58,7 +60,7 @@ impl H2Client {
         let mut pings = connection.ping_pong();
         let (interval, timeout) = (options.ping_interval, options.ping_timeout);
         let at_end = Rc::clone(&ended);
-        let driver = wire.clone();
+        let watched_by = ledger.clone();
         worker.spawn(async move {
             let _kept = kept;
             let watched = async {
@@ -76,7 +78,7 @@ impl H2Client {
             let driven = poll_fn(|cx| {
                 let done = Pin::new(&mut connection).poll(cx).is_ready();
                 let broken =
-                    driver.broken().is_some() || matches!(driver.push(cx), Poll::Ready(Err(_)));
+                    watched_by.broken().is_some() || matches!(wire.push(cx), Poll::Ready(Err(_)));
                 if done || broken { Poll::Ready(()) } else { Poll::Pending }
             });
             tokio::select! {
@@ -86,7 +88,7 @@ impl H2Client {
             }
             at_end.set(true);
         });
-        Ok(Self { requests, wire, places: Rc::default(), ended })
+        Ok(Self { requests, ledger, places: Rc::default(), ended })
     }
 
     /// Streams that are open.
@@ -94,11 +96,15 @@ impl H2Client {
         self.places.open()
     }
 
-    /// Whether another stream may be opened now: the connection lives, its peer has room, and its clients take
-    /// what comes.
+    /// Whether another stream may be opened now: the connection lives, and its peer has room.
     pub fn has_room(&mut self, streams_max: usize) -> bool {
         let room = self.requests.current_max_send_streams().min(streams_max);
         self.is_alive() && self.places.has_room(room)
+    }
+
+    /// Whether many of its streams wait for clients that do not take what comes.
+    pub fn is_stalled(&self) -> bool {
+        self.places.are_stalled()
     }
 
     /// Whether streams may still be opened.
@@ -127,6 +133,6 @@ impl H2Client {
         };
         poll_fn(|cx| self.requests.poll_ready(cx)).await.map_err(refused)?;
         let (response, outgoing) = self.requests.send_request(request, end).map_err(refused)?;
-        Ok(H2Stream::client(response, outgoing, end, place, self.wire.clone()))
+        Ok(H2Stream::client(response, outgoing, end, place, self.ledger.clone()))
     }
 }

@@ -96,7 +96,8 @@ pub fn response_head<B>(
 /// There are more than `max`; one of them speaks of a connection, which HTTP/2 knows nothing of, or is not as
 /// RFC 9113 §8.2.1 wants it.
 pub fn fields(map: &HeaderMap, head: &mut Head, max: usize) -> Result<(), HttpError> {
-    if map.len() > max {
+    // Cookies come in crumbs, RFC 9113 §8.2.3, and are one field.
+    if map.len() > max && map.len() - map.get_all(http::header::COOKIE).iter().count() >= max {
         return Err(HttpError::new(ErrorKind::Malformed(431), "http2.too_many_fields"));
     }
     let (mut cookies, mut lengths) = (0_usize, 0_usize);

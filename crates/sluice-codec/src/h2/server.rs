@@ -9,12 +9,14 @@ use std::task::{Context, Poll, ready};
 use h2::server::{Connection, SendResponse};
 use h2::{Ping, PingPong};
 use http::{Response, StatusCode};
+use sluice_core::limits::Limit;
 use sluice_io::{Conn, Stream, WorkerCx};
 
 use crate::body::Chunk;
 use crate::error::{ErrorKind, HttpError};
 use crate::h1::Role;
 use crate::h2::io::Wire;
+use crate::h2::ledger::Ledger;
 use crate::h2::{H2Options, H2Stream, convert, error_of};
 use crate::head::Head;
 
@@ -22,6 +24,7 @@ use crate::head::Head;
 pub struct H2Server {
     connection: Connection<Wire, Chunk>,
     wire: Wire,
+    ledger: Ledger,
     pings: Option<PingPong>,
     refused: u64,
 }
@@ -52,10 +55,14 @@ impl H2Server {
         options: &H2Options,
         conn: Option<Rc<Conn>>,
     ) -> Result<Self, HttpError> {
-        let wire = Wire::new(stream, worker, Role::Server, options, conn);
+        let ledger = Ledger::new(Role::Server, options, &worker);
+        // What may come ahead on all streams together is what may lie here.
+        let held_max =
+            u32::try_from(worker.limits.get(Limit::ConnectionBuffers)).unwrap_or(u32::MAX);
+        let wire = Wire::new(stream, worker, ledger.clone(), conn);
         let mut connection = h2::server::Builder::new()
             .initial_window_size(options.stream_window)
-            .initial_connection_window_size(options.connection_window)
+            .initial_connection_window_size(options.connection_window.min(held_max))
             .max_concurrent_streams(options.streams_max)
             .max_header_list_size(options.head_bytes)
             .max_pending_accept_reset_streams(options.resets_max)
@@ -66,7 +73,7 @@ impl H2Server {
             .map_err(|error| error_of(&error))?;
         wire.set_driven();
         let pings = connection.ping_pong();
-        Ok(Self { connection, wire, pings, refused: 0 })
+        Ok(Self { connection, wire, ledger, pings, refused: 0 })
     }
 
     /// The next request; `None` when the connection has ended in order. Drives the connection, so it
@@ -77,7 +84,7 @@ impl H2Server {
     ) -> Poll<Option<Result<Accepted, HttpError>>> {
         loop {
             let accepted = self.connection.poll_accept(cx);
-            if let Some(broken) = self.wire.broken() {
+            if let Some(broken) = self.ledger.broken() {
                 // Said once, as far as the socket takes it; the connection is over either way.
                 self.connection.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
                 let _ = self.connection.poll_closed(cx);
@@ -96,9 +103,10 @@ impl H2Server {
                 Some(Ok(accepted)) => accepted,
             };
             let mut head = Box::<Head>::default();
-            match convert::request_head(&request, &mut head, self.wire.fields_max()) {
+            match convert::request_head(&request, &mut head, self.ledger.fields_max()) {
                 Ok(()) => {
-                    let stream = H2Stream::server(request.into_body(), respond, self.wire.clone());
+                    let stream =
+                        H2Stream::server(request.into_body(), respond, self.ledger.clone());
                     return Poll::Ready(Some(Ok(Accepted { head, stream })));
                 }
                 Err(error) => {

@@ -13,8 +13,8 @@ use http::HeaderMap;
 
 use crate::body::{Body, Chunk, Frame};
 use crate::error::{ErrorKind, HttpError};
-use crate::h2::io::{CountedBody, Wire};
-use crate::h2::{code, convert, error_of};
+use crate::h2::ledger::{CountedBody, Ledger};
+use crate::h2::{code, convert};
 use crate::head::Head;
 use crate::open_streams::OpenStream;
 
@@ -28,7 +28,7 @@ pub struct H2Stream {
     unsent: Chunk,
     after: After,
     received: bool,
-    wire: Wire,
+    ledger: Ledger,
     /// The body that comes, as long as it may hold something.
     counted: Option<CountedBody>,
     /// Its place on the client's connection.
@@ -49,10 +49,10 @@ impl H2Stream {
     pub(crate) fn server(
         mut incoming: RecvStream,
         respond: SendResponse<Chunk>,
-        wire: Wire,
+        ledger: Ledger,
     ) -> Self {
         let received = incoming.is_end_stream();
-        let counted = (!received).then(|| wire.count_body(&mut incoming));
+        let counted = (!received).then(|| ledger.count_body(&mut incoming));
         Self {
             incoming: Some(incoming),
             awaited: None,
@@ -61,7 +61,7 @@ impl H2Stream {
             unsent: Chunk::default(),
             after: After::More,
             received,
-            wire,
+            ledger,
             counted,
             place: None,
         }
@@ -73,7 +73,7 @@ impl H2Stream {
         outgoing: SendStream<Chunk>,
         end: bool,
         place: OpenStream,
-        wire: Wire,
+        ledger: Ledger,
     ) -> Self {
         Self {
             incoming: None,
@@ -83,7 +83,7 @@ impl H2Stream {
             unsent: Chunk::default(),
             after: if end { After::Nothing } else { After::More },
             received: false,
-            wire,
+            ledger,
             counted: None,
             place: Some(place),
         }
@@ -103,19 +103,20 @@ impl H2Stream {
             return Poll::Ready(Err(error));
         };
         if let Poll::Ready(Some(informational)) = awaited.poll_informational(cx) {
-            let informational = informational.map_err(|error| error_of(&error))?;
+            let informational = informational.map_err(|error| self.ledger.error_of(&error))?;
             return Poll::Ready(convert::response_head(
                 &informational,
                 head,
-                self.wire.fields_max(),
+                self.ledger.fields_max(),
             ));
         }
-        let response = ready!(std::pin::Pin::new(awaited).poll(cx)).map_err(|e| error_of(&e))?;
-        convert::response_head(&response, head, self.wire.fields_max())?;
+        let response =
+            ready!(std::pin::Pin::new(awaited).poll(cx)).map_err(|e| self.ledger.error_of(&e))?;
+        convert::response_head(&response, head, self.ledger.fields_max())?;
         self.awaited = None;
         let mut incoming = response.into_body();
         self.received = incoming.is_end_stream();
-        self.counted = (!self.received).then(|| self.wire.count_body(&mut incoming));
+        self.counted = (!self.received).then(|| self.ledger.count_body(&mut incoming));
         self.incoming = Some(incoming);
         Poll::Ready(Ok(()))
     }
@@ -140,6 +141,7 @@ impl H2Stream {
                 Some(Ok(bytes)) => {
                     // It is the receiver's now, who asks for more only when it has passed it on.
                     let _ = incoming.flow_control().release_capacity(bytes.len());
+                    self.ledger.note_taken(bytes.len());
                     let last = incoming.is_end_stream();
                     self.received |= last;
                     if bytes.is_empty() && !last {
@@ -151,13 +153,14 @@ impl H2Stream {
                     let body = Body::Shared(bytes);
                     return Poll::Ready(Ok(Frame::Data { body, last }));
                 }
-                Some(Err(error)) => return Poll::Ready(Err(error_of(&error))),
+                Some(Err(error)) => return Poll::Ready(Err(self.ledger.error_of(&error))),
                 None => {
-                    let trailers = ready!(incoming.poll_trailers(cx)).map_err(|e| error_of(&e))?;
+                    let trailers =
+                        ready!(incoming.poll_trailers(cx)).map_err(|e| self.ledger.error_of(&e))?;
                     self.received = true;
                     let Some(trailers) = trailers else { return Poll::Ready(Ok(Frame::End)) };
                     let mut head = Box::<Head>::default();
-                    convert::fields(&trailers, &mut head, self.wire.fields_max())?;
+                    convert::fields(&trailers, &mut head, self.ledger.fields_max())?;
                     head.remove_where(|name, _| {
                         crate::names::Known::of(name)
                             .is_some_and(crate::names::Known::is_barred_from_trailers)
@@ -188,7 +191,7 @@ impl H2Stream {
                 ErrorKind::Reset,
                 format!("http2: RST_STREAM received: {}", code(reason)),
             ),
-            Err(error) => error_of(&error),
+            Err(error) => self.ledger.error_of(&error),
         })
     }
 
@@ -202,9 +205,12 @@ impl H2Stream {
         };
         let response = convert::to_response(head)?;
         if head.status() < 200 {
-            return respond.send_informational(response).map_err(|error| error_of(&error));
+            return respond
+                .send_informational(response)
+                .map_err(|error| self.ledger.error_of(&error));
         }
-        let outgoing = respond.send_response(response, end).map_err(|error| error_of(&error))?;
+        let outgoing =
+            respond.send_response(response, end).map_err(|error| self.ledger.error_of(&error))?;
         if end {
             self.after = After::Nothing;
         }
@@ -224,7 +230,7 @@ impl H2Stream {
             let mut room = outgoing.capacity();
             if room == 0 {
                 room = match ready!(outgoing.poll_capacity(cx)) {
-                    Some(room) => room.map_err(|error| error_of(&error))?,
+                    Some(room) => room.map_err(|error| self.ledger.error_of(&error))?,
                     None => {
                         let gone = "the peer gave the stream up";
                         return Poll::Ready(Err(HttpError::new(ErrorKind::Cancelled, gone)));
@@ -236,8 +242,8 @@ impl H2Stream {
             }
             let piece = self.unsent.split_to(room);
             let end = !self.unsent.has_remaining() && matches!(self.after, After::End);
-            self.wire.note_sent();
-            outgoing.send_data(piece, end).map_err(|error| error_of(&error))?;
+            self.ledger.note_sent(piece.remaining());
+            outgoing.send_data(piece, end).map_err(|error| self.ledger.error_of(&error))?;
             if end {
                 self.after = After::Nothing;
             }
@@ -246,10 +252,12 @@ impl H2Stream {
             After::More => self.after = After::More,
             After::Nothing => {}
             After::End => {
-                outgoing.send_data(Chunk::default(), true).map_err(|error| error_of(&error))?;
+                outgoing
+                    .send_data(Chunk::default(), true)
+                    .map_err(|error| self.ledger.error_of(&error))?;
             }
             After::Trailers(trailers) => {
-                outgoing.send_trailers(trailers).map_err(|error| error_of(&error))?;
+                outgoing.send_trailers(trailers).map_err(|error| self.ledger.error_of(&error))?;
             }
         }
         Poll::Ready(Ok(()))
@@ -269,7 +277,7 @@ impl H2Stream {
             // The answer to HEAD has no body, whatever an HTTP/1 endpoint sent.
             return Ok(());
         }
-        self.unsent = body.into_chunk(&self.wire.buffers());
+        self.unsent = body.into_chunk(&self.ledger.buffers());
         if last {
             self.after = After::End;
         }

@@ -19,11 +19,20 @@ const PER_SECOND: u32 = 200;
 /// with updates of two windows and, to measure the way, a ping.
 const MADE_GOOD: u32 = 4;
 
+/// Bytes of a body for which honest peers send updates of both windows: some do so for each 4 KiB that they read.
+const UPDATED_EACH: usize = 4 << 10;
+
+/// A padded frame of data that is no longer may be nothing but padding.
+const PADDING_MAX: usize = 256;
+
 /// Bytes of a frame's head.
 const HEAD: usize = 9;
 
 /// Bytes that a client sends before its first frame.
 const PREFACE: usize = 24;
+
+/// The flag of padding, RFC 9113 §6.1.
+const PADDED: u8 = 8;
 
 mod kind {
     pub(super) const DATA: u8 = 0;
@@ -74,23 +83,32 @@ impl Watch {
 
     /// A frame's head is whole.
     fn frame(&mut self, now: Moment) {
-        let [high, middle, low, kind, ..] = self.head;
+        let [high, middle, low, kind, flags, ..] = self.head;
         let length = u32::from_be_bytes([0, high, middle, low]) as usize;
         self.skip = length;
         match kind {
             kind::DATA if length > 0 => {
                 self.data += length as u64;
-                self.progress();
+                if flags & PADDED != 0 && length <= PADDING_MAX {
+                    self.stalled(now);
+                } else {
+                    self.progress(length);
+                }
             }
-            kind::HEADERS => self.progress(),
+            kind::HEADERS => self.progress(length),
             _ => self.stalled(now),
         }
     }
 
+    /// A piece of a body was sent to the peer.
+    pub fn note_sent(&mut self, length: usize) {
+        self.progress(length);
+    }
+
     /// Notes a frame that asked for or brought something, either way.
-    pub const fn progress(&mut self) {
-        let left = self.left + MADE_GOOD;
-        self.left = if left < BURST { left } else { BURST };
+    fn progress(&mut self, length: usize) {
+        let updates = u32::try_from(2 * length.div_ceil(UPDATED_EACH)).unwrap_or(BURST);
+        self.left = self.left.saturating_add(MADE_GOOD).saturating_add(updates).min(BURST);
     }
 
     /// Notes a frame that got nobody anywhere.
@@ -99,7 +117,8 @@ impl Watch {
             let millis = now.since(self.filled_at).as_millis().min(u128::from(u32::MAX));
             let more = u64::try_from(millis).unwrap_or(u64::MAX) * u64::from(PER_SECOND) / 1000;
             if more > 0 {
-                self.left = u32::try_from(more).unwrap_or(BURST).min(BURST);
+                self.left =
+                    u32::try_from(more).unwrap_or(BURST).saturating_add(self.left).min(BURST);
                 self.filled_at = now;
             }
         }
@@ -163,7 +182,12 @@ mod tests {
         let mut watch = Watch::of_client(START);
         watch.take(&[0; PREFACE], START);
         for _ in 0..10 * BURST {
-            watch.progress();
+            // 64 KiB, read in pieces of 4 KiB: two updates for each.
+            watch.note_sent(64 << 10);
+            for _ in 0..16 {
+                watch.take(&[frame(8, 0, b"1234"), frame(8, 0, b"1234")].concat(), START);
+            }
+            watch.note_sent(1);
             for (kind, payload) in [(8, &b"1234"[..]), (8, b"1234"), (6, b"12345678")] {
                 watch.take(&frame(kind, 0, payload), START);
             }

@@ -12,6 +12,7 @@ use sluice_io::WorkerCx;
 
 use crate::error::{ErrorKind, HttpError};
 use crate::h1::Role;
+use crate::h2::ENDPOINT_FIELDS_MAX;
 use crate::h3::connection::{Shared, greet};
 use crate::h3::{H3Options, H3Stream};
 use crate::head::Head;
@@ -50,7 +51,7 @@ impl H3Client {
         worker: &Rc<WorkerCx>,
         kept: impl Sized + 'static,
     ) -> Result<Self, HttpError> {
-        let options = H3Options::default();
+        let options = H3Options { head_fields: ENDPOINT_FIELDS_MAX, ..H3Options::default() };
         let shared = greet(connection.clone(), Role::Client, worker, options).await?;
         worker.spawn(async move {
             let _kept = kept;
@@ -72,6 +73,11 @@ impl H3Client {
     /// Whether another request may be opened now.
     pub fn has_room(&self, streams_max: usize) -> bool {
         self.is_alive() && self.0.places.has_room(streams_max)
+    }
+
+    /// Whether many of its streams wait for clients that do not take what comes.
+    pub fn is_stalled(&self) -> bool {
+        self.0.places.are_stalled()
     }
 
     /// Opens a stream with a request; `end` says that it has no body.

@@ -45,6 +45,8 @@ pub(crate) struct Shared {
     pub(crate) waiting: RefCell<Option<Waker>>,
     /// What may wait in the library for acknowledgements beyond [`SEND_WINDOW`].
     send_charge: RefCell<Charge>,
+    /// What had been sent when it was widened last.
+    widened_at: Cell<u64>,
     /// The last ID of a GOAWAY, and of a MAX_PUSH_ID: neither may go the other way.
     goaway: Cell<u64>,
     push_max: Cell<u64>,
@@ -80,11 +82,16 @@ impl Shared {
     pub(crate) fn widen_send_window(&self) -> bool {
         let mut charge = self.send_charge.borrow_mut();
         let window = SEND_WINDOW + charge.bytes() as u64;
+        // Less was sent than fits: what a stream waits for is the peer, and more room here would not help.
+        if self.sent.get() - self.widened_at.get() < window {
+            return false;
+        }
         let wider = (2 * window).min(SEND_WINDOW_MAX);
         let more = usize::try_from(wider - SEND_WINDOW).unwrap_or(usize::MAX);
         if wider == window || charge.set_leaving_half(more).is_err() {
             return false;
         }
+        self.widened_at.set(self.sent.get());
         self.connection.set_send_window(wider);
         true
     }
@@ -161,6 +168,7 @@ pub(crate) async fn greet(
         fault: RefCell::default(),
         waiting: RefCell::default(),
         send_charge: RefCell::new(worker.buffers.charge()),
+        widened_at: Cell::new(0),
         goaway: Cell::new(u64::MAX),
         push_max: Cell::new(0),
     });

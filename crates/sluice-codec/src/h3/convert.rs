@@ -77,7 +77,9 @@ impl Pseudo {
             return self.take_pseudo(head, pseudo, value);
         }
         self.over = true;
-        let Some(left) = self.fields_left.checked_sub(1) else {
+        // Cookies come in crumbs, RFC 9114 §4.2.1, and are one field.
+        let crumb = self.cookies > 0 && name == b"cookie";
+        let Some(left) = self.fields_left.checked_sub(usize::from(!crumb)) else {
             let error = HttpError::new(ErrorKind::Malformed(431), "http3.too_many_fields");
             return Err(Refusal::Message(error));
         };

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use sluice_codec::h1::parse::is_authority;
 use sluice_codec::stream::READ_SHARED;
-use sluice_codec::{ErrorKind, HttpError, HttpStream, Known, Method, Version};
+use sluice_codec::{ErrorKind, Head, HttpError, HttpStream, Known, Method, Version};
 use sluice_core::connection::Attempt;
 use sluice_core::limits::Limit;
 use sluice_core::reason::end;
@@ -168,7 +168,10 @@ impl Life {
 
     /// Makes path and host those that the endpoint is to see.
     fn rewrite(&mut self, rule: &Rule) -> Result<(), Stop> {
-        if let Some(rewrite) = &rule.options.path {
+        // `*`, and the target of a tunnel, are no paths.
+        if let Some(rewrite) = &rule.options.path
+            && self.request.path().starts_with('/')
+        {
             let mut path = self.rewritten(rule, rewrite)?;
             if let Some(query) = self.request.query()
                 && !path.contains('?')
@@ -314,7 +317,9 @@ impl Life {
     /// Whether a failed attempt says nothing about its endpoint: it left the cluster, its connection had been idle
     /// for too long, the client's own deadline was shorter than the rule's, or what was missing is ours.
     fn is_blameless(&self, failed: &Failed) -> bool {
-        let clients_deadline = self.total_is_clients && failed.why == reasons::ROUTE_TIMEOUT;
+        let clients_deadline = self.total_is_clients
+            && failed.why == reasons::ROUTE_TIMEOUT
+            && self.worker().now() >= self.total_at;
         failed.cause == Cause::Stale
             || clients_deadline
             || failed.why.def().side != sluice_core::reason::Side::Upstream
@@ -363,12 +368,19 @@ impl Life {
     /// shared, so it is not they that are counted; requests to other hosts carry no count.
     fn count_hop(&mut self, endpoint: &EndpointState) -> Result<(), Stop> {
         if !endpoint.is_ours() {
+            // What came with a count, or got one for an endpoint that was tried before, goes on without.
+            let info = &self.lane.conn.info;
+            let from_us = info
+                .peer
+                .ip()
+                .is_some_and(|ip| ip.is_loopback() || info.destination().ip() == Some(ip));
+            if self.hops.is_some() || from_us {
+                self.hops.get_or_insert_with(|| hops_of(&self.request));
+                self.request.remove(HOPS);
+            }
             return Ok(());
         }
-        let before = *self.hops.get_or_insert_with(|| {
-            let value = self.request.get_named(HOPS);
-            value.and_then(|value| std::str::from_utf8(value).ok()?.parse().ok()).unwrap_or(0)
-        });
+        let before = *self.hops.get_or_insert_with(|| hops_of(&self.request));
         let max = self.worker().limits.get(Limit::OwnHops);
         if before < max {
             self.request.set(HOPS, (before + 1).to_string().as_bytes());
@@ -432,7 +444,7 @@ impl Life {
                 let whole = whole || self.method == Method::Connect;
                 let sent = stream.send_head(&worker, &self.request, whole, false);
                 if let Err(error) = sent {
-                    return Ok(Err(failed_try(&error, false)));
+                    return self.unsendable(&error).map(Err);
                 }
                 (HttpStream::H1(stream), Some(kept), reused)
             }
@@ -446,7 +458,7 @@ impl Life {
                 self.station.shared.heads.give(spare.take());
                 match opened? {
                     Some(Ok(stream)) => (stream, None, false),
-                    Some(Err(error)) => return Ok(Err(failed_try(&error, false))),
+                    Some(Err(error)) => return self.unsendable(&error).map(Err),
                     None if worker.now() >= self.total_at => return Ok(Err(self.total_over())),
                     None => {
                         return Ok(Err(not_reached(no_turn())));
@@ -456,6 +468,16 @@ impl Life {
         };
         let sent_at = worker.now();
         Ok(Ok(Upstream { stream, version, endpoint, kept, reused, sent_at }))
+    }
+
+    /// What a head comes to that could not be sent: where it cannot be said to any endpoint, the request is at fault.
+    fn unsendable(&mut self, error: &HttpError) -> Result<Failed, Stop> {
+        if !matches!(error.kind(), ErrorKind::Malformed(400)) {
+            return Ok(failed_try(error, false));
+        }
+        self.summary.detail = Some(error.detail().into());
+        let body = "the request cannot be passed on\n";
+        Err(Stop::reply(Reply::malformed("request_malformed", body)))
     }
 
     /// Runs something until it is done, its time is over (`None`), or the client has gone.
@@ -619,6 +641,15 @@ impl Life {
         let close = self.lane.conn.is_finishing();
         let sent = down.send_head(&worker, &self.response, end, close);
         let relayed = match sent {
+            // What the endpoint answered cannot be said to this client.
+            Err(error)
+                if matches!(error.kind(), ErrorKind::Malformed(_)) && !down.is_head_sent() =>
+            {
+                self.summary.detail = Some(error.detail().into());
+                let why = reasons::UPSTREAM_PROTOCOL;
+                let text = self.told("the response cannot be passed on", why);
+                Err(Stop::reply(Reply::new(502, why, "response_malformed", text)))
+            }
             Err(error) => Err(Stop::Downstream(error)),
             Ok(()) if end && self.upload.done => {
                 let pushed = poll_fn(|cx| Poll::Ready(down.push(cx, &worker))).await;
@@ -720,6 +751,11 @@ impl Life {
         let by = worker.now().after(wait).min(self.total_at);
         self.guarded(down, by, std::future::pending::<()>()).await.map(drop)
     }
+}
+
+fn hops_of(request: &Head) -> u64 {
+    let value = request.get_named(HOPS);
+    value.and_then(|value| std::str::from_utf8(value).ok()?.parse().ok()).unwrap_or(0)
 }
 
 /// How many listeners of this process a request has passed.

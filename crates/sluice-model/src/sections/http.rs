@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sluice_core::settings::{OrNone, ShortForm, Size, Window};
 use sluice_core::{Name, Spanned, choice, section};
-use sluice_l7::edge::Forwarded;
+use sluice_l7::edge::{Forwarded, TrustedHeader};
 use sluice_l7::hygiene::{EscapedSlashes, Underscores};
 use sluice_l7::plan::Versions;
 
@@ -30,8 +30,10 @@ section! {
         pub filters: Vec<FilterUse>,
         /// Which versions are spoken.
         pub versions: Versions = "any",
-        /// Proxies in front that are trusted to tell who the client is in x-forwarded-for, or in forwarded.
+        /// Proxies in front that are trusted to tell who the client is, in trusted_header.
         pub trusted_hops: u32 = "0",
+        /// The header in which those proxies tell who the client is. No other is read.
+        pub trusted_header: TrustedHeader = "x-forwarded-for",
         /// What happens to a Forwarded header (RFC 7239) on its way to endpoints.
         pub forwarded: Forwarded = "append",
         /// What is done to paths before anybody looks at them.

@@ -1,0 +1,168 @@
+//! What a connection of HTTP/2 and its streams know of each other.
+//!
+//! Owns: what came by the heads of its frames, the bodies that come and how much of them lies in the library.
+//! Refuses to know: the socket, which goes when the connection ends, while streams may live on.
+//! Keeps: what the library holds of bodies is charged to the worker, to within [`RECOUNT`] bytes.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use h2::{FlowControl, RecvStream};
+use slab::Slab;
+use sluice_core::Moment;
+use sluice_io::WorkerCx;
+use sluice_io::buffers::{BufPool, Charge};
+
+use crate::error::{ErrorKind, HttpError};
+use crate::h1::Role;
+use crate::h2::watch::Watch;
+use crate::h2::{H2Options, error_of};
+
+/// Bytes of bodies between two counts of what is held.
+const RECOUNT: u64 = 64 << 10;
+
+/// What a client's connection may hold although the worker's buffers are used up: those with more are what uses them up.
+const SPARED: usize = 1 << 20;
+
+/// Why a connection has to end, beside what the library finds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Broken {
+    /// The peer sends frames that bring nothing, without end.
+    Flood,
+    /// The worker's buffers are used up, and much of them lies here for readers that do not read.
+    Held,
+}
+
+impl Broken {
+    pub(crate) fn error(self) -> HttpError {
+        match self {
+            Self::Flood => HttpError::new(ErrorKind::Flood, "http2.frames_without_progress"),
+            Self::Held => HttpError::buffers(),
+        }
+    }
+}
+
+/// What is known of a connection, shared by its driver and its streams.
+#[derive(Clone, Debug)]
+pub(crate) struct Ledger(Rc<RefCell<Inner>>);
+
+#[derive(Debug)]
+struct Inner {
+    role: Role,
+    watch: Watch,
+    fields_max: usize,
+    buffers: BufPool,
+    /// Streams on which a body comes: how much of it lies in the library.
+    bodies: Slab<FlowControl>,
+    /// What lay in the library of bodies, when it was counted last.
+    held: Charge,
+    /// Bytes of bodies that have come and that were taken, and how many those were when it was counted.
+    moved: u64,
+    counted_at: u64,
+    broken: Option<Broken>,
+}
+
+impl Ledger {
+    pub(crate) fn new(role: Role, options: &H2Options, worker: &WorkerCx) -> Self {
+        let watch = match role {
+            Role::Server => Watch::of_client(worker.now()),
+            Role::Client => Watch::of_server(worker.now()),
+        };
+        Self(Rc::new(RefCell::new(Inner {
+            role,
+            watch,
+            fields_max: options.head_fields,
+            buffers: worker.buffers.clone(),
+            bodies: Slab::new(),
+            held: worker.buffers.charge(),
+            moved: 0,
+            counted_at: 0,
+            broken: None,
+        })))
+    }
+
+    /// Why the connection has to end, if it has to.
+    pub(crate) fn broken(&self) -> Option<Broken> {
+        self.0.borrow().broken
+    }
+
+    /// What an error of the library comes to on this connection.
+    pub(crate) fn error_of(&self, error: &h2::Error) -> HttpError {
+        self.broken().map_or_else(|| error_of(error), Broken::error)
+    }
+
+    /// Looks at what came.
+    pub(crate) fn note_came(&self, bytes: &[u8], now: Moment) {
+        let mut inner = self.0.borrow_mut();
+        let before = inner.watch.data();
+        inner.watch.take(bytes, now);
+        inner.moved += inner.watch.data() - before;
+        if inner.watch.is_flood() {
+            inner.broken.get_or_insert(Broken::Flood);
+        }
+        inner.recount_if_moved();
+    }
+
+    /// Bytes of a body were taken from the library.
+    pub(crate) fn note_taken(&self, count: usize) {
+        let mut inner = self.0.borrow_mut();
+        inner.moved += count as u64;
+        inner.recount_if_moved();
+    }
+
+    /// A piece of a body was given to the library to be sent.
+    pub(crate) fn note_sent(&self, count: usize) {
+        self.0.borrow_mut().watch.note_sent(count);
+    }
+
+    /// Counts a body that comes among those that are held, until the value that it returns is dropped.
+    pub(crate) fn count_body(&self, incoming: &mut RecvStream) -> CountedBody {
+        let key = self.0.borrow_mut().bodies.insert(incoming.flow_control().clone());
+        CountedBody { ledger: self.clone(), key }
+    }
+
+    /// How many fields a head may have.
+    pub(crate) fn fields_max(&self) -> usize {
+        self.0.borrow().fields_max
+    }
+
+    /// The buffers of the worker.
+    pub(crate) fn buffers(&self) -> BufPool {
+        self.0.borrow().buffers.clone()
+    }
+}
+
+impl Inner {
+    fn recount_if_moved(&mut self) {
+        if self.moved - self.counted_at >= RECOUNT {
+            self.recount();
+        }
+    }
+
+    /// Charges what the library holds of bodies. A connection to an endpoint carries requests of many clients: it is
+    /// bounded by its windows, and not ended for what one of them does not take.
+    fn recount(&mut self) {
+        self.counted_at = self.moved;
+        let held: usize = self.bodies.iter().map(|(_, body)| body.used_capacity()).sum();
+        if self.held.set(held).is_err() && self.role == Role::Server && held > SPARED {
+            self.broken.get_or_insert(Broken::Held);
+        }
+    }
+}
+
+/// A body that is counted among those that come.
+#[derive(Debug)]
+pub(crate) struct CountedBody {
+    ledger: Ledger,
+    key: usize,
+}
+
+impl Drop for CountedBody {
+    fn drop(&mut self) {
+        let mut inner = self.ledger.0.borrow_mut();
+        inner.bodies.remove(self.key);
+        if inner.held.bytes() > 0 {
+            inner.recount();
+        }
+    }
+}
