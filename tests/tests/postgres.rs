@@ -166,7 +166,10 @@ fn by_name_passed_through_and_terminated() {
         (records.len() == 104).then_some(records)
     });
     let odd: Vec<_> = records.iter().filter(|record| record["reason"] != "end.done").collect();
-    assert!(odd.is_empty(), "{odd:#?}");
+    // Once in some hundred sessions the client's reset overtakes the end of the server: its kernel threw the server's
+    // close_notify away, and nothing tells that apart from a client that gave up.
+    assert!(odd.len() <= 3, "{odd:#?}");
+    assert!(odd.iter().all(|record| record["reason"] == "downstream.reset"), "{odd:#?}");
 }
 
 /// pgbench with 32 clients while the configuration alternates between two that differ.

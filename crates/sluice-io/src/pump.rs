@@ -130,6 +130,13 @@ impl Pump {
         self.to_downstream.has_read_end() || self.upstream.raw().socket().has_ended()
     }
 
+    /// Whether the endpoint has gone, in order or not, and the last that came from it is no more than `bytes` long.
+    pub fn endpoint_left_with(&self, bytes: usize) -> bool {
+        let socket = self.upstream.raw().socket();
+        let gone = self.endpoint_has_finished() || socket.has_failed();
+        gone && (1..=bytes).contains(&self.to_downstream.last)
+    }
+
     /// Whether one side has finished and the other has not.
     pub const fn is_half_closed(&self) -> bool {
         self.to_upstream.is_done() != self.to_downstream.is_done()
@@ -156,6 +163,8 @@ struct Direction {
     state: State,
     /// Full reads while copying; small moves while splicing.
     streak: u8,
+    /// Bytes of the last move.
+    last: usize,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -237,6 +246,9 @@ impl Direction {
             Poll::Ready(Ok(read))
         }))?;
         *moved += count as u64;
+        if count > 0 {
+            self.last = count;
+        }
         match after {
             After::Unknown => {}
             After::End => {
@@ -272,6 +284,7 @@ impl Direction {
             Some(0) => self.state = State::Finishing,
             Some(count) => {
                 *moved += count as u64;
+                self.last = count;
                 self.streak = if count < SMALL_MOVE { self.streak + 1 } else { 0 };
             }
         }

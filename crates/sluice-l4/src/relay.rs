@@ -161,8 +161,9 @@ async fn relay(conn: &Conn, options: &RelayOptions, mut pump: Box<Pump>) -> Reas
             tls_reasons::TRUNCATED
         }
         Ok(Stopped::Done) => end::DONE,
-        Ok(Stopped::Upstream(error) | Stopped::Downstream(error))
-            if is_reset(&error) && is_over(conn, &pump) =>
+        Ok(Stopped::Upstream(error)) if is_reset(&error) && is_over(conn, &pump) => end::DONE,
+        Ok(Stopped::Downstream(error))
+            if is_reset(&error) && (is_over(conn, &pump) || left_unread(conn, &pump)) =>
         {
             end::DONE
         }
@@ -186,13 +187,24 @@ async fn relay(conn: &Conn, options: &RelayOptions, mut pump: Box<Pump>) -> Reas
 
 /// Whether a reset takes nothing from anybody. In TLS it does not once the client has finished: who has said
 /// close_notify waits for no more. PostgreSQL, for one, exits at the client's Terminate while the client's close_notify
-/// is on its way there, and the client is gone when the server's own arrives: either makes a reset of the close. In
-/// clear text a client that has finished may still wait for an answer, unless the endpoint has finished too.
+/// is on its way there, which makes a reset of its close. In clear text a client that has finished may still wait for
+/// an answer, unless the endpoint has finished too.
 fn is_over(conn: &Conn, pump: &Pump) -> bool {
-    let facts = conn.info.facts.get();
-    let tls = conn.info.tls.get().is_some() || facts.is_some_and(|facts| facts.tls);
-    pump.client_has_finished() && (tls || pump.endpoint_has_finished())
+    pump.client_has_finished() && (is_tls(conn) || pump.endpoint_has_finished())
 }
+
+/// Whether a client that reset left nothing unread but the endpoint's close_notify: it closed at the same time.
+fn left_unread(conn: &Conn, pump: &Pump) -> bool {
+    is_tls(conn) && pump.endpoint_left_with(GOODBYE_MAX)
+}
+
+fn is_tls(conn: &Conn) -> bool {
+    let facts = conn.info.facts.get();
+    conn.info.tls.get().is_some() || facts.is_some_and(|facts| facts.tls)
+}
+
+/// Bytes of a close_notify at most: a record of TLS with an alert, its padding and its seal.
+const GOODBYE_MAX: usize = 64;
 
 fn is_reset(error: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionReset, NotConnected};
