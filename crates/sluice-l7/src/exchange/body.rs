@@ -13,6 +13,7 @@ use bytes::{Bytes, BytesMut};
 use sluice_codec::{Body, ErrorKind, Frame, Head, HttpError, HttpStream, Known};
 use sluice_core::Moment;
 use sluice_core::value::show_duration;
+use sluice_io::buffers::{BufPool, Charge};
 
 use super::{Life, Stop};
 use crate::filters::{Cx, HttpFilter, Step};
@@ -22,12 +23,20 @@ use crate::reply::Reply;
 /// Frames of one direction in one poll; then others get their turn.
 const BUDGET: u8 = 16;
 
+/// Pieces of a body that are kept for another attempt; a client that sends more and smaller ones gets one attempt.
+const PIECES_MAX: usize = 1024;
+
+/// Bytes below which a piece is copied to be kept.
+const SMALL: usize = 1024;
+
 /// The request's body as far as it has come.
 #[derive(Debug, Default)]
 pub(super) struct Upload {
     /// Pieces that have come, while all of them are kept.
     kept: Vec<Bytes>,
     kept_bytes: usize,
+    /// What is kept counts towards the worker's buffers.
+    kept_charge: Option<Charge>,
     /// How many bytes are kept at most; nothing is kept where it is 0.
     pub(super) keep_max: usize,
     /// More came than is kept: there is no other try.
@@ -90,18 +99,25 @@ impl Upload {
         self.done = self.is_empty();
     }
 
-    fn keep(&mut self, bytes: &Bytes) {
+    /// Keeps a piece for another attempt, as long as all of them are few, small enough together, and the worker has
+    /// room for them.
+    fn keep(&mut self, bytes: &Bytes, buffers: &BufPool) {
         if self.forgotten {
             return;
         }
         self.kept_bytes += bytes.len();
-        if self.kept_bytes > self.keep_max {
+        let charge = self.kept_charge.get_or_insert_with(|| buffers.charge());
+        let fits = self.kept_bytes <= self.keep_max && self.kept.len() < PIECES_MAX;
+        if fits && charge.set(self.kept_bytes).is_ok() {
+            // A small piece may be part of a large buffer, which it would hold.
+            let small = bytes.len() < SMALL;
+            self.kept.push(if small { Bytes::copy_from_slice(bytes) } else { bytes.clone() });
+            self.sent = self.kept.len();
+        } else {
             self.forgotten = true;
             self.kept = Vec::new();
+            self.kept_charge = None;
             self.sent = 0;
-        } else {
-            self.kept.push(bytes.clone());
-            self.sent = self.kept.len();
         }
     }
 }
@@ -316,7 +332,7 @@ impl Life {
                 Poll::Ready(Ok(Piece::Data(body, last))) => {
                     let body = if keeps {
                         let bytes = body.into_bytes();
-                        self.upload.keep(&bytes);
+                        self.upload.keep(&bytes, &worker.buffers);
                         Body::Shared(bytes)
                     } else {
                         self.upload.forgotten = true;
@@ -558,4 +574,33 @@ impl Flow {
 /// The client took too long for its body.
 pub(super) fn late() -> HttpError {
     HttpError::new(ErrorKind::Malformed(408), "http.body_timeout")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kept(pieces: &[&'static [u8]], keep_max: usize, buffers: &BufPool) -> Upload {
+        let mut upload = Upload { keep_max, ..Upload::new(false) };
+        pieces.iter().for_each(|piece| upload.keep(&Bytes::from_static(piece), buffers));
+        upload
+    }
+
+    #[test]
+    fn what_is_kept_for_another_attempt_is_bounded_and_counted() {
+        let buffers = BufPool::new(8 << 10);
+        let upload = kept(&[b"abc", b"de"], 5, &buffers);
+        assert_eq!((upload.forgotten, upload.kept.len(), buffers.bytes_out()), (false, 2, 5));
+        drop(upload);
+        assert_eq!(buffers.bytes_out(), 0);
+        for forgotten in [
+            kept(&[b"abc", b"def"], 5, &buffers),
+            kept(&[&[0; 9 << 10]], 1 << 20, &buffers),
+            kept(&vec![&b"x"[..]; PIECES_MAX + 1], 1 << 20, &buffers),
+        ] {
+            assert!(forgotten.forgotten && forgotten.kept.is_empty());
+            assert_eq!(buffers.bytes_out(), 0);
+        }
+        assert!(!kept(&vec![&b"x"[..]; PIECES_MAX], 1 << 20, &buffers).forgotten);
+    }
 }
