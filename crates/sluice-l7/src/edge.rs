@@ -75,8 +75,10 @@ impl Edge {
                 head.remove(FORWARDED);
             }
         }
-        if !address.is_empty() {
-            append(head, Known::XForwardedFor.text().as_bytes(), address.as_bytes());
+        match head.get(Known::XForwardedFor) {
+            _ if address.is_empty() => {}
+            None => head.append_known(Known::XForwardedFor, address.as_bytes()),
+            Some(_) => append(head, Known::XForwardedFor.text().as_bytes(), address.as_bytes()),
         }
         source
     }
@@ -157,11 +159,8 @@ pub fn address_of(peer: Peer) -> String {
     peer.ip().map_or_else(String::new, |ip| ip.to_canonical().to_string())
 }
 
-/// Adds an entry to a header that lists hops.
+/// Adds an entry to a header that lists hops, and is there.
 fn append(head: &mut Head, name: &[u8], entry: &[u8]) {
-    if head.get_named(name).is_none() {
-        return head.append(name, entry);
-    }
     let mut all: Vec<&[u8]> = head.values(name).collect();
     all.push(entry);
     let joined = all.join(&b", "[..]);

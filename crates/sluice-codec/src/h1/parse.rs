@@ -170,10 +170,8 @@ pub fn request(
             }
             head.set_authority_at(host);
         }
-        _ => {}
-    }
-    if !is_authority(head.authority().as_bytes()) {
-        return Err(Fault::HostMalformed);
+        _ if is_authority(head.authority().as_bytes()) => {}
+        _ => return Err(Fault::HostMalformed),
     }
     let body = match (found.length, found.chunked) {
         (Some(_), true) => return Err(Fault::LengthWithEncoding),
@@ -383,20 +381,31 @@ pub fn is_authority(text: &[u8]) -> bool {
 
 /// Whether it is the number of a port; RFC 3986 §3.2.3 allows that it is empty.
 fn is_port(text: &[u8]) -> bool {
-    let digits = text.iter().all(u8::is_ascii_digit);
-    let number = std::str::from_utf8(text).ok().filter(|_| digits);
-    text.is_empty() || number.is_some_and(|number| number.parse::<u16>().is_ok())
+    let digit = |number: u16, byte: &u8| {
+        let digit = byte.is_ascii_digit().then(|| u16::from(byte & 0xf))?;
+        number.checked_mul(10)?.checked_add(digit)
+    };
+    text.iter().try_fold(0, digit).is_some()
 }
 
 /// Whether a byte may stand in a host that is no IPv6 literal: those of RFC 3986 §3.2.2, and those that some
 /// clients send besides and nobody reads as the end of the host.
 const fn is_name_byte(byte: u8) -> bool {
-    byte.is_ascii_graphic()
-        && !matches!(
+    NAME[byte as usize]
+}
+
+static NAME: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = b'!';
+    while byte <= b'~' {
+        table[byte as usize] = !matches!(
             byte,
             b'/' | b'?' | b'#' | b'@' | b'\\' | b',' | b'<' | b'>' | b'"' | b':' | b'[' | b']'
-        )
-}
+        );
+        byte += 1;
+    }
+    table
+};
 
 /// The lines of a head, as places in the head's own buffer.
 struct Lines<'a> {

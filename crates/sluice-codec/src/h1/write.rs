@@ -6,10 +6,11 @@
 
 use std::cell::Cell;
 
+use memchr::memchr;
 use sluice_io::buffers::{Buf, BufPool, Exhausted};
 
 use crate::head::{Head, Method, Version};
-use crate::names::{Known, is_field_value};
+use crate::names::Known;
 
 /// How the end of a body that is sent will be known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,40 +59,51 @@ impl From<Exhausted> for Unwritable {
 }
 
 /// A head that is being written.
-struct Out {
-    buf: Buf,
+struct Out<'a> {
+    room: &'a mut [u8],
+    at: usize,
     /// Whether everything so far could be written, and fitted.
     whole: bool,
 }
 
-impl Out {
-    /// Room for `head` with `text` bytes beside its fields: the start line, the protocol of an upgrade.
-    fn new(head: &Head, text: usize, pool: &BufPool) -> Result<Self, Unwritable> {
-        Ok(Self { buf: pool.take(text + head.wire_size() + EXTRA)?, whole: true })
-    }
-
+impl Out<'_> {
     fn put(&mut self, text: &[u8]) {
         // Part of a line could be read as another line, so nothing follows what does not fit.
-        self.whole &= text.len() <= self.buf.room();
-        if self.whole {
-            self.buf.append(text);
+        match self.room.get_mut(self.at..self.at + text.len()) {
+            Some(room) if self.whole => {
+                room.copy_from_slice(text);
+                self.at += text.len();
+            }
+            _ => self.whole = false,
         }
     }
 
-    /// Text of a start line or an upgrade; nothing in it may end the line.
-    fn put_text(&mut self, text: &str) {
-        self.whole &= is_field_value(text.as_bytes());
-        self.put(text.as_bytes());
+    /// A word of a start line, which a space would cut; a [`Head`] takes no control characters there.
+    fn put_word(&mut self, word: &str) {
+        self.whole &= !word.is_empty() && memchr(b' ', word.as_bytes()).is_none();
+        self.put(word.as_bytes());
     }
 
     fn put_lines(&mut self, head: &Head, hidden: impl Fn(Known) -> bool) {
         let written = head.write_lines(hidden, |text| self.put(text));
         self.whole &= written;
     }
+}
 
-    fn finish(self) -> Result<Buf, Unwritable> {
-        if self.whole { Ok(self.buf) } else { Err(Unwritable::Malformed) }
-    }
+/// Writes into a buffer with room for `head` and `text` bytes beside its fields: the start line, the protocol of an
+/// upgrade.
+fn written(
+    head: &Head,
+    text: usize,
+    pool: &BufPool,
+    write: impl FnOnce(&mut Out<'_>),
+) -> Result<Buf, Unwritable> {
+    let mut buf = pool.take(text + head.wire_size() + EXTRA)?;
+    let mut out = Out { room: buf.spare(), at: 0, whole: true };
+    write(&mut out);
+    let Out { at, whole, .. } = out;
+    buf.fill(at);
+    if whole { Ok(buf) } else { Err(Unwritable::Malformed) }
 }
 
 /// A request head in a buffer of its own.
@@ -111,24 +123,27 @@ pub fn request(head: &Head, framing: Framing, pool: &BufPool) -> Result<Buf, Unw
     };
     let protocol = head.upgrade().unwrap_or_default();
     let line = method.len() + target.len() + authority.len() + protocol.len();
-    let mut out = Out::new(head, line, pool)?;
-    out.put_text(method);
-    out.put(b" ");
-    out.put_text(target);
-    out.put(b" HTTP/1.1\r\nhost: ");
-    out.put_text(authority);
-    out.put(b"\r\n");
-    // The authority was written as the one `Host`.
-    fields(head, framing, |known| known == Known::Host, &mut out);
-    if !protocol.is_empty() {
-        out.put(b"connection: upgrade\r\nupgrade: ");
-        out.put_text(protocol);
+    written(head, line, pool, |out| {
+        out.put_word(method);
+        out.put(b" ");
+        out.put_word(target);
+        out.put(b" HTTP/1.1\r\nhost: ");
+        // An old client may name no host.
+        if !authority.is_empty() {
+            out.put_word(authority);
+        }
         out.put(b"\r\n");
-    } else if head.get(Known::Te).is_some() {
-        out.put(b"connection: te\r\n");
-    }
-    out.put(b"\r\n");
-    out.finish()
+        // The authority was written as the one `Host`.
+        fields(head, framing, |known| known == Known::Host, out);
+        if !protocol.is_empty() {
+            out.put(b"connection: upgrade\r\nupgrade: ");
+            out.put(protocol.as_bytes());
+            out.put(b"\r\n");
+        } else if head.get(Known::Te).is_some() {
+            out.put(b"connection: te\r\n");
+        }
+        out.put(b"\r\n");
+    })
 }
 
 /// A response head in a buffer of its own.
@@ -141,26 +156,26 @@ pub fn response(
     persistence: Persistence,
     pool: &BufPool,
 ) -> Result<Buf, Unwritable> {
-    let mut out = Out::new(head, head.upgrade().map_or(0, str::len), pool)?;
-    let status = head.status();
-    out.put(b"HTTP/1.1 ");
-    let digit = |n: u16| b'0' + u8::try_from(n % 10).unwrap_or(0);
-    out.put(&[digit(status / 100), digit(status / 10), digit(status), b' ']);
-    out.put(reason(status).as_bytes());
-    out.put(b"\r\n");
-    fields(head, framing, |_| false, &mut out);
-    match (head.upgrade(), persistence) {
-        (Some(protocol), _) if status == 101 => {
-            out.put(b"connection: upgrade\r\nupgrade: ");
-            out.put_text(protocol);
-            out.put(b"\r\n");
+    written(head, head.upgrade().map_or(0, str::len), pool, |out| {
+        let status = head.status();
+        out.put(b"HTTP/1.1 ");
+        let digit = |n: u16| b'0' + u8::try_from(n % 10).unwrap_or(0);
+        out.put(&[digit(status / 100), digit(status / 10), digit(status), b' ']);
+        out.put(reason(status).as_bytes());
+        out.put(b"\r\n");
+        fields(head, framing, |_| false, out);
+        match (head.upgrade(), persistence) {
+            (Some(protocol), _) if status == 101 => {
+                out.put(b"connection: upgrade\r\nupgrade: ");
+                out.put(protocol.as_bytes());
+                out.put(b"\r\n");
+            }
+            (_, Persistence::Default) => {}
+            (_, Persistence::Close) => out.put(b"connection: close\r\n"),
+            (_, Persistence::KeepAlive) => out.put(b"connection: keep-alive\r\n"),
         }
-        (_, Persistence::Default) => {}
-        (_, Persistence::Close) => out.put(b"connection: close\r\n"),
-        (_, Persistence::KeepAlive) => out.put(b"connection: keep-alive\r\n"),
-    }
-    out.put(b"\r\n");
-    out.finish()
+        out.put(b"\r\n");
+    })
 }
 
 /// Trailer lines and the empty line behind them.
@@ -168,14 +183,14 @@ pub fn response(
 /// # Errors
 /// The pool has no buffer for them, or they cannot be written with one meaning.
 pub fn trailers(head: &Head, pool: &BufPool) -> Result<Buf, Unwritable> {
-    let mut out = Out::new(head, 0, pool)?;
-    out.put(b"0\r\n");
-    out.put_lines(head, Known::is_barred_from_trailers);
-    out.put(b"\r\n");
-    out.finish()
+    written(head, 0, pool, |out| {
+        out.put(b"0\r\n");
+        out.put_lines(head, Known::is_barred_from_trailers);
+        out.put(b"\r\n");
+    })
 }
 
-fn fields(head: &Head, framing: Framing, left_out: fn(Known) -> bool, out: &mut Out) {
+fn fields(head: &Head, framing: Framing, left_out: fn(Known) -> bool, out: &mut Out<'_>) {
     let own = match framing {
         Framing::Stated(length) => head.content_length() == Some(length),
         Framing::Described => head.content_length().is_some(),

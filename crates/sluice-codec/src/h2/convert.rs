@@ -51,6 +51,9 @@ pub fn request_head<B>(
         if !is_token(protocol.as_str().as_bytes()) {
             return Err(refused("http2.protocol_malformed"));
         }
+        if head.method() != Method::Connect {
+            return Err(refused("http2.protocol_without_connect"));
+        }
         head.set_upgrade(protocol.as_str().as_bytes());
     }
     // What follows CONNECT is no body, so nothing may state the length of one; HTTP/1 is alike.
@@ -242,6 +245,10 @@ mod tests {
         for protocol in [None, Some("websocket")] {
             assert_eq!(refusal(request(protocol)), "http2.connect_with_content_length");
         }
+        let mut other = request(Some("websocket"));
+        *other.method_mut() = http::Method::GET;
+        other.headers_mut().clear();
+        assert_eq!(refusal(other), "http2.protocol_without_connect");
         let mut odd = request(Some("a b"));
         odd.headers_mut().clear();
         assert_eq!(refusal(odd), "http2.protocol_malformed");

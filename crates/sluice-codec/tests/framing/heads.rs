@@ -138,6 +138,27 @@ proptest! {
     }
 }
 
+/// Nothing is written where a word of the start line is missing, or is two.
+#[test]
+fn a_start_line_has_its_words() {
+    let pool = BufPool::new(1 << 20);
+    for (method, authority, path) in [
+        ("CONNECT", "", ""),
+        ("", "a", "/"),
+        ("GET", "a", "/x y"),
+        ("A B", "a", "/"),
+        ("GET", "a b", "/"),
+    ] {
+        let head = Head::request(method, "http", authority, path);
+        assert!(
+            write::request(&head, Framing::Bare, &pool).is_err(),
+            "{method} {authority} {path}"
+        );
+    }
+    let old = Head::request("GET", "http", "", "/");
+    assert!(write::request(&old, Framing::Bare, &pool).is_ok());
+}
+
 /// Text of any length is refused or written whole; it never runs out of the buffer.
 #[test]
 fn long_text_fits_or_is_refused() {

@@ -374,7 +374,7 @@ impl Life {
                 .peer
                 .ip()
                 .is_some_and(|ip| ip.is_loopback() || info.destination().ip() == Some(ip));
-            if self.hops.is_some() || from_us {
+            if self.hops.is_some() || (from_us && self.request.get_named(HOPS).is_some()) {
                 self.hops.get_or_insert_with(|| hops_of(&self.request));
                 self.request.remove(HOPS);
             }
