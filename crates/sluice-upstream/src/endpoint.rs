@@ -104,8 +104,10 @@ impl EndpointState {
     pub fn note_local(&self, transport: Transport, local: impl FnOnce() -> Option<IpAddr>) {
         let ours = match &self.target {
             Target::Ip(target) => {
-                hops::may_be_ours(transport, *target)
-                    && (target.ip().is_loopback() || local() == Some(target.ip()))
+                hops::may_be_ours(transport, *target) && {
+                    let reached = hops::reached(target.ip());
+                    reached.is_loopback() || local() == Some(reached)
+                }
             }
             Target::Unix(_) => false,
         };

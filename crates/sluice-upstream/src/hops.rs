@@ -16,7 +16,7 @@ use std::os::fd::AsFd;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
-use sluice_sys::socket::{bind, local_address};
+use sluice_sys::socket::{begin_connect, bind, datagrams_to, local_address};
 
 /// What an address is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -106,8 +106,9 @@ pub fn enter(
     if !may_be_ours(transport, target) {
         return Ok(None);
     }
-    // Of a wildcard listener only the port is known: where this address cannot be bound it is another host's.
-    if bind(&socket, SocketAddr::new(source_to(target.ip()), 0)).is_err() {
+    // A match with a wildcard listener says no more than that the port is the same.
+    let Some(source) = source_to(target) else { return Ok(None) };
+    if bind(&socket, source).is_err() {
         return Ok(None);
     }
     let Some(local) = local_address(&socket) else { return Ok(None) };
@@ -126,15 +127,35 @@ pub(crate) fn may_be_ours(transport: Transport, target: SocketAddr) -> bool {
     let listening = OWN.listening.load();
     let known =
         |ip: IpAddr| listening.contains_key(&(transport, SocketAddr::new(ip, target.port())));
-    known(target.ip()) || known(Ipv4Addr::UNSPECIFIED.into()) || known(Ipv6Addr::UNSPECIFIED.into())
+    known(reached(target.ip()))
+        || known(Ipv4Addr::UNSPECIFIED.into())
+        || known(Ipv6Addr::UNSPECIFIED.into())
 }
 
-/// The address that the system would choose for a socket to `target`, an address of this host.
-fn source_to(target: IpAddr) -> IpAddr {
+/// The address that a connection to `target` reaches: the unspecified address leads to loopback.
+pub(crate) fn reached(target: IpAddr) -> IpAddr {
     match target {
-        IpAddr::V4(v4) if v4.is_loopback() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
         _ => target,
     }
+}
+
+/// The address that the system chooses for a socket to `target`, if `target` is an address of this host. The route
+/// tells, because with `net.ipv4.ip_nonlocal_bind` any address can be bound.
+fn source_to(target: SocketAddr) -> Option<SocketAddr> {
+    let mut source = target;
+    source.set_port(0);
+    source.set_ip(match reached(target.ip()) {
+        IpAddr::V4(v4) if v4.is_loopback() => Ipv4Addr::LOCALHOST.into(),
+        ip => ip,
+    });
+    if source.ip().is_loopback() {
+        return Some(source);
+    }
+    let probe = datagrams_to(target).ok()?;
+    begin_connect(&probe, target).ok()?;
+    (local_address(&probe)?.ip() == source.ip()).then_some(source)
 }
 
 #[cfg(test)]
@@ -181,5 +202,22 @@ mod tests {
         assert!(hop(None, "127.0.0.5:61002").unwrap().is_some());
         assert!(hop(None, "192.0.2.7:61002").unwrap().is_none(), "it is another host");
         assert!(hop(None, "127.0.0.5:61003").unwrap().is_none());
+    }
+
+    #[test]
+    fn a_socket_to_another_host_keeps_its_address_even_where_any_address_can_be_bound() {
+        let _listening = Listening::on(Transport::Stream, at("0.0.0.0:61004"));
+        let target = at("192.0.2.7:61004");
+        let socket = stream_to(target).unwrap();
+        rustix::net::sockopt::set_ip_freebind(&socket, true).unwrap();
+        assert!(enter(Transport::Stream, None, target, 2, &socket).unwrap().is_none());
+        assert_eq!(local_address(&socket).unwrap(), at("0.0.0.0:0"), "it was bound");
+    }
+
+    #[test]
+    fn the_unspecified_address_leads_to_a_listener_on_loopback() {
+        let _listening = Listening::on(Transport::Stream, at("127.0.0.1:61005"));
+        let (_socket, own, _hop) = hop(None, "0.0.0.0:61005").unwrap().unwrap();
+        assert!(own.ip().is_loopback(), "{own}");
     }
 }
