@@ -17,14 +17,19 @@ sluice_core::reasons! {
     STARTTLS_REFUSED = "starttls.refused", Handle, Upstream, "UF", "The endpoint does not speak TLS on request. Enable TLS on the endpoint (PostgreSQL: `ssl = on`), or remove `tls` from the cluster and `sni` from the chain.";
     FDS = "local.fds", Handle, Local, "-", "Sluice had no open file left for a socket. Raise the limit of open files (`ulimit -n`, `LimitNOFILE=`), or look at the limits `descriptor_reserve` and `flow_descriptors_percent`.";
     MEMORY = "local.memory", Handle, Local, "-", "The system had no memory left for a socket. Raise `net.ipv4.tcp_mem` or the memory limit of the control group.";
+    LOCAL_CONNECT = "local.connect", Handle, Local, "-", "This machine did not let Sluice open the connection; the attempt has the system's error number. `EADDRNOTAVAIL` (99): every source port to that endpoint is in use; widen `net.ipv4.ip_local_port_range`, add endpoints, or reuse connections. `EPERM` (1), `EACCES` (13): a local firewall rule, a security policy or the permissions of the unix socket forbid it, or the endpoint is a broadcast address; allow it or correct the address. `EAFNOSUPPORT` (97): the system has no IPv6 (or no IPv4); enable it, or use addresses of the other family.";
     RESET = "upstream.reset", Handle, Upstream, "UC", "The endpoint reset the connection or stream before it had responded; the detail has the code. Look at the endpoint's log at that time: a crash, a limit or a time-out of its own.";
     CLOSED_EARLY = "upstream.closed_early", Handle, Upstream, "UC", "The endpoint closed the connection before it responded. Look at the endpoint's log; if it closes idle connections, set the cluster's `reuse.idle_timeout` below its keep-alive time-out.";
     LOOP = "local.loop", Handle, Local, "-", "What came in had passed as many listeners of this process as `own_hops` allows: a cluster leads back to the listener that uses it; correct its endpoints.";
 }
 
+const EPERM: i32 = 1;
 const ENOMEM: i32 = 12;
+const EACCES: i32 = 13;
 const ENFILE: i32 = 23;
 const EMFILE: i32 = 24;
+const EAFNOSUPPORT: i32 = 97;
+const EADDRNOTAVAIL: i32 = 99;
 const ENOBUFS: i32 = 105;
 
 /// The reason for an error of `socket(2)` or `connect(2)`. What the process or the system lacks is no fault of the
@@ -33,6 +38,7 @@ pub fn of_connect_error(error: &io::Error) -> Reason {
     match error.raw_os_error() {
         Some(EMFILE | ENFILE) => return FDS,
         Some(ENOBUFS | ENOMEM) => return MEMORY,
+        Some(EADDRNOTAVAIL | EPERM | EACCES | EAFNOSUPPORT) => return LOCAL_CONNECT,
         _ => {}
     }
     match error.kind() {
@@ -41,5 +47,23 @@ pub fn of_connect_error(error: &io::Error) -> Reason {
         io::ErrorKind::ConnectionReset => RESET,
         io::ErrorKind::UnexpectedEof => CLOSED_EARLY,
         _ => UNREACHABLE,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sluice_core::reason::Side;
+
+    #[test]
+    fn what_this_machine_refuses_is_not_blamed_on_the_endpoint() {
+        let reason = |errno| of_connect_error(&io::Error::from_raw_os_error(errno));
+        for errno in [EPERM, EACCES, EAFNOSUPPORT, EADDRNOTAVAIL] {
+            assert_eq!(reason(errno), LOCAL_CONNECT, "errno {errno}");
+        }
+        assert_eq!(LOCAL_CONNECT.def().side, Side::Local);
+        let (ehostunreach, econnrefused) = (113, 111);
+        assert_eq!(reason(ehostunreach), UNREACHABLE);
+        assert_eq!(reason(econnrefused), REFUSED);
     }
 }

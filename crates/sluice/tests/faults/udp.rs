@@ -9,6 +9,11 @@ use crate::kit::{Fault, Seen, quoted, start, start_to_stop};
 
 pub(crate) const CASES: &[Fault] = &[
     Fault { name: "Nothing listens at the endpoint of a flow", reason: "flow.icmp", inject: icmp },
+    Fault {
+        name: "The endpoint of a flow is a broadcast address",
+        reason: "local.connect",
+        inject: broadcast,
+    },
     Fault { name: "The flow table is full", reason: "flow.table_full", inject: table_full },
     Fault { name: "A filter denies the source of a flow", reason: "accept.denied", inject: denied },
     Fault {
@@ -61,6 +66,13 @@ fn icmp() -> Seen {
     let client = udp_client();
     send_until(&sluice, &client, || of_reason(&sluice, "flow.icmp"));
     Seen::of(&sluice, "flow.icmp").endpoint(gone).at("\"dns\"")
+}
+
+fn broadcast() -> Seen {
+    let endpoint = "127.255.255.255:9";
+    let sluice = start(&listening("up", endpoint, ""));
+    udp_client().send_to(b"query", sluice.addr("dns")).unwrap();
+    Seen::of(&sluice, "local.connect").at("\"dns\"")
 }
 
 fn table_full() -> Seen {
