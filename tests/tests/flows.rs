@@ -179,6 +179,40 @@ fn flows_leave_an_endpoint_that_turns_unhealthy_or_stay_as_the_cluster_says() {
 }
 
 #[test]
+fn a_flow_that_cannot_move_to_another_endpoint_goes_on_with_the_unhealthy_one() {
+    for (limit, filters, moves) in [
+        ("limits: { connections: 1 },", "", false),
+        ("", ", filters: [{ connection_limit: { max: 1 } }]", true),
+    ] {
+        let (left, left_check) = checked("left ");
+        let (right, _right_check) = checked("right ");
+        let yaml = format!(
+            "listeners: [{{ name: u, address: \"udp://127.0.0.1:0\", relay: up{filters} }}]\n\
+             clusters: {{ up: {{ endpoints: [{{ address: \"{}\", weight: 100 }}, \"{}\"], balance: round_robin, {limit} \
+             health: {{ interval: 20ms, unhealthy_after: 1 }} }} }}\n\
+             drain: {{ timeout: 100ms }}\n",
+            left.addr(),
+            right.addr()
+        );
+        let sluice = Sluice::new()
+            .workers(1)
+            .expect_warning("endpoint is unhealthy")
+            .expect_warning("the drain deadline has come")
+            .start(&yaml);
+        let client = udp_client();
+        assert_eq!(ask(&client, sluice.addr("u"), b"who?"), b"left who?");
+        drop(left_check);
+        wait::until("the left endpoint to be unhealthy", || {
+            (sluice.metric("sluice_cluster_endpoints", "\"unhealthy\"") == 1).then_some(())
+        });
+        let answer = ask(&client, sluice.addr("u"), b"again");
+        assert_eq!(answer, if moves { &b"right again"[..] } else { b"left again" });
+        let ended = sluice.metric("sluice_flows_ended_total", "");
+        assert_eq!(ended, i64::from(moves), "no flow ended that did not move");
+    }
+}
+
+#[test]
 fn want_of_descriptors_is_no_fault_of_an_endpoint() {
     let origin = Origin::start("o");
     let yaml = format!(

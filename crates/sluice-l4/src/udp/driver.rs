@@ -33,7 +33,7 @@ use tokio::task::AbortHandle;
 
 use super::FlowChainPlan;
 use super::flow_table::{FlowId, FlowKey, FlowTable};
-use super::listener::{UdpListener, Upstream};
+use super::listener::{Judge, UdpListener, Upstream};
 use super::names::{Names, Newcomer};
 use crate::connection::next_id;
 use crate::metrics;
@@ -69,6 +69,10 @@ pub struct Flow {
     sent: Cell<u64>,
     /// Its endpoint has answered.
     answered: Cell<bool>,
+    /// When it may next try to leave an unhealthy endpoint.
+    move_at: Cell<Moment>,
+    /// The flow that replaced it has taken over its place in the filters' counts.
+    replaced: Cell<bool>,
     /// Answers that are still to come, where they are counted.
     awaited: Cell<u64>,
     /// Of QUIC: the ID that the client used last; its server's are all as long.
@@ -294,16 +298,23 @@ impl UdpSlot {
         if flow.claim.endpoint().is_usable() || !self.moves(&flow) {
             return Some((id, flow));
         }
-        self.end(id, reasons::FLOW_MOVED);
         let facts = flow.info.facts.get().map(|facts| Facts::clone(facts));
-        self.begin(*key, now, facts, None).ok()
+        let moved = self.begin(*key, now, facts, None, Some((id, &flow)));
+        // Where no other can begin, this one goes on.
+        Some(moved.unwrap_or_else(|_| {
+            flow.move_at.set(now.after(MOVE_AGAIN));
+            (id, flow)
+        }))
     }
 
-    /// Whether a flow leaves its unhealthy endpoint: where the cluster says so, and another is healthy.
+    /// Whether a flow leaves its unhealthy endpoint: where the cluster says so, and another is healthy. A QUIC
+    /// connection whose ID is known stays, because no other endpoint has its keys.
     fn moves(&self, flow: &Flow) -> bool {
         let cluster = &flow.plan().cluster;
         !self.draining.get()
             && cluster.peek_plan().on_endpoint_unhealthy == OnUnhealthy::Move
+            && flow.id.borrow().is_empty()
+            && self.worker.now() >= flow.move_at.get()
             && cluster.has_usable()
     }
 
@@ -321,7 +332,7 @@ impl UdpSlot {
         } else {
             (None, None, Vec::new())
         };
-        let Ok((id, flow)) = self.begin(key, now, facts, owner.as_ref()) else {
+        let Ok((id, flow)) = self.begin(key, now, facts, owner.as_ref(), None) else {
             return Found::None;
         };
         if !kept.is_empty() {
@@ -332,13 +343,15 @@ impl UdpSlot {
         Found::Flow(id, flow)
     }
 
-    /// Begins a flow. One that cannot begin is counted with the reason.
+    /// Begins a flow, in the place of `replaces` if that is given. One that cannot begin is counted with the reason,
+    /// unless another goes on in its place.
     fn begin(
         self: &Rc<Self>,
         key: FlowKey,
         now: Moment,
         facts: Option<Facts>,
         owner: Option<&Owner>,
+        replaces: Option<(FlowId, &Rc<Flow>)>,
     ) -> Result<(FlowId, Rc<Flow>), Reason> {
         let listener = Rc::clone(&self.listener.borrow());
         let client = Peer::Ip(key.client);
@@ -348,11 +361,17 @@ impl UdpSlot {
         if let Some(facts) = facts {
             let _ = info.facts.set(Box::new(facts));
         }
-        let opened = self.open(&listener, &info, now, owner);
-        let (chain, claim, upstream) = opened.inspect_err(|why| {
-            // It never became a flow, and still its end has a reason.
-            self.record(&info, &listener, *why, (1, 0));
-        })?;
+        let (chain, claim, upstream) = match replaces {
+            Some((old, flow)) => {
+                let opened = self.open_other(&listener, &info, flow)?;
+                self.end(old, reasons::FLOW_MOVED);
+                opened
+            }
+            None => self.open(&listener, &info, now, owner).inspect_err(|why| {
+                // It never became a flow, and still its end has a reason.
+                self.record(&info, &listener, *why, (1, 0));
+            })?,
+        };
         let plan = &listener.plan.chains[chain];
         let unanswered = Duration::from_secs(self.worker.limits.get(Limit::FlowUnanswered));
         let idle = plan.idle_timeout.map_or(unanswered, |idle| idle.min(unanswered));
@@ -367,6 +386,8 @@ impl UdpSlot {
             received: Cell::new(0),
             sent: Cell::new(0),
             answered: Cell::new(false),
+            move_at: Cell::default(),
+            replaced: Cell::new(false),
             awaited: Cell::new(0),
             id: RefCell::new(vec![0; owner.map_or(0, |owner| owner.id_length)]),
             ids_left: Cell::new(IDS_OF_FLOW),
@@ -390,7 +411,7 @@ impl UdpSlot {
         owner: Option<&Owner>,
     ) -> Result<(usize, Claim, Upstream), Reason> {
         self.spare(listener, now)?;
-        let (chain, claim) = listener.choose(&self.worker, info, owner)?;
+        let (chain, claim) = listener.choose(&self.worker, info, owner, Judge::Filters)?;
         let opened = self.spare(listener, now).and_then(|spare| {
             if let Some((id, reached)) = spare {
                 reached.increment();
@@ -400,6 +421,26 @@ impl UdpSlot {
             listener.open(&self.worker, chain, &claim, info)
         });
         let upstream = opened.inspect_err(|_| listener.tell_filters(chain, info))?;
+        Ok((chain, claim, upstream))
+    }
+
+    /// Picks another endpoint for a flow and opens a socket to it. It takes the place of the old socket, so nobody
+    /// makes room; filters that count the flow already are not asked again.
+    fn open_other(
+        &self,
+        listener: &Rc<UdpListener>,
+        info: &ConnInfo,
+        flow: &Flow,
+    ) -> Result<(usize, Claim, Upstream), Reason> {
+        let counted = Rc::ptr_eq(listener, &flow.listener);
+        let judge = if counted { Judge::Nobody } else { Judge::Filters };
+        let (chain, claim) = listener.choose(&self.worker, info, None, judge)?;
+        let upstream = listener.open(&self.worker, chain, &claim, info).inspect_err(|_| {
+            if !counted {
+                listener.tell_filters(chain, info);
+            }
+        })?;
+        flow.replaced.set(counted);
         Ok((chain, claim, upstream))
     }
 
@@ -443,8 +484,8 @@ impl UdpSlot {
                         let mut table = self.table.borrow_mut();
                         if !flow.answered.replace(true) {
                             table.set_idle(id, flow.plan().idle_timeout);
-                            flow.claim.endpoint().responded();
                         }
+                        flow.claim.endpoint().responded();
                         table.touch(id, self.worker.now());
                         drop(table);
                         if flow.plan().responses.is_some() && flow.awaited.get() == 0 {
@@ -546,7 +587,9 @@ impl UdpSlot {
         cells.active.decrement();
         cells.bytes_received.add(flow.info.received.get());
         cells.bytes_sent.add(flow.info.sent.get());
-        flow.listener.tell_filters(flow.chain, &flow.info);
+        if !flow.replaced.get() {
+            flow.listener.tell_filters(flow.chain, &flow.info);
+        }
         self.record(&flow.info, &flow.listener, why, (flow.received.get(), flow.sent.get()));
     }
 
@@ -566,6 +609,9 @@ impl UdpSlot {
 /// Connection IDs that are learnt of one flow; clients change theirs when their address changes, and then
 /// they have another flow.
 const IDS_OF_FLOW: u8 = 8;
+
+/// How long a flow that could not leave its unhealthy endpoint waits until it tries again.
+const MOVE_AGAIN: Duration = Duration::from_secs(1);
 
 /// How many datagrams these are, counting each of those that travel as one.
 fn count_of(datagrams: &[Outgoing<'_>]) -> u64 {

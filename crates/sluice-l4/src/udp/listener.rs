@@ -17,7 +17,6 @@ use sluice_sys::socket::{begin_connect, datagrams_to, local_address};
 use sluice_telemetry::{Counter, CounterSet, Gauge};
 use sluice_upstream::cluster::Claim;
 use sluice_upstream::hops::{self, Hop, Looped, Transport};
-use sluice_upstream::plan::OnUnhealthy;
 use sluice_upstream::{ClusterHandle, Target};
 
 use super::{FlowChainPlan, UdpPlan};
@@ -117,16 +116,17 @@ impl UdpListener {
         }
     }
 
-    /// The chain and the endpoint of a new flow. `owner` says where it must go.
+    /// The chain and the endpoint of a new flow. `owner` says where it must go, `judge` who is asked.
     pub(super) fn choose(
         &self,
         worker: &WorkerCx,
         info: &ConnInfo,
         owner: Option<&Owner>,
+        judge: Judge,
     ) -> Result<(usize, Claim), Reason> {
-        judge(&self.filters, info)?;
-        self.choose_chain(worker, info, owner).inspect_err(|_| {
-            self.filters.iter().for_each(|filter| filter.ended(info));
+        admit(judge.of(&self.filters), info)?;
+        self.choose_chain(worker, info, owner, judge).inspect_err(|_| {
+            judge.of(&self.filters).iter().for_each(|filter| filter.ended(info));
         })
     }
 
@@ -135,6 +135,7 @@ impl UdpListener {
         worker: &WorkerCx,
         info: &ConnInfo,
         owner: Option<&Owner>,
+        judge: Judge,
     ) -> Result<(usize, Claim), Reason> {
         let end = |peer: Peer| peer.socket().map(|end| (end.ip(), end.port()));
         let none = Facts::default();
@@ -150,9 +151,9 @@ impl UdpListener {
         let (plan, chain) = (&self.plan.chains[index], &self.chains[index]);
         let _ = info.chain.set(Arc::clone(&plan.name));
         let _ = info.reach().cluster.set(Arc::clone(&plan.cluster.name));
-        judge(&chain.filters, info)?;
+        admit(judge.of(&chain.filters), info)?;
         let claim = pick(worker, plan, chain, info, owner).inspect_err(|_| {
-            chain.filters.iter().for_each(|filter| filter.ended(info));
+            judge.of(&chain.filters).iter().for_each(|filter| filter.ended(info));
         })?;
         Ok((index, claim))
     }
@@ -191,8 +192,26 @@ impl UdpListener {
     }
 }
 
+/// Who is asked whether a flow may begin.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Judge {
+    /// The filters of the listener and of the chain.
+    Filters,
+    /// Nobody: the flow takes the place of one that they let in.
+    Nobody,
+}
+
+impl Judge {
+    fn of(self, filters: &[Rc<dyn ConnectionFilter>]) -> &[Rc<dyn ConnectionFilter>] {
+        match self {
+            Self::Filters => filters,
+            Self::Nobody => &[],
+        }
+    }
+}
+
 /// A datagram cannot wait, so a filter that wants to is taken to refuse.
-fn judge(filters: &[Rc<dyn ConnectionFilter>], info: &ConnInfo) -> Result<(), Reason> {
+fn admit(filters: &[Rc<dyn ConnectionFilter>], info: &ConnInfo) -> Result<(), Reason> {
     for (index, filter) in filters.iter().enumerate() {
         let why = match filter.admit(info) {
             Admit::Now(Verdict::Continue) => continue,
@@ -213,11 +232,8 @@ fn pick(
     info: &ConnInfo,
     owner: Option<&Owner>,
 ) -> Result<Claim, Reason> {
-    let moves = plan.cluster.peek_plan().on_endpoint_unhealthy == OnUnhealthy::Move;
-    let owned = owner
-        .and_then(|owner| chain.handle.claim_member(&owner.endpoint))
-        .filter(|claim| claim.endpoint().is_usable() || !moves || !plan.cluster.has_usable());
-    match owned {
+    // Healthy or not: no other endpoint has the keys of the connection.
+    match owner.and_then(|owner| chain.handle.claim_member(&owner.endpoint)) {
         Some(claim) => Ok(claim),
         None => {
             let hash = plan.hash.and_then(|hash| hash.of(info.source()));
