@@ -265,6 +265,41 @@ fn of_addresses_that_lead_back() {
         let (_, said) = check(&yaml);
         assert!(!said.contains("proxy-loop"), "{said}");
     }
+    // A second pass may take another way.
+    let own = relay("").replace("7002", "7001");
+    for way in [
+        "filters: [{ deny: [127.0.0.1] }], relay: up",
+        "chains: [{ match: { source: 192.0.2.0/24 }, relay: up }]",
+        "chains: [{ match: { transport: plain }, relay: up }, { relay: up }]",
+    ] {
+        let (code, said) = check(&own.replace("relay: up", way));
+        assert_eq!(code, Some(0), "{said}");
+        assert!(said.contains("warning[proxy-loop]"), "{said}");
+    }
+}
+
+#[test]
+fn what_is_no_mistake_is_not_warned_of() {
+    for (rule_of, warned) in [
+        ("match: { path: { regex: '^/v1' } }, cluster: up", true),
+        ("match: { path: { regex: '^/a\\.b' } }, cluster: up", true),
+        ("match: { path: { regex: '^/v1\\.' } }, cluster: up", true),
+        ("match: { path: { regex: '^/v[0-9]+/.+' } }, cluster: up", false),
+        ("match: { path: { regex: '^/(a|b)' } }, cluster: up", false),
+        ("match: { path: { regex: '^/v\\d' } }, cluster: up", false),
+        ("match: { path: { regex: '/v1' } }, cluster: up", false),
+    ] {
+        let (_, said) = check(&rule(rule_of));
+        assert_eq!(said.contains("half-anchored"), warned, "{rule_of}: {said}");
+    }
+    for (rule_of, warned) in [
+        ("respond: { status: 200, body: 'let a = `${NAME}`' }", false),
+        ("filters: [{ error_pages: { pages: { 5xx: '<p>${NAME}</p>' } } }], cluster: up", false),
+        ("match: { path: '/${NAME}' }, cluster: up", true),
+    ] {
+        let (_, said) = check(&rule(rule_of));
+        assert_eq!(said.contains("warning[variable]"), warned, "{rule_of}: {said}");
+    }
 }
 
 #[test]

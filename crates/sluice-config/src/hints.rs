@@ -61,11 +61,23 @@ fn variables(node: &Node, found: &mut Vec<Span>) {
         Value::Scalar { text, .. } => found.extend(named(text).then_some(node.span)),
         Value::List(items) => items.iter().for_each(|item| variables(item, found)),
         Value::Map(entries) => {
-            // The groups of a regex have names too.
-            let replaced = |key: &str| matches!(key, "replace" | "regex");
-            let own = entries.iter().filter(|entry| !replaced(&entry.key));
+            // The groups of a regex have names too, and texts for clients may hold scripts.
+            let other = |key: &str, node: &Node| match key {
+                "replace" | "regex" => true,
+                "body" => node.text().is_some(),
+                "pages" => is_map_of_texts(node),
+                _ => false,
+            };
+            let own = entries.iter().filter(|entry| !other(&entry.key, &entry.node));
             own.for_each(|entry| variables(&entry.node, found));
         }
+    }
+}
+
+fn is_map_of_texts(node: &Node) -> bool {
+    match &node.value {
+        Value::Map(entries) => entries.iter().all(|entry| entry.node.text().is_some()),
+        _ => false,
     }
 }
 

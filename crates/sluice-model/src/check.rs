@@ -52,15 +52,15 @@ pub fn names_and_addresses(config: &Config, diags: &mut Diags) {
     }
 }
 
-/// A unix socket is made in a folder that exists.
+/// A unix socket is made in a folder that exists; where Sluice will run it may, though it does not here.
 fn folder_exists(address: &ListenAddress, span: Span, at: &Path<'_>, diags: &mut Diags) {
     if let ListenAddress::Unix(path) = address
         && !path.parent().is_some_and(std::path::Path::is_dir)
     {
         let message = format!("{}: its folder does not exist", path.display());
         diags
-            .error("bad-file", span, at.key("address"), message)
-            .help("create the folder, or name one that exists");
+            .warning("not-here", span, at.key("address"), message)
+            .help("Sluice does not start on a machine without it; create the folder, or name one that exists");
     }
 }
 

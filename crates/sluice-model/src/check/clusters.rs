@@ -82,9 +82,12 @@ fn endpoints(cluster: &Spanned<Cluster>, at: &Path<'_>, diags: &mut Diags) {
         if let Some(first) = seen.insert(&address.value, address.span) {
             let message = format!("the endpoint {} is listed twice", address.value);
             diags
-                .error("duplicate-endpoint", address.span, list.index(index), message)
+                .warning("duplicate-endpoint", address.span, list.index(index), message)
                 .other(first, "the other one")
-                .help(format!("for a larger share: {{ address: {}, weight: 2 }}", address.value));
+                .help(format!(
+                    "it is one endpoint with the weight of both; {{ address: {}, weight: 2 }} says so",
+                    address.value
+                ));
         }
         if cluster.protocol == ClusterProtocol::Http3 && matches!(address.value, Endpoint::Unix(_))
         {

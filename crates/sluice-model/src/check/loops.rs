@@ -149,7 +149,7 @@ fn itself(listener: &Spanned<Listener>, place: usize, edge: &Edge<'_>, diags: &m
     let list = Path::ROOT.key("listeners");
     let at = list.index(place);
     let cluster = &edge.cluster.value;
-    let finding = if edge.same {
+    let finding = if edge.same && relays_only(listener) {
         let message =
             format!("the listener `{name}` leads to itself through the cluster `{cluster}`");
         diags.error("proxy-loop", edge.cluster.span, at, message)
@@ -221,7 +221,19 @@ fn round(listeners: &[&Spanned<Listener>], circle: &[(usize, &Edge<'_>)], diags:
         .help("traffic that takes the same way at each of them never arrives; name the services behind them");
 }
 
-/// Whether a listener has one way for everything that arrives.
+/// Whether a listener relays everything that arrives as it came, so that a second pass takes the same way.
 fn relays_only(listener: &Listener) -> bool {
-    listener.relay.is_some() || (listener.chains.len() == 1 && listener.http.is_none())
+    let by_itself = listener.tls.is_none() && listener.filters.is_empty();
+    let mut chains = listener.chains.iter();
+    by_itself
+        && match (chains.next(), chains.next()) {
+            (None, _) => listener.relay.is_some(),
+            (Some(chain), None) => {
+                chain.relay.is_some()
+                    && chain.matches.is_none()
+                    && chain.tls.is_none()
+                    && chain.filters.is_empty()
+            }
+            _ => false,
+        }
 }

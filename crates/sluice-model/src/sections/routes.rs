@@ -412,6 +412,18 @@ impl Setting for Upgrades {
     }
 }
 
+/// Whether a regex looks as if it were meant for the beginning of a path: it begins with `^` and ends in a character
+/// that stands for itself.
+fn is_half_anchored(regex: &str) -> bool {
+    let Some(last) = regex.strip_prefix('^').and_then(|rest| rest.chars().next_back()) else {
+        return false;
+    };
+    let before = &regex[..regex.len() - last.len_utf8()];
+    let escaped = (before.len() - before.trim_end_matches('\\').len()) % 2 == 1;
+    // An escaped letter or digit is a class or an assertion, such as `\d` and `\z`.
+    if escaped { !last.is_ascii_alphanumeric() } else { !r"\.+*?()[]{}|^$".contains(last) }
+}
+
 /// The path of a match.
 #[derive(Clone, Debug)]
 pub struct PathValue(pub PathMatch);
@@ -440,8 +452,7 @@ impl Setting for PathValue {
             "starts_with" => Err(format!("a path begins with `/`, unlike `{text}`")),
             key => Err(format!("`{key}` is none of regex, template, starts_with")),
         };
-        let half = |text: &str| text.starts_with('^') && !text.ends_with(['$', '*']);
-        if &*entry.key == "regex" && entry.node.text().is_some_and(half) {
+        if &*entry.key == "regex" && entry.node.text().is_some_and(is_half_anchored) {
             diags
                 .warning(
                     "half-anchored",
