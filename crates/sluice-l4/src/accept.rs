@@ -156,7 +156,9 @@ fn is_of_client(error: &io::Error) -> bool {
 /// What helps against an error that comes again.
 fn remedy(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
-        Some(EMFILE | ENFILE) => "raise the limit of open files (ulimit -n)",
+        Some(EMFILE | ENFILE) => {
+            "all open files that `descriptor_reserve` leaves are in use; raise the limit (ulimit -n)"
+        }
         Some(ENOSPC) => "raise fs.epoll.max_user_watches",
         Some(ENOBUFS | ENOMEM) => "the system has no memory left for sockets",
         _ => "clients wait in the backlog meanwhile",

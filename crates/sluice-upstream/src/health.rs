@@ -89,9 +89,7 @@ pub(crate) async fn watch(cluster: Arc<Cluster>, shard: Shard, probes: Probes) {
     let mut ejections: HashMap<Arc<str>, Ejection> = HashMap::new();
     loop {
         let members = cluster.members();
-        if let Some(outlier) = &plan.outlier {
-            readmit(&cluster, &members.endpoints, outlier, &mut ejections);
-        }
+        readmit(&cluster, &members.endpoints, plan.outlier.as_ref(), &mut ejections);
         if let Some(health) = &plan.health {
             checks.follow(&cluster, &members.endpoints, health, &probe, &shard);
         }
@@ -110,11 +108,11 @@ struct Ejection {
     until: Option<Instant>,
 }
 
-/// Takes ejected endpoints back when their time is over.
+/// Takes ejected endpoints back when their time is over; at once where the cluster ejects none any more.
 fn readmit(
     cluster: &Cluster,
     endpoints: &[Arc<EndpointState>],
-    outlier: &OutlierPlan,
+    outlier: Option<&OutlierPlan>,
     ejections: &mut HashMap<Arc<str>, Ejection>,
 ) {
     ejections.retain(|name, _| endpoints.iter().any(|endpoint| endpoint.name == *name));
@@ -123,13 +121,14 @@ fn readmit(
         let entry = ejections
             .entry(Arc::clone(&endpoint.name))
             .or_insert(Ejection { times: 0, until: None });
-        match entry.until {
-            None => {
+        let until = if outlier.is_some() { entry.until } else { Some(now) };
+        match (until, outlier) {
+            (None, Some(outlier)) => {
                 entry.times = entry.times.saturating_add(1);
                 let length = outlier.ejection.saturating_mul(entry.times).min(outlier.ejection_max);
                 entry.until = Some(now + length);
             }
-            Some(until) if until <= now => {
+            (Some(until), _) if until <= now => {
                 entry.until = None;
                 endpoint.readmit();
                 tracing::info!(
@@ -138,7 +137,7 @@ fn readmit(
                     "endpoint taken back"
                 );
             }
-            Some(_) => {}
+            _ => {}
         }
     }
 }
@@ -193,6 +192,8 @@ async fn check_for_ever(
     // The first checks of a cluster are spread, but within a second.
     tokio::time::sleep(plan.interval.min(Duration::from_secs(1)).mul_f64(fastrand::f64())).await;
     let checks: CounterSet<&'static str> = CounterSet::default();
+    // Checks that Sluice could not make are logged once until one is made again; each is counted.
+    let mut told = false;
     loop {
         let result = match tokio::time::timeout(plan.timeout, probe.probe(&endpoint)).await {
             Ok(result) => result,
@@ -207,17 +208,20 @@ async fn check_for_ever(
         let (cluster, name) = (&*cluster.name, &*endpoint.name);
         let said = match &result {
             Err(CheckError::Local(error)) => {
-                tracing::error!(
-                    cluster,
-                    endpoint = name,
-                    error,
-                    "cannot check the health of an endpoint"
-                );
+                if !std::mem::replace(&mut told, true) {
+                    tracing::error!(
+                        cluster,
+                        endpoint = name,
+                        error,
+                        "cannot check the health of an endpoint"
+                    );
+                }
                 None
             }
             Err(CheckError::Endpoint(error)) => Some(Err(error.as_str())),
             Ok(()) => Some(Ok(())),
         };
+        told &= said.is_none();
         if let Some(said) = said
             && run.take(said.is_ok(), &plan)
             && endpoint.set_health(said)
@@ -282,6 +286,27 @@ mod tests {
             .collect();
         assert_eq!(turned, [5, 9]);
         assert!(run.healthy);
+    }
+
+    #[test]
+    fn a_cluster_that_ejects_no_more_takes_its_endpoints_back() {
+        let cluster = Cluster::new(Arc::new(crate::cluster::tests::plan(None)));
+        let target = crate::endpoint::Target::Ip(([127, 0, 0, 1], 1).into());
+        let endpoints = [Arc::new(EndpointState::new(target, None, 1))];
+        let hour = Duration::from_secs(3600);
+        let outlier = OutlierPlan {
+            connect_failures: 1,
+            consecutive_5xx: 0,
+            ejection: hour,
+            ejection_max: hour,
+            max_ejected_percent: 100,
+        };
+        let mut ejections = HashMap::new();
+        assert!(endpoints[0].eject("it failed").is_some());
+        readmit(&cluster, &endpoints, Some(&outlier), &mut ejections);
+        assert!(endpoints[0].is_ejected(), "its time is not over");
+        readmit(&cluster, &endpoints, None, &mut ejections);
+        assert!(!endpoints[0].is_ejected());
     }
 
     /// Says the same each time, and counts.
