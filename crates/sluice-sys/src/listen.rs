@@ -4,11 +4,13 @@
 //! Keeps: sockets of one address are made together, so that the kernel's reuseport group does not
 //! change while packets arrive; IPv6 sockets take IPv6 only.
 
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher as _, Hasher as _};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
@@ -137,15 +139,11 @@ pub fn unix(path: &Path, count: usize, backlog: u32, takeover: bool) -> io::Resu
         }
     }
     // Moved into place once it listens, so that no client finds a path that leads nowhere.
-    let mut new = path.as_os_str().to_owned();
-    new.push(format!(".{}", std::process::id()));
-    let new = Path::new(&new);
-    let _ = std::fs::remove_file(new);
     let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
-    socket.bind(&SockAddr::unix(new)?)?;
-    socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
-    if let Err(error) = std::fs::rename(new, path) {
-        let _ = std::fs::remove_file(new);
+    let new = bind_beside(&socket, path)?;
+    let listening = socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX));
+    if let Err(error) = listening.and_then(|()| std::fs::rename(&new, path)) {
+        let _ = std::fs::remove_file(&new);
         return Err(error);
     }
     let mut sockets: Vec<OwnedFd> = Vec::with_capacity(count);
@@ -155,6 +153,29 @@ pub fn unix(path: &Path, count: usize, backlog: u32, takeover: bool) -> io::Resu
     sockets.push(socket.into());
     Ok(sockets)
 }
+
+/// Binds a unix socket to a random name in the folder of `path`. The name is never longer than that of `path`, so
+/// that every path that fits into an address can be listened on.
+fn bind_beside(socket: &Socket, path: &Path) -> io::Result<PathBuf> {
+    let length = path.file_name().map_or(0, |name| name.len().min(TEMPORARY_NAME));
+    let mut tries = 0;
+    loop {
+        let random = RandomState::new().build_hasher().finish();
+        let new = path.with_file_name(&format!("{random:016x}")[..length]);
+        match socket.bind(&SockAddr::unix(&new)?) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && tries < NAME_TRIES => {
+                tries += 1;
+            }
+            bound => return bound.map(|()| new),
+        }
+    }
+}
+
+/// Characters of the name that a unix socket has until it listens.
+const TEMPORARY_NAME: usize = 12;
+
+/// Names that are tried where others are taken.
+const NAME_TRIES: u32 = 16;
 
 #[cfg(test)]
 mod tests {
@@ -194,5 +215,21 @@ mod tests {
         let file = folder.path().join("file");
         std::fs::write(&file, "").unwrap();
         assert!(unix(&file, 1, 16, false).unwrap_err().to_string().contains("no socket"));
+    }
+
+    #[test]
+    fn a_path_as_long_as_an_address_holds_is_listened_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let longest = 107;
+        let file = "s".repeat(longest - folder.path().as_os_str().len() - 1);
+        let inner = folder.path().join(&file[..file.len() - 3]);
+        std::fs::create_dir(&inner).unwrap();
+        for path in [folder.path().join(&file), inner.join("ab")] {
+            assert_eq!(path.as_os_str().len(), longest, "{}", path.display());
+            let _socket = unix(&path, 1, 16, false).unwrap();
+            assert!(std::os::unix::net::UnixStream::connect(&path).is_ok());
+        }
+        let left: Vec<_> = std::fs::read_dir(&inner).unwrap().collect();
+        assert_eq!(left.len(), 1, "{left:?}");
     }
 }
