@@ -205,9 +205,9 @@ impl Head {
     }
 
     /// Sets the method; whether the text was taken, as for each part of the start line: one that is not ASCII, or
-    /// holds a control character, changes nothing.
+    /// holds a space or a control character, changes nothing.
     pub fn set_method(&mut self, method: &[u8]) -> bool {
-        let taken = replace(&mut self.method_text, method);
+        let taken = replace(&mut self.method_text, method, b'!');
         self.method = Method::of(self.method_text.as_bytes());
         taken
     }
@@ -229,7 +229,7 @@ impl Head {
 
     /// Sets the scheme; whether the text was taken.
     pub fn set_scheme(&mut self, scheme: &[u8]) -> bool {
-        replace(&mut self.scheme, scheme)
+        replace(&mut self.scheme, scheme, b'!')
     }
 
     /// The authority: `Host` or `:authority`. Empty where there was none.
@@ -239,7 +239,7 @@ impl Head {
 
     /// Sets the authority; whether the text was taken.
     pub fn set_authority(&mut self, authority: &[u8]) -> bool {
-        replace(&mut self.authority, authority)
+        replace(&mut self.authority, authority, b'!')
     }
 
     /// Path and query: `/a?b`, or `*`; empty for CONNECT.
@@ -249,7 +249,7 @@ impl Head {
 
     /// Sets path and query; whether the text was taken.
     pub fn set_path(&mut self, path: &[u8]) -> bool {
-        replace(&mut self.path, path)
+        replace(&mut self.path, path, b'!')
     }
 
     /// The path without its query.
@@ -270,7 +270,7 @@ impl Head {
 
     /// Sets the protocol asked for, empty for none; whether the text was taken.
     pub fn set_upgrade(&mut self, protocol: &[u8]) -> bool {
-        replace(&mut self.upgrade, protocol)
+        replace(&mut self.upgrade, protocol, b' ')
     }
 
     // --- fields ---
@@ -463,13 +463,13 @@ impl Head {
     /// Makes the authority what lies there in the buffer.
     pub(crate) fn set_authority_at(&mut self, at: Span) {
         let text = &self.bytes[at.start as usize..at.start as usize + at.len as usize];
-        replace(&mut self.authority, text);
+        replace(&mut self.authority, text, b'!');
     }
 
     /// Makes the protocol asked for what lies there in the buffer.
     pub(crate) fn set_upgrade_at(&mut self, at: Span) {
         let text = &self.bytes[at.start as usize..at.start as usize + at.len as usize];
-        replace(&mut self.upgrade, text);
+        replace(&mut self.upgrade, text, b' ');
     }
 
     /// Writes the fields that are not `hidden` as lines of HTTP/1; whether each of them can be a line.
@@ -516,13 +516,11 @@ impl Head {
     }
 }
 
-/// Makes `text` hold `new` if that is ASCII without control characters; else leaves it and says no. Codecs let
-/// nothing else get so far; a filter might.
-fn replace(text: &mut String, new: &[u8]) -> bool {
+/// Makes `text` hold `new` if that is ASCII from `least` on; else leaves it and says no. Codecs let nothing else get so
+/// far; a filter might.
+fn replace(text: &mut String, new: &[u8], least: u8) -> bool {
     // Without a branch per byte, so that the compiler compares many at once.
-    let odd = new
-        .iter()
-        .fold(false, |odd, byte| odd | (*byte >= 0x7f) | (*byte < b' ' && *byte != b'\t'));
+    let odd = new.iter().fold(false, |odd, byte| odd | (*byte >= 0x7f) | (*byte < least));
     let Some(new) = std::str::from_utf8(new).ok().filter(|_| !odd) else { return false };
     text.clear();
     text.push_str(new);

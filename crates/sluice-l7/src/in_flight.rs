@@ -1,25 +1,30 @@
 //! The requests under way on one worker, for the page of connections.
 //!
 //! Owns: what an operator wants to know of each while it lasts. Refuses to know: the exchange itself.
-//! Keeps: an entry is there as long as its request; nothing is allocated for one, so a long path is cut short.
+//! Keeps: an entry is there as long as its request; entries are written in place and used again, so nothing is
+//! allocated for one and a long path is cut short.
 
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use slab::Slab;
 use sluice_codec::Head;
 use sluice_core::{Moment, Name};
-use smallvec::SmallVec;
 
-/// Bytes of a host and of a path that are shown.
+/// Bytes of a method, and of a host and of a path, that are shown.
+const METHOD: usize = 16;
 const SHOWN: usize = 96;
-
-type Shown = SmallVec<[u8; SHOWN]>;
 
 /// The requests under way.
 #[derive(Debug, Default)]
-pub struct InFlight(RefCell<Slab<Request>>);
+pub struct InFlight(RefCell<Table>);
+
+#[derive(Debug, Default)]
+struct Table {
+    /// Those that have ended too: the next ones are written over them.
+    entries: Vec<Request>,
+    free: Vec<usize>,
+}
 
 /// A request under way.
 #[derive(Clone, Debug)]
@@ -36,25 +41,69 @@ pub struct Request {
     pub received: u64,
     /// Bytes of the response's body.
     pub sent: u64,
-    method: SmallVec<[u8; 16]>,
-    host: Shown,
-    path: Shown,
+    method: Shown<METHOD>,
+    host: Shown<SHOWN>,
+    path: Shown<SHOWN>,
+    /// Whether it goes on.
+    open: bool,
+}
+
+/// The beginning of a text.
+#[derive(Clone, Debug)]
+struct Shown<const N: usize> {
+    bytes: [u8; N],
+    len: u8,
+}
+
+impl<const N: usize> Default for Shown<N> {
+    fn default() -> Self {
+        Self { bytes: [0; N], len: 0 }
+    }
+}
+
+impl<const N: usize> Shown<N> {
+    fn set(&mut self, text: &str) {
+        let len = text.len().min(N);
+        self.bytes[..len].copy_from_slice(&text.as_bytes()[..len]);
+        self.len = u8::try_from(len).unwrap_or(u8::MAX);
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.bytes[..usize::from(self.len)]).into_owned()
+    }
+}
+
+impl Default for Request {
+    fn default() -> Self {
+        Self {
+            connection: 0,
+            began: Moment::NEVER,
+            version: "",
+            at: None,
+            received: 0,
+            sent: 0,
+            method: Shown::default(),
+            host: Shown::default(),
+            path: Shown::default(),
+            open: false,
+        }
+    }
 }
 
 impl Request {
     /// The method.
     pub fn method(&self) -> String {
-        String::from_utf8_lossy(&self.method).into_owned()
+        self.method.text()
     }
 
     /// The host, cut where it is long.
     pub fn host(&self) -> String {
-        String::from_utf8_lossy(&self.host).into_owned()
+        self.host.text()
     }
 
     /// The path without its query, cut where it is long.
     pub fn path(&self) -> String {
-        String::from_utf8_lossy(&self.path).into_owned()
+        self.path.text()
     }
 }
 
@@ -68,29 +117,25 @@ pub(crate) struct Entry {
 impl InFlight {
     /// Enters a request.
     pub(crate) fn enter(self: &Rc<Self>, connection: u64, head: &Head, now: Moment) -> Entry {
-        fn cut<const N: usize>(text: &str) -> SmallVec<[u8; N]>
-        where
-            [u8; N]: smallvec::Array<Item = u8>,
-        {
-            SmallVec::from_slice(&text.as_bytes()[..text.len().min(N)])
-        }
-        let request = Request {
-            connection,
-            began: now,
-            version: head.version().word(),
-            at: None,
-            received: 0,
-            sent: 0,
-            method: cut(head.method_text()),
-            host: cut(head.authority()),
-            path: cut(head.path_only()),
-        };
-        Entry { place: self.0.borrow_mut().insert(request), of: Rc::clone(self) }
+        let mut table = self.0.borrow_mut();
+        let place = table.free.pop().unwrap_or_else(|| {
+            table.entries.push(Request::default());
+            table.entries.len() - 1
+        });
+        let request = &mut table.entries[place];
+        (request.connection, request.began, request.open) = (connection, now, true);
+        request.version = head.version().word();
+        (request.received, request.sent) = (0, 0);
+        request.method.set(head.method_text());
+        request.host.set(head.authority());
+        request.path.set(head.path_only());
+        Entry { place, of: Rc::clone(self) }
     }
 
     /// All of them now, in the order in which they began.
     pub fn list(&self) -> Vec<Request> {
-        let mut all: Vec<Request> = self.0.borrow().iter().map(|(_, one)| one.clone()).collect();
+        let table = self.0.borrow();
+        let mut all: Vec<Request> = table.entries.iter().filter(|one| one.open).cloned().collect();
         all.sort_by_key(|one| one.began);
         all
     }
@@ -99,19 +144,46 @@ impl InFlight {
 impl Entry {
     /// Notes where it is sent.
     pub(crate) fn reach(&self, cluster: &Name, endpoint: &Arc<str>) {
-        self.of.0.borrow_mut()[self.place].at = Some((Arc::clone(cluster), Arc::clone(endpoint)));
+        let at = Some((Arc::clone(cluster), Arc::clone(endpoint)));
+        self.of.0.borrow_mut().entries[self.place].at = at;
     }
 
     /// Notes how much has moved.
     pub(crate) fn count(&self, received: u64, sent: u64) {
-        let mut all = self.of.0.borrow_mut();
-        let request = &mut all[self.place];
+        let request = &mut self.of.0.borrow_mut().entries[self.place];
         (request.received, request.sent) = (received, sent);
     }
 }
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        self.of.0.borrow_mut().remove(self.place);
+        let mut table = self.of.0.borrow_mut();
+        let request = &mut table.entries[self.place];
+        (request.open, request.at) = (false, None);
+        table.free.push(self.place);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_are_used_again() {
+        let all = Rc::<InFlight>::default();
+        let enter = |connection, path: &str| {
+            let head = Head::request("GET", "http", "a.test", path);
+            all.enter(connection, &head, Moment::from_micros(connection))
+        };
+        let first = enter(1, "/first?x");
+        first.count(1, 2);
+        let second = enter(2, &format!("/{}", "p".repeat(200)));
+        drop(first);
+        let third = enter(3, "/third");
+        let shown: Vec<_> = all.list().iter().map(|r| (r.connection, r.path(), r.sent)).collect();
+        assert_eq!(shown, [(2, format!("/{}", "p".repeat(95)), 0), (3, "/third".into(), 0)]);
+        assert_eq!(all.0.borrow().entries.len(), 2);
+        drop((second, third));
+        assert!(all.list().is_empty());
     }
 }

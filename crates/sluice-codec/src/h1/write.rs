@@ -6,7 +6,6 @@
 
 use std::cell::Cell;
 
-use memchr::memchr;
 use sluice_io::buffers::{Buf, BufPool, Exhausted};
 
 use crate::head::{Head, Method, Version};
@@ -78,9 +77,9 @@ impl Out<'_> {
         }
     }
 
-    /// A word of a start line, which a space would cut; a [`Head`] takes no control characters there.
+    /// A word of a start line; a [`Head`] takes no spaces and control characters there.
     fn put_word(&mut self, word: &str) {
-        self.whole &= !word.is_empty() && memchr(b' ', word.as_bytes()).is_none();
+        self.whole &= !word.is_empty();
         self.put(word.as_bytes());
     }
 
@@ -128,10 +127,7 @@ pub fn request(head: &Head, framing: Framing, pool: &BufPool) -> Result<Buf, Unw
         out.put(b" ");
         out.put_word(target);
         out.put(b" HTTP/1.1\r\nhost: ");
-        // An old client may name no host.
-        if !authority.is_empty() {
-            out.put_word(authority);
-        }
+        out.put(authority.as_bytes());
         out.put(b"\r\n");
         // The authority was written as the one `Host`.
         fields(head, framing, |known| known == Known::Host, out);

@@ -138,17 +138,22 @@ proptest! {
     }
 }
 
-/// Nothing is written where a word of the start line is missing, or is two.
+/// No word of a start line is two, and nothing is written where one is missing.
 #[test]
 fn a_start_line_has_its_words() {
+    let mut head = Head::request("GET", "http", "a", "/x");
+    for two in [&b"/x y"[..], b"a\r\nb", b"\tx", b"\xff"] {
+        let taken = [
+            head.set_method(two),
+            head.set_path(two),
+            head.set_authority(two),
+            head.set_scheme(two),
+        ];
+        assert_eq!(taken, [false; 4], "{}", two.escape_ascii());
+    }
+    assert_eq!((head.method_text(), head.authority(), head.path()), ("GET", "a", "/x"));
     let pool = BufPool::new(1 << 20);
-    for (method, authority, path) in [
-        ("CONNECT", "", ""),
-        ("", "a", "/"),
-        ("GET", "a", "/x y"),
-        ("A B", "a", "/"),
-        ("GET", "a b", "/"),
-    ] {
+    for (method, authority, path) in [("CONNECT", "", ""), ("", "a", "/")] {
         let head = Head::request(method, "http", authority, path);
         assert!(
             write::request(&head, Framing::Bare, &pool).is_err(),
