@@ -51,7 +51,11 @@ fuzz_target!(|input: &[u8]| {
     let framing = write::request_framing(&head, true);
     write::request(&head, framing, &BufPool::new(1 << 20)).expect("HTTP/1 can say it");
     // and so can HTTP/2, to the same effect.
-    let again = convert::to_request(&head).expect("HTTP/2 can say what it said");
+    let Ok(again) = convert::to_request(&head) else {
+        // `Host` is read more kindly than the library reads `:authority`.
+        assert!(request.uri().authority().is_none(), "HTTP/2 can say what it said");
+        return;
+    };
     let mut other = Head::default();
     convert::request_head(&again, &mut other, FIELDS_MAX + 1).expect("what we say can be read");
     let shown = |head: &Head| {
