@@ -8,7 +8,7 @@ use std::ops::Deref;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use sluice_io::buffers::{Buf, BufPool};
+use sluice_io::buffers::{Buf, BufPool, Charge, Exhausted};
 
 use crate::head::Head;
 
@@ -30,24 +30,43 @@ impl Body {
         }
     }
 
-    /// The piece for a library that holds it until its peer has room. Little in a large buffer moves to a small one
-    /// of `pool`, where there is one to be had.
-    pub(crate) fn into_chunk(self, pool: &BufPool) -> Chunk {
-        match self {
+    /// The piece for a library that holds it until its peer has room. Little in a large buffer is copied, so that the
+    /// buffer is free; it counts all the same.
+    ///
+    /// # Errors
+    /// The worker is at the limit of its buffers.
+    pub(crate) fn into_chunk(self, pool: &BufPool) -> Result<Chunk, Exhausted> {
+        Ok(match self {
+            Self::Pooled(buf) if buf.len() <= COPIED_MAX => {
+                let mut charge = pool.charge();
+                charge.set(buf.len())?;
+                Chunk::Copied { bytes: Bytes::copy_from_slice(&buf), _charge: charge }
+            }
             Self::Pooled(buf) => {
                 let end = buf.len();
-                let buf = pool.settle(buf, true).map(Rc::new);
-                buf.map_or_else(Chunk::default, |buf| Chunk::Pooled { buf, start: 0, end })
+                Chunk::Pooled { buf: Rc::new(buf), start: 0, end }
             }
             Self::Shared(bytes) => Chunk::Shared(bytes),
-        }
+        })
     }
 }
+
+/// Bytes of a piece that are copied rather than keep a buffer.
+const COPIED_MAX: usize = 4 << 10;
 
 /// A piece of a body that can be cut, without a copy.
 #[derive(Debug)]
 pub(crate) enum Chunk {
-    Pooled { buf: Rc<Buf>, start: usize, end: usize },
+    Pooled {
+        buf: Rc<Buf>,
+        start: usize,
+        end: usize,
+    },
+    /// Its charge stays with what is cut last.
+    Copied {
+        bytes: Bytes,
+        _charge: Charge,
+    },
     Shared(Bytes),
 }
 
@@ -67,7 +86,9 @@ impl Chunk {
                 *start += count;
                 first
             }
-            Self::Shared(bytes) if bytes.len() > count => Self::Shared(bytes.split_to(count)),
+            Self::Shared(bytes) | Self::Copied { bytes, .. } if bytes.len() > count => {
+                Self::Shared(bytes.split_to(count))
+            }
             whole => std::mem::take(whole),
         }
     }
@@ -77,21 +98,21 @@ impl bytes::Buf for Chunk {
     fn remaining(&self) -> usize {
         match self {
             Self::Pooled { start, end, .. } => end - start,
-            Self::Shared(bytes) => bytes.len(),
+            Self::Shared(bytes) | Self::Copied { bytes, .. } => bytes.len(),
         }
     }
 
     fn chunk(&self) -> &[u8] {
         match self {
             Self::Pooled { buf, start, end } => &buf[*start..*end],
-            Self::Shared(bytes) => bytes,
+            Self::Shared(bytes) | Self::Copied { bytes, .. } => bytes,
         }
     }
 
     fn advance(&mut self, count: usize) {
         match self {
             Self::Pooled { start, end, .. } => *start = (*start + count).min(*end),
-            Self::Shared(bytes) => bytes::Buf::advance(bytes, count),
+            Self::Shared(bytes) | Self::Copied { bytes, .. } => bytes::Buf::advance(bytes, count),
         }
     }
 }

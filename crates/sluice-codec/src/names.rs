@@ -143,6 +143,25 @@ pub(crate) const fn is_token_byte(byte: u8) -> bool {
     TOKEN[byte as usize]
 }
 
+/// Whether a byte may stand in a host that is no IPv6 literal: those of RFC 3986 §3.2.2, and those that some
+/// clients send besides and nobody reads as the end of the host.
+pub(crate) const fn is_host_byte(byte: u8) -> bool {
+    HOST[byte as usize]
+}
+
+static HOST: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = b'!';
+    while byte <= b'~' {
+        table[byte as usize] = !matches!(
+            byte,
+            b'/' | b'?' | b'#' | b'@' | b'\\' | b',' | b'<' | b'>' | b'"' | b':' | b'[' | b']'
+        );
+        byte += 1;
+    }
+    table
+};
+
 /// Characters of a token.
 static TOKEN: [bool; 256] = {
     let mut table = [false; 256];

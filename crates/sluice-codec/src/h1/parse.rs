@@ -13,7 +13,7 @@ use memchr::memchr;
 
 use crate::fault::Fault;
 use crate::head::{Head, Method, Span, Version};
-use crate::names::{Known, is_field_value, is_token, is_token_byte};
+use crate::names::{Known, is_field_value, is_host_byte, is_token, is_token_byte};
 
 pub(crate) mod place;
 
@@ -376,7 +376,7 @@ pub fn is_authority(text: &[u8]) -> bool {
     };
     let port = port.strip_prefix(b":").unwrap_or_default();
     let named = text.is_empty() || !host.is_empty();
-    named && is_port(port) && host.iter().copied().all(is_name_byte)
+    named && is_port(port) && host.iter().copied().all(is_host_byte)
 }
 
 /// Whether it is the number of a port; RFC 3986 §3.2.3 allows that it is empty.
@@ -387,25 +387,6 @@ fn is_port(text: &[u8]) -> bool {
     };
     text.iter().try_fold(0, digit).is_some()
 }
-
-/// Whether a byte may stand in a host that is no IPv6 literal: those of RFC 3986 §3.2.2, and those that some
-/// clients send besides and nobody reads as the end of the host.
-const fn is_name_byte(byte: u8) -> bool {
-    NAME[byte as usize]
-}
-
-static NAME: [bool; 256] = {
-    let mut table = [false; 256];
-    let mut byte = b'!';
-    while byte <= b'~' {
-        table[byte as usize] = !matches!(
-            byte,
-            b'/' | b'?' | b'#' | b'@' | b'\\' | b',' | b'<' | b'>' | b'"' | b':' | b'[' | b']'
-        );
-        byte += 1;
-    }
-    table
-};
 
 /// The lines of a head, as places in the head's own buffer.
 struct Lines<'a> {

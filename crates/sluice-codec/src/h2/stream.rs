@@ -277,7 +277,8 @@ impl H2Stream {
             // The answer to HEAD has no body, whatever an HTTP/1 endpoint sent.
             return Ok(());
         }
-        self.unsent = body.into_chunk(&self.ledger.buffers());
+        let chunk = body.into_chunk(&self.ledger.buffers());
+        self.unsent = chunk.map_err(|_| HttpError::buffers())?;
         if last {
             self.after = After::End;
         }
