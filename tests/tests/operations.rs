@@ -142,6 +142,23 @@ fn a_drain_has_a_deadline_and_a_second_signal_ends_it_at_once() {
 }
 
 #[test]
+fn a_drain_takes_the_deadline_of_the_configuration_in_force() {
+    let server = Server::echo();
+    let yaml = |drain: &str| {
+        relay(&quoted(&server), "")
+            + &format!("drain: {{ timeout: {drain} }}\nruntime: {{ values: {{ a: {drain} }} }}\n")
+    };
+    let mut sluice = Sluice::new().expect_warning("the drain deadline has come").start(&yaml("1h"));
+    let mut open = connect(sluice.addr("a"));
+    assert_eq!(exchange(&mut open, b"x"), b"x");
+    assert_eq!(sluice.reload(&yaml("0s")), "applied");
+    sluice.signal("TERM");
+    assert!(sluice.wait_end().success());
+    assert_eq!(sluice.records()[0]["reason"], "end.drain");
+    assert!(!sluice.log().contains("at the next start"), "{}", sluice.log());
+}
+
+#[test]
 fn a_stop_under_load_cuts_nobody_off() {
     let server = Server::echo();
     let mut sluice = Sluice::new().start(&relay(&quoted(&server), ""));
@@ -362,6 +379,34 @@ fn names_that_leave_the_configuration_take_their_metrics_along() {
         wait::until("series to leave", || (!has(gone)).then_some(()));
     }
     assert!(has("listener=\"kept\"") && has("cluster=\"second\""));
+}
+
+#[test]
+fn a_certificate_that_leaves_takes_the_time_of_its_expiry_along() {
+    if !tools::have(&["openssl"]) {
+        return;
+    }
+    let kit = Sluice::new();
+    let authority = Authority::new(kit.folder());
+    authority.issue("old", &["a.test"]);
+    authority.issue("new", &["a.test"]);
+    let server = Server::echo();
+    let yaml = |name: &str| {
+        relay(&quoted(&server), "").replace(
+            ", relay",
+            &format!(", tls: {{ certificates: [{{ cert: {name}.pem, key: {name}.key }}] }}, relay"),
+        )
+    };
+    let sluice = kit.start(&yaml("old"));
+    let told = |name: &str| {
+        let metrics = sluice.page("/metrics").1;
+        let mut lines = metrics.lines().filter(|line| line.contains("_not_after_seconds{"));
+        lines.any(|line| line.contains(&format!("{name}.pem")))
+    };
+    assert!(told("old"));
+    assert_eq!(sluice.reload(&yaml("new")), "applied");
+    wait::until("the series to leave", || (!told("old")).then_some(()));
+    assert!(told("new"));
 }
 
 #[test]

@@ -135,6 +135,39 @@ fn a_process_takes_over_from_another_under_load() {
     assert!(new.log().contains("served once it is free"), "{}", new.log());
 }
 
+#[test]
+fn a_takeover_that_fails_leaves_unix_sockets_to_the_running_process() {
+    let server = Server::greeter("o");
+    let folder = tempfile::tempdir().unwrap();
+    let (path, file) = (folder.path().join("a.sock"), folder.path().join("file"));
+    std::fs::write(&file, "").unwrap();
+    let yaml = format!(
+        "listeners: [{{ name: a, address: \"unix://{}\", relay: up }}]\nclusters: {{ up: {{ endpoints: [\"{}\"] }} }}\n",
+        path.display(),
+        server.addr()
+    );
+    let _running = Sluice::new().start(&yaml);
+    let config = folder.path().join("second.yaml");
+    let blocked = format!("unix://{}", file.display());
+    let more_listeners = yaml.replace(
+        "listeners: [",
+        &format!("listeners: [{{ name: b, address: \"{blocked}\", relay: up }}, "),
+    );
+    let last =
+        yaml.replace("}]", &format!("}}, {{ name: z, address: \"{blocked}\", relay: up }}]"));
+    for second in [format!("admin: {{ address: \"{blocked}\" }}\n{yaml}"), more_listeners, last] {
+        std::fs::write(&config, &second).unwrap();
+        let mut command = tools::command(Sluice::binary().to_str().unwrap());
+        let ended = tools::run(command.args(["run", "--takeover", "-c"]).arg(&config));
+        let said = String::from_utf8_lossy(&ended.stderr);
+        assert!(!ended.status.success() && said.contains("no socket"), "{said}");
+        let mut answer = [0];
+        UnixStream::connect(&path).unwrap().read_exact(&mut answer).unwrap();
+        assert_eq!(answer, *b"o", "the path leads to the running process after\n{second}");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 3, "nothing is left behind");
+    }
+}
+
 /// What became of a client.
 enum Greeted {
     Whole,

@@ -68,8 +68,9 @@ pub fn of_unix(path: &Path) -> Option<Holder> {
     Some(Holder { process })
 }
 
-/// Whether a socket that shares with none is refused there.
-fn is_taken(address: SocketAddr, kind: Kind) -> bool {
+/// Whether a socket that shares with none is refused there. A single `bind(2)`, where [`of`] reads all of /proc;
+/// sockets of this process count too.
+pub fn is_taken(address: SocketAddr, kind: Kind) -> bool {
     let probe = || -> io::Result<()> {
         let (kind, protocol) = match kind {
             Kind::Tcp => (Type::STREAM, Protocol::TCP),
@@ -88,36 +89,56 @@ fn is_taken(address: SocketAddr, kind: Kind) -> bool {
     probe().is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
 }
 
-/// The sockets that are bound to the address or to all addresses, by inode. Source: proc_net_tcp.
+/// The sockets that are bound to the address or to all addresses, by inode. Where none of its family is in the way
+/// of an IPv4 address, an IPv6 socket that takes IPv4 too is.
 fn sockets_on(address: SocketAddr, kind: Kind) -> HashSet<u64> {
-    let (tables, state) = match kind {
-        Kind::Tcp => (["tcp", "tcp6"], Some("0A")),
-        Kind::Udp => (["udp", "udp6"], None),
+    let [v4, v6] = match kind {
+        Kind::Tcp => ["tcp", "tcp6"],
+        Kind::Udp => ["udp", "udp6"],
     };
-    let text =
-        |table: &str| fs::read_to_string(format!("/proc/self/net/{table}")).unwrap_or_default();
+    let own = if address.is_ipv4() { v4 } else { v6 };
+    let found = sockets_in(own, kind, |local| overlaps(local, address));
+    if !found.is_empty() || address.is_ipv6() {
+        return found;
+    }
+    sockets_in(v6, kind, |local| spans(local, address))
+}
+
+/// The sockets of a table whose address fits. Source: proc_net_tcp.
+fn sockets_in(table: &str, kind: Kind, fits: impl Fn(SocketAddr) -> bool) -> HashSet<u64> {
+    let state = (kind == Kind::Tcp).then_some("0A");
+    let text = fs::read_to_string(format!("/proc/self/net/{table}")).unwrap_or_default();
     let mut found = HashSet::new();
-    for table in tables.map(text) {
-        for line in table.lines().skip(1) {
-            let fields: Vec<&str> = line.split_whitespace().collect();
-            let (Some(local), Some(in_state), Some(inode)) =
-                (fields.get(1), fields.get(3), fields.get(9))
-            else {
-                continue;
-            };
-            let fits = parse_address(local).is_some_and(|local| overlaps(local, address));
-            if fits && state.is_none_or(|state| state == *in_state) {
-                found.extend(inode.parse::<u64>().ok());
-            }
+    for line in text.lines().skip(1) {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let (Some(local), Some(in_state), Some(inode)) =
+            (fields.get(1), fields.get(3), fields.get(9))
+        else {
+            continue;
+        };
+        let fits = parse_address(local).is_some_and(&fits);
+        if fits && state.is_none_or(|state| state == *in_state) {
+            found.extend(inode.parse::<u64>().ok());
         }
     }
     found
 }
 
+/// Whether sockets of one family meet. One that is made here for IPv6 takes IPv6 only.
 fn overlaps(one: SocketAddr, other: SocketAddr) -> bool {
-    let same_ip = one.ip().to_canonical() == other.ip().to_canonical();
-    one.port() == other.port()
-        && (same_ip || one.ip().is_unspecified() || other.ip().is_unspecified())
+    let any = one.ip().is_unspecified() || other.ip().is_unspecified();
+    one.is_ipv4() == other.is_ipv4()
+        && one.port() == other.port()
+        && (any || one.ip() == other.ip())
+}
+
+/// Whether an IPv6 socket may take what comes to an IPv4 address. The tables do not tell which are for IPv6 only.
+fn spans(six: SocketAddr, four: SocketAddr) -> bool {
+    let IpAddr::V6(ip) = six.ip() else { return false };
+    let all = ip.is_unspecified()
+        || ip.to_ipv4_mapped().is_some_and(|ip| ip.is_unspecified())
+        || (ip.to_ipv4_mapped().is_some() && four.ip().is_unspecified());
+    six.port() == four.port() && (all || ip.to_canonical() == four.ip())
 }
 
 /// `0100007F:1F90`: words of four bytes in the order of the machine, then the port.
@@ -189,5 +210,37 @@ mod tests {
         let all = "0.0.0.0:80".parse().unwrap();
         assert!(overlaps(all, "127.0.0.1:80".parse().unwrap()));
         assert!(!overlaps(all, "127.0.0.1:81".parse().unwrap()));
+    }
+
+    #[test]
+    fn only_sockets_that_take_both_families_are_in_the_way_of_the_other() {
+        let at = |text: &str| text.parse::<SocketAddr>().unwrap();
+        assert!(!overlaps(at("0.0.0.0:80"), at("[2001:db8::1]:80")));
+        assert!(!overlaps(at("127.0.0.1:80"), at("[::]:80")));
+        assert!(overlaps(at("[::]:80"), at("[::1]:80")));
+        assert!(!overlaps(at("[::1]:80"), at("[::2]:80")));
+        for (six, four, expected) in [
+            ("[::]:80", "127.0.0.1:80", true),
+            ("[::]:80", "127.0.0.1:81", false),
+            ("[::1]:80", "127.0.0.1:80", false),
+            ("[::1]:80", "0.0.0.0:80", false),
+            ("[::ffff:127.0.0.1]:80", "127.0.0.1:80", true),
+            ("[::ffff:127.0.0.1]:80", "127.0.0.2:80", false),
+            ("[::ffff:127.0.0.1]:80", "0.0.0.0:80", true),
+        ] {
+            assert_eq!(spans(at(six), at(four)), expected, "{six} and {four}");
+        }
+    }
+
+    #[test]
+    fn a_socket_of_the_other_family_is_looked_for_where_none_of_its_own_is_in_the_way() {
+        let both = Socket::new(Domain::IPV6, Type::STREAM, Some(Protocol::TCP)).unwrap();
+        both.set_only_v6(false).unwrap();
+        both.bind(&"[::ffff:127.0.0.1]:0".parse::<SocketAddr>().unwrap().into()).unwrap();
+        both.listen(1).unwrap();
+        let port = both.local_addr().unwrap().as_socket().unwrap().port();
+        assert_eq!(sockets_on(([127, 0, 0, 1], port).into(), Kind::Tcp).len(), 1);
+        let six: SocketAddr = (std::net::Ipv6Addr::LOCALHOST, port).into();
+        assert_eq!(sockets_on(six, Kind::Tcp).len(), 0);
     }
 }

@@ -120,13 +120,53 @@ fn same_port(
     Ok(sockets)
 }
 
-/// Makes `count` handles of one unix listening socket at `path`. A socket file that nobody listens
-/// on any more is replaced; one that is in use is an error, unless `takeover` says that its path is to lead here
-/// from now on.
+/// The file of a unix socket that listens under a temporary name in the folder of its path. Dropped before
+/// [`place`](Self::place), it removes that file and leaves the path alone.
+#[derive(Debug)]
+pub struct StagedFile {
+    temporary: PathBuf,
+    path: PathBuf,
+    placed: bool,
+}
+
+impl StagedFile {
+    /// Where the file is now.
+    pub fn temporary(&self) -> &Path {
+        &self.temporary
+    }
+
+    /// Moves the file to its path, over a file that is there: clients that connect from now on come to this socket.
+    ///
+    /// # Errors
+    /// What `rename(2)` said; the path then leads where it led before.
+    pub fn place(mut self) -> io::Result<()> {
+        std::fs::rename(&self.temporary, &self.path)?;
+        self.placed = true;
+        Ok(())
+    }
+}
+
+impl Drop for StagedFile {
+    fn drop(&mut self) {
+        if !self.placed {
+            // It may be gone with its folder.
+            let _ = std::fs::remove_file(&self.temporary);
+        }
+    }
+}
+
+/// Makes `count` handles of one unix listening socket, which is not at `path` before its file is placed there.
+/// A socket file that nobody listens on any more is replaced then; one that is in use is an error, unless
+/// `takeover` allows to replace it.
 ///
 /// # Errors
 /// `AddrInUse` when another process listens there; what the system said otherwise.
-pub fn unix(path: &Path, count: usize, backlog: u32, takeover: bool) -> io::Result<Vec<OwnedFd>> {
+pub fn unix(
+    path: &Path,
+    count: usize,
+    backlog: u32,
+    takeover: bool,
+) -> io::Result<(Vec<OwnedFd>, StagedFile)> {
     if let Ok(found) = std::fs::symlink_metadata(path) {
         if !found.file_type().is_socket() {
             return Err(io::Error::new(
@@ -138,20 +178,17 @@ pub fn unix(path: &Path, count: usize, backlog: u32, takeover: bool) -> io::Resu
             return Err(io::ErrorKind::AddrInUse.into());
         }
     }
-    // Moved into place once it listens, so that no client finds a path that leads nowhere.
     let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
-    let new = bind_beside(&socket, path)?;
-    let listening = socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX));
-    if let Err(error) = listening.and_then(|()| std::fs::rename(&new, path)) {
-        let _ = std::fs::remove_file(&new);
-        return Err(error);
-    }
+    let temporary = bind_beside(&socket, path)?;
+    let file = StagedFile { temporary, path: path.to_owned(), placed: false };
+    // It listens before it is placed, so that no client finds a path that leads nowhere.
+    socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
     let mut sockets: Vec<OwnedFd> = Vec::with_capacity(count);
     for _ in 1..count {
         sockets.push(socket.try_clone()?.into());
     }
     sockets.push(socket.into());
-    Ok(sockets)
+    Ok((sockets, file))
 }
 
 /// Binds a unix socket to a random name in the folder of `path`. The name is never longer than that of `path`, so
@@ -204,14 +241,18 @@ mod tests {
     fn a_stale_unix_socket_is_replaced_and_a_live_one_is_not() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.sock");
-        let first = unix(&path, 2, 16, false).unwrap();
-        assert_eq!(unix(&path, 1, 16, false).unwrap_err().kind(), io::ErrorKind::AddrInUse);
-        let second = unix(&path, 1, 16, true).unwrap();
+        let placed = |takeover| {
+            let (sockets, file) = unix(&path, 2, 16, takeover)?;
+            file.place().map(|()| sockets)
+        };
+        let first = placed(false).unwrap();
+        assert_eq!(placed(false).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        let second = placed(true).unwrap();
         let _client = std::os::unix::net::UnixStream::connect(&path).unwrap();
         let second = std::os::unix::net::UnixListener::from(second.into_iter().next().unwrap());
         assert!(second.accept().is_ok(), "the path leads to the one that took over");
         drop((first, second));
-        assert_eq!(unix(&path, 1, 16, false).unwrap().len(), 1);
+        assert_eq!(placed(false).unwrap().len(), 2);
         let file = folder.path().join("file");
         std::fs::write(&file, "").unwrap();
         assert!(unix(&file, 1, 16, false).unwrap_err().to_string().contains("no socket"));
@@ -226,10 +267,28 @@ mod tests {
         std::fs::create_dir(&inner).unwrap();
         for path in [folder.path().join(&file), inner.join("ab")] {
             assert_eq!(path.as_os_str().len(), longest, "{}", path.display());
-            let _socket = unix(&path, 1, 16, false).unwrap();
+            let (_socket, file) = unix(&path, 1, 16, false).unwrap();
+            file.place().unwrap();
             assert!(std::os::unix::net::UnixStream::connect(&path).is_ok());
         }
         let left: Vec<_> = std::fs::read_dir(&inner).unwrap().collect();
         assert_eq!(left.len(), 1, "{left:?}");
+    }
+
+    #[test]
+    fn a_unix_socket_that_is_not_placed_leaves_the_path_and_the_folder_as_they_were() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.sock");
+        let (first, file) = unix(&path, 1, 16, false).unwrap();
+        assert!(!path.exists());
+        file.place().unwrap();
+        // Two at once have names of their own.
+        let staged = [unix(&path, 1, 16, true).unwrap(), unix(&path, 1, 16, true).unwrap()];
+        let _client = std::os::unix::net::UnixStream::connect(&path).unwrap();
+        let first = std::os::unix::net::UnixListener::from(first.into_iter().next().unwrap());
+        assert!(first.accept().is_ok(), "the path leads to the first");
+        drop(staged);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+        let _client = std::os::unix::net::UnixStream::connect(&path).unwrap();
     }
 }

@@ -24,6 +24,7 @@ use sluice_model::build::Snapshot;
 use sluice_model::diff::Diff;
 use sluice_model::reach;
 use sluice_model::sections::Admin;
+use sluice_sys::listen::StagedFile;
 use sluice_telemetry::log::OpenSinks;
 use sluice_telemetry::{LogHub, LogQueue, Registry};
 use sluice_upstream::dns::Resolution;
@@ -36,11 +37,13 @@ use tokio::sync::mpsc;
 use crate::worker::{Order, Part, Seed, Wanted, Worker};
 
 mod build;
+mod fixed;
 mod pages;
 mod report;
 mod routes;
 mod runtime;
 mod sockets;
+mod takeover;
 mod vitals;
 mod watch;
 
@@ -116,10 +119,16 @@ pub(crate) async fn run(options: Options, built: Built, workshop: Workshop) -> a
     let mut hangup = signal(SignalKind::hangup())?;
     let mut user = signal(SignalKind::user_defined1())?;
     let admin = built.config.admin.clone();
-    let drain = built.config.drain.timeout.0;
+    // Bound before the start puts anything in force, since it can fail.
+    let bound = match &admin {
+        Some(admin) => Some(admin_socket(&admin.address.value, options.takeover)?),
+        None => None,
+    };
     let control = Control::start(&options, built, workshop).await?;
-    if let Some(admin) = admin {
-        let (socket, address) = admin_socket(&admin.address.value, options.takeover)?;
+    if let Some((admin, (socket, staged, address))) = admin.zip(bound) {
+        if let Some(file) = staged {
+            sockets::place(&admin.address.value, file);
+        }
         control.report.admin(&address);
         let plan = admin_plan(&admin, &control.in_force.borrow().built.config.limits.0);
         let source = Rc::new(pages::Pages(Rc::clone(&control)));
@@ -133,6 +142,7 @@ pub(crate) async fn run(options: Options, built: Built, workshop: Workshop) -> a
         let _ = changed.try_send(());
     }
     let mut settling = watch::Settling::default();
+    let mut looks = takeover::Looks::new();
     control.stage.set(Stage::Ready);
     control.report.ready();
     tracing::info!(
@@ -146,8 +156,8 @@ pub(crate) async fn run(options: Options, built: Built, workshop: Workshop) -> a
             _ = interrupt.recv() => break,
             _ = hangup.recv() => Trigger::Signal,
             Some(()) = settling.settled(&mut changes) => Trigger::Watch,
-            () = tokio::time::sleep(TAKEOVER_LOOK), if control.sockets.borrow().waits() => {
-                control.take_over().await;
+            () = tokio::time::sleep(looks.pause()), if control.sockets.borrow().waiting() > 0 => {
+                control.take_over(&mut looks).await;
                 continue;
             }
             _ = user.recv() => {
@@ -161,7 +171,7 @@ pub(crate) async fn run(options: Options, built: Built, workshop: Workshop) -> a
             watcher.follow(&control.in_force.borrow().built.watched());
         }
     }
-    control.drain(drain, &mut terminate, &mut interrupt).await;
+    control.drain(&mut terminate, &mut interrupt).await;
     Ok(())
 }
 
@@ -256,13 +266,12 @@ impl Control {
         changed: impl Fn(&str) -> bool,
     ) -> anyhow::Result<()> {
         let sinks = OpenSinks::open(snapshot.sinks.clone())?;
-        let new = self.sockets.borrow_mut().bind(snapshot)?;
-        let (orders, next) = self.sockets.borrow().plan(new, snapshot);
+        let new = self.sockets.borrow().bind(snapshot)?;
+        let (orders, mut next) = self.sockets.borrow().plan(new, snapshot);
         if let Err(error) = self.prepare(orders).await {
             for worker in &self.workers {
                 worker.order(Order::Abandon).await;
             }
-            self.sockets.borrow().abandon(&next);
             return Err(error);
         }
         // From here on nothing fails.
@@ -270,7 +279,7 @@ impl Control {
         let rounds = self.apply_clusters(snapshot, changed);
         self.workshop.set_routes(snapshot);
         if self.stage.get() == Stage::Starting && !rounds.is_empty() {
-            self.await_names(&rounds, &next).await;
+            self.await_names(&rounds, &mut next).await;
         }
         self.sockets.borrow_mut().commit(next);
         let clusters = Arc::new(snapshot.clusters.keys().cloned().collect());
@@ -280,13 +289,24 @@ impl Control {
     }
 
     /// Serves the UDP ports that the process before this one has let go of.
-    async fn take_over(&self) {
-        if self.sockets.borrow().waits_in_vain() {
+    async fn take_over(&self, looks: &mut takeover::Looks) {
+        if !self.sockets.borrow().may_bind_more() {
             return;
         }
+        let before = self.sockets.borrow().waiting();
         let snapshot = Arc::clone(&self.in_force.borrow().built.snapshot);
-        if let Err(error) = self.put_in_force(&snapshot, |_| false).await {
-            tracing::error!("a port cannot be taken over: {error:#}");
+        match self.put_in_force(&snapshot, |_| false).await {
+            Ok(()) if self.sockets.borrow().waiting() < before => looks.succeeded(),
+            // Another process was quicker.
+            Ok(()) => _ = looks.failed(String::new()),
+            Err(error) => {
+                let error = format!("{error:#}");
+                if looks.failed(error.clone()) {
+                    tracing::error!(
+                        "a port cannot be taken over: {error}; sluice goes on trying, ever more rarely"
+                    );
+                }
+            }
         }
     }
 
@@ -300,7 +320,7 @@ impl Control {
     }
 
     /// Waits, for a while, until the host names of clusters are looked up. Listeners that need none serve meanwhile.
-    async fn await_names(&self, rounds: &BTreeMap<Name, Rc<Resolution>>, next: &NextSockets) {
+    async fn await_names(&self, rounds: &BTreeMap<Name, Rc<Resolution>>, next: &mut NextSockets) {
         let waiting: BTreeSet<Name> = {
             let in_force = self.in_force.borrow();
             let config = &in_force.built.config;
@@ -311,6 +331,7 @@ impl Control {
             waiting.map(|listener| listener.name.value.clone()).collect()
         };
         let others = next.keys_of(|listener| !waiting.contains(listener));
+        next.place(|key| others.contains(key));
         self.commit(&Part::Sockets(Arc::new(others))).await;
         let all = async {
             for round in rounds.values() {
@@ -444,7 +465,7 @@ impl Control {
             self.in_force.borrow_mut().last_failure = None;
             return Ok(None);
         }
-        for fixed in diff.other.iter().filter(|what| **what != "drain") {
+        for fixed in fixed::changes(&self.in_force.borrow().built.config, &built.config) {
             tracing::warn!("a change of `{fixed}` takes effect at the next start");
         }
         self.put_in_force(&built.snapshot, |name| diff.clusters.touches(name)).await?;
@@ -455,10 +476,19 @@ impl Control {
         in_force.last_failure = None;
         self.shard.gauge(&SNAPSHOT, &[]).set(in_force.number);
         drop(in_force);
-        self.workshop.certs.sweep();
+        self.tell_certificates();
         self.names_left.set(true);
         self.forget_names();
         Ok(Some(diff))
+    }
+
+    /// Tells when certificates expire. One that left the configuration is kept for as long as a connection of an
+    /// older one may use it.
+    fn tell_certificates(&self) {
+        self.workshop.certs.sweep();
+        if self.vitals.tell_certificates(&self.workshop.certs) {
+            self.names_left.set(true);
+        }
     }
 
     /// Removes the series of listeners, clusters, rules, endpoints and certificates that are not in use any more.
@@ -499,7 +529,7 @@ impl Control {
             let in_force = self.in_force.borrow();
             in_force.built.config.limits.0.size(Limit::EndpointSeries)
         };
-        self.vitals.tell_certificates(&self.workshop.certs);
+        self.tell_certificates();
         self.vitals.tell_endpoints(self.clusters.borrow().iter(), bound);
         self.vitals.measure_process();
         self.forget_names();
@@ -507,7 +537,8 @@ impl Control {
     }
 
     /// Stops accepting and waits for what is open.
-    async fn drain(&self, timeout: Duration, again: &mut Signal, also: &mut Signal) {
+    async fn drain(&self, again: &mut Signal, also: &mut Signal) {
+        let timeout = self.in_force.borrow().built.config.drain.timeout.0;
         self.stage.set(Stage::Draining);
         for worker in &self.workers {
             worker.order(Order::Drain).await;
@@ -610,9 +641,6 @@ fn probes(station: Rc<WorkerCx>) -> Probes {
 /// How long the start waits for host names to be looked up.
 const FIRST_LOOKUPS: Duration = Duration::from_secs(5);
 
-/// How often a process that takes over looks whether the other has let go of a UDP port.
-const TAKEOVER_LOOK: Duration = Duration::from_millis(100);
-
 /// How long it waits before it says so.
 const TELL_LOOKUPS: Duration = Duration::from_millis(300);
 
@@ -654,7 +682,10 @@ fn admin_plan(admin: &Admin, limits: &Limits) -> AdminPlan {
     }
 }
 
-fn admin_socket(address: &ListenAddress, takeover: bool) -> anyhow::Result<(AdminSocket, String)> {
+/// The socket of the admin pages, its file where that is not in place yet, and the address it got.
+type AdminBound = (AdminSocket, Option<StagedFile>, String);
+
+fn admin_socket(address: &ListenAddress, takeover: bool) -> anyhow::Result<AdminBound> {
     let context = || format!("cannot listen on the admin address {address}");
     if !takeover {
         sockets::check_free(address).with_context(context)?;
@@ -666,13 +697,14 @@ fn admin_socket(address: &ListenAddress, takeover: bool) -> anyhow::Result<(Admi
             let fd = sluice_sys::listen::tcp(*socket, 1, options).with_context(context)?.remove(0);
             let tcp = tokio::net::TcpListener::from_std(fd.into()).with_context(context)?;
             let bound = tcp.local_addr()?.to_string();
-            Ok((AdminSocket::Tcp(tcp), bound))
+            Ok((AdminSocket::Tcp(tcp), None, bound))
         }
         ListenAddress::Unix(path) => {
-            let fd =
-                sluice_sys::listen::unix(path, 1, 64, takeover).with_context(context)?.remove(0);
+            let (mut sockets, file) =
+                sluice_sys::listen::unix(path, 1, 64, takeover).with_context(context)?;
+            let fd = sockets.remove(0);
             let unix = tokio::net::UnixListener::from_std(fd.into()).with_context(context)?;
-            Ok((AdminSocket::Unix(unix), address.to_string()))
+            Ok((AdminSocket::Unix(unix), Some(file), address.to_string()))
         }
         ListenAddress::Udp(_) => anyhow::bail!("the admin pages are not served over UDP"),
     }

@@ -2,20 +2,22 @@
 //!
 //! Owns: which sockets there are and what addresses they got. Refuses to know: what is served.
 //! Keeps: all sockets of an address are bound before any is read; a socket whose address did not
-//! change is kept over a reload.
+//! change is kept over a reload; the path of a unix socket leads where it led until nothing can fail any more.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::mem::Discriminant;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 
 use anyhow::Context as _;
 use sluice_core::{ListenAddress, Name};
 use sluice_model::build::{ListenerSnapshot, PlanKind, Snapshot};
 use sluice_model::sections::SocketOptions;
 use sluice_sys::holder::{self, Holder};
-use sluice_sys::{listen, steer};
+use sluice_sys::listen::{self, StagedFile};
+use sluice_sys::steer;
 
 use crate::worker::{SocketKey, Wanted};
 
@@ -41,21 +43,43 @@ pub(crate) struct BoundAs {
     options: SocketOptions,
 }
 
-/// The sockets of a snapshot that is not in force yet.
+/// The sockets of a snapshot that is not in force yet. Dropped, it leaves no file of a unix socket behind.
 #[derive(Debug)]
-pub(crate) struct NextSockets(BTreeMap<SocketKey, BoundAs>);
+pub(crate) struct NextSockets {
+    bound: BTreeMap<SocketKey, BoundAs>,
+    /// Unix sockets that are not at their paths yet.
+    staged: HashMap<SocketKey, StagedFile>,
+    waiting: BTreeSet<SocketKey>,
+}
 
 impl NextSockets {
     /// The sockets of the listeners that `which` names.
     pub(crate) fn keys_of(&self, which: impl Fn(&Name) -> bool) -> HashSet<SocketKey> {
-        let of = self.0.iter().filter(|(_, bound)| which(&bound.listener));
+        let of = self.bound.iter().filter(|(_, bound)| which(&bound.listener));
         of.map(|(key, _)| key.clone()).collect()
+    }
+
+    /// Puts unix sockets at their paths. For when nothing can fail any more: another process may be there.
+    pub(crate) fn place(&mut self, which: impl Fn(&SocketKey) -> bool) {
+        let ready = self.staged.extract_if(|key, _| which(key));
+        ready.for_each(|(key, file)| place(&key.0, file));
     }
 }
 
 /// Sockets that a snapshot needs and that were not there.
 #[derive(Debug)]
-pub(crate) struct NewSockets(HashMap<SocketKey, (Vec<OwnedFd>, ListenAddress)>);
+pub(crate) struct NewSockets {
+    sockets: HashMap<SocketKey, NewSocket>,
+    waiting: BTreeSet<SocketKey>,
+}
+
+/// The handles of a socket, one for each worker, and the address it got.
+#[derive(Debug)]
+struct NewSocket {
+    handles: Vec<OwnedFd>,
+    address: ListenAddress,
+    staged: Option<StagedFile>,
+}
 
 impl Sockets {
     pub(crate) const fn new(workers: usize, takeover: bool) -> Self {
@@ -66,7 +90,7 @@ impl Sockets {
     ///
     /// # Errors
     /// An address cannot be bound; everything that was bound before it is closed again.
-    pub(crate) fn bind(&mut self, snapshot: &Snapshot) -> anyhow::Result<NewSockets> {
+    pub(crate) fn bind(&self, snapshot: &Snapshot) -> anyhow::Result<NewSockets> {
         let mut new = HashMap::new();
         let mut waiting = BTreeSet::new();
         for (name, listener) in &snapshot.listeners {
@@ -89,44 +113,51 @@ impl Sockets {
                         return Err(held).with_context(cannot);
                     }
                 }
-                let mut sockets = bind_one(&wanted, self.workers, &listener.socket, self.takeover)
-                    .with_context(cannot)?;
+                let (mut handles, staged) =
+                    bind_one(&wanted, self.workers, &listener.socket, self.takeover)
+                        .with_context(cannot)?;
                 if matches!(plan, PlanKind::Quic(_)) {
                     let count = u32::try_from(self.workers).unwrap_or(u32::MAX);
-                    steer::by_connection_id(&sockets[0], count).with_context(cannot)?;
+                    steer::by_connection_id(&handles[0], count).with_context(cannot)?;
                 }
-                let address = address_of(&wanted, &sockets[0]);
+                let address = address_of(&wanted, &handles[0]);
                 // They are taken from the end, and the first is the first worker's.
-                sockets.reverse();
-                new.insert(key, (sockets, address));
+                handles.reverse();
+                new.insert(key, NewSocket { handles, address, staged });
             }
         }
-        self.waiting = waiting;
-        Ok(NewSockets(new))
+        Ok(NewSockets { sockets: new, waiting })
     }
 
-    /// Whether some sockets wait for another process.
-    pub(crate) fn waits(&self) -> bool {
-        !self.waiting.is_empty()
+    /// How many sockets wait for another process.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.len()
     }
 
-    /// Whether that process still holds all of their ports.
-    pub(crate) fn waits_in_vain(&self) -> bool {
-        self.waiting.iter().all(|key| check_free(&key.0).is_err())
+    /// Whether one of their ports may be free. Asked often, so it only probes the ports; who holds one is found
+    /// when it is bound.
+    pub(crate) fn may_bind_more(&self) -> bool {
+        let free = |(address, _): &SocketKey| match address {
+            ListenAddress::Udp(at) => {
+                // A probe is refused by sockets of this process too.
+                let shared = self.bound.keys().any(
+                    |(own, _)| matches!(own, ListenAddress::Udp(own) if own.port() == at.port()),
+                );
+                shared || !holder::is_taken(*at, holder::Kind::Udp)
+            }
+            ListenAddress::Tcp(_) | ListenAddress::Unix(_) => true,
+        };
+        self.waiting.iter().any(free)
     }
 
     /// The address to bind: where the system is to choose the port of a UDP socket, and there is a TCP socket
     /// of the same listener and address, the port of that one. QUIC is found on it.
-    fn beside(
-        &self,
-        key: &SocketKey,
-        new: &HashMap<SocketKey, (Vec<OwnedFd>, ListenAddress)>,
-    ) -> ListenAddress {
+    fn beside(&self, key: &SocketKey, new: &HashMap<SocketKey, NewSocket>) -> ListenAddress {
         if let ListenAddress::Udp(address) = &key.0
             && address.port() == 0
         {
             let other = (ListenAddress::Tcp(*address), key.1.clone());
-            let new = new.get(&other).map(|(_, address)| address);
+            let new = new.get(&other).map(|new| &new.address);
             let old = self.bound.get(&other).map(|bound| &bound.address);
             if let Some(ListenAddress::Tcp(chosen)) = new.or(old) {
                 return ListenAddress::Udp(*chosen);
@@ -142,51 +173,51 @@ impl Sockets {
         snapshot: &Snapshot,
     ) -> (Vec<Vec<Wanted>>, NextSockets) {
         let mut orders: Vec<Vec<Wanted>> = (0..self.workers).map(|_| Vec::new()).collect();
-        let mut bound = BTreeMap::new();
+        let (mut bound, mut staged) = (BTreeMap::new(), HashMap::new());
         for (name, listener) in &snapshot.listeners {
             for (key, plan) in served(name, listener) {
-                if self.waiting.contains(&key) {
+                if new.waiting.contains(&key) {
                     continue;
                 }
-                let mut sockets = new.0.remove(&key);
-                let address = match (&sockets, self.bound.get(&key)) {
-                    (Some((_, address)), _) => address.clone(),
+                let mut socket = new.sockets.remove(&key);
+                let old = self.bound.get(&key);
+                let address = match (&socket, old) {
+                    (Some(new), _) => new.address.clone(),
                     (None, Some(old)) => old.address.clone(),
                     (None, None) => key.0.clone(),
                 };
-                let old = self.bound.get(&key);
                 let differs =
                     old.is_some_and(|old| concerns(&plan, &old.options, &listener.socket));
                 for order in &mut orders {
                     order.push(Wanted {
                         key: key.clone(),
                         plan: plan.clone(),
-                        socket: sockets.as_mut().and_then(|(sockets, _)| sockets.pop()),
+                        socket: socket.as_mut().and_then(|socket| socket.handles.pop()),
                         change: differs.then(|| listener.socket.clone()),
                     });
                 }
                 let kind = std::mem::discriminant(&plan);
-                let file = self.bound.get(&key).map_or_else(|| file_of(&key.0), |old| old.file);
+                let mut file = old.and_then(|old| old.file);
+                if let Some(new) = socket.and_then(|socket| socket.staged) {
+                    file = file_of(new.temporary());
+                    staged.insert(key.clone(), new);
+                }
                 let options = listener.socket.clone();
                 bound.insert(key, BoundAs { listener: name.clone(), address, kind, file, options });
             }
         }
-        (orders, NextSockets(bound))
+        (orders, NextSockets { bound, staged, waiting: new.waiting })
     }
 
-    /// Notes what is in use now.
-    pub(crate) fn commit(&mut self, next: NextSockets) {
-        let gone = self.bound.keys().filter(|key| !next.0.contains_key(*key));
+    /// Notes what is in use now, and puts unix sockets at their paths. Nothing may fail behind it.
+    pub(crate) fn commit(&mut self, mut next: NextSockets) {
+        let gone = self.bound.keys().filter(|key| !next.bound.contains_key(*key));
         gone.for_each(|key| unlink(&key.0, self.bound[key].file));
-        self.bound = next.0;
+        next.place(|_| true);
+        self.bound = next.bound;
+        self.waiting = next.waiting;
         // Later ones are as wrong as they would be without.
         self.takeover = false;
-    }
-
-    /// Removes the files of unix sockets that a failed reload made.
-    pub(crate) fn abandon(&self, next: &NextSockets) {
-        let new = next.0.iter().filter(|(key, _)| !self.bound.contains_key(*key));
-        new.for_each(|(key, bound)| unlink(&key.0, bound.file));
     }
 
     /// Every address, by listener.
@@ -229,18 +260,26 @@ fn concerns(plan: &PlanKind, old: &SocketOptions, new: &SocketOptions) -> bool {
 /// Removes the file of a unix socket, unless another process has put its own there.
 fn unlink(address: &ListenAddress, file: Option<FileId>) {
     if let ListenAddress::Unix(path) = address
-        && file_of(address) == file
+        && file_of(path) == file
     {
         // Somebody may have removed it before us.
         let _ = std::fs::remove_file(path);
     }
 }
 
+/// Puts a unix socket at its path.
+pub(crate) fn place(address: &ListenAddress, file: StagedFile) {
+    if let Err(error) = file.place() {
+        tracing::error!(
+            "{address} cannot be put in place, and no client reaches it: {error}; restart sluice once its folder can be written"
+        );
+    }
+}
+
 /// Device and inode of a file.
 type FileId = (u64, u64);
 
-fn file_of(address: &ListenAddress) -> Option<FileId> {
-    let ListenAddress::Unix(path) = address else { return None };
+fn file_of(path: &Path) -> Option<FileId> {
     std::fs::symlink_metadata(path).ok().map(|found| (found.dev(), found.ino()))
 }
 
@@ -302,7 +341,8 @@ fn bind_one(
     count: usize,
     options: &SocketOptions,
     takeover: bool,
-) -> std::io::Result<Vec<OwnedFd>> {
+) -> std::io::Result<(Vec<OwnedFd>, Option<StagedFile>)> {
+    let unnamed = |sockets| (sockets, None);
     match address {
         ListenAddress::Tcp(socket) => {
             let options = listen::TcpOptions {
@@ -310,13 +350,17 @@ fn bind_one(
                 keepalive: options.keepalive,
                 fast_open: options.fast_open,
             };
-            listen::tcp(*socket, count, options)
+            listen::tcp(*socket, count, options).map(unnamed)
         }
         ListenAddress::Udp(socket) => {
             let buffer = usize::try_from(options.udp_receive_buffer.0).unwrap_or(usize::MAX);
-            listen::udp(*socket, count, buffer)
+            listen::udp(*socket, count, buffer).map(unnamed)
         }
-        ListenAddress::Unix(path) => listen::unix(path, count, options.backlog.get(), takeover),
+        ListenAddress::Unix(path) => {
+            let backlog = options.backlog.get();
+            listen::unix(path, count, backlog, takeover)
+                .map(|(sockets, file)| (sockets, Some(file)))
+        }
     }
 }
 

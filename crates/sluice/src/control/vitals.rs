@@ -92,8 +92,8 @@ impl Vitals {
         self.lookups.set(self.registry.lookups());
     }
 
-    /// Tells when each certificate expires; forgets those that are not in use any more.
-    pub(super) fn tell_certificates(&self, certs: &CertStore) {
+    /// Tells when each certificate expires; forgets those that are not in use any more. Whether there were such.
+    pub(super) fn tell_certificates(&self, certs: &CertStore) -> bool {
         let mut old = self.certificates.take();
         let mut known = self.certificates.borrow_mut();
         for stored in certs.list() {
@@ -103,6 +103,7 @@ impl Vitals {
             gauge.set(stored.material().info.not_after);
             known.insert(path, gauge);
         }
+        !old.is_empty()
     }
 
     /// Tells whether each endpoint takes traffic, up to `bound` per cluster; forgets those that have left.
