@@ -8,42 +8,124 @@ use sluice_core::Plain;
 /// What stands in the place of a secret.
 pub const REDACTED: &str = "[redacted]";
 
-/// Names that a secret goes by, whole.
-const NAMES: [&str; 5] =
-    ["authorization", "proxy-authorization", "cookie", "cookies", "set-cookie"];
+/// Names of secrets, whole or behind a prefix such as `x-`.
+const NAMES: [&str; 11] = [
+    "authorization",
+    "proxy-authorization",
+    "cookie",
+    "cookies",
+    "set-cookie",
+    "x-auth",
+    "session",
+    "session-id",
+    "sessionid",
+    "sid",
+    "pwd",
+];
 
-/// Parts of names that a secret goes by.
-const PARTS: [&str; 8] =
-    ["api-key", "apikey", "token", "secret", "password", "passwd", "credential", "private-key"];
+/// Parts of names of secrets.
+const PARTS: [&str; 15] = [
+    "access-key",
+    "api-key",
+    "apikey",
+    "credential",
+    "functions-key",
+    "jwt",
+    "passphrase",
+    "passwd",
+    "password",
+    "private-key",
+    "secret",
+    "signature",
+    "subscription-key",
+    "token",
+    "x-auth-",
+];
 
-/// The value without its secrets: what stands under a name that says so, keys in PEM, and the user of a URL.
+/// Schemes of `Authorization`: what follows one is a secret, whatever the header is called.
+const SCHEMES: [&str; 2] = ["bearer ", "basic "];
+
+/// Fields of sections that hold headers, cookies or parameters of a query by name.
+const HEADER_LIKE: [&str; 3] = ["headers", "cookies", "query"];
+
+/// Fields of sections that hold something else under names that the user chooses.
+const NAMED: [&str; 5] = ["clusters", "routes", "values", "split", "json"];
+
+/// What a value is part of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Within {
+    /// A section: its keys are the fields that it has.
+    Section,
+    /// A map from names that the user chooses to sections.
+    Named,
+    /// The filters of a chain or a rule: a map from each name to settings.
+    Filters,
+    /// Headers, cookies, parameters or the settings of a filter, by name.
+    Judged,
+    /// A secret.
+    Secret,
+}
+
+/// The configuration or section without its secrets: headers, cookies, parameters and settings of filters whose
+/// names or values say that they are secret, keys in PEM, and the users of URLs.
 pub fn redacted(value: Plain) -> Plain {
-    redact(value, false)
+    redact(value, Within::Section)
 }
 
-/// Whether what goes by `name` is a secret: a header, a cookie, a parameter or a setting.
-pub fn is_secret(name: &str) -> bool {
+/// Whether what goes by `name` is a secret: a header, a cookie, a parameter or a setting of a filter.
+fn is_secret(name: &str) -> bool {
     let name = name.to_ascii_lowercase().replace('_', "-");
-    NAMES.contains(&name.as_str()) || PARTS.iter().any(|part| name.contains(part))
+    let whole = |known: &str| {
+        name.strip_suffix(known).is_some_and(|rest| rest.is_empty() || rest.ends_with('-'))
+    };
+    NAMES.iter().any(|known| whole(known)) || PARTS.iter().any(|part| name.contains(part))
 }
 
-fn redact(value: Plain, secret: bool) -> Plain {
+impl Within {
+    /// What the value under `key` is part of.
+    fn under(self, key: &str) -> Self {
+        match self {
+            Self::Section if key == "filters" => Self::Filters,
+            Self::Section if HEADER_LIKE.contains(&key) && !is_secret(key) => Self::Judged,
+            Self::Section if HEADER_LIKE.contains(&key) => Self::Secret,
+            Self::Section if NAMED.contains(&key) => Self::Named,
+            Self::Section | Self::Named => Self::Section,
+            Self::Filters => Self::Judged,
+            Self::Judged if is_secret(key) => Self::Secret,
+            Self::Judged | Self::Secret => self,
+        }
+    }
+}
+
+fn redact(value: Plain, within: Within) -> Plain {
     match value {
         Plain::Null | Plain::Bool(_) => value,
-        Plain::Number(_) if !secret => value,
-        Plain::Text(text) if !secret => Plain::Text(text_without_secrets(text)),
-        Plain::Number(_) | Plain::Text(_) => Plain::Text(REDACTED.into()),
+        Plain::Number(_) | Plain::Text(_) if within == Within::Secret => {
+            Plain::Text(REDACTED.into())
+        }
+        Plain::Number(_) => value,
+        Plain::Text(text) if within == Within::Judged && has_scheme(&text) => {
+            Plain::Text(REDACTED.into())
+        }
+        Plain::Text(text) => Plain::Text(text_without_secrets(text)),
         Plain::List(items) => {
-            Plain::List(items.into_iter().map(|item| redact(item, secret)).collect())
+            Plain::List(items.into_iter().map(|item| redact(item, within)).collect())
         }
         Plain::Map(fields) => {
             let field = |(name, value): (String, Plain)| {
-                let secret = secret || is_secret(&name);
-                (name, redact(value, secret))
+                let value = redact(value, within.under(&name));
+                (name, value)
             };
             Plain::Map(fields.into_iter().map(field).collect())
         }
     }
+}
+
+fn has_scheme(text: &str) -> bool {
+    let begins = |scheme: &str| {
+        text.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme))
+    };
+    SCHEMES.iter().any(|scheme| begins(scheme))
 }
 
 fn text_without_secrets(text: String) -> String {
@@ -77,21 +159,70 @@ mod tests {
 
     #[test]
     fn what_goes_by_the_name_of_a_secret_is_left_out() {
-        for name in ["Authorization", "x-api-key", "X_API_KEY", "access_token", "client-secret"] {
-            check(map(name, text("x")), map(name, text(REDACTED)));
-            let asked = |value| map("headers", map(name, map("prefix", value)));
-            check(asked(text("x")), asked(text(REDACTED)));
+        for name in [
+            "Authorization",
+            "x-api-key",
+            "X_API_KEY",
+            "access_token",
+            "client-secret",
+            "x-auth",
+            "X-Auth-Key",
+            "access-key",
+            "Ocp-Apim-Subscription-Key",
+            "x-functions-key",
+            "session",
+            "x-session",
+            "sid",
+            "jwt",
+            "x-jwt-assertion",
+            "passphrase",
+            "pwd",
+            "X-Signature",
+        ] {
+            for asked in [text("x"), map("prefix", text("x")), Plain::List(vec![text("x")])] {
+                let value = map("headers", map(name, asked));
+                assert!(format!("{:?}", redacted(value)).contains(REDACTED), "{name}");
+            }
+            let setting = |value| map("filters", Plain::List(vec![map("any", map(name, value))]));
+            check(setting(text("x")), setting(text(REDACTED)));
         }
         check(
             map("cookies", map("any", Plain::Number(5))),
             map("cookies", map("any", text(REDACTED))),
         );
-        check(
-            map("cookie", map("present", Plain::Bool(true))),
-            map("cookie", map("present", Plain::Bool(true))),
-        );
-        check(map("x-tenant", text("gold")), map("x-tenant", text("gold")));
+        let present = || map("cookies", map("present", Plain::Bool(true)));
+        check(present(), present());
+        for plain in ["x-tenant", "x-inside", "authority"] {
+            let value = || map("headers", map(plain, text("gold")));
+            check(value(), value());
+        }
         check(map("key", text("cert.key")), map("key", text("cert.key")));
+    }
+
+    #[test]
+    fn names_that_the_user_chooses_are_no_secrets() {
+        let cluster = || map("endpoints", text("127.0.0.1:1"));
+        for named in NAMED {
+            for name in ["token-service", "cookies", "headers", "filters", "x-api-key"] {
+                let value = || map(named, map(name, cluster()));
+                check(value(), value());
+            }
+        }
+        // Names of filters are none either.
+        let filter = || map("filters", map("jwt", map("issuer", text("a"))));
+        check(filter(), filter());
+    }
+
+    #[test]
+    fn credentials_are_left_out_under_any_name() {
+        for value in ["Bearer abc", "basic YTpi"] {
+            let headers = |value| map("headers", map("x-upstream", map("prefix", value)));
+            check(headers(text(value)), headers(text(REDACTED)));
+            let filter = |value| map("filters", map("set_headers", map("x-upstream", value)));
+            check(filter(text(value)), filter(text(REDACTED)));
+        }
+        let plain = || map("headers", map("x-plan", text("basics")));
+        check(plain(), plain());
     }
 
     #[test]
