@@ -47,7 +47,7 @@ fn pages_are_for_those_who_ask_for_an_address_or_a_known_name() {
     for host in
         ["evil.example", "evil.example:9901", "127.0.0.1.evil.example", "localhost.evil", ""]
     {
-        for line in ["GET /config", "GET /metrics", "GET /", "POST /runtime?key=canary&value=1"] {
+        for line in ["GET /config", "GET /", "POST /metrics", "POST /runtime?key=canary&value=1"] {
             let (status, body) = ask(at, line, &[&format!("host: {host}"), "x-sluice: 1"]);
             assert_eq!(status, 421, "{host}, {line}");
             assert!(body.contains("admin.hosts"), "{body}");
@@ -56,8 +56,10 @@ fn pages_are_for_those_who_ask_for_an_address_or_a_known_name() {
     // The target of a request may name a host too.
     let (status, _) = ask(at, "GET http://evil.example/config", &["host: 127.0.0.1"]);
     assert_eq!(status, 421);
-    // Probes come with any name, and learn nothing.
+    // Probes and scrapers use any name: they learn no secret.
     assert_eq!(ask(at, "GET /ready", &["host: lb.internal"]).0, 200);
+    let (status, body) = ask(at, "GET /metrics", &["host: sluice.monitoring.svc:9901"]);
+    assert!(status == 200 && body.contains("sluice_build_info"), "{status}: {body}");
 }
 
 #[test]
@@ -135,7 +137,7 @@ listeners:
     address: 127.0.0.1:0
     http:
       routes: main
-      filters: [{ set_headers: { request: { authorization: "Basic c2VjcmV0LW9uZQ==", x-plain: shown-one } } }]
+      filters: [{ set_headers: { request: { authorization: "Basic c2VjcmV0LW9uZQ==", x-plain: shown-one, x-upstream: "Bearer secret-eight" } } }]
 routes:
   main:
     - hosts: "*"
@@ -174,6 +176,52 @@ routes:
             what != "explain" || (text.contains("shown-one") && text.contains("shown-two")),
             "{text}"
         );
+    }
+}
+
+#[test]
+fn what_explain_prints_can_be_read_again_whatever_things_are_called() {
+    let kit = Sluice::new();
+    let config = kit.folder().join("names.yaml");
+    let yaml = r#"
+listeners: [{ name: web, address: 127.0.0.1:0, http: { routes: api-token } }]
+routes:
+  api-token: [{ hosts: "*", rules: [{ split: { token-service: { weight: 1, runtime: token-share }, secret-store: 1 } }] }]
+clusters:
+  token-service: { endpoints: [127.0.0.1:1] }
+  secret-store: { endpoints: [127.0.0.1:2] }
+  headers: { endpoints: [127.0.0.1:3] }
+runtime: { values: { token-share: 5 } }
+access_log: [{ format: { json: { token: "%REQ(X-A)%" } } }]
+"#;
+    let explain = |yaml: &str| {
+        std::fs::write(&config, yaml).unwrap();
+        let mut command = tools::command(Sluice::binary().to_str().unwrap());
+        tools::must(command.args(["explain", "-c"]).arg(&config))
+    };
+    let explained = explain(yaml);
+    assert!(!explained.contains("redacted"), "{explained}");
+    assert_eq!(explain(&explained), explained);
+}
+
+#[test]
+fn hosts_of_the_admin_pages_are_checked() {
+    let kit = Sluice::new();
+    let config = kit.folder().join("hosts.yaml");
+    let unix = format!("unix://{}", kit.folder().join("admin.sock").display());
+    for (address, host, said) in [
+        ("127.0.0.1:0", "a.test:9901", "without a port"),
+        ("127.0.0.1:0", "*.a.test", "without `*`"),
+        ("127.0.0.1:0", "", "the name of a host"),
+        (&*unix, "a.test", "leave `hosts` out"),
+    ] {
+        let yaml = format!("admin: {{ address: \"{address}\", hosts: [\"{host}\"] }}\n");
+        std::fs::write(&config, yaml).unwrap();
+        let mut command = tools::command(Sluice::binary().to_str().unwrap());
+        let ended = tools::run(command.args(["check", "-c"]).arg(&config));
+        let text = [ended.stdout, ended.stderr].concat();
+        let text = String::from_utf8_lossy(&text);
+        assert!(!ended.status.success() && text.contains(said), "{host}: {text}");
     }
 }
 

@@ -266,7 +266,7 @@ impl<T: Setting> Setting for OrNone<T> {
             && zero
             && let Some(finding) = diags.last_mut()
         {
-            finding.help("write `none` for no limit");
+            finding.help("`none` means unlimited");
         }
         bound.map(|value| Self(Some(value)))
     }

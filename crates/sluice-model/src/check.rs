@@ -8,7 +8,7 @@ use sluice_core::settings::Members;
 use sluice_core::{Diags, ListenAddress, Name, Path, Span, Spanned};
 use sluice_upstream::Balance;
 
-use crate::sections::{Chain, Config, Http, Listener, ProxyAcceptance, Relay};
+use crate::sections::{Admin, Chain, Config, Http, Listener, ProxyAcceptance, Relay};
 
 pub mod clusters;
 pub mod loops;
@@ -90,11 +90,36 @@ fn once(
     }
 }
 
+/// Names are compared whole and without the port.
+fn admin_hosts(admin: &Admin, at: &Path<'_>, diags: &mut Diags) {
+    let at = at.key("hosts");
+    let unix = matches!(admin.address.value, ListenAddress::Unix(_));
+    if let Some(host) = admin.hosts.first().filter(|_| unix) {
+        diags
+            .error("bad-value", host.span, at, "a unix socket answers whatever host is named")
+            .help("leave `hosts` out");
+        return;
+    }
+    for host in &admin.hosts {
+        let name = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+        if host.value.is_empty() || !host.value.bytes().all(name) {
+            let message = format!(
+                "expected the name of a host such as sluice.internal, not `{}`",
+                host.value
+            );
+            diags
+                .error("bad-value", host.span, at, message)
+                .help("write each name in full, without a port and without `*`; IP addresses need no entry");
+        }
+    }
+}
+
 /// The admin pages are for those on this machine.
 pub fn admin(config: &Config, diags: &mut Diags) {
     if let Some(admin) = &config.admin {
         let at = Path::ROOT.key("admin");
         folder_exists(&admin.address.value, admin.address.span, &at, diags);
+        admin_hosts(admin, &at, diags);
         match &admin.address.value {
             ListenAddress::Tcp(address) if !address.ip().is_loopback() => {
                 diags

@@ -61,8 +61,8 @@ section! {
         pub address: Spanned<ListenAddress>,
         /// Whether runtime values may be overridden there.
         pub writable: bool = "false",
-        /// Names by which the pages may be asked for, beside IP addresses and `localhost`, e.g. `sluice.internal`. Any other is refused, so that no web page reads them through a browser.
-        pub hosts: Vec<String>,
+        /// Names by which the pages may be asked for, beside IP addresses and `localhost`, e.g. `sluice.internal`. Any other is refused, except for `/ready` and `/metrics`, so that no web page reads them through a browser.
+        pub hosts: Vec<Spanned<String>>,
     }
 }
 
@@ -636,8 +636,8 @@ section! {
     pub struct Dns {
         /// Time between look-ups; `ttl` goes by the answer, from 1s to 5m.
         pub refresh: Refresh = "ttl",
-        /// How long the last good answer is kept while look-ups fail; `none` keeps it for ever.
-        pub serve_stale: OrNone<Duration> = "none",
+        /// How long the last good answer is kept while look-ups fail; `none` keeps it for ever, `0s` drops it at once.
+        pub serve_stale: OrNone<OrZero> = "none",
         /// Name servers; the system's where it is left out.
         pub servers: Vec<SocketAddr>,
     }

@@ -674,7 +674,7 @@ impl Left {
 fn admin_plan(admin: &Admin, limits: &Limits) -> AdminPlan {
     AdminPlan {
         connections: limits.size(Limit::AdminConnections),
-        hosts: admin.hosts.clone(),
+        hosts: admin.hosts.iter().map(|host| host.value.clone()).collect(),
         // A browser reaches no unix socket, and its clients name whatever they like.
         any_host: matches!(admin.address.value, ListenAddress::Unix(_)),
         answer_timeout: Duration::from_secs(limits.get(Limit::AdminAnswer)),

@@ -181,7 +181,7 @@ fn plan(name: &Name, section: &sections::Cluster, tls_built: Option<ClientTls>) 
                 Refresh::Ttl => None,
                 Refresh::Every(every) => Some(*every),
             },
-            serve_stale: serve_stale.0,
+            serve_stale: serve_stale.0.map(|bound| bound.0),
             servers: servers.clone(),
         },
         send_proxy: send_proxy_protocol.map(|version| match version {
