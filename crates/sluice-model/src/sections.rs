@@ -470,7 +470,8 @@ choice! {
     pub enum OnEndpointUnhealthy {
         /// They stay with it until they end.
         Keep = "keep",
-        /// The client's next datagram begins a new flow to a healthy endpoint, if there is one.
+        /// The client's next datagram begins a new flow to a healthy endpoint, if there is one. QUIC connections that are
+        /// passed through stay with their endpoint once it has answered.
         Move = "move",
     }
 }
