@@ -185,10 +185,10 @@ fn a_flow_that_cannot_move_to_another_endpoint_goes_on_with_the_unhealthy_one() 
         ("", ", filters: [{ connection_limit: { max: 1 } }]", true),
     ] {
         let (left, left_check) = checked("left ");
-        let (right, _right_check) = checked("right ");
+        let (right, right_check) = checked("right ");
         let yaml = format!(
             "listeners: [{{ name: u, address: \"udp://127.0.0.1:0\", relay: up{filters} }}]\n\
-             clusters: {{ up: {{ endpoints: [{{ address: \"{}\", weight: 100 }}, \"{}\"], balance: round_robin, {limit} \
+             clusters: {{ up: {{ endpoints: [\"{}\", \"{}\"], balance: round_robin, {limit} \
              health: {{ interval: 20ms, unhealthy_after: 1 }} }} }}\n\
              drain: {{ timeout: 100ms }}\n",
             left.addr(),
@@ -200,13 +200,19 @@ fn a_flow_that_cannot_move_to_another_endpoint_goes_on_with_the_unhealthy_one() 
             .expect_warning("the drain deadline has come")
             .start(&yaml);
         let client = udp_client();
-        assert_eq!(ask(&client, sluice.addr("u"), b"who?"), b"left who?");
-        drop(left_check);
-        wait::until("the left endpoint to be unhealthy", || {
+        let first = ask(&client, sluice.addr("u"), b"who?");
+        // The one that has the flow fails its checks from now on.
+        let (check, stays, other) = if first == b"left who?" {
+            (left_check, b"left again".to_vec(), b"right again".to_vec())
+        } else {
+            (right_check, b"right again".to_vec(), b"left again".to_vec())
+        };
+        drop(check);
+        wait::until("the endpoint of the flow to be unhealthy", || {
             (sluice.metric("sluice_cluster_endpoints", "\"unhealthy\"") == 1).then_some(())
         });
         let answer = ask(&client, sluice.addr("u"), b"again");
-        assert_eq!(answer, if moves { &b"right again"[..] } else { b"left again" });
+        assert_eq!(answer, if moves { other } else { stays });
         let ended = sluice.metric("sluice_flows_ended_total", "");
         assert_eq!(ended, i64::from(moves), "no flow ended that did not move");
     }

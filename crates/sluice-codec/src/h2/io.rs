@@ -1,6 +1,6 @@
 //! A stream of ours in the form that the library reads and writes.
 //!
-//! Owns: the stream, and what was written to it and has not left. Refuses to know: frames; the [`Ledger`] looks at
+//! Owns: the stream, and what was written to it and has not left. Refuses to know: frames; the ledger looks at
 //! their heads. Keeps: a write is taken whole or waits; small writes leave together, when the connection's driver has
 //! done its round and calls [`Wire::push`], and never later. Nothing more is read of a connection that has to end.
 
