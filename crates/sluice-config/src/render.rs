@@ -1,6 +1,7 @@
 //! Findings as people and programs read them.
 
 use std::fmt::Write as _;
+use std::path::Path;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use sluice_core::{Diagnostic, Severity};
@@ -105,13 +106,27 @@ fn within_file(sources: &Sources, span: sluice_core::Span) -> std::ops::Range<us
     sources.get(span.file).map_or(0..0, |(_, text)| within(text, span.start, span.end))
 }
 
+/// File, line and column of a finding.
+fn place<'s>(finding: &Diagnostic, sources: &'s Sources) -> Option<(&'s Path, usize, usize)> {
+    let span = finding.span?;
+    let (line, column) = sources.line_column(span)?;
+    let (path, _) = sources.get(span.file)?;
+    Some((path, line, column))
+}
+
+/// A line for a finding, without lines of the configuration, which may hold secrets.
+pub fn line(finding: &Diagnostic, sources: &Sources) -> String {
+    let place = place(finding, sources)
+        .map(|(path, line, column)| format!("{}:{line}:{column}: ", path.display()));
+    let help = finding.help.as_ref().map(|help| format!(" (help: {help})"));
+    format!("{}{}{}", place.unwrap_or_default(), finding.message, help.unwrap_or_default())
+}
+
 /// The findings for programs.
 pub fn json(findings: &[Diagnostic], sources: &Sources) -> serde_json::Value {
     let item = |finding: &Diagnostic| {
-        let place = finding.span.and_then(|span| {
-            let (line, column) = sources.line_column(span)?;
-            let (path, _) = sources.get(span.file)?;
-            Some(serde_json::json!({ "file": path.display().to_string(), "line": line, "column": column }))
+        let place = place(finding, sources).map(|(path, line, column)| {
+            serde_json::json!({ "file": path.display().to_string(), "line": line, "column": column })
         });
         serde_json::json!({
             "severity": match finding.severity { Severity::Error => "error", Severity::Warning => "warning" },

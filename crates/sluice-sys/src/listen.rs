@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
 /// How a TCP listening socket is made.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TcpOptions {
     /// Connections that may wait to be accepted.
     pub backlog: u32,

@@ -41,6 +41,10 @@ impl MetricKind {
             Self::Histogram => BUCKETS.len() + 2,
         }
     }
+
+    fn new_cells(self) -> Cells {
+        (0..self.cells()).map(|_| AtomicU64::new(0)).collect()
+    }
 }
 
 /// A metric as its layer declares it.
@@ -171,8 +175,7 @@ impl Registry {
         });
         let values = values.iter().map(|value| Arc::from(*value)).collect();
         let shards = family.series.entry(values).or_default();
-        let new = || (0..def.kind.cells()).map(|_| AtomicU64::new(0)).collect();
-        Arc::clone(shards.entry(number).or_insert_with(new))
+        Arc::clone(shards.entry(number).or_insert_with(|| def.kind.new_cells()))
     }
 }
 

@@ -29,7 +29,7 @@ use smallvec::SmallVec;
 
 use crate::cluster::{Claim, ClusterHandle};
 use crate::endpoint::{EndpointState, Target};
-use crate::hops::{self, Hop, Looped, Transport};
+use crate::hops::{self, Hop, Transport};
 use crate::plan::{ClusterPlan, OutlierPlan};
 use crate::reasons;
 
@@ -173,8 +173,8 @@ fn enter_hop(conn: &Conn, target: &Target, socket: &OwnedFd) -> Result<Option<Ho
     let Target::Ip(target) = target else { return Ok(None) };
     let hops_max = conn.worker.limits.get(Limit::OwnHops);
     let from = conn.info.peer.socket();
-    hops::enter(Transport::Stream, from, *target, hops_max, socket).map_err(|Looped| Failure {
-        detail: Some(format!("it has passed {hops_max} of our listeners (own_hops)")),
+    hops::enter(Transport::Stream, from, *target, hops_max, socket).map_err(|looped| Failure {
+        detail: Some(looped.to_string()),
         ..Failure::of(reasons::LOOP)
     })
 }

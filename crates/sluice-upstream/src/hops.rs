@@ -11,6 +11,7 @@
 //! translated addresses, is not seen.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
@@ -89,7 +90,16 @@ impl Drop for Hop {
 
 /// As many listeners have been passed as may be: it is a loop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Looped;
+pub struct Looped {
+    /// How many those are.
+    pub hops_max: u64,
+}
+
+impl fmt::Display for Looped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "it has passed {} of our listeners (own_hops)", self.hops_max)
+    }
+}
 
 /// Where `target` is a listener of ours, notes `socket`, which will be connected to it for what came from `from`, and
 /// gives it the address by which the listener will know it: noted only after it was connected, it could be served before.
@@ -115,7 +125,7 @@ pub fn enter(
     let mut sockets = sockets();
     let passed = from.and_then(|from| sockets.get(&(transport, from)).copied()).unwrap_or(0) + 1;
     if passed > hops_max {
-        return Err(Looped);
+        return Err(Looped { hops_max });
     }
     let place = (transport, local);
     sockets.insert(place, passed);
@@ -188,7 +198,7 @@ mod tests {
         let listening = Listening::on(Transport::Stream, at(listener));
         let first = hop(Some(at("127.0.0.9:1")), listener).unwrap().unwrap();
         let second = hop(Some(first.1), listener).unwrap().unwrap();
-        assert_eq!(hop(Some(second.1), listener).unwrap_err(), Looped);
+        assert_eq!(hop(Some(second.1), listener).unwrap_err(), Looped { hops_max: 2 });
         let address = second.1;
         drop(second);
         assert!(hop(Some(address), listener).unwrap().is_some(), "it was forgotten");

@@ -345,6 +345,7 @@ impl Control {
             () = tokio::time::sleep(TELL_LOOKUPS) => {}
         }
         self.tell_waiting(rounds, &waiting);
+        // Clusters whose names are not found by then serve once they are.
         let _ = all.await;
     }
 

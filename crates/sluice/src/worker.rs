@@ -29,7 +29,7 @@ use tokio::sync::{mpsc, oneshot};
 mod prepared;
 
 use prepared::Prepared;
-pub(crate) use prepared::Wanted;
+pub(crate) use prepared::{Wanted, receive_buffer, tcp_options};
 
 /// Orders that may wait for a worker; the control thread gives them one at a time.
 const ORDERS: usize = 64;
@@ -171,6 +171,7 @@ impl Office {
                 Order::Prepare(wanted, done) => {
                     let (slots, worker) = (&self.slots, &self.worker);
                     let prepared = Prepared::new(wanted, slots, self.place, worker);
+                    // Who does not wait for an answer needs none.
                     let _ = done.send(prepared.map(|ready| {
                         self.prepared = Some(ready);
                     }));

@@ -8,7 +8,7 @@ use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use sluice_core::connection::{Attempt, ConnInfo, Peer};
+use sluice_core::connection::{Attempt, ConnInfo};
 use sluice_core::limits::Limit;
 use sluice_core::{Facts, Reason, Verdict};
 use sluice_io::{Admit, ConnectionFilter, Source, WorkerCx};
@@ -16,7 +16,7 @@ use sluice_sys::datagram::coalesce;
 use sluice_sys::socket::{begin_connect, datagrams_to, local_address};
 use sluice_telemetry::{Counter, CounterSet, Gauge};
 use sluice_upstream::cluster::Claim;
-use sluice_upstream::hops::{self, Hop, Looped, Transport};
+use sluice_upstream::hops::{self, Hop, Transport};
 use sluice_upstream::{ClusterHandle, Target};
 
 use super::{FlowChainPlan, UdpPlan};
@@ -137,13 +137,8 @@ impl UdpListener {
         owner: Option<&Owner>,
         judge: Judge,
     ) -> Result<(usize, Claim), Reason> {
-        let end = |peer: Peer| peer.socket().map(|end| (end.ip(), end.port()));
         let none = Facts::default();
-        let subject = Subject {
-            destination: end(info.destination()),
-            source: end(info.source()),
-            facts: info.facts.get().map_or(&none, |facts| &**facts),
-        };
+        let subject = Subject::of(info, info.facts.get().map_or(&none, |facts| &**facts));
         let of_owner =
             |owner: &Owner| self.plan.chains.iter().position(|chain| chain.name == owner.chain);
         let index = owner.and_then(of_owner).or_else(|| self.plan.table.find(&subject));
@@ -256,8 +251,8 @@ fn connected(
     };
     let socket = datagrams_to(*to).map_err(failed)?;
     let (from, hops_max) = (info.peer.socket(), worker.limits.get(Limit::OwnHops));
-    let hop = hops::enter(Transport::Datagram, from, *to, hops_max, &socket).map_err(|Looped| {
-        info.note(format_args!("it has passed {hops_max} of our listeners (own_hops)"));
+    let hop = hops::enter(Transport::Datagram, from, *to, hops_max, &socket).map_err(|looped| {
+        info.note(looped);
         (sluice_upstream::reasons::LOOP, None)
     })?;
     begin_connect(&socket, *to).map_err(failed)?;

@@ -22,6 +22,7 @@ use sluice_io::buffers::SCRATCH;
 use sluice_io::timers::Timer;
 use sluice_upstream::EndpointState;
 use sluice_upstream::connector::Failure;
+use sluice_upstream::hops::Looped;
 use sluice_upstream::plan::OnRemoved;
 use sluice_upstream::reasons as upstream_reasons;
 use smallvec::SmallVec;
@@ -386,7 +387,7 @@ impl Life {
             self.request.set(HOPS, (before + 1).to_string().as_bytes());
             return Ok(());
         }
-        let detail = format!("it has passed {max} of our listeners (own_hops)");
+        let detail = Looped { hops_max: max }.to_string();
         let (why, said) = (upstream_reasons::LOOP, Some(detail.as_str().into()));
         self.note(Attempt::failed(Arc::clone(&endpoint.name), why, None, said));
         self.summary.detail = Some(detail.into());

@@ -4,7 +4,7 @@
 //! are rare, not for bytes and connections.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -75,8 +75,7 @@ impl Facade {
         }
         let values = labels.iter().map(|label| Arc::from(label.value())).collect();
         let shards = family.series.entry(values).or_default();
-        let new = || (0..kind.cells()).map(|_| AtomicU64::new(0)).collect();
-        Some(Arc::clone(shards.entry(0).or_insert_with(new)))
+        Some(Arc::clone(shards.entry(0).or_insert_with(|| kind.new_cells())))
     }
 }
 

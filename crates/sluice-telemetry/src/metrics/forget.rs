@@ -17,30 +17,25 @@ impl Registry {
     pub fn forget(&self, gone: impl Fn(&str, &str) -> bool) -> bool {
         let mut families = self.families();
         let mut held: BTreeSet<Named> = BTreeSet::new();
-        for family in families.values() {
-            for (values, shards) in &family.series {
+        for Family { labels, series, .. } in families.values() {
+            for (values, shards) in series {
                 if shards.values().any(|cells: &Cells| Arc::strong_count(cells) > 1) {
-                    let named = family.named(values);
-                    held.extend(named.filter(|(label, value)| gone(label, value)));
+                    held.extend(named(labels, values).filter(|(label, value)| gone(label, value)));
                 }
             }
         }
-        for family in families.values_mut() {
-            let labels = family.labels.clone();
-            family.series.retain(|values, _| {
-                let named = || labels.iter().copied().zip(values.iter().cloned());
-                !named().any(|name| gone(name.0, &name.1))
-                    || named().any(|name| held.contains(&name))
+        for Family { labels, series, .. } in families.values_mut() {
+            series.retain(|values, _| {
+                !named(labels, values).any(|(label, value)| gone(label, &value))
+                    || named(labels, values).any(|name| held.contains(&name))
             });
         }
         !held.is_empty()
     }
 }
 
-impl Family {
-    fn named<'a>(&'a self, values: &'a [Arc<str>]) -> impl Iterator<Item = Named> + 'a {
-        self.labels.iter().copied().zip(values.iter().cloned())
-    }
+fn named(labels: &[&'static str], values: &[Arc<str>]) -> impl Iterator<Item = Named> {
+    labels.iter().copied().zip(values.iter().cloned())
 }
 
 #[cfg(test)]

@@ -91,7 +91,7 @@ fn is_directive(part: &str) -> bool {
     let level = |text: &str| text.parse::<tracing::metadata::LevelFilter>().is_ok();
     let known = |target: &str| {
         let name = target.split("::").next().unwrap_or_default();
-        TARGETS.iter().any(|known| name == *known || name.strip_prefix("sluice_").is_some())
+        TARGETS.contains(&name) || name.starts_with("sluice_")
     };
     match part.split_once('=') {
         Some((target, text)) => known(target) && level(text),

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use sluice_config::{Loaded, Sources, load, render};
 use sluice_core::clock::ClockOrigin;
-use sluice_core::{Diagnostic, Diags, Name, Severity};
+use sluice_core::{Diags, Name, Severity};
 use sluice_l7::runtime::Origin;
 use sluice_l7::{RouteCell, Runtime};
 use sluice_model::Config;
@@ -73,19 +73,9 @@ impl std::error::Error for Rejected {}
 impl Rejected {
     /// Each error with its place, and without the lines of the file.
     pub(crate) fn brief(&self) -> String {
-        let sources = &self.loaded.sources;
-        let one = |finding: &Diagnostic| {
-            let place = finding.span.and_then(|span| {
-                let (line, column) = sources.line_column(span)?;
-                let (path, _) = sources.get(span.file)?;
-                Some(format!("{}:{line}:{column}: ", path.display()))
-            });
-            let help = finding.help.as_ref().map(|help| format!(" (help: {help})"));
-            let (place, help) = (place.unwrap_or_default(), help.unwrap_or_default());
-            format!("{place}{}{help}", finding.message)
-        };
         let errors = self.loaded.diags.iter().filter(|found| found.severity == Severity::Error);
-        errors.map(one).collect::<Vec<_>>().join("\n")
+        let lines: Vec<_> = errors.map(|error| render::line(error, &self.loaded.sources)).collect();
+        lines.join("\n")
     }
 }
 

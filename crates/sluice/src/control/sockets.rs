@@ -19,7 +19,7 @@ use sluice_sys::holder::{self, Holder};
 use sluice_sys::listen::{self, StagedFile};
 use sluice_sys::steer;
 
-use crate::worker::{SocketKey, Wanted};
+use crate::worker::{SocketKey, Wanted, receive_buffer, tcp_options};
 
 /// The sockets in use, by key, with the address each got.
 #[derive(Debug)]
@@ -246,14 +246,8 @@ fn same_kind(name: &Name, key: &SocketKey, old: &BoundAs, plan: &PlanKind) -> an
 /// Whether the options of a socket of that kind differ.
 fn concerns(plan: &PlanKind, old: &SocketOptions, new: &SocketOptions) -> bool {
     match plan {
-        PlanKind::Stream(_) => {
-            let of =
-                |options: &SocketOptions| (options.backlog, options.keepalive, options.fast_open);
-            of(old) != of(new)
-        }
-        PlanKind::Datagram(_) | PlanKind::Quic(_) => {
-            old.udp_receive_buffer != new.udp_receive_buffer
-        }
+        PlanKind::Stream(_) => tcp_options(old) != tcp_options(new),
+        PlanKind::Datagram(_) | PlanKind::Quic(_) => receive_buffer(old) != receive_buffer(new),
     }
 }
 
@@ -345,16 +339,10 @@ fn bind_one(
     let unnamed = |sockets| (sockets, None);
     match address {
         ListenAddress::Tcp(socket) => {
-            let options = listen::TcpOptions {
-                backlog: options.backlog.get(),
-                keepalive: options.keepalive,
-                fast_open: options.fast_open,
-            };
-            listen::tcp(*socket, count, options).map(unnamed)
+            listen::tcp(*socket, count, tcp_options(options)).map(unnamed)
         }
         ListenAddress::Udp(socket) => {
-            let buffer = usize::try_from(options.udp_receive_buffer.0).unwrap_or(usize::MAX);
-            listen::udp(*socket, count, buffer).map(unnamed)
+            listen::udp(*socket, count, receive_buffer(options)).map(unnamed)
         }
         ListenAddress::Unix(path) => {
             let backlog = options.backlog.get();

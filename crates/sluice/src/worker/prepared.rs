@@ -32,6 +32,20 @@ pub(crate) struct Wanted {
     pub(crate) change: Option<SocketOptions>,
 }
 
+/// The options of a socket that streams come by.
+pub(crate) fn tcp_options(options: &SocketOptions) -> TcpOptions {
+    TcpOptions {
+        backlog: options.backlog.get(),
+        keepalive: options.keepalive,
+        fast_open: options.fast_open,
+    }
+}
+
+/// Bytes of datagrams that may wait in a socket.
+pub(crate) fn receive_buffer(options: &SocketOptions) -> usize {
+    usize::try_from(options.udp_receive_buffer.0).unwrap_or(usize::MAX)
+}
+
 /// Everything that a worker is to serve, ready.
 pub(super) struct Prepared {
     next: Vec<(SocketKey, Next)>,
@@ -173,14 +187,9 @@ impl NextListener {
 impl AnySlot {
     /// Gives other options to a socket that is in use.
     fn change_options(&self, options: &SocketOptions) -> io::Result<()> {
-        let buffer = usize::try_from(options.udp_receive_buffer.0).unwrap_or(usize::MAX);
         match self {
-            Self::Stream(slot) => slot.change_options(TcpOptions {
-                backlog: options.backlog.get(),
-                keepalive: options.keepalive,
-                fast_open: options.fast_open,
-            }),
-            Self::Datagram(slot) => slot.change_receive_buffer(buffer),
+            Self::Stream(slot) => slot.change_options(tcp_options(options)),
+            Self::Datagram(slot) => slot.change_receive_buffer(receive_buffer(options)),
             Self::Quic(_) => Err(io::Error::new(
                 io::ErrorKind::Unsupported,
                 "the socket of QUIC is in use by its connections",
