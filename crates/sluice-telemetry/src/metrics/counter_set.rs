@@ -5,20 +5,22 @@
 //! keys beyond the bound share the series of another key, which is held too; so counting neither locks nor
 //! allocates once it has counted the same.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
+use std::cell::{Cell, RefCell};
 use std::hash::Hash;
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
+use indexmap::IndexMap;
 
 use super::Counter;
 
 /// Handles to series, by key. `H` is a handle, or a few that belong together.
 #[derive(Debug)]
 pub struct SeriesSet<K, H> {
-    own: RefCell<HashMap<K, H, RandomState>>,
-    shared: RefCell<HashMap<K, H, RandomState>>,
+    own: RefCell<IndexMap<K, H, RandomState>>,
+    shared: RefCell<IndexMap<K, H, RandomState>>,
+    /// Where in `own` the last key was found: mostly the next one is the same, and comparing costs less than hashing.
+    recent: Cell<usize>,
     bound: usize,
     share: fn(&K) -> K,
 }
@@ -37,13 +39,20 @@ impl<K: Eq + Hash + Clone, H> SeriesSet<K, H> {
     /// At most `bound` keys have series of their own; each further one counts under the key that `share` makes of
     /// it. The keys that `share` makes must be few.
     pub fn bounded(bound: usize, share: fn(&K) -> K) -> Self {
-        Self { own: RefCell::default(), shared: RefCell::default(), bound, share }
+        let (own, shared) = (RefCell::default(), RefCell::default());
+        Self { own, shared, recent: Cell::new(0), bound, share }
     }
 
     /// Calls `then` with the handle for `key`; `make` makes one for a key that was not seen before.
     pub fn with<T>(&self, key: &K, make: impl FnOnce(&K) -> H, then: impl FnOnce(&H) -> T) -> T {
         let mut own = self.own.borrow_mut();
-        if let Some(handle) = own.get(key) {
+        if let Some((last, handle)) = own.get_index(self.recent.get())
+            && last == key
+        {
+            return then(handle);
+        }
+        if let Some((place, _, handle)) = own.get_full(key) {
+            self.recent.set(place);
             return then(handle);
         }
         if own.len() < self.bound {
