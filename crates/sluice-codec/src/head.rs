@@ -328,7 +328,8 @@ impl Head {
         let value_at = self.push(value);
         let known = Known::of(name);
         let mut placed = false;
-        for place in 0..self.fields.len() {
+        let places = if self.lacks(known) { 0 } else { self.fields.len() };
+        for place in 0..places {
             if !self.is_named(place, name, known) {
                 continue;
             }
@@ -349,7 +350,7 @@ impl Head {
     /// Takes every field of that name out; whether there was one.
     pub fn remove(&mut self, name: &[u8]) -> bool {
         let known = Known::of(name);
-        if known.is_some_and(|known| self.get(known).is_none()) {
+        if self.lacks(known) {
             return false;
         }
         let mut found = false;
@@ -381,6 +382,11 @@ impl Head {
                     self.fields.iter().position(later).map_or(0, |place| number(place + 1));
             }
         }
+    }
+
+    /// Whether it takes no search to tell that there is no such field.
+    fn lacks(&self, known: Option<Known>) -> bool {
+        known.is_some_and(|known| self.first[known as usize] == 0)
     }
 
     fn is_named(&self, place: usize, name: &[u8], known: Option<Known>) -> bool {

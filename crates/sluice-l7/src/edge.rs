@@ -64,21 +64,21 @@ impl Edge {
         };
         let scheme = self.scheme(head, tls);
         head.set_scheme(scheme.as_bytes());
-        set_only(head, Known::XForwardedProto, scheme.as_bytes());
+        head.set(Known::XForwardedProto.text().as_bytes(), scheme.as_bytes());
         match self.forwarded {
-            _ if head.get_named(FORWARDED).is_none() => {}
+            _ if head.get(Known::Forwarded).is_none() => {}
             Forwarded::Append => {
                 let element = forwarded_element(peer, scheme);
-                append(head, FORWARDED, element.as_bytes());
+                append(head, Known::Forwarded, element.as_bytes());
             }
             Forwarded::Remove => {
-                head.remove(FORWARDED);
+                head.remove(Known::Forwarded.text().as_bytes());
             }
         }
         match head.get(Known::XForwardedFor) {
             _ if address.is_empty() => {}
             None => head.append_known(Known::XForwardedFor, address.as_bytes()),
-            Some(_) => append(head, Known::XForwardedFor.text().as_bytes(), address.as_bytes()),
+            Some(_) => append(head, Known::XForwardedFor, address.as_bytes()),
         }
         source
     }
@@ -86,10 +86,8 @@ impl Edge {
     /// Who the hop `nth` from the right says the request is from; none where so many hops have said nothing.
     fn claim(self, head: &Head, nth: u32) -> Option<Claim> {
         let address = match self.trusted_header {
-            TrustedHeader::XForwardedFor => {
-                from_the_right(head, Known::XForwardedFor.text().as_bytes(), nth)?
-            }
-            TrustedHeader::Forwarded => forwarded_for(from_the_right(head, FORWARDED, nth)?),
+            TrustedHeader::XForwardedFor => from_the_right(head, Known::XForwardedFor, nth)?,
+            TrustedHeader::Forwarded => forwarded_for(from_the_right(head, Known::Forwarded, nth)?),
         };
         Some(address_in(address).map_or(Claim::Unreadable, Claim::Address))
     }
@@ -97,8 +95,8 @@ impl Edge {
     /// The scheme that the client used: what the trusted hop says, which is the last that anybody wrote, or
     /// what was seen here.
     fn scheme(self, head: &Head, tls: bool) -> &'static str {
-        let name = Known::XForwardedProto.text().as_bytes();
-        let told = (self.trusted_hops > 0).then(|| from_the_right(head, name, 0)).flatten();
+        let last = || from_the_right(head, Known::XForwardedProto, 0);
+        let told = (self.trusted_hops > 0).then(last).flatten();
         match (told, tls) {
             (Some(b"https"), _) | (_, true) if told != Some(b"http") => "https",
             _ => "http",
@@ -114,12 +112,10 @@ enum Claim {
     Unreadable,
 }
 
-const FORWARDED: &[u8] = b"forwarded";
-
 /// The entry `nth` from the right of a header that lists hops, over all its lines. Nothing to the left of it is
 /// looked at, so nothing there can hide it.
-fn from_the_right<'a>(head: &'a Head, name: &'a [u8], nth: u32) -> Option<&'a [u8]> {
-    let lines: SmallVec<[&[u8]; 4]> = head.values(name).collect();
+fn from_the_right(head: &Head, header: Known, nth: u32) -> Option<&[u8]> {
+    let lines: SmallVec<[&[u8]; 4]> = head.values(header.text().as_bytes()).collect();
     let entries = lines.iter().rev().flat_map(|line| line.rsplit(|byte| *byte == b','));
     let nth = usize::try_from(nth).ok()?;
     entries.map(<[u8]>::trim_ascii).nth(nth)
@@ -160,19 +156,12 @@ pub fn address_of(peer: Peer) -> String {
 }
 
 /// Adds an entry to a header that lists hops, and is there.
-fn append(head: &mut Head, name: &[u8], entry: &[u8]) {
+fn append(head: &mut Head, header: Known, entry: &[u8]) {
+    let name = header.text().as_bytes();
     let mut all: Vec<&[u8]> = head.values(name).collect();
     all.push(entry);
     let joined = all.join(&b", "[..]);
     head.set(name, &joined);
-}
-
-/// Makes `value` the only value of a known field.
-fn set_only(head: &mut Head, known: Known, value: &[u8]) {
-    match head.get(known) {
-        None => head.append_known(known, value),
-        Some(_) => head.set(known.text().as_bytes(), value),
-    }
 }
 
 #[cfg(test)]
@@ -250,7 +239,7 @@ mod tests {
     #[test]
     fn forwarded_is_treated_by_the_same_rules() {
         let told = |hops| Edge { trusted_header: TrustedHeader::Forwarded, ..edge(hops) };
-        let apply = |edge, lines: &[&[u8]]| applied(edge, FORWARDED, lines);
+        let apply = |edge, lines: &[&[u8]]| applied(edge, b"forwarded", lines);
         assert_eq!(apply(told(0), &[]).0, b"");
         assert_eq!(apply(edge(0), &[b"for=1.1.1.1"]).0, b"for=1.1.1.1, for=127.0.0.9;proto=http");
         for (line, source) in [
@@ -269,7 +258,7 @@ mod tests {
     #[test]
     fn a_header_that_the_hops_do_not_write_says_nothing() {
         let mut head = Head::request("GET", "", "a", "/");
-        head.append(FORWARDED, b"for=1.1.1.1");
+        head.append(b"forwarded", b"for=1.1.1.1");
         assert_eq!(edge(1).apply(&mut head, peer(), "", false), peer());
         let told = Edge { trusted_header: TrustedHeader::Forwarded, ..edge(1) };
         let mut head = Head::request("GET", "", "a", "/");

@@ -348,7 +348,7 @@ impl Life {
 
     /// What the client hears of a failure: its kind, its reason's code, and what to ask the operator for.
     fn told(&self, text: &str, why: Reason) -> String {
-        let own = self.request.get_named(b"x-request-id").filter(|id| is_plain_id(id));
+        let own = self.request.get(Known::XRequestId).filter(|id| is_plain_id(id));
         let id = own.and_then(|id| std::str::from_utf8(id).ok());
         let id = id.map_or_else(|| self.summary.id.to_string(), str::to_owned);
         format!("{text} ({why}, request {id})\n")
@@ -375,16 +375,16 @@ impl Life {
                 .peer
                 .ip()
                 .is_some_and(|ip| ip.is_loopback() || info.destination().ip() == Some(ip));
-            if self.hops.is_some() || (from_us && self.request.get_named(HOPS).is_some()) {
+            if self.hops.is_some() || (from_us && self.request.get(HOPS).is_some()) {
                 self.hops.get_or_insert_with(|| hops_of(&self.request));
-                self.request.remove(HOPS);
+                self.request.remove(HOPS.text().as_bytes());
             }
             return Ok(());
         }
         let before = *self.hops.get_or_insert_with(|| hops_of(&self.request));
         let max = self.worker().limits.get(Limit::OwnHops);
         if before < max {
-            self.request.set(HOPS, (before + 1).to_string().as_bytes());
+            self.request.set(HOPS.text().as_bytes(), (before + 1).to_string().as_bytes());
             return Ok(());
         }
         let detail = Looped { hops_max: max }.to_string();
@@ -755,12 +755,12 @@ impl Life {
 }
 
 fn hops_of(request: &Head) -> u64 {
-    let value = request.get_named(HOPS);
+    let value = request.get(HOPS);
     value.and_then(|value| std::str::from_utf8(value).ok()?.parse().ok()).unwrap_or(0)
 }
 
 /// How many listeners of this process a request has passed.
-const HOPS: &[u8] = b"x-sluice-hops";
+const HOPS: Known = Known::XSluiceHops;
 
 /// How long a request may wait for its turn on a connection that it shares.
 const OPEN_TIME: Duration = Duration::from_secs(5);
