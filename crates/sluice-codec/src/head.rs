@@ -2,7 +2,8 @@
 //!
 //! Owns: the start line as pseudo fields and the header fields, in one flat buffer. Refuses to know:
 //! how heads are written on a wire. Keeps: order, duplicates and case of fields; fields that speak of
-//! one connection are not in here, nor is `Host`, which is the authority.
+//! one connection are not in here, nor is `Host`, which is the authority; a head that holds anything but
+//! fields says so ([`Head::is_sound`]), and no codec writes it.
 //!
 //! A head is reused from message to message: clearing it keeps its memory, so that in steady state
 //! none is allocated.
@@ -30,6 +31,8 @@ struct Field {
     name: Span,
     value: Span,
     known: Option<Known>,
+    /// Name and value stand in the buffer as a line of HTTP/1: `name: value\r\n`.
+    line: bool,
     removed: bool,
 }
 
@@ -129,6 +132,8 @@ pub struct Head {
     path: String,
     /// The protocol asked for by `Upgrade` or `:protocol`.
     upgrade: String,
+    /// A field was added that cannot be one.
+    unsound: bool,
 }
 
 impl Default for Head {
@@ -145,6 +150,7 @@ impl Default for Head {
             authority: String::new(),
             path: String::new(),
             upgrade: String::new(),
+            unsound: false,
         }
     }
 }
@@ -171,6 +177,7 @@ impl Head {
         self.fields.clear();
         self.first = [0; Known::COUNT];
         (self.status, self.method, self.version) = (0, Method::Get, Version::Http11);
+        self.unsound = false;
         for text in [
             &mut self.method_text,
             &mut self.scheme,
@@ -311,40 +318,43 @@ impl Head {
         self.fields().filter(move |field| fits(&field)).map(|(_, value)| value)
     }
 
-    /// Adds a field behind all others.
+    /// Adds a field behind all others. A name or a value that cannot be one (RFC 9110 §5.1, §5.5) makes the head
+    /// unsound.
     pub fn append(&mut self, name: &[u8], value: &[u8]) {
-        let (name_at, value_at) = (self.push(name), self.push(value));
-        self.enter(name_at, value_at, Known::of(name));
+        let known = Known::of(name);
+        self.unsound |= (known.is_none() && !is_token(name)) || !is_field_value(value);
+        self.append_line(name, value, known);
     }
 
     /// Adds a field whose name is known.
     pub fn append_known(&mut self, known: Known, value: &[u8]) {
-        let (name_at, value_at) = (self.push(known.text().as_bytes()), self.push(value));
-        self.enter(name_at, value_at, Some(known));
+        self.unsound |= !is_field_value(value);
+        self.append_line(known.text().as_bytes(), value, Some(known));
     }
 
     /// Makes `value` the only value of the field, where the first was or at the end.
     pub fn set(&mut self, name: &[u8], value: &[u8]) {
-        let value_at = self.push(value);
         let known = Known::of(name);
-        let mut placed = false;
-        let places = if self.lacks(known) { 0 } else { self.fields.len() };
-        for place in 0..places {
-            if !self.is_named(place, name, known) {
-                continue;
-            }
-            let field = &mut self.fields[place];
-            if placed {
-                field.removed = true;
-            } else {
-                field.value = value_at;
-                placed = true;
+        let first = match known {
+            Some(known) => usize::from(self.first[known as usize]).checked_sub(1),
+            None => (0..self.fields.len()).find(|place| self.is_named(*place, name, known)),
+        };
+        let Some(first) = first else { return self.append(name, value) };
+        for place in first + 1..self.fields.len() {
+            if self.is_named(place, name, known) {
+                self.fields[place].removed = true;
             }
         }
-        if !placed {
-            let name_at = self.push(name);
-            self.enter(name_at, value_at, known);
-        }
+        self.unsound |= !is_field_value(value);
+        let value = self.push(value);
+        let field = &mut self.fields[first];
+        (field.value, field.line) = (value, false);
+    }
+
+    /// Whether every field is one. What a filter made up may not be, and written it would be read as something
+    /// else.
+    pub const fn is_sound(&self) -> bool {
+        !self.unsound
     }
 
     /// Takes every field of that name out; whether there was one.
@@ -401,10 +411,7 @@ impl Head {
 
     /// The value of `Content-Length`; heads that hold a bad one do not get past their codec.
     pub fn content_length(&self) -> Option<u64> {
-        let value = self.get(Known::ContentLength)?;
-        // The library would read a sign as well.
-        let digits = Some(value).filter(|value| value.iter().all(u8::is_ascii_digit))?;
-        std::str::from_utf8(digits).ok()?.parse().ok()
+        self.get(Known::ContentLength).and_then(decimal)
     }
 
     /// Whether this is gRPC, by its content type.
@@ -437,13 +444,32 @@ impl Head {
         Span::new(start, text.len())
     }
 
+    /// Enters a field whose name and value were read and found good where they lie in the buffer.
     pub(crate) fn enter(&mut self, name: Span, value: Span, known: Option<Known>) {
-        if let Some(known) = known
+        let end = (value.start + value.len) as usize;
+        let line = value.start == name.start + name.len + 2
+            && self.bytes.get(value.start as usize - 1) == Some(&b' ')
+            && self.bytes.get(end..end + 2) == Some(b"\r\n");
+        self.enter_field(Field { name, value, known, line, removed: false });
+    }
+
+    /// Adds a field that was found good.
+    pub(crate) fn append_line(&mut self, name: &[u8], value: &[u8], known: Option<Known>) {
+        self.bytes.reserve(name.len() + value.len() + 4);
+        let name = self.push(name);
+        self.bytes.extend_from_slice(b": ");
+        let value = self.push(value);
+        self.bytes.extend_from_slice(b"\r\n");
+        self.enter_field(Field { name, value, known, line: true, removed: false });
+    }
+
+    fn enter_field(&mut self, field: Field) {
+        if let Some(known) = field.known
             && self.first[known as usize] == 0
         {
             self.first[known as usize] = number(self.fields.len() + 1);
         }
-        self.fields.push(Field { name, value, known, removed: false });
+        self.fields.push(field);
     }
 
     /// The buffer as a whole; a codec that took a head in at once enters fields by their place.
@@ -478,47 +504,31 @@ impl Head {
         replace(&mut self.upgrade, text, b' ');
     }
 
-    /// Writes the fields that are not `hidden` as lines of HTTP/1; whether each of them can be a line.
-    /// Lines that lie in the buffer as they are to be written, one behind the other, are written together:
-    /// the parser has read them. Any other is looked at first, for it came from another version or a filter.
-    pub(crate) fn write_lines(
-        &self,
-        hidden: impl Fn(Known) -> bool,
-        mut write: impl FnMut(&[u8]),
-    ) -> bool {
+    /// Writes the fields that are not `hidden` as lines of HTTP/1. Those that stand in the buffer as lines, one
+    /// behind the other, are written together.
+    pub(crate) fn write_lines(&self, hidden: impl Fn(Known) -> bool, mut write: impl FnMut(&[u8])) {
         let mut run = 0..0;
         for field in &self.fields {
             if field.removed || field.known.is_some_and(&hidden) {
                 continue;
             }
-            let name_end = (field.name.start + field.name.len) as usize;
-            let (start, end) =
-                (field.value.start as usize, (field.value.start + field.value.len) as usize);
-            let is_line = start == name_end + 2
-                && self.bytes.get(name_end..start) == Some(b": ")
-                && self.bytes.get(end..end + 2) == Some(b"\r\n");
             let begin = field.name.start as usize;
-            if is_line && run.end == begin {
-                run.end = end + 2;
+            let end = (field.value.start + field.value.len) as usize + 2;
+            if field.line && run.end == begin {
+                run.end = end;
                 continue;
             }
-            write(&self.bytes[run.clone()]);
-            if is_line {
-                run = begin..end + 2;
+            write(&self.bytes[run]);
+            if field.line {
+                run = begin..end;
                 continue;
             }
             run = 0..0;
-            let (name, value) = (self.slice(field.name), self.slice(field.value));
-            if (field.known.is_none() && !is_token(name)) || !is_field_value(value) {
-                return false;
+            for text in [self.slice(field.name), b": ", self.slice(field.value), b"\r\n"] {
+                write(text);
             }
-            write(name);
-            write(b": ");
-            write(value);
-            write(b"\r\n");
         }
         write(&self.bytes[run]);
-        true
     }
 }
 
@@ -531,6 +541,15 @@ fn replace(text: &mut String, new: &[u8], least: u8) -> bool {
     text.clear();
     text.push_str(new);
     true
+}
+
+/// Reads a number of digits and nothing else; the library would read a sign as well.
+pub(crate) fn decimal(text: &[u8]) -> Option<u64> {
+    let digit = |number: u64, byte: &u8| {
+        let digit = byte.is_ascii_digit().then(|| u64::from(byte & 0xf))?;
+        number.checked_mul(10)?.checked_add(digit)
+    };
+    text.iter().try_fold(0, digit).filter(|_| !text.is_empty())
 }
 
 fn number(place: usize) -> u16 {
@@ -580,10 +599,39 @@ mod tests {
 
     #[test]
     fn many_fields_of_one_name_are_one_after_a_set() {
-        let mut head = Head::response(200);
-        (0..9).for_each(|_| head.append(b"x", b"1"));
-        head.set(b"X", b"2");
-        assert_eq!(shown(&head), [("x".into(), "2".into())]);
+        for name in [&b"x"[..], b"accept"] {
+            let mut head = Head::response(200);
+            (0..9).for_each(|_| head.append(name, b"1"));
+            head.set(&name.to_ascii_uppercase(), b"2");
+            let only = String::from_utf8_lossy(name).into_owned();
+            assert_eq!(shown(&head), [(only, "2".into())]);
+            let mut wire = Vec::new();
+            head.write_lines(|_| false, |text| wire.extend_from_slice(text));
+            assert_eq!(wire, [name, b": 2\r\n"].concat());
+        }
+    }
+
+    #[test]
+    fn a_head_with_what_is_no_field_says_so_until_it_is_cleared() {
+        let unsound: [fn(&mut Head); 6] = [
+            |head| head.append(b"a b", b"1"),
+            |head| head.append(b"", b"1"),
+            |head| head.append(b"a", b"1\r\nb: 2"),
+            |head| head.append_known(Known::Server, b"\0"),
+            |head| head.set(b"a", b"\n"),
+            |head| {
+                head.append(b"a", b"1");
+                head.set(b"a", b"\x7f");
+            },
+        ];
+        for make in unsound {
+            let mut head = Head::response(200);
+            make(&mut head);
+            assert!(!head.is_sound());
+            head.clear();
+            head.append(b"a", b"1\t\xff");
+            assert!(head.is_sound());
+        }
     }
 
     #[test]

@@ -145,10 +145,7 @@ impl HttpStream {
         match self {
             Self::H1(h1) => h1.send_head(worker, head, end, close),
             Self::H2(h2) => h2.send_head(head, end),
-            Self::H3(h3) => {
-                h3.send_head(head, end);
-                Ok(())
-            }
+            Self::H3(h3) => h3.send_head(head, end),
         }
     }
 

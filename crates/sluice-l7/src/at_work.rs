@@ -5,7 +5,7 @@
 
 use std::cell::RefCell;
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -70,12 +70,12 @@ impl Stay {
         Poll::Pending
     }
 
-    /// Does `work`, unless the try is sent away before that is done.
+    /// Does `work`, unless the try is sent away before that is done. It is taken where it lies: to move what has not
+    /// begun is to copy all of its room.
     pub(crate) async fn unless_sent_away<T>(
         stay: Option<&Self>,
-        work: impl Future<Output = T>,
+        mut work: Pin<&mut impl Future<Output = T>>,
     ) -> Option<T> {
-        let mut work = pin!(work);
         poll_fn(|cx| {
             if stay.is_some_and(|stay| stay.poll_sent_away(cx).is_ready()) {
                 return Poll::Ready(None);

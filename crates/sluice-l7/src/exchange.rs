@@ -140,7 +140,9 @@ pub(crate) async fn refuse_stream(
     let reply = Reply::new(status, reasons::MALFORMED, error.detail().to_owned(), body);
     let mut head = Head::default();
     reply.dress(&mut head, false);
-    stream.send_head(&head, false);
+    if stream.send_head(&head, false).is_err() {
+        return stream.reset(code::INTERNAL_ERROR);
+    }
     let mut body = Some(sluice_codec::Body::Shared(reply.body.clone()));
     let by = station.worker.now().after(REFUSAL_TIME);
     let sending = poll_fn(|cx| {

@@ -12,7 +12,7 @@ use std::net::Ipv6Addr;
 use memchr::memchr;
 
 use crate::fault::Fault;
-use crate::head::{Head, Method, Span, Version};
+use crate::head::{Head, Method, Span, Version, decimal};
 use crate::names::{Known, is_field_value, is_host_byte, is_token, is_token_byte};
 
 pub(crate) mod place;
@@ -215,8 +215,7 @@ pub fn response(
         b"HTTP/1.0 " => Version::Http10,
         _ => return Err(Fault::Version),
     };
-    let digits = text.get(9..12).filter(|digits| digits.iter().all(u8::is_ascii_digit));
-    let status = digits.and_then(|digits| std::str::from_utf8(digits).ok()?.parse::<u16>().ok());
+    let status = text.get(9..12).and_then(decimal).and_then(|status| u16::try_from(status).ok());
     let status = status.filter(|status| (100..=999).contains(status)).ok_or(Fault::StatusLine)?;
     match text.get(12..) {
         Some([]) => {}
@@ -276,11 +275,10 @@ pub fn trailers(
     head.clear();
     let mut lines = Lines::new(bytes, head);
     while let Some(line) = lines.next() {
-        let (name, value) = field(&line)?;
+        let (name, value, known) = field(&line)?;
         if lower {
             head.lower(name);
         }
-        let known = Known::of(head.slice(name));
         if known.is_some_and(Known::is_barred_from_trailers) {
             return Err(Fault::TrailerBarred);
         }
@@ -451,11 +449,10 @@ fn fields(
     let mut connection: [Span; 4] = [Span::default(); 4];
     let mut connections = 0_usize;
     while let Some(line) = lines.next() {
-        let (name, value) = field(&line)?;
+        let (name, value, known) = field(&line)?;
         if lower {
             head.lower(name);
         }
-        let known = Known::of(head.slice(name));
         match known {
             Some(Known::Host) => {
                 if found.host.replace(value).is_some() {
@@ -464,7 +461,7 @@ fn fields(
                 continue;
             }
             Some(Known::ContentLength) => {
-                let length = read_length(head.slice(value))?;
+                let length = decimal(head.slice(value)).ok_or(Fault::LengthMalformed)?;
                 if found.length.replace(length).is_some() {
                     return Err(Fault::LengthRepeated);
                 }
@@ -480,6 +477,11 @@ fn fields(
                 continue;
             }
             Some(Known::Connection) => {
+                // What nearly all of them say.
+                if head.slice(value) == b"keep-alive" {
+                    found.keep_alive = true;
+                    continue;
+                }
                 for option in tokens(head.slice(value)) {
                     if option.eq_ignore_ascii_case(b"close") {
                         found.close = true;
@@ -545,36 +547,35 @@ fn enter(
     Ok(())
 }
 
-/// One field line, RFC 9112 §5: where name and value lie.
-fn field(line: &Line<'_>) -> Result<(Span, Span), Fault> {
+/// One field line, RFC 9112 §5: where name and value lie, and which of the known names it is.
+fn field(line: &Line<'_>) -> Result<(Span, Span, Option<Known>), Fault> {
     let text = line.text;
-    let length = text.iter().position(|byte| !is_token_byte(*byte)).unwrap_or(text.len());
-    match text.get(length) {
-        Some(b':') if length > 0 => {}
-        Some(b' ' | b'\t') if length == 0 => return Err(Fault::ObsFold),
-        Some(b' ' | b'\t') => return Err(Fault::SpaceBeforeColon),
-        _ => return Err(Fault::FieldName),
+    let colon = text.iter().position(|byte| *byte == b':');
+    let (name, rest) = text.split_at(colon.unwrap_or(text.len()));
+    let known = Known::of(name);
+    if known.is_none() && !is_token(name) {
+        return Err(name_fault(name));
     }
-    let start = length.saturating_add(1);
-    let raw = text.get(start..).unwrap_or_default();
-    let lead = raw.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
+    let raw = rest.get(1..).ok_or(Fault::FieldName)?;
+    let white = |byte: &&u8| matches!(byte, b' ' | b'\t');
+    let lead = raw.iter().take_while(white).count();
     let value = raw.get(lead..).unwrap_or_default();
-    let trail = value.iter().rev().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
+    let trail = value.iter().rev().take_while(white).count();
     let value = value.get(..value.len().saturating_sub(trail)).unwrap_or_default();
     if !is_field_value(value) {
         return Err(if value.contains(&b'\r') { Fault::BareCr } else { Fault::FieldValue });
     }
-    let value_at = line.start.saturating_add(start).saturating_add(lead);
-    Ok((Span::new(line.start, length), Span::new(value_at, value.len())))
+    let value_at = line.start.saturating_add(name.len()).saturating_add(1).saturating_add(lead);
+    Ok((Span::new(line.start, name.len()), Span::new(value_at, value.len()), known))
 }
 
-/// The value of `Content-Length`, RFC 9110 §8.6: digits and nothing else.
-fn read_length(value: &[u8]) -> Result<u64, Fault> {
-    if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
-        return Err(Fault::LengthMalformed);
+/// What is wrong with a name.
+fn name_fault(name: &[u8]) -> Fault {
+    match name.iter().enumerate().find(|(_, byte)| !is_token_byte(**byte)) {
+        Some((0, b' ' | b'\t')) => Fault::ObsFold,
+        Some((_, b' ' | b'\t')) => Fault::SpaceBeforeColon,
+        _ => Fault::FieldName,
     }
-    let text = std::str::from_utf8(value).map_err(|_| Fault::LengthMalformed)?;
-    text.parse().map_err(|_| Fault::LengthMalformed)
 }
 
 /// The members of a comma-separated list of tokens.

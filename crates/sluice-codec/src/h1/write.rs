@@ -84,8 +84,8 @@ impl Out<'_> {
     }
 
     fn put_lines(&mut self, head: &Head, hidden: impl Fn(Known) -> bool) {
-        let written = head.write_lines(hidden, |text| self.put(text));
-        self.whole &= written;
+        self.whole &= head.is_sound();
+        head.write_lines(hidden, |text| self.put(text));
     }
 }
 

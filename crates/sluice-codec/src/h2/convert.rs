@@ -119,7 +119,7 @@ pub fn fields(map: &HeaderMap, head: &mut Head, max: usize) -> Result<(), HttpEr
             Some(Known::ContentLength) => lengths += 1,
             _ => {}
         }
-        head.append(name.as_str().as_bytes(), value.as_bytes());
+        head.append_line(name.as_str().as_bytes(), value.as_bytes(), known);
     }
     // Empty, or twice the same, HTTP/1 could not say it with one meaning.
     if lengths > 1 || (lengths == 1 && head.content_length().is_none()) {

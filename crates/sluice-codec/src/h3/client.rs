@@ -83,7 +83,7 @@ impl H3Client {
     /// Opens a stream with a request; `end` says that it has no body.
     ///
     /// # Errors
-    /// The connection takes no more, which is as good as a refusal.
+    /// The connection takes no more, which is as good as a refusal, or the head cannot be said.
     pub async fn open(&self, head: &Head, end: bool) -> Result<H3Stream, HttpError> {
         let shared = &self.0.shared;
         let refused = |error: quinn::ConnectionError| {
@@ -97,6 +97,6 @@ impl H3Client {
             let gone = "http3: the server takes no more requests";
             return Err(HttpError::new(ErrorKind::Refused, gone));
         }
-        Ok(H3Stream::client(Rc::clone(shared), send, recv, head, end, place))
+        H3Stream::client(Rc::clone(shared), send, recv, head, end, place)
     }
 }

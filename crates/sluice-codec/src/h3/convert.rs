@@ -88,7 +88,8 @@ impl Pseudo {
         if name.is_empty() || !name.iter().all(lower) {
             return Err(refused("http3.field_name_malformed"));
         }
-        match Known::of(name) {
+        let known = Known::of(name);
+        match known {
             Some(Known::Te) if value.eq_ignore_ascii_case(b"trailers") => {}
             Some(Known::Te) => return Err(refused("http3.te_malformed")),
             Some(known) if known.is_hop_by_hop() => {
@@ -97,7 +98,7 @@ impl Pseudo {
             Some(Known::Cookie) => self.cookies += 1,
             _ => {}
         }
-        head.append(name, value);
+        head.append_line(name, value, known);
         Ok(())
     }
 
@@ -245,7 +246,10 @@ pub fn trailers(section: &[u8], max: Bounds, head: &mut Head) -> Result<(), Refu
 }
 
 /// Adds a HEADERS frame with a response head.
-pub fn put_response(out: &mut Vec<u8>, head: &Head) {
+///
+/// # Errors
+/// The head holds what is no field, as for the other two.
+pub fn put_response(out: &mut Vec<u8>, head: &Head) -> Result<(), HttpError> {
     let mut section = qpack::PREFIX.to_vec();
     let status = head.status();
     let digit = |n: u16| b'0' + u8::try_from(n % 10).unwrap_or(0);
@@ -254,11 +258,14 @@ pub fn put_response(out: &mut Vec<u8>, head: &Head) {
         b":status",
         &[digit(status / 100), digit(status / 10), digit(status)],
     );
-    put_fields(out, section, head);
+    put_fields(out, section, head)
 }
 
 /// Adds a HEADERS frame with a request head.
-pub fn put_request(out: &mut Vec<u8>, head: &Head) {
+///
+/// # Errors
+/// The head holds what is no field.
+pub fn put_request(out: &mut Vec<u8>, head: &Head) -> Result<(), HttpError> {
     let mut section = qpack::PREFIX.to_vec();
     let extended = head.upgrade();
     let method = if extended.is_some() { "CONNECT" } else { head.method_text() };
@@ -273,15 +280,21 @@ pub fn put_request(out: &mut Vec<u8>, head: &Head) {
     if let Some(protocol) = extended {
         put(b":protocol", protocol);
     }
-    put_fields(out, section, head);
+    put_fields(out, section, head)
 }
 
 /// Adds a HEADERS frame with trailers.
-pub fn put_trailers(out: &mut Vec<u8>, head: &Head) {
-    put_fields(out, qpack::PREFIX.to_vec(), head);
+///
+/// # Errors
+/// They hold what is no field.
+pub fn put_trailers(out: &mut Vec<u8>, head: &Head) -> Result<(), HttpError> {
+    put_fields(out, qpack::PREFIX.to_vec(), head)
 }
 
-fn put_fields(out: &mut Vec<u8>, mut section: Vec<u8>, head: &Head) {
+fn put_fields(out: &mut Vec<u8>, mut section: Vec<u8>, head: &Head) -> Result<(), HttpError> {
+    if !head.is_sound() {
+        return Err(HttpError::new(ErrorKind::Malformed(502), "http3.field_cannot_be_sent"));
+    }
     let mut lower = Vec::new();
     for (name, value) in head.fields() {
         if Known::of(name).is_some_and(|known| known.is_hop_by_hop() || known == Known::Host) {
@@ -293,6 +306,7 @@ fn put_fields(out: &mut Vec<u8>, mut section: Vec<u8>, head: &Head) {
     }
     frame::put_head(out, kind::HEADERS, section.len());
     out.extend_from_slice(&section);
+    Ok(())
 }
 
 #[cfg(test)]
@@ -394,7 +408,7 @@ mod tests {
         head.append(b"X-One", b"1");
         head.append(b"connection", b"close");
         let mut out = Vec::new();
-        put_response(&mut out, &head);
+        put_response(&mut out, &head).unwrap();
         let (kind, length, skip) = frame::head(&out).unwrap();
         assert_eq!((kind, length), (kind::HEADERS, (out.len() - skip) as u64));
         let mut fields = Vec::new();

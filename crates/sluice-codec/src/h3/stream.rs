@@ -100,16 +100,16 @@ impl H3Stream {
         head: &Head,
         end: bool,
         place: OpenStream,
-    ) -> Self {
+    ) -> Result<Self, HttpError> {
         let mut stream = Self::new(shared, send, recv);
         stream.place = Some(place);
-        convert::put_request(&mut stream.out, head);
+        convert::put_request(&mut stream.out, head)?;
         stream.method = head.method();
         stream.head_sent = true;
         if end {
             stream.after = After::End;
         }
-        stream
+        Ok(stream)
     }
 
     /// A stream on which nothing was said: to a server, one on which a client will make a request.
@@ -512,15 +512,19 @@ impl H3Stream {
     // --- sending ---
 
     /// Stages a response head; it leaves with what follows, or with [`H3Stream::push`].
-    pub fn send_head(&mut self, head: &Head, end: bool) {
-        convert::put_response(&mut self.out, head);
+    ///
+    /// # Errors
+    /// The head holds what is no field.
+    pub fn send_head(&mut self, head: &Head, end: bool) -> Result<(), HttpError> {
+        convert::put_response(&mut self.out, head)?;
         if head.status() < 200 {
-            return;
+            return Ok(());
         }
         self.head_sent = true;
         if end || (self.method == Method::Head) {
             self.after = After::End;
         }
+        Ok(())
     }
 
     /// Sends what is staged.
@@ -569,7 +573,7 @@ impl H3Stream {
     ) -> Result<(), HttpError> {
         if matches!(self.after, After::More) {
             if let Some(trailers) = trailers {
-                convert::put_trailers(&mut self.out, trailers);
+                convert::put_trailers(&mut self.out, trailers)?;
             }
             self.after = After::End;
         }

@@ -256,11 +256,11 @@ impl Life {
         let try_at = worker.now().after_bound(options.timeouts.per_try);
         self.pending = Some(Pending::connecting(Arc::clone(&endpoint.name), worker.now()));
         let stay = self.stay(lines, &endpoint);
-        let connecting = self.connect(down, lines, &endpoint, &options.host);
-        let connected = match Stay::unless_sent_away(stay.as_ref(), connecting).await {
-            Some(connected) => connected?,
-            None => Err(endpoint_left()),
+        let connected = {
+            let connecting = pin!(self.connect(down, lines, &endpoint, &options.host));
+            Stay::unless_sent_away(stay.as_ref(), connecting).await
         };
+        let connected = connected.unwrap_or_else(|| Ok(Err(endpoint_left())))?;
         let mut up = match connected {
             Ok(up) => up,
             Err(mut failed) => {
@@ -273,12 +273,12 @@ impl Life {
         if let Some(pending) = &mut self.pending {
             pending.connected(up.sent_at);
         }
-        let awaiting = self.await_head(down, &mut up, try_at, options.timeouts.per_try);
-        let awaited = match Stay::unless_sent_away(stay.as_ref(), awaiting).await {
-            Some(awaited) => awaited?,
-            None => Err(endpoint_left()),
+        let awaited = {
+            let awaiting = self.await_head(down, &mut up, try_at, options.timeouts.per_try);
+            let awaiting = pin!(awaiting);
+            Stay::unless_sent_away(stay.as_ref(), awaiting).await
         };
-        if let Err(mut failed) = awaited {
+        if let Err(mut failed) = awaited.unwrap_or_else(|| Ok(Err(endpoint_left())))? {
             if !self.is_blameless(&failed) {
                 lines.handle.note_answer(&endpoint, false);
             }
@@ -305,8 +305,11 @@ impl Life {
         if let Some(cookie) = &tries.new_cookie {
             self.response.append_known(Known::SetCookie, cookie.as_bytes());
         }
-        let delivering = self.deliver(down, lines, up);
-        match Stay::unless_sent_away(stay.as_ref(), delivering).await {
+        let delivered = {
+            let delivering = pin!(self.deliver(down, lines, up));
+            Stay::unless_sent_away(stay.as_ref(), delivering).await
+        };
+        match delivered {
             Some(delivered) => delivered.map(Ok),
             None => {
                 let left = HttpError::new(ErrorKind::Reset, "the endpoint left its cluster");
