@@ -5,7 +5,7 @@
 #![forbid(unsafe_code)]
 
 use sluice_codec::Head;
-use sluice_codec::fault::Fault;
+use sluice_codec::parse_error::Fault;
 use sluice_codec::h1::parse::{HeadLimits, Meta, Scan};
 use sluice_l4::inspect::{Look, Needs, Panel};
 

@@ -130,7 +130,7 @@ struct Endpoint2(TcpStream);
 
 impl Endpoint2 {
     /// Takes the preface and greets.
-    fn greet(mut stream: TcpStream) -> io::Result<Self> {
+    fn handshake(mut stream: TcpStream) -> io::Result<Self> {
         let mut preface = [0; 24];
         stream.read_exact(&mut preface)?;
         assert_eq!(preface, PREFACE);
@@ -165,7 +165,7 @@ impl Endpoint2 {
 #[test]
 fn no_endpoint_of_http2_switches_a_client_of_http1_to_bytes() {
     let server = Server::start(|stream| {
-        let mut endpoint = Endpoint2::greet(stream)?;
+        let mut endpoint = Endpoint2::handshake(stream)?;
         loop {
             let stream = endpoint.request()?;
             endpoint.headers(stream, &[(":status", "101")], 0)?;

@@ -5,11 +5,10 @@
 //! never for a page of another site; every JSON page has the same frame, so that a program needs to learn it once.
 #![forbid(unsafe_code)]
 
-use std::future::Future;
-use std::pin::Pin;
 use std::time::Duration;
 
 use serde_json::Value;
+use sluice_core::LocalFuture;
 use tokio::net::{TcpListener, UnixListener};
 
 mod guard;
@@ -21,7 +20,7 @@ mod table;
 pub use serve::serve;
 
 /// What the pages show. Lives on the control thread.
-pub trait Source {
+pub trait AdminSource {
     /// Whether connections are served, and a word on it: `ready`, `draining`, `starting`.
     fn ready(&self) -> (bool, &'static str);
 
@@ -89,9 +88,6 @@ pub struct Question {
     /// The address that it comes from.
     pub source: Option<String>,
 }
-
-/// A future on the control thread.
-pub type LocalFuture<T> = Pin<Box<dyn Future<Output = T>>>;
 
 /// A page of items.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

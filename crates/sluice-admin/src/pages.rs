@@ -14,9 +14,9 @@ use serde_json::{Value, json};
 use sluice_core::clock::rfc3339;
 
 use crate::guard::Refusal;
-use crate::{AdminPlan, Page, Source, guard, query, table};
+use crate::{AdminPlan, AdminSource, Page, guard, query, table};
 
-type Answer = Response<Full<Bytes>>;
+type PageResponse = Response<Full<Bytes>>;
 
 /// The pages: path, parameters, and what is there.
 const INDEX: &[(&str, &str, &str)] = &[
@@ -50,10 +50,10 @@ enum Form {
 
 pub(crate) async fn answer(
     request: &Request<Incoming>,
-    source: &dyn Source,
+    source: &dyn AdminSource,
     plan: &AdminPlan,
     whole: bool,
-) -> Answer {
+) -> PageResponse {
     let path = request.uri().path();
     let query = request.uri().query().unwrap_or_default();
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
@@ -84,7 +84,12 @@ pub(crate) async fn answer(
     page(path, query, request, source).await
 }
 
-async fn page(path: &str, query: &str, request: &Request<Incoming>, source: &dyn Source) -> Answer {
+async fn page(
+    path: &str,
+    query: &str,
+    request: &Request<Incoming>,
+    source: &dyn AdminSource,
+) -> PageResponse {
     let accepts = |kind: &str| {
         let accept =
             request.headers().get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
@@ -133,7 +138,7 @@ async fn page(path: &str, query: &str, request: &Request<Incoming>, source: &dyn
     }
 }
 
-fn wrong_method(path: &str) -> Answer {
+fn wrong_method(path: &str) -> PageResponse {
     let (help, allowed) = match path {
         "/runtime" => (
             "GET shows the values; POST ?key=NAME&value=VALUE overrides one, without `value` takes that back",
@@ -147,7 +152,7 @@ fn wrong_method(path: &str) -> Answer {
 }
 
 /// Items as a page.
-fn framed(form: Form, items: &[Value], source: &dyn Source) -> Answer {
+fn framed(form: Form, items: &[Value], source: &dyn AdminSource) -> PageResponse {
     if form == Form::Text {
         return text(StatusCode::OK, table::render(items));
     }
@@ -161,7 +166,7 @@ fn framed(form: Form, items: &[Value], source: &dyn Source) -> Answer {
     respond(StatusCode::OK, "application/json", format!("{frame}\n"))
 }
 
-fn set_runtime(query: &str, source: &dyn Source) -> Answer {
+fn set_runtime(query: &str, source: &dyn AdminSource) -> PageResponse {
     let (key, value) = match query::change(query) {
         Ok(change) => change,
         Err(help) => return error(StatusCode::BAD_REQUEST, "bad_request", &help),
@@ -204,21 +209,21 @@ fn index_html() -> String {
     )
 }
 
-fn text(status: StatusCode, body: String) -> Answer {
+fn text(status: StatusCode, body: String) -> PageResponse {
     respond(status, "text/plain; charset=utf-8", body)
 }
 
-fn refused(refusal: Refusal) -> Answer {
+fn refused(refusal: Refusal) -> PageResponse {
     error(refusal.status, refusal.code, refusal.help)
 }
 
-fn error(status: StatusCode, code: &str, help: &str) -> Answer {
+fn error(status: StatusCode, code: &str, help: &str) -> PageResponse {
     let message = status.canonical_reason().unwrap_or_default();
     let body = json!({ "error": { "code": code, "message": message, "help": help } });
     respond(status, "application/json", format!("{body}\n"))
 }
 
-fn respond(status: StatusCode, kind: &'static str, body: String) -> Answer {
+fn respond(status: StatusCode, kind: &'static str, body: String) -> PageResponse {
     let mut answer = Response::new(Full::new(Bytes::from(body)));
     *answer.status_mut() = status;
     let headers = answer.headers_mut();

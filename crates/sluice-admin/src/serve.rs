@@ -19,7 +19,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::Sleep;
 
-use crate::{AdminPlan, AdminSocket, Source, pages};
+use crate::{AdminPlan, AdminSocket, AdminSource, pages};
 
 /// How long a client may take to send the head of a request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
@@ -28,7 +28,7 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 const PROBES: usize = 16;
 
 /// Serves the pages for ever.
-pub async fn serve(socket: AdminSocket, source: Rc<dyn Source>, plan: AdminPlan) {
+pub async fn serve(socket: AdminSocket, source: Rc<dyn AdminSource>, plan: AdminPlan) {
     let places = Arc::new(Semaphore::new(plan.connections));
     let plan = Rc::new(plan);
     let mut probes: VecDeque<JoinHandle<()>> = VecDeque::new();
@@ -68,7 +68,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket for S {}
 
 /// A connection, with its place among those that may ask for any page. Without one it may ask for `/ready`.
 struct Connection {
-    source: Rc<dyn Source>,
+    source: Rc<dyn AdminSource>,
     plan: Rc<AdminPlan>,
     permit: Option<OwnedSemaphorePermit>,
 }
@@ -77,7 +77,7 @@ impl Connection {
     async fn serve(self, stream: Box<dyn Socket>) {
         let Self { source, plan, permit } = self;
         let whole = permit.is_some();
-        let stream = Bounded { stream, limit: plan.answer_timeout, due: None };
+        let stream = BoundedStream { stream, limit: plan.answer_timeout, due: None };
         let service = service_fn(move |request| {
             let (source, plan) = (Rc::clone(&source), Rc::clone(&plan));
             async move { Ok::<_, Infallible>(pages::answer(&request, &*source, &plan, whole).await) }
@@ -94,13 +94,13 @@ impl Connection {
 }
 
 /// A stream on which an answer must be taken within a time, from the first write that has to wait to the last.
-struct Bounded<S> {
+struct BoundedStream<S> {
     stream: S,
     limit: Duration,
     due: Option<Pin<Box<Sleep>>>,
 }
 
-impl<S> Bounded<S> {
+impl<S> BoundedStream<S> {
     /// What came of a write: a wait is over when the answer has taken too long.
     fn bound<T>(
         &mut self,
@@ -118,7 +118,7 @@ impl<S> Bounded<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Bounded<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for BoundedStream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -128,7 +128,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Bounded<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Bounded<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for BoundedStream<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use std::{fmt, io};
 
-use crate::fault::Fault;
+use crate::parse_error::ParseError;
 
 /// An error of a stream of HTTP.
 #[derive(Debug)]
@@ -76,8 +76,8 @@ impl fmt::Display for HttpError {
 
 impl std::error::Error for HttpError {}
 
-impl From<Fault> for HttpError {
-    fn from(fault: Fault) -> Self {
+impl From<ParseError> for HttpError {
+    fn from(fault: ParseError) -> Self {
         Self::new(ErrorKind::Malformed(fault.status()), fault.detail())
     }
 }

@@ -14,12 +14,12 @@ use crate::names::{Known, is_field_value, is_token};
 
 /// Where a piece of text lies in the buffer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Span {
+pub(crate) struct TextSpan {
     pub(crate) start: u32,
     pub(crate) len: u32,
 }
 
-impl Span {
+impl TextSpan {
     #[allow(clippy::cast_possible_truncation, reason = "heads are bounded far below 4 GiB")]
     pub(crate) const fn new(start: usize, len: usize) -> Self {
         Self { start: start as u32, len: len as u32 }
@@ -27,9 +27,9 @@ impl Span {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Field {
-    name: Span,
-    value: Span,
+struct HeadField {
+    name: TextSpan,
+    value: TextSpan,
     known: Option<Known>,
     /// Name and value stand in the buffer as a line of HTTP/1: `name: value\r\n`.
     line: bool,
@@ -119,7 +119,7 @@ impl Method {
 #[derive(Clone)]
 pub struct Head {
     bytes: Vec<u8>,
-    fields: Vec<Field>,
+    fields: Vec<HeadField>,
     /// One more than the place of the first field of each known name; 0 where there is none.
     first: [u16; Known::COUNT],
     /// 0 for a request and for trailers.
@@ -387,7 +387,7 @@ impl Head {
             if let Some(known) = field.known
                 && usize::from(self.first[known as usize]) == place + 1
             {
-                let later = |other: &Field| other.known == Some(known) && !other.removed;
+                let later = |other: &HeadField| other.known == Some(known) && !other.removed;
                 self.first[known as usize] =
                     self.fields.iter().position(later).map_or(0, |place| number(place + 1));
             }
@@ -438,19 +438,19 @@ impl Head {
     // --- for codecs ---
 
     /// Takes text into the buffer.
-    pub(crate) fn push(&mut self, text: &[u8]) -> Span {
+    pub(crate) fn push(&mut self, text: &[u8]) -> TextSpan {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(text);
-        Span::new(start, text.len())
+        TextSpan::new(start, text.len())
     }
 
     /// Enters a field whose name and value were read and found good where they lie in the buffer.
-    pub(crate) fn enter(&mut self, name: Span, value: Span, known: Option<Known>) {
+    pub(crate) fn enter(&mut self, name: TextSpan, value: TextSpan, known: Option<Known>) {
         let end = (value.start + value.len) as usize;
         let line = value.start == name.start + name.len + 2
             && self.bytes.get(value.start as usize - 1) == Some(&b' ')
             && self.bytes.get(end..end + 2) == Some(b"\r\n");
-        self.enter_field(Field { name, value, known, line, removed: false });
+        self.enter_field(HeadField { name, value, known, line, removed: false });
     }
 
     /// Adds a field that was found good.
@@ -460,10 +460,10 @@ impl Head {
         self.bytes.extend_from_slice(b": ");
         let value = self.push(value);
         self.bytes.extend_from_slice(b"\r\n");
-        self.enter_field(Field { name, value, known, line: true, removed: false });
+        self.enter_field(HeadField { name, value, known, line: true, removed: false });
     }
 
-    fn enter_field(&mut self, field: Field) {
+    fn enter_field(&mut self, field: HeadField) {
         if let Some(known) = field.known
             && self.first[known as usize] == 0
         {
@@ -483,23 +483,23 @@ impl Head {
     }
 
     /// Makes a piece of the buffer lower case.
-    pub(crate) fn lower(&mut self, span: Span) {
+    pub(crate) fn lower(&mut self, span: TextSpan) {
         let (start, len) = (span.start as usize, span.len as usize);
         self.bytes[start..start + len].make_ascii_lowercase();
     }
 
-    pub(crate) fn slice(&self, span: Span) -> &[u8] {
+    pub(crate) fn slice(&self, span: TextSpan) -> &[u8] {
         &self.bytes[span.start as usize..span.start as usize + span.len as usize]
     }
 
     /// Makes the authority what lies there in the buffer.
-    pub(crate) fn set_authority_at(&mut self, at: Span) {
+    pub(crate) fn set_authority_at(&mut self, at: TextSpan) {
         let text = &self.bytes[at.start as usize..at.start as usize + at.len as usize];
         replace(&mut self.authority, text, b'!');
     }
 
     /// Makes the protocol asked for what lies there in the buffer.
-    pub(crate) fn set_upgrade_at(&mut self, at: Span) {
+    pub(crate) fn set_upgrade_at(&mut self, at: TextSpan) {
         let text = &self.bytes[at.start as usize..at.start as usize + at.len as usize];
         replace(&mut self.upgrade, text, b' ');
     }

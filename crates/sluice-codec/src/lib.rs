@@ -7,7 +7,6 @@
 
 pub mod body;
 pub mod error;
-pub mod fault;
 pub mod h1;
 pub mod h2;
 pub mod h3;
@@ -15,14 +14,15 @@ pub mod head;
 pub mod multiplexed;
 pub mod names;
 mod open_streams;
+pub mod parse_error;
 pub mod probe;
 pub mod quic;
 pub mod stream;
 
 pub use body::{Body, Frame};
 pub use error::{ErrorKind, HttpError};
-pub use fault::Fault;
 pub use head::{Head, Method, Version};
 pub use multiplexed::Multiplexed;
 pub use names::Known;
+pub use parse_error::ParseError;
 pub use stream::HttpStream;

@@ -12,7 +12,8 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use bytes::Bytes;
-use sluice_io::{LocalFuture, Stream, WorkerCx};
+use sluice_core::LocalFuture;
+use sluice_io::{Stream, WorkerCx};
 use sluice_upstream::connector::reach;
 use sluice_upstream::health::{CheckError, HealthProbe};
 use sluice_upstream::plan::{CheckKind, ClusterPlan, HttpVersion};
@@ -83,7 +84,7 @@ async fn ask(
     worker: &Rc<WorkerCx>,
     mut head: Head,
     body: Option<Bytes>,
-) -> Result<(Head, Answer), CheckError> {
+) -> Result<(Head, ProbeResponse), CheckError> {
     head.append(b"user-agent", b"sluice-health-check");
     let wants_body = body.is_some();
     let mut stream = open(plan, endpoint, worker, &head, body.is_none()).await?;
@@ -110,7 +111,7 @@ async fn ask(
             break;
         }
     }
-    let mut rest = Answer::default();
+    let mut rest = ProbeResponse::default();
     while wants_body && rest.data.len() <= ANSWER_MAX {
         match poll_fn(|cx| stream.poll_recv(cx, worker)).await.map_err(failed)? {
             Frame::Data { body, last } => {
@@ -162,7 +163,7 @@ async fn open(
 
 /// What came behind a head.
 #[derive(Default)]
-struct Answer {
+struct ProbeResponse {
     data: Vec<u8>,
     trailers: Option<Box<Head>>,
 }

@@ -24,7 +24,7 @@ use quinn::{
     EndpointConfig, Runtime, ServerConfig, TokioRuntime, TransportConfig, UdpPoller,
 };
 use send_wrapper::SendWrapper;
-use sluice_io::LocalFuture;
+use sluice_core::LocalFuture;
 use sluice_sys::steer;
 
 mod clients;
@@ -39,14 +39,14 @@ pub use sight::{facts_of, path_of};
 
 /// The place of a socket among those that share its port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct ReuseportMember {
     /// Which it is, in the order in which they were bound.
     pub number: u32,
     /// How many there are.
     pub count: u32,
 }
 
-impl ConnectionIdGenerator for Place {
+impl ConnectionIdGenerator for ReuseportMember {
     /// An ID at random, of those that lead packets here, but for clients that are asked to come back.
     fn generate_cid(&mut self) -> ConnectionId {
         if let Some(id) = retry::asked(*self) {
@@ -78,7 +78,7 @@ fn rand<const LENGTH: usize>() -> [u8; LENGTH] {
 }
 
 /// Sees the datagrams that may begin a connection.
-pub trait Watch: Debug {
+pub trait FirstPacketHook: Debug {
     /// A datagram whose first packet has a long header: only such begin connections, RFC 9000 §17.2.
     fn long(&self, from: SocketAddr, datagram: &[u8]);
 }
@@ -158,12 +158,12 @@ impl QuicEndpoint {
     /// The socket does not take the options that QUIC wants.
     pub fn open(
         socket: OwnedFd,
-        place: Place,
-        watch: Rc<dyn Watch>,
+        place: ReuseportMember,
+        watch: Rc<dyn FirstPacketHook>,
         fallback: &QuicServer,
     ) -> io::Result<Self> {
         let socket = TokioRuntime.wrap_udp_socket(UdpSocket::from(socket))?;
-        let socket = Arc::new(Watched { socket, watch: SendWrapper::new(watch) });
+        let socket = Arc::new(HookedSocket { socket, watch: SendWrapper::new(watch) });
         let mut config = EndpointConfig::default();
         // Drafts are nobody's any more.
         config.supported_versions(vec![1]);
@@ -216,7 +216,7 @@ impl Incoming {
     ///
     /// # Errors
     /// What the library said.
-    pub async fn shake(
+    pub async fn accept_handshake(
         self,
         server: &QuicServer,
         number: u64,
@@ -254,19 +254,19 @@ impl Incoming {
 }
 
 /// A socket whose first packets somebody sees.
-struct Watched {
+struct HookedSocket {
     socket: Arc<dyn AsyncUdpSocket>,
     /// Of this worker. The library wants what it holds to be `Send` and never sends it anywhere.
-    watch: SendWrapper<Rc<dyn Watch>>,
+    watch: SendWrapper<Rc<dyn FirstPacketHook>>,
 }
 
-impl Debug for Watched {
+impl Debug for HookedSocket {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.socket.fmt(f)
     }
 }
 
-impl AsyncUdpSocket for Watched {
+impl AsyncUdpSocket for HookedSocket {
     fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
         Arc::clone(&self.socket).create_io_poller()
     }

@@ -7,7 +7,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use sluice_core::limits::{Limit, Limits};
-use sluice_core::tree::Entry;
+use sluice_core::tree::MapEntry;
 use sluice_core::{Diags, Node, Setting as _, Span, Value};
 use sluice_model::Config;
 
@@ -166,7 +166,7 @@ fn join(parts: Vec<Node>, diags: &mut Diags) -> Node {
     if parts.len() < 2 {
         return parts.into_iter().next().unwrap_or(nothing);
     }
-    let mut all: Vec<Entry> = Vec::new();
+    let mut all: Vec<MapEntry> = Vec::new();
     for part in parts {
         let Value::Map(entries) = part.value else { continue };
         for entry in entries {
@@ -179,7 +179,7 @@ fn join(parts: Vec<Node>, diags: &mut Diags) -> Node {
     Node { value: Value::Map(all), ..nothing }
 }
 
-fn join_entry(first: &mut Entry, second: Entry, diags: &mut Diags) {
+fn join_entry(first: &mut MapEntry, second: MapEntry, diags: &mut Diags) {
     match (&mut first.node.value, second.node.value) {
         (Value::List(items), Value::List(more)) => items.extend(more),
         (Value::Map(fields), Value::Map(more)) if matches!(&*first.key, "clusters" | "routes") => {

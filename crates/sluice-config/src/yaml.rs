@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use serde_yaml::granit_parser::{Event, Parser, ScalarStyle, Span as YamlSpan};
 use sluice_core::settings::NO_VARIABLES;
-use sluice_core::tree::Entry;
+use sluice_core::tree::MapEntry;
 use sluice_core::{Diags, Node, Span, Value};
 
 #[cfg(test)]
@@ -26,7 +26,7 @@ const DEPTH_MAX: usize = 64;
 
 /// Reads `text`, file number `file`, into a tree. An empty file is nothing.
 pub fn read(text: &str, file: u16, diags: &mut Diags) -> Option<Node> {
-    let mut reader = Reader {
+    let mut reader = YamlReader {
         events: Parser::new_from_str(text),
         text,
         file,
@@ -38,7 +38,7 @@ pub fn read(text: &str, file: u16, diags: &mut Diags) -> Option<Node> {
     reader.document()
 }
 
-struct Reader<'a> {
+struct YamlReader<'a> {
     events: Parser<'a, serde_yaml::granit_parser::StrInput<'a>>,
     text: &'a str,
     file: u16,
@@ -49,9 +49,9 @@ struct Reader<'a> {
 }
 
 /// Reading cannot go on; the error stands in the findings.
-struct Stop;
+struct ReadStopped;
 
-impl Reader<'_> {
+impl YamlReader<'_> {
     fn document(&mut self) -> Option<Node> {
         let mut root = None;
         loop {
@@ -73,7 +73,7 @@ impl Reader<'_> {
     }
 
     /// The next event that is no comment.
-    fn next(&mut self) -> Result<(Event<'static>, Span), Stop> {
+    fn next(&mut self) -> Result<(Event<'static>, Span), ReadStopped> {
         loop {
             match self.events.next_event() {
                 Some(Ok((Event::Comment(..), _))) => {}
@@ -84,14 +84,19 @@ impl Reader<'_> {
                     let span = Span { file: self.file, start: at, end: at.saturating_add(1) };
                     let help = help(self.text, at as usize, &error.info());
                     self.error("yaml", span, &format!("invalid YAML: {}", error.info())).help(help);
-                    return Err(Stop);
+                    return Err(ReadStopped);
                 }
                 None => return Ok((Event::StreamEnd, Span { file: self.file, start: 0, end: 0 })),
             }
         }
     }
 
-    fn node(&mut self, event: Event<'static>, span: Span, depth: usize) -> Result<Node, Stop> {
+    fn node(
+        &mut self,
+        event: Event<'static>,
+        span: Span,
+        depth: usize,
+    ) -> Result<Node, ReadStopped> {
         self.nodes += 1;
         if self.nodes > NODES_MAX || depth > DEPTH_MAX {
             self.error(
@@ -99,7 +104,7 @@ impl Reader<'_> {
                 span,
                 "the configuration is nested too deeply or holds too much",
             );
-            return Err(Stop);
+            return Err(ReadStopped);
         }
         let before = self.nodes;
         let (node, anchor) = match event {
@@ -109,7 +114,7 @@ impl Reader<'_> {
             Event::Alias(anchor) => return self.alias(anchor, span),
             _ => {
                 self.error("yaml", span, "a value was expected here");
-                return Err(Stop);
+                return Err(ReadStopped);
             }
         };
         if anchor != 0 {
@@ -118,22 +123,22 @@ impl Reader<'_> {
         Ok(node)
     }
 
-    fn alias(&mut self, anchor: usize, span: Span) -> Result<Node, Stop> {
+    fn alias(&mut self, anchor: usize, span: Span) -> Result<Node, ReadStopped> {
         let Some((node, size)) = self.anchors.get(&anchor).cloned() else {
             self.error("yaml", span, "this alias stands inside the value that it names");
-            return Err(Stop);
+            return Err(ReadStopped);
         };
         self.nodes += size;
         self.alias_nodes += size;
         if self.alias_nodes > ALIAS_NODES_MAX {
             self.error("too-large", span, "aliases unfold to too much")
                 .help("write the values out, or use fewer aliases");
-            return Err(Stop);
+            return Err(ReadStopped);
         }
         Ok(node)
     }
 
-    fn list(&mut self, span: Span, depth: usize) -> Result<Node, Stop> {
+    fn list(&mut self, span: Span, depth: usize) -> Result<Node, ReadStopped> {
         let mut items = Vec::new();
         loop {
             let (event, at) = self.next()?;
@@ -145,10 +150,10 @@ impl Reader<'_> {
         }
     }
 
-    fn map(&mut self, span: Span, depth: usize) -> Result<Node, Stop> {
-        let mut entries: Vec<Entry> = Vec::new();
+    fn map(&mut self, span: Span, depth: usize) -> Result<Node, ReadStopped> {
+        let mut entries: Vec<MapEntry> = Vec::new();
         let mut places: HashMap<Arc<str>, Span> = HashMap::new();
-        let mut merged: Vec<Entry> = Vec::new();
+        let mut merged: Vec<MapEntry> = Vec::new();
         loop {
             let (event, key_span) = self.next()?;
             if event == Event::MappingEnd {
@@ -159,7 +164,7 @@ impl Reader<'_> {
             }
             let Event::Scalar(key, style, _, _) = event else {
                 self.error("yaml", key_span, "a key is a single word");
-                return Err(Stop);
+                return Err(ReadStopped);
             };
             let (event, at) = self.next()?;
             let node = self.node(event, at, depth + 1)?;
@@ -176,16 +181,16 @@ impl Reader<'_> {
                 continue;
             }
             places.insert(Arc::clone(&key), key_span);
-            entries.push(Entry { key, key_span, node });
+            entries.push(MapEntry { key, key_span, node });
         }
     }
 
     /// `<<`: the fields of one or several maps, where the map itself has none of that name.
-    fn merge(&mut self, node: Node, merged: &mut Vec<Entry>) -> Result<(), Stop> {
+    fn merge(&mut self, node: Node, merged: &mut Vec<MapEntry>) -> Result<(), ReadStopped> {
         for item in node.items() {
             let Value::Map(fields) = &item.value else {
                 self.error("yaml", item.span, "`<<` takes a map or a list of maps");
-                return Err(Stop);
+                return Err(ReadStopped);
             };
             for field in fields {
                 if !merged.iter().any(|entry| entry.key == field.key) {

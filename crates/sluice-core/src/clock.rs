@@ -43,10 +43,10 @@ impl Moment {
 
 /// Where monotonic and wall time come from. Cloned into every thread; tests hold it still.
 #[derive(Clone, Debug)]
-pub struct Clock(Source);
+pub struct Clock(ClockSource);
 
 #[derive(Clone, Debug)]
-enum Source {
+enum ClockSource {
     System { start: Instant, wall_at_start: Duration },
     Held(Rc<Cell<u64>>),
 }
@@ -68,29 +68,29 @@ impl ClockOrigin {
 
     /// The clock of one thread; all clocks of one origin agree.
     pub fn clock(self) -> Clock {
-        Clock(Source::System { start: self.start, wall_at_start: self.wall_at_start })
+        Clock(ClockSource::System { start: self.start, wall_at_start: self.wall_at_start })
     }
 }
 
 impl Clock {
     /// A clock that only moves when [`Clock::advance`] is called.
     pub fn held() -> Self {
-        Self(Source::Held(Rc::new(Cell::new(0))))
+        Self(ClockSource::Held(Rc::new(Cell::new(0))))
     }
 
     /// One read of the monotonic clock (a vDSO call, no system call).
     pub fn now(&self) -> Moment {
         match &self.0 {
-            Source::System { start, .. } => {
+            ClockSource::System { start, .. } => {
                 Moment(u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX))
             }
-            Source::Held(micros) => Moment(micros.get()),
+            ClockSource::Held(micros) => Moment(micros.get()),
         }
     }
 
     /// Moves a held clock; a system clock moves by itself and ignores this.
     pub fn advance(&self, by: Duration) {
-        if let Source::Held(micros) = &self.0 {
+        if let ClockSource::Held(micros) = &self.0 {
             micros.set(Moment(micros.get()).after(by).0);
         }
     }
@@ -98,16 +98,18 @@ impl Clock {
     /// The wall time of `at`, since the Unix epoch.
     pub fn wall(&self, at: Moment) -> Duration {
         match &self.0 {
-            Source::System { wall_at_start, .. } => *wall_at_start + Duration::from_micros(at.0),
-            Source::Held(_) => Duration::from_micros(at.0),
+            ClockSource::System { wall_at_start, .. } => {
+                *wall_at_start + Duration::from_micros(at.0)
+            }
+            ClockSource::Held(_) => Duration::from_micros(at.0),
         }
     }
 
     /// The instant of `at`, for runtimes that want one. `None` for a held clock or beyond range.
     pub fn instant(&self, at: Moment) -> Option<Instant> {
         match &self.0 {
-            Source::System { start, .. } => start.checked_add(Duration::from_micros(at.0)),
-            Source::Held(_) => None,
+            ClockSource::System { start, .. } => start.checked_add(Duration::from_micros(at.0)),
+            ClockSource::Held(_) => None,
         }
     }
 }

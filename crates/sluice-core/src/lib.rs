@@ -28,3 +28,6 @@ pub use tree::{Node, Span, Spanned, Value};
 
 /// A name given in a configuration: listener, chain, cluster. Cheap to copy.
 pub type Name = std::sync::Arc<str>;
+
+/// A future that stays on its thread.
+pub type LocalFuture<T> = std::pin::Pin<Box<dyn Future<Output = T>>>;

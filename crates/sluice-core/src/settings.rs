@@ -12,7 +12,7 @@ use std::time::Duration;
 use crate::address::{Cidr, Endpoint, ListenAddress};
 use crate::diagnostics::Diags;
 use crate::suggest::nearest;
-use crate::tree::{Entry, Node, Span, Spanned, Value};
+use crate::tree::{MapEntry, Node, Span, Spanned, Value};
 use crate::{Name, value};
 
 mod fields;
@@ -30,11 +30,11 @@ pub use shape::{FieldShape, Plain, SectionShape, Shape};
 #[derive(Clone, Copy, Debug)]
 pub struct Path<'a> {
     parent: Option<&'a Self>,
-    step: Step<'a>,
+    step: PathStep<'a>,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Step<'a> {
+enum PathStep<'a> {
     Root,
     Key(&'a str),
     Index(usize),
@@ -42,16 +42,16 @@ enum Step<'a> {
 
 impl<'a> Path<'a> {
     /// The top of a configuration.
-    pub const ROOT: Path<'static> = Path { parent: None, step: Step::Root };
+    pub const ROOT: Path<'static> = Path { parent: None, step: PathStep::Root };
 
     /// The path of a field in the section at this path.
     pub const fn key(&'a self, key: &'a str) -> Self {
-        Path { parent: Some(self), step: Step::Key(key) }
+        Path { parent: Some(self), step: PathStep::Key(key) }
     }
 
     /// The path of a member in the list at this path.
     pub const fn index(&'a self, index: usize) -> Self {
-        Path { parent: Some(self), step: Step::Index(index) }
+        Path { parent: Some(self), step: PathStep::Index(index) }
     }
 }
 
@@ -61,12 +61,12 @@ impl fmt::Display for Path<'_> {
             parent.fmt(f)?;
         }
         match self.step {
-            Step::Root => Ok(()),
-            Step::Key(key) => {
-                let dot = self.parent.is_some_and(|parent| !matches!(parent.step, Step::Root));
+            PathStep::Root => Ok(()),
+            PathStep::Key(key) => {
+                let dot = self.parent.is_some_and(|parent| !matches!(parent.step, PathStep::Root));
                 write!(f, "{}{key}", if dot { "." } else { "" })
             }
-            Step::Index(index) => write!(f, "[{index}]"),
+            PathStep::Index(index) => write!(f, "[{index}]"),
         }
     }
 }
@@ -130,7 +130,7 @@ pub fn entries_of<'n>(
     at: &Path<'_>,
     diags: &mut Diags,
     what: &str,
-) -> Option<&'n [Entry]> {
+) -> Option<&'n [MapEntry]> {
     match &node.value {
         Value::Map(entries) => Some(entries),
         Value::Null => Some(&[]),
@@ -143,10 +143,10 @@ pub fn entries_of<'n>(
 
 /// Binds every entry of a map, also those behind a wrong one; nothing when one is wrong.
 pub fn bind_entries<T, C: Default + Extend<T>>(
-    entries: &[Entry],
+    entries: &[MapEntry],
     at: &Path<'_>,
     diags: &mut Diags,
-    mut bind: impl FnMut(&Entry, &Path<'_>, &mut Diags) -> Option<T>,
+    mut bind: impl FnMut(&MapEntry, &Path<'_>, &mut Diags) -> Option<T>,
 ) -> Option<C> {
     let mut all = Some(C::default());
     for entry in entries {
@@ -299,7 +299,7 @@ impl<T: ShortForm> Setting for Short<T> {
         if matches!(node.value, Value::Map(_)) {
             return T::bind(node, at, diags).map(Self);
         }
-        let entry = Entry { key: T::KEY.into(), key_span: node.span, node: node.clone() };
+        let entry = MapEntry { key: T::KEY.into(), key_span: node.span, node: node.clone() };
         let long = Node { value: Value::Map(vec![entry]), span: node.span };
         T::bind(&long, at, diags).map(Self)
     }

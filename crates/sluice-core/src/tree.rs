@@ -41,12 +41,12 @@ pub enum Value {
     /// Values in order.
     List(Vec<Node>),
     /// Named values in order; a name stands once.
-    Map(Vec<Entry>),
+    Map(Vec<MapEntry>),
 }
 
 /// A named value.
 #[derive(Clone, Debug)]
-pub struct Entry {
+pub struct MapEntry {
     /// The name.
     pub key: Arc<str>,
     /// Where the name stands.
@@ -75,7 +75,7 @@ impl Node {
     }
 
     /// The entry named `key`, when this is a map that has it.
-    pub fn get(&self, key: &str) -> Option<&Entry> {
+    pub fn get(&self, key: &str) -> Option<&MapEntry> {
         match &self.value {
             Value::Map(entries) => entries.iter().find(|entry| &*entry.key == key),
             _ => None,

@@ -30,11 +30,11 @@ pub const TAIL: usize = 64;
 
 /// The buffers of a worker.
 #[derive(Clone, Debug)]
-pub struct BufPool(Rc<Inner>);
+pub struct BufPool(Rc<BufPoolState>);
 
 #[derive(Debug)]
-struct Inner {
-    free: [RefCell<Vec<Rc<Held>>>; CLASSES.len()],
+struct BufPoolState {
+    free: [RefCell<Vec<Rc<HeldBytes>>>; CLASSES.len()],
     out: Cell<usize>,
     limit: usize,
 }
@@ -47,7 +47,7 @@ impl BufPool {
     /// An empty pool that hands out at most `limit` bytes.
     pub fn new(limit: usize) -> Self {
         let free = std::array::from_fn(|_| RefCell::default());
-        Self(Rc::new(Inner { free, out: Cell::new(0), limit }))
+        Self(Rc::new(BufPoolState { free, out: Cell::new(0), limit }))
     }
 
     /// A buffer that holds `bytes`, copied; none larger than the largest class.
@@ -89,7 +89,7 @@ impl BufPool {
         let free = self.0.free[class].borrow_mut().pop();
         let held = free.unwrap_or_else(|| {
             let data = vec![0; size].into_boxed_slice();
-            Rc::new(Held { data, class, start: 0, end: 0, pool: Rc::downgrade(&self.0) })
+            Rc::new(HeldBytes { data, class, start: 0, end: 0, pool: Rc::downgrade(&self.0) })
         });
         let mut buf = Buf(held);
         let held = buf.held();
@@ -160,7 +160,7 @@ impl BufPool {
 /// Bytes that are held outside of the pool and count towards its limit; they are given back on drop.
 #[derive(Debug)]
 pub struct Charge {
-    pool: Rc<Inner>,
+    pool: Rc<BufPoolState>,
     bytes: usize,
 }
 
@@ -206,19 +206,19 @@ impl Drop for Charge {
 
 /// A buffer with bytes in it; consumed from the front. One word, for connections have room for many.
 #[derive(Debug)]
-pub struct Buf(Rc<Held>);
+pub struct Buf(Rc<HeldBytes>);
 
 #[derive(Debug)]
-struct Held {
+struct HeldBytes {
     data: Box<[u8]>,
     class: usize,
     start: usize,
     end: usize,
-    pool: Weak<Inner>,
+    pool: Weak<BufPoolState>,
 }
 
 impl Buf {
-    fn held(&mut self) -> &mut Held {
+    fn held(&mut self) -> &mut HeldBytes {
         Rc::get_mut(&mut self.0).expect("a buffer has one owner")
     }
 

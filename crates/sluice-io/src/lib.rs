@@ -24,9 +24,9 @@ pub mod worker;
 
 pub use descriptors::{Allowance, Budget};
 pub use raw::RawStream;
-pub use reactor::{Reactor, Side, Source};
+pub use reactor::{Interest, Reactor, Source};
 pub use seams::{
-    Admit, ConnectionFilter, FilterFactory, FilterPlan, Inspection, Inspector, LocalFuture,
+    Admit, ConnectionFilter, ConnectionFilterFactory, ConnectionFilterPlan, Inspection, Inspector,
     StreamHandler,
 };
 pub use stream::Stream;

@@ -30,10 +30,10 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// The pipes of a worker.
 #[derive(Clone, Debug)]
-pub struct PipePool(Rc<Inner>);
+pub struct PipePool(Rc<PipePoolState>);
 
 #[derive(Debug)]
-struct Inner {
+struct PipePoolState {
     free: RefCell<Vec<SysPipe>>,
     made: Cell<usize>,
     limit: usize,
@@ -45,7 +45,7 @@ struct Inner {
 impl PipePool {
     /// No pipes yet, at most `limit`, each of which has two descriptors.
     pub fn new(limit: usize, descriptors: Rc<Allowance>, shard: &Shard, worker: &str) -> Self {
-        Self(Rc::new(Inner {
+        Self(Rc::new(PipePoolState {
             free: RefCell::default(),
             made: Cell::new(0),
             limit,
@@ -56,9 +56,9 @@ impl PipePool {
     }
 
     /// An empty pipe, if one is to be had.
-    pub fn take(&self, now: Moment) -> Option<Pipe> {
+    pub fn take(&self, now: Moment) -> Option<PooledPipe> {
         let pool = &*self.0;
-        let lend = |pipe| Pipe { pipe: Some(pipe), pool: Rc::clone(&self.0) };
+        let lend = |pipe| PooledPipe { pipe: Some(pipe), pool: Rc::clone(&self.0) };
         if let Some(pipe) = pool.free.borrow_mut().pop() {
             return Some(lend(pipe));
         }
@@ -82,13 +82,13 @@ impl PipePool {
 
 /// A pipe that goes back to its pool on drop.
 #[derive(Debug)]
-pub struct Pipe {
+pub struct PooledPipe {
     /// Taken out by the drop alone.
     pipe: Option<SysPipe>,
-    pool: Rc<Inner>,
+    pool: Rc<PipePoolState>,
 }
 
-impl Deref for Pipe {
+impl Deref for PooledPipe {
     type Target = SysPipe;
 
     fn deref(&self) -> &SysPipe {
@@ -96,13 +96,13 @@ impl Deref for Pipe {
     }
 }
 
-impl DerefMut for Pipe {
+impl DerefMut for PooledPipe {
     fn deref_mut(&mut self) -> &mut SysPipe {
         self.pipe.as_mut().expect("a pipe is there until it is dropped")
     }
 }
 
-impl Drop for Pipe {
+impl Drop for PooledPipe {
     fn drop(&mut self) {
         match self.pipe.take() {
             Some(pipe) if pipe.held() == 0 => self.pool.free.borrow_mut().push(pipe),

@@ -63,7 +63,7 @@ pub enum Stopped {
 }
 
 /// Which side of a direction failed.
-enum Failed {
+enum CopyError {
     From(io::Error),
     To(io::Error),
 }
@@ -88,33 +88,33 @@ impl Pump {
         moved: &mut Moved,
     ) -> Poll<Stopped> {
         let other_done = self.to_downstream.is_done();
-        let mut lane = Lane { worker, taps, way: Way::Up, other_done };
+        let mut context = CopyContext { worker, taps, heading: Heading::Up, other_done };
         let up = self.to_upstream.poll(
             cx,
-            &mut lane,
+            &mut context,
             &mut self.downstream,
             &mut self.upstream,
             &mut moved.received,
         );
         match up {
-            Poll::Ready(Err(Failed::From(error))) => {
+            Poll::Ready(Err(CopyError::From(error))) => {
                 return Poll::Ready(Stopped::Downstream(error));
             }
-            Poll::Ready(Err(Failed::To(error))) => return Poll::Ready(Stopped::Upstream(error)),
+            Poll::Ready(Err(CopyError::To(error))) => return Poll::Ready(Stopped::Upstream(error)),
             _ => {}
         }
         let other_done = self.to_upstream.is_done();
-        let mut lane = Lane { worker, taps, way: Way::Down, other_done };
+        let mut context = CopyContext { worker, taps, heading: Heading::Down, other_done };
         let down = self.to_downstream.poll(
             cx,
-            &mut lane,
+            &mut context,
             &mut self.upstream,
             &mut self.downstream,
             &mut moved.sent,
         );
         match down {
-            Poll::Ready(Err(Failed::From(error))) => Poll::Ready(Stopped::Upstream(error)),
-            Poll::Ready(Err(Failed::To(error))) => Poll::Ready(Stopped::Downstream(error)),
+            Poll::Ready(Err(CopyError::From(error))) => Poll::Ready(Stopped::Upstream(error)),
+            Poll::Ready(Err(CopyError::To(error))) => Poll::Ready(Stopped::Downstream(error)),
             Poll::Ready(Ok(())) if self.to_upstream.is_done() => Poll::Ready(Stopped::Done),
             _ => Poll::Pending,
         }
@@ -144,23 +144,23 @@ impl Pump {
 }
 
 /// What a direction needs to know of its surroundings.
-struct Lane<'a> {
+struct CopyContext<'a> {
     worker: &'a WorkerCx,
     taps: &'a [Rc<dyn ByteTap>],
-    way: Way,
+    heading: Heading,
     /// The other direction is done: closing the sockets says the rest.
     other_done: bool,
 }
 
 #[derive(Clone, Copy)]
-enum Way {
+enum Heading {
     Up,
     Down,
 }
 
 #[derive(Debug, Default)]
 struct Direction {
-    state: State,
+    state: CopyState,
     /// Full reads while copying; small moves while splicing.
     streak: u8,
     /// Bytes of the last move.
@@ -168,51 +168,51 @@ struct Direction {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum State {
+enum CopyState {
     #[default]
     Copying,
     Splicing,
     /// The end was read; what is left over is still on its way.
     Finishing,
     /// The goodbye of TLS is on its way.
-    SayingGoodbye,
+    ClosingTls,
     Done,
 }
 
 impl Direction {
     const fn is_done(&self) -> bool {
-        matches!(self.state, State::Done)
+        matches!(self.state, CopyState::Done)
     }
 
     const fn has_read_end(&self) -> bool {
-        matches!(self.state, State::Finishing | State::SayingGoodbye | State::Done)
+        matches!(self.state, CopyState::Finishing | CopyState::ClosingTls | CopyState::Done)
     }
 
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        lane: &mut Lane<'_>,
+        context: &mut CopyContext<'_>,
         from: &mut Stream,
         to: &mut Stream,
         moved: &mut u64,
-    ) -> Poll<Result<(), Failed>> {
+    ) -> Poll<Result<(), CopyError>> {
         for _ in 0..BUDGET {
             match self.state {
-                State::Copying => ready!(self.copy(cx, lane, from, to, moved))?,
-                State::Splicing => ready!(self.splice(cx, lane.worker, from, to, moved))?,
-                State::Finishing => {
-                    ready!(to.poll_flushed(cx)).map_err(Failed::To)?;
-                    to.say_goodbye(cx, lane.worker).map_err(Failed::To)?;
-                    self.state = State::SayingGoodbye;
+                CopyState::Copying => ready!(self.copy(cx, context, from, to, moved))?,
+                CopyState::Splicing => ready!(self.splice(cx, context.worker, from, to, moved))?,
+                CopyState::Finishing => {
+                    ready!(to.poll_flushed(cx)).map_err(CopyError::To)?;
+                    to.close_notify(cx, context.worker).map_err(CopyError::To)?;
+                    self.state = CopyState::ClosingTls;
                 }
-                State::SayingGoodbye => {
-                    ready!(to.poll_flushed(cx)).map_err(Failed::To)?;
-                    if !lane.other_done {
-                        to.raw().finish().map_err(Failed::To)?;
+                CopyState::ClosingTls => {
+                    ready!(to.poll_flushed(cx)).map_err(CopyError::To)?;
+                    if !context.other_done {
+                        to.raw().finish().map_err(CopyError::To)?;
                     }
-                    self.state = State::Done;
+                    self.state = CopyState::Done;
                 }
-                State::Done => return Poll::Ready(Ok(())),
+                CopyState::Done => return Poll::Ready(Ok(())),
             }
         }
         cx.waker().wake_by_ref();
@@ -222,26 +222,26 @@ impl Direction {
     fn copy(
         &mut self,
         cx: &mut Context<'_>,
-        lane: &Lane<'_>,
+        context: &CopyContext<'_>,
         from: &mut Stream,
         to: &mut Stream,
         moved: &mut u64,
-    ) -> Poll<Result<(), Failed>> {
-        ready!(to.poll_flushed(cx)).map_err(Failed::To)?;
-        let worker = lane.worker;
+    ) -> Poll<Result<(), CopyError>> {
+        ready!(to.poll_flushed(cx)).map_err(CopyError::To)?;
+        let worker = context.worker;
         let Read { count, after } = ready!(worker.with_scratch(|scratch| {
-            let read = ready!(read(cx, worker, from, scratch)).map_err(Failed::From)?;
-            for tap in lane.taps {
-                match lane.way {
-                    Way::Up => tap.received(&scratch[..read.count]),
-                    Way::Down => tap.sent(&scratch[..read.count]),
+            let read = ready!(read(cx, worker, from, scratch)).map_err(CopyError::From)?;
+            for tap in context.taps {
+                match context.heading {
+                    Heading::Up => tap.received(&scratch[..read.count]),
+                    Heading::Down => tap.sent(&scratch[..read.count]),
                 }
             }
             if read.count > 0 {
-                if matches!(read.after, After::End) {
+                if matches!(read.after, ReadEnd::End) {
                     to.expect_end();
                 }
-                to.send(cx, worker, &scratch[..read.count]).map_err(Failed::To)?;
+                to.send(cx, worker, &scratch[..read.count]).map_err(CopyError::To)?;
             }
             Poll::Ready(Ok(read))
         }))?;
@@ -250,17 +250,17 @@ impl Direction {
             self.last = count;
         }
         match after {
-            After::Unknown => {}
-            After::End => {
-                self.state = State::Finishing;
+            ReadEnd::Unknown => {}
+            ReadEnd::End => {
+                self.state = CopyState::Finishing;
                 return Poll::Ready(Ok(()));
             }
-            After::Error(error) => return Poll::Ready(Err(Failed::From(error))),
+            ReadEnd::Error(error) => return Poll::Ready(Err(CopyError::From(error))),
         }
         self.streak = if count == SCRATCH { self.streak.saturating_add(1) } else { 0 };
-        let may_splice = lane.taps.is_empty() && from.is_bare() && to.is_bare();
+        let may_splice = context.taps.is_empty() && from.is_bare() && to.is_bare();
         if self.streak >= FULL_READS && may_splice {
-            (self.state, self.streak) = (State::Splicing, 0);
+            (self.state, self.streak) = (CopyState::Splicing, 0);
         }
         Poll::Ready(Ok(()))
     }
@@ -272,16 +272,16 @@ impl Direction {
         from: &Stream,
         to: &mut Stream,
         moved: &mut u64,
-    ) -> Poll<Result<(), Failed>> {
-        ready!(to.poll_flushed(cx)).map_err(Failed::To)?;
+    ) -> Poll<Result<(), CopyError>> {
+        ready!(to.poll_flushed(cx)).map_err(CopyError::To)?;
         // Only now, with the pipe empty, may a copy follow without overtaking.
         if self.streak >= SMALL_MOVES {
-            (self.state, self.streak) = (State::Copying, 0);
+            (self.state, self.streak) = (CopyState::Copying, 0);
             return Poll::Ready(Ok(()));
         }
-        match ready!(to.poll_take_from(cx, worker, from, usize::MAX)).map_err(Failed::From)? {
-            None => (self.state, self.streak) = (State::Copying, 0),
-            Some(0) => self.state = State::Finishing,
+        match ready!(to.poll_take_from(cx, worker, from, usize::MAX)).map_err(CopyError::From)? {
+            None => (self.state, self.streak) = (CopyState::Copying, 0),
+            Some(0) => self.state = CopyState::Finishing,
             Some(count) => {
                 *moved += count as u64;
                 self.last = count;
@@ -295,10 +295,10 @@ impl Direction {
 /// What a read brought, and what is known of the rest.
 struct Read {
     count: usize,
-    after: After,
+    after: ReadEnd,
 }
 
-enum After {
+enum ReadEnd {
     Unknown,
     End,
     Error(io::Error),
@@ -314,15 +314,15 @@ fn read(
 ) -> Poll<io::Result<Read>> {
     let mut count = ready!(from.poll_recv(cx, worker, into))?;
     if count == 0 {
-        return Poll::Ready(Ok(Read { count, after: After::End }));
+        return Poll::Ready(Ok(Read { count, after: ReadEnd::End }));
     }
-    let mut after = After::Unknown;
+    let mut after = ReadEnd::Unknown;
     if count < into.len() && from.is_last_read() {
         match from.poll_recv(cx, worker, &mut into[count..]) {
-            Poll::Ready(Ok(0)) => after = After::End,
+            Poll::Ready(Ok(0)) => after = ReadEnd::End,
             Poll::Ready(Ok(more)) => count += more,
             // What came before the error is passed on before it.
-            Poll::Ready(Err(error)) => after = After::Error(error),
+            Poll::Ready(Err(error)) => after = ReadEnd::Error(error),
             Poll::Pending => {}
         }
     }

@@ -16,8 +16,8 @@ use sluice_core::Moment;
 use sluice_sys::socket::{reset_on_close, set_nodelay};
 
 use crate::buffers::{Buf, BufPool, Exhausted};
-use crate::pipes::{Pipe, PipePool};
-use crate::reactor::{Side, Source};
+use crate::pipes::{PipePool, PooledPipe};
+use crate::reactor::{Interest, Source};
 
 /// A socket, what was given back, and what is left over.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ pub struct RawStream {
 enum Unsent {
     Copied(Buf),
     /// Never empty between two polls.
-    Piped(Pipe),
+    Piped(PooledPipe),
 }
 
 /// Whether small writes wait for an acknowledgement. Sockets we accepted send at once, as their
@@ -94,10 +94,10 @@ impl RawStream {
         }
         let room = into.len();
         let read = |socket: BorrowedFd<'_>| Ok(recv(socket, &mut *into, RecvFlags::empty())?.0);
-        let count = ready!(self.socket.poll_io(cx, Side::Read, read))?;
+        let count = ready!(self.socket.poll_io(cx, Interest::Read, read))?;
         if count < room {
             // That was all there is now; asking again would only hear so.
-            self.socket.exhausted(Side::Read);
+            self.socket.exhausted(Interest::Read);
         }
         Poll::Ready(Ok(count))
     }
@@ -119,7 +119,7 @@ impl RawStream {
                     }
                 }
                 Some(Unsent::Piped(pipe)) => {
-                    ready!(self.socket.poll_io(cx, Side::Write, |socket| pipe.drain(socket)))?;
+                    ready!(self.socket.poll_io(cx, Interest::Write, |socket| pipe.drain(socket)))?;
                     if pipe.held() == 0 {
                         self.unsent = None;
                     }
@@ -197,7 +197,7 @@ impl RawStream {
             let flags = SendFlags::NOSIGNAL | more;
             Ok(sendmsg(socket, &parts, &mut SendAncillaryBuffer::default(), flags)?)
         };
-        let count = match self.socket.poll_io(cx, Side::Write, write) {
+        let count = match self.socket.poll_io(cx, Interest::Write, write) {
             Poll::Ready(count) => count?,
             Poll::Pending => 0,
         };
@@ -268,7 +268,7 @@ impl RawStream {
         );
         let Some(mut pipe) = pipes.take(now) else { return Poll::Ready(Ok(None)) };
         self.hurry();
-        let filled = other.socket.poll_io(cx, Side::Read, |socket| pipe.fill(socket, max));
+        let filled = other.socket.poll_io(cx, Interest::Read, |socket| pipe.fill(socket, max));
         Poll::Ready(match ready!(filled) {
             Ok(count) => {
                 self.unsent = (count > 0).then_some(Unsent::Piped(pipe));
@@ -287,9 +287,9 @@ fn poll_send(
     more: SendFlags,
 ) -> Poll<io::Result<usize>> {
     let write = |socket: BorrowedFd<'_>| Ok(send(socket, data, SendFlags::NOSIGNAL | more)?);
-    let count = ready!(socket.poll_io(cx, Side::Write, write))?;
+    let count = ready!(socket.poll_io(cx, Interest::Write, write))?;
     if count < data.len() {
-        socket.exhausted(Side::Write);
+        socket.exhausted(Interest::Write);
     }
     Poll::Ready(Ok(count))
 }

@@ -16,7 +16,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 
 use slab::Slab;
-use sluice_sys::queue::{Happened, Queue, Watch};
+use sluice_sys::queue::{Happened, Queue, WatchKind};
 
 use crate::descriptors::{Allowance, Budget};
 use crate::turn;
@@ -25,13 +25,13 @@ use crate::turn;
 #[derive(Debug)]
 pub struct Reactor {
     queue: Queue,
-    sockets: RefCell<Slab<Waiting>>,
+    sockets: RefCell<Slab<Waiter>>,
     descriptors: Rc<Allowance>,
 }
 
 /// What a task waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Side {
+pub enum Interest {
     /// Bytes, the end, or an error.
     Read,
     /// Room for bytes.
@@ -39,7 +39,7 @@ pub enum Side {
 }
 
 #[derive(Debug, Default)]
-struct Waiting {
+struct Waiter {
     waker: Option<Waker>,
     read: Readiness,
     write: Readiness,
@@ -67,11 +67,11 @@ impl Readiness {
     }
 }
 
-impl Waiting {
-    const fn side(&mut self, side: Side) -> &mut Readiness {
+impl Waiter {
+    const fn side(&mut self, side: Interest) -> &mut Readiness {
         match side {
-            Side::Read => &mut self.read,
-            Side::Write => &mut self.write,
+            Interest::Read => &mut self.read,
+            Interest::Write => &mut self.write,
         }
     }
 }
@@ -136,7 +136,7 @@ impl Reactor {
     /// # Errors
     /// What `epoll_ctl(2)` said.
     pub fn register(self: &Rc<Self>, socket: impl Into<OwnedFd>) -> io::Result<Source> {
-        self.take(socket, Watch::Stream, false)
+        self.take(socket, WatchKind::Stream, false)
     }
 
     /// Takes a non-blocking socket of datagrams in. Nobody can wait for room on it.
@@ -144,7 +144,7 @@ impl Reactor {
     /// # Errors
     /// What `epoll_ctl(2)` said.
     pub fn register_datagrams(self: &Rc<Self>, socket: impl Into<OwnedFd>) -> io::Result<Source> {
-        self.take(socket, Watch::Datagrams, false)
+        self.take(socket, WatchKind::Datagrams, false)
     }
 
     /// Takes the non-blocking socket of a UDP flow in, which is counted among those.
@@ -152,17 +152,17 @@ impl Reactor {
     /// # Errors
     /// What `epoll_ctl(2)` said.
     pub fn register_flow(self: &Rc<Self>, socket: impl Into<OwnedFd>) -> io::Result<Source> {
-        self.take(socket, Watch::Datagrams, true)
+        self.take(socket, WatchKind::Datagrams, true)
     }
 
     fn take(
         self: &Rc<Self>,
         socket: impl Into<OwnedFd>,
-        watch: Watch,
+        watch: WatchKind,
         of_flow: bool,
     ) -> io::Result<Source> {
         let socket = socket.into();
-        let waiting = Waiting { of_flow, ..Waiting::default() };
+        let waiting = Waiter { of_flow, ..Waiter::default() };
         let key = self.sockets.borrow_mut().insert(waiting);
         if of_flow {
             self.descriptors.opened_for_flow();
@@ -185,7 +185,7 @@ pub struct Source {
 
 impl Source {
     /// Ready when an operation on that side is worth a try.
-    pub fn poll_ready(&self, cx: &Context<'_>, side: Side) -> Poll<()> {
+    pub fn poll_ready(&self, cx: &Context<'_>, side: Interest) -> Poll<()> {
         let mut sockets = self.reactor.sockets.borrow_mut();
         let waiting = &mut sockets[self.key];
         let readiness = waiting.side(side);
@@ -200,7 +200,7 @@ impl Source {
     }
 
     /// Whether an operation on that side is worth a try now; nobody waits.
-    pub fn is_ready(&self, side: Side) -> bool {
+    pub fn is_ready(&self, side: Interest) -> bool {
         let mut sockets = self.reactor.sockets.borrow_mut();
         let readiness = sockets[self.key].side(side);
         readiness.now || readiness.ever
@@ -213,7 +213,7 @@ impl Source {
     pub fn poll_io<T>(
         &self,
         cx: &Context<'_>,
-        side: Side,
+        side: Interest,
         mut operation: impl FnMut(BorrowedFd<'_>) -> io::Result<T>,
     ) -> Poll<io::Result<T>> {
         loop {
@@ -227,13 +227,13 @@ impl Source {
     }
 
     /// Notes that an operation found less than it asked for: the next event will tell of more.
-    pub fn exhausted(&self, side: Side) {
+    pub fn exhausted(&self, side: Interest) {
         self.reactor.sockets.borrow_mut()[self.key].side(side).now = false;
     }
 
     /// Notes that an operation found nothing, whatever was told before: an error of a datagram
     /// socket passes with whoever met it.
-    pub fn would_block(&self, side: Side) {
+    pub fn would_block(&self, side: Interest) {
         let mut sockets = self.reactor.sockets.borrow_mut();
         let readiness = sockets[self.key].side(side);
         (readiness.now, readiness.ever) = (false, false);
@@ -301,7 +301,7 @@ mod tests {
         let mut into = vec![0; room];
         let read = |fd: BorrowedFd<'_>| Ok(rustix::io::read(fd, &mut into)?);
         let mut read = read;
-        let count = poll_fn(|cx| source.poll_io(cx, Side::Read, &mut read)).await.unwrap();
+        let count = poll_fn(|cx| source.poll_io(cx, Interest::Read, &mut read)).await.unwrap();
         into.truncate(count);
         into
     }
@@ -316,11 +316,11 @@ mod tests {
             };
             let (got, ()) = tokio::join!(read(&near, 9), writer);
             assert_eq!(got, b"one");
-            near.exhausted(Side::Read);
+            near.exhausted(Interest::Read);
             drop(far);
             assert_eq!(read(&near, 9).await, b"");
             // The end is told once and holds for ever.
-            near.exhausted(Side::Read);
+            near.exhausted(Interest::Read);
             assert_eq!(read(&near, 9).await, b"");
         });
     }
@@ -335,7 +335,7 @@ mod tests {
             let write = poll_fn(|cx| {
                 while sent < data.len() {
                     let some = |fd: BorrowedFd<'_>| Ok(rustix::io::write(fd, &data[sent..])?);
-                    sent += ready!(near.poll_io(cx, Side::Write, some)).unwrap();
+                    sent += ready!(near.poll_io(cx, Interest::Write, some)).unwrap();
                 }
                 Poll::Ready(())
             });
@@ -364,8 +364,10 @@ mod tests {
             far.write_all(b"x").unwrap();
             // Another takes the key; nothing is told under it but its own events.
             let (other, mut peer) = pair(&reactor);
-            poll_fn(|cx| other.poll_ready(cx, Side::Write)).await;
-            assert!(poll_fn(|cx| Poll::Ready(other.poll_ready(cx, Side::Read))).await.is_pending());
+            poll_fn(|cx| other.poll_ready(cx, Interest::Write)).await;
+            assert!(
+                poll_fn(|cx| Poll::Ready(other.poll_ready(cx, Interest::Read))).await.is_pending()
+            );
             peer.write_all(b"y").unwrap();
             assert_eq!(read(&other, 1).await, b"y");
             drop(shared);
@@ -382,12 +384,13 @@ mod tests {
             socket.set_nonblocking(true).unwrap();
             let source = reactor.register_datagrams(socket.try_clone().unwrap()).unwrap();
             socket.send(b"x").unwrap();
-            poll_fn(|cx| source.poll_ready(cx, Side::Read)).await;
+            poll_fn(|cx| source.poll_ready(cx, Interest::Read)).await;
             assert!(source.has_failed());
             let refused = socket.send(b"x").unwrap_err();
             assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
             let mut read = |fd: BorrowedFd<'_>| Ok(rustix::io::read(fd, &mut [0; 8])?);
-            let polled = poll_fn(|cx| Poll::Ready(source.poll_io(cx, Side::Read, &mut read))).await;
+            let polled =
+                poll_fn(|cx| Poll::Ready(source.poll_io(cx, Interest::Read, &mut read))).await;
             assert!(polled.is_pending(), "{polled:?}");
         });
     }
@@ -410,7 +413,7 @@ mod tests {
                     loop {
                         far.write_all(b"x").unwrap();
                         assert_eq!(read(&near, 1).await, b"x");
-                        near.exhausted(Side::Read);
+                        near.exhausted(Interest::Read);
                     }
                 });
             }

@@ -5,21 +5,16 @@
 
 use std::any::Any;
 use std::fmt::Debug;
-use std::future::Future;
 use std::num::NonZeroUsize;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use sluice_core::{ConnInfo, Diags, Facts, Node, Path, Reason, Shape, Verdict};
+use sluice_core::{ConnInfo, Diags, Facts, LocalFuture, Node, Path, Reason, Shape, Verdict};
 
 use crate::stream::Stream;
 use crate::tap::ByteTap;
 use crate::worker::WorkerCx;
 use crate::worker::conn::Conn;
-
-/// A future that stays on its worker.
-pub type LocalFuture<T> = Pin<Box<dyn Future<Output = T>>>;
 
 /// Looks at the first bytes of a stream.
 pub trait Inspector: Debug {
@@ -53,7 +48,7 @@ pub enum Inspection {
 }
 
 /// A kind of connection filter, registered by name. One for the process.
-pub trait FilterFactory: Send + Sync + Debug {
+pub trait ConnectionFilterFactory: Send + Sync + Debug {
     /// The name in configurations.
     fn name(&self) -> &'static str;
 
@@ -69,11 +64,11 @@ pub trait FilterFactory: Send + Sync + Debug {
         settings: &Node,
         at: &Path<'_>,
         diags: &mut Diags,
-    ) -> Option<Arc<dyn FilterPlan>>;
+    ) -> Option<Arc<dyn ConnectionFilterPlan>>;
 }
 
 /// One use of a filter in a configuration, shared by all workers.
-pub trait FilterPlan: Send + Sync + Debug {
+pub trait ConnectionFilterPlan: Send + Sync + Debug {
     /// The filter on one worker. `owner` names the listener or chain that it belongs to; state
     /// that shall outlive a reload is kept under it.
     fn on_worker(&self, worker: &Rc<WorkerCx>, owner: &str) -> Rc<dyn ConnectionFilter>;

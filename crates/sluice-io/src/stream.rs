@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Waker};
 
 use crate::buffers::{BufPool, Exhausted};
 use crate::raw::RawStream;
-use crate::reactor::Side;
+use crate::reactor::Interest;
 use crate::tls::TlsStream;
 use crate::worker::WorkerCx;
 
@@ -83,7 +83,7 @@ impl Stream {
     /// Whether nothing has come on a stream that nobody reads: no bytes, no end, no error. Words
     /// between TLS sessions, such as tickets, are heard and do not count.
     pub fn is_quiet(&mut self, worker: &WorkerCx) -> bool {
-        if !self.raw().socket().is_ready(Side::Read) {
+        if !self.raw().socket().is_ready(Interest::Read) {
             return true;
         }
         match self {
@@ -99,10 +99,10 @@ impl Stream {
     ///
     /// # Errors
     /// What the socket or TLS said.
-    pub fn say_goodbye(&mut self, cx: &mut Context<'_>, worker: &WorkerCx) -> io::Result<()> {
+    pub fn close_notify(&mut self, cx: &mut Context<'_>, worker: &WorkerCx) -> io::Result<()> {
         match self {
             Self::Raw(_) => Ok(()),
-            Self::Tls(tls) => tls.say_goodbye(cx, worker),
+            Self::Tls(tls) => tls.close_notify(cx, worker),
         }
     }
 

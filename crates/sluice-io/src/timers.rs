@@ -13,7 +13,7 @@ use pin_project_lite::pin_project;
 use sluice_core::{Clock, Moment};
 
 use crate::turn;
-use crate::wheel::{Key, Wheel, start_of, tick_after, tick_of};
+use crate::wheel::{TimerKey, Wheel, start_of, tick_after, tick_of};
 
 /// Deadlines of one worker.
 #[derive(Debug)]
@@ -66,7 +66,7 @@ impl Timers {
         }
     }
 
-    fn set(&self, key: Key, at: Moment) {
+    fn set(&self, key: TimerKey, at: Moment) {
         let tick = tick_after(at);
         self.wheel.borrow_mut().set(key, tick);
         if tick < self.armed.get() {
@@ -82,7 +82,7 @@ impl Timers {
 #[derive(Debug)]
 pub struct Timer {
     timers: Rc<Timers>,
-    key: Key,
+    key: TimerKey,
 }
 
 impl Timer {

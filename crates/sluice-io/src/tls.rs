@@ -244,7 +244,7 @@ impl TlsStream {
     ///
     /// # Errors
     /// What the socket said.
-    pub(crate) fn say_goodbye(
+    pub(crate) fn close_notify(
         &mut self,
         cx: &mut Context<'_>,
         worker: &WorkerCx,

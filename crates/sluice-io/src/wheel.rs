@@ -27,14 +27,14 @@ const NIL: u32 = u32::MAX;
 #[derive(Debug)]
 pub struct Wheel<T> {
     now: u64,
-    entries: Slab<Entry<T>>,
+    entries: Slab<WheelEntry<T>>,
     heads: [[u32; SLOTS]; LEVELS],
     /// One bit per slot that is not empty.
     occupied: [u64; LEVELS],
 }
 
 #[derive(Debug)]
-struct Entry<T> {
+struct WheelEntry<T> {
     deadline: u64,
     place: Option<(u8, u8)>,
     previous: u32,
@@ -44,7 +44,7 @@ struct Entry<T> {
 
 /// Names an entry until it is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Key(u32);
+pub struct TimerKey(u32);
 
 /// The tick that `at` lies in.
 pub const fn tick_of(at: Moment) -> u64 {
@@ -73,29 +73,29 @@ impl<T> Default for Wheel<T> {
 
 impl<T> Wheel<T> {
     /// Adds an entry without a deadline.
-    pub fn insert(&mut self, value: T) -> Key {
-        let entry = Entry { deadline: u64::MAX, place: None, previous: NIL, next: NIL, value };
-        Key(u32::try_from(self.entries.insert(entry)).expect("fewer than 2^32 timers"))
+    pub fn insert(&mut self, value: T) -> TimerKey {
+        let entry = WheelEntry { deadline: u64::MAX, place: None, previous: NIL, next: NIL, value };
+        TimerKey(u32::try_from(self.entries.insert(entry)).expect("fewer than 2^32 timers"))
     }
 
     /// Takes an entry out.
-    pub fn remove(&mut self, key: Key) -> T {
+    pub fn remove(&mut self, key: TimerKey) -> T {
         self.unlink(key.0);
         self.entries.remove(key.0 as usize).value
     }
 
     /// The value of an entry.
-    pub fn value(&mut self, key: Key) -> &mut T {
+    pub fn value(&mut self, key: TimerKey) -> &mut T {
         &mut self.entries[key.0 as usize].value
     }
 
     /// Whether the deadline of an entry has come.
-    pub fn is_due(&self, key: Key) -> bool {
+    pub fn is_due(&self, key: TimerKey) -> bool {
         self.entries[key.0 as usize].deadline <= self.now
     }
 
     /// Sets a deadline; `u64::MAX` means none.
-    pub fn set(&mut self, key: Key, deadline: u64) {
+    pub fn set(&mut self, key: TimerKey, deadline: u64) {
         let entry = &mut self.entries[key.0 as usize];
         let later = entry.place.is_some() && deadline >= entry.deadline;
         entry.deadline = deadline;

@@ -15,10 +15,10 @@ use std::time::Duration;
 
 use sluice_core::Moment;
 use sluice_core::connection::Peer;
-use sluice_io::{Side, Source, WorkerCx};
+use sluice_io::{Interest, Source, WorkerCx};
 use sluice_sys::listen::{TcpOptions, change_stream};
 use sluice_sys::socket::{accept, has_waiting, local_address, no_descriptor};
-use sluice_upstream::hops::{self, Transport};
+use sluice_upstream::hops::{self, HopTransport};
 use tokio::sync::Notify;
 
 use crate::connection;
@@ -29,14 +29,14 @@ use crate::listener::Listener;
 pub struct Slot {
     listener: RefCell<Rc<Listener>>,
     /// The socket, while it is accepted from.
-    socket: RefCell<Weak<Listening>>,
+    socket: RefCell<Weak<ListenSocket>>,
     draining: Cell<bool>,
     wake: Notify,
 }
 
 /// A listening socket.
 #[derive(Debug)]
-pub struct Listening(Source);
+pub struct ListenSocket(Source);
 
 /// Connections accepted before those that were accepted get their turn.
 const IN_A_ROW: u32 = 32;
@@ -87,12 +87,13 @@ impl Slot {
     }
 
     /// Accepts until drained.
-    pub async fn accept(self: Rc<Self>, socket: Listening, worker: Rc<WorkerCx>) {
+    pub async fn accept(self: Rc<Self>, socket: ListenSocket, worker: Rc<WorkerCx>) {
         let socket = Rc::new(socket);
         *self.socket.borrow_mut() = Rc::downgrade(&socket);
         // A wildcard socket must ask each connection for its own address.
         let bound = socket.local();
-        let _own = local_address(&socket.0).map(|own| hops::Listening::on(Transport::Stream, own));
+        let _own =
+            local_address(&socket.0).map(|own| hops::ListenerGuard::on(HopTransport::Stream, own));
         let (mut in_a_row, mut tell_at) = (0, Moment::default());
         loop {
             let mut woken = std::pin::pin!(self.wake.notified());
@@ -119,7 +120,7 @@ impl Slot {
                     connection::start(&self.listener(), &worker, socket, peer, local);
                 }
                 Some(Err(error)) => {
-                    self.listener().cells.accept_errors.increment();
+                    self.listener().counters.accept_errors.increment();
                     if !is_of_client(&error) {
                         if worker.now() >= tell_at {
                             tell_at = worker.now().after(TELL_AGAIN);
@@ -172,7 +173,7 @@ const ENOSPC: i32 = 28;
 const EPROTO: i32 = 71;
 const ENOBUFS: i32 = 105;
 
-impl Listening {
+impl ListenSocket {
     /// A listening socket that its worker's reactor knows.
     pub const fn new(socket: Source) -> Self {
         Self(socket)
@@ -192,12 +193,12 @@ impl Listening {
     }
 
     fn poll_accept(&self, cx: &Context<'_>, worker: &WorkerCx) -> Poll<io::Result<(Source, Peer)>> {
-        ready!(self.0.poll_ready(cx, Side::Read));
+        ready!(self.0.poll_ready(cx, Interest::Read));
         // Those who cannot be served wait in the backlog: what is left is for what is open already.
         if !worker.reactor.descriptors().has(PER_CONNECTION) && has_waiting(&self.0) {
             return Poll::Ready(Err(no_descriptor()));
         }
-        let accepted = self.0.poll_io(cx, Side::Read, |socket| accept(socket));
+        let accepted = self.0.poll_io(cx, Interest::Read, |socket| accept(socket));
         accepted.map(|accepted| enter(accepted?, worker))
     }
 
@@ -217,7 +218,7 @@ fn enter(
     Ok((worker.reactor.register(socket)?, peer.map_or(Peer::Unix, Peer::Ip)))
 }
 
-impl Drop for Listening {
+impl Drop for ListenSocket {
     fn drop(&mut self) {
         // The listening socket of a unix path is shared by all workers.
         self.0.leave();

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sluice_core::Name;
-use sluice_io::{ConnectionFilter, FilterPlan, Inspector, StreamHandler, WorkerCx};
+use sluice_io::{ConnectionFilter, ConnectionFilterPlan, Inspector, StreamHandler, WorkerCx};
 use sluice_telemetry::Counter;
 use sluice_tls::ServerTls;
 
@@ -27,7 +27,7 @@ pub struct ChainPlan {
     /// What happens to TLS.
     pub transport: Transport,
     /// Its own connection filters.
-    pub filters: Vec<Arc<dyn FilterPlan>>,
+    pub filters: Vec<Arc<dyn ConnectionFilterPlan>>,
     /// What serves the stream; `None` where inner chains do.
     pub handler: Option<Arc<dyn HandlerPlan>>,
 }
@@ -80,7 +80,7 @@ pub struct Chain {
     path: ChainPath,
     pub(crate) filters: Vec<Rc<dyn ConnectionFilter>>,
     pub(crate) handler: Option<Rc<dyn StreamHandler>>,
-    pub(crate) inner: Option<Inner>,
+    pub(crate) inner: Option<ChainOnWorker>,
     pub(crate) selected: Counter,
 }
 
@@ -90,12 +90,12 @@ pub type Chains = Vec<ChainPlan>;
 #[derive(Clone, Copy, Debug)]
 enum ChainPath {
     Outer(usize),
-    Inner(usize, usize),
+    ChainOnWorker(usize, usize),
 }
 
 /// Inner chains on one worker.
 #[derive(Debug)]
-pub(crate) struct Inner {
+pub(crate) struct ChainOnWorker {
     pub(crate) inspectors: Vec<Rc<dyn Inspector>>,
     pub(crate) chains: Vec<Rc<Chain>>,
 }
@@ -126,9 +126,9 @@ impl Chain {
                 ChainPath::Outer(outer),
             ) => {
                 let chain = |index| {
-                    Self::on_worker(plans, ChainPath::Inner(outer, index), listener, worker)
+                    Self::on_worker(plans, ChainPath::ChainOnWorker(outer, index), listener, worker)
                 };
-                Some(Inner {
+                Some(ChainOnWorker {
                     inspectors: inner.needs.inspectors(),
                     chains: (0..inner.chains.len()).map(chain).collect(),
                 })
@@ -156,7 +156,7 @@ impl ChainPath {
     fn find(self, plans: &[ChainPlan]) -> &ChainPlan {
         match self {
             Self::Outer(index) => &plans[index],
-            Self::Inner(outer, index) => match &plans[outer].transport {
+            Self::ChainOnWorker(outer, index) => match &plans[outer].transport {
                 Transport::Terminate(Termination { inner: Some(inner), .. }) => {
                     &inner.chains[index]
                 }

@@ -15,17 +15,16 @@ use std::time::Duration;
 use sluice_core::connection::{ConnInfo, Peer};
 use sluice_core::limits::Limit;
 use sluice_core::reason::end;
-use sluice_core::{Facts, Protocol, Reason, Verdict};
+use sluice_core::{Facts, LocalFuture, Protocol, Reason, Verdict};
 use sluice_io::tls::HandshakeError;
 use sluice_io::{
-    Admit, Conn, ConnectionFilter, Inspector, LocalFuture, RawStream, Source, Stream, TlsStream,
-    WorkerCx,
+    Admit, Conn, ConnectionFilter, Inspector, RawStream, Source, Stream, TlsStream, WorkerCx,
 };
 use sluice_telemetry::RecordKind;
 use sluice_tls::reasons as tls_reasons;
 use smallvec::SmallVec;
 
-use crate::chain::{Chain, Inner, InnerPlan, Termination, Transport};
+use crate::chain::{Chain, ChainOnWorker, InnerPlan, Termination, Transport};
 use crate::inspect::{Look, Panel};
 use crate::listener::{InspectPlan, Listener, OnTimeout, ProxyAccept, ProxyPlan};
 use crate::metrics;
@@ -34,7 +33,7 @@ use crate::proxy_protocol::{self, Header};
 use crate::quic::QuicClient;
 use crate::reasons;
 use crate::record::ConnectionRecord;
-use crate::select::{ChainTable, Subject};
+use crate::select::{ChainInput, ChainTable};
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
@@ -55,7 +54,7 @@ pub fn start(
     // Boxed, and gone once the handler has the stream: what an idle connection holds is small.
     let conn = Rc::clone(&guard.conn);
     let admission = admission(Rc::clone(listener), conn, RawStream::new(socket));
-    worker.spawn(Life::new(guard, admission));
+    worker.spawn(ConnectionTask::new(guard, admission));
 }
 
 /// Begins the life of a connection of QUIC, whose hello has been read: the same phases, but that inspection is
@@ -71,7 +70,7 @@ pub fn start_quic(
     let Some(guard) = enter(listener, worker, peer, local) else { return };
     let _ = guard.conn.info.facts.set(Box::new(facts));
     let conn = Rc::clone(&guard.conn);
-    worker.spawn(Life::new(guard, quic_admission(Rc::clone(listener), conn, client)));
+    worker.spawn(ConnectionTask::new(guard, quic_admission(Rc::clone(listener), conn, client)));
 }
 
 /// Counts and records a client of QUIC that is refused before it has a connection.
@@ -96,8 +95,8 @@ fn enter(
 ) -> Option<EndGuard> {
     let info = ConnInfo::new(next_id(), listener.name().clone(), peer, local, worker.now());
     let conn = Conn::enter(worker, info);
-    listener.cells.accepted.increment();
-    listener.cells.active.increment();
+    listener.counters.accepted.increment();
+    listener.counters.active.increment();
     let guard =
         EndGuard { listener: Rc::clone(listener), conn: Rc::clone(&conn), reason: Cell::new(None) };
     if worker.connections.len() > worker.limits.size(Limit::WorkerConnections) {
@@ -112,24 +111,24 @@ fn enter(
 /// The life of a connection, until the end of whatever kind. By hand, since an `async fn` keeps its arguments
 /// twice; boxed, since a task's own allocation is aligned so that what is in it costs more there. Dropped, the
 /// phase goes first, then the filters hear of the end, then the record is written.
-struct Life<A> {
-    phase: Phase<A>,
+struct ConnectionTask<A> {
+    phase: TaskPhase<A>,
     admitted: Option<Admitted>,
     guard: EndGuard,
 }
 
-impl<A> Life<A> {
+impl<A> ConnectionTask<A> {
     fn new(guard: EndGuard, admission: A) -> Pin<Box<Self>> {
-        Box::pin(Self { phase: Phase::Admission(Box::pin(admission)), admitted: None, guard })
+        Box::pin(Self { phase: TaskPhase::Admission(Box::pin(admission)), admitted: None, guard })
     }
 }
 
-enum Phase<A> {
+enum TaskPhase<A> {
     Admission(Pin<Box<A>>),
     Serving(LocalFuture<Reason>),
 }
 
-impl<A: Future<Output = Result<Served, Reason>>> Future for Life<A> {
+impl<A: Future<Output = Result<Served, Reason>>> Future for ConnectionTask<A> {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
@@ -138,14 +137,14 @@ impl<A: Future<Output = Result<Served, Reason>>> Future for Life<A> {
         let living = poll_fn(|cx| {
             loop {
                 match phase {
-                    Phase::Admission(admission) => match ready!(admission.as_mut().poll(cx)) {
+                    TaskPhase::Admission(admission) => match ready!(admission.as_mut().poll(cx)) {
                         Ok(served) => {
                             *admitted = Some(served.admitted);
-                            *phase = Phase::Serving(served.serving);
+                            *phase = TaskPhase::Serving(served.serving);
                         }
                         Err(reason) => return Poll::Ready(reason),
                     },
-                    Phase::Serving(serving) => return serving.as_mut().poll(cx),
+                    TaskPhase::Serving(serving) => return serving.as_mut().poll(cx),
                 }
             }
         });
@@ -155,7 +154,7 @@ impl<A: Future<Output = Result<Served, Reason>>> Future for Life<A> {
     }
 }
 
-impl<A> Unpin for Life<A> {}
+impl<A> Unpin for ConnectionTask<A> {}
 
 /// A connection that was let in and handed over.
 struct Served {
@@ -187,10 +186,10 @@ impl Drop for EndGuard {
         let (info, worker) = (&self.conn.info, &self.conn.worker);
         let unset = if std::thread::panicking() { end::WORKER_PANIC } else { end::FORCED };
         let reason = self.reason.get().unwrap_or(unset);
-        let cells = &self.listener.cells;
-        cells.active.decrement();
-        cells.received.add(info.received.get());
-        cells.sent.add(info.sent.get());
+        let counters = &self.listener.counters;
+        counters.active.decrement();
+        counters.received.add(info.received.get());
+        counters.sent.add(info.sent.get());
         self.listener.count_end(worker, reason);
         if worker.log.wants(RecordKind::Connection) {
             let record = ConnectionRecord::new(info, &worker.clock, worker.now(), reason, None);
@@ -279,13 +278,13 @@ async fn quic_admission(
     chain.selected.increment();
     admitted.judge(&chain.filters).await?;
     let started = conn.worker.now();
-    let handshakes = &listener.cells.handshakes;
-    let shaking = client.shake(&termination.tls, Rc::clone(&conn));
-    let (reason, detail) = match conn.until(started.after(termination.timeout), shaking).await {
+    let handshakes = &listener.counters.handshakes;
+    let accepting = client.accept_handshake(&termination.tls, Rc::clone(&conn));
+    let (reason, detail) = match conn.until(started.after(termination.timeout), accepting).await {
         Ok(Ok(serve)) => {
             let resumed = conn.info.tls.get().is_some_and(|tls| tls.resumed);
             if resumed { &handshakes.resumed } else { &handshakes.full }.increment();
-            listener.cells.handshake_time.record(conn.worker.now().since(started));
+            listener.counters.handshake_time.record(conn.worker.now().since(started));
             return Ok(Served { serving: serve(handler, Rc::clone(&conn)), admitted });
         }
         Ok(Err(failed)) => failed,
@@ -331,7 +330,7 @@ fn select(
 }
 
 fn find(table: &ChainTable, conn: &Conn, facts: &Facts) -> Result<usize, Reason> {
-    table.find(&Subject::of(&conn.info, facts)).ok_or(reasons::UNMATCHED)
+    table.find(&ChainInput::of(&conn.info, facts)).ok_or(reasons::UNMATCHED)
 }
 
 // --- bytes that are looked at and given back ---
@@ -535,7 +534,7 @@ async fn terminate(
     raw: RawStream,
 ) -> Result<Stream, Reason> {
     let started = conn.worker.now();
-    let handshakes = &listener.cells.handshakes;
+    let handshakes = &listener.counters.handshakes;
     let failed = |reason: Reason, detail: &dyn std::fmt::Display| {
         handshakes.failed.increment();
         conn.info.note(detail);
@@ -543,8 +542,8 @@ async fn terminate(
     };
     let mut tls = TlsStream::server(raw, &termination.tls)
         .map_err(|error| failed(tls_reasons::PROTOCOL, &error))?;
-    let shaking = poll_fn(|cx| tls.poll_handshake(cx, &conn.worker));
-    match conn.until(started.after(termination.timeout), shaking).await {
+    let accepting = poll_fn(|cx| tls.poll_handshake(cx, &conn.worker));
+    match conn.until(started.after(termination.timeout), accepting).await {
         Err(_) => Err(failed(tls_reasons::TIMEOUT, &"no complete handshake in time")),
         Ok(Err(HandshakeError::Tls(error))) => {
             Err(failed(tls_reasons::of_server_error(&error), &error))
@@ -571,7 +570,7 @@ async fn terminate(
         Ok(Ok(())) => {
             let facts = tls.facts();
             if facts.resumed { &handshakes.resumed } else { &handshakes.full }.increment();
-            listener.cells.handshake_time.record(conn.worker.now().since(started));
+            listener.counters.handshake_time.record(conn.worker.now().since(started));
             let _ = conn.info.tls.set(Box::new(facts));
             Ok(Stream::Tls(Box::new(tls)))
         }
@@ -582,7 +581,7 @@ async fn terminate(
 async fn choose_inside(
     limits: &InspectPlan,
     plans: &InnerPlan,
-    inner: &Inner,
+    inner: &ChainOnWorker,
     conn: &Conn,
     stream: &mut Stream,
 ) -> Result<Rc<Chain>, Reason> {

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use sluice_io::FilterFactory;
+use sluice_io::ConnectionFilterFactory;
 
 pub mod allow;
 pub mod buckets;
@@ -17,7 +17,7 @@ mod tests;
 
 /// Filters by name.
 #[derive(Clone, Debug)]
-pub struct Filters(BTreeMap<&'static str, Arc<dyn FilterFactory>>);
+pub struct Filters(BTreeMap<&'static str, Arc<dyn ConnectionFilterFactory>>);
 
 impl Default for Filters {
     /// The filters that come with Sluice.
@@ -26,24 +26,24 @@ impl Default for Filters {
         filters.register(Arc::new(allow::ListFactory::Allow));
         filters.register(Arc::new(allow::ListFactory::Deny));
         filters.register(Arc::new(connection_limit::ConnectionLimitFactory::default()));
-        filters.register(Arc::new(rate_limit::RateLimitFactory::default()));
+        filters.register(Arc::new(rate_limit::ConnectionRateLimitFactory::default()));
         filters
     }
 }
 
 impl Filters {
     /// Adds a filter, or replaces the one of that name.
-    pub fn register(&mut self, factory: Arc<dyn FilterFactory>) {
+    pub fn register(&mut self, factory: Arc<dyn ConnectionFilterFactory>) {
         self.0.insert(factory.name(), factory);
     }
 
     /// The filter of that name.
-    pub fn get(&self, name: &str) -> Option<&Arc<dyn FilterFactory>> {
+    pub fn get(&self, name: &str) -> Option<&Arc<dyn ConnectionFilterFactory>> {
         self.0.get(name)
     }
 
     /// Every filter, by name.
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<dyn FilterFactory>> {
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<dyn ConnectionFilterFactory>> {
         self.0.values()
     }
 }

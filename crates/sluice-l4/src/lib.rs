@@ -27,4 +27,4 @@ pub use listener::{
     InspectPlan, Listener, ListenerPlan, OnTimeout, ProxyAccept, ProxyPlan, QuicPlan,
 };
 pub use relay::{Hash, RelayOptions, RelayPlan};
-pub use select::{ChainTable, Criteria, Subject};
+pub use select::{ChainInput, ChainTable, Criteria};

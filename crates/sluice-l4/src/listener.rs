@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sluice_core::{Cidr, Name, Reason};
-use sluice_io::{ConnectionFilter, FilterPlan, Inspector, WorkerCx};
+use sluice_io::{ConnectionFilter, ConnectionFilterPlan, Inspector, WorkerCx};
 use sluice_telemetry::{Counter, CounterSet, Gauge, Histogram};
 use sluice_tls::ServerTls;
 
@@ -24,7 +24,7 @@ pub struct ListenerPlan {
     /// Its name.
     pub name: Name,
     /// Filters that judge the source before anything is read for a chain.
-    pub filters: Vec<Arc<dyn FilterPlan>>,
+    pub filters: Vec<Arc<dyn ConnectionFilterPlan>>,
     /// Whether and from whom a PROXY header is taken.
     pub proxy_protocol: Option<ProxyPlan>,
     /// How the first bytes are looked at.
@@ -95,12 +95,12 @@ pub struct Listener {
     pub(crate) filters: Vec<Rc<dyn ConnectionFilter>>,
     pub(crate) inspectors: Vec<Rc<dyn Inspector>>,
     pub(crate) chains: Vec<Rc<Chain>>,
-    pub(crate) cells: Cells,
+    pub(crate) counters: ListenerCounters,
 }
 
 /// The metric cells of a listener on one worker.
 #[derive(Debug)]
-pub(crate) struct Cells {
+pub(crate) struct ListenerCounters {
     pub(crate) accepted: Counter,
     pub(crate) active: Gauge,
     pub(crate) received: Counter,
@@ -127,7 +127,7 @@ impl Listener {
             filters: plan.filters.iter().map(|filter| filter.on_worker(worker, name)).collect(),
             inspectors: plan.inspect.needs.inspectors(),
             chains: Chain::all_on_worker(&plan.chains, name, worker),
-            cells: Cells {
+            counters: ListenerCounters {
                 accepted: shard.counter(&metrics::ACCEPTED, &[name]),
                 active: shard.gauge(&metrics::ACTIVE, &[name]),
                 received: shard.counter(&metrics::RECEIVED, &[name]),
@@ -166,6 +166,6 @@ impl Listener {
     pub(crate) fn count_end(&self, worker: &WorkerCx, why: Reason) {
         let counter =
             |why: &Reason| worker.shard.counter(&metrics::ENDED, &[self.name(), why.code()]);
-        self.cells.ended.count(&why, counter);
+        self.counters.ended.count(&why, counter);
     }
 }

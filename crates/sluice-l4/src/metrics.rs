@@ -25,7 +25,7 @@ sluice_telemetry::metrics! {
 /// Counts that a limit was reached.
 pub fn count_limit(worker: &WorkerCx, limit: Limit) {
     #[derive(Default)]
-    struct Reached(CounterSet<&'static str>);
+    struct ReachedLimits(CounterSet<&'static str>);
     let counter = |name: &&'static str| worker.shard.counter(&LIMIT_REACHED, &[name]);
-    worker.local(Reached::default).0.count(&limit.def().name, counter);
+    worker.local(ReachedLimits::default).0.count(&limit.def().name, counter);
 }

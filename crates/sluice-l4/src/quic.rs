@@ -12,8 +12,8 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use sluice_core::{Facts, Moment, Reason};
-use sluice_io::{Conn, LocalFuture, StreamHandler};
+use sluice_core::{Facts, LocalFuture, Moment, Reason};
+use sluice_io::{Conn, StreamHandler};
 use sluice_tls::{InitialKeys, ServerTls};
 
 use crate::inspect::tls::{Hello, read_message};
@@ -38,7 +38,7 @@ const KEPT: Duration = Duration::from_secs(10);
 /// Speaks QUIC with one client.
 pub trait QuicClient {
     /// Shakes hands as `tls` says. What is returned serves the connection.
-    fn shake(
+    fn accept_handshake(
         self: Box<Self>,
         tls: &ServerTls,
         conn: Rc<Conn>,
@@ -52,7 +52,7 @@ pub type Serve = Box<dyn FnOnce(Rc<dyn StreamHandler>, Rc<Conn>) -> LocalFuture<
 #[derive(Debug)]
 pub struct Hellos {
     bound: usize,
-    table: RefCell<Table>,
+    table: RefCell<HelloTable>,
 }
 
 /// What is known of a hello.
@@ -67,26 +67,26 @@ pub enum Asked {
 }
 
 #[derive(Debug, Default)]
-struct Table {
-    hellos: HashMap<Box<[u8]>, Entry, foldhash::fast::RandomState>,
+struct HelloTable {
+    hellos: HashMap<Box<[u8]>, HelloEntry, foldhash::fast::RandomState>,
     /// Of clients that anybody may pretend to be, in the order in which they began.
-    unproven: Order,
+    unproven: ArrivalOrder,
     /// Of clients that have shown that they are where they say.
-    proven: Order,
+    proven: ArrivalOrder,
 }
 
-type Order = VecDeque<(Moment, Box<[u8]>)>;
+type ArrivalOrder = VecDeque<(Moment, Box<[u8]>)>;
 
 #[derive(Debug)]
-struct Entry {
+struct HelloEntry {
     began: Moment,
     keys: InitialKeys,
-    state: State,
+    state: HelloState,
     waker: Option<Waker>,
 }
 
 #[derive(Debug)]
-enum State {
+enum HelloState {
     Gathering(Pieces),
     Whole(Facts),
     Malformed,
@@ -112,7 +112,7 @@ impl Hellos {
         table.expire(now, self.bound);
         if let Some(entry) = table.hellos.get_mut(first.destination) {
             entry.take(&first, rest);
-        } else if let Some(mut entry) = Entry::begin(now, &first)
+        } else if let Some(mut entry) = HelloEntry::begin(now, &first)
             && entry.take(&first, rest)
         {
             let order = if proven { &mut table.proven } else { &mut table.unproven };
@@ -141,11 +141,11 @@ impl Hellos {
         let (mut waits, mut facts) = (false, None);
         for id in ids {
             match table.hellos.get_mut(*id) {
-                Some(entry) if matches!(entry.state, State::Gathering(_)) => {
+                Some(entry) if matches!(entry.state, HelloState::Gathering(_)) => {
                     waits = true;
                     entry.waker = cx.map(|cx| cx.waker().clone());
                 }
-                Some(Entry { state: State::Whole(found), .. }) => {
+                Some(HelloEntry { state: HelloState::Whole(found), .. }) => {
                     facts.get_or_insert_with(|| found.clone());
                 }
                 Some(_) | None => {}
@@ -161,7 +161,7 @@ impl Hellos {
     }
 }
 
-impl Table {
+impl HelloTable {
     /// Forgets what is old, and what there is no room for.
     fn expire(&mut self, now: Moment, bound: usize) {
         for order in [&mut self.unproven, &mut self.proven] {
@@ -171,7 +171,7 @@ impl Table {
                 // One that was answered since, and came again under the same ID, has its own place here.
                 if let Some((began, id)) = order.pop_front()
                     && self.hellos.get(&id).is_some_and(|entry| entry.began == began)
-                    && let Some(Entry { waker: Some(waker), .. }) = self.hellos.remove(&id)
+                    && let Some(HelloEntry { waker: Some(waker), .. }) = self.hellos.remove(&id)
                 {
                     waker.wake();
                 }
@@ -180,10 +180,10 @@ impl Table {
     }
 }
 
-impl Entry {
+impl HelloEntry {
     fn begin(now: Moment, packet: &Initial<'_>) -> Option<Self> {
         let keys = InitialKeys::new(packet.version, packet.destination)?;
-        let state = State::Gathering(Pieces::default());
+        let state = HelloState::Gathering(Pieces::default());
         Some(Self { began: now, keys, state, waker: None })
     }
 
@@ -191,7 +191,7 @@ impl Entry {
     fn take(&mut self, first: &Initial<'_>, mut rest: &[u8]) -> bool {
         let (mut next, mut opens) = (Some(*first), true);
         while let Some(packet) = next {
-            let State::Gathering(pieces) = &mut self.state else { return opens };
+            let HelloState::Gathering(pieces) = &mut self.state else { return opens };
             let mut fits = true;
             let opened = packet.open(&self.keys, |at, piece| {
                 // Once something does not fit, nothing more is looked at.
@@ -206,10 +206,12 @@ impl Entry {
             });
             next = next.filter(of_first);
             match read_message(pieces.front()) {
-                Hello::Whole(facts) => self.state = State::Whole(facts),
-                Hello::Malformed => self.state = State::Malformed,
-                Hello::NeedMore(Some(bytes)) if bytes > HELLO_MAX => self.state = State::Malformed,
-                Hello::NeedMore(_) if !fits => self.state = State::Malformed,
+                Hello::Whole(facts) => self.state = HelloState::Whole(facts),
+                Hello::Malformed => self.state = HelloState::Malformed,
+                Hello::NeedMore(Some(bytes)) if bytes > HELLO_MAX => {
+                    self.state = HelloState::Malformed
+                }
+                Hello::NeedMore(_) if !fits => self.state = HelloState::Malformed,
                 Hello::NeedMore(_) => continue,
             }
             if let Some(waker) = self.waker.take() {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use sluice_core::connection::{Attempt, ConnInfo, PathFacts, Peer, TlsFacts};
 use sluice_core::{Clock, Facts, Moment, Name, Reason};
-use sluice_telemetry::{Field, Operator, Record, RecordKind};
+use sluice_telemetry::{Operator, Record, RecordKind, TemplateField};
 
 macro_rules! operators {
     ($($name:ident = $text:literal, $help:literal;)+) => {
@@ -125,20 +125,23 @@ impl Record for ConnectionRecord {
         self.kind
     }
 
-    fn field(&self, operator: &Operator, _argument: &str) -> Field<'_> {
-        let text =
-            |text: Option<&str>| Field::from(text.map(|t| Field::Text(Cow::Owned(t.to_owned()))));
+    fn field(&self, operator: &Operator, _argument: &str) -> TemplateField<'_> {
+        let text = |text: Option<&str>| {
+            TemplateField::from(text.map(|t| TemplateField::Text(Cow::Owned(t.to_owned()))))
+        };
         let counted = |of: fn(&PathFacts) -> u64| {
-            self.path.as_ref().map_or(Field::Missing, |path| Field::Number(of(path)))
+            self.path
+                .as_ref()
+                .map_or(TemplateField::Missing, |path| TemplateField::Number(of(path)))
         };
         match operator.name {
-            name if name == START_TIME.name => Field::Time(self.started),
-            name if name == CONNECTION_ID.name => Field::Number(self.id),
-            name if name == LISTENER.name => Field::from(&*self.listener),
+            name if name == START_TIME.name => TemplateField::Time(self.started),
+            name if name == CONNECTION_ID.name => TemplateField::Number(self.id),
+            name if name == LISTENER.name => TemplateField::from(&*self.listener),
             name if name == CHAIN.name => text(self.chain.as_deref()),
-            name if name == REMOTE.name => Field::from(self.source.to_string()),
-            name if name == PEER.name => Field::from(self.peer.to_string()),
-            name if name == LOCAL.name => Field::from(self.local.to_string()),
+            name if name == REMOTE.name => TemplateField::from(self.source.to_string()),
+            name if name == PEER.name => TemplateField::from(self.peer.to_string()),
+            name if name == LOCAL.name => TemplateField::from(self.local.to_string()),
             name if name == PROTOCOL.name => {
                 text(self.facts.protocol.map(sluice_core::Protocol::word))
             }
@@ -149,9 +152,10 @@ impl Record for ConnectionRecord {
                 text(self.tls.as_ref().and_then(|tls| tls.client_subject.as_deref()))
             }
             name if name == QUIC_VERSION.name => text(self.path.as_ref().map(|path| path.version)),
-            name if name == RTT.name => {
-                self.path.as_ref().map_or(Field::Missing, |path| Field::Millis(path.rtt))
-            }
+            name if name == RTT.name => self
+                .path
+                .as_ref()
+                .map_or(TemplateField::Missing, |path| TemplateField::Millis(path.rtt)),
             name if name == PACKETS_SENT.name => counted(|path| path.packets_sent),
             name if name == PACKETS_LOST.name => counted(|path| path.packets_lost),
             name if name == MIGRATIONS.name => counted(|path| path.migrations),
@@ -165,26 +169,26 @@ impl Record for ConnectionRecord {
                 text(self.attempts.last().filter(|a| a.failure.is_none()).map(|a| &*a.endpoint))
             }
             name if name == UPSTREAM_LOCAL.name => {
-                Field::from(self.upstream_local.map(|a| a.to_string()))
+                TemplateField::from(self.upstream_local.map(|a| a.to_string()))
             }
             name if name == ATTEMPTS.name => {
-                Field::List(self.attempts.iter().map(ToString::to_string).collect())
+                TemplateField::List(self.attempts.iter().map(ToString::to_string).collect())
             }
-            name if name == RECEIVED.name => Field::Number(self.received),
-            name if name == SENT.name => Field::Number(self.sent),
-            name if name == DATAGRAMS_RECEIVED.name => {
-                self.datagrams.map_or(Field::Missing, |(received, _)| Field::Number(received))
-            }
-            name if name == DATAGRAMS_SENT.name => {
-                self.datagrams.map_or(Field::Missing, |(_, sent)| Field::Number(sent))
-            }
-            name if name == DURATION.name => Field::Millis(self.lasted),
-            name if name == REASON.name => Field::from(self.reason.code()),
-            name if name == PHASE.name => Field::from(self.reason.def().phase.word()),
-            name if name == SIDE.name => Field::from(self.reason.def().side.word()),
+            name if name == RECEIVED.name => TemplateField::Number(self.received),
+            name if name == SENT.name => TemplateField::Number(self.sent),
+            name if name == DATAGRAMS_RECEIVED.name => self
+                .datagrams
+                .map_or(TemplateField::Missing, |(received, _)| TemplateField::Number(received)),
+            name if name == DATAGRAMS_SENT.name => self
+                .datagrams
+                .map_or(TemplateField::Missing, |(_, sent)| TemplateField::Number(sent)),
+            name if name == DURATION.name => TemplateField::Millis(self.lasted),
+            name if name == REASON.name => TemplateField::from(self.reason.code()),
+            name if name == PHASE.name => TemplateField::from(self.reason.def().phase.word()),
+            name if name == SIDE.name => TemplateField::from(self.reason.def().side.word()),
             name if name == DETAIL.name => text(self.detail.as_deref()),
-            name if name == FLAGS.name => Field::from(self.reason.def().envoy_flag),
-            _ => Field::Missing,
+            name if name == FLAGS.name => TemplateField::from(self.reason.def().envoy_flag),
+            _ => TemplateField::Missing,
         }
     }
 }
@@ -248,7 +252,7 @@ mod tests {
         for operator in OPERATORS {
             assert_ne!(
                 record.field(operator, ""),
-                Field::Missing,
+                TemplateField::Missing,
                 "{} is not answered",
                 operator.name
             );

@@ -15,9 +15,9 @@ use std::time::Duration;
 
 use sluice_core::connection::{ConnInfo, Peer};
 use sluice_core::reason::end;
-use sluice_core::{Moment, Protocol, Reason};
+use sluice_core::{LocalFuture, Moment, Protocol, Reason};
 use sluice_io::pump::{Moved, Pump, Stopped};
-use sluice_io::{Conn, LocalFuture, Stream, StreamHandler, WorkerCx};
+use sluice_io::{Conn, Stream, StreamHandler, WorkerCx};
 use sluice_tls::reasons as tls_reasons;
 use sluice_upstream::cluster::Claim;
 use sluice_upstream::hops::Hop;
@@ -110,7 +110,7 @@ impl Relay {
                 Ok((Box::new(Pump::new(stream, upstream)), claim, hop))
             }
             Err(reason) => {
-                farewell(&mut stream, &conn.worker).await;
+                close_notify(&mut stream, &conn.worker).await;
                 Err(reason)
             }
         }
@@ -178,8 +178,8 @@ async fn relay(conn: &Conn, options: &RelayOptions, mut pump: Box<Pump>) -> Reas
             of_error(&error, sluice_upstream::reasons::RESET)
         }
         Err(late) => {
-            farewell(&mut pump.downstream, worker).await;
-            farewell(&mut pump.upstream, worker).await;
+            close_notify(&mut pump.downstream, worker).await;
+            close_notify(&mut pump.upstream, worker).await;
             late
         }
     }
@@ -213,8 +213,8 @@ fn is_reset(error: &io::Error) -> bool {
 
 /// Says in TLS that the end is meant: without a word it would look like an attack. A peer that does
 /// not take the word now goes without.
-async fn farewell(stream: &mut Stream, worker: &WorkerCx) {
-    let _ = poll_fn(|cx| Poll::Ready(stream.say_goodbye(cx, worker))).await;
+async fn close_notify(stream: &mut Stream, worker: &WorkerCx) {
+    let _ = poll_fn(|cx| Poll::Ready(stream.close_notify(cx, worker))).await;
 }
 
 fn deadline(now: Moment, options: &RelayOptions, half_closed: bool) -> Moment {

@@ -48,7 +48,7 @@ pub struct Criteria {
 
 /// What is known of a connection when its chain is chosen.
 #[derive(Clone, Copy, Debug)]
-pub struct Subject<'a> {
+pub struct ChainInput<'a> {
     /// Where it was meant for.
     pub destination: Option<(IpAddr, u16)>,
     /// Where it comes from.
@@ -57,7 +57,7 @@ pub struct Subject<'a> {
     pub facts: &'a Facts,
 }
 
-impl<'a> Subject<'a> {
+impl<'a> ChainInput<'a> {
     /// A connection with the facts that its first bytes gave.
     pub fn of(info: &ConnInfo, facts: &'a Facts) -> Self {
         let pair = |peer: Peer| peer.socket().map(|end| (end.ip(), end.port()));
@@ -75,7 +75,7 @@ impl<'a> Subject<'a> {
 
 /// The steps, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Step {
+enum MatchStep {
     Port,
     Destination,
     Name,
@@ -88,7 +88,7 @@ enum Step {
     SourcePort,
 }
 
-impl Step {
+impl MatchStep {
     const ALL: [Self; 10] = [
         Self::Port,
         Self::Destination,
@@ -112,17 +112,17 @@ pub struct ChainTable {
 #[derive(Debug)]
 enum Branch {
     Chain(usize),
-    Step(Box<Node>),
+    MatchStep(Box<StepNode>),
 }
 
 #[derive(Debug)]
-struct Node {
-    table: Table,
+struct StepNode {
+    table: StepTable,
     any: Option<Branch>,
 }
 
 #[derive(Debug)]
-enum Table {
+enum StepTable {
     Port {
         of_source: bool,
         by_port: HashMap<u16, Branch>,
@@ -156,24 +156,24 @@ impl ChainTable {
     pub fn build(chains: &[Criteria]) -> Result<Self, Vec<(usize, usize)>> {
         let mut equal = Vec::new();
         let all: Vec<usize> = (0..chains.len()).collect();
-        let root = build(chains, &all, &Step::ALL, &mut equal);
+        let root = build(chains, &all, &MatchStep::ALL, &mut equal);
         equal.sort_unstable();
         equal.dedup();
         if equal.is_empty() { Ok(Self { root }) } else { Err(equal) }
     }
 
     /// The chain for a connection, if one matches.
-    pub fn find(&self, subject: &Subject<'_>) -> Option<usize> {
+    pub fn find(&self, subject: &ChainInput<'_>) -> Option<usize> {
         self.find_named(subject, subject.facts.sni.as_deref())
     }
 
     /// The chain that `subject` would have with `name`, in lower case, as its server name.
-    pub fn find_named(&self, subject: &Subject<'_>, name: Option<&str>) -> Option<usize> {
+    pub fn find_named(&self, subject: &ChainInput<'_>, name: Option<&str>) -> Option<usize> {
         let mut branch = self.root.as_ref()?;
         loop {
             match branch {
                 Branch::Chain(index) => return Some(*index),
-                Branch::Step(node) => {
+                Branch::MatchStep(node) => {
                     branch = node.table.find(subject, name).or(node.any.as_ref())?;
                 }
             }
@@ -182,25 +182,25 @@ impl ChainTable {
 }
 
 /// The values of a step that a chain names.
-fn has_values(chain: &Criteria, step: Step) -> bool {
+fn has_values(chain: &Criteria, step: MatchStep) -> bool {
     match step {
-        Step::Port => !chain.ports.is_empty(),
-        Step::Destination => !chain.destinations.is_empty(),
-        Step::Name => !chain.names.is_empty(),
-        Step::Transport => !chain.transports.is_empty(),
-        Step::Alpn => !chain.alpn.is_empty(),
-        Step::Protocol => !chain.protocols.is_empty(),
-        Step::Database => !chain.databases.is_empty(),
-        Step::User => !chain.users.is_empty(),
-        Step::Source => !chain.sources.is_empty(),
-        Step::SourcePort => !chain.source_ports.is_empty(),
+        MatchStep::Port => !chain.ports.is_empty(),
+        MatchStep::Destination => !chain.destinations.is_empty(),
+        MatchStep::Name => !chain.names.is_empty(),
+        MatchStep::Transport => !chain.transports.is_empty(),
+        MatchStep::Alpn => !chain.alpn.is_empty(),
+        MatchStep::Protocol => !chain.protocols.is_empty(),
+        MatchStep::Database => !chain.databases.is_empty(),
+        MatchStep::User => !chain.users.is_empty(),
+        MatchStep::Source => !chain.sources.is_empty(),
+        MatchStep::SourcePort => !chain.source_ports.is_empty(),
     }
 }
 
 fn build(
     chains: &[Criteria],
     candidates: &[usize],
-    steps: &[Step],
+    steps: &[MatchStep],
     equal: &mut Vec<(usize, usize)>,
 ) -> Option<Branch> {
     let Some((step, rest)) = steps.split_first() else {
@@ -215,25 +215,28 @@ fn build(
     }
     let table = table(chains, &named, *step, rest, equal);
     let any = build(chains, &any, rest, equal);
-    Some(Branch::Step(Box::new(Node { table, any })))
+    Some(Branch::MatchStep(Box::new(StepNode { table, any })))
 }
 
 fn table(
     chains: &[Criteria],
     named: &[usize],
-    step: Step,
-    rest: &[Step],
+    step: MatchStep,
+    rest: &[MatchStep],
     equal: &mut Vec<(usize, usize)>,
-) -> Table {
+) -> StepTable {
     match step {
-        Step::Port | Step::SourcePort => {
-            let of_source = step == Step::SourcePort;
+        MatchStep::Port | MatchStep::SourcePort => {
+            let of_source = step == MatchStep::SourcePort;
             let values =
                 |c: &Criteria| if of_source { c.source_ports.clone() } else { c.ports.clone() };
-            Table::Port { of_source, by_port: group(chains, named, rest, equal, values).collect() }
+            StepTable::Port {
+                of_source,
+                by_port: group(chains, named, rest, equal, values).collect(),
+            }
         }
-        Step::Destination | Step::Source => {
-            let of_source = step == Step::Source;
+        MatchStep::Destination | MatchStep::Source => {
+            let of_source = step == MatchStep::Source;
             let values =
                 |c: &Criteria| if of_source { c.sources.clone() } else { c.destinations.clone() };
             let by_block: HashMap<Cidr, Branch> =
@@ -241,9 +244,9 @@ fn table(
             let mut lengths: Vec<u8> = by_block.keys().map(Cidr::bits).collect();
             lengths.sort_unstable_by(|a, b| b.cmp(a));
             lengths.dedup();
-            Table::Block { of_source, lengths, by_block }
+            StepTable::Block { of_source, lengths, by_block }
         }
-        Step::Name => {
+        MatchStep::Name => {
             let (mut exact, mut suffix) = (HashMap::new(), HashMap::new());
             for (name, branch) in group(chains, named, rest, equal, |c| c.names.clone()) {
                 match name {
@@ -251,17 +254,19 @@ fn table(
                     NamePattern::Suffix(name) => suffix.insert(name, branch),
                 };
             }
-            Table::Name { exact, suffix }
+            StepTable::Name { exact, suffix }
         }
-        Step::Transport => {
-            Table::Transport(group(chains, named, rest, equal, |c| c.transports.clone()).collect())
+        MatchStep::Transport => StepTable::Transport(
+            group(chains, named, rest, equal, |c| c.transports.clone()).collect(),
+        ),
+        MatchStep::Alpn => {
+            StepTable::Alpn(group(chains, named, rest, equal, |c| c.alpn.clone()).collect())
         }
-        Step::Alpn => Table::Alpn(group(chains, named, rest, equal, |c| c.alpn.clone()).collect()),
-        Step::Protocol => {
-            Table::Protocol(group(chains, named, rest, equal, |c| c.protocols.clone()).collect())
-        }
-        Step::Database | Step::User => {
-            let of_user = step == Step::User;
+        MatchStep::Protocol => StepTable::Protocol(
+            group(chains, named, rest, equal, |c| c.protocols.clone()).collect(),
+        ),
+        MatchStep::Database | MatchStep::User => {
+            let of_user = step == MatchStep::User;
             // Of both sides as much as the server goes by.
             let values = |c: &Criteria| {
                 let words = if of_user { &c.users } else { &c.databases };
@@ -275,7 +280,7 @@ fn table(
                 }
             }
             prefix.sort_by_key(|(word, _): &(String, _)| std::cmp::Reverse(word.len()));
-            Table::Word { of_user, exact, prefix }
+            StepTable::Word { of_user, exact, prefix }
         }
     }
 }
@@ -291,7 +296,7 @@ fn as_server_takes_it(pattern: &WordPattern) -> WordPattern {
 fn group<V: Eq + std::hash::Hash + Ord + Clone>(
     chains: &[Criteria],
     named: &[usize],
-    rest: &[Step],
+    rest: &[MatchStep],
     equal: &mut Vec<(usize, usize)>,
     values: impl Fn(&Criteria) -> Vec<V>,
 ) -> std::vec::IntoIter<(V, Branch)> {
@@ -309,8 +314,8 @@ fn group<V: Eq + std::hash::Hash + Ord + Clone>(
     branches.into_iter()
 }
 
-impl Table {
-    fn find(&self, subject: &Subject<'_>, name: Option<&str>) -> Option<&Branch> {
+impl StepTable {
+    fn find(&self, subject: &ChainInput<'_>, name: Option<&str>) -> Option<&Branch> {
         let side = |of_source: bool| if of_source { subject.source } else { subject.destination };
         match self {
             Self::Port { of_source, by_port } => by_port.get(&side(*of_source)?.1),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sluice_core::Name;
-use sluice_io::FilterPlan;
+use sluice_io::ConnectionFilterPlan;
 use sluice_upstream::Cluster;
 
 use crate::relay::Hash;
@@ -28,7 +28,7 @@ pub struct UdpPlan {
     /// Its name.
     pub name: Name,
     /// Filters that judge the source of a new flow.
-    pub filters: Vec<Arc<dyn FilterPlan>>,
+    pub filters: Vec<Arc<dyn ConnectionFilterPlan>>,
     /// The index over the chains.
     pub table: ChainTable,
     /// The chains.
@@ -43,7 +43,7 @@ pub struct FlowChainPlan {
     /// Its name.
     pub name: Name,
     /// Its own filters.
-    pub filters: Vec<Arc<dyn FilterPlan>>,
+    pub filters: Vec<Arc<dyn ConnectionFilterPlan>>,
     /// Where its flows go.
     pub cluster: Arc<Cluster>,
     /// What a hash balancer goes by.

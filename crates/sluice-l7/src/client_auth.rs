@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use sluice_core::{ConnInfo, Facts};
-use sluice_l4::{ChainTable, Subject};
+use sluice_l4::{ChainInput, ChainTable};
 
 use crate::routes::index::without_port;
 
@@ -73,7 +73,7 @@ impl OwnClientAuth {
         }
         let listener = &self.listener;
         let chains = listener.quic.as_ref().filter(|_| facts.quic).unwrap_or(&listener.tcp);
-        let subject = Subject::of(info, facts);
+        let subject = ChainInput::of(info, facts);
         let chain = chains.table.find_named(&subject, name);
         if named_only && chain == chains.table.find_named(&subject, None) {
             return false;
@@ -227,7 +227,7 @@ mod tests {
             let listener = Arc::new(ListenerClientAuth { tcp: chains(&all), quic: None });
             let selected = |name: &str| {
                 let info = connection(Some(name), [127, 0, 0, 2]);
-                listener.tcp.table.find(&Subject::of(&info, info.facts.get().unwrap()))
+                listener.tcp.table.find(&ChainInput::of(&info, info.facts.get().unwrap()))
             };
             let mine = "a.test";
             let Some(chain) = selected(mine) else { return Ok(()) };

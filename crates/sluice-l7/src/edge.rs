@@ -59,8 +59,8 @@ impl Edge {
         let claim = self.trusted_hops.checked_sub(1).and_then(|nth| self.claim(head, nth));
         let source = match claim {
             None => peer,
-            Some(Claim::Address(ip)) => Peer::Ip((ip, 0).into()),
-            Some(Claim::Unreadable) => Peer::Unknown,
+            Some(HopClaim::Address(ip)) => Peer::Ip((ip, 0).into()),
+            Some(HopClaim::Unreadable) => Peer::Unknown,
         };
         let scheme = self.scheme(head, tls);
         head.set_scheme(scheme.as_bytes());
@@ -84,12 +84,12 @@ impl Edge {
     }
 
     /// Who the hop `nth` from the right says the request is from; none where so many hops have said nothing.
-    fn claim(self, head: &Head, nth: u32) -> Option<Claim> {
+    fn claim(self, head: &Head, nth: u32) -> Option<HopClaim> {
         let address = match self.trusted_header {
             TrustedHeader::XForwardedFor => from_the_right(head, Known::XForwardedFor, nth)?,
             TrustedHeader::Forwarded => forwarded_for(from_the_right(head, Known::Forwarded, nth)?),
         };
-        Some(address_in(address).map_or(Claim::Unreadable, Claim::Address))
+        Some(address_in(address).map_or(HopClaim::Unreadable, HopClaim::Address))
     }
 
     /// The scheme that the client used: what the trusted hop says, which is the last that anybody wrote, or
@@ -106,7 +106,7 @@ impl Edge {
 
 /// What a header says of a hop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Claim {
+enum HopClaim {
     Address(IpAddr),
     /// Something else than an address; whoever that is, it is not the hop that passed it on.
     Unreadable,

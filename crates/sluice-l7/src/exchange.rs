@@ -24,15 +24,15 @@ use sluice_io::timers::Timer;
 use sluice_telemetry::RecordKind;
 use smallvec::SmallVec;
 
+use crate::connection_manager::{ConnectionManager, DownstreamConn, FilterList, RouteSnapshot};
 use crate::filters::{Cx, HttpFilter, Step};
-use crate::heads::InUse;
+use crate::head_pool::PooledHead;
 use crate::hygiene::{self, Underscores};
 use crate::in_flight;
 use crate::reasons;
 use crate::record::{RequestRecord, Summary};
 use crate::reply::Reply;
-use crate::routes::{Action, PathRewrite, Redirect, Rule, Subject};
-use crate::station::{FilterList, Lane, Latched, Station};
+use crate::routes::{Action, PathRewrite, Redirect, RouteInput, Rule};
 
 mod body;
 mod failed;
@@ -67,8 +67,8 @@ fn next_id() -> u64 {
 /// A request to be served.
 #[derive(Debug)]
 pub struct Exchange {
-    pub(crate) station: Rc<Station>,
-    pub(crate) lane: Rc<Lane>,
+    pub(crate) manager: Rc<ConnectionManager>,
+    pub(crate) downstream: Rc<DownstreamConn>,
     pub(crate) stream: HttpStream,
     pub(crate) request: Box<Head>,
     /// A stream of HTTP/2 has a timer of its own; HTTP/1 uses that of its connection.
@@ -94,27 +94,27 @@ impl Stop {
 
 /// Serves one request and gives its stream back.
 pub async fn run(exchange: Exchange) -> HttpStream {
-    let Exchange { station, lane, mut stream, request, timer } = exchange;
-    let mut life = Life::begin(station, lane, request, timer, &stream);
-    let stop = match life.admit(&mut stream).await {
-        Ok(target) => life.forward(&mut stream, target).await.err(),
+    let Exchange { manager, downstream, mut stream, request, timer } = exchange;
+    let mut task = RequestTask::begin(manager, downstream, request, timer, &stream);
+    let stop = match task.admit(&mut stream).await {
+        Ok(target) => task.forward(&mut stream, target).await.err(),
         Err(stop) => Some(stop),
     };
     if let Some(stop) = stop {
-        life.stop(&mut stream, stop).await;
+        task.stop(&mut stream, stop).await;
     }
     stream
 }
 
 /// Answers a message that could not be read as a request.
-pub(crate) async fn refuse(station: &Station, h1: &mut H1Stream, error: &HttpError) {
+pub(crate) async fn refuse(manager: &ConnectionManager, h1: &mut H1Stream, error: &HttpError) {
     let ErrorKind::Malformed(status) = error.kind() else { return };
     let body = format!("{}\n", error.detail());
     let reply = Reply::new(status, reasons::MALFORMED, error.detail().to_owned(), body);
     let mut head = Head::default();
     reply.dress(&mut head, false);
     let body = sluice_codec::Body::Shared(reply.body.clone());
-    let worker = &station.worker;
+    let worker = &manager.worker;
     let _ = h1.send_head(worker, &head, false, true);
     let mut body = Some(body);
     // An error means that the client has gone, and its answer with it.
@@ -128,7 +128,7 @@ pub(crate) async fn refuse(station: &Station, h1: &mut H1Stream, error: &HttpErr
 /// Answers a stream of HTTP/3 on which no request could be read: what is too large or too late hears so, what
 /// may not be is reset with the code for it, RFC 9114 §4.1.2.
 pub(crate) async fn refuse_stream(
-    station: &Station,
+    manager: &ConnectionManager,
     stream: &mut H3Stream,
     status: u16,
     error: &HttpError,
@@ -144,7 +144,7 @@ pub(crate) async fn refuse_stream(
         return stream.reset(code::INTERNAL_ERROR);
     }
     let mut body = Some(sluice_codec::Body::Shared(reply.body.clone()));
-    let by = station.worker.now().after(REFUSAL_TIME);
+    let by = manager.worker.now().after(REFUSAL_TIME);
     let sending = poll_fn(|cx| {
         if let Some(body) = body.take() {
             stream.send_data(cx, body, true)?;
@@ -152,32 +152,32 @@ pub(crate) async fn refuse_stream(
         stream.poll_flushed(cx)
     });
     // An error means that the client has gone, and its answer with it.
-    let _ = Timer::new(&station.worker.timers).until(by, sending).await;
+    let _ = Timer::new(&manager.worker.timers).until(by, sending).await;
 }
 
 /// How long a refusal may take to leave.
 const REFUSAL_TIME: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// Where a request is to go.
-pub(crate) struct Target {
-    latched: Rc<Latched>,
+pub(crate) struct RouteTarget {
+    snapshot: Rc<RouteSnapshot>,
     place: (usize, usize),
     cluster: std::sync::Arc<sluice_upstream::Cluster>,
 }
 
-impl Target {
+impl RouteTarget {
     fn rule(&self) -> &Rule {
-        &self.latched.table.virtual_hosts[self.place.0].rules[self.place.1]
+        &self.snapshot.table.virtual_hosts[self.place.0].rules[self.place.1]
     }
 }
 
 /// A request under way. On drop it is counted and leaves its record.
-pub(crate) struct Life {
-    station: Rc<Station>,
-    lane: Rc<Lane>,
+pub(crate) struct RequestTask {
+    manager: Rc<ConnectionManager>,
+    downstream: Rc<DownstreamConn>,
     timer: Option<Timer>,
-    request: InUse,
-    response: InUse,
+    request: PooledHead,
+    response: PooledHead,
     has_response: bool,
     summary: Summary,
     began: Moment,
@@ -203,24 +203,24 @@ pub(crate) struct Life {
     idle_at: Moment,
     response_timeout: Option<std::time::Duration>,
     /// What the page of connections shows of it.
-    entry: in_flight::Entry,
+    entry: in_flight::InFlightEntry,
 }
 
 thread_local! {
     static NO_FILTERS: Rc<FilterList> = Rc::default();
 }
 
-impl Life {
+impl RequestTask {
     fn begin(
-        station: Rc<Station>,
-        lane: Rc<Lane>,
+        manager: Rc<ConnectionManager>,
+        downstream: Rc<DownstreamConn>,
         request: Box<Head>,
         timer: Option<Timer>,
         stream: &HttpStream,
     ) -> Self {
-        let worker = &station.worker;
+        let worker = &manager.worker;
         let began = worker.now();
-        station.cells.active.increment();
+        manager.counters.active.increment();
         let summary = Summary {
             id: next_id(),
             started: worker.clock.wall(began),
@@ -230,7 +230,7 @@ impl Life {
             version: request.version(),
             upstream_version: None,
             original_path: String::new(),
-            source: lane.conn.info.source(),
+            source: downstream.conn.info.source(),
             route: None,
             cluster: None,
             attempts: SmallVec::new(),
@@ -243,7 +243,7 @@ impl Life {
             detail: None,
         };
         Self {
-            response: station.shared.heads.take().into(),
+            response: manager.shared.head_pool.take().into(),
             has_response: false,
             method: request.method(),
             grpc: request.is_grpc(),
@@ -260,10 +260,10 @@ impl Life {
             idle_at: Moment::NEVER,
             response_timeout: None,
             hops: None,
-            entry: station.shared.in_flight.enter(lane.conn.info.id, &request, began),
+            entry: manager.shared.in_flight.enter(downstream.conn.info.id, &request, began),
             random: worker.random_below(1 << 30) as u64,
-            station,
-            lane,
+            manager,
+            downstream,
             timer,
             request: request.into(),
             summary,
@@ -272,35 +272,39 @@ impl Life {
     }
 
     fn worker(&self) -> &Rc<WorkerCx> {
-        &self.station.worker
+        &self.manager.worker
     }
 
     /// Everything before the request goes anywhere: hygiene, routing, filters.
-    async fn admit(&mut self, stream: &mut HttpStream) -> Result<Target, Stop> {
+    async fn admit(&mut self, stream: &mut HttpStream) -> Result<RouteTarget, Stop> {
         self.clean()?;
         self.mind_early(stream)?;
         self.direct()?;
-        let conn = &self.lane.conn;
+        let conn = &self.downstream.conn;
         let tls = conn.info.tls.get();
-        let edge = self.station.plan.options.edge;
-        self.summary.source =
-            edge.apply(&mut self.request, conn.info.source(), self.lane.address(), tls.is_some());
-        let latched = self.station.latch();
+        let edge = self.manager.plan.options.edge;
+        self.summary.source = edge.apply(
+            &mut self.request,
+            conn.info.source(),
+            self.downstream.address(),
+            tls.is_some(),
+        );
+        let snapshot = self.manager.snapshot();
         let found = {
-            let tls = self.lane.conn.info.tls.get().map(|tls| &**tls);
-            let subject = Subject {
+            let tls = self.downstream.conn.info.tls.get().map(|tls| &**tls);
+            let subject = RouteInput {
                 head: &self.request,
                 source: self.summary.source.ip(),
                 tls,
-                runtime: &self.station.plan.runtime,
+                runtime: &self.manager.plan.runtime,
                 random: self.random,
             };
-            latched.table.find(&subject)
+            snapshot.table.find(&subject)
         };
         // Without a route the filters of the chain see the request all the same.
-        let overrides =
-            found.map_or(0, |(host, rule)| latched.table.virtual_hosts[host].rules[rule].overrides);
-        self.filters = self.station.filters(&latched, overrides);
+        let overrides = found
+            .map_or(0, |(host, rule)| snapshot.table.virtual_hosts[host].rules[rule].overrides);
+        self.filters = self.manager.filters(&snapshot, overrides);
         let Some(place) = found else {
             self.run_filters(stream).await?;
             return Err(Stop::reply(Reply::new(
@@ -310,26 +314,28 @@ impl Life {
                 "",
             )));
         };
-        let rule = &latched.table.virtual_hosts[place.0].rules[place.1];
+        let rule = &snapshot.table.virtual_hosts[place.0].rules[place.1];
         self.summary.route = Some(rule.name.clone());
         self.total_timeout = rule.options.timeouts.total;
         self.total_at = self.began.after_bound(self.total_timeout);
         self.run_filters(stream).await?;
-        self.choose(latched, place)
+        self.choose(snapshot, place)
     }
 
     /// Makes path and names mean one thing.
     fn clean(&mut self) -> Result<(), Stop> {
-        let hygiene = &self.station.plan.options.hygiene;
+        let hygiene = &self.manager.plan.options.hygiene;
         let refused = |details| Stop::reply(Reply::malformed(details, format!("{details}\n")));
         match hygiene::path(hygiene, self.request.path()) {
-            hygiene::Path::Normal => {}
-            hygiene::Path::Changed(path) => {
+            hygiene::PathVerdict::Normal => {}
+            hygiene::PathVerdict::Changed(path) => {
                 self.summary.original_path = self.request.path().to_owned();
                 self.request.set_path(path.as_bytes());
             }
-            hygiene::Path::Redirect(path) => return Err(Stop::reply(Reply::redirect(307, path))),
-            hygiene::Path::Refused => return Err(refused("path_normalization_failed")),
+            hygiene::PathVerdict::Redirect(path) => {
+                return Err(Stop::reply(Reply::redirect(307, path)));
+            }
+            hygiene::PathVerdict::Refused => return Err(refused("path_normalization_failed")),
         }
         if hygiene.underscores != Underscores::Keep {
             let has = self.request.fields().any(|(name, _)| name.contains(&b'_'));
@@ -346,8 +352,8 @@ impl Life {
     /// Refuses a request for a host whose clients are authenticated in another way than this one was: the
     /// client is to ask on a connection to that host, RFC 9110 §15.5.20.
     fn direct(&self) -> Result<(), Stop> {
-        let misdirected = self.station.plan.client_auth.as_ref().is_some_and(|client_auth| {
-            let (authority, info) = (self.request.authority(), &self.lane.conn.info);
+        let misdirected = self.manager.plan.client_auth.as_ref().is_some_and(|client_auth| {
+            let (authority, info) = (self.request.authority(), &self.downstream.conn.info);
             if self.method == Method::Connect && self.request.upgrade().is_none() {
                 client_auth.misdirected_tunnel(authority, info)
             } else {
@@ -367,7 +373,7 @@ impl Life {
         if !stream.is_early() {
             return Ok(());
         }
-        if let Some(path) = self.lane.conn.info.path.get() {
+        if let Some(path) = self.downstream.conn.info.path.get() {
             path.note_early();
         }
         if !self.method.is_safe() {
@@ -379,10 +385,14 @@ impl Life {
     }
 
     /// What the rule does with the request.
-    fn choose(&mut self, latched: Rc<Latched>, place: (usize, usize)) -> Result<Target, Stop> {
-        let table = &latched.table;
+    fn choose(
+        &mut self,
+        snapshot: Rc<RouteSnapshot>,
+        place: (usize, usize),
+    ) -> Result<RouteTarget, Stop> {
+        let table = &snapshot.table;
         let rule = &table.virtual_hosts[place.0].rules[place.1];
-        let runtime = &self.station.plan.runtime;
+        let runtime = &self.manager.plan.runtime;
         let cluster = match &rule.action {
             Action::Cluster(index) => table.clusters[*index as usize].clone(),
             Action::Split(shares) => {
@@ -426,12 +436,12 @@ impl Life {
             }
         };
         self.summary.cluster = Some(cluster.name.clone());
-        Ok(Target { latched, place, cluster })
+        Ok(RouteTarget { snapshot, place, cluster })
     }
 
     fn view(&self) -> crate::record::View<'_> {
         crate::record::View {
-            conn: self.lane.facts(),
+            conn: self.downstream.facts(),
             request: &self.request,
             response: self.has_response.then_some(&*self.response),
             summary: &self.summary,
@@ -470,7 +480,7 @@ impl Life {
     /// may have dot segments when they are joined, which would leave the folder that the rule was written for.
     fn rewritten(&self, rule: &Rule, rewrite: &PathRewrite) -> Result<String, Stop> {
         let path = rewritten(rule, self.request.path_only(), rewrite);
-        hygiene::rewritten(&self.station.plan.options.hygiene, path).ok_or_else(|| {
+        hygiene::rewritten(&self.manager.plan.options.hygiene, path).ok_or_else(|| {
             let body = "the rewritten path is not normal\n";
             Stop::reply(Reply::malformed("path_rewrite_failed", body))
         })
@@ -489,7 +499,7 @@ impl Life {
                 step = match step {
                     Step::Continue => break,
                     Step::Reply(reply) => {
-                        self.station.count_filter_reply(name);
+                        self.manager.count_filter_reply(name);
                         return Err(Stop::Reply(reply));
                     }
                     Step::Buffer(max) => {
@@ -512,7 +522,7 @@ impl Life {
         &mut self,
         stream: &mut HttpStream,
         filter: &str,
-        later: sluice_io::LocalFuture<T>,
+        later: sluice_core::LocalFuture<T>,
     ) -> Result<T, Stop> {
         let worker = Rc::clone(self.worker());
         let wait = std::time::Duration::from_secs(worker.limits.get(Limit::FilterWait));
@@ -536,11 +546,11 @@ impl Life {
         call: impl FnOnce(&mut Cx<'_>, &mut Head) -> R,
     ) -> R {
         let mut cx = Cx {
-            worker: &self.station.worker,
-            conn: self.lane.facts(),
+            worker: &self.manager.worker,
+            conn: self.downstream.facts(),
             summary: &self.summary,
             request: None,
-            runtime: &self.station.plan.runtime,
+            runtime: &self.manager.plan.runtime,
             state: &mut self.states[place],
         };
         call(&mut cx, &mut self.request)
@@ -552,11 +562,11 @@ impl Life {
         call: impl FnOnce(&mut Cx<'_>, &mut Head) -> R,
     ) -> R {
         let mut cx = Cx {
-            worker: &self.station.worker,
-            conn: self.lane.facts(),
+            worker: &self.manager.worker,
+            conn: self.downstream.facts(),
             summary: &self.summary,
             request: Some(&self.request),
-            runtime: &self.station.plan.runtime,
+            runtime: &self.manager.plan.runtime,
             state: &mut self.states[place],
         };
         call(&mut cx, &mut self.response)
@@ -570,11 +580,11 @@ impl Life {
     ) -> R {
         let filters = Rc::clone(&self.filters);
         let mut cx = Cx {
-            worker: &self.station.worker,
-            conn: self.lane.facts(),
+            worker: &self.manager.worker,
+            conn: self.downstream.facts(),
             summary: &self.summary,
             request: Some(&self.request),
-            runtime: &self.station.plan.runtime,
+            runtime: &self.manager.plan.runtime,
             state: &mut self.states[place],
         };
         call(&*filters[place].1, &mut cx)
@@ -588,7 +598,7 @@ impl Life {
             if let Step::Reply(reply) =
                 self.with_response(place, |cx, head| filter.response_head(cx, head))
             {
-                self.station.count_filter_reply(name);
+                self.manager.count_filter_reply(name);
                 // Those that come after it see the replacement.
                 self.entered = place;
                 return Some(reply);
@@ -620,7 +630,7 @@ impl Life {
                 if let ErrorKind::Malformed(status) = error.kind()
                     && !stream.is_head_sent()
                 {
-                    self.station.count_fault(&error);
+                    self.manager.count_protocol_error(&error);
                     self.summary.detail = Some(error.detail().into());
                     let body = format!("{}\n", error.detail());
                     let reply = Reply::new(status, reason, error.detail().to_owned(), body);
@@ -649,7 +659,7 @@ impl Life {
                 reply = other;
                 continue;
             }
-            let close = reply.close || !stream.is_received() || self.lane.conn.is_finishing();
+            let close = reply.close || !stream.is_received() || self.downstream.conn.is_finishing();
             self.summary.status = self.response.status();
             self.note_grpc_status_of_head();
             self.advertise();
@@ -668,7 +678,7 @@ impl Life {
                 })
                 .await;
                 // HTTP/1 flushes between requests; a stream of HTTP/2 is gone with its exchange.
-                let idle = self.idle_timeout.or(self.station.plan.options.idle_timeout);
+                let idle = self.idle_timeout.or(self.manager.plan.options.idle_timeout);
                 let by = worker.now().after_bound(idle);
                 let flushing = poll_fn(|cx| stream.poll_flushed(cx, &worker));
                 if let Ok(Err(error)) = self.timer().until(by, flushing).await {
@@ -686,11 +696,11 @@ impl Life {
     /// Tells the client that HTTP/3 is spoken on the port that it came to, RFC 7838 §3, unless the answer says
     /// something of the kind itself.
     fn advertise(&mut self) {
-        let wanted = self.station.plan.options.advertise_h3
+        let wanted = self.manager.plan.options.advertise_h3
             && self.summary.version != Version::Http3
-            && self.lane.conn.info.tls.get().is_some()
+            && self.downstream.conn.info.tls.get().is_some()
             && self.response.get(Known::AltSvc).is_none();
-        if let (true, Some(local)) = (wanted, self.lane.conn.info.destination().socket()) {
+        if let (true, Some(local)) = (wanted, self.downstream.conn.info.destination().socket()) {
             let value = format!("h3=\":{}\"; ma=86400", local.port());
             self.response.append_known(Known::AltSvc, value.as_bytes());
         }
@@ -736,7 +746,7 @@ fn rewritten(rule: &Rule, path: &str, rewrite: &PathRewrite) -> String {
     }
 }
 
-impl Drop for Life {
+impl Drop for RequestTask {
     fn drop(&mut self) {
         for place in 0..self.entered {
             self.with_filter(place, |filter, cx| filter.ended(cx));
@@ -744,33 +754,33 @@ impl Drop for Life {
         let unset = if std::thread::panicking() {
             end::WORKER_PANIC
         } else {
-            self.lane.conn.why_killed().unwrap_or(end::FORCED)
+            self.downstream.conn.why_killed().unwrap_or(end::FORCED)
         };
         let reason = *self.summary.reason.get_or_insert(unset);
-        let (station, now) = (Rc::clone(&self.station), self.station.worker.now());
+        let (manager, now) = (Rc::clone(&self.manager), self.manager.worker.now());
         if let Some(pending) = self.pending.take() {
             let attempt = pending.ended(reason, now, self.upload.done);
             self.summary.attempts.push(attempt);
         }
         self.summary.lasted = now.since(self.began);
-        station.cells.active.decrement();
-        station.cells.time.record(self.summary.lasted);
+        manager.counters.active.decrement();
+        manager.counters.time.record(self.summary.lasted);
         let protocol = self.summary.version.word();
-        station.count_end(protocol, self.summary.status, reason, self.summary.route.as_ref());
+        manager.count_end(protocol, self.summary.status, reason, self.summary.route.as_ref());
         let request = self.request.take();
         let response = self.response.take();
-        if station.worker.log.wants(RecordKind::Request) {
+        if manager.worker.log.wants(RecordKind::Request) {
             let none = Summary { attempts: SmallVec::new(), ..self.summary.clone() };
             let summary = std::mem::replace(&mut self.summary, none);
-            station.worker.log.push(Box::new(RequestRecord {
-                conn: self.lane.facts().clone(),
+            manager.worker.log.push(Box::new(RequestRecord {
+                conn: self.downstream.facts().clone(),
                 request,
                 response: self.has_response.then_some(response),
                 summary,
             }));
         } else {
-            station.shared.heads.give(request);
-            station.shared.heads.give(response);
+            manager.shared.head_pool.give(request);
+            manager.shared.head_pool.give(response);
         }
     }
 }

@@ -13,8 +13,8 @@ use std::sync::Arc;
 
 use sluice_codec::{Body, Head};
 use sluice_core::settings::Short;
-use sluice_core::{Diags, Node, Path, Setting, Shape};
-use sluice_io::{LocalFuture, WorkerCx};
+use sluice_core::{Diags, LocalFuture, Node, Path, Setting, Shape};
+use sluice_io::WorkerCx;
 
 use crate::record::{ConnFacts, Summary, View};
 use crate::reply::Reply;
@@ -29,7 +29,7 @@ pub mod request_id;
 pub mod set_headers;
 
 /// A kind of HTTP filter, registered by name. One for the process.
-pub trait FilterFactory: Send + Sync + Debug {
+pub trait HttpFilterFactory: Send + Sync + Debug {
     /// The name in configurations.
     fn name(&self) -> &'static str;
 
@@ -45,14 +45,14 @@ pub trait FilterFactory: Send + Sync + Debug {
         settings: &Node,
         at: &Path<'_>,
         diags: &mut Diags,
-    ) -> Option<Arc<dyn FilterPlan>>;
+    ) -> Option<Arc<dyn HttpFilterPlan>>;
 }
 
 /// One use of a filter in a configuration, shared by all workers.
-pub trait FilterPlan: Any + Send + Sync + Debug {
+pub trait HttpFilterPlan: Any + Send + Sync + Debug {
     /// These settings on top of `under`, those that hold around them: of the chain, or of the virtual host. `None`
     /// where they replace them, which is what they do unless the filter says otherwise.
-    fn on_top_of(&self, _under: &dyn FilterPlan) -> Option<Arc<dyn FilterPlan>> {
+    fn on_top_of(&self, _under: &dyn HttpFilterPlan) -> Option<Arc<dyn HttpFilterPlan>> {
         None
     }
 
@@ -178,17 +178,17 @@ trait OfSettings: HttpFilter + Setting + Clone + Send + Sync + 'static {
     const NAME: &'static str;
     const HELP: &'static str;
 
-    /// See [`FilterPlan::on_top_of`].
+    /// See [`HttpFilterPlan::on_top_of`].
     fn on_top_of(&self, _under: &Self) -> Option<Self> {
         None
     }
 
-    /// See [`FilterPlan::says_replace`].
+    /// See [`HttpFilterPlan::says_replace`].
     fn says_replace(&self) -> bool {
         false
     }
 
-    /// See [`FilterPlan::runtime_keys`].
+    /// See [`HttpFilterPlan::runtime_keys`].
     fn runtime_keys(&self) -> Vec<&str> {
         Vec::new()
     }
@@ -209,7 +209,7 @@ impl<S: OfSettings> Debug for Ready<S> {
     }
 }
 
-impl<S: OfSettings> FilterFactory for Ready<S> {
+impl<S: OfSettings> HttpFilterFactory for Ready<S> {
     fn name(&self) -> &'static str {
         S::NAME
     }
@@ -227,7 +227,7 @@ impl<S: OfSettings> FilterFactory for Ready<S> {
         settings: &Node,
         at: &Path<'_>,
         diags: &mut Diags,
-    ) -> Option<Arc<dyn FilterPlan>> {
+    ) -> Option<Arc<dyn HttpFilterPlan>> {
         Some(Arc::new(Use(S::bind(settings, at, diags)?)))
     }
 }
@@ -235,8 +235,8 @@ impl<S: OfSettings> FilterFactory for Ready<S> {
 #[derive(Debug)]
 struct Use<S>(S);
 
-impl<S: OfSettings> FilterPlan for Use<S> {
-    fn on_top_of(&self, under: &dyn FilterPlan) -> Option<Arc<dyn FilterPlan>> {
+impl<S: OfSettings> HttpFilterPlan for Use<S> {
+    fn on_top_of(&self, under: &dyn HttpFilterPlan) -> Option<Arc<dyn HttpFilterPlan>> {
         let under: &dyn Any = under;
         let both = self.0.on_top_of(&under.downcast_ref::<Self>()?.0)?;
         Some(Arc::new(Self(both)))
@@ -257,7 +257,7 @@ impl<S: OfSettings> FilterPlan for Use<S> {
 
 /// Filters by name.
 #[derive(Clone, Debug)]
-pub struct HttpFilters(BTreeMap<&'static str, Arc<dyn FilterFactory>>);
+pub struct HttpFilters(BTreeMap<&'static str, Arc<dyn HttpFilterFactory>>);
 
 impl Default for HttpFilters {
     /// The filters that come with Sluice.
@@ -276,17 +276,17 @@ impl Default for HttpFilters {
 
 impl HttpFilters {
     /// Adds a filter, or replaces the one of that name.
-    pub fn register(&mut self, factory: Arc<dyn FilterFactory>) {
+    pub fn register(&mut self, factory: Arc<dyn HttpFilterFactory>) {
         self.0.insert(factory.name(), factory);
     }
 
     /// The filter of that name.
-    pub fn get(&self, name: &str) -> Option<&Arc<dyn FilterFactory>> {
+    pub fn get(&self, name: &str) -> Option<&Arc<dyn HttpFilterFactory>> {
         self.0.get(name)
     }
 
     /// Every filter, by name.
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<dyn FilterFactory>> {
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<dyn HttpFilterFactory>> {
         self.0.values()
     }
 }

@@ -9,15 +9,15 @@ use std::rc::Rc;
 use sluice_codec::h1::{H1Stream, Role};
 use sluice_codec::{ErrorKind, HttpError, HttpStream};
 use sluice_core::reason::end;
-use sluice_core::{Protocol, Reason};
-use sluice_io::{Conn, LocalFuture, Stream, StreamHandler, WorkerCx};
+use sluice_core::{LocalFuture, Protocol, Reason};
+use sluice_io::{Conn, Stream, StreamHandler, WorkerCx};
 use sluice_l4::HandlerPlan;
 
+use crate::connection_manager::{ConnectionManager, DownstreamConn};
 use crate::exchange::{self, Exchange};
+use crate::future_pool::FuturePool;
 use crate::plan::{HttpPlan, Versions};
 use crate::reasons;
-use crate::slots::Slots;
-use crate::station::{Lane, Station};
 
 mod http1;
 mod http2;
@@ -26,20 +26,20 @@ mod http3;
 use http1::serve_h1;
 use http2::serve_h2;
 
-type ExchangeSlots = Slots<Exchange, HttpStream>;
+type ExchangeSlots = FuturePool<Exchange, HttpStream>;
 
 /// HTTP on one worker.
 #[derive(Debug)]
 pub struct HttpHandler {
-    station: Rc<Station>,
+    manager: Rc<ConnectionManager>,
     slots: Rc<ExchangeSlots>,
 }
 
 impl HandlerPlan for HttpPlan {
     fn on_worker(&self, worker: &Rc<WorkerCx>) -> Rc<dyn StreamHandler> {
-        let slots = worker.local(|| Slots::new(exchange::run));
+        let slots = worker.local(|| FuturePool::new(exchange::run));
         Rc::new(HttpHandler {
-            station: Station::new(self.clone(), worker),
+            manager: ConnectionManager::new(self.clone(), worker),
             slots: Rc::clone(&slots),
         })
     }
@@ -49,7 +49,7 @@ impl StreamHandler for HttpHandler {
     fn handle(self: Rc<Self>, stream: Stream, conn: Rc<Conn>) -> LocalFuture<Reason> {
         let alpn = conn.info.tls.get().and_then(|tls| tls.alpn.as_deref());
         let facts = conn.info.nearest_facts();
-        let h2 = match self.station.plan.options.versions {
+        let h2 = match self.manager.plan.options.versions {
             Versions::Http1 => Some(false),
             Versions::Http2 => Some(true),
             Versions::Any => match (alpn, facts.protocol) {
@@ -58,12 +58,12 @@ impl StreamHandler for HttpHandler {
                 _ => None,
             },
         };
-        let lane = Lane::new(conn);
+        let downstream = DownstreamConn::new(conn);
         if h2 == Some(true) {
-            return Box::pin(serve_h2(self, lane, stream));
+            return Box::pin(serve_h2(self, downstream, stream));
         }
-        let h1 = H1Stream::new(stream, Role::Server, Rc::clone(&self.station.h1));
-        Box::pin(serve_h1(self, lane, h1, h2.is_none()))
+        let h1 = H1Stream::new(stream, Role::Server, Rc::clone(&self.manager.h1));
+        Box::pin(serve_h1(self, downstream, h1, h2.is_none()))
     }
 }
 

@@ -57,7 +57,7 @@ impl Default for Hygiene {
 
 /// What a path came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Path {
+pub enum PathVerdict {
     /// It is normal.
     Normal,
     /// It became this.
@@ -69,11 +69,11 @@ pub enum Path {
 }
 
 /// Normalises path and query.
-pub fn path(hygiene: &Hygiene, path: &str) -> Path {
+pub fn path(hygiene: &Hygiene, path: &str) -> PathVerdict {
     let (only, query) =
         path.split_once('?').map_or((path, None), |(path, query)| (path, Some(query)));
     if !needs_work(hygiene, only) {
-        return Path::Normal;
+        return PathVerdict::Normal;
     }
     let mut text = only.to_owned();
     let escaped = has_escaped_slash(&text);
@@ -81,7 +81,7 @@ pub fn path(hygiene: &Hygiene, path: &str) -> Path {
     if escaped {
         match hygiene.escaped_slashes {
             EscapedSlashes::Keep => {}
-            EscapedSlashes::Reject => return Path::Refused,
+            EscapedSlashes::Reject => return PathVerdict::Refused,
             EscapedSlashes::Unescape | EscapedSlashes::Redirect => {
                 text = unescape_slashes(&text);
                 redirect = hygiene.escaped_slashes == EscapedSlashes::Redirect;
@@ -91,11 +91,11 @@ pub fn path(hygiene: &Hygiene, path: &str) -> Path {
     if hygiene.normalize {
         match decode_unreserved(&text) {
             Some(decoded) => text = decoded,
-            None => return Path::Refused,
+            None => return PathVerdict::Refused,
         }
         match remove_dots(&text) {
             Some(clean) => text = clean,
-            None => return Path::Refused,
+            None => return PathVerdict::Refused,
         }
     }
     if hygiene.merge_slashes {
@@ -104,13 +104,13 @@ pub fn path(hygiene: &Hygiene, path: &str) -> Path {
         }
     }
     if text == only {
-        return Path::Normal;
+        return PathVerdict::Normal;
     }
     if let Some(query) = query {
         text.push('?');
         text.push_str(query);
     }
-    if redirect { Path::Redirect(text) } else { Path::Changed(text) }
+    if redirect { PathVerdict::Redirect(text) } else { PathVerdict::Changed(text) }
 }
 
 /// The path that a rewrite made, normal again; none where it is refused, or leads to another folder than it
@@ -125,9 +125,9 @@ pub fn rewritten(hygiene: &Hygiene, made: String) -> Option<String> {
         return None;
     }
     match path(hygiene, &made) {
-        Path::Normal => Some(made),
-        Path::Changed(path) | Path::Redirect(path) => Some(path),
-        Path::Refused => None,
+        PathVerdict::Normal => Some(made),
+        PathVerdict::Changed(path) | PathVerdict::Redirect(path) => Some(path),
+        PathVerdict::Refused => None,
     }
 }
 
@@ -224,12 +224,12 @@ mod tests {
 
     #[test]
     fn paths_become_normal() {
-        let changed = |text: &str| Path::Changed(text.to_owned());
+        let changed = |text: &str| PathVerdict::Changed(text.to_owned());
         for (text, expected) in [
-            ("/a/b", Path::Normal),
-            ("/a%20b", Path::Normal),
-            ("/", Path::Normal),
-            ("*", Path::Normal),
+            ("/a/b", PathVerdict::Normal),
+            ("/a%20b", PathVerdict::Normal),
+            ("/", PathVerdict::Normal),
+            ("*", PathVerdict::Normal),
             ("/a/./b", changed("/a/b")),
             ("/a/../b?x=/../y", changed("/b?x=/../y")),
             ("/a/..", changed("/")),
@@ -238,21 +238,21 @@ mod tests {
             ("/%61", changed("/a")),
             ("/a%3a", changed("/a%3A")),
             ("/a\\..\\b", changed("/b")),
-            ("/..", Path::Refused),
-            ("/a/../../b", Path::Refused),
-            ("/%", Path::Refused),
-            ("/%zz", Path::Refused),
-            ("/%00", Path::Refused),
-            ("/%0d%0a", Path::Refused),
+            ("/..", PathVerdict::Refused),
+            ("/a/../../b", PathVerdict::Refused),
+            ("/%", PathVerdict::Refused),
+            ("/%zz", PathVerdict::Refused),
+            ("/%00", PathVerdict::Refused),
+            ("/%0d%0a", PathVerdict::Refused),
         ] {
             assert_eq!(path(&Hygiene::default(), text), expected, "{text}");
         }
         assert_eq!(path(&all(), "//a///b"), changed("/a/b"));
         assert_eq!(path(&all(), "/a%2fb%5C.."), changed("/a/"));
         let reject = Hygiene { escaped_slashes: EscapedSlashes::Reject, ..Hygiene::default() };
-        assert_eq!(path(&reject, "/a%2Fb"), Path::Refused);
+        assert_eq!(path(&reject, "/a%2Fb"), PathVerdict::Refused);
         let redirect = Hygiene { escaped_slashes: EscapedSlashes::Redirect, ..Hygiene::default() };
-        assert_eq!(path(&redirect, "/a%2Fb?c"), Path::Redirect("/a/b?c".into()));
+        assert_eq!(path(&redirect, "/a%2Fb?c"), PathVerdict::Redirect("/a/b?c".into()));
     }
 
     #[test]
@@ -300,8 +300,8 @@ mod tests {
         #[test]
         fn doing_it_twice_is_doing_it_once(text in "/[a./%25eEfF\\\\2]{0,20}", more: bool) {
             let hygiene = if more { all() } else { Hygiene::default() };
-            if let Path::Changed(once) = path(&hygiene, &text) {
-                prop_assert_eq!(path(&hygiene, &once), Path::Normal, "{} became {}", text, once);
+            if let PathVerdict::Changed(once) = path(&hygiene, &text) {
+                prop_assert_eq!(path(&hygiene, &once), PathVerdict::Normal, "{} became {}", text, once);
                 let below = !once.split('/').any(|segment| segment == "..");
                 prop_assert!(below, "{} became {}", text, once);
             }

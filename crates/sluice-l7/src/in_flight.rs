@@ -17,10 +17,10 @@ const SHOWN: usize = 96;
 
 /// The requests under way.
 #[derive(Debug, Default)]
-pub struct InFlight(RefCell<Table>);
+pub struct InFlight(RefCell<RequestTable>);
 
 #[derive(Debug, Default)]
-struct Table {
+struct RequestTable {
     /// Those that have ended too: the next ones are written over them.
     entries: Vec<Request>,
     free: Vec<usize>,
@@ -109,14 +109,19 @@ impl Request {
 
 /// A request's entry; it leaves on drop.
 #[derive(Debug)]
-pub(crate) struct Entry {
+pub(crate) struct InFlightEntry {
     of: Rc<InFlight>,
     place: usize,
 }
 
 impl InFlight {
     /// Enters a request.
-    pub(crate) fn enter(self: &Rc<Self>, connection: u64, head: &Head, now: Moment) -> Entry {
+    pub(crate) fn enter(
+        self: &Rc<Self>,
+        connection: u64,
+        head: &Head,
+        now: Moment,
+    ) -> InFlightEntry {
         let mut table = self.0.borrow_mut();
         let place = table.free.pop().unwrap_or_else(|| {
             table.entries.push(Request::default());
@@ -129,7 +134,7 @@ impl InFlight {
         request.method.set(head.method_text());
         request.host.set(head.authority());
         request.path.set(head.path_only());
-        Entry { place, of: Rc::clone(self) }
+        InFlightEntry { place, of: Rc::clone(self) }
     }
 
     /// All of them now, in the order in which they began.
@@ -141,7 +146,7 @@ impl InFlight {
     }
 }
 
-impl Entry {
+impl InFlightEntry {
     /// Notes where it is sent.
     pub(crate) fn reach(&self, cluster: &Name, endpoint: &Arc<str>) {
         let at = Some((Arc::clone(cluster), Arc::clone(endpoint)));
@@ -155,7 +160,7 @@ impl Entry {
     }
 }
 
-impl Drop for Entry {
+impl Drop for InFlightEntry {
     fn drop(&mut self) {
         let mut table = self.of.0.borrow_mut();
         let request = &mut table.entries[self.place];

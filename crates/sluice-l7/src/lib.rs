@@ -6,28 +6,28 @@
 //! one reason, and leaves one record.
 #![forbid(unsafe_code)]
 
-pub mod at_work;
+pub mod attempts;
 pub mod client_auth;
+pub mod connection_manager;
 pub mod edge;
 pub mod exchange;
 pub mod filters;
+pub mod future_pool;
 pub mod handler;
-pub mod heads;
+pub mod head_pool;
+pub mod header_values;
 pub mod hygiene;
 pub mod in_flight;
 pub mod metrics;
-pub mod parts;
 pub mod plan;
+pub mod pools;
 pub mod quic;
 pub mod reasons;
 pub mod record;
 pub mod reply;
 pub mod routes;
 pub mod runtime;
-pub mod slots;
-pub mod station;
 pub mod template;
-pub mod upstreams;
 pub mod worker;
 
 pub use filters::HttpFilters;

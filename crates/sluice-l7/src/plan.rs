@@ -10,7 +10,7 @@ use sluice_core::Name;
 
 use crate::client_auth::OwnClientAuth;
 use crate::edge::Edge;
-use crate::filters::FilterPlan;
+use crate::filters::HttpFilterPlan;
 use crate::hygiene::Hygiene;
 use crate::routes::RouteCell;
 use crate::runtime::Runtime;
@@ -25,7 +25,7 @@ pub struct HttpPlan {
     /// The routes.
     pub routes: Arc<RouteCell>,
     /// The filters in order, by name.
-    pub filters: Vec<(&'static str, Arc<dyn FilterPlan>)>,
+    pub filters: Vec<(&'static str, Arc<dyn HttpFilterPlan>)>,
     /// Runtime values.
     pub runtime: Arc<Runtime>,
     /// Which requests ask for a host whose clients are authenticated otherwise; `None` where the chains of the

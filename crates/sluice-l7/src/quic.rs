@@ -15,14 +15,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sluice_codec::quic::{
-    Incoming, Place, QuicEndpoint, QuicOptions, QuicServer, TlsConfig, Watch, facts_of, path_of,
+    FirstPacketHook, Incoming, QuicEndpoint, QuicOptions, QuicServer, ReuseportMember, TlsConfig,
+    facts_of, path_of,
 };
 use sluice_core::connection::Peer;
 use sluice_core::limits::Limit;
 use sluice_core::reason::end;
-use sluice_core::{Moment, Reason};
+use sluice_core::{LocalFuture, Moment, Reason};
 use sluice_io::timers::Timer;
-use sluice_io::{Conn, LocalFuture, StreamHandler, WorkerCx};
+use sluice_io::{Conn, StreamHandler, WorkerCx};
 use sluice_l4::Listener;
 use sluice_l4::connection::{refuse_quic, start_quic};
 use sluice_l4::quic::initial::{ids_of_long, version_of_long};
@@ -51,10 +52,10 @@ const EARLY_TIME: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct QuicSlot {
     worker: Rc<WorkerCx>,
-    _own: hops::Listening,
+    _own: hops::ListenerGuard,
     endpoint: QuicEndpoint,
     first_packets: Rc<FirstPackets>,
-    place: Place,
+    place: ReuseportMember,
     options: RefCell<QuicOptions>,
     /// What chains shake hands with, by their TLS.
     servers: RefCell<Vec<(Arc<TlsConfig>, QuicServer)>>,
@@ -112,7 +113,7 @@ impl FirstPackets {
     }
 }
 
-impl Watch for FirstPackets {
+impl FirstPacketHook for FirstPackets {
     fn long(&self, from: SocketAddr, datagram: &[u8]) {
         let now = self.worker.now();
         match version_of_long(datagram) {
@@ -122,7 +123,7 @@ impl Watch for FirstPackets {
             }
             _ => {
                 let id = ids_of_long(datagram).map(|(destination, _)| destination);
-                let proven = id.is_some_and(|id| Place::is_retry_id(from, id));
+                let proven = id.is_some_and(|id| ReuseportMember::is_retry_id(from, id));
                 self.hellos.take(now, datagram, proven);
             }
         }
@@ -136,7 +137,7 @@ impl QuicSlot {
     /// The socket does not take the options that QUIC wants, or no chain ends TLS.
     pub fn new(
         socket: OwnedFd,
-        place: Place,
+        place: ReuseportMember,
         listener: Rc<Listener>,
         options: QuicOptions,
         worker: &Rc<WorkerCx>,
@@ -155,11 +156,11 @@ impl QuicSlot {
             local,
             recorded: Cell::default(),
         });
-        let watch = Rc::clone(&first_packets) as Rc<dyn Watch>;
+        let watch = Rc::clone(&first_packets) as Rc<dyn FirstPacketHook>;
         let endpoint = QuicEndpoint::open(socket, place, watch, &fallback)?;
         Ok(Rc::new(Self {
             worker: Rc::clone(worker),
-            _own: hops::Listening::on(hops::Transport::Datagram, local),
+            _own: hops::ListenerGuard::on(hops::HopTransport::Datagram, local),
             endpoint,
             first_packets,
             place,
@@ -194,7 +195,7 @@ impl QuicSlot {
                 () = self.wake.notified() => None,
             };
             match accepted {
-                Some(incoming) => self.worker.spawn(Rc::clone(&self).greet(incoming)),
+                Some(incoming) => self.worker.spawn(Rc::clone(&self).handshake(incoming)),
                 None if self.draining.get() => break,
                 None => {}
             }
@@ -203,7 +204,7 @@ impl QuicSlot {
     }
 
     /// Waits for a client's hello and begins the life of its connection.
-    async fn greet(self: Rc<Self>, mut incoming: Incoming) {
+    async fn handshake(self: Rc<Self>, mut incoming: Incoming) {
         if self.greeting.get() >= self.options.borrow().retry_above {
             // It costs a packet and no memory; whoever lies about their address does not answer.
             match incoming.ask_again() {
@@ -246,7 +247,7 @@ struct Client {
 }
 
 impl QuicClient for Client {
-    fn shake(
+    fn accept_handshake(
         self: Box<Self>,
         tls: &ServerTls,
         conn: Rc<Conn>,
@@ -256,7 +257,7 @@ impl QuicClient for Client {
         Box::pin(async move {
             let server = server.map_err(|error| (reasons::QUIC_PROTOCOL, error))?;
             let began = slot.worker.clock.wall(conn.info.started);
-            let shaken = incoming.shake(&server, conn.info.id, began).await;
+            let shaken = incoming.accept_handshake(&server, conn.info.id, began).await;
             let (connection, still_shaking) =
                 shaken.map_err(|error| (reasons::QUIC_PROTOCOL, error.to_string()))?;
             if let Some(ended) = still_shaking {

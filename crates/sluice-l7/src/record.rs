@@ -10,7 +10,7 @@ use std::time::Duration;
 use sluice_codec::{Head, Known, Version};
 use sluice_core::connection::{Attempt, ConnInfo, Peer, TlsFacts};
 use sluice_core::{Name, Reason};
-use sluice_telemetry::{Field, Operator, Record, RecordKind};
+use sluice_telemetry::{Operator, Record, RecordKind, TemplateField};
 use smallvec::SmallVec;
 
 macro_rules! operators {
@@ -168,12 +168,12 @@ pub struct View<'a> {
 
 impl View<'_> {
     /// The value of an operator.
-    pub fn field<'f>(&self, operator: &Operator, argument: &str) -> Field<'f> {
-        let owned = |text: Option<&str>| Field::from(text.map(str::to_owned));
+    pub fn field<'f>(&self, operator: &Operator, argument: &str) -> TemplateField<'f> {
+        let owned = |text: Option<&str>| TemplateField::from(text.map(str::to_owned));
         let (conn, request, summary) = (self.conn, self.request, self.summary);
-        let since = |at: Option<Duration>| at.map_or(Field::Missing, Field::Millis);
+        let since = |at: Option<Duration>| at.map_or(TemplateField::Missing, TemplateField::Millis);
         match operator.name {
-            name if name == START_TIME.name => Field::Time(summary.started),
+            name if name == START_TIME.name => TemplateField::Time(summary.started),
             name if name == METHOD.name => owned(Some(request.method_text())),
             name if name == HOST.name => owned(Some(request.authority())),
             name if name == PATH.name => owned(Some(self.path())),
@@ -185,53 +185,55 @@ impl View<'_> {
             }
             name if name == QUERY_PARAM.name => {
                 let query = request.query().unwrap_or_default();
-                owned(crate::parts::query_parameter(query, argument))
+                owned(crate::header_values::query_parameter(query, argument))
             }
             name if name == PROTOCOL.name => owned(Some(summary.version.word())),
             name if name == UPSTREAM_PROTOCOL.name => {
                 owned(summary.upstream_version.map(Version::word))
             }
-            name if name == RESPONSE_CODE.name => Field::Number(summary.status.into()),
+            name if name == RESPONSE_CODE.name => TemplateField::Number(summary.status.into()),
             name if name == DETAILS.name => {
                 owned(Some(&*summary.details).filter(|details| !details.is_empty()))
             }
             name if name == FLAGS.name => owned(summary.reason.map(|r| r.def().envoy_flag)),
-            name if name == GRPC_STATUS.name => {
-                summary.grpc_status.map_or(Field::Missing, |status| Field::Number(status.into()))
-            }
+            name if name == GRPC_STATUS.name => summary
+                .grpc_status
+                .map_or(TemplateField::Missing, |status| TemplateField::Number(status.into())),
             name if name == ROUTE.name => owned(summary.route.as_deref()),
             name if name == CLUSTER.name => owned(summary.cluster.as_deref()),
             name if name == UPSTREAM.name => {
                 owned(summary.attempts.last().map(|attempt| &*attempt.endpoint))
             }
             name if name == ATTEMPTS.name => {
-                Field::List(summary.attempts.iter().map(ToString::to_string).collect())
+                TemplateField::List(summary.attempts.iter().map(ToString::to_string).collect())
             }
-            name if name == ATTEMPT_COUNT.name => Field::Number(summary.attempts.len() as u64),
-            name if name == RECEIVED.name => Field::Number(summary.received),
-            name if name == SENT.name => Field::Number(summary.sent),
-            name if name == DURATION.name => Field::Millis(summary.lasted),
+            name if name == ATTEMPT_COUNT.name => {
+                TemplateField::Number(summary.attempts.len() as u64)
+            }
+            name if name == RECEIVED.name => TemplateField::Number(summary.received),
+            name if name == SENT.name => TemplateField::Number(summary.sent),
+            name if name == DURATION.name => TemplateField::Millis(summary.lasted),
             name if name == REQUEST_DURATION.name => since(summary.request_end),
             name if name == RESPONSE_DURATION.name => since(summary.response_start),
             name if name == RESPONSE_TX_DURATION.name => {
                 since(summary.response_start.map(|at| summary.lasted.saturating_sub(at)))
             }
-            name if name == STREAM_ID.name => Field::Number(summary.id),
+            name if name == STREAM_ID.name => TemplateField::Number(summary.id),
             name if name == REASON.name => owned(summary.reason.map(Reason::code)),
             name if name == PHASE.name => owned(summary.reason.map(|r| r.def().phase.word())),
             name if name == SIDE.name => owned(summary.reason.map(|r| r.def().side.word())),
             name if name == DETAIL.name => owned(summary.detail.as_deref()),
-            name if name == CONNECTION_ID.name => Field::Number(conn.id),
+            name if name == CONNECTION_ID.name => TemplateField::Number(conn.id),
             name if name == LISTENER.name => owned(Some(&conn.listener)),
             name if name == CHAIN.name => owned(conn.chain.as_deref()),
-            name if name == REMOTE.name => Field::from(summary.source.to_string()),
-            name if name == REMOTE_IP.name => Field::from(without_port(summary.source)),
-            name if name == PEER.name => Field::from(conn.peer.to_string()),
-            name if name == PEER_IP.name => Field::from(without_port(conn.peer)),
-            name if name == LOCAL.name => Field::from(conn.local.to_string()),
+            name if name == REMOTE.name => TemplateField::from(summary.source.to_string()),
+            name if name == REMOTE_IP.name => TemplateField::from(without_port(summary.source)),
+            name if name == PEER.name => TemplateField::from(conn.peer.to_string()),
+            name if name == PEER_IP.name => TemplateField::from(without_port(conn.peer)),
+            name if name == LOCAL.name => TemplateField::from(conn.local.to_string()),
             name if name == LOCAL_PORT.name => match conn.local.socket() {
-                Some(socket) => Field::Number(socket.port().into()),
-                None => Field::Missing,
+                Some(socket) => TemplateField::Number(socket.port().into()),
+                None => TemplateField::Missing,
             },
             name if name == SNI.name => owned(conn.sni.as_deref()),
             name if name == TLS_VERSION.name => owned(conn.tls.as_ref().map(|tls| tls.version)),
@@ -244,7 +246,7 @@ impl View<'_> {
                 let parent = parent.and_then(|value| std::str::from_utf8(value).ok());
                 owned(parent.and_then(|value| value.split('-').nth(1)))
             }
-            _ => Field::Missing,
+            _ => TemplateField::Missing,
         }
     }
 
@@ -277,7 +279,7 @@ fn header(head: &Head, name: &str) -> Option<String> {
 }
 
 /// `NAME` or `NAME?OTHER`.
-fn either<'f>(argument: &str, get: impl Fn(&str) -> Option<String>) -> Field<'f> {
+fn either<'f>(argument: &str, get: impl Fn(&str) -> Option<String>) -> TemplateField<'f> {
     let (name, other) = argument.split_once('?').unwrap_or((argument, ""));
     get(name).or_else(|| get(other).filter(|_| !other.is_empty())).into()
 }
@@ -300,7 +302,7 @@ impl Record for RequestRecord {
         RecordKind::Request
     }
 
-    fn field(&self, operator: &Operator, argument: &str) -> Field<'_> {
+    fn field(&self, operator: &Operator, argument: &str) -> TemplateField<'_> {
         let view = View {
             conn: &self.conn,
             request: &self.request,

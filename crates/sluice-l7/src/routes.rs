@@ -16,10 +16,10 @@ use sluice_core::value::HostPattern;
 use sluice_core::{Cidr, Name};
 use sluice_upstream::Cluster;
 
-use crate::filters::FilterPlan;
-use crate::parts::{cookie, media_type, query_parameter};
+use crate::filters::HttpFilterPlan;
+use crate::header_values::{cookie, media_type, query_parameter};
 use crate::runtime::Runtime;
-use crate::template::Template;
+use crate::template::HttpTemplate;
 
 pub mod index;
 pub mod paths;
@@ -94,9 +94,9 @@ pub enum Override {
     /// It is left out.
     Skip,
     /// It has these settings, on top of the chain's where the filter adds them up.
-    Over(Arc<dyn FilterPlan>),
+    Over(Arc<dyn HttpFilterPlan>),
     /// It has these settings, whatever the chain's are.
-    Instead(Arc<dyn FilterPlan>),
+    Instead(Arc<dyn HttpFilterPlan>),
 }
 
 impl Override {
@@ -118,7 +118,7 @@ impl Override {
     }
 
     /// The settings that a request is filtered with, where the chain has `chain`.
-    pub fn plan(&self, chain: Option<&dyn FilterPlan>) -> Option<Arc<dyn FilterPlan>> {
+    pub fn plan(&self, chain: Option<&dyn HttpFilterPlan>) -> Option<Arc<dyn HttpFilterPlan>> {
         match self {
             Self::Skip => None,
             Self::Instead(own) => Some(Arc::clone(own)),
@@ -306,7 +306,7 @@ pub struct Direct {
     /// The status.
     pub status: u16,
     /// The body.
-    pub body: Template,
+    pub body: HttpTemplate,
     /// Its media type.
     pub content_type: String,
 }
@@ -477,7 +477,7 @@ pub enum HashBy {
 
 /// What a rule may look at.
 #[derive(Debug)]
-pub struct Subject<'a> {
+pub struct RouteInput<'a> {
     /// The request.
     pub head: &'a Head,
     /// Where it comes from.
@@ -498,7 +498,7 @@ impl VirtualHost {
     }
 
     /// The place of the first rule that matches.
-    pub fn find(&self, subject: &Subject<'_>) -> Option<usize> {
+    pub fn find(&self, subject: &RouteInput<'_>) -> Option<usize> {
         self.index.find(&self.rules, subject.head.path_only(), |rule| rule.fits(subject))
     }
 }
@@ -532,7 +532,7 @@ impl RouteTable {
     }
 
     /// Virtual host and rule of a request.
-    pub fn find(&self, subject: &Subject<'_>) -> Option<(usize, usize)> {
+    pub fn find(&self, subject: &RouteInput<'_>) -> Option<(usize, usize)> {
         let host = self.host(subject.head.authority())?;
         Some((host, self.virtual_hosts[host].find(subject)?))
     }
@@ -540,12 +540,12 @@ impl RouteTable {
 
 impl Rule {
     /// Whether the whole rule fits.
-    pub fn fits(&self, subject: &Subject<'_>) -> bool {
+    pub fn fits(&self, subject: &RouteInput<'_>) -> bool {
         self.why_not(subject).is_none()
     }
 
     /// What about the request does not fit; none when it all does.
-    pub fn why_not(&self, subject: &Subject<'_>) -> Option<&'static str> {
+    pub fn why_not(&self, subject: &RouteInput<'_>) -> Option<&'static str> {
         if !self.path.fits(subject.head.path_only()) {
             return Some("path");
         }
@@ -578,7 +578,7 @@ impl Conditions {
             && runtime.is_none()
     }
 
-    fn why_not(&self, subject: &Subject<'_>) -> Option<&'static str> {
+    fn why_not(&self, subject: &RouteInput<'_>) -> Option<&'static str> {
         let head = subject.head;
         if !self.methods.is_empty() && !self.methods.iter().any(|m| m == head.method_text()) {
             return Some("method");

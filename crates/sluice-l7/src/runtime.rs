@@ -32,11 +32,11 @@ impl Origin {
 }
 
 /// Values by name.
-pub type Values = BTreeMap<String, String>;
+pub type RuntimeMap = BTreeMap<String, String>;
 
 /// A value in force, where it comes from, and those that it hides.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct InForce {
+pub struct ActiveRuntime {
     /// The value.
     pub value: String,
     /// Where it comes from.
@@ -48,13 +48,13 @@ pub struct InForce {
 /// The values of the process.
 #[derive(Debug, Default)]
 pub struct Runtime {
-    layers: Mutex<BTreeMap<Origin, Values>>,
-    in_force: ArcSwap<BTreeMap<String, InForce>>,
+    layers: Mutex<BTreeMap<Origin, RuntimeMap>>,
+    in_force: ArcSwap<BTreeMap<String, ActiveRuntime>>,
 }
 
 impl Runtime {
     /// Replaces a layer.
-    pub fn set_layer(&self, origin: Origin, values: Values) {
+    pub fn set_layer(&self, origin: Origin, values: RuntimeMap) {
         let mut layers = self.layers.lock().unwrap_or_else(PoisonError::into_inner);
         layers.insert(origin, values);
         self.publish(&layers);
@@ -71,11 +71,12 @@ impl Runtime {
         self.publish(&layers);
     }
 
-    fn publish(&self, layers: &BTreeMap<Origin, Values>) {
-        let mut all: BTreeMap<String, InForce> = BTreeMap::new();
+    fn publish(&self, layers: &BTreeMap<Origin, RuntimeMap>) {
+        let mut all: BTreeMap<String, ActiveRuntime> = BTreeMap::new();
         for (origin, values) in layers {
             for (key, value) in values {
-                let new = InForce { value: value.clone(), origin: *origin, hidden: Vec::new() };
+                let new =
+                    ActiveRuntime { value: value.clone(), origin: *origin, hidden: Vec::new() };
                 let before = all.insert(key.clone(), new);
                 if let (Some(before), Some(now)) = (before, all.get_mut(key)) {
                     now.hidden = before.hidden;
@@ -87,7 +88,7 @@ impl Runtime {
     }
 
     /// Every value in force.
-    pub fn all(&self) -> Arc<BTreeMap<String, InForce>> {
+    pub fn all(&self) -> Arc<BTreeMap<String, ActiveRuntime>> {
         self.in_force.load_full()
     }
 
@@ -111,7 +112,7 @@ mod tests {
     #[test]
     fn a_later_layer_wins_and_what_it_hides_is_known() {
         let runtime = Runtime::default();
-        let one = |value: &str| Values::from([("a.b".to_owned(), value.to_owned())]);
+        let one = |value: &str| RuntimeMap::from([("a.b".to_owned(), value.to_owned())]);
         runtime.set_layer(Origin::File, one("20%"));
         runtime.set_layer(Origin::Static, one("10"));
         assert_eq!(runtime.number("a.b"), Some(20));
@@ -121,7 +122,7 @@ mod tests {
         assert_eq!(shown.origin, Origin::Admin);
         assert_eq!(shown.hidden, [(Origin::Static, "10".into()), (Origin::File, "20%".into())]);
         runtime.set_override("a.b", None);
-        runtime.set_layer(Origin::File, Values::new());
+        runtime.set_layer(Origin::File, RuntimeMap::new());
         assert_eq!(runtime.number("a.b"), Some(10));
         assert_eq!(runtime.number("c"), None);
     }

@@ -6,12 +6,12 @@ use crate::record::{OPERATORS, View};
 
 /// A text whose operators are replaced for each request.
 #[derive(Clone, Debug)]
-pub struct Template {
+pub struct HttpTemplate {
     pattern: Pattern,
     source: String,
 }
 
-impl Template {
+impl HttpTemplate {
     /// Reads a text; `%%` is a percent sign.
     ///
     /// # Errors
@@ -38,7 +38,7 @@ impl Template {
     }
 }
 
-impl PartialEq for Template {
+impl PartialEq for HttpTemplate {
     fn eq(&self, other: &Self) -> bool {
         self.source == other.source
     }

@@ -4,20 +4,20 @@ use std::rc::Rc;
 
 use sluice_io::WorkerCx;
 
-use crate::at_work::AtWork;
-use crate::heads::Heads;
+use crate::attempts::AttemptTable;
+use crate::head_pool::HeadPool;
 use crate::in_flight::InFlight;
-use crate::upstreams::Upstreams;
+use crate::pools::ClusterPools;
 
 /// Free heads, connections to endpoints, and who is at work there.
 #[derive(Debug, Default)]
 pub struct HttpWorker {
     /// Free heads.
-    pub heads: Heads,
+    pub head_pool: HeadPool,
     /// Connections to endpoints.
-    pub upstreams: Rc<Upstreams>,
+    pub pools: Rc<ClusterPools>,
     /// Tries under way, for clusters that send them away when their endpoint leaves.
-    pub at_work: Rc<AtWork>,
+    pub attempts: Rc<AttemptTable>,
     /// Requests under way, for the page of connections.
     pub in_flight: Rc<InFlight>,
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use sluice_codec::Head;
 use sluice_core::value::HostPattern;
-use sluice_l7::routes::{Action, PathMatch, Rule, RuleOptions, Subject, VirtualHost};
+use sluice_l7::routes::{Action, PathMatch, RouteInput, Rule, RuleOptions, VirtualHost};
 use sluice_l7::{RouteTable, Runtime};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
@@ -58,7 +58,7 @@ fn a_rule_of_a_large_table_takes_at_most_three_hundred_bytes_and_is_found() {
         })
         .collect();
     for (host, rule, head) in asked.iter().cycle().take(number("LOOKUPS", 1000)) {
-        let subject = Subject { head, source: None, tls: None, runtime: &runtime, random: 7 };
+        let subject = RouteInput { head, source: None, tls: None, runtime: &runtime, random: 7 };
         assert_eq!(table.find(&subject), Some((*host, *rule)));
     }
 }

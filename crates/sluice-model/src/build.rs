@@ -14,9 +14,9 @@ use sluice_core::{Diags, ListenAddress, Name, Path, Spanned};
 use sluice_l4::filters::Filters;
 use sluice_l4::udp::UdpPlan;
 use sluice_l4::{ListenerPlan, record};
-use sluice_l7::runtime::Values;
+use sluice_l7::runtime::RuntimeMap;
 use sluice_l7::{HttpFilters, RouteCell, RouteTable, Runtime};
-use sluice_telemetry::log::{SinkPlan, Target};
+use sluice_telemetry::log::{SinkPlan, SinkTarget};
 use sluice_telemetry::{Operator, RecordKind, Template};
 use sluice_tls::{CertStore, LoadError};
 use sluice_upstream::{Cluster, ClusterPlan};
@@ -63,7 +63,7 @@ pub struct Snapshot {
     /// Routes by name: the cell that lives, and the table that it is to hold.
     pub routes: BTreeMap<Name, (Arc<RouteCell>, Arc<RouteTable>)>,
     /// The runtime values of the configuration, and those of its file.
-    pub runtime: (Values, Values),
+    pub runtime: (RuntimeMap, RuntimeMap),
     /// Names of the runtime values that something reads.
     pub runtime_keys: BTreeSet<String>,
     /// Where records go.
@@ -230,18 +230,18 @@ fn sink(
     });
     let kinds = kinds.reduce(|a, b| a | b).unwrap_or(u8::MAX);
     let target = match log.sink.value.as_str() {
-        "stdout" => Target::Stdout,
-        "stderr" => Target::Stderr,
-        path => Target::File(folder.join(path)),
+        "stdout" => SinkTarget::Stdout,
+        "stderr" => SinkTarget::Stderr,
+        path => SinkTarget::File(folder.join(path)),
     };
-    if let Target::File(path) = &target
+    if let SinkTarget::File(path) = &target
         && path.is_dir()
     {
         let message = format!("{} is a folder", path.display());
         diags.error("bad-file", log.sink.span, at.key("sink"), message).help("name a file in it");
         return None;
     }
-    if let Target::File(path) = &target
+    if let SinkTarget::File(path) = &target
         && !path.parent().is_some_and(FilePath::is_dir)
     {
         diags

@@ -11,7 +11,7 @@ use crate::sections::{Chain, Match, ProtocolMatch, TransportMatch};
 
 /// Where a chain stands, as far as it bears on what it can match.
 #[derive(Clone, Copy, Debug)]
-pub struct Place<'a> {
+pub struct ChainPlace<'a> {
     /// The addresses of its listener.
     pub addresses: &'a [ListenAddress],
     /// Whether a PROXY header may name another destination.
@@ -138,7 +138,7 @@ pub fn over_quic(chains: &Members<Chain>) -> Vec<OverQuic> {
 pub fn check_possible(
     of: &Spanned<Match>,
     criteria: &Criteria,
-    place: Place<'_>,
+    place: ChainPlace<'_>,
     at: &Path<'_>,
     diags: &mut Diags,
 ) {
@@ -202,7 +202,10 @@ pub fn check_handler(chain: &Spanned<Chain>, of: &Criteria, at: &Path<'_>, diags
     }
 }
 
-fn why_impossible(criteria: &Criteria, place: Place<'_>) -> Option<(&'static str, &'static str)> {
+fn why_impossible(
+    criteria: &Criteria,
+    place: ChainPlace<'_>,
+) -> Option<(&'static str, &'static str)> {
     let protocols = &criteria.protocols;
     let named = |one: Protocol| protocols.contains(&one);
     let of_hello = !(criteria.names.is_empty() && criteria.alpn.is_empty())

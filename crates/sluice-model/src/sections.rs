@@ -415,7 +415,7 @@ pub const FLOW_IDLE: Duration = Duration::from_secs(60);
 
 /// A relay to a cluster of which nothing else is said.
 pub fn relay_to(cluster: &Spanned<Name>) -> Relay {
-    let entry = sluice_core::tree::Entry {
+    let entry = sluice_core::tree::MapEntry {
         key: "cluster".into(),
         key_span: cluster.span,
         node: Node {

@@ -1,7 +1,7 @@
 //! Trees as a configuration file would have them, for tests.
 
 use sluice_core::settings::SectionShape;
-use sluice_core::tree::Entry;
+use sluice_core::tree::MapEntry;
 use sluice_core::{Diags, Node, Path, Setting, Shape, Span, Value};
 
 fn node(value: Value) -> Node {
@@ -20,7 +20,7 @@ pub(crate) fn list(items: Vec<Node>) -> Node {
 
 /// A map.
 pub(crate) fn map(fields: &[(&str, Node)]) -> Node {
-    let entry = |(key, node): &(&str, Node)| Entry {
+    let entry = |(key, node): &(&str, Node)| MapEntry {
         key: (*key).into(),
         key_span: Span::default(),
         node: node.clone(),

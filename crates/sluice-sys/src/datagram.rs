@@ -19,14 +19,14 @@ const CONTROL: usize = 64;
 
 #[repr(C, align(8))]
 #[derive(Clone, Copy)]
-struct Control([u8; CONTROL]);
+struct ControlBuffer([u8; CONTROL]);
 
 /// One batch of received datagrams. About 2 MiB of address space, of which only the pages that
 /// datagrams really fill are ever touched.
 pub struct Received {
     data: Box<[u8]>,
     names: Box<[libc::sockaddr_storage; BATCH]>,
-    controls: Box<[Control; BATCH]>,
+    controls: Box<[ControlBuffer; BATCH]>,
     vectors: Box<[libc::iovec; BATCH]>,
     headers: Box<[libc::mmsghdr; BATCH]>,
     count: usize,
@@ -73,7 +73,7 @@ impl Received {
         let mut batch = Self {
             data: vec![0; BATCH * DATAGRAM_MAX].into_boxed_slice(),
             names: Box::new(names),
-            controls: Box::new([Control([0; CONTROL]); BATCH]),
+            controls: Box::new([ControlBuffer([0; CONTROL]); BATCH]),
             vectors: Box::new(vectors),
             headers: Box::new(headers),
             count: BATCH,
@@ -172,7 +172,7 @@ impl<'a> Outgoing<'a> {
 pub fn send(socket: BorrowedFd<'_>, datagrams: &[Outgoing<'_>]) -> io::Result<usize> {
     let count = datagrams.len().min(BATCH);
     let mut names = [const { MaybeUninit::<libc::sockaddr_storage>::uninit() }; BATCH];
-    let mut controls = [const { MaybeUninit::<Control>::uninit() }; BATCH];
+    let mut controls = [const { MaybeUninit::<ControlBuffer>::uninit() }; BATCH];
     let mut vectors = [const { MaybeUninit::<libc::iovec>::uninit() }; BATCH];
     let mut headers = [const { MaybeUninit::<libc::mmsghdr>::uninit() }; BATCH];
     for (index, datagram) in datagrams[..count].iter().enumerate() {
@@ -189,7 +189,7 @@ pub fn send(socket: BorrowedFd<'_>, datagrams: &[Outgoing<'_>]) -> io::Result<us
         }
         let segment = datagram.segment.filter(|_| datagram.count() > 1);
         if datagram.from.is_some() || segment.is_some() {
-            let control = controls[index].write(Control([0; CONTROL]));
+            let control = controls[index].write(ControlBuffer([0; CONTROL]));
             let mut length = datagram.from.map_or(0, |from| write_source(&mut control.0, from));
             length += segment.map_or(0, |size| write_segment(&mut control.0[length..], size));
             header.msg_controllen = length as _;
@@ -281,9 +281,9 @@ fn write_address(slot: &mut MaybeUninit<libc::sockaddr_storage>, address: Socket
 const HEADER: usize = size_of::<libc::cmsghdr>();
 
 /// A control message: level, type, payload.
-type Message<'a> = (i32, i32, &'a [u8]);
+type ControlMessage<'a> = (i32, i32, &'a [u8]);
 
-fn messages(mut controls: &[u8]) -> impl Iterator<Item = Message<'_>> {
+fn messages(mut controls: &[u8]) -> impl Iterator<Item = ControlMessage<'_>> {
     std::iter::from_fn(move || {
         let (header, rest) = controls.split_at_checked(HEADER)?;
         let word = |at: usize| Some(i32::from_ne_bytes(header.get(at..at + 4)?.try_into().ok()?));
@@ -296,7 +296,7 @@ fn messages(mut controls: &[u8]) -> impl Iterator<Item = Message<'_>> {
 }
 
 /// How long each datagram is, where several came as one.
-fn segment((level, kind, payload): &Message<'_>) -> Option<u16> {
+fn segment((level, kind, payload): &ControlMessage<'_>) -> Option<u16> {
     if (*level, *kind) != (libc::SOL_UDP, libc::UDP_GRO) {
         return None;
     }
@@ -304,7 +304,7 @@ fn segment((level, kind, payload): &Message<'_>) -> Option<u16> {
     u16::try_from(size).ok().filter(|size| *size > 0)
 }
 
-fn destination((level, kind, payload): &Message<'_>) -> Option<IpAddr> {
+fn destination((level, kind, payload): &ControlMessage<'_>) -> Option<IpAddr> {
     match (*level, *kind) {
         // struct in_pktinfo: interface, local address, destination of the header.
         (libc::IPPROTO_IP, libc::IP_PKTINFO) => {

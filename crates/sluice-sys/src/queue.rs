@@ -16,7 +16,7 @@ use tokio::io::unix::AsyncFd;
 
 /// What a socket is watched for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Watch {
+pub enum WatchKind {
     /// Both directions.
     Stream,
     /// Reading alone: a datagram that finds no room is dropped, and the kernel would tell of room
@@ -24,7 +24,7 @@ pub enum Watch {
     Datagrams,
 }
 
-impl Watch {
+impl WatchKind {
     const fn flags(self) -> EventFlags {
         let read = EventFlags::IN.union(EventFlags::ET);
         match self {
@@ -87,7 +87,7 @@ impl Queue {
     ///
     /// # Errors
     /// What `epoll_ctl(2)` said.
-    pub fn add(&self, socket: impl AsFd, key: u64, watch: Watch) -> io::Result<()> {
+    pub fn add(&self, socket: impl AsFd, key: u64, watch: WatchKind) -> io::Result<()> {
         Ok(epoll::add(&self.0, socket, EventData::new_u64(key), watch.flags())?)
     }
 
@@ -101,19 +101,19 @@ impl Queue {
     ///
     /// # Errors
     /// What the runtime said.
-    pub fn watch(&self) -> io::Result<Watched> {
+    pub fn watch(&self) -> io::Result<WatchedQueue> {
         let descriptor = self.0.try_clone()?;
         // SAFETY: the descriptor is owned by the `AsyncFd`, so it stays open and the same.
         let watched = unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) };
-        Ok(Watched(watched?))
+        Ok(WatchedQueue(watched?))
     }
 }
 
 /// A queue that the runtime watches.
 #[derive(Debug)]
-pub struct Watched(AsyncFd<OwnedFd>);
+pub struct WatchedQueue(AsyncFd<OwnedFd>);
 
-impl Watched {
+impl WatchedQueue {
     /// Hands the events there are to `tell`; never ready but with an error. The task is woken again
     /// by the next event, and once after each batch.
     ///
@@ -155,7 +155,7 @@ mod tests {
     use std::io::{Read as _, Write as _};
     use std::os::unix::net::UnixStream;
 
-    async fn next(watched: &Watched) -> (u64, Happened) {
+    async fn next(watched: &WatchedQueue) -> (u64, Happened) {
         let mut last = None;
         poll_fn(|cx| {
             let polled = watched.poll(cx, |key, happened| last = Some((key, happened)));
@@ -170,7 +170,7 @@ mod tests {
         let queue = Queue::new().unwrap();
         let watched = queue.watch().unwrap();
         let (mut near, mut far) = UnixStream::pair().unwrap();
-        queue.add(&near, 7, Watch::Stream).unwrap();
+        queue.add(&near, 7, WatchKind::Stream).unwrap();
         let (key, happened) = next(&watched).await;
         assert_eq!((key, happened.readable, happened.writable), (7, false, true));
         far.write_all(b"x").unwrap();
@@ -192,7 +192,7 @@ mod tests {
         let pairs: Vec<_> = (0..BATCH as u64 + 3)
             .map(|key| {
                 let pair = UnixStream::pair().unwrap();
-                queue.add(&pair.0, key, Watch::Stream).unwrap();
+                queue.add(&pair.0, key, WatchKind::Stream).unwrap();
                 pair
             })
             .collect();

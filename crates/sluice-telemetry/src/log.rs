@@ -30,7 +30,7 @@ type Ring = Arc<ArrayQueue<Box<dyn Record>>>;
 
 /// Where lines go.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Target {
+pub enum SinkTarget {
     /// Standard output.
     Stdout,
     /// Standard error, where the process log goes too.
@@ -43,7 +43,7 @@ pub enum Target {
 #[derive(Clone, Debug)]
 pub struct SinkPlan {
     /// Where lines go.
-    pub target: Target,
+    pub target: SinkTarget,
     /// Bits of [`RecordKind::bit`].
     pub kinds: u8,
     /// How a line looks.
@@ -53,20 +53,20 @@ pub struct SinkPlan {
 /// The log thread's handle for the control thread.
 #[derive(Debug)]
 pub struct LogHub {
-    shared: Arc<Shared>,
-    orders: SyncSender<(Order, SyncSender<()>)>,
+    shared: Arc<LogShared>,
+    orders: SyncSender<(LogCommand, SyncSender<()>)>,
     thread: Option<JoinHandle<()>>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct LogShared {
     wanted: AtomicU8,
     pending: AtomicBool,
     rings: Mutex<Vec<Ring>>,
 }
 
 /// What the control thread wants done, after everything queued before it is written.
-enum Order {
+enum LogCommand {
     Sinks(Vec<Sink>),
     Reopen,
     Flush,
@@ -102,7 +102,7 @@ impl LogHub {
     /// # Errors
     /// The system refused a thread.
     pub fn start(registry: &Registry, number: usize) -> io::Result<Self> {
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(LogShared {
             wanted: AtomicU8::new(0),
             pending: AtomicBool::new(false),
             rings: Mutex::default(),
@@ -125,22 +125,22 @@ impl LogHub {
     /// Replaces the sinks.
     pub fn use_sinks(&self, sinks: OpenSinks) {
         let wanted = sinks.0.iter().fold(0, |mask, sink| mask | sink.plan.kinds);
-        self.order(Order::Sinks(sinks.0));
+        self.order(LogCommand::Sinks(sinks.0));
         self.shared.wanted.store(wanted, Ordering::Relaxed);
     }
 
     /// Opens files anew, after somebody has moved them away; later records go to the new ones.
     pub fn reopen(&self) {
-        self.order(Order::Reopen);
+        self.order(LogCommand::Reopen);
     }
 
     /// Waits until everything queued so far is written.
     pub fn flush(&self) {
-        self.order(Order::Flush);
+        self.order(LogCommand::Flush);
     }
 
     /// Has `order` done, and waits for that.
-    fn order(&self, order: Order) {
+    fn order(&self, order: LogCommand) {
         let (done, wait) = sync_channel(1);
         // The thread lives as long as this value; a closed channel means it is ending.
         let _ = self.orders.send((order, done));
@@ -155,7 +155,7 @@ impl LogHub {
 
 impl Drop for LogHub {
     fn drop(&mut self) {
-        self.order(Order::End);
+        self.order(LogCommand::End);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
@@ -166,7 +166,7 @@ impl Drop for LogHub {
 #[derive(Debug)]
 pub struct QueueSeed {
     ring: Ring,
-    shared: Arc<Shared>,
+    shared: Arc<LogShared>,
     thread: Thread,
 }
 
@@ -193,7 +193,7 @@ pub struct LogQueue {
 impl LogQueue {
     /// A queue that no thread reads and no sink wants: for a worker on its own.
     pub fn nowhere(shard: &Shard) -> Self {
-        let shared = Shared {
+        let shared = LogShared {
             wanted: AtomicU8::new(0),
             pending: AtomicBool::new(true),
             rings: Mutex::default(),
@@ -222,7 +222,7 @@ impl LogQueue {
     }
 }
 
-fn run(shared: &Shared, orders: &Receiver<(Order, SyncSender<()>)>, shard: &Shard) {
+fn run(shared: &LogShared, orders: &Receiver<(LogCommand, SyncSender<()>)>, shard: &Shard) {
     let mut sinks: Vec<Sink> = Vec::new();
     let unwritten = shard.counter(&UNWRITTEN, &[]);
     loop {
@@ -235,10 +235,10 @@ fn run(shared: &Shared, orders: &Receiver<(Order, SyncSender<()>)>, shard: &Shar
             Ok((order, done)) => {
                 drain(shared, &mut sinks, &unwritten);
                 match order {
-                    Order::Sinks(new) => sinks = new,
-                    Order::Reopen => sinks.iter_mut().for_each(Sink::reopen),
-                    Order::Flush => {}
-                    Order::End => return,
+                    LogCommand::Sinks(new) => sinks = new,
+                    LogCommand::Reopen => sinks.iter_mut().for_each(Sink::reopen),
+                    LogCommand::Flush => {}
+                    LogCommand::End => return,
                 }
                 // Whoever gave the order may have gone away meanwhile.
                 let _ = done.send(());
@@ -249,7 +249,7 @@ fn run(shared: &Shared, orders: &Receiver<(Order, SyncSender<()>)>, shard: &Shar
     }
 }
 
-fn drain(shared: &Shared, sinks: &mut [Sink], unwritten: &Counter) {
+fn drain(shared: &LogShared, sinks: &mut [Sink], unwritten: &Counter) {
     let rings = shared.rings.lock().unwrap_or_else(PoisonError::into_inner).clone();
     for ring in rings {
         while let Some(record) = ring.pop() {
@@ -267,14 +267,14 @@ fn drain(shared: &Shared, sinks: &mut [Sink], unwritten: &Counter) {
 impl Sink {
     fn open(plan: SinkPlan) -> io::Result<Self> {
         let file = match &plan.target {
-            Target::Stdout | Target::Stderr => None,
-            Target::File(path) => Some(open(path)?),
+            SinkTarget::Stdout | SinkTarget::Stderr => None,
+            SinkTarget::File(path) => Some(open(path)?),
         };
         Ok(Self { plan, file, line: String::new(), failing: false })
     }
 
     fn reopen(&mut self) {
-        if let Target::File(path) = &self.plan.target {
+        if let SinkTarget::File(path) = &self.plan.target {
             match open(path) {
                 Ok(file) => self.file = Some(file),
                 Err(error) => {
@@ -290,7 +290,7 @@ impl Sink {
         }
         let (written, done) = match &mut self.file {
             Some(file) => write_what_goes(file, self.line.as_bytes()),
-            None if self.plan.target == Target::Stderr => {
+            None if self.plan.target == SinkTarget::Stderr => {
                 write_what_goes(&mut io::stderr().lock(), self.line.as_bytes())
             }
             None => write_what_goes(&mut io::stdout().lock(), self.line.as_bytes()),

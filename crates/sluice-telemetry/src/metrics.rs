@@ -42,7 +42,7 @@ impl MetricKind {
         }
     }
 
-    fn new_cells(self) -> Cells {
+    fn new_cells(self) -> CellArray {
         (0..self.cells()).map(|_| AtomicU64::new(0)).collect()
     }
 }
@@ -109,18 +109,18 @@ pub const BUCKETS: [Duration; 18] = {
 
 /// The values of one series in one shard. A counter or gauge uses the first cell; a histogram has
 /// a cell per bucket and one for the sum in microseconds.
-type Cells = Arc<[AtomicU64]>;
+type CellArray = Arc<[AtomicU64]>;
 
 type LabelValues = Vec<Arc<str>>;
 
 /// Every metric of the process.
 #[derive(Clone, Debug, Default)]
-pub struct Registry(Arc<Inner>);
+pub struct Registry(Arc<RegistryState>);
 
 type Families = BTreeMap<&'static str, Family>;
 
 #[derive(Debug, Default)]
-struct Inner {
+struct RegistryState {
     families: Mutex<Families>,
     /// Times that a series was asked for by its labels.
     lookups: AtomicU64,
@@ -131,7 +131,7 @@ struct Family {
     kind: MetricKind,
     help: String,
     labels: Vec<&'static str>,
-    series: BTreeMap<LabelValues, BTreeMap<usize, Cells>>,
+    series: BTreeMap<LabelValues, BTreeMap<usize, CellArray>>,
 }
 
 impl Registry {
@@ -163,7 +163,7 @@ impl Registry {
         self.0.families.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn cells(&self, number: usize, def: &MetricDef, values: &[&str]) -> Cells {
+    fn cells(&self, number: usize, def: &MetricDef, values: &[&str]) -> CellArray {
         assert_eq!(def.labels.len(), values.len(), "{} has labels {:?}", def.name, def.labels);
         self.0.lookups.fetch_add(1, Relaxed);
         let mut families = self.families();
@@ -179,7 +179,7 @@ impl Registry {
     }
 }
 
-fn sum(shards: &BTreeMap<usize, Cells>, cell: usize) -> u64 {
+fn sum(shards: &BTreeMap<usize, CellArray>, cell: usize) -> u64 {
     shards.values().map(|cells| cells[cell].load(Relaxed)).fold(0, u64::wrapping_add)
 }
 
@@ -220,12 +220,12 @@ impl Shard {
 /// Cells that only this thread writes.
 #[derive(Clone, Debug)]
 struct Cell {
-    cells: Cells,
+    cells: CellArray,
     not_send: PhantomData<*const ()>,
 }
 
 impl Cell {
-    const fn new(cells: Cells) -> Self {
+    const fn new(cells: CellArray) -> Self {
         Self { cells, not_send: PhantomData }
     }
 

@@ -65,11 +65,11 @@ impl Operator {
 }
 
 /// Finds the value of an operator with its argument.
-pub type Lookup<'a, 'b> = dyn Fn(&Operator, &str) -> Field<'a> + 'b;
+pub type Lookup<'a, 'b> = dyn Fn(&Operator, &str) -> TemplateField<'a> + 'b;
 
 /// A value of a record.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Field<'a> {
+pub enum TemplateField<'a> {
     /// Not known or not applicable: `-` in text, left out in JSON.
     Missing,
     /// Text.
@@ -84,19 +84,19 @@ pub enum Field<'a> {
     List(Vec<String>),
 }
 
-impl<'a> From<&'a str> for Field<'a> {
+impl<'a> From<&'a str> for TemplateField<'a> {
     fn from(text: &'a str) -> Self {
         Self::Text(Cow::Borrowed(text))
     }
 }
 
-impl From<String> for Field<'_> {
+impl From<String> for TemplateField<'_> {
     fn from(text: String) -> Self {
         Self::Text(Cow::Owned(text))
     }
 }
 
-impl<'a, T: Into<Self>> From<Option<T>> for Field<'a> {
+impl<'a, T: Into<Self>> From<Option<T>> for TemplateField<'a> {
     fn from(value: Option<T>) -> Self {
         value.map_or(Self::Missing, Into::into)
     }
@@ -107,33 +107,33 @@ pub trait Record: Send {
     /// What it is about.
     fn kind(&self) -> RecordKind;
 
-    /// The value of an operator, with what stood in its parentheses; [`Field::Missing`] for one that
+    /// The value of an operator, with what stood in its parentheses; [`TemplateField::Missing`] for one that
     /// another layer declared.
-    fn field(&self, operator: &Operator, argument: &str) -> Field<'_>;
+    fn field(&self, operator: &Operator, argument: &str) -> TemplateField<'_>;
 }
 
 /// How records are written.
 #[derive(Clone, Debug)]
 pub enum Template {
     /// A line of text.
-    Text(Vec<Part>),
+    Text(Vec<TemplatePart>),
     /// A line of JSON with these fields, in order.
-    Json(Vec<Key>),
+    Json(Vec<TemplateKey>),
 }
 
 /// A field of a JSON template.
 #[derive(Clone, Debug)]
-pub struct Key {
+pub struct TemplateKey {
     /// Escaped for JSON, without its quotes.
     name: Box<str>,
-    value: Vec<Part>,
+    value: Vec<TemplatePart>,
     /// Durations say their unit in the name, where the name is the operator's.
     units: bool,
 }
 
 /// A piece of a text template.
 #[derive(Clone, Debug)]
-pub enum Part {
+pub enum TemplatePart {
     /// Copied as it is.
     Literal(String),
     /// Replaced by its value.
@@ -152,9 +152,9 @@ impl Template {
     /// JSON with every operator that takes no argument.
     pub fn json(operators: &[&'static Operator]) -> Self {
         let plain = operators.iter().filter(|operator| operator.argument.is_none());
-        let key = |operator: &&'static Operator| Key {
+        let key = |operator: &&'static Operator| TemplateKey {
             name: escaped_key(&operator.name.to_ascii_lowercase()),
-            value: vec![Part::Operator(operator, Argument::default())],
+            value: vec![TemplatePart::Operator(operator, Argument::default())],
             units: true,
         };
         Self::Json(plain.map(key).collect())
@@ -183,7 +183,7 @@ impl Template {
         for (name, text) in fields {
             let Self::Text(value) = Self::text(text, operators)? else { continue };
             if let Self::Json(keys) = &mut self {
-                keys.push(Key { name: escaped_key(name), value, units: false });
+                keys.push(TemplateKey { name: escaped_key(name), value, units: false });
             }
         }
         Ok(self)
@@ -207,14 +207,14 @@ impl Template {
             } else {
                 let part = operator_part(name, operators)?;
                 if !literal.is_empty() {
-                    parts.push(Part::Literal(std::mem::take(&mut literal)));
+                    parts.push(TemplatePart::Literal(std::mem::take(&mut literal)));
                 }
                 parts.push(part);
             }
             literal.push_str(after);
         }
         if !literal.is_empty() {
-            parts.push(Part::Literal(literal));
+            parts.push(TemplatePart::Literal(literal));
         }
         Ok(Self::Text(parts))
     }
@@ -246,7 +246,7 @@ impl Template {
         match self {
             Self::Text(parts) => match parts.as_slice() {
                 [] => Some(""),
-                [Part::Literal(text)] => Some(text),
+                [TemplatePart::Literal(text)] => Some(text),
                 _ => None,
             },
             Self::Json(_) => None,
@@ -255,7 +255,7 @@ impl Template {
 }
 
 /// `NAME`, `NAME(argument)` or `NAME(argument):longest`.
-fn operator_part(text: &str, operators: &[&'static Operator]) -> Result<Part, String> {
+fn operator_part(text: &str, operators: &[&'static Operator]) -> Result<TemplatePart, String> {
     let (name, rest) = text.split_once('(').map_or((text, None), |(name, rest)| (name, Some(rest)));
     let found = operators.iter().find(|operator| operator.name == name);
     let Some(operator) = found else {
@@ -281,7 +281,7 @@ fn operator_part(text: &str, operators: &[&'static Operator]) -> Result<Part, St
             Argument { text: inside.into(), longest }
         }
     };
-    Ok(Part::Operator(operator, argument))
+    Ok(TemplatePart::Operator(operator, argument))
 }
 
 /// What is escaped of a value.
@@ -295,11 +295,11 @@ enum Escape {
     Quoted,
 }
 
-fn render<'a>(parts: &[Part], lookup: &Lookup<'a, '_>, escape: Escape, out: &mut String) {
+fn render<'a>(parts: &[TemplatePart], lookup: &Lookup<'a, '_>, escape: Escape, out: &mut String) {
     for part in parts {
         match part {
-            Part::Literal(text) => out.push_str(text),
-            Part::Operator(operator, argument) => {
+            TemplatePart::Literal(text) => out.push_str(text),
+            TemplatePart::Operator(operator, argument) => {
                 let field = shortened(lookup(operator, &argument.text), argument.longest);
                 write_text(field, escape, out);
             }
@@ -308,29 +308,29 @@ fn render<'a>(parts: &[Part], lookup: &Lookup<'a, '_>, escape: Escape, out: &mut
 }
 
 /// A text of so many characters at most. It is cut before it is escaped, so that no escape is.
-fn shortened(field: Field<'_>, longest: Option<usize>) -> Field<'_> {
+fn shortened(field: TemplateField<'_>, longest: Option<usize>) -> TemplateField<'_> {
     match (field, longest) {
-        (Field::Text(text), Some(longest)) => match text.char_indices().nth(longest) {
-            Some((cut, _)) => Field::from(text[..cut].to_owned()),
-            None => Field::Text(text),
+        (TemplateField::Text(text), Some(longest)) => match text.char_indices().nth(longest) {
+            Some((cut, _)) => TemplateField::from(text[..cut].to_owned()),
+            None => TemplateField::Text(text),
         },
         (field, _) => field,
     }
 }
 
-fn write_text(field: Field<'_>, escape: Escape, out: &mut String) {
+fn write_text(field: TemplateField<'_>, escape: Escape, out: &mut String) {
     match field {
-        Field::Missing => out.push('-'),
-        Field::Text(text) => push_escaped(&text, escape, out),
-        Field::Number(number) => {
+        TemplateField::Missing => out.push('-'),
+        TemplateField::Text(text) => push_escaped(&text, escape, out),
+        TemplateField::Number(number) => {
             let _ = write!(out, "{number}");
         }
-        Field::Millis(duration) => {
+        TemplateField::Millis(duration) => {
             let _ = write!(out, "{}", duration.as_millis());
         }
-        Field::Time(since_epoch) => out.push_str(&rfc3339(since_epoch)),
-        Field::List(items) if items.is_empty() => out.push('-'),
-        Field::List(items) => push_escaped(&items.join(","), escape, out),
+        TemplateField::Time(since_epoch) => out.push_str(&rfc3339(since_epoch)),
+        TemplateField::List(items) if items.is_empty() => out.push('-'),
+        TemplateField::List(items) => push_escaped(&items.join(","), escape, out),
     }
 }
 
@@ -359,37 +359,37 @@ const fn is_deceptive(c: char) -> bool {
     matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
-fn write_json<'a>(key: &Key, lookup: &Lookup<'a, '_>, out: &mut String) {
+fn write_json<'a>(key: &TemplateKey, lookup: &Lookup<'a, '_>, out: &mut String) {
     let field = match key.value.as_slice() {
-        [Part::Operator(operator, argument)] if argument.longest.is_none() => {
+        [TemplatePart::Operator(operator, argument)] if argument.longest.is_none() => {
             lookup(operator, &argument.text)
         }
         parts => {
             let mut text = String::new();
             render(parts, lookup, Escape::Nothing, &mut text);
-            Field::from(text)
+            TemplateField::from(text)
         }
     };
-    if field == Field::Missing {
+    if field == TemplateField::Missing {
         return;
     }
     out.push_str(",\"");
     out.push_str(&key.name);
-    if key.units && matches!(field, Field::Millis(_)) {
+    if key.units && matches!(field, TemplateField::Millis(_)) {
         out.push_str("_ms");
     }
     out.push_str("\":");
     match field {
-        Field::Missing => {}
-        Field::Text(text) => push_json(&text, out),
-        Field::Number(number) => {
+        TemplateField::Missing => {}
+        TemplateField::Text(text) => push_json(&text, out),
+        TemplateField::Number(number) => {
             let _ = write!(out, "{number}");
         }
-        Field::Millis(duration) => {
+        TemplateField::Millis(duration) => {
             let _ = write!(out, "{}", duration.as_millis());
         }
-        Field::Time(since_epoch) => push_json(&rfc3339(since_epoch), out),
-        Field::List(items) => {
+        TemplateField::Time(since_epoch) => push_json(&rfc3339(since_epoch), out),
+        TemplateField::List(items) => {
             out.push('[');
             for (place, item) in items.iter().enumerate() {
                 if place > 0 {
@@ -455,12 +455,12 @@ mod tests {
             RecordKind::Connection
         }
 
-        fn field(&self, operator: &Operator, argument: &str) -> Field<'_> {
+        fn field(&self, operator: &Operator, argument: &str) -> TemplateField<'_> {
             match operator.name {
                 "ASK" => format!("<{argument}>").into(),
                 "WHO" => "a\"b\nc".into(),
-                "TOOK" => Field::Millis(Duration::from_millis(12)),
-                _ => Field::Missing,
+                "TOOK" => TemplateField::Millis(Duration::from_millis(12)),
+                _ => TemplateField::Missing,
             }
         }
     }

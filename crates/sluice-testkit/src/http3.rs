@@ -75,7 +75,7 @@ impl Client {
     /// What QUIC, TLS or the server said.
     pub async fn connect(&self, to: SocketAddr, name: &str) -> Result<Connection, Failure> {
         let quic = self.endpoint.connect_with(self.config.clone(), to, name)?.await?;
-        Connection::greet(quic, name).await
+        Connection::handshake(quic, name).await
     }
 
     /// Connects twice at once, from the same socket.
@@ -100,7 +100,7 @@ impl Client {
         name: &str,
     ) -> Result<Option<Connection>, Failure> {
         match self.endpoint.connect_with(self.config.clone(), to, name)?.into_0rtt() {
-            Ok((quic, _)) => Connection::greet(quic, name).await.map(Some),
+            Ok((quic, _)) => Connection::handshake(quic, name).await.map(Some),
             Err(_) => Ok(None),
         }
     }
@@ -130,7 +130,7 @@ pub struct Answer {
 }
 
 impl Connection {
-    async fn greet(quic: quinn::Connection, name: &str) -> Result<Self, Failure> {
+    async fn handshake(quic: quinn::Connection, name: &str) -> Result<Self, Failure> {
         let (mut driver, requests) =
             h3::client::new(h3_quinn::Connection::new(quic.clone())).await?;
         #[allow(clippy::disallowed_methods, reason = "a client has no worker")]

@@ -55,7 +55,7 @@ pub struct Pick<'a> {
 
 /// A balancer's table over the endpoints of one membership.
 #[derive(Debug)]
-pub enum Table {
+pub enum BalancerTable {
     /// Indexes in a smooth weighted sequence.
     InTurn(Vec<u32>),
     /// Weights only.
@@ -68,7 +68,7 @@ pub enum Table {
     Maglev(Vec<u32>),
 }
 
-impl Table {
+impl BalancerTable {
     /// The table of `balance` over `endpoints`.
     pub fn build(balance: Balance, endpoints: &[Arc<EndpointState>]) -> Self {
         let weights: Vec<u32> = endpoints.iter().map(|endpoint| endpoint.weight().max(1)).collect();

@@ -17,7 +17,7 @@ use sluice_io::WorkerCx;
 use sluice_telemetry::metrics::other;
 use sluice_telemetry::{Counter, CounterSet, Gauge, Histogram};
 
-use crate::balance::{Pick, Table};
+use crate::balance::{BalancerTable, Pick};
 use crate::endpoint::{EndpointState, Lease, RequestLease, Target};
 use crate::metrics;
 use crate::plan::ClusterPlan;
@@ -31,7 +31,7 @@ pub struct Cluster {
     /// Its name.
     pub name: Name,
     plan: ArcSwap<ClusterPlan>,
-    members: ArcSwap<Members>,
+    members: ArcSwap<Membership>,
     active: AtomicU64,
     requests: AtomicU64,
     /// Grows when settings change, so that connections made under others are not used again.
@@ -42,12 +42,12 @@ pub struct Cluster {
 
 /// A membership.
 #[derive(Debug)]
-pub struct Members {
+pub struct Membership {
     /// Grows with every change.
     pub version: u64,
     /// Who is in.
     pub endpoints: Vec<Arc<EndpointState>>,
-    table: Table,
+    table: BalancerTable,
 }
 
 /// A resolved endpoint, as membership is made of.
@@ -64,8 +64,11 @@ pub struct Member {
 impl Cluster {
     /// A cluster without endpoints.
     pub fn new(plan: Arc<ClusterPlan>) -> Self {
-        let members =
-            Members { version: 0, endpoints: Vec::new(), table: Table::build(plan.balance, &[]) };
+        let members = Membership {
+            version: 0,
+            endpoints: Vec::new(),
+            table: BalancerTable::build(plan.balance, &[]),
+        };
         Self {
             name: Arc::clone(&plan.name),
             plan: ArcSwap::new(plan),
@@ -118,7 +121,7 @@ impl Cluster {
     }
 
     /// The membership now.
-    pub fn members(&self) -> Arc<Members> {
+    pub fn members(&self) -> Arc<Membership> {
         self.members.load_full()
     }
 
@@ -147,8 +150,8 @@ impl Cluster {
             }
         }
         let left = known.into_values().cloned().collect();
-        let table = Table::build(self.plan.load().balance, &endpoints);
-        self.members.store(Arc::new(Members { version: old.version + 1, endpoints, table }));
+        let table = BalancerTable::build(self.plan.load().balance, &endpoints);
+        self.members.store(Arc::new(Membership { version: old.version + 1, endpoints, table }));
         left
     }
 
@@ -344,7 +347,7 @@ impl ClusterHandle {
         }
     }
 
-    fn why_none(&self, members: &Members, full: &dyn Fn(&EndpointState) -> bool) -> Reason {
+    fn why_none(&self, members: &Membership, full: &dyn Fn(&EndpointState) -> bool) -> Reason {
         if members.endpoints.is_empty() {
             let unresolved = !self.cluster.resolver_notes().is_empty();
             return if unresolved { reasons::DNS } else { reasons::NO_ENDPOINT };

@@ -19,7 +19,7 @@ use sluice_core::limits::Limit;
 use sluice_core::reason;
 use sluice_core::{Moment, Reason};
 use sluice_io::tls::HandshakeError;
-use sluice_io::{Conn, RawStream, Reactor, Side, Stream, TlsStream, WorkerCx};
+use sluice_io::{Conn, Interest, RawStream, Reactor, Stream, TlsStream, WorkerCx};
 use sluice_sys::socket::{
     begin_connect, connect_unix, local_address, no_descriptor, stream_to, take_error,
 };
@@ -29,7 +29,7 @@ use smallvec::SmallVec;
 
 use crate::cluster::{Claim, ClusterHandle};
 use crate::endpoint::{EndpointState, Target};
-use crate::hops::{self, Hop, Transport};
+use crate::hops::{self, Hop, HopTransport};
 use crate::plan::{ClusterPlan, OutlierPlan};
 use crate::reasons;
 
@@ -91,7 +91,7 @@ pub async fn connect(
         let reaching = reach_with(&plan, &endpoint, &conn.worker, preface, opened);
         let outcome = match conn.until(by, reaching).await {
             Ok(outcome) => outcome,
-            Err(_) => Err(Failure::connect_timeout(plan.connect_timeout)),
+            Err(_) => Err(ConnectFailure::connect_timeout(plan.connect_timeout)),
         };
         let name = Arc::clone(&endpoint.name);
         let attempt = match &outcome {
@@ -112,7 +112,7 @@ pub async fn connect(
                 *conn.info.reach().endpoint.borrow_mut() = Some(Arc::clone(&endpoint.name));
                 return Ok(Connected { stream, claim, hop });
             }
-            Err(Failure { why, .. }) => {
+            Err(ConnectFailure { why, .. }) => {
                 handle.note_failure(&conn.worker, &endpoint, why);
                 tried.push(Arc::clone(&endpoint.name));
                 last = Some(why);
@@ -124,7 +124,7 @@ pub async fn connect(
 
 /// Why an endpoint was not reached.
 #[derive(Clone, Debug)]
-pub struct Failure {
+pub struct ConnectFailure {
     /// The reason.
     pub why: Reason,
     /// The system's error number.
@@ -133,7 +133,7 @@ pub struct Failure {
     pub detail: Option<String>,
 }
 
-impl Failure {
+impl ConnectFailure {
     /// A reason and nothing more.
     pub const fn of(why: Reason) -> Self {
         Self { why, errno: None, detail: None }
@@ -162,20 +162,23 @@ impl Failure {
     }
 }
 
-impl From<io::Error> for Failure {
+impl From<io::Error> for ConnectFailure {
     fn from(error: io::Error) -> Self {
         Self::of_io(&error)
     }
 }
 
 /// Notes a socket to `target`, opened for `conn`, where it leads to a listener of ours.
-fn enter_hop(conn: &Conn, target: &Target, socket: &OwnedFd) -> Result<Option<Hop>, Failure> {
+fn enter_hop(
+    conn: &Conn,
+    target: &Target,
+    socket: &OwnedFd,
+) -> Result<Option<Hop>, ConnectFailure> {
     let Target::Ip(target) = target else { return Ok(None) };
     let hops_max = conn.worker.limits.get(Limit::OwnHops);
     let from = conn.info.peer.socket();
-    hops::enter(Transport::Stream, from, *target, hops_max, socket).map_err(|looped| Failure {
-        detail: Some(looped.to_string()),
-        ..Failure::of(reasons::LOOP)
+    hops::enter(HopTransport::Stream, from, *target, hops_max, socket).map_err(|looped| {
+        ConnectFailure { detail: Some(looped.to_string()), ..ConnectFailure::of(reasons::LOOP) }
     })
 }
 
@@ -204,7 +207,7 @@ impl ClusterHandle {
             && endpoint.failed() >= outlier.connect_failures
         {
             let cause = format!("it failed connections in a row, the last with {why}");
-            self.put_aside(endpoint, outlier, &cause);
+            self.eject(endpoint, outlier, &cause);
         }
     }
 
@@ -218,12 +221,12 @@ impl ClusterHandle {
             && outlier.consecutive_5xx > 0
             && endpoint.answered_badly() >= outlier.consecutive_5xx
         {
-            self.put_aside(endpoint, outlier, "it answered requests with errors in a row");
+            self.eject(endpoint, outlier, "it answered requests with errors in a row");
         }
     }
 
     /// Puts an endpoint aside when not too many are.
-    fn put_aside(&self, endpoint: &EndpointState, outlier: &OutlierPlan, cause: &str) {
+    fn eject(&self, endpoint: &EndpointState, outlier: &OutlierPlan, cause: &str) {
         let members = self.cluster.members();
         let count = members.endpoints.len();
         let aside = members.endpoints.iter().filter(|other| other.is_ejected()).count();
@@ -250,7 +253,7 @@ pub async fn reach(
     endpoint: &EndpointState,
     worker: &WorkerCx,
     preface: &Preface,
-) -> Result<Stream, Failure> {
+) -> Result<Stream, ConnectFailure> {
     reach_with(plan, endpoint, worker, preface, |_| Ok(())).await
 }
 
@@ -259,14 +262,14 @@ async fn reach_with(
     endpoint: &EndpointState,
     worker: &WorkerCx,
     preface: &Preface,
-    opened: impl FnOnce(&OwnedFd) -> Result<(), Failure>,
-) -> Result<Stream, Failure> {
+    opened: impl FnOnce(&OwnedFd) -> Result<(), ConnectFailure>,
+) -> Result<Stream, ConnectFailure> {
     let mut raw = open_with(&endpoint.target, &worker.reactor, opened).await?;
-    greet(&mut raw, worker, preface).await?;
+    send_preface(&mut raw, worker, preface).await?;
     let Some(tls) = &plan.tls else { return Ok(Stream::Raw(raw)) };
     let nameless = "the endpoint has no name to verify; set `tls.sni` of its cluster";
-    let name = verified_name(tls, endpoint).ok_or_else(|| Failure::of_tls(&nameless))?;
-    let failed = |error: &dyn std::fmt::Display| Failure::of_tls(error);
+    let name = verified_name(tls, endpoint).ok_or_else(|| ConnectFailure::of_tls(&nameless))?;
+    let failed = |error: &dyn std::fmt::Display| ConnectFailure::of_tls(error);
     let mut stream = TlsStream::client(raw, tls, name).map_err(|error| failed(&error))?;
     let shaking = poll_fn(|cx| stream.poll_handshake(cx, worker)).await;
     shaking.map_err(|error| match error {
@@ -302,7 +305,7 @@ async fn open_with<E: From<io::Error>>(
             opened(&socket)?;
             begin_connect(&socket, *address)?;
             let socket = reactor.register(socket)?;
-            poll_fn(|cx| socket.poll_ready(cx, Side::Write)).await;
+            poll_fn(|cx| socket.poll_ready(cx, Interest::Write)).await;
             // Only a socket in error has one to tell, and asking is a system call.
             if socket.has_failed() {
                 take_error(&socket)?;
@@ -328,8 +331,12 @@ fn own_name(endpoint: &EndpointState) -> Option<ServerName<'static>> {
     }
 }
 
-async fn greet(raw: &mut RawStream, worker: &WorkerCx, preface: &Preface) -> Result<(), Failure> {
-    let of_io = |error: io::Error| Failure::of_io(&error);
+async fn send_preface(
+    raw: &mut RawStream,
+    worker: &WorkerCx,
+    preface: &Preface,
+) -> Result<(), ConnectFailure> {
+    let of_io = |error: io::Error| ConnectFailure::of_io(&error);
     let request = preface.starttls.map_or(&[][..], |(request, _)| request);
     for words in [&preface.proxy_header, request] {
         if !words.is_empty() {
@@ -341,8 +348,8 @@ async fn greet(raw: &mut RawStream, worker: &WorkerCx, preface: &Preface) -> Res
     // One byte and no more: what follows belongs to the TLS handshake.
     let mut answer = [0; 1];
     match poll_fn(|cx| raw.poll_recv(cx, &mut answer)).await.map_err(of_io)? {
-        0 => Err(Failure::of(reasons::CLOSED_EARLY)),
+        0 => Err(ConnectFailure::of(reasons::CLOSED_EARLY)),
         _ if answer[0] == granted => Ok(()),
-        _ => Err(Failure::of(reasons::STARTTLS_REFUSED)),
+        _ => Err(ConnectFailure::of(reasons::STARTTLS_REFUSED)),
     }
 }

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use arc_swap::ArcSwapOption;
 use tokio::time::Instant;
 
-use crate::hops::{self, Transport};
+use crate::hops::{self, HopTransport};
 
 /// Where to connect: resolved, unlike [`sluice_core::Endpoint`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -101,7 +101,7 @@ impl EndpointState {
 
     /// Notes a connection to it from the address that `local` gives: an address of this host and a port that this
     /// process listens on are a listener of ours.
-    pub fn note_local(&self, transport: Transport, local: impl FnOnce() -> Option<IpAddr>) {
+    pub fn note_local(&self, transport: HopTransport, local: impl FnOnce() -> Option<IpAddr>) {
         let ours = match &self.target {
             Target::Ip(target) => {
                 hops::may_be_ours(transport, *target) && {

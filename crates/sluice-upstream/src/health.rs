@@ -9,14 +9,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sluice_core::reason;
-use sluice_io::{LocalFuture, Reactor};
+use sluice_core::{LocalFuture, reason};
+use sluice_io::Reactor;
 use sluice_telemetry::{CounterSet, Shard};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::cluster::Cluster;
-use crate::connector::{self, Failure};
+use crate::connector::{self, ConnectFailure};
 use crate::endpoint::EndpointState;
 use crate::metrics;
 use crate::plan::{ClusterPlan, HealthPlan, OutlierPlan};
@@ -45,8 +45,8 @@ impl From<String> for CheckError {
     }
 }
 
-impl From<Failure> for CheckError {
-    fn from(failure: Failure) -> Self {
+impl From<ConnectFailure> for CheckError {
+    fn from(failure: ConnectFailure) -> Self {
         let local = failure.why.def().side == reason::Side::Local;
         let text = failure.detail.unwrap_or_else(|| failure.why.to_string());
         if local { Self::Local(text) } else { Self::Endpoint(text) }
@@ -70,7 +70,7 @@ impl HealthProbe for TcpProbe {
             let opened = connector::open(&endpoint.target, &reactor).await;
             let stream = opened.map_err(|error| {
                 let detail = Some(error.to_string());
-                Failure { detail, ..Failure::from(error) }
+                ConnectFailure { detail, ..ConnectFailure::from(error) }
             })?;
             // A reset leaves no TIME_WAIT behind, here or there.
             stream.reset_on_drop();
@@ -188,7 +188,7 @@ async fn check_for_ever(
     probe: Rc<dyn HealthProbe>,
     shard: Shard,
 ) {
-    let mut run = Run { healthy: endpoint.is_healthy(), against: 0 };
+    let mut run = CheckStreak { healthy: endpoint.is_healthy(), against: 0 };
     // The first checks of a cluster are spread, but within a second.
     tokio::time::sleep(plan.interval.min(Duration::from_secs(1)).mul_f64(fastrand::f64())).await;
     let checks: CounterSet<&'static str> = CounterSet::default();
@@ -239,12 +239,12 @@ async fn check_for_ever(
 
 /// Results in a row that speak against the present state.
 #[derive(Debug)]
-struct Run {
+struct CheckStreak {
     healthy: bool,
     against: u32,
 }
 
-impl Run {
+impl CheckStreak {
     /// Takes a result; true when the state turned.
     const fn take(&mut self, good: bool, plan: &HealthPlan) -> bool {
         if good == self.healthy {
@@ -275,7 +275,7 @@ mod tests {
             unhealthy_after: 3,
             healthy_after: 2,
         };
-        let mut run = Run { healthy: true, against: 0 };
+        let mut run = CheckStreak { healthy: true, against: 0 };
         let results = [false, false, true, false, false, false, true, false, true, true];
         let turns: Vec<bool> = results.iter().map(|good| run.take(*good, &plan)).collect();
         let turned: Vec<usize> = turns
@@ -351,7 +351,7 @@ mod tests {
     fn what_sluice_lacks_makes_no_endpoint_unhealthy() {
         assert!(healthy_after(Ok(())));
         assert!(!healthy_after(Err(CheckError::Endpoint("refused".into()))));
-        let own = Failure::from(sluice_sys::socket::no_descriptor());
+        let own = ConnectFailure::from(sluice_sys::socket::no_descriptor());
         assert!(healthy_after(Err(own.into())));
     }
 }

@@ -21,43 +21,43 @@ use sluice_sys::socket::{begin_connect, bind, datagrams_to, local_address};
 
 /// What an address is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Transport {
+pub enum HopTransport {
     /// TCP.
     Stream,
     /// UDP.
     Datagram,
 }
 
-type Place = (Transport, SocketAddr);
+type ListenerKey = (HopTransport, SocketAddr);
 
 #[derive(Default)]
 struct Own {
     /// Listening sockets by address, with how many there are; each worker has its own.
-    listening: ArcSwap<HashMap<Place, usize>>,
+    listening: ArcSwap<HashMap<ListenerKey, usize>>,
     /// Our sockets to those, by their own address, with the listeners that what they carry has passed.
-    sockets: Mutex<HashMap<Place, u64>>,
+    sockets: Mutex<HashMap<ListenerKey, u64>>,
 }
 
 static OWN: LazyLock<Own> = LazyLock::new(Own::default);
 
-fn sockets() -> MutexGuard<'static, HashMap<Place, u64>> {
+fn sockets() -> MutexGuard<'static, HashMap<ListenerKey, u64>> {
     OWN.sockets.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A listening socket; known as long as this lives.
 #[derive(Debug)]
-pub struct Listening(Place);
+pub struct ListenerGuard(ListenerKey);
 
-impl Listening {
+impl ListenerGuard {
     /// We listen on `address`.
-    pub fn on(transport: Transport, address: SocketAddr) -> Self {
+    pub fn on(transport: HopTransport, address: SocketAddr) -> Self {
         let place = (transport, address);
         change(|listening| *listening.entry(place).or_default() += 1);
         Self(place)
     }
 }
 
-impl Drop for Listening {
+impl Drop for ListenerGuard {
     fn drop(&mut self) {
         change(|listening| {
             if let Some(count) = listening.get_mut(&self.0) {
@@ -70,7 +70,7 @@ impl Drop for Listening {
     }
 }
 
-fn change(change: impl Fn(&mut HashMap<Place, usize>)) {
+fn change(change: impl Fn(&mut HashMap<ListenerKey, usize>)) {
     OWN.listening.rcu(|listening| {
         let mut listening = HashMap::clone(listening);
         change(&mut listening);
@@ -80,7 +80,7 @@ fn change(change: impl Fn(&mut HashMap<Place, usize>)) {
 
 /// A socket of ours that leads to a listener of ours; forgotten on drop.
 #[derive(Debug)]
-pub struct Hop(Box<Place>);
+pub struct Hop(Box<ListenerKey>);
 
 impl Drop for Hop {
     fn drop(&mut self) {
@@ -107,7 +107,7 @@ impl fmt::Display for Looped {
 /// # Errors
 /// What came from there has passed `hops_max` of our listeners.
 pub fn enter(
-    transport: Transport,
+    transport: HopTransport,
     from: Option<SocketAddr>,
     target: SocketAddr,
     hops_max: u64,
@@ -133,7 +133,7 @@ pub fn enter(
 }
 
 /// Whether we listen on `target`, if that is an address of this host.
-pub(crate) fn may_be_ours(transport: Transport, target: SocketAddr) -> bool {
+pub(crate) fn may_be_ours(transport: HopTransport, target: SocketAddr) -> bool {
     let listening = OWN.listening.load();
     let known =
         |ip: IpAddr| listening.contains_key(&(transport, SocketAddr::new(ip, target.port())));
@@ -184,7 +184,7 @@ mod tests {
         target: &str,
     ) -> Result<Option<(OwnedFd, SocketAddr, Hop)>, Looped> {
         let socket = stream_to(at(target)).unwrap();
-        let entered = enter(Transport::Stream, from, at(target), 2, &socket)?;
+        let entered = enter(HopTransport::Stream, from, at(target), 2, &socket)?;
         Ok(entered.map(|hop| {
             let own = local_address(&socket).unwrap();
             (socket, own, hop)
@@ -195,7 +195,7 @@ mod tests {
     fn hops_are_counted_from_socket_to_socket() {
         let listener = "127.0.0.1:61001";
         assert!(hop(None, listener).unwrap().is_none(), "nobody listens there");
-        let listening = Listening::on(Transport::Stream, at(listener));
+        let listening = ListenerGuard::on(HopTransport::Stream, at(listener));
         let first = hop(Some(at("127.0.0.9:1")), listener).unwrap().unwrap();
         let second = hop(Some(first.1), listener).unwrap().unwrap();
         assert_eq!(hop(Some(second.1), listener).unwrap_err(), Looped { hops_max: 2 });
@@ -208,7 +208,7 @@ mod tests {
 
     #[test]
     fn a_wildcard_listener_is_met_at_every_address_of_the_host() {
-        let _listening = Listening::on(Transport::Stream, at("0.0.0.0:61002"));
+        let _listening = ListenerGuard::on(HopTransport::Stream, at("0.0.0.0:61002"));
         assert!(hop(None, "127.0.0.5:61002").unwrap().is_some());
         assert!(hop(None, "192.0.2.7:61002").unwrap().is_none(), "it is another host");
         assert!(hop(None, "127.0.0.5:61003").unwrap().is_none());
@@ -216,17 +216,17 @@ mod tests {
 
     #[test]
     fn a_socket_to_another_host_keeps_its_address_even_where_any_address_can_be_bound() {
-        let _listening = Listening::on(Transport::Stream, at("0.0.0.0:61004"));
+        let _listening = ListenerGuard::on(HopTransport::Stream, at("0.0.0.0:61004"));
         let target = at("192.0.2.7:61004");
         let socket = stream_to(target).unwrap();
         rustix::net::sockopt::set_ip_freebind(&socket, true).unwrap();
-        assert!(enter(Transport::Stream, None, target, 2, &socket).unwrap().is_none());
+        assert!(enter(HopTransport::Stream, None, target, 2, &socket).unwrap().is_none());
         assert_eq!(local_address(&socket).unwrap(), at("0.0.0.0:0"), "it was bound");
     }
 
     #[test]
     fn the_unspecified_address_leads_to_a_listener_on_loopback() {
-        let _listening = Listening::on(Transport::Stream, at("127.0.0.1:61005"));
+        let _listening = ListenerGuard::on(HopTransport::Stream, at("127.0.0.1:61005"));
         let (_socket, own, _hop) = hop(None, "0.0.0.0:61005").unwrap().unwrap();
         assert!(own.ip().is_loopback(), "{own}");
     }

@@ -46,11 +46,11 @@ impl<C> Idle<C> {
 #[derive(Debug)]
 pub struct Pool<C> {
     cluster: Arc<Cluster>,
-    idle: RefCell<HashMap<Arc<str>, Shelf<C>, foldhash::fast::RandomState>>,
+    idle: RefCell<HashMap<Arc<str>, IdleList<C>, foldhash::fast::RandomState>>,
 }
 
 #[derive(Debug)]
-struct Shelf<C> {
+struct IdleList<C> {
     endpoint: Arc<EndpointState>,
     idle: Vec<Idle<C>>,
 }
@@ -68,10 +68,10 @@ impl<C> Pool<C> {
         now: Moment,
         mut is_alive: impl FnMut(&mut C) -> bool,
     ) -> Option<Idle<C>> {
-        let mut shelves = self.idle.borrow_mut();
-        let shelf = shelves.get_mut(&endpoint.name)?;
+        let mut lists = self.idle.borrow_mut();
+        let list = lists.get_mut(&endpoint.name)?;
         let plan = self.cluster.peek_plan();
-        while let Some(mut idle) = shelf.idle.pop() {
+        while let Some(mut idle) = list.idle.pop() {
             let generation = self.cluster.generation();
             if idle.may_go_on(&plan.reuse, generation, now) && is_alive(&mut idle.connection) {
                 return Some(idle);
@@ -87,18 +87,18 @@ impl<C> Pool<C> {
         if !idle.may_go_on(&plan.reuse, self.cluster.generation(), now) {
             return;
         }
-        let mut shelves = self.idle.borrow_mut();
-        if !shelves.contains_key(&endpoint.name) {
+        let mut lists = self.idle.borrow_mut();
+        if !lists.contains_key(&endpoint.name) {
             if !self.cluster.has_member(endpoint) {
                 return;
             }
-            let shelf = Shelf { endpoint: Arc::clone(endpoint), idle: Vec::new() };
-            shelves.insert(Arc::clone(&endpoint.name), shelf);
+            let list = IdleList { endpoint: Arc::clone(endpoint), idle: Vec::new() };
+            lists.insert(Arc::clone(&endpoint.name), list);
         }
-        if let Some(shelf) = shelves.get_mut(&endpoint.name)
-            && shelf.idle.len() < plan.reuse.idle_max
+        if let Some(list) = lists.get_mut(&endpoint.name)
+            && list.idle.len() < plan.reuse.idle_max
         {
-            shelf.idle.push(idle);
+            list.idle.push(idle);
         }
     }
 
@@ -106,21 +106,21 @@ impl<C> Pool<C> {
     pub fn sweep(&self, now: Moment, mut is_alive: impl FnMut(&mut C) -> bool) {
         let plan = self.cluster.peek_plan();
         let generation = self.cluster.generation();
-        self.idle.borrow_mut().retain(|_, shelf| {
-            let stays = self.cluster.has_member(&shelf.endpoint);
-            shelf.idle.retain_mut(|idle| {
+        self.idle.borrow_mut().retain(|_, list| {
+            let stays = self.cluster.has_member(&list.endpoint);
+            list.idle.retain_mut(|idle| {
                 stays
                     && now.since(idle.since) < plan.reuse.idle_timeout
                     && idle.may_go_on(&plan.reuse, generation, now)
                     && is_alive(&mut idle.connection)
             });
-            stays || !shelf.idle.is_empty()
+            stays || !list.idle.is_empty()
         });
     }
 
     /// Idle connections.
     pub fn len(&self) -> usize {
-        self.idle.borrow().values().map(|shelf| shelf.idle.len()).sum()
+        self.idle.borrow().values().map(|list| list.idle.len()).sum()
     }
 
     /// Whether there is none.

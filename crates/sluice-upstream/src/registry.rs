@@ -19,22 +19,22 @@ use crate::health::{self, Probes};
 use crate::plan::ClusterPlan;
 
 /// Told when endpoints leave a cluster.
-pub type OnLeft = Rc<dyn Fn(&Arc<Cluster>, &[Arc<EndpointState>])>;
+pub type RemovedHook = Rc<dyn Fn(&Arc<Cluster>, &[Arc<EndpointState>])>;
 
 /// The clusters. Lives on the control thread.
 pub struct Clusters {
-    around: Around,
-    live: BTreeMap<Name, Live>,
+    context: TaskContext,
+    live: BTreeMap<Name, RunningCluster>,
 }
 
 /// What the tasks that look after a cluster need of the control thread.
-struct Around {
+struct TaskContext {
     shard: Shard,
     probes: Probes,
-    on_left: OnLeft,
+    on_removed: RemovedHook,
 }
 
-struct Live {
+struct RunningCluster {
     cluster: Arc<Cluster>,
     resolution: Rc<Resolution>,
     tasks: Vec<JoinHandle<()>>,
@@ -46,7 +46,7 @@ impl std::fmt::Debug for Clusters {
     }
 }
 
-impl Drop for Live {
+impl Drop for RunningCluster {
     fn drop(&mut self) {
         self.tasks.iter().for_each(JoinHandle::abort);
     }
@@ -54,8 +54,8 @@ impl Drop for Live {
 
 impl Clusters {
     /// No clusters yet. Endpoints are checked with what `probes` makes.
-    pub fn new(shard: Shard, probes: Probes, on_left: OnLeft) -> Self {
-        Self { around: Around { shard, probes, on_left }, live: BTreeMap::new() }
+    pub fn new(shard: Shard, probes: Probes, on_removed: RemovedHook) -> Self {
+        Self { context: TaskContext { shard, probes, on_removed }, live: BTreeMap::new() }
     }
 
     /// Brings the clusters in line with `plans`. `lives` holds the cluster of each plan, new or
@@ -72,7 +72,7 @@ impl Clusters {
         for name in gone {
             if let Some(live) = self.live.remove(&name) {
                 let left = live.cluster.publish(&[]);
-                (self.around.on_left)(&live.cluster, &left);
+                (self.context.on_removed)(&live.cluster, &left);
             }
         }
         for (name, plan) in plans {
@@ -84,15 +84,15 @@ impl Clusters {
                     if changed(name) {
                         live.cluster.renew();
                         live.tasks.drain(..).for_each(|task| task.abort());
-                        live.start(plan, &self.around);
+                        live.start(plan, &self.context);
                     }
                 }
                 None => {
                     let known = lives.get(name).map(Arc::clone);
                     let cluster = known.unwrap_or_else(|| Arc::new(Cluster::new(Arc::clone(plan))));
                     let resolution = Rc::new(Resolution::default());
-                    let mut live = Live { cluster, resolution, tasks: Vec::new() };
-                    live.start(plan, &self.around);
+                    let mut live = RunningCluster { cluster, resolution, tasks: Vec::new() };
+                    live.start(plan, &self.context);
                     self.live.insert(Arc::clone(name), live);
                 }
             }
@@ -116,19 +116,19 @@ impl Clusters {
     }
 }
 
-impl Live {
-    fn start(&mut self, plan: &Arc<ClusterPlan>, around: &Around) {
-        let Around { shard, probes, on_left } = around;
+impl RunningCluster {
+    fn start(&mut self, plan: &Arc<ClusterPlan>, context: &TaskContext) {
+        let TaskContext { shard, probes, on_removed } = context;
         let hosts = dns::hosts_of(plan);
         self.resolution.keep_only(&hosts);
         let (cluster, resolution) = (&self.cluster, &self.resolution);
-        publish(cluster, resolution, on_left);
+        publish(cluster, resolution, on_removed);
         for (host, port) in hosts {
-            let (cluster, resolution, on_left) =
-                (Arc::clone(cluster), Rc::clone(resolution), Rc::clone(on_left));
+            let (cluster, resolution, on_removed) =
+                (Arc::clone(cluster), Rc::clone(resolution), Rc::clone(on_removed));
             let publish = {
                 let (cluster, resolution) = (Arc::clone(&cluster), Rc::clone(&resolution));
-                move || publish(&cluster, &resolution, &on_left)
+                move || publish(&cluster, &resolution, &on_removed)
             };
             let task = dns::keep_resolved(cluster, resolution, host, port, shard.clone(), publish);
             self.tasks.push(tokio::task::spawn_local(task));
@@ -139,7 +139,7 @@ impl Live {
 }
 
 /// Publishes what the plan names, with host names replaced by what they resolve to.
-fn publish(cluster: &Arc<Cluster>, resolution: &Resolution, on_left: &OnLeft) {
+fn publish(cluster: &Arc<Cluster>, resolution: &Resolution, on_removed: &RemovedHook) {
     use sluice_core::Endpoint;
     let mut members = Vec::new();
     for endpoint in &cluster.plan().endpoints {
@@ -163,6 +163,6 @@ fn publish(cluster: &Arc<Cluster>, resolution: &Resolution, on_left: &OnLeft) {
     }
     let left = cluster.publish(&members);
     if !left.is_empty() {
-        on_left(cluster, &left);
+        on_removed(cluster, &left);
     }
 }

@@ -34,7 +34,7 @@ use sluice_upstream::{Cluster, Clusters};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
-use crate::worker::{Order, Part, Seed, Wanted, Worker};
+use crate::worker::{ServeScope, Wanted, Worker, WorkerCommand, WorkerConfig};
 
 mod build;
 mod fixed;
@@ -48,7 +48,7 @@ mod vitals;
 mod watch;
 
 use build::Built;
-pub(crate) use build::Workshop;
+pub(crate) use build::ConfigBuilder;
 use report::Report;
 use sockets::{NextSockets, Sockets};
 use vitals::Vitals;
@@ -86,23 +86,23 @@ pub(crate) struct Control {
     vitals: Vitals,
     /// Names may have left whose series are there still.
     names_left: Cell<bool>,
-    workshop: Arc<Workshop>,
+    builder: Arc<ConfigBuilder>,
     clusters: RefCell<Clusters>,
     workers: Vec<Worker>,
     sockets: RefCell<Sockets>,
     log: LogHub,
     report: Report,
     stage: Cell<Stage>,
-    in_force: RefCell<InForce>,
+    in_force: RefCell<ActiveConfig>,
 }
 
 /// The configuration in force.
-struct InForce {
+struct ActiveConfig {
     number: u64,
     loaded_at: Duration,
     built: Built,
     /// The last reload, where it failed.
-    last_failure: Option<Failure>,
+    last_failure: Option<ReloadFailure>,
 }
 
 /// What brought a reload about.
@@ -113,7 +113,11 @@ enum Trigger {
 }
 
 /// Runs the proxy until it is told to stop.
-pub(crate) async fn run(options: Options, built: Built, workshop: Workshop) -> anyhow::Result<()> {
+pub(crate) async fn run(
+    options: Options,
+    built: Built,
+    builder: ConfigBuilder,
+) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
@@ -124,7 +128,7 @@ pub(crate) async fn run(options: Options, built: Built, workshop: Workshop) -> a
         Some(admin) => Some(admin_socket(&admin.address.value, options.takeover)?),
         None => None,
     };
-    let control = Control::start(&options, built, workshop).await?;
+    let control = Control::start(&options, built, builder).await?;
     if let Some((admin, (socket, staged, address))) = admin.zip(bound) {
         if let Some(file) = staged {
             sockets::place(&admin.address.value, file);
@@ -179,7 +183,7 @@ impl Control {
     async fn start(
         options: &Options,
         built: Built,
-        workshop: Workshop,
+        builder: ConfigBuilder,
     ) -> anyhow::Result<Rc<Self>> {
         let origin = ClockOrigin::read();
         let registry = Registry::new();
@@ -192,7 +196,7 @@ impl Control {
         let descriptors = Budget::new(options.files, options.workers, &limits);
         let mut workers = Vec::new();
         for number in 0..options.workers {
-            workers.push(Worker::start(Seed {
+            workers.push(Worker::start(WorkerConfig {
                 number,
                 workers: options.workers,
                 origin,
@@ -203,7 +207,7 @@ impl Control {
             })?);
         }
         // Checks of endpoints speak as workers do, on this thread; their sockets come from the reserve.
-        let station = WorkerCx::new(
+        let control_worker = WorkerCx::new(
             options.workers,
             origin.clock(),
             shard.clone(),
@@ -211,7 +215,7 @@ impl Control {
             limits.clone(),
             &Budget::unlimited(),
         );
-        station.start();
+        control_worker.start();
         let control = Rc::new_cyclic(|control: &std::rc::Weak<Self>| {
             let control = control.clone();
             let on_left =
@@ -232,17 +236,17 @@ impl Control {
                 registry,
                 clusters: RefCell::new(Clusters::new(
                     shard.clone(),
-                    probes(station),
+                    probes(control_worker),
                     Rc::new(on_left),
                 )),
                 shard,
-                workshop: Arc::new(workshop),
+                builder: Arc::new(builder),
                 workers,
                 sockets: RefCell::new(Sockets::new(options.workers, options.takeover)),
                 log,
                 report: Report::new(options.report.as_deref()),
                 stage: Cell::new(Stage::Starting),
-                in_force: RefCell::new(InForce {
+                in_force: RefCell::new(ActiveConfig {
                     number: 0,
                     loaded_at: clock.wall(clock.now()),
                     built,
@@ -270,20 +274,20 @@ impl Control {
         let (orders, mut next) = self.sockets.borrow().plan(new, snapshot);
         if let Err(error) = self.prepare(orders).await {
             for worker in &self.workers {
-                worker.order(Order::Abandon).await;
+                worker.order(WorkerCommand::Abandon).await;
             }
             return Err(error);
         }
         // From here on nothing fails.
         self.log.use_sinks(sinks);
         let rounds = self.apply_clusters(snapshot, changed);
-        self.workshop.set_routes(snapshot);
+        self.builder.set_routes(snapshot);
         if self.stage.get() == Stage::Starting && !rounds.is_empty() {
             self.await_names(&rounds, &mut next).await;
         }
         self.sockets.borrow_mut().commit(next);
         let clusters = Arc::new(snapshot.clusters.keys().cloned().collect());
-        self.commit(&Part::Whole { clusters }).await;
+        self.commit(&ServeScope::Whole { clusters }).await;
         self.report.addresses(&self.sockets.borrow());
         Ok(())
     }
@@ -313,7 +317,7 @@ impl Control {
     /// Has every worker make ready what it is to serve.
     async fn prepare(&self, orders: Vec<Vec<Wanted>>) -> anyhow::Result<()> {
         for (worker, wanted) in self.workers.iter().zip(orders) {
-            let prepared = worker.ask(|done| Order::Prepare(wanted, done)).await;
+            let prepared = worker.ask(|done| WorkerCommand::Prepare(wanted, done)).await;
             prepared.context("a worker has ended; restart sluice")?.map_err(anyhow::Error::msg)?;
         }
         Ok(())
@@ -332,7 +336,7 @@ impl Control {
         };
         let others = next.keys_of(|listener| !waiting.contains(listener));
         next.place(|key| others.contains(key));
-        self.commit(&Part::Sockets(Arc::new(others))).await;
+        self.commit(&ServeScope::Sockets(Arc::new(others))).await;
         let all = async {
             for round in rounds.values() {
                 round.first_round().await;
@@ -375,10 +379,10 @@ impl Control {
     }
 
     /// Has every worker serve what it made ready.
-    async fn commit(&self, part: &Part) {
+    async fn commit(&self, part: &ServeScope) {
         for worker in &self.workers {
             // A worker that is gone serves nothing that could be out of date.
-            let _ = worker.ask(|done| Order::Commit { part: part.clone(), done }).await;
+            let _ = worker.ask(|done| WorkerCommand::Commit { part: part.clone(), done }).await;
         }
     }
 
@@ -403,7 +407,7 @@ impl Control {
             clusters.apply(&plans, &lives, changed);
             clusters.first_rounds()
         };
-        self.workshop.remember(lives);
+        self.builder.remember(lives);
         rounds
     }
 
@@ -423,7 +427,7 @@ impl Control {
                 "unchanged"
             }
             Err(error) => {
-                let failure = Failure::of(error);
+                let failure = ReloadFailure::of(error);
                 let mut in_force = self.in_force.borrow_mut();
                 // Watched folders change for many reasons; the same failure is told once.
                 if trigger == Trigger::Watch && in_force.last_failure.as_ref() == Some(&failure) {
@@ -454,8 +458,8 @@ impl Control {
         config: &std::path::Path,
         trigger: Trigger,
     ) -> anyhow::Result<Option<Diff>> {
-        let (workshop, path) = (Arc::clone(&self.workshop), config.to_owned());
-        let built = tokio::task::spawn_blocking(move || workshop.build(&path)).await??;
+        let (builder, path) = (Arc::clone(&self.builder), config.to_owned());
+        let built = tokio::task::spawn_blocking(move || builder.build(&path)).await??;
         let diff = Diff::of(&self.in_force.borrow().built.config, &built.config);
         let same_files = self.in_force.borrow().built.fingerprint == built.fingerprint;
         let unchanged = diff.is_empty() && same_files;
@@ -486,8 +490,8 @@ impl Control {
     /// Tells when certificates expire. One that left the configuration is kept for as long as a connection of an
     /// older one may use it.
     fn tell_certificates(&self) {
-        self.workshop.certs.sweep();
-        if self.vitals.tell_certificates(&self.workshop.certs) {
+        self.builder.certs.sweep();
+        if self.vitals.tell_certificates(&self.builder.certs) {
             self.names_left.set(true);
         }
     }
@@ -542,7 +546,7 @@ impl Control {
         let timeout = self.in_force.borrow().built.config.drain.timeout.0;
         self.stage.set(Stage::Draining);
         for worker in &self.workers {
-            worker.order(Order::Drain).await;
+            worker.order(WorkerCommand::Drain).await;
         }
         self.sockets.borrow().unlink();
         let started = self.clock.now();
@@ -585,7 +589,7 @@ impl Control {
 
     async fn end_all(&self, why: Reason) {
         for worker in &self.workers {
-            worker.order(Order::EndAll(why)).await;
+            worker.order(WorkerCommand::EndAll(why)).await;
         }
         // Their ends take a turn of each worker's loop.
         for _ in 0..ENDING_LOOKS {
@@ -599,7 +603,7 @@ impl Control {
     async fn count(&self) -> BTreeMap<Name, usize> {
         let mut all = BTreeMap::new();
         for worker in &self.workers {
-            for (name, count) in worker.ask(Order::Count).await.unwrap_or_default() {
+            for (name, count) in worker.ask(WorkerCommand::Count).await.unwrap_or_default() {
                 *all.entry(name).or_default() += count;
             }
         }
@@ -609,14 +613,14 @@ impl Control {
 
 /// A reload that failed.
 #[derive(Debug, PartialEq, Eq)]
-struct Failure {
+struct ReloadFailure {
     /// As the pages show it: without lines of the configuration, which may hold secrets.
     brief: String,
     /// What was read and what came of it.
     content: u64,
 }
 
-impl Failure {
+impl ReloadFailure {
     fn of(error: &anyhow::Error) -> Self {
         let mut hasher = DefaultHasher::new();
         format!("{error:#}").hash(&mut hasher);
@@ -630,12 +634,12 @@ impl Failure {
 }
 
 /// What clusters are checked with.
-fn probes(station: Rc<WorkerCx>) -> Probes {
+fn probes(control_worker: Rc<WorkerCx>) -> Probes {
     Rc::new(move |plan| match plan.health.as_ref().map(|health| &health.kind) {
         Some(CheckKind::Http { .. } | CheckKind::Grpc { .. }) => {
-            Rc::new(RequestProbe { plan: Arc::clone(plan), worker: Rc::clone(&station) })
+            Rc::new(RequestProbe { plan: Arc::clone(plan), worker: Rc::clone(&control_worker) })
         }
-        _ => Rc::new(TcpProbe { reactor: Rc::clone(&station.reactor) }),
+        _ => Rc::new(TcpProbe { reactor: Rc::clone(&control_worker.reactor) }),
     })
 }
 
@@ -662,7 +666,7 @@ struct Left {
 impl Left {
     async fn tell(&self, control: &Control) {
         for worker in &control.workers {
-            let order = Order::Left {
+            let order = WorkerCommand::Left {
                 cluster: self.cluster.clone(),
                 endpoints: self.endpoints.clone(),
                 policy: self.policy,

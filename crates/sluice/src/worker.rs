@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 
 use anyhow::Context as _;
 use serde_json::{Value, json};
-use sluice_codec::quic::Place;
+use sluice_codec::quic::ReuseportMember;
 use sluice_core::clock::{ClockOrigin, rfc3339};
 use sluice_core::connection::ConnInfo;
 use sluice_core::{Limits, ListenAddress, Name, Reason};
@@ -39,11 +39,11 @@ const ORDERS: usize = 64;
 pub(crate) type SocketKey = (ListenAddress, Option<Name>);
 
 /// What the control thread asks of a worker.
-pub(crate) enum Order {
+pub(crate) enum WorkerCommand {
     /// Make everything ready to serve exactly these sockets with these plans; change nothing in force.
     Prepare(Vec<Wanted>, oneshot::Sender<Result<(), String>>),
     /// Serve what was prepared, or only these sockets of it for now. It cannot fail.
-    Commit { part: Part, done: oneshot::Sender<()> },
+    Commit { part: ServeScope, done: oneshot::Sender<()> },
     /// Drop what was prepared.
     Abandon,
     /// Accept what is queued, close the listening sockets, go on serving.
@@ -60,7 +60,7 @@ pub(crate) enum Order {
 
 /// How much of what was prepared is to be served.
 #[derive(Clone)]
-pub(crate) enum Part {
+pub(crate) enum ServeScope {
     /// These sockets, while others wait.
     Sockets(Arc<HashSet<SocketKey>>),
     /// All of it; nothing else lives on, and of clusters only these.
@@ -70,12 +70,12 @@ pub(crate) enum Part {
 /// The control thread's end of a worker.
 #[derive(Debug)]
 pub(crate) struct Worker {
-    orders: Option<mpsc::Sender<Order>>,
+    orders: Option<mpsc::Sender<WorkerCommand>>,
     thread: Option<JoinHandle<()>>,
 }
 
 /// What a worker is made of.
-pub(crate) struct Seed {
+pub(crate) struct WorkerConfig {
     pub(crate) number: usize,
     pub(crate) workers: usize,
     pub(crate) origin: ClockOrigin,
@@ -87,7 +87,7 @@ pub(crate) struct Seed {
 
 impl Worker {
     /// Starts the thread.
-    pub(crate) fn start(seed: Seed) -> anyhow::Result<Self> {
+    pub(crate) fn start(seed: WorkerConfig) -> anyhow::Result<Self> {
         let (orders, inbox) = mpsc::channel(ORDERS);
         let thread = std::thread::Builder::new()
             .name(format!("sluice-{}", seed.number))
@@ -97,7 +97,7 @@ impl Worker {
     }
 
     /// Gives an order; a worker that is gone has nothing to do any more.
-    pub(crate) async fn order(&self, order: Order) {
+    pub(crate) async fn order(&self, order: WorkerCommand) {
         if let Some(orders) = &self.orders {
             let _ = orders.send(order).await;
         }
@@ -106,7 +106,7 @@ impl Worker {
     /// Asks for something.
     pub(crate) async fn ask<T>(
         &self,
-        order: impl FnOnce(oneshot::Sender<T>) -> Order,
+        order: impl FnOnce(oneshot::Sender<T>) -> WorkerCommand,
     ) -> Option<T> {
         let (answer, wait) = oneshot::channel();
         self.order(order(answer)).await;
@@ -124,22 +124,22 @@ impl Drop for Worker {
     }
 }
 
-fn run(seed: Seed, inbox: mpsc::Receiver<Order>) {
+fn run(seed: WorkerConfig, inbox: mpsc::Receiver<WorkerCommand>) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .on_thread_unpark(turn::next)
         .build_local(tokio::runtime::LocalOptions::default())
         .expect("the process has descriptors for an event queue");
     let small = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-    let place = Place { number: small(seed.number), count: small(seed.workers) };
+    let place = ReuseportMember { number: small(seed.number), count: small(seed.workers) };
     let shard = seed.registry.shard(seed.number + 1);
     let log = seed.log.take_root(&shard, &seed.number.to_string());
     let worker =
         WorkerCx::new(seed.number, seed.origin.clock(), shard, log, seed.limits, &seed.descriptors);
     runtime.block_on(async move {
         worker.start();
-        let slots = Slots::new();
-        Office { worker, place, slots, prepared: None, retired: Vec::new() }.work(inbox).await;
+        let slots = SlotMap::new();
+        WorkerLoop { worker, place, slots, prepared: None, retired: Vec::new() }.work(inbox).await;
     });
 }
 
@@ -150,25 +150,25 @@ enum AnySlot {
 }
 
 /// The sockets that a worker serves.
-type Slots = HashMap<SocketKey, AnySlot>;
+type SlotMap = HashMap<SocketKey, AnySlot>;
 
 /// Carries out orders.
-struct Office {
+struct WorkerLoop {
     worker: Rc<WorkerCx>,
     /// Among the workers, and so of its sockets among those that share a port.
-    place: Place,
-    slots: Slots,
+    place: ReuseportMember,
+    slots: SlotMap,
     /// What the next snapshot is to be served with, once every worker has it ready.
     prepared: Option<Prepared>,
     /// UDP sockets that take no new flows and still have some.
     retired: Vec<Rc<UdpSlot>>,
 }
 
-impl Office {
-    async fn work(mut self, mut inbox: mpsc::Receiver<Order>) {
+impl WorkerLoop {
+    async fn work(mut self, mut inbox: mpsc::Receiver<WorkerCommand>) {
         while let Some(order) = inbox.recv().await {
             match order {
-                Order::Prepare(wanted, done) => {
+                WorkerCommand::Prepare(wanted, done) => {
                     let (slots, worker) = (&self.slots, &self.worker);
                     let prepared = Prepared::new(wanted, slots, self.place, worker);
                     // Who does not wait for an answer needs none.
@@ -176,27 +176,27 @@ impl Office {
                         self.prepared = Some(ready);
                     }));
                 }
-                Order::Commit { part, done } => {
+                WorkerCommand::Commit { part, done } => {
                     self.commit(part);
                     let _ = done.send(());
                 }
-                Order::Abandon => self.prepared = None,
-                Order::Drain => {
+                WorkerCommand::Abandon => self.prepared = None,
+                WorkerCommand::Drain => {
                     let slots: Vec<AnySlot> = self.slots.drain().map(|(_, slot)| slot).collect();
                     slots.into_iter().for_each(|slot| self.retire(slot));
                     self.worker.connections.list().iter().for_each(|conn| conn.finish());
                 }
-                Order::Left { cluster, endpoints, policy } => {
+                WorkerCommand::Left { cluster, endpoints, policy } => {
                     self.left(&cluster, endpoints, policy)
                 }
-                Order::EndAll(why) => {
+                WorkerCommand::EndAll(why) => {
                     self.worker.connections.list().iter().for_each(|conn| conn.kill(why));
                     self.udp_slots().for_each(|slot| slot.end_flows(why, |_| true));
                 }
-                Order::Count(answer) => {
+                WorkerCommand::Count(answer) => {
                     let _ = answer.send(self.count());
                 }
-                Order::List { listener, limit, answer } => {
+                WorkerCommand::List { listener, limit, answer } => {
                     let _ = answer.send(self.list(listener.as_ref(), limit));
                 }
             }
@@ -204,15 +204,15 @@ impl Office {
     }
 
     /// Puts what was prepared in force, or a part of it.
-    fn commit(&mut self, part: Part) {
+    fn commit(&mut self, part: ServeScope) {
         let Some(mut prepared) = self.prepared.take() else { return };
         let clusters = match part {
-            Part::Sockets(keys) => {
+            ServeScope::Sockets(keys) => {
                 prepared.commit(|key| keys.contains(key), &mut self.slots, &self.worker);
                 self.prepared = Some(prepared);
                 return;
             }
-            Part::Whole { clusters } => clusters,
+            ServeScope::Whole { clusters } => clusters,
         };
         prepared.commit(|_| true, &mut self.slots, &self.worker);
         let gone: Vec<SocketKey> =
@@ -222,7 +222,7 @@ impl Office {
                 self.retire(slot);
             }
         }
-        HttpWorker::of(&self.worker).upstreams.keep_only(|name| clusters.contains(name));
+        HttpWorker::of(&self.worker).pools.keep_only(|name| clusters.contains(name));
     }
 
     fn retire(&mut self, slot: AnySlot) {
@@ -246,7 +246,7 @@ impl Office {
     }
 
     fn left(&self, cluster: &Name, endpoints: Vec<Arc<str>>, policy: OnRemoved) {
-        HttpWorker::of(&self.worker).upstreams.forget_endpoints(cluster, &endpoints);
+        HttpWorker::of(&self.worker).pools.forget_endpoints(cluster, &endpoints);
         let wait = match policy {
             OnRemoved::Keep => return,
             OnRemoved::Close => std::time::Duration::ZERO,
@@ -275,7 +275,7 @@ impl Office {
                     conn.kill(why);
                 }
             }
-            HttpWorker::of(&worker).at_work.send_away(&cluster, &endpoints, until);
+            HttpWorker::of(&worker).attempts.cancel(&cluster, &endpoints, until);
             for slot in slots {
                 slot.end_flows(why, |flow| concerns(&flow.info, Some(flow.endpoint())));
             }

@@ -15,7 +15,7 @@ use sluice_codec::Head;
 use sluice_core::{Diags, Node, Path, Setting as _, Shape};
 use sluice_io::WorkerCx;
 use sluice_l7::Reply;
-use sluice_l7::filters::{Cx, FilterFactory, FilterPlan, HttpFilter, Step};
+use sluice_l7::filters::{Cx, HttpFilter, HttpFilterFactory, HttpFilterPlan, Step};
 use sluice_testkit::Sluice;
 use sluice_testkit::origin::Client;
 use sluice_testkit::peers::{Server, connect};
@@ -49,7 +49,7 @@ struct Factory;
 #[derive(Clone, Debug)]
 struct Counting(Allocations);
 
-impl FilterFactory for Factory {
+impl HttpFilterFactory for Factory {
     fn name(&self) -> &'static str {
         "allocations"
     }
@@ -62,12 +62,17 @@ impl FilterFactory for Factory {
         Allocations::shape()
     }
 
-    fn check(&self, node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Arc<dyn FilterPlan>> {
+    fn check(
+        &self,
+        node: &Node,
+        at: &Path<'_>,
+        diags: &mut Diags,
+    ) -> Option<Arc<dyn HttpFilterPlan>> {
         Some(Arc::new(Counting(Allocations::bind(node, at, diags)?)))
     }
 }
 
-impl FilterPlan for Counting {
+impl HttpFilterPlan for Counting {
     fn on_worker(&self, _: &Rc<WorkerCx>, _: &str) -> Rc<dyn HttpFilter> {
         Rc::new(self.clone())
     }

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use sluice_core::{ConnInfo, Diags, Node, Path, Setting, Shape, Verdict};
-use sluice_io::{Admit, ConnectionFilter, FilterFactory, FilterPlan, WorkerCx};
+use sluice_io::{Admit, ConnectionFilter, ConnectionFilterFactory, ConnectionFilterPlan, WorkerCx};
 use sluice_testkit::origin::Client;
 use sluice_testkit::peers::{Server, connect, read};
 use sluice_testkit::{Running, Sluice};
@@ -34,7 +34,7 @@ struct Breaking(Fragile);
 #[derive(Debug)]
 struct Sound;
 
-impl FilterFactory for Factory {
+impl ConnectionFilterFactory for Factory {
     fn name(&self) -> &'static str {
         "fragile"
     }
@@ -47,12 +47,17 @@ impl FilterFactory for Factory {
         Fragile::shape()
     }
 
-    fn check(&self, node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Arc<dyn FilterPlan>> {
+    fn check(
+        &self,
+        node: &Node,
+        at: &Path<'_>,
+        diags: &mut Diags,
+    ) -> Option<Arc<dyn ConnectionFilterPlan>> {
         Some(Arc::new(Breaking(Fragile::bind(node, at, diags)?)))
     }
 }
 
-impl FilterPlan for Breaking {
+impl ConnectionFilterPlan for Breaking {
     fn on_worker(&self, worker: &Rc<WorkerCx>, _: &str) -> Rc<dyn ConnectionFilter> {
         assert!(worker.number != usize::from(self.0.worker), "the filter `fragile` breaks here");
         Rc::new(Sound)

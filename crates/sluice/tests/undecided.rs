@@ -10,7 +10,7 @@ use std::sync::Arc;
 use sluice_codec::Head;
 use sluice_core::{Diags, Node, Path, Setting, Shape};
 use sluice_io::WorkerCx;
-use sluice_l7::filters::{Cx, FilterFactory, FilterPlan, HttpFilter, Step};
+use sluice_l7::filters::{Cx, HttpFilter, HttpFilterFactory, HttpFilterPlan, Step};
 use sluice_testkit::origin::Client;
 use sluice_testkit::{Origin, Sluice};
 
@@ -25,7 +25,7 @@ sluice_core::section! {
 #[derive(Debug)]
 struct Never;
 
-impl FilterFactory for Never {
+impl HttpFilterFactory for Never {
     fn name(&self) -> &'static str {
         "undecided"
     }
@@ -38,13 +38,18 @@ impl FilterFactory for Never {
         Undecided::shape()
     }
 
-    fn check(&self, node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Arc<dyn FilterPlan>> {
+    fn check(
+        &self,
+        node: &Node,
+        at: &Path<'_>,
+        diags: &mut Diags,
+    ) -> Option<Arc<dyn HttpFilterPlan>> {
         Undecided::bind(node, at, diags)?;
         Some(Arc::new(Self))
     }
 }
 
-impl FilterPlan for Never {
+impl HttpFilterPlan for Never {
     fn on_worker(&self, _worker: &Rc<WorkerCx>, _owner: &str) -> Rc<dyn HttpFilter> {
         Rc::new(Self)
     }

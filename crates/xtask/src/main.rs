@@ -101,7 +101,7 @@ fn lint() -> anyhow::Result<()> {
 }
 
 fn layers() -> anyhow::Result<()> {
-    let broken = [rules::layers()?, rules::cycles()?].concat();
+    let broken = [rules::layers(&root())?, rules::l4_packages()?, rules::cycles(&root())?].concat();
     if !broken.is_empty() {
         bail!("{}", broken.join("\n"));
     }

@@ -31,14 +31,14 @@ const DEVELOPERS: &[&str] = &["sluice-testkit", "xtask"];
 /// What L4 must not be built on: it knows HTTP only by its first bytes.
 const NOT_IN_L4: &[&str] = &["http", "httparse", "h2", "h3", "hyper", "quinn"];
 
-/// Arrows between crates that point upwards.
+/// Arrows between crates that point upwards. `root` holds the folder `crates`.
 ///
 /// # Errors
 /// A manifest cannot be read.
-pub fn layers() -> anyhow::Result<Vec<String>> {
+pub fn layers(root: &Path) -> anyhow::Result<Vec<String>> {
     let mut broken = Vec::new();
     for (height, name) in LAYERS.iter().enumerate() {
-        let manifest = shell::root().join("crates").join(name).join("Cargo.toml");
+        let manifest = root.join("crates").join(name).join("Cargo.toml");
         let text = fs::read_to_string(&manifest).with_context(|| manifest.display().to_string())?;
         let normal = text.split("[dependencies]").nth(1).unwrap_or_default();
         let normal = normal.split("\n[").next().unwrap_or_default();
@@ -53,40 +53,36 @@ pub fn layers() -> anyhow::Result<Vec<String>> {
             }
         }
     }
-    let tree = shell::output(&mut shell::command(
-        "cargo",
-        &[
-            "tree",
-            "--offline",
-            "-p",
-            "sluice-l4",
-            "-e",
-            "normal",
-            "--prefix",
-            "none",
-            "--format",
-            "{p}",
-        ],
-    ))?;
-    for line in tree.lines() {
-        let name = line.split(' ').next().unwrap_or_default();
-        if NOT_IN_L4.contains(&name) {
-            broken.push(format!("sluice-l4 is built on {name}"));
-        }
-    }
     broken.sort();
     broken.dedup();
     Ok(broken)
+}
+
+/// What L4 is built on and must not be.
+///
+/// # Errors
+/// Cargo does not say what it is built on.
+pub fn l4_packages() -> anyhow::Result<Vec<String>> {
+    let args = ["tree", "--offline", "-p", "sluice-l4", "-e", "normal", "--prefix", "none"];
+    let tree = shell::output(shell::command("cargo", &args).args(["--format", "{p}"]))?;
+    Ok(not_for_l4(&tree))
+}
+
+/// The packages in the output of `cargo tree` that L4 must not be built on.
+pub fn not_for_l4(tree: &str) -> Vec<String> {
+    let names: BTreeSet<&str> = tree.lines().filter_map(|line| line.split(' ').next()).collect();
+    let banned = names.into_iter().filter(|name| NOT_IN_L4.contains(name));
+    banned.map(|name| format!("sluice-l4 is built on {name}")).collect()
 }
 
 /// Modules of a crate that use each other in a circle.
 ///
 /// # Errors
 /// A source cannot be read.
-pub fn cycles() -> anyhow::Result<Vec<String>> {
+pub fn cycles(root: &Path) -> anyhow::Result<Vec<String>> {
     let mut broken = Vec::new();
     for name in LAYERS {
-        let source = shell::root().join("crates").join(name).join("src");
+        let source = root.join("crates").join(name).join("src");
         let mut uses: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         // Tests may look anywhere.
         for file in rust_files(&source)?.into_iter().filter(|file| !is_tests(file)) {
@@ -146,9 +142,9 @@ fn module_of(source: &Path, file: &Path) -> String {
 ///
 /// # Errors
 /// A source cannot be read.
-pub fn headers() -> anyhow::Result<Vec<String>> {
+pub fn headers(root: &Path) -> anyhow::Result<Vec<String>> {
     let mut broken = Vec::new();
-    for file in rust_files(&shell::root().join("crates"))? {
+    for file in rust_files(&root.join("crates"))? {
         if !is_tests(&file) && !fs::read_to_string(&file)?.starts_with("//!") {
             broken.push(format!("{} has no header", file.display()));
         }
@@ -160,10 +156,10 @@ pub fn headers() -> anyhow::Result<Vec<String>> {
 ///
 /// # Errors
 /// A source cannot be read.
-pub fn safety() -> anyhow::Result<Vec<String>> {
+pub fn safety(root: &Path) -> anyhow::Result<Vec<String>> {
     let mut broken = Vec::new();
     for name in LAYERS.iter().chain(DEVELOPERS).filter(|name| **name != "sluice-sys") {
-        let source = shell::root().join("crates").join(name).join("src");
+        let source = root.join("crates").join(name).join("src");
         let root =
             [source.join("lib.rs"), source.join("main.rs")].into_iter().find(|file| file.exists());
         let text = fs::read_to_string(root.with_context(|| format!("{name} has no root"))?)?;
@@ -174,16 +170,52 @@ pub fn safety() -> anyhow::Result<Vec<String>> {
     Ok(broken)
 }
 
+/// Names of types that mean two things. A section of the YAML may bear the name of what it becomes.
+///
+/// # Errors
+/// A source cannot be read.
+pub fn type_names(root: &Path) -> anyhow::Result<Vec<String>> {
+    let mut owners: BTreeMap<(String, bool), BTreeSet<String>> = BTreeMap::new();
+    for name in LAYERS {
+        let source = root.join("crates").join(name).join("src");
+        for file in rust_files(&source)?.into_iter().filter(|file| !is_tests(file)) {
+            let place = file.strip_prefix(root).unwrap_or(&file).display().to_string();
+            let is_section = place.starts_with("crates/sluice-model/src/sections");
+            for declared in declared_types(&fs::read_to_string(&file)?) {
+                owners.entry((declared, is_section)).or_default().insert(place.clone());
+            }
+        }
+    }
+    let twice = owners.into_iter().filter(|(_, files)| files.len() > 1);
+    Ok(twice
+        .map(|((name, _), files)| format!("the type `{name}` is declared in {files:?}"))
+        .collect())
+}
+
+/// The types that a source declares, those of its own test module apart.
+fn declared_types(text: &str) -> impl Iterator<Item = String> {
+    let shipped = text.split("\n#[cfg(test)]\nmod ").next().unwrap_or(text);
+    shipped.lines().filter_map(|line| {
+        let public = ["pub ", "pub(crate) ", "pub(super) "];
+        // What is indented and private is an associated type; what is public stands in a macro that declares a section.
+        let rest =
+            public.iter().find_map(|public| line.trim_start().strip_prefix(public)).unwrap_or(line);
+        let kinds = ["struct ", "enum ", "trait ", "type ", "union "];
+        let name = kinds.iter().find_map(|kind| rest.strip_prefix(kind))?;
+        named(name).filter(|name| name.starts_with(|first: char| first.is_ascii_uppercase()))
+    })
+}
+
 /// Marks of work that was left for later.
 ///
 /// # Errors
 /// A source cannot be read.
-pub fn leftovers() -> anyhow::Result<Vec<String>> {
+pub fn leftovers(root: &Path) -> anyhow::Result<Vec<String>> {
     // Written so that this file does not name them itself.
     let marks = ["TO\u{44}O", "FIX\u{4d}E", "unimplemented\u{21}(", "#[ign\u{6f}re"];
     let mut broken = Vec::new();
     for folder in ["crates", "tests"] {
-        for file in rust_files(&shell::root().join(folder))? {
+        for file in rust_files(&root.join(folder))? {
             let text = fs::read_to_string(&file)?;
             for mark in marks.iter().filter(|mark| text.contains(**mark)) {
                 broken.push(format!("{} holds {mark}", file.display()));

@@ -1,33 +1,130 @@
-//! The rules of the repository as ordinary tests.
+//! The rules of the repository as ordinary tests, and for each rule a tree that breaks it.
 
-use xtask::rules;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use xtask::{rules, shell};
+
+type Rule = fn(&Path) -> anyhow::Result<Vec<String>>;
 
 #[track_caller]
-fn holds(broken: anyhow::Result<Vec<String>>) {
-    assert_eq!(broken.expect("the sources can be read"), Vec::<String>::new());
+fn holds(rule: Rule) {
+    assert_eq!(rule(&shell::root()).expect("the sources can be read"), Vec::<String>::new());
+}
+
+/// A tree in which every crate is empty and keeps the rules.
+struct Tree(PathBuf);
+
+impl Tree {
+    fn new(name: &str) -> Self {
+        let tree = Self(PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name));
+        let _ = fs::remove_dir_all(&tree.0);
+        for name in rules::LAYERS.iter().chain(["sluice-testkit", "xtask"].iter()) {
+            tree.write(&format!("crates/{name}/Cargo.toml"), "[dependencies]\n");
+            let root = "//! Owns: nothing.\n#![forbid(unsafe_code)]\n";
+            tree.write(&format!("crates/{name}/src/lib.rs"), root);
+        }
+        tree.write("tests/src/lib.rs", "//! Owns: nothing.\n");
+        tree
+    }
+
+    fn write(&self, path: &str, text: &str) {
+        let path = self.0.join(path);
+        fs::create_dir_all(path.parent().expect("a file has a folder")).expect("a folder is made");
+        fs::write(path, text).expect("a file is written");
+    }
+}
+
+/// A rule holds in a tree that keeps it, and not once `file` says `text`, of which it names `part`.
+#[track_caller]
+fn fails(name: &str, rule: Rule, file: &str, text: &str, part: &str) {
+    let tree = Tree::new(name);
+    assert_eq!(rule(&tree.0).expect("the sources can be read"), Vec::<String>::new());
+    tree.write(file, text);
+    let broken = rule(&tree.0).expect("the sources can be read").join("\n");
+    assert!(broken.contains(part), "{broken}");
 }
 
 #[test]
 fn arrows_between_crates_point_downwards() {
-    holds(rules::layers());
+    holds(rules::layers);
+    let upwards = "[dependencies]\nsluice-l7.workspace = true\n";
+    fails(
+        "upwards",
+        rules::layers,
+        "crates/sluice-l4/Cargo.toml",
+        upwards,
+        "sluice-l4 names sluice-l7",
+    );
+    let developers = "[dependencies]\nsluice-testkit.workspace = true\n";
+    fails("developers", rules::layers, "crates/sluice/Cargo.toml", developers, "sluice-testkit");
+}
+
+#[test]
+fn l4_is_not_built_on_http() {
+    assert_eq!(rules::l4_packages().expect("cargo knows"), Vec::<String>::new());
+    assert_eq!(rules::not_for_l4("sluice-l4 v0.1.0\nh2 v0.4.20\n"), ["sluice-l4 is built on h2"]);
 }
 
 #[test]
 fn modules_of_a_crate_form_no_circle() {
-    holds(rules::cycles());
+    holds(rules::cycles);
+    let tree = Tree::new("circle");
+    tree.write("crates/sluice-l4/src/a.rs", "//! A.\nuse crate::b::B;\n");
+    assert!(rules::cycles(&tree.0).expect("the sources can be read").is_empty());
+    tree.write("crates/sluice-l4/src/b.rs", "//! B.\nuse crate::a::A;\n");
+    let broken = rules::cycles(&tree.0).expect("the sources can be read");
+    assert!(
+        broken.join("\n").contains("sluice-l4: modules use each other in a circle"),
+        "{broken:?}"
+    );
 }
 
 #[test]
 fn every_file_says_what_it_owns() {
-    holds(rules::headers());
+    holds(rules::headers);
+    fails(
+        "headers",
+        rules::headers,
+        "crates/sluice-l4/src/a.rs",
+        "pub fn a() {}\n",
+        "a.rs has no header",
+    );
 }
 
 #[test]
 fn unsafe_code_lives_in_one_crate() {
-    holds(rules::safety());
+    holds(rules::safety);
+    fails(
+        "safety",
+        rules::safety,
+        "crates/sluice-l4/src/lib.rs",
+        "//! L4.\n",
+        "does not forbid unsafe",
+    );
 }
 
 #[test]
 fn nothing_is_left_for_later() {
-    holds(rules::leftovers());
+    holds(rules::leftovers);
+    let text = format!("//! A.\n// {}{}: later\n", "TO", "DO");
+    fails("leftovers", rules::leftovers, "crates/sluice-l4/src/a.rs", &text, "a.rs holds");
+}
+
+#[test]
+fn a_type_name_means_one_thing() {
+    holds(rules::type_names);
+    let tree = Tree::new("type-names");
+    let declares = |path: &str, kind: &str| tree.write(path, &format!("//! A.\n{kind} Shelf;\n"));
+    declares("crates/sluice-l4/src/a.rs", "pub struct");
+    // The YAML may use the word of what it becomes; tests and associated types are their own affair.
+    declares("crates/sluice-model/src/sections.rs", "    pub struct");
+    tree.write(
+        "crates/sluice-l7/src/a.rs",
+        "//! A.\n    type Shelf = A;\n#[cfg(test)]\nmod tests {\nstruct Shelf;\n",
+    );
+    let broken = || rules::type_names(&tree.0).expect("the sources can be read");
+    assert_eq!(broken(), Vec::<String>::new());
+    declares("crates/sluice-core/src/a.rs", "enum");
+    assert!(broken().join("\n").contains("the type `Shelf` is declared in"), "{:?}", broken());
 }

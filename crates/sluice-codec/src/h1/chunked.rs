@@ -6,7 +6,7 @@
 //! Source: RFC 9112 §7.1.
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
-use crate::fault::Fault;
+use crate::parse_error::ParseError;
 
 /// Bytes of extensions of one chunk.
 const EXTENSION_MAX: u16 = 4096;
@@ -17,7 +17,7 @@ const SIZE_DIGITS_MAX: u8 = 15;
 /// Reads chunks.
 #[derive(Debug, Default)]
 pub struct Chunked {
-    state: State,
+    state: ChunkState,
     size: u64,
     digits: u8,
     extension: u16,
@@ -27,7 +27,7 @@ pub struct Chunked {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum State {
+enum ChunkState {
     #[default]
     Size,
     Extension,
@@ -42,7 +42,7 @@ enum State {
 
 /// What a piece of the stream held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Piece {
+pub struct ChunkPiece {
     /// Bytes of data; they stand at the front of the piece now.
     pub data: usize,
     /// Bytes that were read; what is behind them is no part of this body.
@@ -54,10 +54,14 @@ impl Chunked {
     ///
     /// # Errors
     /// What is wrong with them.
-    pub fn read(&mut self, bytes: &mut [u8], trailer_bytes_max: usize) -> Result<Piece, Fault> {
+    pub fn read(
+        &mut self,
+        bytes: &mut [u8],
+        trailer_bytes_max: usize,
+    ) -> Result<ChunkPiece, ParseError> {
         let (mut at, mut data) = (0_usize, 0_usize);
-        while self.state != State::Done {
-            if self.state == State::Data {
+        while self.state != ChunkState::Done {
+            if self.state == ChunkState::Data {
                 let left = bytes.len().saturating_sub(at);
                 let count = usize::try_from(self.size).unwrap_or(usize::MAX).min(left);
                 if count == 0 {
@@ -68,7 +72,7 @@ impl Chunked {
                 data = data.saturating_add(count);
                 self.size = self.size.saturating_sub(count as u64);
                 if self.size == 0 {
-                    self.state = State::DataCr;
+                    self.state = ChunkState::DataCr;
                 }
                 continue;
             }
@@ -76,71 +80,71 @@ impl Chunked {
             at = at.saturating_add(1);
             self.state = self.step(byte, trailer_bytes_max)?;
         }
-        Ok(Piece { data, read: at })
+        Ok(ChunkPiece { data, read: at })
     }
 
-    fn step(&mut self, byte: u8, trailer_bytes_max: usize) -> Result<State, Fault> {
+    fn step(&mut self, byte: u8, trailer_bytes_max: usize) -> Result<ChunkState, ParseError> {
         Ok(match self.state {
-            State::Size => match char::from(byte).to_digit(16) {
+            ChunkState::Size => match char::from(byte).to_digit(16) {
                 Some(digit) => {
                     self.digits = self.digits.saturating_add(1);
                     if self.digits > SIZE_DIGITS_MAX {
-                        return Err(Fault::ChunkSize);
+                        return Err(ParseError::ChunkSize);
                     }
                     self.size = (self.size << 4) | u64::from(digit);
-                    State::Size
+                    ChunkState::Size
                 }
-                None if self.digits == 0 => return Err(Fault::ChunkSize),
-                None if byte == b';' => State::Extension,
-                None if byte == b'\r' => State::SizeLf,
-                None => return Err(Fault::ChunkSize),
+                None if self.digits == 0 => return Err(ParseError::ChunkSize),
+                None if byte == b';' => ChunkState::Extension,
+                None if byte == b'\r' => ChunkState::SizeLf,
+                None => return Err(ParseError::ChunkSize),
             },
-            State::Extension => {
+            ChunkState::Extension => {
                 self.extension = self.extension.saturating_add(1);
                 match byte {
                     _ if self.extension > EXTENSION_MAX => {
-                        return Err(Fault::ChunkExtensionTooLong);
+                        return Err(ParseError::ChunkExtensionTooLong);
                     }
-                    b'\r' => State::SizeLf,
-                    b'\t' | b' '..=0x7e | 0x80.. => State::Extension,
-                    _ => return Err(Fault::ChunkSize),
+                    b'\r' => ChunkState::SizeLf,
+                    b'\t' | b' '..=0x7e | 0x80.. => ChunkState::Extension,
+                    _ => return Err(ParseError::ChunkSize),
                 }
             }
-            State::SizeLf => {
+            ChunkState::SizeLf => {
                 (self.digits, self.extension) = (0, 0);
                 match (byte, self.size) {
-                    (b'\n', 0) => State::Trailers,
-                    (b'\n', _) => State::Data,
-                    _ => return Err(Fault::ChunkSize),
+                    (b'\n', 0) => ChunkState::Trailers,
+                    (b'\n', _) => ChunkState::Data,
+                    _ => return Err(ParseError::ChunkSize),
                 }
             }
-            State::DataCr if byte == b'\r' => State::DataLf,
-            State::DataLf if byte == b'\n' => State::Size,
-            State::DataCr | State::DataLf => return Err(Fault::ChunkEnd),
+            ChunkState::DataCr if byte == b'\r' => ChunkState::DataLf,
+            ChunkState::DataLf if byte == b'\n' => ChunkState::Size,
+            ChunkState::DataCr | ChunkState::DataLf => return Err(ParseError::ChunkEnd),
             // The usual end, for which nothing is kept.
-            State::Trailers if byte == b'\r' && self.trailers.is_none() => State::EndLf,
-            State::EndLf if byte == b'\n' => State::Done,
-            State::EndLf => return Err(Fault::BareCr),
-            State::Trailers => {
+            ChunkState::Trailers if byte == b'\r' && self.trailers.is_none() => ChunkState::EndLf,
+            ChunkState::EndLf if byte == b'\n' => ChunkState::Done,
+            ChunkState::EndLf => return Err(ParseError::BareCr),
+            ChunkState::Trailers => {
                 let trailers = self.trailers.get_or_insert_default();
                 if trailers.len() >= trailer_bytes_max {
-                    return Err(Fault::TrailersTooLarge);
+                    return Err(ParseError::TrailersTooLarge);
                 }
                 trailers.push(byte);
                 match trailers.as_slice() {
-                    [.., b'\r', b'\n', b'\r', b'\n'] => State::Done,
-                    [.., before, b'\n'] if *before != b'\r' => return Err(Fault::BareLf),
-                    [b'\n'] => return Err(Fault::BareLf),
-                    _ => State::Trailers,
+                    [.., b'\r', b'\n', b'\r', b'\n'] => ChunkState::Done,
+                    [.., before, b'\n'] if *before != b'\r' => return Err(ParseError::BareLf),
+                    [b'\n'] => return Err(ParseError::BareLf),
+                    _ => ChunkState::Trailers,
                 }
             }
-            State::Data | State::Done => self.state,
+            ChunkState::Data | ChunkState::Done => self.state,
         })
     }
 
     /// Whether the last chunk and the trailers were read.
     pub fn is_done(&self) -> bool {
-        self.state == State::Done
+        self.state == ChunkState::Done
     }
 
     /// The trailer lines; empty where there are none.

@@ -11,9 +11,9 @@ use std::net::Ipv6Addr;
 
 use memchr::memchr;
 
-use crate::fault::Fault;
-use crate::head::{Head, Method, Span, Version, decimal};
+use crate::head::{Head, Method, TextSpan, Version, decimal};
 use crate::names::{Known, is_field_value, is_host_byte, is_token, is_token_byte};
+use crate::parse_error::ParseError;
 
 pub(crate) mod place;
 
@@ -56,7 +56,7 @@ impl Scan {
         &mut self,
         bytes: &[u8],
         limits: HeadLimits,
-    ) -> Result<Option<(usize, usize)>, Fault> {
+    ) -> Result<Option<(usize, usize)>, ParseError> {
         self.check_start(bytes, limits)?;
         while let Some(at) = bytes.get(self.seen..).and_then(|rest| memchr(b'\n', rest)) {
             let newline = self.seen.saturating_add(at);
@@ -64,7 +64,7 @@ impl Scan {
             // Before anything is said of the line, or it would hang on how the bytes were cut.
             self.check_size(next, limits)?;
             let line = bytes.get(self.line..newline).unwrap_or_default();
-            let Some(line) = line.strip_suffix(b"\r") else { return Err(Fault::BareLf) };
+            let Some(line) = line.strip_suffix(b"\r") else { return Err(ParseError::BareLf) };
             (self.seen, self.line) = (next, next);
             if !line.is_empty() {
                 continue;
@@ -75,7 +75,7 @@ impl Scan {
             }
             self.start = next;
             if self.start > EMPTY_LINES.saturating_mul(2) {
-                return Err(Fault::Method);
+                return Err(ParseError::Method);
             }
             self.check_start(bytes, limits)?;
         }
@@ -85,16 +85,20 @@ impl Scan {
     }
 
     /// Whether a head that reaches as far as `end` is not too large.
-    fn check_size(&self, end: usize, limits: HeadLimits) -> Result<(), Fault> {
+    fn check_size(&self, end: usize, limits: HeadLimits) -> Result<(), ParseError> {
         if end.saturating_sub(self.start) <= limits.bytes {
             return Ok(());
         }
-        Err(if self.line == self.start { Fault::RequestLineTooLong } else { Fault::HeadTooLarge })
+        Err(if self.line == self.start {
+            ParseError::RequestLineTooLong
+        } else {
+            ParseError::HeadTooLarge
+        })
     }
 
     /// What cannot be a start line is told so before it ends: a client that speaks something else
     /// would wait for ever.
-    fn check_start(&self, bytes: &[u8], limits: HeadLimits) -> Result<(), Fault> {
+    fn check_start(&self, bytes: &[u8], limits: HeadLimits) -> Result<(), ParseError> {
         if self.line != self.start {
             return Ok(());
         }
@@ -106,8 +110,8 @@ impl Scan {
                 Some(b' ' | b'/') if at > 0 => Ok(()),
                 Some(b'\r') if at == 0 => Ok(()),
                 // A handshake or an alert: the peer speaks TLS to a port that does not.
-                Some(0x15 | 0x16) if at == 0 => Err(Fault::TlsRecord),
-                _ => Err(Fault::Method),
+                Some(0x15 | 0x16) if at == 0 => Err(ParseError::TlsRecord),
+                _ => Err(ParseError::Method),
             },
         }
     }
@@ -146,16 +150,16 @@ pub fn request(
     head: &mut Head,
     limits: HeadLimits,
     lower: bool,
-) -> Result<Meta, Fault> {
+) -> Result<Meta, ParseError> {
     head.clear();
     let mut lines = Lines::new(bytes, head);
-    let line = lines.next().ok_or(Fault::Method)?;
+    let line = lines.next().ok_or(ParseError::Method)?;
     let mut parts = line.text.splitn(3, |byte| *byte == b' ');
     let (method, target, version) = (parts.next(), parts.next(), parts.next());
-    let method = method.filter(|method| is_token(method)).ok_or(Fault::Method)?;
+    let method = method.filter(|method| is_token(method)).ok_or(ParseError::Method)?;
     let target = target.filter(|t| !t.is_empty() && t.iter().all(u8::is_ascii_graphic));
-    let target = target.ok_or(Fault::Target)?;
-    let version = request_version(version.ok_or(Fault::Version)?)?;
+    let target = target.ok_or(ParseError::Target)?;
+    let version = request_version(version.ok_or(ParseError::Version)?)?;
     head.set_version(version);
     let kind = Method::of(method);
     head.set_method(method);
@@ -163,25 +167,25 @@ pub fn request(
     let absolute = read_target(kind, target, head)?;
     // RFC 9112 §3.2.2: an absolute target says more than the Host field.
     match found.host {
-        None if version == Version::Http11 && !absolute => return Err(Fault::HostMissing),
+        None if version == Version::Http11 && !absolute => return Err(ParseError::HostMissing),
         Some(host) if !absolute => {
             if !is_authority(head.slice(host)) {
-                return Err(Fault::HostMalformed);
+                return Err(ParseError::HostMalformed);
             }
             head.set_authority_at(host);
         }
         _ if is_authority(head.authority().as_bytes()) => {}
-        _ => return Err(Fault::HostMalformed),
+        _ => return Err(ParseError::HostMalformed),
     }
     let body = match (found.length, found.chunked) {
-        (Some(_), true) => return Err(Fault::LengthWithEncoding),
-        (None, true) if version == Version::Http10 => return Err(Fault::EncodingInOldVersion),
+        (Some(_), true) => return Err(ParseError::LengthWithEncoding),
+        (None, true) if version == Version::Http10 => return Err(ParseError::EncodingInOldVersion),
         (None, true) => BodyLength::Chunked,
         (Some(0) | None, false) => BodyLength::None,
         (Some(length), false) => BodyLength::Counted(length),
     };
     if kind == Method::Connect && body != BodyLength::None {
-        return Err(Fault::BodyOnConnect);
+        return Err(ParseError::BodyOnConnect);
     }
     // A server may ignore the wish, RFC 9110 §7.8; behind a body it would not be clear where the other
     // protocol begins.
@@ -205,22 +209,23 @@ pub fn response(
     method: Method,
     limits: HeadLimits,
     lower: bool,
-) -> Result<Meta, Fault> {
+) -> Result<Meta, ParseError> {
     head.clear();
     let mut lines = Lines::new(bytes, head);
-    let line = lines.next().ok_or(Fault::StatusLine)?;
+    let line = lines.next().ok_or(ParseError::StatusLine)?;
     let text = line.text;
-    let version = match text.get(..9).ok_or(Fault::StatusLine)? {
+    let version = match text.get(..9).ok_or(ParseError::StatusLine)? {
         b"HTTP/1.1 " => Version::Http11,
         b"HTTP/1.0 " => Version::Http10,
-        _ => return Err(Fault::Version),
+        _ => return Err(ParseError::Version),
     };
     let status = text.get(9..12).and_then(decimal).and_then(|status| u16::try_from(status).ok());
-    let status = status.filter(|status| (100..=999).contains(status)).ok_or(Fault::StatusLine)?;
+    let status =
+        status.filter(|status| (100..=999).contains(status)).ok_or(ParseError::StatusLine)?;
     match text.get(12..) {
         Some([]) => {}
         Some([b' ', reason @ ..]) if is_field_value(reason) => {}
-        _ => return Err(Fault::StatusLine),
+        _ => return Err(ParseError::StatusLine),
     }
     head.set_version(version);
     head.set_status(status);
@@ -231,10 +236,10 @@ pub fn response(
         head.append_known(Known::Host, &host);
     }
     if found.length.is_some() && found.chunked {
-        return Err(Fault::LengthWithEncoding);
+        return Err(ParseError::LengthWithEncoding);
     }
     if found.chunked && version == Version::Http10 {
-        return Err(Fault::EncodingInOldVersion);
+        return Err(ParseError::EncodingInOldVersion);
     }
     let success = (200..300).contains(&status);
     // RFC 9112 §6.3, in its order.
@@ -271,7 +276,7 @@ pub fn trailers(
     head: &mut Head,
     limits: HeadLimits,
     lower: bool,
-) -> Result<(), Fault> {
+) -> Result<(), ParseError> {
     head.clear();
     let mut lines = Lines::new(bytes, head);
     while let Some(line) = lines.next() {
@@ -280,34 +285,34 @@ pub fn trailers(
             head.lower(name);
         }
         if known.is_some_and(Known::is_barred_from_trailers) {
-            return Err(Fault::TrailerBarred);
+            return Err(ParseError::TrailerBarred);
         }
         enter(head, name, value, known, limits)?;
     }
     Ok(())
 }
 
-fn request_version(text: &[u8]) -> Result<Version, Fault> {
+fn request_version(text: &[u8]) -> Result<Version, ParseError> {
     match text {
         b"HTTP/1.1" => Ok(Version::Http11),
         b"HTTP/1.0" => Ok(Version::Http10),
         [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
             if major.is_ascii_digit() && minor.is_ascii_digit() =>
         {
-            Err(Fault::VersionUnsupported)
+            Err(ParseError::VersionUnsupported)
         }
-        _ => Err(Fault::Version),
+        _ => Err(ParseError::Version),
     }
 }
 
 /// Takes the target apart, RFC 9112 §3.2; whether it has an authority of its own.
-fn read_target(method: Method, target: &[u8], head: &mut Head) -> Result<bool, Fault> {
+fn read_target(method: Method, target: &[u8], head: &mut Head) -> Result<bool, ParseError> {
     if target.contains(&b'#') {
-        return Err(Fault::Target);
+        return Err(ParseError::Target);
     }
     if method == Method::Connect {
         if !is_authority(target) || !target.contains(&b':') {
-            return Err(Fault::Target);
+            return Err(ParseError::Target);
         }
         head.set_authority(target);
         return Ok(true);
@@ -327,14 +332,14 @@ fn read_target(method: Method, target: &[u8], head: &mut Head) -> Result<bool, F
             } else if starts_with_ignoring_case(target, b"https://") {
                 b"https"
             } else {
-                return Err(Fault::Target);
+                return Err(ParseError::Target);
             };
             let skip = scheme.len().saturating_add(3);
             let rest = target.get(skip..).unwrap_or_default();
             let end =
                 rest.iter().position(|byte| matches!(byte, b'/' | b'?')).unwrap_or(rest.len());
             let authority = rest.get(..end).filter(|authority| !authority.is_empty());
-            head.set_authority(authority.ok_or(Fault::Target)?);
+            head.set_authority(authority.ok_or(ParseError::Target)?);
             let path = rest.get(end..).unwrap_or_default();
             match path {
                 [] => head.set_path(b"/"),
@@ -420,17 +425,17 @@ impl<'a> Lines<'a> {
 
 /// What the fields say of the body and the connection.
 #[derive(Default)]
-struct Found {
-    host: Option<Span>,
+struct FieldFacts {
+    host: Option<TextSpan>,
     length: Option<u64>,
     chunked: bool,
     close: bool,
     keep_alive: bool,
     asks_upgrade: bool,
-    upgrade: Option<Span>,
+    upgrade: Option<TextSpan>,
 }
 
-impl Found {
+impl FieldFacts {
     fn keeps_alive(&self, version: Version) -> bool {
         !self.close && (version == Version::Http11 || self.keep_alive)
     }
@@ -442,11 +447,11 @@ fn fields(
     head: &mut Head,
     limits: HeadLimits,
     lower: bool,
-) -> Result<Found, Fault> {
-    let mut found = Found::default();
+) -> Result<FieldFacts, ParseError> {
+    let mut found = FieldFacts::default();
     // Where `Connection` names others, they are taken out at the end.
     let mut names_others = false;
-    let mut connection: [Span; 4] = [Span::default(); 4];
+    let mut connection: [TextSpan; 4] = [TextSpan::default(); 4];
     let mut connections = 0_usize;
     while let Some(line) = lines.next() {
         let (name, value, known) = field(&line)?;
@@ -456,22 +461,22 @@ fn fields(
         match known {
             Some(Known::Host) => {
                 if found.host.replace(value).is_some() {
-                    return Err(Fault::HostRepeated);
+                    return Err(ParseError::HostRepeated);
                 }
                 continue;
             }
             Some(Known::ContentLength) => {
-                let length = decimal(head.slice(value)).ok_or(Fault::LengthMalformed)?;
+                let length = decimal(head.slice(value)).ok_or(ParseError::LengthMalformed)?;
                 if found.length.replace(length).is_some() {
-                    return Err(Fault::LengthRepeated);
+                    return Err(ParseError::LengthRepeated);
                 }
             }
             Some(Known::TransferEncoding) => {
                 if found.chunked {
-                    return Err(Fault::EncodingRepeated);
+                    return Err(ParseError::EncodingRepeated);
                 }
                 if !head.slice(value).eq_ignore_ascii_case(b"chunked") {
-                    return Err(Fault::EncodingUnknown);
+                    return Err(ParseError::EncodingUnknown);
                 }
                 found.chunked = true;
                 continue;
@@ -493,7 +498,7 @@ fn fields(
                         names_others = true;
                     }
                 }
-                *connection.get_mut(connections).ok_or(Fault::TooManyFields)? = value;
+                *connection.get_mut(connections).ok_or(ParseError::TooManyFields)? = value;
                 connections = connections.saturating_add(1);
                 continue;
             }
@@ -535,20 +540,20 @@ fn fields(
 
 fn enter(
     head: &mut Head,
-    name: Span,
-    value: Span,
+    name: TextSpan,
+    value: TextSpan,
     known: Option<Known>,
     limits: HeadLimits,
-) -> Result<(), Fault> {
+) -> Result<(), ParseError> {
     if head.field_count() >= limits.fields {
-        return Err(Fault::TooManyFields);
+        return Err(ParseError::TooManyFields);
     }
     head.enter(name, value, known);
     Ok(())
 }
 
 /// One field line, RFC 9112 §5: where name and value lie, and which of the known names it is.
-fn field(line: &Line<'_>) -> Result<(Span, Span, Option<Known>), Fault> {
+fn field(line: &Line<'_>) -> Result<(TextSpan, TextSpan, Option<Known>), ParseError> {
     let text = line.text;
     let colon = text.iter().position(|byte| *byte == b':');
     let (name, rest) = text.split_at(colon.unwrap_or(text.len()));
@@ -556,25 +561,29 @@ fn field(line: &Line<'_>) -> Result<(Span, Span, Option<Known>), Fault> {
     if known.is_none() && !is_token(name) {
         return Err(name_fault(name));
     }
-    let raw = rest.get(1..).ok_or(Fault::FieldName)?;
+    let raw = rest.get(1..).ok_or(ParseError::FieldName)?;
     let white = |byte: &&u8| matches!(byte, b' ' | b'\t');
     let lead = raw.iter().take_while(white).count();
     let value = raw.get(lead..).unwrap_or_default();
     let trail = value.iter().rev().take_while(white).count();
     let value = value.get(..value.len().saturating_sub(trail)).unwrap_or_default();
     if !is_field_value(value) {
-        return Err(if value.contains(&b'\r') { Fault::BareCr } else { Fault::FieldValue });
+        return Err(if value.contains(&b'\r') {
+            ParseError::BareCr
+        } else {
+            ParseError::FieldValue
+        });
     }
     let value_at = line.start.saturating_add(name.len()).saturating_add(1).saturating_add(lead);
-    Ok((Span::new(line.start, name.len()), Span::new(value_at, value.len()), known))
+    Ok((TextSpan::new(line.start, name.len()), TextSpan::new(value_at, value.len()), known))
 }
 
 /// What is wrong with a name.
-fn name_fault(name: &[u8]) -> Fault {
+fn name_fault(name: &[u8]) -> ParseError {
     match name.iter().enumerate().find(|(_, byte)| !is_token_byte(**byte)) {
-        Some((0, b' ' | b'\t')) => Fault::ObsFold,
-        Some((_, b' ' | b'\t')) => Fault::SpaceBeforeColon,
-        _ => Fault::FieldName,
+        Some((0, b' ' | b'\t')) => ParseError::ObsFold,
+        Some((_, b' ' | b'\t')) => ParseError::SpaceBeforeColon,
+        _ => ParseError::FieldName,
     }
 }
 

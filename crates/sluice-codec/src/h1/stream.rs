@@ -13,11 +13,11 @@ use sluice_io::{Stream, WorkerCx};
 
 use crate::body::{Body, Frame};
 use crate::error::{ErrorKind, HttpError};
-use crate::fault::Fault;
 use crate::h1::chunked::Chunked;
 use crate::h1::parse::{self, BodyLength, HeadLimits, Meta, Scan};
 use crate::h1::write::{self, Framing, Persistence, Unwritable};
 use crate::head::{Head, Method, Version};
+use crate::parse_error::ParseError;
 
 /// Which end of the connection we are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +62,7 @@ pub struct H1Stream {
     options: Rc<H1Options>,
     input: Option<Buf>,
     scan: Scan,
-    receiving: Receiving,
+    receiving: H1Receiving,
     sending: Sending,
     staged: Option<Buf>,
     /// Of the request under way.
@@ -86,7 +86,7 @@ pub struct Taken {
 }
 
 #[derive(Debug)]
-enum Receiving {
+enum H1Receiving {
     Head,
     Counted(u64),
     Chunked(Chunked),
@@ -121,7 +121,7 @@ impl H1Stream {
             options,
             input: None,
             scan: Scan::default(),
-            receiving: Receiving::Head,
+            receiving: H1Receiving::Head,
             sending: Sending::Head,
             staged: None,
             method: Method::Get,
@@ -210,7 +210,7 @@ impl H1Stream {
                         .map_err(|fault| faulty(role, fault, bytes))?,
                 };
                 if self.role == Role::Client && head.status() == 101 && !asked_upgrade {
-                    return Poll::Ready(Err(Fault::UpgradeUnasked.into()));
+                    return Poll::Ready(Err(ParseError::UpgradeUnasked.into()));
                 }
                 input.consume(end);
                 if input.is_empty() {
@@ -241,20 +241,20 @@ impl H1Stream {
             self.asked_upgrade = head.upgrade().is_some();
             if self.method == Method::Connect {
                 // What follows belongs to the tunnel, if there will be one.
-                self.receiving = Receiving::Tunnel;
+                self.receiving = H1Receiving::Tunnel;
                 return;
             }
         } else if head.status() < 200 && head.status() != 101 {
             return;
         }
         self.receiving = match meta.body {
-            BodyLength::None => Receiving::Done,
-            BodyLength::Counted(length) => Receiving::Counted(length),
-            BodyLength::Chunked => Receiving::Chunked(Chunked::default()),
-            BodyLength::UntilEnd => Receiving::UntilEnd,
+            BodyLength::None => H1Receiving::Done,
+            BodyLength::Counted(length) => H1Receiving::Counted(length),
+            BodyLength::Chunked => H1Receiving::Chunked(Chunked::default()),
+            BodyLength::UntilEnd => H1Receiving::UntilEnd,
             BodyLength::Tunnel => {
                 self.sending = Sending::Tunnel;
-                Receiving::Tunnel
+                H1Receiving::Tunnel
             }
         };
     }
@@ -269,18 +269,18 @@ impl H1Stream {
         worker: &WorkerCx,
     ) -> Poll<Result<Frame, HttpError>> {
         loop {
-            if matches!(self.receiving, Receiving::Done | Receiving::Head) {
+            if matches!(self.receiving, H1Receiving::Done | H1Receiving::Head) {
                 return Poll::Ready(Ok(Frame::End));
             }
-            if let Receiving::Trailers(trailers) = &mut self.receiving {
+            if let H1Receiving::Trailers(trailers) = &mut self.receiving {
                 let trailers = std::mem::take(trailers);
-                self.receiving = Receiving::Done;
+                self.receiving = H1Receiving::Done;
                 return Poll::Ready(Ok(Frame::Trailers(trailers)));
             }
             if self.input.is_none() && ready!(self.poll_fill(cx, worker))? == 0 {
                 return Poll::Ready(match self.receiving {
-                    Receiving::UntilEnd | Receiving::Tunnel => {
-                        self.receiving = Receiving::Done;
+                    H1Receiving::UntilEnd | H1Receiving::Tunnel => {
+                        self.receiving = H1Receiving::Done;
                         Ok(Frame::End)
                     }
                     _ => Err(closed_in_body()),
@@ -288,7 +288,7 @@ impl H1Stream {
             }
             let Some(mut data) = self.input.take() else { continue };
             match &mut self.receiving {
-                Receiving::Counted(left) => {
+                H1Receiving::Counted(left) => {
                     let count = usize::try_from(*left).unwrap_or(usize::MAX).min(data.len());
                     *left -= count as u64;
                     let last = *left == 0;
@@ -297,11 +297,11 @@ impl H1Stream {
                         data.truncate(count);
                     }
                     if last {
-                        self.receiving = Receiving::Done;
+                        self.receiving = H1Receiving::Done;
                     }
                     return Poll::Ready(Ok(Frame::Data { body: Body::Pooled(data), last }));
                 }
-                Receiving::Chunked(chunked) => {
+                H1Receiving::Chunked(chunked) => {
                     let piece = chunked.read(&mut data, self.options.limits.bytes)?;
                     let done = chunked.is_done();
                     if piece.read < data.len() {
@@ -317,19 +317,19 @@ impl H1Stream {
                         let mut trailers = Box::<Head>::default();
                         let options = &self.options;
                         parse::trailers(lines, &mut trailers, options.limits, options.lower)?;
-                        self.receiving = Receiving::Trailers(trailers);
+                        self.receiving = H1Receiving::Trailers(trailers);
                     } else if last {
-                        self.receiving = Receiving::Done;
+                        self.receiving = H1Receiving::Done;
                     }
                     if !data.is_empty() {
                         let body = Body::Pooled(data);
                         return Poll::Ready(Ok(Frame::Data { body, last }));
                     }
                 }
-                Receiving::UntilEnd | Receiving::Tunnel => {
+                H1Receiving::UntilEnd | H1Receiving::Tunnel => {
                     return Poll::Ready(Ok(Frame::Data { body: Body::Pooled(data), last: false }));
                 }
-                Receiving::Head | Receiving::Trailers(_) | Receiving::Done => {
+                H1Receiving::Head | H1Receiving::Trailers(_) | H1Receiving::Done => {
                     unreachable!("looked at above")
                 }
             }
@@ -361,7 +361,7 @@ impl H1Stream {
     /// Ready when the peer has gone although it waits for an answer. Looks no further than a buffer
     /// full of requests that wait for their turn.
     pub fn poll_gone(&mut self, cx: &mut Context<'_>, worker: &WorkerCx) -> Poll<HttpError> {
-        if self.input.is_some() || !matches!(self.receiving, Receiving::Done) {
+        if self.input.is_some() || !matches!(self.receiving, H1Receiving::Done) {
             return Poll::Pending;
         }
         match ready!(self.poll_fill(cx, worker)) {
@@ -376,7 +376,7 @@ impl H1Stream {
 
     /// Whether the message that comes in has been read to its end.
     pub const fn is_received(&self) -> bool {
-        matches!(self.receiving, Receiving::Done)
+        matches!(self.receiving, H1Receiving::Done)
     }
 
     // --- sending ---
@@ -405,7 +405,7 @@ impl H1Stream {
         cx: &mut Context<'_>,
         worker: &WorkerCx,
     ) -> Poll<Result<(), HttpError>> {
-        self.stream.say_goodbye(cx, worker)?;
+        self.stream.close_notify(cx, worker)?;
         ready!(self.stream.poll_flushed(cx))?;
         self.stream.raw().finish()?;
         Poll::Ready(Ok(()))
@@ -429,7 +429,7 @@ impl H1Stream {
         if self.role == Role::Server && head.status() == 101 && !self.asked_upgrade {
             // What the client has sent already is another request, and no tunnel's.
             let kind = ErrorKind::Malformed(502);
-            return Err(HttpError::new(kind, Fault::UpgradeUnasked.detail()));
+            return Err(HttpError::new(kind, ParseError::UpgradeUnasked.detail()));
         }
         let (written, framing) = match self.role {
             Role::Client => {
@@ -437,7 +437,7 @@ impl H1Stream {
                 self.asked_upgrade = head.upgrade().is_some();
                 // A peer that declines may still have taken part of what follows for the other protocol.
                 self.keep_alive &= !self.asked_upgrade && self.method != Method::Connect;
-                self.receiving = Receiving::Head;
+                self.receiving = H1Receiving::Head;
                 let framing = write::request_framing(head, end);
                 (write::request(head, framing, pool), framing)
             }
@@ -472,7 +472,7 @@ impl H1Stream {
                 && (200..300).contains(&head.status()));
         self.sending = if tunnels {
             // Both directions are bytes from here on.
-            self.receiving = Receiving::Tunnel;
+            self.receiving = H1Receiving::Tunnel;
             self.keep_alive = false;
             Sending::Tunnel
         } else {
@@ -575,7 +575,7 @@ impl H1Stream {
         worker: &WorkerCx,
         from: &mut Self,
     ) -> Poll<Result<Option<Taken>, HttpError>> {
-        let (Receiving::Counted(left), Sending::Counted(room)) =
+        let (H1Receiving::Counted(left), Sending::Counted(room)) =
             (&mut from.receiving, &mut self.sending)
         else {
             return Poll::Ready(Ok(None));
@@ -595,7 +595,7 @@ impl H1Stream {
         (from.moved.0, self.moved.1) = (from.moved.0 + count, self.moved.1 + count);
         let last = *left == 0;
         if last {
-            from.receiving = Receiving::Done;
+            from.receiving = H1Receiving::Done;
             // Where more was stated than comes, whoever ends the body will say so.
             if *room == 0 {
                 self.sending = Sending::Done;
@@ -752,7 +752,7 @@ impl H1Stream {
         if self.role == Role::Client && (left || self.input.is_some()) {
             return false;
         }
-        self.receiving = Receiving::Head;
+        self.receiving = H1Receiving::Head;
         self.sending = Sending::Head;
         true
     }
@@ -794,7 +794,7 @@ impl H1Stream {
 }
 
 /// A fault in a head; that of an endpoint says where, since its client hears nothing of it.
-fn faulty(role: Role, fault: Fault, head: &[u8]) -> HttpError {
+fn faulty(role: Role, fault: ParseError, head: &[u8]) -> HttpError {
     match role {
         Role::Server => fault.into(),
         Role::Client => HttpError::new(

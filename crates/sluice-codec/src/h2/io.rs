@@ -22,10 +22,10 @@ const GATHER: usize = 16 << 10;
 
 /// A stream that the library and the driver of its connection share.
 #[derive(Clone, Debug)]
-pub struct Wire(Rc<RefCell<Inner>>);
+pub struct Wire(Rc<RefCell<WireState>>);
 
 #[derive(Debug)]
-struct Inner {
+struct WireState {
     stream: Stream,
     worker: Rc<WorkerCx>,
     /// Where bytes are counted, for a client's connection.
@@ -44,7 +44,7 @@ impl Wire {
         ledger: Ledger,
         conn: Option<Rc<Conn>>,
     ) -> Self {
-        let inner = Inner { stream, worker, conn, gathered: None, driven: false, ledger };
+        let inner = WireState { stream, worker, conn, gathered: None, driven: false, ledger };
         Self(Rc::new(RefCell::new(inner)))
     }
 
@@ -62,7 +62,7 @@ impl Wire {
     }
 }
 
-impl Inner {
+impl WireState {
     fn push(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.stream.poll_flushed(cx))?;
         match self.gathered.take() {
@@ -159,8 +159,8 @@ impl AsyncWrite for Wire {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut inner = self.0.borrow_mut();
         ready!(inner.push(cx))?;
-        let Inner { stream, worker, .. } = &mut *inner;
-        stream.say_goodbye(cx, worker)?;
+        let WireState { stream, worker, .. } = &mut *inner;
+        stream.close_notify(cx, worker)?;
         ready!(stream.poll_flushed(cx))?;
         Poll::Ready(stream.raw().finish())
     }

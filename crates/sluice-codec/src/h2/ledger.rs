@@ -15,7 +15,7 @@ use sluice_io::buffers::{BufPool, Charge};
 
 use crate::error::{ErrorKind, HttpError};
 use crate::h1::Role;
-use crate::h2::watch::Watch;
+use crate::h2::watch::FrameWatch;
 use crate::h2::{H2Options, error_of};
 
 /// Bytes of bodies between two counts of what is held.
@@ -44,12 +44,12 @@ impl Broken {
 
 /// What is known of a connection, shared by its driver and its streams.
 #[derive(Clone, Debug)]
-pub(crate) struct Ledger(Rc<RefCell<Inner>>);
+pub(crate) struct Ledger(Rc<RefCell<LedgerState>>);
 
 #[derive(Debug)]
-struct Inner {
+struct LedgerState {
     role: Role,
-    watch: Watch,
+    watch: FrameWatch,
     fields_max: usize,
     buffers: BufPool,
     /// Streams on which a body comes: how much of it lies in the library.
@@ -65,10 +65,10 @@ struct Inner {
 impl Ledger {
     pub(crate) fn new(role: Role, options: &H2Options, worker: &WorkerCx) -> Self {
         let watch = match role {
-            Role::Server => Watch::of_client(worker.now()),
-            Role::Client => Watch::of_server(worker.now()),
+            Role::Server => FrameWatch::of_client(worker.now()),
+            Role::Client => FrameWatch::of_server(worker.now()),
         };
-        Self(Rc::new(RefCell::new(Inner {
+        Self(Rc::new(RefCell::new(LedgerState {
             role,
             watch,
             fields_max: options.head_fields,
@@ -132,7 +132,7 @@ impl Ledger {
     }
 }
 
-impl Inner {
+impl LedgerState {
     fn recount_if_moved(&mut self) {
         if self.moved - self.counted_at >= RECOUNT {
             self.recount();

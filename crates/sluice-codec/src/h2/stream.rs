@@ -26,7 +26,7 @@ pub struct H2Stream {
     respond: Option<SendResponse<Chunk>>,
     outgoing: Option<SendStream<Chunk>>,
     unsent: Chunk,
-    after: After,
+    after: H2SendEnd,
     received: bool,
     ledger: Ledger,
     /// The body that comes, as long as it may hold something.
@@ -37,7 +37,7 @@ pub struct H2Stream {
 
 /// What is to follow the data that is unsent.
 #[derive(Debug)]
-enum After {
+enum H2SendEnd {
     More,
     End,
     Trailers(HeaderMap),
@@ -59,7 +59,7 @@ impl H2Stream {
             respond: Some(respond),
             outgoing: None,
             unsent: Chunk::default(),
-            after: After::More,
+            after: H2SendEnd::More,
             received,
             ledger,
             counted,
@@ -81,7 +81,7 @@ impl H2Stream {
             respond: None,
             outgoing: Some(outgoing),
             unsent: Chunk::default(),
-            after: if end { After::Nothing } else { After::More },
+            after: if end { H2SendEnd::Nothing } else { H2SendEnd::More },
             received: false,
             ledger,
             counted: None,
@@ -212,7 +212,7 @@ impl H2Stream {
         let outgoing =
             respond.send_response(response, end).map_err(|error| self.ledger.error_of(&error))?;
         if end {
-            self.after = After::Nothing;
+            self.after = H2SendEnd::Nothing;
         }
         self.outgoing = Some(outgoing);
         self.respond = None;
@@ -241,22 +241,22 @@ impl H2Stream {
                 continue;
             }
             let piece = self.unsent.split_to(room);
-            let end = !self.unsent.has_remaining() && matches!(self.after, After::End);
+            let end = !self.unsent.has_remaining() && matches!(self.after, H2SendEnd::End);
             self.ledger.note_sent(piece.remaining());
             outgoing.send_data(piece, end).map_err(|error| self.ledger.error_of(&error))?;
             if end {
-                self.after = After::Nothing;
+                self.after = H2SendEnd::Nothing;
             }
         }
-        match std::mem::replace(&mut self.after, After::Nothing) {
-            After::More => self.after = After::More,
-            After::Nothing => {}
-            After::End => {
+        match std::mem::replace(&mut self.after, H2SendEnd::Nothing) {
+            H2SendEnd::More => self.after = H2SendEnd::More,
+            H2SendEnd::Nothing => {}
+            H2SendEnd::End => {
                 outgoing
                     .send_data(Chunk::default(), true)
                     .map_err(|error| self.ledger.error_of(&error))?;
             }
-            After::Trailers(trailers) => {
+            H2SendEnd::Trailers(trailers) => {
                 outgoing.send_trailers(trailers).map_err(|error| self.ledger.error_of(&error))?;
             }
         }
@@ -280,7 +280,7 @@ impl H2Stream {
         let chunk = body.into_chunk(&self.ledger.buffers());
         self.unsent = chunk.map_err(|_| HttpError::buffers())?;
         if last {
-            self.after = After::End;
+            self.after = H2SendEnd::End;
         }
         self.go(cx)
     }
@@ -298,8 +298,8 @@ impl H2Stream {
             return Ok(());
         }
         self.after = match trailers {
-            Some(trailers) => After::Trailers(convert::to_map(trailers)?),
-            None => After::End,
+            Some(trailers) => H2SendEnd::Trailers(convert::to_map(trailers)?),
+            None => H2SendEnd::End,
         };
         self.go(cx)
     }
@@ -313,7 +313,7 @@ impl H2Stream {
 
     /// Whether the message that goes out has been given to the library to its end.
     pub const fn is_sent(&self) -> bool {
-        matches!(self.after, After::Nothing)
+        matches!(self.after, H2SendEnd::Nothing)
     }
 
     /// Whether a head was sent.

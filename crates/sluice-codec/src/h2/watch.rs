@@ -41,7 +41,7 @@ mod kind {
 
 /// A reader of frame heads.
 #[derive(Debug)]
-pub struct Watch {
+pub struct FrameWatch {
     /// The head of the next frame, as far as it has come.
     head: [u8; HEAD],
     head_len: usize,
@@ -52,7 +52,7 @@ pub struct Watch {
     filled_at: Moment,
 }
 
-impl Watch {
+impl FrameWatch {
     /// A reader of what a client sends, its preface first.
     pub fn of_client(now: Moment) -> Self {
         Self { skip: PREFACE, ..Self::of_server(now) }
@@ -152,7 +152,7 @@ mod tests {
 
     #[test]
     fn data_is_counted() {
-        let mut watch = Watch::of_client(START);
+        let mut watch = FrameWatch::of_client(START);
         watch.take(&[0; PREFACE], START);
         watch.take(&frame(kind::DATA, 0, b"hello"), START);
         watch.take(&frame(kind::DATA, 8, b"\x02hi\0\0"), START);
@@ -165,7 +165,7 @@ mod tests {
         for (kind, payload) in
             [(4, &b""[..]), (6, b"12345678"), (8, b"1234"), (2, b"12345"), (77, b""), (0, b"")]
         {
-            let mut watch = Watch::of_server(START);
+            let mut watch = FrameWatch::of_server(START);
             let frame = frame(kind, 0, payload);
             for n in 1..BURST {
                 watch.take(&frame, START);
@@ -179,7 +179,7 @@ mod tests {
     #[test]
     fn honest_peers_are_no_flood() {
         // A client that takes a long body: two updates of windows and a ping for each frame that we send.
-        let mut watch = Watch::of_client(START);
+        let mut watch = FrameWatch::of_client(START);
         watch.take(&[0; PREFACE], START);
         for _ in 0..10 * BURST {
             // 64 KiB, read in pieces of 4 KiB: two updates for each.
@@ -210,7 +210,7 @@ mod tests {
         ) {
             let mut bytes = vec![b'p'; PREFACE];
             frames.iter().for_each(|(kind, flags, payload)| bytes.extend(frame(*kind, *flags, payload)));
-            let (mut whole, mut cut) = (Watch::of_client(START), Watch::of_client(START));
+            let (mut whole, mut cut) = (FrameWatch::of_client(START), FrameWatch::of_client(START));
             whole.take(&bytes, START);
             let mut rest = &bytes[..];
             for size in cuts.iter().cycle() {
@@ -226,7 +226,7 @@ mod tests {
 
         #[test]
         fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-            Watch::of_server(START).take(&bytes, START);
+            FrameWatch::of_server(START).take(&bytes, START);
         }
     }
 }

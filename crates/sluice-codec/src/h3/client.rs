@@ -13,7 +13,7 @@ use sluice_io::WorkerCx;
 use crate::error::{ErrorKind, HttpError};
 use crate::h1::Role;
 use crate::h2::ENDPOINT_FIELDS_MAX;
-use crate::h3::connection::{Shared, greet};
+use crate::h3::connection::{H3Shared, handshake};
 use crate::h3::{H3Options, H3Stream};
 use crate::head::Head;
 use crate::open_streams::{OpenStream, OpenStreams};
@@ -24,7 +24,7 @@ pub struct H3Client(Rc<Handle>);
 
 /// Closes the connection when it is dropped and its streams have ended.
 struct Handle {
-    shared: Rc<Shared>,
+    shared: Rc<H3Shared>,
     places: Rc<OpenStreams>,
 }
 
@@ -46,13 +46,13 @@ impl H3Client {
     ///
     /// # Errors
     /// The server went away.
-    pub async fn greet(
+    pub async fn handshake(
         connection: Connection,
         worker: &Rc<WorkerCx>,
         kept: impl Sized + 'static,
     ) -> Result<Self, HttpError> {
         let options = H3Options { head_fields: ENDPOINT_FIELDS_MAX, ..H3Options::default() };
-        let shared = greet(connection.clone(), Role::Client, worker, options).await?;
+        let shared = handshake(connection.clone(), Role::Client, worker, options).await?;
         worker.spawn(async move {
             let _kept = kept;
             connection.closed().await;

@@ -22,7 +22,7 @@ use crate::h3::H3Options;
 use crate::h3::frame::{self, code, kind, setting, stream};
 
 /// What the streams of a connection share.
-pub(crate) struct Shared {
+pub(crate) struct H3Shared {
     pub(crate) role: Role,
     pub(crate) options: H3Options,
     pub(crate) connection: Connection,
@@ -59,7 +59,7 @@ pub(crate) const SEND_WINDOW: u64 = 64 << 10;
 /// The same on a connection that has been given all it can.
 const SEND_WINDOW_MAX: u64 = 1 << 20;
 
-impl Shared {
+impl H3Shared {
     /// Ends the connection for what the client did, and says so.
     pub(crate) fn fail(&self, code: u32, detail: &'static str) -> HttpError {
         self.connection.close(code.into(), detail.as_bytes());
@@ -96,7 +96,7 @@ impl Shared {
         true
     }
 
-    /// Takes back what [`Shared::widen_send_window`] gave.
+    /// Takes back what [`H3Shared::widen_send_window`] gave.
     fn narrow_send_window(&self) {
         let mut charge = self.send_charge.borrow_mut();
         if charge.bytes() > 0 && charge.set(0).is_ok() {
@@ -130,12 +130,12 @@ impl Shared {
 ///
 /// # Errors
 /// The peer went away.
-pub(crate) async fn greet(
+pub(crate) async fn handshake(
     connection: Connection,
     role: Role,
     worker: &Rc<WorkerCx>,
     options: H3Options,
-) -> Result<Rc<Shared>, HttpError> {
+) -> Result<Rc<H3Shared>, HttpError> {
     let mut control = connection.open_uni().await.map_err(|error| error_of(&error))?;
     let mut settings = Vec::new();
     for (name, value) in [
@@ -154,7 +154,7 @@ pub(crate) async fn greet(
     first.extend_from_slice(&settings);
     let sent = control.write_all(&first).await;
     sent.map_err(|error| HttpError::new(ErrorKind::ClosedEarly, error.to_string()))?;
-    let shared = Rc::new(Shared {
+    let shared = Rc::new(H3Shared {
         role,
         options,
         connection,
@@ -204,7 +204,7 @@ pub(crate) fn error_of(error: &ConnectionError) -> HttpError {
 }
 
 /// Takes the streams in one direction that the peer opens.
-async fn mind_streams(shared: Rc<Shared>, worker: Rc<WorkerCx>) {
+async fn mind_streams(shared: Rc<H3Shared>, worker: Rc<WorkerCx>) {
     let seen = Rc::new([const { Cell::new(false) }; 3]);
     while let Ok(recv) = shared.connection.accept_uni().await {
         let (shared, seen) = (Rc::clone(&shared), Rc::clone(&seen));
@@ -224,7 +224,7 @@ impl From<ReadExactError> for Over {
     }
 }
 
-async fn mind(shared: &Shared, seen: &[Cell<bool>; 3], mut recv: RecvStream) -> Result<(), Over> {
+async fn mind(shared: &H3Shared, seen: &[Cell<bool>; 3], mut recv: RecvStream) -> Result<(), Over> {
     let over = |code, detail| {
         shared.fail(code, detail);
         Over
@@ -259,7 +259,7 @@ async fn mind(shared: &Shared, seen: &[Cell<bool>; 3], mut recv: RecvStream) -> 
     minded
 }
 
-async fn mind_control(shared: &Shared, recv: &mut RecvStream) -> Result<(), Over> {
+async fn mind_control(shared: &H3Shared, recv: &mut RecvStream) -> Result<(), Over> {
     let over = |code, detail| {
         shared.fail(code, detail);
         Over
@@ -305,7 +305,7 @@ async fn mind_control(shared: &Shared, recv: &mut RecvStream) -> Result<(), Over
 
 /// An ID on the control stream: of where requests end (RFC 9114 §5.2), or of a push, of which there are none either
 /// way (§7.2.3, §7.2.7).
-fn mind_id(shared: &Shared, kind: u64, id: u64) -> Result<(), (u32, &'static str)> {
+fn mind_id(shared: &H3Shared, kind: u64, id: u64) -> Result<(), (u32, &'static str)> {
     let client = shared.role == Role::Client;
     match kind {
         kind::GOAWAY => {
@@ -347,7 +347,7 @@ fn check_settings(mut payload: &[u8]) -> Result<(), (u32, &'static str)> {
 }
 
 /// Streams of QPACK: without a dynamic table there is next to nothing to say on them.
-async fn mind_qpack(shared: &Shared, recv: &mut RecvStream, of: u64) -> Result<(), Over> {
+async fn mind_qpack(shared: &H3Shared, recv: &mut RecvStream, of: u64) -> Result<(), Over> {
     loop {
         let mut byte = [0];
         recv.read_exact(&mut byte).await?;

@@ -14,14 +14,14 @@ use crate::names::{Known, is_field_value, is_token_byte};
 
 /// What is wrong with a field section, and whom it concerns.
 #[derive(Debug)]
-pub enum Refusal {
+pub enum SectionRefusal {
     /// The connection ends with this code.
     Connection(u32, &'static str),
     /// The message is answered or its stream reset.
     Message(HttpError),
 }
 
-impl From<Wrong> for Refusal {
+impl From<Wrong> for SectionRefusal {
     fn from(wrong: Wrong) -> Self {
         match wrong {
             Wrong::Malformed => {
@@ -34,8 +34,8 @@ impl From<Wrong> for Refusal {
     }
 }
 
-fn refused(detail: &'static str) -> Refusal {
-    Refusal::Message(HttpError::new(ErrorKind::Malformed(400), detail))
+fn refused(detail: &'static str) -> SectionRefusal {
+    SectionRefusal::Message(HttpError::new(ErrorKind::Malformed(400), detail))
 }
 
 /// Pseudo fields as they were met.
@@ -69,7 +69,7 @@ impl Pseudo {
     }
 
     /// Takes one field in.
-    fn take(&mut self, head: &mut Head, name: &[u8], value: &[u8]) -> Result<(), Refusal> {
+    fn take(&mut self, head: &mut Head, name: &[u8], value: &[u8]) -> Result<(), SectionRefusal> {
         if !is_field_value(value) || has_edges(value) {
             return Err(refused("http3.field_value_malformed"));
         }
@@ -81,7 +81,7 @@ impl Pseudo {
         let crumb = self.cookies > 0 && name == b"cookie";
         let Some(left) = self.fields_left.checked_sub(usize::from(!crumb)) else {
             let error = HttpError::new(ErrorKind::Malformed(431), "http3.too_many_fields");
-            return Err(Refusal::Message(error));
+            return Err(SectionRefusal::Message(error));
         };
         self.fields_left = left;
         let lower = |byte: &u8| is_token_byte(*byte) && !byte.is_ascii_uppercase();
@@ -102,7 +102,12 @@ impl Pseudo {
         Ok(())
     }
 
-    fn take_pseudo(&mut self, head: &mut Head, name: &[u8], value: &[u8]) -> Result<(), Refusal> {
+    fn take_pseudo(
+        &mut self,
+        head: &mut Head,
+        name: &[u8],
+        value: &[u8],
+    ) -> Result<(), SectionRefusal> {
         let (met, set): (_, fn(&mut Head, &[u8]) -> bool) = match name {
             b"method" => (&mut self.method, Head::set_method),
             b"scheme" => (&mut self.scheme, Head::set_scheme),
@@ -134,7 +139,7 @@ fn has_edges(value: &[u8]) -> bool {
 ///
 /// # Errors
 /// It is no request, or cannot be passed on with one meaning.
-pub fn request(section: &[u8], max: Bounds, head: &mut Head) -> Result<(), Refusal> {
+pub fn request(section: &[u8], max: Bounds, head: &mut Head) -> Result<(), SectionRefusal> {
     head.clear();
     head.set_version(Version::Http3);
     let mut pseudo = Pseudo::new(max);
@@ -186,7 +191,7 @@ pub fn request(section: &[u8], max: Bounds, head: &mut Head) -> Result<(), Refus
 }
 
 /// The authority, of which `Host` may say the same and nothing else.
-fn authority(head: &mut Head, said: bool) -> Result<(), Refusal> {
+fn authority(head: &mut Head, said: bool) -> Result<(), SectionRefusal> {
     if head.values(b"host").count() > 1 {
         return Err(refused("http3.host_repeated"));
     }
@@ -207,7 +212,7 @@ fn authority(head: &mut Head, said: bool) -> Result<(), Refusal> {
 }
 
 /// At most one length, and a number.
-fn one_length(head: &Head) -> Result<(), Refusal> {
+fn one_length(head: &Head) -> Result<(), SectionRefusal> {
     match head.values(b"content-length").count() {
         0 => Ok(()),
         1 if head.content_length().is_some() => Ok(()),
@@ -219,7 +224,7 @@ fn one_length(head: &Head) -> Result<(), Refusal> {
 ///
 /// # Errors
 /// It is no response.
-pub fn response(section: &[u8], max: Bounds, head: &mut Head) -> Result<(), Refusal> {
+pub fn response(section: &[u8], max: Bounds, head: &mut Head) -> Result<(), SectionRefusal> {
     head.clear();
     head.set_version(Version::Http3);
     let mut pseudo = Pseudo::new(max);
@@ -237,7 +242,7 @@ pub fn response(section: &[u8], max: Bounds, head: &mut Head) -> Result<(), Refu
 ///
 /// # Errors
 /// They are no trailers.
-pub fn trailers(section: &[u8], max: Bounds, head: &mut Head) -> Result<(), Refusal> {
+pub fn trailers(section: &[u8], max: Bounds, head: &mut Head) -> Result<(), SectionRefusal> {
     head.clear();
     let mut pseudo = Pseudo { over: true, ..Pseudo::new(max) };
     qpack::decode(section, max.bytes, |name, value| pseudo.take(head, name, value))?;
@@ -321,7 +326,7 @@ mod tests {
         section
     }
 
-    fn read(fields: &[(&str, &str)]) -> Result<Head, Refusal> {
+    fn read(fields: &[(&str, &str)]) -> Result<Head, SectionRefusal> {
         let mut head = Head::default();
         request(&section(fields), BOUNDS, &mut head).map(|()| head)
     }
@@ -387,7 +392,9 @@ mod tests {
             ),
         ] {
             match read(&fields) {
-                Err(Refusal::Message(error)) => assert_eq!(error.detail(), detail, "{fields:?}"),
+                Err(SectionRefusal::Message(error)) => {
+                    assert_eq!(error.detail(), detail, "{fields:?}")
+                }
                 other => panic!("{fields:?}: {other:?}"),
             }
         }

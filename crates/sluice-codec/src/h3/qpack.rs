@@ -30,7 +30,7 @@ pub fn decode<E: From<Wrong>>(
     max: usize,
     mut take: impl FnMut(&[u8], &[u8]) -> Result<(), E>,
 ) -> Result<(), E> {
-    let mut reader = Reader(section);
+    let mut reader = QpackReader(section);
     let (_, required) = reader.integer(8).ok_or(Wrong::Malformed)?;
     let (_, _base) = reader.integer(7).ok_or(Wrong::Malformed)?;
     if required != 0 {
@@ -65,9 +65,9 @@ pub fn decode<E: From<Wrong>>(
     Ok(())
 }
 
-struct Reader<'a>(&'a [u8]);
+struct QpackReader<'a>(&'a [u8]);
 
-impl Reader<'_> {
+impl QpackReader<'_> {
     /// The bits before an integer of a prefix of `bits`, and the integer, RFC 7541 §5.1.
     fn integer(&mut self, bits: u8) -> Option<(u8, usize)> {
         let (first, mut rest) = self.0.split_first()?;

@@ -10,18 +10,19 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use quinn::{Connection, ConnectionError, RecvStream, SendStream};
-use sluice_io::{LocalFuture, WorkerCx};
+use sluice_core::LocalFuture;
+use sluice_io::WorkerCx;
 
 use crate::error::HttpError;
 use crate::h1::Role;
-use crate::h3::connection::{Shared, error_of, greet};
+use crate::h3::connection::{H3Shared, error_of, handshake};
 use crate::h3::frame::{self, code, kind};
 use crate::h3::{H3Options, H3Stream};
 
 /// A connection on which requests come.
 pub struct H3Server {
     connection: Connection,
-    shared: Rc<Shared>,
+    shared: Rc<H3Shared>,
     accepting: LocalFuture<Result<(SendStream, RecvStream), ConnectionError>>,
     /// One more than the number of the last stream that was taken.
     next: u64,
@@ -39,12 +40,12 @@ impl H3Server {
     ///
     /// # Errors
     /// It went away.
-    pub async fn greet(
+    pub async fn handshake(
         connection: Connection,
         worker: &Rc<WorkerCx>,
         options: H3Options,
     ) -> Result<Self, HttpError> {
-        let shared = greet(connection.clone(), Role::Server, worker, options).await?;
+        let shared = handshake(connection.clone(), Role::Server, worker, options).await?;
         let accepting = accept(&connection);
         Ok(Self { connection, shared, accepting, next: 0, drained: false })
     }

@@ -12,25 +12,26 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use quinn::{ReadError, RecvStream, SendStream, StoppedError, VarInt, WriteError};
+use sluice_core::LocalFuture;
+use sluice_io::WorkerCx;
 use sluice_io::buffers::{Buf, Charge, SCRATCH};
-use sluice_io::{LocalFuture, WorkerCx};
 
 use crate::body::{Body, Frame};
 use crate::error::{ErrorKind, HttpError};
 use crate::h1::Role;
-use crate::h3::connection::Shared;
-use crate::h3::convert::{self, Refusal};
+use crate::h3::connection::H3Shared;
+use crate::h3::convert::{self, SectionRefusal};
 use crate::h3::frame::{self, code, kind};
 use crate::head::{Head, Method};
 use crate::open_streams::OpenStream;
 
 /// A stream that speaks HTTP/3.
 pub struct H3Stream {
-    shared: Rc<Shared>,
+    shared: Rc<H3Shared>,
     send: SendStream,
     recv: RecvStream,
     input: Option<Buf>,
-    receiving: Receiving,
+    receiving: H3Receiving,
     /// What is left of the body by the head's `content-length`.
     left: Option<u64>,
     /// The part of a field section that has come, while it is not whole.
@@ -42,7 +43,7 @@ pub struct H3Stream {
     body: Option<Body>,
     /// How much of `body` was taken.
     taken: usize,
-    after: After,
+    after: H3SendEnd,
     method: Method,
     head_sent: bool,
     stopped: Option<LocalFuture<Result<Option<VarInt>, StoppedError>>>,
@@ -60,18 +61,18 @@ impl std::fmt::Debug for H3Stream {
 
 /// Where in the message that comes in we are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Receiving {
-    Between(Place),
+enum H3Receiving {
+    Between(FramePosition),
     /// In a frame of data.
     Data(u64),
     /// In a frame that nobody knows, and where we are behind it.
-    Skip(u64, Place),
+    Skip(u64, FramePosition),
     Done,
 }
 
 /// A place between two frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+enum FramePosition {
     /// Before the head.
     Head,
     /// Behind the head.
@@ -80,11 +81,11 @@ enum Place {
     Ended,
 }
 
-const IN_BODY: Receiving = Receiving::Between(Place::Body);
+const IN_BODY: H3Receiving = H3Receiving::Between(FramePosition::Body);
 
 /// What is to follow what is unsent.
 #[derive(Debug)]
-enum After {
+enum H3SendEnd {
     More,
     End,
     Nothing,
@@ -94,7 +95,7 @@ impl H3Stream {
     /// A stream on which a request goes out; its head leaves with what follows, or with [`H3Stream::push`].
     /// `end` says that nothing does.
     pub(crate) fn client(
-        shared: Rc<Shared>,
+        shared: Rc<H3Shared>,
         send: SendStream,
         recv: RecvStream,
         head: &Head,
@@ -107,20 +108,20 @@ impl H3Stream {
         stream.method = head.method();
         stream.head_sent = true;
         if end {
-            stream.after = After::End;
+            stream.after = H3SendEnd::End;
         }
         Ok(stream)
     }
 
     /// A stream on which nothing was said: to a server, one on which a client will make a request.
-    pub(crate) fn new(shared: Rc<Shared>, send: SendStream, recv: RecvStream) -> Self {
+    pub(crate) fn new(shared: Rc<H3Shared>, send: SendStream, recv: RecvStream) -> Self {
         shared.open.set(shared.open.get() + 1);
         Self {
             shared,
             send,
             recv,
             input: None,
-            receiving: Receiving::Between(Place::Head),
+            receiving: H3Receiving::Between(FramePosition::Head),
             left: None,
             section: Vec::new(),
             trailers: None,
@@ -129,7 +130,7 @@ impl H3Stream {
             out: Vec::new(),
             body: None,
             taken: 0,
-            after: After::More,
+            after: H3SendEnd::More,
             method: Method::Get,
             head_sent: false,
             stopped: None,
@@ -221,10 +222,10 @@ impl H3Stream {
     ) -> Poll<Result<Frame, HttpError>> {
         loop {
             match self.receiving {
-                Receiving::Done => return Poll::Ready(Ok(Frame::End)),
-                Receiving::Data(0) => self.receiving = IN_BODY,
-                Receiving::Data(left) => return self.poll_data(cx, worker, left),
-                Receiving::Between(_) | Receiving::Skip(..) => {
+                H3Receiving::Done => return Poll::Ready(Ok(Frame::End)),
+                H3Receiving::Data(0) => self.receiving = IN_BODY,
+                H3Receiving::Data(left) => return self.poll_data(cx, worker, left),
+                H3Receiving::Between(_) | H3Receiving::Skip(..) => {
                     match ready!(self.poll_frame(cx, worker))? {
                         None => {
                             self.end()?;
@@ -234,7 +235,7 @@ impl H3Stream {
                         Some((kind::DATA, length)) if self.receiving == IN_BODY => {
                             self.count(length)?;
                             self.consume_head();
-                            self.receiving = Receiving::Data(length);
+                            self.receiving = H3Receiving::Data(length);
                         }
                         Some((kind::HEADERS, length)) if self.receiving == IN_BODY => {
                             let max = self.shared.options.bounds();
@@ -245,7 +246,7 @@ impl H3Stream {
                             read.map_err(|refusal| self.refuse(refusal))?;
                             self.whole()?;
                             // They are handed out at the end of the stream: nothing may follow, RFC 9114 §4.1.
-                            self.receiving = Receiving::Between(Place::Ended);
+                            self.receiving = H3Receiving::Between(FramePosition::Ended);
                             self.trailers = Some(trailers);
                         }
                         Some((kind::DATA | kind::HEADERS, _)) => {
@@ -296,10 +297,10 @@ impl H3Stream {
                 Some(worker.buffers.copy(&data[count..]).map_err(|_| HttpError::buffers())?);
             data.truncate(count);
         }
-        self.receiving = Receiving::Data(left - count as u64);
+        self.receiving = H3Receiving::Data(left - count as u64);
         // Whether this was the last of it is known when the end has come along.
         let mut last = false;
-        if self.receiving == Receiving::Data(0)
+        if self.receiving == H3Receiving::Data(0)
             && let Poll::Ready(Ok(0)) = self.poll_fill_if_empty(cx, worker)
         {
             self.end()?;
@@ -317,18 +318,18 @@ impl H3Stream {
     ) -> Poll<Result<Option<(u64, u64)>, HttpError>> {
         loop {
             let at = match self.receiving {
-                Receiving::Between(place) | Receiving::Skip(_, place) => place,
+                H3Receiving::Between(place) | H3Receiving::Skip(_, place) => place,
                 // Whoever asks for a frame is between two.
-                Receiving::Data(_) | Receiving::Done => Place::Body,
+                H3Receiving::Data(_) | H3Receiving::Done => FramePosition::Body,
             };
-            if let Receiving::Skip(left, behind) = self.receiving {
+            if let H3Receiving::Skip(left, behind) = self.receiving {
                 let there = self.input.as_ref().map_or(0, |input| input.len());
                 let count = usize::try_from(left).unwrap_or(usize::MAX).min(there);
                 self.consume(count);
                 let left = left - count as u64;
                 self.receiving = match left {
-                    0 => Receiving::Between(behind),
-                    left => Receiving::Skip(left, behind),
+                    0 => H3Receiving::Between(behind),
+                    left => H3Receiving::Skip(left, behind),
                 };
                 if left > 0 && ready!(self.poll_fill(cx, worker))? == 0 {
                     return Poll::Ready(Err(self.cut()));
@@ -355,7 +356,7 @@ impl H3Stream {
                 kind if kind::is_of_http2(kind) => return Poll::Ready(Err(self.unexpected())),
                 _ => {
                     self.consume(skip);
-                    self.receiving = Receiving::Skip(length, at);
+                    self.receiving = H3Receiving::Skip(length, at);
                 }
             }
         }
@@ -465,10 +466,10 @@ impl H3Stream {
     }
 
     fn end(&mut self) -> Result<(), HttpError> {
-        if self.receiving != Receiving::Between(Place::Ended) {
+        if self.receiving != H3Receiving::Between(FramePosition::Ended) {
             self.whole()?;
         }
-        self.receiving = Receiving::Done;
+        self.receiving = H3Receiving::Done;
         Ok(())
     }
 
@@ -481,16 +482,16 @@ impl H3Stream {
         self.shared.fail(code::FRAME_UNEXPECTED, "http3.frame_unexpected")
     }
 
-    fn refuse(&self, refusal: Refusal) -> HttpError {
+    fn refuse(&self, refusal: SectionRefusal) -> HttpError {
         match refusal {
-            Refusal::Connection(code, detail) => self.shared.fail(code, detail),
-            Refusal::Message(error) => error,
+            SectionRefusal::Connection(code, detail) => self.shared.fail(code, detail),
+            SectionRefusal::Message(error) => error,
         }
     }
 
     /// Whether the message that comes in has been read to its end.
     pub const fn is_received(&self) -> bool {
-        matches!(self.receiving, Receiving::Done)
+        matches!(self.receiving, H3Receiving::Done)
     }
 
     /// Ready when the client wants no answer any more.
@@ -522,7 +523,7 @@ impl H3Stream {
         }
         self.head_sent = true;
         if end || (self.method == Method::Head) {
-            self.after = After::End;
+            self.after = H3SendEnd::End;
         }
         Ok(())
     }
@@ -548,7 +549,7 @@ impl H3Stream {
         body: Body,
         last: bool,
     ) -> Result<(), HttpError> {
-        if !matches!(self.after, After::More) {
+        if !matches!(self.after, H3SendEnd::More) {
             // The answer to HEAD has no body, whatever an HTTP/1 endpoint sent.
             return self.push(cx);
         }
@@ -557,7 +558,7 @@ impl H3Stream {
             (self.body, self.taken) = (Some(body), 0);
         }
         if last {
-            self.after = After::End;
+            self.after = H3SendEnd::End;
         }
         self.push(cx)
     }
@@ -571,11 +572,11 @@ impl H3Stream {
         cx: &mut Context<'_>,
         trailers: Option<&Head>,
     ) -> Result<(), HttpError> {
-        if matches!(self.after, After::More) {
+        if matches!(self.after, H3SendEnd::More) {
             if let Some(trailers) = trailers {
                 convert::put_trailers(&mut self.out, trailers)?;
             }
-            self.after = After::End;
+            self.after = H3SendEnd::End;
         }
         self.push(cx)
     }
@@ -611,8 +612,8 @@ impl H3Stream {
             self.shared.sent.set(self.shared.sent.get() + count as u64);
         }
         self.body = None;
-        if matches!(self.after, After::End) {
-            self.after = After::Nothing;
+        if matches!(self.after, H3SendEnd::End) {
+            self.after = H3SendEnd::Nothing;
             // Where the client has stopped it there is nobody to hear of the end.
             let _ = self.send.finish();
         }
@@ -621,7 +622,7 @@ impl H3Stream {
 
     /// Whether the message that goes out has been taken to its end.
     pub const fn is_sent(&self) -> bool {
-        matches!(self.after, After::Nothing)
+        matches!(self.after, H3SendEnd::Nothing)
     }
 
     /// Whether a head was sent.
@@ -633,13 +634,13 @@ impl H3Stream {
     pub fn reset(&mut self, code: u32) {
         let _ = self.send.reset(code.into());
         self.stop(code);
-        self.after = After::Nothing;
+        self.after = H3SendEnd::Nothing;
     }
 
     fn stop(&mut self, code: u32) {
-        if self.receiving != Receiving::Done {
+        if self.receiving != H3Receiving::Done {
             let _ = self.recv.stop(code.into());
-            self.receiving = Receiving::Done;
+            self.receiving = H3Receiving::Done;
         }
     }
 }

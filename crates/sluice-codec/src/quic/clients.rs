@@ -14,8 +14,8 @@ use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{ClientConfig, Connection, EndpointConfig, Runtime as _, TokioRuntime};
 use rustls::pki_types::ServerName;
 use sluice_io::WorkerCx;
-use sluice_upstream::connector::{Failure, verified_name};
-use sluice_upstream::hops::Transport;
+use sluice_upstream::connector::{ConnectFailure, verified_name};
+use sluice_upstream::hops::HopTransport;
 use sluice_upstream::{ClusterPlan, EndpointState, Target};
 
 use super::{OnWorker, QuicOptions};
@@ -65,8 +65,8 @@ impl QuicClients {
         endpoint: &EndpointState,
         worker: &Rc<WorkerCx>,
         kept: impl Sized + 'static,
-    ) -> Result<H3Client, Failure> {
-        let failed = |error: &dyn std::fmt::Display| Failure::of_tls(error);
+    ) -> Result<H3Client, ConnectFailure> {
+        let failed = |error: &dyn std::fmt::Display| ConnectFailure::of_tls(error);
         let Target::Ip(to) = endpoint.target else {
             return Err(failed(&"QUIC goes to IP addresses only"));
         };
@@ -74,8 +74,8 @@ impl QuicClients {
         let name = verified_name(tls, endpoint).ok_or_else(|| failed(&"it has no name"))?;
         let connecting = self.connect(to, Arc::clone(&tls.config), &name, plan.reuse.streams_max);
         let connection = connecting.await.map_err(|error| failed(&error))?;
-        endpoint.note_local(Transport::Datagram, || connection.local_ip());
-        let greeted = H3Client::greet(connection, worker, kept).await;
+        endpoint.note_local(HopTransport::Datagram, || connection.local_ip());
+        let greeted = H3Client::handshake(connection, worker, kept).await;
         greeted.map_err(|error| failed(&error))
     }
 

@@ -45,7 +45,7 @@ pub(super) fn trace(folder: &Path, number: u64, began: Duration) -> Option<QlogS
         }
     };
     let mut config = QlogConfig::default();
-    let writer = Bounded {
+    let writer = BoundedWriter {
         file: BufWriter::new(file),
         record: Vec::new(),
         left: TRACE_MAX,
@@ -82,7 +82,7 @@ impl Drop for Open {
 }
 
 /// Takes whole records while they fit, and lets the rest go.
-struct Bounded<W> {
+struct BoundedWriter<W> {
     file: W,
     /// The one that is being written; its end is the end of a line.
     record: Vec<u8>,
@@ -91,7 +91,7 @@ struct Bounded<W> {
     _open: Option<Open>,
 }
 
-impl<W: Write> Bounded<W> {
+impl<W: Write> BoundedWriter<W> {
     fn end_record(&mut self) {
         let length = self.record.len() as u64;
         let room = self.left.min(ALL_MAX.saturating_sub(self.all.load(Relaxed)));
@@ -107,7 +107,7 @@ impl<W: Write> Bounded<W> {
     }
 }
 
-impl<W: Write> Write for Bounded<W> {
+impl<W: Write> Write for BoundedWriter<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
             if self.left == 0 {
@@ -133,7 +133,7 @@ mod tests {
     fn written(left: u64, pieces: &[&str]) -> String {
         static NONE: AtomicU64 = AtomicU64::new(0);
         let mut bounded =
-            Bounded { file: Vec::new(), record: Vec::new(), left, all: &NONE, _open: None };
+            BoundedWriter { file: Vec::new(), record: Vec::new(), left, all: &NONE, _open: None };
         for piece in pieces {
             bounded.write_all(piece.as_bytes()).unwrap();
         }

@@ -15,7 +15,7 @@ use aws_lc_rs::hmac;
 use quinn::ConnectionId;
 use sluice_sys::steer::{self, ID_LENGTH, LOOKED_AT};
 
-use super::Place;
+use super::ReuseportMember;
 
 thread_local! {
     /// For whom the library makes an ID now, where it is one for a client that is asked to come back.
@@ -31,7 +31,7 @@ pub(super) fn while_asking<T>(from: SocketAddr, first: ConnectionId, ask: impl F
 }
 
 /// The ID that the library makes at this moment, where it is one for a client that is asked to come back.
-pub(super) fn asked(place: Place) -> Option<ConnectionId> {
+pub(super) fn asked(place: ReuseportMember) -> Option<ConnectionId> {
     let (from, first) = ASKED.take()?;
     Some(ConnectionId::new(&place.retry_id(from, &first)))
 }
@@ -63,7 +63,7 @@ fn seal(lead: &[u8], from: SocketAddr) -> [u8; LOOKED_AT] {
     code([b"seal", lead], from)
 }
 
-impl Place {
+impl ReuseportMember {
     /// The ID that a client at `from`, which chose `first` for us, is given when it is asked to come back.
     pub fn retry_id(self, from: SocketAddr, first: &[u8]) -> [u8; ID_LENGTH] {
         let lead = (0_u32..)
@@ -90,14 +90,17 @@ mod tests {
     fn an_id_leads_to_its_socket_and_is_known_from_its_address_alone() {
         let (here, there) = ("127.0.0.1:4711".parse().unwrap(), "127.0.0.1:4712".parse().unwrap());
         for number in 0..5 {
-            let place = Place { number, count: 5 };
+            let place = ReuseportMember { number, count: 5 };
             let id = place.retry_id(here, b"client id");
             assert_eq!(id, place.retry_id(here, b"client id"));
             assert_eq!(steer::place([id[0], id[1], id[2], id[3]], 5), number);
-            assert!(Place::is_retry_id(here, &id));
-            assert!(!Place::is_retry_id(there, &id));
+            assert!(ReuseportMember::is_retry_id(here, &id));
+            assert!(!ReuseportMember::is_retry_id(there, &id));
             assert_ne!(id, place.retry_id(here, b"another"));
-            assert!(!Place::is_retry_id(here, &id[1..]) && !Place::is_retry_id(here, b"client i"));
+            assert!(
+                !ReuseportMember::is_retry_id(here, &id[1..])
+                    && !ReuseportMember::is_retry_id(here, b"client i")
+            );
         }
     }
 }

@@ -31,16 +31,16 @@ pub fn facts_of(connection: &Connection) -> TlsFacts {
 
 /// The path of a connection, looked at whenever somebody asks.
 pub fn path_of(connection: &Connection) -> Box<dyn MindedPath> {
-    Box::new(Path { connection: connection.clone(), early: Cell::new(false) })
+    Box::new(ObservedPath { connection: connection.clone(), early: Cell::new(false) })
 }
 
 #[derive(Debug)]
-struct Path {
+struct ObservedPath {
     connection: Connection,
     early: Cell<bool>,
 }
 
-impl MindedPath for Path {
+impl MindedPath for ObservedPath {
     fn facts(&self) -> PathFacts {
         let counted = self.connection.stats();
         PathFacts {

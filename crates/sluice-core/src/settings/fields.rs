@@ -3,19 +3,19 @@
 use super::{Path, Setting, wrong_kind};
 use crate::diagnostics::Diags;
 use crate::suggest::nearest;
-use crate::tree::{Entry, Node, Span, Value};
+use crate::tree::{MapEntry, Node, Span, Value};
 
 /// How the help for an unknown field begins that is near to no known one.
 pub const KNOWN_HERE: &str = "known here: ";
 
-fn has(entries: &[Entry], key: &str) -> bool {
+fn has(entries: &[MapEntry], key: &str) -> bool {
     entries.iter().any(|entry| &*entry.key == key)
 }
 
 /// A map that is being bound. Used by the [`section!`](crate::section) macro.
 #[derive(Debug)]
 pub struct Fields<'a> {
-    entries: &'a [Entry],
+    entries: &'a [MapEntry],
     span: Span,
     at: &'a Path<'a>,
     /// Fields that unknown ones probably mean: they have their error.
@@ -30,7 +30,7 @@ impl<'a> Fields<'a> {
         diags: &mut Diags,
         known: &[&str],
     ) -> Option<Self> {
-        let entries: &[Entry] = match &node.value {
+        let entries: &[MapEntry] = match &node.value {
             Value::Map(entries) => entries,
             Value::Null => &[],
             _ => {

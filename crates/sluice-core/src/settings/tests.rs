@@ -30,7 +30,7 @@ fn scalar(text: &str) -> Node {
 
 fn map<const N: usize>(entries: [(&str, Node); N]) -> Node {
     let entries =
-        entries.map(|(key, node)| Entry { key: key.into(), key_span: Span::default(), node });
+        entries.map(|(key, node)| MapEntry { key: key.into(), key_span: Span::default(), node });
     Node { value: Value::Map(entries.into()), span: Span::default() }
 }
 

@@ -97,8 +97,8 @@ fn bulk_is_spliced_and_arrives_whole_both_ways() {
         let pumping = async {
             let stopped = poll_fn(|cx| {
                 let polled = pump.poll(cx, &worker, &[], &mut moved);
-                spliced[0] |= pump.to_upstream.state == State::Splicing;
-                spliced[1] |= pump.to_downstream.state == State::Splicing;
+                spliced[0] |= pump.to_upstream.state == CopyState::Splicing;
+                spliced[1] |= pump.to_downstream.state == CopyState::Splicing;
                 polled
             })
             .await;
@@ -136,7 +136,7 @@ fn with_a_tap_bulk_is_copied() {
         let taps: [Rc<dyn ByteTap>; 1] = [Rc::clone(&tap) as _];
         let pumping = poll_fn(|cx| {
             let polled = pump.poll(cx, &worker, &taps, &mut moved);
-            assert_ne!(pump.to_downstream.state, State::Splicing);
+            assert_ne!(pump.to_downstream.state, CopyState::Splicing);
             // Until the client closes only one direction can be done.
             if pump.is_half_closed() { Poll::Ready(None) } else { polled.map(Some) }
         });

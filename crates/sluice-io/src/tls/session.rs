@@ -139,7 +139,7 @@ impl Session {
 }
 
 /// What both kinds of session have in common but rustls gives no name to.
-trait Side {
+trait TlsRole {
     type Data;
 
     fn process<'c, 'i>(&'c mut self, cipher: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data>;
@@ -148,7 +148,7 @@ trait Side {
     fn has_words(&self) -> bool;
 }
 
-impl Side for UnbufferedServerConnection {
+impl TlsRole for UnbufferedServerConnection {
     type Data = ServerConnectionData;
 
     fn process<'c, 'i>(&'c mut self, cipher: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
@@ -160,7 +160,7 @@ impl Side for UnbufferedServerConnection {
     }
 }
 
-impl Side for UnbufferedClientConnection {
+impl TlsRole for UnbufferedClientConnection {
     type Data = ClientConnectionData;
 
     fn process<'c, 'i>(&'c mut self, cipher: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
@@ -172,7 +172,11 @@ impl Side for UnbufferedClientConnection {
     }
 }
 
-fn feed<S: Side>(side: &mut S, cipher: &mut [u8], fed: &mut Fed<'_>) -> Result<(), HandshakeError> {
+fn feed<S: TlsRole>(
+    side: &mut S,
+    cipher: &mut [u8],
+    fed: &mut Fed<'_>,
+) -> Result<(), HandshakeError> {
     loop {
         let UnbufferedStatus { discard, state, .. } = side.process(&mut cipher[fed.discard..]);
         fed.discard += discard;
@@ -221,7 +225,7 @@ fn encode<D>(data: &mut EncodeTlsData<'_, D>, say: &mut Vec<u8>) {
     }
 }
 
-fn encrypt<S: Side>(
+fn encrypt<S: TlsRole>(
     side: &mut S,
     partial: &mut [u8],
     data: &[u8],
@@ -246,7 +250,7 @@ fn encrypt<S: Side>(
     }
 }
 
-fn goodbye<S: Side>(side: &mut S, partial: &mut [u8], out: &mut [u8]) -> usize {
+fn goodbye<S: TlsRole>(side: &mut S, partial: &mut [u8], out: &mut [u8]) -> usize {
     loop {
         match side.process(partial).state {
             Ok(ConnectionState::WriteTraffic(mut traffic)) => {

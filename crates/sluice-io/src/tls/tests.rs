@@ -145,7 +145,7 @@ fn a_close_notify_is_an_end_and_its_absence_is_told() {
             let mut server = Stream::Tls(Box::new(server.unwrap()));
             let mut client = Stream::Tls(Box::new(client.unwrap()));
             if polite {
-                poll_fn(|cx| Poll::Ready(client.say_goodbye(cx, &worker))).await.unwrap();
+                poll_fn(|cx| Poll::Ready(client.close_notify(cx, &worker))).await.unwrap();
                 assert_eq!(receive(&mut server, &worker, 64).await, b"");
                 // The other direction goes on after it.
                 send(&mut server, &worker, b"last").await;

@@ -28,7 +28,7 @@ impl Oracle {
 fn simulate(seed: u64) {
     let mut rng = fastrand::Rng::with_seed(seed);
     let (mut wheel, mut oracle) = (Wheel::default(), Oracle::default());
-    let mut keys: BTreeMap<u32, Key> = BTreeMap::new();
+    let mut keys: BTreeMap<u32, TimerKey> = BTreeMap::new();
     for step in 0..2000_u32 {
         let far = 1_u64 << rng.u32(0..28);
         match rng.u8(0..10) {

@@ -88,8 +88,8 @@ impl Conn {
 
     /// Runs the life of the connection, unless it is told to end before: then the reason given to
     /// [`Conn::kill`] is the error.
-    pub const fn live<F: Future>(&self, life: F) -> Live<'_, F> {
-        Live { conn: self, life }
+    pub const fn live<F: Future>(&self, life: F) -> UntilKilled<'_, F> {
+        UntilKilled { conn: self, life }
     }
 
     fn listen(&self, cx: &Context<'_>) {
@@ -109,14 +109,14 @@ impl Conn {
 pin_project! {
     /// See [`Conn::live`].
     #[derive(Debug)]
-    pub struct Live<'a, F> {
+    pub struct UntilKilled<'a, F> {
         conn: &'a Conn,
         #[pin]
         life: F,
     }
 }
 
-impl<F: Future> Future for Live<'_, F> {
+impl<F: Future> Future for UntilKilled<'_, F> {
     type Output = Result<F::Output, Reason>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {

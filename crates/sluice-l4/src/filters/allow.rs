@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use sluice_core::{Cidr, ConnInfo, Diags, Node, Path, Setting, Shape, Verdict};
-use sluice_io::{Admit, ConnectionFilter, FilterFactory, FilterPlan, WorkerCx};
+use sluice_io::{Admit, ConnectionFilter, ConnectionFilterFactory, ConnectionFilterPlan, WorkerCx};
 
 use crate::reasons;
 
@@ -17,7 +17,7 @@ pub enum ListFactory {
     Deny,
 }
 
-impl FilterFactory for ListFactory {
+impl ConnectionFilterFactory for ListFactory {
     fn name(&self) -> &'static str {
         match self {
             Self::Allow => "allow",
@@ -41,7 +41,7 @@ impl FilterFactory for ListFactory {
         settings: &Node,
         at: &Path<'_>,
         diags: &mut Diags,
-    ) -> Option<Arc<dyn FilterPlan>> {
+    ) -> Option<Arc<dyn ConnectionFilterPlan>> {
         let blocks = Vec::<Cidr>::bind(settings, at, diags)?;
         if blocks.is_empty() {
             let message = "expected at least one block of addresses";
@@ -59,7 +59,7 @@ struct Blocks {
     allow: bool,
 }
 
-impl FilterPlan for Blocks {
+impl ConnectionFilterPlan for Blocks {
     fn on_worker(&self, _: &Rc<WorkerCx>, _: &str) -> Rc<dyn ConnectionFilter> {
         Rc::new(self.clone())
     }

@@ -86,7 +86,7 @@ pub fn forgotten(worker: &WorkerCx) -> Counter {
 /// Two generations: what was used since the last turn, and what was used before it. When the young
 /// one has grown to half the bound, the old one is forgotten.
 #[derive(Debug)]
-pub struct Sources<T, K = Cidr, S = foldhash::quality::RandomState> {
+pub struct BucketTable<T, K = Cidr, S = foldhash::quality::RandomState> {
     young: HashMap<K, T, S>,
     old: HashMap<K, T, S>,
     half: usize,
@@ -102,7 +102,7 @@ pub fn source_of(peer: Peer) -> Cidr {
     }
 }
 
-impl<T: Default, K: Hash + Eq + Copy, S: BuildHasher + Default> Sources<T, K, S> {
+impl<T: Default, K: Hash + Eq + Copy, S: BuildHasher + Default> BucketTable<T, K, S> {
     /// No sources yet, and never more than `bound`.
     pub fn new(bound: usize) -> Self {
         Self { young: HashMap::default(), old: HashMap::default(), half: (bound / 2).max(1) }

@@ -7,10 +7,10 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use sluice_core::{ConnInfo, Diags, Node, Path, Setting, Shape, Verdict};
-use sluice_io::{Admit, ConnectionFilter, FilterFactory, FilterPlan, WorkerCx};
+use sluice_io::{Admit, ConnectionFilter, ConnectionFilterFactory, ConnectionFilterPlan, WorkerCx};
 use sluice_telemetry::Counter;
 
-use super::buckets::{PerOwner, Sources, forgotten, source_of};
+use super::buckets::{BucketTable, PerOwner, forgotten, source_of};
 use crate::reasons;
 
 sluice_core::section! {
@@ -32,23 +32,23 @@ pub struct ConnectionLimitFactory {
 #[derive(Debug)]
 struct Counts {
     all: u64,
-    by_source: Sources<u64>,
+    by_source: BucketTable<u64>,
 }
 
 #[derive(Debug)]
-struct Plan {
+struct ConnectionLimitPlan {
     settings: ConnectionLimit,
     counts: PerOwner<Counts>,
 }
 
 #[derive(Debug)]
-struct Filter {
+struct ConnectionLimitFilter {
     settings: ConnectionLimit,
     counts: Arc<Mutex<Counts>>,
     forgotten: Counter,
 }
 
-impl FilterFactory for ConnectionLimitFactory {
+impl ConnectionFilterFactory for ConnectionLimitFactory {
     fn name(&self) -> &'static str {
         "connection_limit"
     }
@@ -66,7 +66,7 @@ impl FilterFactory for ConnectionLimitFactory {
         settings: &Node,
         at: &Path<'_>,
         diags: &mut Diags,
-    ) -> Option<Arc<dyn FilterPlan>> {
+    ) -> Option<Arc<dyn ConnectionFilterPlan>> {
         let bound = ConnectionLimit::bind(settings, at, diags)?;
         if bound.max.is_none() && bound.per_source.is_none() {
             diags
@@ -74,19 +74,23 @@ impl FilterFactory for ConnectionLimitFactory {
                 .help("set `max`, `per_source` or both");
             return None;
         }
-        Some(Arc::new(Plan { settings: bound, counts: self.counts.clone() }))
+        Some(Arc::new(ConnectionLimitPlan { settings: bound, counts: self.counts.clone() }))
     }
 }
 
-impl FilterPlan for Plan {
+impl ConnectionFilterPlan for ConnectionLimitPlan {
     fn on_worker(&self, worker: &Rc<WorkerCx>, owner: &str) -> Rc<dyn ConnectionFilter> {
-        let new = |bound| Counts { all: 0, by_source: Sources::new(bound) };
+        let new = |bound| Counts { all: 0, by_source: BucketTable::new(bound) };
         let counts = self.counts.of(owner, worker, new);
-        Rc::new(Filter { settings: self.settings.clone(), counts, forgotten: forgotten(worker) })
+        Rc::new(ConnectionLimitFilter {
+            settings: self.settings.clone(),
+            counts,
+            forgotten: forgotten(worker),
+        })
     }
 }
 
-impl ConnectionFilter for Filter {
+impl ConnectionFilter for ConnectionLimitFilter {
     fn admit(&self, conn: &ConnInfo) -> Admit {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(max) = self.settings.max.filter(|max| counts.all >= *max) {

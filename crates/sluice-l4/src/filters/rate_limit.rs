@@ -8,15 +8,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use sluice_core::value::{Rate, show_rate};
 use sluice_core::{Clock, ConnInfo, Diags, Node, Path, Setting, Shape, Verdict};
-use sluice_io::{Admit, ConnectionFilter, FilterFactory, FilterPlan, WorkerCx};
+use sluice_io::{Admit, ConnectionFilter, ConnectionFilterFactory, ConnectionFilterPlan, WorkerCx};
 use sluice_telemetry::Counter;
 
-use super::buckets::{Bucket, PerOwner, Sources, forgotten, source_of};
+use super::buckets::{Bucket, BucketTable, PerOwner, forgotten, source_of};
 use crate::reasons;
 
 sluice_core::choice! {
     /// Who shares a bucket.
-    pub enum Per {
+    pub enum ConnectionRateKey {
         /// All connections of the listener or chain.
         Listener = "listener",
         /// Each source: an IPv4 address or an IPv6 /64.
@@ -26,37 +26,37 @@ sluice_core::choice! {
 
 sluice_core::section! {
     /// Bounds how fast connections are opened.
-    pub struct RateLimit {
+    pub struct ConnectionRateLimit {
         /// The rate in the long run.
         pub connections: Rate,
         /// How many may come at once; the rate's own count where it is left out.
         pub burst: Option<u32>,
         /// Who shares a bucket.
-        pub per: Per = "listener",
+        pub per: ConnectionRateKey = "listener",
     }
 }
 
 /// The factory; holds the buckets of each listener and chain that uses the filter.
 #[derive(Debug, Default)]
-pub struct RateLimitFactory {
-    buckets: PerOwner<Sources<Bucket>>,
+pub struct ConnectionRateLimitFactory {
+    buckets: PerOwner<BucketTable<Bucket>>,
 }
 
 #[derive(Debug)]
-struct Plan {
-    settings: RateLimit,
-    buckets: PerOwner<Sources<Bucket>>,
+struct ConnectionRateLimitPlan {
+    settings: ConnectionRateLimit,
+    buckets: PerOwner<BucketTable<Bucket>>,
 }
 
 #[derive(Debug)]
-struct Filter {
-    settings: RateLimit,
-    buckets: Arc<Mutex<Sources<Bucket>>>,
+struct ConnectionRateLimitFilter {
+    settings: ConnectionRateLimit,
+    buckets: Arc<Mutex<BucketTable<Bucket>>>,
     forgotten: Counter,
     clock: Clock,
 }
 
-impl FilterFactory for RateLimitFactory {
+impl ConnectionFilterFactory for ConnectionRateLimitFactory {
     fn name(&self) -> &'static str {
         "rate_limit"
     }
@@ -66,7 +66,7 @@ impl FilterFactory for RateLimitFactory {
     }
 
     fn shape(&self) -> Shape {
-        RateLimit::shape()
+        ConnectionRateLimit::shape()
     }
 
     fn check(
@@ -74,29 +74,29 @@ impl FilterFactory for RateLimitFactory {
         settings: &Node,
         at: &Path<'_>,
         diags: &mut Diags,
-    ) -> Option<Arc<dyn FilterPlan>> {
-        let settings = RateLimit::bind(settings, at, diags)?;
-        Some(Arc::new(Plan { settings, buckets: self.buckets.clone() }))
+    ) -> Option<Arc<dyn ConnectionFilterPlan>> {
+        let settings = ConnectionRateLimit::bind(settings, at, diags)?;
+        Some(Arc::new(ConnectionRateLimitPlan { settings, buckets: self.buckets.clone() }))
     }
 }
 
-impl FilterPlan for Plan {
+impl ConnectionFilterPlan for ConnectionRateLimitPlan {
     fn on_worker(&self, worker: &Rc<WorkerCx>, owner: &str) -> Rc<dyn ConnectionFilter> {
-        Rc::new(Filter {
+        Rc::new(ConnectionRateLimitFilter {
             settings: self.settings.clone(),
-            buckets: self.buckets.of(owner, worker, Sources::new),
+            buckets: self.buckets.of(owner, worker, BucketTable::new),
             forgotten: forgotten(worker),
             clock: worker.clock.clone(),
         })
     }
 }
 
-impl ConnectionFilter for Filter {
+impl ConnectionFilter for ConnectionRateLimitFilter {
     fn admit(&self, conn: &ConnInfo) -> Admit {
         let Rate { count, per } = self.settings.connections;
         let source = match self.settings.per {
-            Per::SourceIp => source_of(conn.source()),
-            Per::Listener => source_of(sluice_core::connection::Peer::Unix),
+            ConnectionRateKey::SourceIp => source_of(conn.source()),
+            ConnectionRateKey::Listener => source_of(sluice_core::connection::Peer::Unix),
         };
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         let (bucket, forgot) = buckets.entry(source);
@@ -109,8 +109,8 @@ impl ConnectionFilter for Filter {
         }
         let rate = show_rate(self.settings.connections);
         let who = match self.settings.per {
-            Per::SourceIp => " per source_ip",
-            Per::Listener => "",
+            ConnectionRateKey::SourceIp => " per source_ip",
+            ConnectionRateKey::Listener => "",
         };
         conn.note(format_args!("rate_limit: connections: {rate}{who}"));
         Admit::Now(Verdict::Reject(reasons::RATE))

@@ -1,13 +1,13 @@
 use std::time::Duration;
 
 use sluice_core::connection::Peer;
-use sluice_core::tree::Entry;
+use sluice_core::tree::MapEntry;
 use sluice_core::{Clock, ConnInfo, Diags, Node, Path, Span, Value, Verdict};
 use sluice_io::{Admit, ConnectionFilter, WorkerCx};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
-use super::buckets::{Bucket, PerOwner, Sources, source_of};
+use super::buckets::{Bucket, BucketTable, PerOwner, source_of};
 use super::*;
 use crate::reasons;
 
@@ -16,7 +16,7 @@ fn scalar(text: &str) -> Node {
 }
 
 fn map(fields: &[(&str, &str)]) -> Node {
-    let entry = |(key, value): &(&str, &str)| Entry {
+    let entry = |(key, value): &(&str, &str)| MapEntry {
         key: (*key).into(),
         key_span: Span::default(),
         node: scalar(value),
@@ -112,7 +112,7 @@ fn a_bucket_that_was_emptied_slowly_is_filled_fast_once_it_may_be() {
 
 #[test]
 fn the_table_of_sources_is_bounded_and_forgets_the_unused() {
-    let mut table: Sources<u32> = Sources::new(100);
+    let mut table: BucketTable<u32> = BucketTable::new(100);
     let source = |n: u32| source_of(Peer::Ip((std::net::Ipv4Addr::from_bits(n), 1).into()));
     for n in 0..10_000 {
         *table.entry(source(n)).0 += 1;

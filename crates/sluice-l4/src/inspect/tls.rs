@@ -40,7 +40,7 @@ impl Inspector for TlsInspector {
     /// Holds: allocates only what it gives, and once more for a hello split over records.
     fn inspect(&self, prefix: &[u8]) -> Inspection {
         match first_message(prefix) {
-            Message::Whole(body) => match read_hello(&body) {
+            HandshakeMessage::Whole(body) => match read_hello(&body) {
                 Some((sni, alpn)) => Inspection::Match(Facts {
                     protocol: Some(Protocol::Tls),
                     tls: true,
@@ -50,8 +50,8 @@ impl Inspector for TlsInspector {
                 }),
                 None => Inspection::No,
             },
-            Message::NeedMore(bytes) => need(bytes),
-            Message::NotTls => Inspection::No,
+            HandshakeMessage::NeedMore(bytes) => need(bytes),
+            HandshakeMessage::NotTls => Inspection::No,
         }
     }
 }
@@ -85,14 +85,14 @@ pub fn read_message(message: &[u8]) -> Hello {
     }
 }
 
-enum Message<'a> {
+enum HandshakeMessage<'a> {
     Whole(Cow<'a, [u8]>),
     NeedMore(usize),
     NotTls,
 }
 
 /// The body of the first handshake message, put together from as many records as it takes.
-fn first_message(prefix: &[u8]) -> Message<'_> {
+fn first_message(prefix: &[u8]) -> HandshakeMessage<'_> {
     let mut stream = Reader(prefix);
     let mut gathered: Cow<'_, [u8]> = Cow::Borrowed(&[]);
     loop {
@@ -101,35 +101,35 @@ fn first_message(prefix: &[u8]) -> Message<'_> {
         let kind_fits = header.first().is_none_or(|kind| *kind == HANDSHAKE);
         let version_fits = header.get(1).is_none_or(|major| *major == 3);
         if !kind_fits || !version_fits {
-            return Message::NotTls;
+            return HandshakeMessage::NotTls;
         }
         let (Some(_), Some(length)) = (stream.take(3), stream.u16()) else {
-            return Message::NeedMore(1);
+            return HandshakeMessage::NeedMore(1);
         };
         let length = usize::from(length);
         if length == 0 || length > RECORD_MAX {
-            return Message::NotTls;
+            return HandshakeMessage::NotTls;
         }
         let available = stream.0.len();
         let Some(fragment) = stream.take(length) else {
             // The type and length of the message may already rule it out.
             let so_far = append(gathered, stream.0);
             return match expected(&so_far) {
-                Expected::NotHello => Message::NotTls,
+                Expected::NotHello => HandshakeMessage::NotTls,
                 // The next byte may rule it out.
-                Expected::Unknown => Message::NeedMore(1),
-                Expected::Body(_) => Message::NeedMore(length.saturating_sub(available)),
+                Expected::Unknown => HandshakeMessage::NeedMore(1),
+                Expected::Body(_) => HandshakeMessage::NeedMore(length.saturating_sub(available)),
             };
         };
         gathered = append(gathered, fragment);
         match expected(&gathered) {
-            Expected::NotHello => return Message::NotTls,
+            Expected::NotHello => return HandshakeMessage::NotTls,
             Expected::Unknown => {}
             Expected::Body(size) => {
                 let end = size.saturating_add(4);
                 if gathered.len() >= end {
                     let body = 4..end;
-                    return Message::Whole(match gathered {
+                    return HandshakeMessage::Whole(match gathered {
                         Cow::Borrowed(bytes) => Cow::Borrowed(bytes.get(body).unwrap_or_default()),
                         Cow::Owned(bytes) => {
                             Cow::Owned(bytes.get(body).unwrap_or_default().to_vec())

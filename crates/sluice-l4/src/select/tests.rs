@@ -3,9 +3,9 @@ use proptest::prelude::*;
 use sluice_core::value::{parse_name_pattern, parse_word_pattern};
 
 /// The slow, obvious version: for each step, how well each chain matches; the best stay.
-fn slow(chains: &[Criteria], subject: &Subject<'_>) -> Option<usize> {
+fn slow(chains: &[Criteria], subject: &ChainInput<'_>) -> Option<usize> {
     let mut left: Vec<usize> = (0..chains.len()).collect();
-    for step in Step::ALL {
+    for step in MatchStep::ALL {
         let fits: Vec<(usize, i64)> = left
             .iter()
             .filter_map(|index| Some((*index, fit(&chains[*index], step, subject)?)))
@@ -17,7 +17,7 @@ fn slow(chains: &[Criteria], subject: &Subject<'_>) -> Option<usize> {
 }
 
 /// How specifically a chain matches at a step: -1 where it names nothing, `None` where it does not.
-fn fit(chain: &Criteria, step: Step, subject: &Subject<'_>) -> Option<i64> {
+fn fit(chain: &Criteria, step: MatchStep, subject: &ChainInput<'_>) -> Option<i64> {
     if !has_values(chain, step) {
         return Some(-1);
     }
@@ -38,11 +38,11 @@ fn fit(chain: &Criteria, step: Step, subject: &Subject<'_>) -> Option<i64> {
     };
     let facts = subject.facts;
     match step {
-        Step::Port => port(&chain.ports, subject.destination),
-        Step::SourcePort => port(&chain.source_ports, subject.source),
-        Step::Destination => ip(&chain.destinations, subject.destination),
-        Step::Source => ip(&chain.sources, subject.source),
-        Step::Name => {
+        MatchStep::Port => port(&chain.ports, subject.destination),
+        MatchStep::SourcePort => port(&chain.source_ports, subject.source),
+        MatchStep::Destination => ip(&chain.destinations, subject.destination),
+        MatchStep::Source => ip(&chain.sources, subject.source),
+        MatchStep::Name => {
             let name = facts.sni.as_deref()?;
             let fit = |pattern: &NamePattern| match pattern {
                 NamePattern::Exact(exact) => (exact == name).then_some(i64::MAX),
@@ -53,15 +53,15 @@ fn fit(chain: &Criteria, step: Step, subject: &Subject<'_>) -> Option<i64> {
             };
             best(chain.names.iter().map(fit).collect())
         }
-        Step::Transport => chain.transports.contains(&subject.transport()).then_some(0),
-        Step::Alpn => {
+        MatchStep::Transport => chain.transports.contains(&subject.transport()).then_some(0),
+        MatchStep::Alpn => {
             let place = |offer: &Vec<u8>| facts.alpn.iter().position(|o| **o == **offer);
             best(chain.alpn.iter().map(|a| place(a).map(|p| -i64::try_from(p).unwrap())).collect())
                 .map(|fit| fit + 1000)
         }
-        Step::Protocol => chain.protocols.contains(&facts.protocol?).then_some(0),
-        Step::Database => word(&chain.databases, &facts.postgres_database),
-        Step::User => word(&chain.users, &facts.postgres_user),
+        MatchStep::Protocol => chain.protocols.contains(&facts.protocol?).then_some(0),
+        MatchStep::Database => word(&chain.databases, &facts.postgres_database),
+        MatchStep::User => word(&chain.users, &facts.postgres_user),
     }
 }
 
@@ -157,7 +157,7 @@ proptest! {
         port in prop::sample::select(vec![80_u16, 443, 1000, 2000, 7]),
     ) {
         let end = Some((address.parse().unwrap(), port));
-        let subject = Subject { destination: end, source: end, facts: &facts };
+        let subject = ChainInput { destination: end, source: end, facts: &facts };
         if let Ok(table) = ChainTable::build(&chains) {
             prop_assert_eq!(table.find(&subject), slow(&chains, &subject));
         }
@@ -179,10 +179,10 @@ fn equal_criteria_are_named_and_a_default_takes_the_rest() {
     assert_eq!(error, [(0, 2)]);
     let table = ChainTable::build(&[Criteria::default(), both]).unwrap();
     let facts = |name: &str| Facts { sni: Some(name.into()), ..Facts::default() };
-    let find = |facts: &Facts| table.find(&Subject { destination: None, source: None, facts });
+    let find = |facts: &Facts| table.find(&ChainInput { destination: None, source: None, facts });
     assert_eq!((find(&facts("b.test")), find(&facts("c.test"))), (Some(1), Some(0)));
     assert_eq!(
-        ChainTable::build(&[]).unwrap().find(&Subject {
+        ChainTable::build(&[]).unwrap().find(&ChainInput {
             destination: None,
             source: None,
             facts: &facts("")
@@ -199,6 +199,6 @@ fn postgres_names_are_compared_as_far_as_the_server_reads_them() {
     let table = ChainTable::build(&[chain, Criteria::default()]).unwrap();
     let facts =
         Facts { postgres_database: Some("x".repeat(63).into()), ..Facts::of(Protocol::Postgres) };
-    let subject = Subject { destination: None, source: None, facts: &facts };
+    let subject = ChainInput { destination: None, source: None, facts: &facts };
     assert_eq!(table.find(&subject), Some(0));
 }

@@ -20,12 +20,12 @@ use sluice_core::connection::{ConnInfo, Peer};
 use sluice_core::limits::Limit;
 use sluice_core::{Facts, Moment, Name, Reason};
 use sluice_io::timers::Timer;
-use sluice_io::{Side, Source, WorkerCx};
+use sluice_io::{Interest, Source, WorkerCx};
 use sluice_sys::datagram::{BATCH, Datagram, Outgoing, Received, send};
 use sluice_sys::socket::local_address;
 use sluice_telemetry::{Counter, RecordKind};
 use sluice_upstream::cluster::Claim;
-use sluice_upstream::hops::{self, Transport};
+use sluice_upstream::hops::{self, HopTransport};
 use sluice_upstream::plan::OnUnhealthy;
 use smallvec::SmallVec;
 use tokio::sync::Notify;
@@ -33,8 +33,8 @@ use tokio::task::AbortHandle;
 
 use super::FlowChainPlan;
 use super::flow_table::{FlowId, FlowKey, FlowTable};
-use super::listener::{Judge, UdpListener, Upstream};
-use super::names::{Names, Newcomer};
+use super::listener::{Judge, UdpListener, UpstreamSocket};
+use super::names::{FirstDatagram, SniTable};
 use crate::connection::next_id;
 use crate::metrics;
 use crate::quic::ids::{self, Owner};
@@ -47,10 +47,10 @@ pub struct UdpSlot {
     worker: Rc<WorkerCx>,
     socket: Source,
     local: SocketAddr,
-    _own: hops::Listening,
+    _own: hops::ListenerGuard,
     listener: RefCell<Rc<UdpListener>>,
     table: RefCell<FlowTable<Rc<Flow>>>,
-    names: Names,
+    names: SniTable,
     draining: Cell<bool>,
     wake: Notify,
 }
@@ -63,7 +63,7 @@ pub struct Flow {
     key: FlowKey,
     listener: Rc<UdpListener>,
     chain: usize,
-    upstream: Upstream,
+    upstream: UpstreamSocket,
     claim: Claim,
     received: Cell<u64>,
     sent: Cell<u64>,
@@ -111,10 +111,10 @@ impl UdpSlot {
             worker: Rc::clone(worker),
             socket,
             local,
-            _own: hops::Listening::on(Transport::Datagram, local),
+            _own: hops::ListenerGuard::on(HopTransport::Datagram, local),
             listener: RefCell::new(listener),
             table: RefCell::new(FlowTable::new(bound)),
-            names: Names::new(worker.limits.size(Limit::QuicHellos)),
+            names: SniTable::new(worker.limits.size(Limit::QuicHellos)),
             draining: Cell::new(false),
             wake: Notify::new(),
         }))
@@ -198,7 +198,7 @@ impl UdpSlot {
 
     /// Reads one batch. After a full one the others get their turn.
     fn poll_datagrams(self: &Rc<Self>, cx: &mut Context<'_>) -> Poll<()> {
-        ready!(self.socket.poll_ready(cx, Side::Read));
+        ready!(self.socket.poll_ready(cx, Interest::Read));
         let more = self.worker.with_datagrams(|batch| {
             let more = receive(&self.socket, batch)?;
             self.take_batch(batch.iter());
@@ -235,9 +235,9 @@ impl UdpSlot {
                 let (data, behind) = rest.split_at(segment.min(rest.len()));
                 if of.is_none() {
                     match self.newcomer(key, now, data) {
-                        Found::Flow(id, flow) => of = Some((id, flow)),
-                        Found::Held => {}
-                        Found::None => self.listener.borrow().cells.refused.increment(),
+                        FlowLookup::Flow(id, flow) => of = Some((id, flow)),
+                        FlowLookup::Held => {}
+                        FlowLookup::None => self.listener.borrow().counters.refused.increment(),
                     }
                 }
                 if of.is_some() {
@@ -254,10 +254,10 @@ impl UdpSlot {
 
     fn flush(&self, of: Option<(FlowId, Rc<Flow>)>, run: &mut SmallVec<[Outgoing<'_>; BATCH]>) {
         let Some((id, flow)) = of else { return };
-        let cells = &flow.listener.cells;
+        let counters = &flow.listener.counters;
         let bytes: usize = run.iter().map(|datagram| datagram.data.len()).sum();
         let count = count_of(run);
-        cells.received.add(count);
+        counters.received.add(count);
         flow.received.set(flow.received.get() + count);
         flow.info.add_received(bytes);
         if let Some(responses) = flow.plan().responses {
@@ -275,13 +275,13 @@ impl UdpSlot {
                 Ok(count) => rest = &rest[count..],
                 Err(error) if is_of_icmp(&error) => {
                     // An answer to an earlier datagram; this one has not been sent.
-                    cells.icmp.increment();
-                    cells.dropped.add(count_of(rest));
+                    counters.icmp.increment();
+                    counters.dropped.add(count_of(rest));
                     self.end(id, reasons::FLOW_ICMP);
                     break;
                 }
                 Err(_) => {
-                    cells.dropped.add(count_of(rest));
+                    counters.dropped.add(count_of(rest));
                     break;
                 }
             }
@@ -319,28 +319,28 @@ impl UdpSlot {
     }
 
     /// What becomes of a datagram that belongs to no flow: one may begin with it.
-    fn newcomer(self: &Rc<Self>, key: FlowKey, now: Moment, datagram: &[u8]) -> Found {
+    fn newcomer(self: &Rc<Self>, key: FlowKey, now: Moment, datagram: &[u8]) -> FlowLookup {
         if self.draining.get() {
-            return Found::None;
+            return FlowLookup::None;
         }
         let plan = Rc::clone(&self.listener.borrow());
         let (facts, owner, kept) = if plan.plan.named {
             match self.names.look(now, key, &plan.plan.name, datagram) {
-                Newcomer::Held => return Found::Held,
-                Newcomer::Begins { facts, owner, kept } => (Some(facts), owner, kept),
+                FirstDatagram::Held => return FlowLookup::Held,
+                FirstDatagram::Begins { facts, owner, kept } => (Some(facts), owner, kept),
             }
         } else {
             (None, None, Vec::new())
         };
         let Ok((id, flow)) = self.begin(key, now, facts, owner.as_ref(), None) else {
-            return Found::None;
+            return FlowLookup::None;
         };
         if !kept.is_empty() {
             let outgoing = |data| Outgoing { data, to: None, from: None, segment: None };
             let mut run = kept.iter().map(|data| outgoing(&**data)).collect();
             self.flush(Some((id, Rc::clone(&flow))), &mut run);
         }
-        Found::Flow(id, flow)
+        FlowLookup::Flow(id, flow)
     }
 
     /// Begins a flow, in the place of `replaces` if that is given. One that cannot begin is counted with the reason,
@@ -394,8 +394,8 @@ impl UdpSlot {
             task: RefCell::default(),
         });
         let id = self.table.borrow_mut().admit(key, Some(idle), now, Rc::clone(&flow));
-        listener.cells.flows.increment();
-        listener.cells.active.increment();
+        listener.counters.flows.increment();
+        listener.counters.active.increment();
         let task = tokio::task::spawn_local(Rc::clone(self).answer(id, Rc::clone(&flow)));
         *flow.task.borrow_mut() = Some(task.abort_handle());
         Ok((id, flow))
@@ -409,7 +409,7 @@ impl UdpSlot {
         info: &ConnInfo,
         now: Moment,
         owner: Option<&Owner>,
-    ) -> Result<(usize, Claim, Upstream), Reason> {
+    ) -> Result<(usize, Claim, UpstreamSocket), Reason> {
         self.spare(listener, now)?;
         let (chain, claim) = listener.choose(&self.worker, info, owner, Judge::Filters)?;
         let opened = self.spare(listener, now).and_then(|spare| {
@@ -431,7 +431,7 @@ impl UdpSlot {
         listener: &Rc<UdpListener>,
         info: &ConnInfo,
         flow: &Flow,
-    ) -> Result<(usize, Claim, Upstream), Reason> {
+    ) -> Result<(usize, Claim, UpstreamSocket), Reason> {
         let counted = Rc::ptr_eq(listener, &flow.listener);
         let judge = if counted { Judge::Nobody } else { Judge::Filters };
         let (chain, claim) = listener.choose(&self.worker, info, None, judge)?;
@@ -453,9 +453,9 @@ impl UdpSlot {
     ) -> Result<Option<(FlowId, &'a Counter)>, Reason> {
         let table = self.table.borrow();
         let (reached, why) = if table.is_full() {
-            (&listener.cells.table_full, reasons::FLOW_TABLE_FULL)
+            (&listener.counters.table_full, reasons::FLOW_TABLE_FULL)
         } else if !self.worker.reactor.descriptors().has_for_flow() {
-            (&listener.cells.descriptors, sluice_upstream::reasons::FDS)
+            (&listener.counters.descriptors, sluice_upstream::reasons::FDS)
         } else {
             return Ok(None);
         };
@@ -473,7 +473,7 @@ impl UdpSlot {
         let why = poll_fn(|cx| {
             loop {
                 // An ICMP error makes the socket readable: what is read is the error.
-                ready!(flow.upstream.socket.poll_ready(cx, Side::Read));
+                ready!(flow.upstream.socket.poll_ready(cx, Interest::Read));
                 let got = self.worker.with_datagrams(|batch| {
                     let more = receive(&flow.upstream.socket, batch)?;
                     self.send_back(&flow, batch.iter());
@@ -497,7 +497,7 @@ impl UdpSlot {
                     }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                     Err(error) => {
-                        flow.listener.cells.icmp.increment();
+                        flow.listener.counters.icmp.increment();
                         flow.info.note(error);
                         return Poll::Ready(reasons::FLOW_ICMP);
                     }
@@ -526,19 +526,19 @@ impl UdpSlot {
             let first = run.iter().find_map(|datagram| ids::chosen(datagram.data));
             first.into_iter().for_each(|id| self.learn(flow, id));
         }
-        let cells = &flow.listener.cells;
+        let counters = &flow.listener.counters;
         flow.awaited.set(flow.awaited.get().saturating_sub(count_of(&run)));
         let mut rest = &run[..];
         while !rest.is_empty() {
             let Ok(count) = send(self.socket.as_fd(), rest) else {
-                cells.dropped.add(count_of(rest));
+                counters.dropped.add(count_of(rest));
                 break;
             };
             let bytes: usize = rest[..count].iter().map(|datagram| datagram.data.len()).sum();
             flow.info.add_sent(bytes);
             let sent = count_of(&rest[..count]);
             flow.sent.set(flow.sent.get() + sent);
-            cells.sent.add(sent);
+            counters.sent.add(sent);
             rest = &rest[count..];
         }
     }
@@ -583,10 +583,10 @@ impl UdpSlot {
             let handle = &flow.listener.chains[flow.chain].handle;
             handle.note_failure(&self.worker, flow.claim.endpoint(), why);
         }
-        let cells = &flow.listener.cells;
-        cells.active.decrement();
-        cells.bytes_received.add(flow.info.received.get());
-        cells.bytes_sent.add(flow.info.sent.get());
+        let counters = &flow.listener.counters;
+        counters.active.decrement();
+        counters.bytes_received.add(flow.info.received.get());
+        counters.bytes_sent.add(flow.info.sent.get());
         if !flow.replaced.get() {
             flow.listener.tell_filters(flow.chain, &flow.info);
         }
@@ -595,7 +595,7 @@ impl UdpSlot {
 
     fn record(&self, info: &ConnInfo, listener: &UdpListener, why: Reason, datagrams: (u64, u64)) {
         let worker = &self.worker;
-        listener.cells.ended.count(&why, |why| {
+        listener.counters.ended.count(&why, |why| {
             worker.shard.counter(&metrics::FLOW_ENDED, &[&listener.plan.name, why.code()])
         });
         if worker.log.wants(RecordKind::Flow) {
@@ -619,7 +619,7 @@ fn count_of(datagrams: &[Outgoing<'_>]) -> u64 {
 }
 
 /// What a datagram belongs to.
-enum Found {
+enum FlowLookup {
     Flow(FlowId, Rc<Flow>),
     /// It is kept until it is known where it goes.
     Held,
@@ -649,11 +649,11 @@ fn receive(socket: &Source, batch: &mut Received) -> io::Result<More> {
     match batch.receive(socket.as_fd()) {
         Ok(BATCH) => Ok(More::Perhaps),
         Ok(_) => {
-            socket.exhausted(Side::Read);
+            socket.exhausted(Interest::Read);
             Ok(More::No)
         }
         Err(error) => {
-            socket.would_block(Side::Read);
+            socket.would_block(Interest::Read);
             Err(error)
         }
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use slab::Slab;
 use sluice_core::Moment;
-use sluice_io::wheel::{Key, Wheel, start_of, tick_after, tick_of};
+use sluice_io::wheel::{TimerKey, Wheel, start_of, tick_after, tick_of};
 
 #[cfg(test)]
 mod tests;
@@ -36,7 +36,7 @@ pub struct FlowId(usize);
 /// Flows, each with a value of the caller's.
 #[derive(Debug)]
 pub struct FlowTable<V> {
-    flows: Slab<Entry<V>>,
+    flows: Slab<FlowEntry<V>>,
     by_key: HashMap<FlowKey, usize, foldhash::quality::RandomState>,
     wheel: Wheel<usize>,
     /// The ends of the list in order of use.
@@ -46,12 +46,12 @@ pub struct FlowTable<V> {
 }
 
 #[derive(Debug)]
-struct Entry<V> {
+struct FlowEntry<V> {
     key: FlowKey,
     value: V,
     used: Moment,
     idle: Option<Duration>,
-    timer: Key,
+    timer: TimerKey,
     before: usize,
     after: usize,
 }
@@ -121,7 +121,7 @@ impl<V> FlowTable<V> {
         let vacant = self.flows.vacant_entry();
         let id = FlowId(vacant.key());
         let timer = self.wheel.insert(id.0);
-        vacant.insert(Entry { key, value, used: now, idle, timer, before: NIL, after: NIL });
+        vacant.insert(FlowEntry { key, value, used: now, idle, timer, before: NIL, after: NIL });
         self.by_key.insert(key, id.0);
         self.link_last(id.0);
         self.wheel.set(timer, tick_after(now.after_bound(idle)));

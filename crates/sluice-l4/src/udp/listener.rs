@@ -16,14 +16,14 @@ use sluice_sys::datagram::coalesce;
 use sluice_sys::socket::{begin_connect, datagrams_to, local_address};
 use sluice_telemetry::{Counter, CounterSet, Gauge};
 use sluice_upstream::cluster::Claim;
-use sluice_upstream::hops::{self, Hop, Transport};
+use sluice_upstream::hops::{self, Hop, HopTransport};
 use sluice_upstream::{ClusterHandle, Target};
 
 use super::{FlowChainPlan, UdpPlan};
 use crate::metrics;
 use crate::quic::ids::Owner;
 use crate::reasons;
-use crate::select::Subject;
+use crate::select::ChainInput;
 
 /// A UDP listener on one worker.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ pub struct UdpListener {
     pub(super) plan: Arc<UdpPlan>,
     pub(super) filters: Vec<Rc<dyn ConnectionFilter>>,
     pub(super) chains: Vec<FlowChain>,
-    pub(super) cells: Cells,
+    pub(super) counters: UdpCounters,
 }
 
 /// A chain of it.
@@ -44,7 +44,7 @@ pub(super) struct FlowChain {
 
 /// A flow's socket to its endpoint.
 #[derive(Debug)]
-pub(super) struct Upstream {
+pub(super) struct UpstreamSocket {
     pub(super) socket: Source,
     /// It leads to a listener of ours.
     _hop: Option<Hop>,
@@ -52,7 +52,7 @@ pub(super) struct Upstream {
 
 /// What it counts.
 #[derive(Debug)]
-pub(super) struct Cells {
+pub(super) struct UdpCounters {
     pub(super) flows: Counter,
     pub(super) active: Gauge,
     pub(super) received: Counter,
@@ -89,7 +89,7 @@ impl UdpListener {
         Rc::new(Self {
             filters: plan.filters.iter().map(|filter| filter.on_worker(worker, name)).collect(),
             chains: plan.chains.iter().map(chain).collect(),
-            cells: Cells {
+            counters: UdpCounters {
                 flows: shard.counter(&metrics::FLOWS, &[name]),
                 active: shard.gauge(&metrics::FLOWS_ACTIVE, &[name]),
                 received: datagrams("received"),
@@ -138,7 +138,7 @@ impl UdpListener {
         judge: Judge,
     ) -> Result<(usize, Claim), Reason> {
         let none = Facts::default();
-        let subject = Subject::of(info, info.facts.get().map_or(&none, |facts| &**facts));
+        let subject = ChainInput::of(info, info.facts.get().map_or(&none, |facts| &**facts));
         let of_owner =
             |owner: &Owner| self.plan.chains.iter().position(|chain| chain.name == owner.chain);
         let index = owner.and_then(of_owner).or_else(|| self.plan.table.find(&subject));
@@ -166,7 +166,7 @@ impl UdpListener {
         chain: usize,
         claim: &Claim,
         info: &ConnInfo,
-    ) -> Result<Upstream, Reason> {
+    ) -> Result<UpstreamSocket, Reason> {
         let endpoint = claim.endpoint();
         let opened = connected(worker, info, &endpoint.target);
         let name = Arc::clone(&endpoint.name);
@@ -242,7 +242,7 @@ fn connected(
     worker: &WorkerCx,
     info: &ConnInfo,
     target: &Target,
-) -> Result<Upstream, (Reason, Option<i32>)> {
+) -> Result<UpstreamSocket, (Reason, Option<i32>)> {
     let failed = |error: io::Error| {
         (sluice_upstream::reasons::of_connect_error(&error), error.raw_os_error())
     };
@@ -251,11 +251,12 @@ fn connected(
     };
     let socket = datagrams_to(*to).map_err(failed)?;
     let (from, hops_max) = (info.peer.socket(), worker.limits.get(Limit::OwnHops));
-    let hop = hops::enter(Transport::Datagram, from, *to, hops_max, &socket).map_err(|looped| {
-        info.note(looped);
-        (sluice_upstream::reasons::LOOP, None)
-    })?;
+    let hop =
+        hops::enter(HopTransport::Datagram, from, *to, hops_max, &socket).map_err(|looped| {
+            info.note(looped);
+            (sluice_upstream::reasons::LOOP, None)
+        })?;
     begin_connect(&socket, *to).map_err(failed)?;
     let socket = worker.reactor.register_flow(socket).map_err(failed)?;
-    Ok(Upstream { socket, _hop: hop })
+    Ok(UpstreamSocket { socket, _hop: hop })
 }

@@ -21,27 +21,27 @@ const KEPT: Duration = Duration::from_secs(10);
 
 /// Clients whose hello is not whole yet.
 #[derive(Debug)]
-pub(super) struct Names {
+pub(super) struct SniTable {
     hellos: Hellos,
-    held: RefCell<Held>,
+    held: RefCell<PendingHellos>,
     bound: usize,
 }
 
 #[derive(Debug, Default)]
-struct Held {
-    clients: HashMap<FlowKey, Waiting, foldhash::quality::RandomState>,
+struct PendingHellos {
+    clients: HashMap<FlowKey, PendingHello, foldhash::quality::RandomState>,
     order: VecDeque<(Moment, FlowKey)>,
 }
 
 #[derive(Debug)]
-struct Waiting {
+struct PendingHello {
     since: Moment,
     datagrams: Vec<Box<[u8]>>,
     bytes: usize,
 }
 
 /// What a datagram of nobody who is known comes to.
-pub(super) enum Newcomer {
+pub(super) enum FirstDatagram {
     /// It is kept: more is to come.
     Held,
     /// A flow begins with what was kept and this datagram behind it.
@@ -55,7 +55,7 @@ pub(super) enum Newcomer {
     },
 }
 
-impl Names {
+impl SniTable {
     /// Nobody yet; at most `bound`.
     pub(super) fn new(bound: usize) -> Self {
         Self { hellos: Hellos::new(bound), held: RefCell::default(), bound }
@@ -68,8 +68,9 @@ impl Names {
         key: FlowKey,
         listener: &Name,
         datagram: &[u8],
-    ) -> Newcomer {
-        let begins = |facts, owner| Newcomer::Begins { facts, owner, kept: self.release(&key) };
+    ) -> FirstDatagram {
+        let begins =
+            |facts, owner| FirstDatagram::Begins { facts, owner, kept: self.release(&key) };
         let nameless = |quic| Facts { tls: quic, quic, ..Facts::default() };
         if let Some(owner) = ids::owner(listener, datagram) {
             return begins(nameless(true), Some(owner));
@@ -81,7 +82,7 @@ impl Names {
         self.hellos.take(now, datagram, false);
         match self.hellos.ask(first.destination) {
             Asked::Facts(facts) => begins(facts, None),
-            Asked::Wait if self.hold(now, key, datagram) => Newcomer::Held,
+            Asked::Wait if self.hold(now, key, datagram) => FirstDatagram::Held,
             // It is none, or more than one can be: whoever it is, they are not understood.
             Asked::Nothing | Asked::Wait => begins(nameless(true), None),
         }
@@ -102,7 +103,7 @@ impl Names {
         }
         if !held.clients.contains_key(&key) {
             held.order.push_back((now, key));
-            held.clients.insert(key, Waiting { since: now, datagrams: Vec::new(), bytes: 0 });
+            held.clients.insert(key, PendingHello { since: now, datagrams: Vec::new(), bytes: 0 });
         }
         let Some(waiting) = held.clients.get_mut(&key) else { return false };
         waiting.bytes += datagram.len();

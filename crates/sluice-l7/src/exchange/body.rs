@@ -15,7 +15,7 @@ use sluice_core::Moment;
 use sluice_core::value::show_duration;
 use sluice_io::buffers::{BufPool, Charge};
 
-use super::{Life, Stop};
+use super::{RequestTask, Stop};
 use crate::filters::{Cx, HttpFilter, Step};
 use crate::reasons;
 use crate::reply::Reply;
@@ -56,7 +56,7 @@ pub(super) struct Upload {
 
 /// Which side of an exchange failed.
 #[derive(Debug)]
-pub(super) enum Side {
+pub(super) enum FailedSide {
     /// The client's.
     Down(HttpError),
     /// The endpoint's.
@@ -66,7 +66,7 @@ pub(super) enum Side {
 }
 
 /// A piece of a request.
-enum Piece {
+enum UploadPiece {
     Data(Body, bool),
     Trailers(Box<Head>),
     End,
@@ -127,28 +127,28 @@ fn fields_in_tunnel() -> HttpError {
     HttpError::new(ErrorKind::Malformed(400), "http.fields_in_tunnel")
 }
 
-impl Life {
+impl RequestTask {
     /// Reads the next piece of the request and shows it to the filters.
     fn poll_piece(
         &mut self,
         cx: &mut Context<'_>,
         down: &mut HttpStream,
-    ) -> Poll<Result<Piece, Side>> {
+    ) -> Poll<Result<UploadPiece, FailedSide>> {
         let worker = Rc::clone(self.worker());
         let frame = match down.poll_recv(cx, &worker) {
             Poll::Pending => return self.await_piece(),
-            Poll::Ready(frame) => frame.map_err(Side::Down)?,
+            Poll::Ready(frame) => frame.map_err(FailedSide::Down)?,
         };
         Poll::Ready(Ok(match frame {
             Frame::Data { mut body, last } => {
                 if let Some(reply) = self.show_request_body(&mut body, last) {
-                    return Poll::Ready(Err(Side::Reply(reply)));
+                    return Poll::Ready(Err(FailedSide::Reply(reply)));
                 }
                 self.received(body.len() as u64, last);
-                Piece::Data(body, last)
+                UploadPiece::Data(body, last)
             }
             Frame::Trailers(_) if self.upload.tunnel => {
-                return Poll::Ready(Err(Side::Down(fields_in_tunnel())));
+                return Poll::Ready(Err(FailedSide::Down(fields_in_tunnel())));
             }
             Frame::Trailers(mut trailers) => {
                 for place in 0..self.entered {
@@ -157,18 +157,18 @@ impl Life {
                     });
                 }
                 self.received(0, true);
-                Piece::Trailers(trailers)
+                UploadPiece::Trailers(trailers)
             }
             Frame::End => {
                 self.received(0, true);
-                Piece::End
+                UploadPiece::End
             }
         }))
     }
 
     /// Waits for the next piece of the request, for which there is a time.
     fn await_piece<T>(&mut self) -> Poll<T> {
-        let due = self.worker().now().after(self.station.plan.options.body_timeout);
+        let due = self.worker().now().after(self.manager.plan.options.body_timeout);
         self.upload.due.get_or_insert(due);
         Poll::Pending
     }
@@ -233,18 +233,18 @@ impl Life {
             .await;
             match piece {
                 None => return Err(Stop::Downstream(late())),
-                Some(Err(Side::Down(error) | Side::Up(error))) => {
+                Some(Err(FailedSide::Down(error) | FailedSide::Up(error))) => {
                     return Err(Stop::Downstream(error));
                 }
-                Some(Err(Side::Reply(reply))) => return Err(Stop::Reply(reply)),
-                Some(Ok(Piece::Data(body, _))) => {
+                Some(Err(FailedSide::Reply(reply))) => return Err(Stop::Reply(reply)),
+                Some(Ok(UploadPiece::Data(body, _))) => {
                     if all.len() + body.len() > max {
                         return Err(too_large());
                     }
                     all.extend_from_slice(&body);
                 }
-                Some(Ok(Piece::Trailers(trailers))) => self.upload.trailers = Some(trailers),
-                Some(Ok(Piece::End)) => {}
+                Some(Ok(UploadPiece::Trailers(trailers))) => self.upload.trailers = Some(trailers),
+                Some(Ok(UploadPiece::End)) => {}
             }
         }
         self.timer().set(Moment::NEVER);
@@ -281,15 +281,15 @@ impl Life {
         cx: &mut Context<'_>,
         down: &mut HttpStream,
         up: &mut HttpStream,
-    ) -> Poll<Result<(), Side>> {
+    ) -> Poll<Result<(), FailedSide>> {
         let worker = Rc::clone(self.worker());
         for _ in 0..BUDGET {
             let polled = up.poll_flushed(cx, &worker);
             if !self.upload.done {
                 let waits = polled.is_pending();
-                down.set_blocked(&worker, waits, up.is_shared()).map_err(Side::Down)?;
+                down.set_blocked(&worker, waits, up.is_shared()).map_err(FailedSide::Down)?;
             }
-            ready!(polled).map_err(Side::Up)?;
+            ready!(polled).map_err(FailedSide::Up)?;
             if self.upload.done {
                 return Poll::Ready(Ok(()));
             }
@@ -299,13 +299,13 @@ impl Life {
                 let last =
                     upload.whole && upload.sent == upload.kept.len() && upload.trailers.is_none();
                 let body = Body::Shared(piece.clone());
-                up.send_data(cx, &worker, body, last).map_err(Side::Up)?;
+                up.send_data(cx, &worker, body, last).map_err(FailedSide::Up)?;
                 upload.done = last;
                 continue;
             }
             if upload.whole {
                 let trailers = upload.trailers.as_deref();
-                up.send_end(cx, &worker, trailers).map_err(Side::Up)?;
+                up.send_end(cx, &worker, trailers).map_err(FailedSide::Up)?;
                 upload.done = true;
                 continue;
             }
@@ -314,7 +314,7 @@ impl Life {
                 match up.poll_take_from(cx, &worker, down) {
                     Poll::Pending => return self.await_piece(),
                     Poll::Ready(taken) => {
-                        if let Some(taken) = taken.map_err(Side::Down)? {
+                        if let Some(taken) = taken.map_err(FailedSide::Down)? {
                             self.received(taken.count, taken.last);
                             self.upload.forgotten = true;
                             self.upload.done = taken.last && up.is_sent();
@@ -325,11 +325,11 @@ impl Life {
             }
             match self.poll_piece(cx, down) {
                 Poll::Pending => {
-                    up.push(cx, &worker).map_err(Side::Up)?;
+                    up.push(cx, &worker).map_err(FailedSide::Up)?;
                     return Poll::Pending;
                 }
                 Poll::Ready(Err(side)) => return Poll::Ready(Err(side)),
-                Poll::Ready(Ok(Piece::Data(body, last))) => {
+                Poll::Ready(Ok(UploadPiece::Data(body, last))) => {
                     let body = if keeps {
                         let bytes = body.into_bytes();
                         self.upload.keep(&bytes, &worker.buffers);
@@ -338,16 +338,16 @@ impl Life {
                         self.upload.forgotten = true;
                         body
                     };
-                    up.send_data(cx, &worker, body, last).map_err(Side::Up)?;
+                    up.send_data(cx, &worker, body, last).map_err(FailedSide::Up)?;
                     self.upload.done = last;
                 }
-                Poll::Ready(Ok(Piece::Trailers(trailers))) => {
-                    up.send_end(cx, &worker, Some(&trailers)).map_err(Side::Up)?;
+                Poll::Ready(Ok(UploadPiece::Trailers(trailers))) => {
+                    up.send_end(cx, &worker, Some(&trailers)).map_err(FailedSide::Up)?;
                     self.upload.trailers = Some(trailers);
                     self.upload.done = true;
                 }
-                Poll::Ready(Ok(Piece::End)) => {
-                    up.send_end(cx, &worker, None).map_err(Side::Up)?;
+                Poll::Ready(Ok(UploadPiece::End)) => {
+                    up.send_end(cx, &worker, None).map_err(FailedSide::Up)?;
                     self.upload.done = true;
                 }
             }
@@ -370,7 +370,7 @@ impl Life {
         tunnel: bool,
     ) -> Result<(), Stop> {
         let (worker, idle) = (Rc::clone(self.worker()), self.idle_timeout);
-        let mut download = Download { done: false, upload_broken: false, flow: Flow::New };
+        let mut download = Download { done: false, upload_broken: false, flow: Backpressure::New };
         poll_fn(|cx| {
             let before = (self.summary.received, self.summary.sent);
             if let Poll::Ready(done) = self.poll_both(cx, down, up, tunnel, &mut download) {
@@ -412,11 +412,13 @@ impl Life {
     ) -> Poll<Result<(), Stop>> {
         if !download.upload_broken {
             match self.poll_upload(cx, down, up) {
-                Poll::Ready(Err(Side::Down(error))) => {
+                Poll::Ready(Err(FailedSide::Down(error))) => {
                     return Poll::Ready(Err(Stop::Downstream(error)));
                 }
                 // It may answer all the same, and need not read to the end for it.
-                Poll::Ready(Err(Side::Up(_) | Side::Reply(_))) => download.upload_broken = true,
+                Poll::Ready(Err(FailedSide::Up(_) | FailedSide::Reply(_))) => {
+                    download.upload_broken = true
+                }
                 Poll::Ready(Ok(())) | Poll::Pending => {}
             }
         }
@@ -447,14 +449,15 @@ impl Life {
         cx: &mut Context<'_>,
         down: &mut HttpStream,
         up: &mut HttpStream,
-        flow: &mut Flow,
+        flow: &mut Backpressure,
     ) -> Result<Poll<()>, Stop> {
         let worker = Rc::clone(self.worker());
         for _ in 0..BUDGET {
             let polled = down.poll_flushed(cx, &worker);
             let next = flow.after(polled.is_pending(), self.summary.sent > 0);
             if next != std::mem::replace(flow, next) {
-                up.set_blocked(&worker, next == Flow::Blocked, down.is_shared()).map_err(cut)?;
+                up.set_blocked(&worker, next == Backpressure::Blocked, down.is_shared())
+                    .map_err(cut)?;
             }
             match polled {
                 Poll::Pending => return Ok(Poll::Pending),
@@ -546,12 +549,12 @@ struct Download {
     done: bool,
     /// The endpoint takes no more of the request.
     upload_broken: bool,
-    flow: Flow,
+    flow: Backpressure,
 }
 
 /// Whether a client takes what comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Flow {
+enum Backpressure {
     /// Nothing was sent yet.
     New,
     /// It took the last piece.
@@ -560,7 +563,7 @@ enum Flow {
     Blocked,
 }
 
-impl Flow {
+impl Backpressure {
     /// What it is, when what was sent before, if anything was, has left or has to wait.
     const fn after(self, waits: bool, sent: bool) -> Self {
         match (self, waits, sent) {

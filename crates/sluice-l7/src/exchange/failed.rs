@@ -10,13 +10,13 @@ use sluice_codec::{ErrorKind, HttpError};
 use sluice_core::Reason;
 use sluice_core::reason::{self, end};
 use sluice_core::value::show_duration;
-use sluice_upstream::connector::Failure;
+use sluice_upstream::connector::ConnectFailure;
 use sluice_upstream::reasons as upstream_reasons;
 
 use crate::reasons;
 
 /// An attempt that brought no response.
-pub(super) struct Failed {
+pub(super) struct FailedAttempt {
     pub(super) why: Reason,
     pub(super) status: u16,
     /// The word for `%RESPONSE_CODE_DETAILS%`.
@@ -68,7 +68,7 @@ const PROTOCOL_ERROR: &str =
 const TERMINATION: &str = "upstream connect error or disconnect/reset before headers. reset reason: connection termination";
 
 /// Why no endpoint was picked; `shortage` says what stands behind it.
-pub(super) fn nobody(why: Reason, shortage: Option<Box<str>>) -> Failed {
+pub(super) fn nobody(why: Reason, shortage: Option<Box<str>>) -> FailedAttempt {
     let overloaded = why == upstream_reasons::LIMIT;
     let (details, text) = if overloaded {
         ("overload", OVERFLOW)
@@ -76,11 +76,11 @@ pub(super) fn nobody(why: Reason, shortage: Option<Box<str>>) -> Failed {
         ("no_healthy_upstream", "no healthy upstream")
     };
     let said = Said { errno: None, detail: shortage };
-    Failed { why, status: 503, details, text, said, cause: Cause::Final }
+    FailedAttempt { why, status: 503, details, text, said, cause: Cause::Final }
 }
 
-pub(super) fn not_reached(failure: Failure) -> Failed {
-    let Failure { why, errno, detail } = failure;
+pub(super) fn not_reached(failure: ConnectFailure) -> FailedAttempt {
+    let ConnectFailure { why, errno, detail } = failure;
     let text = if why == upstream_reasons::CONNECT_TIMEOUT {
         CONNECTION_TIMEOUT
     } else if why == upstream_reasons::LIMIT {
@@ -93,11 +93,11 @@ pub(super) fn not_reached(failure: Failure) -> Failed {
     let cause = if ours { Cause::Final } else { Cause::Unsent };
     let details = "upstream_reset_before_response_started";
     let said = Said { errno, detail: detail.map(Into::into) };
-    Failed { why, status: 503, details, text, said, cause }
+    FailedAttempt { why, status: 503, details, text, said, cause }
 }
 
 /// What an error of the endpoint's stream, before it responded, comes to.
-pub(super) fn failed_try(error: &HttpError, reused: bool) -> Failed {
+pub(super) fn failed_attempt(error: &HttpError, reused: bool) -> FailedAttempt {
     let (why, status, cause) = match error.kind() {
         ErrorKind::Refused => (reasons::UPSTREAM_REFUSED_STREAM, 503, Cause::Unsent),
         ErrorKind::Malformed(_) | ErrorKind::Flood => {
@@ -116,11 +116,11 @@ pub(super) fn failed_try(error: &HttpError, reused: bool) -> Failed {
     let text = if why == reasons::UPSTREAM_PROTOCOL { PROTOCOL_ERROR } else { TERMINATION };
     let said = Said { errno: None, detail: Some(error.detail().into()) };
     let details = "upstream_reset_before_response_started";
-    Failed { why, status, details, text, said, cause }
+    FailedAttempt { why, status, details, text, said, cause }
 }
 
-pub(super) fn answered_badly(status: u16) -> Failed {
-    Failed {
+pub(super) fn answered_badly(status: u16) -> FailedAttempt {
+    FailedAttempt {
         why: reasons::RETRIED,
         status,
         details: "via_upstream",
@@ -130,8 +130,8 @@ pub(super) fn answered_badly(status: u16) -> Failed {
     }
 }
 
-pub(super) fn endpoint_left() -> Failed {
-    Failed {
+pub(super) fn endpoint_left() -> FailedAttempt {
+    FailedAttempt {
         why: end::ENDPOINT_REMOVED,
         status: 503,
         details: "endpoint_removed",
@@ -142,8 +142,8 @@ pub(super) fn endpoint_left() -> Failed {
 }
 
 /// The time-out of a name, such as `timeout.response`, is over.
-pub(super) fn timed_out(name: &str, bound: Option<Duration>) -> Failed {
-    Failed {
+pub(super) fn timed_out(name: &str, bound: Option<Duration>) -> FailedAttempt {
+    FailedAttempt {
         why: reasons::ROUTE_TIMEOUT,
         status: 504,
         details: "upstream_response_timeout",
@@ -153,8 +153,8 @@ pub(super) fn timed_out(name: &str, bound: Option<Duration>) -> Failed {
     }
 }
 
-pub(super) fn try_timed_out(bound: Option<Duration>) -> Failed {
-    Failed {
+pub(super) fn attempt_timed_out(bound: Option<Duration>) -> FailedAttempt {
+    FailedAttempt {
         why: reasons::TRY_TIMEOUT,
         status: 504,
         details: "upstream_per_try_timeout",

@@ -21,75 +21,75 @@ use sluice_core::{Moment, Reason};
 use sluice_io::buffers::SCRATCH;
 use sluice_io::timers::Timer;
 use sluice_upstream::EndpointState;
-use sluice_upstream::connector::Failure;
+use sluice_upstream::connector::ConnectFailure;
 use sluice_upstream::hops::Looped;
 use sluice_upstream::plan::OnRemoved;
 use sluice_upstream::reasons as upstream_reasons;
 use smallvec::SmallVec;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::body::{Side, Upload};
+use super::body::{FailedSide, Upload};
 use super::failed::{
-    Cause, Failed, Said, answered_badly, endpoint_left, failed_try, nobody, not_reached, timed_out,
-    try_timed_out,
+    Cause, FailedAttempt, Said, answered_badly, attempt_timed_out, endpoint_left, failed_attempt,
+    nobody, not_reached, timed_out,
 };
 use super::pending::Pending;
-use super::{Life, Stop, Target};
-use crate::at_work::Stay;
-use crate::parts::{cookie, query_parameter};
+use super::{RequestTask, RouteTarget, Stop};
+use crate::attempts::AttemptGuard;
+use crate::header_values::{cookie, query_parameter};
+use crate::pools::{ClusterPool, InFlightGuard, PoolTicket, PooledConn};
 use crate::reasons;
 use crate::reply::Reply;
 use crate::routes::{HashBy, HostRewrite, RetryPlan, Rule, RuleOptions};
-use crate::upstreams::{Kept, Line, Lines, Under};
 
 /// Tries for what an endpoint cannot have seen, beside those that the rule allows.
-const SAFE_TRIES: u32 = 3;
+const SAFE_RETRIES: u32 = 3;
 
 /// Heads with a status below 200 before an answer; an endpoint that sends more means no good.
 const INFORMATIONAL_MAX: u32 = 32;
 
 /// The tries of a request.
-struct Tries {
+struct RetryState {
     hash: Option<u64>,
     tried: SmallVec<[Arc<str>; 2]>,
     /// Those that count against the rule.
     counted: u32,
     /// Those that an endpoint cannot have seen.
     safe: u32,
-    under: Option<Under>,
+    in_flight: Option<InFlightGuard>,
     /// A cookie that the client is to send from now on.
     new_cookie: Option<String>,
 }
 
 /// A stream to an endpoint and what goes with it.
-struct Upstream {
+struct UpstreamStream {
     stream: HttpStream,
     version: Version,
     endpoint: Arc<EndpointState>,
-    kept: Option<Kept>,
+    kept: Option<PoolTicket>,
     reused: bool,
     sent_at: Moment,
 }
 
-impl Life {
+impl RequestTask {
     pub(super) fn timer(&self) -> &Timer {
-        self.timer.as_ref().unwrap_or(&self.lane.conn.deadline)
+        self.timer.as_ref().unwrap_or(&self.downstream.conn.deadline)
     }
 
     /// Sends the request to its cluster and the answer to the client.
     pub(super) async fn forward(
         &mut self,
         down: &mut HttpStream,
-        target: Target,
+        target: RouteTarget,
     ) -> Result<(), Stop> {
         let rule = target.rule();
         let options = Arc::clone(&rule.options);
         self.check_upgrade(rule)?;
         self.rewrite(rule)?;
         let worker = Rc::clone(self.worker());
-        let lines = self.station.shared.upstreams.to(&target.cluster, &worker);
+        let pool = self.manager.shared.pools.to(&target.cluster, &worker);
         drop(target);
-        let _under = lines.enter_request();
+        let _in_flight = pool.enter_request();
         if let Some(limit) = self.grpc_deadline()
             && self.began.after(limit) < self.total_at
         {
@@ -100,24 +100,24 @@ impl Life {
         self.response_timeout = options.timeouts.response;
         self.upload.keep_max = if options.retry.attempts > 1 { options.retry.body_max } else { 0 };
         self.upload.rewind();
-        let mut tries = Tries {
+        let mut state = RetryState {
             hash: None,
             tried: SmallVec::new(),
             counted: 0,
             safe: 0,
-            under: None,
+            in_flight: None,
             new_cookie: None,
         };
-        tries.hash = self.hash(&options.hash, &mut tries.new_cookie);
+        state.hash = self.hash(&options.hash, &mut state.new_cookie);
         loop {
-            let failed = match self.attempt(down, &lines, &options, &mut tries).await? {
+            let failed = match self.attempt(down, &pool, &options, &mut state).await? {
                 Ok(()) => return Ok(()),
                 Err(failed) => failed,
             };
             let again = failed.cause == Cause::Answered
-                || self.may_try_again(&failed, &lines, &options.retry, &mut tries);
+                || self.may_retry(&failed, &pool, &options.retry, &mut state);
             if !again {
-                let exhausted = tries.counted > 1 && failed.cause != Cause::Final;
+                let exhausted = state.counted > 1 && failed.cause != Cause::Final;
                 let why = if exhausted { reasons::RETRIES_EXHAUSTED } else { failed.why };
                 self.summary.detail =
                     self.summary.attempts.last().and_then(Attempt::cause).or(failed.said.detail);
@@ -125,7 +125,7 @@ impl Life {
                 return Err(Stop::reply(Reply::new(failed.status, why, failed.details, body)));
             }
             if failed.cause != Cause::Unsent && failed.cause != Cause::Stale {
-                self.back_off(down, &options.retry, tries.counted).await?;
+                self.back_off(down, &options.retry, state.counted).await?;
             }
             self.upload.rewind();
         }
@@ -138,7 +138,7 @@ impl Life {
     }
 
     /// The time for the whole exchange is over.
-    fn total_over(&self) -> Failed {
+    fn total_over(&self) -> FailedAttempt {
         let name = if self.total_is_clients { "grpc-timeout" } else { "timeout.total" };
         timed_out(name, self.total_timeout)
     }
@@ -235,37 +235,37 @@ impl Life {
     async fn attempt(
         &mut self,
         down: &mut HttpStream,
-        lines: &Rc<Lines>,
+        pool: &Rc<ClusterPool>,
         options: &RuleOptions,
-        tries: &mut Tries,
-    ) -> Result<Result<(), Failed>, Stop> {
+        state: &mut RetryState,
+    ) -> Result<Result<(), FailedAttempt>, Stop> {
         let worker = Rc::clone(self.worker());
-        let picked = lines.handle.pick_for_request(&worker, tries.hash, &tries.tried);
+        let picked = pool.handle.pick_for_request(&worker, state.hash, &state.tried);
         let picked = match picked {
             // Another endpoint is preferred, not a condition.
-            Err(_) if !tries.tried.is_empty() => {
-                tries.tried.clear();
-                lines.handle.pick_for_request(&worker, tries.hash, &[])
+            Err(_) if !state.tried.is_empty() => {
+                state.tried.clear();
+                pool.handle.pick_for_request(&worker, state.hash, &[])
             }
             picked => picked,
         };
         let (endpoint, _claim) = match picked {
             Ok(picked) => picked,
-            Err(why) => return Ok(Err(nobody(why, lines.handle.cluster.shortage(why)))),
+            Err(why) => return Ok(Err(nobody(why, pool.handle.cluster.shortage(why)))),
         };
-        let try_at = worker.now().after_bound(options.timeouts.per_try);
+        let attempt_at = worker.now().after_bound(options.timeouts.per_try);
         self.pending = Some(Pending::connecting(Arc::clone(&endpoint.name), worker.now()));
-        let stay = self.stay(lines, &endpoint);
+        let attempt_guard = self.attempt_guard(pool, &endpoint);
         let connected = {
-            let connecting = pin!(self.connect(down, lines, &endpoint, &options.host));
-            Stay::unless_sent_away(stay.as_ref(), connecting).await
+            let connecting = pin!(self.connect(down, pool, &endpoint, &options.host));
+            AttemptGuard::unless_cancelled(attempt_guard.as_ref(), connecting).await
         };
         let connected = connected.unwrap_or_else(|| Ok(Err(endpoint_left())))?;
         let mut up = match connected {
             Ok(up) => up,
             Err(mut failed) => {
                 self.note_failed(&endpoint, &mut failed);
-                tries.tried.push(Arc::clone(&endpoint.name));
+                state.tried.push(Arc::clone(&endpoint.name));
                 return Ok(Err(failed));
             }
         };
@@ -274,27 +274,27 @@ impl Life {
             pending.connected(up.sent_at);
         }
         let awaited = {
-            let awaiting = self.await_head(down, &mut up, try_at, options.timeouts.per_try);
+            let awaiting = self.await_head(down, &mut up, attempt_at, options.timeouts.per_try);
             let awaiting = pin!(awaiting);
-            Stay::unless_sent_away(stay.as_ref(), awaiting).await
+            AttemptGuard::unless_cancelled(attempt_guard.as_ref(), awaiting).await
         };
         if let Err(mut failed) = awaited.unwrap_or_else(|| Ok(Err(endpoint_left())))? {
             if !self.is_blameless(&failed) {
-                lines.handle.note_answer(&endpoint, false);
+                pool.handle.note_answer(&endpoint, false);
             }
-            self.count_answer(lines, &endpoint, 0, None);
+            self.count_answer(pool, &endpoint, 0, None);
             self.note_failed(&endpoint, &mut failed);
-            tries.tried.push(Arc::clone(&endpoint.name));
+            state.tried.push(Arc::clone(&endpoint.name));
             up.stream.reset(true);
             return Ok(Err(failed));
         }
         let status = self.response.status();
-        lines.handle.note_answer(&endpoint, status < 500);
-        self.count_answer(lines, &endpoint, status, Some(worker.now().since(up.sent_at)));
-        if self.is_worth_another(status, &options.retry) {
+        pool.handle.note_answer(&endpoint, status < 500);
+        self.count_answer(pool, &endpoint, status, Some(worker.now().since(up.sent_at)));
+        if self.is_retriable(status, &options.retry) {
             let mut failed = answered_badly(status);
-            if self.may_try_again(&failed, lines, &options.retry, tries) {
-                tries.tried.push(Arc::clone(&endpoint.name));
+            if self.may_retry(&failed, pool, &options.retry, state) {
+                state.tried.push(Arc::clone(&endpoint.name));
                 self.note_failed(&endpoint, &mut failed);
                 up.stream.reset(true);
                 return Ok(Err(failed));
@@ -302,12 +302,12 @@ impl Life {
         }
         let reached = self.pending.take().map(Pending::into_endpoint);
         self.note(Attempt::reached(reached.unwrap_or_else(|| Arc::clone(&endpoint.name))));
-        if let Some(cookie) = &tries.new_cookie {
+        if let Some(cookie) = &state.new_cookie {
             self.response.append_known(Known::SetCookie, cookie.as_bytes());
         }
         let delivered = {
-            let delivering = pin!(self.deliver(down, lines, up));
-            Stay::unless_sent_away(stay.as_ref(), delivering).await
+            let delivering = pin!(self.deliver(down, pool, up));
+            AttemptGuard::unless_cancelled(attempt_guard.as_ref(), delivering).await
         };
         match delivered {
             Some(delivered) => delivered.map(Ok),
@@ -320,7 +320,7 @@ impl Life {
 
     /// Whether a failed attempt says nothing about its endpoint: it left the cluster, its connection had been idle
     /// for too long, the client's own deadline was shorter than the rule's, or what was missing is ours.
-    fn is_blameless(&self, failed: &Failed) -> bool {
+    fn is_blameless(&self, failed: &FailedAttempt) -> bool {
         let clients_deadline = self.total_is_clients
             && failed.why == reasons::ROUTE_TIMEOUT
             && self.worker().now() >= self.total_at;
@@ -330,12 +330,12 @@ impl Life {
     }
 
     /// A place among those who hear when `endpoint` leaves, where its cluster wants them to.
-    fn stay(&self, lines: &Lines, endpoint: &EndpointState) -> Option<Stay> {
-        let cluster = &lines.handle.cluster;
+    fn attempt_guard(&self, pool: &ClusterPool, endpoint: &EndpointState) -> Option<AttemptGuard> {
+        let cluster = &pool.handle.cluster;
         self.entry.reach(&cluster.name, &endpoint.name);
         let keep = cluster.peek_plan().on_endpoint_removed == OnRemoved::Keep;
-        let at_work = &self.station.shared.at_work;
-        (!keep).then(|| at_work.enter(&cluster.name, &endpoint.name, self.worker().now()))
+        let attempts = &self.manager.shared.attempts;
+        (!keep).then(|| attempts.enter(&cluster.name, &endpoint.name, self.worker().now()))
     }
 
     fn note(&mut self, attempt: Attempt) {
@@ -344,7 +344,7 @@ impl Life {
     }
 
     /// Notes an attempt that failed, and takes what was said about it.
-    fn note_failed(&mut self, endpoint: &EndpointState, failed: &mut Failed) {
+    fn note_failed(&mut self, endpoint: &EndpointState, failed: &mut FailedAttempt) {
         let Said { errno, detail } = std::mem::take(&mut failed.said);
         self.note(Attempt::failed(Arc::clone(&endpoint.name), failed.why, errno, detail));
     }
@@ -359,13 +359,13 @@ impl Life {
 
     fn count_answer(
         &self,
-        lines: &Lines,
+        pool: &ClusterPool,
         endpoint: &EndpointState,
         status: u16,
         took: Option<Duration>,
     ) {
-        let cluster = &lines.handle.cluster.name;
-        lines.cells.count(self.worker(), cluster, &endpoint.name, status, took);
+        let cluster = &pool.handle.cluster.name;
+        pool.counters.count(self.worker(), cluster, &endpoint.name, status, took);
     }
 
     /// Counts a request that goes to a listener of this process, and cuts one that has gone round. Connections are
@@ -373,7 +373,7 @@ impl Life {
     fn count_hop(&mut self, endpoint: &EndpointState) -> Result<(), Stop> {
         if !endpoint.is_ours() {
             // What came with a count, or got one for an endpoint that was tried before, goes on without.
-            let info = &self.lane.conn.info;
+            let info = &self.downstream.conn.info;
             let from_us = info
                 .peer
                 .ip()
@@ -402,21 +402,21 @@ impl Life {
     async fn connect(
         &mut self,
         down: &mut HttpStream,
-        lines: &Rc<Lines>,
+        pool: &Rc<ClusterPool>,
         endpoint: &Arc<EndpointState>,
         host: &HostRewrite,
-    ) -> Result<Result<Upstream, Failed>, Stop> {
+    ) -> Result<Result<UpstreamStream, FailedAttempt>, Stop> {
         let worker = Rc::clone(self.worker());
-        let h1 = Rc::clone(&self.station.h1);
-        let line = match lines.take_idle(&worker, endpoint, &h1) {
-            Some(line) => {
-                lines.cells.reused.increment();
-                line
+        let h1 = Rc::clone(&self.manager.h1);
+        let pooled = match pool.take_idle(&worker, endpoint, &h1) {
+            Some(pooled) => {
+                pool.counters.reused.increment();
+                pooled
             }
             None => {
-                let taking = lines.take(&worker, endpoint, &h1);
+                let taking = pool.take(&worker, endpoint, &h1);
                 match self.guarded(down, self.total_at, taking).await? {
-                    Some(Ok(line)) => line,
+                    Some(Ok(pooled)) => pooled,
                     Some(Err(failure)) => return Ok(Err(not_reached(failure))),
                     None => return Ok(Err(self.total_over())),
                 }
@@ -427,9 +427,9 @@ impl Life {
             self.request.set_authority(name.as_bytes());
         }
         self.count_hop(endpoint)?;
-        let version = match &line {
-            Line::H1(_) => Version::Http11,
-            Line::Shared(connection) => connection.version(),
+        let version = match &pooled {
+            PooledConn::H1(_) => Version::Http11,
+            PooledConn::Shared(connection) => connection.version(),
         };
         self.handshake.ask(&mut self.request, version, &worker);
         let end = self.upload.is_empty() && self.request.upgrade().is_none();
@@ -438,8 +438,8 @@ impl Life {
             self.request.remove(b"expect");
         }
         let endpoint = Arc::clone(endpoint);
-        let (stream, kept, reused) = match line {
-            Line::H1(taken) => {
+        let (stream, kept, reused) = match pooled {
+            PooledConn::H1(taken) => {
                 let reused = taken.is_reused();
                 let (mut stream, kept) = taken.into_parts();
                 stream.set_read_max(if down.is_shared() { READ_SHARED } else { SCRATCH });
@@ -452,14 +452,14 @@ impl Life {
                 }
                 (HttpStream::H1(stream), Some(kept), reused)
             }
-            Line::Shared(mut client) => {
+            PooledConn::Shared(mut client) => {
                 let by = worker.now().after(OPEN_TIME).min(self.total_at);
                 // It is out of place while the stream waits for its turn; another stands there.
-                let spare = self.station.shared.heads.take().into();
+                let spare = self.manager.shared.head_pool.take().into();
                 let request = std::mem::replace(&mut self.request, spare);
                 let opened = self.guarded(down, by, client.open(&request, end)).await;
                 let mut spare = std::mem::replace(&mut self.request, request);
-                self.station.shared.heads.give(spare.take());
+                self.manager.shared.head_pool.give(spare.take());
                 match opened? {
                     Some(Ok(stream)) => (stream, None, false),
                     Some(Err(error)) => return self.unsendable(&error).map(Err),
@@ -471,13 +471,13 @@ impl Life {
             }
         };
         let sent_at = worker.now();
-        Ok(Ok(Upstream { stream, version, endpoint, kept, reused, sent_at }))
+        Ok(Ok(UpstreamStream { stream, version, endpoint, kept, reused, sent_at }))
     }
 
     /// What a head comes to that could not be sent: where it cannot be said to any endpoint, the request is at fault.
-    fn unsendable(&mut self, error: &HttpError) -> Result<Failed, Stop> {
+    fn unsendable(&mut self, error: &HttpError) -> Result<FailedAttempt, Stop> {
         if !matches!(error.kind(), ErrorKind::Malformed(400)) {
-            return Ok(failed_try(error, false));
+            return Ok(failed_attempt(error, false));
         }
         self.summary.detail = Some(error.detail().into());
         let body = "the request cannot be passed on\n";
@@ -512,10 +512,10 @@ impl Life {
     async fn await_head(
         &mut self,
         down: &mut HttpStream,
-        up: &mut Upstream,
-        try_at: Moment,
+        up: &mut UpstreamStream,
+        attempt_at: Moment,
         per_try: Option<Duration>,
-    ) -> Result<Result<(), Failed>, Stop> {
+    ) -> Result<Result<(), FailedAttempt>, Stop> {
         let worker = Rc::clone(self.worker());
         let mut broken: Option<HttpError> = None;
         let mut response_at = Moment::NEVER;
@@ -526,14 +526,14 @@ impl Life {
                 // What follows the head of an upgrade waits until it is agreed to.
                 if !tunnel && broken.is_none() {
                     match self.poll_upload(cx, down, &mut up.stream) {
-                        Poll::Ready(Err(Side::Down(error))) => {
+                        Poll::Ready(Err(FailedSide::Down(error))) => {
                             return Poll::Ready(Err(Stop::Downstream(error)));
                         }
-                        Poll::Ready(Err(Side::Reply(reply))) => {
+                        Poll::Ready(Err(FailedSide::Reply(reply))) => {
                             return Poll::Ready(Err(Stop::Reply(reply)));
                         }
                         // It may have answered before it stopped reading.
-                        Poll::Ready(Err(Side::Up(error))) => broken = Some(error),
+                        Poll::Ready(Err(FailedSide::Up(error))) => broken = Some(error),
                         Poll::Ready(Ok(())) | Poll::Pending => {}
                     }
                 }
@@ -552,7 +552,7 @@ impl Life {
                 if (self.upload.done || tunnel) && response_at == Moment::NEVER {
                     response_at = now.after_bound(self.response_timeout);
                 }
-                let due = response_at.min(try_at).min(self.total_at).min(self.body_due());
+                let due = response_at.min(attempt_at).min(self.total_at).min(self.body_due());
                 let timer = self.timer();
                 timer.set(due);
                 std::task::ready!(timer.poll(cx));
@@ -563,7 +563,7 @@ impl Life {
                 Poll::Ready(Ok(Err(match (self.total_at <= now, all_over) {
                     (true, _) => self.total_over(),
                     (_, true) => timed_out("timeout.response", self.response_timeout),
-                    _ => try_timed_out(per_try),
+                    _ => attempt_timed_out(per_try),
                 })))
             })
             .await;
@@ -578,7 +578,7 @@ impl Life {
             };
             if let Err(error) = received {
                 let error = broken.take().unwrap_or(error);
-                return Ok(Err(failed_try(&error, up.reused)));
+                return Ok(Err(failed_attempt(&error, up.reused)));
             }
             match self.response.status() {
                 status @ 100..200 if status != 101 => {
@@ -600,15 +600,15 @@ impl Life {
             }
         }
         let error = HttpError::new(ErrorKind::Malformed(502), "too many heads before an answer");
-        Ok(Err(failed_try(&error, false)))
+        Ok(Err(failed_attempt(&error, false)))
     }
 
     /// Passes the answer on, its head being there.
     async fn deliver(
         &mut self,
         down: &mut HttpStream,
-        lines: &Rc<Lines>,
-        mut up: Upstream,
+        pool: &Rc<ClusterPool>,
+        mut up: UpstreamStream,
     ) -> Result<(), Stop> {
         let worker = Rc::clone(self.worker());
         let status = self.response.status();
@@ -642,7 +642,7 @@ impl Life {
         self.summary.status = self.response.status();
         self.advertise();
         let end = !tunnel && up.stream.is_received();
-        let close = self.lane.conn.is_finishing();
+        let close = self.downstream.conn.is_finishing();
         let sent = down.send_head(&worker, &self.response, end, close);
         let relayed = match sent {
             // What the endpoint answered cannot be said to this client.
@@ -669,7 +669,7 @@ impl Life {
         self.finish(reasons::VIA_UPSTREAM, "via_upstream");
         match (up.stream, up.kept) {
             (HttpStream::H1(stream), Some(kept)) => {
-                lines.give_back(&worker, &up.endpoint, stream, kept);
+                pool.give_back(&worker, &up.endpoint, stream, kept);
             }
             (mut stream, _) if !self.upload.done => stream.reset(true),
             _ => {}
@@ -686,7 +686,7 @@ impl Life {
     // --- another try ---
 
     /// Whether an answer is one of those that the rule tries again for.
-    fn is_worth_another(&self, status: u16, retry: &RetryPlan) -> bool {
+    fn is_retriable(&self, status: u16, retry: &RetryPlan) -> bool {
         let when = &retry.when;
         let grpc = self.summary_grpc().is_some_and(|s| s < 32 && when.grpc & (1 << s) != 0);
         retry.statuses.contains(&status)
@@ -703,25 +703,25 @@ impl Life {
     }
 
     /// Whether there is another try after one that failed; counts it.
-    fn may_try_again(
+    fn may_retry(
         &self,
-        failed: &Failed,
-        lines: &Rc<Lines>,
+        failed: &FailedAttempt,
+        pool: &Rc<ClusterPool>,
         retry: &RetryPlan,
-        tries: &mut Tries,
+        state: &mut RetryState,
     ) -> bool {
         if self.upload.forgotten || self.worker().now() >= self.total_at {
             return false;
         }
-        let attempts = lines.handle.cluster.peek_plan().connect_attempts.max(1);
+        let attempts = pool.handle.cluster.peek_plan().connect_attempts.max(1);
         let safe = match failed.cause {
             Cause::Final => return false,
-            Cause::Unsent => tries.safe + 1 < SAFE_TRIES.max(attempts),
-            Cause::Stale => self.method.is_idempotent() && tries.safe + 1 < SAFE_TRIES,
+            Cause::Unsent => state.safe + 1 < SAFE_RETRIES.max(attempts),
+            Cause::Stale => self.method.is_idempotent() && state.safe + 1 < SAFE_RETRIES,
             Cause::Reset | Cause::TryTimeout | Cause::Answered => false,
         };
         if safe {
-            tries.safe += 1;
+            state.safe += 1;
             return true;
         }
         let when = &retry.when;
@@ -731,13 +731,13 @@ impl Life {
             Cause::Answered => true,
             _ => when.reset || when.server_error,
         };
-        tries.counted += 1;
-        if !wanted || tries.counted >= retry.attempts {
+        state.counted += 1;
+        if !wanted || state.counted >= retry.attempts {
             return false;
         }
-        tries.under = None;
-        tries.under = lines.enter_retry();
-        tries.under.is_some()
+        state.in_flight = None;
+        state.in_flight = pool.enter_retry();
+        state.in_flight.is_some()
     }
 
     /// Waits before another try: at random up to a bound that doubles.
@@ -769,9 +769,9 @@ const HOPS: Known = Known::XSluiceHops;
 const OPEN_TIME: Duration = Duration::from_secs(5);
 
 /// The request's turn on a shared connection did not come.
-fn no_turn() -> Failure {
+fn no_turn() -> ConnectFailure {
     let detail = "the endpoint granted no further stream on its connection in time".to_owned();
-    Failure { why: upstream_reasons::CONNECT_TIMEOUT, errno: None, detail: Some(detail) }
+    ConnectFailure { why: upstream_reasons::CONNECT_TIMEOUT, errno: None, detail: Some(detail) }
 }
 
 /// Whether an id of the client's may be shown to it again: short, and nothing but a token.

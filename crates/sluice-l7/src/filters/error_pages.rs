@@ -12,13 +12,13 @@ use super::{Cx, HttpFilter, OfSettings, Step};
 use crate::reasons;
 use crate::record::View;
 use crate::reply::Reply;
-use crate::template::Template;
+use crate::template::HttpTemplate;
 
 sluice_core::section! {
     /// Bodies for errors, by status or class of status.
     pub struct ErrorPages {
         /// Texts by status: `503: ...`, or for a class `5xx: ...`. They may hold `%OPERATOR%`s.
-        pub pages: Pages,
+        pub pages: PageTemplates,
         /// Their media type.
         pub content_type: String = "text/html; charset=utf-8",
         /// Whether errors of endpoints are replaced too, not only Sluice's own.
@@ -28,11 +28,11 @@ sluice_core::section! {
 
 /// Texts by the first and last status that they are for.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Pages(BTreeMap<(u16, u16), Template>);
+pub struct PageTemplates(BTreeMap<(u16, u16), HttpTemplate>);
 
-impl Pages {
+impl PageTemplates {
     /// The text for a status; one for the very status goes before one for its class.
-    fn get(&self, status: u16) -> Option<&Template> {
+    fn get(&self, status: u16) -> Option<&HttpTemplate> {
         let class = (status / 100 * 100, status / 100 * 100 + 99);
         self.0.get(&(status, status)).or_else(|| self.0.get(&class))
     }
@@ -50,7 +50,7 @@ fn statuses(text: &str) -> Result<(u16, u16), String> {
     }
 }
 
-impl Setting for Pages {
+impl Setting for PageTemplates {
     fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
         let Value::Map(entries) = &node.value else {
             wrong_kind(node, at, diags, "a map of statuses to texts");
@@ -60,7 +60,7 @@ impl Setting for Pages {
             let key = statuses(&entry.key)
                 .map_err(|message| diags.error("bad-value", entry.key_span, here, message))
                 .ok();
-            key.zip(bind_scalar(&entry.node, here, diags, "a text", Template::parse))
+            key.zip(bind_scalar(&entry.node, here, diags, "a text", HttpTemplate::parse))
         })
         .map(Self)
     }
@@ -119,10 +119,11 @@ mod tests {
 
     #[test]
     fn a_status_goes_before_its_class() {
-        let page = |text: &str| Template::parse(text).unwrap();
-        let pages = Pages(BTreeMap::from([((500, 599), page("class")), ((503, 503), page("one"))]));
-        assert_eq!(pages.get(503).map(Template::source), Some("one"));
-        assert_eq!(pages.get(500).map(Template::source), Some("class"));
+        let page = |text: &str| HttpTemplate::parse(text).unwrap();
+        let pages =
+            PageTemplates(BTreeMap::from([((500, 599), page("class")), ((503, 503), page("one"))]));
+        assert_eq!(pages.get(503).map(HttpTemplate::source), Some("one"));
+        assert_eq!(pages.get(500).map(HttpTemplate::source), Some("class"));
         assert_eq!(pages.get(404), None);
         assert!(statuses("200").is_err() && statuses("6xx").is_err());
     }

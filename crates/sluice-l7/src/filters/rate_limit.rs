@@ -13,17 +13,17 @@ use sluice_core::settings::{Plain, bind_scalar};
 use sluice_core::value::Rate;
 use sluice_core::{Diags, Node, Path, Setting, Shape};
 use sluice_io::WorkerCx;
-use sluice_l4::filters::buckets::{Bucket, PerOwner, Sources, forgotten, source_of};
+use sluice_l4::filters::buckets::{Bucket, BucketTable, PerOwner, forgotten, source_of};
 use sluice_telemetry::Counter;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::{Cx, FilterFactory, FilterPlan, HttpFilter, Step};
+use super::{Cx, HttpFilter, HttpFilterFactory, HttpFilterPlan, Step};
 use crate::reasons;
 use crate::reply::Reply;
 
 /// Who shares a bucket.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Per {
+pub enum RateKey {
     /// Everybody whom the filter sees.
     All,
     /// Each client: an IPv4 address or an IPv6 /64.
@@ -32,7 +32,7 @@ pub enum Per {
     Header(String),
 }
 
-impl Setting for Per {
+impl Setting for RateKey {
     fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
         bind_scalar(node, at, diags, "all, source_ip or header:NAME", |text| match text {
             "all" => Ok(Self::All),
@@ -67,7 +67,7 @@ sluice_core::section! {
         /// How many may come at once; the rate's own count where it is left out.
         pub burst: Option<u32>,
         /// Who shares a bucket: all, source_ip or header:NAME.
-        pub per: Per = "all",
+        pub per: RateKey = "all",
         /// The runtime value that says how many, in the time of `requests`, where it is set; 0 lets nothing through.
         pub runtime: Option<String>,
         /// The status of the answer.
@@ -78,10 +78,10 @@ sluice_core::section! {
 /// The factory; holds the buckets of each listener and rule that uses the filter.
 #[derive(Debug, Default)]
 pub struct RateLimitFactory {
-    buckets: PerOwner<Sources<Bucket, u64>>,
+    buckets: PerOwner<BucketTable<Bucket, u64>>,
 }
 
-impl FilterFactory for RateLimitFactory {
+impl HttpFilterFactory for RateLimitFactory {
     fn name(&self) -> &'static str {
         "rate_limit"
     }
@@ -99,44 +99,44 @@ impl FilterFactory for RateLimitFactory {
         settings: &Node,
         at: &Path<'_>,
         diags: &mut Diags,
-    ) -> Option<Arc<dyn FilterPlan>> {
+    ) -> Option<Arc<dyn HttpFilterPlan>> {
         let settings = RateLimit::bind(settings, at, diags)?;
         if !(400..600).contains(&settings.status) {
             diags.error("bad-value", None, at.key("status"), "the status lies from 400 to 599");
             return None;
         }
-        Some(Arc::new(Plan { settings, buckets: self.buckets.clone() }))
+        Some(Arc::new(RateLimitPlan { settings, buckets: self.buckets.clone() }))
     }
 }
 
 #[derive(Debug)]
-struct Plan {
+struct RateLimitPlan {
     settings: RateLimit,
-    buckets: PerOwner<Sources<Bucket, u64>>,
+    buckets: PerOwner<BucketTable<Bucket, u64>>,
 }
 
-impl FilterPlan for Plan {
+impl HttpFilterPlan for RateLimitPlan {
     fn runtime_keys(&self) -> Vec<&str> {
         self.settings.runtime.as_deref().into_iter().collect()
     }
 
     fn on_worker(&self, worker: &Rc<WorkerCx>, owner: &str) -> Rc<dyn HttpFilter> {
-        Rc::new(Filter {
+        Rc::new(RateLimitFilter {
             settings: self.settings.clone(),
-            buckets: self.buckets.of(owner, worker, Sources::new),
+            buckets: self.buckets.of(owner, worker, BucketTable::new),
             forgotten: forgotten(worker),
         })
     }
 }
 
 #[derive(Debug)]
-struct Filter {
+struct RateLimitFilter {
     settings: RateLimit,
-    buckets: Arc<Mutex<Sources<Bucket, u64>>>,
+    buckets: Arc<Mutex<BucketTable<Bucket, u64>>>,
     forgotten: Counter,
 }
 
-impl HttpFilter for Filter {
+impl HttpFilter for RateLimitFilter {
     fn request_head(&self, cx: &mut Cx<'_>, head: &mut Head) -> Step {
         let Rate { mut count, per } = self.settings.requests;
         let live = self.settings.runtime.as_deref().and_then(|key| cx.runtime.number(key));
@@ -147,9 +147,9 @@ impl HttpFilter for Filter {
             return self.refuse(per);
         }
         let key = match &self.settings.per {
-            Per::All => 0,
-            Per::SourceIp => key_of(cx.summary.source),
-            Per::Header(name) => {
+            RateKey::All => 0,
+            RateKey::SourceIp => key_of(cx.summary.source),
+            RateKey::Header(name) => {
                 head.get_named(name.as_bytes()).map_or(0, |value| xxh3_64(value) | 1)
             }
         };
@@ -167,7 +167,7 @@ impl HttpFilter for Filter {
     }
 }
 
-impl Filter {
+impl RateLimitFilter {
     /// Says when to come again.
     fn refuse(&self, wait: Duration) -> Step {
         let status = self.settings.status;

@@ -13,19 +13,19 @@ use smallvec::SmallVec;
 
 use super::{Cx, HttpFilter, OfSettings, Step};
 use crate::record::View;
-use crate::template::Template;
+use crate::template::HttpTemplate;
 
 sluice_core::section! {
     /// Sets, adds and removes fields. Values may hold `%OPERATOR%`s.
     pub struct SetHeaders {
         /// Fields of requests that are set to a value, whatever they were.
-        pub request: Fields,
+        pub request: HeaderTemplates,
         /// Fields of responses that are set to a value, whatever they were.
-        pub response: Fields,
+        pub response: HeaderTemplates,
         /// Fields that are added to requests beside those of the same name.
-        pub add_request: Fields,
+        pub add_request: HeaderTemplates,
         /// Fields that are added to responses beside those of the same name.
-        pub add_response: Fields,
+        pub add_response: HeaderTemplates,
         /// Fields that are taken out of requests.
         pub remove_request: Vec<FieldName>,
         /// Fields that are taken out of responses.
@@ -56,7 +56,7 @@ impl Setting for Layers {
 
 /// Fields by name.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Fields(BTreeMap<String, Template>);
+pub struct HeaderTemplates(BTreeMap<String, HttpTemplate>);
 
 /// The name of a field that may be changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,7 +91,7 @@ impl Setting for FieldName {
     }
 }
 
-impl Setting for Fields {
+impl Setting for HeaderTemplates {
     fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
         let entries = entries_of(node, at, diags, "a map of fields, such as `x-edge: a`")?;
         bind_entries(entries, at, diags, |entry, here, diags| {
@@ -102,7 +102,7 @@ impl Setting for Fields {
                 if !is_field_value(text.as_bytes()) {
                     return Err("a value holds no control characters".into());
                 }
-                Template::parse(text)
+                HttpTemplate::parse(text)
             });
             key.zip(value)
         })
@@ -115,7 +115,7 @@ impl Setting for Fields {
     }
 
     fn show(&self) -> Plain {
-        let shown = |(name, value): (&String, &Template)| {
+        let shown = |(name, value): (&String, &HttpTemplate)| {
             (name.clone(), Plain::Text(value.source().to_owned()))
         };
         Plain::Map(self.0.iter().map(shown).collect())
@@ -156,9 +156,15 @@ struct Edit<'a> {
 }
 
 impl<'a> Edit<'a> {
-    fn new(removed: &'a [FieldName], set: &'a Fields, added: &'a Fields, view: &View<'_>) -> Self {
-        let values = |fields: &'a Fields| {
-            let value = |(name, value): (&'a String, &Template)| (&**name, clean(value.fill(view)));
+    fn new(
+        removed: &'a [FieldName],
+        set: &'a HeaderTemplates,
+        added: &'a HeaderTemplates,
+        view: &View<'_>,
+    ) -> Self {
+        let values = |fields: &'a HeaderTemplates| {
+            let value =
+                |(name, value): (&'a String, &HttpTemplate)| (&**name, clean(value.fill(view)));
             fields.0.iter().map(value).collect()
         };
         Self { removed, set: values(set), added: values(added) }

@@ -16,9 +16,9 @@ use sluice_core::{Moment, Reason};
 use sluice_io::{Conn, WorkerCx};
 
 use super::{HttpHandler, Turn, quiet_end, serve_h2};
+use crate::connection_manager::DownstreamConn;
 use crate::exchange::{self, Exchange};
 use crate::reasons;
-use crate::station::Lane;
 
 /// What a client of HTTP/2 says first, RFC 9113 §3.4.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -35,9 +35,9 @@ enum Guess {
 }
 
 /// Waits for the first bytes.
-async fn guess(handler: &HttpHandler, lane: &Lane, h1: &mut H1Stream) -> Guess {
-    let (conn, worker) = (&lane.conn, &handler.station.worker);
-    let by = worker.now().after(handler.station.plan.options.head_timeout);
+async fn guess(handler: &HttpHandler, downstream: &DownstreamConn, h1: &mut H1Stream) -> Guess {
+    let (conn, worker) = (&downstream.conn, &handler.manager.worker);
+    let by = worker.now().after(handler.manager.plan.options.head_timeout);
     match conn.until(by, poll_fn(|cx| sniff(h1, cx, worker))).await {
         Ok(Ok(false)) => Guess::IsH1,
         Ok(Ok(true)) => Guess::IsH2,
@@ -47,13 +47,17 @@ async fn guess(handler: &HttpHandler, lane: &Lane, h1: &mut H1Stream) -> Guess {
 }
 
 /// The client speaks HTTP/2: its first bytes are given back.
-async fn carry_on_as_h2(handler: Rc<HttpHandler>, lane: Rc<Lane>, h1: Box<H1Stream>) -> Reason {
+async fn carry_on_as_h2(
+    handler: Rc<HttpHandler>,
+    downstream: Rc<DownstreamConn>,
+    h1: Box<H1Stream>,
+) -> Reason {
     let (mut stream, input) = h1.into_parts();
-    let buffers = &handler.station.worker.buffers;
+    let buffers = &handler.manager.worker.buffers;
     if input.map_or(Ok(()), |input| stream.give_back(buffers, &input)).is_err() {
         return sluice_l4::reasons::BUFFERS;
     }
-    serve_h2(handler, lane, stream).await
+    serve_h2(handler, downstream, stream).await
 }
 
 /// Serves a connection to its end; `unsure` says that it may yet turn out to be HTTP/2. Idle connections lie in this
@@ -61,15 +65,15 @@ async fn carry_on_as_h2(handler: Rc<HttpHandler>, lane: Rc<Lane>, h1: Box<H1Stre
 #[allow(clippy::manual_async_fn, reason = "it would keep its arguments twice")]
 pub(super) fn serve_h1(
     handler: Rc<HttpHandler>,
-    lane: Rc<Lane>,
+    downstream: Rc<DownstreamConn>,
     mut h1: Box<H1Stream>,
     unsure: bool,
 ) -> impl Future<Output = Reason> {
     async move {
         if unsure {
-            match Box::pin(guess(&handler, &lane, &mut h1)).await {
+            match Box::pin(guess(&handler, &downstream, &mut h1)).await {
                 Guess::IsH1 => {}
-                Guess::IsH2 => return Box::pin(carry_on_as_h2(handler, lane, h1)).await,
+                Guess::IsH2 => return Box::pin(carry_on_as_h2(handler, downstream, h1)).await,
                 Guess::Ended(reason) => return reason,
             }
         }
@@ -81,25 +85,26 @@ pub(super) fn serve_h1(
             } else {
                 turn.took_another().await;
             }
-            let mut begun = await_head(&handler, &lane, &h1, served);
-            let next = poll_fn(|cx| poll_head(&handler, &lane, &mut h1, &mut begun, cx)).await;
-            lane.conn.deadline.set(Moment::NEVER);
+            let mut begun = await_head(&handler, &downstream, &h1, served);
+            let next =
+                poll_fn(|cx| poll_head(&handler, &downstream, &mut h1, &mut begun, cx)).await;
+            downstream.conn.deadline.set(Moment::NEVER);
             let head = match next {
-                Next::Head(head) => head,
-                Next::End(reason) => return reason,
-                Next::Fault(error) => {
-                    return Box::pin(turn_away(&handler, &lane, &mut h1, error)).await;
+                AfterExchange::Head(head) => head,
+                AfterExchange::End(reason) => return reason,
+                AfterExchange::ParseError(error) => {
+                    return Box::pin(turn_away(&handler, &downstream, &mut h1, error)).await;
                 }
             };
             served += 1;
-            if handler.station.plan.options.requests_max.is_some_and(|max| served >= max) {
+            if handler.manager.plan.options.requests_max.is_some_and(|max| served >= max) {
                 h1.refuse_reuse();
             }
             let HttpStream::H1(after) = handler
                 .slots
                 .run(Exchange {
-                    station: Rc::clone(&handler.station),
-                    lane: Rc::clone(&lane),
+                    manager: Rc::clone(&handler.manager),
+                    downstream: Rc::clone(&downstream),
                     stream: HttpStream::H1(h1),
                     request: head,
                     timer: None,
@@ -109,9 +114,9 @@ pub(super) fn serve_h1(
                 unreachable!("an exchange gives back the stream that it was given")
             };
             h1 = after;
-            count_bytes(&lane.conn, &mut h1);
+            count_bytes(&downstream.conn, &mut h1);
             if !h1.next_exchange() {
-                Box::pin(part(&handler.station.worker, &lane.conn, &mut h1)).await;
+                Box::pin(part(&handler.manager.worker, &downstream.conn, &mut h1)).await;
                 return end::DONE;
             }
         }
@@ -121,16 +126,16 @@ pub(super) fn serve_h1(
 /// Answers what could not be read as a request, and ends the connection.
 async fn turn_away(
     handler: &HttpHandler,
-    lane: &Lane,
+    downstream: &DownstreamConn,
     h1: &mut H1Stream,
     error: HttpError,
 ) -> Reason {
-    let (conn, station) = (&lane.conn, &handler.station);
+    let (conn, manager) = (&downstream.conn, &handler.manager);
     let reason = fault_reason(&error);
-    station.count_fault(&error);
+    manager.count_protocol_error(&error);
     conn.info.note(&error);
-    exchange::refuse(station, h1, &error).await;
-    part(&station.worker, conn, h1).await;
+    exchange::refuse(manager, h1, &error).await;
+    part(&manager.worker, conn, h1).await;
     count_bytes(conn, h1);
     reason
 }
@@ -166,18 +171,23 @@ fn sniff(
 }
 
 /// What came of waiting for a request.
-enum Next {
+enum AfterExchange {
     Head(Box<Head>),
-    Fault(HttpError),
+    ParseError(HttpError),
     End(Reason),
 }
 
 /// Sets the deadline for the next request; whether it is due at once.
-fn await_head(handler: &HttpHandler, lane: &Lane, h1: &H1Stream, served: u64) -> Begun {
-    let (options, now) = (&handler.station.plan.options, handler.station.worker.now());
+fn await_head(
+    handler: &HttpHandler,
+    downstream: &DownstreamConn,
+    h1: &H1Stream,
+    served: u64,
+) -> Begun {
+    let (options, now) = (&handler.manager.plan.options, handler.manager.worker.now());
     // The first request is due at once, further ones whenever the client likes.
     let begun = served == 0 || !h1.unparsed().is_empty();
-    lane.conn.deadline.set(if begun {
+    downstream.conn.deadline.set(if begun {
         now.after(options.head_timeout)
     } else {
         now.after_bound(options.idle_timeout)
@@ -193,32 +203,32 @@ struct Begun {
 
 fn poll_head(
     handler: &HttpHandler,
-    lane: &Lane,
+    downstream: &DownstreamConn,
     h1: &mut H1Stream,
     state: &mut Begun,
     cx: &mut Context<'_>,
-) -> Poll<Next> {
+) -> Poll<AfterExchange> {
     let (conn, options, worker) =
-        (&lane.conn, &handler.station.plan.options, &handler.station.worker);
-    let heads = &handler.station.shared.heads;
+        (&downstream.conn, &handler.manager.plan.options, &handler.manager.worker);
+    let head_pool = &handler.manager.shared.head_pool;
     // What of the last answer the client was too slow to take leaves first.
     if let Poll::Ready(Err(error)) = h1.poll_flushed(cx, worker) {
-        return Poll::Ready(Next::End(quiet_end(conn, &error)));
+        return Poll::Ready(AfterExchange::End(quiet_end(conn, &error)));
     }
     if conn.is_finishing() && h1.unparsed().is_empty() && !state.first {
-        return Poll::Ready(Next::End(end::DRAIN));
+        return Poll::Ready(AfterExchange::End(end::DRAIN));
     }
-    let mut head = heads.take();
+    let mut head = head_pool.take();
     match h1.poll_recv_head(cx, worker, &mut head) {
-        Poll::Ready(Ok(())) => return Poll::Ready(Next::Head(head)),
+        Poll::Ready(Ok(())) => return Poll::Ready(AfterExchange::Head(head)),
         Poll::Ready(Err(error)) => {
-            heads.give(head);
+            head_pool.give(head);
             return Poll::Ready(match error.kind() {
-                ErrorKind::Malformed(_) => Next::Fault(error),
-                _ => Next::End(quiet_end(conn, &error)),
+                ErrorKind::Malformed(_) => AfterExchange::ParseError(error),
+                _ => AfterExchange::End(quiet_end(conn, &error)),
             });
         }
-        Poll::Pending => heads.give(head),
+        Poll::Pending => head_pool.give(head),
     }
     if !state.begun && !h1.unparsed().is_empty() {
         state.begun = true;
@@ -226,9 +236,12 @@ fn poll_head(
     }
     ready!(conn.deadline.poll(cx));
     Poll::Ready(match state.begun {
-        false => Next::End(reasons::KEEPALIVE_IDLE),
-        true if h1.unparsed().is_empty() => Next::End(reasons::HEAD_TIMEOUT),
-        true => Next::Fault(HttpError::new(ErrorKind::Malformed(408), "http1.head_timeout")),
+        false => AfterExchange::End(reasons::KEEPALIVE_IDLE),
+        true if h1.unparsed().is_empty() => AfterExchange::End(reasons::HEAD_TIMEOUT),
+        true => AfterExchange::ParseError(HttpError::new(
+            ErrorKind::Malformed(408),
+            "http1.head_timeout",
+        )),
     })
 }
 

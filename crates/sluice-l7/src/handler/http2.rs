@@ -16,23 +16,27 @@ use sluice_io::Stream;
 use sluice_io::timers::Timer;
 
 use super::{HttpHandler, quiet_end};
+use crate::connection_manager::DownstreamConn;
 use crate::exchange::Exchange;
 use crate::handler::Turn;
 use crate::reasons;
-use crate::station::Lane;
 
 /// How long a client has to close, once it has heard that no more is taken and has nothing open.
 const LINGER_TIME: Duration = Duration::from_secs(1);
 
-pub(super) async fn serve_h2(handler: Rc<HttpHandler>, lane: Rc<Lane>, stream: Stream) -> Reason {
-    let (conn, options) = (&lane.conn, &handler.station.plan.options);
-    let worker = &handler.station.worker;
+pub(super) async fn serve_h2(
+    handler: Rc<HttpHandler>,
+    downstream: Rc<DownstreamConn>,
+    stream: Stream,
+) -> Reason {
+    let (conn, options) = (&downstream.conn, &handler.manager.plan.options);
+    let worker = &handler.manager.worker;
     let greeting =
         H2Server::handshake(stream, Rc::clone(worker), &options.h2, Some(Rc::clone(conn)));
     let mut server = match conn.until(worker.now().after(options.head_timeout), greeting).await {
         Ok(Ok(server)) => server,
         Ok(Err(error)) => {
-            handler.station.count_fault(&error);
+            handler.manager.count_protocol_error(&error);
             return quiet_end(conn, &error);
         }
         Err(_) => return reasons::HEAD_TIMEOUT,
@@ -41,7 +45,7 @@ pub(super) async fn serve_h2(handler: Rc<HttpHandler>, lane: Rc<Lane>, stream: S
         Care { drained: None, asked: None, served: 0, used: false, idle_since: worker.now() };
     let mut turn = Turn::default();
     loop {
-        match poll_fn(|cx| care.poll(cx, &handler, &lane, &mut server)).await {
+        match poll_fn(|cx| care.poll(cx, &handler, &downstream, &mut server)).await {
             Event::Request(accepted) => {
                 let Accepted { head, stream } = *accepted;
                 turn.took_another().await;
@@ -51,14 +55,14 @@ pub(super) async fn serve_h2(handler: Rc<HttpHandler>, lane: Rc<Lane>, stream: S
                     server.drain();
                 }
                 let exchange = Exchange {
-                    station: Rc::clone(&handler.station),
-                    lane: Rc::clone(&lane),
+                    manager: Rc::clone(&handler.manager),
+                    downstream: Rc::clone(&downstream),
                     stream: HttpStream::H2(Box::new(stream)),
                     request: head,
                     timer: Some(Timer::new(&worker.timers)),
                 };
-                lane.open.set(lane.open.get() + 1);
-                let open = OpenStream(Rc::clone(&lane));
+                downstream.open.set(downstream.open.get() + 1);
+                let open = OpenStreamGuard(Rc::clone(&downstream));
                 let slots = Rc::clone(&handler.slots);
                 worker.spawn(async move {
                     let _open = open;
@@ -71,9 +75,9 @@ pub(super) async fn serve_h2(handler: Rc<HttpHandler>, lane: Rc<Lane>, stream: S
 }
 
 /// A stream of HTTP/2 that is open; on drop the connection is woken, which may be waiting for it.
-struct OpenStream(Rc<Lane>);
+struct OpenStreamGuard(Rc<DownstreamConn>);
 
-impl Drop for OpenStream {
+impl Drop for OpenStreamGuard {
     fn drop(&mut self) {
         self.0.open.set(self.0.open.get() - 1);
         if self.0.open.get() == 0 {
@@ -105,10 +109,10 @@ impl Care {
         &mut self,
         cx: &mut Context<'_>,
         handler: &HttpHandler,
-        lane: &Lane,
+        downstream: &DownstreamConn,
         server: &mut H2Server,
     ) -> Poll<Event> {
-        let (conn, options) = (&lane.conn, &handler.station.plan.options);
+        let (conn, options) = (&downstream.conn, &handler.manager.plan.options);
         if conn.is_finishing() && self.drained.is_none() {
             self.drained = Some(end::DRAIN);
             server.drain();
@@ -119,7 +123,7 @@ impl Care {
             }
             Poll::Ready(Some(Err(error))) => {
                 if matches!(error.kind(), ErrorKind::Malformed(_) | ErrorKind::Flood) {
-                    handler.station.count_fault(&error);
+                    handler.manager.count_protocol_error(&error);
                 }
                 return Poll::Ready(Event::End(quiet_end(conn, &error)));
             }
@@ -131,8 +135,8 @@ impl Care {
         if self.asked.is_some() && server.poll_pong(cx).is_ready() {
             self.asked = None;
         }
-        let now = handler.station.worker.now();
-        let open = lane.open.get() > 0;
+        let now = handler.manager.worker.now();
+        let open = downstream.open.get() > 0;
         if std::mem::replace(&mut self.used, open) && !open {
             self.idle_since = now;
         }
@@ -145,8 +149,8 @@ impl Care {
                 (None, None) => Moment::NEVER,
             }
         };
-        if lane.conn.deadline.poll(cx).is_ready() {
-            if lane.open.get() == 0 {
+        if downstream.conn.deadline.poll(cx).is_ready() {
+            if downstream.open.get() == 0 {
                 if self.drained.is_none() {
                     self.drained = Some(reasons::KEEPALIVE_IDLE);
                     server.drain();

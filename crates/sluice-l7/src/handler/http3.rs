@@ -17,9 +17,9 @@ use sluice_io::Conn;
 use sluice_io::timers::Timer;
 
 use super::{HttpHandler, quiet_end};
+use crate::connection_manager::{ConnectionManager, DownstreamConn};
 use crate::exchange::{self, Exchange};
 use crate::reasons;
-use crate::station::{Lane, Station};
 
 /// How long a client has to take its last answers and close, once it has heard that no more is taken.
 const DELIVERY_TIME: Duration = Duration::from_secs(5);
@@ -27,16 +27,16 @@ const DELIVERY_TIME: Duration = Duration::from_secs(5);
 impl HttpHandler {
     /// Serves a connection of QUIC that carries HTTP/3, and says why it ended.
     pub(crate) async fn serve_quic(self: Rc<Self>, quic: Connection, conn: Rc<Conn>) -> Reason {
-        let (options, worker) = (&self.station.plan.options, &self.station.worker);
-        let _counted = CountedPath { station: &self.station, conn: &conn };
-        let greeting = H3Server::greet(quic, worker, options.h3);
+        let (options, worker) = (&self.manager.plan.options, &self.manager.worker);
+        let _counted = CountedPath { manager: &self.manager, conn: &conn };
+        let greeting = H3Server::handshake(quic, worker, options.h3);
         let mut server = match conn.until(worker.now().after(options.head_timeout), greeting).await
         {
             Ok(Ok(server)) => server,
             Ok(Err(error)) => return quiet_end(&conn, &error),
             Err(_) => return reasons::HEAD_TIMEOUT,
         };
-        let lane = Lane::new(Rc::clone(&conn));
+        let downstream = DownstreamConn::new(Rc::clone(&conn));
         let (mut served, mut over) = (0, None);
         let reason = loop {
             if options.requests_max.is_some_and(|max| served >= max) {
@@ -71,12 +71,12 @@ impl HttpHandler {
             match accepted {
                 Ok(Ok(stream)) => {
                     served += 1;
-                    let (handler, lane) = (Rc::clone(&self), Rc::clone(&lane));
-                    worker.spawn(handler.serve_h3(lane, stream));
+                    let (handler, downstream) = (Rc::clone(&self), Rc::clone(&downstream));
+                    worker.spawn(handler.serve_h3(downstream, stream));
                 }
                 Ok(Err(error)) => {
                     if matches!(error.kind(), ErrorKind::Malformed(_) | ErrorKind::Flood) {
-                        self.station.count_fault(&error);
+                        self.manager.count_protocol_error(&error);
                     }
                     break quiet_end(&conn, &error);
                 }
@@ -93,17 +93,17 @@ impl HttpHandler {
     }
 
     /// Reads the head of a request on its stream and serves it.
-    async fn serve_h3(self: Rc<Self>, lane: Rc<Lane>, mut stream: H3Stream) {
-        let (options, worker) = (&self.station.plan.options, &self.station.worker);
+    async fn serve_h3(self: Rc<Self>, downstream: Rc<DownstreamConn>, mut stream: H3Stream) {
+        let (options, worker) = (&self.manager.plan.options, &self.manager.worker);
         let timer = Timer::new(&worker.timers);
-        let mut head = self.station.shared.heads.take();
+        let mut head = self.manager.shared.head_pool.take();
         let by = worker.now().after(options.head_timeout);
         let reading = poll_fn(|cx| stream.poll_recv_head(cx, worker, &mut head));
         let error = match timer.until(by, reading).await {
             Ok(Ok(())) => {
                 let exchange = Exchange {
-                    station: Rc::clone(&self.station),
-                    lane,
+                    manager: Rc::clone(&self.manager),
+                    downstream,
                     stream: HttpStream::H3(Box::new(stream)),
                     request: head,
                     timer: Some(timer),
@@ -114,25 +114,25 @@ impl HttpHandler {
             Ok(Err(error)) => error,
             Err(_) => HttpError::new(ErrorKind::Malformed(408), "http3.head_timeout"),
         };
-        self.station.shared.heads.give(head);
+        self.manager.shared.head_pool.give(head);
         if let ErrorKind::Malformed(status) = error.kind() {
-            self.station.count_fault(&error);
-            lane.conn.info.note(&error);
+            self.manager.count_protocol_error(&error);
+            downstream.conn.info.note(&error);
             // Boxed: few streams come to this.
-            Box::pin(exchange::refuse_stream(&self.station, &mut stream, status, &error)).await;
+            Box::pin(exchange::refuse_stream(&self.manager, &mut stream, status, &error)).await;
         }
     }
 }
 
 /// Counts what became of a connection's path when it ends, however it does.
 struct CountedPath<'a> {
-    station: &'a Station,
+    manager: &'a ConnectionManager,
     conn: &'a Conn,
 }
 
 impl Drop for CountedPath<'_> {
     fn drop(&mut self) {
-        self.station.count_path(self.conn);
+        self.manager.count_path(self.conn);
     }
 }
 

@@ -19,7 +19,7 @@ pub enum PathMatch {
     /// The regex matches the whole of it.
     Regex(Box<regex::Regex>),
     /// Segments, some of which may be anything.
-    Template(Box<[Segment]>),
+    HttpTemplate(Box<[Segment]>),
 }
 
 /// A segment of a template.
@@ -87,7 +87,7 @@ impl PathMatch {
                 }
             });
         }
-        Ok(Self::Template(segments.into()))
+        Ok(Self::HttpTemplate(segments.into()))
     }
 
     /// Reads a regex, which must match the whole path.
@@ -109,7 +109,7 @@ impl PathMatch {
                 .is_some_and(|rest| matches!(rest.as_bytes(), [] | [b'/', ..])),
             Self::StartsWith(start) => path.starts_with(&**start),
             Self::Regex(regex) => regex.is_match(path),
-            Self::Template(segments) => template_fits(segments, path),
+            Self::HttpTemplate(segments) => template_fits(segments, path),
         }
     }
 
@@ -118,7 +118,7 @@ impl PathMatch {
         match self {
             Self::Prefix(text) | Self::StartsWith(text) => path.get(..text.len()).unwrap_or(path),
             Self::Any => "",
-            Self::Exact(_) | Self::Template(_) | Self::Regex(_) => path,
+            Self::Exact(_) | Self::HttpTemplate(_) | Self::Regex(_) => path,
         }
     }
 }
@@ -131,7 +131,7 @@ impl std::fmt::Display for PathMatch {
             Self::Prefix(text) => write!(f, "{text}/*"),
             Self::StartsWith(text) => write!(f, "starts_with: {text}"),
             Self::Regex(regex) => write!(f, "regex: {}", regexes::written(regex.as_str())),
-            Self::Template(segments) => {
+            Self::HttpTemplate(segments) => {
                 for segment in segments {
                     match segment {
                         Segment::Literal(text) => write!(f, "/{text}")?,

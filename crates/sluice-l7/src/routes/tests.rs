@@ -17,8 +17,8 @@ fn rule(path: PathMatch, methods: &[&str]) -> Rule {
     }
 }
 
-fn subject<'a>(head: &'a Head, runtime: &'a Runtime) -> Subject<'a> {
-    Subject { head, source: None, tls: None, runtime, random: 7 }
+fn subject<'a>(head: &'a Head, runtime: &'a Runtime) -> RouteInput<'a> {
+    RouteInput { head, source: None, tls: None, runtime, random: 7 }
 }
 
 fn path_match() -> impl Strategy<Value = PathMatch> {

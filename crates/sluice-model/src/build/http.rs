@@ -21,7 +21,7 @@ use crate::sections::http::{HeaderCase, Http, Http2, PathHygiene};
 use crate::sections::{Config, Quic, Tls};
 
 /// What a chain that speaks HTTP is made from beside its own section.
-pub(super) struct Around<'a> {
+pub(super) struct HttpContext<'a> {
     pub(super) config: &'a Config,
     pub(super) routes: &'a RouteMap,
     pub(super) listener: &'a Name,
@@ -36,15 +36,15 @@ impl Build<'_> {
     pub(super) fn http(
         &self,
         section: &Spanned<Http>,
-        around: &Around<'_>,
+        context: &HttpContext<'_>,
         at: &Path<'_>,
         diags: &mut Diags,
     ) -> Option<HttpPlan> {
         let filters = http_filters(self, &section.filters, &at.key("filters"), diags);
-        let routes = match around.routes.get(&section.routes.value) {
+        let routes = match context.routes.get(&section.routes.value) {
             Some((cell, _)) => Some(Arc::clone(cell)),
             None => {
-                let names: Vec<&str> = around.config.routes.names().map(|name| &**name).collect();
+                let names: Vec<&str> = context.config.routes.names().map(|name| &**name).collect();
                 // Routes that are there and wrong have their own errors.
                 if !names.contains(&&*section.routes.value) {
                     let help = suggest_word(&section.routes.value, &names).unwrap_or_else(|| {
@@ -58,14 +58,14 @@ impl Build<'_> {
                 None
             }
         };
-        let options = options(section, around, at, diags);
+        let options = options(section, context, at, diags);
         Some(HttpPlan {
-            listener: Arc::clone(around.listener),
-            owner: format!("{}/{}", around.listener, around.chain).into(),
+            listener: Arc::clone(context.listener),
+            owner: format!("{}/{}", context.listener, context.chain).into(),
             routes: routes?,
             filters: filters?,
             runtime: Arc::clone(self.needed.runtime),
-            client_auth: around.client_auth.cloned(),
+            client_auth: context.client_auth.cloned(),
             options: options?,
         })
     }
@@ -74,7 +74,7 @@ impl Build<'_> {
 /// How HTTP is spoken. Every field by name, so that a new one cannot be forgotten.
 fn options(
     section: &Spanned<Http>,
-    around: &Around<'_>,
+    context: &HttpContext<'_>,
     at: &Path<'_>,
     diags: &mut Diags,
 ) -> Option<HttpOptions> {
@@ -115,11 +115,11 @@ fn options(
         h3: H3Options {
             head_bytes: limits.bytes,
             head_fields: limits.fields,
-            stream_window: around.quic.map_or(0, |quic| quic.stream_window.0),
-            resets_max: around.quic.map_or(0, |quic| quic.resets),
+            stream_window: context.quic.map_or(0, |quic| quic.stream_window.0),
+            resets_max: context.quic.map_or(0, |quic| quic.resets),
         },
         h1: H1Options { limits, lower: *header_case == HeaderCase::Lower },
-        advertise_h3: around.quic.is_some(),
+        advertise_h3: context.quic.is_some(),
         versions: *versions,
         hygiene: Hygiene {
             normalize: *normalize,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use sluice_core::settings::{Members, Short, suggest_word};
 use sluice_core::{Diags, ListenAddress, Name, Path, Span, Spanned};
-use sluice_io::FilterPlan;
+use sluice_io::ConnectionFilterPlan;
 use sluice_l4::chain::InnerPlan;
 use sluice_l4::plain_http::PlainHttp;
 use sluice_l4::udp::{FlowChainPlan, UdpPlan};
@@ -18,11 +18,11 @@ use sluice_l7::client_auth::OwnClientAuth;
 use sluice_upstream::Cluster;
 
 use super::clusters::ClusterMap;
-use super::http::Around;
+use super::http::HttpContext;
 use super::quic::early_sessions;
 use super::routes::{RouteMap, unknown_cluster};
 use super::{Build, ListenerSnapshot, PlanKind, QuicListener, client_auth};
-use crate::chains::{Place, check_handler, check_possible, criteria, needs, over_quic};
+use crate::chains::{ChainPlace, check_handler, check_possible, criteria, needs, over_quic};
 use crate::check::{self, Handles};
 use crate::sections::{
     self, Chain, Config, FilterUse, HashBy, Http, InnerChain, Listener, ProxyAcceptance, Quic,
@@ -85,7 +85,7 @@ impl Scope<'_, '_> {
         let chains = chains_of(section);
         let addresses: Vec<ListenAddress> =
             section.all_addresses().map(|a| a.value.clone()).collect();
-        let place = Place {
+        let place = ChainPlace {
             addresses: &addresses,
             proxied: section.proxy_protocol.is_some(),
             inside: false,
@@ -235,7 +235,7 @@ impl Scope<'_, '_> {
     ) -> Option<InnerPlan> {
         let addresses: Vec<ListenAddress> =
             listener.all_addresses().map(|a| a.value.clone()).collect();
-        let place = Place {
+        let place = ChainPlace {
             addresses: &addresses,
             proxied: listener.proxy_protocol.is_some(),
             inside: true,
@@ -290,7 +290,7 @@ impl Scope<'_, '_> {
                 Some(Arc::new(plan) as Arc<dyn HandlerPlan>)
             }
             (None, Some(http)) => {
-                let around = Around {
+                let context = HttpContext {
                     config: self.config,
                     routes: self.routes,
                     listener,
@@ -299,7 +299,7 @@ impl Scope<'_, '_> {
                     client_auth: self.client_auth.as_ref(),
                 };
                 let section = Spanned { value: http.0.clone(), span: http.span };
-                let plan = self.build.http(&section, &around, &at.key("http"), diags)?;
+                let plan = self.build.http(&section, &context, &at.key("http"), diags)?;
                 Some(Arc::new(plan) as Arc<dyn HandlerPlan>)
             }
             (None, None) => None,
@@ -312,7 +312,7 @@ impl Scope<'_, '_> {
         uses: &[FilterUse],
         at: &Path<'_>,
         diags: &mut Diags,
-    ) -> Option<Vec<Arc<dyn FilterPlan>>> {
+    ) -> Option<Vec<Arc<dyn ConnectionFilterPlan>>> {
         let mut plans = Some(Vec::new());
         let registry = self.build.needed.filters;
         for (index, filter) in uses.iter().enumerate() {
@@ -390,7 +390,7 @@ impl Scope<'_, '_> {
         listener: &Spanned<Listener>,
         chains: &Members<Chain>,
         table: Option<ChainTable>,
-        filters: Option<Vec<Arc<dyn FilterPlan>>>,
+        filters: Option<Vec<Arc<dyn ConnectionFilterPlan>>>,
         at: &Path<'_>,
         diags: &mut Diags,
     ) -> Option<PlanKind> {

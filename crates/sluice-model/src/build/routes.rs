@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use sluice_core::settings::{Members, suggest_word};
 use sluice_core::{Diags, Name, Path, Span, Spanned};
-use sluice_l7::filters::FilterPlan;
+use sluice_l7::filters::HttpFilterPlan;
 use sluice_l7::routes::{
     Action, ClientCertificate, Conditions, Direct, HashBy, HostRewrite, Override, OverrideSet,
     Overrides, PathMatch, PathRewrite, RetryPlan, RetryWhen, Rule, RuleOptions, RuntimeShare,
@@ -35,7 +35,7 @@ impl Build<'_> {
         let mut all = RouteMap::new();
         for (name, section) in config.routes.iter() {
             let at = at.key(name);
-            let mut table = Table {
+            let mut table = TableBuilder {
                 build: self,
                 config,
                 clusters,
@@ -54,7 +54,7 @@ impl Build<'_> {
 }
 
 /// One table being built.
-struct Table<'a, 'b> {
+struct TableBuilder<'a, 'b> {
     build: &'a Build<'b>,
     config: &'a Config,
     clusters: &'a ClusterMap,
@@ -65,7 +65,7 @@ struct Table<'a, 'b> {
     usual: Arc<RuleOptions>,
 }
 
-impl Table<'_, '_> {
+impl TableBuilder<'_, '_> {
     fn build(
         &mut self,
         hosts: &Spanned<Members<VirtualHostSection>>,
@@ -434,8 +434,8 @@ pub(super) fn http_filters(
     uses: &[crate::sections::FilterUse],
     at: &Path<'_>,
     diags: &mut Diags,
-) -> Option<Vec<(&'static str, Arc<dyn FilterPlan>)>> {
-    let mut plans: Option<Vec<(&'static str, Arc<dyn FilterPlan>)>> = Some(Vec::new());
+) -> Option<Vec<(&'static str, Arc<dyn HttpFilterPlan>)>> {
+    let mut plans: Option<Vec<(&'static str, Arc<dyn HttpFilterPlan>)>> = Some(Vec::new());
     for (index, filter) in uses.iter().enumerate() {
         let at = at.index(index);
         let here = at.key(&filter.name);

@@ -5,17 +5,21 @@ use std::collections::BTreeSet;
 use sluice_core::{Diags, Path};
 use sluice_l7::RouteTable;
 use sluice_l7::routes::{Action, Override};
-use sluice_l7::runtime::Values;
+use sluice_l7::runtime::RuntimeMap;
 
 use super::Build;
 use crate::sections::Config;
 
 impl Build<'_> {
     /// The values of the configuration, and those of its file.
-    pub(super) fn runtime(&mut self, config: &Config, diags: &mut Diags) -> (Values, Values) {
+    pub(super) fn runtime(
+        &mut self,
+        config: &Config,
+        diags: &mut Diags,
+    ) -> (RuntimeMap, RuntimeMap) {
         let section = &config.runtime;
         let own = section.values.0.clone();
-        let Some(path) = &section.file else { return (own, Values::new()) };
+        let Some(path) = &section.file else { return (own, RuntimeMap::new()) };
         let file = self.file(path);
         let at = Path::ROOT.key("runtime");
         match std::fs::read_to_string(&file) {
@@ -24,7 +28,7 @@ impl Build<'_> {
                 Err((line, message)) => {
                     let message = format!("{}:{line}: {message}", file.display());
                     diags.error("bad-file", path.span, at.key("file"), message);
-                    (own, Values::new())
+                    (own, RuntimeMap::new())
                 }
             },
             Err(error) => {
@@ -32,7 +36,7 @@ impl Build<'_> {
                 diags
                     .error("bad-file", path.span, at.key("file"), message)
                     .help("create it, if only empty; it is read again when it changes");
-                (own, Values::new())
+                (own, RuntimeMap::new())
             }
         }
     }
@@ -57,8 +61,8 @@ pub(super) fn keys_of_routes(table: &RouteTable, keys: &mut BTreeSet<String>) {
 }
 
 /// Reads `name: value` lines; empty ones and those that begin with `#` are skipped.
-fn parse(text: &str) -> Result<Values, (usize, String)> {
-    let mut values = Values::new();
+fn parse(text: &str) -> Result<RuntimeMap, (usize, String)> {
+    let mut values = RuntimeMap::new();
     for (place, line) in text.lines().enumerate() {
         let line = line.trim();
         if line.is_empty() || line.starts_with('#') {

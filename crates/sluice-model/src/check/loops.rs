@@ -18,7 +18,7 @@ pub fn loops(config: &Config, diags: &mut Diags) {
     let listeners: Vec<&Spanned<Listener>> = config.listeners.iter().collect();
     let places: Vec<usize> = config.listeners.places().map(|(place, _)| place).collect();
     let addresses = Addresses::of(&listeners);
-    let mut edges: Vec<Vec<Edge<'_>>> = Vec::new();
+    let mut edges: Vec<Vec<LoopEdge<'_>>> = Vec::new();
     for (from, listener) in listeners.iter().enumerate() {
         let mut own = Vec::new();
         for (name, way) in ways(config, listener) {
@@ -27,7 +27,7 @@ pub fn loops(config: &Config, diags: &mut Diags) {
                 let address = &entry.0.address;
                 if let Some(to) = addresses.find(&address.value, way.transport(cluster)) {
                     let same = way.same && cluster.tls.is_none();
-                    own.push(Edge { to, cluster: name, endpoint: address.span, same });
+                    own.push(LoopEdge { to, cluster: name, endpoint: address.span, same });
                 }
             }
         }
@@ -45,7 +45,7 @@ pub fn loops(config: &Config, diags: &mut Diags) {
 }
 
 /// From a listener through a cluster to a listener.
-struct Edge<'c> {
+struct LoopEdge<'c> {
     to: usize,
     cluster: &'c Spanned<Name>,
     endpoint: Span,
@@ -55,16 +55,16 @@ struct Edge<'c> {
 
 /// How traffic of a listener gets to a cluster.
 #[derive(Clone, Copy)]
-struct Way {
+struct LoopPath {
     datagrams: bool,
     http: bool,
     same: bool,
 }
 
-impl Way {
-    fn transport(self, cluster: &Cluster) -> Transport {
+impl LoopPath {
+    fn transport(self, cluster: &Cluster) -> LoopTransport {
         let quic = self.http && cluster.protocol == ClusterProtocol::Http3;
-        if self.datagrams || quic { Transport::Udp } else { Transport::Tcp }
+        if self.datagrams || quic { LoopTransport::Udp } else { LoopTransport::Tcp }
     }
 }
 
@@ -72,19 +72,19 @@ impl Way {
 fn ways<'c>(
     config: &'c Config,
     listener: &'c Listener,
-) -> impl Iterator<Item = (&'c Spanned<Name>, Way)> {
+) -> impl Iterator<Item = (&'c Spanned<Name>, LoopPath)> {
     let datagrams = listener.is_udp();
     let relayed = super::relays_of(listener)
-        .map(move |relay| (&relay.cluster, Way { datagrams, http: false, same: true }));
+        .map(move |relay| (&relay.cluster, LoopPath { datagrams, http: false, same: true }));
     let tables = super::https_of(listener).filter_map(|http| config.routes.get(&http.routes.value));
     let routed = led_to(tables.flat_map(|hosts| hosts.iter())).map(|(name, rule)| {
-        (name, Way { datagrams: false, http: true, same: keeps_requests(rule) })
+        (name, LoopPath { datagrams: false, http: true, same: keeps_requests(rule) })
     });
     relayed.chain(routed)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-enum Transport {
+enum LoopTransport {
     Tcp,
     Udp,
 }
@@ -92,7 +92,7 @@ enum Transport {
 /// Listeners by what they listen on.
 #[derive(Default)]
 struct Addresses<'c> {
-    sockets: HashMap<(Transport, SocketAddr), usize>,
+    sockets: HashMap<(LoopTransport, SocketAddr), usize>,
     unix: HashMap<&'c FilePath, usize>,
 }
 
@@ -103,13 +103,13 @@ impl<'c> Addresses<'c> {
             for address in listener.all_addresses() {
                 match &address.value {
                     ListenAddress::Tcp(socket) => {
-                        all.sockets.insert((Transport::Tcp, *socket), index);
+                        all.sockets.insert((LoopTransport::Tcp, *socket), index);
                         if listener.quic().is_some() {
-                            all.sockets.insert((Transport::Udp, *socket), index);
+                            all.sockets.insert((LoopTransport::Udp, *socket), index);
                         }
                     }
                     ListenAddress::Udp(socket) => {
-                        all.sockets.insert((Transport::Udp, *socket), index);
+                        all.sockets.insert((LoopTransport::Udp, *socket), index);
                     }
                     ListenAddress::Unix(path) => drop(all.unix.insert(path, index)),
                 }
@@ -120,7 +120,7 @@ impl<'c> Addresses<'c> {
 
     /// The listener that an endpoint's address leads to. A listener on every address is found by those of this machine
     /// that are known without asking it: loopback, and the address that stands for every one.
-    fn find(&self, endpoint: &Endpoint, transport: Transport) -> Option<usize> {
+    fn find(&self, endpoint: &Endpoint, transport: LoopTransport) -> Option<usize> {
         let socket = match endpoint {
             Endpoint::Unix(path) => return self.unix.get(&**path).copied(),
             Endpoint::Ip(socket) => *socket,
@@ -144,7 +144,7 @@ impl<'c> Addresses<'c> {
     }
 }
 
-fn itself(listener: &Spanned<Listener>, place: usize, edge: &Edge<'_>, diags: &mut Diags) {
+fn itself(listener: &Spanned<Listener>, place: usize, edge: &LoopEdge<'_>, diags: &mut Diags) {
     let name = &listener.name.value;
     let list = Path::ROOT.key("listeners");
     let at = list.index(place);
@@ -164,7 +164,7 @@ fn itself(listener: &Spanned<Listener>, place: usize, edge: &Edge<'_>, diags: &m
 }
 
 /// A circle of several listeners, as the edges along it.
-fn circle<'e, 'c>(edges: &'e [Vec<Edge<'c>>]) -> Option<Vec<(usize, &'e Edge<'c>)>> {
+fn circle<'e, 'c>(edges: &'e [Vec<LoopEdge<'c>>]) -> Option<Vec<(usize, &'e LoopEdge<'c>)>> {
     #[derive(Clone, Copy, PartialEq)]
     enum Mark {
         New,
@@ -204,7 +204,7 @@ fn circle<'e, 'c>(edges: &'e [Vec<Edge<'c>>]) -> Option<Vec<(usize, &'e Edge<'c>
     None
 }
 
-fn round(listeners: &[&Spanned<Listener>], circle: &[(usize, &Edge<'_>)], diags: &mut Diags) {
+fn round(listeners: &[&Spanned<Listener>], circle: &[(usize, &LoopEdge<'_>)], diags: &mut Diags) {
     let Some((first, edge)) = circle.first() else { return };
     let mut names: Vec<&str> = circle.iter().map(|(of, _)| &*listeners[*of].name.value).collect();
     names.push(&listeners[*first].name.value);

@@ -14,7 +14,7 @@ use sluice_core::settings::{
 use sluice_core::value::{Authority, HostPattern, Percent};
 use sluice_core::{Cidr, Diags, Name, Node, Path, Setting, Spanned, Value, choice, section};
 use sluice_l7::routes::{GrpcMatch, PathMatch, ValueMatch, regexes};
-use sluice_l7::template::Template;
+use sluice_l7::template::HttpTemplate;
 
 section! {
     /// Hosts that share rules. Of several that fit, exact goes before the longest *.suffix, that before the
@@ -330,7 +330,7 @@ macro_rules! text_value {
 
 text_value! {
     #[doc = "A text that may hold `%OPERATOR%`s."]
-    Text(Template), "a text", "hello", Template::parse, |text| text.source().to_owned();
+    Text(HttpTemplate), "a text", "hello", HttpTemplate::parse, |text| text.source().to_owned();
     #[doc = "A method."]
     Method(String), "a method", "GET", parse_method, Clone::clone;
     #[doc = "A protocol that clients may upgrade to."]
@@ -487,7 +487,7 @@ impl Setting for PathValue {
         let tagged = |key: &str, text: String| Plain::Map(vec![(key.into(), Plain::Text(text))]);
         match &self.0 {
             PathMatch::Regex(regex) => tagged("regex", regexes::written(regex.as_str()).to_owned()),
-            PathMatch::Template(_) => tagged("template", self.0.to_string()),
+            PathMatch::HttpTemplate(_) => tagged("template", self.0.to_string()),
             PathMatch::StartsWith(text) => tagged("starts_with", text.to_string()),
             path => Plain::Text(path.to_string()),
         }
@@ -623,7 +623,7 @@ pub struct Overrides(pub Vec<(Spanned<String>, Node)>);
 impl Setting for Overrides {
     fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
         let entries = entries_of(node, at, diags, "a map of filters to their settings")?;
-        let own = |entry: &sluice_core::tree::Entry| {
+        let own = |entry: &sluice_core::tree::MapEntry| {
             let name = Spanned { value: entry.key.to_string(), span: entry.key_span };
             (name, entry.node.clone())
         };

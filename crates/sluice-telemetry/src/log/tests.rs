@@ -1,6 +1,6 @@
 use super::*;
 use crate::metrics::Registry;
-use crate::template::{Field, Operator};
+use crate::template::{Operator, TemplateField};
 
 const N: Operator = Operator::plain("N", "");
 
@@ -10,14 +10,14 @@ impl Record for Numbered {
         RecordKind::Connection
     }
 
-    fn field(&self, _: &Operator, _: &str) -> Field<'_> {
-        Field::Number(self.0)
+    fn field(&self, _: &Operator, _: &str) -> TemplateField<'_> {
+        TemplateField::Number(self.0)
     }
 }
 
 fn file_sink(path: &std::path::Path) -> SinkPlan {
     SinkPlan {
-        target: Target::File(path.into()),
+        target: SinkTarget::File(path.into()),
         kinds: RecordKind::Connection.bit(),
         template: Template::text("%N%", &[&N]).unwrap(),
     }
@@ -47,7 +47,7 @@ fn records_come_out_in_order_and_follow_a_moved_file() {
 fn a_full_queue_drops_and_counts() {
     let registry = Registry::new();
     let ring: Ring = Arc::new(ArrayQueue::new(2));
-    let shared = Arc::new(Shared {
+    let shared = Arc::new(LogShared {
         wanted: AtomicU8::new(1),
         pending: AtomicBool::new(false),
         rings: Mutex::default(),

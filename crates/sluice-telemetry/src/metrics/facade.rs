@@ -13,7 +13,7 @@ use metrics::{
     SharedString, Unit,
 };
 
-use super::{BUCKETS, Cells, Family, MetricKind, Registry};
+use super::{BUCKETS, CellArray, Family, MetricKind, Registry};
 
 /// Makes the macros of the `metrics` crate count in `registry`.
 ///
@@ -55,7 +55,7 @@ impl Facade {
     }
 
     /// The cells of `key`; `None` when the name is in use with another kind or other labels.
-    fn cells(&self, key: &Key, kind: MetricKind) -> Option<Cells> {
+    fn cells(&self, key: &Key, kind: MetricKind) -> Option<CellArray> {
         let name = self.intern(key.name());
         let mut labels: Vec<_> = key.labels().collect();
         labels.sort();
@@ -94,24 +94,24 @@ impl Recorder for Facade {
 
     fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
         self.cells(key, MetricKind::Counter)
-            .map_or_else(Counter::noop, |cells| Counter::from_arc(Arc::new(Shared(cells))))
+            .map_or_else(Counter::noop, |cells| Counter::from_arc(Arc::new(SharedCells(cells))))
     }
 
     fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
         self.cells(key, MetricKind::Gauge)
-            .map_or_else(Gauge::noop, |cells| Gauge::from_arc(Arc::new(Shared(cells))))
+            .map_or_else(Gauge::noop, |cells| Gauge::from_arc(Arc::new(SharedCells(cells))))
     }
 
     fn register_histogram(&self, key: &Key, _: &Metadata<'_>) -> Histogram {
         self.cells(key, MetricKind::Histogram)
-            .map_or_else(Histogram::noop, |cells| Histogram::from_arc(Arc::new(Shared(cells))))
+            .map_or_else(Histogram::noop, |cells| Histogram::from_arc(Arc::new(SharedCells(cells))))
     }
 }
 
 /// Cells that several threads write.
-struct Shared(Cells);
+struct SharedCells(CellArray);
 
-impl CounterFn for Shared {
+impl CounterFn for SharedCells {
     fn increment(&self, value: u64) {
         self.0[0].fetch_add(value, Relaxed);
     }
@@ -122,7 +122,7 @@ impl CounterFn for Shared {
 }
 
 /// Gauges of the facade are floating numbers; ours are whole, and take the nearest.
-impl GaugeFn for Shared {
+impl GaugeFn for SharedCells {
     fn increment(&self, value: f64) {
         self.0[0].fetch_add(whole(value), Relaxed);
     }
@@ -136,7 +136,7 @@ impl GaugeFn for Shared {
     }
 }
 
-impl HistogramFn for Shared {
+impl HistogramFn for SharedCells {
     fn record(&self, seconds: f64) {
         let duration = Duration::try_from_secs_f64(seconds).unwrap_or_default();
         let bucket = BUCKETS.iter().position(|bound| duration <= *bound).unwrap_or(BUCKETS.len());

@@ -7,19 +7,19 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::{Cells, Family, Registry};
+use super::{CellArray, Family, Registry};
 
-type Named = (&'static str, Arc<str>);
+type SeriesName = (&'static str, Arc<str>);
 
 impl Registry {
     /// Removes the series of every label and value that `gone` says is not in use any more. Returns whether some
     /// stayed, because something that is still open counts in them.
     pub fn forget(&self, gone: impl Fn(&str, &str) -> bool) -> bool {
         let mut families = self.families();
-        let mut held: BTreeSet<Named> = BTreeSet::new();
+        let mut held: BTreeSet<SeriesName> = BTreeSet::new();
         for Family { labels, series, .. } in families.values() {
             for (values, shards) in series {
-                if shards.values().any(|cells: &Cells| Arc::strong_count(cells) > 1) {
+                if shards.values().any(|cells: &CellArray| Arc::strong_count(cells) > 1) {
                     held.extend(named(labels, values).filter(|(label, value)| gone(label, value)));
                 }
             }
@@ -34,7 +34,7 @@ impl Registry {
     }
 }
 
-fn named(labels: &[&'static str], values: &[Arc<str>]) -> impl Iterator<Item = Named> {
+fn named(labels: &[&'static str], values: &[Arc<str>]) -> impl Iterator<Item = SeriesName> {
     labels.iter().copied().zip(values.iter().cloned())
 }
 

@@ -23,7 +23,7 @@ const ALL: [Balance; 5] = [
 /// How often each endpoint is picked over `rounds`, with a new hash each time.
 fn shares(balance: Balance, weights: &[u32], rounds: usize) -> Vec<usize> {
     let endpoints = endpoints(weights);
-    let table = Table::build(balance, &endpoints);
+    let table = BalancerTable::build(balance, &endpoints);
     let mut rng = fastrand::Rng::with_seed(7);
     let mut counts = vec![0; weights.len()];
     for round in 0..rounds {
@@ -54,14 +54,17 @@ fn weights_are_kept() {
 #[test]
 fn turns_are_smooth() {
     let endpoints = endpoints(&[5, 1, 1]);
-    let Table::InTurn(sequence) = Table::build(Balance::RoundRobin, &endpoints) else { panic!() };
+    let BalancerTable::InTurn(sequence) = BalancerTable::build(Balance::RoundRobin, &endpoints)
+    else {
+        panic!()
+    };
     assert_eq!(sequence, [0, 0, 1, 0, 2, 0, 0]);
 }
 
 #[test]
 fn the_less_loaded_of_two_is_taken() {
     let endpoints = endpoints(&[1, 1]);
-    let table = Table::build(Balance::LeastRequest, &endpoints);
+    let table = BalancerTable::build(Balance::LeastRequest, &endpoints);
     let _busy: Vec<_> = (0..5).map(|_| endpoints[0].lease()).collect();
     let mut rng = fastrand::Rng::with_seed(1);
     for _ in 0..100 {
@@ -79,10 +82,11 @@ fn the_less_loaded_of_two_is_taken() {
 fn losing_one_endpoint_moves_little_else() {
     for (balance, bound) in [(Balance::RingHash, 0), (Balance::Maglev, 5)] {
         let all = endpoints(&[1; 10]);
-        let (before, after) = (Table::build(balance, &all), Table::build(balance, &all[..9]));
+        let (before, after) =
+            (BalancerTable::build(balance, &all), BalancerTable::build(balance, &all[..9]));
         let mut moved = 0;
         for hash in (0..10_000_u64).map(|n| xxh3_64(&n.to_ne_bytes())) {
-            let choose = |table: &Table, endpoints: &[_]| {
+            let choose = |table: &BalancerTable, endpoints: &[_]| {
                 let mut random = |_| 0;
                 let mut pick =
                     Pick { random: &mut random, position: 0, hash: Some(hash), may: &|_| true };
@@ -106,7 +110,7 @@ proptest! {
     ) {
         let endpoints = endpoints(&weights);
         for balance in ALL {
-            let table = Table::build(balance, &endpoints);
+            let table = BalancerTable::build(balance, &endpoints);
             let mut rng = fastrand::Rng::with_seed(seed);
             let mut pick = Pick {
                 random: &mut |bound| if bound == 0 { 0 } else { rng.usize(..bound) },

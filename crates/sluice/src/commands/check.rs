@@ -12,13 +12,13 @@ use sluice_model::Config;
 use super::print;
 use crate::Extensions;
 use crate::cli::{Check, EXIT_CONFIG, Format};
-use crate::control::Workshop;
+use crate::control::ConfigBuilder;
 
 pub(crate) fn run(options: &Check, extensions: Extensions) -> ExitCode {
     let path = options.path();
     let loaded = read(&path);
     let sources = loaded.sources.clone();
-    let (errors, warnings, findings) = match Workshop::new(extensions).build_loaded(loaded) {
+    let (errors, warnings, findings) = match ConfigBuilder::new(extensions).build_loaded(loaded) {
         Ok(mut built) => {
             addresses(&built.config, &mut built.diags);
             sorted(built.diags)

@@ -26,7 +26,7 @@ const START_LOOKS: u32 = 400;
 const START_LOOK: Duration = Duration::from_millis(25);
 
 /// A path through the proxy: what it shows, where it listens, what to try.
-struct Lane {
+struct DemoPath {
     name: &'static str,
     shows: &'static str,
     listener: &'static str,
@@ -34,8 +34,8 @@ struct Lane {
     drive: fn(SocketAddr, &Path) -> anyhow::Result<()>,
 }
 
-const LANES: &[Lane] = &[
-    Lane {
+const PATHS: &[DemoPath] = &[
+    DemoPath {
         name: "tcp",
         shows: "plain TCP to an echo service",
         listener: "tcp",
@@ -48,70 +48,70 @@ const LANES: &[Lane] = &[
         },
         drive: drive::echo,
     },
-    Lane {
+    DemoPath {
         name: "redis",
         shows: "plain TCP to a service that speaks Redis",
         listener: "redis",
         command: |a, _| format!("redis-cli -p {} ping", a.port()),
         drive: drive::redis,
     },
-    Lane {
+    DemoPath {
         name: "tls-passthrough",
         shows: "TLS passed through by server name, still encrypted",
         listener: "edge",
         command: |a, folder| curl_tls("passthrough.demo.test", a, folder),
         drive: drive::passthrough,
     },
-    Lane {
+    DemoPath {
         name: "tls-terminated",
         shows: "TLS terminated on the same port, plain HTTP behind it",
         listener: "edge",
         command: |a, folder| curl_tls("secure.demo.test", a, folder),
         drive: drive::terminated,
     },
-    Lane {
+    DemoPath {
         name: "mixed-http",
         shows: "HTTP/1 recognised on a port that carries several protocols",
         listener: "mixed",
         command: |a, _| format!("curl http://{a}/"),
         drive: drive::http,
     },
-    Lane {
+    DemoPath {
         name: "mixed-redis",
         shows: "Redis recognised on the same port",
         listener: "mixed",
         command: |a, _| format!("redis-cli -p {} set greeting hello", a.port()),
         drive: drive::redis,
     },
-    Lane {
+    DemoPath {
         name: "http-route",
         shows: "HTTP/1 routed by path; the request is named",
         listener: "web",
         command: |a, _| format!("curl -i http://{a}/"),
         drive: drive::site,
     },
-    Lane {
+    DemoPath {
         name: "http-retry",
         shows: "a page that fails every other time, tried again",
         listener: "web",
         command: |a, _| format!("curl -i http://{a}/flaky"),
         drive: drive::retried,
     },
-    Lane {
+    DemoPath {
         name: "http-limit",
         shows: "two requests are let through, the third is answered 429",
         listener: "web",
         command: |a, _| format!("curl -i http://{a}/limited"),
         drive: drive::limited,
     },
-    Lane {
+    DemoPath {
         name: "http2",
         shows: "HTTP/2 on the same port, HTTP/1 behind it",
         listener: "web",
         command: |a, _| format!("curl -i --http2-prior-knowledge http://{a}/"),
         drive: drive::http2,
     },
-    Lane {
+    DemoPath {
         name: "http3",
         shows: "HTTP/3 over QUIC, with HTTP/1 and HTTP/2 on the TCP port of the same number",
         listener: "quic",
@@ -120,7 +120,7 @@ const LANES: &[Lane] = &[
         },
         drive: drive::http3,
     },
-    Lane {
+    DemoPath {
         name: "grpc",
         shows: "a gRPC call on the same port, to a service of its own",
         listener: "web",
@@ -132,14 +132,14 @@ const LANES: &[Lane] = &[
         },
         drive: drive::grpc,
     },
-    Lane {
+    DemoPath {
         name: "websocket",
         shows: "a WebSocket on the same port",
         listener: "web",
         command: |a, _| format!("python3 -m websockets ws://{a}/ws"),
         drive: drive::websocket,
     },
-    Lane {
+    DemoPath {
         name: "udp",
         shows: "UDP flows with affinity to an echo service",
         listener: "udp",
@@ -234,13 +234,13 @@ clusters:
 
 fn check(proxy: &Proxy, folder: &Path) -> ExitCode {
     let mut failed = Vec::new();
-    for lane in LANES {
-        let done = proxy.address(lane.listener).and_then(|address| (lane.drive)(address, folder));
+    for path in PATHS {
+        let done = proxy.address(path.listener).and_then(|address| (path.drive)(address, folder));
         match done {
-            Ok(()) => print(&format!("ok      {:<16} {}\n", lane.name, lane.shows)),
+            Ok(()) => print(&format!("ok      {:<16} {}\n", path.name, path.shows)),
             Err(error) => {
-                print(&format!("FAILED  {:<16} {error:#}\n", lane.name));
-                failed.push(lane.name);
+                print(&format!("FAILED  {:<16} {error:#}\n", path.name));
+                failed.push(path.name);
             }
         }
     }
@@ -252,13 +252,13 @@ fn check(proxy: &Proxy, folder: &Path) -> ExitCode {
 }
 
 fn print_table(proxy: &Proxy, folder: &Path, config: &Path) -> anyhow::Result<()> {
-    for lane in LANES {
-        let address = proxy.address(lane.listener)?;
+    for path in PATHS {
+        let address = proxy.address(path.listener)?;
         print(&format!(
             "{:<16} {address:<22} {}\n    {}\n",
-            lane.name,
-            lane.shows,
-            (lane.command)(address, folder)
+            path.name,
+            path.shows,
+            (path.command)(address, folder)
         ));
     }
     let admin = proxy.admin()?;

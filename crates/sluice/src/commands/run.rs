@@ -9,13 +9,13 @@ use tracing_subscriber::EnvFilter;
 
 use crate::Extensions;
 use crate::cli::{EXIT_CONFIG, Format, Run};
-use crate::control::{self, Options, Workshop};
+use crate::control::{self, ConfigBuilder, Options};
 
 pub(crate) fn run(options: &Run, extensions: Extensions) -> anyhow::Result<ExitCode> {
     start_log(options.log_format);
     let config = options.config.path();
-    let workshop = Workshop::new(extensions);
-    let built = match workshop.build(&config) {
+    let builder = ConfigBuilder::new(extensions);
+    let built = match builder.build(&config) {
         Ok(built) => built,
         Err(rejected) => {
             crate::say(&rejected.to_string());
@@ -45,7 +45,7 @@ pub(crate) fn run(options: &Run, extensions: Extensions) -> anyhow::Result<ExitC
         .enable_all()
         .build_local(tokio::runtime::LocalOptions::default())
         .context("a runtime cannot be made")?;
-    runtime.block_on(control::run(options, built, workshop))?;
+    runtime.block_on(control::run(options, built, builder))?;
     Ok(ExitCode::SUCCESS)
 }
 

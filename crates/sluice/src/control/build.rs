@@ -19,7 +19,7 @@ use crate::Extensions;
 
 /// What outlives every configuration and building needs.
 #[derive(Debug)]
-pub(crate) struct Workshop {
+pub(crate) struct ConfigBuilder {
     pub(crate) certs: CertStore,
     extensions: Extensions,
     /// Runtime values of the process.
@@ -79,7 +79,7 @@ impl Rejected {
     }
 }
 
-impl Workshop {
+impl ConfigBuilder {
     pub(crate) fn new(extensions: Extensions) -> Self {
         Self {
             certs: CertStore::default(),

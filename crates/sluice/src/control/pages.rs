@@ -5,21 +5,21 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use sluice_admin::{LocalFuture, Page, Question, Selection, Source};
+use sluice_admin::{AdminSource, Page, Question, Selection};
 use sluice_config::explain;
-use sluice_core::Name;
 use sluice_core::clock::rfc3339;
 use sluice_core::settings::suggest_word;
+use sluice_core::{LocalFuture, Name};
 use sluice_upstream::Cluster;
 use sluice_upstream::endpoint::Trouble;
 
 use super::{Control, Stage, routes, runtime};
-use crate::worker::Order;
+use crate::worker::WorkerCommand;
 
 /// The pages, over the control thread's state.
 pub(super) struct Pages(pub(super) Rc<Control>);
 
-impl Source for Pages {
+impl AdminSource for Pages {
     fn ready(&self) -> (bool, &'static str) {
         match self.0.stage.get() {
             Stage::Starting => (false, "starting"),
@@ -51,7 +51,7 @@ impl Source for Pages {
                 Page::Routes => routes::list(&control.in_force.borrow().built),
                 Page::Runtime => {
                     let in_force = control.in_force.borrow();
-                    runtime::list(&control.workshop.runtime, &in_force.built.snapshot)
+                    runtime::list(&control.builder.runtime, &in_force.built.snapshot)
                 }
             })
         })
@@ -59,7 +59,7 @@ impl Source for Pages {
 
     fn try_request(&self, question: &Question) -> Result<Vec<Value>, String> {
         let in_force = self.0.in_force.borrow();
-        routes::answer(question, &in_force.built, &self.0.workshop.runtime)
+        routes::answer(question, &in_force.built, &self.0.builder.runtime)
     }
 
     fn set_runtime(&self, key: &str, value: Option<String>) -> Result<(), String> {
@@ -72,7 +72,7 @@ impl Source for Pages {
             runtime::check_key(key, &in_force.built.snapshot)?;
         }
         tracing::info!(key, value, "runtime value overridden");
-        self.0.workshop.runtime.set_override(key, value);
+        self.0.builder.runtime.set_override(key, value);
         Ok(())
     }
 }
@@ -156,7 +156,7 @@ impl Control {
             })
         };
         let mut certificates: Vec<Value> =
-            self.workshop.certs.list().into_iter().map(certificate).collect();
+            self.builder.certs.list().into_iter().map(certificate).collect();
         certificates.sort_by_key(|item| item["cert"].to_string());
         let files: Vec<String> =
             in_force.built.sources.paths().map(|path| path.display().to_string()).collect();
@@ -182,7 +182,7 @@ impl Control {
         let listener: Option<Name> = listener.map(Into::into);
         let mut all = Vec::new();
         for worker in &self.workers {
-            let list = |answer| Order::List { listener: listener.clone(), limit, answer };
+            let list = |answer| WorkerCommand::List { listener: listener.clone(), limit, answer };
             all.extend(worker.ask(list).await.unwrap_or_default());
         }
         all.sort_by_key(|item| item["id"].as_u64());

@@ -13,7 +13,7 @@ use sluice_codec::Head;
 use sluice_config::explain;
 use sluice_core::{Name, Spanned};
 use sluice_l7::Runtime;
-use sluice_l7::routes::{Action, Override, RouteTable, Rule, Subject};
+use sluice_l7::routes::{Action, Override, RouteInput, RouteTable, Rule};
 use sluice_model::sections::routes::RouteMatch;
 use sluice_model::sections::{Http, Listener};
 
@@ -86,7 +86,7 @@ pub(super) fn answer(
         None => None,
         Some(text) => Some(text.parse().map_err(|_| format!("`{text}` is no IP address"))?),
     };
-    let subject = Subject { head: &head, source, tls: None, runtime, random: 0 };
+    let subject = RouteInput { head: &head, source, tls: None, runtime, random: 0 };
     let mut items = Vec::new();
     for listener in built.config.listeners.iter() {
         if question.listener.as_deref().is_some_and(|name| name != &*listener.name.value) {
@@ -110,7 +110,7 @@ pub(super) fn answer(
     Ok(items)
 }
 
-fn judge(item: &mut Value, table: &RouteTable, subject: &Subject<'_>, http: &Http) {
+fn judge(item: &mut Value, table: &RouteTable, subject: &RouteInput<'_>, http: &Http) {
     let Some(place) = table.host(subject.head.authority()) else {
         item["result"] = "no virtual host serves this host: 404".into();
         return;

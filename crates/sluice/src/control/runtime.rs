@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 use sluice_core::settings::suggest_word;
 use sluice_l7::Runtime;
-use sluice_l7::runtime::InForce;
+use sluice_l7::runtime::ActiveRuntime;
 use sluice_model::build::Snapshot;
 
 /// Every key that the configuration refers to or sets: its value, where that comes from and what it hides.
@@ -28,7 +28,7 @@ pub(super) fn list(runtime: &Runtime, snapshot: &Snapshot) -> Vec<Value> {
     keys.into_iter().map(item).collect()
 }
 
-fn hidden(value: &InForce) -> Value {
+fn hidden(value: &ActiveRuntime) -> Value {
     let hidden = value.hidden.iter();
     Value::Object(
         hidden.map(|(origin, value)| (origin.word().to_owned(), value.clone().into())).collect(),

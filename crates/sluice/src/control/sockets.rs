@@ -279,11 +279,11 @@ fn file_of(path: &Path) -> Option<FileId> {
 
 /// Another process listens on an address.
 #[derive(Debug)]
-pub(crate) struct Held {
+pub(crate) struct HeldSockets {
     holder: Holder,
 }
 
-impl std::fmt::Display for Held {
+impl std::fmt::Display for HeldSockets {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
@@ -293,19 +293,19 @@ impl std::fmt::Display for Held {
     }
 }
 
-impl std::error::Error for Held {}
+impl std::error::Error for HeldSockets {}
 
 /// Whether no other process listens on an address.
 ///
 /// # Errors
 /// One does: this system lets processes of one user share a port, so binding would not tell.
-pub(crate) fn check_free(address: &ListenAddress) -> Result<(), Held> {
+pub(crate) fn check_free(address: &ListenAddress) -> Result<(), HeldSockets> {
     let holder = match address {
         ListenAddress::Tcp(address) => holder::of(*address, holder::Kind::Tcp),
         ListenAddress::Udp(address) => holder::of(*address, holder::Kind::Udp),
         ListenAddress::Unix(path) => holder::of_unix(path),
     };
-    holder.map_or(Ok(()), |holder| Err(Held { holder }))
+    holder.map_or(Ok(()), |holder| Err(HeldSockets { holder }))
 }
 
 /// What each socket of a listener serves; those of QUIC behind the ones that they stand beside.

@@ -10,17 +10,17 @@ use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
-use sluice_codec::quic::{Place, QuicOptions};
+use sluice_codec::quic::{QuicOptions, ReuseportMember};
 use sluice_io::WorkerCx;
 use sluice_l4::Listener;
-use sluice_l4::accept::{Listening, Slot};
+use sluice_l4::accept::{ListenSocket, Slot};
 use sluice_l4::udp::{UdpListener, UdpSlot};
 use sluice_l7::quic::QuicSlot;
 use sluice_model::build::PlanKind;
 use sluice_model::sections::SocketOptions;
 use sluice_sys::listen::TcpOptions;
 
-use super::{AnySlot, Slots, SocketKey};
+use super::{AnySlot, SlotMap, SocketKey};
 
 /// What a worker is to serve on one socket.
 pub(crate) struct Wanted {
@@ -48,12 +48,12 @@ pub(crate) fn receive_buffer(options: &SocketOptions) -> usize {
 
 /// Everything that a worker is to serve, ready.
 pub(super) struct Prepared {
-    next: Vec<(SocketKey, Next)>,
+    next: Vec<(SocketKey, PreparedSocket)>,
     keys: HashSet<SocketKey>,
 }
 
 /// A socket with the listener that it is to serve, and the options that it is to get.
-struct Next {
+struct PreparedSocket {
     listener: NextListener,
     change: Option<SocketOptions>,
 }
@@ -62,7 +62,7 @@ enum NextListener {
     Stream(Rc<Slot>, Rc<Listener>),
     Datagram(Rc<UdpSlot>, Rc<UdpListener>),
     Quic(Rc<QuicSlot>, Rc<Listener>, QuicOptions),
-    NewStream(Rc<Slot>, Listening),
+    NewStream(Rc<Slot>, ListenSocket),
     NewDatagram(Rc<UdpSlot>),
     NewQuic(Rc<QuicSlot>),
 }
@@ -74,8 +74,8 @@ impl Prepared {
     /// The first socket that cannot be served, with the reason. A filter that panics while it is made is one.
     pub(super) fn new(
         wanted: Vec<Wanted>,
-        slots: &Slots,
-        place: Place,
+        slots: &SlotMap,
+        place: ReuseportMember,
         worker: &Rc<WorkerCx>,
     ) -> Result<Self, String> {
         let mut next = Vec::new();
@@ -87,7 +87,7 @@ impl Prepared {
             let made =
                 made.map_err(|_| format!("{}: a filter panicked while it was made", key.0))?;
             let listener = made.map_err(|error| format!("{}: {error}", key.0))?;
-            next.push((key, Next { listener, change }));
+            next.push((key, PreparedSocket { listener, change }));
         }
         let keys = next.iter().map(|(key, _)| key.clone()).collect();
         Ok(Self { next, keys })
@@ -97,7 +97,7 @@ impl Prepared {
     pub(super) fn commit(
         &mut self,
         which: impl Fn(&SocketKey) -> bool,
-        slots: &mut Slots,
+        slots: &mut SlotMap,
         worker: &Rc<WorkerCx>,
     ) {
         for (key, next) in self.next.extract_if(.., |(key, _)| which(key)) {
@@ -122,7 +122,7 @@ impl NextListener {
         plan: PlanKind,
         slot: Option<&AnySlot>,
         socket: Option<OwnedFd>,
-        place: Place,
+        place: ReuseportMember,
         worker: &Rc<WorkerCx>,
     ) -> io::Result<Self> {
         let none = || io::Error::new(io::ErrorKind::NotFound, "no socket came along");
@@ -140,7 +140,7 @@ impl NextListener {
             (PlanKind::Stream(plan), _) => {
                 let socket = worker.reactor.register(socket.ok_or_else(none)?)?;
                 let slot = Slot::new(Listener::on_worker(plan, worker));
-                Self::NewStream(slot, Listening::new(socket))
+                Self::NewStream(slot, ListenSocket::new(socket))
             }
             (PlanKind::Datagram(plan), _) => {
                 let listener = UdpListener::on_worker(plan, worker);

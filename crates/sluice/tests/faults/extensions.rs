@@ -9,7 +9,7 @@ use sluice_codec::Head;
 use sluice_core::{ConnInfo, Diags, Node, Path, Setting, Shape};
 use sluice_io::{Admit, ConnectionFilter, WorkerCx};
 use sluice_l7::Reply;
-use sluice_l7::filters::{Cx, FilterFactory, FilterPlan, HttpFilter, Step};
+use sluice_l7::filters::{Cx, HttpFilter, HttpFilterFactory, HttpFilterPlan, Step};
 
 sluice_core::section! {
     /// Does what filters should not.
@@ -22,7 +22,7 @@ sluice_core::section! {
 #[derive(Debug)]
 struct Factory;
 
-impl FilterFactory for Factory {
+impl HttpFilterFactory for Factory {
     fn name(&self) -> &'static str {
         "misbehave"
     }
@@ -40,7 +40,7 @@ impl FilterFactory for Factory {
         settings: &Node,
         at: &Path<'_>,
         diags: &mut Diags,
-    ) -> Option<Arc<dyn FilterPlan>> {
+    ) -> Option<Arc<dyn HttpFilterPlan>> {
         Some(Arc::new(Plan(Misbehave::bind(settings, at, diags)?)))
     }
 }
@@ -48,7 +48,7 @@ impl FilterFactory for Factory {
 #[derive(Debug)]
 struct Plan(Misbehave);
 
-impl FilterPlan for Plan {
+impl HttpFilterPlan for Plan {
     fn on_worker(&self, _worker: &Rc<WorkerCx>, _owner: &str) -> Rc<dyn HttpFilter> {
         Rc::new(Filter { panics: self.0.how == "panic" })
     }
@@ -70,7 +70,7 @@ impl HttpFilter for Filter {
 #[derive(Debug)]
 struct Waiting;
 
-impl sluice_io::FilterFactory for Waiting {
+impl sluice_io::ConnectionFilterFactory for Waiting {
     fn name(&self) -> &'static str {
         "waiting"
     }
@@ -88,12 +88,12 @@ impl sluice_io::FilterFactory for Waiting {
         _settings: &Node,
         _at: &Path<'_>,
         _diags: &mut Diags,
-    ) -> Option<Arc<dyn sluice_io::FilterPlan>> {
+    ) -> Option<Arc<dyn sluice_io::ConnectionFilterPlan>> {
         Some(Arc::new(Self))
     }
 }
 
-impl sluice_io::FilterPlan for Waiting {
+impl sluice_io::ConnectionFilterPlan for Waiting {
     fn on_worker(&self, _worker: &Rc<WorkerCx>, _owner: &str) -> Rc<dyn ConnectionFilter> {
         Rc::new(Self)
     }

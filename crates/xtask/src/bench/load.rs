@@ -362,16 +362,16 @@ pub(super) fn hold(port: u16, kit: &Kit, count: usize, speech: Speech) -> Result
         return held.map(Held::Http3).map_err(Error::other);
     }
     if speech == Speech::Tls {
-        greet(connect_tls(port, kit)?, LET_GO)?;
-        let one = |_| greet(connect_tls(port, kit)?, [0; MESSAGE]);
+        first_exchange(connect_tls(port, kit)?, LET_GO)?;
+        let one = |_| first_exchange(connect_tls(port, kit)?, [0; MESSAGE]);
         return (0..count).map(one).collect::<Result<_>>().map(Held::Tls);
     }
-    greet(connect(port)?, LET_GO)?;
-    let one = |_| greet(connect(port)?, [0; MESSAGE]);
+    first_exchange(connect(port)?, LET_GO)?;
+    let one = |_| first_exchange(connect(port)?, [0; MESSAGE]);
     (0..count).map(one).collect::<Result<_>>().map(Held::Plain)
 }
 
-fn greet<S: Read + Write>(mut stream: S, mut message: [u8; MESSAGE]) -> Result<S> {
+fn first_exchange<S: Read + Write>(mut stream: S, mut message: [u8; MESSAGE]) -> Result<S> {
     stream.write_all(&message)?;
     stream.read_exact(&mut message)?;
     Ok(stream)

@@ -4,7 +4,7 @@ use super::*;
 use proptest::prelude::*;
 
 /// Reads `stream` in pieces of `step` bytes: the data, the trailer lines, and what was left unread.
-fn read(stream: &[u8], step: usize) -> Result<(Vec<u8>, Vec<u8>, bool), Fault> {
+fn read(stream: &[u8], step: usize) -> Result<(Vec<u8>, Vec<u8>, bool), ParseError> {
     let mut chunked = Chunked::default();
     let mut data = Vec::new();
     for piece in stream.chunks(step.max(1)) {
@@ -19,7 +19,7 @@ fn read(stream: &[u8], step: usize) -> Result<(Vec<u8>, Vec<u8>, bool), Fault> {
 }
 
 #[track_caller]
-fn check(stream: &[u8], expected: Result<&[u8], Fault>) {
+fn check(stream: &[u8], expected: Result<&[u8], ParseError>) {
     for step in 1..=stream.len() {
         let got = read(stream, step);
         match (&got, &expected) {
@@ -41,27 +41,27 @@ fn bodies_come_out_however_they_are_cut() {
 #[test]
 fn whatever_is_in_doubt_is_refused() {
     for (stream, fault) in [
-        (&b"\r\nhello"[..], Fault::ChunkSize),
-        (b"g\r\n", Fault::ChunkSize),
-        (b"-1\r\n", Fault::ChunkSize),
-        (b"0x5\r\nhello\r\n", Fault::ChunkSize),
-        (b" 5\r\nhello\r\n", Fault::ChunkSize),
-        (b"5 \r\nhello\r\n", Fault::ChunkSize),
-        (b"5\nhello\r\n", Fault::ChunkSize),
-        (b"5;a\nhello\r\n", Fault::ChunkSize),
-        (b"5\rxhello", Fault::ChunkSize),
-        (b"1111111111111111\r\n", Fault::ChunkSize),
-        (b"3\r\nhello\r\n", Fault::ChunkEnd),
-        (b"5\r\nhello\n", Fault::ChunkEnd),
-        (b"0\r\n\rx", Fault::BareCr),
-        (b"0\r\nx: 1\n", Fault::BareLf),
+        (&b"\r\nhello"[..], ParseError::ChunkSize),
+        (b"g\r\n", ParseError::ChunkSize),
+        (b"-1\r\n", ParseError::ChunkSize),
+        (b"0x5\r\nhello\r\n", ParseError::ChunkSize),
+        (b" 5\r\nhello\r\n", ParseError::ChunkSize),
+        (b"5 \r\nhello\r\n", ParseError::ChunkSize),
+        (b"5\nhello\r\n", ParseError::ChunkSize),
+        (b"5;a\nhello\r\n", ParseError::ChunkSize),
+        (b"5\rxhello", ParseError::ChunkSize),
+        (b"1111111111111111\r\n", ParseError::ChunkSize),
+        (b"3\r\nhello\r\n", ParseError::ChunkEnd),
+        (b"5\r\nhello\n", ParseError::ChunkEnd),
+        (b"0\r\n\rx", ParseError::BareCr),
+        (b"0\r\nx: 1\n", ParseError::BareLf),
     ] {
         check(stream, Err(fault));
     }
     let long = [b"5;".as_slice(), &[b'a'; 5000], b"\r\n"].concat();
-    assert_eq!(read(&long, 100).unwrap_err(), Fault::ChunkExtensionTooLong);
+    assert_eq!(read(&long, 100).unwrap_err(), ParseError::ChunkExtensionTooLong);
     let trailers = [b"0\r\n".as_slice(), &b"x: y\r\n".repeat(300), b"\r\n"].concat();
-    assert_eq!(read(&trailers, 100).unwrap_err(), Fault::TrailersTooLarge);
+    assert_eq!(read(&trailers, 100).unwrap_err(), ParseError::TrailersTooLarge);
 }
 
 proptest! {

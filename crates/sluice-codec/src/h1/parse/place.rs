@@ -5,15 +5,15 @@
 //! anybody.
 
 use super::{Line, field};
-use crate::fault::Fault;
+use crate::parse_error::ParseError;
 
 /// Bytes of a line that are shown.
 const EXCERPT: usize = 64;
 
 /// The word for a fault in the head of a response, with its line and the beginning of that line.
-pub(crate) fn in_response(fault: Fault, head: &[u8]) -> String {
+pub(crate) fn in_response(fault: ParseError, head: &[u8]) -> String {
     // A start line that is refused early is taken for that of a request.
-    let fault = if fault == Fault::Method { Fault::StatusLine } else { fault };
+    let fault = if fault == ParseError::Method { ParseError::StatusLine } else { fault };
     let word = fault.detail();
     let Some((number, line)) = line_of(fault, head) else { return word.to_owned() };
     let line = line.strip_suffix(b"\r").unwrap_or(line);
@@ -23,7 +23,7 @@ pub(crate) fn in_response(fault: Fault, head: &[u8]) -> String {
 }
 
 /// The line that a fault is in, counted from 1; none where it is not in one line alone.
-fn line_of(fault: Fault, head: &[u8]) -> Option<(usize, &[u8])> {
+fn line_of(fault: ParseError, head: &[u8]) -> Option<(usize, &[u8])> {
     let lines = head.split(|byte| *byte == b'\n');
     let mut lines = (1..).zip(lines);
     let has = |line: &[u8]| {
@@ -31,8 +31,8 @@ fn line_of(fault: Fault, head: &[u8]) -> Option<(usize, &[u8])> {
         field(&Line { text, start: 0 }).err() == Some(fault)
     };
     match fault {
-        Fault::StatusLine | Fault::Version | Fault::TlsRecord => lines.next(),
-        Fault::BareLf => lines.find(|(_, line)| !line.ends_with(b"\r")),
+        ParseError::StatusLine | ParseError::Version | ParseError::TlsRecord => lines.next(),
+        ParseError::BareLf => lines.find(|(_, line)| !line.ends_with(b"\r")),
         _ => lines.skip(1).find(|(_, line)| has(line)),
     }
 }
@@ -45,18 +45,22 @@ mod tests {
     fn a_fault_is_shown_with_its_line() {
         for (fault, head, shown) in [
             (
-                Fault::SpaceBeforeColon,
+                ParseError::SpaceBeforeColon,
                 &b"HTTP/1.1 200 OK\r\na: b\r\nbad : \x1b[2J\r\n\r\n"[..],
                 "http1.space_before_colon in line 3: \"bad : \\x1b[2J\"",
             ),
-            (Fault::Method, b"\0no", "http1.status_line_malformed in line 1: \"\\x00no\""),
-            (Fault::BareLf, b"HTTP/1.1 200 OK\nx", "http1.bare_lf in line 1: \"HTTP/1.1 200 OK\""),
-            (Fault::LengthWithEncoding, b"x", "http1.content_length_with_transfer_encoding"),
+            (ParseError::Method, b"\0no", "http1.status_line_malformed in line 1: \"\\x00no\""),
+            (
+                ParseError::BareLf,
+                b"HTTP/1.1 200 OK\nx",
+                "http1.bare_lf in line 1: \"HTTP/1.1 200 OK\"",
+            ),
+            (ParseError::LengthWithEncoding, b"x", "http1.content_length_with_transfer_encoding"),
         ] {
             assert_eq!(in_response(fault, head), shown);
         }
         let long = [b"bad : ", &[b'x'; 1000][..]].concat();
         let head = [b"HTTP/1.1 200 OK\r\n", &long[..]].concat();
-        assert!(in_response(Fault::SpaceBeforeColon, &head).len() < 120);
+        assert!(in_response(ParseError::SpaceBeforeColon, &head).len() < 120);
     }
 }

@@ -4,7 +4,7 @@ use super::*;
 use proptest::prelude::*;
 
 /// Looks for the head in pieces of `step` bytes, then reads it as a request.
-fn read(stream: &[u8], step: usize) -> Result<Option<(Head, Meta, usize)>, Fault> {
+fn read(stream: &[u8], step: usize) -> Result<Option<(Head, Meta, usize)>, ParseError> {
     let (limits, mut scan) = (HeadLimits { bytes: 2048, fields: 20 }, Scan::default());
     let mut end = 0;
     while end < stream.len() {
@@ -19,7 +19,7 @@ fn read(stream: &[u8], step: usize) -> Result<Option<(Head, Meta, usize)>, Fault
 }
 
 #[track_caller]
-fn refused(text: &str, fault: Fault) {
+fn refused(text: &str, fault: ParseError) {
     for step in 1..=text.len() {
         match read(text.as_bytes(), step) {
             Err(found) => assert_eq!(found, fault, "{text:?}, step {step}"),
@@ -109,14 +109,14 @@ fn targets() {
     let (head, _) = accepted("CONNECT a.test:443 HTTP/1.1\r\nHost: b\r\n\r\n");
     assert_eq!((head.authority(), head.path()), ("a.test:443", ""));
     for target in ["x", "*", "/a#b", "ftp://a/", "http://", "http:///x", "/\x7f", "/a\u{e9}"] {
-        refused(&format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n"), Fault::Target);
+        refused(&format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n"), ParseError::Target);
     }
-    refused("CONNECT a.test HTTP/1.1\r\nHost: b\r\n\r\n", Fault::Target);
+    refused("CONNECT a.test HTTP/1.1\r\nHost: b\r\n\r\n", ParseError::Target);
 }
 
 #[test]
 fn whatever_is_in_doubt_is_refused() {
-    use Fault as F;
+    use ParseError as F;
     for (text, fault) in [
         ("GET  / HTTP/1.1\r\nHost: a\r\n\r\n", F::Target),
         ("GET / HTTP/1.1 \r\nHost: a\r\n\r\n", F::Version),
@@ -181,15 +181,15 @@ fn whatever_is_in_doubt_is_refused() {
         refused(text, fault);
     }
     let many = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "x: 1\r\n".repeat(30));
-    assert_eq!(read(many.as_bytes(), 99).unwrap_err(), Fault::TooManyFields);
+    assert_eq!(read(many.as_bytes(), 99).unwrap_err(), ParseError::TooManyFields);
     let long = format!("GET /{} HTTP/1.1\r\n", "a".repeat(3000));
-    assert_eq!(read(long.as_bytes(), 99).unwrap_err(), Fault::RequestLineTooLong);
+    assert_eq!(read(long.as_bytes(), 99).unwrap_err(), ParseError::RequestLineTooLong);
     let large = format!("GET / HTTP/1.1\r\nx: {}\r\n", "a".repeat(3000));
-    assert_eq!(read(large.as_bytes(), 99).unwrap_err(), Fault::HeadTooLarge);
+    assert_eq!(read(large.as_bytes(), 99).unwrap_err(), ParseError::HeadTooLarge);
     // What is wrong behind the bound is not reached, however the bytes come.
     let wrong_later = format!("GET / HTTP/1.1\r\nx: {}\n", "a".repeat(3000));
-    refused(&wrong_later, Fault::HeadTooLarge);
-    refused(&format!("{}(", "a".repeat(3000)), Fault::RequestLineTooLong);
+    refused(&wrong_later, ParseError::HeadTooLarge);
+    refused(&format!("{}(", "a".repeat(3000)), ParseError::RequestLineTooLong);
 }
 
 #[test]
@@ -210,16 +210,16 @@ fn responses() {
     let upgraded = "HTTP/1.1 101 x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
     assert_eq!(body(upgraded, get), BodyLength::Tunnel);
     for (text, fault) in [
-        ("HTTP/1.1 20 OK\r\n\r\n", Fault::StatusLine),
-        ("HTTP/1.1 099 OK\r\n\r\n", Fault::StatusLine),
-        ("HTTP/1.1 2000 OK\r\n\r\n", Fault::StatusLine),
-        ("HTTP/2.0 200 OK\r\n\r\n", Fault::Version),
-        ("ICY 200 OK\r\n\r\n", Fault::Version),
+        ("HTTP/1.1 20 OK\r\n\r\n", ParseError::StatusLine),
+        ("HTTP/1.1 099 OK\r\n\r\n", ParseError::StatusLine),
+        ("HTTP/1.1 2000 OK\r\n\r\n", ParseError::StatusLine),
+        ("HTTP/2.0 200 OK\r\n\r\n", ParseError::Version),
+        ("ICY 200 OK\r\n\r\n", ParseError::Version),
         (
             "HTTP/1.1 200 OK\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n",
-            Fault::LengthWithEncoding,
+            ParseError::LengthWithEncoding,
         ),
-        ("HTTP/1.0 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", Fault::EncodingInOldVersion),
+        ("HTTP/1.0 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", ParseError::EncodingInOldVersion),
     ] {
         assert_eq!(read(text, get).unwrap_err(), fault, "{text:?}");
     }
@@ -233,7 +233,7 @@ fn trailers_may_not_frame_or_route() {
     };
     assert_eq!(names(&read("x: 1\r\n\r\n").unwrap()), ["x"]);
     for name in ["content-length", "Transfer-Encoding", "host", "connection", "cookie"] {
-        assert_eq!(read(&format!("{name}: 1\r\n\r\n")).unwrap_err(), Fault::TrailerBarred);
+        assert_eq!(read(&format!("{name}: 1\r\n\r\n")).unwrap_err(), ParseError::TrailerBarred);
     }
 }
 

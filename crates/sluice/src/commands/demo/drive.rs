@@ -102,7 +102,7 @@ pub(crate) fn http3(address: SocketAddr, folder: &Path) -> anyhow::Result<()> {
         let clients = QuicClients::default();
         let connected = clients.connect(address, Arc::new(tls), &name, 1).await;
         let connection = connected.map_err(anyhow::Error::msg)?;
-        let client = H3Client::greet(connection, &worker, ()).await?;
+        let client = H3Client::handshake(connection, &worker, ()).await?;
         let head = Head::request("GET", "https", "secure.demo.test", "/");
         let mut stream = client.open(&head, true).await?;
         let (mut answer, mut body) = (Head::default(), Vec::new());

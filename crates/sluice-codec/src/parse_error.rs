@@ -3,7 +3,7 @@
 /// Why a message was refused. Small and without text, since hostile peers make many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "each is explained by its detail")]
-pub enum Fault {
+pub enum ParseError {
     Method,
     TlsRecord,
     Target,
@@ -37,7 +37,7 @@ pub enum Fault {
     BodyOnConnect,
 }
 
-impl Fault {
+impl ParseError {
     /// The status that a client gets for it.
     pub const fn status(self) -> u16 {
         match self {

@@ -15,35 +15,35 @@ use pin_project_lite::pin_project;
 const KEEP: usize = 256;
 
 /// Room for one future, used or not.
-type Place<I, O> = Pin<Box<dyn Slot<I, O>>>;
+type Place<I, O> = Pin<Box<dyn ReusableFuture<I, O>>>;
 
 /// Room for futures of one kind, made from `I` and giving `O`.
-pub struct Slots<I, O> {
+pub struct FuturePool<I, O> {
     free: RefCell<Vec<Place<I, O>>>,
     make: Box<dyn Fn() -> Place<I, O>>,
 }
 
-impl<I, O> std::fmt::Debug for Slots<I, O> {
+impl<I, O> std::fmt::Debug for FuturePool<I, O> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Slots({})", self.free.borrow().len())
     }
 }
 
-trait Slot<I, O> {
+trait ReusableFuture<I, O> {
     fn start(self: Pin<&mut Self>, input: I);
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<O>;
     fn clear(self: Pin<&mut Self>);
 }
 
 pin_project! {
-    struct Room<M, F> {
+    struct FutureRoom<M, F> {
         make: M,
         #[pin]
         running: Option<F>,
     }
 }
 
-impl<I, F: Future, M: Fn(I) -> F> Slot<I, F::Output> for Room<M, F> {
+impl<I, F: Future, M: Fn(I) -> F> ReusableFuture<I, F::Output> for FutureRoom<M, F> {
     fn start(self: Pin<&mut Self>, input: I) {
         let mut this = self.project();
         let future = (this.make)(input);
@@ -63,7 +63,7 @@ impl<I, F: Future, M: Fn(I) -> F> Slot<I, F::Output> for Room<M, F> {
     }
 }
 
-impl<I: 'static, O: 'static> Slots<I, O> {
+impl<I: 'static, O: 'static> FuturePool<I, O> {
     /// No room yet; `make` is the kind of future that runs.
     pub fn new<F, M>(make: M) -> Rc<Self>
     where
@@ -72,7 +72,7 @@ impl<I: 'static, O: 'static> Slots<I, O> {
     {
         Rc::new(Self {
             free: RefCell::default(),
-            make: Box::new(move || Box::pin(Room { make, running: None })),
+            make: Box::new(move || Box::pin(FutureRoom { make, running: None })),
         })
     }
 
@@ -88,7 +88,7 @@ impl<I: 'static, O: 'static> Slots<I, O> {
 /// A future in its room; gives the room back when it is dropped.
 pub struct Running<I, O> {
     slot: Option<Place<I, O>>,
-    slots: Rc<Slots<I, O>>,
+    slots: Rc<FuturePool<I, O>>,
 }
 
 impl<I, O> std::fmt::Debug for Running<I, O> {
@@ -124,7 +124,7 @@ mod tests {
     #[test]
     fn room_is_used_again() {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let slots = Slots::new(|n: u32| async move {
+        let slots = FuturePool::new(|n: u32| async move {
             tokio::task::yield_now().await;
             n + 1
         });

@@ -10,12 +10,12 @@ const KEEP: usize = 256;
 
 /// Free heads of a worker.
 #[derive(Debug, Default)]
-pub struct Heads {
+pub struct HeadPool {
     #[allow(clippy::vec_box, reason = "heads move by their boxes, and are large")]
     free: RefCell<Vec<Box<Head>>>,
 }
 
-impl Heads {
+impl HeadPool {
     /// An empty head.
     pub fn take(&self) -> Box<Head> {
         self.free.borrow_mut().pop().unwrap_or_default()
@@ -33,22 +33,22 @@ impl Heads {
 
 /// A head in use. It can be taken out without an allocation for what stays; after that there is none.
 #[derive(Debug)]
-pub struct InUse(Option<Box<Head>>);
+pub struct PooledHead(Option<Box<Head>>);
 
-impl InUse {
+impl PooledHead {
     /// Takes the head out, for good.
     pub fn take(&mut self) -> Box<Head> {
         self.0.take().unwrap_or_default()
     }
 }
 
-impl From<Box<Head>> for InUse {
+impl From<Box<Head>> for PooledHead {
     fn from(head: Box<Head>) -> Self {
         Self(Some(head))
     }
 }
 
-impl Deref for InUse {
+impl Deref for PooledHead {
     type Target = Head;
 
     fn deref(&self) -> &Head {
@@ -56,7 +56,7 @@ impl Deref for InUse {
     }
 }
 
-impl DerefMut for InUse {
+impl DerefMut for PooledHead {
     fn deref_mut(&mut self) -> &mut Head {
         self.0.as_deref_mut().expect("it was not taken out")
     }

@@ -22,8 +22,8 @@ use sluice_io::{Stream, WorkerCx};
 use sluice_telemetry::metrics::other;
 use sluice_telemetry::{Counter, CounterSet, Histogram, SeriesSet};
 use sluice_upstream::cluster::Claim;
-use sluice_upstream::connector::{Failure, reach};
-use sluice_upstream::hops::Transport;
+use sluice_upstream::connector::{ConnectFailure, reach};
+use sluice_upstream::hops::HopTransport;
 use sluice_upstream::plan::HttpVersion;
 use sluice_upstream::pool::Idle;
 use sluice_upstream::{Cluster, ClusterHandle, EndpointState, Pool, Preface};
@@ -39,23 +39,23 @@ const LOOK: Duration = Duration::from_millis(20);
 
 /// Connections of a worker, by cluster.
 #[derive(Debug, Default)]
-pub struct Upstreams {
-    clusters: RefCell<HashMap<Name, Rc<Lines>, foldhash::fast::RandomState>>,
+pub struct ClusterPools {
+    clusters: RefCell<HashMap<Name, Rc<ClusterPool>, foldhash::fast::RandomState>>,
     quic: Rc<QuicClients>,
     sweeping: Cell<bool>,
 }
 
-impl Upstreams {
+impl ClusterPools {
     /// The connections to a cluster.
-    pub fn to(self: &Rc<Self>, cluster: &Arc<Cluster>, worker: &Rc<WorkerCx>) -> Rc<Lines> {
-        if let Some(lines) = self.clusters.borrow().get(&cluster.name)
-            && Arc::ptr_eq(&lines.handle.cluster, cluster)
+    pub fn to(self: &Rc<Self>, cluster: &Arc<Cluster>, worker: &Rc<WorkerCx>) -> Rc<ClusterPool> {
+        if let Some(pool) = self.clusters.borrow().get(&cluster.name)
+            && Arc::ptr_eq(&pool.handle.cluster, cluster)
         {
-            return Rc::clone(lines);
+            return Rc::clone(pool);
         }
-        let lines = Lines::new(Arc::clone(cluster), worker, self);
-        self.clusters.borrow_mut().insert(Arc::clone(&cluster.name), Rc::clone(&lines));
-        lines
+        let pool = ClusterPool::new(Arc::clone(cluster), worker, self);
+        self.clusters.borrow_mut().insert(Arc::clone(&cluster.name), Rc::clone(&pool));
+        pool
     }
 
     /// Forgets the connections to clusters that `lives` does not name; those in use stay until they are done.
@@ -65,9 +65,9 @@ impl Upstreams {
 
     /// Forgets what is counted of endpoints that left `cluster`.
     pub fn forget_endpoints(&self, cluster: &Name, left: &[Arc<str>]) {
-        if let Some(lines) = self.clusters.borrow().get(cluster) {
-            lines.cells.endpoints.retain(|endpoint| !left.contains(endpoint));
-            lines.handle.forget_endpoints(left);
+        if let Some(pool) = self.clusters.borrow().get(cluster) {
+            pool.counters.endpoints.retain(|endpoint| !left.contains(endpoint));
+            pool.handle.forget_endpoints(left);
         }
     }
 
@@ -77,17 +77,18 @@ impl Upstreams {
             return;
         }
         // Neither is kept alive by it.
-        let (upstreams, weak) = (Rc::downgrade(self), Rc::downgrade(worker));
+        let (pools, weak) = (Rc::downgrade(self), Rc::downgrade(worker));
         worker.spawn(async move {
             loop {
                 tokio::time::sleep(SWEEP).await;
-                let (Some(upstreams), Some(worker)) = (upstreams.upgrade(), weak.upgrade()) else {
+                let (Some(pools), Some(worker)) = (pools.upgrade(), weak.upgrade()) else {
                     return;
                 };
-                let lines: Vec<Rc<Lines>> = upstreams.clusters.borrow().values().cloned().collect();
-                let left = lines.iter().filter(|lines| lines.sweep(&worker)).count();
+                let pool: Vec<Rc<ClusterPool>> =
+                    pools.clusters.borrow().values().cloned().collect();
+                let left = pool.iter().filter(|pool| pool.sweep(&worker)).count();
                 if left == 0 {
-                    upstreams.sweeping.set(false);
+                    pools.sweeping.set(false);
                     return;
                 }
             }
@@ -97,36 +98,36 @@ impl Upstreams {
 
 /// Connections to the endpoints of one cluster, and what is counted of them.
 #[derive(Debug)]
-pub struct Lines {
+pub struct ClusterPool {
     /// The cluster.
     pub handle: Rc<ClusterHandle>,
-    h1: Pool<H1Line>,
+    h1: Pool<IdleH1>,
     quic: Rc<QuicClients>,
-    shared: RefCell<HashMap<Arc<str>, Shelf, foldhash::fast::RandomState>>,
+    shared: RefCell<HashMap<Arc<str>, EndpointPool, foldhash::fast::RandomState>>,
     /// Somebody gave a connection back.
     freed: Notify,
     waiting: Cell<u64>,
     requests: Cell<u64>,
     retries: Cell<u64>,
-    pub(crate) cells: Cells,
-    upstreams: Weak<Upstreams>,
+    pub(crate) counters: PoolCounters,
+    pools: Weak<ClusterPools>,
 }
 
 /// What is counted of a cluster's requests.
 #[derive(Debug)]
-pub(crate) struct Cells {
+pub(crate) struct PoolCounters {
     pub(crate) reused: Counter,
     time: Histogram,
     pub(crate) retried: Counter,
     pub(crate) retry_refused: Counter,
     classes: CounterSet<u16>,
     /// By name; those beyond the limit are `other`.
-    endpoints: SeriesSet<Arc<str>, EndpointCells>,
+    endpoints: SeriesSet<Arc<str>, EndpointCounters>,
 }
 
 /// What is counted of one endpoint.
 #[derive(Debug)]
-struct EndpointCells {
+struct EndpointCounters {
     /// The label that it goes by.
     name: Arc<str>,
     time: Histogram,
@@ -134,18 +135,18 @@ struct EndpointCells {
 }
 
 #[derive(Debug)]
-struct H1Line {
+struct IdleH1 {
     stream: Box<H1Stream>,
     claim: Claim,
 }
 
 /// Connections to one endpoint that are shared by many requests.
 #[derive(Debug)]
-struct Shelf {
+struct EndpointPool {
     endpoint: Arc<EndpointState>,
     open: Vec<Idle<Multiplexed>>,
     /// One is being made; whoever waits for it is told.
-    making: Option<Rc<Notify>>,
+    connecting: Option<Rc<Notify>>,
     idle_since: Moment,
 }
 
@@ -155,7 +156,7 @@ struct Shelf {
     clippy::large_enum_variant,
     reason = "the larger is by far the more frequent, and is not kept"
 )]
-pub enum Line {
+pub enum PooledConn {
     /// A whole connection of HTTP/1.
     H1(TakenH1),
     /// A connection with room for a request beside others.
@@ -167,12 +168,12 @@ pub enum Line {
 pub struct TakenH1 {
     /// The connection.
     pub stream: Box<H1Stream>,
-    kept: Kept,
+    ticket: PoolTicket,
 }
 
 /// What belongs to a connection of HTTP/1 while it is in use.
 #[derive(Debug)]
-pub struct Kept {
+pub struct PoolTicket {
     claim: Claim,
     made: Moment,
     requests: u64,
@@ -181,23 +182,23 @@ pub struct Kept {
 
 impl TakenH1 {
     /// The connection and what must go back with it.
-    pub fn into_parts(self) -> (Box<H1Stream>, Kept) {
-        (self.stream, self.kept)
+    pub fn into_parts(self) -> (Box<H1Stream>, PoolTicket) {
+        (self.stream, self.ticket)
     }
 
     /// Whether it carried requests before.
     pub const fn is_reused(&self) -> bool {
-        self.kept.requests > 0
+        self.ticket.requests > 0
     }
 }
 
-impl Lines {
-    fn new(cluster: Arc<Cluster>, worker: &Rc<WorkerCx>, upstreams: &Rc<Upstreams>) -> Rc<Self> {
-        let quic = Rc::clone(&upstreams.quic);
+impl ClusterPool {
+    fn new(cluster: Arc<Cluster>, worker: &Rc<WorkerCx>, pools: &Rc<ClusterPools>) -> Rc<Self> {
+        let quic = Rc::clone(&pools.quic);
         let name = &*Arc::clone(&cluster.name);
         let shard = &worker.shard;
         Rc::new(Self {
-            cells: Cells {
+            counters: PoolCounters {
                 reused: shard.counter(&metrics::POOLED, &[name]),
                 time: shard.histogram(&metrics::CLUSTER_TIME, &[name]),
                 retried: shard.counter(&metrics::RETRIES, &[name, "made"]),
@@ -215,7 +216,7 @@ impl Lines {
             waiting: Cell::new(0),
             requests: Cell::new(0),
             retries: Cell::new(0),
-            upstreams: Rc::downgrade(upstreams),
+            pools: Rc::downgrade(pools),
         })
     }
 
@@ -230,17 +231,17 @@ impl Lines {
         worker: &Rc<WorkerCx>,
         endpoint: &Arc<EndpointState>,
         options: &Rc<H1Options>,
-    ) -> Result<Line, Failure> {
+    ) -> Result<PooledConn, ConnectFailure> {
         let timeout = self.handle.cluster.peek_plan().connect_timeout;
         let by = worker.now().after(timeout);
         loop {
-            if let Some(line) = self.take_idle(worker, endpoint, options) {
-                self.cells.reused.increment();
-                return Ok(line);
+            if let Some(pooled) = self.take_idle(worker, endpoint, options) {
+                self.counters.reused.increment();
+                return Ok(pooled);
             }
-            if let Some(making) = self.making(endpoint) {
-                let made = Timer::new(&worker.timers).until(by, making.notified()).await;
-                made.map_err(|_| Failure::connect_timeout(timeout))?;
+            if let Some(connecting) = self.connecting(endpoint) {
+                let made = Timer::new(&worker.timers).until(by, connecting.notified()).await;
+                made.map_err(|_| ConnectFailure::connect_timeout(timeout))?;
                 continue;
             }
             match self.handle.claim_shared(endpoint) {
@@ -250,8 +251,8 @@ impl Lines {
                     if let Some(connection) =
                         self.take_shared(worker.now(), endpoint, |_| false) =>
                 {
-                    self.cells.reused.increment();
-                    return Ok(Line::Shared(connection));
+                    self.counters.reused.increment();
+                    return Ok(PooledConn::Shared(connection));
                 }
                 Err(why) if worker.now() >= by => return Err(self.full(why)),
                 Err(why) => self.wait_for_room(why).await?,
@@ -266,25 +267,25 @@ impl Lines {
         endpoint: &Arc<EndpointState>,
         options: &Rc<H1Options>,
         claim: Claim,
-    ) -> Result<Line, Failure> {
+    ) -> Result<PooledConn, ConnectFailure> {
         let timeout = self.handle.cluster.peek_plan().connect_timeout;
         let by = worker.now().after(timeout);
-        let making = self.make(worker, endpoint, options, claim);
-        let made = Timer::new(&worker.timers).until(by, making).await;
-        made.unwrap_or_else(|_| Err(Failure::connect_timeout(timeout)))
+        let connecting = self.make(worker, endpoint, options, claim);
+        let made = Timer::new(&worker.timers).until(by, connecting).await;
+        made.unwrap_or_else(|_| Err(ConnectFailure::connect_timeout(timeout)))
             .inspect_err(|failure| self.handle.note_failure(worker, endpoint, failure.why))
     }
 
     /// No connection may be made, and enough requests wait for one that is there.
-    fn full(&self, why: sluice_core::Reason) -> Failure {
+    fn full(&self, why: sluice_core::Reason) -> ConnectFailure {
         let pending = self.handle.cluster.peek_plan().pending_max;
         let shortage = self.handle.cluster.shortage(why).unwrap_or_default();
         let detail = format!("{shortage}, and {pending} requests may wait (`limits.pending`)");
-        Failure { why, errno: None, detail: Some(detail) }
+        ConnectFailure { why, errno: None, detail: Some(detail) }
     }
 
     /// Waits until a connection may be free, or refuses where enough wait already.
-    async fn wait_for_room(&self, why: sluice_core::Reason) -> Result<(), Failure> {
+    async fn wait_for_room(&self, why: sluice_core::Reason) -> Result<(), ConnectFailure> {
         if self.waiting.get() >= self.handle.cluster.peek_plan().pending_max {
             return Err(self.full(why));
         }
@@ -304,23 +305,23 @@ impl Lines {
         worker: &WorkerCx,
         endpoint: &Arc<EndpointState>,
         options: &Rc<H1Options>,
-    ) -> Option<Line> {
+    ) -> Option<PooledConn> {
         let now = worker.now();
         let plan = self.handle.cluster.peek_plan();
         if plan.protocol != HttpVersion::Http1
             && let Some(connection) = self.take_shared(now, endpoint, Multiplexed::is_stalled)
         {
-            return Some(Line::Shared(connection));
+            return Some(PooledConn::Shared(connection));
         }
         if matches!(plan.protocol, HttpVersion::Http2 | HttpVersion::Http3) {
             return None;
         }
-        let idle = self.h1.take(endpoint, now, |line| line.stream.is_quiet(worker))?;
-        let Idle { connection: H1Line { mut stream, claim }, made, requests, generation, .. } =
+        let idle = self.h1.take(endpoint, now, |pooled| pooled.stream.is_quiet(worker))?;
+        let Idle { connection: IdleH1 { mut stream, claim }, made, requests, generation, .. } =
             idle;
         stream.set_options(options);
-        let kept = Kept { claim, made, requests, generation };
-        Some(Line::H1(TakenH1 { stream, kept }))
+        let ticket = PoolTicket { claim, made, requests, generation };
+        Some(PooledConn::H1(TakenH1 { stream, ticket }))
     }
 
     /// Takes a shared connection that has room for another request and is not `avoided`.
@@ -332,10 +333,10 @@ impl Lines {
     ) -> Option<Multiplexed> {
         let reuse = &self.handle.cluster.peek_plan().reuse;
         let generation = self.handle.cluster.generation();
-        let mut shelves = self.shared.borrow_mut();
-        let shelf = shelves.get_mut(&endpoint.name)?;
-        shelf.idle_since = now;
-        let idle = shelf.open.iter_mut().find_map(|idle| {
+        let mut endpoint_pools = self.shared.borrow_mut();
+        let endpoint_pool = endpoint_pools.get_mut(&endpoint.name)?;
+        endpoint_pool.idle_since = now;
+        let idle = endpoint_pool.open.iter_mut().find_map(|idle| {
             let fits = idle.may_go_on(reuse, generation, now)
                 && idle.connection.has_room(reuse.streams_max)
                 && !avoided(&idle.connection);
@@ -345,8 +346,8 @@ impl Lines {
         Some(idle.connection.clone())
     }
 
-    fn making(&self, endpoint: &Arc<EndpointState>) -> Option<Rc<Notify>> {
-        self.shared.borrow().get(&endpoint.name)?.making.clone()
+    fn connecting(&self, endpoint: &Arc<EndpointState>) -> Option<Rc<Notify>> {
+        self.shared.borrow().get(&endpoint.name)?.connecting.clone()
     }
 
     async fn make(
@@ -355,24 +356,24 @@ impl Lines {
         endpoint: &Arc<EndpointState>,
         options: &Rc<H1Options>,
         claim: Claim,
-    ) -> Result<Line, Failure> {
+    ) -> Result<PooledConn, ConnectFailure> {
         let plan = self.handle.cluster.plan();
         let generation = self.handle.cluster.generation();
         let started = worker.now();
         // Whether it will be shared is known only afterwards where TLS decides; then nobody waits.
         let shares = matches!(plan.protocol, HttpVersion::Http2 | HttpVersion::Http3);
-        let making = shares.then(|| Making::begin(self, endpoint, started));
+        let connecting = shares.then(|| Connecting::begin(self, endpoint, started));
         let connection = if plan.protocol == HttpVersion::Http3 {
             Multiplexed::H3(self.quic.reach(&plan, endpoint, worker, claim).await?)
         } else {
             let stream = reach(&plan, endpoint, worker, &Preface::default()).await?;
-            endpoint.note_local(Transport::Stream, || stream.raw().local_address()?.ip().into());
+            endpoint.note_local(HopTransport::Stream, || stream.raw().local_address()?.ip().into());
             let shared = shares || (plan.protocol == HttpVersion::Auto && agreed_on_h2(&stream));
             if !shared {
                 self.handle.note_connected(worker, endpoint, started);
                 let stream = H1Stream::new(stream, Role::Client, Rc::clone(options));
-                let kept = Kept { claim, made: worker.now(), requests: 0, generation };
-                return Ok(Line::H1(TakenH1 { stream, kept }));
+                let ticket = PoolTicket { claim, made: worker.now(), requests: 0, generation };
+                return Ok(PooledConn::H1(TakenH1 { stream, ticket }));
             }
             let mut h2_options = H2Options {
                 ping_interval: Some(PING),
@@ -382,7 +383,7 @@ impl Lines {
             let streams = u32::try_from(plan.reuse.streams_max).unwrap_or(u32::MAX);
             h2_options.connection_window = H2Options::window_of(streams, h2_options.stream_window);
             let client = H2Client::handshake(stream, worker, &h2_options, claim).await;
-            Multiplexed::H2(client.map_err(|error| Failure {
+            Multiplexed::H2(client.map_err(|error| ConnectFailure {
                 why: crate::reasons::UPSTREAM_PROTOCOL,
                 errno: None,
                 detail: Some(error.to_string()),
@@ -396,12 +397,12 @@ impl Lines {
         self.shared
             .borrow_mut()
             .entry(Arc::clone(&endpoint.name))
-            .or_insert_with(|| Shelf::new(endpoint, made))
+            .or_insert_with(|| EndpointPool::new(endpoint, made))
             .open
             .push(idle);
-        drop(making);
+        drop(connecting);
         self.sweep_soon(worker);
-        Ok(Line::Shared(connection))
+        Ok(PooledConn::Shared(connection))
     }
 
     /// Takes a connection of HTTP/1 back after a request. It is closed unless it may be used again.
@@ -410,11 +411,11 @@ impl Lines {
         worker: &Rc<WorkerCx>,
         endpoint: &Arc<EndpointState>,
         mut stream: Box<H1Stream>,
-        kept: Kept,
+        ticket: PoolTicket,
     ) {
         if stream.next_exchange() {
-            let Kept { claim, made, requests, generation } = kept;
-            let mut idle = Idle::new(H1Line { stream, claim }, made, generation);
+            let PoolTicket { claim, made, requests, generation } = ticket;
+            let mut idle = Idle::new(IdleH1 { stream, claim }, made, generation);
             idle.requests = requests + 1;
             self.h1.give(endpoint, idle, worker.now());
             self.sweep_soon(worker);
@@ -423,58 +424,58 @@ impl Lines {
     }
 
     fn sweep_soon(&self, worker: &Rc<WorkerCx>) {
-        if let Some(upstreams) = self.upstreams.upgrade() {
-            upstreams.sweep_soon(worker);
+        if let Some(pools) = self.pools.upgrade() {
+            pools.sweep_soon(worker);
         }
     }
 
     /// Closes what is too old, dead, or leads nowhere; whether anything is left.
     fn sweep(&self, worker: &WorkerCx) -> bool {
         let now = worker.now();
-        self.h1.sweep(now, |line| line.stream.is_quiet(worker));
+        self.h1.sweep(now, |pooled| pooled.stream.is_quiet(worker));
         let plan = self.handle.cluster.plan();
         let generation = self.handle.cluster.generation();
         let cluster = &self.handle.cluster;
-        self.shared.borrow_mut().retain(|_, shelf| {
-            let stays = cluster.has_member(&shelf.endpoint);
-            let lain = now.since(shelf.idle_since) >= plan.reuse.idle_timeout;
+        self.shared.borrow_mut().retain(|_, endpoint_pool| {
+            let stays = cluster.has_member(&endpoint_pool.endpoint);
+            let lain = now.since(endpoint_pool.idle_since) >= plan.reuse.idle_timeout;
             // Dropping the last handle lets the connection end once its streams have.
-            shelf.open.retain_mut(|idle| {
+            endpoint_pool.open.retain_mut(|idle| {
                 let busy = idle.connection.open_streams() > 0;
                 if busy {
-                    shelf.idle_since = now;
+                    endpoint_pool.idle_since = now;
                 }
                 idle.connection.is_alive()
                     && stays
                     && idle.may_go_on(&plan.reuse, generation, now)
                     && (busy || !lain)
             });
-            !shelf.open.is_empty() || shelf.making.is_some()
+            !endpoint_pool.open.is_empty() || endpoint_pool.connecting.is_some()
         });
         !self.h1.is_empty() || !self.shared.borrow().is_empty()
     }
 
     /// Counts a request under way.
-    pub(crate) fn enter_request(self: &Rc<Self>) -> Under {
+    pub(crate) fn enter_request(self: &Rc<Self>) -> InFlightGuard {
         self.requests.set(self.requests.get() + 1);
-        Under { lines: Rc::clone(self), retry: false }
+        InFlightGuard { pool: Rc::clone(self), retry: false }
     }
 
     /// Counts a retry under way, where there may be another.
-    pub(crate) fn enter_retry(self: &Rc<Self>) -> Option<Under> {
+    pub(crate) fn enter_retry(self: &Rc<Self>) -> Option<InFlightGuard> {
         // As many as the limit, or a fifth of what is under way where that is more.
         let max = self.handle.cluster.peek_plan().retries_max.max(self.requests.get() / 5);
         if self.retries.get() >= max {
-            self.cells.retry_refused.increment();
+            self.counters.retry_refused.increment();
             return None;
         }
-        self.cells.retried.increment();
+        self.counters.retried.increment();
         self.retries.set(self.retries.get() + 1);
-        Some(Under { lines: Rc::clone(self), retry: true })
+        Some(InFlightGuard { pool: Rc::clone(self), retry: true })
     }
 }
 
-impl Cells {
+impl PoolCounters {
     /// Counts an answer of an endpoint by its class, 0 being none, and how long its head took.
     pub(crate) fn count(
         &self,
@@ -491,18 +492,18 @@ impl Cells {
         if let Some(took) = took {
             self.time.record(took);
         }
-        let cells = |endpoint: &Arc<str>| EndpointCells {
+        let counters = |endpoint: &Arc<str>| EndpointCounters {
             name: Arc::clone(endpoint),
             time: shard.histogram(&metrics::ENDPOINT_TIME, &[cluster, endpoint]),
             classes: CounterSet::default(),
         };
-        self.endpoints.with(endpoint, cells, |cells| {
-            cells.classes.count(&class, |class| {
-                let labels = [cluster, &cells.name, class_word(*class)];
+        self.endpoints.with(endpoint, counters, |counters| {
+            counters.classes.count(&class, |class| {
+                let labels = [cluster, &counters.name, class_word(*class)];
                 shard.counter(&metrics::ENDPOINT_REQUESTS, &labels)
             });
             if let Some(took) = took {
-                cells.time.record(took);
+                counters.time.record(took);
             }
         });
     }
@@ -531,34 +532,35 @@ fn agreed_on_h2(stream: &Stream) -> bool {
     }
 }
 
-impl Shelf {
+impl EndpointPool {
     fn new(endpoint: &Arc<EndpointState>, now: Moment) -> Self {
-        Self { endpoint: Arc::clone(endpoint), open: Vec::new(), making: None, idle_since: now }
+        Self { endpoint: Arc::clone(endpoint), open: Vec::new(), connecting: None, idle_since: now }
     }
 }
 
 /// A connection of HTTP/2 that is being made; whoever waits is told when it is, or is not.
-struct Making {
-    lines: Rc<Lines>,
+struct Connecting {
+    pool: Rc<ClusterPool>,
     endpoint: Arc<str>,
     told: Rc<Notify>,
 }
 
-impl Making {
-    fn begin(lines: &Rc<Lines>, endpoint: &Arc<EndpointState>, now: Moment) -> Self {
+impl Connecting {
+    fn begin(pool: &Rc<ClusterPool>, endpoint: &Arc<EndpointState>, now: Moment) -> Self {
         let told = Rc::new(Notify::new());
-        let mut shelves = lines.shared.borrow_mut();
-        let shelf =
-            shelves.entry(Arc::clone(&endpoint.name)).or_insert_with(|| Shelf::new(endpoint, now));
-        shelf.making = Some(Rc::clone(&told));
-        Self { lines: Rc::clone(lines), endpoint: Arc::clone(&endpoint.name), told }
+        let mut endpoint_pools = pool.shared.borrow_mut();
+        let endpoint_pool = endpoint_pools
+            .entry(Arc::clone(&endpoint.name))
+            .or_insert_with(|| EndpointPool::new(endpoint, now));
+        endpoint_pool.connecting = Some(Rc::clone(&told));
+        Self { pool: Rc::clone(pool), endpoint: Arc::clone(&endpoint.name), told }
     }
 }
 
-impl Drop for Making {
+impl Drop for Connecting {
     fn drop(&mut self) {
-        if let Some(shelf) = self.lines.shared.borrow_mut().get_mut(&self.endpoint) {
-            shelf.making = None;
+        if let Some(endpoint_pool) = self.pool.shared.borrow_mut().get_mut(&self.endpoint) {
+            endpoint_pool.connecting = None;
         }
         self.told.notify_waiters();
     }
@@ -566,14 +568,14 @@ impl Drop for Making {
 
 /// A request or retry under way; given back on drop.
 #[derive(Debug)]
-pub(crate) struct Under {
-    lines: Rc<Lines>,
+pub(crate) struct InFlightGuard {
+    pool: Rc<ClusterPool>,
     retry: bool,
 }
 
-impl Drop for Under {
+impl Drop for InFlightGuard {
     fn drop(&mut self) {
-        let count = if self.retry { &self.lines.retries } else { &self.lines.requests };
+        let count = if self.retry { &self.pool.retries } else { &self.pool.requests };
         count.set(count.get() - 1);
     }
 }

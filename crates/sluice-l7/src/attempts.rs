@@ -15,40 +15,45 @@ use sluice_core::{Moment, Name};
 
 /// The tries under way on one worker.
 #[derive(Debug, Default)]
-pub struct AtWork(RefCell<Slab<Entry>>);
+pub struct AttemptTable(RefCell<Slab<AttemptEntry>>);
 
 #[derive(Debug)]
-struct Entry {
+struct AttemptEntry {
     cluster: Name,
     endpoint: Arc<str>,
     since: Moment,
-    sent_away: bool,
+    cancelled: bool,
     waker: Option<Waker>,
 }
 
 /// A try's place among those under way.
 #[derive(Debug)]
-pub(crate) struct Stay {
-    at_work: Rc<AtWork>,
+pub(crate) struct AttemptGuard {
+    attempts: Rc<AttemptTable>,
     place: usize,
 }
 
-impl AtWork {
+impl AttemptTable {
     /// Begins a try at an endpoint.
-    pub(crate) fn enter(self: &Rc<Self>, cluster: &Name, endpoint: &Arc<str>, now: Moment) -> Stay {
+    pub(crate) fn enter(
+        self: &Rc<Self>,
+        cluster: &Name,
+        endpoint: &Arc<str>,
+        now: Moment,
+    ) -> AttemptGuard {
         let (cluster, endpoint) = (Arc::clone(cluster), Arc::clone(endpoint));
-        let entry = Entry { cluster, endpoint, since: now, sent_away: false, waker: None };
-        Stay { place: self.0.borrow_mut().insert(entry), at_work: Rc::clone(self) }
+        let entry = AttemptEntry { cluster, endpoint, since: now, cancelled: false, waker: None };
+        AttemptGuard { place: self.0.borrow_mut().insert(entry), attempts: Rc::clone(self) }
     }
 
     /// Ends the tries at these endpoints that had begun at a moment.
-    pub fn send_away(&self, cluster: &Name, endpoints: &[Arc<str>], begun_by: Moment) {
+    pub fn cancel(&self, cluster: &Name, endpoints: &[Arc<str>], begun_by: Moment) {
         for (_, entry) in &mut *self.0.borrow_mut() {
             if entry.since <= begun_by
                 && entry.cluster == *cluster
                 && endpoints.contains(&entry.endpoint)
             {
-                entry.sent_away = true;
+                entry.cancelled = true;
                 if let Some(waker) = entry.waker.take() {
                     waker.wake();
                 }
@@ -57,11 +62,11 @@ impl AtWork {
     }
 }
 
-impl Stay {
-    fn poll_sent_away(&self, cx: &Context<'_>) -> Poll<()> {
-        let mut entries = self.at_work.0.borrow_mut();
+impl AttemptGuard {
+    fn poll_cancelled(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut entries = self.attempts.0.borrow_mut();
         let entry = &mut entries[self.place];
-        if entry.sent_away {
+        if entry.cancelled {
             return Poll::Ready(());
         }
         if !entry.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
@@ -72,12 +77,12 @@ impl Stay {
 
     /// Does `work`, unless the try is sent away before that is done. It is taken where it lies: to move what has not
     /// begun is to copy all of its room.
-    pub(crate) async fn unless_sent_away<T>(
+    pub(crate) async fn unless_cancelled<T>(
         stay: Option<&Self>,
         mut work: Pin<&mut impl Future<Output = T>>,
     ) -> Option<T> {
         poll_fn(|cx| {
-            if stay.is_some_and(|stay| stay.poll_sent_away(cx).is_ready()) {
+            if stay.is_some_and(|stay| stay.poll_cancelled(cx).is_ready()) {
                 return Poll::Ready(None);
             }
             work.as_mut().poll(cx).map(Some)
@@ -86,8 +91,8 @@ impl Stay {
     }
 }
 
-impl Drop for Stay {
+impl Drop for AttemptGuard {
     fn drop(&mut self) {
-        self.at_work.0.borrow_mut().remove(self.place);
+        self.attempts.0.borrow_mut().remove(self.place);
     }
 }

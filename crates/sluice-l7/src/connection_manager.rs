@@ -1,8 +1,8 @@
-//! A plan on one worker: what the requests of a chain share there.
+//! The HTTP connection manager: what the requests of a filter chain share on one worker.
 //!
-//! Owns: filters of the chain and of its rules, the routes that are current, what is counted.
-//! Refuses to know: streams, and the life of a request. Keeps: a request takes routes and filters from
-//! here once, when its head is complete.
+//! Owns: the HTTP filters of the chain and of its routes, the current route table, request counters.
+//! Refuses to know: streams, and how one request is served. Keeps: a request takes its routes and filters
+//! from here once, when its headers are complete.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
@@ -20,30 +20,30 @@ use sluice_telemetry::{Counter, CounterSet, Gauge, Histogram};
 use crate::filters::HttpFilter;
 use crate::metrics;
 use crate::plan::HttpPlan;
+use crate::pools::class_word;
 use crate::record::ConnFacts;
 use crate::routes::RouteTable;
-use crate::upstreams::class_word;
 use crate::worker::HttpWorker;
 
-/// A plan on one worker, with what requests of its chain share.
-pub struct Station {
+/// The HTTP side of a filter chain on one worker.
+pub struct ConnectionManager {
     pub(crate) plan: HttpPlan,
     pub(crate) worker: Rc<WorkerCx>,
     pub(crate) shared: Rc<HttpWorker>,
     pub(crate) h1: Rc<H1Options>,
-    pub(crate) cells: Cells,
+    pub(crate) counters: ManagerCounters,
     chain_filters: Vec<(&'static str, Rc<dyn HttpFilter>)>,
-    latched: RefCell<Option<Rc<Latched>>>,
+    snapshot: RefCell<Option<Rc<RouteSnapshot>>>,
 }
 
-impl std::fmt::Debug for Station {
+impl std::fmt::Debug for ConnectionManager {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Station({})", self.plan.owner)
+        write!(f, "ConnectionManager({})", self.plan.owner)
     }
 }
 
-/// A route table with what of it belongs to this station: filters by their settings.
-pub(crate) struct Latched {
+/// A route table, and the filters that its routes configure, made once for each set of settings.
+pub(crate) struct RouteSnapshot {
     pub(crate) table: Arc<RouteTable>,
     filters: RefCell<HashMap<u32, Rc<FilterList>>>,
 }
@@ -51,8 +51,8 @@ pub(crate) struct Latched {
 /// The filters of a request, in order.
 pub(crate) type FilterList = Vec<(&'static str, Rc<dyn HttpFilter>)>;
 
-/// What is counted of a listener's requests on one worker.
-pub(crate) struct Cells {
+/// Request counters of a listener on one worker.
+pub(crate) struct ManagerCounters {
     pub(crate) active: Gauge,
     pub(crate) time: Histogram,
     answered: CounterSet<(&'static str, u16)>,
@@ -60,11 +60,11 @@ pub(crate) struct Cells {
     routes: CounterSet<(Arc<str>, u16)>,
     filter_replies: CounterSet<&'static str>,
     faults: CounterSet<&'static str>,
-    paths: OnceCell<PathCells>,
+    paths: OnceCell<PathCounters>,
 }
 
-/// What is counted of the paths of connections, where a transport minds them.
-struct PathCells {
+/// Counters of QUIC paths.
+struct PathCounters {
     packets: Counter,
     lost: Counter,
     migrations: Counter,
@@ -72,22 +72,22 @@ struct PathCells {
     early: Counter,
 }
 
-/// What the requests of a connection share.
-pub struct Lane {
+/// A client's connection, as its requests see it.
+pub struct DownstreamConn {
     pub(crate) conn: Rc<Conn>,
     facts: OnceCell<Arc<ConnFacts>>,
     address: OnceCell<Box<str>>,
-    /// Streams of HTTP/2 that are open.
+    /// Open HTTP/2 streams.
     pub(crate) open: Cell<usize>,
 }
 
-impl std::fmt::Debug for Lane {
+impl std::fmt::Debug for DownstreamConn {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Lane({})", self.conn.info.id)
+        write!(f, "DownstreamConn({})", self.conn.info.id)
     }
 }
 
-impl Lane {
+impl DownstreamConn {
     pub(crate) fn new(conn: Rc<Conn>) -> Rc<Self> {
         Rc::new(Self { conn, facts: OnceCell::new(), address: OnceCell::new(), open: Cell::new(0) })
     }
@@ -98,14 +98,14 @@ impl Lane {
             .get_or_init(|| crate::edge::address_of(self.conn.info.source()).into_boxed_str())
     }
 
-    /// What is known of the connection, for templates and records.
+    /// Facts about the connection, for templates and records.
     pub(crate) fn facts(&self) -> &Arc<ConnFacts> {
         self.facts.get_or_init(|| Arc::new(ConnFacts::of(&self.conn.info)))
     }
 }
 
-impl Station {
-    /// The plan on `worker`.
+impl ConnectionManager {
+    /// Instantiates `plan` on `worker`.
     pub fn new(plan: HttpPlan, worker: &Rc<WorkerCx>) -> Rc<Self> {
         let listener = &*plan.listener;
         let shard = &worker.shard;
@@ -117,7 +117,7 @@ impl Station {
         Rc::new(Self {
             shared: HttpWorker::of(worker),
             h1: Rc::new(plan.options.h1),
-            cells: Cells {
+            counters: ManagerCounters {
                 active: shard.gauge(&metrics::ACTIVE, &[listener]),
                 time: shard.histogram(&metrics::TIME, &[listener]),
                 answered: CounterSet::default(),
@@ -130,32 +130,33 @@ impl Station {
                 paths: OnceCell::new(),
             },
             chain_filters,
-            latched: RefCell::default(),
+            snapshot: RefCell::default(),
             worker: Rc::clone(worker),
             plan,
         })
     }
 
-    /// The routes that are current now.
-    pub(crate) fn latch(&self) -> Rc<Latched> {
-        let mut latched = self.latched.borrow_mut();
-        if let Some(latched) = &*latched
-            && self.plan.routes.is(&latched.table)
+    /// The current routes. Requests in flight keep the snapshot that they started with.
+    pub(crate) fn snapshot(&self) -> Rc<RouteSnapshot> {
+        let mut snapshot = self.snapshot.borrow_mut();
+        if let Some(snapshot) = &*snapshot
+            && self.plan.routes.is(&snapshot.table)
         {
-            return Rc::clone(latched);
+            return Rc::clone(snapshot);
         }
-        let new = Rc::new(Latched { table: self.plan.routes.get(), filters: RefCell::default() });
-        *latched = Some(Rc::clone(&new));
+        let new =
+            Rc::new(RouteSnapshot { table: self.plan.routes.get(), filters: RefCell::default() });
+        *snapshot = Some(Rc::clone(&new));
         new
     }
 
-    /// The filters for a set of settings that a rule has of its own.
-    pub(crate) fn filters(&self, latched: &Latched, overrides: u32) -> Rc<FilterList> {
-        if let Some(list) = latched.filters.borrow().get(&overrides) {
+    /// The filters of a rule: those of the chain, with the rule's own settings applied.
+    pub(crate) fn filters(&self, snapshot: &RouteSnapshot, overrides: u32) -> Rc<FilterList> {
+        if let Some(list) = snapshot.filters.borrow().get(&overrides) {
             return Rc::clone(list);
         }
-        let own = latched.table.said_of_filters(overrides);
-        let named = latched.table.overrides.get(overrides as usize).map(|set| &*set.owner);
+        let own = snapshot.table.said_of_filters(overrides);
+        let named = snapshot.table.overrides.get(overrides as usize).map(|set| &*set.owner);
         let owner = format!("{}/{}", self.plan.owner, named.unwrap_or_default());
         let mut list = FilterList::new();
         for ((name, filter), (_, plan)) in self.chain_filters.iter().zip(&self.plan.filters) {
@@ -172,11 +173,11 @@ impl Station {
             list.extend(said.plan(None).map(|plan| (*name, plan.on_worker(&self.worker, &owner))));
         }
         let list = Rc::new(list);
-        latched.filters.borrow_mut().insert(overrides, Rc::clone(&list));
+        snapshot.filters.borrow_mut().insert(overrides, Rc::clone(&list));
         list
     }
 
-    /// Counts the end of a request.
+    /// Counts a finished request.
     pub(crate) fn count_end(
         &self,
         protocol: &'static str,
@@ -186,12 +187,14 @@ impl Station {
     ) {
         let (shard, listener) = (&self.worker.shard, &*self.plan.listener);
         let class = status / 100;
-        self.cells.answered.count(&(protocol, class), |(protocol, class)| {
+        self.counters.answered.count(&(protocol, class), |(protocol, class)| {
             shard.counter(&metrics::REQUESTS, &[listener, protocol, class_word(*class)])
         });
-        self.cells.ended.count(&why, |why| shard.counter(&metrics::ENDED, &[listener, why.code()]));
+        self.counters
+            .ended
+            .count(&why, |why| shard.counter(&metrics::ENDED, &[listener, why.code()]));
         if let Some(route) = route {
-            self.cells.routes.count(&(Arc::clone(route), class), |(route, class)| {
+            self.counters.routes.count(&(Arc::clone(route), class), |(route, class)| {
                 shard.counter(&metrics::ROUTE_REQUESTS, &[route, class_word(*class)])
             });
         }
@@ -200,38 +203,38 @@ impl Station {
     /// Counts a request that a filter answered.
     pub(crate) fn count_filter_reply(&self, filter: &'static str) {
         let (shard, listener) = (&self.worker.shard, &*self.plan.listener);
-        self.cells
+        self.counters
             .filter_replies
             .count(&filter, |filter| shard.counter(&metrics::FILTER_REPLIES, &[listener, filter]));
     }
 
-    /// Counts what became of a connection's path, where its transport minds it.
+    /// Counts the path statistics of a finished connection, where its transport is QUIC.
     pub(crate) fn count_path(&self, conn: &Conn) {
         let Some(path) = conn.info.path.get().map(|path| path.facts()) else { return };
         let (shard, labels) = (&self.worker.shard, [&*self.plan.listener]);
-        let cells = self.cells.paths.get_or_init(|| PathCells {
+        let counters = self.counters.paths.get_or_init(|| PathCounters {
             packets: shard.counter(&metrics::QUIC_PACKETS, &labels),
             lost: shard.counter(&metrics::QUIC_LOST, &labels),
             migrations: shard.counter(&metrics::QUIC_MIGRATIONS, &labels),
             rtt: shard.histogram(&metrics::QUIC_RTT, &labels),
             early: shard.counter(&metrics::QUIC_EARLY, &labels),
         });
-        cells.packets.add(path.packets_sent);
-        cells.lost.add(path.packets_lost);
-        cells.migrations.add(path.migrations);
-        cells.rtt.record(path.rtt);
+        counters.packets.add(path.packets_sent);
+        counters.lost.add(path.packets_lost);
+        counters.migrations.add(path.migrations);
+        counters.rtt.record(path.rtt);
         if path.early_data {
-            cells.early.increment();
+            counters.early.increment();
         }
     }
 
-    /// Counts a message of a client that was refused, by what was wrong with it.
-    pub(crate) fn count_fault(&self, error: &HttpError) {
+    /// Counts a malformed message of a client, by what was wrong with it.
+    pub(crate) fn count_protocol_error(&self, error: &HttpError) {
         // The details of the codec are a closed set; those of a library are not.
         let closed = |detail: &&'static str| detail.len() < 48 && !detail.contains(' ');
         let detail = error.static_detail().filter(closed).unwrap_or("other");
         let (shard, listener) = (&self.worker.shard, &*self.plan.listener);
-        self.cells
+        self.counters
             .faults
             .count(&detail, |detail| shard.counter(&metrics::FAULTS, &[listener, detail]));
     }
