@@ -13,7 +13,28 @@ use sluice_core::value::show_duration;
 use sluice_upstream::connector::ConnectFailure;
 use sluice_upstream::reasons as upstream_reasons;
 
+use super::Stop;
 use crate::reasons;
+
+/// Why an attempt delivered no response to the client.
+pub(super) enum AttemptError {
+    /// It failed; another attempt may do better.
+    Failed(FailedAttempt),
+    /// The request ends, whatever another attempt might bring.
+    Stop(Stop),
+}
+
+impl From<FailedAttempt> for AttemptError {
+    fn from(failed: FailedAttempt) -> Self {
+        Self::Failed(failed)
+    }
+}
+
+impl From<Stop> for AttemptError {
+    fn from(stop: Stop) -> Self {
+        Self::Stop(stop)
+    }
+}
 
 /// An attempt that brought no response.
 pub(super) struct FailedAttempt {

@@ -1,0 +1,235 @@
+//! From request headers to a route: everything before a request is sent anywhere.
+//!
+//! Owns: the order of hygiene, redirection to the right host, forwarding headers, routing and filters.
+//! Refuses to know: endpoints. Keeps: routes are those that were current when the headers were complete; a
+//! path that a rule makes passes hygiene like one that a client sends.
+
+use std::rc::Rc;
+
+use sluice_codec::{HttpStream, Method};
+
+use super::{RequestTask, RouteTarget, Stop};
+use crate::connection_manager::RouteSnapshot;
+use crate::hygiene::{self, Underscores};
+use crate::reasons;
+use crate::reply::Reply;
+use crate::routes::{Action, PathRewrite, Redirect, RouteInput, Rule};
+
+impl RequestTask {
+    /// Everything before the request goes anywhere: hygiene, routing, filters.
+    pub(super) async fn admit(&mut self, stream: &mut HttpStream) -> Result<RouteTarget, Stop> {
+        self.clean()?;
+        self.mind_early(stream)?;
+        self.direct()?;
+        let conn = &self.downstream.conn;
+        let tls = conn.info.tls.get();
+        let edge = self.manager.plan.options.edge;
+        self.summary.source = edge.apply(
+            &mut self.request,
+            conn.info.source(),
+            self.downstream.address(),
+            tls.is_some(),
+        );
+        let snapshot = self.manager.snapshot();
+        let found = {
+            let tls = self.downstream.conn.info.tls.get().map(|tls| &**tls);
+            let subject = RouteInput {
+                head: &self.request,
+                source: self.summary.source.ip(),
+                tls,
+                runtime: &self.manager.plan.runtime,
+                random: self.random,
+            };
+            snapshot.table.find(&subject)
+        };
+        // Without a route the filters of the chain see the request all the same.
+        let overrides = found
+            .map_or(0, |(host, rule)| snapshot.table.virtual_hosts[host].rules[rule].overrides);
+        self.filters = self.manager.filters(&snapshot, overrides);
+        let Some(place) = found else {
+            self.run_filters(stream).await?;
+            return Err(Stop::reply(Reply::new(
+                404,
+                reasons::ROUTE_UNMATCHED,
+                "route_not_found",
+                "",
+            )));
+        };
+        let rule = &snapshot.table.virtual_hosts[place.0].rules[place.1];
+        self.summary.route = Some(rule.name.clone());
+        self.deadlines.configure(&rule.options.timeouts, self.began);
+        self.run_filters(stream).await?;
+        self.choose(snapshot, place)
+    }
+
+    /// Makes path and names mean one thing.
+    fn clean(&mut self) -> Result<(), Stop> {
+        let hygiene = &self.manager.plan.options.hygiene;
+        let refused = |details| Stop::reply(Reply::malformed(details, format!("{details}\n")));
+        match hygiene::path(hygiene, self.request.path()) {
+            hygiene::PathVerdict::Normal => {}
+            hygiene::PathVerdict::Changed(path) => {
+                self.summary.original_path = self.request.path().to_owned();
+                self.request.set_path(path.as_bytes());
+            }
+            hygiene::PathVerdict::Redirect(path) => {
+                return Err(Stop::reply(Reply::redirect(307, path)));
+            }
+            hygiene::PathVerdict::Refused => return Err(refused("path_normalization_failed")),
+        }
+        if hygiene.underscores != Underscores::Keep {
+            let has = self.request.fields().any(|(name, _)| name.contains(&b'_'));
+            if has && hygiene.underscores == Underscores::Reject {
+                return Err(refused("header_with_underscore"));
+            }
+            if has {
+                self.request.remove_where(|name, _| name.contains(&b'_'));
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses a request for a host whose clients are authenticated in another way than this one was: the
+    /// client is to ask on a connection to that host, RFC 9110 §15.5.20.
+    fn direct(&self) -> Result<(), Stop> {
+        let misdirected = self.manager.plan.client_auth.as_ref().is_some_and(|client_auth| {
+            let (authority, info) = (self.request.authority(), &self.downstream.conn.info);
+            if self.method == Method::Connect && self.request.upgrade().is_none() {
+                client_auth.misdirected_tunnel(authority, info)
+            } else {
+                client_auth.misdirected(authority, info)
+            }
+        });
+        if !misdirected {
+            return Ok(());
+        }
+        let body = "this host asks for other client certificates: connect to it by its own name\n";
+        Err(Stop::reply(Reply::new(421, reasons::MISDIRECTED, "misdirected_request", body)))
+    }
+
+    /// Lets a request that somebody may have recorded and repeated through where nothing comes of that: it is
+    /// marked for those behind us. Any other is to be made again when the handshake has ended, RFC 8470 §5.
+    fn mind_early(&mut self, stream: &HttpStream) -> Result<(), Stop> {
+        if !stream.is_early() {
+            return Ok(());
+        }
+        if let Some(path) = self.downstream.conn.info.path.get() {
+            path.note_early();
+        }
+        if !self.method.is_safe() {
+            let body = "too early: repeat the request when the handshake has ended\n";
+            return Err(Stop::reply(Reply::new(425, reasons::TOO_EARLY, "too_early", body)));
+        }
+        self.request.set(b"early-data", b"1");
+        Ok(())
+    }
+
+    /// What the rule does with the request.
+    fn choose(
+        &mut self,
+        snapshot: Rc<RouteSnapshot>,
+        place: (usize, usize),
+    ) -> Result<RouteTarget, Stop> {
+        let table = &snapshot.table;
+        let rule = &table.virtual_hosts[place.0].rules[place.1];
+        let runtime = &self.manager.plan.runtime;
+        let cluster = match &rule.action {
+            Action::Cluster(index) => table.clusters[*index as usize].clone(),
+            Action::Split(shares) => {
+                let weight = |share: &crate::routes::Share| {
+                    let set = share.runtime.as_deref().and_then(|key| runtime.number(key));
+                    set.unwrap_or(share.weight)
+                };
+                let total = shares.iter().map(weight).fold(0, u64::saturating_add);
+                let mut at = if total == 0 { 0 } else { self.random % total };
+                let chosen = shares.iter().find(|share| {
+                    let weight = weight(share);
+                    let here = at < weight;
+                    at = at.saturating_sub(weight);
+                    here
+                });
+                let chosen = chosen.or_else(|| shares.first()).expect("a split has shares");
+                table.clusters[chosen.cluster as usize].clone()
+            }
+            Action::ByHeader(name) => {
+                let named = self.request.get_named(name.as_bytes());
+                let named = named.and_then(|value| std::str::from_utf8(value).ok());
+                match named.and_then(|name| table.by_name.get(name)) {
+                    Some(cluster) => cluster.clone(),
+                    None => {
+                        let named = named.unwrap_or("no name");
+                        self.summary.detail = Some(format!("`{name}` says {named}").into());
+                        let why = sluice_upstream::reasons::CLUSTER_UNKNOWN;
+                        return Err(Stop::reply(Reply::new(503, why, "cluster_not_found", "")));
+                    }
+                }
+            }
+            Action::Redirect(redirect) => {
+                let location = self.location(rule, redirect)?;
+                return Err(Stop::reply(Reply::redirect(redirect.status, location)));
+            }
+            Action::Direct(direct) => {
+                let body = direct.body.fill(&self.view());
+                let mut reply = Reply::new(direct.status, reasons::LOCAL, "direct_response", body);
+                reply.content_type = direct.content_type.clone().into();
+                return Err(Stop::reply(reply));
+            }
+        };
+        self.summary.cluster = Some(cluster.name.clone());
+        Ok(RouteTarget { snapshot, place, cluster })
+    }
+
+    /// Where a redirect leads.
+    fn location(&self, rule: &Rule, redirect: &Redirect) -> Result<String, Stop> {
+        let request = &self.request;
+        let scheme = redirect.scheme.as_deref().unwrap_or_else(|| request.scheme());
+        let authority = request.authority();
+        let host = crate::routes::index::without_port(authority);
+        let port = match redirect.port {
+            Some(port) => Some(port.to_string()),
+            // Another scheme has another port.
+            None if redirect.scheme.is_some() => None,
+            None => authority
+                .strip_prefix(host)
+                .and_then(|port| port.strip_prefix(':'))
+                .map(str::to_owned),
+        };
+        let host = redirect.host.as_deref().unwrap_or(host);
+        let usual = if scheme == "https" { "443" } else { "80" };
+        let port =
+            port.filter(|port| port != usual).map_or_else(String::new, |port| format!(":{port}"));
+        let path = match &redirect.path {
+            None => request.path_only().to_owned(),
+            Some(rewrite) => self.rewritten(rule, rewrite)?,
+        };
+        let query = request.query().filter(|_| !redirect.strip_query && !path.contains('?'));
+        let query = query.map_or_else(String::new, |query| format!("?{query}"));
+        Ok(format!("{scheme}://{host}{port}{path}{query}"))
+    }
+
+    /// The path that a rule makes of the request's. It goes through hygiene again: what was normal in parts
+    /// may have dot segments when they are joined, which would leave the folder that the rule was written for.
+    pub(super) fn rewritten(&self, rule: &Rule, rewrite: &PathRewrite) -> Result<String, Stop> {
+        let path = rewritten(rule, self.request.path_only(), rewrite);
+        hygiene::rewritten(&self.manager.plan.options.hygiene, path).ok_or_else(|| {
+            let body = "the rewritten path is not normal\n";
+            Stop::reply(Reply::malformed("path_rewrite_failed", body))
+        })
+    }
+}
+
+/// Another path for a rule's request; the query is not looked at.
+fn rewritten(rule: &Rule, path: &str, rewrite: &PathRewrite) -> String {
+    match rewrite {
+        PathRewrite::Whole(whole) => whole.clone(),
+        PathRewrite::Prefix(prefix) => {
+            let rest = path.strip_prefix(rule.path.matched(path)).unwrap_or_default();
+            let joined = match (prefix.ends_with('/'), rest.starts_with('/')) {
+                (true, true) => format!("{prefix}{}", &rest[1..]),
+                _ => format!("{prefix}{rest}"),
+            };
+            if joined.starts_with('/') { joined } else { format!("/{joined}") }
+        }
+        PathRewrite::Regex(both) => both.0.replace(path, both.1.as_str()).into_owned(),
+    }
+}

@@ -1,0 +1,94 @@
+//! The whole body of a request, for a filter that needs it before anything is sent.
+//!
+//! Owns: the limit and the length that the request has afterwards. Refuses to know: which filter asks, and why.
+//! Keeps: a client that waits for `100 Continue` gets it here, since no endpoint is asked yet.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::Poll;
+
+use bytes::BytesMut;
+use sluice_codec::{Head, HttpStream, Known};
+use sluice_core::Moment;
+
+use super::body::{FailedSide, UploadPiece, late};
+use super::deadlines::Deadline;
+use super::{RequestTask, Stop};
+use crate::reasons;
+use crate::reply::Reply;
+
+impl RequestTask {
+    /// Reads the whole body for a filter that wants it, and states its length.
+    pub(super) async fn read_whole(
+        &mut self,
+        down: &mut HttpStream,
+        max: usize,
+    ) -> Result<(), Stop> {
+        let too_large = || {
+            let body = "the body of the request is too large\n";
+            let reply = Reply::new(413, reasons::BODY_TOO_LARGE, "request_payload_too_large", body);
+            Stop::reply(reply.closing())
+        };
+        if self.request.content_length().is_some_and(|length| length > max as u64) {
+            return Err(too_large());
+        }
+        self.continue_here(down).await?;
+        let mut all = BytesMut::new();
+        while !self.upload.is_received() {
+            let piece = poll_fn(|cx| match self.poll_piece(cx, down) {
+                Poll::Ready(piece) => Poll::Ready(Ok(piece)),
+                Poll::Pending => {
+                    let (due, deadline) = self.deadlines.first();
+                    let timer = self.timer();
+                    timer.set(due);
+                    timer.poll(cx).map(|()| Err(deadline))
+                }
+            })
+            .await;
+            match piece {
+                Err(Deadline::Body) => return Err(Stop::Downstream(late())),
+                Err(_) => return Err(overdue()),
+                Ok(Err(FailedSide::Down(error) | FailedSide::Up(error))) => {
+                    return Err(Stop::Downstream(error));
+                }
+                Ok(Err(FailedSide::Reply(reply))) => return Err(Stop::Reply(reply)),
+                Ok(Ok(UploadPiece::Data(body, _))) => {
+                    if all.len() + body.len() > max {
+                        return Err(too_large());
+                    }
+                    all.extend_from_slice(&body);
+                }
+                Ok(Ok(UploadPiece::Trailers(trailers))) => self.upload.set_trailers(trailers),
+                Ok(Ok(UploadPiece::End)) => {}
+            }
+        }
+        self.timer().set(Moment::NEVER);
+        let length = all.len();
+        if self.upload.trailers().is_none()
+            && (length > 0 || self.request.content_length().is_some())
+        {
+            let length = length.to_string();
+            self.request.set(Known::ContentLength.text().as_bytes(), length.as_bytes());
+        }
+        self.upload.buffered(all.freeze());
+        Ok(())
+    }
+
+    /// Tells a client that waits for it to go on, since the endpoint is not asked yet.
+    async fn continue_here(&mut self, down: &mut HttpStream) -> Result<(), Stop> {
+        if !self.request.remove(b"expect") || self.upload.is_received() {
+            return Ok(());
+        }
+        let worker = Rc::clone(self.worker());
+        let head = Head::response(100);
+        let told = down.send_head(&worker, &head, false, false);
+        told.map_err(Stop::Downstream)?;
+        poll_fn(|cx| Poll::Ready(down.push(cx, &worker))).await.map_err(Stop::Downstream)
+    }
+}
+
+/// The time for the whole exchange was over before the request was sent anywhere.
+fn overdue() -> Stop {
+    let body = "the request was not decided in time\n";
+    Stop::reply(Reply::new(504, reasons::ROUTE_TIMEOUT, "request_overall_timeout", body))
+}

@@ -1,0 +1,214 @@
+//! A stream to an endpoint, with the request's headers on it.
+//!
+//! Owns: taking a connection from the pool, and what the headers need for this endpoint.
+//! Refuses to know: how connections are made, and what the endpoint responds. Keeps: a request that goes round
+//! through listeners of this process is cut after a bounded number of them.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use sluice_codec::stream::READ_SHARED;
+use sluice_codec::{ErrorKind, Head, HttpError, HttpStream, Known, Method, Version};
+use sluice_core::Moment;
+use sluice_core::connection::Attempt;
+use sluice_core::limits::Limit;
+use sluice_io::buffers::SCRATCH;
+use sluice_upstream::EndpointState;
+use sluice_upstream::connector::ConnectFailure;
+use sluice_upstream::hops::Looped;
+use sluice_upstream::reasons as upstream_reasons;
+
+use super::deadlines::Deadline;
+use super::failed::{AttemptError, FailedAttempt, failed_attempt, not_reached, timed_out};
+use super::{RequestTask, Stop};
+use crate::pools::{ClusterPool, PoolTicket, PooledConn};
+use crate::reply::Reply;
+use crate::routes::HostRewrite;
+
+/// A stream to an endpoint, and what goes with it.
+pub(super) struct UpstreamStream {
+    pub(super) stream: HttpStream,
+    pub(super) version: Version,
+    pub(super) endpoint: Arc<EndpointState>,
+    /// Returns an HTTP/1 connection to its pool.
+    pub(super) ticket: Option<PoolTicket>,
+    pub(super) reused: bool,
+    pub(super) sent_at: Moment,
+}
+
+impl RequestTask {
+    /// Counts a request that goes to a listener of this process, and cuts one that has gone round. Connections are
+    /// shared, so it is not they that are counted; requests to other hosts carry no count.
+    fn count_hop(&mut self, endpoint: &EndpointState) -> Result<(), Stop> {
+        if !endpoint.is_ours() {
+            // What came with a count, or got one for an endpoint that was tried before, goes on without.
+            let info = &self.downstream.conn.info;
+            let from_us = info
+                .peer
+                .ip()
+                .is_some_and(|ip| ip.is_loopback() || info.destination().ip() == Some(ip));
+            if self.hops.is_some() || (from_us && self.request.get(HOPS).is_some()) {
+                self.hops.get_or_insert_with(|| hops_of(&self.request));
+                self.request.remove(HOPS.text().as_bytes());
+            }
+            return Ok(());
+        }
+        let before = *self.hops.get_or_insert_with(|| hops_of(&self.request));
+        let max = self.worker().limits.get(Limit::OwnHops);
+        if before < max {
+            self.request.set(HOPS.text().as_bytes(), (before + 1).to_string().as_bytes());
+            return Ok(());
+        }
+        let detail = Looped { hops_max: max }.to_string();
+        let (why, said) = (upstream_reasons::LOOP, Some(detail.as_str().into()));
+        self.note(Attempt::failed(Arc::clone(&endpoint.name), why, None, said));
+        self.summary.detail = Some(detail.into());
+        let text = self.told("loop detected", upstream_reasons::LOOP);
+        Err(Stop::reply(Reply::new(508, upstream_reasons::LOOP, "loop_detected", text)))
+    }
+
+    /// Takes a stream to `endpoint` and sends the head of the request on it.
+    pub(super) async fn connect(
+        &mut self,
+        down: &mut HttpStream,
+        pool: &Rc<ClusterPool>,
+        endpoint: &Arc<EndpointState>,
+        host: &HostRewrite,
+    ) -> Result<UpstreamStream, AttemptError> {
+        let worker = Rc::clone(self.worker());
+        let h1 = Rc::clone(&self.manager.h1);
+        let pooled = match pool.take_idle(&worker, endpoint, &h1) {
+            Some(pooled) => {
+                pool.counters.reused.increment();
+                pooled
+            }
+            None => {
+                let taking = pool.take(&worker, endpoint, &h1);
+                match self.guarded(down, self.deadlines.overall(), taking).await? {
+                    Some(Ok(pooled)) => pooled,
+                    Some(Err(failure)) => return Err(not_reached(failure).into()),
+                    None => return Err(self.overall_timed_out().into()),
+                }
+            }
+        };
+        if *host == HostRewrite::Endpoint {
+            let name = endpoint.host.as_ref().unwrap_or(&endpoint.name);
+            self.request.set_authority(name.as_bytes());
+        }
+        self.count_hop(endpoint)?;
+        let version = match &pooled {
+            PooledConn::H1(_) => Version::Http11,
+            PooledConn::Shared(connection) => connection.version(),
+        };
+        self.handshake.ask(&mut self.request, version, &worker);
+        let end = self.upload.is_empty() && self.request.upgrade().is_none();
+        let end = end && self.method != Method::Connect;
+        if self.upload.is_received() {
+            self.request.remove(b"expect");
+        }
+        let endpoint = Arc::clone(endpoint);
+        let (stream, ticket, reused) = match pooled {
+            PooledConn::H1(taken) => {
+                let reused = taken.is_reused();
+                let (mut stream, ticket) = taken.into_parts();
+                stream.set_read_max(if down.is_shared() { READ_SHARED } else { SCRATCH });
+                // The head of an upgrade or tunnel ends the request on an HTTP/1 wire.
+                let whole = end || self.request.upgrade().is_some();
+                let whole = whole || self.method == Method::Connect;
+                let sent = stream.send_head(&worker, &self.request, whole, false);
+                if let Err(error) = sent {
+                    return Err(self.unsendable(&error));
+                }
+                (HttpStream::H1(stream), Some(ticket), reused)
+            }
+            PooledConn::Shared(mut client) => {
+                let by = worker.now().after(OPEN_TIME).min(self.deadlines.overall());
+                // It is out of place while the stream waits for its turn; another stands there.
+                let spare = self.manager.shared.head_pool.take().into();
+                let request = std::mem::replace(&mut self.request, spare);
+                let opened = self.guarded(down, by, client.open(&request, end)).await;
+                let mut spare = std::mem::replace(&mut self.request, request);
+                self.manager.shared.head_pool.give(spare.take());
+                match opened? {
+                    Some(Ok(stream)) => (stream, None, false),
+                    Some(Err(error)) => return Err(self.unsendable(&error)),
+                    None if worker.now() >= self.deadlines.overall() => {
+                        return Err(self.overall_timed_out().into());
+                    }
+                    None => return Err(not_reached(no_turn()).into()),
+                }
+            }
+        };
+        let sent_at = worker.now();
+        Ok(UpstreamStream { stream, version, endpoint, ticket, reused, sent_at })
+    }
+
+    /// What a head comes to that could not be sent: where it cannot be said to any endpoint, the request is at fault.
+    fn unsendable(&mut self, error: &HttpError) -> AttemptError {
+        if !matches!(error.kind(), ErrorKind::Malformed(400)) {
+            return failed_attempt(error, false).into();
+        }
+        self.summary.detail = Some(error.detail().into());
+        let body = "the request cannot be passed on\n";
+        Stop::reply(Reply::malformed("request_malformed", body)).into()
+    }
+
+    /// The time for the whole exchange, or for the response headers over all attempts, is over.
+    pub(super) fn overall_timed_out(&self) -> FailedAttempt {
+        let deadlines = &self.deadlines;
+        let (name, deadline) = if deadlines.due(Deadline::Response) < deadlines.due(Deadline::Total)
+        {
+            ("timeout.response", Deadline::Response)
+        } else if deadlines.total_is_clients() {
+            ("grpc-timeout", Deadline::Total)
+        } else {
+            ("timeout.total", Deadline::Total)
+        };
+        timed_out(name, deadlines.timeout(deadline))
+    }
+
+    /// Runs something until it is done, its time is over (`None`), or the client has gone.
+    pub(super) async fn guarded<F: Future>(
+        &self,
+        down: &mut HttpStream,
+        by: Moment,
+        doing: F,
+    ) -> Result<Option<F::Output>, Stop> {
+        let worker = Rc::clone(self.worker());
+        let watched = async {
+            let mut doing = pin!(doing);
+            poll_fn(|cx| {
+                if let Poll::Ready(done) = doing.as_mut().poll(cx) {
+                    return Poll::Ready(Ok(done));
+                }
+                down.poll_gone(cx, &worker).map(|error| Err(Stop::Downstream(error)))
+            })
+            .await
+        };
+        match self.timer().until(by, watched).await {
+            Ok(done) => done.map(Some),
+            Err(_) => Ok(None),
+        }
+    }
+}
+
+fn hops_of(request: &Head) -> u64 {
+    let value = request.get(HOPS);
+    value.and_then(|value| std::str::from_utf8(value).ok()?.parse().ok()).unwrap_or(0)
+}
+
+/// The request's turn on a shared connection did not come.
+fn no_turn() -> ConnectFailure {
+    let detail = "the endpoint granted no further stream on its connection in time".to_owned();
+    ConnectFailure { why: upstream_reasons::CONNECT_TIMEOUT, errno: None, detail: Some(detail) }
+}
+
+/// How many listeners of this process a request has passed.
+const HOPS: Known = Known::XSluiceHops;
+
+/// How long a request may wait for its turn on a connection that it shares.
+const OPEN_TIME: Duration = Duration::from_secs(5);

@@ -1,0 +1,200 @@
+//! The deadlines of a request.
+//!
+//! Owns: when each of them is due, and which is due first. Refuses to know: timers and streams.
+//! Keeps: a timer is set for one deadline, the earliest, and that is the one that is reported when it
+//! fires; no caller has to guess which of them ended the request.
+
+use std::time::Duration;
+
+use sluice_core::Moment;
+
+use crate::routes::Timeouts;
+
+/// What has a deadline. Of two that are due at the same moment, the former counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Deadline {
+    /// The whole exchange: `timeout.total`, or the client's `grpc-timeout` where that is shorter.
+    Total,
+    /// The next piece of the client's body, while it is waited for.
+    Body,
+    /// The response headers, from the end of the request on, over all attempts.
+    Response,
+    /// The response headers within one attempt.
+    Attempt,
+    /// Bytes in either direction, once the response headers have been sent.
+    Idle,
+}
+
+impl Deadline {
+    const ALL: [Self; 5] = [Self::Total, Self::Body, Self::Response, Self::Attempt, Self::Idle];
+}
+
+/// When a request's deadlines are due.
+#[derive(Clone, Debug)]
+pub(super) struct Deadlines {
+    due: [Moment; Deadline::ALL.len()],
+    timeouts: [Option<Duration>; Deadline::ALL.len()],
+    total_is_clients: bool,
+}
+
+impl Deadlines {
+    /// None but that for the pieces of the client's body.
+    pub(super) fn new(body: Duration) -> Self {
+        let mut deadlines = Self {
+            due: [Moment::NEVER; Deadline::ALL.len()],
+            timeouts: [None; Deadline::ALL.len()],
+            total_is_clients: false,
+        };
+        deadlines.timeouts[Deadline::Body as usize] = Some(body);
+        deadlines
+    }
+
+    /// Takes over the timeouts of a route, for a request that began at `began`.
+    pub(super) fn configure(&mut self, timeouts: &Timeouts, began: Moment) {
+        for (deadline, timeout) in [
+            (Deadline::Total, timeouts.total),
+            (Deadline::Response, timeouts.response),
+            (Deadline::Attempt, timeouts.per_try),
+            (Deadline::Idle, timeouts.idle),
+        ] {
+            self.timeouts[deadline as usize] = timeout;
+        }
+        self.start(Deadline::Total, began);
+    }
+
+    /// Shortens the whole exchange to what the client allows.
+    pub(super) fn shorten(&mut self, timeout: Duration, began: Moment) {
+        if began.after(timeout) < self.due(Deadline::Total) {
+            self.timeouts[Deadline::Total as usize] = Some(timeout);
+            self.total_is_clients = true;
+            self.start(Deadline::Total, began);
+        }
+    }
+
+    /// Starts the time for `deadline`, anew where it runs.
+    pub(super) fn start(&mut self, deadline: Deadline, now: Moment) {
+        self.due[deadline as usize] = now.after_bound(self.timeout(deadline));
+    }
+
+    /// Starts the time for `deadline` unless it runs.
+    pub(super) fn start_once(&mut self, deadline: Deadline, now: Moment) {
+        if self.due(deadline) == Moment::NEVER {
+            self.start(deadline, now);
+        }
+    }
+
+    /// Stops the time for `deadline`.
+    pub(super) const fn stop(&mut self, deadline: Deadline) {
+        self.due[deadline as usize] = Moment::NEVER;
+    }
+
+    /// When `deadline` is due; never where it has no timeout or does not run.
+    pub(super) const fn due(&self, deadline: Deadline) -> Moment {
+        self.due[deadline as usize]
+    }
+
+    /// The timeout of `deadline`.
+    pub(super) const fn timeout(&self, deadline: Deadline) -> Option<Duration> {
+        self.timeouts[deadline as usize]
+    }
+
+    /// Whether the client set the deadline of the whole exchange.
+    pub(super) const fn total_is_clients(&self) -> bool {
+        self.total_is_clients
+    }
+
+    /// When the whole exchange is over, response headers included; what an attempt waits for before it sends anything.
+    pub(super) fn overall(&self) -> Moment {
+        self.due(Deadline::Total).min(self.due(Deadline::Response))
+    }
+
+    /// The deadline that is due first, and when; never where none runs.
+    pub(super) fn first(&self) -> (Moment, Deadline) {
+        let first = Deadline::ALL.into_iter().min_by_key(|deadline| self.due(*deadline));
+        let first = first.unwrap_or(Deadline::Total);
+        (self.due(first), first)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sluice_core::Clock;
+
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn timeouts(total: u32, response: u32, per_try: u32, idle: u32) -> Timeouts {
+        let timeout = |ms: u32| (ms > 0).then_some(MS * ms);
+        Timeouts {
+            total: timeout(total),
+            response: timeout(response),
+            per_try: timeout(per_try),
+            idle: timeout(idle),
+        }
+    }
+
+    #[test]
+    fn the_earliest_deadline_is_the_one_that_is_reported() {
+        let began = Clock::held().now();
+        let at = |ms| began.after(MS * ms);
+        let mut deadlines = Deadlines::new(MS * 30);
+        assert_eq!(deadlines.first().0, Moment::NEVER);
+        deadlines.configure(&timeouts(100, 50, 20, 0), began);
+        assert_eq!(deadlines.overall(), at(100));
+        for deadline in [Deadline::Response, Deadline::Attempt, Deadline::Body] {
+            deadlines.start(deadline, began);
+        }
+        assert_eq!(deadlines.overall(), at(50));
+        for (due, first) in [
+            (20, Deadline::Attempt),
+            (30, Deadline::Body),
+            (50, Deadline::Response),
+            (100, Deadline::Total),
+        ] {
+            assert_eq!(deadlines.first(), (at(due), first));
+            deadlines.stop(first);
+        }
+        assert_eq!(deadlines.first().0, Moment::NEVER);
+    }
+
+    #[test]
+    fn the_former_of_two_at_one_moment_counts() {
+        let began = Clock::held().now();
+        let mut deadlines = Deadlines::new(MS * 5);
+        deadlines.configure(&timeouts(5, 5, 5, 5), began);
+        for deadline in Deadline::ALL {
+            deadlines.start(deadline, began);
+        }
+        for deadline in Deadline::ALL {
+            assert_eq!(deadlines.first(), (began.after(MS * 5), deadline));
+            deadlines.stop(deadline);
+        }
+    }
+
+    #[test]
+    fn a_client_can_only_shorten() {
+        let began = Clock::held().now();
+        let mut deadlines = Deadlines::new(MS);
+        deadlines.configure(&timeouts(50, 0, 0, 0), began);
+        deadlines.shorten(MS * 60, began);
+        assert!(!deadlines.total_is_clients());
+        deadlines.shorten(MS * 40, began);
+        assert!(deadlines.total_is_clients());
+        assert_eq!(deadlines.due(Deadline::Total), began.after(MS * 40));
+        assert_eq!(deadlines.timeout(Deadline::Total), Some(MS * 40));
+    }
+
+    #[test]
+    fn time_that_runs_is_not_started_again_unless_asked() {
+        let began = Clock::held().now();
+        let mut deadlines = Deadlines::new(MS * 10);
+        deadlines.start_once(Deadline::Body, began);
+        deadlines.start_once(Deadline::Body, began.after(MS * 5));
+        assert_eq!(deadlines.due(Deadline::Body), began.after(MS * 10));
+        deadlines.start(Deadline::Body, began.after(MS * 5));
+        assert_eq!(deadlines.due(Deadline::Body), began.after(MS * 15));
+        deadlines.start(Deadline::Idle, began);
+        assert_eq!(deadlines.due(Deadline::Idle), Moment::NEVER);
+    }
+}

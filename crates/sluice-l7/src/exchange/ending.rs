@@ -1,0 +1,203 @@
+//! Requests that Sluice answers itself, and requests that end early.
+//!
+//! Owns: local responses, and how a stream ends that has none. Refuses to know: why a request ends; it is
+//! given a [`Stop`]. Keeps: a request has one reason, the first; a response that cannot be completed is reset,
+//! never ended as if it were whole.
+
+use std::borrow::Cow;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Poll, ready};
+use std::time::Duration;
+
+use sluice_codec::h1::H1Stream;
+use sluice_codec::h3::H3Stream;
+use sluice_codec::h3::frame::code;
+use sluice_codec::{Body, ErrorKind, Head, HttpError, HttpStream, Known, Method, Version};
+use sluice_core::Reason;
+use sluice_core::reason::end;
+use sluice_io::timers::Timer;
+
+use super::deadlines::Deadline;
+use super::{RequestTask, Stop};
+use crate::connection_manager::ConnectionManager;
+use crate::reasons;
+use crate::reply::Reply;
+
+impl RequestTask {
+    /// Ends a request that did not go the usual way.
+    pub(super) async fn stop(&mut self, stream: &mut HttpStream, stop: Stop) {
+        match stop {
+            Stop::Reply(reply) => {
+                if reply.reason == reasons::MALFORMED {
+                    self.summary.detail = Some(reply.details.as_ref().into());
+                }
+                self.answer(stream, reply).await;
+            }
+            Stop::Downstream(error) => {
+                let reason = match error.kind() {
+                    ErrorKind::Malformed(408) => reasons::BODY_TIMEOUT,
+                    ErrorKind::Malformed(_) => reasons::MALFORMED,
+                    ErrorKind::Reset => end::DOWNSTREAM_RESET,
+                    ErrorKind::Flood => reasons::FLOOD,
+                    ErrorKind::Buffers => sluice_l4::reasons::BUFFERS,
+                    _ => reasons::CANCELLED,
+                };
+                if let ErrorKind::Malformed(status) = error.kind()
+                    && !stream.is_head_sent()
+                {
+                    self.manager.count_protocol_error(&error);
+                    self.summary.detail = Some(error.detail().into());
+                    let body = format!("{}\n", error.detail());
+                    let reply = Reply::new(status, reason, error.detail().to_owned(), body);
+                    return self.answer(stream, Box::new(reply.closing())).await;
+                }
+                self.finish(reason, "downstream_remote_disconnect");
+                self.summary.detail = Some(error.detail().into());
+                stream.reset(true);
+            }
+            Stop::Cut(reason, error) => {
+                self.finish(reason, cut_details(reason));
+                self.summary.detail = Some(error.detail().into());
+                stream.reset(false);
+            }
+        }
+    }
+
+    /// Answers here.
+    async fn answer(&mut self, stream: &mut HttpStream, mut reply: Box<Reply>) {
+        loop {
+            self.summary.reason = Some(reply.reason);
+            self.summary.details = reply.details.clone();
+            self.has_response = true;
+            let has_body = reply.dress(&mut self.response, self.grpc);
+            if let Some(other) = self.filter_response() {
+                reply = other;
+                continue;
+            }
+            let close = reply.close || !stream.is_received() || self.downstream.conn.is_finishing();
+            self.summary.status = self.response.status();
+            self.note_grpc_status_of_head();
+            self.advertise();
+            let worker = Rc::clone(self.worker());
+            let has_body = has_body && self.method != Method::Head;
+            let mut sent = stream.send_head(&worker, &self.response, !has_body, close);
+            if sent.is_ok() {
+                let mut body = has_body.then(|| Body::Shared(reply.body.clone()));
+                self.summary.sent = body.as_ref().map_or(0, |body| body.len() as u64);
+                sent = poll_fn(|cx| {
+                    ready!(stream.poll_flushed(cx, &worker))?;
+                    Poll::Ready(match body.take() {
+                        Some(body) => stream.send_data(cx, &worker, body, true),
+                        None => stream.send_end(cx, &worker, None),
+                    })
+                })
+                .await;
+                // HTTP/1 flushes between requests; a stream of HTTP/2 is gone with its exchange.
+                let idle = self.deadlines.timeout(Deadline::Idle).or(self
+                    .manager
+                    .plan
+                    .options
+                    .idle_timeout);
+                let by = worker.now().after_bound(idle);
+                let flushing = poll_fn(|cx| stream.poll_flushed(cx, &worker));
+                if let Ok(Err(error)) = self.timer().until(by, flushing).await {
+                    sent = Err(error);
+                }
+            }
+            if let Err(error) = sent {
+                // What led to the response says more than that the client did not wait for it.
+                self.summary.detail.get_or_insert_with(|| error.detail().into());
+            }
+            return;
+        }
+    }
+
+    /// Tells the client that HTTP/3 is spoken on the port that it came to, RFC 7838 §3, unless the answer says
+    /// something of the kind itself.
+    pub(super) fn advertise(&mut self) {
+        let wanted = self.manager.plan.options.advertise_h3
+            && self.summary.version != Version::Http3
+            && self.downstream.conn.info.tls.get().is_some()
+            && self.response.get(Known::AltSvc).is_none();
+        if let (true, Some(local)) = (wanted, self.downstream.conn.info.destination().socket()) {
+            let value = format!("h3=\":{}\"; ma=86400", local.port());
+            self.response.append_known(Known::AltSvc, value.as_bytes());
+        }
+    }
+
+    /// Notes why the request ended; the first word stays.
+    pub(super) fn finish(&mut self, reason: Reason, details: impl Into<Cow<'static, str>>) {
+        if self.summary.reason.is_none() {
+            self.summary.reason = Some(reason);
+            self.summary.details = details.into();
+        }
+    }
+}
+
+/// How a response came to be cut short, in Envoy's words where it has one.
+fn cut_details(reason: Reason) -> &'static str {
+    if reason == reasons::STREAM_IDLE {
+        "stream_idle_timeout"
+    } else if reason == reasons::ROUTE_TIMEOUT {
+        "upstream_response_timeout"
+    } else if reason == reasons::BODY_TIMEOUT {
+        "request_body_timeout"
+    } else if reason == end::ENDPOINT_REMOVED {
+        "endpoint_removed"
+    } else {
+        "upstream_reset_after_response_started"
+    }
+}
+
+/// Answers a message that could not be read as a request.
+pub(crate) async fn refuse(manager: &ConnectionManager, h1: &mut H1Stream, error: &HttpError) {
+    let ErrorKind::Malformed(status) = error.kind() else { return };
+    let body = format!("{}\n", error.detail());
+    let reply = Reply::new(status, reasons::MALFORMED, error.detail().to_owned(), body);
+    let mut head = Head::default();
+    reply.dress(&mut head, false);
+    let body = Body::Shared(reply.body.clone());
+    let worker = &manager.worker;
+    let _ = h1.send_head(worker, &head, false, true);
+    let mut body = Some(body);
+    // An error means that the client has gone, and its answer with it.
+    let _ = poll_fn(|cx| {
+        let Some(body) = body.take() else { return Poll::Ready(Ok(())) };
+        Poll::Ready(h1.send_data(cx, worker, body, true))
+    })
+    .await;
+}
+
+/// Answers a stream of HTTP/3 on which no request could be read: what is too large or too late hears so, what
+/// may not be is reset with the code for it, RFC 9114 §4.1.2.
+pub(crate) async fn refuse_stream(
+    manager: &ConnectionManager,
+    stream: &mut H3Stream,
+    status: u16,
+    error: &HttpError,
+) {
+    if !matches!(status, 408 | 431) {
+        return stream.reset(code::MESSAGE_ERROR);
+    }
+    let body = format!("{}\n", error.detail());
+    let reply = Reply::new(status, reasons::MALFORMED, error.detail().to_owned(), body);
+    let mut head = Head::default();
+    reply.dress(&mut head, false);
+    if stream.send_head(&head, false).is_err() {
+        return stream.reset(code::INTERNAL_ERROR);
+    }
+    let mut body = Some(Body::Shared(reply.body.clone()));
+    let by = manager.worker.now().after(REFUSAL_TIME);
+    let sending = poll_fn(|cx| {
+        if let Some(body) = body.take() {
+            stream.send_data(cx, body, true)?;
+        }
+        stream.poll_flushed(cx)
+    });
+    // An error means that the client has gone, and its answer with it.
+    let _ = Timer::new(&manager.worker.timers).until(by, sending).await;
+}
+
+/// How long a refusal may take to leave.
+const REFUSAL_TIME: Duration = Duration::from_secs(5);

@@ -1,0 +1,173 @@
+//! The HTTP filters of a request.
+//!
+//! Owns: the order in which filters see a request and its response, and the time that they may take.
+//! Refuses to know: what any filter does. Keeps: a filter sees the response of a request only if it saw the
+//! request; responses pass the filters in reverse order.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use sluice_codec::{Body, Head, HttpStream};
+use sluice_core::LocalFuture;
+use sluice_core::limits::Limit;
+
+use super::deadlines::Deadline;
+use super::{RequestTask, Stop};
+use crate::filters::{Cx, HttpFilter, Step};
+use crate::reasons;
+use crate::reply::Reply;
+
+impl RequestTask {
+    /// Shows the request to the filters in order.
+    pub(super) async fn run_filters(&mut self, stream: &mut HttpStream) -> Result<(), Stop> {
+        let filters = Rc::clone(&self.filters);
+        self.states.resize_with(filters.len(), || None);
+        for (place, (name, filter)) in filters.iter().enumerate() {
+            self.entered = place + 1;
+            let mut step = self.with_request(place, |cx, head| filter.request_head(cx, head));
+            loop {
+                step = match step {
+                    Step::Continue => break,
+                    Step::Reply(reply) => {
+                        self.manager.count_filter_reply(name);
+                        return Err(Stop::Reply(reply));
+                    }
+                    Step::Buffer(max) => {
+                        self.read_whole(stream, max).await?;
+                        break;
+                    }
+                    Step::Wait(later) => {
+                        let resume = self.await_filter(stream, name, later).await?;
+                        self.with_request(place, resume)
+                    }
+                };
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for what a filter waits for: until the client goes away, the time for the exchange is over, or the filter
+    /// has had the time that any of them gets.
+    async fn await_filter<T>(
+        &mut self,
+        stream: &mut HttpStream,
+        filter: &str,
+        later: LocalFuture<T>,
+    ) -> Result<T, Stop> {
+        let worker = Rc::clone(self.worker());
+        let wait = Duration::from_secs(worker.limits.get(Limit::FilterWait));
+        let by = worker.now().after(wait).min(self.deadlines.due(Deadline::Total));
+        if let Some(done) = self.guarded(stream, by, later).await? {
+            return Ok(done);
+        }
+        let (why, details) = if self.deadlines.due(Deadline::Total) <= by {
+            (reasons::ROUTE_TIMEOUT, "request_overall_timeout")
+        } else {
+            sluice_l4::metrics::count_limit(&worker, Limit::FilterWait);
+            (sluice_l4::reasons::FILTER_TIMEOUT, "filter_timeout")
+        };
+        self.summary.detail = Some(format!("the filter {filter} did not decide").into());
+        Err(Stop::reply(Reply::new(504, why, details, "the request was not decided in time\n")))
+    }
+
+    fn with_request<R>(
+        &mut self,
+        place: usize,
+        call: impl FnOnce(&mut Cx<'_>, &mut Head) -> R,
+    ) -> R {
+        let mut cx = Cx {
+            worker: &self.manager.worker,
+            conn: self.downstream.facts(),
+            summary: &self.summary,
+            request: None,
+            runtime: &self.manager.plan.runtime,
+            state: &mut self.states[place],
+        };
+        call(&mut cx, &mut self.request)
+    }
+
+    fn with_response<R>(
+        &mut self,
+        place: usize,
+        call: impl FnOnce(&mut Cx<'_>, &mut Head) -> R,
+    ) -> R {
+        let mut cx = Cx {
+            worker: &self.manager.worker,
+            conn: self.downstream.facts(),
+            summary: &self.summary,
+            request: Some(&self.request),
+            runtime: &self.manager.plan.runtime,
+            state: &mut self.states[place],
+        };
+        call(&mut cx, &mut self.response)
+    }
+
+    /// The context of a filter, for hooks that are given neither head.
+    pub(super) fn with_filter<R>(
+        &mut self,
+        place: usize,
+        call: impl FnOnce(&dyn HttpFilter, &mut Cx<'_>) -> R,
+    ) -> R {
+        let filters = Rc::clone(&self.filters);
+        let mut cx = Cx {
+            worker: &self.manager.worker,
+            conn: self.downstream.facts(),
+            summary: &self.summary,
+            request: Some(&self.request),
+            runtime: &self.manager.plan.runtime,
+            state: &mut self.states[place],
+        };
+        call(&*filters[place].1, &mut cx)
+    }
+
+    /// Shows the head of the response to the filters that saw the request, last first. One may
+    /// replace the response.
+    pub(super) fn filter_response(&mut self) -> Option<Box<Reply>> {
+        let filters = Rc::clone(&self.filters);
+        for (place, (name, filter)) in filters.iter().enumerate().take(self.entered).rev() {
+            if let Step::Reply(reply) =
+                self.with_response(place, |cx, head| filter.response_head(cx, head))
+            {
+                self.manager.count_filter_reply(name);
+                // Those that come after it see the replacement.
+                self.entered = place;
+                return Some(reply);
+            }
+        }
+        None
+    }
+
+    /// Whether no filter wants to see a body.
+    pub(super) fn nobody_wants(
+        &mut self,
+        wants: impl Fn(&dyn HttpFilter, &Cx<'_>) -> bool,
+    ) -> bool {
+        (0..self.entered).all(|place| !self.with_filter(place, |filter, cx| wants(filter, cx)))
+    }
+
+    pub(super) fn show_request_body(&mut self, body: &mut Body, last: bool) -> Option<Box<Reply>> {
+        for place in 0..self.entered {
+            let step = self.with_filter(place, |filter, cx| {
+                if filter.wants_request_body(cx) {
+                    filter.request_body(cx, body, last)
+                } else {
+                    Step::Continue
+                }
+            });
+            if let Step::Reply(reply) = step {
+                return Some(reply);
+            }
+        }
+        None
+    }
+
+    pub(super) fn show_response_body(&mut self, body: &mut Body, last: bool) {
+        for place in (0..self.entered).rev() {
+            self.with_filter(place, |filter, cx| {
+                if filter.wants_response_body(cx) {
+                    filter.response_body(cx, body, last);
+                }
+            });
+        }
+    }
+}

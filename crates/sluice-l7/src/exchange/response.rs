@@ -1,0 +1,199 @@
+//! The response of an endpoint: waiting for its headers, and passing it on.
+//!
+//! Owns: informational responses, upgrades, and what becomes of the connection afterwards. Refuses to know:
+//! whether there is another attempt. Keeps: a connection returns to its pool only between two messages.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Poll, ready};
+
+use sluice_codec::{ErrorKind, Head, HttpError, HttpStream, Known, Method, Version};
+use sluice_core::Moment;
+
+use super::body::{FailedSide, late};
+use super::connect::UpstreamStream;
+use super::deadlines::Deadline;
+use super::failed::{AttemptError, attempt_timed_out, failed_attempt};
+use super::upload::Upload;
+use super::{RequestTask, Stop};
+use crate::pools::ClusterPool;
+use crate::reasons;
+use crate::reply::Reply;
+
+/// Heads with a status below 200 before a response; an endpoint that sends more means no good.
+const INFORMATIONAL_MAX: u32 = 32;
+
+impl RequestTask {
+    /// Sends what there is of the request's body, and waits for the response headers.
+    pub(super) async fn await_head(
+        &mut self,
+        down: &mut HttpStream,
+        up: &mut UpstreamStream,
+    ) -> Result<(), AttemptError> {
+        let worker = Rc::clone(self.worker());
+        let mut broken: Option<HttpError> = None;
+        let tunnel = self.request.upgrade().is_some() || self.method == Method::Connect;
+        let forwards = self.summary.version != Version::Http10;
+        for _ in 0..INFORMATIONAL_MAX {
+            let received = poll_fn(|cx| {
+                // What follows the head of an upgrade waits until it is agreed to.
+                if !tunnel && broken.is_none() {
+                    match self.poll_upload(cx, down, &mut up.stream) {
+                        Poll::Ready(Err(FailedSide::Down(error))) => {
+                            return Poll::Ready(Err(Stop::Downstream(error).into()));
+                        }
+                        Poll::Ready(Err(FailedSide::Reply(reply))) => {
+                            return Poll::Ready(Err(Stop::Reply(reply).into()));
+                        }
+                        // It may have answered before it stopped reading.
+                        Poll::Ready(Err(FailedSide::Up(error))) => broken = Some(error),
+                        Poll::Ready(Ok(())) | Poll::Pending => {}
+                    }
+                }
+                // Only now, so that the head leaves together with what there is of the body.
+                if let Err(error) = up.stream.push(cx, &worker) {
+                    broken.get_or_insert(error);
+                }
+                let polled = up.stream.poll_recv_head(cx, &worker, &mut self.response);
+                if let Poll::Ready(received) = polled {
+                    return Poll::Ready(Ok(received));
+                }
+                if let Poll::Ready(error) = down.poll_gone(cx, &worker) {
+                    return Poll::Ready(Err(Stop::Downstream(error).into()));
+                }
+                if self.upload.is_sent() || tunnel {
+                    self.deadlines.start_once(Deadline::Response, worker.now());
+                }
+                let (due, deadline) = self.deadlines.first();
+                let timer = self.timer();
+                timer.set(due);
+                ready!(timer.poll(cx));
+                Poll::Ready(Err(self.no_response_by(deadline)))
+            })
+            .await;
+            if let Err(error) = received? {
+                let error = broken.take().unwrap_or(error);
+                return Err(failed_attempt(&error, up.reused).into());
+            }
+            match self.response.status() {
+                status @ 100..200 if status != 101 => {
+                    let wanted = status != 100 || self.request.get(Known::Expect).is_some();
+                    if wanted && forwards {
+                        self.response.set_version(self.summary.version);
+                        down.send_head(&worker, &self.response, false, false)
+                            .map_err(Stop::Downstream)?;
+                        poll_fn(|cx| Poll::Ready(down.push(cx, &worker)))
+                            .await
+                            .map_err(Stop::Downstream)?;
+                    }
+                }
+                _ => {
+                    let since = worker.now().since(self.began);
+                    self.summary.response_start = Some(since);
+                    return Ok(());
+                }
+            }
+        }
+        let error = HttpError::new(ErrorKind::Malformed(502), "too many heads before an answer");
+        Err(failed_attempt(&error, false).into())
+    }
+
+    /// What a deadline that passed before there were response headers ends.
+    fn no_response_by(&self, deadline: Deadline) -> AttemptError {
+        match deadline {
+            Deadline::Body => Stop::Downstream(late()).into(),
+            Deadline::Attempt => attempt_timed_out(self.deadlines.timeout(deadline)).into(),
+            // Nothing is idle yet.
+            Deadline::Total | Deadline::Response | Deadline::Idle => {
+                self.overall_timed_out().into()
+            }
+        }
+    }
+
+    /// Passes the answer on, its head being there.
+    pub(super) async fn deliver(
+        &mut self,
+        down: &mut HttpStream,
+        pool: &Rc<ClusterPool>,
+        mut up: UpstreamStream,
+    ) -> Result<(), Stop> {
+        let worker = Rc::clone(self.worker());
+        self.deadlines.stop(Deadline::Response);
+        self.deadlines.stop(Deadline::Attempt);
+        let status = self.response.status();
+        let upgrades = self.request.upgrade().is_some();
+        let tunnel = match up.version {
+            _ if self.method == Method::Connect && !upgrades => (200..300).contains(&status),
+            version if version.has_extended_connect() => upgrades && (200..300).contains(&status),
+            _ => status == 101,
+        };
+        let asked = self.request.upgrade().unwrap_or_default();
+        let agrees = !tunnel
+            || !upgrades
+            || self.handshake.answer(&mut self.response, asked, self.summary.version, up.version);
+        if !agrees {
+            up.stream.reset(true);
+            let why = reasons::UPSTREAM_PROTOCOL;
+            let detail = "the endpoint agreed to an upgrade that was not asked for";
+            self.summary.detail = Some(format!("{}: {detail}", up.endpoint.name).into());
+            let body = self.told("the upgrade failed", why);
+            return Err(Stop::reply(Reply::new(502, why, "upgrade_failed", body)));
+        }
+        self.note_grpc_status_of_head();
+        self.has_response = true;
+        if let Some(reply) = self.filter_response() {
+            up.stream.reset(true);
+            return Err(Stop::Reply(reply));
+        }
+        if tunnel {
+            self.upload = Upload::of_tunnel();
+            self.deadlines.stop(Deadline::Body);
+        }
+        self.summary.status = self.response.status();
+        self.advertise();
+        let end = !tunnel && up.stream.is_received();
+        let close = self.downstream.conn.is_finishing();
+        let sent = down.send_head(&worker, &self.response, end, close);
+        let relayed = match sent {
+            // What the endpoint answered cannot be said to this client.
+            Err(error)
+                if matches!(error.kind(), ErrorKind::Malformed(_)) && !down.is_head_sent() =>
+            {
+                self.summary.detail = Some(error.detail().into());
+                let why = reasons::UPSTREAM_PROTOCOL;
+                let text = self.told("the response cannot be passed on", why);
+                Err(Stop::reply(Reply::new(502, why, "response_malformed", text)))
+            }
+            Err(error) => Err(Stop::Downstream(error)),
+            Ok(()) if end && self.upload.is_sent() => {
+                let pushed = poll_fn(|cx| Poll::Ready(down.push(cx, &worker))).await;
+                pushed.map_err(Stop::Downstream)
+            }
+            Ok(()) => self.relay(down, &mut up.stream, tunnel).await,
+        };
+        self.timer().set(Moment::NEVER);
+        if let Err(stop) = relayed {
+            up.stream.reset(true);
+            return Err(stop);
+        }
+        self.finish(reasons::VIA_UPSTREAM, "via_upstream");
+        match (up.stream, up.ticket) {
+            (HttpStream::H1(stream), Some(ticket)) => {
+                pool.give_back(&worker, &up.endpoint, stream, ticket);
+            }
+            (mut stream, _) if !self.upload.is_sent() => stream.reset(true),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    pub(super) fn note_grpc_status_of_head(&mut self) {
+        self.summary.grpc_status = grpc_status(&self.response);
+    }
+}
+
+/// The gRPC status that a response's headers or trailers contain.
+pub(super) fn grpc_status(head: &Head) -> Option<u32> {
+    let value = head.get(Known::GrpcStatus)?;
+    std::str::from_utf8(value).ok()?.parse().ok()
+}

@@ -1,0 +1,235 @@
+//! Whether a request is sent again.
+//!
+//! Owns: how many attempts there were, which endpoints they went to, and how long to wait before the next.
+//! Refuses to know: streams, clocks and budgets. Keeps: what may have taken effect is not sent again
+//! unless the route says so; what an endpoint cannot have seen is sent again a bounded number of times.
+//!
+//! A [`Decision`] spends nothing: the caller asks the cluster's retry budget for [`Decision::Budgeted`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use smallvec::SmallVec;
+
+use super::failed::Cause;
+use crate::routes::RetryPlan;
+
+/// Attempts at what an endpoint cannot have seen, beside those that the route allows.
+const SAFE_ATTEMPTS: u32 = 3;
+
+/// The attempts of a request so far.
+#[derive(Debug, Default)]
+pub(super) struct Attempts {
+    /// Endpoints that failed; others are preferred.
+    pub(super) endpoints: SmallVec<[Arc<str>; 2]>,
+    /// Those that count against the route.
+    counted: u32,
+    /// Those that an endpoint cannot have seen.
+    safe: u32,
+}
+
+/// What an attempt that failed leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Decision {
+    /// The client gets the failure.
+    GiveUp,
+    /// Another attempt; the endpoint cannot have seen this one.
+    Free,
+    /// Another attempt, where the cluster's budget of retries allows it.
+    Budgeted,
+}
+
+/// What a decision depends on beside the cause of the failure.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Terms<'a> {
+    pub(super) plan: &'a RetryPlan,
+    /// Attempts to connect that the cluster allows.
+    pub(super) connect_attempts: u32,
+    /// Whether sending the request twice is sending it once.
+    pub(super) is_idempotent: bool,
+    /// Whether the body can be sent again, and there is time for it.
+    pub(super) is_possible: bool,
+}
+
+impl Attempts {
+    /// What follows an attempt that failed for `cause`, which counts from now on.
+    pub(super) fn decide(&mut self, cause: Cause, terms: Terms<'_>) -> Decision {
+        if !terms.is_possible {
+            return Decision::GiveUp;
+        }
+        let free = match cause {
+            Cause::Final => return Decision::GiveUp,
+            Cause::Unsent => self.safe + 1 < SAFE_ATTEMPTS.max(terms.connect_attempts),
+            Cause::Stale => terms.is_idempotent && self.safe + 1 < SAFE_ATTEMPTS,
+            Cause::Reset | Cause::TryTimeout | Cause::Answered => false,
+        };
+        if free {
+            self.safe += 1;
+            return Decision::Free;
+        }
+        let when = &terms.plan.when;
+        let covered = match cause {
+            Cause::TryTimeout => when.per_try_timeout || when.server_error || when.gateway_error,
+            // The response was judged before; the rest is about none at all.
+            Cause::Answered => true,
+            _ => when.reset || when.server_error,
+        };
+        self.counted += 1;
+        if covered && self.counted < terms.plan.attempts {
+            Decision::Budgeted
+        } else {
+            Decision::GiveUp
+        }
+    }
+
+    /// Whether the route's attempts are used up.
+    pub(super) const fn are_exhausted(&self) -> bool {
+        self.counted > 1
+    }
+
+    /// The longest that the next attempt waits: twice as long each time, up to a bound.
+    pub(super) fn backoff(&self, plan: &RetryPlan) -> Duration {
+        let factor = (1_u32 << self.counted.clamp(1, 16)) - 1;
+        plan.backoff.saturating_mul(factor).min(plan.backoff_max)
+    }
+}
+
+/// Whether a response is one that the route retries.
+pub(super) fn covers(plan: &RetryPlan, status: u16, grpc_status: Option<u32>) -> bool {
+    let when = &plan.when;
+    plan.statuses.contains(&status)
+        || (when.server_error && status >= 500)
+        || (when.gateway_error && matches!(status, 502..=504))
+        || (when.conflict && status == 409)
+        || grpc_status.is_some_and(|status| status < 32 && when.grpc & (1 << status) != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::routes::RetryWhen;
+
+    const CAUSES: [Cause; 6] = [
+        Cause::Unsent,
+        Cause::Stale,
+        Cause::Reset,
+        Cause::TryTimeout,
+        Cause::Answered,
+        Cause::Final,
+    ];
+
+    fn plan(attempts: u32, when: RetryWhen) -> RetryPlan {
+        RetryPlan { attempts, when, ..RetryPlan::default() }
+    }
+
+    fn terms(plan: &RetryPlan) -> Terms<'_> {
+        Terms { plan, connect_attempts: 1, is_idempotent: true, is_possible: true }
+    }
+
+    /// What follows failures for `cause`, one after the other, until the client gets one.
+    fn decisions(cause: Cause, terms: Terms<'_>) -> Vec<Decision> {
+        let mut attempts = Attempts::default();
+        let mut all = Vec::new();
+        while all.last() != Some(&Decision::GiveUp) && all.len() < 20 {
+            all.push(attempts.decide(cause, terms));
+        }
+        all
+    }
+
+    #[track_caller]
+    fn check(cause: Cause, terms: Terms<'_>, free: usize, budgeted: usize) {
+        let expected: Vec<Decision> = std::iter::repeat_n(Decision::Free, free)
+            .chain(std::iter::repeat_n(Decision::Budgeted, budgeted))
+            .chain([Decision::GiveUp])
+            .collect();
+        assert_eq!(decisions(cause, terms), expected, "{cause:?}");
+    }
+
+    #[test]
+    fn what_an_endpoint_cannot_have_seen_is_sent_again_without_being_asked() {
+        let once = plan(1, RetryWhen::default());
+        check(Cause::Unsent, terms(&once), 2, 0);
+        check(Cause::Unsent, Terms { connect_attempts: 5, ..terms(&once) }, 4, 0);
+        check(Cause::Stale, terms(&once), 2, 0);
+        check(Cause::Stale, Terms { is_idempotent: false, ..terms(&once) }, 0, 0);
+        for cause in [Cause::Reset, Cause::TryTimeout, Cause::Answered, Cause::Final] {
+            check(cause, terms(&once), 0, 0);
+        }
+    }
+
+    #[test]
+    fn the_route_says_what_else_is_sent_again() {
+        let reset = plan(4, RetryWhen { reset: true, ..RetryWhen::default() });
+        check(Cause::Reset, terms(&reset), 0, 3);
+        check(Cause::TryTimeout, terms(&reset), 0, 0);
+        check(Cause::Unsent, terms(&reset), 2, 3);
+        let timeout = plan(3, RetryWhen { per_try_timeout: true, ..RetryWhen::default() });
+        check(Cause::TryTimeout, terms(&timeout), 0, 2);
+        check(Cause::Reset, terms(&timeout), 0, 0);
+        let gateway = plan(3, RetryWhen { gateway_error: true, ..RetryWhen::default() });
+        check(Cause::TryTimeout, terms(&gateway), 0, 2);
+        check(Cause::Reset, terms(&gateway), 0, 0);
+        let server = plan(3, RetryWhen { server_error: true, ..RetryWhen::default() });
+        check(Cause::TryTimeout, terms(&server), 0, 2);
+        check(Cause::Reset, terms(&server), 0, 2);
+        check(Cause::Answered, terms(&server), 0, 2);
+        check(Cause::Final, terms(&server), 0, 0);
+    }
+
+    #[test]
+    fn nothing_is_sent_again_where_it_cannot_be() {
+        let server = plan(9, RetryWhen { server_error: true, ..RetryWhen::default() });
+        for cause in CAUSES {
+            check(cause, Terms { is_possible: false, ..terms(&server) }, 0, 0);
+        }
+    }
+
+    #[test]
+    fn attempts_are_exhausted_once_more_than_one_counts() {
+        let reset = plan(2, RetryWhen { reset: true, ..RetryWhen::default() });
+        let mut attempts = Attempts::default();
+        assert_eq!(attempts.decide(Cause::Unsent, terms(&reset)), Decision::Free);
+        assert_eq!(attempts.decide(Cause::Reset, terms(&reset)), Decision::Budgeted);
+        assert!(!attempts.are_exhausted());
+        assert_eq!(attempts.decide(Cause::Reset, terms(&reset)), Decision::GiveUp);
+        assert!(attempts.are_exhausted());
+    }
+
+    #[test]
+    fn the_wait_doubles_up_to_its_bound() {
+        let mut plan = plan(99, RetryWhen { reset: true, ..RetryWhen::default() });
+        plan.backoff = Duration::from_millis(10);
+        plan.backoff_max = Duration::from_millis(100);
+        let mut attempts = Attempts::default();
+        let mut waits = Vec::new();
+        for _ in 0..40 {
+            attempts.decide(Cause::Reset, terms(&plan));
+            waits.push(attempts.backoff(&plan).as_millis());
+        }
+        assert_eq!(waits[..5], [10, 30, 70, 100, 100]);
+        assert_eq!(waits.last(), Some(&100));
+    }
+
+    #[test]
+    fn responses_that_a_route_retries() {
+        let when = |when: RetryWhen| plan(2, when);
+        for (plan, statuses) in [
+            (when(RetryWhen { server_error: true, ..RetryWhen::default() }), &[500, 503, 599][..]),
+            (when(RetryWhen { gateway_error: true, ..RetryWhen::default() }), &[502, 503, 504]),
+            (when(RetryWhen { conflict: true, ..RetryWhen::default() }), &[409]),
+            (RetryPlan { statuses: vec![404], ..RetryPlan::default() }, &[404]),
+            (RetryPlan::default(), &[]),
+        ] {
+            for status in [200, 404, 409, 500, 501, 502, 503, 504, 599] {
+                let covered =
+                    statuses.contains(&status) || (plan.when.server_error && status >= 500);
+                assert_eq!(covers(&plan, status, None), covered, "{status} {plan:?}");
+            }
+        }
+        let unavailable = when(RetryWhen { grpc: 1 << 14, ..RetryWhen::default() });
+        assert!(covers(&unavailable, 200, Some(14)));
+        for status in [None, Some(0), Some(13), Some(32), Some(46)] {
+            assert!(!covers(&unavailable, 200, status), "{status:?}");
+        }
+    }
+}

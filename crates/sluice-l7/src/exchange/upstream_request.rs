@@ -1,0 +1,152 @@
+//! What the rule makes of a request before an endpoint gets it.
+//!
+//! Owns: permission for upgrades and tunnels, rewriting of path and host, the deadline of a gRPC client, and what a
+//! hash balancer goes by. Refuses to know: endpoints and attempts. Keeps: a rewrite happens once, before the
+//! first attempt.
+
+use std::time::Duration;
+
+use sluice_codec::h1::parse::is_authority;
+use sluice_codec::{Known, Method};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::{RequestTask, Stop};
+use crate::header_values::{cookie, query_parameter};
+use crate::reasons;
+use crate::reply::Reply;
+use crate::routes::{HashBy, HostRewrite, Rule};
+
+impl RequestTask {
+    /// The deadline that a gRPC client sets. In other requests the header means nothing.
+    pub(super) fn grpc_deadline(&self) -> Option<Duration> {
+        let timeout = self.request.get(Known::GrpcTimeout).filter(|_| self.request.is_grpc());
+        timeout.and_then(grpc_timeout)
+    }
+
+    /// Upgrades and tunnels only where the rule allows them.
+    pub(super) fn check_upgrade(&mut self, rule: &Rule) -> Result<(), Stop> {
+        let detail = &mut self.summary.detail;
+        let mut denied = |what: &str| {
+            *detail = Some(format!("the rule does not allow {what}").into());
+            let body = format!("this route does not allow {what}\n");
+            let reply = Reply::new(403, reasons::UPGRADE_DENIED, "upgrade_failed", body);
+            Err(Stop::reply(reply.closing()))
+        };
+        match self.request.upgrade() {
+            Some(protocol) => {
+                let listed = |known: &String| known.eq_ignore_ascii_case(protocol);
+                if !rule.options.upgrades.iter().any(listed) {
+                    return denied(&format!("an upgrade to {protocol}"));
+                }
+            }
+            None if self.method == Method::Connect && !rule.options.connect => {
+                return denied("CONNECT");
+            }
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// Makes path and host those that the endpoint is to see.
+    pub(super) fn rewrite(&mut self, rule: &Rule) -> Result<(), Stop> {
+        // `*`, and the target of a tunnel, are no paths.
+        if let Some(rewrite) = &rule.options.path
+            && self.request.path().starts_with('/')
+        {
+            let mut path = self.rewritten(rule, rewrite)?;
+            if let Some(query) = self.request.query()
+                && !path.contains('?')
+            {
+                path.push('?');
+                path.push_str(query);
+            }
+            if self.summary.original_path.is_empty() {
+                self.summary.original_path = self.request.path().to_owned();
+            }
+            self.request.set_path(path.as_bytes());
+        }
+        match &rule.options.host {
+            HostRewrite::Keep | HostRewrite::Endpoint => {}
+            HostRewrite::Literal(host) => {
+                self.request.set_authority(host.as_bytes());
+            }
+            HostRewrite::Header(name) => {
+                let value = self.request.get_named(name.as_bytes()).map(<[u8]>::to_vec);
+                if let Some(value) = value.filter(|value| !value.is_empty())
+                    && !(is_authority(&value) && self.request.set_authority(&value))
+                {
+                    let body = format!("the field {name} names no host\n");
+                    return Err(Stop::reply(Reply::malformed("host_header_malformed", body)));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What a hash balancer goes by.
+    pub(super) fn hash(&self, by: &[HashBy], new_cookie: &mut Option<String>) -> Option<u64> {
+        by.iter().find_map(|by| match by {
+            HashBy::SourceIp => sluice_l4::Hash::SourceIp.of(self.summary.source),
+            HashBy::Header(name) => self.request.get_named(name.as_bytes()).map(xxh3_64),
+            HashBy::Query(name) => {
+                let query = self.request.query().unwrap_or_default();
+                query_parameter(query, name).map(|value| xxh3_64(value.as_bytes()))
+            }
+            HashBy::Cookie { name, ttl, path } => {
+                let cookies = self.request.get(Known::Cookie).unwrap_or_default();
+                if let Some(value) = cookie(cookies, name.as_bytes()) {
+                    return Some(xxh3_64(value));
+                }
+                let ttl = (*ttl)?;
+                let value =
+                    format!("{:016x}", xxh3_64(&self.summary.id.to_le_bytes()) ^ self.random);
+                let mut text = format!("{name}={value}; HttpOnly");
+                if !ttl.is_zero() {
+                    text.push_str(&format!("; Max-Age={}", ttl.as_secs()));
+                }
+                text.push_str(&format!("; Path={}", path.as_deref().unwrap_or("/")));
+                *new_cookie = Some(text);
+                Some(xxh3_64(value.as_bytes()))
+            }
+        })
+    }
+}
+
+/// The deadline that a gRPC client sets: digits and a unit.
+fn grpc_timeout(value: &[u8]) -> Option<Duration> {
+    let (unit, digits) = value.split_last()?;
+    if digits.is_empty() || digits.len() > 8 || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let count: u64 = std::str::from_utf8(digits).ok()?.parse().ok()?;
+    Some(match unit {
+        b'H' => Duration::from_secs(count * 3600),
+        b'M' => Duration::from_secs(count * 60),
+        b'S' => Duration::from_secs(count),
+        b'm' => Duration::from_millis(count),
+        b'u' => Duration::from_micros(count),
+        b'n' => Duration::from_nanos(count),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grpc_deadlines() {
+        for (text, value) in [
+            ("5S", Some(Duration::from_secs(5))),
+            ("100m", Some(Duration::from_millis(100))),
+            ("2H", Some(Duration::from_secs(7200))),
+            ("999999999S", None),
+            ("S", None),
+            ("5", None),
+            ("5x", None),
+            ("-5S", None),
+        ] {
+            assert_eq!(grpc_timeout(text.as_bytes()), value, "{text}");
+        }
+    }
+}
