@@ -1,5 +1,5 @@
-//! What hops say of a client: no bytes to the left of the trusted entry change who the client is, and the hop that passed
-//! a request on never stands for the client once there are enough entries.
+//! Client addresses from forwarding headers: no bytes to the left of the trusted entry change the client, and the hop
+//! that forwarded a request is never taken for the client once there are enough entries.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -28,7 +28,7 @@ fuzz_target!(|input: &[u8]| {
     for lines in [&[&joined[..]][..], &[left, trusted]] {
         let source = apply(1, lines);
         assert_eq!(source.ip(), Some([198, 51, 100, 9].into()), "{}", left.escape_ascii());
-        // One further to the left: somebody else's word, or nobody's.
+        // One entry further to the left: the value of an untrusted party, or none.
         assert_ne!(apply(2, lines), peer, "{}", left.escape_ascii());
     }
     assert_eq!(apply(0, &[left]), peer);

@@ -1,8 +1,8 @@
-//! Any head, however it came: what we write is one message, and a reader that shares nothing with ours takes its body to
-//! be as long as the stream will send.
+//! Any head from any source: the output is one message, and a reader that shares no code with ours takes its body to be
+//! as long as the stream will send.
 //!
-//! The input is a message of HTTP/1, a field section of HTTP/3, or a list of fields that a filter may have set; the first
-//! byte says which, and whether a body follows.
+//! The input is an HTTP/1 message, an HTTP/3 field section, or a list of fields that a filter may have set; the first
+//! byte selects which, and whether a body follows.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -20,7 +20,7 @@ use oracle::Length;
 
 const LIMITS: HeadLimits = HeadLimits { bytes: 4096, fields: 40 };
 
-/// A request head out of the input, by one of the ways on which heads come.
+/// A request head from the input, from one of the sources of heads.
 fn request(way: u8, input: &[u8]) -> Option<Head> {
     let mut head = Head::default();
     match way & 3 {
@@ -35,7 +35,7 @@ fn request(way: u8, input: &[u8]) -> Option<Head> {
             set_fields(&mut head, input);
         }
     }
-    // What a filter may set besides.
+    // A filter may also set this.
     if way & 0x40 != 0 {
         head.set_upgrade(b"websocket");
     }

@@ -1,10 +1,10 @@
-//! The chunked coding: no input panics, and cutting changes neither the data nor the verdict.
+//! The chunked coding: no input panics, and splitting changes neither the data nor the verdict.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use sluice_codec::h1::chunked::Chunked;
 
-/// The data up to the end of the body, how much was read for it, and the trailers.
+/// The data up to the end of the body, the number of bytes read for it, and the trailers.
 type Outcome = Option<(Vec<u8>, usize, Vec<u8>)>;
 
 fn decode(stream: &[u8], step: usize) -> Outcome {

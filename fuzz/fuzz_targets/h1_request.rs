@@ -1,4 +1,4 @@
-//! Heads of HTTP/1 requests: no input panics, and cutting does not change what is read.
+//! HTTP/1 request heads: no input panics, and splitting does not change the result.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

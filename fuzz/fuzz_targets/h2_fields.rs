@@ -1,5 +1,5 @@
-//! Heads of HTTP/2: no fields panic, what cannot be said in HTTP/1 with one meaning is refused, and what is taken for a
-//! request comes back as the same one.
+//! HTTP/2 heads: no fields panic, what HTTP/1 cannot express unambiguously is refused, and an accepted request survives
+//! the round trip unchanged.
 #![no_main]
 
 use http::{HeaderName, HeaderValue, Method, Request, Uri};
@@ -11,7 +11,7 @@ use sluice_io::buffers::BufPool;
 
 const FIELDS_MAX: usize = 20;
 
-/// A request as the library hands it out: lines of the input are its method, authority, path, protocol and fields.
+/// A request as the library delivers it: the lines of the input are its method, authority, path, protocol and fields.
 fn request(input: &[u8]) -> Option<Request<()>> {
     let mut lines = input.split(|byte| *byte == b'\n');
     let mut request = Request::new(());
@@ -47,12 +47,12 @@ fuzz_target!(|input: &[u8]| {
         return;
     }
     assert!(head.len() <= FIELDS_MAX);
-    // HTTP/1 can say it,
+    // HTTP/1 can express it,
     let framing = write::request_framing(&head, true);
     write::request(&head, framing, &BufPool::new(1 << 20)).expect("HTTP/1 can say it");
-    // and so can HTTP/2, to the same effect.
+    // and so can HTTP/2, with the same meaning.
     let Ok(again) = convert::to_request(&head) else {
-        // `Host` is read more kindly than the library reads `:authority`.
+        // `Host` is parsed more leniently than the library parses `:authority`.
         assert!(request.uri().authority().is_none(), "HTTP/2 can say what it said");
         return;
     };

@@ -1,5 +1,5 @@
-//! Field sections of HTTP/3: no input panics, what comes out is bounded, and what is taken for a request is
-//! written and read as the same one.
+//! HTTP/3 field sections: no input panics, the output is bounded, and an accepted request survives being written and
+//! read again.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -21,7 +21,7 @@ fuzz_target!(|section: &[u8]| {
     assert!(size <= MAX, "more comes out than may");
     let mut frame = Vec::new();
     convert::put_request(&mut frame, &head);
-    // The frame's own head: a type of one byte, a length of one, two or four.
+    // The frame header: one byte of type, and a length of one, two or four bytes.
     let skip = 1 + (1 << (frame[1] >> 6));
     let mut again = Head::default();
     convert::request(&frame[skip..], Bounds { bytes: 2 * MAX, ..BOUNDS }, &mut again).expect("what we write can be read");

@@ -1,4 +1,4 @@
-//! Editing heads: whatever the edits, fields are those of a plain list that was edited alike.
+//! Editing heads: after any edits, the fields equal those of a plain list with the same edits.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -30,7 +30,7 @@ fuzz_target!(|edits: Vec<(u8, u8, Vec<u8>)>| {
             let wanted = plain.iter().filter(|(other, _)| *other == name);
             let mut wanted: Vec<&[u8]> = wanted.map(|(_, value)| value.as_slice()).collect();
             let mut found = found;
-            // Where a field that is set stands among others of its name does not matter.
+            // The position of a field that is set among others of its name does not matter.
             found.sort_unstable();
             wanted.sort_unstable();
             assert_eq!(found, wanted);

@@ -1,4 +1,4 @@
-//! All inspectors at once: no input panics, and cutting does not change the outcome.
+//! All inspectors at once: no input panics, and splitting does not change the outcome.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

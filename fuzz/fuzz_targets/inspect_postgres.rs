@@ -1,4 +1,4 @@
-//! PostgreSQL with requests for TLS granted: no input panics, and cutting does not change the outcome.
+//! PostgreSQL with requests for TLS granted: no input panics, and splitting does not change the outcome.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

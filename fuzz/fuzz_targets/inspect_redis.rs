@@ -1,4 +1,4 @@
-//! The inspector of Redis alone: no input panics, and cutting does not change the outcome.
+//! The Redis inspector alone: no input panics, and splitting does not change the outcome.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,4 @@
-//! The inspector of TLS ClientHellos alone: no input panics, and cutting does not change the outcome.
+//! The inspector of TLS ClientHellos alone: no input panics, and splitting does not change the outcome.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,4 @@
-//! Normalising paths: no input panics, and what is normal stays so.
+//! Path normalisation: no input panics, and a normalised path stays unchanged.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

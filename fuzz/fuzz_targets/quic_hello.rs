@@ -1,5 +1,5 @@
-//! The first packets of QUIC: no datagram panics; and frames of a hello, however they are cut and ordered, come
-//! to the hello that they were cut from.
+//! The first packets of QUIC: no datagram panics; and the frames of a hello, however they are cut and ordered,
+//! reassemble to the hello they were cut from.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

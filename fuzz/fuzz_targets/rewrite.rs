@@ -1,5 +1,5 @@
-//! Paths that are made normal, rewritten, and made normal again: what comes of it has no dot segments, and coming
-//! through again changes nothing more.
+//! Paths that are normalised, rewritten and normalised again: the result has no dot segments, and another pass does not
+//! change it.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

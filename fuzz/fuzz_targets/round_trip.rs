@@ -1,5 +1,5 @@
-//! The round trip: a message that is taken in and passed on is read by whoever gets it as the same one
-//! message, with the same end.
+//! The round trip: a message that is received and forwarded is read by its receiver as the same single message, with
+//! the same end.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -11,7 +11,7 @@ use sluice_io::buffers::BufPool;
 
 const LIMITS: HeadLimits = HeadLimits { bytes: 4096, fields: 40 };
 
-/// What is passed on is longer than what came: framing is written anew.
+/// A forwarded message is longer than the received one: its framing is written again.
 const FORWARDED: HeadLimits = HeadLimits { bytes: 8192, fields: 44 };
 
 type Read = fn(&[u8], &mut Head, HeadLimits) -> Option<Meta>;
@@ -24,7 +24,7 @@ fn response(bytes: &[u8], head: &mut Head, limits: HeadLimits) -> Option<Meta> {
     parse::response(bytes, head, Method::Get, limits, true).ok()
 }
 
-/// The first message of a stream: its head, how its body is framed, where its head ends.
+/// The first message of a stream: its head, its body framing, and where the head ends.
 fn first(stream: &[u8], read: Read, limits: HeadLimits) -> Option<(Head, Meta, usize)> {
     let (start, end) = Scan::default().find_end(stream, limits).ok()??;
     let mut head = Head::default();
@@ -32,14 +32,14 @@ fn first(stream: &[u8], read: Read, limits: HeadLimits) -> Option<(Head, Meta, u
     Some((head, meta, end))
 }
 
-/// The fields that both must agree on: not those that frame a body or speak of one connection.
+/// The fields that both must agree on: not those that frame a body or concern one connection.
 fn fields(head: &Head) -> Vec<(Vec<u8>, Vec<u8>)> {
     let framing = |name: &[u8]| name == b"content-length" || name == b"transfer-encoding";
     let kept = head.fields().filter(|(name, _)| !framing(name) && *name != b"connection");
     kept.map(|(name, value)| (name.to_vec(), value.to_vec())).collect()
 }
 
-/// Passed on, `head` is one head with nothing behind it, and has the same reading.
+/// Once forwarded, `head` is one head with nothing after it, and is read alike.
 fn passes(head: &Head, meta: Meta, framing: Framing, written: &[u8], read: Read) {
     let (again, other, end) = first(written, read, FORWARDED).expect("what we write can be read");
     assert_eq!(end, written.len(), "the head that was written ends in its middle");
@@ -78,7 +78,7 @@ fuzz_target!(|stream: &[u8]| {
     }
 });
 
-/// Trailers that are passed on are read as the same ones, and end the body.
+/// Forwarded trailers are read as the same ones, and end the body.
 fn trailers(body: &[u8], pool: &BufPool) {
     let mut chunked = Chunked::default();
     if chunked.read(&mut body.to_vec(), LIMITS.bytes).is_err() || !chunked.is_done() {

@@ -1,4 +1,4 @@
-//! Finding a rule: the index finds what looking at every rule in turn finds.
+//! Finding a rule: the index finds the same rule as a scan over all rules in order.
 #![no_main]
 
 use std::sync::Arc;

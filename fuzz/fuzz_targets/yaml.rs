@@ -1,4 +1,4 @@
-//! Configurations: no text panics, and what is wrong has a message.
+//! Configurations: no text panics, and every error has a message.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

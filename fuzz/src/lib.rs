@@ -1,7 +1,7 @@
-//! What the targets share.
+//! Code that the fuzz targets share.
 //!
-//! Owns: the property every panel of inspectors has, and the one every reader of heads has. Refuses to know: how inputs are made. Keeps: the
-//! property is stated once, for one inspector or reader as for all of them.
+//! Owns: the property of every inspector panel, and that of every reader of heads. Refuses to know: how inputs are
+//! made. Keeps: each property is stated once, for one inspector or reader as for all of them.
 #![forbid(unsafe_code)]
 
 use sluice_codec::Head;
@@ -21,7 +21,7 @@ pub const NONE: Needs = Needs {
     presence: false,
 };
 
-/// A panel comes to the same outcome whether its stream is seen whole or a byte at a time.
+/// A panel reaches the same outcome whether its stream is seen at once or one byte at a time.
 ///
 /// # Panics
 /// When it does not.
@@ -45,7 +45,7 @@ fn decide(needs: Needs, stream: &[u8], step: usize) -> Look {
     Look::More
 }
 
-/// A head is found and read alike whether its stream is seen whole or a byte at a time.
+/// A head is found and parsed alike whether its stream is seen at once or one byte at a time.
 ///
 /// # Panics
 /// When it is not.

@@ -1,7 +1,7 @@
-//! Cases of HTTP/2 from a text: what a client sends, frame by frame, and what has to come of it.
+//! HTTP/2 cases from a text file: what a client sends, frame by frame, and the expected outcome.
 //!
-//! Owns: the words of `tests/cases/http2.txt`. Refuses to know: who is on the other side. Keeps: a word that is not
-//! known is an error of the test, never passed over.
+//! Owns: the vocabulary of `tests/cases/http2.txt`. Refuses to know: the server under test. Keeps: an unknown word is
+//! an error of the test, never skipped.
 
 use std::collections::BTreeMap;
 
@@ -10,55 +10,55 @@ use sluice_testkit::frames::{Frame, flag, frame, kind};
 /// A case.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Case {
-    /// What is tried.
+    /// What it tests.
     pub name: String,
-    /// Nothing is said before its steps.
+    /// Nothing is sent before its steps.
     pub raw: bool,
-    /// Streams that may be open, where it wants another number than is usual.
+    /// The limit of concurrent streams, if it differs from the default.
     pub streams: Option<u32>,
     /// What the client does.
     pub steps: Vec<Step>,
-    /// What has to come of it.
+    /// The expected outcome.
     pub wanted: Outcome,
-    /// What comes of it instead.
+    /// The actual outcome, where it is known to differ.
     pub instead: Option<Outcome>,
-    /// Requests that the endpoint gets.
+    /// The number of requests that the endpoint receives.
     pub reached: Option<usize>,
 }
 
-/// Something that a client does.
+/// A step of a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Sends bytes.
     Send(Vec<u8>),
-    /// Waits until everything before has been read.
+    /// Waits until everything sent so far has been read.
     Sync,
-    /// Waits until the answer on a stream has ended.
+    /// Waits until the response on a stream has ended.
     Await(u32),
-    /// Lets the endpoint answer who waits.
+    /// Lets the endpoint respond to the waiting requests.
     Release,
 }
 
-/// What comes of a case.
+/// The outcome of a case.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
     /// Statuses by stream.
     pub statuses: BTreeMap<u32, u16>,
-    /// Bytes of data by stream, where they are counted.
+    /// Bytes of data by stream, where they are checked.
     pub data: BTreeMap<u32, usize>,
-    /// Streams that ended in order.
+    /// Streams that ended normally.
     pub ended: Vec<u32>,
-    /// Codes of resets by stream.
+    /// Reset codes by stream.
     pub resets: BTreeMap<u32, u32>,
-    /// The code that the connection ends with.
+    /// The error code of the GOAWAY that ends the connection.
     pub goaway: Option<u32>,
-    /// It ends without a word.
+    /// The connection closes without a GOAWAY.
     pub closed: bool,
-    /// Pings that come back.
+    /// Acknowledged PINGs.
     pub pongs: Vec<Vec<u8>>,
 }
 
-/// Names of error codes in their order, RFC 9113 §7.
+/// The names of the error codes in order, RFC 9113 §7.
 const CODES: [&str; 14] = [
     "NO_ERROR",
     "PROTOCOL_ERROR",
@@ -90,10 +90,10 @@ const KINDS: [&str; 10] = [
 ];
 
 impl Case {
-    /// The cases of a text.
+    /// Parses the cases of a text.
     ///
     /// # Panics
-    /// On a word that is not known.
+    /// On an unknown word.
     pub fn read_all(text: &str) -> Vec<Self> {
         let mut cases: Vec<Self> = Vec::new();
         for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
@@ -160,7 +160,7 @@ impl Outcome {
         }
     }
 
-    /// Takes a frame that came.
+    /// Takes a received frame into account.
     pub fn take(&mut self, frame: &Frame) {
         match frame.kind {
             kind::HEADERS => {
@@ -180,7 +180,7 @@ impl Outcome {
         }
     }
 
-    /// Whether it holds all that is `wanted`; where something else came that is not, it never will.
+    /// Whether it contains everything in `wanted`; false for good once it has a reset or GOAWAY that is not in there.
     pub fn covers(&self, wanted: &Self) -> bool {
         wanted.statuses.iter().all(|(stream, status)| self.statuses.get(stream) == Some(status))
             && wanted.data.iter().all(|(stream, bytes)| self.data.get(stream) == Some(bytes))
@@ -192,10 +192,10 @@ impl Outcome {
     }
 }
 
-/// The status in the header block of an answer: as the library writes it, RFC 7541 §6.1 and §6.2.
+/// The status in the header block of a response, as the library encodes it, RFC 7541 §6.1 and §6.2.
 fn status(block: &[u8]) -> u16 {
     match block {
-        // Before it the size of the table may be said, in as many bytes as that takes.
+        // A table size update may precede it, with as many bytes as its integer takes.
         [0x3f, rest @ ..] => {
             let last =
                 rest.iter().position(|byte| byte & 0x80 == 0).map_or(rest.len(), |at| at + 1);
@@ -206,7 +206,7 @@ fn status(block: &[u8]) -> u16 {
         [0x8c, ..] => 400,
         [0x8d, ..] => 404,
         [0x8e, ..] => 500,
-        // A literal whose name is `:status`, its three digits in Huffman's code or not.
+        // A literal whose name is `:status`; its three digits are Huffman-coded or not.
         [0x48 | 0x08, length, digits @ ..] => {
             let digits = digits.get(..usize::from(length & 0x7f)).unwrap_or_default();
             let text = if length & 0x80 == 0 {
@@ -220,7 +220,7 @@ fn status(block: &[u8]) -> u16 {
     }
 }
 
-/// Digits in the code of RFC 7541 Appendix B.
+/// Decodes digits in the Huffman code of RFC 7541 Appendix B.
 fn huffman_digits(bytes: &[u8]) -> String {
     let bits: String = bytes.iter().map(|byte| format!("{byte:08b}")).collect();
     let mut rest = bits.as_str();
@@ -245,7 +245,7 @@ fn huffman_digits(bytes: &[u8]) -> String {
     }
 }
 
-/// What a line of a client's makes it do.
+/// The steps of a line for the client.
 fn step(words: &str) -> Vec<Step> {
     if let Some((count, rest)) = words.split_once(" x ") {
         let steps = step(rest);
@@ -292,7 +292,7 @@ fn unhex(text: &str) -> Vec<u8> {
     pairs.map(|pair| u8::from_str_radix(pair, 16).expect("it is hexadecimal")).collect()
 }
 
-/// The bytes of what stands behind the colon of a line.
+/// The bytes of the items after the colon of a line.
 fn items(mut text: &str) -> Vec<u8> {
     let mut out = Vec::new();
     while !text.is_empty() {
@@ -324,14 +324,14 @@ fn items(mut text: &str) -> Vec<u8> {
     out
 }
 
-/// `GET(path)` or `POST(path)` at the front of a text.
+/// `GET(path)` or `POST(path)` at the start of a text.
 fn pseudo(text: &str) -> Option<(&str, &str)> {
     let (method, rest) = text.split_once('(')?;
     let known = matches!(method, "GET" | "POST");
     rest.split_once(')').filter(|_| known).map(|(path, _)| (method, path))
 }
 
-/// One value at the front of a text, with what follows: `hex(..)`, `"text"` or a bare word, and how often.
+/// One value at the start of a text, with its repetition, and the rest: `hex(..)`, `"text"` or a bare word.
 fn value(text: &str) -> (Vec<u8>, &str) {
     let (bytes, rest) = if let Some(rest) = text.strip_prefix("hex(") {
         let (hex, rest) = rest.split_once(')').expect("a parenthesis is closed");
@@ -339,7 +339,7 @@ fn value(text: &str) -> (Vec<u8>, &str) {
     } else if let Some(rest) = text.strip_prefix('"') {
         quoted(rest)
     } else {
-        // A colon may be the first of a name.
+        // A name may start with a colon.
         let end = text.find([' ', '=', '*']).unwrap_or(text.len());
         (text.as_bytes()[..end].to_vec(), &text[end..])
     };

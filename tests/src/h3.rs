@@ -1,7 +1,7 @@
-//! A Sluice that speaks HTTP/3, and aioquic as its client.
+//! A Sluice that speaks HTTP/3, with aioquic as its client.
 //!
-//! Owns: starting them, and the words of the client's steps. Refuses to know: what is asked. Keeps: what the client is
-//! told is what it does.
+//! Owns: starting both, and the vocabulary of the client's steps. Refuses to know: the requests. Keeps: the client does
+//! exactly the given steps.
 
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -11,14 +11,14 @@ use std::process::{Child, Stdio};
 use serde_json::{Value, json};
 use sluice_testkit::{Authority, Origin, Running, Sluice, tools};
 
-/// A Sluice that speaks QUIC, as the section `quic` says, in front of `origin`.
+/// A Sluice that speaks QUIC, configured by the section `quic`, in front of `origin`.
 pub fn edge(origin: &Origin, workers: u16, quic: &str) -> Running {
     let kit = Sluice::new().workers(workers);
     Authority::new(kit.folder()).issue("web", &["web.test"]);
     kit.start(&configuration("web", origin.addr(), quic))
 }
 
-/// QUIC with the certificate `cert`, everything to `endpoint`.
+/// A configuration for QUIC with the certificate `cert` that sends everything to `endpoint`.
 pub fn configuration(cert: &str, endpoint: SocketAddr, quic: &str) -> String {
     format!(
         "listeners: [{{ name: web, address: 127.0.0.1:0, quic: {quic}, tls: {{ certificates: [{{ cert: {cert}.pem, key: {cert}.key }}] }}, http: main }}]\n\
@@ -27,12 +27,12 @@ pub fn configuration(cert: &str, endpoint: SocketAddr, quic: &str) -> String {
     )
 }
 
-/// A client under way; what it was told is in `tests/peers/h3.py`.
+/// A running client; its steps are described in `tests/peers/h3.py`.
 #[derive(Debug)]
 pub struct Client(Child);
 
 impl Client {
-    /// Connects to a listener under a name and does the steps, trusting `ca.pem`.
+    /// Connects to a listener under a name and runs the steps, trusting `ca.pem`.
     ///
     /// # Panics
     /// When it cannot be started.
@@ -40,7 +40,7 @@ impl Client {
         Self::start_at(sluice.addr(listener).port(), sluice, name, steps)
     }
 
-    /// The same by another way: to a port of this host that leads there.
+    /// Like `start`, but through another port of this host that leads to the listener.
     ///
     /// # Panics
     /// When it cannot be started.
@@ -60,7 +60,7 @@ impl Client {
         Self(child)
     }
 
-    /// What came of it.
+    /// The output of the client.
     ///
     /// # Panics
     /// When it failed.
@@ -72,7 +72,7 @@ impl Client {
         serde_json::from_str(&out).unwrap_or_else(|_| panic!("the client failed: {out}{err}"))
     }
 
-    /// Whether it came to its end.
+    /// Whether the client exits successfully.
     ///
     /// # Panics
     /// When it cannot be waited for.
@@ -81,7 +81,7 @@ impl Client {
     }
 }
 
-/// The fields of a request.
+/// The header fields of a request.
 pub fn head(method: &str, path: &str, more: &[(&str, &str)]) -> Value {
     let mut fields = vec![
         json!([":method", method]),
@@ -93,7 +93,7 @@ pub fn head(method: &str, path: &str, more: &[(&str, &str)]) -> Value {
     Value::Array(fields)
 }
 
-/// The status of what came on a stream; 0 where nothing did.
+/// The status received on a stream; 0 if there is none.
 pub fn status(stream: &Value) -> u16 {
     stream["head"][0][1].as_str().and_then(|status| status.parse().ok()).unwrap_or(0)
 }

@@ -1,4 +1,4 @@
-//! What several black-box tests share; the tests are in `tests/`.
+//! Code that several black-box tests share; the tests are in `tests/`.
 #![forbid(unsafe_code)]
 
 pub mod h2_cases;
@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 
 use sluice_testkit::{Sluice, tools};
 
-/// A sample configuration with its addresses replaced; each must stand in it.
+/// A sample configuration with its addresses replaced; each must appear in it.
 ///
 /// # Panics
-/// When the sample cannot be read or does not hold what is to be replaced.
+/// When the sample cannot be read or does not contain what is to be replaced.
 pub fn sample(name: &str, replace: &[(&str, String)]) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config").join(name);
     let mut text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{name}: {error}"));
@@ -27,17 +27,17 @@ pub fn sample(name: &str, replace: &[(&str, String)]) -> String {
     text
 }
 
-/// The folder `certs` beside the configuration, new; the samples name their certificates there.
+/// Creates the folder `certs` beside the configuration, where the samples expect their certificates.
 ///
 /// # Panics
-/// When it cannot be made.
+/// When it cannot be created.
 pub fn certs_beside(kit: &Sluice) -> PathBuf {
     let certs = kit.folder().join("certs");
     std::fs::create_dir(&certs).expect("the folder is new");
     certs
 }
 
-/// A DNS server on `port` of loopback that knows what `more` tells it and asks nobody.
+/// A DNS server on a loopback `port` that knows only what `more` configures and forwards nothing.
 pub fn dnsmasq(port: u16, more: &[&str]) -> tools::Process {
     let mut command = tools::command("dnsmasq");
     command.args(["--keep-in-foreground", "--no-resolv", "--no-hosts", "--conf-file=/dev/null"]);

@@ -1,4 +1,4 @@
-//! What `sluice check` says, compared with pages in `tests/messages/`.
+//! The output of `sluice check`, compared with pages in `tests/messages/`.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -10,13 +10,13 @@ pub fn sluice(args: &[&str]) -> Output {
     tools::run(Command::new(Sluice::binary()).args(args))
 }
 
-/// What a command printed.
+/// The standard output of a command.
 pub fn out(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// What `check` says of a configuration, with the folder taken out of it. Certificates `a`, `b` and the authority `ca`
-/// are beside it.
+/// The exit code and output of `check` for a configuration, with the folder name removed. Certificates `a`, `b` and the
+/// authority `ca` are beside it.
 ///
 /// # Panics
 /// When the configuration cannot be written.
@@ -34,7 +34,7 @@ pub fn check(yaml: &str) -> (Option<i32>, String) {
     (output.status.code(), out(&output).replace(&shown, ""))
 }
 
-/// Compares with a page in `tests/messages/`; with UPDATE=1 it is written.
+/// Compares with a page in `tests/messages/`; with UPDATE=1 writes the page.
 ///
 /// # Panics
 /// When they differ.

@@ -1,4 +1,4 @@
-//! The admin pages: who may ask, what may be changed, what is shown and what is not.
+//! The admin pages: access, writable values, what is shown and what is not.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::io::{Read as _, Write as _};
@@ -18,7 +18,7 @@ fn writable(more: &str) -> Running {
     Sluice::new().start(&format!("{RULES}{admin}"))
 }
 
-/// Sends a request with these header lines; the answer's status and body.
+/// Sends a request with these header lines; returns the status and body of the response.
 fn ask(to: SocketAddr, line: &str, headers: &[&str]) -> (u16, String) {
     let mut stream = connect(to);
     let headers: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
@@ -29,7 +29,7 @@ fn ask(to: SocketAddr, line: &str, headers: &[&str]) -> (u16, String) {
 }
 
 #[test]
-fn pages_are_for_those_who_ask_for_an_address_or_a_known_name() {
+fn pages_require_an_address_or_a_known_name_as_host() {
     let sluice = writable(", hosts: [admin.example]");
     let at = sluice.admin_addr();
     let port = at.port();
@@ -53,17 +53,17 @@ fn pages_are_for_those_who_ask_for_an_address_or_a_known_name() {
             assert!(body.contains("admin.hosts"), "{body}");
         }
     }
-    // The target of a request may name a host too.
+    // The target of a request may contain a host too.
     let (status, _) = ask(at, "GET http://evil.example/config", &["host: 127.0.0.1"]);
     assert_eq!(status, 421);
-    // Probes and scrapers use any name: they learn no secret.
+    // Probes and scrapers may use any name: these pages contain no secrets.
     assert_eq!(ask(at, "GET /ready", &["host: lb.internal"]).0, 200);
     let (status, body) = ask(at, "GET /metrics", &["host: sluice.monitoring.svc:9901"]);
     assert!(status == 200 && body.contains("sluice_build_info"), "{status}: {body}");
 }
 
 #[test]
-fn values_are_not_changed_by_a_page_of_another_site() {
+fn cross_site_requests_cannot_change_values() {
     let sluice = writable("");
     let at = sluice.admin_addr();
     let host = format!("host: {at}");
@@ -99,12 +99,12 @@ fn values_are_not_changed_by_a_page_of_another_site() {
 }
 
 #[test]
-fn readers_that_do_not_read_lose_their_connection_and_never_the_readiness_probe() {
+fn stalled_readers_lose_their_connection_and_never_block_the_readiness_probe() {
     let sluice = Sluice::new().start(&format!(
         "{RULES}admin: {{ address: 127.0.0.1:0 }}\nlimits: {{ admin_connections: 2, admin_answer_seconds: 1 }}\n"
     ));
     let at = sluice.admin_addr();
-    // More answers than the buffers of both sockets hold.
+    // More responses than the buffers of both sockets hold.
     let greedy: Vec<TcpStream> = (0..2)
         .map(|_| {
             let stream = connect(at);
@@ -114,7 +114,7 @@ fn readers_that_do_not_read_lose_their_connection_and_never_the_readiness_probe(
             stream
         })
         .collect();
-    // Others say nothing, more of them than there are places.
+    // Other clients send nothing, and outnumber the available connections.
     let silent: Vec<TcpStream> = (0..64).map(|_| connect(at)).collect();
     let (status, body) = http::get(at, "/ready").unwrap();
     assert_eq!((status, body.as_str()), (200, "ready\n"));
@@ -122,7 +122,7 @@ fn readers_that_do_not_read_lose_their_connection_and_never_the_readiness_probe(
         http::get(at, "/clusters").is_ok_and(|(status, _)| status == 200).then_some(())
     });
     for mut stream in greedy {
-        // What was sent before the end is there to be read; then comes the end.
+        // The data sent before the end can still be read; then comes the end.
         let mut rest = Vec::new();
         let _ = stream.read_to_end(&mut rest);
     }
@@ -130,7 +130,7 @@ fn readers_that_do_not_read_lose_their_connection_and_never_the_readiness_probe(
 }
 
 #[test]
-fn secrets_are_shown_neither_by_the_pages_nor_by_explain() {
+fn neither_the_pages_nor_explain_show_secrets() {
     let yaml = r#"
 listeners:
   - name: web
@@ -180,7 +180,7 @@ routes:
 }
 
 #[test]
-fn what_explain_prints_can_be_read_again_whatever_things_are_called() {
+fn explain_output_can_be_loaded_again_whatever_the_names() {
     let kit = Sluice::new();
     let config = kit.folder().join("names.yaml");
     let yaml = r#"
@@ -205,7 +205,7 @@ access_log: [{ format: { json: { token: "%REQ(X-A)%" } } }]
 }
 
 #[test]
-fn hosts_of_the_admin_pages_are_checked() {
+fn invalid_admin_hosts_are_refused() {
     let kit = Sluice::new();
     let config = kit.folder().join("hosts.yaml");
     let unix = format!("unix://{}", kit.folder().join("admin.sock").display());
@@ -226,7 +226,7 @@ fn hosts_of_the_admin_pages_are_checked() {
 }
 
 #[test]
-fn pages_answer_in_the_form_that_a_client_asks_for_and_refuse_what_they_do_not_know() {
+fn pages_use_the_requested_format_and_refuse_unknown_parameters() {
     let sluice = writable("");
     let at = sluice.admin_addr();
     let host = format!("host: {at}");
@@ -297,7 +297,7 @@ fn connections_are_listed_by_listener_and_up_to_a_limit() {
 }
 
 #[test]
-fn clusters_say_why_an_endpoint_takes_no_traffic_and_since_when() {
+fn clusters_show_why_and_since_when_an_endpoint_takes_no_traffic() {
     let alive = sluice_testkit::peers::Server::echo();
     let dead = tools::free_port();
     for (more, key, cause) in [
@@ -331,8 +331,8 @@ fn clusters_say_why_an_endpoint_takes_no_traffic_and_since_when() {
 }
 
 #[test]
-fn connections_show_the_requests_under_way_with_their_bytes() {
-    // Agrees to a WebSocket, then sends back what it gets.
+fn connections_show_the_requests_in_flight_with_their_bytes() {
+    // Accepts a WebSocket, then echoes what it receives.
     let server = sluice_testkit::peers::Server::start(|mut stream| {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
@@ -371,7 +371,7 @@ fn connections_show_the_requests_under_way_with_their_bytes() {
         ("protocol", "HTTP/1.1"),
         ("method", "GET"),
         ("host", "chat.example"),
-        // The query may hold secrets.
+        // The query may contain secrets.
         ("path", "/room/1"),
         ("cluster", "chat"),
         ("endpoint", &*server.addr().to_string()),

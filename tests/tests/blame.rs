@@ -1,4 +1,4 @@
-//! What ejects an endpoint, and what does not: our own queue, other requests' handshakes, deadlines of clients.
+//! What ejects an endpoint and what does not: our own queue, the handshakes of other requests, client deadlines.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::io::Write as _;
@@ -8,7 +8,7 @@ use sluice_testkit::origin::Client;
 use sluice_testkit::peers::{Server, connect, read_to_end};
 use sluice_testkit::{Origin, Running, Sluice, tools, wait};
 
-/// Two endpoints of a cluster for HTTP.
+/// A configuration with two endpoints in an HTTP cluster.
 fn two(endpoints: [SocketAddr; 2], cluster: &str) -> String {
     let [a, b] = endpoints;
     format!(
@@ -18,7 +18,7 @@ fn two(endpoints: [SocketAddr; 2], cluster: &str) -> String {
     )
 }
 
-/// A server that takes connections and never says a word.
+/// A server that accepts connections and never sends anything.
 fn mute() -> Server {
     Server::start(|stream| {
         std::mem::forget(stream);
@@ -26,14 +26,14 @@ fn mute() -> Server {
     })
 }
 
-/// Sends a request with some more fields and leaves it waiting.
+/// Sends a request with additional headers and leaves it waiting.
 fn send(sluice: &Running, path: &str, fields: &str) -> TcpStream {
     let mut client = connect(sluice.addr("web"));
     write!(client, "GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n{fields}\r\n").unwrap();
     client
 }
 
-/// The statuses of requests that were sent.
+/// The statuses of the responses to requests already sent.
 fn statuses(clients: Vec<TcpStream>) -> Vec<String> {
     let status = |mut client: TcpStream| {
         let (_, got) = read_to_end(&mut client);
@@ -48,7 +48,7 @@ fn assert_nobody_ejected(sluice: &Running) {
     assert_eq!(sluice.metric("sluice_cluster_connect_failures_total", ""), 0);
 }
 
-/// Waits until each endpoint has a request.
+/// Waits until each endpoint has received a request.
 fn wait_arrived(origins: &[&Origin]) {
     wait::until("a request at each endpoint", || {
         origins.iter().all(|origin| !origin.requests().is_empty()).then_some(())
@@ -58,7 +58,7 @@ fn wait_arrived(origins: &[&Origin]) {
 const STRICT: &str = "outlier: { connect_failures: 1, consecutive_5xx: 1, ejection: 1h }";
 
 #[test]
-fn requests_over_a_limit_eject_nobody() {
+fn requests_over_a_limit_eject_no_endpoint() {
     let (a, b) = (Origin::start("a"), Origin::start("b"));
     let limits = "limits: { connections_per_endpoint: 1, pending: 0 }";
     let sluice =
@@ -75,7 +75,7 @@ fn requests_over_a_limit_eject_nobody() {
 }
 
 #[test]
-fn time_in_our_own_queue_ejects_nobody() {
+fn time_in_our_own_queue_ejects_no_endpoint() {
     let (a, b) = (Origin::start("a"), Origin::start("b"));
     let cluster =
         format!("connect_timeout: 100ms, limits: {{ connections_per_endpoint: 1 }}, {STRICT}");
@@ -92,7 +92,7 @@ fn time_in_our_own_queue_ejects_nobody() {
 }
 
 #[test]
-fn a_handshake_that_many_wait_for_fails_once() {
+fn a_handshake_shared_by_many_requests_fails_once() {
     let (mute, other) = (mute(), mute());
     let cluster = "protocol: http2, tls: { verify: none }, connect_timeout: 300ms, outlier: { connect_failures: 6, ejection: 1h }";
     let sluice = Sluice::new()
@@ -101,7 +101,7 @@ fn a_handshake_that_many_wait_for_fails_once() {
         .start(&two([mute.addr(), other.addr()], cluster));
     let failed = statuses((0..20).map(|_| send(&sluice, "/", "")).collect());
     assert_eq!(failed, ["503"; 20]);
-    // Each request tries up to three times; a handshake that many of them wait for is one attempt.
+    // Each request makes up to three attempts; a handshake that many requests wait for is one attempt.
     let connections = i64::try_from(mute.accepted() + other.accepted()).unwrap();
     assert_eq!(sluice.metric("sluice_cluster_connect_failures_total", ""), connections);
     assert!(connections <= 10, "{connections}");
@@ -109,7 +109,7 @@ fn a_handshake_that_many_wait_for_fails_once() {
 }
 
 #[test]
-fn a_deadline_that_a_client_sets_ejects_nobody() {
+fn a_client_deadline_ejects_no_endpoint() {
     let (a, b) = (Origin::start("a"), Origin::start("b"));
     let grpc = "content-type: application/grpc\r\ngrpc-timeout: 20m\r\n";
     // While connecting.
@@ -143,7 +143,7 @@ fn only_grpc_requests_set_a_deadline() {
 }
 
 #[test]
-fn what_an_endpoint_does_ejects_it() {
+fn failures_of_an_endpoint_eject_it() {
     let (a, dead) = (Origin::start("a"), tools::free_port());
     let dead = ([127, 0, 0, 1], dead).into();
     let sluice = Sluice::new()

@@ -31,7 +31,7 @@ fn every_kind_of_bad_configuration_has_its_message() {
             "values",
             "listeners: [{ name: \"a b\", address: localhost:80, relay: up, inspect: { bytes: 16KB, timeout: 1.5s } }]\nclusters: { up: { endpoints: [127.0.0.1, \"::1:80\"], connect_attempts: many } }\nlimits: { inspect_bytes: 1GiB, worker_pips: 5 }\n",
         ),
-        // What is wrong in itself hides nothing of what is wrong between sections.
+        // An error within a section does not hide errors between sections.
         (
             "together",
             "admin: { address: 127.0.0.1 }\ndrain: { timeout: soon }\nlisteners:\n  - { name: a, address: 127.0.0.1:7001, relay: nowhere }\n  - name: b\n    address: 127.0.0.1:7001\n    chains:\n      - { match: { sni: \"a b\" }, relay: up }\n      - { match: { port: 9999 }, relay: up }\n      - { relay: broken }\n      - { relay: other }\nclusters: { up: { endpoints: [127.0.0.1:1], connect_attempts: 0 }, broken: 5, other: { endpoints: [] } }\n",
@@ -49,7 +49,7 @@ fn every_kind_of_bad_configuration_has_its_message() {
 }
 
 #[test]
-fn chains_that_share_routes_and_ask_for_other_certificates_are_warned_about() {
+fn chains_that_share_routes_but_differ_in_client_auth_cause_a_warning() {
     let (code, text) = check(
         r#"listeners:
   - name: edge
@@ -69,7 +69,7 @@ routes: { main: [{ hosts: "*", rules: [{ respond: {} }] }] }
 }
 
 #[test]
-fn a_certificate_that_does_not_fit_its_key_is_told() {
+fn a_certificate_that_does_not_match_its_key_is_reported() {
     let folder = tempfile::tempdir().unwrap();
     let authority = sluice_testkit::Authority::new(folder.path());
     authority.issue("one", &["a.test"]);
@@ -103,7 +103,7 @@ fn an_alias_bomb_is_refused_and_a_bad_configuration_never_starts() {
 }
 
 #[test]
-fn several_files_are_one_configuration() {
+fn several_files_form_one_configuration() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(
         folder.path().join("10-a.yaml"),
@@ -129,7 +129,7 @@ fn several_files_are_one_configuration() {
             && text.contains("20-b.yaml"),
         "{text}"
     );
-    // What is in a file that cannot be read is not said to be missing.
+    // Names that a file defines are not reported as missing when that file cannot be read.
     std::fs::write(folder.path().join("30-c.yaml"), "").unwrap();
     std::fs::write(folder.path().join("20-b.yaml"), "clusters: { up: [\n").unwrap();
     let text = out(&sluice(&["check", path]));
@@ -137,7 +137,7 @@ fn several_files_are_one_configuration() {
 }
 
 #[test]
-fn what_explain_prints_means_the_same() {
+fn explain_output_is_equivalent_to_its_input() {
     for name in ["database.yaml", "mixed-port.yaml", "udp-affinity.yaml", "passthrough.yaml"] {
         let path = format!("{}/../config/{name}", env!("CARGO_MANIFEST_DIR"));
         let long = out(&sluice(&["explain", &path]));
@@ -160,7 +160,7 @@ fn generated_documents_are_up_to_date() {
 }
 
 #[test]
-fn the_demo_drives_every_path_and_names_the_one_that_fails() {
+fn the_demo_exercises_every_path_and_names_the_one_that_fails() {
     let output = sluice(&["demo", "--check"]);
     assert_eq!(output.status.code(), Some(0), "{}", out(&output));
     let output = sluice(&["demo", "--check", "--without", "udp"]);
@@ -185,7 +185,7 @@ fn small_commands() {
 }
 
 #[test]
-fn certificates_are_made_and_never_replaced_by_accident() {
+fn certificates_are_created_and_never_overwritten_by_accident() {
     use std::os::unix::fs::PermissionsExt;
     let folder = tempfile::tempdir().unwrap();
     let base = folder.path().join("new/shop.example");
@@ -200,7 +200,7 @@ fn certificates_are_made_and_never_replaced_by_accident() {
     assert_eq!(make(&[]).status.code(), Some(0));
     let first = std::fs::read(&cert).unwrap();
     assert_eq!(key.metadata().unwrap().permissions().mode() & 0o777, 0o600);
-    // What is there stays, also where only one of the two is.
+    // Existing files are kept, even if only one of the two exists.
     for gone in [None, Some(&cert), Some(&key)] {
         let kept = std::fs::read(&key).unwrap();
         if let Some(gone) = gone {
@@ -224,7 +224,7 @@ fn certificates_are_made_and_never_replaced_by_accident() {
 }
 
 #[test]
-fn explain_writes_out_the_defaults_that_depend_on_the_listener() {
+fn explain_prints_the_defaults_that_depend_on_the_listener() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("sluice.yaml");
     let yaml = "listeners:\n  - { name: a, address: 127.0.0.1:7001, relay: up }\n  - { name: b, address: \"udp://127.0.0.1:7001\", relay: up }\n  - { name: c, address: 127.0.0.1:7003, chains: [{ relay: { cluster: up, idle_timeout: none } }] }\nclusters: { up: { endpoints: [127.0.0.1:7002] } }\n";

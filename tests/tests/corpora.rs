@@ -1,4 +1,4 @@
-//! The corpora of the fuzz targets, replayed by a plain test: what was found once is not forgotten.
+//! The corpora of the fuzz targets, replayed by an ordinary test, so that past findings stay fixed.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::path::Path;
@@ -60,7 +60,7 @@ fn first_bytes_and_headers_end_with_a_reason() {
             let mut client = sluice_testkit::peers::connect(sluice.addr(listener));
             std::io::Write::write_all(&mut client, &bytes).unwrap();
             client.shutdown(std::net::Shutdown::Write).unwrap();
-            // However it ends, it ends.
+            // Any kind of end will do.
             let _ = sluice_testkit::peers::read_to_end(&mut client);
             count += 1;
         }

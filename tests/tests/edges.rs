@@ -1,4 +1,4 @@
-//! Filters, PROXY headers, time-outs, slow and odd peers.
+//! Filters, PROXY headers, timeouts, slow and unusual peers.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::io::Write as _;
@@ -38,7 +38,7 @@ fn filters_refuse_with_their_reasons() {
 }
 
 #[test]
-fn a_proxy_header_is_taken_from_whom_it_is_trusted_and_passed_on() {
+fn a_proxy_header_is_accepted_from_trusted_sources_and_passed_on() {
     let server = Server::echo();
     let yaml = |trust: &str, accept: &str| {
         format!(
@@ -50,7 +50,7 @@ fn a_proxy_header_is_taken_from_whom_it_is_trusted_and_passed_on() {
     let header = b"PROXY TCP4 192.0.2.7 198.51.100.1 4000 443\r\n";
     let sluice = Sluice::new().start(&yaml("127.0.0.0/8", "required"));
     let mut client = connect(sluice.addr("a"));
-    // A byte at a time, and the payload behind it.
+    // One byte at a time, followed by the payload.
     for byte in header.iter().chain(b"hello") {
         client.write_all(&[*byte]).unwrap();
     }
@@ -84,7 +84,7 @@ fn a_proxy_header_is_taken_from_whom_it_is_trusted_and_passed_on() {
 }
 
 #[test]
-fn time_outs_end_what_does_not_move() {
+fn timeouts_end_stalled_connections() {
     let server = Server::echo();
     for (relay, half_close, reason) in [
         ("{ cluster: up, idle_timeout: 100ms }", false, "end.idle"),
@@ -105,7 +105,7 @@ fn time_outs_end_what_does_not_move() {
         let mut client = connect(sluice.addr("a"));
         client.write_all(b"x").unwrap();
         if half_close {
-            // The end comes alone, after the byte has passed.
+            // The half-close arrives separately, after the byte has passed.
             wait::until("the byte to pass", || {
                 let open = sluice.items("/connections");
                 open.iter().any(|connection| connection["received_bytes"] == 1).then_some(())
@@ -118,7 +118,7 @@ fn time_outs_end_what_does_not_move() {
 }
 
 #[test]
-fn a_client_that_dribbles_or_says_nothing_is_judged_by_the_deadline() {
+fn a_client_that_trickles_bytes_does_not_outlast_the_inspection_timeout() {
     let server = Server::echo();
     let yaml = format!(
         "listeners:\n  - name: a\n    address: 127.0.0.1:0\n    inspect: {{ timeout: 300ms, on_timeout: close }}\n\
@@ -128,7 +128,7 @@ fn a_client_that_dribbles_or_says_nothing_is_judged_by_the_deadline() {
     let sluice = Sluice::new().start(&yaml);
     let mut client = connect(sluice.addr("a"));
     for byte in b"GET /never-ends" {
-        // Sluice may have closed by now; that is what is waited for.
+        // Sluice may have closed by now, which is expected.
         if client.write_all(&[*byte]).is_err() {
             break;
         }
@@ -197,7 +197,7 @@ fn redis_with_pipelining() {
 }
 
 #[test]
-fn datagrams_of_every_size_come_back_from_the_address_that_was_asked() {
+fn datagrams_of_every_size_come_back_from_the_address_they_were_sent_to() {
     let server = UdpServer::echo("");
     let yaml = format!(
         "listeners: [{{ name: a, address: \"udp://0.0.0.0:0\", relay: {{ cluster: up, idle_timeout: 200ms }} }}]\nclusters: {{ up: {{ endpoints: [\"{}\"] }} }}\n",
@@ -238,7 +238,7 @@ fn an_icmp_error_ends_the_flow_and_is_counted() {
 }
 
 #[test]
-fn a_full_flow_table_refuses_newcomers_and_counts_them() {
+fn a_full_flow_table_refuses_unknown_sources_and_counts_them() {
     let server = UdpServer::echo("");
     let yaml = format!(
         "listeners: [{{ name: a, address: \"udp://127.0.0.1:0\", relay: up }}]\nclusters: {{ up: {{ endpoints: [\"{}\"] }} }}\nlimits: {{ flow_table_entries: 16 }}\ndrain: {{ timeout: 100ms }}\n",

@@ -1,4 +1,4 @@
-//! UDP flows beside everything else: descriptors, dead and unhealthy endpoints, loops.
+//! UDP flows together with everything else: descriptors, dead and unhealthy endpoints, loops.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::io::Write as _;
@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use sluice_testkit::peers::{Server, UdpServer, connect, exchange, read, udp_client};
 use sluice_testkit::{Origin, Sluice, tools, wait};
 
-/// Sends one byte from each of `count` sources, over many addresses of loopback.
+/// Sends one byte from each of `count` sources, spread over many loopback addresses.
 fn flood(to: SocketAddr, count: u32) {
     for n in 0..count {
         let [_, a, b, c] = (0x7f01_0001 + n).to_be_bytes();
@@ -16,7 +16,7 @@ fn flood(to: SocketAddr, count: u32) {
     }
 }
 
-/// Sends `words` and returns the answer.
+/// Sends `words` and returns the reply.
 fn ask(client: &UdpSocket, to: SocketAddr, words: &[u8]) -> Vec<u8> {
     client.send_to(words, to).unwrap();
     let mut got = vec![0; 65_535];
@@ -25,7 +25,7 @@ fn ask(client: &UdpSocket, to: SocketAddr, words: &[u8]) -> Vec<u8> {
     got
 }
 
-/// A UDP server that takes everything and never answers.
+/// A UDP server that receives everything and never replies.
 fn silent() -> UdpServer {
     UdpServer::start(|_| Vec::new())
 }
@@ -60,7 +60,7 @@ fn a_flood_of_udp_sources_leaves_descriptors_for_everything_else() {
 }
 
 #[test]
-fn a_refused_newcomer_costs_no_socket_and_the_longest_idle_flow_makes_room() {
+fn a_refused_source_costs_no_socket_and_the_longest_idle_flow_is_evicted() {
     let server = UdpServer::echo("");
     let yaml = format!(
         "listeners: [{{ name: u, address: \"udp://127.0.0.1:0\", relay: up }}]\nclusters: {{ up: {{ endpoints: [\"{}\"] }} }}\nlimits: {{ flow_table_entries: 16 }}\ndrain: {{ timeout: 100ms }}\n",
@@ -75,7 +75,7 @@ fn a_refused_newcomer_costs_no_socket_and_the_longest_idle_flow_makes_room() {
     let refused = sluice.record_of("flow.table_full");
     assert!(refused["upstream_local_address"].is_null(), "{refused}");
     assert_eq!(refused["upstream_hosts_attempted"].as_array().unwrap().len(), 0, "{refused}");
-    // Once a flow has been idle for a second it makes room.
+    // Once a flow has been idle for a second, it can be evicted.
     let newcomer = udp_client();
     wait::until("a flow to make room", || {
         newcomer.send_to(b"y", sluice.addr("u")).unwrap();
@@ -84,7 +84,7 @@ fn a_refused_newcomer_costs_no_socket_and_the_longest_idle_flow_makes_room() {
 }
 
 #[test]
-fn a_flow_without_an_answer_ends_sooner() {
+fn an_unanswered_flow_ends_sooner() {
     let (server, silent) = (UdpServer::echo(""), silent());
     let yaml = format!(
         "listeners:\n  - {{ name: u, address: \"udp://127.0.0.1:0\", relay: up }}\n  - {{ name: s, address: \"udp://127.0.0.1:0\", relay: silent }}\n\
@@ -102,7 +102,7 @@ fn a_flow_without_an_answer_ends_sooner() {
     assert_eq!(sluice.metric("sluice_listener_flows_active", "\"u\""), 1, "it has been answered");
 }
 
-/// Two endpoints, of which `dead` is a port where nobody listens.
+/// Two endpoints, of which `dead` is a port without a listener.
 fn half_dead(server: &UdpServer, dead: u16, more: &str) -> String {
     format!(
         "listeners: [{{ name: u, address: \"udp://127.0.0.1:0\", relay: up }}]\n\
@@ -113,7 +113,7 @@ fn half_dead(server: &UdpServer, dead: u16, more: &str) -> String {
 }
 
 #[test]
-fn icmp_errors_eject_an_endpoint_of_udp() {
+fn icmp_errors_eject_a_udp_endpoint() {
     let (server, dead) = (UdpServer::echo(""), tools::free_port());
     let yaml = half_dead(&server, dead, "outlier: { connect_failures: 3, ejection: 1h }");
     let sluice = Sluice::new()
@@ -131,7 +131,7 @@ fn icmp_errors_eject_an_endpoint_of_udp() {
     assert_eq!(sluice.metric("sluice_cluster_connect_failures_total", "flow.icmp"), 3);
 }
 
-/// An endpoint for datagrams, and one for TCP at the same address, which is what checks ask.
+/// A UDP endpoint, and a TCP one at the same address for the health checks.
 fn checked(mark: &'static str) -> (UdpServer, Server) {
     loop {
         let udp = UdpServer::echo(mark);
@@ -144,7 +144,7 @@ fn checked(mark: &'static str) -> (UdpServer, Server) {
 }
 
 #[test]
-fn flows_leave_an_endpoint_that_turns_unhealthy_or_stay_as_the_cluster_says() {
+fn flows_leave_or_stay_on_an_unhealthy_endpoint_as_configured() {
     for (policy, moves) in [("", true), ("on_endpoint_unhealthy: keep,", false)] {
         let (left, left_check) = checked("left ");
         let (right, _right_check) = checked("right ");
@@ -179,7 +179,7 @@ fn flows_leave_an_endpoint_that_turns_unhealthy_or_stay_as_the_cluster_says() {
 }
 
 #[test]
-fn a_flow_that_cannot_move_to_another_endpoint_goes_on_with_the_unhealthy_one() {
+fn a_flow_that_cannot_move_stays_on_the_unhealthy_endpoint() {
     for (limit, filters, moves) in [
         ("limits: { connections: 1 },", "", false),
         ("", ", filters: [{ connection_limit: { max: 1 } }]", true),
@@ -201,7 +201,7 @@ fn a_flow_that_cannot_move_to_another_endpoint_goes_on_with_the_unhealthy_one() 
             .start(&yaml);
         let client = udp_client();
         let first = ask(&client, sluice.addr("u"), b"who?");
-        // The one that has the flow fails its checks from now on.
+        // The endpoint of the flow fails its health checks from now on.
         let (check, stays, other) = if first == b"left who?" {
             (left_check, b"left again".to_vec(), b"right again".to_vec())
         } else {
@@ -219,7 +219,7 @@ fn a_flow_that_cannot_move_to_another_endpoint_goes_on_with_the_unhealthy_one() 
 }
 
 #[test]
-fn want_of_descriptors_is_no_fault_of_an_endpoint() {
+fn a_lack_of_descriptors_is_not_blamed_on_the_endpoint() {
     let origin = Origin::start("o");
     let yaml = format!(
         "listeners: [{{ name: a, address: 127.0.0.1:0, http: {{ routes: main }} }}]\n\
@@ -237,7 +237,7 @@ fn want_of_descriptors_is_no_fault_of_an_endpoint() {
     });
     let told = sluice.log().lines().filter(|line| line.contains("cannot accept")).count();
     assert!((1..5).contains(&told), "counted each time, logged {told} times");
-    // Those that were accepted first need a connection to the endpoint each.
+    // Each of the clients accepted first needs a connection to the endpoint.
     let before = sluice.metric("sluice_listener_connections_accepted_total", "");
     for client in &mut clients[..3] {
         client.write_all(b"GET /wait HTTP/1.1\r\nhost: a\r\n\r\n").unwrap();

@@ -1,4 +1,4 @@
-//! HTTP/1: messages through, framing, and what is refused.
+//! HTTP/1: forwarding, framing, and refused messages.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use sluice_testkit::origin::{self, Client};
@@ -14,7 +14,7 @@ fn web(origin: &Origin, http: &str, rule: &str) -> String {
 }
 
 #[test]
-fn a_request_passes_and_its_record_says_how() {
+fn a_request_is_proxied_and_recorded() {
     let origin = Origin::start("a");
     let sluice = Sluice::new().start(&web(&origin, "", ""));
     let mut client = Client::connect(sluice.addr("web"));
@@ -42,7 +42,7 @@ fn a_request_passes_and_its_record_says_how() {
 }
 
 #[test]
-fn connections_are_kept_and_used_again_on_both_sides() {
+fn connections_are_reused_on_both_sides() {
     let origin = Origin::start("a");
     let sluice = Sluice::new().workers(1).start(&web(&origin, "", ""));
     let mut client = Client::connect(sluice.addr("web"));
@@ -71,7 +71,7 @@ fn pipelined_requests_are_answered_in_order() {
 }
 
 #[test]
-fn every_kind_of_body_passes_in_both_directions() {
+fn every_kind_of_body_is_forwarded_in_both_directions() {
     let origin = Origin::start("a");
     let sluice = Sluice::new().start(&web(&origin, "", ""));
     let address = sluice.addr("web");
@@ -94,7 +94,7 @@ fn every_kind_of_body_passes_in_both_directions() {
     }
     client.send("HEAD /bytes/5 HTTP/1.1\r\nHost: a\r\n\r\n");
     assert_eq!(client.read_head().value("content-length"), "5");
-    // The body of an endpoint that closes to end it is given an end of its own.
+    // A body that the endpoint ends by closing is forwarded in chunks.
     let answer = client.get("a", "/until-end");
     assert_eq!(
         (answer.text().as_str(), answer.value("transfer-encoding")),
@@ -104,7 +104,7 @@ fn every_kind_of_body_passes_in_both_directions() {
 }
 
 #[test]
-fn heads_before_the_answer_pass() {
+fn informational_responses_are_forwarded() {
     let origin = Origin::start("a");
     let sluice = Sluice::new().start(&web(&origin, "", ""));
     let mut client = Client::connect(sluice.addr("web"));
@@ -121,20 +121,20 @@ fn heads_before_the_answer_pass() {
 }
 
 #[test]
-fn clients_of_http_1_0_are_served() {
+fn http_1_0_clients_are_served() {
     let origin = Origin::start("a");
     let sluice = Sluice::new().start(&web(&origin, "", ""));
     let mut client = Client::connect(sluice.addr("web"));
     let answer = client.ask("GET /bytes/3 HTTP/1.0\r\nConnection: keep-alive\r\nHost: a\r\n\r\n");
     assert_eq!((answer.status(), answer.value("connection")), (200, "keep-alive"));
-    // Chunks mean nothing to it: the end of the connection ends the body.
+    // HTTP/1.0 does not know chunks: the end of the connection ends the body.
     let answer = client.ask("GET /chunked HTTP/1.0\r\nHost: a\r\n\r\n");
     assert_eq!((answer.text().as_str(), answer.value("transfer-encoding")), ("hello world", ""));
     assert_eq!(client.rest(), b"");
 }
 
 #[test]
-fn the_case_of_names_can_be_kept() {
+fn the_case_of_header_names_can_be_preserved() {
     let origin = Origin::start("a");
     let sluice = Sluice::new().start(&web(&origin, ", header_case: keep", ""));
     let mut client = Client::connect(sluice.addr("web"));
@@ -143,7 +143,7 @@ fn the_case_of_names_can_be_kept() {
     assert!(answer.text().contains("X-MiXed: 1"), "{}", answer.text());
 }
 
-/// What is refused: the request, the status, and the word for it.
+/// Refused requests: the request, the status, and the reason.
 const REFUSED: &[(&str, u16, &str)] = &[
     ("GET / HTTP/1.1\r\n\r\n", 400, "http1.host_missing"),
     ("GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400, "http1.host_repeated"),
@@ -189,7 +189,7 @@ const REFUSED: &[(&str, u16, &str)] = &[
 ];
 
 #[test]
-fn whatever_is_in_doubt_is_refused_and_goes_no_further() {
+fn ambiguous_requests_are_refused_and_not_forwarded() {
     let origin = Origin::start("a");
     let sluice = Sluice::new().start(&web(&origin, "", ""));
     for (request, status, word) in REFUSED {
@@ -209,7 +209,7 @@ fn whatever_is_in_doubt_is_refused_and_goes_no_further() {
 }
 
 #[test]
-fn a_body_that_breaks_its_framing_never_ends_well_upstream() {
+fn a_body_with_broken_framing_never_completes_upstream() {
     let origin = Origin::start("a");
     let sluice = Sluice::new().start(&web(&origin, "", ""));
     for chunks in
@@ -225,7 +225,7 @@ fn a_body_that_breaks_its_framing_never_ends_well_upstream() {
 }
 
 #[test]
-fn endpoints_that_break_the_protocol_or_go_away_are_told_apart() {
+fn protocol_errors_and_disconnects_of_endpoints_are_told_apart() {
     let origin = Origin::start("a");
     let sluice = Sluice::new().start(&web(&origin, "", ""));
     let address = sluice.addr("web");
@@ -237,7 +237,7 @@ fn endpoints_that_break_the_protocol_or_go_away_are_told_apart() {
         assert_eq!(origin::get(address, "a", path).status(), status, "{path}");
         sluice.record(reason, |record| record["path"] == path && record["reason"] == reason);
     }
-    // An answer that breaks off is passed on as far as it came, and ends as it ended.
+    // A truncated response is forwarded as far as it was received, and ends in the same way.
     let mut client = Client::connect(address);
     client.send("GET /cut HTTP/1.1\r\nHost: a\r\n\r\n");
     let got = String::from_utf8(client.rest()).unwrap();
@@ -246,7 +246,7 @@ fn endpoints_that_break_the_protocol_or_go_away_are_told_apart() {
 }
 
 #[test]
-fn a_client_that_goes_away_is_noticed_and_its_request_given_up() {
+fn a_client_disconnect_cancels_its_request() {
     let origin = Origin::start("a");
     let sluice = Sluice::new().start(&web(&origin, "", ""));
     let mut client = Client::connect(sluice.addr("web"));
@@ -259,7 +259,7 @@ fn a_client_that_goes_away_is_noticed_and_its_request_given_up() {
 }
 
 #[test]
-fn slow_clients_cost_themselves_and_nobody_else() {
+fn slow_clients_affect_only_themselves() {
     let origin = Origin::start("a");
     let options = ", head_timeout: 300ms, body_timeout: 300ms, idle_timeout: 300ms";
     let sluice = Sluice::new().start(&web(&origin, options, ""));
@@ -271,7 +271,7 @@ fn slow_clients_cost_themselves_and_nobody_else() {
     bodiless.send("PUT /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nabc");
     let mut idle = Client::connect(address);
     assert_eq!(idle.get("a", "/bytes/1").status(), 200);
-    // Meanwhile others are served.
+    // Meanwhile other clients are served.
     assert_eq!(origin::get(address, "a", "/bytes/1").status(), 200);
     assert_eq!(silent.rest(), b"");
     assert_eq!(half.read().status(), 408);

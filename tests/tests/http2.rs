@@ -1,4 +1,4 @@
-//! HTTP/2, gRPC and WebSocket, and every version to every other.
+//! HTTP/2, gRPC and WebSocket, and every HTTP version to every other.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
@@ -25,7 +25,8 @@ fn web(endpoint: impl ToString, rule: &str, cluster: &str) -> String {
     )
 }
 
-/// A Sluice in front of `origin` that takes every version, in clear and in TLS: the endpoint of others.
+/// A Sluice in front of `origin` that accepts every version, in plain text and over TLS: the endpoint of another
+/// Sluice.
 fn inner(origin: &Origin) -> Running {
     let kit = Sluice::new();
     Authority::new(kit.folder()).issue("own", &["own.test"]);
@@ -39,7 +40,7 @@ fn inner(origin: &Origin) -> Running {
     ))
 }
 
-/// A Sluice whose clusters speak each version to `inner`, chosen by the header `x-up`.
+/// A Sluice with a cluster per version in front of `inner`, selected by the header `x-up`.
 fn outer(inner: &Running) -> Running {
     let kit = Sluice::new();
     Authority::new(kit.folder()).issue("web", &["web.test"]);
@@ -61,7 +62,7 @@ fn outer(inner: &Running) -> Running {
     ))
 }
 
-/// curl as one kind of client: `h1`, `h2`, `h1tls` or `h2tls`.
+/// curl as one type of client: `h1`, `h2`, `h1tls` or `h2tls`.
 fn curl(outer: &Running, client: &str, up: &str, path: &str) -> Command {
     let mut command = tools::command("curl");
     command.args(["-sS", "--max-time", "30", "-H", &format!("x-up: {up}")]);
@@ -80,7 +81,7 @@ fn curl(outer: &Running, client: &str, up: &str, path: &str) -> Command {
 }
 
 #[test]
-fn every_version_speaks_to_every_other() {
+fn every_http_version_is_proxied_to_every_other() {
     if !tools::have(&["curl"]) {
         return;
     }
@@ -96,7 +97,7 @@ fn every_version_speaks_to_every_other() {
             let cell = format!("{client} to {up}");
             let run =
                 |path: &str, more: &[&str]| tools::must(curl(&outer, client, up, path).args(more));
-            // Bodies: of a stated length, and in chunks.
+            // Bodies with a stated length, and in chunks.
             let data = format!("@{}", file.display());
             let echoed = run("/echo", &["--data-binary", &data]);
             assert!(echoed.ends_with(&body), "{cell}: {} bytes: {:.200}", echoed.len(), echoed);
@@ -104,7 +105,7 @@ fn every_version_speaks_to_every_other() {
                 run("/echo", &["--data-binary", &data, "-H", "transfer-encoding: chunked"]);
             assert!(chunked.ends_with(&body), "{cell}: {} bytes: {:.200}", chunked.len(), chunked);
             assert_eq!(run("/bytes/3000000", &[]).len(), 3_000_000, "{cell}");
-            // Trailers, and heads before the answer.
+            // Trailers, and informational responses.
             let shown = run("/chunked", &["-D", "-", "-H", "te: trailers"]);
             assert!(
                 shown.contains("hello world") && shown.contains("x-sum: 42"),
@@ -112,12 +113,12 @@ fn every_version_speaks_to_every_other() {
             );
             let shown = run("/hints", &["-D", "-"]);
             assert!(shown.contains(" 103") && shown.contains("link: </a.css>"), "{cell}: {shown}");
-            // Nothing where nothing may be.
+            // Responses without a body.
             let shown = run("/bytes/5", &["-I"]);
             assert!(shown.contains("content-length: 5"), "{cell}: {shown}");
             assert!(run("/status/204", &["-D", "-"]).contains(" 204"), "{cell}");
-            // An answer that breaks off ends badly, and not as if it were whole.
-            // On HTTP/2 the end may overtake the beginning; then the client hears of an error instead.
+            // A truncated response ends with an error, never as if it were complete. On HTTP/2 the reset may overtake
+            // the beginning; the client then gets an error response instead.
             let cut = tools::run(curl(&outer, client, up, "/cut").arg("--fail"));
             assert!(!cut.status.success(), "{cell}: {cut:?}");
             assert_eq!(run("/reset", &["-o", "/dev/null", "-w", "%{http_code}"]), "503", "{cell}");
@@ -130,7 +131,7 @@ fn every_version_speaks_to_every_other() {
 }
 
 #[test]
-fn a_client_that_gives_up_is_given_up_on_in_every_version() {
+fn a_cancelled_request_is_cancelled_upstream_in_every_version() {
     let origin = Origin::start("a");
     let inner = inner(&origin);
     let outer = outer(&inner);
@@ -147,7 +148,7 @@ fn a_client_that_gives_up_is_given_up_on_in_every_version() {
         client.send(frame(kind::RST_STREAM, 0, 1, &8_u32.to_be_bytes()));
         let gone = |running: &Running| {
             let records = running.records();
-            // What HTTP/2 cancels, HTTP/1 can only reset.
+            // HTTP/2 can cancel a request, HTTP/1 can only reset the connection.
             let words = ["downstream.cancelled", "downstream.reset"];
             let given_up =
                 |record: &&serde_json::Value| words.iter().any(|w| record["reason"] == *w);
@@ -156,7 +157,7 @@ fn a_client_that_gives_up_is_given_up_on_in_every_version() {
         };
         wait::until("the outer to notice", || gone(&outer));
         wait::until("the inner to notice", || gone(&inner));
-        // The connection goes on.
+        // The connection remains usable.
         let mut fields = frames::get("a", "/bytes/3");
         fields.push(("x-up", up));
         client.headers(3, &fields, true);
@@ -166,7 +167,7 @@ fn a_client_that_gives_up_is_given_up_on_in_every_version() {
 }
 
 #[test]
-fn floods_end_their_own_connection_and_nobody_elses() {
+fn floods_end_only_their_own_connection() {
     let origin = Origin::start("a");
     let sluice = Sluice::new().start(&web(origin.addr(), "", ""));
     let address = sluice.addr("web");
@@ -205,7 +206,7 @@ fn floods_end_their_own_connection_and_nobody_elses() {
                 None => break true,
                 Some(frame) if frame.kind == kind::GOAWAY => break true,
                 Some(frame) if frame.kind == kind::RST_STREAM => break !ends,
-                // 431, or an answer to a stream that was open before.
+                // 431, or a response to a stream that was already open.
                 Some(frame) if frame.kind == kind::HEADERS => break !ends,
                 Some(_) => {}
             }
@@ -217,7 +218,7 @@ fn floods_end_their_own_connection_and_nobody_elses() {
     origin.release();
     other.headers(1, &frames::get("a", "/bytes/2"), true);
     assert_eq!(other.body(1), b"xx");
-    // A preface that never comes.
+    // A preface that is never sent.
     drop(H2::silent(address));
     wait::until("it to be taken", || {
         (sluice.metric("sluice_listener_connections_accepted_total", "") == 5).then_some(())
@@ -225,13 +226,13 @@ fn floods_end_their_own_connection_and_nobody_elses() {
 }
 
 #[test]
-fn a_reader_that_stops_holds_one_piece_and_no_more() {
+fn a_reader_that_stops_holds_a_bounded_amount_of_memory() {
     let origin = Origin::start("a");
     let sluice = Sluice::new().workers(1).start(&web(origin.addr(), "", ""));
     let resident = || sluice.metric("process_resident_memory_bytes", "");
     let mut client = H2::connect(sluice.addr("web"));
     client.headers(1, &frames::get("a", "/bytes/200000000"), true);
-    // The client's window of 64 KiB fills, and nobody reads on.
+    // The client's window of 64 KiB fills up, and the client grants no more.
     let mut got = 0;
     while got < 65_535 {
         let frame = client.until("data", |frame| frame.kind == kind::DATA);
@@ -246,7 +247,7 @@ fn a_reader_that_stops_holds_one_piece_and_no_more() {
 }
 
 #[test]
-fn a_drain_says_goaway_and_lets_streams_finish() {
+fn a_drain_sends_goaway_and_lets_streams_finish() {
     let origin = Origin::start("a");
     let mut sluice = Sluice::new().workers(1).start(&web(origin.addr(), "", ""));
     let mut client = H2::connect(sluice.addr("web"));
@@ -261,7 +262,7 @@ fn a_drain_says_goaway_and_lets_streams_finish() {
 }
 
 #[test]
-fn grpc_passes_with_streams_trailers_and_deadlines() {
+fn grpc_works_with_streams_trailers_and_deadlines() {
     if !tools::have_modules(&["grpc"]) {
         return;
     }
@@ -288,7 +289,7 @@ fn grpc_passes_with_streams_trailers_and_deadlines() {
 }
 
 #[test]
-fn websockets_pass_in_every_version() {
+fn websockets_work_in_every_version() {
     if !tools::have_modules(&["websockets"]) {
         return;
     }
@@ -296,12 +297,12 @@ fn websockets_pass_in_every_version() {
     let (_server, address) = tools::serve_on_its_port(tools::python(&script).arg("serve"));
     let inner = Sluice::new().start(&web(address, "", ""));
     let outer = Sluice::new().start(&web(inner.addr("web"), "", ", protocol: http2"));
-    // Over HTTP/1 alone, and with HTTP/2 between two of us.
+    // Over HTTP/1 only, and with HTTP/2 between two Sluices.
     for sluice in [&inner, &outer] {
         let url = format!("ws://{}/chat", sluice.addr("web"));
         assert_eq!(tools::must(tools::python(&script).arg("chat").arg(url)), "all well\n");
     }
-    // A client of HTTP/2 asks by extended CONNECT, RFC 8441.
+    // An HTTP/2 client uses extended CONNECT, RFC 8441.
     let mut client = H2::connect(inner.addr("web"));
     client.headers(
         1,
@@ -329,12 +330,12 @@ fn websockets_pass_in_every_version() {
 }
 
 #[test]
-fn each_side_of_an_upgraded_stream_ends_for_itself() {
+fn each_side_of_an_upgraded_stream_closes_independently() {
     let (asked, head) = (
         "GET /chat HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
         "HTTP/1.1 101 Switching\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
     );
-    // The endpoint ends first, and reads on to the client's end.
+    // The endpoint closes its side first, and reads until the client closes.
     let (heard, end) = mpsc::sync_channel(1);
     let server = Server::start(move |mut stream| {
         let mut reader = BufReader::new(stream.try_clone()?);
@@ -362,7 +363,7 @@ fn each_side_of_an_upgraded_stream_ends_for_itself() {
 }
 
 #[test]
-fn nginx_and_h2load_find_nothing_to_complain_about() {
+fn nginx_and_h2load_report_no_errors() {
     if !tools::have(&["nginx", "h2load"]) {
         return;
     }
@@ -420,7 +421,7 @@ fn nghttp_sends_and_reads_every_part_of_a_message() {
     assert!(shown.contains(":status: 200"), "{shown}");
     let request = origin.requests().pop().unwrap();
     assert_eq!((request.body.len(), request.trailers.as_str()), (100_000, "x-sum: 7\r\n"));
-    // Several at once on one connection, of which each is answered.
+    // Several requests at once on one connection, all of which get a response.
     let shown = nghttp("/bytes/3", &["-m", "20"]);
     assert_eq!(shown.matches(":status: 200").count(), 20, "{shown}");
 }

@@ -1,4 +1,4 @@
-//! HTTP/2 said frame by frame: a case for each MUST that a client can put to a server, and h2spec where there is one.
+//! HTTP/2 frame by frame: a case for each MUST that a client can test in a server, and h2spec if available.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::ffi::OsStr;
@@ -8,7 +8,7 @@ use sluice_testkit::frames::{self, H2, flag, frame, kind};
 use sluice_testkit::{Origin, Running, Sluice, tools, wait};
 use sluice_tests::h2_cases::{Case, Outcome, Step};
 
-/// A Sluice in front of `origin`, whose clients may have so many streams open.
+/// A Sluice in front of `origin` that allows its clients this many concurrent streams.
 fn web(origin: &Origin, streams: u32) -> Running {
     Sluice::new().start(&format!(
         "listeners: [{{ name: web, address: 127.0.0.1:0, http: {{ routes: main, http2: {{ streams: {streams} }} }} }}]\n\
@@ -18,7 +18,7 @@ fn web(origin: &Origin, streams: u32) -> Running {
     ))
 }
 
-/// A client that is told what to do.
+/// A client that runs the steps of a case.
 struct Client<'a> {
     h2: H2,
     origin: &'a Origin,
@@ -27,7 +27,7 @@ struct Client<'a> {
 }
 
 impl Client<'_> {
-    /// Takes what comes next; `false` at the end.
+    /// Reads the next frame; `false` at the end of the connection.
     fn read(&mut self) -> bool {
         match self.h2.read() {
             Some(frame) => self.seen.take(&frame),
@@ -36,7 +36,7 @@ impl Client<'_> {
         !self.seen.closed
     }
 
-    /// Waits until everything that was sent has been read.
+    /// Waits until everything sent so far has been read.
     fn sync(&mut self) {
         self.pings += 1;
         let mark = (u64::MAX - self.pings).to_be_bytes();
@@ -46,7 +46,7 @@ impl Client<'_> {
 
     fn take(&mut self, step: &Step) {
         match step {
-            // It may have gone, which shows later.
+            // The server may have closed, which shows later.
             Step::Send(bytes) => drop(self.h2.try_send(bytes)),
             Step::Sync => self.sync(),
             Step::Await(stream) => {
@@ -59,7 +59,7 @@ impl Client<'_> {
         }
     }
 
-    /// Reads until `wanted` has come, or something that it does not hold; then what was said after it, too.
+    /// Reads until `wanted` is complete or something outside of it was received; then also what follows.
     fn until(&mut self, wanted: &Outcome) {
         while !self.seen.covers(wanted)
             && self.seen.goaway.is_none()
@@ -72,7 +72,7 @@ impl Client<'_> {
     }
 }
 
-/// Runs a case; the answer says what is wrong.
+/// Runs a case; returns what is wrong.
 fn run(case: &Case, sluice: &Running, origin: &Origin) -> Option<String> {
     let address = sluice.addr("web");
     let h2 = if case.raw { H2::silent(address) } else { H2::connect(address) };
@@ -98,7 +98,7 @@ fn run(case: &Case, sluice: &Running, origin: &Origin) -> Option<String> {
 }
 
 #[test]
-fn each_case_comes_out_as_it_must() {
+fn every_case_has_its_expected_outcome() {
     let cases = Case::read_all(include_str!("../cases/http2.txt"));
     assert!(cases.len() > 200, "{}", cases.len());
     let mut wrong = String::new();
@@ -106,7 +106,7 @@ fn each_case_comes_out_as_it_must() {
         let origin = Origin::start("a");
         let sluice = web(&origin, streams);
         for case in cases.iter().filter(|case| case.streams.unwrap_or(128) == streams) {
-            // Requests that wait, or are not waited for, arrive for themselves.
+            // Cases whose requests wait, or are not waited for, get a server of their own.
             let alone = case.steps.contains(&Step::Release) || case.reached.is_none();
             let own = alone.then(|| {
                 let origin = Origin::start("b");
@@ -125,7 +125,7 @@ fn each_case_comes_out_as_it_must() {
     assert!(wrong.is_empty(), "{wrong}");
 }
 
-/// What h2spec, which whoever runs the tests names, has against a Sluice; nothing where it is content.
+/// Runs h2spec, whose path the environment provides, against a Sluice; returns its output, empty if nothing failed.
 fn h2spec_of(program: &OsStr, sluice: &Running) -> String {
     let port = sluice.addr("web").port().to_string();
     let mut command = std::process::Command::new(program);
@@ -134,9 +134,9 @@ fn h2spec_of(program: &OsStr, sluice: &Running) -> String {
     if said.contains(" 0 failed") { String::new() } else { said }
 }
 
-/// What may be on the way to a stream that was given up does not disturb those that come after.
+/// Frames in flight for a refused stream do not affect later streams.
 #[test]
-fn a_connection_outlives_many_streams_that_were_refused() {
+fn a_connection_survives_many_refused_streams() {
     let origin = Origin::start("a");
     let sluice = web(&origin, 128);
     let mut client = H2::connect(sluice.addr("web"));

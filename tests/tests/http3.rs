@@ -1,4 +1,4 @@
-//! HTTP/3 over QUIC, with clients that are not ours: aioquic and ngtcp2.
+//! HTTP/3 over QUIC, with third-party clients: aioquic and ngtcp2.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -24,7 +24,7 @@ fn get(path: &str) -> Value {
 }
 
 #[test]
-fn a_request_passes_and_its_record_says_how() {
+fn a_request_is_proxied_and_recorded() {
     if !have_aioquic() || !tools::have(&["curl"]) {
         return;
     }
@@ -51,7 +51,7 @@ fn a_request_passes_and_its_record_says_how() {
         (&record["reason"], &record["requested_server_name"]),
         (&"end.done".into(), &"web.test".into())
     );
-    // Clients of the other versions hear where HTTP/3 is; those of HTTP/3 know.
+    // Clients of the other versions are told about HTTP/3 (alt-svc); those of HTTP/3 are not.
     let port = sluice.addr("web").port();
     let mut curl = tools::command("curl");
     curl.args(["-sS", "-D", "-", "-o", "/dev/null", "--cacert"])
@@ -63,7 +63,7 @@ fn a_request_passes_and_its_record_says_how() {
 }
 
 #[test]
-fn http3_speaks_to_every_version_of_endpoint() {
+fn http3_is_proxied_to_endpoints_of_every_version() {
     if !have_aioquic() {
         return;
     }
@@ -103,7 +103,7 @@ fn http3_speaks_to_every_version_of_endpoint() {
             json!({ "ask": ask })
         };
         let steps = json!([
-            // Of a stated length and not, with trailers and without, and bodies that go the other way.
+            // With and without a stated length and trailers, and bodies in the other direction.
             ask(head("POST", "/echo", &[("content-length", "200000")]), json!({ "body": 200_000 })),
             { "await": [0, "end"] },
             ask(head("POST", "/echo", &[]), json!({ "body": 200_000 })),
@@ -120,7 +120,7 @@ fn http3_speaks_to_every_version_of_endpoint() {
             { "await": [24, "end"] },
             ask(head("GET", "/reset", &[]), json!({})),
             { "await": [28, "end"] },
-            // Given up in the middle, which ends nothing else.
+            // Cancelled halfway, which ends nothing else.
             ask(head("GET", "/bytes/30000000", &[]), json!({})),
             { "await": [32, "data"] },
             { "cancel": 32 },
@@ -154,7 +154,7 @@ fn http3_speaks_to_every_version_of_endpoint() {
             "{up}"
         );
         assert_eq!((status(&stream(20)), &stream(20)["ended"]), (204, &true.into()), "{up}");
-        // An answer that breaks off ends badly, and not as if it were whole.
+        // A truncated response ends with an error, never as if it were complete.
         assert!(stream(24)["reset"].is_u64() || status(&stream(24)) == 503, "{up}: {}", stream(24));
         assert_eq!(status(&stream(28)), 503, "{up}: {}", stream(28));
         assert_eq!((status(&stream(36)), &stream(36)["data"]), (200, &3.into()), "{up}: {got}");
@@ -167,7 +167,7 @@ fn http3_speaks_to_every_version_of_endpoint() {
     });
 }
 
-/// What ngtcp2's client says of a request.
+/// The output of ngtcp2's client for a request.
 fn ngtcp2(sluice: &Running, path: &str, more: &[&str]) -> String {
     let mut client = tools::command("gtlsclient");
     client.args(["--exit-on-all-streams-close", "--no-quic-dump", "--no-http-dump"]).args(more);
@@ -177,7 +177,7 @@ fn ngtcp2(sluice: &Running, path: &str, more: &[&str]) -> String {
 }
 
 #[test]
-fn heads_before_the_answer_pass_and_heads_alone() {
+fn informational_responses_and_responses_to_head_are_forwarded() {
     if !tools::have(&["gtlsclient"]) {
         return;
     }
@@ -192,14 +192,14 @@ fn heads_before_the_answer_pass_and_heads_alone() {
     assert_eq!(origin.requests()[1].words()[0], "HEAD");
 }
 
-/// What a client may not do, by the code with which its stream is reset (`Ok`) or the connection ends.
+/// Protocol violations of a client, with the code that resets the stream (`Ok`) or closes the connection.
 fn wrongs() -> Vec<(&'static str, Value, Result<u64, u64>)> {
     let request =
         |headers: Value| json!([{ "ask": { "headers": headers } }, { "await": [0, "end"] }]);
     let raw = |hex: &str, end: bool| json!([{ "raw": hex, "end": end }, { "await": [0, "end"] }]);
     let uni = |hex: &str, end: bool| json!([{ "uni": hex, "end": end }, { "closed": true }]);
     let control = |hex: &str| json!([{ "control": hex }, { "closed": true }]);
-    // GET / of the host a, and trailers with one field.
+    // GET / for the host a, and trailers with one field.
     let (get, trailers) = ("01080000d1d7500161c1", "0106000021780131");
     let behind = |frame: &str| raw(&format!("{get}{trailers}{frame}"), true);
     vec![
@@ -240,7 +240,7 @@ fn wrongs() -> Vec<(&'static str, Value, Result<u64, u64>)> {
 }
 
 #[test]
-fn what_may_not_be_said_is_answered_with_the_right_code_and_goes_no_further() {
+fn protocol_violations_get_the_right_code_and_are_not_forwarded() {
     if !have_aioquic() {
         return;
     }
@@ -256,11 +256,11 @@ fn what_may_not_be_said_is_answered_with_the_right_code_and_goes_no_further() {
     let reached: Vec<String> =
         origin.requests().iter().map(|request| request.head.clone()).collect();
     assert!(reached.iter().all(|head| head.starts_with("POST /echo")), "{reached:?}");
-    // A pseudo field in trailers: the request is answered with its fault, RFC 9114 §4.1.2.
+    // A pseudo-header in trailers: the response is a 400, RFC 9114 §4.1.2.
     let hex = "01080000d1d7500161c101030000d9";
     let got = tell(&sluice, &json!([{ "raw": hex, "end": true }, { "await": [0, "end"] }]));
     assert_eq!(status(&got["streams"]["0"]), 400, "{got}");
-    // What nobody knows is passed over, and a head that is too large hears so.
+    // Unknown streams and frames are ignored, and a request with too large headers gets a 431.
     let large = "v".repeat(2000);
     let many: Vec<(&str, &str)> = (0..40).map(|_| ("x-large", large.as_str())).collect();
     let got = tell(
@@ -279,7 +279,7 @@ fn what_may_not_be_said_is_answered_with_the_right_code_and_goes_no_further() {
 }
 
 #[test]
-fn a_client_that_gives_up_is_given_up_on() {
+fn a_cancelled_request_ends_only_its_own_stream() {
     if !have_aioquic() {
         return;
     }
@@ -300,7 +300,7 @@ fn a_client_that_gives_up_is_given_up_on() {
 }
 
 #[test]
-fn a_flood_of_resets_ends_its_own_connection_and_nobody_elses() {
+fn a_flood_of_resets_ends_only_its_own_connection() {
     if !have_aioquic() {
         return;
     }
@@ -318,7 +318,7 @@ fn a_flood_of_resets_ends_its_own_connection_and_nobody_elses() {
 }
 
 #[test]
-fn clients_show_that_they_are_where_they_say_when_many_come_at_once() {
+fn clients_validate_their_address_with_a_retry_under_load() {
     if !have_aioquic() {
         return;
     }
@@ -330,7 +330,7 @@ fn clients_show_that_they_are_where_they_say_when_many_come_at_once() {
 }
 
 #[test]
-fn a_drain_says_goaway_and_lets_requests_finish() {
+fn a_drain_sends_goaway_and_lets_requests_finish() {
     if !have_aioquic() {
         return;
     }
@@ -357,7 +357,7 @@ fn a_drain_says_goaway_and_lets_requests_finish() {
 }
 
 #[test]
-fn a_reload_loses_no_connection_and_its_next_request_sees_the_new_routes() {
+fn a_reload_keeps_connections_and_their_next_request_sees_the_new_routes() {
     if !have_aioquic() {
         return;
     }
@@ -377,18 +377,18 @@ fn a_reload_loses_no_connection_and_its_next_request_sees_the_new_routes() {
     let got = client.end();
     assert_eq!(got["streams"]["0"]["text"], "waited\n", "{got}");
     assert_eq!(status(&got["streams"]["4"]), 418, "{got}");
-    // Those who come later meet the new listener, and the same socket.
+    // Later connections get the new listener, on the same socket.
     let later = tell(&sluice, &json!([get("/"), { "await": [0, "end"] }]));
     assert_eq!(status(&later["streams"]["0"]), 418);
     assert_eq!(sluice.metric("sluice_listener_connections_accepted_total", ""), 2);
 }
 
 #[test]
-fn websockets_pass_by_extended_connect() {
+fn websockets_work_over_extended_connect() {
     if !have_aioquic() {
         return;
     }
-    // Answers the handshake, tells the first bytes back, and ends when the client does.
+    // Completes the handshake, echoes the first bytes, and closes when the client does.
     let server = Server::start(|mut stream| {
         let mut reader = BufReader::new(stream.try_clone()?);
         let mut lines = String::new();
@@ -432,7 +432,7 @@ fn websockets_pass_by_extended_connect() {
 }
 
 #[test]
-fn a_client_whose_address_changes_goes_on_whichever_worker_its_new_address_would_go_to() {
+fn a_connection_survives_a_change_of_address_whichever_worker_receives_it() {
     if !have_aioquic() {
         return;
     }
@@ -482,15 +482,15 @@ fn chains_are_chosen_by_name_before_the_handshake() {
             Client::start(&sluice, "web", name, &json!([get("/"), { "await": [0, "end"] }])).end();
         assert_eq!(status(&got["streams"]["0"]), expected, "{name}: {got}");
     }
-    // Nobody serves it, and it hears so at once.
+    // No chain serves it, and the client is refused at once.
     let client = Client::start(&sluice, "web", "other.example", &json!([]));
     assert!(!client.succeeds());
     sluice.record_of("chain.unmatched");
 }
 
-/// Two that end QUIC, under one name each, and one in front of them that does not.
+/// Two Sluices that terminate QUIC, under one name each, and one in front of them that does not.
 fn passed_through(origin: &Origin, echo: &UdpServer, workers: u16) -> (Running, Running, Running) {
-    // Flows do not end with their connections: they are idle at last, which is not waited for.
+    // Flows do not end with their connections but when they are idle, which the test does not wait for.
     let kit = Sluice::new().workers(workers).expect_warning("the drain deadline has come");
     let authority = Authority::new(kit.folder());
     let end = |name: &str| {
@@ -519,7 +519,7 @@ fn passed_through(origin: &Origin, echo: &UdpServer, workers: u16) -> (Running, 
 }
 
 #[test]
-fn quic_is_passed_through_by_name_and_keeps_its_way_when_clients_move() {
+fn quic_is_passed_through_by_name_and_survives_client_migration() {
     if !have_aioquic() {
         return;
     }
@@ -541,7 +541,7 @@ fn quic_is_passed_through_by_name_and_keeps_its_way_when_clients_move() {
         for inner in [&one, &two] {
             assert_eq!(inner.metric("sluice_listener_connections_accepted_total", ""), 1);
         }
-        // A hello that takes two packets, for its key exchange is post-quantum: our own.
+        // A hello that takes two packets because of its post-quantum key exchange: our own.
         let front = Sluice::new().start(&format!(
             "listeners: [{{ name: web, address: 127.0.0.1:0, http: main }}]\n\
              routes: {{ main: [{{ hosts: \"*\", rules: [{{ cluster: up }}] }}] }}\n\
@@ -551,7 +551,7 @@ fn quic_is_passed_through_by_name_and_keeps_its_way_when_clients_move() {
         ));
         assert_eq!(origin::get(front.addr("web"), "a", "/bytes/3").body, b"xxx");
         assert_eq!(two.metric("sluice_listener_connections_accepted_total", ""), 2);
-        // What is no QUIC goes by its addresses.
+        // Datagrams that are not QUIC are routed by their addresses.
         let client = udp_client();
         client.send_to(b"hello", outer.addr("web")).unwrap();
         let mut answer = [0; 64];
@@ -561,7 +561,7 @@ fn quic_is_passed_through_by_name_and_keeps_its_way_when_clients_move() {
 }
 
 #[test]
-fn loss_reordering_and_rebinding_on_the_path_stall_nothing() {
+fn transfers_survive_loss_reordering_and_rebinding_on_the_path() {
     if !have_aioquic() {
         return;
     }

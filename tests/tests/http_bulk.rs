@@ -1,4 +1,4 @@
-//! HTTP with bodies that are far larger than anything that may hold them.
+//! HTTP with bodies far larger than any buffer.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
@@ -11,11 +11,11 @@ use sluice_tests::h3::configuration;
 /// Bytes of each body.
 const BODY: u64 = 1 << 30;
 
-/// What the process may grow by while gibibytes pass through it.
+/// The allowed memory growth of the process while gibibytes pass through it.
 const GROWTH: i64 = 24 << 20;
 
-/// Takes what is sent, in whichever framing, and answers with how much that was; a GET is answered with
-/// [`BODY`] bytes, chunked where the path says so.
+/// Reads a body in any framing and responds with its size; responds to a GET with [`BODY`] bytes, chunked if the path
+/// asks for it.
 fn serve(stream: TcpStream) -> io::Result<()> {
     let mut reader = BufReader::with_capacity(1 << 16, stream);
     loop {
@@ -95,7 +95,7 @@ fn a_gibibyte_passes_both_ways_at_constant_memory() {
             assert_eq!(size, BODY.to_string(), "{version}{path}");
         }
         assert_eq!(curl("/", &["-T", &file]), BODY.to_string(), "{version}");
-        // HTTP/2 knows no chunks.
+        // HTTP/2 has no chunked coding.
         if old {
             let chunked = curl("/", &["-T", &file, "-H", "transfer-encoding: chunked"]);
             assert_eq!(chunked, BODY.to_string(), "in chunks");
@@ -111,7 +111,7 @@ fn a_gibibyte_passes_over_http3_at_constant_memory() {
         return;
     }
     let origin = Server::start(serve);
-    // One speaks HTTP/3 to the next, so that both roles are seen.
+    // One Sluice speaks HTTP/3 to another, so that both roles are covered.
     let kit = Sluice::new().workers(1);
     Authority::new(kit.folder()).issue("web", &["web.test"]);
     let inner = kit.start(&configuration("web", origin.addr(), "true"));
@@ -136,14 +136,14 @@ fn a_gibibyte_passes_over_http3_at_constant_memory() {
     }
 }
 
-/// The most memory that a process ever had, in bytes.
+/// The peak memory of a process, in bytes.
 fn highest(sluice: &Running) -> i64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", sluice.pid())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     line.trim().trim_end_matches(" kB").parse::<i64>().unwrap() << 10
 }
 
-/// A file of [`BODY`] bytes that takes no room.
+/// A sparse file of [`BODY`] bytes.
 fn zeros(sluice: &Running) -> String {
     let file = sluice.folder().join("zeros");
     std::fs::File::create(&file).unwrap().set_len(BODY).unwrap();

@@ -1,4 +1,4 @@
-//! Hostile clients and endpoints over HTTP: what they send costs them, and nobody else.
+//! Hostile HTTP clients and endpoints: their traffic harms only themselves.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeSet;
@@ -26,7 +26,7 @@ fn web(http: &str, rules: &str, endpoint: impl ToString, cluster: &str) -> Strin
     )
 }
 
-/// What a client of HTTP/2 says to open a tunnel for WebSocket, RFC 8441.
+/// The header fields with which an HTTP/2 client opens a WebSocket tunnel, RFC 8441.
 const WEBSOCKET: [(&str, &str); 5] = [
     (":method", "CONNECT"),
     (":protocol", "websocket"),
@@ -35,15 +35,15 @@ const WEBSOCKET: [(&str, &str); 5] = [
     (":path", "/x"),
 ];
 
-/// Reads a request head; empty at the end of the connection.
+/// Reads request headers; empty at the end of the connection.
 fn read_head(reader: &mut impl io::BufRead) -> io::Result<String> {
     let mut head = String::new();
     while !head.ends_with("\r\n\r\n") && reader.read_line(&mut head)? > 0 {}
     Ok(head)
 }
 
-/// An endpoint that answers at once and then reads the body that a head states, as servers do that refuse a
-/// request early. Each answer says what was asked for.
+/// An endpoint that responds immediately and then reads the declared body, as servers do that refuse a request early.
+/// Each response contains the request line.
 fn early() -> Server {
     Server::start(|mut stream| {
         let mut reader = BufReader::new(stream.try_clone()?);
@@ -61,8 +61,8 @@ fn early() -> Server {
     })
 }
 
-/// CONNECT of another protocol has no body, whatever `content-length` says: the endpoint must not wait for one
-/// and take the next client's request for it.
+/// An extended CONNECT has no body, whatever `content-length` declares: the endpoint must not wait for one and take the
+/// next client's request for it.
 #[test]
 fn connect_with_a_length_does_not_swallow_the_next_request() {
     let server = early();
@@ -86,7 +86,7 @@ fn connect_with_a_length_does_not_swallow_the_next_request() {
     }
 }
 
-/// A refused upgrade leaves a connection that the endpoint may read in another way: it is not used again.
+/// After a refused upgrade the endpoint may read the connection differently than we do: it is not reused.
 #[test]
 fn a_connection_on_which_an_upgrade_was_refused_is_closed() {
     let server = early();
@@ -101,7 +101,7 @@ fn a_connection_on_which_an_upgrade_was_refused_is_closed() {
     assert_eq!(server.accepted(), 2, "one for the upgrade, one for both others");
 }
 
-/// An endpoint of HTTP/1 that answers each request with `answer`.
+/// An HTTP/1 endpoint that responds to each request with `answer`.
 fn answering(answer: String) -> Server {
     Server::start(move |mut stream| {
         let mut reader = BufReader::new(stream.try_clone()?);
@@ -113,7 +113,7 @@ fn answering(answer: String) -> Server {
 }
 
 #[test]
-fn a_switch_to_what_was_not_asked_for_is_refused() {
+fn a_switch_to_an_unrequested_protocol_is_refused() {
     let asked = "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
     for upgrade in ["h2c", "websocket, h2c", "", &"w".repeat(5_000)] {
         let head =
@@ -125,11 +125,11 @@ fn a_switch_to_what_was_not_asked_for_is_refused() {
     }
 }
 
-/// A connection of HTTP/2 as an endpoint sees it.
+/// An HTTP/2 connection as seen by an endpoint.
 struct Endpoint2(TcpStream);
 
 impl Endpoint2 {
-    /// Takes the preface and greets.
+    /// Reads the preface and sends SETTINGS.
     fn handshake(mut stream: TcpStream) -> io::Result<Self> {
         let mut preface = [0; 24];
         stream.read_exact(&mut preface)?;
@@ -138,7 +138,7 @@ impl Endpoint2 {
         Ok(Self(stream))
     }
 
-    /// Waits for the head of a request; its stream.
+    /// Waits for the headers of a request; returns its stream.
     fn request(&mut self) -> io::Result<u32> {
         loop {
             let mut head = [0; 9];
@@ -163,7 +163,7 @@ impl Endpoint2 {
 }
 
 #[test]
-fn no_endpoint_of_http2_switches_a_client_of_http1_to_bytes() {
+fn an_http2_endpoint_cannot_switch_an_http1_client_to_raw_bytes() {
     let server = Server::start(|stream| {
         let mut endpoint = Endpoint2::handshake(stream)?;
         loop {
@@ -178,7 +178,7 @@ fn no_endpoint_of_http2_switches_a_client_of_http1_to_bytes() {
 }
 
 #[test]
-fn a_host_that_a_header_names_is_a_host() {
+fn a_host_taken_from_a_header_must_be_valid() {
     let server = Origin::start("a");
     let rule = "{ cluster: up, connect: true, rewrite: { host_header: x-host } }";
     let sluice = Sluice::new().start(&web("", rule, server.addr(), ""));
@@ -200,7 +200,7 @@ fn a_host_that_a_header_names_is_a_host() {
 }
 
 #[test]
-fn a_rewrite_cannot_lead_out_of_its_folder() {
+fn a_rewrite_cannot_escape_its_prefix() {
     let server = Origin::start("a");
     let rules = "{ match: { path: { starts_with: /img } }, cluster: up, rewrite: { replace_prefix: /static/ } }, \
                  { match: { path: { starts_with: /old } }, redirect: { replace_prefix: /new/ } }";
@@ -215,7 +215,7 @@ fn a_rewrite_cannot_lead_out_of_its_folder() {
 }
 
 #[test]
-fn a_redirect_to_a_clean_path_stays_on_its_host() {
+fn a_redirect_to_a_normalised_path_stays_on_its_host() {
     let sluice = Sluice::new().start(&web(
         ", path: { escaped_slashes: redirect }",
         "{ cluster: up }",
@@ -228,9 +228,9 @@ fn a_redirect_to_a_clean_path_stays_on_its_host() {
     }
 }
 
-/// What a client writes to the left cannot hide what the trusted hop wrote to the right.
+/// Bytes that a client puts to the left cannot hide what the trusted hop wrote to the right.
 #[test]
-fn bytes_of_a_client_do_not_make_it_the_hop_in_front() {
+fn a_client_cannot_pose_as_the_trusted_hop() {
     let rules = "{ match: { source: 127.0.0.0/8 }, respond: { body: inner } }, { match: { path: /never }, cluster: up }, { respond: { body: outer } }";
     let sluice = Sluice::new().start(&web(", trusted_hops: 1", rules, "127.0.0.1:1", ""));
     for (left, hop, seen) in [
@@ -251,7 +251,7 @@ fn bytes_of_a_client_do_not_make_it_the_hop_in_front() {
 }
 
 #[test]
-fn a_client_of_http2_cannot_say_what_http1_would_read_in_another_way() {
+fn an_http2_client_cannot_send_what_http1_would_read_differently() {
     let server = Origin::start("a");
     let sluice = Sluice::new().start(&web("", "{ cluster: up }", server.addr(), ""));
     let mut client = H2::connect(sluice.addr("web"));
@@ -263,7 +263,7 @@ fn a_client_of_http2_cannot_say_what_http1_would_read_in_another_way() {
     assert!(server.requests().is_empty());
 }
 
-/// A Sluice that speaks every version in TLS, in front of `origin`: the endpoint of another.
+/// A Sluice that speaks every version over TLS, in front of `origin`: the endpoint of another Sluice.
 fn inner(origin: &Origin) -> Running {
     let kit = Sluice::new();
     Authority::new(kit.folder()).issue("own", &["own.test"]);
@@ -276,7 +276,7 @@ fn inner(origin: &Origin) -> Running {
     ))
 }
 
-/// A client of HTTP/2 that gives its streams room for nothing.
+/// An HTTP/2 client that grants its streams an empty window.
 fn reads_nothing(address: SocketAddr) -> H2 {
     let mut client = H2::silent(address);
     client.send(PREFACE);
@@ -284,9 +284,9 @@ fn reads_nothing(address: SocketAddr) -> H2 {
     client
 }
 
-/// Streams of many clients share a connection to an endpoint. Those that nobody reads stop for themselves.
+/// Streams of many clients share a connection to an endpoint. Streams that are not read stall only themselves.
 #[test]
-fn clients_that_read_nothing_do_not_stop_others_on_the_same_endpoint() {
+fn clients_that_do_not_read_do_not_stall_others_on_the_same_endpoint() {
     let origin = Origin::start("a");
     let inner = inner(&origin);
     let tls =
@@ -304,21 +304,21 @@ fn clients_that_read_nothing_do_not_stop_others_on_the_same_endpoint() {
             let stream = 2 * n + 1;
             stalled.headers(stream, &get("a", "/bytes/1000000"), true);
             stalled.until("a head", |f| f.stream == stream && f.kind == kind::HEADERS);
-            // What the endpoint can send ahead has come when the next answer has.
+            // Once the next response has arrived, so has everything that the endpoint can send in advance.
             let body = Client::connect(sluice.addr("web")).get("b", "/bytes/300000").body;
             assert_eq!(body.len(), 300_000, "{version}, behind {} stalled streams", n + 1);
         }
     }
 }
 
-/// The same from the other side: users behind one connection, whose uploads go to a slow endpoint and to a fast one.
+/// The opposite direction: users behind one connection, whose uploads go to a slow endpoint and to a fast one.
 #[test]
-fn uploads_that_nobody_reads_do_not_stop_others_on_the_same_connection() {
-    // It reads the head of a request, and then nothing.
+fn unread_uploads_do_not_stall_others_on_the_same_connection() {
+    // Reads the headers of a request, and nothing more.
     let slow = Server::start(|stream| {
         let mut reader = BufReader::with_capacity(64, stream.try_clone()?);
         read_head(&mut reader)?;
-        // Until the other side gives up.
+        // Until the peer gives up.
         std::thread::park();
         Ok(())
     });
@@ -339,11 +339,11 @@ fn uploads_that_nobody_reads_do_not_stop_others_on_the_same_connection() {
     let post =
         |host| [(":method", "POST"), (":scheme", "http"), (":authority", host), (":path", "/echo")];
     let (piece, window) = (vec![b'x'; 16_000], 256 << 10);
-    // The first takes the only connection to its endpoint; those behind it wait for their turn.
+    // The first request takes the only connection to its endpoint; those behind it wait for their turn.
     client.headers(1, &post("slow"), true);
     let mut stream = 3;
     for _ in 0..5 {
-        // As much as the stream may send ahead.
+        // As much as the stream may send in advance.
         client.headers(stream, &post("slow"), false);
         for _ in 0..window / piece.len() {
             client.send(frame(kind::DATA, 0, stream, &piece));
@@ -359,7 +359,7 @@ fn uploads_that_nobody_reads_do_not_stop_others_on_the_same_connection() {
 }
 
 #[test]
-fn a_head_has_at_most_so_many_fields_in_every_version() {
+fn the_number_of_headers_is_limited_in_every_version() {
     let origin = Origin::start("a");
     let kit = Sluice::new();
     Authority::new(kit.folder()).issue("own", &["own.test"]);
@@ -378,7 +378,7 @@ fn a_head_has_at_most_so_many_fields_in_every_version() {
         let mut client = H2::connect(sluice.addr("web"));
         client.headers(1, &[get("a", "/head"), vec![("x", "1"); count]].concat(), true);
         let answer = client.until("an answer", |f| f.stream == 1 && f.kind == kind::HEADERS);
-        // 200 is one byte, RFC 7541 appendix A.
+        // Status 200 is one byte, RFC 7541 appendix A.
         assert_eq!(answer.payload[0] == 0x88, status == 200);
         let ca = sluice.folder().join("ca.pem");
         let answer = http3::run(&ca, None, async |client| {
@@ -389,7 +389,7 @@ fn a_head_has_at_most_so_many_fields_in_every_version() {
     }
 }
 
-/// Frames that ask for nothing and bring nothing: whoever sends them without end loses its connection.
+/// Frames without purpose or progress: a client that sends them endlessly loses its connection.
 #[test]
 fn frames_without_progress_end_their_connection() {
     let origin = Origin::start("a");
@@ -404,7 +404,7 @@ fn frames_without_progress_end_their_connection() {
     ] {
         let mut client = H2::connect(sluice.addr("web"));
         let many = one.repeat(100);
-        // It fails when the connection has been reset; before, the frames must run out.
+        // Fails once the connection has been reset; before that, the flood must end it.
         let ended = (0..1000).any(|_| client.try_send(&many).is_err());
         let calm =
             std::iter::from_fn(|| client.read()).any(|f| f.kind == kind::GOAWAY && f.code() == 11);
@@ -414,15 +414,15 @@ fn frames_without_progress_end_their_connection() {
     }
 }
 
-/// Pings are answered, but are no use of the connection.
+/// PINGs are acknowledged, but do not count as activity.
 #[test]
-fn a_client_of_http2_that_only_pings_is_idle() {
+fn an_http2_client_that_only_pings_is_idle() {
     let origin = Origin::start("a");
     let sluice =
         Sluice::new().start(&web(", idle_timeout: 300ms", "{ cluster: up }", origin.addr(), ""));
     let mut client = H2::connect(sluice.addr("web"));
     let ping = frame(kind::PING, 0, 0, b"12345678");
-    // A ping each 50 ms, and on to the end of the connection when it hears that no more is taken.
+    // Sends a PING every 50 ms; after a GOAWAY, reads to the end of the connection.
     let heard = |client: &mut H2| client.read().is_none_or(|frame| frame.kind == kind::GOAWAY);
     while client.try_send(&ping).is_ok() && !heard(&mut client) {
         std::thread::sleep(Duration::from_millis(50));
@@ -432,9 +432,9 @@ fn a_client_of_http2_that_only_pings_is_idle() {
     sluice.record_of("http.idle");
 }
 
-/// One client's pipeline of requests does not hold up the others of its worker.
+/// The pipelined requests of one client do not hold up the other clients of its worker.
 #[test]
-fn a_pipeline_leaves_others_their_turn() {
+fn a_pipeline_does_not_starve_other_connections() {
     let sluice = Sluice::new().workers(1).start(&web(
         "",
         "{ match: { path: /never }, cluster: up }, { respond: { body: here } }",
@@ -449,10 +449,10 @@ fn a_pipeline_leaves_others_their_turn() {
     }
 }
 
-/// Two hosts on one listener, of which one asks its clients for certificates, and one table of routes for both: who
-/// connects to the open one must not get at the guarded one by naming it in a request.
+/// Two hosts on one listener, one of which requires client certificates, with one route table for both: a client
+/// connected to the open host must not reach the guarded one by naming it in a request.
 #[test]
-fn a_guarded_host_is_not_reached_through_the_connection_of_an_open_one() {
+fn a_guarded_host_is_not_reachable_over_the_connection_of_an_open_one() {
     if !tools::have(&["curl"]) {
         return;
     }
@@ -490,7 +490,7 @@ fn a_guarded_host_is_not_reached_through_the_connection_of_an_open_one() {
     }
     let statuses = http3::run(&ca, None, async |client| {
         let mut statuses = Vec::new();
-        // The second connection resumes the session of the first.
+        // The later connections resume the session of the first.
         for host in ["public.test", "admin.test", "ADMIN.TEST", "public.test"] {
             let connection = client.connect(edge, "public.test").await?.asking_for(host);
             statuses.push(connection.ask("GET", "/").await?.status);
@@ -505,16 +505,16 @@ fn a_guarded_host_is_not_reached_through_the_connection_of_an_open_one() {
     sluice.record_of("http.misdirected");
 }
 
-/// A cluster whose endpoint is the listener that leads to it: a request goes round a few times and no more.
+/// A cluster whose endpoint is the listener that leads to it: a request makes a few rounds and no more.
 #[test]
-fn a_request_that_goes_round_is_cut() {
+fn a_request_in_a_loop_is_cut() {
     for version in ["http1", "http2"] {
         let kit = Sluice::new().workers(1).expect_warning("[::1]");
-        // It is not known before it listens where it will.
+        // The listener's port is not known until it listens.
         let first = web("", "{ cluster: up }", "127.0.0.1:1", &format!(", protocol: {version}"));
         let sluice = kit.start(&first);
         let own = sluice.addr("web");
-        // Where names lead is known only at run time; addresses are checked.
+        // Names are resolved only at run time; addresses are checked in advance.
         let looped = first.replace("127.0.0.1:1\"", &format!("localhost:{}\"", own.port()));
         assert_eq!(sluice.reload(&looped), "applied");
         wait::until("the name is resolved and the loop is cut", || {
@@ -522,23 +522,23 @@ fn a_request_that_goes_round_is_cut() {
         });
         let record = sluice.record_of("local.loop");
         assert_eq!(record["detail"], "it has passed 8 of our listeners (own_hops)");
-        // A client's own word on it cuts nobody's requests but its own.
+        // A client that forges the header only cuts off its own requests.
         let asked = format!("GET / HTTP/1.1\r\nHost: a\r\nX-Sluice-Hops: {}\r\n\r\n", u64::MAX);
         assert_eq!(Client::connect(own).ask(&asked).status(), 508);
     }
 }
 
-/// Kibibytes of memory that a process has in use.
+/// The resident memory of a process, in KiB.
 fn resident(pid: u32) -> usize {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
-/// Answers that nobody reads lie in buffers that count: over a thousand streams they come to the limit and no further,
-/// and are there for others when the clients have gone.
+/// Unread responses are held in accounted buffers: a thousand streams fill them up to the limit and no further, and the
+/// buffers are available to others again once the clients are gone.
 #[test]
-fn answers_that_nobody_reads_are_held_up_to_the_limit() {
+fn unread_responses_are_buffered_up_to_the_limit() {
     let origin = Origin::start("a");
     let limits = "limits: { worker_buffer_bytes: 4MiB }\n";
     let rules = web("", "{ cluster: up }", origin.addr(), "");

@@ -1,4 +1,4 @@
-//! Routes, filters and the router: where requests go and what happens on the way.
+//! Routes, filters and the router: where requests go, and what happens on the way.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::time::Duration;
@@ -11,7 +11,7 @@ fn get(sluice: &sluice_testkit::Running, host: &str, path: &str) -> origin::Mess
     origin::get(sluice.addr("web"), host, path)
 }
 
-/// A Sluice some of whose clusters may be unused.
+/// Starts a Sluice that may have unused clusters.
 fn start(yaml: &str) -> sluice_testkit::Running {
     Sluice::new().expect_warning("nothing leads to").start(yaml)
 }
@@ -29,7 +29,7 @@ fn web(a: &Origin, b: &Origin, filters: &str, routes: &str) -> String {
 }
 
 #[test]
-fn rules_match_on_everything_and_the_first_wins() {
+fn rules_match_on_every_attribute_and_the_first_wins() {
     let (a, b) = (Origin::start("a"), Origin::start("b"));
     let sluice = start(&web(
         &a,
@@ -64,7 +64,7 @@ fn rules_match_on_everything_and_the_first_wins() {
         (line("GET /below/x", ""), "a"),
         (line("POST /belowx", "Content-Length: 0\r\n"), "a"),
         (line("GET /v12/x", ""), "b"),
-        // A regex matches the whole path.
+        // A regex matches the full path.
         (line("GET /x/v12/x", ""), "a"),
         (line("GET /users/7/cart", ""), "b"),
         (line("GET /users/7/8/cart", ""), "a"),
@@ -89,7 +89,7 @@ fn rules_match_on_everything_and_the_first_wins() {
 }
 
 #[test]
-fn redirects_answers_and_rewrites() {
+fn redirects_fixed_responses_and_rewrites() {
     let (a, b) = (Origin::start("a"), Origin::start("b"));
     let sluice = start(&web(
         &a,
@@ -121,7 +121,7 @@ fn redirects_answers_and_rewrites() {
 }
 
 #[test]
-fn a_split_follows_its_weights_and_a_runtime_value_moves_it() {
+fn a_split_follows_its_weights_and_a_runtime_value_overrides_it() {
     let (a, b) = (Origin::start("a"), Origin::start("b"));
     let sluice = start(&web(
         &a,
@@ -145,7 +145,7 @@ fn a_split_follows_its_weights_and_a_runtime_value_moves_it() {
 }
 
 #[test]
-fn a_runtime_value_moves_a_limit_while_it_holds() {
+fn a_runtime_value_overrides_a_limit_while_it_is_set() {
     let (a, b) = (Origin::start("a"), Origin::start("b"));
     let filters = "rate_limit: { requests: 1000/m, burst: 1000, runtime: shop.rate }";
     let sluice = start(&web(
@@ -165,7 +165,7 @@ fn a_runtime_value_moves_a_limit_while_it_holds() {
     };
     let mut client = Client::connect(sluice.addr("web"));
     assert_eq!(client.get("x", "/").status(), 200);
-    // Nothing passes, whatever the bucket holds.
+    // At zero nothing passes, whatever the bucket contains.
     set("key=shop.rate&value=0");
     let refused = client.get("x", "/");
     assert_eq!((refused.status(), refused.value("retry-after")), (429, "61"));
@@ -176,7 +176,7 @@ fn a_runtime_value_moves_a_limit_while_it_holds() {
 }
 
 #[test]
-fn requests_at_a_removed_endpoint_do_as_the_cluster_says() {
+fn requests_at_a_removed_endpoint_follow_the_cluster_policy() {
     for (policy, retried) in [("close", false), ("{ drain: 50ms }", true), ("keep", false)] {
         let (a, b) = (Origin::start("a"), Origin::start("b"));
         let attempts = if retried { 2 } else { 1 };
@@ -192,7 +192,7 @@ fn requests_at_a_removed_endpoint_do_as_the_cluster_says() {
         let mut client = Client::connect(sluice.addr("web"));
         client.send("GET /wait HTTP/1.1\r\nhost: x\r\n\r\n");
         wait::until("the request to arrive", || (!a.requests().is_empty()).then_some(()));
-        // Whoever asks the new one is not kept waiting.
+        // The new endpoint does not keep the request waiting.
         b.release();
         assert_eq!(sluice.reload(&to(&b)), "applied");
         match policy {
@@ -216,7 +216,7 @@ fn requests_at_a_removed_endpoint_do_as_the_cluster_says() {
 }
 
 #[test]
-fn paths_are_made_normal_before_anybody_looks() {
+fn paths_are_normalised_before_matching() {
     let (a, b) = (Origin::start("a"), Origin::start("b"));
     let sluice = start(&web(
         &a,
@@ -238,7 +238,7 @@ fn paths_are_made_normal_before_anybody_looks() {
 }
 
 #[test]
-fn filters_of_the_chain_and_settings_of_a_rule() {
+fn filters_of_a_chain_combine_with_settings_of_a_rule() {
     let (a, b) = (Origin::start("a"), Origin::start("b"));
     let filters = r#"request_id: { respond: true }, health_check: {}, buffer: { max: 1KiB }, set_headers: { response: { x-edge: "1" } }"#;
     let filters = filters.split("}, ").collect::<Vec<_>>();
@@ -284,7 +284,7 @@ fn filters_of_the_chain_and_settings_of_a_rule() {
             "PUT {path} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{size:x}\r\n{body}\r\n0\r\n\r\n"
         ))
     };
-    // What was held goes on with a length; what is too large goes nowhere.
+    // A buffered body is forwarded with a length; one that is too large is not forwarded.
     assert_eq!(chunked("/echo", "abc").status(), 200);
     assert_eq!(a.requests().pop().unwrap().value("content-length"), "3");
     let large = "x".repeat(2000);
@@ -316,7 +316,7 @@ fn filters_of_the_chain_and_settings_of_a_rule() {
 }
 
 #[test]
-fn error_pages_replace_what_people_see() {
+fn error_pages_replace_error_responses() {
     let (a, b) = (Origin::start("a"), Origin::start("b"));
     let filters = r#"{ error_pages: { pages: { 503: "sorry %RESPONSE_CODE%", 4xx: "no" } } }"#;
     let sluice = start(&web(
@@ -335,7 +335,7 @@ fn error_pages_replace_what_people_see() {
     sluice.record_of("upstream.reset");
 }
 
-/// One route to both origins.
+/// A configuration with one route to both origins.
 fn both(a: &Origin, b: &Origin, cluster: &str, rule: &str) -> String {
     format!(
         "listeners: [{{ name: web, address: 127.0.0.1:0, http: main }}]\n\
@@ -347,12 +347,12 @@ fn both(a: &Origin, b: &Origin, cluster: &str, rule: &str) -> String {
 }
 
 #[test]
-fn what_failed_is_tried_again_elsewhere_as_the_rule_says() {
+fn failed_requests_are_retried_elsewhere_as_configured() {
     let (a, b) = (Origin::start("a"), Origin::start("b"));
     let retry = ", retry: { when: [gateway_error, reset], attempts: 4, backoff: 1ms }, timeout: { per_try: 5s }";
     let sluice = Sluice::new().workers(1).start(&both(&a, &b, "", retry));
     let mut client = Client::connect(sluice.addr("web"));
-    // Each origin fails once; a body that was kept is sent again whole.
+    // Each origin fails once; the buffered body is sent again in full.
     let answer = client.ask("POST /flaky/1 HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello");
     assert_eq!(answer.status(), 200);
     let record = sluice.record("the request", |record| record["kind"] == "request");
@@ -360,16 +360,16 @@ fn what_failed_is_tried_again_elsewhere_as_the_rule_says() {
     assert_eq!(attempts.len(), 3, "{attempts:?}");
     assert!(attempts[0].as_str().unwrap().contains("route.retried"), "{attempts:?}");
     assert!(a.requests().iter().chain(&b.requests()).all(|request| request.text() == "hello"));
-    // Whoever is reset everywhere hears of it once, with every attempt in the record.
+    // A request that is reset everywhere fails once, with every attempt in the record.
     assert_eq!(client.get("a", "/reset").status(), 503);
     let record = sluice.record_of("route.retries_exhausted");
-    // A kept connection that ends without a word is tried again beside those that the rule allows.
+    // A pooled connection that closes without a response is retried in addition to the attempts that the rule allows.
     assert!(record["upstream_request_attempt_count"].as_u64().unwrap() >= 4, "{record}");
     assert_eq!(sluice.metric("sluice_cluster_retries_total", "made"), 2 + 3);
 }
 
 #[test]
-fn what_may_have_taken_effect_is_not_tried_again_by_itself() {
+fn a_request_that_may_have_taken_effect_is_not_retried_by_default() {
     let (a, b) = (Origin::start("a"), Origin::start("b"));
     let sluice = Sluice::new().workers(1).start(&both(&a, &b, "", ""));
     let mut client = Client::connect(sluice.addr("web"));
@@ -379,7 +379,7 @@ fn what_may_have_taken_effect_is_not_tried_again_by_itself() {
 }
 
 #[test]
-fn an_endpoint_that_is_not_there_is_passed_over() {
+fn an_endpoint_that_refuses_connections_is_skipped() {
     let (a, b) = (Origin::start("a"), Origin::start("b"));
     let gone = b.addr();
     drop(b);
@@ -399,8 +399,8 @@ fn an_endpoint_that_is_not_there_is_passed_over() {
 }
 
 #[test]
-fn a_kept_connection_that_died_is_not_used() {
-    // Answers one request per connection and closes without a word of it.
+fn a_dead_pooled_connection_is_not_used() {
+    // Responds to one request per connection and closes without announcing it.
     let server = Server::start(|mut stream| {
         let mut reader = std::io::BufReader::new(stream.try_clone()?);
         let message = origin::read_message(&mut reader, false)?;
@@ -424,7 +424,7 @@ fn a_kept_connection_that_died_is_not_used() {
 }
 
 #[test]
-fn time_outs_end_what_takes_too_long() {
+fn timeouts_end_slow_requests() {
     let (a, b) = (Origin::start("a"), Origin::start("b"));
     let sluice = start(&web(
         &a,
@@ -453,7 +453,7 @@ fn time_outs_end_what_takes_too_long() {
 }
 
 #[test]
-fn an_endpoint_that_keeps_failing_is_put_aside() {
+fn an_endpoint_that_keeps_failing_is_ejected() {
     let (a, b) = (Origin::start("a"), Origin::start("b"));
     let outlier = ", outlier: { consecutive_5xx: 3, ejection: 1h }";
     let sluice = Sluice::new()
@@ -468,14 +468,14 @@ fn an_endpoint_that_keeps_failing_is_put_aside() {
         let endpoints = sluice.items("/clusters")[0]["endpoints"].clone();
         endpoints.as_array().unwrap().iter().filter(|e| e["ejected"] == true).count()
     };
-    // One of two may be aside, and the other then takes everything.
+    // One of two may be ejected, and the other then serves everything.
     wait::until("an ejection", || (ejected() == 1).then_some(()));
     let first = client.get("a", "/").value("x-origin").to_owned();
     assert!((0..5).all(|_| client.get("a", "/").value("x-origin") == first));
 }
 
 #[test]
-fn bounds_of_a_cluster_hold() {
+fn cluster_limits_are_enforced() {
     let (a, b) = (Origin::start("a"), Origin::start("b"));
     let limits = ", limits: { requests: 1 }";
     let sluice = Sluice::new().workers(1).start(&both(&a, &b, limits, ""));
@@ -529,7 +529,7 @@ fn sticky_cookies_and_hashes_keep_a_client_at_its_endpoint() {
 }
 
 #[test]
-fn new_routes_reach_the_next_request_of_an_old_connection() {
+fn new_routes_apply_to_the_next_request_on_an_open_connection() {
     let (a, b) = (Origin::start("a"), Origin::start("b"));
     let to = |cluster: &str| {
         web(&a, &b, "", &format!("    - {{ hosts: \"*\", rules: [{{ cluster: {cluster} }}] }}"))
@@ -542,7 +542,7 @@ fn new_routes_reach_the_next_request_of_an_old_connection() {
 }
 
 #[test]
-fn the_admin_pages_say_which_rule_a_request_would_take() {
+fn the_admin_pages_show_which_rule_a_request_would_match() {
     let (a, b) = (Origin::start("a"), Origin::start("b"));
     let sluice = start(&web(
         &a,
@@ -566,7 +566,7 @@ fn the_admin_pages_say_which_rule_a_request_would_take() {
     assert!(sluice.page("/try?host=other").1.contains("no virtual host"));
     assert_eq!(sluice.items("/routes")[0]["virtual_hosts"][0]["rules"][0]["name"], "posts");
     assert_eq!(sluice.page("/try?hots=x").0, 400);
-    // Records and metrics know the rule by the same name.
+    // Records and metrics use the same name for the rule.
     assert_eq!(get(&sluice, "shop.test", "/x/y").status(), 200);
     let record = sluice.record("the request", |record| record["path"] == "/x/y");
     assert_eq!(record["route_name"], "rest");
@@ -574,7 +574,7 @@ fn the_admin_pages_say_which_rule_a_request_would_take() {
 }
 
 #[test]
-fn checks_by_http_decide_who_is_well() {
+fn http_health_checks_decide_which_endpoints_are_healthy() {
     let (a, b) = (Origin::start("a"), Origin::start("b"));
     let health = ", health: { http: { path: /status/503, expect: 503 }, interval: 50ms, unhealthy_after: 1 }";
     let sluice = Sluice::new().start(&both(&a, &b, health, ""));
@@ -592,7 +592,7 @@ fn checks_by_http_decide_who_is_well() {
     assert_eq!(record["response_code_details"], "no_healthy_upstream");
 }
 
-/// What a reload or a failing endpoint does must not be seen by clients where a retry may hide it.
+/// Clients must not notice a reload or a failing endpoint where a retry may hide it.
 #[test]
 fn reloads_under_load_lose_no_request() {
     let (a, b) = (Origin::start("a"), Origin::start("b"));
@@ -660,7 +660,7 @@ fn header_edits_of_chain_virtual_host_and_rule_add_up() {
     };
     assert_eq!(seen("a", "/"), "deny,host,1,");
     assert_eq!(seen("a", "/adds"), "deny,rule,,");
-    // Values are made of the request as it came, whatever an outer layer set.
+    // Values are built from the request as received, whatever an outer layer has set.
     let request = a.requests().pop().unwrap();
     assert_eq!((request.value("x-a"), request.value("x-b")), ("chain", "-"));
     assert_eq!(seen("a", "/alone"), ",alone,,a");
@@ -670,7 +670,7 @@ fn header_edits_of_chain_virtual_host_and_rule_add_up() {
 }
 
 #[test]
-fn what_a_rule_has_limited_stays_with_it_over_a_reload() {
+fn the_rate_limit_state_of_a_rule_survives_a_reload() {
     let (a, b) = (Origin::start("a"), Origin::start("b"));
     let table = |first: &str| {
         web(
@@ -685,7 +685,7 @@ fn what_a_rule_has_limited_stays_with_it_over_a_reload() {
     let sluice = start(&table(""));
     let status = || get(&sluice, "x", "/limited").status();
     assert_eq!((status(), status()), (200, 429));
-    // Another rule with a limit of its own comes to stand before it.
+    // Another rule with its own limit is inserted before it.
     let other = "        - { name: other, match: { path: /other }, cluster: a, filters: { rate_limit: { requests: 1/h, burst: 5 } } }\n";
     assert_eq!(sluice.reload(&table(other)), "applied");
     assert_eq!(status(), 429);

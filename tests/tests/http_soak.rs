@@ -10,13 +10,13 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use sluice_testkit::peers::Server;
 use sluice_testkit::{Sluice, tools, wait};
 
-/// Requests in all, half of them in HTTP/1 and half in HTTP/2.
+/// The total number of requests, half of them HTTP/1 and half HTTP/2.
 const REQUESTS: u32 = 100_000;
 
 /// Requests between two changes.
 const BETWEEN: u32 = 4000;
 
-/// Answers requests and counts them; hangs up instead while it is down.
+/// Responds to requests and counts them; closes the connection instead while `down` is set.
 fn serve(stream: TcpStream, served: &AtomicU32, down: &AtomicBool) -> io::Result<()> {
     let mut reader = BufReader::new(stream);
     loop {

@@ -1,4 +1,4 @@
-//! Metrics by the conventions of Prometheus.
+//! Metrics follow the Prometheus conventions.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::io::Write as _;
@@ -8,7 +8,7 @@ use sluice_testkit::origin::{self, Client};
 use sluice_testkit::peers::{Server, UdpServer, connect, exchange, udp_client};
 use sluice_testkit::{Authority, Origin, Running, Sluice, tools, wait};
 
-/// A Sluice that has done something of every kind, and its servers.
+/// A Sluice with activity of every kind, and its servers.
 fn busy() -> (Running, (Origin, Server, UdpServer)) {
     let servers = (Origin::start("up"), Server::echo(), UdpServer::echo(""));
     let kit = Sluice::new().expect_warning("reload failed").expect_warning("look-up failed");
@@ -53,7 +53,7 @@ fn busy() -> (Running, (Origin, Server, UdpServer)) {
 }
 
 #[test]
-fn promtool_finds_nothing_to_complain_about() {
+fn promtool_reports_no_problems() {
     if !tools::have(&["promtool", "openssl"]) {
         return;
     }
@@ -95,7 +95,7 @@ fn metrics_carry_the_names_and_labels_that_dashboards_expect() {
     assert!(value("process_virtual_memory_bytes") > value("process_resident_memory_bytes"));
     assert!(value("process_open_fds") > 5.0);
     assert!(value("process_max_fds") > value("process_open_fds"));
-    // The report was written when it had started.
+    // The report is written once Sluice has started.
     let started = std::fs::metadata(sluice.folder().join("report")).unwrap().modified().unwrap();
     let now = started.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
     let recent = |seconds: f64| seconds > now - 3600.0 && seconds <= now + 60.0;
@@ -129,7 +129,7 @@ fn metrics_carry_the_names_and_labels_that_dashboards_expect() {
         value(&format!("sluice_endpoint_healthy{{cluster=\"up\",endpoint=\"{address}\"}}"))
     };
     assert_eq!(up(_servers.0.addr().to_string()), 1.0);
-    // Buckets without a hole: none is more than five times the one before, and none beyond what is watched.
+    // Buckets without gaps: none is more than five times the previous one, and none exceeds 300 seconds.
     let bounds: Vec<f64> = metrics
         .lines()
         .filter(|line| line.starts_with("sluice_cluster_connect_seconds_bucket{cluster=\"echo\""))

@@ -1,6 +1,6 @@
-//! Mistakes that people make in configurations: each is found, and what `check` says about it tells them what to do.
+//! Common mistakes in configurations: each is detected, and the output of `check` explains how to fix it.
 //!
-//! The pages in `tests/messages/` are the whole output; a page is a list of mistakes with a title each.
+//! The pages in `tests/messages/` are the complete output; a page is a list of mistakes with a title each.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fmt::Write as _;
@@ -27,7 +27,7 @@ fn rule(rule: &str) -> String {
     )
 }
 
-/// Every mistake is an error, or a warning, and has a cure in its message or help.
+/// Checks that every mistake causes an error or a warning with a remedy in its message or help.
 #[track_caller]
 fn page(name: &str, mistakes: &[(&str, String)]) {
     let mut text = String::new();
@@ -247,7 +247,7 @@ fn of_addresses_that_lead_back() {
             ),
         ],
     );
-    // Not a loop: another transport, another machine's address, a port of its own.
+    // Not a loop: another transport, the address of another machine, a port of its own.
     let udp =
         relay("").replace("address: 127.0.0.1", "address: udp://127.0.0.1").replace("7002", "7001");
     let udp = format!("{udp}  tcp: {{ endpoints: [127.0.0.1:7001] }}\n").replace(
@@ -265,7 +265,7 @@ fn of_addresses_that_lead_back() {
         let (_, said) = check(&yaml);
         assert!(!said.contains("proxy-loop"), "{said}");
     }
-    // A second pass may take another way.
+    // A second pass may take another path.
     let own = relay("").replace("7002", "7001");
     for way in [
         "filters: [{ deny: [127.0.0.1] }], relay: up",
@@ -279,7 +279,7 @@ fn of_addresses_that_lead_back() {
 }
 
 #[test]
-fn what_is_no_mistake_is_not_warned_of() {
+fn correct_configurations_cause_no_warning() {
     for (rule_of, warned) in [
         ("match: { path: { regex: '^/v1' } }, cluster: up", true),
         ("match: { path: { regex: '^/a\\.b' } }, cluster: up", true),
@@ -340,7 +340,7 @@ fn of_certificate_files() {
 }
 
 #[test]
-fn many_at_once_are_counted_and_follow_no_others() {
+fn many_errors_are_counted_and_cause_no_further_findings() {
     let listener =
         |n: usize| format!("  - {{ name: l{n}, address: 127.0.0.1:{}, relay: upp }}\n", 7000 + n);
     let listeners: String = (0..30).map(listener).collect();
@@ -359,7 +359,7 @@ fn many_at_once_are_counted_and_follow_no_others() {
     assert!(!said.contains("unused-cluster"), "{said}");
 }
 
-/// What `check -` says of a text.
+/// The exit code and output of `check -` for a text.
 fn from_stdin(yaml: &str, more: &[&str]) -> (Option<i32>, String) {
     let mut command = Command::new(Sluice::binary());
     command.arg("check").args(more).arg("-").stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -370,7 +370,7 @@ fn from_stdin(yaml: &str, more: &[&str]) -> (Option<i32>, String) {
 }
 
 #[test]
-fn a_configuration_comes_from_standard_input_and_warnings_may_fail_it() {
+fn check_reads_standard_input_and_can_fail_on_warnings() {
     let (code, said) = from_stdin(&relay(""), &[]);
     assert!(code == Some(0) && said.ends_with("-: usable; 0 errors, 0 warnings\n"), "{said}");
     let (code, said) = from_stdin(&relay("balance: maglef"), &[]);

@@ -1,4 +1,4 @@
-//! Reload, drain, endpoints that come and go, the admin pages.
+//! Reload, drain, endpoints that come and go, admin pages.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::io::{Read as _, Write as _};
@@ -19,7 +19,7 @@ fn quoted(server: &Server) -> String {
 }
 
 #[test]
-fn a_reload_changes_new_connections_only_and_a_bad_one_nothing() {
+fn a_reload_affects_only_new_connections_and_a_failed_one_nothing() {
     let (one, two) = (Server::greeter("one"), Server::greeter("two"));
     let sluice = Sluice::new().expect_warning("reload failed").start(&relay(&quoted(&one), ""));
     let mut old = connect(sluice.addr("a"));
@@ -29,7 +29,7 @@ fn a_reload_changes_new_connections_only_and_a_bad_one_nothing() {
     assert_eq!(sluice.addr("a"), before, "the socket is kept");
     assert_eq!(read(&mut connect(before), 3), b"two");
     assert_eq!(exchange(&mut old, b"still"), b"still");
-    // The same, written otherwise.
+    // The same configuration, written differently.
     let same = format!(
         "# a comment\nclusters:\n  up:\n    endpoints: [{{ address: {}, weight: 1 }}]\nlisteners:\n  - name: a\n    address: [127.0.0.1:0]\n    relay: {{ cluster: up }}\n",
         quoted(&two)
@@ -50,7 +50,7 @@ fn a_reload_changes_new_connections_only_and_a_bad_one_nothing() {
 }
 
 #[test]
-fn a_watched_file_reloads_by_itself_and_so_does_a_certificate() {
+fn watched_files_and_certificates_reload_automatically() {
     if !tools::have(&["openssl"]) {
         return;
     }
@@ -69,7 +69,7 @@ fn a_watched_file_reloads_by_itself_and_so_does_a_certificate() {
     assert_eq!(sluice.reload(&yaml(", connect_attempts: 2")), "applied");
     let serial = || sluice.items("/config")[0]["certificates"][0]["serial"].to_string();
     let first = serial();
-    // A connection that is open while the certificate changes goes on.
+    // A connection that is open while the certificate changes continues.
     let mut client = tools::command("openssl")
         .args(["s_client", "-quiet", "-connect", &sluice.addr("a").to_string(), "-CAfile"])
         .arg(sluice.folder().join("ca.pem"))
@@ -90,7 +90,7 @@ fn a_watched_file_reloads_by_itself_and_so_does_a_certificate() {
     authority.issue("cert", &["a.test"]);
     wait::until("the new certificate", || (serial() != first).then_some(()));
     talk(b"after");
-    // One that does not load leaves the one in use.
+    // A certificate that does not load leaves the current one in use.
     let second = serial();
     std::fs::write(sluice.folder().join("cert.pem"), "no certificate").unwrap();
     wait::until("the error to be told", || {
@@ -98,13 +98,13 @@ fn a_watched_file_reloads_by_itself_and_so_does_a_certificate() {
     });
     assert_eq!(serial(), second);
     talk(b"still");
-    // With -quiet it does not end when its input does.
+    // With -quiet it does not exit when its input ends.
     client.kill().unwrap();
     client.wait().unwrap();
 }
 
 #[test]
-fn a_drain_lets_connections_end_and_tells_who_remains() {
+fn a_drain_lets_connections_finish_and_reports_the_remaining_ones() {
     let server = Server::echo();
     let mut sluice = Sluice::new().start(&relay(&quoted(&server), ""));
     let at = sluice.addr("a");
@@ -142,7 +142,7 @@ fn a_drain_has_a_deadline_and_a_second_signal_ends_it_at_once() {
 }
 
 #[test]
-fn a_drain_takes_the_deadline_of_the_configuration_in_force() {
+fn a_drain_uses_the_deadline_of_the_active_configuration() {
     let server = Server::echo();
     let yaml = |drain: &str| {
         relay(&quoted(&server), "")
@@ -159,7 +159,7 @@ fn a_drain_takes_the_deadline_of_the_configuration_in_force() {
 }
 
 #[test]
-fn a_stop_under_load_cuts_nobody_off() {
+fn a_stop_under_load_cuts_no_client_off() {
     let server = Server::echo();
     let mut sluice = Sluice::new().start(&relay(&quoted(&server), ""));
     let at = sluice.addr("a");
@@ -168,10 +168,10 @@ fn a_stop_under_load_cuts_nobody_off() {
         for _ in 0..16 {
             scope.spawn(|| {
                 while !stop.load(Ordering::SeqCst) {
-                    // Once it is stopping nobody new is let in; whoever is in is served to the end.
+                    // Once Sluice is stopping, new clients are refused; those already accepted are served to the end.
                     let Ok(mut client) = std::net::TcpStream::connect(at) else { return };
-                    // One that the kernel queued while the socket was closed is reset before its
-                    // first answer; whoever had an answer is served to the end.
+                    // A connection that the kernel queued while the socket was closed is reset before its first reply;
+                    // a client that got a reply is served to the end.
                     let mut first = [0; 1];
                     if client.write_all(b"0").is_err() || client.read_exact(&mut first).is_err() {
                         return;
@@ -199,7 +199,7 @@ fn a_stop_under_load_cuts_nobody_off() {
 }
 
 #[test]
-fn connections_of_a_removed_endpoint_do_as_the_cluster_says() {
+fn connections_to_a_removed_endpoint_follow_the_cluster_policy() {
     let (one, two) = (Server::greeter("1"), Server::greeter("2"));
     for (policy, ends) in [("keep", false), ("close", true), ("{ drain: 100ms }", true)] {
         let more = format!(", on_endpoint_removed: {policy}");
@@ -218,7 +218,7 @@ fn connections_of_a_removed_endpoint_do_as_the_cluster_says() {
 }
 
 #[test]
-fn checks_find_the_dead_and_the_risen() {
+fn health_checks_detect_failure_and_recovery() {
     let port = tools::free_port();
     let alive = Server::greeter("alive");
     let sluice = Sluice::new().expect_warning("endpoint is unhealthy").start(&relay(
@@ -246,7 +246,7 @@ fn checks_find_the_dead_and_the_risen() {
 }
 
 #[test]
-fn host_names_are_looked_up_and_the_last_good_answer_is_kept() {
+fn host_names_are_resolved_and_the_last_good_answer_is_kept() {
     if !tools::have(&["dnsmasq"]) {
         return;
     }
@@ -281,7 +281,7 @@ fn host_names_are_looked_up_and_the_last_good_answer_is_kept() {
 }
 
 #[test]
-fn admin_pages_are_read_only_and_say_what_they_are() {
+fn admin_pages_are_read_only_and_describe_themselves() {
     let server = Server::echo();
     let sluice = Sluice::new().start(&relay(&quoted(&server), ""));
     let admin = sluice.log();
@@ -301,7 +301,7 @@ fn admin_pages_are_read_only_and_say_what_they_are() {
 }
 
 #[test]
-fn log_files_are_opened_anew() {
+fn log_files_are_reopened_on_a_signal() {
     let server = Server::echo();
     let sluice = Sluice::new().start(&relay(&quoted(&server), ""));
     drop(connect(sluice.addr("a")));
@@ -312,14 +312,14 @@ fn log_files_are_opened_anew() {
     wait::until("the file to be there again", || log.exists().then_some(()));
     drop(connect(sluice.addr("a")));
     sluice.record_of("end.done");
-    // The books are kept in one file.
+    // The accounting reads a single file.
     let all = std::fs::read_to_string(&moved).unwrap() + &std::fs::read_to_string(&log).unwrap();
     std::fs::write(&log, all).unwrap();
 }
 
 #[test]
 fn thousands_of_idle_connections() {
-    // Two descriptors a connection in Sluice, two in this process.
+    // Two descriptors per connection in Sluice, two in this process.
     let limit: usize = tools::must(tools::command("sh").args(["-c", "ulimit -Hn"]))
         .trim()
         .parse()
@@ -346,12 +346,12 @@ fn thousands_of_idle_connections() {
         sluice.metric("sluice_listener_connections_active", ""),
         i64::try_from(count).unwrap()
     );
-    // The services keep their sockets, so that the drain has half-closed connections to end.
+    // The server keeps its sockets, so that the drain has half-closed connections to end.
     drop(clients);
 }
 
 #[test]
-fn names_that_leave_the_configuration_take_their_metrics_along() {
+fn metrics_of_removed_names_are_removed() {
     let (one, two) = (Server::echo(), Server::echo());
     let yaml = |listeners: &[&str], cluster: &str, server: &Server| {
         let listener =
@@ -372,7 +372,7 @@ fn names_that_leave_the_configuration_take_their_metrics_along() {
     assert_eq!(sluice_testkit::origin::get(sluice.addr("web"), "a", "/").status(), 200);
     assert_eq!(sluice.reload(&yaml(&["kept"], "second", &two)), "applied");
     let has = |text: &str| sluice.page("/metrics").1.contains(text);
-    // What is open is counted until it ends.
+    // An open connection is counted until it ends.
     assert_eq!(sluice.metric("sluice_listener_connections_active", "listener=\"old\""), 1);
     drop(open);
     for gone in ["\"old\"", "cluster=\"first\"", &one.addr().to_string()] {
@@ -382,7 +382,7 @@ fn names_that_leave_the_configuration_take_their_metrics_along() {
 }
 
 #[test]
-fn a_certificate_that_leaves_takes_the_time_of_its_expiry_along() {
+fn the_expiry_metric_of_a_removed_certificate_is_removed() {
     if !tools::have(&["openssl"]) {
         return;
     }
@@ -410,7 +410,7 @@ fn a_certificate_that_leaves_takes_the_time_of_its_expiry_along() {
 }
 
 #[test]
-fn a_failed_reload_is_told_once_though_logs_lie_in_the_watched_folder() {
+fn a_failed_reload_is_reported_once_even_with_logs_in_the_watched_folder() {
     let server = Server::echo();
     let good = relay(&quoted(&server), "");
     // Records and the process log are in the folder of the configuration.
@@ -424,7 +424,7 @@ fn a_failed_reload_is_told_once_though_logs_lie_in_the_watched_folder() {
     }
     let again = wait::within(std::time::Duration::from_secs(1), || (failures() > 1).then_some(()));
     assert!(again.is_none(), "the same failure is told again:\n{}", sluice.log());
-    // Another content is told, with the same error or another.
+    // Different content is reported, with the same error or another.
     assert_eq!(sluice.reload(&format!("# edited\n{bad}")), "failed");
     assert_eq!(sluice.reload(&relay(&quoted(&server), ", connect_attempts: 2")), "applied");
     assert_eq!(failures(), 2);
@@ -432,7 +432,7 @@ fn a_failed_reload_is_told_once_though_logs_lie_in_the_watched_folder() {
 }
 
 #[test]
-fn a_certificate_that_does_not_load_is_told_once_though_logs_lie_in_the_watched_folder() {
+fn a_certificate_error_is_reported_once_even_with_logs_in_the_watched_folder() {
     if !tools::have(&["openssl"]) {
         return;
     }
@@ -456,7 +456,7 @@ fn a_certificate_that_does_not_load_is_told_once_though_logs_lie_in_the_watched_
 }
 
 #[test]
-fn records_go_to_standard_error_where_the_sink_says_so() {
+fn records_go_to_standard_error_if_configured() {
     let server = Server::echo();
     let yaml = relay(&quoted(&server), "")
         + "access_log: [{ sink: records.json }, { sink: stderr, format: \"to stderr: %REASON%\" }]\n";
@@ -467,7 +467,7 @@ fn records_go_to_standard_error_where_the_sink_says_so() {
 }
 
 #[test]
-fn socket_options_change_with_a_reload_though_the_address_stays() {
+fn socket_options_change_on_reload_while_the_address_stays() {
     if !tools::have(&["ss"]) {
         return;
     }
@@ -483,7 +483,7 @@ fn socket_options_change_with_a_reload_though_the_address_stays() {
     let port = sluice.addr("a").port();
     let ss =
         |flags: &str| tools::must(tools::command("ss").args([flags, &format!("sport = :{port}")]));
-    // State, what waits, what may wait: of each worker's socket.
+    // State, accept queue, backlog: for the socket of each worker.
     let backlogs = || {
         let lines = ss("-Hltn");
         lines.lines().map(|l| l.split_whitespace().nth(2).unwrap().to_owned()).collect::<Vec<_>>()
@@ -500,7 +500,7 @@ fn socket_options_change_with_a_reload_though_the_address_stays() {
     drop((before, after));
 }
 
-/// A name server that gives every query the answer of this code, without records.
+/// A name server that replies to every query with this code and without records.
 fn name_server(code: u8) -> UdpServer {
     UdpServer::start(move |query| {
         let mut answer = query.to_vec();
@@ -513,7 +513,7 @@ fn name_server(code: u8) -> UdpServer {
 }
 
 #[test]
-fn what_a_name_server_says_is_told_in_plain_words() {
+fn name_server_errors_are_reported_in_plain_words() {
     for (code, says) in [
         (0, "the name exists but has no address (A or AAAA record)"),
         (2, "the name server failed (SERVFAIL)"),
@@ -535,7 +535,7 @@ fn what_a_name_server_says_is_told_in_plain_words() {
 }
 
 #[test]
-fn a_silent_name_server_holds_up_only_the_listeners_that_need_it() {
+fn a_silent_name_server_delays_only_the_listeners_that_need_it() {
     let silent = UdpServer::start(|_| Vec::new());
     let (server, port) = (Server::greeter("hello"), tools::free_port());
     let yaml = format!(

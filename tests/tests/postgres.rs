@@ -1,4 +1,4 @@
-//! PostgreSQL behind Sluice: by name, with STARTTLS, under load while the configuration changes.
+//! PostgreSQL behind Sluice: routed by name, with STARTTLS, under load during reloads.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::net::SocketAddr;
@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use sluice_testkit::{Authority, Sluice, tools, wait};
 use sluice_tests::{certs_beside, sample};
 
-/// A PostgreSQL server with TLS, in a folder of its own.
+/// A PostgreSQL server with TLS, in its own folder.
 struct Postgres {
     folder: tempfile::TempDir,
     port: u16,
@@ -17,7 +17,7 @@ struct Postgres {
 }
 
 impl Postgres {
-    /// Starts one whose certificate is `FILE.pem` of `certs`.
+    /// Starts a server with the certificate `FILE.pem` in `certs`.
     fn start(certs: &Path, file: &str) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let mut server = Self { folder, port: tools::free_port(), runs: false };
@@ -61,7 +61,7 @@ impl Postgres {
         ([127, 0, 0, 1], self.port).into()
     }
 
-    /// A program of the server, as the user that owns its files.
+    /// A program of the server, run as the user that owns its files.
     fn as_owner(&self, program: &str) -> Command {
         let path = tools::find(program).unwrap_or_else(|| panic!("{program} is not installed"));
         if !is_root() {
@@ -155,7 +155,7 @@ fn by_name_passed_through_and_terminated() {
     psql(&users_info("postgres"), "create database reports_2026");
     psql(&users_info("reports_2026"), "select 1");
     sluice.record("reports", |record| record["filter_chain_name"] == "users/reports");
-    // Sessions that end in order, each closed by the client's Terminate.
+    // Sessions that end normally, each closed by the client's Terminate.
     for _ in 0..50 {
         psql(&conninfo("orders.db.example.com", at, "postgres", &ca), query);
         psql(&users_info("postgres"), query);
@@ -166,15 +166,15 @@ fn by_name_passed_through_and_terminated() {
         (records.len() == 104).then_some(records)
     });
     let odd: Vec<_> = records.iter().filter(|record| record["reason"] != "end.done").collect();
-    // Once in some hundred sessions that are passed through a reset overtakes the end of a side: a kernel threw the
-    // other's close_notify away, and nothing tells that apart from somebody who gave up.
+    // About once in a hundred sessions that are passed through, a reset overtakes the end of one side: a kernel
+    // discarded the close_notify of the other side, which looks the same as a peer that gave up.
     assert!(odd.len() <= 10, "{odd:#?}");
     let resets = ["downstream.reset", "upstream.reset"];
     let all = odd.iter().all(|record| resets.iter().any(|reset| record["reason"] == *reset));
     assert!(all, "{odd:#?}");
 }
 
-/// pgbench with 32 clients while the configuration alternates between two that differ.
+/// pgbench with 32 clients while the configuration alternates between two versions.
 #[test]
 fn pgbench_under_reload_loses_no_transaction() {
     if !have_postgres() {

@@ -1,4 +1,4 @@
-//! QUIC itself: what its options do, what is seen of it, and peers that the tests of HTTP/3 do not need.
+//! QUIC itself: its options, what it reports, and peers that the HTTP/3 tests do not need.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::path::Path;
@@ -11,7 +11,7 @@ use sluice_testkit::peers::udp_client;
 use sluice_testkit::{Authority, Origin, Running, Sluice, origin, tools, wait};
 use sluice_tests::h3::{Client, configuration, edge, head, status};
 
-/// Runs `work` with quinn as a client that trusts the certificate of `sluice`.
+/// Runs `work` with a quinn client that trusts the certificate of `sluice`.
 #[track_caller]
 fn quinn<T>(
     sluice: &Running,
@@ -22,16 +22,16 @@ fn quinn<T>(
 }
 
 #[test]
-fn a_request_in_the_first_packets_is_served_where_it_is_safe() {
+fn a_request_in_early_data_is_served_if_it_is_safe() {
     let origin = Origin::start("a");
     let sluice = edge(&origin, 2, "{ early_data_sessions: 16 }");
     let to = sluice.addr("web");
     quinn(&sluice, None, async |client| {
-        // Nobody has been here before.
+        // There is no earlier session.
         assert!(client.connect_early(to, "web.test").await?.is_none());
         let first = client.connect(to, "web.test").await?;
         assert_eq!(first.ask("POST", "/echo").await?.status, 200);
-        // Whether a request comes before the end of the handshake is a race that it nearly always wins.
+        // Whether a request arrives before the end of the handshake is a race that it nearly always wins.
         let (mut safe, mut refused) = (false, false);
         for _ in 0..100 {
             if safe && refused {
@@ -48,7 +48,7 @@ fn a_request_in_the_first_packets_is_served_where_it_is_safe() {
                 refused = answer.status == 425;
                 assert_eq!(origin.requests().len() == before, refused, "{answer:?}");
             }
-            // With the handshake behind it the same connection serves anything, unmarked.
+            // After the handshake the same connection serves any request, without the mark.
             wait::until("the end of the handshake", || {
                 (!sluice.items("/connections").is_empty()).then_some(())
             });
@@ -65,7 +65,7 @@ fn a_request_in_the_first_packets_is_served_where_it_is_safe() {
 }
 
 #[test]
-fn nothing_comes_early_unless_it_is_asked_for() {
+fn early_data_is_off_by_default() {
     let origin = Origin::start("a");
     let sluice = edge(&origin, 1, "true");
     quinn(&sluice, None, async |client| {
@@ -78,7 +78,7 @@ fn nothing_comes_early_unless_it_is_asked_for() {
 }
 
 #[test]
-fn what_a_client_was_granted_once_is_forgotten_when_it_changes() {
+fn early_data_is_rejected_after_the_limits_have_changed() {
     let origin = Origin::start("a");
     let sluice = edge(&origin, 1, "{ early_data_sessions: 16 }");
     let to = sluice.addr("web");
@@ -86,7 +86,7 @@ fn what_a_client_was_granted_once_is_forgotten_when_it_changes() {
         client.connect(to, "web.test").await?.ask("GET", "/bytes/1").await?;
         let fewer = configuration("web", origin.addr(), "{ early_data_sessions: 16, streams: 5 }");
         assert_eq!(sluice.reload(&fewer), "applied");
-        // Its requests in the first packets are not looked at; the connection begins anew.
+        // Early data is rejected, and the connection starts over.
         let early = client.connect_early(to, "web.test").await?.expect("a session was left");
         assert!(early.ask("GET", "/bytes/2").await.is_err());
         assert_eq!(client.connect(to, "web.test").await?.ask("GET", "/bytes/3").await?.length, 3);
@@ -111,7 +111,7 @@ fn a_thousand_connections_are_open_at_once_and_each_is_served() {
         for _ in 0..2 {
             let asked = open.iter().map(|connection| connection.ask("GET", "/bytes/100"));
             let mut asked: Vec<_> = asked.map(Box::pin).collect();
-            // All are under way before the first is waited for.
+            // All are in flight before the first is awaited.
             for ask in &mut asked {
                 let begun =
                     std::future::poll_fn(|cx| std::task::Poll::Ready(ask.as_mut().poll(cx)));
@@ -128,7 +128,7 @@ fn a_thousand_connections_are_open_at_once_and_each_is_served() {
 }
 
 #[test]
-fn every_way_to_decide_how_fast_to_send_gets_through_a_bad_path() {
+fn every_congestion_controller_works_on_a_lossy_path() {
     let origin = Origin::start("a");
     for congestion in ["cubic", "new_reno", "bbr"] {
         let sluice = edge(&origin, 1, &format!("{{ congestion: {congestion} }}"));
@@ -145,7 +145,7 @@ fn every_way_to_decide_how_fast_to_send_gets_through_a_bad_path() {
 }
 
 #[test]
-fn a_connection_shows_its_path_and_leaves_a_trace() {
+fn a_connection_reports_its_path_and_writes_a_trace() {
     if !tools::have_modules(&["aioquic"]) {
         return;
     }
@@ -199,11 +199,11 @@ fn a_connection_shows_its_path_and_leaves_a_trace() {
 }
 
 #[test]
-fn other_versions_hear_which_one_is_spoken() {
+fn unknown_versions_get_a_version_negotiation_packet() {
     let origin = Origin::start("a");
     let sluice = edge(&origin, 1, "true");
     let client = udp_client();
-    // A long header of a version that nobody speaks, RFC 8999 §5.1: its IDs, and enough to be answered.
+    // A long header of an unknown version, RFC 8999 §5.1: its IDs, and enough padding to get a reply.
     let mut datagram = vec![0xc0, 0x1a, 0x2a, 0x3a, 0x4a, 8];
     datagram.extend(b"theirsid");
     datagram.push(5);
@@ -212,7 +212,7 @@ fn other_versions_hear_which_one_is_spoken() {
     client.send_to(&datagram, sluice.addr("web")).unwrap();
     let mut answer = [0; 128];
     let (count, _) = client.recv_from(&mut answer).unwrap();
-    // Version 0 says which there are, the IDs changing places, RFC 9000 §17.2.1.
+    // Version Negotiation (version 0) lists the supported versions, with the IDs swapped, RFC 9000 §17.2.1.
     let answer = &answer[..count];
     assert_eq!(answer[0] & 0x80, 0x80);
     assert_eq!(answer[1..20], b"\0\0\0\0\x05ownid\x08theirsid"[..]);
@@ -231,22 +231,22 @@ fn other_versions_hear_which_one_is_spoken() {
 }
 
 #[test]
-fn packets_of_a_connection_that_is_gone_are_answered_with_a_reset() {
+fn packets_of_an_unknown_connection_get_a_stateless_reset() {
     let origin = Origin::start("a");
     let sluice = edge(&origin, 2, "true");
     let client = udp_client();
-    // A short header with an ID that nobody has: as after a restart.
+    // A short header with an unknown ID, as after a restart.
     let datagram = [&[0x40][..], b"not ours", &[7; 200]].concat();
     client.send_to(&datagram, sluice.addr("web")).unwrap();
     let mut answer = [0; 256];
     let (count, _) = client.recv_from(&mut answer).unwrap();
-    // It looks like any packet, and is shorter than what it answers, RFC 9000 §10.3.
+    // The reset looks like any packet, and is shorter than the packet it replies to, RFC 9000 §10.3.
     assert_eq!(answer[0] & 0xc0, 0x40);
     assert!((21..datagram.len()).contains(&count), "{count}");
 }
 
 #[test]
-fn a_client_may_take_new_keys() {
+fn a_client_may_update_its_keys() {
     if !tools::have_modules(&["aioquic"]) {
         return;
     }
@@ -265,7 +265,7 @@ fn a_client_may_take_new_keys() {
 }
 
 #[test]
-fn a_client_that_asks_for_nothing_is_not_kept_by_its_pings() {
+fn pings_do_not_keep_an_idle_client_connected() {
     let origin = Origin::start("a");
     let kit = Sluice::new();
     Authority::new(kit.folder()).issue("web", &["web.test"]);
@@ -277,7 +277,7 @@ fn a_client_that_asks_for_nothing_is_not_kept_by_its_pings() {
         assert_eq!(connection.ask("GET", "/bytes/1").await?.status, 200);
         Ok(connection.closed().await)
     });
-    // It hears that nothing more is taken, and closes by itself.
+    // The client is notified that no more requests are accepted, and closes.
     assert!(said.contains("closed"));
     sluice.record_of("http.idle");
 }
@@ -320,7 +320,7 @@ fn a_browser_loads_a_page_over_http3() {
     }
     let kit = Sluice::new();
     Authority::new(kit.folder()).issue("web", &["web.test"]);
-    // The browser is told to trust this key, whoever signed for it.
+    // The browser is configured to trust this key, whoever signed it.
     let key = kit.folder().join("web.key");
     let spki = tools::must(tools::command("sh").args(["-c", "openssl pkey -in \"$0\" -pubout -outform der | openssl dgst -sha256 -binary | openssl base64"]).arg(&key));
     let sluice = kit.start(
@@ -335,7 +335,7 @@ fn a_browser_loads_a_page_over_http3() {
     let mut browser = tools::command("chromium");
     browser
         .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"])
-        // It speaks to nobody else.
+        // The browser contacts no other host.
         .args(["--no-first-run", "--disable-background-networking", "--disable-component-update"])
         .arg("--host-resolver-rules=MAP web.test 127.0.0.1, MAP * ~NOTFOUND, EXCLUDE 127.0.0.1")
         .arg(format!("--user-data-dir={}", sluice.folder().join("browser").display()))
@@ -355,7 +355,7 @@ fn a_browser_loads_a_page_over_http3() {
 }
 
 #[test]
-fn requests_side_by_side_use_connections_to_endpoints_again() {
+fn concurrent_requests_reuse_upstream_connections() {
     const ASKED: usize = 2000;
     let origin = Origin::start("a");
     let sluice = edge(&origin, 1, "true");
@@ -369,15 +369,15 @@ fn requests_side_by_side_use_connections_to_endpoints_again() {
         };
         connection.ask_always(32, "/bytes/1024", go_on).await
     });
-    // As many as were under way at once, and some that were made before the first came back.
+    // The number of requests in flight, plus connections opened before the first ones were returned.
     assert!(origin.connections() <= 64, "{} for {} requests", origin.connections(), answered.get());
-    // The crate h3 sends a frame that nobody knows before the end of a request: it makes no body.
+    // The crate h3 sends an unknown frame before the end of a request: it does not make a body.
     assert!(origin.requests().iter().all(|request| request.value("transfer-encoding").is_empty()));
 }
 
-/// Connections of one socket, each asked to show where it is: they share an address, and each has its own chain.
+/// Connections from one socket, each validated with a Retry: they share an address, but each has its own chain.
 #[test]
-fn connections_from_one_socket_get_the_chains_of_their_own_names_behind_a_retry() {
+fn connections_from_one_socket_get_their_own_chains_after_a_retry() {
     let (a, b) = (Origin::start("a"), Origin::start("b"));
     let kit = Sluice::new();
     Authority::new(kit.folder()).issue("both", &["a.test", "b.test"]);

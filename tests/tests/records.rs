@@ -1,4 +1,4 @@
-//! Records: what is in them by default, fields and lines of one's own, and values that try to be something else.
+//! Records: their default contents, custom fields and lines, and values that pose as something else.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use serde_json::json;
@@ -19,7 +19,7 @@ fn web(origin: &Origin, format: &str) -> Running {
     ))
 }
 
-/// The line that one request leaves.
+/// The line that one request produces.
 fn line(format: &str) -> String {
     let origin = Origin::start("a");
     let sluice = web(&origin, format);
@@ -32,7 +32,7 @@ fn line(format: &str) -> String {
 }
 
 #[test]
-fn a_request_record_says_who_asked() {
+fn a_request_record_identifies_the_client() {
     let record: serde_json::Value = serde_json::from_str(&line("json")).unwrap();
     assert_eq!(record["user_agent"], "curl/8 \"quoted\" \u{202e}x");
     assert_eq!(
@@ -60,7 +60,7 @@ fn fields_can_be_chosen() {
 }
 
 #[test]
-fn a_user_agent_forges_no_fields() {
+fn a_user_agent_cannot_forge_fields() {
     let text = line(r#""\"%REQ(USER-AGENT)%\" %RESPONSE_CODE%""#);
     assert_eq!(text, "\"curl/8 \\\"quoted\\\" \\u{202e}x\" 200\n");
     let json = line("json");
@@ -68,7 +68,7 @@ fn a_user_agent_forges_no_fields() {
 }
 
 #[test]
-fn a_format_that_cannot_be_is_refused_with_what_to_write() {
+fn an_invalid_format_is_refused_with_an_explanation() {
     let kit = Sluice::new();
     for (format, said) in [
         ("{ json: { a: \"%REQUES(X)%\" } }", "is no operator"),
@@ -95,14 +95,14 @@ fn operators_are_listed() {
 }
 
 #[test]
-fn a_client_hears_a_reason_and_an_id_to_ask_for_and_no_more() {
+fn a_client_gets_only_a_reason_and_a_request_id() {
     let gone = format!("127.0.0.1:{}", tools::free_port());
     let sluice = Sluice::new().workers(1).start(&format!(
         "listeners: [{{ name: web, address: 127.0.0.1:0, http: main }}]\n\
          routes: {{ main: [{{ hosts: \"*\", rules: [{{ cluster: up }}] }}] }}\n\
          clusters: {{ up: {{ endpoints: [\"{gone}\"] }} }}\n"
     ));
-    // An id that could be markup is not shown; the record's own number is.
+    // An id that could be markup is not shown; the number of the record is shown instead.
     for (id, shown) in [("r-1", Some("r-1")), ("<script>", None), ("x x", None)] {
         let mut client = Client::connect(sluice.addr("web"));
         let answer =

@@ -1,4 +1,4 @@
-//! What clients and records hear of connections that are refused, and of those that lead back to Sluice.
+//! What clients and records report about refused connections, and about connections that loop back to Sluice.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::io::Write as _;
@@ -13,7 +13,7 @@ fn one(server: &Server, listener: &str) -> String {
     )
 }
 
-/// What the client reads after it has said `words`.
+/// The bytes that the client receives after sending `words`.
 fn say(sluice: &Running, words: &[u8]) -> Vec<u8> {
     let mut client = connect(sluice.addr("a"));
     client.write_all(words).unwrap();
@@ -21,7 +21,7 @@ fn say(sluice: &Running, words: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn a_refusal_names_its_filter_and_what_it_went_by() {
+fn a_refusal_names_its_filter_and_the_setting_that_matched() {
     let server = Server::echo();
     for (filter, reason, detail) in [
         ("deny: [192.0.2.0/24, 127.0.0.0/8]", "accept.denied", "deny: 127.0.0.0/8"),
@@ -51,7 +51,7 @@ fn a_refusal_names_its_filter_and_what_it_went_by() {
 }
 
 #[test]
-fn a_proxy_header_that_is_wrong_is_described() {
+fn a_malformed_proxy_header_is_described() {
     let server = Server::echo();
     let listener =
         "proxy_protocol: { accept: required, trust: [127.0.0.0/8], timeout: 300ms }, relay: up";
@@ -97,7 +97,7 @@ fn plain_http_on_a_tls_listener_is_recognised() {
 }
 
 #[test]
-fn plain_http_on_a_tls_listener_is_answered_where_that_is_configured() {
+fn plain_http_on_a_tls_listener_gets_a_response_if_configured() {
     let certs = tempfile::tempdir().unwrap();
     Authority::new(certs.path()).issue("a", &["a.test"]);
     let (server, folder) = (Server::echo(), certs.path().display());
@@ -119,7 +119,7 @@ fn plain_http_on_a_tls_listener_is_answered_where_that_is_configured() {
 }
 
 #[test]
-fn an_unknown_server_name_is_answered_with_its_alert() {
+fn an_unknown_server_name_gets_an_unrecognized_name_alert() {
     if !tools::have(&["openssl"]) {
         return;
     }
@@ -147,7 +147,7 @@ fn a_loop_through_our_own_listener_is_cut() {
                  drain: {{ timeout: 100ms }}\n"
             )
         };
-        // `check` cannot see it: the system chooses the listener's port.
+        // `check` cannot detect it: the system chooses the listener's port.
         let sluice = Sluice::new().expect_warning("the drain deadline has come").start(&yaml(9));
         assert_eq!(sluice.reload(&yaml(sluice.addr("a").port())), "applied");
         if transport.is_empty() {

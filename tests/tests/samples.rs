@@ -1,4 +1,4 @@
-//! Every sample in `config/`, loaded and driven with real peers.
+//! Every sample in `config/`, loaded and exercised with real peers.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeSet;
@@ -15,7 +15,7 @@ fn addr(server: &Server) -> String {
     server.addr().to_string()
 }
 
-/// What `openssl s_client` reads from a TLS server after it has sent `say`.
+/// The output of `openssl s_client` for a TLS server after sending `say`, and whether it succeeded.
 fn s_client(
     address: std::net::SocketAddr,
     name: &str,
@@ -35,7 +35,7 @@ fn s_client(
     command.args(["-servername", name, "-verify_hostname", name, "-CAfile"]).arg(ca).args(more);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("openssl starts");
-    // It may have failed before it reads.
+    // It may have failed before reading its input.
     let _ = child.stdin.as_mut().expect("a pipe").write_all(say.as_bytes());
     let output = child.wait_with_output().expect("openssl ends");
     let text = String::from_utf8_lossy(&output.stdout).into_owned()
@@ -43,7 +43,7 @@ fn s_client(
     (output.status.success(), text)
 }
 
-/// `openssl s_server` that answers HTTP with a page that names it.
+/// `openssl s_server` that responds to HTTP with a page that names it.
 fn s_server(
     folder: &std::path::Path,
     file: &str,
@@ -66,7 +66,7 @@ fn every_sample_has_a_test() {
         + &std::fs::read_to_string(here.join("tests/postgres.rs")).unwrap();
     for entry in std::fs::read_dir(here.join("../config")).unwrap() {
         let entry = entry.unwrap();
-        // Certificates that somebody made for the samples.
+        // Certificates created for the samples.
         if entry.path().is_dir() {
             continue;
         }
@@ -75,7 +75,7 @@ fn every_sample_has_a_test() {
     }
 }
 
-/// The commands in the header of a sample that make its certificates.
+/// The commands in the header of a sample that create its certificates.
 fn commands_of(text: &str) -> impl Iterator<Item = &str> {
     text.lines()
         .filter_map(|line| line.strip_prefix("#   "))
@@ -206,9 +206,9 @@ fn termination_with_openssl_and_curl() {
     assert!(session.contains("Reused"), "a session is resumed: {session}");
 }
 
-/// An end that nobody expected is said in TLS, so that the client does not take it for an attack.
+/// An unexpected end is signalled with close_notify, so that the client does not take it for a truncation attack.
 #[test]
-fn a_client_in_tls_hears_goodbye_when_no_endpoint_answers_or_time_is_over() {
+fn a_tls_client_gets_close_notify_on_upstream_failure_and_on_timeout() {
     if !tools::have(&["openssl"]) {
         return;
     }
@@ -230,8 +230,8 @@ fn a_client_in_tls_hears_goodbye_when_no_endpoint_answers_or_time_is_over() {
     }
 }
 
-/// Two connections of `openssl s_client`, the second with the ticket of the first; what the second
-/// printed.
+/// Makes two connections with `openssl s_client`, the second with the ticket of the first; returns the output of the
+/// second.
 fn resumed(sluice: &Running, ca: &std::path::Path, name: &str, listeners: [&str; 2]) -> String {
     let ticket = sluice.folder().join("ticket");
     let connect = |flag: &str, listener: &str| {
@@ -240,7 +240,7 @@ fn resumed(sluice: &Running, ca: &std::path::Path, name: &str, listeners: [&str;
         command.args(["-servername", name, "-CAfile"]).arg(ca).arg(flag).arg(&ticket);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = command.spawn().expect("openssl starts");
-        // The service answers after sixteen bytes and closes, by which time the ticket is there.
+        // The service replies after sixteen bytes and closes; by then the ticket has arrived.
         let _ = child.stdin.as_mut().expect("a pipe").write_all(b"sixteen bytes...");
         let output = child.wait_with_output().expect("openssl ends");
         String::from_utf8_lossy(&output.stdout).into_owned()
@@ -249,9 +249,9 @@ fn resumed(sluice: &Running, ca: &std::path::Path, name: &str, listeners: [&str;
     connect("-sess_in", listeners[1])
 }
 
-/// A ticket stands for what was proved when it was given, so it opens no door that wants more.
+/// A ticket proves only what was verified when it was issued, so it grants no access where more is required.
 #[test]
-fn a_session_without_a_client_certificate_is_not_resumed_where_one_is_wanted() {
+fn a_session_without_a_client_certificate_is_not_resumed_where_one_is_required() {
     if !tools::have(&["openssl"]) {
         return;
     }
@@ -310,10 +310,10 @@ fn mixed_port() {
         let mut client = connect(at);
         client.write_all(say).unwrap();
         assert_eq!(read(&mut client, 4), greeting, "{say:?}");
-        // What was looked at was given back, whole.
+        // The inspected bytes were passed on in full.
         assert_eq!(read(&mut client, say.len()), say);
     }
-    // A byte at a time, each in a segment of its own.
+    // One byte at a time, each in its own segment.
     let mut client = connect(at);
     client.set_nodelay(true).unwrap();
     for byte in b"SSH-2.0-slow\r\n" {
@@ -377,7 +377,7 @@ fn mtls() {
         !ask(&["-cert", &own("service.pem"), "-key", &own("service.key")]).1.contains("s_server")
     );
     sluice.record_of("tls.client_cert_invalid");
-    // An endpoint that cannot prove its name is not spoken to.
+    // An endpoint that cannot prove its name gets no request.
     assert_eq!(
         sluice.reload(&yaml.replace("sni: api.internal.example.com", "sni: other.example.com")),
         "applied"
@@ -533,7 +533,7 @@ fn grpc_by_service() {
     ));
     let mut client = tools::python(&peer("grpc_client.py"));
     assert_eq!(tools::must(client.arg(sluice.addr("grpc").to_string())), "all well\n");
-    // One connection of a client, both servers.
+    // One client connection, both servers.
     wait::until("records of both", || {
         let records = sluice.records();
         let hosts = records.iter().filter_map(|record| record["upstream_host"].as_str());

@@ -1,4 +1,4 @@
-//! What a worker has counted once, it counts again without a lock.
+//! A series that a worker has counted once is counted again without a lock.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use sluice_testkit::origin::{self, Client};
@@ -8,32 +8,32 @@ use sluice_testkit::{Origin, Running, Sluice, wait};
 /// Events of each kind between two readings.
 const EVENTS: usize = 50;
 
-/// What may be counted for the first time meanwhile, for reasons that lie outside of this test.
+/// Allowance for series that are counted for the first time meanwhile, for reasons outside of this test.
 const OTHERS: i64 = 5;
 
-/// Everything that is counted by name here, once.
+/// Triggers every kind of named counter once.
 fn every_kind(sluice: &Running) {
     let web = sluice.addr("web");
     let mut client = Client::connect(web);
-    // Over its bound on series by rule and by endpoint, and answered by a filter.
+    // Above the limit of series per rule and per endpoint, and answered by a filter.
     assert_eq!(client.get("a", "/up").status(), 200);
     assert_eq!(client.get("a", "/limited").status(), 429);
     // Refused by the parser.
     let mut broken = Client::connect(web);
     assert_eq!(broken.ask("GET / HTTP/1.1\r\nhost : a\r\n\r\n").status(), 400);
-    // A flow that ends, and a connection whose first bytes are more than may be held.
+    // A flow that ends, and a connection whose first bytes exceed the inspection buffer.
     let flow = udp_client();
     flow.connect(sluice.addr("flows")).unwrap();
     flow.send(b"x").unwrap();
     flow.recv(&mut [0; 16]).unwrap();
-    // The beginning of a ClientHello that says that it is longer.
+    // The beginning of a ClientHello whose declared length is larger.
     let long = [&[22, 3, 1, 0x3e, 0x80, 1, 0, 0x3e, 0x7c, 3, 3][..], &[0; 600]].concat();
     assert_eq!(exchange(&mut connect(sluice.addr("inspected")), &long), long);
     assert_eq!(origin::get(sluice.addr("limited"), "a", "/up").status(), 200);
 }
 
 #[test]
-fn nothing_is_looked_up_twice_under_the_lock_of_the_metrics() {
+fn each_series_is_looked_up_only_once_under_the_metrics_lock() {
     let (up, echo, udp) =
         (Origin::start("up"), sluice_testkit::peers::Server::echo(), UdpServer::echo(""));
     let sluice = Sluice::new().workers(1).start(&format!(

@@ -20,7 +20,7 @@ fn yaml(port: u16, socket: &str, tcp: SocketAddr, udp: SocketAddr) -> String {
 }
 
 #[test]
-fn a_second_process_on_an_address_is_refused_and_told_who_holds_it() {
+fn a_second_process_on_an_address_is_refused_and_the_holder_is_named() {
     let (server, udp) = (Server::echo(), UdpServer::echo(""));
     let folder = tempfile::tempdir().unwrap();
     let socket = format!("unix://{}", folder.path().join("a.sock").display());
@@ -53,7 +53,7 @@ fn a_second_process_on_an_address_is_refused_and_told_who_holds_it() {
         tools::command(Sluice::binary().to_str().unwrap()).arg("run").arg("-c").arg(&config),
     );
     assert!(String::from_utf8_lossy(&ended.stderr).contains(&holder));
-    // Its own addresses are no obstacle to a process.
+    // A process does not block its own addresses.
     let again = yaml(
         port,
         &format!("unix://{}", folder.path().join("a.sock").display()),
@@ -127,7 +127,7 @@ fn a_process_takes_over_from_another_under_load() {
         stop.store(true, Ordering::SeqCst);
         new
     });
-    // Whom the kernel had queued on a socket that closed is reset before anything was said (docs/operating.md).
+    // Clients queued by the kernel on a socket that closed are reset before they receive anything (docs/operating.md).
     let cut = cut.load(Ordering::SeqCst);
     assert!(cut <= 8, "{cut} clients were cut off, {} served", served.load(Ordering::SeqCst));
     wait::until("UDP to be taken over", || (ask_udp() == Some(b'n')).then_some(()));
@@ -136,7 +136,7 @@ fn a_process_takes_over_from_another_under_load() {
 }
 
 #[test]
-fn a_takeover_that_fails_leaves_unix_sockets_to_the_running_process() {
+fn a_failed_takeover_leaves_unix_sockets_to_the_running_process() {
     let server = Server::greeter("o");
     let folder = tempfile::tempdir().unwrap();
     let (path, file) = (folder.path().join("a.sock"), folder.path().join("file"));
@@ -168,7 +168,7 @@ fn a_takeover_that_fails_leaves_unix_sockets_to_the_running_process() {
     }
 }
 
-/// What became of a client.
+/// The outcome of a client.
 enum Greeted {
     Whole,
     NotAtAll,
@@ -180,7 +180,7 @@ fn greeted(at: SocketAddr) -> Greeted {
     if stream.read_exact(&mut greeting).is_err() {
         return Greeted::NotAtAll;
     }
-    // Who was greeted is served to the end.
+    // A client that received the first byte is served to the end.
     stream.write_all(b"x").unwrap();
     stream.read_exact(&mut [0]).unwrap();
     Greeted::Whole

@@ -1,4 +1,4 @@
-//! TCP: bytes through, ends passed on, endpoints that fail.
+//! TCP: relaying bytes, propagating ends, and failing endpoints.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::io::Write as _;
@@ -15,7 +15,7 @@ fn relay_to(server: &Server) -> String {
 }
 
 #[test]
-fn bytes_pass_and_the_record_says_who_and_why() {
+fn bytes_are_relayed_and_the_connection_is_recorded() {
     let server = Server::echo();
     let sluice = Sluice::new().start(&relay_to(&server));
     let mut client = connect(sluice.addr("a"));
@@ -32,7 +32,7 @@ fn bytes_pass_and_the_record_says_who_and_why() {
 
 #[test]
 fn either_side_may_finish_first() {
-    // Reads to the end, then answers with the length.
+    // Reads to the end, then replies with the length.
     let server = Server::start(|mut stream| {
         let (_, got) = read_to_end(&mut stream);
         stream.write_all(got.len().to_string().as_bytes())
@@ -85,7 +85,7 @@ fn a_reset_is_passed_on_as_a_reset() {
 }
 
 #[test]
-fn a_refused_endpoint_is_passed_over_and_named() {
+fn an_endpoint_that_refuses_is_skipped_and_named() {
     let server = Server::echo();
     let dead = tools::free_port();
     let sluice = Sluice::new().workers(1).start(&format!(
@@ -109,7 +109,7 @@ fn a_refused_endpoint_is_passed_over_and_named() {
 }
 
 #[test]
-fn an_endpoint_is_put_aside_and_taken_back() {
+fn an_endpoint_is_ejected_and_readmitted() {
     let port = tools::free_port();
     let sluice = Sluice::new().workers(1).expect_warning("endpoint ejected").start(&format!(
         "listeners: [{{ name: a, address: 127.0.0.1:0, relay: up }}]\n\
@@ -137,7 +137,7 @@ fn an_endpoint_is_put_aside_and_taken_back() {
 }
 
 #[test]
-fn unix_sockets_and_ipv6_listen_and_are_connected_to() {
+fn unix_sockets_and_ipv6_work_on_both_sides() {
     use std::os::unix::net::UnixStream;
     let server = Server::echo();
     let kit = Sluice::new();
@@ -160,9 +160,9 @@ fn unix_sockets_and_ipv6_listen_and_are_connected_to() {
 }
 
 #[test]
-fn bulk_is_whole_both_ways_also_for_a_user_with_few_pipes() {
+fn bulk_data_is_intact_both_ways_even_for_a_user_with_few_pipes() {
     let server = Server::echo();
-    // Nobody: the system's limit on pipe pages of unprivileged users counts.
+    // An unprivileged user: the system's limit on pipe pages applies only to those.
     let root = tools::must(&mut tools::command("id").to_owned_arg("-u")).trim() == "0";
     let kit = if root { Sluice::new().as_user(65_534) } else { Sluice::new() };
     let sluice = kit.start(&relay_to(&server));

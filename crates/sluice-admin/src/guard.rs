@@ -1,8 +1,8 @@
-//! Who may ask, and who may change something.
+//! Access checks of the admin pages.
 //!
 //! Owns: the checks of host and origin. Refuses to know: pages.
-//! Keeps: a web page of another site, whatever name it makes a browser resolve to this address, neither reads a page
-//! nor changes a value.
+//! Keeps: a web page of another site, whatever name it makes a browser resolve to this address, can neither read a page
+//! nor change a value.
 
 use std::net::IpAddr;
 
@@ -12,7 +12,7 @@ use hyper::{Request, StatusCode, Uri};
 
 use crate::AdminPlan;
 
-/// Why a request is refused.
+/// The reason why a request is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Refusal {
     pub(crate) status: StatusCode,
@@ -32,8 +32,8 @@ const POST_REFUSED: Refusal = Refusal {
     help: "a change needs the header `x-sluice: 1` or the content type application/json, and must not come from a page of another site",
 };
 
-/// Whether the request names this address or a configured name. A page of another site can make a browser come
-/// here under a name of its own (DNS rebinding), and that name gives it away.
+/// Checks that the request names an IP address, `localhost` or a configured name. A page of another site can make a
+/// browser connect here under a name of its own (DNS rebinding), and that name reveals it.
 pub(crate) fn host<B>(request: &Request<B>, plan: &AdminPlan) -> Result<(), Refusal> {
     let known = |authority: &str| is_known(authority, plan);
     let headers = request.headers();
@@ -52,14 +52,14 @@ fn is_known(authority: &str, plan: &AdminPlan) -> bool {
         || plan.hosts.iter().any(|name| name.eq_ignore_ascii_case(host))
 }
 
-/// Whether the request comes from a program, or from a page of this address.
+/// Checks that the request comes from a program, or from a page of this address.
 pub(crate) fn change<B>(request: &Request<B>, plan: &AdminPlan) -> Result<(), Refusal> {
     let headers = request.headers();
     let fine = !plan.guard_changes || (is_deliberate(headers) && !is_foreign(headers));
     if fine { Ok(()) } else { Err(POST_REFUSED) }
 }
 
-/// Forms and images cannot send these; a script of another site must ask first, and is not answered.
+/// Forms and images cannot send these headers; a script of another site needs a preflight, which is not granted.
 fn is_deliberate(headers: &HeaderMap) -> bool {
     let json = |value: &str| {
         let kind = value.split(';').next().unwrap_or_default();

@@ -1,8 +1,8 @@
-//! The admin pages: what Sluice is doing, in text and JSON.
+//! The admin pages: the state of Sluice, in text and JSON.
 //!
 //! Owns: paths, content types, the tables. Refuses to know: where the values come from.
-//! Keeps: a GET never changes anything, and a POST only runtime values, where the configuration says so, and
-//! never for a page of another site; every JSON page has the same frame, so that a program needs to learn it once.
+//! Keeps: a GET never changes anything, and a POST only runtime values, if the configuration allows it, and
+//! never from a page of another site; every JSON page has the same envelope, so that a program needs to learn it once.
 #![forbid(unsafe_code)]
 
 use std::time::Duration;
@@ -19,63 +19,63 @@ mod table;
 
 pub use serve::serve;
 
-/// What the pages show. Lives on the control thread.
+/// The data behind the pages. Lives on the control thread.
 pub trait AdminSource {
-    /// Whether connections are served, and a word on it: `ready`, `draining`, `starting`.
+    /// Whether connections are served, and the state as a word: `ready`, `draining`, `starting`.
     fn ready(&self) -> (bool, &'static str);
 
     /// The metrics as Prometheus text.
     fn metrics(&self) -> String;
 
-    /// The number of the snapshot in force, and wall time since the Unix epoch.
+    /// The number of the snapshot in force, and the wall-clock time since the Unix epoch.
     fn frame(&self) -> (u64, Duration);
 
-    /// The items of a page. Objects, sorted by name.
+    /// The items of a page: objects, sorted by name.
     ///
     /// Fails with what is wrong with the selection.
     fn items(&self, page: Page, selection: Selection) -> LocalFuture<Result<Vec<Value>, String>>;
 
-    /// What would become of a request, chain by chain.
+    /// Returns how each chain would handle a request.
     ///
     /// # Errors
     /// What is wrong with the question.
     fn try_request(&self, question: &Question) -> Result<Vec<Value>, String>;
 
-    /// Overrides a runtime value, or takes the override back.
+    /// Overrides a runtime value, or removes the override.
     ///
     /// # Errors
-    /// The pages may not change anything, or nothing reads the value.
+    /// The pages are read-only, or nothing reads the value.
     fn set_runtime(&self, key: &str, value: Option<String>) -> Result<(), String>;
 }
 
 /// How the pages are served.
 #[derive(Clone, Debug)]
 pub struct AdminPlan {
-    /// Connections at once that may ask for any page. `/ready` is answered beyond that too.
+    /// Maximum number of connections that may request any page. `/ready` is served beyond that too.
     pub connections: usize,
-    /// Names by which clients may ask, beside IP addresses and `localhost`.
+    /// Host names that requests may carry, besides IP addresses and `localhost`.
     pub hosts: Vec<String>,
-    /// Whether clients may ask by any name: on a socket that browsers do not reach.
+    /// Whether requests may carry any host name: on a socket that browsers cannot reach.
     pub any_host: bool,
-    /// How long a client may take to read an answer.
+    /// How long a client may take to read a response.
     pub answer_timeout: Duration,
     /// Whether a change needs a header that a page of another site cannot send.
     pub guard_changes: bool,
 }
 
-/// Which items of a page are wanted.
+/// Which items of a page to return.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Selection {
     /// Only those of this listener.
     pub listener: Option<String>,
-    /// No more than so many.
+    /// At most this many.
     pub limit: Option<usize>,
 }
 
-/// A request that somebody asks about.
+/// A hypothetical request, for `/try`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Question {
-    /// Only chains of this listener; all where it is left out.
+    /// Only chains of this listener; if omitted, all.
     pub listener: Option<String>,
     /// The method.
     pub method: Option<String>,
@@ -83,9 +83,9 @@ pub struct Question {
     pub host: Option<String>,
     /// Path and query.
     pub path: Option<String>,
-    /// Fields, as `name: value`.
+    /// Headers, as `name: value`.
     pub headers: Vec<String>,
-    /// The address that it comes from.
+    /// The source address.
     pub source: Option<String>,
 }
 
@@ -102,11 +102,11 @@ pub enum Page {
     Connections,
     /// Routes: hosts and rules in order.
     Routes,
-    /// Runtime values and where they come from.
+    /// Runtime values and their origin.
     Runtime,
 }
 
-/// Where the pages are served.
+/// The socket that the pages are served on.
 #[derive(Debug)]
 pub enum AdminSocket {
     /// TCP.

@@ -1,7 +1,7 @@
-//! Which page a request gets, and in which form.
+//! Dispatches requests to pages and formats the responses.
 //!
 //! Owns: paths, methods, content types. Refuses to know: where the values come from.
-//! Keeps: a GET never changes anything; each page of items has the same frame.
+//! Keeps: a GET never changes anything; each page of items has the same envelope.
 
 use std::fmt::Write as _;
 
@@ -18,7 +18,7 @@ use crate::{AdminPlan, AdminSource, Page, guard, query, table};
 
 type PageResponse = Response<Full<Bytes>>;
 
-/// The pages: path, parameters, and what is there.
+/// The pages: path, parameters, and description.
 const INDEX: &[(&str, &str, &str)] = &[
     ("/ready", "", "200 while connections are served, 503 while starting or draining"),
     ("/metrics", "", "metrics as Prometheus text"),
@@ -41,7 +41,7 @@ const INDEX: &[(&str, &str, &str)] = &[
 
 const FORMS: &str = "Pages of items are text; ?format=json, or the header `accept: application/json`, makes them JSON.";
 
-/// What a reader wants of a page of items.
+/// The format of a page of items.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Form {
     Text,
@@ -57,7 +57,7 @@ pub(crate) async fn answer(
     let path = request.uri().path();
     let query = request.uri().query().unwrap_or_default();
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
-    // Probes come with whatever name they know, and learn nothing else.
+    // Probes may use any host name, and learn nothing else.
     if path == "/ready" && reads {
         let (ready, word) = source.ready();
         let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
@@ -67,7 +67,7 @@ pub(crate) async fn answer(
         let help = "as many clients as `limits.admin_connections` allows are connected; try again";
         return error(StatusCode::SERVICE_UNAVAILABLE, "busy", help);
     }
-    // Scrapers ask by the name of a service, and metrics hold no secrets.
+    // Scrapers use the name of a service, and metrics contain no secrets.
     let public = path == "/metrics" && reads;
     if !public && let Err(refusal) = guard::host(request, plan) {
         return refused(refusal);
@@ -151,7 +151,7 @@ fn wrong_method(path: &str) -> PageResponse {
     answer
 }
 
-/// Items as a page.
+/// Renders items as a page.
 fn framed(form: Form, items: &[Value], source: &dyn AdminSource) -> PageResponse {
     if form == Form::Text {
         return text(StatusCode::OK, table::render(items));

@@ -1,20 +1,20 @@
-//! The query of a page: its parameters, decoded and checked.
+//! Parses and checks the query of a page.
 //!
-//! Owns: which parameters each page takes. Keeps: a parameter that a page does not know is an error, so that a slip of
-//! the pen is not taken for an answer about everything.
+//! Owns: which parameters each page takes. Keeps: an unknown parameter is an error, so that the result of a typo is not
+//! mistaken for one about everything.
 
 use crate::{Question, Selection};
 
-/// What a reader asks of a page of items.
+/// The query of a page of items.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Query {
-    /// `format=json` or `format=text`, where it was said.
+    /// `format=json` or `format=text`, if given.
     pub(crate) json: Option<bool>,
     /// Which items.
     pub(crate) selection: Selection,
 }
 
-/// Reads the query of a page of items; `filtered` pages take `listener` and `limit`.
+/// Parses the query of a page of items; `filtered` pages take `listener` and `limit`.
 pub(crate) fn of_page(query: &str, filtered: bool) -> Result<Query, String> {
     let mut read = Query::default();
     for (name, text) in pairs(query) {
@@ -46,7 +46,7 @@ fn unknown(name: &str, known: &str) -> String {
     format!("unknown parameter `{name}`; this page takes: {known}")
 }
 
-/// Reads the query of `/try`.
+/// Parses the query of `/try`.
 pub(crate) fn question(query: &str) -> Result<(Question, Option<bool>), String> {
     let (mut question, mut json) = (Question::default(), None);
     for (name, text) in pairs(query) {
@@ -66,7 +66,7 @@ pub(crate) fn question(query: &str) -> Result<(Question, Option<bool>), String> 
     Ok((question, json))
 }
 
-/// Reads the query of a change: a key, and its value unless the change is taken back.
+/// Parses the query of a change: a key, and its value unless the override is to be removed.
 pub(crate) fn change(query: &str) -> Result<(String, Option<String>), String> {
     let (mut key, mut value) = (None, None);
     for (name, text) in pairs(query) {
@@ -89,7 +89,7 @@ fn pairs(query: &str) -> impl Iterator<Item = (String, String)> {
     })
 }
 
-/// Takes percent-encoding off; what is broken stays as it is.
+/// Percent-decodes text; invalid escapes stay as they are.
 fn decode(text: &str) -> String {
     let bytes = text.replace('+', " ").into_bytes();
     let mut out = Vec::with_capacity(bytes.len());

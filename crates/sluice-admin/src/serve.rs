@@ -1,7 +1,7 @@
 //! Connections to the admin address.
 //!
-//! Owns: how many there may be and how long each may take. Refuses to know: pages.
-//! Keeps: a client that does not read loses its connection; the readiness probe always has a place.
+//! Owns: their number and time limits. Refuses to know: pages.
+//! Keeps: a client that does not read loses its connection; the readiness probe always gets a connection.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -21,13 +21,13 @@ use tokio::time::Sleep;
 
 use crate::{AdminPlan, AdminSocket, AdminSource, pages};
 
-/// How long a client may take to send the head of a request.
+/// How long a client may take to send the request headers.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Connections beyond `admin_connections` that may ask for `/ready`; the oldest makes room for the next.
+/// Connections beyond `admin_connections` that may request `/ready`; at the bound the oldest is closed.
 const PROBES: usize = 16;
 
-/// Serves the pages for ever.
+/// Serves the pages forever.
 pub async fn serve(socket: AdminSocket, source: Rc<dyn AdminSource>, plan: AdminPlan) {
     let places = Arc::new(Semaphore::new(plan.connections));
     let plan = Rc::new(plan);
@@ -61,12 +61,12 @@ pub async fn serve(socket: AdminSocket, source: Rc<dyn AdminSource>, plan: Admin
     }
 }
 
-/// A stream of a client.
+/// A client stream.
 trait Socket: AsyncRead + AsyncWrite + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Socket for S {}
 
-/// A connection, with its place among those that may ask for any page. Without one it may ask for `/ready`.
+/// A connection, with its permit to request any page. Without one it may only request `/ready`.
 struct Connection {
     source: Rc<dyn AdminSource>,
     plan: Rc<AdminPlan>,
@@ -82,7 +82,7 @@ impl Connection {
             let (source, plan) = (Rc::clone(&source), Rc::clone(&plan));
             async move { Ok::<_, Infallible>(pages::answer(&request, &*source, &plan, whole).await) }
         });
-        // A client that goes away in the middle is no event.
+        // A client that disconnects mid-request is not worth reporting.
         let _ = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_TIMEOUT)
@@ -93,7 +93,7 @@ impl Connection {
     }
 }
 
-/// A stream on which an answer must be taken within a time, from the first write that has to wait to the last.
+/// A stream on which a response must be read within a time limit, from the first blocked write to the last.
 struct BoundedStream<S> {
     stream: S,
     limit: Duration,
@@ -101,7 +101,7 @@ struct BoundedStream<S> {
 }
 
 impl<S> BoundedStream<S> {
-    /// What came of a write: a wait is over when the answer has taken too long.
+    /// Passes on the result of a write; a blocked write fails once the response has taken too long.
     fn bound<T>(
         &mut self,
         cx: &mut Context<'_>,
@@ -152,7 +152,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for BoundedStream<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // hyper flushes when it has written all that it holds: the answer is on its way.
+        // hyper flushes when it has written its whole buffer: the response has been sent.
         let flushed = Pin::new(&mut self.stream).poll_flush(cx);
         if flushed.is_ready() {
             self.due = None;

@@ -1,10 +1,10 @@
-//! JSON items as text for people: one block an item, a line a field.
+//! JSON items as text for people: one block per item, one line per field.
 
 use std::fmt::Write as _;
 
 use serde_json::Value;
 
-/// The items, one after the other.
+/// Renders the items one after the other.
 pub(crate) fn render(items: &[Value]) -> String {
     let mut out = String::new();
     for item in items {

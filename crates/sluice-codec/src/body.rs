@@ -1,8 +1,8 @@
 //! Pieces of a body on their way from one stream to another.
 //!
-//! Owns: the two ways in which a piece is held. Refuses to know: framing.
-//! Keeps: a piece moves whole; nobody copies it unless the next codec needs it in another form. What lies in a buffer
-//! of the worker counts towards its limit until it has been sent, whoever holds it.
+//! Owns: the two ways in which a piece is held. Refuses to know: framing. Keeps: a piece moves whole and is copied only
+//! if the next codec needs it in another form. Bytes in a buffer of the worker count towards its limit until they are
+//! sent, whatever holds them.
 
 use std::ops::Deref;
 use std::rc::Rc;
@@ -17,12 +17,12 @@ use crate::head::Head;
 pub enum Body {
     /// In a buffer of the worker.
     Pooled(Buf),
-    /// Shared, as the HTTP/2 library hands it out.
+    /// Shared, as the HTTP/2 library returns it.
     Shared(Bytes),
 }
 
 impl Body {
-    /// The piece as shared bytes; one in a buffer is copied.
+    /// Converts the piece to shared bytes; a pooled piece is copied.
     pub fn into_bytes(self) -> Bytes {
         match self {
             Self::Pooled(buf) => Bytes::copy_from_slice(&buf),
@@ -30,8 +30,8 @@ impl Body {
         }
     }
 
-    /// The piece for a library that holds it until its peer has room. Little in a large buffer is copied, so that the
-    /// buffer is free; it counts all the same.
+    /// Converts the piece for a library that holds it until the peer has room. A small piece is copied, to free its
+    /// buffer; the copy is charged all the same.
     ///
     /// # Errors
     /// The worker is at the limit of its buffers.
@@ -51,10 +51,10 @@ impl Body {
     }
 }
 
-/// Bytes of a piece that are copied rather than keep a buffer.
+/// Pieces of at most this many bytes are copied rather than keep a buffer.
 const COPIED_MAX: usize = 4 << 10;
 
-/// A piece of a body that can be cut, without a copy.
+/// A piece of a body that can be split without a copy.
 #[derive(Debug)]
 pub(crate) enum Chunk {
     Pooled {
@@ -62,7 +62,7 @@ pub(crate) enum Chunk {
         start: usize,
         end: usize,
     },
-    /// Its charge stays with what is cut last.
+    /// The charge stays with the part that is split off last.
     Copied {
         bytes: Bytes,
         _charge: Charge,
@@ -77,7 +77,7 @@ impl Default for Chunk {
 }
 
 impl Chunk {
-    /// Takes the first `count` bytes off; all of them, where there are no more.
+    /// Splits off the first `count` bytes, or all of them if there are no more.
     pub(crate) fn split_to(&mut self, count: usize) -> Self {
         match self {
             Self::Pooled { buf, start, end } if *end - *start > count => {
@@ -128,10 +128,10 @@ impl Deref for Body {
     }
 }
 
-/// What a stream hands out of a message behind its head.
+/// What a stream returns of a message after its head.
 #[derive(Debug)]
 pub enum Frame {
-    /// Data; `last` when the message ends with it.
+    /// Data; `last` if the message ends with it.
     Data {
         /// The data.
         body: Body,

@@ -1,60 +1,60 @@
-//! What goes wrong with a message under way.
+//! The errors of a message in flight.
 //!
-//! Owns: the error of streams and what each kind allows. Refuses to know: who is told and how.
-//! Keeps: the kinds are few and closed; a kind says whether the other side can have seen anything.
+//! Owns: the error of streams and what each kind allows. Refuses to know: who receives the error and how. Keeps: the
+//! kinds are few and closed; a kind tells whether the other side can have seen anything.
 
 use std::borrow::Cow;
 use std::{fmt, io};
 
 use crate::parse_error::ParseError;
 
-/// An error of a stream of HTTP.
+/// An error of an HTTP stream.
 #[derive(Debug)]
 pub struct HttpError {
     kind: ErrorKind,
     detail: Cow<'static, str>,
 }
 
-/// What kind of error it is.
+/// The kind of an [`HttpError`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorKind {
-    /// The peer finished between two messages.
+    /// The peer closed between two messages.
     Finished,
-    /// The peer finished in the middle of a message.
+    /// The peer closed in the middle of a message.
     ClosedEarly,
-    /// The socket failed, mostly because the peer reset it.
+    /// The socket failed, usually because the peer reset it.
     Reset,
-    /// The peer broke the protocol; a client gets this status.
+    /// The peer violated the protocol; a client receives this status.
     Malformed(u16),
-    /// The peer says that it has not looked at the request: it may be sent again.
+    /// The peer reports that it has not processed the request, so it may be sent again.
     Refused,
-    /// The peer does not want the stream any more.
+    /// The peer has cancelled the stream.
     Cancelled,
-    /// The peer did what only floods do, and the connection ended for it.
+    /// The peer did what only a flood does, and the connection was ended for it.
     Flood,
-    /// We were given more or less body than the head had said.
+    /// We were given more or less body than the head stated.
     LengthMismatch,
     /// The worker has no buffer left.
     Buffers,
 }
 
 impl HttpError {
-    /// An error of a kind, with a word on it.
+    /// Creates an error of a kind, with a detail.
     pub fn new(kind: ErrorKind, detail: impl Into<Cow<'static, str>>) -> Self {
         Self { kind, detail: detail.into() }
     }
 
-    /// Its kind.
+    /// Returns the kind.
     pub const fn kind(&self) -> ErrorKind {
         self.kind
     }
 
-    /// A word on it, for records.
+    /// Returns the detail, for access logs.
     pub fn detail(&self) -> &str {
         &self.detail
     }
 
-    /// The same, where it is one of the texts of this program and not made of what a peer sent.
+    /// Returns the detail if it is a fixed text of this program and contains nothing that a peer sent.
     pub fn static_detail(&self) -> Option<&'static str> {
         match self.detail {
             Cow::Borrowed(detail) => Some(detail),

@@ -1,8 +1,8 @@
 //! HTTP/1.0 and HTTP/1.1, both roles.
 //!
-//! Owns: heads, body framing and connections of HTTP/1 (RFC 9112). Refuses to know: routes, clusters.
-//! Keeps: strict on the way in, so that no two parties can read one message differently: whatever is
-//! in doubt is refused and the connection ends, never guessed at.
+//! Owns: heads, body framing and connections of HTTP/1 (RFC 9112). Refuses to know: routes, clusters. Keeps: parsing is
+//! strict, so that no two parties can read one message differently: anything ambiguous is refused and the connection
+//! ends; nothing is guessed.
 
 pub mod chunked;
 pub mod parse;

@@ -1,8 +1,8 @@
 //! HTTP/3, both roles, on streams of QUIC.
 //!
-//! Owns: frames, field sections and connections of HTTP/3 (RFC 9114, RFC 9204) as the rest of the codec sees
-//! them. Refuses to know: routes, clusters, how QUIC moves bytes. Keeps: QPACK without a dynamic table, so that
-//! no stream waits for another; a body is read only when it is asked for and sent only against room.
+//! Owns: frames, field sections and connections of HTTP/3 (RFC 9114, RFC 9204) as the rest of the codec sees them.
+//! Refuses to know: routes, clusters, how QUIC moves bytes. Keeps: QPACK without a dynamic table, so that no stream
+//! waits for another; a body is read only on request and sent only against room.
 
 pub mod client;
 mod connection;
@@ -18,16 +18,16 @@ pub(crate) use connection::{SEND_WINDOW, UNI_STREAMS_MAX};
 pub use server::H3Server;
 pub use stream::H3Stream;
 
-/// What is configured of HTTP/3.
+/// The configuration of HTTP/3.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct H3Options {
     /// Bytes of a head, as RFC 9114 §4.2.2 counts them.
     pub head_bytes: usize,
-    /// Fields of a head, or of trailers.
+    /// Headers of a head, or of trailers.
     pub head_fields: usize,
     /// Bytes of a stream's body that a peer may send ahead.
     pub stream_window: u32,
-    /// Streams that a client may reset before they were looked at, less those that it did not; more is a flood.
+    /// Streams that a client may reset before their request is read, less those that it did not reset; more is a flood.
     pub resets_max: u32,
 }
 

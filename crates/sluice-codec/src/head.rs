@@ -1,18 +1,16 @@
-//! The head of a message, whatever version it came in.
+//! The head of a message, whatever version it arrived in.
 //!
-//! Owns: the start line as pseudo fields and the header fields, in one flat buffer. Refuses to know:
-//! how heads are written on a wire. Keeps: order, duplicates and case of fields; fields that speak of
-//! one connection are not in here, nor is `Host`, which is the authority; a head that holds anything but
-//! fields says so ([`Head::is_sound`]), and no codec writes it.
+//! Owns: the start line as pseudo-headers and the headers, in one flat buffer. Refuses to know: how heads are written
+//! on a wire. Keeps: order, duplicates and case of headers; hop-by-hop headers are not in here, nor is `Host`, which is
+//! the authority; a head with an invalid header reports it ([`Head::is_sound`]), and no codec writes it.
 //!
-//! A head is reused from message to message: clearing it keeps its memory, so that in steady state
-//! none is allocated.
+//! A head is reused from message to message: clearing it keeps its memory, so that none is allocated in steady state.
 
 use std::fmt;
 
 use crate::names::{Known, is_field_value, is_token};
 
-/// Where a piece of text lies in the buffer.
+/// The place of a piece of text in the buffer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct TextSpan {
     pub(crate) start: u32,
@@ -31,12 +29,12 @@ struct HeadField {
     name: TextSpan,
     value: TextSpan,
     known: Option<Known>,
-    /// Name and value stand in the buffer as a line of HTTP/1: `name: value\r\n`.
+    /// Whether name and value are in the buffer as an HTTP/1 line: `name: value\r\n`.
     line: bool,
     removed: bool,
 }
 
-/// A version of HTTP.
+/// An HTTP version.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Version {
     /// HTTP/1.0.
@@ -51,12 +49,12 @@ pub enum Version {
 }
 
 impl Version {
-    /// Whether another protocol is asked for by extended CONNECT, RFC 8441 and RFC 9220, and not by `Upgrade`.
+    /// Whether another protocol is requested by extended CONNECT, RFC 8441 and RFC 9220, rather than by `Upgrade`.
     pub const fn has_extended_connect(self) -> bool {
         matches!(self, Self::Http2 | Self::Http3)
     }
 
-    /// As it stands in records: `HTTP/1.1`.
+    /// Returns the version as access logs show it: `HTTP/1.1`.
     pub const fn word(self) -> &'static str {
         match self {
             Self::Http10 => "HTTP/1.0",
@@ -67,7 +65,7 @@ impl Version {
     }
 }
 
-/// A request method that Sluice has to know, or another.
+/// A request method that Sluice has to know, or any other.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs, reason = "each is the name of its method")]
 pub enum Method {
@@ -85,7 +83,7 @@ pub enum Method {
 }
 
 impl Method {
-    /// The method that `text` names; methods are case-sensitive, RFC 9110 §9.1.
+    /// Returns the method named `text`; methods are case-sensitive, RFC 9110 §9.1.
     pub fn of(text: &[u8]) -> Self {
         match text {
             b"GET" => Self::Get,
@@ -101,7 +99,7 @@ impl Method {
         }
     }
 
-    /// Whether doing it twice is doing it once, RFC 9110 §9.2.2.
+    /// Whether the method is idempotent, RFC 9110 §9.2.2.
     pub const fn is_idempotent(self) -> bool {
         matches!(
             self,
@@ -109,7 +107,7 @@ impl Method {
         )
     }
 
-    /// Whether it asks for nothing to be changed, RFC 9110 §9.2.1.
+    /// Whether the method is safe (read-only), RFC 9110 §9.2.1.
     pub const fn is_safe(self) -> bool {
         matches!(self, Self::Get | Self::Head | Self::Options | Self::Trace)
     }
@@ -120,7 +118,7 @@ impl Method {
 pub struct Head {
     bytes: Vec<u8>,
     fields: Vec<HeadField>,
-    /// One more than the place of the first field of each known name; 0 where there is none.
+    /// One more than the index of the first header of each known name; 0 if there is none.
     first: [u16; Known::COUNT],
     /// 0 for a request and for trailers.
     status: u16,
@@ -130,9 +128,9 @@ pub struct Head {
     scheme: String,
     authority: String,
     path: String,
-    /// The protocol asked for by `Upgrade` or `:protocol`.
+    /// The protocol requested by `Upgrade` or `:protocol`.
     upgrade: String,
-    /// A field was added that cannot be one.
+    /// Whether an invalid header was added.
     unsound: bool,
 }
 
@@ -156,12 +154,12 @@ impl Default for Head {
 }
 
 impl Head {
-    /// A response head with a status and no fields.
+    /// Creates a response head with a status and no headers.
     pub fn response(status: u16) -> Self {
         Self { status, ..Self::default() }
     }
 
-    /// A request head without fields.
+    /// Creates a request head without headers.
     pub fn request(method: &str, scheme: &str, authority: &str, path: &str) -> Self {
         let mut head = Self::default();
         head.set_method(method.as_bytes());
@@ -171,7 +169,7 @@ impl Head {
         head
     }
 
-    /// Forgets everything but its memory.
+    /// Clears everything; the memory is kept.
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.fields.clear();
@@ -191,7 +189,7 @@ impl Head {
 
     // --- the start line ---
 
-    /// The status of a response; 0 for a request.
+    /// Returns the status of a response; 0 for a request.
     pub const fn status(&self) -> u16 {
         self.status
     }
@@ -201,25 +199,25 @@ impl Head {
         self.status = status;
     }
 
-    /// The method of a request.
+    /// Returns the method of a request.
     pub const fn method(&self) -> Method {
         self.method
     }
 
-    /// The method as text.
+    /// Returns the method as text.
     pub fn method_text(&self) -> &str {
         &self.method_text
     }
 
-    /// Sets the method; whether the text was taken, as for each part of the start line: one that is not ASCII, or
-    /// holds a space or a control character, changes nothing.
+    /// Sets the method and returns whether the text was accepted. As in every part of the start line, text that is not
+    /// ASCII or contains a space or a control character is refused and changes nothing.
     pub fn set_method(&mut self, method: &[u8]) -> bool {
         let taken = replace(&mut self.method_text, method, b'!');
         self.method = Method::of(self.method_text.as_bytes());
         taken
     }
 
-    /// The version that the message came in.
+    /// Returns the version that the message arrived in.
     pub const fn version(&self) -> Version {
         self.version
     }
@@ -229,82 +227,82 @@ impl Head {
         self.version = version;
     }
 
-    /// `http` or `https`; empty where nothing said so.
+    /// Returns `http` or `https`; empty if the message did not state it.
     pub fn scheme(&self) -> &str {
         &self.scheme
     }
 
-    /// Sets the scheme; whether the text was taken.
+    /// Sets the scheme; returns whether the text was accepted.
     pub fn set_scheme(&mut self, scheme: &[u8]) -> bool {
         replace(&mut self.scheme, scheme, b'!')
     }
 
-    /// The authority: `Host` or `:authority`. Empty where there was none.
+    /// Returns the authority: `Host` or `:authority`. Empty if there was none.
     pub fn authority(&self) -> &str {
         &self.authority
     }
 
-    /// Sets the authority; whether the text was taken.
+    /// Sets the authority; returns whether the text was accepted.
     pub fn set_authority(&mut self, authority: &[u8]) -> bool {
         replace(&mut self.authority, authority, b'!')
     }
 
-    /// Path and query: `/a?b`, or `*`; empty for CONNECT.
+    /// Returns path and query: `/a?b`, or `*`; empty for CONNECT.
     pub fn path(&self) -> &str {
         &self.path
     }
 
-    /// Sets path and query; whether the text was taken.
+    /// Sets path and query; returns whether the text was accepted.
     pub fn set_path(&mut self, path: &[u8]) -> bool {
         replace(&mut self.path, path, b'!')
     }
 
-    /// The path without its query.
+    /// Returns the path without its query.
     pub fn path_only(&self) -> &str {
         let path = self.path();
         path.split_once('?').map_or(path, |(path, _)| path)
     }
 
-    /// The query, without its question mark.
+    /// Returns the query, without its question mark.
     pub fn query(&self) -> Option<&str> {
         self.path().split_once('?').map(|(_, query)| query)
     }
 
-    /// The protocol asked for by `Upgrade` or `:protocol`, or agreed on by a 101.
+    /// Returns the protocol requested by `Upgrade` or `:protocol`, or agreed on by a 101.
     pub fn upgrade(&self) -> Option<&str> {
         Some(&*self.upgrade).filter(|text| !text.is_empty())
     }
 
-    /// Sets the protocol asked for, empty for none; whether the text was taken.
+    /// Sets the requested protocol, empty for none; returns whether the text was accepted.
     pub fn set_upgrade(&mut self, protocol: &[u8]) -> bool {
         replace(&mut self.upgrade, protocol, b' ')
     }
 
     // --- fields ---
 
-    /// The fields in order: name and value.
+    /// Returns the headers in order: name and value.
     pub fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         let live = self.fields.iter().filter(|field| !field.removed);
         live.map(|field| (self.slice(field.name), self.slice(field.value)))
     }
 
-    /// How many fields there are.
+    /// Returns the number of headers.
     pub fn len(&self) -> usize {
         self.fields.iter().filter(|field| !field.removed).count()
     }
 
-    /// Whether there are no fields.
+    /// Whether there are no headers.
     pub fn is_empty(&self) -> bool {
         self.fields.iter().all(|field| field.removed)
     }
 
-    /// The first value of a known field.
+    /// Returns the first value of a known header.
     pub fn get(&self, known: Known) -> Option<&[u8]> {
         let place = usize::from(self.first[known as usize]).checked_sub(1)?;
         self.fields.get(place).map(|field| self.slice(field.value))
     }
 
-    /// The first value of the field `name`, in whatever case.
+    /// Returns the first value of the header `name`, in any case.
     pub fn get_named(&self, name: &[u8]) -> Option<&[u8]> {
         match Known::of(name) {
             Some(known) => self.get(known),
@@ -312,27 +310,26 @@ impl Head {
         }
     }
 
-    /// Every value of the field `name`.
+    /// Returns every value of the header `name`.
     pub fn values<'a>(&'a self, name: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
         let fits = move |field: &&(&[u8], &[u8])| field.0.eq_ignore_ascii_case(name);
         self.fields().filter(move |field| fits(&field)).map(|(_, value)| value)
     }
 
-    /// Adds a field behind all others. A name or a value that cannot be one (RFC 9110 §5.1, §5.5) makes the head
-    /// unsound.
+    /// Adds a header after all others. An invalid name or value (RFC 9110 §5.1, §5.5) makes the head unsound.
     pub fn append(&mut self, name: &[u8], value: &[u8]) {
         let known = Known::of(name);
         self.unsound |= (known.is_none() && !is_token(name)) || !is_field_value(value);
         self.append_line(name, value, known);
     }
 
-    /// Adds a field whose name is known.
+    /// Adds a header whose name is known.
     pub fn append_known(&mut self, known: Known, value: &[u8]) {
         self.unsound |= !is_field_value(value);
         self.append_line(known.text().as_bytes(), value, Some(known));
     }
 
-    /// Makes `value` the only value of the field, where the first was or at the end.
+    /// Makes `value` the only value of the header, in the place of the first or at the end.
     pub fn set(&mut self, name: &[u8], value: &[u8]) {
         let known = Known::of(name);
         let first = match known {
@@ -351,13 +348,13 @@ impl Head {
         (field.value, field.line) = (value, false);
     }
 
-    /// Whether every field is one. What a filter made up may not be, and written it would be read as something
+    /// Whether every header is valid. A filter may have added an invalid one, which a peer would read as something
     /// else.
     pub const fn is_sound(&self) -> bool {
         !self.unsound
     }
 
-    /// Takes every field of that name out; whether there was one.
+    /// Removes every header of that name; returns whether there was one.
     pub fn remove(&mut self, name: &[u8]) -> bool {
         let known = Known::of(name);
         if self.lacks(known) {
@@ -376,7 +373,7 @@ impl Head {
         found
     }
 
-    /// Takes every field out for which `gone` says so.
+    /// Removes every header for which `gone` is true.
     pub fn remove_where(&mut self, gone: impl Fn(&[u8], &[u8]) -> bool) {
         for place in 0..self.fields.len() {
             let field = self.fields[place];
@@ -394,7 +391,7 @@ impl Head {
         }
     }
 
-    /// Whether it takes no search to tell that there is no such field.
+    /// Whether the absence of the header is known without a search.
     fn lacks(&self, known: Option<Known>) -> bool {
         known.is_some_and(|known| self.first[known as usize] == 0)
     }
@@ -409,7 +406,7 @@ impl Head {
         same && !field.removed
     }
 
-    /// The value of `Content-Length`; heads that hold a bad one do not get past their codec.
+    /// Returns the value of `Content-Length`; codecs refuse heads with a malformed one.
     pub fn content_length(&self) -> Option<u64> {
         self.get(Known::ContentLength).and_then(decimal)
     }
@@ -422,29 +419,29 @@ impl Head {
         })
     }
 
-    /// Makes one field of cookies that came in crumbs: HTTP/2 and HTTP/3 may cut them, HTTP/1 may not, RFC 9113
-    /// §8.2.3 and RFC 9114 §4.2.1. Empty crumbs say nothing, and would leave white space at an end.
+    /// Joins cookie crumbs into one header: HTTP/2 and HTTP/3 may split cookies, HTTP/1 may not, RFC 9113 §8.2.3 and
+    /// RFC 9114 §4.2.1. Empty crumbs are dropped: they contain nothing, and would leave white space at an end.
     pub(crate) fn join_cookies(&mut self) {
         let crumbs: Vec<&[u8]> = self.values(b"cookie").filter(|crumb| !crumb.is_empty()).collect();
         let whole = crumbs.join(&b"; "[..]);
         self.set(b"cookie", &whole);
     }
 
-    /// Bytes that the fields take on an HTTP/1 wire.
+    /// Returns the bytes that the headers take on an HTTP/1 wire.
     pub fn wire_size(&self) -> usize {
         self.fields().map(|(name, value)| name.len() + value.len() + 4).sum()
     }
 
     // --- for codecs ---
 
-    /// Takes text into the buffer.
+    /// Appends text to the buffer.
     pub(crate) fn push(&mut self, text: &[u8]) -> TextSpan {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(text);
         TextSpan::new(start, text.len())
     }
 
-    /// Enters a field whose name and value were read and found good where they lie in the buffer.
+    /// Enters a header whose name and value are in the buffer and have been checked.
     pub(crate) fn enter(&mut self, name: TextSpan, value: TextSpan, known: Option<Known>) {
         let end = (value.start + value.len) as usize;
         let line = value.start == name.start + name.len + 2
@@ -453,7 +450,7 @@ impl Head {
         self.enter_field(HeadField { name, value, known, line, removed: false });
     }
 
-    /// Adds a field that was found good.
+    /// Adds a header that has been checked.
     pub(crate) fn append_line(&mut self, name: &[u8], value: &[u8], known: Option<Known>) {
         self.bytes.reserve(name.len() + value.len() + 4);
         let name = self.push(name);
@@ -472,17 +469,17 @@ impl Head {
         self.fields.push(field);
     }
 
-    /// The buffer as a whole; a codec that took a head in at once enters fields by their place.
+    /// Returns the whole buffer; a codec that copied a head in at once enters headers by their place.
     pub(crate) fn bytes_mut(&mut self) -> &mut Vec<u8> {
         &mut self.bytes
     }
 
-    /// How many fields were entered, those taken out since included.
+    /// Returns how many headers were entered, including those removed since.
     pub(crate) const fn field_count(&self) -> usize {
         self.fields.len()
     }
 
-    /// Makes a piece of the buffer lower case.
+    /// Makes a span of the buffer lower case.
     pub(crate) fn lower(&mut self, span: TextSpan) {
         let (start, len) = (span.start as usize, span.len as usize);
         self.bytes[start..start + len].make_ascii_lowercase();
@@ -492,20 +489,20 @@ impl Head {
         &self.bytes[span.start as usize..span.start as usize + span.len as usize]
     }
 
-    /// Makes the authority what lies there in the buffer.
+    /// Sets the authority to a span of the buffer.
     pub(crate) fn set_authority_at(&mut self, at: TextSpan) {
         let text = &self.bytes[at.start as usize..at.start as usize + at.len as usize];
         replace(&mut self.authority, text, b'!');
     }
 
-    /// Makes the protocol asked for what lies there in the buffer.
+    /// Sets the requested protocol to a span of the buffer.
     pub(crate) fn set_upgrade_at(&mut self, at: TextSpan) {
         let text = &self.bytes[at.start as usize..at.start as usize + at.len as usize];
         replace(&mut self.upgrade, text, b' ');
     }
 
-    /// Writes the fields that are not `hidden` as lines of HTTP/1. Those that stand in the buffer as lines, one
-    /// behind the other, are written together.
+    /// Writes the headers that are not `hidden` as HTTP/1 lines. Those that are in the buffer as adjacent lines are
+    /// written together.
     pub(crate) fn write_lines(&self, hidden: impl Fn(Known) -> bool, mut write: impl FnMut(&[u8])) {
         let mut run = 0..0;
         for field in &self.fields {
@@ -532,8 +529,8 @@ impl Head {
     }
 }
 
-/// Makes `text` hold `new` if that is ASCII from `least` on; else leaves it and says no. Codecs let nothing else get so
-/// far; a filter might.
+/// Sets `text` to `new` if that is ASCII of at least `least`; otherwise leaves it and returns false. Codecs let nothing
+/// else get this far; a filter might.
 fn replace(text: &mut String, new: &[u8], least: u8) -> bool {
     // Without a branch per byte, so that the compiler compares many at once.
     let odd = new.iter().fold(false, |odd, byte| odd | (*byte >= 0x7f) | (*byte < least));
@@ -543,7 +540,7 @@ fn replace(text: &mut String, new: &[u8], least: u8) -> bool {
     true
 }
 
-/// Reads a number of digits and nothing else; the library would read a sign as well.
+/// Parses digits and nothing else; the library would accept a sign as well.
 pub(crate) fn decimal(text: &[u8]) -> Option<u64> {
     let digit = |number: u64, byte: &u8| {
         let digit = byte.is_ascii_digit().then(|| u64::from(byte & 0xf))?;

@@ -1,8 +1,8 @@
 //! HTTP on the wire: heads, bodies and streams of HTTP/1, HTTP/2 and HTTP/3.
 //!
-//! Owns: parsing, framing, flow control, connections of HTTP. Refuses to know: listeners, chains,
-//! routes, and what messages are for. Keeps: above [`stream::HttpStream`] nobody learns which version
-//! a message came in; what is read from a peer is bounded and checked before it is handed out.
+//! Owns: parsing, framing, flow control and connections of HTTP. Refuses to know: listeners, chains, routes, and what
+//! messages are for. Keeps: nothing above [`stream::HttpStream`] depends on the version of a message; what is read from
+//! a peer is bounded and checked before it is handed out.
 #![forbid(unsafe_code)]
 
 pub mod body;

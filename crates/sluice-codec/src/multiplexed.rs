@@ -1,7 +1,7 @@
 //! A connection to an endpoint that carries many requests at once, whatever its version.
 //!
-//! Owns: the choice between versions. Refuses to know: who opens requests. Keeps: cloning gives another handle of
-//! the same connection.
+//! Owns: the choice between versions. Refuses to know: what opens requests. Keeps: a clone is another handle to the
+//! same connection.
 
 use crate::error::HttpError;
 use crate::h2::H2Client;
@@ -9,7 +9,7 @@ use crate::h3::H3Client;
 use crate::head::{Head, Version};
 use crate::stream::HttpStream;
 
-/// A connection of HTTP/2 or HTTP/3 that requests go out on.
+/// An HTTP/2 or HTTP/3 connection on which requests are sent.
 #[derive(Clone, Debug)]
 pub enum Multiplexed {
     /// HTTP/2.
@@ -19,7 +19,7 @@ pub enum Multiplexed {
 }
 
 impl Multiplexed {
-    /// What is spoken on it.
+    /// Returns the HTTP version of the connection.
     pub const fn version(&self) -> Version {
         match self {
             Self::H2(_) => Version::Http2,
@@ -27,7 +27,7 @@ impl Multiplexed {
         }
     }
 
-    /// Requests that are open.
+    /// Returns the number of open requests.
     pub fn open_streams(&self) -> usize {
         match self {
             Self::H2(h2) => h2.open_streams(),
@@ -43,7 +43,7 @@ impl Multiplexed {
         }
     }
 
-    /// Whether many of its streams wait for clients that do not take what comes: others are better opened elsewhere.
+    /// Whether many of its streams wait for clients that do not read; new streams are then better opened elsewhere.
     pub fn is_stalled(&self) -> bool {
         match self {
             Self::H2(h2) => h2.is_stalled(),
@@ -59,10 +59,10 @@ impl Multiplexed {
         }
     }
 
-    /// Opens a stream with a request; `end` says that it has no body.
+    /// Opens a stream with a request; `end` means that it has no body.
     ///
     /// # Errors
-    /// The connection takes no more streams, which is as good as a refusal, or the head cannot be said.
+    /// The connection takes no more streams, which counts as a refusal, or the head cannot be expressed.
     pub async fn open(&mut self, head: &Head, end: bool) -> Result<HttpStream, HttpError> {
         Ok(match self {
             Self::H2(h2) => HttpStream::H2(Box::new(h2.open(head, end).await?)),

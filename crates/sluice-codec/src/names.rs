@@ -1,11 +1,11 @@
-//! The names of header fields that Sluice itself looks at.
+//! The names of the headers that Sluice itself looks at.
 //!
-//! Owns: the table and the look-up. Refuses to know: what the fields mean.
-//! Keeps: a name is found whatever its case; looking one up costs a comparison or two.
+//! Owns: the table and the look-up. Refuses to know: what the headers mean. Keeps: a name is found whatever its case; a
+//! look-up costs a comparison or two.
 
 macro_rules! known {
     ($($variant:ident = $text:literal,)+) => {
-        /// A field name that has a number.
+        /// A header name that has a number.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[repr(u8)]
         #[allow(missing_docs, reason = "each is the name of its field")]
@@ -56,25 +56,25 @@ known! {
 }
 
 impl Known {
-    /// How many there are.
+    /// How many known names there are.
     pub const COUNT: usize = TABLE.len();
 
-    /// The name in lower case.
+    /// Returns the name in lower case.
     pub const fn text(self) -> &'static str {
         TABLE[self as usize].0
     }
 
-    /// The known name that `name` is, in whatever case.
+    /// Returns the known name equal to `name`, in any case.
     pub fn of(name: &[u8]) -> Option<Self> {
         let candidates = *BY_LENGTH.get(name.len())?;
         let mut lower = [0; LENGTH_MAX];
         lower.get_mut(..name.len())?.copy_from_slice(name);
-        // All of it, since a loop of known length becomes a few instructions.
+        // All of it, since a loop of constant length compiles to a few instructions.
         lower.make_ascii_lowercase();
         candidates.iter().find(|known| PADDED[**known as usize] == lower).copied()
     }
 
-    /// Whether the field speaks of one connection and never travels on, RFC 9110 §7.6.1.
+    /// Whether the header is hop-by-hop and never forwarded, RFC 9110 §7.6.1.
     pub const fn is_hop_by_hop(self) -> bool {
         matches!(
             self,
@@ -87,8 +87,8 @@ impl Known {
         )
     }
 
-    /// Whether the field may not stand in trailers: it would say how to read what was read already,
-    /// RFC 9110 §6.5.1.
+    /// Whether the header is not allowed in trailers, where it would change how the part already read is to be
+    /// understood, RFC 9110 §6.5.1.
     pub const fn is_barred_from_trailers(self) -> bool {
         self.is_hop_by_hop()
             || matches!(
@@ -108,7 +108,7 @@ impl Known {
 
 const LENGTH_MAX: usize = 24;
 
-/// Names in lower case, behind them zeros, which no name holds.
+/// Names in lower case, padded with zeros, which no name contains.
 static PADDED: [[u8; LENGTH_MAX]; Known::COUNT] = {
     let mut padded = [[0; LENGTH_MAX]; Known::COUNT];
     let mut at = 0;
@@ -153,13 +153,13 @@ pub fn is_token(name: &[u8]) -> bool {
     !name.is_empty() && name.iter().copied().all(is_token_byte)
 }
 
-/// Whether a byte may stand in a token.
+/// Whether a byte is allowed in a token.
 pub(crate) const fn is_token_byte(byte: u8) -> bool {
     TOKEN[byte as usize]
 }
 
-/// Whether a byte may stand in a host that is no IPv6 literal: those of RFC 3986 §3.2.2, and those that some
-/// clients send besides and nobody reads as the end of the host.
+/// Whether a byte is allowed in a host that is not an IPv6 literal: the bytes of RFC 3986 §3.2.2, and others that some
+/// clients send and that no parser reads as the end of the host.
 pub(crate) const fn is_host_byte(byte: u8) -> bool {
     HOST[byte as usize]
 }
@@ -177,7 +177,7 @@ static HOST: [bool; 256] = {
     table
 };
 
-/// Characters of a token.
+/// The characters of a token.
 static TOKEN: [bool; 256] = {
     let mut table = [false; 256];
     let mut byte = 0;
@@ -207,7 +207,7 @@ static TOKEN: [bool; 256] = {
     table
 };
 
-/// Whether `value` may be the value of a field: no control characters but tab, RFC 9110 §5.5.
+/// Whether `value` is a valid header value: no control characters but tab, RFC 9110 §5.5.
 pub fn is_field_value(value: &[u8]) -> bool {
     let fits = |byte: &u8| (*byte >= b' ' && *byte != 0x7f) || *byte == b'\t';
     let Some(last) = value.last_chunk::<8>() else { return value.iter().all(fits) };

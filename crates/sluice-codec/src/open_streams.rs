@@ -1,16 +1,16 @@
-//! The streams that are open on a connection to an endpoint.
+//! The open streams of a connection to an endpoint.
 //!
-//! Owns: how many there are, and how many of them are blocked. Refuses to know: which version is spoken. Keeps: each
+//! Owns: how many streams are open and how many of them are blocked. Refuses to know: the HTTP version. Keeps: each
 //! stream is counted once, until it is dropped.
 
 use std::cell::Cell;
 use std::rc::Rc;
 
-/// The streams of a connection to an endpoint.
+/// The open streams of a connection to an endpoint.
 #[derive(Debug, Default)]
 pub(crate) struct OpenStreams {
     open: Cell<usize>,
-    /// Those whose clients do not take what comes.
+    /// Streams whose clients do not read.
     blocked: Cell<usize>,
 }
 
@@ -19,18 +19,18 @@ impl OpenStreams {
         self.open.get()
     }
 
-    /// Whether another stream may be opened where at most `room` may be.
+    /// Whether another stream may be opened if at most `room` are allowed.
     pub(crate) fn has_room(&self, room: usize) -> bool {
         self.open.get() < room
     }
 
-    /// Whether a quarter of them and more is blocked.
+    /// Whether at least a quarter of the streams are blocked.
     pub(crate) fn are_stalled(&self) -> bool {
         self.blocked.get() > 0 && self.blocked.get() * 4 >= self.open.get()
     }
 }
 
-/// The place of one stream; given back on drop.
+/// The slot of one stream, released on drop.
 #[derive(Debug)]
 pub(crate) struct OpenStream {
     places: Rc<OpenStreams>,
@@ -43,7 +43,7 @@ impl OpenStream {
         Self { places: Rc::clone(places), blocked: false }
     }
 
-    /// Says whether the client of the stream does not take what comes.
+    /// Sets whether the client of the stream is not reading.
     pub(crate) fn set_blocked(&mut self, blocked: bool) {
         if std::mem::replace(&mut self.blocked, blocked) != blocked {
             let count = self.places.blocked.get();

@@ -1,6 +1,6 @@
-//! What can be wrong with an HTTP/1 message.
+//! The errors of an HTTP/1 message.
 
-/// Why a message was refused. Small and without text, since hostile peers make many.
+/// Why a message was refused. Small and without text, since hostile peers cause many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "each is explained by its detail")]
 pub enum ParseError {
@@ -38,7 +38,7 @@ pub enum ParseError {
 }
 
 impl ParseError {
-    /// The status that a client gets for it.
+    /// The status that a client receives for it.
     pub const fn status(self) -> u16 {
         match self {
             Self::RequestLineTooLong => 414,
@@ -49,7 +49,7 @@ impl ParseError {
         }
     }
 
-    /// The word for records, `%RESPONSE_CODE_DETAILS%`.
+    /// The detail for access logs, `%RESPONSE_CODE_DETAILS%`.
     pub const fn detail(self) -> &'static str {
         match self {
             Self::Method => "http1.method_malformed",

@@ -1,8 +1,8 @@
-//! Checks of endpoints by HTTP and by the health service of gRPC.
+//! Health checks of endpoints by HTTP and by the gRPC health service.
 //!
-//! Owns: the question and what counts as a good answer. Refuses to know: when checks run and what a row
-//! of results means. Keeps: every check has a connection of its own, made and secured as those of
-//! requests are, and reads no more of an answer than it must.
+//! Owns: the request and what counts as a healthy response. Refuses to know: when checks run and what a sequence of
+//! results means. Keeps: every check has a connection of its own, opened and secured like those of requests, and reads
+//! no more of a response than it must.
 //!
 //! Source: the gRPC Health Checking Protocol, `grpc.health.v1.Health/Check`.
 
@@ -28,15 +28,15 @@ use crate::names::Known;
 use crate::quic::QuicClients;
 use crate::stream::HttpStream;
 
-/// What of an answer is read at most.
+/// Bytes of a response body after which no more is read.
 const ANSWER_MAX: usize = 4096;
 
-/// Checks by requests.
+/// Health checks by requests.
 #[derive(Debug)]
 pub struct RequestProbe {
-    /// How endpoints are reached and what is asked.
+    /// How endpoints are reached and what is requested.
     pub plan: Arc<ClusterPlan>,
-    /// Where the checks run.
+    /// The worker on which the checks run.
     pub worker: Rc<WorkerCx>,
 }
 
@@ -77,7 +77,7 @@ fn own_name(endpoint: &EndpointState) -> &str {
     endpoint.host.as_deref().unwrap_or(&endpoint.name)
 }
 
-/// Sends one request and reads its answer: the head, and as much of body and trailers as is needed.
+/// Sends one request and reads its response: the head, and as much of body and trailers as needed.
 async fn ask(
     plan: &ClusterPlan,
     endpoint: &Arc<EndpointState>,
@@ -99,7 +99,7 @@ async fn ask(
     let mut answer = Head::default();
     loop {
         poll_fn(|cx| {
-            // What the peer had no room for yet leaves while its answer is waited for.
+            // What the peer had no room for yet leaves while the response is awaited.
             if let Poll::Ready(Err(error)) = stream.poll_flushed(cx, worker) {
                 return Poll::Ready(Err(error));
             }
@@ -131,7 +131,7 @@ async fn ask(
     Ok((answer, rest))
 }
 
-/// Sends the head of a request on a connection of its own.
+/// Sends the head of a request on a new connection.
 async fn open(
     plan: &ClusterPlan,
     endpoint: &Arc<EndpointState>,
@@ -161,7 +161,7 @@ async fn open(
     Ok(HttpStream::H1(h1))
 }
 
-/// What came behind a head.
+/// What was received after a head.
 #[derive(Default)]
 struct ProbeResponse {
     data: Vec<u8>,
@@ -192,12 +192,12 @@ async fn grpc(
     }
 }
 
-/// A `HealthCheckRequest` in a gRPC frame: field 1 is the service.
+/// Encodes a `HealthCheckRequest` in a gRPC frame: field 1 is the service.
 fn question(service: &str) -> Bytes {
     let mut message = Vec::new();
     if !service.is_empty() {
         message.push(0x0a);
-        // Names of services are short; a length of two bytes is the most that is needed.
+        // Service names are short; a length of two bytes is enough.
         let length = u16::try_from(service.len()).unwrap_or(u16::MAX).min(0x3fff);
         if length < 0x80 {
             message.push(length.to_le_bytes()[0]);
@@ -211,7 +211,7 @@ fn question(service: &str) -> Bytes {
     [&[0][..], &length, &message].concat().into()
 }
 
-/// Whether a `HealthCheckResponse` in a gRPC frame says SERVING: field 1 is 1.
+/// Whether a `HealthCheckResponse` in a gRPC frame contains SERVING: field 1 is 1.
 fn is_serving(data: &[u8]) -> bool {
     matches!(data.get(5..), Some([0x08, 1, ..]))
 }

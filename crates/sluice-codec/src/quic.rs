@@ -1,8 +1,8 @@
 //! QUIC on a UDP socket of a worker.
 //!
-//! Owns: the library's endpoint, the socket under it, the runtime that it runs on. Refuses to know: what is
-//! spoken on streams, chains, and which certificate a client gets. Keeps: everything of a connection runs on
-//! the worker whose socket it came to; whoever watches sees each first packet before the library does.
+//! Owns: the library's endpoint, the socket under it, the runtime that it runs on. Refuses to know: what streams carry,
+//! chains, and which certificate a client gets. Keeps: a connection runs entirely on the worker whose socket received
+//! it; the hook sees each first packet before the library does.
 
 use std::fmt::Debug;
 use std::future::Future;
@@ -40,14 +40,14 @@ pub use sight::{facts_of, path_of};
 /// The place of a socket among those that share its port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReuseportMember {
-    /// Which it is, in the order in which they were bound.
+    /// The index of the socket, in the order in which they were bound.
     pub number: u32,
-    /// How many there are.
+    /// The number of sockets.
     pub count: u32,
 }
 
 impl ConnectionIdGenerator for ReuseportMember {
-    /// An ID at random, of those that lead packets here, but for clients that are asked to come back.
+    /// Returns a random ID that steers packets to this socket; for a client that is sent a Retry, the ID made for it.
     fn generate_cid(&mut self) -> ConnectionId {
         if let Some(id) = retry::asked(*self) {
             return id;
@@ -70,7 +70,7 @@ impl ConnectionIdGenerator for ReuseportMember {
     }
 }
 
-/// Random bytes that nobody can foresee.
+/// Returns unpredictable random bytes.
 fn rand<const LENGTH: usize>() -> [u8; LENGTH] {
     let mut bytes = [0; LENGTH];
     aws_lc_rs::rand::fill(&mut bytes).expect("the system gives random bytes");
@@ -79,45 +79,46 @@ fn rand<const LENGTH: usize>() -> [u8; LENGTH] {
 
 /// Sees the datagrams that may begin a connection.
 pub trait FirstPacketHook: Debug {
-    /// A datagram whose first packet has a long header: only such begin connections, RFC 9000 §17.2.
+    /// Is called with a datagram whose first packet has a long header: only such datagrams begin connections, RFC 9000
+    /// §17.2.
     fn long(&self, from: SocketAddr, datagram: &[u8]);
 }
 
-/// The bit of a packet's first byte that says that its header is long, RFC 8999 §5.1.
+/// The bit of a packet's first byte that marks a long header, RFC 8999 §5.1.
 const LONG_HEADER: u8 = 0x80;
 
-/// A socket on which QUIC is spoken.
+/// A socket that speaks QUIC.
 #[derive(Debug)]
 pub struct QuicEndpoint {
     endpoint: quinn::Endpoint,
 }
 
-/// A client that wants a connection and has not been answered.
+/// A pending connection attempt of a client.
 #[derive(Debug)]
 pub struct Incoming(quinn::Incoming);
 
-/// What one chain shakes hands with.
+/// The handshake configuration of one chain.
 #[derive(Clone, Debug)]
 pub struct QuicServer {
     config: Arc<ServerConfig>,
-    /// What `config` is made of; where connections leave traces, each gets a copy with its own.
+    /// What `config` is built from; if connections are traced, each gets a copy with its own trace.
     options: QuicOptions,
-    /// Whether requests may come in the client's first packets.
+    /// Whether requests may arrive in the client's first packets.
     early: bool,
 }
 
-/// A connection that has shaken hands.
+/// An established connection.
 pub use quinn::Connection;
 
-/// What TLS is configured with.
+/// The configuration of TLS.
 pub use rustls::ServerConfig as TlsConfig;
 
 impl QuicServer {
-    /// What `tls`, which speaks TLS 1.3 and knows the ALPN protocols, shakes hands with. Where `tls` takes early
-    /// data, connections are served before their handshake has ended.
+    /// Creates the configuration from `tls`, which supports TLS 1.3 and contains the ALPN protocols. If `tls` accepts
+    /// early data, connections are served before their handshake is complete.
     ///
     /// # Errors
-    /// It has no cipher suite that the first packets of QUIC need.
+    /// `tls` lacks a cipher suite that QUIC Initial packets need, or an option is out of range.
     pub fn new(tls: Arc<TlsConfig>, options: &QuicOptions) -> Result<Self, String> {
         let early = tls.max_early_data_size > 0;
         let crypto = QuicServerConfig::try_from(tls).map_err(|error| error.to_string())?;
@@ -126,7 +127,7 @@ impl QuicServer {
         Ok(Self { config: Arc::new(config), options: options.clone(), early })
     }
 
-    /// What the connection with a number shakes hands with.
+    /// Returns the handshake configuration of the connection with this number.
     fn config(&self, number: u64, began: Duration) -> Arc<ServerConfig> {
         let traced = self.options.qlog.as_ref().and_then(|folder| {
             let mut transport: TransportConfig = self.options.server().ok()?;
@@ -139,8 +140,8 @@ impl QuicServer {
     }
 }
 
-/// What tokens are sealed with by which clients show, later on, that they are where they say (RFC 9000 §8.1.3): one
-/// key for the process, so that whichever chain and worker gave one, any knows it.
+/// Returns the key that seals address validation tokens (RFC 9000 §8.1.3): one for the process, so that every worker
+/// and chain accepts a token, whichever issued it.
 fn token_key() -> Arc<dyn HandshakeTokenKey> {
     static KEY: OnceLock<Arc<dyn HandshakeTokenKey>> = OnceLock::new();
     let make = || -> Arc<dyn HandshakeTokenKey> {
@@ -151,11 +152,11 @@ fn token_key() -> Arc<dyn HandshakeTokenKey> {
 }
 
 impl QuicEndpoint {
-    /// Speaks QUIC on `socket`; call it on the worker's thread. `fallback` is any chain's: what the library
-    /// says before a chain is chosen (versions, resets) is the same for all.
+    /// Speaks QUIC on `socket`; call it on the worker's thread. `fallback` may be any chain's: what the library sends
+    /// before a chain is chosen (versions, resets) is the same for all.
     ///
     /// # Errors
-    /// The socket does not take the options that QUIC wants.
+    /// The socket does not support the options that QUIC needs.
     pub fn open(
         socket: OwnedFd,
         place: ReuseportMember,
@@ -165,7 +166,7 @@ impl QuicEndpoint {
         let socket = TokioRuntime.wrap_udp_socket(UdpSocket::from(socket))?;
         let socket = Arc::new(HookedSocket { socket, watch: SendWrapper::new(watch) });
         let mut config = EndpointConfig::default();
-        // Drafts are nobody's any more.
+        // Draft versions are no longer in use.
         config.supported_versions(vec![1]);
         config.cid_generator(move || Box::new(place));
         let endpoint = quinn::Endpoint::new_with_abstract_socket(
@@ -177,52 +178,51 @@ impl QuicEndpoint {
         Ok(Self { endpoint })
     }
 
-    /// The next client that wants a connection; `None` when the endpoint was closed.
+    /// Returns the next client that wants to connect; `None` when the endpoint has been closed.
     pub async fn accept(&self) -> Option<Incoming> {
         self.endpoint.accept().await.map(Incoming)
     }
 
-    /// Takes no new connections.
+    /// Stops accepting new connections.
     pub fn drain(&self) {
         self.endpoint.set_server_config(None);
     }
 
-    /// Waits until every connection has ended and its last words are said.
+    /// Waits until every connection has ended and its last packets are sent.
     pub async fn ended(&self) {
         self.endpoint.wait_idle().await;
     }
 }
 
 impl Incoming {
-    /// The connection ID that the client chose for us first.
+    /// Returns the connection ID that the client first chose for us.
     pub fn first_id(&self) -> Vec<u8> {
         self.0.orig_dst_cid().to_vec()
     }
 
-    /// The client's address.
+    /// Returns the client's address.
     pub fn source(&self) -> SocketAddr {
         self.0.remote_address()
     }
 
-    /// Our address, where the system says.
+    /// Returns our address, if the system reports it.
     pub fn local_ip(&self) -> Option<std::net::IpAddr> {
         self.0.local_ip()
     }
 
-    /// Shakes hands. Where the client's requests may come early, and it has shown that it is where it says, the
-    /// connection is there as soon as the client's name and protocols are known, and what is returned beside it ends
-    /// with the handshake. A trace, where one is wanted, is named after `number` and when the connection `began`
-    /// since the Unix epoch.
+    /// Performs the handshake. If requests may arrive early and the client's address is validated, returns the
+    /// connection as soon as the server name and protocols are known, with a future that ends with the handshake. A
+    /// trace, if configured, is named after `number` and the time `began` of the connection since the Unix epoch.
     ///
     /// # Errors
-    /// What the library said.
+    /// The error of the library.
     pub async fn accept_handshake(
         self,
         server: &QuicServer,
         number: u64,
         began: Duration,
     ) -> Result<(Connection, Option<LocalFuture<()>>), ConnectionError> {
-        // Nobody may have a request served in another's name.
+        // A request must not be served in the name of a spoofed address.
         let early = server.early && self.0.remote_address_validated();
         let mut connecting = self.0.accept_with(server.config(number, began))?;
         if early {
@@ -237,7 +237,8 @@ impl Incoming {
         Ok((connecting.await?, None))
     }
 
-    /// Asks the client to show that it is where it says, RFC 9000 §8.1.2; gives it back where it has done so.
+    /// Sends a Retry so that the client validates its address, RFC 9000 §8.1.2; returns the client if no Retry is
+    /// possible, because it has already done so.
     pub fn ask_again(self) -> Option<Self> {
         if !self.0.may_retry() {
             return Some(self);
@@ -247,16 +248,16 @@ impl Incoming {
         asked.err().map(|refused| Self(refused.into_incoming()))
     }
 
-    /// Says nothing to the client.
+    /// Sends nothing to the client.
     pub fn ignore(self) {
         self.0.ignore();
     }
 }
 
-/// A socket whose first packets somebody sees.
+/// A socket whose first packets a hook sees.
 struct HookedSocket {
     socket: Arc<dyn AsyncUdpSocket>,
-    /// Of this worker. The library wants what it holds to be `Send` and never sends it anywhere.
+    /// Of this worker. The library requires what it holds to be `Send` and never sends it anywhere.
     watch: SendWrapper<Rc<dyn FirstPacketHook>>,
 }
 
@@ -283,7 +284,7 @@ impl AsyncUdpSocket for HookedSocket {
     ) -> Poll<io::Result<usize>> {
         let count = ready!(self.socket.poll_recv(cx, bufs, meta))?;
         for (buf, meta) in bufs.iter().zip(&meta[..count]) {
-            // Datagrams of one sender may have come as one, each `stride` long.
+            // Datagrams of one sender may have been received as one, each `stride` long.
             for datagram in buf[..meta.len].chunks(meta.stride.max(1)) {
                 if datagram.first().is_some_and(|first| first & LONG_HEADER != 0) {
                     self.watch.long(meta.addr, datagram);
@@ -310,7 +311,7 @@ impl AsyncUdpSocket for HookedSocket {
     }
 }
 
-/// The library's tasks on the worker that they are started on.
+/// Runs the library's tasks on the worker that starts them.
 #[derive(Debug)]
 struct OnWorker;
 

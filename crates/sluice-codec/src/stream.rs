@@ -1,7 +1,7 @@
-//! A stream of HTTP, whatever its version: the seam between codecs and everything above them.
+//! An HTTP stream, whatever its version: the seam between codecs and everything above them.
 //!
-//! Owns: the choice between versions. Refuses to know: which role or route it serves.
-//! Keeps: an enum, never a box of a trait on the byte path; back-pressure is not asking.
+//! Owns: the choice between versions. Refuses to know: which role or route it serves. Keeps: an enum, never a boxed
+//! trait, on the byte path; back-pressure is exerted by not reading.
 
 use std::task::{Context, Poll};
 
@@ -16,33 +16,33 @@ use crate::h3::H3Stream;
 use crate::h3::frame::code;
 use crate::head::Head;
 
-/// What is read at once for a client that has many streams on a connection, before it has shown that it takes what
-/// comes: each of them may keep it waiting.
+/// Bytes read at once for a client that has many streams on a connection, until it has shown that it reads: each of
+/// these streams may keep what was read waiting.
 pub const READ_SHARED: usize = 16 << 10;
 
-/// One request and its answer, on either side.
+/// One request and its response, on either side.
 #[derive(Debug)]
 #[allow(clippy::large_enum_variant, reason = "the larger is by far the more frequent")]
 pub enum HttpStream {
-    /// A whole connection of HTTP/1, lent to one exchange after the other.
+    /// A whole HTTP/1 connection, lent to one exchange after the other.
     H1(Box<H1Stream>),
-    /// A stream of HTTP/2.
+    /// An HTTP/2 stream.
     H2(Box<H2Stream>),
-    /// A stream of HTTP/3.
+    /// An HTTP/3 stream.
     H3(Box<H3Stream>),
 }
 
 impl HttpStream {
-    /// Whether the request may have been recorded and repeated by somebody else, since it came before the handshake
-    /// had ended; see [`H3Stream::is_early`].
+    /// Whether the request may be a replay, because it arrived before the handshake was complete; see
+    /// [`H3Stream::is_early`].
     pub fn is_early(&self) -> bool {
         matches!(self, Self::H3(h3) if h3.is_early())
     }
 
-    /// Receives the next head: a request, or a response with a status from 100 on.
+    /// Receives the next head: a request, or a response with a status of at least 100.
     ///
     /// # Errors
-    /// What went wrong with the stream.
+    /// The error of the stream.
     pub fn poll_recv_head(
         &mut self,
         cx: &mut Context<'_>,
@@ -59,7 +59,7 @@ impl HttpStream {
     /// Receives the next piece of the body.
     ///
     /// # Errors
-    /// What went wrong with the stream.
+    /// The error of the stream.
     pub fn poll_recv(
         &mut self,
         cx: &mut Context<'_>,
@@ -72,8 +72,8 @@ impl HttpStream {
         }
     }
 
-    /// Says whether whoever gets what comes in does not take it: then less is read at once, and what may come ahead
-    /// counts. `shared` says that the one who does not take it has other streams on the same connection.
+    /// Sets whether the receiver of the incoming message is not reading: less is then read at once, and what the peer
+    /// may send ahead is charged. `shared` means that this receiver has other streams on the same connection.
     ///
     /// # Errors
     /// The worker is at the limit of its buffers.
@@ -91,12 +91,12 @@ impl HttpStream {
         Ok(())
     }
 
-    /// Whether its connection carries other streams beside it.
+    /// Whether its connection carries other streams as well.
     pub const fn is_shared(&self) -> bool {
         !matches!(self, Self::H1(_))
     }
 
-    /// Whether the message that comes in has been read to its end.
+    /// Whether the incoming message has been read to its end.
     pub const fn is_received(&self) -> bool {
         match self {
             Self::H1(h1) => h1.is_received(),
@@ -105,7 +105,7 @@ impl HttpStream {
         }
     }
 
-    /// Ready when the peer has gone although it waits for an answer.
+    /// Ready when the peer has gone while it waits for a response.
     pub fn poll_gone(&mut self, cx: &mut Context<'_>, worker: &WorkerCx) -> Poll<HttpError> {
         match self {
             Self::H1(h1) => h1.poll_gone(cx, worker),
@@ -114,10 +114,10 @@ impl HttpStream {
         }
     }
 
-    /// Ready when nothing is left over from what was sent before.
+    /// Ready when everything sent before has left.
     ///
     /// # Errors
-    /// What went wrong with the stream.
+    /// The error of the stream.
     pub fn poll_flushed(
         &mut self,
         cx: &mut Context<'_>,
@@ -130,11 +130,11 @@ impl HttpStream {
         }
     }
 
-    /// Sends a head, or stages it until data follows or [`HttpStream::push`] is called. `end` says
-    /// that nothing follows; `close`, that the connection shall end after this message.
+    /// Sends a head, or stages it until data follows or [`HttpStream::push`] is called. `end` means that nothing
+    /// follows; `close`, that the connection is to end after this message.
     ///
     /// # Errors
-    /// What went wrong with the stream.
+    /// The error of the stream.
     pub fn send_head(
         &mut self,
         worker: &WorkerCx,
@@ -152,7 +152,7 @@ impl HttpStream {
     /// Sends what is staged.
     ///
     /// # Errors
-    /// What went wrong with the stream.
+    /// The error of the stream.
     pub fn push(&mut self, cx: &mut Context<'_>, worker: &WorkerCx) -> Result<(), HttpError> {
         match self {
             Self::H1(h1) => h1.push(cx, worker),
@@ -164,7 +164,7 @@ impl HttpStream {
     /// Sends data of the body. Call it when [`HttpStream::poll_flushed`] is ready.
     ///
     /// # Errors
-    /// What went wrong with the stream.
+    /// The error of the stream.
     pub fn send_data(
         &mut self,
         cx: &mut Context<'_>,
@@ -179,11 +179,10 @@ impl HttpStream {
         }
     }
 
-    /// Takes a piece of a body from another stream unseen, where that can be; see
-    /// [`H1Stream::poll_take_from`].
+    /// Splices a piece of a body from another stream, where possible; see [`H1Stream::poll_take_from`].
     ///
     /// # Errors
-    /// What went wrong with the other stream.
+    /// The error of the other stream.
     pub fn poll_take_from(
         &mut self,
         cx: &mut Context<'_>,
@@ -196,10 +195,10 @@ impl HttpStream {
         }
     }
 
-    /// Ends the body, with trailers where there are any.
+    /// Ends the body, with trailers if there are any.
     ///
     /// # Errors
-    /// What went wrong with the stream.
+    /// The error of the stream.
     pub fn send_end(
         &mut self,
         cx: &mut Context<'_>,
@@ -213,7 +212,7 @@ impl HttpStream {
         }
     }
 
-    /// Whether the message that goes out has been sent to its end.
+    /// Whether the outgoing message has been sent to its end.
     pub fn is_sent(&self) -> bool {
         match self {
             Self::H1(h1) => h1.is_sent(),
@@ -222,7 +221,7 @@ impl HttpStream {
         }
     }
 
-    /// Whether a head was sent that a body may follow.
+    /// Whether a head has been sent that a body may follow.
     pub fn is_head_sent(&self) -> bool {
         match self {
             Self::H1(h1) => h1.is_head_sent(),
@@ -231,7 +230,7 @@ impl HttpStream {
         }
     }
 
-    /// Gives the exchange up; `cancel` says that nobody is at fault.
+    /// Aborts the exchange; `cancel` means that neither side is at fault.
     pub fn reset(&mut self, cancel: bool) {
         match self {
             Self::H1(h1) => h1.reset(),

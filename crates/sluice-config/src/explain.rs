@@ -1,4 +1,4 @@
-//! The long form: every short form expanded, every default written out, and no secret in it.
+//! The long form: every short form expanded, every default written out, without secrets.
 
 use std::fmt::Write as _;
 
@@ -7,14 +7,14 @@ use sluice_model::Config;
 
 use crate::redact::redacted;
 
-/// The configuration as YAML in its long form, without its secrets.
+/// The configuration as YAML in its long form, without secrets.
 pub fn yaml(config: &Config) -> String {
     let mut out = String::new();
     write_block(&redacted(config.show()), 0, &mut out);
     out
 }
 
-/// A section as JSON in its long form, without its secrets.
+/// A section as JSON in its long form, without secrets.
 pub fn json(section: &impl Setting) -> serde_json::Value {
     of_plain(&redacted(section.show()))
 }
@@ -35,7 +35,7 @@ fn of_plain(value: &Plain) -> serde_json::Value {
     }
 }
 
-/// Fields that are absent are left out, and so are empty lists.
+/// Whether a value is omitted: an absent field or an empty list.
 fn says_nothing(value: &Plain) -> bool {
     matches!(value, Plain::Null) || matches!(value, Plain::List(items) if items.is_empty())
 }
@@ -94,7 +94,7 @@ fn inline(value: &Plain) -> String {
     }
 }
 
-/// Quotes what YAML might take for something else.
+/// Quotes text that YAML could read as something else.
 fn quote(text: &str) -> String {
     let plain = !text.is_empty()
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_./:".contains(&b))

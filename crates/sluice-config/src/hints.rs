@@ -1,16 +1,16 @@
-//! Better help for what is found while a configuration is read.
+//! Better help for findings made while a configuration is read.
 //!
-//! Owns: where a field belongs that is unknown in its place, what the words of other proxies mean here, and variables.
-//! Refuses to know: what sections mean; it asks their shapes. Keeps: a hint is only given where one place fits.
+//! Owns: where a misplaced field belongs, files of other proxies, and environment variables.
+//! Refuses to know: what sections mean; it asks their shapes. Keeps: a hint is only given if one place fits.
 
 use sluice_core::settings::{KNOWN_HERE, NO_VARIABLES, SectionShape};
 use sluice_core::{Diagnostic, Diags, Node, Setting as _, Shape, Span, Value};
 use sluice_model::Config;
 
-/// Sections as far as they are searched for a field.
+/// How deep sections are searched for a field.
 const DEPTH_MAX: usize = 8;
 
-/// The top level of other proxies' files: a key, and whose it is.
+/// Top-level keys of other proxies' files, with the proxy.
 const OTHER_PROXIES: &[(&str, &str)] = &[
     ("static_resources", "Envoy"),
     ("dynamic_resources", "Envoy"),
@@ -33,7 +33,7 @@ const OTHER_PROXIES: &[(&str, &str)] = &[
     ("server", "nginx"),
 ];
 
-/// Completes findings on `root`, and adds those on variables.
+/// Completes the findings about `root`, and adds warnings about variables.
 pub fn complete(root: &Node, diags: &mut Diags) {
     for finding in diags.iter_mut().filter(|finding| finding.code == "unknown-field") {
         if finding.help.as_deref().is_some_and(|help| help.starts_with(KNOWN_HERE))
@@ -50,7 +50,7 @@ pub fn complete(root: &Node, diags: &mut Diags) {
     }
 }
 
-/// Scalars that hold what looks like a variable of the environment.
+/// Finds scalars that contain what looks like an environment variable.
 fn variables(node: &Node, found: &mut Vec<Span>) {
     let named = |text: &str| {
         text.match_indices("${")
@@ -61,7 +61,7 @@ fn variables(node: &Node, found: &mut Vec<Span>) {
         Value::Scalar { text, .. } => found.extend(named(text).then_some(node.span)),
         Value::List(items) => items.iter().for_each(|item| variables(item, found)),
         Value::Map(entries) => {
-            // The groups of a regex have names too, and texts for clients may hold scripts.
+            // Regex groups have names too, and response bodies may contain scripts.
             let other = |key: &str, node: &Node| match key {
                 "replace" | "regex" => true,
                 "body" => node.text().is_some(),
@@ -122,7 +122,7 @@ fn has(section: &SectionShape, key: &str) -> bool {
     section.fields.iter().any(|field| field.key == key)
 }
 
-/// The sections that may be written for a shape.
+/// The sections that a shape allows.
 fn sections(shape: &Shape) -> Vec<SectionShape> {
     match shape {
         Shape::Section(section) => vec![section()],
@@ -132,7 +132,7 @@ fn sections(shape: &Shape) -> Vec<SectionShape> {
     }
 }
 
-/// The shapes of what is called `key` in a shape.
+/// The shapes of the field `key` of a shape.
 fn field(shape: &Shape, key: &str) -> Vec<Shape> {
     if let Shape::Named(inner) = shape {
         return vec![(**inner).clone()];
@@ -141,7 +141,7 @@ fn field(shape: &Shape, key: &str) -> Vec<Shape> {
     own.filter(|field| field.key == key).map(|field| field.shape).collect()
 }
 
-/// Every section that has a field `key`, once, with the shortest path that was found to it.
+/// Finds every section with a field `key`, once each, with the first path found to it.
 fn search(
     shape: &Shape,
     key: &str,

@@ -1,8 +1,8 @@
-//! Configurations as people write them.
+//! Configuration files.
 //!
-//! Owns: reading YAML files and folders into a spanned tree, showing findings with their lines, the
+//! Owns: reading YAML files and folders into a spanned tree, rendering findings with their source lines, the
 //! JSON Schema, the reference page, the long form. Refuses to know: what sections mean.
-//! Keeps: a file is read once; every finding has a place; what `explain` prints can be read again, and holds no
+//! Keeps: a file is read once; every finding has a place; the output of `explain` can be read again and contains no
 //! secret.
 #![forbid(unsafe_code)]
 

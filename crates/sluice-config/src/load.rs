@@ -1,7 +1,7 @@
-//! From a path to a configuration.
+//! Loads a configuration from a path.
 //!
 //! Owns: files and folders, and how several files become one. Refuses to know: certificates and
-//! everything else that a configuration names. Keeps: what is read once is not read again.
+//! all other files that a configuration names. Keeps: a file is read only once.
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -14,21 +14,21 @@ use sluice_model::Config;
 use crate::sources::Sources;
 use crate::{hints, yaml};
 
-/// A configuration that was read, right or wrong.
+/// A configuration that was read, valid or not.
 #[derive(Debug)]
 pub struct Loaded {
     /// Its files.
     pub sources: Sources,
-    /// What relative paths in it are relative to.
+    /// The folder that relative paths are resolved against.
     pub folder: PathBuf,
-    /// The configuration, as far as it could be read; `None` when parts of it are missing. Where
-    /// `diags` has errors it is for further checks only.
+    /// The configuration, as far as it could be read; `None` if parts of it are missing. If
+    /// `diags` has errors, it only serves further checks.
     pub config: Option<Config>,
-    /// What was found.
+    /// The findings.
     pub diags: Diags,
 }
 
-/// Reads a file, or every `.yaml` and `.yml` file of a folder in order of their names.
+/// Reads a file, or every `.yaml` and `.yml` file of a folder in order of name.
 pub fn load(path: &Path) -> Loaded {
     let mut loaded = Loaded {
         sources: Sources::default(),
@@ -53,7 +53,7 @@ pub fn load(path: &Path) -> Loaded {
     loaded
 }
 
-/// Reads a configuration from standard input; relative paths in it are relative to the working folder.
+/// Reads a configuration from standard input; relative paths are resolved against the working directory.
 pub fn load_stdin() -> Loaded {
     let max = Limits::default().get(Limit::ConfigBytes);
     let mut bytes = Vec::new();
@@ -73,7 +73,7 @@ pub fn load_stdin() -> Loaded {
 
 const STDIN: &str = "<stdin>";
 
-/// Reads a configuration from text, as if it stood in `path`.
+/// Reads a configuration from text, as if it were the file `path`.
 pub fn load_text(path: &Path, text: &str) -> Loaded {
     let mut sources = Sources::default();
     sources.add(path.to_owned(), text.to_owned());
@@ -129,13 +129,13 @@ fn not_utf8(shown: impl std::fmt::Display, error: &std::string::FromUtf8Error) -
 }
 
 impl Loaded {
-    /// The configuration, if nothing that was found so far is an error.
+    /// The configuration, if there are no errors so far.
     pub fn usable(&self) -> Option<&Config> {
         self.config.as_ref().filter(|_| !self.diags.has_errors())
     }
 
     fn bind(&mut self) {
-        // Files that could not be read stand in the findings already.
+        // Files that could not be read are among the findings already.
         let mut whole = !self.diags.has_errors();
         let mut parts = Vec::new();
         for number in 0.. {
@@ -150,9 +150,9 @@ impl Loaded {
         let at = sluice_core::Path::ROOT;
         let bound = Config::bind(&root, &at, &mut self.diags);
         hints::complete(&root, &mut self.diags);
-        // Where whole parts are missing, everything that names something in them would seem wrong.
+        // If whole parts were missing, every reference to them would seem wrong.
         if whole {
-            // What stands once and is wrong keeps nobody from checking what stands many times.
+            // An error in a single section does not prevent checks of the repeated ones.
             let many = ["listeners", "clusters", "routes", "access_log"];
             self.config =
                 bound.or_else(|| Config::bind(&only(root, &many), &at, &mut Diags::new()));
@@ -160,7 +160,7 @@ impl Loaded {
     }
 }
 
-/// One tree of several files: lists and maps at the top add up, single sections stand once.
+/// Joins the trees of several files: top-level lists and maps add up, single sections must appear once.
 fn join(parts: Vec<Node>, diags: &mut Diags) -> Node {
     let nothing = Node { value: Value::Null, span: Span::default() };
     if parts.len() < 2 {
@@ -212,7 +212,7 @@ fn join_entry(first: &mut MapEntry, second: MapEntry, diags: &mut Diags) {
     }
 }
 
-/// The entries of a map that have one of these names.
+/// Keeps the entries of a map that have one of these names.
 fn only(mut root: Node, keys: &[&str]) -> Node {
     if let Value::Map(entries) = &mut root.value {
         entries.retain(|entry| keys.contains(&&*entry.key));

@@ -1,14 +1,14 @@
-//! Secrets in a configuration that is shown.
+//! Redacts secrets in a configuration that is displayed.
 //!
-//! Owns: the one rule of what is a secret. Refuses to know: who is shown it.
-//! Keeps: structure and names stay, so that a reader sees that something is asked for; only the text is left out.
+//! Owns: the single definition of a secret. Refuses to know: where it is displayed.
+//! Keeps: structure and names, so that a reader sees that a field is set; only the text is removed.
 
 use sluice_core::Plain;
 
-/// What stands in the place of a secret.
+/// The replacement for a secret.
 pub const REDACTED: &str = "[redacted]";
 
-/// Names of secrets, whole or behind a prefix such as `x-`.
+/// Names of secrets, whole or after a prefix such as `x-`.
 const NAMES: [&str; 11] = [
     "authorization",
     "proxy-authorization",
@@ -23,7 +23,7 @@ const NAMES: [&str; 11] = [
     "pwd",
 ];
 
-/// Parts of names of secrets.
+/// Substrings of names of secrets.
 const PARTS: [&str; 15] = [
     "access-key",
     "api-key",
@@ -42,37 +42,37 @@ const PARTS: [&str; 15] = [
     "x-auth-",
 ];
 
-/// Schemes of `Authorization`: what follows one is a secret, whatever the header is called.
+/// Schemes of `Authorization`: the text after one is a secret, whatever the header.
 const SCHEMES: [&str; 2] = ["bearer ", "basic "];
 
-/// Fields of sections that hold headers, cookies or parameters of a query by name.
+/// Fields of sections that hold headers, cookies or query parameters by name.
 const HEADER_LIKE: [&str; 3] = ["headers", "cookies", "query"];
 
-/// Fields of sections that hold something else under names that the user chooses.
+/// Fields of sections that hold something else under user-chosen names.
 const NAMED: [&str; 5] = ["clusters", "routes", "values", "split", "json"];
 
-/// What a value is part of.
+/// The context of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Within {
-    /// A section: its keys are the fields that it has.
+    /// A section: its keys are known fields.
     Section,
-    /// A map from names that the user chooses to sections.
+    /// A map from user-chosen names to sections.
     Named,
-    /// The filters of a chain or a rule: a map from each name to settings.
+    /// The filters of a chain or a rule: a map from filter name to settings.
     Filters,
-    /// Headers, cookies, parameters or the settings of a filter, by name.
+    /// Headers, cookies, query parameters or the settings of a filter, by name.
     Judged,
     /// A secret.
     Secret,
 }
 
-/// The configuration or section without its secrets: headers, cookies, parameters and settings of filters whose
-/// names or values say that they are secret, keys in PEM, and the users of URLs.
+/// Returns the configuration or section without secrets: headers, cookies, query parameters and filter settings whose
+/// names or values mark them as secret, PEM private keys, and users in URLs.
 pub fn redacted(value: Plain) -> Plain {
     redact(value, Within::Section)
 }
 
-/// Whether what goes by `name` is a secret: a header, a cookie, a parameter or a setting of a filter.
+/// Whether `name` denotes a secret header, cookie, query parameter or filter setting.
 fn is_secret(name: &str) -> bool {
     let name = name.to_ascii_lowercase().replace('_', "-");
     let whole = |known: &str| {
@@ -82,7 +82,7 @@ fn is_secret(name: &str) -> bool {
 }
 
 impl Within {
-    /// What the value under `key` is part of.
+    /// The context of the value under `key`.
     fn under(self, key: &str) -> Self {
         match self {
             Self::Section if key == "filters" => Self::Filters,
@@ -208,7 +208,7 @@ mod tests {
                 check(value(), value());
             }
         }
-        // Names of filters are none either.
+        // Nor are names of filters.
         let filter = || map("filters", map("jwt", map("issuer", text("a"))));
         check(filter(), filter());
     }

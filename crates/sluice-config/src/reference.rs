@@ -1,4 +1,4 @@
-//! The reference page: every section and field, from the types.
+//! The reference page: every section and field, generated from the types.
 
 use std::fmt::Write as _;
 
@@ -33,7 +33,7 @@ pub fn markdown() -> String {
     out
 }
 
-/// The operators of records, header values and bodies.
+/// Writes the operators of access logs, header values and bodies.
 fn write_operators(out: &mut String) {
     out.push_str(
         "\n## Operators\n\nFor `access_log.format`; those of requests for header values and bodies too. \
@@ -57,7 +57,7 @@ fn collect(shape: &Shape, into: &mut Vec<SectionShape>) {
     }
 }
 
-/// One section as a table.
+/// Writes one section as a table.
 pub fn write_section(section: &SectionShape, out: &mut String) {
     let _ = write!(out, "\n## {}\n\n{}\n\n", section.name, section.doc);
     out.push_str("| field | value | default | meaning |\n|---|---|---|---|\n");

@@ -1,4 +1,4 @@
-//! Findings as people and programs read them.
+//! Renders findings for people and programs.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -8,7 +8,7 @@ use sluice_core::{Diagnostic, Severity};
 
 use crate::sources::Sources;
 
-/// Every finding with its line and a caret, in order of place; then a line that counts them.
+/// Every finding with its source line and a caret, in the given order.
 pub fn text(findings: &[Diagnostic], sources: &Sources, colour: bool) -> String {
     let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
     let mut out = String::new();
@@ -19,10 +19,10 @@ pub fn text(findings: &[Diagnostic], sources: &Sources, colour: bool) -> String 
     out
 }
 
-/// Errors and warnings that people are shown at once where they do not ask for all.
+/// Maximum number of errors, and of warnings, shown unless all are requested.
 pub const SHOWN_MAX: usize = 20;
 
-/// The first [`SHOWN_MAX`] errors and as many warnings, and a line that says how many more there are.
+/// The first [`SHOWN_MAX`] errors and as many warnings, and a line with the number of the remaining ones.
 pub fn brief(findings: &[Diagnostic], sources: &Sources, colour: bool) -> String {
     let mut left = [SHOWN_MAX; 2];
     let mut hidden = [0; 2];
@@ -92,7 +92,7 @@ fn one(finding: &Diagnostic, sources: &Sources, renderer: &Renderer) -> String {
     renderer.render(&groups)
 }
 
-/// A range that lies in the text and covers at least one character, on one line.
+/// A range that is within the text, starts and ends on character boundaries and does not leave its line.
 fn within(text: &str, start: u32, end: u32) -> std::ops::Range<usize> {
     let start = (start as usize).min(text.len());
     let start = (0..=start).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
@@ -114,7 +114,7 @@ fn place<'s>(finding: &Diagnostic, sources: &'s Sources) -> Option<(&'s Path, us
     Some((path, line, column))
 }
 
-/// A line for a finding, without lines of the configuration, which may hold secrets.
+/// A finding as one line, without source lines of the configuration, which may contain secrets.
 pub fn line(finding: &Diagnostic, sources: &Sources) -> String {
     let place = place(finding, sources)
         .map(|(path, line, column)| format!("{}:{line}:{column}: ", path.display()));
@@ -122,7 +122,7 @@ pub fn line(finding: &Diagnostic, sources: &Sources) -> String {
     format!("{}{}{}", place.unwrap_or_default(), finding.message, help.unwrap_or_default())
 }
 
-/// The findings for programs.
+/// The findings as JSON.
 pub fn json(findings: &[Diagnostic], sources: &Sources) -> serde_json::Value {
     let item = |finding: &Diagnostic| {
         let place = place(finding, sources).map(|(path, line, column)| {

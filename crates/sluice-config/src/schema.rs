@@ -20,7 +20,7 @@ pub fn schema() -> Value {
 }
 
 fn of(shape: &Shape, sections: &mut BTreeMap<&'static str, Value>) -> Value {
-    // Whatever is text may be written as a number where YAML takes it for one.
+    // Text may be written as a number where YAML reads it as one.
     match shape {
         Shape::Text { what, example } => {
             json!({ "type": ["string", "integer"], "description": what, "examples": [example] })
@@ -56,7 +56,7 @@ fn of(shape: &Shape, sections: &mut BTreeMap<&'static str, Value>) -> Value {
 
 fn section_ref(section: &SectionShape, sections: &mut BTreeMap<&'static str, Value>) -> Value {
     if !sections.contains_key(section.name) {
-        // Entered first, since sections may hold themselves.
+        // Inserted first, since sections may contain themselves.
         sections.insert(section.name, Value::Null);
         let required: Vec<&str> =
             section.fields.iter().filter(|f| f.required).map(|f| f.key).collect();

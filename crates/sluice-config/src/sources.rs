@@ -32,7 +32,7 @@ impl Sources {
         self.files.iter().map(|(_, text)| text.as_str())
     }
 
-    /// Line and column of the beginning of a span, both from 1; columns count characters.
+    /// Line and column of the start of a span, both from 1; columns count characters.
     pub fn line_column(&self, span: Span) -> Option<(usize, usize)> {
         let (_, text) = self.get(span.file)?;
         let before = text.get(..span.start as usize)?;

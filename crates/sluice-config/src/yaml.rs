@@ -1,8 +1,8 @@
-//! YAML into a spanned tree.
+//! Parses YAML into a spanned tree.
 //!
-//! Owns: anchors, merge keys, duplicate keys, and the bounds on what a file may unfold to.
-//! Refuses to know: what any key means. Keeps: this is the only place that knows the YAML crate; a
-//! file of any content ends in a tree or in errors with a place, in bounded time and memory.
+//! Owns: anchors, merge keys, duplicate keys, and the bounds on expansion.
+//! Refuses to know: what any key means. Keeps: this is the only module that knows the YAML crate; any
+//! input results in a tree or in errors with a place, in bounded time and memory.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,16 +15,16 @@ use sluice_core::{Diags, Node, Span, Value};
 #[cfg(test)]
 mod tests;
 
-/// Nodes that one file may hold, aliases unfolded.
+/// Maximum number of nodes of a file, with aliases expanded.
 const NODES_MAX: usize = 2_000_000;
 
-/// Nodes that aliases of one file may unfold to.
+/// Maximum number of nodes that the aliases of a file may expand to.
 const ALIAS_NODES_MAX: usize = 100_000;
 
-/// How deep lists and maps may be nested.
+/// Maximum nesting depth of lists and maps.
 const DEPTH_MAX: usize = 64;
 
-/// Reads `text`, file number `file`, into a tree. An empty file is nothing.
+/// Parses `text`, file number `file`, into a tree. An empty file is `Null`.
 pub fn read(text: &str, file: u16, diags: &mut Diags) -> Option<Node> {
     let mut reader = YamlReader {
         events: Parser::new_from_str(text),
@@ -48,7 +48,7 @@ struct YamlReader<'a> {
     diags: &'a mut Diags,
 }
 
-/// Reading cannot go on; the error stands in the findings.
+/// Parsing cannot continue; the error is among the findings.
 struct ReadStopped;
 
 impl YamlReader<'_> {
@@ -72,7 +72,7 @@ impl YamlReader<'_> {
         Some(root.unwrap_or(nothing))
     }
 
-    /// The next event that is no comment.
+    /// The next event that is not a comment.
     fn next(&mut self) -> Result<(Event<'static>, Span), ReadStopped> {
         loop {
             match self.events.next_event() {
@@ -185,7 +185,7 @@ impl YamlReader<'_> {
         }
     }
 
-    /// `<<`: the fields of one or several maps, where the map itself has none of that name.
+    /// `<<`: adds the fields of one or several maps, unless the map itself has a field of that name.
     fn merge(&mut self, node: Node, merged: &mut Vec<MapEntry>) -> Result<(), ReadStopped> {
         for item in node.items() {
             let Value::Map(fields) = &item.value else {
@@ -216,7 +216,7 @@ impl YamlReader<'_> {
         Span { file: self.file, start, end: end.max(start) }
     }
 
-    /// The end of a block is where the next thing begins; white space before it is no part of it.
+    /// The parser ends a block where the next token begins; the white space before it is not part of the block.
     fn trim(&self, span: Span) -> Span {
         let text = self.text.get(span.start as usize..span.end as usize).unwrap_or_default();
         let kept = u32::try_from(text.trim_end().len()).unwrap_or(0);
@@ -224,7 +224,7 @@ impl YamlReader<'_> {
     }
 }
 
-/// What to do about an error of the parser at a byte of the text.
+/// The remedy for a parser error at a byte of the text.
 fn help(text: &str, at: usize, info: &str) -> &'static str {
     let at = (0..=at.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
     let start = text[..at].rfind('\n').map_or(0, |end| end + 1);
@@ -246,7 +246,7 @@ fn help(text: &str, at: usize, info: &str) -> &'static str {
     }
 }
 
-/// Plain words that mean nothing: an empty value, `null`, `~`.
+/// A scalar; an empty value, `null` and `~` are `Null` if plain.
 fn scalar(text: &str, style: ScalarStyle, span: Span) -> Node {
     let plain = style == ScalarStyle::Plain;
     let value = match text {
@@ -269,7 +269,7 @@ fn owned(event: Event<'_>) -> Event<'static> {
         Event::MappingStart(style, anchor, _) => Event::MappingStart(style, anchor, None),
         Event::MappingEnd => Event::MappingEnd,
         Event::Alias(anchor) => Event::Alias(anchor),
-        // Comments and metadata that we do not ask for.
+        // Comments and metadata, which are not used.
         _ => Event::DocumentEnd,
     }
 }

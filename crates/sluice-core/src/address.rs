@@ -1,14 +1,14 @@
-//! Addresses as people write them: where to listen, where to connect, which sources.
+//! Addresses as written in a configuration: where to listen, where to connect, which sources.
 //!
 //! Owns: their parsers. Refuses to know: sockets and resolution.
-//! Keeps: a host name is never looked up here; it stays a name.
+//! Keeps: a host name is never resolved here; it stays a name.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// Where a listener listens.
+/// The address of a listener.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ListenAddress {
     /// `127.0.0.1:5432`, `[::1]:443`.
@@ -20,10 +20,10 @@ pub enum ListenAddress {
 }
 
 impl ListenAddress {
-    /// Reads an address to listen on.
+    /// Parses an address to listen on.
     ///
     /// # Errors
-    /// A sentence that says what was expected.
+    /// A message that states what was expected.
     pub fn parse(text: &str) -> Result<Self, String> {
         if let Some(path) = unix_path(text)? {
             return Ok(Self::Unix(path));
@@ -86,27 +86,27 @@ fn not_a_port(port: &str) -> String {
     format!("`{port}` is not a port; ports are numbers from 1 to 65535")
 }
 
-/// The part of a URL behind its scheme that names the host.
+/// The host part of a URL without its scheme.
 fn without_path(rest: &str) -> &str {
     rest.split(['/', '?', '#']).next().unwrap_or_default()
 }
 
-/// Where a cluster connects to.
+/// The address of an endpoint of a cluster.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Endpoint {
     /// A socket address.
     Ip(SocketAddr),
-    /// A host name that is resolved while running, and a port.
+    /// A host name, resolved at run time, and a port.
     Host(Arc<str>, u16),
     /// A unix socket.
     Unix(PathBuf),
 }
 
 impl Endpoint {
-    /// Reads `10.0.0.1:5432`, `[::1]:80`, `db.internal:5432` or `unix:///run/db.sock`.
+    /// Parses `10.0.0.1:5432`, `[::1]:80`, `db.internal:5432` or `unix:///run/db.sock`.
     ///
     /// # Errors
-    /// A sentence that says what was expected.
+    /// A message that states what was expected.
     pub fn parse(text: &str) -> Result<Self, String> {
         if let Some(path) = unix_path(text)? {
             return Ok(Self::Unix(path));
@@ -156,7 +156,7 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// An endpoint that was written as a URL.
+/// The error for an endpoint written as a URL.
 fn why_no_url(scheme: &str, host: &str) -> String {
     let port = host.rsplit_once(':').is_some_and(|(_, port)| is_number(port));
     let usual = match scheme {
@@ -191,11 +191,10 @@ pub struct Cidr {
 }
 
 impl Cidr {
-    /// Reads a block; a bare address is a block of one.
+    /// Parses a block; a bare address is a block of one.
     ///
     /// # Errors
-    /// A sentence that says what was expected; bits set behind the prefix are an error, since they
-    /// hint at a slip.
+    /// A message that states what was expected; bits set after the prefix are an error, since they suggest a mistake.
     pub fn parse(text: &str) -> Result<Self, String> {
         let (address, bits) = match text.split_once('/') {
             Some((address, bits)) => (address, Some(bits)),
@@ -220,19 +219,19 @@ impl Cidr {
         Ok(block)
     }
 
-    /// The block of `bits` that holds `address`.
+    /// The block with prefix length `bits` that contains `address`.
     pub fn around(address: IpAddr, bits: u8) -> Self {
         let bits = bits.min(if address.is_ipv4() { 32 } else { 128 });
         Self { network: mask(address, bits), bits }
     }
 
-    /// Whether `address` lies in the block; an IPv4 address mapped into IPv6 counts as IPv4.
+    /// Whether the block contains `address`; an IPv4-mapped IPv6 address counts as IPv4.
     pub fn holds(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         address.is_ipv4() == self.network.is_ipv4() && mask(address, self.bits) == self.network
     }
 
-    /// The length of the prefix; the longer, the more specific.
+    /// The prefix length; a longer prefix is more specific.
     pub const fn bits(&self) -> u8 {
         self.bits
     }

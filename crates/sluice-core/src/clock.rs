@@ -1,47 +1,48 @@
 //! Time, read once and passed on.
 //!
-//! Owns: the only calls to the system's clocks. Refuses to know: timers and who waits on them.
-//! Keeps: a [`Moment`] never goes back; wall time is derived from it, so that records are in order.
+//! Owns: the only calls to the system clocks. Refuses to know: timers and their callers.
+//! Keeps: a [`Moment`] never goes backwards; wall time is derived from it, so that records are in order.
 
 use std::cell::Cell;
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// A point in monotonic time: microseconds since the clock was made.
+/// A point in monotonic time: microseconds since the clock was created.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Moment(u64);
 
 impl Moment {
-    /// The farthest moment; a deadline there is no deadline.
+    /// The latest moment; as a deadline it means none.
     pub const NEVER: Self = Self(u64::MAX);
 
-    /// From microseconds since the clock's start.
+    /// Creates a moment from microseconds since the clock's start.
     pub const fn from_micros(micros: u64) -> Self {
         Self(micros)
     }
 
-    /// Microseconds since the clock's start.
+    /// Returns the microseconds since the clock's start.
     pub const fn as_micros(self) -> u64 {
         self.0
     }
 
-    /// Time that passed since `earlier`, zero if it lies ahead.
+    /// The time elapsed since `earlier`; zero if `earlier` is later than this moment.
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_micros(self.0.saturating_sub(earlier.0))
     }
 
-    /// This moment moved later; stays at [`Moment::NEVER`] once there.
+    /// This moment plus `by`; saturates at [`Moment::NEVER`].
     pub fn after(self, by: Duration) -> Self {
         Self(self.0.saturating_add(u64::try_from(by.as_micros()).unwrap_or(u64::MAX)))
     }
 
-    /// This moment moved later by `by`, or never when there is no bound.
+    /// This moment plus `by`, or [`Moment::NEVER`] if there is no bound.
     pub fn after_bound(self, by: Option<Duration>) -> Self {
         by.map_or(Self::NEVER, |by| self.after(by))
     }
 }
 
-/// Where monotonic and wall time come from. Cloned into every thread; tests hold it still.
+/// The source of monotonic and wall time, created from a [`ClockOrigin`] in every thread; tests use a clock that stands
+/// still.
 #[derive(Clone, Debug)]
 pub struct Clock(ClockSource);
 
@@ -51,7 +52,7 @@ enum ClockSource {
     Held(Rc<Cell<u64>>),
 }
 
-/// The start of a process's time: `Send`, so that each thread makes its own [`Clock`] from it.
+/// The start of the process's time: `Send`, so that each thread creates its own [`Clock`] from it.
 #[derive(Clone, Copy, Debug)]
 pub struct ClockOrigin {
     start: Instant,
@@ -66,19 +67,19 @@ impl ClockOrigin {
         Self { start: Instant::now(), wall_at_start: wall }
     }
 
-    /// The clock of one thread; all clocks of one origin agree.
+    /// Creates the clock of one thread; all clocks of one origin agree.
     pub fn clock(self) -> Clock {
         Clock(ClockSource::System { start: self.start, wall_at_start: self.wall_at_start })
     }
 }
 
 impl Clock {
-    /// A clock that only moves when [`Clock::advance`] is called.
+    /// Creates a clock that moves only when [`Clock::advance`] is called.
     pub fn held() -> Self {
         Self(ClockSource::Held(Rc::new(Cell::new(0))))
     }
 
-    /// One read of the monotonic clock (a vDSO call, no system call).
+    /// Reads the monotonic clock (a vDSO call, not a system call).
     pub fn now(&self) -> Moment {
         match &self.0 {
             ClockSource::System { start, .. } => {
@@ -88,7 +89,7 @@ impl Clock {
         }
     }
 
-    /// Moves a held clock; a system clock moves by itself and ignores this.
+    /// Advances a held clock; has no effect on a system clock.
     pub fn advance(&self, by: Duration) {
         if let ClockSource::Held(micros) = &self.0 {
             micros.set(Moment(micros.get()).after(by).0);
@@ -105,7 +106,7 @@ impl Clock {
         }
     }
 
-    /// The instant of `at`, for runtimes that want one. `None` for a held clock or beyond range.
+    /// The instant of `at`, for runtimes that need one; `None` for a held clock or out of range.
     pub fn instant(&self, at: Moment) -> Option<Instant> {
         match &self.0 {
             ClockSource::System { start, .. } => start.checked_add(Duration::from_micros(at.0)),
@@ -114,7 +115,7 @@ impl Clock {
     }
 }
 
-/// `since_epoch` as RFC 3339 in UTC with milliseconds: `2026-01-31T09:05:07.250Z`.
+/// Formats `since_epoch` as RFC 3339 in UTC with milliseconds: `2026-01-31T09:05:07.250Z`.
 pub fn rfc3339(since_epoch: Duration) -> String {
     let seconds = since_epoch.as_secs();
     let (days, of_day) = (seconds / 86_400, seconds % 86_400);
@@ -128,8 +129,8 @@ pub fn rfc3339(since_epoch: Duration) -> String {
     )
 }
 
-/// Days since 1970-01-01 to a date in the proleptic Gregorian calendar (years of 400-year eras
-/// that begin in March, so that the leap day is the last of its year).
+/// Converts days since 1970-01-01 to a date in the proleptic Gregorian calendar (years in 400-year eras that begin in
+/// March, so that the leap day is the last day of its year).
 const fn civil_from_days(days: u64) -> (u64, u64, u64) {
     let shifted = days + 719_468;
     let era = shifted / 146_097;

@@ -1,7 +1,7 @@
 //! What is known about a connection, phase by phase.
 //!
-//! Owns: the facts that inspectors find and the record that phases fill. Refuses to know: sockets.
-//! Keeps: a fact is written once, by the phase that learns it; counters are written by one task.
+//! Owns: the facts that inspectors find and the record that the phases fill. Refuses to know: sockets.
+//! Keeps: a fact is written once, by the phase that finds it; counters are written by one task.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt;
@@ -13,10 +13,10 @@ use smallvec::SmallVec;
 
 use crate::{Moment, Name};
 
-/// What a stream turned out to carry.
+/// The protocol of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Protocol {
-    /// TLS, nothing more is known.
+    /// TLS; nothing more is known.
     Tls,
     /// HTTP/1.0 or HTTP/1.1.
     Http1,
@@ -28,9 +28,9 @@ pub enum Protocol {
     Redis,
     /// SSH.
     Ssh,
-    /// The client said nothing until the deadline: it waits for the server to speak first.
+    /// The client sent nothing until the deadline: it waits for the server to speak first.
     Silent,
-    /// Bytes came, and no inspector knew them.
+    /// Bytes arrived, but no inspector recognised them.
     Unknown,
 }
 
@@ -62,14 +62,14 @@ impl Protocol {
     }
 }
 
-/// How the bytes of a connection travel, as a chain matches it.
+/// The transport of a connection, as a chain matches it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum TransportKind {
-    /// In clear.
+    /// Plaintext.
     Plain,
-    /// In TLS.
+    /// TLS.
     Tls,
-    /// In QUIC, which has TLS inside.
+    /// QUIC, which includes TLS.
     Quic,
 }
 
@@ -87,14 +87,14 @@ impl TransportKind {
 /// The ALPN protocols that a client offers, in its order.
 pub type AlpnList = SmallVec<[Box<[u8]>; 0]>;
 
-/// What the first bytes of a stream say.
+/// What the first bytes of a stream reveal.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
-    /// What the stream carries.
+    /// The protocol of the stream.
     pub protocol: Option<Protocol>,
-    /// Whether it is TLS, be it from the first byte or after a STARTTLS.
+    /// Whether it is TLS, either from the first byte or after a STARTTLS.
     pub tls: bool,
-    /// Whether it is QUIC; then it is TLS too.
+    /// Whether it is QUIC; then it is also TLS.
     pub quic: bool,
     /// The server name in the ClientHello, lower case.
     pub sni: Option<Box<str>>,
@@ -102,27 +102,27 @@ pub struct Facts {
     pub alpn: AlpnList,
     /// The PostgreSQL user of the startup message.
     pub postgres_user: Option<Box<str>>,
-    /// The PostgreSQL database; where none is given it is the user.
+    /// The PostgreSQL database; defaults to the user.
     pub postgres_database: Option<Box<str>>,
     /// Whether the stream began with a PostgreSQL SSLRequest that was answered.
     pub starttls: bool,
 }
 
 impl Facts {
-    /// Just a protocol.
+    /// Facts with only the protocol set.
     pub fn of(protocol: Protocol) -> Self {
         Self { protocol: Some(protocol), ..Self::default() }
     }
 }
 
-/// The other end of a socket, or of what a PROXY header says.
+/// The remote end of a socket, or the one that a PROXY header names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Peer {
     /// An address.
     Ip(SocketAddr),
     /// A unix socket; its peers have no address.
     Unix,
-    /// Somebody of whom a trusted hop said what cannot be read. Fits no block of addresses.
+    /// An address that a trusted hop sent but that cannot be read. Matches no address block.
     Unknown,
 }
 
@@ -154,59 +154,59 @@ impl fmt::Display for Peer {
     }
 }
 
-/// What termination found out.
+/// What TLS termination found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsFacts {
     /// `1.2` or `1.3`.
     pub version: &'static str,
     /// The cipher suite.
     pub cipher: &'static str,
-    /// The ALPN protocol agreed on.
+    /// The ALPN protocol negotiated.
     pub alpn: Option<Box<[u8]>>,
-    /// Subject of the client's certificate, if it gave one.
+    /// The subject of the client's certificate, if it sent one.
     pub client_subject: Option<Box<str>>,
     /// Whether the session was resumed.
     pub resumed: bool,
 }
 
-/// What a transport that minds its own path, as QUIC does, knows of it at one moment.
+/// A snapshot of the path of a transport that tracks its own path, as QUIC does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PathFacts {
-    /// The version spoken.
+    /// The protocol version.
     pub version: &'static str,
-    /// Where the client is now.
+    /// The client's current address.
     pub client: SocketAddr,
     /// The round-trip time.
     pub rtt: Duration,
-    /// Bytes that a packet may have.
+    /// The maximum packet size in bytes.
     pub mtu: u16,
     /// Packets sent to the client.
     pub packets_sent: u64,
-    /// Those of them that are held to be lost.
+    /// Packets sent that are considered lost.
     pub packets_lost: u64,
-    /// Times that the client showed to be where it had moved to.
+    /// The number of validated client migrations.
     pub migrations: u64,
-    /// Whether a request came before the handshake had ended.
+    /// Whether a request arrived before the handshake was complete.
     pub early_data: bool,
 }
 
-/// The path of a connection whose transport minds it.
+/// The path of a connection whose transport tracks it.
 pub trait MindedPath: fmt::Debug {
-    /// What is known now.
+    /// The current state of the path.
     fn facts(&self) -> PathFacts;
 
-    /// A request came before the handshake had ended.
+    /// Notes that a request arrived before the handshake was complete.
     fn note_early(&self);
 }
 
-/// An attempt to reach an endpoint.
+/// An attempt to connect to an endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attempt {
     /// The endpoint.
     pub endpoint: Arc<str>,
-    /// Why it failed, with the system's word for it; `None` when it was reached.
+    /// Why it failed, with the `errno`, if any; `None` if the endpoint was reached.
     pub failure: Option<(crate::Reason, Option<i32>)>,
-    /// What TLS or the codec said about the failure.
+    /// What TLS or the codec reported about the failure.
     pub detail: Option<Box<str>>,
 }
 
@@ -226,7 +226,7 @@ impl Attempt {
         Self { endpoint, failure: Some((why, errno)), detail }
     }
 
-    /// The endpoint and what went wrong there in words, for the record's detail.
+    /// The endpoint and its error as text, for the record's detail.
     pub fn cause(&self) -> Option<Box<str>> {
         let (_, errno) = self.failure?;
         let endpoint = &self.endpoint;
@@ -254,56 +254,56 @@ impl fmt::Display for Attempt {
     }
 }
 
-/// Where a connection as a whole led; one of HTTP leads nowhere, its requests do.
+/// The destination of a connection as a whole; an HTTP connection has none, its requests do.
 #[derive(Debug, Default)]
 pub struct Reached {
     /// The cluster that serves it.
     pub cluster: OnceCell<Name>,
     /// Attempts to reach an endpoint, in order.
     pub attempts: RefCell<SmallVec<[Attempt; 1]>>,
-    /// Sluice's own address towards the endpoint.
+    /// Sluice's own address on the connection to the endpoint.
     pub upstream_local: Cell<Option<SocketAddr>>,
     /// The endpoint it is connected to.
     pub endpoint: RefCell<Option<Arc<str>>>,
 }
 
-/// What is known about one connection. Lives on one worker.
+/// What is known about one connection. Belongs to one worker.
 #[derive(Debug)]
 pub struct ConnInfo {
-    /// Unique in the process.
+    /// The ID, unique in the process.
     pub id: u64,
     /// The listener that accepted it.
     pub listener: Name,
-    /// The other end of the socket.
+    /// The remote end of the socket.
     pub peer: Peer,
-    /// The address that was connected to.
+    /// The address that the client connected to.
     pub local: Peer,
     /// When it was accepted.
     pub started: Moment,
-    /// Source and destination that a trusted PROXY header named. Boxed: most connections have none.
+    /// The source and destination from a trusted PROXY header. Boxed: most connections have none.
     pub proxied: OnceCell<Box<(Peer, Peer)>>,
     /// What inspection found.
     pub facts: OnceCell<Box<Facts>>,
     /// What inspection found inside a terminated stream.
     pub inner_facts: OnceCell<Box<Facts>>,
-    /// The chain that was selected.
+    /// The selected chain.
     pub chain: OnceCell<Name>,
-    /// What termination found.
+    /// What TLS termination found.
     pub tls: OnceCell<Box<TlsFacts>>,
-    /// Its path, where the transport minds it.
+    /// The path, where the transport tracks it.
     pub path: OnceCell<Box<dyn MindedPath>>,
-    /// Boxed: requests lead somewhere, connections of HTTP do not.
+    /// Boxed: requests have a destination, HTTP connections do not.
     reached: OnceCell<Box<Reached>>,
-    /// Bytes from the client.
+    /// Bytes received from the client.
     pub received: Cell<u64>,
-    /// Bytes to the client.
+    /// Bytes sent to the client.
     pub sent: Cell<u64>,
-    /// A note on how the end came about, for the record: an error of the system or of TLS.
+    /// How the connection ended, for the record: an error of the system or of TLS.
     pub detail: OnceCell<Box<str>>,
 }
 
 impl ConnInfo {
-    /// A connection that was just accepted.
+    /// Creates the record of a newly accepted connection.
     pub fn new(id: u64, listener: Name, peer: Peer, local: Peer, started: Moment) -> Self {
         Self {
             id,
@@ -324,12 +324,12 @@ impl ConnInfo {
         }
     }
 
-    /// Where it led, to be written.
+    /// The destination, created if absent, to be filled in.
     pub fn reach(&self) -> &Reached {
         self.reached.get_or_init(Box::default)
     }
 
-    /// Where it led, if it did.
+    /// The destination, if there is one.
     pub fn reached(&self) -> Option<&Reached> {
         self.reached.get().map(|reached| &**reached)
     }
@@ -339,33 +339,33 @@ impl ConnInfo {
         self.reached()?.cluster.get()
     }
 
-    /// Who it comes from: the peer, or what a trusted PROXY header says.
+    /// The source: the peer, or the source from a trusted PROXY header.
     pub fn source(&self) -> Peer {
         self.proxied.get().map_or(self.peer, |proxied| proxied.0)
     }
 
-    /// Where it was meant for: the local address, or what a trusted PROXY header says.
+    /// The destination: the local address, or the destination from a trusted PROXY header.
     pub fn destination(&self) -> Peer {
         self.proxied.get().map_or(self.local, |proxied| proxied.1)
     }
 
-    /// The facts that are nearest to the data: those inside TLS, where it was opened and looked into.
+    /// The facts nearest to the data: those inside TLS if it was terminated and inspected.
     pub fn nearest_facts(&self) -> Facts {
         let facts = self.inner_facts.get().or_else(|| self.facts.get());
         facts.map(|facts| Facts::clone(facts)).unwrap_or_default()
     }
 
-    /// Counts bytes from the client.
+    /// Counts bytes received from the client.
     pub fn add_received(&self, bytes: usize) {
         self.received.set(self.received.get() + bytes as u64);
     }
 
-    /// Counts bytes to the client.
+    /// Counts bytes sent to the client.
     pub fn add_sent(&self, bytes: usize) {
         self.sent.set(self.sent.get() + bytes as u64);
     }
 
-    /// Notes how the end came about; the first note stays, since the first error is the cause.
+    /// Notes how the connection ended; the first note wins, since the first error is the cause.
     pub fn note(&self, detail: impl fmt::Display) {
         self.detail.get_or_init(|| detail.to_string().into_boxed_str());
     }

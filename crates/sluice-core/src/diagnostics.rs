@@ -1,11 +1,11 @@
 //! What is wrong with a configuration, and where.
 //!
-//! Owns: the list of findings. Refuses to know: how they are shown. Keeps: a finding says what was
-//! found, what was expected and what to do; nothing stops at the first one.
+//! Owns: the list of findings. Refuses to know: how they are shown. Keeps: a finding reports what was found, what was
+//! expected and what to do; checking never stops at the first finding.
 
 use crate::tree::Span;
 
-/// How bad a finding is.
+/// The severity of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
     /// The configuration is not used.
@@ -17,11 +17,11 @@ pub enum Severity {
 /// One finding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnostic {
-    /// How bad it is.
+    /// The severity.
     pub severity: Severity,
-    /// A stable word for the kind of finding, such as `unknown-field`.
+    /// A stable code for the kind of finding, such as `unknown-field`.
     pub code: &'static str,
-    /// Where it stands; `None` for a finding about no place in a file.
+    /// The position; `None` for a finding that refers to no position in a file.
     pub span: Option<Span>,
     /// The path of the field: `listeners[0].chains[2].match.sni`.
     pub path: String,
@@ -29,23 +29,23 @@ pub struct Diagnostic {
     pub message: String,
     /// What to do about it.
     pub help: Option<String>,
-    /// Another place that it is about, with a word on it.
+    /// A related position, with a label.
     pub other: Option<(Span, String)>,
 }
 
-/// Findings, in the order they were made.
+/// Findings, in the order they were added.
 #[derive(Debug, Default)]
 pub struct Diags {
     items: Vec<Diagnostic>,
 }
 
 impl Diags {
-    /// No findings yet.
+    /// Creates an empty list.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds an error and returns it for more detail.
+    /// Adds an error and returns it, so that details can be added.
     pub fn error(
         &mut self,
         code: &'static str,
@@ -56,7 +56,7 @@ impl Diags {
         self.add(Severity::Error, code, span.into(), path.to_string(), message.into())
     }
 
-    /// Adds a warning and returns it for more detail.
+    /// Adds a warning and returns it, so that details can be added.
     pub fn warning(
         &mut self,
         code: &'static str,
@@ -87,12 +87,12 @@ impl Diags {
         self.items.last_mut().expect("one was just pushed")
     }
 
-    /// The finding that was added last.
+    /// The finding added last.
     pub fn last_mut(&mut self) -> Option<&mut Diagnostic> {
         self.items.last_mut()
     }
 
-    /// Every finding, to be completed.
+    /// All findings, mutable.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Diagnostic> {
         self.items.iter_mut()
     }
@@ -102,32 +102,32 @@ impl Diags {
         self.items.iter().any(|item| item.severity == Severity::Error)
     }
 
-    /// How many findings are errors, and how many warnings.
+    /// The number of errors and the number of warnings.
     pub fn counts(&self) -> (usize, usize) {
         let errors = self.items.iter().filter(|item| item.severity == Severity::Error).count();
         (errors, self.items.len() - errors)
     }
 
-    /// The findings in the order of their places.
+    /// The findings, sorted by position.
     pub fn into_sorted(mut self) -> Vec<Diagnostic> {
         self.items.sort_by_key(|item| (item.span, item.severity));
         self.items
     }
 
-    /// The findings in the order they were made.
+    /// The findings in the order they were added.
     pub fn iter(&self) -> impl Iterator<Item = &Diagnostic> {
         self.items.iter()
     }
 }
 
 impl Diagnostic {
-    /// Says what to do about it.
+    /// Sets the help: what to do about it.
     pub fn help(&mut self, text: impl Into<String>) -> &mut Self {
         self.help = Some(text.into());
         self
     }
 
-    /// Points at another place that it is about.
+    /// Sets a related position.
     pub fn other(&mut self, span: Span, label: impl Into<String>) -> &mut Self {
         self.other = Some((span, label.into()));
         self

@@ -1,9 +1,9 @@
-//! The words that every layer of Sluice shares.
+//! The vocabulary that every layer of Sluice shares.
 //!
-//! Owns: names, addresses and values as people write them, limits, reasons, time, the settings
-//! tree with its places, and the diagnostics that point at them.
+//! Owns: parsers for names, addresses and values, limits, reasons, time, the settings tree with its source positions,
+//! and the diagnostics that point at them.
 //! Refuses to know: sockets, runtimes, YAML, TLS, HTTP.
-//! Keeps: everything here is a plain value. Nothing does input or output, nothing blocks.
+//! Keeps: everything here is a plain value. Nothing performs I/O, nothing blocks.
 #![forbid(unsafe_code)]
 
 pub mod address;
@@ -26,8 +26,8 @@ pub use reason::{Phase, Reason, ReasonDef, Side, Verdict};
 pub use settings::{Path, Plain, Setting, Shape};
 pub use tree::{Node, Span, Spanned, Value};
 
-/// A name given in a configuration: listener, chain, cluster. Cheap to copy.
+/// A name given in a configuration: listener, chain, cluster. Cheap to clone.
 pub type Name = std::sync::Arc<str>;
 
-/// A future that stays on its thread.
+/// A boxed future that is not `Send`.
 pub type LocalFuture<T> = std::pin::Pin<Box<dyn Future<Output = T>>>;

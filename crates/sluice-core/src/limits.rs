@@ -1,30 +1,30 @@
-//! Every bound in one table.
+//! Every limit in one table.
 //!
-//! Owns: name, default, range and help of each limit; a set of chosen values.
-//! Refuses to know: who keeps to them. Keeps: whoever holds a buffer, table or wait takes its
-//! bound from here and counts reaching it under the same name.
+//! Owns: the name, default, range and help of each limit; a set of configured values.
+//! Refuses to know: the code that enforces them. Keeps: every buffer, table and wait takes its bound from here and
+//! counts reaching it under the same name.
 
-/// What a limit counts.
+/// The unit of a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unit {
     /// Bytes.
     Bytes,
-    /// Things.
+    /// A number of items.
     Count,
 }
 
 /// One row of the table.
 #[derive(Debug)]
 pub struct LimitDef {
-    /// The name in configuration, metrics and documents.
+    /// The name in configuration, metrics and documentation.
     pub name: &'static str,
-    /// The value when nothing is said.
+    /// The value when the configuration sets none.
     pub default: u64,
-    /// The smallest value that may be set.
+    /// The smallest permitted value.
     pub min: u64,
-    /// The largest value that may be set.
+    /// The largest permitted value.
     pub max: u64,
-    /// What it counts.
+    /// The unit.
     pub unit: Unit,
     /// What is bounded and what happens at the bound.
     pub help: &'static str,
@@ -32,7 +32,7 @@ pub struct LimitDef {
 
 macro_rules! limits {
     ($($variant:ident = $name:literal, $default:expr, $min:expr, $max:expr, $unit:ident, $help:literal;)+) => {
-        /// Names a row of the table.
+        /// A row of the table.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Limit { $(#[doc = $help] $variant,)+ }
 
@@ -52,32 +52,32 @@ const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
 
 limits! {
-    InspectBytes = "inspect_bytes", 16 * KIB, 512, 64 * KIB, Bytes, "Bytes of a connection's beginning that may be held to choose its chain; at the bound the choice is made with what is there.";
-    WorkerConnections = "worker_connections", 1_000_000, 16, 10_000_000, Count, "Connections a worker holds at once; at the bound new ones are closed (`accept.limit`).";
-    WorkerBuffers = "worker_buffer_bytes", 256 * MIB, MIB, 64 * 1024 * MIB, Bytes, "Bytes a worker may hold for slow receivers; at the bound a connection that needs more is closed (`accept.limit`).";
-    ConnectionBuffers = "connection_buffer_bytes", 8 * MIB, 256 * KIB, 1024 * MIB, Bytes, "Bytes of request bodies that one HTTP/2 connection of a client may have waiting for slow endpoints: the largest window of a connection; at the bound its client may send no more until some was read.";
-    QuicHellos = "quic_hellos", 1024, 16, 1_000_000, Count, "Hellos of QUIC that a worker keeps per socket while they are not whole or not asked for; at the bound the oldest makes room. Clients that have shown to be where they say have as many places of their own.";
-    QuicIds = "quic_ids", 65_536, 64, 16_777_216, Count, "Connection IDs of servers that QUIC is passed through to, by which a client is known that comes from another address; at the bound the oldest is forgotten.";
-    WorkerPipes = "worker_pipes", 128, 0, 4096, Count, "Pipes a worker keeps for splicing; at the bound a bulky stream is copied instead.";
-    DescriptorReserve = "descriptor_reserve", 256, 16, 1_000_000, Count, "Open files that connections, flows and pipes leave to the admin address, log files, certificates and health checks; never more than a quarter of the process's limit. When the rest is in use new clients wait in the backlog, and no more connections to endpoints are opened (`local.fds`).";
-    FlowDescriptors = "flow_descriptors_percent", 50, 1, 100, Count, "Percent of the open files that `descriptor_reserve` leaves which UDP flows may hold, over all workers; at the bound the flow of the same listener and worker that has been idle longest makes room if it has been idle for a second, else the datagram is dropped (`local.fds`). Flows of other listeners stay.";
-    FlowUnanswered = "flow_unanswered_seconds", 10, 1, 86_400, Count, "Seconds that a UDP flow is kept without a datagram while its endpoint has never answered, where its `idle_timeout` is longer; then it ends (`flow.unanswered`).";
-    OwnHops = "own_hops", 8, 1, 255, Count, "Listeners of this process that a connection or flow may pass one after the other; at the bound it is held to be a loop and ended (`local.loop`).";
-    FilterWait = "filter_wait_seconds", 10, 1, 3600, Count, "Seconds that a filter may take to decide; at the bound the connection is closed, or the request answered with 504 (`filter.timeout`).";
-    SourceTable = "source_table_entries", 65_536, 64, 16_777_216, Count, "Sources that a per-source limit remembers per worker; at the bound the one not seen longest is forgotten.";
-    FlowTable = "flow_table_entries", 65_536, 16, 4_194_304, Count, "UDP flows per listener and worker; at the bound that listener's flow which has been idle longest on the worker makes room if it has been idle for a second, else the datagram is dropped.";
-    HandshakePartial = "handshake_bytes", 64 * KIB, 16 * KIB, 64 * KIB, Bytes, "Bytes of an unfinished TLS handshake that are held; at the bound the connection is closed (`tls.protocol`).";
-    LogQueue = "log_queue_records", 16_384, 64, 1_048_576, Count, "Records per worker that wait for the log thread; at the bound records are dropped and counted.";
-    ResolvedAddresses = "resolved_addresses", 1024, 1, 65_536, Count, "Addresses taken from one host name; more are left out and counted.";
-    EndpointSeries = "endpoint_series", 1000, 0, 100_000, Count, "Endpoints with metrics of their own; the rest share the label `other`.";
-    RouteSeries = "route_series", 1000, 0, 100_000, Count, "Rules with metrics of their own, per listener's chain; the rest share the label `other`.";
-    ConfigBytes = "config_bytes", 64 * MIB, KIB, 1024 * MIB, Bytes, "Bytes of one configuration file; a larger one is refused.";
-    AdminConnections = "admin_connections", 64, 1, 4096, Count, "Connections to the admin address at once; beyond it `/ready` is answered, and nothing else (503).";
-    AdminAnswer = "admin_answer_seconds", 30, 1, 3600, Count, "Seconds that a client of the admin pages may take to read an answer; then its connection is closed.";
+    InspectBytes = "inspect_bytes", 16 * KIB, 512, 64 * KIB, Bytes, "Bytes that may be buffered from the start of a connection to select its chain; at the bound the chain is selected from the bytes received so far.";
+    WorkerConnections = "worker_connections", 1_000_000, 16, 10_000_000, Count, "Concurrent connections per worker; at the bound new connections are closed (`accept.limit`).";
+    WorkerBuffers = "worker_buffer_bytes", 256 * MIB, MIB, 64 * 1024 * MIB, Bytes, "Bytes that a worker may buffer for slow receivers; at the bound a connection that needs more is closed (`accept.limit`).";
+    ConnectionBuffers = "connection_buffer_bytes", 8 * MIB, 256 * KIB, 1024 * MIB, Bytes, "Bytes of request bodies that one downstream HTTP/2 connection may buffer for slow endpoints: the maximum connection window; at the bound the client may send no more until some bytes have been read.";
+    QuicHellos = "quic_hellos", 1024, 16, 1_000_000, Count, "QUIC ClientHellos, incomplete or not yet claimed, that a worker keeps per socket; at the bound the oldest is evicted. Clients with a validated address have a separate quota of the same size.";
+    QuicIds = "quic_ids", 65_536, 64, 16_777_216, Count, "Connection IDs of the servers that QUIC is passed through to, by which a client is recognised after its address changes; at the bound the oldest is forgotten.";
+    WorkerPipes = "worker_pipes", 128, 0, 4096, Count, "Pipes that a worker keeps for `splice(2)`; at the bound bulk streams are copied instead.";
+    DescriptorReserve = "descriptor_reserve", 256, 16, 1_000_000, Count, "File descriptors reserved for the admin address, log files, certificates and health checks, which connections, flows and pipes may not use; never more than a quarter of the process's limit. When the others are in use, new clients wait in the backlog and no more connections to endpoints are opened (`local.fds`).";
+    FlowDescriptors = "flow_descriptors_percent", 50, 1, 100, Count, "Percentage of the file descriptors outside `descriptor_reserve` that UDP flows may use, over all workers; at the bound the flow of the same listener and worker that has been idle longest is evicted if it has been idle for a second, else the datagram is dropped (`local.fds`). Flows of other listeners are not evicted.";
+    FlowUnanswered = "flow_unanswered_seconds", 10, 1, 86_400, Count, "Idle timeout in seconds of a UDP flow whose endpoint has never replied, where `idle_timeout` is longer; then the flow ends (`flow.unanswered`).";
+    OwnHops = "own_hops", 8, 1, 255, Count, "Listeners of this process that a connection or flow may pass through in sequence; at the bound it is treated as a loop and ended (`local.loop`).";
+    FilterWait = "filter_wait_seconds", 10, 1, 3600, Count, "Seconds that a filter may take to decide; at the bound the connection is closed, or the request gets a 504 response (`filter.timeout`).";
+    SourceTable = "source_table_entries", 65_536, 64, 16_777_216, Count, "Sources that a per-source limit tracks per worker; at the bound the least recently seen is forgotten.";
+    FlowTable = "flow_table_entries", 65_536, 16, 4_194_304, Count, "UDP flows per listener and worker; at the bound the listener's flow that has been idle longest on the worker is evicted if it has been idle for a second, else the datagram is dropped.";
+    HandshakePartial = "handshake_bytes", 64 * KIB, 16 * KIB, 64 * KIB, Bytes, "Bytes buffered for an unfinished TLS handshake; at the bound the connection is closed (`tls.protocol`).";
+    LogQueue = "log_queue_records", 16_384, 64, 1_048_576, Count, "Log records per worker that may wait for the log thread; at the bound records are dropped and counted.";
+    ResolvedAddresses = "resolved_addresses", 1024, 1, 65_536, Count, "Addresses used per resolved host name; more are ignored and counted.";
+    EndpointSeries = "endpoint_series", 1000, 0, 100_000, Count, "Endpoints with their own metrics; the rest share the label `other`.";
+    RouteSeries = "route_series", 1000, 0, 100_000, Count, "Route rules with their own metrics, per chain of a listener; the rest share the label `other`.";
+    ConfigBytes = "config_bytes", 64 * MIB, KIB, 1024 * MIB, Bytes, "Size of one configuration file in bytes; a larger file is rejected.";
+    AdminConnections = "admin_connections", 64, 1, 4096, Count, "Concurrent connections to the admin address; beyond it only `/ready` is served, everything else gets 503.";
+    AdminAnswer = "admin_answer_seconds", 30, 1, 3600, Count, "Seconds that a client of the admin address may take to read a response; then its connection is closed.";
 }
 
 impl Limit {
-    /// The row.
+    /// The row of this limit.
     pub const fn def(self) -> &'static LimitDef {
         &TABLE[self as usize]
     }
@@ -99,15 +99,15 @@ impl Limits {
         self.0[limit as usize]
     }
 
-    /// The value of `limit`, for indexing and sizing.
+    /// The value of `limit` as a `usize`, for indexing and sizing.
     pub fn size(&self, limit: Limit) -> usize {
         usize::try_from(self.get(limit)).unwrap_or(usize::MAX)
     }
 
-    /// Sets `limit`, or says the range it must lie in.
+    /// Sets `limit` to `value` if it is in range.
     ///
     /// # Errors
-    /// `(min, max)` of the row when `value` lies outside.
+    /// `(min, max)` of the row if `value` is out of range.
     pub const fn set(&mut self, limit: Limit, value: u64) -> Result<(), (u64, u64)> {
         let row = limit.def();
         if value < row.min || value > row.max {

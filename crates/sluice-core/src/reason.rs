@@ -1,32 +1,32 @@
 //! Why a connection or flow ended: a closed, published set.
 //!
-//! Owns: the shape of a reason and the tables of the reasons that no single layer owns.
+//! Owns: the structure of a reason and the tables of the reasons that no single layer owns.
 //! Refuses to know: how a reason is logged or counted.
-//! Keeps: a code is never invented in place; it stands in a table with its help.
+//! Keeps: codes are never made up at the call site; each is declared in a table with its help.
 
 use std::fmt;
 
 /// The phases of a connection, in the order they run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
-    /// The socket was accepted; peer and local address are known, then the source.
+    /// The socket was accepted; the peer and local addresses are known, then the source.
     Accept,
-    /// The first bytes are looked at; protocol, server name and ALPN become known.
+    /// The first bytes are inspected; protocol, server name and ALPN become known.
     Inspect,
-    /// The filter chain is chosen.
+    /// The filter chain is selected.
     Select,
-    /// TLS is terminated, or left alone.
+    /// TLS is terminated or passed through.
     Transport,
-    /// The chain's own connection filters judge.
+    /// The connection filters of the chain decide.
     Filter,
     /// Bytes are relayed, or the stream is handed to an upgrade; the endpoint is known.
     Handle,
-    /// The one record is written.
+    /// The one access log record is written.
     Log,
 }
 
 impl Phase {
-    /// The word used in logs, metrics and documents.
+    /// The word used in logs, metrics and documentation.
     pub const fn word(self) -> &'static str {
         match self {
             Self::Accept => "accept",
@@ -40,7 +40,7 @@ impl Phase {
     }
 }
 
-/// Who brought an end about.
+/// The side that ended the connection or flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
     /// The client.
@@ -52,7 +52,7 @@ pub enum Side {
 }
 
 impl Side {
-    /// The word used in logs and documents.
+    /// The word used in logs and documentation.
     pub const fn word(self) -> &'static str {
         match self {
             Self::Downstream => "downstream",
@@ -69,15 +69,15 @@ pub struct ReasonDef {
     pub code: &'static str,
     /// The phase in which it happens.
     pub phase: Phase,
-    /// Who brought it about.
+    /// The side that caused it.
     pub side: Side,
-    /// The response flag that Envoy logs for the same event, `-` where it has none.
+    /// The response flag that Envoy logs for the same event, or `-` if it has none.
     pub envoy_flag: &'static str,
-    /// What it means and what to do, in one sentence.
+    /// What it means and what to do about it, in one sentence.
     pub help: &'static str,
 }
 
-/// A row of a table of reasons, by reference.
+/// A reference to a row of a table of reasons.
 #[derive(Clone, Copy)]
 pub struct Reason(&'static ReasonDef);
 
@@ -92,7 +92,7 @@ impl Reason {
         self.0.code
     }
 
-    /// The whole row.
+    /// The row.
     pub const fn def(self) -> &'static ReasonDef {
         self.0
     }
@@ -124,12 +124,12 @@ impl fmt::Display for Reason {
     }
 }
 
-/// What a filter decides.
+/// The decision of a filter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Go on.
+    /// Continue.
     Continue,
-    /// End the connection, for this reason.
+    /// End the connection for this reason.
     Reject(Reason),
 }
 
@@ -161,18 +161,18 @@ macro_rules! reasons {
     };
 }
 
-/// Ends that belong to the life of any connection or flow.
+/// Reasons that apply to any connection or flow.
 pub mod end {
     crate::reasons! {
-        DONE = "end.done", Handle, Downstream, "-", "Both sides finished in order. Nothing to do.";
-        IDLE = "end.idle", Handle, Local, "SI", "No byte moved for `idle_timeout` of the relay. If the silence is legitimate, raise `idle_timeout` or enable keepalives in the application.";
-        MAX_DURATION = "end.max_duration", Handle, Local, "DT", "The connection reached `max_duration` of the relay. Raise it if connections may last longer.";
-        HALF_CLOSE = "end.half_close", Handle, Local, "SI", "One side had finished and the other sent nothing more for `half_close_timeout`. Raise it if the answer may take longer, or check why the other side does not finish.";
-        ENDPOINT_REMOVED = "end.endpoint_removed", Handle, Local, "-", "The endpoint left its cluster, and `on_endpoint_removed` ends its connections. Set it to `keep` or `{ drain: 30s }` if they should go on.";
-        DRAIN = "end.drain", Handle, Local, "-", "Sluice was stopping and closed the connection, either between requests or because `drain.timeout` was over. Raise `drain.timeout` if work was cut off.";
-        FORCED = "end.forced", Handle, Local, "-", "Sluice was told to stop at once (a second signal). Send one signal only and wait for `drain.timeout` to let connections finish.";
-        DOWNSTREAM_RESET = "downstream.reset", Handle, Downstream, "DR", "The client reset the connection, which was passed on to the endpoint. Look at the client: it crashed, gave up or did not read everything; a firewall in between may reset too.";
-        DOWNSTREAM_CLOSED = "downstream.closed", Handle, Downstream, "DC", "The client closed before it could be served. Look at the client: a port scan, a probe of a load balancer, or a time-out shorter than ours.";
-        WORKER_PANIC = "worker.panic", Handle, Local, "-", "A defect in Sluice ended this connection or request and no other. Please report it with the lines of the process log that begin with `panicked`.";
+        DONE = "end.done", Handle, Downstream, "-", "Both sides closed the connection cleanly. Nothing to do.";
+        IDLE = "end.idle", Handle, Local, "SI", "No bytes were relayed for the relay's `idle_timeout`. If idle periods are expected, raise `idle_timeout` or enable keepalives in the application.";
+        MAX_DURATION = "end.max_duration", Handle, Local, "DT", "The connection reached the relay's `max_duration`. Raise it if connections may last longer.";
+        HALF_CLOSE = "end.half_close", Handle, Local, "SI", "One side closed and the other sent nothing for `half_close_timeout`. Raise it if the reply may take longer, or check why the other side does not close.";
+        ENDPOINT_REMOVED = "end.endpoint_removed", Handle, Local, "-", "The endpoint was removed from its cluster, and `on_endpoint_removed` closes its connections. Set it to `keep` or `{ drain: 30s }` if they should continue.";
+        DRAIN = "end.drain", Handle, Local, "-", "Sluice was shutting down and closed the connection, either between requests or because `drain.timeout` had expired. Raise `drain.timeout` if requests or transfers were cut off.";
+        FORCED = "end.forced", Handle, Local, "-", "Sluice was told to stop immediately (a second signal). Send only one signal and wait for `drain.timeout` so that connections can finish.";
+        DOWNSTREAM_RESET = "downstream.reset", Handle, Downstream, "DR", "The client reset the connection, and the reset was passed on to the endpoint. Check the client: it crashed, gave up or did not read everything; a firewall in between may also send resets.";
+        DOWNSTREAM_CLOSED = "downstream.closed", Handle, Downstream, "DC", "The client closed the connection before it could be served. Check the client: a port scan, a load balancer's probe, or a timeout shorter than ours.";
+        WORKER_PANIC = "worker.panic", Handle, Local, "-", "A bug in Sluice ended this connection or request and no other. Please report it with the lines of the process log that begin with `panicked`.";
     }
 }

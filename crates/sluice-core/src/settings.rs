@@ -1,9 +1,9 @@
-//! How a type takes its value from a settings tree, describes itself, and shows itself again.
+//! How a type reads its value from a settings tree, describes itself, and prints itself.
 //!
-//! Owns: the [`Setting`] trait, the [`section!`](crate::section) and [`choice!`](crate::choice)
-//! macros, and the settings of plain values. Refuses to know: YAML, files, what a section is for.
-//! Keeps: types, reference page, schema and `explain` have one source, the declaration; every
-//! field of a section is bound even when its neighbour is wrong, so all errors come at once.
+//! Owns: the [`Setting`] trait, the [`section!`](crate::section) and [`choice!`](crate::choice) macros, and the
+//! settings of plain values. Refuses to know: YAML, files, what a section is for.
+//! Keeps: types, reference page, schema and `explain` have one source, the declaration; every field of a section is
+//! bound even if another is wrong, so all errors are reported at once.
 
 use std::fmt;
 use std::num::{NonZeroU32, NonZeroU64};
@@ -41,7 +41,7 @@ enum PathStep<'a> {
 }
 
 impl<'a> Path<'a> {
-    /// The top of a configuration.
+    /// The root of a configuration.
     pub const ROOT: Path<'static> = Path { parent: None, step: PathStep::Root };
 
     /// The path of a field in the section at this path.
@@ -71,24 +71,24 @@ impl fmt::Display for Path<'_> {
     }
 }
 
-/// A type that can be set.
+/// A type that can be configured.
 pub trait Setting: Sized {
-    /// Takes the value from `node`, or adds at least one error and gives nothing.
+    /// Reads the value from `node`, or adds at least one error and returns `None`.
     fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self>;
 
-    /// What may be written, for the reference page and the schema.
+    /// The permitted values, for the reference page and the schema.
     fn shape() -> Shape;
 
     /// The value in its long form, for `explain` and the admin pages.
     fn show(&self) -> Plain;
 
-    /// The value when the field is left out; `None` makes the field required.
+    /// The default for a missing field; `None` makes the field required.
     fn absent() -> Option<Self> {
         None
     }
 }
 
-/// Binds a single value with `parse`; `what` names it in the error when it is not one.
+/// Binds a single value with `parse`; `what` names the expected kind in the error if `node` is not a single value.
 pub fn bind_scalar<T>(
     node: &Node,
     at: &Path<'_>,
@@ -114,17 +114,16 @@ pub fn bind_scalar<T>(
     }
 }
 
-/// What to do about a variable in a configuration.
+/// The help for a variable in a configuration.
 pub const NO_VARIABLES: &str =
     "variables are not replaced; write the value, or let a tool such as envsubst make the file";
 
-/// Adds the error that `node` is not of the kind that `what` names.
+/// Adds the error that `node` is not of the kind named by `what`.
 pub fn wrong_kind(node: &Node, at: &Path<'_>, diags: &mut Diags, what: &str) {
     diags.error("wrong-kind", node.span, at, format!("expected {what}, found {}", node.kind()));
 }
 
-/// The entries of a map, none where nothing stands; anything else is an error that says `what` was
-/// expected.
+/// The entries of a map, none for null; anything else is an error that states that `what` was expected.
 pub fn entries_of<'n>(
     node: &'n Node,
     at: &Path<'_>,
@@ -141,7 +140,7 @@ pub fn entries_of<'n>(
     }
 }
 
-/// Binds every entry of a map, also those behind a wrong one; nothing when one is wrong.
+/// Binds every entry of a map, even after a wrong one; returns `None` if any is wrong.
 pub fn bind_entries<T, C: Default + Extend<T>>(
     entries: &[MapEntry],
     at: &Path<'_>,
@@ -242,15 +241,15 @@ fn parse_name(text: &str) -> Result<Name, String> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Size(pub u64);
 
-/// Bytes that a peer may send ahead of what has been taken.
+/// Bytes that a peer may send before they are consumed (a flow-control window).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Window(pub u32);
 
-/// A duration that may be zero; a plain [`Duration`] is not.
+/// A duration that may be zero; a plain [`Duration`] may not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OrZero(pub Duration);
 
-/// A value or `none`, which means no limit.
+/// A value or `none`, which means unlimited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OrNone<T>(pub Option<T>);
 
@@ -284,13 +283,13 @@ impl<T: Setting> Setting for OrNone<T> {
     }
 }
 
-/// A section that may also be written as one of its fields alone.
+/// A section that may also be written as the value of one of its fields.
 pub trait ShortForm: Setting {
-    /// The field that a single value stands for.
+    /// The field that a single value sets.
     const KEY: &'static str;
 }
 
-/// A section, or the short form of it.
+/// A section or its short form.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Short<T>(pub T);
 
@@ -315,7 +314,7 @@ impl<T: ShortForm> Setting for Short<T> {
     }
 }
 
-/// A map without fields, for something that has no settings.
+/// An empty map, for something that has no settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Empty;
 
@@ -358,7 +357,7 @@ impl Setting for bool {
     }
 }
 
-/// A status of HTTP, from 100 to 599.
+/// An HTTP status code, from 100 to 599.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Status(pub u16);
 
@@ -402,7 +401,7 @@ macro_rules! count_setting {
     )+};
 }
 
-/// Why a text is no whole number from `min` to `max`, and what to write instead.
+/// Why a text is not a whole number from `min` to `max`, and what to write instead.
 fn not_a_count(text: &str, min: u64, max: u64) -> String {
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let number = text.trim_end_matches(|c: char| !c.is_ascii_digit());
@@ -509,7 +508,7 @@ impl<T: Setting> Setting for Vec<T> {
     }
 }
 
-/// Settings that somebody else binds later, such as those of a filter.
+/// Settings that another component binds later, such as those of a filter.
 impl Setting for Node {
     fn bind(node: &Node, _at: &Path<'_>, _diags: &mut Diags) -> Option<Self> {
         Some(node.clone())
@@ -533,13 +532,13 @@ impl Setting for Node {
 }
 
 impl PartialEq for Node {
-    /// Equal when they say the same, wherever they stand.
+    /// Equal if the values are the same, regardless of position.
     fn eq(&self, other: &Self) -> bool {
         self.show() == other.show()
     }
 }
 
-/// The sentence "did you mean ...?" when a known word is near.
+/// The sentence "did you mean ...?" if a known word is near.
 pub fn suggest_word(word: &str, known: &[&str]) -> Option<String> {
     nearest(word, known.iter().copied()).map(|near| format!("did you mean `{near}`?"))
 }

@@ -1,9 +1,9 @@
-//! "Did you mean": the nearest of the words that would have been right.
+//! "Did you mean": the known word nearest to a misspelt one.
 //!
-//! Owns: edit distance over short words. Keeps: a suggestion is only made when it is close, since a
-//! wrong one costs more time than none.
+//! Owns: edit distance over short words. Keeps: a suggestion is made only when it is close, since a wrong one costs
+//! more time than none.
 
-/// The candidate nearest to `word`, if it differs in at most a third of its letters.
+/// The candidate nearest to `word`, if the edit distance is at most a third of its length, or 1.
 pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let bound = (word.chars().count() / 3).max(1);
     candidates
@@ -14,7 +14,7 @@ pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
         .map(|(_, candidate)| candidate)
 }
 
-/// Edit distance in which two neighbours swapped count one (optimal string alignment).
+/// The edit distance in which a swap of two neighbours counts as one (optimal string alignment).
 fn distance(a: &str, b: &str) -> usize {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
     let mut rows = vec![vec![0_usize; b.len() + 1]; a.len() + 1];

@@ -1,15 +1,15 @@
-//! A configuration as a tree in which every value knows its place.
+//! A configuration as a tree in which every value has its source position.
 //!
-//! Owns: nodes, places, lookup. Refuses to know: the file format that it was read from.
-//! Keeps: scalars stay the text that was written; whoever binds a field decides what it means, so
-//! no format rule ever turns `no` into a boolean.
+//! Owns: nodes, positions, lookup. Refuses to know: the file format.
+//! Keeps: scalars keep the text that was written; the type that binds a field interprets it, so no format rule ever
+//! turns `no` into a boolean.
 
 use std::sync::Arc;
 
-/// A range of bytes in one of the files of a configuration.
+/// A range of bytes in one file of a configuration.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Span {
-    /// Which file, as an index into the set that was read.
+    /// The file, as an index into the set that was read.
     pub file: u16,
     /// The first byte.
     pub start: u32,
@@ -17,30 +17,30 @@ pub struct Span {
     pub end: u32,
 }
 
-/// A value and where it stands.
+/// A value and its position.
 #[derive(Clone, Debug)]
 pub struct Node {
     /// The value.
     pub value: Value,
-    /// Where it stands.
+    /// Its position.
     pub span: Span,
 }
 
-/// What a node holds.
+/// The value of a node.
 #[derive(Clone, Debug)]
 pub enum Value {
-    /// Nothing was written, or `null` or `~`.
+    /// Nothing, `null` or `~`.
     Null,
-    /// Text as written; `quoted` tells `"5"` from `5`.
+    /// Text as written; `quoted` distinguishes `"5"` from `5`.
     Scalar {
         /// The text, without quotes.
         text: Arc<str>,
-        /// Whether it stood in quotes or in a block.
+        /// Whether it was quoted or a block scalar.
         quoted: bool,
     },
     /// Values in order.
     List(Vec<Node>),
-    /// Named values in order; a name stands once.
+    /// Named values in order, without duplicate names.
     Map(Vec<MapEntry>),
 }
 
@@ -49,14 +49,14 @@ pub enum Value {
 pub struct MapEntry {
     /// The name.
     pub key: Arc<str>,
-    /// Where the name stands.
+    /// The position of the name.
     pub key_span: Span,
     /// The value.
     pub node: Node,
 }
 
 impl Node {
-    /// What kind of value this is, in the words of an error.
+    /// The kind of this value, as error messages name it.
     pub const fn kind(&self) -> &'static str {
         match self.value {
             Value::Null => "nothing",
@@ -74,7 +74,7 @@ impl Node {
         }
     }
 
-    /// The entry named `key`, when this is a map that has it.
+    /// The entry named `key`, if this is a map that contains it.
     pub fn get(&self, key: &str) -> Option<&MapEntry> {
         match &self.value {
             Value::Map(entries) => entries.iter().find(|entry| &*entry.key == key),
@@ -82,7 +82,7 @@ impl Node {
         }
     }
 
-    /// The members of a list; a single value or map is a list of itself; nothing is an empty list.
+    /// The members of a list; a single value or map counts as a list of one, null as an empty list.
     pub fn items(&self) -> &[Self] {
         match &self.value {
             Value::List(items) => items,
@@ -92,13 +92,13 @@ impl Node {
     }
 }
 
-/// A value that remembers where it was written. Equality looks at the value alone, so that moving
-/// a line in a file is no change.
+/// A value with the position at which it was written. Equality compares only the value, so that moving a line within a
+/// file is not a change.
 #[derive(Clone, Debug, Default)]
 pub struct Spanned<T> {
     /// The value.
     pub value: T,
-    /// Where it stands.
+    /// Its position.
     pub span: Span,
 }
 

@@ -1,7 +1,7 @@
-//! Durations, sizes, rates, shares and name patterns as people write them.
+//! Durations, sizes, rates, percentages and name patterns as written in a configuration.
 //!
-//! Owns: one parser for each. Refuses to know: which field they stand in.
-//! Keeps: no bare number is a time; what is printed parses back to the same value.
+//! Owns: one parser for each. Refuses to know: the fields that use them.
+//! Keeps: a bare number is never a time; what is printed parses back to the same value.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -10,10 +10,10 @@ const DURATION_UNITS: &[(&str, u64)] =
     &[("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
 const DURATION_MAX: Duration = Duration::from_secs(366 * 86_400);
 
-/// Reads `250ms`, `5s`, `1m30s`, `1d`: parts from large to small, whole numbers, at most 366 days.
+/// Parses `250ms`, `5s`, `1m30s`, `1d`: units in descending order, whole numbers, at most 366 days.
 ///
 /// # Errors
-/// A sentence that says what was expected.
+/// A message that states what was expected.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let mut total = 0_u64;
     let mut rest = text;
@@ -76,7 +76,7 @@ fn unknown_unit(number: &str, word: &str) -> String {
     }
 }
 
-/// The unit that another word for it means.
+/// The unit that another spelling of it means.
 fn unit_meant(word: &str) -> Option<&'static str> {
     Some(match word.to_ascii_lowercase().as_str() {
         "d" | "day" | "days" => "d",
@@ -88,7 +88,7 @@ fn unit_meant(word: &str) -> Option<&'static str> {
     })
 }
 
-/// Writes a duration as [`parse_duration`] reads it; below a millisecond is cut.
+/// Formats a duration as [`parse_duration`] reads it; fractions of a millisecond are truncated.
 pub fn show_duration(duration: Duration) -> String {
     let mut millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     if millis == 0 {
@@ -106,10 +106,10 @@ pub fn show_duration(duration: Duration) -> String {
 
 const SIZE_UNITS: &[(&str, u64)] = &[("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
 
-/// Reads `16KiB`, `1MiB`, `2GiB` or a number of bytes.
+/// Parses `16KiB`, `1MiB`, `2GiB` or a number of bytes.
 ///
 /// # Errors
-/// A sentence that says what was expected; `KB` and the like are refused with the unit to use.
+/// A message that states what was expected; `KB` and the like are refused with the unit to use.
 pub fn parse_size(text: &str) -> Result<u64, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
@@ -129,7 +129,7 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
     })
 }
 
-/// Writes a size as [`parse_size`] reads it.
+/// Formats a size as [`parse_size`] reads it.
 pub fn show_size(bytes: u64) -> String {
     SIZE_UNITS
         .iter()
@@ -137,19 +137,19 @@ pub fn show_size(bytes: u64) -> String {
         .map_or_else(|| bytes.to_string(), |(unit, factor)| format!("{}{unit}", bytes / factor))
 }
 
-/// So many events in so long a time: `500/s`, `10/m`.
+/// A number of events per period: `500/s`, `10/m`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
-    /// How many.
+    /// The number of events.
     pub count: u32,
-    /// In how long.
+    /// The period.
     pub per: Duration,
 }
 
-/// Reads `500/s`, `10/m`, `1000/h`.
+/// Parses `500/s`, `10/m`, `1000/h`.
 ///
 /// # Errors
-/// A sentence that says what was expected.
+/// A message that states what was expected.
 pub fn parse_rate(text: &str) -> Result<Rate, String> {
     let wrong = || format!("expected a rate such as 500/s or 10/m, not `{text}`");
     let (count, unit) = text.split_once('/').ok_or_else(wrong)?;
@@ -166,7 +166,7 @@ pub fn parse_rate(text: &str) -> Result<Rate, String> {
     Ok(Rate { count, per: Duration::from_secs(per) })
 }
 
-/// Writes a rate as [`parse_rate`] reads it.
+/// Formats a rate as [`parse_rate`] reads it.
 pub fn show_rate(rate: Rate) -> String {
     let unit = match rate.per.as_secs() {
         60 => "m",
@@ -176,14 +176,14 @@ pub fn show_rate(rate: Rate) -> String {
     format!("{}/{unit}", rate.count)
 }
 
-/// A share of a whole, in percent.
+/// A percentage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Percent(pub u8);
 
-/// Reads `10%`.
+/// Parses `10%`.
 ///
 /// # Errors
-/// A sentence that says what was expected.
+/// A message that states what was expected.
 pub fn parse_percent(text: &str) -> Result<Percent, String> {
     text.strip_suffix('%')
         .and_then(|number| number.parse::<u8>().ok())
@@ -197,14 +197,14 @@ pub fn parse_percent(text: &str) -> Result<Percent, String> {
 pub enum NamePattern {
     /// `a.example.com`.
     Exact(String),
-    /// `*.example.com`: any name with at least one more label; holds `example.com`.
+    /// `*.example.com`: any name with at least one more label; contains `example.com`.
     Suffix(String),
 }
 
-/// Reads a host name or `*.suffix`; case does not matter.
+/// Parses a host name or `*.suffix`; case-insensitive.
 ///
 /// # Errors
-/// A sentence that says what was expected.
+/// A message that states what was expected.
 pub fn parse_name_pattern(text: &str) -> Result<NamePattern, String> {
     let lower = text.to_ascii_lowercase();
     let (suffix, host) = match lower.strip_prefix("*.") {
@@ -238,23 +238,23 @@ impl std::fmt::Display for NamePattern {
     }
 }
 
-/// Which hosts a virtual host serves. Lower case, without a port.
+/// The hosts that a virtual host serves. Lower case, without a port.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum HostPattern {
-    /// `*`: any.
+    /// `*`: any host.
     Any,
     /// `a.example.com`.
     Exact(String),
-    /// `*.example.com`: any name with at least one more label; holds `example.com`.
+    /// `*.example.com`: any name with at least one more label; contains `example.com`.
     Suffix(String),
-    /// `shop.*`: any name that goes on behind it; holds `shop`.
+    /// `shop.*`: any name that continues after the prefix; contains `shop`.
     Prefix(String),
 }
 
-/// Reads a host, `*`, `*.suffix` or `prefix.*`; case does not matter.
+/// Parses a host, `*`, `*.suffix` or `prefix.*`; case-insensitive.
 ///
 /// # Errors
-/// A sentence that says what was expected.
+/// A message that states what was expected.
 pub fn parse_host_pattern(text: &str) -> Result<HostPattern, String> {
     if text == "*" {
         return Ok(HostPattern::Any);
@@ -292,14 +292,14 @@ impl std::fmt::Display for HostPattern {
     }
 }
 
-/// A host as requests name it: a name or an IP address, perhaps with a port.
+/// A host as in a request: a name or an IP address, optionally with a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Authority(pub String);
 
-/// Reads `shop.example.com`, `127.0.0.1:8080` or `[::1]`.
+/// Parses `shop.example.com`, `127.0.0.1:8080` or `[::1]`.
 ///
 /// # Errors
-/// A sentence that says what was expected.
+/// A message that states what was expected.
 pub fn parse_authority(text: &str) -> Result<Authority, String> {
     let wrong =
         || format!("expected a host such as shop.example.com, perhaps with a port, not `{text}`");
@@ -318,19 +318,19 @@ pub fn parse_authority(text: &str) -> Result<Authority, String> {
     if fits { Ok(Authority(text.into())) } else { Err(wrong()) }
 }
 
-/// A plain word with at most one `*`, at its end: `reports_*`. Case matters.
+/// A plain word with at most one `*`, at its end: `reports_*`. Case-sensitive.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum WordPattern {
     /// The word itself.
     Exact(String),
-    /// Anything that begins so.
+    /// Any word with this prefix.
     Prefix(String),
 }
 
-/// Reads a word or `prefix*`.
+/// Parses a word or `prefix*`.
 ///
 /// # Errors
-/// A sentence that says what was expected.
+/// A message that states what was expected.
 pub fn parse_word_pattern(text: &str) -> Result<WordPattern, String> {
     let (word, prefix) = match text.strip_suffix('*') {
         Some(word) => (word, true),
@@ -345,7 +345,7 @@ pub fn parse_word_pattern(text: &str) -> Result<WordPattern, String> {
 }
 
 impl WordPattern {
-    /// Whether `word` fits.
+    /// Whether `word` matches.
     pub fn fits(&self, word: &str) -> bool {
         match self {
             Self::Exact(exact) => exact == word,

@@ -1,34 +1,34 @@
 //! Buffers that a connection holds only while a peer is slow.
 //!
-//! Owns: free buffers by class, the bytes that are out, the two scratch areas of a worker.
-//! Refuses to know: what is in them. Keeps: a buffer returns on drop; the bytes that are out never
-//! exceed the limit by more than one buffer; scratch is borrowed only within one poll.
+//! Owns: free buffers by size class, the number of bytes handed out, the two scratch areas of a worker.
+//! Refuses to know: the contents. Keeps: a buffer is returned on drop; the bytes handed out never exceed the limit by
+//! more than one buffer; scratch is borrowed only within one poll.
 
 use std::cell::{Cell, RefCell};
 use std::ops::{Deref, DerefMut};
 use std::rc::{Rc, Weak};
 
-/// Sizes of buffers, smallest first.
+/// Buffer size classes, smallest first.
 const CLASSES: [usize; 4] = [4 << 10, 16 << 10, 80 << 10, 160 << 10];
 
 /// Free buffers kept per class.
 const KEEP: usize = 64;
 
-/// Bytes of the area that data is read into.
+/// The size of the scratch area for reads, in bytes.
 pub const SCRATCH: usize = 64 << 10;
 
-/// Bytes of the area for ciphertext: what [`SCRATCH`] bytes of clear text encrypt to, with room to
-/// spare (22 bytes a record of 16 KiB).
+/// The size of the scratch area for ciphertext, in bytes: what [`SCRATCH`] bytes of plaintext encrypt to, with a margin
+/// (22 bytes per 16 KiB record).
 pub const CIPHER_SCRATCH: usize = SCRATCH + (2 << 10);
 
-/// Where reads begin in a buffer of [`BufPool::take_for_read`]: away from the beginning of a page, for
-/// the reason given at the worker's scratch.
+/// The offset at which reads start in a buffer of [`BufPool::take_for_read`]: away from the start of a page, for the
+/// reason given at the worker's scratch.
 const READ_OFFSET: usize = 2048;
 
-/// Room behind a read for a few bytes that are sent along: the end of a chunk, say.
+/// Room after a read for a few bytes that are sent along, such as the end of a chunk.
 pub const TAIL: usize = 64;
 
-/// The buffers of a worker.
+/// The buffer pool of a worker.
 #[derive(Clone, Debug)]
 pub struct BufPool(Rc<BufPoolState>);
 
@@ -44,13 +44,13 @@ struct BufPoolState {
 pub struct Exhausted;
 
 impl BufPool {
-    /// An empty pool that hands out at most `limit` bytes.
+    /// Creates an empty pool that hands out at most `limit` bytes.
     pub fn new(limit: usize) -> Self {
         let free = std::array::from_fn(|_| RefCell::default());
         Self(Rc::new(BufPoolState { free, out: Cell::new(0), limit }))
     }
 
-    /// A buffer that holds `bytes`, copied; none larger than the largest class.
+    /// Returns a buffer with a copy of `bytes`.
     ///
     /// # Errors
     /// The pool is at its limit, or `bytes` is larger than the largest class.
@@ -60,10 +60,10 @@ impl BufPool {
         Ok(buf)
     }
 
-    /// A buffer that holds `first` and, behind it, what is left of `then`; none when both are empty.
+    /// Returns a buffer with `first` followed by the remaining bytes of `then`; `None` if both are empty.
     ///
     /// # Errors
-    /// As for [`BufPool::copy`]; both together.
+    /// As for [`BufPool::copy`], for both together.
     pub(crate) fn before(&self, first: &[u8], then: Option<Buf>) -> Result<Option<Buf>, Exhausted> {
         if first.is_empty() {
             return Ok(then);
@@ -75,7 +75,7 @@ impl BufPool {
         Ok(Some(buf))
     }
 
-    /// An empty buffer with room for at least `room` bytes.
+    /// Returns an empty buffer with room for at least `room` bytes.
     ///
     /// # Errors
     /// The pool is at its limit, or `room` is larger than the largest class.
@@ -97,7 +97,7 @@ impl BufPool {
         Ok(buf)
     }
 
-    /// An empty buffer to read a [`SCRATCH`] full into, with room for [`TAIL`] bytes more.
+    /// Returns an empty buffer with room for a read of [`SCRATCH`] bytes and [`TAIL`] more.
     ///
     /// # Errors
     /// The pool is at its limit.
@@ -105,7 +105,8 @@ impl BufPool {
         self.take_to_read(SCRATCH)
     }
 
-    /// An empty buffer to read up to `max` bytes into, at most a [`SCRATCH`] full, with room for [`TAIL`] bytes more.
+    /// Returns an empty buffer with room for a read of up to `max` bytes, at most [`SCRATCH`]; a full-size one also has
+    /// room for [`TAIL`] more bytes.
     fn take_to_read(&self, max: usize) -> Result<Buf, Exhausted> {
         if max < SCRATCH {
             return self.take(max);
@@ -116,8 +117,8 @@ impl BufPool {
         Ok(buf)
     }
 
-    /// What was read and not used yet, in a buffer with room to read behind it; none where it fills the class
-    /// of reads. Where nothing is held, there is room for `max` bytes.
+    /// Returns the unread bytes in `held`, in a buffer with room for more after them; there is no room if they fill the
+    /// class for reads. If `held` is `None`, the buffer has room for `max` bytes.
     ///
     /// # Errors
     /// The pool is at its limit.
@@ -127,7 +128,7 @@ impl BufPool {
             return Ok(held);
         }
         if held.capacity() < SCRATCH {
-            // A rest lies in a buffer of its own size, and may fill it.
+            // The remaining bytes are in a buffer of their own size, and may fill it.
             let mut larger = self.take_for_read()?;
             larger.append(&held);
             return Ok(larger);
@@ -136,8 +137,8 @@ impl BufPool {
         Ok(held)
     }
 
-    /// What is kept of a buffer after a read: nothing where it is empty; a small one for whoever `waits`,
-    /// where it fits.
+    /// Returns what to keep of a buffer after a read: nothing if it is empty; a small copy if the owner `waits` and the
+    /// bytes fit.
     pub fn settle(&self, buf: Buf, waits: bool) -> Option<Buf> {
         if buf.is_empty() {
             return None;
@@ -146,18 +147,18 @@ impl BufPool {
         Some(if small { self.copy(&buf).unwrap_or(buf) } else { buf })
     }
 
-    /// A charge of nothing yet: bytes that lie elsewhere, in a library, and count as if they lay in a buffer.
+    /// Creates a charge of zero bytes: for bytes held elsewhere, in a library, that count as if they were in a buffer.
     pub fn charge(&self) -> Charge {
         Charge { pool: Rc::clone(&self.0), bytes: 0 }
     }
 
-    /// Bytes that are out, and that are charged.
+    /// The number of bytes handed out or charged.
     pub fn bytes_out(&self) -> usize {
         self.0.out.get()
     }
 }
 
-/// Bytes that are held outside of the pool and count towards its limit; they are given back on drop.
+/// Bytes that are held outside the pool and count towards its limit; released on drop.
 #[derive(Debug)]
 pub struct Charge {
     pool: Rc<BufPoolState>,
@@ -165,10 +166,10 @@ pub struct Charge {
 }
 
 impl Charge {
-    /// Makes it so many bytes. Less is always possible.
+    /// Sets the charge to `bytes`. Lowering it always succeeds.
     ///
     /// # Errors
-    /// The pool is at its limit; the charge stays as it was.
+    /// The pool is at its limit; the charge is unchanged.
     pub fn set(&mut self, bytes: usize) -> Result<(), Exhausted> {
         let others = self.pool.out.get() - self.bytes;
         if bytes > self.bytes && others.saturating_add(bytes) > self.pool.limit {
@@ -179,10 +180,10 @@ impl Charge {
         Ok(())
     }
 
-    /// The same, where half of the limit stays for others.
+    /// As [`Charge::set`], but leaves half of the limit to others.
     ///
     /// # Errors
-    /// More than half of the limit would be out; the charge stays as it was.
+    /// More than half of the limit would be in use; the charge is unchanged.
     pub fn set_leaving_half(&mut self, bytes: usize) -> Result<(), Exhausted> {
         let others = self.pool.out.get() - self.bytes;
         if others.saturating_add(bytes) > self.pool.limit / 2 {
@@ -192,7 +193,7 @@ impl Charge {
         }
     }
 
-    /// How many bytes it is.
+    /// The charged bytes.
     pub const fn bytes(&self) -> usize {
         self.bytes
     }
@@ -204,7 +205,7 @@ impl Drop for Charge {
     }
 }
 
-/// A buffer with bytes in it; consumed from the front. One word, for connections have room for many.
+/// A buffer that is consumed from the front. One word in size, since connections have room for many.
 #[derive(Debug)]
 pub struct Buf(Rc<HeldBytes>);
 
@@ -222,7 +223,7 @@ impl Buf {
         Rc::get_mut(&mut self.0).expect("a buffer has one owner")
     }
 
-    /// Takes bytes off the front.
+    /// Removes bytes from the front.
     pub fn consume(&mut self, count: usize) {
         let held = self.held();
         held.start = (held.start + count).min(held.end);
@@ -234,24 +235,24 @@ impl Buf {
         held.end = held.end.min(held.start + count);
     }
 
-    /// Room at the end.
+    /// The free space at the end.
     pub fn spare(&mut self) -> &mut [u8] {
         let held = self.held();
         &mut held.data[held.end..]
     }
 
-    /// Bytes of room at the end.
+    /// The number of free bytes at the end.
     pub fn room(&self) -> usize {
         self.0.data.len() - self.0.end
     }
 
-    /// Takes `count` bytes that were written into [`Buf::spare`] in.
+    /// Adds `count` bytes that were written into [`Buf::spare`].
     pub fn fill(&mut self, count: usize) {
         let held = self.held();
         held.end = (held.end + count).min(held.data.len());
     }
 
-    /// Moves everything to the front, so that all room is at the end.
+    /// Moves the contents to the front, so that all free space is at the end.
     pub fn compact(&mut self) {
         let held = self.held();
         held.data.copy_within(held.start..held.end, 0);
@@ -262,12 +263,12 @@ impl Buf {
         self.0.data.len()
     }
 
-    /// Whether it is of the smallest class.
+    /// Whether it belongs to the smallest class.
     fn is_small(&self) -> bool {
         self.0.class == 0
     }
 
-    /// Adds bytes at the end, as many as there is room for; returns how many.
+    /// Appends as many bytes as there is room for; returns how many.
     pub fn append(&mut self, bytes: &[u8]) -> usize {
         if self.0.start > 0 && bytes.len() > self.room() {
             self.compact();
@@ -320,7 +321,7 @@ mod tests {
             more.spare()[0] = 8;
             more.fill(1);
             assert_eq!((more.len(), more.last()), (size + 1, Some(&8)));
-            // Who waits holds little, if it is little.
+            // A waiting owner keeps a small buffer if the bytes are few.
             let kept = pool.settle(more, true).unwrap();
             assert_eq!((kept.len(), kept.is_small()), (size + 1, size == 1));
         }

@@ -1,11 +1,12 @@
-//! The open files of the process: how many sockets and pipes its workers may hold.
+//! The file descriptors of the process: how many sockets and pipes its workers may hold.
 //!
-//! Owns: the budget that all workers draw from, and a worker's allowance. Refuses to know: what a socket is for,
-//! beyond whether it belongs to a UDP flow. Keeps: sockets and pipes of all workers stay below the process's limit
-//! less a reserve, so that the admin address, files and health checks go on whatever clients do; UDP flows, which
-//! cost a forged datagram each, hold at most their share, so that they never starve connections.
+//! Owns: the budget that all workers draw from, and a worker's allowance. Refuses to know: what a socket is for, other
+//! than whether it belongs to a UDP flow.
+//! Keeps: the sockets and pipes of all workers stay below the process's limit minus a reserve, so that the admin
+//! address, files and health checks keep working whatever clients do; UDP flows, each of which costs an attacker one
+//! forged datagram, hold at most their share, so that they never starve connections.
 //!
-//! A worker draws in chunks: opening and closing a socket touches its own cells only.
+//! A worker draws in chunks: opening and closing a socket usually touches only its own cells.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -15,7 +16,7 @@ use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use sluice_core::Limits;
 use sluice_core::limits::Limit;
 
-/// Descriptors that a worker needs for itself: its event queues and what wakes it.
+/// Descriptors that a worker needs for itself: its event queues and its wake-up descriptor.
 const PER_WORKER: i64 = 8;
 
 /// The most that a worker draws at once.
@@ -30,36 +31,36 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// The budget of a process that may open `files` files.
+    /// Creates the budget of a process that may open `files` files.
     pub fn new(files: u64, workers: usize, limits: &Limits) -> Arc<Self> {
         let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
         let (files, workers) = (number(files), number(workers as u64).max(1));
         let reserve = number(limits.get(Limit::DescriptorReserve)).min(files / 4);
         let all = files.saturating_sub(reserve).saturating_sub(PER_WORKER.saturating_mul(workers));
-        // A process with fewer files than this serves nobody, and the system says so.
+        // A process with fewer files than this cannot serve, and the system reports it.
         let all = all.max(2);
         let percent = number(limits.get(Limit::FlowDescriptors));
         Arc::new(Self {
             all: AtomicI64::new(all),
             flows: AtomicI64::new((all / 100).saturating_mul(percent) + all % 100 * percent / 100),
-            // Allowances that nobody uses are lost to the others: an eighth at most.
+            // Unused allowances are lost to the other workers: an eighth at most.
             chunk: (all / workers.saturating_mul(16)).clamp(1, CHUNK_MAX),
         })
     }
 
-    /// A budget without end: for what draws on the reserve, and for tests.
+    /// Creates an unlimited budget: for users of the reserve, and for tests.
     pub fn unlimited() -> Arc<Self> {
         let all = || AtomicI64::new(i64::MAX / 2);
         Arc::new(Self { all: all(), flows: all(), chunk: CHUNK_MAX })
     }
 
-    /// The allowance of one worker.
+    /// Creates the allowance of one worker.
     pub fn allowance(self: &Arc<Self>) -> Rc<Allowance> {
         Rc::new(Allowance { budget: Arc::clone(self), all: Cell::new(0), flows: Cell::new(0) })
     }
 }
 
-/// What one worker has drawn and not used yet. Below zero it owes: a socket that had to be opened was.
+/// What one worker has drawn but not used yet. Negative if sockets were opened regardless.
 #[derive(Debug)]
 pub struct Allowance {
     budget: Arc<Budget>,
@@ -100,7 +101,7 @@ impl Allowance {
         self.closed(1);
     }
 
-    /// Draws from the budget until `count` are there; `false` where there are not so many.
+    /// Draws from the budget until `count` are available; returns `false` if there are not enough.
     fn draw(&self, own: &Cell<i64>, budget: &AtomicI64, count: i64) -> bool {
         let missing = count - own.get();
         if missing <= 0 {
@@ -108,7 +109,7 @@ impl Allowance {
         }
         let wanted = missing.max(self.budget.chunk);
         let mut drawn = 0;
-        // Only failure is told apart by the closure: what is left never falls below zero.
+        // The result is in `drawn`; drawing never takes the budget below zero.
         let _ = budget.fetch_update(Relaxed, Relaxed, |left| {
             drawn = wanted.min(left);
             (drawn > 0).then(|| left - drawn)
@@ -117,7 +118,7 @@ impl Allowance {
         own.get() >= count
     }
 
-    /// Takes back, and returns to the budget what is more than two chunks.
+    /// Takes descriptors back; above two chunks, returns all but one chunk to the budget.
     fn give(&self, own: &Cell<i64>, budget: &AtomicI64, count: i64) {
         let chunk = self.budget.chunk;
         let mut left = own.get() + count;
@@ -158,7 +159,7 @@ mod tests {
             worker.opened(1);
             streams += 1;
         }
-        // 1024 less the reserve of 256, which is a quarter, and 8 per worker.
+        // 1024 minus the reserve of 256, which is a quarter, and 8 per worker.
         assert_eq!((flows, flows + streams), (376, 752));
     }
 

@@ -1,10 +1,9 @@
-//! Streams and the worker they live on.
+//! Streams and the worker they belong to.
 //!
-//! Owns: the context of a worker (clock, timers, sockets, buffers, pipes), streams over TCP, unix
-//! sockets and TLS, the pump between two of them, and the seams that inspectors, filters and
-//! handlers implement.
+//! Owns: the context of a worker (clock, timers, sockets, buffers, pipes), streams over TCP, unix sockets and TLS, the
+//! pump between two of them, and the traits that inspectors, filters and handlers implement.
 //! Refuses to know: listeners, chains, clusters, protocols.
-//! Keeps: everything here lives on one thread and is not `Send`; an idle stream holds no buffer.
+//! Keeps: everything here belongs to one thread and is not `Send`; an idle stream holds no buffer.
 #![forbid(unsafe_code)]
 
 pub mod buffers;

@@ -1,8 +1,8 @@
 //! The pipes of a worker.
 //!
-//! Owns: free pipes and how many there are. Refuses to know: when splicing pays.
-//! Keeps: a pipe with bytes in it is closed, never kept; where no pipe is to be had the caller
-//! copies, and it is counted.
+//! Owns: the free pipes and the number of pipes. Refuses to know: when splicing pays off.
+//! Keeps: a pipe with bytes in it is closed, never reused; if no pipe is available the caller copies, and this is
+//! counted.
 
 use std::cell::{Cell, RefCell};
 use std::ops::{Deref, DerefMut};
@@ -16,19 +16,19 @@ use sluice_telemetry::{Counter, Shard};
 use crate::descriptors::Allowance;
 
 sluice_telemetry::metrics! {
-    PIPE_SHORTAGE = "sluice_worker_pipe_shortages_total", Counter, ["worker"], "Times a bulky stream was copied because no pipe was to be had (limit `worker_pipes`, open files, or the system's).";
+    PIPE_SHORTAGE = "sluice_worker_pipe_shortages_total", Counter, ["worker"], "Times a bulk stream was copied because no pipe was available (limit `worker_pipes`, open files, or a limit of the system).";
 }
 
-/// Bytes a pipe can hold; on loopback larger ones gain nothing more, smaller ones cost wake-ups.
+/// The capacity of a pipe in bytes; on loopback larger ones gain nothing more, smaller ones cost wake-ups.
 const CAPACITY: usize = 256 << 10;
 
-/// Descriptors of a pipe.
+/// The number of descriptors of a pipe.
 const ENDS: i64 = 2;
 
-/// How long no new pipe is tried after the system refused one.
+/// How long to wait before creating another pipe after the system refused one.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// The pipes of a worker.
+/// The pipe pool of a worker.
 #[derive(Clone, Debug)]
 pub struct PipePool(Rc<PipePoolState>);
 
@@ -43,7 +43,7 @@ struct PipePoolState {
 }
 
 impl PipePool {
-    /// No pipes yet, at most `limit`, each of which has two descriptors.
+    /// Creates an empty pool of at most `limit` pipes, each with two descriptors.
     pub fn new(limit: usize, descriptors: Rc<Allowance>, shard: &Shard, worker: &str) -> Self {
         Self(Rc::new(PipePoolState {
             free: RefCell::default(),
@@ -55,7 +55,7 @@ impl PipePool {
         }))
     }
 
-    /// An empty pipe, if one is to be had.
+    /// Returns an empty pipe, if one is available.
     pub fn take(&self, now: Moment) -> Option<PooledPipe> {
         let pool = &*self.0;
         let lend = |pipe| PooledPipe { pipe: Some(pipe), pool: Rc::clone(&self.0) };
@@ -80,10 +80,10 @@ impl PipePool {
     }
 }
 
-/// A pipe that goes back to its pool on drop.
+/// A pipe that returns to its pool on drop.
 #[derive(Debug)]
 pub struct PooledPipe {
-    /// Taken out by the drop alone.
+    /// Taken only by the drop.
     pipe: Option<SysPipe>,
     pool: Rc<PipePoolState>,
 }

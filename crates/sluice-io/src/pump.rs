@@ -1,13 +1,13 @@
 //! The pump between two streams.
 //!
 //! Owns: both directions of a relay, the choice between copying and splicing.
-//! Refuses to know: who the two sides are, timeouts, records.
-//! Keeps: bytes of a direction never overtake each other; a direction reads only when everything it
-//! read before is sent; nothing is held while nothing moves.
+//! Refuses to know: the two peers, timeouts, records.
+//! Keeps: bytes of a direction never overtake each other; a direction reads only when everything it read before has
+//! been sent; no buffer is held while nothing moves.
 //!
-//! Copying goes through the worker's scratch: one read, one write, and only what the receiver did
-//! not take is kept. A direction whose reads keep filling the scratch moves to `splice(2)` when
-//! both sockets are bare and nobody taps the bytes; it comes back when its moves get small.
+//! Copying goes through the worker's scratch: one read, one write, and only what the receiver did not accept is kept. A
+//! direction whose reads keep filling the scratch switches to `splice(2)` if both sockets are bare and there are no
+//! taps; it switches back when its moves get small.
 
 use std::io;
 use std::rc::Rc;
@@ -21,17 +21,17 @@ use crate::worker::WorkerCx;
 #[cfg(test)]
 mod tests;
 
-/// Reads in a row that fill the scratch before a direction splices.
+/// Consecutive reads that fill the scratch before a direction splices.
 const FULL_READS: u8 = 4;
 
-/// Moves in a row under [`SMALL_MOVE`] before a direction copies again.
+/// Consecutive moves under [`SMALL_MOVE`] before a direction copies again.
 const SMALL_MOVES: u8 = 8;
 const SMALL_MOVE: usize = 16 << 10;
 
-/// Reads or moves of one direction in one poll; then others get their turn.
+/// Reads or moves of one direction per poll; then other tasks get their turn.
 const BUDGET: u8 = 16;
 
-/// Two streams and what moves between them.
+/// Two streams and the data in transit between them.
 #[derive(Debug)]
 pub struct Pump {
     /// The client's side.
@@ -42,7 +42,7 @@ pub struct Pump {
     to_downstream: Direction,
 }
 
-/// What a poll of the pump brought.
+/// The bytes moved by a poll of the pump.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Moved {
     /// Bytes read from the client.
@@ -54,7 +54,7 @@ pub struct Moved {
 /// How the pump stopped.
 #[derive(Debug)]
 pub enum Stopped {
-    /// Both sides finished in order.
+    /// Both sides closed cleanly.
     Done,
     /// The client's side failed.
     Downstream(io::Error),
@@ -62,14 +62,14 @@ pub enum Stopped {
     Upstream(io::Error),
 }
 
-/// Which side of a direction failed.
+/// The side of a direction that failed.
 enum CopyError {
     From(io::Error),
     To(io::Error),
 }
 
 impl Pump {
-    /// A pump that has not moved anything.
+    /// Creates a pump that has not moved anything.
     pub fn new(downstream: Stream, upstream: Stream) -> Self {
         Self {
             downstream,
@@ -79,7 +79,7 @@ impl Pump {
         }
     }
 
-    /// Moves what can be moved. What moved is added to `moved`, stopped or not.
+    /// Moves what can be moved. The bytes moved are added to `moved`, even if the pump stops.
     pub fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -130,7 +130,7 @@ impl Pump {
         self.to_downstream.has_read_end() || self.upstream.raw().socket().has_ended()
     }
 
-    /// Whether the endpoint has gone, in order or not, and the last that came from it is no more than `bytes` long.
+    /// Whether the endpoint has closed or failed, and the last data from it was at most `bytes` bytes (and not empty).
     pub fn endpoint_left_with(&self, bytes: usize) -> bool {
         let socket = self.upstream.raw().socket();
         let gone = self.endpoint_has_finished() || socket.has_failed();
@@ -143,12 +143,12 @@ impl Pump {
     }
 }
 
-/// What a direction needs to know of its surroundings.
+/// The context of a direction.
 struct CopyContext<'a> {
     worker: &'a WorkerCx,
     taps: &'a [Rc<dyn ByteTap>],
     heading: Heading,
-    /// The other direction is done: closing the sockets says the rest.
+    /// The other direction is done: closing the sockets does the rest.
     other_done: bool,
 }
 
@@ -172,9 +172,9 @@ enum CopyState {
     #[default]
     Copying,
     Splicing,
-    /// The end was read; what is left over is still on its way.
+    /// The end was read; the remaining bytes are still being sent.
     Finishing,
-    /// The goodbye of TLS is on its way.
+    /// The close_notify of TLS is being sent.
     ClosingTls,
     Done,
 }
@@ -274,7 +274,7 @@ impl Direction {
         moved: &mut u64,
     ) -> Poll<Result<(), CopyError>> {
         ready!(to.poll_flushed(cx)).map_err(CopyError::To)?;
-        // Only now, with the pipe empty, may a copy follow without overtaking.
+        // Only now that the pipe is empty may a copy follow without overtaking.
         if self.streak >= SMALL_MOVES {
             (self.state, self.streak) = (CopyState::Copying, 0);
             return Poll::Ready(Ok(()));
@@ -292,7 +292,7 @@ impl Direction {
     }
 }
 
-/// What a read brought, and what is known of the rest.
+/// The result of a read, and what is known of the rest.
 struct Read {
     count: usize,
     after: ReadEnd,
@@ -304,8 +304,8 @@ enum ReadEnd {
     Error(io::Error),
 }
 
-/// Reads once; and once more where the peer is known to have finished, so that its last bytes can be
-/// sent together with the end.
+/// Reads once, and again if the peer is known to have finished, so that its last bytes can be sent together with the
+/// end.
 fn read(
     cx: &mut Context<'_>,
     worker: &WorkerCx,
@@ -321,7 +321,7 @@ fn read(
         match from.poll_recv(cx, worker, &mut into[count..]) {
             Poll::Ready(Ok(0)) => after = ReadEnd::End,
             Poll::Ready(Ok(more)) => count += more,
-            // What came before the error is passed on before it.
+            // What arrived before the error is passed on first.
             Poll::Ready(Err(error)) => after = ReadEnd::Error(error),
             Poll::Pending => {}
         }

@@ -1,9 +1,8 @@
-//! A stream over a socket of the kernel.
+//! A stream over a kernel socket.
 //!
-//! Owns: the socket, bytes given back to be read again, bytes that the peer was too slow to take, copied
-//! or in a pipe.
-//! Refuses to know: TLS and what the bytes mean. Keeps: bytes are read in the order they came,
-//! given-back ones first; `send` takes everything, and is only called when nothing is left over.
+//! Owns: the socket, bytes given back to be read again, bytes that the peer was too slow to take, copied or in a pipe.
+//! Refuses to know: TLS and the meaning of the bytes. Keeps: bytes are read in the order of arrival, given-back ones
+//! first; `send` takes everything, and is called only when no unsent bytes remain.
 
 use std::io::{self, IoSlice};
 use std::os::fd::BorrowedFd;
@@ -19,18 +18,18 @@ use crate::buffers::{Buf, BufPool, Exhausted};
 use crate::pipes::{PipePool, PooledPipe};
 use crate::reactor::{Interest, Source};
 
-/// A socket, what was given back, and what is left over.
+/// A socket, the bytes given back, and the unsent bytes.
 #[derive(Debug)]
 pub struct RawStream {
     socket: Source,
     replay: Option<Buf>,
     unsent: Option<Unsent>,
     pace: Pace,
-    /// The end of our side follows at once, and takes what is sent along.
+    /// The end of our side follows immediately and is sent together with the data.
     ending: bool,
 }
 
-/// What the peer was too slow to take.
+/// Bytes that the peer was too slow to take.
 #[derive(Debug)]
 enum Unsent {
     Copied(Buf),
@@ -38,9 +37,9 @@ enum Unsent {
     Piped(PooledPipe),
 }
 
-/// Whether small writes wait for an acknowledgement. Sockets we accepted send at once, as their
-/// listener does. A socket we connected is told so at its second write: the first never waits, and
-/// many connections make no second.
+/// Whether small writes wait for an acknowledgement (Nagle). Accepted sockets send immediately, as they inherit
+/// `TCP_NODELAY` from their listener. It is set on a socket that we connected at its second write: the first never
+/// waits, and many connections have no second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Pace {
     AtOnce,
@@ -49,12 +48,12 @@ enum Pace {
 }
 
 impl RawStream {
-    /// A stream over a socket that sends at once: one that was accepted, or a unix socket.
+    /// Creates a stream over a socket that sends immediately: an accepted one, or a unix socket.
     pub const fn new(socket: Source) -> Self {
         Self { socket, replay: None, unsent: None, pace: Pace::AtOnce, ending: false }
     }
 
-    /// A stream over a TCP socket that we connected.
+    /// Creates a stream over a TCP socket that we connected.
     pub const fn connected(socket: Source) -> Self {
         Self { socket, replay: None, unsent: None, pace: Pace::FirstWrite, ending: false }
     }
@@ -67,21 +66,21 @@ impl RawStream {
     /// Gives bytes back: they are read before anything else.
     ///
     /// # Errors
-    /// No buffer is left to keep them in, or they and what is kept already exceed the largest.
+    /// No buffer is left for them, or together with what is already kept they exceed the largest.
     pub fn give_back(&mut self, buffers: &BufPool, bytes: &[u8]) -> Result<(), Exhausted> {
         self.replay = buffers.before(bytes, self.replay.take())?;
         Ok(())
     }
 
-    /// Whether bytes move straight between the socket and whoever reads or writes.
+    /// Whether bytes move directly between the socket and the caller.
     pub const fn is_bare(&self) -> bool {
         self.replay.is_none() && self.unsent.is_none()
     }
 
-    /// Reads into `into`; 0 is the end of the stream.
+    /// Reads into `into`; 0 means end of stream.
     ///
     /// # Errors
-    /// What the socket said.
+    /// The error of the socket.
     pub fn poll_recv(&mut self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
         if let Some(replay) = &mut self.replay {
             let count = replay.len().min(into.len());
@@ -96,16 +95,16 @@ impl RawStream {
         let read = |socket: BorrowedFd<'_>| Ok(recv(socket, &mut *into, RecvFlags::empty())?.0);
         let count = ready!(self.socket.poll_io(cx, Interest::Read, read))?;
         if count < room {
-            // That was all there is now; asking again would only hear so.
+            // That was all for now; another read would return `WouldBlock`.
             self.socket.exhausted(Interest::Read);
         }
         Poll::Ready(Ok(count))
     }
 
-    /// Ready when nothing is left over from the last `send`.
+    /// Ready when no bytes of the last `send` remain.
     ///
     /// # Errors
-    /// What the socket said.
+    /// The error of the socket.
     pub fn poll_flushed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             match &mut self.unsent {
@@ -128,20 +127,20 @@ impl RawStream {
         }
     }
 
-    /// The address of our end; none of a unix socket.
+    /// The local address; `None` for a unix socket.
     pub fn local_address(&self) -> Option<std::net::SocketAddr> {
         sluice_sys::socket::local_address(&self.socket)
     }
 
-    /// Whether nothing is left over from the last `send`.
+    /// Whether no bytes of the last `send` remain.
     pub const fn is_flushed(&self) -> bool {
         self.unsent.is_none()
     }
 
-    /// Sends all of `data`: at once what the socket takes, the rest as it takes it.
+    /// Sends all of `data`: immediately what the socket accepts, the rest when it accepts more.
     ///
     /// # Errors
-    /// What the socket said; `OutOfMemory` when the worker has no buffer for the rest.
+    /// The error of the socket; `OutOfMemory` if the worker has no buffer for the rest.
     pub fn send(
         &mut self,
         cx: &mut Context<'_>,
@@ -152,7 +151,7 @@ impl RawStream {
         if let Some(Unsent::Copied(unsent)) = &mut self.unsent {
             let count = unsent.append(data);
             if count < data.len() {
-                // A larger buffer takes both.
+                // A larger buffer holds both.
                 let mut both = pool.take(unsent.len() + data.len() - count).map_err(no_buffer)?;
                 both.append(unsent);
                 both.append(&data[count..]);
@@ -174,8 +173,7 @@ impl RawStream {
         Ok(())
     }
 
-    /// Sends all of `first` and then all of `second`, in one packet where they fit. See
-    /// [`RawStream::send`].
+    /// Sends all of `first`, then all of `second`, in one packet if they fit. See [`RawStream::send`].
     ///
     /// # Errors
     /// As for [`RawStream::send`].
@@ -213,20 +211,20 @@ impl RawStream {
             Pace::AtOnce => {}
             Pace::FirstWrite => self.pace = Pace::LaterWrites,
             Pace::LaterWrites => {
-                // A socket that refuses the option is slower and still works.
+                // A socket that refuses the option is slower but still works.
                 let _ = set_nodelay(&self.socket);
                 self.pace = Pace::AtOnce;
             }
         }
     }
 
-    /// Whether the next read is known to bring the rest of the stream or its end.
+    /// Whether the next read is known to return the rest of the stream or its end.
     pub fn is_last_read(&self) -> bool {
         self.replay.is_none() && self.socket.has_ended()
     }
 
-    /// Lets what is sent from here on wait for [`RawStream::finish`] or the close, which must follow
-    /// at once: the last bytes and the end travel in one packet.
+    /// Lets the data sent from now on wait for [`RawStream::finish`] or the close, which must follow immediately: the
+    /// last bytes and the FIN share one packet.
     pub const fn expect_end(&mut self) {
         self.ending = true;
     }
@@ -234,7 +232,7 @@ impl RawStream {
     /// Ends our side of the stream. Call it when everything is flushed.
     ///
     /// # Errors
-    /// What the socket said; one that the peer has left already is no error.
+    /// The error of the socket; a socket that the peer has already closed is not an error.
     pub fn finish(&self) -> io::Result<()> {
         match shutdown(&self.socket, Shutdown::Write) {
             Ok(()) | Err(rustix::io::Errno::NOTCONN) => Ok(()),
@@ -242,18 +240,17 @@ impl RawStream {
         }
     }
 
-    /// Makes the end of this value reach the peer as a reset.
+    /// Makes dropping this value reset the connection.
     pub fn reset_on_drop(&self) {
         reset_on_close(&self.socket);
     }
 
-    /// Takes bytes from another socket without looking at them, at most `max`: they are left over here,
-    /// and [`RawStream::poll_flushed`] sends them on. `None` when they have to be copied: no pipe is to be
-    /// had, or one of the sockets cannot be spliced. 0 is the end of the stream. Call it when nothing is
-    /// left over on either.
+    /// Takes at most `max` bytes from another socket without inspecting them: they are held here, and
+    /// [`RawStream::poll_flushed`] sends them on. `None` if they have to be copied: no pipe is available, or one of the
+    /// sockets cannot be spliced. 0 means end of stream. Call it when neither stream holds unread or unsent bytes.
     ///
     /// # Errors
-    /// What `splice(2)` said of the other socket.
+    /// The error of `splice(2)` on the other socket.
     pub fn poll_take_from(
         &mut self,
         cx: &mut Context<'_>,

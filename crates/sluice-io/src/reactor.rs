@@ -1,12 +1,12 @@
-//! The sockets of a worker, and who waits for them.
+//! The sockets of a worker and the tasks that wait for them.
 //!
-//! Owns: what is known about the readiness of each socket, and one waker for each.
-//! Refuses to know: what the sockets are. Keeps: readiness that was told holds until an operation
-//! found none; a socket has one task, so one waker does; events only wake, they run nothing, so no
-//! socket comes or goes between an event and the note of it.
+//! Owns: the known readiness of each socket, and one waker for each.
+//! Refuses to know: what the sockets are for. Keeps: reported readiness holds until an operation returns `WouldBlock`
+//! or less than requested; a socket has one task, so one waker suffices; events only wake, they run nothing, so no
+//! socket is added or removed between an event and its record.
 //!
-//! The queue is nested in the runtime's own, which sees a single descriptor. A socket costs two dozen
-//! bytes here, no lock, and no call when it is closed (docs/decisions/0004).
+//! The queue is nested in the runtime's own, which sees a single descriptor. A socket costs two dozen bytes here, no
+//! lock, and no system call to deregister it (docs/decisions/0004).
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -32,9 +32,9 @@ pub struct Reactor {
 /// What a task waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interest {
-    /// Bytes, the end, or an error.
+    /// Bytes, end of stream, or an error.
     Read,
-    /// Room for bytes.
+    /// Room for writing.
     Write,
 }
 
@@ -44,20 +44,20 @@ struct Waiter {
     read: Readiness,
     write: Readiness,
     failed: bool,
-    /// It is counted among the sockets of UDP flows.
+    /// It counts as the socket of a UDP flow.
     of_flow: bool,
 }
 
 #[derive(Debug, Default)]
 struct Readiness {
     now: bool,
-    /// Closed or in error: ready for ever.
+    /// Closed or failed: ready forever.
     ever: bool,
     awaited: bool,
 }
 
 impl Readiness {
-    /// Notes an event; whether somebody waited for it.
+    /// Records an event; returns whether a task waited for it.
     const fn happened(&mut self, now: bool, ever: bool) -> bool {
         self.now |= now;
         self.ever |= ever;
@@ -77,34 +77,34 @@ impl Waiter {
 }
 
 impl Reactor {
-    /// No sockets yet. [`Reactor::drive`] must run for any to be waited for. Sockets that come are counted against
-    /// `descriptors`; whether there may be another is asked by whoever opens it.
+    /// Creates a reactor without sockets. Events are delivered only while [`Reactor::drive`] runs. Registered sockets
+    /// count against `descriptors`; the code that opens a socket checks whether another is allowed.
     ///
     /// # Errors
-    /// The process has no descriptor left.
+    /// The process has no descriptors left.
     pub fn new(descriptors: Rc<Allowance>) -> io::Result<Rc<Self>> {
         Ok(Rc::new(Self { queue: Queue::new()?, sockets: RefCell::default(), descriptors }))
     }
 
-    /// A reactor whose sockets nobody bounds, for tests and tools.
+    /// Creates a reactor without a limit on sockets, for tests and tools.
     ///
     /// # Errors
-    /// The process has no descriptor left.
+    /// The process has no descriptors left.
     pub fn unbounded() -> io::Result<Rc<Self>> {
         Self::new(Budget::unlimited().allowance())
     }
 
-    /// How many more sockets may be opened here.
+    /// The allowance for further sockets.
     pub fn descriptors(&self) -> &Allowance {
         &self.descriptors
     }
 
-    /// Wakes those who wait, for ever.
+    /// Wakes waiting tasks, forever.
     pub async fn drive(self: Rc<Self>) {
         let driven = async {
             let watched = self.queue.watch()?;
             poll_fn(|cx| {
-                // The runtime does not wait while there is more to do, and time goes on all the same.
+                // The runtime does not park while there is more to do, and time passes all the same.
                 turn::next();
                 watched.poll(cx, |key, happened| self.tell(key, happened))
             })
@@ -131,26 +131,26 @@ impl Reactor {
         }
     }
 
-    /// Takes a non-blocking stream or listening socket in.
+    /// Registers a non-blocking stream or listening socket.
     ///
     /// # Errors
-    /// What `epoll_ctl(2)` said.
+    /// The error of `epoll_ctl(2)`.
     pub fn register(self: &Rc<Self>, socket: impl Into<OwnedFd>) -> io::Result<Source> {
         self.take(socket, WatchKind::Stream, false)
     }
 
-    /// Takes a non-blocking socket of datagrams in. Nobody can wait for room on it.
+    /// Registers a non-blocking datagram socket. It cannot be waited on for writability.
     ///
     /// # Errors
-    /// What `epoll_ctl(2)` said.
+    /// The error of `epoll_ctl(2)`.
     pub fn register_datagrams(self: &Rc<Self>, socket: impl Into<OwnedFd>) -> io::Result<Source> {
         self.take(socket, WatchKind::Datagrams, false)
     }
 
-    /// Takes the non-blocking socket of a UDP flow in, which is counted among those.
+    /// Registers the non-blocking socket of a UDP flow, which is counted as such.
     ///
     /// # Errors
-    /// What `epoll_ctl(2)` said.
+    /// The error of `epoll_ctl(2)`.
     pub fn register_flow(self: &Rc<Self>, socket: impl Into<OwnedFd>) -> io::Result<Source> {
         self.take(socket, WatchKind::Datagrams, true)
     }
@@ -175,7 +175,7 @@ impl Reactor {
     }
 }
 
-/// A socket that can be waited for, by one task.
+/// A registered socket that one task can wait for.
 #[derive(Debug)]
 pub struct Source {
     socket: OwnedFd,
@@ -184,7 +184,7 @@ pub struct Source {
 }
 
 impl Source {
-    /// Ready when an operation on that side is worth a try.
+    /// Ready when an operation in that direction is worth attempting.
     pub fn poll_ready(&self, cx: &Context<'_>, side: Interest) -> Poll<()> {
         let mut sockets = self.reactor.sockets.borrow_mut();
         let waiting = &mut sockets[self.key];
@@ -199,17 +199,17 @@ impl Source {
         Poll::Pending
     }
 
-    /// Whether an operation on that side is worth a try now; nobody waits.
+    /// Whether an operation in that direction is worth attempting now; does not wait.
     pub fn is_ready(&self, side: Interest) -> bool {
         let mut sockets = self.reactor.sockets.borrow_mut();
         let readiness = sockets[self.key].side(side);
         readiness.now || readiness.ever
     }
 
-    /// Tries `operation` whenever it is worth it, until it does not say `WouldBlock`.
+    /// Attempts `operation` whenever the socket is ready, until it returns something other than `WouldBlock`.
     ///
     /// # Errors
-    /// What `operation` said.
+    /// The error of `operation`.
     pub fn poll_io<T>(
         &self,
         cx: &Context<'_>,
@@ -226,32 +226,32 @@ impl Source {
         }
     }
 
-    /// Notes that an operation found less than it asked for: the next event will tell of more.
+    /// Notes that an operation returned less than requested: the next event will report more.
     pub fn exhausted(&self, side: Interest) {
         self.reactor.sockets.borrow_mut()[self.key].side(side).now = false;
     }
 
-    /// Notes that an operation found nothing, whatever was told before: an error of a datagram
-    /// socket passes with whoever met it.
+    /// Notes that an operation returned `WouldBlock`, whatever was reported before: the error of a datagram socket is
+    /// cleared by the first operation that reports it.
     pub fn would_block(&self, side: Interest) {
         let mut sockets = self.reactor.sockets.borrow_mut();
         let readiness = sockets[self.key].side(side);
         (readiness.now, readiness.ever) = (false, false);
     }
 
-    /// Takes the socket out of the queue. Only a socket of which somebody else holds a descriptor
-    /// needs it; others leave when they are closed.
+    /// Removes the socket from the queue. Needed only if another descriptor of the socket exists; others are removed
+    /// when they are closed.
     pub fn leave(&self) {
         self.reactor.queue.remove(&self.socket);
     }
 
-    /// Whether the peer was said to send no more, in order. What it sent before has all come.
+    /// Whether the peer was reported to have ended its side cleanly. Everything it sent before has arrived.
     pub fn has_ended(&self) -> bool {
         let waiting = &self.reactor.sockets.borrow()[self.key];
         waiting.read.ever && !waiting.failed
     }
 
-    /// Whether the socket was said to be in error; asking it which clears that.
+    /// Whether an error was reported for the socket; reading the error clears it.
     pub fn has_failed(&self) -> bool {
         self.reactor.sockets.borrow()[self.key].failed
     }
@@ -265,7 +265,7 @@ impl AsFd for Source {
 
 impl Drop for Source {
     fn drop(&mut self) {
-        // Closing the socket takes it out of the queue.
+        // Closing the socket removes it from the queue.
         let waiting = self.reactor.sockets.borrow_mut().remove(self.key);
         if waiting.of_flow {
             self.reactor.descriptors.closed_for_flow();
@@ -319,7 +319,7 @@ mod tests {
             near.exhausted(Interest::Read);
             drop(far);
             assert_eq!(read(&near, 9).await, b"");
-            // The end is told once and holds for ever.
+            // The end is reported once and holds forever.
             near.exhausted(Interest::Read);
             assert_eq!(read(&near, 9).await, b"");
         });
@@ -362,7 +362,7 @@ mod tests {
             near.leave();
             drop(near);
             far.write_all(b"x").unwrap();
-            // Another takes the key; nothing is told under it but its own events.
+            // Another socket takes the key; only its own events are reported under it.
             let (other, mut peer) = pair(&reactor);
             poll_fn(|cx| other.poll_ready(cx, Interest::Write)).await;
             assert!(
@@ -374,7 +374,7 @@ mod tests {
         });
     }
 
-    /// The error of a datagram socket may be met by a send; whoever reads then must wait, not spin.
+    /// A send may consume the error of a datagram socket; a reader must then wait, not spin.
     #[test]
     fn a_reader_waits_when_somebody_else_met_the_error() {
         on_reactor(async |reactor| {
@@ -395,7 +395,7 @@ mod tests {
         });
     }
 
-    /// On a worker that always has something to do the runtime never waits.
+    /// On a worker that is always busy the runtime never parks.
     #[test]
     fn time_goes_on_while_a_worker_is_busy() {
         use crate::WorkerCx;
@@ -417,7 +417,7 @@ mod tests {
                     }
                 });
             }
-            // Until all of them are at it.
+            // Until all of them are running.
             for _ in 0..1000 {
                 tokio::task::yield_now().await;
             }

@@ -1,7 +1,7 @@
-//! What others implement: inspectors, connection filters, stream handlers.
+//! The traits for extensions: inspectors, connection filters, stream handlers.
 //!
-//! Owns: the traits and the words that pass through them. Refuses to know: any implementation.
-//! Keeps: implementations judge; runners own control flow, caps and deadlines.
+//! Owns: the traits and the types they exchange. Refuses to know: any implementation.
+//! Keeps: implementations decide; their callers own control flow, limits and deadlines.
 
 use std::any::Any;
 use std::fmt::Debug;
@@ -16,38 +16,38 @@ use crate::tap::ByteTap;
 use crate::worker::WorkerCx;
 use crate::worker::conn::Conn;
 
-/// Looks at the first bytes of a stream.
+/// Inspects the first bytes of a stream.
 pub trait Inspector: Debug {
-    /// The word for what it recognises.
+    /// The name of what it recognises.
     fn name(&self) -> &'static str;
 
-    /// Votes on a prefix of the stream. Pure: the same prefix gives the same vote, and a longer one
-    /// never turns `Match` or `No` around.
+    /// Votes on a prefix of the stream. Pure: the same prefix gives the same vote, and a longer one never reverses
+    /// `Match` or `No`.
     fn inspect(&self, prefix: &[u8]) -> Inspection;
 }
 
-/// An inspector's vote.
+/// The vote of an inspector.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Inspection {
-    /// It is this.
+    /// The stream is this.
     Match(Facts),
     /// It is not.
     No,
-    /// It could be; do not ask again before the prefix has grown by so much. Ask for no more than
-    /// it takes to say `Match` or `No`, so that the vote does not depend on how the bytes were cut.
+    /// It could be; do not ask again until the prefix has grown by this many bytes. Request no more than needed to vote
+    /// `Match` or `No`, so that the vote does not depend on how the bytes were segmented.
     NeedMore(NonZeroUsize),
-    /// The peer waits for an answer before it goes on: send it, take `consumed` bytes off, go on.
+    /// The peer waits for a reply before it continues: send it, remove `consumed` bytes, continue.
     Reply {
-        /// What to send.
+        /// The bytes to send.
         bytes: &'static [u8],
-        /// What to take off.
+        /// The number of bytes to remove.
         consumed: usize,
-        /// Whether what follows must be TLS.
+        /// Whether TLS must follow.
         starttls: bool,
     },
 }
 
-/// A kind of connection filter, registered by name. One for the process.
+/// A kind of connection filter, registered by name. One per process.
 pub trait ConnectionFilterFactory: Send + Sync + Debug {
     /// The name in configurations.
     fn name(&self) -> &'static str;
@@ -55,10 +55,10 @@ pub trait ConnectionFilterFactory: Send + Sync + Debug {
     /// One sentence for the reference page.
     fn help(&self) -> &'static str;
 
-    /// What its settings look like.
+    /// The shape of its settings.
     fn shape(&self) -> Shape;
 
-    /// Checks the settings of one use; adds what is wrong to `diags`.
+    /// Checks the settings of one use; adds errors to `diags`.
     fn check(
         &self,
         settings: &Node,
@@ -69,37 +69,37 @@ pub trait ConnectionFilterFactory: Send + Sync + Debug {
 
 /// One use of a filter in a configuration, shared by all workers.
 pub trait ConnectionFilterPlan: Send + Sync + Debug {
-    /// The filter on one worker. `owner` names the listener or chain that it belongs to; state
-    /// that shall outlive a reload is kept under it.
+    /// Creates the filter on one worker. `owner` names the listener or chain that it belongs to; state that should
+    /// outlive a reload is kept under that name.
     fn on_worker(&self, worker: &Rc<WorkerCx>, owner: &str) -> Rc<dyn ConnectionFilter>;
 }
 
 /// A filter on one worker.
 pub trait ConnectionFilter: Debug {
-    /// Judges a connection.
+    /// Decides whether to admit a connection.
     fn admit(&self, conn: &ConnInfo) -> Admit;
 
-    /// Called once when a connection that was admitted ends.
+    /// Called once when an admitted connection ends.
     fn ended(&self, _conn: &ConnInfo) {}
 
-    /// Something that wants to see the bytes. Any tap turns splicing off.
+    /// A tap for the bytes of its connections. Any tap disables splicing.
     fn tap(&self) -> Option<Rc<dyn ByteTap>> {
         None
     }
 }
 
-/// A filter's answer, now or later.
+/// The decision of a filter, now or later.
 pub enum Admit {
-    /// At once.
+    /// Immediately.
     Now(Verdict),
-    /// After something else has happened. The connection waits, nobody else does.
+    /// After something else has happened. Only this connection waits.
     Wait(LocalFuture<Verdict>),
 }
 
-/// Takes a connection over: the relay, or an upgrade to another protocol.
+/// Takes over a connection: the relay, or an upgrade to another protocol.
 ///
-/// Whoever hands it a stream of another kind than this layer knows asks for the handler's own type.
+/// To hand over a stream of a kind that this layer does not know, the caller downcasts to the handler's own type.
 pub trait StreamHandler: Any + Debug {
-    /// Serves `stream` to its end and says why it ended.
+    /// Serves `stream` to its end and returns why it ended.
     fn handle(self: Rc<Self>, stream: Stream, conn: Rc<Conn>) -> LocalFuture<Reason>;
 }

@@ -1,6 +1,6 @@
-//! A stream as phases and pumps see it: clear text in, clear text out.
+//! A stream as phases and pumps see it: plaintext in, plaintext out.
 //!
-//! Owns: the choice between a bare socket and TLS over one. Refuses to know: who is at either end.
+//! Owns: the choice between a bare socket and TLS over one. Refuses to know: the peers.
 //! Keeps: an enum, never a box on the byte path, so that the pump can see two bare sockets.
 
 use std::io;
@@ -12,20 +12,20 @@ use crate::reactor::Interest;
 use crate::tls::TlsStream;
 use crate::worker::WorkerCx;
 
-/// A stream of bytes both ways.
+/// A bidirectional stream of bytes.
 #[derive(Debug)]
 pub enum Stream {
-    /// Straight to the socket.
+    /// Directly over the socket.
     Raw(RawStream),
-    /// TLS, shaken hands.
+    /// TLS, after the handshake.
     Tls(Box<TlsStream>),
 }
 
 impl Stream {
-    /// Reads clear text into `into`, which is no larger than the scratch; 0 is the end.
+    /// Reads plaintext into `into`, which is no larger than the scratch; 0 means end of stream.
     ///
     /// # Errors
-    /// What the socket or TLS said.
+    /// The error of the socket or of TLS.
     pub fn poll_recv(
         &mut self,
         cx: &mut Context<'_>,
@@ -38,10 +38,10 @@ impl Stream {
         }
     }
 
-    /// Ready when nothing is left over from the last `send`.
+    /// Ready when no bytes of the last `send` remain.
     ///
     /// # Errors
-    /// What the socket said.
+    /// The error of the socket.
     pub fn poll_flushed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Raw(raw) => raw.poll_flushed(cx),
@@ -49,10 +49,11 @@ impl Stream {
         }
     }
 
-    /// Sends all of `data`, at most a scratch full. Call it when [`Stream::poll_flushed`] is ready.
+    /// Sends all of `data`, at most [`SCRATCH`](crate::buffers::SCRATCH) bytes. Call it when [`Stream::poll_flushed`]
+    /// is ready.
     ///
     /// # Errors
-    /// What the socket or TLS said.
+    /// The error of the socket or of TLS.
     pub fn send(&mut self, cx: &mut Context<'_>, worker: &WorkerCx, data: &[u8]) -> io::Result<()> {
         match self {
             Self::Raw(raw) => raw.send(cx, &worker.buffers, data),
@@ -60,10 +61,10 @@ impl Stream {
         }
     }
 
-    /// Sends all of `first` and then all of `second`; together no more than a scratch full and a head.
+    /// Sends all of `first`, then all of `second`; together at most a full scratch plus a head.
     ///
     /// # Errors
-    /// What the socket or TLS said.
+    /// The error of the socket or of TLS.
     pub fn send_two(
         &mut self,
         cx: &mut Context<'_>,
@@ -80,8 +81,8 @@ impl Stream {
         }
     }
 
-    /// Whether nothing has come on a stream that nobody reads: no bytes, no end, no error. Words
-    /// between TLS sessions, such as tickets, are heard and do not count.
+    /// Whether nothing has arrived on a stream that no task reads: no bytes, no end, no error. TLS messages that are
+    /// not data, such as session tickets, are processed and do not count.
     pub fn is_quiet(&mut self, worker: &WorkerCx) -> bool {
         if !self.raw().socket().is_ready(Interest::Read) {
             return true;
@@ -95,10 +96,10 @@ impl Stream {
         }
     }
 
-    /// Says in TLS that nothing more will be sent; a bare socket has no such word.
+    /// Sends a close_notify over TLS; has no effect on a bare socket.
     ///
     /// # Errors
-    /// What the socket or TLS said.
+    /// The error of the socket or of TLS.
     pub fn close_notify(&mut self, cx: &mut Context<'_>, worker: &WorkerCx) -> io::Result<()> {
         match self {
             Self::Raw(_) => Ok(()),
@@ -106,7 +107,7 @@ impl Stream {
         }
     }
 
-    /// See [`RawStream::is_last_read`]; a TLS stream does not know.
+    /// See [`RawStream::is_last_read`]; always `false` for TLS.
     pub fn is_last_read(&self) -> bool {
         matches!(self, Self::Raw(raw) if raw.is_last_read())
     }
@@ -119,15 +120,15 @@ impl Stream {
         }
     }
 
-    /// Whether bytes can move from or to it without anybody looking at them.
+    /// Whether bytes can be moved from or to it without being inspected.
     pub const fn is_bare(&self) -> bool {
         matches!(self, Self::Raw(raw) if raw.is_bare())
     }
 
-    /// Takes bytes from another stream unseen; see [`RawStream::poll_take_from`]. Both are bare.
+    /// Takes bytes from another stream without inspecting them; see [`RawStream::poll_take_from`]. Both are bare.
     ///
     /// # Errors
-    /// What the socket of the other said.
+    /// The error of the other stream's socket.
     pub fn poll_take_from(
         &mut self,
         cx: &mut Context<'_>,
@@ -143,7 +144,7 @@ impl Stream {
         }
     }
 
-    /// The socket below.
+    /// The underlying socket.
     pub const fn raw(&self) -> &RawStream {
         match self {
             Self::Raw(raw) => raw,
@@ -151,7 +152,7 @@ impl Stream {
         }
     }
 
-    /// Whether the peer ended a TLS stream without saying so.
+    /// Whether the peer ended a TLS stream without a close_notify.
     pub const fn was_truncated(&self) -> bool {
         match self {
             Self::Raw(_) => false,
@@ -159,10 +160,10 @@ impl Stream {
         }
     }
 
-    /// Gives clear text back: it is read before anything else.
+    /// Returns plaintext to the stream: it is read before anything else.
     ///
     /// # Errors
-    /// No buffer is left to keep it in, or it and what is kept already exceed the largest.
+    /// No buffer is left for it, or together with what is already kept it exceeds the largest.
     pub fn give_back(&mut self, buffers: &BufPool, bytes: &[u8]) -> Result<(), Exhausted> {
         match self {
             Self::Raw(raw) => raw.give_back(buffers, bytes),

@@ -1,15 +1,15 @@
-//! Taps: whoever wants to see the bytes of a connection as they pass.
+//! Taps: observers of the bytes of a connection.
 //!
-//! Owns: the trait. Refuses to know: who taps and why. Keeps: a tap sees each byte once, in order,
-//! and cannot change it.
+//! Owns: the trait. Refuses to know: the implementations. Keeps: a tap sees each byte once, in order, and cannot change
+//! it.
 
 use std::fmt::Debug;
 
-/// Sees the bytes of a connection as they pass.
+/// Observes the bytes of a connection as they pass.
 pub trait ByteTap: Debug {
-    /// Bytes from the client, after they were read.
+    /// Receives bytes from the client, after they were read.
     fn received(&self, bytes: &[u8]);
 
-    /// Bytes to the client, before they are written.
+    /// Receives bytes to the client, before they are written.
     fn sent(&self, bytes: &[u8]);
 }

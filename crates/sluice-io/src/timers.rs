@@ -1,7 +1,7 @@
 //! The timers of a worker: the wheel, driven by the runtime.
 //!
-//! Owns: one task that sleeps until the wheel has something to do. Refuses to know: what waits.
-//! Keeps: with no deadline set nothing is armed; a deadline costs no timer of the runtime.
+//! Owns: one task that sleeps until the wheel has work to do. Refuses to know: what waits.
+//! Keeps: without deadlines nothing is armed; a deadline costs no runtime timer.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -15,18 +15,18 @@ use sluice_core::{Clock, Moment};
 use crate::turn;
 use crate::wheel::{TimerKey, Wheel, start_of, tick_after, tick_of};
 
-/// Deadlines of one worker.
+/// The deadlines of one worker.
 #[derive(Debug)]
 pub struct Timers {
     clock: Clock,
     wheel: RefCell<Wheel<Option<Waker>>>,
-    /// The tick the driver sleeps until.
+    /// The tick that the driver sleeps until.
     armed: Cell<u64>,
     driver: RefCell<Option<Waker>>,
 }
 
 impl Timers {
-    /// No deadlines yet. [`Timers::drive`] must run for any to come.
+    /// Creates an empty set of deadlines. They expire only while [`Timers::drive`] runs.
     pub fn new(clock: Clock) -> Rc<Self> {
         Rc::new(Self {
             clock,
@@ -36,7 +36,7 @@ impl Timers {
         })
     }
 
-    /// Wakes what is due, for ever.
+    /// Wakes tasks whose deadlines are due, forever.
     pub async fn drive(self: Rc<Self>) {
         loop {
             let now = self.clock.now();
@@ -46,7 +46,7 @@ impl Timers {
                 wheel.advance(tick_of(now), |waker| due.extend(waker.take()));
                 wheel.next().unwrap_or(u64::MAX)
             };
-            // Whoever is woken must see a time that is not before the deadline.
+            // A woken task must not see a time before its deadline.
             turn::next();
             due.into_iter().for_each(Waker::wake);
             self.armed.set(next);
@@ -57,7 +57,7 @@ impl Timers {
                     None => std::future::pending().await,
                 }
             });
-            // Wakes by the clock, or when an earlier deadline was set.
+            // Woken by the clock, or when an earlier deadline is set.
             poll_fn(|cx| {
                 *self.driver.borrow_mut() = Some(cx.waker().clone());
                 if self.armed.get() < next { Poll::Ready(()) } else { sleep.as_mut().poll(cx) }
@@ -78,7 +78,7 @@ impl Timers {
     }
 }
 
-/// One deadline, moved about by whoever owns it. Removed on drop.
+/// One deadline, moved by its owner. Removed on drop.
 #[derive(Debug)]
 pub struct Timer {
     timers: Rc<Timers>,
@@ -86,18 +86,18 @@ pub struct Timer {
 }
 
 impl Timer {
-    /// A deadline that never comes until it is set.
+    /// Creates a deadline that never expires until it is set.
     pub fn new(timers: &Rc<Timers>) -> Self {
         let key = timers.wheel.borrow_mut().insert(None);
         Self { timers: Rc::clone(timers), key }
     }
 
-    /// Moves the deadline. Later is cheap: it writes a field.
+    /// Moves the deadline. Postponing is cheap: it writes a field.
     pub fn set(&self, at: Moment) {
         self.timers.set(self.key, at);
     }
 
-    /// Ready once the deadline has come; else wakes the task of `cx` then.
+    /// Ready once the deadline has passed; otherwise wakes the task of `cx` at that time.
     pub fn poll(&self, cx: &Context<'_>) -> Poll<()> {
         let mut wheel = self.timers.wheel.borrow_mut();
         if wheel.is_due(self.key) {
@@ -112,7 +112,7 @@ impl Timer {
 }
 
 impl Timer {
-    /// Runs a phase until it is done, or `by` has come: then the error is [`Late`].
+    /// Runs `phase` until it completes or `by` has passed; then the error is [`Late`].
     pub fn until<F: Future>(&self, by: Moment, phase: F) -> Until<'_, F> {
         self.set(by);
         Until { timer: self, phase }
@@ -146,7 +146,7 @@ impl<F: Future> Future for Until<'_, F> {
     }
 }
 
-/// The deadline came first.
+/// The deadline passed first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Late;
 

@@ -1,12 +1,12 @@
-//! TLS over a socket, without buffers of its own while it is idle.
+//! TLS over a socket, without its own buffers while it is idle.
 //!
-//! Owns: the rustls session, ciphertext of a record that has not come whole, clear text given back.
-//! Refuses to know: certificates, and what the clear text means.
-//! Keeps: bytes are decrypted and encrypted in the worker's scratch; what is kept between polls is
-//! at most one unfinished flight of the handshake (`handshake_bytes`) or one unfinished record.
+//! Owns: the rustls session, the ciphertext of an incomplete record, plaintext given back.
+//! Refuses to know: certificates, and the meaning of the plaintext.
+//! Keeps: bytes are decrypted and encrypted in the worker's scratch; at most one unfinished flight of the handshake
+//! (`handshake_bytes`) or one incomplete record is kept between polls.
 //!
-//! Built on rustls' unbuffered sessions: the machine is fed a slice and says how much of it to
-//! discard. Bytes that are not discarded must come again at the same place, with more behind them.
+//! Built on rustls' unbuffered sessions: the state machine is given a slice and reports how much of it to discard.
+//! Bytes that are not discarded must be passed again at the same place, followed by more.
 
 use std::io;
 use std::task::{Context, Poll, ready};
@@ -32,26 +32,26 @@ use session::{Fed, Session};
 pub struct TlsStream {
     pub(crate) raw: RawStream,
     session: Session,
-    /// Ciphertext that rustls wants to see again with more behind it.
+    /// Ciphertext that rustls must be given again with more after it.
     partial: Vec<u8>,
-    /// Clear text to be read before anything else.
+    /// Plaintext to be read before anything else.
     surplus: Option<Buf>,
     peer_finished: bool,
     truncated: bool,
-    /// The session failed; it is not asked for anything any more.
+    /// The session failed and is not used any more.
     failed: bool,
-    /// Something has come from the peer.
+    /// Bytes have arrived from the peer.
     began: bool,
 }
 
-/// The first byte of a TLS record that carries a handshake, and so of every client's stream.
+/// The first byte of a TLS handshake record, and therefore of every client's stream.
 const HANDSHAKE_RECORD: u8 = 22;
 
-/// Bytes that are kept of a stream that is not TLS: enough for a request line.
+/// The number of bytes kept of a stream that is not TLS: enough for a request line.
 const NOT_TLS_KEPT: usize = 4096;
 
 impl TlsStream {
-    /// The server's side over `raw`, which may have a ClientHello given back to it.
+    /// Creates the server side over `raw`, to which a ClientHello may have been given back.
     ///
     /// # Errors
     /// The configuration cannot be used.
@@ -60,7 +60,7 @@ impl TlsStream {
         Ok(Self::new(raw, Session::Server(Box::new(session))))
     }
 
-    /// The client's side over `raw`, for a server that must prove to be `name`.
+    /// Creates the client side over `raw`, for a server that must authenticate as `name`.
     ///
     /// # Errors
     /// The configuration cannot be used.
@@ -86,16 +86,16 @@ impl TlsStream {
         }
     }
 
-    /// Shakes hands.
+    /// Performs the handshake.
     ///
     /// # Errors
-    /// [`HandshakeError`]; an alert that tells the peer why was sent as far as it could be.
+    /// [`HandshakeError`]; an alert with the cause was sent to the peer as far as possible.
     pub fn poll_handshake(
         &mut self,
         cx: &mut Context<'_>,
         worker: &WorkerCx,
     ) -> Poll<Result<(), HandshakeError>> {
-        // A client speaks first.
+        // The client sends first.
         if self.session.wants_to_speak() {
             self.feed(cx, worker, 0, &mut [], &mut [])?;
         }
@@ -117,10 +117,10 @@ impl TlsStream {
         self.raw.poll_flushed(cx).map_err(Into::into)
     }
 
-    /// Reads clear text. See [`Stream::poll_recv`](crate::Stream::poll_recv).
+    /// Reads plaintext. See [`Stream::poll_recv`](crate::Stream::poll_recv).
     ///
     /// # Errors
-    /// What the socket said; `InvalidData` when the peer broke the protocol.
+    /// The error of the socket; `InvalidData` if the peer violated the protocol.
     pub(crate) fn poll_recv(
         &mut self,
         cx: &mut Context<'_>,
@@ -152,7 +152,7 @@ impl TlsStream {
         }
     }
 
-    /// Reads ciphertext behind what is unfinished, and feeds it.
+    /// Reads ciphertext after the incomplete record and feeds both to the session.
     fn read_and_feed(
         &mut self,
         cx: &mut Context<'_>,
@@ -162,7 +162,7 @@ impl TlsStream {
     ) -> Poll<Result<Got, HandshakeError>> {
         let held = self.partial.len();
         cipher[..held].copy_from_slice(&self.partial);
-        // Ciphertext is never shorter than its clear text, so that a scratch full has no surplus.
+        // Ciphertext is never shorter than its plaintext, so a full scratch leaves no surplus.
         let room = if clear.len() == SCRATCH { SCRATCH } else { cipher.len() };
         if held >= room {
             return Poll::Ready(Err(HandshakeError::TooLarge));
@@ -182,8 +182,8 @@ impl TlsStream {
         Poll::Ready(Ok(Got::Clear(clear_count)))
     }
 
-    /// Feeds the first `filled` bytes of `cipher`, keeps what is unfinished, sends what the session
-    /// has to say. Returns how much clear text came out into `clear`.
+    /// Feeds the first `filled` bytes of `cipher`, keeps the incomplete record, sends the session's output. Returns the
+    /// number of plaintext bytes written to `clear`.
     fn feed(
         &mut self,
         cx: &mut Context<'_>,
@@ -197,7 +197,7 @@ impl TlsStream {
         let Fed { discard, clear_count, surplus, peer_finished, say, .. } = fed;
         if !say.is_empty() {
             let sent = self.raw.send(cx, &worker.buffers, &say);
-            // The error of the session says more than that the peer did not hear of it.
+            // The session's error is more useful than a failure to send the alert.
             if outcome.is_ok() {
                 sent?;
             }
@@ -221,7 +221,7 @@ impl TlsStream {
     /// Encrypts and sends. See [`Stream::send`](crate::Stream::send).
     ///
     /// # Errors
-    /// What the socket said, or that the session cannot send any more.
+    /// The error of the socket, or that the session can no longer send.
     pub(crate) fn send(
         &mut self,
         cx: &mut Context<'_>,
@@ -243,7 +243,7 @@ impl TlsStream {
     /// Sends a close_notify, once.
     ///
     /// # Errors
-    /// What the socket said.
+    /// The error of the socket.
     pub(crate) fn close_notify(
         &mut self,
         cx: &mut Context<'_>,
@@ -258,7 +258,7 @@ impl TlsStream {
         })
     }
 
-    /// Gives clear text back, in front of what a small read left over. See [`Stream::give_back`].
+    /// Gives plaintext back, in front of what remained of a small read. See [`Stream::give_back`].
     ///
     /// [`Stream::give_back`]: crate::Stream::give_back
     ///
@@ -269,10 +269,10 @@ impl TlsStream {
         Ok(())
     }
 
-    /// Sends bytes in clear to a peer that turned out not to speak TLS.
+    /// Sends plaintext to a peer that turned out not to speak TLS.
     ///
     /// # Errors
-    /// What the socket said.
+    /// The error of the socket.
     pub fn send_in_clear(
         &mut self,
         cx: &mut Context<'_>,
@@ -287,16 +287,16 @@ impl TlsStream {
         self.truncated
     }
 
-    /// What the handshake agreed on.
+    /// What the handshake negotiated.
     pub fn facts(&self) -> TlsFacts {
         self.session.facts()
     }
 }
 
-/// What a read brought.
+/// The result of a read.
 #[derive(Debug, PartialEq, Eq)]
 enum Got {
-    /// So much clear text; 0 when a record is still unfinished.
+    /// The number of plaintext bytes; 0 while a record is incomplete.
     Clear(usize),
     /// The end of the socket's stream.
     End,
@@ -305,13 +305,13 @@ enum Got {
 /// Why a handshake or a stream of records ended.
 #[derive(Debug)]
 pub enum HandshakeError {
-    /// The socket.
+    /// An error of the socket.
     Io(io::Error),
-    /// The protocol.
+    /// A violation of the protocol.
     Tls(rustls::Error),
-    /// The client did not begin with TLS, but with these bytes, or as many of them as are kept.
+    /// The client did not start with TLS, but with these bytes, truncated to the number that is kept.
     NotTls(Box<[u8]>),
-    /// More unfinished handshake than `handshake_bytes`.
+    /// The unfinished handshake exceeds `handshake_bytes`.
     TooLarge,
 }
 

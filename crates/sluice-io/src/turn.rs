@@ -1,7 +1,7 @@
-//! When a thread last looked up from its work.
+//! The turns of a thread's event loop.
 //!
-//! Owns: a count per thread. Refuses to know: clocks and who reads them. Keeps: between two turns time
-//! may be taken to stand still; a thread that is never told of turns reads the clock each time.
+//! Owns: a counter per thread. Refuses to know: clocks and their readers. Keeps: time may be taken to stand still
+//! between two turns; a thread that never counts turns reads the clock each time.
 
 use std::cell::Cell;
 
@@ -9,13 +9,13 @@ thread_local! {
     static TURN: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Tells this thread that time has passed: that its runtime woke up (`on_thread_unpark`), that events
-/// of sockets are about to be told, or that deadlines have come.
+/// Notes on this thread that time has passed: that its runtime woke up (`on_thread_unpark`), that socket events are
+/// about to be dispatched, or that deadlines have expired.
 pub fn next() {
     TURN.with(|turn| turn.set(turn.get() + 1));
 }
 
-/// The number of this turn; 0 while nobody tells.
+/// The number of the current turn; 0 if turns are not counted.
 pub(crate) fn number() -> u64 {
     TURN.with(Cell::get)
 }

@@ -1,19 +1,19 @@
 //! A timer wheel: deadlines in, due entries out.
 //!
-//! Owns: the order of deadlines, and ticks as moments. Refuses to know: clocks, wakers, tasks.
-//! Keeps: an entry is due no earlier than its deadline and at the first `advance` past it;
-//! inserting, removing and moving later cost the same however many there are.
+//! Owns: the order of deadlines, and the conversion of ticks and moments. Refuses to know: clocks, wakers, tasks.
+//! Keeps: an entry is due no earlier than its deadline and at the first `advance` past it; inserting, removing and
+//! postponing take constant time.
 //!
-//! Four levels of 64 slots. A tick is [`TICK`]; the levels span 0.5 s, 33 s, 35 min and 37 h, and
-//! an entry farther away waits in the last slot of the last level until it fits. Moving a deadline
-//! later only writes the field: the entry is put where it belongs when its old slot comes up.
+//! Four levels of 64 slots. A tick is [`TICK`]; the levels span 0.5 s, 33 s, 35 min and 37 h, and an entry farther away
+//! waits in the last slot of the last level until it fits. Postponing a deadline only writes the field: the entry is
+//! moved to the right slot when its old slot expires.
 
 use std::time::Duration;
 
 use slab::Slab;
 use sluice_core::Moment;
 
-/// The grain of deadlines.
+/// The granularity of deadlines.
 pub const TICK: Duration = Duration::from_micros(TICK_MICROS);
 
 const TICK_MICROS: u64 = 8000;
@@ -29,7 +29,7 @@ pub struct Wheel<T> {
     now: u64,
     entries: Slab<WheelEntry<T>>,
     heads: [[u32; SLOTS]; LEVELS],
-    /// One bit per slot that is not empty.
+    /// One bit per slot, set if the slot is not empty.
     occupied: [u64; LEVELS],
 }
 
@@ -42,16 +42,16 @@ struct WheelEntry<T> {
     value: T,
 }
 
-/// Names an entry until it is removed.
+/// Identifies an entry until it is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimerKey(u32);
 
-/// The tick that `at` lies in.
+/// The tick that contains `at`.
 pub const fn tick_of(at: Moment) -> u64 {
     at.as_micros() / TICK_MICROS
 }
 
-/// The first tick that is not before `at`; none for [`Moment::NEVER`].
+/// The first tick that is not before `at`; `u64::MAX` for [`Moment::NEVER`].
 pub const fn tick_after(at: Moment) -> u64 {
     if at.as_micros() == Moment::NEVER.as_micros() {
         u64::MAX
@@ -60,7 +60,7 @@ pub const fn tick_after(at: Moment) -> u64 {
     }
 }
 
-/// The beginning of a tick.
+/// The start of a tick.
 pub const fn start_of(tick: u64) -> Moment {
     Moment::from_micros(tick.saturating_mul(TICK_MICROS))
 }
@@ -78,7 +78,7 @@ impl<T> Wheel<T> {
         TimerKey(u32::try_from(self.entries.insert(entry)).expect("fewer than 2^32 timers"))
     }
 
-    /// Takes an entry out.
+    /// Removes an entry.
     pub fn remove(&mut self, key: TimerKey) -> T {
         self.unlink(key.0);
         self.entries.remove(key.0 as usize).value
@@ -89,7 +89,7 @@ impl<T> Wheel<T> {
         &mut self.entries[key.0 as usize].value
     }
 
-    /// Whether the deadline of an entry has come.
+    /// Whether the deadline of an entry has passed.
     pub fn is_due(&self, key: TimerKey) -> bool {
         self.entries[key.0 as usize].deadline <= self.now
     }
@@ -105,12 +105,12 @@ impl<T> Wheel<T> {
         }
     }
 
-    /// The tick at which `advance` next has something to do, if any.
+    /// The tick at which `advance` next has work to do, if any.
     pub fn next(&self) -> Option<u64> {
         (0..LEVELS).filter_map(|level| self.next_of(level)).min()
     }
 
-    /// Moves to `now` and hands over every entry that is due, each once; it stays until removed.
+    /// Advances to `now` and passes every due entry to `due`, each once; it stays until removed.
     pub fn advance(&mut self, now: u64, mut due: impl FnMut(&mut T)) {
         while let Some(tick) = self.next().filter(|tick| *tick <= now) {
             self.now = self.now.max(tick);
@@ -140,7 +140,7 @@ impl<T> Wheel<T> {
         }
     }
 
-    /// The tick at which the next slot of a level comes up: its first tick, never before now.
+    /// The tick at which the next occupied slot of a level expires: its first tick, never before now.
     fn next_of(&self, level: usize) -> Option<u64> {
         let occupied = self.occupied[level];
         if occupied == 0 {
@@ -161,7 +161,7 @@ impl<T> Wheel<T> {
         let ticks = deadline.saturating_sub(self.now);
         let fits = (0..LEVELS).find(|level| {
             let width = BITS * u32::try_from(*level).expect("few levels");
-            // Slots ahead at this level, counted in its own grain: must not come round to this one.
+            // Slots ahead at this level, in its own granularity: must not wrap around to the current slot.
             (self.now + ticks) >> width < (self.now >> width) + SLOTS as u64
         });
         let (level, tick) = match fits {

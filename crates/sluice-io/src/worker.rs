@@ -1,4 +1,4 @@
-//! What every task of a worker shares.
+//! The context shared by all tasks of a worker.
 //!
 //! Owns: clock, timers, reactor, buffers, pipes, metrics shard, log queue, random numbers, scratch.
 //! Refuses to know: listeners and connections. Keeps: nothing in it is shared with another thread.
@@ -26,33 +26,33 @@ pub mod conn;
 
 use conn::ConnTable;
 
-/// Where in its pages the scratch begins. rustls copies each record to a buffer that begins a few
-/// bytes behind a page; were the source at the same place in its page, every load would seem to
-/// depend on the store just before it (4 KiB aliasing), and that copy took a third of all time.
+/// The offset of the scratch within its pages. rustls copies each record to a buffer that starts a few bytes into a
+/// page; if the source had the same offset in its page, every load would seem to depend on the preceding store (4 KiB
+/// aliasing), and that copy took a third of all time.
 const SCRATCH_OFFSET: usize = 2048;
 
 /// The context of a worker.
 #[derive(Debug)]
 pub struct WorkerCx {
-    /// Which worker, from 0.
+    /// The index of the worker, from 0.
     pub number: usize,
     /// Monotonic and wall time.
     pub clock: Clock,
-    /// Deadlines.
+    /// The timers.
     pub timers: Rc<Timers>,
-    /// Sockets.
+    /// The sockets.
     pub reactor: Rc<Reactor>,
-    /// Buffers for slow receivers.
+    /// The buffer pool for slow receivers.
     pub buffers: BufPool,
-    /// Pipes for splicing.
+    /// The pipe pool for splicing.
     pub pipes: PipePool,
-    /// Metric cells of this worker.
+    /// The metric cells of this worker.
     pub shard: Shard,
     /// The queue to the log thread.
     pub log: LogQueue,
-    /// Bounds.
+    /// The configured limits.
     pub limits: Limits,
-    /// Open connections.
+    /// The open connections.
     pub connections: ConnTable,
     random: RefCell<fastrand::Rng>,
     turn: Cell<(u64, Moment)>,
@@ -63,10 +63,10 @@ pub struct WorkerCx {
 }
 
 impl WorkerCx {
-    /// A worker without tasks; see [`WorkerCx::start`].
+    /// Creates a worker without tasks; see [`WorkerCx::start`].
     ///
     /// # Panics
-    /// When the process has no descriptor left for an event queue.
+    /// If the process has no descriptors left for an event queue.
     pub fn new(
         number: usize,
         clock: Clock,
@@ -99,21 +99,20 @@ impl WorkerCx {
         })
     }
 
-    /// Starts what makes deadlines and events of sockets come, on the runtime of this thread.
+    /// Starts the tasks that drive timers and socket events, on the runtime of this thread.
     pub fn start(&self) {
         self.spawn(Rc::clone(&self.timers).drive());
         self.spawn(Rc::clone(&self.reactor).drive());
     }
 
-    /// A worker on its own, without a log: for tests and examples of plug-ins.
+    /// Creates a standalone worker without a log: for tests and examples of plug-ins.
     pub fn solitary(clock: Clock) -> Rc<Self> {
         let shard = sluice_telemetry::Registry::new().shard(1);
         let log = LogQueue::nowhere(&shard);
         Self::new(0, clock, shard, log, Limits::default(), &Budget::unlimited())
     }
 
-    /// The time of this turn of the event loop: the clock is read once between two calls of
-    /// [`turn::next`].
+    /// The time of this turn of the event loop: the clock is read once between two calls of [`turn::next`].
     pub fn now(&self) -> Moment {
         let turn = turn::number();
         let (last, at) = self.turn.get();
@@ -125,8 +124,8 @@ impl WorkerCx {
         now
     }
 
-    /// What a higher layer keeps once per worker, such as a pool; made at the first call. It lives as
-    /// long as the worker, so it must not hold it.
+    /// Returns what a higher layer keeps once per worker, such as a pool; created at the first call. It lives as long
+    /// as the worker, so it must not hold a reference to it.
     pub fn local<T: 'static>(&self, new: impl FnOnce() -> T) -> Rc<T> {
         let known = self.locals.borrow().get(&TypeId::of::<T>()).map(Rc::clone);
         let any = known.unwrap_or_else(|| {
@@ -137,27 +136,27 @@ impl WorkerCx {
         any.downcast().expect("it stands under the identity of its type")
     }
 
-    /// Runs `task` on this worker. A panic in it ends it and nothing else.
+    /// Spawns `task` on this worker. A panic in it ends only the task.
     pub fn spawn(&self, task: impl Future<Output = ()> + 'static) {
         tokio::task::spawn_local(task);
     }
 
-    /// A random number below `bound`; 0 when `bound` is 0.
+    /// Returns a random number below `bound`; 0 if `bound` is 0.
     pub fn random_below(&self, bound: usize) -> usize {
         if bound == 0 { 0 } else { self.random.borrow_mut().usize(..bound) }
     }
 
-    /// Lends the area that data is read into. Within one poll only.
+    /// Lends the scratch area for reads. Only within one poll.
     pub fn with_scratch<R>(&self, use_it: impl FnOnce(&mut [u8]) -> R) -> R {
         use_it(&mut self.scratch.borrow_mut()[SCRATCH_OFFSET..])
     }
 
-    /// Lends the area for ciphertext. Within one poll only.
+    /// Lends the scratch area for ciphertext. Only within one poll.
     pub(crate) fn with_cipher<R>(&self, use_it: impl FnOnce(&mut [u8]) -> R) -> R {
         use_it(&mut self.cipher.borrow_mut())
     }
 
-    /// Lends the batch that datagrams are received into. Within one poll only.
+    /// Lends the batch for received datagrams. Only within one poll.
     pub fn with_datagrams<R>(&self, use_it: impl FnOnce(&mut Received) -> R) -> R {
         use_it(self.datagrams.borrow_mut().get_or_insert_with(Received::new))
     }

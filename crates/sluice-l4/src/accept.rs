@@ -1,8 +1,8 @@
-//! Accepting: a listening socket of a worker, over all the plans that come and go.
+//! Accepting: a worker's listening socket, which outlives the listener plans it serves.
 //!
-//! Owns: the accept loop. Refuses to know: what becomes of a connection.
-//! Keeps: a draining socket is accepted empty before it is closed, so that nobody who was queued is
-//! reset; want of descriptors pauses accepting, it does not end it.
+//! Owns: the accept loop. Refuses to know: what happens to a connection. Keeps: a draining socket accepts its whole
+//! queue before it is closed, so that no queued connection is reset; running out of descriptors pauses accepting, it
+//! does not end it.
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future as _, poll_fn};
@@ -24,11 +24,11 @@ use tokio::sync::Notify;
 use crate::connection;
 use crate::listener::Listener;
 
-/// A listening socket of a worker, over all the plans that come and go.
+/// A worker's listening socket, which outlives the listener plans it serves.
 #[derive(Debug)]
 pub struct Slot {
     listener: RefCell<Rc<Listener>>,
-    /// The socket, while it is accepted from.
+    /// The socket, while connections are accepted from it.
     socket: RefCell<Weak<ListenSocket>>,
     draining: Cell<bool>,
     wake: Notify,
@@ -38,10 +38,10 @@ pub struct Slot {
 #[derive(Debug)]
 pub struct ListenSocket(Source);
 
-/// Connections accepted before those that were accepted get their turn.
+/// Connections accepted in a row before other tasks get their turn.
 const IN_A_ROW: u32 = 32;
 
-/// How long nothing more is logged of errors that come again; they are counted meanwhile.
+/// How long recurring errors are not logged again; they are counted meanwhile.
 const TELL_AGAIN: Duration = Duration::from_secs(10);
 
 /// Descriptors of a connection: its own, and that of the connection to an endpoint.
@@ -51,7 +51,7 @@ const PER_CONNECTION: i64 = 2;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 impl Slot {
-    /// A socket that serves `listener` from now on.
+    /// Creates a socket that serves `listener`.
     pub fn new(listener: Rc<Listener>) -> Rc<Self> {
         Rc::new(Self {
             listener: RefCell::new(listener),
@@ -71,10 +71,10 @@ impl Slot {
         *self.listener.borrow_mut() = listener;
     }
 
-    /// Gives other options to the socket.
+    /// Changes the options of the socket.
     ///
     /// # Errors
-    /// What the system said.
+    /// The error of the system call.
     pub fn change_options(&self, options: TcpOptions) -> io::Result<()> {
         let Some(socket) = self.socket.borrow().upgrade() else { return Ok(()) };
         change_stream(&socket.0, socket.is_tcp(), options)
@@ -90,7 +90,7 @@ impl Slot {
     pub async fn accept(self: Rc<Self>, socket: ListenSocket, worker: Rc<WorkerCx>) {
         let socket = Rc::new(socket);
         *self.socket.borrow_mut() = Rc::downgrade(&socket);
-        // A wildcard socket must ask each connection for its own address.
+        // On a wildcard socket, each connection has its own local address.
         let bound = socket.local();
         let _own =
             local_address(&socket.0).map(|own| hops::ListenerGuard::on(HopTransport::Stream, own));
@@ -99,7 +99,7 @@ impl Slot {
             let mut woken = std::pin::pin!(self.wake.notified());
             let accepted = poll_fn(|cx| {
                 if self.draining.get() {
-                    // What was told of the socket may be old; it is asked itself.
+                    // The known readiness of the socket may be stale; the socket itself is asked.
                     return Poll::Ready(socket.accept_now(&worker));
                 }
                 match socket.poll_accept(cx, &worker) {
@@ -139,8 +139,8 @@ impl Slot {
     }
 }
 
-/// Whether the error is of the one connection that was queued: its client or its network went away.
-/// Any other is of the process or the system, and comes again. Source: accept(2).
+/// Whether the error concerns only the queued connection: its client or its network went away. Any other error concerns
+/// the process or the system, and will recur. Source: accept(2).
 fn is_of_client(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -154,7 +154,7 @@ fn is_of_client(error: &io::Error) -> bool {
     ) || error.raw_os_error() == Some(EPROTO)
 }
 
-/// What helps against an error that comes again.
+/// How to remedy an error that recurs.
 fn remedy(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(EMFILE | ENFILE) => {
@@ -174,12 +174,12 @@ const EPROTO: i32 = 71;
 const ENOBUFS: i32 = 105;
 
 impl ListenSocket {
-    /// A listening socket that its worker's reactor knows.
+    /// A listening socket that is registered with its worker's reactor.
     pub const fn new(socket: Source) -> Self {
         Self(socket)
     }
 
-    /// The address that connections arrive at, unless each has its own.
+    /// The local address of connections, unless each has its own.
     fn local(&self) -> Option<Peer> {
         match local_address(&self.0) {
             Some(address) if address.ip().is_unspecified() => None,
@@ -194,7 +194,7 @@ impl ListenSocket {
 
     fn poll_accept(&self, cx: &Context<'_>, worker: &WorkerCx) -> Poll<io::Result<(Source, Peer)>> {
         ready!(self.0.poll_ready(cx, Interest::Read));
-        // Those who cannot be served wait in the backlog: what is left is for what is open already.
+        // Clients that cannot be served wait in the backlog: the remaining descriptors are for what is open already.
         if !worker.reactor.descriptors().has(PER_CONNECTION) && has_waiting(&self.0) {
             return Poll::Ready(Err(no_descriptor()));
         }
@@ -202,7 +202,7 @@ impl ListenSocket {
         accepted.map(|accepted| enter(accepted?, worker))
     }
 
-    /// The next that is queued, if any is.
+    /// The next queued connection, if there is one.
     fn accept_now(&self, worker: &WorkerCx) -> Option<io::Result<(Source, Peer)>> {
         match accept(&self.0) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,

@@ -1,8 +1,7 @@
-//! A filter chain: as planned for all workers, and as it stands on one.
+//! A filter chain: as planned for all workers, and as instantiated on one.
 //!
-//! Owns: transport, filters and handler of a chain. Refuses to know: how it was selected.
-//! Keeps: a connection holds its chain and nothing else of a snapshot, so that a reload never
-//! changes a connection under way.
+//! Owns: transport, filters and handler of a chain. Refuses to know: how it was selected. Keeps: a connection holds its
+//! chain and nothing else of a snapshot, so that a reload never changes a connection in flight.
 
 use std::fmt::Debug;
 use std::rc::Rc;
@@ -22,33 +21,33 @@ use crate::select::ChainTable;
 /// A chain, shared by all workers.
 #[derive(Debug)]
 pub struct ChainPlan {
-    /// Its name.
+    /// The chain's name.
     pub name: Name,
-    /// What happens to TLS.
+    /// How TLS is handled.
     pub transport: Transport,
-    /// Its own connection filters.
+    /// The chain's own connection filters.
     pub filters: Vec<Arc<dyn ConnectionFilterPlan>>,
-    /// What serves the stream; `None` where inner chains do.
+    /// What serves the stream; `None` if inner chains do.
     pub handler: Option<Arc<dyn HandlerPlan>>,
 }
 
-/// What happens to TLS.
+/// How TLS is handled.
 #[derive(Debug)]
 pub enum Transport {
-    /// Bytes are left as they are, encrypted or not.
+    /// Bytes are passed through as they are, encrypted or not.
     Untouched,
-    /// TLS ends here.
+    /// TLS is terminated.
     Terminate(Termination),
 }
 
-/// TLS that ends here.
+/// Terminated TLS.
 #[derive(Debug)]
 pub struct Termination {
-    /// Certificates and the rest.
+    /// Certificates and the other server settings.
     pub tls: ServerTls,
-    /// How long the handshake may take.
+    /// The timeout of the handshake.
     pub timeout: Duration,
-    /// What a client hears that speaks plain HTTP here.
+    /// What a client that sends plain HTTP gets.
     pub plain_http: PlainHttp,
     /// Chains that are selected on the clear text.
     pub inner: Option<InnerPlan>,
@@ -57,15 +56,15 @@ pub struct Termination {
 /// Chains inside a terminated stream, one level deep.
 #[derive(Debug)]
 pub struct InnerPlan {
-    /// Which inspectors they ask for.
+    /// The inspectors that they need.
     pub needs: Needs,
-    /// The index over them.
+    /// The index over the chains.
     pub table: ChainTable,
     /// The chains.
     pub chains: Vec<ChainPlan>,
 }
 
-/// Something that serves streams, shared by all workers.
+/// A handler of streams, shared by all workers.
 pub trait HandlerPlan: Send + Sync + Debug {
     /// The handler on one worker.
     fn on_worker(&self, worker: &Rc<WorkerCx>) -> Rc<dyn StreamHandler>;
@@ -74,7 +73,7 @@ pub trait HandlerPlan: Send + Sync + Debug {
 /// A chain on one worker.
 #[derive(Debug)]
 pub struct Chain {
-    /// Its name.
+    /// The chain's name.
     pub name: Name,
     plan: Arc<Chains>,
     path: ChainPath,
@@ -84,7 +83,7 @@ pub struct Chain {
     pub(crate) selected: Counter,
 }
 
-/// The plans of a listener's chains: kept alive by each chain on a worker.
+/// The plans of a listener's chains, kept alive by each chain on a worker.
 pub type Chains = Vec<ChainPlan>;
 
 #[derive(Clone, Copy, Debug)]
@@ -101,7 +100,7 @@ pub(crate) struct ChainOnWorker {
 }
 
 impl Chain {
-    /// The chains of a listener on `worker`.
+    /// Creates the chains of a listener on `worker`.
     pub fn all_on_worker(
         plans: &Arc<Chains>,
         listener: &str,
@@ -146,7 +145,7 @@ impl Chain {
         })
     }
 
-    /// What happens to TLS.
+    /// How TLS is handled.
     pub fn transport(&self) -> &Transport {
         &self.path.find(&self.plan).transport
     }

@@ -1,8 +1,8 @@
 //! The life of a TCP connection: seven phases, in this order and in this file.
 //!
-//! Owns: the order of phases and what passes from one to the next. Refuses to know: what inspectors,
-//! filters and handlers do inside. Keeps: every connection that was accepted is counted, ends with
-//! one reason and leaves one record, whatever happens, panics included.
+//! Owns: the order of phases and what is passed from one to the next. Refuses to know: what inspectors, filters and
+//! handlers do. Keeps: every accepted connection is counted, ends with one reason and leaves one record, whatever
+//! happens, panics included.
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
@@ -37,12 +37,12 @@ use crate::select::{ChainInput, ChainTable};
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
-/// The next number of a connection or flow.
+/// Returns the next ID of a connection or flow.
 pub(crate) fn next_id() -> u64 {
     NEXT_ID.fetch_add(1, Relaxed)
 }
 
-/// Begins the life of an accepted connection.
+/// Starts the life of an accepted connection.
 pub fn start(
     listener: &Rc<Listener>,
     worker: &Rc<WorkerCx>,
@@ -51,14 +51,14 @@ pub fn start(
     local: Peer,
 ) {
     let Some(guard) = enter(listener, worker, peer, local) else { return };
-    // Boxed, and gone once the handler has the stream: what an idle connection holds is small.
+    // Boxed, and freed once the handler has the stream: an idle connection holds little.
     let conn = Rc::clone(&guard.conn);
     let admission = admission(Rc::clone(listener), conn, RawStream::new(socket));
     worker.spawn(ConnectionTask::new(guard, admission));
 }
 
-/// Begins the life of a connection of QUIC, whose hello has been read: the same phases, but that inspection is
-/// over and `client` shakes hands.
+/// Starts the life of a QUIC connection whose hello has been read: the same phases, except that inspection is done and
+/// `client` performs the handshake.
 pub fn start_quic(
     listener: &Rc<Listener>,
     worker: &Rc<WorkerCx>,
@@ -73,7 +73,7 @@ pub fn start_quic(
     worker.spawn(ConnectionTask::new(guard, quic_admission(Rc::clone(listener), conn, client)));
 }
 
-/// Counts and records a client of QUIC that is refused before it has a connection.
+/// Counts and records a QUIC client that is refused before it has a connection.
 pub fn refuse_quic(
     listener: &Rc<Listener>,
     worker: &Rc<WorkerCx>,
@@ -108,9 +108,9 @@ fn enter(
     Some(guard)
 }
 
-/// The life of a connection, until the end of whatever kind. By hand, since an `async fn` keeps its arguments
-/// twice; boxed, since a task's own allocation is aligned so that what is in it costs more there. Dropped, the
-/// phase goes first, then the filters hear of the end, then the record is written.
+/// The task of a connection, until the connection ends for whatever reason. Written by hand because an `async fn`
+/// stores its arguments twice; boxed because a task's own allocation is aligned, which makes its content cost more
+/// there. On drop, the phase is dropped first, then the filters are notified of the end, then the record is written.
 struct ConnectionTask<A> {
     phase: TaskPhase<A>,
     admitted: Option<Admitted>,
@@ -156,13 +156,13 @@ impl<A: Future<Output = Result<Served, Reason>>> Future for ConnectionTask<A> {
 
 impl<A> Unpin for ConnectionTask<A> {}
 
-/// A connection that was let in and handed over.
+/// A connection that was admitted and handed over to its handler.
 struct Served {
     serving: LocalFuture<Reason>,
     admitted: Admitted,
 }
 
-/// The filters that let a connection in; on drop they are told that it has ended.
+/// The filters that admitted a connection; on drop they are notified that it has ended.
 struct Admitted {
     conn: Rc<Conn>,
     filters: SmallVec<[Rc<dyn ConnectionFilter>; 0]>,
@@ -174,7 +174,7 @@ impl Drop for Admitted {
     }
 }
 
-/// Counts the end and leaves the record when it is dropped: at the end, or when a panic unwinds.
+/// Counts the end and leaves the record on drop: at the end, or when a panic unwinds.
 struct EndGuard {
     listener: Rc<Listener>,
     conn: Rc<Conn>,
@@ -198,8 +198,7 @@ impl Drop for EndGuard {
     }
 }
 
-/// The phases from Accept to the beginning of Handle. `Err` is an end before the handler had the
-/// stream.
+/// The phases from Accept to the beginning of Handle. `Err` is an end before the handler got the stream.
 async fn admission(
     listener: Rc<Listener>,
     conn: Rc<Conn>,
@@ -209,7 +208,7 @@ async fn admission(
     let (listener, conn) = (&*listener, &conn);
     let plan = &listener.plan;
     let mut stream = Stream::Raw(raw);
-    // 1. Accept: who it comes from, and whether they may.
+    // 1. Accept: the source, and whether it is admitted.
     if let Some(proxy) = &plan.proxy_protocol {
         Box::pin(take_proxy_header(proxy, conn, &mut stream)).await?;
     }
@@ -255,7 +254,7 @@ async fn admission(
     // 6. Handle.
     let handler = chain.handler.clone().ok_or(reasons::UNMATCHED)?;
     Ok(Served { serving: handler.handle(stream, Rc::clone(conn)), admitted })
-    // 7. Log: the guard.
+    // 7. Log: done by `EndGuard`.
 }
 
 /// The same for QUIC, from Accept on.
@@ -319,7 +318,7 @@ impl Admitted {
     }
 }
 
-/// Ends and facts as chain selection sees them.
+/// Selects a chain by the connection's addresses and facts.
 fn select(
     table: &ChainTable,
     chains: &[Rc<Chain>],
@@ -333,15 +332,15 @@ fn find(table: &ChainTable, conn: &Conn, facts: &Facts) -> Result<usize, Reason>
     table.find(&ChainInput::of(&conn.info, facts)).ok_or(reasons::UNMATCHED)
 }
 
-// --- bytes that are looked at and given back ---
+// --- bytes that are inspected and given back ---
 
-/// The beginning of a stream: read, looked at, given back.
+/// The beginning of a stream: read, inspected, given back.
 struct Prefix {
     bytes: Vec<u8>,
     max: usize,
 }
 
-/// What a read of the prefix brought.
+/// The result of a read into the prefix.
 enum Grown {
     Bytes,
     End,
@@ -361,7 +360,7 @@ impl Prefix {
         }
         let count = poll_fn(|cx| {
             conn.worker.with_scratch(|scratch| {
-                // The whole scratch where it fits, so that a TLS stream has no surplus.
+                // The whole scratch if it fits, so that a TLS stream has no surplus.
                 let room = room.min(scratch.len());
                 let got = stream.poll_recv(cx, &conn.worker, &mut scratch[..room]);
                 if let Poll::Ready(Ok(count)) = &got {
@@ -424,7 +423,7 @@ async fn take_proxy_header(
     };
     match conn.until(by, reading).await {
         Ok(done) => done?,
-        // Whoever is silent sends no header; that is for the next phase to judge.
+        // A silent client sends no header; the next phase judges it.
         Err(_) if prefix.bytes.is_empty() && !required => header = Header::Absent,
         Err(_) => {}
     }
@@ -483,7 +482,7 @@ async fn inspect(
             match prefix.grow(stream, conn).await? {
                 Grown::Bytes => {}
                 Grown::End if prefix.bytes.len() == start => return Err(reasons::INSPECT_CLOSED),
-                // Nothing more will come; what is there is all there is to go by.
+                // No more bytes will come; the decision is made with what is there.
                 Grown::End => return Ok(None),
                 Grown::Full => {
                     full = true;
@@ -516,9 +515,9 @@ async fn inspect(
     Ok(Facts::of(if silent { Protocol::Silent } else { Protocol::Unknown }))
 }
 
-// --- phase 4: TLS that ends here ---
+// --- phase 4: TLS termination ---
 
-/// Tells a TLS client whom no chain serves so, RFC 6066 §3: the name it asked for is not known here.
+/// Sends an alert to a TLS client that no chain serves: the name it asked for is not known here (RFC 6066 §3).
 async fn refuse_hello(stream: &mut Stream, conn: &Conn) {
     // A record of TLS 1.2, which every version reads: a fatal alert.
     const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
@@ -577,7 +576,7 @@ async fn terminate(
     }
 }
 
-/// Inspect and Select once more, on the clear text.
+/// Inspect and Select again, on the clear text.
 async fn choose_inside(
     limits: &InspectPlan,
     plans: &InnerPlan,
@@ -592,7 +591,7 @@ async fn choose_inside(
     } else {
         Facts::default()
     };
-    // The name was said outside and still holds; what is carried is what was found inside.
+    // The name was sent outside and still applies; the protocol is the one found inside.
     let facts = Facts {
         tls: true,
         sni: outside.sni,

@@ -1,7 +1,7 @@
-//! The connection filters that come with Sluice, and where filters are found by name.
+//! The connection filters that come with Sluice, and the registry of filters by name.
 //!
-//! Owns: the registry of filter factories. Refuses to know: which listener uses which.
-//! Keeps: built-in and third-party filters are registered and configured alike.
+//! Owns: the registry of filter factories. Refuses to know: which listener uses which. Keeps: built-in and third-party
+//! filters are registered and configured in the same way.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -32,12 +32,12 @@ impl Default for Filters {
 }
 
 impl Filters {
-    /// Adds a filter, or replaces the one of that name.
+    /// Adds a filter, or replaces the one with the same name.
     pub fn register(&mut self, factory: Arc<dyn ConnectionFilterFactory>) {
         self.0.insert(factory.name(), factory);
     }
 
-    /// The filter of that name.
+    /// The filter with that name.
     pub fn get(&self, name: &str) -> Option<&Arc<dyn ConnectionFilterFactory>> {
         self.0.get(name)
     }

@@ -1,8 +1,8 @@
 //! The inspectors of a listener and the panel that asks them.
 //!
-//! Owns: which inspectors there are, and when the votes are in. Refuses to know: sockets, deadlines.
-//! Keeps: the outcome does not depend on how the bytes were cut; an inspector that said `No` is not
-//! asked again, one that wants more is not asked before it has it or nothing more will come.
+//! Owns: which inspectors there are, and when the vote is decided. Refuses to know: sockets, deadlines. Keeps: the
+//! result does not depend on how the bytes were segmented; an inspector that returned `No` is not asked again, one that
+//! needs more bytes is not asked before it has them or no more will come.
 
 use std::num::NonZeroUsize;
 use std::rc::Rc;
@@ -20,14 +20,14 @@ pub mod ssh;
 pub(crate) mod tests;
 pub mod tls;
 
-/// Which inspectors the chains of a listener ask for.
+/// The inspectors that the chains of a listener need.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Needs {
-    /// TLS: some chain matches a server name, ALPN or transport, or the protocol `tls`.
+    /// TLS: a chain matches on server name, ALPN or transport, or on the protocol `tls`.
     pub tls: bool,
-    /// PostgreSQL: some chain matches it, its database or its user.
+    /// PostgreSQL: a chain matches on it, its database or its user.
     pub postgres: bool,
-    /// Whether an SSLRequest is granted: some PostgreSQL chain has `sni` or `tls`.
+    /// Whether an SSLRequest is granted: a PostgreSQL chain has `sni` or `tls`.
     pub postgres_tls: bool,
     /// HTTP/1.
     pub http1: bool,
@@ -37,12 +37,12 @@ pub struct Needs {
     pub redis: bool,
     /// SSH.
     pub ssh: bool,
-    /// No inspector, and still the first bytes are waited for: a chain matches `silent` or `unknown`.
+    /// No inspector, but the first bytes are still awaited: a chain matches on `silent` or `unknown`.
     pub presence: bool,
 }
 
 impl Needs {
-    /// Every inspector, and requests for TLS granted.
+    /// Every inspector, with requests for TLS granted.
     pub const ALL: Self = Self {
         tls: true,
         postgres: true,
@@ -54,7 +54,7 @@ impl Needs {
         presence: true,
     };
 
-    /// Whether the first bytes are waited for.
+    /// Whether to wait for the first bytes.
     pub const fn any(self) -> bool {
         self.tls
             || self.postgres
@@ -71,7 +71,7 @@ impl Needs {
             Protocol::Tls => self.tls = true,
             Protocol::Http1 => self.http1 = true,
             Protocol::Http2 => self.http2 = true,
-            // A client may begin TLS at once, with an ALPN that says postgresql.
+            // A client may start TLS at once, with the ALPN `postgresql`.
             Protocol::Postgres => (self.postgres, self.tls) = (true, true),
             Protocol::Redis => self.redis = true,
             Protocol::Ssh => self.ssh = true,
@@ -79,7 +79,7 @@ impl Needs {
         }
     }
 
-    /// The inspectors, in the order in which a tie is broken.
+    /// The inspectors, in tie-breaking order.
     pub fn inspectors(self) -> Vec<Rc<dyn Inspector>> {
         let mut all: Vec<Rc<dyn Inspector>> = Vec::new();
         if self.tls {
@@ -104,25 +104,25 @@ impl Needs {
     }
 }
 
-/// What the panel says after it has seen a prefix.
+/// The result of the panel for a prefix.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Look {
-    /// The votes are in.
+    /// The vote is decided.
     Decided(Facts),
     /// More bytes are needed.
     More,
-    /// The peer wants an answer first: send it, take `consumed` bytes off the prefix, look again.
+    /// The peer needs a reply first: send it, remove `consumed` bytes from the prefix, look again.
     Reply {
         /// What to send.
         bytes: &'static [u8],
-        /// What to take off.
+        /// The bytes to remove.
         consumed: usize,
     },
-    /// The peer said that TLS would follow, and it did not.
+    /// The peer announced TLS, and it did not follow.
     Malformed,
 }
 
-/// A round of votes over one stream.
+/// A vote on one stream.
 #[derive(Debug)]
 pub struct Panel<'a> {
     seats: SmallVec<[Seat<'a>; 6]>,
@@ -137,13 +137,13 @@ struct Seat<'a> {
 
 #[derive(Debug, PartialEq, Eq)]
 enum Vote {
-    /// Not before the prefix is so long.
+    /// Not asked before the prefix has this length.
     Open(usize),
     No,
 }
 
 impl<'a> Panel<'a> {
-    /// A panel of `inspectors`, in the order in which a tie is broken.
+    /// A panel of `inspectors`, in tie-breaking order.
     pub fn new(inspectors: &'a [Rc<dyn Inspector>]) -> Self {
         let seat = |inspector: &'a Rc<dyn Inspector>| Seat {
             inspector: &**inspector,
@@ -152,8 +152,8 @@ impl<'a> Panel<'a> {
         Self { seats: inspectors.iter().map(seat).collect(), starttls: false }
     }
 
-    /// Asks whoever has not voted. A match counts once everybody before it in the order has said
-    /// no: which of two it is must not hang on how the bytes were cut.
+    /// Asks the inspectors that have not voted. A match counts only once all inspectors before it have returned `No`:
+    /// which of two matches wins must not depend on how the bytes were segmented.
     pub fn look(&mut self, prefix: &[u8]) -> Look {
         let mut waiting = prefix.is_empty();
         for seat in &mut self.seats {
@@ -187,7 +187,7 @@ impl<'a> Panel<'a> {
         }
     }
 
-    /// What it is when nothing more will come: the first match, though others still waited.
+    /// The result if no more bytes will come: the first match, although others still waited.
     pub fn give_up(&self, prefix: &[u8]) -> Option<Facts> {
         let open = self.seats.iter().filter(|seat| seat.vote != Vote::No);
         open.map(|seat| seat.inspector.inspect(prefix)).find_map(|said| match said {
@@ -198,7 +198,7 @@ impl<'a> Panel<'a> {
 
     fn reply(&mut self, bytes: &'static [u8], consumed: usize, starttls: bool) -> Look {
         self.starttls |= starttls;
-        // The stream begins anew behind the request; after a granted STARTTLS only TLS may follow.
+        // The stream starts again after the request; after a granted STARTTLS only TLS may follow.
         for seat in &mut self.seats {
             let speaks = !self.starttls || seat.inspector.name() == Protocol::Tls.word();
             seat.vote = if speaks { Vote::Open(1) } else { Vote::No };
@@ -216,7 +216,7 @@ impl<'a> Panel<'a> {
     }
 }
 
-/// More bytes, at least one.
+/// Needs more bytes, at least one.
 pub(crate) fn need(bytes: usize) -> Inspection {
     Inspection::NeedMore(NonZeroUsize::new(bytes).unwrap_or(NonZeroUsize::MIN))
 }

@@ -1,9 +1,8 @@
 //! TCP and UDP: from an accepted socket to its record.
 //!
-//! Owns: listeners on a worker, inspectors, chain selection, connection filters, the relay, UDP
-//! flows, records. Refuses to know: configuration files, HTTP beyond its first bytes.
-//! Keeps: the seven phases of a connection run in one order in one place; every connection and
-//! flow ends with exactly one record and one reason.
+//! Owns: listeners on a worker, inspectors, chain selection, connection filters, the relay, UDP flows, records. Refuses
+//! to know: configuration files, HTTP beyond its first bytes. Keeps: the seven phases of a connection run in one order
+//! in one place; every connection and flow ends with exactly one record and one reason.
 #![forbid(unsafe_code)]
 
 pub mod accept;

@@ -1,8 +1,7 @@
-//! A listener: as planned for all workers, and as it stands on one.
+//! A listener: as planned for all workers, and as instantiated on one.
 //!
-//! Owns: what a listener does with a socket before a chain is chosen.
-//! Refuses to know: sockets, and what becomes of a connection after that.
-//! Keeps: a plan is immutable; a reload makes a new one beside it.
+//! Owns: what a listener does with a socket before a chain is chosen. Refuses to know: sockets, and what happens to a
+//! connection after that. Keeps: a plan is immutable; a reload makes a new one beside it.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -21,65 +20,65 @@ use crate::select::ChainTable;
 /// A listener, shared by all workers.
 #[derive(Debug)]
 pub struct ListenerPlan {
-    /// Its name.
+    /// The listener's name.
     pub name: Name,
-    /// Filters that judge the source before anything is read for a chain.
+    /// Filters on the source, run before anything is read for a chain.
     pub filters: Vec<Arc<dyn ConnectionFilterPlan>>,
-    /// Whether and from whom a PROXY header is taken.
+    /// Whether and from which sources a PROXY header is accepted.
     pub proxy_protocol: Option<ProxyPlan>,
-    /// How the first bytes are looked at.
+    /// How the first bytes are inspected.
     pub inspect: InspectPlan,
     /// The index over the chains.
     pub table: ChainTable,
     /// The chains.
     pub chains: Arc<Chains>,
-    /// Which of them QUIC ends in, where the listener speaks it.
+    /// The chains that terminate QUIC, if the listener has QUIC.
     pub quic: Option<QuicPlan>,
 }
 
-/// The chains of a listener that QUIC may end in.
+/// The chains of a listener that may terminate QUIC.
 #[derive(Debug)]
 pub struct QuicPlan {
-    /// The index over them.
+    /// The index over these chains.
     pub table: ChainTable,
-    /// Their places among all chains, in the order of the index.
+    /// Their positions among all chains, in the order of the index.
     pub chains: Vec<usize>,
 }
 
-/// Taking a PROXY header.
+/// How a PROXY header is accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProxyPlan {
-    /// Whether it must be there.
+    /// Whether the header is required.
     pub accept: ProxyAccept,
-    /// Who may send one.
+    /// The sources that may send one.
     pub trust: Vec<Cidr>,
-    /// How long it is waited for.
+    /// The timeout of the header.
     pub timeout: Duration,
 }
 
-/// Whether a PROXY header must be there.
+/// Whether a PROXY header is required.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProxyAccept {
-    /// It may be there.
+    /// The header is optional.
     Optional,
-    /// A connection without one is refused.
+    /// A connection without a header is refused.
     Required,
 }
 
-/// Looking at the first bytes.
+/// How the first bytes are inspected.
 #[derive(Clone, Debug)]
 pub struct InspectPlan {
-    /// Which inspectors are asked.
+    /// The inspectors that are asked.
     pub needs: Needs,
-    /// How long the first bytes are waited for.
+    /// How long to wait for the first bytes.
     pub timeout: Duration,
-    /// How many are held at most.
+    /// The most bytes that are held.
     pub bytes: usize,
-    /// What happens when they do not tell in time.
+    /// What happens if the first bytes do not decide in time.
     pub on_timeout: OnTimeout,
 }
 
-/// What happens when the first bytes do not tell in time.
+/// What happens if the first bytes do not decide in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnTimeout {
     /// The chain is chosen with the protocol `silent` or `unknown`.
@@ -98,7 +97,7 @@ pub struct Listener {
     pub(crate) counters: ListenerCounters,
 }
 
-/// The metric cells of a listener on one worker.
+/// The metrics of a listener on one worker.
 #[derive(Debug)]
 pub(crate) struct ListenerCounters {
     pub(crate) accepted: Counter,
@@ -120,7 +119,7 @@ pub(crate) struct Handshakes {
 }
 
 impl Listener {
-    /// The listener on `worker`.
+    /// Creates the listener on `worker`.
     pub fn on_worker(plan: Arc<ListenerPlan>, worker: &Rc<WorkerCx>) -> Rc<Self> {
         let (name, shard) = (&*plan.name, &worker.shard);
         Rc::new(Self {
@@ -148,12 +147,12 @@ impl Listener {
         })
     }
 
-    /// Its name.
+    /// The listener's name.
     pub fn name(&self) -> &Name {
         &self.plan.name
     }
 
-    /// What the chains that QUIC ends in shake hands with.
+    /// The TLS settings of the chains that terminate QUIC.
     pub fn quic_tls(&self) -> impl Iterator<Item = &ServerTls> {
         let places = self.plan.quic.iter().flat_map(|quic| &quic.chains);
         places.filter_map(|place| match self.chains[*place].transport() {
@@ -162,7 +161,7 @@ impl Listener {
         })
     }
 
-    /// Counts an end.
+    /// Counts the end of a connection.
     pub(crate) fn count_end(&self, worker: &WorkerCx, why: Reason) {
         let counter =
             |why: &Reason| worker.shard.counter(&metrics::ENDED, &[self.name(), why.code()]);

@@ -1,4 +1,4 @@
-//! What is counted about listeners, connections and flows.
+//! The metrics of listeners, connections and flows.
 
 use sluice_core::limits::Limit;
 use sluice_io::WorkerCx;
@@ -6,20 +6,20 @@ use sluice_telemetry::CounterSet;
 
 sluice_telemetry::metrics! {
     ACCEPTED = "sluice_listener_connections_accepted_total", Counter, ["listener"], "Connections accepted.";
-    ACTIVE = "sluice_listener_connections_active", Gauge, ["listener"], "Connections open.";
+    ACTIVE = "sluice_listener_connections_active", Gauge, ["listener"], "Open connections.";
     ENDED = "sluice_connections_ended_total", Counter, ["listener", "reason"], "Connections ended, by reason.";
-    RECEIVED = "sluice_listener_received_bytes_total", Counter, ["listener"], "Bytes from clients, counted when their connection ends.";
-    SENT = "sluice_listener_sent_bytes_total", Counter, ["listener"], "Bytes to clients, counted when their connection ends.";
-    ACCEPT_ERRORS = "sluice_listener_accept_errors_total", Counter, ["listener"], "Times accepting failed, mostly for want of descriptors.";
-    CHAIN = "sluice_chain_connections_total", Counter, ["listener", "chain"], "Connections that selected the chain.";
-    HANDSHAKES = "sluice_tls_handshakes_total", Counter, ["listener", "result"], "TLS handshakes with clients: full, resumed or failed.";
-    HANDSHAKE_TIME = "sluice_tls_handshake_seconds", Histogram, ["listener"], "Time of TLS handshakes with clients.";
-    LIMIT_REACHED = "sluice_limits_reached_total", Counter, ["limit"], "Times a limit was reached.";
+    RECEIVED = "sluice_listener_received_bytes_total", Counter, ["listener"], "Bytes received from clients, counted when the connection or flow ends.";
+    SENT = "sluice_listener_sent_bytes_total", Counter, ["listener"], "Bytes sent to clients, counted when the connection or flow ends.";
+    ACCEPT_ERRORS = "sluice_listener_accept_errors_total", Counter, ["listener"], "Errors when accepting connections, usually for lack of file descriptors.";
+    CHAIN = "sluice_chain_connections_total", Counter, ["listener", "chain"], "Connections and flows for which the chain was selected.";
+    HANDSHAKES = "sluice_tls_handshakes_total", Counter, ["listener", "result"], "TLS handshakes with clients, by result: full, resumed or failed.";
+    HANDSHAKE_TIME = "sluice_tls_handshake_seconds", Histogram, ["listener"], "Duration of TLS handshakes with clients.";
+    LIMIT_REACHED = "sluice_limits_reached_total", Counter, ["limit"], "Times the limit was reached.";
     FLOWS = "sluice_listener_flows_total", Counter, ["listener"], "UDP flows begun.";
-    FLOWS_ACTIVE = "sluice_listener_flows_active", Gauge, ["listener"], "UDP flows open.";
+    FLOWS_ACTIVE = "sluice_listener_flows_active", Gauge, ["listener"], "Open UDP flows.";
     FLOW_ENDED = "sluice_flows_ended_total", Counter, ["listener", "reason"], "UDP flows ended, by reason.";
-    DATAGRAMS = "sluice_flow_datagrams_total", Counter, ["listener", "result"], "Datagrams: received, sent, or dropped and why.";
-    ICMP = "sluice_flow_icmp_errors_total", Counter, ["listener"], "ICMP errors that endpoints' hosts answered with.";
+    DATAGRAMS = "sluice_flow_datagrams_total", Counter, ["listener", "result"], "Datagrams, by result: received, sent, dropped (a socket could not accept it) or refused (no flow for it).";
+    ICMP = "sluice_flow_icmp_errors_total", Counter, ["listener"], "ICMP errors received for datagrams to endpoints.";
 }
 
 /// Counts that a limit was reached.

@@ -1,36 +1,36 @@
-//! Plain HTTP on a listener that terminates TLS: recognised, and answered where the configuration says so.
+//! Plain HTTP on a listener that terminates TLS: recognised, and given a response if so configured.
 //!
-//! Owns: the one response that such a client gets. Refuses to know: HTTP beyond a request line and `host`. Keeps: what is
-//! taken from the request into the response is checked byte by byte, so that it cannot become another header; a
+//! Owns: the one response to such a client. Refuses to know: HTTP beyond a request line and `host`. Keeps: what is
+//! copied from the request into the response is checked byte by byte, so that it cannot become another header; a
 //! redirect leads to the host that the client itself named.
 
 use sluice_io::{Inspection, Inspector as _};
 
 use crate::inspect::http::Http1Inspector;
 
-/// What a client hears that speaks plain HTTP where TLS is spoken.
+/// What a client that sends plain HTTP to a TLS listener gets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PlainHttp {
     /// Nothing: the connection is closed.
     #[default]
     Close,
-    /// A 400 that says so.
+    /// A 400 response that explains it.
     Answer,
     /// A redirect to the same address with `https`.
     Redirect,
 }
 
-/// Whether a stream that began so is HTTP/1.
+/// Whether a stream with these first bytes is HTTP/1.
 pub(crate) fn is_http(began: &[u8]) -> bool {
     matches!(Http1Inspector.inspect(began), Inspection::Match(_))
 }
 
-/// The response to a request that began so; `None` where there is to be none.
+/// The response to a request with these first bytes; `None` if none is sent.
 pub(crate) fn response(how: PlainHttp, began: &[u8]) -> Option<Vec<u8>> {
     let (status, location) = match how {
         PlainHttp::Close => return None,
         PlainHttp::Answer => ("400 Bad Request", None),
-        // Without a host that can be trusted to be one there is nowhere to lead.
+        // Without a valid host there is no target for a redirect.
         PlainHttp::Redirect => match https_address(began) {
             Some(location) => ("308 Permanent Redirect", Some(location)),
             None => ("400 Bad Request", None),
@@ -98,7 +98,7 @@ mod tests {
             get("a.test\rx: y", "/"),
             "GET / HTTP/1.1\r\nhost: a.test\r\nhost: b.test\r\n\r\n".into(),
             "GET / HTTP/1.0\r\n\r\n".into(),
-            // Not all of the head has come.
+            // The headers are incomplete.
             "GET / HTTP/1.1\r\nhost: a.test\r\n".into(),
         ] {
             check(redirect, &odd, "HTTP/1.1 400", None);

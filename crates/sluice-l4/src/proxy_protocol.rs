@@ -1,8 +1,7 @@
-//! The PROXY header, versions 1 and 2: read from whoever is in front, written to endpoints.
+//! The PROXY header, versions 1 and 2: read from the proxy in front, written to endpoints.
 //!
-//! Owns: the two encodings. Refuses to know: whom to trust and how long to wait.
-//! Keeps: an answer does not depend on how the bytes were cut; what is no header is given back
-//! untouched.
+//! Owns: the two encodings. Refuses to know: which sources to trust and how long to wait. Keeps: the result does not
+//! depend on how the bytes were segmented; bytes that are not a header are given back untouched.
 //!
 //! Source: "The PROXY protocol", HAProxy Technologies, version 2 of 2020/03/05.
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
@@ -20,31 +19,31 @@ mod tests;
 const V1: &[u8] = b"PROXY ";
 const V2: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 
-/// The longest header of version 1, its line end included.
+/// The longest header of version 1, including CR LF.
 const V1_MAX: usize = 107;
 
-/// The longest body of version 2 that is taken; senders with many TLVs stay far below.
+/// The longest body of version 2 that is accepted; senders with many TLVs stay far below.
 const V2_BODY_MAX: usize = 4096;
 
-/// What a prefix of a stream holds.
+/// What the beginning of a stream holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Header {
-    /// A header of `length` bytes that names source and destination, or neither (LOCAL, UNKNOWN).
+    /// A header of `length` bytes with source and destination, or with neither (LOCAL, UNKNOWN).
     Present {
-        /// Bytes to take off.
+        /// Bytes to remove from the stream.
         length: usize,
         /// Source and destination.
         ends: Option<(SocketAddr, SocketAddr)>,
     },
     /// No header.
     Absent,
-    /// Something that begins like a header and is none, and what is wrong with it.
+    /// Something that begins like a header but is not one, and what is wrong with it.
     Malformed(&'static str),
-    /// Not enough to tell.
+    /// More bytes are needed.
     NeedMore,
 }
 
-/// Reads a header off the front of `prefix`.
+/// Reads a header at the front of `prefix`.
 pub fn read(prefix: &[u8]) -> Header {
     if begins(prefix, V2) {
         return if prefix.len() < V2.len() { Header::NeedMore } else { read_v2(prefix) };
@@ -55,7 +54,7 @@ pub fn read(prefix: &[u8]) -> Header {
     Header::Absent
 }
 
-/// Whether one is the beginning of the other.
+/// Whether one is a prefix of the other.
 fn begins(prefix: &[u8], word: &[u8]) -> bool {
     prefix.iter().zip(word).all(|(a, b)| a == b)
 }
@@ -121,7 +120,7 @@ fn read_v2(prefix: &[u8]) -> Header {
             .map(|(source, destination)| (source, destination, body)),
         2 => read_v2_ends(|| body.array::<16>().map(|octets| Ipv6Addr::from(octets).into()))
             .map(|(source, destination)| (source, destination, body)),
-        // Unspecified, and unix sockets, whose paths name nothing that we could use.
+        // Unspecified, or unix sockets, whose paths are of no use here.
         _ => return Header::Present { length, ends: None },
     };
     let ends = ends.and_then(|(source, destination, mut rest)| {
@@ -138,7 +137,7 @@ fn read_v2_ends(mut address: impl FnMut() -> Option<IpAddr>) -> Option<(IpAddr, 
     Some((address()?, address()?))
 }
 
-/// The header for a connection from `source` to `destination`.
+/// Returns the header for a connection from `source` to `destination`.
 pub fn write(version: ProxyVersion, source: Peer, destination: Peer) -> Vec<u8> {
     let ends = match (source.socket(), destination.socket()) {
         (Some(source), Some(destination)) => Some(same_family(source, destination)),
@@ -150,7 +149,7 @@ pub fn write(version: ProxyVersion, source: Peer, destination: Peer) -> Vec<u8> 
     }
 }
 
-/// Both as IPv4 where they are, else both as IPv6.
+/// Both as IPv4 if both are IPv4, else both as IPv6.
 fn same_family(a: SocketAddr, b: SocketAddr) -> (SocketAddr, SocketAddr) {
     let canonical = |end: SocketAddr| SocketAddr::new(end.ip().to_canonical(), end.port());
     let (a, b) = (canonical(a), canonical(b));
@@ -174,7 +173,7 @@ fn write_v1(ends: Option<(SocketAddr, SocketAddr)>) -> Vec<u8> {
 fn write_v2(ends: Option<(SocketAddr, SocketAddr)>) -> Vec<u8> {
     let mut header = V2.to_vec();
     let Some((source, destination)) = ends else {
-        // LOCAL: nothing is known of the client.
+        // LOCAL: nothing is known about the client.
         header.extend([0x20, 0, 0, 0]);
         return header;
     };

@@ -1,10 +1,10 @@
 //! QUIC as L4 sees it: the ClientHello in its first packets, and the life of a connection.
 //!
-//! Owns: which hellos are under way, and putting them together. Refuses to know: everything of QUIC behind the
-//! first packets; what speaks it is told which chain to shake hands for. Keeps: what is held of clients is bounded, in
-//! number, bytes and time, and what clients hold that have shown to be where they say is not pushed out by those who
-//! have not; a hello is found by the connection ID of its packets, never by an address alone, since several
-//! connections share one; the outcome does not depend on how a hello was cut into packets, nor on their order.
+//! Owns: incomplete hellos, and assembling them. Refuses to know: everything of QUIC beyond the first packets; the QUIC
+//! implementation is given the chain to handshake for. Keeps: what is held for clients is bounded in number, bytes and
+//! time, and clients with a validated address are not pushed out by those without; a hello is found by the connection
+//! ID of its packets, never by an address alone, since several connections share one; the result does not depend on how
+//! a hello was cut into packets, nor on their order.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
@@ -23,21 +23,21 @@ pub mod initial;
 
 use initial::Initial;
 
-/// Bytes of a hello; larger ones are nobody's.
+/// The largest hello in bytes; no client sends a larger one.
 const HELLO_MAX: usize = 16 << 10;
 
-/// Holes in what has come of a hello.
+/// The most separate pieces of a hello, with holes between them.
 const PIECES_MAX: usize = 16;
 
-/// Bytes of a datagram that carries a hello, at least.
+/// The smallest datagram, in bytes, that may carry a hello.
 pub const DATAGRAM_MIN: usize = 1200;
 
-/// How long a hello that is not whole is kept, and one that nobody asked for.
+/// How long a hello is kept while it is incomplete or not asked for.
 const KEPT: Duration = Duration::from_secs(10);
 
 /// Speaks QUIC with one client.
 pub trait QuicClient {
-    /// Shakes hands as `tls` says. What is returned serves the connection.
+    /// Performs the handshake with the settings in `tls`. The returned function serves the connection.
     fn accept_handshake(
         self: Box<Self>,
         tls: &ServerTls,
@@ -45,33 +45,33 @@ pub trait QuicClient {
     ) -> LocalFuture<Result<Serve, (Reason, String)>>;
 }
 
-/// Serves a connection that has shaken hands, with the handler of its chain.
+/// Serves a connection after its handshake, with the handler of its chain.
 pub type Serve = Box<dyn FnOnce(Rc<dyn StreamHandler>, Rc<Conn>) -> LocalFuture<Reason>>;
 
-/// The hellos that are under way on one socket.
+/// The hellos of one socket that are incomplete or not asked for yet.
 #[derive(Debug)]
 pub struct Hellos {
     bound: usize,
     table: RefCell<HelloTable>,
 }
 
-/// What is known of a hello.
+/// What is known about a hello.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Asked {
-    /// It says this.
+    /// It is complete and contains this.
     Facts(Facts),
-    /// It is none.
+    /// There is no hello, or it is malformed.
     Nothing,
-    /// More of it is to come.
+    /// It is incomplete.
     Wait,
 }
 
 #[derive(Debug, Default)]
 struct HelloTable {
     hellos: HashMap<Box<[u8]>, HelloEntry, foldhash::fast::RandomState>,
-    /// Of clients that anybody may pretend to be, in the order in which they began.
+    /// Hellos of clients whose address may be forged, in order of arrival.
     unproven: ArrivalOrder,
-    /// Of clients that have shown that they are where they say.
+    /// Hellos of clients whose address is validated.
     proven: ArrivalOrder,
 }
 
@@ -93,14 +93,14 @@ enum HelloState {
 }
 
 impl Hellos {
-    /// None yet; at most `bound`, and as many of clients that have shown to be where they say.
+    /// An empty table for at most `bound` hellos, and as many of clients whose address is validated.
     pub fn new(bound: usize) -> Self {
         Self { bound, table: RefCell::default() }
     }
 
-    /// Takes a datagram in; one whose first packet is no Initial says nothing, and neither does one that does not open
-    /// under the keys of the ID that it is for: later packets to the ID that we chose, and noise. `proven` says that its
-    /// sender has shown to be where it says.
+    /// Takes a datagram in. Ignores a datagram whose first packet is not an Initial, or does not open under the keys of
+    /// its destination ID: later packets to the ID that we chose, and noise. `proven` means that its sender's address
+    /// is validated.
     pub fn take(&self, now: Moment, datagram: &[u8], proven: bool) {
         // Shorter ones are discarded, RFC 9000 §14.1.
         let Some((first, rest)) =
@@ -121,8 +121,8 @@ impl Hellos {
         }
     }
 
-    /// Waits for a client's hello; `None` where it is none. It stands under the ID that the client chose for us first,
-    /// or, once the client was asked to show where it is, under the one that it was given for that.
+    /// Waits for a client's hello; `None` if there is none. It is stored under the ID that the client first chose for
+    /// us or, after a Retry, under the ID that the client got in the Retry.
     pub fn poll_facts(&self, cx: &Context<'_>, ids: [&[u8]; 2]) -> Poll<Option<Facts>> {
         match self.look(&ids, Some(cx)) {
             Asked::Wait => Poll::Pending,
@@ -131,7 +131,7 @@ impl Hellos {
         }
     }
 
-    /// What a client's hello says, once it is whole. `first` is the ID that the client chose for us.
+    /// What a client's hello contains, once it is complete. `first` is the ID that the client chose for us.
     pub fn ask(&self, first: &[u8]) -> Asked {
         self.look(&[first], None)
     }
@@ -162,13 +162,13 @@ impl Hellos {
 }
 
 impl HelloTable {
-    /// Forgets what is old, and what there is no room for.
+    /// Removes entries that are old or for which there is no room.
     fn expire(&mut self, now: Moment, bound: usize) {
         for order in [&mut self.unproven, &mut self.proven] {
             while let Some((began, _)) = order.front()
                 && (began.after(KEPT) <= now || order.len() >= bound)
             {
-                // One that was answered since, and came again under the same ID, has its own place here.
+                // A hello that was delivered since, and came again under the same ID, has a newer entry.
                 if let Some((began, id)) = order.pop_front()
                     && self.hellos.get(&id).is_some_and(|entry| entry.began == began)
                     && let Some(HelloEntry { waker: Some(waker), .. }) = self.hellos.remove(&id)
@@ -187,14 +187,14 @@ impl HelloEntry {
         Some(Self { began: now, keys, state, waker: None })
     }
 
-    /// Takes the packets of a datagram in; whether the first of them opens.
+    /// Takes the packets of a datagram in; returns whether the first of them opens.
     fn take(&mut self, first: &Initial<'_>, mut rest: &[u8]) -> bool {
         let (mut next, mut opens) = (Some(*first), true);
         while let Some(packet) = next {
             let HelloState::Gathering(pieces) = &mut self.state else { return opens };
             let mut fits = true;
             let opened = packet.open(&self.keys, |at, piece| {
-                // Once something does not fit, nothing more is looked at.
+                // Once a piece does not fit, no more pieces are read.
                 fits = fits && pieces.add(at, piece);
             });
             opens &= opened || packet != *first;
@@ -222,16 +222,16 @@ impl HelloEntry {
     }
 }
 
-/// Bytes that come in pieces and in any order.
+/// Bytes that are received in pieces and in any order.
 #[derive(Debug, Default)]
 pub struct Pieces {
     bytes: Vec<u8>,
-    /// Where something is, in order, never touching.
+    /// The ranges received, in order, never adjacent.
     there: Vec<(usize, usize)>,
 }
 
 impl Pieces {
-    /// Takes a piece in; `false` where it lies too far out, or leaves too many holes.
+    /// Adds a piece; returns `false` if it is too far out, or leaves too many holes.
     pub fn add(&mut self, at: usize, piece: &[u8]) -> bool {
         let end = at.saturating_add(piece.len());
         if end > HELLO_MAX {
@@ -257,7 +257,7 @@ impl Pieces {
         self.there.len() <= PIECES_MAX
     }
 
-    /// What is there from the beginning on without a hole.
+    /// The bytes from the beginning up to the first hole.
     pub fn front(&self) -> &[u8] {
         match self.there.first() {
             Some((0, end)) => &self.bytes[..*end],
@@ -354,7 +354,7 @@ mod tests {
         assert_eq!(hellos.ask(b"client-3"), Asked::Nothing, "nobody's hello is another's");
         assert_eq!(name_of(hellos.ask(b"client-2")).as_deref(), Some("two.test"));
         let cx = Context::from_waker(Waker::noop());
-        // Behind a Retry it stands under the ID that the Retry gave.
+        // After a Retry it is stored under the ID from the Retry.
         hellos.take(now, &initial(b"retry-id", "one.test"), true);
         let facts = hellos.poll_facts(&cx, [b"client-9", b"retry-id"]);
         let Poll::Ready(Some(facts)) = facts else { panic!("{facts:?}") };

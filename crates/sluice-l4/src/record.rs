@@ -1,7 +1,7 @@
-//! The record of an ended connection or flow, and the operators that name its values.
+//! The record of an ended connection or flow, and the operators for its values.
 //!
-//! Owns: what a record says. Refuses to know: where it goes. Keeps: made once, when the connection
-//! ends; plain values, read on the log thread.
+//! Owns: the content of a record. Refuses to know: where it is written. Keeps: made once, when the connection ends;
+//! plain values, read on the log thread.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -58,7 +58,7 @@ operators! {
 /// The text format that `format: text` stands for.
 pub const DEFAULT_TEXT: &str = "[%START_TIME%] %LISTENER%/%FILTER_CHAIN_NAME% %DOWNSTREAM_REMOTE_ADDRESS% -> %UPSTREAM_HOST% %PROTOCOL% %REQUESTED_SERVER_NAME% in=%BYTES_RECEIVED% out=%BYTES_SENT% %DURATION%ms %REASON% %DETAIL%";
 
-/// What an ended connection or flow has to say.
+/// The record of an ended connection or flow.
 #[derive(Debug)]
 pub struct ConnectionRecord {
     kind: RecordKind,
@@ -84,8 +84,8 @@ pub struct ConnectionRecord {
 }
 
 impl ConnectionRecord {
-    /// The record of `info`, which ended at `now` for `reason`. `datagrams` are those received and
-    /// sent, for a flow.
+    /// The record of `info`, which ended at `now` for `reason`. For a flow, `datagrams` are the numbers received and
+    /// sent.
     pub fn new(
         info: &ConnInfo,
         clock: &Clock,

@@ -1,8 +1,8 @@
 //! The relay: from a stream to an endpoint of a cluster.
 //!
-//! Owns: choosing the hash, the greeting, timeouts while bytes move, what an end means.
-//! Refuses to know: how bytes move; that is the pump's. Keeps: a reset on one side becomes a reset
-//! on the other; an orderly end never does.
+//! Owns: the choice of the hash, the preface, timeouts while bytes move, the meaning of an end. Refuses to know: how
+//! bytes are moved, which is up to the pump. Keeps: a reset on one side becomes a reset on the other; an orderly end
+//! never does.
 
 use std::future::poll_fn;
 use std::hash::Hasher as _;
@@ -32,26 +32,26 @@ use crate::reasons;
 /// A relay, shared by all workers.
 #[derive(Debug)]
 pub struct RelayPlan {
-    /// Where to.
+    /// The cluster.
     pub cluster: Arc<Cluster>,
-    /// How.
+    /// The options.
     pub options: RelayOptions,
 }
 
 /// How a relay behaves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RelayOptions {
-    /// What a hash balancer goes by.
+    /// The input of a hash balancer.
     pub hash: Option<Hash>,
-    /// How long no byte may move; `None` for ever.
+    /// How long no byte may move; `None` is unlimited.
     pub idle_timeout: Option<Duration>,
     /// The same once one side has finished.
     pub half_close_timeout: Option<Duration>,
-    /// How long a connection may last; `None` for ever.
+    /// How long a connection may last; `None` is unlimited.
     pub max_duration: Option<Duration>,
 }
 
-/// What a hash balancer goes by.
+/// The input of a hash balancer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hash {
     /// The address of the source, without its port.
@@ -59,7 +59,7 @@ pub enum Hash {
 }
 
 impl Hash {
-    /// The hash of a connection from `source`; none where it has no address.
+    /// The hash of a connection from `source`; `None` if the source has no IP address.
     pub fn of(self, source: Peer) -> Option<u64> {
         let Self::SourceIp = self;
         let mut hasher = Xxh3::new();
@@ -86,7 +86,7 @@ struct Relay {
 
 impl StreamHandler for Relay {
     fn handle(self: Rc<Self>, stream: Stream, conn: Rc<Conn>) -> LocalFuture<Reason> {
-        // A future of its own: what connecting needs is given back before an idle stream waits.
+        // A separate future: what connecting needs is freed before an idle stream waits.
         let connecting = Box::pin(Rc::clone(&self).connect(stream, Rc::clone(&conn)));
         Box::pin(async move {
             match connecting.await {
@@ -116,8 +116,8 @@ impl Relay {
         }
     }
 
-    /// What the endpoint hears before the stream: a PROXY header, and the request for TLS where the
-    /// client's stream, or the cluster, wants TLS from a PostgreSQL server.
+    /// What is sent to the endpoint before the stream: a PROXY header, and a request for TLS if the client's stream, or
+    /// the cluster, uses TLS with a PostgreSQL server.
     fn preface(&self, info: &ConnInfo) -> Preface {
         let plan = self.handle.cluster.plan();
         let facts = info.facts.get();
@@ -133,7 +133,7 @@ impl Relay {
     }
 }
 
-/// Moves bytes until something ends it.
+/// Moves bytes until the connection ends.
 async fn relay(conn: &Conn, options: &RelayOptions, mut pump: Box<Pump>) -> Reason {
     let (info, worker) = (&conn.info, &conn.worker);
     let end_at = info.started.after_bound(options.max_duration);
@@ -142,7 +142,7 @@ async fn relay(conn: &Conn, options: &RelayOptions, mut pump: Box<Pump>) -> Reas
     let stopped = poll_fn(|cx| {
         let mut moved = Moved::default();
         let polled = pump.poll(cx, worker, &taps, &mut moved);
-        // An end that comes with no byte is a move too: another deadline holds from here on.
+        // An end without bytes is a move too: another deadline applies from here on.
         let ended = pump.is_half_closed() != half_closed;
         if moved != Moved::default() || ended || first {
             info.received.set(info.received.get() + moved.received);
@@ -185,15 +185,15 @@ async fn relay(conn: &Conn, options: &RelayOptions, mut pump: Box<Pump>) -> Reas
     }
 }
 
-/// Whether a reset takes nothing from anybody. In TLS it does not once the client has finished: who has said
-/// close_notify waits for no more. PostgreSQL, for one, exits at the client's Terminate while the client's close_notify
-/// is on its way there, which makes a reset of its close. In clear text a client that has finished may still wait for
-/// an answer, unless the endpoint has finished too.
+/// Whether a reset loses nothing for either side. In TLS it loses nothing once the client has finished: a client that
+/// has sent close_notify expects no more. PostgreSQL, for one, exits at the client's Terminate while the client's
+/// close_notify is in flight, which turns its close into a reset. In clear text a client that has finished may still
+/// wait for a response, unless the endpoint has finished too.
 fn is_over(conn: &Conn, pump: &Pump) -> bool {
     pump.client_has_finished() && (is_tls(conn) || pump.endpoint_has_finished())
 }
 
-/// Whether a client that reset left nothing unread but the endpoint's close_notify: it closed at the same time.
+/// Whether a client that reset left nothing unread but the endpoint's close_notify: both closed at the same time.
 fn left_unread(conn: &Conn, pump: &Pump) -> bool {
     is_tls(conn) && pump.endpoint_left_with(GOODBYE_MAX)
 }
@@ -203,7 +203,7 @@ fn is_tls(conn: &Conn) -> bool {
     conn.info.tls.get().is_some() || facts.is_some_and(|facts| facts.tls)
 }
 
-/// Bytes of a close_notify at most: a record of TLS with an alert, its padding and its seal.
+/// The most bytes of a close_notify: a TLS record with an alert, its padding and its authentication tag.
 const GOODBYE_MAX: usize = 64;
 
 fn is_reset(error: &io::Error) -> bool {
@@ -211,8 +211,8 @@ fn is_reset(error: &io::Error) -> bool {
     matches!(error.kind(), BrokenPipe | ConnectionReset | NotConnected)
 }
 
-/// Says in TLS that the end is meant: without a word it would look like an attack. A peer that does
-/// not take the word now goes without.
+/// Sends close_notify, without which a TLS peer must suspect a truncation attack. If the peer does not accept it now,
+/// it is not sent.
 async fn close_notify(stream: &mut Stream, worker: &WorkerCx) {
     let _ = poll_fn(|cx| Poll::Ready(stream.close_notify(cx, worker))).await;
 }

@@ -1,13 +1,12 @@
 //! Which chain serves a connection.
 //!
-//! Owns: the criteria of chains and the index over them. Refuses to know: what a chain does.
-//! Keeps: Envoy's rule, so that configurations translate one to one: step by step in a fixed
-//! order, the chains that do not match are dropped, and of the rest only the most specific stay;
-//! there is no way back. Two chains with equal criteria are an error that building reports.
+//! Owns: the criteria of chains and the index over them. Refuses to know: what a chain does. Keeps: Envoy's rule, so
+//! that configurations translate one to one: step by step in a fixed order, the chains that do not match are dropped,
+//! and of the rest only the most specific stay; there is no backtracking. Two chains with equal criteria are an error
+//! that building reports.
 //!
-//! The steps: destination port, destination prefix, server name (exact, then the longest
-//! wildcard), transport, ALPN, protocol, PostgreSQL database, PostgreSQL user, source prefix,
-//! source port.
+//! The steps: destination port, destination prefix, server name (exact, then the longest wildcard), transport, ALPN,
+//! protocol, PostgreSQL database, PostgreSQL user, source prefix, source port.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -30,11 +29,11 @@ pub struct Criteria {
     pub destinations: Vec<Cidr>,
     /// Server names.
     pub names: Vec<NamePattern>,
-    /// In clear or in TLS.
+    /// Transports: plain, TLS or QUIC.
     pub transports: Vec<TransportKind>,
-    /// ALPN protocols, any of which the client offers.
+    /// ALPN protocols; the client offers at least one of them.
     pub alpn: Vec<Vec<u8>>,
-    /// What the stream carries.
+    /// The protocol of the stream.
     pub protocols: Vec<Protocol>,
     /// PostgreSQL databases.
     pub databases: Vec<WordPattern>,
@@ -46,19 +45,19 @@ pub struct Criteria {
     pub source_ports: Vec<u16>,
 }
 
-/// What is known of a connection when its chain is chosen.
+/// What is known about a connection when its chain is chosen.
 #[derive(Clone, Copy, Debug)]
 pub struct ChainInput<'a> {
-    /// Where it was meant for.
+    /// The destination.
     pub destination: Option<(IpAddr, u16)>,
-    /// Where it comes from.
+    /// The source.
     pub source: Option<(IpAddr, u16)>,
-    /// What its first bytes say.
+    /// What its first bytes revealed.
     pub facts: &'a Facts,
 }
 
 impl<'a> ChainInput<'a> {
-    /// A connection with the facts that its first bytes gave.
+    /// A connection with the facts from its first bytes.
     pub fn of(info: &ConnInfo, facts: &'a Facts) -> Self {
         let pair = |peer: Peer| peer.socket().map(|end| (end.ip(), end.port()));
         Self { destination: pair(info.destination()), source: pair(info.source()), facts }
@@ -140,7 +139,7 @@ enum StepTable {
     Transport(Vec<(TransportKind, Branch)>),
     Alpn(HashMap<Vec<u8>, Branch>),
     Protocol(Vec<(Protocol, Branch)>),
-    /// Beginnings, longest first.
+    /// Prefixes, longest first.
     Word {
         of_user: bool,
         exact: HashMap<String, Branch>,
@@ -149,7 +148,7 @@ enum StepTable {
 }
 
 impl ChainTable {
-    /// Builds the index; chains are named by their place in `chains`.
+    /// Builds the index; a chain is identified by its position in `chains`.
     ///
     /// # Errors
     /// Pairs of chains whose criteria are equal in some combination of their values.
@@ -167,7 +166,7 @@ impl ChainTable {
         self.find_named(subject, subject.facts.sni.as_deref())
     }
 
-    /// The chain that `subject` would have with `name`, in lower case, as its server name.
+    /// The chain that `subject` would get with `name`, in lower case, as its server name.
     pub fn find_named(&self, subject: &ChainInput<'_>, name: Option<&str>) -> Option<usize> {
         let mut branch = self.root.as_ref()?;
         loop {
@@ -181,7 +180,7 @@ impl ChainTable {
     }
 }
 
-/// The values of a step that a chain names.
+/// Whether a chain has values for a step.
 fn has_values(chain: &Criteria, step: MatchStep) -> bool {
     match step {
         MatchStep::Port => !chain.ports.is_empty(),
@@ -267,7 +266,7 @@ fn table(
         ),
         MatchStep::Database | MatchStep::User => {
             let of_user = step == MatchStep::User;
-            // Of both sides as much as the server goes by.
+            // Both sides are cut to the length that the server uses.
             let values = |c: &Criteria| {
                 let words = if of_user { &c.users } else { &c.databases };
                 words.iter().map(as_server_takes_it).collect()
@@ -292,7 +291,7 @@ fn as_server_takes_it(pattern: &WordPattern) -> WordPattern {
     }
 }
 
-/// A branch for each value that any of the chains names.
+/// Returns a branch for each value that any of the chains has.
 fn group<V: Eq + std::hash::Hash + Ord + Clone>(
     chains: &[Criteria],
     named: &[usize],

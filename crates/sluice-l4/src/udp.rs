@@ -1,8 +1,7 @@
-//! UDP: datagrams of one client to one endpoint, as flows.
+//! UDP: datagrams from one client to one endpoint, as flows.
 //!
-//! Owns: what a UDP listener does. Refuses to know: what datagrams say.
-//! Keeps: an endpoint is chosen when a flow begins and stays; a flow ends with one record and one
-//! reason; the table of flows is bounded.
+//! Owns: what a UDP listener does. Refuses to know: the content of datagrams. Keeps: the endpoint is chosen when a flow
+//! begins and does not change; a flow ends with one record and one reason; the flow table is bounded.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,31 +24,31 @@ pub use listener::UdpListener;
 /// A UDP listener, shared by all workers.
 #[derive(Debug)]
 pub struct UdpPlan {
-    /// Its name.
+    /// The listener's name.
     pub name: Name,
-    /// Filters that judge the source of a new flow.
+    /// Filters on the source of a new flow.
     pub filters: Vec<Arc<dyn ConnectionFilterPlan>>,
     /// The index over the chains.
     pub table: ChainTable,
     /// The chains.
     pub chains: Vec<FlowChainPlan>,
-    /// Whether some chain asks what a hello of QUIC says.
+    /// Whether a chain matches on the content of a QUIC ClientHello.
     pub named: bool,
 }
 
 /// A chain of a UDP listener.
 #[derive(Debug)]
 pub struct FlowChainPlan {
-    /// Its name.
+    /// The chain's name.
     pub name: Name,
-    /// Its own filters.
+    /// The chain's own filters.
     pub filters: Vec<Arc<dyn ConnectionFilterPlan>>,
-    /// Where its flows go.
+    /// The cluster that its flows go to.
     pub cluster: Arc<Cluster>,
-    /// What a hash balancer goes by.
+    /// The input of a hash balancer.
     pub hash: Option<Hash>,
-    /// How long a flow may be idle; `None` for ever.
+    /// The idle timeout of a flow; `None` is unlimited.
     pub idle_timeout: Option<Duration>,
-    /// Answers that each datagram gets; the flow ends when all have come.
+    /// Replies per datagram; the flow ends when all have been received.
     pub responses: Option<u32>,
 }

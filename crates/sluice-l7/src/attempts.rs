@@ -1,7 +1,7 @@
-//! Who is at which endpoint, for when one leaves its cluster.
+//! Attempts in flight by endpoint, so that they can be cancelled when an endpoint leaves its cluster.
 //!
-//! Owns: the tries under way on one worker. Refuses to know: what a cluster wants to become of them, and when.
-//! Keeps: an entry is there as long as its try; who is sent away hears of it once, at the next poll.
+//! Owns: the attempts in flight on one worker. Refuses to know: what a cluster does with them, and when. Keeps: an
+//! entry exists as long as its attempt; a cancelled attempt ends once, at its next poll.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -13,7 +13,7 @@ use std::task::{Context, Poll, Waker};
 use slab::Slab;
 use sluice_core::{Moment, Name};
 
-/// The tries under way on one worker.
+/// The attempts in flight on one worker.
 #[derive(Debug, Default)]
 pub struct AttemptTable(RefCell<Slab<AttemptEntry>>);
 
@@ -26,7 +26,7 @@ struct AttemptEntry {
     waker: Option<Waker>,
 }
 
-/// A try's place among those under way.
+/// The entry of an attempt; removed on drop.
 #[derive(Debug)]
 pub(crate) struct AttemptGuard {
     attempts: Rc<AttemptTable>,
@@ -34,7 +34,7 @@ pub(crate) struct AttemptGuard {
 }
 
 impl AttemptTable {
-    /// Begins a try at an endpoint.
+    /// Adds an attempt at an endpoint.
     pub(crate) fn enter(
         self: &Rc<Self>,
         cluster: &Name,
@@ -46,7 +46,7 @@ impl AttemptTable {
         AttemptGuard { place: self.0.borrow_mut().insert(entry), attempts: Rc::clone(self) }
     }
 
-    /// Ends the tries at these endpoints that had begun at a moment.
+    /// Cancels the attempts at these endpoints that began no later than `begun_by`.
     pub fn cancel(&self, cluster: &Name, endpoints: &[Arc<str>], begun_by: Moment) {
         for (_, entry) in &mut *self.0.borrow_mut() {
             if entry.since <= begun_by
@@ -75,8 +75,8 @@ impl AttemptGuard {
         Poll::Pending
     }
 
-    /// Does `work`, unless the try is sent away before that is done. It is taken where it lies: to move what has not
-    /// begun is to copy all of its room.
+    /// Runs `work`; returns `None` if the attempt is cancelled before it is done. `work` is polled in place: moving a
+    /// future that has not started would copy all of its memory.
     pub(crate) async fn unless_cancelled<T>(
         stay: Option<&Self>,
         mut work: Pin<&mut impl Future<Output = T>>,

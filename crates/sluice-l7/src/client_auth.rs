@@ -1,8 +1,8 @@
-//! Which host of a listener asks its clients for which certificates.
+//! Client certificates per host: which chain of a listener asks its clients for which certificates.
 //!
-//! Owns: the question whether a request names a host whose clients are authenticated otherwise than the client of its
-//! connection was (RFC 9110 §15.5.20). Refuses to know: certificates, and how the request is answered.
-//! Keeps: hosts belong to chains by the index that connections are selected with, so the answer cannot drift from it.
+//! Owns: the check whether a request names a host with other client authentication than that of its connection
+//! (RFC 9110 §15.5.20). Refuses to know: certificates, and the response to the request. Keeps: hosts map to chains
+//! through the index that also selects the chains of connections, so the two cannot diverge.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -13,7 +13,7 @@ use sluice_l4::{ChainInput, ChainTable};
 
 use crate::routes::index::without_port;
 
-/// A number for what a chain asks of its clients: the same authorities, revocations and mode have the same number.
+/// A number for what a chain asks of its clients; chains with the same authorities, revocations and mode share it.
 pub type Requirement = u32;
 
 /// An index over chains, with what each chain asks of its clients.
@@ -21,20 +21,20 @@ pub type Requirement = u32;
 pub struct ChainsByName {
     /// The index.
     pub table: ChainTable,
-    /// What the chain at each place of the index asks for.
+    /// What each chain of the index asks for, by its place there.
     pub requirements: Vec<Requirement>,
 }
 
 /// The chains of a listener whose chains do not all ask for the same.
 #[derive(Debug)]
 pub struct ListenerClientAuth {
-    /// For connections of TCP.
+    /// For TCP connections.
     pub tcp: ChainsByName,
-    /// For connections of QUIC, where the listener speaks it.
+    /// For QUIC connections, if the listener serves them.
     pub quic: Option<ChainsByName>,
 }
 
-/// The same as one chain sees it.
+/// The client authentication of a listener, as seen by one of its chains.
 #[derive(Clone, Debug)]
 pub struct OwnClientAuth {
     /// All chains of the listener.
@@ -44,17 +44,17 @@ pub struct OwnClientAuth {
 }
 
 impl OwnClientAuth {
-    /// Whether a request for `authority` over the connection `info` belongs to a chain that asks its clients for other
-    /// certificates: the chain that this client would have got, had it sent this host as its server name.
+    /// Whether a request for `authority` on the connection `info` belongs to a chain that asks its clients for other
+    /// certificates, namely the chain selected for a client that sends this host as its server name.
     ///
-    /// A connection in clear names no server, so it cannot have named another one: its chain was selected without.
-    /// Without an authority a request names nobody. Allocates only where the host has upper case letters.
+    /// A cleartext connection has no server name: its chain was selected without one, so no request on it is
+    /// misdirected. A request without an authority names no host. Allocates only if the host has upper-case letters.
     pub fn misdirected(&self, authority: &str, info: &ConnInfo) -> bool {
         self.differs(authority, info, false)
     }
 
-    /// The same for CONNECT, whose authority is where a tunnel is to lead: only a host that a chain names is one of
-    /// this listener's.
+    /// The same for CONNECT, whose authority is the target of the tunnel: only a host that a chain names belongs to
+    /// this listener.
     pub fn misdirected_tunnel(&self, authority: &str, info: &ConnInfo) -> bool {
         self.differs(authority, info, true)
     }
@@ -66,7 +66,7 @@ impl OwnClientAuth {
         let none = Facts::default();
         let facts = info.facts.get().map_or(&none, |facts| &**facts);
         let host = lower(authority);
-        // A client that connects to an address sends no server name.
+        // A client that connects to an IP address sends no server name.
         let name = (!is_address(&host)).then_some(&*host);
         if name == facts.sni.as_deref() {
             return false;
@@ -82,7 +82,7 @@ impl OwnClientAuth {
     }
 }
 
-/// The host of an authority as server names are written: lower case, without a port and a final dot.
+/// The host of an authority in the form of server names: lower case, without a port or a final dot.
 fn lower(authority: &str) -> Cow<'_, str> {
     let host = without_port(authority);
     let host = host.strip_suffix('.').unwrap_or(host);
@@ -111,7 +111,7 @@ mod tests {
         Criteria { names, ..Criteria::default() }
     }
 
-    /// A connection in TLS that sent `name`.
+    /// A TLS connection with the server name `name`.
     fn connection(name: Option<&str>, from: [u8; 4]) -> ConnInfo {
         let end = |ip: [u8; 4], port| Peer::Ip((ip, port).into());
         let info =
@@ -138,7 +138,7 @@ mod tests {
         OwnClientAuth { listener: Arc::clone(listener), own }
     }
 
-    /// Public hosts, guarded ones, and one host that is guarded by another authority.
+    /// Public hosts, protected hosts, and one host that is protected by another authority.
     fn listener() -> Arc<ListenerClientAuth> {
         let tcp = chains(&[
             (criteria(&["public.test", "*.open.test"]), 0),
@@ -211,7 +211,7 @@ mod tests {
     }
 
     proptest! {
-        /// The property: exactly where selection by the host would end in a chain that asks for something else.
+        /// The property: misdirected exactly if the host would select a chain that asks for something else.
         #[test]
         fn hosts_are_judged_as_selection_judges_server_names(
             patterns in prop::collection::btree_set("(\\*\\.)?[ab]\\.(test|a)", 1..6),

@@ -200,7 +200,7 @@ impl ConnectionManager {
         }
     }
 
-    /// Counts a request that a filter answered.
+    /// Counts a request that a filter replied to.
     pub(crate) fn count_filter_reply(&self, filter: &'static str) {
         let (shard, listener) = (&self.worker.shard, &*self.plan.listener);
         self.counters
@@ -228,7 +228,7 @@ impl ConnectionManager {
         }
     }
 
-    /// Counts a malformed message of a client, by what was wrong with it.
+    /// Counts a malformed message from a client, by its error.
     pub(crate) fn count_protocol_error(&self, error: &HttpError) {
         // The details of the codec are a closed set; those of a library are not.
         let closed = |detail: &&'static str| detail.len() < 48 && !detail.contains(' ');

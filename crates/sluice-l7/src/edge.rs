@@ -1,9 +1,8 @@
-//! What a request says of the hops before Sluice, and what Sluice says to those behind it.
+//! Forwarding headers: what a request reports about the hops in front of Sluice, and what Sluice reports to endpoints.
 //!
-//! Owns: `x-forwarded-for`, `x-forwarded-proto` and `forwarded`. Refuses to know: routes.
-//! Keeps: nobody is believed but the hops that are trusted; what a client claims about itself beyond
-//! them is passed on and decides nothing, nor can it hide what they say. What they say and cannot be read
-//! stands for nobody, never for the hop.
+//! Owns: `x-forwarded-for`, `x-forwarded-proto` and `forwarded`. Refuses to know: routes. Keeps: only trusted hops are
+//! believed; what a client claims about itself beyond them is forwarded but decides nothing, and cannot hide what they
+//! report. An entry of a trusted hop that cannot be parsed makes the source unknown; it never stands for the hop.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -11,14 +10,14 @@ use sluice_codec::{Head, Known};
 use sluice_core::connection::Peer;
 use smallvec::SmallVec;
 
-/// How forwarding is told.
+/// How forwarding headers are read and written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Edge {
-    /// Proxies in front that are trusted to tell who the client is, counted from Sluice.
+    /// The number of proxies in front, counted from Sluice, that are trusted to report the client's address.
     pub trusted_hops: u32,
-    /// The header in which they tell it. No other is read: a client could write it.
+    /// The header in which they report it. No other header is read: a client could have written it.
     pub trusted_header: TrustedHeader,
-    /// What becomes of `Forwarded`.
+    /// What to do with `Forwarded`.
     pub forwarded: Forwarded,
 }
 
@@ -33,28 +32,28 @@ impl Default for Edge {
 }
 
 sluice_core::choice! {
-    /// The header in which trusted proxies tell who the client is.
+    /// The header in which trusted proxies report the client's address.
     pub enum TrustedHeader {
         /// X-Forwarded-For: a list of addresses.
         XForwardedFor = "x-forwarded-for",
-        /// Forwarded (RFC 7239): the `for` of its elements.
+        /// Forwarded (RFC 7239): the `for` parameter of its elements.
         Forwarded = "forwarded",
     }
 }
 
 sluice_core::choice! {
-    /// What becomes of a `Forwarded` header (RFC 7239) in a request.
+    /// What to do with a `Forwarded` header (RFC 7239) in a request.
     pub enum Forwarded {
-        /// This hop is added to it, as to x-forwarded-for; a request without one gets none.
+        /// Appends this hop to it, as to x-forwarded-for; a request without the header gets none.
         Append = "append",
-        /// It is removed, so that an endpoint that reads it sees nothing a client made up.
+        /// Removes it, so that an endpoint that reads it sees nothing that a client made up.
         Remove = "remove",
     }
 }
 
 impl Edge {
-    /// Writes what endpoints are told of a request that came from `peer`, whose address is `address` as text,
-    /// over TLS or not; returns who it is from.
+    /// Sets the scheme and the forwarding headers of a request from `peer`, whose address is `address` as text,
+    /// received over TLS or not; returns the source of the request.
     pub fn apply(self, head: &mut Head, peer: Peer, address: &str, tls: bool) -> Peer {
         let claim = self.trusted_hops.checked_sub(1).and_then(|nth| self.claim(head, nth));
         let source = match claim {
@@ -83,7 +82,7 @@ impl Edge {
         source
     }
 
-    /// Who the hop `nth` from the right says the request is from; none where so many hops have said nothing.
+    /// The source that the hop `nth` from the right reports; `None` if there are fewer entries.
     fn claim(self, head: &Head, nth: u32) -> Option<HopClaim> {
         let address = match self.trusted_header {
             TrustedHeader::XForwardedFor => from_the_right(head, Known::XForwardedFor, nth)?,
@@ -92,8 +91,7 @@ impl Edge {
         Some(address_in(address).map_or(HopClaim::Unreadable, HopClaim::Address))
     }
 
-    /// The scheme that the client used: what the trusted hop says, which is the last that anybody wrote, or
-    /// what was seen here.
+    /// The scheme that the client used: what the trusted hop reports in the last entry, or else what Sluice saw itself.
     fn scheme(self, head: &Head, tls: bool) -> &'static str {
         let last = || from_the_right(head, Known::XForwardedProto, 0);
         let told = (self.trusted_hops > 0).then(last).flatten();
@@ -104,16 +102,16 @@ impl Edge {
     }
 }
 
-/// What a header says of a hop.
+/// What a header reports as the source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum HopClaim {
     Address(IpAddr),
-    /// Something else than an address; whoever that is, it is not the hop that passed it on.
+    /// Not an address; the source is unknown, but it is not the hop that forwarded the request.
     Unreadable,
 }
 
-/// The entry `nth` from the right of a header that lists hops, over all its lines. Nothing to the left of it is
-/// looked at, so nothing there can hide it.
+/// The entry `nth` from the right of a header that lists hops, across all its lines. Nothing to the left of it is read,
+/// so nothing there can hide it.
 fn from_the_right(head: &Head, header: Known, nth: u32) -> Option<&[u8]> {
     let lines: SmallVec<[&[u8]; 4]> = head.values(header.text().as_bytes()).collect();
     let entries = lines.iter().rev().flat_map(|line| line.rsplit(|byte| *byte == b','));
@@ -121,16 +119,16 @@ fn from_the_right(head: &Head, header: Known, nth: u32) -> Option<&[u8]> {
     entries.map(<[u8]>::trim_ascii).nth(nth)
 }
 
-/// An address as hops write it: `203.0.113.9`, `203.0.113.9:4711`, `2001:db8::1`, `[2001:db8::1]:4711`.
+/// Parses an address as hops write it: `203.0.113.9`, `203.0.113.9:4711`, `2001:db8::1`, `[2001:db8::1]:4711`.
 fn address_in(entry: &[u8]) -> Option<IpAddr> {
     let text = std::str::from_utf8(entry).ok()?;
     let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
-    // A zone says which of a host's own links it is, RFC 4007 §11.
+    // A zone names a link of the host that wrote it, RFC 4007 §11.
     let ip = bare.split('%').next().unwrap_or(bare).parse::<IpAddr>().ok();
     ip.or_else(|| Some(text.parse::<SocketAddr>().ok()?.ip()))
 }
 
-/// The value of `for` in an element of `Forwarded`, RFC 7239 §4; empty where it has none.
+/// The value of `for` in an element of `Forwarded`, RFC 7239 §4; empty if there is none.
 fn forwarded_for(element: &[u8]) -> &[u8] {
     let pairs = element.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
     let value = pairs.rev().find_map(|pair| {
@@ -150,12 +148,12 @@ fn forwarded_element(peer: Peer, scheme: &str) -> String {
     }
 }
 
-/// The address of a client as text; empty where it has none.
+/// The address of a client as text; empty if it has none.
 pub fn address_of(peer: Peer) -> String {
     peer.ip().map_or_else(String::new, |ip| ip.to_canonical().to_string())
 }
 
-/// Adds an entry to a header that lists hops, and is there.
+/// Appends an entry to an existing header that lists hops.
 fn append(head: &mut Head, header: Known, entry: &[u8]) {
     let name = header.text().as_bytes();
     let mut all: Vec<&[u8]> = head.values(name).collect();
@@ -176,7 +174,7 @@ mod tests {
         Edge { trusted_hops: hops, ..Edge::default() }
     }
 
-    /// Applies an edge to a request with these lines of a header; what endpoints get, and who it is from.
+    /// Applies an edge to a request with these lines of a header; returns what endpoints receive, and the source.
     fn applied(edge: Edge, name: &[u8], lines: &[&[u8]]) -> (Vec<u8>, Peer) {
         let mut head = Head::request("GET", "", "a", "/");
         lines.iter().for_each(|line| head.append(name, line));

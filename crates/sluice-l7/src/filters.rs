@@ -1,8 +1,8 @@
-//! HTTP filters: the seam, and where filters are found by name.
+//! HTTP filters: their interface, and the registry of filters by name.
 //!
-//! Owns: the traits, the words that pass through them, the registry. Refuses to know: which chain or
-//! rule uses which filter. Keeps: filters judge and edit; the runner owns order, buffering, waiting
-//! and answering. Built-in and third-party filters are registered and configured alike.
+//! Owns: the traits, the types that pass through them, the registry. Refuses to know: which chain or rule uses which
+//! filter. Keeps: filters judge and edit; the exchange that runs them owns order, buffering, waiting and responding.
+//! Built-in and third-party filters are registered and configured alike.
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -28,18 +28,18 @@ pub mod rate_limit;
 pub mod request_id;
 pub mod set_headers;
 
-/// A kind of HTTP filter, registered by name. One for the process.
+/// A kind of HTTP filter, registered by name, one per process.
 pub trait HttpFilterFactory: Send + Sync + Debug {
-    /// The name in configurations.
+    /// The name used in configurations.
     fn name(&self) -> &'static str;
 
     /// One sentence for the reference page.
     fn help(&self) -> &'static str;
 
-    /// What its settings look like.
+    /// The shape of its settings.
     fn shape(&self) -> Shape;
 
-    /// Checks the settings of one use; adds what is wrong to `diags`.
+    /// Checks the settings of one use; adds errors to `diags`.
     fn check(
         &self,
         settings: &Node,
@@ -50,13 +50,14 @@ pub trait HttpFilterFactory: Send + Sync + Debug {
 
 /// One use of a filter in a configuration, shared by all workers.
 pub trait HttpFilterPlan: Any + Send + Sync + Debug {
-    /// These settings on top of `under`, those that hold around them: of the chain, or of the virtual host. `None`
-    /// where they replace them, which is what they do unless the filter says otherwise.
+    /// Merges these settings onto `under`, the enclosing settings of the chain or the virtual host. `None` if they
+    /// replace `under`, which is the default.
     fn on_top_of(&self, _under: &dyn HttpFilterPlan) -> Option<Arc<dyn HttpFilterPlan>> {
         None
     }
 
-    /// Whether they say that they replace what holds around them. A chain's replace nothing, so there it is an error.
+    /// Whether the settings ask to replace the enclosing ones. A chain has no enclosing settings, so there it is an
+    /// error.
     fn says_replace(&self) -> bool {
         false
     }
@@ -66,57 +67,57 @@ pub trait HttpFilterPlan: Any + Send + Sync + Debug {
         Vec::new()
     }
 
-    /// The filter on one worker. `owner` names the listener, or the listener and rule, that it belongs
-    /// to; state that shall outlive a reload is kept under it.
+    /// Creates the filter on one worker. `owner` names the listener and chain that it belongs to, and the rule or
+    /// virtual host if its settings are from there; state that outlives a reload is kept under this name.
     fn on_worker(&self, worker: &Rc<WorkerCx>, owner: &str) -> Rc<dyn HttpFilter>;
 }
 
-/// A filter on one worker: sees every request of its chain. What it must remember of one request
-/// between two calls goes into [`Cx::state`].
+/// A filter on one worker; sees every request of its chain. What it must remember of a request between two calls goes
+/// into [`Cx::state`].
 ///
-/// The hooks of a request run in the order of the chain, those of a response in reverse.
+/// The hooks of a request run in the order of the chain, those of a response in reverse order.
 pub trait HttpFilter: Debug {
-    /// The head of a request, before it goes anywhere.
+    /// Called with the head of a request, before it is forwarded.
     fn request_head(&self, _cx: &mut Cx<'_>, _head: &mut Head) -> Step {
         Step::Continue
     }
 
-    /// Whether [`HttpFilter::request_body`] wants to be called for this request.
+    /// Whether [`HttpFilter::request_body`] is to be called for this request.
     fn wants_request_body(&self, _cx: &Cx<'_>) -> bool {
         false
     }
 
-    /// A piece of the request's body; it may be replaced. `last` says that no other follows. Only
-    /// `Continue` and `Reply` can be answered, and a reply only as long as no answer has begun.
+    /// Called with a piece of the request body, which it may replace; `last` means that no other piece follows. Only
+    /// `Continue` and `Reply` are honoured, and `Reply` only as long as no response has begun.
     fn request_body(&self, _cx: &mut Cx<'_>, _body: &mut Body, _last: bool) -> Step {
         Step::Continue
     }
 
-    /// The trailers of a request.
+    /// Called with the trailers of a request.
     fn request_trailers(&self, _cx: &mut Cx<'_>, _trailers: &mut Head) {}
 
-    /// The head of the response, an endpoint's or Sluice's own. `Reply` replaces it; other steps
-    /// than that count as `Continue`.
+    /// Called with the head of the response, from an endpoint or from Sluice itself. `Reply` replaces the response;
+    /// other steps count as `Continue`.
     fn response_head(&self, _cx: &mut Cx<'_>, _head: &mut Head) -> Step {
         Step::Continue
     }
 
-    /// Whether [`HttpFilter::response_body`] wants to be called for this response.
+    /// Whether [`HttpFilter::response_body`] is to be called for this response.
     fn wants_response_body(&self, _cx: &Cx<'_>) -> bool {
         false
     }
 
-    /// A piece of the response's body; it may be replaced.
+    /// Called with a piece of the response body, which it may replace.
     fn response_body(&self, _cx: &mut Cx<'_>, _body: &mut Body, _last: bool) {}
 
-    /// The trailers of the response.
+    /// Called with the trailers of the response.
     fn response_trailers(&self, _cx: &mut Cx<'_>, _trailers: &mut Head) {}
 
-    /// The request has ended, however it did.
+    /// Called when the request has ended, however it ended.
     fn ended(&self, _cx: &mut Cx<'_>) {}
 }
 
-/// What a filter knows of the request beside the message it is given.
+/// What a filter knows of the request besides the message passed to the hook.
 #[derive(Debug)]
 pub struct Cx<'a> {
     /// The worker.
@@ -125,7 +126,7 @@ pub struct Cx<'a> {
     pub conn: &'a ConnFacts,
     /// What is known of the request.
     pub summary: &'a Summary,
-    /// The head of the request, in the hooks of a response.
+    /// The request head, in every hook that is not itself passed it.
     pub request: Option<&'a Head>,
     /// Runtime values.
     pub runtime: &'a Runtime,
@@ -134,7 +135,7 @@ pub struct Cx<'a> {
 }
 
 impl Cx<'_> {
-    /// The request for templates, in a hook that is given its head.
+    /// The request as templates see it, in a hook that is passed its head.
     pub fn view<'v>(&'v self, request: &'v Head) -> View<'v> {
         View { conn: self.conn, request, response: None, summary: self.summary }
     }
@@ -142,18 +143,18 @@ impl Cx<'_> {
 
 /// What a filter decides.
 pub enum Step {
-    /// Go on.
+    /// Continue.
     Continue,
-    /// Answer with this; the request goes no further.
+    /// Respond with this; the request goes no further.
     Reply(Box<Reply>),
-    /// Go on when the whole body is there, or answer 413 when it is larger than so many bytes.
+    /// Continue when the whole body has arrived, or respond with 413 if it is larger than this many bytes.
     Buffer(usize),
-    /// Go on after something else has happened. The request waits, nobody else does.
+    /// Continue after something else has happened. Only this request waits.
     Wait(LocalFuture<Resume>),
 }
 
 impl Step {
-    /// An answer.
+    /// Makes a step that replies.
     pub fn reply(reply: Reply) -> Self {
         Self::Reply(Box::new(reply))
     }
@@ -170,10 +171,10 @@ impl Debug for Step {
     }
 }
 
-/// What a filter does when what it waited for has happened: edits the head, and decides again.
+/// Called when what a filter waited for has happened: edits the head and decides again.
 pub type Resume = Box<dyn FnOnce(&mut Cx<'_>, &mut Head) -> Step>;
 
-/// A filter that needs nothing but its settings: they judge requests themselves.
+/// A filter that needs nothing but its settings, which implement it themselves.
 trait OfSettings: HttpFilter + Setting + Clone + Send + Sync + 'static {
     const NAME: &'static str;
     const HELP: &'static str;
@@ -255,12 +256,12 @@ impl<S: OfSettings> HttpFilterPlan for Use<S> {
     }
 }
 
-/// Filters by name.
+/// The HTTP filters by name.
 #[derive(Clone, Debug)]
 pub struct HttpFilters(BTreeMap<&'static str, Arc<dyn HttpFilterFactory>>);
 
 impl Default for HttpFilters {
-    /// The filters that come with Sluice.
+    /// The built-in filters.
     fn default() -> Self {
         let mut filters = Self(BTreeMap::new());
         filters.register(Arc::new(Ready::<buffer::Buffer>::default()));
@@ -275,17 +276,17 @@ impl Default for HttpFilters {
 }
 
 impl HttpFilters {
-    /// Adds a filter, or replaces the one of that name.
+    /// Adds a filter, or replaces the one with that name.
     pub fn register(&mut self, factory: Arc<dyn HttpFilterFactory>) {
         self.0.insert(factory.name(), factory);
     }
 
-    /// The filter of that name.
+    /// Returns the filter with that name.
     pub fn get(&self, name: &str) -> Option<&Arc<dyn HttpFilterFactory>> {
         self.0.get(name)
     }
 
-    /// Every filter, by name.
+    /// Returns all filters, in the order of their names.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<dyn HttpFilterFactory>> {
         self.0.values()
     }

@@ -1,7 +1,7 @@
-//! Memory for exchanges under way, used again from one to the next.
+//! Memory for exchanges in flight, reused from one to the next.
 //!
-//! Owns: futures that have ended and the room they took. Refuses to know: what runs in them.
-//! Keeps: an exchange needs memory only while it lasts, and in steady state none is allocated for it.
+//! Owns: the slots of futures that have ended. Refuses to know: what runs in them. Keeps: an exchange occupies memory
+//! only while it lasts, and in steady state none is allocated for it.
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -11,13 +11,13 @@ use std::task::{Context, Poll, ready};
 
 use pin_project_lite::pin_project;
 
-/// Slots kept per worker.
+/// Unused slots kept per worker.
 const KEEP: usize = 256;
 
-/// Room for one future, used or not.
+/// A slot for one future, in use or not.
 type Place<I, O> = Pin<Box<dyn ReusableFuture<I, O>>>;
 
-/// Room for futures of one kind, made from `I` and giving `O`.
+/// Slots for futures of one kind, made from `I` and returning `O`.
 pub struct FuturePool<I, O> {
     free: RefCell<Vec<Place<I, O>>>,
     make: Box<dyn Fn() -> Place<I, O>>,
@@ -64,7 +64,7 @@ impl<I, F: Future, M: Fn(I) -> F> ReusableFuture<I, F::Output> for FutureRoom<M,
 }
 
 impl<I: 'static, O: 'static> FuturePool<I, O> {
-    /// No room yet; `make` is the kind of future that runs.
+    /// Creates an empty pool for the futures that `make` returns.
     pub fn new<F, M>(make: M) -> Rc<Self>
     where
         F: Future<Output = O> + 'static,
@@ -76,7 +76,7 @@ impl<I: 'static, O: 'static> FuturePool<I, O> {
         })
     }
 
-    /// Runs a future on room that was used before, if there is any.
+    /// Runs a future in a slot that was used before, if there is one.
     pub fn run(self: &Rc<Self>, input: I) -> Running<I, O> {
         let free = self.free.borrow_mut().pop();
         let mut slot = free.unwrap_or_else(|| (self.make)());
@@ -85,7 +85,7 @@ impl<I: 'static, O: 'static> FuturePool<I, O> {
     }
 }
 
-/// A future in its room; gives the room back when it is dropped.
+/// A future in its slot; returns the slot to the pool on drop.
 pub struct Running<I, O> {
     slot: Option<Place<I, O>>,
     slots: Rc<FuturePool<I, O>>,

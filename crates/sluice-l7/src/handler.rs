@@ -1,8 +1,8 @@
-//! HTTP on one worker: from a stream of bytes to exchanges, one after the other or side by side.
+//! HTTP on one worker: from a byte stream to exchanges, in sequence or concurrently.
 //!
-//! Owns: the choice of version, what of a plan belongs to one worker. Refuses to know: what becomes of a request, and
-//! how a connection of each version goes. Keeps: a connection is driven by one task, and so is each stream of HTTP/2 and
-//! HTTP/3.
+//! Owns: the choice of the HTTP version, and the part of a plan that belongs to one worker. Refuses to know: what
+//! becomes of a request, and how a connection of each version is served. Keeps: one task drives each connection, and
+//! one each stream of HTTP/2 and HTTP/3.
 
 use std::rc::Rc;
 
@@ -28,7 +28,7 @@ use http2::serve_h2;
 
 type ExchangeSlots = FuturePool<Exchange, HttpStream>;
 
-/// HTTP on one worker.
+/// The HTTP handler of a filter chain on one worker.
 #[derive(Debug)]
 pub struct HttpHandler {
     manager: Rc<ConnectionManager>,
@@ -67,15 +67,15 @@ impl StreamHandler for HttpHandler {
     }
 }
 
-/// How many requests of one connection are taken in a row while others wait for their turn.
+/// The number of requests taken from one connection in a row while other connections wait for their turn.
 #[derive(Debug, Default)]
 struct Turn(u8);
 
 impl Turn {
     const REQUESTS: u8 = 16;
 
-    /// Another request is at hand without anybody having waited for it; where it is one too many, others have their
-    /// turn first.
+    /// Counts a request that was available without waiting; after too many in a row, yields so that others get their
+    /// turn.
     async fn took_another(&mut self) {
         self.0 += 1;
         if self.0 >= Self::REQUESTS {
@@ -85,7 +85,7 @@ impl Turn {
     }
 }
 
-/// The reason for the end of a connection that was not in the middle of an exchange.
+/// The reason for the end of a connection outside of an exchange.
 fn quiet_end(conn: &Conn, error: &HttpError) -> Reason {
     match error.kind() {
         ErrorKind::Finished => end::DONE,

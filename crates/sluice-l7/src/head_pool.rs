@@ -1,14 +1,14 @@
-//! Heads that wait for their next use, so that requests allocate none.
+//! A pool of unused heads, so that requests allocate none.
 
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
 
 use sluice_codec::Head;
 
-/// Heads kept per worker.
+/// Unused heads kept per worker.
 const KEEP: usize = 256;
 
-/// Free heads of a worker.
+/// The unused heads of a worker.
 #[derive(Debug, Default)]
 pub struct HeadPool {
     #[allow(clippy::vec_box, reason = "heads move by their boxes, and are large")]
@@ -16,12 +16,12 @@ pub struct HeadPool {
 }
 
 impl HeadPool {
-    /// An empty head.
+    /// Returns an empty head.
     pub fn take(&self) -> Box<Head> {
         self.free.borrow_mut().pop().unwrap_or_default()
     }
 
-    /// Takes a head back.
+    /// Takes a head back into the pool.
     pub fn give(&self, mut head: Box<Head>) {
         let mut free = self.free.borrow_mut();
         if free.len() < KEEP {
@@ -31,12 +31,12 @@ impl HeadPool {
     }
 }
 
-/// A head in use. It can be taken out without an allocation for what stays; after that there is none.
+/// A head in use. It can be moved out without allocating a replacement; after that there is none.
 #[derive(Debug)]
 pub struct PooledHead(Option<Box<Head>>);
 
 impl PooledHead {
-    /// Takes the head out, for good.
+    /// Moves the head out, for good.
     pub fn take(&mut self) -> Box<Head> {
         self.0.take().unwrap_or_default()
     }

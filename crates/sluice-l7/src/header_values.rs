@@ -1,13 +1,13 @@
-//! Parts of field values: media types, parameters of a query, cookies.
+//! Parts of header values and queries: media types, query parameters, cookies.
 //!
-//! Keeps: nothing is decoded and nothing copied; what is found is a piece of what was given.
+//! Keeps: nothing is decoded or copied; results are slices of the input.
 
 /// The media type without its parameters, RFC 9110 §8.3.1.
 pub fn media_type(value: &[u8]) -> &[u8] {
     value.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii()
 }
 
-/// The first parameter of that name, as it is written.
+/// The first query parameter of that name, not decoded.
 pub fn query_parameter<'a>(query: &'a str, name: &str) -> Option<&'a str> {
     query.split('&').find_map(|pair| {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));

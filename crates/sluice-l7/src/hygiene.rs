@@ -1,45 +1,45 @@
-//! Paths and names that mean one thing to everybody who reads them.
+//! The normalisation of paths and header names, so that every reader takes them to mean the same.
 //!
-//! Owns: normalising a path, and names that hide others. Refuses to know: routes.
-//! Keeps: what is normal stays byte for byte; doing it twice is doing it once.
+//! Owns: path normalisation, and header names that can pass for others. Refuses to know: routes. Keeps: a normal path
+//! stays the same byte for byte; normalising twice has the same result as normalising once.
 //!
 //! Source: RFC 3986 §5.2.4 (dots), §6.2.2.2 (percent-encoding).
 
-/// What is done to paths and names.
+/// How paths and header names are normalised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hygiene {
-    /// Remove dot segments, and decode what need not be encoded.
+    /// Whether to remove dot segments and decode what needs no encoding.
     pub normalize: bool,
-    /// Take several slashes for one.
+    /// Whether to merge consecutive slashes into one.
     pub merge_slashes: bool,
-    /// What becomes of `%2F` and `%5C`.
+    /// What to do with `%2F` and `%5C`.
     pub escaped_slashes: EscapedSlashes,
-    /// What becomes of field names with an underscore, which some servers read as a hyphen.
+    /// What to do with header names that contain an underscore, which some servers read as a hyphen.
     pub underscores: Underscores,
 }
 
 sluice_core::choice! {
-    /// What becomes of `%2F` and `%5C` in a path.
+    /// What to do with `%2F` and `%5C` in a path.
     pub enum EscapedSlashes {
-        /// The path is passed on with them.
+        /// Forwards the path with them.
         Keep = "keep",
-        /// The request is refused.
+        /// Refuses the request with 400.
         Reject = "reject",
-        /// They become slashes, and the client is sent there.
+        /// Decodes them as `unescape` does, and redirects the client to the resulting path.
         Redirect = "redirect",
-        /// They become slashes.
+        /// Decodes them to a slash and a backslash; `normalize` turns the backslash into a slash too.
         Unescape = "unescape",
     }
 }
 
 sluice_core::choice! {
-    /// What becomes of field names with an underscore.
+    /// What to do with headers whose names contain an underscore.
     pub enum Underscores {
-        /// They are passed on.
+        /// Forwards them.
         Keep = "keep",
-        /// They are left out.
+        /// Removes them.
         Drop = "drop",
-        /// The request is refused.
+        /// Refuses the request with 400.
         Reject = "reject",
     }
 }
@@ -55,20 +55,20 @@ impl Default for Hygiene {
     }
 }
 
-/// What a path came to.
+/// The outcome of normalising a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PathVerdict {
-    /// It is normal.
+    /// The path is normal.
     Normal,
-    /// It became this.
+    /// The path was changed to this.
     Changed(String),
-    /// The client is to ask for this.
+    /// The client is to be redirected to this.
     Redirect(String),
-    /// It is refused.
+    /// The path is refused.
     Refused,
 }
 
-/// Normalises path and query.
+/// Normalises a path; its query stays as it is.
 pub fn path(hygiene: &Hygiene, path: &str) -> PathVerdict {
     let (only, query) =
         path.split_once('?').map_or((path, None), |(path, query)| (path, Some(query)));
@@ -113,8 +113,8 @@ pub fn path(hygiene: &Hygiene, path: &str) -> PathVerdict {
     if redirect { PathVerdict::Redirect(text) } else { PathVerdict::Changed(text) }
 }
 
-/// The path that a rewrite made, normal again; none where it is refused, or leads to another folder than it
-/// says: a rewrite that makes dot segments was not meant to.
+/// Normalises a path that a rewrite made. `None` if it is refused or contains dot segments, which would lead to another
+/// folder than the rewrite names: no rewrite is meant to make them.
 pub fn rewritten(hygiene: &Hygiene, made: String) -> Option<String> {
     let only = made.split_once('?').map_or(&*made, |(only, _)| only);
     if !only.starts_with('/') || !made.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#') {
@@ -131,7 +131,7 @@ pub fn rewritten(hygiene: &Hygiene, made: String) -> Option<String> {
     }
 }
 
-/// Whether there is anything that might not be normal; most paths need one look.
+/// Whether the path may not be normal; a single scan suffices for most paths.
 fn needs_work(hygiene: &Hygiene, path: &str) -> bool {
     let bytes = path.as_bytes();
     bytes.contains(&b'%')
@@ -157,7 +157,7 @@ fn unescape_slashes(path: &str) -> String {
         .replace("%5C", "\\")
 }
 
-/// Decodes what need not be encoded; none where an encoding is broken or hides a control character.
+/// Decodes what needs no encoding; `None` if an encoding is invalid or hides NUL, CR or LF.
 fn decode_unreserved(path: &str) -> Option<String> {
     let mut out = String::with_capacity(path.len());
     let mut rest = path;
@@ -184,7 +184,7 @@ fn decode_unreserved(path: &str) -> Option<String> {
     Some(out.replace('\\', "/"))
 }
 
-/// Removes dot segments; none where they lead above the root.
+/// Removes dot segments; `None` if they lead above the root.
 fn remove_dots(path: &str) -> Option<String> {
     let Some(rest) = path.strip_prefix('/') else { return Some(path.to_owned()) };
     let mut segments: Vec<&str> = Vec::new();

@@ -1,8 +1,8 @@
-//! The requests under way on one worker, for the page of connections.
+//! The requests in flight on one worker, for the connections page.
 //!
-//! Owns: what an operator wants to know of each while it lasts. Refuses to know: the exchange itself.
-//! Keeps: an entry is there as long as its request; entries are written in place and used again, so nothing is
-//! allocated for one and a long path is cut short.
+//! Owns: what an operator needs to know of each request while it lasts. Refuses to know: the exchange itself. Keeps: an
+//! entry exists as long as its request; entries are overwritten and reused, so none is allocated per request, and long
+//! paths are truncated.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -11,31 +11,31 @@ use std::sync::Arc;
 use sluice_codec::Head;
 use sluice_core::{Moment, Name};
 
-/// Bytes of a method, and of a host and of a path, that are shown.
+/// The bytes kept of a method, and of a host or path.
 const METHOD: usize = 16;
 const SHOWN: usize = 96;
 
-/// The requests under way.
+/// The requests in flight.
 #[derive(Debug, Default)]
 pub struct InFlight(RefCell<RequestTable>);
 
 #[derive(Debug, Default)]
 struct RequestTable {
-    /// Those that have ended too: the next ones are written over them.
+    /// Includes entries of ended requests, which new ones overwrite.
     entries: Vec<Request>,
     free: Vec<usize>,
 }
 
-/// A request under way.
+/// A request in flight.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// The connection that it came on.
+    /// The connection that it arrived on.
     pub connection: u64,
-    /// When its head had come.
+    /// When its headers were complete.
     pub began: Moment,
-    /// The version that the client speaks.
+    /// The HTTP version of the client.
     pub version: &'static str,
-    /// The cluster that it is sent to, and the endpoint that has it.
+    /// The cluster and endpoint that it was sent to.
     pub at: Option<(Name, Arc<str>)>,
     /// Bytes of its body.
     pub received: u64,
@@ -44,7 +44,7 @@ pub struct Request {
     method: Shown<METHOD>,
     host: Shown<SHOWN>,
     path: Shown<SHOWN>,
-    /// Whether it goes on.
+    /// Whether it is still in flight.
     open: bool,
 }
 
@@ -96,18 +96,18 @@ impl Request {
         self.method.text()
     }
 
-    /// The host, cut where it is long.
+    /// The host, truncated if it is long.
     pub fn host(&self) -> String {
         self.host.text()
     }
 
-    /// The path without its query, cut where it is long.
+    /// The path without its query, truncated if it is long.
     pub fn path(&self) -> String {
         self.path.text()
     }
 }
 
-/// A request's entry; it leaves on drop.
+/// The entry of a request; removed on drop.
 #[derive(Debug)]
 pub(crate) struct InFlightEntry {
     of: Rc<InFlight>,
@@ -115,7 +115,7 @@ pub(crate) struct InFlightEntry {
 }
 
 impl InFlight {
-    /// Enters a request.
+    /// Adds a request.
     pub(crate) fn enter(
         self: &Rc<Self>,
         connection: u64,
@@ -137,7 +137,7 @@ impl InFlight {
         InFlightEntry { place, of: Rc::clone(self) }
     }
 
-    /// All of them now, in the order in which they began.
+    /// Returns all requests in flight, in the order in which they began.
     pub fn list(&self) -> Vec<Request> {
         let table = self.0.borrow();
         let mut all: Vec<Request> = table.entries.iter().filter(|one| one.open).cloned().collect();
@@ -147,13 +147,13 @@ impl InFlight {
 }
 
 impl InFlightEntry {
-    /// Notes where it is sent.
+    /// Records where the request is sent.
     pub(crate) fn reach(&self, cluster: &Name, endpoint: &Arc<str>) {
         let at = Some((Arc::clone(cluster), Arc::clone(endpoint)));
         self.of.0.borrow_mut().entries[self.place].at = at;
     }
 
-    /// Notes how much has moved.
+    /// Records how many body bytes were transferred.
     pub(crate) fn count(&self, received: u64, sent: u64) {
         let request = &mut self.of.0.borrow_mut().entries[self.place];
         (request.received, request.sent) = (received, sent);

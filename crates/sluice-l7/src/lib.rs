@@ -1,9 +1,8 @@
-//! HTTP as an upgrade of L4: from a stream of bytes to requests, routed, filtered and answered.
+//! HTTP on top of L4: parses a byte stream into requests, routes and filters them, and responds.
 //!
-//! Owns: route tables, HTTP filters, the life of a request, retries and time-outs, records of
-//! requests. Refuses to know: how messages look on a wire, which version they came in, and the
-//! configuration's text. Keeps: every request that was received is counted, answered or given up for
-//! one reason, and leaves one record.
+//! Owns: route tables, HTTP filters, the life of a request, retries and time-outs, request records. Refuses to know:
+//! the wire format of messages, the HTTP version they arrived in, and the text of the configuration. Keeps: every
+//! request received is counted, responded to or given up for one reason, and leaves one record.
 #![forbid(unsafe_code)]
 
 pub mod attempts;

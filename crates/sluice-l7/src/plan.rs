@@ -1,4 +1,4 @@
-//! HTTP on a chain, as planned for all workers.
+//! The plan for HTTP on a filter chain, shared by all workers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,61 +15,61 @@ use crate::hygiene::Hygiene;
 use crate::routes::RouteCell;
 use crate::runtime::Runtime;
 
-/// HTTP on a chain.
+/// The plan for HTTP on a filter chain.
 #[derive(Clone, Debug)]
 pub struct HttpPlan {
     /// The listener, for metrics.
     pub listener: Name,
-    /// Listener and chain; the state of filters is kept under it.
+    /// The listener and chain; the state of filters is kept under this name.
     pub owner: Name,
     /// The routes.
     pub routes: Arc<RouteCell>,
-    /// The filters in order, by name.
+    /// The filters in order, with their names.
     pub filters: Vec<(&'static str, Arc<dyn HttpFilterPlan>)>,
     /// Runtime values.
     pub runtime: Arc<Runtime>,
-    /// Which requests ask for a host whose clients are authenticated otherwise; `None` where the chains of the
-    /// listener all ask for the same.
+    /// Which requests name a host with other client authentication; `None` if all chains of the listener ask for the
+    /// same.
     pub client_auth: Option<OwnClientAuth>,
-    /// How.
+    /// The options.
     pub options: HttpOptions,
 }
 
-/// How HTTP is spoken with clients.
+/// How HTTP is served to clients.
 #[derive(Clone, Debug)]
 pub struct HttpOptions {
-    /// HTTP/1.
+    /// Options for HTTP/1.
     pub h1: H1Options,
-    /// HTTP/2.
+    /// Options for HTTP/2.
     pub h2: H2Options,
-    /// HTTP/3.
+    /// Options for HTTP/3.
     pub h3: H3Options,
-    /// Whether clients of HTTP/1 and HTTP/2 hear that HTTP/3 is spoken on the same port.
+    /// Whether HTTP/1 and HTTP/2 clients are told that HTTP/3 is served on the same port.
     pub advertise_h3: bool,
-    /// Which versions are spoken.
+    /// The HTTP versions that are served.
     pub versions: Versions,
-    /// Paths and names.
+    /// The normalisation of paths and header names.
     pub hygiene: Hygiene,
-    /// Hops in front.
+    /// The handling of forwarding headers.
     pub edge: Edge,
-    /// How long the head of a request may take.
+    /// How long the headers of a request may take.
     pub head_timeout: Duration,
-    /// How long a client may take between two parts of a body.
+    /// How long a client may pause between two parts of a body.
     pub body_timeout: Duration,
-    /// How long a connection may wait for its next request.
+    /// How long a connection may be idle between requests.
     pub idle_timeout: Option<Duration>,
-    /// Requests on one connection; `None` without end.
+    /// The most requests on one connection; `None` is unlimited.
     pub requests_max: Option<u64>,
 }
 
 sluice_core::choice! {
-    /// Which versions of HTTP are spoken.
+    /// The HTTP versions that are served.
     pub enum Versions {
-        /// HTTP/1 and HTTP/2, told apart by ALPN or by the first bytes.
+        /// HTTP/1 and HTTP/2, distinguished by ALPN or by the first bytes.
         Any = "any",
-        /// HTTP/1 alone.
+        /// HTTP/1 only.
         Http1 = "http1",
-        /// HTTP/2 alone.
+        /// HTTP/2 only.
         Http2 = "http2",
     }
 }

@@ -1,8 +1,8 @@
-//! Connections to endpoints, on one worker: taken, made, used again.
+//! Connections to endpoints, per worker: taken, made and reused.
 //!
-//! Owns: pools per cluster, the wait for a connection, retries under way. Refuses to know: requests.
-//! Keeps: a connection of HTTP/1 carries one request at a time, one of HTTP/2 or HTTP/3 as many as both
-//! sides allow; nobody makes a second one of these while the first is being made.
+//! Owns: a pool per cluster, the wait for a connection, retries in flight. Refuses to know: requests. Keeps: an HTTP/1
+//! connection carries one request at a time, an HTTP/2 or HTTP/3 connection as many as both sides allow; no second one
+//! of the latter is made while the first is being made.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -31,13 +31,13 @@ use tokio::sync::Notify;
 
 use crate::metrics;
 
-/// How often idle connections are looked over.
+/// How often idle connections are swept.
 const SWEEP: Duration = Duration::from_secs(1);
 
-/// How often a wait for a connection looks whether another worker has given one up.
+/// How often a wait for a connection checks whether another worker has given one up.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// Connections of a worker, by cluster.
+/// The connection pools of a worker, by cluster.
 #[derive(Debug, Default)]
 pub struct ClusterPools {
     clusters: RefCell<HashMap<Name, Rc<ClusterPool>, foldhash::fast::RandomState>>,
@@ -46,7 +46,7 @@ pub struct ClusterPools {
 }
 
 impl ClusterPools {
-    /// The connections to a cluster.
+    /// Returns the pool of a cluster; creates it if there is none.
     pub fn to(self: &Rc<Self>, cluster: &Arc<Cluster>, worker: &Rc<WorkerCx>) -> Rc<ClusterPool> {
         if let Some(pool) = self.clusters.borrow().get(&cluster.name)
             && Arc::ptr_eq(&pool.handle.cluster, cluster)
@@ -58,12 +58,12 @@ impl ClusterPools {
         pool
     }
 
-    /// Forgets the connections to clusters that `lives` does not name; those in use stay until they are done.
+    /// Drops the pools of clusters that `lives` does not accept; connections in use stay until they are done.
     pub fn keep_only(&self, lives: impl Fn(&Name) -> bool) {
         self.clusters.borrow_mut().retain(|name, _| lives(name));
     }
 
-    /// Forgets what is counted of endpoints that left `cluster`.
+    /// Drops the metrics of endpoints that left `cluster`.
     pub fn forget_endpoints(&self, cluster: &Name, left: &[Arc<str>]) {
         if let Some(pool) = self.clusters.borrow().get(cluster) {
             pool.counters.endpoints.retain(|endpoint| !left.contains(endpoint));
@@ -71,12 +71,12 @@ impl ClusterPools {
         }
     }
 
-    /// Looks idle connections over until there are none.
+    /// Sweeps idle connections until none are left.
     fn sweep_soon(self: &Rc<Self>, worker: &Rc<WorkerCx>) {
         if self.sweeping.replace(true) {
             return;
         }
-        // Neither is kept alive by it.
+        // The task keeps neither of them alive.
         let (pools, weak) = (Rc::downgrade(self), Rc::downgrade(worker));
         worker.spawn(async move {
             loop {
@@ -96,7 +96,7 @@ impl ClusterPools {
     }
 }
 
-/// Connections to the endpoints of one cluster, and what is counted of them.
+/// Connections to the endpoints of one cluster, and their counters.
 #[derive(Debug)]
 pub struct ClusterPool {
     /// The cluster.
@@ -104,7 +104,7 @@ pub struct ClusterPool {
     h1: Pool<IdleH1>,
     quic: Rc<QuicClients>,
     shared: RefCell<HashMap<Arc<str>, EndpointPool, foldhash::fast::RandomState>>,
-    /// Somebody gave a connection back.
+    /// Notified when a connection is given back.
     freed: Notify,
     waiting: Cell<u64>,
     requests: Cell<u64>,
@@ -113,7 +113,7 @@ pub struct ClusterPool {
     pools: Weak<ClusterPools>,
 }
 
-/// What is counted of a cluster's requests.
+/// The request counters of a cluster.
 #[derive(Debug)]
 pub(crate) struct PoolCounters {
     pub(crate) reused: Counter,
@@ -121,14 +121,14 @@ pub(crate) struct PoolCounters {
     pub(crate) retried: Counter,
     pub(crate) retry_refused: Counter,
     classes: CounterSet<u16>,
-    /// By name; those beyond the limit are `other`.
+    /// By endpoint name; endpoints beyond the limit share `other`.
     endpoints: SeriesSet<Arc<str>, EndpointCounters>,
 }
 
-/// What is counted of one endpoint.
+/// The request counters of one endpoint.
 #[derive(Debug)]
 struct EndpointCounters {
-    /// The label that it goes by.
+    /// The value of its label.
     name: Arc<str>,
     time: Histogram,
     classes: CounterSet<u16>,
@@ -140,30 +140,30 @@ struct IdleH1 {
     claim: Claim,
 }
 
-/// Connections to one endpoint that are shared by many requests.
+/// Connections to one endpoint that many requests share.
 #[derive(Debug)]
 struct EndpointPool {
     endpoint: Arc<EndpointState>,
     open: Vec<Idle<Multiplexed>>,
-    /// One is being made; whoever waits for it is told.
+    /// Set while a connection is being made; notified when that ends.
     connecting: Option<Rc<Notify>>,
     idle_since: Moment,
 }
 
-/// A connection that was taken for a request.
+/// A connection taken for a request.
 #[derive(Debug)]
 #[allow(
     clippy::large_enum_variant,
     reason = "the larger is by far the more frequent, and is not kept"
 )]
 pub enum PooledConn {
-    /// A whole connection of HTTP/1.
+    /// A whole HTTP/1 connection.
     H1(TakenH1),
-    /// A connection with room for a request beside others.
+    /// A shared connection with room for another request.
     Shared(Multiplexed),
 }
 
-/// A connection of HTTP/1 and what goes back with it.
+/// An HTTP/1 connection, with what must go back with it.
 #[derive(Debug)]
 pub struct TakenH1 {
     /// The connection.
@@ -171,7 +171,7 @@ pub struct TakenH1 {
     ticket: PoolTicket,
 }
 
-/// What belongs to a connection of HTTP/1 while it is in use.
+/// What belongs to an HTTP/1 connection while it is in use.
 #[derive(Debug)]
 pub struct PoolTicket {
     claim: Claim,
@@ -181,12 +181,12 @@ pub struct PoolTicket {
 }
 
 impl TakenH1 {
-    /// The connection and what must go back with it.
+    /// Splits into the connection and what must go back with it.
     pub fn into_parts(self) -> (Box<H1Stream>, PoolTicket) {
         (self.stream, self.ticket)
     }
 
-    /// Whether it carried requests before.
+    /// Whether the connection carried requests before.
     pub const fn is_reused(&self) -> bool {
         self.ticket.requests > 0
     }
@@ -220,12 +220,12 @@ impl ClusterPool {
         })
     }
 
-    /// Takes a connection to `endpoint`: one that is there, or a new one. Waiting for one that others use or make is
-    /// bounded by `connect_timeout`, and so is making one. Only a failure to make one is noted against the endpoint,
-    /// and once, however many requests wait for it.
+    /// Takes a connection to `endpoint`: an existing one, or else a new one. Waiting for a connection that others use
+    /// or make is bounded by `connect_timeout`, and so is making one. Only a failure to make a connection counts
+    /// against the endpoint, and only once, however many requests wait for it.
     ///
     /// # Errors
-    /// Why there is none.
+    /// Why there is no connection.
     pub async fn take(
         self: &Rc<Self>,
         worker: &Rc<WorkerCx>,
@@ -246,7 +246,7 @@ impl ClusterPool {
             }
             match self.handle.claim_shared(endpoint) {
                 Ok(claim) => return self.make_in_time(worker, endpoint, options, claim).await,
-                // Where there may be no other connection, one with stalled streams is better than none.
+                // If no other connection may be made, one with stalled streams is better than none.
                 Err(_)
                     if let Some(connection) =
                         self.take_shared(worker.now(), endpoint, |_| false) =>
@@ -276,7 +276,7 @@ impl ClusterPool {
             .inspect_err(|failure| self.handle.note_failure(worker, endpoint, failure.why))
     }
 
-    /// No connection may be made, and enough requests wait for one that is there.
+    /// The failure when no connection may be made and enough requests wait for an existing one.
     fn full(&self, why: sluice_core::Reason) -> ConnectFailure {
         let pending = self.handle.cluster.peek_plan().pending_max;
         let shortage = self.handle.cluster.shortage(why).unwrap_or_default();
@@ -284,13 +284,13 @@ impl ClusterPool {
         ConnectFailure { why, errno: None, detail: Some(detail) }
     }
 
-    /// Waits until a connection may be free, or refuses where enough wait already.
+    /// Waits until a connection may be free; fails if enough requests wait already.
     async fn wait_for_room(&self, why: sluice_core::Reason) -> Result<(), ConnectFailure> {
         if self.waiting.get() >= self.handle.cluster.peek_plan().pending_max {
             return Err(self.full(why));
         }
         let waiting = Count::enter(&self.waiting);
-        // A connection may also be given up by another worker, who tells nobody.
+        // Another worker may also give up a connection, without notifying this one.
         tokio::select! {
             () = self.freed.notified() => {}
             () = tokio::time::sleep(LOOK) => {}
@@ -299,7 +299,7 @@ impl ClusterPool {
         Ok(())
     }
 
-    /// Takes a connection that is there.
+    /// Takes an existing connection, if one is usable.
     pub(crate) fn take_idle(
         &self,
         worker: &WorkerCx,
@@ -360,7 +360,7 @@ impl ClusterPool {
         let plan = self.handle.cluster.plan();
         let generation = self.handle.cluster.generation();
         let started = worker.now();
-        // Whether it will be shared is known only afterwards where TLS decides; then nobody waits.
+        // If TLS decides, it is only known afterwards whether the connection is shared; then no request waits for it.
         let shares = matches!(plan.protocol, HttpVersion::Http2 | HttpVersion::Http3);
         let connecting = shares.then(|| Connecting::begin(self, endpoint, started));
         let connection = if plan.protocol == HttpVersion::Http3 {
@@ -389,7 +389,7 @@ impl ClusterPool {
                 detail: Some(error.to_string()),
             })?)
         };
-        // Only now: an endpoint that takes connections and fails every handshake has failed.
+        // Only now: an endpoint that accepts connections but fails every handshake has failed.
         self.handle.note_connected(worker, endpoint, started);
         let made = worker.now();
         let mut idle = Idle::new(connection.clone(), made, generation);
@@ -405,7 +405,7 @@ impl ClusterPool {
         Ok(PooledConn::Shared(connection))
     }
 
-    /// Takes a connection of HTTP/1 back after a request. It is closed unless it may be used again.
+    /// Takes an HTTP/1 connection back after a request; closes it unless it may be reused.
     pub fn give_back(
         &self,
         worker: &Rc<WorkerCx>,
@@ -429,7 +429,8 @@ impl ClusterPool {
         }
     }
 
-    /// Closes what is too old, dead, or leads nowhere; whether anything is left.
+    /// Closes connections that are dead, too old, idle for too long, or to endpoints that left; returns whether any
+    /// remain.
     fn sweep(&self, worker: &WorkerCx) -> bool {
         let now = worker.now();
         self.h1.sweep(now, |pooled| pooled.stream.is_quiet(worker));
@@ -439,7 +440,7 @@ impl ClusterPool {
         self.shared.borrow_mut().retain(|_, endpoint_pool| {
             let stays = cluster.has_member(&endpoint_pool.endpoint);
             let lain = now.since(endpoint_pool.idle_since) >= plan.reuse.idle_timeout;
-            // Dropping the last handle lets the connection end once its streams have.
+            // After the last handle is dropped, the connection ends once its streams have ended.
             endpoint_pool.open.retain_mut(|idle| {
                 let busy = idle.connection.open_streams() > 0;
                 if busy {
@@ -455,15 +456,15 @@ impl ClusterPool {
         !self.h1.is_empty() || !self.shared.borrow().is_empty()
     }
 
-    /// Counts a request under way.
+    /// Counts a request in flight.
     pub(crate) fn enter_request(self: &Rc<Self>) -> InFlightGuard {
         self.requests.set(self.requests.get() + 1);
         InFlightGuard { pool: Rc::clone(self), retry: false }
     }
 
-    /// Counts a retry under way, where there may be another.
+    /// Counts a retry in flight, unless the limit on retries is reached.
     pub(crate) fn enter_retry(self: &Rc<Self>) -> Option<InFlightGuard> {
-        // As many as the limit, or a fifth of what is under way where that is more.
+        // The limit, or a fifth of the requests in flight if that is more.
         let max = self.handle.cluster.peek_plan().retries_max.max(self.requests.get() / 5);
         if self.retries.get() >= max {
             self.counters.retry_refused.increment();
@@ -476,7 +477,7 @@ impl ClusterPool {
 }
 
 impl PoolCounters {
-    /// Counts an answer of an endpoint by its class, 0 being none, and how long its head took.
+    /// Counts a response of an endpoint by its class (0 is none), and the time to its headers.
     pub(crate) fn count(
         &self,
         worker: &WorkerCx,
@@ -509,7 +510,7 @@ impl PoolCounters {
     }
 }
 
-/// The label for a class of statuses.
+/// The label of a class of statuses.
 pub(crate) const fn class_word(class: u16) -> &'static str {
     match class {
         1 => "1xx",
@@ -521,10 +522,10 @@ pub(crate) const fn class_word(class: u16) -> &'static str {
     }
 }
 
-/// Time between pings to an endpoint that says nothing.
+/// Time between pings to a silent endpoint.
 const PING: Duration = Duration::from_secs(30);
 
-/// Whether TLS agreed on HTTP/2.
+/// Whether TLS (ALPN) agreed on HTTP/2.
 fn agreed_on_h2(stream: &Stream) -> bool {
     match stream {
         Stream::Raw(_) => false,
@@ -538,7 +539,7 @@ impl EndpointPool {
     }
 }
 
-/// A connection of HTTP/2 that is being made; whoever waits is told when it is, or is not.
+/// A shared connection that is being made; waiting requests are notified when that succeeds or fails.
 struct Connecting {
     pool: Rc<ClusterPool>,
     endpoint: Arc<str>,
@@ -566,7 +567,7 @@ impl Drop for Connecting {
     }
 }
 
-/// A request or retry under way; given back on drop.
+/// A request or retry in flight; uncounted on drop.
 #[derive(Debug)]
 pub(crate) struct InFlightGuard {
     pool: Rc<ClusterPool>,
@@ -580,7 +581,7 @@ impl Drop for InFlightGuard {
     }
 }
 
-/// One more, as long as it lives.
+/// Counts one more, as long as it lives.
 struct Count<'a>(&'a Cell<u64>);
 
 impl<'a> Count<'a> {

@@ -1,8 +1,8 @@
 //! QUIC on a UDP socket of a worker: from a client's first packet to its chain, and to HTTP/3.
 //!
-//! Owns: the endpoint under a listener's plans that come and go, clients whose hello is not whole yet.
-//! Refuses to know: what QUIC does with packets, and the life of a request. Keeps: a chain is chosen before a
-//! client is answered, so that its certificates, and who else it asks for, are those of its chain.
+//! Owns: the endpoint, across the changing plans of its listener; clients whose ClientHello is incomplete. Refuses to
+//! know: how QUIC processes packets, and the life of a request. Keeps: a chain is chosen before the handshake with a
+//! client starts, so that the certificates and the client authentication are those of the chain.
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -37,18 +37,18 @@ use tokio::sync::Notify;
 use crate::handler::HttpHandler;
 use crate::{metrics, reasons};
 
-/// How long a client may take for its hello.
+/// How long a client may take to send its ClientHello.
 const HELLO_TIME: Duration = Duration::from_secs(5);
 
-/// Records in a second of clients that speak another version of QUIC, per socket: any packet makes one.
+/// Records per second and socket of clients with an unsupported QUIC version: any packet can cause one.
 const VERSIONS_RECORDED: u32 = 10;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// How long the handshake of a connection may go on that is served already.
+/// How long the handshake of a connection may go on that is already served (0-RTT).
 const EARLY_TIME: Duration = Duration::from_secs(10);
 
-/// A UDP socket of a worker on which QUIC ends, over all the plans that come and go.
+/// A UDP socket of a worker that terminates QUIC, across the changing plans of its listener.
 #[derive(Debug)]
 pub struct QuicSlot {
     worker: Rc<WorkerCx>,
@@ -57,16 +57,16 @@ pub struct QuicSlot {
     first_packets: Rc<FirstPackets>,
     place: ReuseportMember,
     options: RefCell<QuicOptions>,
-    /// What chains shake hands with, by their TLS.
+    /// The QUIC servers of chains, by their TLS configuration.
     servers: RefCell<Vec<(Arc<TlsConfig>, QuicServer)>>,
-    /// Handshakes under way, waiting for hellos included.
+    /// Handshakes in flight, including those that wait for a ClientHello.
     greeting: Rc<Cell<u32>>,
     retries: Counter,
     draining: Cell<bool>,
     wake: Notify,
 }
 
-/// Counts a handshake under way.
+/// Counts a handshake in flight.
 struct Greeting(Rc<Cell<u32>>);
 
 impl Greeting {
@@ -82,21 +82,22 @@ impl Drop for Greeting {
     }
 }
 
-/// The hellos of a socket, with the clock that they go by.
+/// The handling of first packets on a socket: ClientHellos, and unsupported versions.
 #[derive(Debug)]
 struct FirstPackets {
     worker: Rc<WorkerCx>,
     hellos: Hellos,
     listener: RefCell<Rc<Listener>>,
-    /// Where clients arrive.
+    /// The address that clients connect to.
     local: SocketAddr,
     unknown_versions: Counter,
-    /// Records of them since a moment.
+    /// The start of the current second, and the records of unsupported versions in it.
     recorded: Cell<(Moment, u32)>,
 }
 
 impl FirstPackets {
-    /// Counts a client of a version that is not spoken here, and records some. The library tells them which one is.
+    /// Counts a client with an unsupported version, and records some. The QUIC library tells them which one is
+    /// supported.
     fn refuse_version(&self, now: Moment, from: SocketAddr, version: u32) {
         self.unknown_versions.increment();
         let (mut since, mut count) = self.recorded.get();
@@ -117,7 +118,7 @@ impl FirstPacketHook for FirstPackets {
     fn long(&self, from: SocketAddr, datagram: &[u8]) {
         let now = self.worker.now();
         match version_of_long(datagram) {
-            // Shorter ones are not answered, RFC 9000 §6.1. Version 0 lists versions; only servers send it.
+            // Shorter datagrams get no reply, RFC 9000 §6.1. Version 0 is Version Negotiation, which only servers send.
             Some(version) if version > 1 && datagram.len() >= DATAGRAM_MIN => {
                 self.refuse_version(now, from, version);
             }
@@ -131,10 +132,10 @@ impl FirstPacketHook for FirstPackets {
 }
 
 impl QuicSlot {
-    /// A socket that serves `listener` from now on.
+    /// Opens QUIC on a socket, to serve `listener` from now on.
     ///
     /// # Errors
-    /// The socket does not take the options that QUIC wants, or no chain ends TLS.
+    /// The socket does not accept the options that QUIC needs, or no chain terminates TLS.
     pub fn new(
         socket: OwnedFd,
         place: ReuseportMember,
@@ -180,14 +181,14 @@ impl QuicSlot {
         self.servers.borrow_mut().clear();
     }
 
-    /// Takes no new connections; the socket is closed when the last one has ended.
+    /// Stops accepting connections; the socket is closed when the last one has ended.
     pub fn drain(&self) {
         self.draining.set(true);
         self.endpoint.drain();
         self.wake.notify_one();
     }
 
-    /// Takes connections until drained, and lives as long as they do.
+    /// Accepts connections until drained, then waits until the last one has ended.
     pub async fn run(self: Rc<Self>) {
         loop {
             let accepted = tokio::select! {
@@ -203,10 +204,10 @@ impl QuicSlot {
         self.endpoint.ended().await;
     }
 
-    /// Waits for a client's hello and begins the life of its connection.
+    /// Waits for a client's ClientHello, then starts the life of its connection.
     async fn handshake(self: Rc<Self>, mut incoming: Incoming) {
         if self.greeting.get() >= self.options.borrow().retry_above {
-            // It costs a packet and no memory; whoever lies about their address does not answer.
+            // A Retry costs a packet and no memory; a client with a spoofed address does not reply to it.
             match incoming.ask_again() {
                 Some(shown) => incoming = shown,
                 None => return self.retries.increment(),
@@ -218,7 +219,7 @@ impl QuicSlot {
         let timer = Timer::new(&self.worker.timers);
         let by = self.worker.now().after(HELLO_TIME);
         let hello = poll_fn(|cx| self.first_packets.hellos.poll_facts(cx, [&first, &retried]));
-        // Whoever sends no hello is not answered: there is nobody to be polite to.
+        // A client that sends no ClientHello gets no reply.
         let Ok(Some(facts)) = timer.until(by, hello).await else { return incoming.ignore() };
         let arrived = self.first_packets.local;
         let local = incoming.local_ip().map_or(arrived, |ip| (ip, arrived.port()).into());
@@ -227,7 +228,7 @@ impl QuicSlot {
         start_quic(&listener, &self.worker, client, facts, Peer::Ip(source), Peer::Ip(local));
     }
 
-    /// What is shaken hands with for a chain's TLS.
+    /// Returns the QUIC server for a chain's TLS configuration.
     fn server(&self, tls: &Arc<TlsConfig>) -> Result<QuicServer, String> {
         let mut servers = self.servers.borrow_mut();
         if let Some((_, server)) = servers.iter().find(|(of, _)| Arc::ptr_eq(of, tls)) {
@@ -239,7 +240,7 @@ impl QuicSlot {
     }
 }
 
-/// A client that has said its hello. Dropped before it has shaken hands, it is turned away.
+/// A client that has sent its ClientHello. If it is dropped before the handshake, the client is refused.
 struct Client {
     incoming: Incoming,
     slot: Rc<QuicSlot>,
@@ -261,7 +262,8 @@ impl QuicClient for Client {
             let (connection, still_shaking) =
                 shaken.map_err(|error| (reasons::QUIC_PROTOCOL, error.to_string()))?;
             if let Some(ended) = still_shaking {
-                // It counts among the handshakes under way until it has ended, which it has to.
+                // It counts as a handshake in flight until the handshake has ended; the time-out guarantees that it
+                // does.
                 let (timer, conn) = (Timer::new(&slot.worker.timers), Rc::clone(&conn));
                 let by = slot.worker.now().after(EARLY_TIME);
                 slot.worker.spawn(async move {
@@ -276,7 +278,7 @@ impl QuicClient for Client {
             let serve: Serve = Box::new(move |handler: Rc<dyn StreamHandler>, conn: Rc<Conn>| {
                 match (handler as Rc<dyn Any>).downcast::<HttpHandler>() {
                     Ok(http) => Box::pin(http.serve_quic(connection, conn)),
-                    // The plan lets only chains in that speak HTTP.
+                    // The plan admits only chains that serve HTTP.
                     Err(_) => Box::pin(std::future::ready(end::FORCED)),
                 }
             });

@@ -1,7 +1,7 @@
 //! The record of a request, and the operators that name its values.
 //!
-//! Owns: what is known of a request while it runs and when it has ended. Refuses to know: where
-//! records go. Keeps: operators mean in header values what they mean in records.
+//! Owns: what is known of a request while it is in flight and after it has ended. Refuses to know: where records go.
+//! Keeps: operators mean the same in header values as in records.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ macro_rules! operators {
     ($($name:ident = $text:literal $(($argument:literal))?, $help:literal;)+) => {
         $(const $name: Operator =
             Operator { name: $text, argument: operators!(@argument $($argument)?), help: $help };)+
-        /// Every operator of requests.
+        /// All operators of requests.
         pub const OPERATORS: &[&Operator] = &[$(&$name),+];
     };
     (@argument) => { None };
@@ -72,10 +72,10 @@ operators! {
     TRACE_ID = "TRACE_ID", "The trace that `traceparent` names.";
 }
 
-/// The text format that `format: text` stands for where a sink takes requests alone: Envoy's.
+/// The text format behind `format: text` for a sink that takes only requests; modelled on Envoy's.
 pub const DEFAULT_TEXT: &str = "[%START_TIME%] \"%METHOD% %PATH% %PROTOCOL%\" %RESPONSE_CODE% %RESPONSE_FLAGS% %BYTES_RECEIVED% %BYTES_SENT% %DURATION% \"%REQ(X-FORWARDED-FOR)%\" \"%REQ(USER-AGENT)%\" \"%REQ(X-REQUEST-ID)%\" \"%HOST%\" \"%UPSTREAM_HOST%\" %REASON%";
 
-/// Headers that records in JSON have of their own accord, by name.
+/// Headers that JSON records contain by default, by key.
 pub const DEFAULT_HEADERS: &[(&str, &str)] = &[
     ("user_agent", "%REQ(USER-AGENT)%"),
     ("request_id", "%REQ(X-REQUEST-ID)%"),
@@ -83,7 +83,7 @@ pub const DEFAULT_HEADERS: &[(&str, &str)] = &[
     ("referer", "%REQ(REFERER)%"),
 ];
 
-/// What the requests of a connection share.
+/// The facts about a connection that its requests share.
 #[derive(Clone, Debug)]
 pub struct ConnFacts {
     id: u64,
@@ -96,7 +96,7 @@ pub struct ConnFacts {
 }
 
 impl ConnFacts {
-    /// Those of a connection that was handed to its handler.
+    /// The facts about a connection that was handed to its handler.
     pub fn of(info: &ConnInfo) -> Self {
         Self {
             id: info.id,
@@ -110,46 +110,46 @@ impl ConnFacts {
     }
 }
 
-/// What is known of a request beside its heads.
+/// What is known of a request besides its heads.
 #[derive(Clone, Debug)]
 pub struct Summary {
     /// Its number.
     pub id: u64,
-    /// Wall time of its beginning, since the Unix epoch.
+    /// The wall-clock time at which it began, since the Unix epoch.
     pub started: Duration,
     /// How long it has lasted.
     pub lasted: Duration,
-    /// When the request had come whole, since its beginning.
+    /// When the request was received completely, since its beginning.
     pub request_end: Option<Duration>,
-    /// When the head of the response came, since its beginning.
+    /// When the response headers were received, since its beginning.
     pub response_start: Option<Duration>,
-    /// The version that the client spoke.
+    /// The HTTP version of the client.
     pub version: Version,
-    /// The version that the endpoint spoke.
+    /// The HTTP version of the endpoint.
     pub upstream_version: Option<Version>,
-    /// Path and query as they came; empty where nothing changed them.
+    /// Path and query as received; empty if nothing changed them.
     pub original_path: String,
-    /// Who it comes from.
+    /// The source address of the client.
     pub source: Peer,
     /// The rule.
     pub route: Option<Name>,
     /// The cluster.
     pub cluster: Option<Name>,
-    /// Endpoints tried.
+    /// The attempts, in order.
     pub attempts: SmallVec<[Attempt; 1]>,
     /// Bytes of the request's body.
     pub received: u64,
     /// Bytes of the response's body.
     pub sent: u64,
-    /// The status; 0 where none was sent.
+    /// The status; 0 if none was sent.
     pub status: u16,
-    /// The gRPC status in the trailers.
+    /// The gRPC status, from the trailers or from the headers of a response without a body.
     pub grpc_status: Option<u32>,
     /// Why it ended.
     pub reason: Option<Reason>,
     /// How the status came about.
     pub details: Cow<'static, str>,
-    /// What the system or the codec said.
+    /// What the system or the codec reported.
     pub detail: Option<Box<str>>,
 }
 
@@ -158,16 +158,16 @@ pub struct Summary {
 pub struct View<'a> {
     /// Its connection.
     pub conn: &'a ConnFacts,
-    /// Its head.
+    /// The request head.
     pub request: &'a Head,
-    /// The head of the response, once there is one.
+    /// The response head, once there is one.
     pub response: Option<&'a Head>,
-    /// The rest.
+    /// Everything else.
     pub summary: &'a Summary,
 }
 
 impl View<'_> {
-    /// The value of an operator.
+    /// Returns the value of an operator.
     pub fn field<'f>(&self, operator: &Operator, argument: &str) -> TemplateField<'f> {
         let owned = |text: Option<&str>| TemplateField::from(text.map(str::to_owned));
         let (conn, request, summary) = (self.conn, self.request, self.summary);
@@ -278,7 +278,7 @@ fn header(head: &Head, name: &str) -> Option<String> {
     head.get_named(name.as_bytes()).map(|value| String::from_utf8_lossy(value).into_owned())
 }
 
-/// `NAME` or `NAME?OTHER`.
+/// Resolves `NAME` or `NAME?OTHER`.
 fn either<'f>(argument: &str, get: impl Fn(&str) -> Option<String>) -> TemplateField<'f> {
     let (name, other) = argument.split_once('?').unwrap_or((argument, ""));
     get(name).or_else(|| get(other).filter(|_| !other.is_empty())).into()

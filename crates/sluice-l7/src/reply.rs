@@ -1,8 +1,8 @@
-//! Answers of Sluice's own.
+//! Local replies: the responses that Sluice generates itself.
 //!
-//! Owns: what an answer says and how it is dressed for the client. Refuses to know: when one is given.
-//! Keeps: a gRPC client gets a gRPC status, RFC-less but as every gRPC library expects; the body says
-//! as much as Envoy's, so that what greps for it goes on working.
+//! Owns: the content of a reply, and its form for the client. Refuses to know: when a reply is sent. Keeps: a gRPC
+//! client gets a gRPC status, which no RFC defines but every gRPC library expects; the body contains as much as
+//! Envoy's, so that tools that grep for it keep working.
 
 use std::borrow::Cow;
 
@@ -12,27 +12,27 @@ use sluice_core::Reason;
 
 use crate::reasons;
 
-/// An answer of Sluice's own.
+/// A response that Sluice generates itself.
 #[derive(Clone, Debug)]
 pub struct Reply {
     /// The status.
     pub status: u16,
-    /// Why.
+    /// The reason.
     pub reason: Reason,
-    /// The word for records, `%RESPONSE_CODE_DETAILS%`.
+    /// The value of `%RESPONSE_CODE_DETAILS%` in records.
     pub details: Cow<'static, str>,
-    /// Fields beside those that every answer has.
+    /// Headers besides those that every response has.
     pub fields: Vec<(Cow<'static, str>, String)>,
     /// The body; empty for none.
     pub body: Bytes,
     /// Its media type.
     pub content_type: Cow<'static, str>,
-    /// Whether the connection ends with it.
+    /// Whether the connection is closed after it.
     pub close: bool,
 }
 
 impl Reply {
-    /// An answer with a body of plain text.
+    /// Creates a reply with a plain-text body.
     pub fn new(
         status: u16,
         reason: Reason,
@@ -50,38 +50,38 @@ impl Reply {
         }
     }
 
-    /// The same with a field.
+    /// Adds a header.
     #[must_use]
     pub fn with(mut self, name: impl Into<Cow<'static, str>>, value: impl Into<String>) -> Self {
         self.fields.push((name.into(), value.into()));
         self
     }
 
-    /// The same, and the connection ends with it.
+    /// Closes the connection after the reply.
     #[must_use]
     pub const fn closing(mut self) -> Self {
         self.close = true;
         self
     }
 
-    /// An answer to a request that cannot be passed on with one meaning.
+    /// Creates the reply to a request that cannot be forwarded with one unambiguous meaning.
     pub fn malformed(details: impl Into<Cow<'static, str>>, body: impl Into<Bytes>) -> Self {
         Self::new(400, reasons::MALFORMED, details, body)
     }
 
-    /// A redirect. A `location` that is a path begins with one slash: with two, browsers take what follows for
-    /// another host, and a backslash for a slash (RFC 3986 §4.2, WHATWG URL).
+    /// Creates a redirect. A `location` that is a path is made to start with a single slash: with two, browsers take
+    /// what follows for another host, and they take a backslash for a slash (RFC 3986 §4.2, WHATWG URL).
     pub fn redirect(status: u16, location: String) -> Self {
         let path = location.trim_start_matches(['/', '\\']);
         let location = if path.len() < location.len() { format!("/{path}") } else { location };
         Self::new(status, reasons::LOCAL, "direct_response", "").with("location", location)
     }
 
-    /// Fills the head of the answer to a request; returns whether a body goes with it.
+    /// Fills the head of the response; returns whether a body follows.
     pub fn dress(&self, head: &mut Head, grpc: bool) -> bool {
         head.clear();
         if grpc {
-            // A head alone, with the status that the HTTP status stands for.
+            // Trailers-only, with the gRPC status for the HTTP status.
             head.set_status(200);
             head.append_known(Known::ContentType, b"application/grpc");
             head.append_known(Known::GrpcStatus, grpc_status(self.status).to_string().as_bytes());
@@ -107,7 +107,7 @@ impl Reply {
     }
 }
 
-/// The gRPC status for an HTTP status, as gRPC's own table has it.
+/// Maps an HTTP status to a gRPC status, by gRPC's own table.
 pub const fn grpc_status(status: u16) -> u32 {
     match status {
         200 => 0,
@@ -122,7 +122,7 @@ pub const fn grpc_status(status: u16) -> u32 {
     }
 }
 
-/// A gRPC message on the wire: percent-encoded where it is not visible ASCII.
+/// Encodes a gRPC message for the wire: percent-encoded, except for printable ASCII other than `%`.
 fn percent_encode(text: &[u8]) -> String {
     let mut out = String::new();
     for byte in text {

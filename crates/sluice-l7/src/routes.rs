@@ -1,8 +1,8 @@
-//! Route tables: from a request to the rule that says what becomes of it.
+//! Route tables: from a request to the rule that determines what becomes of it.
 //!
-//! Owns: virtual hosts, rules, what they match and what they do. Refuses to know: streams, filters.
-//! Keeps: the first rule in order that matches wins; the index only leaves out rules that cannot
-//! match, so it never changes which one that is.
+//! Owns: virtual hosts, rules, what they match and what they do. Refuses to know: streams, filters. Keeps: the first
+//! matching rule in order wins; the index only leaves out rules that cannot match, so it never changes which rule that
+//! is.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -30,8 +30,7 @@ mod tests;
 use index::{HostIndex, RuleIndex};
 pub use paths::PathMatch;
 
-/// A table by name, put in force whole. Lives on over reloads; requests read it when their head is
-/// complete.
+/// A named table that is replaced as a whole. Survives reloads; a request reads it when its headers are complete.
 #[derive(Debug)]
 pub struct RouteCell {
     /// Its name in the configuration.
@@ -40,7 +39,7 @@ pub struct RouteCell {
 }
 
 impl RouteCell {
-    /// A cell with a first table.
+    /// Creates a cell with a first table.
     pub fn new(name: Name, table: Arc<RouteTable>) -> Self {
         Self { name, table: ArcSwap::new(table) }
     }
@@ -65,21 +64,21 @@ impl RouteCell {
 #[derive(Debug)]
 pub struct RouteTable {
     hosts: HostIndex,
-    /// In the order in which they were written.
+    /// In the order of the configuration.
     pub virtual_hosts: Vec<VirtualHost>,
-    /// Every cluster that a rule may choose by name of its own.
+    /// The clusters that rules name.
     pub clusters: Vec<Arc<Cluster>>,
-    /// Every cluster there is, for rules that take the name from the request.
+    /// All clusters, for rules that take the name from the request.
     pub by_name: BTreeMap<Name, Arc<Cluster>>,
-    /// Sets of filter settings that rules have of their own; 0 is the empty set.
+    /// The sets of filter settings that rules and virtual hosts have; 0 is the empty set.
     pub overrides: Vec<OverrideSet>,
 }
 
 /// Filter settings of a rule and its virtual host, by filter.
 pub type Overrides = Vec<(&'static str, Override)>;
 
-/// Filter settings with the name of the rule or virtual host that they are written in. What their filters remember
-/// is kept under it over reloads.
+/// Filter settings with the name of the rule or virtual host that contains them. The state of their filters is kept
+/// under this name across reloads.
 #[derive(Clone, Debug)]
 pub struct OverrideSet {
     /// The name, unique within the table.
@@ -88,19 +87,19 @@ pub struct OverrideSet {
     pub said: Overrides,
 }
 
-/// What a rule, or its virtual host, says of a filter.
+/// What a rule, or its virtual host, configures for a filter.
 #[derive(Clone, Debug)]
 pub enum Override {
-    /// It is left out.
+    /// The filter is left out.
     Skip,
-    /// It has these settings, on top of the chain's where the filter adds them up.
+    /// The filter has these settings, merged onto the chain's if it supports that.
     Over(Arc<dyn HttpFilterPlan>),
-    /// It has these settings, whatever the chain's are.
+    /// The filter has these settings, whatever the chain's are.
     Instead(Arc<dyn HttpFilterPlan>),
 }
 
 impl Override {
-    /// What holds where `self` is said within `outer`.
+    /// Returns the result of `self` nested within `outer`.
     #[must_use]
     pub fn within(&self, outer: &Self) -> Self {
         match (self, outer) {
@@ -111,13 +110,13 @@ impl Override {
             (Self::Over(own), Self::Instead(under)) => {
                 Self::Instead(own.on_top_of(&**under).unwrap_or_else(|| Arc::clone(own)))
             }
-            // The outer one took the chain's settings away, and they stay away.
+            // The outer one removed the chain's settings, and they stay removed.
             (Self::Over(own), Self::Skip) => Self::Instead(Arc::clone(own)),
             (Self::Skip | Self::Instead(_), _) => self.clone(),
         }
     }
 
-    /// The settings that a request is filtered with, where the chain has `chain`.
+    /// Returns the settings to filter a request with, given the chain's.
     pub fn plan(&self, chain: Option<&dyn HttpFilterPlan>) -> Option<Arc<dyn HttpFilterPlan>> {
         match self {
             Self::Skip => None,
@@ -133,7 +132,7 @@ impl Override {
 /// Hosts that share rules.
 #[derive(Debug)]
 pub struct VirtualHost {
-    /// Which hosts.
+    /// The patterns of the hosts.
     pub hosts: Vec<HostPattern>,
     /// The rules in order.
     pub rules: Vec<Rule>,
@@ -145,54 +144,54 @@ pub struct VirtualHost {
 pub struct Rule {
     /// Its name in records and metrics.
     pub name: Name,
-    /// The path it is for.
+    /// The path that it matches.
     pub path: PathMatch,
-    /// What else must hold; most rules ask for nothing else.
+    /// Further conditions; most rules have none.
     pub conditions: Option<Box<Conditions>>,
-    /// What becomes of the request.
+    /// What to do with the request.
     pub action: Action,
-    /// How; shared by rules that say the same.
+    /// The options of the action; shared by rules with the same options.
     pub options: Arc<RuleOptions>,
     /// Index into [`RouteTable::overrides`].
     pub overrides: u32,
 }
 
-/// What must hold beside the path; empty lists ask for nothing.
+/// Conditions besides the path; an empty list imposes none.
 #[derive(Debug, Default)]
 pub struct Conditions {
-    /// Methods, any of which.
+    /// Methods, any of which must match.
     pub methods: Vec<String>,
-    /// Header fields, all of which.
+    /// Headers, all of which must match.
     pub headers: Vec<(String, ValueMatch)>,
-    /// Media types, any of which; parameters and case do not count.
+    /// Media types, any of which must match; parameters and case are ignored.
     pub content_types: Vec<String>,
-    /// Parameters of the query, all of which.
+    /// Query parameters, all of which must match.
     pub query: Vec<(String, ValueMatch)>,
-    /// Cookies, all of which.
+    /// Cookies, all of which must match.
     pub cookies: Vec<(String, ValueMatch)>,
-    /// Whether the client showed a certificate, or a word that its subject holds.
+    /// Whether the client presented a certificate, or a text that its subject contains.
     pub client_certificate: Option<ClientCertificate>,
-    /// Where it comes from, any of which.
+    /// Source addresses, any of which must match.
     pub sources: Vec<Cidr>,
-    /// gRPC, of this service and method.
+    /// A gRPC request, for this service and method.
     pub grpc: Option<GrpcMatch>,
-    /// A share of requests, by a runtime value.
+    /// A share of requests, set by a runtime value.
     pub runtime: Option<RuntimeShare>,
 }
 
-/// What a client's certificate must be like.
+/// A condition on the client's certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClientCertificate {
-    /// It is there, or it is not.
+    /// It is present, or absent.
     Present(bool),
-    /// Its subject holds this text.
+    /// Its subject contains this text.
     Subject(String),
 }
 
-/// A gRPC service and perhaps a method of it; neither asks for any gRPC at all.
+/// A gRPC service and optionally a method of it; without either, any gRPC request matches.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GrpcMatch {
-    /// The service with its package.
+    /// The service, including its package.
     pub service: Option<String>,
     /// The method.
     pub method: Option<String>,
@@ -201,36 +200,36 @@ pub struct GrpcMatch {
 /// A share of requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuntimeShare {
-    /// The value that says how many in a hundred; without one `percent` holds.
+    /// The name of the runtime value that overrides `percent`, if there is one.
     pub key: Option<String>,
-    /// How many in a hundred where no value says otherwise.
+    /// The percentage, unless a runtime value overrides it.
     pub percent: u64,
 }
 
-/// What a value must be like.
+/// A condition on a value.
 #[derive(Clone, Debug)]
 pub enum ValueMatch {
-    /// Exactly this.
+    /// Is exactly this.
     Exact(String),
-    /// There, or not there.
+    /// Is present, or absent.
     Present(bool),
-    /// Begins so.
+    /// Starts with this.
     Prefix(String),
-    /// Ends so.
+    /// Ends with this.
     Suffix(String),
-    /// Holds this.
+    /// Contains this.
     Contains(String),
-    /// The whole of it matches.
+    /// Matches this regex as a whole.
     Regex(Box<regex::bytes::Regex>),
-    /// Anything but.
+    /// Does not fulfil this condition.
     Not(Box<Self>),
 }
 
 impl ValueMatch {
-    /// Reads a regex, which must match the whole value.
+    /// Parses a regex, which must match the whole value.
     ///
     /// # Errors
-    /// A sentence that says what is wrong with it.
+    /// A sentence that describes what is wrong with it.
     pub fn parse_regex(text: &str) -> Result<Self, String> {
         let whole = regexes::whole(text)?;
         let regex = regex::bytes::RegexBuilder::new(&whole)
@@ -240,7 +239,7 @@ impl ValueMatch {
         Ok(Self::Regex(Box::new(regex)))
     }
 
-    /// Whether a value, or its absence, fits.
+    /// Whether a value, or its absence, fulfils the condition.
     pub fn fits(&self, value: Option<&[u8]>) -> bool {
         match (self, value) {
             (Self::Present(wanted), value) => value.is_some() == *wanted,
@@ -257,50 +256,50 @@ impl ValueMatch {
     }
 }
 
-/// What becomes of a request.
+/// What to do with a request.
 #[derive(Debug)]
 pub enum Action {
-    /// It goes to a cluster: index into [`RouteTable::clusters`].
+    /// Forward it to a cluster: index into [`RouteTable::clusters`].
     Cluster(u32),
-    /// It goes to one of several.
+    /// Forward it to one of several clusters.
     Split(Box<Vec<Share>>),
-    /// It goes to the cluster that a header names.
+    /// Forward it to the cluster that a header names.
     ByHeader(Box<str>),
-    /// The client is sent elsewhere.
+    /// Redirect the client.
     Redirect(Box<Redirect>),
-    /// It is answered here.
+    /// Respond to it directly.
     Direct(Box<Direct>),
 }
 
-/// A cluster's share of a split.
+/// The share of one cluster in a split.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Share {
     /// Index into [`RouteTable::clusters`].
     pub cluster: u32,
-    /// Its weight where no runtime value says otherwise.
+    /// Its weight, unless a runtime value overrides it.
     pub weight: u64,
-    /// The runtime value that does.
+    /// The name of the runtime value that overrides the weight.
     pub runtime: Option<String>,
 }
 
-/// Sending a client elsewhere. What is left out stays as it was asked for.
+/// A redirect. What is `None` stays as requested, except that a new scheme drops the port.
 #[derive(Clone, Debug, Default)]
 pub struct Redirect {
     /// The status.
     pub status: u16,
-    /// Another scheme.
+    /// The new scheme.
     pub scheme: Option<String>,
-    /// Another host.
+    /// The new host.
     pub host: Option<String>,
-    /// Another port.
+    /// The new port.
     pub port: Option<u16>,
-    /// Another path.
+    /// The new path.
     pub path: Option<PathRewrite>,
     /// Whether the query is dropped.
     pub strip_query: bool,
 }
 
-/// An answer of Sluice's own.
+/// A response that Sluice generates itself.
 #[derive(Clone, Debug)]
 pub struct Direct {
     /// The status.
@@ -311,14 +310,14 @@ pub struct Direct {
     pub content_type: String,
 }
 
-/// How a path becomes another.
+/// How to rewrite a path.
 #[derive(Clone, Debug)]
 pub enum PathRewrite {
-    /// What the rule's prefix matched is replaced.
+    /// Replaces what the rule's prefix matched.
     Prefix(String),
-    /// The whole path is replaced; the query stays.
+    /// Replaces the whole path; the query stays unless the new path has one.
     Whole(String),
-    /// What a regex matches is replaced; `$1` stands for a group.
+    /// Replaces what a regex matches; `$1` stands for a group.
     Regex(Box<(regex::Regex, String)>),
 }
 
@@ -336,20 +335,20 @@ impl PartialEq for PathRewrite {
     }
 }
 
-/// How a rule's requests are treated.
+/// How the requests of a rule are handled.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RuleOptions {
     /// Time-outs.
     pub timeouts: Timeouts,
-    /// Trying again.
+    /// Retries.
     pub retry: RetryPlan,
-    /// Another path for the endpoint.
+    /// The path sent to the endpoint.
     pub path: Option<PathRewrite>,
-    /// Another host for the endpoint.
+    /// The host sent to the endpoint.
     pub host: HostRewrite,
-    /// What a hash balancer goes by; the first that gives something.
+    /// What a hash balancer hashes; the first source that yields a value is used.
     pub hash: Vec<HashBy>,
-    /// Protocols that a client may upgrade to.
+    /// The protocols that a client may upgrade to.
     pub upgrades: Vec<String>,
     /// Whether CONNECT may be tunnelled to the cluster.
     pub connect: bool,
@@ -369,16 +368,16 @@ impl Default for RuleOptions {
     }
 }
 
-/// Time-outs of a request; `None` is none.
+/// The time-outs of a request; `None` disables one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
-    /// From the first to the last byte.
+    /// From the request headers to the last byte.
     pub total: Option<Duration>,
-    /// From the end of the request to the head of the response, all tries together.
+    /// From the end of the request to the response headers, in each attempt; when it expires, there is no retry.
     pub response: Option<Duration>,
-    /// The same for one try.
+    /// From the start of an attempt, connecting included, to the response headers.
     pub per_try: Option<Duration>,
-    /// No byte either way.
+    /// Without a byte in either direction.
     pub idle: Option<Duration>,
 }
 
@@ -393,20 +392,20 @@ impl Default for Timeouts {
     }
 }
 
-/// Trying again.
+/// Retries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RetryPlan {
-    /// Tries in all; 1 never tries again for what an endpoint did with a request.
+    /// Attempts in total; with 1, only what [`RetryWhen`] always retries is retried.
     pub attempts: u32,
-    /// What is worth another try.
+    /// The failures to retry.
     pub when: RetryWhen,
-    /// Statuses worth another try.
+    /// The statuses to retry.
     pub statuses: Vec<u16>,
-    /// The longest first wait; the n-th is up to 2^n - 1 times as long, at random.
+    /// The longest first wait; the n-th is up to 2^n - 1 times as long. The wait is random up to that bound.
     pub backoff: Duration,
     /// The longest wait.
     pub backoff_max: Duration,
-    /// Bytes of a request's body that are kept for another try; a longer one is tried once.
+    /// Bytes of a request body that are kept for retries; a request with a longer body is not retried.
     pub body_max: usize,
 }
 
@@ -423,17 +422,18 @@ impl Default for RetryPlan {
     }
 }
 
-/// What is worth another try. What an endpoint cannot have seen is always tried again.
+/// The failures to retry. Always retried are requests that the endpoint cannot have processed, and idempotent requests
+/// whose reused connection ended without a response.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[allow(clippy::struct_excessive_bools, reason = "each is a word of its own in the configuration")]
 pub struct RetryWhen {
-    /// Any status from 500 on, and no answer at all.
+    /// Any status from 500, no response at all, and a time-out of the attempt.
     pub server_error: bool,
-    /// 502, 503, 504.
+    /// 502, 503, 504, and a time-out of the attempt.
     pub gateway_error: bool,
-    /// The endpoint ended the stream before it answered.
+    /// The endpoint ended the stream before it responded.
     pub reset: bool,
-    /// The time for one try was over.
+    /// The attempt timed out.
     pub per_try_timeout: bool,
     /// 409.
     pub conflict: bool,
@@ -441,76 +441,76 @@ pub struct RetryWhen {
     pub grpc: u32,
 }
 
-/// Another host for the endpoint.
+/// The host sent to the endpoint.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum HostRewrite {
-    /// The client's.
+    /// The host that the client sent.
     #[default]
     Keep,
-    /// Always this.
+    /// Always this host.
     Literal(String),
-    /// The endpoint's own name.
+    /// The name of the endpoint.
     Endpoint,
-    /// The value of this header.
+    /// The value of this header; the host that the client sent if it is missing or empty.
     Header(String),
 }
 
-/// What a hash goes by.
+/// What to hash.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HashBy {
-    /// The source's address.
+    /// The source address.
     SourceIp,
     /// A header.
     Header(String),
-    /// A parameter of the query.
+    /// A query parameter.
     Query(String),
-    /// A cookie; with a time to live it is made where there is none.
+    /// A cookie; if it has a time to live, it is created if missing.
     Cookie {
         /// Its name.
         name: String,
-        /// How long a browser keeps it; `None` never makes one.
+        /// How long a browser keeps it; `None` never creates one.
         ttl: Option<Duration>,
         /// The path it is for.
         path: Option<String>,
     },
 }
 
-/// What a rule may look at.
+/// What rules may examine.
 #[derive(Debug)]
 pub struct RouteInput<'a> {
     /// The request.
     pub head: &'a Head,
-    /// Where it comes from.
+    /// The source address, if known.
     pub source: Option<IpAddr>,
-    /// What termination found.
+    /// What TLS termination found out.
     pub tls: Option<&'a TlsFacts>,
     /// Runtime values.
     pub runtime: &'a Runtime,
-    /// A number that stays the same for one request, however often it is routed.
+    /// A random number that stays the same for one request, however often it is routed.
     pub random: u64,
 }
 
 impl VirtualHost {
-    /// A virtual host with its index.
+    /// Creates a virtual host with its index.
     pub fn new(hosts: Vec<HostPattern>, rules: Vec<Rule>) -> Self {
         let index = RuleIndex::build(&rules);
         Self { hosts, rules, index }
     }
 
-    /// The place of the first rule that matches.
+    /// Returns the place of the first rule that matches.
     pub fn find(&self, subject: &RouteInput<'_>) -> Option<usize> {
         self.index.find(&self.rules, subject.head.path_only(), |rule| rule.fits(subject))
     }
 }
 
-/// A host that two virtual hosts claim: the pattern, and the places of both.
+/// A host that is declared twice: the pattern, and the places of both virtual hosts.
 pub type HostTwice = (HostPattern, usize, usize);
 
 impl RouteTable {
     /// Compiles a table.
     ///
     /// # Errors
-    /// Hosts that are claimed twice.
+    /// Hosts that are declared twice.
     pub fn build(
         virtual_hosts: Vec<VirtualHost>,
         clusters: Vec<Arc<Cluster>>,
@@ -521,17 +521,17 @@ impl RouteTable {
         Ok(Self { hosts, virtual_hosts, clusters, by_name, overrides })
     }
 
-    /// What the set of that number says of filters.
+    /// Returns what the set with that number configures for filters.
     pub fn said_of_filters(&self, set: u32) -> &[(&'static str, Override)] {
         self.overrides.get(set as usize).map_or(&[], |set| &set.said)
     }
 
-    /// The place of the virtual host for an authority.
+    /// Returns the place of the virtual host for an authority.
     pub fn host(&self, authority: &str) -> Option<usize> {
         self.hosts.find(authority)
     }
 
-    /// Virtual host and rule of a request.
+    /// Returns the places of the virtual host and the rule for a request.
     pub fn find(&self, subject: &RouteInput<'_>) -> Option<(usize, usize)> {
         let host = self.host(subject.head.authority())?;
         Some((host, self.virtual_hosts[host].find(subject)?))
@@ -539,12 +539,12 @@ impl RouteTable {
 }
 
 impl Rule {
-    /// Whether the whole rule fits.
+    /// Whether the whole rule matches.
     pub fn fits(&self, subject: &RouteInput<'_>) -> bool {
         self.why_not(subject).is_none()
     }
 
-    /// What about the request does not fit; none when it all does.
+    /// What about the request does not match; `None` if everything does.
     pub fn why_not(&self, subject: &RouteInput<'_>) -> Option<&'static str> {
         if !self.path.fits(subject.head.path_only()) {
             return Some("path");
@@ -554,7 +554,7 @@ impl Rule {
 }
 
 impl Conditions {
-    /// Whether nothing is asked for. The pattern names every field, so a new condition cannot be forgotten here.
+    /// Whether there is no condition. The pattern names every field, so a new condition cannot be forgotten here.
     pub fn is_empty(&self) -> bool {
         let Self {
             methods,

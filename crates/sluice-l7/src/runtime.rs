@@ -1,27 +1,26 @@
-//! Runtime values: numbers and words that change without a new configuration.
+//! Runtime values: numbers and flags that can change without a new configuration.
 //!
-//! Owns: the layers and what they come to. Refuses to know: files, admin pages, and what values mean.
-//! Keeps: a later layer wins: what the configuration says, then the file, then the operator; readers
-//! see all of a change or nothing of it.
+//! Owns: the layers and the values that result from them. Refuses to know: files, admin pages, and what values mean.
+//! Keeps: a later layer wins (configuration, then file, then operator); readers see all of a change or none of it.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 
-/// Where a value comes from; later ones win.
+/// Where a value comes from; later origins win.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Origin {
     /// `runtime.values` of the configuration.
     Static,
-    /// The file that `runtime.file` names.
+    /// The file named by `runtime.file`.
     File,
-    /// The operator, over the admin pages.
+    /// The operator, through the admin pages.
     Admin,
 }
 
 impl Origin {
-    /// The word on the admin page.
+    /// The name of the origin on the admin page.
     pub const fn word(self) -> &'static str {
         match self {
             Self::Static => "static",
@@ -34,18 +33,18 @@ impl Origin {
 /// Values by name.
 pub type RuntimeMap = BTreeMap<String, String>;
 
-/// A value in force, where it comes from, and those that it hides.
+/// A value in force, where it comes from, and the values that it overrides.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ActiveRuntime {
     /// The value.
     pub value: String,
     /// Where it comes from.
     pub origin: Origin,
-    /// What earlier layers say.
+    /// The overridden values of earlier layers.
     pub hidden: Vec<(Origin, String)>,
 }
 
-/// The values of the process.
+/// The runtime values of the process.
 #[derive(Debug, Default)]
 pub struct Runtime {
     layers: Mutex<BTreeMap<Origin, RuntimeMap>>,
@@ -60,7 +59,7 @@ impl Runtime {
         self.publish(&layers);
     }
 
-    /// Sets one value of the operator's layer; `None` takes it out.
+    /// Sets one value of the operator's layer; `None` removes it.
     pub fn set_override(&self, key: &str, value: Option<String>) {
         let mut layers = self.layers.lock().unwrap_or_else(PoisonError::into_inner);
         let admin = layers.entry(Origin::Admin).or_default();
@@ -87,19 +86,19 @@ impl Runtime {
         self.in_force.store(Arc::new(all));
     }
 
-    /// Every value in force.
+    /// Returns all values in force.
     pub fn all(&self) -> Arc<BTreeMap<String, ActiveRuntime>> {
         self.in_force.load_full()
     }
 
-    /// A value as a number; `10%` is 10. None where it is not set, or no number.
+    /// Returns a value as a number (`10%` is 10), or `None` if it is not set or not a number.
     pub fn number(&self, key: &str) -> Option<u64> {
         let all = self.in_force.load();
         let value = &all.get(key)?.value;
         value.strip_suffix('%').unwrap_or(value).parse().ok()
     }
 
-    /// A value as `true` or `false`.
+    /// Returns a value as `true` or `false`, or `None` if it is not set or neither.
     pub fn flag(&self, key: &str) -> Option<bool> {
         self.in_force.load().get(key)?.value.parse().ok()
     }

@@ -1,4 +1,4 @@
-//! Texts with `%OPERATOR%`s in header values and bodies.
+//! Texts with `%OPERATOR%`s, in header values and bodies.
 
 use sluice_telemetry::Template as Pattern;
 
@@ -12,27 +12,27 @@ pub struct HttpTemplate {
 }
 
 impl HttpTemplate {
-    /// Reads a text; `%%` is a percent sign.
+    /// Parses a text; `%%` is a percent sign.
     ///
     /// # Errors
-    /// A sentence about the first operator that is not known.
+    /// A sentence about the first unknown operator.
     pub fn parse(text: &str) -> Result<Self, String> {
         Ok(Self { pattern: Pattern::text(text, OPERATORS)?, source: text.to_owned() })
     }
 
-    /// The text for one request.
+    /// Renders the text for one request.
     pub fn fill(&self, view: &View<'_>) -> String {
         let mut out = String::new();
         self.pattern.render(&|operator, argument| view.field(operator, argument), &mut out);
         out
     }
 
-    /// The text where no operator is in it.
+    /// The text, if it contains no operator.
     pub fn as_literal(&self) -> Option<&str> {
         self.pattern.as_literal()
     }
 
-    /// As it was written.
+    /// The text as it was written.
     pub fn source(&self) -> &str {
         &self.source
     }

@@ -1,4 +1,4 @@
-//! What the HTTP of one worker shares.
+//! The state that the HTTP handlers of one worker share.
 
 use std::rc::Rc;
 
@@ -9,21 +9,21 @@ use crate::head_pool::HeadPool;
 use crate::in_flight::InFlight;
 use crate::pools::ClusterPools;
 
-/// Free heads, connections to endpoints, and who is at work there.
+/// Unused heads, connections to endpoints, and attempts and requests in flight.
 #[derive(Debug, Default)]
 pub struct HttpWorker {
-    /// Free heads.
+    /// Unused heads.
     pub head_pool: HeadPool,
     /// Connections to endpoints.
     pub pools: Rc<ClusterPools>,
-    /// Tries under way, for clusters that send them away when their endpoint leaves.
+    /// Attempts in flight, for clusters that cancel them when their endpoint leaves.
     pub attempts: Rc<AttemptTable>,
-    /// Requests under way, for the page of connections.
+    /// Requests in flight, for the connections page.
     pub in_flight: Rc<InFlight>,
 }
 
 impl HttpWorker {
-    /// That of `worker`.
+    /// Returns the shared state of `worker`.
     pub fn of(worker: &WorkerCx) -> Rc<Self> {
         worker.local(Self::default)
     }

@@ -1,4 +1,4 @@
-//! What a large route table costs: bytes for each rule; and instructions for each look-up, for whoever counts them.
+//! The cost of a large route table: bytes per rule; and instructions per lookup, for external counting.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::alloc::System;
@@ -16,9 +16,9 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 const RULES: usize = 20;
 
-/// A table of so many hosts with [`RULES`] rules each, for paths that share no beginning.
+/// A table of `hosts` hosts with [`RULES`] rules each, whose paths share no prefix.
 fn table(hosts: usize) -> RouteTable {
-    // Rules that say the same share what they say, as those of a configuration do.
+    // Rules with equal options share them, as the rules of a configuration do.
     let options = Arc::new(RuleOptions::default());
     let rule = |host: usize, number: usize| Rule {
         name: format!("host{host}.example.test/{number}").into(),
@@ -35,7 +35,7 @@ fn table(hosts: usize) -> RouteTable {
     RouteTable::build(hosts.collect(), Vec::new(), BTreeMap::new(), Vec::new()).unwrap()
 }
 
-/// A number from the environment, for whoever counts instructions: see docs/performance.md.
+/// A number from the environment, used to count instructions: see docs/performance.md.
 fn number(name: &str, usual: usize) -> usize {
     std::env::var(name).map_or(usual, |text| text.parse().unwrap())
 }

@@ -1,8 +1,8 @@
-//! From a configuration to the snapshot that workers run.
+//! Builds the snapshot that workers run from a configuration.
 //!
-//! Owns: the order of building and the snapshot. Refuses to know: sockets and threads.
-//! Keeps: whatever can go wrong goes wrong here, with a place in the file; a snapshot that was
-//! built can be put in force without a further question.
+//! Owns: the build order and the snapshot. Refuses to know: sockets and threads.
+//! Keeps: every failure is reported here, with a place in the file; a snapshot that was built can be applied without
+//! further checks.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,7 +33,7 @@ mod routes;
 mod runtime;
 mod tls;
 
-/// What building needs from outside the configuration.
+/// What a build needs from outside the configuration.
 pub struct Needed<'a> {
     /// Certificates in use.
     pub certs: &'a CertStore,
@@ -43,80 +43,80 @@ pub struct Needed<'a> {
     pub http_filters: &'a HttpFilters,
     /// Runtime values.
     pub runtime: &'a Arc<Runtime>,
-    /// The cell of routes: the one that lives, or a new one with this table.
+    /// Returns the cell of a route table: the live one, or a new one with this table.
     pub routes: &'a dyn Fn(&Name, &Arc<RouteTable>) -> Arc<RouteCell>,
-    /// What relative paths are relative to.
+    /// The folder that relative paths are resolved against.
     pub folder: &'a FilePath,
-    /// The cluster of a plan: the one that lives, or a new one.
+    /// Returns the cluster of a plan: the live one, or a new one.
     pub cluster: &'a dyn Fn(&Arc<ClusterPlan>) -> Arc<Cluster>,
     /// Seconds since the Unix epoch, for the validity of certificates.
     pub now: u64,
 }
 
-/// A configuration made runnable.
+/// A configuration ready to run.
 #[derive(Debug)]
 pub struct Snapshot {
     /// Listeners by name.
     pub listeners: BTreeMap<Name, ListenerSnapshot>,
-    /// Clusters by name: plan and life.
+    /// Clusters by name: plan and live state.
     pub clusters: BTreeMap<Name, (Arc<ClusterPlan>, Arc<Cluster>)>,
-    /// Routes by name: the cell that lives, and the table that it is to hold.
+    /// Routes by name: the live cell, and the table it is to hold.
     pub routes: BTreeMap<Name, (Arc<RouteCell>, Arc<RouteTable>)>,
     /// The runtime values of the configuration, and those of its file.
     pub runtime: (RuntimeMap, RuntimeMap),
-    /// Names of the runtime values that something reads.
+    /// Names of the runtime values that are read anywhere.
     pub runtime_keys: BTreeSet<String>,
-    /// Where records go.
+    /// The access logs.
     pub sinks: Vec<SinkPlan>,
-    /// Files that the configuration names; a change of one is a reason to reload.
+    /// Files that the configuration names; a change to one causes a reload.
     pub files: Vec<PathBuf>,
-    /// Certificates that no longer load; the ones in use before stay.
+    /// Certificates that no longer load; those in use before are kept.
     pub stale_certificates: Vec<LoadError>,
 }
 
-/// A listener made runnable.
+/// A listener ready to run.
 #[derive(Clone, Debug)]
 pub struct ListenerSnapshot {
-    /// Where it listens.
+    /// The addresses it listens on.
     pub addresses: Vec<ListenAddress>,
     /// Socket options.
     pub socket: SocketOptions,
     /// What it does.
     pub plan: PlanKind,
-    /// What it does with QUIC, on the UDP ports of the same numbers.
+    /// QUIC on the UDP ports of the same numbers.
     pub quic: Option<QuicListener>,
 }
 
-/// A listener as QUIC sees it.
+/// A listener for QUIC.
 #[derive(Clone, Debug)]
 pub struct QuicListener {
     /// The listener.
     pub listener: Arc<ListenerPlan>,
-    /// How QUIC is spoken.
+    /// The QUIC options.
     pub options: QuicOptions,
 }
 
-/// What a listener does: with connections, or with datagrams.
+/// What a listener accepts: connections or datagrams.
 #[derive(Clone, Debug)]
 pub enum PlanKind {
     /// Connections.
     Stream(Arc<ListenerPlan>),
     /// Datagrams.
     Datagram(Arc<UdpPlan>),
-    /// Connections of QUIC.
+    /// QUIC connections.
     Quic(QuicListener),
 }
 
-/// State of one build.
+/// The state of one build.
 struct Build<'a> {
     needed: &'a Needed<'a>,
     files: Vec<PathBuf>,
     stale: Vec<LoadError>,
-    /// Runtime values that filters of chains read.
+    /// Runtime values read by filters of chains.
     runtime_keys: RefCell<BTreeSet<String>>,
 }
 
-/// Builds a snapshot; adds everything that is wrong or risky to `diags`.
+/// Builds a snapshot; adds every error and warning to `diags`.
 pub fn build(config: &Config, needed: &Needed<'_>, diags: &mut Diags) -> Option<Snapshot> {
     check::names_and_addresses(config, diags);
     check::admin(config, diags);
@@ -133,7 +133,7 @@ pub fn build(config: &Config, needed: &Needed<'_>, diags: &mut Diags) -> Option<
     if diags.has_errors() {
         return None;
     }
-    // Where there are errors, what seems unused may be used by what is wrong.
+    // With errors present, what seems unused may be used by what is wrong.
     check::unused(config, diags);
     let mut runtime_keys = state.runtime_keys.take();
     routes.values().for_each(|(_, table)| runtime::keys_of_routes(table, &mut runtime_keys));
@@ -150,7 +150,7 @@ pub fn build(config: &Config, needed: &Needed<'_>, diags: &mut Diags) -> Option<
 }
 
 impl Build<'_> {
-    /// The file of a relative path, noted as one to watch.
+    /// Resolves a relative path and adds the file to those to watch.
     fn file(&mut self, path: &FilePath) -> PathBuf {
         let file = self.needed.folder.join(path);
         if !self.files.contains(&file) {
@@ -168,14 +168,14 @@ fn report(error: &LoadError, span: sluice_core::Span, at: &Path<'_>, diags: &mut
     }
 }
 
-/// Every operator that some record answers, those of connections first.
+/// Every operator that any record supports, those of connections first.
 pub fn operators() -> Vec<&'static Operator> {
     let own = sluice_l7::record::OPERATORS;
     let new = own.iter().filter(|own| !record::OPERATORS.iter().any(|of| of.name == own.name));
     record::OPERATORS.iter().chain(new).copied().collect()
 }
 
-/// Every operator with what has it: `connection` (and flows), `request`, or `all`.
+/// Every operator with the records that support it: `connection` (and flows), `request`, or `all`.
 pub fn operators_of() -> impl Iterator<Item = (&'static Operator, &'static str)> {
     operators().into_iter().map(|operator| {
         let has = |table: &[&Operator]| table.iter().any(|of| of.name == operator.name);

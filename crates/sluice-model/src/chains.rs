@@ -1,6 +1,6 @@
-//! From a chain's `match` to criteria, and what the criteria of a listener ask of inspection.
+//! Converts a chain's `match` to criteria, and derives what inspection a listener needs for them.
 //!
-//! Owns: what a match implies, and which matches can never come true. Refuses to know: handlers.
+//! Owns: what a match implies, and which matches are impossible. Refuses to know: handlers.
 
 use sluice_core::settings::Members;
 use sluice_core::{Diags, ListenAddress, Path, Protocol, Span, Spanned, TransportKind};
@@ -9,23 +9,23 @@ use sluice_l4::inspect::Needs;
 
 use crate::sections::{Chain, Match, ProtocolMatch, TransportMatch};
 
-/// Where a chain stands, as far as it bears on what it can match.
+/// The position of a chain, as far as it determines what it can match.
 #[derive(Clone, Copy, Debug)]
 pub struct ChainPlace<'a> {
     /// The addresses of its listener.
     pub addresses: &'a [ListenAddress],
     /// Whether a PROXY header may name another destination.
     pub proxied: bool,
-    /// Whether it stands inside a terminated stream.
+    /// Whether the chain is inside a terminated stream.
     pub inside: bool,
-    /// Whether its listener speaks QUIC.
+    /// Whether its listener accepts QUIC.
     pub quic: bool,
 }
 
-/// The criteria of a match, with what it implies made plain.
+/// The criteria of a match, with implied ones made explicit.
 pub fn criteria(of: Option<&Match>) -> Criteria {
     let Some(of) = of else { return Criteria::default() };
-    // Every field by name: one that is forgotten would make its chain match more than it says.
+    // Fields are listed by name: a forgotten one would make its chain match too much.
     let Match {
         port,
         destination,
@@ -73,7 +73,7 @@ const fn protocol(of: ProtocolMatch) -> Protocol {
     }
 }
 
-/// What the chains of a listener ask of inspection. `terminates` tells for each whether it ends TLS.
+/// The inspection that the chains of a listener need. The flag of each chain tells whether it terminates TLS.
 pub fn needs(chains: &[(Criteria, bool)], inside: bool) -> Needs {
     let mut needs = Needs::default();
     for (criteria, terminates) in chains {
@@ -81,9 +81,9 @@ pub fn needs(chains: &[(Criteria, bool)], inside: bool) -> Needs {
             && criteria.alpn.is_empty()
             && criteria.transports.is_empty());
         criteria.protocols.iter().for_each(|protocol| needs.add(*protocol));
-        // Inside a terminated stream the name and ALPN are known from outside.
+        // Inside a terminated stream, server name and ALPN are known from the handshake.
         needs.tls |= wants_hello && !inside;
-        // Who names a database speaks of PostgreSQL.
+        // A match on a database or user implies PostgreSQL.
         let of_startup = !(criteria.databases.is_empty() && criteria.users.is_empty());
         if of_startup {
             needs.add(Protocol::Postgres);
@@ -97,20 +97,20 @@ pub fn needs(chains: &[(Criteria, bool)], inside: bool) -> Needs {
     needs
 }
 
-/// A chain that connections of QUIC may end in.
+/// A chain that QUIC connections may be assigned to.
 #[derive(Clone, Debug)]
 pub struct OverQuic {
-    /// Which of the chains that are right.
+    /// Its index among the valid chains.
     pub index: usize,
-    /// Its place in the list.
+    /// Its index in the list as written.
     pub place: usize,
-    /// Where it is written.
+    /// Its place in the file.
     pub span: Span,
-    /// What it asks of a connection of QUIC.
+    /// Its criteria for a QUIC connection.
     pub criteria: Criteria,
 }
 
-/// The chains that end TLS, speak HTTP and ask for nothing that a connection of QUIC could not have.
+/// The chains that terminate TLS, serve HTTP and match nothing that a QUIC connection cannot have.
 pub fn over_quic(chains: &Members<Chain>) -> Vec<OverQuic> {
     let carries = |kind: &TransportKind| *kind != TransportKind::Plain;
     let fits = |of: &Criteria| {
@@ -127,14 +127,14 @@ pub fn over_quic(chains: &Members<Chain>) -> Vec<OverQuic> {
             index,
             place,
             span: chain.span,
-            // Where QUIC is spoken it is all there is.
+            // On a QUIC connection, transport and protocol are given.
             criteria: Criteria { transports: Vec::new(), protocols: Vec::new(), ..of },
         })
     });
     all.flatten().collect()
 }
 
-/// Reports a match that can never come true.
+/// Reports a match that can never succeed.
 pub fn check_possible(
     of: &Spanned<Match>,
     criteria: &Criteria,
@@ -149,7 +149,7 @@ pub fn check_possible(
     }
 }
 
-/// Reports a chain whose match and whose handling exclude each other.
+/// Reports a chain whose match and handler exclude each other.
 pub fn check_handler(chain: &Spanned<Chain>, of: &Criteria, at: &Path<'_>, diags: &mut Diags) {
     let ends_tls = chain.tls.is_some();
     let in_tls = !(of.names.is_empty() && of.alpn.is_empty())

@@ -1,6 +1,6 @@
-//! Checks across fields and sections: what is contradictory is an error, what is risky a warning.
+//! Checks across fields and sections: a contradiction is an error, a risk is a warning.
 //!
-//! Owns: those that need no more than the sections. Keeps: each says where, what and what to do.
+//! Owns: the checks that need only the sections. Keeps: each finding has a place, a message and a remedy.
 
 use std::collections::HashMap;
 
@@ -18,7 +18,7 @@ pub use clusters::clusters;
 pub use loops::loops;
 pub use routes::routes;
 
-/// Names and addresses stand once.
+/// Checks that names and addresses are unique.
 pub fn names_and_addresses(config: &Config, diags: &mut Diags) {
     let at = Path::ROOT.key("listeners");
     let mut names: HashMap<&Name, Span> = HashMap::new();
@@ -52,7 +52,7 @@ pub fn names_and_addresses(config: &Config, diags: &mut Diags) {
     }
 }
 
-/// A unix socket is made in a folder that exists; where Sluice will run it may, though it does not here.
+/// Warns of a unix socket in a folder that does not exist here; it may exist on the machine that runs Sluice.
 fn folder_exists(address: &ListenAddress, span: Span, at: &Path<'_>, diags: &mut Diags) {
     if let ListenAddress::Unix(path) = address
         && !path.parent().is_some_and(std::path::Path::is_dir)
@@ -64,7 +64,7 @@ fn folder_exists(address: &ListenAddress, span: Span, at: &Path<'_>, diags: &mut
     }
 }
 
-/// An address belongs to one listener.
+/// Checks that an address belongs to one listener only.
 fn once(
     addresses: &mut HashMap<ListenAddress, Span>,
     address: ListenAddress,
@@ -72,7 +72,7 @@ fn once(
     at: &Path<'_>,
     diags: &mut Diags,
 ) {
-    // Port 0 is a new port each time.
+    // Port 0 is a different port each time.
     if matches!(&address, ListenAddress::Tcp(a) | ListenAddress::Udp(a) if a.port() == 0) {
         return;
     }
@@ -90,7 +90,7 @@ fn once(
     }
 }
 
-/// Names are compared whole and without the port.
+/// Checks the host names of the admin pages, which are compared whole and without the port.
 fn admin_hosts(admin: &Admin, at: &Path<'_>, diags: &mut Diags) {
     let at = at.key("hosts");
     let unix = matches!(admin.address.value, ListenAddress::Unix(_));
@@ -114,7 +114,7 @@ fn admin_hosts(admin: &Admin, at: &Path<'_>, diags: &mut Diags) {
     }
 }
 
-/// The admin pages are for those on this machine.
+/// Checks the admin address; the pages are meant for this machine only.
 pub fn admin(config: &Config, diags: &mut Diags) {
     if let Some(admin) = &config.admin {
         let at = Path::ROOT.key("admin");
@@ -144,14 +144,14 @@ pub fn admin(config: &Config, diags: &mut Diags) {
     }
 }
 
-/// What is there and does nothing.
+/// Warns of clusters and routes without effect, and of a configuration without listeners.
 pub fn unused(config: &Config, diags: &mut Diags) {
     let relayed = config.listeners.iter().flat_map(|listener| relays_of(listener));
     let relayed = relayed.map(|relay| &relay.cluster.value);
     let routed = clusters_of_routes(config).map(|name| &name.value);
     let used: Vec<&Name> = relayed.chain(routed).collect();
     let rules = || config.routes.iter().flat_map(|(_, hosts)| hosts.iter());
-    // Any cluster may be named by a request.
+    // A request may name any cluster.
     let any = rules().any(|host| host.rules.iter().any(|rule| rule.cluster_header.is_some()));
     for (name, cluster) in config.clusters.iter() {
         if !any && !used.contains(&name) {
@@ -178,7 +178,7 @@ pub fn unused(config: &Config, diags: &mut Diags) {
     }
 }
 
-/// Where a listener relays to.
+/// The relays of a listener, on all its chains.
 pub(crate) fn relays_of(listener: &Listener) -> impl Iterator<Item = &Relay> {
     let outer = listener.chains.iter().filter_map(|chain| chain.relay.as_ref());
     let inner = listener.chains.iter().flat_map(|chain| chain.chains.iter());
@@ -186,13 +186,13 @@ pub(crate) fn relays_of(listener: &Listener) -> impl Iterator<Item = &Relay> {
     listener.relay.iter().chain(outer).chain(inner).map(|relay| &relay.0)
 }
 
-/// The clusters that rules lead to.
+/// The clusters that rules route to.
 pub fn clusters_of_routes(config: &Config) -> impl Iterator<Item = &Spanned<Name>> {
     let hosts = config.routes.iter().flat_map(|(_, hosts)| hosts.iter());
     routes::led_to(hosts).map(|(name, _)| name)
 }
 
-/// HTTP on a listener's chains.
+/// The HTTP sections of a listener, on all its chains.
 pub(crate) fn https_of(listener: &Listener) -> impl Iterator<Item = &Http> {
     let outer = listener.chains.iter().filter_map(|chain| chain.http.as_ref());
     let inner = listener.chains.iter().flat_map(|chain| chain.chains.iter());
@@ -200,7 +200,7 @@ pub(crate) fn https_of(listener: &Listener) -> impl Iterator<Item = &Http> {
     listener.http.iter().chain(outer).chain(inner).map(|http| &http.0)
 }
 
-/// The fields of a listener fit together.
+/// Checks that the fields of a listener are consistent.
 pub fn listener_shape(listener: &Spanned<Listener>, at: &Path<'_>, diags: &mut Diags) {
     let name = &listener.name.value;
     if listener.all_addresses().next().is_none() {
@@ -283,18 +283,18 @@ pub fn listener_shape(listener: &Spanned<Listener>, at: &Path<'_>, diags: &mut D
     }
 }
 
-/// What a chain says that happens with its streams.
+/// The ways in which a chain handles its streams.
 #[derive(Clone, Copy, Debug)]
 pub struct Handles {
-    /// They are relayed.
+    /// It relays them.
     pub relay: bool,
-    /// They are HTTP.
+    /// It serves HTTP on them.
     pub http: bool,
-    /// Inner chains say.
+    /// It passes them to inner chains.
     pub inner: bool,
 }
 
-/// A chain does exactly one thing with its streams.
+/// Checks that a chain handles its streams in exactly one way.
 pub fn chain_handles(of: Handles, tls: bool, span: Span, at: &Path<'_>, diags: &mut Diags) {
     match (of.relay, of.http, of.inner) {
         (false, false, false) => {
@@ -342,8 +342,8 @@ pub fn chain_handles(of: Handles, tls: bool, span: Span, at: &Path<'_>, diags: &
     }
 }
 
-/// Chains of one listener that share routes ask their clients for the same certificates, or the routes are open to
-/// whoever passes the weaker chain.
+/// Warns of chains of one listener that share routes but ask for different client certificates: the routes would be
+/// open to any client that passes the weaker chain.
 pub fn shared_routes(chains: &Members<Chain>, at: &Path<'_>, diags: &mut Diags) {
     let mut seen: Vec<(&Name, &Spanned<Chain>)> = Vec::new();
     let asks = |chain: &Chain| chain.tls.as_ref().and_then(|tls| tls.client_auth.clone());
@@ -370,7 +370,7 @@ pub fn shared_routes(chains: &Members<Chain>, at: &Path<'_>, diags: &mut Diags) 
     }
 }
 
-/// A hash and a balancer that goes by it belong together.
+/// Checks that a hash and a hash-based balancer are configured together.
 pub fn hash_fits(
     config: &Config,
     cluster: &Spanned<Name>,

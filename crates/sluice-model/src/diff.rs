@@ -1,7 +1,7 @@
-//! What changed between two configurations, by meaning.
+//! The semantic difference between two configurations.
 //!
-//! Owns: the comparison. Keeps: moving lines, writing a short form long, or reordering a map is no
-//! change; what is equal is not touched by a reload.
+//! Owns: the comparison. Keeps: moving lines, expanding a short form or reordering a map is not a
+//! change; a reload does not touch what is equal.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,7 +11,7 @@ use sluice_core::settings::Members;
 
 use crate::sections::{Cluster, Config, Listener, VirtualHost};
 
-/// What a reload would do.
+/// The changes of a reload.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Diff {
     /// Listeners.
@@ -22,18 +22,18 @@ pub struct Diff {
     pub routes: Changes,
     /// Whether the access log changed.
     pub access_log: bool,
-    /// Whether anything else changed: limits, drain, admin.
+    /// The other sections that changed: limits, drain, admin, runtime.
     pub other: Vec<&'static str>,
 }
 
-/// Names that came, went or changed.
+/// Names that were added, removed or changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
-    /// Those that came.
+    /// Added names.
     pub added: Vec<Name>,
-    /// Those that went.
+    /// Removed names.
     pub removed: Vec<Name>,
-    /// Those that changed.
+    /// Changed names.
     pub changed: Vec<Name>,
 }
 
@@ -52,19 +52,19 @@ impl Changes {
         }
     }
 
-    /// Whether nothing did.
+    /// Whether there are no changes.
     pub const fn is_empty(&self) -> bool {
         self.added.is_empty() && self.removed.is_empty() && self.changed.is_empty()
     }
 
-    /// Whether `name` came or changed.
+    /// Whether `name` was added or changed.
     pub fn touches(&self, name: &str) -> bool {
         self.added.iter().chain(&self.changed).any(|other| &**other == name)
     }
 }
 
 impl Diff {
-    /// What changed from `old` to `new`.
+    /// The difference from `old` to `new`.
     pub fn of(old: &Config, new: &Config) -> Self {
         fn listeners(config: &Config) -> BTreeMap<Name, &Listener> {
             config.listeners.iter().map(|l| (l.name.value.clone(), &l.value)).collect()
@@ -75,7 +75,7 @@ impl Diff {
         fn routes(config: &Config) -> BTreeMap<Name, &Members<VirtualHost>> {
             config.routes.iter().map(|(name, hosts)| (name.clone(), &hosts.value)).collect()
         }
-        // Every section by name: a change in one that is forgotten would never be put in force.
+        // Sections are listed by name: a change in a forgotten one would never be applied.
         let Config {
             admin,
             listeners: _,

@@ -1,9 +1,9 @@
-//! What a configuration means.
+//! The configuration model.
 //!
-//! Owns: the sections of the configuration as types, the checks across them, what changed between
-//! two of them, and the snapshot that workers run. Refuses to know: YAML, files' order, sockets.
-//! Keeps: a section is declared once, and its reference, schema, long form and binding come from
-//! there; a snapshot is only made of a configuration without errors.
+//! Owns: the sections of the configuration as types, the checks across them, the difference between
+//! two configurations, and the snapshot that workers run. Refuses to know: YAML, the order of files, sockets.
+//! Keeps: a section is declared once, and its reference, schema, long form and binding derive from
+//! that; a snapshot is only built from a configuration without errors.
 #![forbid(unsafe_code)]
 
 pub mod build;

@@ -1,7 +1,7 @@
-//! Which clusters a listener can lead to.
+//! The clusters that a listener can reach.
 //!
-//! Owns: the walk from chains over routes to clusters. Refuses to know: what is asked with the answer.
-//! Keeps: a rule that takes its cluster from a header can lead to any.
+//! Owns: the walk from chains through routes to clusters. Refuses to know: what the result is used for.
+//! Keeps: a rule that takes its cluster from a header can reach any cluster.
 
 use std::collections::BTreeSet;
 

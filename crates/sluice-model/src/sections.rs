@@ -1,7 +1,7 @@
 //! The sections of a configuration.
 //!
-//! Owns: every field, its default and its one sentence of documentation. Refuses to know: what
-//! fields mean together. Keeps: the order of fields here is the order on the reference page.
+//! Owns: every field, its default and its documentation. Refuses to know: how fields
+//! interact. Keeps: fields are declared in the order of the reference page.
 
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroU64};
@@ -32,73 +32,75 @@ pub use log_format::LogFormat;
 pub use routes::{RuntimeSection, VirtualHost};
 
 section! {
-    /// A whole configuration. Several files in a folder are read as one: their listeners, clusters
-    /// and access logs add up.
+    /// The whole configuration. All files in a folder are read as one: their listeners, clusters, routes and access
+    /// logs add up.
     pub struct Config {
-        /// Where metrics and state can be read.
+        /// The admin interface, which serves metrics and state.
         pub admin: Option<Admin>,
-        /// What listens where.
+        /// The listeners: addresses to accept traffic on, and what to do with it.
         pub listeners: Members<Listener>,
-        /// Where connections go, by name.
+        /// Clusters (backends, upstreams) that traffic goes to, by name.
         pub clusters: Named<Cluster>,
-        /// Where HTTP requests go, by name: each a list of virtual hosts.
+        /// HTTP routes, by name: each a list of virtual hosts.
         pub routes: Named<Members<VirtualHost>>,
         /// Values that change without a new configuration.
         pub runtime: RuntimeSection,
-        /// Where records of ended connections, flows and requests go; left out, none are written.
+        /// Access logs: where a record of each ended connection, flow and request is written. If omitted, none are.
         pub access_log: Members<AccessLog>,
-        /// What happens when Sluice is told to stop.
+        /// How Sluice shuts down gracefully.
         pub drain: Drain,
-        /// Bounds on buffers, tables and waits, by name; `sluice explain --limits` lists them.
+        /// Limits on buffers, tables and waits, by name; `sluice explain --limits` lists them.
         pub limits: LimitValues,
     }
 }
 
 section! {
-    /// The admin pages: read-only, in text and JSON.
+    /// The admin interface: read-only pages in text and JSON.
     pub struct Admin {
         /// An IP address with a port, or unix:///path. Keep it on loopback: there is no authentication.
         pub address: Spanned<ListenAddress>,
-        /// Whether runtime values may be overridden there.
+        /// Whether runtime values may be overridden through it.
         pub writable: bool = "false",
-        /// Names by which the pages may be asked for, beside IP addresses and `localhost`, e.g. `sluice.internal`. Any other is refused, except for `/ready` and `/metrics`, so that no web page reads them through a browser.
+        /// Host names that requests to the admin pages may carry, besides IP addresses and `localhost`, e.g.
+        /// `sluice.internal`. Any other host is refused, except for `/ready` and `/metrics`, so that no web page reads
+        /// the pages through a browser (DNS rebinding).
         pub hosts: Vec<Spanned<String>>,
     }
 }
 
 section! {
-    /// What happens when Sluice is told to stop.
+    /// Graceful shutdown (connection draining).
     pub struct Drain {
-        /// How long open connections may go on after SIGTERM.
+        /// How long open connections may continue after SIGTERM.
         pub timeout: OrZero = "30s",
     }
 }
 
 section! {
-    /// Something that listens. A listener with one chain may have the chain's fields itself.
+    /// A listener. With a single chain, the fields of the chain may be set on the listener itself.
     pub struct Listener {
-        /// Its name in logs and metrics.
+        /// Name in logs and metrics.
         pub name: Spanned<Name>,
-        /// Where it listens: 127.0.0.1:5432, "[::1]:443", udp://127.0.0.1:53, unix:///run/x.sock; one or a list.
+        /// Address to listen on: 127.0.0.1:5432, "[::1]:443", udp://127.0.0.1:53, unix:///run/x.sock; one or a list.
         pub address: Vec<Spanned<ListenAddress>>,
-        /// The same as `address`, for those who like to read a list under a plural.
+        /// The same as `address`, for a list under a plural name.
         pub addresses: Vec<Spanned<ListenAddress>>,
-        /// Whether a PROXY header is taken, and from whom.
+        /// Whether a PROXY protocol header is accepted, and from which senders.
         pub proxy_protocol: Option<Spanned<ProxyProtocol>>,
-        /// How the first bytes are looked at, where chains ask for it.
+        /// How the first bytes of a connection are inspected, for chains that match on them.
         pub inspect: Inspect,
-        /// Filters that judge the source before anything is read for a chain, in order.
+        /// Filters that check the source before the first bytes are inspected to select a chain, in order.
         pub filters: Vec<FilterUse>,
-        /// Short form of one chain: terminate TLS.
+        /// Short form of a single chain: terminate TLS.
         pub tls: Option<Spanned<Tls>>,
-        /// Short form of one chain: relay to this cluster.
+        /// Short form of a single chain: relay to this cluster.
         pub relay: Option<Spanned<Short<Relay>>>,
-        /// Short form of one chain: speak HTTP.
+        /// Short form of a single chain: serve HTTP.
         pub http: Option<Spanned<Short<Http>>>,
-        /// The chains; the most specific match wins.
+        /// The filter chains; the most specific match wins.
         pub chains: Members<Chain>,
-        /// Speak QUIC on the UDP port of the same number: chains that have `tls` and `http` serve HTTP/3 too, and
-        /// clients of HTTP/1 and HTTP/2 hear of it (Alt-Svc).
+        /// Accept QUIC on the UDP port of the same number: chains with `tls` and `http` also serve HTTP/3, which is
+        /// advertised to HTTP/1 and HTTP/2 clients (Alt-Svc).
         pub quic: Option<Spanned<Short<Quic>>>,
         /// Socket options.
         pub socket: SocketOptions,
@@ -108,40 +110,41 @@ section! {
 section! {
     /// QUIC with clients.
     pub struct Quic {
-        /// Whether it is spoken.
+        /// Whether QUIC is accepted.
         pub enabled: bool = "true",
-        /// How long a connection may be silent.
+        /// How long a connection may be idle.
         pub idle_timeout: Duration = "60s",
-        /// Handshakes under way on a worker from which on clients must first show that they are where they say
-        /// (Retry); 0 asks everybody.
+        /// Number of handshakes in flight on a worker above which new clients must first validate their address
+        /// (Retry); 0 requires it of every client.
         pub retry_above: u32 = "256",
-        /// Requests that a client may have open at once.
+        /// Maximum number of concurrent requests per connection.
         pub streams: NonZeroU32 = "100",
-        /// Streams that a client may reset before they were looked at; more is a flood.
+        /// Number of streams that a client may reset before they are processed; more is treated as a flood.
         pub resets: u32 = "64",
-        /// Bytes of one stream that a client may send ahead.
+        /// Flow-control window of a stream: bytes that a client may send ahead.
         pub stream_window: Window = "256KiB",
-        /// The same for all streams of a connection together; none leaves each stream its own window. A smaller one
-        /// than streams x stream_window lets streams whose endpoint is slow stop the others of the connection.
+        /// Flow-control window of a connection, for all its streams together; `none` leaves each stream its own window.
+        /// With less than streams x stream_window, streams to a slow endpoint can stall the others of the connection.
         pub connection_window: OrNone<Window> = "none",
-        /// What decides how fast is sent.
+        /// The congestion control algorithm.
         pub congestion: Congestion = "cubic",
-        /// Clients whose sessions each chain remembers so that they may make requests with their first packets (0-RTT), at
-        /// most 65536; 0 is off. Chains that ask for client certificates do without.
+        /// Number of TLS sessions that each chain remembers so that returning clients may send requests with their
+        /// first packets (0-RTT, early data), at most 65536; 0 turns it off. Not used by chains that ask for client
+        /// certificates.
         pub early_data_sessions: u32 = "0",
-        /// A folder in which each connection leaves a trace of its packets (qlog), to find faults with.
+        /// An existing folder in which each connection writes a trace of its packets (qlog), for debugging.
         pub qlog: Option<Spanned<String>>,
     }
 }
 
 choice! {
-    /// What decides how fast QUIC sends.
+    /// The congestion control algorithm of QUIC.
     pub enum Congestion {
-        /// By loss, RFC 9438.
+        /// CUBIC, loss-based (RFC 9438).
         Cubic = "cubic",
-        /// By loss, RFC 9002.
+        /// NewReno, loss-based (RFC 9002).
         NewReno = "new_reno",
-        /// By measured bandwidth and round-trip time; experimental.
+        /// BBR, by measured bandwidth and round-trip time; experimental.
         Bbr = "bbr",
     }
 }
@@ -151,152 +154,154 @@ impl ShortForm for Quic {
 }
 
 section! {
-    /// Options of listening sockets and the connections accepted from them.
+    /// Options of listening sockets and of the connections accepted from them.
     pub struct SocketOptions {
-        /// Connections that may wait to be accepted, per worker.
+        /// Listen backlog: connections that may wait to be accepted, per worker.
         pub backlog: NonZeroU32 = "4096",
-        /// Whether the kernel probes idle connections.
+        /// Whether the kernel probes idle connections (TCP keepalive).
         pub keepalive: bool = "true",
-        /// Clients known by cookie may send data with their SYN; so many wait at most. 0 is off.
+        /// Queue length of TCP Fast Open, with which clients that hold a cookie send data in their SYN. 0 turns it off.
         pub fast_open: u32 = "0",
-        /// Bytes of datagrams that may wait to be read, per worker; the kernel caps it.
+        /// Receive buffer of UDP sockets in bytes, per worker; the kernel caps it.
         pub udp_receive_buffer: sluice_core::settings::Size = "2MiB",
     }
 }
 
 choice! {
-    /// Whether a PROXY header must be there.
+    /// Whether a PROXY protocol header is required.
     pub enum ProxyAcceptance {
-        /// It may be there; whoever sends nothing at first waits out `timeout`.
+        /// The header may be missing; a client that does not speak first then waits for `timeout`.
         Optional = "optional",
-        /// A connection without one is refused.
+        /// A connection without the header is refused.
         Required = "required",
     }
 }
 
 section! {
-    /// Taking a PROXY header, version 1 or 2.
+    /// The PROXY protocol from senders in front, version 1 or 2.
     pub struct ProxyProtocol {
-        /// Whether it must be there.
+        /// Whether the header is required.
         pub accept: ProxyAcceptance = "required",
-        /// Who may send one; a header from elsewhere is refused.
+        /// Addresses that may send the header; one from any other address is refused.
         pub trust: Vec<Spanned<Cidr>>,
-        /// How long it is waited for.
+        /// How long to wait for the header.
         pub timeout: Duration = "5s",
     }
 }
 
 choice! {
-    /// What happens when the first bytes do not tell in time.
+    /// What to do when the first bytes do not identify the protocol.
     pub enum OnTimeout {
-        /// The chain is chosen with the protocol `silent` or `unknown`.
+        /// Select a chain with the protocol `silent` or `unknown`.
         Continue = "continue",
-        /// The connection is closed.
+        /// Close the connection.
         Close = "close",
     }
 }
 
 section! {
-    /// How the first bytes are looked at. Nothing is awaited unless some chain asks for it.
+    /// Inspection of the first bytes of a connection. Sluice waits for them only if a chain matches on them.
     pub struct Inspect {
-        /// How long the first bytes are waited for.
+        /// How long to wait for the first bytes.
         pub timeout: Duration = "5s",
-        /// How many are held at most.
+        /// Maximum number of bytes held for inspection.
         pub bytes: sluice_core::settings::Size = "16KiB",
-        /// What happens when they do not tell in time.
+        /// What to do when the first bytes do not identify the protocol within `timeout` and `bytes`.
         pub on_timeout: OnTimeout = "continue",
     }
 }
 
 section! {
-    /// A filter chain: which connections, and what happens to them.
+    /// A filter chain: which connections it takes, and what happens to them.
     pub struct Chain {
-        /// Its name in logs and metrics; by default its place in the list.
+        /// Name in logs and metrics; if omitted, `default` without a `match`, otherwise `chain` with its index in the
+        /// list.
         pub name: Option<Name>,
-        /// Which connections it takes; without one it is the default chain.
+        /// Which connections the chain takes; without `match` it is the default chain.
         pub matches as "match": Option<Spanned<Match>>,
-        /// Terminate TLS; left out, bytes stay as they are.
+        /// Terminate TLS; if omitted, bytes are passed through unchanged.
         pub tls: Option<Spanned<Tls>>,
-        /// The chain's own filters, in order.
+        /// Filters of this chain, in order.
         pub filters: Vec<FilterUse>,
         /// Relay to this cluster.
         pub relay: Option<Spanned<Short<Relay>>>,
-        /// Speak HTTP.
+        /// Serve HTTP.
         pub http: Option<Spanned<Short<Http>>>,
-        /// Chains selected on the clear text behind `tls`; one level only.
+        /// Chains selected by the decrypted stream after `tls` has been terminated; one level only.
         pub chains: Members<InnerChain>,
     }
 }
 
 section! {
-    /// A chain on the clear text of a terminated stream.
+    /// A chain for the decrypted stream after TLS termination.
     pub struct InnerChain {
-        /// Its name in logs and metrics; by default its place in the list.
+        /// Name in logs and metrics; if omitted, `default` without a `match`, otherwise `chain` with its index in the
+        /// list.
         pub name: Option<Name>,
-        /// Which streams it takes; without one it is the default chain.
+        /// Which streams the chain takes; without `match` it is the default chain.
         pub matches as "match": Option<Spanned<Match>>,
-        /// The chain's own filters, in order.
+        /// Filters of this chain, in order.
         pub filters: Vec<FilterUse>,
         /// Relay to this cluster.
         pub relay: Option<Spanned<Short<Relay>>>,
-        /// Speak HTTP.
+        /// Serve HTTP.
         pub http: Option<Spanned<Short<Http>>>,
     }
 }
 
 choice! {
-    /// How bytes travel.
+    /// The transport of a connection.
     pub enum TransportMatch {
-        /// In clear.
+        /// Plaintext.
         Plain = "plain",
-        /// In TLS.
+        /// TLS.
         Tls = "tls",
-        /// In QUIC.
+        /// QUIC.
         Quic = "quic",
     }
 }
 
 choice! {
-    /// What a stream carries.
+    /// The protocol of a stream.
     pub enum ProtocolMatch {
-        /// TLS, whatever is inside.
+        /// TLS, whatever it carries.
         Tls = "tls",
         /// HTTP/1.0 or HTTP/1.1.
         Http1 = "http1",
         /// HTTP/2 with prior knowledge.
         Http2 = "http2",
-        /// PostgreSQL, in clear, with STARTTLS or with direct TLS.
+        /// PostgreSQL: plaintext, STARTTLS or direct TLS.
         Postgres = "postgres",
         /// Redis.
         Redis = "redis",
         /// SSH, where the client speaks first.
         Ssh = "ssh",
-        /// The client said nothing within `inspect.timeout`: the server speaks first.
+        /// The client sent nothing within `inspect.timeout`: the server speaks first.
         Silent = "silent",
-        /// Bytes came and nobody knew them.
+        /// The bytes received match no known protocol.
         Unknown = "unknown",
     }
 }
 
 section! {
-    /// Which connections a chain takes. Every field that is there must fit. Of several chains that
-    /// fit, the more specific wins, compared field by field in the order below.
+    /// Which connections a chain takes. All given fields must match. If several chains match, the most specific wins:
+    /// they are compared field by field in the order below.
     pub struct Match {
         /// Destination ports.
         pub port: Vec<u16>,
         /// Destination addresses.
         pub destination: Vec<Cidr>,
-        /// Server names: exact, or *.suffix for any name below.
+        /// Server names (SNI): exact, or *.suffix for any name below it.
         pub sni: Vec<NamePattern>,
-        /// In clear or in TLS.
+        /// Plaintext, TLS or QUIC.
         pub transport: Vec<TransportMatch>,
-        /// ALPN protocols, any of which the client offers.
+        /// ALPN protocols; the client offers at least one of them.
         pub alpn: Vec<String>,
-        /// What the stream carries.
+        /// The protocol of the stream.
         pub protocol: Vec<ProtocolMatch>,
-        /// PostgreSQL databases: a name, or a beginning and a star.
+        /// PostgreSQL databases: a name, or a prefix and a star.
         pub database: Vec<WordPattern>,
-        /// PostgreSQL users: a name, or a beginning and a star.
+        /// PostgreSQL users: a name, or a prefix and a star.
         pub user: Vec<WordPattern>,
         /// Source addresses.
         pub source: Vec<Cidr>,
@@ -306,7 +311,7 @@ section! {
 }
 
 choice! {
-    /// A version of TLS.
+    /// A TLS version.
     pub enum TlsVersion {
         /// TLS 1.2.
         V1_2 = "1.2",
@@ -316,10 +321,10 @@ choice! {
 }
 
 section! {
-    /// A certificate and its key, as PEM files. Paths are relative to the configuration file. They
-    /// are read again when they change.
+    /// A certificate and its private key, as PEM files. Paths are relative to the configuration file. The files are
+    /// reloaded when they change.
     pub struct Certificate {
-        /// The chain, the own certificate first.
+        /// The certificate chain, leaf certificate first.
         pub cert: Spanned<PathBuf>,
         /// The private key.
         pub key: Spanned<PathBuf>,
@@ -327,93 +332,93 @@ section! {
 }
 
 choice! {
-    /// Whether a client must show a certificate.
+    /// Whether a client must present a certificate.
     pub enum ClientAuthMode {
-        /// It must.
+        /// A client without a certificate is refused.
         Required = "required",
-        /// It may; one that does not verify is refused all the same.
+        /// A client may omit it; a certificate that does not verify is refused all the same.
         Optional = "optional",
     }
 }
 
 section! {
-    /// Certificates that clients show. A session is resumed only where the same is asked for: the same
-    /// authorities, revocations and mode.
+    /// Client certificates (mutual TLS, mTLS). A session is resumed only where the same authorities, revocation list
+    /// and mode apply.
     pub struct ClientAuth {
-        /// Authorities that must have signed them.
+        /// Certificate authorities that must have signed the client certificates.
         pub ca: Spanned<PathBuf>,
-        /// Revoked certificates.
+        /// Certificate revocation list (CRL).
         pub crl: Option<Spanned<PathBuf>>,
-        /// Whether a client must show one.
+        /// Whether a client must present a certificate.
         pub mode: ClientAuthMode = "required",
     }
 }
 
 section! {
-    /// TLS that ends here.
+    /// TLS termination.
     pub struct Tls {
-        /// Certificates, chosen by server name; the first where no name fits.
+        /// Certificates, selected by server name (SNI); the first is used if no name matches.
         pub certificates: Vec<Certificate>,
-        /// Certificates that clients show.
+        /// Verification of client certificates (mutual TLS).
         pub client_auth: Option<ClientAuth>,
-        /// ALPN protocols in order of preference. Left out, a chain that speaks HTTP agrees on what it
-        /// speaks, and others on none.
+        /// ALPN protocols in order of preference. If omitted, a chain that serves HTTP negotiates the versions it
+        /// serves, and other chains negotiate none.
         pub alpn: Vec<String>,
-        /// The oldest version spoken.
+        /// The oldest TLS version accepted.
         pub min_version: TlsVersion = "1.2",
-        /// How long the handshake may take.
+        /// How long the TLS handshake may take.
         pub handshake_timeout: Duration = "10s",
-        /// What a client hears that sends a plain HTTP request to this TLS port.
+        /// How to respond to a client that sends a plain HTTP request to this TLS port.
         pub plain_http: PlainHttp = "close",
     }
 }
 
 choice! {
-    /// What a client hears that sends a plain HTTP request to a TLS port.
+    /// How to respond to a client that sends a plain HTTP request to a TLS port.
     pub enum PlainHttp {
-        /// Nothing: the connection is closed.
+        /// Close the connection without a response.
         Close = "close",
-        /// A response with status 400 that says so.
+        /// Respond with status 400 and a text that explains the error.
         Answer = "answer",
-        /// A redirect (308) to the same address with `https`.
+        /// Redirect (308) to the same address with `https`; 400 if the request has no usable host.
         Redirect = "redirect",
     }
 }
 
 choice! {
-    /// What a hash balancer goes by.
+    /// The hash key of a hash-based balancer.
     pub enum HashBy {
-        /// The address of the source.
+        /// The source address.
         SourceIp = "source_ip",
     }
 }
 
 section! {
-    /// A relay to a cluster. The short form is the name of the cluster.
+    /// A relay to a cluster (TCP or UDP proxying). The short form is the name of the cluster.
     pub struct Relay {
-        /// The cluster.
+        /// The cluster to relay to.
         pub cluster: Spanned<Name>,
-        /// What `ring_hash` and `maglev` go by.
+        /// The hash key of `ring_hash` and `maglev` (sticky sessions).
         pub hash: Option<HashBy>,
-        /// How long no byte may move: 1h for connections and 1m for UDP flows where it is left out.
+        /// How long no byte may move in either direction; if omitted, 1h for connections and 1m for UDP flows.
         pub idle_timeout: Option<OrNone<Duration>>,
-        /// The same once one side has finished.
+        /// The same after one side has finished sending.
         pub half_close_timeout: OrNone<Duration> = "5m",
-        /// How long a connection may last in all.
+        /// How long a connection may last in total.
         pub max_duration: OrNone<Duration> = "none",
-        /// UDP: answers that each datagram gets; the flow ends when all have come. Left out, it
-        /// ends by idleness.
+        /// UDP: number of responses to each datagram; the flow ends when all have arrived. If omitted, it ends when
+        /// idle.
         pub responses: Option<NonZeroU32>,
     }
 }
 
-/// How long a connection may be idle where nothing is said, as Envoy has it.
+/// The default idle timeout of a connection, as in Envoy.
 pub const STREAM_IDLE: Duration = Duration::from_secs(3600);
 
-/// How long a flow may be idle where nothing is said, as Envoy has it.
+/// The default idle timeout of a UDP flow, as in Envoy.
 pub const FLOW_IDLE: Duration = Duration::from_secs(60);
 
-/// A relay to a cluster of which nothing else is said.
+/// A relay to a cluster with default settings.
 pub fn relay_to(cluster: &Spanned<Name>) -> Relay {
     let entry = sluice_core::tree::MapEntry {
         key: "cluster".into(),
@@ -432,76 +437,77 @@ impl ShortForm for Relay {
 }
 
 section! {
-    /// Where connections go.
+    /// A cluster: a group of endpoints (servers) that share load, with health checks and limits.
     pub struct Cluster {
-        /// Who is in: IP addresses, host names (every address they resolve to) or unix:///path, with a port.
+        /// The endpoints: IP addresses, host names (every address they resolve to) or unix:///path, with a port.
         pub endpoints: Vec<Spanned<Short<EndpointEntry>>>,
-        /// Who is next.
+        /// The load balancing algorithm.
         pub balance: Balance = "round_robin",
-        /// The version of HTTP spoken with endpoints, where a rule leads here.
+        /// The HTTP version spoken to endpoints, if a rule routes to this cluster.
         pub protocol: ClusterProtocol = "http1",
-        /// How connections are used again, where HTTP is spoken.
+        /// Connection pool: how HTTP connections to endpoints are reused.
         pub reuse: Reuse,
-        /// How long a connection may take to be made, TLS included.
+        /// How long establishing a connection may take, TLS handshake included.
         pub connect_timeout: Duration = "5s",
-        /// Endpoints tried for one connection; nothing of the client's is sent before one is reached.
+        /// Number of endpoints tried for one connection (failover); no client data is sent before one is connected.
         pub connect_attempts: NonZeroU32 = "3",
-        /// TLS towards the endpoints. Verifies the server.
+        /// TLS to endpoints. Verifies the server.
         pub tls: Option<Spanned<UpstreamTls>>,
-        /// Active checks.
+        /// Active health checks.
         pub health: Option<Health>,
-        /// Putting endpoints aside that fail connections; `none` never does.
+        /// Outlier ejection: endpoints that fail connections or requests are removed for a while; `none` turns it off.
         pub outlier: OrNone<Outlier>,
-        /// Bounds over all workers.
+        /// Circuit breaker: limits on connections and requests.
         pub limits: ClusterLimits,
-        /// What happens to connections whose endpoint leaves: keep, close or { drain: 30s }.
+        /// What happens to connections whose endpoint is removed from the cluster: keep, close or { drain: 30s }.
         pub on_endpoint_removed: OnEndpointRemoved = "keep",
-        /// What happens to UDP flows whose endpoint becomes unhealthy or is ejected.
+        /// What happens to UDP flows whose endpoint becomes unhealthy or is ejected. Passed-through QUIC connections
+        /// stay with their endpoint once it has responded.
         pub on_endpoint_unhealthy: OnEndpointUnhealthy = "move",
-        /// How host names are resolved.
+        /// DNS: how host names are resolved.
         pub dns: Dns,
-        /// The PROXY header that endpoints get first.
+        /// The PROXY protocol header to send first on connections to endpoints.
         pub send_proxy_protocol: Option<ProxyHeader>,
     }
 }
 
 choice! {
-    /// What happens to UDP flows whose endpoint becomes unhealthy or is ejected.
+    /// What happens to UDP flows whose endpoint becomes unhealthy or is ejected. QUIC connections that are passed
+    /// through stay with their endpoint once it has responded.
     pub enum OnEndpointUnhealthy {
-        /// They stay with it until they end.
+        /// They stay with the endpoint until they end.
         Keep = "keep",
-        /// The client's next datagram begins a new flow to a healthy endpoint, if there is one. QUIC connections that are
-        /// passed through stay with their endpoint once it has answered.
+        /// The client's next datagram starts a new flow to a healthy endpoint, if there is one.
         Move = "move",
     }
 }
 
 choice! {
-    /// The version of HTTP spoken with endpoints.
+    /// The HTTP version spoken to endpoints.
     pub enum ClusterProtocol {
         /// HTTP/1.1.
         Http1 = "http1",
-        /// HTTP/2, with prior knowledge where there is no TLS.
+        /// HTTP/2; with prior knowledge if there is no `tls`.
         Http2 = "http2",
-        /// HTTP/3, over QUIC; `tls` is needed.
+        /// HTTP/3, over QUIC; requires `tls`.
         Http3 = "http3",
-        /// What TLS agrees on.
+        /// The version negotiated in the TLS handshake (ALPN).
         Auto = "auto",
     }
 }
 
 section! {
-    /// How connections are used again, where HTTP is spoken.
+    /// Connection pool: how HTTP connections to endpoints are reused.
     pub struct Reuse {
-        /// How long one may lie idle.
+        /// How long a pooled connection may be idle.
         pub idle_timeout: Duration = "60s",
-        /// How old one may grow.
+        /// Maximum age of a connection.
         pub max_age: OrNone<Duration> = "none",
-        /// Requests that one may carry.
+        /// Maximum number of requests per connection.
         pub requests: OrNone<NonZeroU64> = "none",
-        /// Streams at once on one connection of HTTP/2.
+        /// Maximum number of concurrent streams per HTTP/2 or HTTP/3 connection.
         pub streams: NonZeroU32 = "100",
-        /// Idle connections that a worker keeps to one endpoint.
+        /// Maximum number of idle connections to one endpoint, per worker.
         pub idle: u32 = "256",
     }
 }
@@ -511,7 +517,7 @@ section! {
     pub struct EndpointEntry {
         /// An IP address or host name with a port, or unix:///path.
         pub address: Spanned<Endpoint>,
-        /// Its share.
+        /// Load balancing weight.
         pub weight: NonZeroU32 = "1",
     }
 }
@@ -523,131 +529,132 @@ impl ShortForm for EndpointEntry {
 choice! {
     /// A version of the PROXY protocol.
     pub enum ProxyHeader {
-        /// The text form.
+        /// Version 1, the text format.
         V1 = "v1",
-        /// The binary form.
+        /// Version 2, the binary format.
         V2 = "v2",
     }
 }
 
 choice! {
-    /// Whether a server must prove who it is.
+    /// Whether the certificate of a server is verified.
     pub enum Verification {
-        /// It must.
+        /// The certificate must be valid and match the name.
         Full = "full",
-        /// Anybody is believed. The connection is open to whoever stands between.
+        /// Any certificate is accepted. The connection is open to man-in-the-middle attacks.
         Nobody = "none",
     }
 }
 
 section! {
-    /// TLS towards endpoints.
+    /// TLS to endpoints.
     pub struct UpstreamTls {
-        /// The name sent and verified; the endpoint's own name or address where it is left out.
+        /// The server name sent (SNI) and verified; if omitted, the endpoint's own name or address.
         pub sni: Option<Spanned<String>>,
-        /// Authorities that are trusted; the system's where it is left out.
+        /// Trusted certificate authorities; if omitted, those of the system.
         pub ca: Option<Spanned<PathBuf>>,
-        /// Whether the server must prove who it is.
+        /// Whether the server certificate is verified.
         pub verify: Verification = "full",
-        /// The certificate shown when the server asks.
+        /// The client certificate presented when the server requests one (mutual TLS).
         pub certificate: Option<Certificate>,
-        /// ALPN protocols offered; left out, those of `protocol` where the cluster is spoken HTTP with.
+        /// ALPN protocols offered; if omitted, those of `protocol` if the cluster is used for HTTP.
         pub alpn: Vec<String>,
-        /// The oldest version spoken.
+        /// The oldest TLS version accepted.
         pub min_version: TlsVersion = "1.2",
     }
 }
 
 section! {
-    /// Active checks.
+    /// Active health checks.
     pub struct Health {
-        /// Well is whoever accepts a connection.
+        /// TCP check: healthy if the endpoint accepts a connection.
         pub tcp: Option<Empty>,
-        /// Well is whoever answers a request as expected.
+        /// HTTP check: healthy if the endpoint responds to a request as expected.
         pub http: Option<HttpCheck>,
-        /// Well is whose gRPC health service says SERVING.
+        /// gRPC check: healthy if the gRPC health service reports SERVING.
         pub grpc: Option<GrpcCheck>,
-        /// Time between checks of one endpoint; each is moved by up to a tenth at random.
+        /// Time between checks of one endpoint; each is shifted at random by up to a tenth (jitter).
         pub interval: Duration = "5s",
         /// How long one check may take.
         pub timeout: Duration = "2s",
-        /// Failures in a row that make an endpoint unhealthy.
+        /// Consecutive failures after which an endpoint is unhealthy.
         pub unhealthy_after: NonZeroU32 = "3",
-        /// Successes in a row that make it healthy again.
+        /// Consecutive successes after which it is healthy again.
         pub healthy_after: NonZeroU32 = "2",
     }
 }
 
 section! {
-    /// A check by an HTTP request, in the version that the cluster speaks.
+    /// A health check by HTTP request, in the HTTP version of the cluster.
     pub struct HttpCheck {
         /// Path and query.
         pub path: String = "/",
-        /// The host that is asked for; the endpoint's own name where it is left out.
+        /// The host to request; if omitted, the endpoint's own name.
         pub host: Option<Authority>,
-        /// Statuses of those who are well.
+        /// Statuses that count as healthy; if omitted, 200 to 299.
         pub expect: Vec<Status>,
     }
 }
 
 section! {
-    /// A check by the health service of gRPC.
+    /// A health check through the gRPC health service.
     pub struct GrpcCheck {
-        /// The service that is asked for; the server as a whole where it is left out.
+        /// The service to query; if omitted, the server as a whole.
         pub service: String = "",
     }
 }
 
 section! {
-    /// Putting endpoints aside that fail connections or requests.
+    /// Outlier ejection (passive health checking): endpoints that fail connections or requests are ejected for a while.
     pub struct Outlier {
-        /// Failures to connect in a row.
+        /// Consecutive failed connections after which an endpoint is ejected.
         pub connect_failures: NonZeroU32 = "5",
-        /// Answers with a status from 500 on, or no answer, in a row.
+        /// Consecutive responses with status 500 or above, or missing responses, after which an endpoint is ejected.
         pub consecutive_5xx: OrNone<NonZeroU32> = "none",
-        /// How long the first time lasts; the n-th lasts n times as long.
+        /// Duration of the first ejection; the n-th lasts n times as long.
         pub ejection: Duration = "30s",
-        /// The longest.
+        /// Maximum duration of an ejection.
         pub ejection_max: Duration = "5m",
-        /// The share that may be aside at once; one always may, unless it is the last.
+        /// Maximum share of endpoints ejected at once; one always may be, unless it is the last.
         pub max_ejected: Percent = "50%",
     }
 }
 
 section! {
-    /// Bounds over all workers.
+    /// Circuit breaker limits, over all workers unless stated otherwise.
     pub struct ClusterLimits {
-        /// Connections at once.
+        /// Maximum number of concurrent connections.
         pub connections: OrNone<NonZeroU64> = "none",
-        /// Connections at once to one endpoint.
+        /// Maximum number of concurrent connections to one endpoint.
         pub connections_per_endpoint: OrNone<NonZeroU64> = "none",
-        /// HTTP requests at once.
+        /// Maximum number of concurrent HTTP requests.
         pub requests: OrNone<NonZeroU64> = "none",
-        /// HTTP requests at once to one endpoint.
+        /// Maximum number of concurrent HTTP requests to one endpoint.
         pub requests_per_endpoint: OrNone<NonZeroU64> = "none",
-        /// HTTP requests that may wait for a connection, per worker.
+        /// Maximum number of HTTP requests waiting for a connection, per worker.
         pub pending: u64 = "1024",
-        /// Further tries under way at once, per worker; a fifth of the requests under way may be, too.
+        /// Maximum number of retries in flight, per worker; a fifth of the requests in flight if that is more.
         pub retries: u64 = "3",
     }
 }
 
 section! {
-    /// How host names are resolved.
+    /// DNS resolution of host names.
     pub struct Dns {
-        /// Time between look-ups; `ttl` goes by the answer, from 1s to 5m.
+        /// Time between look-ups; `ttl` uses the TTL of the DNS response, from 1s to 5m.
         pub refresh: Refresh = "ttl",
-        /// How long the last good answer is kept while look-ups fail; `none` keeps it for ever, `0s` drops it at once.
+        /// How long to keep the last good DNS response while look-ups fail; `none` keeps it forever, `0s` drops it at
+        /// once.
         pub serve_stale: OrNone<OrZero> = "none",
-        /// Name servers; the system's where it is left out.
+        /// DNS servers; if omitted, those of the system.
         pub servers: Vec<SocketAddr>,
     }
 }
 
 choice! {
-    /// What a record is about.
+    /// The kind of an access log record.
     pub enum LogKind {
-        /// A TCP or unix connection.
+        /// A TCP or unix socket connection.
         Connection = "connection",
         /// A UDP flow.
         Flow = "flow",
@@ -657,24 +664,24 @@ choice! {
 }
 
 section! {
-    /// A place that records go to.
+    /// An access log.
     pub struct AccessLog {
         /// `stdout`, `stderr`, or the path of a file. SIGUSR1 reopens files.
         pub sink: Spanned<String> = "stdout",
-        /// `json`, `text`, a line with %OPERATOR%s, or `{ json: { NAME: "%OPERATOR%" } }`; the operators are listed
-        /// at the end of this page.
+        /// `json`, `text`, a line with %OPERATOR%s, or `{ json: { NAME: "%OPERATOR%" } }`; the operators are listed at
+        /// the end of this page.
         pub format: Spanned<LogFormat> = "json",
-        /// Which records; all where it is left out.
+        /// The kinds of records to write; if omitted, all.
         pub kinds: Vec<LogKind>,
     }
 }
 
-/// Time between look-ups.
+/// Time between DNS look-ups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refresh {
-    /// By the time to live of the answer.
+    /// The TTL of the DNS response.
     Ttl,
-    /// Always so long.
+    /// A fixed interval.
     Every(Duration),
 }
 
@@ -701,19 +708,19 @@ impl Setting for Refresh {
     }
 }
 
-/// What happens to connections whose endpoint leaves.
+/// What happens to connections whose endpoint is removed from the cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnEndpointRemoved {
-    /// They go on.
+    /// They continue.
     Keep,
-    /// They end.
+    /// They are closed.
     Close,
-    /// They may go on for so long.
+    /// They may continue for this long.
     Drain(Duration),
 }
 
 section! {
-    /// Connections may go on for a while.
+    /// Connections may continue for a while.
     pub struct DrainFor {
         /// For how long.
         pub drain: OrZero,
@@ -749,9 +756,9 @@ impl Setting for OnEndpointRemoved {
 /// One use of a filter: `- deny: [192.0.2.0/24]`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FilterUse {
-    /// Which filter.
+    /// The name of the filter.
     pub name: Spanned<String>,
-    /// Its settings, bound by the filter.
+    /// Its settings, parsed by the filter.
     pub settings: Node,
 }
 
@@ -784,7 +791,7 @@ impl Setting for FilterUse {
     }
 }
 
-/// Bounds by name.
+/// Limits by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LimitValues(pub Limits);
 
@@ -871,7 +878,7 @@ impl Setting for LimitValues {
 }
 
 impl Config {
-    /// The same configuration with the defaults written out that depend on where they are.
+    /// The same configuration with the context-dependent defaults filled in.
     #[must_use]
     pub fn completed(mut self) -> Self {
         for listener in self.listeners.iter_mut() {
@@ -893,7 +900,7 @@ impl Config {
 }
 
 impl Listener {
-    /// Every address, whichever field it was written in.
+    /// Every address, from `address` and `addresses`.
     pub fn all_addresses(&self) -> impl Iterator<Item = &Spanned<ListenAddress>> {
         self.address.iter().chain(&self.addresses)
     }
@@ -903,7 +910,7 @@ impl Listener {
         self.all_addresses().any(|address| matches!(address.value, ListenAddress::Udp(_)))
     }
 
-    /// What is configured of QUIC, where it is spoken.
+    /// The QUIC settings, if QUIC is enabled.
     pub fn quic(&self) -> Option<&Spanned<Short<Quic>>> {
         self.quic.as_ref().filter(|quic| quic.0.enabled)
     }

@@ -1,4 +1,4 @@
-//! Trees as a configuration file would have them, for tests.
+//! Trees as a configuration file yields them, for tests.
 
 use sluice_core::settings::SectionShape;
 use sluice_core::tree::MapEntry;
@@ -35,7 +35,7 @@ pub(crate) fn fields_of<T: Setting>() -> Vec<&'static str> {
     section.fields.iter().map(|field| field.key).collect()
 }
 
-/// What a tree means.
+/// Binds a tree; panics if it is invalid.
 #[track_caller]
 pub(crate) fn bind<T: Setting>(node: &Node) -> T {
     let mut diags = Diags::new();

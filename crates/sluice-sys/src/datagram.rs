@@ -1,28 +1,28 @@
 //! Datagrams in batches: `recvmmsg(2)` and `sendmmsg(2)`.
 //!
-//! Owns: the arrays that those calls want. Refuses to know: flows.
-//! Keeps: a datagram is delivered whole or marked as cut; nothing is allocated after `new`.
+//! Owns: the arrays that those calls need. Refuses to know: flows.
+//! Keeps: datagrams are delivered whole, coalesced ones with their segment size; nothing is allocated after `new`.
 
 use std::io;
 use std::mem::{MaybeUninit, zeroed};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
-/// Datagrams moved by one system call at most.
+/// The maximum number of datagrams per system call.
 pub const BATCH: usize = 32;
 
 /// The largest payload of a UDP datagram.
 pub const DATAGRAM_MAX: usize = 65_535;
 
-/// Room for the control messages of a datagram: the address that it was sent to, and how it is cut.
+/// Space for the control messages of a datagram: its destination address and its segment size.
 const CONTROL: usize = 64;
 
 #[repr(C, align(8))]
 #[derive(Clone, Copy)]
 struct ControlBuffer([u8; CONTROL]);
 
-/// One batch of received datagrams. About 2 MiB of address space, of which only the pages that
-/// datagrams really fill are ever touched.
+/// One batch of received datagrams. About 2 MiB of address space, of which only the pages that datagrams fill are ever
+/// touched.
 pub struct Received {
     data: Box<[u8]>,
     names: Box<[libc::sockaddr_storage; BATCH]>,
@@ -43,18 +43,18 @@ impl std::fmt::Debug for Received {
 pub struct Datagram<'a> {
     /// The payload.
     pub data: &'a [u8],
-    /// Who sent it; `None` on a connected socket.
+    /// The sender; `None` on a connected socket.
     pub from: Option<SocketAddr>,
-    /// The address it was sent to, where the socket reports it.
+    /// The destination address, if the socket reports it.
     pub to: Option<IpAddr>,
-    /// Several came as one, each as long as this but for the last; see [`coalesce`].
+    /// The segment size if several datagrams were received as one; the last may be shorter. See [`coalesce`].
     pub segment: Option<u16>,
 }
 
-/// Lets datagrams of one sender that are alike come as one (`UDP_GRO`), which saves most of what each costs.
+/// Lets the kernel coalesce similar datagrams of one sender (`UDP_GRO`), which saves most of the cost per datagram.
 ///
 /// # Errors
-/// What `setsockopt(2)` said: kernels before 5.0 do not know it.
+/// The error of `setsockopt(2)`: kernels before 5.0 do not support the option.
 pub fn coalesce(socket: &impl AsFd) -> io::Result<()> {
     crate::socket::set_int(&socket.as_fd(), libc::SOL_UDP, libc::UDP_GRO, 1)
 }
@@ -66,7 +66,7 @@ impl Default for Received {
 }
 
 impl Received {
-    /// An empty batch.
+    /// Creates an empty batch.
     pub fn new() -> Self {
         // SAFETY: all of these are plain C structures for which zero is a valid value.
         let (names, vectors, headers) = unsafe { zeroed() };
@@ -92,10 +92,10 @@ impl Received {
         batch
     }
 
-    /// Receives up to [`BATCH`] datagrams that are there now.
+    /// Receives up to [`BATCH`] datagrams that are available now.
     ///
     /// # Errors
-    /// `WouldBlock` when there are none; on a connected socket also what ICMP reported.
+    /// `WouldBlock` if there are none; on a connected socket also the errors reported by ICMP.
     pub fn receive(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
         for entry in &mut self.headers[..self.count] {
             entry.msg_hdr.msg_namelen = length_of::<libc::sockaddr_storage>();
@@ -142,22 +142,22 @@ impl Received {
 pub struct Outgoing<'a> {
     /// The payload.
     pub data: &'a [u8],
-    /// Who gets it; `None` on a connected socket.
+    /// The destination; `None` on a connected socket.
     pub to: Option<SocketAddr>,
-    /// The address it shall come from, when the socket is bound to a wildcard.
+    /// The source address to send from, if the socket is bound to a wildcard address.
     pub from: Option<IpAddr>,
-    /// It is several, each as long as this but for the last (`UDP_SEGMENT`).
+    /// The segment size if the payload is several datagrams; the last may be shorter (`UDP_SEGMENT`).
     pub segment: Option<u16>,
 }
 
 impl<'a> Outgoing<'a> {
-    /// How many datagrams it is.
+    /// The number of datagrams in the payload.
     pub fn count(&self) -> usize {
         let segment = self.segment.map_or(usize::MAX, usize::from).max(1);
         self.data.len().div_ceil(segment).max(1)
     }
 
-    /// Each of them alone.
+    /// The datagrams, one by one.
     fn apart(&self) -> impl Iterator<Item = Outgoing<'a>> + use<'a> {
         let Self { to, from, .. } = *self;
         let segment = self.segment.map_or(usize::MAX, usize::from).max(1);
@@ -165,10 +165,10 @@ impl<'a> Outgoing<'a> {
     }
 }
 
-/// Sends datagrams in order, at most [`BATCH`]; returns how many the kernel took.
+/// Sends datagrams in order, at most [`BATCH`]; returns how many the kernel accepted.
 ///
 /// # Errors
-/// What `sendmmsg(2)` said of the first one: `WouldBlock`, or what ICMP reported.
+/// The error of `sendmmsg(2)` for the first datagram: `WouldBlock`, or the errors reported by ICMP.
 pub fn send(socket: BorrowedFd<'_>, datagrams: &[Outgoing<'_>]) -> io::Result<usize> {
     let count = datagrams.len().min(BATCH);
     let mut names = [const { MaybeUninit::<libc::sockaddr_storage>::uninit() }; BATCH];
@@ -211,7 +211,7 @@ pub fn send(socket: BorrowedFd<'_>, datagrams: &[Outgoing<'_>]) -> io::Result<us
         Err(_) => io::Error::last_os_error(),
     };
     match (datagrams.first(), failed.raw_os_error()) {
-        // The path takes none as long, or its device cannot cut: then they go one by one.
+        // The path does not accept segments of this size, or its device cannot segment: send them one by one.
         (Some(first), Some(libc::EIO | libc::EINVAL | libc::EMSGSIZE)) if first.count() > 1 => {
             first.apart().try_for_each(|datagram| send(socket, &[datagram]).map(drop))?;
             Ok(1)
@@ -224,7 +224,7 @@ fn length_of<T>() -> u32 {
     u32::try_from(size_of::<T>()).expect("socket structures are small")
 }
 
-/// Address families are small numbers in a wide type.
+/// Converts an address family: a small number in a wide type.
 fn family(number: i32) -> libc::sa_family_t {
     libc::sa_family_t::try_from(number).expect("families are small numbers")
 }
@@ -232,13 +232,13 @@ fn family(number: i32) -> libc::sa_family_t {
 fn socket_address(name: &libc::sockaddr_storage) -> Option<SocketAddr> {
     match i32::from(name.ss_family) {
         libc::AF_INET => {
-            // SAFETY: the family says that it holds an IPv4 address; the storage is larger and aligned.
+            // SAFETY: the family indicates that it holds an IPv4 address; the storage is larger and aligned.
             let v4 = unsafe { &*(&raw const *name).cast::<libc::sockaddr_in>() };
             let ip = Ipv4Addr::from_bits(u32::from_be(v4.sin_addr.s_addr));
             Some(SocketAddrV4::new(ip, u16::from_be(v4.sin_port)).into())
         }
         libc::AF_INET6 => {
-            // SAFETY: the family says that it holds an IPv6 address; the storage is larger and aligned.
+            // SAFETY: the family indicates that it holds an IPv6 address; the storage is larger and aligned.
             let v6 = unsafe { &*(&raw const *name).cast::<libc::sockaddr_in6>() };
             let ip = Ipv6Addr::from(v6.sin6_addr.s6_addr);
             let port = u16::from_be(v6.sin6_port);
@@ -276,8 +276,8 @@ fn write_address(slot: &mut MaybeUninit<libc::sockaddr_storage>, address: Socket
     }
 }
 
-// Control messages are read and written as bytes: a header of length (native word), level and type
-// (32 bits each), then the payload, padded to a word. See cmsg(3).
+// Control messages are read and written as bytes: a header with length (native word), level and type (32 bits each),
+// then the payload, padded to a word. See cmsg(3).
 const HEADER: usize = size_of::<libc::cmsghdr>();
 
 /// A control message: level, type, payload.
@@ -295,7 +295,7 @@ fn messages(mut controls: &[u8]) -> impl Iterator<Item = ControlMessage<'_>> {
     })
 }
 
-/// How long each datagram is, where several came as one.
+/// The segment size, if several datagrams were received as one.
 fn segment((level, kind, payload): &ControlMessage<'_>) -> Option<u16> {
     if (*level, *kind) != (libc::SOL_UDP, libc::UDP_GRO) {
         return None;
@@ -306,7 +306,7 @@ fn segment((level, kind, payload): &ControlMessage<'_>) -> Option<u16> {
 
 fn destination((level, kind, payload): &ControlMessage<'_>) -> Option<IpAddr> {
     match (*level, *kind) {
-        // struct in_pktinfo: interface, local address, destination of the header.
+        // struct in_pktinfo: interface, local address, destination address from the header.
         (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
             let octets: [u8; 4] = payload.get(8..12)?.try_into().ok()?;
             Some(IpAddr::from(octets))
@@ -335,7 +335,7 @@ fn write_source(control: &mut [u8; CONTROL], from: IpAddr) -> usize {
     (HEADER + length).next_multiple_of(size_of::<usize>())
 }
 
-/// Writes how datagrams that are sent as one are to be cut.
+/// Writes the segment size of datagrams that are sent as one.
 fn write_segment(control: &mut [u8], size: u16) -> usize {
     let length = HEADER + size_of::<u16>();
     control[..size_of::<usize>()].copy_from_slice(&length.to_ne_bytes());
@@ -364,7 +364,7 @@ mod tests {
             batch.receive(server.as_fd()).unwrap();
             let got = batch.iter().next().unwrap();
             assert_eq!((got.segment, got.data, got.to), (Some(1000), &data[..], Some(to.ip())));
-            // And back, from the address that was asked, to one who takes them one by one.
+            // And back, from the address that was queried, to a client that receives them one by one.
             let back =
                 Outgoing { data: got.data, to: got.from, from: got.to, segment: got.segment };
             assert_eq!(send(server.as_fd(), &[back]).unwrap(), 1);

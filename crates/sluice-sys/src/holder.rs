@@ -1,8 +1,8 @@
-//! Who listens on an address already.
+//! Finds the process that already listens on an address.
 //!
-//! Owns: the probe, and the search for the process behind a socket. Refuses to know: what to do about it.
-//! Keeps: sockets of this process do not count. `SO_REUSEPORT` lets a second process of the same user join a port
-//! without a word, so it has to be asked for.
+//! Owns: the probe, and the search for the process that owns a socket. Refuses to know: what to do about it.
+//! Keeps: sockets of this process do not count. `SO_REUSEPORT` silently lets a second process of the same user join a
+//! port, so an explicit check is needed.
 
 use std::collections::HashSet;
 use std::fs;
@@ -15,16 +15,16 @@ use socket2::{Domain, Protocol, Socket, Type};
 /// A kind of socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// TCP, listening.
+    /// A listening TCP socket.
     Tcp,
-    /// UDP.
+    /// A UDP socket.
     Udp,
 }
 
-/// A process that listens.
+/// A process that listens on an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holder {
-    /// Its number and name; `None` where it cannot be seen from here.
+    /// Its PID and name; `None` if it is not visible from here.
     pub process: Option<(u32, String)>,
 }
 
@@ -37,15 +37,15 @@ impl std::fmt::Display for Holder {
     }
 }
 
-/// The other process that listens on `address`, if one does.
+/// The other process that listens on `address`, if any.
 pub fn of(address: SocketAddr, kind: Kind) -> Option<Holder> {
-    // Port 0 is a port that nobody has.
+    // Port 0 belongs to no process.
     if address.port() == 0 || !is_taken(address, kind) {
         return None;
     }
     let inodes = sockets_on(address, kind);
     if inodes.is_empty() {
-        // Nothing listens: what is in the way is a connection. Whoever binds hears of it from the system.
+        // Nothing listens: a connection holds the address. `bind(2)` reports that to the caller.
         return None;
     }
     let own = std::process::id();
@@ -58,7 +58,7 @@ pub fn of(address: SocketAddr, kind: Kind) -> Option<Holder> {
     }
 }
 
-/// The process that listens on the unix socket at `path`, if one does. Its own process counts too.
+/// The process that listens on the unix socket at `path`, if any. This process counts too.
 pub fn of_unix(path: &Path) -> Option<Holder> {
     let stream = std::os::unix::net::UnixStream::connect(path).ok()?;
     let process = rustix::net::sockopt::socket_peercred(&stream).ok().map(|peer| {
@@ -68,8 +68,8 @@ pub fn of_unix(path: &Path) -> Option<Holder> {
     Some(Holder { process })
 }
 
-/// Whether a socket that shares with none is refused there. A single `bind(2)`, where [`of`] reads all of /proc;
-/// sockets of this process count too.
+/// Whether binding an exclusive socket there fails. A single `bind(2)`, where [`of`] reads all of /proc; sockets of
+/// this process count too.
 pub fn is_taken(address: SocketAddr, kind: Kind) -> bool {
     let probe = || -> io::Result<()> {
         let (kind, protocol) = match kind {
@@ -81,7 +81,7 @@ pub fn is_taken(address: SocketAddr, kind: Kind) -> bool {
             socket.set_only_v6(true)?;
         }
         if kind == Type::STREAM {
-            // Connections that have ended do not count; sockets that listen do all the same.
+            // Closed connections (TIME_WAIT) do not count; listening sockets still do.
             socket.set_reuse_address(true)?;
         }
         socket.bind(&address.into())
@@ -89,8 +89,8 @@ pub fn is_taken(address: SocketAddr, kind: Kind) -> bool {
     probe().is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
 }
 
-/// The sockets that are bound to the address or to all addresses, by inode. Where none of its family is in the way
-/// of an IPv4 address, an IPv6 socket that takes IPv4 too is.
+/// The inodes of the sockets that are bound to the address or to the wildcard address. If no socket of its family
+/// conflicts with an IPv4 address, dual-stack IPv6 sockets are looked up.
 fn sockets_on(address: SocketAddr, kind: Kind) -> HashSet<u64> {
     let [v4, v6] = match kind {
         Kind::Tcp => ["tcp", "tcp6"],
@@ -104,7 +104,7 @@ fn sockets_on(address: SocketAddr, kind: Kind) -> HashSet<u64> {
     sockets_in(v6, kind, |local| spans(local, address))
 }
 
-/// The sockets of a table whose address fits. Source: proc_net_tcp.
+/// The sockets in a table whose address matches. Source: proc_net_tcp.
 fn sockets_in(table: &str, kind: Kind, fits: impl Fn(SocketAddr) -> bool) -> HashSet<u64> {
     let state = (kind == Kind::Tcp).then_some("0A");
     let text = fs::read_to_string(format!("/proc/self/net/{table}")).unwrap_or_default();
@@ -124,7 +124,7 @@ fn sockets_in(table: &str, kind: Kind, fits: impl Fn(SocketAddr) -> bool) -> Has
     found
 }
 
-/// Whether sockets of one family meet. One that is made here for IPv6 takes IPv6 only.
+/// Whether two sockets of one family conflict. IPv6 sockets created here are IPv6-only.
 fn overlaps(one: SocketAddr, other: SocketAddr) -> bool {
     let any = one.ip().is_unspecified() || other.ip().is_unspecified();
     one.is_ipv4() == other.is_ipv4()
@@ -132,7 +132,7 @@ fn overlaps(one: SocketAddr, other: SocketAddr) -> bool {
         && (any || one.ip() == other.ip())
 }
 
-/// Whether an IPv6 socket may take what comes to an IPv4 address. The tables do not tell which are for IPv6 only.
+/// Whether an IPv6 socket may receive traffic to an IPv4 address. The tables do not show which sockets are IPv6-only.
 fn spans(six: SocketAddr, four: SocketAddr) -> bool {
     let IpAddr::V6(ip) = six.ip() else { return false };
     let all = ip.is_unspecified()
@@ -141,7 +141,7 @@ fn spans(six: SocketAddr, four: SocketAddr) -> bool {
     six.port() == four.port() && (all || ip.to_canonical() == four.ip())
 }
 
-/// `0100007F:1F90`: words of four bytes in the order of the machine, then the port.
+/// Parses `0100007F:1F90`: words of four bytes in native byte order, then the port.
 fn parse_address(text: &str) -> Option<SocketAddr> {
     let (ip, port) = text.split_once(':')?;
     let word = |at: usize| u32::from_str_radix(ip.get(at..at + 8)?, 16).ok().map(u32::to_ne_bytes);

@@ -1,8 +1,8 @@
-//! The operating system, and the only `unsafe` code of Sluice.
+//! The operating system interface, and the only `unsafe` code in Sluice.
 //!
-//! Owns: socket options, listening sockets, event queues, pipes and `splice(2)`, batched datagrams,
-//! descriptor limits. Refuses to know: protocols, who calls it.
-//! Keeps: every function is safe to call with any argument; errors are the system's own.
+//! Owns: socket options, listening sockets, event queues, pipes and `splice(2)`, batched datagrams, descriptor limits.
+//! Refuses to know: protocols and its callers.
+//! Keeps: every function is safe to call with any argument; errors are those of the system.
 #![allow(unsafe_code, reason = "this crate holds all of it; each block names what it relies on")]
 
 pub mod datagram;

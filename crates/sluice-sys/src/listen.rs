@@ -1,8 +1,8 @@
 //! Listening sockets, bound before anything is read from them.
 //!
 //! Owns: the order of socket options around `bind(2)`. Refuses to know: workers and listeners.
-//! Keeps: sockets of one address are made together, so that the kernel's reuseport group does not
-//! change while packets arrive; IPv6 sockets take IPv6 only.
+//! Keeps: the sockets of one address are created together, so that the kernel's reuseport group does not change while
+//! packets arrive; IPv6 sockets are IPv6-only.
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher as _, Hasher as _};
@@ -14,21 +14,21 @@ use std::path::{Path, PathBuf};
 
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
-/// How a TCP listening socket is made.
+/// The options of a TCP listening socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TcpOptions {
-    /// Connections that may wait to be accepted.
+    /// The accept backlog.
     pub backlog: u32,
     /// `SO_KEEPALIVE` on accepted sockets.
     pub keepalive: bool,
-    /// `TCP_FASTOPEN` queue length; 0 leaves it off.
+    /// `TCP_FASTOPEN` queue length; 0 disables it.
     pub fast_open: u32,
 }
 
-/// Makes `count` TCP sockets that share `address`; with port 0 all get the port of the first.
+/// Creates `count` TCP sockets that share `address`; with port 0 all use the port of the first.
 ///
 /// # Errors
-/// What `socket(2)`, `setsockopt(2)`, `bind(2)` or `listen(2)` said.
+/// The error of `socket(2)`, `setsockopt(2)`, `bind(2)` or `listen(2)`.
 pub fn tcp(address: SocketAddr, count: usize, options: TcpOptions) -> io::Result<Vec<OwnedFd>> {
     same_port(address, count, |address| {
         let socket = Socket::new(
@@ -55,10 +55,10 @@ pub fn tcp(address: SocketAddr, count: usize, options: TcpOptions) -> io::Result
     })
 }
 
-/// Gives other options to a TCP or unix socket that listens already. Connections that were accepted keep theirs.
+/// Changes the options of a listening TCP or unix socket. Connections already accepted keep theirs.
 ///
 /// # Errors
-/// What `setsockopt(2)` or `listen(2)` said.
+/// The error of `setsockopt(2)` or `listen(2)`.
 pub fn change_stream(socket: &impl AsFd, tcp: bool, options: TcpOptions) -> io::Result<()> {
     let socket = SockRef::from(socket);
     if tcp {
@@ -68,19 +68,19 @@ pub fn change_stream(socket: &impl AsFd, tcp: bool, options: TcpOptions) -> io::
     socket.listen(i32::try_from(options.backlog).unwrap_or(i32::MAX))
 }
 
-/// Gives another receive buffer to a UDP socket. The kernel caps it at net.core.rmem_max.
+/// Changes the receive buffer of a UDP socket. The kernel caps it at net.core.rmem_max.
 ///
 /// # Errors
-/// What `setsockopt(2)` said.
+/// The error of `setsockopt(2)`.
 pub fn change_datagrams(socket: &impl AsFd, receive_buffer: usize) -> io::Result<()> {
     SockRef::from(socket).set_recv_buffer_size(receive_buffer)
 }
 
-/// Makes `count` UDP sockets that share `address`; with port 0 all get the port of the first.
-/// A socket on a wildcard address reports the address that each datagram was sent to.
+/// Creates `count` UDP sockets that share `address`; with port 0 all use the port of the first. A socket on a wildcard
+/// address reports the destination address of each datagram.
 ///
 /// # Errors
-/// What `socket(2)`, `setsockopt(2)` or `bind(2)` said.
+/// The error of `socket(2)`, `setsockopt(2)` or `bind(2)`.
 pub fn udp(address: SocketAddr, count: usize, receive_buffer: usize) -> io::Result<Vec<OwnedFd>> {
     same_port(address, count, |address| {
         let socket = Socket::new(
@@ -92,7 +92,7 @@ pub fn udp(address: SocketAddr, count: usize, receive_buffer: usize) -> io::Resu
             socket.set_only_v6(true)?;
         }
         socket.set_reuse_port(true)?;
-        // The kernel caps it at net.core.rmem_max; less than asked is no error.
+        // The kernel caps it at net.core.rmem_max; a smaller buffer than requested is not an error.
         socket.set_recv_buffer_size(receive_buffer)?;
         if address.ip().is_unspecified() {
             crate::socket::set_packet_info(&socket, address.is_ipv4())?;
@@ -120,8 +120,8 @@ fn same_port(
     Ok(sockets)
 }
 
-/// The file of a unix socket that listens under a temporary name in the folder of its path. Dropped before
-/// [`place`](Self::place), it removes that file and leaves the path alone.
+/// The file of a unix socket that listens under a temporary name in the directory of its path. If dropped before
+/// [`place`](Self::place), it removes that file and leaves the path unchanged.
 #[derive(Debug)]
 pub struct StagedFile {
     temporary: PathBuf,
@@ -130,15 +130,15 @@ pub struct StagedFile {
 }
 
 impl StagedFile {
-    /// Where the file is now.
+    /// The current path of the file.
     pub fn temporary(&self) -> &Path {
         &self.temporary
     }
 
-    /// Moves the file to its path, over a file that is there: clients that connect from now on come to this socket.
+    /// Renames the file to its path and replaces any file there: clients that connect from now on reach this socket.
     ///
     /// # Errors
-    /// What `rename(2)` said; the path then leads where it led before.
+    /// The error of `rename(2)`; the path is then unchanged.
     pub fn place(mut self) -> io::Result<()> {
         std::fs::rename(&self.temporary, &self.path)?;
         self.placed = true;
@@ -149,18 +149,17 @@ impl StagedFile {
 impl Drop for StagedFile {
     fn drop(&mut self) {
         if !self.placed {
-            // It may be gone with its folder.
+            // It may already be gone together with its directory.
             let _ = std::fs::remove_file(&self.temporary);
         }
     }
 }
 
-/// Makes `count` handles of one unix listening socket, which is not at `path` before its file is placed there.
-/// A socket file that nobody listens on any more is replaced then; one that is in use is an error, unless
-/// `takeover` allows to replace it.
+/// Creates `count` handles of one unix listening socket, which is not at `path` until its file is placed there. Placing
+/// it replaces a stale socket file; a socket file in use is an error, unless `takeover` allows replacing it.
 ///
 /// # Errors
-/// `AddrInUse` when another process listens there; what the system said otherwise.
+/// `AddrInUse` if another process listens there; otherwise the error of the system.
 pub fn unix(
     path: &Path,
     count: usize,
@@ -181,7 +180,7 @@ pub fn unix(
     let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
     let temporary = bind_beside(&socket, path)?;
     let file = StagedFile { temporary, path: path.to_owned(), placed: false };
-    // It listens before it is placed, so that no client finds a path that leads nowhere.
+    // It listens before its file is placed, so that clients never find a path without a listener.
     socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
     let mut sockets: Vec<OwnedFd> = Vec::with_capacity(count);
     for _ in 1..count {
@@ -191,8 +190,8 @@ pub fn unix(
     Ok((sockets, file))
 }
 
-/// Binds a unix socket to a random name in the folder of `path`. The name is never longer than that of `path`, so
-/// that every path that fits into an address can be listened on.
+/// Binds a unix socket to a random name in the directory of `path`. The name is never longer than that of `path`, so
+/// that every path that fits into a socket address can be used.
 fn bind_beside(socket: &Socket, path: &Path) -> io::Result<PathBuf> {
     let length = path.file_name().map_or(0, |name| name.len().min(TEMPORARY_NAME));
     let mut tries = 0;
@@ -208,10 +207,10 @@ fn bind_beside(socket: &Socket, path: &Path) -> io::Result<PathBuf> {
     }
 }
 
-/// Characters of the name that a unix socket has until it listens.
+/// The length of the temporary name of a unix socket.
 const TEMPORARY_NAME: usize = 12;
 
-/// Names that are tried where others are taken.
+/// The number of further names to try if one is taken.
 const NAME_TRIES: u32 = 16;
 
 #[cfg(test)]
@@ -282,7 +281,7 @@ mod tests {
         let (first, file) = unix(&path, 1, 16, false).unwrap();
         assert!(!path.exists());
         file.place().unwrap();
-        // Two at once have names of their own.
+        // Two at once have different temporary names.
         let staged = [unix(&path, 1, 16, true).unwrap(), unix(&path, 1, 16, true).unwrap()];
         let _client = std::os::unix::net::UnixStream::connect(&path).unwrap();
         let first = std::os::unix::net::UnixListener::from(first.into_iter().next().unwrap());

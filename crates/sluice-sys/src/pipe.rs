@@ -1,6 +1,6 @@
 //! Pipes and `splice(2)`: bytes move between sockets without leaving the kernel.
 //!
-//! Owns: a pipe and how many bytes lie in it. Refuses to know: streams and when splicing pays.
+//! Owns: a pipe and the number of bytes in it. Refuses to know: streams and when splicing pays off.
 //! Keeps: `held` is exact, so that a pipe with bytes in it is never used for another stream.
 
 use std::io;
@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 
-/// A pipe that holds bytes on their way from one socket to another.
+/// A pipe for bytes in transit from one socket to another.
 #[derive(Debug)]
 pub struct Pipe {
     read: OwnedFd,
@@ -18,26 +18,26 @@ pub struct Pipe {
 }
 
 impl Pipe {
-    /// Makes a pipe of `capacity` bytes.
+    /// Creates a pipe of `capacity` bytes.
     ///
     /// # Errors
-    /// What `pipe2(2)` said, or `F_SETPIPE_SZ`: an unprivileged user has 64 MiB of pipe pages in
-    /// all by default; past that it gets `EPERM`, and the caller should copy instead.
+    /// The error of `pipe2(2)` or `F_SETPIPE_SZ`: by default an unprivileged user has 64 MiB of pipe pages in total;
+    /// beyond that it gets `EPERM`, and the caller should copy instead.
     pub fn new(capacity: usize) -> io::Result<Self> {
         let (read, write) = pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC)?;
         let capacity = fcntl_setpipe_size(&write, capacity)?;
         Ok(Self { read, write, capacity, held: 0 })
     }
 
-    /// Bytes that lie in the pipe.
+    /// The number of bytes in the pipe.
     pub const fn held(&self) -> usize {
         self.held
     }
 
-    /// Moves at most `max` bytes from `from` into the empty pipe; 0 means that the stream has ended.
+    /// Moves at most `max` bytes from `from` into the empty pipe; 0 means end of stream.
     ///
     /// # Errors
-    /// `WouldBlock` when `from` has nothing, or what `splice(2)` said.
+    /// `WouldBlock` if `from` has no data, or the error of `splice(2)`.
     pub fn fill(&mut self, from: impl AsFd, max: usize) -> io::Result<usize> {
         debug_assert_eq!(self.held, 0, "a pipe is drained before it is filled again");
         let moved = splice(from, None, &self.write, None, self.capacity.min(max), FLAGS)?;
@@ -45,10 +45,10 @@ impl Pipe {
         Ok(moved)
     }
 
-    /// Moves bytes out of the pipe into `to`.
+    /// Moves bytes from the pipe into `to`.
     ///
     /// # Errors
-    /// `WouldBlock` when `to` takes nothing now, or what `splice(2)` said.
+    /// `WouldBlock` if `to` accepts nothing now, or the error of `splice(2)`.
     pub fn drain(&mut self, to: impl AsFd) -> io::Result<usize> {
         let moved = splice(&self.read, None, to, None, self.held, FLAGS)?;
         self.held -= moved;

@@ -1,41 +1,41 @@
-//! What the process may use.
+//! The resources of the process.
 
 use std::time::Duration;
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-/// Raises the soft limit of open files to the hard one and returns it.
+/// Raises the soft limit on open files to the hard limit and returns it.
 pub fn raise_file_limit() -> u64 {
     let mut limit = getrlimit(Resource::Nofile);
     if limit.current != limit.maximum {
         limit.current = limit.maximum;
-        // Where it is refused the old limit stays, and is what we report.
+        // If this fails, the old limit remains and is what we report.
         let _ = setrlimit(Resource::Nofile, limit);
     }
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
-/// Processors that this process may use: by affinity and by the quota of its control group.
+/// The number of processors available to this process: by affinity and by the quota of its control group.
 pub fn processors() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
-/// The open files that this process may have.
+/// The maximum number of open files of this process.
 pub fn open_files_max() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
-/// Open descriptors of this process, where the system tells.
+/// The number of open descriptors of this process, if the system reports it.
 pub fn open_files() -> Option<u64> {
     std::fs::read_dir("/proc/self/fd").ok().map(|entries| entries.count() as u64)
 }
 
-/// What this process has used, and since when.
+/// The resource usage and start time of this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Usage {
-    /// Time on processors, in user space and in the kernel.
+    /// CPU time, in user space and in the kernel.
     pub cpu: Duration,
-    /// When it was started, since the boot of the system.
+    /// When the process was started, since system boot.
     pub started: Duration,
     /// Virtual memory in bytes.
     pub virtual_bytes: u64,
@@ -43,13 +43,13 @@ pub struct Usage {
     pub resident_bytes: u64,
 }
 
-/// What this process has used, where the system tells.
+/// The resource usage of this process, if the system reports it.
 pub fn usage() -> Option<Usage> {
     let pages = rustix::param::page_size() as u64;
     usage_of(&std::fs::read_to_string("/proc/self/stat").ok()?, ticks(), pages)
 }
 
-/// When the system was booted, since the Unix epoch, where it tells.
+/// When the system was booted, since the Unix epoch, if it reports it.
 pub fn booted() -> Option<Duration> {
     let stat = std::fs::read_to_string("/proc/stat").ok()?;
     let seconds = stat.lines().find_map(|line| line.strip_prefix("btime "))?;
@@ -60,9 +60,9 @@ fn ticks() -> u64 {
     rustix::param::clock_ticks_per_second().max(1)
 }
 
-/// Reads a line of `/proc/PID/stat`. Source: proc(5).
+/// Parses a line of `/proc/PID/stat`. Source: proc(5).
 fn usage_of(stat: &str, ticks: u64, page: u64) -> Option<Usage> {
-    // The second field is the name, in parentheses, and may hold anything.
+    // The second field is the name, in parentheses, and may contain anything.
     let (_, rest) = stat.rsplit_once(')')?;
     let field = |number: usize| rest.split_whitespace().nth(number - 3)?.parse::<u64>().ok();
     let time = |count: u64| {

@@ -1,8 +1,8 @@
 //! The event queue of a worker: epoll, edge-triggered, itself watched by the runtime.
 //!
-//! Owns: the queue, and the one promise that the runtime wants of a descriptor it watches.
-//! Refuses to know: who waits for what. Keeps: an event names the key its socket was added under;
-//! a socket leaves the queue when its last descriptor is closed, or is taken out before.
+//! Owns: the queue, and the one promise that the runtime requires for a descriptor it watches.
+//! Refuses to know: the tasks that wait for events. Keeps: an event carries the key under which its socket was added; a
+//! socket leaves the queue when its last descriptor is closed, or is removed before.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -14,13 +14,13 @@ use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// What a socket is watched for.
+/// The directions in which a socket is watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WatchKind {
     /// Both directions.
     Stream,
-    /// Reading alone: a datagram that finds no room is dropped, and the kernel would tell of room
-    /// after each that was sent.
+    /// Reading only: a datagram that does not fit the send buffer is dropped, and the kernel would report writability
+    /// after each datagram sent.
     Datagrams,
 }
 
@@ -34,23 +34,23 @@ impl WatchKind {
     }
 }
 
-/// Events taken with one call.
+/// The maximum number of events per call.
 const BATCH: usize = 256;
 
 const AT_ONCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 
-/// What has become of a socket.
+/// The state of a socket as reported by an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Happened {
-    /// Reading will not block: there are bytes, the end, or an error.
+    /// Reading will not block: there are bytes, end of stream, or an error.
     pub readable: bool,
     /// Writing will not block.
     pub writable: bool,
-    /// The peer sends no more, or the socket is in error: reading never blocks again.
+    /// The peer sends no more, or the socket has an error: reading never blocks again.
     pub read_closed: bool,
-    /// The socket is closed or in error: writing never blocks again.
+    /// The socket is closed or has an error: writing never blocks again.
     pub write_closed: bool,
-    /// The socket is in error.
+    /// The socket has an error.
     pub failed: bool,
 }
 
@@ -70,15 +70,15 @@ impl Happened {
     }
 }
 
-/// A queue of events of sockets.
+/// A queue of socket events.
 #[derive(Debug)]
 pub struct Queue(OwnedFd);
 
 impl Queue {
-    /// An empty queue.
+    /// Creates an empty queue.
     ///
     /// # Errors
-    /// The process has no descriptor left.
+    /// The process has no descriptors left.
     pub fn new() -> io::Result<Self> {
         Ok(Self(epoll::create(CreateFlags::CLOEXEC)?))
     }
@@ -86,21 +86,21 @@ impl Queue {
     /// Adds a socket; its events carry `key`.
     ///
     /// # Errors
-    /// What `epoll_ctl(2)` said.
+    /// The error of `epoll_ctl(2)`.
     pub fn add(&self, socket: impl AsFd, key: u64, watch: WatchKind) -> io::Result<()> {
         Ok(epoll::add(&self.0, socket, EventData::new_u64(key), watch.flags())?)
     }
 
-    /// Takes a socket out before it is closed.
+    /// Removes a socket before it is closed.
     pub fn remove(&self, socket: impl AsFd) {
-        // One that is not in it is what was wanted.
+        // An error means that it is not in the queue, which is the desired result.
         let _ = epoll::delete(&self.0, socket);
     }
 
-    /// Lets the current runtime watch the queue.
+    /// Registers the queue with the current runtime.
     ///
     /// # Errors
-    /// What the runtime said.
+    /// The error of the runtime.
     pub fn watch(&self) -> io::Result<WatchedQueue> {
         let descriptor = self.0.try_clone()?;
         // SAFETY: the descriptor is owned by the `AsyncFd`, so it stays open and the same.
@@ -109,16 +109,16 @@ impl Queue {
     }
 }
 
-/// A queue that the runtime watches.
+/// A queue watched by the runtime.
 #[derive(Debug)]
 pub struct WatchedQueue(AsyncFd<OwnedFd>);
 
 impl WatchedQueue {
-    /// Hands the events there are to `tell`; never ready but with an error. The task is woken again
-    /// by the next event, and once after each batch.
+    /// Passes the available events to `tell`; never ready except with an error. The task is woken again by the next
+    /// event, and once after each batch.
     ///
     /// # Errors
-    /// What `epoll_wait(2)` or the runtime said.
+    /// The error of `epoll_wait(2)` or of the runtime.
     pub fn poll(
         &self,
         cx: &mut Context<'_>,
@@ -133,15 +133,15 @@ impl WatchedQueue {
                 Err(error) => return Poll::Ready(Err(error.into())),
             };
             if events.is_empty() {
-                // What comes from here on wakes the task again.
+                // Events from here on wake the task again.
                 ready.clear_ready();
                 continue;
             }
             for event in events {
                 tell(event.data.u64(), Happened::of(event.flags));
             }
-            // Those who were told get their turn. On a busy worker there is more by then, and
-            // asking here at once saves a turn of the runtime's own queue.
+            // Let the notified tasks run. On a busy worker there are more events by then, and polling again immediately
+            // saves a turn of the runtime's own queue.
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }

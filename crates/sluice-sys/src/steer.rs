@@ -1,13 +1,13 @@
-//! Which of the sockets that share a UDP port gets a packet of QUIC.
+//! Selects which of the sockets that share a UDP port receives a QUIC packet.
 //!
-//! Owns: the rule, as the kernel applies it and as those who choose connection IDs do. Refuses to know: what
-//! else is in a packet. Keeps: both readings of the rule agree; an ID does not tell anybody outside which socket
-//! it is for.
+//! Owns: the rule, as the kernel applies it and as the code that chooses connection IDs does. Refuses to know: the rest
+//! of a packet. Keeps: both implementations of the rule agree; an ID does not reveal to outsiders which socket it is
+//! for.
 //!
-//! A packet goes by its connection ID, so that it finds its socket whatever address it comes from: one with a short
-//! header always, one with a long header where its ID is as long as ours are, be it ours or one that a client chose
-//! at first. Any other goes by its addresses, as the kernel has it: nothing of ours is in it. The program is classic
-//! BPF, which needs no privilege. Source: RFC 9000 §5.1 and §17, RFC 8999 §5.1, socket(7) on
+//! A packet is steered by its connection ID, so that it reaches its socket from any source address: always for a short
+//! header, and for a long header if the ID is as long as ours, whether it is ours or one that a client chose initially.
+//! Any other packet is steered by its addresses, as the kernel does by default: it carries no ID of ours. The program
+//! is classic BPF, which needs no privileges. Source: RFC 9000 §5.1 and §17, RFC 8999 §5.1, socket(7) on
 //! `SO_ATTACH_REUSEPORT_CBPF`.
 
 use std::hash::{BuildHasher as _, RandomState};
@@ -15,13 +15,13 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::OnceLock;
 
-/// Bytes of the connection IDs that we choose.
+/// The length of the connection IDs that we choose, in bytes.
 pub const ID_LENGTH: usize = 8;
 
-/// Bytes of a connection ID that the rule looks at.
+/// The number of bytes of a connection ID that the rule uses.
 pub const LOOKED_AT: usize = 4;
 
-/// What mixes the bytes of an ID: odd, and another in every process.
+/// The key that mixes the bytes of an ID: odd, and different in every process.
 fn key() -> u32 {
     static KEY: OnceLock<u32> = OnceLock::new();
     *KEY.get_or_init(|| {
@@ -30,19 +30,19 @@ fn key() -> u32 {
     })
 }
 
-/// The place, among `count` sockets, of the one that packets to this connection ID go to.
+/// The index, among `count` sockets, of the one that receives packets with this connection ID.
 pub fn place(id: [u8; LOOKED_AT], count: u32) -> u32 {
     (u32::from_be_bytes(id).wrapping_mul(key()) >> SHIFT) % count.max(1)
 }
 
-/// Bits of the product that are thrown away; the upper ones depend on all bytes.
+/// The number of low bits of the product that are discarded; the upper ones depend on all bytes.
 const SHIFT: u32 = 12;
 
-/// Makes the sockets that share the port of `socket`, of which there are `count`, get packets by the rule. It
-/// holds for those that are bound later too. Places are in the order of binding.
+/// Attaches the rule to the `count` sockets that share the port of `socket`. It also applies to sockets bound later.
+/// Indexes follow the order of binding.
 ///
 /// # Errors
-/// What `setsockopt(2)` said.
+/// The error of `setsockopt(2)`.
 pub fn by_connection_id(socket: &impl AsRawFd, count: u32) -> io::Result<()> {
     use libc::{
         BPF_ABS, BPF_ALU, BPF_B, BPF_JA, BPF_JEQ, BPF_JMP, BPF_JSET, BPF_K, BPF_LD, BPF_MOD,
@@ -62,10 +62,10 @@ pub fn by_connection_id(socket: &impl AsRawFd, count: u32) -> io::Result<()> {
         step(BPF_JMP | BPF_JSET | BPF_K, 0x80, 2, 0),
         step(BPF_LD | BPF_W | BPF_ABS, 1, 0, 0),
         step(BPF_JMP | BPF_JA, 4, 0, 0),
-        // Behind it and the version come the length of the ID, and the ID.
+        // After it and the version come the length of the ID and the ID.
         step(BPF_LD | BPF_B | BPF_ABS, 5, 0, 0),
         step(BPF_JMP | BPF_JEQ | BPF_K, ours, 1, 0),
-        // No such socket: the kernel then goes by addresses.
+        // No such socket: the kernel then steers by addresses.
         step(BPF_RET | BPF_K, u32::MAX, 0, 0),
         step(BPF_LD | BPF_W | BPF_ABS, 6, 0, 0),
         step(BPF_ALU | BPF_MUL | BPF_K, key(), 0, 0),
@@ -78,8 +78,8 @@ pub fn by_connection_id(socket: &impl AsRawFd, count: u32) -> io::Result<()> {
         filter: program.as_ptr().cast_mut(),
     };
     let length = u32::try_from(size_of::<libc::sock_fprog>()).expect("it is small");
-    // SAFETY: the pointer and length describe `program`, which lives over the call, as do the steps that it
-    // points to; the kernel reads both and writes neither.
+    // SAFETY: the pointer and length describe `program`, which lives for the duration of the call, as do the steps that
+    // it points to; the kernel reads both and writes neither.
     let done = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
@@ -113,7 +113,7 @@ mod tests {
             let id = (n * 0x0123_4567).to_be_bytes();
             let place = place(id, 3) as usize;
             met[place] = true;
-            // Another address each time: it does not matter.
+            // A different address each time: it does not matter.
             let client = UdpSocket::bind("127.0.0.1:0").unwrap();
             client.send_to(&[&[0x40][..], &id, b"rest"].concat(), to).unwrap();
             let mut got = [0; 16];
@@ -126,7 +126,7 @@ mod tests {
             assert_eq!(&got[6..10], &id, "{count}");
         }
         assert_eq!(met, [true; 3]);
-        // With an ID of another length it goes by its addresses: always to the same one.
+        // With an ID of another length the packet is steered by its addresses: always to the same socket.
         let client = UdpSocket::bind("127.0.0.1:0").unwrap();
         for n in 0..10_u8 {
             client.send_to(&[0xc0, 0, 0, 0, 1, 20, n, n, n, n, n], to).unwrap();

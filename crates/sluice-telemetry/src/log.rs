@@ -1,8 +1,8 @@
-//! From a worker's ended connection to a line in a file, without the worker waiting.
+//! The path of access records from a worker to a file, without blocking the worker.
 //!
 //! Owns: a bounded ring per worker, the one thread that writes, its sinks.
-//! Refuses to know: what records say. Keeps: a full ring drops the record and counts it; the thread
-//! sleeps while there is nothing to write and writes in batches while there is much.
+//! Refuses to know: the contents of records. Keeps: a full ring drops the record and counts it; the thread sleeps while
+//! there is nothing to write and writes in batches under load.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -19,8 +19,8 @@ use crate::metrics::{Counter, Registry, Shard};
 use crate::template::{Record, RecordKind, Template};
 
 crate::metrics! {
-    DROPPED = "sluice_process_log_records_dropped_total", Counter, ["worker"], "Access records dropped because the queue to the log thread was full.";
-    UNWRITTEN = "sluice_process_log_records_unwritten_total", Counter, [], "Access records lost because their file or stream could not be written.";
+    DROPPED = "sluice_process_log_records_dropped_total", Counter, ["worker"], "Access log records dropped because the queue to the log thread was full.";
+    UNWRITTEN = "sluice_process_log_records_unwritten_total", Counter, [], "Access log records lost because their file or stream could not be written.";
 }
 
 /// How long the thread gathers records before it writes them.
@@ -28,29 +28,29 @@ const GATHER: Duration = Duration::from_millis(5);
 
 type Ring = Arc<ArrayQueue<Box<dyn Record>>>;
 
-/// Where lines go.
+/// The destination of log lines.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SinkTarget {
     /// Standard output.
     Stdout,
-    /// Standard error, where the process log goes too.
+    /// Standard error, which the process log uses too.
     Stderr,
-    /// A file, opened for appending and opened anew on request.
+    /// A file, opened for appending and reopened on request.
     File(PathBuf),
 }
 
-/// A target, what it takes and how it is written.
+/// A target, the records it accepts, and their format.
 #[derive(Clone, Debug)]
 pub struct SinkPlan {
-    /// Where lines go.
+    /// The destination of the lines.
     pub target: SinkTarget,
     /// Bits of [`RecordKind::bit`].
     pub kinds: u8,
-    /// How a line looks.
+    /// The format of a line.
     pub template: Template,
 }
 
-/// The log thread's handle for the control thread.
+/// The control thread's handle to the log thread.
 #[derive(Debug)]
 pub struct LogHub {
     shared: Arc<LogShared>,
@@ -65,7 +65,7 @@ struct LogShared {
     rings: Mutex<Vec<Ring>>,
 }
 
-/// What the control thread wants done, after everything queued before it is written.
+/// A command from the control thread, executed after everything queued before it has been written.
 enum LogCommand {
     Sinks(Vec<Sink>),
     Reopen,
@@ -73,7 +73,7 @@ enum LogCommand {
     End,
 }
 
-/// Sinks whose files are open, ready to be used.
+/// Sinks with open files, ready for use.
 #[derive(Debug)]
 pub struct OpenSinks(Vec<Sink>);
 
@@ -97,10 +97,10 @@ struct Sink {
 }
 
 impl LogHub {
-    /// Starts the log thread, with no sinks. It counts in the shard `number` of `registry`.
+    /// Starts the log thread, without sinks. It counts in shard `number` of `registry`.
     ///
     /// # Errors
-    /// The system refused a thread.
+    /// The system cannot create a thread.
     pub fn start(registry: &Registry, number: usize) -> io::Result<Self> {
         let shared = Arc::new(LogShared {
             wanted: AtomicU8::new(0),
@@ -115,7 +115,7 @@ impl LogHub {
         Ok(Self { shared, orders, thread: Some(thread) })
     }
 
-    /// A queue for one worker; hand it to that worker's thread.
+    /// Creates a queue for one worker; pass it to that worker's thread.
     pub fn queue(&self, capacity: usize) -> QueueSeed {
         let ring: Ring = Arc::new(ArrayQueue::new(capacity.max(1)));
         self.shared.rings.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&ring));
@@ -129,17 +129,17 @@ impl LogHub {
         self.shared.wanted.store(wanted, Ordering::Relaxed);
     }
 
-    /// Opens files anew, after somebody has moved them away; later records go to the new ones.
+    /// Reopens the files, after they have been moved (log rotation); later records go to the new ones.
     pub fn reopen(&self) {
         self.order(LogCommand::Reopen);
     }
 
-    /// Waits until everything queued so far is written.
+    /// Waits until everything queued so far has been written.
     pub fn flush(&self) {
         self.order(LogCommand::Flush);
     }
 
-    /// Has `order` done, and waits for that.
+    /// Sends `order` and waits until it has been executed.
     fn order(&self, order: LogCommand) {
         let (done, wait) = sync_channel(1);
         // The thread lives as long as this value; a closed channel means it is ending.
@@ -162,7 +162,7 @@ impl Drop for LogHub {
     }
 }
 
-/// A worker's queue on its way to the worker.
+/// A worker's queue before it reaches the worker's thread.
 #[derive(Debug)]
 pub struct QueueSeed {
     ring: Ring,
@@ -177,7 +177,7 @@ impl std::fmt::Debug for dyn Record {
 }
 
 impl QueueSeed {
-    /// The queue, on the worker's own thread; `shard` counts what is dropped.
+    /// Creates the queue, on the worker's own thread; `shard` counts the dropped records.
     pub fn take_root(self, shard: &Shard, worker: &str) -> LogQueue {
         LogQueue { dropped: shard.counter(&DROPPED, &[worker]), seed: self }
     }
@@ -191,7 +191,7 @@ pub struct LogQueue {
 }
 
 impl LogQueue {
-    /// A queue that no thread reads and no sink wants: for a worker on its own.
+    /// Creates a queue that no thread reads and no sink uses: for a standalone worker.
     pub fn nowhere(shard: &Shard) -> Self {
         let shared = LogShared {
             wanted: AtomicU8::new(0),
@@ -203,12 +203,12 @@ impl LogQueue {
         seed.take_root(shard, "none")
     }
 
-    /// Whether any sink takes records of `kind`; if not, none need be made.
+    /// Whether any sink accepts records of `kind`; if not, none need to be created.
     pub fn wants(&self, kind: RecordKind) -> bool {
         self.seed.shared.wanted.load(Ordering::Relaxed) & kind.bit() != 0
     }
 
-    /// Hands a record over; drops and counts it when the queue is full.
+    /// Queues a record; drops and counts it if the queue is full.
     pub fn push(&self, record: Box<dyn Record>) {
         if self.seed.ring.push(record).is_err() {
             self.dropped.increment();
@@ -240,7 +240,7 @@ fn run(shared: &LogShared, orders: &Receiver<(LogCommand, SyncSender<()>)>, shar
                     LogCommand::Flush => {}
                     LogCommand::End => return,
                 }
-                // Whoever gave the order may have gone away meanwhile.
+                // The sender of the order may be gone by now.
                 let _ = done.send(());
             }
             Err(_) if shared.pending.load(Ordering::Acquire) => {}
@@ -300,7 +300,7 @@ impl Sink {
             Err(error) => {
                 let rest = &self.line.as_bytes()[written..];
                 unwritten.add(rest.iter().filter(|byte| **byte == b'\n').count() as u64);
-                // A full disk stays full for a while; once says it.
+                // A full disk stays full for a while; log it once.
                 if !std::mem::replace(&mut self.failing, true) {
                     tracing::error!(target = ?self.plan.target, %error, "access records are being lost");
                 }
@@ -310,7 +310,7 @@ impl Sink {
     }
 }
 
-/// Writes until something fails; tells how much was written.
+/// Writes until something fails; returns how much was written.
 fn write_what_goes(target: &mut impl io::Write, text: &[u8]) -> (usize, io::Result<()>) {
     let mut written = 0;
     while written < text.len() {

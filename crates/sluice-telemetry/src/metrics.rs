@@ -1,10 +1,9 @@
 //! Metrics as cells with one writer each.
 //!
 //! Owns: the registry of families and series, and the handles to their cells.
-//! Refuses to know: names of listeners and clusters; they come as labels.
-//! Keeps: the cells of a shard are written by one thread (load and store, no locked instruction)
-//! and summed when they are rendered; asking for a series again gives the same cell, so that a
-//! value survives every reload.
+//! Refuses to know: the names of listeners and clusters; they are passed as labels.
+//! Keeps: the cells of a shard are written by one thread (load and store, no locked instruction) and summed when they
+//! are rendered; requesting a series again returns the same cell, so that its value survives every reload.
 
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
@@ -20,21 +19,21 @@ mod prometheus;
 pub use counter_set::{CounterSet, SeriesSet, other};
 pub use facade::{Facade, install_recorder};
 
-/// What a metric counts.
+/// The type of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MetricKind {
-    /// Only grows.
+    /// Only increases.
     Counter,
-    /// Goes up and down.
+    /// Increases and decreases.
     Gauge,
-    /// A time that only grows: held in microseconds, shown in seconds.
+    /// A time that only increases: stored in microseconds, exported in seconds.
     Seconds,
     /// A distribution of durations.
     Histogram,
 }
 
 impl MetricKind {
-    /// Cells that a series takes.
+    /// The number of cells of a series.
     const fn cells(self) -> usize {
         match self {
             Self::Counter | Self::Gauge | Self::Seconds => 1,
@@ -52,11 +51,11 @@ impl MetricKind {
 pub struct MetricDef {
     /// `sluice_<subject>_<noun>_<unit>[_total]`.
     pub name: &'static str,
-    /// What it counts.
+    /// The type.
     pub kind: MetricKind,
     /// The labels, in order.
     pub labels: &'static [&'static str],
-    /// One sentence for people.
+    /// One sentence of help.
     pub help: &'static str,
 }
 
@@ -80,7 +79,7 @@ macro_rules! metrics {
     };
 }
 
-/// Upper bounds of the buckets of a histogram; the last bucket has none.
+/// The upper bounds of the histogram buckets; the last bucket is unbounded.
 pub const BUCKETS: [Duration; 18] = {
     const fn ms(millis: u64) -> Duration {
         Duration::from_millis(millis)
@@ -107,13 +106,13 @@ pub const BUCKETS: [Duration; 18] = {
     ]
 };
 
-/// The values of one series in one shard. A counter or gauge uses the first cell; a histogram has
-/// a cell per bucket and one for the sum in microseconds.
+/// The values of one series in one shard. A histogram has a cell per bucket and one for the sum in microseconds; the
+/// other types use one cell.
 type CellArray = Arc<[AtomicU64]>;
 
 type LabelValues = Vec<Arc<str>>;
 
-/// Every metric of the process.
+/// All metrics of the process.
 #[derive(Clone, Debug, Default)]
 pub struct Registry(Arc<RegistryState>);
 
@@ -122,7 +121,7 @@ type Families = BTreeMap<&'static str, Family>;
 #[derive(Debug, Default)]
 struct RegistryState {
     families: Mutex<Families>,
-    /// Times that a series was asked for by its labels.
+    /// The number of lookups of a series by its labels.
     lookups: AtomicU64,
 }
 
@@ -135,12 +134,12 @@ struct Family {
 }
 
 impl Registry {
-    /// No metrics yet.
+    /// Creates an empty registry.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The cells of one thread. Each thread takes a number of its own; 0 is for the facade.
+    /// The cells of one thread. Each thread uses its own number; 0 is for the facade.
     pub fn shard(&self, number: usize) -> Shard {
         Shard { registry: self.clone(), number, not_send: PhantomData }
     }
@@ -153,8 +152,8 @@ impl Registry {
         Some(sum(shards, 0).cast_signed())
     }
 
-    /// Times that a series was asked for by its labels: under the lock, and with an allocation for each label.
-    /// It stays the same while a process does what it has done before.
+    /// The number of lookups of a series by its labels: each takes the lock and allocates for each label. It stays
+    /// constant while a process does only what it has done before.
     pub fn lookups(&self) -> u64 {
         self.0.lookups.load(Relaxed)
     }
@@ -192,25 +191,25 @@ pub struct Shard {
 }
 
 impl Shard {
-    /// A handle to a counter. `values` are those of the labels of `def`, in order.
+    /// Returns a handle to a counter. `values` are the label values of `def`, in order.
     pub fn counter(&self, def: &MetricDef, values: &[&str]) -> Counter {
         debug_assert_eq!(def.kind, MetricKind::Counter);
         Counter(Cell::new(self.registry.cells(self.number, def, values)))
     }
 
-    /// A handle to a time that only grows.
+    /// Returns a handle to a time that only increases.
     pub fn seconds(&self, def: &MetricDef, values: &[&str]) -> Seconds {
         debug_assert_eq!(def.kind, MetricKind::Seconds);
         Seconds(Cell::new(self.registry.cells(self.number, def, values)))
     }
 
-    /// A handle to a gauge.
+    /// Returns a handle to a gauge.
     pub fn gauge(&self, def: &MetricDef, values: &[&str]) -> Gauge {
         debug_assert_eq!(def.kind, MetricKind::Gauge);
         Gauge(Cell::new(self.registry.cells(self.number, def, values)))
     }
 
-    /// A handle to a histogram.
+    /// Returns a handle to a histogram.
     pub fn histogram(&self, def: &MetricDef, values: &[&str]) -> Histogram {
         debug_assert_eq!(def.kind, MetricKind::Histogram);
         Histogram(Cell::new(self.registry.cells(self.number, def, values)))
@@ -236,55 +235,55 @@ impl Cell {
     }
 }
 
-/// A number that only grows.
+/// A number that only increases.
 #[derive(Clone, Debug)]
 pub struct Counter(Cell);
 
 impl Counter {
-    /// Counts one.
+    /// Adds one.
     pub fn increment(&self) {
         self.0.add(0, 1);
     }
 
-    /// Counts `amount`.
+    /// Adds `amount`.
     pub fn add(&self, amount: u64) {
         self.0.add(0, amount);
     }
 
-    /// All so far, as something else has counted it.
+    /// Sets the total, as counted elsewhere.
     pub fn set(&self, total: u64) {
         self.0.cells[0].store(total, Relaxed);
     }
 }
 
-/// A time that only grows.
+/// A time that only increases.
 #[derive(Clone, Debug)]
 pub struct Seconds(Cell);
 
 impl Seconds {
-    /// All of it so far, as something else has measured it.
+    /// Sets the total, as measured elsewhere.
     pub fn set(&self, total: Duration) {
         let micros = u64::try_from(total.as_micros()).unwrap_or(u64::MAX);
         self.0.cells[0].store(micros, Relaxed);
     }
 }
 
-/// A number that goes up and down.
+/// A number that increases and decreases.
 #[derive(Clone, Debug)]
 pub struct Gauge(Cell);
 
 impl Gauge {
-    /// One more.
+    /// Adds one.
     pub fn increment(&self) {
         self.0.add(0, 1);
     }
 
-    /// One less.
+    /// Subtracts one.
     pub fn decrement(&self) {
         self.0.add(0, 1_u64.wrapping_neg());
     }
 
-    /// Exactly `value`, as far as this thread's share goes.
+    /// Sets this thread's share to exactly `value`.
     pub fn set(&self, value: u64) {
         self.0.cells[0].store(value, Relaxed);
     }
@@ -295,7 +294,7 @@ impl Gauge {
 pub struct Histogram(Cell);
 
 impl Histogram {
-    /// Counts a duration.
+    /// Records a duration.
     pub fn record(&self, duration: Duration) {
         let bucket = BUCKETS.iter().position(|bound| duration <= *bound).unwrap_or(BUCKETS.len());
         self.0.add(bucket, 1);

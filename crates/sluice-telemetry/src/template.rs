@@ -1,8 +1,8 @@
-//! What a record looks like: a text with `%OPERATOR%`s, or JSON.
+//! The format of a record: text with `%OPERATOR%`s, or JSON.
 //!
-//! Owns: parsing and filling of templates. Refuses to know: which operators there are; each layer
-//! declares its own and answers for them.
-//! Keeps: an operator that is not known is a configuration error, never an empty field.
+//! Owns: parsing and filling of templates. Refuses to know: which operators there are; each layer declares its own and
+//! provides their values.
+//! Keeps: an unknown operator is a configuration error, never an empty field.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -11,7 +11,7 @@ use std::time::Duration;
 use sluice_core::clock::rfc3339;
 use sluice_core::suggest::nearest;
 
-/// What a record is about.
+/// The subject of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RecordKind {
     /// A TCP or unix connection.
@@ -41,21 +41,21 @@ impl RecordKind {
 /// An operator as its layer declares it.
 #[derive(Debug)]
 pub struct Operator {
-    /// The name between the percent signs; in JSON its lower case is the key.
+    /// The name between the percent signs; its lower case is the key in JSON.
     pub name: &'static str,
-    /// What stands in parentheses behind it, where it takes something: `REQ(X-NAME)`.
+    /// The argument in parentheses after the name, if it takes one: `REQ(X-NAME)`.
     pub argument: Option<&'static str>,
     /// One sentence for the reference page.
     pub help: &'static str,
 }
 
 impl Operator {
-    /// An operator that takes nothing.
+    /// Creates an operator without an argument.
     pub const fn plain(name: &'static str, help: &'static str) -> Self {
         Self { name, argument: None, help }
     }
 
-    /// As it is written: `%NAME%` or `%NAME(ARGUMENT)%`.
+    /// The operator as written: `%NAME%` or `%NAME(ARGUMENT)%`.
     pub fn written(&self) -> String {
         match self.argument {
             None => format!("%{}%", self.name),
@@ -64,19 +64,19 @@ impl Operator {
     }
 }
 
-/// Finds the value of an operator with its argument.
+/// Returns the value of an operator with its argument.
 pub type Lookup<'a, 'b> = dyn Fn(&Operator, &str) -> TemplateField<'a> + 'b;
 
 /// A value of a record.
 #[derive(Clone, Debug, PartialEq)]
 pub enum TemplateField<'a> {
-    /// Not known or not applicable: `-` in text, left out in JSON.
+    /// Unknown or not applicable: `-` in text, omitted in JSON.
     Missing,
     /// Text.
     Text(Cow<'a, str>),
     /// A number.
     Number(u64),
-    /// Milliseconds.
+    /// A duration, written in milliseconds.
     Millis(Duration),
     /// A point in time since the Unix epoch.
     Time(Duration),
@@ -102,17 +102,17 @@ impl<'a, T: Into<Self>> From<Option<T>> for TemplateField<'a> {
     }
 }
 
-/// What one ended connection or flow has to say. Made on a worker, read on the log thread.
+/// The record of one ended connection, flow or request. Created on a worker, read on the log thread.
 pub trait Record: Send {
-    /// What it is about.
+    /// The subject of the record.
     fn kind(&self) -> RecordKind;
 
-    /// The value of an operator, with what stood in its parentheses; [`TemplateField::Missing`] for one that
-    /// another layer declared.
+    /// The value of an operator with the argument in its parentheses; [`TemplateField::Missing`] for an operator
+    /// declared by another layer.
     fn field(&self, operator: &Operator, argument: &str) -> TemplateField<'_>;
 }
 
-/// How records are written.
+/// The format of records.
 #[derive(Clone, Debug)]
 pub enum Template {
     /// A line of text.
@@ -124,32 +124,32 @@ pub enum Template {
 /// A field of a JSON template.
 #[derive(Clone, Debug)]
 pub struct TemplateKey {
-    /// Escaped for JSON, without its quotes.
+    /// Escaped for JSON, without quotes.
     name: Box<str>,
     value: Vec<TemplatePart>,
-    /// Durations say their unit in the name, where the name is the operator's.
+    /// Durations have their unit in the key if the key is the operator's name.
     units: bool,
 }
 
-/// A piece of a text template.
+/// A part of a text template.
 #[derive(Clone, Debug)]
 pub enum TemplatePart {
-    /// Copied as it is.
+    /// Copied unchanged.
     Literal(String),
     /// Replaced by its value.
     Operator(&'static Operator, Argument),
 }
 
-/// What stands behind the name of an operator: `(argument):longest`.
+/// What follows the name of an operator: `(argument):longest`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Argument {
     text: Box<str>,
-    /// Characters of the value that are shown at most.
+    /// The maximum number of characters of the value.
     longest: Option<usize>,
 }
 
 impl Template {
-    /// JSON with every operator that takes no argument.
+    /// Creates a JSON template with every operator that takes no argument.
     pub fn json(operators: &[&'static Operator]) -> Self {
         let plain = operators.iter().filter(|operator| operator.argument.is_none());
         let key = |operator: &&'static Operator| TemplateKey {
@@ -160,10 +160,10 @@ impl Template {
         Self::Json(plain.map(key).collect())
     }
 
-    /// JSON with these fields: a name and a text with operators each.
+    /// Creates a JSON template with these fields, each a name and a text with operators.
     ///
     /// # Errors
-    /// A sentence about the first operator that is not known or not closed.
+    /// A message about the first operator that is unknown or not closed.
     pub fn fields<'f>(
         fields: impl IntoIterator<Item = (&'f str, &'f str)>,
         operators: &[&'static Operator],
@@ -171,10 +171,10 @@ impl Template {
         Self::Json(Vec::new()).with(fields, operators)
     }
 
-    /// The same with these fields behind it; a text template has none.
+    /// Appends these fields to a JSON template; has no effect on a text template.
     ///
     /// # Errors
-    /// As [`Template::fields`] has it.
+    /// As for [`Template::fields`].
     pub fn with<'f>(
         mut self,
         fields: impl IntoIterator<Item = (&'f str, &'f str)>,
@@ -189,10 +189,10 @@ impl Template {
         Ok(self)
     }
 
-    /// Text with `%NAME%` for an operator and `%%` for a percent sign.
+    /// Parses text with `%NAME%` for an operator and `%%` for a percent sign.
     ///
     /// # Errors
-    /// A sentence about the first operator that is not known or not closed.
+    /// A message about the first operator that is unknown or not closed.
     pub fn text(template: &str, operators: &[&'static Operator]) -> Result<Self, String> {
         let mut parts = Vec::new();
         let mut literal = String::new();
@@ -219,7 +219,7 @@ impl Template {
         Ok(Self::Text(parts))
     }
 
-    /// Appends the line for `record`, with its newline.
+    /// Appends the line for `record`, with a newline.
     pub fn fill(&self, record: &dyn Record, out: &mut String) {
         let lookup = |operator: &Operator, argument: &str| record.field(operator, argument);
         match self {
@@ -241,7 +241,7 @@ impl Template {
         render(parts, lookup, Escape::Control, out);
     }
 
-    /// The text of a template that has no operators.
+    /// The text of a template without operators.
     pub fn as_literal(&self) -> Option<&str> {
         match self {
             Self::Text(parts) => match parts.as_slice() {
@@ -254,7 +254,7 @@ impl Template {
     }
 }
 
-/// `NAME`, `NAME(argument)` or `NAME(argument):longest`.
+/// Parses `NAME`, `NAME(argument)` or `NAME(argument):longest`.
 fn operator_part(text: &str, operators: &[&'static Operator]) -> Result<TemplatePart, String> {
     let (name, rest) = text.split_once('(').map_or((text, None), |(name, rest)| (name, Some(rest)));
     let found = operators.iter().find(|operator| operator.name == name);
@@ -284,14 +284,14 @@ fn operator_part(text: &str, operators: &[&'static Operator]) -> Result<Template
     Ok(TemplatePart::Operator(operator, argument))
 }
 
-/// What is escaped of a value.
+/// The characters to escape in a value.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Escape {
-    /// Nothing: the whole text is escaped afterwards.
+    /// None: the whole text is escaped afterwards.
     Nothing,
-    /// What moves a terminal's cursor or makes lines: for header values and bodies.
+    /// Characters that move a terminal's cursor or break lines: for header values and bodies.
     Control,
-    /// Quotes and backslashes too: for lines of text, where a value must not look like another field.
+    /// Also quotes and backslashes: for lines of text, where a value must not look like another field.
     Quoted,
 }
 
@@ -307,7 +307,7 @@ fn render<'a>(parts: &[TemplatePart], lookup: &Lookup<'a, '_>, escape: Escape, o
     }
 }
 
-/// A text of so many characters at most. It is cut before it is escaped, so that no escape is.
+/// Truncates a text to `longest` characters. This is done before escaping, so that no escape sequence is cut.
 fn shortened(field: TemplateField<'_>, longest: Option<usize>) -> TemplateField<'_> {
     match (field, longest) {
         (TemplateField::Text(text), Some(longest)) => match text.char_indices().nth(longest) {
@@ -334,7 +334,7 @@ fn write_text(field: TemplateField<'_>, escape: Escape, out: &mut String) {
     }
 }
 
-/// Text that comes from the network must not forge lines or fields, or move a terminal's cursor.
+/// Escapes text from the network so that it cannot forge lines or fields, or move a terminal's cursor.
 fn push_escaped(text: &str, escape: Escape, out: &mut String) {
     if is_plain(text) {
         return out.push_str(text);
@@ -353,8 +353,8 @@ fn push_escaped(text: &str, escape: Escape, out: &mut String) {
     }
 }
 
-/// Characters that break lines or turn the direction of a text without being control characters: line and
-/// paragraph separators, marks and overrides of direction, and the byte order mark.
+/// Characters that break lines or change the direction of text without being control characters: line and paragraph
+/// separators, directional marks and overrides, and the byte order mark.
 const fn is_deceptive(c: char) -> bool {
     matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
@@ -402,19 +402,20 @@ fn write_json<'a>(key: &TemplateKey, lookup: &Lookup<'a, '_>, out: &mut String) 
     }
 }
 
-/// A name as it stands between the quotes of a JSON key.
+/// A name as it appears between the quotes of a JSON key.
 fn escaped_key(name: &str) -> Box<str> {
     let mut quoted = String::new();
     push_json(name, &mut quoted);
     quoted[1..quoted.len() - 1].into()
 }
 
-/// Whether nothing in a text is escaped anywhere: visible ASCII and spaces, without quotes and backslashes.
+/// Whether no character of a text is ever escaped: visible ASCII and spaces, without quotes and backslashes.
 fn is_plain(text: &str) -> bool {
     text.bytes().all(|byte| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\'))
 }
 
-/// A JSON string. What may deceive a reader is escaped beside what JSON demands; all of it has four digits.
+/// Appends a JSON string. Deceptive characters are escaped in addition to what JSON requires; all of them have four
+/// digits.
 fn push_json(text: &str, out: &mut String) {
     out.push('"');
     if is_plain(text) {
@@ -502,7 +503,7 @@ mod tests {
         };
         let quoted = r#"x\" 200 \\ \u{202e}\u{2028}\u{9b}\u{1b}"#;
         assert_eq!(escaped(Escape::Quoted), format!("{quoted}\u{e9}"));
-        // Values of headers are not quoted: what needs no escape goes as it came.
+        // Header values are not quoted: what needs no escape is unchanged.
         assert!(escaped(Escape::Control).starts_with("x\" 200 \\ \u{202e}"));
         let mut json = String::new();
         push_json(hostile, &mut json);
@@ -514,7 +515,7 @@ mod tests {
     fn arguments_and_lengths() {
         let text = Template::text("%ASK(a?b)% %ASK(abcdef):4%", &[&ASK]).unwrap();
         check(&text, "<a?b> <abc\n");
-        // A cut escape would escape what follows.
+        // A truncated escape would escape what follows.
         let text = Template::text("\"%ASK(\"x):2%\"", &[&ASK]).unwrap();
         check(&text, "\"<\\\"\"\n");
         assert_eq!(Template::text("plain", &[]).unwrap().as_literal(), Some("plain"));

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 
-/// An authority, and the folder that its certificates are written to.
+/// A certificate authority, and the folder that its certificates are written to.
 #[derive(Debug)]
 pub struct Authority {
     folder: PathBuf,
@@ -12,12 +12,12 @@ pub struct Authority {
 }
 
 impl Authority {
-    /// A new authority; its own certificate is `ca.pem` in `folder`.
+    /// Creates an authority; its own certificate is `ca.pem` in `folder`.
     pub fn new(folder: &Path) -> Self {
         Self::named(folder, "ca")
     }
 
-    /// A new authority whose own certificate is `NAME.pem` in `folder`.
+    /// Creates an authority whose own certificate is `NAME.pem` in `folder`.
     pub fn named(folder: &Path, name: &str) -> Self {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::new(Vec::new()).expect("no names");
@@ -28,12 +28,12 @@ impl Authority {
         Self { folder: folder.to_owned(), issuer: Issuer::new(params, key) }
     }
 
-    /// A certificate for these names, as `FILE.pem` and `FILE.key`.
+    /// Issues a certificate for these names, as `FILE.pem` and `FILE.key`.
     pub fn issue(&self, file: &str, names: &[&str]) {
         self.issue_until(file, names, 4096);
     }
 
-    /// The same, expired for long.
+    /// Like `issue`, but the certificate expired long ago.
     pub fn issue_expired(&self, file: &str, names: &[&str]) {
         self.issue_until(file, names, 2020);
     }
@@ -48,7 +48,7 @@ impl Authority {
         params.not_after = rcgen::date_time_ymd(year, 1, 1);
         let cert = params.signed_by(&key, &self.issuer).expect("a certificate");
         let write = |name: String, pem: String| {
-            // Moved into place, so that nobody reads half of it.
+            // Moved into place, so that no reader sees half of it.
             let new = self.folder.join(format!("{name}.new"));
             std::fs::write(&new, pem).expect("it is written");
             std::fs::rename(new, self.folder.join(name)).expect("it is moved into place");

@@ -1,14 +1,14 @@
-//! A client of HTTP/2 that speaks in frames, well or badly.
+//! An HTTP/2 client at the level of frames, valid or not.
 //!
-//! Owns: just enough of RFC 9113 and RFC 7541 to say anything, right or wrong. Refuses to know: what is
-//! allowed. Keeps: what it sends is exactly what the test wrote.
+//! Owns: just enough of RFC 9113 and RFC 7541 to send anything, right or wrong. Refuses to know: what is allowed.
+//! Keeps: what it sends is exactly what the test wrote.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 
 use crate::peers::connect;
 
-/// Types of frames, RFC 9113 §6.
+/// Frame types, RFC 9113 §6.
 #[allow(missing_docs, reason = "each is the name of its type")]
 pub mod kind {
     pub const DATA: u8 = 0;
@@ -32,10 +32,10 @@ pub mod flag {
     pub const PADDED: u8 = 8;
 }
 
-/// What a client says first.
+/// The connection preface of a client.
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// A frame as it came.
+/// A frame as received.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
     /// Its type.
@@ -44,7 +44,7 @@ pub struct Frame {
     pub flags: u8,
     /// Its stream.
     pub stream: u32,
-    /// What is in it.
+    /// Its payload.
     pub payload: Vec<u8>,
 }
 
@@ -56,19 +56,19 @@ impl Frame {
         bytes.map_or(u32::MAX, u32::from_be_bytes)
     }
 
-    /// Whether the stream ends with it.
+    /// Whether it ends the stream.
     pub const fn ends_stream(&self) -> bool {
         matches!(self.kind, kind::DATA | kind::HEADERS) && self.flags & flag::END_STREAM != 0
     }
 }
 
-/// A frame's bytes.
+/// The bytes of a frame.
 pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).expect("frames are small").to_be_bytes();
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
-/// A header block of literal fields that nobody remembers, RFC 7541 §6.2.2, without Huffman codes.
+/// A header block of literal fields without indexing, RFC 7541 §6.2.2, without Huffman codes.
 pub fn block(fields: &[(&str, &str)]) -> Vec<u8> {
     let mut out = Vec::new();
     for (name, value) in fields {
@@ -80,13 +80,13 @@ pub fn block(fields: &[(&str, &str)]) -> Vec<u8> {
     out
 }
 
-/// Adds a string as it is, RFC 7541 §5.2.
+/// Appends a string literal as it is, RFC 7541 §5.2.
 pub fn string(out: &mut Vec<u8>, bytes: &[u8]) {
     integer(out, bytes.len());
     out.extend_from_slice(bytes);
 }
 
-/// An integer with a prefix of 7 bits, RFC 7541 §5.1.
+/// Appends an integer with a prefix of 7 bits, RFC 7541 §5.1.
 fn integer(out: &mut Vec<u8>, mut value: usize) {
     let byte = |value: usize| u8::try_from(value).expect("below 256");
     if value < 127 {
@@ -101,25 +101,25 @@ fn integer(out: &mut Vec<u8>, mut value: usize) {
     out.push(byte(value));
 }
 
-/// The fields of a GET.
+/// The header fields of a GET.
 pub fn get<'a>(host: &'a str, path: &'a str) -> Vec<(&'a str, &'a str)> {
     vec![(":method", "GET"), (":scheme", "http"), (":authority", host), (":path", path)]
 }
 
-/// A connection.
+/// A client connection.
 #[derive(Debug)]
 pub struct H2 {
     stream: TcpStream,
 }
 
 impl H2 {
-    /// Connects and says nothing.
+    /// Connects and sends nothing.
     #[track_caller]
     pub fn silent(address: SocketAddr) -> Self {
         Self { stream: connect(address) }
     }
 
-    /// Connects and greets.
+    /// Connects and sends the preface and SETTINGS.
     #[track_caller]
     pub fn connect(address: SocketAddr) -> Self {
         let mut h2 = Self::silent(address);
@@ -134,22 +134,22 @@ impl H2 {
         self.try_send(bytes).expect("it is sent");
     }
 
-    /// Sends bytes as they are, to a peer that may have gone.
+    /// Sends bytes as they are, to a peer that may have closed.
     ///
     /// # Errors
-    /// What the socket said.
+    /// The error of the socket.
     pub fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
         self.stream.write_all(bytes.as_ref())
     }
 
-    /// Sends a head of these fields.
+    /// Sends a HEADERS frame with these fields.
     #[track_caller]
     pub fn headers(&mut self, stream: u32, fields: &[(&str, &str)], end: bool) {
         let flags = flag::END_HEADERS | if end { flag::END_STREAM } else { 0 };
         self.send(frame(kind::HEADERS, flags, stream, &block(fields)));
     }
 
-    /// Reads a frame; none at the end of the connection. Pings are answered.
+    /// Reads a frame; `None` at the end of the connection. PINGs are acknowledged.
     pub fn read(&mut self) -> Option<Frame> {
         let frame = self.read_one()?;
         if frame.kind == kind::PING && frame.flags & flag::ACK == 0 {
@@ -169,10 +169,10 @@ impl H2 {
         Some(Frame { kind: head[3], flags: head[4], stream, payload })
     }
 
-    /// Reads until a frame fits.
+    /// Reads until a frame matches.
     ///
     /// # Panics
-    /// When the connection ends before.
+    /// When the connection ends before one does.
     #[track_caller]
     pub fn until(&mut self, what: &str, fits: impl Fn(&Frame) -> bool) -> Frame {
         let mut seen = Vec::new();
@@ -185,7 +185,7 @@ impl H2 {
         panic!("the connection ended without {what}; before came {seen:?}")
     }
 
-    /// The data of a stream to its end.
+    /// The data of a stream up to its end.
     #[track_caller]
     pub fn body(&mut self, stream: u32) -> Vec<u8> {
         let mut data = Vec::new();

@@ -1,20 +1,20 @@
-//! Just enough HTTP to read a page.
+//! Just enough HTTP to read an admin page.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 
-/// Status and body of a page.
+/// The status and body of a page.
 ///
 /// # Errors
-/// What the socket said.
+/// The error of the socket.
 pub fn get(address: SocketAddr, path: &str) -> std::io::Result<(u16, String)> {
     request(address, "GET", path)
 }
 
-/// Status and body of the answer to a request without a body.
+/// The status and body of the response to a request without a body.
 ///
 /// # Errors
-/// What the socket said.
+/// The error of the socket.
 pub fn request(address: SocketAddr, method: &str, path: &str) -> std::io::Result<(u16, String)> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(crate::wait::PATIENCE))?;

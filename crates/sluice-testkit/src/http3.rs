@@ -1,8 +1,8 @@
-//! quinn with the crate h3 as a client of HTTP/3: many connections and requests at once, and requests in the first
-//! packets of a connection.
+//! An HTTP/3 client on quinn and the crate h3: many connections and requests at once, and requests in the first packets
+//! of a connection (0-RTT).
 //!
-//! Owns: one socket, its connections, sessions to resume. Refuses to know: what is asked. Keeps: whatever goes
-//! wrong is an error that says what; everything runs on the runtime of whoever asks.
+//! Owns: one socket, its connections, sessions to resume. Refuses to know: what is requested. Keeps: every failure is
+//! an error that describes itself; everything runs on the runtime of the caller.
 
 use std::future::poll_fn;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -18,14 +18,14 @@ use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
-/// What went wrong, in words.
+/// A description of what went wrong.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// Runs `work` with a client that trusts the authority in `ca`, on a runtime of its own, and closes its connections.
-/// Those on which nothing is asked say something every `pings`, where that is given.
+/// Runs `work` with a client that trusts the authority in `ca`, on its own runtime, then closes the connections. With
+/// `pings`, idle connections send a keep-alive at that interval.
 ///
 /// # Errors
-/// The file does not load, there is no socket or runtime to be had, or what `work` says.
+/// The file does not load, no socket or runtime can be created, or `work` fails.
 pub fn run<T>(
     ca: &Path,
     pings: Option<Duration>,
@@ -44,7 +44,7 @@ pub fn run<T>(
 /// `H3_NO_ERROR`, RFC 9114 §8.1.
 const NO_ERROR: u32 = 0x100;
 
-/// A socket from which connections go out; see [`run`].
+/// A socket for outgoing connections; see [`run`].
 #[derive(Debug)]
 pub struct Client {
     endpoint: Endpoint,
@@ -69,19 +69,19 @@ impl Client {
         Ok(Self { endpoint: Endpoint::client((Ipv4Addr::LOCALHOST, 0).into())?, config })
     }
 
-    /// Connects and shakes hands under `name`.
+    /// Connects and completes the handshake with the server name `name`.
     ///
     /// # Errors
-    /// What QUIC, TLS or the server said.
+    /// An error of QUIC, TLS or the server.
     pub async fn connect(&self, to: SocketAddr, name: &str) -> Result<Connection, Failure> {
         let quic = self.endpoint.connect_with(self.config.clone(), to, name)?.await?;
         Connection::handshake(quic, name).await
     }
 
-    /// Connects twice at once, from the same socket.
+    /// Opens two connections concurrently from the same socket.
     ///
     /// # Errors
-    /// What QUIC, TLS or the server said.
+    /// An error of QUIC, TLS or the server.
     pub async fn connect_both(
         &self,
         to: SocketAddr,
@@ -90,10 +90,10 @@ impl Client {
         tokio::try_join!(self.connect(to, names[0]), self.connect(to, names[1]))
     }
 
-    /// Connects without waiting for the handshake, where an earlier connection under `name` left what that needs.
+    /// Connects without waiting for the handshake, if an earlier connection under `name` left a session for 0-RTT.
     ///
     /// # Errors
-    /// What QUIC said.
+    /// An error of QUIC.
     pub async fn connect_early(
         &self,
         to: SocketAddr,
@@ -106,9 +106,9 @@ impl Client {
     }
 }
 
-/// A connection that speaks HTTP/3.
+/// An HTTP/3 connection.
 pub struct Connection {
-    /// Whom it was made to.
+    /// The name of the server.
     name: String,
     quic: quinn::Connection,
     requests: h3::client::SendRequest<h3_quinn::OpenStreams, Bytes>,
@@ -120,12 +120,12 @@ impl std::fmt::Debug for Connection {
     }
 }
 
-/// What came back.
+/// A response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
     /// The status.
     pub status: u16,
-    /// Bytes of the body.
+    /// The length of the body in bytes.
     pub length: usize,
 }
 
@@ -141,18 +141,18 @@ impl Connection {
         Ok(Self { name: name.to_owned(), quic, requests })
     }
 
-    /// Makes a request for a path and takes its answer.
+    /// Sends a request for a path and reads its response.
     ///
     /// # Errors
-    /// What ended the stream or the connection.
+    /// The reason why the stream or the connection ended.
     pub async fn ask(&self, method: &str, path: &str) -> Result<Answer, Failure> {
         self.ask_with(method, path, &[]).await
     }
 
-    /// The same with these fields.
+    /// Like `ask`, with these additional headers.
     ///
     /// # Errors
-    /// What ended the stream or the connection.
+    /// The reason why the stream or the connection ended.
     pub async fn ask_with(
         &self,
         method: &str,
@@ -173,17 +173,17 @@ impl Connection {
         Ok(Answer { status, length })
     }
 
-    /// The same connection, on which requests name another host from now on.
+    /// The same connection, with another host in its requests from now on.
     #[must_use]
     pub fn asking_for(mut self, host: &str) -> Self {
         self.name = host.to_owned();
         self
     }
 
-    /// Asks for a path again and again, so many times at once, until `go_on` says no to an answer.
+    /// Requests a path repeatedly, `at_once` requests in parallel, until `go_on` returns false for a response.
     ///
     /// # Errors
-    /// What ended a stream or the connection.
+    /// The reason why a stream or the connection ended.
     pub async fn ask_always(
         &self,
         at_once: usize,
@@ -212,23 +212,23 @@ impl Connection {
         .await
     }
 
-    /// Waits until the connection has ended, and says how.
+    /// Waits until the connection has ended; returns the reason.
     pub async fn closed(&self) -> String {
         self.quic.closed().await.to_string()
     }
 }
 
-/// Connections that are there and say no more than it takes to stay, until it is dropped.
+/// Open connections that only send keep-alives, until it is dropped.
 #[derive(Debug)]
 pub struct Held {
-    /// Its end lets them go.
+    /// Dropping it closes them.
     _stop: tokio::sync::oneshot::Sender<()>,
 }
 
-/// Makes `count` connections under `name`, asks for `/` on each, and holds them.
+/// Opens `count` connections under `name`, requests `/` on each, and holds them.
 ///
 /// # Errors
-/// One could not be made, or was not answered with 200.
+/// A connection could not be made, or its response was not 200.
 pub fn hold(ca: &Path, to: SocketAddr, name: &str, count: usize) -> Result<Held, Failure> {
     let (stop, stopped) = tokio::sync::oneshot::channel();
     let (tell, told) = std::sync::mpsc::sync_channel(1);
@@ -244,7 +244,7 @@ pub fn hold(ca: &Path, to: SocketAddr, name: &str, count: usize) -> Result<Held,
                 }
                 held.push(connection);
             }
-            // Whoever asked may have gone.
+            // The caller may be gone.
             let _ = tell.send(Ok(()));
             let _ = stopped.await;
             Ok(())
@@ -257,10 +257,10 @@ pub fn hold(ca: &Path, to: SocketAddr, name: &str, count: usize) -> Result<Held,
     Ok(Held { _stop: stop })
 }
 
-/// How often a held connection says that it is there.
+/// The keep-alive interval of a held connection.
 const PINGS: Duration = Duration::from_secs(10);
 
-/// Whether somebody speaks HTTP/3 there.
+/// Whether a server at this address speaks HTTP/3.
 pub fn answers(ca: &Path, to: SocketAddr, name: &str) -> bool {
     let asked = run(ca, None, async |client| {
         tokio::time::timeout(Duration::from_millis(500), client.connect(to, name)).await?

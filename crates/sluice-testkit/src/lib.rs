@@ -1,9 +1,8 @@
-//! What black-box tests are made of: a running Sluice, peers to put on either side of it.
+//! The building blocks of black-box tests: a running Sluice, and peers for either side of it.
 //!
-//! Owns: starting and stopping the processes that a test started, and the accounting at the end.
-//! Refuses to know: the inside of Sluice; it sees what a user sees: files, addresses, admin pages,
-//! records. Keeps: everything is on loopback; a test waits for events, never for time to pass; a
-//! test that forgot to account for a connection fails.
+//! Owns: starting and stopping the processes of a test, and the accounting at the end. Refuses to know: the inside of
+//! Sluice; it sees what a user sees: files, addresses, admin pages, records. Keeps: everything is on loopback; a test
+//! waits for events, never for time to pass; a test fails if a connection is not accounted for.
 #![forbid(unsafe_code)]
 #![allow(clippy::missing_panics_doc, reason = "a test kit panics to fail the test")]
 
@@ -24,7 +23,7 @@ pub use origin::Origin;
 pub use running::Running;
 pub use running::Sluice;
 
-/// Raises this process's limit of open files as far as it goes, and returns it.
+/// Raises this process's limit of open files as far as possible, and returns it.
 pub fn raise_file_limit() -> u64 {
     sluice_sys::process::raise_file_limit()
 }

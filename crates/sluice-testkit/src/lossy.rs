@@ -1,8 +1,7 @@
-//! A hop on the path of datagrams that does what bad paths do.
+//! A UDP hop that behaves like a bad network path.
 //!
-//! Owns: losing, doubling and reordering datagrams by a seed, and forgetting which port a client had.
-//! Refuses to know: what is in them. Keeps: what it does hangs on the seed and on the order in which datagrams come,
-//! on no clock.
+//! Owns: losing, duplicating and reordering datagrams by a seed, and rebinding the port of a client. Refuses to know:
+//! their contents. Keeps: its behaviour depends on the seed and on the order in which datagrams arrive, on no clock.
 
 use std::collections::HashMap;
 use std::net::{SocketAddr, UdpSocket};
@@ -10,16 +9,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-/// What a hop does, each in one of so many datagrams; 0 is never.
+/// What the hop does, each to one datagram in this many; 0 means never.
 #[derive(Clone, Copy, Debug)]
 pub struct Troubles {
     /// A datagram is lost.
     pub lose: u64,
-    /// A datagram comes twice.
+    /// A datagram is duplicated.
     pub double: u64,
-    /// A datagram comes behind the next one.
+    /// A datagram arrives after the next one.
     pub delay: u64,
-    /// The client gets another port towards the server, as behind a NAT that forgot.
+    /// The client gets another port towards the server, as behind a NAT that lost its binding.
     pub rebind: u64,
 }
 
@@ -57,7 +56,7 @@ impl Direction {
         n > 0 && (self.state >> 33).is_multiple_of(n)
     }
 
-    /// What becomes of a datagram: those that go on now, in order.
+    /// Decides the fate of a datagram; returns those to forward now, in order.
     fn pass(&mut self, shared: &Shared, datagram: &[u8]) -> Vec<Vec<u8>> {
         let Troubles { lose, double, delay, .. } = shared.troubles;
         if self.one_in(lose) {
@@ -78,7 +77,7 @@ impl Direction {
 }
 
 impl LossyHop {
-    /// A hop in front of `to`.
+    /// Starts a hop in front of `to`.
     pub fn start(to: SocketAddr, troubles: Troubles) -> Self {
         let front = UdpSocket::bind("127.0.0.1:0").expect("a port is free");
         let address = front.local_addr().expect("it is bound");
@@ -95,12 +94,12 @@ impl LossyHop {
         Self { address, shared, thread }
     }
 
-    /// Where clients find it.
+    /// The address for clients.
     pub const fn addr(&self) -> SocketAddr {
         self.address
     }
 
-    /// How many datagrams it has lost.
+    /// The number of datagrams lost.
     pub fn lost(&self) -> u64 {
         *self.shared.lost.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -125,7 +124,7 @@ fn forward(shared: &Arc<Shared>) {
     }
 }
 
-/// A port towards the server, with a thread that brings back what comes to it.
+/// A socket towards the server, with a thread that forwards what it receives to the client.
 fn back(shared: &Arc<Shared>, client: SocketAddr) -> UdpSocket {
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a port is free");
     socket.connect(shared.to).expect("a datagram socket connects to anything");
@@ -157,7 +156,7 @@ impl Drop for LossyHop {
         }
         let mut readers = self.shared.readers.lock().unwrap_or_else(PoisonError::into_inner);
         for (socket, thread) in readers.drain(..) {
-            // It reads from its server alone: it is made to read from itself.
+            // The socket is connected and receives only from its server: to wake its reader, it is connected to itself.
             if let Ok(own) = socket.local_addr()
                 && socket.connect(own).is_ok()
             {

@@ -1,7 +1,7 @@
-//! An HTTP/1.1 server in the test's own process, and a client to match.
+//! An HTTP/1.1 server in the process of the test, and a matching client.
 //!
-//! Owns: just enough of HTTP/1 to see what a proxy made of a message: both sides keep every byte.
-//! Refuses to know: Sluice. Keeps: what it is sent is shown as it came, never normalised.
+//! Owns: just enough of HTTP/1 to see what a proxy made of a message: both sides keep every byte. Refuses to know:
+//! Sluice. Keeps: a message is shown as received, never normalised.
 
 use std::io::{self, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -10,14 +10,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::peers::{Server, connect, reset_on_close};
 
-/// A message as it came: start line and fields as one text, and the body with its framing taken off.
+/// A message as received: start line and headers as one text, and the body without its framing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Message {
-    /// Start line and fields, each with its CRLF.
+    /// Start line and headers, each with its CRLF.
     pub head: String,
     /// The body.
     pub body: Vec<u8>,
-    /// Trailer lines, where there were any.
+    /// Trailer lines, if any.
     pub trailers: String,
 }
 
@@ -37,14 +37,14 @@ impl Message {
         self.words().get(1).copied().unwrap_or_default()
     }
 
-    /// Values of a field, in whatever case.
+    /// The values of a header; its name is matched case-insensitively.
     pub fn values(&self, name: &str) -> Vec<&str> {
         let lines = self.head.lines().skip(1);
         let fields = lines.filter_map(|line| line.split_once(": "));
         fields.filter(|(of, _)| of.eq_ignore_ascii_case(name)).map(|(_, value)| value).collect()
     }
 
-    /// The first value of a field; empty where there is none.
+    /// The first value of a header; empty if there is none.
     pub fn value(&self, name: &str) -> &str {
         self.values(name).first().copied().unwrap_or_default()
     }
@@ -55,7 +55,7 @@ impl Message {
     }
 }
 
-/// Reads one message. `bodiless` says that there is no body whatever the head says.
+/// Reads one message. With `bodiless` there is no body, whatever the headers declare.
 ///
 /// # Errors
 /// The stream ended early or is not HTTP/1.
@@ -95,7 +95,7 @@ pub fn read_message(reader: &mut impl io::BufRead, bodiless: bool) -> io::Result
     Ok(message)
 }
 
-/// Lines up to an empty one, or to the end.
+/// Reads lines up to an empty one, or to the end.
 fn read_lines(reader: &mut impl io::BufRead) -> io::Result<String> {
     let mut lines = String::new();
     loop {
@@ -107,12 +107,11 @@ fn read_lines(reader: &mut impl io::BufRead) -> io::Result<String> {
     }
 }
 
-/// A server that answers by what the path says:
+/// A server that chooses its response by the path:
 ///
-/// `/status/N` with that status; `/bytes/N` with so many bytes; `/chunked` in chunks with trailers;
-/// `/hints` with a 103 first; `/close` by closing; `/reset` by a reset; `/garbage` with no HTTP;
-/// `/wait` when [`Origin::release`] is called; `/flaky/N` with 503 N times and then 200; anything else
-/// with 200 and the request as it came.
+/// `/status/N`: that status; `/bytes/N`: a body of N bytes; `/chunked`: chunks and trailers; `/hints`: a 103 first;
+/// `/close`: closes; `/reset`: resets; `/garbage`: bytes that are not HTTP; `/wait`: responds when [`Origin::release`]
+/// is called; `/flaky/N`: 503 N times, then 200; anything else: 200 and the request as received.
 #[derive(Debug)]
 pub struct Origin {
     server: Server,
@@ -128,7 +127,7 @@ struct Shared {
 }
 
 impl Origin {
-    /// Serves on a port of its own; `name` stands in `x-origin` of its answers.
+    /// Serves on a free port; its responses have `name` in `x-origin`.
     pub fn start(name: &'static str) -> Self {
         let shared = Arc::new(Shared::default());
         let of_server = Arc::clone(&shared);
@@ -136,22 +135,22 @@ impl Origin {
         Self { server, shared }
     }
 
-    /// Where it listens.
+    /// The address it listens on.
     pub const fn addr(&self) -> SocketAddr {
         self.server.addr()
     }
 
-    /// Connections that it has accepted.
+    /// The number of connections accepted.
     pub fn connections(&self) -> usize {
         self.server.accepted()
     }
 
-    /// Every request that came, in order.
+    /// Every request received, in order.
     pub fn requests(&self) -> Vec<Message> {
         self.shared.requests.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Lets those go on who wait.
+    /// Lets the waiting requests finish.
     pub fn release(&self) {
         *self.shared.released.lock().unwrap_or_else(PoisonError::into_inner) = true;
         self.shared.bell.notify_all();
@@ -239,7 +238,7 @@ fn read_request(reader: &mut BufReader<TcpStream>, stream: &mut TcpStream) -> io
     read_message(&mut io::Read::chain(&rest[..], reader), false)
 }
 
-/// A client's connection.
+/// A client connection.
 #[derive(Debug)]
 pub struct Client {
     reader: BufReader<TcpStream>,
@@ -264,34 +263,34 @@ impl Client {
         read_message(&mut self.reader, false).expect("an answer comes")
     }
 
-    /// Reads the answer to a HEAD.
+    /// Reads the response to a HEAD.
     #[track_caller]
     pub fn read_head(&mut self) -> Message {
         read_message(&mut self.reader, true).expect("an answer comes")
     }
 
-    /// Reads one message, or what kept it from coming.
+    /// Reads one message, or returns the error that prevented it.
     ///
     /// # Errors
-    /// What the socket said.
+    /// The error of the socket.
     pub fn try_read(&mut self) -> io::Result<Message> {
         read_message(&mut self.reader, false)
     }
 
-    /// Sends a request and reads its answer.
+    /// Sends a request and reads its response.
     #[track_caller]
     pub fn ask(&mut self, request: &str) -> Message {
         self.send(request);
         self.read()
     }
 
-    /// Sends a GET and reads its answer.
+    /// Sends a GET and reads its response.
     #[track_caller]
     pub fn get(&mut self, host: &str, path: &str) -> Message {
         self.ask(&format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n"))
     }
 
-    /// Everything that comes until the end; a reset counts as the end.
+    /// Everything received until the end; a reset counts as the end.
     pub fn rest(&mut self) -> Vec<u8> {
         let mut rest = Vec::new();
         let _ = self.reader.read_to_end(&mut rest);
@@ -304,13 +303,13 @@ impl Client {
     }
 }
 
-/// A GET on a connection of its own.
+/// Sends a GET on its own connection.
 #[track_caller]
 pub fn get(address: SocketAddr, host: &str, path: &str) -> Message {
     Client::connect(address).get(host, path)
 }
 
-/// What a server answers to a WebSocket key, RFC 6455 §4.2.2.
+/// The reply of a server to a WebSocket key, RFC 6455 §4.2.2.
 #[must_use]
 pub fn websocket_accept(key: &str) -> String {
     let joined = format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11");

@@ -1,4 +1,4 @@
-//! Peers in the test's own process.
+//! Peers in the process of the test.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -18,7 +18,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Serves on a port of its own.
+    /// Serves on a free port.
     pub fn start(serve: impl Fn(TcpStream) -> io::Result<()> + Send + Sync + 'static) -> Self {
         Self::start_at("127.0.0.1:0".parse().expect("an address"), serve)
     }
@@ -40,19 +40,19 @@ impl Server {
                 let Ok(stream) = stream else { continue };
                 counted.fetch_add(1, Ordering::SeqCst);
                 let serve = Arc::clone(&serve);
-                // An error is the client's business: it sees its end of it.
+                // An error only shows at the client, as the end of its connection.
                 std::thread::spawn(move || drop(serve(stream)));
             }
         });
         Self { address, stop, accepted, thread: Some(thread) }
     }
 
-    /// Sends back what it gets.
+    /// Echoes what it receives.
     pub fn echo() -> Self {
         Self::start(echo)
     }
 
-    /// Says `greeting` first, then sends back what it gets.
+    /// Sends `greeting` first, then echoes what it receives.
     pub fn greeter(greeting: &'static str) -> Self {
         Self::start(move |mut stream| {
             stream.write_all(greeting.as_bytes())?;
@@ -60,12 +60,12 @@ impl Server {
         })
     }
 
-    /// Where it listens.
+    /// The address it listens on.
     pub const fn addr(&self) -> SocketAddr {
         self.address
     }
 
-    /// Connections accepted so far.
+    /// The number of connections accepted so far.
     pub fn accepted(&self) -> usize {
         self.accepted.load(Ordering::SeqCst)
     }
@@ -92,7 +92,7 @@ fn echo(mut stream: TcpStream) -> io::Result<()> {
     }
 }
 
-/// A UDP server that answers each datagram with what `answer` makes of it.
+/// A UDP server that replies to each datagram with what `answer` returns for it.
 #[derive(Debug)]
 pub struct UdpServer {
     address: SocketAddr,
@@ -101,7 +101,7 @@ pub struct UdpServer {
 }
 
 impl UdpServer {
-    /// Answers on a port of its own; each answer is a list of datagrams.
+    /// Serves on a free port; each reply is a list of datagrams.
     pub fn start(answer: impl Fn(&[u8]) -> Vec<Vec<u8>> + Send + 'static) -> Self {
         let socket = UdpSocket::bind("127.0.0.1:0").expect("a port is free");
         let address = socket.local_addr().expect("it is bound");
@@ -121,12 +121,12 @@ impl UdpServer {
         Self { address, stop, thread: Some(thread) }
     }
 
-    /// Sends back what it gets, with `mark` before it.
+    /// Echoes what it receives, with `mark` in front.
     pub fn echo(mark: &'static str) -> Self {
         Self::start(move |datagram| vec![[mark.as_bytes(), datagram].concat()])
     }
 
-    /// Where it listens.
+    /// The address it listens on.
     pub const fn addr(&self) -> SocketAddr {
         self.address
     }
@@ -144,7 +144,7 @@ impl Drop for UdpServer {
     }
 }
 
-/// A client connection that does not wait for ever.
+/// A client connection whose reads time out.
 #[track_caller]
 pub fn connect(address: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(address).unwrap_or_else(|error| panic!("{address}: {error}"));
@@ -152,7 +152,7 @@ pub fn connect(address: SocketAddr) -> TcpStream {
     stream
 }
 
-/// Sends `words` and reads as many bytes back.
+/// Sends `words` and reads the same number of bytes back.
 #[track_caller]
 pub fn exchange(stream: &mut TcpStream, words: &[u8]) -> Vec<u8> {
     stream.write_all(words).expect("it is sent");
@@ -167,14 +167,14 @@ pub fn read(stream: &mut TcpStream, count: usize) -> Vec<u8> {
     got
 }
 
-/// Reads to the end; what the end was, and what came before it.
+/// Reads to the end; returns how the stream ended, and the bytes before that.
 pub fn read_to_end(stream: &mut TcpStream) -> (io::Result<()>, Vec<u8>) {
     let mut got = Vec::new();
     let end = stream.read_to_end(&mut got).map(drop);
     (end, got)
 }
 
-/// A UDP client that does not wait for ever.
+/// A UDP client whose reads time out.
 #[track_caller]
 pub fn udp_client() -> UdpSocket {
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a port is free");
@@ -182,7 +182,7 @@ pub fn udp_client() -> UdpSocket {
     socket
 }
 
-/// Makes the coming close send RST.
+/// Makes the next close send a RST.
 pub fn reset_on_close(stream: &TcpStream) {
     let linger = socket2::SockRef::from(stream).set_linger(Some(std::time::Duration::ZERO));
     linger.expect("linger can be set");

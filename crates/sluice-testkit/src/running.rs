@@ -70,29 +70,29 @@ impl Sluice {
         path
     }
 
-    /// Another binary than [`Sluice::binary`]: one with extensions of its own.
+    /// Uses another binary than [`Sluice::binary`]: one with its own extensions.
     pub fn with_binary(binary: PathBuf) -> Self {
         Self { binary, ..Self::default() }
     }
 
-    /// Where the configuration and the files it names live.
+    /// The folder of the configuration and of the files it names.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 
-    /// So many workers.
+    /// Sets the number of workers.
     pub const fn workers(mut self, workers: u16) -> Self {
         self.workers = workers;
         self
     }
 
-    /// Expects warnings and errors in the process log that hold `text`; any other fails the test.
+    /// Expects warnings and errors in the process log that contain `text`; any other fails the test.
     pub fn expect_warning(mut self, text: &str) -> Self {
         self.warnings.push(text.to_owned());
         self
     }
 
-    /// Watches its files; otherwise it reloads when the kit tells it to, and only then.
+    /// Watches its files; otherwise it reloads only when the kit triggers it.
     pub const fn watching(mut self) -> Self {
         self.watch = true;
         self
@@ -104,40 +104,38 @@ impl Sluice {
         self
     }
 
-    /// Its configuration asks for no records of requests.
+    /// The configuration does not record requests.
     pub const fn without_request_records(mut self) -> Self {
         self.request_records = false;
         self
     }
 
-    /// It has a defect on purpose: connections may end for it.
+    /// Sluice has a deliberate defect: connections may end with a worker panic.
     pub const fn expect_panic(mut self) -> Self {
         self.panics = true;
         self
     }
 
-    /// Runs as that user instead of the test's own.
+    /// Runs as this user instead of the user of the test.
     pub const fn as_user(mut self, user: u32) -> Self {
         self.user = Some(user);
         self
     }
 
-    /// Limits the files that it may open.
+    /// Limits the number of open files.
     pub const fn files(mut self, files: u32) -> Self {
         self.files = Some(files);
         self
     }
 
-    /// Starts with `yaml`, to which an admin address, and records in a file, are added; waits until
-    /// it is ready.
+    /// Starts with `yaml`, plus an admin address and records in a file; waits until it is ready.
     pub fn start(self, yaml: &str) -> Running {
         let config = self.folder().join("sluice.yaml");
         std::fs::write(&config, complete(yaml)).expect("the configuration is written");
         self.start_file(&config)
     }
 
-    /// Starts with a configuration that has an admin address on port 0 and records in
-    /// `records.json` of its own.
+    /// Starts with a configuration that already has an admin address on port 0 and records in `records.json`.
     pub fn start_file(self, config: &Path) -> Running {
         let report = self.folder().join("report");
         let log = self.folder().join("log");
@@ -197,7 +195,7 @@ fn complete(yaml: &str) -> String {
     text
 }
 
-/// A Sluice that runs. On drop it is stopped, and its books must balance.
+/// A running Sluice. On drop it is stopped, and its accounting must balance.
 #[derive(Debug)]
 pub struct Running {
     config: PathBuf,
@@ -228,7 +226,7 @@ impl Running {
 
     fn reported(&self) -> Vec<Value> {
         let text = std::fs::read_to_string(&self.report).unwrap_or_default();
-        // A line that is being written is looked at next time.
+        // A partially written line is skipped and read the next time.
         text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
@@ -240,7 +238,7 @@ impl Running {
         text.parse().unwrap_or_else(|_| panic!("`{text}` is no socket address"))
     }
 
-    /// The address of a listener as it is reported.
+    /// The address of a listener as reported.
     #[track_caller]
     pub fn addr_text(&self, listener: &str) -> String {
         let lines = self.reported();
@@ -266,7 +264,7 @@ impl Running {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// A page of the admin address, as text: status and body.
+    /// A page of the admin address: status and body text.
     pub fn page(&self, path: &str) -> (u16, String) {
         let admin = self.admin.expect("the configuration has an admin address");
         http::get(admin, path).unwrap_or_else(|error| panic!("{path}: {error}\n{}", self.log()))
@@ -299,7 +297,7 @@ impl Running {
         self.reload_text(&complete(yaml))
     }
 
-    /// The same, with nothing added.
+    /// Like `reload`, but adds nothing to the configuration.
     pub fn reload_text(&self, text: &str) -> String {
         let before = self.reloads().len();
         // Moved into place, as editors and control planes do.
@@ -314,7 +312,7 @@ impl Running {
         wait::until("a reload", || self.reloads().get(before).cloned())
     }
 
-    /// Every reload so far, by outcome.
+    /// The outcome of every reload so far.
     pub fn reloads(&self) -> Vec<String> {
         let lines = self.reported();
         lines.iter().filter_map(|line| line["reload"].as_str().map(str::to_owned)).collect()
@@ -327,7 +325,7 @@ impl Running {
         assert!(done.is_ok_and(|status| status.success()), "kill -{name}");
     }
 
-    /// Waits for the process to end by itself.
+    /// Waits for the process to exit by itself.
     pub fn wait_end(&mut self) -> ExitStatus {
         let status =
             wait::until("the end of sluice", || self.lock().try_wait().expect("it can be asked"));
@@ -341,7 +339,7 @@ impl Running {
         text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
-    /// Waits for a record that fits.
+    /// Waits for a record that matches.
     #[track_caller]
     pub fn record(&self, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
         let found =
@@ -357,7 +355,7 @@ impl Running {
         self.record(reason, |record| record["reason"] == reason)
     }
 
-    /// Waits until so many connections and flows are open.
+    /// Waits until this many connections and flows are open.
     #[track_caller]
     pub fn wait_open(&self, count: usize) {
         wait::until("connections to open or end", || {
@@ -365,7 +363,7 @@ impl Running {
         });
     }
 
-    /// Stops it in order and checks its books.
+    /// Stops it gracefully and checks its accounting.
     fn close(&mut self) {
         if !self.ended {
             let metrics = self.admin.map(|_| wait_balanced(self));
@@ -400,7 +398,7 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            // The test has failed already; only the process must go.
+            // The test has already failed; only the process must be stopped.
             let _ = self.lock().kill();
             let _ = self.lock().wait();
             return;
@@ -409,11 +407,11 @@ impl Drop for Running {
     }
 }
 
-/// The metrics at a moment when the books balance; best when nothing is open, if that comes soon.
-/// The cells of a connection that is ending right now are not written at once.
+/// Reads the metrics at a moment when the accounting balances, preferably with nothing open, if that comes soon. The
+/// counters of a connection that is just ending are not all written at once.
 fn wait_balanced(running: &Running) -> String {
     let balanced = |and_quiet: bool| {
-        // Every worker answers for it, and has then begun what it was about to begin.
+        // Every worker takes part in this page, and has by then started what it was about to start.
         running.page("/connections");
         let metrics = running.page("/metrics").1;
         let of = |name: &str| sum_metric(&metrics, name, "");
@@ -430,14 +428,14 @@ fn wait_balanced(running: &Running) -> String {
         .unwrap_or_else(|| running.page("/metrics").1)
 }
 
-/// accepted = ended + open; every end has a record with a reason; no worker panicked.
+/// accepted = ended + open; every end has a record with a reason; no request is active.
 fn check_books(metrics: &str, records: &[Value], request_records: bool, log: &str) {
     let of = |name: &str| sum_metric(metrics, name, "");
     let accepted = of("sluice_listener_connections_accepted_total");
     let (ended, open) =
         (of("sluice_connections_ended_total"), of("sluice_listener_connections_active"));
     assert_eq!(accepted, ended + open, "accepted = ended + open\n{metrics}\n{log}");
-    // The series of a listener that was removed leave with it; its records stay.
+    // The series of a removed listener are removed with it; its records stay.
     let counted = |record: &&Value| {
         let listener = format!("{{listener=\"{}\"}}", record["listener"].as_str().unwrap_or(""));
         metrics.lines().any(|line| line.contains(&listener))

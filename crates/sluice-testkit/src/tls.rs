@@ -1,7 +1,7 @@
-//! Peers that speak TLS, in the test's own process.
+//! TLS peers in the process of the test.
 //!
-//! Owns: a client and a server over a blocking socket. Refuses to know: what is said inside. Keeps: a server
-//! takes what `rustls` takes; whoever wants a broken handshake writes its bytes.
+//! Owns: a client and a server over a blocking socket. Refuses to know: the data inside. Keeps: a server accepts what
+//! `rustls` accepts; a test that needs a broken handshake writes its bytes.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -23,31 +23,31 @@ pub type ServerStream = StreamOwned<ServerConnection, TcpStream>;
 /// What a client offers.
 #[derive(Debug)]
 pub struct Offer<'a> {
-    /// The name it asks for.
+    /// The server name it requests.
     pub name: &'a str,
     /// The authority that it trusts.
     pub ca: &'a Path,
-    /// Protocols, most wanted first.
+    /// ALPN protocols, most preferred first.
     pub alpn: &'a [&'a str],
-    /// Files of its own certificate, `FILE.pem` and `FILE.key` without their ends.
+    /// The files of the client certificate: `FILE.pem` and `FILE.key`, without the extension.
     pub certificate: Option<&'a Path>,
-    /// Versions of TLS.
+    /// TLS versions.
     pub versions: &'a [&'static SupportedProtocolVersion],
 }
 
 impl<'a> Offer<'a> {
-    /// An offer of both versions and nothing more.
+    /// An offer of both TLS versions and nothing else.
     pub const fn of(name: &'a str, ca: &'a Path) -> Self {
         Self { name, ca, alpn: &[], certificate: None, versions: rustls::ALL_VERSIONS }
     }
 
-    /// Connects; the handshake happens with the first byte that is read or written.
+    /// Connects; the handshake takes place with the first byte that is read or written.
     #[track_caller]
     pub fn connect(&self, to: SocketAddr) -> ClientStream {
         self.over(connect(to))
     }
 
-    /// The same over a stream that is there.
+    /// Like `connect`, over an existing stream.
     #[track_caller]
     pub fn over(&self, stream: TcpStream) -> ClientStream {
         let mut roots = RootCertStore::empty();
@@ -80,7 +80,7 @@ fn pair(file: &Path) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
     (vec![certificate(&file.with_extension("pem"))], key)
 }
 
-/// Serves with the certificate in `FILE.pem` and `FILE.key`; `serve` gets what the handshake left.
+/// Serves with the certificate in `FILE.pem` and `FILE.key`; `serve` gets the stream after the handshake.
 pub fn server(
     file: &Path,
     alpn: &[&str],
@@ -100,7 +100,7 @@ pub fn server(
         let mut session = ServerConnection::new(Arc::clone(&config)).map_err(io::Error::other)?;
         while session.is_handshaking() {
             if let Err(error) = session.complete_io(&mut stream) {
-                // The alert leaves, and is not overtaken by a reset.
+                // The alert is sent, and no reset overtakes it.
                 let _ = session.write_tls(&mut stream);
                 let _ = stream.shutdown(std::net::Shutdown::Write);
                 let _ = stream.read_to_end(&mut Vec::new());
@@ -111,7 +111,7 @@ pub fn server(
     })
 }
 
-/// Reads what comes first, at most so many bytes, and answers with `bytes`; reads on to the end.
+/// Reads once, at most 4096 bytes, and replies with `bytes`; then reads to the end.
 pub fn answer_with(mut stream: TcpStream, bytes: &[u8]) -> io::Result<()> {
     let mut first = [0; 4096];
     let _ = stream.read(&mut first)?;

@@ -1,10 +1,10 @@
-//! Programs of the system that tests use as peers.
+//! System programs that tests use as peers.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 
-/// A program that was started; killed on drop.
+/// A started program; killed on drop.
 #[derive(Debug)]
 pub struct Process(pub Child);
 
@@ -15,7 +15,7 @@ impl Drop for Process {
     }
 }
 
-/// Where a program is, by PATH and the folders that servers hide in.
+/// The path of a program, searched in PATH and in the folders where servers are installed.
 pub fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let hidden = [
@@ -29,15 +29,15 @@ pub fn find(program: &str) -> Option<PathBuf> {
     folders.map(|folder| folder.join(program)).find(|file| file.is_file())
 }
 
-/// The Python of the tests: one of the build's own where it was made (it has the system's modules too), or
-/// the system's, which the packages of Debian belong to.
+/// The Python of the tests: the one in the build directory if it was created (it has the system's modules too), or the
+/// system's, which the Debian packages belong to.
 fn interpreter() -> PathBuf {
     let test = std::env::current_exe().unwrap_or_default();
     let mut own = test.ancestors().map(|folder| folder.join("peers/bin/python3"));
     own.find(|file| file.exists()).unwrap_or_else(|| "/usr/bin/python3".into())
 }
 
-/// A script for Python.
+/// A command that runs a Python script.
 pub fn python(script: &std::path::Path) -> Command {
     let mut command = Command::new(interpreter());
     command.arg(script);
@@ -61,7 +61,7 @@ pub fn have_modules(modules: &[&str]) -> bool {
     all_there(&missing)
 }
 
-/// A server that prints the port that it listens on as its first line, and ends when its input does.
+/// Starts a server that prints its port as the first line, and exits when its input ends.
 #[track_caller]
 pub fn serve_on_its_port(command: &mut Command) -> (Process, SocketAddr) {
     use std::io::BufRead as _;
@@ -74,8 +74,8 @@ pub fn serve_on_its_port(command: &mut Command) -> (Process, SocketAddr) {
     (Process(child), ([127, 0, 0, 1], port).into())
 }
 
-/// Whether all these programs are there. Where one is missing a test may be skipped, which is said
-/// aloud and counted by `cargo xtask test`; with `CI=true` it fails.
+/// Whether all these programs are installed. If one is missing the test may be skipped, which is printed and counted by
+/// `cargo xtask test`; with `CI=true` it fails.
 ///
 /// # Panics
 /// With `CI=true`, when one is missing.
@@ -95,7 +95,7 @@ fn all_there(missing: &[String]) -> bool {
     );
     let line = format!("SKIP: {missing:?} not installed");
     eprintln!("{line}");
-    // The test runner swallows what a passing test prints; whoever wants to count reads the file.
+    // The test runner swallows the output of a passing test; the skips are counted from this file.
     if let Some(path) = std::env::var_os("SLUICE_SKIPS")
         && let Ok(mut file) = std::fs::OpenOptions::new().create(true).append(true).open(path)
     {
@@ -110,7 +110,7 @@ pub fn command(program: &str) -> Command {
     Command::new(find(program).unwrap_or_else(|| panic!("{program} is not installed")))
 }
 
-/// Runs a command to its end, with nothing to read.
+/// Runs a command to its end, with empty input.
 #[track_caller]
 pub fn run(command: &mut Command) -> Output {
     command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("{command:?}: {error}"))
@@ -135,7 +135,7 @@ pub fn serve(command: &mut Command, address: SocketAddr) -> Process {
     process
 }
 
-/// A port of loopback that was free a moment ago, for servers that cannot choose one themselves.
+/// A loopback port that was free a moment ago, for servers that cannot choose one themselves.
 pub fn free_port() -> u16 {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
     listener.local_addr().expect("it is bound").port()

@@ -1,7 +1,7 @@
-//! TLS towards endpoints.
+//! TLS to endpoints.
 //!
 //! Owns: the client configuration of a cluster. Refuses to know: endpoints and when to connect.
-//! Keeps: the server is verified unless the configuration says `verify: none` in so many words.
+//! Keeps: the server is verified unless the configuration explicitly sets `verify: none`.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,33 +15,33 @@ use crate::material::{LoadError, load_roots};
 use crate::server::{TlsVersion, versions};
 use crate::store::StoredCert;
 
-/// Which servers are trusted.
+/// The servers that are trusted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verify {
-    /// Those that an authority of the system vouches for.
+    /// Servers with a certificate from an authority trusted by the system.
     System,
-    /// Those that an authority of this file vouches for.
+    /// Servers with a certificate from an authority in this file.
     Ca(PathBuf),
-    /// Any. The connection is encrypted and open to whoever stands between.
+    /// Any server. The connection is encrypted, but open to a man in the middle.
     Nobody,
 }
 
-/// What a cluster connects with.
+/// The TLS client settings of a cluster.
 #[derive(Clone, Debug)]
 pub struct ClientPlan {
-    /// Which servers are trusted.
+    /// The servers that are trusted.
     pub verify: Verify,
-    /// The name sent and verified; without it the endpoint's own name or address.
+    /// The name sent and verified; if `None`, the endpoint's own name or address.
     pub sni: Option<ServerName<'static>>,
-    /// The certificate shown when the server asks.
+    /// The certificate presented when the server requests one.
     pub certificate: Option<Arc<StoredCert>>,
-    /// ALPN protocols offered.
+    /// The ALPN protocols offered.
     pub alpn: Vec<Vec<u8>>,
-    /// The oldest version spoken.
+    /// The minimum version.
     pub min_version: TlsVersion,
 }
 
-/// Why a handshake with an endpoint failed, in words that say where to look.
+/// Describes why a handshake with an endpoint failed, with a hint where to look.
 pub fn cause(error: &rustls::Error) -> String {
     use rustls::{CertificateError, Error, InvalidMessage};
     match error {
@@ -56,7 +56,7 @@ pub fn cause(error: &rustls::Error) -> String {
     }
 }
 
-/// A cluster's side of a handshake.
+/// The TLS configuration of a cluster.
 #[derive(Clone, Debug)]
 pub struct ClientTls {
     /// The rustls configuration.
@@ -69,7 +69,7 @@ impl ClientTls {
     /// Builds the configuration.
     ///
     /// # Errors
-    /// The authorities do not load.
+    /// The authorities cannot be loaded.
     pub fn build(plan: ClientPlan) -> Result<Self, LoadError> {
         let builder = ClientConfig::builder_with_provider(crate::provider())
             .with_protocol_versions(versions(plan.min_version))
@@ -104,7 +104,7 @@ fn system_roots() -> Result<RootCertStore, LoadError> {
     Ok(roots)
 }
 
-/// The certificate that a cluster shows; renewed with its files.
+/// The client certificate of a cluster; reloaded with its files.
 #[derive(Debug)]
 struct OwnCert(Arc<StoredCert>);
 
@@ -122,7 +122,7 @@ impl rustls::client::ResolvesClientCert for OwnCert {
     }
 }
 
-/// Accepts any certificate; signatures are still checked, so that the handshake is sound.
+/// Accepts any certificate; signatures are still verified, so that the handshake is sound.
 #[derive(Debug)]
 struct VerifyNothing;
 

@@ -1,9 +1,9 @@
-//! Certificates, keys, and the rustls configurations made of them.
+//! Certificates, keys, and the rustls configurations built from them.
 //!
-//! Owns: loading and checking of certificate files, the store that survives reloads, server and
-//! client configurations, the choice of a certificate by name, session tickets.
-//! Refuses to know: sockets, and who handshakes when.
-//! Keeps: a certificate that does not load, or does not fit its key, never replaces one that works.
+//! Owns: loading and checking of certificate files, the store that survives reloads, server and client configurations,
+//! the selection of a certificate by name, session tickets.
+//! Refuses to know: sockets, and when handshakes take place.
+//! Keeps: a certificate that does not load, or does not match its key, never replaces one that works.
 #![forbid(unsafe_code)]
 
 pub mod client;
@@ -23,7 +23,7 @@ pub use quic::InitialKeys;
 pub use server::{ClientAuth, EarlySessions, ServerPlan, ServerTls, TlsVersion};
 pub use store::{CertStore, StoredCert};
 
-/// The cryptography that everything here uses: AWS-LC, with post-quantum key exchange preferred.
+/// The cryptography provider for everything here: AWS-LC, with post-quantum key exchange preferred.
 pub fn provider() -> Arc<CryptoProvider> {
     static PROVIDER: std::sync::OnceLock<Arc<CryptoProvider>> = std::sync::OnceLock::new();
     Arc::clone(PROVIDER.get_or_init(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider())))

@@ -1,7 +1,7 @@
 //! PEM files, read and checked.
 //!
-//! Owns: what makes a certificate file usable, and how to say what is wrong with it.
-//! Refuses to know: who uses it. Keeps: a certificate is only returned with a key that fits.
+//! Owns: what makes a certificate file usable, and the messages about what is wrong with it.
+//! Refuses to know: its users. Keeps: a certificate is returned only with a matching key.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ pub struct LoadError {
     pub path: PathBuf,
     /// What is wrong with it.
     pub problem: String,
-    /// What to do, where there is something to do.
+    /// What to do about it, if there is something to do.
     pub help: Option<&'static str>,
 }
 
@@ -36,12 +36,12 @@ fn wrong(path: &Path, problem: impl Into<String>) -> LoadError {
     LoadError { path: path.into(), problem: problem.into(), help: None }
 }
 
-/// What a certificate says of itself.
+/// The contents of a certificate.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CertificateInfo {
     /// The subject.
     pub subject: String,
-    /// DNS names, lower case; the common name where it has none.
+    /// The DNS names, lower case; the common name if there are none.
     pub names: Vec<String>,
     /// The end of its validity, in seconds since the Unix epoch.
     pub not_after: u64,
@@ -50,10 +50,10 @@ pub struct CertificateInfo {
 }
 
 impl CertificateInfo {
-    /// Reads a DER certificate.
+    /// Parses a DER certificate.
     ///
     /// # Errors
-    /// What the parser said.
+    /// The message of the parser.
     pub fn of(der: &[u8]) -> Result<Self, String> {
         let (_, certificate) = X509Certificate::from_der(der).map_err(|error| error.to_string())?;
         let alternative = certificate.subject_alternative_name().ok().flatten();
@@ -78,19 +78,19 @@ impl CertificateInfo {
     }
 }
 
-/// A certificate chain with the key that fits it.
+/// A certificate chain with its matching key.
 #[derive(Clone, Debug)]
 pub struct Material {
-    /// What rustls signs with.
+    /// The chain and key in the form rustls uses.
     pub key: Arc<CertifiedKey>,
-    /// What the first certificate says.
+    /// The contents of the first certificate.
     pub info: CertificateInfo,
 }
 
 /// Loads a chain and its key.
 ///
 /// # Errors
-/// A file is missing, holds no certificate or key, or the two do not fit.
+/// A file is missing, contains no certificate or key, or the two do not match.
 pub fn load_pair(cert: &Path, key: &Path) -> Result<Material, LoadError> {
     let chain = load_certificates(cert)?;
     let info = CertificateInfo::of(&chain[0]).map_err(|problem| {
@@ -104,7 +104,7 @@ pub fn load_pair(cert: &Path, key: &Path) -> Result<Material, LoadError> {
         .map_err(|error| wrong(key, format!("the key cannot be used: {error}")))?;
     let certified = CertifiedKey::new(chain, signing);
     match certified.keys_match() {
-        // Some keys cannot tell their public half; those are taken on trust, as rustls does.
+        // Some keys cannot provide their public half; those are trusted, as in rustls.
         Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {
             Ok(Material { key: Arc::new(certified), info })
         }
@@ -118,7 +118,7 @@ pub fn load_pair(cert: &Path, key: &Path) -> Result<Material, LoadError> {
 /// Loads the certificates of a file, at least one.
 ///
 /// # Errors
-/// The file is missing or holds none.
+/// The file is missing or contains none.
 pub fn load_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, LoadError> {
     let text = read(path)?;
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
@@ -141,7 +141,7 @@ pub fn load_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Lo
 const SWAPPED: &str =
     "`cert` and `key` look swapped: `cert` is the certificate, `key` its private key";
 
-/// Whether a PEM file has a block whose kind ends so.
+/// Whether a PEM file contains a block whose type ends with `kind`.
 fn holds(text: &[u8], kind: &str) -> bool {
     let text = String::from_utf8_lossy(text);
     text.lines().any(|line| {
@@ -173,7 +173,7 @@ fn no_key(path: &Path, text: &[u8], error: &pem::Error) -> LoadError {
     }
 }
 
-/// What is wrong with a PEM file, without the bytes in it.
+/// Describes what is wrong with a PEM file, without the bytes in it.
 fn not_pem(path: &Path, error: &pem::Error) -> LoadError {
     let problem = match error {
         pem::Error::MissingSectionEnd { .. } => "a block in it has no -----END line",
@@ -191,7 +191,7 @@ fn not_pem(path: &Path, error: &pem::Error) -> LoadError {
 /// Loads the certificates of authorities.
 ///
 /// # Errors
-/// The file is missing, holds none, or one that cannot be an authority.
+/// The file is missing, contains none, or one that cannot be an authority.
 pub fn load_roots(path: &Path) -> Result<RootCertStore, LoadError> {
     let mut roots = RootCertStore::empty();
     for certificate in load_certificates(path)? {
@@ -202,10 +202,10 @@ pub fn load_roots(path: &Path) -> Result<RootCertStore, LoadError> {
     Ok(roots)
 }
 
-/// Loads lists of revoked certificates.
+/// Loads certificate revocation lists.
 ///
 /// # Errors
-/// The file is missing or holds none.
+/// The file is missing or contains none.
 pub fn load_revocations(
     path: &Path,
 ) -> Result<Vec<CertificateRevocationListDer<'static>>, LoadError> {

@@ -1,7 +1,7 @@
-//! The keys of QUIC's first packets, which anybody can know.
+//! The keys of QUIC Initial packets, which are not secret.
 //!
-//! Owns: keys from a connection ID, opening a packet with them. Refuses to know: headers and frames.
-//! Keeps: a packet that does not open is left as it was but for its number.
+//! Owns: keys derived from a connection ID, opening a packet with them. Refuses to know: headers and frames.
+//! Keeps: a packet that cannot be opened is unchanged except that its header protection is removed.
 //!
 //! Source: RFC 9001 §5.2 and §5.4, RFC 9369 §3.3.
 
@@ -10,7 +10,7 @@ use std::ops::Range;
 use rustls::quic::{DirectionalKeys, Keys, Version};
 use rustls::{CipherSuite, Side, SupportedCipherSuite};
 
-/// What opens the Initial packets that clients send to one connection ID.
+/// The keys that open the Initial packets that clients send to one connection ID.
 pub struct InitialKeys(DirectionalKeys);
 
 impl std::fmt::Debug for InitialKeys {
@@ -19,12 +19,12 @@ impl std::fmt::Debug for InitialKeys {
     }
 }
 
-/// Bytes from the beginning of a packet's number to what hides it, RFC 9001 §5.4.2.
+/// Bytes from the start of the packet number to the header protection sample, RFC 9001 §5.4.2.
 const SAMPLE_AT: usize = 4;
 
 impl InitialKeys {
-    /// The keys for a version of QUIC and the ID that a client chose for its server; `None` for a version that
-    /// is not known.
+    /// Derives the keys for a QUIC version and the ID that a client chose for its server; `None` for an unknown
+    /// version.
     pub fn new(version: u32, id: &[u8]) -> Option<Self> {
         let version = match version {
             1 => Version::V1,
@@ -43,7 +43,7 @@ impl InitialKeys {
         Some(Self(Keys::initial(version, suite, suite.quic?, id, Side::Server).remote))
     }
 
-    /// Opens a packet in place, whose number begins at `number_at`; gives where its payload lies.
+    /// Opens a packet in place, whose packet number starts at `number_at`; returns the range of its payload.
     pub fn open(&self, packet: &mut [u8], number_at: usize) -> Option<Range<usize>> {
         let sample_at = number_at + SAMPLE_AT;
         let sample_end = sample_at + self.0.header.sample_len();
@@ -53,7 +53,7 @@ impl InitialKeys {
         let number = after.get_mut(number_at - 1..)?;
         self.0.header.decrypt_in_place(sample, first, number).ok()?;
         let length = usize::from(*first & 3) + 1;
-        // The first numbers are small: what is there of one is all of it.
+        // The first packet numbers are small: the truncated number is the full number.
         let number = number.iter().take(length).fold(0, |n, byte| n << 8 | u64::from(*byte));
         let begin = number_at + length;
         let (header, payload) = packet.split_at_mut(begin);

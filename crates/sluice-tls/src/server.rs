@@ -1,8 +1,8 @@
-//! TLS towards clients.
+//! TLS termination for clients.
 //!
-//! Owns: the server configuration of a chain and the choice of its certificate by name.
-//! Refuses to know: how the chain was chosen. Keeps: TLS 1.2 at least; the configuration is
-//! immutable, and still a renewed certificate is used from the next handshake on.
+//! Owns: the server configuration of a chain and the selection of its certificate by name.
+//! Refuses to know: how the chain was selected. Keeps: TLS 1.2 or later; the configuration is immutable, but a renewed
+//! certificate is used from the next handshake on.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -28,48 +28,48 @@ pub enum TlsVersion {
     V1_3,
 }
 
-/// Which client certificates are asked for.
+/// The client certificates to request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientAuth {
-    /// Authorities that may have signed them.
+    /// The authorities that may have issued them.
     pub ca: PathBuf,
     /// Revoked certificates.
     pub crl: Option<PathBuf>,
-    /// Whether a client without one is refused.
+    /// Whether clients without a certificate are refused.
     pub required: bool,
 }
 
-/// What a chain terminates TLS with.
+/// The TLS server settings of a chain.
 #[derive(Clone, Debug)]
 pub struct ServerPlan {
-    /// Certificates; the first is used when no name fits.
+    /// The certificates; the first is used if no name matches.
     pub certificates: Vec<Arc<StoredCert>>,
-    /// ALPN protocols in order of preference; empty accepts none.
+    /// The ALPN protocols in order of preference; if empty, none is negotiated.
     pub alpn: Vec<Vec<u8>>,
-    /// Client certificates, when asked for.
+    /// The client certificates to request, if any.
     pub client_auth: Option<ClientAuth>,
-    /// The oldest version spoken.
+    /// The minimum version.
     pub min_version: TlsVersion,
-    /// Clients of QUIC whose sessions are remembered so that they may send requests at once (0-RTT).
+    /// The QUIC sessions to remember, so that returning clients may send early data (0-RTT).
     pub early: Option<EarlySessions>,
 }
 
-/// Sessions that may begin with early data.
+/// Sessions that may start with early data.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct EarlySessions {
-    /// How many are remembered.
+    /// The number of sessions to remember.
     pub count: u32,
-    /// Whose they are. What a client was granted once must hold when it comes back, RFC 9000 §7.4.1: with other limits,
-    /// certificates or another chain this is another word, and its sessions are others.
+    /// The identity of their owner. What was granted to a client must still hold when it returns, RFC 9000 §7.4.1:
+    /// other limits, other certificates or another chain have another identity, and therefore other sessions.
     pub of: String,
 }
 
-/// A chain's side of a handshake.
+/// The TLS configuration of a chain.
 #[derive(Clone, Debug)]
 pub struct ServerTls {
     /// The rustls configuration.
     pub config: Arc<ServerConfig>,
-    /// The same for QUIC, which carries HTTP/3 and nothing else.
+    /// The same for QUIC, which carries only HTTP/3.
     pub quic: Arc<ServerConfig>,
 }
 
@@ -77,7 +77,7 @@ impl ServerTls {
     /// Builds the configuration.
     ///
     /// # Errors
-    /// The authorities or revocations of client certificates do not load.
+    /// The authorities or revocation lists for client certificates cannot be loaded.
     pub fn build(plan: ServerPlan) -> Result<Self, LoadError> {
         let builder = ServerConfig::builder_with_provider(crate::provider())
             .with_protocol_versions(versions(plan.min_version))
@@ -93,7 +93,7 @@ impl ServerTls {
         config.alpn_protocols = plan.alpn;
         config.ticketer = ticketer(plan.client_auth.as_ref())?;
         quic.alpn_protocols = vec![b"h3".to_vec()];
-        // What must show a certificate does so before it is heard.
+        // No early data with client authentication: a client must present its certificate before it is served.
         if let Some(early) = plan.early.filter(|_| plan.client_auth.is_none()) {
             quic.session_storage = early_sessions(early);
             quic.max_early_data_size = u32::MAX;
@@ -115,10 +115,9 @@ pub(crate) const fn versions(oldest: TlsVersion) -> &'static [&'static Supported
 /// What a client must prove for a ticket: nothing, or a certificate under exactly these files.
 type Proof = Option<(bool, Vec<u8>, Option<Vec<u8>>)>;
 
-/// Keys of session tickets, rotated by rustls every six hours. A session can be resumed after a
-/// reload, on any worker, and on every chain that wants the same proof of its clients; no other, for
-/// rustls does not ask again for what a ticket stands for. New authorities or revocations make new
-/// keys.
+/// The session ticket keys, rotated by rustls every six hours. A session can be resumed after a reload, on any worker,
+/// and on every chain that requires the same proof from its clients, but on no other, since rustls does not check again
+/// what a ticket stands for. New authorities or revocations create new keys.
 fn ticketer(auth: Option<&ClientAuth>) -> Result<Arc<dyn ProducesTickets>, LoadError> {
     static KEYS: Mutex<BTreeMap<Proof, Weak<dyn ProducesTickets>>> = Mutex::new(BTreeMap::new());
     let proof = match auth {
@@ -139,9 +138,9 @@ fn ticketer(auth: Option<&ClientAuth>) -> Result<Arc<dyn ProducesTickets>, LoadE
     Ok(ticketer)
 }
 
-/// Where sessions are kept that may begin with early data: each until it was resumed, so that what was recorded of
-/// one cannot be played again (RFC 8446 §8.1, single-use tickets). They outlive a reload that changes nothing about
-/// them, and are the same on every worker, as the keys of tickets are.
+/// The store of sessions that may start with early data: each is kept until it is resumed, so that a recording of it
+/// cannot be replayed (RFC 8446 §8.1, single-use tickets). Stores survive a reload that does not change them, and are
+/// shared by all workers, like the ticket keys.
 fn early_sessions(wanted: EarlySessions) -> Arc<dyn StoresServerSessions> {
     static STORES: Mutex<BTreeMap<EarlySessions, Weak<dyn StoresServerSessions>>> =
         Mutex::new(BTreeMap::new());
@@ -174,8 +173,8 @@ fn client_verifier(
     })
 }
 
-/// Chooses by the name that the client asks for: exact, then `*.` of its first label, then the
-/// first certificate of the chain.
+/// Selects by the server name that the client sends: exact, then `*.` in place of its first label, then the first
+/// certificate of the chain.
 #[derive(Debug)]
 struct ByName {
     certificates: Vec<Arc<StoredCert>>,
@@ -198,7 +197,7 @@ impl ByName {
 
 impl ResolvesServerCert for ByName {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        // With one certificate there is nothing to choose.
+        // With one certificate there is nothing to select.
         let by_name = match self.certificates.as_slice() {
             [_] => None,
             _ => hello.server_name().and_then(|name| self.find(&name.to_ascii_lowercase())),

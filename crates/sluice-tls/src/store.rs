@@ -1,8 +1,8 @@
 //! Certificates by their files, shared by every chain that names them.
 //!
 //! Owns: the certificate in use for each pair of files. Refuses to know: chains.
-//! Keeps: outlives every snapshot; a pair that loads replaces the one in use for new handshakes at
-//! once, a pair that does not leaves it and says so.
+//! Keeps: outlives every snapshot; a pair that loads replaces the one in use for new handshakes immediately, a pair
+//! that does not is reported and leaves it in use.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ pub struct CertStore {
     pairs: Mutex<HashMap<(PathBuf, PathBuf), Arc<StoredCert>>>,
 }
 
-/// A certificate in use; its content may change between two handshakes.
+/// A certificate in use; its contents may change between two handshakes.
 #[derive(Debug)]
 pub struct StoredCert {
     cert: PathBuf,
@@ -27,12 +27,12 @@ pub struct StoredCert {
 }
 
 impl CertStore {
-    /// The certificate of a pair of files, loaded at the first call and read again at later ones.
-    /// When a known pair no longer loads, the one in use stays and the error comes beside it. A pair
-    /// in use is renewed by every reading, also that of a configuration which is then refused.
+    /// Returns the certificate of a pair of files, loaded at the first call and read again at later ones. If a known
+    /// pair no longer loads, the one in use stays and the error is returned with it. Every call renews a pair in use,
+    /// even for a configuration that is then rejected.
     ///
     /// # Errors
-    /// The pair was not known and does not load.
+    /// The pair was not known and cannot be loaded.
     pub fn load(
         &self,
         cert: &Path,
@@ -54,7 +54,7 @@ impl CertStore {
         Ok((stored, None))
     }
 
-    /// Forgets pairs that no snapshot uses any more.
+    /// Removes pairs that no snapshot uses any more.
     pub fn sweep(&self) {
         let mut pairs = self.pairs.lock().unwrap_or_else(PoisonError::into_inner);
         pairs.retain(|_, stored| Arc::strong_count(stored) > 1);
@@ -68,12 +68,12 @@ impl CertStore {
 }
 
 impl StoredCert {
-    /// What is in use now.
+    /// The certificate and key in use now.
     pub fn material(&self) -> Arc<Material> {
         self.current.load_full()
     }
 
-    /// The file of the certificate.
+    /// The path of the certificate file.
     pub fn path(&self) -> &Path {
         &self.cert
     }
@@ -81,7 +81,7 @@ impl StoredCert {
     /// Reads the files again; returns whether the certificate in use changed.
     ///
     /// # Errors
-    /// The pair does not load; the one in use stays.
+    /// The pair cannot be loaded; the one in use stays.
     pub fn refresh(&self) -> Result<bool, LoadError> {
         let new = load_pair(&self.cert, &self.key)?;
         let changed = new.key.cert != self.current.load().key.cert;

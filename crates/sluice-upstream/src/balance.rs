@@ -1,8 +1,8 @@
-//! Who is next: the balancers and their tables.
+//! Which endpoint is next: the balancers and their tables.
 //!
-//! Owns: tables built once per membership, and the pick. Refuses to know: why an endpoint cannot be
-//! used; it is told. Keeps: every endpoint that can be used is found if any is; a weighted choice
-//! keeps the weights; a hash goes to the same endpoint on every worker and every Sluice.
+//! Owns: tables built once per membership, and the pick. Refuses to know: why an endpoint cannot be used; the caller
+//! decides. Keeps: a usable endpoint is found if there is one; a weighted choice keeps the weights; a hash leads to the
+//! same endpoint on every worker and in every Sluice.
 
 use std::sync::Arc;
 
@@ -16,15 +16,15 @@ mod tests;
 sluice_core::choice! {
     /// How a cluster chooses among its endpoints.
     pub enum Balance {
-        /// In turn, by weight. Each worker begins at a random place.
+        /// In turn, by weight. Each worker starts at a random position.
         RoundRobin = "round_robin",
-        /// Of two at random, the one with fewer connections for its weight.
+        /// Of two random endpoints, the one with less load for its weight: relayed connections plus requests in flight.
         LeastRequest = "least_request",
         /// At random, by weight.
         Random = "random",
-        /// By hash on a ring; an endpoint that comes or goes moves few others.
+        /// By hash on a ring; adding or removing an endpoint moves few hashes to other endpoints.
         RingHash = "ring_hash",
-        /// By hash in a table; spreads more evenly than a ring and looks up faster.
+        /// By hash in a table; spreads more evenly than a ring and has faster look-ups.
         Maglev = "maglev",
     }
 }
@@ -32,24 +32,24 @@ sluice_core::choice! {
 /// The longest weighted sequence; weights are scaled down to fit.
 const SEQUENCE_MAX: u64 = 4096;
 
-/// Points of the lightest endpoint on the ring; the others have more by their weight.
+/// Points of the lightest endpoint on the ring; the others have more, by their weight.
 const RING_POINTS: u64 = 160;
 
-/// Points on the ring at most; past that everybody has fewer.
+/// The most points on the ring; beyond that every endpoint has fewer.
 const RING_MAX: u64 = 1 << 20;
 
-/// Slots of the Maglev table: a prime, over a hundred times the endpoints of a usual cluster.
+/// Slots of the Maglev table: a prime, over a hundred times the number of endpoints in a usual cluster.
 const MAGLEV_SLOTS: usize = 65_537;
 
-/// What a pick needs beside the table.
+/// What a pick needs besides the table.
 pub struct Pick<'a> {
     /// A random number below a bound.
     pub random: &'a mut dyn FnMut(usize) -> usize,
-    /// The worker's place in the sequence.
+    /// The worker's position in the sequence.
     pub position: usize,
-    /// The hash that the connection goes by; without one a hash balancer picks at random.
+    /// The hash of the connection; without one a hash balancer picks at random.
     pub hash: Option<u64>,
-    /// Whether an endpoint may be chosen: usable, below its limit, not tried before.
+    /// Whether an endpoint may be chosen: usable, below its limit, not attempted before.
     pub may: &'a dyn Fn(usize) -> bool,
 }
 
@@ -60,16 +60,16 @@ pub enum BalancerTable {
     InTurn(Vec<u32>),
     /// Weights only.
     LeastRequest(Vec<u32>),
-    /// The sequence, entered at random.
+    /// The same sequence, entered at random.
     Random(Vec<u32>),
-    /// Points in order.
+    /// Points in order, each with the index of its endpoint.
     Ring(Vec<(u64, u32)>),
-    /// Slots.
+    /// Slots with the index of their endpoint.
     Maglev(Vec<u32>),
 }
 
 impl BalancerTable {
-    /// The table of `balance` over `endpoints`.
+    /// Builds the table of `balance` over `endpoints`.
     pub fn build(balance: Balance, endpoints: &[Arc<EndpointState>]) -> Self {
         let weights: Vec<u32> = endpoints.iter().map(|endpoint| endpoint.weight().max(1)).collect();
         let names = || endpoints.iter().map(|endpoint| &*endpoint.name);
@@ -109,7 +109,7 @@ impl BalancerTable {
     }
 }
 
-/// The first entry from `start` on, round and round once, that may be chosen.
+/// The first entry from `start` on, wrapping around once, that may be chosen.
 fn walk<T>(
     entries: &[T],
     start: usize,
@@ -142,14 +142,14 @@ fn less_loaded(
     if !(pick.may)(second) {
         return Some(first);
     }
-    // Compares (active + 1) / weight without dividing.
+    // Compares (load + 1) / weight without dividing.
     let load = |one: usize, other: usize| {
         u128::from(endpoints[one].load() + 1) * u128::from(weights[other])
     };
     Some(if load(second, first) < load(first, second) { second } else { first })
 }
 
-/// Each index as often as its weight says, as evenly spread as can be.
+/// Each index as often as its weight requires, spread as evenly as possible.
 fn smooth_sequence(weights: &[u32]) -> Vec<u32> {
     let divisor = weights.iter().fold(0, |divisor, weight| gcd(divisor, u64::from(*weight))).max(1);
     let total: u64 = weights.iter().map(|weight| u64::from(*weight) / divisor).sum();
@@ -175,7 +175,7 @@ const fn gcd(a: u64, b: u64) -> u64 {
 fn ring<'a>(names: impl Iterator<Item = &'a str>, weights: &[u32]) -> Vec<(u64, u32)> {
     let total: u64 = weights.iter().map(|weight| u64::from(*weight)).sum();
     let least = weights.iter().min().map_or(1, |weight| u64::from(*weight));
-    // Goes by the lightest endpoint, not by how many there are: whoever comes or goes must not
+    // Based on the lightest endpoint, not on the number of endpoints: an endpoint that is added or removed must not
     // change the points of the others.
     let per_weight =
         |weight: u64| (weight * RING_POINTS / least).min(RING_MAX * weight / total).max(1);
@@ -188,8 +188,7 @@ fn ring<'a>(names: impl Iterator<Item = &'a str>, weights: &[u32]) -> Vec<(u64, 
     ring
 }
 
-/// Eisenbud et al., "Maglev", NSDI 2016, §3.4, with weights: an endpoint takes its turn as often as
-/// its weight allows.
+/// Eisenbud et al., "Maglev", NSDI 2016, §3.4, with weights: an endpoint takes its turn as often as its weight allows.
 fn maglev<'a>(names: impl Iterator<Item = &'a str>, weights: &[u32]) -> Vec<u32> {
     const EMPTY: u32 = u32::MAX;
     let size = MAGLEV_SLOTS as u64;

@@ -1,8 +1,7 @@
-//! A cluster as it lives, and a worker's handle to it.
+//! A cluster at run time, and a worker's handle to it.
 //!
-//! Owns: the current plan and membership, the count of connections.
-//! Refuses to know: how membership is found out. Keeps: a pick sees one membership, whole; an
-//! endpoint that stays keeps its state.
+//! Owns: the current plan and membership, the number of connections. Refuses to know: how membership is determined.
+//! Keeps: a pick sees one complete membership; an endpoint that stays keeps its state.
 
 use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
@@ -28,15 +27,15 @@ mod shortage;
 /// A cluster, shared by all threads.
 #[derive(Debug)]
 pub struct Cluster {
-    /// Its name.
+    /// The cluster's name.
     pub name: Name,
     plan: ArcSwap<ClusterPlan>,
     members: ArcSwap<Membership>,
     active: AtomicU64,
     requests: AtomicU64,
-    /// Grows when settings change, so that connections made under others are not used again.
+    /// Grows when settings change, so that connections made under other settings are not reused.
     generation: AtomicU64,
-    /// What the resolver last said, per host name; for the admin page and for reasons.
+    /// The last message of the resolver, per host name; for the admin page and for reasons.
     resolver: Mutex<HashMap<Arc<str>, String>>,
 }
 
@@ -45,19 +44,19 @@ pub struct Cluster {
 pub struct Membership {
     /// Grows with every change.
     pub version: u64,
-    /// Who is in.
+    /// The endpoints.
     pub endpoints: Vec<Arc<EndpointState>>,
     table: BalancerTable,
 }
 
-/// A resolved endpoint, as membership is made of.
+/// A resolved endpoint, from which membership is built.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
-    /// Where it is.
+    /// The address.
     pub target: Target,
-    /// The host name it came from.
+    /// The host name it was resolved from.
     pub host: Option<Arc<str>>,
-    /// Its share.
+    /// The weight.
     pub weight: u32,
 }
 
@@ -85,7 +84,7 @@ impl Cluster {
         self.plan.load_full()
     }
 
-    /// The plan in force, lent for a moment; not to be kept over a wait.
+    /// The plan in force, borrowed briefly; not to be held across an await.
     pub fn peek_plan(&self) -> impl std::ops::Deref<Target = Arc<ClusterPlan>> + use<> {
         self.plan.load()
     }
@@ -95,7 +94,7 @@ impl Cluster {
         self.plan.store(plan);
     }
 
-    /// Notes that the settings of the plan have changed.
+    /// Records that the settings of the plan have changed.
     pub fn renew(&self) {
         self.generation.fetch_add(1, Relaxed);
     }
@@ -110,22 +109,22 @@ impl Cluster {
         self.members.load().endpoints.iter().any(|member| Arc::ptr_eq(member, endpoint))
     }
 
-    /// Whether some endpoint may be chosen.
+    /// Whether any endpoint is usable.
     pub fn has_usable(&self) -> bool {
         self.members.load().endpoints.iter().any(|member| member.is_usable())
     }
 
-    /// Requests now, over all workers; counted only where they are bounded.
+    /// Requests in flight, over all workers; counted only if they are bounded.
     pub fn requests(&self) -> u64 {
         self.requests.load(Relaxed)
     }
 
-    /// The membership now.
+    /// The current membership.
     pub fn members(&self) -> Arc<Membership> {
         self.members.load_full()
     }
 
-    /// Publishes a membership; those that stay keep their state. Returns who left. For the control
+    /// Publishes a membership; endpoints that stay keep their state. Returns the endpoints that left. For the control
     /// thread.
     pub fn publish(&self, members: &[Member]) -> Vec<Arc<EndpointState>> {
         let old = self.members.load_full();
@@ -138,7 +137,7 @@ impl Cluster {
                     endpoint.set_weight(member.weight);
                     endpoints.push(Arc::clone(endpoint));
                 }
-                // The same address named twice is one endpoint with the weight of both.
+                // The same address declared twice is one endpoint with the weight of both.
                 None => match endpoints.iter().find(|endpoint| endpoint.target == member.target) {
                     Some(twin) => twin.set_weight(twin.weight().saturating_add(member.weight)),
                     None => endpoints.push(Arc::new(EndpointState::new(
@@ -155,13 +154,13 @@ impl Cluster {
         left
     }
 
-    /// Notes what the resolver said about a host name.
+    /// Records the message of the resolver about a host name.
     pub fn note_resolver(&self, host: &Arc<str>, said: String) {
         let mut notes = self.resolver.lock().unwrap_or_else(PoisonError::into_inner);
         notes.insert(Arc::clone(host), said);
     }
 
-    /// What the resolver last said about each host name.
+    /// The last message of the resolver about each host name.
     pub fn resolver_notes(&self) -> Vec<(Arc<str>, String)> {
         let notes = self.resolver.lock().unwrap_or_else(PoisonError::into_inner);
         let mut notes: Vec<_> =
@@ -170,13 +169,13 @@ impl Cluster {
         notes
     }
 
-    /// Connections now, over all workers.
+    /// Current connections, over all workers.
     pub fn active(&self) -> u64 {
         self.active.load(Relaxed)
     }
 }
 
-/// A worker's handle to a cluster: its place in the sequence and its metric cells.
+/// A worker's handle to a cluster: its position in the sequence and its metrics.
 #[derive(Debug)]
 pub struct ClusterHandle {
     /// The cluster.
@@ -188,7 +187,7 @@ pub struct ClusterHandle {
     pub(crate) ejections: Counter,
     failures: CounterSet<Reason>,
     per_endpoint: CounterSet<Arc<str>>,
-    /// The membership that `per_endpoint` was last compared with.
+    /// The version of the membership that `per_endpoint` was last compared with.
     compared: Cell<u64>,
 }
 
@@ -208,7 +207,7 @@ impl Drop for RequestClaim {
     }
 }
 
-/// An endpoint that was picked: a claim on it and on the cluster.
+/// A picked endpoint: a claim on it and on the cluster.
 #[derive(Debug)]
 pub struct Claim {
     lease: Lease,
@@ -230,7 +229,7 @@ impl Drop for Claim {
 }
 
 impl ClusterHandle {
-    /// The handle of `worker`.
+    /// Creates the handle of `worker`.
     pub fn new(cluster: Arc<Cluster>, worker: &WorkerCx) -> Rc<Self> {
         let labels = [&*cluster.name];
         let shard = &worker.shard;
@@ -270,7 +269,7 @@ impl ClusterHandle {
         Ok(self.claim(endpoint.lease()))
     }
 
-    /// Claims a member by its name, whoever would be next: for what goes there already.
+    /// Claims a member by its name, bypassing the balancer: for a flow that goes there already.
     pub fn claim_member(self: &Rc<Self>, name: &str) -> Option<Claim> {
         let members = self.cluster.members();
         let endpoint = members.endpoints.iter().find(|endpoint| *endpoint.name == *name)?;
@@ -304,7 +303,7 @@ impl ClusterHandle {
         Ok((endpoint, claim))
     }
 
-    /// Claims `endpoint` for a connection that carries requests of many.
+    /// Claims `endpoint` for a pooled connection, which carries the requests of many clients.
     ///
     /// # Errors
     /// The cluster or the endpoint has as many connections as it may.
@@ -366,7 +365,7 @@ impl ClusterHandle {
         });
     }
 
-    /// Counts a connection to `endpoint`, on a series of its own while there are few.
+    /// Counts a connection to `endpoint`, in a series of its own while there are few.
     pub(crate) fn count_endpoint(&self, worker: &WorkerCx, endpoint: &Arc<str>) {
         if !self.per_endpoint.contains(endpoint) {
             self.forget_those_who_left();
@@ -376,7 +375,7 @@ impl ClusterHandle {
         });
     }
 
-    /// Makes room for new endpoints, once for each membership.
+    /// Makes room for new endpoints, once per membership.
     fn forget_those_who_left(&self) {
         let members = self.cluster.members.load();
         if self.compared.replace(members.version) != members.version {
@@ -386,7 +385,7 @@ impl ClusterHandle {
         }
     }
 
-    /// Forgets what is counted of endpoints that left.
+    /// Drops the counters of endpoints that left.
     pub fn forget_endpoints(&self, left: &[Arc<str>]) {
         self.per_endpoint.retain(|endpoint| !left.contains(endpoint));
     }

@@ -1,9 +1,9 @@
-//! From a cluster to a stream: pick, connect, greet, shake hands; try another if that fails.
+//! From a cluster to a stream: picks an endpoint, connects, sends the preface, performs the TLS handshake; retries with
+//! another endpoint if that fails.
 //!
-//! Owns: the attempts for one connection and what is learnt from them about endpoints.
-//! Refuses to know: what the greeting says. Keeps: an endpoint is tried once per connection; every
-//! attempt stands in the connection's record; nothing of the client's is sent before an attempt
-//! has succeeded, so that trying another is always safe.
+//! Owns: the attempts for one connection and what they reveal about endpoints. Refuses to know: the content of the
+//! preface. Keeps: each endpoint is attempted once per connection; every attempt is in the connection's record; nothing
+//! from the client is sent before an attempt has succeeded, so that a retry is always safe.
 
 use std::future::poll_fn;
 use std::io;
@@ -33,23 +33,23 @@ use crate::hops::{self, Hop, HopTransport};
 use crate::plan::{ClusterPlan, OutlierPlan};
 use crate::reasons;
 
-/// A stream to an endpoint, and the claim that goes with it.
+/// A stream to an endpoint, and its claim.
 #[derive(Debug)]
 pub struct Connected {
     /// The stream.
     pub stream: Stream,
-    /// Hold it as long as the stream.
+    /// To be held as long as the stream.
     pub claim: Claim,
-    /// Where it leads to a listener of ours. Hold it too.
+    /// Set if the stream leads to a listener of ours. To be held as long as the stream.
     pub hop: Option<Hop>,
 }
 
-/// What is said to an endpoint in clear before anything else.
+/// What is sent to an endpoint in clear text before anything else.
 #[derive(Clone, Debug, Default)]
 pub struct Preface {
     /// A PROXY header.
     pub proxy_header: Vec<u8>,
-    /// A request to begin TLS, and the one byte that grants it.
+    /// A request to start TLS, and the one byte that grants it.
     pub starttls: Option<(&'static [u8], u8)>,
 }
 
@@ -70,7 +70,7 @@ pub async fn connect(
     while (tried.len() as u64) < u64::from(plan.connect_attempts.max(1)) {
         let claim = match handle.pick(&conn.worker, hash, &tried) {
             Ok(claim) => claim,
-            // The failure of an attempt says more than that nobody is left to try.
+            // The failure of an attempt is more informative than that no endpoint is left.
             Err(why) => {
                 if last.is_none()
                     && let Some(shortage) = handle.cluster.shortage(why)
@@ -104,7 +104,7 @@ pub async fn connect(
         conn.info.reach().attempts.borrow_mut().push(attempt);
         match outcome {
             Ok(stream) => {
-                // Only a record needs it, and asking is a system call.
+                // Only a record needs it, and reading it is a system call.
                 if conn.worker.log.wants(RecordKind::Connection) {
                     conn.info.reach().upstream_local.set(local_address(stream.raw().socket()));
                 }
@@ -129,12 +129,12 @@ pub struct ConnectFailure {
     pub why: Reason,
     /// The system's error number.
     pub errno: Option<i32>,
-    /// What TLS had to say.
+    /// The TLS error, or other details.
     pub detail: Option<String>,
 }
 
 impl ConnectFailure {
-    /// A reason and nothing more.
+    /// A reason without details.
     pub const fn of(why: Reason) -> Self {
         Self { why, errno: None, detail: None }
     }
@@ -150,12 +150,12 @@ impl ConnectFailure {
         Self { why: reasons::of_connect_error(error), errno: error.raw_os_error(), detail: None }
     }
 
-    /// What TLS, or QUIC, had to say of an endpoint.
+    /// A TLS or QUIC error of an endpoint.
     pub fn of_tls(error: &dyn std::fmt::Display) -> Self {
         Self { why: reasons::TLS, errno: None, detail: Some(error.to_string()) }
     }
 
-    /// The attempt on `endpoint` that failed with it, for the record.
+    /// The failed attempt on `endpoint`, for the record.
     pub fn attempt(&self, endpoint: Arc<str>) -> Attempt {
         let detail = self.detail.as_deref().map(Into::into);
         Attempt::failed(endpoint, self.why, self.errno, detail)
@@ -168,7 +168,7 @@ impl From<io::Error> for ConnectFailure {
     }
 }
 
-/// Notes a socket to `target`, opened for `conn`, where it leads to a listener of ours.
+/// Records a socket to `target`, opened for `conn`, if it leads to a listener of ours.
 fn enter_hop(
     conn: &Conn,
     target: &Target,
@@ -183,7 +183,7 @@ fn enter_hop(
 }
 
 impl ClusterHandle {
-    /// Notes that a connection to `endpoint`, begun at `started`, was made.
+    /// Notes that a connection to `endpoint`, started at `started`, was made.
     pub fn note_connected(
         &self,
         worker: &WorkerCx,
@@ -196,8 +196,8 @@ impl ClusterHandle {
         self.count_endpoint(worker, &endpoint.name);
     }
 
-    /// Notes that an attempt to reach `endpoint` failed. Only what is the endpoint's own doing is counted as its
-    /// failure and may eject it: a limit of ours, or our want of descriptors, says nothing of an endpoint.
+    /// Notes that an attempt to reach `endpoint` failed. Only faults of the endpoint itself are counted as its failures
+    /// and may eject it: a limit of ours, or our lack of descriptors, says nothing about an endpoint.
     pub fn note_failure(&self, worker: &WorkerCx, endpoint: &EndpointState, why: Reason) {
         if why.def().side != reason::Side::Upstream {
             return;
@@ -211,7 +211,7 @@ impl ClusterHandle {
         }
     }
 
-    /// Notes how a request to `endpoint` was answered; it may be put aside for that.
+    /// Notes whether a request to `endpoint` succeeded; failures may eject the endpoint.
     pub fn note_answer(&self, endpoint: &EndpointState, well: bool) {
         if well {
             endpoint.answered_well();
@@ -225,7 +225,7 @@ impl ClusterHandle {
         }
     }
 
-    /// Puts an endpoint aside when not too many are.
+    /// Ejects an endpoint unless too many are ejected already.
     fn eject(&self, endpoint: &EndpointState, outlier: &OutlierPlan, cause: &str) {
         let members = self.cluster.members();
         let count = members.endpoints.len();
@@ -244,10 +244,10 @@ impl ClusterHandle {
     }
 }
 
-/// Makes a stream to one endpoint: connects, greets, shakes hands.
+/// Makes a stream to one endpoint: connects, sends the preface, performs the TLS handshake.
 ///
 /// # Errors
-/// Why it was not reached.
+/// Why the endpoint was not reached.
 pub async fn reach(
     plan: &ClusterPlan,
     endpoint: &EndpointState,
@@ -285,12 +285,12 @@ async fn reach_with(
 /// Opens a stream to `target`.
 ///
 /// # Errors
-/// What the system said.
+/// The error of the system call, or that no descriptor is left.
 pub async fn open(target: &Target, reactor: &Rc<Reactor>) -> io::Result<RawStream> {
     open_with(target, reactor, |_| Ok(())).await
 }
 
-/// The same. `opened` sees a socket before it is connected.
+/// Like [`open`]; `opened` is called with a TCP socket before it is connected.
 async fn open_with<E: From<io::Error>>(
     target: &Target,
     reactor: &Rc<Reactor>,
@@ -306,7 +306,7 @@ async fn open_with<E: From<io::Error>>(
             begin_connect(&socket, *address)?;
             let socket = reactor.register(socket)?;
             poll_fn(|cx| socket.poll_ready(cx, Interest::Write)).await;
-            // Only a socket in error has one to tell, and asking is a system call.
+            // Only a failed socket has an error to report, and reading it is a system call.
             if socket.has_failed() {
                 take_error(&socket)?;
             }
@@ -316,7 +316,7 @@ async fn open_with<E: From<io::Error>>(
     }
 }
 
-/// The name that an endpoint is verified under: that of the configuration, or its own.
+/// The name that an endpoint is verified by: the configured one, or its own.
 pub fn verified_name(tls: &ClientTls, endpoint: &EndpointState) -> Option<ServerName<'static>> {
     tls.sni.clone().or_else(|| own_name(endpoint))
 }

@@ -1,9 +1,8 @@
-//! Host names of endpoints, looked up again and again.
+//! Host names of endpoints, looked up repeatedly.
 //!
-//! Owns: the last good answer per host name and when to ask again.
-//! Refuses to know: how a query travels; that is hickory's. Keeps: a failed look-up leaves the last
-//! good answer in force (for `serve_stale`, or for ever); the time to live of an answer is kept to,
-//! within bounds.
+//! Owns: the last good answer per host name and the time of the next look-up. Refuses to know: how a query is sent,
+//! which is up to hickory. Keeps: a failed look-up leaves the last good answer in force (for `serve_stale`, or
+//! forever); the TTL of an answer is respected, within bounds.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -27,20 +26,20 @@ use crate::cluster::Cluster;
 use crate::metrics;
 use crate::plan::ClusterPlan;
 
-/// An answer with no time to live is still not asked for more often.
+/// The shortest time between look-ups that follow the TTL, even if the TTL is 0.
 const REFRESH_MIN: Duration = Duration::from_secs(1);
 
-/// However long an answer may live, it is looked at again after so long.
+/// The longest time between look-ups that follow the TTL, however long it is.
 const REFRESH_MAX: Duration = Duration::from_secs(300);
 
 /// The first pause after a failed look-up; it doubles up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(30);
 
-/// How long one look-up may take, all servers and retries included.
+/// The timeout of a look-up, with all servers and retries.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A host name and the port that goes with it.
+/// A host name and its port.
 pub type HostPort = (Arc<str>, u16);
 
 /// The host names that `plan` connects to, each once.
@@ -61,7 +60,7 @@ pub fn hosts_of(plan: &ClusterPlan) -> Vec<HostPort> {
 #[derive(Debug, Default)]
 pub struct Resolution {
     good: RefCell<HashMap<HostPort, Vec<IpAddr>>>,
-    /// Host names that have not been looked up once.
+    /// The number of host names that have not been looked up yet.
     waiting: Cell<usize>,
     done: Notify,
 }
@@ -80,12 +79,12 @@ impl Resolution {
         self.done.notify_waiters();
     }
 
-    /// Whether some host name has not been looked up once.
+    /// Whether a host name has not been looked up yet.
     pub fn waits(&self) -> bool {
         self.waiting.get() > 0
     }
 
-    /// Waits until every host name has been looked up once, well or badly.
+    /// Waits until every host name has been looked up once, successfully or not.
     pub async fn first_round(&self) {
         while self.waiting.get() > 0 {
             self.done.notified().await;
@@ -98,7 +97,7 @@ impl Resolution {
     }
 }
 
-/// Looks a host name up for ever, and calls `publish` when its addresses change.
+/// Looks a host name up forever, and calls `publish` when its addresses change.
 pub(crate) async fn keep_resolved(
     cluster: Arc<Cluster>,
     resolution: Rc<Resolution>,
@@ -155,13 +154,13 @@ pub(crate) async fn keep_resolved(
         if std::mem::take(&mut first) {
             resolution.looked_up();
         }
-        // Many names of one time to live must not ask in step.
+        // Many names with the same TTL must not be looked up in step.
         tokio::time::sleep(wait.mul_f64(0.9 + fastrand::f64() * 0.1)).await;
     }
 }
 
 async fn lookup(plan: &ClusterPlan, host: &str) -> Result<(Vec<IpAddr>, Duration), String> {
-    // Built for each look-up: it reads resolv.conf anew, and caches nothing that we do not see.
+    // Built for each look-up: it reads resolv.conf again, and caches nothing that we do not see.
     let resolver = resolver(plan)?;
     let answer = tokio::time::timeout(LOOKUP_TIMEOUT, resolver.lookup_ip(host))
         .await
@@ -180,7 +179,7 @@ async fn lookup(plan: &ClusterPlan, host: &str) -> Result<(Vec<IpAddr>, Duration
 
 const NO_DATA: &str = "the name exists but has no address (A or AAAA record)";
 
-/// What went wrong with a look-up, for people.
+/// Describes what went wrong with a look-up.
 fn words(error: &NetError) -> String {
     match error {
         NetError::Dns(DnsError::NoRecordsFound(none)) => match none.response_code {
@@ -195,7 +194,7 @@ fn words(error: &NetError) -> String {
     }
 }
 
-/// A code of an answer. Source: RFC 1035 §4.1.1.
+/// Describes a response code. Source: RFC 1035 §4.1.1.
 fn of_code(code: ResponseCode) -> String {
     match code {
         ResponseCode::NXDomain => "the name does not exist (NXDOMAIN)".into(),

@@ -1,8 +1,8 @@
-//! One endpoint as it lives.
+//! The state of one endpoint at run time.
 //!
-//! Owns: its counts and its health. Refuses to know: why somebody connects.
-//! Keeps: `active` counts leases, each given back on drop; the ejected bit is set by whoever
-//! crosses the threshold (compare-and-swap) and cleared by the control thread.
+//! Owns: its counts and its health. Refuses to know: why a connection is made. Keeps: `active` counts leases, each
+//! given back on drop; the ejected bit is set by the thread that crosses the threshold (compare-and-swap) and cleared
+//! by the control thread.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -38,7 +38,7 @@ impl fmt::Display for Target {
 pub struct Trouble {
     /// What happened.
     pub cause: String,
-    /// When.
+    /// When it happened.
     pub since: Instant,
 }
 
@@ -48,10 +48,10 @@ impl Trouble {
     }
 }
 
-/// An endpoint. Shared by all threads; lives on over reloads while its address stays.
+/// An endpoint. Shared by all threads; survives reloads as long as its address stays.
 #[derive(Debug)]
 pub struct EndpointState {
-    /// Where it is.
+    /// The address.
     pub target: Target,
     /// The address as text: its name in records, metrics and hashes.
     pub name: Arc<str>,
@@ -59,7 +59,7 @@ pub struct EndpointState {
     pub host: Option<Arc<str>>,
     weight: AtomicU32,
     active: AtomicU64,
-    /// Those of `active` that carry messages of many; what they carry counts instead.
+    /// The part of `active` that is pooled; the requests that those connections carry count instead.
     shared: AtomicU64,
     requests: AtomicU64,
     total: AtomicU64,
@@ -67,16 +67,16 @@ pub struct EndpointState {
     erring: AtomicU32,
     unhealthy: AtomicBool,
     ejected: AtomicBool,
-    /// Why, for people; only whoever changes the state writes it.
+    /// Why, for people; written only by the thread that changes the state.
     why_unhealthy: ArcSwapOption<Trouble>,
     why_ejected: ArcSwapOption<Trouble>,
     ejections: AtomicU32,
-    /// It turned out to be a listener of this process.
+    /// Whether it turned out to be a listener of this process.
     ours: AtomicBool,
 }
 
 impl EndpointState {
-    /// An endpoint that is taken to be well.
+    /// An endpoint that is assumed to be healthy.
     pub fn new(target: Target, host: Option<Arc<str>>, weight: u32) -> Self {
         let name = target.to_string().into();
         Self {
@@ -99,8 +99,8 @@ impl EndpointState {
         }
     }
 
-    /// Notes a connection to it from the address that `local` gives: an address of this host and a port that this
-    /// process listens on are a listener of ours.
+    /// Notes a connection to the endpoint from the address that `local` returns: an address of this host with a port
+    /// that this process listens on is a listener of ours.
     pub fn note_local(&self, transport: HopTransport, local: impl FnOnce() -> Option<IpAddr>) {
         let ours = match &self.target {
             Target::Ip(target) => {
@@ -116,58 +116,58 @@ impl EndpointState {
         }
     }
 
-    /// Whether the last connection to it led to a listener of this process.
+    /// Whether the last connection to the endpoint led to a listener of this process.
     pub fn is_ours(&self) -> bool {
         self.ours.load(Relaxed)
     }
 
-    /// Its share.
+    /// The weight.
     pub fn weight(&self) -> u32 {
         self.weight.load(Relaxed)
     }
 
-    /// Changes its share; takes effect with the next membership.
+    /// Changes the weight; takes effect with the next membership.
     pub fn set_weight(&self, weight: u32) {
         self.weight.store(weight, Relaxed);
     }
 
-    /// Connections now.
+    /// Current connections.
     pub fn active(&self) -> u64 {
         self.active.load(Relaxed)
     }
 
-    /// What it has to do now, as balancers weigh it: relayed connections, and requests.
+    /// The current load, as balancers weigh it: relayed connections plus requests.
     pub fn load(&self) -> u64 {
         let relayed = self.active.load(Relaxed).saturating_sub(self.shared.load(Relaxed));
         relayed + self.requests.load(Relaxed)
     }
 
-    /// Requests under way.
+    /// Requests in flight.
     pub fn requests(&self) -> u64 {
         self.requests.load(Relaxed)
     }
 
-    /// Connections ever made.
+    /// Connections made in total.
     pub fn total(&self) -> u64 {
         self.total.load(Relaxed)
     }
 
-    /// Whether it may be chosen.
+    /// Whether the endpoint may be chosen.
     pub fn is_usable(&self) -> bool {
         !self.unhealthy.load(Relaxed) && !self.ejected.load(Relaxed)
     }
 
-    /// Whether active checks say that it is well.
+    /// Whether active checks consider the endpoint healthy.
     pub fn is_healthy(&self) -> bool {
         !self.unhealthy.load(Relaxed)
     }
 
-    /// Whether it was put aside for failing connections.
+    /// Whether the endpoint is ejected.
     pub fn is_ejected(&self) -> bool {
         self.ejected.load(Relaxed)
     }
 
-    /// Sets what active checks say, with what failed where they do; returns whether that is a change.
+    /// Sets the result of active checks, with the cause of a failure; returns whether that is a change.
     pub fn set_health(&self, result: Result<(), &str>) -> bool {
         let healthy = result.is_ok();
         if self.unhealthy.swap(!healthy, Relaxed) != healthy {
@@ -178,71 +178,71 @@ impl EndpointState {
         true
     }
 
-    /// Why active checks say that it is unhealthy, where they do.
+    /// Why active checks consider the endpoint unhealthy, if they do.
     pub fn why_unhealthy(&self) -> Option<Arc<Trouble>> {
         self.why_unhealthy.load_full().filter(|_| !self.is_healthy())
     }
 
-    /// Why it was ejected, where it is.
+    /// Why the endpoint is ejected, if it is.
     pub fn why_ejected(&self) -> Option<Arc<Trouble>> {
         self.why_ejected.load_full().filter(|_| self.is_ejected())
     }
 
-    /// Counts a connection; given back when the lease is dropped.
+    /// Counts a connection; the count is given back when the lease is dropped.
     pub fn lease(self: &Arc<Self>) -> Lease {
         self.active.fetch_add(1, Relaxed);
         Lease { endpoint: Arc::clone(self), shared: false }
     }
 
-    /// Counts a connection that carries messages of many; given back when the lease is dropped.
+    /// Counts a pooled connection, which carries the requests of many clients; given back when the lease is dropped.
     pub fn lease_shared(self: &Arc<Self>) -> Lease {
         self.shared.fetch_add(1, Relaxed);
         self.active.fetch_add(1, Relaxed);
         Lease { endpoint: Arc::clone(self), shared: true }
     }
 
-    /// Counts a request; given back when the value is dropped.
+    /// Counts a request; the count is given back when the value is dropped.
     pub fn lease_request(self: &Arc<Self>) -> RequestLease {
         self.requests.fetch_add(1, Relaxed);
         RequestLease(Arc::clone(self))
     }
 
-    /// A request was answered well.
+    /// Notes that a request succeeded.
     pub fn answered_well(&self) {
         if self.erring.load(Relaxed) != 0 {
             self.erring.store(0, Relaxed);
         }
     }
 
-    /// A request was answered with a server's error, or not at all; returns how many were in a row.
+    /// Counts a request that failed with a server error or without a response; returns the number of such in a row.
     pub fn answered_badly(&self) -> u32 {
         self.erring.fetch_add(1, Relaxed) + 1
     }
 
-    /// A connection was made.
+    /// Notes that a connection was made.
     pub fn succeeded(&self) {
         self.count_connection();
         self.responded();
     }
 
-    /// Counts a connection of which it is not known yet whether anybody is there.
+    /// Counts a connection of which it is not known yet whether it reached the endpoint.
     pub fn count_connection(&self) {
         self.total.fetch_add(1, Relaxed);
     }
 
-    /// It showed that it is there: failures are counted from the start again.
+    /// Notes that the endpoint has responded: failures are counted from zero again.
     pub fn responded(&self) {
         if self.failing.load(Relaxed) != 0 {
             self.failing.store(0, Relaxed);
         }
     }
 
-    /// A connection failed; returns how many have in a row.
+    /// Counts a failed connection; returns the number of failures in a row.
     pub fn failed(&self) -> u32 {
         self.failing.fetch_add(1, Relaxed) + 1
     }
 
-    /// Puts it aside; false when it is already. Returns how often it has been, on success.
+    /// Ejects the endpoint; returns how often it has been ejected, or `None` if it is ejected already.
     pub fn eject(&self, cause: &str) -> Option<u32> {
         self.ejected.compare_exchange(false, true, Relaxed, Relaxed).ok()?;
         self.why_ejected.store(Trouble::now(cause.to_owned()));
@@ -251,7 +251,7 @@ impl EndpointState {
         Some(self.ejections.fetch_add(1, Relaxed) + 1)
     }
 
-    /// Takes it back. For the control thread.
+    /// Readmits the endpoint. For the control thread.
     pub fn readmit(&self) {
         self.ejected.store(false, Relaxed);
     }

@@ -1,8 +1,8 @@
 //! Active checks, and the end of ejections.
 //!
-//! Owns: when each endpoint is checked and what a run of results means.
-//! Refuses to know: protocols above the probe. Keeps: checks of a cluster are spread over the
-//! interval; an endpoint is well until enough checks in a row say otherwise.
+//! Owns: when each endpoint is checked and what a streak of results means. Refuses to know: protocols above the probe.
+//! Keeps: checks of a cluster are spread over the interval; an endpoint is considered healthy until enough checks in a
+//! row fail.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -21,21 +21,21 @@ use crate::endpoint::EndpointState;
 use crate::metrics;
 use crate::plan::{ClusterPlan, HealthPlan, OutlierPlan};
 
-/// How often membership and ejections are looked at.
+/// How often membership and ejections are checked.
 const SWEEP: Duration = Duration::from_millis(100);
 
-/// Asks an endpoint whether it is well.
+/// Checks whether an endpoint is healthy.
 pub trait HealthProbe {
-    /// One check.
+    /// Performs one check.
     fn probe(&self, endpoint: &Arc<EndpointState>) -> LocalFuture<Result<(), CheckError>>;
 }
 
-/// Why a check did not succeed, in words.
+/// Why a check failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CheckError {
     /// The endpoint is at fault.
     Endpoint(String),
-    /// Sluice lacked something of its own, such as an open file: it says nothing about the endpoint.
+    /// Sluice lacked a resource of its own, such as an open file: this says nothing about the endpoint.
     Local(String),
 }
 
@@ -53,13 +53,13 @@ impl From<ConnectFailure> for CheckError {
     }
 }
 
-/// Makes the probe that a cluster is checked with.
+/// Makes the probe for the checks of a cluster.
 pub type Probes = Rc<dyn Fn(&Arc<ClusterPlan>) -> Rc<dyn HealthProbe>>;
 
-/// Well is whoever accepts a connection.
+/// Healthy if the endpoint accepts a TCP connection.
 #[derive(Debug)]
 pub struct TcpProbe {
-    /// The sockets of the thread that it runs on.
+    /// The reactor of the thread that the probe runs on.
     pub reactor: Rc<Reactor>,
 }
 
@@ -79,7 +79,7 @@ impl HealthProbe for TcpProbe {
     }
 }
 
-/// Looks after the health of a cluster, for ever.
+/// Watches the health of a cluster, forever.
 pub(crate) async fn watch(cluster: Arc<Cluster>, shard: Shard, probes: Probes) {
     let plan = cluster.plan();
     let probe = probes(&plan);
@@ -108,7 +108,7 @@ struct Ejection {
     until: Option<Instant>,
 }
 
-/// Takes ejected endpoints back when their time is over; at once where the cluster ejects none any more.
+/// Readmits ejected endpoints when their time is over; at once if the cluster has no ejection any more.
 fn readmit(
     cluster: &Cluster,
     endpoints: &[Arc<EndpointState>],
@@ -148,7 +148,7 @@ struct Checks {
 }
 
 impl Checks {
-    /// Starts checks of those who came, ends those of who left.
+    /// Starts checks of new endpoints, ends those of endpoints that left.
     fn follow(
         &mut self,
         cluster: &Arc<Cluster>,
@@ -192,7 +192,7 @@ async fn check_for_ever(
     // The first checks of a cluster are spread, but within a second.
     tokio::time::sleep(plan.interval.min(Duration::from_secs(1)).mul_f64(fastrand::f64())).await;
     let checks: CounterSet<&'static str> = CounterSet::default();
-    // Checks that Sluice could not make are logged once until one is made again; each is counted.
+    // Checks that Sluice could not perform are logged once until one can be performed again; each is counted.
     let mut told = false;
     loop {
         let result = match tokio::time::timeout(plan.timeout, probe.probe(&endpoint)).await {
@@ -237,7 +237,7 @@ async fn check_for_ever(
     }
 }
 
-/// Results in a row that speak against the present state.
+/// Consecutive results that contradict the current state.
 #[derive(Debug)]
 struct CheckStreak {
     healthy: bool,
@@ -245,7 +245,7 @@ struct CheckStreak {
 }
 
 impl CheckStreak {
-    /// Takes a result; true when the state turned.
+    /// Takes a result; returns whether the state changed.
     const fn take(&mut self, good: bool, plan: &HealthPlan) -> bool {
         if good == self.healthy {
             self.against = 0;
@@ -309,7 +309,7 @@ mod tests {
         assert!(!endpoints[0].is_ejected());
     }
 
-    /// Says the same each time, and counts.
+    /// Returns the same result each time, and counts.
     struct Says(Result<(), CheckError>, std::cell::Cell<u32>);
 
     impl HealthProbe for Says {
@@ -319,7 +319,7 @@ mod tests {
         }
     }
 
-    /// Whether an endpoint is held to be healthy after ten checks that say `result`.
+    /// Whether an endpoint is considered healthy after ten checks with `result`.
     fn healthy_after(result: Result<(), CheckError>) -> bool {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         tokio::task::LocalSet::new().block_on(&runtime, async {

@@ -1,14 +1,14 @@
-//! Connections and flows of ours that lead to a listener of ours.
+//! Our own connections and flows that lead to our own listeners.
 //!
-//! Owns: the addresses that this process listens on, and, of the sockets that it opened to one of them, how many of
-//! its listeners what they carry has passed. Refuses to know: why somebody connects. Keeps: what has passed as many of
-//! our listeners as `own_hops` allows does not pass another; a socket that leads elsewhere, which is nearly every one,
-//! costs a look at a table that only the opening and closing of listeners writes.
+//! Owns: the addresses that this process listens on and, for the sockets that it opened to one of them, how many of its
+//! listeners their traffic has passed. Refuses to know: why a connection is made. Keeps: traffic that has passed as
+//! many of our listeners as `own_hops` allows does not pass another; a socket that leads elsewhere, as nearly all do,
+//! costs one look-up in a table that is written only when listeners open or close.
 //!
-//! A listener that leads to another listener is nothing wrong; one that leads to itself would go round until no
-//! descriptor is left. Both look alike at each hop, so hops are counted: a connection from one of our own sockets has
-//! passed one more than what that socket was opened for. A way that leads through another process, or through
-//! translated addresses, is not seen.
+//! A listener that leads to another listener is fine; one that leads to itself would loop until no descriptor is left.
+//! Both look alike at each hop, so hops are counted: a connection from one of our own sockets has passed one listener
+//! more than the connection that this socket was opened for. A path through another process, or through translated
+//! addresses, is not detected.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -19,7 +19,7 @@ use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use arc_swap::ArcSwap;
 use sluice_sys::socket::{begin_connect, bind, datagrams_to, local_address};
 
-/// What an address is of.
+/// The transport of an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum HopTransport {
     /// TCP.
@@ -32,9 +32,9 @@ type ListenerKey = (HopTransport, SocketAddr);
 
 #[derive(Default)]
 struct Own {
-    /// Listening sockets by address, with how many there are; each worker has its own.
+    /// The number of listening sockets by address; each worker has its own.
     listening: ArcSwap<HashMap<ListenerKey, usize>>,
-    /// Our sockets to those, by their own address, with the listeners that what they carry has passed.
+    /// Our sockets to them, by their own address, with the number of listeners that their traffic has passed.
     sockets: Mutex<HashMap<ListenerKey, u64>>,
 }
 
@@ -44,12 +44,12 @@ fn sockets() -> MutexGuard<'static, HashMap<ListenerKey, u64>> {
     OWN.sockets.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A listening socket; known as long as this lives.
+/// A listening socket; known as long as this value lives.
 #[derive(Debug)]
 pub struct ListenerGuard(ListenerKey);
 
 impl ListenerGuard {
-    /// We listen on `address`.
+    /// Records that we listen on `address`.
     pub fn on(transport: HopTransport, address: SocketAddr) -> Self {
         let place = (transport, address);
         change(|listening| *listening.entry(place).or_default() += 1);
@@ -88,10 +88,10 @@ impl Drop for Hop {
     }
 }
 
-/// As many listeners have been passed as may be: it is a loop.
+/// The traffic has passed as many listeners as it may: it is a loop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Looped {
-    /// How many those are.
+    /// That number of listeners.
     pub hops_max: u64,
 }
 
@@ -101,11 +101,12 @@ impl fmt::Display for Looped {
     }
 }
 
-/// Where `target` is a listener of ours, notes `socket`, which will be connected to it for what came from `from`, and
-/// gives it the address by which the listener will know it: noted only after it was connected, it could be served before.
+/// If `target` is a listener of ours, records `socket`, which will be connected to it for traffic from `from`, and
+/// binds it to the address by which the listener will recognise it: if it were recorded only after connecting, the
+/// listener could serve it before.
 ///
 /// # Errors
-/// What came from there has passed `hops_max` of our listeners.
+/// The traffic from `from` has passed `hops_max` of our listeners.
 pub fn enter(
     transport: HopTransport,
     from: Option<SocketAddr>,
@@ -116,7 +117,7 @@ pub fn enter(
     if !may_be_ours(transport, target) {
         return Ok(None);
     }
-    // A match with a wildcard listener says no more than that the port is the same.
+    // A match with a wildcard listener only means that the port is the same.
     let Some(source) = source_to(target) else { return Ok(None) };
     if bind(&socket, source).is_err() {
         return Ok(None);
@@ -151,8 +152,8 @@ pub(crate) fn reached(target: IpAddr) -> IpAddr {
     }
 }
 
-/// The address that the system chooses for a socket to `target`, if `target` is an address of this host. The route
-/// tells, because with `net.ipv4.ip_nonlocal_bind` any address can be bound.
+/// The address that the system chooses for a socket to `target`, if `target` is an address of this host. Decided by the
+/// route, because with `net.ipv4.ip_nonlocal_bind` any address can be bound.
 fn source_to(target: SocketAddr) -> Option<SocketAddr> {
     let mut source = target;
     source.set_port(0);
@@ -178,7 +179,7 @@ mod tests {
         text.parse().unwrap()
     }
 
-    /// A socket to `target` for what came from `from`: its own address, and the note of it.
+    /// A socket to `target` for traffic from `from`: the socket, its own address, and the hop.
     fn hop(
         from: Option<SocketAddr>,
         target: &str,

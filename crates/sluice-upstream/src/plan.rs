@@ -1,4 +1,4 @@
-//! What a configuration says of a cluster: plain values, shared by all workers.
+//! The configuration of a cluster: plain values, shared by all workers.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -11,37 +11,37 @@ use crate::balance::Balance;
 /// A cluster as configured.
 #[derive(Clone, Debug)]
 pub struct ClusterPlan {
-    /// Its name.
+    /// The cluster's name.
     pub name: Name,
-    /// Where it connects to, as written.
+    /// The endpoints, as written.
     pub endpoints: Vec<EndpointPlan>,
-    /// Who is next.
+    /// The balancer.
     pub balance: Balance,
-    /// How long a connection may take to be made, TLS included.
+    /// The timeout for making a connection, TLS included.
     pub connect_timeout: Duration,
-    /// Endpoints tried for one connection.
+    /// Endpoints attempted for one connection.
     pub connect_attempts: u32,
-    /// TLS towards the endpoints.
+    /// TLS to the endpoints.
     pub tls: Option<ClientTls>,
     /// Active checks.
     pub health: Option<HealthPlan>,
     /// Passive ejection; `None` never ejects.
     pub outlier: Option<OutlierPlan>,
-    /// The version of HTTP spoken to the endpoints, where a chain speaks HTTP.
+    /// The HTTP version to the endpoints, if a chain speaks HTTP.
     pub protocol: HttpVersion,
-    /// How connections are used again.
+    /// How connections are reused.
     pub reuse: ReusePlan,
-    /// Requests at once, over all workers.
+    /// Concurrent requests, over all workers.
     pub requests_max: Option<u64>,
-    /// Requests at once to one endpoint, over all workers.
+    /// Concurrent requests to one endpoint, over all workers.
     pub endpoint_requests_max: Option<u64>,
-    /// Requests that wait for a connection at once, per worker.
+    /// Requests that may wait for a connection at once, per worker.
     pub pending_max: u64,
-    /// Retries under way at once, per worker; a fifth of the requests under way may be retries too.
+    /// Concurrent retries, per worker; or a fifth of the requests in flight, if that is more.
     pub retries_max: u64,
-    /// Connections at once, over all workers.
+    /// Concurrent connections, over all workers.
     pub connections_max: Option<u64>,
-    /// Connections at once to one endpoint, over all workers.
+    /// Concurrent connections to one endpoint, over all workers.
     pub endpoint_connections_max: Option<u64>,
     /// What happens to connections whose endpoint leaves.
     pub on_endpoint_removed: OnRemoved,
@@ -49,20 +49,20 @@ pub struct ClusterPlan {
     pub on_endpoint_unhealthy: OnUnhealthy,
     /// How host names are resolved.
     pub dns: DnsPlan,
-    /// The PROXY header sent first.
+    /// The version of the PROXY header that is sent first.
     pub send_proxy: Option<ProxyVersion>,
 }
 
 /// One entry of the endpoints of a cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndpointPlan {
-    /// Where.
+    /// The address.
     pub address: Endpoint,
-    /// Its share, from 1.
+    /// The weight, at least 1.
     pub weight: u32,
 }
 
-/// A version of HTTP towards endpoints.
+/// An HTTP version to endpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HttpVersion {
     /// HTTP/1.1.
@@ -71,42 +71,42 @@ pub enum HttpVersion {
     Http2,
     /// HTTP/3, over QUIC.
     Http3,
-    /// What TLS agrees on.
+    /// What the TLS handshake negotiates.
     Auto,
 }
 
-/// How connections are used again.
+/// How connections are reused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReusePlan {
-    /// How long one may lie idle.
+    /// How long a connection may be idle.
     pub idle_timeout: Duration,
-    /// How old one may grow; `None` for ever.
+    /// The maximum age of a connection; `None` is unlimited.
     pub age_max: Option<Duration>,
-    /// Requests that one may carry; `None` without end.
+    /// The most requests on a connection; `None` is unlimited.
     pub requests_max: Option<u64>,
-    /// Streams at once on one connection of HTTP/2.
+    /// The most concurrent streams on an HTTP/2 connection.
     pub streams_max: usize,
     /// Idle connections that a worker keeps to one endpoint.
     pub idle_max: usize,
 }
 
-/// What a check asks.
+/// The kind of an active check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CheckKind {
-    /// Whether a connection is accepted.
+    /// Whether a TCP connection is accepted.
     Tcp,
     /// An HTTP request.
     Http {
         /// Path and query.
         path: String,
-        /// The host that is asked for; the endpoint's own name where it is left out.
+        /// The host in the request; the endpoint's own name if left out.
         host: Option<String>,
-        /// Statuses of those who are well, as ranges.
+        /// The statuses of a healthy endpoint, as ranges.
         expect: Vec<(u16, u16)>,
     },
-    /// The health service of gRPC.
+    /// The gRPC health service.
     Grpc {
-        /// The service that is asked for; empty for the server as a whole.
+        /// The service to check; empty for the server as a whole.
         service: String,
     },
 }
@@ -114,11 +114,11 @@ pub enum CheckKind {
 /// An active check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HealthPlan {
-    /// What is asked.
+    /// What is checked.
     pub kind: CheckKind,
-    /// Time between checks of one endpoint; each is moved by up to a tenth at random.
+    /// Time between checks of one endpoint; each is shifted at random by up to a tenth.
     pub interval: Duration,
-    /// How long one check may take.
+    /// The timeout of one check.
     pub timeout: Duration,
     /// Failures in a row that make an endpoint unhealthy.
     pub unhealthy_after: u32,
@@ -129,9 +129,9 @@ pub struct HealthPlan {
 /// Passive ejection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OutlierPlan {
-    /// Failures to connect in a row that eject an endpoint.
+    /// Consecutive connection failures that eject an endpoint.
     pub connect_failures: u32,
-    /// Server errors in a row, no answer included, that eject an endpoint; 0 never does.
+    /// Consecutive server errors, missing responses included, that eject an endpoint; 0 never does.
     pub consecutive_5xx: u32,
     /// How long the first ejection lasts; the n-th lasts n times as long.
     pub ejection: Duration,
@@ -144,11 +144,11 @@ pub struct OutlierPlan {
 /// What happens to connections whose endpoint leaves its cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnRemoved {
-    /// They go on.
+    /// They continue.
     Keep,
-    /// They may go on for so long.
+    /// They may continue for this long.
     Drain(Duration),
-    /// They end.
+    /// They are closed.
     Close,
 }
 
@@ -164,11 +164,11 @@ pub enum OnUnhealthy {
 /// How host names are resolved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DnsPlan {
-    /// Time between look-ups; `None` goes by the time to live of the answer.
+    /// Time between look-ups; `None` uses the TTL of the answer.
     pub refresh: Option<Duration>,
-    /// How long the last good answer is kept while look-ups fail; `None` keeps it for ever.
+    /// How long the last good answer is kept while look-ups fail; `None` keeps it forever.
     pub serve_stale: Option<Duration>,
-    /// Name servers; empty takes those of the system.
+    /// Name servers; if empty, those of the system.
     pub servers: Vec<SocketAddr>,
 }
 

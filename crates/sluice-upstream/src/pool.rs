@@ -1,8 +1,8 @@
-//! Connections that wait for their next use, on one worker.
+//! Idle connections, per worker.
 //!
-//! Owns: idle connections by endpoint. Refuses to know: what a connection speaks.
-//! Keeps: what is handed out was alive a moment ago and was made under the settings of now; what has
-//! lain too long, or leads to an endpoint that has left, is closed by the sweep.
+//! Owns: idle connections by endpoint. Refuses to know: the protocol of a connection. Keeps: a connection handed out
+//! was alive a moment ago and was made under the current settings; the sweep closes what was idle for too long or leads
+//! to an endpoint that has left.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -14,14 +14,14 @@ use crate::cluster::Cluster;
 use crate::endpoint::EndpointState;
 use crate::plan::ReusePlan;
 
-/// An idle connection and what its use goes by.
+/// An idle connection and what decides about its reuse.
 #[derive(Debug)]
 pub struct Idle<C> {
     /// The connection.
     pub connection: C,
     /// When it was made.
     pub made: Moment,
-    /// Requests that it has carried.
+    /// The number of requests it has carried.
     pub requests: u64,
     /// [`Cluster::generation`] when it was made.
     pub generation: u64,
@@ -34,7 +34,7 @@ impl<C> Idle<C> {
         Self { connection, made, requests: 0, generation, since: made }
     }
 
-    /// Whether it may carry another request.
+    /// Whether the connection may carry another request.
     pub fn may_go_on(&self, reuse: &ReusePlan, generation: u64, now: Moment) -> bool {
         self.generation == generation
             && reuse.age_max.is_none_or(|max| now.since(self.made) < max)
@@ -42,7 +42,7 @@ impl<C> Idle<C> {
     }
 }
 
-/// Idle connections to the endpoints of one cluster; those used last are used first.
+/// Idle connections to the endpoints of one cluster; the most recently used are reused first.
 #[derive(Debug)]
 pub struct Pool<C> {
     cluster: Arc<Cluster>,
@@ -56,12 +56,12 @@ struct IdleList<C> {
 }
 
 impl<C> Pool<C> {
-    /// No connections yet.
+    /// An empty pool.
     pub fn new(cluster: Arc<Cluster>) -> Self {
         Self { cluster, idle: RefCell::default() }
     }
 
-    /// A connection to `endpoint` that `is_alive` says may be used.
+    /// Returns a connection to `endpoint` for which `is_alive` returns true.
     pub fn take(
         &self,
         endpoint: &Arc<EndpointState>,
@@ -80,7 +80,7 @@ impl<C> Pool<C> {
         None
     }
 
-    /// Takes a connection back; closes it when it may not be used again or enough lie idle.
+    /// Takes a connection back; closes it if it may not be reused or enough are idle.
     pub fn give(&self, endpoint: &Arc<EndpointState>, mut idle: Idle<C>, now: Moment) {
         let plan = self.cluster.peek_plan();
         idle.since = now;
@@ -102,7 +102,7 @@ impl<C> Pool<C> {
         }
     }
 
-    /// Closes what has lain too long, is dead, or leads nowhere any more.
+    /// Closes connections that were idle for too long, are dead, or lead to an endpoint that has left.
     pub fn sweep(&self, now: Moment, mut is_alive: impl FnMut(&mut C) -> bool) {
         let plan = self.cluster.peek_plan();
         let generation = self.cluster.generation();
@@ -118,12 +118,12 @@ impl<C> Pool<C> {
         });
     }
 
-    /// Idle connections.
+    /// The number of idle connections.
     pub fn len(&self) -> usize {
         self.idle.borrow().values().map(|list| list.idle.len()).sum()
     }
 
-    /// Whether there is none.
+    /// Whether there are no idle connections.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -159,7 +159,7 @@ mod tests {
             pool.give(&endpoint, idle, at(1));
         };
         give(1, 0);
-        // One lies idle at most.
+        // At most one may be idle.
         give(2, 0);
         assert_eq!(pool.len(), 1);
         assert_eq!(pool.take(&endpoint, at(2), |_| true).map(|idle| idle.connection), Some(1));

@@ -5,22 +5,22 @@ use std::io;
 use sluice_core::Reason;
 
 sluice_core::reasons! {
-    CLUSTER_UNKNOWN = "cluster.unknown", Handle, Local, "NC", "The cluster that a `cluster_header` or chain names does not exist; the detail has the name. Add it under `clusters`, or fix the header.";
-    NO_ENDPOINT = "upstream.no_endpoint", Handle, Upstream, "UH", "The cluster has no endpoints, mostly because a reload removed it while the connection or request was under way. Check `clusters` of the present configuration.";
-    NO_HEALTHY = "upstream.no_healthy", Handle, Upstream, "UH", "No endpoint of the cluster may be used; the detail counts those that are unhealthy or ejected. See `/clusters` on the admin address for each endpoint, then check the service or the cluster's `health` and `outlier`.";
-    LIMIT = "upstream.limit", Handle, Local, "UO", "A limit of the cluster is reached; the detail names it. Raise it under the cluster's `limits`, or add endpoints.";
-    DNS = "upstream.dns", Handle, Upstream, "DF", "No host name of the cluster could be resolved; the detail says what the name server answered. Check the name in `endpoints` and the cluster's `dns.servers`.";
+    CLUSTER_UNKNOWN = "cluster.unknown", Handle, Local, "NC", "The cluster named by a `cluster_header` or chain does not exist; the detail contains the name. Add it under `clusters`, or fix the header.";
+    NO_ENDPOINT = "upstream.no_endpoint", Handle, Upstream, "UH", "The cluster has no endpoints, usually because a reload removed the cluster while the connection or request was in flight. Check `clusters` in the current configuration.";
+    NO_HEALTHY = "upstream.no_healthy", Handle, Upstream, "UH", "No endpoint of the cluster is usable; the detail counts those that are unhealthy or ejected. See `/clusters` on the admin address for each endpoint, then check the service or the cluster's `health` and `outlier`.";
+    LIMIT = "upstream.limit", Handle, Local, "UO", "A limit of the cluster was reached; the detail names it. Raise it under the cluster's `limits`, or add endpoints.";
+    DNS = "upstream.dns", Handle, Upstream, "DF", "No host name of the cluster could be resolved; the detail contains the name server's response. Check the name in `endpoints` and the cluster's `dns.servers`.";
     REFUSED = "upstream.refused", Handle, Upstream, "UF", "The endpoint refused the connection; the detail names it. Check that the service runs and listens on that address and port.";
-    UNREACHABLE = "upstream.unreachable", Handle, Upstream, "UF", "The endpoint could not be reached; the detail has the system's words. Check the address in `endpoints`, routes and firewalls.";
-    CONNECT_TIMEOUT = "upstream.connect_timeout", Handle, Upstream, "UF", "The endpoint did not accept within `connect_timeout`. Check its load, its backlog and firewalls that drop packets; raise `connect_timeout` for slow paths.";
+    UNREACHABLE = "upstream.unreachable", Handle, Upstream, "UF", "The endpoint could not be reached; the detail contains the system's error. Check the address in `endpoints`, routes and firewalls.";
+    CONNECT_TIMEOUT = "upstream.connect_timeout", Handle, Upstream, "UF", "No connection to the endpoint was established within `connect_timeout`. Check its load, its backlog and firewalls that drop packets; raise `connect_timeout` for slow paths.";
     TLS = "upstream.tls", Handle, Upstream, "UF", "The TLS handshake with the endpoint failed; the detail says why. Check the endpoint's certificate and the cluster's `tls`: `ca`, `sni`, `alpn`, `min_version`.";
-    STARTTLS_REFUSED = "starttls.refused", Handle, Upstream, "UF", "The endpoint does not speak TLS on request. Enable TLS on the endpoint (PostgreSQL: `ssl = on`), or remove `tls` from the cluster and `sni` from the chain.";
-    FDS = "local.fds", Handle, Local, "-", "Sluice had no open file left for a socket. Raise the limit of open files (`ulimit -n`, `LimitNOFILE=`), or look at the limits `descriptor_reserve` and `flow_descriptors_percent`.";
+    STARTTLS_REFUSED = "starttls.refused", Handle, Upstream, "UF", "The endpoint refused the request to start TLS. Enable TLS on the endpoint (PostgreSQL: `ssl = on`), or remove `tls` from the cluster and `sni` from the chain.";
+    FDS = "local.fds", Handle, Local, "-", "Sluice had no file descriptor left for a socket. Raise the limit of open files (`ulimit -n`, `LimitNOFILE=`), or check the limits `descriptor_reserve` and `flow_descriptors_percent`.";
     MEMORY = "local.memory", Handle, Local, "-", "The system had no memory left for a socket. Raise `net.ipv4.tcp_mem` or the memory limit of the control group.";
-    LOCAL_CONNECT = "local.connect", Handle, Local, "-", "This machine did not let Sluice open the connection; the attempt has the system's error number. `EADDRNOTAVAIL` (99): every source port to that endpoint is in use; widen `net.ipv4.ip_local_port_range`, add endpoints, or reuse connections. `EPERM` (1), `EACCES` (13): a local firewall rule, a security policy or the permissions of the unix socket forbid it, or the endpoint is a broadcast address; allow it or correct the address. `EAFNOSUPPORT` (97): the system has no IPv6 (or no IPv4); enable it, or use addresses of the other family.";
-    RESET = "upstream.reset", Handle, Upstream, "UC", "The endpoint reset the connection or stream before it had responded; the detail has the code. Look at the endpoint's log at that time: a crash, a limit or a time-out of its own.";
-    CLOSED_EARLY = "upstream.closed_early", Handle, Upstream, "UC", "The endpoint closed the connection before it responded. Look at the endpoint's log; if it closes idle connections, set the cluster's `reuse.idle_timeout` below its keep-alive time-out.";
-    LOOP = "local.loop", Handle, Local, "-", "What came in had passed as many listeners of this process as `own_hops` allows: a cluster leads back to the listener that uses it; correct its endpoints.";
+    LOCAL_CONNECT = "local.connect", Handle, Local, "-", "This machine did not let Sluice open the connection; the attempt contains the system's error number. `EADDRNOTAVAIL` (99): every source port to that endpoint is in use; widen `net.ipv4.ip_local_port_range`, add endpoints, or reuse connections. `EPERM` (1), `EACCES` (13): a local firewall rule, a security policy or the permissions of the unix socket forbid it, or the endpoint is a broadcast address; allow it or correct the address. `EAFNOSUPPORT` (97): the system has no IPv6 (or no IPv4); enable it, or use addresses of the other family.";
+    RESET = "upstream.reset", Handle, Upstream, "UC", "The endpoint reset the connection or stream; the detail contains the code. Check the endpoint's log at that time for a crash, a limit or a timeout of its own.";
+    CLOSED_EARLY = "upstream.closed_early", Handle, Upstream, "UC", "The endpoint closed the connection before it responded. Check the endpoint's log; if it closes idle connections, set the cluster's `reuse.idle_timeout` below its keep-alive timeout.";
+    LOOP = "local.loop", Handle, Local, "-", "The connection or flow had passed as many listeners of this process as `own_hops` allows: a cluster leads back to the listener that uses it. Correct the cluster's endpoints.";
 }
 
 const EPERM: i32 = 1;
@@ -32,8 +32,8 @@ const EAFNOSUPPORT: i32 = 97;
 const EADDRNOTAVAIL: i32 = 99;
 const ENOBUFS: i32 = 105;
 
-/// The reason for an error of `socket(2)` or `connect(2)`. What the process or the system lacks is no fault of the
-/// endpoint's.
+/// The reason for an error of `socket(2)` or `connect(2)`. What the process or the system lacks is not the endpoint's
+/// fault.
 pub fn of_connect_error(error: &io::Error) -> Reason {
     match error.raw_os_error() {
         Some(EMFILE | ENFILE) => return FDS,

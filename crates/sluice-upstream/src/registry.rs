@@ -1,8 +1,8 @@
 //! The clusters of the process, by name.
 //!
-//! Owns: which clusters live, and the control-thread tasks that look after each of them.
-//! Refuses to know: who uses them. Keeps: a cluster lives from the first configuration that names
-//! it to the first that does not; its endpoints' state lives with it.
+//! Owns: which clusters exist, and the control-thread tasks of each of them. Refuses to know: which listeners use them.
+//! Keeps: a cluster exists from the first configuration that names it to the first that does not, and so does the state
+//! of its endpoints.
 
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
@@ -18,16 +18,16 @@ use crate::endpoint::{EndpointState, Target};
 use crate::health::{self, Probes};
 use crate::plan::ClusterPlan;
 
-/// Told when endpoints leave a cluster.
+/// Called when endpoints leave a cluster.
 pub type RemovedHook = Rc<dyn Fn(&Arc<Cluster>, &[Arc<EndpointState>])>;
 
-/// The clusters. Lives on the control thread.
+/// The clusters, owned by the control thread.
 pub struct Clusters {
     context: TaskContext,
     live: BTreeMap<Name, RunningCluster>,
 }
 
-/// What the tasks that look after a cluster need of the control thread.
+/// What the tasks of a cluster need from the control thread.
 struct TaskContext {
     shard: Shard,
     probes: Probes,
@@ -53,14 +53,13 @@ impl Drop for RunningCluster {
 }
 
 impl Clusters {
-    /// No clusters yet. Endpoints are checked with what `probes` makes.
+    /// An empty registry. Endpoints are checked with what `probes` makes.
     pub fn new(shard: Shard, probes: Probes, on_removed: RemovedHook) -> Self {
         Self { context: TaskContext { shard, probes, on_removed }, live: BTreeMap::new() }
     }
 
-    /// Brings the clusters in line with `plans`. `lives` holds the cluster of each plan, new or
-    /// known; `changed` names those whose plan differs from the one in force; the tasks of the
-    /// others go on undisturbed.
+    /// Brings the clusters in line with `plans`. `lives` holds the cluster of each plan, new or known; `changed`
+    /// reports those whose plan differs from the one in force; the tasks of the others continue undisturbed.
     pub fn apply(
         &mut self,
         plans: &BTreeMap<Name, Arc<ClusterPlan>>,
@@ -77,8 +76,8 @@ impl Clusters {
         }
         for (name, plan) in plans {
             match self.live.get_mut(name) {
-                // The TLS configuration is built anew with each snapshot, so the plan is replaced
-                // even when the settings are the same.
+                // The TLS configuration is rebuilt with each snapshot, so the plan is replaced even when the settings
+                // are the same.
                 Some(live) => {
                     live.cluster.set_plan(Arc::clone(plan));
                     if changed(name) {
@@ -99,7 +98,7 @@ impl Clusters {
         }
     }
 
-    /// The cluster of that name.
+    /// The cluster with that name.
     pub fn get(&self, name: &str) -> Option<&Arc<Cluster>> {
         self.live.get(name).map(|live| &live.cluster)
     }
@@ -138,7 +137,7 @@ impl RunningCluster {
     }
 }
 
-/// Publishes what the plan names, with host names replaced by what they resolve to.
+/// Publishes the endpoints of the plan, with host names replaced by their addresses.
 fn publish(cluster: &Arc<Cluster>, resolution: &Resolution, on_removed: &RemovedHook) {
     use sluice_core::Endpoint;
     let mut members = Vec::new();

@@ -13,7 +13,7 @@ mod demo;
 mod explain;
 mod run;
 
-/// Does what the command line says.
+/// Runs the given command.
 pub(crate) fn run(cli: Cli, extensions: Extensions) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Run(options) => run::run(&options, extensions),
@@ -36,7 +36,7 @@ pub(crate) fn run(cli: Cli, extensions: Extensions) -> anyhow::Result<ExitCode> 
     }
 }
 
-/// Writes the result of a command. Whoever closes the pipe has seen enough.
+/// Prints the result of a command. A closed pipe is ignored: the reader has seen enough.
 pub(crate) fn print(text: &str) {
     use std::io::Write as _;
     let _ = std::io::stdout().lock().write_all(text.as_bytes());

@@ -1,8 +1,8 @@
-//! The control thread: starts everything, reloads, drains.
+//! The control thread: start, reload, drain.
 //!
 //! Owns: the configuration in force, the workers, the sockets' addresses, signals.
-//! Refuses to know: bytes of any connection. Keeps: a reload is validated first and applied whole
-//! or not at all; nothing that takes long runs on this thread itself.
+//! Refuses to know: the bytes of any connection. Keeps: a reload is validated first and applied completely
+//! or not at all; nothing slow runs on this thread itself.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -58,19 +58,19 @@ sluice_telemetry::metrics! {
     SNAPSHOT = "sluice_config_snapshot_number", Gauge, [], "The number of the snapshot in force.";
 }
 
-/// How `run` was called.
+/// The options of `run`.
 #[derive(Debug)]
 pub(crate) struct Options {
     pub(crate) config: PathBuf,
     pub(crate) workers: usize,
-    /// Files that the process may open.
+    /// Maximum number of open files of the process.
     pub(crate) files: u64,
     pub(crate) report: Option<PathBuf>,
     pub(crate) watch: bool,
     pub(crate) takeover: bool,
 }
 
-/// How the process stands.
+/// The state of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Starting,
@@ -78,13 +78,13 @@ enum Stage {
     Draining,
 }
 
-/// What reload, drain and the pages share.
+/// The state shared by reload, drain and the admin pages.
 pub(crate) struct Control {
     clock: Clock,
     registry: Registry,
     shard: sluice_telemetry::Shard,
     vitals: Vitals,
-    /// Names may have left whose series are there still.
+    /// Whether names may have been removed whose metric series still exist.
     names_left: Cell<bool>,
     builder: Arc<ConfigBuilder>,
     clusters: RefCell<Clusters>,
@@ -101,11 +101,11 @@ struct ActiveConfig {
     number: u64,
     loaded_at: Duration,
     built: Built,
-    /// The last reload, where it failed.
+    /// The last reload, if it failed.
     last_failure: Option<ReloadFailure>,
 }
 
-/// What brought a reload about.
+/// What triggered a reload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Trigger {
     Signal,
@@ -123,7 +123,7 @@ pub(crate) async fn run(
     let mut hangup = signal(SignalKind::hangup())?;
     let mut user = signal(SignalKind::user_defined1())?;
     let admin = built.config.admin.clone();
-    // Bound before the start puts anything in force, since it can fail.
+    // Bound before anything is put in force, since binding can fail.
     let bound = match &admin {
         Some(admin) => Some(admin_socket(&admin.address.value, options.takeover)?),
         None => None,
@@ -142,7 +142,7 @@ pub(crate) async fn run(
     let mut watcher = options.watch.then(|| watch::Watcher::new(changed.clone()));
     if let Some(watcher) = &mut watcher {
         watcher.follow(&control.in_force.borrow().built.watched());
-        // A change between reading and watching would be seen by nobody: look once.
+        // A change between reading and watching would be missed: check once.
         let _ = changed.try_send(());
     }
     let mut settling = watch::Settling::default();
@@ -187,7 +187,7 @@ impl Control {
     ) -> anyhow::Result<Rc<Self>> {
         let origin = ClockOrigin::read();
         let registry = Registry::new();
-        // A second recorder can only come from a test harness; then it counts, not we.
+        // A second recorder can only come from a test harness, which then does the counting.
         let _ = sluice_telemetry::metrics::install_recorder(&registry);
         let shard = registry.shard(options.workers + 1);
         let log = LogHub::start(&registry, options.workers + 2)
@@ -206,7 +206,7 @@ impl Control {
                 descriptors: Arc::clone(&descriptors),
             })?);
         }
-        // Checks of endpoints speak as workers do, on this thread; their sockets come from the reserve.
+        // Health checks use the workers' protocol code on this thread; their sockets come from the descriptor reserve.
         let control_worker = WorkerCx::new(
             options.workers,
             origin.clock(),
@@ -263,7 +263,7 @@ impl Control {
         Ok(control)
     }
 
-    /// Puts a snapshot in force: whatever can fail is prepared on every worker before anything changes on any.
+    /// Puts a snapshot in force: everything that can fail is prepared on every worker before anything changes on any.
     async fn put_in_force(
         &self,
         snapshot: &Arc<Snapshot>,
@@ -292,7 +292,7 @@ impl Control {
         Ok(())
     }
 
-    /// Serves the UDP ports that the process before this one has let go of.
+    /// Serves the UDP ports that the previous process has released.
     async fn take_over(&self, looks: &mut takeover::Looks) {
         if !self.sockets.borrow().may_bind_more() {
             return;
@@ -301,7 +301,7 @@ impl Control {
         let snapshot = Arc::clone(&self.in_force.borrow().built.snapshot);
         match self.put_in_force(&snapshot, |_| false).await {
             Ok(()) if self.sockets.borrow().waiting() < before => looks.succeeded(),
-            // Another process was quicker.
+            // Another process was faster.
             Ok(()) => _ = looks.failed(String::new()),
             Err(error) => {
                 let error = format!("{error:#}");
@@ -314,7 +314,7 @@ impl Control {
         }
     }
 
-    /// Has every worker make ready what it is to serve.
+    /// Has every worker prepare what it is to serve.
     async fn prepare(&self, orders: Vec<Vec<Wanted>>) -> anyhow::Result<()> {
         for (worker, wanted) in self.workers.iter().zip(orders) {
             let prepared = worker.ask(|done| WorkerCommand::Prepare(wanted, done)).await;
@@ -323,7 +323,7 @@ impl Control {
         Ok(())
     }
 
-    /// Waits, for a while, until the host names of clusters are looked up. Listeners that need none serve meanwhile.
+    /// Waits a limited time for the host names of clusters to be resolved. Listeners that need none serve meanwhile.
     async fn await_names(&self, rounds: &BTreeMap<Name, Rc<Resolution>>, next: &mut NextSockets) {
         let waiting: BTreeSet<Name> = {
             let in_force = self.in_force.borrow();
@@ -349,7 +349,7 @@ impl Control {
             () = tokio::time::sleep(TELL_LOOKUPS) => {}
         }
         self.tell_waiting(rounds, &waiting);
-        // Clusters whose names are not found by then serve once they are.
+        // Clusters whose names are not resolved by then serve once they are.
         let _ = all.await;
     }
 
@@ -378,15 +378,15 @@ impl Control {
         );
     }
 
-    /// Has every worker serve what it made ready.
+    /// Has every worker serve what it has prepared.
     async fn commit(&self, part: &ServeScope) {
         for worker in &self.workers {
-            // A worker that is gone serves nothing that could be out of date.
+            // A worker that has ended serves nothing outdated.
             let _ = worker.ask(|done| WorkerCommand::Commit { part: part.clone(), done }).await;
         }
     }
 
-    /// Brings the clusters in line with a snapshot. Returns the first look-ups of those that are new.
+    /// Applies a snapshot to the clusters. Returns the first look-ups of new ones.
     fn apply_clusters(
         &self,
         snapshot: &Snapshot,
@@ -420,7 +420,7 @@ impl Control {
                 tracing::info!(snapshot = number, "reloaded: {diff}");
                 "applied"
             }
-            // Files are touched for many reasons; only who asked for it wants to hear of it.
+            // Files are touched for many reasons; only a reload by signal reports that nothing changed.
             Ok(None) if trigger == Trigger::Watch => return,
             Ok(None) => {
                 tracing::info!("reload: nothing changed");
@@ -429,7 +429,7 @@ impl Control {
             Err(error) => {
                 let failure = ReloadFailure::of(error);
                 let mut in_force = self.in_force.borrow_mut();
-                // Watched folders change for many reasons; the same failure is told once.
+                // Watched folders change for many reasons; the same failure is reported once.
                 if trigger == Trigger::Watch && in_force.last_failure.as_ref() == Some(&failure) {
                     return;
                 }
@@ -487,8 +487,8 @@ impl Control {
         Ok(Some(diff))
     }
 
-    /// Tells when certificates expire. One that left the configuration is kept for as long as a connection of an
-    /// older one may use it.
+    /// Updates the expiry metrics of certificates. A certificate that left the configuration is kept while a connection
+    /// with an older configuration may use it.
     fn tell_certificates(&self) {
         self.builder.certs.sweep();
         if self.vitals.tell_certificates(&self.builder.certs) {
@@ -496,8 +496,8 @@ impl Control {
         }
     }
 
-    /// Removes the series of listeners, clusters, rules, endpoints and certificates that are not in use any more.
-    /// Some stay for as long as something counts in them.
+    /// Removes the series of listeners, clusters, rules, endpoints and certificates that are no longer in use.
+    /// A series stays while something still counts in it.
     fn forget_names(&self) {
         if !self.names_left.get() {
             return;
@@ -541,7 +541,7 @@ impl Control {
         self.registry.render()
     }
 
-    /// Stops accepting and waits for what is open.
+    /// Stops accepting and waits for open connections to end.
     async fn drain(&self, again: &mut Signal, also: &mut Signal) {
         let timeout = self.in_force.borrow().built.config.drain.timeout.0;
         self.stage.set(Stage::Draining);
@@ -591,7 +591,7 @@ impl Control {
         for worker in &self.workers {
             worker.order(WorkerCommand::EndAll(why)).await;
         }
-        // Their ends take a turn of each worker's loop.
+        // Ending them takes a turn of each worker's loop.
         for _ in 0..ENDING_LOOKS {
             if self.count().await.is_empty() {
                 return;
@@ -614,9 +614,9 @@ impl Control {
 /// A reload that failed.
 #[derive(Debug, PartialEq, Eq)]
 struct ReloadFailure {
-    /// As the pages show it: without lines of the configuration, which may hold secrets.
+    /// The text for the admin pages: without lines of the configuration, which may contain secrets.
     brief: String,
-    /// What was read and what came of it.
+    /// A hash of the content read and of the error.
     content: u64,
 }
 
@@ -633,7 +633,7 @@ impl ReloadFailure {
     }
 }
 
-/// What clusters are checked with.
+/// The health checks of clusters.
 fn probes(control_worker: Rc<WorkerCx>) -> Probes {
     Rc::new(move |plan| match plan.health.as_ref().map(|health| &health.kind) {
         Some(CheckKind::Http { .. } | CheckKind::Grpc { .. }) => {
@@ -643,20 +643,20 @@ fn probes(control_worker: Rc<WorkerCx>) -> Probes {
     })
 }
 
-/// How long the start waits for host names to be looked up.
+/// How long the start waits for host names to be resolved.
 const FIRST_LOOKUPS: Duration = Duration::from_secs(5);
 
-/// How long it waits before it says so.
+/// How long it waits before it logs that it does.
 const TELL_LOOKUPS: Duration = Duration::from_millis(300);
 
-/// How often a drain looks whether it is done, and tells that it is not.
+/// How often a drain checks whether it is done, and logs that it is not.
 const DRAIN_LOOK: Duration = Duration::from_millis(50);
 const DRAIN_TELL: Duration = Duration::from_secs(3);
 
-/// How often the end of all connections is waited for.
+/// Maximum number of checks for the end of all connections.
 const ENDING_LOOKS: u32 = 20;
 
-/// Endpoints that left, for the workers.
+/// Endpoints removed from a cluster, for the workers.
 struct Left {
     cluster: Name,
     endpoints: Vec<Arc<str>>,
@@ -680,14 +680,14 @@ fn admin_plan(admin: &Admin, limits: &Limits) -> AdminPlan {
     AdminPlan {
         connections: limits.size(Limit::AdminConnections),
         hosts: admin.hosts.iter().map(|host| host.value.clone()).collect(),
-        // A browser reaches no unix socket, and its clients name whatever they like.
+        // Browsers cannot reach a unix socket, and its clients send any host name.
         any_host: matches!(admin.address.value, ListenAddress::Unix(_)),
         answer_timeout: Duration::from_secs(limits.get(Limit::AdminAnswer)),
         guard_changes: true,
     }
 }
 
-/// The socket of the admin pages, its file where that is not in place yet, and the address it got.
+/// The socket of the admin pages, its file if not yet in place, and its bound address.
 type AdminBound = (AdminSocket, Option<StagedFile>, String);
 
 fn admin_socket(address: &ListenAddress, takeover: bool) -> anyhow::Result<AdminBound> {

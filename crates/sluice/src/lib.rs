@@ -1,8 +1,8 @@
-//! Sluice as a library: the command line, with filters of one's own.
+//! Sluice as a library: the command line, with custom filters.
 //!
-//! Owns: the command line, and what each command names of the layers below.
+//! Owns: the command line, and which lower layers each command uses.
 //! Refuses to know: how anything is done. Keeps: exit codes are documented and few; a binary with
-//! third-party filters is the same binary in every other respect.
+//! third-party filters is identical in every other respect.
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;
@@ -16,7 +16,7 @@ mod commands;
 mod control;
 mod worker;
 
-/// The filters that configurations may name. The default is those that come with Sluice.
+/// The filters that configurations may name. The default is the set built into Sluice.
 #[derive(Clone, Debug, Default)]
 pub struct Extensions {
     /// Connection filters.
@@ -25,7 +25,7 @@ pub struct Extensions {
     pub http: HttpFilters,
 }
 
-/// Does what the command line says, with these filters. The whole of a `main`.
+/// Runs the command line with these filters. A `main` needs nothing else.
 pub fn main_with(extensions: Extensions) -> ExitCode {
     match commands::run(cli::Cli::parse(), extensions) {
         Ok(code) => code,
@@ -36,13 +36,13 @@ pub fn main_with(extensions: Extensions) -> ExitCode {
     }
 }
 
-/// The last word of a failed command.
+/// Prints the final message of a failed command.
 #[allow(clippy::print_stderr, reason = "it goes to whoever called the command, not to a log")]
 fn say(text: &str) {
     eprintln!("{}", text.trim_end());
 }
 
-/// The page on extending, compiled and run as its readers would.
+/// The page on extending Sluice, compiled and run as a doctest.
 #[cfg(doctest)]
 #[doc = include_str!("../../../docs/extending.md")]
 struct Extending;

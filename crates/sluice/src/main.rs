@@ -1,4 +1,4 @@
-//! The `sluice` binary: the library with the filters that come with it.
+//! The `sluice` binary: the library with its built-in filters.
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;

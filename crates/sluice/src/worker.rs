@@ -1,8 +1,8 @@
 //! A worker: a thread with its own runtime, sockets and connections.
 //!
-//! Owns: the thread and what the control thread may ask of it. Refuses to know: configuration.
-//! Keeps: orders are carried out in the order they were given; the thread ends when told, and not
-//! before its order channel is closed.
+//! Owns: the thread and the commands that the control thread may send it. Refuses to know: configuration.
+//! Keeps: commands are executed in the order in which they were sent; the thread ends when its command
+//! channel is closed, and not before.
 
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
@@ -31,50 +31,50 @@ mod prepared;
 use prepared::Prepared;
 pub(crate) use prepared::{Wanted, receive_buffer, tcp_options};
 
-/// Orders that may wait for a worker; the control thread gives them one at a time.
+/// Commands that may be queued for a worker; the control thread sends them one at a time.
 const ORDERS: usize = 64;
 
-/// Names a listening socket over reloads: its address, and whose it is where the port is chosen by
-/// the system.
+/// Identifies a listening socket across reloads: its address, and its listener if the system chooses
+/// the port.
 pub(crate) type SocketKey = (ListenAddress, Option<Name>);
 
-/// What the control thread asks of a worker.
+/// A command from the control thread to a worker.
 pub(crate) enum WorkerCommand {
-    /// Make everything ready to serve exactly these sockets with these plans; change nothing in force.
+    /// Prepare to serve exactly these sockets with these plans; change nothing in force.
     Prepare(Vec<Wanted>, oneshot::Sender<Result<(), String>>),
-    /// Serve what was prepared, or only these sockets of it for now. It cannot fail.
+    /// Serve what was prepared, or for now only some of its sockets. It cannot fail.
     Commit { part: ServeScope, done: oneshot::Sender<()> },
-    /// Drop what was prepared.
+    /// Discard what was prepared.
     Abandon,
-    /// Accept what is queued, close the listening sockets, go on serving.
+    /// Accept queued connections, close the listening sockets, keep serving open connections.
     Drain,
-    /// Endpoints left a cluster.
+    /// Endpoints were removed from a cluster.
     Left { cluster: Name, endpoints: Vec<Arc<str>>, policy: OnRemoved },
     /// End every connection and flow.
     EndAll(Reason),
-    /// How many connections and flows there are, by listener.
+    /// Report the number of connections and flows by listener.
     Count(oneshot::Sender<HashMap<Name, usize>>),
-    /// What is open, for the admin page: of one listener or of all, and no more than so many.
+    /// List open connections and flows for the admin page: of one listener or all, up to a limit.
     List { listener: Option<Name>, limit: Option<usize>, answer: oneshot::Sender<Vec<Value>> },
 }
 
-/// How much of what was prepared is to be served.
+/// How much of what was prepared to serve.
 #[derive(Clone)]
 pub(crate) enum ServeScope {
     /// These sockets, while others wait.
     Sockets(Arc<HashSet<SocketKey>>),
-    /// All of it; nothing else lives on, and of clusters only these.
+    /// All of it; other sockets are retired, and only the pools of these clusters are kept.
     Whole { clusters: Arc<HashSet<Name>> },
 }
 
-/// The control thread's end of a worker.
+/// The control thread's handle to a worker.
 #[derive(Debug)]
 pub(crate) struct Worker {
     orders: Option<mpsc::Sender<WorkerCommand>>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// What a worker is made of.
+/// What a worker is started with.
 pub(crate) struct WorkerConfig {
     pub(crate) number: usize,
     pub(crate) workers: usize,
@@ -96,14 +96,14 @@ impl Worker {
         Ok(Self { orders: Some(orders), thread: Some(thread) })
     }
 
-    /// Gives an order; a worker that is gone has nothing to do any more.
+    /// Sends a command; one to a worker that has ended is ignored.
     pub(crate) async fn order(&self, order: WorkerCommand) {
         if let Some(orders) = &self.orders {
             let _ = orders.send(order).await;
         }
     }
 
-    /// Asks for something.
+    /// Sends a command and waits for its result.
     pub(crate) async fn ask<T>(
         &self,
         order: impl FnOnce(oneshot::Sender<T>) -> WorkerCommand,
@@ -152,15 +152,15 @@ enum AnySlot {
 /// The sockets that a worker serves.
 type SlotMap = HashMap<SocketKey, AnySlot>;
 
-/// Carries out orders.
+/// The command loop.
 struct WorkerLoop {
     worker: Rc<WorkerCx>,
-    /// Among the workers, and so of its sockets among those that share a port.
+    /// Index among the workers, and thus of its sockets among those that share a port.
     place: ReuseportMember,
     slots: SlotMap,
-    /// What the next snapshot is to be served with, once every worker has it ready.
+    /// What the next snapshot is to be served with, once every worker has prepared it.
     prepared: Option<Prepared>,
-    /// UDP sockets that take no new flows and still have some.
+    /// UDP sockets that accept no new flows and still have some.
     retired: Vec<Rc<UdpSlot>>,
 }
 
@@ -171,7 +171,7 @@ impl WorkerLoop {
                 WorkerCommand::Prepare(wanted, done) => {
                     let (slots, worker) = (&self.slots, &self.worker);
                     let prepared = Prepared::new(wanted, slots, self.place, worker);
-                    // Who does not wait for an answer needs none.
+                    // The control thread may have stopped waiting for the result.
                     let _ = done.send(prepared.map(|ready| {
                         self.prepared = Some(ready);
                     }));
@@ -203,7 +203,7 @@ impl WorkerLoop {
         }
     }
 
-    /// Puts what was prepared in force, or a part of it.
+    /// Applies what was prepared, or a part of it.
     fn commit(&mut self, part: ServeScope) {
         let Some(mut prepared) = self.prepared.take() else { return };
         let clusters = match part {
@@ -255,7 +255,7 @@ impl WorkerLoop {
         let worker = Rc::clone(&self.worker);
         let slots: Vec<Rc<UdpSlot>> = self.udp_slots().cloned().collect();
         let cluster = cluster.clone();
-        // Only those that are there now: who comes later chose among those that stayed.
+        // Only existing connections: later ones selected among the remaining endpoints.
         let until = worker.now();
         self.worker.spawn(async move {
             if !wait.is_zero() {
@@ -315,7 +315,7 @@ impl WorkerLoop {
         connections.chain(flows).take(limit.unwrap_or(usize::MAX)).collect()
     }
 
-    /// A request under way. Its query is left out: it may hold secrets.
+    /// A request in flight. Its query is omitted: it may contain secrets.
     fn of_request(&self, request: &in_flight::Request) -> Value {
         let clock = &self.worker.clock;
         let mut item = json!({

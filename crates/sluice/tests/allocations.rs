@@ -1,7 +1,7 @@
-//! Requests of HTTP/1 allocate nothing once what they need is there.
+//! HTTP/1 requests do not allocate in the steady state.
 //!
-//! This program is both: started with `run`, it is Sluice with an allocator that counts and a filter that
-//! tells the count; else it is the test.
+//! This program is both: started with `run`, it is Sluice with a counting allocator and a filter that reports the
+//! count; otherwise it is the test.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::alloc::System;
@@ -27,8 +27,7 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 /// Requests between two counts.
 const REQUESTS: usize = 4000;
 
-/// What the rest of the process may allocate meanwhile: the two requests that ask for the count, and
-/// whatever the control thread does.
+/// Allocations by the rest of the process meanwhile: the two requests that ask for the count, and the control thread.
 const OTHERS: usize = 200;
 
 sluice_core::reasons! {
@@ -36,9 +35,9 @@ sluice_core::reasons! {
 }
 
 sluice_core::section! {
-    /// Answers a request with how often memory was allocated.
+    /// Responds to a request with the number of allocations so far.
     pub struct Allocations {
-        /// The path that is answered so.
+        /// The path that gets this response.
         pub path: String = "/allocations",
     }
 }
@@ -108,7 +107,7 @@ fn a_request_allocates_nothing() {
         }
         Ok(())
     });
-    // Records of connections alone: one of a request is a value of its own on its way to the log.
+    // Connection records only: a request record is a value of its own on its way to the log.
     let kit = Sluice::with_binary(std::env::current_exe().unwrap());
     let sluice = kit.workers(1).without_request_records().start(&format!(
         "listeners: [{{ name: web, address: 127.0.0.1:0, http: {{ routes: main, filters: [{{ allocations: {{}} }}] }} }}]\n\

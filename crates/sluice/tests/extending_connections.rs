@@ -1,6 +1,6 @@
-//! The connection filter that the page on extending shows, in a binary of its own that runs.
+//! The connection filter from the page on extending, in a binary of its own that runs.
 //!
-//! This program is both: started with `run`, it is what stands on the page; else it is the test.
+//! This program is both: started with `run`, it is the program on the page; otherwise it is the test.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::io::Read as _;
@@ -42,7 +42,7 @@ fn odd_ports_are_turned_away() {
     sluice.record_of("parity.odd_port");
 }
 
-/// Connects from a port that leaves `rest` when it is halved.
+/// Connects from a port with the remainder `rest` modulo 2.
 fn connect_from(to: SocketAddr, rest: u16) -> TcpStream {
     (20_000..30_000_u16)
         .filter(|port| port % 2 == rest)

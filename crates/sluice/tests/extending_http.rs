@@ -1,6 +1,6 @@
-//! The HTTP filter that the page on extending shows, in a binary of its own that runs.
+//! The HTTP filter from the page on extending, in a binary of its own that runs.
 //!
-//! This program is both: started with `run`, it is what stands on the page; else it is the test.
+//! This program is both: started with `run`, it is the program on the page; otherwise it is the test.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::process::ExitCode;

@@ -1,12 +1,12 @@
-//! Every reason that something ends with, brought about once; what was seen of it is the page `docs/faults.md`.
+//! Provokes every reason that something ends with once; the observations form the page `docs/faults.md`.
 //!
-//! Owns: running the cases, the page, and what is asked of every case: its record names the cause and the
-//! place, its reason has help, and a client hears nothing of what is behind Sluice.
-//! Refuses to know: how a fault is made; the tables beside it do. Keeps: the page is what was seen, volatile
-//! values masked; a reason of the closed set without a case fails.
+//! Owns: running the cases, the page, and the requirements on every case: its record names the cause and the place, its
+//! reason has help, and a client learns nothing about what is behind Sluice. Refuses to know: how a fault is provoked;
+//! the tables beside it do. Keeps: the page is what was observed, with volatile values masked; a reason of the closed
+//! set without a case fails.
 //!
-//! `UPDATE=1` writes the page. A word as argument runs the cases whose names hold it. Started with `run`, this
-//! program is Sluice with two filters of its own, for what no configuration can bring about.
+//! `UPDATE=1` writes the page. An argument selects the cases whose name or reason contains it. Started with `run`, this
+//! program is Sluice with two extra filters, for faults that no configuration can provoke.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -58,13 +58,13 @@ const AREAS: &[(&str, &[Fault])] = &[
     ("Configuration and process", config::CASES),
 ];
 
-/// Reasons that a test cannot bring about without harm to the machine that it runs on.
+/// Reasons that a test cannot provoke without harm to the machine it runs on.
 const UNDRIVEN: &[&str] = &[
-    // The memory that the system has for sockets, used up.
+    // Exhausts the memory that the system has for sockets.
     "local.memory",
 ];
 
-/// Cases at once.
+/// Cases that run in parallel.
 const THREADS: usize = 4;
 
 fn main() -> ExitCode {
@@ -82,7 +82,7 @@ fn main() -> ExitCode {
     if chosen.len() == all().count() {
         let driven: BTreeSet<&str> = all().map(|fault| fault.reason).collect();
         let missing = reasons.keys().filter(|code| {
-            // Some are said of attempts alone.
+            // Some reasons are only reported for attempts.
             let attempted = |of_it: &Seen| of_it.attempted(code);
             let undriven = UNDRIVEN.contains(&code.as_str());
             !undriven && !driven.contains(code.as_str()) && !seen.values().any(attempted)
@@ -113,7 +113,7 @@ fn reasons() -> BTreeMap<String, String> {
     rows.iter().map(|row| (text(row, "code"), text(row, "help"))).collect()
 }
 
-/// What was seen of each case, by its name; a case that panics is missing, and has said why.
+/// The observations by case name; a case that panics is missing, and has printed the reason.
 fn run(cases: &[&Fault]) -> BTreeMap<&'static str, Seen> {
     let (next, seen) = (AtomicUsize::new(0), Mutex::new(BTreeMap::new()));
     std::thread::scope(|scope| {
@@ -132,7 +132,7 @@ fn run(cases: &[&Fault]) -> BTreeMap<&'static str, Seen> {
     seen.into_inner().unwrap()
 }
 
-/// What is wrong with what was seen.
+/// What is wrong with the observations.
 fn judge(
     cases: &[&Fault],
     seen: &BTreeMap<&'static str, Seen>,
@@ -146,7 +146,7 @@ fn judge(
             say("the case failed");
             continue;
         };
-        // The cause: no other fault reads the same.
+        // The cause: no other fault looks the same.
         if let Some(other) = causes.insert(of_it.cause(), fault.name) {
             say(&format!("it reads as `{other}` does: {}", of_it.cause()));
         }
@@ -171,7 +171,7 @@ fn judge(
                 say("no metric counts it");
             }
         }
-        // What is behind Sluice is no client's business.
+        // A client must not learn what is behind Sluice.
         let inner = of_it.endpoints.iter().find(|inner| of_it.heard.contains(inner.as_str()));
         let words = ["certificate", "os error", "errno", "authority"];
         let inner = inner.map(String::as_str);
@@ -184,7 +184,7 @@ fn judge(
     wrong
 }
 
-/// Whether a help says what to look at or change, or that there is nothing to do.
+/// Whether a help text names something to check or change, or states that there is nothing to do.
 fn has_next_step(help: &str) -> bool {
     let sentences = help.split_inclusive(['.', ';', '?']).count();
     let steps = [

@@ -1,7 +1,7 @@
-//! A reload that fails on one worker changes nothing on any.
+//! A reload that fails on one worker changes nothing on any worker.
 //!
-//! This program is both: started with `run`, it is Sluice with a filter that cannot be made on one of its
-//! workers; else it is the test.
+//! This program is both: started with `run`, it is Sluice with a filter that cannot be created on one of its workers;
+//! otherwise it is the test.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::process::ExitCode;
@@ -14,11 +14,11 @@ use sluice_testkit::origin::Client;
 use sluice_testkit::peers::{Server, connect, read};
 use sluice_testkit::{Running, Sluice};
 
-/// Connections made to each listener: enough for both workers to get some.
+/// Connections made to each listener: enough to reach both workers.
 const CONNECTIONS: usize = 24;
 
 sluice_core::section! {
-    /// Panics while it is made on one worker.
+    /// Panics when it is created on one worker.
     pub struct Fragile {
         /// The worker.
         pub worker: u16 = "1",
@@ -129,7 +129,7 @@ fn a_reload_that_fails_on_one_worker_changes_nothing_on_any() {
     }
 }
 
-/// Every worker relays to the server that says `word`, and answers HTTP with it.
+/// Checks that every worker relays to the server that sends `word`, and responds to HTTP with it.
 fn serves(sluice: &Running, word: &str) {
     for _ in 0..CONNECTIONS {
         assert_eq!(read(&mut connect(sluice.addr("door")), 3), word.as_bytes());

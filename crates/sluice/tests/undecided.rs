@@ -1,6 +1,6 @@
-//! An HTTP filter that never decides, in a binary of its own that runs: its requests are answered in time.
+//! An HTTP filter that never decides, in a binary of its own that runs: its requests time out.
 //!
-//! This program is both: started with `run`, it is a Sluice with that filter; else it is the test.
+//! This program is both: started with `run`, it is Sluice with that filter; otherwise it is the test.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::process::ExitCode;

@@ -1,8 +1,7 @@
-//! The side-by-side benchmark: the same load on several proxies in turns, CPU per unit of work.
+//! The side-by-side benchmark: the same load on several proxies in turn, measured as CPU per unit of work.
 //!
-//! Owns: the scenarios, the turns, the table. Refuses to know: how proxies and loads are made.
-//! Keeps: all proxies stay up and take turns, so that slow changes of the machine fall on all alike;
-//! what is said is a ratio within a round.
+//! Owns: the scenarios, the turns, the table. Refuses to know: how proxies and loads are made. Keeps: all proxies stay
+//! up and take turns, so that slow changes of the machine affect all alike; results are ratios within a round.
 
 use std::path::Path;
 use std::process::Command;
@@ -31,7 +30,7 @@ struct Scenario {
     /// The folder of configurations in `benches/`.
     kind: &'static str,
     unit: &'static str,
-    /// Counted events that make a unit.
+    /// Counted events per unit.
     per_unit: f64,
     clients: usize,
     serve: Service,
@@ -153,13 +152,13 @@ const H3: &[Scenario] = &[Scenario {
     drive: load::get_h3,
 }];
 
-/// Connections that lie idle.
+/// A load of idle connections.
 struct Idle {
     name: &'static str,
     /// The folder of configurations in `benches/`.
     kind: &'static str,
     count: usize,
-    /// Descriptors of the proxy that each takes.
+    /// File descriptors that each connection takes in the proxy.
     files: usize,
     serve: Service,
     speech: Speech,
@@ -196,10 +195,10 @@ const IDLE_H3: &[Idle] = &[Idle {
 /// The groups of scenarios.
 pub const GROUPS: [&str; 3] = ["l4", "http", "h3"];
 
-/// Runs every scenario of a group whose name holds `filter` and prints a table.
+/// Runs every scenario of a group whose name contains `filter` and prints a table.
 ///
 /// # Errors
-/// There is no such group, a proxy cannot be started, or a load does no work.
+/// The group does not exist, a proxy cannot be started, or a load does no work.
 #[allow(clippy::print_stdout, reason = "the table is what the command is for")]
 pub fn run(sluice: &Path, group: &str, rounds: u32, filter: &str) -> anyhow::Result<()> {
     let (scenarios, idle) = match group {
@@ -213,7 +212,7 @@ pub fn run(sluice: &Path, group: &str, rounds: u32, filter: &str) -> anyhow::Res
         bail!("two processors are needed: one for the proxy, one for the load");
     }
     let files = sluice_sys::process::raise_file_limit();
-    // Threads made from here on are kept off the proxy's processor.
+    // Threads created from here on stay off the proxy's CPU.
     let pid = std::process::id().to_string();
     shell::output(Command::new("taskset").args(["-cp", &format!("1-{}", cpus - 1), &pid]))?;
     let kit = Arc::new(Kit::new(sluice)?);
@@ -233,7 +232,7 @@ pub fn run(sluice: &Path, group: &str, rounds: u32, filter: &str) -> anyhow::Res
         // This process holds as many descriptors as the proxy.
         let count = (*count).min(files.checked_div(*each).unwrap_or(usize::MAX));
         let proxies = kit.start_all(kind, serve()?)?;
-        // Nothing is spliced while nothing moves.
+        // Nothing is spliced while connections are idle.
         for proxy in proxies.iter().filter(|proxy| !proxy.name.ends_with("-splice")) {
             let before = proxy.memory()?;
             let held = load::hold(proxy.port, &kit, count, *speech)?;
@@ -254,7 +253,7 @@ fn compare(scenario: &Scenario, kit: &Arc<Kit>, rounds: u32) -> anyhow::Result<(
         for turn in 0..proxies.len() {
             let index = (turn + round as usize) % proxies.len();
             let cost = measure(&proxies[index], scenario, kit)?;
-            // The first round warms up.
+            // The first round is a warm-up.
             if round > 0 {
                 costs[index].push(cost);
             }
@@ -277,14 +276,14 @@ fn compare(scenario: &Scenario, kit: &Arc<Kit>, rounds: u32) -> anyhow::Result<(
     Ok(())
 }
 
-/// Microseconds of the proxy's processor time per unit, over one turn.
+/// The CPU time of the proxy in microseconds per unit, over one turn.
 fn measure(proxy: &Proxy, scenario: &Scenario, kit: &Arc<Kit>) -> anyhow::Result<f64> {
     let (stop, events) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let clients: Vec<_> = (0..scenario.clients)
         .map(|_| {
             let (stop, events, kit) = (Arc::clone(&stop), Arc::clone(&events), Arc::clone(kit));
             let (port, drive) = (proxy.port, scenario.drive);
-            // An error is the end of the turn, or shows as too little work.
+            // An error either comes with the end of the turn, or shows as too little work.
             thread::spawn(move || drop(drive(port, &kit, &stop, &events)))
         })
         .collect();

@@ -1,6 +1,6 @@
 //! The rules of the repository, and the commands that developers and CI run.
 //!
-//! Owns: the order of crates, the checks that rules become tests by. Refuses to know: Sluice.
+//! Owns: the order of crates, the checks behind the rules. Refuses to know: Sluice.
 #![forbid(unsafe_code)]
 
 pub mod bench;

@@ -1,10 +1,10 @@
-//! The programs of the system that tests want, and installing them where that may be done.
+//! The system programs that tests need, and their installation where it is possible.
 
 use std::path::Path;
 
 use crate::shell;
 
-/// A program that black-box tests use, and its Debian package.
+/// The programs that black-box tests use, and their Debian packages.
 const WANTED: &[(&str, &str)] = &[
     ("openssl", "openssl"),
     ("curl", "curl"),
@@ -24,14 +24,14 @@ const WANTED: &[(&str, &str)] = &[
     ("chromium", "chromium"),
 ];
 
-/// Modules of the system's Python that peers in tests are written with, and their packages.
+/// The modules of the system's Python that test peers use, and their packages.
 const MODULES: &[(&str, &str)] = &[
     ("grpc", "python3-grpcio"),
     ("websockets", "python3-websockets"),
     ("ensurepip", "python3-venv"),
 ];
 
-/// Modules that no package of the system has; they go into a folder of the build.
+/// Modules that the system does not package; they are installed in the build directory.
 const FROM_PYPI: &[(&str, &str)] = &[("aioquic", "aioquic>=1.2,<2")];
 
 /// Whether the system's Python has a module.
@@ -40,7 +40,7 @@ fn has_module(module: &str) -> bool {
     shell::output(&mut shell::command("/usr/bin/python3", &["-c", &import])).is_ok()
 }
 
-/// Where programs are, servers that hide outside of PATH included.
+/// Whether a program is installed, including servers outside of PATH.
 fn is_there(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let postgres = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
@@ -52,7 +52,7 @@ fn is_there(program: &str) -> bool {
         .any(|folder| folder.join(program).is_file())
 }
 
-/// Makes a Python of the tests' own, with the system's modules and those that the system does not have.
+/// Creates a Python environment for the tests, with the system's modules and those that the system does not package.
 #[allow(clippy::print_stdout, reason = "a developer wants to see what is missing")]
 fn install_from_pypi() {
     let folder = shell::target().join("peers");
@@ -76,7 +76,7 @@ fn install_from_pypi() {
     }
 }
 
-/// Installs what is missing, as root on Debian; elsewhere says what is missing and goes on.
+/// Installs what is missing, as root on Debian; elsewhere reports it and continues.
 pub fn install() {
     install_packages();
     install_from_pypi();
@@ -102,7 +102,7 @@ fn install_packages() {
     for args in [&["update", "-qq"][..], &install] {
         let mut command = shell::command("apt-get", args);
         command.env("DEBIAN_FRONTEND", "noninteractive");
-        // Services are the tests' to start, on ports of their own.
+        // The tests start services themselves, on their own ports.
         command.env("RUNLEVEL", "1");
         if let Err(error) = shell::run(&mut command) {
             println!("MISSING: {error:#}");

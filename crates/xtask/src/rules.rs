@@ -1,4 +1,4 @@
-//! The rules of the repository, each a function that lists what breaks it.
+//! The rules of the repository, each a function that lists its violations.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -8,7 +8,7 @@ use anyhow::Context as _;
 
 use crate::shell;
 
-/// The crates from the bottom up. A crate may name those before it, never those after it.
+/// The crates from the bottom up. A crate may depend on those before it, never on those after it.
 pub const LAYERS: &[&str] = &[
     "sluice-core",
     "sluice-sys",
@@ -25,13 +25,13 @@ pub const LAYERS: &[&str] = &[
     "sluice",
 ];
 
-/// Crates for developers, which no shipped crate may name.
+/// Crates for developers, which no shipped crate may depend on.
 const DEVELOPERS: &[&str] = &["sluice-testkit", "xtask"];
 
-/// What L4 must not be built on: it knows HTTP only by its first bytes.
+/// The packages that L4 must not depend on: it knows HTTP only by its first bytes.
 const NOT_IN_L4: &[&str] = &["http", "httparse", "h2", "h3", "hyper", "quinn"];
 
-/// Arrows between crates that point upwards. `root` holds the folder `crates`.
+/// The dependencies between crates that do not point downwards. `root` contains the folder `crates`.
 ///
 /// # Errors
 /// A manifest cannot be read.
@@ -46,7 +46,7 @@ pub fn layers(root: &Path) -> anyhow::Result<Vec<String>> {
             let dependency = line.split(['.', ' ', '=']).next().unwrap_or_default();
             let upwards =
                 LAYERS.iter().position(|other| *other == dependency).is_some_and(|h| h >= height);
-            // They stand side by side: neither sees the other.
+            // They are siblings: neither may depend on the other.
             let sideways = *name == "sluice-codec" && dependency == "sluice-l4";
             if upwards || sideways || DEVELOPERS.contains(&dependency) {
                 broken.push(format!("{name} names {dependency}, which is not below it"));
@@ -58,10 +58,10 @@ pub fn layers(root: &Path) -> anyhow::Result<Vec<String>> {
     Ok(broken)
 }
 
-/// What L4 is built on and must not be.
+/// The packages that L4 depends on but must not.
 ///
 /// # Errors
-/// Cargo does not say what it is built on.
+/// `cargo tree` fails.
 pub fn l4_packages() -> anyhow::Result<Vec<String>> {
     let args = ["tree", "--offline", "-p", "sluice-l4", "-e", "normal", "--prefix", "none"];
     let tree = shell::output(shell::command("cargo", &args).args(["--format", "{p}"]))?;
@@ -75,16 +75,16 @@ pub fn not_for_l4(tree: &str) -> Vec<String> {
     banned.map(|name| format!("sluice-l4 is built on {name}")).collect()
 }
 
-/// Modules of a crate that use each other in a circle.
+/// The crates whose modules use each other in a cycle.
 ///
 /// # Errors
-/// A source cannot be read.
+/// A source file cannot be read.
 pub fn cycles(root: &Path) -> anyhow::Result<Vec<String>> {
     let mut broken = Vec::new();
     for name in LAYERS {
         let source = root.join("crates").join(name).join("src");
         let mut uses: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-        // Tests may look anywhere.
+        // Tests may use any module.
         for file in rust_files(&source)?.into_iter().filter(|file| !is_tests(file)) {
             let module = module_of(&source, &file);
             let text = fs::read_to_string(&file)?;
@@ -104,7 +104,7 @@ pub fn cycles(root: &Path) -> anyhow::Result<Vec<String>> {
         }
         uses.remove("lib");
         uses.remove("main");
-        // Whoever uses nothing that is left is no part of a circle.
+        // A module that uses none of the remaining ones is not part of a cycle.
         while let Some(leaf) =
             uses.iter().find(|(_, used)| used.is_empty()).map(|(name, _)| name.clone())
         {
@@ -124,7 +124,7 @@ fn is_tests(file: &Path) -> bool {
     file.file_name().is_some_and(|name| name == "tests.rs")
 }
 
-/// The module that a path behind `crate::` begins with.
+/// The module at the start of a path after `crate::`.
 fn named(path: &str) -> Option<String> {
     let end = path.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(path.len());
     Some(path[..end].to_owned()).filter(|name| !name.is_empty())
@@ -138,10 +138,10 @@ fn module_of(source: &Path, file: &Path) -> String {
     first.unwrap_or_default().trim_end_matches(".rs").to_owned()
 }
 
-/// Files without a header that says what they own.
+/// The source files without a `//!` header.
 ///
 /// # Errors
-/// A source cannot be read.
+/// A source file cannot be read.
 pub fn headers(root: &Path) -> anyhow::Result<Vec<String>> {
     let mut broken = Vec::new();
     for file in rust_files(&root.join("crates"))? {
@@ -152,10 +152,10 @@ pub fn headers(root: &Path) -> anyhow::Result<Vec<String>> {
     Ok(broken)
 }
 
-/// Crates outside of `sluice-sys` that do not forbid unsafe code.
+/// The crates other than `sluice-sys` that do not forbid unsafe code.
 ///
 /// # Errors
-/// A source cannot be read.
+/// A source file cannot be read.
 pub fn safety(root: &Path) -> anyhow::Result<Vec<String>> {
     let mut broken = Vec::new();
     for name in LAYERS.iter().chain(DEVELOPERS).filter(|name| **name != "sluice-sys") {
@@ -170,10 +170,10 @@ pub fn safety(root: &Path) -> anyhow::Result<Vec<String>> {
     Ok(broken)
 }
 
-/// Names of types that mean two things. A section of the YAML may bear the name of what it becomes.
+/// Type names that are declared more than once. A YAML section may share the name of the type it becomes.
 ///
 /// # Errors
-/// A source cannot be read.
+/// A source file cannot be read.
 pub fn type_names(root: &Path) -> anyhow::Result<Vec<String>> {
     let mut owners: BTreeMap<(String, bool), BTreeSet<String>> = BTreeMap::new();
     for name in LAYERS {
@@ -192,12 +192,12 @@ pub fn type_names(root: &Path) -> anyhow::Result<Vec<String>> {
         .collect())
 }
 
-/// The types that a source declares, those of its own test module apart.
+/// The types that a source file declares, without those of its own test module.
 fn declared_types(text: &str) -> impl Iterator<Item = String> {
     let shipped = text.split("\n#[cfg(test)]\nmod ").next().unwrap_or(text);
     shipped.lines().filter_map(|line| {
         let public = ["pub ", "pub(crate) ", "pub(super) "];
-        // What is indented and private is an associated type; what is public stands in a macro that declares a section.
+        // An indented private type is an associated type; an indented public one is in a macro that declares a section.
         let rest =
             public.iter().find_map(|public| line.trim_start().strip_prefix(public)).unwrap_or(line);
         let kinds = ["struct ", "enum ", "trait ", "type ", "union "];
@@ -206,12 +206,12 @@ fn declared_types(text: &str) -> impl Iterator<Item = String> {
     })
 }
 
-/// Marks of work that was left for later.
+/// Markers of unfinished work.
 ///
 /// # Errors
-/// A source cannot be read.
+/// A source file cannot be read.
 pub fn leftovers(root: &Path) -> anyhow::Result<Vec<String>> {
-    // Written so that this file does not name them itself.
+    // Spelled so that this file does not match itself.
     let marks = ["TO\u{44}O", "FIX\u{4d}E", "unimplemented\u{21}(", "#[ign\u{6f}re"];
     let mut broken = Vec::new();
     for folder in ["crates", "tests"] {

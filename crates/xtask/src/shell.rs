@@ -11,7 +11,7 @@ pub fn root() -> PathBuf {
     here.ancestors().nth(2).unwrap_or(here).to_owned()
 }
 
-/// Where cargo puts what it builds: this program itself lies in `PROFILE/` there.
+/// The directory that cargo builds into: this program itself is in `PROFILE/` there.
 pub fn target() -> PathBuf {
     let own = std::env::current_exe().ok();
     let found = own.as_deref().and_then(|own| own.ancestors().nth(2)).map(Path::to_owned);
@@ -25,7 +25,7 @@ pub fn command(program: &str, args: &[&str]) -> Command {
     command
 }
 
-/// Runs a command and lets it print; says what it runs.
+/// Prints a command, runs it and shows its output.
 ///
 /// # Errors
 /// It cannot be started, or fails.

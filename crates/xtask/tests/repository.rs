@@ -1,4 +1,4 @@
-//! The rules of the repository as ordinary tests, and for each rule a tree that breaks it.
+//! The rules of the repository as ordinary tests, and for each rule a tree that violates it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ fn holds(rule: Rule) {
     assert_eq!(rule(&shell::root()).expect("the sources can be read"), Vec::<String>::new());
 }
 
-/// A tree in which every crate is empty and keeps the rules.
+/// A tree in which every crate is empty and follows the rules.
 struct Tree(PathBuf);
 
 impl Tree {
@@ -35,7 +35,7 @@ impl Tree {
     }
 }
 
-/// A rule holds in a tree that keeps it, and not once `file` says `text`, of which it names `part`.
+/// Checks that a rule holds in a valid tree, and fails, mentioning `part`, once `file` contains `text`.
 #[track_caller]
 fn fails(name: &str, rule: Rule, file: &str, text: &str, part: &str) {
     let tree = Tree::new(name);
@@ -46,7 +46,7 @@ fn fails(name: &str, rule: Rule, file: &str, text: &str, part: &str) {
 }
 
 #[test]
-fn arrows_between_crates_point_downwards() {
+fn crate_dependencies_point_downwards() {
     holds(rules::layers);
     let upwards = "[dependencies]\nsluice-l7.workspace = true\n";
     fails(
@@ -67,7 +67,7 @@ fn l4_is_not_built_on_http() {
 }
 
 #[test]
-fn modules_of_a_crate_form_no_circle() {
+fn modules_of_a_crate_do_not_form_a_cycle() {
     holds(rules::cycles);
     let tree = Tree::new("circle");
     tree.write("crates/sluice-l4/src/a.rs", "//! A.\nuse crate::b::B;\n");
@@ -81,7 +81,7 @@ fn modules_of_a_crate_form_no_circle() {
 }
 
 #[test]
-fn every_file_says_what_it_owns() {
+fn every_source_file_has_a_header() {
     holds(rules::headers);
     fails(
         "headers",
@@ -105,7 +105,7 @@ fn unsafe_code_lives_in_one_crate() {
 }
 
 #[test]
-fn nothing_is_left_for_later() {
+fn sources_contain_no_markers_of_unfinished_work() {
     holds(rules::leftovers);
     let text = format!("//! A.\n// {}{}: later\n", "TO", "DO");
     fails("leftovers", rules::leftovers, "crates/sluice-l4/src/a.rs", &text, "a.rs holds");
@@ -117,7 +117,7 @@ fn a_type_name_means_one_thing() {
     let tree = Tree::new("type-names");
     let declares = |path: &str, kind: &str| tree.write(path, &format!("//! A.\n{kind} Shelf;\n"));
     declares("crates/sluice-l4/src/a.rs", "pub struct");
-    // The YAML may use the word of what it becomes; tests and associated types are their own affair.
+    // A YAML section may share the name of what it becomes; tests and associated types are exempt.
     declares("crates/sluice-model/src/sections.rs", "    pub struct");
     tree.write(
         "crates/sluice-l7/src/a.rs",

@@ -1,27 +1,27 @@
-//! The chunked transfer coding, read in place.
+//! The chunked transfer coding, decoded in place.
 //!
-//! Owns: where in a chunk a stream is. Refuses to know: sockets. Keeps: the data that comes out does
-//! not depend on how the bytes were cut; no more than the trailers is held.
+//! Owns: the position of a stream within a chunk. Refuses to know: sockets. Keeps: the decoded data does not depend on
+//! how the bytes were split; only the trailers are buffered.
 //!
 //! Source: RFC 9112 §7.1.
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 use crate::parse_error::ParseError;
 
-/// Bytes of extensions of one chunk.
+/// Bytes of the extensions of one chunk.
 const EXTENSION_MAX: u16 = 4096;
 
-/// Digits of a chunk size: 15 of them are far beyond any body, and cannot overflow.
+/// Digits of a chunk size: 15 exceed any body by far, and cannot overflow.
 const SIZE_DIGITS_MAX: u8 = 15;
 
-/// Reads chunks.
+/// A decoder of chunks.
 #[derive(Debug, Default)]
 pub struct Chunked {
     state: ChunkState,
     size: u64,
     digits: u8,
     extension: u16,
-    /// Trailer lines, their last empty line included.
+    /// The trailer lines, including the empty line at the end.
     #[allow(clippy::box_collection, reason = "every connection has room for it, and few have any")]
     trailers: Option<Box<Vec<u8>>>,
 }
@@ -40,12 +40,12 @@ enum ChunkState {
     Done,
 }
 
-/// What a piece of the stream held.
+/// What a piece of the stream contained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChunkPiece {
-    /// Bytes of data; they stand at the front of the piece now.
+    /// Bytes of data, now at the front of the piece.
     pub data: usize,
-    /// Bytes that were read; what is behind them is no part of this body.
+    /// Bytes that were read; what is after them is not part of this body.
     pub read: usize,
 }
 
@@ -53,7 +53,7 @@ impl Chunked {
     /// Reads `bytes` and moves the data in them to their front.
     ///
     /// # Errors
-    /// What is wrong with them.
+    /// The fault in the framing.
     pub fn read(
         &mut self,
         bytes: &mut [u8],
@@ -121,7 +121,7 @@ impl Chunked {
             ChunkState::DataCr if byte == b'\r' => ChunkState::DataLf,
             ChunkState::DataLf if byte == b'\n' => ChunkState::Size,
             ChunkState::DataCr | ChunkState::DataLf => return Err(ParseError::ChunkEnd),
-            // The usual end, for which nothing is kept.
+            // The usual end, for which nothing is buffered.
             ChunkState::Trailers if byte == b'\r' && self.trailers.is_none() => ChunkState::EndLf,
             ChunkState::EndLf if byte == b'\n' => ChunkState::Done,
             ChunkState::EndLf => return Err(ParseError::BareCr),
@@ -142,12 +142,12 @@ impl Chunked {
         })
     }
 
-    /// Whether the last chunk and the trailers were read.
+    /// Whether the last chunk and the trailers have been read.
     pub fn is_done(&self) -> bool {
         self.state == ChunkState::Done
     }
 
-    /// The trailer lines; empty where there are none.
+    /// Returns the trailer lines; empty if there are none.
     pub fn trailer_lines(&self) -> &[u8] {
         self.trailers.as_deref().map_or(&[], Vec::as_slice)
     }

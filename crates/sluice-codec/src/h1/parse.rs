@@ -1,8 +1,8 @@
-//! Reading the heads of HTTP/1 messages.
+//! Parsing the heads of HTTP/1 messages.
 //!
-//! Owns: start lines, fields, what they say of the body and of the connection.
-//! Refuses to know: sockets, and bytes behind the head. Keeps: the outcome does not depend on how the
-//! bytes were cut; a head that is accepted has one reading.
+//! Owns: start lines, headers, and what they state about the body and the connection. Refuses to know: sockets, and
+//! bytes after the head. Keeps: the outcome does not depend on how the bytes were split; an accepted head has one
+//! reading.
 //!
 //! Source: RFC 9112 §2-§6, RFC 9110 §5 and §7.6.1.
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
@@ -20,9 +20,9 @@ pub(crate) mod place;
 /// Bounds on a head.
 #[derive(Clone, Copy, Debug)]
 pub struct HeadLimits {
-    /// Bytes, start line and all.
+    /// Bytes, including the start line.
     pub bytes: usize,
-    /// Fields.
+    /// Number of headers.
     pub fields: usize,
 }
 
@@ -35,20 +35,20 @@ impl Default for HeadLimits {
 /// Empty lines that are skipped before a request, RFC 9112 §2.2.
 const EMPTY_LINES: usize = 4;
 
-/// How far the end of a head was looked for.
+/// How far the search for the end of a head has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Scan {
-    /// Bytes that were looked at.
+    /// Bytes searched so far.
     seen: usize,
-    /// Where the head begins: behind empty lines.
+    /// Where the head begins, after any empty lines.
     start: usize,
-    /// Where the present line begins.
+    /// Where the current line begins.
     line: usize,
 }
 
 impl Scan {
-    /// Looks for the empty line that ends a head; gives where the head starts and ends, the empty line
-    /// included. Asked again with more bytes, it looks at the new ones alone.
+    /// Searches for the empty line that ends a head; returns where the head starts and ends, including the empty line.
+    /// Called again with more bytes, it searches only the new ones.
     ///
     /// # Errors
     /// A line that does not end in CRLF, or a head that is too large.
@@ -61,7 +61,7 @@ impl Scan {
         while let Some(at) = bytes.get(self.seen..).and_then(|rest| memchr(b'\n', rest)) {
             let newline = self.seen.saturating_add(at);
             let next = newline.saturating_add(1);
-            // Before anything is said of the line, or it would hang on how the bytes were cut.
+            // Before the line is judged, or the outcome would depend on how the bytes were split.
             self.check_size(next, limits)?;
             let line = bytes.get(self.line..newline).unwrap_or_default();
             let Some(line) = line.strip_suffix(b"\r") else { return Err(ParseError::BareLf) };
@@ -84,7 +84,7 @@ impl Scan {
         Ok(None)
     }
 
-    /// Whether a head that reaches as far as `end` is not too large.
+    /// Checks that a head that extends to `end` is not too large.
     fn check_size(&self, end: usize, limits: HeadLimits) -> Result<(), ParseError> {
         if end.saturating_sub(self.start) <= limits.bytes {
             return Ok(());
@@ -96,8 +96,8 @@ impl Scan {
         })
     }
 
-    /// What cannot be a start line is told so before it ends: a client that speaks something else
-    /// would wait for ever.
+    /// Refuses what cannot be a start line before the line is complete; a client that speaks another protocol would
+    /// wait forever.
     fn check_start(&self, bytes: &[u8], limits: HeadLimits) -> Result<(), ParseError> {
         if self.line != self.start {
             return Ok(());
@@ -117,34 +117,34 @@ impl Scan {
     }
 }
 
-/// How long a body is.
+/// The length of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BodyLength {
-    /// There is none.
+    /// There is no body.
     None,
-    /// So many bytes.
+    /// This many bytes.
     Counted(u64),
-    /// In chunks.
+    /// Chunked.
     Chunked,
-    /// To the end of the connection.
+    /// Until the connection ends.
     UntilEnd,
-    /// No body: bytes both ways from here on.
+    /// Not a body: bytes in both directions from here on.
     Tunnel,
 }
 
-/// What a head says beside its fields.
+/// What a head states besides its headers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Meta {
-    /// How long its body is.
+    /// The length of the body.
     pub body: BodyLength,
     /// Whether the connection may carry another message afterwards.
     pub keep_alive: bool,
 }
 
-/// Reads a request head: all of it, its empty line included.
+/// Parses a complete request head, including its empty line.
 ///
 /// # Errors
-/// What is wrong with it; `head` is then of no use.
+/// The fault in the head; `head` must not be used then.
 pub fn request(
     bytes: &[u8],
     head: &mut Head,
@@ -165,7 +165,7 @@ pub fn request(
     head.set_method(method);
     let found = fields(&mut lines, head, limits, lower)?;
     let absolute = read_target(kind, target, head)?;
-    // RFC 9112 §3.2.2: an absolute target says more than the Host field.
+    // RFC 9112 §3.2.2: an absolute target takes precedence over the Host header.
     match found.host {
         None if version == Version::Http11 && !absolute => return Err(ParseError::HostMissing),
         Some(host) if !absolute => {
@@ -187,8 +187,7 @@ pub fn request(
     if kind == Method::Connect && body != BodyLength::None {
         return Err(ParseError::BodyOnConnect);
     }
-    // A server may ignore the wish, RFC 9110 §7.8; behind a body it would not be clear where the other
-    // protocol begins.
+    // A server may ignore `Upgrade`, RFC 9110 §7.8; after a body it would be unclear where the other protocol begins.
     if found.asks_upgrade
         && body == BodyLength::None
         && version == Version::Http11
@@ -199,10 +198,10 @@ pub fn request(
     Ok(Meta { body, keep_alive: found.keeps_alive(version) })
 }
 
-/// Reads a response head to a request of `method`.
+/// Parses the head of a response to a request of `method`.
 ///
 /// # Errors
-/// What is wrong with it; `head` is then of no use.
+/// The fault in the head; `head` must not be used then.
 pub fn response(
     bytes: &[u8],
     head: &mut Head,
@@ -231,7 +230,7 @@ pub fn response(
     head.set_status(status);
     let found = fields(&mut lines, head, limits, lower)?;
     if let Some(host) = found.host {
-        // Strange in a response, and nobody's authority: it stays a field.
+        // Unusual in a response, and not an authority: it stays a header.
         let host = head.slice(host).to_vec();
         head.append_known(Known::Host, &host);
     }
@@ -259,7 +258,7 @@ pub fn response(
     if let Some(protocol) = found.upgrade.filter(|_| status == 101) {
         head.set_upgrade_at(protocol);
     }
-    // A response without a body has no length to state, and one that states it contradicts itself.
+    // A 1xx or 204 response has no length to state, and one that states it contradicts itself.
     if status < 200 || status == 204 {
         head.remove(b"content-length");
     }
@@ -267,10 +266,10 @@ pub fn response(
     Ok(Meta { body, keep_alive: keeps })
 }
 
-/// Reads trailers: field lines and the empty line that ends them.
+/// Parses trailers: header lines and the empty line that ends them.
 ///
 /// # Errors
-/// What is wrong with them.
+/// The fault in the trailers.
 pub fn trailers(
     bytes: &[u8],
     head: &mut Head,
@@ -305,7 +304,7 @@ fn request_version(text: &[u8]) -> Result<Version, ParseError> {
     }
 }
 
-/// Takes the target apart, RFC 9112 §3.2; whether it has an authority of its own.
+/// Splits the target, RFC 9112 §3.2; returns whether it contains an authority.
 fn read_target(method: Method, target: &[u8], head: &mut Head) -> Result<bool, ParseError> {
     if target.contains(&b'#') {
         return Err(ParseError::Target);
@@ -356,7 +355,7 @@ fn starts_with_ignoring_case(text: &[u8], prefix: &[u8]) -> bool {
     text.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
 }
 
-/// Whether `text` may name a host, with or without a port, RFC 3986 §3.2, or is empty; user names are refused.
+/// Whether `text` is empty or may name a host, with or without a port, RFC 3986 §3.2; user names are refused.
 pub fn is_authority(text: &[u8]) -> bool {
     let (host, port) = match text {
         [b'[', rest @ ..] => {
@@ -382,7 +381,7 @@ pub fn is_authority(text: &[u8]) -> bool {
     named && is_port(port) && host.iter().copied().all(is_host_byte)
 }
 
-/// Whether it is the number of a port; RFC 3986 §3.2.3 allows that it is empty.
+/// Whether it is a port number; RFC 3986 §3.2.3 allows it to be empty.
 fn is_port(text: &[u8]) -> bool {
     let digit = |number: u16, byte: &u8| {
         let digit = byte.is_ascii_digit().then(|| u16::from(byte & 0xf))?;
@@ -404,18 +403,18 @@ struct Line<'a> {
 }
 
 impl<'a> Lines<'a> {
-    /// Takes the bytes into `head`, whose buffer is empty.
+    /// Copies the bytes into `head`, whose buffer is empty.
     fn new(bytes: &'a [u8], head: &mut Head) -> Self {
         let base = head.bytes_mut().len();
         head.bytes_mut().extend_from_slice(bytes);
         Self { bytes, at: 0, base }
     }
 
-    /// The next line without its CRLF; none at the empty line that ends the head.
+    /// Returns the next line without its CRLF; `None` at the empty line that ends the head.
     fn next(&mut self) -> Option<Line<'a>> {
         let rest = self.bytes.get(self.at..)?;
         let newline = memchr(b'\n', rest)?;
-        // Every line was found to end in CRLF when the end of the head was looked for.
+        // The search for the end of the head has checked that every line ends in CRLF.
         let text = rest.get(..newline.saturating_sub(1)).filter(|text| !text.is_empty())?;
         let line = Line { text, start: self.base.saturating_add(self.at) };
         self.at = self.at.saturating_add(newline).saturating_add(1);
@@ -423,7 +422,7 @@ impl<'a> Lines<'a> {
     }
 }
 
-/// What the fields say of the body and the connection.
+/// What the headers state about the body and the connection.
 #[derive(Default)]
 struct FieldFacts {
     host: Option<TextSpan>,
@@ -441,7 +440,7 @@ impl FieldFacts {
     }
 }
 
-/// Reads the fields: those that speak of this connection are understood and left out.
+/// Reads the headers; hop-by-hop headers are interpreted and left out.
 fn fields(
     lines: &mut Lines<'_>,
     head: &mut Head,
@@ -449,7 +448,7 @@ fn fields(
     lower: bool,
 ) -> Result<FieldFacts, ParseError> {
     let mut found = FieldFacts::default();
-    // Where `Connection` names others, they are taken out at the end.
+    // Headers that `Connection` names are removed at the end.
     let mut names_others = false;
     let mut connection: [TextSpan; 4] = [TextSpan::default(); 4];
     let mut connections = 0_usize;
@@ -482,7 +481,7 @@ fn fields(
                 continue;
             }
             Some(Known::Connection) => {
-                // What nearly all of them say.
+                // What nearly all messages send.
                 if head.slice(value) == b"keep-alive" {
                     found.keep_alive = true;
                     continue;
@@ -503,7 +502,7 @@ fn fields(
                 continue;
             }
             Some(Known::Upgrade) => {
-                // `h2c` is never spoken after an upgrade, here or upstream.
+                // `h2c` is never used after an upgrade, here or upstream.
                 let text = head.slice(value);
                 if is_token(text) && !text.eq_ignore_ascii_case(b"h2c") {
                     found.upgrade = Some(value);
@@ -511,7 +510,7 @@ fn fields(
                 continue;
             }
             Some(Known::Te) => {
-                // Only this much of it is end to end, and gRPC lives by it.
+                // Only `trailers` is end to end, and gRPC depends on it.
                 let wants = |option: &[u8]| option.eq_ignore_ascii_case(b"trailers");
                 if tokens(head.slice(value)).any(wants) && head.get(Known::Te).is_none() {
                     head.append_known(Known::Te, b"trailers");
@@ -527,7 +526,7 @@ fn fields(
         for value in connection.iter().take(connections) {
             let listed = head.slice(*value).to_vec();
             for option in tokens(&listed) {
-                // What frames the message or names its target is not the connection's to take away.
+                // `Connection` may not remove what frames the message, nor the part of `TE` that is end to end.
                 let vital = matches!(Known::of(option), Some(Known::ContentLength | Known::Te));
                 if !vital {
                     head.remove(option);
@@ -552,7 +551,7 @@ fn enter(
     Ok(())
 }
 
-/// One field line, RFC 9112 §5: where name and value lie, and which of the known names it is.
+/// Parses one header line, RFC 9112 §5: returns where name and value are, and which known name it is.
 fn field(line: &Line<'_>) -> Result<(TextSpan, TextSpan, Option<Known>), ParseError> {
     let text = line.text;
     let colon = text.iter().position(|byte| *byte == b':');
@@ -578,7 +577,7 @@ fn field(line: &Line<'_>) -> Result<(TextSpan, TextSpan, Option<Known>), ParseEr
     Ok((TextSpan::new(line.start, name.len()), TextSpan::new(value_at, value.len()), known))
 }
 
-/// What is wrong with a name.
+/// Returns the fault in a name.
 fn name_fault(name: &[u8]) -> ParseError {
     match name.iter().enumerate().find(|(_, byte)| !is_token_byte(**byte)) {
         Some((0, b' ' | b'\t')) => ParseError::ObsFold,
@@ -587,7 +586,7 @@ fn name_fault(name: &[u8]) -> ParseError {
     }
 }
 
-/// The members of a comma-separated list of tokens.
+/// Returns the members of a comma-separated list of tokens.
 fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|token| !token.is_empty())
 }

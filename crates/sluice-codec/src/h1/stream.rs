@@ -1,9 +1,8 @@
-//! One HTTP/1 connection, as whoever has messages to exchange sees it.
+//! One HTTP/1 connection, as an exchange of messages uses it.
 //!
-//! Owns: the bytes read and not parsed yet, where in a message each direction is, whether the
-//! connection can be used again. Refuses to know: what messages are for.
-//! Keeps: idle it holds no buffer; a body is read only when it is asked for; a message that was not
-//! read or sent to its end keeps the connection from being used again.
+//! Owns: the bytes read but not yet parsed, the position of each direction in its message, whether the connection can
+//! be reused. Refuses to know: what messages are for. Keeps: an idle connection holds no buffer; a body is read only on
+//! request; a message that was not read or sent to its end prevents reuse of the connection.
 
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -19,21 +18,21 @@ use crate::h1::write::{self, Framing, Persistence, Unwritable};
 use crate::head::{Head, Method, Version};
 use crate::parse_error::ParseError;
 
-/// Which end of the connection we are.
+/// Our end of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// We get requests.
+    /// We receive requests.
     Server,
-    /// We make requests.
+    /// We send requests.
     Client,
 }
 
-/// What is configured of HTTP/1.
+/// The configuration of HTTP/1.
 #[derive(Clone, Copy, Debug)]
 pub struct H1Options {
     /// Bounds on heads and trailers.
     pub limits: HeadLimits,
-    /// Make field names lower case; else they stay as they are.
+    /// Convert header names to lower case; otherwise they stay as they are.
     pub lower: bool,
 }
 
@@ -43,15 +42,15 @@ impl Default for H1Options {
     }
 }
 
-/// What a read takes, unless somebody wants less.
+/// Bytes of one read, unless the caller sets less.
 #[allow(clippy::cast_possible_truncation, reason = "64 KiB")]
 const READ_MAX: u32 = SCRATCH as u32;
 
-/// A message's data that is sent along with its head when it is no longer.
+/// Body data of at most this many bytes is copied into the buffer of its head, to leave with it.
 const JOINED_MAX: usize = 2048;
 
-/// What must be left of a body for it to be passed on unseen. Measured: 100 KiB cost half as much again
-/// when they are spliced as when they are copied, for there are more and smaller moves.
+/// Bytes that must remain of a body for it to be spliced. Measured: 100 KiB cost half as much again spliced as copied,
+/// because there are more and smaller moves.
 const UNSEEN_MIN: u64 = 1 << 20;
 
 /// A connection that speaks HTTP/1.
@@ -65,21 +64,21 @@ pub struct H1Stream {
     receiving: H1Receiving,
     sending: Sending,
     staged: Option<Buf>,
-    /// Of the request under way.
+    /// Of the request in flight.
     method: Method,
     asked_upgrade: bool,
     peer: Version,
     keep_alive: bool,
-    /// Bytes read and sent since somebody asked.
+    /// Bytes read and sent since they were last taken.
     moved: (u64, u64),
     /// Bytes that one read takes at most.
     read_max: u32,
 }
 
-/// A piece of a body that was passed on unseen.
+/// A piece of a body that was spliced.
 #[derive(Clone, Copy, Debug)]
 pub struct Taken {
-    /// Its bytes.
+    /// The number of bytes.
     pub count: u64,
     /// Whether nothing follows.
     pub last: bool,
@@ -90,7 +89,7 @@ enum H1Receiving {
     Head,
     Counted(u64),
     Chunked(Chunked),
-    /// The body was handed out; these were not.
+    /// The body has been handed out, these trailers have not.
     Trailers(Box<Head>),
     UntilEnd,
     Tunnel,
@@ -100,20 +99,20 @@ enum H1Receiving {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Sending {
     Head,
-    /// Data is taken and goes nowhere: the answer to HEAD.
+    /// Data is accepted and discarded: the response to HEAD.
     Nothing,
     Counted(u64),
     Chunked,
     UntilEnd,
     Tunnel,
-    /// A tunnel of which the peer has yet to hear that our side ended.
+    /// A tunnel whose peer has not yet been notified that our side ended.
     Ending,
     Done,
 }
 
 impl H1Stream {
-    /// A connection on which nothing has been said. Boxed: it goes from hand to hand with each exchange,
-    /// and a future that passes it on keeps room for every copy.
+    /// Creates a connection before its first message. Boxed because each exchange passes it on, and a future that does
+    /// so reserves space for every copy.
     pub fn new(stream: Stream, role: Role, options: Rc<H1Options>) -> Box<Self> {
         Box::new(Self {
             stream,
@@ -133,30 +132,30 @@ impl H1Stream {
         })
     }
 
-    /// Takes at most so many bytes with one read; all that there is room for, where it is [`SCRATCH`] or more.
+    /// Limits one read to this many bytes; from [`SCRATCH`] on, to the room in the buffer.
     pub fn set_read_max(&mut self, bytes: usize) {
         self.read_max = u32::try_from(bytes).unwrap_or(READ_MAX).min(READ_MAX);
     }
 
-    /// The stream below.
+    /// Returns the underlying stream.
     pub const fn stream(&self) -> &Stream {
         &self.stream
     }
 
-    /// The stream below and what was read from it and not parsed.
+    /// Returns the underlying stream and the bytes read from it but not parsed.
     pub fn into_parts(self) -> (Stream, Option<Buf>) {
         (self.stream, self.input)
     }
 
-    /// Bytes that were read and not parsed yet.
+    /// Returns the bytes read but not yet parsed.
     pub fn unparsed(&self) -> &[u8] {
         self.input.as_deref().unwrap_or_default()
     }
 
-    /// Reads until so many bytes are there that were not parsed, or the end has come.
+    /// Reads until at least this many unparsed bytes are buffered, or the stream ends.
     ///
     /// # Errors
-    /// What the socket said.
+    /// The error of the socket.
     pub fn poll_unparsed(
         &mut self,
         cx: &mut Context<'_>,
@@ -167,27 +166,27 @@ impl H1Stream {
         Poll::Ready(Ok(()))
     }
 
-    /// Goes by other options from the next head on.
+    /// Uses other options from the next head on.
     pub fn set_options(&mut self, options: &Rc<H1Options>) {
         self.options = Rc::clone(options);
     }
 
-    /// The version that the peer spoke last.
+    /// Returns the version of the peer's last message.
     pub const fn peer_version(&self) -> Version {
         self.peer
     }
 
-    /// Whether nothing has come on a connection that waits for its next use.
+    /// Whether an idle connection has received nothing.
     pub fn is_quiet(&mut self, worker: &WorkerCx) -> bool {
         self.input.is_none() && self.stream.is_quiet(worker)
     }
 
     // --- receiving ---
 
-    /// Receives the next head: a request, or a response with a status from 100 on.
+    /// Receives the next head: a request, or a response with a status of at least 100.
     ///
     /// # Errors
-    /// [`ErrorKind::Finished`] when the peer ended before its first byte, or what went wrong.
+    /// [`ErrorKind::Finished`] if the peer closed before its first byte, or the error of the connection.
     pub fn poll_recv_head(
         &mut self,
         cx: &mut Context<'_>,
@@ -240,7 +239,7 @@ impl H1Stream {
             self.method = head.method();
             self.asked_upgrade = head.upgrade().is_some();
             if self.method == Method::Connect {
-                // What follows belongs to the tunnel, if there will be one.
+                // What follows belongs to the tunnel, if it is established.
                 self.receiving = H1Receiving::Tunnel;
                 return;
             }
@@ -262,7 +261,7 @@ impl H1Stream {
     /// Receives the next piece of the body.
     ///
     /// # Errors
-    /// What went wrong with the connection or the framing.
+    /// The error of the connection or of the framing.
     pub fn poll_recv(
         &mut self,
         cx: &mut Context<'_>,
@@ -336,7 +335,7 @@ impl H1Stream {
         }
     }
 
-    /// Reads once, behind what is there; 0 is the end.
+    /// Reads once, appending to what is buffered; 0 is the end.
     fn poll_fill(
         &mut self,
         cx: &mut Context<'_>,
@@ -353,13 +352,13 @@ impl H1Stream {
             input.fill(*count);
             self.moved.0 += *count as u64;
         }
-        // Whoever is slow holds a small buffer, not a large one.
+        // A slow peer holds a small buffer, not a large one.
         self.input = pool.settle(input, got.is_pending());
         got.map_err(HttpError::from)
     }
 
-    /// Ready when the peer has gone although it waits for an answer. Looks no further than a buffer
-    /// full of requests that wait for their turn.
+    /// Ready when the peer has gone while it waits for a response. Reads no more than a buffer full of pipelined
+    /// requests.
     pub fn poll_gone(&mut self, cx: &mut Context<'_>, worker: &WorkerCx) -> Poll<HttpError> {
         if self.input.is_some() || !matches!(self.receiving, H1Receiving::Done) {
             return Poll::Pending;
@@ -374,18 +373,17 @@ impl H1Stream {
         }
     }
 
-    /// Whether the message that comes in has been read to its end.
+    /// Whether the incoming message has been read to its end.
     pub const fn is_received(&self) -> bool {
         matches!(self.receiving, H1Receiving::Done)
     }
 
     // --- sending ---
 
-    /// Ready when nothing is left over from what was sent before, the end of a tunnel included; what is
-    /// staged does not count.
+    /// Ready when everything sent before has left, including the end of a tunnel; staged bytes do not count.
     ///
     /// # Errors
-    /// What the socket said.
+    /// The error of the socket.
     pub fn poll_flushed(
         &mut self,
         cx: &mut Context<'_>,
@@ -399,7 +397,7 @@ impl H1Stream {
         Poll::Ready(Ok(()))
     }
 
-    /// Says goodbye in TLS and ends our side. What was sent before has left.
+    /// Sends close_notify on TLS and shuts down our side. Everything sent before has left.
     fn poll_goodbye(
         &mut self,
         cx: &mut Context<'_>,
@@ -411,12 +409,11 @@ impl H1Stream {
         Poll::Ready(Ok(()))
     }
 
-    /// Stages a head; it leaves with the data that follows, or with [`H1Stream::push`]. `end` says
-    /// that no body and no trailers will follow; `close`, that the connection shall end after this
-    /// message.
+    /// Stages a head; it leaves with the data that follows, or with [`H1Stream::push`]. `end` means that no body and no
+    /// trailers follow; `close`, that the connection is to end after this message.
     ///
     /// # Errors
-    /// The worker has no buffer for it.
+    /// The head cannot be written, the worker has no buffer for it, or it is a 101 that the client did not request.
     pub fn send_head(
         &mut self,
         worker: &WorkerCx,
@@ -427,7 +424,7 @@ impl H1Stream {
         self.keep_alive &= !close;
         let pool = &worker.buffers;
         if self.role == Role::Server && head.status() == 101 && !self.asked_upgrade {
-            // What the client has sent already is another request, and no tunnel's.
+            // What the client has already sent is another request, not tunnel data.
             let kind = ErrorKind::Malformed(502);
             return Err(HttpError::new(kind, ParseError::UpgradeUnasked.detail()));
         }
@@ -435,7 +432,7 @@ impl H1Stream {
             Role::Client => {
                 self.method = head.method();
                 self.asked_upgrade = head.upgrade().is_some();
-                // A peer that declines may still have taken part of what follows for the other protocol.
+                // A peer that declines may still have read part of what follows as the other protocol.
                 self.keep_alive &= !self.asked_upgrade && self.method != Method::Connect;
                 self.receiving = H1Receiving::Head;
                 let framing = write::request_framing(head, end);
@@ -455,7 +452,7 @@ impl H1Stream {
         };
         let mut written = written.map_err(|why| self.unwritable(why))?;
         if let Some(before) = self.staged.take() {
-            // A 103 that had no time to leave goes first.
+            // A 103 that is still staged goes first.
             let mut both =
                 pool.take(before.len() + written.len()).map_err(|_| HttpError::buffers())?;
             both.append(&before);
@@ -471,7 +468,7 @@ impl H1Stream {
                 && self.method == Method::Connect
                 && (200..300).contains(&head.status()));
         self.sending = if tunnels {
-            // Both directions are bytes from here on.
+            // Both directions are raw bytes from here on.
             self.receiving = H1Receiving::Tunnel;
             self.keep_alive = false;
             Sending::Tunnel
@@ -490,7 +487,8 @@ impl H1Stream {
         Ok(())
     }
 
-    /// What a head that cannot be written comes to: the request that led to it is at fault, or the response.
+    /// Returns the error for a head that cannot be written: either the request that led to it is at fault, or the
+    /// response.
     fn unwritable(&mut self, why: Unwritable) -> HttpError {
         self.keep_alive = false;
         match (why, self.role) {
@@ -507,7 +505,7 @@ impl H1Stream {
     /// Sends what is staged.
     ///
     /// # Errors
-    /// What the socket said.
+    /// The error of the socket.
     pub fn push(&mut self, cx: &mut Context<'_>, worker: &WorkerCx) -> Result<(), HttpError> {
         match self.staged.take() {
             Some(staged) => self.put(cx, worker, &staged),
@@ -515,11 +513,11 @@ impl H1Stream {
         }
     }
 
-    /// Sends data of the body. Call it when [`H1Stream::poll_flushed`] is ready. `last` says that
-    /// neither data nor trailers follow.
+    /// Sends data of the body. Call it when [`H1Stream::poll_flushed`] is ready. `last` means that neither data nor
+    /// trailers follow.
     ///
     /// # Errors
-    /// More data than the head stated, or what the socket said.
+    /// More data than the head stated, or the error of the socket.
     pub fn send_data(
         &mut self,
         cx: &mut Context<'_>,
@@ -563,12 +561,12 @@ impl H1Stream {
         }
     }
 
-    /// Takes a piece of a body from another connection without looking at it, where both have stated its
-    /// length, it is long, and both are bare sockets; else `None`, and it is to be received and sent.
-    /// Call it when [`H1Stream::poll_flushed`] is ready.
+    /// Splices a piece of a body from another connection if both have stated its length, it is long, and both are plain
+    /// sockets; otherwise returns `None`, and the piece must be received and sent. Call it when
+    /// [`H1Stream::poll_flushed`] is ready.
     ///
     /// # Errors
-    /// What the other connection's socket said.
+    /// The error of the other connection's socket.
     pub fn poll_take_from(
         &mut self,
         cx: &mut Context<'_>,
@@ -596,7 +594,7 @@ impl H1Stream {
         let last = *left == 0;
         if last {
             from.receiving = H1Receiving::Done;
-            // Where more was stated than comes, whoever ends the body will say so.
+            // If more was stated than arrives, ending the body will report it.
             if *room == 0 {
                 self.sending = Sending::Done;
             }
@@ -686,10 +684,10 @@ impl H1Stream {
         Ok(self.stream.send_two(cx, worker, first, second)?)
     }
 
-    /// Ends the body, with trailers where there are any and the framing can carry them.
+    /// Ends the body, with trailers if there are any and the framing can carry them.
     ///
     /// # Errors
-    /// Less data than the head stated, or what the socket said.
+    /// Less data than the head stated, or the error of the socket.
     pub fn send_end(
         &mut self,
         cx: &mut Context<'_>,
@@ -719,31 +717,31 @@ impl H1Stream {
         Ok(())
     }
 
-    /// Whether the message that goes out has been sent to its end.
+    /// Whether the outgoing message has been sent to its end.
     pub fn is_sent(&self) -> bool {
         matches!(self.sending, Sending::Done | Sending::Ending)
     }
 
-    /// Whether a head of a message that goes out was given already.
+    /// Whether the head of the outgoing message has been given.
     pub fn is_head_sent(&self) -> bool {
         !matches!(self.sending, Sending::Head)
     }
 
-    /// Bytes read and sent since it was asked last, heads and framing included.
+    /// Returns the bytes read and sent since the last call, including heads and framing.
     pub fn take_moved(&mut self) -> (u64, u64) {
         std::mem::take(&mut self.moved)
     }
 
     // --- between messages ---
 
-    /// Keeps the connection from being used again.
+    /// Prevents reuse of the connection.
     pub const fn refuse_reuse(&mut self) {
         self.keep_alive = false;
     }
 
-    /// Makes ready for the next exchange, if there may be one: both messages were complete and
-    /// neither side wants to close. A connection to an endpoint must also lie between two messages: all of
-    /// the request has left, and nothing came behind the response.
+    /// Prepares for the next exchange and returns true if there may be one: both messages were complete and neither
+    /// side closes. A connection to an endpoint must also be between two messages: the whole request has left, and
+    /// nothing came after the response.
     pub fn next_exchange(&mut self) -> bool {
         if !self.keep_alive || !self.is_received() || !self.is_sent() {
             return false;
@@ -757,10 +755,10 @@ impl H1Stream {
         true
     }
 
-    /// Says goodbye in TLS and ends our side; what is staged leaves first.
+    /// Sends what is staged, then close_notify on TLS, and shuts down our side.
     ///
     /// # Errors
-    /// What the socket said.
+    /// The error of the socket.
     pub fn poll_finish(
         &mut self,
         cx: &mut Context<'_>,
@@ -772,10 +770,10 @@ impl H1Stream {
         self.poll_goodbye(cx, worker)
     }
 
-    /// Reads what the peer still sends and throws it away; 0 is the end.
+    /// Reads what the peer still sends and discards it; 0 is the end.
     ///
     /// # Errors
-    /// What the socket said.
+    /// The error of the socket.
     pub fn poll_discard(
         &mut self,
         cx: &mut Context<'_>,
@@ -786,14 +784,14 @@ impl H1Stream {
         self.stream.poll_recv(cx, worker, scratch).map_err(HttpError::from)
     }
 
-    /// Makes the end of this value reach the peer as a reset.
+    /// Makes dropping this value reset the connection to the peer.
     pub fn reset(&mut self) {
         self.keep_alive = false;
         self.stream.raw().reset_on_drop();
     }
 }
 
-/// A fault in a head; that of an endpoint says where, since its client hears nothing of it.
+/// Returns the error for a fault in a head; for an endpoint's it includes the place, since the client is not shown it.
 fn faulty(role: Role, fault: ParseError, head: &[u8]) -> HttpError {
     match role {
         Role::Server => fault.into(),

@@ -1,8 +1,8 @@
 //! Writing the heads of HTTP/1 messages.
 //!
-//! Owns: start lines and the fields that frame a body. Refuses to know: sockets.
-//! Keeps: what is written frames the message in one way, the one that [`Framing`] names, whatever the
-//! head's fields say: a message without a body has no length, one with a stated length has exactly one.
+//! Owns: start lines and the headers that frame a body. Refuses to know: sockets. Keeps: what is written frames the
+//! message in one way, the one that [`Framing`] names, whatever the head's own headers state: a message without a body
+//! has no length, one with a stated length has exactly one.
 
 use std::cell::Cell;
 
@@ -11,16 +11,16 @@ use sluice_io::buffers::{Buf, BufPool, Exhausted};
 use crate::head::{Head, Method, Version};
 use crate::names::Known;
 
-/// How the end of a body that is sent will be known.
+/// How the end of an outgoing body is indicated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
     /// There is no body, and no length is written: GET, an upgrade, CONNECT, 1xx, 204.
     Bare,
     /// There is no body. `Content-Length`, if any, describes another response: HEAD, 304 (RFC 9110 §8.6).
     Described,
-    /// There is no body, and `Content-Length: 0` says so.
+    /// There is no body, and `Content-Length: 0` is written.
     Empty,
-    /// The body has exactly so many bytes; the head's own `Content-Length` says so.
+    /// The body has exactly this many bytes; the head's own `Content-Length` states it, or one is written.
     Stated(u64),
     /// By chunks.
     Chunked,
@@ -28,7 +28,7 @@ pub enum Framing {
     UntilEnd,
 }
 
-/// What the head says of the connection.
+/// What the head states about the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Persistence {
     /// Nothing: the version's default.
@@ -39,7 +39,7 @@ pub enum Persistence {
     KeepAlive,
 }
 
-/// Room for what is written beside the head's own text.
+/// Room for what is written besides the head's own text.
 const EXTRA: usize = 256;
 
 /// Why a head was not written.
@@ -47,7 +47,7 @@ const EXTRA: usize = 256;
 pub enum Unwritable {
     /// The pool has no buffer for it.
     NoBuffer,
-    /// It holds what would be read as something else: a field with a line break, say.
+    /// It contains something that would be read as something else, such as a header with a line break.
     Malformed,
 }
 
@@ -67,7 +67,7 @@ struct Out<'a> {
 
 impl Out<'_> {
     fn put(&mut self, text: &[u8]) {
-        // Part of a line could be read as another line, so nothing follows what does not fit.
+        // Part of a line could be read as another line, so nothing is written after what does not fit.
         match self.room.get_mut(self.at..self.at + text.len()) {
             Some(room) if self.whole => {
                 room.copy_from_slice(text);
@@ -77,7 +77,7 @@ impl Out<'_> {
         }
     }
 
-    /// A word of a start line; a [`Head`] takes no spaces and control characters there.
+    /// Writes a word of a start line; a [`Head`] accepts no spaces and control characters there.
     fn put_word(&mut self, word: &str) {
         self.whole &= !word.is_empty();
         self.put(word.as_bytes());
@@ -89,7 +89,7 @@ impl Out<'_> {
     }
 }
 
-/// Writes into a buffer with room for `head` and `text` bytes beside its fields: the start line, the protocol of an
+/// Writes into a buffer with room for `head` and `text` bytes besides its headers: the start line, the protocol of an
 /// upgrade.
 fn written(
     head: &Head,
@@ -105,13 +105,13 @@ fn written(
     if whole { Ok(buf) } else { Err(Unwritable::Malformed) }
 }
 
-/// A request head in a buffer of its own.
+/// Writes a request head into a buffer of its own.
 ///
 /// # Errors
 /// The pool has no buffer for it, or it cannot be written with one meaning.
 pub fn request(head: &Head, framing: Framing, pool: &BufPool) -> Result<Buf, Unwritable> {
     if matches!(framing, Framing::Described | Framing::UntilEnd) {
-        // Only responses end like that, RFC 9112 §6.3.
+        // Only responses end this way, RFC 9112 §6.3.
         return Err(Unwritable::Malformed);
     }
     let (method, path, authority) = (head.method_text(), head.path(), head.authority());
@@ -129,7 +129,7 @@ pub fn request(head: &Head, framing: Framing, pool: &BufPool) -> Result<Buf, Unw
         out.put(b" HTTP/1.1\r\nhost: ");
         out.put(authority.as_bytes());
         out.put(b"\r\n");
-        // The authority was written as the one `Host`.
+        // The authority was written as the only `Host`.
         fields(head, framing, |known| known == Known::Host, out);
         if !protocol.is_empty() {
             out.put(b"connection: upgrade\r\nupgrade: ");
@@ -142,7 +142,7 @@ pub fn request(head: &Head, framing: Framing, pool: &BufPool) -> Result<Buf, Unw
     })
 }
 
-/// A response head in a buffer of its own.
+/// Writes a response head into a buffer of its own.
 ///
 /// # Errors
 /// The pool has no buffer for it, or it cannot be written with one meaning.
@@ -174,7 +174,7 @@ pub fn response(
     })
 }
 
-/// Trailer lines and the empty line behind them.
+/// Writes the last chunk, the trailer lines and the empty line after them.
 ///
 /// # Errors
 /// The pool has no buffer for them, or they cannot be written with one meaning.
@@ -192,7 +192,7 @@ fn fields(head: &Head, framing: Framing, left_out: fn(Known) -> bool, out: &mut 
         Framing::Described => head.content_length().is_some(),
         Framing::Bare | Framing::Empty | Framing::Chunked | Framing::UntilEnd => false,
     };
-    // Of several lengths the first is the one that `Head::content_length` reads.
+    // Of several lengths, the first is the one that `Head::content_length` reads.
     let hide_length = Cell::new(!own);
     let hidden = |known: Known| match known {
         Known::ContentLength => hide_length.replace(true),
@@ -211,7 +211,7 @@ fn fields(head: &Head, framing: Framing, left_out: fn(Known) -> bool, out: &mut 
     }
 }
 
-/// The size line of a chunk; returns how much of `line` it takes.
+/// Writes the size line of a chunk; returns how much of `line` it takes.
 pub(crate) fn chunk_size(size: usize, line: &mut [u8; 18]) -> usize {
     let digits = (usize::BITS - size.leading_zeros()).div_ceil(4).max(1) as usize;
     for (place, digit) in line[..digits].iter_mut().enumerate() {
@@ -222,12 +222,12 @@ pub(crate) fn chunk_size(size: usize, line: &mut [u8; 18]) -> usize {
     digits + 2
 }
 
-/// The usual phrase for a status; only people read it.
+/// Returns the usual phrase for a status; only people read it.
 fn reason(status: u16) -> &'static str {
     http::StatusCode::from_u16(status).ok().and_then(|s| s.canonical_reason()).unwrap_or("")
 }
 
-/// How a response's body is framed towards a peer of that version, RFC 9112 §6.3.
+/// Returns how a response body is framed for a peer of that version, RFC 9112 §6.3.
 pub fn response_framing(head: &Head, method: Method, peer: Version, end: bool) -> Framing {
     let status = head.status();
     let tunnels = method == Method::Connect && (200..300).contains(&status);
@@ -236,7 +236,7 @@ pub fn response_framing(head: &Head, method: Method, peer: Version, end: bool) -
     }
     let length = head.content_length();
     if method == Method::Head || status == 304 {
-        // A length that is no number describes nothing.
+        // A length that is not a number describes nothing.
         return if length.is_some() { Framing::Described } else { Framing::Bare };
     }
     match length {
@@ -247,7 +247,7 @@ pub fn response_framing(head: &Head, method: Method, peer: Version, end: bool) -
     }
 }
 
-/// How a request's body is framed. An upgrade and CONNECT have none: what follows their head belongs to
+/// Returns how a request body is framed. An upgrade and CONNECT have no body: what follows their head belongs to
 /// another protocol, if the endpoint agrees to it.
 pub fn request_framing(head: &Head, end: bool) -> Framing {
     if head.upgrade().is_some() || head.method() == Method::Connect {

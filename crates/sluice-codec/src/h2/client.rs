@@ -1,8 +1,7 @@
-//! The client's side of an HTTP/2 connection.
+//! The client side of an HTTP/2 connection.
 //!
-//! Owns: the connection's driver and the count of streams on it. Refuses to know: who opens streams.
-//! Keeps: after a GOAWAY, or when all numbers of streams are used up, no stream is opened on it; those
-//! that are open go on.
+//! Owns: the connection's driver and the count of its streams. Refuses to know: what opens streams. Keeps: after a
+//! GOAWAY, or when the stream IDs are exhausted, no stream is opened; open streams continue.
 
 use std::cell::Cell;
 use std::future::{Future as _, poll_fn};
@@ -23,7 +22,7 @@ use crate::h2::{H2Options, H2Stream, convert, error_of};
 use crate::head::Head;
 use crate::open_streams::{OpenStream, OpenStreams};
 
-/// A connection that requests go out on.
+/// A connection on which requests are sent.
 #[derive(Clone, Debug)]
 pub struct H2Client {
     requests: SendRequest<Chunk>,
@@ -33,11 +32,11 @@ pub struct H2Client {
 }
 
 impl H2Client {
-    /// Greets a server; a task of the worker drives the connection from then on, and holds `kept` as
-    /// long as it is open.
+    /// Performs the HTTP/2 handshake with a server; a task of the worker drives the connection from then on, and holds
+    /// `kept` as long as it is open.
     ///
     /// # Errors
-    /// The server does not speak HTTP/2, or went away.
+    /// The server does not speak HTTP/2, or closed the connection.
     pub async fn handshake(
         stream: Stream,
         worker: &Rc<WorkerCx>,
@@ -82,7 +81,7 @@ impl H2Client {
                 if done || broken { Poll::Ready(()) } else { Poll::Pending }
             });
             tokio::select! {
-                // Streams on it hear of the error themselves.
+                // Its streams receive the error themselves.
                 () = driven => {}
                 () = watched => {}
             }
@@ -91,18 +90,18 @@ impl H2Client {
         Ok(Self { requests, ledger, places: Rc::default(), ended })
     }
 
-    /// Streams that are open.
+    /// Returns the number of open streams.
     pub fn open_streams(&self) -> usize {
         self.places.open()
     }
 
-    /// Whether another stream may be opened now: the connection lives, and its peer has room.
+    /// Whether another stream may be opened now: the connection is alive, and its peer has room.
     pub fn has_room(&mut self, streams_max: usize) -> bool {
         let room = self.requests.current_max_send_streams().min(streams_max);
         self.is_alive() && self.places.has_room(room)
     }
 
-    /// Whether many of its streams wait for clients that do not take what comes.
+    /// Whether many of its streams wait for clients that do not read.
     pub fn is_stalled(&self) -> bool {
         self.places.are_stalled()
     }
@@ -113,19 +112,18 @@ impl H2Client {
         !self.ended.get() && !matches!(self.requests.poll_ready(&mut cx), Poll::Ready(Err(_)))
     }
 
-    /// Whether extended CONNECT may be sent, RFC 8441. Known once the server's settings came.
+    /// Whether extended CONNECT may be sent, RFC 8441. Known once the server's SETTINGS have arrived.
     pub fn takes_extended_connect(&self) -> bool {
         self.requests.is_extended_connect_protocol_enabled()
     }
 
-    /// Opens a stream with a request; `end` says that it has no body.
+    /// Opens a stream with a request; `end` means that it has no body.
     ///
     /// # Errors
-    /// The connection takes no more streams, which is as good as a refusal, or the head cannot be
-    /// said in HTTP/2.
+    /// The connection takes no more streams, which counts as a refusal, or the head cannot be expressed in HTTP/2.
     pub async fn open(&mut self, head: &Head, end: bool) -> Result<H2Stream, HttpError> {
         let request = convert::to_request(head)?;
-        // The place is taken before waiting, so that nobody else counts on it.
+        // The slot is taken before waiting, so that no other caller counts on it.
         let place = OpenStream::take(&self.places);
         let refused = |error: h2::Error| {
             let kind = crate::ErrorKind::Refused;

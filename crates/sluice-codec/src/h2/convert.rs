@@ -1,8 +1,8 @@
-//! Heads between our form and the library's.
+//! Conversion of heads between our form and the library's.
 //!
-//! Owns: what of HTTP/2 may become a head, and of a head HTTP/2. Refuses to know: streams.
-//! Keeps: what could not be written as HTTP/1 without another meaning is refused here, RFC 9113 §8.2
-//! and §8.3 and §10.3; the library has seen to the rest.
+//! Owns: what of HTTP/2 may become a head, and of a head HTTP/2. Refuses to know: streams. Keeps: what could not be
+//! written as HTTP/1 with the same meaning is refused here, RFC 9113 §8.2, §8.3 and §10.3; the library has checked the
+//! rest.
 
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri};
@@ -12,10 +12,10 @@ use crate::h1::parse::is_authority;
 use crate::head::{Head, Method, Version};
 use crate::names::{Known, is_token};
 
-/// Takes a request that came in.
+/// Converts a received request.
 ///
 /// # Errors
-/// It cannot be passed on with one meaning.
+/// The request cannot be forwarded with one meaning.
 pub fn request_head<B>(
     request: &Request<B>,
     head: &mut Head,
@@ -56,14 +56,14 @@ pub fn request_head<B>(
         }
         head.set_upgrade(protocol.as_str().as_bytes());
     }
-    // What follows CONNECT is no body, so nothing may state the length of one; HTTP/1 is alike.
+    // What follows CONNECT is not a body, so no header may state its length; HTTP/1 does the same.
     if head.method() == Method::Connect && head.get(Known::ContentLength).is_some() {
         return Err(refused("http2.connect_with_content_length"));
     }
     if head.method() == Method::Connect && protocol.is_none() {
         return Ok(());
     }
-    // Without an authority the library tells a path that is missing from one that is `/` in its parts alone.
+    // Without an authority, only the URI's parts distinguish a missing path from `/`.
     let missing = authority.is_none() && uri.clone().into_parts().path_and_query.is_none();
     let path = uri.path_and_query().filter(|_| !missing).map_or("", PathAndQuery::as_str);
     let fits = path.starts_with('/') || (path == "*" && head.method() == Method::Options);
@@ -74,10 +74,10 @@ pub fn request_head<B>(
     Ok(())
 }
 
-/// Takes a response head that came in.
+/// Converts a received response head.
 ///
 /// # Errors
-/// It cannot be passed on with one meaning.
+/// The response cannot be forwarded with one meaning.
 pub fn response_head<B>(
     response: &Response<B>,
     head: &mut Head,
@@ -93,13 +93,12 @@ pub fn response_head<B>(
     fields(response.headers(), head, fields_max)
 }
 
-/// Takes fields that came in.
+/// Converts received headers.
 ///
 /// # Errors
-/// There are more than `max`; one of them speaks of a connection, which HTTP/2 knows nothing of, or is not as
-/// RFC 9113 §8.2.1 wants it.
+/// There are more than `max`; or one is connection-specific, which HTTP/2 does not allow, or violates RFC 9113 §8.2.1.
 pub fn fields(map: &HeaderMap, head: &mut Head, max: usize) -> Result<(), HttpError> {
-    // Cookies come in crumbs, RFC 9113 §8.2.3, and are one field.
+    // Cookies arrive in crumbs, RFC 9113 §8.2.3, and count as one header.
     if map.len() > max && map.len() - map.get_all(http::header::COOKIE).iter().count() >= max {
         return Err(HttpError::new(ErrorKind::Malformed(431), "http2.too_many_fields"));
     }
@@ -121,7 +120,7 @@ pub fn fields(map: &HeaderMap, head: &mut Head, max: usize) -> Result<(), HttpEr
         }
         head.append_line(name.as_str().as_bytes(), value.as_bytes(), known);
     }
-    // Empty, or twice the same, HTTP/1 could not say it with one meaning.
+    // An empty or repeated length could not be written as HTTP/1 with one meaning.
     if lengths > 1 || (lengths == 1 && head.content_length().is_none()) {
         return Err(refused("http2.content_length_malformed"));
     }
@@ -135,10 +134,10 @@ fn refused(detail: &'static str) -> HttpError {
     HttpError::new(ErrorKind::Malformed(400), detail)
 }
 
-/// Makes a request that goes out.
+/// Creates a request to send.
 ///
 /// # Errors
-/// The head holds what HTTP/2 cannot say.
+/// The head contains something that HTTP/2 cannot express.
 pub fn to_request(head: &Head) -> Result<Request<()>, HttpError> {
     let wrong = |_| HttpError::new(ErrorKind::Malformed(400), "http2.head_cannot_be_sent");
     let mut request = Request::new(());
@@ -164,10 +163,10 @@ pub fn to_request(head: &Head) -> Result<Request<()>, HttpError> {
     Ok(request)
 }
 
-/// Makes a response that goes out.
+/// Creates a response to send.
 ///
 /// # Errors
-/// The head holds what HTTP/2 cannot say.
+/// The head contains something that HTTP/2 cannot express.
 pub fn to_response(head: &Head) -> Result<Response<()>, HttpError> {
     let mut response = Response::new(());
     *response.status_mut() = StatusCode::from_u16(head.status())
@@ -176,10 +175,10 @@ pub fn to_response(head: &Head) -> Result<Response<()>, HttpError> {
     Ok(response)
 }
 
-/// Makes fields that go out; those that speak of a connection stay behind.
+/// Creates headers to send; hop-by-hop headers are left out.
 ///
 /// # Errors
-/// A field that HTTP/2 cannot say.
+/// A header cannot be expressed in HTTP/2.
 pub fn to_map(head: &Head) -> Result<HeaderMap, HttpError> {
     let mut map = HeaderMap::with_capacity(head.field_count());
     for (name, value) in head.fields() {
@@ -258,7 +257,7 @@ mod tests {
     fn fields_are_counted() {
         let request = |count: usize| {
             let get = Request::get("http://a.test/");
-            // Many of one name count each.
+            // Headers of one name count each.
             (0..count).fold(get, |r, n| r.header("x", n.to_string())).body(()).unwrap()
         };
         assert!(request_head(&request(100), &mut Head::default(), 100).is_ok());

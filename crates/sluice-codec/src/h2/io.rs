@@ -1,8 +1,8 @@
-//! A stream of ours in the form that the library reads and writes.
+//! Our stream in the form that the library reads and writes.
 //!
-//! Owns: the stream, and what was written to it and has not left. Refuses to know: frames; the ledger looks at
-//! their heads. Keeps: a write is taken whole or waits; small writes leave together, when the connection's driver has
-//! done its round and calls [`Wire::push`], and never later. Nothing more is read of a connection that has to end.
+//! Owns: the stream, and what was written to it and has not left. Refuses to know: frames; the ledger reads their
+//! headers. Keeps: a write is accepted whole or waits; small writes leave together, when the connection's driver has
+//! finished a round and calls [`Wire::push`], and never later. A connection that must end is not read any further.
 
 use std::cell::RefCell;
 use std::io;
@@ -16,8 +16,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::h2::ledger::Ledger;
 
-/// Bytes that are gathered before they leave. The library asks for a flush behind every frame of data;
-/// one call to the kernel, or one record of TLS, for the frames of many streams costs a copy.
+/// Bytes that are gathered before they leave. The library flushes after every DATA frame; the frames of many streams
+/// share one system call, or one TLS record, at the cost of a copy.
 const GATHER: usize = 16 << 10;
 
 /// A stream that the library and the driver of its connection share.
@@ -37,7 +37,7 @@ struct WireState {
 }
 
 impl Wire {
-    /// Over a stream of clear text. Every flush leaves at once until [`Wire::set_driven`] is called.
+    /// Wraps a stream of plaintext. Every flush leaves at once until [`Wire::set_driven`] is called.
     pub(crate) fn new(
         stream: Stream,
         worker: Rc<WorkerCx>,
@@ -48,7 +48,7 @@ impl Wire {
         Self(Rc::new(RefCell::new(inner)))
     }
 
-    /// Says that a driver pushes after each of its rounds.
+    /// Leaves flushing to a driver, which pushes after each of its rounds.
     pub fn set_driven(&self) {
         self.0.borrow_mut().driven = true;
     }
@@ -56,7 +56,7 @@ impl Wire {
     /// Sends what was gathered; ready when all of it has left.
     ///
     /// # Errors
-    /// What the socket or TLS said.
+    /// The error of the socket or of TLS.
     pub fn push(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.0.borrow_mut().push(cx)
     }
@@ -112,7 +112,7 @@ impl AsyncRead for Wire {
     ) -> Poll<io::Result<()>> {
         let inner = &mut *self.0.borrow_mut();
         if inner.ledger.broken().is_some() {
-            // Whoever drives the connection looks, and ends it.
+            // The driver of the connection sees this, and ends it.
             return Poll::Pending;
         }
         let room = buf.remaining().min(SCRATCH);

@@ -1,8 +1,8 @@
-//! What a connection of HTTP/2 and its streams know of each other.
+//! What an HTTP/2 connection and its streams share.
 //!
-//! Owns: what came by the heads of its frames, the bodies that come and how much of them lies in the library.
-//! Refuses to know: the socket, which goes when the connection ends, while streams may live on.
-//! Keeps: what the library holds of bodies is charged to the worker, to within [`RECOUNT`] bytes.
+//! Owns: what the frame headers received show, the incoming bodies and how much of them the library holds. Refuses to
+//! know: the socket, which is gone when the connection ends, while streams may live on. Keeps: what the library holds
+//! of bodies is charged to the worker, to within [`RECOUNT`] bytes.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -21,15 +21,16 @@ use crate::h2::{H2Options, error_of};
 /// Bytes of bodies between two counts of what is held.
 const RECOUNT: u64 = 64 << 10;
 
-/// What a client's connection may hold although the worker's buffers are used up: those with more are what uses them up.
+/// Bytes that a client's connection may hold when the worker's buffers are exhausted; connections with more are what
+/// exhausts them.
 const SPARED: usize = 1 << 20;
 
-/// Why a connection has to end, beside what the library finds.
+/// Why a connection must end, besides what the library finds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Broken {
-    /// The peer sends frames that bring nothing, without end.
+    /// The peer keeps sending frames that make no progress.
     Flood,
-    /// The worker's buffers are used up, and much of them lies here for readers that do not read.
+    /// The worker's buffers are exhausted, and much of them is held here for readers that do not read.
     Held,
 }
 
@@ -42,7 +43,7 @@ impl Broken {
     }
 }
 
-/// What is known of a connection, shared by its driver and its streams.
+/// The state of a connection that its driver and its streams share.
 #[derive(Clone, Debug)]
 pub(crate) struct Ledger(Rc<RefCell<LedgerState>>);
 
@@ -52,11 +53,11 @@ struct LedgerState {
     watch: FrameWatch,
     fields_max: usize,
     buffers: BufPool,
-    /// Streams on which a body comes: how much of it lies in the library.
+    /// Streams with an incoming body: how much of it the library holds.
     bodies: Slab<FlowControl>,
-    /// What lay in the library of bodies, when it was counted last.
+    /// Bytes of bodies that the library held at the last count.
     held: Charge,
-    /// Bytes of bodies that have come and that were taken, and how many those were when it was counted.
+    /// Bytes of bodies received plus bytes taken, now and at the last count.
     moved: u64,
     counted_at: u64,
     broken: Option<Broken>,
@@ -81,17 +82,17 @@ impl Ledger {
         })))
     }
 
-    /// Why the connection has to end, if it has to.
+    /// Returns why the connection must end, if it must.
     pub(crate) fn broken(&self) -> Option<Broken> {
         self.0.borrow().broken
     }
 
-    /// What an error of the library comes to on this connection.
+    /// Converts an error of the library on this connection.
     pub(crate) fn error_of(&self, error: &h2::Error) -> HttpError {
         self.broken().map_or_else(|| error_of(error), Broken::error)
     }
 
-    /// Looks at what came.
+    /// Inspects received bytes.
     pub(crate) fn note_came(&self, bytes: &[u8], now: Moment) {
         let mut inner = self.0.borrow_mut();
         let before = inner.watch.data();
@@ -103,30 +104,30 @@ impl Ledger {
         inner.recount_if_moved();
     }
 
-    /// Bytes of a body were taken from the library.
+    /// Notes that bytes of a body were taken from the library.
     pub(crate) fn note_taken(&self, count: usize) {
         let mut inner = self.0.borrow_mut();
         inner.moved += count as u64;
         inner.recount_if_moved();
     }
 
-    /// A piece of a body was given to the library to be sent.
+    /// Notes that a piece of a body was given to the library to send.
     pub(crate) fn note_sent(&self, count: usize) {
         self.0.borrow_mut().watch.note_sent(count);
     }
 
-    /// Counts a body that comes among those that are held, until the value that it returns is dropped.
+    /// Counts an incoming body as held, until the returned value is dropped.
     pub(crate) fn count_body(&self, incoming: &mut RecvStream) -> CountedBody {
         let key = self.0.borrow_mut().bodies.insert(incoming.flow_control().clone());
         CountedBody { ledger: self.clone(), key }
     }
 
-    /// How many fields a head may have.
+    /// Returns how many headers a head may have.
     pub(crate) fn fields_max(&self) -> usize {
         self.0.borrow().fields_max
     }
 
-    /// The buffers of the worker.
+    /// Returns the buffers of the worker.
     pub(crate) fn buffers(&self) -> BufPool {
         self.0.borrow().buffers.clone()
     }
@@ -139,8 +140,8 @@ impl LedgerState {
         }
     }
 
-    /// Charges what the library holds of bodies. A connection to an endpoint carries requests of many clients: it is
-    /// bounded by its windows, and not ended for what one of them does not take.
+    /// Charges what the library holds of bodies. A connection to an endpoint carries requests of many clients: its
+    /// windows bound it, and it is not ended because one of them does not read.
     fn recount(&mut self) {
         self.counted_at = self.moved;
         let held: usize = self.bodies.iter().map(|(_, body)| body.used_capacity()).sum();
@@ -150,7 +151,7 @@ impl LedgerState {
     }
 }
 
-/// A body that is counted among those that come.
+/// An incoming body that is counted as held.
 #[derive(Debug)]
 pub(crate) struct CountedBody {
     ledger: Ledger,

@@ -1,7 +1,7 @@
-//! The server's side of an HTTP/2 connection.
+//! The server side of an HTTP/2 connection.
 //!
-//! Owns: the connection and what a peer may do on it. Refuses to know: what requests are for.
-//! Keeps: a request that cannot be passed on is answered here and goes no further.
+//! Owns: the connection and what a peer may do on it. Refuses to know: what requests are for. Keeps: a request that
+//! cannot be forwarded gets its response here and goes no further.
 
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -20,7 +20,7 @@ use crate::h2::ledger::Ledger;
 use crate::h2::{H2Options, H2Stream, convert, error_of};
 use crate::head::Head;
 
-/// A connection on which requests come.
+/// A connection on which requests are received.
 pub struct H2Server {
     connection: Connection<Wire, Chunk>,
     wire: Wire,
@@ -35,20 +35,20 @@ impl std::fmt::Debug for H2Server {
     }
 }
 
-/// A request that came.
+/// A received request.
 #[derive(Debug)]
 pub struct Accepted {
-    /// Its head.
+    /// The request head.
     pub head: Box<Head>,
-    /// Its body, and the means to answer.
+    /// The body, and the means to respond.
     pub stream: H2Stream,
 }
 
 impl H2Server {
-    /// Greets a client that speaks HTTP/2.
+    /// Performs the HTTP/2 handshake with a client.
     ///
     /// # Errors
-    /// It does not, or went away.
+    /// The client does not speak HTTP/2, or closed the connection.
     pub async fn handshake(
         stream: Stream,
         worker: Rc<WorkerCx>,
@@ -56,7 +56,7 @@ impl H2Server {
         conn: Option<Rc<Conn>>,
     ) -> Result<Self, HttpError> {
         let ledger = Ledger::new(Role::Server, options, &worker);
-        // What may come ahead on all streams together is what may lie here.
+        // What a client may send ahead on all streams together is what may be buffered here.
         let held_max =
             u32::try_from(worker.limits.get(Limit::ConnectionBuffers)).unwrap_or(u32::MAX);
         let wire = Wire::new(stream, worker, ledger.clone(), conn);
@@ -76,8 +76,8 @@ impl H2Server {
         Ok(Self { connection, wire, ledger, pings, refused: 0 })
     }
 
-    /// The next request; `None` when the connection has ended in order. Drives the connection, so it
-    /// must be polled as long as any stream is open.
+    /// Receives the next request; `None` when the connection has ended cleanly. Drives the connection, so it must be
+    /// polled as long as any stream is open.
     pub fn poll_accept(
         &mut self,
         cx: &mut Context<'_>,
@@ -85,7 +85,7 @@ impl H2Server {
         loop {
             let accepted = self.connection.poll_accept(cx);
             if let Some(broken) = self.ledger.broken() {
-                // Said once, as far as the socket takes it; the connection is over either way.
+                // GOAWAY is sent once, as far as the socket accepts it; the connection is over either way.
                 self.connection.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
                 let _ = self.connection.poll_closed(cx);
                 let _ = self.wire.push(cx);
@@ -117,17 +117,17 @@ impl H2Server {
         }
     }
 
-    /// Requests that were answered here because they could not be passed on.
+    /// Returns the number of requests that were rejected here because they could not be forwarded.
     pub const fn refused(&self) -> u64 {
         self.refused
     }
 
-    /// Tells the client to open no more streams; those that are open go on.
+    /// Notifies the client (GOAWAY) to open no more streams; open streams continue.
     pub fn drain(&mut self) {
         self.connection.graceful_shutdown();
     }
 
-    /// Ends the connection, with the streams on it.
+    /// Ends the connection and the streams on it.
     pub fn abort(&mut self) {
         self.connection.abrupt_shutdown(h2::Reason::NO_ERROR);
     }
@@ -137,14 +137,14 @@ impl H2Server {
         self.connection.has_streams()
     }
 
-    /// Asks whether the client is still there.
+    /// Sends a PING to check that the client is still there.
     pub fn ping(&mut self) {
         if let Some(pings) = &mut self.pings {
             let _ = pings.send_ping(Ping::opaque());
         }
     }
 
-    /// Ready when the answer to a ping came.
+    /// Ready when a ping has been acknowledged.
     pub fn poll_pong(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match &mut self.pings {
             Some(pings) => pings.poll_pong(cx).map(drop),

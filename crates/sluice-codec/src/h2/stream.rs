@@ -1,7 +1,7 @@
-//! One stream of an HTTP/2 connection, as whoever has a message to exchange sees it.
+//! One HTTP/2 stream, as an exchange of messages uses it.
 //!
-//! Owns: one piece of a body that the peer has no room for yet. Refuses to know: its connection.
-//! Keeps: what the peer has not granted room for is not given to the library.
+//! Owns: one piece of a body that the peer has no room for yet. Refuses to know: its connection. Keeps: data is not
+//! given to the library before the peer has granted room for it.
 
 use std::task::{Context, Poll, ready};
 
@@ -29,13 +29,13 @@ pub struct H2Stream {
     after: H2SendEnd,
     received: bool,
     ledger: Ledger,
-    /// The body that comes, as long as it may hold something.
+    /// The incoming body, as long as the library may hold some of it.
     counted: Option<CountedBody>,
-    /// Its place on the client's connection.
+    /// Its slot on a connection to an endpoint.
     place: Option<OpenStream>,
 }
 
-/// What is to follow the data that is unsent.
+/// What follows the unsent data.
 #[derive(Debug)]
 enum H2SendEnd {
     More,
@@ -45,7 +45,7 @@ enum H2SendEnd {
 }
 
 impl H2Stream {
-    /// A request that came in, and the means to answer it.
+    /// Creates the stream of a received request, with the means to respond.
     pub(crate) fn server(
         mut incoming: RecvStream,
         respond: SendResponse<Chunk>,
@@ -67,7 +67,7 @@ impl H2Stream {
         }
     }
 
-    /// A request that went out; `end` says that it has no body.
+    /// Creates the stream of a request that was sent; `end` means that it has no body.
     pub(crate) fn client(
         awaited: ResponseFuture,
         outgoing: SendStream<Chunk>,
@@ -89,10 +89,10 @@ impl H2Stream {
         }
     }
 
-    /// Receives the next response head, with a status from 100 on.
+    /// Receives the next response head, with a status of at least 100.
     ///
     /// # Errors
-    /// What ended the stream.
+    /// The error that ended the stream.
     pub fn poll_recv_head(
         &mut self,
         cx: &mut Context<'_>,
@@ -121,7 +121,7 @@ impl H2Stream {
         Poll::Ready(Ok(()))
     }
 
-    /// Says whether whoever gets what comes in does not take it.
+    /// Sets whether the receiver of the incoming message is not reading.
     pub fn set_blocked(&mut self, blocked: bool) {
         if let Some(place) = &mut self.place {
             place.set_blocked(blocked);
@@ -131,7 +131,7 @@ impl H2Stream {
     /// Receives the next piece of the body.
     ///
     /// # Errors
-    /// What ended the stream.
+    /// The error that ended the stream.
     pub fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Frame, HttpError>> {
         let Some(incoming) = self.incoming.as_mut().filter(|_| !self.received) else {
             return Poll::Ready(Ok(Frame::End));
@@ -139,7 +139,7 @@ impl H2Stream {
         loop {
             match ready!(incoming.poll_data(cx)) {
                 Some(Ok(bytes)) => {
-                    // It is the receiver's now, who asks for more only when it has passed it on.
+                    // Released at once: the receiver asks for more only when it has passed this piece on.
                     let _ = incoming.flow_control().release_capacity(bytes.len());
                     self.ledger.note_taken(bytes.len());
                     let last = incoming.is_end_stream();
@@ -171,12 +171,12 @@ impl H2Stream {
         }
     }
 
-    /// Whether the message that comes in has been read to its end.
+    /// Whether the incoming message has been read to its end.
     pub const fn is_received(&self) -> bool {
         self.received
     }
 
-    /// Ready when the peer has given the stream up.
+    /// Ready when the peer has abandoned the stream.
     pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<HttpError> {
         let reset = match (&mut self.respond, &mut self.outgoing) {
             (Some(respond), _) => ready!(respond.poll_reset(cx)),
@@ -198,7 +198,7 @@ impl H2Stream {
     /// Sends a response head.
     ///
     /// # Errors
-    /// The head cannot be said in HTTP/2, or the stream has ended.
+    /// The head cannot be expressed in HTTP/2, or the stream has ended.
     pub fn send_head(&mut self, head: &Head, end: bool) -> Result<(), HttpError> {
         let Some(respond) = &mut self.respond else {
             return Err(HttpError::new(ErrorKind::Finished, "a head was sent already"));
@@ -222,7 +222,7 @@ impl H2Stream {
     /// Ready when the peer has granted room for everything that was sent.
     ///
     /// # Errors
-    /// What ended the stream.
+    /// The error that ended the stream.
     pub fn poll_flushed(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), HttpError>> {
         let Some(outgoing) = &mut self.outgoing else { return Poll::Ready(Ok(())) };
         while self.unsent.has_remaining() {
@@ -266,7 +266,7 @@ impl H2Stream {
     /// Sends data of the body. Call it when [`H2Stream::poll_flushed`] is ready.
     ///
     /// # Errors
-    /// What ended the stream.
+    /// The error that ended the stream.
     pub fn send_data(
         &mut self,
         cx: &mut Context<'_>,
@@ -274,7 +274,7 @@ impl H2Stream {
         last: bool,
     ) -> Result<(), HttpError> {
         if self.is_sent() {
-            // The answer to HEAD has no body, whatever an HTTP/1 endpoint sent.
+            // A response to HEAD has no body, whatever an HTTP/1 endpoint sent.
             return Ok(());
         }
         let chunk = body.into_chunk(&self.ledger.buffers());
@@ -288,7 +288,7 @@ impl H2Stream {
     /// Ends the body.
     ///
     /// # Errors
-    /// What ended the stream.
+    /// The error that ended the stream.
     pub fn send_end(
         &mut self,
         cx: &mut Context<'_>,
@@ -311,17 +311,17 @@ impl H2Stream {
         }
     }
 
-    /// Whether the message that goes out has been given to the library to its end.
+    /// Whether the outgoing message has been given to the library to its end.
     pub const fn is_sent(&self) -> bool {
         matches!(self.after, H2SendEnd::Nothing)
     }
 
-    /// Whether a head was sent.
+    /// Whether a head has been sent.
     pub const fn is_head_sent(&self) -> bool {
         self.respond.is_none()
     }
 
-    /// Gives the stream up.
+    /// Resets the stream.
     pub fn reset(&mut self, reason: h2::Reason) {
         if let Some(respond) = &mut self.respond {
             respond.send_reset(reason);

@@ -1,37 +1,37 @@
-//! What a peer sends on a connection of HTTP/2, by the heads of its frames.
+//! Watches what a peer sends on an HTTP/2 connection, by the frame headers.
 //!
-//! Owns: how many bytes of bodies have come, and whether what comes gets anywhere. Refuses to know: what is in frames,
-//! sockets, time beyond what it is given.
-//! Keeps: it sees each frame once, however its bytes are cut. A peer may always send frames that ask for something or
-//! bring something; others it may send as fast as a busy, honest peer does, and no faster.
+//! Owns: how many bytes of bodies have arrived, and whether the frames make progress. Refuses to know: the payload of
+//! frames, sockets, time beyond what it is given. Keeps: it sees each frame once, however the bytes are split. A peer
+//! may always send frames that request or carry something; others it may send as fast as a busy, honest peer does, and
+//! no faster.
 //!
 //! Source: RFC 9113 §4.1, §6 and §10.5.
 
 use sluice_core::Moment;
 
-/// Frames without progress that may come at once.
+/// Frames without progress that may arrive at once.
 const BURST: u32 = 2_000;
 
-/// Frames without progress that may come each second, for ever.
+/// Frames without progress that may arrive each second, indefinitely.
 const PER_SECOND: u32 = 200;
 
-/// What a frame that asks for something, brings something, or was sent by us makes good: peers answer such frames
-/// with updates of two windows and, to measure the way, a ping.
+/// Frames without progress that are allowed for each frame that requests something, carries something, or was sent by
+/// us: peers respond to such frames with two window updates and, to measure the round trip, a ping.
 const MADE_GOOD: u32 = 4;
 
-/// Bytes of a body for which honest peers send updates of both windows: some do so for each 4 KiB that they read.
+/// Bytes of a body for which honest peers update both windows: some do so for each 4 KiB that they read.
 const UPDATED_EACH: usize = 4 << 10;
 
-/// A padded frame of data that is no longer may be nothing but padding.
+/// A padded DATA frame of at most this length may be nothing but padding.
 const PADDING_MAX: usize = 256;
 
-/// Bytes of a frame's head.
+/// Bytes of a frame header.
 const HEAD: usize = 9;
 
 /// Bytes that a client sends before its first frame.
 const PREFACE: usize = 24;
 
-/// The flag of padding, RFC 9113 §6.1.
+/// The PADDED flag, RFC 9113 §6.1.
 const PADDED: u8 = 8;
 
 mod kind {
@@ -39,13 +39,13 @@ mod kind {
     pub(super) const HEADERS: u8 = 1;
 }
 
-/// A reader of frame heads.
+/// A reader of frame headers.
 #[derive(Debug)]
 pub struct FrameWatch {
-    /// The head of the next frame, as far as it has come.
+    /// The header of the next frame, as far as it has arrived.
     head: [u8; HEAD],
     head_len: usize,
-    /// Bytes that are passed over: the rest of a payload, or of the preface.
+    /// Bytes to skip: the rest of a payload, or of the preface.
     skip: usize,
     data: u64,
     left: u32,
@@ -53,17 +53,17 @@ pub struct FrameWatch {
 }
 
 impl FrameWatch {
-    /// A reader of what a client sends, its preface first.
+    /// Creates a reader of what a client sends, preface first.
     pub fn of_client(now: Moment) -> Self {
         Self { skip: PREFACE, ..Self::of_server(now) }
     }
 
-    /// A reader of what a server sends.
+    /// Creates a reader of what a server sends.
     pub fn of_server(now: Moment) -> Self {
         Self { head: [0; HEAD], head_len: 0, skip: 0, data: 0, left: BURST, filled_at: now }
     }
 
-    /// Reads what came.
+    /// Reads received bytes.
     pub fn take(&mut self, mut bytes: &[u8], now: Moment) {
         while !bytes.is_empty() {
             let skipped = self.skip.min(bytes.len());
@@ -81,7 +81,7 @@ impl FrameWatch {
         }
     }
 
-    /// A frame's head is whole.
+    /// Handles a complete frame header.
     fn frame(&mut self, now: Moment) {
         let [high, middle, low, kind, flags, ..] = self.head;
         let length = u32::from_be_bytes([0, high, middle, low]) as usize;
@@ -100,18 +100,18 @@ impl FrameWatch {
         }
     }
 
-    /// A piece of a body was sent to the peer.
+    /// Notes that a piece of a body was sent to the peer.
     pub fn note_sent(&mut self, length: usize) {
         self.progress(length);
     }
 
-    /// Notes a frame that asked for or brought something, either way.
+    /// Notes a frame that requested or carried something, in either direction.
     fn progress(&mut self, length: usize) {
         let updates = u32::try_from(2 * length.div_ceil(UPDATED_EACH)).unwrap_or(BURST);
         self.left = self.left.saturating_add(MADE_GOOD).saturating_add(updates).min(BURST);
     }
 
-    /// Notes a frame that got nobody anywhere.
+    /// Notes a frame that made no progress.
     fn stalled(&mut self, now: Moment) {
         if self.left <= 1 {
             let millis = now.since(self.filled_at).as_millis().min(u128::from(u32::MAX));
@@ -125,12 +125,12 @@ impl FrameWatch {
         self.left = self.left.saturating_sub(1);
     }
 
-    /// Whether more came without progress than an honest peer sends.
+    /// Whether more frames without progress arrived than an honest peer sends.
     pub const fn is_flood(&self) -> bool {
         self.left == 0
     }
 
-    /// Bytes of bodies that came, padding included.
+    /// Returns the bytes of bodies received, including padding.
     pub const fn data(&self) -> u64 {
         self.data
     }
@@ -178,7 +178,7 @@ mod tests {
 
     #[test]
     fn honest_peers_are_no_flood() {
-        // A client that takes a long body: two updates of windows and a ping for each frame that we send.
+        // A client that receives a long body: two window updates and a ping for each frame that we send.
         let mut watch = FrameWatch::of_client(START);
         watch.take(&[0; PREFACE], START);
         for _ in 0..10 * BURST {
@@ -193,7 +193,7 @@ mod tests {
             }
             assert!(!watch.is_flood());
         }
-        // One that has been slow, and goes on.
+        // A slow sender that stays within the rate.
         let mut now = START;
         for _ in 0..10 * BURST {
             now = now.after(Duration::from_secs(1) / PER_SECOND);

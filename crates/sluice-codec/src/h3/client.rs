@@ -1,7 +1,7 @@
-//! The client's side of an HTTP/3 connection.
+//! The client side of an HTTP/3 connection.
 //!
-//! Owns: opening requests on a connection, and closing it when nobody wants it. Refuses to know: who opens them.
-//! Keeps: after a GOAWAY no request is opened on it; those that are open go on.
+//! Owns: opening requests on a connection, and closing it when it is no longer needed. Refuses to know: what opens
+//! them. Keeps: after a GOAWAY no request is opened; open requests continue.
 //!
 //! Source: RFC 9114 §4.1 and §5.2.
 
@@ -18,7 +18,7 @@ use crate::h3::{H3Options, H3Stream};
 use crate::head::Head;
 use crate::open_streams::{OpenStream, OpenStreams};
 
-/// A connection that requests go out on.
+/// A connection on which requests are sent.
 #[derive(Clone, Debug)]
 pub struct H3Client(Rc<Handle>);
 
@@ -42,10 +42,10 @@ impl Drop for Handle {
 }
 
 impl H3Client {
-    /// Greets a server. `kept` is held as long as the connection is open.
+    /// Performs the HTTP/3 handshake with a server. `kept` is held as long as the connection is open.
     ///
     /// # Errors
-    /// The server went away.
+    /// The server closed the connection.
     pub async fn handshake(
         connection: Connection,
         worker: &Rc<WorkerCx>,
@@ -60,7 +60,7 @@ impl H3Client {
         Ok(Self(Rc::new(Handle { shared, places: Rc::default() })))
     }
 
-    /// Requests that are open.
+    /// Returns the number of open requests.
     pub fn open_streams(&self) -> usize {
         self.0.places.open()
     }
@@ -75,25 +75,25 @@ impl H3Client {
         self.is_alive() && self.0.places.has_room(streams_max)
     }
 
-    /// Whether many of its streams wait for clients that do not take what comes.
+    /// Whether many of its streams wait for clients that do not read.
     pub fn is_stalled(&self) -> bool {
         self.0.places.are_stalled()
     }
 
-    /// Opens a stream with a request; `end` says that it has no body.
+    /// Opens a stream with a request; `end` means that it has no body.
     ///
     /// # Errors
-    /// The connection takes no more, which is as good as a refusal, or the head cannot be said.
+    /// The connection takes no more requests, which counts as a refusal, or the head cannot be expressed.
     pub async fn open(&self, head: &Head, end: bool) -> Result<H3Stream, HttpError> {
         let shared = &self.0.shared;
         let refused = |error: quinn::ConnectionError| {
             HttpError::new(ErrorKind::Refused, format!("http3: no stream can be opened: {error}"))
         };
-        // The place is taken before waiting, so that nobody else counts on it.
+        // The slot is taken before waiting, so that no other caller counts on it.
         let place = OpenStream::take(&self.0.places);
         let (send, recv) = shared.connection.open_bi().await.map_err(refused)?;
         if !self.is_alive() {
-            // A GOAWAY came while it waited for its turn: the server will not look at it.
+            // A GOAWAY arrived while the request waited to open: the server will not process it.
             let gone = "http3: the server takes no more requests";
             return Err(HttpError::new(ErrorKind::Refused, gone));
         }

@@ -1,7 +1,7 @@
-//! What both roles do on a connection of HTTP/3.
+//! What both roles do on an HTTP/3 connection.
 //!
-//! Owns: our control stream's first words, what a peer may say on its streams in one direction, when the connection
-//! ends and with which code. Refuses to know: requests. Keeps: the first word that ended the connection stays;
+//! Owns: the beginning of our control stream, what a peer may send on its unidirectional streams, when the connection
+//! ends and with which code. Refuses to know: requests. Keeps: the first reason for the end of the connection wins;
 //! streams that the connection needs are read as long as it lives.
 //!
 //! Source: RFC 9114 §5.2, §6.2, §7.2.4 and §7.2.6, RFC 9204 §4.2.
@@ -26,41 +26,41 @@ pub(crate) struct H3Shared {
     pub(crate) role: Role,
     pub(crate) options: H3Options,
     pub(crate) connection: Connection,
-    /// Our control stream: its end would end the connection, so it lives as long.
+    /// Our control stream: closing it would end the connection, so it lives as long.
     pub(crate) control: RefCell<SendStream>,
-    /// Requests that are open.
+    /// The number of open requests.
     pub(crate) open: Cell<usize>,
-    /// Bytes of streams, from the client and to it.
+    /// Bytes of streams received from the peer and sent to it.
     pub(crate) received: Cell<u64>,
     pub(crate) sent: Cell<u64>,
-    /// Streams that were reset before they were looked at, less those that were not.
+    /// Streams that were reset before their request was read, less those that were not reset.
     pub(crate) resets: Cell<u32>,
-    /// The server will look at no more requests.
+    /// Whether the peer sent a GOAWAY: a server will process no more requests.
     pub(crate) going: Cell<bool>,
-    /// Nobody will open a stream any more: it ends with the last one.
+    /// Whether no more streams will be opened: the connection then ends with the last one.
     pub(crate) closing: Cell<bool>,
-    /// What ended the connection.
+    /// The error that ended the connection.
     pub(crate) fault: RefCell<Option<HttpError>>,
-    /// Whoever waits for the last stream to close.
+    /// Wakes the task that waits for the last stream to close.
     pub(crate) waiting: RefCell<Option<Waker>>,
-    /// What may wait in the library for acknowledgements beyond [`SEND_WINDOW`].
+    /// The charge for bytes beyond [`SEND_WINDOW`] that may wait in the library for acknowledgements.
     send_charge: RefCell<Charge>,
-    /// What had been sent when it was widened last.
+    /// Bytes that had been sent when the window was last widened.
     widened_at: Cell<u64>,
-    /// The last ID of a GOAWAY, and of a MAX_PUSH_ID: neither may go the other way.
+    /// The last ID of a GOAWAY, which must not rise, and of a MAX_PUSH_ID, which must not fall.
     goaway: Cell<u64>,
     push_max: Cell<u64>,
 }
 
-/// Bytes that may wait for acknowledgements on any connection; what goes beyond is charged to the worker, and so is
-/// given only to those that need it.
+/// Bytes that may wait for acknowledgements on any connection; more is charged to the worker, and therefore granted
+/// only to connections that need it.
 pub(crate) const SEND_WINDOW: u64 = 64 << 10;
 
-/// The same on a connection that has been given all it can.
+/// The same on a connection that has been widened to the maximum.
 const SEND_WINDOW_MAX: u64 = 1 << 20;
 
 impl H3Shared {
-    /// Ends the connection for what the client did, and says so.
+    /// Closes the connection for what the peer did, with the code and the reason.
     pub(crate) fn fail(&self, code: u32, detail: &'static str) -> HttpError {
         self.connection.close(code.into(), detail.as_bytes());
         let flood = code == code::EXCESSIVE_LOAD;
@@ -69,7 +69,7 @@ impl H3Shared {
         HttpError::new(ErrorKind::Reset, detail)
     }
 
-    /// Counts what became of a request's beginning.
+    /// Counts whether a request was reset before it was read.
     pub(crate) fn count_begun(&self, reset: bool) {
         let resets = self.resets.get();
         self.resets.set(if reset { resets + 1 } else { resets.saturating_sub(1) });
@@ -78,11 +78,11 @@ impl H3Shared {
         }
     }
 
-    /// Makes room for more that waits for acknowledgements; whether there is more now.
+    /// Widens the window of bytes that wait for acknowledgements; returns whether it did.
     pub(crate) fn widen_send_window(&self) -> bool {
         let mut charge = self.send_charge.borrow_mut();
         let window = SEND_WINDOW + charge.bytes() as u64;
-        // Less was sent than fits: what a stream waits for is the peer, and more room here would not help.
+        // Less than a window was sent since: the stream waits for the peer, and more room here would not help.
         if self.sent.get() - self.widened_at.get() < window {
             return false;
         }
@@ -96,7 +96,7 @@ impl H3Shared {
         true
     }
 
-    /// Takes back what [`H3Shared::widen_send_window`] gave.
+    /// Reverts [`H3Shared::widen_send_window`].
     fn narrow_send_window(&self) {
         let mut charge = self.send_charge.borrow_mut();
         if charge.bytes() > 0 && charge.set(0).is_ok() {
@@ -104,7 +104,7 @@ impl H3Shared {
         }
     }
 
-    /// A stream has closed.
+    /// Notes that a stream has closed.
     pub(crate) fn closed(&self) {
         self.open.set(self.open.get() - 1);
         if self.open.get() == 0 {
@@ -118,7 +118,7 @@ impl H3Shared {
         }
     }
 
-    /// Ends the connection in order, where nobody uses it and nobody will.
+    /// Closes the connection cleanly if it has no streams and none will be opened.
     pub(crate) fn close_if_over(&self) {
         if self.closing.get() && self.open.get() == 0 {
             self.connection.close(code::NO_ERROR.into(), b"");
@@ -126,10 +126,10 @@ impl H3Shared {
     }
 }
 
-/// Opens our control stream and says our settings on it; from here on what the peer says on its own is minded.
+/// Opens our control stream and sends SETTINGS on it; from here on the peer's unidirectional streams are read.
 ///
 /// # Errors
-/// The peer went away.
+/// The peer closed the connection.
 pub(crate) async fn handshake(
     connection: Connection,
     role: Role,
@@ -142,7 +142,7 @@ pub(crate) async fn handshake(
         (setting::MAX_FIELD_SECTION_SIZE, options.head_bytes as u64),
         (setting::QPACK_MAX_TABLE_CAPACITY, 0),
         (setting::QPACK_BLOCKED_STREAMS, 0),
-        // Of a server it says what it takes; of a client it says nothing, RFC 9220 §3.
+        // From a server it announces support; from a client it means nothing, RFC 9220 §3.
         (setting::ENABLE_CONNECT_PROTOCOL, u64::from(role == Role::Server)),
     ] {
         frame::put(&mut settings, name);
@@ -176,13 +176,13 @@ pub(crate) async fn handshake(
     Ok(shared)
 }
 
-/// Streams in one direction that a peer may open: three that it needs, and some that nobody knows.
+/// Unidirectional streams that a peer may open: three that it needs, and some of unknown types.
 pub(crate) const UNI_STREAMS_MAX: u32 = 8;
 
-/// Bytes of settings, and of any frame on the control stream.
+/// Bytes of SETTINGS, and of any frame on the control stream.
 const CONTROL_FRAME_MAX: u64 = 4096;
 
-/// The end of a connection, in the codec's words.
+/// Converts the end of a connection to the codec's error.
 pub(crate) fn error_of(error: &ConnectionError) -> HttpError {
     let kind = match error {
         ConnectionError::ApplicationClosed(close)
@@ -203,19 +203,19 @@ pub(crate) fn error_of(error: &ConnectionError) -> HttpError {
     HttpError::new(kind, format!("quic: {error}"))
 }
 
-/// Takes the streams in one direction that the peer opens.
+/// Accepts the unidirectional streams that the peer opens.
 async fn mind_streams(shared: Rc<H3Shared>, worker: Rc<WorkerCx>) {
     let seen = Rc::new([const { Cell::new(false) }; 3]);
     while let Ok(recv) = shared.connection.accept_uni().await {
         let (shared, seen) = (Rc::clone(&shared), Rc::clone(&seen));
         worker.spawn(async move {
-            // An error has ended the connection, or it ended by itself.
+            // After an error the connection has ended: we closed it, or it ended by itself.
             let _ = mind(&shared, &seen, recv).await;
         });
     }
 }
 
-/// The peer went away, or did what ended the connection; either way there is nobody to tell.
+/// The peer went away, or did something that ended the connection; either way there is no peer left to notify.
 struct Over;
 
 impl From<ReadExactError> for Over {
@@ -229,13 +229,13 @@ async fn mind(shared: &H3Shared, seen: &[Cell<bool>; 3], mut recv: RecvStream) -
         shared.fail(code, detail);
         Over
     };
-    // A stream that ends before it has said what it is means nothing, RFC 9114 §6.2.
+    // A stream that ends before its type is complete is ignored, RFC 9114 §6.2.
     let of = integer(&mut recv).await?;
     let place = match of {
         stream::CONTROL => 0,
         stream::QPACK_ENCODER => 1,
         stream::QPACK_DECODER => 2,
-        // Clients push nothing, and servers only what a client has allowed, RFC 9114 §4.6.
+        // Clients must not push, and servers only what a client has allowed, RFC 9114 §4.6.
         stream::PUSH if shared.role == Role::Client => {
             return Err(over(code::ID_ERROR, "http3.push_not_allowed"));
         }
@@ -252,7 +252,7 @@ async fn mind(shared: &H3Shared, seen: &[Cell<bool>; 3], mut recv: RecvStream) -
         stream::CONTROL => mind_control(shared, &mut recv).await,
         of => mind_qpack(shared, &mut recv, of).await,
     };
-    // Ended or reset, it is missed; but not where the whole connection has ended.
+    // A critical stream must not end or be reset, unless the whole connection has ended.
     if minded.is_err() && shared.connection.close_reason().is_none() {
         shared.fail(code::CLOSED_CRITICAL_STREAM, "http3.critical_stream_closed");
     }
@@ -303,13 +303,13 @@ async fn mind_control(shared: &H3Shared, recv: &mut RecvStream) -> Result<(), Ov
     }
 }
 
-/// An ID on the control stream: of where requests end (RFC 9114 §5.2), or of a push, of which there are none either
-/// way (§7.2.3, §7.2.7).
+/// Handles an ID on the control stream: where requests end (RFC 9114 §5.2), or a push, of which there are none in
+/// either direction (§7.2.3, §7.2.7).
 fn mind_id(shared: &H3Shared, kind: u64, id: u64) -> Result<(), (u32, &'static str)> {
     let client = shared.role == Role::Client;
     match kind {
         kind::GOAWAY => {
-            // A server names a stream of a client's, which are each fourth, RFC 9000 §2.1; a client names a push.
+            // A server names a request stream, which has an ID divisible by four, RFC 9000 §2.1; a client names a push.
             if id > shared.goaway.replace(id) || (client && !id.is_multiple_of(4)) {
                 return Err((code::ID_ERROR, "http3.goaway_id"));
             }
@@ -329,7 +329,7 @@ fn mind_id(shared: &H3Shared, kind: u64, id: u64) -> Result<(), (u32, &'static s
     Ok(())
 }
 
-/// Settings: each once, none of HTTP/2's, RFC 9114 §7.2.4.
+/// Checks SETTINGS: each setting once, none of HTTP/2's, RFC 9114 §7.2.4.
 fn check_settings(mut payload: &[u8]) -> Result<(), (u32, &'static str)> {
     let mut seen = Vec::new();
     while !payload.is_empty() {
@@ -346,7 +346,7 @@ fn check_settings(mut payload: &[u8]) -> Result<(), (u32, &'static str)> {
     Ok(())
 }
 
-/// Streams of QPACK: without a dynamic table there is next to nothing to say on them.
+/// Reads a QPACK stream: without a dynamic table, almost nothing may be sent on it.
 async fn mind_qpack(shared: &H3Shared, recv: &mut RecvStream, of: u64) -> Result<(), Over> {
     loop {
         let mut byte = [0];
@@ -354,7 +354,7 @@ async fn mind_qpack(shared: &H3Shared, recv: &mut RecvStream, of: u64) -> Result
         let fits = match of {
             // A capacity of zero, RFC 9204 §4.3.1.
             stream::QPACK_ENCODER => byte[0] == 0x20,
-            // A stream was given up, RFC 9204 §4.4.2; the rest of a long number follows.
+            // Stream Cancellation, RFC 9204 §4.4.2; the rest of a long number follows.
             _ => byte[0] & 0xc0 == 0x40,
         };
         if !fits {

@@ -1,7 +1,7 @@
-//! Heads between our form and field sections.
+//! Conversion of heads between our form and field sections.
 //!
-//! Owns: what of HTTP/3 may become a head, and of a head HTTP/3. Refuses to know: streams and frames.
-//! Keeps: a message that may not be is refused with the code that RFC 9114 §4.1.2 names, and never passed on.
+//! Owns: what of HTTP/3 may become a head, and of a head HTTP/3. Refuses to know: streams and frames. Keeps: a
+//! malformed message is refused with the code that RFC 9114 §4.1.2 names, and never forwarded.
 //!
 //! Source: RFC 9114 §4.2, §4.3 and §4.4, RFC 9220.
 
@@ -12,12 +12,12 @@ use crate::h3::qpack::{self, Wrong};
 use crate::head::{Head, Method, Version};
 use crate::names::{Known, is_field_value, is_token_byte};
 
-/// What is wrong with a field section, and whom it concerns.
+/// A fault in a field section, and what it affects.
 #[derive(Debug)]
 pub enum SectionRefusal {
     /// The connection ends with this code.
     Connection(u32, &'static str),
-    /// The message is answered or its stream reset.
+    /// The message gets an error response, or its stream is reset.
     Message(HttpError),
 }
 
@@ -38,7 +38,7 @@ fn refused(detail: &'static str) -> SectionRefusal {
     SectionRefusal::Message(HttpError::new(ErrorKind::Malformed(400), detail))
 }
 
-/// Pseudo fields as they were met.
+/// The pseudo-headers seen so far.
 #[derive(Default)]
 struct Pseudo {
     method: bool,
@@ -47,19 +47,19 @@ struct Pseudo {
     authority: bool,
     status: bool,
     protocol: bool,
-    /// A field without a colon came; no pseudo field may follow.
+    /// A regular header was seen; no pseudo-header may follow.
     over: bool,
     cookies: usize,
-    /// Fields without a colon that may still come.
+    /// Regular headers that may still arrive.
     fields_left: usize,
 }
 
-/// What a field section may hold.
+/// The bounds on a field section.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
     /// Bytes, as RFC 9114 §4.2.2 counts them.
     pub bytes: usize,
-    /// Fields, pseudo fields apart.
+    /// Number of headers, without pseudo-headers.
     pub fields: usize,
 }
 
@@ -68,7 +68,7 @@ impl Pseudo {
         Self { fields_left: bounds.fields, ..Self::default() }
     }
 
-    /// Takes one field in.
+    /// Adds one header to the head.
     fn take(&mut self, head: &mut Head, name: &[u8], value: &[u8]) -> Result<(), SectionRefusal> {
         if !is_field_value(value) || has_edges(value) {
             return Err(refused("http3.field_value_malformed"));
@@ -77,7 +77,7 @@ impl Pseudo {
             return self.take_pseudo(head, pseudo, value);
         }
         self.over = true;
-        // Cookies come in crumbs, RFC 9114 §4.2.1, and are one field.
+        // Cookies arrive in crumbs, RFC 9114 §4.2.1, and count as one header.
         let crumb = self.cookies > 0 && name == b"cookie";
         let Some(left) = self.fields_left.checked_sub(usize::from(!crumb)) else {
             let error = HttpError::new(ErrorKind::Malformed(431), "http3.too_many_fields");
@@ -135,10 +135,10 @@ fn has_edges(value: &[u8]) -> bool {
     white(value.first()) || white(value.last())
 }
 
-/// Reads a request's field section.
+/// Decodes the field section of a request.
 ///
 /// # Errors
-/// It is no request, or cannot be passed on with one meaning.
+/// It is not a request, or cannot be forwarded with one meaning.
 pub fn request(section: &[u8], max: Bounds, head: &mut Head) -> Result<(), SectionRefusal> {
     head.clear();
     head.set_version(Version::Http3);
@@ -158,7 +158,7 @@ pub fn request(section: &[u8], max: Bounds, head: &mut Head) -> Result<(), Secti
     authority(head, pseudo.authority)?;
     one_length(head)?;
     let connects = head.method() == Method::Connect;
-    // What follows CONNECT is no body, so nothing may state the length of one; HTTP/1 is alike.
+    // What follows CONNECT is not a body, so no header may state its length; HTTP/1 does the same.
     if connects && head.get(Known::ContentLength).is_some() {
         return Err(refused("http3.connect_with_content_length"));
     }
@@ -190,7 +190,7 @@ pub fn request(section: &[u8], max: Bounds, head: &mut Head) -> Result<(), Secti
     Ok(())
 }
 
-/// The authority, of which `Host` may say the same and nothing else.
+/// Determines the authority; `Host` may repeat it, but not differ.
 fn authority(head: &mut Head, said: bool) -> Result<(), SectionRefusal> {
     if head.values(b"host").count() > 1 {
         return Err(refused("http3.host_repeated"));
@@ -211,7 +211,7 @@ fn authority(head: &mut Head, said: bool) -> Result<(), SectionRefusal> {
     Ok(())
 }
 
-/// At most one length, and a number.
+/// Checks that there is at most one length, and that it is a number.
 fn one_length(head: &Head) -> Result<(), SectionRefusal> {
     match head.values(b"content-length").count() {
         0 => Ok(()),
@@ -220,10 +220,10 @@ fn one_length(head: &Head) -> Result<(), SectionRefusal> {
     }
 }
 
-/// Reads a response's field section.
+/// Decodes the field section of a response.
 ///
 /// # Errors
-/// It is no response.
+/// It is not a response.
 pub fn response(section: &[u8], max: Bounds, head: &mut Head) -> Result<(), SectionRefusal> {
     head.clear();
     head.set_version(Version::Http3);
@@ -238,10 +238,10 @@ pub fn response(section: &[u8], max: Bounds, head: &mut Head) -> Result<(), Sect
     one_length(head)
 }
 
-/// Reads trailers. Fields that may not stand there are left out.
+/// Decodes trailers. Headers that are not allowed in trailers are left out.
 ///
 /// # Errors
-/// They are no trailers.
+/// They are not trailers.
 pub fn trailers(section: &[u8], max: Bounds, head: &mut Head) -> Result<(), SectionRefusal> {
     head.clear();
     let mut pseudo = Pseudo { over: true, ..Pseudo::new(max) };
@@ -253,7 +253,7 @@ pub fn trailers(section: &[u8], max: Bounds, head: &mut Head) -> Result<(), Sect
 /// Adds a HEADERS frame with a response head.
 ///
 /// # Errors
-/// The head holds what is no field, as for the other two.
+/// The head contains an invalid header.
 pub fn put_response(out: &mut Vec<u8>, head: &Head) -> Result<(), HttpError> {
     let mut section = qpack::PREFIX.to_vec();
     let status = head.status();
@@ -269,7 +269,7 @@ pub fn put_response(out: &mut Vec<u8>, head: &Head) -> Result<(), HttpError> {
 /// Adds a HEADERS frame with a request head.
 ///
 /// # Errors
-/// The head holds what is no field.
+/// The head contains an invalid header.
 pub fn put_request(out: &mut Vec<u8>, head: &Head) -> Result<(), HttpError> {
     let mut section = qpack::PREFIX.to_vec();
     let extended = head.upgrade();
@@ -278,7 +278,7 @@ pub fn put_request(out: &mut Vec<u8>, head: &Head) -> Result<(), HttpError> {
     put(b":method", method);
     put(b":authority", head.authority());
     if head.method() != Method::Connect || extended.is_some() {
-        // QUIC is always encrypted; what came in clear was still meant for this endpoint.
+        // QUIC is always encrypted; a request that arrived in clear text was still meant for this endpoint.
         put(b":scheme", "https");
         put(b":path", if head.path().is_empty() { "/" } else { head.path() });
     }
@@ -291,7 +291,7 @@ pub fn put_request(out: &mut Vec<u8>, head: &Head) -> Result<(), HttpError> {
 /// Adds a HEADERS frame with trailers.
 ///
 /// # Errors
-/// They hold what is no field.
+/// They contain an invalid header.
 pub fn put_trailers(out: &mut Vec<u8>, head: &Head) -> Result<(), HttpError> {
     put_fields(out, qpack::PREFIX.to_vec(), head)
 }

@@ -1,11 +1,11 @@
-//! The words of HTTP/3: integers, types, codes.
+//! The vocabulary of HTTP/3: integers, types, codes.
 //!
-//! Owns: variable-length integers, frame and stream types, error codes. Refuses to know: streams.
-//! Keeps: nothing here allocates but what writes.
+//! Owns: variable-length integers, frame and stream types, error codes. Refuses to know: streams. Keeps: only the
+//! functions that write allocate.
 //!
 //! Source: RFC 9000 §16, RFC 9114 §6.2, §7.2 and §8.1, RFC 9204 §6.
 
-/// Types of frames.
+/// Frame types.
 pub(super) mod kind {
     pub(crate) const DATA: u64 = 0;
     pub(crate) const HEADERS: u64 = 1;
@@ -15,13 +15,13 @@ pub(super) mod kind {
     pub(crate) const GOAWAY: u64 = 7;
     pub(crate) const MAX_PUSH_ID: u64 = 0xd;
 
-    /// Whether it was a type of HTTP/2, which nobody may use here, RFC 9114 §7.2.8.
+    /// Whether it was a frame type of HTTP/2, which must not be used here, RFC 9114 §7.2.8.
     pub(crate) const fn is_of_http2(kind: u64) -> bool {
         matches!(kind, 0x2 | 0x6 | 0x8 | 0x9)
     }
 }
 
-/// Types of streams in one direction.
+/// Types of unidirectional streams.
 pub(super) mod stream {
     pub(crate) const CONTROL: u64 = 0;
     pub(crate) const PUSH: u64 = 1;
@@ -29,14 +29,14 @@ pub(super) mod stream {
     pub(crate) const QPACK_DECODER: u64 = 3;
 }
 
-/// Names of settings.
+/// Identifiers of settings.
 pub(super) mod setting {
     pub(crate) const QPACK_MAX_TABLE_CAPACITY: u64 = 1;
     pub(crate) const MAX_FIELD_SECTION_SIZE: u64 = 6;
     pub(crate) const QPACK_BLOCKED_STREAMS: u64 = 7;
     pub(crate) const ENABLE_CONNECT_PROTOCOL: u64 = 8;
 
-    /// Whether it was a setting of HTTP/2, which nobody may use here, RFC 9114 §7.2.4.1.
+    /// Whether it was a setting of HTTP/2, which must not be used here, RFC 9114 §7.2.4.1.
     pub(crate) const fn is_of_http2(name: u64) -> bool {
         matches!(name, 0x2..=0x5)
     }
@@ -44,44 +44,44 @@ pub(super) mod setting {
 
 /// Error codes.
 pub mod code {
-    /// Nothing is wrong.
+    /// No error.
     pub const NO_ERROR: u32 = 0x100;
-    /// Something here failed.
+    /// An internal failure.
     pub const INTERNAL_ERROR: u32 = 0x102;
-    /// A stream that may not be opened.
+    /// A stream that must not be opened.
     pub const STREAM_CREATION_ERROR: u32 = 0x103;
-    /// A stream ended that the connection needs.
+    /// A stream that the connection needs was closed.
     pub const CLOSED_CRITICAL_STREAM: u32 = 0x104;
-    /// A frame where it may not stand.
+    /// A frame that is not allowed in this place.
     pub const FRAME_UNEXPECTED: u32 = 0x105;
-    /// A frame that is not as its type says.
+    /// A frame that does not match its type.
     pub const FRAME_ERROR: u32 = 0x106;
-    /// More work than anybody means.
+    /// More load than an honest peer causes.
     pub const EXCESSIVE_LOAD: u32 = 0x107;
-    /// An identifier that goes the wrong way.
+    /// An ID that was used incorrectly.
     pub const ID_ERROR: u32 = 0x108;
-    /// Settings that may not be.
+    /// Settings that are not allowed.
     pub const SETTINGS_ERROR: u32 = 0x109;
-    /// A control stream that begins without settings.
+    /// A control stream that does not begin with SETTINGS.
     pub const MISSING_SETTINGS: u32 = 0x10a;
-    /// The request was not looked at.
+    /// The request was not processed.
     pub const REQUEST_REJECTED: u32 = 0x10b;
-    /// Nobody wants the rest.
+    /// The rest is no longer needed.
     pub const REQUEST_CANCELLED: u32 = 0x10c;
     /// The stream ended in the middle of a request.
     pub const REQUEST_INCOMPLETE: u32 = 0x10d;
-    /// A message that may not be.
+    /// A malformed message.
     pub const MESSAGE_ERROR: u32 = 0x10e;
-    /// A tunnel's other end failed.
+    /// The other end of a tunnel failed.
     pub const CONNECT_ERROR: u32 = 0x10f;
-    /// A field section that cannot be read.
+    /// A field section that cannot be decoded.
     pub const QPACK_DECOMPRESSION_FAILED: u32 = 0x200;
-    /// An instruction for a table that is not there.
+    /// An instruction for a dynamic table, which does not exist.
     pub const QPACK_ENCODER_STREAM_ERROR: u32 = 0x201;
-    /// An acknowledgement of what was never said.
+    /// An acknowledgement of something that was never sent.
     pub const QPACK_DECODER_STREAM_ERROR: u32 = 0x202;
 
-    /// A code by name and number, for records.
+    /// Formats a code by name and number, for access logs.
     pub(crate) fn word(code: u64) -> String {
         let name = match u32::try_from(code).unwrap_or_default() {
             NO_ERROR => "H3_NO_ERROR",
@@ -109,7 +109,7 @@ pub mod code {
     }
 }
 
-/// An integer at the front, and how many bytes it takes; `None` while it is not all there.
+/// Decodes the integer at the front; returns it and its length in bytes, or `None` while it is incomplete.
 pub(super) fn integer(bytes: &[u8]) -> Option<(u64, usize)> {
     let first = *bytes.first()?;
     let length = 1 << (first >> 6);
@@ -136,14 +136,14 @@ pub(super) fn put(out: &mut Vec<u8>, value: u64) {
     }
 }
 
-/// Adds the head of a frame.
+/// Adds a frame header.
 pub(super) fn put_head(out: &mut Vec<u8>, kind: u64, length: usize) {
     put(out, kind);
     put(out, length as u64);
 }
 
-/// The type and length of a frame at the front, and how many bytes say it; `None` while they are not all
-/// there.
+/// Decodes the frame header at the front; returns type, length and the bytes of the header, or `None` while it is
+/// incomplete.
 pub(super) fn head(bytes: &[u8]) -> Option<(u64, u64, usize)> {
     let (kind, first) = integer(bytes)?;
     let (length, second) = integer(&bytes[first..])?;
@@ -170,7 +170,7 @@ mod tests {
                 assert_eq!(integer(&out[..end]), None);
             }
         }
-        // RFC 9000 §A.1: two ways to say 37.
+        // RFC 9000 §A.1: two encodings of 37.
         assert_eq!((integer(&[0x25]), integer(&[0x40, 0x25])), (Some((37, 1)), Some((37, 2))));
         assert_eq!(
             integer(&[0xc2, 0x19, 0x7c, 0x5e, 0xff, 0x14, 0xe8, 0x8c]).unwrap().0,

@@ -1,30 +1,30 @@
-//! QPACK with nothing but the static table.
+//! QPACK with only the static table.
 //!
-//! Owns: field sections, both ways. Refuses to know: what fields mean, and the dynamic table: we announce that
-//! we keep none, and so may hear of none. Keeps: what comes out is bounded by what was announced, however
-//! small what came in.
+//! Owns: encoding and decoding of field sections. Refuses to know: what headers mean, and the dynamic table: we
+//! announce a capacity of zero, so no field section may refer to it. Keeps: the decoded size is bounded by what was
+//! announced, however small the input.
 //!
 //! Source: RFC 9204 §4.5.
 
 use super::tables;
 
-/// Why a field section cannot be read.
+/// Why a field section cannot be decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wrong {
-    /// It is no field section, or wants a table that is not there: an error of the connection.
+    /// It is not a field section, or it refers to a dynamic table, which does not exist: a connection error.
     Malformed,
-    /// More comes out than was announced.
+    /// It decodes to more than was announced.
     TooLarge,
 }
 
-/// What each field counts for beside its text, RFC 9114 §4.2.2.
+/// What each header counts besides its text, RFC 9114 §4.2.2.
 const FIELD_OVERHEAD: usize = 32;
 
-/// Decodes a field section of at most `max` bytes, as RFC 9114 §4.2.2 counts; `take` is shown each field, in
+/// Decodes a field section of at most `max` bytes, as RFC 9114 §4.2.2 counts; `take` is called with each header, in
 /// order, and may stop.
 ///
 /// # Errors
-/// What is wrong, or what `take` said.
+/// The fault in the section, or the error of `take`.
 pub fn decode<E: From<Wrong>>(
     section: &[u8],
     max: usize,
@@ -47,16 +47,16 @@ pub fn decode<E: From<Wrong>>(
             name.extend_from_slice(known.as_bytes());
             value.extend_from_slice(known_value.as_bytes());
         } else if first & 0x40 != 0 {
-            // A literal with the name of another, §4.5.4.
+            // A literal with a name from the table, §4.5.4.
             let (known, _) = reader.known(4, first & 0x10 != 0)?;
             name.extend_from_slice(known.as_bytes());
             reader.string(7, &mut value, room)?;
         } else if first & 0x20 != 0 {
-            // A literal with a name of its own, §4.5.6.
+            // A literal with a literal name, §4.5.6.
             reader.string(3, &mut name, room)?;
             reader.string(7, &mut value, room)?;
         } else {
-            // The rest goes by a dynamic table.
+            // The remaining forms refer to a dynamic table.
             return Err(Wrong::Malformed.into());
         }
         left = room.checked_sub(name.len() + value.len()).ok_or(Wrong::TooLarge)?;
@@ -68,7 +68,7 @@ pub fn decode<E: From<Wrong>>(
 struct QpackReader<'a>(&'a [u8]);
 
 impl QpackReader<'_> {
-    /// The bits before an integer of a prefix of `bits`, and the integer, RFC 7541 §5.1.
+    /// Decodes an integer with a prefix of `bits`: returns the bits before the prefix, and the integer, RFC 7541 §5.1.
     fn integer(&mut self, bits: u8) -> Option<(u8, usize)> {
         let (first, mut rest) = self.0.split_first()?;
         let mask = u8::try_from((1_u16 << bits) - 1).ok()?;
@@ -78,7 +78,7 @@ impl QpackReader<'_> {
             loop {
                 let (byte, after) = rest.split_first()?;
                 rest = after;
-                // Nothing here comes near; 2^34 is more than any text.
+                // No valid integer here comes near; 2^34 is more than any text.
                 if shift > 28 {
                     return None;
                 }
@@ -93,15 +93,14 @@ impl QpackReader<'_> {
         Some((first & !mask, value))
     }
 
-    /// A field of the static table.
+    /// Returns an entry of the static table.
     fn known(&mut self, bits: u8, is_static: bool) -> Result<(&'static str, &'static str), Wrong> {
         let (_, place) = self.integer(bits).ok_or(Wrong::Malformed)?;
         let found = tables::FIELDS.get(place).filter(|_| is_static);
         found.copied().ok_or(Wrong::Malformed)
     }
 
-    /// A string whose length has a prefix of `bits`, with a bit before it that says whether it is in
-    /// Huffman's code.
+    /// Decodes a string whose length has a prefix of `bits`; the bit before it is set if the string is Huffman-coded.
     fn string(&mut self, bits: u8, into: &mut Vec<u8>, max: usize) -> Result<(), Wrong> {
         let (flags, length) = self.integer(bits).ok_or(Wrong::Malformed)?;
         let (text, rest) = self.0.split_at_checked(length).ok_or(Wrong::Malformed)?;
@@ -126,10 +125,10 @@ impl QpackReader<'_> {
     }
 }
 
-/// What every field section begins with where there is no dynamic table, §4.5.1.
+/// The prefix of every field section if there is no dynamic table, §4.5.1.
 pub const PREFIX: [u8; 2] = [0, 0];
 
-/// Adds a field to a section.
+/// Adds a header to a section.
 pub fn encode(section: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     match tables::find(name, value) {
         Some((place, true)) => return integer(section, 0xc0, 6, usize::from(place)),
@@ -209,15 +208,15 @@ mod tests {
     #[test]
     fn what_wants_a_dynamic_table_is_refused() {
         for section in [
-            &[2, 0, 0x80][..],         // a count that must have come before
+            &[2, 0, 0x80][..],         // requires an insert count
             &[0, 0, 0x80],             // indexed, dynamic
             &[0, 0, 0x40, 0],          // name of a dynamic entry
-            &[0, 0, 0x10],             // indexed behind the base
-            &[0, 0, 0x00, 0],          // name of one behind the base
+            &[0, 0, 0x10],             // indexed post-base
+            &[0, 0, 0x00, 0],          // name of a post-base entry
             &[0, 0, 0xff, 0xff, 0xff], // an integer without end
             &[0, 0, 0xff, 100],        // beyond the static table
             &[0],                      // no prefix
-            &[0, 0, 0x21],             // a name that is not there
+            &[0, 0, 0x21],             // a name that is missing
             &[0, 0, 0x23, b'a'],
         ] {
             assert_eq!(read(section, 4096), Err(Wrong::Malformed), "{section:?}");
@@ -226,7 +225,7 @@ mod tests {
 
     #[test]
     fn a_small_section_does_not_become_a_large_one() {
-        // Thirty fields in thirty bytes.
+        // Thirty headers in thirty bytes.
         let mut section = PREFIX.to_vec();
         section.extend([0xc0 | 17; 30]);
         assert_eq!(read(&section, 600), Err(Wrong::TooLarge));

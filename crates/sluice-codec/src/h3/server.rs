@@ -1,7 +1,7 @@
-//! The server's side of an HTTP/3 connection.
+//! The server side of an HTTP/3 connection.
 //!
-//! Owns: taking requests, and telling the client when no more are taken. Refuses to know: what requests are for.
-//! Keeps: after a GOAWAY no request is looked at, and those that were are finished.
+//! Owns: accepting requests, and notifying the client when no more are accepted. Refuses to know: what requests are
+//! for. Keeps: after a GOAWAY no new request is processed; those accepted before are finished.
 //!
 //! Source: RFC 9114 §5.2.
 
@@ -19,12 +19,12 @@ use crate::h3::connection::{H3Shared, error_of, handshake};
 use crate::h3::frame::{self, code, kind};
 use crate::h3::{H3Options, H3Stream};
 
-/// A connection on which requests come.
+/// A connection on which requests are received.
 pub struct H3Server {
     connection: Connection,
     shared: Rc<H3Shared>,
     accepting: LocalFuture<Result<(SendStream, RecvStream), ConnectionError>>,
-    /// One more than the number of the last stream that was taken.
+    /// One more than the index of the last stream that was accepted.
     next: u64,
     drained: bool,
 }
@@ -36,10 +36,10 @@ impl std::fmt::Debug for H3Server {
 }
 
 impl H3Server {
-    /// Greets a client that speaks HTTP/3.
+    /// Performs the HTTP/3 handshake with a client.
     ///
     /// # Errors
-    /// It went away.
+    /// The client closed the connection.
     pub async fn handshake(
         connection: Connection,
         worker: &Rc<WorkerCx>,
@@ -50,8 +50,8 @@ impl H3Server {
         Ok(Self { connection, shared, accepting, next: 0, drained: false })
     }
 
-    /// The next stream on which a request will come; an error when the connection has ended, of kind
-    /// [`ErrorKind::Finished`](crate::ErrorKind::Finished) where it did so in order.
+    /// Receives the next stream on which a request will arrive; an error when the connection has ended, of kind
+    /// [`ErrorKind::Finished`](crate::ErrorKind::Finished) if it ended cleanly.
     pub fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Result<H3Stream, HttpError>> {
         loop {
             let accepted = ready!(self.accepting.as_mut().poll(cx));
@@ -64,7 +64,7 @@ impl H3Server {
             };
             self.accepting = accept(&self.connection);
             if self.drained {
-                // Nobody will look at it; it may be asked elsewhere, RFC 9114 §5.2.
+                // It is not processed and may be sent elsewhere, RFC 9114 §5.2.
                 let _ = send.reset(code::REQUEST_REJECTED.into());
                 let _ = recv.stop(code::REQUEST_REJECTED.into());
                 continue;
@@ -83,18 +83,19 @@ impl H3Server {
         Poll::Pending
     }
 
-    /// Tells the client, once, that requests from the next one on will not be looked at; those that are open go on.
+    /// Notifies the client (GOAWAY), once, that no request from the next one on will be processed; open requests
+    /// continue.
     pub fn drain(&mut self, cx: &mut Context<'_>) {
         if std::mem::replace(&mut self.drained, true) {
             return;
         }
         let mut out = Vec::new();
         let mut id = Vec::new();
-        // Streams of requests are numbered by fours, RFC 9000 §2.1.
+        // Request streams have IDs divisible by four, RFC 9000 §2.1.
         frame::put(&mut id, self.next * 4);
         frame::put_head(&mut out, kind::GOAWAY, id.len());
         out.extend_from_slice(&id);
-        // Written whole or not at all: a client that grants no room for so few bytes needs no goodbye.
+        // Written whole or not at all: a client that grants no room for so few bytes needs no GOAWAY.
         let mut control = self.shared.control.borrow_mut();
         let _ = Pin::new(&mut *control).poll_write(cx, &out);
     }
@@ -104,12 +105,12 @@ impl H3Server {
         self.connection.closed().await;
     }
 
-    /// Ends the connection in order.
+    /// Closes the connection cleanly.
     pub fn close(&self) {
         self.connection.close(code::NO_ERROR.into(), b"");
     }
 
-    /// Bytes of streams from the client and to it, so far.
+    /// Returns the bytes of streams received from the client and sent to it, so far.
     pub fn moved(&self) -> (u64, u64) {
         (self.shared.received.get(), self.shared.sent.get())
     }

@@ -1,9 +1,9 @@
-//! One request of an HTTP/3 connection, as whoever has a message to exchange sees it.
+//! One request of an HTTP/3 connection, as an exchange of messages uses it.
 //!
-//! Owns: the frames of a stream in both directions, one piece of a body that the peer has no room for yet.
-//! Refuses to know: its connection's other streams. Keeps: what is read is asked for, what is sent waits for
-//! room; a message whose length is not what it said is refused; what may not stand on a request stream ends
-//! the connection.
+//! Owns: the frames of a stream in both directions, one piece of a body that the peer has no room for yet. Refuses to
+//! know: its connection's other streams. Keeps: data is read only on request and sent only against room; a message
+//! whose body does not have the stated length is refused; a frame that is not allowed on a request stream ends the
+//! connection.
 //!
 //! Source: RFC 9114 §4.1, §7.1 and §7.2.
 
@@ -32,24 +32,24 @@ pub struct H3Stream {
     recv: RecvStream,
     input: Option<Buf>,
     receiving: H3Receiving,
-    /// What is left of the body by the head's `content-length`.
+    /// Bytes that remain of the body according to `content-length`.
     left: Option<u64>,
-    /// The part of a field section that has come, while it is not whole.
+    /// The memory of the last field section, for the next one.
     section: Vec<u8>,
-    /// Trailers that have come, until the end of the stream has.
+    /// Trailers that have arrived, until the end of the stream.
     trailers: Option<Box<Head>>,
-    /// Frames and their heads that are to be sent before `body`.
+    /// Frames and frame headers to send before `body`.
     out: Vec<u8>,
     body: Option<Body>,
-    /// How much of `body` was taken.
+    /// How much of `body` has been sent.
     taken: usize,
     after: H3SendEnd,
     method: Method,
     head_sent: bool,
     stopped: Option<LocalFuture<Result<Option<VarInt>, StoppedError>>>,
-    /// What may lie in the library, while whoever gets what comes in does not take it.
+    /// The charge for what the library may hold while the receiver of the incoming message is not reading.
     blocked: Option<Charge>,
-    /// Its place on a connection to an endpoint.
+    /// Its slot on a connection to an endpoint.
     place: Option<OpenStream>,
 }
 
@@ -59,31 +59,31 @@ impl std::fmt::Debug for H3Stream {
     }
 }
 
-/// Where in the message that comes in we are.
+/// The position in the incoming message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum H3Receiving {
     Between(FramePosition),
-    /// In a frame of data.
+    /// In a DATA frame.
     Data(u64),
-    /// In a frame that nobody knows, and where we are behind it.
+    /// In a frame of unknown type, and the position after it.
     Skip(u64, FramePosition),
     Done,
 }
 
-/// A place between two frames.
+/// A position between two frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum FramePosition {
     /// Before the head.
     Head,
-    /// Behind the head.
+    /// After the head.
     Body,
-    /// Behind the trailers.
+    /// After the trailers.
     Ended,
 }
 
 const IN_BODY: H3Receiving = H3Receiving::Between(FramePosition::Body);
 
-/// What is to follow what is unsent.
+/// What follows the unsent data.
 #[derive(Debug)]
 enum H3SendEnd {
     More,
@@ -92,8 +92,8 @@ enum H3SendEnd {
 }
 
 impl H3Stream {
-    /// A stream on which a request goes out; its head leaves with what follows, or with [`H3Stream::push`].
-    /// `end` says that nothing does.
+    /// Creates a stream with a request to send; its head leaves with what follows, or with [`H3Stream::push`]. `end`
+    /// means that nothing follows.
     pub(crate) fn client(
         shared: Rc<H3Shared>,
         send: SendStream,
@@ -113,7 +113,7 @@ impl H3Stream {
         Ok(stream)
     }
 
-    /// A stream on which nothing was said: to a server, one on which a client will make a request.
+    /// Creates a stream before its first message: for a server, one on which a client will send a request.
     pub(crate) fn new(shared: Rc<H3Shared>, send: SendStream, recv: RecvStream) -> Self {
         shared.open.set(shared.open.get() + 1);
         Self {
@@ -137,18 +137,18 @@ impl H3Stream {
         }
     }
 
-    /// Whether the request came before the handshake had ended, and it has not ended since: then somebody else
-    /// may have recorded and repeated it, RFC 8470 §3.
+    /// Whether the request arrived before the handshake was complete, and it still is not: the request may then be a
+    /// replay by an attacker, RFC 8470 §3.
     pub fn is_early(&self) -> bool {
         self.recv.is_0rtt() && self.shared.connection.stats().frame_tx.handshake_done == 0
     }
 
     // --- receiving ---
 
-    /// Receives the head of the request, or the next one of its answer, with a status from 100 on.
+    /// Receives the head of the request, or the next head of its response, with a status of at least 100.
     ///
     /// # Errors
-    /// What ended the stream, or why it is no such head: a request can then still be answered.
+    /// The error that ended the stream, or why the head is malformed: a request can then still get a response.
     pub fn poll_recv_head(
         &mut self,
         cx: &mut Context<'_>,
@@ -186,14 +186,14 @@ impl H3Stream {
                     } else if head.status() < 200 {
                         return Poll::Ready(Ok(()));
                     } else if self.method == Method::Head || matches!(head.status(), 204 | 304) {
-                        // Whatever length it states is that of another answer.
+                        // A length stated here describes another response.
                         self.left = Some(0);
                     } else {
                         self.left = head.content_length();
                     }
                     self.receiving = IN_BODY;
-                    // Most requests end here, and whoever passes them on wants to know it. Frames that nobody knows
-                    // may come before the end: some clients send one with each request (RFC 9114 §7.2.8).
+                    // Most requests end here, and the caller needs to know. Frames of unknown types may arrive before
+                    // the end: some clients send one with each request (RFC 9114 §7.2.8).
                     return Poll::Ready(match self.poll_frame(cx, worker) {
                         Poll::Ready(Ok(None)) => self.end(),
                         Poll::Ready(Err(error)) => Err(error),
@@ -214,7 +214,7 @@ impl H3Stream {
     /// Receives the next piece of the body.
     ///
     /// # Errors
-    /// What ended the stream.
+    /// The error that ended the stream.
     pub fn poll_recv(
         &mut self,
         cx: &mut Context<'_>,
@@ -259,11 +259,11 @@ impl H3Stream {
         }
     }
 
-    /// Says whether whoever gets what comes in does not take it. While it is so, what may come ahead is charged to
-    /// the worker: the library does not say how much has.
+    /// Sets whether the receiver of the incoming message is not reading. While it is not, what the peer may send ahead
+    /// is charged to the worker: the library does not report how much has arrived.
     ///
     /// # Errors
-    /// The worker is at its limit.
+    /// The worker is at the limit of its buffers.
     pub fn set_blocked(&mut self, worker: &WorkerCx, blocked: bool) -> Result<(), HttpError> {
         if blocked == self.blocked.is_some() || (blocked && self.is_received()) {
             return Ok(());
@@ -298,7 +298,7 @@ impl H3Stream {
             data.truncate(count);
         }
         self.receiving = H3Receiving::Data(left - count as u64);
-        // Whether this was the last of it is known when the end has come along.
+        // Whether this was the last piece is known only if the end has arrived with it.
         let mut last = false;
         if self.receiving == H3Receiving::Data(0)
             && let Poll::Ready(Ok(0)) = self.poll_fill_if_empty(cx, worker)
@@ -309,8 +309,8 @@ impl H3Stream {
         Poll::Ready(Ok(Frame::Data { body: Body::Pooled(data), last }))
     }
 
-    /// The next frame's type and length, once they are there; frames that nobody knows are skipped. `None` at
-    /// the end of the stream. The frame's head is still to be consumed.
+    /// Returns the type and length of the next frame, once they have arrived; frames of unknown types are skipped.
+    /// `None` at the end of the stream. The frame header is not consumed.
     fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
@@ -319,7 +319,7 @@ impl H3Stream {
         loop {
             let at = match self.receiving {
                 H3Receiving::Between(place) | H3Receiving::Skip(_, place) => place,
-                // Whoever asks for a frame is between two.
+                // Callers request a frame only between two.
                 H3Receiving::Data(_) | H3Receiving::Done => FramePosition::Body,
             };
             if let H3Receiving::Skip(left, behind) = self.receiving {
@@ -362,7 +362,7 @@ impl H3Stream {
         }
     }
 
-    /// The payload of the frame whose head is at the front, once it is all there.
+    /// Returns the payload of the frame whose header is at the front, once it is complete.
     fn poll_section(
         &mut self,
         cx: &mut Context<'_>,
@@ -411,7 +411,7 @@ impl H3Stream {
         }
     }
 
-    /// Reads once, behind what is there; 0 is the end.
+    /// Reads once, appending to what is buffered; 0 is the end.
     fn poll_fill(
         &mut self,
         cx: &mut Context<'_>,
@@ -433,7 +433,7 @@ impl H3Stream {
             input.fill(*count);
             self.shared.received.set(self.shared.received.get() + *count as u64);
         }
-        // Whoever is slow holds a small buffer, not a large one.
+        // A slow peer holds a small buffer, not a large one.
         self.input = pool.settle(input, got.is_pending());
         got.map_err(|error| read_error(&error))
     }
@@ -449,7 +449,7 @@ impl H3Stream {
         self.poll_fill(cx, worker)
     }
 
-    /// Counts data against what the head said of it.
+    /// Counts data against the length that the head stated.
     fn count(&mut self, length: u64) -> Result<(), HttpError> {
         if let Some(left) = &mut self.left {
             *left = left.checked_sub(length).ok_or_else(|| wrong_length(&mut self.send))?;
@@ -457,7 +457,7 @@ impl H3Stream {
         Ok(())
     }
 
-    /// The body has come: as much as was said.
+    /// Checks at the end of the body that it has the stated length.
     fn whole(&mut self) -> Result<(), HttpError> {
         match self.left {
             Some(left) if left > 0 => Err(wrong_length(&mut self.send)),
@@ -473,7 +473,7 @@ impl H3Stream {
         Ok(())
     }
 
-    /// The stream ended in the middle of a frame, RFC 9114 §7.1.
+    /// Fails the connection: the stream ended in the middle of a frame, RFC 9114 §7.1.
     fn cut(&self) -> HttpError {
         self.shared.fail(code::FRAME_ERROR, "http3.frame_cut")
     }
@@ -489,19 +489,19 @@ impl H3Stream {
         }
     }
 
-    /// Whether the message that comes in has been read to its end.
+    /// Whether the incoming message has been read to its end.
     pub const fn is_received(&self) -> bool {
         matches!(self.receiving, H3Receiving::Done)
     }
 
-    /// Ready when the client wants no answer any more.
+    /// Ready when the peer no longer reads the outgoing message.
     pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<HttpError> {
         let stopped = self.stopped.get_or_insert_with(|| Box::pin(self.send.stopped()));
         match ready!(stopped.as_mut().poll(cx)) {
             Ok(Some(_)) => {
                 Poll::Ready(HttpError::new(ErrorKind::Cancelled, "the client cancelled the stream"))
             }
-            // It has everything.
+            // The peer has received everything.
             Ok(None) => {
                 self.stopped = Some(Box::pin(std::future::pending()));
                 Poll::Pending
@@ -515,7 +515,7 @@ impl H3Stream {
     /// Stages a response head; it leaves with what follows, or with [`H3Stream::push`].
     ///
     /// # Errors
-    /// The head holds what is no field.
+    /// The head contains an invalid header.
     pub fn send_head(&mut self, head: &Head, end: bool) -> Result<(), HttpError> {
         convert::put_response(&mut self.out, head)?;
         if head.status() < 200 {
@@ -531,7 +531,7 @@ impl H3Stream {
     /// Sends what is staged.
     ///
     /// # Errors
-    /// What ended the stream.
+    /// The error that ended the stream.
     pub fn push(&mut self, cx: &mut Context<'_>) -> Result<(), HttpError> {
         match self.poll_flushed(cx) {
             Poll::Ready(done) => done,
@@ -542,7 +542,7 @@ impl H3Stream {
     /// Sends data of the body. Call it when [`H3Stream::poll_flushed`] is ready.
     ///
     /// # Errors
-    /// What ended the stream.
+    /// The error that ended the stream.
     pub fn send_data(
         &mut self,
         cx: &mut Context<'_>,
@@ -550,7 +550,7 @@ impl H3Stream {
         last: bool,
     ) -> Result<(), HttpError> {
         if !matches!(self.after, H3SendEnd::More) {
-            // The answer to HEAD has no body, whatever an HTTP/1 endpoint sent.
+            // A response to HEAD has no body, whatever an HTTP/1 endpoint sent.
             return self.push(cx);
         }
         if !body.is_empty() {
@@ -566,7 +566,7 @@ impl H3Stream {
     /// Ends the body.
     ///
     /// # Errors
-    /// What ended the stream.
+    /// The error that ended the stream.
     pub fn send_end(
         &mut self,
         cx: &mut Context<'_>,
@@ -581,10 +581,10 @@ impl H3Stream {
         self.push(cx)
     }
 
-    /// Ready when everything that was sent was taken; what the client has no room for waits here.
+    /// Ready when the library has accepted everything that was sent; what the peer has no room for waits here.
     ///
     /// # Errors
-    /// What ended the stream.
+    /// The error that ended the stream.
     pub fn poll_flushed(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), HttpError>> {
         let polled = self.poll_write(cx);
         if polled.is_pending() && self.shared.widen_send_window() {
@@ -614,23 +614,23 @@ impl H3Stream {
         self.body = None;
         if matches!(self.after, H3SendEnd::End) {
             self.after = H3SendEnd::Nothing;
-            // Where the client has stopped it there is nobody to hear of the end.
+            // If the peer has stopped the stream, it needs no notice of the end.
             let _ = self.send.finish();
         }
         Poll::Ready(Ok(()))
     }
 
-    /// Whether the message that goes out has been taken to its end.
+    /// Whether the library has accepted the outgoing message to its end.
     pub const fn is_sent(&self) -> bool {
         matches!(self.after, H3SendEnd::Nothing)
     }
 
-    /// Whether a head was sent.
+    /// Whether a head has been sent.
     pub const fn is_head_sent(&self) -> bool {
         self.head_sent
     }
 
-    /// Gives the stream up.
+    /// Resets the stream.
     pub fn reset(&mut self, code: u32) {
         let _ = self.send.reset(code.into());
         self.stop(code);
@@ -652,7 +652,8 @@ impl Drop for H3Stream {
             let code = if client { code::REQUEST_CANCELLED } else { code::INTERNAL_ERROR };
             let _ = self.send.reset(code.into());
         }
-        // An answer that did not wait for its request, RFC 9114 §4.1; or one that nobody waits for.
+        // As a server, a response that did not wait for its request, RFC 9114 §4.1; as a client, a response that is no
+        // longer needed.
         let server = self.shared.role == Role::Server;
         self.stop(if server { code::NO_ERROR } else { code::REQUEST_CANCELLED });
         self.shared.closed();

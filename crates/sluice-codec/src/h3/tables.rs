@@ -1,14 +1,14 @@
-//! The tables of QPACK that everybody has.
+//! The fixed tables of QPACK.
 //!
-//! Owns: the static table, the Huffman code. Refuses to know: field sections.
-//! Keeps: what the RFCs print, and an index over it that is made once.
+//! Owns: the static table, the Huffman code. Refuses to know: field sections. Keeps: what the RFCs print, and an index
+//! over it that is built once.
 //!
-//! Source: RFC 9204 appendix A, RFC 7541 appendix B. The Huffman code is canonical (shorter codes first,
-//! equal lengths in the order of their symbols), so the lengths say all of it.
+//! Source: RFC 9204 appendix A, RFC 7541 appendix B. The Huffman code is canonical (shorter codes first, equal lengths
+//! in the order of their symbols), so the lengths define all of it.
 
 use std::sync::LazyLock;
 
-/// Fields with a number, RFC 9204 appendix A.
+/// The static table, RFC 9204 appendix A.
 pub(super) static FIELDS: [(&str, &str); 99] = [
     (":authority", ""),
     (":path", "/"),
@@ -114,7 +114,7 @@ pub(super) static FIELDS: [(&str, &str); 99] = [
 /// The longest name in [`FIELDS`].
 const NAME_MAX: usize = 40;
 
-/// Places in [`FIELDS`] by the length of their names.
+/// Indices into [`FIELDS`] by the length of the name.
 static BY_LENGTH: LazyLock<[Vec<u8>; NAME_MAX + 1]> = LazyLock::new(|| {
     let mut table = std::array::from_fn(|_| Vec::new());
     for (place, (name, _)) in (0..).zip(FIELDS) {
@@ -123,7 +123,7 @@ static BY_LENGTH: LazyLock<[Vec<u8>; NAME_MAX + 1]> = LazyLock::new(|| {
     table
 });
 
-/// The place of a name, and whether the value stands there too.
+/// Returns the index of a name, and whether the entry has the value too.
 pub(super) fn find(name: &[u8], value: &[u8]) -> Option<(u8, bool)> {
     let mut of_name = None;
     for place in BY_LENGTH.get(name.len())? {
@@ -138,7 +138,7 @@ pub(super) fn find(name: &[u8], value: &[u8]) -> Option<(u8, bool)> {
     of_name
 }
 
-/// The end of a string is said by a prefix of this symbol, RFC 7541 §5.2.
+/// The EOS symbol; a prefix of its code pads the end of a string, RFC 7541 §5.2.
 const END: usize = 256;
 
 /// Bits of each symbol's code, RFC 7541 appendix B.
@@ -155,7 +155,7 @@ static LENGTHS: [u8; END + 1] = [
     22, 25, 25, 24, 24, 26, 23, 26, 27, 26, 26, 27, 27, 27, 27, 27, 28, 27, 27, 27, 27, 27, 26, 30,
 ];
 
-/// The longest code.
+/// The length of the longest code.
 const LENGTH_MAX: usize = 30;
 
 /// The codes of each length: the first of them, how many there are, and where their symbols begin.
@@ -188,8 +188,7 @@ static CODE: LazyLock<Code> = LazyLock::new(|| {
     code
 });
 
-/// Decodes a string behind what is in `into`; `None` when it is no such string, or would make `into` longer
-/// than `max`.
+/// Decodes a string and appends it to `into`; `None` if it is malformed, or would make `into` longer than `max`.
 pub(super) fn decode(text: &[u8], into: &mut Vec<u8>, max: usize) -> Option<()> {
     let table = &*CODE;
     let (mut code, mut length) = (0_u32, 0_usize);
@@ -208,12 +207,12 @@ pub(super) fn decode(text: &[u8], into: &mut Vec<u8>, max: usize) -> Option<()> 
             if into.len() >= max {
                 return None;
             }
-            // The end itself may not stand in a string.
+            // EOS itself is not allowed in a string.
             into.push(u8::try_from(symbol).ok()?);
             (code, length) = (0, 0);
         }
     }
-    // What is left over are the first bits of the end: ones, and fewer than eight.
+    // The remaining bits are a prefix of EOS: ones, and fewer than eight.
     (length < 8 && code == (1 << length) - 1).then_some(())
 }
 
@@ -243,7 +242,7 @@ mod tests {
 
     #[test]
     fn padding_is_checked() {
-        // 'a' is 00011; behind it come ones, and fewer than eight of them.
+        // 'a' is 00011; it is followed by ones, and fewer than eight of them.
         assert!(decode(&[0b0001_1111], &mut Vec::new(), 9).is_some());
         assert!(decode(&[0b0001_1110], &mut Vec::new(), 9).is_none());
         assert!(decode(&[0b0001_1111, 0xff], &mut Vec::new(), 9).is_none());

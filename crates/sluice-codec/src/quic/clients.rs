@@ -1,7 +1,7 @@
-//! Connections of QUIC that go out.
+//! Outgoing QUIC connections.
 //!
-//! Owns: the sockets that a worker's connections to endpoints share. Refuses to know: pools, and what is spoken.
-//! Keeps: sockets are made when they are wanted first; a connection lives on the worker that made it.
+//! Owns: the sockets that a worker's connections to endpoints share. Refuses to know: pools, and what the connections
+//! carry. Keeps: sockets are created on first use; a connection lives on the worker that opened it.
 
 use std::cell::OnceCell;
 use std::io;
@@ -22,7 +22,7 @@ use super::{OnWorker, QuicOptions};
 use crate::h2::H2Options;
 use crate::h3::H3Client;
 
-/// Sockets of a worker from which connections go out, made when they are wanted first.
+/// A worker's sockets for outgoing connections, created on first use.
 #[derive(Debug, Default)]
 pub struct QuicClients {
     v4: OnceCell<quinn::Endpoint>,
@@ -30,10 +30,11 @@ pub struct QuicClients {
 }
 
 impl QuicClients {
-    /// Connects to `to` and shakes hands as `tls` says, under `name`; call it on the worker's thread.
+    /// Connects to `to` and performs the handshake with `tls` and the server name `name`; call it on the worker's
+    /// thread.
     ///
     /// # Errors
-    /// What the system, TLS or the peer said.
+    /// The error of the system, of TLS or of the peer.
     pub async fn connect(
         &self,
         to: SocketAddr,
@@ -54,11 +55,11 @@ impl QuicClients {
         connecting.map_err(|error| error.to_string())?.await.map_err(|error| error.to_string())
     }
 
-    /// Connects to an endpoint of a cluster that speaks HTTP/3, and greets it. `kept` is held as long as the
-    /// connection is open.
+    /// Connects to an endpoint of a cluster that speaks HTTP/3, and performs the HTTP/3 handshake. `kept` is held as
+    /// long as the connection is open.
     ///
     /// # Errors
-    /// Why it was not reached.
+    /// Why the endpoint was not reached.
     pub async fn reach(
         &self,
         plan: &ClusterPlan,
@@ -95,5 +96,5 @@ impl QuicClients {
     }
 }
 
-/// Time between words on a connection that nobody uses, so that it is known to be there.
+/// Interval of keep-alive packets on an idle connection, which show that it is still there.
 const KEEP_ALIVE: Duration = Duration::from_secs(25);

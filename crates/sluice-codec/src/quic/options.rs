@@ -1,7 +1,7 @@
-//! What is configured of QUIC, and what the library makes of it.
+//! The configuration of QUIC, and its conversion to the library's.
 //!
-//! Owns: the options and their defaults. Refuses to know: sockets, TLS. Keeps: whatever is not asked for stays as
-//! the library has it, path MTU discovery and updates of keys included.
+//! Owns: the options and their defaults. Refuses to know: sockets, TLS. Keeps: what is not configured stays at the
+//! library's default, including path MTU discovery and key updates.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,26 +13,26 @@ use quinn::{IdleTimeout, TransportConfig};
 use crate::h2::H2Options;
 use crate::h3::{SEND_WINDOW, UNI_STREAMS_MAX};
 
-/// What is configured of QUIC.
+/// The configuration of QUIC.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QuicOptions {
-    /// How long a connection may be silent.
+    /// How long a connection may be idle.
     pub idle_timeout: Duration,
-    /// Handshakes under way on a socket from which on clients must show that they are where they say.
+    /// Number of handshakes in flight on a socket from which clients must validate their address.
     pub retry_above: u32,
-    /// Requests that a client may have open at once.
+    /// Concurrent requests that a client may have open.
     pub streams_max: u32,
     /// Bytes of a stream that a client may send ahead.
     pub stream_window: u32,
     /// The same for all streams of a connection together.
     pub connection_window: u32,
-    /// What decides how fast we send.
+    /// The congestion control algorithm.
     pub congestion: Congestion,
-    /// Where each connection leaves a trace of its packets.
+    /// The folder in which each connection leaves a trace of its packets.
     pub qlog: Option<PathBuf>,
 }
 
-/// What decides how fast is sent.
+/// A congestion control algorithm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Congestion {
     /// RFC 9438.
@@ -68,7 +68,7 @@ impl QuicOptions {
             .stream_receive_window(self.stream_window.into())
             .receive_window(self.connection_window.into())
             .send_window(SEND_WINDOW)
-            // Datagrams in connections have no use here.
+            // Datagrams within connections are not used here.
             .datagram_receive_buffer_size(None);
         match self.congestion {
             Congestion::Cubic => {
@@ -84,7 +84,7 @@ impl QuicOptions {
         Ok(transport)
     }
 
-    /// The transport of a server's side.
+    /// Returns the transport configuration of a server.
     pub(super) fn server(&self) -> Result<TransportConfig, String> {
         let mut transport = self.transport()?;
         transport.max_concurrent_bidi_streams(self.streams_max.into());

@@ -1,9 +1,8 @@
 //! Traces of connections, for tools such as qvis.
 //!
-//! Owns: the file of a trace. Refuses to know: what stands in it (the library writes qlog, draft-ietf-quic-qlog,
-//! as JSON text sequences, RFC 7464). Keeps: a trace never ends its connection; each, all that are written at once and
-//! all of a process have their bound. It is written on the worker's thread: traces are for finding faults, not for
-//! every day.
+//! Owns: the file of a trace. Refuses to know: its content (the library writes qlog, draft-ietf-quic-qlog, as JSON text
+//! sequences, RFC 7464). Keeps: a trace never ends its connection; each trace, all that are written at once and all of
+//! a process are bounded. It is written on the worker's thread: traces are for troubleshooting, not for everyday use.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -13,13 +12,13 @@ use std::time::Duration;
 
 use quinn::{QlogConfig, QlogStream};
 
-/// Bytes of a trace; behind it nothing more of the connection is written.
+/// Bytes of a trace; after these, nothing more of the connection is written.
 const TRACE_MAX: u64 = 64 << 20;
 
 /// Bytes of all traces of a process.
 const ALL_MAX: u64 = 1 << 30;
 
-/// What a trace counts for at least: a block of a disk.
+/// The least that a trace counts: a disk block.
 const TRACE_MIN: u64 = 4096;
 
 /// Connections that are traced at once in the process.
@@ -28,8 +27,9 @@ const OPEN_MAX: usize = 256;
 static OPEN: AtomicUsize = AtomicUsize::new(0);
 static WRITTEN: AtomicU64 = AtomicU64::new(0);
 
-/// A trace in `folder` of the connection with a number: its name is when that began, in seconds, and the number. That a trace
-/// is missing must be known, and is no reason to turn a client away: it is said in the log, once.
+/// Opens a trace in `folder` of the connection with this number; the file is named after the time the connection began,
+/// in seconds, and the number. A missing trace must be noticed, but is no reason to refuse a client: it is logged,
+/// once.
 pub(super) fn trace(folder: &Path, number: u64, began: Duration) -> Option<QlogStream> {
     let open = Open::take();
     if open.is_none() || WRITTEN.fetch_add(TRACE_MIN, Relaxed) >= ALL_MAX {
@@ -63,13 +63,13 @@ fn say_missing(place: &Path, why: &dyn std::fmt::Display) {
     }
 }
 
-/// A trace that is written.
+/// A trace that is being written.
 struct Open;
 
 impl Open {
     fn take() -> Option<Self> {
         let taken = OPEN.fetch_add(1, Relaxed);
-        // On drop it is given back.
+        // Released on drop.
         let open = Self;
         (taken < OPEN_MAX).then_some(open)
     }
@@ -81,10 +81,10 @@ impl Drop for Open {
     }
 }
 
-/// Takes whole records while they fit, and lets the rest go.
+/// Writes whole records while they fit, and discards the rest.
 struct BoundedWriter<W> {
     file: W,
-    /// The one that is being written; its end is the end of a line.
+    /// The record that is being written; it ends at a newline.
     record: Vec<u8>,
     left: u64,
     all: &'static AtomicU64,
@@ -101,7 +101,7 @@ impl<W: Write> BoundedWriter<W> {
             self.all.fetch_add(length, Relaxed);
             self.file.write_all(&self.record)
         };
-        // What comes behind a gap is nobody's.
+        // What follows a gap is of no use.
         self.left = if written.is_ok() { self.left - length } else { 0 };
         self.record.clear();
     }

@@ -1,11 +1,12 @@
-//! Connection IDs that clients are given when they are asked to show where they are.
+//! Connection IDs for clients that are sent a Retry to validate their address.
 //!
-//! Owns: making such an ID, and knowing it again. Refuses to know: the token that travels with it, which is the
-//! library's. Keeps: an ID of ours is known by itself, so that nothing is held of a client before it has come back; the
-//! same client with the same first ID is always given the same one; nobody else can make one for an address.
+//! Owns: creating such an ID, and recognising it. Refuses to know: the token that travels with it, which is the
+//! library's. Keeps: an ID of ours is recognised by itself, so that no state is held for a client before it returns;
+//! the same client with the same first ID always gets the same one; no other party can create one for an address.
 //!
-//! RFC 9000 §8.1.2 and §17.2.5. Half of the ID leads packets to the socket and depends on the client's first ID, half is
-//! a seal over it and the address. 32 bits of seal do: who guesses it has gained a place in the table of hellos.
+//! RFC 9000 §8.1.2 and §17.2.5. Half of the ID steers packets to the socket and depends on the client's first ID, half
+//! is a seal over it and the address. 32 bits of seal suffice: a correct guess gains only a place in the table of
+//! ClientHellos.
 
 use std::cell::Cell;
 use std::net::SocketAddr;
@@ -18,11 +19,11 @@ use sluice_sys::steer::{self, ID_LENGTH, LOOKED_AT};
 use super::ReuseportMember;
 
 thread_local! {
-    /// For whom the library makes an ID now, where it is one for a client that is asked to come back.
+    /// The client for which the library is creating an ID, if it is one that is sent a Retry.
     static ASKED: Cell<Option<(SocketAddr, ConnectionId)>> = const { Cell::new(None) };
 }
 
-/// Runs something in which the library makes the ID for a client at `from` that chose `first`.
+/// Runs `ask`, in which the library creates the ID for a client at `from` that chose `first`.
 pub(super) fn while_asking<T>(from: SocketAddr, first: ConnectionId, ask: impl FnOnce() -> T) -> T {
     ASKED.set(Some((from, first)));
     let done = ask();
@@ -30,7 +31,7 @@ pub(super) fn while_asking<T>(from: SocketAddr, first: ConnectionId, ask: impl F
     done
 }
 
-/// The ID that the library makes at this moment, where it is one for a client that is asked to come back.
+/// Returns the ID that the library is to create now, if it is for a client that is sent a Retry.
 pub(super) fn asked(place: ReuseportMember) -> Option<ConnectionId> {
     let (from, first) = ASKED.take()?;
     Some(ConnectionId::new(&place.retry_id(from, &first)))
@@ -41,7 +42,7 @@ fn key() -> &'static hmac::Key {
     KEY.get_or_init(|| hmac::Key::new(hmac::HMAC_SHA256, &super::rand::<32>()))
 }
 
-/// The first bytes of a code over these words and an address.
+/// Returns the first bytes of a MAC over these words and an address.
 fn code(words: [&[u8]; 2], from: SocketAddr) -> [u8; LOOKED_AT] {
     let mut context = hmac::Context::with_key(key());
     for word in words {
@@ -64,7 +65,7 @@ fn seal(lead: &[u8], from: SocketAddr) -> [u8; LOOKED_AT] {
 }
 
 impl ReuseportMember {
-    /// The ID that a client at `from`, which chose `first` for us, is given when it is asked to come back.
+    /// Returns the ID for a client at `from`, which chose `first` for us, when it is sent a Retry.
     pub fn retry_id(self, from: SocketAddr, first: &[u8]) -> [u8; ID_LENGTH] {
         let lead = (0_u32..)
             .map(|count| code([&count.to_be_bytes(), first], from))
@@ -76,7 +77,7 @@ impl ReuseportMember {
         id
     }
 
-    /// Whether `id` was given to a client at `from`: it has shown that it is there.
+    /// Whether `id` was given to a client at `from`, which has thereby validated its address.
     pub fn is_retry_id(from: SocketAddr, id: &[u8]) -> bool {
         id.len() == ID_LENGTH && id[LOOKED_AT..] == seal(&id[..LOOKED_AT], from)
     }

@@ -1,6 +1,6 @@
-//! What is known of a connection of QUIC, for records and pages.
+//! What is known of a QUIC connection, for access logs and admin pages.
 //!
-//! Owns: the translation of what the library counts. Refuses to know: who looks. Keeps: looking changes nothing.
+//! Owns: the conversion of what the library counts. Refuses to know: what reads it. Keeps: reading changes nothing.
 
 use std::cell::Cell;
 
@@ -10,7 +10,7 @@ use rustls::pki_types::CertificateDer;
 use sluice_core::connection::{MindedPath, PathFacts, TlsFacts};
 use sluice_tls::CertificateInfo;
 
-/// What a handshake found out.
+/// Returns the facts of a handshake.
 pub fn facts_of(connection: &Connection) -> TlsFacts {
     let said = connection.handshake_data().and_then(|said| said.downcast::<HandshakeData>().ok());
     let chain = connection.peer_identity();
@@ -18,7 +18,7 @@ pub fn facts_of(connection: &Connection) -> TlsFacts {
     let client = chain.as_ref().and_then(|chain| chain.first());
     TlsFacts {
         version: "1.3",
-        // The library does not say which.
+        // The library does not report it.
         cipher: "unknown",
         alpn: said.and_then(|said| said.protocol).map(Vec::into_boxed_slice),
         client_subject: client
@@ -29,7 +29,7 @@ pub fn facts_of(connection: &Connection) -> TlsFacts {
     }
 }
 
-/// The path of a connection, looked at whenever somebody asks.
+/// Returns the path of a connection, read on demand.
 pub fn path_of(connection: &Connection) -> Box<dyn MindedPath> {
     Box::new(ObservedPath { connection: connection.clone(), early: Cell::new(false) })
 }
@@ -50,7 +50,7 @@ impl MindedPath for ObservedPath {
             mtu: counted.path.current_mtu,
             packets_sent: counted.path.sent_packets,
             packets_lost: counted.path.lost_packets,
-            // A client shows that it is where it has moved to, RFC 9000 §8.2.
+            // A client that migrates validates its new address, RFC 9000 §8.2.
             migrations: counted.frame_rx.path_response,
             early_data: self.early.get(),
         }

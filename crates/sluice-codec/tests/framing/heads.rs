@@ -1,7 +1,7 @@
-//! Heads that are written, whatever is in them.
+//! Heads written from arbitrary contents.
 //!
-//! Owns: heads with fields that contradict their framing. Refuses to know: streams.
-//! Keeps: what is written is one head, and its body is as long as its framing says.
+//! Owns: heads with fields that contradict their framing. Refuses to know: streams. Keeps: the output is exactly one
+//! head, and its body is as long as its framing declares.
 
 use proptest::prelude::*;
 use sluice_codec::h1::write::{self, Framing, Persistence};
@@ -12,7 +12,7 @@ use crate::oracle::{self, Length};
 
 const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "OPTIONS", "CONNECT", "PURGE"];
 
-/// Fields that a head may hold, from a peer, another version or a filter.
+/// Fields that a head may contain, from a peer, another version or a filter.
 const FIELDS: [(&[u8], &[u8]); 22] = [
     (b"content-length", b"5"),
     (b"content-length", b"0"),
@@ -51,7 +51,7 @@ fn with_fields(mut head: Head, fields: &[usize]) -> Head {
     head
 }
 
-/// The framings that a request can have, beside the one that is chosen for it.
+/// The framings that a request can have, besides the one chosen for it.
 const OF_REQUESTS: [Framing; 5] =
     [Framing::Bare, Framing::Empty, Framing::Stated(5), Framing::Stated(0), Framing::Chunked];
 
@@ -76,7 +76,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
     #[test]
-    fn a_request_has_the_body_that_its_framing_says(
+    fn a_request_has_the_body_its_framing_declares(
         method in prop::sample::select(&METHODS[..]),
         upgrade in prop::option::of(text()),
         fields in prop::collection::vec(0..FIELDS.len(), 0..6),
@@ -96,7 +96,7 @@ proptest! {
     }
 
     #[test]
-    fn a_response_has_the_body_that_its_framing_says(
+    fn a_response_has_the_body_its_framing_declares(
         status in prop::sample::select(&[100, 101, 103, 200, 204, 206, 304, 404, 502][..]),
         method in prop::sample::select(&METHODS[..]),
         upgrade in prop::option::of(text()),
@@ -123,9 +123,9 @@ proptest! {
         prop_assert_eq!(message.body, expected, "{}", written.escape_ascii());
     }
 
-    /// Fields of trailers cannot end them early or say anything of framing.
+    /// Trailer fields cannot end the trailers early or carry framing.
     #[test]
-    fn trailers_are_lines_and_an_end(fields in prop::collection::vec(0..FIELDS.len(), 0..6)) {
+    fn trailers_cannot_end_early_or_carry_framing(fields in prop::collection::vec(0..FIELDS.len(), 0..6)) {
         let head = with_fields(Head::default(), &fields);
         let Ok(written) = write::trailers(&head, &BufPool::new(1 << 20)) else { return Ok(()) };
         let lines: Vec<&[u8]> = written.strip_suffix(b"\r\n\r\n").unwrap().split(|b| *b == b'\n').collect();
@@ -138,9 +138,9 @@ proptest! {
     }
 }
 
-/// No word of a start line is two, and nothing is written where one is missing.
+/// No word of a start line splits in two, and nothing is written if one is missing.
 #[test]
-fn a_start_line_has_its_words() {
+fn a_start_line_has_exactly_its_words() {
     let mut head = Head::request("GET", "http", "a", "/x");
     for two in [&b"/x y"[..], b"a\r\nb", b"\tx", b"\xff"] {
         let taken = [
@@ -164,7 +164,7 @@ fn a_start_line_has_its_words() {
     assert!(write::request(&old, Framing::Bare, &pool).is_ok());
 }
 
-/// Text of any length is refused or written whole; it never runs out of the buffer.
+/// Text of any length is either refused or written in full; it never overruns the buffer.
 #[test]
 fn long_text_fits_or_is_refused() {
     let pool = BufPool::new(1 << 20);

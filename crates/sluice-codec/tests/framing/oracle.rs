@@ -1,37 +1,37 @@
-//! A reader of HTTP/1 that shares nothing with ours.
+//! An HTTP/1 reader that shares no code with ours.
 //!
-//! Owns: RFC 9112 §6.3 said once more, over the crate `httparse`: how long the body of a message is, and where
-//! in a stream of messages its reader stands. Refuses to know: how Sluice parses and writes.
-//! Keeps: what two readers could take for two messages is [`Length::Ambiguous`].
+//! Owns: a second implementation of RFC 9112 §6.3, over the crate `httparse`: the length of a message body, and the
+//! position of a reader in a stream of messages. Refuses to know: how Sluice parses and writes. Keeps: whatever two
+//! readers could take for two different messages is [`Length::Ambiguous`].
 
-/// How long a reader takes the body of a message to be.
+/// The length of a message body as a reader understands it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Length {
-    /// So many bytes; 0 is no body.
+    /// This many bytes; 0 means no body.
     Bytes(u64),
-    /// In chunks.
+    /// Chunked.
     Chunked,
     /// Until the connection closes.
     UntilClose,
-    /// Another protocol follows, if the peer agrees.
+    /// Another protocol follows, if the peer agrees to switch.
     Switch,
     /// Readers may differ.
     Ambiguous,
 }
 
-/// A head as it was read: how long it is, and how long its body.
+/// A parsed head: its length, and the length of its body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Message {
-    /// Bytes of the head.
+    /// The length of the head in bytes.
     pub(crate) head: usize,
     /// The length of the body.
     pub(crate) body: Length,
 }
 
-/// Reads a request head; `None` where it is not whole.
+/// Reads a request head; `None` if it is incomplete.
 ///
 /// # Panics
-/// When it is no request head.
+/// When it is not a request head.
 pub(crate) fn request(bytes: &[u8]) -> Option<Message> {
     let mut fields = [httparse::EMPTY_HEADER; 256];
     let mut parsed = httparse::Request::new(&mut fields);
@@ -42,7 +42,7 @@ pub(crate) fn request(bytes: &[u8]) -> Option<Message> {
     let fields = &*parsed.headers;
     let switches = parsed.method == Some("CONNECT") || !values(fields, "upgrade").is_empty();
     let body = match framing(fields) {
-        // A server that does not switch reads a body behind the head, if one is announced.
+        // A server that does not switch reads the body after the head, if one is declared.
         Some(Length::Bytes(0)) | None if switches => Length::Switch,
         None => Length::Bytes(0),
         Some(body) => body,
@@ -50,10 +50,10 @@ pub(crate) fn request(bytes: &[u8]) -> Option<Message> {
     Some(Message { head, body })
 }
 
-/// Reads the head of a response to a request of `method`; `None` where it is not whole.
+/// Reads the head of a response to a request of `method`; `None` if it is incomplete.
 ///
 /// # Panics
-/// When it is no response head.
+/// When it is not a response head.
 pub(crate) fn response(bytes: &[u8], method: &str) -> Option<Message> {
     let mut fields = [httparse::EMPTY_HEADER; 256];
     let mut parsed = httparse::Response::new(&mut fields);
@@ -78,7 +78,7 @@ fn values<'a>(fields: &'a [httparse::Header<'_>], name: &str) -> Vec<&'a [u8]> {
     named.map(|field| field.value).collect()
 }
 
-/// What the fields say of the body; `None` where they say nothing.
+/// The body length that the headers declare; `None` if they declare none.
 fn framing(fields: &[httparse::Header<'_>]) -> Option<Length> {
     let (lengths, codings) =
         (values(fields, "content-length"), values(fields, "transfer-encoding"));
@@ -93,46 +93,46 @@ fn framing(fields: &[httparse::Header<'_>]) -> Option<Length> {
     }
 }
 
-/// Reads a stream of requests and counts.
+/// Reads a stream of requests and counts them.
 #[derive(Debug, Default)]
 pub(crate) struct Requests {
     unread: Vec<u8>,
     at: At,
-    /// Requests whose last byte has come.
+    /// Requests whose last byte has been received.
     pub(crate) complete: usize,
-    /// Heads that have come whole.
+    /// Heads received completely.
     pub(crate) heads: usize,
 }
 
-/// Where the reader stands.
+/// The position of the reader.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum At {
     /// At the first byte of a head, or in it.
     #[default]
     Head,
-    /// In a body of which so many bytes are still to come.
+    /// In a body, with this many bytes remaining.
     Body(u64),
     /// In a chunked body, before the line of a chunk.
     ChunkLine,
-    /// In a chunk of which so many bytes, its line end included, are still to come.
+    /// In a chunk, with this many bytes remaining, its line end included.
     Chunk(u64),
-    /// Behind the last chunk.
+    /// After the last chunk.
     Trailers,
-    /// Behind a head that asks for another protocol.
+    /// After a head that asks for another protocol.
     Switched,
 }
 
 impl Requests {
-    /// Takes what came.
+    /// Reads the bytes received.
     ///
     /// # Panics
-    /// When it cannot be read in one way.
+    /// When they cannot be read in exactly one way.
     pub(crate) fn take(&mut self, bytes: &[u8]) {
         self.unread.extend_from_slice(bytes);
         while self.step() {}
     }
 
-    /// Whether the stream is between two requests: not a byte of the next has come.
+    /// Whether the stream is between two requests: no byte of the next one has been received.
     pub(crate) fn is_between(&self) -> bool {
         self.at == At::Head && self.unread.is_empty()
     }

@@ -1,8 +1,8 @@
 //! A connection to an endpoint over many exchanges, as a pool uses it.
 //!
-//! Owns: clients that refuse, cut short, upgrade and give up; an endpoint that counts bytes and answers when it
-//! likes. Refuses to know: pools; it asks what they ask.
-//! Keeps: a connection that may be used again lies between two messages for the endpoint too.
+//! Owns: clients that refuse, cut short, upgrade and give up; an endpoint that counts bytes and responds at any time.
+//! Refuses to know: pools; it asks the same questions. Keeps: a connection that may be reused is between two messages
+//! for the endpoint too.
 
 use std::future::{Future, poll_fn};
 use std::io::{ErrorKind, Read as _, Write as _};
@@ -21,9 +21,9 @@ use crate::oracle::Requests;
 /// Runs of [`exchanges`]; each is a seed.
 const RUNS: u64 = 1000;
 
-/// A failure names its seed, and `SLUICE_SEED` replays it.
+/// A failure reports its seed, and `SLUICE_SEED` replays it.
 #[test]
-fn a_connection_that_is_used_again_lies_between_two_messages() {
+fn a_reused_connection_is_between_two_messages() {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default());
     runtime.unwrap().block_on(async {
@@ -39,7 +39,7 @@ fn a_connection_that_is_used_again_lies_between_two_messages() {
     });
 }
 
-/// One connection until it may not be used again; how often it was.
+/// Uses one connection until it may not be reused; returns how often it was used.
 async fn exchanges(seed: u64, worker: &Rc<WorkerCx>) -> u64 {
     let mut random = fastrand::Rng::with_seed(seed);
     let (near, far) = UnixStream::pair().unwrap();
@@ -80,7 +80,7 @@ impl Endpoint {
         }
     }
 
-    /// Answers with something that is right for the method, whatever was read of the request.
+    /// Responds with something valid for the method, however much of the request was read.
     fn answer(&mut self, random: &mut fastrand::Rng, head: &Head) {
         let empty = head.method() == Method::Head;
         for _ in 0..random.u8(..3) / 2 {
@@ -101,7 +101,7 @@ impl Endpoint {
             3 => self.write("HTTP/1.1 304 Not Modified\r\ncontent-length: 9\r\n\r\n"),
             4 => self
                 .write("HTTP/1.1 413 Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"),
-            // More than was stated: whoever reads on takes it for the next response.
+            // More than declared: a client that reads on would take it for the next response.
             5 if !empty => {
                 self.write("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nabHTTP/1.1 200 OK\r\n\r\n")
             }
@@ -130,7 +130,7 @@ fn head(random: &mut fastrand::Rng) -> Head {
     head
 }
 
-/// One exchange: a head, some of a body or none, an answer at some point, which is read or not.
+/// One exchange: a head, some of the body or none, and a response at some point, read or not.
 async fn exchange(
     random: &mut fastrand::Rng,
     worker: &Rc<WorkerCx>,
@@ -177,7 +177,7 @@ async fn exchange(
             Ok(()) => {}
         }
     }
-    // A tunnel has no end that the endpoint would make here.
+    // The endpoint never ends a tunnel here.
     if response.status() == 101 || head.method() == Method::Connect {
         return;
     }
@@ -189,7 +189,7 @@ async fn exchange(
     }
 }
 
-/// Does something that needs the context of a task.
+/// Runs something that needs the context of a task.
 fn now<T: Unpin>(doing: impl FnOnce(&mut std::task::Context<'_>) -> T) -> impl Future<Output = T> {
     let mut doing = Some(doing);
     poll_fn(move |cx| Poll::Ready(doing.take().map(|doing| doing(cx)).expect("polled once")))

@@ -1,11 +1,11 @@
-//! The fields of one section, taken one by one.
+//! The fields of one section, read one by one.
 
 use super::{Path, Setting, wrong_kind};
 use crate::diagnostics::Diags;
 use crate::suggest::nearest;
 use crate::tree::{MapEntry, Node, Span, Value};
 
-/// How the help for an unknown field begins that is near to no known one.
+/// The start of the help for an unknown field that is close to no known one.
 pub const KNOWN_HERE: &str = "known here: ";
 
 fn has(entries: &[MapEntry], key: &str) -> bool {
@@ -18,12 +18,12 @@ pub struct Fields<'a> {
     entries: &'a [MapEntry],
     span: Span,
     at: &'a Path<'a>,
-    /// Fields that unknown ones probably mean: they have their error.
+    /// Fields that unknown ones probably mean: their error has already been reported.
     misspelt: Vec<String>,
 }
 
 impl<'a> Fields<'a> {
-    /// Opens `node` as a section that knows the keys `known`; reports every key that it does not.
+    /// Opens `node` as a section with the keys `known`; reports every other key.
     pub fn open(
         node: &'a Node,
         at: &'a Path<'a>,
@@ -65,7 +65,7 @@ impl<'a> Fields<'a> {
         Some(Self { entries, span: node.span, at, misspelt })
     }
 
-    /// Takes one field: its value, its default, or the error that it is missing.
+    /// Reads one field: its value, its default, or the error that it is missing.
     pub fn take<T: Setting>(
         &self,
         key: &'static str,

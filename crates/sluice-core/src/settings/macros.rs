@@ -1,9 +1,9 @@
 //! The macros that declare sections and choices.
 
-/// Declares a section of the configuration: a struct, and how it is bound, described and shown.
+/// Declares a configuration section: a struct, and how it is bound, described and shown.
 ///
-/// A field is required unless it has a default (`= "text"`, read as if it had been written) or its
-/// type may be absent (`Option`, `Vec`, maps). `as "key"` names a key that Rust keeps for itself.
+/// A field is required unless it has a default (`= "text"`, parsed as if it had been written) or its type may be absent
+/// (`Option`, `Vec`, maps). `as "key"` sets a key that is a reserved word in Rust.
 ///
 /// ```
 /// use sluice_core::{Diags, Path, Setting, section};
@@ -70,7 +70,7 @@ macro_rules! section {
                 $crate::settings::Shape::Section(Self::section_shape)
             }
 
-            /// A section that may be empty may be left out.
+            /// A section whose fields are all optional may be omitted.
             fn absent() -> Option<Self> {
                 let empty = $crate::tree::Node {
                     value: $crate::tree::Value::Null,
@@ -106,7 +106,7 @@ macro_rules! choice {
         }
 
         impl $name {
-            /// The word in configuration and documents.
+            /// The word in configuration and documentation.
             $vis const fn word(self) -> &'static str {
                 match self { $(Self::$variant => $word),+ }
             }

@@ -1,8 +1,8 @@
 //! Sections in lists and maps.
 //!
-//! Owns: what becomes of the neighbours of a section that is wrong. Refuses to know: the sections.
-//! Keeps: one that is wrong is left out and remembered, and the others keep their places, so that
-//! they can be checked all the same; the errors that were added keep the whole from being used.
+//! Owns: how a wrong section affects its siblings. Refuses to know: the sections.
+//! Keeps: a wrong section is left out and recorded, and the others keep their positions, so that they can still be
+//! checked; the errors that were added prevent the configuration from being used.
 
 use std::collections::BTreeMap;
 
@@ -11,11 +11,11 @@ use crate::Name;
 use crate::diagnostics::Diags;
 use crate::tree::{Node, Spanned, Value};
 
-/// Sections in a list, or one alone.
+/// A list of sections, or a single one.
 #[derive(Clone, Debug)]
 pub struct Members<T> {
     written: usize,
-    /// Those that are right, with their places in the list.
+    /// The valid ones, with their indexes in the list.
     right: Vec<(usize, Spanned<T>)>,
 }
 
@@ -26,32 +26,32 @@ impl<T> Default for Members<T> {
 }
 
 impl<T> Members<T> {
-    /// A list of one, which stands nowhere.
+    /// Creates a list of one member without a source position.
     pub fn one(member: Spanned<T>) -> Self {
         Self { written: 1, right: vec![(0, member)] }
     }
 
-    /// How many were written, right or wrong.
+    /// The number of members written, valid or not.
     pub const fn len(&self) -> usize {
         self.written
     }
 
-    /// Whether none was written.
+    /// Whether no members were written.
     pub const fn is_empty(&self) -> bool {
         self.written == 0
     }
 
-    /// Those that are right.
+    /// The valid members.
     pub fn iter(&self) -> impl Iterator<Item = &Spanned<T>> {
         self.right.iter().map(|(_, member)| member)
     }
 
-    /// Those that are right, to be changed.
+    /// The valid members, mutable.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Spanned<T>> {
         self.right.iter_mut().map(|(_, member)| member)
     }
 
-    /// Those that are right, with their places in the list.
+    /// The valid members with their indexes in the list.
     pub fn places(&self) -> impl Iterator<Item = (usize, &Spanned<T>)> {
         self.right.iter().map(|(place, member)| (*place, member))
     }
@@ -89,7 +89,7 @@ impl<T: Setting> Setting for Members<T> {
     }
 }
 
-/// Sections by name; the place of each is that of its name.
+/// Sections by name; the position of each is that of its name.
 #[derive(Clone, Debug)]
 pub struct Named<T> {
     right: BTreeMap<Name, Spanned<T>>,
@@ -103,17 +103,17 @@ impl<T> Default for Named<T> {
 }
 
 impl<T> Named<T> {
-    /// The section of that name, if it is right.
+    /// The section named `name`, if it is valid.
     pub fn get(&self, name: &str) -> Option<&Spanned<T>> {
         self.right.get(name)
     }
 
-    /// Every name that was written, also of what is wrong.
+    /// Every name that was written, including those of invalid sections.
     pub fn names(&self) -> impl Iterator<Item = &Name> {
         self.right.keys().chain(&self.wrong)
     }
 
-    /// Those that are right.
+    /// The valid sections.
     pub fn iter(&self) -> impl Iterator<Item = (&Name, &Spanned<T>)> {
         self.right.iter()
     }

@@ -1,27 +1,27 @@
-//! What a setting may look like, and a value in its long form.
+//! The shape of a setting, and a value in its long form.
 
-/// What may be written for a setting.
+/// The permitted values of a setting.
 #[derive(Clone, Debug)]
 pub enum Shape {
-    /// A single value of a kind, with an example.
+    /// A single value of some kind, with an example.
     Text {
         /// What it is: `a duration`.
         what: &'static str,
-        /// One that is legal.
+        /// A valid example.
         example: &'static str,
     },
     /// `true` or `false`.
     Bool,
     /// A whole number.
     Count {
-        /// The smallest.
+        /// The minimum.
         min: u64,
-        /// The largest.
+        /// The maximum.
         max: u64,
     },
     /// One of these words, each with its meaning.
     Choice(Vec<(&'static str, &'static str)>),
-    /// Named fields; a function, since sections may hold themselves.
+    /// Named fields; a function, since sections may contain themselves.
     Section(fn() -> SectionShape),
     /// The value or a list of them.
     OneOrMany(Box<Self>),
@@ -29,13 +29,13 @@ pub enum Shape {
     Named(Box<Self>),
     /// The value or the word `none`.
     OrNone(Box<Self>),
-    /// A short form before the long one.
+    /// The short form, then the long form.
     Either(Vec<Self>),
     /// A map of exactly one of these entries.
     Tagged(Vec<FieldShape>),
     /// A map of any of these entries.
     Fields(Vec<FieldShape>),
-    /// Anything; bound by whoever is named beside it.
+    /// Any value; bound by another component.
     Any,
 }
 
@@ -44,9 +44,9 @@ pub enum Shape {
 pub struct SectionShape {
     /// The name of the type.
     pub name: &'static str,
-    /// What it is for.
+    /// The purpose of the section.
     pub doc: String,
-    /// The fields, in the order they are shown.
+    /// The fields, in display order.
     pub fields: Vec<FieldShape>,
 }
 
@@ -55,20 +55,20 @@ pub struct SectionShape {
 pub struct FieldShape {
     /// The key.
     pub key: &'static str,
-    /// What it means.
+    /// The meaning of the field.
     pub doc: String,
-    /// Whether it must be there.
+    /// Whether it is required.
     pub required: bool,
-    /// The value when it is left out.
+    /// The default.
     pub default: Option<&'static str>,
-    /// What may be written.
+    /// The permitted values.
     pub shape: Shape,
 }
 
-/// A value without places: the long form that `explain` prints.
+/// A value without source positions: the long form that `explain` prints.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Plain {
-    /// Nothing; fields that show so are left out.
+    /// Null; such fields are left out.
     Null,
     /// `true` or `false`.
     Bool(bool),

@@ -18,7 +18,7 @@ async fn tcp_pair(worker: &WorkerCx) -> (TcpStream, Stream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let (far, _) = listener.accept().await.unwrap();
-    // Room for the reads in a row that make a direction splice, however slowly the peers get their turn.
+    // Room for the consecutive reads that make a direction splice, however slowly the peers are scheduled.
     rustix::net::sockopt::set_socket_recv_buffer_size(&far, 1 << 20).unwrap();
     let far = worker.reactor.register(far.into_std().unwrap()).unwrap();
     (near, Stream::Raw(RawStream::new(far)))
@@ -40,7 +40,7 @@ impl Rig {
         Self { worker, client, server, pump: Pump::new(downstream, upstream) }
     }
 
-    /// Pumps to the end and closes both sockets, as whoever owns a pump does.
+    /// Pumps to the end and closes both sockets, as the owner of a pump does.
     async fn pump_until_stopped(mut pump: Pump, worker: &WorkerCx, moved: &mut Moved) -> Stopped {
         poll_fn(|cx| pump.poll(cx, worker, &[], moved)).await
     }
@@ -108,7 +108,7 @@ fn bulk_is_spliced_and_arrives_whole_both_ways() {
         // The sides first: there is much to move before anything moves.
         let ((), (), stopped) =
             tokio::join!(side(client, data.clone()), side(server, data.clone()), pumping);
-        // How soon a direction does hangs on who gets the processor; that one does is certain.
+        // How soon a direction splices depends on scheduling; that one does is certain.
         let some = spliced.contains(&true);
         assert!(matches!(stopped, Stopped::Done) && some, "{stopped:?}, spliced: {spliced:?}");
         assert_eq!(moved, Moved { received: 24 << 20, sent: 24 << 20 });

@@ -1,8 +1,7 @@
-//! The two kinds of rustls session behind one face, and the loop that feeds them.
+//! The two kinds of rustls session behind one interface, and the loop that feeds them.
 //!
-//! Owns: no bytes; takes slices and says what to discard. Refuses to know: sockets.
-//! Keeps: every state of the session is answered, so that a feed never stops short of what the
-//! bytes allow.
+//! Owns: no bytes; takes slices and reports what to discard. Refuses to know: sockets.
+//! Keeps: every state of the session is handled, so that a feed never stops short of what the bytes allow.
 
 use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
@@ -27,14 +26,14 @@ impl std::fmt::Debug for Session {
     }
 }
 
-/// What a feed brought about.
+/// The result of a feed.
 pub(super) struct Fed<'a> {
     clear: &'a mut [u8],
-    /// Bytes of ciphertext that are done with.
+    /// Bytes of ciphertext that have been processed.
     pub(super) discard: usize,
-    /// Bytes of clear text put into the caller's slice.
+    /// Bytes of plaintext written to the caller's slice.
     pub(super) clear_count: usize,
-    /// Clear text that did not fit.
+    /// Plaintext that did not fit.
     pub(super) surplus: Vec<u8>,
     /// The peer sent a close_notify.
     pub(super) peer_finished: bool,
@@ -74,7 +73,7 @@ impl Session {
         }
     }
 
-    /// Encrypts `data` into `out`, which must have room; returns how much ciphertext there is.
+    /// Encrypts `data` into `out`, which must be large enough; returns the length of the ciphertext.
     pub(super) fn encrypt(
         &mut self,
         partial: &mut [u8],
@@ -87,7 +86,7 @@ impl Session {
         }
     }
 
-    /// Puts a close_notify into `out`; nothing when it was sent before.
+    /// Writes a close_notify into `out`; nothing if it was sent before.
     pub(super) fn goodbye(&mut self, partial: &mut [u8], out: &mut [u8]) -> usize {
         match self {
             Self::Server(server) => goodbye(&mut **server, partial, out),
@@ -102,7 +101,7 @@ impl Session {
         }
     }
 
-    /// Whether it is the server's side.
+    /// Whether it is the server side.
     pub(super) const fn is_server(&self) -> bool {
         matches!(self, Self::Server(_))
     }
@@ -111,7 +110,7 @@ impl Session {
         self.common().is_handshaking()
     }
 
-    /// Whether the next word is ours although nothing has come: a client's hello.
+    /// Whether we must send before anything has arrived: a client's ClientHello.
     pub(super) fn wants_to_speak(&self) -> bool {
         matches!(self, Self::Client(client) if client.is_handshaking() && client.wants_write())
     }
@@ -138,13 +137,13 @@ impl Session {
     }
 }
 
-/// What both kinds of session have in common but rustls gives no name to.
+/// What both kinds of session have in common without a shared trait in rustls.
 trait TlsRole {
     type Data;
 
     fn process<'c, 'i>(&'c mut self, cipher: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data>;
 
-    /// Whether something is queued that `process` will hand out before it looks at any byte.
+    /// Whether something is queued that `process` will return before it looks at any byte.
     fn has_words(&self) -> bool;
 }
 
@@ -182,9 +181,8 @@ fn feed<S: TlsRole>(
         fed.discard += discard;
         match state {
             Err(error) => {
-                // An alert for the peer may be queued; it is said before we leave. The session has
-                // lost its place in the bytes and must not look at them again, which it does not
-                // as long as it has something to say.
+                // An alert for the peer may be queued; it is sent before we return. The session has lost its position
+                // in the bytes and must not look at them again, which it does not as long as it has output queued.
                 while side.has_words()
                     && let Ok(ConnectionState::EncodeTlsData(mut data)) =
                         side.process(&mut []).state
@@ -201,15 +199,15 @@ fn feed<S: TlsRole>(
                 }
             }
             Ok(ConnectionState::EncodeTlsData(mut data)) => encode(&mut data, &mut fed.say),
-            // What was encoded is in `say`, and we stand for its delivery.
+            // The encoded output is in `say`, and we are responsible for its delivery.
             Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
             Ok(ConnectionState::PeerClosed) => fed.peer_finished = true,
             Ok(ConnectionState::Closed) => {
                 fed.peer_finished = true;
                 return Ok(());
             }
-            // BlockedHandshake and WriteTraffic: nothing more to do with these bytes. Early data is
-            // never accepted, so its state does not come.
+            // BlockedHandshake and WriteTraffic: nothing more to do with these bytes. Early data is never accepted, so
+            // its state does not occur.
             Ok(_) => return Ok(()),
         }
     }
@@ -217,7 +215,7 @@ fn feed<S: TlsRole>(
 
 fn encode<D>(data: &mut EncodeTlsData<'_, D>, say: &mut Vec<u8>) {
     let start = say.len();
-    // The first try tells how much room it takes.
+    // The first attempt reports the required size.
     if let Err(EncodeError::InsufficientSize(size)) = data.encode(&mut []) {
         say.resize(start + size.required_size, 0);
         let written = data.encode(&mut say[start..]).unwrap_or(0);
@@ -241,7 +239,7 @@ fn encrypt<S: TlsRole>(
                     .map_err(|error| rustls::Error::General(error.to_string()))?;
                 return Ok(said.len() + count);
             }
-            // A key update that the peer asked for goes first.
+            // A key update that the peer requested goes first.
             ConnectionState::EncodeTlsData(mut data) => encode(&mut data, &mut said),
             ConnectionState::TransmitTlsData(data) => data.done(),
             ConnectionState::PeerClosed => {}

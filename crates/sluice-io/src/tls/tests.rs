@@ -99,7 +99,7 @@ fn both_versions_shake_hands_and_carry_data_both_ways() {
                 (Stream::Tls(Box::new(server)), Stream::Tls(Box::new(client)));
             send(&mut client, &worker, b"ping").await;
             assert_eq!(receive(&mut server, &worker, 64).await, b"ping");
-            // More than the caller has room for comes in pieces, none lost.
+            // More than the caller has room for arrives in pieces, without loss.
             let big: Vec<u8> = (0..SCRATCH).map(|n| u8::try_from(n % 251).unwrap()).collect();
             send(&mut server, &worker, &big).await;
             let mut got = Vec::new();
@@ -147,7 +147,7 @@ fn a_close_notify_is_an_end_and_its_absence_is_told() {
             if polite {
                 poll_fn(|cx| Poll::Ready(client.close_notify(cx, &worker))).await.unwrap();
                 assert_eq!(receive(&mut server, &worker, 64).await, b"");
-                // The other direction goes on after it.
+                // The other direction continues after it.
                 send(&mut server, &worker, b"last").await;
                 assert_eq!(receive(&mut client, &worker, 64).await, b"last");
             } else {
@@ -199,7 +199,7 @@ fn a_handshake_cut_at_every_byte_still_succeeds() {
         };
         let mut server = TlsStream::server(a, &made.server).unwrap();
         let mut client = TlsStream::client(b, &made.client, "a.test".try_into().unwrap()).unwrap();
-        // Only the client's bytes dribble; the server's answer is relayed by the test's own sockets.
+        // Only the client's bytes dribble; the server's reply is relayed by the test's own sockets.
         let stream = |socket| raw(&worker, socket);
         let (up, down) =
             (dribble(stream(&right), stream(&left)), dribble(stream(&left), stream(&right)));

@@ -1,8 +1,8 @@
-//! One connection as all its phases see it, and the table of those that are open.
+//! A connection as all its phases see it, and the table of open connections.
 //!
-//! Owns: the deadline of the current phase and the switch that ends a connection from outside.
-//! Refuses to know: what the phases are. Keeps: every open connection stands in the table; one that
-//! is told to end does so at its next poll, with the reason it was given.
+//! Owns: the deadline of the current phase and the flag that ends a connection from outside.
+//! Refuses to know: the phases. Keeps: every open connection is in the table; a killed connection ends at its next
+//! poll, with the reason it was given.
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -19,7 +19,7 @@ use super::WorkerCx;
 use crate::tap::ByteTap;
 use crate::timers::{Timer, Until};
 
-/// The deadline of the phase that a connection is in.
+/// The deadline of a connection's current phase.
 pub type Deadline = Timer;
 
 /// A connection on its worker.
@@ -27,11 +27,11 @@ pub type Deadline = Timer;
 pub struct Conn {
     /// What is known about it.
     pub info: ConnInfo,
-    /// Where it lives.
+    /// The worker it belongs to.
     pub worker: Rc<WorkerCx>,
     /// The deadline of the current phase.
     pub deadline: Deadline,
-    /// Those who want to see its bytes.
+    /// The taps on its bytes.
     pub taps: RefCell<SmallVec<[Rc<dyn ByteTap>; 0]>>,
     killed: Cell<Option<Reason>>,
     finishing: Cell<bool>,
@@ -40,7 +40,7 @@ pub struct Conn {
 }
 
 impl Conn {
-    /// Enters a connection into its worker's table; it leaves on drop.
+    /// Adds a connection to its worker's table; it is removed on drop.
     pub fn enter(worker: &Rc<WorkerCx>, info: ConnInfo) -> Rc<Self> {
         let conn = Rc::new(Self {
             info,
@@ -62,19 +62,19 @@ impl Conn {
         self.wake();
     }
 
-    /// Why it was told to end, if it was.
+    /// The reason it was killed, if it was.
     pub const fn why_killed(&self) -> Option<Reason> {
         self.killed.get()
     }
 
-    /// Asks the connection to end as soon as what is under way on it is done. A relay cannot know when
-    /// that is and goes on; a protocol with messages can.
+    /// Asks the connection to end as soon as the requests in flight on it are done. A relay cannot know when that is
+    /// and continues; a protocol with messages can.
     pub fn finish(&self) {
         self.finishing.set(true);
         self.wake();
     }
 
-    /// Has the connection looked after soon.
+    /// Wakes the task of the connection.
     pub fn wake(&self) {
         if let Some(waker) = &*self.waker.borrow() {
             waker.wake_by_ref();
@@ -86,8 +86,7 @@ impl Conn {
         self.finishing.get()
     }
 
-    /// Runs the life of the connection, unless it is told to end before: then the reason given to
-    /// [`Conn::kill`] is the error.
+    /// Runs the connection to its end unless it is killed before; then the error is the reason given to [`Conn::kill`].
     pub const fn live<F: Future>(&self, life: F) -> UntilKilled<'_, F> {
         UntilKilled { conn: self, life }
     }
@@ -99,13 +98,13 @@ impl Conn {
         }
     }
 
-    /// Runs a phase until it is done, or `by` has come: then the error is [`Late`](crate::timers::Late).
+    /// Runs `phase` until it completes or `by` has passed; then the error is [`Late`](crate::timers::Late).
     pub fn until<F: Future>(&self, by: Moment, phase: F) -> Until<'_, F> {
         self.deadline.until(by, phase)
     }
 }
 
-// Futures by hand: an `async fn` would keep its argument twice, and a connection lives in there.
+// Hand-written futures: an `async fn` would store its argument twice, and it contains a whole connection.
 pin_project! {
     /// See [`Conn::live`].
     #[derive(Debug)]
@@ -140,17 +139,17 @@ impl Drop for Conn {
 pub struct ConnTable(RefCell<Slab<Weak<Conn>>>);
 
 impl ConnTable {
-    /// How many are open.
+    /// The number of open connections.
     pub fn len(&self) -> usize {
         self.0.borrow().len()
     }
 
-    /// Whether none is open.
+    /// Whether there are no open connections.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The open connections now.
+    /// The connections that are open now.
     pub fn list(&self) -> Vec<Rc<Conn>> {
         self.0.borrow().iter().filter_map(|(_, conn)| conn.upgrade()).collect()
     }

@@ -1,4 +1,4 @@
-//! `allow` and `deny`: sources by address.
+//! `allow` and `deny`: filters on the source address.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -52,7 +52,7 @@ impl ConnectionFilterFactory for ListFactory {
     }
 }
 
-/// The filter itself; it has no state, so that plan and filter are one.
+/// The filter itself; it has no state, so that plan and filter are the same type.
 #[derive(Clone, Debug)]
 struct Blocks {
     blocks: Arc<[Cidr]>,
@@ -67,7 +67,7 @@ impl ConnectionFilterPlan for Blocks {
 
 impl ConnectionFilter for Blocks {
     fn admit(&self, conn: &ConnInfo) -> Admit {
-        // A unix socket has no address to judge; who may open it is up to its file mode.
+        // A unix socket has no address to check; its file mode controls who may open it.
         let Some(ip) = conn.source().ip() else { return Admit::Now(Verdict::Continue) };
         match self.blocks.iter().find(|block| block.holds(ip)) {
             Some(block) if !self.allow => conn.note(format_args!("deny: {block}")),

@@ -1,9 +1,8 @@
-//! What filters remember: per listener or chain that uses them, and there about each source.
+//! The memory of filters: per listener or chain that uses them, and within that per source.
 //!
-//! Owns: state that outlives a reload, the bound on sources and what is forgotten at it.
-//! Refuses to know: what is remembered.
-//! Keeps: never more entries than the bound; what is forgotten has not been used for longer than
-//! what stays, give or take half the table.
+//! Owns: state that outlives a reload, the bound on sources and which of them are forgotten at the bound. Refuses to
+//! know: what is remembered. Keeps: never more entries than the bound; a forgotten entry was unused for longer than any
+//! that stays, give or take half the table.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash};
@@ -19,8 +18,7 @@ use sluice_telemetry::Counter;
 
 use crate::metrics;
 
-/// A filter's state for each listener or chain that uses it, shared by all workers and kept over
-/// every reload.
+/// A filter's state for each listener or chain that uses it, shared by all workers and kept across reloads.
 #[derive(Debug)]
 pub struct PerOwner<T>(Arc<Mutex<HashMap<String, Owned<T>>>>);
 
@@ -28,8 +26,8 @@ pub struct PerOwner<T>(Arc<Mutex<HashMap<String, Owned<T>>>>);
 #[derive(Debug)]
 struct Owned<T> {
     state: Arc<Mutex<T>>,
-    /// Nothing used it when the table was last looked over. A filter may be made only with the first request after
-    /// a reload, so its state is given up when that is so a second time.
+    /// Unused when the table was last scanned. A filter may be created only with the first request after a reload, so
+    /// its state is dropped only when it is unused at a second scan.
     idle: bool,
 }
 
@@ -46,7 +44,7 @@ impl<T> Clone for PerOwner<T> {
 }
 
 impl<T> PerOwner<T> {
-    /// The state of `owner`, made with the bound on sources where there is none yet.
+    /// Returns the state of `owner`, created by `new` with the bound on sources if there is none yet.
     pub fn of(
         &self,
         owner: &str,
@@ -58,7 +56,7 @@ impl<T> PerOwner<T> {
             owned.idle = false;
             return Arc::clone(&owned.state);
         }
-        // Those that nothing uses any more leave when the table would have to grow for a new one.
+        // Unused state is dropped when the table would have to grow for a new entry.
         if owners.len() == owners.capacity() {
             owners.retain(|_, owned| {
                 let unused = Arc::strong_count(&owned.state) == 1;
@@ -78,13 +76,13 @@ impl<T> PerOwner<T> {
     }
 }
 
-/// Counts the times that sources were forgotten.
+/// The counter of the times that sources were forgotten.
 pub fn forgotten(worker: &WorkerCx) -> Counter {
     worker.shard.counter(&metrics::LIMIT_REACHED, &[Limit::SourceTable.def().name])
 }
 
-/// Two generations: what was used since the last turn, and what was used before it. When the young
-/// one has grown to half the bound, the old one is forgotten.
+/// Two generations: entries used since the last turn, and entries used before it. When the young one has grown to half
+/// the bound, the old one is forgotten.
 #[derive(Debug)]
 pub struct BucketTable<T, K = Cidr, S = foldhash::quality::RandomState> {
     young: HashMap<K, T, S>,
@@ -92,8 +90,8 @@ pub struct BucketTable<T, K = Cidr, S = foldhash::quality::RandomState> {
     half: usize,
 }
 
-/// Who a source is: its IPv4 address, or the /64 that its IPv6 address lies in, since one host has
-/// all of that. `None` for unix sockets, which share one entry.
+/// The identity of a source: its IPv4 address, or the /64 of its IPv6 address, since one host has all of that. Unix
+/// sockets share one entry.
 pub fn source_of(peer: Peer) -> Cidr {
     match peer.ip().map(|ip| ip.to_canonical()) {
         Some(ip @ IpAddr::V4(_)) => Cidr::around(ip, 32),
@@ -103,12 +101,12 @@ pub fn source_of(peer: Peer) -> Cidr {
 }
 
 impl<T: Default, K: Hash + Eq + Copy, S: BuildHasher + Default> BucketTable<T, K, S> {
-    /// No sources yet, and never more than `bound`.
+    /// An empty table that never holds more than `bound` sources.
     pub fn new(bound: usize) -> Self {
         Self { young: HashMap::default(), old: HashMap::default(), half: (bound / 2).max(1) }
     }
 
-    /// The entry of a source; returns whether others were forgotten for it.
+    /// Returns the entry of a source, and whether others were forgotten for it.
     pub fn entry(&mut self, source: K) -> (&mut T, bool) {
         let mut forgot = false;
         if !self.young.contains_key(&source) {
@@ -122,7 +120,7 @@ impl<T: Default, K: Hash + Eq + Copy, S: BuildHasher + Default> BucketTable<T, K
         (self.young.entry(source).or_default(), forgot)
     }
 
-    /// Takes a source out.
+    /// Removes a source.
     pub fn remove(&mut self, source: K) {
         self.young.remove(&source);
         self.old.remove(&source);
@@ -134,12 +132,12 @@ impl<T: Default, K: Hash + Eq + Copy, S: BuildHasher + Default> BucketTable<T, K
     }
 }
 
-/// A token bucket by the generic cell rate algorithm (ITU-T I.371): the time at which it is full again.
+/// A token bucket by the generic cell rate algorithm (ITU-T I.371), stored as the time at which it is full again.
 #[derive(Debug, Default)]
 pub struct Bucket(Moment);
 
 impl Bucket {
-    /// Takes one, if the bucket holds one. A bucket that was emptied at a slower rate owes no more than it holds now.
+    /// Takes a token if there is one. A bucket emptied at a slower rate never owes more than it holds now.
     pub fn take(&mut self, now: Moment, every: Duration, burst: u32) -> bool {
         let holds = every.saturating_mul(burst);
         self.0 = self.0.min(now.after(holds));
@@ -151,7 +149,7 @@ impl Bucket {
         true
     }
 
-    /// How long until it holds one.
+    /// How long until the bucket holds a token.
     pub fn wait(&self, now: Moment, every: Duration, burst: u32) -> Duration {
         self.0.after(every).since(now).saturating_sub(every.saturating_mul(burst))
     }

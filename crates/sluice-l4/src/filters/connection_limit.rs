@@ -1,7 +1,7 @@
-//! `connection_limit`: connections at once, in all and per source.
+//! `connection_limit`: concurrent connections, in total and per source.
 //!
-//! Owns: the counts, over all workers and reloads. Keeps: a count is given back when the
-//! connection that took it ends.
+//! Owns: the counts, across all workers and reloads. Keeps: a count is given back when the connection that took it
+//! ends.
 
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,11 +14,11 @@ use super::buckets::{BucketTable, PerOwner, forgotten, source_of};
 use crate::reasons;
 
 sluice_core::section! {
-    /// Bounds connections at once.
+    /// Limits concurrent connections.
     pub struct ConnectionLimit {
-        /// Connections at once.
+        /// The most concurrent connections of the listener or chain, over all workers.
         pub max: Option<u64>,
-        /// Connections at once from one source: an IPv4 address or an IPv6 /64.
+        /// The most concurrent connections from one source: an IPv4 address or an IPv6 /64.
         pub per_source: Option<u64>,
     }
 }

@@ -1,7 +1,7 @@
-//! `rate_limit`: how fast connections may be opened, in all or per source.
+//! `rate_limit`: how fast connections may be opened, in total or per source.
 //!
-//! Owns: the buckets, over all workers and reloads. Keeps: a source that waits gets its burst back
-//! at the stated rate, never faster.
+//! Owns: the buckets, across all workers and reloads. Keeps: a source that waits regains its burst at the configured
+//! rate, never faster.
 
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,23 +15,23 @@ use super::buckets::{Bucket, BucketTable, PerOwner, forgotten, source_of};
 use crate::reasons;
 
 sluice_core::choice! {
-    /// Who shares a bucket.
+    /// What shares a limit.
     pub enum ConnectionRateKey {
-        /// All connections of the listener or chain.
+        /// All connections of the listener or chain share one limit.
         Listener = "listener",
-        /// Each source: an IPv4 address or an IPv6 /64.
+        /// Each source has its own limit: an IPv4 address or an IPv6 /64.
         SourceIp = "source_ip",
     }
 }
 
 sluice_core::section! {
-    /// Bounds how fast connections are opened.
+    /// Limits the rate at which connections are opened.
     pub struct ConnectionRateLimit {
-        /// The rate in the long run.
+        /// The sustained rate.
         pub connections: Rate,
-        /// How many may come at once; the rate's own count where it is left out.
+        /// How many connections may be opened at once; defaults to the count in `connections`.
         pub burst: Option<u32>,
-        /// Who shares a bucket.
+        /// What shares a limit.
         pub per: ConnectionRateKey = "listener",
     }
 }

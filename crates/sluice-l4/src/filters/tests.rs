@@ -74,7 +74,7 @@ fn connections_are_counted_and_given_back_also_over_a_reload() {
     assert_eq!(verdict(&first, &a), Verdict::Continue);
     assert_eq!(verdict(&first, &a), Verdict::Continue);
     assert_eq!(verdict(&first, &a), Verdict::Reject(reasons::SOURCE_LIMIT));
-    // The same filter after a reload knows what the old one let in.
+    // The same filter after a reload knows which connections the old one admitted.
     let second = filter(&worker, &filters, "connection_limit", &settings);
     assert_eq!(verdict(&second, &b), Verdict::Continue);
     assert_eq!(verdict(&second, &b), Verdict::Reject(reasons::LIMIT));

@@ -1,4 +1,4 @@
-//! HTTP by its first bytes: a request line, or the preface of HTTP/2.
+//! HTTP by its first bytes: a request line, or the HTTP/2 preface.
 //!
 //! Source: RFC 9112 §3 (request line), RFC 9113 §3.4 (preface).
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
@@ -10,10 +10,10 @@ use super::need;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// The longest method that is still taken for one.
+/// The longest method that is accepted.
 const METHOD_MAX: usize = 32;
 
-/// Bytes of empty lines that are skipped at most.
+/// The most bytes of empty lines that are skipped.
 const EMPTY_MAX: usize = 32;
 
 /// Recognises HTTP/1.0 and HTTP/1.1.

@@ -10,26 +10,26 @@ use sluice_io::{Inspection, Inspector};
 use super::need;
 use super::reader::Reader;
 
-/// Asks a server for TLS; it grants with [`GRANTED`].
+/// Asks a server for TLS, which it grants with [`GRANTED`].
 pub const SSL_REQUEST: &[u8; 8] = &[0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
 
 /// The byte that grants TLS.
 pub const GRANTED: u8 = b'S';
 
-/// The ALPN of a client that begins TLS without asking.
+/// The ALPN of a client that starts TLS without a request.
 pub const ALPN: &[u8] = b"postgresql";
 
 const SSL_CODE: u32 = 80_877_103;
 const GSS_CODE: u32 = 80_877_104;
 const CANCEL_CODE: u32 = 80_877_102;
 
-/// The largest startup packet that a server takes (`MAX_STARTUP_PACKET_LENGTH`).
+/// The largest startup packet that a server accepts (`MAX_STARTUP_PACKET_LENGTH`).
 const STARTUP_MAX: usize = 10_000;
 
-/// Bytes of a name that a server goes by (`NAMEDATALEN` less one); it cuts off what is longer.
+/// Bytes of a name that a server uses (`NAMEDATALEN` less one); the rest of a longer name is cut off.
 const NAME_MAX: usize = 63;
 
-/// A name as the server takes it.
+/// A name as the server reads it.
 pub fn name_of(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes.get(..NAME_MAX).unwrap_or(bytes)).into_owned()
 }
@@ -63,7 +63,7 @@ impl Inspector for PostgresInspector {
             (SSL_CODE | GSS_CODE, 8) => {
                 Inspection::Reply { bytes: b"N", consumed: 8, starttls: false }
             }
-            // Newer servers give out longer keys.
+            // Newer servers issue longer keys.
             (CANCEL_CODE, 16..=272) => Inspection::Match(Facts::of(Protocol::Postgres)),
             (_, 9..=STARTUP_MAX) if code >> 16 == 3 => {
                 let body = length.saturating_sub(8);
@@ -90,7 +90,7 @@ fn read_startup(mut parameters: Reader<'_>) -> Inspection {
             b"database" => &mut database,
             _ => continue,
         };
-        // The server takes an empty name for none, and the user's name for the database's then.
+        // The server treats an empty name as absent, and an absent database as the user's name.
         *slot = (!value.is_empty()).then(|| name_of(value).into_boxed_str());
     }
     Inspection::Match(Facts {

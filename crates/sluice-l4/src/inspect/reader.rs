@@ -1,6 +1,6 @@
-//! A reader over bytes that cannot run past their end.
+//! A reader over bytes that cannot read past their end.
 //!
-//! Owns: the place in the bytes. Keeps: every read is bounded; `None` means that there is not enough.
+//! Owns: the position in the bytes. Keeps: every read is bounded; `None` means that there are not enough bytes.
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 /// Bytes that are read from the front.
@@ -39,19 +39,19 @@ impl<'a> Reader<'a> {
         self.array().map(u32::from_be_bytes)
     }
 
-    /// A vector with a length of one byte before it.
+    /// A vector prefixed with its length in one byte.
     pub fn vector8(&mut self) -> Option<&'a [u8]> {
         let length = self.u8()?;
         self.take(usize::from(length))
     }
 
-    /// A vector with a length of two bytes before it.
+    /// A vector prefixed with its length in two bytes.
     pub fn vector16(&mut self) -> Option<&'a [u8]> {
         let length = self.u16()?;
         self.take(usize::from(length))
     }
 
-    /// Bytes up to a zero byte, which is taken off too.
+    /// Bytes up to a zero byte, which is removed too.
     pub fn until_zero(&mut self) -> Option<&'a [u8]> {
         let end = self.0.iter().position(|byte| *byte == 0)?;
         let text = self.take(end)?;

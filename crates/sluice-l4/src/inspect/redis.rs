@@ -12,10 +12,10 @@ use super::need;
 const INLINE: &[&[u8]] =
     &[b"PING", b"QUIT", b"INFO", b"ECHO", b"AUTH", b"HELLO", b"SELECT", b"COMMAND"];
 
-/// Digits of the count of an array that is still taken for one.
+/// The most digits in an array's count.
 const DIGITS_MAX: usize = 7;
 
-/// The longest rest of an inline command that is waited for.
+/// How many bytes after the word of an inline command are awaited for its end.
 const INLINE_MAX: usize = 1024;
 
 /// Recognises Redis.
@@ -64,7 +64,7 @@ fn inline(prefix: &[u8]) -> Inspection {
     match tail.first() {
         None => need(1),
         Some(b'\r' | b'\n' | b' ') if command.len() == name.len() => {
-            // A request line of HTTP could begin so; it ends otherwise.
+            // An HTTP request line could begin like this, but it ends differently.
             match tail.iter().take(INLINE_MAX).position(|byte| *byte == b'\n') {
                 None if tail.len() >= INLINE_MAX => Inspection::No,
                 None => need(1),

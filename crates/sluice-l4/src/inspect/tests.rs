@@ -3,7 +3,7 @@
 use super::*;
 use proptest::prelude::*;
 
-/// A ClientHello body with these extensions.
+/// A ClientHello message with these extensions.
 pub(crate) fn hello(extensions: &[(u16, Vec<u8>)]) -> Vec<u8> {
     let mut body = vec![3, 3];
     body.extend([7; 32]);
@@ -52,7 +52,7 @@ fn alpn(offers: &[&str]) -> (u16, Vec<u8>) {
     (16, data)
 }
 
-/// The panel's decision when the bytes come in pieces cut at `cuts`, with replies answered.
+/// The panel's decision if the bytes come in pieces cut at `cuts`, and the replies it sends.
 fn decide(needs: Needs, stream: &[u8], cuts: &[usize]) -> (Look, Vec<u8>) {
     judged(&needs.inspectors(), stream, cuts)
 }
@@ -75,7 +75,7 @@ fn judged(inspectors: &[Rc<dyn Inspector>], stream: &[u8], cuts: &[usize]) -> (L
     (Look::More, replies)
 }
 
-/// Checks a stream whole, cut at every byte, and byte by byte.
+/// Checks a stream as a whole, cut at every byte, and byte by byte.
 #[track_caller]
 fn check(stream: &[u8], expected: &Facts) {
     let whole = decide(Needs::ALL, stream, &[]);
@@ -173,7 +173,7 @@ fn postgres_in_clear() {
     };
     check(&startup(&[("user", "ann"), ("database", "orders")]), &facts("ann", "orders"));
     check(&startup(&[("user", "ann"), ("application_name", "psql")]), &facts("ann", "ann"));
-    // As the server takes them: no database is the user's, and names have 63 bytes at most.
+    // As the server reads them: an empty database is the user's name, and names have at most 63 bytes.
     check(&startup(&[("user", "ann"), ("database", "")]), &facts("ann", "ann"));
     let (long, cut) = ("x".repeat(70), "x".repeat(63));
     check(&startup(&[("user", &long), ("database", &long)]), &facts(&cut, &cut));
@@ -235,7 +235,7 @@ proptest! {
     }
 }
 
-/// What the fuzzer found and may find: each file of the inspectors' corpora, whole and dribbled.
+/// What the fuzzer found and may find: each file of the inspectors' corpora, as a whole and byte by byte.
 #[test]
 fn the_corpora_are_judged_the_same_however_they_are_cut() {
     let corpora = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/corpus");

@@ -1,11 +1,10 @@
-//! TLS: the ClientHello, read without being taken.
+//! TLS: the ClientHello, read without being consumed.
 //!
-//! Owns: record and handshake framing as far as the first message. Refuses to know: cryptography.
-//! Keeps: the answer does not depend on how the bytes were cut into segments or records; a hello
-//! that is not understood is not TLS.
+//! Owns: record and handshake framing up to the first message. Refuses to know: cryptography. Keeps: the result does
+//! not depend on how the bytes were cut into segments or records; a hello that is not understood is not TLS.
 //!
-//! Source: RFC 8446 §4.1.2, §5.1; RFC 6066 §3 (server name); RFC 7301 §3.1 (ALPN). With encrypted
-//! ClientHello the name is that of the outer hello, which is what can be routed by.
+//! Source: RFC 8446 §4.1.2, §5.1; RFC 6066 §3 (server name); RFC 7301 §3.1 (ALPN). With encrypted ClientHello the name
+//! is that of the outer hello, which is what can be routed by.
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 use std::borrow::Cow;
@@ -23,7 +22,7 @@ const CLIENT_HELLO: u8 = 1;
 const SERVER_NAME: u16 = 0;
 const ALPN: u16 = 16;
 
-/// ALPN protocols kept of one hello; RFC 7301 allows thousands, nobody offers ten.
+/// ALPN protocols kept per hello; RFC 7301 allows thousands, no client offers ten.
 const ALPN_MAX: usize = 16;
 
 /// Recognises TLS and reads server name and ALPN.
@@ -36,8 +35,8 @@ impl Inspector for TlsInspector {
     }
 
     /// Takes: stream bytes from the first record header on.
-    /// Gives: `Match` with server name (lower case) and ALPN, `No`, or `NeedMore`.
-    /// Holds: allocates only what it gives, and once more for a hello split over records.
+    /// Returns: `Match` with server name (lower case) and ALPN, `No`, or `NeedMore`.
+    /// Allocates: only what it returns, and once more for a hello split over records.
     fn inspect(&self, prefix: &[u8]) -> Inspection {
         match first_message(prefix) {
             HandshakeMessage::Whole(body) => match read_hello(&body) {
@@ -56,18 +55,18 @@ impl Inspector for TlsInspector {
     }
 }
 
-/// What a handshake message is that came without records, as QUIC carries it.
+/// The result of reading a handshake message without records, as QUIC carries it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Hello {
-    /// A ClientHello that says this.
+    /// A ClientHello with these facts.
     Whole(Facts),
-    /// More of it is to come; all of it is so many bytes, where that is known.
+    /// More bytes are needed; the whole message has this many, if known.
     NeedMore(Option<usize>),
-    /// It is none.
+    /// Not a ClientHello.
     Malformed,
 }
 
-/// Reads a ClientHello as far as it is there.
+/// Reads a ClientHello as far as it has been received.
 pub fn read_message(message: &[u8]) -> Hello {
     match expected(message) {
         Expected::NotHello => Hello::Malformed,
@@ -91,12 +90,12 @@ enum HandshakeMessage<'a> {
     NotTls,
 }
 
-/// The body of the first handshake message, put together from as many records as it takes.
+/// The body of the first handshake message, assembled from as many records as needed.
 fn first_message(prefix: &[u8]) -> HandshakeMessage<'_> {
     let mut stream = Reader(prefix);
     let mut gathered: Cow<'_, [u8]> = Cow::Borrowed(&[]);
     loop {
-        // What is there of a record header must already look like one.
+        // The bytes of a record header received so far must already look like one.
         let header = stream.0;
         let kind_fits = header.first().is_none_or(|kind| *kind == HANDSHAKE);
         let version_fits = header.get(1).is_none_or(|major| *major == 3);
@@ -156,7 +155,7 @@ enum Expected {
     NotHello,
 }
 
-/// What the handshake header says, as far as it is there.
+/// What the handshake header contains, as far as it has been received.
 fn expected(message: &[u8]) -> Expected {
     let mut reader = Reader(message);
     match reader.u8() {
@@ -173,7 +172,7 @@ fn expected(message: &[u8]) -> Expected {
     }
 }
 
-/// Server name and ALPN of a hello's body; `None` when it is malformed.
+/// Server name and ALPN of a hello's body; `None` if it is malformed.
 fn read_hello(body: &[u8]) -> Option<(Option<Box<str>>, AlpnList)> {
     let mut hello = Reader(body);
     let legacy_version = hello.u16()?;
@@ -210,7 +209,7 @@ fn read_hello(body: &[u8]) -> Option<(Option<Box<str>>, AlpnList)> {
     Some((sni, alpn))
 }
 
-/// The host name of a list of names. The outer `None` is malformed, the inner one no host name.
+/// The host name in a list of names. The outer `None` means malformed, the inner one that there is no host name.
 #[allow(clippy::option_option, reason = "malformed and absent are different answers")]
 fn read_server_name(mut names: Reader<'_>) -> Option<Option<Box<str>>> {
     while !names.0.is_empty() {
@@ -220,7 +219,7 @@ fn read_server_name(mut names: Reader<'_>) -> Option<Option<Box<str>>> {
             let fits =
                 !name.is_empty() && name.len() <= 255 && name.iter().all(u8::is_ascii_graphic);
             let text = std::str::from_utf8(name).ok().filter(|_| fits)?;
-            // A dot at the end is not part of a name in TLS, but some clients send it.
+            // A trailing dot is not part of a name in TLS, but some clients send it.
             let text = text.strip_suffix('.').unwrap_or(text);
             return Some(Some(text.to_ascii_lowercase().into_boxed_str()));
         }

@@ -7,7 +7,7 @@ fn ends(source: &str, destination: &str) -> (SocketAddr, SocketAddr) {
     (source.parse().unwrap(), destination.parse().unwrap())
 }
 
-/// Checks a header followed by payload whole, and that every cut of the header wants more.
+/// Checks a header followed by payload as a whole, and that every truncated header needs more bytes.
 #[track_caller]
 fn check(header: &[u8], expected: Option<(SocketAddr, SocketAddr)>) {
     let stream = [header, b"payload"].concat();

@@ -1,8 +1,8 @@
 //! Connection IDs of servers that QUIC is passed through to.
 //!
-//! Owns: which endpoint of which chain chose an ID. Refuses to know: flows, and who asks. Keeps: at most so many
-//! IDs, the oldest making room; one map for the process, asked only for a packet whose addresses nobody knows, since
-//! a client that comes from another address may come to another worker.
+//! Owns: which endpoint of which chain chose an ID. Refuses to know: flows, and which of them asks. Keeps: the number
+//! of IDs is bounded, and the oldest makes room; one map for the process, used only for a packet from unknown
+//! addresses, since a client that comes from another address may reach another worker.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
@@ -11,19 +11,19 @@ use sluice_core::Name;
 
 use super::initial::{ID_MAX, ids_of_long};
 
-/// Shorter IDs would be met by chance.
+/// Shorter IDs could match by chance.
 const ID_MIN: usize = 4;
 
-/// Whose an ID is.
+/// The owner of an ID.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Owner {
-    /// The listener that passed it on.
+    /// The listener that passed it through.
     pub listener: Name,
     /// The chain.
     pub chain: Name,
     /// The endpoint.
     pub endpoint: Arc<str>,
-    /// Bytes of its IDs.
+    /// The length of its IDs in bytes.
     pub id_length: usize,
 }
 
@@ -32,7 +32,7 @@ struct Ids {
     owners: HashMap<Box<[u8]>, Owner, foldhash::quality::RandomState>,
     /// In the order in which they were learnt.
     order: VecDeque<Box<[u8]>>,
-    /// How many there are of each length: a short header does not say where its ID ends.
+    /// The number of IDs of each length: a short header does not contain the length of its ID.
     lengths: [usize; ID_MAX + 1],
 }
 
@@ -42,13 +42,13 @@ fn ids() -> MutexGuard<'static, Ids> {
     IDS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The ID that a server chose, from a datagram of its own with a long header; `None` where there is none
-/// that could be known again.
+/// The ID that a server chose, from a datagram it sent with a long header; `None` if there is no ID long enough to be
+/// recognised again.
 pub fn chosen(datagram: &[u8]) -> Option<&[u8]> {
     ids_of_long(datagram).map(|(_, chosen)| chosen).filter(|chosen| chosen.len() >= ID_MIN)
 }
 
-/// The ID in a datagram with a short header, where IDs have that length.
+/// The ID in a datagram with a short header, if IDs have that length.
 pub fn of_short(datagram: &[u8], length: usize) -> Option<&[u8]> {
     let (first, rest) = datagram.split_first()?;
     rest.get(..length).filter(|_| first & 0x80 == 0)
@@ -71,7 +71,7 @@ pub fn learn(chosen: &[u8], bound: usize, owner: impl FnOnce() -> Owner) {
     ids.owners.insert(chosen.into(), owner());
 }
 
-/// Whose packet it is, by the ID that it is for.
+/// The owner of a packet, by its destination ID.
 pub fn owner(listener: &Name, datagram: &[u8]) -> Option<Owner> {
     let ids = ids();
     let found = match ids_of_long(datagram) {

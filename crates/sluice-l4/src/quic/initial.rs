@@ -1,8 +1,8 @@
 //! The first packets of QUIC, opened.
 //!
-//! Owns: long headers, and the frames that Initial packets may hold, as far as the handshake's bytes.
-//! Refuses to know: who sent them, and what the handshake says. Keeps: a packet that is not understood gives
-//! nothing and does no harm; the datagram itself is left as it was.
+//! Owns: long headers, and the frames that Initial packets may hold, as far as they carry the handshake. Refuses to
+//! know: who sent them, and what the handshake contains. Keeps: a packet that is not understood yields nothing and does
+//! no harm; the datagram itself is not modified.
 //!
 //! Source: RFC 9000 §17.2, §12.4 and §19, RFC 9287, RFC 9369 §3.2.
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
@@ -11,7 +11,7 @@ use sluice_tls::InitialKeys;
 
 use crate::inspect::reader::Reader;
 
-/// The longest connection ID of the versions that are known here.
+/// The longest connection ID of the versions known here.
 pub const ID_MAX: usize = 20;
 
 const VERSION_2: u32 = 0x6b33_43cf;
@@ -19,17 +19,17 @@ const VERSION_2: u32 = 0x6b33_43cf;
 /// An Initial packet before it is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Initial<'a> {
-    /// Its version.
+    /// The version.
     pub version: u32,
-    /// Whom it is for.
+    /// The destination connection ID.
     pub destination: &'a [u8],
-    /// All of it, up to the next packet of the datagram.
+    /// The whole packet, up to the next packet of the datagram.
     packet: &'a [u8],
-    /// Where its number begins.
+    /// The offset of its packet number.
     number_at: usize,
 }
 
-/// The Initial at the front of `datagram`, and what lies behind it.
+/// The Initial at the front of `datagram`, and the remaining bytes.
 pub fn first(datagram: &[u8]) -> Option<(Initial<'_>, &[u8])> {
     let mut reader = Reader(datagram);
     let first = reader.u8()?;
@@ -39,7 +39,7 @@ pub fn first(datagram: &[u8]) -> Option<(Initial<'_>, &[u8])> {
         VERSION_2 => 0x10,
         _ => return None,
     };
-    // Whoever was here before may clear the bit that is set in all other packets, RFC 9287 §3.1.
+    // A client that has been here before may clear the bit that is set in all other packets, RFC 9287 §3.1.
     if first & 0xb0 != 0x80 | kind {
         return None;
     }
@@ -54,15 +54,15 @@ pub fn first(datagram: &[u8]) -> Option<(Initial<'_>, &[u8])> {
     Some((Initial { version, destination, packet, number_at }, rest))
 }
 
-/// The version in a packet with a long header; 0 where it lists versions. Source: RFC 8999 §5.1.
+/// The version in a packet with a long header; 0 in Version Negotiation. Source: RFC 8999 §5.1.
 pub fn version_of_long(datagram: &[u8]) -> Option<u32> {
     let mut reader = Reader(datagram);
     reader.u8().filter(|first| first & 0x80 != 0)?;
     reader.u32()
 }
 
-/// The IDs in a packet with a long header, whatever its version: whom it is for, and what its sender chose.
-/// `None` for other packets, and for one that only lists versions. Source: RFC 8999 §5.1.
+/// The IDs in a packet with a long header, whatever its version: the destination ID, and the ID that the sender chose.
+/// `None` for other packets, and for Version Negotiation. Source: RFC 8999 §5.1.
 pub fn ids_of_long(datagram: &[u8]) -> Option<(&[u8], &[u8])> {
     let mut reader = Reader(datagram);
     let first = reader.u8()?;
@@ -75,8 +75,8 @@ pub fn ids_of_long(datagram: &[u8]) -> Option<(&[u8], &[u8])> {
 }
 
 impl Initial<'_> {
-    /// Opens it and shows each piece of the handshake: where it stands, and its bytes. `false` where it does
-    /// not open.
+    /// Opens the packet and passes on each piece of the handshake: its offset and its bytes. Returns `false` if the
+    /// packet does not open.
     pub fn open(&self, keys: &InitialKeys, mut piece: impl FnMut(usize, &[u8])) -> bool {
         let mut packet = self.packet.to_vec();
         let Some(range) = keys.open(&mut packet, self.number_at) else { return false };
@@ -85,8 +85,8 @@ impl Initial<'_> {
     }
 }
 
-/// Shows the pieces of the handshake in the payload of an Initial. What may not stand there ends the reading;
-/// whoever speaks QUIC will say what is wrong with it.
+/// Passes on the pieces of the handshake in the payload of an Initial. A frame that is not allowed there ends the
+/// reading; the QUIC implementation will report what is wrong with it.
 pub fn read_frames(payload: &[u8], mut piece: impl FnMut(usize, &[u8])) {
     let mut frames = Reader(payload);
     while read_frame(&mut frames, &mut piece).is_some() {}
@@ -98,7 +98,7 @@ fn read_frame(frames: &mut Reader<'_>, piece: &mut impl FnMut(usize, &[u8])) -> 
         // PADDING, PING.
         0 | 1 => Some(()),
         kind @ (2 | 3) => {
-            // ACK: the largest, the delay, how many ranges, the first of them, and then two numbers each.
+            // ACK: the largest, the delay, the number of ranges, the first range, and then two numbers per range.
             integer(frames)?;
             integer(frames)?;
             let ranges = integer(frames)?;
@@ -121,7 +121,7 @@ fn read_frame(frames: &mut Reader<'_>, piece: &mut impl FnMut(usize, &[u8])) -> 
     }
 }
 
-/// An integer of variable length, RFC 9000 §16.
+/// A variable-length integer, RFC 9000 §16.
 fn integer(reader: &mut Reader<'_>) -> Option<usize> {
     let first = reader.u8()?;
     let more = (1_usize << (first >> 6)).checked_sub(1)?;
@@ -135,7 +135,7 @@ fn integer(reader: &mut Reader<'_>) -> Option<usize> {
 mod tests {
     use super::*;
 
-    /// The client's first packet of RFC 9001 §A.2, without the padding: sealed by what it prints.
+    /// The client's first packet of RFC 9001 §A.2, without the padding: the connection ID printed there seals it.
     const ID: [u8; 8] = [0x83, 0x94, 0xc8, 0xf0, 0x3e, 0x51, 0x57, 0x08];
 
     #[test]

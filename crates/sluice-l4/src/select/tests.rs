@@ -16,7 +16,7 @@ fn slow(chains: &[Criteria], subject: &ChainInput<'_>) -> Option<usize> {
     left.first().copied()
 }
 
-/// How specifically a chain matches at a step: -1 where it names nothing, `None` where it does not.
+/// How specifically a chain matches at a step: -1 if it has no values there, `None` if it does not match.
 fn fit(chain: &Criteria, step: MatchStep, subject: &ChainInput<'_>) -> Option<i64> {
     if !has_values(chain, step) {
         return Some(-1);

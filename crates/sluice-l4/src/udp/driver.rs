@@ -1,9 +1,9 @@
 //! The driver of UDP flows: sockets and tasks around the flow table.
 //!
-//! Owns: the listening socket of a worker, a connected socket and a task per flow.
-//! Refuses to know: who is known and who makes room; the table decides.
-//! Keeps: datagrams of a flow stay in order; a datagram that cannot be sent at once is dropped and
-//! counted, as a network would; answers leave from the address that was asked.
+//! Owns: the listening socket of a worker, a connected socket and a task per flow. Refuses to know: which flow a
+//! datagram belongs to and which one makes room; the table decides. Keeps: datagrams of a flow stay in order; a
+//! datagram that cannot be sent at once is dropped and counted, as a network would; replies are sent from the address
+//! that the client sent to.
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future as _, poll_fn};
@@ -41,7 +41,7 @@ use crate::quic::ids::{self, Owner};
 use crate::reasons;
 use crate::record::ConnectionRecord;
 
-/// A UDP socket of a worker, over all the plans that come and go.
+/// A worker's UDP socket, which outlives the listener plans it serves.
 #[derive(Debug)]
 pub struct UdpSlot {
     worker: Rc<WorkerCx>,
@@ -58,7 +58,7 @@ pub struct UdpSlot {
 /// A flow.
 #[derive(Debug)]
 pub struct Flow {
-    /// What is known about it.
+    /// What is known about the flow.
     pub info: ConnInfo,
     key: FlowKey,
     listener: Rc<UdpListener>,
@@ -67,17 +67,17 @@ pub struct Flow {
     claim: Claim,
     received: Cell<u64>,
     sent: Cell<u64>,
-    /// Its endpoint has answered.
+    /// Whether its endpoint has replied.
     answered: Cell<bool>,
-    /// When it may next try to leave an unhealthy endpoint.
+    /// When the flow may next attempt to leave an unhealthy endpoint.
     move_at: Cell<Moment>,
-    /// The flow that replaced it has taken over its place in the filters' counts.
+    /// Whether the flow that replaced this one has taken over its place in the filters' counts.
     replaced: Cell<bool>,
-    /// Answers that are still to come, where they are counted.
+    /// Replies that are still expected, if they are counted.
     awaited: Cell<u64>,
-    /// Of QUIC: the ID that the client used last; its server's are all as long.
+    /// For QUIC: the connection ID seen last; all IDs of its server have the same length.
     id: RefCell<Vec<u8>>,
-    /// How many more of them are learnt.
+    /// How many more IDs are learnt.
     ids_left: Cell<u8>,
     task: RefCell<Option<AbortHandle>>,
 }
@@ -94,10 +94,10 @@ impl Flow {
 }
 
 impl UdpSlot {
-    /// A socket that serves `listener` from now on.
+    /// Creates a socket that serves `listener`.
     ///
     /// # Errors
-    /// The reactor does not take the socket.
+    /// The reactor does not accept the socket.
     pub fn new(
         socket: OwnedFd,
         listener: Rc<UdpListener>,
@@ -126,31 +126,31 @@ impl UdpSlot {
         *self.listener.borrow_mut() = listener;
     }
 
-    /// Gives another receive buffer to the socket.
+    /// Changes the receive buffer of the socket.
     ///
     /// # Errors
-    /// What the system said.
+    /// The error of the system call.
     pub fn change_receive_buffer(&self, bytes: usize) -> io::Result<()> {
         sluice_sys::listen::change_datagrams(&self.socket, bytes)
     }
 
-    /// Takes no new flows, and ends when the last one has ended.
+    /// Accepts no new flows, and ends when the last one has ended.
     pub fn drain(&self) {
         self.draining.set(true);
         self.wake.notify_one();
     }
 
-    /// How many flows there are.
+    /// The number of flows.
     pub fn flow_count(&self) -> usize {
         self.table.borrow().len()
     }
 
-    /// The flows now.
+    /// The current flows.
     pub fn flows(&self) -> Vec<Rc<Flow>> {
         self.table.borrow().iter().map(|(_, flow)| Rc::clone(flow)).collect()
     }
 
-    /// Ends the flows that `which` names.
+    /// Ends the flows for which `which` returns true.
     pub fn end_flows(&self, why: Reason, which: impl Fn(&Flow) -> bool) {
         let ids: Vec<FlowId> =
             self.table.borrow().iter().filter(|(_, flow)| which(flow)).map(|(id, _)| id).collect();
@@ -165,7 +165,7 @@ impl UdpSlot {
         loop {
             let mut woken = pin!(self.wake.notified());
             let finished = poll_fn(|cx| {
-                // Once woken the next turn of the loop listens anew.
+                // Once woken, the next turn of the loop waits for notification again.
                 if woken.as_mut().poll(cx).is_ready() {
                     return Poll::Ready(self.draining.get() && self.table.borrow().is_empty());
                 }
@@ -196,7 +196,7 @@ impl UdpSlot {
         }
     }
 
-    /// Reads one batch. After a full one the others get their turn.
+    /// Reads one batch. After a full batch other tasks get their turn.
     fn poll_datagrams(self: &Rc<Self>, cx: &mut Context<'_>) -> Poll<()> {
         ready!(self.socket.poll_ready(cx, Interest::Read));
         let more = self.worker.with_datagrams(|batch| {
@@ -206,12 +206,12 @@ impl UdpSlot {
         });
         match more {
             Ok(More::Perhaps) => turn_over(cx),
-            // An error is somebody else's: this socket has no peer.
+            // The error concerns another socket: this one has no peer.
             Ok(More::No) | Err(_) => Poll::Ready(()),
         }
     }
 
-    /// Sends each run of datagrams of one flow on with one call.
+    /// Forwards each run of datagrams of one flow with one call.
     fn take_batch<'a>(self: &Rc<Self>, datagrams: impl Iterator<Item = Datagram<'a>>) {
         let now = self.worker.now();
         let mut run: SmallVec<[Outgoing<'_>; BATCH]> = SmallVec::new();
@@ -228,7 +228,7 @@ impl UdpSlot {
                 run.push(Outgoing { data, to: None, from: None, segment });
                 continue;
             }
-            // Of somebody new each is looked at, until it is known where they go.
+            // From an unknown source, each datagram is inspected until the destination is known.
             let segment = datagram.segment.map_or(usize::MAX, usize::from);
             let mut rest = datagram.data;
             loop {
@@ -265,7 +265,7 @@ impl UdpSlot {
         }
         let length = flow.id.borrow().len();
         if length > 0 {
-            // The server gives out others under encryption; a client that takes one up shows it.
+            // The server issues other IDs under encryption; a client that starts to use one reveals it.
             let last = run.iter().rev().find_map(|datagram| ids::of_short(datagram.data, length));
             last.into_iter().for_each(|id| self.learn(&flow, id));
         }
@@ -274,7 +274,7 @@ impl UdpSlot {
             match send(flow.upstream.socket.as_fd(), rest) {
                 Ok(count) => rest = &rest[count..],
                 Err(error) if is_of_icmp(&error) => {
-                    // An answer to an earlier datagram; this one has not been sent.
+                    // A reply to an earlier datagram; this one has not been sent.
                     counters.icmp.increment();
                     counters.dropped.add(count_of(rest));
                     self.end(id, reasons::FLOW_ICMP);
@@ -300,15 +300,15 @@ impl UdpSlot {
         }
         let facts = flow.info.facts.get().map(|facts| Facts::clone(facts));
         let moved = self.begin(*key, now, facts, None, Some((id, &flow)));
-        // Where no other can begin, this one goes on.
+        // If no other flow can begin, this one continues.
         Some(moved.unwrap_or_else(|_| {
             flow.move_at.set(now.after(MOVE_AGAIN));
             (id, flow)
         }))
     }
 
-    /// Whether a flow leaves its unhealthy endpoint: where the cluster says so, and another is healthy. A QUIC
-    /// connection whose ID is known stays, because no other endpoint has its keys.
+    /// Whether a flow leaves its unhealthy endpoint: if the cluster is configured so, and another endpoint is healthy.
+    /// A QUIC connection whose ID is known stays, because no other endpoint has its keys.
     fn moves(&self, flow: &Flow) -> bool {
         let cluster = &flow.plan().cluster;
         !self.draining.get()
@@ -318,7 +318,7 @@ impl UdpSlot {
             && cluster.has_usable()
     }
 
-    /// What becomes of a datagram that belongs to no flow: one may begin with it.
+    /// Handles a datagram that belongs to no flow; a flow may begin with it.
     fn newcomer(self: &Rc<Self>, key: FlowKey, now: Moment, datagram: &[u8]) -> FlowLookup {
         if self.draining.get() {
             return FlowLookup::None;
@@ -343,8 +343,8 @@ impl UdpSlot {
         FlowLookup::Flow(id, flow)
     }
 
-    /// Begins a flow, in the place of `replaces` if that is given. One that cannot begin is counted with the reason,
-    /// unless another goes on in its place.
+    /// Begins a flow, in place of `replaces` if given. A flow that cannot begin is counted with the reason, unless
+    /// another continues in its place.
     fn begin(
         self: &Rc<Self>,
         key: FlowKey,
@@ -368,7 +368,7 @@ impl UdpSlot {
                 opened
             }
             None => self.open(&listener, &info, now, owner).inspect_err(|why| {
-                // It never became a flow, and still its end has a reason.
+                // It never became a flow, but its end still has a reason.
                 self.record(&info, &listener, *why, (1, 0));
             })?,
         };
@@ -401,8 +401,8 @@ impl UdpSlot {
         Ok((id, flow))
     }
 
-    /// Judges a newcomer, picks its endpoint and opens its socket: in this order, so that one who is refused costs no
-    /// descriptor, and nobody makes room for one whom the filters refuse.
+    /// Runs the filters, picks an endpoint and opens the socket, in this order, so that a refused flow costs no
+    /// descriptor, and no flow is evicted for one that the filters refuse.
     fn open(
         &self,
         listener: &UdpListener,
@@ -415,7 +415,7 @@ impl UdpSlot {
         let opened = self.spare(listener, now).and_then(|spare| {
             if let Some((id, reached)) = spare {
                 reached.increment();
-                // Its descriptor is free once its task has gone, which is soon.
+                // Its descriptor is freed once its task has ended, which is soon.
                 self.end(id, reasons::FLOW_EVICTED);
             }
             listener.open(&self.worker, chain, &claim, info)
@@ -424,8 +424,8 @@ impl UdpSlot {
         Ok((chain, claim, upstream))
     }
 
-    /// Picks another endpoint for a flow and opens a socket to it. It takes the place of the old socket, so nobody
-    /// makes room; filters that count the flow already are not asked again.
+    /// Picks another endpoint for a flow and opens a socket to it. It replaces the old socket, so no flow is evicted;
+    /// filters that count the flow already are not asked again.
     fn open_other(
         &self,
         listener: &Rc<UdpListener>,
@@ -444,7 +444,7 @@ impl UdpSlot {
         Ok((chain, claim, upstream))
     }
 
-    /// The flow that has to go before another begins, and the count of the limit that was reached; `None` where
+    /// The flow that must be evicted before another begins, and the counter of the limit that was reached; `None` if
     /// there is room.
     fn spare<'a>(
         &self,
@@ -468,7 +468,7 @@ impl UdpSlot {
         }
     }
 
-    /// Brings the answers of a flow back to its client, for as long as it lasts.
+    /// Forwards the replies of a flow to its client, for as long as the flow lasts.
     async fn answer(self: Rc<Self>, id: FlowId, flow: Rc<Flow>) {
         let why = poll_fn(|cx| {
             loop {
@@ -505,7 +505,7 @@ impl UdpSlot {
             }
         })
         .await;
-        // Ends this very task at its next turn, which does not come any more.
+        // Prevents the end from aborting this very task.
         flow.task.borrow_mut().take();
         self.end(id, why);
     }
@@ -522,7 +522,7 @@ impl UdpSlot {
             })
             .collect();
         if quic {
-            // Servers choose their first ID in the handshake; later packets have short headers.
+            // A server chooses its first ID in the handshake; later packets have short headers.
             let first = run.iter().find_map(|datagram| ids::chosen(datagram.data));
             first.into_iter().for_each(|id| self.learn(flow, id));
         }
@@ -543,7 +543,7 @@ impl UdpSlot {
         }
     }
 
-    /// Learns that an ID leads to the endpoint of a flow, so that its client may come from elsewhere.
+    /// Learns that an ID leads to the endpoint of a flow, so that its client may come from another address.
     fn learn(&self, flow: &Flow, id: &[u8]) {
         let mut last = flow.id.borrow_mut();
         if *last == id {
@@ -551,7 +551,7 @@ impl UdpSlot {
         }
         last.clear();
         last.extend_from_slice(id);
-        // Whoever shows one ID after the other pushes nobody else's out.
+        // A client that shows one ID after another must not push out the IDs of other flows.
         let Some(left) = flow.ids_left.get().checked_sub(1) else { return };
         flow.ids_left.set(left);
         ids::learn(id, self.worker.limits.size(Limit::QuicIds), || Owner {
@@ -562,7 +562,7 @@ impl UdpSlot {
         });
     }
 
-    /// Takes a flow out of the table and finishes it.
+    /// Removes a flow from the table and finishes it.
     fn end(&self, id: FlowId, why: Reason) {
         if self.table.borrow().get(id).is_none() {
             return;
@@ -574,7 +574,7 @@ impl UdpSlot {
         }
     }
 
-    /// What is owed to a flow that is no longer in the table.
+    /// Finishes a flow that is no longer in the table.
     fn finish(&self, flow: &Rc<Flow>, why: Reason) {
         if let Some(task) = flow.task.borrow_mut().take() {
             task.abort();
@@ -606,27 +606,27 @@ impl UdpSlot {
     }
 }
 
-/// Connection IDs that are learnt of one flow; clients change theirs when their address changes, and then
-/// they have another flow.
+/// Connection IDs that are learnt per flow; a client changes its ID when its address changes, and then it has another
+/// flow.
 const IDS_OF_FLOW: u8 = 8;
 
-/// How long a flow that could not leave its unhealthy endpoint waits until it tries again.
+/// How long a flow that could not leave its unhealthy endpoint waits before it retries.
 const MOVE_AGAIN: Duration = Duration::from_secs(1);
 
-/// How many datagrams these are, counting each of those that travel as one.
+/// The number of datagrams, counting each segment of those that are sent as one.
 fn count_of(datagrams: &[Outgoing<'_>]) -> u64 {
     datagrams.iter().map(|datagram| datagram.count() as u64).sum()
 }
 
-/// What a datagram belongs to.
+/// The flow that a datagram belongs to.
 enum FlowLookup {
     Flow(FlowId, Rc<Flow>),
-    /// It is kept until it is known where it goes.
+    /// The datagram is kept until its destination is known.
     Held,
     None,
 }
 
-/// Whether the error is what ICMP said of an earlier datagram.
+/// Whether the error is an ICMP error for an earlier datagram.
 fn is_of_icmp(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -643,8 +643,7 @@ enum More {
     Perhaps,
 }
 
-/// Receives a batch. One that is not full means that no more is there now, which saves the call
-/// that would say so.
+/// Receives a batch. If it is not full, no more datagrams are waiting, which saves the call that would find that out.
 fn receive(socket: &Source, batch: &mut Received) -> io::Result<More> {
     match batch.receive(socket.as_fd()) {
         Ok(BATCH) => Ok(More::Perhaps),
@@ -659,7 +658,7 @@ fn receive(socket: &Source, batch: &mut Received) -> io::Result<More> {
     }
 }
 
-/// Goes on after the other tasks.
+/// Continues after the other tasks.
 fn turn_over<T>(cx: &Context<'_>) -> Poll<T> {
     cx.waker().wake_by_ref();
     Poll::Pending

@@ -1,8 +1,8 @@
-//! The table of flows: who is known, who is idle, who makes room.
+//! The flow table: which flows are known, which are idle, which one makes room.
 //!
-//! Owns: flows by key, their order of use and their deadlines. Refuses to know: sockets, clocks.
-//! Keeps: never more flows than the bound; only a flow that has been idle for [`SPARE`] makes room for another, so
-//! that a flood of new sources cannot push out those who are talking.
+//! Owns: flows by key, their order of use and their deadlines. Refuses to know: sockets, clocks. Keeps: never more
+//! flows than the bound; only a flow that has been idle for [`SPARE`] makes room for another, so that a flood of new
+//! sources cannot push out active flows.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -15,25 +15,25 @@ use sluice_io::wheel::{TimerKey, Wheel, start_of, tick_after, tick_of};
 #[cfg(test)]
 mod tests;
 
-/// A flow used within this time is not made to give way.
+/// A flow used within this time is not evicted.
 pub const SPARE: Duration = Duration::from_secs(1);
 
 const NIL: usize = usize::MAX;
 
-/// Whose datagrams these are: the client, and the address it sent to where that can differ.
+/// The key of a flow: the client, and the address it sent to if that can differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FlowKey {
     /// The client.
     pub client: SocketAddr,
-    /// The address it sent to.
+    /// The address that the client sent to.
     pub local: Option<IpAddr>,
 }
 
-/// Names a flow until it is removed.
+/// Identifies a flow until it is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FlowId(usize);
 
-/// Flows, each with a value of the caller's.
+/// Flows, each with a value of the caller.
 #[derive(Debug)]
 pub struct FlowTable<V> {
     flows: Slab<FlowEntry<V>>,
@@ -69,28 +69,28 @@ impl<V> FlowTable<V> {
         }
     }
 
-    /// How many flows there are.
+    /// The number of flows.
     pub fn len(&self) -> usize {
         self.flows.len()
     }
 
-    /// Whether there is none.
+    /// Whether there are no flows.
     pub fn is_empty(&self) -> bool {
         self.flows.is_empty()
     }
 
-    /// Whether one must go before another comes.
+    /// Whether a flow must be removed before another is added.
     pub fn is_full(&self) -> bool {
         self.flows.len() >= self.bound
     }
 
-    /// The flow that makes room where there is none: the one not used longest, if it has been idle long enough.
+    /// The flow to evict if the table is full: the least recently used one, if it has been idle long enough.
     pub fn spare(&self, now: Moment) -> Option<FlowId> {
         let entry = self.flows.get(self.least_used)?;
         (now.since(entry.used) >= SPARE).then_some(FlowId(self.least_used))
     }
 
-    /// The flow of a datagram that came in, which counts as use.
+    /// Returns the flow of a received datagram, and counts it as use.
     pub fn arrive(&mut self, key: &FlowKey, now: Moment) -> Option<FlowId> {
         let id = FlowId(*self.by_key.get(key)?);
         self.touch(id, now);
@@ -109,7 +109,7 @@ impl<V> FlowTable<V> {
         }
     }
 
-    /// Changes how long a flow may go without use, from its next use on.
+    /// Changes the idle timeout of a flow, from its next use on.
     pub fn set_idle(&mut self, id: FlowId, idle: Option<Duration>) {
         self.flows[id.0].idle = idle;
     }
@@ -128,7 +128,7 @@ impl<V> FlowTable<V> {
         id
     }
 
-    /// Takes a flow out.
+    /// Removes a flow.
     pub fn remove(&mut self, id: FlowId) -> V {
         self.unlink(id.0);
         let entry = self.flows.remove(id.0);
@@ -137,7 +137,7 @@ impl<V> FlowTable<V> {
         entry.value
     }
 
-    /// The value of a flow, if it is still there.
+    /// The value of a flow, if it still exists.
     pub fn get(&self, id: FlowId) -> Option<&V> {
         self.flows.get(id.0).map(|entry| &entry.value)
     }
@@ -147,14 +147,14 @@ impl<V> FlowTable<V> {
         self.flows.iter().map(|(id, entry)| (FlowId(id), &entry.value))
     }
 
-    /// Takes out the flows that have been idle for too long.
+    /// Removes the flows that have been idle for too long.
     pub fn expire(&mut self, now: Moment, mut ended: impl FnMut(V)) {
         let mut due = Vec::new();
         self.wheel.advance(tick_of(now), |id| due.push(FlowId(*id)));
         due.into_iter().for_each(|id| ended(self.remove(id)));
     }
 
-    /// When `expire` next has something to look at.
+    /// When `expire` should run next.
     pub fn next_expiry(&self) -> Moment {
         self.wheel.next().map_or(Moment::NEVER, start_of)
     }
@@ -181,7 +181,7 @@ impl<V> FlowTable<V> {
         }
     }
 
-    /// Panics when the parts of the table disagree. For tests.
+    /// Panics if the parts of the table disagree. For tests.
     pub fn check_invariants(&self) {
         assert!(self.flows.len() <= self.bound);
         assert_eq!(self.flows.len(), self.by_key.len());

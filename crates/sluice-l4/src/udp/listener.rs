@@ -1,8 +1,8 @@
-//! A UDP listener on one worker, and where a new flow of it goes.
+//! A UDP listener on one worker, and the destination of its new flows.
 //!
-//! Owns: the listener's filters, chains and cells; choosing chain and endpoint for a flow, and opening its socket.
-//! Refuses to know: the flow table and datagrams. Keeps: filters that let a flow in are told when it does not
-//! begin after all.
+//! Owns: the listener's filters, chains and metrics; choosing chain and endpoint for a flow, and opening its socket.
+//! Refuses to know: the flow table and datagrams. Keeps: filters that admitted a flow are notified if it does not begin
+//! after all.
 
 use std::io;
 use std::rc::Rc;
@@ -34,7 +34,7 @@ pub struct UdpListener {
     pub(super) counters: UdpCounters,
 }
 
-/// A chain of it.
+/// A chain of the listener.
 #[derive(Debug)]
 pub(super) struct FlowChain {
     pub(super) filters: Vec<Rc<dyn ConnectionFilter>>,
@@ -46,18 +46,18 @@ pub(super) struct FlowChain {
 #[derive(Debug)]
 pub(super) struct UpstreamSocket {
     pub(super) socket: Source,
-    /// It leads to a listener of ours.
+    /// Set if it leads to a listener of ours.
     _hop: Option<Hop>,
 }
 
-/// What it counts.
+/// The listener's metrics.
 #[derive(Debug)]
 pub(super) struct UdpCounters {
     pub(super) flows: Counter,
     pub(super) active: Gauge,
     pub(super) received: Counter,
     pub(super) sent: Counter,
-    /// Not sent because a socket took no more.
+    /// Not sent because the socket could not accept it.
     pub(super) dropped: Counter,
     /// Not sent because no flow could be made for it.
     pub(super) refused: Counter,
@@ -70,7 +70,7 @@ pub(super) struct UdpCounters {
 }
 
 impl UdpListener {
-    /// The listener on `worker`.
+    /// Creates the listener on `worker`.
     pub fn on_worker(plan: Arc<UdpPlan>, worker: &Rc<WorkerCx>) -> Rc<Self> {
         let (name, shard) = (&*plan.name, &worker.shard);
         let datagrams = |code| shard.counter(&metrics::DATAGRAMS, &[name, code]);
@@ -108,15 +108,16 @@ impl UdpListener {
         })
     }
 
-    /// Lets datagrams come together on a socket that carries QUIC, which is much and alike.
+    /// Lets the kernel coalesce datagrams on a socket that carries QUIC, whose datagrams are many and alike.
     pub(super) fn take_together(&self, socket: &Source) {
         if self.plan.named {
-            // A kernel that cannot has them come one by one.
+            // A kernel without support delivers them one by one.
             let _ = coalesce(socket);
         }
     }
 
-    /// The chain and the endpoint of a new flow. `owner` says where it must go, `judge` who is asked.
+    /// Chooses chain and endpoint of a new flow. `owner` is where it must go, if known; `judge` says which filters are
+    /// asked.
     pub(super) fn choose(
         &self,
         worker: &WorkerCx,
@@ -153,13 +154,13 @@ impl UdpListener {
         Ok((index, claim))
     }
 
-    /// Tells every filter that let a flow into `chain` that it has ended.
+    /// Notifies every filter that admitted a flow into `chain` that it has ended.
     pub(super) fn tell_filters(&self, chain: usize, info: &ConnInfo) {
         let filters = self.filters.iter().chain(&self.chains[chain].filters);
         filters.for_each(|filter| filter.ended(info));
     }
 
-    /// A socket to the endpoint of `claim`.
+    /// Opens a socket to the endpoint of `claim`.
     pub(super) fn open(
         &self,
         worker: &WorkerCx,
@@ -180,19 +181,19 @@ impl UdpListener {
             why
         })?;
         info.reach().upstream_local.set(local_address(&upstream.socket));
-        // Whether anybody is there only an answer shows.
+        // Only a reply shows whether the endpoint is there.
         endpoint.count_connection();
         self.take_together(&upstream.socket);
         Ok(upstream)
     }
 }
 
-/// Who is asked whether a flow may begin.
+/// Which filters are asked whether a flow may begin.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Judge {
     /// The filters of the listener and of the chain.
     Filters,
-    /// Nobody: the flow takes the place of one that they let in.
+    /// No filter: the flow replaces one that they admitted.
     Nobody,
 }
 
@@ -205,7 +206,7 @@ impl Judge {
     }
 }
 
-/// A datagram cannot wait, so a filter that wants to is taken to refuse.
+/// A datagram cannot wait, so a filter that needs to wait counts as refusing.
 fn admit(filters: &[Rc<dyn ConnectionFilter>], info: &ConnInfo) -> Result<(), Reason> {
     for (index, filter) in filters.iter().enumerate() {
         let why = match filter.admit(info) {
@@ -219,7 +220,7 @@ fn admit(filters: &[Rc<dyn ConnectionFilter>], info: &ConnInfo) -> Result<(), Re
     Ok(())
 }
 
-/// An endpoint of the chain's cluster.
+/// Picks an endpoint of the chain's cluster.
 fn pick(
     worker: &WorkerCx,
     plan: &FlowChainPlan,
@@ -237,7 +238,7 @@ fn pick(
     }
 }
 
-/// A socket to `target`, and the note of it where it leads to a listener of ours.
+/// Opens a socket to `target`, and records the hop if it leads to a listener of ours.
 fn connected(
     worker: &WorkerCx,
     info: &ConnInfo,

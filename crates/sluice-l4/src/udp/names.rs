@@ -1,7 +1,7 @@
-//! Flows of QUIC that are chosen by name.
+//! QUIC flows that are selected by server name.
 //!
-//! Owns: datagrams that wait for the rest of a hello. Refuses to know: flows and sockets. Keeps: what is held of
-//! clients that have no flow yet is bounded in number, bytes and time; datagrams stay in order.
+//! Owns: datagrams that wait for the rest of a hello. Refuses to know: flows and sockets. Keeps: what is held for
+//! clients without a flow is bounded in number, bytes and time; datagrams stay in order.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
@@ -13,13 +13,13 @@ use super::flow_table::FlowKey;
 use crate::quic::ids::{self, Owner};
 use crate::quic::{Asked, Hellos, initial};
 
-/// Bytes that are held for one client; a hello with all that belongs to it is smaller.
+/// Bytes that are held for one client; a hello with everything that belongs to it is smaller.
 const HELD_MAX: usize = 32 << 10;
 
-/// How long they are held.
+/// How long datagrams are held.
 const KEPT: Duration = Duration::from_secs(10);
 
-/// Clients whose hello is not whole yet.
+/// Clients whose hello is incomplete.
 #[derive(Debug)]
 pub(super) struct SniTable {
     hellos: Hellos,
@@ -40,28 +40,28 @@ struct PendingHello {
     bytes: usize,
 }
 
-/// What a datagram of nobody who is known comes to.
+/// What happens to a datagram from an unknown source.
 pub(super) enum FirstDatagram {
-    /// It is kept: more is to come.
+    /// It is kept: more must follow.
     Held,
-    /// A flow begins with what was kept and this datagram behind it.
+    /// A flow begins with the kept datagrams, followed by this one.
     Begins {
-        /// What its hello says, or what else is known.
+        /// What its hello contains, or what else is known.
         facts: Facts,
-        /// Where it must go, since it is part of what goes there already.
+        /// Where it must go, because it belongs to a connection that goes there already.
         owner: Option<Owner>,
-        /// What was kept, in order.
+        /// The kept datagrams, in order.
         kept: Vec<Box<[u8]>>,
     },
 }
 
 impl SniTable {
-    /// Nobody yet; at most `bound`.
+    /// An empty table for at most `bound` clients.
     pub(super) fn new(bound: usize) -> Self {
         Self { hellos: Hellos::new(bound), held: RefCell::default(), bound }
     }
 
-    /// Looks at a datagram of nobody who is known.
+    /// Handles a datagram from an unknown source.
     pub(super) fn look(
         &self,
         now: Moment,
@@ -76,25 +76,25 @@ impl SniTable {
             return begins(nameless(true), Some(owner));
         }
         let Some((first, _)) = initial::first(datagram) else {
-            // Another version of QUIC, or no QUIC at all: it goes by its addresses.
+            // Another version of QUIC, or not QUIC at all: selected by its addresses.
             return begins(nameless(initial::ids_of_long(datagram).is_some()), None);
         };
         self.hellos.take(now, datagram, false);
         match self.hellos.ask(first.destination) {
             Asked::Facts(facts) => begins(facts, None),
             Asked::Wait if self.hold(now, key, datagram) => FirstDatagram::Held,
-            // It is none, or more than one can be: whoever it is, they are not understood.
+            // Not a hello, or more data than a hello can have: it is not understood.
             Asked::Nothing | Asked::Wait => begins(nameless(true), None),
         }
     }
 
-    /// Keeps a datagram; `false` where there is too much of it.
+    /// Keeps a datagram; returns `false` if that would be too many bytes.
     fn hold(&self, now: Moment, key: FlowKey, datagram: &[u8]) -> bool {
         let mut held = self.held.borrow_mut();
         while let Some((since, _)) = held.order.front()
             && (since.after(KEPT) <= now || held.order.len() >= self.bound)
         {
-            // One that has a flow by now, and came again, has its own place here.
+            // A client that got a flow and came back later has a newer entry.
             if let Some((since, oldest)) = held.order.pop_front()
                 && held.clients.get(&oldest).is_some_and(|waiting| waiting.since == since)
             {

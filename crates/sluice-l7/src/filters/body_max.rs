@@ -1,6 +1,6 @@
-//! `body_max`: bodies no larger than so much, without holding them.
+//! `body_max`: limits the size of request bodies, without buffering them.
 //!
-//! Keeps: a stated length is judged by the head; an unstated one as it comes.
+//! Keeps: a declared length is checked with the headers, an undeclared one as the body arrives.
 
 use sluice_codec::{Body, Head};
 use sluice_core::settings::{Short, ShortForm, Size};
@@ -10,9 +10,9 @@ use crate::reasons;
 use crate::reply::Reply;
 
 sluice_core::section! {
-    /// Bounds the size of requests' bodies.
+    /// Limits the size of request bodies.
     pub struct BodyMax {
-        /// The largest body; a larger one is answered 413.
+        /// The largest body; a larger one gets a 413 response.
         pub max: Size,
     }
 }

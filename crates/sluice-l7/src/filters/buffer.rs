@@ -1,6 +1,6 @@
-//! `buffer`: a request goes on when its whole body is there.
+//! `buffer`: holds a request until its whole body has arrived.
 //!
-//! Keeps: an endpoint never waits for a slow client; a body larger than the bound is answered 413.
+//! Keeps: an endpoint never waits for a slow client; a body larger than the limit gets a 413 response.
 
 use sluice_codec::Head;
 use sluice_core::settings::Size;
@@ -8,9 +8,9 @@ use sluice_core::settings::Size;
 use super::{Cx, HttpFilter, OfSettings, Step};
 
 sluice_core::section! {
-    /// A request goes on when its whole body is there.
+    /// Holds a request until its whole body has arrived. Requests to upgrade are not held.
     pub struct Buffer {
-        /// The largest body; a larger one is answered 413.
+        /// The largest body; a larger one gets a 413 response.
         pub max: Size = "1MiB",
     }
 }

@@ -1,6 +1,6 @@
-//! `error_pages`: bodies of one's own for errors.
+//! `error_pages`: custom bodies for errors.
 //!
-//! Keeps: the status and the reason stay what they were; only what people see is replaced.
+//! Keeps: the status and the reason stay the same; only what users see is replaced.
 
 use std::collections::BTreeMap;
 
@@ -15,23 +15,24 @@ use crate::reply::Reply;
 use crate::template::HttpTemplate;
 
 sluice_core::section! {
-    /// Bodies for errors, by status or class of status.
+    /// Replaces the bodies of errors, by status or class of status. gRPC responses are not changed.
     pub struct ErrorPages {
-        /// Texts by status: `503: ...`, or for a class `5xx: ...`. They may hold `%OPERATOR%`s.
+        /// The bodies by status (`503: ...`) or by class (`5xx: ...`); a status has precedence over its class. They may
+        /// contain `%OPERATOR%`s.
         pub pages: PageTemplates,
-        /// Their media type.
+        /// The media type of the bodies.
         pub content_type: String = "text/html; charset=utf-8",
-        /// Whether errors of endpoints are replaced too, not only Sluice's own.
+        /// Whether errors from endpoints are replaced too, not only those that Sluice generates.
         pub upstream: bool = "false",
     }
 }
 
-/// Texts by the first and last status that they are for.
+/// The bodies by the first and last status that they are for.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PageTemplates(BTreeMap<(u16, u16), HttpTemplate>);
 
 impl PageTemplates {
-    /// The text for a status; one for the very status goes before one for its class.
+    /// The body for a status; one for exactly this status has precedence over one for its class.
     fn get(&self, status: u16) -> Option<&HttpTemplate> {
         let class = (status / 100 * 100, status / 100 * 100 + 99);
         self.0.get(&(status, status)).or_else(|| self.0.get(&class))

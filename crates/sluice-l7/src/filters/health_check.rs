@@ -1,6 +1,6 @@
-//! `health_check`: answers the probes of a balancer in front.
+//! `health_check`: responds to the probes of a load balancer in front.
 //!
-//! Keeps: a probe is no request to any service; it is answered from what Sluice knows.
+//! Keeps: a probe is not a request to any service; the response depends only on what Sluice knows.
 
 use sluice_codec::Head;
 
@@ -9,11 +9,11 @@ use crate::reasons;
 use crate::reply::Reply;
 
 sluice_core::section! {
-    /// Answers a path with 200, or with 503 while the runtime value `fail` is true.
+    /// Responds to requests for a path with 200, or with 503 while the runtime value that `fail` names is true.
     pub struct HealthCheck {
-        /// The path.
+        /// The path, without a query.
         pub path: String = "/healthz",
-        /// The runtime value that makes it fail.
+        /// The name of the runtime value that makes the check fail.
         pub fail: String = "health_check.fail",
     }
 }

@@ -1,7 +1,7 @@
-//! `rate_limit`: how fast requests may come: in all, per client or per value of a header.
+//! `rate_limit`: limits the rate of requests, in total, per client or per value of a header.
 //!
-//! Owns: the buckets, over all workers and reloads. Keeps: the table of clients is bounded; whoever
-//! has waited long enough is let in, and nobody faster than the rate.
+//! Owns: the buckets, across all workers and reloads. Keeps: the table of clients is bounded; a client that has waited
+//! long enough is let in, and none is faster than the rate.
 
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,14 +21,14 @@ use super::{Cx, HttpFilter, HttpFilterFactory, HttpFilterPlan, Step};
 use crate::reasons;
 use crate::reply::Reply;
 
-/// Who shares a bucket.
+/// Which requests share a bucket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RateKey {
-    /// Everybody whom the filter sees.
+    /// All requests that the filter sees.
     All,
-    /// Each client: an IPv4 address or an IPv6 /64.
+    /// The requests of each client: an IPv4 address or an IPv6 /64.
     SourceIp,
-    /// Each value of a header; requests without it share one.
+    /// The requests with each value of a header; requests without the header share one bucket.
     Header(String),
 }
 
@@ -60,22 +60,23 @@ impl Setting for RateKey {
 }
 
 sluice_core::section! {
-    /// Bounds how fast requests come.
+    /// Limits the rate of requests.
     pub struct RateLimit {
-        /// The rate in the long run.
+        /// The sustained rate.
         pub requests: Rate,
-        /// How many may come at once; the rate's own count where it is left out.
+        /// How many requests may arrive at once; the count of the rate by default.
         pub burst: Option<u32>,
-        /// Who shares a bucket: all, source_ip or header:NAME.
+        /// Which requests share a bucket: all, source_ip or header:NAME.
         pub per: RateKey = "all",
-        /// The runtime value that says how many, in the time of `requests`, where it is set; 0 lets nothing through.
+        /// The name of a runtime value that overrides the count in `requests` if it is set, for the same period; 0
+        /// refuses all requests.
         pub runtime: Option<String>,
-        /// The status of the answer.
+        /// The status of the response to a refused request, from 400 to 599.
         pub status: u16 = "429",
     }
 }
 
-/// The factory; holds the buckets of each listener and rule that uses the filter.
+/// The factory; holds the buckets of every chain and rule that uses the filter.
 #[derive(Debug, Default)]
 pub struct RateLimitFactory {
     buckets: PerOwner<BucketTable<Bucket, u64>>,
@@ -168,7 +169,7 @@ impl HttpFilter for RateLimitFilter {
 }
 
 impl RateLimitFilter {
-    /// Says when to come again.
+    /// Refuses a request and tells the client when to retry.
     fn refuse(&self, wait: Duration) -> Step {
         let status = self.settings.status;
         let body = "too many requests\n";

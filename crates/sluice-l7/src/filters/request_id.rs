@@ -1,7 +1,7 @@
-//! `request_id`: every request has a name that follows it through services and logs.
+//! `request_id`: gives every request an ID that follows it through services and logs.
 //!
-//! Keeps: a name that came is kept where `keep` says so, else replaced; what is made is a UUID of
-//! version 4, RFC 9562 §5.4.
+//! Keeps: an ID that the client sent is kept if `keep` is set, else replaced; a generated ID is a UUID of version 4,
+//! RFC 9562 §5.4.
 
 use sluice_codec::{Head, Known};
 use sluice_io::WorkerCx;
@@ -9,11 +9,11 @@ use sluice_io::WorkerCx;
 use super::{Cx, HttpFilter, OfSettings, Step};
 
 sluice_core::section! {
-    /// Names every request in `x-request-id`.
+    /// Gives every request an ID in `x-request-id`.
     pub struct RequestId {
-        /// Whether a name that the client gave is kept.
+        /// Whether an ID that the client sent is kept.
         pub keep: bool = "true",
-        /// Whether the response gets it too.
+        /// Whether the response gets the ID too.
         pub respond: bool = "false",
     }
 }
@@ -41,7 +41,7 @@ impl HttpFilter for RequestId {
     }
 }
 
-/// A UUID of version 4 as text.
+/// Returns a UUID of version 4 as text.
 fn uuid(worker: &WorkerCx) -> [u8; 36] {
     let mut text = [b'-'; 36];
     for (place, letter) in text.iter_mut().enumerate() {

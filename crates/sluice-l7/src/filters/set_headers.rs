@@ -1,7 +1,7 @@
-//! `set_headers`: fields set, added and removed, on requests and responses.
+//! `set_headers`: removes, sets and adds headers of requests and responses.
 //!
-//! Keeps: what frames or routes a message cannot be set: that would make two readings of it. The settings of a rule
-//! add to those of its virtual host, and these to those of the chain.
+//! Keeps: headers that frame or route a message cannot be set: that would allow two readings of it. The settings of a
+//! rule add to those of its virtual host, and these to those of the chain.
 
 use std::collections::BTreeMap;
 
@@ -16,27 +16,28 @@ use crate::record::View;
 use crate::template::HttpTemplate;
 
 sluice_core::section! {
-    /// Sets, adds and removes fields. Values may hold `%OPERATOR%`s.
+    /// Removes, sets and adds headers, in this order. Values may contain `%OPERATOR%`s.
     pub struct SetHeaders {
-        /// Fields of requests that are set to a value, whatever they were.
+        /// Request headers to set; each replaces all headers with its name.
         pub request: HeaderTemplates,
-        /// Fields of responses that are set to a value, whatever they were.
+        /// Response headers to set; each replaces all headers with its name.
         pub response: HeaderTemplates,
-        /// Fields that are added to requests beside those of the same name.
+        /// Request headers to add to those with the same name.
         pub add_request: HeaderTemplates,
-        /// Fields that are added to responses beside those of the same name.
+        /// Response headers to add to those with the same name.
         pub add_response: HeaderTemplates,
-        /// Fields that are taken out of requests.
+        /// Request headers to remove.
         pub remove_request: Vec<FieldName>,
-        /// Fields that are taken out of responses.
+        /// Response headers to remove.
         pub remove_response: Vec<FieldName>,
-        /// On a rule or virtual host: replace the settings of the chain and the virtual host instead of adding to them.
+        /// On a rule or virtual host: whether to replace the settings of the chain and the virtual host instead of
+        /// adding to them.
         pub replace: bool = "false",
     }
 }
 
-/// Settings that hold one after the other: those of the chain, of the virtual host, of the rule. What a later one
-/// says of a field wins.
+/// Settings that apply in sequence: those of the chain, of the virtual host, of the rule. For the same header, a later
+/// layer wins.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Layers(Vec<SetHeaders>);
 
@@ -54,11 +55,11 @@ impl Setting for Layers {
     }
 }
 
-/// Fields by name.
+/// Header values by name.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct HeaderTemplates(BTreeMap<String, HttpTemplate>);
 
-/// The name of a field that may be changed.
+/// The name of a header that may be changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FieldName(String);
 
@@ -139,7 +140,7 @@ impl OfSettings for Layers {
     }
 }
 
-/// What an operator brought in cannot end the field.
+/// Removes control characters that an operator brought in, which could end the header.
 fn clean(value: String) -> String {
     if is_field_value(value.as_bytes()) {
         value
@@ -148,7 +149,7 @@ fn clean(value: String) -> String {
     }
 }
 
-/// What one layer does to a head.
+/// The changes that one layer makes to a head.
 struct Edit<'a> {
     removed: &'a [FieldName],
     set: Vec<(&'a str, String)>,
@@ -183,7 +184,7 @@ impl<'a> Edit<'a> {
     }
 }
 
-/// Every value is made of the message as it came, before any layer changes it.
+/// All values are rendered from the message as it arrived, before any layer changes it.
 impl HttpFilter for Layers {
     fn request_head(&self, cx: &mut Cx<'_>, head: &mut Head) -> Step {
         let view = cx.view(head);

@@ -1,8 +1,8 @@
-//! A connection of HTTP/1, from request to request.
+//! An HTTP/1 connection, from request to request.
 //!
-//! Owns: telling HTTP/2 by its first bytes, waiting for requests, the end. Refuses to know: what becomes of a request.
-//! Keeps: one task drives it; between two requests it holds no buffer and no head, and what few connections come to is
-//! no room that each holds.
+//! Owns: detecting HTTP/2 by its first bytes, waiting for requests, closing. Refuses to know: what becomes of a
+//! request. Keeps: one task drives the connection; between two requests it holds no buffer and no head, and it reserves
+//! no memory for cases that few connections reach.
 
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -20,21 +20,21 @@ use crate::connection_manager::DownstreamConn;
 use crate::exchange::{self, Exchange};
 use crate::reasons;
 
-/// What a client of HTTP/2 says first, RFC 9113 §3.4.
+/// The client preface of HTTP/2, RFC 9113 §3.4.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// What is read and thrown away at most after an answer that did not wait for its request.
+/// The most that is read and discarded after a response that did not wait for the whole request.
 const LINGER_BYTES: u64 = 1 << 20;
 const LINGER_TIME: Duration = Duration::from_secs(1);
 
-/// What a connection speaks by its first bytes.
+/// The protocol of a connection, judged by its first bytes.
 enum Guess {
     IsH1,
     IsH2,
     Ended(Reason),
 }
 
-/// Waits for the first bytes.
+/// Waits for the first bytes and judges them.
 async fn guess(handler: &HttpHandler, downstream: &DownstreamConn, h1: &mut H1Stream) -> Guess {
     let (conn, worker) = (&downstream.conn, &handler.manager.worker);
     let by = worker.now().after(handler.manager.plan.options.head_timeout);
@@ -46,7 +46,7 @@ async fn guess(handler: &HttpHandler, downstream: &DownstreamConn, h1: &mut H1St
     }
 }
 
-/// The client speaks HTTP/2: its first bytes are given back.
+/// Continues with HTTP/2, after giving the first bytes back to the stream.
 async fn carry_on_as_h2(
     handler: Rc<HttpHandler>,
     downstream: Rc<DownstreamConn>,
@@ -60,8 +60,8 @@ async fn carry_on_as_h2(
     serve_h2(handler, downstream, stream).await
 }
 
-/// Serves a connection to its end; `unsure` says that it may yet turn out to be HTTP/2. Idle connections lie in this
-/// future: what few come to, or none for long, is boxed.
+/// Serves a connection to its end; `unsure` means that it may still turn out to be HTTP/2. Idle connections keep this
+/// future, so cases that are rare or short are boxed.
 #[allow(clippy::manual_async_fn, reason = "it would keep its arguments twice")]
 pub(super) fn serve_h1(
     handler: Rc<HttpHandler>,
@@ -123,7 +123,7 @@ pub(super) fn serve_h1(
     }
 }
 
-/// Answers what could not be read as a request, and ends the connection.
+/// Responds to what could not be parsed as a request, and ends the connection.
 async fn turn_away(
     handler: &HttpHandler,
     downstream: &DownstreamConn,
@@ -146,7 +146,7 @@ fn count_bytes(conn: &Conn, h1: &mut H1Stream) {
     conn.info.sent.set(conn.info.sent.get() + sent);
 }
 
-/// Whether a client speaks HTTP/2, by its first bytes.
+/// Whether the client speaks HTTP/2, judged by its first bytes.
 fn sniff(
     h1: &mut H1Stream,
     cx: &mut Context<'_>,
@@ -170,14 +170,14 @@ fn sniff(
     }
 }
 
-/// What came of waiting for a request.
+/// The outcome of waiting for a request.
 enum AfterExchange {
     Head(Box<Head>),
     ParseError(HttpError),
     End(Reason),
 }
 
-/// Sets the deadline for the next request; whether it is due at once.
+/// Sets the deadline for the next request; returns how far that request has come.
 fn await_head(
     handler: &HttpHandler,
     downstream: &DownstreamConn,
@@ -185,7 +185,7 @@ fn await_head(
     served: u64,
 ) -> Begun {
     let (options, now) = (&handler.manager.plan.options, handler.manager.worker.now());
-    // The first request is due at once, further ones whenever the client likes.
+    // The first request is due at once, later ones whenever the client likes.
     let begun = served == 0 || !h1.unparsed().is_empty();
     downstream.conn.deadline.set(if begun {
         now.after(options.head_timeout)
@@ -211,7 +211,7 @@ fn poll_head(
     let (conn, options, worker) =
         (&downstream.conn, &handler.manager.plan.options, &handler.manager.worker);
     let head_pool = &handler.manager.shared.head_pool;
-    // What of the last answer the client was too slow to take leaves first.
+    // First flushes what remains of the last response, which the client was too slow to take.
     if let Poll::Ready(Err(error)) = h1.poll_flushed(cx, worker) {
         return Poll::Ready(AfterExchange::End(quiet_end(conn, &error)));
     }
@@ -253,9 +253,9 @@ fn fault_reason(error: &HttpError) -> Reason {
     }
 }
 
-/// Ends a connection so that the client can read its last answer: our side is finished, and what the
-/// client still sends is read for a while. Closing at once would answer it with a reset, which can
-/// overtake the answer.
+/// Closes a connection so that the client can read its last response: finishes the sending side, then reads and
+/// discards what the client still sends for a while. Closing at once would reset the connection, and the reset can
+/// overtake the response.
 async fn part(worker: &WorkerCx, conn: &Conn, h1: &mut H1Stream) {
     let by = worker.now().after(LINGER_TIME);
     let mut left = LINGER_BYTES;

@@ -1,7 +1,7 @@
-//! A connection of HTTP/2.
+//! An HTTP/2 connection.
 //!
-//! Owns: taking requests, pings, GOAWAY. Refuses to know: what becomes of a request. Keeps: one task drives the
-//! connection and one each stream.
+//! Owns: accepting requests, pings, GOAWAY. Refuses to know: what becomes of a request. Keeps: one task drives the
+//! connection, and one each stream.
 
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -21,7 +21,7 @@ use crate::exchange::Exchange;
 use crate::handler::Turn;
 use crate::reasons;
 
-/// How long a client has to close, once it has heard that no more is taken and has nothing open.
+/// How long an idle client has to close the connection after GOAWAY.
 const LINGER_TIME: Duration = Duration::from_secs(1);
 
 pub(super) async fn serve_h2(
@@ -74,7 +74,7 @@ pub(super) async fn serve_h2(
     }
 }
 
-/// A stream of HTTP/2 that is open; on drop the connection is woken, which may be waiting for it.
+/// Counts an open HTTP/2 stream. When the last one is dropped, wakes the connection, which may be waiting for that.
 struct OpenStreamGuard(Rc<DownstreamConn>);
 
 impl Drop for OpenStreamGuard {
@@ -86,16 +86,16 @@ impl Drop for OpenStreamGuard {
     }
 }
 
-/// What keeps a connection of HTTP/2 in order.
+/// The maintenance of an HTTP/2 connection: draining, pings and idle time.
 struct Care {
-    /// Why the client has heard that no more is taken, if it has.
+    /// Why GOAWAY was sent, if it was.
     drained: Option<Reason>,
-    /// When the client was asked whether it is there.
+    /// When the ping was sent that is not acknowledged yet.
     asked: Option<Moment>,
     served: u64,
-    /// Whether streams were open when it was looked at last.
+    /// Whether streams were open at the last poll.
     used: bool,
-    /// Since when no stream is open, where none is. What else a client says does not move it.
+    /// Since when no stream is open, if none is. Other frames from the client do not change it.
     idle_since: Moment,
 }
 

@@ -1,7 +1,7 @@
-//! A connection of HTTP/3.
+//! An HTTP/3 connection.
 //!
-//! Owns: taking requests, GOAWAY, giving the client time for its last answers. Refuses to know: what becomes of a
-//! request. Keeps: one task drives the connection and one each stream.
+//! Owns: accepting requests, GOAWAY, giving the client time to receive its last responses. Refuses to know: what
+//! becomes of a request. Keeps: one task drives the connection, and one each stream.
 
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -21,11 +21,11 @@ use crate::connection_manager::{ConnectionManager, DownstreamConn};
 use crate::exchange::{self, Exchange};
 use crate::reasons;
 
-/// How long a client has to take its last answers and close, once it has heard that no more is taken.
+/// How long a client has to receive its last responses and close the connection after GOAWAY.
 const DELIVERY_TIME: Duration = Duration::from_secs(5);
 
 impl HttpHandler {
-    /// Serves a connection of QUIC that carries HTTP/3, and says why it ended.
+    /// Serves a QUIC connection that carries HTTP/3; returns why it ended.
     pub(crate) async fn serve_quic(self: Rc<Self>, quic: Connection, conn: Rc<Conn>) -> Reason {
         let (options, worker) = (&self.manager.plan.options, &self.manager.worker);
         let _counted = CountedPath { manager: &self.manager, conn: &conn };
@@ -45,7 +45,7 @@ impl HttpHandler {
             let mut idle_since = None;
             let accepted = poll_fn(|cx| {
                 loop {
-                    // Woken when it is asked to finish.
+                    // The task is woken when the connection is to finish.
                     if conn.is_finishing() {
                         over = over.or(Some(end::DRAIN));
                     }
@@ -85,14 +85,14 @@ impl HttpHandler {
         };
         note_moved(&conn, &server);
         if over.is_some() {
-            // What was answered last may still be on its way, and closing would end it: the client, who has
-            // heard that no more is taken, closes when it has everything.
+            // The last responses may still be in flight, and closing would cut them off: the client has received GOAWAY
+            // and closes when it has everything.
             let _ = conn.until(worker.now().after(DELIVERY_TIME), server.closed()).await;
         }
         reason
     }
 
-    /// Reads the head of a request on its stream and serves it.
+    /// Reads the request headers from a stream and serves the request.
     async fn serve_h3(self: Rc<Self>, downstream: Rc<DownstreamConn>, mut stream: H3Stream) {
         let (options, worker) = (&self.manager.plan.options, &self.manager.worker);
         let timer = Timer::new(&worker.timers);
@@ -118,13 +118,13 @@ impl HttpHandler {
         if let ErrorKind::Malformed(status) = error.kind() {
             self.manager.count_protocol_error(&error);
             downstream.conn.info.note(&error);
-            // Boxed: few streams come to this.
+            // Boxed: few streams get here.
             Box::pin(exchange::refuse_stream(&self.manager, &mut stream, status, &error)).await;
         }
     }
 }
 
-/// Counts what became of a connection's path when it ends, however it does.
+/// Counts the path statistics of a connection when it ends, however it ends.
 struct CountedPath<'a> {
     manager: &'a ConnectionManager,
     conn: &'a Conn,

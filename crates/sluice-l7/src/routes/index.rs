@@ -1,8 +1,8 @@
-//! Finding a virtual host, and the few rules of it that may match.
+//! The index for finding a virtual host, and the few rules of it that may match.
 //!
-//! Owns: hashes over names and paths. Refuses to know: what a rule asks for beside its path.
-//! Keeps: of the rules that may match all are looked at, in their order; the cost of a look-up does
-//! not grow with the number of hosts, nor with rules for other paths.
+//! Owns: hash tables over names and paths. Refuses to know: the conditions of a rule besides its path. Keeps: all rules
+//! that may match are checked, in their order; the cost of a lookup does not grow with the number of hosts, or of rules
+//! for other paths.
 
 use std::collections::HashMap;
 
@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 use super::paths::PathMatch;
 use super::{HostTwice, Rule};
 
-/// The longest host name that is looked up, RFC 1035 §2.3.4 with room to spare.
+/// The longest host name that is looked up; RFC 1035 §2.3.4 with a margin.
 const HOST_MAX: usize = 300;
 
 type Map<V> = HashMap<Box<str>, V, FixedState>;
@@ -28,10 +28,10 @@ pub struct HostIndex {
 }
 
 impl HostIndex {
-    /// The index over the patterns of each virtual host in turn.
+    /// Builds the index over the patterns of each virtual host in turn.
     ///
     /// # Errors
-    /// Patterns that stand twice.
+    /// Patterns that are declared twice.
     pub fn build<'a>(
         hosts: impl Iterator<Item = &'a [HostPattern]>,
     ) -> Result<Self, Vec<HostTwice>> {
@@ -54,7 +54,7 @@ impl HostIndex {
         if twice.is_empty() { Ok(index) } else { Err(twice) }
     }
 
-    /// The virtual host for an authority: exact, then the longest suffix, the longest prefix, any.
+    /// Returns the virtual host for an authority: exact, then the longest suffix, then the longest prefix, then any.
     pub fn find(&self, authority: &str) -> Option<usize> {
         let mut lower = [0_u8; HOST_MAX];
         let host = without_port(authority);
@@ -88,7 +88,7 @@ impl HostIndex {
     }
 }
 
-/// The host of an authority.
+/// The host of an authority, without its port.
 pub fn without_port(authority: &str) -> &str {
     match authority.rsplit_once(':') {
         Some((host, port))
@@ -101,10 +101,10 @@ pub fn without_port(authority: &str) -> &str {
     }
 }
 
-/// Fewer rules are looked at one by one.
+/// Fewer rules than this are checked one by one.
 const INDEXED_FROM: usize = 9;
 
-/// Segments of a path that are looked up as prefixes; longer prefixes are looked at one by one.
+/// Path segments that are looked up as a prefix, at most; longer prefixes are checked one by one.
 const DEPTH_MAX: usize = 8;
 
 /// The rules of a virtual host by their paths.
@@ -113,12 +113,12 @@ pub struct RuleIndex {
     indexed: bool,
     exact: Map<SmallVec<[u32; 2]>>,
     prefix: Map<SmallVec<[u32; 2]>>,
-    /// Rules that no look-up finds.
+    /// Rules that no lookup finds; they are always checked.
     others: Vec<u32>,
 }
 
 impl RuleIndex {
-    /// The index over rules in order.
+    /// Builds the index over rules in order.
     pub fn build(rules: &[Rule]) -> Self {
         let mut index = Self { indexed: rules.len() >= INDEXED_FROM, ..Self::default() };
         if !index.indexed {
@@ -137,7 +137,7 @@ impl RuleIndex {
         index
     }
 
-    /// The first rule in order that `fits`; only those that may fit `path` are asked.
+    /// Returns the first rule in order that `fits`; only rules that may match `path` are checked.
     pub fn find(
         &self,
         rules: &[Rule],
@@ -157,7 +157,7 @@ impl RuleIndex {
             }
         }
         candidates.sort_unstable();
-        // Two sorted lists, walked together.
+        // Merges the two sorted lists.
         let mut found = candidates.iter().copied().peekable();
         let mut others = self.others.iter().copied().peekable();
         loop {

@@ -1,43 +1,43 @@
-//! What a path is matched against.
+//! Path matches: what the path of a request is compared with.
 //!
-//! Owns: the kinds of match and templates. Refuses to know: queries, hosts.
-//! Keeps: a match takes time linear in the path, whatever the pattern.
+//! Owns: the kinds of match, and templates. Refuses to know: queries, hosts. Keeps: matching takes time linear in the
+//! path, whatever the pattern.
 
 use super::regexes;
 
-/// What a path must be like.
+/// A condition on a path.
 #[derive(Clone, Debug)]
 pub enum PathMatch {
-    /// Anything.
+    /// Any path.
     Any,
-    /// Exactly this.
+    /// Exactly this path.
     Exact(Box<str>),
-    /// This, or anything below it: `/a` fits `/a` and `/a/b`, not `/ab`.
+    /// This path, or anything below it: `/a` matches `/a` and `/a/b`, but not `/ab`.
     Prefix(Box<str>),
-    /// Begins with these letters.
+    /// A path that starts with these characters.
     StartsWith(Box<str>),
-    /// The regex matches the whole of it.
+    /// The regex matches the whole path.
     Regex(Box<regex::Regex>),
-    /// Segments, some of which may be anything.
+    /// Segments, some of which are wildcards.
     HttpTemplate(Box<[Segment]>),
 }
 
 /// A segment of a template.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Segment {
-    /// Exactly this.
+    /// Exactly this text.
     Literal(Box<str>),
-    /// One segment, whatever it is: `{id}` or `*`.
+    /// Any one segment that is not empty: `{id}` or `*`.
     One,
-    /// The rest of the path: `**` or `{rest=**}`, last only.
+    /// The rest of the path: `**` or `{rest=**}`, only in last place.
     Rest,
 }
 
 impl PathMatch {
-    /// Reads a path as people write it: `/*`, `/a/*` by segment, or exact.
+    /// Parses a path as users write it: `/*`, `/a/*` (by segment), or exact.
     ///
     /// # Errors
-    /// A sentence that says what was expected.
+    /// A sentence that describes what was expected.
     pub fn parse(text: &str) -> Result<Self, String> {
         if !text.starts_with('/') {
             return Err(format!("a path begins with `/`, unlike `{text}`"));
@@ -58,10 +58,10 @@ impl PathMatch {
         }
     }
 
-    /// Reads a template: `/users/{id}/*`.
+    /// Parses a template: `/users/{id}/*`.
     ///
     /// # Errors
-    /// A sentence that says what was expected.
+    /// A sentence that describes what was expected.
     pub fn parse_template(text: &str) -> Result<Self, String> {
         let Some(rest) = text.strip_prefix('/') else {
             return Err(format!("a template begins with `/`, unlike `{text}`"));
@@ -90,16 +90,16 @@ impl PathMatch {
         Ok(Self::HttpTemplate(segments.into()))
     }
 
-    /// Reads a regex, which must match the whole path.
+    /// Parses a regex, which must match the whole path.
     ///
     /// # Errors
-    /// A sentence that says what is wrong with it.
+    /// A sentence that describes what is wrong with it.
     pub fn parse_regex(text: &str) -> Result<Self, String> {
         let whole = regexes::whole(text)?;
         Ok(Self::Regex(Box::new(regexes::anywhere(&whole)?)))
     }
 
-    /// Whether `path`, without a query, fits.
+    /// Whether `path`, without a query, matches.
     pub fn fits(&self, path: &str) -> bool {
         match self {
             Self::Any => true,
@@ -113,7 +113,7 @@ impl PathMatch {
         }
     }
 
-    /// The beginning of `path` that was matched, for rewrites of a prefix.
+    /// The leading part of `path` that was matched, for prefix rewrites.
     pub fn matched<'a>(&self, path: &'a str) -> &'a str {
         match self {
             Self::Prefix(text) | Self::StartsWith(text) => path.get(..text.len()).unwrap_or(path),

@@ -1,20 +1,20 @@
-//! Regexes of routes.
+//! Regexes in routes.
 //!
-//! Owns: that the regex of a match covers the whole of what it is compared with, and the bound on a compiled regex.
-//! Refuses to know: what is matched. Keeps: a regex that is shown is the one that was written.
+//! Owns: anchoring match regexes to the whole value, and the size limit of a compiled regex. Refuses to know: what is
+//! matched. Keeps: a regex is shown as it was written.
 
 use regex::{Regex, RegexBuilder};
 
-/// Bytes of a compiled regex at most.
+/// The largest size of a compiled regex, in bytes.
 pub const COMPILED_BYTES_MAX: usize = 1 << 20;
 
 const START: &str = "^(?:";
 const END: &str = ")$";
 
-/// A regex of bounded size that may match anywhere.
+/// Compiles a regex of bounded size that may match anywhere.
 ///
 /// # Errors
-/// A sentence that says what is wrong with it.
+/// A sentence that describes what is wrong with it.
 pub fn anywhere(text: &str) -> Result<Regex, String> {
     RegexBuilder::new(text)
         .size_limit(COMPILED_BYTES_MAX)
@@ -22,28 +22,28 @@ pub fn anywhere(text: &str) -> Result<Regex, String> {
         .map_err(|error| say(text, &error))
 }
 
-/// The text of a regex that matches only where `text` matches all of a value.
+/// Returns the text of a regex that matches only if `text` matches the whole value.
 ///
 /// # Errors
-/// A sentence that says what is wrong with it.
+/// A sentence that describes what is wrong with it.
 pub fn whole(text: &str) -> Result<String, String> {
-    // Alone first: `a)|(b` is no regex, though it would be one between the anchors.
+    // Checked alone first: `a)|(b` is not a regex, but would be one between the anchors.
     anywhere(text)?;
     Ok(format!("{START}{text}{END}"))
 }
 
-/// What was written, of the text that [`whole`] made of it.
+/// Returns the regex as it was written, from the text that [`whole`] made of it.
 pub fn written(whole: &str) -> &str {
     let inner = whole.strip_prefix(START).and_then(|rest| rest.strip_suffix(END));
     inner.unwrap_or(whole)
 }
 
-/// The last line of the library's message, and what stands above its caret.
+/// Formats the last line of the library's message, and the part of the regex that its caret points at.
 fn say(text: &str, error: &regex::Error) -> String {
     let message = error.to_string();
     let mut lines = message.lines().rev();
     let what = lines.next().unwrap_or_default().trim_start_matches("error: ");
-    // The pattern is shown behind four spaces, with carets in the line below.
+    // The library shows the pattern after four spaces, with carets in the next line.
     let caret = lines.next().filter(|line| line.trim_start().starts_with('^'));
     let place = caret.and_then(|line| line.find('^')?.checked_sub(4));
     match place.and_then(|place| {

@@ -1,7 +1,7 @@
-//! What the chains of a listener ask of their clients, side by side.
+//! The client authentication that the chains of a listener require.
 //!
-//! Owns: the numbers of requirements and the indexes behind "does this host belong to another chain?".
-//! Refuses to know: certificates. Keeps: the indexes are built of the criteria that select connections.
+//! Owns: the numbering of requirements, and the indexes that decide whether a host belongs to another chain.
+//! Refuses to know: certificates. Keeps: the indexes are built from the criteria that select connections.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use sluice_l7::client_auth::{ChainsByName, ListenerClientAuth, Requirement};
 use crate::chains::OverQuic;
 use crate::sections::{Chain, ClientAuth};
 
-/// What each chain asks for, as numbers: 0 is nothing.
+/// The requirement of each chain, as a number: 0 is none.
 pub(super) fn requirements(chains: &Members<Chain>) -> Vec<Requirement> {
     let mut known: Vec<Option<&ClientAuth>> = vec![None];
     chains
@@ -28,8 +28,8 @@ pub(super) fn requirements(chains: &Members<Chain>) -> Vec<Requirement> {
         .collect()
 }
 
-/// The listener's hosts by what they ask for; `None` where all chains ask for the same, or where the criteria are
-/// wrong, which selection reports.
+/// The requirements of the listener by host; `None` if all chains have the same, or if the criteria are wrong, which
+/// selection reports.
 pub(super) fn of_listener(
     criteria: &[Criteria],
     requirements: &[Requirement],

@@ -1,4 +1,4 @@
-//! Clusters: from sections to plans.
+//! Builds the plans of clusters from their sections.
 
 use std::collections::BTreeMap;
 use std::num::{NonZeroU32, NonZeroU64};
@@ -19,7 +19,7 @@ use crate::sections::{
     OnEndpointUnhealthy, Outlier, ProxyHeader, Refresh, Reuse,
 };
 
-/// Plan and life of each cluster.
+/// The plan and live state of each cluster.
 pub(super) type ClusterMap = BTreeMap<Name, (Arc<ClusterPlan>, Arc<Cluster>)>;
 
 impl Build<'_> {
@@ -109,7 +109,7 @@ impl Build<'_> {
     }
 }
 
-/// The plan of a cluster. Every field by name, here and below, so that a new one cannot be forgotten.
+/// The plan of a cluster. Fields are listed by name, here and below, so that a new one cannot be forgotten.
 fn plan(name: &Name, section: &sections::Cluster, tls_built: Option<ClientTls>) -> ClusterPlan {
     let sections::Cluster {
         endpoints,

@@ -1,4 +1,4 @@
-//! HTTP on a chain: from a section to a plan.
+//! Builds the plan of HTTP on a chain from its section.
 
 use std::num::NonZeroU64;
 use std::sync::Arc;
@@ -20,15 +20,15 @@ use super::routes::{RouteMap, http_filters};
 use crate::sections::http::{HeaderCase, Http, Http2, PathHygiene};
 use crate::sections::{Config, Quic, Tls};
 
-/// What a chain that speaks HTTP is made from beside its own section.
+/// What a chain that serves HTTP is built from, besides its own section.
 pub(super) struct HttpContext<'a> {
     pub(super) config: &'a Config,
     pub(super) routes: &'a RouteMap,
     pub(super) listener: &'a Name,
     pub(super) chain: &'a Name,
-    /// How the listener speaks QUIC, where it does.
+    /// The QUIC settings of the listener, if QUIC is enabled.
     pub(super) quic: Option<&'a Quic>,
-    /// Which hosts of the listener authenticate their clients otherwise.
+    /// Which hosts of the listener require other client authentication.
     pub(super) client_auth: Option<&'a OwnClientAuth>,
 }
 
@@ -45,7 +45,7 @@ impl Build<'_> {
             Some((cell, _)) => Some(Arc::clone(cell)),
             None => {
                 let names: Vec<&str> = context.config.routes.names().map(|name| &**name).collect();
-                // Routes that are there and wrong have their own errors.
+                // Routes that exist and are wrong have their own errors.
                 if !names.contains(&&*section.routes.value) {
                     let help = suggest_word(&section.routes.value, &names).unwrap_or_else(|| {
                         format!("add them under `routes`; there are: {}", names.join(", "))
@@ -71,7 +71,7 @@ impl Build<'_> {
     }
 }
 
-/// How HTTP is spoken. Every field by name, so that a new one cannot be forgotten.
+/// The HTTP options. Fields are listed by name so that a new one cannot be forgotten.
 fn options(
     section: &Spanned<Http>,
     context: &HttpContext<'_>,
@@ -157,7 +157,7 @@ fn http2_options(section: &Http2, limits: HeadLimits) -> H2Options {
     }
 }
 
-/// The ALPN protocols that a chain agrees on where its `tls` does not say.
+/// The ALPN protocols of a chain; derived from its HTTP versions if its `tls` lists none.
 pub(super) fn alpn(tls: &Tls, http: Option<&Http>) -> Vec<Vec<u8>> {
     let given = || tls.alpn.iter().map(|alpn| alpn.clone().into_bytes()).collect();
     let (h1, h2) = (b"http/1.1".to_vec(), b"h2".to_vec());

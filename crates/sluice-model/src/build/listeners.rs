@@ -1,4 +1,4 @@
-//! Listeners and their chains: from sections to plans.
+//! Builds the plans of listeners and their chains from sections.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -53,7 +53,7 @@ impl Build<'_> {
     }
 }
 
-/// One listener being built.
+/// A listener being built.
 pub(super) struct Scope<'a, 'b> {
     pub(super) build: &'a mut Build<'b>,
     config: &'a Config,
@@ -61,11 +61,11 @@ pub(super) struct Scope<'a, 'b> {
     routes: &'a RouteMap,
     pub(super) udp: bool,
     quic: Option<&'a Quic>,
-    /// Which hosts authenticate their clients otherwise than the chain being built.
+    /// Which hosts require other client authentication than the chain being built.
     client_auth: Option<OwnClientAuth>,
 }
 
-/// A chain as both kinds of section say it.
+/// The fields common to both kinds of chain section.
 struct ChainParts<'a> {
     name: Option<&'a Name>,
     matches: Option<&'a Spanned<sections::Match>>,
@@ -467,13 +467,13 @@ impl Scope<'_, '_> {
     }
 }
 
-/// Whether a chain of a UDP listener asks what a hello of QUIC says.
+/// Whether a chain of a UDP listener matches on the ClientHello of QUIC.
 fn asks_of_hello(matches: Option<&sections::Match>) -> bool {
     let of = criteria(matches);
     !(of.names.is_empty() && of.alpn.is_empty() && of.transports.is_empty())
 }
 
-/// The chains of a listener, with the short form made long.
+/// The chains of a listener, with the short form expanded.
 fn chains_of(listener: &Spanned<Listener>) -> Members<Chain> {
     if !listener.chains.is_empty() {
         return listener.chains.clone();

@@ -1,6 +1,6 @@
-//! QUIC on a listener: from a section to a plan.
+//! Builds the plan of QUIC on a listener from its section.
 //!
-//! Owns: which chains QUIC ends in, its options, whose sessions may begin with early data.
+//! Owns: which chains serve QUIC, its options, and which sessions may send early data.
 //! Refuses to know: how chains are built.
 
 use sluice_codec::h2::H2Options;
@@ -15,7 +15,7 @@ use crate::chains::over_quic;
 use crate::sections::{self, Chain, Listener, Quic};
 
 impl Scope<'_, '_> {
-    /// The chains that QUIC ends in.
+    /// The chains that serve QUIC.
     pub(super) fn quic(
         &self,
         quic: &Spanned<Short<Quic>>,
@@ -53,7 +53,7 @@ impl Scope<'_, '_> {
             diags.error("bad-value", None, at.key("quic").key("early_data_sessions"), problem);
             return None;
         }
-        // Every field by name, so that a new one cannot be forgotten.
+        // Fields are listed by name so that a new one cannot be forgotten.
         let Quic {
             enabled: _,
             idle_timeout,
@@ -96,11 +96,10 @@ impl Scope<'_, '_> {
     }
 }
 
-/// The sessions of a chain that may begin with early data. All that its clients were granted is in the word for whose
-/// they are.
+/// The sessions of a chain that may send early data. Their key (`of`) contains everything that clients were granted.
 pub(super) fn early_sessions(listener: &Listener, chain: &Chain) -> Option<EarlySessions> {
     let quic = &listener.quic().filter(|quic| quic.0.early_data_sessions > 0)?.0;
-    // Every field by name: a client must not be given back what it is no longer granted.
+    // Fields are listed by name: a session must not be resumed under limits other than those it was granted.
     let Quic {
         enabled: _,
         idle_timeout,
@@ -122,6 +121,6 @@ pub(super) fn early_sessions(listener: &Listener, chain: &Chain) -> Option<Early
     Some(EarlySessions { count: *early_data_sessions, of })
 }
 
-/// Sessions that a chain may remember for early data: each takes about a KiB, and looking one up takes longer the
-/// more there are.
+/// Maximum number of early-data sessions of a chain: each takes about 1 KiB, and a look-up takes longer the more there
+/// are.
 const EARLY_SESSIONS_MAX: u32 = 65_536;

@@ -1,4 +1,4 @@
-//! Routes: from sections to tables.
+//! Builds route tables from sections.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use crate::sections::routes::{
 };
 use crate::sections::{Config, VirtualHost as VirtualHostSection};
 
-/// Cell and new table of each name.
+/// The cell and the new table of each name.
 pub(super) type RouteMap = BTreeMap<Name, (Arc<RouteCell>, Arc<RouteTable>)>;
 
 impl Build<'_> {
@@ -53,15 +53,15 @@ impl Build<'_> {
     }
 }
 
-/// One table being built.
+/// A route table being built.
 struct TableBuilder<'a, 'b> {
     build: &'a Build<'b>,
     config: &'a Config,
     clusters: &'a ClusterMap,
-    /// Clusters that rules name, in the order in which they were first named.
+    /// Clusters named by rules, in the order in which they were first named.
     chosen: Vec<Arc<Cluster>>,
     overrides: Vec<OverrideSet>,
-    /// The options of rules that say nothing of them.
+    /// The options of rules that set none.
     usual: Arc<RuleOptions>,
 }
 
@@ -124,7 +124,7 @@ impl TableBuilder<'_, '_> {
         let of_host = self.said_of_filters(&host.filters, &at.key("filters"), diags);
         let mut rules = of_host.as_ref().map(|_| Vec::new());
         let said = of_host.unwrap_or_default();
-        // No rule has this name: those without one are named after their place.
+        // No rule has this name: rules without a name are named after their index.
         let owner = format!("{first}/*").into();
         let of_host = Outer { number: self.number(owner, said.clone())?, said };
         let mut catches_all: Option<Span> = None;
@@ -292,7 +292,7 @@ impl TableBuilder<'_, '_> {
         Some(Action::Redirect(Box::new(to)))
     }
 
-    /// The number of a cluster in this table.
+    /// The index of a cluster in this table.
     fn cluster(&mut self, name: &Spanned<Name>, at: &Path<'_>, diags: &mut Diags) -> Option<u32> {
         let Some((_, cluster)) = self.clusters.get(&name.value) else {
             unknown_cluster(self.config, name, at, diags);
@@ -312,7 +312,7 @@ impl TableBuilder<'_, '_> {
         at: &Path<'_>,
         diags: &mut Diags,
     ) -> Option<Arc<RuleOptions>> {
-        // Every field by name, here and below, so that a new one cannot be forgotten.
+        // Fields are listed by name, here and below, so that a new one cannot be forgotten.
         let RouteTimeout { total, response, per_try, idle } = &rule.timeout;
         for (key, value) in [("response", response.0), ("idle", idle.0)] {
             if value.is_none() {
@@ -360,7 +360,7 @@ impl TableBuilder<'_, '_> {
         Some(if options == **usual { Arc::clone(usual) } else { Arc::new(options) })
     }
 
-    /// The number of what a rule and its virtual host say of filters.
+    /// The index of the filter settings of a rule, combined with those of its virtual host.
     fn rule_filters(
         &mut self,
         rule: &Name,
@@ -383,7 +383,7 @@ impl TableBuilder<'_, '_> {
         self.number(Arc::clone(rule), all)
     }
 
-    /// Keeps a set of filter settings and gives its number; 0 is the empty set.
+    /// Stores a set of filter settings and returns its index; 0 is the empty set.
     fn number(&mut self, owner: Name, said: Overrides) -> Option<u32> {
         if said.is_empty() {
             return Some(0);
@@ -422,13 +422,13 @@ impl TableBuilder<'_, '_> {
     }
 }
 
-/// What a virtual host says of filters, with its number in the table.
+/// The filter settings of a virtual host, with their index in the table.
 struct Outer {
     number: u32,
     said: Overrides,
 }
 
-/// Filters of a chain that speaks HTTP.
+/// The filters of a chain that serves HTTP.
 pub(super) fn http_filters(
     build: &Build<'_>,
     uses: &[crate::sections::FilterUse],
@@ -485,7 +485,7 @@ fn unknown_filter(build: &Build<'_>, name: &Spanned<String>, at: &Path<'_>, diag
     diags.error("unknown-name", name.span, at, message).help(help);
 }
 
-/// Reports a cluster that is not there; one that is there and wrong has its own errors.
+/// Reports a cluster that does not exist; one that exists and is wrong has its own errors.
 pub(super) fn unknown_cluster(
     config: &Config,
     name: &Spanned<Name>,
@@ -553,7 +553,7 @@ fn retry_plan(retry: &Spanned<sections::Retry>) -> RetryPlan {
             RetryOn::Reset => when.reset = true,
             RetryOn::TryTimeout => when.per_try_timeout = true,
             RetryOn::Conflict => when.conflict = true,
-            // Both are tried again whatever the rule says.
+            // Both are retried regardless of the rule.
             RetryOn::ConnectFailure | RetryOn::RefusedStream => {}
             RetryOn::Cancelled => when.grpc |= 1 << 1,
             RetryOn::DeadlineExceeded => when.grpc |= 1 << 4,
@@ -584,7 +584,7 @@ fn hash_by(source: &HashSource) -> HashBy {
     }
 }
 
-/// The conditions of a match beside its path. The pattern names every field, so a new one cannot be forgotten.
+/// The conditions of a match apart from its path. Fields are listed by name so that a new one cannot be forgotten.
 fn conditions(of: &RouteMatch) -> Option<Box<Conditions>> {
     let RouteMatch {
         path: _,

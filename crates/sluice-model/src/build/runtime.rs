@@ -42,7 +42,7 @@ impl Build<'_> {
     }
 }
 
-/// Adds the names of the runtime values that the rules of a table read, and their filters.
+/// Adds the names of the runtime values that the rules of a table and their filters read.
 pub(super) fn keys_of_routes(table: &RouteTable, keys: &mut BTreeSet<String>) {
     for rule in table.virtual_hosts.iter().flat_map(|host| &host.rules) {
         let share = rule.conditions.as_ref().and_then(|conditions| conditions.runtime.as_ref());
@@ -60,7 +60,7 @@ pub(super) fn keys_of_routes(table: &RouteTable, keys: &mut BTreeSet<String>) {
     }
 }
 
-/// Reads `name: value` lines; empty ones and those that begin with `#` are skipped.
+/// Parses `name: value` lines; empty lines and those that begin with `#` are skipped.
 fn parse(text: &str) -> Result<RuntimeMap, (usize, String)> {
     let mut values = RuntimeMap::new();
     for (place, line) in text.lines().enumerate() {

@@ -15,7 +15,7 @@ use crate::sections::{
     self, Certificate, ClientAuthMode, ClusterProtocol, Http, Tls, UpstreamTls, Verification,
 };
 
-/// Certificates that end sooner are warned about.
+/// A certificate that expires in fewer days causes a warning.
 const EXPIRY_WARNING_DAYS: u64 = 14;
 
 impl Build<'_> {
@@ -42,7 +42,7 @@ impl Build<'_> {
             certificates = None;
         }
         let client_auth = tls.client_auth.as_ref().map(|auth| {
-            // Every field by name: one that is forgotten would let clients in.
+            // Fields are listed by name: a forgotten one would let clients in.
             let sections::ClientAuth { ca, crl, mode } = auth;
             ClientAuth {
                 ca: self.file(ca),
@@ -149,7 +149,7 @@ impl Build<'_> {
             sni,
             certificate,
             alpn: match protocol {
-                // A cluster that says its version is spoken to in it, also where a header leads to it.
+                // A cluster with an explicit `protocol` offers it even if only a header leads to the cluster.
                 of if !tls.alpn.is_empty() || (!speaks_http && of == ClusterProtocol::Http1) => {
                     tls.alpn.iter().map(|alpn| alpn.clone().into_bytes()).collect()
                 }

@@ -1,6 +1,6 @@
-//! Checks of clusters, and of what uses them.
+//! Checks of clusters, and of the relays and rules that use them.
 //!
-//! Owns: settings of a cluster that contradict each other or the way it is used. Refuses to know: health and balancing.
+//! Owns: settings of a cluster that contradict each other or its use. Refuses to know: health and balancing.
 
 use std::collections::{HashMap, HashSet};
 
@@ -8,7 +8,7 @@ use sluice_core::{Diags, Endpoint, Name, Path, Setting as _, Spanned};
 
 use crate::sections::{Cluster, ClusterProtocol, Config, Health, Relay, Reuse};
 
-/// Checks every cluster by itself.
+/// Checks every cluster on its own.
 pub fn clusters(config: &Config, diags: &mut Diags) {
     let at = Path::ROOT.key("clusters");
     let hosts = config.routes.iter().flat_map(|(_, hosts)| hosts.iter());
@@ -56,7 +56,7 @@ pub fn clusters(config: &Config, diags: &mut Diags) {
     }
 }
 
-/// Settings of HTTP on a cluster that is only relayed to.
+/// Warns of HTTP settings on a cluster that is only relayed to.
 fn only_for_http(name: &Name, cluster: &Spanned<Cluster>, at: &Path<'_>, diags: &mut Diags) {
     let limits = &cluster.limits;
     let outlier = cluster.outlier.0.as_ref();
@@ -103,7 +103,7 @@ fn endpoints(cluster: &Spanned<Cluster>, at: &Path<'_>, diags: &mut Diags) {
     }
 }
 
-/// A relay of connections and the cluster it leads to fit together.
+/// Checks that a relay of connections fits its cluster.
 pub fn stream_relay(config: &Config, relay: &Relay, at: &Path<'_>, diags: &mut Diags) {
     let Some(cluster) = config.clusters.get(&relay.cluster.value) else { return };
     if cluster.protocol == ClusterProtocol::Http3 {
@@ -121,7 +121,7 @@ pub fn stream_relay(config: &Config, relay: &Relay, at: &Path<'_>, diags: &mut D
     }
 }
 
-/// A relay of datagrams and the cluster it leads to fit together: datagrams go to endpoints as they came.
+/// Checks that a relay of datagrams fits its cluster: datagrams go to endpoints unchanged.
 pub fn flow_relay(config: &Config, relay: &Relay, at: &Path<'_>, diags: &mut Diags) {
     let usual = crate::sections::relay_to(&relay.cluster);
     let only_streams = [

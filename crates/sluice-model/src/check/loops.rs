@@ -1,7 +1,7 @@
-//! Traffic that would come back.
+//! Detection of proxy loops.
 //!
-//! Owns: which listener an endpoint address belongs to, and the circles of listeners and clusters that follow.
-//! Refuses to know: which chain a connection would get; where a second pass may take another one, it only warns.
+//! Owns: which listener an endpoint address belongs to, and the resulting cycles of listeners and clusters.
+//! Refuses to know: which chain a connection would select; where a second pass may take another one, it only warns.
 //! Keeps: linear in listeners and endpoints.
 
 use std::collections::HashMap;
@@ -13,7 +13,7 @@ use sluice_core::{Diags, Endpoint, ListenAddress, Name, Path, Span, Spanned};
 use super::routes::{keeps_requests, led_to};
 use crate::sections::{Cluster, ClusterProtocol, Config, Listener};
 
-/// Reports clusters that lead back to the listener that their traffic comes from.
+/// Reports clusters that lead back to the listener whose traffic they receive.
 pub fn loops(config: &Config, diags: &mut Diags) {
     let listeners: Vec<&Spanned<Listener>> = config.listeners.iter().collect();
     let places: Vec<usize> = config.listeners.places().map(|(place, _)| place).collect();
@@ -35,7 +35,7 @@ pub fn loops(config: &Config, diags: &mut Diags) {
         if let Some(edge) = here {
             itself(listener, places[from], edge, diags);
         }
-        // A listener that leads to itself has its finding.
+        // A listener that leads to itself has been reported already.
         own.retain(|edge| edge.to != from);
         edges.push(own);
     }
@@ -44,16 +44,16 @@ pub fn loops(config: &Config, diags: &mut Diags) {
     }
 }
 
-/// From a listener through a cluster to a listener.
+/// An edge from a listener through a cluster to a listener.
 struct LoopEdge<'c> {
     to: usize,
     cluster: &'c Spanned<Name>,
     endpoint: Span,
-    /// Whether what arrives is what was sent, so that it takes the same way again.
+    /// Whether the traffic arrives unchanged, so that it takes the same path again.
     same: bool,
 }
 
-/// How traffic of a listener gets to a cluster.
+/// How traffic of a listener reaches a cluster.
 #[derive(Clone, Copy)]
 struct LoopPath {
     datagrams: bool,
@@ -68,7 +68,7 @@ impl LoopPath {
     }
 }
 
-/// The clusters that a listener's traffic gets to.
+/// The clusters that a listener's traffic reaches.
 fn ways<'c>(
     config: &'c Config,
     listener: &'c Listener,
@@ -89,7 +89,7 @@ enum LoopTransport {
     Udp,
 }
 
-/// Listeners by what they listen on.
+/// Listeners by address.
 #[derive(Default)]
 struct Addresses<'c> {
     sockets: HashMap<(LoopTransport, SocketAddr), usize>,
@@ -118,8 +118,8 @@ impl<'c> Addresses<'c> {
         all
     }
 
-    /// The listener that an endpoint's address leads to. A listener on every address is found by those of this machine
-    /// that are known without asking it: loopback, and the address that stands for every one.
+    /// The listener that an endpoint's address leads to. A listener on the unspecified address is found by the
+    /// addresses of this machine that are known without a system call: loopback and the unspecified address itself.
     fn find(&self, endpoint: &Endpoint, transport: LoopTransport) -> Option<usize> {
         let socket = match endpoint {
             Endpoint::Unix(path) => return self.unix.get(&**path).copied(),
@@ -163,7 +163,7 @@ fn itself(listener: &Spanned<Listener>, place: usize, edge: &LoopEdge<'_>, diags
         .help("name the address of the service behind it");
 }
 
-/// A circle of several listeners, as the edges along it.
+/// A cycle of several listeners, as the edges along it.
 fn circle<'e, 'c>(edges: &'e [Vec<LoopEdge<'c>>]) -> Option<Vec<(usize, &'e LoopEdge<'c>)>> {
     #[derive(Clone, Copy, PartialEq)]
     enum Mark {
@@ -177,7 +177,7 @@ fn circle<'e, 'c>(edges: &'e [Vec<LoopEdge<'c>>]) -> Option<Vec<(usize, &'e Loop
             continue;
         }
         marks[start] = Mark::Open;
-        // The way so far: listeners, each with the number of its next edge.
+        // The path so far: listeners, each with the index of its next edge.
         let mut way = vec![(start, 0)];
         while let Some((from, next)) = way.last_mut() {
             let from = *from;
@@ -221,7 +221,7 @@ fn round(listeners: &[&Spanned<Listener>], circle: &[(usize, &LoopEdge<'_>)], di
         .help("traffic that takes the same way at each of them never arrives; name the services behind them");
 }
 
-/// Whether a listener relays everything that arrives as it came, so that a second pass takes the same way.
+/// Whether a listener relays everything unchanged, so that a second pass takes the same path.
 fn relays_only(listener: &Listener) -> bool {
     let by_itself = listener.tls.is_none() && listener.filters.is_empty();
     let mut chains = listener.chains.iter();

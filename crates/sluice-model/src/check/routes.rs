@@ -1,6 +1,6 @@
 //! Checks of routes that need more than one section.
 //!
-//! Owns: rules that can never do what they say. Refuses to know: how rules are matched.
+//! Owns: rules that can never take effect as written. Refuses to know: how rules are matched.
 
 use std::collections::HashMap;
 
@@ -9,7 +9,7 @@ use sluice_core::{Diags, Name, Path, Setting, Span, Spanned};
 use crate::sections::routes::{HashKey, Rewrite, RouteTimeout, Rule};
 use crate::sections::{Config, Http, VirtualHost};
 
-/// Checks every table of routes.
+/// Checks every route table.
 pub fn routes(config: &Config, diags: &mut Diags) {
     let at = Path::ROOT.key("routes");
     for (name, hosts) in config.routes.iter() {
@@ -32,7 +32,7 @@ pub fn routes(config: &Config, diags: &mut Diags) {
     }
 }
 
-/// Names of rules are unique within their table, since records and metrics know rules by name.
+/// Checks that rule names are unique within their table, since access logs and metrics identify rules by name.
 fn rule_name<'c>(
     rule: &'c Spanned<Rule>,
     names: &mut HashMap<&'c Name, Span>,
@@ -49,7 +49,7 @@ fn rule_name<'c>(
     }
 }
 
-/// The HTTP filters of every chain that uses the routes; `None` where no chain does.
+/// The HTTP filters of every chain that uses the routes; `None` if no chain does.
 fn filters_of(config: &Config, routes: &Name) -> Option<Vec<String>> {
     let users = config.listeners.iter().flat_map(|listener| super::https_of(listener));
     let users: Vec<&Http> = users.filter(|http| http.routes.value == *routes).collect();
@@ -74,7 +74,7 @@ fn useless_skips(
     }
 }
 
-/// What only requests to a cluster have.
+/// Warns of settings that only affect requests to a cluster.
 fn useless_settings(rule: &Spanned<Rule>, at: &Path<'_>, diags: &mut Diags) {
     let action = match (&rule.redirect, &rule.respond) {
         (Some(_), None) => "redirect",
@@ -96,7 +96,7 @@ fn useless_settings(rule: &Spanned<Rule>, at: &Path<'_>, diags: &mut Diags) {
     }
 }
 
-/// Weights of a split add up to something.
+/// Checks that the weights of a split are not all 0, and warns of a share of 0%.
 fn shares(rule: &Spanned<Rule>, at: &Path<'_>, diags: &mut Diags) {
     if let Some(split) = &rule.split
         && split.0.iter().all(|(_, share)| share.weight == 0 && share.runtime.is_none())
@@ -139,12 +139,12 @@ fn hashes(config: &Config, rule: &Spanned<Rule>, at: &Path<'_>, diags: &mut Diag
     }
 }
 
-/// Whether a rule sends a request on as it came.
+/// Whether a rule forwards requests without rewriting them.
 pub(super) fn keeps_requests(rule: &Rule) -> bool {
     Rewrite::absent().is_some_and(|usual| rule.rewrite == usual)
 }
 
-/// The clusters that the rules of virtual hosts lead to, each with its rule.
+/// The clusters that the rules of virtual hosts route to, each with its rule.
 pub(crate) fn led_to<'c>(
     hosts: impl Iterator<Item = &'c Spanned<VirtualHost>>,
 ) -> impl Iterator<Item = (&'c Spanned<Name>, &'c Rule)> {

@@ -12,11 +12,11 @@ use sluice_l7::plan::Versions;
 use super::FilterUse;
 
 choice! {
-    /// What becomes of the case of field names.
+    /// What happens to the case of header names.
     pub enum HeaderCase {
-        /// They become lower case, as HTTP/2 has them.
+        /// They are sent in lower case, as in HTTP/2.
         Lower = "lower",
-        /// They stay as they came, where both sides speak HTTP/1.
+        /// They are sent as received, if both sides speak HTTP/1.
         Keep = "keep",
     }
 }
@@ -24,35 +24,35 @@ choice! {
 section! {
     /// HTTP/1 and HTTP/2 with clients. The short form is the name of the routes.
     pub struct Http {
-        /// The routes.
+        /// The name of the routes.
         pub routes: Spanned<Name>,
-        /// Filters that requests pass, in order; see the page on filters.
+        /// HTTP filters that requests pass, in order; see the page on filters.
         pub filters: Vec<FilterUse>,
-        /// Which versions are spoken.
+        /// The HTTP versions accepted.
         pub versions: Versions = "any",
-        /// Proxies in front that are trusted to tell who the client is, in trusted_header.
+        /// Number of proxies in front that are trusted to report the client address in `trusted_header`.
         pub trusted_hops: u32 = "0",
-        /// The header in which those proxies tell who the client is. No other is read.
+        /// The header in which trusted proxies report the client address. No other is read.
         pub trusted_header: TrustedHeader = "x-forwarded-for",
-        /// What happens to a Forwarded header (RFC 7239) on its way to endpoints.
+        /// What happens to a Forwarded header (RFC 7239) before the request goes to an endpoint.
         pub forwarded: Forwarded = "append",
-        /// What is done to paths before anybody looks at them.
+        /// How paths are normalised before routing and filters.
         pub path: PathHygiene,
-        /// What becomes of field names with an underscore, which some servers read as a hyphen.
+        /// What happens to header names with an underscore, which some servers read as a hyphen.
         pub underscores: Underscores = "keep",
-        /// What becomes of the case of field names.
+        /// What happens to the case of header names.
         pub header_case: HeaderCase = "lower",
-        /// Bytes of a head at most; a larger one is answered 431.
+        /// Maximum size of the request headers; larger ones get a 431 response.
         pub head_bytes: Size = "60KiB",
-        /// Fields of a head at most.
+        /// Maximum number of headers in a request.
         pub head_fields: u32 = "100",
-        /// How long the head of a request may take, from its first byte or from accept.
+        /// How long the request headers may take, from their first byte or from accept.
         pub head_timeout: Duration = "10s",
-        /// How long a client may take between two parts of a body.
+        /// How long a client may pause between two parts of a request body.
         pub body_timeout: Duration = "60s",
-        /// How long a connection may wait for its next request.
+        /// How long a connection may wait for its next request (keep-alive timeout).
         pub idle_timeout: OrNone<Duration> = "5m",
-        /// Requests that one connection may carry.
+        /// Maximum number of requests per connection.
         pub requests_per_connection: OrNone<NonZeroU64> = "none",
         /// HTTP/2 with clients.
         pub http2: Http2,
@@ -64,13 +64,13 @@ impl ShortForm for Http {
 }
 
 section! {
-    /// What is done to paths before anybody looks at them.
+    /// How paths are normalised before routing and filters.
     pub struct PathHygiene {
-        /// Remove dot segments and decode what need not be encoded, RFC 3986 section 6.2.2.
+        /// Remove dot segments and decode what need not be encoded (RFC 3986 section 6.2.2).
         pub normalize: bool = "true",
-        /// Take several slashes for one.
+        /// Merge consecutive slashes into one.
         pub merge_slashes: bool = "false",
-        /// What becomes of %2F and %5C.
+        /// What happens to %2F and %5C (escaped slashes).
         pub escaped_slashes: EscapedSlashes = "keep",
     }
 }
@@ -78,18 +78,19 @@ section! {
 section! {
     /// HTTP/2 with clients.
     pub struct Http2 {
-        /// Streams that a client may have open at once.
+        /// Maximum number of concurrent streams per connection.
         pub streams: NonZeroU32 = "128",
-        /// Bytes of one stream's body that a client may send ahead.
+        /// Flow-control window of a stream: bytes of a request body that a client may send ahead.
         pub stream_window: Window = "256KiB",
-        /// The same for all streams of a connection together; none leaves each stream its own window. A smaller one
-        /// than streams x stream_window lets streams whose endpoint is slow stop the others of the connection.
+        /// Flow-control window of a connection, for all its streams together; `none` leaves each stream its own window.
+        /// With less than streams x stream_window, streams to a slow endpoint can stall the others of the connection.
         pub connection_window: OrNone<Window> = "none",
-        /// Streams that a client may reset before they were looked at; more is a flood.
+        /// Number of streams that a client may reset before they are processed; more is treated as a flood (rapid
+        /// reset).
         pub resets: u32 = "64",
-        /// Time between pings to a client that has streams open and says nothing.
+        /// Time between pings to a client that has open streams and sends nothing.
         pub ping_interval: OrNone<Duration> = "30s",
-        /// How long a ping may go unanswered.
+        /// How long to wait for the response to a ping.
         pub ping_timeout: Duration = "20s",
     }
 }

@@ -1,13 +1,13 @@
-//! What records look like: JSON, text, a line or fields of one's own.
+//! The format of access log records: JSON, text, a line or custom fields.
 //!
-//! Owns: the forms that `format` takes. Refuses to know: which operators there are. Keeps: chosen fields keep
-//! the order in which they are written.
+//! Owns: the forms that `format` takes. Refuses to know: which operators exist. Keeps: custom fields keep the
+//! order in which they are written.
 
 use sluice_core::settings::{Path, Plain, Setting, Shape, bind_entries, bind_scalar, entries_of};
 use sluice_core::tree::Value;
 use sluice_core::{Diags, Node, section};
 
-/// What records look like.
+/// The format of access log records.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LogFormat {
     /// `json`, `text`, or a line with operators.
@@ -17,10 +17,10 @@ pub enum LogFormat {
 }
 
 section! {
-    /// JSON records with chosen fields.
+    /// JSON records with custom fields.
     pub struct JsonFields {
-        /// Names, each with a text that holds %OPERATOR%s; one operator alone keeps its kind, as numbers do. A field
-        /// without a value is left out.
+        /// Field names, each with a text that contains %OPERATOR%s; a single operator keeps its type, such as a number.
+        /// A field without a value is omitted.
         pub json: Chosen,
     }
 }

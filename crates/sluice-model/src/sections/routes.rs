@@ -1,6 +1,6 @@
 //! The sections of routes.
 //!
-//! Owns: virtual hosts, rules, what they match and do. Keeps: a short form stands for one long form.
+//! Owns: virtual hosts, rules, what they match and do. Keeps: each short form is equivalent to one long form.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -17,12 +17,12 @@ use sluice_l7::routes::{GrpcMatch, PathMatch, ValueMatch, regexes};
 use sluice_l7::template::HttpTemplate;
 
 section! {
-    /// Hosts that share rules. Of several that fit, exact goes before the longest *.suffix, that before the
-    /// longest prefix.*, and * comes last.
+    /// A virtual host: hosts that share rules. If several match, an exact name wins over the longest *.suffix, that
+    /// over the longest prefix.*, and * comes last.
     pub struct VirtualHost {
-        /// Which hosts, without ports.
+        /// Host names, without ports.
         pub hosts: Vec<Spanned<HostPattern>>,
-        /// Settings of filters for these hosts, by filter, as rules have them.
+        /// Filter settings for these hosts, by filter name, as in rules.
         pub filters: Overrides,
         /// The rules; the first that matches wins.
         pub rules: Members<Rule>,
@@ -30,61 +30,62 @@ section! {
 }
 
 section! {
-    /// A rule: which requests, and what becomes of them. Exactly one of cluster, cluster_header, split,
-    /// redirect and respond says what.
+    /// A rule: which requests it takes, and what happens to them. Exactly one of cluster, cluster_header, split,
+    /// redirect and respond is required.
     pub struct Rule {
-        /// Its name in records and metrics; by default its place.
+        /// Name in access logs and metrics; if omitted, the first host and the rule's index, e.g. `shop.example.com/0`.
         pub name: Option<Name>,
-        /// Which requests; all of the host where it is left out.
+        /// Which requests the rule takes; if omitted, all requests of the host.
         pub matches as "match": Option<Spanned<RouteMatch>>,
-        /// They go to this cluster.
+        /// Forward to this cluster.
         pub cluster: Option<Spanned<Name>>,
-        /// They go to the cluster that this header names.
+        /// Forward to the cluster named by this header.
         pub cluster_header: Option<FieldName>,
-        /// They are split among clusters by weight: `split: { web: 95, canary: 5 }`.
+        /// Split traffic among clusters by weight (canary releases): `split: { web: 95, canary: 5 }`.
         pub split: Option<Spanned<Shares>>,
-        /// The client is sent elsewhere.
+        /// Redirect the client.
         pub redirect: Option<Spanned<Redirect>>,
-        /// They are answered here.
+        /// Respond directly.
         pub respond: Option<Spanned<Respond>>,
-        /// What the endpoint sees instead of what the client sent.
+        /// Rewrites of the path and host that the endpoint receives.
         pub rewrite: Rewrite,
-        /// Time-outs.
+        /// Timeouts.
         pub timeout: RouteTimeout,
-        /// Trying again. Left out, only what an endpoint cannot have seen is tried again.
+        /// Retries. If omitted, a request is retried only if no endpoint can have processed it.
         pub retry: Option<Spanned<Retry>>,
-        /// What ring_hash and maglev go by; the first that gives something.
+        /// The hash key of ring_hash and maglev (session affinity, sticky sessions); the first source that yields a
+        /// value is used.
         pub hash: Vec<Short<HashSource>>,
         /// Protocols that clients may upgrade to.
         pub upgrades: Upgrades = "websocket",
         /// Whether CONNECT is tunnelled to the cluster.
         pub connect: bool = "false",
-        /// Settings of filters for this rule, by filter, instead of the virtual host's and the chain's; `skip` leaves one
-        /// out. Those of `set_headers` add to them, in the order chain, virtual host, rule.
+        /// Filter settings for this rule, by filter name, in place of those of the virtual host and the chain; `skip`
+        /// disables a filter. Those of `set_headers` add up instead, in the order chain, virtual host, rule.
         pub filters: Overrides,
     }
 }
 
 section! {
-    /// Which requests a rule takes. Every field that is there must fit.
+    /// Which requests a rule takes. All given fields must match.
     pub struct RouteMatch {
-        /// The path: `/a` exactly, `/a/*` it and everything below, or { regex: }, { template: }, { starts_with: }. A
-        /// regex matches the whole path.
+        /// The path: `/a` exactly, `/a/*` for it and everything below, or { regex: }, { template: }, { starts_with: }.
+        /// A regex matches the whole path.
         pub path: Option<PathValue>,
         /// The method; one or a list.
         pub method: Vec<Method>,
-        /// Header fields: a value, or { present: }, { prefix: }, { suffix: }, { contains: }, { regex: }, { not: }. A
-        /// regex matches the whole value.
+        /// Headers: a value, or { present: }, { prefix: }, { suffix: }, { contains: }, { regex: }, { not: }. A regex
+        /// matches the whole value.
         pub headers: Values,
-        /// The media type, whatever its parameters and case; one or a list.
+        /// The media type of the request, regardless of parameters and case; one or a list.
         pub content_type: Vec<String>,
-        /// Parameters of the query, matched as headers are.
+        /// Query parameters, matched like headers.
         pub query: Values,
-        /// Cookies, matched as headers are.
+        /// Cookies, matched like headers.
         pub cookies: Values,
-        /// Whether the client showed a certificate: true, false, or a text that its subject holds.
+        /// Whether the client presented a certificate: true, false, or a text that its subject contains.
         pub client_certificate: Option<String>,
-        /// Where it comes from; one or a list.
+        /// Source addresses; one or a list.
         pub source: Vec<Cidr>,
         /// gRPC: a service, a service/Method, or * for any.
         pub grpc: Option<GrpcValue>,
@@ -94,41 +95,41 @@ section! {
 }
 
 section! {
-    /// A share of requests. One request is always on the same side.
+    /// A share of requests. The draw is made once per request: a request is on the same side in every rule.
     pub struct RuntimeShare {
-        /// The runtime value that says how many in a hundred.
+        /// The runtime value that sets the percentage.
         pub key: Option<String>,
-        /// How many where no value says otherwise.
+        /// The percentage if the runtime value is not set.
         pub percent: Percent = "100%",
     }
 }
 
 choice! {
-    /// A scheme that a redirect may lead to.
+    /// The URL scheme of a redirect.
     pub enum Scheme {
-        /// In clear.
+        /// Plaintext.
         Http = "http",
-        /// In TLS.
+        /// TLS.
         Https = "https",
     }
 }
 
 section! {
-    /// Sending a client elsewhere. What is left out stays as it was asked for.
+    /// A redirect. Parts of the URL that are omitted stay as requested.
     pub struct Redirect {
         /// The status: 301, 302, 303, 307 or 308.
         pub status: u16 = "301",
-        /// Another scheme.
+        /// The new scheme.
         pub scheme: Option<Scheme>,
-        /// Another host.
+        /// The new host.
         pub host: Option<Authority>,
-        /// Another port.
+        /// The new port.
         pub port: Option<u16>,
-        /// Another path.
+        /// The new path.
         pub path: Option<String>,
-        /// What the rule's path matched is replaced by this.
+        /// Replaces the part of the path that the rule matched.
         pub replace_prefix: Option<String>,
-        /// What a regex matches is replaced.
+        /// Replaces the first match of a regex in the path.
         pub regex: Option<RegexRewrite>,
         /// Whether the query is dropped.
         pub strip_query: bool = "false",
@@ -136,73 +137,73 @@ section! {
 }
 
 section! {
-    /// What a regex matches is replaced.
+    /// Replaces the first match of a regex in the path.
     pub struct RegexRewrite {
         /// The regex.
         pub find: String,
-        /// What stands there instead; $1 is the first group.
+        /// The replacement; $1 is the first group.
         pub replace: String,
     }
 }
 
 section! {
-    /// An answer of Sluice's own.
+    /// A direct response, without an endpoint.
     pub struct Respond {
         /// The status.
         pub status: u16 = "200",
-        /// The body; it may hold %OPERATOR%s.
+        /// The body; it may contain %OPERATOR%s.
         pub body: Text = "",
-        /// Its media type.
+        /// The media type of the body.
         pub content_type: String = "text/plain; charset=utf-8",
     }
 }
 
 section! {
-    /// What the endpoint sees instead of what the client sent.
+    /// Rewrites of the path and host that the endpoint receives.
     pub struct Rewrite {
-        /// Another path.
+        /// The new path.
         pub path: Option<String>,
-        /// What the rule's path matched is replaced by this.
+        /// Replaces the part of the path that the rule matched.
         pub replace_prefix: Option<String>,
-        /// What a regex matches is replaced.
+        /// Replaces the first match of a regex in the path.
         pub regex: Option<RegexRewrite>,
-        /// Another host.
+        /// The new host.
         pub host: Option<Authority>,
-        /// The host is the value of this header.
+        /// Use the value of this header as host.
         pub host_header: Option<FieldName>,
-        /// The host is the endpoint's own name.
+        /// Use the endpoint's own name as host.
         pub host_of_endpoint: bool = "false",
     }
 }
 
 section! {
-    /// Time-outs of a request.
+    /// Timeouts of a request.
     pub struct RouteTimeout {
-        /// From the first to the last byte.
+        /// The whole request, from its headers to the last byte of the response.
         pub total: OrNone<Duration> = "none",
-        /// From the end of the request to the head of the response, all tries together.
+        /// From the end of the request to the response headers, across all attempts.
         pub response: OrNone<Duration> = "60s",
-        /// The same for one try.
+        /// One attempt, from its start (connecting included) to the response headers.
         pub per_try: OrNone<Duration> = "none",
-        /// No byte either way.
+        /// How long no byte may move in either direction.
         pub idle: OrNone<Duration> = "5m",
     }
 }
 
 choice! {
-    /// What is worth another try.
+    /// Conditions for a retry.
     pub enum RetryOn {
-        /// Any status from 500 on, and no answer at all.
+        /// Any status of 500 or above, and no response at all.
         ServerError = "server_error",
-        /// 502, 503 or 504.
+        /// 502, 503 or 504, and an attempt that timed out.
         GatewayError = "gateway_error",
-        /// The stream ended before an answer.
+        /// The stream ended before a response.
         Reset = "reset",
-        /// No connection; always tried again, whether it stands here or not.
+        /// No connection could be made; always retried, whether listed or not.
         ConnectFailure = "connect_failure",
-        /// The endpoint refused the stream without looking at it; always tried again.
+        /// The endpoint refused the stream without processing it; always retried.
         RefusedStream = "refused_stream",
-        /// The time for one try was over.
+        /// The attempt timed out (`timeout.per_try`).
         TryTimeout = "try_timeout",
         /// 409.
         Conflict = "conflict",
@@ -220,44 +221,44 @@ choice! {
 }
 
 section! {
-    /// Trying again, at another endpoint where there is one.
+    /// Retries, on another endpoint if there is one.
     pub struct Retry {
-        /// What is worth another try.
+        /// The conditions for a retry.
         pub when: Vec<RetryOn>,
-        /// Statuses worth another try.
+        /// Statuses that are retried.
         pub statuses: Vec<Status>,
-        /// Tries in all.
+        /// Maximum number of attempts, the first included.
         pub attempts: NonZeroU32 = "2",
-        /// The longest first wait; the n-th is up to 2^n - 1 times as long, at random.
+        /// Upper bound of the first wait; the n-th wait is random, up to 2^n - 1 times as long (exponential backoff).
         pub backoff: OrZero = "25ms",
-        /// The longest wait.
+        /// Maximum wait.
         pub backoff_max: OrZero = "250ms",
-        /// Bytes of a body that are kept for another try; a longer one is tried once.
+        /// Bytes of a request body kept for a retry; a request with a longer body is not retried.
         pub body: Size = "64KiB",
     }
 }
 
 section! {
-    /// What a hash goes by. The short form is `source_ip`, or `header:NAME`, `query:NAME`, `cookie:NAME`.
+    /// A source of the hash key. The short form is `source_ip`, or `header:NAME`, `query:NAME`, `cookie:NAME`.
     pub struct HashSource {
         /// source_ip, header:NAME, query:NAME or cookie:NAME.
         pub by: HashKey,
-        /// cookie: how long a browser keeps the one that it is given where it has none; 0s for a session. Left
-        /// out, none is given.
+        /// cookie: lifetime of the cookie that Sluice sets if the client sends none (sticky session); 0s for a session
+        /// cookie. If omitted, none is set.
         pub ttl: Option<OrZero>,
-        /// cookie: the path that it is for.
+        /// cookie: its path; `/` if omitted.
         pub path: Option<String>,
     }
 }
 
-/// What a hash goes by.
+/// A source of the hash key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HashKey {
-    /// The source's address.
+    /// The source address.
     SourceIp,
     /// A header.
     Header(String),
-    /// A parameter of the query.
+    /// A query parameter.
     Query(String),
     /// A cookie.
     Cookie(String),
@@ -380,7 +381,7 @@ fn show_grpc(of: &GrpcMatch) -> String {
     }
 }
 
-/// Protocols that clients may upgrade to; `none` for no upgrade.
+/// Protocols that clients may upgrade to; `none` allows none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upgrades(pub Vec<String>);
 
@@ -412,8 +413,7 @@ impl Setting for Upgrades {
     }
 }
 
-/// Whether a regex looks as if it were meant for the beginning of a path: it begins with `^` and ends in a character
-/// that stands for itself.
+/// Whether a regex looks as if it were meant as a path prefix: it begins with `^` and ends in a literal character.
 fn is_half_anchored(regex: &str) -> bool {
     let Some(last) = regex.strip_prefix('^').and_then(|rest| rest.chars().next_back()) else {
         return false;
@@ -424,7 +424,7 @@ fn is_half_anchored(regex: &str) -> bool {
     if escaped { !last.is_ascii_alphanumeric() } else { !r"\.+*?()[]{}|^$".contains(last) }
 }
 
-/// The path of a match.
+/// The path condition of a match.
 #[derive(Clone, Debug)]
 pub struct PathValue(pub PathMatch);
 
@@ -494,7 +494,7 @@ impl Setting for PathValue {
     }
 }
 
-/// Values by name: of headers, query or cookies.
+/// Value conditions by name: of headers, query parameters or cookies.
 #[derive(Clone, Debug, Default)]
 pub struct Values(pub Vec<(String, ValueMatch)>);
 
@@ -579,9 +579,9 @@ pub struct Shares(pub Vec<(Spanned<Name>, Share)>);
 section! {
     /// A cluster's share. The short form is its weight.
     pub struct Share {
-        /// The weight where no runtime value says otherwise.
+        /// The weight if the runtime value is not set.
         pub weight: u64,
-        /// The runtime value that does.
+        /// The runtime value that overrides the weight.
         pub runtime: Option<String>,
     }
 }
@@ -616,7 +616,7 @@ impl Setting for Shares {
     }
 }
 
-/// Settings of filters by filter; bound by the filters.
+/// Filter settings by filter name; parsed by the filters.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Overrides(pub Vec<(Spanned<String>, Node)>);
 
@@ -644,12 +644,12 @@ impl Setting for Overrides {
 }
 
 section! {
-    /// Values that change without a new configuration. A file goes before what stands here, the operator's
-    /// override before both.
+    /// Values that change without a new configuration. The file takes precedence over `values`, an override by the
+    /// operator over both.
     pub struct RuntimeSection {
-        /// A file of `name: value` lines; read again when it changes.
+        /// A file of `name: value` lines; reloaded when it changes.
         pub file: Option<Spanned<std::path::PathBuf>>,
-        /// Values where nothing says otherwise.
+        /// Values used if neither the file nor the operator sets them.
         pub values: RuntimeValues,
     }
 }

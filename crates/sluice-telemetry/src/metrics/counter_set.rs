@@ -1,9 +1,9 @@
-//! Series of one family that come into being with the first event that needs them.
+//! Series of one family that are created by the first event that needs them.
 //!
-//! Owns: the handles of one thread to them, by key, and the bound on their number.
-//! Refuses to know: labels; whoever counts makes the handle. Keeps: a key is looked up in the registry once;
-//! keys beyond the bound share the series of another key, which is held too; so counting neither locks nor
-//! allocates once it has counted the same.
+//! Owns: one thread's handles to them, by key, and the bound on their number.
+//! Refuses to know: labels; the caller that counts creates the handle. Keeps: a key is looked up in the registry once;
+//! keys beyond the bound share the series of another key, which is cached too; so counting neither locks nor allocates
+//! for a key that was counted before.
 
 use std::cell::{Cell, RefCell};
 use std::hash::Hash;
@@ -14,12 +14,13 @@ use indexmap::IndexMap;
 
 use super::Counter;
 
-/// Handles to series, by key. `H` is a handle, or a few that belong together.
+/// Handles to series, by key. `H` is a handle, or several that belong together.
 #[derive(Debug)]
 pub struct SeriesSet<K, H> {
     own: RefCell<IndexMap<K, H, RandomState>>,
     shared: RefCell<IndexMap<K, H, RandomState>>,
-    /// Where in `own` the last key was found: mostly the next one is the same, and comparing costs less than hashing.
+    /// The index in `own` of the last key found: usually the next one is the same, and comparing is cheaper than
+    /// hashing.
     recent: Cell<usize>,
     bound: usize,
     share: fn(&K) -> K,
@@ -29,21 +30,21 @@ pub struct SeriesSet<K, H> {
 pub type CounterSet<K> = SeriesSet<K, Counter>;
 
 impl<K: Eq + Hash + Clone, H> Default for SeriesSet<K, H> {
-    /// For keys that are few by their nature, such as reasons.
+    /// For keys with few possible values, such as reasons.
     fn default() -> Self {
         Self::bounded(usize::MAX, K::clone)
     }
 }
 
 impl<K: Eq + Hash + Clone, H> SeriesSet<K, H> {
-    /// At most `bound` keys have series of their own; each further one counts under the key that `share` makes of
-    /// it. The keys that `share` makes must be few.
+    /// Gives at most `bound` keys their own series; each further one counts under the key that `share` derives from it.
+    /// The keys that `share` derives must be few.
     pub fn bounded(bound: usize, share: fn(&K) -> K) -> Self {
         let (own, shared) = (RefCell::default(), RefCell::default());
         Self { own, shared, recent: Cell::new(0), bound, share }
     }
 
-    /// Calls `then` with the handle for `key`; `make` makes one for a key that was not seen before.
+    /// Calls `then` with the handle for `key`; `make` creates the handle of a key seen for the first time.
     pub fn with<T>(&self, key: &K, make: impl FnOnce(&K) -> H, then: impl FnOnce(&H) -> T) -> T {
         let mut own = self.own.borrow_mut();
         if let Some((last, handle)) = own.get_index(self.recent.get())
@@ -61,28 +62,28 @@ impl<K: Eq + Hash + Clone, H> SeriesSet<K, H> {
         then(self.shared.borrow_mut().entry((self.share)(key)).or_insert_with_key(make))
     }
 
-    /// Whether `key` has a series of its own.
+    /// Whether `key` has its own series.
     pub fn contains(&self, key: &K) -> bool {
         self.own.borrow().contains_key(key)
     }
 
-    /// Forgets the keys that `keep` does not name, which makes room for others.
+    /// Removes the keys for which `keep` returns `false`, which makes room for others.
     pub fn retain(&self, keep: impl Fn(&K) -> bool) {
         self.own.borrow_mut().retain(|key, _| keep(key));
     }
 }
 
 impl<K: Eq + Hash + Clone> SeriesSet<K, Counter> {
-    /// Counts one for `key`; `make` makes the counter of a key that was not seen before.
+    /// Adds one for `key`; `make` creates the counter of a key seen for the first time.
     pub fn count(&self, key: &K, make: impl FnOnce(&K) -> Counter) {
         self.with(key, make, Counter::increment);
     }
 }
 
-/// The label value that names beyond a bound share.
+/// The label value shared by names beyond a bound.
 pub fn other() -> Arc<str> {
     thread_local! {
-        // Each thread has its own, so that they do not share a count of references.
+        // Each thread has its own, so that they do not share a reference count.
         static OTHER: Arc<str> = Arc::from("other");
     }
     OTHER.with(Arc::clone)
@@ -118,7 +119,7 @@ mod tests {
         assert_eq!((value("a", "2xx"), value("b", "2xx")), (Some(3), Some(3)));
         assert_eq!((value("other", "2xx"), value("other", "5xx")), (Some(6), Some(3)));
         assert_eq!(value("c", "2xx"), None);
-        // Who left makes room.
+        // A removed key makes room.
         set.retain(|key| *key.0 != *"a");
         count("c", "2xx");
         assert_eq!(value("c", "2xx"), Some(1));

@@ -1,7 +1,7 @@
 //! The `metrics` facade on the same registry, for the control plane and for third parties.
 //!
-//! Its cells are shared between threads and written with an atomic addition: fit for events that
-//! are rare, not for bytes and connections.
+//! Its cells are shared between threads and written with atomic additions: suitable for rare events, not for bytes and
+//! connections.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering::Relaxed;
@@ -18,7 +18,7 @@ use super::{BUCKETS, CellArray, Family, MetricKind, Registry};
 /// Makes the macros of the `metrics` crate count in `registry`.
 ///
 /// # Errors
-/// A recorder is installed already.
+/// A recorder is already installed.
 pub fn install_recorder(registry: &Registry) -> Result<(), metrics::SetRecorderError<Facade>> {
     metrics::set_global_recorder(Facade { registry: registry.clone(), names: Mutex::default() })
 }
@@ -54,7 +54,7 @@ impl Facade {
         family.help = help.to_string();
     }
 
-    /// The cells of `key`; `None` when the name is in use with another kind or other labels.
+    /// The cells of `key`; `None` if the name is in use with another type or other labels.
     fn cells(&self, key: &Key, kind: MetricKind) -> Option<CellArray> {
         let name = self.intern(key.name());
         let mut labels: Vec<_> = key.labels().collect();
@@ -121,7 +121,7 @@ impl CounterFn for SharedCells {
     }
 }
 
-/// Gauges of the facade are floating numbers; ours are whole, and take the nearest.
+/// Gauges of the facade are floating-point numbers; ours are integers, and are rounded to the nearest.
 impl GaugeFn for SharedCells {
     fn increment(&self, value: f64) {
         self.0[0].fetch_add(whole(value), Relaxed);

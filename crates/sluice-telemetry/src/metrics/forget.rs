@@ -1,8 +1,8 @@
-//! Series of names that are not in use any more.
+//! Removal of the series of names that are no longer in use.
 //!
-//! Owns: which of them may leave. Refuses to know: which names are in use.
-//! Keeps: a name leaves with all its series or with none, and only when no thread holds a handle to any of
-//! them, so that what is still counted about it adds up.
+//! Owns: which of them may be removed. Refuses to know: which names are in use.
+//! Keeps: a name is removed with all its series or not at all, and only when no thread holds a handle to any of them,
+//! so that what is still counted for it adds up.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -12,8 +12,8 @@ use super::{CellArray, Family, Registry};
 type SeriesName = (&'static str, Arc<str>);
 
 impl Registry {
-    /// Removes the series of every label and value that `gone` says is not in use any more. Returns whether some
-    /// stayed, because something that is still open counts in them.
+    /// Removes the series of every label and value for which `gone` returns `true`. Returns whether some remain,
+    /// because something that is still open counts in them.
     pub fn forget(&self, gone: impl Fn(&str, &str) -> bool) -> bool {
         let mut families = self.families();
         let mut held: BTreeSet<SeriesName> = BTreeSet::new();

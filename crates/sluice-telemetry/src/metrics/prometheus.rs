@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{BUCKETS, MetricKind, Registry, sum};
 
-/// A family as it was at a moment.
+/// A snapshot of a family.
 struct Copied {
     name: &'static str,
     kind: MetricKind,
@@ -15,7 +15,7 @@ struct Copied {
 }
 
 impl Registry {
-    /// Every series, summed over the shards, sorted by name and labels.
+    /// Renders every series, summed over the shards, sorted by name and labels.
     pub fn render(&self) -> String {
         let mut out = String::new();
         for family in self.copy() {
@@ -24,8 +24,8 @@ impl Registry {
         out
     }
 
-    /// The values now. Text is made of them without the lock: a worker that meets something new waits no longer than
-    /// the copying takes.
+    /// Copies the current values. The text is rendered from them without the lock: a worker that creates a series waits
+    /// only for the copying.
     fn copy(&self) -> Vec<Copied> {
         let families = self.families();
         let copied = families.iter().map(|(name, family)| Copied {

@@ -1,7 +1,7 @@
-//! Why a cluster has no endpoint to give, in words for a record.
+//! Why a cluster has no endpoint to offer, as text for a record.
 //!
-//! Owns: the words. Refuses to know: who asked. Keeps: it runs only after a pick has failed, and reads what
-//! was true a moment ago: the reason was decided before.
+//! Owns: the text. Refuses to know: which connection or request asked. Keeps: it runs only after a pick has failed, and
+//! reads what was true a moment ago: the reason was decided before.
 
 use sluice_core::Reason;
 
@@ -10,8 +10,8 @@ use crate::endpoint::EndpointState;
 use crate::reasons;
 
 impl Cluster {
-    /// What stands behind `why`, which a pick has failed with: the limit that was reached, how the
-    /// endpoints are, or what the resolver said.
+    /// The cause of `why`, with which a pick has failed: the limit that was reached, the state of the endpoints, or the
+    /// message of the resolver.
     pub fn shortage(&self, why: Reason) -> Option<Box<str>> {
         if why == reasons::LIMIT {
             return Some(self.limit_reached().into());
@@ -24,7 +24,7 @@ impl Cluster {
         (why == reasons::NO_HEALTHY).then(|| self.states().into())
     }
 
-    /// The setting that lets no more through.
+    /// The setting whose limit is reached.
     fn limit_reached(&self) -> String {
         let plan = self.peek_plan();
         let members = self.members();
@@ -45,7 +45,7 @@ impl Cluster {
         }
     }
 
-    /// How many of its endpoints are in which state.
+    /// The number of endpoints in each state.
     fn states(&self) -> String {
         let members = self.members();
         let count = |is: fn(&EndpointState) -> bool| {

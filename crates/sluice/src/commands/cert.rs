@@ -1,7 +1,7 @@
-//! `sluice cert`: self-signed certificates, to try things out.
+//! `sluice cert`: self-signed certificates for testing.
 //!
-//! Owns: how they are made and written; the demo makes its own here too. Refuses to know: configurations.
-//! Keeps: a file that is there is only replaced when asked to; nobody but its owner reads a key.
+//! Owns: how they are created and written, for the demo too. Refuses to know: configurations.
+//! Keeps: an existing file is only replaced on request; only its owner can read a key.
 
 use std::fs::{self, OpenOptions};
 use std::io::{ErrorKind, Write as _};
@@ -37,21 +37,21 @@ pub(crate) fn run(options: &Cert) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// `certs/a.test` and `pem` make `certs/a.test.pem`.
+/// `certs/a.test` and `pem` give `certs/a.test.pem`.
 fn with_ending(base: &Path, ending: &str) -> PathBuf {
     let mut name = base.as_os_str().to_owned();
     name.push(format!(".{ending}"));
     name.into()
 }
 
-/// A certificate that is its own authority, with its key.
+/// A self-signed certificate and its key.
 pub(super) struct SelfSigned {
     pub(super) cert: rcgen::Certificate,
     pub(super) key: KeyPair,
 }
 
 impl SelfSigned {
-    /// One for these host names and IP addresses, for servers and clients.
+    /// Creates a certificate for these host names and IP addresses, for servers and clients.
     pub(super) fn new(names: &[String], days: u32) -> anyhow::Result<Self> {
         for name in names.iter().filter(|name| name.parse::<IpAddr>().is_err()) {
             parse_name_pattern(name).map_err(anyhow::Error::msg)?;
@@ -65,14 +65,14 @@ impl SelfSigned {
         let clock = ClockOrigin::read().clock();
         let now = clock.wall(clock.now());
         let epoch = rcgen::date_time_ymd(1970, 1, 1);
-        // Another machine's clock may be late.
+        // The clock of another machine may be slow.
         params.not_before = epoch + now.saturating_sub(DAY);
         params.not_after = epoch + now + DAY * days;
         let cert = params.self_signed(&key).context("the certificate cannot be signed")?;
         Ok(Self { cert, key })
     }
 
-    /// Writes both as PEM files, in a folder that is made where it is missing.
+    /// Writes both as PEM files; creates the folder if it is missing.
     pub(super) fn write(&self, cert: &Path, key: &Path, replace: bool) -> anyhow::Result<()> {
         for path in [cert, key] {
             if !replace && path.symlink_metadata().is_ok() {
@@ -84,7 +84,7 @@ impl SelfSigned {
     }
 }
 
-/// Writes a file that was not there a moment ago.
+/// Creates a file; an existing one is only removed if `replace` is set.
 fn create(path: &Path, text: &str, mode: u32, replace: bool) -> anyhow::Result<()> {
     let shown = path.display();
     if let Some(folder) = path.parent() {

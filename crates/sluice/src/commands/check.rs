@@ -50,8 +50,8 @@ pub(super) fn read(path: &Path) -> Loaded {
     if path == Path::new("-") { load_stdin() } else { load(path) }
 }
 
-/// Warns of addresses that this machine does not have: a listener on one does not start here. Port 0 is free, so it
-/// does not matter who listens now.
+/// Warns of addresses that this machine does not have: a listener on one does not start here. The check binds to port
+/// 0, so it succeeds even if another process listens on the address.
 fn addresses(config: &Config, diags: &mut Diags) {
     let at = sluice_core::Path::ROOT.key("listeners");
     for (place, listener) in config.listeners.places() {

@@ -1,8 +1,8 @@
-//! `sluice demo`: built-in services, a proxy over each path, and a command to try for each.
+//! `sluice demo`: built-in services, a proxy with a path to each, and a command to try for each.
 //!
 //! Owns: the demo's configuration and its table. Refuses to know: how the proxy works; it runs it
-//! as a process of its own, as a user would. Keeps: everything is on loopback, in a temporary
-//! folder, and gone at the end.
+//! as a separate process, as a user would. Keeps: everything is on loopback, in a temporary
+//! folder, and removed at the end.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -21,11 +21,11 @@ mod services;
 
 use services::Services;
 
-/// How long the proxy may take to start.
+/// How long the proxy may take to start: the number of checks and their interval.
 const START_LOOKS: u32 = 400;
 const START_LOOK: Duration = Duration::from_millis(25);
 
-/// A path through the proxy: what it shows, where it listens, what to try.
+/// A path through the proxy: what it demonstrates, its listener, the command to try, and its test.
 struct DemoPath {
     name: &'static str,
     shows: &'static str,
@@ -283,12 +283,12 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // What cannot be removed is in the folder for temporary files all the same.
+        // What cannot be removed is in the temporary folder of the system anyway.
         let _ = fs::remove_dir_all(&self.0);
     }
 }
 
-/// The proxy, as a process of its own.
+/// The proxy, as a separate process.
 struct Proxy {
     child: Child,
     report: PathBuf,
@@ -319,7 +319,7 @@ impl Proxy {
         bail!("the proxy is not ready after {} s", (START_LOOK * START_LOOKS).as_secs());
     }
 
-    /// The line of the report that has this key.
+    /// The first line of the report with this key.
     fn reported(&self, key: &str) -> Option<serde_json::Value> {
         self.lines().find(|line| !line[key].is_null())
     }
@@ -343,7 +343,7 @@ impl Proxy {
         Ok(line["admin"].as_str().unwrap_or_default().to_owned())
     }
 
-    /// Until it ends; Ctrl-C reaches it too, since it is in our process group.
+    /// Waits until the proxy ends; Ctrl-C reaches it too, since it is in the same process group.
     fn wait(mut self) -> anyhow::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
@@ -365,7 +365,7 @@ impl Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        // A demo has nobody to drain for.
+        // The demo has no clients to drain for.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

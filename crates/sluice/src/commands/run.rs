@@ -49,14 +49,14 @@ pub(crate) fn run(options: &Run, extensions: Extensions) -> anyhow::Result<ExitC
     Ok(ExitCode::SUCCESS)
 }
 
-/// What is logged where nothing is said. The HTTP/2 library warns of what peers do wrong: that is counted
-/// and stands in records, and would let any client fill the log.
+/// The default log filter. The HTTP/2 library warns of protocol errors by peers: these are counted and recorded,
+/// and would let any client fill the log.
 const LOGGED: &str = "info,h2=error";
 
 fn start_log(format: Format) {
     let (filter, trouble) = log_filter(std::env::var("SLUICE_LOG").ok().as_deref());
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    // A second subscriber can only come from a test harness; then it logs, not we.
+    // A second subscriber can only come from a test harness, which then does the logging.
     let _ = match format {
         Format::Json => builder.json().try_init(),
         Format::Text => {
@@ -68,7 +68,7 @@ fn start_log(format: Format) {
     }
 }
 
-/// What is logged, and what is wrong with what was asked for. A part that is wrong is left out.
+/// The log filter, and the problem with the requested one. Invalid parts are omitted.
 fn log_filter(asked: Option<&str>) -> (EnvFilter, Option<String>) {
     let Some(asked) = asked.filter(|asked| !asked.trim().is_empty()) else {
         return (EnvFilter::new(LOGGED), None);
@@ -85,8 +85,8 @@ fn log_filter(asked: Option<&str>) -> (EnvFilter, Option<String>) {
     (EnvFilter::new(filter), trouble)
 }
 
-/// Whether a part of `SLUICE_LOG` means something: a bare word is taken for a target by the library, and a word
-/// that is no level is one that somebody got wrong.
+/// Whether a part of `SLUICE_LOG` is valid: the library takes a bare word for a target, and an unknown target that is
+/// not a level is a typo.
 fn is_directive(part: &str) -> bool {
     let level = |text: &str| text.parse::<tracing::metadata::LevelFilter>().is_ok();
     let known = |target: &str| {
@@ -99,7 +99,7 @@ fn is_directive(part: &str) -> bool {
     }
 }
 
-/// Crates beside `sluice_*` whose words are worth reading.
+/// Crates besides `sluice_*` whose log messages are useful.
 const TARGETS: [&str; 6] = ["sluice", "h2", "quinn", "rustls", "hickory_resolver", "hyper"];
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Reading and building a configuration, off the control thread.
+//! Reads and builds a configuration, off the control thread.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -17,16 +17,16 @@ use sluice_upstream::Cluster;
 
 use crate::Extensions;
 
-/// What outlives every configuration and building needs.
+/// State that outlives every configuration and is needed to build one.
 #[derive(Debug)]
 pub(crate) struct ConfigBuilder {
     pub(crate) certs: CertStore,
     extensions: Extensions,
     /// Runtime values of the process.
     pub(crate) runtime: Arc<Runtime>,
-    /// Routes that live, by name.
+    /// Live routes, by name.
     routes: Mutex<HashMap<Name, Arc<RouteCell>>>,
-    /// Clusters that live, by name.
+    /// Live clusters, by name.
     live: Mutex<HashMap<Name, Arc<Cluster>>>,
 }
 
@@ -36,23 +36,23 @@ pub(crate) struct Built {
     pub(crate) sources: Sources,
     pub(crate) config: Config,
     pub(crate) snapshot: Arc<Snapshot>,
-    /// The content of every file that the configuration names.
+    /// A hash of every file that the configuration names.
     pub(crate) fingerprint: Vec<(PathBuf, Option<u64>)>,
-    /// What was found: warnings only.
+    /// The findings: warnings only.
     pub(crate) diags: Diags,
-    /// The same as people read it.
+    /// The warnings, rendered as text.
     pub(crate) warnings: Vec<String>,
 }
 
 impl Built {
-    /// Every file whose change is a reason to reload.
+    /// Every file that causes a reload when it changes.
     pub(crate) fn watched(&self) -> Vec<PathBuf> {
         let sources = self.sources.paths().map(Path::to_path_buf);
         sources.chain(self.snapshot.files.iter().cloned()).collect()
     }
 }
 
-/// A configuration with errors, shown as people read them.
+/// A configuration with errors, rendered as text.
 #[derive(Debug)]
 pub(crate) struct Rejected {
     pub(crate) loaded: Loaded,
@@ -71,7 +71,7 @@ impl std::fmt::Display for Rejected {
 impl std::error::Error for Rejected {}
 
 impl Rejected {
-    /// Each error with its place, and without the lines of the file.
+    /// Each error with its place, without source lines.
     pub(crate) fn brief(&self) -> String {
         let errors = self.loaded.diags.iter().filter(|found| found.severity == Severity::Error);
         let lines: Vec<_> = errors.map(|error| render::line(error, &self.loaded.sources)).collect();
@@ -90,7 +90,7 @@ impl ConfigBuilder {
         }
     }
 
-    /// Puts routes and runtime values of a snapshot in force, and notes which routes live now.
+    /// Puts routes and runtime values of a snapshot in force, and records the live routes.
     pub(crate) fn set_routes(&self, snapshot: &Snapshot) {
         let (own, of_file) = &snapshot.runtime;
         self.runtime.set_layer(Origin::Static, own.clone());
@@ -103,20 +103,20 @@ impl ConfigBuilder {
         }
     }
 
-    /// Notes which clusters live now.
+    /// Records the live clusters.
     pub(crate) fn remember(&self, lives: HashMap<Name, Arc<Cluster>>) {
         *self.live.lock().unwrap_or_else(PoisonError::into_inner) = lives;
     }
 
-    /// Reads and builds.
+    /// Reads and builds a configuration.
     ///
     /// # Errors
-    /// [`Rejected`] when the configuration has errors.
+    /// [`Rejected`] if the configuration has errors.
     pub(crate) fn build(&self, path: &Path) -> Result<Built, Box<Rejected>> {
         self.build_loaded(load(path))
     }
 
-    /// Builds what was read.
+    /// Builds a configuration that was read.
     pub(crate) fn build_loaded(&self, mut loaded: Loaded) -> Result<Built, Box<Rejected>> {
         let Some(config) = loaded.config.take() else { return Err(Box::new(Rejected { loaded })) };
         let live = self.live.lock().unwrap_or_else(PoisonError::into_inner).clone();

@@ -1,12 +1,12 @@
-//! What a reload cannot change.
+//! Settings that a reload cannot change.
 //!
-//! Owns: which sections are read at the start only. Refuses to know: what they mean.
-//! Keeps: a section that is read wherever it is used is not named here, and neither is one that did not change.
+//! Owns: which sections are only read at the start. Refuses to know: what they mean.
+//! Keeps: a section that is read at each use is not listed here, nor is one that did not change.
 
 use sluice_model::Config;
 use sluice_model::sections::Admin;
 
-/// The settings that differ and stay as they are until the next start.
+/// The settings that differ and only take effect at the next start.
 pub(super) fn changes(old: &Config, new: &Config) -> Vec<&'static str> {
     let mut changes = match (&old.admin, &new.admin) {
         (None, None) => Vec::new(),
@@ -20,7 +20,7 @@ pub(super) fn changes(old: &Config, new: &Config) -> Vec<&'static str> {
 }
 
 fn admin_changes(old: &Admin, new: &Admin) -> Vec<&'static str> {
-    // `writable` is looked up for each request.
+    // `writable` is read for each request.
     let Admin { address, hosts, writable: _ } = old;
     let differ = [("admin.address", *address != new.address), ("admin.hosts", *hosts != new.hosts)];
     differ.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()

@@ -1,4 +1,4 @@
-//! What the admin pages show.
+//! The content of the admin pages.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -16,7 +16,7 @@ use sluice_upstream::endpoint::Trouble;
 use super::{Control, Stage, routes, runtime};
 use crate::worker::WorkerCommand;
 
-/// The pages, over the control thread's state.
+/// The pages, based on the control thread's state.
 pub(super) struct Pages(pub(super) Rc<Control>);
 
 impl AdminSource for Pages {
@@ -67,7 +67,7 @@ impl AdminSource for Pages {
         if !in_force.built.config.admin.as_ref().is_some_and(|admin| admin.writable) {
             return Err("set `admin: { writable: true }` to allow changes here".into());
         }
-        // What was set before nothing read it any more can be taken back.
+        // An override of a value that is no longer read can still be removed.
         if value.is_some() {
             runtime::check_key(key, &in_force.built.snapshot)?;
         }
@@ -77,7 +77,7 @@ impl AdminSource for Pages {
     }
 }
 
-/// Why something happened, and when.
+/// The cause of an event and its time.
 fn of_trouble(trouble: &Trouble, wall: Duration) -> Value {
     let since = wall.saturating_sub(trouble.since.elapsed());
     json!({ "cause": trouble.cause, "since": rfc3339(since) })
@@ -190,7 +190,7 @@ impl Control {
         Ok(all)
     }
 
-    /// A name that no listener has, and no open connection came by either, is a slip of the pen.
+    /// Refuses a name that no listener has and that no open connection can have: it is a typo.
     fn check_listener(&self, name: &str) -> Result<(), String> {
         let in_force = self.in_force.borrow();
         let names: Vec<&str> =

@@ -1,4 +1,4 @@
-//! `--report PATH`: a line of JSON for each thing that happens, for whoever started us.
+//! `--report PATH`: a line of JSON for each event, for the program that started Sluice.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::sockets::Sockets;
 
-/// The report; does nothing where none was asked for.
+/// The report; does nothing without `--report`.
 #[derive(Debug)]
 pub(crate) struct Report {
     file: Option<RefCell<File>>,
@@ -25,7 +25,7 @@ impl Report {
         Self { file: path.and_then(open).map(RefCell::new), told: RefCell::default() }
     }
 
-    /// Every address that was not told before.
+    /// Reports every address that has not been reported yet.
     pub(crate) fn addresses(&self, sockets: &Sockets) {
         for bound in sockets.iter() {
             let (listener, address) = (bound.listener.to_string(), bound.address.to_string());

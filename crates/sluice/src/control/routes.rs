@@ -1,8 +1,8 @@
-//! What the admin pages say of routes: the tables, and what would become of a request.
+//! Routes on the admin pages: the tables, and how a request would be routed.
 //!
-//! Owns: the questions and answers. Refuses to know: how requests are really served; it asks the same
-//! tables. Keeps: an answer names every rule that comes before the one that is taken, and why it does
-//! not fit.
+//! Owns: the questions and answers. Refuses to know: how requests are served; it queries the same
+//! tables. Keeps: an answer names every rule before the matching one, and why it does
+//! not match.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use sluice_model::sections::{Http, Listener};
 
 use super::build::Built;
 
-/// Every table: hosts and rules in order, with what each asks of a request as the configuration says it.
+/// Every table: hosts and rules in order, each with its conditions as configured.
 pub(super) fn list(built: &Built) -> Vec<Value> {
     let item = |(name, (_, table)): (&Name, &(_, Arc<RouteTable>))| {
         let sections = built.config.routes.get(name);
@@ -66,7 +66,7 @@ fn action(action: &Action, table: &RouteTable) -> (&'static str, Value) {
     }
 }
 
-/// What would become of a request, for each chain that speaks HTTP.
+/// How a request would be routed, for each chain that serves HTTP.
 pub(super) fn answer(
     question: &Question,
     built: &Built,
@@ -150,7 +150,7 @@ fn filters(table: &RouteTable, http: &Http, overrides: u32) -> Vec<String> {
     kept.chain(added.map(|(name, _)| (*name).to_owned())).collect()
 }
 
-/// Every chain of a listener that speaks HTTP, by name.
+/// Every chain of a listener that serves HTTP, by name.
 fn chains(listener: &Listener) -> Vec<(String, &Http)> {
     let mut all = Vec::new();
     all.extend(listener.http.as_ref().map(|http| ("default".to_owned(), &http.0)));

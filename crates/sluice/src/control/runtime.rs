@@ -1,7 +1,7 @@
-//! What the admin pages say of runtime values.
+//! Runtime values on the admin pages.
 //!
 //! Owns: the list, and which keys may be set. Refuses to know: what a value does.
-//! Keeps: a key that nothing reads cannot be set, so that a slip of the pen is not taken for a change.
+//! Keeps: a key that nothing reads cannot be set, so that a typo is not mistaken for a change.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use sluice_l7::Runtime;
 use sluice_l7::runtime::ActiveRuntime;
 use sluice_model::build::Snapshot;
 
-/// Every key that the configuration refers to or sets: its value, where that comes from and what it hides.
+/// Every key that the configuration refers to or sets: its value, its origin and the values it hides.
 pub(super) fn list(runtime: &Runtime, snapshot: &Snapshot) -> Vec<Value> {
     let in_force = runtime.all();
     let keys: BTreeSet<&String> = snapshot.runtime_keys.iter().chain(in_force.keys()).collect();
@@ -35,7 +35,7 @@ fn hidden(value: &ActiveRuntime) -> Value {
     )
 }
 
-/// Whether `key` may be set: the configuration refers to it, or gives it a value.
+/// Checks that `key` may be set: the configuration refers to it, or gives it a value.
 pub(super) fn check_key(key: &str, snapshot: &Snapshot) -> Result<(), String> {
     let (own, of_file) = &snapshot.runtime;
     let known = snapshot.runtime_keys.iter().chain(own.keys()).chain(of_file.keys());

@@ -1,8 +1,8 @@
 //! The listening sockets: bound here, read by the workers.
 //!
-//! Owns: which sockets there are and what addresses they got. Refuses to know: what is served.
+//! Owns: the sockets and their bound addresses. Refuses to know: what is served.
 //! Keeps: all sockets of an address are bound before any is read; a socket whose address did not
-//! change is kept over a reload; the path of a unix socket leads where it led until nothing can fail any more.
+//! change is kept across a reload; the path of a unix socket is not replaced until nothing can fail any more.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::mem::Discriminant;
@@ -21,29 +21,29 @@ use sluice_sys::steer;
 
 use crate::worker::{SocketKey, Wanted, receive_buffer, tcp_options};
 
-/// The sockets in use, by key, with the address each got.
+/// The sockets in use, by key, with their bound addresses.
 #[derive(Debug)]
 pub(crate) struct Sockets {
     workers: usize,
     bound: BTreeMap<SocketKey, BoundAs>,
-    /// The first sockets may be shared with another process, which is about to be stopped.
+    /// Whether the first sockets may be shared with another process, which is about to be stopped.
     takeover: bool,
-    /// UDP sockets that are bound once that process has let go of their ports.
+    /// UDP sockets that are bound once that process has released their ports.
     waiting: BTreeSet<SocketKey>,
 }
 
-/// What a socket was bound to, and for whom.
+/// The address of a socket, and its listener.
 #[derive(Clone, Debug)]
 pub(crate) struct BoundAs {
     pub(crate) listener: Name,
     pub(crate) address: ListenAddress,
     kind: Discriminant<PlanKind>,
-    /// The file of a unix socket, as it was made.
+    /// The file of a unix socket when it was created.
     file: Option<FileId>,
     options: SocketOptions,
 }
 
-/// The sockets of a snapshot that is not in force yet. Dropped, it leaves no file of a unix socket behind.
+/// The sockets of a snapshot that is not in force yet. Dropping it leaves no unix socket file behind.
 #[derive(Debug)]
 pub(crate) struct NextSockets {
     bound: BTreeMap<SocketKey, BoundAs>,
@@ -53,27 +53,27 @@ pub(crate) struct NextSockets {
 }
 
 impl NextSockets {
-    /// The sockets of the listeners that `which` names.
+    /// The sockets of the listeners selected by `which`.
     pub(crate) fn keys_of(&self, which: impl Fn(&Name) -> bool) -> HashSet<SocketKey> {
         let of = self.bound.iter().filter(|(_, bound)| which(&bound.listener));
         of.map(|(key, _)| key.clone()).collect()
     }
 
-    /// Puts unix sockets at their paths. For when nothing can fail any more: another process may be there.
+    /// Puts unix sockets at their paths. Only when nothing can fail any more: another process may be there.
     pub(crate) fn place(&mut self, which: impl Fn(&SocketKey) -> bool) {
         let ready = self.staged.extract_if(|key, _| which(key));
         ready.for_each(|(key, file)| place(&key.0, file));
     }
 }
 
-/// Sockets that a snapshot needs and that were not there.
+/// Sockets that a snapshot needs and that did not exist.
 #[derive(Debug)]
 pub(crate) struct NewSockets {
     sockets: HashMap<SocketKey, NewSocket>,
     waiting: BTreeSet<SocketKey>,
 }
 
-/// The handles of a socket, one for each worker, and the address it got.
+/// The handles of a socket, one for each worker, and its bound address.
 #[derive(Debug)]
 struct NewSocket {
     handles: Vec<OwnedFd>,
@@ -86,7 +86,7 @@ impl Sockets {
         Self { workers, bound: BTreeMap::new(), takeover, waiting: BTreeSet::new() }
     }
 
-    /// Binds what `snapshot` needs and is not there.
+    /// Binds the sockets that `snapshot` needs and that do not exist.
     ///
     /// # Errors
     /// An address cannot be bound; everything that was bound before it is closed again.
@@ -121,7 +121,7 @@ impl Sockets {
                     steer::by_connection_id(&handles[0], count).with_context(cannot)?;
                 }
                 let address = address_of(&wanted, &handles[0]);
-                // They are taken from the end, and the first is the first worker's.
+                // Workers take them from the end, in order; the first belongs to the first worker.
                 handles.reverse();
                 new.insert(key, NewSocket { handles, address, staged });
             }
@@ -129,17 +129,17 @@ impl Sockets {
         Ok(NewSockets { sockets: new, waiting })
     }
 
-    /// How many sockets wait for another process.
+    /// The number of sockets that wait for another process.
     pub(crate) fn waiting(&self) -> usize {
         self.waiting.len()
     }
 
-    /// Whether one of their ports may be free. Asked often, so it only probes the ports; who holds one is found
-    /// when it is bound.
+    /// Whether a port of a waiting socket may be free. Called often, so it only probes the ports; the holder of a port
+    /// is determined when it is bound.
     pub(crate) fn may_bind_more(&self) -> bool {
         let free = |(address, _): &SocketKey| match address {
             ListenAddress::Udp(at) => {
-                // A probe is refused by sockets of this process too.
+                // A probe also fails because of sockets of this process.
                 let shared = self.bound.keys().any(
                     |(own, _)| matches!(own, ListenAddress::Udp(own) if own.port() == at.port()),
                 );
@@ -150,8 +150,8 @@ impl Sockets {
         self.waiting.iter().any(free)
     }
 
-    /// The address to bind: where the system is to choose the port of a UDP socket, and there is a TCP socket
-    /// of the same listener and address, the port of that one. QUIC is found on it.
+    /// The address to bind: if the system is to choose the port of a UDP socket, and the listener has a TCP socket on
+    /// the same address, then with the port of that socket. Clients expect QUIC on it.
     fn beside(&self, key: &SocketKey, new: &HashMap<SocketKey, NewSocket>) -> ListenAddress {
         if let ListenAddress::Udp(address) = &key.0
             && address.port() == 0
@@ -166,7 +166,7 @@ impl Sockets {
         key.0.clone()
     }
 
-    /// What each worker shall serve, and the sockets that are in use once they all do.
+    /// What each worker is to serve, and the sockets in use once all workers do.
     pub(crate) fn plan(
         &self,
         mut new: NewSockets,
@@ -209,18 +209,18 @@ impl Sockets {
         (orders, NextSockets { bound, staged, waiting: new.waiting })
     }
 
-    /// Notes what is in use now, and puts unix sockets at their paths. Nothing may fail behind it.
+    /// Records the sockets in use, and puts unix sockets at their paths. Nothing may fail after it.
     pub(crate) fn commit(&mut self, mut next: NextSockets) {
         let gone = self.bound.keys().filter(|key| !next.bound.contains_key(*key));
         gone.for_each(|key| unlink(&key.0, self.bound[key].file));
         next.place(|_| true);
         self.bound = next.bound;
         self.waiting = next.waiting;
-        // Later ones are as wrong as they would be without.
+        // For later sockets, `--takeover` has no effect.
         self.takeover = false;
     }
 
-    /// Every address, by listener.
+    /// Every bound address with its listener.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &BoundAs> {
         self.bound.values()
     }
@@ -231,8 +231,8 @@ impl Sockets {
     }
 }
 
-/// A socket that passed datagrams on cannot take QUIC up, nor the other way round: flows and connections that
-/// are open keep the old one, and both would share the port.
+/// Refuses to reuse a datagram socket for QUIC or vice versa: open flows and connections keep the old socket, and both
+/// would share the port.
 fn same_kind(name: &Name, key: &SocketKey, old: &BoundAs, plan: &PlanKind) -> anyhow::Result<()> {
     anyhow::ensure!(
         old.kind == std::mem::discriminant(plan),
@@ -243,7 +243,7 @@ fn same_kind(name: &Name, key: &SocketKey, old: &BoundAs, plan: &PlanKind) -> an
     Ok(())
 }
 
-/// Whether the options of a socket of that kind differ.
+/// Whether the options that matter for a socket of that kind differ.
 fn concerns(plan: &PlanKind, old: &SocketOptions, new: &SocketOptions) -> bool {
     match plan {
         PlanKind::Stream(_) => tcp_options(old) != tcp_options(new),
@@ -256,7 +256,7 @@ fn unlink(address: &ListenAddress, file: Option<FileId>) {
     if let ListenAddress::Unix(path) = address
         && file_of(path) == file
     {
-        // Somebody may have removed it before us.
+        // It may have been removed already.
         let _ = std::fs::remove_file(path);
     }
 }
@@ -295,10 +295,10 @@ impl std::fmt::Display for HeldSockets {
 
 impl std::error::Error for HeldSockets {}
 
-/// Whether no other process listens on an address.
+/// Checks that no other process listens on an address.
 ///
 /// # Errors
-/// One does: this system lets processes of one user share a port, so binding would not tell.
+/// Another process does: the system lets processes of one user share a port, so binding would not reveal it.
 pub(crate) fn check_free(address: &ListenAddress) -> Result<(), HeldSockets> {
     let holder = match address {
         ListenAddress::Tcp(address) => holder::of(*address, holder::Kind::Tcp),
@@ -308,7 +308,7 @@ pub(crate) fn check_free(address: &ListenAddress) -> Result<(), HeldSockets> {
     holder.map_or(Ok(()), |holder| Err(HeldSockets { holder }))
 }
 
-/// What each socket of a listener serves; those of QUIC behind the ones that they stand beside.
+/// What each socket of a listener serves; the QUIC sockets come after the others.
 fn served<'a>(
     name: &'a Name,
     listener: &'a ListenerSnapshot,
@@ -352,7 +352,7 @@ fn bind_one(
     }
 }
 
-/// The address that a socket got: with port 0 the system chose one.
+/// The bound address of a socket: for port 0 the system chose the port.
 fn address_of(wanted: &ListenAddress, socket: &OwnedFd) -> ListenAddress {
     let clone = || socket.as_fd().try_clone_to_owned().ok();
     let local = |address: Option<SocketAddr>, make: fn(SocketAddr) -> ListenAddress| {

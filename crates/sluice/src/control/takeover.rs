@@ -1,15 +1,15 @@
-//! When to look for UDP ports that another process holds.
+//! When to check UDP ports that another process holds.
 //!
-//! Owns: the pause between two looks, and which failure was told. Refuses to know: sockets.
-//! Keeps: looks that bring nothing get rarer, and the same failure is told once.
+//! Owns: the pause between two checks, and which failure was reported. Refuses to know: sockets.
+//! Keeps: the pause grows while checks fail, and the same failure is reported once.
 
 use std::time::Duration;
 
-/// The first pause between two looks, and the longest.
+/// The first and the longest pause between two checks.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 
-/// The looks of a process that takes over.
+/// The checks of a process that takes over.
 #[derive(Debug)]
 pub(super) struct Looks {
     pause: Duration,
@@ -21,17 +21,17 @@ impl Looks {
         Self { pause: PAUSE_MIN, told: None }
     }
 
-    /// How long to wait before the next look.
+    /// The pause before the next check.
     pub(super) const fn pause(&self) -> Duration {
         self.pause
     }
 
-    /// Notes that a port was taken over.
+    /// Records that a port was taken over.
     pub(super) fn succeeded(&mut self) {
         *self = Self::new();
     }
 
-    /// Notes that a port seemed free and none was taken over. Whether the reason is a new one.
+    /// Records that a port seemed free but was not taken over. Returns whether the reason is new.
     pub(super) fn failed(&mut self, why: String) -> bool {
         self.pause = (self.pause * 2).min(PAUSE_MAX);
         let new = self.told.as_ref() != Some(&why);

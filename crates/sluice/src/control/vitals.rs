@@ -1,6 +1,6 @@
-//! What the process tells of itself when its metrics are read.
+//! Metrics that are updated when the metrics are read.
 //!
-//! Owns: the standard `process_*` metrics, the build, the outcome of reloads, certificates' expiry, the health
+//! Owns: the standard `process_*` metrics, the build, the outcome of reloads, the expiry of certificates, the health
 //! of each endpoint. Refuses to know: what is counted elsewhere. Keeps: each series is looked up once, so that
 //! reading the metrics costs the workers nothing.
 
@@ -31,7 +31,7 @@ sluice_telemetry::metrics! {
     ENDPOINT_HEALTHY = "sluice_endpoint_healthy", Gauge, ["cluster", "endpoint"], "Whether an endpoint takes traffic: 0 while it fails its checks or is ejected. Endpoints beyond the limit `endpoint_series` are left out.";
 }
 
-/// The handles to what is set whenever the metrics are read.
+/// The handles of these metrics.
 pub(super) struct Vitals {
     shard: Shard,
     registry: Registry,
@@ -70,7 +70,7 @@ impl Vitals {
         }
     }
 
-    /// Notes how a reload, or the start, went.
+    /// Records the outcome of a reload, or of the start.
     pub(super) fn reloaded(&self, successful: bool, now: Duration) {
         self.reload_successful.set(u64::from(successful));
         if successful {
@@ -78,7 +78,7 @@ impl Vitals {
         }
     }
 
-    /// Measures the process.
+    /// Updates the metrics of the process.
     pub(super) fn measure_process(&self) {
         if let Some(usage) = process::usage() {
             self.cpu.set(usage.cpu);
@@ -92,7 +92,7 @@ impl Vitals {
         self.lookups.set(self.registry.lookups());
     }
 
-    /// Tells when each certificate expires; forgets those that are not in use any more. Whether there were such.
+    /// Updates the expiry of each certificate and drops those no longer in use. Returns whether any were dropped.
     pub(super) fn tell_certificates(&self, certs: &CertStore) -> bool {
         let mut old = self.certificates.take();
         let mut known = self.certificates.borrow_mut();
@@ -106,7 +106,7 @@ impl Vitals {
         !old.is_empty()
     }
 
-    /// Tells whether each endpoint takes traffic, up to `bound` per cluster; forgets those that have left.
+    /// Updates whether each endpoint takes traffic, up to `bound` per cluster; drops those that were removed.
     pub(super) fn tell_endpoints<'a>(
         &self,
         clusters: impl Iterator<Item = &'a Arc<Cluster>>,
@@ -128,7 +128,7 @@ impl Vitals {
         }
     }
 
-    /// Whether a certificate is told of.
+    /// Whether a certificate has a metric.
     pub(super) fn knows_certificate(&self, path: &str) -> bool {
         self.certificates.borrow().contains_key(path)
     }

@@ -1,4 +1,4 @@
-//! Watching files: a change of the configuration, or of what it names, brings about a reload.
+//! Watches files: a change to the configuration, or to a file it names, triggers a reload.
 //!
 //! Folders are watched, not files: editors and control planes move a new file into place, and
 //! Kubernetes swaps a link.
@@ -11,7 +11,7 @@ use std::time::Duration;
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::mpsc::{Receiver, Sender};
 
-/// Changes that come closer together than this are one.
+/// Changes closer together than this count as one.
 const SETTLE: Duration = Duration::from_millis(100);
 
 /// Watches the folders of files.
@@ -22,14 +22,14 @@ pub(crate) struct Watcher {
 }
 
 impl Watcher {
-    /// Tells `changed` of every change, at most once until it is taken.
+    /// Notifies `changed` of every change, at most once until the notification is taken.
     pub(crate) fn new(changed: Sender<()>) -> Self {
         let files: Arc<Mutex<BTreeSet<PathBuf>>> = Arc::default();
         let known = Arc::clone(&files);
         let tell = move |event: notify::Result<notify::Event>| {
             let files = known.lock().unwrap_or_else(PoisonError::into_inner);
             if event.is_ok_and(|event| concerns(&event, &files)) {
-                // Full means that a change is waiting to be taken already.
+                // If the channel is full, a notification is pending already.
                 let _ = changed.try_send(());
             }
         };
@@ -62,8 +62,8 @@ impl Watcher {
     }
 }
 
-/// Whether an event may change what is read. Files come, go and are moved for many reasons, and a link may lead
-/// elsewhere; but what is written to a file that nothing reads, such as a log in the same folder, is no change.
+/// Whether an event may change what is read. Files are created, removed and moved for many reasons, and a link may
+/// point elsewhere; but writes to a file that is not read, such as a log in the same folder, are not a change.
 fn concerns(event: &notify::Event, files: &BTreeSet<PathBuf>) -> bool {
     use notify::event::{EventKind, ModifyKind};
     let written =
@@ -77,15 +77,15 @@ fn concerns(event: &notify::Event, files: &BTreeSet<PathBuf>) -> bool {
     !event.kind.is_access() && (!written || event.paths.iter().any(is_read))
 }
 
-/// Waits for changes to come and to stop coming. Holds what it has seen, so that a wait that is
-/// given up for something else loses nothing.
+/// Waits for changes to arrive and settle. Remembers that it has seen one, so that a wait that is
+/// cancelled loses nothing.
 #[derive(Debug, Default)]
 pub(crate) struct Settling {
     seen: bool,
 }
 
 impl Settling {
-    /// A change that was followed by a moment of rest; `None` when there is nobody to tell of any.
+    /// Returns after a change followed by a quiet period; `None` if the sender is gone.
     pub(crate) async fn settled(&mut self, changes: &mut Receiver<()>) -> Option<()> {
         if !self.seen {
             changes.recv().await?;

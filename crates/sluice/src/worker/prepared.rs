@@ -1,8 +1,8 @@
-//! Listening sockets of a worker that are ready to serve a snapshot, and do not serve it yet.
+//! Listening sockets of a worker that are ready to serve a snapshot but do not serve it yet.
 //!
 //! Owns: the step from plans and sockets to slots, in two halves: everything that may fail, and the switch.
-//! Refuses to know: what the old slots do. Keeps: preparing changes nothing that is in force, so that what was
-//! prepared can be dropped; putting it in force cannot fail.
+//! Refuses to know: what the old slots do. Keeps: preparing changes nothing in force, so that the result can be
+//! discarded; committing it cannot fail.
 
 use std::collections::HashSet;
 use std::io;
@@ -26,13 +26,13 @@ use super::{AnySlot, SlotMap, SocketKey};
 pub(crate) struct Wanted {
     pub(crate) key: SocketKey,
     pub(crate) plan: PlanKind,
-    /// The socket, where it is new.
+    /// The socket, if it is new.
     pub(crate) socket: Option<OwnedFd>,
-    /// Options that a socket in use is to get.
+    /// New options for a socket in use.
     pub(crate) change: Option<SocketOptions>,
 }
 
-/// The options of a socket that streams come by.
+/// The options of a stream socket.
 pub(crate) fn tcp_options(options: &SocketOptions) -> TcpOptions {
     TcpOptions {
         backlog: options.backlog.get(),
@@ -41,18 +41,18 @@ pub(crate) fn tcp_options(options: &SocketOptions) -> TcpOptions {
     }
 }
 
-/// Bytes of datagrams that may wait in a socket.
+/// The receive buffer of a datagram socket, in bytes.
 pub(crate) fn receive_buffer(options: &SocketOptions) -> usize {
     usize::try_from(options.udp_receive_buffer.0).unwrap_or(usize::MAX)
 }
 
-/// Everything that a worker is to serve, ready.
+/// Everything that a worker is to serve, ready to commit.
 pub(super) struct Prepared {
     next: Vec<(SocketKey, PreparedSocket)>,
     keys: HashSet<SocketKey>,
 }
 
-/// A socket with the listener that it is to serve, and the options that it is to get.
+/// A socket with the listener it is to serve and the options it is to get.
 struct PreparedSocket {
     listener: NextListener,
     change: Option<SocketOptions>,
@@ -68,10 +68,10 @@ enum NextListener {
 }
 
 impl Prepared {
-    /// Makes listeners, and registers new sockets, beside the slots in force.
+    /// Creates listeners, and registers new sockets, alongside the slots in force.
     ///
     /// # Errors
-    /// The first socket that cannot be served, with the reason. A filter that panics while it is made is one.
+    /// The first socket that cannot be served, with the reason; also if a filter panics while it is created.
     pub(super) fn new(
         wanted: Vec<Wanted>,
         slots: &SlotMap,
@@ -80,7 +80,7 @@ impl Prepared {
     ) -> Result<Self, String> {
         let mut next = Vec::new();
         for Wanted { key, plan, socket, change } in wanted {
-            // Filters of third parties are made here. One that panics must cost the reload, not the worker.
+            // Third-party filters are created here. One that panics must fail the reload, not the worker.
             let made = catch_unwind(AssertUnwindSafe(|| {
                 NextListener::new(plan, slots.get(&key), socket, place, worker)
             }));
@@ -93,7 +93,7 @@ impl Prepared {
         Ok(Self { next, keys })
     }
 
-    /// Puts the sockets that `which` names in force.
+    /// Puts the sockets selected by `which` in force.
     pub(super) fn commit(
         &mut self,
         which: impl Fn(&SocketKey) -> bool,
@@ -185,7 +185,7 @@ impl NextListener {
 }
 
 impl AnySlot {
-    /// Gives other options to a socket that is in use.
+    /// Changes the options of a socket in use.
     fn change_options(&self, options: &SocketOptions) -> io::Result<()> {
         match self {
             Self::Stream(slot) => slot.change_options(tcp_options(options)),

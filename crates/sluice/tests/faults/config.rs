@@ -1,4 +1,4 @@
-//! What the process log and `sluice check` say.
+//! The output of the process log and of `sluice check`.
 
 use std::process::Command;
 
@@ -28,7 +28,7 @@ pub(crate) const CASES: &[Fault] = &[
     },
 ];
 
-/// The first line of the process log that holds `text`, without its time.
+/// The first line of the process log that contains `text`, without its time.
 fn logged(sluice: &Running, text: &str) -> String {
     let line = wait::until("a line of the log", || {
         let log = sluice.log();
@@ -88,7 +88,7 @@ fn first_error(text: &str) -> String {
     error.split("\n\n").next().unwrap_or_default().to_owned()
 }
 
-/// What `sluice check` says of a configuration; it must refuse it.
+/// The output of `sluice check` for a configuration that it must refuse.
 fn check(yaml: &str, help: &str) -> Seen {
     let kit = Sluice::new();
     let file = kit.folder().join("sluice.yaml");

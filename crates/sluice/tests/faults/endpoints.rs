@@ -1,4 +1,4 @@
-//! Endpoints that cannot be picked, reached, or agreed with on TLS.
+//! Endpoints that cannot be picked, connected to, or agreed with on TLS.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -115,7 +115,7 @@ fn refused_on_relay() -> Seen {
 }
 
 fn unreachable() -> Seen {
-    // A socket of datagrams takes no stream: the system refuses otherwise than for want of a listener.
+    // A datagram socket accepts no stream: the error differs from that of a missing listener.
     let kit = Sluice::new().workers(1);
     let path = kit.folder().join("app.sock");
     let _socket = UnixDatagram::bind(&path).unwrap();
@@ -133,7 +133,7 @@ fn connect_timeout() -> Seen {
     Seen::request(&sluice, "upstream.connect_timeout").heard(heard).endpoint(address)
 }
 
-/// A listener that accepts nobody, with as many in its backlog as it holds.
+/// A listener that accepts nothing, with a full backlog.
 fn full_backlog() -> ((TcpListener, Vec<TcpStream>), SocketAddr) {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
@@ -160,7 +160,7 @@ fn no_descriptors() -> Seen {
     wait::until("no more connections to be accepted", || {
         (sluice.metric("sluice_listener_accept_errors_total", "") > 0).then_some(())
     });
-    // Those that were accepted first need a connection to the endpoint each.
+    // Each of the clients accepted first needs a connection to the endpoint.
     for client in &mut clients[..3] {
         client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").unwrap();
     }
@@ -174,7 +174,7 @@ fn no_descriptors() -> Seen {
 }
 
 fn no_such_name() -> Seen {
-    // The header of the query, turned into that of an answer: no such name.
+    // The header of the query, turned into that of a reply: no such name (NXDOMAIN).
     let names = UdpServer::start(|query| {
         let mut answer = query.to_vec();
         answer[2..4].copy_from_slice(&[0x81, 0x83]);
@@ -221,7 +221,7 @@ fn cluster_unknown() -> Seen {
     Seen::request(&sluice, "cluster.unknown").heard(heard).at("\"tiers\"").at("gold")
 }
 
-/// What is seen when a cluster that trusts `ca.pem` asks `app.test` of the server that `serve` makes.
+/// The observation when a cluster that trusts `ca.pem` requests `app.test` from the server that `serve` starts.
 fn of_tls(serve: fn(&Path) -> Server) -> Seen {
     let (sluice, server) = to_tls(serve, |address| {
         web(&[address], "", ", protocol: auto, tls: { sni: app.test, ca: ca.pem }")

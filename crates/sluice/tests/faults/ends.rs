@@ -1,4 +1,4 @@
-//! How things end that nothing is wrong with, and how an operator ends them.
+//! Ends without a fault, and ends caused by an operator.
 
 use std::io::Write as _;
 
@@ -64,7 +64,7 @@ fn idle() -> Seen {
     Seen::of(&sluice, "http.idle").heard("the connection ends").at("\"web\"")
 }
 
-/// The record of a Sluice that is told to end so many times, and the series that counts it.
+/// The record of a Sluice that receives this many signals to stop, and the series that counts it.
 fn at_end(mut sluice: Running, signals: usize, reason: &str) -> Seen {
     for at in 0..signals {
         if at > 0 {

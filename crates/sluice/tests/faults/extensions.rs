@@ -1,4 +1,4 @@
-//! Filters that do what none of Sluice's own does: an HTTP filter that denies or panics, and a connection filter
+//! Filters with behaviour that none of Sluice's own has: an HTTP filter that denies or panics, and a connection filter
 //! that waits.
 
 use std::process::ExitCode;
@@ -12,7 +12,7 @@ use sluice_l7::Reply;
 use sluice_l7::filters::{Cx, HttpFilter, HttpFilterFactory, HttpFilterPlan, Step};
 
 sluice_core::section! {
-    /// Does what filters should not.
+    /// Misbehaves on purpose.
     pub(crate) struct Misbehave {
         /// `deny` or `panic`.
         pub how: String = "deny",
@@ -66,7 +66,7 @@ impl HttpFilter for Filter {
     }
 }
 
-/// A connection filter that never decides at once.
+/// A connection filter that never decides immediately.
 #[derive(Debug)]
 struct Waiting;
 

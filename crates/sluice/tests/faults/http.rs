@@ -1,4 +1,4 @@
-//! Clients of HTTP, and what rules and filters refuse them.
+//! HTTP clients, and their refusals by rules and filters.
 
 use std::io::{Read as _, Write as _};
 
@@ -108,14 +108,14 @@ fn one(http: &str, rule: &str) -> (Running, Origin) {
     (sluice, origin)
 }
 
-/// What is seen of bytes that are not taken for a request: the record is that of the connection.
+/// The observation for bytes that are not accepted as a request: the record is that of the connection.
 fn turned_away(http: &str, bytes: impl AsRef<[u8]>, reason: &str) -> Seen {
     let (sluice, _origin) = one(http, "");
     let heard = send(&sluice, bytes);
     Seen::of(&sluice, reason).heard(heard).at("\"web\"").at("127.0.0.1:")
 }
 
-/// What is seen of a request that is refused.
+/// The observation for a refused request.
 fn refused(http: &str, rule: &str, request: &str, reason: &str) -> Seen {
     let (sluice, _origin) = one(http, rule);
     let heard = send(&sluice, request);

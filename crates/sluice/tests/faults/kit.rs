@@ -1,4 +1,4 @@
-//! What a case is made of, and what is seen of it.
+//! The parts of a case, and its observation.
 
 use std::io::Write as _;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -8,55 +8,54 @@ use sluice_testkit::origin::{Client, Message};
 use sluice_testkit::peers::{connect, read_to_end};
 use sluice_testkit::{Running, Sluice};
 
-/// A fault: what is done, what it must end with, and how it is done.
+/// A fault: its description, the reason it must end with, and how it is provoked.
 #[derive(Debug)]
 pub(crate) struct Fault {
-    /// What is done; a heading of the page.
+    /// A description; a heading of the page.
     pub(crate) name: &'static str,
-    /// The reason; empty for what is seen in the process log or at the command line alone.
+    /// The reason; empty if the fault shows only in the process log or at the command line.
     pub(crate) reason: &'static str,
-    /// Does it, and says what was seen.
+    /// Provokes the fault and returns the observation.
     pub(crate) inject: fn() -> Seen,
 }
 
-/// What was seen of a fault.
+/// The observation of a fault.
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
-    /// The record; null where there is none.
+    /// The record; null if there is none.
     pub(crate) record: Value,
-    /// Its line, or the lines of the log.
+    /// The text of the record, or the lines of the log.
     pub(crate) text: String,
-    /// What the client heard.
+    /// What the client received.
     pub(crate) heard: String,
-    /// Series that counted it.
+    /// The series that counted it.
     pub(crate) metrics: Vec<String>,
-    /// What the record must name.
+    /// The places that the record must name.
     pub(crate) places: Vec<String>,
-    /// Addresses behind Sluice.
+    /// The addresses behind Sluice.
     pub(crate) endpoints: Vec<String>,
-    /// What to do, where it stands in the text itself.
+    /// The help, if it is in the text itself.
     pub(crate) help: String,
-    /// Folders and the like that are shown by another name.
+    /// Texts, such as folders, and what the page shows in their place.
     pub(crate) shown: Vec<(String, String)>,
 }
 
 impl Seen {
-    /// A record with this reason, once there is one.
+    /// Waits for a record with this reason.
     #[track_caller]
     pub(crate) fn of(sluice: &Running, reason: &str) -> Self {
         let record = sluice.record_of(reason);
         Self::record(sluice, record)
     }
 
-    /// The record of a request with this reason, once there is one.
+    /// Waits for the record of a request with this reason.
     #[track_caller]
     pub(crate) fn request(sluice: &Running, reason: &str) -> Self {
         let fits = |record: &Value| record["kind"] == "request" && record["reason"] == reason;
         Self::record(sluice, sluice.record(reason, fits))
     }
 
-    /// A record of a Sluice that has ended, which nobody can ask for metrics any more: the series is that of
-    /// every other end.
+    /// A record of a Sluice that has exited and no longer serves metrics: the series is that of every other end.
     pub(crate) fn at_end(sluice: &Running, reason: &str) -> Self {
         let fits = |record: &Value| record["reason"] == reason;
         let last = |record: &Value| fits(record) && record["kind"] == "request";
@@ -69,11 +68,11 @@ impl Seen {
         Self { text: record.to_string(), record, metrics: vec![series], ..Self::default() }
     }
 
-    /// This record.
+    /// The observation of this record.
     pub(crate) fn record(sluice: &Running, record: Value) -> Self {
         let reason = format!("reason={}", record["reason"]);
         let metrics = sluice.page("/metrics").1;
-        // Of the ends, that of what the record is about: others come a moment later.
+        // Of the series that count ends, only those for the kind of the record: others follow a moment later.
         let kind = record["kind"].as_str().unwrap_or_default().to_owned();
         let counts = |line: &&str| {
             let of_kind = !line.contains("_ended_") || line.contains(&kind);
@@ -96,19 +95,19 @@ impl Seen {
         Self { text: text.into(), help: help.into(), ..Self::default() }
     }
 
-    /// What the client heard.
+    /// Sets what the client received.
     pub(crate) fn heard(mut self, heard: impl Into<String>) -> Self {
         self.heard = heard.into();
         self
     }
 
-    /// An endpoint that the record must name and the client must not hear of.
+    /// Adds an endpoint that the record must name and the client must not learn about.
     pub(crate) fn endpoint(mut self, address: impl ToString) -> Self {
         self.endpoints.push(address.to_string());
         self.at(address)
     }
 
-    /// A listener, rule, file or client that the record must name.
+    /// Adds a listener, rule, file or client that the record must name.
     pub(crate) fn at(mut self, place: impl ToString) -> Self {
         self.places.push(place.to_string());
         self
@@ -125,12 +124,12 @@ impl Seen {
         self.record["reason"].as_str().unwrap_or_default()
     }
 
-    /// Whether an attempt failed for that reason.
+    /// Whether an attempt failed for this reason.
     pub(crate) fn attempted(&self, code: &str) -> bool {
         self.record["upstream_hosts_attempted"].to_string().contains(&format!(" {code}"))
     }
 
-    /// What tells the fault from others.
+    /// What distinguishes the fault from others.
     pub(crate) fn cause(&self) -> String {
         if self.record.is_null() {
             return crate::page::masked(&self.text, self);
@@ -150,24 +149,24 @@ impl Seen {
     }
 }
 
-/// A Sluice with one worker, so that what it counts is counted in one place.
+/// Starts a Sluice with one worker, so that everything is counted in one place.
 #[track_caller]
 pub(crate) fn start(yaml: &str) -> Running {
     Sluice::new().workers(1).start(yaml)
 }
 
-/// The same of one that is stopped while something is open.
+/// Like `start`, for a Sluice that is stopped while something is open.
 #[track_caller]
 pub(crate) fn start_to_stop(yaml: &str) -> Running {
     Sluice::new().workers(1).expect_warning("drain deadline").start(yaml)
 }
 
-/// A listener `web` that speaks HTTP, one rule for all, and the cluster `up`.
+/// A listener `web` for HTTP, one rule that matches everything, and the cluster `up`.
 pub(crate) fn web(endpoints: &[String], rule: &str, cluster: &str) -> String {
     web_with("", endpoints, rule, cluster)
 }
 
-/// The same with fields of `http`, each behind a comma.
+/// Like `web`, with fields of `http`, each after a comma.
 pub(crate) fn web_with(http: &str, endpoints: &[String], rule: &str, cluster: &str) -> String {
     format!(
         "listeners: [{{ name: web, address: 127.0.0.1:0, http: {{ routes: main{http} }} }}]\n\
@@ -177,7 +176,7 @@ pub(crate) fn web_with(http: &str, endpoints: &[String], rule: &str, cluster: &s
     )
 }
 
-/// A listener `db` that relays to the cluster `up`; `listener` and `cluster` are more of their fields.
+/// A listener `db` that relays to the cluster `up`; `listener` and `cluster` are additional fields of theirs.
 pub(crate) fn relay(listener: &str, endpoints: &[String], cluster: &str) -> String {
     format!(
         "listeners: [{{ name: db, address: 127.0.0.1:0, relay: up{listener} }}]\n\
@@ -186,28 +185,28 @@ pub(crate) fn relay(listener: &str, endpoints: &[String], cluster: &str) -> Stri
     )
 }
 
-/// Addresses for a list in YAML.
+/// Addresses as items of a YAML list.
 pub(crate) fn quoted(addresses: &[String]) -> String {
     addresses.iter().map(|address| format!("\"{address}\"")).collect::<Vec<_>>().join(", ")
 }
 
-/// An address where nobody listens.
+/// An address without a listener.
 pub(crate) fn nobody() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
-/// Asks `web` for `/` and says what came.
+/// Requests `/` from `web`; returns the response in one line.
 #[track_caller]
 pub(crate) fn ask(sluice: &Running) -> String {
     told(&sluice_testkit::origin::get(sluice.addr("web"), "shop.test", "/"))
 }
 
-/// A response in a line.
+/// A response in one line.
 pub(crate) fn told(message: &Message) -> String {
     format!("{} {}", message.status(), message.text().trim_end())
 }
 
-/// What a client of `web` hears that sends `bytes` and waits for the end.
+/// What a client of `web` receives that sends `bytes` and waits for the end.
 #[track_caller]
 pub(crate) fn send(sluice: &Running, bytes: impl AsRef<[u8]>) -> String {
     let mut client = Client::connect(sluice.addr("web"));
@@ -218,7 +217,7 @@ pub(crate) fn send(sluice: &Running, bytes: impl AsRef<[u8]>) -> String {
     }
 }
 
-/// What a client hears that sends `bytes` to a listener, and then nothing more.
+/// What a client receives that sends `bytes` to a listener and nothing more.
 #[track_caller]
 pub(crate) fn say(sluice: &Running, listener: &str, bytes: impl AsRef<[u8]>) -> String {
     let mut client = connect(sluice.addr(listener));
@@ -226,7 +225,7 @@ pub(crate) fn say(sluice: &Running, listener: &str, bytes: impl AsRef<[u8]>) -> 
     heard(&mut client)
 }
 
-/// What a client hears to the end; whether that is a FIN or a reset is a race where it has sent more.
+/// What a client receives up to the end; whether that is a FIN or a reset is a race if it has sent more.
 pub(crate) fn heard(client: &mut TcpStream) -> String {
     let (_, bytes) = read_to_end(client);
     if bytes.is_empty() {
@@ -235,7 +234,7 @@ pub(crate) fn heard(client: &mut TcpStream) -> String {
     format!("{} bytes, then the connection ends", bytes.len())
 }
 
-/// Finishes the sending side.
+/// Closes the sending side.
 pub(crate) fn finish(client: &TcpStream) {
     client.shutdown(Shutdown::Write).unwrap();
 }

@@ -1,4 +1,4 @@
-//! The page that is written from what was seen.
+//! The page, written from the observations.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -58,7 +58,7 @@ pub(crate) fn write(
     out
 }
 
-/// The reasons that no case brings about.
+/// The reasons without a case.
 pub(crate) fn undriven(codes: &[&str], reasons: &BTreeMap<String, String>) -> String {
     let mut out = "\n## Not brought about by the test\n".to_owned();
     for code in codes {
@@ -101,7 +101,7 @@ fn entry(fault: &Fault, seen: &Seen, reasons: &BTreeMap<String, String>, out: &m
     out.push_str("```\n");
 }
 
-/// A text with what changes from run to run replaced.
+/// The text, with everything replaced that changes from run to run.
 pub(crate) fn masked(text: &str, seen: &Seen) -> String {
     let mut text = text.to_owned();
     for (place, endpoint) in (9001..).zip(&seen.endpoints) {
@@ -116,7 +116,7 @@ pub(crate) fn masked(text: &str, seen: &Seen) -> String {
     numbers(&text)
 }
 
-/// Masks numbers that are long, that count milliseconds, or that stand behind `request `.
+/// Masks numbers that are long, count milliseconds, or follow `request `.
 fn numbers(text: &str) -> String {
     let mut out = String::new();
     let mut rest = text;
@@ -138,7 +138,7 @@ fn numbers(text: &str) -> String {
     out
 }
 
-/// Compares with the page that is there; with `UPDATE=1` writes it.
+/// Compares with the existing page; with `UPDATE=1` writes it.
 pub(crate) fn compare(page: &str) -> Option<String> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/faults.md");
     if std::env::var_os("UPDATE").is_some() {

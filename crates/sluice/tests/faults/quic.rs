@@ -31,7 +31,7 @@ pub(crate) const CASES: &[Fault] = &[
     },
 ];
 
-/// A listener `web` that serves HTTP/3 under `web.test`, before `endpoint`.
+/// A listener `web` that serves HTTP/3 under `web.test`, in front of `endpoint`.
 fn edge(endpoint: SocketAddr) -> Running {
     let kit = Sluice::new().workers(1);
     Authority::new(kit.folder()).issue("web", &["web.test"]);
@@ -64,7 +64,7 @@ fn not_trusted() -> Seen {
 fn other_version() -> Seen {
     let origin = Origin::start("a");
     let sluice = edge(origin.addr());
-    // The long header of a version that nobody speaks, RFC 8999 section 5.1.
+    // The long header of an unknown version, RFC 8999 section 5.1.
     let mut packet = vec![0xc0, 0x1a, 0x2a, 0x3a, 0x4a, 8];
     packet.extend([7; 8]);
     packet.push(8);
@@ -86,7 +86,7 @@ fn too_early() -> Seen {
     let asked: Result<(), Failure> =
         http3::run(&sluice.folder().join("ca.pem"), None, async |client| {
             client.connect(to, "web.test").await?.ask("GET", "/").await?;
-            // Whether a request comes before the end of the handshake is a race that it nearly always wins.
+            // Whether a request arrives before the end of the handshake is a race that it nearly always wins.
             for _ in 0..100 {
                 let Some(early) = client.connect_early(to, "web.test").await? else { continue };
                 if early.ask("POST", "/").await?.status == 425 {
@@ -99,7 +99,7 @@ fn too_early() -> Seen {
     Seen::request(&sluice, "http.too_early").heard("425").at("\"web\"").at("127.0.0.1:")
 }
 
-/// What is seen of a request to an endpoint of HTTP/3.
+/// The observation for a request to an HTTP/3 endpoint.
 fn of_upstream(server: &Running, name: &str, reason: &str) -> Seen {
     let endpoint = server.addr("web");
     let kit = Sluice::new().workers(1);
@@ -117,7 +117,7 @@ fn other_name() -> Seen {
     let origin = Origin::start("a");
     let server = edge(origin.addr());
     let seen = of_upstream(&server, "app.test", "upstream.tls");
-    // The server has a record of each handshake before it goes.
+    // The server writes a record of each handshake before it stops.
     wait::until("the server's records", || (!server.records().is_empty()).then_some(()));
     seen
 }

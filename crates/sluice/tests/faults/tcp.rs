@@ -1,4 +1,4 @@
-//! Connections: who is let in, what they begin with, and how relays break.
+//! Connections: admission, their first bytes, and how relays break.
 
 use std::io::Write as _;
 
@@ -119,14 +119,14 @@ pub(crate) const CASES: &[Fault] = &[
     },
 ];
 
-/// An echo behind a listener `db`.
+/// An echo server behind a listener `db`.
 fn echoing(listener: &str) -> (Running, Server) {
     let echo = Server::echo();
     let sluice = start(&relay(listener, &[echo.addr().to_string()], ""));
     (sluice, echo)
 }
 
-/// What is seen of one connection more than `served`.
+/// The observation for one connection more than `served`.
 fn refused_after(listener: &str, served: usize, reason: &str) -> Seen {
     let (sluice, _echo) = echoing(listener);
     let mut kept = Vec::new();
@@ -148,7 +148,7 @@ fn undecided() -> Seen {
     Seen::of(&sluice, "filter.timeout").heard(heard).at("\"db\"").at("127.0.0.1:")
 }
 
-/// The system chooses the listener's port, so that only the running Sluice can know of the loop.
+/// The system chooses the listener's port, so only the running Sluice can detect the loop.
 fn loops() -> Seen {
     let yaml = |to: &str| relay("", &[to.to_owned()], "");
     let sluice = Sluice::new().workers(1).expect_warning("loop").start(&yaml("127.0.0.1:9"));
@@ -165,7 +165,7 @@ fn proxy(trust: &str, words: &str, reason: &str) -> Seen {
     Seen::of(&sluice, reason).heard(heard).at("\"db\"").at("127.0.0.1:")
 }
 
-/// What is seen of a client that says `words` to a listener that has a chain for HTTP alone.
+/// The observation for a client that sends `words` to a listener with a chain for HTTP only.
 fn inspected(words: &str, reason: &str) -> Seen {
     let (sluice, _echo) = inspecting("{ match: { protocol: http1 }, relay: up }");
     let heard = say(&sluice, "db", words);
@@ -204,7 +204,7 @@ fn inspect_closed() -> Seen {
     Seen::of(&sluice, "inspect.closed").heard(heard).at("\"db\"").at("127.0.0.1:")
 }
 
-/// A ClientHello is larger than a kibibyte where keys are exchanged against quantum computers.
+/// A ClientHello with a post-quantum key exchange is larger than one kibibyte.
 fn too_large() -> Seen {
     let (sluice, _echo) =
         inspecting_with(", bytes: 1KiB", "{ match: { sni: db.test }, relay: up }");
@@ -217,7 +217,7 @@ fn unknown_name() -> Seen {
     hello(&sluice, "chain.unmatched").at("other.test")
 }
 
-/// What is seen of a ClientHello for `other.test`.
+/// The observation for a ClientHello for `other.test`.
 fn hello(sluice: &Running, reason: &str) -> Seen {
     sluice_testkit::Authority::new(sluice.folder());
     let ca = sluice.folder().join("ca.pem");
@@ -246,7 +246,7 @@ fn endpoint_resets() -> Seen {
     Seen::of(&sluice, "upstream.reset").heard(heard).endpoint(server.addr()).at("\"db\"")
 }
 
-/// What is seen of a relay to an endpoint that keeps silent; `half` says that the client has finished.
+/// The observation for a relay to a silent endpoint; with `half` the client has closed its sending side.
 fn quiet(relay: &str, half: bool, reason: &str) -> Seen {
     let silent = Server::start(|stream| {
         std::io::Read::read_to_end(&mut { stream.try_clone()? }, &mut Vec::new())?;
@@ -271,7 +271,7 @@ fn quiet(relay: &str, half: bool, reason: &str) -> Seen {
     Seen::of(&sluice, reason).heard(heard).endpoint(silent.addr()).at("\"db\"")
 }
 
-/// Two clients that send and do not read, where the worker may hold next to nothing.
+/// Clients that send and do not read, on a worker with hardly any buffers.
 fn buffers() -> Seen {
     let echo = Server::echo();
     let yaml = relay("", &[echo.addr().to_string()], "");

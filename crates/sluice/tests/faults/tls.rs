@@ -62,7 +62,7 @@ pub(crate) const CASES: &[Fault] = &[
     },
 ];
 
-/// A listener `db` that terminates TLS for `db.test`, before an echo.
+/// A listener `db` that terminates TLS for `db.test`, in front of an echo server.
 fn terminating(more: &str) -> (Running, Server) {
     let kit = Sluice::new().workers(1);
     let authority = Authority::new(kit.folder());
@@ -82,7 +82,7 @@ fn said(bytes: &[u8], reason: &str) -> Seen {
     Seen::of(&sluice, reason).heard(heard).at("\"db\"").at("127.0.0.1:")
 }
 
-/// What is seen of a client that makes that offer and says a word.
+/// The observation for a client that makes this offer and sends a word.
 fn offered(sluice: &Running, offer: &tls::Offer<'_>, reason: &str) -> Seen {
     let mut client = offer.connect(sluice.addr("db"));
     let failed = client.write_all(b"hello").and_then(|()| client.read(&mut [0; 5]).map(drop));
@@ -90,7 +90,7 @@ fn offered(sluice: &Running, offer: &tls::Offer<'_>, reason: &str) -> Seen {
         Some(error) => error.to_string(),
         None => "the end of the connection".to_owned(),
     });
-    // What a client says of the certificate that it was shown is its own business.
+    // The client's own words about the certificate it was shown do not count as leaked.
     let heard = heard.replace("peer certificate", "peer").replace("certificate", "cert");
     Seen::of(sluice, reason).heard(heard).at("\"db\"").at("127.0.0.1:")
 }
@@ -110,7 +110,7 @@ fn other_protocol() -> Seen {
     offered(&sluice, &offer, "tls.protocol")
 }
 
-/// A ClientHello of TLS 1.2 that takes RSA signatures alone, where the certificate has an ECDSA key.
+/// A ClientHello of TLS 1.2 that accepts only RSA signatures, while the certificate has an ECDSA key.
 fn no_signature() -> Seen {
     let extensions = [
         &[0, 10, 0, 4, 0, 2, 0, 23][..], // the group secp256r1
@@ -156,7 +156,7 @@ fn unknown(folder: &Path) {
 }
 
 fn expired(folder: &Path) {
-    // Under the authority that clients' certificates are checked with.
+    // Issued by the authority that client certificates are verified against.
     Authority::named(folder, "clients").issue_expired("client", &["client.test"]);
 }
 

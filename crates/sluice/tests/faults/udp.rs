@@ -48,7 +48,7 @@ fn listening(relay: &str, endpoint: &str, more: &str) -> String {
     )
 }
 
-/// Sends a datagram until `done` says that it is enough.
+/// Sends datagrams until `done` returns a value.
 fn send_until<T>(sluice: &Running, client: &UdpSocket, mut done: impl FnMut() -> Option<T>) -> T {
     wait::until("the flow", || {
         client.send_to(b"query", sluice.addr("dns")).unwrap();
@@ -101,7 +101,7 @@ fn evicted() -> Seen {
         client.send_to(b"query", sluice.addr("dns")).unwrap();
         client.recv_from(&mut [0; 16]).unwrap();
     }
-    // Once a flow has been idle for a second it makes room.
+    // Once a flow has been idle for a second, it can be evicted.
     send_until(&sluice, &udp_client(), || of_reason(&sluice, "flow.evicted"));
     Seen::of(&sluice, "flow.evicted").endpoint(echo.addr()).at("\"dns\"")
 }
@@ -114,7 +114,7 @@ fn unanswered() -> Seen {
     Seen::of(&sluice, "flow.unanswered").endpoint(silent.addr()).at("\"dns\"")
 }
 
-/// An echo of datagrams, and a server of TCP on the same port for health checks to ask.
+/// A UDP echo server, and a TCP server on the same port for health checks.
 fn checked(mark: &'static str) -> (UdpServer, Server) {
     wait::until("a port that is free for both", || {
         let udp = UdpServer::echo(mark);

@@ -1,4 +1,4 @@
-//! Endpoints that were reached and then did not respond as they should.
+//! Endpoints that accepted a connection and then did not respond as they should.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -163,7 +163,7 @@ pub(crate) const CASES: &[Fault] = &[
     },
 ];
 
-/// What is seen when the endpoint does to the request what its path says.
+/// The observation when the endpoint treats the request as its path says.
 fn before_head(path: &str, reason: &str) -> Seen {
     let origin = Origin::start("a");
     let sluice = start(&web(&[origin.addr().to_string()], "", ""));
@@ -171,7 +171,7 @@ fn before_head(path: &str, reason: &str) -> Seen {
     Seen::request(&sluice, reason).heard(heard).endpoint(origin.addr())
 }
 
-/// An endpoint that reads a request, answers with `bytes` and finishes.
+/// An endpoint that reads a request, replies with `bytes` and then closes its sending side, or resets.
 fn answering(bytes: Vec<u8>, reset: bool) -> Server {
     Server::start(move |mut stream| {
         read_request(&mut stream)?;
@@ -181,7 +181,7 @@ fn answering(bytes: Vec<u8>, reset: bool) -> Server {
         }
         let mut more = [0; 4096];
         if reset {
-            // The client has what came before; then it is cut off.
+            // The client has received the data before it is cut off.
             let _ = stream.read(&mut more);
             reset_on_close(&stream);
             return Ok(());
@@ -212,8 +212,7 @@ fn responding_with(bytes: Vec<u8>, reason: &str) -> Seen {
     Seen::request(&sluice, reason).heard(heard).endpoint(server.addr())
 }
 
-/// The response begins; `reset` says that the client sends a word when it has the beginning, and the
-/// endpoint resets then.
+/// The response begins, and the client sends more once it has the beginning; with `reset` the endpoint then resets.
 fn after_head(bytes: &'static [u8], reset: bool) -> Seen {
     let server = answering(bytes.to_vec(), reset);
     let sluice = start(&web(&[server.addr().to_string()], "", ""));
@@ -249,7 +248,7 @@ fn chunks() -> Seen {
     Seen::request(&sluice, "upstream.protocol").heard(heard).endpoint(server.addr())
 }
 
-/// What is seen when an endpoint of HTTP/2 says `answer` to the first request.
+/// The observation when an HTTP/2 endpoint sends `answer` for the first request.
 fn over_http2(reason: &str, answer: fn(u32) -> Vec<u8>) -> Seen {
     let server = Server::start(move |mut stream| {
         stream.read_exact(&mut [0; PREFACE.len()])?;
@@ -276,7 +275,7 @@ fn read_frame(stream: &mut TcpStream) -> std::io::Result<Frame> {
 }
 
 fn goaway(_: u32) -> Vec<u8> {
-    // The request's stream is beyond the last that was looked at.
+    // The request's stream is above the last one processed.
     let payload = [&0_u32.to_be_bytes()[..], &11_u32.to_be_bytes(), b"go easy"].concat();
     frame(kind::GOAWAY, 0, 0, &payload)
 }
@@ -310,7 +309,7 @@ fn waiting(rule: &str, reason: &str) -> Seen {
     Seen::request(&sluice, reason).heard(heard).endpoint(origin.addr())
 }
 
-/// An endpoint that begins a response and then says nothing.
+/// An endpoint that begins a response and then stalls.
 fn stalling() -> Server {
     Server::start(|mut stream| {
         read_request(&mut stream)?;
@@ -349,7 +348,7 @@ fn exhausted() -> Seen {
     seen.endpoint(one).endpoint(two)
 }
 
-/// Waits until the endpoint has so many requests.
+/// Waits until the endpoint has received this many requests.
 fn reached(origin: &Origin, count: usize) {
     wait::until("a request at the endpoint", || (origin.requests().len() == count).then_some(()));
 }
@@ -390,7 +389,7 @@ fn limit_of_connections() -> Seen {
     limited(", limits: { connections: 1, pending: 0 }").at("limits.connections")
 }
 
-/// What a second request hears while the first is under way.
+/// What a second request receives while the first is in flight.
 fn limited(cluster: &str) -> Seen {
     let origin = Origin::start("a");
     let sluice = start(&web(&[origin.addr().to_string()], "", cluster));

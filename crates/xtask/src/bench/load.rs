@@ -1,7 +1,7 @@
 //! The loads: services behind the proxies, and clients in front of them.
 //!
-//! Owns: what is said. Refuses to know: who is between. Keeps: a client counts what it has heard,
-//! not what it has said; services live as long as the process.
+//! Owns: the traffic. Refuses to know: which proxy is in between. Keeps: a client counts what it has received, not what
+//! it has sent; services live as long as the process.
 
 use std::io::{BufRead, BufReader, Error, ErrorKind, Read, Result, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream, UdpSocket};
@@ -15,10 +15,10 @@ use sluice_testkit::http3;
 
 use super::proxy::{Kit, NAME};
 
-/// Starts a service and tells its port.
+/// Starts a service and returns its port.
 pub(super) type Service = fn() -> Result<u16>;
 
-/// Works until told to stop, and counts.
+/// Works until it is stopped, and counts.
 pub(super) type Client = fn(u16, &Kit, &AtomicBool, &AtomicU64) -> Result<()>;
 
 /// The service for connections that are held.
@@ -26,12 +26,12 @@ pub(super) const SERVE_IDLE: Service = echo_and_hold;
 
 const MESSAGE: usize = 64;
 
-/// What passes in a TLS handshake, as far as its length goes.
+/// The messages of a simulated TLS handshake, by their lengths.
 const HELLO_ANSWER: usize = 2000;
 const FINISHED: usize = 80;
 const REPLY: usize = 1200;
 
-/// Asks [`SERVE_IDLE`] to hold no connection any more.
+/// Asks [`SERVE_IDLE`] to drop the connections it holds.
 const LET_GO: [u8; MESSAGE] = [1; MESSAGE];
 
 // --- services ---
@@ -76,7 +76,7 @@ pub(super) fn source() -> Result<u16> {
     })
 }
 
-/// Answers like a TLS server, by length; nobody looks inside.
+/// Replies like a TLS server, by length only; the contents are ignored.
 pub(super) fn pretend_tls() -> Result<u16> {
     accept(|mut stream| {
         let mut header = [0; 5];
@@ -95,7 +95,7 @@ pub(super) fn echo_datagrams() -> Result<u16> {
     thread::spawn(move || {
         let mut datagram = [0; 2048];
         loop {
-            // An error tells of an earlier datagram that found nobody.
+            // An error reports an earlier datagram that could not be delivered.
             if let Ok((length, from)) = socket.recv_from(&mut datagram) {
                 let _ = socket.send_to(&datagram[..length], from);
             }
@@ -104,7 +104,7 @@ pub(super) fn echo_datagrams() -> Result<u16> {
     Ok(port)
 }
 
-/// Holds every connection until one asks to let go of those before it.
+/// Holds every connection until a client asks it to drop the earlier ones.
 fn echo_and_hold() -> Result<u16> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let port = listener.local_addr()?.port();
@@ -123,7 +123,7 @@ fn echo_and_hold() -> Result<u16> {
     Ok(port)
 }
 
-/// Answers every HTTP request with a page of `SIZE` bytes.
+/// Responds to every HTTP request with a page of `SIZE` bytes.
 pub(super) fn pages<const SIZE: usize>() -> Result<u16> {
     accept(|stream| {
         stream.set_nodelay(true)?;
@@ -140,7 +140,7 @@ pub(super) fn pages<const SIZE: usize>() -> Result<u16> {
     })
 }
 
-/// Reads a head of HTTP/1; gives the length of the body behind it.
+/// Reads HTTP/1 request headers; returns the length of the body that follows.
 fn read_head(reader: &mut impl BufRead) -> Result<usize> {
     let (mut line, mut length) = (String::new(), 0);
     while line != "\r\n" {
@@ -161,7 +161,7 @@ fn read_head(reader: &mut impl BufRead) -> Result<usize> {
 fn connect(port: u16) -> Result<TcpStream> {
     let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
     stream.set_nodelay(true)?;
-    // A proxy that says nothing for so long has failed.
+    // A proxy that is silent for this long has failed.
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     Ok(stream)
 }
@@ -248,7 +248,7 @@ pub(super) fn handshake_once(
         let mut stream = connect_tls(port, kit)?;
         stream.write_all(&message)?;
         stream.read_exact(&mut message)?;
-        // However the end is said, it is the end.
+        // Any kind of end counts as the end.
         let _ = stream.read(&mut message);
         Ok(1)
     })
@@ -260,7 +260,7 @@ pub(super) fn drain_tls(port: u16, kit: &Kit, stop: &AtomicBool, events: &Atomic
     repeat(stop, events, || stream.read(&mut block).map(|count| count as u64))
 }
 
-/// Asks for pages of `SIZE` bytes.
+/// Requests pages of `SIZE` bytes.
 pub(super) fn get<const SIZE: usize>(
     port: u16,
     _: &Kit,
@@ -270,12 +270,12 @@ pub(super) fn get<const SIZE: usize>(
     ask(connect(port)?, GET, SIZE, stop, events)
 }
 
-/// The same over TLS, 1 KiB each.
+/// Like `get`, over TLS, 1 KiB each.
 pub(super) fn get_tls(port: u16, kit: &Kit, stop: &AtomicBool, events: &AtomicU64) -> Result<()> {
     ask(connect_tls(port, kit)?, GET, 1024, stop, events)
 }
 
-/// Sends 16 KiB at a time.
+/// Sends requests with bodies of 16 KiB.
 pub(super) fn post(port: u16, _: &Kit, stop: &AtomicBool, events: &AtomicU64) -> Result<()> {
     const SIZE: usize = 16 << 10;
     let mut request =
@@ -307,7 +307,7 @@ fn ask(
     })
 }
 
-/// Asks for pages of 1 KiB over HTTP/3, 8 at a time.
+/// Requests pages of 1 KiB over HTTP/3, 8 at a time.
 pub(super) fn get_h3(port: u16, kit: &Kit, stop: &AtomicBool, events: &AtomicU64) -> Result<()> {
     const AT_ONCE: usize = 8;
     let run = http3::run(&kit.ca(), None, async |client| {
@@ -330,7 +330,7 @@ pub(super) fn ping_pong_datagrams(
     events: &AtomicU64,
 ) -> Result<()> {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
-    // One that was dropped is said again.
+    // A datagram that was dropped is sent again.
     socket.set_read_timeout(Some(Duration::from_millis(200)))?;
     socket.connect((Ipv4Addr::LOCALHOST, port))?;
     let mut datagram = [0; 100];
@@ -340,14 +340,14 @@ pub(super) fn ping_pong_datagrams(
     })
 }
 
-/// Connections that have said one word each and say no more.
+/// Connections that have exchanged one message each and are idle.
 pub(super) enum Held {
     Http3(#[allow(dead_code, reason = "it is held")] http3::Held),
     Plain(#[allow(dead_code, reason = "it is held")] Vec<TcpStream>),
     Tls(#[allow(dead_code, reason = "it is held")] Vec<StreamOwned<ClientConnection, TcpStream>>),
 }
 
-/// What held connections speak.
+/// The protocol of held connections.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Speech {
     Plain,
@@ -355,7 +355,7 @@ pub(super) enum Speech {
     Http3,
 }
 
-/// Makes `count` connections, one after the other, once those of another proxy are let go.
+/// Opens `count` connections, one after the other, once those of another proxy have been dropped.
 pub(super) fn hold(port: u16, kit: &Kit, count: usize, speech: Speech) -> Result<Held> {
     if speech == Speech::Http3 {
         let held = http3::hold(&kit.ca(), (Ipv4Addr::LOCALHOST, port).into(), NAME, count);

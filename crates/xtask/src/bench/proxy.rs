@@ -1,7 +1,7 @@
-//! The proxies that are compared: started with a configuration from `benches/`, and measured.
+//! The proxies under comparison: started with a configuration from `benches/`, and measured.
 //!
-//! Owns: processes, their folders, what the system says of them. Refuses to know: loads.
-//! Keeps: a process that was started is ended with the value that stands for it.
+//! Owns: processes, their folders, their resource usage. Refuses to know: loads. Keeps: a started process ends when the
+//! value that represents it is dropped.
 
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
@@ -22,7 +22,7 @@ use crate::shell;
 /// The name in the certificate.
 pub(super) const NAME: &str = "bench.test";
 
-/// The proxies: name, configuration, program, and what finds the program where it is not in `PATH`.
+/// The proxies: name, configuration, program, and the variable that locates the program if it is not in `PATH`.
 const PEERS: &[(&str, &str, &str, &str)] = &[
     ("sluice", "sluice.yaml", "sluice", "SLUICE_BIN"),
     ("haproxy", "haproxy.cfg", "haproxy", "HAPROXY_BIN"),
@@ -59,7 +59,7 @@ impl Kit {
         Ok(Self { sluice: sluice.to_owned(), folder, tls: Arc::new(tls) })
     }
 
-    /// Starts every proxy that is installed and has a configuration of this kind; Sluice is first.
+    /// Starts every installed proxy that has a configuration of this kind; Sluice comes first.
     #[allow(clippy::print_stderr, reason = "who is missing must be known")]
     pub(super) fn start_all(&self, kind: &str, backend: u16) -> anyhow::Result<Vec<Proxy>> {
         let mut proxies = Vec::new();
@@ -85,7 +85,7 @@ impl Kit {
 
 impl Drop for Kit {
     fn drop(&mut self) {
-        // Nobody needs what is left in the temporary folder.
+        // The contents of the temporary folder are no longer needed.
         let _ = fs::remove_dir_all(&self.folder);
     }
 }
@@ -96,7 +96,7 @@ fn find(program: &str) -> Option<PathBuf> {
     folders.map(|folder| folder.join(program)).find(|file| file.is_file())
 }
 
-/// A proxy that runs.
+/// A running proxy.
 pub(super) struct Proxy {
     pub(super) name: &'static str,
     pub(super) port: u16,
@@ -153,7 +153,7 @@ impl Kit {
         bail!("{name} does not listen");
     }
 
-    /// Whether somebody serves the port: accepts, or brings a datagram back, or speaks HTTP/3.
+    /// Whether the port is served: it accepts, echoes a datagram, or speaks HTTP/3.
     fn answers(&self, port: u16, kind: &str) -> bool {
         match kind {
             "h3" => http3::answers(&self.ca(), (Ipv4Addr::LOCALHOST, port).into(), NAME),
@@ -162,7 +162,7 @@ impl Kit {
         }
     }
 
-    /// The authority that clients trust.
+    /// The certificate authority that clients trust.
     pub(super) fn ca(&self) -> PathBuf {
         self.folder.join("ca.pem")
     }

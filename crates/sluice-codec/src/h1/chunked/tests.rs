@@ -3,7 +3,7 @@
 use super::*;
 use proptest::prelude::*;
 
-/// Reads `stream` in pieces of `step` bytes: the data, the trailer lines, and what was left unread.
+/// Reads `stream` in pieces of `step` bytes: the data, the trailer lines, and whether the body is complete.
 fn read(stream: &[u8], step: usize) -> Result<(Vec<u8>, Vec<u8>, bool), ParseError> {
     let mut chunked = Chunked::default();
     let mut data = Vec::new();

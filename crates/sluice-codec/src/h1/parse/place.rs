@@ -1,8 +1,7 @@
-//! Where in a head a fault is, in words for a record.
+//! Where in a head a fault is, as text for an access log.
 //!
-//! Owns: the search for the line and its excerpt. Refuses to know: how heads are read; it asks the parser
-//! line by line. Keeps: it runs only after a fault, shows a bounded, escaped excerpt, and is never sent to
-//! anybody.
+//! Owns: the search for the line and its excerpt. Refuses to know: how heads are parsed; it calls the parser line by
+//! line. Keeps: it runs only after a fault, shows a bounded, escaped excerpt, and is never sent to a peer.
 
 use super::{Line, field};
 use crate::parse_error::ParseError;
@@ -10,9 +9,9 @@ use crate::parse_error::ParseError;
 /// Bytes of a line that are shown.
 const EXCERPT: usize = 64;
 
-/// The word for a fault in the head of a response, with its line and the beginning of that line.
+/// Describes a fault in a response head: its detail, the line number and the beginning of that line.
 pub(crate) fn in_response(fault: ParseError, head: &[u8]) -> String {
-    // A start line that is refused early is taken for that of a request.
+    // A start line that is refused early is reported as that of a request.
     let fault = if fault == ParseError::Method { ParseError::StatusLine } else { fault };
     let word = fault.detail();
     let Some((number, line)) = line_of(fault, head) else { return word.to_owned() };
@@ -22,7 +21,7 @@ pub(crate) fn in_response(fault: ParseError, head: &[u8]) -> String {
     format!("{word} in line {number}: \"{}\"{more}", shown.escape_ascii())
 }
 
-/// The line that a fault is in, counted from 1; none where it is not in one line alone.
+/// Returns the line that contains a fault, counted from 1; `None` if the fault is not in one line alone.
 fn line_of(fault: ParseError, head: &[u8]) -> Option<(usize, &[u8])> {
     let lines = head.split(|byte| *byte == b'\n');
     let mut lines = (1..).zip(lines);

@@ -3,7 +3,7 @@
 use super::*;
 use proptest::prelude::*;
 
-/// Looks for the head in pieces of `step` bytes, then reads it as a request.
+/// Searches for the head in pieces of `step` bytes, then parses it as a request.
 fn read(stream: &[u8], step: usize) -> Result<Option<(Head, Meta, usize)>, ParseError> {
     let (limits, mut scan) = (HeadLimits { bytes: 2048, fields: 20 }, Scan::default());
     let mut end = 0;
@@ -68,7 +68,7 @@ fn what_speaks_of_the_connection_stays_here() {
     let (head, _) =
         accepted("GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n");
     assert_eq!(head.upgrade(), None);
-    // Nor where a body stands between the wish and the other protocol.
+    // Nor if a body is between the `Upgrade` and the other protocol.
     let (head, _) = accepted(
         "POST / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\
          Transfer-Encoding: chunked\r\n\r\n",
@@ -186,7 +186,7 @@ fn whatever_is_in_doubt_is_refused() {
     assert_eq!(read(long.as_bytes(), 99).unwrap_err(), ParseError::RequestLineTooLong);
     let large = format!("GET / HTTP/1.1\r\nx: {}\r\n", "a".repeat(3000));
     assert_eq!(read(large.as_bytes(), 99).unwrap_err(), ParseError::HeadTooLarge);
-    // What is wrong behind the bound is not reached, however the bytes come.
+    // A fault after the bound is not reached, however the bytes are split.
     let wrong_later = format!("GET / HTTP/1.1\r\nx: {}\n", "a".repeat(3000));
     refused(&wrong_later, ParseError::HeadTooLarge);
     refused(&format!("{}(", "a".repeat(3000)), ParseError::RequestLineTooLong);

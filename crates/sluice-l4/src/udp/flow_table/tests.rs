@@ -12,7 +12,7 @@ fn key(n: u16) -> FlowKey {
     FlowKey { client: ([127, 0, 0, 1], n).into(), local: None }
 }
 
-/// One run of random actions; a failure names the seed, and SLUICE_SEED replays it.
+/// One run of random actions; a failure reports the seed, and SLUICE_SEED replays it.
 fn simulate(seed: u64) {
     const BOUND: usize = 20;
     let mut rng = fastrand::Rng::with_seed(seed);

@@ -1,4 +1,4 @@
-//! Driving every path of the demo once, as a client would.
+//! Tests every path of the demo once, as a client would use it.
 
 use std::fs;
 use std::future::poll_fn;
@@ -17,7 +17,7 @@ use sluice_codec::{Frame, Head};
 use sluice_core::clock::ClockOrigin;
 use sluice_io::WorkerCx;
 
-/// How long a path may take.
+/// How long a test may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(crate) fn echo(address: SocketAddr, _: &Path) -> anyhow::Result<()> {
@@ -141,7 +141,7 @@ pub(crate) fn websocket(address: SocketAddr, _: &Path) -> anyhow::Result<()> {
         b"GET /ws HTTP/1.1\r\nhost: demo\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
           sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
     )?;
-    // A text and a close, masked with zeros, RFC 6455 section 5.2; the same come back unmasked.
+    // A text frame and a close frame, masked with zeros (RFC 6455 section 5.2); the same come back unmasked.
     stream.write_all(b"\x81\x85\0\0\0\0hello\x88\x80\0\0\0\0")?;
     let got = read_to_end(&mut stream)?;
     ensure!(got.starts_with(b"HTTP/1.1 101"), "got `{}`", String::from_utf8_lossy(&got));
@@ -169,7 +169,7 @@ fn https(address: SocketAddr, folder: &Path, name: &str, expect: &str) -> anyhow
     get(&mut rustls::StreamOwned::new(session, connect(address)?), expect)
 }
 
-/// TLS that trusts the demo's own certificate.
+/// A TLS client that trusts the demo's own certificate.
 fn trusting(folder: &Path) -> anyhow::Result<rustls::ClientConfig> {
     let mut roots = rustls::RootCertStore::empty();
     let pem = fs::read(folder.join("demo.pem"))?;
@@ -195,14 +195,14 @@ fn get(stream: &mut (impl Read + Write), expect: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What HTTP/1 answers for `path`, head and all.
+/// The HTTP/1 response for `path`, headers included.
 fn page(address: SocketAddr, path: &str) -> anyhow::Result<String> {
     let mut stream = connect(address)?;
     write!(stream, "GET {path} HTTP/1.1\r\nhost: demo\r\nconnection: close\r\n\r\n")?;
     Ok(String::from_utf8_lossy(&read_to_end(&mut stream)?).into_owned())
 }
 
-/// What came of a request in HTTP/2.
+/// The response to an HTTP/2 request.
 #[derive(Debug)]
 struct Called {
     status: u16,

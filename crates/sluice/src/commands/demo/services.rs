@@ -1,4 +1,4 @@
-//! The built-in services of the demo: small, blocking, a thread per connection.
+//! The built-in services of the demo: small, mostly blocking, with a thread per connection.
 
 use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -13,30 +13,30 @@ use rustls::pki_types::PrivateKeyDer;
 
 use crate::commands::cert::SelfSigned;
 
-/// Days that the demo's certificate is valid: Sluice warns where one is about to expire.
+/// Validity of the demo's certificate in days: Sluice warns if one expires soon.
 const DAYS: u32 = 30;
 
-/// Where each service listens.
+/// The addresses of the services.
 #[derive(Debug)]
 pub(crate) struct Services {
-    /// Sends back what it gets.
+    /// Echoes what it receives.
     pub(crate) echo: SocketAddr,
-    /// Speaks as much Redis as PING, GET and SET.
+    /// Speaks a subset of Redis: PING, GET and SET.
     pub(crate) redis: SocketAddr,
     /// Plain text over HTTP/1 over TLS.
     pub(crate) tls: SocketAddr,
     /// Plain text over HTTP/1.
     pub(crate) web: SocketAddr,
-    /// Pages, one that fails every other time, and a WebSocket that echoes, over HTTP/1.
+    /// Pages, one that fails every other time, and a WebSocket echo, over HTTP/1.
     pub(crate) site: SocketAddr,
-    /// A gRPC service that echoes, over HTTP/2.
+    /// A gRPC echo service, over HTTP/2.
     pub(crate) grpc: SocketAddr,
-    /// Sends datagrams back.
+    /// Echoes datagrams.
     pub(crate) udp: SocketAddr,
 }
 
 impl Services {
-    /// Starts all but `without`, whose address then refuses; writes the certificates.
+    /// Starts all but `without`, whose address then refuses connections; writes the certificates.
     pub(crate) fn start(folder: &Path, without: Option<&str>) -> anyhow::Result<Self> {
         let tls = Arc::new(certificates(folder)?);
         let store: Arc<Mutex<HashMap<Vec<u8>, Vec<u8>>>> = Arc::default();
@@ -65,7 +65,7 @@ impl Services {
     }
 }
 
-/// A certificate for both names of the demo; the server's side of it.
+/// Creates a certificate for both names of the demo; returns the server's TLS configuration.
 fn certificates(folder: &Path) -> anyhow::Result<rustls::ServerConfig> {
     let names = ["passthrough.demo.test", "secure.demo.test"].map(str::to_owned);
     let made = SelfSigned::new(&names, DAYS)?;
@@ -90,7 +90,7 @@ fn serve(
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let each = Arc::clone(&each);
-                // An error is the end of that connection, and the client sees it.
+                // An error ends that connection, and the client notices.
                 thread::spawn(move || drop(each(stream)));
             }
         });
@@ -129,7 +129,7 @@ fn web(stream: &mut (impl Read + Write), text: &str) -> io::Result<()> {
     }
 }
 
-/// The head of a request, up to its empty line, and no more than a page of it.
+/// Reads the request headers up to the empty line, at most 4096 bytes.
 fn request_head(stream: &mut impl Read) -> io::Result<Option<String>> {
     let mut head = Vec::new();
     let mut byte = [0; 1];
@@ -172,7 +172,7 @@ fn site(mut stream: TcpStream, fails: &AtomicBool) -> io::Result<()> {
     }
 }
 
-/// Echoes messages of up to 125 bytes, RFC 6455 §5.2; a close is answered and ends it.
+/// Echoes messages of up to 125 bytes (RFC 6455 §5.2); a close is echoed and ends the connection.
 fn echo_frames(mut stream: &TcpStream) -> io::Result<()> {
     const CLOSE: u8 = 0x88;
     loop {
@@ -192,7 +192,7 @@ fn echo_frames(mut stream: &TcpStream) -> io::Result<()> {
     }
 }
 
-/// Answers every call with the messages that came with it.
+/// Responds to every call with the messages it carried.
 fn grpc(start: bool) -> io::Result<SocketAddr> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     listener.set_nonblocking(true)?;
@@ -258,7 +258,7 @@ fn answer(words: &[Vec<u8>], store: &Store) -> Vec<u8> {
         (b"PING", []) => b"+PONG\r\n".to_vec(),
         (b"GET", [key]) => store.get(key).map_or_else(|| b"$-1\r\n".to_vec(), |value| bulk(value)),
         (b"SET", [key, value]) => {
-            // A demo need not grow without end.
+            // Bounds the memory of the demo.
             if store.len() < 1000 {
                 store.insert(key.clone(), value.clone());
             }
@@ -268,7 +268,7 @@ fn answer(words: &[Vec<u8>], store: &Store) -> Vec<u8> {
     }
 }
 
-/// One command: an array of bulk strings, or words on a line. `None` at the end.
+/// Reads one command: an array of bulk strings, or words on a line. `None` at the end of the stream.
 fn command(reader: &mut impl BufRead) -> io::Result<Option<Vec<Vec<u8>>>> {
     let Some(line) = line(reader)? else { return Ok(None) };
     let Some(count) = line.strip_prefix(b"*") else {
