@@ -318,7 +318,7 @@ fn a_flood_of_resets_ends_only_its_own_connection() {
 }
 
 #[test]
-fn clients_validate_their_address_with_a_retry_under_load() {
+fn clients_validate_their_address_with_a_retry() {
     if !have_aioquic() {
         return;
     }

@@ -6,7 +6,6 @@
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use sluice_core::limits::{Limit, Limits};
 use sluice_core::tree::MapEntry;
 use sluice_core::{Diags, Node, Setting as _, Span, Value};
 use sluice_model::Config;
@@ -55,12 +54,15 @@ pub fn load(path: &Path) -> Loaded {
 
 /// Reads a configuration from standard input; relative paths are resolved against the working directory.
 pub fn load_stdin() -> Loaded {
-    let max = Limits::default().get(Limit::ConfigBytes);
     let mut bytes = Vec::new();
-    let read = std::io::stdin().lock().take(max + 1).read_to_end(&mut bytes);
+    let read = std::io::stdin().lock().take(CONFIG_BYTES_MAX + 1).read_to_end(&mut bytes);
     let problem = match (read, String::from_utf8(bytes)) {
-        (Ok(_), Ok(text)) if text.len() as u64 <= max => return load_text(Path::new(STDIN), &text),
-        (Ok(_), Ok(_)) => format!("{STDIN}: a configuration file holds at most {max} bytes"),
+        (Ok(_), Ok(text)) if text.len() as u64 <= CONFIG_BYTES_MAX => {
+            return load_text(Path::new(STDIN), &text);
+        }
+        (Ok(_), Ok(_)) => {
+            format!("{STDIN}: a configuration file holds at most {CONFIG_BYTES_MAX} bytes")
+        }
         (Ok(_), Err(error)) => not_utf8(STDIN, &error),
         (Err(error), _) => format!("{STDIN}: cannot be read: {error}"),
     };
@@ -72,6 +74,10 @@ pub fn load_stdin() -> Loaded {
 }
 
 const STDIN: &str = "<stdin>";
+
+/// Maximum size of one configuration file, in bytes. Not among the limits that a file may set: it is checked before the
+/// file is read.
+const CONFIG_BYTES_MAX: u64 = 64 << 20;
 
 /// Reads a configuration from text, as if it were the file `path`.
 pub fn load_text(path: &Path, text: &str) -> Loaded {
@@ -116,9 +122,10 @@ fn files_of(path: &Path) -> Result<Vec<PathBuf>, String> {
 fn read_file(path: &Path) -> Result<String, String> {
     let shown = path.display();
     let unreadable = |error: std::io::Error| format!("{shown}: cannot be read: {error}");
-    let max = Limits::default().get(Limit::ConfigBytes);
-    if std::fs::metadata(path).map_err(unreadable)?.len() > max {
-        return Err(format!("{shown}: a configuration file holds at most {max} bytes"));
+    if std::fs::metadata(path).map_err(unreadable)?.len() > CONFIG_BYTES_MAX {
+        return Err(format!(
+            "{shown}: a configuration file holds at most {CONFIG_BYTES_MAX} bytes"
+        ));
     }
     let bytes = std::fs::read(path).map_err(unreadable)?;
     String::from_utf8(bytes).map_err(|error| not_utf8(shown, &error))

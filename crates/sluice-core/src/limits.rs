@@ -64,14 +64,13 @@ limits! {
     FlowUnanswered = "flow_unanswered_seconds", 10, 1, 86_400, Count, "Idle timeout in seconds of a UDP flow whose endpoint has never replied, where `idle_timeout` is longer; then the flow ends (`flow.unanswered`).";
     OwnHops = "own_hops", 8, 1, 255, Count, "Listeners of this process that a connection or flow may pass through in sequence; at the bound it is treated as a loop and ended (`local.loop`).";
     FilterWait = "filter_wait_seconds", 10, 1, 3600, Count, "Seconds that a filter may take to decide; at the bound the connection is closed, or the request gets a 504 response (`filter.timeout`).";
-    SourceTable = "source_table_entries", 65_536, 64, 16_777_216, Count, "Sources that a per-source limit tracks per worker; at the bound the least recently seen is forgotten.";
+    SourceTable = "source_table_entries", 65_536, 64, 16_777_216, Count, "Sources that a per-source limit tracks, over all workers; at the bound the least recently seen is forgotten.";
     FlowTable = "flow_table_entries", 65_536, 16, 4_194_304, Count, "UDP flows per listener and worker; at the bound the listener's flow that has been idle longest on the worker is evicted if it has been idle for a second, else the datagram is dropped.";
     HandshakePartial = "handshake_bytes", 64 * KIB, 16 * KIB, 64 * KIB, Bytes, "Bytes buffered for an unfinished TLS handshake; at the bound the connection is closed (`tls.protocol`).";
     LogQueue = "log_queue_records", 16_384, 64, 1_048_576, Count, "Log records per worker that may wait for the log thread; at the bound records are dropped and counted.";
-    ResolvedAddresses = "resolved_addresses", 1024, 1, 65_536, Count, "Addresses used per resolved host name; more are ignored and counted.";
+    ResolvedAddresses = "resolved_addresses", 1024, 1, 65_536, Count, "Addresses used per host name; a look-up that returns more uses the first of them in numerical order and is counted (`result=\"too_many\"`).";
     EndpointSeries = "endpoint_series", 1000, 0, 100_000, Count, "Endpoints with their own metrics; the rest share the label `other`.";
     RouteSeries = "route_series", 1000, 0, 100_000, Count, "Route rules with their own metrics, per chain of a listener; the rest share the label `other`.";
-    ConfigBytes = "config_bytes", 64 * MIB, KIB, 1024 * MIB, Bytes, "Size of one configuration file in bytes; a larger file is rejected.";
     AdminConnections = "admin_connections", 64, 1, 4096, Count, "Concurrent connections to the admin address; beyond it only `/ready` is served, everything else gets 503.";
     AdminAnswer = "admin_answer_seconds", 30, 1, 3600, Count, "Seconds that a client of the admin address may take to read a response; then its connection is closed.";
 }

@@ -25,7 +25,7 @@ pub struct FuturePool<I, O> {
 
 impl<I, O> std::fmt::Debug for FuturePool<I, O> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Slots({})", self.free.borrow().len())
+        write!(f, "FuturePool({})", self.free.borrow().len())
     }
 }
 

@@ -373,7 +373,7 @@ impl Default for RuleOptions {
 pub struct Timeouts {
     /// From the request headers to the last byte.
     pub total: Option<Duration>,
-    /// From the end of the request to the response headers, in each attempt; when it expires, there is no retry.
+    /// From the end of the request to the response headers, over all attempts; when it expires, there is no retry.
     pub response: Option<Duration>,
     /// From the start of an attempt, connecting included, to the response headers.
     pub per_try: Option<Duration>,

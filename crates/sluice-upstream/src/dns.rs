@@ -17,7 +17,7 @@ use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::{Resolver, TokioResolver};
 use sluice_core::Endpoint;
-use sluice_core::limits::{Limit, Limits};
+use sluice_core::limits::Limit;
 use sluice_telemetry::{CounterSet, Shard};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -119,9 +119,18 @@ pub(crate) async fn keep_resolved(
     loop {
         let looked_up = lookup(&plan, &host).await;
         let wait = match looked_up {
-            Ok((addresses, valid_for)) => {
+            Ok(Answer { mut addresses, valid_for }) => {
                 count("ok");
-                cluster.note_resolver(&host, format!("{} addresses", addresses.len()));
+                let (found, max) = (addresses.len(), plan.dns.addresses_max);
+                addresses.truncate(max);
+                let note = if found > max {
+                    count("too_many");
+                    let limit = Limit::ResolvedAddresses.def().name;
+                    format!("{max} of {found} addresses (`limits.{limit}`)")
+                } else {
+                    format!("{found} addresses")
+                };
+                cluster.note_resolver(&host, note);
                 (pause, good_at) = (RETRY_MIN, Instant::now());
                 let changed = resolution.good.borrow().get(&key) != Some(&addresses);
                 if changed {
@@ -159,7 +168,14 @@ pub(crate) async fn keep_resolved(
     }
 }
 
-async fn lookup(plan: &ClusterPlan, host: &str) -> Result<(Vec<IpAddr>, Duration), String> {
+/// What name servers answered.
+struct Answer {
+    /// In numerical order.
+    addresses: Vec<IpAddr>,
+    valid_for: Duration,
+}
+
+async fn lookup(plan: &ClusterPlan, host: &str) -> Result<Answer, String> {
     // Built for each look-up: it reads resolv.conf again, and caches nothing that we do not see.
     let resolver = resolver(plan)?;
     let answer = tokio::time::timeout(LOOKUP_TIMEOUT, resolver.lookup_ip(host))
@@ -170,11 +186,10 @@ async fn lookup(plan: &ClusterPlan, host: &str) -> Result<(Vec<IpAddr>, Duration
     let mut addresses: Vec<IpAddr> = answer.iter().collect();
     addresses.sort_unstable();
     addresses.dedup();
-    addresses.truncate(Limits::default().size(Limit::ResolvedAddresses));
     if addresses.is_empty() {
         return Err(NO_DATA.into());
     }
-    Ok((addresses, valid_for))
+    Ok(Answer { addresses, valid_for })
 }
 
 const NO_DATA: &str = "the name exists but has no address (A or AAAA record)";

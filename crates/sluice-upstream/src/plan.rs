@@ -170,6 +170,8 @@ pub struct DnsPlan {
     pub serve_stale: Option<Duration>,
     /// Name servers; if empty, those of the system.
     pub servers: Vec<SocketAddr>,
+    /// Addresses used per host name.
+    pub addresses_max: usize,
 }
 
 /// A version of the PROXY protocol.

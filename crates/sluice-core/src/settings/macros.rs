@@ -130,7 +130,7 @@ macro_rules! choice {
 
             fn shape() -> $crate::settings::Shape {
                 $crate::settings::Shape::Choice(vec![
-                    $(($word, $crate::choice!(@first $($vdoc)+))),+
+                    $(($word, concat!($($vdoc),+))),+
                 ])
             }
 
@@ -139,5 +139,4 @@ macro_rules! choice {
             }
         }
     };
-    (@first $first:literal $($rest:literal)*) => { $first };
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::Arc;
 
+use sluice_core::limits::Limit;
 use sluice_core::{Diags, Name, Path, Spanned};
 use sluice_tls::ClientTls;
 use sluice_upstream::plan::{
@@ -25,6 +26,7 @@ pub(super) type ClusterMap = BTreeMap<Name, (Arc<ClusterPlan>, Arc<Cluster>)>;
 impl Build<'_> {
     pub(super) fn clusters(&mut self, config: &Config, diags: &mut Diags) -> ClusterMap {
         let at = Path::ROOT.key("clusters");
+        let addresses_max = config.limits.0.size(Limit::ResolvedAddresses);
         let mut all = ClusterMap::new();
         for (name, section) in config.clusters.iter() {
             let used = check::clusters_of_routes(config).any(|used| used.value == *name);
@@ -39,7 +41,9 @@ impl Build<'_> {
                     )
                     .help("endpoints find the client in x-forwarded-for");
             }
-            if let Some(plan) = self.cluster(name, section, used, &at.key(name), diags) {
+            if let Some(plan) =
+                self.cluster(name, section, used, addresses_max, &at.key(name), diags)
+            {
                 let plan = Arc::new(plan);
                 let cluster = (self.needed.cluster)(&plan);
                 all.insert(Arc::clone(name), (plan, cluster));
@@ -53,6 +57,7 @@ impl Build<'_> {
         name: &Name,
         section: &Spanned<sections::Cluster>,
         used: bool,
+        addresses_max: usize,
         at: &Path<'_>,
         diags: &mut Diags,
     ) -> Option<ClusterPlan> {
@@ -105,12 +110,17 @@ impl Build<'_> {
                 Some(self.client_tls(tls, section.protocol, used, &at.key("tls"), diags)?)
             }
         };
-        Some(plan(name, section, tls))
+        Some(plan(name, section, tls, addresses_max))
     }
 }
 
 /// The plan of a cluster. Fields are listed by name, here and below, so that a new one cannot be forgotten.
-fn plan(name: &Name, section: &sections::Cluster, tls_built: Option<ClientTls>) -> ClusterPlan {
+fn plan(
+    name: &Name,
+    section: &sections::Cluster,
+    tls_built: Option<ClientTls>,
+    addresses_max: usize,
+) -> ClusterPlan {
     let sections::Cluster {
         endpoints,
         balance,
@@ -183,6 +193,7 @@ fn plan(name: &Name, section: &sections::Cluster, tls_built: Option<ClientTls>) 
             },
             serve_stale: serve_stale.0.map(|bound| bound.0),
             servers: servers.clone(),
+            addresses_max,
         },
         send_proxy: send_proxy_protocol.map(|version| match version {
             ProxyHeader::V1 => ProxyVersion::V1,

@@ -30,7 +30,7 @@ pub(crate) fn plan(connections_max: Option<u64>) -> ClusterPlan {
         endpoint_connections_max: Some(2),
         on_endpoint_removed: OnRemoved::Keep,
         on_endpoint_unhealthy: OnUnhealthy::Move,
-        dns: DnsPlan { refresh: None, serve_stale: None, servers: Vec::new() },
+        dns: DnsPlan { refresh: None, serve_stale: None, servers: Vec::new(), addresses_max: 8 },
         send_proxy: None,
     }
 }
