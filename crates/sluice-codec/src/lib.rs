@@ -17,6 +17,8 @@ mod open_streams;
 pub mod parse_error;
 pub mod probe;
 pub mod quic;
+#[cfg(feature = "scripted")]
+pub mod scripted;
 pub mod stream;
 
 pub use body::{Body, Frame};

@@ -15,6 +15,8 @@ use crate::h2::H2Stream;
 use crate::h3::H3Stream;
 use crate::h3::frame::code;
 use crate::head::Head;
+#[cfg(feature = "scripted")]
+use crate::scripted::ScriptedStream;
 
 /// Bytes read at once for a client that has many streams on a connection, until it has shown that it reads: each of
 /// these streams may keep what was read waiting.
@@ -30,6 +32,9 @@ pub enum HttpStream {
     H2(Box<H2Stream>),
     /// An HTTP/3 stream.
     H3(Box<H3Stream>),
+    /// A stream without a connection, in tests.
+    #[cfg(feature = "scripted")]
+    Scripted(Box<ScriptedStream>),
 }
 
 impl HttpStream {
@@ -53,6 +58,8 @@ impl HttpStream {
             Self::H1(h1) => h1.poll_recv_head(cx, worker, head),
             Self::H2(h2) => h2.poll_recv_head(cx, head),
             Self::H3(h3) => h3.poll_recv_head(cx, worker, head),
+            #[cfg(feature = "scripted")]
+            Self::Scripted(scripted) => scripted.poll_recv_head(cx, head),
         }
     }
 
@@ -69,6 +76,8 @@ impl HttpStream {
             Self::H1(h1) => h1.poll_recv(cx, worker),
             Self::H2(h2) => h2.poll_recv(cx),
             Self::H3(h3) => h3.poll_recv(cx, worker),
+            #[cfg(feature = "scripted")]
+            Self::Scripted(scripted) => scripted.poll_recv(cx),
         }
     }
 
@@ -87,21 +96,30 @@ impl HttpStream {
             Self::H1(h1) => h1.set_read_max(if blocked && shared { READ_SHARED } else { SCRATCH }),
             Self::H2(h2) => h2.set_blocked(blocked),
             Self::H3(h3) => return h3.set_blocked(worker, blocked),
+            #[cfg(feature = "scripted")]
+            Self::Scripted(_) => {}
         }
         Ok(())
     }
 
     /// Whether its connection carries other streams as well.
     pub const fn is_shared(&self) -> bool {
-        !matches!(self, Self::H1(_))
+        match self {
+            Self::H1(_) => false,
+            Self::H2(_) | Self::H3(_) => true,
+            #[cfg(feature = "scripted")]
+            Self::Scripted(scripted) => scripted.is_shared(),
+        }
     }
 
     /// Whether the incoming message has been read to its end.
-    pub const fn is_received(&self) -> bool {
+    pub fn is_received(&self) -> bool {
         match self {
             Self::H1(h1) => h1.is_received(),
             Self::H2(h2) => h2.is_received(),
             Self::H3(h3) => h3.is_received(),
+            #[cfg(feature = "scripted")]
+            Self::Scripted(scripted) => scripted.is_received(),
         }
     }
 
@@ -111,6 +129,8 @@ impl HttpStream {
             Self::H1(h1) => h1.poll_gone(cx, worker),
             Self::H2(h2) => h2.poll_gone(cx),
             Self::H3(h3) => h3.poll_gone(cx),
+            #[cfg(feature = "scripted")]
+            Self::Scripted(scripted) => scripted.poll_gone(cx),
         }
     }
 
@@ -127,6 +147,8 @@ impl HttpStream {
             Self::H1(h1) => h1.poll_flushed(cx, worker),
             Self::H2(h2) => h2.poll_flushed(cx),
             Self::H3(h3) => h3.poll_flushed(cx),
+            #[cfg(feature = "scripted")]
+            Self::Scripted(scripted) => scripted.poll_flushed(cx),
         }
     }
 
@@ -146,6 +168,8 @@ impl HttpStream {
             Self::H1(h1) => h1.send_head(worker, head, end, close),
             Self::H2(h2) => h2.send_head(head, end),
             Self::H3(h3) => h3.send_head(head, end),
+            #[cfg(feature = "scripted")]
+            Self::Scripted(scripted) => scripted.send_head(head, end),
         }
     }
 
@@ -158,6 +182,8 @@ impl HttpStream {
             Self::H1(h1) => h1.push(cx, worker),
             Self::H2(_) => Ok(()),
             Self::H3(h3) => h3.push(cx),
+            #[cfg(feature = "scripted")]
+            Self::Scripted(_) => Ok(()),
         }
     }
 
@@ -176,6 +202,8 @@ impl HttpStream {
             Self::H1(h1) => h1.send_data(cx, worker, body, last),
             Self::H2(h2) => h2.send_data(cx, body, last),
             Self::H3(h3) => h3.send_data(cx, body, last),
+            #[cfg(feature = "scripted")]
+            Self::Scripted(scripted) => scripted.send_data(body, last),
         }
     }
 
@@ -209,6 +237,8 @@ impl HttpStream {
             Self::H1(h1) => h1.send_end(cx, worker, trailers),
             Self::H2(h2) => h2.send_end(cx, trailers),
             Self::H3(h3) => h3.send_end(cx, trailers),
+            #[cfg(feature = "scripted")]
+            Self::Scripted(scripted) => scripted.send_end(trailers),
         }
     }
 
@@ -218,6 +248,8 @@ impl HttpStream {
             Self::H1(h1) => h1.is_sent(),
             Self::H2(h2) => h2.is_sent(),
             Self::H3(h3) => h3.is_sent(),
+            #[cfg(feature = "scripted")]
+            Self::Scripted(scripted) => scripted.is_sent(),
         }
     }
 
@@ -227,6 +259,8 @@ impl HttpStream {
             Self::H1(h1) => h1.is_head_sent(),
             Self::H2(h2) => h2.is_head_sent(),
             Self::H3(h3) => h3.is_head_sent(),
+            #[cfg(feature = "scripted")]
+            Self::Scripted(scripted) => scripted.is_head_sent(),
         }
     }
 
@@ -240,6 +274,8 @@ impl HttpStream {
             Self::H3(h3) => {
                 h3.reset(if cancel { code::REQUEST_CANCELLED } else { code::INTERNAL_ERROR });
             }
+            #[cfg(feature = "scripted")]
+            Self::Scripted(scripted) => scripted.reset(cancel),
         }
     }
 }

@@ -32,4 +32,4 @@ pub use stream::Stream;
 pub use tap::ByteTap;
 pub use tls::TlsStream;
 pub use worker::WorkerCx;
-pub use worker::conn::{Conn, Deadline};
+pub use worker::conn::Conn;

@@ -36,20 +36,27 @@ impl Timers {
         })
     }
 
+    /// Wakes tasks whose deadlines are due; returns the tick of the next deadline. [`Timers::drive`] does it; a test whose
+    /// clock is held does it after each step of that clock.
+    pub fn expire(&self) -> u64 {
+        let now = self.clock.now();
+        let mut due = Vec::new();
+        let next = {
+            let mut wheel = self.wheel.borrow_mut();
+            wheel.advance(tick_of(now), |waker| due.extend(waker.take()));
+            wheel.next().unwrap_or(u64::MAX)
+        };
+        // A woken task must not see a time before its deadline.
+        turn::next();
+        due.into_iter().for_each(Waker::wake);
+        self.armed.set(next);
+        next
+    }
+
     /// Wakes tasks whose deadlines are due, forever.
     pub async fn drive(self: Rc<Self>) {
         loop {
-            let now = self.clock.now();
-            let mut due = Vec::new();
-            let next = {
-                let mut wheel = self.wheel.borrow_mut();
-                wheel.advance(tick_of(now), |waker| due.extend(waker.take()));
-                wheel.next().unwrap_or(u64::MAX)
-            };
-            // A woken task must not see a time before its deadline.
-            turn::next();
-            due.into_iter().for_each(Waker::wake);
-            self.armed.set(next);
+            let next = self.expire();
             let until = if next == u64::MAX { None } else { self.clock.instant(start_of(next)) };
             let mut sleep = pin!(async {
                 match until {

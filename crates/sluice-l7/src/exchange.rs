@@ -99,13 +99,7 @@ impl Stop {
 pub async fn run(exchange: Exchange) -> HttpStream {
     let Exchange { manager, downstream, mut stream, request, timer } = exchange;
     let mut task = RequestTask::begin(manager, downstream, request, timer, &stream);
-    let stop = match task.admit(&mut stream).await {
-        Ok(target) => task.forward(&mut stream, target).await.err(),
-        Err(stop) => Some(stop),
-    };
-    if let Some(stop) = stop {
-        task.stop(&mut stream, stop).await;
-    }
+    task.serve(&mut stream).await;
     stream
 }
 
@@ -210,6 +204,17 @@ impl RequestTask {
         }
     }
 
+    /// Serves the request to its end.
+    async fn serve(&mut self, stream: &mut HttpStream) {
+        let stop = match self.admit(stream).await {
+            Ok(target) => self.forward(stream, target).await.err(),
+            Err(stop) => Some(stop),
+        };
+        if let Some(stop) = stop {
+            self.stop(stream, stop).await;
+        }
+    }
+
     fn worker(&self) -> &Rc<WorkerCx> {
         &self.manager.worker
     }
@@ -270,3 +275,6 @@ impl Drop for RequestTask {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -111,6 +111,21 @@ pub struct ClusterPool {
     retries: Cell<u64>,
     pub(crate) counters: PoolCounters,
     pools: Weak<ClusterPools>,
+    /// What attempts get instead of connections, in tests.
+    #[cfg(test)]
+    pub(crate) scripted: RefCell<std::collections::VecDeque<ScriptedConnect>>,
+}
+
+/// What becomes of an attempt to connect, in a test.
+#[cfg(test)]
+#[derive(Debug)]
+pub(crate) enum ScriptedConnect {
+    /// There is a connection; `true` if it carried requests before.
+    Stream(sluice_codec::scripted::ScriptedStream, bool),
+    /// It fails, and the endpoint is to blame.
+    Fails(sluice_core::Reason),
+    /// It takes forever.
+    Never,
 }
 
 /// The request counters of a cluster.
@@ -161,6 +176,9 @@ pub enum PooledConn {
     H1(TakenH1),
     /// A shared connection with room for another request.
     Shared(Multiplexed),
+    /// A stream without a connection; `true` if the connection carried requests before.
+    #[cfg(test)]
+    Scripted(sluice_codec::scripted::ScriptedStream, bool),
 }
 
 /// An HTTP/1 connection, with what must go back with it.
@@ -217,6 +235,8 @@ impl ClusterPool {
             requests: Cell::new(0),
             retries: Cell::new(0),
             pools: Rc::downgrade(pools),
+            #[cfg(test)]
+            scripted: RefCell::default(),
         })
     }
 
@@ -234,6 +254,8 @@ impl ClusterPool {
     ) -> Result<PooledConn, ConnectFailure> {
         let timeout = self.handle.cluster.peek_plan().connect_timeout;
         let by = worker.now().after(timeout);
+        #[cfg(test)]
+        self.fail_as_scripted(worker, endpoint).await?;
         loop {
             if let Some(pooled) = self.take_idle(worker, endpoint, options) {
                 self.counters.reused.increment();
@@ -306,6 +328,10 @@ impl ClusterPool {
         endpoint: &Arc<EndpointState>,
         options: &Rc<H1Options>,
     ) -> Option<PooledConn> {
+        #[cfg(test)]
+        if let Some(pooled) = self.take_scripted() {
+            return Some(pooled);
+        }
         let now = worker.now();
         let plan = self.handle.cluster.peek_plan();
         if plan.protocol != HttpVersion::Http1
@@ -473,6 +499,36 @@ impl ClusterPool {
         self.counters.retried.increment();
         self.retries.set(self.retries.get() + 1);
         Some(InFlightGuard { pool: Rc::clone(self), retry: true })
+    }
+}
+
+#[cfg(test)]
+impl ClusterPool {
+    fn take_scripted(&self) -> Option<PooledConn> {
+        let mut scripted = self.scripted.borrow_mut();
+        match scripted.pop_front()? {
+            ScriptedConnect::Stream(stream, reused) => Some(PooledConn::Scripted(stream, reused)),
+            failure => {
+                scripted.push_front(failure);
+                None
+            }
+        }
+    }
+
+    async fn fail_as_scripted(
+        &self,
+        worker: &WorkerCx,
+        endpoint: &Arc<EndpointState>,
+    ) -> Result<(), ConnectFailure> {
+        let next = self.scripted.borrow_mut().pop_front();
+        match next {
+            Some(ScriptedConnect::Fails(why)) => {
+                self.handle.note_failure(worker, endpoint, why);
+                Err(ConnectFailure { why, errno: None, detail: None })
+            }
+            Some(ScriptedConnect::Never) => std::future::pending().await,
+            Some(ScriptedConnect::Stream(..)) | None => panic!("nothing is scripted to fail here"),
+        }
     }
 }
 

@@ -19,9 +19,6 @@ use super::WorkerCx;
 use crate::tap::ByteTap;
 use crate::timers::{Timer, Until};
 
-/// The deadline of a connection's current phase.
-pub type Deadline = Timer;
-
 /// A connection on its worker.
 #[derive(Debug)]
 pub struct Conn {
@@ -30,7 +27,7 @@ pub struct Conn {
     /// The worker it belongs to.
     pub worker: Rc<WorkerCx>,
     /// The deadline of the current phase.
-    pub deadline: Deadline,
+    pub deadline: Timer,
     /// The taps on its bytes.
     pub taps: RefCell<SmallVec<[Rc<dyn ByteTap>; 0]>>,
     killed: Cell<Option<Reason>>,

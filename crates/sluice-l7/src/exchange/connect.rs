@@ -103,6 +103,8 @@ impl RequestTask {
         let version = match &pooled {
             PooledConn::H1(_) => Version::Http11,
             PooledConn::Shared(connection) => connection.version(),
+            #[cfg(test)]
+            PooledConn::Scripted(..) => Version::Http11,
         };
         self.handshake.ask(&mut self.request, version, &worker);
         let end = self.upload.is_empty() && self.request.upgrade().is_none();
@@ -141,6 +143,11 @@ impl RequestTask {
                     }
                     None => return Err(not_reached(no_turn()).into()),
                 }
+            }
+            #[cfg(test)]
+            PooledConn::Scripted(mut stream, reused) => {
+                stream.send_head(&self.request, end).map_err(|error| self.unsendable(&error))?;
+                (HttpStream::Scripted(Box::new(stream)), None, reused)
             }
         };
         let sent_at = worker.now();

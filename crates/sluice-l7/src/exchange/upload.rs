@@ -19,7 +19,7 @@ const SMALL: usize = 1024;
 #[derive(Debug)]
 pub(super) struct Upload {
     stored: Stored,
-    stage: Stage,
+    progress: Progress,
     /// Bytes that may be kept; 0 where there is no other attempt.
     keep_max: usize,
     trailers: Option<Box<Head>>,
@@ -47,7 +47,7 @@ struct Kept {
 
 /// How far the body is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
+enum Progress {
     /// More is to come from the client.
     Receiving,
     /// All has come; the present attempt has not sent all of it.
@@ -81,13 +81,13 @@ impl Upload {
     /// The body of a request whose headers have come; `whole` says that nothing follows them.
     pub(super) const fn new(whole: bool) -> Self {
         let kept = Kept { pieces: Vec::new(), bytes: 0, charge: None, sent: 0 };
-        let stage = if whole { Stage::Received } else { Stage::Receiving };
-        Self { stored: Stored::Kept(kept), stage, keep_max: 0, trailers: None }
+        let progress = if whole { Progress::Received } else { Progress::Receiving };
+        Self { stored: Stored::Kept(kept), progress, keep_max: 0, trailers: None }
     }
 
     /// What a client sends through a tunnel.
     pub(super) const fn of_tunnel() -> Self {
-        Self { stored: Stored::Tunnel, stage: Stage::Receiving, keep_max: 0, trailers: None }
+        Self { stored: Stored::Tunnel, progress: Progress::Receiving, keep_max: 0, trailers: None }
     }
 
     /// Allows that so many bytes are kept for another attempt.
@@ -106,12 +106,12 @@ impl Upload {
 
     /// Whether all has come from the client.
     pub(super) const fn is_received(&self) -> bool {
-        matches!(self.stage, Stage::Received | Stage::Sent)
+        matches!(self.progress, Progress::Received | Progress::Sent)
     }
 
     /// Whether the present attempt has sent all.
     pub(super) const fn is_sent(&self) -> bool {
-        matches!(self.stage, Stage::Sent)
+        matches!(self.progress, Progress::Sent)
     }
 
     /// Whether it belongs to a tunnel.
@@ -135,13 +135,13 @@ impl Upload {
             kept.sent = 0;
         }
         if self.is_received() {
-            self.stage = if self.is_empty() { Stage::Sent } else { Stage::Received };
+            self.progress = if self.is_empty() { Progress::Sent } else { Progress::Received };
         }
     }
 
     /// What the present attempt does next. What is returned counts as sent.
     pub(super) fn next(&mut self) -> Next {
-        if self.stage == Stage::Sent {
+        if self.progress == Progress::Sent {
             return Next::Nothing;
         }
         if let Stored::Kept(kept) = &mut self.stored
@@ -149,14 +149,14 @@ impl Upload {
         {
             kept.sent += 1;
             let all = kept.sent == kept.pieces.len();
-            let last = all && self.stage == Stage::Received && self.trailers.is_none();
+            let last = all && self.progress == Progress::Received && self.trailers.is_none();
             if last {
-                self.stage = Stage::Sent;
+                self.progress = Progress::Sent;
             }
             return Next::Send { bytes, last };
         }
-        if self.stage == Stage::Received {
-            self.stage = Stage::Sent;
+        if self.progress == Progress::Received {
+            self.progress = Progress::Sent;
             return Next::End;
         }
         Next::Read { keep: self.keep_max > 0 && self.can_replay() }
@@ -164,15 +164,15 @@ impl Upload {
 
     /// Notes that the client's last piece has come.
     pub(super) const fn end_received(&mut self) {
-        if matches!(self.stage, Stage::Receiving) {
-            self.stage = Stage::Received;
+        if matches!(self.progress, Progress::Receiving) {
+            self.progress = Progress::Received;
         }
     }
 
     /// Notes that the present attempt has sent the client's last piece, with trailers or without.
     pub(super) fn end_sent(&mut self, trailers: Option<Box<Head>>) {
         self.trailers = trailers;
-        self.stage = Stage::Sent;
+        self.progress = Progress::Sent;
     }
 
     /// Notes trailers that came and are not sent yet.

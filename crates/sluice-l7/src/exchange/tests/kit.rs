@@ -1,0 +1,282 @@
+//! An exchange without a socket: a client and endpoints that follow a script, and a clock that stands still.
+//!
+//! Owns: the smallest configuration with one route and one cluster of two endpoints. Refuses to know: what a test is
+//! about. Keeps: nothing happens by itself; the exchange is polled until it waits for the test.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use sluice_codec::scripted::{PeerEvent, ScriptedPeer, SentEvent};
+use sluice_codec::{Head, HttpStream};
+use sluice_core::connection::{ConnInfo, Peer};
+use sluice_core::value::HostPattern;
+use sluice_core::{Clock, Reason};
+use sluice_io::{Conn, WorkerCx};
+use sluice_upstream::Cluster;
+use sluice_upstream::balance::Balance;
+use sluice_upstream::cluster::Member;
+use sluice_upstream::endpoint::Target;
+use sluice_upstream::plan::{ClusterPlan, DnsPlan, HttpVersion, OnRemoved, OnUnhealthy, ReusePlan};
+
+use crate::connection_manager::{ConnectionManager, DownstreamConn};
+use crate::edge::Edge;
+use crate::exchange::RequestTask;
+use crate::hygiene::Hygiene;
+use crate::plan::{HttpOptions, HttpPlan, Versions};
+use crate::pools::{ClusterPool, ScriptedConnect};
+use crate::record::Summary;
+use crate::routes::{Action, PathMatch, RouteCell, RouteTable, Rule, RuleOptions, VirtualHost};
+
+/// How long a client may pause in its body.
+pub(super) const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// One worker with one route and one cluster.
+pub(super) struct Bench {
+    pub(super) worker: Rc<WorkerCx>,
+    pub(super) manager: Rc<ConnectionManager>,
+    pub(super) pool: Rc<ClusterPool>,
+    pub(super) cluster: Arc<Cluster>,
+}
+
+/// A request that is being served.
+pub(super) struct Running<'a> {
+    pub(super) bench: &'a Bench,
+    pub(super) client: ScriptedPeer,
+    serving: Pin<Box<dyn Future<Output = Ended>>>,
+    woken: Arc<Woken>,
+    ended: Option<Ended>,
+}
+
+/// What became of a request.
+#[derive(Debug)]
+pub(super) struct Ended {
+    pub(super) summary: Summary,
+}
+
+#[derive(Debug, Default)]
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, SeqCst);
+    }
+}
+
+fn cluster_plan() -> ClusterPlan {
+    ClusterPlan {
+        name: "app".into(),
+        endpoints: Vec::new(),
+        balance: Balance::RoundRobin,
+        connect_timeout: Duration::from_secs(5),
+        connect_attempts: 1,
+        tls: None,
+        health: None,
+        outlier: None,
+        protocol: HttpVersion::Http1,
+        reuse: ReusePlan {
+            idle_timeout: Duration::from_secs(60),
+            age_max: None,
+            requests_max: None,
+            streams_max: 100,
+            idle_max: 16,
+        },
+        requests_max: None,
+        endpoint_requests_max: None,
+        pending_max: 16,
+        retries_max: 3,
+        connections_max: None,
+        endpoint_connections_max: None,
+        on_endpoint_removed: OnRemoved::Close,
+        on_endpoint_unhealthy: OnUnhealthy::Keep,
+        dns: DnsPlan { refresh: None, serve_stale: None, servers: Vec::new(), addresses_max: 8 },
+        send_proxy: None,
+    }
+}
+
+impl Bench {
+    /// A worker whose one route has these options.
+    pub(super) fn new(options: RuleOptions) -> Self {
+        let worker = WorkerCx::solitary(Clock::held());
+        let cluster = Arc::new(Cluster::new(Arc::new(cluster_plan())));
+        let member = |last| Member {
+            target: Target::Ip(([192, 0, 2, last], 80).into()),
+            host: None,
+            weight: 1,
+        };
+        cluster.publish(&[member(1), member(2)]);
+        let rule = Rule {
+            name: "all".into(),
+            path: PathMatch::Any,
+            conditions: None,
+            action: Action::Cluster(0),
+            options: Arc::new(options),
+            overrides: 0,
+        };
+        let host = VirtualHost::new(vec![HostPattern::Any], vec![rule]);
+        let clusters = vec![Arc::clone(&cluster)];
+        let table = RouteTable::build(vec![host], clusters, BTreeMap::new(), Vec::new()).unwrap();
+        let plan = HttpPlan {
+            listener: "web".into(),
+            owner: "web/default".into(),
+            routes: Arc::new(RouteCell::new("main".into(), Arc::new(table))),
+            filters: Vec::new(),
+            runtime: Arc::default(),
+            client_auth: None,
+            options: HttpOptions {
+                h1: Default::default(),
+                h2: Default::default(),
+                h3: Default::default(),
+                advertise_h3: false,
+                versions: Versions::Any,
+                hygiene: Hygiene::default(),
+                edge: Edge::default(),
+                head_timeout: Duration::from_secs(10),
+                body_timeout: BODY_TIMEOUT,
+                idle_timeout: None,
+                requests_max: None,
+            },
+        };
+        let manager = ConnectionManager::new(plan, &worker);
+        let pool = manager.shared.pools.to(&cluster, &worker);
+        Self { worker, manager, pool, cluster }
+    }
+
+    /// The next attempt gets a connection, new or `reused`.
+    pub(super) fn connects(&self, reused: bool) -> ScriptedPeer {
+        let endpoint = ScriptedPeer::default();
+        let connect = ScriptedConnect::Stream(endpoint.stream(false), reused);
+        self.pool.scripted.borrow_mut().push_back(connect);
+        endpoint
+    }
+
+    /// The next attempt gets no connection.
+    pub(super) fn fails_to_connect(&self, why: Reason) {
+        self.pool.scripted.borrow_mut().push_back(ScriptedConnect::Fails(why));
+    }
+
+    /// The next attempt waits for a connection forever.
+    pub(super) fn never_connects(&self) {
+        self.pool.scripted.borrow_mut().push_back(ScriptedConnect::Never);
+    }
+
+    /// Serves a request, as far as it goes.
+    pub(super) fn serve(&self, request: Head, whole: bool) -> Running<'_> {
+        let peer = Peer::Ip(([198, 51, 100, 7], 4711).into());
+        let info = ConnInfo::new(1, "web".into(), peer, peer, self.worker.now());
+        let downstream = DownstreamConn::new(Conn::enter(&self.worker, info));
+        let client = ScriptedPeer::client(whole);
+        let mut stream = HttpStream::Scripted(Box::new(client.stream(false)));
+        let manager = Rc::clone(&self.manager);
+        let mut task = RequestTask::begin(manager, downstream, Box::new(request), None, &stream);
+        let serving = Box::pin(async move {
+            task.serve(&mut stream).await;
+            Ended { summary: task.summary.clone() }
+        });
+        let woken = Arc::new(Woken(AtomicBool::new(true)));
+        let mut running = Running { bench: self, client, serving, woken, ended: None };
+        running.go_on();
+        running
+    }
+}
+
+impl Running<'_> {
+    /// Polls the exchange until it waits for something.
+    pub(super) fn go_on(&mut self) -> &mut Self {
+        let waker = Waker::from(Arc::clone(&self.woken));
+        while self.ended.is_none() && self.woken.0.swap(false, SeqCst) {
+            if let Poll::Ready(ended) = self.serving.as_mut().poll(&mut Context::from_waker(&waker))
+            {
+                self.ended = Some(ended);
+            }
+        }
+        self
+    }
+
+    /// Lets a peer do something, and the exchange react.
+    pub(super) fn after(&mut self, peer: &ScriptedPeer, event: PeerEvent) -> &mut Self {
+        peer.does(event);
+        self.go_on()
+    }
+
+    /// Lets the client do something, and the exchange react.
+    pub(super) fn client_does(&mut self, event: PeerEvent) -> &mut Self {
+        self.client.does(event);
+        self.go_on()
+    }
+
+    /// Lets time pass.
+    pub(super) fn pass(&mut self, time: Duration) -> &mut Self {
+        self.bench.worker.clock.advance(time);
+        self.bench.worker.timers.expire();
+        self.go_on()
+    }
+
+    /// Whether the exchange waits for something.
+    pub(super) const fn is_waiting(&self) -> bool {
+        self.ended.is_none()
+    }
+
+    /// What became of the request.
+    #[track_caller]
+    pub(super) fn ended(&self) -> &Summary {
+        &self.ended.as_ref().expect("the exchange has ended").summary
+    }
+
+    /// The statuses that the client got, informational ones included.
+    pub(super) fn statuses(&self) -> Vec<u16> {
+        let heads = self.client.sent().into_iter().filter_map(|sent| match sent {
+            SentEvent::Head(text, _) => text.lines().next().and_then(|line| line.parse().ok()),
+            _ => None,
+        });
+        heads.collect()
+    }
+
+    /// The end of the request: status and reason.
+    #[track_caller]
+    pub(super) fn check(&self, status: u16, reason: Reason) {
+        let summary = self.ended();
+        let found = (summary.status, summary.reason.map(Reason::code));
+        assert_eq!(found, (status, Some(reason.code())), "{summary:?}");
+    }
+
+    /// The reasons of the attempts in order; `None` for one that brought a response.
+    #[track_caller]
+    pub(super) fn check_attempts(&self, expected: &[Option<Reason>]) {
+        let attempts =
+            self.ended().attempts.iter().map(|attempt| attempt.failure.map(|(why, _)| why.code()));
+        let expected = expected.iter().map(|reason| reason.map(Reason::code));
+        assert_eq!(attempts.collect::<Vec<_>>(), expected.collect::<Vec<_>>());
+    }
+}
+
+/// A GET without a body.
+pub(super) fn get() -> Head {
+    Head::request("GET", "http", "app.test", "/")
+}
+
+/// A POST whose body follows in pieces.
+pub(super) fn post() -> Head {
+    Head::request("POST", "http", "app.test", "/")
+}
+
+/// A response head; `last` if no body follows.
+pub(super) fn response(status: u16, last: bool) -> PeerEvent {
+    PeerEvent::Head(Head::response(status), last)
+}
+
+/// A piece of a body.
+pub(super) fn data(text: &'static str, last: bool) -> PeerEvent {
+    PeerEvent::Data(Bytes::from_static(text.as_bytes()), last)
+}
+
+/// Whether a stream was given up.
+pub(super) fn is_reset(peer: &ScriptedPeer) -> bool {
+    peer.sent().iter().any(|sent| matches!(sent, SentEvent::Reset(_)))
+}
