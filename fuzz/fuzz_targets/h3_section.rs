@@ -20,7 +20,7 @@ fuzz_target!(|section: &[u8]| {
     let size: usize = head.fields().map(|(name, value)| name.len() + value.len() + 32).sum();
     assert!(size <= MAX, "more comes out than may");
     let mut frame = Vec::new();
-    convert::put_request(&mut frame, &head);
+    convert::put_request(&mut frame, &head).expect("what was read can be written");
     // The frame header: one byte of type, and a length of one, two or four bytes.
     let skip = 1 + (1 << (frame[1] >> 6));
     let mut again = Head::default();

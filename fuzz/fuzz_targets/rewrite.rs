@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use sluice_l7::hygiene::{self, EscapedSlashes, Hygiene, Path, Underscores};
+use sluice_l7::hygiene::{self, EscapedSlashes, Hygiene, PathVerdict, Underscores};
 
 fn no_dots(path: &str) {
     let only = path.split('?').next().unwrap_or_default();
@@ -27,9 +27,9 @@ fuzz_target!(|input: &[u8]| {
     };
     let (asked, prefix) = text.split_once('\n').unwrap_or((text, "/static/"));
     let normal = match hygiene::path(&hygiene, asked) {
-        Path::Normal => asked.to_owned(),
-        Path::Changed(path) | Path::Redirect(path) => path,
-        Path::Refused => return,
+        PathVerdict::Normal => asked.to_owned(),
+        PathVerdict::Changed(path) | PathVerdict::Redirect(path) => path,
+        PathVerdict::Refused => return,
     };
     let joined = format!("{prefix}{}", normal.strip_prefix("/img").unwrap_or(&normal));
     for made in [joined, normal] {

@@ -7,7 +7,7 @@ use libfuzzer_sys::fuzz_target;
 use sluice_codec::Head;
 use sluice_core::value::HostPattern;
 use sluice_l7::Runtime;
-use sluice_l7::routes::{Action, PathMatch, Rule, RuleOptions, Subject, VirtualHost};
+use sluice_l7::routes::{Action, PathMatch, Rule, RuleOptions, RouteInput, VirtualHost};
 
 fn rule(kind: u8, path: &str) -> Rule {
     let path = format!("/{path}").into_boxed_str();
@@ -31,7 +31,7 @@ fuzz_target!(|input: (Vec<(u8, &str)>, &str)| {
     let rules: Vec<Rule> = rules.into_iter().map(|(kind, path)| rule(kind, path)).collect();
     let runtime = Runtime::default();
     let head = Head::request("GET", "http", "a", &format!("/{path}"));
-    let subject = Subject { head: &head, source: None, tls: None, runtime: &runtime, random: 7 };
+    let subject = RouteInput { head: &head, source: None, tls: None, runtime: &runtime, random: 7 };
     let obvious = rules.iter().position(|rule| rule.fits(&subject));
     assert_eq!(VirtualHost::new(vec![HostPattern::Any], rules).find(&subject), obvious);
 });

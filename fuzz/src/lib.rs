@@ -5,7 +5,7 @@
 #![forbid(unsafe_code)]
 
 use sluice_codec::Head;
-use sluice_codec::parse_error::Fault;
+use sluice_codec::parse_error::ParseError;
 use sluice_codec::h1::parse::{HeadLimits, Meta, Scan};
 use sluice_l4::inspect::{Look, Needs, Panel};
 
@@ -51,7 +51,7 @@ fn decide(needs: Needs, stream: &[u8], step: usize) -> Look {
 /// When it is not.
 pub fn head_reads_alike_however_it_is_cut(
     stream: &[u8],
-    read: impl Fn(&[u8], &mut Head, HeadLimits) -> Result<Meta, Fault>,
+    read: impl Fn(&[u8], &mut Head, HeadLimits) -> Result<Meta, ParseError>,
 ) {
     let limits = HeadLimits { bytes: 2048, fields: 20 };
     let found = |step: usize| {
@@ -64,7 +64,7 @@ pub fn head_reads_alike_however_it_is_cut(
                 return Ok(Some((format!("{head:?}"), meta, stop)));
             }
         }
-        Ok::<_, Fault>(None)
+        Ok::<_, ParseError>(None)
     };
     assert_eq!(found(1), found(stream.len().max(1)));
 }

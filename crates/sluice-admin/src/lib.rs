@@ -24,6 +24,9 @@ pub trait AdminSource {
     /// Whether connections are served, and the state as a word: `ready`, `draining`, `starting`.
     fn ready(&self) -> (bool, &'static str);
 
+    /// Notes that a connection may request only `/ready`, because as many as the plan allows are open.
+    fn limit_reached(&self);
+
     /// The metrics as Prometheus text.
     fn metrics(&self) -> String;
 

@@ -50,6 +50,7 @@ pub async fn serve(socket: AdminSocket, source: Rc<dyn AdminSource>, plan: Admin
         let connection = Connection { source: Rc::clone(&source), plan: Rc::clone(&plan), permit };
         let task = tokio::task::spawn_local(connection.serve(stream));
         if probe {
+            source.limit_reached();
             probes.retain(|task| !task.is_finished());
             if probes.len() == PROBES
                 && let Some(oldest) = probes.pop_front()

@@ -52,12 +52,12 @@ const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
 
 limits! {
-    InspectBytes = "inspect_bytes", 16 * KIB, 512, 64 * KIB, Bytes, "Bytes that may be buffered from the start of a connection to select its chain; at the bound the chain is selected from the bytes received so far.";
+    InspectBytes = "inspect_bytes", 16 * KIB, 512, 64 * KIB, Bytes, "The most that `inspect.bytes` of a listener may be, and the bytes buffered for a PROXY protocol header. At `inspect.bytes` the chain is selected from the bytes received so far, or the connection is closed (`inspect.on_timeout`).";
     WorkerConnections = "worker_connections", 1_000_000, 16, 10_000_000, Count, "Concurrent connections per worker; at the bound new connections are closed (`accept.limit`).";
-    WorkerBuffers = "worker_buffer_bytes", 256 * MIB, MIB, 64 * 1024 * MIB, Bytes, "Bytes that a worker may buffer for slow receivers; at the bound a connection that needs more is closed (`accept.limit`).";
+    WorkerBuffers = "worker_buffer_bytes", 256 * MIB, MIB, 64 * 1024 * MIB, Bytes, "Bytes that a worker may buffer for slow receivers; at the bound a connection that needs more is closed (`relay.buffers`).";
     ConnectionBuffers = "connection_buffer_bytes", 8 * MIB, 256 * KIB, 1024 * MIB, Bytes, "Bytes of request bodies that one downstream HTTP/2 connection may buffer for slow endpoints: the maximum connection window; at the bound the client may send no more until some bytes have been read.";
-    QuicHellos = "quic_hellos", 1024, 16, 1_000_000, Count, "QUIC ClientHellos, incomplete or not yet claimed, that a worker keeps per socket; at the bound the oldest is evicted. Clients with a validated address have a separate quota of the same size.";
-    QuicIds = "quic_ids", 65_536, 64, 16_777_216, Count, "Connection IDs of the servers that QUIC is passed through to, by which a client is recognised after its address changes; at the bound the oldest is forgotten.";
+    QuicHellos = "quic_hellos", 1024, 16, 1_000_000, Count, "QUIC ClientHellos, incomplete or not yet claimed, that a worker keeps per socket; at the bound the oldest is evicted and counted. Clients with a validated address have a separate quota of the same size.";
+    QuicIds = "quic_ids", 65_536, 64, 16_777_216, Count, "Connection IDs of the servers that QUIC is passed through to, by which a client is recognised after its address changes; at the bound the oldest is forgotten and counted.";
     WorkerPipes = "worker_pipes", 128, 0, 4096, Count, "Pipes that a worker keeps for `splice(2)`; at the bound bulk streams are copied instead.";
     DescriptorReserve = "descriptor_reserve", 256, 16, 1_000_000, Count, "File descriptors reserved for the admin address, log files, certificates and health checks, which connections, flows and pipes may not use; never more than a quarter of the process's limit. When the others are in use, new clients wait in the backlog and no more connections to endpoints are opened (`local.fds`).";
     FlowDescriptors = "flow_descriptors_percent", 50, 1, 100, Count, "Percentage of the file descriptors outside `descriptor_reserve` that UDP flows may use, over all workers; at the bound the flow of the same listener and worker that has been idle longest is evicted if it has been idle for a second, else the datagram is dropped (`local.fds`). Flows of other listeners are not evicted.";
@@ -71,7 +71,7 @@ limits! {
     ResolvedAddresses = "resolved_addresses", 1024, 1, 65_536, Count, "Addresses used per host name; a look-up that returns more uses the first of them in numerical order and is counted (`result=\"too_many\"`).";
     EndpointSeries = "endpoint_series", 1000, 0, 100_000, Count, "Endpoints with their own metrics; the rest share the label `other`.";
     RouteSeries = "route_series", 1000, 0, 100_000, Count, "Route rules with their own metrics, per chain of a listener; the rest share the label `other`.";
-    AdminConnections = "admin_connections", 64, 1, 4096, Count, "Concurrent connections to the admin address; beyond it only `/ready` is served, everything else gets 503.";
+    AdminConnections = "admin_connections", 64, 1, 4096, Count, "Concurrent connections to the admin address; beyond it only `/ready` is served, everything else gets 503, and the connection is counted.";
     AdminAnswer = "admin_answer_seconds", 30, 1, 3600, Count, "Seconds that a client of the admin address may take to read a response; then its connection is closed.";
 }
 

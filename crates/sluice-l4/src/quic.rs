@@ -12,11 +12,14 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use sluice_core::limits::Limit;
 use sluice_core::{Facts, LocalFuture, Moment, Reason};
-use sluice_io::{Conn, StreamHandler};
+use sluice_io::{Conn, StreamHandler, WorkerCx};
+use sluice_telemetry::Counter;
 use sluice_tls::{InitialKeys, ServerTls};
 
 use crate::inspect::tls::{Hello, read_message};
+use crate::metrics;
 
 pub mod ids;
 pub mod initial;
@@ -52,6 +55,8 @@ pub type Serve = Box<dyn FnOnce(Rc<dyn StreamHandler>, Rc<Conn>) -> LocalFuture<
 #[derive(Debug)]
 pub struct Hellos {
     bound: usize,
+    /// Hellos that gave way to others.
+    evicted: Counter,
     table: RefCell<HelloTable>,
 }
 
@@ -93,9 +98,16 @@ enum HelloState {
 }
 
 impl Hellos {
-    /// An empty table for at most `bound` hellos, and as many of clients whose address is validated.
-    pub fn new(bound: usize) -> Self {
-        Self { bound, table: RefCell::default() }
+    /// An empty table for as many hellos as the limits of `worker` allow, and as many of clients whose address is
+    /// validated.
+    pub fn new(worker: &WorkerCx) -> Self {
+        let limit = Limit::QuicHellos;
+        let evicted = worker.shard.counter(&metrics::LIMIT_REACHED, &[limit.def().name]);
+        Self::bounded(worker.limits.size(limit), evicted)
+    }
+
+    fn bounded(bound: usize, evicted: Counter) -> Self {
+        Self { bound, evicted, table: RefCell::default() }
     }
 
     /// Takes a datagram in. Ignores a datagram whose first packet is not an Initial, or does not open under the keys of
@@ -109,7 +121,7 @@ impl Hellos {
             return;
         };
         let mut table = self.table.borrow_mut();
-        table.expire(now, self.bound);
+        self.evicted.add(table.expire(now, self.bound));
         if let Some(entry) = table.hellos.get_mut(first.destination) {
             entry.take(&first, rest);
         } else if let Some(mut entry) = HelloEntry::begin(now, &first)
@@ -162,21 +174,26 @@ impl Hellos {
 }
 
 impl HelloTable {
-    /// Removes entries that are old or for which there is no room.
-    fn expire(&mut self, now: Moment, bound: usize) {
+    /// Removes entries that are old or for which there is no room; returns how many of the latter there were.
+    fn expire(&mut self, now: Moment, bound: usize) -> u64 {
+        let mut evicted = 0;
         for order in [&mut self.unproven, &mut self.proven] {
-            while let Some((began, _)) = order.front()
-                && (began.after(KEPT) <= now || order.len() >= bound)
-            {
+            while let Some((began, _)) = order.front() {
+                let old = began.after(KEPT) <= now;
+                if !old && order.len() < bound {
+                    break;
+                }
                 // A hello that was delivered since, and came again under the same ID, has a newer entry.
                 if let Some((began, id)) = order.pop_front()
                     && self.hellos.get(&id).is_some_and(|entry| entry.began == began)
-                    && let Some(HelloEntry { waker: Some(waker), .. }) = self.hellos.remove(&id)
+                    && let Some(entry) = self.hellos.remove(&id)
                 {
-                    waker.wake();
+                    evicted += u64::from(!old);
+                    entry.waker.into_iter().for_each(Waker::wake);
                 }
             }
         }
+        evicted
     }
 }
 
@@ -337,6 +354,11 @@ mod tests {
         packet
     }
 
+    fn evictions() -> Counter {
+        let shard = sluice_telemetry::Registry::new().shard(1);
+        shard.counter(&metrics::LIMIT_REACHED, &["quic_hellos"])
+    }
+
     fn name_of(asked: Asked) -> Option<String> {
         match asked {
             Asked::Facts(facts) => facts.sni.map(String::from),
@@ -346,7 +368,7 @@ mod tests {
 
     #[test]
     fn a_hello_is_found_by_its_id_and_by_nothing_else() {
-        let hellos = Hellos::new(16);
+        let hellos = Hellos::bounded(16, evictions());
         let now = Moment::default();
         for (id, name) in [(b"client-1", "one.test"), (b"client-2", "two.test")] {
             hellos.take(now, &initial(id, name), false);
@@ -364,7 +386,7 @@ mod tests {
 
     #[test]
     fn hellos_from_forged_addresses_push_none_out_that_was_shown_to_be_true() {
-        let hellos = Hellos::new(16);
+        let hellos = Hellos::bounded(16, evictions());
         let now = Moment::default();
         hellos.take(now, &initial(b"retry-id", "true.test"), true);
         for n in 0..100_u64 {

@@ -19,7 +19,6 @@ use sluice_codec::quic::{
     facts_of, path_of,
 };
 use sluice_core::connection::Peer;
-use sluice_core::limits::Limit;
 use sluice_core::reason::end;
 use sluice_core::{LocalFuture, Moment, Reason};
 use sluice_io::timers::Timer;
@@ -151,7 +150,7 @@ impl QuicSlot {
         let local = local_address(&socket).ok_or(io::ErrorKind::AddrNotAvailable)?;
         let first_packets = Rc::new(FirstPackets {
             worker: Rc::clone(worker),
-            hellos: Hellos::new(worker.limits.size(Limit::QuicHellos)),
+            hellos: Hellos::new(worker),
             unknown_versions: worker.shard.counter(&metrics::QUIC_UNKNOWN_VERSIONS, &[&name]),
             listener: RefCell::new(listener),
             local,

@@ -119,6 +119,7 @@ struct Build<'a> {
 /// Builds a snapshot; adds every error and warning to `diags`.
 pub fn build(config: &Config, needed: &Needed<'_>, diags: &mut Diags) -> Option<Snapshot> {
     check::names_and_addresses(config, diags);
+    check::inspected_bytes(config, diags);
     check::admin(config, diags);
     check::clusters(config, diags);
     check::routes(config, diags);

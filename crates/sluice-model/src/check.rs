@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 
+use sluice_core::limits::Limit;
 use sluice_core::settings::Members;
 use sluice_core::{Diags, ListenAddress, Name, Path, Span, Spanned};
 use sluice_upstream::Balance;
@@ -48,6 +49,23 @@ pub fn names_and_addresses(config: &Config, diags: &mut Diags) {
             for of in std::iter::once(address.value.clone()).chain(quic) {
                 once(&mut addresses, of, address.span, &at, diags);
             }
+        }
+    }
+}
+
+/// Checks that no listener holds more bytes for inspection than the process allows.
+pub fn inspected_bytes(config: &Config, diags: &mut Diags) {
+    let max = config.limits.0.get(Limit::InspectBytes);
+    let at = Path::ROOT.key("listeners");
+    for (index, listener) in config.listeners.places() {
+        let bytes = listener.inspect.bytes.0;
+        if bytes > max {
+            let message =
+                format!("`inspect.bytes` ({bytes}) exceeds `limits.inspect_bytes` ({max})");
+            let at = at.index(index);
+            diags
+                .error("out-of-range", listener.span, at.key("inspect.bytes"), message)
+                .help("lower it, or raise the limit under `limits`, to at most 64KiB");
         }
     }
 }

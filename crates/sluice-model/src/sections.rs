@@ -204,7 +204,7 @@ section! {
     pub struct Inspect {
         /// How long to wait for the first bytes.
         pub timeout: Duration = "5s",
-        /// Maximum number of bytes held for inspection.
+        /// Maximum number of bytes held for inspection, at most `limits.inspect_bytes`.
         pub bytes: sluice_core::settings::Size = "16KiB",
         /// What to do when the first bytes do not identify the protocol within `timeout` and `bytes`.
         pub on_timeout: OnTimeout = "continue",

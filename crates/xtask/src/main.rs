@@ -95,6 +95,12 @@ fn lint() -> anyhow::Result<()> {
     run(&mut command("cargo", &["fmt", "--all", "--check"]))?;
     let clippy = ["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"];
     run(&mut command("cargo", &clippy))?;
+    // A workspace of its own, which nothing else builds.
+    let fuzz = ["check", "--locked", "--manifest-path", "fuzz/Cargo.toml"];
+    run(command("cargo", &fuzz)
+        .env("RUSTC_BOOTSTRAP", "1")
+        .arg("--target-dir")
+        .arg(target().join("fuzz")))?;
     let mut doc = command("cargo", &["doc", "--locked", "--workspace", "--no-deps"]);
     run(doc.env("RUSTDOCFLAGS", "-D warnings"))?;
     layers()

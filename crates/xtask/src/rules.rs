@@ -121,7 +121,7 @@ pub fn cycles(root: &Path) -> anyhow::Result<Vec<String>> {
 }
 
 fn is_tests(file: &Path) -> bool {
-    file.file_name().is_some_and(|name| name == "tests.rs")
+    file.components().any(|part| part.as_os_str() == "tests" || part.as_os_str() == "tests.rs")
 }
 
 /// The module at the start of a path after `crate::`.

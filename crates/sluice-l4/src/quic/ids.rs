@@ -54,12 +54,13 @@ pub fn of_short(datagram: &[u8], length: usize) -> Option<&[u8]> {
     rest.get(..length).filter(|_| first & 0x80 == 0)
 }
 
-/// Learns an ID.
-pub fn learn(chosen: &[u8], bound: usize, owner: impl FnOnce() -> Owner) {
+/// Learns an ID; returns whether another was forgotten for it.
+pub fn learn(chosen: &[u8], bound: usize, owner: impl FnOnce() -> Owner) -> bool {
     let mut ids = ids();
     if ids.owners.contains_key(chosen) {
-        return;
+        return false;
     }
+    let full = ids.order.len() >= bound;
     while ids.order.len() >= bound {
         if let Some(oldest) = ids.order.pop_front() {
             ids.lengths[oldest.len()] -= 1;
@@ -69,6 +70,7 @@ pub fn learn(chosen: &[u8], bound: usize, owner: impl FnOnce() -> Owner) {
     ids.lengths[chosen.len()] += 1;
     ids.order.push_back(chosen.into());
     ids.owners.insert(chosen.into(), owner());
+    full
 }
 
 /// The owner of a packet, by its destination ID.

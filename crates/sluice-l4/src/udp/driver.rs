@@ -114,7 +114,7 @@ impl UdpSlot {
             _own: hops::ListenerGuard::on(HopTransport::Datagram, local),
             listener: RefCell::new(listener),
             table: RefCell::new(FlowTable::new(bound)),
-            names: SniTable::new(worker.limits.size(Limit::QuicHellos)),
+            names: SniTable::new(worker),
             draining: Cell::new(false),
             wake: Notify::new(),
         }))
@@ -554,12 +554,15 @@ impl UdpSlot {
         // A client that shows one ID after another must not push out the IDs of other flows.
         let Some(left) = flow.ids_left.get().checked_sub(1) else { return };
         flow.ids_left.set(left);
-        ids::learn(id, self.worker.limits.size(Limit::QuicIds), || Owner {
+        let forgot = ids::learn(id, self.worker.limits.size(Limit::QuicIds), || Owner {
             listener: flow.info.listener.clone(),
             chain: flow.plan().name.clone(),
             endpoint: Arc::clone(flow.endpoint()),
             id_length: id.len(),
         });
+        if forgot {
+            metrics::count_limit(&self.worker, Limit::QuicIds);
+        }
     }
 
     /// Removes a flow from the table and finishes it.

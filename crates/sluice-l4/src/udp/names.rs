@@ -7,7 +7,9 @@ use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
+use sluice_core::limits::Limit;
 use sluice_core::{Facts, Moment, Name};
+use sluice_io::WorkerCx;
 
 use super::flow_table::FlowKey;
 use crate::quic::ids::{self, Owner};
@@ -56,9 +58,10 @@ pub(super) enum FirstDatagram {
 }
 
 impl SniTable {
-    /// An empty table for at most `bound` clients.
-    pub(super) fn new(bound: usize) -> Self {
-        Self { hellos: Hellos::new(bound), held: RefCell::default(), bound }
+    /// An empty table for as many clients as the limits of `worker` allow hellos.
+    pub(super) fn new(worker: &WorkerCx) -> Self {
+        let bound = worker.limits.size(Limit::QuicHellos);
+        Self { hellos: Hellos::new(worker), held: RefCell::default(), bound }
     }
 
     /// Handles a datagram from an unknown source.

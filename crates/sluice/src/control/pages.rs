@@ -8,8 +8,10 @@ use serde_json::{Value, json};
 use sluice_admin::{AdminSource, Page, Question, Selection};
 use sluice_config::explain;
 use sluice_core::clock::rfc3339;
+use sluice_core::limits::Limit;
 use sluice_core::settings::suggest_word;
 use sluice_core::{LocalFuture, Name};
+use sluice_l4::metrics::LIMIT_REACHED;
 use sluice_upstream::Cluster;
 use sluice_upstream::endpoint::Trouble;
 
@@ -26,6 +28,11 @@ impl AdminSource for Pages {
             Stage::Ready => (true, "ready"),
             Stage::Draining => (false, "draining"),
         }
+    }
+
+    fn limit_reached(&self) {
+        let name = Limit::AdminConnections.def().name;
+        self.0.shard.counter(&LIMIT_REACHED, &[name]).increment();
     }
 
     fn metrics(&self) -> String {
