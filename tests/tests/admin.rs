@@ -212,8 +212,8 @@ fn invalid_admin_hosts_are_refused() {
     for (address, host, said) in [
         ("127.0.0.1:0", "a.test:9901", "without a port"),
         ("127.0.0.1:0", "*.a.test", "without `*`"),
-        ("127.0.0.1:0", "", "the name of a host"),
-        (&*unix, "a.test", "leave `hosts` out"),
+        ("127.0.0.1:0", "", "expected a host name"),
+        (&*unix, "a.test", "remove `hosts`"),
     ] {
         let yaml = format!("admin: {{ address: \"{address}\", hosts: [\"{host}\"] }}\n");
         std::fs::write(&config, yaml).unwrap();
@@ -243,7 +243,7 @@ fn pages_use_the_requested_format_and_refuse_unknown_parameters() {
     for (line, status, says) in [
         ("GET /clusters?formt=json", 400, "unknown parameter `formt`"),
         ("GET /clusters?limit=1", 400, "unknown parameter `limit`"),
-        ("GET /connections?limit=x", 400, "`limit` is a number"),
+        ("GET /connections?limit=x", 400, "`limit` must be a number"),
         ("GET /connections?listener=wb", 400, "did you mean `web`?"),
         ("DELETE /runtime?key=canary", 405, "POST ?key=NAME"),
         ("POST /clusters", 405, "read-only"),

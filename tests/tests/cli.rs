@@ -81,7 +81,7 @@ fn a_certificate_that_does_not_match_its_key_is_reported() {
     let page: serde_json::Value = serde_json::from_str(&out(&output)).unwrap();
     assert_eq!(page["errors"], 1);
     assert!(
-        page["findings"][0]["message"].as_str().unwrap().contains("does not fit the certificate")
+        page["findings"][0]["message"].as_str().unwrap().contains("does not match the certificate")
     );
     assert_eq!(page["findings"][0]["place"]["line"], 1);
 }
@@ -93,7 +93,7 @@ fn an_alias_bomb_is_refused_and_a_bad_configuration_never_starts() {
         bomb.push_str(&format!("a{n}: &a{n} [{}]\n", vec![format!("*a{}", n - 1); 9].join(", ")));
     }
     let (code, text) = check(&bomb);
-    assert!(code == Some(3) && text.contains("aliases unfold to too much"), "{text}");
+    assert!(code == Some(3) && text.contains("the aliases expand to too many values"), "{text}");
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("bad.yaml");
     std::fs::write(&path, "listeners: [{}]").unwrap();
@@ -124,7 +124,7 @@ fn several_files_form_one_configuration() {
     .unwrap();
     let text = out(&sluice(&["check", path]));
     assert!(
-        text.contains("`up` stands in two files")
+        text.contains("`up` is declared in two files")
             && text.contains("30-c.yaml")
             && text.contains("20-b.yaml"),
         "{text}"

@@ -245,7 +245,7 @@ fn a_full_flow_table_refuses_unknown_sources_and_counts_them() {
         server.addr()
     );
     let sluice =
-        Sluice::new().workers(1).expect_warning("the drain deadline has come").start(&yaml);
+        Sluice::new().workers(1).expect_warning("the drain timeout has expired").start(&yaml);
     let clients: Vec<_> = (0..40).map(|_| udp_client()).collect();
     for client in &clients {
         client.send_to(b"x", sluice.addr("a")).unwrap();

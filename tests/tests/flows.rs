@@ -41,7 +41,7 @@ fn a_flood_of_udp_sources_leaves_descriptors_for_everything_else() {
         tcp.addr()
     );
     let sluice =
-        Sluice::new().files(200).expect_warning("the drain deadline has come").start(&yaml);
+        Sluice::new().files(200).expect_warning("the drain timeout has expired").start(&yaml);
     for _ in 0..5 {
         flood(sluice.addr("u"), 600);
         assert_eq!(exchange(&mut connect(sluice.addr("a")), b"in"), b"in");
@@ -67,7 +67,7 @@ fn a_refused_source_costs_no_socket_and_the_longest_idle_flow_is_evicted() {
         server.addr()
     );
     let sluice =
-        Sluice::new().workers(1).expect_warning("the drain deadline has come").start(&yaml);
+        Sluice::new().workers(1).expect_warning("the drain timeout has expired").start(&yaml);
     let clients: Vec<_> = (0..17).map(|_| udp_client()).collect();
     for client in &clients {
         client.send_to(b"x", sluice.addr("u")).unwrap();
@@ -93,7 +93,7 @@ fn an_unanswered_flow_ends_sooner() {
         server.addr(),
         silent.addr()
     );
-    let sluice = Sluice::new().expect_warning("the drain deadline has come").start(&yaml);
+    let sluice = Sluice::new().expect_warning("the drain timeout has expired").start(&yaml);
     let (answered, unanswered) = (udp_client(), udp_client());
     assert_eq!(ask(&answered, sluice.addr("u"), b"x"), b"x");
     unanswered.send_to(b"x", sluice.addr("s")).unwrap();
@@ -119,7 +119,7 @@ fn icmp_errors_eject_a_udp_endpoint() {
     let sluice = Sluice::new()
         .workers(1)
         .expect_warning("endpoint ejected")
-        .expect_warning("the drain deadline has come")
+        .expect_warning("the drain timeout has expired")
         .start(&yaml);
     wait::until("the dead endpoint to be ejected", || {
         udp_client().send_to(b"x", sluice.addr("u")).unwrap();
@@ -158,7 +158,7 @@ fn flows_leave_or_stay_on_an_unhealthy_endpoint_as_configured() {
         let sluice = Sluice::new()
             .workers(1)
             .expect_warning("endpoint is unhealthy")
-            .expect_warning("the drain deadline has come")
+            .expect_warning("the drain timeout has expired")
             .start(&yaml);
         let clients: Vec<_> = (0..4).map(|_| udp_client()).collect();
         let on_left =
@@ -197,7 +197,7 @@ fn a_flow_that_cannot_move_stays_on_the_unhealthy_endpoint() {
         let sluice = Sluice::new()
             .workers(1)
             .expect_warning("endpoint is unhealthy")
-            .expect_warning("the drain deadline has come")
+            .expect_warning("the drain timeout has expired")
             .start(&yaml);
         let client = udp_client();
         let first = ask(&client, sluice.addr("u"), b"who?");

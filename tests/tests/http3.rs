@@ -491,7 +491,7 @@ fn chains_are_chosen_by_name_before_the_handshake() {
 /// Two Sluices that terminate QUIC, under one name each, and one in front of them that does not.
 fn passed_through(origin: &Origin, echo: &UdpServer, workers: u16) -> (Running, Running, Running) {
     // Flows do not end with their connections but when they are idle, which the test does not wait for.
-    let kit = Sluice::new().workers(workers).expect_warning("the drain deadline has come");
+    let kit = Sluice::new().workers(workers).expect_warning("the drain timeout has expired");
     let authority = Authority::new(kit.folder());
     let end = |name: &str| {
         let inner = Sluice::new();

@@ -13,7 +13,7 @@ fn get(sluice: &sluice_testkit::Running, host: &str, path: &str) -> origin::Mess
 
 /// Starts a Sluice that may have unused clusters.
 fn start(yaml: &str) -> sluice_testkit::Running {
-    Sluice::new().expect_warning("nothing leads to").start(yaml)
+    Sluice::new().expect_warning("is not used").start(yaml)
 }
 
 /// A configuration with the clusters `a` and `b`.
@@ -534,7 +534,7 @@ fn new_routes_apply_to_the_next_request_on_an_open_connection() {
     let to = |cluster: &str| {
         web(&a, &b, "", &format!("    - {{ hosts: \"*\", rules: [{{ cluster: {cluster} }}] }}"))
     };
-    let sluice = Sluice::new().expect_warning("nothing leads to").start(&to("a"));
+    let sluice = Sluice::new().expect_warning("is not used").start(&to("a"));
     let mut client = Client::connect(sluice.addr("web"));
     assert_eq!(client.get("x", "/").value("x-origin"), "a");
     assert_eq!(sluice.reload(&to("b")), "applied");

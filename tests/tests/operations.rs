@@ -54,7 +54,7 @@ fn watched_files_and_certificates_reload_automatically() {
     if !tools::have(&["openssl"]) {
         return;
     }
-    let kit = Sluice::new().watching().expect_warning("does not load");
+    let kit = Sluice::new().watching().expect_warning("cannot load a certificate");
     let authority = Authority::new(kit.folder());
     authority.issue("cert", &["a.test"]);
     let server = Server::echo();
@@ -94,7 +94,7 @@ fn watched_files_and_certificates_reload_automatically() {
     let second = serial();
     std::fs::write(sluice.folder().join("cert.pem"), "no certificate").unwrap();
     wait::until("the error to be told", || {
-        sluice.log().contains("the one in use stays").then_some(())
+        sluice.log().contains("the current one stays in use").then_some(())
     });
     assert_eq!(serial(), second);
     talk(b"still");
@@ -128,7 +128,7 @@ fn a_drain_has_a_deadline_and_a_second_signal_ends_it_at_once() {
     let server = Server::echo();
     for (drain, signals, reason) in [("200ms", 1, "end.drain"), ("1h", 2, "end.forced")] {
         let yaml = relay(&quoted(&server), "") + &format!("drain: {{ timeout: {drain} }}\n");
-        let mut sluice = Sluice::new().expect_warning("the drain deadline has come").start(&yaml);
+        let mut sluice = Sluice::new().expect_warning("the drain timeout has expired").start(&yaml);
         let mut open = connect(sluice.addr("a"));
         assert_eq!(exchange(&mut open, b"x"), b"x");
         sluice.signal("TERM");
@@ -148,14 +148,14 @@ fn a_drain_uses_the_deadline_of_the_active_configuration() {
         relay(&quoted(&server), "")
             + &format!("drain: {{ timeout: {drain} }}\nruntime: {{ values: {{ a: {drain} }} }}\n")
     };
-    let mut sluice = Sluice::new().expect_warning("the drain deadline has come").start(&yaml("1h"));
+    let mut sluice = Sluice::new().expect_warning("the drain timeout has expired").start(&yaml("1h"));
     let mut open = connect(sluice.addr("a"));
     assert_eq!(exchange(&mut open, b"x"), b"x");
     assert_eq!(sluice.reload(&yaml("0s")), "applied");
     sluice.signal("TERM");
     assert!(sluice.wait_end().success());
     assert_eq!(sluice.records()[0]["reason"], "end.drain");
-    assert!(!sluice.log().contains("at the next start"), "{}", sluice.log());
+    assert!(!sluice.log().contains("after a restart"), "{}", sluice.log());
 }
 
 #[test]
@@ -335,7 +335,7 @@ fn thousands_of_idle_connections() {
         Ok(())
     });
     let yaml = relay(&quoted(&server), ", connect_timeout: 30s") + "drain: { timeout: 200ms }\n";
-    let sluice = Sluice::new().expect_warning("the drain deadline has come").start(&yaml);
+    let sluice = Sluice::new().expect_warning("the drain timeout has expired").start(&yaml);
     let mut clients = Vec::with_capacity(count);
     for _ in 0..count {
         let mut client = connect(sluice.addr("a"));
@@ -436,7 +436,7 @@ fn a_certificate_error_is_reported_once_even_with_logs_in_the_watched_folder() {
     if !tools::have(&["openssl"]) {
         return;
     }
-    let kit = Sluice::new().watching().expect_warning("does not load");
+    let kit = Sluice::new().watching().expect_warning("cannot load a certificate");
     Authority::new(kit.folder()).issue("cert", &["a.test"]);
     let server = Server::echo();
     let sluice = kit.start(&format!(
@@ -445,7 +445,7 @@ fn a_certificate_error_is_reported_once_even_with_logs_in_the_watched_folder() {
         quoted(&server)
     ));
     std::fs::write(sluice.folder().join("cert.pem"), "no certificate").unwrap();
-    let told = || sluice.log().matches("the one in use stays").count();
+    let told = || sluice.log().matches("the current one stays in use").count();
     wait::until("the error to be told", || (told() > 0).then_some(()));
     for number in 1..=3 {
         drop(connect(sluice.addr("b")));

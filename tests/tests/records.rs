@@ -71,7 +71,7 @@ fn a_user_agent_cannot_forge_fields() {
 fn an_invalid_format_is_refused_with_an_explanation() {
     let kit = Sluice::new();
     for (format, said) in [
-        ("{ json: { a: \"%REQUES(X)%\" } }", "is no operator"),
+        ("{ json: { a: \"%REQUES(X)%\" } }", "unknown operator `%REQUES(X)%`"),
         ("{ json: { kind: \"%METHOD%\" } }", "choose another name"),
         ("{ yaml: { a: \"%METHOD%\" } }", "yaml"),
         ("xml", "expected json, text or a line with %OPERATOR%s"),

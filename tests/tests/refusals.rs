@@ -25,7 +25,7 @@ fn a_refusal_names_its_filter_and_the_setting_that_matched() {
     let server = Server::echo();
     for (filter, reason, detail) in [
         ("deny: [192.0.2.0/24, 127.0.0.0/8]", "accept.denied", "deny: 127.0.0.0/8"),
-        ("allow: [192.0.2.0/24]", "accept.denied", "allow: no block holds 127.0.0.1"),
+        ("allow: [192.0.2.0/24]", "accept.denied", "allow: no block contains 127.0.0.1"),
         ("connection_limit: { max: 0 }", "accept.limit", "connection_limit: max: 0"),
         (
             "connection_limit: { per_source: 0 }",
@@ -57,13 +57,13 @@ fn a_malformed_proxy_header_is_described() {
         "proxy_protocol: { accept: required, trust: [127.0.0.0/8], timeout: 300ms }, relay: up";
     let long = [&b"PROXY TCP4 "[..], &[b'1'; 120]].concat();
     for (header, detail) in [
-        (&b"PROXY NONSENSE\r\n"[..], "version 1: the protocol is none of TCP4, TCP6 and UNKNOWN"),
-        (b"PROXY TCP4 192.0.2.1 x 1 2\r\n", "version 1: an address or a port cannot be read"),
+        (&b"PROXY NONSENSE\r\n"[..], "version 1: the protocol is not TCP4, TCP6 or UNKNOWN"),
+        (b"PROXY TCP4 192.0.2.1 x 1 2\r\n", "version 1: an address or a port is malformed"),
         (&long, "version 1: no end of line within 107 bytes"),
-        (b"PROXY TCP4 192.0.2.1", "the header is not complete"),
-        (b"\r\n\r\n\0\r\nQUIT\n\x31\x11\0\x0c", "version 2: version or command is unknown"),
-        (b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x02ab", "version 2: it is too short for its addresses"),
-        (b"\r\n\r\n\0\r\nQUIT\n\x21\x11\xff\xff", "version 2: it is longer than 4096 bytes"),
+        (b"PROXY TCP4 192.0.2.1", "the header is incomplete"),
+        (b"\r\n\r\n\0\r\nQUIT\n\x31\x11\0\x0c", "version 2: unknown version or command"),
+        (b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x02ab", "version 2: the header is too short for its addresses"),
+        (b"\r\n\r\n\0\r\nQUIT\n\x21\x11\xff\xff", "version 2: the header is longer than 4096 bytes"),
     ] {
         let sluice = Sluice::new().start(&one(&server, listener));
         assert!(say(&sluice, header).is_empty());
@@ -73,7 +73,7 @@ fn a_malformed_proxy_header_is_described() {
     let sluice = Sluice::new().expect_warning("optional-header").start(&one(&server, untrusted));
     say(&sluice, b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n");
     let record = sluice.record_of("proxy_header.untrusted");
-    assert_eq!(record["detail"], "no block of `trust` holds 127.0.0.1");
+    assert_eq!(record["detail"], "no block of `trust` contains 127.0.0.1");
 }
 
 #[test]
@@ -92,7 +92,7 @@ fn plain_http_on_a_tls_listener_is_recognised() {
     assert_eq!(sluice.metric("sluice_tls_handshakes_total", "failed"), 1);
     say(&sluice, b"SSH-2.0-OpenSSH\r\n");
     sluice.record("another protocol", |record| {
-        record["detail"] == "the client began with something that is not TLS"
+        record["detail"] == "the client sent something other than TLS"
     });
 }
 
@@ -148,7 +148,7 @@ fn a_loop_through_our_own_listener_is_cut() {
             )
         };
         // `check` cannot detect it: the system chooses the listener's port.
-        let sluice = Sluice::new().expect_warning("the drain deadline has come").start(&yaml(9));
+        let sluice = Sluice::new().expect_warning("the drain timeout has expired").start(&yaml(9));
         assert_eq!(sluice.reload(&yaml(sluice.addr("a").port())), "applied");
         if transport.is_empty() {
             let mut client = connect(sluice.addr("a"));

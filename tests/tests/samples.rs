@@ -489,7 +489,7 @@ fn quic_passed_through_by_name() {
         pages.addr()
     ));
     let echo = UdpServer::echo("echoed: ");
-    let kit = Sluice::new().expect_warning("the drain deadline has come");
+    let kit = Sluice::new().expect_warning("the drain timeout has expired");
     std::fs::copy(certs.join("ca.pem"), kit.folder().join("ca.pem")).unwrap();
     let text = sample(
         "quic-passthrough.yaml",

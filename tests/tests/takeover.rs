@@ -75,7 +75,7 @@ fn a_process_takes_over_from_another_under_load() {
     let socket = format!("unix://{}", path.display());
     let port = tools::free_port();
     let at: SocketAddr = ([127, 0, 0, 1], port).into();
-    let mut old = Sluice::new().expect_warning("the drain deadline has come").start(&yaml(
+    let mut old = Sluice::new().expect_warning("the drain timeout has expired").start(&yaml(
         port,
         &socket,
         old_server.addr(),
@@ -98,7 +98,7 @@ fn a_process_takes_over_from_another_under_load() {
     assert_eq!(ask_unix(), b'o');
 
     let (stop, served, cut) = (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0));
-    let new_kit = Sluice::new().taking_over().expect_warning("the drain deadline has come");
+    let new_kit = Sluice::new().taking_over().expect_warning("the drain timeout has expired");
     let new: Running = std::thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| {

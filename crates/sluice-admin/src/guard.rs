@@ -23,7 +23,7 @@ pub(crate) struct Refusal {
 const HOST_REFUSED: Refusal = Refusal {
     status: StatusCode::MISDIRECTED_REQUEST,
     code: "unknown_host",
-    help: "ask for an IP address or `localhost`, or list the name in `admin.hosts`",
+    help: "use an IP address or `localhost`, or list the name in `admin.hosts`",
 };
 
 const POST_REFUSED: Refusal = Refusal {

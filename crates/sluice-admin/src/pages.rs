@@ -22,24 +22,24 @@ type PageResponse = Response<Full<Bytes>>;
 const INDEX: &[(&str, &str, &str)] = &[
     ("/ready", "", "200 while connections are served, 503 while starting or draining"),
     ("/metrics", "", "metrics as Prometheus text"),
-    ("/clusters", "", "clusters and their endpoints: healthy or not, why and since when"),
+    ("/clusters", "", "clusters and their endpoints: health, its cause and since when"),
     ("/listeners", "", "listeners and their addresses"),
-    ("/config", "", "the configuration in force; secrets are left out"),
+    ("/config", "", "the current configuration, without secrets"),
     ("/connections", "?listener=&limit=", "open connections and flows"),
     ("/routes", "", "routes: hosts and rules in order"),
     (
         "/runtime",
         "",
-        "runtime values; POST ?key=NAME&value=VALUE overrides one, without value takes that back",
+        "runtime values; POST ?key=NAME&value=VALUE overrides one, without value removes the override",
     ),
     (
         "/try",
         "?listener=&host=&path=&method=&header=NAME:VALUE&source=",
-        "which rule a request would take, and why not the others",
+        "which rule a request would match, and why the others do not",
     ),
 ];
 
-const FORMS: &str = "Pages of items are text; ?format=json, or the header `accept: application/json`, makes them JSON.";
+const FORMS: &str = "Pages of items are text; use ?format=json or the header `accept: application/json` for JSON.";
 
 /// The format of a page of items.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,7 +64,7 @@ pub(crate) async fn answer(
         return text(status, format!("{word}\n"));
     }
     if !whole {
-        let help = "as many clients as `limits.admin_connections` allows are connected; try again";
+        let help = "`limits.admin_connections` clients are connected already; try again later";
         return error(StatusCode::SERVICE_UNAVAILABLE, "busy", help);
     }
     // Scrapers use the name of a service, and metrics contain no secrets.
@@ -141,7 +141,7 @@ async fn page(
 fn wrong_method(path: &str) -> PageResponse {
     let (help, allowed) = match path {
         "/runtime" => (
-            "GET shows the values; POST ?key=NAME&value=VALUE overrides one, without `value` takes that back",
+            "GET shows the values; POST ?key=NAME&value=VALUE overrides one, without `value` removes the override",
             "GET, HEAD, POST",
         ),
         _ => ("this page is read-only; use GET", "GET, HEAD"),

@@ -22,7 +22,7 @@ pub(crate) fn of_page(query: &str, filtered: bool) -> Result<Query, String> {
             "format" => read.json = Some(format(&text)?),
             "listener" if filtered => read.selection.listener = Some(text),
             "limit" if filtered => {
-                let number = text.parse().map_err(|_| format!("`limit` is a number, not `{text}`"));
+                let number = text.parse().map_err(|_| format!("`limit` must be a number, not `{text}`"));
                 read.selection.limit = Some(number?);
             }
             _ => {
@@ -38,7 +38,7 @@ fn format(text: &str) -> Result<bool, String> {
     match text {
         "json" => Ok(true),
         "text" => Ok(false),
-        _ => Err(format!("`format` is json or text, not `{text}`")),
+        _ => Err(format!("`format` must be json or text, not `{text}`")),
     }
 }
 
@@ -77,7 +77,7 @@ pub(crate) fn change(query: &str) -> Result<(String, Option<String>), String> {
         }
     }
     let key = key.filter(|key| !key.is_empty());
-    let help = "POST /runtime?key=NAME&value=VALUE sets a value, without `value` takes it back";
+    let help = "POST /runtime?key=NAME&value=VALUE overrides a value, without `value` removes the override";
     Ok((key.ok_or(help)?, value))
 }
 

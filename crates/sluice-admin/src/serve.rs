@@ -40,7 +40,7 @@ pub async fn serve(socket: AdminSocket, source: Rc<dyn AdminSource>, plan: Admin
         let stream = match accepted {
             Ok(stream) => stream,
             Err(error) => {
-                tracing::warn!(%error, "cannot accept on the admin address");
+                tracing::warn!(%error, "cannot accept connections on the admin address");
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }

@@ -46,7 +46,7 @@ pub fn complete(root: &Node, diags: &mut Diags) {
     variables(root, &mut spans);
     spans.retain(|span| !diags.iter().any(|finding| finding.span == Some(*span)));
     for span in spans {
-        diags.warning("variable", span, "", "this is taken as it is written").help(NO_VARIABLES);
+        diags.warning("variable", span, "", "this value is taken literally").help(NO_VARIABLES);
     }
 }
 
@@ -91,7 +91,7 @@ fn hint(finding: &Diagnostic) -> Option<String> {
         let ours: Vec<&str> =
             sections(&Config::shape()).first()?.fields.iter().map(|f| f.key).collect();
         return Some(format!(
-            "this looks like a configuration of {whose}; one of Sluice has {} (see docs/reference.md)",
+            "this looks like a configuration file of {whose}; the sections of Sluice are {} (see docs/reference.md)",
             ours.join(", ")
         ));
     };
@@ -104,7 +104,7 @@ fn hint(finding: &Diagnostic) -> Option<String> {
     let below = here.iter().flat_map(|section| &section.fields);
     let mut below = below.filter(|of| sections(&of.shape).iter().any(|inner| has(inner, key)));
     if let (Some(inner), None) = (below.next(), below.next()) {
-        return Some(format!("`{key}` is a field of `{}`; indent it below that", inner.key));
+        return Some(format!("`{key}` is a field of `{0}`; indent it below `{0}`", inner.key));
     }
     let mut places = Vec::new();
     search(&Config::shape(), key, &mut Vec::new(), &mut Vec::new(), &mut places);
@@ -113,7 +113,7 @@ fn hint(finding: &Diagnostic) -> Option<String> {
     match places.as_slice() {
         [(_, path)] => Some(format!("`{key}` is a field of `{path}`")),
         _ if here.iter().any(|section| section.name == "Match") => of_rule
-            .map(|(_, path)| format!("`{key}` is a field of `{path}`: HTTP is matched by rules")),
+            .map(|(_, path)| format!("`{key}` is a field of `{path}`; match HTTP requests in rules")),
         _ => None,
     }
 }

@@ -61,7 +61,7 @@ pub fn load_stdin() -> Loaded {
             return load_text(Path::new(STDIN), &text);
         }
         (Ok(_), Ok(_)) => {
-            format!("{STDIN}: a configuration file holds at most {CONFIG_BYTES_MAX} bytes")
+            format!("{STDIN}: a configuration file must not exceed {CONFIG_BYTES_MAX} bytes")
         }
         (Ok(_), Err(error)) => not_utf8(STDIN, &error),
         (Err(error), _) => format!("{STDIN}: cannot be read: {error}"),
@@ -114,7 +114,7 @@ fn files_of(path: &Path) -> Result<Vec<PathBuf>, String> {
         .collect();
     files.sort();
     if files.is_empty() {
-        return Err(format!("{shown}: there is no .yaml file in this folder"));
+        return Err(format!("{shown}: this folder contains no .yaml file"));
     }
     Ok(files)
 }
@@ -124,7 +124,7 @@ fn read_file(path: &Path) -> Result<String, String> {
     let unreadable = |error: std::io::Error| format!("{shown}: cannot be read: {error}");
     if std::fs::metadata(path).map_err(unreadable)?.len() > CONFIG_BYTES_MAX {
         return Err(format!(
-            "{shown}: a configuration file holds at most {CONFIG_BYTES_MAX} bytes"
+            "{shown}: a configuration file must not exceed {CONFIG_BYTES_MAX} bytes"
         ));
     }
     let bytes = std::fs::read(path).map_err(unreadable)?;
@@ -197,9 +197,9 @@ fn join_entry(first: &mut MapEntry, second: MapEntry, diags: &mut Diags) {
                             "duplicate-key",
                             field.key_span,
                             format!("{}.{}", first.key, field.key),
-                            format!("`{}` stands in two files", field.key),
+                            format!("`{}` is declared in two files", field.key),
                         )
-                        .other(twin.key_span, "first here");
+                        .other(twin.key_span, "first declared here");
                 } else {
                     fields.push(field);
                 }
@@ -211,10 +211,10 @@ fn join_entry(first: &mut MapEntry, second: MapEntry, diags: &mut Diags) {
                     "duplicate-key",
                     second.key_span,
                     &first.key,
-                    format!("`{}` stands in two files", first.key),
+                    format!("`{}` is declared in two files", first.key),
                 )
-                .other(first.key_span, "first here")
-                .help("only listeners, clusters, routes and access logs add up over files");
+                .other(first.key_span, "first declared here")
+                .help("only listeners, clusters, routes and access logs may be spread over several files");
         }
     }
 }

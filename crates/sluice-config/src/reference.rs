@@ -10,9 +10,9 @@ use sluice_model::Config;
 pub fn markdown() -> String {
     let mut out = String::from(
         "# Configuration reference\n\nEvery section and field. This page is generated from the types that read the \
-         configuration (`cargo xtask docs`); do not edit it.\n\nA field that says *one or a list* takes either. \
-         Durations are written `250ms`, `5s`, `1m30s`; sizes `16KiB` or a number of bytes; rates `500/s`; shares `10%`; \
-         `none` means no limit. Paths are relative to the configuration file.\n",
+         configuration (`cargo xtask docs`); do not edit it.\n\nA field marked *one or a list* takes either. \
+         Durations are written `250ms`, `5s`, `1m30s`; sizes `16KiB` or a number of bytes; rates `500/s`; \
+         percentages `10%`; `none` means no limit. Paths are relative to the configuration file.\n",
     );
     let mut waiting: Vec<SectionShape> = Vec::new();
     let mut done: Vec<&'static str> = Vec::new();
@@ -36,8 +36,9 @@ pub fn markdown() -> String {
 /// Writes the operators of access logs, header values and bodies.
 fn write_operators(out: &mut String) {
     out.push_str(
-        "\n## Operators\n\nFor `access_log.format`; those of requests for header values and bodies too. \
-         `:12` behind the parentheses of an argument shows at most so many characters. `sluice explain --operators` lists them.\n\n\
+        "\n## Operators\n\nFor `access_log.format`; request operators also for header values and bodies. \
+         `:12` after the parentheses of an argument shows at most 12 characters. \
+         `sluice explain --operators` lists them.\n\n\
          | operator | of | meaning |\n|---|---|---|\n",
     );
     for (operator, of) in sluice_model::build::operators_of() {

@@ -41,7 +41,7 @@ pub fn brief(findings: &[Diagnostic], sources: &Sources, colour: bool) -> String
     if hidden != [0, 0] {
         let _ = writeln!(
             out,
-            "{} more; `sluice check --all` shows them\n",
+            "{} not shown; `sluice check --all` shows them\n",
             counts(hidden[0], hidden[1])
         );
     }

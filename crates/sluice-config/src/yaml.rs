@@ -61,7 +61,7 @@ impl YamlReader<'_> {
                 Event::StreamEnd => break,
                 event if root.is_some() => {
                     drop(event);
-                    self.error("several-documents", span, "a file holds one document")
+                    self.error("several-documents", span, "a file must contain a single YAML document")
                         .help("split it into several files in a folder");
                     return None;
                 }
@@ -102,7 +102,7 @@ impl YamlReader<'_> {
             self.error(
                 "too-large",
                 span,
-                "the configuration is nested too deeply or holds too much",
+                "the configuration is too large or nested too deeply",
             );
             return Err(ReadStopped);
         }
@@ -113,7 +113,7 @@ impl YamlReader<'_> {
             Event::MappingStart(_, anchor, _) => (self.map(span, depth)?, anchor),
             Event::Alias(anchor) => return self.alias(anchor, span),
             _ => {
-                self.error("yaml", span, "a value was expected here");
+                self.error("yaml", span, "expected a value here");
                 return Err(ReadStopped);
             }
         };
@@ -125,13 +125,13 @@ impl YamlReader<'_> {
 
     fn alias(&mut self, anchor: usize, span: Span) -> Result<Node, ReadStopped> {
         let Some((node, size)) = self.anchors.get(&anchor).cloned() else {
-            self.error("yaml", span, "this alias stands inside the value that it names");
+            self.error("yaml", span, "this alias refers to a value that contains it");
             return Err(ReadStopped);
         };
         self.nodes += size;
         self.alias_nodes += size;
         if self.alias_nodes > ALIAS_NODES_MAX {
-            self.error("too-large", span, "aliases unfold to too much")
+            self.error("too-large", span, "the aliases expand to too many values")
                 .help("write the values out, or use fewer aliases");
             return Err(ReadStopped);
         }
@@ -163,7 +163,7 @@ impl YamlReader<'_> {
                 return Ok(Node { value: Value::Map(entries), span: self.trim(span) });
             }
             let Event::Scalar(key, style, _, _) = event else {
-                self.error("yaml", key_span, "a key is a single word");
+                self.error("yaml", key_span, "a key must be a single value");
                 return Err(ReadStopped);
             };
             let (event, at) = self.next()?;
@@ -176,7 +176,7 @@ impl YamlReader<'_> {
             if let Some(first) = places.get(&key) {
                 let first = *first;
                 self.error("duplicate-key", key_span, &format!("duplicate key `{key}`"))
-                    .other(first, "first here")
+                    .other(first, "first declared here")
                     .help("keep one of them");
                 continue;
             }
@@ -237,12 +237,12 @@ fn help(text: &str, at: usize, info: &str) -> &'static str {
     } else if says(&["unclosed"]) {
         "close what was opened here"
     } else if says(&["block mapping", "block collection", "mapping values"]) {
-        "check the indentation: the fields of a map start in one column, and so do the items of a list; a value that \
-         holds `: ` must be quoted"
+        "check the indentation: the fields of a map must start in the same column, and so must the items of a list; \
+         quote values that contain `: `"
     } else if says(&["flow", "illegal placement"]) {
-        "check the brackets and commas before this place; a value that holds `: ` must be quoted"
+        "check the brackets and commas before this position; quote values that contain `: `"
     } else {
-        "values that begin with * & % [ { @ or hold `: ` or ` #` must be quoted"
+        "quote values that begin with * & % [ { @ or contain `: ` or ` #`"
     }
 }
 

@@ -34,7 +34,7 @@ impl ListenAddress {
             Some((scheme, rest)) => {
                 let host = without_path(rest);
                 return Err(format!(
-                    "`{scheme}://` is not known; use udp://, unix:// or nothing for TCP, as in {host}"
+                    "unknown scheme `{scheme}://`; use udp://, unix://, or no scheme for TCP, as in {host}"
                 ));
             }
             None => (false, text),
@@ -63,11 +63,11 @@ fn why_no_listen_address(text: &str, rest: &str) -> String {
         ),
         None => format!("`{text}` has no port; write {rest}:PORT"),
         Some(("", port)) => {
-            format!("`{text}` has no IP address; write 0.0.0.0:{port} or \"[::]:{port}\" for all")
+            format!("`{text}` has no IP address; write 0.0.0.0:{port} or \"[::]:{port}\" for all addresses")
         }
         Some((_, port)) if port.parse::<u16>().is_err() => not_a_port(port),
         Some((host, _)) if host.contains(':') && !host.starts_with('[') => {
-            format!("an IPv6 address with a port stands in brackets: \"[{host}]:PORT\"")
+            format!("an IPv6 address with a port needs brackets: \"[{host}]:PORT\"")
         }
         Some(("localhost", port)) => {
             format!("a listener needs an IP address, not a name; write 127.0.0.1:{port}")
@@ -83,7 +83,7 @@ fn is_number(text: &str) -> bool {
 }
 
 fn not_a_port(port: &str) -> String {
-    format!("`{port}` is not a port; ports are numbers from 1 to 65535")
+    format!("`{port}` is not a port; write a number from 1 to 65535")
 }
 
 /// The host part of a URL without its scheme.
@@ -133,7 +133,7 @@ impl Endpoint {
         };
         if host.contains(':') {
             return Err(format!(
-                "an IPv6 address with a port stands in brackets: \"[{host}]:{port}\""
+                "an IPv6 address with a port needs brackets: \"[{host}]:{port}\""
             ));
         }
         let digits_only = host.bytes().all(|b| b.is_ascii_digit() || b == b'.');
@@ -175,10 +175,10 @@ fn why_no_url(scheme: &str, host: &str) -> String {
 fn unix_path(text: &str) -> Result<Option<PathBuf>, String> {
     let Some(path) = text.strip_prefix("unix://") else { return Ok(None) };
     if !path.starts_with('/') {
-        return Err("a unix socket has an absolute path: unix:///run/x.sock".into());
+        return Err("a unix socket needs an absolute path, such as unix:///run/x.sock".into());
     }
     if path.len() > 107 || path.contains('\0') {
-        return Err("the path of a unix socket is at most 107 bytes".into());
+        return Err("the path of a unix socket must not exceed 107 bytes".into());
     }
     Ok(Some(path.into()))
 }
@@ -201,20 +201,20 @@ impl Cidr {
             None => (text, None),
         };
         let Ok(network) = address.parse::<IpAddr>() else {
-            return Err(format!("expected a block of addresses such as 10.0.0.0/8, not `{text}`"));
+            return Err(format!("expected an address block such as 10.0.0.0/8, not `{text}`"));
         };
         let width = if network.is_ipv4() { 32 } else { 128 };
         let bits = match bits {
             None => width,
             Some(bits) => {
                 bits.parse::<u8>().ok().filter(|bits| *bits <= width).ok_or_else(|| {
-                    format!("the prefix length of `{text}` is not from 0 to {width}")
+                    format!("the prefix length of `{text}` must be from 0 to {width}")
                 })?
             }
         };
         let block = Self { network: mask(network, bits), bits };
         if block.network != network {
-            return Err(format!("`{text}` has bits set behind its prefix; write {block}"));
+            return Err(format!("`{text}` has bits set after its prefix; write {block}"));
         }
         Ok(block)
     }
@@ -269,7 +269,7 @@ mod tests {
             (":80", "0.0.0.0:80"),
             ("127.0.0.1", "has no port"),
             ("::1:80", "brackets"),
-            ("quic://127.0.0.1:1", "not known"),
+            ("quic://127.0.0.1:1", "unknown scheme"),
             ("localhost:80", "write 127.0.0.1:80"),
             ("21700", "write 127.0.0.1:21700"),
             ("127.0.0.1:99999", "`99999` is not a port"),

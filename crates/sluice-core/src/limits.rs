@@ -126,7 +126,7 @@ mod tests {
         let mut names = std::collections::BTreeSet::new();
         for row in TABLE {
             assert!(row.min <= row.default && row.default <= row.max, "{}", row.name);
-            assert!(names.insert(row.name), "{} stands twice", row.name);
+            assert!(names.insert(row.name), "{} is declared twice", row.name);
         }
     }
 

@@ -103,7 +103,7 @@ pub fn bind_scalar<T>(
     match parse(text) {
         Ok(value) => Some(value),
         Err(_) if text.contains("${") => {
-            let message = format!("`{text}` is taken as it is written, and is not {what}");
+            let message = format!("`{text}` is taken literally and is not {what}");
             diags.error("bad-value", node.span, at, message).help(NO_VARIABLES);
             None
         }
@@ -116,7 +116,7 @@ pub fn bind_scalar<T>(
 
 /// The help for a variable in a configuration.
 pub const NO_VARIABLES: &str =
-    "variables are not replaced; write the value, or let a tool such as envsubst make the file";
+    "variables are not substituted; write the value, or generate the file with a tool such as envsubst";
 
 /// Adds the error that `node` is not of the kind named by `what`.
 pub fn wrong_kind(node: &Node, at: &Path<'_>, diags: &mut Diags, what: &str) {
@@ -183,12 +183,12 @@ text_setting! {
     Size, "a size", "16KiB", |text| value::parse_size(text).map(Size), |v| value::show_size(v.0);
     Window, "a size from 16KiB to 1GiB", "256KiB", parse_window, |v| value::show_size(u64::from(v.0));
     value::Rate, "a rate", "500/s", value::parse_rate, |v| value::show_rate(*v);
-    value::Percent, "a share", "10%", value::parse_percent, |v| format!("{}%", v.0);
+    value::Percent, "a percentage", "10%", value::parse_percent, |v| format!("{}%", v.0);
     value::NamePattern, "a host name or *.suffix", "*.example.com", value::parse_name_pattern, ToString::to_string;
     value::HostPattern, "a host, *, *.suffix or prefix.*", "*.example.com", value::parse_host_pattern, ToString::to_string;
     value::Authority, "a host", "shop.example.com", value::parse_authority, |v| v.0.clone();
-    value::WordPattern, "a word or beginning*", "reports_*", value::parse_word_pattern, ToString::to_string;
-    Cidr, "a block of addresses", "127.0.0.0/8", Cidr::parse, ToString::to_string;
+    value::WordPattern, "a word or prefix*", "reports_*", value::parse_word_pattern, ToString::to_string;
+    Cidr, "an address block", "127.0.0.0/8", Cidr::parse, ToString::to_string;
     ListenAddress, "an address to listen on", "127.0.0.1:5432", ListenAddress::parse, ToString::to_string;
     Endpoint, "the address of an endpoint", "127.0.0.1:5432", Endpoint::parse, ToString::to_string;
     std::net::SocketAddr, "an IP address with a port", "127.0.0.1:53", parse_socket, ToString::to_string;
@@ -204,18 +204,18 @@ fn parse_some_time(text: &str) -> Result<Duration, String> {
     }
 }
 
-const ZERO: &str = "zero is not a duration here; the shortest is 1ms";
+const ZERO: &str = "the duration must not be zero; the minimum is 1ms";
 
 fn parse_window(text: &str) -> Result<Window, String> {
     match u32::try_from(value::parse_size(text)?) {
         Ok(size @ 0x4000..=0x4000_0000) => Ok(Window(size)),
-        _ => Err(format!("a window is from 16KiB to 1GiB, not `{text}`")),
+        _ => Err(format!("expected a size from 16KiB to 1GiB, not `{text}`")),
     }
 }
 
 fn parse_path(text: &str) -> Result<std::path::PathBuf, String> {
     if text.is_empty() || text.contains('\0') {
-        return Err("expected the path of a file".into());
+        return Err("expected a file path".into());
     }
     Ok(text.into())
 }
@@ -233,7 +233,7 @@ fn parse_name(text: &str) -> Result<Name, String> {
     if fits {
         Ok(text.into())
     } else {
-        Err(format!("`{text}` is no name: at most 128 letters, digits, `-`, `_` and `.`"))
+        Err(format!("`{text}` is not a valid name; use at most 128 letters, digits, `-`, `_` and `.`"))
     }
 }
 
@@ -363,11 +363,11 @@ pub struct Status(pub u16);
 
 impl Setting for Status {
     fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
-        bind_scalar(node, at, diags, "a status", |text| {
+        bind_scalar(node, at, diags, "a status code", |text| {
             let status = text.parse().ok().filter(|status| (100..600).contains(status));
             status
                 .map(Self)
-                .ok_or_else(|| format!("expected a status from 100 to 599, not `{text}`"))
+                .ok_or_else(|| format!("expected a status code from 100 to 599, not `{text}`"))
         })
     }
 
@@ -407,8 +407,8 @@ fn not_a_count(text: &str, min: u64, max: u64) -> String {
     let number = text.trim_end_matches(|c: char| !c.is_ascii_digit());
     if digits(text) {
         return match text.parse::<u64>() {
-            Ok(small) if small < min => format!("expected a whole number from {min}, not `{text}`"),
-            _ => format!("`{text}` is too large; the largest is {max}"),
+            Ok(small) if small < min => format!("expected a whole number of at least {min}, not `{text}`"),
+            _ => format!("`{text}` is too large; the maximum is {max}"),
         };
     }
     if digits(number) {

@@ -36,19 +36,19 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
             return Err(unknown_unit(number, unit));
         };
         if factor >= last_unit {
-            return Err("the parts of a duration go from large to small, each unit once".into());
+            return Err("the units of a duration must go from large to small, each at most once".into());
         }
         last_unit = factor;
         let part = number.parse::<u64>().ok().and_then(|n| n.checked_mul(factor));
         let Some(sum) = part.and_then(|part| total.checked_add(part)) else {
-            return Err("a duration is at most 366d".into());
+            return Err("a duration must not exceed 366d".into());
         };
         total = sum;
         rest = tail;
     }
     let duration = Duration::from_millis(total);
     if duration > DURATION_MAX {
-        return Err("a duration is at most 366d".into());
+        return Err("a duration must not exceed 366d".into());
     }
     Ok(duration)
 }
@@ -56,7 +56,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
 fn without_unit(text: &str, number: &str, tail: &str) -> String {
     if tail.starts_with('.') {
         return format!(
-            "durations are whole numbers of d, h, m, s or ms; write `{text}` in a smaller unit"
+            "a duration takes whole numbers of d, h, m, s or ms; write `{text}` in a smaller unit"
         );
     }
     let word = tail.trim_start();
@@ -64,7 +64,7 @@ fn without_unit(text: &str, number: &str, tail: &str) -> String {
         return format!("a duration needs a unit; write {number}s or {number}ms");
     }
     match unit_meant(word) {
-        Some(unit) => format!("a duration has no space in it; write {number}{unit}"),
+        Some(unit) => format!("a duration must not contain a space; write {number}{unit}"),
         None => unknown_unit(number, word),
     }
 }
@@ -125,7 +125,7 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
     let first = unit.chars().next().map(|c| c.to_ascii_uppercase());
     Err(match SIZE_UNITS.iter().find(|(name, _)| first.is_some_and(|c| name.starts_with(c))) {
         Some((name, _)) => format!("`{unit}` is ambiguous; write {number}{name}"),
-        None => format!("`{unit}` is no unit of size; use KiB, MiB or GiB, or a number of bytes"),
+        None => format!("`{unit}` is not a unit of size; use KiB, MiB or GiB, or a number of bytes"),
     })
 }
 
@@ -158,10 +158,10 @@ pub fn parse_rate(text: &str) -> Result<Rate, String> {
         "s" => 1,
         "m" => 60,
         "h" => 3600,
-        _ => return Err(format!("a rate is per s, m or h, not per `{unit}`")),
+        _ => return Err(format!("expected a rate per s, m or h, not per `{unit}`")),
     };
     if count == 0 {
-        return Err("a rate of nothing lets nothing pass; use `deny` to refuse everything".into());
+        return Err("a rate of 0 admits nothing; use `deny` to refuse everything".into());
     }
     Ok(Rate { count, per: Duration::from_secs(per) })
 }
@@ -189,7 +189,7 @@ pub fn parse_percent(text: &str) -> Result<Percent, String> {
         .and_then(|number| number.parse::<u8>().ok())
         .filter(|number| *number <= 100)
         .map(Percent)
-        .ok_or_else(|| format!("expected a share from 0% to 100%, not `{text}`"))
+        .ok_or_else(|| format!("expected a percentage from 0% to 100%, not `{text}`"))
 }
 
 /// A host name as a chain matches it: exact, or `*.` before a suffix. Lower case.
@@ -213,7 +213,7 @@ pub fn parse_name_pattern(text: &str) -> Result<NamePattern, String> {
     };
     if host.contains('*') {
         return Err(format!(
-            "a `*` may only be the whole first label, as in *.example.com, not `{text}`"
+            "`*` must be the whole first label, as in *.example.com, not `{text}`"
         ));
     }
     let label_fits = |label: &str| {
@@ -223,7 +223,7 @@ pub fn parse_name_pattern(text: &str) -> Result<NamePattern, String> {
     };
     if host.len() > 253 || !host.split('.').all(label_fits) {
         return Err(format!(
-            "`{text}` is no host name: letters, digits, `-` and dots, at most 253"
+            "`{text}` is not a host name; use at most 253 letters, digits, `-` and dots"
         ));
     }
     Ok(if suffix { NamePattern::Suffix(host.into()) } else { NamePattern::Exact(host.into()) })
@@ -267,12 +267,12 @@ pub fn parse_host_pattern(text: &str) -> Result<HostPattern, String> {
     if let Some((host, port)) = lower.rsplit_once(':')
         && port.bytes().all(|byte| byte.is_ascii_digit())
     {
-        return Err(format!("a host is matched without its port; write {host}"));
+        return Err(format!("hosts are matched without a port; write {host}"));
     }
     if let Some(prefix) = lower.strip_suffix(".*") {
         return match parse_name_pattern(prefix)? {
             NamePattern::Exact(name) => Ok(HostPattern::Prefix(name)),
-            NamePattern::Suffix(_) => Err(format!("one `*` is enough, at one end of `{text}`")),
+            NamePattern::Suffix(_) => Err(format!("`{text}` has a `*` at both ends; keep one")),
         };
     }
     Ok(match parse_name_pattern(&lower)? {
@@ -302,7 +302,7 @@ pub struct Authority(pub String);
 /// A message that states what was expected.
 pub fn parse_authority(text: &str) -> Result<Authority, String> {
     let wrong =
-        || format!("expected a host such as shop.example.com, perhaps with a port, not `{text}`");
+        || format!("expected a host such as shop.example.com, optionally with a port, not `{text}`");
     let (host, port) = match text.rsplit_once(':') {
         Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
         _ => (text, None),
@@ -338,7 +338,7 @@ pub fn parse_word_pattern(text: &str) -> Result<WordPattern, String> {
     };
     if word.contains('*') || text.is_empty() {
         return Err(format!(
-            "expected a name, or a beginning with one `*` at its end, not `{text}`"
+            "expected a name, or a prefix followed by one `*`, not `{text}`"
         ));
     }
     Ok(if prefix { WordPattern::Prefix(word.into()) } else { WordPattern::Exact(word.into()) })
@@ -393,8 +393,8 @@ mod tests {
             ("5s1m", "large to small"),
             ("5s5s", "large to small"),
             ("-5s", "expected a duration"),
-            ("99999999999999999999s", "at most 366d"),
-            ("400d", "at most 366d"),
+            ("99999999999999999999s", "not exceed 366d"),
+            ("400d", "not exceed 366d"),
         ] {
             let error = parse_duration(text).unwrap_err();
             assert!(error.contains(part), "{text}: {error}");

@@ -124,7 +124,7 @@ impl Slot {
                     if !is_of_client(&error) {
                         if worker.now() >= tell_at {
                             tell_at = worker.now().after(TELL_AGAIN);
-                            tracing::error!(listener = &**self.listener().name(), %error, "cannot accept; {}", remedy(&error));
+                            tracing::error!(listener = &**self.listener().name(), %error, "cannot accept connections; {}", remedy(&error));
                         }
                         tokio::time::sleep(ACCEPT_PAUSE).await;
                     }
@@ -158,11 +158,11 @@ fn is_of_client(error: &io::Error) -> bool {
 fn remedy(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(EMFILE | ENFILE) => {
-            "all open files that `descriptor_reserve` leaves are in use; raise the limit (ulimit -n)"
+            "all file descriptors outside `descriptor_reserve` are in use; raise the limit (ulimit -n)"
         }
         Some(ENOSPC) => "raise fs.epoll.max_user_watches",
         Some(ENOBUFS | ENOMEM) => "the system has no memory left for sockets",
-        _ => "clients wait in the backlog meanwhile",
+        _ => "clients wait in the backlog",
     }
 }
 

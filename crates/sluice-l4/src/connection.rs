@@ -287,7 +287,7 @@ async fn quic_admission(
             return Ok(Served { serving: serve(handler, Rc::clone(&conn)), admitted });
         }
         Ok(Err(failed)) => failed,
-        Err(_) => (tls_reasons::TIMEOUT, "no complete handshake in time".into()),
+        Err(_) => (tls_reasons::TIMEOUT, "the handshake was not complete in time".into()),
     };
     handshakes.failed.increment();
     conn.info.note(detail);
@@ -401,7 +401,7 @@ async fn take_proxy_header(
     let required = plan.accept == ProxyAccept::Required;
     let untrusted = || {
         if let Some(ip) = conn.info.peer.ip() {
-            conn.info.note(format_args!("no block of `trust` holds {ip}"));
+            conn.info.note(format_args!("no block of `trust` contains {ip}"));
         }
         reasons::PROXY_UNTRUSTED
     };
@@ -447,7 +447,7 @@ async fn take_proxy_header(
             return Err(reasons::PROXY_MISSING);
         }
         Header::NeedMore if prefix.bytes.is_empty() => 0,
-        Header::NeedMore => return Err(malformed("the header is not complete")),
+        Header::NeedMore => return Err(malformed("the header is incomplete")),
     };
     prefix.give_back(stream, conn, start)
 }
@@ -543,17 +543,17 @@ async fn terminate(
         .map_err(|error| failed(tls_reasons::PROTOCOL, &error))?;
     let accepting = poll_fn(|cx| tls.poll_handshake(cx, &conn.worker));
     match conn.until(started.after(termination.timeout), accepting).await {
-        Err(_) => Err(failed(tls_reasons::TIMEOUT, &"no complete handshake in time")),
+        Err(_) => Err(failed(tls_reasons::TIMEOUT, &"the handshake was not complete in time")),
         Ok(Err(HandshakeError::Tls(error))) => {
             Err(failed(tls_reasons::of_server_error(&error), &error))
         }
         Ok(Err(HandshakeError::Io(error))) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
-            Err(failed(end::DOWNSTREAM_CLOSED, &"the client closed during the TLS handshake"))
+            Err(failed(end::DOWNSTREAM_CLOSED, &"the client closed the connection during the TLS handshake"))
         }
         Ok(Err(HandshakeError::Io(error))) => Err(failed(end::DOWNSTREAM_RESET, &error)),
         Ok(Err(HandshakeError::NotTls(began))) => {
             if !plain_http::is_http(&began) {
-                let detail = "the client began with something that is not TLS";
+                let detail = "the client sent something other than TLS";
                 return Err(failed(tls_reasons::PROTOCOL, &detail));
             }
             if let Some(response) = plain_http::response(termination.plain_http, &began) {

@@ -45,7 +45,7 @@ pub(crate) fn response(how: PlainHttp, began: &[u8]) -> Option<Vec<u8>> {
     Some(head.into_bytes())
 }
 
-const BODY: &str = "This port speaks HTTPS; the request came in plain HTTP.\n";
+const BODY: &str = "This port serves HTTPS; the request was sent as plain HTTP.\n";
 
 /// The address that the request asks for, with `https`.
 fn https_address(began: &[u8]) -> Option<String> {

@@ -70,7 +70,7 @@ fn read_v1(prefix: &[u8]) -> Header {
     };
     let line = window.get(..end).and_then(|line| line.strip_suffix(b"\r"));
     let Some(line) = line.and_then(|line| std::str::from_utf8(line).ok()) else {
-        return Header::Malformed("version 1: the line is no text that ends with CR and LF");
+        return Header::Malformed("version 1: the line is not text that ends with CR and LF");
     };
     let length = end.saturating_add(1);
     let mut words = line.split(' ').skip(1);
@@ -78,9 +78,9 @@ fn read_v1(prefix: &[u8]) -> Header {
         Some("UNKNOWN") => Header::Present { length, ends: None },
         Some(family @ ("TCP4" | "TCP6")) => match read_v1_ends(words, family == "TCP4") {
             Some(ends) => Header::Present { length, ends: Some(ends) },
-            None => Header::Malformed("version 1: an address or a port cannot be read"),
+            None => Header::Malformed("version 1: an address or a port is malformed"),
         },
-        _ => Header::Malformed("version 1: the protocol is none of TCP4, TCP6 and UNKNOWN"),
+        _ => Header::Malformed("version 1: the protocol is not TCP4, TCP6 or UNKNOWN"),
     }
 }
 
@@ -106,10 +106,10 @@ fn read_v2(prefix: &[u8]) -> Header {
     };
     let size = usize::from(size);
     if version >> 4 != 2 || version & 0x0f > 1 {
-        return Header::Malformed("version 2: version or command is unknown");
+        return Header::Malformed("version 2: unknown version or command");
     }
     if size > V2_BODY_MAX {
-        return Header::Malformed("version 2: it is longer than 4096 bytes");
+        return Header::Malformed("version 2: the header is longer than 4096 bytes");
     }
     let Some(body) = reader.take(size) else { return Header::NeedMore };
     let length = V2.len().saturating_add(4).saturating_add(size);
@@ -129,7 +129,7 @@ fn read_v2(prefix: &[u8]) -> Header {
     match ends {
         _ if local => Header::Present { length, ends: None },
         Some(ends) => Header::Present { length, ends: Some(ends) },
-        None => Header::Malformed("version 2: it is too short for its addresses"),
+        None => Header::Malformed("version 2: the header is too short for its addresses"),
     }
 }
 

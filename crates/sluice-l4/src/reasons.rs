@@ -42,7 +42,7 @@ mod tests {
     fn codes_are_unique_and_have_the_form_subject_what() {
         let mut codes = std::collections::BTreeSet::new();
         for reason in super::all() {
-            assert!(codes.insert(reason.code()), "{reason} stands twice");
+            assert!(codes.insert(reason.code()), "{reason} is declared twice");
             let (subject, what) = reason.code().split_once('.').unwrap();
             let fits = |word: &str| word.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
             assert!(fits(subject) && fits(what), "{reason}");

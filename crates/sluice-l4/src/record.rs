@@ -19,39 +19,39 @@ macro_rules! operators {
 }
 
 operators! {
-    START_TIME = "START_TIME", "When it began, RFC 3339 in UTC.";
-    CONNECTION_ID = "CONNECTION_ID", "Its number, unique in the process.";
+    START_TIME = "START_TIME", "The start time, RFC 3339 in UTC.";
+    CONNECTION_ID = "CONNECTION_ID", "The number of the connection or flow, unique within the process.";
     LISTENER = "LISTENER", "The listener.";
     CHAIN = "FILTER_CHAIN_NAME", "The filter chain.";
-    REMOTE = "DOWNSTREAM_REMOTE_ADDRESS", "Who it comes from: the peer, or what a trusted PROXY header says.";
-    PEER = "DOWNSTREAM_DIRECT_REMOTE_ADDRESS", "The other end of the socket.";
-    LOCAL = "DOWNSTREAM_LOCAL_ADDRESS", "The address that was connected to.";
-    PROTOCOL = "PROTOCOL", "What the stream carries, where it was inspected.";
-    SNI = "REQUESTED_SERVER_NAME", "The server name of the ClientHello.";
-    TLS_VERSION = "DOWNSTREAM_TLS_VERSION", "The TLS version, where TLS was terminated.";
-    TLS_CIPHER = "DOWNSTREAM_TLS_CIPHER", "The cipher suite, where TLS was terminated.";
+    REMOTE = "DOWNSTREAM_REMOTE_ADDRESS", "The source address: the peer, or the source in a trusted PROXY header.";
+    PEER = "DOWNSTREAM_DIRECT_REMOTE_ADDRESS", "The remote address of the socket.";
+    LOCAL = "DOWNSTREAM_LOCAL_ADDRESS", "The address that the client connected to.";
+    PROTOCOL = "PROTOCOL", "The protocol of the stream, if inspected.";
+    SNI = "REQUESTED_SERVER_NAME", "The server name in the ClientHello.";
+    TLS_VERSION = "DOWNSTREAM_TLS_VERSION", "The TLS version, if TLS was terminated.";
+    TLS_CIPHER = "DOWNSTREAM_TLS_CIPHER", "The cipher suite, if TLS was terminated.";
     CLIENT_SUBJECT = "DOWNSTREAM_PEER_SUBJECT", "The subject of the client's certificate.";
-    QUIC_VERSION = "QUIC_VERSION", "The version of QUIC, where it was terminated.";
-    RTT = "DOWNSTREAM_RTT", "Milliseconds of the round trip to the client at the end, where QUIC was terminated.";
-    PACKETS_SENT = "QUIC_PACKETS_SENT", "Packets of QUIC sent to the client.";
-    PACKETS_LOST = "QUIC_PACKETS_LOST", "Those of them that were held to be lost.";
-    MIGRATIONS = "QUIC_MIGRATIONS", "Times that the client of QUIC moved to another address and showed that it is there.";
-    EARLY_DATA = "QUIC_EARLY_DATA", "Whether a request came before the handshake had ended (0-RTT): `true` or `false`.";
+    QUIC_VERSION = "QUIC_VERSION", "The QUIC version, if QUIC was terminated.";
+    RTT = "DOWNSTREAM_RTT", "The round-trip time to the client at the end, in milliseconds, if QUIC was terminated.";
+    PACKETS_SENT = "QUIC_PACKETS_SENT", "QUIC packets sent to the client.";
+    PACKETS_LOST = "QUIC_PACKETS_LOST", "QUIC packets sent to the client that were considered lost.";
+    MIGRATIONS = "QUIC_MIGRATIONS", "Migrations of the QUIC client to another address that was validated.";
+    EARLY_DATA = "QUIC_EARLY_DATA", "Whether a request arrived before the handshake was complete (0-RTT): `true` or `false`.";
     DATABASE = "POSTGRES_DATABASE", "The PostgreSQL database.";
     USER = "POSTGRES_USER", "The PostgreSQL user.";
     CLUSTER = "UPSTREAM_CLUSTER", "The cluster.";
-    UPSTREAM = "UPSTREAM_HOST", "The endpoint it was connected to.";
-    UPSTREAM_LOCAL = "UPSTREAM_LOCAL_ADDRESS", "Sluice's own address towards the endpoint.";
-    ATTEMPTS = "UPSTREAM_HOSTS_ATTEMPTED", "Every endpoint that was tried, with what went wrong.";
+    UPSTREAM = "UPSTREAM_HOST", "The endpoint of the connection or flow.";
+    UPSTREAM_LOCAL = "UPSTREAM_LOCAL_ADDRESS", "The local address of the connection to the endpoint.";
+    ATTEMPTS = "UPSTREAM_HOSTS_ATTEMPTED", "Every endpoint that was attempted, with the failure.";
     RECEIVED = "BYTES_RECEIVED", "Bytes from the client.";
     SENT = "BYTES_SENT", "Bytes to the client.";
     DATAGRAMS_RECEIVED = "DATAGRAMS_RECEIVED", "Datagrams from the client.";
     DATAGRAMS_SENT = "DATAGRAMS_SENT", "Datagrams to the client.";
     DURATION = "DURATION", "Milliseconds from accept to end.";
-    REASON = "REASON", "Why it ended; see the page on reasons.";
+    REASON = "REASON", "The reason for the end; `sluice explain --reasons` describes each.";
     PHASE = "PHASE", "The phase in which it ended.";
-    SIDE = "SIDE", "Who brought the end about: downstream, upstream or local.";
-    DETAIL = "DETAIL", "What the system or TLS said about the end.";
+    SIDE = "SIDE", "The side that caused the end: downstream, upstream or local.";
+    DETAIL = "DETAIL", "Details of the end, from the system or TLS.";
     FLAGS = "RESPONSE_FLAGS", "Envoy's response flag for the reason.";
 }
 

@@ -142,7 +142,7 @@ impl QuicSlot {
         options: QuicOptions,
         worker: &Rc<WorkerCx>,
     ) -> io::Result<Rc<Self>> {
-        let none = || io::Error::new(io::ErrorKind::InvalidInput, "no chain ends TLS");
+        let none = || io::Error::new(io::ErrorKind::InvalidInput, "no chain terminates TLS");
         let fallback = listener.quic_tls().next().ok_or_else(none)?;
         let fallback =
             QuicServer::new(Arc::clone(&fallback.quic), &options).map_err(io::Error::other)?;

@@ -40,7 +40,7 @@ mod tests {
     fn codes_are_unique_and_have_help() {
         let mut codes = std::collections::BTreeSet::new();
         for reason in super::all() {
-            assert!(codes.insert(reason.code()), "{reason} stands twice");
+            assert!(codes.insert(reason.code()), "{reason} is declared twice");
             assert!(reason.def().help.ends_with(['.', '?']), "{reason} has no sentence of help");
         }
     }

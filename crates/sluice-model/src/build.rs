@@ -250,9 +250,9 @@ fn sink(
                 "bad-file",
                 log.sink.span,
                 at.key("sink"),
-                format!("{}: its folder does not exist", path.display()),
+                format!("the folder of {} does not exist", path.display()),
             )
-            .help("create the folder, or write `stdout` or `stderr`");
+            .help("create the folder, or use `stdout` or `stderr`");
         return None;
     }
     Some(SinkPlan { target, kinds, template: template? })

@@ -161,7 +161,7 @@ pub fn check_handler(chain: &Spanned<Chain>, of: &Criteria, at: &Path<'_>, diags
                 "wrong-kind",
                 chain.span,
                 at.key("tls"),
-                "this chain takes TLS, which `http` cannot read without `tls`",
+                "this chain receives TLS, which `http` cannot read without `tls`",
             )
             .help("add `tls: { certificates: [{ cert: FILE, key: FILE }] }`, or pass TLS through with `relay`");
         return;
@@ -179,13 +179,13 @@ pub fn check_handler(chain: &Spanned<Chain>, of: &Criteria, at: &Path<'_>, diags
         let (key, what, help) = if ends_tls {
             (
                 "tls",
-                "this chain takes streams in clear, which `tls` cannot open",
-                "leave `tls` out, or match the protocol in inner `chains`",
+                "this chain receives plaintext, which `tls` cannot terminate",
+                "remove `tls`, or match the protocol in inner `chains`",
             )
         } else {
             (
                 "http",
-                "this chain takes streams that are not HTTP",
+                "this chain receives streams that are not HTTP",
                 "use `relay`, or match `protocol: [http1, http2]`",
             )
         };
@@ -196,9 +196,9 @@ pub fn check_handler(chain: &Spanned<Chain>, of: &Criteria, at: &Path<'_>, diags
                 "wrong-kind",
                 chain.span,
                 at.key("tls"),
-                "this chain takes streams in clear, which `tls` cannot open",
+                "this chain receives plaintext, which `tls` cannot terminate",
             )
-            .help("match `transport: tls`, or leave `tls` out");
+            .help("match `transport: tls`, or remove `tls`");
     }
 }
 
@@ -212,14 +212,14 @@ fn why_impossible(
         || criteria.transports == [TransportKind::Tls];
     let udp = place.addresses.iter().any(|address| matches!(address, ListenAddress::Udp(_)));
     if !udp && !place.quic && criteria.transports == [TransportKind::Quic] {
-        return Some(("nothing here is QUIC", "listen on udp://, or say `quic: true`"));
+        return Some(("this listener does not receive QUIC", "listen on udp://, or set `quic: true`"));
     }
     let of_startup = !(criteria.databases.is_empty() && criteria.users.is_empty());
     let streams = criteria.transports.iter().all(|of| *of != TransportKind::Quic)
         && !criteria.transports.is_empty();
     if udp && (streams || of_startup || !protocols.is_empty()) {
         return Some((
-            "a UDP flow is known by what a hello of QUIC says, and by nothing else",
+            "a UDP flow can only be matched by its addresses and its QUIC ClientHello",
             "match on sni, alpn, `transport: quic`, port, destination or source",
         ));
     }
@@ -227,7 +227,7 @@ fn why_impossible(
         && !place.inside
         && !(criteria.names.is_empty() && criteria.alpn.is_empty())
     {
-        return Some(("a plain stream has no server name and no ALPN", "leave `transport` out"));
+        return Some(("a plaintext stream has no server name and no ALPN", "remove `transport`"));
     }
     if of_hello
         && !place.inside
@@ -236,7 +236,7 @@ fn why_impossible(
         && !named(Protocol::Postgres)
     {
         return Some((
-            "a stream in TLS carries `tls` or `postgres` as far as can be seen from outside",
+            "until TLS is terminated, a TLS stream can only be recognised as `tls` or `postgres`",
             "terminate TLS and match the protocol in inner `chains`",
         ));
     }
@@ -245,7 +245,7 @@ fn why_impossible(
     }
     if of_startup && of_hello && !place.inside {
         return Some((
-            "database and user are inside TLS, where they cannot be seen",
+            "the database and user are encrypted by TLS",
             "terminate TLS and match them in inner `chains`",
         ));
     }
@@ -257,13 +257,13 @@ fn why_impossible(
         let sockets: Vec<_> = place.addresses.iter().filter_map(socket).collect();
         let port_fits = |port: &u16| sockets.iter().any(|s| s.port() == *port || s.port() == 0);
         if !criteria.ports.is_empty() && !criteria.ports.iter().any(port_fits) {
-            return Some(("the listener has none of these ports", "compare with `address`"));
+            return Some(("the listener does not listen on any of these ports", "compare them with `address`"));
         }
         let block_fits = |block: &sluice_core::Cidr| {
             sockets.iter().any(|s| s.ip().is_unspecified() || block.holds(s.ip()))
         };
         if !criteria.destinations.is_empty() && !criteria.destinations.iter().any(block_fits) {
-            return Some(("the listener has no address in these blocks", "compare with `address`"));
+            return Some(("the listener has no address in these blocks", "compare them with `address`"));
         }
     }
     None

@@ -35,7 +35,7 @@ pub fn names_and_addresses(config: &Config, diags: &mut Diags) {
                     "duplicate-name",
                     listener.name.span,
                     at.key("name"),
-                    format!("there are two listeners `{}`", listener.name.value),
+                    format!("the listener `{}` is declared twice", listener.name.value),
                 )
                 .other(first, "the other one");
         }
@@ -75,10 +75,10 @@ fn folder_exists(address: &ListenAddress, span: Span, at: &Path<'_>, diags: &mut
     if let ListenAddress::Unix(path) = address
         && !path.parent().is_some_and(std::path::Path::is_dir)
     {
-        let message = format!("{}: its folder does not exist", path.display());
+        let message = format!("the folder of {} does not exist", path.display());
         diags
             .warning("not-here", span, at.key("address"), message)
-            .help("Sluice does not start on a machine without it; create the folder, or name one that exists");
+            .help("Sluice does not start on a machine without it; create the folder, or use one that exists");
     }
 }
 
@@ -102,7 +102,7 @@ fn once(
                 "duplicate-address",
                 span,
                 at.key("address"),
-                format!("{shown} is listened on twice"),
+                format!("the address {shown} is used twice"),
             )
             .other(first, "the other one");
     }
@@ -114,15 +114,15 @@ fn admin_hosts(admin: &Admin, at: &Path<'_>, diags: &mut Diags) {
     let unix = matches!(admin.address.value, ListenAddress::Unix(_));
     if let Some(host) = admin.hosts.first().filter(|_| unix) {
         diags
-            .error("bad-value", host.span, at, "a unix socket answers whatever host is named")
-            .help("leave `hosts` out");
+            .error("bad-value", host.span, at, "`hosts` has no effect on a unix socket, which accepts any host name")
+            .help("remove `hosts`");
         return;
     }
     for host in &admin.hosts {
         let name = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
         if host.value.is_empty() || !host.value.bytes().all(name) {
             let message = format!(
-                "expected the name of a host such as sluice.internal, not `{}`",
+                "expected a host name such as sluice.internal, not `{}`",
                 host.value
             );
             diags
@@ -145,7 +145,7 @@ pub fn admin(config: &Config, diags: &mut Diags) {
                         "exposed-admin",
                         admin.address.span,
                         at.key("address"),
-                        "the admin pages can be read from outside this machine",
+                        "the admin pages can be read from other machines",
                     )
                     .help("listen on 127.0.0.1 or a unix socket; there is no authentication");
             }
@@ -154,7 +154,7 @@ pub fn admin(config: &Config, diags: &mut Diags) {
                     "bad-value",
                     admin.address.span,
                     at.key("address"),
-                    "the admin pages are served over TCP or a unix socket",
+                    "the admin address must be a TCP address or a unix socket",
                 );
             }
             _ => {}
@@ -178,7 +178,7 @@ pub fn unused(config: &Config, diags: &mut Diags) {
                 "unused-cluster",
                 cluster.span,
                 at.key(name),
-                format!("nothing leads to the cluster `{name}`"),
+                format!("the cluster `{name}` is not used"),
             );
         }
     }
@@ -191,7 +191,7 @@ pub fn unused(config: &Config, diags: &mut Diags) {
     }
     if config.listeners.is_empty() {
         diags
-            .warning("no-listeners", None, "listeners", "nothing listens")
+            .warning("no-listeners", None, "listeners", "there are no listeners")
             .help("add a listener: `listeners: [{ name: a, address: 127.0.0.1:5432, relay: b }]`");
     }
 }
@@ -239,9 +239,9 @@ pub fn listener_shape(listener: &Spanned<Listener>, at: &Path<'_>, diags: &mut D
                 "short-and-long",
                 span,
                 at,
-                "`relay`, `http` and `tls` beside `chains` are one chain too many",
+                "`relay`, `http` and `tls` cannot be combined with `chains`",
             )
-            .help("move them into the list, as the chain without a `match`");
+            .help("move them into `chains`, as a chain without a `match`");
     }
     let udp = listener.all_addresses().filter(|a| matches!(a.value, ListenAddress::Udp(_))).count();
     if udp > 0 {
@@ -251,16 +251,16 @@ pub fn listener_shape(listener: &Spanned<Listener>, at: &Path<'_>, diags: &mut D
                     "mixed-addresses",
                     listener.span,
                     at.key("address"),
-                    "connections and datagrams on one listener",
+                    "a listener cannot mix udp:// addresses with others",
                 )
-                .help("give the udp:// address a listener of its own");
+                .help("move the udp:// address to its own listener");
         }
         if let Some(proxy) = &listener.proxy_protocol {
             diags.error(
                 "wrong-kind",
                 proxy.span,
                 at.key("proxy_protocol"),
-                "datagrams carry no PROXY header",
+                "datagrams carry no PROXY header; remove `proxy_protocol`",
             );
         }
     }
@@ -272,9 +272,9 @@ pub fn listener_shape(listener: &Spanned<Listener>, at: &Path<'_>, diags: &mut D
                     "missing-field",
                     proxy.span,
                     here.key("trust"),
-                    "nobody is trusted to send a PROXY header",
+                    "no sender of a PROXY header is trusted",
                 )
-                .help("list the addresses of the balancers in front: `trust: [192.0.2.10/32]`");
+                .help("list the addresses of the load balancers in front: `trust: [192.0.2.10/32]`");
         }
         for (index, block) in proxy.trust.iter().enumerate().filter(|(_, block)| block.bits() == 0)
         {
@@ -284,9 +284,9 @@ pub fn listener_shape(listener: &Spanned<Listener>, at: &Path<'_>, diags: &mut D
                     "trusts-everybody",
                     block.span,
                     trust.index(index),
-                    "everybody may claim to be anybody",
+                    "any client may claim any source address",
                 )
-                .help("list the addresses of the balancers in front");
+                .help("list the addresses of the load balancers in front");
         }
         if proxy.accept == ProxyAcceptance::Optional {
             diags
@@ -294,9 +294,9 @@ pub fn listener_shape(listener: &Spanned<Listener>, at: &Path<'_>, diags: &mut D
                     "optional-header",
                     proxy.span,
                     here.key("accept"),
-                    "clients that wait for the server to speak first wait out `timeout`",
+                    "clients that wait for the server to speak first are delayed by `timeout`",
                 )
-                .help("set `accept: required` where every connection comes through the balancer");
+                .help("set `accept: required` if every connection comes through the load balancer");
         }
     }
 }
@@ -321,7 +321,7 @@ pub fn chain_handles(of: Handles, tls: bool, span: Span, at: &Path<'_>, diags: &
                     "missing-field",
                     span,
                     at.key("relay"),
-                    "this chain does not say where its streams go",
+                    "this chain has neither `relay` nor `http`",
                 )
                 .help("add `relay: CLUSTER` or `http: ROUTES`");
         }
@@ -331,9 +331,9 @@ pub fn chain_handles(of: Handles, tls: bool, span: Span, at: &Path<'_>, diags: &
                     "short-and-long",
                     span,
                     at.key("http"),
-                    "`relay` beside `http`: a stream is either relayed or HTTP",
+                    "`relay` and `http` cannot be combined: a stream is either relayed or served as HTTP",
                 )
-                .help("keep one of them; HTTP goes to clusters by `routes`");
+                .help("keep one of them; HTTP requests reach clusters through `routes`");
         }
         (_, _, true) if of.relay || of.http => {
             let what = if of.relay { "relay" } else { "http" };
@@ -342,9 +342,9 @@ pub fn chain_handles(of: Handles, tls: bool, span: Span, at: &Path<'_>, diags: &
                     "short-and-long",
                     span,
                     at.key(what),
-                    format!("`{what}` beside inner `chains` is one chain too many"),
+                    format!("`{what}` cannot be combined with inner `chains`"),
                 )
-                .help("move it into the list, as the chain without a `match`");
+                .help("move it into `chains`, as a chain without a `match`");
         }
         (_, _, true) if !tls => {
             diags
@@ -352,7 +352,7 @@ pub fn chain_handles(of: Handles, tls: bool, span: Span, at: &Path<'_>, diags: &
                     "missing-field",
                     span,
                     at.key("tls"),
-                    "inner `chains` look at clear text, so the chain must terminate TLS",
+                    "inner `chains` match decrypted streams, so the chain must terminate TLS",
                 )
                 .help("add `tls`, or move the chains up one level");
         }
@@ -380,7 +380,7 @@ pub fn shared_routes(chains: &Members<Chain>, at: &Path<'_>, diags: &mut Diags) 
                     .other(other.span, "the other chain")
                     .help(
                         "give each chain its own routes, or add `match: { client_certificate: true }` to the rules that \
-                         need a certificate; a request for a host of the other chain is answered 421",
+                         need a certificate; a request for a host of the other chain gets a 421 response",
                     );
             }
             seen.push((routes, chain));
@@ -405,7 +405,7 @@ pub fn hash_fits(
                 "useless-hash",
                 span,
                 at.key("hash"),
-                format!("`{}` does not go by a hash", section.balance.word()),
+                format!("`{}` does not use a hash", section.balance.word()),
             )
             .help("set `balance: maglev` or `balance: ring_hash` on the cluster");
     } else if !hash && hashes {
@@ -414,8 +414,8 @@ pub fn hash_fits(
                 "missing-hash",
                 span,
                 at.key("hash"),
-                format!("without a hash `{}` picks at random", section.balance.word()),
+                format!("without a hash, `{}` picks endpoints at random", section.balance.word()),
             )
-            .help("add `hash: source_ip` beside `cluster`, in the long form of `relay` or in the rule");
+            .help("add `hash: source_ip` next to `cluster`, in the long form of `relay` or in the rule");
     }
 }

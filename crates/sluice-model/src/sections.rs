@@ -690,7 +690,7 @@ impl Setting for Refresh {
         bind_scalar(node, at, diags, "ttl or a duration", |text| match text {
             "ttl" => Ok(Self::Ttl),
             "0" | "0s" => {
-                Err("look-ups need some time between them; write `ttl` or at least 1s".into())
+                Err("the interval between look-ups must not be zero; write `ttl` or at least 1s".into())
             }
             _ => parse_duration(text).map(Self::Every),
         })
@@ -740,7 +740,7 @@ impl Setting for OnEndpointRemoved {
     }
 
     fn shape() -> Shape {
-        let words = vec![("keep", "They go on."), ("close", "They end.")];
+        let words = vec![("keep", "They continue."), ("close", "They are closed.")];
         Shape::Either(vec![Shape::Choice(words), DrainFor::shape()])
     }
 
@@ -771,8 +771,8 @@ impl Setting for FilterUse {
             }),
             Value::Map(entries) if entries.len() > 1 => {
                 diags
-                    .error("wrong-kind", entries[1].key_span, at, "one filter per item of the list")
-                    .help("begin a new item: a line of its own with `- `");
+                    .error("wrong-kind", entries[1].key_span, at, "a list item takes only one filter")
+                    .help("begin a new item on its own line with `- `");
                 None
             }
             _ => {
@@ -817,9 +817,9 @@ impl Setting for LimitValues {
                         "unknown-field",
                         entry.key_span,
                         here,
-                        format!("`{}` is no limit", entry.key),
+                        format!("unknown limit `{}`", entry.key),
                     )
-                    .help(help.unwrap_or_else(|| "`sluice explain --limits` lists them".into()));
+                    .help(help.unwrap_or_else(|| "`sluice explain --limits` lists the limits".into()));
                 values = None;
                 continue;
             };
@@ -834,7 +834,7 @@ impl Setting for LimitValues {
             let set = bound.and_then(|value| match values.as_mut()?.set(*limit, value) {
                 Ok(()) => Some(()),
                 Err((min, max)) => {
-                    let message = format!("`{}` lies from {min} to {max}", def.name);
+                    let message = format!("`{}` must be from {min} to {max}", def.name);
                     diags.error("bad-value", entry.node.span, here, message);
                     None
                 }

@@ -278,7 +278,7 @@ impl Sink {
             match open(path) {
                 Ok(file) => self.file = Some(file),
                 Err(error) => {
-                    tracing::error!(%error, "the access log goes on in the old file");
+                    tracing::error!(%error, "cannot reopen the access log; writing continues to the old file");
                 }
             }
         }
@@ -302,7 +302,7 @@ impl Sink {
                 unwritten.add(rest.iter().filter(|byte| **byte == b'\n').count() as u64);
                 // A full disk stays full for a while; log it once.
                 if !std::mem::replace(&mut self.failing, true) {
-                    tracing::error!(target = ?self.plan.target, %error, "access records are being lost");
+                    tracing::error!(target = ?self.plan.target, %error, "access log records are being lost");
                 }
             }
         }

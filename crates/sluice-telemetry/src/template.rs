@@ -261,17 +261,17 @@ fn operator_part(text: &str, operators: &[&'static Operator]) -> Result<Template
     let Some(operator) = found else {
         let near = nearest(name, operators.iter().map(|operator| operator.name));
         let near = near.map_or_else(String::new, |near| format!("; did you mean %{near}%?"));
-        return Err(format!("`%{text}%` is no operator{near}"));
+        return Err(format!("unknown operator `%{text}%`{near}"));
     };
     let argument = match (operator.argument, rest) {
         (None, None) => Argument::default(),
-        (Some(what), None) => return Err(format!("%{name}% wants {what}: %{name}({what})%")),
-        (None, Some(_)) => return Err(format!("%{name}% takes nothing in parentheses")),
+        (Some(what), None) => return Err(format!("%{name}% needs {what}: write %{name}({what})%")),
+        (None, Some(_)) => return Err(format!("%{name}% takes no argument")),
         (Some(_), Some(rest)) => {
             let (inside, longest) = match rest.rsplit_once("):") {
                 Some((inside, longest)) => match longest.parse() {
                     Ok(longest) => (inside, Some(longest)),
-                    Err(_) => return Err(format!("`{longest}` is no number of characters")),
+                    Err(_) => return Err(format!("`{longest}` is not a number of characters")),
                 },
                 None => match rest.strip_suffix(')') {
                     Some(inside) => (inside, None),
@@ -526,10 +526,10 @@ mod tests {
         let error = |text| Template::text(text, &[&WHO, &TOOK]).unwrap_err();
         assert!(error("%TOKO%").contains("did you mean %TOOK%?"));
         assert!(error("100% sure").contains("not closed"));
-        assert!(error("%WHO(x)%").contains("takes nothing"));
+        assert!(error("%WHO(x)%").contains("takes no argument"));
         let error = |text| Template::text(text, &[&ASK]).unwrap_err();
         assert!(error("%ASK%").contains("%ASK(WORD)%"));
         assert!(error("%ASK(x%").contains("no closing parenthesis"));
-        assert!(error("%ASK(x):y%").contains("no number"));
+        assert!(error("%ASK(x):y%").contains("not a number"));
     }
 }

@@ -46,10 +46,10 @@ pub fn cause(error: &rustls::Error) -> String {
     use rustls::{CertificateError, Error, InvalidMessage};
     match error {
         Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
-            format!("{error}: no authority that the cluster's `tls` trusts signed the certificate")
+            format!("{error}: the certificate is not signed by an authority that the cluster's `tls` trusts")
         }
         Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
-            "the endpoint answered with bytes that are not TLS; does it speak TLS on this port?"
+            "the endpoint sent bytes that are not TLS; does it speak TLS on this port?"
                 .to_owned()
         }
         error => error.to_string(),
@@ -97,8 +97,8 @@ fn system_roots() -> Result<RootCertStore, LoadError> {
     if usable == 0 {
         return Err(LoadError {
             path: PathBuf::from("the system's certificate store"),
-            problem: "it holds no usable authority".into(),
-            help: Some("install the package ca-certificates, or name a file with `ca`"),
+            problem: "it contains no usable authority".into(),
+            help: Some("install the package ca-certificates, or set a file with `ca`"),
         });
     }
     Ok(roots)

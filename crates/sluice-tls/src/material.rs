@@ -94,7 +94,7 @@ pub struct Material {
 pub fn load_pair(cert: &Path, key: &Path) -> Result<Material, LoadError> {
     let chain = load_certificates(cert)?;
     let info = CertificateInfo::of(&chain[0]).map_err(|problem| {
-        wrong(cert, format!("the first certificate does not parse: {problem}"))
+        wrong(cert, format!("the first certificate cannot be parsed: {problem}"))
     })?;
     let text = read(key)?;
     let der = PrivateKeyDer::from_pem_slice(&text).map_err(|error| no_key(key, &text, &error))?;
@@ -109,8 +109,8 @@ pub fn load_pair(cert: &Path, key: &Path) -> Result<Material, LoadError> {
             Ok(Material { key: Arc::new(certified), info })
         }
         Err(_) => Err(LoadError {
-            help: Some("give the key that this certificate was made for"),
-            ..wrong(key, format!("this key does not fit the certificate in {}", cert.display()))
+            help: Some("use the key that belongs to this certificate"),
+            ..wrong(key, format!("this key does not match the certificate in {}", cert.display()))
         }),
     }
 }
@@ -126,12 +126,12 @@ pub fn load_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Lo
         Ok(certificates) if certificates.is_empty() && holds(&text, "PRIVATE KEY") => {
             Err(LoadError {
                 help: Some(SWAPPED),
-                ..wrong(path, "it holds a private key and no certificate")
+                ..wrong(path, "the file contains a private key and no certificate")
             })
         }
         Ok(certificates) if certificates.is_empty() => Err(LoadError {
-            help: Some("a certificate file holds blocks such as -----BEGIN CERTIFICATE-----"),
-            ..wrong(path, "there is no certificate in it")
+            help: Some("a certificate file contains blocks such as -----BEGIN CERTIFICATE-----"),
+            ..wrong(path, "the file contains no certificate")
         }),
         Ok(certificates) => Ok(certificates),
         Err(error) => Err(not_pem(path, &error)),
@@ -139,7 +139,7 @@ pub fn load_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Lo
 }
 
 const SWAPPED: &str =
-    "`cert` and `key` look swapped: `cert` is the certificate, `key` its private key";
+    "`cert` and `key` seem to be swapped: `cert` is the certificate, `key` its private key";
 
 /// Whether a PEM file contains a block whose type ends with `kind`.
 fn holds(text: &[u8], kind: &str) -> bool {
@@ -161,29 +161,29 @@ fn no_key(path: &Path, text: &[u8], error: &pem::Error) -> LoadError {
     if holds(text, "CERTIFICATE") && !holds(text, "PRIVATE KEY") {
         return LoadError {
             help: Some(SWAPPED),
-            ..wrong(path, "it holds a certificate and no private key")
+            ..wrong(path, "the file contains a certificate and no private key")
         };
     }
     if holds(text, "PRIVATE KEY") {
         return not_pem(path, error);
     }
     LoadError {
-        help: Some("a key file holds a block such as -----BEGIN PRIVATE KEY-----"),
-        ..wrong(path, "there is no private key in it")
+        help: Some("a key file contains a block such as -----BEGIN PRIVATE KEY-----"),
+        ..wrong(path, "the file contains no private key")
     }
 }
 
 /// Describes what is wrong with a PEM file, without the bytes in it.
 fn not_pem(path: &Path, error: &pem::Error) -> LoadError {
     let problem = match error {
-        pem::Error::MissingSectionEnd { .. } => "a block in it has no -----END line",
-        pem::Error::IllegalSectionStart { .. } => "a -----BEGIN line in it is malformed",
-        pem::Error::Base64Decode(_) => "a block in it is not Base64",
-        pem::Error::NoItemsFound => "there is no usable block in it",
-        _ => "it is not PEM",
+        pem::Error::MissingSectionEnd { .. } => "a PEM block has no -----END line",
+        pem::Error::IllegalSectionStart { .. } => "a -----BEGIN line is malformed",
+        pem::Error::Base64Decode(_) => "a PEM block is not Base64",
+        pem::Error::NoItemsFound => "the file contains no usable PEM block",
+        _ => "the file is not PEM",
     };
     LoadError {
-        help: Some("it may have been cut short or edited; copy the file again"),
+        help: Some("the file may have been truncated or edited; copy it again"),
         ..wrong(path, problem)
     }
 }
@@ -197,7 +197,7 @@ pub fn load_roots(path: &Path) -> Result<RootCertStore, LoadError> {
     for certificate in load_certificates(path)? {
         roots
             .add(certificate)
-            .map_err(|error| wrong(path, format!("no usable authority: {error}")))?;
+            .map_err(|error| wrong(path, format!("not usable as an authority: {error}")))?;
     }
     Ok(roots)
 }
@@ -213,7 +213,7 @@ pub fn load_revocations(
         CertificateRevocationListDer::pem_slice_iter(&read(path)?).collect();
     match found {
         Ok(lists) if !lists.is_empty() => Ok(lists),
-        _ => Err(wrong(path, "there is no revocation list in it")),
+        _ => Err(wrong(path, "the file contains no revocation list")),
     }
 }
 
@@ -221,10 +221,10 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>, LoadError> {
     std::fs::read(path).map_err(|error| LoadError {
         help: match error.kind() {
             std::io::ErrorKind::NotFound => Some(
-                "paths are relative to the configuration file; `sluice cert` makes certificates to try things out",
+                "paths are relative to the configuration file; `sluice cert` creates certificates for testing",
             ),
             std::io::ErrorKind::PermissionDenied => {
-                Some("let the user that runs Sluice read it")
+                Some("make it readable for the user that runs Sluice")
             }
             _ => None,
         },

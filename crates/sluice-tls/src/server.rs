@@ -168,7 +168,7 @@ fn client_verifier(
     }
     builder.build().map_err(|error| LoadError {
         path: auth.ca.clone(),
-        problem: format!("client certificates cannot be checked with it: {error}"),
+        problem: format!("client certificates cannot be verified with it: {error}"),
         help: None,
     })
 }

@@ -118,11 +118,11 @@ mod tests {
         let other = rcgen::KeyPair::generate().unwrap();
         std::fs::write(&key, other.serialize_pem()).unwrap();
         let (_, trouble) = store.load(&cert, &key).unwrap();
-        assert!(trouble.unwrap().problem.contains("does not fit"));
+        assert!(trouble.unwrap().problem.contains("does not match"));
         assert_eq!(stored.material().info.names, ["two.test"]);
         drop(stored);
         store.sweep();
-        assert!(store.load(&cert, &key).unwrap_err().problem.contains("does not fit"));
+        assert!(store.load(&cert, &key).unwrap_err().problem.contains("does not match"));
     }
 
     #[test]

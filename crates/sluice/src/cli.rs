@@ -11,9 +11,9 @@ pub(crate) const EXIT_FAILED: u8 = 1;
 pub(crate) const EXIT_CONFIG: u8 = 3;
 
 const AFTER: &str = "\
-Exit codes: 0 done; 1 failed (an address in use, a path of `demo --check` that failed);
-2 wrong use of the command line; 3 errors in the configuration.
-Signals while running: TERM or INT drain and exit (twice: at once); HUP reloads; USR1 opens log files anew.";
+Exit codes: 0 success; 1 failure (an address in use, a path of `demo --check` that failed);
+2 invalid command line; 3 errors in the configuration.
+Signals while running: TERM or INT drain and exit (twice: immediately); HUP reloads; USR1 reopens log files.";
 
 /// An L4-first proxy and load balancer for TCP, TLS, UDP, QUIC and HTTP.
 #[derive(Debug, Parser)]

@@ -166,7 +166,7 @@ pub(crate) async fn run(
             }
             _ = user.recv() => {
                 control.log.reopen();
-                tracing::info!("log files opened anew");
+                tracing::info!("log files reopened");
                 continue;
             }
         };
@@ -191,7 +191,7 @@ impl Control {
         let _ = sluice_telemetry::metrics::install_recorder(&registry);
         let shard = registry.shard(options.workers + 1);
         let log = LogHub::start(&registry, options.workers + 2)
-            .context("the log thread cannot be started")?;
+            .context("cannot start the log thread")?;
         let limits = built.config.limits.0.clone();
         let descriptors = Budget::new(options.files, options.workers, &limits);
         let mut workers = Vec::new();
@@ -307,7 +307,7 @@ impl Control {
                 let error = format!("{error:#}");
                 if looks.failed(error.clone()) {
                     tracing::error!(
-                        "a port cannot be taken over: {error}; sluice goes on trying, ever more rarely"
+                        "cannot take over a port: {error}; Sluice keeps retrying, with growing pauses"
                     );
                 }
             }
@@ -318,7 +318,7 @@ impl Control {
     async fn prepare(&self, orders: Vec<Vec<Wanted>>) -> anyhow::Result<()> {
         for (worker, wanted) in self.workers.iter().zip(orders) {
             let prepared = worker.ask(|done| WorkerCommand::Prepare(wanted, done)).await;
-            prepared.context("a worker has ended; restart sluice")?.map_err(anyhow::Error::msg)?;
+            prepared.context("a worker has exited; restart Sluice")?.map_err(anyhow::Error::msg)?;
         }
         Ok(())
     }
@@ -365,9 +365,9 @@ impl Control {
             .collect();
         let listeners: Vec<String> = listeners.iter().map(|name| format!("`{name}`")).collect();
         let held_up = match listeners.as_slice() {
-            [] => "no listener waits for them".to_owned(),
+            [] => "no listener is waiting for them".to_owned(),
             names => format!(
-                "listeners that wait for them, up to {} s: {}",
+                "listeners waiting for them, up to {} s: {}",
                 FIRST_LOOKUPS.as_secs(),
                 names.join(", ")
             ),
@@ -435,7 +435,7 @@ impl Control {
                 }
                 in_force.last_failure = Some(failure);
                 drop(in_force);
-                tracing::error!("reload failed, the configuration in force stays: {error:#}");
+                tracing::error!("reload failed; the current configuration stays in force: {error:#}");
                 "failed"
             }
         };
@@ -445,9 +445,9 @@ impl Control {
 
     fn tell_stale_certificates(&self, snapshot: &Snapshot) {
         for trouble in &snapshot.stale_certificates {
-            let help = trouble.help.unwrap_or("the certificate in use stays");
+            let help = trouble.help.unwrap_or("fix the file and reload");
             tracing::error!(
-                "a certificate does not load and the one in use stays: {trouble}; {help}"
+                "cannot load a certificate; the current one stays in use: {trouble}; {help}"
             );
             self.shard.counter(&RELOADS, &["stale_certificate"]).increment();
         }
@@ -471,7 +471,7 @@ impl Control {
             return Ok(None);
         }
         for fixed in fixed::changes(&self.in_force.borrow().built.config, &built.config) {
-            tracing::warn!("a change of `{fixed}` takes effect at the next start");
+            tracing::warn!("the change of `{fixed}` takes effect after a restart");
         }
         self.put_in_force(&built.snapshot, |name| diff.clusters.touches(name)).await?;
         let mut in_force = self.in_force.borrow_mut();
@@ -555,14 +555,14 @@ impl Control {
             let left = self.count().await;
             let total: usize = left.values().sum();
             if total == 0 {
-                tracing::info!("drained; every connection has ended");
+                tracing::info!("drained; all connections have ended");
                 break;
             }
             let waited = self.clock.now().since(started);
             if waited >= timeout {
                 tracing::warn!(
                     connections = total,
-                    "the drain deadline has come; ending what is left"
+                    "the drain timeout has expired; closing the remaining connections"
                 );
                 self.end_all(end::DRAIN).await;
                 break;
@@ -711,6 +711,6 @@ fn admin_socket(address: &ListenAddress, takeover: bool) -> anyhow::Result<Admin
             let unix = tokio::net::UnixListener::from_std(fd.into()).with_context(context)?;
             Ok((AdminSocket::Unix(unix), Some(file), address.to_string()))
         }
-        ListenAddress::Udp(_) => anyhow::bail!("the admin pages are not served over UDP"),
+        ListenAddress::Udp(_) => anyhow::bail!("the admin address must be a TCP address or a unix socket"),
     }
 }

@@ -92,7 +92,7 @@ impl Worker {
         let thread = std::thread::Builder::new()
             .name(format!("sluice-{}", seed.number))
             .spawn(move || run(seed, inbox))
-            .context("a worker thread cannot be started")?;
+            .context("cannot start a worker thread")?;
         Ok(Self { orders: Some(orders), thread: Some(thread) })
     }
 

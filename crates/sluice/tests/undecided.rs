@@ -81,7 +81,7 @@ fn main() -> ExitCode {
     assert_eq!(sluice.record_of("route.timeout")["response_code"], 504);
     assert_eq!(client.get("a", "/").status(), 504);
     let record = sluice.record_of("filter.timeout");
-    assert_eq!(record["detail"], "the filter undecided did not decide");
+    assert_eq!(record["detail"], "the filter undecided did not decide in time");
     assert_eq!(sluice.metric("sluice_limits_reached_total", "limit=\"filter_wait_seconds\""), 1);
     assert!(origin.requests().is_empty());
     ExitCode::SUCCESS

@@ -60,14 +60,14 @@ fn what_is_wrong_is_told() {
     assert!(errors("a: [1, 2\n")[0].starts_with("yaml: invalid YAML"));
     assert!(errors("a: *nowhere\n")[0].starts_with("yaml:"));
     assert!(errors("a: &a [*a]\n")[0].starts_with("yaml:"));
-    assert_eq!(errors("a: 1\n---\nb: 2\n"), ["several-documents: a file holds one document"]);
+    assert_eq!(errors("a: 1\n---\nb: 2\n"), ["several-documents: a file must contain a single YAML document"]);
     assert!(errors(&"[".repeat(5000)).len() == 1);
     let mut bomb = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x]\n");
     for n in 1..12 {
         let aliases = vec![format!("*a{}", n - 1); 9].join(", ");
         bomb.push_str(&format!("a{n}: &a{n} [{aliases}]\n"));
     }
-    assert_eq!(errors(&bomb), ["too-large: aliases unfold to too much"]);
+    assert_eq!(errors(&bomb), ["too-large: the aliases expand to too many values"]);
 }
 
 #[test]
@@ -75,11 +75,11 @@ fn an_error_of_the_parser_comes_with_its_cure() {
     for (text, part) in [
         ("a:\n  b: 1\n c: 2\n", "indentation"),
         ("a:\n  - b: 1\n   c: 2\n", "indentation"),
-        ("a: b: c\n", "must be quoted"),
+        ("a: b: c\n", "quote values"),
         ("a:\n\tb: 1\n", "spaces"),
-        ("a: { b: ${VAR} }\n", "variables are not replaced"),
+        ("a: { b: ${VAR} }\n", "variables are not substituted"),
         ("a: [1\n", "close what was opened"),
-        ("a: *\n", "must be quoted"),
+        ("a: *\n", "quote values"),
         ("a:\n  b: [1, 2\n  c: 3\n", "brackets"),
     ] {
         let mut diags = Diags::new();

@@ -6,7 +6,7 @@ use crate::suggest::nearest;
 use crate::tree::{MapEntry, Node, Span, Value};
 
 /// The start of the help for an unknown field that is close to no known one.
-pub const KNOWN_HERE: &str = "known here: ";
+pub const KNOWN_HERE: &str = "known fields: ";
 
 fn has(entries: &[MapEntry], key: &str) -> bool {
     entries.iter().any(|entry| &*entry.key == key)
@@ -37,8 +37,8 @@ impl<'a> Fields<'a> {
                 let what = format!("a map with fields such as `{}`", known[0]);
                 wrong_kind(node, at, diags, &what);
                 let help = match node.text() {
-                    Some("true") => "write {} to take every default",
-                    Some("false") => "leave the field out",
+                    Some("true") => "write {} to use the defaults",
+                    Some("false") => "remove the field",
                     _ => return None,
                 };
                 diags.last_mut()?.help(help);

@@ -122,8 +122,8 @@ macro_rules! choice {
                 $crate::settings::bind_scalar(node, at, diags, "a word", |text| match text {
                     $($word => Ok(Self::$variant),)+
                     _ => Err(match $crate::settings::suggest_word(text, WORDS) {
-                        Some(near) => format!("`{text}` is none of {}; {near}", WORDS.join(", ")),
-                        None => format!("`{text}` is none of {}", WORDS.join(", ")),
+                        Some(near) => format!("`{text}` is not one of {}; {near}", WORDS.join(", ")),
+                        None => format!("`{text}` is not one of {}", WORDS.join(", ")),
                     }),
                 })
             }

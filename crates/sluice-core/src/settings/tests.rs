@@ -61,7 +61,7 @@ fn every_error_of_a_section_comes_at_once() {
         [
             "thing.colur: unknown field `colur`",
             "thing.type: expected text, found a map",
-            "thing.parts.colour: `blu` is none of green, blue; did you mean `blue`?",
+            "thing.parts.colour: `blu` is not one of green, blue; did you mean `blue`?",
             "thing.parts.age: a duration needs a unit; write 3s or 3ms",
         ]
     );
@@ -77,14 +77,14 @@ fn zero_is_no_duration_and_no_count_from_one() {
     };
     let zero = scalar("0s");
     let (message, help) = findings(&|d| OrNone::<Duration>::bind(&zero, &Path::ROOT, d).is_some());
-    assert!(message.contains("shortest is 1ms") && help == "`none` means unlimited");
+    assert!(message.contains("minimum is 1ms") && help == "`none` means unlimited");
     assert!(OrZero::bind(&zero, &Path::ROOT, &mut Diags::new()).is_some());
     let at_once = OrNone::<OrZero>::bind(&zero, &Path::ROOT, &mut Diags::new());
     assert_eq!(at_once, Some(OrNone(Some(OrZero(Duration::ZERO)))));
     let none = scalar("0");
     let (message, help) =
         findings(&|d| OrNone::<NonZeroU64>::bind(&none, &Path::ROOT, d).is_some());
-    assert!(message.contains("from 1") && help == "`none` means unlimited");
+    assert!(message.contains("at least 1") && help == "`none` means unlimited");
     let share = scalar("90%");
     let (message, _) = findings(&|d| u64::bind(&share, &Path::ROOT, d).is_some());
     assert_eq!(message, "expected a whole number, not `90%`; write 90");

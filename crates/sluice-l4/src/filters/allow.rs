@@ -44,7 +44,7 @@ impl ConnectionFilterFactory for ListFactory {
     ) -> Option<Arc<dyn ConnectionFilterPlan>> {
         let blocks = Vec::<Cidr>::bind(settings, at, diags)?;
         if blocks.is_empty() {
-            let message = "expected at least one block of addresses";
+            let message = "expected at least one address block";
             diags.error("missing-field", settings.span, at, message);
             return None;
         }
@@ -71,7 +71,7 @@ impl ConnectionFilter for Blocks {
         let Some(ip) = conn.source().ip() else { return Admit::Now(Verdict::Continue) };
         match self.blocks.iter().find(|block| block.holds(ip)) {
             Some(block) if !self.allow => conn.note(format_args!("deny: {block}")),
-            None if self.allow => conn.note(format_args!("allow: no block holds {ip}")),
+            None if self.allow => conn.note(format_args!("allow: no block contains {ip}")),
             _ => return Admit::Now(Verdict::Continue),
         }
         Admit::Now(Verdict::Reject(reasons::DENIED))

@@ -54,7 +54,7 @@ impl ConnectionFilterFactory for ConnectionLimitFactory {
     }
 
     fn help(&self) -> &'static str {
-        "Bounds connections at once, in all and per source."
+        "Limits concurrent connections, in total and per source."
     }
 
     fn shape(&self) -> Shape {
@@ -70,7 +70,7 @@ impl ConnectionFilterFactory for ConnectionLimitFactory {
         let bound = ConnectionLimit::bind(settings, at, diags)?;
         if bound.max.is_none() && bound.per_source.is_none() {
             diags
-                .error("missing-field", settings.span, at, "this limits nothing")
+                .error("missing-field", settings.span, at, "this filter limits nothing")
                 .help("set `max`, `per_source` or both");
             return None;
         }

@@ -62,7 +62,7 @@ impl ConnectionFilterFactory for ConnectionRateLimitFactory {
     }
 
     fn help(&self) -> &'static str {
-        "Bounds how fast connections are opened, in all or per source."
+        "Limits the rate of new connections, in total or per source."
     }
 
     fn shape(&self) -> Shape {

@@ -103,7 +103,7 @@ impl RequestTask {
         if !misdirected {
             return Ok(());
         }
-        let body = "this host asks for other client certificates: connect to it by its own name\n";
+        let body = "this host has different client certificate settings: connect to it by its own name\n";
         Err(Stop::reply(Reply::new(421, reasons::MISDIRECTED, "misdirected_request", body)))
     }
 
@@ -117,7 +117,7 @@ impl RequestTask {
             path.note_early();
         }
         if !self.method.is_safe() {
-            let body = "too early: repeat the request when the handshake has ended\n";
+            let body = "too early: repeat the request after the handshake\n";
             return Err(Stop::reply(Reply::new(425, reasons::TOO_EARLY, "too_early", body)));
         }
         self.request.set(b"early-data", b"1");
@@ -158,7 +158,7 @@ impl RequestTask {
                     Some(cluster) => cluster.clone(),
                     None => {
                         let named = named.unwrap_or("no name");
-                        self.summary.detail = Some(format!("`{name}` says {named}").into());
+                        self.summary.detail = Some(format!("`{name}` contains {named}").into());
                         let why = sluice_upstream::reasons::CLUSTER_UNKNOWN;
                         return Err(Stop::reply(Reply::new(503, why, "cluster_not_found", "")));
                     }
@@ -212,7 +212,7 @@ impl RequestTask {
     pub(super) fn rewritten(&self, rule: &Rule, rewrite: &PathRewrite) -> Result<String, Stop> {
         let path = rewritten(rule, self.request.path_only(), rewrite);
         hygiene::rewritten(&self.manager.plan.options.hygiene, path).ok_or_else(|| {
-            let body = "the rewritten path is not normal\n";
+            let body = "the rewritten path is invalid\n";
             Stop::reply(Reply::malformed("path_rewrite_failed", body))
         })
     }

@@ -25,7 +25,7 @@ impl RequestTask {
         max: usize,
     ) -> Result<(), Stop> {
         let too_large = || {
-            let body = "the body of the request is too large\n";
+            let body = "the request body is too large\n";
             let reply = Reply::new(413, reasons::BODY_TOO_LARGE, "request_payload_too_large", body);
             Stop::reply(reply.closing())
         };
@@ -89,6 +89,6 @@ impl RequestTask {
 
 /// The time for the whole exchange was over before the request was sent anywhere.
 fn overdue() -> Stop {
-    let body = "the request was not decided in time\n";
+    let body = "the request body was not received in time\n";
     Stop::reply(Reply::new(504, reasons::ROUTE_TIMEOUT, "request_overall_timeout", body))
 }

@@ -160,7 +160,7 @@ impl RequestTask {
             return failed_attempt(error, false).into();
         }
         self.summary.detail = Some(error.detail().into());
-        let body = "the request cannot be passed on\n";
+        let body = "the request cannot be forwarded\n";
         Stop::reply(Reply::malformed("request_malformed", body)).into()
     }
 
@@ -210,7 +210,7 @@ fn hops_of(request: &Head) -> u64 {
 
 /// The request's turn on a shared connection did not come.
 fn no_turn() -> ConnectFailure {
-    let detail = "the endpoint granted no further stream on its connection in time".to_owned();
+    let detail = "no stream became available on the endpoint's connection in time".to_owned();
     ConnectFailure { why: upstream_reasons::CONNECT_TIMEOUT, errno: None, detail: Some(detail) }
 }
 

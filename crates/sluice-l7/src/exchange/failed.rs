@@ -156,7 +156,7 @@ pub(super) fn endpoint_left() -> FailedAttempt {
         why: end::ENDPOINT_REMOVED,
         status: 503,
         details: "endpoint_removed",
-        text: "the endpoint left its cluster",
+        text: "the endpoint was removed from its cluster",
         said: Said::default(),
         cause: Cause::Reset,
     }

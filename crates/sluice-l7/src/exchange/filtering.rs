@@ -66,8 +66,8 @@ impl RequestTask {
             sluice_l4::metrics::count_limit(&worker, Limit::FilterWait);
             (sluice_l4::reasons::FILTER_TIMEOUT, "filter_timeout")
         };
-        self.summary.detail = Some(format!("the filter {filter} did not decide").into());
-        Err(Stop::reply(Reply::new(504, why, details, "the request was not decided in time\n")))
+        self.summary.detail = Some(format!("the filter {filter} did not decide in time").into());
+        Err(Stop::reply(Reply::new(504, why, details, "a filter did not decide in time\n")))
     }
 
     fn with_request<R>(

@@ -94,7 +94,7 @@ impl RequestTask {
                 }
             }
         }
-        let error = HttpError::new(ErrorKind::Malformed(502), "too many heads before an answer");
+        let error = HttpError::new(ErrorKind::Malformed(502), "too many interim responses");
         Err(failed_attempt(&error, false).into())
     }
 
@@ -134,7 +134,7 @@ impl RequestTask {
         if !agrees {
             up.stream.reset(true);
             let why = reasons::UPSTREAM_PROTOCOL;
-            let detail = "the endpoint agreed to an upgrade that was not asked for";
+            let detail = "the endpoint accepted an upgrade that was not requested";
             self.summary.detail = Some(format!("{}: {detail}", up.endpoint.name).into());
             let body = self.told("the upgrade failed", why);
             return Err(Stop::reply(Reply::new(502, why, "upgrade_failed", body)));
@@ -161,7 +161,7 @@ impl RequestTask {
             {
                 self.summary.detail = Some(error.detail().into());
                 let why = reasons::UPSTREAM_PROTOCOL;
-                let text = self.told("the response cannot be passed on", why);
+                let text = self.told("the response cannot be forwarded", why);
                 Err(Stop::reply(Reply::new(502, why, "response_malformed", text)))
             }
             Err(error) => Err(Stop::Downstream(error)),

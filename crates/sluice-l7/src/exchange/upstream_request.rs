@@ -75,7 +75,7 @@ impl RequestTask {
                 if let Some(value) = value.filter(|value| !value.is_empty())
                     && !(is_authority(&value) && self.request.set_authority(&value))
                 {
-                    let body = format!("the field {name} names no host\n");
+                    let body = format!("the header {name} does not contain a valid host\n");
                     return Err(Stop::reply(Reply::malformed("host_header_malformed", body)));
                 }
             }

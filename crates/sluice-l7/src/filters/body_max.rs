@@ -23,12 +23,12 @@ impl ShortForm for BodyMax {
 
 impl OfSettings for Short<BodyMax> {
     const NAME: &'static str = "body_max";
-    const HELP: &'static str = "Bounds the size of requests' bodies; the short form is the size.";
+    const HELP: &'static str = "Limits the size of request bodies; the short form is the size.";
 }
 
 impl BodyMax {
     fn too_large() -> Step {
-        let body = "the body of the request is too large\n";
+        let body = "the request body is too large\n";
         let reply = Reply::new(413, reasons::BODY_TOO_LARGE, "request_payload_too_large", body);
         Step::reply(reply.closing())
     }

@@ -17,7 +17,7 @@ sluice_core::section! {
 
 impl OfSettings for Buffer {
     const NAME: &'static str = "buffer";
-    const HELP: &'static str = "Holds a request until its whole body is there.";
+    const HELP: &'static str = "Holds a request until its whole body has arrived.";
 }
 
 impl HttpFilter for Buffer {

@@ -40,7 +40,7 @@ impl PageTemplates {
 }
 
 fn statuses(text: &str) -> Result<(u16, u16), String> {
-    let wrong = || format!("expected a status from 400 to 599, 4xx or 5xx, not `{text}`");
+    let wrong = || format!("expected a status code from 400 to 599, 4xx or 5xx, not `{text}`");
     match text {
         "4xx" => Ok((400, 499)),
         "5xx" => Ok((500, 599)),
@@ -54,20 +54,20 @@ fn statuses(text: &str) -> Result<(u16, u16), String> {
 impl Setting for PageTemplates {
     fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
         let Value::Map(entries) = &node.value else {
-            wrong_kind(node, at, diags, "a map of statuses to texts");
+            wrong_kind(node, at, diags, "a map of status codes to texts");
             return None;
         };
         bind_entries(entries, at, diags, |entry, here, diags| {
             let key = statuses(&entry.key)
                 .map_err(|message| diags.error("bad-value", entry.key_span, here, message))
                 .ok();
-            key.zip(bind_scalar(&entry.node, here, diags, "a text", HttpTemplate::parse))
+            key.zip(bind_scalar(&entry.node, here, diags, "text", HttpTemplate::parse))
         })
         .map(Self)
     }
 
     fn shape() -> Shape {
-        let text = Shape::Text { what: "a text", example: "<h1>back soon</h1>" };
+        let text = Shape::Text { what: "text", example: "<h1>back soon</h1>" };
         Shape::Named(Box::new(text))
     }
 
@@ -85,7 +85,7 @@ impl Setting for PageTemplates {
 
 impl OfSettings for ErrorPages {
     const NAME: &'static str = "error_pages";
-    const HELP: &'static str = "Replaces the bodies of errors.";
+    const HELP: &'static str = "Replaces the bodies of error responses.";
 }
 
 impl HttpFilter for ErrorPages {

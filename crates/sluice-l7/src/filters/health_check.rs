@@ -20,7 +20,7 @@ sluice_core::section! {
 
 impl OfSettings for HealthCheck {
     const NAME: &'static str = "health_check";
-    const HELP: &'static str = "Answers the probes of a balancer in front of Sluice.";
+    const HELP: &'static str = "Responds to the probes of a load balancer in front of Sluice.";
 
     fn runtime_keys(&self) -> Vec<&str> {
         vec![&self.fail]

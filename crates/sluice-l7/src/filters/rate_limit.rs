@@ -88,7 +88,7 @@ impl HttpFilterFactory for RateLimitFactory {
     }
 
     fn help(&self) -> &'static str {
-        "Bounds how fast requests come: in all, per client, or per value of a header."
+        "Limits the rate of requests: in total, per client, or per value of a header."
     }
 
     fn shape(&self) -> Shape {
@@ -103,7 +103,7 @@ impl HttpFilterFactory for RateLimitFactory {
     ) -> Option<Arc<dyn HttpFilterPlan>> {
         let settings = RateLimit::bind(settings, at, diags)?;
         if !(400..600).contains(&settings.status) {
-            diags.error("bad-value", None, at.key("status"), "the status lies from 400 to 599");
+            diags.error("bad-value", None, at.key("status"), "`status` must be from 400 to 599");
             return None;
         }
         Some(Arc::new(RateLimitPlan { settings, buckets: self.buckets.clone() }))

@@ -20,7 +20,7 @@ sluice_core::section! {
 
 impl OfSettings for RequestId {
     const NAME: &'static str = "request_id";
-    const HELP: &'static str = "Names every request in `x-request-id`.";
+    const HELP: &'static str = "Identifies every request in `x-request-id`.";
 }
 
 impl HttpFilter for RequestId {

@@ -67,24 +67,24 @@ fn name(text: &str) -> Result<String, String> {
     let lower = text.to_ascii_lowercase();
     let known = Known::of(lower.as_bytes());
     if !is_token(lower.as_bytes()) {
-        return Err(format!("`{text}` is no name of a header field"));
+        return Err(format!("`{text}` is not a valid header name"));
     }
     if known.is_some_and(Known::is_hop_by_hop) || known == Some(Known::ContentLength) {
-        return Err(format!("`{text}` frames the message and is Sluice's to set"));
+        return Err(format!("`{text}` frames the message and is set by Sluice itself; remove it"));
     }
     if known == Some(Known::Host) {
-        return Err("the host is set by the rule: `rewrite: { host: ... }`".into());
+        return Err("set the host in the rule instead: `rewrite: { host: ... }`".into());
     }
     Ok(lower)
 }
 
 impl Setting for FieldName {
     fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
-        bind_scalar(node, at, diags, "the name of a field", name).map(Self)
+        bind_scalar(node, at, diags, "a header name", name).map(Self)
     }
 
     fn shape() -> Shape {
-        Shape::Text { what: "the name of a header field", example: "x-debug" }
+        Shape::Text { what: "a header name", example: "x-debug" }
     }
 
     fn show(&self) -> Plain {
@@ -94,14 +94,14 @@ impl Setting for FieldName {
 
 impl Setting for HeaderTemplates {
     fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
-        let entries = entries_of(node, at, diags, "a map of fields, such as `x-edge: a`")?;
+        let entries = entries_of(node, at, diags, "a map of headers, such as `x-edge: a`")?;
         bind_entries(entries, at, diags, |entry, here, diags| {
             let key = name(&entry.key)
                 .map_err(|message| diags.error("bad-value", entry.key_span, here, message))
                 .ok();
             let value = bind_scalar(&entry.node, here, diags, "a value", |text| {
                 if !is_field_value(text.as_bytes()) {
-                    return Err("a value holds no control characters".into());
+                    return Err("a header value must not contain control characters".into());
                 }
                 HttpTemplate::parse(text)
             });
@@ -129,7 +129,7 @@ impl Setting for HeaderTemplates {
 
 impl OfSettings for Layers {
     const NAME: &'static str = "set_headers";
-    const HELP: &'static str = "Sets, adds and removes header fields of requests and responses.";
+    const HELP: &'static str = "Sets, adds and removes headers of requests and responses.";
 
     fn on_top_of(&self, under: &Self) -> Option<Self> {
         (!self.says_replace()).then(|| Self([&*under.0, &*self.0].concat()))

@@ -164,7 +164,7 @@ fn sniff(
         let had = seen.len();
         ready!(h1.poll_unparsed(cx, worker, had + 1))?;
         if h1.unparsed().len() == had {
-            let closed = "the client closed before it said anything whole";
+            let closed = "the client closed the connection before it sent a request";
             return Poll::Ready(Err(HttpError::new(ErrorKind::Finished, closed)));
         }
     }

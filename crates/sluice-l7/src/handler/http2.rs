@@ -162,7 +162,7 @@ impl Care {
             }
             match (self.asked, options.h2.ping_interval) {
                 (Some(_), _) => {
-                    conn.info.note("no answer to a ping");
+                    conn.info.note("no reply to a PING");
                     return Poll::Ready(Event::End(end::DOWNSTREAM_CLOSED));
                 }
                 (None, Some(_)) => {

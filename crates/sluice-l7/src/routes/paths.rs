@@ -40,10 +40,10 @@ impl PathMatch {
     /// A sentence that describes what was expected.
     pub fn parse(text: &str) -> Result<Self, String> {
         if !text.starts_with('/') {
-            return Err(format!("a path begins with `/`, unlike `{text}`"));
+            return Err(format!("expected a path that begins with `/`, not `{text}`"));
         }
         if !text.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'?' | b'#')) {
-            return Err("a path holds visible ASCII characters and no `?` or `#`".into());
+            return Err("a path must consist of visible ASCII characters other than `?` and `#`".into());
         }
         if text == "/*" {
             return Ok(Self::Any);
@@ -52,8 +52,8 @@ impl PathMatch {
             Some(prefix) if !prefix.contains('*') => Ok(Self::Prefix(prefix.into())),
             None if !text.contains('*') => Ok(Self::Exact(text.into())),
             _ => Err(format!(
-                "a `*` may only stand for everything below, as in /a/*; for more than `{text}` \
-                 there are `template` and `regex`"
+                "`*` may only be the last segment, as in /a/*; for `{text}`, \
+                 use `template` or `regex`"
             )),
         }
     }
@@ -64,12 +64,12 @@ impl PathMatch {
     /// A sentence that describes what was expected.
     pub fn parse_template(text: &str) -> Result<Self, String> {
         let Some(rest) = text.strip_prefix('/') else {
-            return Err(format!("a template begins with `/`, unlike `{text}`"));
+            return Err(format!("expected a template that begins with `/`, not `{text}`"));
         };
         let mut segments = Vec::new();
         for part in rest.split('/') {
             if segments.last() == Some(&Segment::Rest) {
-                return Err("`**` stands for the rest of a path and can only be last".into());
+                return Err("`**` matches the rest of a path and must be last".into());
             }
             let inside = part.strip_prefix('{').and_then(|part| part.strip_suffix('}'));
             segments.push(match (part, inside) {
@@ -82,7 +82,7 @@ impl PathMatch {
                 (text, None) if !text.contains(['{', '}', '*']) => Segment::Literal(text.into()),
                 (text, _) => {
                     return Err(format!(
-                        "`{text}` is no segment of a template: a word, {{name}}, * or **"
+                        "`{text}` is not a template segment; use a word, {{name}}, * or **"
                     ));
                 }
             });

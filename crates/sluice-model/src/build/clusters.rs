@@ -37,9 +37,9 @@ impl Build<'_> {
                         "wrong-kind",
                         section.span,
                         here.key("send_proxy_protocol"),
-                        "HTTP shares connections among clients, and a PROXY header names one",
+                        "HTTP cannot send a PROXY header: it names one client, but clients share connections",
                     )
-                    .help("endpoints find the client in x-forwarded-for");
+                    .help("remove it; endpoints find the client's address in x-forwarded-for");
             }
             if let Some(plan) =
                 self.cluster(name, section, used, addresses_max, &at.key(name), diags)
@@ -77,9 +77,9 @@ impl Build<'_> {
                     "missing-field",
                     section.span,
                     at.key("tls"),
-                    "`protocol: auto` is what TLS agrees on, and there is no `tls`",
+                    "`protocol: auto` is negotiated by TLS and needs `tls`",
                 )
-                .help("add `tls`, or say http1 or http2");
+                .help("add `tls`, or set `protocol` to http1 or http2");
         }
         if section.protocol == ClusterProtocol::Http3 && section.tls.is_none() {
             diags
@@ -87,9 +87,9 @@ impl Build<'_> {
                     "missing-field",
                     section.span,
                     at.key("tls"),
-                    "`protocol: http3` is QUIC, which is always in TLS, and there is no `tls`",
+                    "`protocol: http3` uses QUIC, which needs `tls`",
                 )
-                .help("add `tls: {}` to verify endpoints by the system's authorities, or `tls: { ca: FILE }`");
+                .help("add `tls: {}` to verify endpoints with the system's authorities, or `tls: { ca: FILE }`");
         }
         if let Some(health) = &section.health {
             let kinds = [health.tcp.is_some(), health.http.is_some(), health.grpc.is_some()];
@@ -99,7 +99,7 @@ impl Build<'_> {
                         "short-and-long",
                         section.span,
                         at.key("health"),
-                        "a cluster is checked in one way",
+                        "`health` must have only one kind of check",
                     )
                     .help("keep one of tcp, http, grpc");
             }

@@ -48,9 +48,9 @@ impl Build<'_> {
                 // Routes that exist and are wrong have their own errors.
                 if !names.contains(&&*section.routes.value) {
                     let help = suggest_word(&section.routes.value, &names).unwrap_or_else(|| {
-                        format!("add them under `routes`; there are: {}", names.join(", "))
+                        format!("add them under `routes`; known routes: {}", names.join(", "))
                     });
-                    let message = format!("there are no routes `{}`", section.routes.value);
+                    let message = format!("there are no routes named `{}`", section.routes.value);
                     diags
                         .error("unknown-name", section.routes.span, at.key("routes"), message)
                         .help(help);
@@ -97,12 +97,12 @@ fn options(
         http2,
     } = &section.value;
     if !(1024..=64 << 10).contains(&head_bytes.0) {
-        let message = "a head is bounded from 1KiB to 64KiB";
+        let message = "`head_bytes` must be from 1KiB to 64KiB";
         diags.error("bad-value", section.span, at.key("head_bytes"), message);
         return None;
     }
     if !(8..=1000).contains(head_fields) {
-        let message = "fields are bounded from 8 to 1000";
+        let message = "`head_fields` must be from 8 to 1000";
         diags.error("bad-value", section.span, at.key("head_fields"), message);
         return None;
     }

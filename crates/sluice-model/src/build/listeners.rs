@@ -168,10 +168,10 @@ impl Scope<'_, '_> {
                             "equal-chains",
                             span,
                             at.index(place),
-                            "this chain matches the same as one before it",
+                            "this chain matches the same connections as an earlier one",
                         )
                         .other(places[first].1, "the other one")
-                        .help("make one of them more specific, or join them");
+                        .help("make one of them more specific, or merge them");
                 }
                 None
             }
@@ -369,7 +369,7 @@ impl Scope<'_, '_> {
                 "wrong-kind",
                 relay.span,
                 at.key("responses"),
-                "only a UDP listener counts responses",
+                "`responses` applies to UDP listeners only; remove it",
             );
         }
         check::hash_fits(self.config, cluster, hash.is_some(), relay.span, at, diags);
@@ -412,7 +412,7 @@ impl Scope<'_, '_> {
                     "wrong-kind",
                     http.span,
                     at.key("http"),
-                    "a UDP listener cannot speak HTTP",
+                    "a UDP listener cannot serve HTTP",
                 );
                 plans = None;
                 continue;

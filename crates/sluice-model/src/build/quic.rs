@@ -49,7 +49,7 @@ impl Scope<'_, '_> {
         diags: &mut Diags,
     ) -> Option<QuicOptions> {
         if section.early_data_sessions > EARLY_SESSIONS_MAX {
-            let problem = format!("at most {EARLY_SESSIONS_MAX} sessions are remembered");
+            let problem = format!("`early_data_sessions` must not exceed {EARLY_SESSIONS_MAX}");
             diags.error("bad-value", None, at.key("quic").key("early_data_sessions"), problem);
             return None;
         }
@@ -71,10 +71,10 @@ impl Scope<'_, '_> {
         if let Some((folder, span)) = &qlog
             && !folder.is_dir()
         {
-            let problem = format!("{} is no folder", folder.display());
+            let problem = format!("{} is not a folder", folder.display());
             diags
                 .error("no-folder", *span, at.key("quic").key("qlog"), problem)
-                .help("make it, and let Sluice's user write to it; traces are left in it");
+                .help("create it and make it writable for Sluice's user; traces are written to it");
             return None;
         }
         Some(QuicOptions {

@@ -77,8 +77,8 @@ impl TableBuilder<'_, '_> {
             let here = at.index(place);
             if host.hosts.is_empty() {
                 diags
-                    .error("missing-field", host.span, here.key("hosts"), "which hosts are meant?")
-                    .help("add `hosts: [shop.example.com]`, or `hosts: \"*\"` for all");
+                    .error("missing-field", host.span, here.key("hosts"), "this virtual host has no `hosts`")
+                    .help("add `hosts: [shop.example.com]`, or `hosts: \"*\"` for all hosts");
             }
             match (self.virtual_host(host, &here, diags), &mut built) {
                 (Some(host), Some(all)) => all.push(host),
@@ -101,7 +101,7 @@ impl TableBuilder<'_, '_> {
                         section.as_ref().and_then(named)
                     };
                     let list = at.index(second);
-                    let message = format!("the host `{host}` is served twice");
+                    let message = format!("the host `{host}` is declared twice");
                     let finding =
                         diags.error("duplicate-name", span(second), list.key("hosts"), message);
                     if let Some(other) = span(first) {
@@ -132,8 +132,8 @@ impl TableBuilder<'_, '_> {
             let here = list.index(place);
             if let Some(before) = catches_all {
                 diags
-                    .warning("unreachable-rule", rule.span, here, "no request comes this far")
-                    .other(before, "this rule takes every request of the host")
+                    .warning("unreachable-rule", rule.span, here, "no request reaches this rule")
+                    .other(before, "this rule matches every request of the host")
                     .help("move it before that rule");
                 catches_all = None;
             }
@@ -197,14 +197,14 @@ impl TableBuilder<'_, '_> {
             1 => {}
             0 => {
                 diags
-                    .error("missing-field", rule.span, at, "this rule does not say what happens")
+                    .error("missing-field", rule.span, at, "this rule has no action")
                     .help(
                         "add `cluster: NAME`, or one of cluster_header, split, redirect, respond",
                     );
                 return None;
             }
             _ => {
-                let message = "this rule says more than one thing that happens";
+                let message = "this rule has more than one action";
                 diags
                     .error("short-and-long", rule.span, at, message)
                     .help("keep one of cluster, cluster_header, split, redirect, respond");
@@ -242,7 +242,7 @@ impl TableBuilder<'_, '_> {
                 "bad-value",
                 respond.span,
                 here.key("status"),
-                "a status lies from 200 to 599",
+                "`status` must be from 200 to 599",
             );
             return None;
         }
@@ -270,7 +270,7 @@ impl TableBuilder<'_, '_> {
             strip_query,
         } = &redirect.value;
         if !matches!(status, 301 | 302 | 303 | 307 | 308) {
-            let message = "a redirect is 301, 302, 303, 307 or 308";
+            let message = "the status of a redirect must be 301, 302, 303, 307 or 308";
             diags.error("bad-value", redirect.span, at.key("status"), message);
             return None;
         }
@@ -285,8 +285,8 @@ impl TableBuilder<'_, '_> {
         };
         if to.scheme.is_none() && to.host.is_none() && to.port.is_none() && to.path.is_none() {
             diags
-                .error("missing-field", redirect.span, at, "this redirect leads back to itself")
-                .help("say what changes: scheme, host, port, path or replace_prefix");
+                .error("missing-field", redirect.span, at, "this redirect points back to itself")
+                .help("set what changes: scheme, host, port, path or replace_prefix");
             return None;
         }
         Some(Action::Redirect(Box::new(to)))
@@ -318,8 +318,8 @@ impl TableBuilder<'_, '_> {
             if value.is_none() {
                 let here = at.key("timeout");
                 diags
-                    .warning("no-timeout", rule.span, here.key(key), format!("`{key}: none` waits for ever"))
-                    .help("a lost endpoint then holds the client and its own connection; set a long time instead");
+                    .warning("no-timeout", rule.span, here.key(key), format!("`{key}: none` waits forever"))
+                    .help("a lost endpoint would hold the client and its own connection; set a long timeout instead");
             }
         }
         let Rewrite { path, replace_prefix, regex, host, host_header, host_of_endpoint } =
@@ -445,10 +445,10 @@ pub(super) fn http_filters(
             continue;
         };
         if plans.as_ref().is_some_and(|all| all.iter().any(|(name, _)| *name == factory.name())) {
-            let message = format!("the filter `{}` stands twice", factory.name());
+            let message = format!("the filter `{}` is listed twice", factory.name());
             diags
                 .error("duplicate-name", filter.name.span, here, message)
-                .help("rules name filters to change their settings, so each stands once");
+                .help("list each filter once; rules refer to filters by name to change their settings");
             plans = None;
             continue;
         }
@@ -459,9 +459,9 @@ pub(super) fn http_filters(
                     "wrong-kind",
                     filter.name.span,
                     here.key("replace"),
-                    "a chain's settings replace nothing",
+                    "`replace` has nothing to replace in the settings of a chain",
                 )
-                .help("`replace: true` is for the `filters` of a rule or virtual host");
+                .help("use `replace: true` only in the `filters` of a rule or virtual host");
             plans = None;
             continue;
         }
@@ -497,7 +497,7 @@ pub(super) fn unknown_cluster(
         return;
     }
     let help = suggest_word(&name.value, &names)
-        .unwrap_or_else(|| format!("add it under `clusters`; there are: {}", names.join(", ")));
+        .unwrap_or_else(|| format!("add it under `clusters`; known clusters: {}", names.join(", ")));
     let message = format!("there is no cluster `{}`", name.value);
     diags.error("unknown-name", name.span, at, message).help(help);
 }
@@ -516,7 +516,7 @@ fn path_rewrite(
             Some(Some(PathRewrite::Whole(path.clone())))
         }
         (Some(path), None, None) => {
-            let message = format!("a path begins with `/`, unlike `{path}`");
+            let message = format!("expected a path that begins with `/`, not `{path}`");
             diags.error("bad-value", span, at.key("path"), message);
             None
         }

@@ -35,7 +35,7 @@ impl Build<'_> {
                 let message = format!("cannot read {}: {error}", file.display());
                 diags
                     .error("bad-file", path.span, at.key("file"), message)
-                    .help("create it, if only empty; it is read again when it changes");
+                    .help("create it, even if empty; it is read again when it changes");
                 (own, RuntimeMap::new())
             }
         }
@@ -73,7 +73,7 @@ fn parse(text: &str) -> Result<RuntimeMap, (usize, String)> {
         };
         let value = value.trim().trim_matches('"').to_owned();
         if values.insert(name.trim().to_owned(), value).is_some() {
-            return Err((place + 1, format!("`{}` stands twice", name.trim())));
+            return Err((place + 1, format!("`{}` is set twice", name.trim())));
         }
     }
     Ok(values)

@@ -37,8 +37,8 @@ impl Build<'_> {
         }
         if tls.certificates.is_empty() {
             diags
-                .error("missing-field", tls.span, list, "TLS cannot end here without a certificate")
-                .help("add `certificates: [{ cert: a.pem, key: a.key }]`, or leave `tls` out to pass TLS through");
+                .error("missing-field", tls.span, list, "TLS cannot be terminated without a certificate")
+                .help("add `certificates: [{ cert: a.pem, key: a.key }]`, or remove `tls` to pass TLS through");
             certificates = None;
         }
         let client_auth = tls.client_auth.as_ref().map(|auth| {
@@ -118,9 +118,9 @@ impl Build<'_> {
                         "unverified",
                         tls.span,
                         at.key("verify"),
-                        "with `verify: none` anybody can pose as the endpoint",
+                        "with `verify: none`, anyone can impersonate the endpoint",
                     )
-                    .help("name the authority with `ca` instead");
+                    .help("set the certificate authority with `ca` instead");
                 Verify::Nobody
             }
             (Some(ca), Verification::Full) => Verify::Ca(self.file(ca)),

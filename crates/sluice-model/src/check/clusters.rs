@@ -38,7 +38,7 @@ pub fn clusters(config: &Config, diags: &mut Diags) {
                     "slow-check",
                     cluster.span,
                     here.key("timeout"),
-                    "a check may take longer than the time to the next one",
+                    "`timeout` should not exceed `interval`",
                 )
                 .help("make `timeout` shorter than `interval`");
         }
@@ -46,12 +46,12 @@ pub fn clusters(config: &Config, diags: &mut Diags) {
             && cluster.send_proxy_protocol.is_some()
         {
             let message = format!(
-                "requests that name the cluster `{name}` by a header go without a PROXY header"
+                "requests that select the cluster `{name}` by a header carry no PROXY header"
             );
             diags
                 .warning("useless-setting", cluster.span, at.key("send_proxy_protocol"), message)
-                .other(rule.span, "this rule lets requests name a cluster")
-                .help("endpoints find the client in x-forwarded-for");
+                .other(rule.span, "this rule lets requests select a cluster")
+                .help("endpoints find the client's address in x-forwarded-for");
         }
     }
 }
@@ -67,10 +67,10 @@ fn only_for_http(name: &Name, cluster: &Spanned<Cluster>, at: &Path<'_>, diags: 
         ("outlier.consecutive_5xx", outlier.is_some_and(|of| of.consecutive_5xx.0.is_some())),
     ];
     for (key, _) in said.iter().filter(|(_, said)| *said) {
-        let message = format!("`{key}` is for HTTP, and connections are only relayed to `{name}`");
+        let message = format!("`{key}` applies to HTTP only, but `{name}` receives only relayed connections");
         diags
             .warning("useless-setting", cluster.span, at.key(key), message)
-            .help("leave it out, or speak HTTP with `http: ROUTES`");
+            .help("remove it, or serve HTTP with `http: ROUTES`");
     }
 }
 
@@ -85,7 +85,7 @@ fn endpoints(cluster: &Spanned<Cluster>, at: &Path<'_>, diags: &mut Diags) {
                 .warning("duplicate-endpoint", address.span, list.index(index), message)
                 .other(first, "the other one")
                 .help(format!(
-                    "it is one endpoint with the weight of both; {{ address: {}, weight: 2 }} says so",
+                    "it counts as one endpoint with the weight of both; write {{ address: {}, weight: 2 }} instead",
                     address.value
                 ));
         }
@@ -112,11 +112,11 @@ pub fn stream_relay(config: &Config, relay: &Relay, at: &Path<'_>, diags: &mut D
                 "wrong-kind",
                 relay.cluster.span,
                 at.key("cluster"),
-                "a relay of connections runs over TCP, and `protocol: http3` is QUIC",
+                "connections are relayed over TCP, but `protocol: http3` uses QUIC",
             )
             .other(cluster.span, "this cluster")
             .help(
-                "speak HTTP with `http: ROUTES`, or relay to a cluster without `protocol: http3`",
+                "serve HTTP with `http: ROUTES`, or relay to a cluster without `protocol: http3`",
             );
     }
 }
@@ -134,14 +134,14 @@ pub fn flow_relay(config: &Config, relay: &Relay, at: &Path<'_>, diags: &mut Dia
                 "wrong-kind",
                 relay.cluster.span,
                 at.key(key),
-                format!("`{key}` is for connections; a UDP flow has none"),
+                format!("`{key}` applies to connections, not to UDP flows"),
             )
-            .help("a flow ends by `idle_timeout` or `responses`");
+            .help("remove it; a flow ends by `idle_timeout` or `responses`");
     }
     let Some(cluster) = config.clusters.get(&relay.cluster.value) else { return };
     let name: &Name = &relay.cluster.value;
     let ignored = [
-        ("tls", cluster.tls.is_some(), "would leave in clear"),
+        ("tls", cluster.tls.is_some(), "would be sent unencrypted"),
         ("send_proxy_protocol", cluster.send_proxy_protocol.is_some(), "carry no PROXY header"),
     ];
     for (key, _, what) in ignored.iter().filter(|(_, said, _)| *said) {
@@ -154,7 +154,7 @@ pub fn flow_relay(config: &Config, relay: &Relay, at: &Path<'_>, diags: &mut Dia
     let unix = cluster.endpoints.iter().map(|entry| &entry.0.address);
     for address in unix.filter(|address| matches!(address.value, Endpoint::Unix(_))) {
         let message = format!(
-            "the cluster `{name}` has the unix socket {}, which takes no datagrams",
+            "the cluster `{name}` has the unix socket {}, which cannot receive datagrams",
             address.value
         );
         diags

@@ -151,16 +151,16 @@ fn itself(listener: &Spanned<Listener>, place: usize, edge: &LoopEdge<'_>, diags
     let cluster = &edge.cluster.value;
     let finding = if edge.same && relays_only(listener) {
         let message =
-            format!("the listener `{name}` leads to itself through the cluster `{cluster}`");
+            format!("the listener `{name}` forwards to itself through the cluster `{cluster}`");
         diags.error("proxy-loop", edge.cluster.span, at, message)
     } else {
         let message =
-            format!("the listener `{name}` may lead to itself through the cluster `{cluster}`");
+            format!("the listener `{name}` may forward to itself through the cluster `{cluster}`");
         diags.warning("proxy-loop", edge.cluster.span, at, message)
     };
     finding
         .other(edge.endpoint, "this endpoint is the listener's own address")
-        .help("name the address of the service behind it");
+        .help("use the address of the service behind it");
 }
 
 /// A cycle of several listeners, as the edges along it.
@@ -208,7 +208,7 @@ fn round(listeners: &[&Spanned<Listener>], circle: &[(usize, &LoopEdge<'_>)], di
     let Some((first, edge)) = circle.first() else { return };
     let mut names: Vec<&str> = circle.iter().map(|(of, _)| &*listeners[*of].name.value).collect();
     names.push(&listeners[*first].name.value);
-    let message = format!("these listeners lead to each other in a circle: {}", names.join(", "));
+    let message = format!("these listeners forward to each other in a loop: {}", names.join(", "));
     let all_same = circle.iter().all(|(_, edge)| edge.same);
     let at = Path::ROOT.key("listeners");
     let finding = if all_same && circle.iter().all(|(of, _)| relays_only(listeners[*of])) {
@@ -218,7 +218,7 @@ fn round(listeners: &[&Spanned<Listener>], circle: &[(usize, &LoopEdge<'_>)], di
     };
     finding
         .other(edge.endpoint, "this endpoint is the next listener's address")
-        .help("traffic that takes the same way at each of them never arrives; name the services behind them");
+        .help("traffic that follows this loop never arrives; use the addresses of the services behind them");
 }
 
 /// Whether a listener relays everything unchanged, so that a second pass takes the same path.

@@ -41,11 +41,11 @@ fn rule_name<'c>(
 ) {
     let Some(name) = &rule.name else { return };
     if let Some(first) = names.insert(name, rule.span) {
-        let message = format!("there are two rules `{name}` in these routes");
+        let message = format!("the rule `{name}` is declared twice in these routes");
         diags
             .error("duplicate-name", rule.span, at.key("name"), message)
             .other(first, "the other one")
-            .help("records and metrics know a rule by its name; give each its own");
+            .help("give each rule its own name; records and metrics identify rules by name");
     }
 }
 
@@ -70,7 +70,7 @@ fn useless_skips(
         let message = format!("no chain that uses these routes has the filter `{}`", name.value);
         diags
             .warning("useless-skip", name.span, at.key(&name.value), message)
-            .help("leave it out, or add the filter to `http.filters` of the chain");
+            .help("remove it, or add the filter to `http.filters` of the chain");
     }
 }
 
@@ -89,10 +89,10 @@ fn useless_settings(rule: &Spanned<Rule>, at: &Path<'_>, diags: &mut Diags) {
         ("connect", rule.connect),
     ];
     for (key, _) in said.iter().filter(|(_, said)| *said) {
-        let message = format!("`{key}` does nothing on a rule with `{action}`");
+        let message = format!("`{key}` has no effect on a rule with `{action}`");
         diags
             .warning("useless-setting", rule.span, at.key(key), message)
-            .help("it is for requests that go to a cluster; leave it out");
+            .help("it applies to requests that go to a cluster; remove it");
     }
 }
 
@@ -113,9 +113,9 @@ fn shares(rule: &Spanned<Rule>, at: &Path<'_>, diags: &mut Diags) {
                 "unreachable-rule",
                 rule.span,
                 matches.key("runtime"),
-                "no request is in a share of 0%",
+                "`percent: 0%` matches no request",
             )
-            .help("add `key: NAME` for a runtime value that changes it, or take the rule out");
+            .help("add `key: NAME` for a runtime value that changes it, or remove the rule");
     }
 }
 
@@ -129,9 +129,9 @@ fn hashes(config: &Config, rule: &Spanned<Rule>, at: &Path<'_>, diags: &mut Diag
                     "useless-setting",
                     rule.span,
                     at.key("hash"),
-                    "`ttl` and `path` are for `cookie:NAME`",
+                    "`ttl` and `path` apply to `cookie:NAME` only",
                 )
-                .help("leave them out");
+                .help("remove them");
         }
     }
     for cluster in rule.cluster.iter().chain(split) {

@@ -31,15 +31,15 @@ pub struct Chosen(Vec<(String, String)>);
 
 impl Setting for Chosen {
     fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
-        let entries = entries_of(node, at, diags, "fields by name")?;
+        let entries = entries_of(node, at, diags, "a map of fields")?;
         bind_entries(entries, at, diags, |entry, here, diags| {
             if entry.key.as_ref() == "kind" {
                 diags
-                    .error("bad-value", entry.key_span, here, "every record has `kind` by itself")
+                    .error("bad-value", entry.key_span, here, "every record already has the field `kind`")
                     .help("choose another name");
                 return None;
             }
-            let text = bind_scalar(&entry.node, here, diags, "a text with %OPERATOR%s", |text| {
+            let text = bind_scalar(&entry.node, here, diags, "text with %OPERATOR%s", |text| {
                 Ok(text.to_owned())
             })?;
             Some((entry.key.to_string(), text))
@@ -48,7 +48,7 @@ impl Setting for Chosen {
     }
 
     fn shape() -> Shape {
-        let text = Shape::Text { what: "a text with %OPERATOR%s", example: "%REQ(USER-AGENT)%" };
+        let text = Shape::Text { what: "text with %OPERATOR%s", example: "%REQ(USER-AGENT)%" };
         Shape::Named(Box::new(text))
     }
 

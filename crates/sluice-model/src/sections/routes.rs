@@ -330,15 +330,15 @@ macro_rules! text_value {
 }
 
 text_value! {
-    #[doc = "A text that may hold `%OPERATOR%`s."]
-    Text(HttpTemplate), "a text", "hello", HttpTemplate::parse, |text| text.source().to_owned();
+    #[doc = "Text that may contain `%OPERATOR%`s."]
+    Text(HttpTemplate), "text", "hello", HttpTemplate::parse, |text| text.source().to_owned();
     #[doc = "A method."]
     Method(String), "a method", "GET", parse_method, Clone::clone;
     #[doc = "A protocol that clients may upgrade to."]
     Token(String), "a protocol", "websocket", |text| if is_token(text.as_bytes()) { Ok(text.to_owned()) } else { Err(format!("`{text}` is not the name of a protocol")) }, Clone::clone;
-    #[doc = "The name of a header field."]
-    FieldName(String), "the name of a header field", "x-tier", |text| if is_token(text.as_bytes()) { Ok(text.to_ascii_lowercase()) } else { Err(format!("`{text}` is no name of a header field")) }, Clone::clone;
-    #[doc = "A gRPC service, perhaps with a method."]
+    #[doc = "A header name."]
+    FieldName(String), "a header name", "x-tier", |text| if is_token(text.as_bytes()) { Ok(text.to_ascii_lowercase()) } else { Err(format!("`{text}` is not a valid header name")) }, Clone::clone;
+    #[doc = "A gRPC service, optionally with a method."]
     GrpcValue(GrpcMatch), "a service, service/Method or *", "orders.v1.Orders", parse_grpc, show_grpc;
 }
 
@@ -393,8 +393,8 @@ impl Setting for Upgrades {
         let all = Vec::<Token>::bind(node, at, diags)?;
         if all.iter().any(|token| token.0.eq_ignore_ascii_case("h2c")) {
             diags
-                .error("bad-value", node.span, at, "an upgrade to h2c is never passed on")
-                .help("HTTP/2 in clear is spoken with prior knowledge: set `protocol: http2` on the cluster");
+                .error("bad-value", node.span, at, "upgrades to h2c are never forwarded")
+                .help("for cleartext HTTP/2 with prior knowledge, set `protocol: http2` on the cluster");
             return None;
         }
         Some(Self(all.into_iter().map(|token| token.0).collect()))
@@ -449,8 +449,8 @@ impl Setting for PathValue {
             "regex" => PathMatch::parse_regex(text),
             "template" => PathMatch::parse_template(text),
             "starts_with" if text.starts_with('/') => Ok(PathMatch::StartsWith(text.into())),
-            "starts_with" => Err(format!("a path begins with `/`, unlike `{text}`")),
-            key => Err(format!("`{key}` is none of regex, template, starts_with")),
+            "starts_with" => Err(format!("expected a path that begins with `/`, not `{text}`")),
+            key => Err(format!("`{key}` is not one of regex, template, starts_with")),
         };
         if &*entry.key == "regex" && entry.node.text().is_some_and(is_half_anchored) {
             diags
@@ -458,11 +458,11 @@ impl Setting for PathValue {
                     "half-anchored",
                     entry.node.span,
                     here,
-                    "a regex matches the whole path, not its beginning",
+                    "a regex must match the whole path, not only its beginning",
                 )
-                .help("add `.*` at its end; `^` and `$` are not needed");
+                .help("add `.*` at the end; `^` and `$` are not needed");
         }
-        bind_scalar(&entry.node, &here, diags, "a text", parse).map(Self)
+        bind_scalar(&entry.node, &here, diags, "text", parse).map(Self)
     }
 
     fn shape() -> Shape {
@@ -471,7 +471,7 @@ impl Setting for PathValue {
             doc: String::new(),
             required: false,
             default: None,
-            shape: Shape::Text { what: "a text", example },
+            shape: Shape::Text { what: "text", example },
         };
         Shape::Either(vec![
             Shape::Text { what: "a path", example: "/a/*" },
@@ -509,7 +509,7 @@ impl Setting for Values {
         let entries = entries_of(node, at, diags, "a map of names to values")?;
         bind_entries(entries, at, diags, |entry, here, diags| {
             if !is_token(entry.key.as_bytes()) {
-                let message = format!("`{}` is no name", entry.key);
+                let message = format!("`{}` is not a valid name", entry.key);
                 diags.error("bad-name", entry.key_span, here, message);
                 return None;
             }
@@ -549,12 +549,12 @@ fn bind_value(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<ValueMatc
     if &*entry.key == "present" {
         return bool::bind(&entry.node, &here, diags).map(ValueMatch::Present);
     }
-    bind_scalar(&entry.node, &here, diags, "a text", |text| match &*entry.key {
+    bind_scalar(&entry.node, &here, diags, "text", |text| match &*entry.key {
         "prefix" => Ok(ValueMatch::Prefix(text.to_owned())),
         "suffix" => Ok(ValueMatch::Suffix(text.to_owned())),
         "contains" => Ok(ValueMatch::Contains(text.to_owned())),
         "regex" => ValueMatch::parse_regex(text),
-        key => Err(format!("`{key}` is none of present, prefix, suffix, contains, regex, not")),
+        key => Err(format!("`{key}` is not one of present, prefix, suffix, contains, regex, not")),
     })
 }
 

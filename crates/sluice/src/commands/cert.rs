@@ -56,8 +56,8 @@ impl SelfSigned {
         for name in names.iter().filter(|name| name.parse::<IpAddr>().is_err()) {
             parse_name_pattern(name).map_err(anyhow::Error::msg)?;
         }
-        let key = KeyPair::generate().context("a key cannot be made")?;
-        let mut params = CertificateParams::new(names).context("a certificate cannot be made")?;
+        let key = KeyPair::generate().context("cannot create a key")?;
+        let mut params = CertificateParams::new(names).context("cannot create a certificate")?;
         params.distinguished_name = DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, names[0].as_str());
         params.extended_key_usages =
@@ -68,7 +68,7 @@ impl SelfSigned {
         // The clock of another machine may be slow.
         params.not_before = epoch + now.saturating_sub(DAY);
         params.not_after = epoch + now + DAY * days;
-        let cert = params.self_signed(&key).context("the certificate cannot be signed")?;
+        let cert = params.self_signed(&key).context("cannot sign the certificate")?;
         Ok(Self { cert, key })
     }
 
@@ -76,7 +76,7 @@ impl SelfSigned {
     pub(super) fn write(&self, cert: &Path, key: &Path, replace: bool) -> anyhow::Result<()> {
         for path in [cert, key] {
             if !replace && path.symlink_metadata().is_ok() {
-                bail!("{} exists; use another --out, or --force to replace it", path.display());
+                bail!("{} exists; choose another --out, or replace it with --force", path.display());
             }
         }
         create(key, &self.key.serialize_pem(), 0o600, replace)?;
@@ -89,12 +89,12 @@ fn create(path: &Path, text: &str, mode: u32, replace: bool) -> anyhow::Result<(
     let shown = path.display();
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)
-            .with_context(|| format!("{} cannot be made", folder.display()))?;
+            .with_context(|| format!("cannot create {}", folder.display()))?;
     }
     if replace {
         match fs::remove_file(path) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
-                return Err(error).with_context(|| format!("{shown} cannot be replaced"));
+                return Err(error).with_context(|| format!("cannot replace {shown}"));
             }
             _ => {}
         }
@@ -104,6 +104,6 @@ fn create(path: &Path, text: &str, mode: u32, replace: bool) -> anyhow::Result<(
         .create_new(true)
         .mode(mode)
         .open(path)
-        .with_context(|| format!("{shown} cannot be created"))?;
-    file.write_all(text.as_bytes()).with_context(|| format!("{shown} cannot be written"))
+        .with_context(|| format!("cannot create {shown}"))?;
+    file.write_all(text.as_bytes()).with_context(|| format!("cannot write {shown}"))
 }

@@ -65,7 +65,7 @@ fn addresses(config: &Config, diags: &mut Diags) {
                 let message = format!("this machine does not have the address {}", socket.ip());
                 diags
                     .warning("not-here", address.span, listener.key("address"), message)
-                    .help("Sluice does not start on a machine without it; `ip address` shows which there are");
+                    .help("Sluice does not start on a machine without it; `ip address` lists the addresses");
             }
         }
     }

@@ -64,7 +64,7 @@ const PATHS: &[DemoPath] = &[
     },
     DemoPath {
         name: "tls-terminated",
-        shows: "TLS terminated on the same port, plain HTTP behind it",
+        shows: "TLS terminated on the same port, forwarded as plain HTTP",
         listener: "edge",
         command: |a, folder| curl_tls("secure.demo.test", a, folder),
         drive: drive::terminated,
@@ -85,35 +85,35 @@ const PATHS: &[DemoPath] = &[
     },
     DemoPath {
         name: "http-route",
-        shows: "HTTP/1 routed by path; the request is named",
+        shows: "HTTP/1 routed by path; the request gets an ID",
         listener: "web",
         command: |a, _| format!("curl -i http://{a}/"),
         drive: drive::site,
     },
     DemoPath {
         name: "http-retry",
-        shows: "a page that fails every other time, tried again",
+        shows: "a page that fails every other time; the request is retried",
         listener: "web",
         command: |a, _| format!("curl -i http://{a}/flaky"),
         drive: drive::retried,
     },
     DemoPath {
         name: "http-limit",
-        shows: "two requests are let through, the third is answered 429",
+        shows: "two requests are admitted, the third gets a 429 response",
         listener: "web",
         command: |a, _| format!("curl -i http://{a}/limited"),
         drive: drive::limited,
     },
     DemoPath {
         name: "http2",
-        shows: "HTTP/2 on the same port, HTTP/1 behind it",
+        shows: "HTTP/2 on the same port, forwarded as HTTP/1",
         listener: "web",
         command: |a, _| format!("curl -i --http2-prior-knowledge http://{a}/"),
         drive: drive::http2,
     },
     DemoPath {
         name: "http3",
-        shows: "HTTP/3 over QUIC, with HTTP/1 and HTTP/2 on the TCP port of the same number",
+        shows: "HTTP/3 over QUIC, with HTTP/1 and HTTP/2 on the same TCP port number",
         listener: "quic",
         command: |a, folder| {
             curl_tls("secure.demo.test", a, folder).replacen("curl", "curl -i --http3", 1)
@@ -122,7 +122,7 @@ const PATHS: &[DemoPath] = &[
     },
     DemoPath {
         name: "grpc",
-        shows: "a gRPC call on the same port, to a service of its own",
+        shows: "a gRPC call on the same port, to its own service",
         listener: "web",
         command: |a, _| {
             format!(
@@ -264,7 +264,7 @@ fn print_table(proxy: &Proxy, folder: &Path, config: &Path) -> anyhow::Result<()
     let admin = proxy.admin()?;
     print(&format!(
         "admin            {admin:<22} metrics and state\n    curl http://{admin}/connections\n\
-         configuration    {}\n    edit it and it is reloaded\n\nCtrl-C stops the demo.\n",
+         configuration    {}\n    reloaded when you edit it\n\nCtrl-C stops the demo.\n",
         config.display()
     ));
     Ok(())
@@ -276,7 +276,7 @@ struct Folder(PathBuf);
 impl Folder {
     fn new() -> anyhow::Result<Self> {
         let path = std::env::temp_dir().join(format!("sluice-demo-{}", std::process::id()));
-        fs::create_dir_all(&path).with_context(|| format!("{} cannot be made", path.display()))?;
+        fs::create_dir_all(&path).with_context(|| format!("cannot create {}", path.display()))?;
         Ok(Self(path))
     }
 }
@@ -305,14 +305,14 @@ impl Proxy {
             .env("SLUICE_LOG", std::env::var("SLUICE_LOG").unwrap_or_else(|_| "warn".into()))
             .stdin(Stdio::null())
             .spawn()
-            .context("the proxy cannot be started")?;
+            .context("cannot start the proxy")?;
         let mut proxy = Self { child, report: report.to_owned() };
         for _ in 0..START_LOOKS {
             if proxy.reported("ready").is_some() {
                 return Ok(proxy);
             }
             if let Some(status) = proxy.child.try_wait()? {
-                bail!("the proxy ended at start with {status}");
+                bail!("the proxy exited during startup with {status}");
             }
             std::thread::sleep(START_LOOK);
         }
@@ -334,7 +334,7 @@ impl Proxy {
         let line = self.lines().find(|line| line["listener"] == listener);
         let text = line.as_ref().and_then(|line| line["address"].as_str());
         let text =
-            text.with_context(|| format!("the proxy reported no address of `{listener}`"))?;
+            text.with_context(|| format!("the proxy reported no address for `{listener}`"))?;
         Ok(text.trim_start_matches("udp://").parse()?)
     }
 
@@ -356,7 +356,7 @@ impl Proxy {
                     () = tokio::time::sleep(Duration::from_millis(200)) => {}
                 }
                 if let Some(status) = self.child.try_wait()? {
-                    bail!("the proxy ended with {status}");
+                    bail!("the proxy exited with {status}");
                 }
             }
         })

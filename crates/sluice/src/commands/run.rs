@@ -44,7 +44,7 @@ pub(crate) fn run(options: &Run, extensions: Extensions) -> anyhow::Result<ExitC
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build_local(tokio::runtime::LocalOptions::default())
-        .context("a runtime cannot be made")?;
+        .context("cannot create the runtime")?;
     runtime.block_on(control::run(options, built, builder))?;
     Ok(ExitCode::SUCCESS)
 }

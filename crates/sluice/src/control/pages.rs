@@ -72,7 +72,7 @@ impl AdminSource for Pages {
     fn set_runtime(&self, key: &str, value: Option<String>) -> Result<(), String> {
         let in_force = self.0.in_force.borrow();
         if !in_force.built.config.admin.as_ref().is_some_and(|admin| admin.writable) {
-            return Err("set `admin: { writable: true }` to allow changes here".into());
+            return Err("set `admin: { writable: true }` to allow changes".into());
         }
         // An override of a value that is no longer read can still be removed.
         if value.is_some() {
@@ -206,7 +206,7 @@ impl Control {
             return Ok(());
         }
         let help = suggest_word(name, &names)
-            .unwrap_or_else(|| format!("there are: {}", names.join(", ")));
+            .unwrap_or_else(|| format!("known listeners: {}", names.join(", ")));
         Err(format!("there is no listener `{name}`; {help}"))
     }
 }

@@ -51,7 +51,7 @@ impl Report {
         if let Some(file) = &self.file
             && let Err(error) = writeln!(file.borrow_mut(), "{line}")
         {
-            tracing::error!(%error, "the report cannot be written");
+            tracing::error!(%error, "cannot write the report");
         }
     }
 }

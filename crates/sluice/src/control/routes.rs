@@ -84,7 +84,7 @@ pub(super) fn answer(
     }
     let source: Option<IpAddr> = match &question.source {
         None => None,
-        Some(text) => Some(text.parse().map_err(|_| format!("`{text}` is no IP address"))?),
+        Some(text) => Some(text.parse().map_err(|_| format!("`{text}` is not an IP address"))?),
     };
     let subject = RouteInput { head: &head, source, tls: None, runtime, random: 0 };
     let mut items = Vec::new();
@@ -105,14 +105,14 @@ pub(super) fn answer(
         }
     }
     if items.is_empty() {
-        return Err("no chain speaks HTTP, or the listener is not there; see /listeners".into());
+        return Err("no chain serves HTTP, or the listener does not exist; see /listeners".into());
     }
     Ok(items)
 }
 
 fn judge(item: &mut Value, table: &RouteTable, subject: &RouteInput<'_>, http: &Http) {
     let Some(place) = table.host(subject.head.authority()) else {
-        item["result"] = "no virtual host serves this host: 404".into();
+        item["result"] = "no virtual host matches this host: 404".into();
         return;
     };
     let host = &table.virtual_hosts[place];
@@ -127,7 +127,7 @@ fn judge(item: &mut Value, table: &RouteTable, subject: &RouteInput<'_>, http: &
         }
     });
     match found {
-        None => item["result"] = "no rule of the host fits: 404".into(),
+        None => item["result"] = "no rule of the virtual host matches: 404".into(),
         Some(rule) => {
             item["rule"] = (&*rule.name).into();
             let (key, value) = action(&rule.action, table);

@@ -45,8 +45,8 @@ pub(super) fn check_key(key: &str, snapshot: &Snapshot) -> Result<(), String> {
     }
     let known: Vec<&str> = known.into_iter().collect();
     let help = suggest_word(key, &known).unwrap_or_else(|| match known.as_slice() {
-        [] => "it refers to none; a rule's `split` or `match.runtime`, or a filter, may".into(),
-        some => format!("it refers to: {}", some.join(", ")),
+        [] => "it uses none; a rule's `split` or `match.runtime`, or a filter, can use one".into(),
+        some => format!("known values: {}", some.join(", ")),
     });
-    Err(format!("the configuration does not refer to a runtime value `{key}`; {help}"))
+    Err(format!("the configuration does not use a runtime value `{key}`; {help}"))
 }

@@ -105,7 +105,7 @@ impl Sockets {
                     let waits = self.takeover || self.waiting.contains(&key);
                     if waits && matches!(wanted, ListenAddress::Udp(_)) {
                         if waiting.insert(key.clone()) && !self.waiting.contains(&key) {
-                            tracing::info!("{wanted} is served once it is free: {}", held.holder);
+                            tracing::info!("{wanted} will be served once it is free; it is in use by {}", held.holder);
                         }
                         continue;
                     }
@@ -236,7 +236,7 @@ impl Sockets {
 fn same_kind(name: &Name, key: &SocketKey, old: &BoundAs, plan: &PlanKind) -> anyhow::Result<()> {
     anyhow::ensure!(
         old.kind == std::mem::discriminant(plan),
-        "the listener `{name}` uses {} for something else than `{}` does now; remove one, reload, and then add the other",
+        "the listener `{name}` uses {} for another purpose than `{}` does now; remove one, reload, then add the other",
         key.0,
         old.listener
     );
@@ -265,7 +265,7 @@ fn unlink(address: &ListenAddress, file: Option<FileId>) {
 pub(crate) fn place(address: &ListenAddress, file: StagedFile) {
     if let Err(error) = file.place() {
         tracing::error!(
-            "{address} cannot be put in place, and no client reaches it: {error}; restart sluice once its folder can be written"
+            "cannot place {address}; clients cannot reach it: {error}; make its folder writable and restart Sluice"
         );
     }
 }
@@ -287,7 +287,7 @@ impl std::fmt::Display for HeldSockets {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "{} listens there already; stop it, or start with --takeover to take over from it (docs/operating.md)",
+            "{} already listens there; stop it, or start with --takeover to take over from it (docs/operating.md)",
             self.holder
         )
     }

@@ -34,7 +34,7 @@ impl Watcher {
             }
         };
         let system = notify::recommended_watcher(tell)
-            .map_err(|error| tracing::warn!(%error, "files cannot be watched; reload with SIGHUP"))
+            .map_err(|error| tracing::warn!(%error, "cannot watch files; reload with SIGHUP"))
             .ok();
         Self { system, folders: BTreeSet::new(), files }
     }
@@ -55,7 +55,7 @@ impl Watcher {
         }
         for new in wanted.difference(&self.folders) {
             if let Err(error) = system.watch(new, RecursiveMode::NonRecursive) {
-                tracing::warn!(%error, "{} cannot be watched; reload with SIGHUP", new.display());
+                tracing::warn!(%error, "cannot watch {}; reload with SIGHUP", new.display());
             }
         }
         self.folders = wanted;

@@ -85,7 +85,7 @@ impl Prepared {
                 NextListener::new(plan, slots.get(&key), socket, place, worker)
             }));
             let made =
-                made.map_err(|_| format!("{}: a filter panicked while it was made", key.0))?;
+                made.map_err(|_| format!("{}: a filter panicked while it was being created", key.0))?;
             let listener = made.map_err(|error| format!("{}: {error}", key.0))?;
             next.push((key, PreparedSocket { listener, change }));
         }
@@ -105,7 +105,7 @@ impl Prepared {
             if let Some(options) = next.change
                 && let Err(error) = slot.change_options(&options)
             {
-                tracing::warn!("{}: its `socket` options change at the next start: {error}", key.0);
+                tracing::warn!("{}: its `socket` options take effect after a restart: {error}", key.0);
             }
             slots.insert(key, slot);
         }
@@ -125,7 +125,7 @@ impl NextListener {
         place: ReuseportMember,
         worker: &Rc<WorkerCx>,
     ) -> io::Result<Self> {
-        let none = || io::Error::new(io::ErrorKind::NotFound, "no socket came along");
+        let none = || io::Error::new(io::ErrorKind::NotFound, "no socket was provided");
         Ok(match (plan, slot) {
             (PlanKind::Stream(plan), Some(AnySlot::Stream(slot))) => {
                 Self::Stream(Rc::clone(slot), Listener::on_worker(plan, worker))
@@ -192,7 +192,7 @@ impl AnySlot {
             Self::Datagram(slot) => slot.change_receive_buffer(receive_buffer(options)),
             Self::Quic(_) => Err(io::Error::new(
                 io::ErrorKind::Unsupported,
-                "the socket of QUIC is in use by its connections",
+                "the QUIC socket is in use by its connections",
             )),
         }
     }

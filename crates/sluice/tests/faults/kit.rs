@@ -158,7 +158,7 @@ pub(crate) fn start(yaml: &str) -> Running {
 /// Like `start`, for a Sluice that is stopped while something is open.
 #[track_caller]
 pub(crate) fn start_to_stop(yaml: &str) -> Running {
-    Sluice::new().workers(1).expect_warning("drain deadline").start(yaml)
+    Sluice::new().workers(1).expect_warning("drain timeout").start(yaml)
 }
 
 /// A listener `web` for HTTP, one rule that matches everything, and the cluster `up`.

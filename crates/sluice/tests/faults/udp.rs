@@ -129,7 +129,7 @@ fn moved() -> Seen {
     let sluice = Sluice::new()
         .workers(1)
         .expect_warning("endpoint is unhealthy")
-        .expect_warning("drain deadline")
+        .expect_warning("drain timeout")
         .start(&format!(
             "listeners: [{{ name: dns, address: \"udp://127.0.0.1:0\", relay: up }}]\n\
              clusters: {{ up: {{ endpoints: [{}], health: {{ interval: 20ms, unhealthy_after: 1 }} }} }}\n\

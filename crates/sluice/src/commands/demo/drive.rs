@@ -39,10 +39,10 @@ pub(crate) fn redis(address: SocketAddr, _: &Path) -> anyhow::Result<()> {
     for (say, expect) in talk {
         stream.write_all(say.as_bytes())?;
         let mut got = vec![0; expect.len()];
-        stream.read_exact(&mut got).context("the service did not answer")?;
+        stream.read_exact(&mut got).context("the service did not reply")?;
         ensure!(
             got == expect.as_bytes(),
-            "{say:?} was answered with {:?}",
+            "the reply to {say:?} is {:?}",
             String::from_utf8_lossy(&got)
         );
     }
@@ -64,14 +64,14 @@ pub(crate) fn http(address: SocketAddr, _: &Path) -> anyhow::Result<()> {
 pub(crate) fn site(address: SocketAddr, _: &Path) -> anyhow::Result<()> {
     let got = page(address, "/")?;
     ensure!(got.contains("served by the site"), "expected the site, got `{got}`");
-    ensure!(got.contains("x-request-id: "), "the request got no name: `{got}`");
+    ensure!(got.contains("x-request-id: "), "the response has no x-request-id: `{got}`");
     Ok(())
 }
 
 pub(crate) fn retried(address: SocketAddr, _: &Path) -> anyhow::Result<()> {
     for _ in 0..2 {
         let got = page(address, "/flaky")?;
-        ensure!(got.contains("served by the site"), "expected another try, got `{got}`");
+        ensure!(got.contains("served by the site"), "expected a retry, got `{got}`");
     }
     Ok(())
 }
@@ -124,7 +124,7 @@ pub(crate) fn http3(address: SocketAddr, folder: &Path) -> anyhow::Result<()> {
         Ok(())
     };
     runtime.block_on(async {
-        tokio::time::timeout(PATIENCE, asking).await.context("no answer came in time")?
+        tokio::time::timeout(PATIENCE, asking).await.context("no response in time")?
     })
 }
 
@@ -238,7 +238,7 @@ fn call(address: SocketAddr, method: &str, path: &str, body: &[u8]) -> anyhow::R
             Ok(Called { status: head.status.as_u16(), body, grpc_status })
         })
         .await
-        .context("no answer in time")?
+        .context("no response in time")?
     })
 }
 
