@@ -349,7 +349,10 @@ fn many_errors_are_counted_and_cause_no_further_findings() {
     let (code, said) = check(&yaml);
     assert_eq!(code, Some(3));
     assert_eq!(said.matches("error[unknown-name]").count(), 20);
-    assert!(said.contains("10 errors, 0 warnings not shown; `sluice check --all` shows them"), "{said}");
+    assert!(
+        said.contains("10 errors, 0 warnings not shown; `sluice check --all` shows them"),
+        "{said}"
+    );
     assert!(said.ends_with("not usable; 30 errors, 0 warnings\n"), "{said}");
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("sluice.yaml");

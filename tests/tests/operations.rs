@@ -148,7 +148,8 @@ fn a_drain_uses_the_deadline_of_the_active_configuration() {
         relay(&quoted(&server), "")
             + &format!("drain: {{ timeout: {drain} }}\nruntime: {{ values: {{ a: {drain} }} }}\n")
     };
-    let mut sluice = Sluice::new().expect_warning("the drain timeout has expired").start(&yaml("1h"));
+    let mut sluice =
+        Sluice::new().expect_warning("the drain timeout has expired").start(&yaml("1h"));
     let mut open = connect(sluice.addr("a"));
     assert_eq!(exchange(&mut open, b"x"), b"x");
     assert_eq!(sluice.reload(&yaml("0s")), "applied");

@@ -62,8 +62,14 @@ fn a_malformed_proxy_header_is_described() {
         (&long, "version 1: no end of line within 107 bytes"),
         (b"PROXY TCP4 192.0.2.1", "the header is incomplete"),
         (b"\r\n\r\n\0\r\nQUIT\n\x31\x11\0\x0c", "version 2: unknown version or command"),
-        (b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x02ab", "version 2: the header is too short for its addresses"),
-        (b"\r\n\r\n\0\r\nQUIT\n\x21\x11\xff\xff", "version 2: the header is longer than 4096 bytes"),
+        (
+            b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x02ab",
+            "version 2: the header is too short for its addresses",
+        ),
+        (
+            b"\r\n\r\n\0\r\nQUIT\n\x21\x11\xff\xff",
+            "version 2: the header is longer than 4096 bytes",
+        ),
     ] {
         let sluice = Sluice::new().start(&one(&server, listener));
         assert!(say(&sluice, header).is_empty());

@@ -39,7 +39,8 @@ const INDEX: &[(&str, &str, &str)] = &[
     ),
 ];
 
-const FORMS: &str = "Pages of items are text; use ?format=json or the header `accept: application/json` for JSON.";
+const FORMS: &str =
+    "Pages of items are text; use ?format=json or the header `accept: application/json` for JSON.";
 
 /// The format of a page of items.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -22,7 +22,8 @@ pub(crate) fn of_page(query: &str, filtered: bool) -> Result<Query, String> {
             "format" => read.json = Some(format(&text)?),
             "listener" if filtered => read.selection.listener = Some(text),
             "limit" if filtered => {
-                let number = text.parse().map_err(|_| format!("`limit` must be a number, not `{text}`"));
+                let number =
+                    text.parse().map_err(|_| format!("`limit` must be a number, not `{text}`"));
                 read.selection.limit = Some(number?);
             }
             _ => {

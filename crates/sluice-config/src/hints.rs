@@ -112,8 +112,9 @@ fn hint(finding: &Diagnostic) -> Option<String> {
     let of_rule = places.iter().find(|(name, _)| *name == "RouteMatch");
     match places.as_slice() {
         [(_, path)] => Some(format!("`{key}` is a field of `{path}`")),
-        _ if here.iter().any(|section| section.name == "Match") => of_rule
-            .map(|(_, path)| format!("`{key}` is a field of `{path}`; match HTTP requests in rules")),
+        _ if here.iter().any(|section| section.name == "Match") => of_rule.map(|(_, path)| {
+            format!("`{key}` is a field of `{path}`; match HTTP requests in rules")
+        }),
         _ => None,
     }
 }

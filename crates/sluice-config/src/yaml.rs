@@ -61,8 +61,12 @@ impl YamlReader<'_> {
                 Event::StreamEnd => break,
                 event if root.is_some() => {
                     drop(event);
-                    self.error("several-documents", span, "a file must contain a single YAML document")
-                        .help("split it into several files in a folder");
+                    self.error(
+                        "several-documents",
+                        span,
+                        "a file must contain a single YAML document",
+                    )
+                    .help("split it into several files in a folder");
                     return None;
                 }
                 event => root = Some(self.node(event, span, 0).ok()?),
@@ -99,11 +103,7 @@ impl YamlReader<'_> {
     ) -> Result<Node, ReadStopped> {
         self.nodes += 1;
         if self.nodes > NODES_MAX || depth > DEPTH_MAX {
-            self.error(
-                "too-large",
-                span,
-                "the configuration is too large or nested too deeply",
-            );
+            self.error("too-large", span, "the configuration is too large or nested too deeply");
             return Err(ReadStopped);
         }
         let before = self.nodes;

@@ -63,7 +63,9 @@ fn why_no_listen_address(text: &str, rest: &str) -> String {
         ),
         None => format!("`{text}` has no port; write {rest}:PORT"),
         Some(("", port)) => {
-            format!("`{text}` has no IP address; write 0.0.0.0:{port} or \"[::]:{port}\" for all addresses")
+            format!(
+                "`{text}` has no IP address; write 0.0.0.0:{port} or \"[::]:{port}\" for all addresses"
+            )
         }
         Some((_, port)) if port.parse::<u16>().is_err() => not_a_port(port),
         Some((host, _)) if host.contains(':') && !host.starts_with('[') => {
@@ -132,9 +134,7 @@ impl Endpoint {
             return Err(not_a_port(port));
         };
         if host.contains(':') {
-            return Err(format!(
-                "an IPv6 address with a port needs brackets: \"[{host}]:{port}\""
-            ));
+            return Err(format!("an IPv6 address with a port needs brackets: \"[{host}]:{port}\""));
         }
         let digits_only = host.bytes().all(|b| b.is_ascii_digit() || b == b'.');
         match crate::value::parse_name_pattern(host.strip_suffix('.').unwrap_or(host)) {

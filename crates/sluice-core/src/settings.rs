@@ -115,8 +115,7 @@ pub fn bind_scalar<T>(
 }
 
 /// The help for a variable in a configuration.
-pub const NO_VARIABLES: &str =
-    "variables are not substituted; write the value, or generate the file with a tool such as envsubst";
+pub const NO_VARIABLES: &str = "variables are not substituted; write the value, or generate the file with a tool such as envsubst";
 
 /// Adds the error that `node` is not of the kind named by `what`.
 pub fn wrong_kind(node: &Node, at: &Path<'_>, diags: &mut Diags, what: &str) {
@@ -233,7 +232,9 @@ fn parse_name(text: &str) -> Result<Name, String> {
     if fits {
         Ok(text.into())
     } else {
-        Err(format!("`{text}` is not a valid name; use at most 128 letters, digits, `-`, `_` and `.`"))
+        Err(format!(
+            "`{text}` is not a valid name; use at most 128 letters, digits, `-`, `_` and `.`"
+        ))
     }
 }
 
@@ -407,7 +408,9 @@ fn not_a_count(text: &str, min: u64, max: u64) -> String {
     let number = text.trim_end_matches(|c: char| !c.is_ascii_digit());
     if digits(text) {
         return match text.parse::<u64>() {
-            Ok(small) if small < min => format!("expected a whole number of at least {min}, not `{text}`"),
+            Ok(small) if small < min => {
+                format!("expected a whole number of at least {min}, not `{text}`")
+            }
             _ => format!("`{text}` is too large; the maximum is {max}"),
         };
     }

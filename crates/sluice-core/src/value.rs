@@ -36,7 +36,9 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
             return Err(unknown_unit(number, unit));
         };
         if factor >= last_unit {
-            return Err("the units of a duration must go from large to small, each at most once".into());
+            return Err(
+                "the units of a duration must go from large to small, each at most once".into()
+            );
         }
         last_unit = factor;
         let part = number.parse::<u64>().ok().and_then(|n| n.checked_mul(factor));
@@ -125,7 +127,9 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
     let first = unit.chars().next().map(|c| c.to_ascii_uppercase());
     Err(match SIZE_UNITS.iter().find(|(name, _)| first.is_some_and(|c| name.starts_with(c))) {
         Some((name, _)) => format!("`{unit}` is ambiguous; write {number}{name}"),
-        None => format!("`{unit}` is not a unit of size; use KiB, MiB or GiB, or a number of bytes"),
+        None => {
+            format!("`{unit}` is not a unit of size; use KiB, MiB or GiB, or a number of bytes")
+        }
     })
 }
 
@@ -301,8 +305,9 @@ pub struct Authority(pub String);
 /// # Errors
 /// A message that states what was expected.
 pub fn parse_authority(text: &str) -> Result<Authority, String> {
-    let wrong =
-        || format!("expected a host such as shop.example.com, optionally with a port, not `{text}`");
+    let wrong = || {
+        format!("expected a host such as shop.example.com, optionally with a port, not `{text}`")
+    };
     let (host, port) = match text.rsplit_once(':') {
         Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
         _ => (text, None),
@@ -337,9 +342,7 @@ pub fn parse_word_pattern(text: &str) -> Result<WordPattern, String> {
         None => (text, false),
     };
     if word.contains('*') || text.is_empty() {
-        return Err(format!(
-            "expected a name, or a prefix followed by one `*`, not `{text}`"
-        ));
+        return Err(format!("expected a name, or a prefix followed by one `*`, not `{text}`"));
     }
     Ok(if prefix { WordPattern::Prefix(word.into()) } else { WordPattern::Exact(word.into()) })
 }

@@ -548,7 +548,10 @@ async fn terminate(
             Err(failed(tls_reasons::of_server_error(&error), &error))
         }
         Ok(Err(HandshakeError::Io(error))) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
-            Err(failed(end::DOWNSTREAM_CLOSED, &"the client closed the connection during the TLS handshake"))
+            Err(failed(
+                end::DOWNSTREAM_CLOSED,
+                &"the client closed the connection during the TLS handshake",
+            ))
         }
         Ok(Err(HandshakeError::Io(error))) => Err(failed(end::DOWNSTREAM_RESET, &error)),
         Ok(Err(HandshakeError::NotTls(began))) => {

@@ -302,7 +302,8 @@ impl ClusterPool {
     fn full(&self, why: sluice_core::Reason) -> ConnectFailure {
         let pending = self.handle.cluster.peek_plan().pending_max;
         let shortage = self.handle.cluster.shortage(why).unwrap_or_default();
-        let detail = format!("{shortage}, and at most {pending} requests may wait (`limits.pending`)");
+        let detail =
+            format!("{shortage}, and at most {pending} requests may wait (`limits.pending`)");
         ConnectFailure { why, errno: None, detail: Some(detail) }
     }
 

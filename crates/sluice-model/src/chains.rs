@@ -212,7 +212,10 @@ fn why_impossible(
         || criteria.transports == [TransportKind::Tls];
     let udp = place.addresses.iter().any(|address| matches!(address, ListenAddress::Udp(_)));
     if !udp && !place.quic && criteria.transports == [TransportKind::Quic] {
-        return Some(("this listener does not receive QUIC", "listen on udp://, or set `quic: true`"));
+        return Some((
+            "this listener does not receive QUIC",
+            "listen on udp://, or set `quic: true`",
+        ));
     }
     let of_startup = !(criteria.databases.is_empty() && criteria.users.is_empty());
     let streams = criteria.transports.iter().all(|of| *of != TransportKind::Quic)
@@ -257,13 +260,19 @@ fn why_impossible(
         let sockets: Vec<_> = place.addresses.iter().filter_map(socket).collect();
         let port_fits = |port: &u16| sockets.iter().any(|s| s.port() == *port || s.port() == 0);
         if !criteria.ports.is_empty() && !criteria.ports.iter().any(port_fits) {
-            return Some(("the listener does not listen on any of these ports", "compare them with `address`"));
+            return Some((
+                "the listener does not listen on any of these ports",
+                "compare them with `address`",
+            ));
         }
         let block_fits = |block: &sluice_core::Cidr| {
             sockets.iter().any(|s| s.ip().is_unspecified() || block.holds(s.ip()))
         };
         if !criteria.destinations.is_empty() && !criteria.destinations.iter().any(block_fits) {
-            return Some(("the listener has no address in these blocks", "compare them with `address`"));
+            return Some((
+                "the listener has no address in these blocks",
+                "compare them with `address`",
+            ));
         }
     }
     None

@@ -114,17 +114,20 @@ fn admin_hosts(admin: &Admin, at: &Path<'_>, diags: &mut Diags) {
     let unix = matches!(admin.address.value, ListenAddress::Unix(_));
     if let Some(host) = admin.hosts.first().filter(|_| unix) {
         diags
-            .error("bad-value", host.span, at, "`hosts` has no effect on a unix socket, which accepts any host name")
+            .error(
+                "bad-value",
+                host.span,
+                at,
+                "`hosts` has no effect on a unix socket, which accepts any host name",
+            )
             .help("remove `hosts`");
         return;
     }
     for host in &admin.hosts {
         let name = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
         if host.value.is_empty() || !host.value.bytes().all(name) {
-            let message = format!(
-                "expected a host name such as sluice.internal, not `{}`",
-                host.value
-            );
+            let message =
+                format!("expected a host name such as sluice.internal, not `{}`", host.value);
             diags
                 .error("bad-value", host.span, at, message)
                 .help("write each name in full, without a port and without `*`; IP addresses need no entry");
@@ -274,7 +277,9 @@ pub fn listener_shape(listener: &Spanned<Listener>, at: &Path<'_>, diags: &mut D
                     here.key("trust"),
                     "no sender of a PROXY header is trusted",
                 )
-                .help("list the addresses of the load balancers in front: `trust: [192.0.2.10/32]`");
+                .help(
+                    "list the addresses of the load balancers in front: `trust: [192.0.2.10/32]`",
+                );
         }
         for (index, block) in proxy.trust.iter().enumerate().filter(|(_, block)| block.bits() == 0)
         {

@@ -690,7 +690,8 @@ impl Setting for Refresh {
         bind_scalar(node, at, diags, "ttl or a duration", |text| match text {
             "ttl" => Ok(Self::Ttl),
             "0" | "0s" => {
-                Err("the interval between look-ups must not be zero; write `ttl` or at least 1s".into())
+                Err("the interval between look-ups must not be zero; write `ttl` or at least 1s"
+                    .into())
             }
             _ => parse_duration(text).map(Self::Every),
         })
@@ -771,7 +772,12 @@ impl Setting for FilterUse {
             }),
             Value::Map(entries) if entries.len() > 1 => {
                 diags
-                    .error("wrong-kind", entries[1].key_span, at, "a list item takes only one filter")
+                    .error(
+                        "wrong-kind",
+                        entries[1].key_span,
+                        at,
+                        "a list item takes only one filter",
+                    )
                     .help("begin a new item on its own line with `- `");
                 None
             }
@@ -819,7 +825,9 @@ impl Setting for LimitValues {
                         here,
                         format!("unknown limit `{}`", entry.key),
                     )
-                    .help(help.unwrap_or_else(|| "`sluice explain --limits` lists the limits".into()));
+                    .help(
+                        help.unwrap_or_else(|| "`sluice explain --limits` lists the limits".into()),
+                    );
                 values = None;
                 continue;
             };

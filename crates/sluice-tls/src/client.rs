@@ -46,11 +46,12 @@ pub fn cause(error: &rustls::Error) -> String {
     use rustls::{CertificateError, Error, InvalidMessage};
     match error {
         Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
-            format!("{error}: the certificate is not signed by an authority that the cluster's `tls` trusts")
+            format!(
+                "{error}: the certificate is not signed by an authority that the cluster's `tls` trusts"
+            )
         }
         Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
-            "the endpoint sent bytes that are not TLS; does it speak TLS on this port?"
-                .to_owned()
+            "the endpoint sent bytes that are not TLS; does it speak TLS on this port?".to_owned()
         }
         error => error.to_string(),
     }

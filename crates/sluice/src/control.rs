@@ -190,8 +190,8 @@ impl Control {
         // A second recorder can only come from a test harness, which then does the counting.
         let _ = sluice_telemetry::metrics::install_recorder(&registry);
         let shard = registry.shard(options.workers + 1);
-        let log = LogHub::start(&registry, options.workers + 2)
-            .context("cannot start the log thread")?;
+        let log =
+            LogHub::start(&registry, options.workers + 2).context("cannot start the log thread")?;
         let limits = built.config.limits.0.clone();
         let descriptors = Budget::new(options.files, options.workers, &limits);
         let mut workers = Vec::new();
@@ -435,7 +435,9 @@ impl Control {
                 }
                 in_force.last_failure = Some(failure);
                 drop(in_force);
-                tracing::error!("reload failed; the current configuration stays in force: {error:#}");
+                tracing::error!(
+                    "reload failed; the current configuration stays in force: {error:#}"
+                );
                 "failed"
             }
         };
@@ -711,6 +713,8 @@ fn admin_socket(address: &ListenAddress, takeover: bool) -> anyhow::Result<Admin
             let unix = tokio::net::UnixListener::from_std(fd.into()).with_context(context)?;
             Ok((AdminSocket::Unix(unix), Some(file), address.to_string()))
         }
-        ListenAddress::Udp(_) => anyhow::bail!("the admin address must be a TCP address or a unix socket"),
+        ListenAddress::Udp(_) => {
+            anyhow::bail!("the admin address must be a TCP address or a unix socket")
+        }
     }
 }

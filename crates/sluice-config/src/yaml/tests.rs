@@ -60,7 +60,10 @@ fn what_is_wrong_is_told() {
     assert!(errors("a: [1, 2\n")[0].starts_with("yaml: invalid YAML"));
     assert!(errors("a: *nowhere\n")[0].starts_with("yaml:"));
     assert!(errors("a: &a [*a]\n")[0].starts_with("yaml:"));
-    assert_eq!(errors("a: 1\n---\nb: 2\n"), ["several-documents: a file must contain a single YAML document"]);
+    assert_eq!(
+        errors("a: 1\n---\nb: 2\n"),
+        ["several-documents: a file must contain a single YAML document"]
+    );
     assert!(errors(&"[".repeat(5000)).len() == 1);
     let mut bomb = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x]\n");
     for n in 1..12 {

@@ -103,7 +103,8 @@ impl RequestTask {
         if !misdirected {
             return Ok(());
         }
-        let body = "this host has different client certificate settings: connect to it by its own name\n";
+        let body =
+            "this host has different client certificate settings: connect to it by its own name\n";
         Err(Stop::reply(Reply::new(421, reasons::MISDIRECTED, "misdirected_request", body)))
     }
 

@@ -224,16 +224,18 @@ impl RequestTask {
     fn incomplete_by(&self, deadline: Deadline) -> Stop {
         let timeout = self.deadlines.timeout(deadline).map_or_else(String::new, show_duration);
         let (reason, detail) = match deadline {
-            Deadline::Total => {
-                (reasons::ROUTE_TIMEOUT, format!("the response was not complete within `timeout.total` ({timeout})"))
-            }
+            Deadline::Total => (
+                reasons::ROUTE_TIMEOUT,
+                format!("the response was not complete within `timeout.total` ({timeout})"),
+            ),
             Deadline::Body => {
                 (reasons::BODY_TIMEOUT, "the client stopped sending its body".to_owned())
             }
             // The response has come.
-            Deadline::Idle | Deadline::Response | Deadline::Attempt => {
-                (reasons::STREAM_IDLE, format!("no data was transferred for `timeout.idle` ({timeout})"))
-            }
+            Deadline::Idle | Deadline::Response | Deadline::Attempt => (
+                reasons::STREAM_IDLE,
+                format!("no data was transferred for `timeout.idle` ({timeout})"),
+            ),
         };
         Stop::Cut(reason, HttpError::new(ErrorKind::Cancelled, detail))
     }

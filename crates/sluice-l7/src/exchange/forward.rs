@@ -152,7 +152,8 @@ impl RequestTask {
             AttemptGuard::unless_cancelled(guard.as_ref(), delivering).await
         };
         Ok(delivered.unwrap_or_else(|| {
-            let left = HttpError::new(ErrorKind::Reset, "the endpoint was removed from its cluster");
+            let left =
+                HttpError::new(ErrorKind::Reset, "the endpoint was removed from its cluster");
             Err(Stop::Cut(end::ENDPOINT_REMOVED, left))
         })?)
     }

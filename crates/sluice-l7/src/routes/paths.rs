@@ -43,7 +43,9 @@ impl PathMatch {
             return Err(format!("expected a path that begins with `/`, not `{text}`"));
         }
         if !text.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'?' | b'#')) {
-            return Err("a path must consist of visible ASCII characters other than `?` and `#`".into());
+            return Err(
+                "a path must consist of visible ASCII characters other than `?` and `#`".into()
+            );
         }
         if text == "/*" {
             return Ok(Self::Any);

@@ -77,7 +77,12 @@ impl TableBuilder<'_, '_> {
             let here = at.index(place);
             if host.hosts.is_empty() {
                 diags
-                    .error("missing-field", host.span, here.key("hosts"), "this virtual host has no `hosts`")
+                    .error(
+                        "missing-field",
+                        host.span,
+                        here.key("hosts"),
+                        "this virtual host has no `hosts`",
+                    )
                     .help("add `hosts: [shop.example.com]`, or `hosts: \"*\"` for all hosts");
             }
             match (self.virtual_host(host, &here, diags), &mut built) {
@@ -196,11 +201,9 @@ impl TableBuilder<'_, '_> {
         match given.iter().filter(|given| **given).count() {
             1 => {}
             0 => {
-                diags
-                    .error("missing-field", rule.span, at, "this rule has no action")
-                    .help(
-                        "add `cluster: NAME`, or one of cluster_header, split, redirect, respond",
-                    );
+                diags.error("missing-field", rule.span, at, "this rule has no action").help(
+                    "add `cluster: NAME`, or one of cluster_header, split, redirect, respond",
+                );
                 return None;
             }
             _ => {
@@ -446,9 +449,9 @@ pub(super) fn http_filters(
         };
         if plans.as_ref().is_some_and(|all| all.iter().any(|(name, _)| *name == factory.name())) {
             let message = format!("the filter `{}` is listed twice", factory.name());
-            diags
-                .error("duplicate-name", filter.name.span, here, message)
-                .help("list each filter once; rules refer to filters by name to change their settings");
+            diags.error("duplicate-name", filter.name.span, here, message).help(
+                "list each filter once; rules refer to filters by name to change their settings",
+            );
             plans = None;
             continue;
         }
@@ -496,8 +499,9 @@ pub(super) fn unknown_cluster(
     if names.contains(&&*name.value) {
         return;
     }
-    let help = suggest_word(&name.value, &names)
-        .unwrap_or_else(|| format!("add it under `clusters`; known clusters: {}", names.join(", ")));
+    let help = suggest_word(&name.value, &names).unwrap_or_else(|| {
+        format!("add it under `clusters`; known clusters: {}", names.join(", "))
+    });
     let message = format!("there is no cluster `{}`", name.value);
     diags.error("unknown-name", name.span, at, message).help(help);
 }

@@ -67,7 +67,8 @@ fn only_for_http(name: &Name, cluster: &Spanned<Cluster>, at: &Path<'_>, diags: 
         ("outlier.consecutive_5xx", outlier.is_some_and(|of| of.consecutive_5xx.0.is_some())),
     ];
     for (key, _) in said.iter().filter(|(_, said)| *said) {
-        let message = format!("`{key}` applies to HTTP only, but `{name}` receives only relayed connections");
+        let message =
+            format!("`{key}` applies to HTTP only, but `{name}` receives only relayed connections");
         diags
             .warning("useless-setting", cluster.span, at.key(key), message)
             .help("remove it, or serve HTTP with `http: ROUTES`");

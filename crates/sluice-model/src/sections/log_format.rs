@@ -35,7 +35,12 @@ impl Setting for Chosen {
         bind_entries(entries, at, diags, |entry, here, diags| {
             if entry.key.as_ref() == "kind" {
                 diags
-                    .error("bad-value", entry.key_span, here, "every record already has the field `kind`")
+                    .error(
+                        "bad-value",
+                        entry.key_span,
+                        here,
+                        "every record already has the field `kind`",
+                    )
                     .help("choose another name");
                 return None;
             }

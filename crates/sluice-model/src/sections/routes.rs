@@ -392,9 +392,9 @@ impl Setting for Upgrades {
         }
         let all = Vec::<Token>::bind(node, at, diags)?;
         if all.iter().any(|token| token.0.eq_ignore_ascii_case("h2c")) {
-            diags
-                .error("bad-value", node.span, at, "upgrades to h2c are never forwarded")
-                .help("for cleartext HTTP/2 with prior knowledge, set `protocol: http2` on the cluster");
+            diags.error("bad-value", node.span, at, "upgrades to h2c are never forwarded").help(
+                "for cleartext HTTP/2 with prior knowledge, set `protocol: http2` on the cluster",
+            );
             return None;
         }
         Some(Self(all.into_iter().map(|token| token.0).collect()))

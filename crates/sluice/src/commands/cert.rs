@@ -76,7 +76,10 @@ impl SelfSigned {
     pub(super) fn write(&self, cert: &Path, key: &Path, replace: bool) -> anyhow::Result<()> {
         for path in [cert, key] {
             if !replace && path.symlink_metadata().is_ok() {
-                bail!("{} exists; choose another --out, or replace it with --force", path.display());
+                bail!(
+                    "{} exists; choose another --out, or replace it with --force",
+                    path.display()
+                );
             }
         }
         create(key, &self.key.serialize_pem(), 0o600, replace)?;

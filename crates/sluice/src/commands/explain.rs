@@ -24,7 +24,8 @@ pub(crate) fn run(options: &Explain) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let path = options.file.as_ref().or(options.config.as_ref());
-    let loaded = check::read(path.ok_or_else(|| anyhow::anyhow!("no configuration given; name a file"))?);
+    let loaded =
+        check::read(path.ok_or_else(|| anyhow::anyhow!("no configuration given; name a file"))?);
     let Some(config) = loaded.usable() else {
         print(&render::brief(&loaded.diags.into_sorted(), &loaded.sources, false));
         return Ok(ExitCode::from(EXIT_CONFIG));

@@ -105,7 +105,10 @@ impl Sockets {
                     let waits = self.takeover || self.waiting.contains(&key);
                     if waits && matches!(wanted, ListenAddress::Udp(_)) {
                         if waiting.insert(key.clone()) && !self.waiting.contains(&key) {
-                            tracing::info!("{wanted} will be served once it is free; it is in use by {}", held.holder);
+                            tracing::info!(
+                                "{wanted} will be served once it is free; it is in use by {}",
+                                held.holder
+                            );
                         }
                         continue;
                     }

@@ -84,8 +84,8 @@ impl Prepared {
             let made = catch_unwind(AssertUnwindSafe(|| {
                 NextListener::new(plan, slots.get(&key), socket, place, worker)
             }));
-            let made =
-                made.map_err(|_| format!("{}: a filter panicked while it was being created", key.0))?;
+            let made = made
+                .map_err(|_| format!("{}: a filter panicked while it was being created", key.0))?;
             let listener = made.map_err(|error| format!("{}: {error}", key.0))?;
             next.push((key, PreparedSocket { listener, change }));
         }
@@ -105,7 +105,10 @@ impl Prepared {
             if let Some(options) = next.change
                 && let Err(error) = slot.change_options(&options)
             {
-                tracing::warn!("{}: its `socket` options take effect after a restart: {error}", key.0);
+                tracing::warn!(
+                    "{}: its `socket` options take effect after a restart: {error}",
+                    key.0
+                );
             }
             slots.insert(key, slot);
         }
