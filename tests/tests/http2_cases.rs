@@ -151,3 +151,25 @@ fn a_connection_survives_many_refused_streams() {
     client.headers(2001, &frames::get("a", "/bytes/3"), true);
     assert_eq!(client.body(2001), b"xxx");
 }
+
+/// A refused request is counted by what is wrong with it, and the record of its connection has the detail.
+#[test]
+fn a_refused_request_is_counted_and_recorded() {
+    let origin = Origin::start("a");
+    let sluice = web(&origin, 128);
+    let mut client = H2::connect(sluice.addr("web"));
+    let mut fields = frames::get("a", "/");
+    fields.extend([("host", "a"), ("host", "a")]);
+    client.send(frame(
+        kind::HEADERS,
+        flag::END_HEADERS | flag::END_STREAM,
+        1,
+        &frames::block(&fields),
+    ));
+    client.until("a response", |frame| frame.kind == kind::HEADERS && frame.stream == 1);
+    assert_eq!(sluice.metric("sluice_http_protocol_errors_total", "http2.host_repeated"), 1);
+    client.headers(3, &frames::get("a", "/bytes/3"), true);
+    assert_eq!(client.body(3), b"xxx", "the connection goes on");
+    drop(client);
+    sluice.record_of("http2.host_repeated");
+}

@@ -13,7 +13,7 @@ pub mod stream;
 pub mod watch;
 
 pub use client::H2Client;
-pub use server::{Accepted, H2Server};
+pub use server::{Accepted, H2Event, H2Server};
 pub use stream::H2Stream;
 
 use std::time::Duration;

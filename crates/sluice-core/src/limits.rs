@@ -1,8 +1,8 @@
 //! Every limit in one table.
 //!
 //! Owns: the name, default, range and help of each limit; a set of configured values.
-//! Refuses to know: the code that enforces them. Keeps: every buffer, table and wait takes its bound from here and
-//! counts reaching it under the same name.
+//! Refuses to know: the code that enforces them. Keeps: every buffer, table and wait takes its bound from here;
+//! what is evicted, refused or ended at a bound is counted, under the limit's name or as a reason.
 
 /// The unit of a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -26,13 +26,21 @@ pub struct H2Server {
     wire: Wire,
     ledger: Ledger,
     pings: Option<PingPong>,
-    refused: u64,
 }
 
 impl std::fmt::Debug for H2Server {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("H2Server")
     }
+}
+
+/// What happens on a connection of a client.
+#[derive(Debug)]
+pub enum H2Event {
+    /// A request was received.
+    Request(Box<Accepted>),
+    /// A request was refused because it cannot be forwarded with one meaning; the client has the response already.
+    Refused(HttpError),
 }
 
 /// A received request.
@@ -73,53 +81,46 @@ impl H2Server {
             .map_err(|error| error_of(&error))?;
         wire.set_driven();
         let pings = connection.ping_pong();
-        Ok(Self { connection, wire, ledger, pings, refused: 0 })
+        Ok(Self { connection, wire, ledger, pings })
     }
 
-    /// Receives the next request; `None` when the connection has ended cleanly. Drives the connection, so it must be
-    /// polled as long as any stream is open.
+    /// Receives the next request, or the error of one that was refused; `None` when the connection has ended cleanly.
+    /// Drives the connection, so it must be polled as long as any stream is open.
     pub fn poll_accept(
         &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Accepted, HttpError>>> {
-        loop {
-            let accepted = self.connection.poll_accept(cx);
-            if let Some(broken) = self.ledger.broken() {
-                // GOAWAY is sent once, as far as the socket accepts it; the connection is over either way.
-                self.connection.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
-                let _ = self.connection.poll_closed(cx);
-                let _ = self.wire.push(cx);
-                return Poll::Ready(Some(Err(broken.error())));
+    ) -> Poll<Option<Result<H2Event, HttpError>>> {
+        let accepted = self.connection.poll_accept(cx);
+        if let Some(broken) = self.ledger.broken() {
+            // GOAWAY is sent once, as far as the socket accepts it; the connection is over either way.
+            self.connection.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
+            let _ = self.connection.poll_closed(cx);
+            let _ = self.wire.push(cx);
+            return Poll::Ready(Some(Err(broken.error())));
+        }
+        if !matches!(accepted, Poll::Ready(Some(Ok(_))))
+            && let Poll::Ready(Err(error)) = self.wire.push(cx)
+            && accepted.is_pending()
+        {
+            return Poll::Ready(Some(Err(error.into())));
+        }
+        let (request, respond) = match ready!(accepted) {
+            None => return Poll::Ready(None),
+            Some(Err(error)) => return Poll::Ready(Some(Err(error_of(&error)))),
+            Some(Ok(accepted)) => accepted,
+        };
+        let mut head = Box::<Head>::default();
+        match convert::request_head(&request, &mut head, self.ledger.fields_max()) {
+            Ok(()) => {
+                let stream = H2Stream::server(request.into_body(), respond, self.ledger.clone());
+                let accepted = Box::new(Accepted { head, stream });
+                Poll::Ready(Some(Ok(H2Event::Request(accepted))))
             }
-            if !matches!(accepted, Poll::Ready(Some(Ok(_))))
-                && let Poll::Ready(Err(error)) = self.wire.push(cx)
-                && accepted.is_pending()
-            {
-                return Poll::Ready(Some(Err(error.into())));
-            }
-            let (request, respond) = match ready!(accepted) {
-                None => return Poll::Ready(None),
-                Some(Err(error)) => return Poll::Ready(Some(Err(error_of(&error)))),
-                Some(Ok(accepted)) => accepted,
-            };
-            let mut head = Box::<Head>::default();
-            match convert::request_head(&request, &mut head, self.ledger.fields_max()) {
-                Ok(()) => {
-                    let stream =
-                        H2Stream::server(request.into_body(), respond, self.ledger.clone());
-                    return Poll::Ready(Some(Ok(Accepted { head, stream })));
-                }
-                Err(error) => {
-                    self.refused += 1;
-                    refuse(respond, &error);
-                }
+            Err(error) => {
+                refuse(respond, &error);
+                Poll::Ready(Some(Ok(H2Event::Refused(error))))
             }
         }
-    }
-
-    /// Returns the number of requests that were rejected here because they could not be forwarded.
-    pub const fn refused(&self) -> u64 {
-        self.refused
     }
 
     /// Notifies the client (GOAWAY) to open no more streams; open streams continue.

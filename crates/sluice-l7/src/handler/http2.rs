@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use sluice_codec::h2::{Accepted, H2Server};
+use sluice_codec::h2::{Accepted, H2Event, H2Server};
 use sluice_codec::{ErrorKind, HttpStream};
 use sluice_core::reason::end;
 use sluice_core::{Moment, Reason};
@@ -118,8 +118,14 @@ impl Care {
             server.drain();
         }
         match server.poll_accept(cx) {
-            Poll::Ready(Some(Ok(accepted))) => {
-                return Poll::Ready(Event::Request(Box::new(accepted)));
+            Poll::Ready(Some(Ok(H2Event::Request(accepted)))) => {
+                return Poll::Ready(Event::Request(accepted));
+            }
+            Poll::Ready(Some(Ok(H2Event::Refused(error)))) => {
+                handler.manager.count_protocol_error(&error);
+                conn.info.note(&error);
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
             }
             Poll::Ready(Some(Err(error))) => {
                 if matches!(error.kind(), ErrorKind::Malformed(_) | ErrorKind::Flood) {
