@@ -12,6 +12,7 @@ use crate::parse_error::ParseError;
 #[derive(Debug)]
 pub struct HttpError {
     kind: ErrorKind,
+    code: Option<&'static str>,
     detail: Cow<'static, str>,
 }
 
@@ -26,6 +27,8 @@ pub enum ErrorKind {
     Reset,
     /// The peer violated the protocol; a client receives this status.
     Malformed(u16),
+    /// The peer took too long; a client receives 408.
+    Timeout,
     /// The peer reports that it has not processed the request, so it may be sent again.
     Refused,
     /// The peer has cancelled the stream.
@@ -41,7 +44,17 @@ pub enum ErrorKind {
 impl HttpError {
     /// Creates an error of a kind, with a detail.
     pub fn new(kind: ErrorKind, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { kind, detail: detail.into() }
+        Self { kind, code: None, detail: detail.into() }
+    }
+
+    /// Creates an error whose detail is one of the codes of this crate, such as `http1.bare_lf`.
+    pub const fn coded(kind: ErrorKind, code: &'static str) -> Self {
+        Self { kind, code: Some(code), detail: Cow::Borrowed(code) }
+    }
+
+    /// Returns the code: one of a closed set, so that it can be the label of a metric.
+    pub const fn code(&self) -> Option<&'static str> {
+        self.code
     }
 
     /// Returns the kind.
@@ -49,17 +62,18 @@ impl HttpError {
         self.kind
     }
 
+    /// The status of the response to a client whose message caused the error; `None` if it gets none.
+    pub const fn status(&self) -> Option<u16> {
+        match self.kind {
+            ErrorKind::Malformed(status) => Some(status),
+            ErrorKind::Timeout => Some(408),
+            _ => None,
+        }
+    }
+
     /// Returns the detail, for access logs.
     pub fn detail(&self) -> &str {
         &self.detail
-    }
-
-    /// Returns the detail if it is a fixed text of this program and contains nothing that a peer sent.
-    pub fn static_detail(&self) -> Option<&'static str> {
-        match self.detail {
-            Cow::Borrowed(detail) => Some(detail),
-            Cow::Owned(_) => None,
-        }
     }
 
     /// The worker has no buffer left.
@@ -78,7 +92,7 @@ impl std::error::Error for HttpError {}
 
 impl From<ParseError> for HttpError {
     fn from(fault: ParseError) -> Self {
-        Self::new(ErrorKind::Malformed(fault.status()), fault.detail())
+        Self::coded(ErrorKind::Malformed(fault.status()), fault.detail())
     }
 }
 

@@ -230,12 +230,10 @@ impl ConnectionManager {
 
     /// Counts a malformed message from a client, by its error.
     pub(crate) fn count_protocol_error(&self, error: &HttpError) {
-        // The details of the codec are a closed set; those of a library are not.
-        let closed = |detail: &&'static str| detail.len() < 48 && !detail.contains(' ');
-        let detail = error.static_detail().filter(closed).unwrap_or("other");
+        let code = error.code().unwrap_or("other");
         let (shard, listener) = (&self.worker.shard, &*self.plan.listener);
         self.counters
             .faults
-            .count(&detail, |detail| shard.counter(&metrics::FAULTS, &[listener, detail]));
+            .count(&code, |code| shard.counter(&metrics::FAULTS, &[listener, code]));
     }
 }

@@ -8,16 +8,15 @@ use std::rc::Rc;
 
 use sluice_codec::h1::{H1Stream, Role};
 use sluice_codec::{ErrorKind, HttpError, HttpStream};
-use sluice_core::reason::end;
 use sluice_core::{LocalFuture, Protocol, Reason};
 use sluice_io::{Conn, Stream, StreamHandler, WorkerCx};
 use sluice_l4::HandlerPlan;
 
 use crate::connection_manager::{ConnectionManager, DownstreamConn};
+use crate::errors::{self, At};
 use crate::exchange::{self, Exchange};
 use crate::future_pool::FuturePool;
 use crate::plan::{HttpPlan, Versions};
-use crate::reasons;
 
 mod http1;
 mod http2;
@@ -87,20 +86,8 @@ impl Turn {
 
 /// The reason for the end of a connection outside of an exchange.
 fn quiet_end(conn: &Conn, error: &HttpError) -> Reason {
-    match error.kind() {
-        ErrorKind::Finished => end::DONE,
-        ErrorKind::ClosedEarly => end::DOWNSTREAM_CLOSED,
-        ErrorKind::Malformed(_) => {
-            conn.info.note(error);
-            reasons::MALFORMED
-        }
-        ErrorKind::Flood => {
-            conn.info.note(error);
-            reasons::FLOOD
-        }
-        _ => {
-            conn.info.note(error);
-            end::DOWNSTREAM_RESET
-        }
+    if !matches!(error.kind(), ErrorKind::Finished | ErrorKind::ClosedEarly) {
+        conn.info.note(error);
     }
+    errors::reason(error.kind(), At::Connection)
 }

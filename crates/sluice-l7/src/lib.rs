@@ -9,6 +9,7 @@ pub mod attempts;
 pub mod client_auth;
 pub mod connection_manager;
 pub mod edge;
+mod errors;
 pub mod exchange;
 pub mod filters;
 pub mod future_pool;

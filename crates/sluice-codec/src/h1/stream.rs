@@ -426,7 +426,7 @@ impl H1Stream {
         if self.role == Role::Server && head.status() == 101 && !self.asked_upgrade {
             // What the client has already sent is another request, not tunnel data.
             let kind = ErrorKind::Malformed(502);
-            return Err(HttpError::new(kind, ParseError::UpgradeUnasked.detail()));
+            return Err(HttpError::coded(kind, ParseError::UpgradeUnasked.detail()));
         }
         let (written, framing) = match self.role {
             Role::Client => {
@@ -494,10 +494,10 @@ impl H1Stream {
         match (why, self.role) {
             (Unwritable::NoBuffer, _) => HttpError::buffers(),
             (Unwritable::Malformed, Role::Client) => {
-                HttpError::new(ErrorKind::Malformed(400), "http1.head_cannot_be_sent")
+                HttpError::coded(ErrorKind::Malformed(400), "http1.head_cannot_be_sent")
             }
             (Unwritable::Malformed, Role::Server) => {
-                HttpError::new(ErrorKind::Malformed(502), "http1.head_cannot_be_sent")
+                HttpError::coded(ErrorKind::Malformed(502), "http1.head_cannot_be_sent")
             }
         }
     }

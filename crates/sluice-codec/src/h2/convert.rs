@@ -100,7 +100,7 @@ pub fn response_head<B>(
 pub fn fields(map: &HeaderMap, head: &mut Head, max: usize) -> Result<(), HttpError> {
     // Cookies arrive in crumbs, RFC 9113 §8.2.3, and count as one header.
     if map.len() > max && map.len() - map.get_all(http::header::COOKIE).iter().count() >= max {
-        return Err(HttpError::new(ErrorKind::Malformed(431), "http2.too_many_fields"));
+        return Err(HttpError::coded(ErrorKind::Malformed(431), "http2.too_many_fields"));
     }
     let (mut cookies, mut lengths) = (0_usize, 0_usize);
     for (name, value) in map {
@@ -131,7 +131,7 @@ pub fn fields(map: &HeaderMap, head: &mut Head, max: usize) -> Result<(), HttpEr
 }
 
 fn refused(detail: &'static str) -> HttpError {
-    HttpError::new(ErrorKind::Malformed(400), detail)
+    HttpError::coded(ErrorKind::Malformed(400), detail)
 }
 
 /// Creates a request to send.
@@ -139,7 +139,7 @@ fn refused(detail: &'static str) -> HttpError {
 /// # Errors
 /// The head contains something that HTTP/2 cannot express.
 pub fn to_request(head: &Head) -> Result<Request<()>, HttpError> {
-    let wrong = |_| HttpError::new(ErrorKind::Malformed(400), "http2.head_cannot_be_sent");
+    let wrong = |_| HttpError::coded(ErrorKind::Malformed(400), "http2.head_cannot_be_sent");
     let mut request = Request::new(());
     *request.method_mut() =
         http::Method::from_bytes(head.method_text().as_bytes()).map_err(|_| wrong(()))?;
@@ -170,7 +170,7 @@ pub fn to_request(head: &Head) -> Result<Request<()>, HttpError> {
 pub fn to_response(head: &Head) -> Result<Response<()>, HttpError> {
     let mut response = Response::new(());
     *response.status_mut() = StatusCode::from_u16(head.status())
-        .map_err(|_| HttpError::new(ErrorKind::Malformed(502), "http2.status_cannot_be_sent"))?;
+        .map_err(|_| HttpError::coded(ErrorKind::Malformed(502), "http2.status_cannot_be_sent"))?;
     *response.headers_mut() = to_map(head)?;
     Ok(response)
 }
@@ -185,7 +185,7 @@ pub fn to_map(head: &Head) -> Result<HeaderMap, HttpError> {
         if Known::of(name).is_some_and(|known| known.is_hop_by_hop() || known == Known::Host) {
             continue;
         }
-        let wrong = || HttpError::new(ErrorKind::Malformed(502), "http2.field_cannot_be_sent");
+        let wrong = || HttpError::coded(ErrorKind::Malformed(502), "http2.field_cannot_be_sent");
         let name = HeaderName::from_bytes(name).map_err(|_| wrong())?;
         let value = HeaderValue::from_bytes(value).map_err(|_| wrong())?;
         map.append(name, value);

@@ -37,7 +37,7 @@ pub(crate) enum Broken {
 impl Broken {
     pub(crate) fn error(self) -> HttpError {
         match self {
-            Self::Flood => HttpError::new(ErrorKind::Flood, "http2.frames_without_progress"),
+            Self::Flood => HttpError::coded(ErrorKind::Flood, "http2.frames_without_progress"),
             Self::Held => HttpError::buffers(),
         }
     }

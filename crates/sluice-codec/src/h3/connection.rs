@@ -65,7 +65,7 @@ impl H3Shared {
         self.connection.close(code.into(), detail.as_bytes());
         let flood = code == code::EXCESSIVE_LOAD;
         let kind = if flood { ErrorKind::Flood } else { ErrorKind::Malformed(400) };
-        self.fault.borrow_mut().get_or_insert_with(|| HttpError::new(kind, detail));
+        self.fault.borrow_mut().get_or_insert_with(|| HttpError::coded(kind, detail));
         HttpError::new(ErrorKind::Reset, detail)
     }
 

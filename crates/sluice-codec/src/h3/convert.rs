@@ -28,14 +28,14 @@ impl From<Wrong> for SectionRefusal {
                 Self::Connection(code::QPACK_DECOMPRESSION_FAILED, "http3.field_section_malformed")
             }
             Wrong::TooLarge => {
-                Self::Message(HttpError::new(ErrorKind::Malformed(431), "http3.head_too_large"))
+                Self::Message(HttpError::coded(ErrorKind::Malformed(431), "http3.head_too_large"))
             }
         }
     }
 }
 
 fn refused(detail: &'static str) -> SectionRefusal {
-    SectionRefusal::Message(HttpError::new(ErrorKind::Malformed(400), detail))
+    SectionRefusal::Message(HttpError::coded(ErrorKind::Malformed(400), detail))
 }
 
 /// The pseudo-headers seen so far.
@@ -80,7 +80,7 @@ impl Pseudo {
         // Cookies arrive in crumbs, RFC 9114 §4.2.1, and count as one header.
         let crumb = self.cookies > 0 && name == b"cookie";
         let Some(left) = self.fields_left.checked_sub(usize::from(!crumb)) else {
-            let error = HttpError::new(ErrorKind::Malformed(431), "http3.too_many_fields");
+            let error = HttpError::coded(ErrorKind::Malformed(431), "http3.too_many_fields");
             return Err(SectionRefusal::Message(error));
         };
         self.fields_left = left;
@@ -298,7 +298,7 @@ pub fn put_trailers(out: &mut Vec<u8>, head: &Head) -> Result<(), HttpError> {
 
 fn put_fields(out: &mut Vec<u8>, mut section: Vec<u8>, head: &Head) -> Result<(), HttpError> {
     if !head.is_sound() {
-        return Err(HttpError::new(ErrorKind::Malformed(502), "http3.field_cannot_be_sent"));
+        return Err(HttpError::coded(ErrorKind::Malformed(502), "http3.field_cannot_be_sent"));
     }
     let mut lower = Vec::new();
     for (name, value) in head.fields() {

@@ -372,7 +372,7 @@ impl H3Stream {
     ) -> Poll<Result<Vec<u8>, HttpError>> {
         let length = usize::try_from(length).unwrap_or(usize::MAX);
         if length > max {
-            let error = HttpError::new(ErrorKind::Malformed(431), "http3.head_too_large");
+            let error = HttpError::coded(ErrorKind::Malformed(431), "http3.head_too_large");
             return Poll::Ready(Err(error));
         }
         loop {
@@ -662,7 +662,7 @@ impl Drop for H3Stream {
 
 fn wrong_length(send: &mut SendStream) -> HttpError {
     let _ = send.reset(code::MESSAGE_ERROR.into());
-    HttpError::new(ErrorKind::Reset, "http3.content_length_wrong")
+    HttpError::coded(ErrorKind::Reset, "http3.content_length_wrong")
 }
 
 fn read_error(error: &ReadError) -> HttpError {

@@ -15,6 +15,7 @@ use super::deadlines::Deadline;
 use super::response::grpc_status;
 use super::upload::Next;
 use super::{RequestTask, Stop};
+use crate::errors::{self, At};
 use crate::reasons;
 use crate::reply::Reply;
 
@@ -41,7 +42,7 @@ pub(super) enum UploadPiece {
 
 /// What ends a tunnel in which fields come: bytes have no trailers, RFC 9113 §8.5, RFC 9114 §4.4.
 fn fields_in_tunnel() -> HttpError {
-    HttpError::new(ErrorKind::Malformed(400), "http.fields_in_tunnel")
+    HttpError::coded(ErrorKind::Malformed(400), "http.fields_in_tunnel")
 }
 
 impl RequestTask {
@@ -360,10 +361,7 @@ impl RequestTask {
 
 /// The answer ended before its end.
 fn cut(error: HttpError) -> Stop {
-    let reason = match error.kind() {
-        ErrorKind::Malformed(_) | ErrorKind::Flood => reasons::UPSTREAM_PROTOCOL,
-        _ => reasons::UPSTREAM_CUT,
-    };
+    let reason = errors::reason(error.kind(), At::Response);
     Stop::Cut(reason, error)
 }
 
@@ -398,5 +396,5 @@ impl Backpressure {
 
 /// The client took too long for its body.
 pub(super) fn late() -> HttpError {
-    HttpError::new(ErrorKind::Malformed(408), "http.body_timeout")
+    HttpError::coded(ErrorKind::Timeout, "http.body_timeout")
 }

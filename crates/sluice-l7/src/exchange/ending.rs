@@ -13,7 +13,7 @@ use std::time::Duration;
 use sluice_codec::h1::H1Stream;
 use sluice_codec::h3::H3Stream;
 use sluice_codec::h3::frame::code;
-use sluice_codec::{Body, ErrorKind, Head, HttpError, HttpStream, Known, Method, Version};
+use sluice_codec::{Body, Head, HttpError, HttpStream, Known, Method, Version};
 use sluice_core::Reason;
 use sluice_core::reason::end;
 use sluice_io::timers::Timer;
@@ -21,6 +21,7 @@ use sluice_io::timers::Timer;
 use super::deadlines::Deadline;
 use super::{RequestTask, Stop};
 use crate::connection_manager::ConnectionManager;
+use crate::errors::{self, At};
 use crate::reasons;
 use crate::reply::Reply;
 
@@ -35,15 +36,8 @@ impl RequestTask {
                 self.answer(stream, reply).await;
             }
             Stop::Downstream(error) => {
-                let reason = match error.kind() {
-                    ErrorKind::Malformed(408) => reasons::BODY_TIMEOUT,
-                    ErrorKind::Malformed(_) => reasons::MALFORMED,
-                    ErrorKind::Reset => end::DOWNSTREAM_RESET,
-                    ErrorKind::Flood => reasons::FLOOD,
-                    ErrorKind::Buffers => sluice_l4::reasons::BUFFERS,
-                    _ => reasons::CANCELLED,
-                };
-                if let ErrorKind::Malformed(status) = error.kind()
+                let reason = errors::reason(error.kind(), At::Client);
+                if let Some(status) = error.status()
                     && !stream.is_head_sent()
                 {
                     self.manager.count_protocol_error(&error);
@@ -152,7 +146,7 @@ fn cut_details(reason: Reason) -> &'static str {
 
 /// Answers a message that could not be read as a request.
 pub(crate) async fn refuse(manager: &ConnectionManager, h1: &mut H1Stream, error: &HttpError) {
-    let ErrorKind::Malformed(status) = error.kind() else { return };
+    let Some(status) = error.status() else { return };
     let body = format!("{}\n", error.detail());
     let reply = Reply::new(status, reasons::MALFORMED, error.detail().to_owned(), body);
     let mut head = Head::default();

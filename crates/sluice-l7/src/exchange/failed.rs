@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use sluice_codec::{ErrorKind, HttpError};
+use sluice_codec::HttpError;
 use sluice_core::Reason;
 use sluice_core::reason::{self, end};
 use sluice_core::value::show_duration;
@@ -14,6 +14,7 @@ use sluice_upstream::connector::ConnectFailure;
 use sluice_upstream::reasons as upstream_reasons;
 
 use super::Stop;
+use crate::errors::{self, At, Cause};
 use crate::reasons;
 
 /// Why an attempt delivered no response to the client.
@@ -54,23 +55,6 @@ pub(super) struct FailedAttempt {
 pub(super) struct Said {
     pub(super) errno: Option<i32>,
     pub(super) detail: Option<Box<str>>,
-}
-
-/// What became of an attempt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Cause {
-    /// The endpoint cannot have seen the request.
-    Unsent,
-    /// A connection that had been used before ended without a word.
-    Stale,
-    /// The stream ended before a response.
-    Reset,
-    /// The time for the attempt is over.
-    TryTimeout,
-    /// The response is one that the rule retries, and the next attempt is counted already.
-    Answered,
-    /// The time for all attempts is over, or nothing can help.
-    Final,
 }
 
 /// What Envoy says when a connection to an endpoint failed.
@@ -119,21 +103,8 @@ pub(super) fn not_reached(failure: ConnectFailure) -> FailedAttempt {
 
 /// What an error of the endpoint's stream, before it responded, comes to.
 pub(super) fn failed_attempt(error: &HttpError, reused: bool) -> FailedAttempt {
-    let (why, status, cause) = match error.kind() {
-        ErrorKind::Refused => (reasons::UPSTREAM_REFUSED_STREAM, 503, Cause::Unsent),
-        ErrorKind::Malformed(_) | ErrorKind::Flood => {
-            (reasons::UPSTREAM_PROTOCOL, 502, Cause::Reset)
-        }
-        ErrorKind::Finished if reused => (upstream_reasons::CLOSED_EARLY, 503, Cause::Stale),
-        ErrorKind::Reset if reused => (upstream_reasons::RESET, 503, Cause::Stale),
-        ErrorKind::Finished | ErrorKind::ClosedEarly => {
-            (upstream_reasons::CLOSED_EARLY, 503, Cause::Reset)
-        }
-        ErrorKind::Buffers => (sluice_l4::reasons::BUFFERS, 503, Cause::Final),
-        ErrorKind::Reset | ErrorKind::Cancelled | ErrorKind::LengthMismatch => {
-            (upstream_reasons::RESET, 503, Cause::Reset)
-        }
-    };
+    let why = errors::reason(error.kind(), At::Attempt { reused });
+    let (status, cause) = errors::attempt(error.kind(), reused);
     let text = if why == reasons::UPSTREAM_PROTOCOL { PROTOCOL_ERROR } else { TERMINATION };
     let said = Said { errno: None, detail: Some(error.detail().into()) };
     let details = "upstream_reset_before_response_started";

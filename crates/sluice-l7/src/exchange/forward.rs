@@ -18,14 +18,13 @@ use sluice_upstream::cluster::RequestClaim;
 use sluice_upstream::plan::OnRemoved;
 
 use super::deadlines::Deadline;
-use super::failed::{
-    AttemptError, Cause, FailedAttempt, Said, answered_badly, endpoint_left, nobody,
-};
+use super::failed::{AttemptError, FailedAttempt, Said, answered_badly, endpoint_left, nobody};
 use super::pending::Pending;
 use super::response::grpc_status;
 use super::retry::{self, Attempts, Decision, Terms};
 use super::{RequestTask, RouteTarget, Stop};
 use crate::attempts::AttemptGuard;
+use crate::errors::Cause;
 use crate::pools::{ClusterPool, InFlightGuard};
 use crate::reasons;
 use crate::reply::Reply;

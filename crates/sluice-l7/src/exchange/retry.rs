@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use super::failed::Cause;
+use crate::errors::Cause;
 use crate::routes::RetryPlan;
 
 /// Attempts at what an endpoint cannot have seen, beside those that the route allows.

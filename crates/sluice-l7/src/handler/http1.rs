@@ -17,6 +17,7 @@ use sluice_io::{Conn, WorkerCx};
 
 use super::{HttpHandler, Turn, quiet_end, serve_h2};
 use crate::connection_manager::DownstreamConn;
+use crate::errors::{self, At};
 use crate::exchange::{self, Exchange};
 use crate::reasons;
 
@@ -131,7 +132,7 @@ async fn turn_away(
     error: HttpError,
 ) -> Reason {
     let (conn, manager) = (&downstream.conn, &handler.manager);
-    let reason = fault_reason(&error);
+    let reason = errors::reason(error.kind(), At::Connection);
     manager.count_protocol_error(&error);
     conn.info.note(&error);
     exchange::refuse(manager, h1, &error).await;
@@ -238,19 +239,10 @@ fn poll_head(
     Poll::Ready(match state.begun {
         false => AfterExchange::End(reasons::KEEPALIVE_IDLE),
         true if h1.unparsed().is_empty() => AfterExchange::End(reasons::HEAD_TIMEOUT),
-        true => AfterExchange::ParseError(HttpError::new(
-            ErrorKind::Malformed(408),
-            "http1.head_timeout",
-        )),
+        true => {
+            AfterExchange::ParseError(HttpError::coded(ErrorKind::Timeout, "http1.head_timeout"))
+        }
     })
-}
-
-fn fault_reason(error: &HttpError) -> Reason {
-    match error.kind() {
-        ErrorKind::Malformed(408) => reasons::HEAD_TIMEOUT,
-        ErrorKind::Malformed(414 | 431) => reasons::HEAD_TOO_LARGE,
-        _ => reasons::MALFORMED,
-    }
 }
 
 /// Closes a connection so that the client can read its last response: finishes the sending side, then reads and

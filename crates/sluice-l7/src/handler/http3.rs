@@ -112,10 +112,10 @@ impl HttpHandler {
                 return;
             }
             Ok(Err(error)) => error,
-            Err(_) => HttpError::new(ErrorKind::Malformed(408), "http3.head_timeout"),
+            Err(_) => HttpError::coded(ErrorKind::Timeout, "http3.head_timeout"),
         };
         self.manager.shared.head_pool.give(head);
-        if let ErrorKind::Malformed(status) = error.kind() {
+        if let Some(status) = error.status() {
             self.manager.count_protocol_error(&error);
             downstream.conn.info.note(&error);
             // Boxed: few streams get here.

@@ -1,0 +1,163 @@
+//! What an error of an HTTP stream means.
+//!
+//! Owns: the one table from an error and the place where it was met to a reason, and from a failed attempt to its
+//! status and what may follow it. Refuses to know: how errors come about, and what they say in words.
+//! Keeps: every kind of error has an entry for every place, so that a new kind does not compile without one.
+
+use sluice_codec::ErrorKind;
+use sluice_core::Reason;
+use sluice_core::reason::end;
+use sluice_upstream::reasons as upstream_reasons;
+
+use crate::reasons;
+
+/// Where an error was met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum At {
+    /// On a client's connection, between requests or in the headers of one.
+    Connection,
+    /// On the client's side of an exchange.
+    Client,
+    /// On the endpoint's side, before its response; `reused` if the connection carried requests before.
+    Attempt {
+        /// The connection carried requests before.
+        reused: bool,
+    },
+    /// On the endpoint's side, in the middle of its response.
+    Response,
+}
+
+/// What a failed attempt leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// The endpoint cannot have seen the request.
+    Unsent,
+    /// A connection that had been used before ended without a word.
+    Stale,
+    /// The stream ended before a response.
+    Reset,
+    /// The time for the attempt is over.
+    TryTimeout,
+    /// The response is one that the rule retries, and the next attempt is counted already.
+    Answered,
+    /// The time for all attempts is over, or nothing can help.
+    Final,
+}
+
+/// The reason that an error is recorded with.
+pub(crate) fn reason(kind: ErrorKind, at: At) -> Reason {
+    use At::{Attempt, Client, Connection, Response};
+    match (kind, at) {
+        (ErrorKind::Finished, Connection) => end::DONE,
+        (ErrorKind::ClosedEarly, Connection) => end::DOWNSTREAM_CLOSED,
+        (ErrorKind::Malformed(414 | 431), Connection) => reasons::HEAD_TOO_LARGE,
+        (ErrorKind::Malformed(_), Connection | Client) => reasons::MALFORMED,
+        (ErrorKind::Malformed(_) | ErrorKind::Flood, Attempt { .. } | Response) => {
+            reasons::UPSTREAM_PROTOCOL
+        }
+        (ErrorKind::Flood, Connection | Client) => reasons::FLOOD,
+        (ErrorKind::Timeout, Connection) => reasons::HEAD_TIMEOUT,
+        (ErrorKind::Timeout, Client) => reasons::BODY_TIMEOUT,
+        (ErrorKind::Reset, Client) => end::DOWNSTREAM_RESET,
+        (ErrorKind::Buffers, Connection | Client | Attempt { .. }) => sluice_l4::reasons::BUFFERS,
+        (
+            ErrorKind::Reset
+            | ErrorKind::Refused
+            | ErrorKind::Cancelled
+            | ErrorKind::LengthMismatch,
+            Connection,
+        ) => end::DOWNSTREAM_RESET,
+        (
+            ErrorKind::Finished
+            | ErrorKind::ClosedEarly
+            | ErrorKind::Refused
+            | ErrorKind::Cancelled
+            | ErrorKind::LengthMismatch,
+            Client,
+        ) => reasons::CANCELLED,
+        (ErrorKind::Refused, Attempt { .. }) => reasons::UPSTREAM_REFUSED_STREAM,
+        (ErrorKind::Finished | ErrorKind::ClosedEarly, Attempt { .. }) => {
+            upstream_reasons::CLOSED_EARLY
+        }
+        (
+            ErrorKind::Reset
+            | ErrorKind::Cancelled
+            | ErrorKind::LengthMismatch
+            | ErrorKind::Timeout,
+            Attempt { .. },
+        ) => upstream_reasons::RESET,
+        (
+            ErrorKind::Finished
+            | ErrorKind::ClosedEarly
+            | ErrorKind::Reset
+            | ErrorKind::Refused
+            | ErrorKind::Cancelled
+            | ErrorKind::LengthMismatch
+            | ErrorKind::Timeout
+            | ErrorKind::Buffers,
+            Response,
+        ) => reasons::UPSTREAM_CUT,
+    }
+}
+
+/// The status that a client gets for an attempt that failed with an error, and what may follow it.
+pub(crate) const fn attempt(kind: ErrorKind, reused: bool) -> (u16, Cause) {
+    match kind {
+        ErrorKind::Refused => (503, Cause::Unsent),
+        ErrorKind::Malformed(_) | ErrorKind::Flood => (502, Cause::Reset),
+        ErrorKind::Finished | ErrorKind::Reset if reused => (503, Cause::Stale),
+        ErrorKind::Buffers => (503, Cause::Final),
+        ErrorKind::Finished
+        | ErrorKind::ClosedEarly
+        | ErrorKind::Reset
+        | ErrorKind::Cancelled
+        | ErrorKind::LengthMismatch
+        | ErrorKind::Timeout => (503, Cause::Reset),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sluice_core::reason::Side;
+
+    use super::*;
+
+    const KINDS: [ErrorKind; 11] = [
+        ErrorKind::Finished,
+        ErrorKind::ClosedEarly,
+        ErrorKind::Reset,
+        ErrorKind::Malformed(400),
+        ErrorKind::Malformed(431),
+        ErrorKind::Timeout,
+        ErrorKind::Refused,
+        ErrorKind::Cancelled,
+        ErrorKind::Flood,
+        ErrorKind::LengthMismatch,
+        ErrorKind::Buffers,
+    ];
+
+    #[test]
+    fn an_error_is_blamed_on_the_side_where_it_was_met() {
+        for kind in KINDS.into_iter().filter(|kind| *kind != ErrorKind::Buffers) {
+            for at in [At::Attempt { reused: false }, At::Attempt { reused: true }, At::Response] {
+                assert_eq!(reason(kind, at).def().side, Side::Upstream, "{kind:?} {at:?}");
+            }
+            for at in [At::Connection, At::Client] {
+                assert_ne!(reason(kind, at).def().side, Side::Upstream, "{kind:?} {at:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_an_endpoint_may_have_seen_is_told_from_what_it_cannot() {
+        for kind in KINDS {
+            for reused in [false, true] {
+                let (status, cause) = attempt(kind, reused);
+                assert_eq!(cause == Cause::Unsent, kind == ErrorKind::Refused, "{kind:?}");
+                let stale = reused && matches!(kind, ErrorKind::Finished | ErrorKind::Reset);
+                assert_eq!(cause == Cause::Stale, stale, "{kind:?}");
+                assert!(matches!(status, 502 | 503), "{kind:?}");
+            }
+        }
+    }
+}
