@@ -20,7 +20,7 @@ use sluice_telemetry::{Counter, CounterSet, Gauge, Histogram};
 use crate::filters::HttpFilter;
 use crate::metrics;
 use crate::plan::HttpPlan;
-use crate::pools::class_word;
+use crate::pools::counters::class_word;
 use crate::record::ConnFacts;
 use crate::routes::RouteTable;
 use crate::worker::HttpWorker;

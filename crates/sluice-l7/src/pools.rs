@@ -15,12 +15,9 @@ use sluice_codec::h1::stream::H1Options;
 use sluice_codec::h1::{H1Stream, Role};
 use sluice_codec::h2::{ENDPOINT_FIELDS_MAX, H2Client, H2Options};
 use sluice_codec::quic::QuicClients;
-use sluice_core::limits::Limit;
 use sluice_core::{Moment, Name};
 use sluice_io::timers::Timer;
 use sluice_io::{Stream, WorkerCx};
-use sluice_telemetry::metrics::other;
-use sluice_telemetry::{Counter, CounterSet, Histogram, SeriesSet};
 use sluice_upstream::cluster::Claim;
 use sluice_upstream::connector::{ConnectFailure, reach};
 use sluice_upstream::hops::HopTransport;
@@ -29,7 +26,16 @@ use sluice_upstream::pool::Idle;
 use sluice_upstream::{Cluster, ClusterHandle, EndpointState, Pool, Preface};
 use tokio::sync::Notify;
 
-use crate::metrics;
+pub mod counters;
+mod retry_budget;
+#[cfg(test)]
+pub(crate) mod scripted;
+mod shared;
+
+use counters::PoolCounters;
+use retry_budget::Count;
+pub(crate) use retry_budget::InFlightGuard;
+use shared::{Connecting, EndpointPool};
 
 /// How often idle connections are swept.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -66,7 +72,7 @@ impl ClusterPools {
     /// Drops the metrics of endpoints that left `cluster`.
     pub fn forget_endpoints(&self, cluster: &Name, left: &[Arc<str>]) {
         if let Some(pool) = self.clusters.borrow().get(cluster) {
-            pool.counters.endpoints.retain(|endpoint| !left.contains(endpoint));
+            pool.counters.forget(left);
             pool.handle.forget_endpoints(left);
         }
     }
@@ -113,56 +119,13 @@ pub struct ClusterPool {
     pools: Weak<ClusterPools>,
     /// What attempts get instead of connections, in tests.
     #[cfg(test)]
-    pub(crate) scripted: RefCell<std::collections::VecDeque<ScriptedConnect>>,
-}
-
-/// What becomes of an attempt to connect, in a test.
-#[cfg(test)]
-#[derive(Debug)]
-pub(crate) enum ScriptedConnect {
-    /// There is a connection; `true` if it carried requests before.
-    Stream(sluice_codec::scripted::ScriptedStream, bool),
-    /// It fails, and the endpoint is to blame.
-    Fails(sluice_core::Reason),
-    /// It takes forever.
-    Never,
-}
-
-/// The request counters of a cluster.
-#[derive(Debug)]
-pub(crate) struct PoolCounters {
-    pub(crate) reused: Counter,
-    time: Histogram,
-    pub(crate) retried: Counter,
-    pub(crate) retry_refused: Counter,
-    classes: CounterSet<u16>,
-    /// By endpoint name; endpoints beyond the limit share `other`.
-    endpoints: SeriesSet<Arc<str>, EndpointCounters>,
-}
-
-/// The request counters of one endpoint.
-#[derive(Debug)]
-struct EndpointCounters {
-    /// The value of its label.
-    name: Arc<str>,
-    time: Histogram,
-    classes: CounterSet<u16>,
+    pub(crate) scripted: scripted::ScriptedConnects,
 }
 
 #[derive(Debug)]
 struct IdleH1 {
     stream: Box<H1Stream>,
     claim: Claim,
-}
-
-/// Connections to one endpoint that many requests share.
-#[derive(Debug)]
-struct EndpointPool {
-    endpoint: Arc<EndpointState>,
-    open: Vec<Idle<Multiplexed>>,
-    /// Set while a connection is being made; notified when that ends.
-    connecting: Option<Rc<Notify>>,
-    idle_since: Moment,
 }
 
 /// A connection taken for a request.
@@ -214,18 +177,8 @@ impl ClusterPool {
     fn new(cluster: Arc<Cluster>, worker: &Rc<WorkerCx>, pools: &Rc<ClusterPools>) -> Rc<Self> {
         let quic = Rc::clone(&pools.quic);
         let name = &*Arc::clone(&cluster.name);
-        let shard = &worker.shard;
         Rc::new(Self {
-            counters: PoolCounters {
-                reused: shard.counter(&metrics::POOLED, &[name]),
-                time: shard.histogram(&metrics::CLUSTER_TIME, &[name]),
-                retried: shard.counter(&metrics::RETRIES, &[name, "made"]),
-                retry_refused: shard.counter(&metrics::RETRIES, &[name, "limit"]),
-                classes: CounterSet::default(),
-                endpoints: SeriesSet::bounded(worker.limits.size(Limit::EndpointSeries), |_| {
-                    other()
-                }),
-            },
+            counters: PoolCounters::new(name, worker),
             handle: ClusterHandle::new(Arc::clone(&cluster), worker),
             h1: Pool::new(cluster),
             shared: RefCell::default(),
@@ -482,101 +435,6 @@ impl ClusterPool {
         });
         !self.h1.is_empty() || !self.shared.borrow().is_empty()
     }
-
-    /// Counts a request in flight.
-    pub(crate) fn enter_request(self: &Rc<Self>) -> InFlightGuard {
-        self.requests.set(self.requests.get() + 1);
-        InFlightGuard { pool: Rc::clone(self), retry: false }
-    }
-
-    /// Counts a retry in flight, unless the limit on retries is reached.
-    pub(crate) fn enter_retry(self: &Rc<Self>) -> Option<InFlightGuard> {
-        // The limit, or a fifth of the requests in flight if that is more.
-        let max = self.handle.cluster.peek_plan().retries_max.max(self.requests.get() / 5);
-        if self.retries.get() >= max {
-            self.counters.retry_refused.increment();
-            return None;
-        }
-        self.counters.retried.increment();
-        self.retries.set(self.retries.get() + 1);
-        Some(InFlightGuard { pool: Rc::clone(self), retry: true })
-    }
-}
-
-#[cfg(test)]
-impl ClusterPool {
-    fn take_scripted(&self) -> Option<PooledConn> {
-        let mut scripted = self.scripted.borrow_mut();
-        match scripted.pop_front()? {
-            ScriptedConnect::Stream(stream, reused) => Some(PooledConn::Scripted(stream, reused)),
-            failure => {
-                scripted.push_front(failure);
-                None
-            }
-        }
-    }
-
-    async fn fail_as_scripted(
-        &self,
-        worker: &WorkerCx,
-        endpoint: &Arc<EndpointState>,
-    ) -> Result<(), ConnectFailure> {
-        let next = self.scripted.borrow_mut().pop_front();
-        match next {
-            Some(ScriptedConnect::Fails(why)) => {
-                self.handle.note_failure(worker, endpoint, why);
-                Err(ConnectFailure { why, errno: None, detail: None })
-            }
-            Some(ScriptedConnect::Never) => std::future::pending().await,
-            Some(ScriptedConnect::Stream(..)) | None => panic!("nothing is scripted to fail here"),
-        }
-    }
-}
-
-impl PoolCounters {
-    /// Counts a response of an endpoint by its class (0 is none), and the time to its headers.
-    pub(crate) fn count(
-        &self,
-        worker: &WorkerCx,
-        cluster: &str,
-        endpoint: &Arc<str>,
-        status: u16,
-        took: Option<Duration>,
-    ) {
-        let (shard, class) = (&worker.shard, status / 100);
-        self.classes.count(&class, |class| {
-            shard.counter(&metrics::CLUSTER_REQUESTS, &[cluster, class_word(*class)])
-        });
-        if let Some(took) = took {
-            self.time.record(took);
-        }
-        let counters = |endpoint: &Arc<str>| EndpointCounters {
-            name: Arc::clone(endpoint),
-            time: shard.histogram(&metrics::ENDPOINT_TIME, &[cluster, endpoint]),
-            classes: CounterSet::default(),
-        };
-        self.endpoints.with(endpoint, counters, |counters| {
-            counters.classes.count(&class, |class| {
-                let labels = [cluster, &counters.name, class_word(*class)];
-                shard.counter(&metrics::ENDPOINT_REQUESTS, &labels)
-            });
-            if let Some(took) = took {
-                counters.time.record(took);
-            }
-        });
-    }
-}
-
-/// The label of a class of statuses.
-pub(crate) const fn class_word(class: u16) -> &'static str {
-    match class {
-        1 => "1xx",
-        2 => "2xx",
-        3 => "3xx",
-        4 => "4xx",
-        5 => "5xx",
-        _ => "none",
-    }
 }
 
 /// Time between pings to a silent endpoint.
@@ -587,69 +445,5 @@ fn agreed_on_h2(stream: &Stream) -> bool {
     match stream {
         Stream::Raw(_) => false,
         Stream::Tls(tls) => tls.facts().alpn.as_deref() == Some(b"h2"),
-    }
-}
-
-impl EndpointPool {
-    fn new(endpoint: &Arc<EndpointState>, now: Moment) -> Self {
-        Self { endpoint: Arc::clone(endpoint), open: Vec::new(), connecting: None, idle_since: now }
-    }
-}
-
-/// A shared connection that is being made; waiting requests are notified when that succeeds or fails.
-struct Connecting {
-    pool: Rc<ClusterPool>,
-    endpoint: Arc<str>,
-    told: Rc<Notify>,
-}
-
-impl Connecting {
-    fn begin(pool: &Rc<ClusterPool>, endpoint: &Arc<EndpointState>, now: Moment) -> Self {
-        let told = Rc::new(Notify::new());
-        let mut endpoint_pools = pool.shared.borrow_mut();
-        let endpoint_pool = endpoint_pools
-            .entry(Arc::clone(&endpoint.name))
-            .or_insert_with(|| EndpointPool::new(endpoint, now));
-        endpoint_pool.connecting = Some(Rc::clone(&told));
-        Self { pool: Rc::clone(pool), endpoint: Arc::clone(&endpoint.name), told }
-    }
-}
-
-impl Drop for Connecting {
-    fn drop(&mut self) {
-        if let Some(endpoint_pool) = self.pool.shared.borrow_mut().get_mut(&self.endpoint) {
-            endpoint_pool.connecting = None;
-        }
-        self.told.notify_waiters();
-    }
-}
-
-/// A request or retry in flight; uncounted on drop.
-#[derive(Debug)]
-pub(crate) struct InFlightGuard {
-    pool: Rc<ClusterPool>,
-    retry: bool,
-}
-
-impl Drop for InFlightGuard {
-    fn drop(&mut self) {
-        let count = if self.retry { &self.pool.retries } else { &self.pool.requests };
-        count.set(count.get() - 1);
-    }
-}
-
-/// Counts one more, as long as it lives.
-struct Count<'a>(&'a Cell<u64>);
-
-impl<'a> Count<'a> {
-    fn enter(count: &'a Cell<u64>) -> Self {
-        count.set(count.get() + 1);
-        Self(count)
-    }
-}
-
-impl Drop for Count<'_> {
-    fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
     }
 }

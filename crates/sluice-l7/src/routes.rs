@@ -7,27 +7,29 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use sluice_codec::{Head, Known};
+use sluice_codec::Head;
+use sluice_core::Name;
 use sluice_core::connection::TlsFacts;
 use sluice_core::value::HostPattern;
-use sluice_core::{Cidr, Name};
 use sluice_upstream::Cluster;
 
 use crate::filters::HttpFilterPlan;
-use crate::header_values::{cookie, media_type, query_parameter};
 use crate::runtime::Runtime;
 use crate::template::HttpTemplate;
 
+pub mod conditions;
 pub mod index;
+pub mod options;
 pub mod paths;
 pub mod regexes;
 #[cfg(test)]
 mod tests;
 
+pub use conditions::{ClientCertificate, Conditions, GrpcMatch, RuntimeShare, ValueMatch};
 use index::{HostIndex, RuleIndex};
+pub use options::{HashBy, HostRewrite, RetryPlan, RetryWhen, RuleOptions, Timeouts};
 pub use paths::PathMatch;
 
 /// A named table that is replaced as a whole. Survives reloads; a request reads it when its headers are complete.
@@ -156,106 +158,6 @@ pub struct Rule {
     pub overrides: u32,
 }
 
-/// Conditions besides the path; an empty list imposes none.
-#[derive(Debug, Default)]
-pub struct Conditions {
-    /// Methods, any of which must match.
-    pub methods: Vec<String>,
-    /// Headers, all of which must match.
-    pub headers: Vec<(String, ValueMatch)>,
-    /// Media types, any of which must match; parameters and case are ignored.
-    pub content_types: Vec<String>,
-    /// Query parameters, all of which must match.
-    pub query: Vec<(String, ValueMatch)>,
-    /// Cookies, all of which must match.
-    pub cookies: Vec<(String, ValueMatch)>,
-    /// Whether the client presented a certificate, or a text that its subject contains.
-    pub client_certificate: Option<ClientCertificate>,
-    /// Source addresses, any of which must match.
-    pub sources: Vec<Cidr>,
-    /// A gRPC request, for this service and method.
-    pub grpc: Option<GrpcMatch>,
-    /// A share of requests, set by a runtime value.
-    pub runtime: Option<RuntimeShare>,
-}
-
-/// A condition on the client's certificate.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ClientCertificate {
-    /// It is present, or absent.
-    Present(bool),
-    /// Its subject contains this text.
-    Subject(String),
-}
-
-/// A gRPC service and optionally a method of it; without either, any gRPC request matches.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct GrpcMatch {
-    /// The service, including its package.
-    pub service: Option<String>,
-    /// The method.
-    pub method: Option<String>,
-}
-
-/// A share of requests.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RuntimeShare {
-    /// The name of the runtime value that overrides `percent`, if there is one.
-    pub key: Option<String>,
-    /// The percentage, unless a runtime value overrides it.
-    pub percent: u64,
-}
-
-/// A condition on a value.
-#[derive(Clone, Debug)]
-pub enum ValueMatch {
-    /// Is exactly this.
-    Exact(String),
-    /// Is present, or absent.
-    Present(bool),
-    /// Starts with this.
-    Prefix(String),
-    /// Ends with this.
-    Suffix(String),
-    /// Contains this.
-    Contains(String),
-    /// Matches this regex as a whole.
-    Regex(Box<regex::bytes::Regex>),
-    /// Does not fulfil this condition.
-    Not(Box<Self>),
-}
-
-impl ValueMatch {
-    /// Parses a regex, which must match the whole value.
-    ///
-    /// # Errors
-    /// A sentence that describes what is wrong with it.
-    pub fn parse_regex(text: &str) -> Result<Self, String> {
-        let whole = regexes::whole(text)?;
-        let regex = regex::bytes::RegexBuilder::new(&whole)
-            .size_limit(regexes::COMPILED_BYTES_MAX)
-            .build()
-            .map_err(|error| format!("invalid regex: {error}"))?;
-        Ok(Self::Regex(Box::new(regex)))
-    }
-
-    /// Whether a value, or its absence, fulfils the condition.
-    pub fn fits(&self, value: Option<&[u8]>) -> bool {
-        match (self, value) {
-            (Self::Present(wanted), value) => value.is_some() == *wanted,
-            (Self::Not(inner), value) => !inner.fits(value),
-            (_, None) => false,
-            (Self::Exact(text), Some(value)) => value == text.as_bytes(),
-            (Self::Prefix(text), Some(value)) => value.starts_with(text.as_bytes()),
-            (Self::Suffix(text), Some(value)) => value.ends_with(text.as_bytes()),
-            (Self::Contains(text), Some(value)) => {
-                text.is_empty() || value.windows(text.len()).any(|part| part == text.as_bytes())
-            }
-            (Self::Regex(regex), Some(value)) => regex.is_match(value),
-        }
-    }
-}
-
 /// What to do with a request.
 #[derive(Debug)]
 pub enum Action {
@@ -335,146 +237,6 @@ impl PartialEq for PathRewrite {
     }
 }
 
-/// How the requests of a rule are handled.
-#[derive(Clone, Debug, PartialEq)]
-pub struct RuleOptions {
-    /// Time-outs.
-    pub timeouts: Timeouts,
-    /// Retries.
-    pub retry: RetryPlan,
-    /// The path sent to the endpoint.
-    pub path: Option<PathRewrite>,
-    /// The host sent to the endpoint.
-    pub host: HostRewrite,
-    /// What a hash balancer hashes; the first source that yields a value is used.
-    pub hash: Vec<HashBy>,
-    /// The protocols that a client may upgrade to.
-    pub upgrades: Vec<String>,
-    /// Whether CONNECT may be tunnelled to the cluster.
-    pub connect: bool,
-}
-
-impl Default for RuleOptions {
-    fn default() -> Self {
-        Self {
-            timeouts: Timeouts::default(),
-            retry: RetryPlan::default(),
-            path: None,
-            host: HostRewrite::Keep,
-            hash: Vec::new(),
-            upgrades: vec!["websocket".into()],
-            connect: false,
-        }
-    }
-}
-
-/// The time-outs of a request; `None` disables one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Timeouts {
-    /// From the request headers to the last byte.
-    pub total: Option<Duration>,
-    /// From the end of the request to the response headers, over all attempts; when it expires, there is no retry.
-    pub response: Option<Duration>,
-    /// From the start of an attempt, connecting included, to the response headers.
-    pub per_try: Option<Duration>,
-    /// Without a byte in either direction.
-    pub idle: Option<Duration>,
-}
-
-impl Default for Timeouts {
-    fn default() -> Self {
-        Self {
-            total: None,
-            response: Some(Duration::from_secs(60)),
-            per_try: None,
-            idle: Some(Duration::from_secs(300)),
-        }
-    }
-}
-
-/// Retries.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RetryPlan {
-    /// Attempts in total; with 1, only what [`RetryWhen`] always retries is retried.
-    pub attempts: u32,
-    /// The failures to retry.
-    pub when: RetryWhen,
-    /// The statuses to retry.
-    pub statuses: Vec<u16>,
-    /// The longest first wait; the n-th is up to 2^n - 1 times as long. The wait is random up to that bound.
-    pub backoff: Duration,
-    /// The longest wait.
-    pub backoff_max: Duration,
-    /// Bytes of a request body that are kept for retries; a request with a longer body is not retried.
-    pub body_max: usize,
-}
-
-impl Default for RetryPlan {
-    fn default() -> Self {
-        Self {
-            attempts: 1,
-            when: RetryWhen::default(),
-            statuses: Vec::new(),
-            backoff: Duration::from_millis(25),
-            backoff_max: Duration::from_millis(250),
-            body_max: 64 << 10,
-        }
-    }
-}
-
-/// The failures to retry. Always retried are requests that the endpoint cannot have processed, and idempotent requests
-/// whose reused connection ended without a response.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[allow(clippy::struct_excessive_bools, reason = "each is a word of its own in the configuration")]
-pub struct RetryWhen {
-    /// Any status from 500, no response at all, and a time-out of the attempt.
-    pub server_error: bool,
-    /// 502, 503, 504, and a time-out of the attempt.
-    pub gateway_error: bool,
-    /// The endpoint ended the stream before it responded.
-    pub reset: bool,
-    /// The attempt timed out.
-    pub per_try_timeout: bool,
-    /// 409.
-    pub conflict: bool,
-    /// gRPC statuses in a response without a body, as bits.
-    pub grpc: u32,
-}
-
-/// The host sent to the endpoint.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum HostRewrite {
-    /// The host that the client sent.
-    #[default]
-    Keep,
-    /// Always this host.
-    Literal(String),
-    /// The name of the endpoint.
-    Endpoint,
-    /// The value of this header; the host that the client sent if it is missing or empty.
-    Header(String),
-}
-
-/// What to hash.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum HashBy {
-    /// The source address.
-    SourceIp,
-    /// A header.
-    Header(String),
-    /// A query parameter.
-    Query(String),
-    /// A cookie; if it has a time to live, it is created if missing.
-    Cookie {
-        /// Its name.
-        name: String,
-        /// How long a browser keeps it; `None` never creates one.
-        ttl: Option<Duration>,
-        /// The path it is for.
-        path: Option<String>,
-    },
-}
-
 /// What rules may examine.
 #[derive(Debug)]
 pub struct RouteInput<'a> {
@@ -550,107 +312,5 @@ impl Rule {
             return Some("path");
         }
         self.conditions.as_deref().and_then(|conditions| conditions.why_not(subject))
-    }
-}
-
-impl Conditions {
-    /// Whether there is no condition. The pattern names every field, so a new condition cannot be forgotten here.
-    pub fn is_empty(&self) -> bool {
-        let Self {
-            methods,
-            headers,
-            content_types,
-            query,
-            cookies,
-            client_certificate,
-            sources,
-            grpc,
-            runtime,
-        } = self;
-        methods.is_empty()
-            && headers.is_empty()
-            && content_types.is_empty()
-            && query.is_empty()
-            && cookies.is_empty()
-            && client_certificate.is_none()
-            && sources.is_empty()
-            && grpc.is_none()
-            && runtime.is_none()
-    }
-
-    fn why_not(&self, subject: &RouteInput<'_>) -> Option<&'static str> {
-        let head = subject.head;
-        if !self.methods.is_empty() && !self.methods.iter().any(|m| m == head.method_text()) {
-            return Some("method");
-        }
-        if let Some(grpc) = &self.grpc
-            && !grpc.fits(head)
-        {
-            return Some("grpc");
-        }
-        let fits = |(name, wanted): &(String, ValueMatch)| {
-            wanted.fits(match name.as_str() {
-                "host" => Some(head.authority().as_bytes()),
-                name => head.get_named(name.as_bytes()),
-            })
-        };
-        if !self.headers.iter().all(fits) {
-            return Some("headers");
-        }
-        if !self.content_types.is_empty() {
-            let kind = head.get(Known::ContentType).map(media_type);
-            let fits = |wanted: &String| {
-                kind.is_some_and(|kind| kind.eq_ignore_ascii_case(wanted.as_bytes()))
-            };
-            if !self.content_types.iter().any(fits) {
-                return Some("content_type");
-            }
-        }
-        let query = head.query().unwrap_or_default();
-        let fits = |(name, wanted): &(String, ValueMatch)| {
-            wanted.fits(query_parameter(query, name).map(str::as_bytes))
-        };
-        if !self.query.iter().all(fits) {
-            return Some("query");
-        }
-        let cookies = head.get(Known::Cookie).unwrap_or_default();
-        let fits =
-            |(name, wanted): &(String, ValueMatch)| wanted.fits(cookie(cookies, name.as_bytes()));
-        if !self.cookies.iter().all(fits) {
-            return Some("cookies");
-        }
-        if !self.sources.is_empty() {
-            let holds = |ip: IpAddr| self.sources.iter().any(|block| block.holds(ip));
-            if !subject.source.is_some_and(holds) {
-                return Some("source");
-            }
-        }
-        if let Some(wanted) = &self.client_certificate {
-            let shown = subject.tls.and_then(|tls| tls.client_subject.as_deref());
-            let fits = match wanted {
-                ClientCertificate::Present(wanted) => shown.is_some() == *wanted,
-                ClientCertificate::Subject(text) => shown.is_some_and(|s| s.contains(&**text)),
-            };
-            if !fits {
-                return Some("client_certificate");
-            }
-        }
-        if let Some(share) = &self.runtime {
-            let set = share.key.as_deref().and_then(|key| subject.runtime.number(key));
-            if subject.random % 100 >= set.unwrap_or(share.percent) {
-                return Some("runtime");
-            }
-        }
-        None
-    }
-}
-
-impl GrpcMatch {
-    fn fits(&self, head: &Head) -> bool {
-        let mut parts = head.path_only().split('/').skip(1);
-        let (service, method) = (parts.next(), parts.next());
-        head.is_grpc()
-            && self.service.as_deref().is_none_or(|wanted| service == Some(wanted))
-            && self.method.as_deref().is_none_or(|wanted| method == Some(wanted))
     }
 }

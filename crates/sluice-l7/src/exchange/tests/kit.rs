@@ -30,7 +30,8 @@ use crate::edge::Edge;
 use crate::exchange::RequestTask;
 use crate::hygiene::Hygiene;
 use crate::plan::{HttpOptions, HttpPlan, Versions};
-use crate::pools::{ClusterPool, ScriptedConnect};
+use crate::pools::ClusterPool;
+use crate::pools::scripted::ScriptedConnect;
 use crate::record::Summary;
 use crate::routes::{Action, PathMatch, RouteCell, RouteTable, Rule, RuleOptions, VirtualHost};
 

@@ -1,0 +1,99 @@
+//! The request counters of a cluster on one worker.
+//!
+//! Owns: counters and times of the cluster and of each endpoint. Refuses to know: connections. Keeps: endpoints beyond
+//! `endpoint_series` share one label.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sluice_core::limits::Limit;
+use sluice_io::WorkerCx;
+use sluice_telemetry::metrics::other;
+use sluice_telemetry::{Counter, CounterSet, Histogram, SeriesSet};
+
+use crate::metrics;
+
+/// The request counters of a cluster.
+#[derive(Debug)]
+pub(crate) struct PoolCounters {
+    pub(crate) reused: Counter,
+    time: Histogram,
+    pub(crate) retried: Counter,
+    pub(crate) retry_refused: Counter,
+    classes: CounterSet<u16>,
+    /// By endpoint name; endpoints beyond the limit share `other`.
+    endpoints: SeriesSet<Arc<str>, EndpointCounters>,
+}
+
+/// The request counters of one endpoint.
+#[derive(Debug)]
+struct EndpointCounters {
+    /// The value of its label.
+    name: Arc<str>,
+    time: Histogram,
+    classes: CounterSet<u16>,
+}
+
+impl PoolCounters {
+    pub(super) fn new(cluster: &str, worker: &WorkerCx) -> Self {
+        let shard = &worker.shard;
+        let bound = worker.limits.size(Limit::EndpointSeries);
+        Self {
+            reused: shard.counter(&metrics::POOLED, &[cluster]),
+            time: shard.histogram(&metrics::CLUSTER_TIME, &[cluster]),
+            retried: shard.counter(&metrics::RETRIES, &[cluster, "made"]),
+            retry_refused: shard.counter(&metrics::RETRIES, &[cluster, "limit"]),
+            classes: CounterSet::default(),
+            endpoints: SeriesSet::bounded(bound, |_| other()),
+        }
+    }
+
+    /// Forgets the series of endpoints that have left.
+    pub(super) fn forget(&self, left: &[Arc<str>]) {
+        self.endpoints.retain(|endpoint| !left.contains(endpoint));
+    }
+
+    /// Counts a response of an endpoint by its class (0 is none), and the time to its headers.
+    pub(crate) fn count(
+        &self,
+        worker: &WorkerCx,
+        cluster: &str,
+        endpoint: &Arc<str>,
+        status: u16,
+        took: Option<Duration>,
+    ) {
+        let (shard, class) = (&worker.shard, status / 100);
+        self.classes.count(&class, |class| {
+            shard.counter(&metrics::CLUSTER_REQUESTS, &[cluster, class_word(*class)])
+        });
+        if let Some(took) = took {
+            self.time.record(took);
+        }
+        let counters = |endpoint: &Arc<str>| EndpointCounters {
+            name: Arc::clone(endpoint),
+            time: shard.histogram(&metrics::ENDPOINT_TIME, &[cluster, endpoint]),
+            classes: CounterSet::default(),
+        };
+        self.endpoints.with(endpoint, counters, |counters| {
+            counters.classes.count(&class, |class| {
+                let labels = [cluster, &counters.name, class_word(*class)];
+                shard.counter(&metrics::ENDPOINT_REQUESTS, &labels)
+            });
+            if let Some(took) = took {
+                counters.time.record(took);
+            }
+        });
+    }
+}
+
+/// The label of a class of statuses.
+pub(crate) const fn class_word(class: u16) -> &'static str {
+    match class {
+        1 => "1xx",
+        2 => "2xx",
+        3 => "3xx",
+        4 => "4xx",
+        5 => "5xx",
+        _ => "none",
+    }
+}

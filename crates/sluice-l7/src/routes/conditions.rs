@@ -1,0 +1,214 @@
+//! The conditions of a rule besides its path.
+//!
+//! Owns: what they compare. Refuses to know: virtual hosts, and what the rule does. Keeps: all conditions of a rule must
+//! hold, and what does not hold can be named.
+
+use std::net::IpAddr;
+
+use sluice_codec::{Head, Known};
+use sluice_core::Cidr;
+
+use super::{RouteInput, regexes};
+use crate::header_values::{cookie, media_type, query_parameter};
+
+/// Conditions besides the path; an empty list imposes none.
+#[derive(Debug, Default)]
+pub struct Conditions {
+    /// Methods, any of which must match.
+    pub methods: Vec<String>,
+    /// Headers, all of which must match.
+    pub headers: Vec<(String, ValueMatch)>,
+    /// Media types, any of which must match; parameters and case are ignored.
+    pub content_types: Vec<String>,
+    /// Query parameters, all of which must match.
+    pub query: Vec<(String, ValueMatch)>,
+    /// Cookies, all of which must match.
+    pub cookies: Vec<(String, ValueMatch)>,
+    /// Whether the client presented a certificate, or a text that its subject contains.
+    pub client_certificate: Option<ClientCertificate>,
+    /// Source addresses, any of which must match.
+    pub sources: Vec<Cidr>,
+    /// A gRPC request, for this service and method.
+    pub grpc: Option<GrpcMatch>,
+    /// A share of requests, set by a runtime value.
+    pub runtime: Option<RuntimeShare>,
+}
+
+/// A condition on the client's certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClientCertificate {
+    /// It is present, or absent.
+    Present(bool),
+    /// Its subject contains this text.
+    Subject(String),
+}
+
+/// A gRPC service and optionally a method of it; without either, any gRPC request matches.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GrpcMatch {
+    /// The service, including its package.
+    pub service: Option<String>,
+    /// The method.
+    pub method: Option<String>,
+}
+
+/// A share of requests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RuntimeShare {
+    /// The name of the runtime value that overrides `percent`, if there is one.
+    pub key: Option<String>,
+    /// The percentage, unless a runtime value overrides it.
+    pub percent: u64,
+}
+
+/// A condition on a value.
+#[derive(Clone, Debug)]
+pub enum ValueMatch {
+    /// Is exactly this.
+    Exact(String),
+    /// Is present, or absent.
+    Present(bool),
+    /// Starts with this.
+    Prefix(String),
+    /// Ends with this.
+    Suffix(String),
+    /// Contains this.
+    Contains(String),
+    /// Matches this regex as a whole.
+    Regex(Box<regex::bytes::Regex>),
+    /// Does not fulfil this condition.
+    Not(Box<Self>),
+}
+
+impl ValueMatch {
+    /// Parses a regex, which must match the whole value.
+    ///
+    /// # Errors
+    /// A sentence that describes what is wrong with it.
+    pub fn parse_regex(text: &str) -> Result<Self, String> {
+        let whole = regexes::whole(text)?;
+        let regex = regex::bytes::RegexBuilder::new(&whole)
+            .size_limit(regexes::COMPILED_BYTES_MAX)
+            .build()
+            .map_err(|error| format!("invalid regex: {error}"))?;
+        Ok(Self::Regex(Box::new(regex)))
+    }
+
+    /// Whether a value, or its absence, fulfils the condition.
+    pub fn fits(&self, value: Option<&[u8]>) -> bool {
+        match (self, value) {
+            (Self::Present(wanted), value) => value.is_some() == *wanted,
+            (Self::Not(inner), value) => !inner.fits(value),
+            (_, None) => false,
+            (Self::Exact(text), Some(value)) => value == text.as_bytes(),
+            (Self::Prefix(text), Some(value)) => value.starts_with(text.as_bytes()),
+            (Self::Suffix(text), Some(value)) => value.ends_with(text.as_bytes()),
+            (Self::Contains(text), Some(value)) => {
+                text.is_empty() || value.windows(text.len()).any(|part| part == text.as_bytes())
+            }
+            (Self::Regex(regex), Some(value)) => regex.is_match(value),
+        }
+    }
+}
+
+impl Conditions {
+    /// Whether there is no condition. The pattern names every field, so a new condition cannot be forgotten here.
+    pub fn is_empty(&self) -> bool {
+        let Self {
+            methods,
+            headers,
+            content_types,
+            query,
+            cookies,
+            client_certificate,
+            sources,
+            grpc,
+            runtime,
+        } = self;
+        methods.is_empty()
+            && headers.is_empty()
+            && content_types.is_empty()
+            && query.is_empty()
+            && cookies.is_empty()
+            && client_certificate.is_none()
+            && sources.is_empty()
+            && grpc.is_none()
+            && runtime.is_none()
+    }
+
+    pub(super) fn why_not(&self, subject: &RouteInput<'_>) -> Option<&'static str> {
+        let head = subject.head;
+        if !self.methods.is_empty() && !self.methods.iter().any(|m| m == head.method_text()) {
+            return Some("method");
+        }
+        if let Some(grpc) = &self.grpc
+            && !grpc.fits(head)
+        {
+            return Some("grpc");
+        }
+        let fits = |(name, wanted): &(String, ValueMatch)| {
+            wanted.fits(match name.as_str() {
+                "host" => Some(head.authority().as_bytes()),
+                name => head.get_named(name.as_bytes()),
+            })
+        };
+        if !self.headers.iter().all(fits) {
+            return Some("headers");
+        }
+        if !self.content_types.is_empty() {
+            let kind = head.get(Known::ContentType).map(media_type);
+            let fits = |wanted: &String| {
+                kind.is_some_and(|kind| kind.eq_ignore_ascii_case(wanted.as_bytes()))
+            };
+            if !self.content_types.iter().any(fits) {
+                return Some("content_type");
+            }
+        }
+        let query = head.query().unwrap_or_default();
+        let fits = |(name, wanted): &(String, ValueMatch)| {
+            wanted.fits(query_parameter(query, name).map(str::as_bytes))
+        };
+        if !self.query.iter().all(fits) {
+            return Some("query");
+        }
+        let cookies = head.get(Known::Cookie).unwrap_or_default();
+        let fits =
+            |(name, wanted): &(String, ValueMatch)| wanted.fits(cookie(cookies, name.as_bytes()));
+        if !self.cookies.iter().all(fits) {
+            return Some("cookies");
+        }
+        if !self.sources.is_empty() {
+            let holds = |ip: IpAddr| self.sources.iter().any(|block| block.holds(ip));
+            if !subject.source.is_some_and(holds) {
+                return Some("source");
+            }
+        }
+        if let Some(wanted) = &self.client_certificate {
+            let shown = subject.tls.and_then(|tls| tls.client_subject.as_deref());
+            let fits = match wanted {
+                ClientCertificate::Present(wanted) => shown.is_some() == *wanted,
+                ClientCertificate::Subject(text) => shown.is_some_and(|s| s.contains(&**text)),
+            };
+            if !fits {
+                return Some("client_certificate");
+            }
+        }
+        if let Some(share) = &self.runtime {
+            let set = share.key.as_deref().and_then(|key| subject.runtime.number(key));
+            if subject.random % 100 >= set.unwrap_or(share.percent) {
+                return Some("runtime");
+            }
+        }
+        None
+    }
+}
+
+impl GrpcMatch {
+    fn fits(&self, head: &Head) -> bool {
+        let mut parts = head.path_only().split('/').skip(1);
+        let (service, method) = (parts.next(), parts.next());
+        head.is_grpc()
+            && self.service.as_deref().is_none_or(|wanted| service == Some(wanted))
+            && self.method.as_deref().is_none_or(|wanted| method == Some(wanted))
+    }
+}
