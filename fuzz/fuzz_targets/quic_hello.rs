@@ -3,13 +3,18 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use sluice_core::Moment;
+use sluice_core::{Clock, Moment};
+use sluice_io::WorkerCx;
 use sluice_l4::inspect::tls::read_message;
 use sluice_l4::quic::{Hellos, Pieces, initial};
 
+thread_local! {
+    static HELLOS: Hellos = Hellos::new(&WorkerCx::solitary(Clock::held()));
+}
+
 fuzz_target!(|input: (Vec<u8>, Vec<(u8, u8)>)| {
     let (bytes, cuts) = input;
-    Hellos::new(4).take(Moment::default(), &bytes, false);
+    HELLOS.with(|hellos| hellos.take(Moment::default(), &bytes, false));
     initial::read_frames(&bytes, |at, piece| {
         Pieces::default().add(at, piece);
     });

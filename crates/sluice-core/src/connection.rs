@@ -191,7 +191,7 @@ pub struct PathFacts {
 }
 
 /// The path of a connection whose transport tracks it.
-pub trait MindedPath: fmt::Debug {
+pub trait QuicPath: fmt::Debug {
     /// The current state of the path.
     fn facts(&self) -> PathFacts;
 
@@ -291,7 +291,7 @@ pub struct ConnInfo {
     /// What TLS termination found.
     pub tls: OnceCell<Box<TlsFacts>>,
     /// The path, where the transport tracks it.
-    pub path: OnceCell<Box<dyn MindedPath>>,
+    pub path: OnceCell<Box<dyn QuicPath>>,
     /// Boxed: requests have a destination, HTTP connections do not.
     reached: OnceCell<Box<Reached>>,
     /// Bytes received from the client.

@@ -253,7 +253,7 @@ impl TlsStream {
             return Ok(());
         }
         worker.with_cipher(|cipher| {
-            let count = self.session.goodbye(&mut self.partial, cipher);
+            let count = self.session.close_notify(&mut self.partial, cipher);
             self.raw.send(cx, &worker.buffers, &cipher[..count])
         })
     }

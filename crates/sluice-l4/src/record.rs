@@ -195,14 +195,14 @@ impl Record for ConnectionRecord {
 
 #[cfg(test)]
 mod tests {
-    use sluice_core::connection::MindedPath;
+    use sluice_core::connection::QuicPath;
 
     use super::*;
 
     #[derive(Debug)]
     struct Still;
 
-    impl MindedPath for Still {
+    impl QuicPath for Still {
         fn facts(&self) -> PathFacts {
             PathFacts {
                 version: "v1",

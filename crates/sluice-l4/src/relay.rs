@@ -195,7 +195,7 @@ fn is_over(conn: &Conn, pump: &Pump) -> bool {
 
 /// Whether a client that reset left nothing unread but the endpoint's close_notify: both closed at the same time.
 fn left_unread(conn: &Conn, pump: &Pump) -> bool {
-    is_tls(conn) && pump.endpoint_left_with(GOODBYE_MAX)
+    is_tls(conn) && pump.endpoint_left_with(CLOSE_NOTIFY_MAX)
 }
 
 fn is_tls(conn: &Conn) -> bool {
@@ -204,7 +204,7 @@ fn is_tls(conn: &Conn) -> bool {
 }
 
 /// The most bytes of a close_notify: a TLS record with an alert, its padding and its authentication tag.
-const GOODBYE_MAX: usize = 64;
+const CLOSE_NOTIFY_MAX: usize = 64;
 
 fn is_reset(error: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionReset, NotConnected};

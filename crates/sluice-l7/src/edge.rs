@@ -94,9 +94,9 @@ impl Edge {
     /// The scheme that the client used: what the trusted hop reports in the last entry, or else what Sluice saw itself.
     fn scheme(self, head: &Head, tls: bool) -> &'static str {
         let last = || from_the_right(head, Known::XForwardedProto, 0);
-        let told = (self.trusted_hops > 0).then(last).flatten();
-        match (told, tls) {
-            (Some(b"https"), _) | (_, true) if told != Some(b"http") => "https",
+        let failure_body = (self.trusted_hops > 0).then(last).flatten();
+        match (failure_body, tls) {
+            (Some(b"https"), _) | (_, true) if failure_body != Some(b"http") => "https",
             _ => "http",
         }
     }
@@ -192,10 +192,10 @@ mod tests {
 
     #[test]
     fn endpoints_are_told_of_every_hop() {
-        let told = |lines: &[&[u8]]| applied(edge(0), b"x-forwarded-for", lines).0;
-        assert_eq!(told(&[]), b"127.0.0.9");
-        assert_eq!(told(&[b"1.1.1.1"]), b"1.1.1.1, 127.0.0.9");
-        assert_eq!(told(&[b"\xff", b"1.1.1.1"]), b"\xff, 1.1.1.1, 127.0.0.9");
+        let failure_body = |lines: &[&[u8]]| applied(edge(0), b"x-forwarded-for", lines).0;
+        assert_eq!(failure_body(&[]), b"127.0.0.9");
+        assert_eq!(failure_body(&[b"1.1.1.1"]), b"1.1.1.1, 127.0.0.9");
+        assert_eq!(failure_body(&[b"\xff", b"1.1.1.1"]), b"\xff, 1.1.1.1, 127.0.0.9");
     }
 
     #[test]
@@ -236,9 +236,9 @@ mod tests {
 
     #[test]
     fn forwarded_is_treated_by_the_same_rules() {
-        let told = |hops| Edge { trusted_header: TrustedHeader::Forwarded, ..edge(hops) };
+        let failure_body = |hops| Edge { trusted_header: TrustedHeader::Forwarded, ..edge(hops) };
         let apply = |edge, lines: &[&[u8]]| applied(edge, b"forwarded", lines);
-        assert_eq!(apply(told(0), &[]).0, b"");
+        assert_eq!(apply(failure_body(0), &[]).0, b"");
         assert_eq!(apply(edge(0), &[b"for=1.1.1.1"]).0, b"for=1.1.1.1, for=127.0.0.9;proto=http");
         for (line, source) in [
             (&b"for=1.1.1.1, for=2.2.2.2;proto=https"[..], ip("2.2.2.2")),
@@ -247,9 +247,9 @@ mod tests {
             (b"for=_hidden", Peer::Unknown),
             (b"proto=http", Peer::Unknown),
         ] {
-            assert_eq!(apply(told(1), &[line]).1, source, "{}", line.escape_ascii());
+            assert_eq!(apply(failure_body(1), &[line]).1, source, "{}", line.escape_ascii());
         }
-        let remove = Edge { forwarded: Forwarded::Remove, ..told(1) };
+        let remove = Edge { forwarded: Forwarded::Remove, ..failure_body(1) };
         assert_eq!(apply(remove, &[b"for=1.1.1.1"]), (Vec::new(), ip("1.1.1.1")));
     }
 
@@ -258,17 +258,19 @@ mod tests {
         let mut head = Head::request("GET", "", "a", "/");
         head.append(b"forwarded", b"for=1.1.1.1");
         assert_eq!(edge(1).apply(&mut head, peer(), "", false), peer());
-        let told = Edge { trusted_header: TrustedHeader::Forwarded, ..edge(1) };
+        let failure_body = Edge { trusted_header: TrustedHeader::Forwarded, ..edge(1) };
         let mut head = Head::request("GET", "", "a", "/");
         head.append(b"x-forwarded-for", b"1.1.1.1");
-        assert_eq!(told.apply(&mut head, peer(), "", false), peer());
+        assert_eq!(failure_body.apply(&mut head, peer(), "", false), peer());
     }
 
     #[test]
     fn the_scheme_is_what_was_seen_unless_a_trusted_hop_says() {
-        let scheme = |hops, told: &[&str], tls| {
+        let scheme = |hops, failure_body: &[&str], tls| {
             let mut head = Head::request("GET", "", "a", "/");
-            told.iter().for_each(|told| head.append(b"x-forwarded-proto", told.as_bytes()));
+            failure_body.iter().for_each(|failure_body| {
+                head.append(b"x-forwarded-proto", failure_body.as_bytes())
+            });
             edge(hops).apply(&mut head, peer(), &address_of(peer()), tls);
             let passed: Vec<&[u8]> = head.values(b"x-forwarded-proto").collect();
             assert_eq!(passed, [head.scheme().as_bytes()]);

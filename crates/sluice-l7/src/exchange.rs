@@ -116,7 +116,7 @@ impl RouteTarget {
     }
 }
 
-/// A request under way. On drop it is counted and leaves its record.
+/// A request in flight. On drop it is counted and leaves its record.
 pub(crate) struct RequestTask {
     manager: Rc<ConnectionManager>,
     downstream: Rc<DownstreamConn>,
@@ -133,7 +133,7 @@ pub(crate) struct RequestTask {
     entered: usize,
     states: SmallVec<[Option<Box<dyn Any>>; 4]>,
     upload: Upload,
-    /// The endpoint that is at work on it.
+    /// The attempt in flight.
     pending: Option<Pending>,
     handshake: websocket::Handshake,
     random: u64,

@@ -85,7 +85,7 @@ impl Turn {
 }
 
 /// The reason for the end of a connection outside of an exchange.
-fn quiet_end(conn: &Conn, error: &HttpError) -> Reason {
+fn end_reason(conn: &Conn, error: &HttpError) -> Reason {
     if !matches!(error.kind(), ErrorKind::Finished | ErrorKind::ClosedEarly) {
         conn.info.note(error);
     }

@@ -59,23 +59,23 @@ pub struct QuicSlot {
     /// The QUIC servers of chains, by their TLS configuration.
     servers: RefCell<Vec<(Arc<TlsConfig>, QuicServer)>>,
     /// Handshakes in flight, including those that wait for a ClientHello.
-    greeting: Rc<Cell<u32>>,
+    handshake: Rc<Cell<u32>>,
     retries: Counter,
     draining: Cell<bool>,
     wake: Notify,
 }
 
 /// Counts a handshake in flight.
-struct Greeting(Rc<Cell<u32>>);
+struct HandshakeCount(Rc<Cell<u32>>);
 
-impl Greeting {
+impl HandshakeCount {
     fn new(count: &Rc<Cell<u32>>) -> Self {
         count.set(count.get() + 1);
         Self(Rc::clone(count))
     }
 }
 
-impl Drop for Greeting {
+impl Drop for HandshakeCount {
     fn drop(&mut self) {
         self.0.set(self.0.get() - 1);
     }
@@ -166,7 +166,7 @@ impl QuicSlot {
             place,
             options: RefCell::new(options),
             servers: RefCell::default(),
-            greeting: Rc::default(),
+            handshake: Rc::default(),
             retries: worker.shard.counter(&metrics::QUIC_RETRIES, &[&name]),
             draining: Cell::new(false),
             wake: Notify::new(),
@@ -205,14 +205,14 @@ impl QuicSlot {
 
     /// Waits for a client's ClientHello, then starts the life of its connection.
     async fn handshake(self: Rc<Self>, mut incoming: Incoming) {
-        if self.greeting.get() >= self.options.borrow().retry_above {
+        if self.handshake.get() >= self.options.borrow().retry_above {
             // A Retry costs a packet and no memory; a client with a spoofed address does not reply to it.
             match incoming.ask_again() {
                 Some(shown) => incoming = shown,
                 None => return self.retries.increment(),
             }
         }
-        let greeting = Greeting::new(&self.greeting);
+        let handshake = HandshakeCount::new(&self.handshake);
         let (first, source) = (incoming.first_id(), incoming.source());
         let retried = self.place.retry_id(source, &first);
         let timer = Timer::new(&self.worker.timers);
@@ -223,7 +223,7 @@ impl QuicSlot {
         let arrived = self.first_packets.local;
         let local = incoming.local_ip().map_or(arrived, |ip| (ip, arrived.port()).into());
         let listener = Rc::clone(&self.first_packets.listener.borrow());
-        let client = Box::new(Client { incoming, slot: Rc::clone(&self), greeting });
+        let client = Box::new(Client { incoming, slot: Rc::clone(&self), handshake });
         start_quic(&listener, &self.worker, client, facts, Peer::Ip(source), Peer::Ip(local));
     }
 
@@ -243,7 +243,7 @@ impl QuicSlot {
 struct Client {
     incoming: Incoming,
     slot: Rc<QuicSlot>,
-    greeting: Greeting,
+    handshake: HandshakeCount,
 }
 
 impl QuicClient for Client {
@@ -252,15 +252,15 @@ impl QuicClient for Client {
         tls: &ServerTls,
         conn: Rc<Conn>,
     ) -> LocalFuture<Result<Serve, (Reason, String)>> {
-        let Self { incoming, slot, greeting } = *self;
+        let Self { incoming, slot, handshake } = *self;
         let server = slot.server(&tls.quic);
         Box::pin(async move {
             let server = server.map_err(|error| (reasons::QUIC_PROTOCOL, error))?;
             let began = slot.worker.clock.wall(conn.info.started);
-            let shaken = incoming.accept_handshake(&server, conn.info.id, began).await;
-            let (connection, still_shaking) =
-                shaken.map_err(|error| (reasons::QUIC_PROTOCOL, error.to_string()))?;
-            if let Some(ended) = still_shaking {
+            let accepted = incoming.accept_handshake(&server, conn.info.id, began).await;
+            let (connection, unfinished) =
+                accepted.map_err(|error| (reasons::QUIC_PROTOCOL, error.to_string()))?;
+            if let Some(ended) = unfinished {
                 // It counts as a handshake in flight until the handshake has ended; the time-out guarantees that it
                 // does.
                 let (timer, conn) = (Timer::new(&slot.worker.timers), Rc::clone(&conn));
@@ -269,7 +269,7 @@ impl QuicClient for Client {
                     if timer.until(by, ended).await.is_err() {
                         conn.kill(tls_reasons::TIMEOUT);
                     }
-                    drop(greeting);
+                    drop(handshake);
                 });
             }
             let _ = conn.info.tls.set(Box::new(facts_of(&connection)));

@@ -78,7 +78,7 @@ impl Reply {
     }
 
     /// Fills the head of the response; returns whether a body follows.
-    pub fn dress(&self, head: &mut Head, grpc: bool) -> bool {
+    pub fn apply_to(&self, head: &mut Head, grpc: bool) -> bool {
         head.clear();
         if grpc {
             // Trailers-only, with the gRPC status for the HTTP status.
@@ -144,9 +144,9 @@ mod tests {
     fn grpc_clients_get_a_status_and_others_a_body() {
         let reply = Reply::new(503, reasons::LOCAL, "x", "no healthy upstream\n");
         let mut head = Head::default();
-        assert!(reply.dress(&mut head, false));
+        assert!(reply.apply_to(&mut head, false));
         assert_eq!((head.status(), head.get(Known::ContentLength)), (503, Some(&b"20"[..])));
-        assert!(!reply.dress(&mut head, true));
+        assert!(!reply.apply_to(&mut head, true));
         assert_eq!((head.status(), head.get(Known::GrpcStatus)), (200, Some(&b"14"[..])));
         assert_eq!(head.get(Known::GrpcMessage), Some(&b"no healthy upstream%0A"[..]));
     }

@@ -34,7 +34,7 @@ mod runtime;
 mod tls;
 
 /// What a build needs from outside the configuration.
-pub struct Needed<'a> {
+pub struct BuildInput<'a> {
     /// Certificates in use.
     pub certs: &'a CertStore,
     /// Connection filters by name.
@@ -109,7 +109,7 @@ pub enum PlanKind {
 
 /// The state of one build.
 struct Build<'a> {
-    needed: &'a Needed<'a>,
+    input: &'a BuildInput<'a>,
     files: Vec<PathBuf>,
     stale: Vec<LoadError>,
     /// Runtime values read by filters of chains.
@@ -117,7 +117,7 @@ struct Build<'a> {
 }
 
 /// Builds a snapshot; adds every error and warning to `diags`.
-pub fn build(config: &Config, needed: &Needed<'_>, diags: &mut Diags) -> Option<Snapshot> {
+pub fn build(config: &Config, input: &BuildInput<'_>, diags: &mut Diags) -> Option<Snapshot> {
     check::names_and_addresses(config, diags);
     check::inspected_bytes(config, diags);
     check::admin(config, diags);
@@ -125,12 +125,12 @@ pub fn build(config: &Config, needed: &Needed<'_>, diags: &mut Diags) -> Option<
     check::routes(config, diags);
     check::loops(config, diags);
     let mut state =
-        Build { needed, files: Vec::new(), stale: Vec::new(), runtime_keys: RefCell::default() };
+        Build { input, files: Vec::new(), stale: Vec::new(), runtime_keys: RefCell::default() };
     let clusters = state.clusters(config, diags);
     let routes = state.routes(config, &clusters, diags);
     let listeners = state.listeners(config, &clusters, &routes, diags);
     let runtime = state.runtime(config, diags);
-    let sinks = sinks(config, needed.folder, diags);
+    let sinks = sinks(config, input.folder, diags);
     if diags.has_errors() {
         return None;
     }
@@ -153,7 +153,7 @@ pub fn build(config: &Config, needed: &Needed<'_>, diags: &mut Diags) -> Option<
 impl Build<'_> {
     /// Resolves a relative path and adds the file to those to watch.
     fn file(&mut self, path: &FilePath) -> PathBuf {
-        let file = self.needed.folder.join(path);
+        let file = self.input.folder.join(path);
         if !self.files.contains(&file) {
             self.files.push(file.clone());
         }

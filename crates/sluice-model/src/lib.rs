@@ -15,5 +15,5 @@ pub mod sections;
 #[cfg(test)]
 mod trees;
 
-pub use build::{Needed, Snapshot, build};
+pub use build::{BuildInput, Snapshot, build};
 pub use sections::Config;

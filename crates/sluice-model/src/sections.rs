@@ -542,7 +542,7 @@ choice! {
         /// The certificate must be valid and match the name.
         Full = "full",
         /// Any certificate is accepted. The connection is open to man-in-the-middle attacks.
-        Nobody = "none",
+        Unverified = "none",
     }
 }
 

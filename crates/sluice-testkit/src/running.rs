@@ -449,7 +449,7 @@ fn check_books(metrics: &str, records: &[Value], request_records: bool, log: &st
     assert_eq!(of_kind("flow"), flows, "every flow has a record\n{records:#?}");
     let requests = if request_records { of("sluice_http_requests_ended_total") } else { 0 };
     assert_eq!(of_kind("request"), requests, "every request has a record\n{records:#?}");
-    assert_eq!(of("sluice_http_requests_active"), 0, "no request is under way\n{metrics}");
+    assert_eq!(of("sluice_http_requests_active"), 0, "no request is in flight\n{metrics}");
     assert!(records.iter().all(|record| record["reason"].is_string()), "every record has a reason");
 }
 

@@ -23,7 +23,7 @@ pub enum Verify {
     /// Servers with a certificate from an authority in this file.
     Ca(PathBuf),
     /// Any server. The connection is encrypted, but open to a man in the middle.
-    Nobody,
+    Unverified,
 }
 
 /// The TLS client settings of a cluster.
@@ -78,7 +78,7 @@ impl ClientTls {
         let builder = match &plan.verify {
             Verify::System => builder.with_root_certificates(system_roots()?),
             Verify::Ca(path) => builder.with_root_certificates(load_roots(path)?),
-            Verify::Nobody => {
+            Verify::Unverified => {
                 builder.dangerous().with_custom_certificate_verifier(Arc::new(VerifyNothing))
             }
         };

@@ -37,7 +37,7 @@ pub fn main_with(extensions: Extensions) -> ExitCode {
 }
 
 /// Prints the final message of a failed command.
-#[allow(clippy::print_stderr, reason = "it goes to whoever called the command, not to a log")]
+#[allow(clippy::print_stderr, reason = "it is the output of the command, not a log")]
 fn say(text: &str) {
     eprintln!("{}", text.trim_end());
 }

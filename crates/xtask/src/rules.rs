@@ -206,6 +206,48 @@ fn declared_types(text: &str) -> impl Iterator<Item = String> {
     })
 }
 
+/// Words of our own for what the field has words for, in sources and pages: a reader searches for the latter.
+const COINED: &[(&str, &str)] = &[
+    ("lane", "downstream connection"),
+    ("station", "connection manager"),
+    ("shelf", "pool"),
+    ("shelves", "pools"),
+    ("farewell", "close_notify"),
+    ("goodbye", "close_notify"),
+    ("newcomer", "the first datagram, or an unknown source"),
+    ("whoever", "a name: the client, the caller"),
+    ("anew", "again"),
+    ("under way", "in flight"),
+    ("at work", "in use, serving"),
+];
+
+/// Coined words, with what to write instead.
+///
+/// # Errors
+/// A file cannot be read.
+pub fn words(root: &Path) -> anyhow::Result<Vec<String>> {
+    let mut files = rust_files(&root.join("crates"))?;
+    files.retain(|file| !file.starts_with(root.join("crates/xtask")));
+    files.extend(["README.md", "CONTRIBUTING.md", "CHANGELOG.md"].map(|page| root.join(page)));
+    files.extend(files_of(&root.join("docs"), "md")?);
+    files.extend(files_of(&root.join("config"), "yaml")?);
+    let mut broken = Vec::new();
+    for file in files.into_iter().filter(|file| file.exists()) {
+        let text = fs::read_to_string(&file)?.to_lowercase();
+        for (coined, plain) in COINED {
+            let apart = |c: Option<char>| !c.is_some_and(char::is_alphanumeric);
+            let found = text.match_indices(coined).any(|(at, _)| {
+                apart(text[..at].chars().next_back())
+                    && apart(text[at + coined.len()..].chars().next())
+            });
+            if found {
+                broken.push(format!("{} says `{coined}`; write: {plain}", file.display()));
+            }
+        }
+    }
+    Ok(broken)
+}
+
 /// Markers of unfinished work.
 ///
 /// # Errors
@@ -226,14 +268,19 @@ pub fn leftovers(root: &Path) -> anyhow::Result<Vec<String>> {
 }
 
 fn rust_files(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    files_of(folder, "rs")
+}
+
+fn files_of(folder: &Path, kind: &str) -> anyhow::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
-    let mut folders = vec![folder.to_owned()];
+    let mut folders: Vec<PathBuf> =
+        folder.exists().then(|| folder.to_owned()).into_iter().collect();
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(&folder).with_context(|| folder.display().to_string())? {
             let path = entry?.path();
             if path.is_dir() {
                 folders.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
+            } else if path.extension().is_some_and(|extension| extension == kind) {
                 files.push(path);
             }
         }

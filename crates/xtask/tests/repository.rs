@@ -128,3 +128,11 @@ fn a_type_name_means_one_thing() {
     declares("crates/sluice-core/src/a.rs", "enum");
     assert!(broken().join("\n").contains("the type `Shelf` is declared in"), "{:?}", broken());
 }
+
+#[test]
+fn pages_and_sources_use_the_words_of_the_field() {
+    holds(rules::words);
+    let text = "//! A station.\npub fn explanations() {}\n";
+    fails("words", rules::words, "crates/sluice-l4/src/a.rs", text, "a.rs says `station`; write:");
+    fails("words-docs", rules::words, "docs/http.md", "Whoever asks\n", "http.md says `whoever`");
+}

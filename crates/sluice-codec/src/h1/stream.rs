@@ -391,14 +391,14 @@ impl H1Stream {
     ) -> Poll<Result<(), HttpError>> {
         ready!(self.stream.poll_flushed(cx))?;
         if self.sending == Sending::Ending {
-            ready!(self.poll_goodbye(cx, worker))?;
+            ready!(self.poll_close_notify(cx, worker))?;
             self.sending = Sending::Done;
         }
         Poll::Ready(Ok(()))
     }
 
     /// Sends close_notify on TLS and shuts down our side. Everything sent before has left.
-    fn poll_goodbye(
+    fn poll_close_notify(
         &mut self,
         cx: &mut Context<'_>,
         worker: &WorkerCx,
@@ -767,7 +767,7 @@ impl H1Stream {
         ready!(self.stream.poll_flushed(cx))?;
         self.push(cx, worker)?;
         ready!(self.stream.poll_flushed(cx))?;
-        self.poll_goodbye(cx, worker)
+        self.poll_close_notify(cx, worker)
     }
 
     /// Reads what the peer still sends and discards it; 0 is the end.

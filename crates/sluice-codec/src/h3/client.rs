@@ -67,7 +67,7 @@ impl H3Client {
 
     /// Whether requests may still be opened.
     pub fn is_alive(&self) -> bool {
-        !self.0.shared.going.get() && self.0.shared.connection.close_reason().is_none()
+        !self.0.shared.goaway_received.get() && self.0.shared.connection.close_reason().is_none()
     }
 
     /// Whether another request may be opened now.

@@ -36,7 +36,7 @@ pub(crate) struct H3Shared {
     /// Streams that were reset before their request was read, less those that were not reset.
     pub(crate) resets: Cell<u32>,
     /// Whether the peer sent a GOAWAY: a server will process no more requests.
-    pub(crate) going: Cell<bool>,
+    pub(crate) goaway_received: Cell<bool>,
     /// Whether no more streams will be opened: the connection then ends with the last one.
     pub(crate) closing: Cell<bool>,
     /// The error that ended the connection.
@@ -163,7 +163,7 @@ pub(crate) async fn handshake(
         received: Cell::new(0),
         sent: Cell::new(0),
         resets: Cell::new(0),
-        going: Cell::new(false),
+        goaway_received: Cell::new(false),
         closing: Cell::new(false),
         fault: RefCell::default(),
         waiting: RefCell::default(),
@@ -172,7 +172,7 @@ pub(crate) async fn handshake(
         goaway: Cell::new(u64::MAX),
         push_max: Cell::new(0),
     });
-    worker.spawn(mind_streams(Rc::clone(&shared), Rc::clone(worker)));
+    worker.spawn(accept_uni_streams(Rc::clone(&shared), Rc::clone(worker)));
     Ok(shared)
 }
 
@@ -204,7 +204,7 @@ pub(crate) fn error_of(error: &ConnectionError) -> HttpError {
 }
 
 /// Accepts the unidirectional streams that the peer opens.
-async fn mind_streams(shared: Rc<H3Shared>, worker: Rc<WorkerCx>) {
+async fn accept_uni_streams(shared: Rc<H3Shared>, worker: Rc<WorkerCx>) {
     let seen = Rc::new([const { Cell::new(false) }; 3]);
     while let Ok(recv) = shared.connection.accept_uni().await {
         let (shared, seen) = (Rc::clone(&shared), Rc::clone(&seen));
@@ -248,15 +248,15 @@ async fn mind(shared: &H3Shared, seen: &[Cell<bool>; 3], mut recv: RecvStream) -
     if seen[place].replace(true) {
         return Err(over(code::STREAM_CREATION_ERROR, "http3.stream_repeated"));
     }
-    let minded = match of {
+    let served = match of {
         stream::CONTROL => mind_control(shared, &mut recv).await,
         of => mind_qpack(shared, &mut recv, of).await,
     };
     // A critical stream must not end or be reset, unless the whole connection has ended.
-    if minded.is_err() && shared.connection.close_reason().is_none() {
+    if served.is_err() && shared.connection.close_reason().is_none() {
         shared.fail(code::CLOSED_CRITICAL_STREAM, "http3.critical_stream_closed");
     }
-    minded
+    served
 }
 
 async fn mind_control(shared: &H3Shared, recv: &mut RecvStream) -> Result<(), Over> {
@@ -313,7 +313,7 @@ fn mind_id(shared: &H3Shared, kind: u64, id: u64) -> Result<(), (u32, &'static s
             if id > shared.goaway.replace(id) || (client && !id.is_multiple_of(4)) {
                 return Err((code::ID_ERROR, "http3.goaway_id"));
             }
-            shared.going.set(true);
+            shared.goaway_received.set(true);
         }
         kind::MAX_PUSH_ID if client => {
             return Err((code::FRAME_UNEXPECTED, "http3.max_push_id_by_server"));

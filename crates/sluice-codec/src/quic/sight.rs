@@ -7,7 +7,7 @@ use std::cell::Cell;
 use quinn::Connection;
 use quinn::crypto::rustls::HandshakeData;
 use rustls::pki_types::CertificateDer;
-use sluice_core::connection::{MindedPath, PathFacts, TlsFacts};
+use sluice_core::connection::{PathFacts, QuicPath, TlsFacts};
 use sluice_tls::CertificateInfo;
 
 /// Returns the facts of a handshake.
@@ -30,7 +30,7 @@ pub fn facts_of(connection: &Connection) -> TlsFacts {
 }
 
 /// Returns the path of a connection, read on demand.
-pub fn path_of(connection: &Connection) -> Box<dyn MindedPath> {
+pub fn path_of(connection: &Connection) -> Box<dyn QuicPath> {
     Box::new(ObservedPath { connection: connection.clone(), early: Cell::new(false) })
 }
 
@@ -40,7 +40,7 @@ struct ObservedPath {
     early: Cell<bool>,
 }
 
-impl MindedPath for ObservedPath {
+impl QuicPath for ObservedPath {
     fn facts(&self) -> PathFacts {
         let counted = self.connection.stats();
         PathFacts {

@@ -87,10 +87,10 @@ impl Session {
     }
 
     /// Writes a close_notify into `out`; nothing if it was sent before.
-    pub(super) fn goodbye(&mut self, partial: &mut [u8], out: &mut [u8]) -> usize {
+    pub(super) fn close_notify(&mut self, partial: &mut [u8], out: &mut [u8]) -> usize {
         match self {
-            Self::Server(server) => goodbye(&mut **server, partial, out),
-            Self::Client(client) => goodbye(&mut **client, partial, out),
+            Self::Server(server) => close_notify(&mut **server, partial, out),
+            Self::Client(client) => close_notify(&mut **client, partial, out),
         }
     }
 
@@ -248,7 +248,7 @@ fn encrypt<S: TlsRole>(
     }
 }
 
-fn goodbye<S: TlsRole>(side: &mut S, partial: &mut [u8], out: &mut [u8]) -> usize {
+fn close_notify<S: TlsRole>(side: &mut S, partial: &mut [u8], out: &mut [u8]) -> usize {
     loop {
         match side.process(partial).state {
             Ok(ConnectionState::WriteTraffic(mut traffic)) => {

@@ -54,7 +54,7 @@ fn raw(worker: &WorkerCx, socket: &UnixStream) -> RawStream {
     RawStream::new(worker.reactor.register(socket.try_clone().unwrap()).unwrap())
 }
 
-async fn shaken(
+async fn connected(
     worker: &Rc<WorkerCx>,
     made: &Certified,
     name: &'static str,
@@ -91,7 +91,7 @@ fn both_versions_shake_hands_and_carry_data_both_ways() {
         let worker = WorkerCx::solitary(ClockOrigin::read().clock());
         worker.start();
         for version in [TlsVersion::V1_2, TlsVersion::V1_3] {
-            let (server, client) = shaken(&worker, &certified(version), "a.test").await;
+            let (server, client) = connected(&worker, &certified(version), "a.test").await;
             let (server, client) = (server.unwrap(), client.unwrap());
             assert_eq!(server.facts().alpn.as_deref(), Some(&b"echo"[..]));
             assert_eq!(client.facts().version, "1.3");
@@ -122,7 +122,7 @@ fn what_is_given_back_comes_before_what_a_small_read_left_over() {
     run(async {
         let worker = WorkerCx::solitary(ClockOrigin::read().clock());
         worker.start();
-        let (server, client) = shaken(&worker, &certified(TlsVersion::V1_3), "a.test").await;
+        let (server, client) = connected(&worker, &certified(TlsVersion::V1_3), "a.test").await;
         let mut server = Stream::Tls(Box::new(server.unwrap()));
         let mut client = Stream::Tls(Box::new(client.unwrap()));
         send(&mut client, &worker, b"one record").await;
@@ -141,7 +141,7 @@ fn a_close_notify_is_an_end_and_its_absence_is_told() {
         let worker = WorkerCx::solitary(ClockOrigin::read().clock());
         worker.start();
         for polite in [true, false] {
-            let (server, client) = shaken(&worker, &certified(TlsVersion::V1_3), "a.test").await;
+            let (server, client) = connected(&worker, &certified(TlsVersion::V1_3), "a.test").await;
             let mut server = Stream::Tls(Box::new(server.unwrap()));
             let mut client = Stream::Tls(Box::new(client.unwrap()));
             if polite {
@@ -164,7 +164,7 @@ fn a_wrong_name_fails_on_both_sides_with_the_alert() {
     run(async {
         let worker = WorkerCx::solitary(ClockOrigin::read().clock());
         worker.start();
-        let (server, client) = shaken(&worker, &certified(TlsVersion::V1_3), "b.test").await;
+        let (server, client) = connected(&worker, &certified(TlsVersion::V1_3), "b.test").await;
         assert!(matches!(client, Err(HandshakeError::Tls(rustls::Error::InvalidCertificate(_)))));
         assert!(
             matches!(server, Err(HandshakeError::Tls(rustls::Error::AlertReceived(_)))),

@@ -234,7 +234,7 @@ impl UdpSlot {
             loop {
                 let (data, behind) = rest.split_at(segment.min(rest.len()));
                 if of.is_none() {
-                    match self.newcomer(key, now, data) {
+                    match self.first_datagram(key, now, data) {
                         FlowLookup::Flow(id, flow) => of = Some((id, flow)),
                         FlowLookup::Held => {}
                         FlowLookup::None => self.listener.borrow().counters.refused.increment(),
@@ -319,7 +319,7 @@ impl UdpSlot {
     }
 
     /// Handles a datagram that belongs to no flow; a flow may begin with it.
-    fn newcomer(self: &Rc<Self>, key: FlowKey, now: Moment, datagram: &[u8]) -> FlowLookup {
+    fn first_datagram(self: &Rc<Self>, key: FlowKey, now: Moment, datagram: &[u8]) -> FlowLookup {
         if self.draining.get() {
             return FlowLookup::None;
         }

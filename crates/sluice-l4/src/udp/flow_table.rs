@@ -117,7 +117,7 @@ impl<V> FlowTable<V> {
     /// Adds a flow that ends after `idle` without use. The table must not be full.
     pub fn admit(&mut self, key: FlowKey, idle: Option<Duration>, now: Moment, value: V) -> FlowId {
         debug_assert!(!self.by_key.contains_key(&key), "a known flow is not admitted again");
-        debug_assert!(!self.is_full(), "whoever admits a flow has asked for room");
+        debug_assert!(!self.is_full(), "room is made before a flow is admitted");
         let vacant = self.flows.vacant_entry();
         let id = FlowId(vacant.key());
         let timer = self.wheel.insert(id.0);

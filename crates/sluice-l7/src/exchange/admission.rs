@@ -19,8 +19,8 @@ impl RequestTask {
     /// Everything before the request goes anywhere: hygiene, routing, filters.
     pub(super) async fn admit(&mut self, stream: &mut HttpStream) -> Result<RouteTarget, Stop> {
         self.clean()?;
-        self.mind_early(stream)?;
-        self.direct()?;
+        self.handle_early_data(stream)?;
+        self.refuse_misdirected()?;
         let conn = &self.downstream.conn;
         let tls = conn.info.tls.get();
         let edge = self.manager.plan.options.edge;
@@ -59,7 +59,7 @@ impl RequestTask {
         self.summary.route = Some(rule.name.clone());
         self.deadlines.configure(&rule.options.timeouts, self.began);
         self.run_filters(stream).await?;
-        self.choose(snapshot, place)
+        self.choose_cluster(snapshot, place)
     }
 
     /// Makes path and names mean one thing.
@@ -91,7 +91,7 @@ impl RequestTask {
 
     /// Refuses a request for a host whose clients are authenticated in another way than this one was: the
     /// client is to ask on a connection to that host, RFC 9110 §15.5.20.
-    fn direct(&self) -> Result<(), Stop> {
+    fn refuse_misdirected(&self) -> Result<(), Stop> {
         let misdirected = self.manager.plan.client_auth.as_ref().is_some_and(|client_auth| {
             let (authority, info) = (self.request.authority(), &self.downstream.conn.info);
             if self.method == Method::Connect && self.request.upgrade().is_none() {
@@ -110,7 +110,7 @@ impl RequestTask {
 
     /// Lets a request that somebody may have recorded and repeated through where nothing comes of that: it is
     /// marked for those behind us. Any other is to be made again when the handshake has ended, RFC 8470 §5.
-    fn mind_early(&mut self, stream: &HttpStream) -> Result<(), Stop> {
+    fn handle_early_data(&mut self, stream: &HttpStream) -> Result<(), Stop> {
         if !stream.is_early() {
             return Ok(());
         }
@@ -126,7 +126,7 @@ impl RequestTask {
     }
 
     /// What the rule does with the request.
-    fn choose(
+    fn choose_cluster(
         &mut self,
         snapshot: Rc<RouteSnapshot>,
         place: (usize, usize),
@@ -169,10 +169,11 @@ impl RequestTask {
                 let location = self.location(rule, redirect)?;
                 return Err(Stop::reply(Reply::redirect(redirect.status, location)));
             }
-            Action::Direct(direct) => {
-                let body = direct.body.fill(&self.view());
-                let mut reply = Reply::new(direct.status, reasons::LOCAL, "direct_response", body);
-                reply.content_type = direct.content_type.clone().into();
+            Action::Direct(refuse_misdirected) => {
+                let body = refuse_misdirected.body.fill(&self.view());
+                let mut reply =
+                    Reply::new(refuse_misdirected.status, reasons::LOCAL, "direct_response", body);
+                reply.content_type = refuse_misdirected.content_type.clone().into();
                 return Err(Stop::reply(reply));
             }
         };

@@ -144,7 +144,7 @@ impl RequestTask {
         keep: bool,
     ) -> Poll<Result<(), FailedSide>> {
         let worker = Rc::clone(self.worker());
-        if !keep && self.nobody_wants(|filter, cx| filter.wants_request_body(cx)) {
+        if !keep && self.no_filter_needs(|filter, cx| filter.wants_request_body(cx)) {
             match up.poll_take_from(cx, &worker, down) {
                 Poll::Pending => return self.await_piece(),
                 Poll::Ready(taken) => {
@@ -302,7 +302,7 @@ impl RequestTask {
                 Poll::Pending => return Ok(Poll::Pending),
                 Poll::Ready(flushed) => flushed.map_err(Stop::Downstream)?,
             }
-            if self.nobody_wants(|filter, cx| filter.wants_response_body(cx)) {
+            if self.no_filter_needs(|filter, cx| filter.wants_response_body(cx)) {
                 match down.poll_take_from(cx, &worker, up) {
                     Poll::Pending => return Ok(Poll::Pending),
                     Poll::Ready(Err(error)) => return Err(cut(error)),

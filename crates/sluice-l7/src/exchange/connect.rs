@@ -67,7 +67,7 @@ impl RequestTask {
         let (why, said) = (upstream_reasons::LOOP, Some(detail.as_str().into()));
         self.note(Attempt::failed(Arc::clone(&endpoint.name), why, None, said));
         self.summary.detail = Some(detail.into());
-        let text = self.told("loop detected", upstream_reasons::LOOP);
+        let text = self.failure_body("loop detected", upstream_reasons::LOOP);
         Err(Stop::reply(Reply::new(508, upstream_reasons::LOOP, "loop_detected", text)))
     }
 

@@ -71,7 +71,7 @@ impl Deadlines {
         }
     }
 
-    /// Starts the time for `deadline`, anew where it runs.
+    /// Starts the time for `deadline`, or restarts it.
     pub(super) fn start(&mut self, deadline: Deadline, now: Moment) {
         self.due[deadline as usize] = now.after_bound(self.timeout(deadline));
     }

@@ -64,7 +64,7 @@ impl RequestTask {
             self.summary.reason = Some(reply.reason);
             self.summary.details = reply.details.clone();
             self.has_response = true;
-            let has_body = reply.dress(&mut self.response, self.grpc);
+            let has_body = reply.apply_to(&mut self.response, self.grpc);
             if let Some(other) = self.filter_response() {
                 reply = other;
                 continue;
@@ -150,7 +150,7 @@ pub(crate) async fn refuse(manager: &ConnectionManager, h1: &mut H1Stream, error
     let body = format!("{}\n", error.detail());
     let reply = Reply::new(status, reasons::MALFORMED, error.detail().to_owned(), body);
     let mut head = Head::default();
-    reply.dress(&mut head, false);
+    reply.apply_to(&mut head, false);
     let body = Body::Shared(reply.body.clone());
     let worker = &manager.worker;
     let _ = h1.send_head(worker, &head, false, true);
@@ -177,7 +177,7 @@ pub(crate) async fn refuse_stream(
     let body = format!("{}\n", error.detail());
     let reply = Reply::new(status, reasons::MALFORMED, error.detail().to_owned(), body);
     let mut head = Head::default();
-    reply.dress(&mut head, false);
+    reply.apply_to(&mut head, false);
     if stream.send_head(&head, false).is_err() {
         return stream.reset(code::INTERNAL_ERROR);
     }

@@ -46,13 +46,13 @@ pub(super) struct FailedAttempt {
     /// What the client hears, beside the reason's code; static, so that nothing of the endpoint gets into it.
     pub(super) text: &'static str,
     /// What the system, TLS or the codec said, for the record.
-    pub(super) said: Said,
+    pub(super) said: FailureDetail,
     pub(super) cause: Cause,
 }
 
 /// What is known about the cause of a failure.
 #[derive(Debug, Default)]
-pub(super) struct Said {
+pub(super) struct FailureDetail {
     pub(super) errno: Option<i32>,
     pub(super) detail: Option<Box<str>>,
 }
@@ -73,14 +73,14 @@ const PROTOCOL_ERROR: &str =
 const TERMINATION: &str = "upstream connect error or disconnect/reset before headers. reset reason: connection termination";
 
 /// Why no endpoint was picked; `shortage` says what stands behind it.
-pub(super) fn nobody(why: Reason, shortage: Option<Box<str>>) -> FailedAttempt {
+pub(super) fn no_endpoint(why: Reason, shortage: Option<Box<str>>) -> FailedAttempt {
     let overloaded = why == upstream_reasons::LIMIT;
     let (details, text) = if overloaded {
         ("overload", OVERFLOW)
     } else {
         ("no_healthy_upstream", "no healthy upstream")
     };
-    let said = Said { errno: None, detail: shortage };
+    let said = FailureDetail { errno: None, detail: shortage };
     FailedAttempt { why, status: 503, details, text, said, cause: Cause::Final }
 }
 
@@ -97,7 +97,7 @@ pub(super) fn not_reached(failure: ConnectFailure) -> FailedAttempt {
     let ours = why.def().side == reason::Side::Local;
     let cause = if ours { Cause::Final } else { Cause::Unsent };
     let details = "upstream_reset_before_response_started";
-    let said = Said { errno, detail: detail.map(Into::into) };
+    let said = FailureDetail { errno, detail: detail.map(Into::into) };
     FailedAttempt { why, status: 503, details, text, said, cause }
 }
 
@@ -106,18 +106,18 @@ pub(super) fn failed_attempt(error: &HttpError, reused: bool) -> FailedAttempt {
     let why = errors::reason(error.kind(), At::Attempt { reused });
     let (status, cause) = errors::attempt(error.kind(), reused);
     let text = if why == reasons::UPSTREAM_PROTOCOL { PROTOCOL_ERROR } else { TERMINATION };
-    let said = Said { errno: None, detail: Some(error.detail().into()) };
+    let said = FailureDetail { errno: None, detail: Some(error.detail().into()) };
     let details = "upstream_reset_before_response_started";
     FailedAttempt { why, status, details, text, said, cause }
 }
 
-pub(super) fn answered_badly(status: u16) -> FailedAttempt {
+pub(super) fn retried_response(status: u16) -> FailedAttempt {
     FailedAttempt {
         why: reasons::RETRIED,
         status,
         details: "via_upstream",
         text: "",
-        said: Said { errno: None, detail: Some(format!("status {status}").into()) },
+        said: FailureDetail { errno: None, detail: Some(format!("status {status}").into()) },
         cause: Cause::Answered,
     }
 }
@@ -128,7 +128,7 @@ pub(super) fn endpoint_left() -> FailedAttempt {
         status: 503,
         details: "endpoint_removed",
         text: "the endpoint was removed from its cluster",
-        said: Said::default(),
+        said: FailureDetail::default(),
         cause: Cause::Reset,
     }
 }
@@ -140,7 +140,7 @@ pub(super) fn timed_out(name: &str, bound: Option<Duration>) -> FailedAttempt {
         status: 504,
         details: "upstream_response_timeout",
         text: "upstream request timeout",
-        said: Said { errno: None, detail: Some(late(name, bound)) },
+        said: FailureDetail { errno: None, detail: Some(late(name, bound)) },
         cause: Cause::Final,
     }
 }
@@ -151,7 +151,7 @@ pub(super) fn attempt_timed_out(bound: Option<Duration>) -> FailedAttempt {
         status: 504,
         details: "upstream_per_try_timeout",
         text: "upstream request timeout",
-        said: Said { errno: None, detail: Some(late("timeout.per_try", bound)) },
+        said: FailureDetail { errno: None, detail: Some(late("timeout.per_try", bound)) },
         cause: Cause::TryTimeout,
     }
 }

@@ -138,7 +138,7 @@ impl RequestTask {
     }
 
     /// Whether no filter wants to see a body.
-    pub(super) fn nobody_wants(
+    pub(super) fn no_filter_needs(
         &mut self,
         wants: impl Fn(&dyn HttpFilter, &Cx<'_>) -> bool,
     ) -> bool {

@@ -18,7 +18,9 @@ use sluice_upstream::cluster::RequestClaim;
 use sluice_upstream::plan::OnRemoved;
 
 use super::deadlines::Deadline;
-use super::failed::{AttemptError, FailedAttempt, Said, answered_badly, endpoint_left, nobody};
+use super::failed::{
+    AttemptError, FailedAttempt, FailureDetail, endpoint_left, no_endpoint, retried_response,
+};
 use super::pending::Pending;
 use super::response::grpc_status;
 use super::retry::{self, Attempts, Decision, Terms};
@@ -91,7 +93,7 @@ impl RequestTask {
         let why = if exhausted { reasons::RETRIES_EXHAUSTED } else { failed.why };
         self.summary.detail =
             self.summary.attempts.last().and_then(Attempt::cause).or(failed.said.detail);
-        let body = self.told(failed.text, why);
+        let body = self.failure_body(failed.text, why);
         Stop::reply(Reply::new(failed.status, why, failed.details, body))
     }
 
@@ -139,7 +141,7 @@ impl RequestTask {
         let retried = retry::covers(&forwarding.options.retry, status, grpc_status(&self.response));
         if retried && self.may_retry(Cause::Answered, forwarding) {
             up.stream.reset(true);
-            return Err(self.note_failed(&endpoint, answered_badly(status).into(), forwarding));
+            return Err(self.note_failed(&endpoint, retried_response(status).into(), forwarding));
         }
         let reached = self.pending.take().map(Pending::into_endpoint);
         self.note(Attempt::reached(reached.unwrap_or_else(|| Arc::clone(&endpoint.name))));
@@ -172,7 +174,7 @@ impl RequestTask {
             }
             picked => picked,
         };
-        picked.map_err(|why| nobody(why, handle.cluster.shortage(why)))
+        picked.map_err(|why| no_endpoint(why, handle.cluster.shortage(why)))
     }
 
     /// Whether a failed attempt says nothing about its endpoint: it left the cluster, its connection had been idle
@@ -206,7 +208,7 @@ impl RequestTask {
         forwarding: &mut Forwarding,
     ) -> AttemptError {
         if let AttemptError::Failed(failed) = &mut error {
-            let Said { errno, detail } = std::mem::take(&mut failed.said);
+            let FailureDetail { errno, detail } = std::mem::take(&mut failed.said);
             self.note(Attempt::failed(Arc::clone(&endpoint.name), failed.why, errno, detail));
             forwarding.attempts.endpoints.push(Arc::clone(&endpoint.name));
         }
@@ -214,7 +216,7 @@ impl RequestTask {
     }
 
     /// What the client hears of a failure: its kind, its reason's code, and what to ask the operator for.
-    pub(super) fn told(&self, text: &str, why: Reason) -> String {
+    pub(super) fn failure_body(&self, text: &str, why: Reason) -> String {
         let own = self.request.get(Known::XRequestId).filter(|id| is_plain_id(id));
         let id = own.and_then(|id| std::str::from_utf8(id).ok());
         let id = id.map_or_else(|| self.summary.id.to_string(), str::to_owned);

@@ -1,14 +1,14 @@
-//! The endpoint that is at work on a request.
+//! The attempt in flight of a request.
 //!
 //! Owns: which endpoint, since when, and how far the request has come there. Refuses to know: why the request
-//! ends. Keeps: a request that ends while an endpoint is at work, for whatever reason, names it in its record.
+//! ends. Keeps: a request that ends during an attempt, for whatever reason, names the endpoint in its record.
 
 use std::sync::Arc;
 
 use sluice_core::connection::Attempt;
 use sluice_core::{Moment, Reason};
 
-/// An attempt under way.
+/// An attempt in flight.
 #[derive(Debug)]
 pub(super) struct Pending {
     endpoint: Arc<str>,

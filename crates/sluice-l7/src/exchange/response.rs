@@ -136,7 +136,7 @@ impl RequestTask {
             let why = reasons::UPSTREAM_PROTOCOL;
             let detail = "the endpoint accepted an upgrade that was not requested";
             self.summary.detail = Some(format!("{}: {detail}", up.endpoint.name).into());
-            let body = self.told("the upgrade failed", why);
+            let body = self.failure_body("the upgrade failed", why);
             return Err(Stop::reply(Reply::new(502, why, "upgrade_failed", body)));
         }
         self.note_grpc_status_of_head();
@@ -161,7 +161,7 @@ impl RequestTask {
             {
                 self.summary.detail = Some(error.detail().into());
                 let why = reasons::UPSTREAM_PROTOCOL;
-                let text = self.told("the response cannot be forwarded", why);
+                let text = self.failure_body("the response cannot be forwarded", why);
                 Err(Stop::reply(Reply::new(502, why, "response_malformed", text)))
             }
             Err(error) => Err(Stop::Downstream(error)),

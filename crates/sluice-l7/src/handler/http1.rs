@@ -15,7 +15,7 @@ use sluice_core::reason::end;
 use sluice_core::{Moment, Reason};
 use sluice_io::{Conn, WorkerCx};
 
-use super::{HttpHandler, Turn, quiet_end, serve_h2};
+use super::{HttpHandler, Turn, end_reason, serve_h2};
 use crate::connection_manager::DownstreamConn;
 use crate::errors::{self, At};
 use crate::exchange::{self, Exchange};
@@ -39,10 +39,10 @@ enum Guess {
 async fn guess(handler: &HttpHandler, downstream: &DownstreamConn, h1: &mut H1Stream) -> Guess {
     let (conn, worker) = (&downstream.conn, &handler.manager.worker);
     let by = worker.now().after(handler.manager.plan.options.head_timeout);
-    match conn.until(by, poll_fn(|cx| sniff(h1, cx, worker))).await {
+    match conn.until(by, poll_fn(|cx| detect_http2(h1, cx, worker))).await {
         Ok(Ok(false)) => Guess::IsH1,
         Ok(Ok(true)) => Guess::IsH2,
-        Ok(Err(error)) => Guess::Ended(quiet_end(conn, &error)),
+        Ok(Err(error)) => Guess::Ended(end_reason(conn, &error)),
         Err(_) => Guess::Ended(reasons::HEAD_TIMEOUT),
     }
 }
@@ -94,7 +94,7 @@ pub(super) fn serve_h1(
                 AfterExchange::Head(head) => head,
                 AfterExchange::End(reason) => return reason,
                 AfterExchange::ParseError(error) => {
-                    return Box::pin(turn_away(&handler, &downstream, &mut h1, error)).await;
+                    return Box::pin(reject(&handler, &downstream, &mut h1, error)).await;
                 }
             };
             served += 1;
@@ -117,7 +117,7 @@ pub(super) fn serve_h1(
             h1 = after;
             count_bytes(&downstream.conn, &mut h1);
             if !h1.next_exchange() {
-                Box::pin(part(&handler.manager.worker, &downstream.conn, &mut h1)).await;
+                Box::pin(lingering_close(&handler.manager.worker, &downstream.conn, &mut h1)).await;
                 return end::DONE;
             }
         }
@@ -125,7 +125,7 @@ pub(super) fn serve_h1(
 }
 
 /// Responds to what could not be parsed as a request, and ends the connection.
-async fn turn_away(
+async fn reject(
     handler: &HttpHandler,
     downstream: &DownstreamConn,
     h1: &mut H1Stream,
@@ -136,7 +136,7 @@ async fn turn_away(
     manager.count_protocol_error(&error);
     conn.info.note(&error);
     exchange::refuse(manager, h1, &error).await;
-    part(&manager.worker, conn, h1).await;
+    lingering_close(&manager.worker, conn, h1).await;
     count_bytes(conn, h1);
     reason
 }
@@ -148,7 +148,7 @@ fn count_bytes(conn: &Conn, h1: &mut H1Stream) {
 }
 
 /// Whether the client speaks HTTP/2, judged by its first bytes.
-fn sniff(
+fn detect_http2(
     h1: &mut H1Stream,
     cx: &mut Context<'_>,
     worker: &WorkerCx,
@@ -214,7 +214,7 @@ fn poll_head(
     let head_pool = &handler.manager.shared.head_pool;
     // First flushes what remains of the last response, which the client was too slow to take.
     if let Poll::Ready(Err(error)) = h1.poll_flushed(cx, worker) {
-        return Poll::Ready(AfterExchange::End(quiet_end(conn, &error)));
+        return Poll::Ready(AfterExchange::End(end_reason(conn, &error)));
     }
     if conn.is_finishing() && h1.unparsed().is_empty() && !state.first {
         return Poll::Ready(AfterExchange::End(end::DRAIN));
@@ -226,7 +226,7 @@ fn poll_head(
             head_pool.give(head);
             return Poll::Ready(match error.kind() {
                 ErrorKind::Malformed(_) => AfterExchange::ParseError(error),
-                _ => AfterExchange::End(quiet_end(conn, &error)),
+                _ => AfterExchange::End(end_reason(conn, &error)),
             });
         }
         Poll::Pending => head_pool.give(head),
@@ -248,7 +248,7 @@ fn poll_head(
 /// Closes a connection so that the client can read its last response: finishes the sending side, then reads and
 /// discards what the client still sends for a while. Closing at once would reset the connection, and the reset can
 /// overtake the response.
-async fn part(worker: &WorkerCx, conn: &Conn, h1: &mut H1Stream) {
+async fn lingering_close(worker: &WorkerCx, conn: &Conn, h1: &mut H1Stream) {
     let by = worker.now().after(LINGER_TIME);
     let mut left = LINGER_BYTES;
     let parting = poll_fn(|cx| {

@@ -15,7 +15,7 @@ use sluice_core::{Moment, Reason};
 use sluice_io::Stream;
 use sluice_io::timers::Timer;
 
-use super::{HttpHandler, quiet_end};
+use super::{HttpHandler, end_reason};
 use crate::connection_manager::DownstreamConn;
 use crate::exchange::Exchange;
 use crate::handler::Turn;
@@ -31,18 +31,23 @@ pub(super) async fn serve_h2(
 ) -> Reason {
     let (conn, options) = (&downstream.conn, &handler.manager.plan.options);
     let worker = &handler.manager.worker;
-    let greeting =
+    let handshake =
         H2Server::handshake(stream, Rc::clone(worker), &options.h2, Some(Rc::clone(conn)));
-    let mut server = match conn.until(worker.now().after(options.head_timeout), greeting).await {
+    let mut server = match conn.until(worker.now().after(options.head_timeout), handshake).await {
         Ok(Ok(server)) => server,
         Ok(Err(error)) => {
             handler.manager.count_protocol_error(&error);
-            return quiet_end(conn, &error);
+            return end_reason(conn, &error);
         }
         Err(_) => return reasons::HEAD_TIMEOUT,
     };
-    let mut care =
-        Care { drained: None, asked: None, served: 0, used: false, idle_since: worker.now() };
+    let mut care = ConnectionCare {
+        drained: None,
+        asked: None,
+        served: 0,
+        used: false,
+        idle_since: worker.now(),
+    };
     let mut turn = Turn::default();
     loop {
         match poll_fn(|cx| care.poll(cx, &handler, &downstream, &mut server)).await {
@@ -87,7 +92,7 @@ impl Drop for OpenStreamGuard {
 }
 
 /// The maintenance of an HTTP/2 connection: draining, pings and idle time.
-struct Care {
+struct ConnectionCare {
     /// Why GOAWAY was sent, if it was.
     drained: Option<Reason>,
     /// When the ping was sent that is not acknowledged yet.
@@ -104,7 +109,7 @@ enum Event {
     End(Reason),
 }
 
-impl Care {
+impl ConnectionCare {
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -131,7 +136,7 @@ impl Care {
                 if matches!(error.kind(), ErrorKind::Malformed(_) | ErrorKind::Flood) {
                     handler.manager.count_protocol_error(&error);
                 }
-                return Poll::Ready(Event::End(quiet_end(conn, &error)));
+                return Poll::Ready(Event::End(end_reason(conn, &error)));
             }
             Poll::Ready(None) => {
                 return Poll::Ready(Event::End(self.drained.unwrap_or(end::DONE)));

@@ -16,7 +16,7 @@ use sluice_core::{Moment, Reason};
 use sluice_io::Conn;
 use sluice_io::timers::Timer;
 
-use super::{HttpHandler, quiet_end};
+use super::{HttpHandler, end_reason};
 use crate::connection_manager::{ConnectionManager, DownstreamConn};
 use crate::exchange::{self, Exchange};
 use crate::reasons;
@@ -29,11 +29,11 @@ impl HttpHandler {
     pub(crate) async fn serve_quic(self: Rc<Self>, quic: Connection, conn: Rc<Conn>) -> Reason {
         let (options, worker) = (&self.manager.plan.options, &self.manager.worker);
         let _counted = CountedPath { manager: &self.manager, conn: &conn };
-        let greeting = H3Server::handshake(quic, worker, options.h3);
-        let mut server = match conn.until(worker.now().after(options.head_timeout), greeting).await
+        let handshake = H3Server::handshake(quic, worker, options.h3);
+        let mut server = match conn.until(worker.now().after(options.head_timeout), handshake).await
         {
             Ok(Ok(server)) => server,
-            Ok(Err(error)) => return quiet_end(&conn, &error),
+            Ok(Err(error)) => return end_reason(&conn, &error),
             Err(_) => return reasons::HEAD_TIMEOUT,
         };
         let downstream = DownstreamConn::new(Rc::clone(&conn));
@@ -67,7 +67,7 @@ impl HttpHandler {
             })
             .await;
             conn.deadline.set(Moment::NEVER);
-            note_moved(&conn, &server);
+            count_bytes(&conn, &server);
             match accepted {
                 Ok(Ok(stream)) => {
                     served += 1;
@@ -78,12 +78,12 @@ impl HttpHandler {
                     if matches!(error.kind(), ErrorKind::Malformed(_) | ErrorKind::Flood) {
                         self.manager.count_protocol_error(&error);
                     }
-                    break quiet_end(&conn, &error);
+                    break end_reason(&conn, &error);
                 }
                 Err(over) => break over,
             }
         };
-        note_moved(&conn, &server);
+        count_bytes(&conn, &server);
         if over.is_some() {
             // The last responses may still be in flight, and closing would cut them off: the client has received GOAWAY
             // and closes when it has everything.
@@ -136,7 +136,7 @@ impl Drop for CountedPath<'_> {
     }
 }
 
-fn note_moved(conn: &Conn, server: &H3Server) {
+fn count_bytes(conn: &Conn, server: &H3Server) {
     let (received, sent) = server.moved();
     conn.info.received.set(received);
     conn.info.sent.set(sent);

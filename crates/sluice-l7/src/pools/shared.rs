@@ -1,7 +1,7 @@
 //! Connections to one endpoint that carry many requests: HTTP/2 and HTTP/3.
 //!
 //! Owns: those that are open, and the one that is being made. Refuses to know: how it is made. Keeps: while one is
-//! being made nobody makes another; whoever waits is notified when it is made or fails.
+//! being made no other is; waiting requests are notified when it is made or fails.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -34,7 +34,7 @@ impl EndpointPool {
 pub(super) struct Connecting {
     pool: Rc<ClusterPool>,
     endpoint: Arc<str>,
-    told: Rc<Notify>,
+    failure_body: Rc<Notify>,
 }
 
 impl Connecting {
@@ -43,13 +43,13 @@ impl Connecting {
         endpoint: &Arc<EndpointState>,
         now: Moment,
     ) -> Self {
-        let told = Rc::new(Notify::new());
+        let failure_body = Rc::new(Notify::new());
         let mut endpoint_pools = pool.shared.borrow_mut();
         let endpoint_pool = endpoint_pools
             .entry(Arc::clone(&endpoint.name))
             .or_insert_with(|| EndpointPool::new(endpoint, now));
-        endpoint_pool.connecting = Some(Rc::clone(&told));
-        Self { pool: Rc::clone(pool), endpoint: Arc::clone(&endpoint.name), told }
+        endpoint_pool.connecting = Some(Rc::clone(&failure_body));
+        Self { pool: Rc::clone(pool), endpoint: Arc::clone(&endpoint.name), failure_body }
     }
 }
 
@@ -58,6 +58,6 @@ impl Drop for Connecting {
         if let Some(endpoint_pool) = self.pool.shared.borrow_mut().get_mut(&self.endpoint) {
             endpoint_pool.connecting = None;
         }
-        self.told.notify_waiters();
+        self.failure_body.notify_waiters();
     }
 }

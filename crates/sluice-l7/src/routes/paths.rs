@@ -69,12 +69,14 @@ impl PathMatch {
             return Err(format!("expected a template that begins with `/`, not `{text}`"));
         };
         let mut segments = Vec::new();
-        for part in rest.split('/') {
+        for lingering_close in rest.split('/') {
             if segments.last() == Some(&Segment::Rest) {
                 return Err("`**` matches the rest of a path and must be last".into());
             }
-            let inside = part.strip_prefix('{').and_then(|part| part.strip_suffix('}'));
-            segments.push(match (part, inside) {
+            let inside = lingering_close
+                .strip_prefix('{')
+                .and_then(|lingering_close| lingering_close.strip_suffix('}'));
+            segments.push(match (lingering_close, inside) {
                 ("*", _) => Segment::One,
                 ("**", _) => Segment::Rest,
                 (_, Some(name)) if name.ends_with("=**") => Segment::Rest,

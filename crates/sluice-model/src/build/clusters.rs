@@ -45,7 +45,7 @@ impl Build<'_> {
                 self.cluster(name, section, used, addresses_max, &at.key(name), diags)
             {
                 let plan = Arc::new(plan);
-                let cluster = (self.needed.cluster)(&plan);
+                let cluster = (self.input.cluster)(&plan);
                 all.insert(Arc::clone(name), (plan, cluster));
             }
         }

@@ -64,7 +64,7 @@ impl Build<'_> {
             owner: format!("{}/{}", context.listener, context.chain).into(),
             routes: routes?,
             filters: filters?,
-            runtime: Arc::clone(self.needed.runtime),
+            runtime: Arc::clone(self.input.runtime),
             client_auth: context.client_auth.cloned(),
             options: options?,
         })

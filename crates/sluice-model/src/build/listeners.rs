@@ -314,7 +314,7 @@ impl Scope<'_, '_> {
         diags: &mut Diags,
     ) -> Option<Vec<Arc<dyn ConnectionFilterPlan>>> {
         let mut plans = Some(Vec::new());
-        let registry = self.build.needed.filters;
+        let registry = self.build.input.filters;
         for (index, filter) in uses.iter().enumerate() {
             let at = at.index(index);
             let here = at.key(&filter.name);

@@ -67,7 +67,7 @@ impl Scope<'_, '_> {
             qlog,
         } = section;
         let qlog =
-            qlog.as_ref().map(|folder| (self.build.needed.folder.join(&folder.value), folder.span));
+            qlog.as_ref().map(|folder| (self.build.input.folder.join(&folder.value), folder.span));
         if let Some((folder, span)) = &qlog
             && !folder.is_dir()
         {

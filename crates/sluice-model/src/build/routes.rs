@@ -45,7 +45,7 @@ impl Build<'_> {
             };
             if let Some(built) = table.build(section, &at, diags) {
                 let built = Arc::new(built);
-                let cell = (self.needed.routes)(name, &built);
+                let cell = (self.input.routes)(name, &built);
                 all.insert(Arc::clone(name), (cell, built));
             }
         }
@@ -404,7 +404,7 @@ impl TableBuilder<'_, '_> {
         let mut set = Some(Overrides::new());
         for (name, settings) in &section.0 {
             let here = at.key(&name.value);
-            let Some(factory) = self.build.needed.http_filters.get(&name.value) else {
+            let Some(factory) = self.build.input.http_filters.get(&name.value) else {
                 unknown_filter(self.build, name, &here, diags);
                 set = None;
                 continue;
@@ -442,7 +442,7 @@ pub(super) fn http_filters(
     for (index, filter) in uses.iter().enumerate() {
         let at = at.index(index);
         let here = at.key(&filter.name);
-        let Some(factory) = build.needed.http_filters.get(&filter.name) else {
+        let Some(factory) = build.input.http_filters.get(&filter.name) else {
             unknown_filter(build, &filter.name, &here, diags);
             plans = None;
             continue;
@@ -481,7 +481,7 @@ pub(super) fn http_filters(
 }
 
 fn unknown_filter(build: &Build<'_>, name: &Spanned<String>, at: &Path<'_>, diags: &mut Diags) {
-    let names: Vec<&str> = build.needed.http_filters.iter().map(|f| f.name()).collect();
+    let names: Vec<&str> = build.input.http_filters.iter().map(|f| f.name()).collect();
     let help = suggest_word(&name.value, &names)
         .unwrap_or_else(|| format!("known HTTP filters: {}", names.join(", ")));
     let message = format!("there is no HTTP filter `{}`", name.value);

@@ -70,10 +70,10 @@ impl Build<'_> {
         diags: &mut Diags,
     ) -> Option<Arc<StoredCert>> {
         let (cert, key) = (self.file(&pair.cert), self.file(&pair.key));
-        match self.needed.certs.load(&cert, &key) {
+        match self.input.certs.load(&cert, &key) {
             Ok((stored, trouble)) => {
                 self.stale.extend(trouble);
-                let left = stored.material().info.not_after.saturating_sub(self.needed.now);
+                let left = stored.material().info.not_after.saturating_sub(self.input.now);
                 if left < EXPIRY_WARNING_DAYS * 86_400 {
                     let when = if left == 0 {
                         "has expired".into()
@@ -112,7 +112,7 @@ impl Build<'_> {
         diags: &mut Diags,
     ) -> Option<ClientTls> {
         let verify = match (&tls.ca, tls.verify) {
-            (_, Verification::Nobody) => {
+            (_, Verification::Unverified) => {
                 diags
                     .warning(
                         "unverified",
@@ -121,7 +121,7 @@ impl Build<'_> {
                         "with `verify: none`, anyone can impersonate the endpoint",
                     )
                     .help("set the certificate authority with `ca` instead");
-                Verify::Nobody
+                Verify::Unverified
             }
             (Some(ca), Verification::Full) => Verify::Ca(self.file(ca)),
             (None, Verification::Full) => Verify::System,

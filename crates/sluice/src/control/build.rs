@@ -11,7 +11,7 @@ use sluice_core::{Diags, Name, Severity};
 use sluice_l7::runtime::Origin;
 use sluice_l7::{RouteCell, Runtime};
 use sluice_model::Config;
-use sluice_model::build::{Needed, Snapshot, build};
+use sluice_model::build::{BuildInput, Snapshot, build};
 use sluice_tls::CertStore;
 use sluice_upstream::Cluster;
 
@@ -122,7 +122,7 @@ impl ConfigBuilder {
         let live = self.live.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let clock = ClockOrigin::read().clock();
-        let needed = Needed {
+        let input = BuildInput {
             certs: &self.certs,
             filters: &self.extensions.connection,
             http_filters: &self.extensions.http,
@@ -138,7 +138,7 @@ impl ConfigBuilder {
             },
             now: clock.wall(clock.now()).as_secs(),
         };
-        let Some(snapshot) = build(&config, &needed, &mut loaded.diags) else {
+        let Some(snapshot) = build(&config, &input, &mut loaded.diags) else {
             return Err(Box::new(Rejected { loaded }));
         };
         let findings: Vec<_> = loaded.diags.iter().cloned().collect();

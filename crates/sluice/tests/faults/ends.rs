@@ -21,7 +21,7 @@ pub(crate) const CASES: &[Fault] = &[
         inject: drained,
     },
     Fault {
-        name: "Sluice stops while an endpoint is at work",
+        name: "Sluice stops during a request",
         reason: "end.drain",
         inject: drained_at_work,
     },

@@ -127,7 +127,7 @@ pub(crate) const CASES: &[Fault] = &[
     },
     Fault { name: "Every attempt fails", reason: "route.retries_exhausted", inject: exhausted },
     Fault {
-        name: "The client gives up while the endpoint is at work",
+        name: "The client gives up while it waits for the endpoint",
         reason: "downstream.cancelled",
         inject: given_up,
     },
@@ -147,12 +147,12 @@ pub(crate) const CASES: &[Fault] = &[
         inject: limit_of_connections,
     },
     Fault {
-        name: "A reload removes the cluster of a request under way",
+        name: "A reload removes the cluster of a request in flight",
         reason: "upstream.no_endpoint",
         inject: cluster_removed,
     },
     Fault {
-        name: "A reload removes the endpoint at work",
+        name: "A reload removes the endpoint of a request in flight",
         reason: "end.endpoint_removed",
         inject: endpoint_removed,
     },
