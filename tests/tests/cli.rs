@@ -96,10 +96,10 @@ fn an_alias_bomb_is_refused_and_a_bad_configuration_never_starts() {
     assert!(code == Some(3) && text.contains("the aliases expand to too many values"), "{text}");
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("bad.yaml");
-    std::fs::write(&path, "listeners: [{}]").unwrap();
+    std::fs::write(&path, "admin: {}").unwrap();
     let output = sluice(&["run", "-c", path.to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(3));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("`name` is missing"));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("`address` is missing"));
 }
 
 #[test]
@@ -147,6 +147,47 @@ fn explain_output_is_equivalent_to_its_input() {
         assert_eq!(out(&sluice(&["explain", copy.to_str().unwrap()])), long, "{name}");
         let json = |path: &str| out(&sluice(&["explain", "--format", "json", path]));
         assert_eq!(json(&path), json(copy.to_str().unwrap()), "{name}");
+    }
+}
+
+#[test]
+fn short_forms_mean_the_same_as_their_long_forms() {
+    for (short, long) in [
+        (
+            "{ address: 127.0.0.1:7001, relay: app }",
+            "{ name: 127.0.0.1-7001, address: 127.0.0.1:7001, relay: { cluster: app } }",
+        ),
+        (
+            "{ addresses: [127.0.0.1:7001, 127.0.0.1:7002], http: web }",
+            "{ name: 127.0.0.1-7001, addresses: [127.0.0.1:7001, 127.0.0.1:7002], http: { routes: web } }",
+        ),
+    ]
+    .map(|(short, long)| (format!("listeners: [{short}]\n"), format!("listeners: [{long}]\n")))
+    {
+        for (short_rest, long_rest) in [
+            (
+                "routes: { web: { cluster: app, timeout: { total: 5s } } }\nclusters: { app: 127.0.0.1:9000 }\n",
+                "routes: { web: [{ hosts: [], rules: [{ cluster: app, timeout: { total: 5s } }] }] }\n\
+                 clusters: { app: { endpoints: [{ address: 127.0.0.1:9000 }] } }\n",
+            ),
+            (
+                "routes: { web: { rules: { redirect: { scheme: https } } } }\n\
+                 clusters: { app: [127.0.0.1:9000, \"[::1]:9000\"] }\n",
+                "routes: { web: [{ rules: [{ redirect: { scheme: https } }] }] }\n\
+                 clusters: { app: { endpoints: [127.0.0.1:9000, \"[::1]:9000\"] } }\n",
+            ),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let explain = |name: &str, text: String| {
+                let path = folder.path().join(name);
+                std::fs::write(&path, text).unwrap();
+                let output = sluice(&["explain", path.to_str().unwrap()]);
+                assert!(output.status.success(), "{}", out(&output));
+                out(&output)
+            };
+            let long = explain("long.yaml", long.clone() + long_rest);
+            assert_eq!(explain("short.yaml", short.clone() + short_rest), long);
+        }
     }
 }
 

@@ -163,6 +163,9 @@ impl Loaded {
             let many = ["listeners", "clusters", "routes", "access_log"];
             self.config =
                 bound.or_else(|| Config::bind(&only(root, &many), &at, &mut Diags::new()));
+            if let Some(config) = &mut self.config {
+                config.name_listeners();
+            }
         }
     }
 }

@@ -294,6 +294,14 @@ pub trait ShortForm: Setting {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Short<T>(pub T);
 
+impl<T> std::ops::Deref for Short<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
 impl<T: ShortForm> Setting for Short<T> {
     fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
         if matches!(node.value, Value::Map(_)) {

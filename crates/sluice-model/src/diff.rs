@@ -9,7 +9,7 @@ use std::fmt;
 use sluice_core::Name;
 use sluice_core::settings::Members;
 
-use crate::sections::{Cluster, Config, Listener, VirtualHost};
+use crate::sections::{Cluster, Config, HostOrRule, Listener};
 
 /// The changes of a reload.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -70,9 +70,9 @@ impl Diff {
             config.listeners.iter().map(|l| (l.name.value.clone(), &l.value)).collect()
         }
         fn clusters(config: &Config) -> BTreeMap<Name, &Cluster> {
-            config.clusters.iter().map(|(name, cluster)| (name.clone(), &cluster.value)).collect()
+            config.clusters.iter().map(|(name, cluster)| (name.clone(), &cluster.value.0)).collect()
         }
-        fn routes(config: &Config) -> BTreeMap<Name, &Members<VirtualHost>> {
+        fn routes(config: &Config) -> BTreeMap<Name, &Members<HostOrRule>> {
             config.routes.iter().map(|(name, hosts)| (name.clone(), &hosts.value)).collect()
         }
         // Sections are listed by name: a change in a forgotten one would never be applied.

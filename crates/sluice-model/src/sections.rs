@@ -29,7 +29,7 @@ pub mod routes;
 
 pub use http::Http;
 pub use log_format::LogFormat;
-pub use routes::{RuntimeSection, VirtualHost};
+pub use routes::{HostOrRule, RuntimeSection, VirtualHost};
 
 section! {
     /// The whole configuration. All files in a folder are read as one: their listeners, clusters, routes and access
@@ -39,10 +39,10 @@ section! {
         pub admin: Option<Admin>,
         /// The listeners: addresses to accept traffic on, and what to do with it.
         pub listeners: Members<Listener>,
-        /// Clusters (backends, upstreams) that traffic goes to, by name.
-        pub clusters: Named<Cluster>,
-        /// HTTP routes, by name: each a list of virtual hosts.
-        pub routes: Named<Members<VirtualHost>>,
+        /// Clusters (backends, upstreams) that traffic goes to, by name: `app: 127.0.0.1:9000`.
+        pub clusters: Named<Short<Cluster>>,
+        /// HTTP routes, by name: each a list of virtual hosts, or a single rule for any host: `web: { cluster: app }`.
+        pub routes: Named<Members<HostOrRule>>,
         /// Values that change without a new configuration.
         pub runtime: RuntimeSection,
         /// Access logs: where a record of each ended connection, flow and request is written. If omitted, none are.
@@ -79,8 +79,8 @@ section! {
 section! {
     /// A listener. With a single chain, the fields of the chain may be set on the listener itself.
     pub struct Listener {
-        /// Name in logs and metrics.
-        pub name: Spanned<Name>,
+        /// Name in logs and metrics; `-` stands for the first address, with `-` in place of colons.
+        pub name: Spanned<Name> = "-",
         /// Address to listen on: 127.0.0.1:5432, "[::1]:443", udp://127.0.0.1:53, unix:///run/x.sock; one or a list.
         pub address: Vec<Spanned<ListenAddress>>,
         /// The same as `address`, for a list under a plural name.
@@ -437,7 +437,8 @@ impl ShortForm for Relay {
 }
 
 section! {
-    /// A cluster: a group of endpoints (servers) that share load, with health checks and limits.
+    /// A cluster: a group of endpoints (servers) that share load, with health checks and limits. The short form is its
+    /// endpoints: one or a list.
     pub struct Cluster {
         /// The endpoints: IP addresses, host names (every address they resolve to) or unix:///path, with a port.
         pub endpoints: Vec<Spanned<Short<EndpointEntry>>>,
@@ -904,6 +905,26 @@ impl Config {
             }
         }
         self
+    }
+}
+
+impl ShortForm for Cluster {
+    const KEY: &'static str = "endpoints";
+}
+
+impl Config {
+    /// Names listeners without a name of their own after their first address: `127.0.0.1:8080` is `127.0.0.1-8080`.
+    pub fn name_listeners(&mut self) {
+        for listener in self.listeners.iter_mut().filter(|listener| &*listener.name.value == "-") {
+            let first = listener.value.all_addresses().next();
+            if let Some((address, span)) = first.map(|first| (first.value.to_string(), first.span))
+            {
+                let kept = |c: char| c.is_ascii_alphanumeric() || c == '.';
+                let parts = address.split(|c| !kept(c)).filter(|part| !part.is_empty());
+                let name = parts.collect::<Vec<_>>().join("-");
+                listener.value.name = Spanned { value: name.into(), span };
+            }
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::Arc;
 
 use sluice_core::limits::Limit;
+use sluice_core::settings::Short;
 use sluice_core::{Diags, Name, Path, Spanned};
 use sluice_tls::ClientTls;
 use sluice_upstream::plan::{
@@ -55,7 +56,7 @@ impl Build<'_> {
     fn cluster(
         &mut self,
         name: &Name,
-        section: &Spanned<sections::Cluster>,
+        section: &Spanned<Short<sections::Cluster>>,
         used: bool,
         addresses_max: usize,
         at: &Path<'_>,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use sluice_core::settings::{Members, suggest_word};
+use sluice_core::value::HostPattern;
 use sluice_core::{Diags, Name, Path, Span, Spanned};
 use sluice_l7::filters::HttpFilterPlan;
 use sluice_l7::routes::{
@@ -19,7 +20,7 @@ use super::clusters::ClusterMap;
 use crate::sections::routes::{
     self as sections, HashKey, HashSource, RegexRewrite, RetryOn, Rewrite, RouteMatch, RouteTimeout,
 };
-use crate::sections::{Config, VirtualHost as VirtualHostSection};
+use crate::sections::{Config, HostOrRule};
 
 /// The cell and the new table of each name.
 pub(super) type RouteMap = BTreeMap<Name, (Arc<RouteCell>, Arc<RouteTable>)>;
@@ -68,23 +69,13 @@ struct TableBuilder<'a, 'b> {
 impl TableBuilder<'_, '_> {
     fn build(
         &mut self,
-        hosts: &Spanned<Members<VirtualHostSection>>,
+        hosts: &Spanned<Members<HostOrRule>>,
         at: &Path<'_>,
         diags: &mut Diags,
     ) -> Option<RouteTable> {
         let mut built = Some(Vec::new());
         for (place, host) in hosts.places() {
             let here = at.index(place);
-            if host.hosts.is_empty() {
-                diags
-                    .error(
-                        "missing-field",
-                        host.span,
-                        here.key("hosts"),
-                        "this virtual host has no `hosts`",
-                    )
-                    .help("add `hosts: [shop.example.com]`, or `hosts: \"*\"` for all hosts");
-            }
             match (self.virtual_host(host, &here, diags), &mut built) {
                 (Some(host), Some(all)) => all.push(host),
                 _ => built = None,
@@ -100,8 +91,9 @@ impl TableBuilder<'_, '_> {
                 for (host, first, second) in twice {
                     let span = |place: usize| {
                         let section = hosts.iter().nth(place);
-                        let named = |section: &&Spanned<VirtualHostSection>| {
-                            section.hosts.iter().find(|of| of.value == host).map(|of| of.span)
+                        let named = |section: &&Spanned<HostOrRule>| {
+                            let own = section.hosts.iter().find(|of| of.value == host);
+                            Some(own.map_or(section.span, |of| of.span))
                         };
                         section.as_ref().and_then(named)
                     };
@@ -120,12 +112,13 @@ impl TableBuilder<'_, '_> {
 
     fn virtual_host(
         &mut self,
-        host: &Spanned<VirtualHostSection>,
+        host: &Spanned<HostOrRule>,
         at: &Path<'_>,
         diags: &mut Diags,
     ) -> Option<VirtualHost> {
         let list = at.key("rules");
-        let first = host.hosts.first().map_or_else(String::new, |host| host.value.to_string());
+        let first =
+            host.hosts.first().map_or_else(|| "*".to_owned(), |host| host.value.to_string());
         let of_host = self.said_of_filters(&host.filters, &at.key("filters"), diags);
         let mut rules = of_host.as_ref().map(|_| Vec::new());
         let said = of_host.unwrap_or_default();
@@ -153,7 +146,10 @@ impl TableBuilder<'_, '_> {
                 _ => rules = None,
             }
         }
-        let hosts = host.hosts.iter().map(|host| host.value.clone()).collect();
+        let mut hosts: Vec<_> = host.hosts.iter().map(|host| host.value.clone()).collect();
+        if hosts.is_empty() {
+            hosts.push(HostPattern::Any);
+        }
         Some(VirtualHost::new(hosts, rules?))
     }
 

@@ -4,6 +4,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use sluice_core::settings::Short;
 use sluice_core::{Diags, Endpoint, Name, Path, Setting as _, Spanned};
 
 use crate::sections::{Cluster, ClusterProtocol, Config, Health, Relay, Reuse};
@@ -57,7 +58,7 @@ pub fn clusters(config: &Config, diags: &mut Diags) {
 }
 
 /// Warns of HTTP settings on a cluster that is only relayed to.
-fn only_for_http(name: &Name, cluster: &Spanned<Cluster>, at: &Path<'_>, diags: &mut Diags) {
+fn only_for_http(name: &Name, cluster: &Spanned<Short<Cluster>>, at: &Path<'_>, diags: &mut Diags) {
     let limits = &cluster.limits;
     let outlier = cluster.outlier.0.as_ref();
     let said = [
@@ -75,7 +76,7 @@ fn only_for_http(name: &Name, cluster: &Spanned<Cluster>, at: &Path<'_>, diags: 
     }
 }
 
-fn endpoints(cluster: &Spanned<Cluster>, at: &Path<'_>, diags: &mut Diags) {
+fn endpoints(cluster: &Spanned<Short<Cluster>>, at: &Path<'_>, diags: &mut Diags) {
     let list = at.key("endpoints");
     let mut seen: HashMap<&Endpoint, sluice_core::Span> = HashMap::new();
     for (index, entry) in cluster.endpoints.iter().enumerate() {

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use sluice_core::{Diags, Name, Path, Setting, Span, Spanned};
 
 use crate::sections::routes::{HashKey, Rewrite, RouteTimeout, Rule};
-use crate::sections::{Config, Http, VirtualHost};
+use crate::sections::{Config, HostOrRule, Http};
 
 /// Checks every route table.
 pub fn routes(config: &Config, diags: &mut Diags) {
@@ -146,7 +146,7 @@ pub(super) fn keeps_requests(rule: &Rule) -> bool {
 
 /// The clusters that the rules of virtual hosts route to, each with its rule.
 pub(crate) fn led_to<'c>(
-    hosts: impl Iterator<Item = &'c Spanned<VirtualHost>>,
+    hosts: impl Iterator<Item = &'c Spanned<HostOrRule>>,
 ) -> impl Iterator<Item = (&'c Spanned<Name>, &'c Rule)> {
     hosts.flat_map(|host| host.rules.iter()).flat_map(|rule| {
         let split = rule.split.iter().flat_map(|split| split.0.iter().map(|(name, _)| name));

@@ -20,12 +20,51 @@ section! {
     /// A virtual host: hosts that share rules. If several match, an exact name wins over the longest *.suffix, that
     /// over the longest prefix.*, and * comes last.
     pub struct VirtualHost {
-        /// Host names, without ports.
+        /// Host names, without ports; if omitted, any host.
         pub hosts: Vec<Spanned<HostPattern>>,
         /// Filter settings for these hosts, by filter name, as in rules.
         pub filters: Overrides,
         /// The rules; the first that matches wins.
         pub rules: Members<Rule>,
+    }
+}
+
+/// A virtual host, or the short form of one that takes any host and has a single rule: that rule.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HostOrRule(pub VirtualHost);
+
+impl std::ops::Deref for HostOrRule {
+    type Target = VirtualHost;
+
+    fn deref(&self) -> &VirtualHost {
+        &self.0
+    }
+}
+
+impl HostOrRule {
+    /// The keys that only a rule has and that say what it does.
+    const ACTIONS: [&'static str; 5] =
+        ["cluster", "cluster_header", "split", "redirect", "respond"];
+}
+
+impl Setting for HostOrRule {
+    fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
+        let is_rule = matches!(&node.value, Value::Map(entries)
+            if entries.iter().any(|entry| Self::ACTIONS.contains(&&*entry.key)));
+        if !is_rule {
+            return VirtualHost::bind(node, at, diags).map(Self);
+        }
+        let rule = Spanned::<Rule>::bind(node, at, diags)?;
+        let filters = Overrides::absent()?;
+        Some(Self(VirtualHost { hosts: Vec::new(), filters, rules: Members::one(rule) }))
+    }
+
+    fn shape() -> Shape {
+        Shape::Either(vec![VirtualHost::shape(), Rule::shape()])
+    }
+
+    fn show(&self) -> Plain {
+        self.0.show()
     }
 }
 

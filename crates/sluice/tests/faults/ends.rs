@@ -20,11 +20,7 @@ pub(crate) const CASES: &[Fault] = &[
         reason: "end.drain",
         inject: drained,
     },
-    Fault {
-        name: "Sluice stops during a request",
-        reason: "end.drain",
-        inject: drained_at_work,
-    },
+    Fault { name: "Sluice stops during a request", reason: "end.drain", inject: drained_at_work },
     Fault { name: "Sluice is told to stop at once", reason: "end.forced", inject: forced },
     Fault { name: "A defect ends a request", reason: "worker.panic", inject: panics },
 ];
