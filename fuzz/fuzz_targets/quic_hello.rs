@@ -1,5 +1,5 @@
-//! The first packets of QUIC: no datagram panics; and the frames of a hello, however they are cut and ordered,
-//! reassemble to the hello they were cut from.
+//! The first packets of QUIC: no datagram causes a panic, and the frames of a hello reassemble to the original hello,
+//! however they are split and ordered.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

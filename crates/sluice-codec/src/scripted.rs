@@ -1,8 +1,8 @@
-//! A stream without a connection, for tests of what is built on the codecs.
+//! A stream without a connection, for tests of code that is built on the codecs.
 //!
-//! Owns: what the peer does, step by step, and what was sent to it. Refuses to know: bytes on a wire.
-//! Keeps: it behaves like a stream of a codec: nothing is received before the peer does it, nothing is flushed while the
-//! peer does not read, and nothing is sent after the end.
+//! Owns: what the peer does, step by step, and what was sent to it. Refuses to know: bytes on a wire. Keeps: it behaves
+//! like a stream of a codec: nothing is received before the peer sends it, nothing is flushed while the peer does not
+//! read, and nothing is sent after the end.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -51,11 +51,11 @@ pub struct ScriptedPeer(Rc<RefCell<Script>>);
 struct Script {
     incoming: VecDeque<PeerEvent>,
     sent: Vec<SentEvent>,
-    /// All of the peer's message has been received.
+    /// Whether the peer's whole message has been received.
     received: bool,
     head_sent: bool,
     ended: bool,
-    /// The peer does not read.
+    /// Whether the peer has stopped reading.
     blocked: bool,
     gone: bool,
     waker: Option<Waker>,
@@ -232,7 +232,7 @@ impl ScriptedStream {
 
     pub fn send_end(&mut self, trailers: Option<&Head>) -> Result<(), HttpError> {
         let mut script = self.script.borrow_mut();
-        // As with the codecs: what has ended may be ended again.
+        // As in the codecs, a stream that has ended may be ended again.
         if !script.ended {
             script.send(SentEvent::End(trailers.is_some()), true);
         }

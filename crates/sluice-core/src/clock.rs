@@ -41,8 +41,8 @@ impl Moment {
     }
 }
 
-/// The source of monotonic and wall time, created from a [`ClockOrigin`] in every thread; tests use a clock that stands
-/// still.
+/// The source of monotonic and wall time, created from a [`ClockOrigin`] in every thread; tests use a clock that they
+/// advance themselves.
 #[derive(Clone, Debug)]
 pub struct Clock(ClockSource);
 

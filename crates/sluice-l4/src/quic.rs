@@ -1,10 +1,10 @@
 //! QUIC as L4 sees it: the ClientHello in its first packets, and the life of a connection.
 //!
-//! Owns: incomplete hellos, and assembling them. Refuses to know: everything of QUIC beyond the first packets; the QUIC
+//! Owns: incomplete hellos, and assembling them. Refuses to know: QUIC beyond the first packets; the QUIC
 //! implementation is given the chain to handshake for. Keeps: what is held for clients is bounded in number, bytes and
-//! time, and clients with a validated address are not pushed out by those without; a hello is found by the connection
-//! ID of its packets, never by an address alone, since several connections share one; the result does not depend on how
-//! a hello was cut into packets, nor on their order.
+//! time, and hellos from validated addresses are not evicted by those from other addresses; a hello is found by the
+//! connection ID of its packets, never by address alone, since several connections may share an address; the result
+//! does not depend on how a hello was split into packets, nor on their order.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
@@ -35,7 +35,7 @@ const PIECES_MAX: usize = 16;
 /// The smallest datagram, in bytes, that may carry a hello.
 pub const DATAGRAM_MIN: usize = 1200;
 
-/// How long a hello is kept while it is incomplete or not asked for.
+/// How long a hello is kept while it is incomplete or not retrieved.
 const KEPT: Duration = Duration::from_secs(10);
 
 /// Speaks QUIC with one client.
@@ -51,11 +51,11 @@ pub trait QuicClient {
 /// Serves a connection after its handshake, with the handler of its chain.
 pub type Serve = Box<dyn FnOnce(Rc<dyn StreamHandler>, Rc<Conn>) -> LocalFuture<Reason>>;
 
-/// The hellos of one socket that are incomplete or not asked for yet.
+/// The hellos of one socket that are incomplete or not retrieved yet.
 #[derive(Debug)]
 pub struct Hellos {
     bound: usize,
-    /// Hellos that gave way to others.
+    /// Hellos that were evicted to make room for others.
     evicted: Counter,
     table: RefCell<HelloTable>,
 }
@@ -98,8 +98,8 @@ enum HelloState {
 }
 
 impl Hellos {
-    /// An empty table for as many hellos as the limits of `worker` allow, and as many of clients whose address is
-    /// validated.
+    /// Creates an empty table for as many hellos as the limits of `worker` allow, and as many again from clients with a
+    /// validated address.
     pub fn new(worker: &WorkerCx) -> Self {
         let limit = Limit::QuicHellos;
         let evicted = worker.shard.counter(&metrics::LIMIT_REACHED, &[limit.def().name]);
@@ -110,11 +110,10 @@ impl Hellos {
         Self { bound, evicted, table: RefCell::default() }
     }
 
-    /// Takes a datagram in. Ignores a datagram whose first packet is not an Initial, or does not open under the keys of
-    /// its destination ID: later packets to the ID that we chose, and noise. `proven` means that its sender's address
-    /// is validated.
+    /// Takes a datagram. Ignores one whose first packet is not an Initial or cannot be decrypted with the keys of its
+    /// destination ID: a later packet to the ID that we chose, or noise. `proven` if the sender's address is validated.
     pub fn take(&self, now: Moment, datagram: &[u8], proven: bool) {
-        // Shorter ones are discarded, RFC 9000 §14.1.
+        // Shorter datagrams are discarded, RFC 9000 §14.1.
         let Some((first, rest)) =
             initial::first(datagram).filter(|_| datagram.len() >= DATAGRAM_MIN)
         else {
@@ -174,7 +173,7 @@ impl Hellos {
 }
 
 impl HelloTable {
-    /// Removes entries that are old or for which there is no room; returns how many of the latter there were.
+    /// Removes expired entries, and the oldest ones if there is no room; returns the number of the latter.
     fn expire(&mut self, now: Moment, bound: usize) -> u64 {
         let mut evicted = 0;
         for order in [&mut self.unproven, &mut self.proven] {
@@ -183,7 +182,7 @@ impl HelloTable {
                 if !old && order.len() < bound {
                     break;
                 }
-                // A hello that was delivered since, and came again under the same ID, has a newer entry.
+                // If a hello was retrieved and then received again under the same ID, it has a newer entry.
                 if let Some((began, id)) = order.pop_front()
                     && self.hellos.get(&id).is_some_and(|entry| entry.began == began)
                     && let Some(entry) = self.hellos.remove(&id)
@@ -204,7 +203,7 @@ impl HelloEntry {
         Some(Self { began: now, keys, state, waker: None })
     }
 
-    /// Takes the packets of a datagram in; returns whether the first of them opens.
+    /// Takes the packets of a datagram; returns whether the first can be decrypted.
     fn take(&mut self, first: &Initial<'_>, mut rest: &[u8]) -> bool {
         let (mut next, mut opens) = (Some(*first), true);
         while let Some(packet) = next {
@@ -239,7 +238,7 @@ impl HelloEntry {
     }
 }
 
-/// Bytes that are received in pieces and in any order.
+/// Bytes that are received in pieces, in any order.
 #[derive(Debug, Default)]
 pub struct Pieces {
     bytes: Vec<u8>,
@@ -248,7 +247,7 @@ pub struct Pieces {
 }
 
 impl Pieces {
-    /// Adds a piece; returns `false` if it is too far out, or leaves too many holes.
+    /// Adds a piece; returns `false` if it ends beyond the largest hello, or if there are too many holes.
     pub fn add(&mut self, at: usize, piece: &[u8]) -> bool {
         let end = at.saturating_add(piece.len());
         if end > HELLO_MAX {
@@ -274,7 +273,7 @@ impl Pieces {
         self.there.len() <= PIECES_MAX
     }
 
-    /// The bytes from the beginning up to the first hole.
+    /// The bytes from the start up to the first hole.
     pub fn front(&self) -> &[u8] {
         match self.there.first() {
             Some((0, end)) => &self.bytes[..*end],

@@ -55,7 +55,7 @@ operators! {
     FLAGS = "RESPONSE_FLAGS", "Envoy's response flag for the reason.";
 }
 
-/// The text format that `format: text` stands for.
+/// The format that `format: text` selects.
 pub const DEFAULT_TEXT: &str = "[%START_TIME%] %LISTENER%/%FILTER_CHAIN_NAME% %DOWNSTREAM_REMOTE_ADDRESS% -> %UPSTREAM_HOST% %PROTOCOL% %REQUESTED_SERVER_NAME% in=%BYTES_RECEIVED% out=%BYTES_SENT% %DURATION%ms %REASON% %DETAIL%";
 
 /// The record of an ended connection or flow.

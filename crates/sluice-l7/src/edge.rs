@@ -2,7 +2,8 @@
 //!
 //! Owns: `x-forwarded-for`, `x-forwarded-proto` and `forwarded`. Refuses to know: routes. Keeps: only trusted hops are
 //! believed; what a client claims about itself beyond them is forwarded but decides nothing, and cannot hide what they
-//! report. An entry of a trusted hop that cannot be parsed makes the source unknown; it never stands for the hop.
+//! report. An entry of a trusted hop that cannot be parsed makes the source unknown; the hop's own address is never
+//! used instead.
 
 use std::net::{IpAddr, SocketAddr};
 

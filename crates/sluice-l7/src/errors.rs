@@ -1,8 +1,8 @@
 //! What an error of an HTTP stream means.
 //!
-//! Owns: the one table from an error and the place where it was met to a reason, and from a failed attempt to its
-//! status and what may follow it. Refuses to know: how errors come about, and what they say in words.
-//! Keeps: every kind of error has an entry for every place, so that a new kind does not compile without one.
+//! Owns: the single table that maps an error and where it was met to a reason, and a failed attempt to its status and
+//! what may follow it. Refuses to know: how errors arise, and their texts. Keeps: every kind of error has an entry for
+//! every place, so that a new kind does not compile without one.
 
 use sluice_codec::ErrorKind;
 use sluice_core::Reason;
@@ -14,13 +14,13 @@ use crate::reasons;
 /// Where an error was met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum At {
-    /// On a client's connection, between requests or in the headers of one.
+    /// On a client's connection, between requests or in request headers.
     Connection,
     /// On the client's side of an exchange.
     Client,
-    /// On the endpoint's side, before its response; `reused` if the connection carried requests before.
+    /// On the endpoint's side, before its response.
     Attempt {
-        /// The connection carried requests before.
+        /// Whether the connection carried requests before.
         reused: bool,
     },
     /// On the endpoint's side, in the middle of its response.
@@ -32,19 +32,19 @@ pub(crate) enum At {
 pub(crate) enum Cause {
     /// The endpoint cannot have seen the request.
     Unsent,
-    /// A connection that had been used before ended without a word.
+    /// A reused connection ended or was reset before a response.
     Stale,
     /// The stream ended before a response.
     Reset,
-    /// The time for the attempt is over.
+    /// The attempt timed out.
     TryTimeout,
-    /// The response is one that the rule retries, and the next attempt is counted already.
+    /// The rule retries the response, and the retry has already been counted.
     Answered,
-    /// The time for all attempts is over, or nothing can help.
+    /// The time for all attempts is over, or a retry cannot help.
     Final,
 }
 
-/// The reason that an error is recorded with.
+/// The reason to record for an error.
 pub(crate) fn reason(kind: ErrorKind, at: At) -> Reason {
     use At::{Attempt, Client, Connection, Response};
     match (kind, at) {
@@ -100,7 +100,7 @@ pub(crate) fn reason(kind: ErrorKind, at: At) -> Reason {
     }
 }
 
-/// The status that a client gets for an attempt that failed with an error, and what may follow it.
+/// The status for the client if an attempt fails with this error, and what may follow the attempt.
 pub(crate) const fn attempt(kind: ErrorKind, reused: bool) -> (u16, Cause) {
     match kind {
         ErrorKind::Refused => (503, Cause::Unsent),

@@ -1,8 +1,8 @@
-//! The life of a request: judged, routed, filtered, forwarded or answered, recorded.
+//! The life of a request: checked, routed, filtered, forwarded or answered locally, recorded.
 //!
-//! Owns: the order of steps and what passes from one to the next. Refuses to know: which version either
-//! side speaks. Keeps: a request is counted once, ends for one reason and leaves one record, whatever
-//! happens; the routes are those that were current when its head was complete.
+//! Owns: the order of the steps and what passes from one to the next. Refuses to know: which version either side
+//! speaks. Keeps: a request is counted once, ends for one reason and leaves one record, whatever happens; its routes
+//! are those that were current when its headers were complete.
 
 use std::any::Any;
 use std::borrow::Cow;
@@ -49,7 +49,7 @@ use upload::Upload;
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 thread_local! {
-    /// Numbers of requests are handed out to workers by the thousand, so that none is shared.
+    /// Request numbers, which workers take from [`NEXT_ID`] a thousand at a time, so that no two requests share one.
     static NUMBERS: Cell<(u64, u64)> = const { Cell::new((0, 0)) };
 }
 
@@ -67,25 +67,25 @@ fn next_id() -> u64 {
     })
 }
 
-/// A request to be served.
+/// A request to serve.
 #[derive(Debug)]
 pub struct Exchange {
     pub(crate) manager: Rc<ConnectionManager>,
     pub(crate) downstream: Rc<DownstreamConn>,
     pub(crate) stream: HttpStream,
     pub(crate) request: Box<Head>,
-    /// A stream of HTTP/2 has a timer of its own; HTTP/1 uses that of its connection.
+    /// The timer of an HTTP/2 or HTTP/3 stream; HTTP/1 uses the timer of its connection.
     pub(crate) timer: Option<Timer>,
 }
 
-/// Why a request does not go the usual way.
+/// How a request ends if it is not served normally.
 #[derive(Debug)]
 enum Stop {
-    /// It is answered here.
+    /// Sluice responds itself.
     Reply(Box<Reply>),
-    /// The client's side failed, or gave up.
+    /// The client's side failed, or the client gave up.
     Downstream(HttpError),
-    /// The answer had begun and cannot be completed.
+    /// The response had begun and cannot be completed.
     Cut(Reason, HttpError),
 }
 
@@ -95,7 +95,7 @@ impl Stop {
     }
 }
 
-/// Serves one request and gives its stream back.
+/// Serves one request and returns its stream.
 pub async fn run(exchange: Exchange) -> HttpStream {
     let Exchange { manager, downstream, mut stream, request, timer } = exchange;
     let mut task = RequestTask::begin(manager, downstream, request, timer, &stream);
@@ -103,7 +103,7 @@ pub async fn run(exchange: Exchange) -> HttpStream {
     stream
 }
 
-/// Where a request is to go.
+/// The rule that a request matched, and the cluster that it goes to.
 pub(crate) struct RouteTarget {
     snapshot: Rc<RouteSnapshot>,
     place: (usize, usize),
@@ -116,7 +116,7 @@ impl RouteTarget {
     }
 }
 
-/// A request in flight. On drop it is counted and leaves its record.
+/// A request in flight. Dropping it counts it and writes its record.
 pub(crate) struct RequestTask {
     manager: Rc<ConnectionManager>,
     downstream: Rc<DownstreamConn>,
@@ -129,7 +129,7 @@ pub(crate) struct RequestTask {
     method: Method,
     grpc: bool,
     filters: Rc<FilterList>,
-    /// How many of the filters have seen the request.
+    /// The number of filters that have seen the request.
     entered: usize,
     states: SmallVec<[Option<Box<dyn Any>>; 4]>,
     upload: Upload,
@@ -137,10 +137,10 @@ pub(crate) struct RequestTask {
     pending: Option<Pending>,
     handshake: websocket::Handshake,
     random: u64,
-    /// Listeners of this process that the request had passed before, once it was looked at.
+    /// The number of listeners of this process that the request has passed; `None` until it is looked up.
     hops: Option<u64>,
     deadlines: Deadlines,
-    /// What the page of connections shows of it.
+    /// The request's entry on the connections page.
     entry: in_flight::InFlightEntry,
 }
 
@@ -204,7 +204,7 @@ impl RequestTask {
         }
     }
 
-    /// Serves the request to its end.
+    /// Serves the request until it ends.
     async fn serve(&mut self, stream: &mut HttpStream) {
         let stop = match self.admit(stream).await {
             Ok(target) => self.forward(stream, target).await.err(),
@@ -231,10 +231,6 @@ impl RequestTask {
             summary: &self.summary,
         }
     }
-
-    // --- filters ---
-
-    // --- the end ---
 }
 
 impl Drop for RequestTask {

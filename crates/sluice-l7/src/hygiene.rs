@@ -114,7 +114,7 @@ pub fn path(hygiene: &Hygiene, path: &str) -> PathVerdict {
 }
 
 /// Normalises a path that a rewrite made. `None` if it is refused or contains dot segments, which would lead to another
-/// folder than the rewrite names: no rewrite is meant to make them.
+/// folder than the rewrite names: no rewrite should produce them.
 pub fn rewritten(hygiene: &Hygiene, made: String) -> Option<String> {
     let only = made.split_once('?').map_or(&*made, |(only, _)| only);
     if !only.starts_with('/') || !made.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#') {

@@ -116,8 +116,8 @@ pub(crate) const fn versions(oldest: TlsVersion) -> &'static [&'static Supported
 type Proof = Option<(bool, Vec<u8>, Option<Vec<u8>>)>;
 
 /// The session ticket keys, rotated by rustls every six hours. A session can be resumed after a reload, on any worker,
-/// and on every chain that requires the same proof from its clients, but on no other, since rustls does not check again
-/// what a ticket stands for. New authorities or revocations create new keys.
+/// and on every chain that requires the same proof from its clients, but on no other, since rustls does not check the
+/// proof again when a session is resumed. New authorities or revocations create new keys.
 fn ticketer(auth: Option<&ClientAuth>) -> Result<Arc<dyn ProducesTickets>, LoadError> {
     static KEYS: Mutex<BTreeMap<Proof, Weak<dyn ProducesTickets>>> = Mutex::new(BTreeMap::new());
     let proof = match auth {

@@ -25,7 +25,7 @@ pub const LAYERS: &[&str] = &[
     "sluice",
 ];
 
-/// Crates for developers, which no shipped crate may depend on.
+/// Development crates, which no shipped crate may depend on.
 const DEVELOPERS: &[&str] = &["sluice-testkit", "xtask"];
 
 /// The packages that L4 must not depend on: it knows HTTP only by its first bytes.
@@ -46,7 +46,7 @@ pub fn layers(root: &Path) -> anyhow::Result<Vec<String>> {
             let dependency = line.split(['.', ' ', '=']).next().unwrap_or_default();
             let upwards =
                 LAYERS.iter().position(|other| *other == dependency).is_some_and(|h| h >= height);
-            // They are siblings: neither may depend on the other.
+            // The codecs and L4 are siblings: neither may depend on the other.
             let sideways = *name == "sluice-codec" && dependency == "sluice-l4";
             if upwards || sideways || DEVELOPERS.contains(&dependency) {
                 broken.push(format!("{name} names {dependency}, which is not below it"));
@@ -75,10 +75,7 @@ pub fn not_for_l4(tree: &str) -> Vec<String> {
     banned.map(|name| format!("sluice-l4 is built on {name}")).collect()
 }
 
-/// The crates whose modules use each other in a cycle.
-///
-/// # Errors
-/// A source file cannot be read.
+/// The crates whose modules depend on each other in a cycle.
 pub fn cycles(root: &Path) -> anyhow::Result<Vec<String>> {
     let mut broken = Vec::new();
     for name in LAYERS {
@@ -192,7 +189,7 @@ pub fn type_names(root: &Path) -> anyhow::Result<Vec<String>> {
         .collect())
 }
 
-/// The types that a source file declares, without those of its own test module.
+/// The types that a source file declares, except those in its own test module.
 fn declared_types(text: &str) -> impl Iterator<Item = String> {
     let shipped = text.split("\n#[cfg(test)]\nmod ").next().unwrap_or(text);
     shipped.lines().filter_map(|line| {
@@ -206,7 +203,7 @@ fn declared_types(text: &str) -> impl Iterator<Item = String> {
     })
 }
 
-/// Words of our own for what the field has words for, in sources and pages: a reader searches for the latter.
+/// Coined words to avoid in sources and pages, and the established terms, which readers search for.
 const COINED: &[(&str, &str)] = &[
     ("lane", "downstream connection"),
     ("station", "connection manager"),
@@ -221,10 +218,7 @@ const COINED: &[(&str, &str)] = &[
     ("at work", "in use, serving"),
 ];
 
-/// Coined words, with what to write instead.
-///
-/// # Errors
-/// A file cannot be read.
+/// The files that contain coined words, with what to write instead.
 pub fn words(root: &Path) -> anyhow::Result<Vec<String>> {
     let mut files = rust_files(&root.join("crates"))?;
     files.retain(|file| !file.starts_with(root.join("crates/xtask")));

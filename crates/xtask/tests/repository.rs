@@ -117,7 +117,7 @@ fn a_type_name_means_one_thing() {
     let tree = Tree::new("type-names");
     let declares = |path: &str, kind: &str| tree.write(path, &format!("//! A.\n{kind} Shelf;\n"));
     declares("crates/sluice-l4/src/a.rs", "pub struct");
-    // A YAML section may share the name of what it becomes; tests and associated types are exempt.
+    // A YAML section may share the name of the type it becomes; tests and associated types are exempt.
     declares("crates/sluice-model/src/sections.rs", "    pub struct");
     tree.write(
         "crates/sluice-l7/src/a.rs",

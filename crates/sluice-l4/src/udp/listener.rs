@@ -116,8 +116,8 @@ impl UdpListener {
         }
     }
 
-    /// Chooses chain and endpoint of a new flow. `owner` is where it must go, if known; `judge` says which filters are
-    /// asked.
+    /// Chooses the chain and endpoint of a new flow. `owner` is where it must go, if known; `judge` selects the filters
+    /// to ask.
     pub(super) fn choose(
         &self,
         worker: &WorkerCx,

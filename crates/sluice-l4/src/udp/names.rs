@@ -15,7 +15,7 @@ use super::flow_table::FlowKey;
 use crate::quic::ids::{self, Owner};
 use crate::quic::{Asked, Hellos, initial};
 
-/// Bytes that are held for one client; a hello with everything that belongs to it is smaller.
+/// The most bytes held for one client; the datagrams of a whole hello are smaller.
 const HELD_MAX: usize = 32 << 10;
 
 /// How long datagrams are held.
@@ -44,13 +44,13 @@ struct PendingHello {
 
 /// What happens to a datagram from an unknown source.
 pub(super) enum FirstDatagram {
-    /// It is kept: more must follow.
+    /// It is kept, since the hello is incomplete.
     Held,
     /// A flow begins with the kept datagrams, followed by this one.
     Begins {
         /// What its hello contains, or what else is known.
         facts: Facts,
-        /// Where it must go, because it belongs to a connection that goes there already.
+        /// Where it must go, because it belongs to an existing connection.
         owner: Option<Owner>,
         /// The kept datagrams, in order.
         kept: Vec<Box<[u8]>>,
@@ -58,7 +58,7 @@ pub(super) enum FirstDatagram {
 }
 
 impl SniTable {
-    /// An empty table for as many clients as the limits of `worker` allow hellos.
+    /// Creates an empty table for as many clients as the limits of `worker` allow hellos.
     pub(super) fn new(worker: &WorkerCx) -> Self {
         let bound = worker.limits.size(Limit::QuicHellos);
         Self { hellos: Hellos::new(worker), held: RefCell::default(), bound }
@@ -86,7 +86,7 @@ impl SniTable {
         match self.hellos.ask(first.destination) {
             Asked::Facts(facts) => begins(facts, None),
             Asked::Wait if self.hold(now, key, datagram) => FirstDatagram::Held,
-            // Not a hello, or more data than a hello can have: it is not understood.
+            // Not a hello, or more data than a hello can contain: the server name stays unknown.
             Asked::Nothing | Asked::Wait => begins(nameless(true), None),
         }
     }
@@ -97,7 +97,7 @@ impl SniTable {
         while let Some((since, _)) = held.order.front()
             && (since.after(KEPT) <= now || held.order.len() >= self.bound)
         {
-            // A client that got a flow and came back later has a newer entry.
+            // If the client got a flow and came back later, it has a newer entry.
             if let Some((since, oldest)) = held.order.pop_front()
                 && held.clients.get(&oldest).is_some_and(|waiting| waiting.since == since)
             {

@@ -1,8 +1,8 @@
-//! From request headers to a route: everything before a request is sent anywhere.
+//! From request headers to a route: everything before a request is forwarded.
 //!
-//! Owns: the order of hygiene, redirection to the right host, forwarding headers, routing and filters.
-//! Refuses to know: endpoints. Keeps: routes are those that were current when the headers were complete; a
-//! path that a rule makes passes hygiene like one that a client sends.
+//! Owns: the order of hygiene, early data, misdirected requests, forwarding headers, routing and filters. Refuses to
+//! know: endpoints. Keeps: routes are those that were current when the headers were complete; a rewritten path passes
+//! the same hygiene as a path from a client.
 
 use std::rc::Rc;
 
@@ -16,7 +16,7 @@ use crate::reply::Reply;
 use crate::routes::{Action, PathRewrite, Redirect, RouteInput, Rule};
 
 impl RequestTask {
-    /// Everything before the request goes anywhere: hygiene, routing, filters.
+    /// Runs everything before the request is forwarded: hygiene, routing, filters.
     pub(super) async fn admit(&mut self, stream: &mut HttpStream) -> Result<RouteTarget, Stop> {
         self.clean()?;
         self.handle_early_data(stream)?;
@@ -42,7 +42,7 @@ impl RequestTask {
             };
             snapshot.table.find(&subject)
         };
-        // Without a route the filters of the chain see the request all the same.
+        // Without a route, the filters of the chain still see the request.
         let overrides = found
             .map_or(0, |(host, rule)| snapshot.table.virtual_hosts[host].rules[rule].overrides);
         self.filters = self.manager.filters(&snapshot, overrides);
@@ -62,7 +62,7 @@ impl RequestTask {
         self.choose_cluster(snapshot, place)
     }
 
-    /// Makes path and names mean one thing.
+    /// Normalises the path, and rejects or removes headers with underscores if so configured.
     fn clean(&mut self) -> Result<(), Stop> {
         let hygiene = &self.manager.plan.options.hygiene;
         let refused = |details| Stop::reply(Reply::malformed(details, format!("{details}\n")));
@@ -89,8 +89,8 @@ impl RequestTask {
         Ok(())
     }
 
-    /// Refuses a request for a host whose clients are authenticated in another way than this one was: the
-    /// client is to ask on a connection to that host, RFC 9110 §15.5.20.
+    /// Refuses a request for a host that authenticates clients differently than this client was authenticated: the
+    /// client must use a connection to that host, RFC 9110 §15.5.20.
     fn refuse_misdirected(&self) -> Result<(), Stop> {
         let misdirected = self.manager.plan.client_auth.as_ref().is_some_and(|client_auth| {
             let (authority, info) = (self.request.authority(), &self.downstream.conn.info);
@@ -108,8 +108,8 @@ impl RequestTask {
         Err(Stop::reply(Reply::new(421, reasons::MISDIRECTED, "misdirected_request", body)))
     }
 
-    /// Lets a request that somebody may have recorded and repeated through where nothing comes of that: it is
-    /// marked for those behind us. Any other is to be made again when the handshake has ended, RFC 8470 §5.
+    /// Handles a request in early data, which may be a replay. One with a safe method is forwarded, marked with
+    /// `early-data` for the servers behind Sluice; any other must be repeated after the handshake, RFC 8470 §5.
     fn handle_early_data(&mut self, stream: &HttpStream) -> Result<(), Stop> {
         if !stream.is_early() {
             return Ok(());
@@ -125,7 +125,7 @@ impl RequestTask {
         Ok(())
     }
 
-    /// What the rule does with the request.
+    /// Carries out the action of the rule; returns the cluster to forward to.
     fn choose_cluster(
         &mut self,
         snapshot: Rc<RouteSnapshot>,
@@ -181,7 +181,7 @@ impl RequestTask {
         Ok(RouteTarget { snapshot, place, cluster })
     }
 
-    /// Where a redirect leads.
+    /// The `location` of a redirect.
     fn location(&self, rule: &Rule, redirect: &Redirect) -> Result<String, Stop> {
         let request = &self.request;
         let scheme = redirect.scheme.as_deref().unwrap_or_else(|| request.scheme());
@@ -189,7 +189,7 @@ impl RequestTask {
         let host = crate::routes::index::without_port(authority);
         let port = match redirect.port {
             Some(port) => Some(port.to_string()),
-            // Another scheme has another port.
+            // Another scheme has another default port.
             None if redirect.scheme.is_some() => None,
             None => authority
                 .strip_prefix(host)
@@ -209,8 +209,8 @@ impl RequestTask {
         Ok(format!("{scheme}://{host}{port}{path}{query}"))
     }
 
-    /// The path that a rule makes of the request's. It goes through hygiene again: what was normal in parts
-    /// may have dot segments when they are joined, which would leave the folder that the rule was written for.
+    /// The path that the rule rewrites the request's path to. It passes hygiene again: parts that are normal on their
+    /// own may form dot segments when joined, which would leave the folder that the rule was written for.
     pub(super) fn rewritten(&self, rule: &Rule, rewrite: &PathRewrite) -> Result<String, Stop> {
         let path = rewritten(rule, self.request.path_only(), rewrite);
         hygiene::rewritten(&self.manager.plan.options.hygiene, path).ok_or_else(|| {
@@ -220,7 +220,7 @@ impl RequestTask {
     }
 }
 
-/// Another path for a rule's request; the query is not looked at.
+/// Rewrites a path, without its query.
 fn rewritten(rule: &Rule, path: &str, rewrite: &PathRewrite) -> String {
     match rewrite {
         PathRewrite::Whole(whole) => whole.clone(),

@@ -1,8 +1,8 @@
-//! The bodies of an exchange: one way, the other, or both at once.
+//! The bodies of an exchange: in one direction, the other, or both at once.
 //!
-//! Owns: what was kept of a request for another try, the pump between two streams.
-//! Refuses to know: which version either side speaks, and why there is another try.
-//! Keeps: a side is read only when the other has taken what was read before; what is kept is bounded.
+//! Owns: the pump between the two streams. Refuses to know: which version either side speaks, and why there is a retry.
+//! Keeps: a side is read only when the other has taken what was read before; what is kept for a retry goes through
+//! `Upload`, which bounds it.
 
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -19,7 +19,7 @@ use crate::errors::{self, At};
 use crate::reasons;
 use crate::reply::Reply;
 
-/// Frames of one direction in one poll; then others get their turn.
+/// The most frames moved in one direction per poll, so that other tasks get a turn.
 const BUDGET: u8 = 16;
 
 /// Which side of an exchange failed.
@@ -29,7 +29,7 @@ pub(super) enum FailedSide {
     Down(HttpError),
     /// The endpoint's.
     Up(HttpError),
-    /// A filter answers.
+    /// A filter replied.
     Reply(Box<Reply>),
 }
 
@@ -40,7 +40,7 @@ pub(super) enum UploadPiece {
     End,
 }
 
-/// What ends a tunnel in which fields come: bytes have no trailers, RFC 9113 §8.5, RFC 9114 §4.4.
+/// The error of a tunnel that receives trailers: a tunnel carries only bytes, RFC 9113 §8.5, RFC 9114 §4.4.
 fn fields_in_tunnel() -> HttpError {
     HttpError::coded(ErrorKind::Malformed(400), "http.fields_in_tunnel")
 }
@@ -84,7 +84,7 @@ impl RequestTask {
         }))
     }
 
-    /// Waits for the next piece of the request, for which there is a time.
+    /// Waits for the next piece of the request, until the body deadline; a tunnel has none.
     fn await_piece<T>(&mut self) -> Poll<T> {
         if !self.upload.is_tunnel() {
             self.deadlines.start_once(Deadline::Body, self.worker().now());
@@ -92,7 +92,7 @@ impl RequestTask {
         Poll::Pending
     }
 
-    /// Counts a piece of the request that has come.
+    /// Counts a received piece of the request.
     fn received(&mut self, count: u64, last: bool) {
         self.deadlines.stop(Deadline::Body);
         self.summary.received += count;
@@ -102,8 +102,7 @@ impl RequestTask {
         }
     }
 
-    /// Moves the request's body to the endpoint as far as both sides allow; ready when the endpoint has
-    /// taken all of it.
+    /// Moves the request body to the endpoint as far as both sides allow; ready when the endpoint has taken all of it.
     pub(super) fn poll_upload(
         &mut self,
         cx: &mut Context<'_>,
@@ -135,7 +134,7 @@ impl RequestTask {
         Poll::Pending
     }
 
-    /// Passes the client's next piece on; ready when there was one.
+    /// Forwards the client's next piece; ready once a piece was forwarded.
     fn poll_pass_on(
         &mut self,
         cx: &mut Context<'_>,
@@ -192,8 +191,8 @@ impl RequestTask {
         Poll::Ready(Ok(()))
     }
 
-    /// Moves both bodies until the answer is complete; of a tunnel, until both sides have finished.
-    /// The head of the answer has been sent.
+    /// Moves both bodies until the response is complete or, in a tunnel, until both sides have ended. The response
+    /// headers have been sent.
     pub(super) async fn relay(
         &mut self,
         down: &mut HttpStream,
@@ -221,7 +220,7 @@ impl RequestTask {
         .await
     }
 
-    /// What a deadline that passed before the response was complete ends.
+    /// How the request ends if `deadline` expires before the response is complete.
     fn incomplete_by(&self, deadline: Deadline) -> Stop {
         let timeout = self.deadlines.timeout(deadline).map_or_else(String::new, show_duration);
         let (reason, detail) = match deadline {
@@ -232,7 +231,7 @@ impl RequestTask {
             Deadline::Body => {
                 (reasons::BODY_TIMEOUT, "the client stopped sending its body".to_owned())
             }
-            // The response has come.
+            // The response headers have been received, so `Response` and `Attempt` are stopped.
             Deadline::Idle | Deadline::Response | Deadline::Attempt => (
                 reasons::STREAM_IDLE,
                 format!("no data was transferred for `timeout.idle` ({timeout})"),
@@ -254,7 +253,7 @@ impl RequestTask {
                 Poll::Ready(Err(FailedSide::Down(error))) => {
                     return Poll::Ready(Err(Stop::Downstream(error)));
                 }
-                // It may answer all the same, and need not read to the end for it.
+                // The endpoint may still respond, without reading the rest of the request.
                 Poll::Ready(Err(FailedSide::Up(_) | FailedSide::Reply(_))) => {
                     download.upload_broken = true
                 }
@@ -266,8 +265,8 @@ impl RequestTask {
             download.done = matches!(self.poll_download(cx, down, up, flow)?, Poll::Ready(()));
         }
         let worker = Rc::clone(self.worker());
-        // The exchange lasts until the client has taken all of its answer; a tunnel, until both have
-        // ended, and each hears of the end of the other.
+        // The exchange lasts until the client has taken the whole response; a tunnel lasts until both sides have ended,
+        // so that each is notified of the other's end.
         if download.done
             && let Poll::Ready(flushed) = down.poll_flushed(cx, &worker)
         {
@@ -282,7 +281,7 @@ impl RequestTask {
         }
     }
 
-    /// Moves the answer's body to the client as far as both sides allow; ready when it is complete.
+    /// Moves the response body to the client as far as both sides allow; ready when it is complete.
     fn poll_download(
         &mut self,
         cx: &mut Context<'_>,
@@ -322,7 +321,7 @@ impl RequestTask {
                     return Ok(Poll::Pending);
                 }
                 Poll::Ready(Err(error)) => {
-                    // What had come leaves before the client hears of the end.
+                    // Send what was received before the client is notified of the failure.
                     let _ = down.push(cx, &worker);
                     return Err(cut(error));
                 }
@@ -359,7 +358,7 @@ impl RequestTask {
     }
 }
 
-/// The answer ended before its end.
+/// The stop for a response that ended prematurely.
 fn cut(error: HttpError) -> Stop {
     let reason = errors::reason(error.kind(), At::Response);
     Stop::Cut(reason, error)
@@ -367,24 +366,24 @@ fn cut(error: HttpError) -> Stop {
 
 struct Download {
     done: bool,
-    /// The endpoint takes no more of the request.
+    /// The endpoint accepts no more of the request.
     upload_broken: bool,
     flow: Backpressure,
 }
 
-/// Whether a client takes what comes.
+/// Whether the client keeps up with the response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Backpressure {
-    /// Nothing was sent yet.
+    /// Nothing has been sent yet.
     New,
-    /// It took the last piece.
+    /// The client has taken the last piece.
     Flows,
-    /// It has not taken all of the last piece.
+    /// The client has not taken all of the last piece.
     Blocked,
 }
 
 impl Backpressure {
-    /// What it is, when what was sent before, if anything was, has left or has to wait.
+    /// The next state; `waits` if earlier data is not flushed yet, `sent` if any data was sent at all.
     const fn after(self, waits: bool, sent: bool) -> Self {
         match (self, waits, sent) {
             (_, true, _) => Self::Blocked,
@@ -394,7 +393,7 @@ impl Backpressure {
     }
 }
 
-/// The client took too long for its body.
+/// The error for a client that took too long to send its body.
 pub(super) fn late() -> HttpError {
     HttpError::coded(ErrorKind::Timeout, "http.body_timeout")
 }

@@ -1,7 +1,8 @@
-//! The whole body of a request, for a filter that needs it before anything is sent.
+//! The whole body of a request, for a filter that needs it before anything is forwarded.
 //!
-//! Owns: the limit and the length that the request has afterwards. Refuses to know: which filter asks, and why.
-//! Keeps: a client that waits for `100 Continue` gets it here, since no endpoint is asked yet.
+//! Owns: the size limit, and the `content-length` that the request has afterwards. Refuses to know: which filter needs
+//! the body, and why. Keeps: a client that waits for `100 Continue` gets it from here, since no endpoint has been asked
+//! yet.
 
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -18,7 +19,7 @@ use crate::reasons;
 use crate::reply::Reply;
 
 impl RequestTask {
-    /// Reads the whole body for a filter that wants it, and states its length.
+    /// Reads the whole body for a filter that needs it, and sets `content-length`.
     pub(super) async fn read_whole(
         &mut self,
         down: &mut HttpStream,
@@ -74,7 +75,7 @@ impl RequestTask {
         Ok(())
     }
 
-    /// Tells a client that waits for it to go on, since the endpoint is not asked yet.
+    /// Sends `100 Continue` to a client that expects it, since no endpoint has been asked yet.
     async fn continue_here(&mut self, down: &mut HttpStream) -> Result<(), Stop> {
         if !self.request.remove(b"expect") || self.upload.is_received() {
             return Ok(());
@@ -87,7 +88,7 @@ impl RequestTask {
     }
 }
 
-/// The time for the whole exchange was over before the request was sent anywhere.
+/// The reply if the deadline of the exchange passed before the request was forwarded.
 fn overdue() -> Stop {
     let body = "the request body was not received in time\n";
     Stop::reply(Reply::new(504, reasons::ROUTE_TIMEOUT, "request_overall_timeout", body))

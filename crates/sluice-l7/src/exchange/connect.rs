@@ -1,8 +1,8 @@
-//! A stream to an endpoint, with the request's headers on it.
+//! A stream to an endpoint, with the request headers sent on it.
 //!
-//! Owns: taking a connection from the pool, and what the headers need for this endpoint.
-//! Refuses to know: how connections are made, and what the endpoint responds. Keeps: a request that goes round
-//! through listeners of this process is cut after a bounded number of them.
+//! Owns: taking a connection from the pool, and adapting the headers to the endpoint. Refuses to know: how connections
+//! are made, and what the endpoint responds. Keeps: a request that loops through listeners of this process is refused
+//! after a bounded number of them.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -29,7 +29,7 @@ use crate::pools::{ClusterPool, PoolTicket, PooledConn};
 use crate::reply::Reply;
 use crate::routes::HostRewrite;
 
-/// A stream to an endpoint, and what goes with it.
+/// A stream to an endpoint, and what belongs to it.
 pub(super) struct UpstreamStream {
     pub(super) stream: HttpStream,
     pub(super) version: Version,
@@ -41,11 +41,11 @@ pub(super) struct UpstreamStream {
 }
 
 impl RequestTask {
-    /// Counts a request that goes to a listener of this process, and cuts one that has gone round. Connections are
-    /// shared, so it is not they that are counted; requests to other hosts carry no count.
+    /// Counts the hops of a request that goes to a listener of this process, and refuses a request that loops. The
+    /// request is counted, not its connection, since connections are shared; requests to other hosts carry no count.
     fn count_hop(&mut self, endpoint: &EndpointState) -> Result<(), Stop> {
         if !endpoint.is_ours() {
-            // What came with a count, or got one for an endpoint that was tried before, goes on without.
+            // Remove a count that the request came with from this host, or got for the endpoint of an earlier attempt.
             let info = &self.downstream.conn.info;
             let from_us = info
                 .peer
@@ -71,7 +71,7 @@ impl RequestTask {
         Err(Stop::reply(Reply::new(508, upstream_reasons::LOOP, "loop_detected", text)))
     }
 
-    /// Takes a stream to `endpoint` and sends the head of the request on it.
+    /// Takes a stream to `endpoint` and sends the request headers on it.
     pub(super) async fn connect(
         &mut self,
         down: &mut HttpStream,
@@ -118,7 +118,7 @@ impl RequestTask {
                 let reused = taken.is_reused();
                 let (mut stream, ticket) = taken.into_parts();
                 stream.set_read_max(if down.is_shared() { READ_SHARED } else { SCRATCH });
-                // The head of an upgrade or tunnel ends the request on an HTTP/1 wire.
+                // On the HTTP/1 wire, the headers of an upgrade or tunnel end the request.
                 let whole = end || self.request.upgrade().is_some();
                 let whole = whole || self.method == Method::Connect;
                 let sent = stream.send_head(&worker, &self.request, whole, false);
@@ -129,7 +129,7 @@ impl RequestTask {
             }
             PooledConn::Shared(mut client) => {
                 let by = worker.now().after(OPEN_TIME).min(self.deadlines.overall());
-                // It is out of place while the stream waits for its turn; another stands there.
+                // The request is moved out while its stream waits for its turn; a spare takes its place.
                 let spare = self.manager.shared.head_pool.take().into();
                 let request = std::mem::replace(&mut self.request, spare);
                 let opened = self.guarded(down, by, client.open(&request, end)).await;
@@ -154,7 +154,8 @@ impl RequestTask {
         Ok(UpstreamStream { stream, version, endpoint, ticket, reused, sent_at })
     }
 
-    /// What a head comes to that could not be sent: where it cannot be said to any endpoint, the request is at fault.
+    /// The error for request headers that could not be sent; if no endpoint could be sent them, the request is at
+    /// fault.
     fn unsendable(&mut self, error: &HttpError) -> AttemptError {
         if !matches!(error.kind(), ErrorKind::Malformed(400)) {
             return failed_attempt(error, false).into();
@@ -164,7 +165,7 @@ impl RequestTask {
         Stop::reply(Reply::malformed("request_malformed", body)).into()
     }
 
-    /// The time for the whole exchange, or for the response headers over all attempts, is over.
+    /// The failure for an expired deadline of the whole exchange, or of the response headers over all attempts.
     pub(super) fn overall_timed_out(&self) -> FailedAttempt {
         let deadlines = &self.deadlines;
         let (name, deadline) = if deadlines.due(Deadline::Response) < deadlines.due(Deadline::Total)
@@ -178,7 +179,7 @@ impl RequestTask {
         timed_out(name, deadlines.timeout(deadline))
     }
 
-    /// Runs something until it is done, its time is over (`None`), or the client has gone.
+    /// Runs a future until it is ready, `by` passes (`None`), or the client has gone.
     pub(super) async fn guarded<F: Future>(
         &self,
         down: &mut HttpStream,
@@ -208,14 +209,14 @@ fn hops_of(request: &Head) -> u64 {
     value.and_then(|value| std::str::from_utf8(value).ok()?.parse().ok()).unwrap_or(0)
 }
 
-/// The request's turn on a shared connection did not come.
+/// The failure of a request that waited too long for a stream on a shared connection.
 fn no_turn() -> ConnectFailure {
     let detail = "no stream became available on the endpoint's connection in time".to_owned();
     ConnectFailure { why: upstream_reasons::CONNECT_TIMEOUT, errno: None, detail: Some(detail) }
 }
 
-/// How many listeners of this process a request has passed.
+/// The header that counts the listeners of this process that a request has passed.
 const HOPS: Known = Known::XSluiceHops;
 
-/// How long a request may wait for its turn on a connection that it shares.
+/// How long a request may wait for a stream on a shared connection.
 const OPEN_TIME: Duration = Duration::from_secs(5);

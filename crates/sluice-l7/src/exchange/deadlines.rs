@@ -1,8 +1,8 @@
 //! The deadlines of a request.
 //!
-//! Owns: when each of them is due, and which is due first. Refuses to know: timers and streams.
-//! Keeps: a timer is set for one deadline, the earliest, and that is the one that is reported when it
-//! fires; no caller has to guess which of them ended the request.
+//! Owns: when each deadline is due, and which is due first. Refuses to know: timers and streams. Keeps: the timer is
+//! set for the earliest deadline, and that deadline is reported when it fires; no caller has to guess which one ended
+//! the request.
 
 use std::time::Duration;
 
@@ -10,14 +10,14 @@ use sluice_core::Moment;
 
 use crate::routes::Timeouts;
 
-/// What has a deadline. Of two that are due at the same moment, the former counts.
+/// What has a deadline. If two are due at the same moment, the one declared first counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Deadline {
-    /// The whole exchange: `timeout.total`, or the client's `grpc-timeout` where that is shorter.
+    /// The whole exchange: `timeout.total`, or the client's `grpc-timeout` if that is shorter.
     Total,
-    /// The next piece of the client's body, while it is waited for.
+    /// The next piece of the client's body, while it is awaited.
     Body,
-    /// The response headers, from the end of the request on, over all attempts.
+    /// The response headers, from the end of the request, over all attempts.
     Response,
     /// The response headers within one attempt.
     Attempt,
@@ -38,7 +38,7 @@ pub(super) struct Deadlines {
 }
 
 impl Deadlines {
-    /// None but that for the pieces of the client's body.
+    /// Creates the deadlines with only the timeout for the pieces of the client's body set.
     pub(super) fn new(body: Duration) -> Self {
         let mut deadlines = Self {
             due: [Moment::NEVER; Deadline::ALL.len()],
@@ -49,7 +49,7 @@ impl Deadlines {
         deadlines
     }
 
-    /// Takes over the timeouts of a route, for a request that began at `began`.
+    /// Sets the timeouts of a route for a request that began at `began`, and starts the total.
     pub(super) fn configure(&mut self, timeouts: &Timeouts, began: Moment) {
         for (deadline, timeout) in [
             (Deadline::Total, timeouts.total),
@@ -62,7 +62,7 @@ impl Deadlines {
         self.start(Deadline::Total, began);
     }
 
-    /// Shortens the whole exchange to what the client allows.
+    /// Shortens the deadline of the whole exchange to the client's timeout, if that is earlier.
     pub(super) fn shorten(&mut self, timeout: Duration, began: Moment) {
         if began.after(timeout) < self.due(Deadline::Total) {
             self.timeouts[Deadline::Total as usize] = Some(timeout);
@@ -71,24 +71,24 @@ impl Deadlines {
         }
     }
 
-    /// Starts the time for `deadline`, or restarts it.
+    /// Starts or restarts `deadline`.
     pub(super) fn start(&mut self, deadline: Deadline, now: Moment) {
         self.due[deadline as usize] = now.after_bound(self.timeout(deadline));
     }
 
-    /// Starts the time for `deadline` unless it runs.
+    /// Starts `deadline` unless it is running.
     pub(super) fn start_once(&mut self, deadline: Deadline, now: Moment) {
         if self.due(deadline) == Moment::NEVER {
             self.start(deadline, now);
         }
     }
 
-    /// Stops the time for `deadline`.
+    /// Stops `deadline`.
     pub(super) const fn stop(&mut self, deadline: Deadline) {
         self.due[deadline as usize] = Moment::NEVER;
     }
 
-    /// When `deadline` is due; never where it has no timeout or does not run.
+    /// When `deadline` is due; never if it has no timeout or is not running.
     pub(super) const fn due(&self, deadline: Deadline) -> Moment {
         self.due[deadline as usize]
     }
@@ -103,12 +103,12 @@ impl Deadlines {
         self.total_is_clients
     }
 
-    /// When the whole exchange is over, response headers included; what an attempt waits for before it sends anything.
+    /// The deadline for everything before the response headers: the earlier of `Total` and `Response`.
     pub(super) fn overall(&self) -> Moment {
         self.due(Deadline::Total).min(self.due(Deadline::Response))
     }
 
-    /// The deadline that is due first, and when; never where none runs.
+    /// The deadline that is due first, and when; never if none is running.
     pub(super) fn first(&self) -> (Moment, Deadline) {
         let first = Deadline::ALL.into_iter().min_by_key(|deadline| self.due(*deadline));
         let first = first.unwrap_or(Deadline::Total);
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn the_former_of_two_at_one_moment_counts() {
+    fn of_two_deadlines_at_the_same_moment_the_first_declared_counts() {
         let began = Clock::held().now();
         let mut deadlines = Deadlines::new(MS * 5);
         deadlines.configure(&timeouts(5, 5, 5, 5), began);
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_can_only_shorten() {
+    fn a_client_can_only_shorten_the_exchange() {
         let began = Clock::held().now();
         let mut deadlines = Deadlines::new(MS);
         deadlines.configure(&timeouts(50, 0, 0, 0), began);
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn time_that_runs_is_not_started_again_unless_asked() {
+    fn start_once_does_not_restart_a_running_deadline() {
         let began = Clock::held().now();
         let mut deadlines = Deadlines::new(MS * 10);
         deadlines.start_once(Deadline::Body, began);

@@ -1,8 +1,8 @@
-//! Requests that Sluice answers itself, and requests that end early.
+//! Requests that Sluice responds to itself, and requests that end early.
 //!
-//! Owns: local responses, and how a stream ends that has none. Refuses to know: why a request ends; it is
-//! given a [`Stop`]. Keeps: a request has one reason, the first; a response that cannot be completed is reset,
-//! never ended as if it were whole.
+//! Owns: local responses, and how a stream without a response ends. Refuses to know: why a request ends; it is given a
+//! [`Stop`]. Keeps: a request has one reason, the first; a response that cannot be completed is reset, never ended as
+//! if it were complete.
 
 use std::borrow::Cow;
 use std::future::poll_fn;
@@ -26,7 +26,7 @@ use crate::reasons;
 use crate::reply::Reply;
 
 impl RequestTask {
-    /// Ends a request that did not go the usual way.
+    /// Ends a request that is not served normally.
     pub(super) async fn stop(&mut self, stream: &mut HttpStream, stop: Stop) {
         match stop {
             Stop::Reply(reply) => {
@@ -58,7 +58,7 @@ impl RequestTask {
         }
     }
 
-    /// Answers here.
+    /// Sends a local response.
     async fn answer(&mut self, stream: &mut HttpStream, mut reply: Box<Reply>) {
         loop {
             self.summary.reason = Some(reply.reason);
@@ -87,7 +87,7 @@ impl RequestTask {
                     })
                 })
                 .await;
-                // HTTP/1 flushes between requests; a stream of HTTP/2 is gone with its exchange.
+                // HTTP/1 also flushes between requests, but an HTTP/2 stream does not outlive its exchange.
                 let idle = self.deadlines.timeout(Deadline::Idle).or(self
                     .manager
                     .plan
@@ -100,15 +100,15 @@ impl RequestTask {
                 }
             }
             if let Err(error) = sent {
-                // What led to the response says more than that the client did not wait for it.
+                // The cause of the response is a better detail than the error of a client that did not wait for it.
                 self.summary.detail.get_or_insert_with(|| error.detail().into());
             }
             return;
         }
     }
 
-    /// Tells the client that HTTP/3 is spoken on the port that it came to, RFC 7838 §3, unless the answer says
-    /// something of the kind itself.
+    /// Advertises HTTP/3 on the port that the client connected to, RFC 7838 §3, unless the response has an `alt-svc` of
+    /// its own.
     pub(super) fn advertise(&mut self) {
         let wanted = self.manager.plan.options.advertise_h3
             && self.summary.version != Version::Http3
@@ -120,7 +120,7 @@ impl RequestTask {
         }
     }
 
-    /// Notes why the request ended; the first word stays.
+    /// Notes why the request ended; the first reason wins.
     pub(super) fn finish(&mut self, reason: Reason, details: impl Into<Cow<'static, str>>) {
         if self.summary.reason.is_none() {
             self.summary.reason = Some(reason);
@@ -129,7 +129,7 @@ impl RequestTask {
     }
 }
 
-/// How a response came to be cut short, in Envoy's words where it has one.
+/// Why a response was cut short, in Envoy's words where Envoy has any.
 fn cut_details(reason: Reason) -> &'static str {
     if reason == reasons::STREAM_IDLE {
         "stream_idle_timeout"
@@ -144,7 +144,7 @@ fn cut_details(reason: Reason) -> &'static str {
     }
 }
 
-/// Answers a message that could not be read as a request.
+/// Responds to an HTTP/1 message that could not be read as a request.
 pub(crate) async fn refuse(manager: &ConnectionManager, h1: &mut H1Stream, error: &HttpError) {
     let Some(status) = error.status() else { return };
     let body = format!("{}\n", error.detail());
@@ -155,7 +155,7 @@ pub(crate) async fn refuse(manager: &ConnectionManager, h1: &mut H1Stream, error
     let worker = &manager.worker;
     let _ = h1.send_head(worker, &head, false, true);
     let mut body = Some(body);
-    // An error means that the client has gone, and its answer with it.
+    // An error means that the client has gone; the response is lost with it.
     let _ = poll_fn(|cx| {
         let Some(body) = body.take() else { return Poll::Ready(Ok(())) };
         Poll::Ready(h1.send_data(cx, worker, body, true))
@@ -163,8 +163,8 @@ pub(crate) async fn refuse(manager: &ConnectionManager, h1: &mut H1Stream, error
     .await;
 }
 
-/// Answers a stream of HTTP/3 on which no request could be read: what is too large or too late hears so, what
-/// may not be is reset with the code for it, RFC 9114 §4.1.2.
+/// Responds on an HTTP/3 stream on which no request could be read, if the request was too large or too late; resets any
+/// other with the code for a malformed message, RFC 9114 §4.1.2.
 pub(crate) async fn refuse_stream(
     manager: &ConnectionManager,
     stream: &mut H3Stream,
@@ -189,9 +189,9 @@ pub(crate) async fn refuse_stream(
         }
         stream.poll_flushed(cx)
     });
-    // An error means that the client has gone, and its answer with it.
+    // An error means that the client has gone; the response is lost with it.
     let _ = Timer::new(&manager.worker.timers).until(by, sending).await;
 }
 
-/// How long a refusal may take to leave.
+/// How long sending a refusal may take.
 const REFUSAL_TIME: Duration = Duration::from_secs(5);

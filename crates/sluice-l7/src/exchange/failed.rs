@@ -1,8 +1,8 @@
-//! Attempts that brought no response: why, and what the client hears when no other is made.
+//! Attempts that delivered no response: why, and what the client gets if there is no retry.
 //!
-//! Owns: the words and statuses for each way to fail. Refuses to know: when another attempt is made. Keeps: what an
-//! endpoint cannot have seen is told apart from what it may have acted on; what went wrong in words goes to
-//! the record, never to the client.
+//! Owns: the text and status for each kind of failure. Refuses to know: when a request is retried. Keeps: requests that
+//! an endpoint cannot have seen are distinguished from those that it may have acted on; details of a failure go to the
+//! record, never to the client.
 
 use std::time::Duration;
 
@@ -19,9 +19,9 @@ use crate::reasons;
 
 /// Why an attempt delivered no response to the client.
 pub(super) enum AttemptError {
-    /// It failed; another attempt may do better.
+    /// It failed; a retry may succeed.
     Failed(FailedAttempt),
-    /// The request ends, whatever another attempt might bring.
+    /// The request ends without a retry.
     Stop(Stop),
 }
 
@@ -37,42 +37,42 @@ impl From<Stop> for AttemptError {
     }
 }
 
-/// An attempt that brought no response.
+/// An attempt that failed, or whose response is to be retried.
 pub(super) struct FailedAttempt {
     pub(super) why: Reason,
     pub(super) status: u16,
-    /// The word for `%RESPONSE_CODE_DETAILS%`.
+    /// The value of `%RESPONSE_CODE_DETAILS%`.
     pub(super) details: &'static str,
-    /// What the client hears, beside the reason's code; static, so that nothing of the endpoint gets into it.
+    /// The text for the client, besides the reason's code; static, so that nothing from the endpoint gets into it.
     pub(super) text: &'static str,
-    /// What the system, TLS or the codec said, for the record.
+    /// The error from the system, TLS or the codec, for the record.
     pub(super) said: FailureDetail,
     pub(super) cause: Cause,
 }
 
-/// What is known about the cause of a failure.
+/// The known details of a failure.
 #[derive(Debug, Default)]
 pub(super) struct FailureDetail {
     pub(super) errno: Option<i32>,
     pub(super) detail: Option<Box<str>>,
 }
 
-/// What Envoy says when a connection to an endpoint failed.
+/// Envoy's text for a failed connection to an endpoint.
 const CONNECTION_FAILURE: &str =
     "upstream connect error or disconnect/reset before headers. reset reason: connection failure";
-/// What Envoy says when an endpoint took too long to connect to.
+/// Envoy's text for a timeout while connecting to an endpoint.
 const CONNECTION_TIMEOUT: &str =
     "upstream connect error or disconnect/reset before headers. reset reason: connection timeout";
-/// What Envoy says when a limit of the cluster is reached.
+/// Envoy's text for a limit of the cluster that is reached.
 const OVERFLOW: &str =
     "upstream connect error or disconnect/reset before headers. reset reason: overflow";
-/// What Envoy says when an endpoint broke the protocol.
+/// Envoy's text for a protocol error of an endpoint.
 const PROTOCOL_ERROR: &str =
     "upstream connect error or disconnect/reset before headers. reset reason: protocol error";
-/// What Envoy says when the stream to an endpoint ended early.
+/// Envoy's text for a stream to an endpoint that ended early.
 const TERMINATION: &str = "upstream connect error or disconnect/reset before headers. reset reason: connection termination";
 
-/// Why no endpoint was picked; `shortage` says what stands behind it.
+/// The failure if no endpoint was picked; `shortage` explains why.
 pub(super) fn no_endpoint(why: Reason, shortage: Option<Box<str>>) -> FailedAttempt {
     let overloaded = why == upstream_reasons::LIMIT;
     let (details, text) = if overloaded {
@@ -93,7 +93,7 @@ pub(super) fn not_reached(failure: ConnectFailure) -> FailedAttempt {
     } else {
         CONNECTION_FAILURE
     };
-    // What we lack ourselves, we lack for every endpoint.
+    // A resource that Sluice lacks is lacking for every endpoint.
     let ours = why.def().side == reason::Side::Local;
     let cause = if ours { Cause::Final } else { Cause::Unsent };
     let details = "upstream_reset_before_response_started";
@@ -101,7 +101,7 @@ pub(super) fn not_reached(failure: ConnectFailure) -> FailedAttempt {
     FailedAttempt { why, status: 503, details, text, said, cause }
 }
 
-/// What an error of the endpoint's stream, before it responded, comes to.
+/// The failure for an error of the endpoint's stream before its response.
 pub(super) fn failed_attempt(error: &HttpError, reused: bool) -> FailedAttempt {
     let why = errors::reason(error.kind(), At::Attempt { reused });
     let (status, cause) = errors::attempt(error.kind(), reused);
@@ -133,7 +133,7 @@ pub(super) fn endpoint_left() -> FailedAttempt {
     }
 }
 
-/// The time-out of a name, such as `timeout.response`, is over.
+/// The failure for an expired timeout, such as `timeout.response`.
 pub(super) fn timed_out(name: &str, bound: Option<Duration>) -> FailedAttempt {
     FailedAttempt {
         why: reasons::ROUTE_TIMEOUT,

@@ -46,8 +46,8 @@ impl RequestTask {
         Ok(())
     }
 
-    /// Waits for what a filter waits for: until the client goes away, the time for the exchange is over, or the filter
-    /// has had the time that any of them gets.
+    /// Waits until the filter is done, the client leaves, the deadline of the exchange passes, or the limit on the time
+    /// of one filter is reached.
     async fn await_filter<T>(
         &mut self,
         stream: &mut HttpStream,
@@ -102,7 +102,7 @@ impl RequestTask {
         call(&mut cx, &mut self.response)
     }
 
-    /// The context of a filter, for hooks that are given neither head.
+    /// Calls a hook of a filter that takes neither head.
     pub(super) fn with_filter<R>(
         &mut self,
         place: usize,
@@ -120,8 +120,8 @@ impl RequestTask {
         call(&*filters[place].1, &mut cx)
     }
 
-    /// Shows the head of the response to the filters that saw the request, last first. One may
-    /// replace the response.
+    /// Shows the response headers to the filters that saw the request, in reverse order. A filter may replace the
+    /// response.
     pub(super) fn filter_response(&mut self) -> Option<Box<Reply>> {
         let filters = Rc::clone(&self.filters);
         for (place, (name, filter)) in filters.iter().enumerate().take(self.entered).rev() {
@@ -129,7 +129,7 @@ impl RequestTask {
                 self.with_response(place, |cx, head| filter.response_head(cx, head))
             {
                 self.manager.count_filter_reply(name);
-                // Those that come after it see the replacement.
+                // The filters after it see the replacement.
                 self.entered = place;
                 return Some(reply);
             }
@@ -137,7 +137,7 @@ impl RequestTask {
         None
     }
 
-    /// Whether no filter wants to see a body.
+    /// Whether no filter needs to see the body.
     pub(super) fn no_filter_needs(
         &mut self,
         wants: impl Fn(&dyn HttpFilter, &Cx<'_>) -> bool,

@@ -1,8 +1,8 @@
-//! The router: sends a request to its cluster, in as many attempts as it takes or may take.
+//! The router: sends a request to its cluster, in as many attempts as are needed and allowed.
 //!
 //! Owns: the loop over attempts, their records and counters. Refuses to know: how connections are made, how bodies
-//! move, and what is worth a retry ([`retry`] decides). Keeps: every attempt is recorded once, and an attempt
-//! that is given up leaves no stream behind.
+//! move, and what is worth a retry ([`retry`] decides). Keeps: every attempt is recorded once, and an abandoned attempt
+//! leaves no stream behind.
 
 use std::pin::pin;
 use std::rc::Rc;
@@ -32,7 +32,7 @@ use crate::reasons;
 use crate::reply::Reply;
 use crate::routes::RuleOptions;
 
-/// What the attempts of a request have in common.
+/// What the attempts of a request share.
 struct Forwarding {
     pool: Rc<ClusterPool>,
     options: Arc<RuleOptions>,
@@ -40,12 +40,12 @@ struct Forwarding {
     attempts: Attempts,
     /// Counts a retry while it is in flight.
     permit: Option<InFlightGuard>,
-    /// A cookie that the client is to send from now on.
+    /// A new cookie for the client, for the hash balancer.
     new_cookie: Option<String>,
 }
 
 impl RequestTask {
-    /// Sends the request to its cluster and the answer to the client.
+    /// Sends the request to its cluster and the response to the client.
     pub(super) async fn forward(
         &mut self,
         down: &mut HttpStream,
@@ -75,7 +75,7 @@ impl RequestTask {
                 Err(AttemptError::Stop(stop)) => return Err(stop),
                 Err(AttemptError::Failed(failed)) => failed,
             };
-            // Whether a response is worth another attempt was decided while it could still be delivered.
+            // For a response, the retry was decided while the response could still be delivered.
             let again =
                 failed.cause == Cause::Answered || self.may_retry(failed.cause, &mut forwarding);
             if !again {
@@ -87,7 +87,7 @@ impl RequestTask {
         }
     }
 
-    /// Tells the client of the failure of the last attempt.
+    /// The reply to the client for the failure of the last attempt.
     fn give_up(&mut self, failed: FailedAttempt, attempts: &Attempts) -> Stop {
         let exhausted = attempts.are_exhausted() && failed.cause != Cause::Final;
         let why = if exhausted { reasons::RETRIES_EXHAUSTED } else { failed.why };
@@ -97,7 +97,7 @@ impl RequestTask {
         Stop::reply(Reply::new(failed.status, why, failed.details, body))
     }
 
-    /// One attempt.
+    /// Makes one attempt.
     async fn attempt(
         &mut self,
         down: &mut HttpStream,
@@ -125,7 +125,7 @@ impl RequestTask {
             AttemptGuard::unless_cancelled(guard.as_ref(), awaiting).await
         };
         if let Err(error) = awaited.unwrap_or_else(|| Err(endpoint_left().into())) {
-            // An attempt that is given up leaves nothing running behind it.
+            // An abandoned attempt leaves nothing running.
             up.stream.reset(true);
             if let AttemptError::Failed(failed) = &error {
                 if !self.is_blameless(failed) {
@@ -159,7 +159,7 @@ impl RequestTask {
         })?)
     }
 
-    /// The endpoint of the next attempt: one that has not failed this request, where there is one.
+    /// Picks the endpoint of the next attempt, preferably one that has not failed this request.
     fn pick(
         &self,
         forwarding: &mut Forwarding,
@@ -167,7 +167,7 @@ impl RequestTask {
         let handle = &forwarding.pool.handle;
         let failed = &mut forwarding.attempts.endpoints;
         let picked = match handle.pick_for_request(self.worker(), forwarding.hash, failed) {
-            // Another endpoint is preferred, not a condition.
+            // Another endpoint is preferred, not required.
             Err(_) if !failed.is_empty() => {
                 failed.clear();
                 handle.pick_for_request(self.worker(), forwarding.hash, &[])
@@ -177,8 +177,8 @@ impl RequestTask {
         picked.map_err(|why| no_endpoint(why, handle.cluster.shortage(why)))
     }
 
-    /// Whether a failed attempt says nothing about its endpoint: it left the cluster, its connection had been idle
-    /// for too long, the client's own deadline was shorter than the rule's, or what was missing is ours.
+    /// Whether a failed attempt is no evidence against its endpoint: the endpoint left the cluster, its reused
+    /// connection was stale, the client's own deadline was shorter than the rule's, or Sluice lacked a resource.
     fn is_blameless(&self, failed: &FailedAttempt) -> bool {
         let clients_deadline = self.deadlines.total_is_clients()
             && failed.why == reasons::ROUTE_TIMEOUT
@@ -186,7 +186,7 @@ impl RequestTask {
         failed.cause == Cause::Stale || clients_deadline || failed.why.def().side != Side::Upstream
     }
 
-    /// Registers the attempt where its cluster cancels attempts whose endpoint leaves it.
+    /// Registers the attempt if its cluster cancels attempts when their endpoint leaves.
     fn guard_attempt(&self, pool: &ClusterPool, endpoint: &EndpointState) -> Option<AttemptGuard> {
         let cluster = &pool.handle.cluster;
         self.entry.reach(&cluster.name, &endpoint.name);
@@ -200,7 +200,7 @@ impl RequestTask {
         self.summary.attempts.push(attempt);
     }
 
-    /// Notes an attempt that failed, and takes what was said about it; returns the error.
+    /// Records a failed attempt, and moves the details out of the error; returns the error.
     fn note_failed(
         &mut self,
         endpoint: &EndpointState,
@@ -215,7 +215,7 @@ impl RequestTask {
         error
     }
 
-    /// What the client hears of a failure: its kind, its reason's code, and what to ask the operator for.
+    /// The body for the client of a failure: its kind, the reason's code, and the request ID to report to the operator.
     pub(super) fn failure_body(&self, text: &str, why: Reason) -> String {
         let own = self.request.get(Known::XRequestId).filter(|id| is_plain_id(id));
         let id = own.and_then(|id| std::str::from_utf8(id).ok());
@@ -236,7 +236,7 @@ impl RequestTask {
 
     // --- retries ---
 
-    /// Whether another attempt follows one that failed; counts it.
+    /// Whether a failed attempt is followed by a retry; counts the attempt.
     fn may_retry(&self, cause: Cause, forwarding: &mut Forwarding) -> bool {
         let Forwarding { pool, options, attempts, permit, .. } = forwarding;
         let terms = Terms {
@@ -250,7 +250,7 @@ impl RequestTask {
             Decision::GiveUp => false,
             Decision::Free => true,
             Decision::Budgeted => {
-                // The permit of the retry that failed is free before another is asked for.
+                // Free the permit of the failed retry before requesting another.
                 drop(permit.take());
                 *permit = pool.enter_retry();
                 permit.is_some()
@@ -258,7 +258,7 @@ impl RequestTask {
         }
     }
 
-    /// Waits before another attempt: a random part of a bound that doubles.
+    /// Waits before a retry: a random time up to the current backoff.
     async fn back_off(&self, down: &mut HttpStream, forwarding: &Forwarding) -> Result<(), Stop> {
         let bound = forwarding.attempts.backoff(&forwarding.options.retry);
         let worker = self.worker();
@@ -269,7 +269,7 @@ impl RequestTask {
     }
 }
 
-/// Whether an id of the client's may be shown to it again: short, and nothing but a token.
+/// Whether the client's request ID may be sent back to it: at most 64 letters, digits, `-`, `_` and `.`.
 fn is_plain_id(id: &[u8]) -> bool {
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
     !id.is_empty() && id.len() <= 64 && id.iter().all(plain)

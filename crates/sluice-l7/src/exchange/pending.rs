@@ -1,6 +1,6 @@
 //! The attempt in flight of a request.
 //!
-//! Owns: which endpoint, since when, and how far the request has come there. Refuses to know: why the request
+//! Owns: its endpoint, the step that the request has reached there, and since when. Refuses to know: why the request
 //! ends. Keeps: a request that ends during an attempt, for whatever reason, names the endpoint in its record.
 
 use std::sync::Arc;
@@ -17,24 +17,24 @@ pub(super) struct Pending {
 }
 
 impl Pending {
-    /// A connection to `endpoint` is taken or made since `now`.
+    /// An attempt that takes or makes a connection to `endpoint` since `now`.
     pub(super) const fn connecting(endpoint: Arc<str>, now: Moment) -> Self {
         Self { endpoint, since: now, sent: false }
     }
 
-    /// The request's headers went out at `now`.
+    /// Notes that the request headers were sent at `now`.
     pub(super) const fn connected(&mut self, now: Moment) {
         self.since = now;
         self.sent = true;
     }
 
-    /// The endpoint, which responded.
+    /// The endpoint, once it has responded.
     pub(super) fn into_endpoint(self) -> Arc<str> {
         self.endpoint
     }
 
-    /// The attempt as the record has it, when the request ends at `now` for `why`; `whole` says that the
-    /// endpoint has the whole request.
+    /// The attempt for the record, if the request ends at `now` for `why`; `whole` if the endpoint has the whole
+    /// request.
     pub(super) fn ended(self, why: Reason, now: Moment, whole: bool) -> Attempt {
         let doing = match (self.sent, whole) {
             (false, _) => "connecting",
@@ -55,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_says_what_was_waited_for_and_how_long() {
+    fn the_record_shows_what_was_awaited_and_for_how_long() {
         let began = Clock::held().now();
         let at = |ms| began.after(Duration::from_millis(ms));
         let pending = || Pending::connecting("e:1".into(), began);

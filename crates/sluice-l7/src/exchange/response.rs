@@ -1,7 +1,7 @@
-//! The response of an endpoint: waiting for its headers, and passing it on.
+//! The response of an endpoint: waiting for its headers, and forwarding it.
 //!
-//! Owns: informational responses, upgrades, and what becomes of the connection afterwards. Refuses to know:
-//! whether there is another attempt. Keeps: a connection returns to its pool only between two messages.
+//! Owns: informational responses, upgrades, and what becomes of the connection afterwards. Refuses to know: whether
+//! there is a retry. Keeps: a connection returns to its pool only between two messages.
 
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -20,11 +20,12 @@ use crate::pools::ClusterPool;
 use crate::reasons;
 use crate::reply::Reply;
 
-/// Heads with a status below 200 before a response; an endpoint that sends more means no good.
+/// The most response heads per attempt, the final one included; an endpoint that sends more informational ones is at
+/// fault.
 const INFORMATIONAL_MAX: u32 = 32;
 
 impl RequestTask {
-    /// Sends what there is of the request's body, and waits for the response headers.
+    /// Sends the available part of the request body, and waits for the response headers.
     pub(super) async fn await_head(
         &mut self,
         down: &mut HttpStream,
@@ -36,7 +37,7 @@ impl RequestTask {
         let forwards = self.summary.version != Version::Http10;
         for _ in 0..INFORMATIONAL_MAX {
             let received = poll_fn(|cx| {
-                // What follows the head of an upgrade waits until it is agreed to.
+                // Data after the headers of an upgrade or tunnel waits until the endpoint accepts it.
                 if !tunnel && broken.is_none() {
                     match self.poll_upload(cx, down, &mut up.stream) {
                         Poll::Ready(Err(FailedSide::Down(error))) => {
@@ -45,12 +46,12 @@ impl RequestTask {
                         Poll::Ready(Err(FailedSide::Reply(reply))) => {
                             return Poll::Ready(Err(Stop::Reply(reply).into()));
                         }
-                        // It may have answered before it stopped reading.
+                        // The endpoint may have responded before it stopped reading.
                         Poll::Ready(Err(FailedSide::Up(error))) => broken = Some(error),
                         Poll::Ready(Ok(())) | Poll::Pending => {}
                     }
                 }
-                // Only now, so that the head leaves together with what there is of the body.
+                // Push only now, so that the headers leave together with the available part of the body.
                 if let Err(error) = up.stream.push(cx, &worker) {
                     broken.get_or_insert(error);
                 }
@@ -98,19 +99,19 @@ impl RequestTask {
         Err(failed_attempt(&error, false).into())
     }
 
-    /// What a deadline that passed before there were response headers ends.
+    /// The error for a deadline that expires before the response headers are received.
     fn no_response_by(&self, deadline: Deadline) -> AttemptError {
         match deadline {
             Deadline::Body => Stop::Downstream(late()).into(),
             Deadline::Attempt => attempt_timed_out(self.deadlines.timeout(deadline)).into(),
-            // Nothing is idle yet.
+            // The idle deadline is not running yet.
             Deadline::Total | Deadline::Response | Deadline::Idle => {
                 self.overall_timed_out().into()
             }
         }
     }
 
-    /// Passes the answer on, its head being there.
+    /// Forwards the response, whose headers have been received.
     pub(super) async fn deliver(
         &mut self,
         down: &mut HttpStream,
@@ -155,7 +156,7 @@ impl RequestTask {
         let close = self.downstream.conn.is_finishing();
         let sent = down.send_head(&worker, &self.response, end, close);
         let relayed = match sent {
-            // What the endpoint answered cannot be said to this client.
+            // The response cannot be sent to this client.
             Err(error)
                 if matches!(error.kind(), ErrorKind::Malformed(_)) && !down.is_head_sent() =>
             {

@@ -1,10 +1,10 @@
-//! Whether a request is sent again.
+//! Whether a request is retried.
 //!
-//! Owns: how many attempts there were, which endpoints they went to, and how long to wait before the next.
-//! Refuses to know: streams, clocks and budgets. Keeps: what may have taken effect is not sent again
-//! unless the route says so; what an endpoint cannot have seen is sent again a bounded number of times.
+//! Owns: how many attempts there were, which endpoints they went to, and how long to wait before the next. Refuses to
+//! know: streams, clocks and budgets. Keeps: a request that may have taken effect is not sent again unless it is
+//! idempotent or the route allows it; one that an endpoint cannot have seen is sent again a bounded number of times.
 //!
-//! A [`Decision`] spends nothing: the caller asks the cluster's retry budget for [`Decision::Budgeted`].
+//! A [`Decision`] spends nothing: for [`Decision::Budgeted`], the caller asks the cluster's retry budget.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use smallvec::SmallVec;
 use crate::errors::Cause;
 use crate::routes::RetryPlan;
 
-/// Attempts at what an endpoint cannot have seen, beside those that the route allows.
+/// The attempts for requests that an endpoint cannot have seen, besides those that the route allows.
 const SAFE_ATTEMPTS: u32 = 3;
 
 /// The attempts of a request so far.
@@ -22,37 +22,38 @@ const SAFE_ATTEMPTS: u32 = 3;
 pub(super) struct Attempts {
     /// Endpoints that failed; others are preferred.
     pub(super) endpoints: SmallVec<[Arc<str>; 2]>,
-    /// Those that count against the route.
+    /// Attempts that count against the route.
     counted: u32,
-    /// Those that an endpoint cannot have seen.
+    /// Attempts that were retried as [`Decision::Free`].
     safe: u32,
 }
 
-/// What an attempt that failed leads to.
+/// What follows a failed attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Decision {
     /// The client gets the failure.
     GiveUp,
-    /// Another attempt; the endpoint cannot have seen this one.
+    /// A retry that needs no budget: the endpoint cannot have seen the request, or the request is idempotent and its
+    /// reused connection was stale.
     Free,
-    /// Another attempt, where the cluster's budget of retries allows it.
+    /// A retry, if the cluster's retry budget allows it.
     Budgeted,
 }
 
-/// What a decision depends on beside the cause of the failure.
+/// What a decision depends on besides the cause of the failure.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Terms<'a> {
     pub(super) plan: &'a RetryPlan,
-    /// Attempts to connect that the cluster allows.
+    /// The attempts to connect that the cluster allows.
     pub(super) connect_attempts: u32,
-    /// Whether sending the request twice is sending it once.
+    /// Whether sending the request twice has the same effect as sending it once.
     pub(super) is_idempotent: bool,
     /// Whether the body can be sent again, and there is time for it.
     pub(super) is_possible: bool,
 }
 
 impl Attempts {
-    /// What follows an attempt that failed for `cause`, which counts from now on.
+    /// Decides what follows an attempt that failed for `cause`, and counts the attempt.
     pub(super) fn decide(&mut self, cause: Cause, terms: Terms<'_>) -> Decision {
         if !terms.is_possible {
             return Decision::GiveUp;
@@ -70,7 +71,7 @@ impl Attempts {
         let when = &terms.plan.when;
         let covered = match cause {
             Cause::TryTimeout => when.per_try_timeout || when.server_error || when.gateway_error,
-            // The response was judged before; the rest is about none at all.
+            // The response was already checked against the plan; the other causes have none.
             Cause::Answered => true,
             _ => when.reset || when.server_error,
         };
@@ -82,19 +83,20 @@ impl Attempts {
         }
     }
 
-    /// Whether the route's attempts are used up.
+    /// Whether more than one attempt counted against the route; giving up then means that its retries are exhausted.
     pub(super) const fn are_exhausted(&self) -> bool {
         self.counted > 1
     }
 
-    /// The longest that the next attempt waits: twice as long each time, up to a bound.
+    /// The longest wait before the next attempt: `backoff` times 2^n - 1 after n counted attempts, at most
+    /// `backoff_max`.
     pub(super) fn backoff(&self, plan: &RetryPlan) -> Duration {
         let factor = (1_u32 << self.counted.clamp(1, 16)) - 1;
         plan.backoff.saturating_mul(factor).min(plan.backoff_max)
     }
 }
 
-/// Whether a response is one that the route retries.
+/// Whether the route retries this response.
 pub(super) fn covers(plan: &RetryPlan, status: u16, grpc_status: Option<u32>) -> bool {
     let when = &plan.when;
     plan.statuses.contains(&status)
@@ -126,7 +128,7 @@ mod tests {
         Terms { plan, connect_attempts: 1, is_idempotent: true, is_possible: true }
     }
 
-    /// What follows failures for `cause`, one after the other, until the client gets one.
+    /// The decisions on repeated failures for `cause`, until the client gets one.
     fn decisions(cause: Cause, terms: Terms<'_>) -> Vec<Decision> {
         let mut attempts = Attempts::default();
         let mut all = Vec::new();
@@ -146,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_endpoint_cannot_have_seen_is_sent_again_without_being_asked() {
+    fn unsent_and_stale_requests_are_retried_by_default() {
         let once = plan(1, RetryWhen::default());
         check(Cause::Unsent, terms(&once), 2, 0);
         check(Cause::Unsent, Terms { connect_attempts: 5, ..terms(&once) }, 4, 0);
@@ -158,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn the_route_says_what_else_is_sent_again() {
+    fn other_failures_are_retried_as_the_route_configures() {
         let reset = plan(4, RetryWhen { reset: true, ..RetryWhen::default() });
         check(Cause::Reset, terms(&reset), 0, 3);
         check(Cause::TryTimeout, terms(&reset), 0, 0);
@@ -177,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_sent_again_where_it_cannot_be() {
+    fn a_request_that_cannot_be_sent_again_is_not_retried() {
         let server = plan(9, RetryWhen { server_error: true, ..RetryWhen::default() });
         for cause in CAUSES {
             check(cause, Terms { is_possible: false, ..terms(&server) }, 0, 0);
@@ -196,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn the_wait_doubles_up_to_its_bound() {
+    fn the_backoff_grows_up_to_its_bound() {
         let mut plan = plan(99, RetryWhen { reset: true, ..RetryWhen::default() });
         plan.backoff = Duration::from_millis(10);
         plan.backoff_max = Duration::from_millis(100);
@@ -211,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn responses_that_a_route_retries() {
+    fn responses_are_retried_as_the_route_configures() {
         let when = |when: RetryWhen| plan(2, when);
         for (plan, statuses) in [
             (when(RetryWhen { server_error: true, ..RetryWhen::default() }), &[500, 503, 599][..]),

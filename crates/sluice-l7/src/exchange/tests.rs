@@ -40,7 +40,7 @@ fn timeouts(total: u64, response: u64, per_try: u64, idle: u64) -> Timeouts {
     }
 }
 
-// --- the usual way ---
+// --- ordinary requests ---
 
 #[test]
 fn a_request_and_its_response_are_forwarded() {
@@ -75,7 +75,7 @@ fn both_bodies_flow_at_once() {
 }
 
 #[test]
-fn a_slow_client_is_not_read_ahead_for() {
+fn the_endpoint_is_not_read_ahead_of_a_slow_client() {
     let bench = Bench::new(RuleOptions::default());
     let endpoint = bench.connects(false);
     let mut request = bench.serve(get(), true);
@@ -141,7 +141,7 @@ fn a_100_is_forwarded_only_to_a_client_that_expects_it() {
 }
 
 #[test]
-fn a_response_that_comes_before_the_whole_request_ends_both() {
+fn an_early_response_ends_the_request() {
     let bench = Bench::new(RuleOptions::default());
     let endpoint = bench.connects(false);
     let mut request = bench.serve(post(), false);
@@ -165,7 +165,7 @@ fn an_endpoint_that_stops_reading_may_still_respond() {
 // --- retries ---
 
 #[test]
-fn an_endpoint_that_cannot_be_reached_is_followed_by_another() {
+fn an_unreachable_endpoint_is_replaced_by_another() {
     let bench = Bench::new(RuleOptions::default());
     bench.fails_to_connect(upstream_reasons::REFUSED);
     let endpoint = bench.connects(false);
@@ -188,7 +188,7 @@ fn attempts_to_connect_are_bounded() {
 }
 
 #[test]
-fn a_reused_connection_that_had_died_is_replaced_for_idempotent_requests_only() {
+fn a_stale_connection_is_replaced_for_idempotent_requests_only() {
     for (head, status) in [(get(), 200), (post(), 503)] {
         let bench = Bench::new(RuleOptions::default());
         let (stale, fresh) = (bench.connects(true), bench.connects(false));
@@ -202,7 +202,7 @@ fn a_reused_connection_that_had_died_is_replaced_for_idempotent_requests_only() 
 }
 
 #[test]
-fn a_reset_is_retried_where_the_route_says_so() {
+fn a_reset_is_retried_if_the_route_allows_it() {
     let reset = PeerEvent::Fails(ErrorKind::Reset);
     let bench = Bench::new(RuleOptions::default());
     let endpoint = bench.connects(false);
@@ -223,7 +223,7 @@ fn a_reset_is_retried_where_the_route_says_so() {
 }
 
 #[test]
-fn a_response_that_is_retried_never_reaches_the_client_and_the_body_is_sent_again() {
+fn a_retried_response_never_reaches_the_client_and_the_body_is_sent_again() {
     let bench = Bench::new(retrying(2, RetryWhen { server_error: true, ..RetryWhen::default() }));
     let (bad, good) = (bench.connects(false), bench.connects(false));
     let mut request = bench.serve(post(), false);
@@ -249,7 +249,7 @@ fn a_body_that_is_too_large_to_keep_is_sent_once() {
 }
 
 #[test]
-fn retries_in_flight_are_bounded_over_the_cluster() {
+fn retries_in_flight_are_bounded_per_cluster() {
     let bench = Bench::new(retrying(9, RetryWhen { reset: true, ..RetryWhen::default() }));
     let requests: Vec<_> = (0..4)
         .map(|_| {
@@ -273,7 +273,7 @@ fn retries_in_flight_are_bounded_over_the_cluster() {
 // --- deadlines ---
 
 #[test]
-fn time_for_the_response_counts_over_all_attempts() {
+fn the_response_timeout_spans_all_attempts() {
     let when = RetryWhen { reset: true, ..RetryWhen::default() };
     let bench = Bench::new(RuleOptions { timeouts: timeouts(0, 10, 0, 0), ..retrying(3, when) });
     let (first, second) = (bench.connects(false), bench.connects(false));
@@ -286,7 +286,7 @@ fn time_for_the_response_counts_over_all_attempts() {
 }
 
 #[test]
-fn time_for_the_response_begins_when_the_request_is_complete() {
+fn the_response_timeout_starts_when_the_request_is_complete() {
     let bench = Bench::new(within(timeouts(0, 10, 0, 0)));
     let endpoint = bench.connects(false);
     let mut request = bench.serve(post(), false);
@@ -301,7 +301,7 @@ fn time_for_the_response_begins_when_the_request_is_complete() {
 }
 
 #[test]
-fn an_attempt_that_takes_too_long_is_followed_by_another() {
+fn an_attempt_that_times_out_is_retried() {
     let when = RetryWhen { per_try_timeout: true, ..RetryWhen::default() };
     let bench = Bench::new(RuleOptions { timeouts: timeouts(0, 0, 5, 0), ..retrying(2, when) });
     let (slow, fast) = (bench.connects(false), bench.connects(false));
@@ -314,7 +314,7 @@ fn an_attempt_that_takes_too_long_is_followed_by_another() {
 }
 
 #[test]
-fn the_whole_exchange_has_a_deadline_wherever_it_is() {
+fn the_total_timeout_applies_in_every_phase() {
     // Connecting.
     let bench = Bench::new(within(timeouts(10, 0, 0, 0)));
     bench.never_connects();
@@ -352,7 +352,7 @@ fn a_grpc_client_can_shorten_the_exchange() {
 }
 
 #[test]
-fn a_client_that_pauses_in_its_body_is_given_up() {
+fn a_client_that_stalls_in_its_body_times_out() {
     let bench = Bench::new(RuleOptions::default());
     let endpoint = bench.connects(false);
     let mut request = bench.serve(post(), false);
@@ -366,7 +366,7 @@ fn a_client_that_pauses_in_its_body_is_given_up() {
 }
 
 #[test]
-fn an_exchange_without_a_byte_either_way_is_idle() {
+fn an_exchange_without_data_in_either_direction_times_out() {
     let bench = Bench::new(within(timeouts(0, 0, 0, 20)));
     let endpoint = bench.connects(false);
     let mut request = bench.serve(get(), true);
@@ -380,10 +380,10 @@ fn an_exchange_without_a_byte_either_way_is_idle() {
     assert!(is_reset(&endpoint));
 }
 
-// --- those who go away ---
+// --- peers that leave ---
 
 #[test]
-fn a_client_that_goes_away_takes_its_attempt_along() {
+fn a_client_that_leaves_cancels_its_attempt() {
     for stage in 0..3 {
         let bench = Bench::new(RuleOptions::default());
         let endpoint = (stage > 0).then(|| bench.connects(false));
@@ -405,7 +405,7 @@ fn a_client_that_goes_away_takes_its_attempt_along() {
 }
 
 #[test]
-fn an_endpoint_that_breaks_off_in_its_response_cuts_it() {
+fn a_response_that_breaks_off_is_cut() {
     let bench = Bench::new(retrying(3, RetryWhen { reset: true, ..RetryWhen::default() }));
     let endpoint = bench.connects(false);
     let mut request = bench.serve(get(), true);
@@ -416,7 +416,7 @@ fn an_endpoint_that_breaks_off_in_its_response_cuts_it() {
 }
 
 #[test]
-fn an_endpoint_that_leaves_its_cluster_is_replaced_or_cut() {
+fn an_attempt_at_a_removed_endpoint_is_retried_or_cut() {
     let when = RetryWhen { reset: true, ..RetryWhen::default() };
     let bench = Bench::new(retrying(2, when));
     let (leaving, other) = (bench.connects(false), bench.connects(false));
@@ -436,7 +436,7 @@ fn an_endpoint_that_leaves_its_cluster_is_replaced_or_cut() {
 // --- tunnels ---
 
 #[test]
-fn an_upgrade_that_is_agreed_to_is_a_tunnel() {
+fn an_accepted_upgrade_becomes_a_tunnel() {
     let bench = Bench::new(RuleOptions { upgrades: vec!["chat".into()], ..RuleOptions::default() });
     let endpoint = bench.connects(false);
     let mut head = get();
@@ -467,7 +467,7 @@ fn an_upgrade_that_the_route_does_not_allow_is_refused() {
 }
 
 #[test]
-fn a_connect_that_is_refused_by_the_endpoint_is_an_ordinary_response() {
+fn a_connect_refused_by_the_endpoint_is_an_ordinary_response() {
     let bench = Bench::new(RuleOptions { connect: true, ..RuleOptions::default() });
     let endpoint = bench.connects(false);
     let mut request = bench.serve(Head::request("CONNECT", "http", "db.test:5432", ""), false);

@@ -1,18 +1,18 @@
-//! The body of a request as far as it has come, and what of it can be sent again.
+//! The request body received so far, and what of it can be sent again.
 //!
-//! Owns: the pieces that are kept for another attempt, and how far the present attempt is.
-//! Refuses to know: streams. Keeps: an attempt sends every piece once and in order; what was not kept is
-//! never sent again; the pieces that are kept are bounded in bytes and number and counted in the worker's
-//! buffers.
+//! Owns: the pieces that are kept for a retry, and how far the current attempt is. Refuses to know: streams. Keeps: an
+//! attempt sends every piece once and in order; a piece that was not kept is never sent again; the kept pieces are
+//! bounded in bytes and number and counted in the worker's buffers.
 
 use bytes::Bytes;
 use sluice_codec::Head;
 use sluice_io::buffers::{BufPool, Charge};
 
-/// Pieces of a body that are kept for another attempt; a client that sends more and smaller ones gets one attempt.
+/// The most pieces of a body that are kept for a retry; a request whose client sends more, smaller ones gets one
+/// attempt.
 const PIECES_MAX: usize = 1024;
 
-/// Bytes below which a piece is copied to be kept.
+/// The size in bytes below which a kept piece is copied.
 const SMALL: usize = 1024;
 
 /// The request's body.
@@ -20,7 +20,7 @@ const SMALL: usize = 1024;
 pub(super) struct Upload {
     stored: Stored,
     progress: Progress,
-    /// Bytes that may be kept; 0 where there is no other attempt.
+    /// The most bytes to keep; 0 if there are no retries.
     keep_max: usize,
     trailers: Option<Box<Head>>,
 }
@@ -28,11 +28,11 @@ pub(super) struct Upload {
 /// What can be sent again.
 #[derive(Debug)]
 enum Stored {
-    /// Everything that has come.
+    /// Everything received so far.
     Kept(Kept),
-    /// Not everything.
+    /// Not everything, so the body cannot be sent again.
     Gone,
-    /// It is no message but a tunnel, whose bytes are sent once.
+    /// A tunnel, not a message: its bytes are sent once.
     Tunnel,
 }
 
@@ -41,61 +41,61 @@ struct Kept {
     pieces: Vec<Bytes>,
     bytes: usize,
     charge: Option<Charge>,
-    /// Pieces that the present attempt has sent.
+    /// The number of pieces that the current attempt has sent.
     sent: usize,
 }
 
-/// How far the body is.
+/// How far the body has got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Progress {
-    /// More is to come from the client.
+    /// More is expected from the client.
     Receiving,
-    /// All has come; the present attempt has not sent all of it.
+    /// Everything has been received; the current attempt has not sent all of it.
     Received,
-    /// The present attempt has sent all of it.
+    /// The current attempt has sent everything.
     Sent,
 }
 
-/// What the present attempt does next.
+/// What the current attempt does next.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Next {
-    /// It sends a piece that is kept.
+    /// Sends a kept piece.
     Send {
         /// The piece.
         bytes: Bytes,
-        /// Nothing follows.
+        /// Whether nothing follows.
         last: bool,
     },
-    /// It ends the body, with [`Upload::trailers`].
+    /// Ends the body, with [`Upload::trailers`].
     End,
-    /// It waits for the client's next piece.
+    /// Waits for the client's next piece.
     Read {
-        /// The piece is to be kept, by [`Upload::keep`].
+        /// Whether to keep the piece, with [`Upload::keep`].
         keep: bool,
     },
-    /// All is sent.
+    /// Everything is sent.
     Nothing,
 }
 
 impl Upload {
-    /// The body of a request whose headers have come; `whole` says that nothing follows them.
+    /// The body of a request whose headers have been received; `whole` if nothing follows them.
     pub(super) const fn new(whole: bool) -> Self {
         let kept = Kept { pieces: Vec::new(), bytes: 0, charge: None, sent: 0 };
         let progress = if whole { Progress::Received } else { Progress::Receiving };
         Self { stored: Stored::Kept(kept), progress, keep_max: 0, trailers: None }
     }
 
-    /// What a client sends through a tunnel.
+    /// The bytes that a client sends through a tunnel.
     pub(super) const fn of_tunnel() -> Self {
         Self { stored: Stored::Tunnel, progress: Progress::Receiving, keep_max: 0, trailers: None }
     }
 
-    /// Allows that so many bytes are kept for another attempt.
+    /// Allows keeping up to `keep_max` bytes for a retry.
     pub(super) const fn allow_replay(&mut self, keep_max: usize) {
         self.keep_max = keep_max;
     }
 
-    /// Whether the request is nothing but headers.
+    /// Whether the request consists of headers only.
     pub(super) const fn is_empty(&self) -> bool {
         let kept = match &self.stored {
             Stored::Kept(kept) => kept.pieces.is_empty(),
@@ -104,32 +104,32 @@ impl Upload {
         self.is_received() && kept && self.trailers.is_none()
     }
 
-    /// Whether all has come from the client.
+    /// Whether everything has been received from the client.
     pub(super) const fn is_received(&self) -> bool {
         matches!(self.progress, Progress::Received | Progress::Sent)
     }
 
-    /// Whether the present attempt has sent all.
+    /// Whether the current attempt has sent everything.
     pub(super) const fn is_sent(&self) -> bool {
         matches!(self.progress, Progress::Sent)
     }
 
-    /// Whether it belongs to a tunnel.
+    /// Whether this is a tunnel.
     pub(super) const fn is_tunnel(&self) -> bool {
         matches!(self.stored, Stored::Tunnel)
     }
 
-    /// Whether another attempt can send it from the start.
+    /// Whether a retry can send the body from the start.
     pub(super) const fn can_replay(&self) -> bool {
         matches!(self.stored, Stored::Kept(_))
     }
 
-    /// The trailers, once they have come.
+    /// The trailers, once received.
     pub(super) fn trailers(&self) -> Option<&Head> {
         self.trailers.as_deref()
     }
 
-    /// Begins an attempt: everything that has come is sent from the start.
+    /// Begins an attempt: everything received so far is sent from the start.
     pub(super) const fn begin_attempt(&mut self) {
         if let Stored::Kept(kept) = &mut self.stored {
             kept.sent = 0;
@@ -139,7 +139,7 @@ impl Upload {
         }
     }
 
-    /// What the present attempt does next. What is returned counts as sent.
+    /// Returns what the current attempt does next; a piece or an end that is returned counts as sent.
     pub(super) fn next(&mut self) -> Next {
         if self.progress == Progress::Sent {
             return Next::Nothing;
@@ -162,33 +162,33 @@ impl Upload {
         Next::Read { keep: self.keep_max > 0 && self.can_replay() }
     }
 
-    /// Notes that the client's last piece has come.
+    /// Notes that the client's last piece has been received.
     pub(super) const fn end_received(&mut self) {
         if matches!(self.progress, Progress::Receiving) {
             self.progress = Progress::Received;
         }
     }
 
-    /// Notes that the present attempt has sent the client's last piece, with trailers or without.
+    /// Notes that the current attempt has sent the client's last piece, with or without trailers.
     pub(super) fn end_sent(&mut self, trailers: Option<Box<Head>>) {
         self.trailers = trailers;
         self.progress = Progress::Sent;
     }
 
-    /// Notes trailers that came and are not sent yet.
+    /// Notes trailers that were received and are not sent yet.
     pub(super) fn set_trailers(&mut self, trailers: Box<Head>) {
         self.trailers = Some(trailers);
     }
 
-    /// Notes that a piece was passed on and not kept.
+    /// Notes that a piece was forwarded and not kept.
     pub(super) fn pass(&mut self) {
         if !self.is_tunnel() {
             self.stored = Stored::Gone;
         }
     }
 
-    /// Keeps a piece that is being sent, as long as all of them are few, small enough together, and the worker has
-    /// room for them.
+    /// Keeps a piece that is being sent, unless the kept pieces become too many or too large, or the worker lacks the
+    /// room.
     pub(super) fn keep(&mut self, bytes: &Bytes, buffers: &BufPool) {
         let Stored::Kept(kept) = &mut self.stored else { return };
         kept.bytes += bytes.len();
@@ -198,13 +198,13 @@ impl Upload {
             self.stored = Stored::Gone;
             return;
         }
-        // A small piece may be part of a large buffer, which it would hold.
+        // A small piece may be part of a large buffer, which it would keep alive.
         let small = bytes.len() < SMALL;
         kept.pieces.push(if small { Bytes::copy_from_slice(bytes) } else { bytes.clone() });
         kept.sent = kept.pieces.len();
     }
 
-    /// Makes `body` all that the client sent: a filter needed it as a whole, and it has come.
+    /// Replaces everything received with `body`, the whole body that was buffered for a filter.
     pub(super) fn buffered(&mut self, body: Bytes) {
         if !body.is_empty() {
             let bytes = body.len();
@@ -213,7 +213,7 @@ impl Upload {
         self.begin_attempt();
     }
 
-    /// What holds between any two calls.
+    /// Checks what must hold between any two calls.
     #[cfg(test)]
     fn check_invariants(&self) {
         if let Stored::Kept(kept) = &self.stored {
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_for_another_attempt_is_bounded_and_counted() {
+    fn what_is_kept_for_a_retry_is_bounded_and_counted() {
         let buffers = BufPool::new(8 << 10);
         let upload = kept(&[b"abc", b"de"], 5, &buffers);
         assert!(upload.can_replay());
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn another_attempt_sends_what_was_kept_and_goes_on_reading() {
+    fn a_retry_sends_what_was_kept_and_continues_reading() {
         let buffers = BufPool::new(8 << 10);
         let mut upload = kept(&[b"abc"], 100, &buffers);
         assert_eq!(upload.next(), Next::Read { keep: true });
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn trailers_come_behind_every_piece() {
+    fn trailers_follow_the_last_piece() {
         let buffers = BufPool::new(8 << 10);
         let mut upload = kept(&[b"abc"], 100, &buffers);
         upload.end_received();
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn a_piece_that_was_not_kept_rules_another_attempt_out() {
+    fn a_piece_that_was_not_kept_rules_out_a_retry() {
         let mut upload = Upload::new(false);
         upload.begin_attempt();
         assert_eq!(upload.next(), Next::Read { keep: false });
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_was_buffered_is_sent_as_one_piece_and_can_be_sent_again() {
+    fn a_buffered_body_is_sent_as_one_piece_and_can_be_sent_again() {
         let mut upload = Upload::new(false);
         upload.end_received();
         upload.buffered(Bytes::from_static(b"all"));
@@ -336,11 +336,11 @@ mod tests {
 
     #[derive(Clone, Copy, Debug)]
     enum Op {
-        /// The client sends a piece, its last perhaps.
+        /// The client sends a piece; `true` if it is the last.
         Piece(usize, bool),
-        /// The client ends with trailers or without.
+        /// The client ends the body; `true` with trailers.
         End(bool),
-        /// The attempt fails, and another begins where that can be.
+        /// The attempt fails, and is retried if that is possible.
         Again,
     }
 
@@ -354,7 +354,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever comes and fails, each attempt sends what the client sent, once and in order, as far as it came.
+        /// Whatever is received and whatever fails, each attempt sends what the client has sent so far, once and in
+        /// order.
         #[test]
         fn every_attempt_sends_what_the_client_sent(ops in ops(), keep_max in 0..10_000_usize) {
             let buffers = BufPool::new(1 << 20);
@@ -362,7 +363,7 @@ mod tests {
             upload.allow_replay(keep_max);
             upload.begin_attempt();
             let (mut came, mut sent, mut ended): (Vec<u8>, Vec<u8>, Option<bool>) = Default::default();
-            // Sends what is kept; whether the client is to be read, and kept.
+            // Sends what is kept; returns whether to read from the client (`Some`) and to keep what it sends.
             let drain = |upload: &mut Upload, sent: &mut Vec<u8>| loop {
                 upload.check_invariants();
                 match upload.next() {

@@ -1,8 +1,8 @@
-//! What the rule makes of a request before an endpoint gets it.
+//! The rule's changes to a request before it is sent to an endpoint.
 //!
-//! Owns: permission for upgrades and tunnels, rewriting of path and host, the deadline of a gRPC client, and what a
-//! hash balancer goes by. Refuses to know: endpoints and attempts. Keeps: a rewrite happens once, before the
-//! first attempt.
+//! Owns: permission for upgrades and tunnels, rewriting of path and host, the deadline of a gRPC client, and the hash
+//! for a hash balancer. Refuses to know: endpoints and attempts. Keeps: a rewrite happens once, before the first
+//! attempt.
 
 use std::time::Duration;
 
@@ -17,13 +17,13 @@ use crate::reply::Reply;
 use crate::routes::{HashBy, HostRewrite, Rule};
 
 impl RequestTask {
-    /// The deadline that a gRPC client sets. In other requests the header means nothing.
+    /// The timeout that a gRPC client set; the header is ignored in other requests.
     pub(super) fn grpc_deadline(&self) -> Option<Duration> {
         let timeout = self.request.get(Known::GrpcTimeout).filter(|_| self.request.is_grpc());
         timeout.and_then(grpc_timeout)
     }
 
-    /// Upgrades and tunnels only where the rule allows them.
+    /// Refuses upgrades and tunnels that the rule does not allow.
     pub(super) fn check_upgrade(&mut self, rule: &Rule) -> Result<(), Stop> {
         let detail = &mut self.summary.detail;
         let mut denied = |what: &str| {
@@ -47,9 +47,9 @@ impl RequestTask {
         Ok(())
     }
 
-    /// Makes path and host those that the endpoint is to see.
+    /// Rewrites the path and host to those for the endpoint.
     pub(super) fn rewrite(&mut self, rule: &Rule) -> Result<(), Stop> {
-        // `*`, and the target of a tunnel, are no paths.
+        // `*` and the target of a tunnel are not paths.
         if let Some(rewrite) = &rule.options.path
             && self.request.path().starts_with('/')
         {
@@ -83,7 +83,7 @@ impl RequestTask {
         Ok(())
     }
 
-    /// What a hash balancer goes by.
+    /// The hash for a hash balancer; sets `new_cookie` if it is the hash of a new cookie.
     pub(super) fn hash(&self, by: &[HashBy], new_cookie: &mut Option<String>) -> Option<u64> {
         by.iter().find_map(|by| match by {
             HashBy::SourceIp => sluice_l4::Hash::SourceIp.of(self.summary.source),
@@ -112,7 +112,7 @@ impl RequestTask {
     }
 }
 
-/// The deadline that a gRPC client sets: digits and a unit.
+/// Parses a `grpc-timeout`: digits and a unit.
 fn grpc_timeout(value: &[u8]) -> Option<Duration> {
     let (unit, digits) = value.split_last()?;
     if digits.is_empty() || digits.len() > 8 || !digits.iter().all(u8::is_ascii_digit) {

@@ -1,32 +1,32 @@
 //! WebSocket handshakes between versions of HTTP.
 //!
-//! Owns: the key that one side does not have and the other wants. Refuses to know: WebSocket frames.
-//! Keeps: each side sees a handshake that is whole in its own version.
+//! Owns: the key that one side needs and the other does not send. Refuses to know: WebSocket frames. Keeps: each side
+//! sees a handshake that is complete in its own version.
 //!
 //! Source: RFC 6455 §4 (HTTP/1.1), RFC 8441 §5 (HTTP/2).
 
 use sluice_codec::{Head, Known, Method, Version};
 use sluice_io::WorkerCx;
 
-/// What RFC 6455 §1.3 joins to the key.
+/// The GUID that RFC 6455 §1.3 appends to the key.
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
-/// What was said of keys on either side.
+/// The keys of a handshake.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Handshake {
-    /// The key that the client gave, where it speaks HTTP/1.
+    /// The key from the client, if it speaks HTTP/1.
     of_client: Option<Vec<u8>>,
-    /// The key that we gave, where the endpoint speaks HTTP/1 and the client does not.
+    /// The key that Sluice made, if the endpoint speaks HTTP/1 and the client does not.
     ours: Option<Vec<u8>>,
 }
 
 impl Handshake {
-    /// Makes the request fit an endpoint of that version. May be called for every try.
+    /// Adapts the request to an endpoint of that version. May be called for every attempt.
     pub(super) fn ask(&mut self, request: &mut Head, endpoint: Version, worker: &WorkerCx) {
         let Some(protocol) = request.upgrade() else { return };
         let websocket = protocol.eq_ignore_ascii_case("websocket");
         if !endpoint.has_extended_connect() && request.method() == Method::Connect {
-            // HTTP/1 asks for another protocol by GET and `Upgrade`; CONNECT is a tunnel to a host.
+            // HTTP/1 requests another protocol with GET and `Upgrade`; CONNECT is a tunnel to a host.
             request.set_method(b"GET");
         }
         if !websocket {
@@ -53,8 +53,8 @@ impl Handshake {
         }
     }
 
-    /// Makes the answer fit the client; whether it agrees to `asked`, and to the key where we made it
-    /// (RFC 6455 §4.1).
+    /// Adapts the response to the client; returns whether it accepts `asked`, and the key if Sluice made it (RFC 6455
+    /// §4.1).
     pub(super) fn answer(
         &self,
         response: &mut Head,
@@ -62,7 +62,7 @@ impl Handshake {
         client: Version,
         endpoint: Version,
     ) -> bool {
-        // The 2xx of extended CONNECT names no protocol; a 101 must name the one that was asked for.
+        // The 2xx of extended CONNECT names no protocol; a 101 must name the requested one.
         let agreed = endpoint.has_extended_connect()
             || response.upgrade().is_some_and(|given| given.eq_ignore_ascii_case(asked));
         if !agreed {
@@ -93,7 +93,7 @@ impl Handshake {
     }
 }
 
-/// The answer to a key, RFC 6455 §4.2.2.
+/// The `sec-websocket-accept` for a key, RFC 6455 §4.2.2.
 #[must_use]
 pub fn accept_for(key: &[u8]) -> String {
     let digest = aws_lc_rs::digest::digest(
@@ -113,12 +113,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_answer_is_that_of_the_rfc() {
+    fn the_accept_value_is_that_of_the_rfc() {
         assert_eq!(accept_for(b"dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
     }
 
     #[test]
-    fn each_side_sees_a_whole_handshake() {
+    fn each_side_sees_a_complete_handshake() {
         let worker = WorkerCx::solitary(sluice_core::Clock::held());
         let mut request = Head::request("CONNECT", "https", "a", "/chat");
         request.set_upgrade(b"websocket");

@@ -28,7 +28,7 @@ pub(crate) struct PoolCounters {
 /// The request counters of one endpoint.
 #[derive(Debug)]
 struct EndpointCounters {
-    /// The value of its label.
+    /// The value of its metric label.
     name: Arc<str>,
     time: Histogram,
     classes: CounterSet<u16>,
@@ -53,7 +53,7 @@ impl PoolCounters {
         self.endpoints.retain(|endpoint| !left.contains(endpoint));
     }
 
-    /// Counts a response of an endpoint by its class (0 is none), and the time to its headers.
+    /// Counts a response of an endpoint by its status class (0 for no response), and the time to its headers.
     pub(crate) fn count(
         &self,
         worker: &WorkerCx,
@@ -86,7 +86,7 @@ impl PoolCounters {
     }
 }
 
-/// The label of a class of statuses.
+/// The label of a status class.
 pub(crate) const fn class_word(class: u16) -> &'static str {
     match class {
         1 => "1xx",

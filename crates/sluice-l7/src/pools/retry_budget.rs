@@ -1,7 +1,7 @@
-//! Requests and retries of a cluster that are in flight on one worker: the circuit breaker for retries.
+//! The requests and retries of a cluster in flight on one worker: the circuit breaker for retries.
 //!
-//! Owns: how many there may be. Refuses to know: what is worth a retry. Keeps: what was counted is uncounted on drop,
-//! whatever ends it.
+//! Owns: how many retries may be in flight. Refuses to know: what is worth a retry. Keeps: what was counted is
+//! uncounted on drop, however it ends.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -43,7 +43,7 @@ impl Drop for InFlightGuard {
     }
 }
 
-/// Counts one more, as long as it lives.
+/// Adds one to a count for as long as it lives.
 pub(super) struct Count<'a>(&'a Cell<u64>);
 
 impl<'a> Count<'a> {

@@ -1,7 +1,7 @@
-//! Connections of a test, in place of real ones.
+//! Scripted connections for tests, in place of real ones.
 //!
-//! Owns: the script of a pool. Refuses to know: what a test is about. Keeps: an attempt that the script does not provide
-//! for fails the test.
+//! Owns: the script of a pool. Refuses to know: what a test is about. Keeps: an attempt that the script does not cover
+//! fails the test.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -15,17 +15,17 @@ use sluice_upstream::connector::ConnectFailure;
 
 use super::{ClusterPool, PooledConn};
 
-/// What the next attempts to connect result in.
+/// The outcomes of the next attempts to connect.
 pub(crate) type ScriptedConnects = RefCell<VecDeque<ScriptedConnect>>;
 
-/// What becomes of an attempt to connect, in a test.
+/// The scripted outcome of an attempt to connect.
 #[derive(Debug)]
 pub(crate) enum ScriptedConnect {
-    /// There is a connection; `true` if it carried requests before.
+    /// It gets a connection; `true` if the connection carried requests before.
     Stream(ScriptedStream, bool),
     /// It fails, and the endpoint is to blame.
     Fails(Reason),
-    /// It takes forever.
+    /// It never ends.
     Never,
 }
 

@@ -1,7 +1,7 @@
 //! Connections to one endpoint that carry many requests: HTTP/2 and HTTP/3.
 //!
-//! Owns: those that are open, and the one that is being made. Refuses to know: how it is made. Keeps: while one is
-//! being made no other is; waiting requests are notified when it is made or fails.
+//! Owns: the open connections, and the one being made. Refuses to know: how it is made. Keeps: only one connection is
+//! being made at a time; waiting requests are notified when that succeeds or fails.
 
 use std::rc::Rc;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! The conditions of a rule besides its path.
 //!
-//! Owns: what they compare. Refuses to know: virtual hosts, and what the rule does. Keeps: all conditions of a rule must
-//! hold, and what does not hold can be named.
+//! Owns: what they compare. Refuses to know: virtual hosts, and what the rule does. Keeps: all conditions of a rule
+//! must hold; the first that does not can be named.
 
 use std::net::IpAddr;
 

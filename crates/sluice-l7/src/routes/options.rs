@@ -1,7 +1,7 @@
-//! The options of a rule whose requests go to a cluster.
+//! The options of a rule that forwards to a cluster.
 //!
-//! Owns: time-outs, retries, rewrites, hashing, and what a client may upgrade to, with their defaults.
-//! Refuses to know: how any of it is carried out. Keeps: plain values; rules with equal options share them.
+//! Owns: time-outs, retries, rewrites, hashing, and allowed upgrades, with their defaults. Refuses to know: how any of
+//! it is carried out. Keeps: plain values; rules with equal options share them.
 
 use std::time::Duration;
 
@@ -49,7 +49,7 @@ pub struct Timeouts {
     pub response: Option<Duration>,
     /// From the start of an attempt, connecting included, to the response headers.
     pub per_try: Option<Duration>,
-    /// Without a byte in either direction.
+    /// The longest time without a byte in either direction.
     pub idle: Option<Duration>,
 }
 
@@ -67,17 +67,18 @@ impl Default for Timeouts {
 /// Retries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RetryPlan {
-    /// Attempts in total; with 1, only what [`RetryWhen`] always retries is retried.
+    /// The most attempts; with 1, only what [`RetryWhen`] always retries is retried.
     pub attempts: u32,
     /// The failures to retry.
     pub when: RetryWhen,
     /// The statuses to retry.
     pub statuses: Vec<u16>,
-    /// The longest first wait; the n-th is up to 2^n - 1 times as long. The wait is random up to that bound.
+    /// The upper bound of the first wait; that of the n-th wait is 2^n - 1 times as long. A wait is random up to its
+    /// bound.
     pub backoff: Duration,
-    /// The longest wait.
+    /// The upper bound of every wait.
     pub backoff_max: Duration,
-    /// Bytes of a request body that are kept for retries; a request with a longer body is not retried.
+    /// The most bytes of a request body kept for retries; once more is sent, the request is not retried.
     pub body_max: usize,
 }
 
@@ -94,8 +95,8 @@ impl Default for RetryPlan {
     }
 }
 
-/// The failures to retry. Always retried are requests that the endpoint cannot have processed, and idempotent requests
-/// whose reused connection ended without a response.
+/// The failures to retry. Requests that the endpoint cannot have processed are always retried, and so are idempotent
+/// requests whose reused connection ended without a response.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[allow(clippy::struct_excessive_bools, reason = "each is a word of its own in the configuration")]
 pub struct RetryWhen {

@@ -1,4 +1,4 @@
-//! An exchange without a socket: a client and endpoints that follow a script, and a clock that stands still.
+//! An exchange without a socket: scripted client and endpoints, and a clock that only the test advances.
 //!
 //! Owns: the smallest configuration with one route and one cluster of two endpoints. Refuses to know: what a test is
 //! about. Keeps: nothing happens by itself; the exchange is polled until it waits for the test.
@@ -35,7 +35,7 @@ use crate::pools::scripted::ScriptedConnect;
 use crate::record::Summary;
 use crate::routes::{Action, PathMatch, RouteCell, RouteTable, Rule, RuleOptions, VirtualHost};
 
-/// How long a client may pause in its body.
+/// How long a client may pause while sending its body.
 pub(super) const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// One worker with one route and one cluster.
@@ -55,7 +55,7 @@ pub(super) struct Running<'a> {
     ended: Option<Ended>,
 }
 
-/// What became of a request.
+/// The outcome of a request.
 #[derive(Debug)]
 pub(super) struct Ended {
     pub(super) summary: Summary,
@@ -102,7 +102,7 @@ fn cluster_plan() -> ClusterPlan {
 }
 
 impl Bench {
-    /// A worker whose one route has these options.
+    /// Creates a worker whose single route has these options.
     pub(super) fn new(options: RuleOptions) -> Self {
         let worker = WorkerCx::solitary(Clock::held());
         let cluster = Arc::new(Cluster::new(Arc::new(cluster_plan())));
@@ -149,7 +149,7 @@ impl Bench {
         Self { worker, manager, pool, cluster }
     }
 
-    /// The next attempt gets a connection, new or `reused`.
+    /// Gives the next attempt a connection, new or `reused`.
     pub(super) fn connects(&self, reused: bool) -> ScriptedPeer {
         let endpoint = ScriptedPeer::default();
         let connect = ScriptedConnect::Stream(endpoint.stream(false), reused);
@@ -157,17 +157,17 @@ impl Bench {
         endpoint
     }
 
-    /// The next attempt gets no connection.
+    /// Makes the next attempt fail to connect.
     pub(super) fn fails_to_connect(&self, why: Reason) {
         self.pool.scripted.borrow_mut().push_back(ScriptedConnect::Fails(why));
     }
 
-    /// The next attempt waits for a connection forever.
+    /// Makes the next attempt wait for a connection forever.
     pub(super) fn never_connects(&self) {
         self.pool.scripted.borrow_mut().push_back(ScriptedConnect::Never);
     }
 
-    /// Serves a request, as far as it goes.
+    /// Serves a request until it ends or waits for something.
     pub(super) fn serve(&self, request: Head, whole: bool) -> Running<'_> {
         let peer = Peer::Ip(([198, 51, 100, 7], 4711).into());
         let info = ConnInfo::new(1, "web".into(), peer, peer, self.worker.now());
@@ -224,13 +224,13 @@ impl Running<'_> {
         self.ended.is_none()
     }
 
-    /// What became of the request.
+    /// The outcome of the request.
     #[track_caller]
     pub(super) fn ended(&self) -> &Summary {
         &self.ended.as_ref().expect("the exchange has ended").summary
     }
 
-    /// The statuses that the client got, informational ones included.
+    /// The statuses that the client received, informational ones included.
     pub(super) fn statuses(&self) -> Vec<u16> {
         let heads = self.client.sent().into_iter().filter_map(|sent| match sent {
             SentEvent::Head(text, _) => text.lines().next().and_then(|line| line.parse().ok()),
@@ -239,7 +239,7 @@ impl Running<'_> {
         heads.collect()
     }
 
-    /// The end of the request: status and reason.
+    /// Checks the status and reason of the ended request.
     #[track_caller]
     pub(super) fn check(&self, status: u16, reason: Reason) {
         let summary = self.ended();
@@ -247,7 +247,7 @@ impl Running<'_> {
         assert_eq!(found, (status, Some(reason.code())), "{summary:?}");
     }
 
-    /// The reasons of the attempts in order; `None` for one that brought a response.
+    /// Checks the reasons of the attempts, in order; `None` for one that delivered a response.
     #[track_caller]
     pub(super) fn check_attempts(&self, expected: &[Option<Reason>]) {
         let attempts =
@@ -277,7 +277,7 @@ pub(super) fn data(text: &'static str, last: bool) -> PeerEvent {
     PeerEvent::Data(Bytes::from_static(text.as_bytes()), last)
 }
 
-/// Whether a stream was given up.
+/// Whether the stream to a peer was reset.
 pub(super) fn is_reset(peer: &ScriptedPeer) -> bool {
     peer.sent().iter().any(|sent| matches!(sent, SentEvent::Reset(_)))
 }

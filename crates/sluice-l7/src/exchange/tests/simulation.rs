@@ -1,7 +1,7 @@
-//! Exchanges with peers that do anything, at any moment, from a seed.
+//! Exchanges with peers that do anything at any moment, generated from a seed.
 //!
-//! Owns: what must hold whatever happens. Refuses to know: what should happen in any one case. Keeps: a failure names
-//! its seed, and `SLUICE_SEED` runs that one again.
+//! Owns: what must hold in every case. Refuses to know: what should happen in any particular case. Keeps: a failure
+//! reports its seed, and `SLUICE_SEED` runs that seed again.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ const SEEDS: u64 = 2000;
 const STEPS: usize = 60;
 
 #[test]
-fn whatever_the_peers_do_an_exchange_keeps_its_promises() {
+fn invariants_hold_whatever_the_peers_do() {
     let one = std::env::var("SLUICE_SEED").ok().and_then(|seed| seed.parse().ok());
     for seed in one.map_or(0..SEEDS, |seed: u64| seed..seed + 1) {
         let failed = std::panic::catch_unwind(|| run(&mut Rng::with_seed(seed)));
@@ -45,10 +45,10 @@ fn options(rng: &mut Rng) -> RuleOptions {
     RuleOptions { timeouts, retry, ..RuleOptions::default() }
 }
 
-/// What was sent to or by one endpoint.
+/// What one endpoint has sent and received.
 struct Endpoint {
     peer: ScriptedPeer,
-    /// Its response has begun with a final head, and is complete.
+    /// Whether its response has begun with a final head, and whether it has ended.
     head: bool,
     ended: bool,
     body: Vec<u8>,
@@ -97,7 +97,7 @@ fn run(rng: &mut Rng) {
         }
         check(&request, &endpoints, &upload);
     }
-    // In the end time is over for whatever still waits, if anything bounds it; the client is, if nothing else.
+    // Finally the client leaves, which ends a request that still waits even if no deadline does.
     request.client.goes();
     request.go_on();
     assert!(!request.is_waiting(), "it outlives its client");
@@ -115,7 +115,7 @@ fn run(rng: &mut Rng) {
     }
 }
 
-/// The endpoint of the last attempt does something that a codec would pass on.
+/// Lets the endpoint of the last attempt do something that a codec would pass on.
 fn step(rng: &mut Rng, request: &mut Running<'_>, endpoints: &mut [Endpoint]) {
     let present = |endpoint: &&mut Endpoint| {
         !endpoint.peer.sent().is_empty() && !is_reset(&endpoint.peer) && !endpoint.ended
@@ -154,7 +154,7 @@ fn step(rng: &mut Rng, request: &mut Running<'_>, endpoints: &mut [Endpoint]) {
     request.after(&peer, event);
 }
 
-/// What holds after every step.
+/// Checks what must hold after every step.
 fn check(request: &Running<'_>, endpoints: &[Endpoint], upload: &[u8]) {
     let finals = request.statuses().into_iter().filter(|status| *status >= 200).count();
     assert!(finals <= 1, "a client gets one response");
