@@ -95,9 +95,9 @@ impl Edge {
     /// The scheme that the client used: what the trusted hop reports in the last entry, or else what Sluice saw itself.
     fn scheme(self, head: &Head, tls: bool) -> &'static str {
         let last = || from_the_right(head, Known::XForwardedProto, 0);
-        let failure_body = (self.trusted_hops > 0).then(last).flatten();
-        match (failure_body, tls) {
-            (Some(b"https"), _) | (_, true) if failure_body != Some(b"http") => "https",
+        let forwarded = (self.trusted_hops > 0).then(last).flatten();
+        match (forwarded, tls) {
+            (Some(b"https"), _) | (_, true) if forwarded != Some(b"http") => "https",
             _ => "http",
         }
     }
@@ -193,10 +193,10 @@ mod tests {
 
     #[test]
     fn endpoints_are_told_of_every_hop() {
-        let failure_body = |lines: &[&[u8]]| applied(edge(0), b"x-forwarded-for", lines).0;
-        assert_eq!(failure_body(&[]), b"127.0.0.9");
-        assert_eq!(failure_body(&[b"1.1.1.1"]), b"1.1.1.1, 127.0.0.9");
-        assert_eq!(failure_body(&[b"\xff", b"1.1.1.1"]), b"\xff, 1.1.1.1, 127.0.0.9");
+        let forwarded = |lines: &[&[u8]]| applied(edge(0), b"x-forwarded-for", lines).0;
+        assert_eq!(forwarded(&[]), b"127.0.0.9");
+        assert_eq!(forwarded(&[b"1.1.1.1"]), b"1.1.1.1, 127.0.0.9");
+        assert_eq!(forwarded(&[b"\xff", b"1.1.1.1"]), b"\xff, 1.1.1.1, 127.0.0.9");
     }
 
     #[test]
@@ -237,9 +237,9 @@ mod tests {
 
     #[test]
     fn forwarded_is_treated_by_the_same_rules() {
-        let failure_body = |hops| Edge { trusted_header: TrustedHeader::Forwarded, ..edge(hops) };
+        let forwarded = |hops| Edge { trusted_header: TrustedHeader::Forwarded, ..edge(hops) };
         let apply = |edge, lines: &[&[u8]]| applied(edge, b"forwarded", lines);
-        assert_eq!(apply(failure_body(0), &[]).0, b"");
+        assert_eq!(apply(forwarded(0), &[]).0, b"");
         assert_eq!(apply(edge(0), &[b"for=1.1.1.1"]).0, b"for=1.1.1.1, for=127.0.0.9;proto=http");
         for (line, source) in [
             (&b"for=1.1.1.1, for=2.2.2.2;proto=https"[..], ip("2.2.2.2")),
@@ -248,9 +248,9 @@ mod tests {
             (b"for=_hidden", Peer::Unknown),
             (b"proto=http", Peer::Unknown),
         ] {
-            assert_eq!(apply(failure_body(1), &[line]).1, source, "{}", line.escape_ascii());
+            assert_eq!(apply(forwarded(1), &[line]).1, source, "{}", line.escape_ascii());
         }
-        let remove = Edge { forwarded: Forwarded::Remove, ..failure_body(1) };
+        let remove = Edge { forwarded: Forwarded::Remove, ..forwarded(1) };
         assert_eq!(apply(remove, &[b"for=1.1.1.1"]), (Vec::new(), ip("1.1.1.1")));
     }
 
@@ -259,19 +259,19 @@ mod tests {
         let mut head = Head::request("GET", "", "a", "/");
         head.append(b"forwarded", b"for=1.1.1.1");
         assert_eq!(edge(1).apply(&mut head, peer(), "", false), peer());
-        let failure_body = Edge { trusted_header: TrustedHeader::Forwarded, ..edge(1) };
+        let forwarded = Edge { trusted_header: TrustedHeader::Forwarded, ..edge(1) };
         let mut head = Head::request("GET", "", "a", "/");
         head.append(b"x-forwarded-for", b"1.1.1.1");
-        assert_eq!(failure_body.apply(&mut head, peer(), "", false), peer());
+        assert_eq!(forwarded.apply(&mut head, peer(), "", false), peer());
     }
 
     #[test]
     fn the_scheme_is_what_was_seen_unless_a_trusted_hop_says() {
-        let scheme = |hops, failure_body: &[&str], tls| {
+        let scheme = |hops, forwarded: &[&str], tls| {
             let mut head = Head::request("GET", "", "a", "/");
-            failure_body.iter().for_each(|failure_body| {
-                head.append(b"x-forwarded-proto", failure_body.as_bytes())
-            });
+            forwarded
+                .iter()
+                .for_each(|forwarded| head.append(b"x-forwarded-proto", forwarded.as_bytes()));
             edge(hops).apply(&mut head, peer(), &address_of(peer()), tls);
             let passed: Vec<&[u8]> = head.values(b"x-forwarded-proto").collect();
             assert_eq!(passed, [head.scheme().as_bytes()]);

@@ -169,11 +169,10 @@ impl RequestTask {
                 let location = self.location(rule, redirect)?;
                 return Err(Stop::reply(Reply::redirect(redirect.status, location)));
             }
-            Action::Direct(refuse_misdirected) => {
-                let body = refuse_misdirected.body.fill(&self.view());
-                let mut reply =
-                    Reply::new(refuse_misdirected.status, reasons::LOCAL, "direct_response", body);
-                reply.content_type = refuse_misdirected.content_type.clone().into();
+            Action::Direct(direct) => {
+                let body = direct.body.fill(&self.view());
+                let mut reply = Reply::new(direct.status, reasons::LOCAL, "direct_response", body);
+                reply.content_type = direct.content_type.clone().into();
                 return Err(Stop::reply(reply));
             }
         };

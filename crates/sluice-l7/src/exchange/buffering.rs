@@ -82,8 +82,8 @@ impl RequestTask {
         }
         let worker = Rc::clone(self.worker());
         let head = Head::response(100);
-        let failure_body = down.send_head(&worker, &head, false, false);
-        failure_body.map_err(Stop::Downstream)?;
+        let sent = down.send_head(&worker, &head, false, false);
+        sent.map_err(Stop::Downstream)?;
         poll_fn(|cx| Poll::Ready(down.push(cx, &worker))).await.map_err(Stop::Downstream)
     }
 }

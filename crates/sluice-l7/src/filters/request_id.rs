@@ -67,10 +67,7 @@ mod tests {
         assert_ne!(one, other);
         let text = String::from_utf8(one.to_vec()).unwrap();
         let parts: Vec<&str> = text.split('-').collect();
-        assert_eq!(
-            parts.iter().map(|lingering_close| lingering_close.len()).collect::<Vec<_>>(),
-            [8, 4, 4, 4, 12]
-        );
+        assert_eq!(parts.iter().map(|part| part.len()).collect::<Vec<_>>(), [8, 4, 4, 4, 12]);
         assert!(parts[2].starts_with('4') && "89ab".contains(&parts[3][..1]), "{text}");
     }
 }

@@ -34,7 +34,7 @@ impl EndpointPool {
 pub(super) struct Connecting {
     pool: Rc<ClusterPool>,
     endpoint: Arc<str>,
-    failure_body: Rc<Notify>,
+    done: Rc<Notify>,
 }
 
 impl Connecting {
@@ -43,13 +43,13 @@ impl Connecting {
         endpoint: &Arc<EndpointState>,
         now: Moment,
     ) -> Self {
-        let failure_body = Rc::new(Notify::new());
+        let done = Rc::new(Notify::new());
         let mut endpoint_pools = pool.shared.borrow_mut();
         let endpoint_pool = endpoint_pools
             .entry(Arc::clone(&endpoint.name))
             .or_insert_with(|| EndpointPool::new(endpoint, now));
-        endpoint_pool.connecting = Some(Rc::clone(&failure_body));
-        Self { pool: Rc::clone(pool), endpoint: Arc::clone(&endpoint.name), failure_body }
+        endpoint_pool.connecting = Some(Rc::clone(&done));
+        Self { pool: Rc::clone(pool), endpoint: Arc::clone(&endpoint.name), done }
     }
 }
 
@@ -58,6 +58,6 @@ impl Drop for Connecting {
         if let Some(endpoint_pool) = self.pool.shared.borrow_mut().get_mut(&self.endpoint) {
             endpoint_pool.connecting = None;
         }
-        self.failure_body.notify_waiters();
+        self.done.notify_waiters();
     }
 }

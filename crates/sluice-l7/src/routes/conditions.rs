@@ -104,10 +104,7 @@ impl ValueMatch {
             (Self::Prefix(text), Some(value)) => value.starts_with(text.as_bytes()),
             (Self::Suffix(text), Some(value)) => value.ends_with(text.as_bytes()),
             (Self::Contains(text), Some(value)) => {
-                text.is_empty()
-                    || value
-                        .windows(text.len())
-                        .any(|lingering_close| lingering_close == text.as_bytes())
+                text.is_empty() || value.windows(text.len()).any(|part| part == text.as_bytes())
             }
             (Self::Regex(regex), Some(value)) => regex.is_match(value),
         }

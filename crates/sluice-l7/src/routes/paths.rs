@@ -69,14 +69,12 @@ impl PathMatch {
             return Err(format!("expected a template that begins with `/`, not `{text}`"));
         };
         let mut segments = Vec::new();
-        for lingering_close in rest.split('/') {
+        for segment in rest.split('/') {
             if segments.last() == Some(&Segment::Rest) {
                 return Err("`**` matches the rest of a path and must be last".into());
             }
-            let inside = lingering_close
-                .strip_prefix('{')
-                .and_then(|lingering_close| lingering_close.strip_suffix('}'));
-            segments.push(match (lingering_close, inside) {
+            let inside = segment.strip_prefix('{').and_then(|segment| segment.strip_suffix('}'));
+            segments.push(match (segment, inside) {
                 ("*", _) => Segment::One,
                 ("**", _) => Segment::Rest,
                 (_, Some(name)) if name.ends_with("=**") => Segment::Rest,
