@@ -132,6 +132,8 @@ pub struct Head {
     upgrade: String,
     /// Whether an invalid header was added.
     unsound: bool,
+    /// The path or the authority was set.
+    target_set: bool,
 }
 
 impl Default for Head {
@@ -149,6 +151,7 @@ impl Default for Head {
             path: String::new(),
             upgrade: String::new(),
             unsound: false,
+            target_set: false,
         }
     }
 }
@@ -175,7 +178,7 @@ impl Head {
         self.fields.clear();
         self.first = [0; Known::COUNT];
         (self.status, self.method, self.version) = (0, Method::Get, Version::Http11);
-        self.unsound = false;
+        (self.unsound, self.target_set) = (false, false);
         for text in [
             &mut self.method_text,
             &mut self.scheme,
@@ -244,7 +247,13 @@ impl Head {
 
     /// Sets the authority; returns whether the text was accepted.
     pub fn set_authority(&mut self, authority: &[u8]) -> bool {
+        self.target_set = true;
         replace(&mut self.authority, authority, b'!')
+    }
+
+    /// Whether path or authority were set since the last call.
+    pub const fn take_target_change(&mut self) -> bool {
+        std::mem::replace(&mut self.target_set, false)
     }
 
     /// Returns path and query: `/a?b`, or `*`; empty for CONNECT.
@@ -254,6 +263,7 @@ impl Head {
 
     /// Sets path and query; returns whether the text was accepted.
     pub fn set_path(&mut self, path: &[u8]) -> bool {
+        self.target_set = true;
         replace(&mut self.path, path, b'!')
     }
 

@@ -131,6 +131,8 @@ pub(crate) struct RequestTask {
     filters: Rc<FilterList>,
     /// The number of filters that have seen the request.
     entered: usize,
+    /// The filter that replaced the response: those before it in the chain have yet to see the replacement.
+    replaced_at: Option<usize>,
     states: SmallVec<[Option<Box<dyn Any>>; 4]>,
     upload: Upload,
     /// The attempt in flight.
@@ -187,6 +189,7 @@ impl RequestTask {
             grpc: request.is_grpc(),
             filters: NO_FILTERS.with(Rc::clone),
             entered: 0,
+            replaced_at: None,
             states: SmallVec::new(),
             upload: Upload::new(stream.is_received()),
             pending: None,

@@ -13,11 +13,10 @@ use std::sync::Arc;
 
 use sluice_codec::{Body, Head};
 use sluice_core::settings::Short;
-use sluice_core::{Diags, LocalFuture, Node, Path, Setting, Shape};
+use sluice_core::{Diags, Node, Path, Setting, Shape};
 use sluice_io::WorkerCx;
 
 use crate::record::{ConnFacts, Summary, View};
-use crate::reply::Reply;
 use crate::runtime::Runtime;
 
 pub mod body_max;
@@ -27,6 +26,9 @@ pub mod health_check;
 pub mod rate_limit;
 pub mod request_id;
 pub mod set_headers;
+pub mod step;
+
+pub use step::{BodyStep, HeadResume, HeadStep, ResponseResume, ResponseStep};
 
 /// A kind of HTTP filter, registered by name, one per process.
 pub trait HttpFilterFactory: Send + Sync + Debug {
@@ -77,9 +79,10 @@ pub trait HttpFilterPlan: Any + Send + Sync + Debug {
 ///
 /// The hooks of a request run in the order of the chain, those of a response in reverse order.
 pub trait HttpFilter: Debug {
-    /// Called with the head of a request, before it is forwarded.
-    fn request_head(&self, _cx: &mut Cx<'_>, _head: &mut Head) -> Step {
-        Step::Continue
+    /// Called with the head of a request, before it is forwarded. A path or authority that it sets is normalised and
+    /// checked as if a client had sent it.
+    fn request_head(&self, _cx: &mut Cx<'_>, _head: &mut Head) -> HeadStep {
+        HeadStep::Continue
     }
 
     /// Whether [`HttpFilter::request_body`] is to be called for this request.
@@ -87,19 +90,17 @@ pub trait HttpFilter: Debug {
         false
     }
 
-    /// Called with a piece of the request body, which it may replace; `last` means that no other piece follows. Only
-    /// `Continue` and `Reply` are honoured, and `Reply` only as long as no response has begun.
-    fn request_body(&self, _cx: &mut Cx<'_>, _body: &mut Body, _last: bool) -> Step {
-        Step::Continue
+    /// Called with a piece of the request body, which it may replace; `last` means that no other piece follows.
+    fn request_body(&self, _cx: &mut Cx<'_>, _body: &mut Body, _last: bool) -> BodyStep {
+        BodyStep::Continue
     }
 
     /// Called with the trailers of a request.
     fn request_trailers(&self, _cx: &mut Cx<'_>, _trailers: &mut Head) {}
 
-    /// Called with the head of the response, from an endpoint or from Sluice itself. `Reply` replaces the response;
-    /// other steps count as `Continue`.
-    fn response_head(&self, _cx: &mut Cx<'_>, _head: &mut Head) -> Step {
-        Step::Continue
+    /// Called with the head of the response, from an endpoint or from Sluice itself.
+    fn response_head(&self, _cx: &mut Cx<'_>, _head: &mut Head) -> ResponseStep {
+        ResponseStep::Continue
     }
 
     /// Whether [`HttpFilter::response_body`] is to be called for this response.
@@ -140,39 +141,6 @@ impl Cx<'_> {
         View { conn: self.conn, request, response: None, summary: self.summary }
     }
 }
-
-/// What a filter decides.
-pub enum Step {
-    /// Continue.
-    Continue,
-    /// Respond with this; the request goes no further.
-    Reply(Box<Reply>),
-    /// Continue when the whole body has arrived, or respond with 413 if it is larger than this many bytes.
-    Buffer(usize),
-    /// Continue after something else has happened. Only this request waits.
-    Wait(LocalFuture<Resume>),
-}
-
-impl Step {
-    /// Makes a step that replies.
-    pub fn reply(reply: Reply) -> Self {
-        Self::Reply(Box::new(reply))
-    }
-}
-
-impl Debug for Step {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Continue => f.write_str("Continue"),
-            Self::Reply(reply) => write!(f, "Reply({})", reply.status),
-            Self::Buffer(max) => write!(f, "Buffer({max})"),
-            Self::Wait(_) => f.write_str("Wait"),
-        }
-    }
-}
-
-/// Called when what a filter waited for has happened: edits the head and decides again.
-pub type Resume = Box<dyn FnOnce(&mut Cx<'_>, &mut Head) -> Step>;
 
 /// A filter that needs nothing but its settings, which implement it themselves.
 trait OfSettings: HttpFilter + Setting + Clone + Send + Sync + 'static {

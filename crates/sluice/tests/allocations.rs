@@ -15,7 +15,7 @@ use sluice_codec::Head;
 use sluice_core::{Diags, Node, Path, Setting as _, Shape};
 use sluice_io::WorkerCx;
 use sluice_l7::Reply;
-use sluice_l7::filters::{Cx, HttpFilter, HttpFilterFactory, HttpFilterPlan, Step};
+use sluice_l7::filters::{Cx, HeadStep, HttpFilter, HttpFilterFactory, HttpFilterPlan};
 use sluice_testkit::Sluice;
 use sluice_testkit::origin::Client;
 use sluice_testkit::peers::{Server, connect};
@@ -78,13 +78,13 @@ impl HttpFilterPlan for Counting {
 }
 
 impl HttpFilter for Counting {
-    fn request_head(&self, _: &mut Cx<'_>, head: &mut Head) -> Step {
+    fn request_head(&self, _: &mut Cx<'_>, head: &mut Head) -> HeadStep {
         if head.path() != self.0.path {
-            return Step::Continue;
+            return HeadStep::Continue;
         }
         let stats = ALLOCATOR.stats();
         let count = stats.allocations + stats.reallocations;
-        Step::reply(Reply::new(200, COUNTED, "counted", count.to_string()))
+        HeadStep::reply(Reply::new(200, COUNTED, "counted", count.to_string()))
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use sluice_codec::Head;
 use sluice_core::{Diags, Node, Path, Setting, Shape};
 use sluice_io::WorkerCx;
-use sluice_l7::filters::{Cx, HttpFilter, HttpFilterFactory, HttpFilterPlan, Step};
+use sluice_l7::filters::{Cx, HeadStep, HttpFilter, HttpFilterFactory, HttpFilterPlan};
 use sluice_testkit::origin::Client;
 use sluice_testkit::{Origin, Sluice};
 
@@ -56,8 +56,8 @@ impl HttpFilterPlan for Never {
 }
 
 impl HttpFilter for Never {
-    fn request_head(&self, _cx: &mut Cx<'_>, _head: &mut Head) -> Step {
-        Step::Wait(Box::pin(std::future::pending()))
+    fn request_head(&self, _cx: &mut Cx<'_>, _head: &mut Head) -> HeadStep {
+        HeadStep::Wait(Box::pin(std::future::pending()))
     }
 }
 

@@ -65,9 +65,17 @@ impl RequestTask {
             self.summary.details = reply.details.clone();
             self.has_response = true;
             let has_body = reply.apply_to(&mut self.response, self.grpc);
-            if let Some(other) = self.filter_response() {
-                reply = other;
-                continue;
+            match self.filter_response(stream).await {
+                Ok(None) => {}
+                Ok(Some(other)) | Err(Stop::Reply(other)) => {
+                    reply = other;
+                    continue;
+                }
+                // The client left while a filter was deciding.
+                Err(Stop::Downstream(error) | Stop::Cut(_, error)) => {
+                    self.summary.detail.get_or_insert_with(|| error.detail().into());
+                    return stream.reset(true);
+                }
             }
             let close = reply.close || !stream.is_received() || self.downstream.conn.is_finishing();
             self.summary.status = self.response.status();

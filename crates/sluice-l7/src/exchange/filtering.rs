@@ -7,13 +7,15 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use sluice_codec::h1::parse::is_authority;
 use sluice_codec::{Body, Head, HttpStream};
 use sluice_core::LocalFuture;
 use sluice_core::limits::Limit;
 
 use super::deadlines::Deadline;
 use super::{RequestTask, Stop};
-use crate::filters::{Cx, HttpFilter, Step};
+use crate::filters::{BodyStep, Cx, HeadStep, HttpFilter, ResponseStep};
+use crate::hygiene;
 use crate::reasons;
 use crate::reply::Reply;
 
@@ -22,28 +24,45 @@ impl RequestTask {
     pub(super) async fn run_filters(&mut self, stream: &mut HttpStream) -> Result<(), Stop> {
         let filters = Rc::clone(&self.filters);
         self.states.resize_with(filters.len(), || None);
+        self.request.take_target_change();
         for (place, (name, filter)) in filters.iter().enumerate() {
             self.entered = place + 1;
             let mut step = self.with_request(place, |cx, head| filter.request_head(cx, head));
             loop {
                 step = match step {
-                    Step::Continue => break,
-                    Step::Reply(reply) => {
+                    HeadStep::Continue => break,
+                    HeadStep::Reply(reply) => {
                         self.manager.count_filter_reply(name);
                         return Err(Stop::Reply(reply));
                     }
-                    Step::Buffer(max) => {
+                    HeadStep::Buffer(max) => {
                         self.read_whole(stream, max).await?;
                         break;
                     }
-                    Step::Wait(later) => {
+                    HeadStep::Wait(later) => {
                         let resume = self.await_filter(stream, name, later).await?;
                         self.with_request(place, resume)
                     }
                 };
             }
         }
-        Ok(())
+        if self.request.take_target_change() { self.clean_target() } else { Ok(()) }
+    }
+
+    /// Checks and normalises a path or authority that a filter set, as those that a client sends.
+    fn clean_target(&mut self) -> Result<(), Stop> {
+        let refused = |body| Stop::reply(Reply::malformed("filter_target_malformed", body));
+        if self.request.path().starts_with('/') {
+            let path = self.request.path().to_owned();
+            let path = hygiene::rewritten(&self.manager.plan.options.hygiene, path)
+                .ok_or_else(|| refused("a filter set an invalid path\n"))?;
+            self.request.set_path(path.as_bytes());
+        }
+        if is_authority(self.request.authority().as_bytes()) {
+            Ok(())
+        } else {
+            Err(refused("a filter set an invalid host\n"))
+        }
     }
 
     /// Waits until the filter is done, the client leaves, the deadline of the exchange passes, or the limit on the time
@@ -122,19 +141,32 @@ impl RequestTask {
 
     /// Shows the response headers to the filters that saw the request, in reverse order. A filter may replace the
     /// response.
-    pub(super) fn filter_response(&mut self) -> Option<Box<Reply>> {
+    pub(super) async fn filter_response(
+        &mut self,
+        stream: &mut HttpStream,
+    ) -> Result<Option<Box<Reply>>, Stop> {
         let filters = Rc::clone(&self.filters);
-        for (place, (name, filter)) in filters.iter().enumerate().take(self.entered).rev() {
-            if let Step::Reply(reply) =
-                self.with_response(place, |cx, head| filter.response_head(cx, head))
-            {
-                self.manager.count_filter_reply(name);
-                // The filters after it see the replacement.
-                self.entered = place;
-                return Some(reply);
+        let first = self.replaced_at.unwrap_or(self.entered);
+        for (place, (name, filter)) in filters.iter().enumerate().take(first).rev() {
+            // Should this filter replace the response, or take too long, those behind it see what comes of that.
+            self.replaced_at = Some(place);
+            let mut step = self.with_response(place, |cx, head| filter.response_head(cx, head));
+            loop {
+                step = match step {
+                    ResponseStep::Continue => break,
+                    ResponseStep::Reply(reply) => {
+                        self.manager.count_filter_reply(name);
+                        return Ok(Some(reply));
+                    }
+                    ResponseStep::Wait(later) => {
+                        let resume = self.await_filter(stream, name, later).await?;
+                        self.with_response(place, resume)
+                    }
+                };
             }
         }
-        None
+        self.replaced_at = None;
+        Ok(None)
     }
 
     /// Whether no filter needs to see the body.
@@ -151,10 +183,10 @@ impl RequestTask {
                 if filter.wants_request_body(cx) {
                     filter.request_body(cx, body, last)
                 } else {
-                    Step::Continue
+                    BodyStep::Continue
                 }
             });
-            if let Step::Reply(reply) = step {
+            if let BodyStep::Reply(reply) = step {
                 return Some(reply);
             }
         }

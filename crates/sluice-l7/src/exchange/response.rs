@@ -142,9 +142,10 @@ impl RequestTask {
         }
         self.note_grpc_status_of_head();
         self.has_response = true;
-        if let Some(reply) = self.filter_response() {
+        let filtered = self.filter_response(down).await;
+        if let Some(stop) = filtered.map_or_else(Some, |reply| reply.map(Stop::Reply)) {
             up.stream.reset(true);
-            return Err(Stop::Reply(reply));
+            return Err(stop);
         }
         if tunnel {
             self.upload = Upload::of_tunnel();

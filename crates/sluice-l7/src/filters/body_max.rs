@@ -5,7 +5,7 @@
 use sluice_codec::{Body, Head};
 use sluice_core::settings::{Short, ShortForm, Size};
 
-use super::{Cx, HttpFilter, OfSettings, Step};
+use super::{BodyStep, Cx, HeadStep, HttpFilter, OfSettings};
 use crate::reasons;
 use crate::reply::Reply;
 
@@ -27,18 +27,18 @@ impl OfSettings for Short<BodyMax> {
 }
 
 impl BodyMax {
-    fn too_large() -> Step {
+    fn too_large() -> Reply {
         let body = "the request body is too large\n";
         let reply = Reply::new(413, reasons::BODY_TOO_LARGE, "request_payload_too_large", body);
-        Step::reply(reply.closing())
+        reply.closing()
     }
 }
 
 impl HttpFilter for Short<BodyMax> {
-    fn request_head(&self, _cx: &mut Cx<'_>, head: &mut Head) -> Step {
+    fn request_head(&self, _cx: &mut Cx<'_>, head: &mut Head) -> HeadStep {
         match head.content_length() {
-            Some(length) if length > self.0.max.0 => BodyMax::too_large(),
-            _ => Step::Continue,
+            Some(length) if length > self.0.max.0 => HeadStep::reply(BodyMax::too_large()),
+            _ => HeadStep::Continue,
         }
     }
 
@@ -46,10 +46,10 @@ impl HttpFilter for Short<BodyMax> {
         true
     }
 
-    fn request_body(&self, cx: &mut Cx<'_>, body: &mut Body, _last: bool) -> Step {
+    fn request_body(&self, cx: &mut Cx<'_>, body: &mut Body, _last: bool) -> BodyStep {
         if cx.summary.received + body.len() as u64 > self.0.max.0 {
-            return BodyMax::too_large();
+            return BodyStep::reply(BodyMax::too_large());
         }
-        Step::Continue
+        BodyStep::Continue
     }
 }

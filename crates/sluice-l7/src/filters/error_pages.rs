@@ -8,7 +8,7 @@ use sluice_codec::Head;
 use sluice_core::settings::{Plain, Shape, bind_entries, bind_scalar, wrong_kind};
 use sluice_core::{Diags, Node, Path, Setting, Value};
 
-use super::{Cx, HttpFilter, OfSettings, Step};
+use super::{Cx, HttpFilter, OfSettings, ResponseStep};
 use crate::reasons;
 use crate::record::View;
 use crate::reply::Reply;
@@ -89,12 +89,12 @@ impl OfSettings for ErrorPages {
 }
 
 impl HttpFilter for ErrorPages {
-    fn response_head(&self, cx: &mut Cx<'_>, head: &mut Head) -> Step {
+    fn response_head(&self, cx: &mut Cx<'_>, head: &mut Head) -> ResponseStep {
         let own = cx.summary.reason.is_some();
         let page = self.pages.get(head.status()).filter(|_| own || self.upstream);
-        let Some(page) = page else { return Step::Continue };
+        let Some(page) = page else { return ResponseStep::Continue };
         if head.is_grpc() {
-            return Step::Continue;
+            return ResponseStep::Continue;
         }
         let none = Head::default();
         let summary = crate::record::Summary { status: head.status(), ..cx.summary.clone() };
@@ -110,7 +110,7 @@ impl HttpFilter for ErrorPages {
         if let Some(seconds) = head.get(sluice_codec::Known::RetryAfter) {
             reply = reply.with("retry-after", String::from_utf8_lossy(seconds));
         }
-        Step::reply(reply)
+        ResponseStep::reply(reply)
     }
 }
 

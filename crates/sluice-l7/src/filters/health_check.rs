@@ -4,7 +4,7 @@
 
 use sluice_codec::Head;
 
-use super::{Cx, HttpFilter, OfSettings, Step};
+use super::{Cx, HeadStep, HttpFilter, OfSettings};
 use crate::reasons;
 use crate::reply::Reply;
 
@@ -28,12 +28,12 @@ impl OfSettings for HealthCheck {
 }
 
 impl HttpFilter for HealthCheck {
-    fn request_head(&self, cx: &mut Cx<'_>, head: &mut Head) -> Step {
+    fn request_head(&self, cx: &mut Cx<'_>, head: &mut Head) -> HeadStep {
         if head.path_only() != self.path {
-            return Step::Continue;
+            return HeadStep::Continue;
         }
         let fails = cx.runtime.flag(&self.fail) == Some(true);
         let (status, body) = if fails { (503, "failing\n") } else { (200, "ok\n") };
-        Step::reply(Reply::new(status, reasons::LOCAL, "health_check", body))
+        HeadStep::reply(Reply::new(status, reasons::LOCAL, "health_check", body))
     }
 }

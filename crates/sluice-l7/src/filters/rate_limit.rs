@@ -17,7 +17,7 @@ use sluice_l4::filters::buckets::{Bucket, BucketTable, PerOwner, forgotten, sour
 use sluice_telemetry::Counter;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::{Cx, HttpFilter, HttpFilterFactory, HttpFilterPlan, Step};
+use super::{Cx, HeadStep, HttpFilter, HttpFilterFactory, HttpFilterPlan};
 use crate::reasons;
 use crate::reply::Reply;
 
@@ -138,7 +138,7 @@ struct RateLimitFilter {
 }
 
 impl HttpFilter for RateLimitFilter {
-    fn request_head(&self, cx: &mut Cx<'_>, head: &mut Head) -> Step {
+    fn request_head(&self, cx: &mut Cx<'_>, head: &mut Head) -> HeadStep {
         let Rate { mut count, per } = self.settings.requests;
         let live = self.settings.runtime.as_deref().and_then(|key| cx.runtime.number(key));
         if let Some(live) = live {
@@ -162,7 +162,7 @@ impl HttpFilter for RateLimitFilter {
             self.forgotten.increment();
         }
         if bucket.take(now, per / count, burst) {
-            return Step::Continue;
+            return HeadStep::Continue;
         }
         self.refuse(bucket.wait(now, per / count, burst))
     }
@@ -170,11 +170,11 @@ impl HttpFilter for RateLimitFilter {
 
 impl RateLimitFilter {
     /// Refuses a request and tells the client when to retry.
-    fn refuse(&self, wait: Duration) -> Step {
+    fn refuse(&self, wait: Duration) -> HeadStep {
         let status = self.settings.status;
         let body = "too many requests\n";
         let reply = Reply::new(status, reasons::RATE, "local_rate_limited", body);
-        Step::reply(reply.with("retry-after", (wait.as_secs() + 1).to_string()))
+        HeadStep::reply(reply.with("retry-after", (wait.as_secs() + 1).to_string()))
     }
 }
 

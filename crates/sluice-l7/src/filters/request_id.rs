@@ -6,7 +6,7 @@
 use sluice_codec::{Head, Known};
 use sluice_io::WorkerCx;
 
-use super::{Cx, HttpFilter, OfSettings, Step};
+use super::{Cx, HeadStep, HttpFilter, OfSettings, ResponseStep};
 
 sluice_core::section! {
     /// Gives every request an ID in `x-request-id`.
@@ -24,20 +24,20 @@ impl OfSettings for RequestId {
 }
 
 impl HttpFilter for RequestId {
-    fn request_head(&self, cx: &mut Cx<'_>, head: &mut Head) -> Step {
+    fn request_head(&self, cx: &mut Cx<'_>, head: &mut Head) -> HeadStep {
         if !self.keep || head.get(Known::XRequestId).is_none() {
             head.set(Known::XRequestId.text().as_bytes(), &uuid(cx.worker));
         }
-        Step::Continue
+        HeadStep::Continue
     }
 
-    fn response_head(&self, cx: &mut Cx<'_>, head: &mut Head) -> Step {
+    fn response_head(&self, cx: &mut Cx<'_>, head: &mut Head) -> ResponseStep {
         if self.respond
             && let Some(id) = cx.request.and_then(|request| request.get(Known::XRequestId))
         {
             head.set(Known::XRequestId.text().as_bytes(), id);
         }
-        Step::Continue
+        ResponseStep::Continue
     }
 }
 

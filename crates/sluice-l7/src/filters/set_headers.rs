@@ -11,7 +11,7 @@ use sluice_core::settings::{Plain, Shape, bind_entries, bind_scalar, entries_of}
 use sluice_core::{Diags, Node, Path, Setting};
 use smallvec::SmallVec;
 
-use super::{Cx, HttpFilter, OfSettings, Step};
+use super::{Cx, HeadStep, HttpFilter, OfSettings, ResponseStep};
 use crate::record::View;
 use crate::template::HttpTemplate;
 
@@ -186,7 +186,7 @@ impl<'a> Edit<'a> {
 
 /// All values are rendered from the message as it arrived, before any layer changes it.
 impl HttpFilter for Layers {
-    fn request_head(&self, cx: &mut Cx<'_>, head: &mut Head) -> Step {
+    fn request_head(&self, cx: &mut Cx<'_>, head: &mut Head) -> HeadStep {
         let view = cx.view(head);
         let edits = self
             .0
@@ -194,10 +194,10 @@ impl HttpFilter for Layers {
             .map(|of| Edit::new(&of.remove_request, &of.request, &of.add_request, &view));
         let edits: SmallVec<[Edit<'_>; 1]> = edits.collect();
         edits.into_iter().for_each(|edit| edit.apply(head));
-        Step::Continue
+        HeadStep::Continue
     }
 
-    fn response_head(&self, cx: &mut Cx<'_>, head: &mut Head) -> Step {
+    fn response_head(&self, cx: &mut Cx<'_>, head: &mut Head) -> ResponseStep {
         let none = Head::default();
         let view = View { response: Some(head), ..cx.view(cx.request.unwrap_or(&none)) };
         let edits = self
@@ -206,6 +206,6 @@ impl HttpFilter for Layers {
             .map(|of| Edit::new(&of.remove_response, &of.response, &of.add_response, &view));
         let edits: SmallVec<[Edit<'_>; 1]> = edits.collect();
         edits.into_iter().for_each(|edit| edit.apply(head));
-        Step::Continue
+        ResponseStep::Continue
     }
 }

@@ -9,7 +9,7 @@ use sluice_codec::Head;
 use sluice_core::{ConnInfo, Diags, Node, Path, Setting, Shape};
 use sluice_io::{Admit, ConnectionFilter, WorkerCx};
 use sluice_l7::Reply;
-use sluice_l7::filters::{Cx, HttpFilter, HttpFilterFactory, HttpFilterPlan, Step};
+use sluice_l7::filters::{Cx, HeadStep, HttpFilter, HttpFilterFactory, HttpFilterPlan};
 
 sluice_core::section! {
     /// Misbehaves on purpose.
@@ -60,9 +60,9 @@ struct Filter {
 }
 
 impl HttpFilter for Filter {
-    fn request_head(&self, _cx: &mut Cx<'_>, _head: &mut Head) -> Step {
+    fn request_head(&self, _cx: &mut Cx<'_>, _head: &mut Head) -> HeadStep {
         assert!(!self.panics, "a defect that a test asked for");
-        Step::reply(Reply::new(403, sluice_l7::reasons::DENIED, "misbehave", "not today\n"))
+        HeadStep::reply(Reply::new(403, sluice_l7::reasons::DENIED, "misbehave", "not today\n"))
     }
 }
 

@@ -28,6 +28,7 @@ use sluice_upstream::plan::{ClusterPlan, DnsPlan, HttpVersion, OnRemoved, OnUnhe
 use crate::connection_manager::{ConnectionManager, DownstreamConn};
 use crate::edge::Edge;
 use crate::exchange::RequestTask;
+use crate::filters::{Cx, HeadStep, HttpFilter, HttpFilterPlan, ResponseStep};
 use crate::hygiene::Hygiene;
 use crate::plan::{HttpOptions, HttpPlan, Versions};
 use crate::pools::ClusterPool;
@@ -44,6 +45,35 @@ pub(super) struct Bench {
     pub(super) manager: Rc<ConnectionManager>,
     pub(super) pool: Rc<ClusterPool>,
     pub(super) cluster: Arc<Cluster>,
+}
+
+/// A filter of a test.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Hooks {
+    pub(super) request: fn(&mut Cx<'_>, &mut Head) -> HeadStep,
+    pub(super) response: fn(&mut Cx<'_>, &mut Head) -> ResponseStep,
+}
+
+impl Hooks {
+    /// A filter that does nothing.
+    pub(super) const NONE: Self =
+        Self { request: |_, _| HeadStep::Continue, response: |_, _| ResponseStep::Continue };
+}
+
+impl HttpFilterPlan for Hooks {
+    fn on_worker(&self, _: &Rc<WorkerCx>, _: &str) -> Rc<dyn HttpFilter> {
+        Rc::new(*self)
+    }
+}
+
+impl HttpFilter for Hooks {
+    fn request_head(&self, cx: &mut Cx<'_>, head: &mut Head) -> HeadStep {
+        (self.request)(cx, head)
+    }
+
+    fn response_head(&self, cx: &mut Cx<'_>, head: &mut Head) -> ResponseStep {
+        (self.response)(cx, head)
+    }
 }
 
 /// A request that is being served.
@@ -102,8 +132,13 @@ fn cluster_plan() -> ClusterPlan {
 }
 
 impl Bench {
-    /// Creates a worker whose single route has these options.
+    /// A worker whose only route has these options.
     pub(super) fn new(options: RuleOptions) -> Self {
+        Self::with_filters(options, &[])
+    }
+
+    /// As [`Bench::new`], with these filters on the chain.
+    pub(super) fn with_filters(options: RuleOptions, filters: &[Hooks]) -> Self {
         let worker = WorkerCx::solitary(Clock::held());
         let cluster = Arc::new(Cluster::new(Arc::new(cluster_plan())));
         let member = |last| Member {
@@ -127,7 +162,10 @@ impl Bench {
             listener: "web".into(),
             owner: "web/default".into(),
             routes: Arc::new(RouteCell::new("main".into(), Arc::new(table))),
-            filters: Vec::new(),
+            filters: filters
+                .iter()
+                .map(|hooks| ("hooks", Arc::new(*hooks) as Arc<dyn HttpFilterPlan>))
+                .collect(),
             runtime: Arc::default(),
             client_auth: None,
             options: HttpOptions {
