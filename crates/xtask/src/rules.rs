@@ -75,46 +75,171 @@ pub fn not_for_l4(tree: &str) -> Vec<String> {
     banned.map(|name| format!("sluice-l4 is built on {name}")).collect()
 }
 
-/// The crates whose modules depend on each other in a cycle.
+/// Modules of a crate with the same parent that use each other in a circle. A module and its parent may: a child
+/// continues what its parent begins.
+///
+/// # Errors
+/// A source file cannot be read.
 pub fn cycles(root: &Path) -> anyhow::Result<Vec<String>> {
     let mut broken = Vec::new();
     for name in LAYERS {
         let source = root.join("crates").join(name).join("src");
-        let mut uses: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-        // Tests may use any module.
+        let mut modules: BTreeMap<ModulePath, Vec<ModulePath>> = BTreeMap::new();
         for file in rust_files(&source)?.into_iter().filter(|file| !is_tests(file)) {
             let module = module_of(&source, &file);
-            let text = fs::read_to_string(&file)?;
-            let of = uses.entry(module.clone()).or_default();
-            for line in text.lines().filter(|line| !line.trim_start().starts_with("//")) {
-                of.extend(
-                    line.split("crate::")
-                        .skip(1)
-                        .filter_map(named)
-                        .filter(|other| *other != module),
-                );
+            let used = used_paths(&shipped(&fs::read_to_string(&file)?), &module);
+            modules.insert(module, used);
+        }
+        let parents: BTreeSet<&[String]> =
+            modules.keys().filter_map(|module| module.split_last().map(|(_, up)| up)).collect();
+        for parent in parents {
+            let circle = circle_below(parent, &modules);
+            if !circle.is_empty() {
+                let place = [&[(*name).to_owned()], parent].concat().join("::");
+                broken.push(format!("{place}: modules use each other in a circle: {circle:?}"));
             }
-        }
-        let modules: BTreeSet<String> = uses.keys().cloned().collect();
-        for used in uses.values_mut() {
-            used.retain(|module| modules.contains(module) && module != "lib" && module != "main");
-        }
-        uses.remove("lib");
-        uses.remove("main");
-        // A module that uses none of the remaining ones is not part of a cycle.
-        while let Some(leaf) =
-            uses.iter().find(|(_, used)| used.is_empty()).map(|(name, _)| name.clone())
-        {
-            uses.remove(&leaf);
-            for used in uses.values_mut() {
-                used.remove(&leaf);
-            }
-        }
-        if !uses.is_empty() {
-            broken.push(format!("{name}: modules use each other in a circle: {uses:?}"));
         }
     }
     Ok(broken)
+}
+
+type ModulePath = Vec<String>;
+
+/// The children of `parent` that use each other in a circle, each with those it uses.
+fn circle_below(
+    parent: &[String],
+    modules: &BTreeMap<ModulePath, Vec<ModulePath>>,
+) -> BTreeMap<String, BTreeSet<String>> {
+    let child_of = |path: &[String]| path.strip_prefix(parent)?.first().cloned();
+    let children: BTreeSet<String> = modules.keys().filter_map(|path| child_of(path)).collect();
+    let mut uses: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (module, used) in modules {
+        if let Some(child) = child_of(module) {
+            let others = used.iter().filter_map(|path| child_of(path));
+            let others = others.filter(|other| *other != child && children.contains(other));
+            uses.entry(child.clone()).or_default().extend(others);
+        }
+    }
+    // A module that uses no remaining module is not part of a circle.
+    while let Some(leaf) =
+        uses.iter().find(|(_, used)| used.is_empty()).map(|(name, _)| name.clone())
+    {
+        uses.remove(&leaf);
+        for used in uses.values_mut() {
+            used.remove(&leaf);
+        }
+    }
+    uses
+}
+
+/// The paths within the crate that a source of `module` names, by `crate::` and by `super::`.
+fn used_paths(text: &str, module: &[String]) -> Vec<ModulePath> {
+    let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+    let code = code.collect::<Vec<_>>().join("\n");
+    let mut paths = Vec::new();
+    for (start, _) in code.match_indices("crate::").chain(code.match_indices("super::")) {
+        let before = code[..start].chars().next_back();
+        // `super::super::` is read from its first word; `other_crate::` is another word.
+        if before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':') {
+            continue;
+        }
+        let mut base =
+            if code[start..].starts_with("crate") { Vec::new() } else { module.to_vec() };
+        let mut rest = &code[start..];
+        while let Some(behind) = rest.strip_prefix("super::") {
+            base.pop();
+            rest = behind;
+        }
+        rest = rest.strip_prefix("crate::").unwrap_or(rest);
+        expand(&base, rest, &mut paths);
+    }
+    paths
+}
+
+/// Adds the paths that begin with `base` and go on as `text` does: `a::b`, or `{a::b, c}`.
+fn expand(base: &[String], text: &str, paths: &mut Vec<ModulePath>) {
+    if let Some(group) = text.strip_prefix('{') {
+        let (mut depth, mut from) = (0_usize, 0);
+        for (at, c) in group.char_indices() {
+            match c {
+                '{' => depth += 1,
+                '}' if depth > 0 => depth -= 1,
+                ',' | '}' if depth == 0 => {
+                    expand(base, group[from..at].trim_start(), paths);
+                    from = at + 1;
+                    if c == '}' {
+                        return;
+                    }
+                }
+                _ => {}
+            }
+        }
+        return;
+    }
+    match named(text) {
+        Some(name) => {
+            let path = [base, std::slice::from_ref(&name)].concat();
+            match text[name.len()..].strip_prefix("::") {
+                Some(rest) => expand(&path, rest, paths),
+                None => paths.push(path),
+            }
+        }
+        None => paths.push(base.to_vec()),
+    }
+}
+
+/// The source without its own test module.
+fn shipped(text: &str) -> String {
+    text.split("\n#[cfg(test)]\nmod tests").next().unwrap_or(text).to_owned()
+}
+
+/// Locks that a worker may meet, in the crates of the data path, and why each is harmless there.
+const LOCKS: &[(&str, &str)] = &[
+    ("sluice-l4/src/filters/buckets.rs", "limits per source hold over all workers"),
+    ("sluice-l4/src/filters/connection_limit.rs", "the table above"),
+    ("sluice-l4/src/filters/rate_limit.rs", "the table above"),
+    ("sluice-l7/src/filters/rate_limit.rs", "the table above"),
+    ("sluice-l4/src/quic/ids.rs", "clients that change their address may reach another worker"),
+    ("sluice-l7/src/runtime.rs", "taken to change a value; readers have a snapshot"),
+    ("sluice-telemetry/src/log.rs", "taken by the log thread; workers have rings"),
+    ("sluice-telemetry/src/metrics.rs", "taken once per series; then workers have cells"),
+    ("sluice-telemetry/src/metrics/facade.rs", "taken once per name of a library's metric"),
+    ("sluice-tls/src/server.rs", "taken when a configuration is built"),
+    ("sluice-tls/src/store.rs", "taken when a configuration is built"),
+    ("sluice-upstream/src/cluster.rs", "taken by the resolver, and for the detail of a failure"),
+    ("sluice-upstream/src/hops.rs", "taken for connections to listeners of this process"),
+];
+
+/// Locks in the crates of the data path that [`LOCKS`] does not explain, and explanations without a lock.
+///
+/// # Errors
+/// A source file cannot be read.
+pub fn locks(root: &Path) -> anyhow::Result<Vec<String>> {
+    let mut found = BTreeSet::new();
+    let top = LAYERS.iter().position(|name| *name == "sluice-model").unwrap_or(LAYERS.len());
+    for name in &LAYERS[..top] {
+        let source = root.join("crates").join(name).join("src");
+        for file in rust_files(&source)?.into_iter().filter(|file| !is_tests(file)) {
+            let text = shipped(&fs::read_to_string(&file)?);
+            let mut code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+            if code
+                .any(|line| ["Mutex<", "RwLock<", "Condvar"].iter().any(|lock| line.contains(lock)))
+            {
+                let place = file.strip_prefix(root.join("crates")).unwrap_or(&file);
+                found.insert(place.display().to_string());
+            }
+        }
+    }
+    let explained = |place: &str| LOCKS.iter().any(|(known, _)| *known == place);
+    let unexplained = found.iter().filter(|place| !explained(place));
+    let unexplained = unexplained.map(|place| format!("{place} has a lock; workers share nothing"));
+    // A tree of a test has none of these files.
+    let gone = LOCKS
+        .iter()
+        .filter(|(known, _)| root.join("crates").join(known).exists() && !found.contains(*known));
+    let gone =
+        gone.map(|(known, _)| format!("{known} has no lock any more: remove it from the list"));
+    Ok(unexplained.chain(gone).collect())
 }
 
 fn is_tests(file: &Path) -> bool {
@@ -127,12 +252,11 @@ fn named(path: &str) -> Option<String> {
     Some(path[..end].to_owned()).filter(|name| !name.is_empty())
 }
 
-/// The top-level module that a file belongs to.
-fn module_of(source: &Path, file: &Path) -> String {
-    let inside = file.strip_prefix(source).unwrap_or(file);
-    let first =
-        inside.components().next().map(|part| part.as_os_str().to_string_lossy().into_owned());
-    first.unwrap_or_default().trim_end_matches(".rs").to_owned()
+/// The path of the module that a file is: `a/b.rs` is `a::b`; the root of a crate has none.
+fn module_of(source: &Path, file: &Path) -> ModulePath {
+    let inside = file.strip_prefix(source).unwrap_or(file).with_extension("");
+    let parts = inside.components().map(|part| part.as_os_str().to_string_lossy().into_owned());
+    parts.filter(|part| !matches!(part.as_str(), "lib" | "main")).collect()
 }
 
 /// The source files without a `//!` header.

@@ -67,16 +67,34 @@ fn l4_is_not_built_on_http() {
 }
 
 #[test]
-fn modules_of_a_crate_do_not_form_a_cycle() {
+fn sibling_modules_form_no_circle() {
     holds(rules::cycles);
     let tree = Tree::new("circle");
-    tree.write("crates/sluice-l4/src/a.rs", "//! A.\nuse crate::b::B;\n");
-    assert!(rules::cycles(&tree.0).expect("the sources can be read").is_empty());
-    tree.write("crates/sluice-l4/src/b.rs", "//! B.\nuse crate::a::A;\n");
-    let broken = rules::cycles(&tree.0).expect("the sources can be read");
-    assert!(
-        broken.join("\n").contains("sluice-l4: modules use each other in a circle"),
-        "{broken:?}"
+    let broken = || rules::cycles(&tree.0).expect("the sources can be read").join("\n");
+    tree.write("crates/sluice-l4/src/a.rs", "//! A.\nuse crate::b::{c::C, B};\n");
+    tree.write("crates/sluice-l4/src/b.rs", "//! B.\nuse self::c::C;\n// use crate::a::A;\n");
+    // A child may use its parent.
+    tree.write("crates/sluice-l4/src/b/c.rs", "//! C.\nuse super::B;\n");
+    assert_eq!(broken(), "");
+    // Siblings below another module count as well, by whatever path they are named.
+    tree.write("crates/sluice-l4/src/b/c.rs", "//! C.\nuse super::{B, d::D};\n");
+    tree.write("crates/sluice-l4/src/b/d.rs", "//! D.\nuse crate::b::c::C;\n");
+    assert!(broken().contains("sluice-l4::b: modules use each other in a circle"), "{}", broken());
+    tree.write("crates/sluice-l4/src/b/d.rs", "//! D.\nuse super::super::a::A;\n");
+    assert!(broken().contains("sluice-l4: modules use each other in a circle"), "{}", broken());
+}
+
+#[test]
+fn every_lock_on_the_data_path_is_explained() {
+    holds(rules::locks);
+    let text = "//! A.\nstatic A: Mutex<u8> = Mutex::new(0);\n";
+    fails("locks", rules::locks, "crates/sluice-l4/src/a.rs", text, "a.rs has a lock");
+    fails(
+        "no-lock",
+        rules::locks,
+        "crates/sluice-tls/src/store.rs",
+        "//! A.\n",
+        "store.rs has no lock",
     );
 }
 

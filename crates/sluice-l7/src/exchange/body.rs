@@ -12,10 +12,10 @@ use sluice_codec::{Body, ErrorKind, Frame, Head, HttpError, HttpStream};
 use sluice_core::value::show_duration;
 
 use super::deadlines::Deadline;
-use super::response::grpc_status;
 use super::upload::Next;
 use super::{RequestTask, Stop};
 use crate::errors::{self, At};
+use crate::header_values::grpc_status;
 use crate::reasons;
 use crate::reply::Reply;
 

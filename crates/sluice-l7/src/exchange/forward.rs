@@ -22,11 +22,11 @@ use super::failed::{
     AttemptError, FailedAttempt, FailureDetail, endpoint_left, no_endpoint, retried_response,
 };
 use super::pending::Pending;
-use super::response::grpc_status;
 use super::retry::{self, Attempts, Decision, Terms};
 use super::{RequestTask, RouteTarget, Stop};
 use crate::attempts::AttemptGuard;
 use crate::errors::Cause;
+use crate::header_values::grpc_status;
 use crate::pools::{ClusterPool, InFlightGuard};
 use crate::reasons;
 use crate::reply::Reply;

@@ -7,7 +7,7 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Poll, ready};
 
-use sluice_codec::{ErrorKind, Head, HttpError, HttpStream, Known, Method, Version};
+use sluice_codec::{ErrorKind, HttpError, HttpStream, Known, Method, Version};
 use sluice_core::Moment;
 
 use super::body::{FailedSide, late};
@@ -16,6 +16,7 @@ use super::deadlines::Deadline;
 use super::failed::{AttemptError, attempt_timed_out, failed_attempt};
 use super::upload::Upload;
 use super::{RequestTask, Stop};
+use crate::header_values::grpc_status;
 use crate::pools::ClusterPool;
 use crate::reasons;
 use crate::reply::Reply;
@@ -192,10 +193,4 @@ impl RequestTask {
     pub(super) fn note_grpc_status_of_head(&mut self) {
         self.summary.grpc_status = grpc_status(&self.response);
     }
-}
-
-/// The gRPC status that a response's headers or trailers contain.
-pub(super) fn grpc_status(head: &Head) -> Option<u32> {
-    let value = head.get(Known::GrpcStatus)?;
-    std::str::from_utf8(value).ok()?.parse().ok()
 }

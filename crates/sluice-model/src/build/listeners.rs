@@ -19,7 +19,6 @@ use sluice_upstream::Cluster;
 
 use super::clusters::ClusterMap;
 use super::http::HttpContext;
-use super::quic::early_sessions;
 use super::routes::{RouteMap, unknown_cluster};
 use super::{Build, ListenerSnapshot, PlanKind, QuicListener, client_auth};
 use crate::chains::{ChainPlace, check_handler, check_possible, criteria, needs, over_quic};
@@ -202,7 +201,7 @@ impl Scope<'_, '_> {
                     self.inner(&chain.chains, listener, at, diags).map(Some)
                 };
                 let http = chain.http.as_ref().map(|http| &http.0);
-                let early = early_sessions(listener, chain);
+                let early = Self::early_sessions(listener, chain);
                 let server = self.build.server_tls(tls, http, early, &at.key("tls"), diags);
                 match (server, inner) {
                     (Some(tls_built), Some(inner)) => Some(Transport::Terminate(Termination {

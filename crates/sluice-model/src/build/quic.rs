@@ -42,6 +42,31 @@ impl Scope<'_, '_> {
         Some(QuicPlan { table, chains: indexes })
     }
 
+    /// The sessions of a chain that may send early data. Their key (`of`) contains everything that clients were granted.
+    pub(super) fn early_sessions(listener: &Listener, chain: &Chain) -> Option<EarlySessions> {
+        let quic = &listener.quic().filter(|quic| quic.0.early_data_sessions > 0)?.0;
+        // Fields are listed by name: a session must not be resumed under limits other than those it was granted.
+        let Quic {
+            enabled: _,
+            idle_timeout,
+            retry_above: _,
+            streams,
+            resets: _,
+            stream_window,
+            connection_window,
+            congestion: _,
+            early_data_sessions,
+            qlog: _,
+        } = quic;
+        let granted = (idle_timeout, streams, stream_window, connection_window);
+        let head = chain.http.as_ref().map(|http| http.0.head_bytes);
+        let certificates = chain.tls.iter().flat_map(|tls| &tls.certificates);
+        let certificates: Vec<_> = certificates.map(|pair| (&*pair.cert, &*pair.key)).collect();
+        let (listener, chain) = (&listener.name.value, &chain.name);
+        let of = format!("{listener} {chain:?} {certificates:?} {granted:?} {head:?}");
+        Some(EarlySessions { count: *early_data_sessions, of })
+    }
+
     pub(super) fn quic_options(
         &self,
         section: &Quic,
@@ -94,31 +119,6 @@ impl Scope<'_, '_> {
             qlog: qlog.map(|(folder, _)| folder),
         })
     }
-}
-
-/// The sessions of a chain that may send early data. Their key (`of`) contains everything that clients were granted.
-pub(super) fn early_sessions(listener: &Listener, chain: &Chain) -> Option<EarlySessions> {
-    let quic = &listener.quic().filter(|quic| quic.0.early_data_sessions > 0)?.0;
-    // Fields are listed by name: a session must not be resumed under limits other than those it was granted.
-    let Quic {
-        enabled: _,
-        idle_timeout,
-        retry_above: _,
-        streams,
-        resets: _,
-        stream_window,
-        connection_window,
-        congestion: _,
-        early_data_sessions,
-        qlog: _,
-    } = quic;
-    let granted = (idle_timeout, streams, stream_window, connection_window);
-    let head = chain.http.as_ref().map(|http| http.0.head_bytes);
-    let certificates = chain.tls.iter().flat_map(|tls| &tls.certificates);
-    let certificates: Vec<_> = certificates.map(|pair| (&*pair.cert, &*pair.key)).collect();
-    let (listener, chain) = (&listener.name.value, &chain.name);
-    let of = format!("{listener} {chain:?} {certificates:?} {granted:?} {head:?}");
-    Some(EarlySessions { count: *early_data_sessions, of })
 }
 
 /// Maximum number of early-data sessions of a chain: each takes about 1 KiB, and a look-up takes longer the more there
