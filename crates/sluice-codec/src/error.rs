@@ -78,7 +78,7 @@ impl HttpError {
 
     /// The worker has no buffer left.
     pub(crate) fn buffers() -> Self {
-        Self::new(ErrorKind::Buffers, "the worker is at the limit worker_buffer_bytes")
+        Self::new(ErrorKind::Buffers, "the worker has reached `limits.worker_buffer_bytes`")
     }
 }
 

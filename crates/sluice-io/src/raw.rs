@@ -294,6 +294,6 @@ fn poll_send(
 fn no_buffer(_: Exhausted) -> io::Error {
     io::Error::new(
         io::ErrorKind::OutOfMemory,
-        "no buffer is left on this worker (limit worker_buffer_bytes)",
+        "the worker has reached `limits.worker_buffer_bytes`",
     )
 }

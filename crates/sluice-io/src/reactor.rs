@@ -112,7 +112,7 @@ impl Reactor {
         };
         if let Err(error) = driven.await {
             let error: io::Error = error;
-            tracing::error!(%error, "the system tells of no socket any more; restart sluice");
+            tracing::error!(%error, "socket events can no longer be received; restart sluice");
         }
     }
 

@@ -332,8 +332,8 @@ impl std::fmt::Display for HandshakeError {
         match self {
             Self::Io(error) => error.fmt(f),
             Self::Tls(error) => error.fmt(f),
-            Self::NotTls(_) => f.write_str("the peer began with something that is not TLS"),
-            Self::TooLarge => f.write_str("the handshake is larger than the limit handshake_bytes"),
+            Self::NotTls(_) => f.write_str("the peer did not start a TLS handshake"),
+            Self::TooLarge => f.write_str("the handshake exceeds `limits.handshake_bytes`"),
         }
     }
 }

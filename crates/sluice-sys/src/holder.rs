@@ -32,7 +32,7 @@ impl std::fmt::Display for Holder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.process {
             Some((pid, name)) => write!(f, "process {pid} ({name})"),
-            None => f.write_str("a process that cannot be seen from here"),
+            None => f.write_str("a process that is not visible from here"),
         }
     }
 }

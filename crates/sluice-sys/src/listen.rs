@@ -170,7 +170,7 @@ pub fn unix(
         if !found.file_type().is_socket() {
             return Err(io::Error::new(
                 io::ErrorKind::AlreadyExists,
-                "a file that is no socket stands there",
+                "the path exists and is not a socket",
             ));
         }
         if !takeover && std::os::unix::net::UnixStream::connect(path).is_ok() {

@@ -206,7 +206,7 @@ impl ClusterHandle {
         if let Some(outlier) = &self.cluster.plan().outlier
             && endpoint.failed() >= outlier.connect_failures
         {
-            let cause = format!("it failed connections in a row, the last with {why}");
+            let cause = format!("consecutive connection failures, the last with {why}");
             self.eject(endpoint, outlier, &cause);
         }
     }
@@ -221,7 +221,7 @@ impl ClusterHandle {
             && outlier.consecutive_5xx > 0
             && endpoint.answered_badly() >= outlier.consecutive_5xx
         {
-            self.eject(endpoint, outlier, "it answered requests with errors in a row");
+            self.eject(endpoint, outlier, "consecutive server errors");
         }
     }
 

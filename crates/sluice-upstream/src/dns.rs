@@ -148,7 +148,7 @@ pub(crate) async fn keep_resolved(
                     resolution.good.borrow_mut().remove(&key);
                     publish();
                 }
-                let also = if kept && !stale { "; the last good answer is kept" } else { "" };
+                let also = if kept && !stale { "; the last good answer is still used" } else { "" };
                 cluster.note_resolver(&host, format!("{error}{also}"));
                 tracing::warn!(
                     cluster = &*cluster.name,

@@ -134,7 +134,7 @@ fn readmit(
                 tracing::info!(
                     cluster = &*cluster.name,
                     endpoint = &*endpoint.name,
-                    "endpoint taken back"
+                    "endpoint is back in use"
                 );
             }
             _ => {}

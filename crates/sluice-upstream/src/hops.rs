@@ -97,7 +97,7 @@ pub struct Looped {
 
 impl fmt::Display for Looped {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "it has passed {} of our listeners (own_hops)", self.hops_max)
+        write!(f, "it has passed {} listeners of this process (`limits.own_hops`)", self.hops_max)
     }
 }
 

@@ -99,7 +99,7 @@ impl H2Stream {
         head: &mut Head,
     ) -> Poll<Result<(), HttpError>> {
         let Some(awaited) = &mut self.awaited else {
-            let error = HttpError::new(ErrorKind::Finished, "the stream has no other head");
+            let error = HttpError::new(ErrorKind::Finished, "the stream has no further head");
             return Poll::Ready(Err(error));
         };
         if let Poll::Ready(Some(informational)) = awaited.poll_informational(cx) {
@@ -201,7 +201,7 @@ impl H2Stream {
     /// The head cannot be expressed in HTTP/2, or the stream has ended.
     pub fn send_head(&mut self, head: &Head, end: bool) -> Result<(), HttpError> {
         let Some(respond) = &mut self.respond else {
-            return Err(HttpError::new(ErrorKind::Finished, "a head was sent already"));
+            return Err(HttpError::new(ErrorKind::Finished, "a final head was already sent"));
         };
         let response = convert::to_response(head)?;
         if head.status() < 200 {
@@ -232,7 +232,7 @@ impl H2Stream {
                 room = match ready!(outgoing.poll_capacity(cx)) {
                     Some(room) => room.map_err(|error| self.ledger.error_of(&error))?,
                     None => {
-                        let gone = "the peer gave the stream up";
+                        let gone = "the peer abandoned the stream";
                         return Poll::Ready(Err(HttpError::new(ErrorKind::Cancelled, gone)));
                     }
                 };

@@ -94,7 +94,7 @@ impl H3Client {
         let (send, recv) = shared.connection.open_bi().await.map_err(refused)?;
         if !self.is_alive() {
             // A GOAWAY arrived while the request waited to open: the server will not process it.
-            let gone = "http3: the server takes no more requests";
+            let gone = "http3: the server accepts no more requests";
             return Err(HttpError::new(ErrorKind::Refused, gone));
         }
         H3Stream::client(Rc::clone(shared), send, recv, head, end, place)

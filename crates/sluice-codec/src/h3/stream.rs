@@ -204,7 +204,7 @@ impl H3Stream {
                 Some(_) => {}
                 None => {
                     self.reset(code::REQUEST_INCOMPLETE);
-                    let error = "the stream ended before its head was whole";
+                    let error = "the stream ended before its headers were complete";
                     return Poll::Ready(Err(HttpError::new(ErrorKind::ClosedEarly, error)));
                 }
             }
@@ -668,7 +668,7 @@ fn wrong_length(send: &mut SendStream) -> HttpError {
 fn read_error(error: &ReadError) -> HttpError {
     match error {
         ReadError::Reset(code) if *code == code::REQUEST_REJECTED.into() => {
-            HttpError::new(ErrorKind::Refused, "http3: the request was rejected unseen")
+            HttpError::new(ErrorKind::Refused, "http3: the server rejected the request unprocessed")
         }
         ReadError::Reset(code) => {
             let detail = format!("http3: RESET_STREAM received: {}", code::word((*code).into()));
