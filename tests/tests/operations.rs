@@ -271,7 +271,7 @@ fn host_names_are_resolved_and_the_last_good_answer_is_kept() {
         sluice.items("/clusters")[0]["resolver"]["db.test"]
             .as_str()
             .unwrap()
-            .contains("the last good answer is kept")
+            .contains("the last good answer is still used")
     );
     let _running = dns("127.0.0.77");
     wait::until("the new address", || {
