@@ -161,6 +161,10 @@ fn short_forms_mean_the_same_as_their_long_forms() {
             "{ addresses: [127.0.0.1:7001, 127.0.0.1:7002], http: web }",
             "{ name: 127.0.0.1-7001, addresses: [127.0.0.1:7001, 127.0.0.1:7002], http: { routes: web } }",
         ),
+        (
+            "{ address: 127.0.0.1:7001, tls: site.pem, http: web }",
+            "{ name: 127.0.0.1-7001, address: 127.0.0.1:7001, tls: { certificates: [{ cert: site.pem }] }, http: web }",
+        ),
     ]
     .map(|(short, long)| (format!("listeners: [{short}]\n"), format!("listeners: [{long}]\n")))
     {
@@ -189,6 +193,31 @@ fn short_forms_mean_the_same_as_their_long_forms() {
             assert_eq!(explain("short.yaml", short.clone() + short_rest), long);
         }
     }
+}
+
+#[test]
+fn a_private_key_may_be_beside_its_certificate_or_in_the_same_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    assert!(sluice(&["cert", "--out", &at("site"), "site.test"]).status.success());
+    let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
+    let check = |certificate: &str| {
+        let config = format!(
+            "listeners: [{{ address: 127.0.0.1:0, tls: {certificate}, relay: app }}]\n\
+             clusters: {{ app: 127.0.0.1:1 }}\n"
+        );
+        std::fs::write(folder.path().join("sluice.yaml"), config).unwrap();
+        out(&sluice(&["check", &at("sluice.yaml")]))
+    };
+    std::fs::write(folder.path().join("both.pem"), read("site.pem") + &read("site.key")).unwrap();
+    std::fs::copy(folder.path().join("site.pem"), folder.path().join("alone.pem")).unwrap();
+    for whole in ["site.pem", "both.pem", "[both.pem, { cert: alone.pem, key: site.key }]"] {
+        let said = check(whole);
+        assert!(said.contains("0 errors, 0 warnings"), "{said}");
+    }
+    let said = check("alone.pem");
+    assert!(said.contains("alone.pem") && said.contains("key"), "{said}");
+    assert!(said.contains("not usable; 1 error"), "{said}");
 }
 
 #[test]

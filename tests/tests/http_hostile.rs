@@ -521,7 +521,10 @@ fn a_request_in_a_loop_is_cut() {
             (origin::get(own, "a", "/").status() == 508).then_some(())
         });
         let record = sluice.record_of("local.loop");
-        assert_eq!(record["detail"], "it has passed 8 listeners of this process (`limits.own_hops`)");
+        assert_eq!(
+            record["detail"],
+            "it has passed 8 listeners of this process (`limits.own_hops`)"
+        );
         // A client that forges the header only cuts off its own requests.
         let asked = format!("GET / HTTP/1.1\r\nHost: a\r\nX-Sluice-Hops: {}\r\n\r\n", u64::MAX);
         assert_eq!(Client::connect(own).ask(&asked).status(), 508);

@@ -92,7 +92,7 @@ section! {
         /// Filters that check the source before the first bytes are inspected to select a chain, in order.
         pub filters: Vec<FilterUse>,
         /// Short form of a single chain: terminate TLS.
-        pub tls: Option<Spanned<Tls>>,
+        pub tls: Option<Spanned<Short<Tls>>>,
         /// Short form of a single chain: relay to this cluster.
         pub relay: Option<Spanned<Short<Relay>>>,
         /// Short form of a single chain: serve HTTP.
@@ -220,7 +220,7 @@ section! {
         /// Which connections the chain takes; without `match` it is the default chain.
         pub matches as "match": Option<Spanned<Match>>,
         /// Terminate TLS; if omitted, bytes are passed through unchanged.
-        pub tls: Option<Spanned<Tls>>,
+        pub tls: Option<Spanned<Short<Tls>>>,
         /// Filters of this chain, in order.
         pub filters: Vec<FilterUse>,
         /// Relay to this cluster.
@@ -322,12 +322,12 @@ choice! {
 
 section! {
     /// A certificate and its private key, as PEM files. Paths are relative to the configuration file. The files are
-    /// reloaded when they change.
+    /// reloaded when they change. The short form is `cert`.
     pub struct Certificate {
         /// The certificate chain, leaf certificate first.
         pub cert: Spanned<PathBuf>,
-        /// The private key.
-        pub key: Spanned<PathBuf>,
+        /// The private key; if omitted, the file of the same name with the ending `.key`, or else `cert` itself.
+        pub key: Option<Spanned<PathBuf>>,
     }
 }
 
@@ -355,10 +355,10 @@ section! {
 }
 
 section! {
-    /// TLS termination.
+    /// TLS termination. The short form is its certificates: one or a list.
     pub struct Tls {
         /// Certificates, selected by server name (SNI); the first is used if no name matches.
-        pub certificates: Vec<Certificate>,
+        pub certificates: Vec<Short<Certificate>>,
         /// Verification of client certificates (mutual TLS).
         pub client_auth: Option<ClientAuth>,
         /// ALPN protocols in order of preference. If omitted, a chain that serves HTTP negotiates the versions it
@@ -557,7 +557,7 @@ section! {
         /// Whether the server certificate is verified.
         pub verify: Verification = "full",
         /// The client certificate presented when the server requests one (mutual TLS).
-        pub certificate: Option<Certificate>,
+        pub certificate: Option<Short<Certificate>>,
         /// ALPN protocols offered; if omitted, those of `protocol` if the cluster is used for HTTP.
         pub alpn: Vec<String>,
         /// The oldest TLS version accepted.
@@ -906,6 +906,14 @@ impl Config {
         }
         self
     }
+}
+
+impl ShortForm for Tls {
+    const KEY: &'static str = "certificates";
+}
+
+impl ShortForm for Certificate {
+    const KEY: &'static str = "cert";
 }
 
 impl ShortForm for Cluster {

@@ -61,7 +61,8 @@ impl Scope<'_, '_> {
         let granted = (idle_timeout, streams, stream_window, connection_window);
         let head = chain.http.as_ref().map(|http| http.0.head_bytes);
         let certificates = chain.tls.iter().flat_map(|tls| &tls.certificates);
-        let certificates: Vec<_> = certificates.map(|pair| (&*pair.cert, &*pair.key)).collect();
+        let certificates: Vec<_> =
+            certificates.map(|pair| (&*pair.cert, pair.key.as_deref())).collect();
         let (listener, chain) = (&listener.name.value, &chain.name);
         let of = format!("{listener} {chain:?} {certificates:?} {granted:?} {head:?}");
         Some(EarlySessions { count: *early_data_sessions, of })

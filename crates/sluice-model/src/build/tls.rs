@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use rustls_pki_types::ServerName;
+use sluice_core::settings::Short;
 use sluice_core::{Diags, Path, Spanned};
 use sluice_tls::{
     ClientAuth, ClientPlan, ClientTls, EarlySessions, ServerPlan, ServerTls, StoredCert,
@@ -21,7 +22,7 @@ const EXPIRY_WARNING_DAYS: u64 = 14;
 impl Build<'_> {
     pub(super) fn server_tls(
         &mut self,
-        tls: &Spanned<Tls>,
+        tls: &Spanned<Short<Tls>>,
         http: Option<&Http>,
         early: Option<EarlySessions>,
         at: &Path<'_>,
@@ -37,8 +38,13 @@ impl Build<'_> {
         }
         if tls.certificates.is_empty() {
             diags
-                .error("missing-field", tls.span, list, "TLS cannot be terminated without a certificate")
-                .help("add `certificates: [{ cert: a.pem, key: a.key }]`, or remove `tls` to pass TLS through");
+                .error(
+                    "missing-field",
+                    tls.span,
+                    list,
+                    "TLS cannot be terminated without a certificate",
+                )
+                .help("add `certificates: [a.pem]`, or remove `tls` to pass TLS through");
             certificates = None;
         }
         let client_auth = tls.client_auth.as_ref().map(|auth| {
@@ -69,7 +75,14 @@ impl Build<'_> {
         at: &Path<'_>,
         diags: &mut Diags,
     ) -> Option<Arc<StoredCert>> {
-        let (cert, key) = (self.file(&pair.cert), self.file(&pair.key));
+        let cert = self.file(&pair.cert);
+        let key = match &pair.key {
+            Some(key) => self.file(key),
+            None => {
+                let beside = cert.with_extension("key");
+                self.file(if beside.is_file() { &beside } else { &cert })
+            }
+        };
         match self.input.certs.load(&cert, &key) {
             Ok((stored, trouble)) => {
                 self.stale.extend(trouble);
@@ -92,11 +105,8 @@ impl Build<'_> {
                 Some(stored)
             }
             Err(error) => {
-                let (span, field) = if error.path == key {
-                    (pair.key.span, "key")
-                } else {
-                    (pair.cert.span, "cert")
-                };
+                let own = pair.key.as_ref().filter(|_| error.path == key);
+                let (span, field) = own.map_or((pair.cert.span, "cert"), |own| (own.span, "key"));
                 report(&error, span, &at.key(field), diags);
                 None
             }
