@@ -8,6 +8,8 @@ use std::cell::{Cell, RefCell};
 use std::ops::{Deref, DerefMut};
 use std::rc::{Rc, Weak};
 
+use crate::descriptors::{Allowance, Budget};
+
 /// Buffer size classes, smallest first.
 const CLASSES: [usize; 4] = [4 << 10, 16 << 10, 80 << 10, 160 << 10];
 
@@ -37,6 +39,26 @@ struct BufPoolState {
     free: [RefCell<Vec<Rc<HeldBytes>>>; CLASSES.len()],
     out: Cell<usize>,
     limit: usize,
+    /// The worker's part of what all workers may hold.
+    allowance: Rc<Allowance>,
+}
+
+impl BufPoolState {
+    /// Counts `bytes` more.
+    fn hold(&self, bytes: usize) -> Result<(), Exhausted> {
+        let held = self.out.get().saturating_add(bytes);
+        if held > self.limit || !self.allowance.hold_bytes(bytes) {
+            return Err(Exhausted);
+        }
+        self.out.set(held);
+        Ok(())
+    }
+
+    /// Counts `bytes` less.
+    fn release(&self, bytes: usize) {
+        self.out.set(self.out.get() - bytes);
+        self.allowance.release_bytes(bytes);
+    }
 }
 
 /// The pool is at its limit.
@@ -46,8 +68,13 @@ pub struct Exhausted;
 impl BufPool {
     /// Creates an empty pool that hands out at most `limit` bytes.
     pub fn new(limit: usize) -> Self {
+        Self::within(limit, Budget::unlimited().allowance())
+    }
+
+    /// Creates an empty pool that hands out at most `limit` bytes, and no more than the budget of the process allows.
+    pub(crate) fn within(limit: usize, allowance: Rc<Allowance>) -> Self {
         let free = std::array::from_fn(|_| RefCell::default());
-        Self(Rc::new(BufPoolState { free, out: Cell::new(0), limit }))
+        Self(Rc::new(BufPoolState { free, out: Cell::new(0), limit, allowance }))
     }
 
     /// Returns a buffer with a copy of `bytes`.
@@ -82,10 +109,7 @@ impl BufPool {
     pub fn take(&self, room: usize) -> Result<Buf, Exhausted> {
         let class = CLASSES.iter().position(|size| room <= *size).ok_or(Exhausted)?;
         let size = CLASSES[class];
-        if self.0.out.get() + size > self.0.limit {
-            return Err(Exhausted);
-        }
-        self.0.out.set(self.0.out.get() + size);
+        self.0.hold(size)?;
         let free = self.0.free[class].borrow_mut().pop();
         let held = free.unwrap_or_else(|| {
             let data = vec![0; size].into_boxed_slice();
@@ -171,11 +195,10 @@ impl Charge {
     /// # Errors
     /// The pool is at its limit; the charge is unchanged.
     pub fn set(&mut self, bytes: usize) -> Result<(), Exhausted> {
-        let others = self.pool.out.get() - self.bytes;
-        if bytes > self.bytes && others.saturating_add(bytes) > self.pool.limit {
-            return Err(Exhausted);
+        match bytes.checked_sub(self.bytes) {
+            Some(more) => self.pool.hold(more)?,
+            None => self.pool.release(self.bytes - bytes),
         }
-        self.pool.out.set(others + bytes);
         self.bytes = bytes;
         Ok(())
     }
@@ -201,7 +224,7 @@ impl Charge {
 
 impl Drop for Charge {
     fn drop(&mut self) {
-        self.pool.out.set(self.pool.out.get() - self.bytes);
+        self.pool.release(self.bytes);
     }
 }
 
@@ -299,7 +322,7 @@ impl DerefMut for Buf {
 impl Drop for Buf {
     fn drop(&mut self) {
         let Some(pool) = self.0.pool.upgrade() else { return };
-        pool.out.set(pool.out.get() - self.0.data.len());
+        pool.release(self.0.data.len());
         let mut free = pool.free[self.0.class].borrow_mut();
         if free.len() < KEEP {
             free.push(Rc::clone(&self.0));
@@ -356,5 +379,39 @@ mod tests {
         assert_eq!(pool.bytes_out(), 0);
         assert_eq!(pool.copy(&[1; 5000]).unwrap().len(), 5000);
         assert!(pool.copy(&[0; 100_000]).is_err());
+    }
+
+    #[test]
+    fn the_pools_of_all_workers_keep_to_one_limit() {
+        let mut limits = sluice_core::Limits::default();
+        limits.set(sluice_core::limits::Limit::ProcessBuffers, 1 << 20).unwrap();
+        let budget = Budget::new(1024, 2, &limits);
+        let pools = [(); 2].map(|()| BufPool::within(4 << 20, budget.allowance()));
+        let mut held = Vec::new();
+        // In turn, until neither gets more.
+        let mut refused = 0;
+        while refused < 2 {
+            refused = 0;
+            for pool in &pools {
+                match pool.take(64 << 10) {
+                    Ok(buf) => held.push(buf),
+                    Err(Exhausted) => refused += 1,
+                }
+            }
+        }
+        let out = || pools.iter().map(BufPool::bytes_out).sum::<usize>();
+        assert!(out() <= 1 << 20 && out() > (1 << 20) - 2 * (80 << 10), "{}", out());
+        let mut charge = pools[0].charge();
+        assert_eq!(charge.set(80 << 10), Err(Exhausted));
+        drop(charge);
+        // What one worker gives back, the other gets, but for what the first keeps at hand.
+        drop(held);
+        assert_eq!(out(), 0);
+        let most = pools[1].charge().set((1 << 20) - (512 << 10));
+        assert_eq!(most, Ok(()));
+        drop(pools);
+        let pool = BufPool::within(4 << 20, budget.allowance());
+        assert_eq!(pool.charge().set(1 << 20), Ok(()), "a worker that ends gives all of it back");
+        assert_eq!(pool.charge().set((1 << 20) + 1), Err(Exhausted));
     }
 }

@@ -1,12 +1,12 @@
-//! The file descriptors of the process: how many sockets and pipes its workers may hold.
+//! The account of the process: how many sockets and pipes its workers may hold, and how many bytes for slow receivers.
 //!
-//! Owns: the budget that all workers draw from, and a worker's allowance. Refuses to know: what a socket is for, other
-//! than whether it belongs to a UDP flow.
-//! Keeps: the sockets and pipes of all workers stay below the process's limit minus a reserve, so that the admin
+//! Owns: the budget that all workers draw from, and a worker's allowance. Refuses to know: what a socket or a buffer is
+//! for, other than whether a socket belongs to a UDP flow.
+//! Keeps: the buffers of all workers together stay below their limit; the sockets and pipes of all workers stay below the process's limit minus a reserve, so that the admin
 //! address, files and health checks keep working whatever clients do; UDP flows, each of which costs an attacker one
 //! forged datagram, hold at most their share, so that they never starve connections.
 //!
-//! A worker draws in chunks: opening and closing a socket usually touches only its own cells.
+//! A worker draws in chunks: opening a socket or taking a buffer usually touches only its own cells.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -19,14 +19,18 @@ use sluice_core::limits::Limit;
 /// Descriptors that a worker needs for itself: its event queues and its wake-up descriptor.
 const PER_WORKER: i64 = 8;
 
-/// The most that a worker draws at once.
+/// The most descriptors that a worker draws at once.
 const CHUNK_MAX: i64 = 64;
+
+/// Bytes that a worker draws at once, unless it needs more.
+const BYTES_CHUNK: i64 = 256 << 10;
 
 /// What all workers together may hold.
 #[derive(Debug)]
 pub struct Budget {
     all: AtomicI64,
     flows: AtomicI64,
+    bytes: AtomicI64,
     chunk: i64,
 }
 
@@ -43,6 +47,7 @@ impl Budget {
         Arc::new(Self {
             all: AtomicI64::new(all),
             flows: AtomicI64::new((all / 100).saturating_mul(percent) + all % 100 * percent / 100),
+            bytes: AtomicI64::new(number(limits.get(Limit::ProcessBuffers))),
             // Unused allowances are lost to the other workers: an eighth at most.
             chunk: (all / workers.saturating_mul(16)).clamp(1, CHUNK_MAX),
         })
@@ -51,12 +56,13 @@ impl Budget {
     /// Creates an unlimited budget: for users of the reserve, and for tests.
     pub fn unlimited() -> Arc<Self> {
         let all = || AtomicI64::new(i64::MAX / 2);
-        Arc::new(Self { all: all(), flows: all(), chunk: CHUNK_MAX })
+        Arc::new(Self { all: all(), flows: all(), bytes: all(), chunk: CHUNK_MAX })
     }
 
     /// Creates the allowance of one worker.
     pub fn allowance(self: &Arc<Self>) -> Rc<Allowance> {
-        Rc::new(Allowance { budget: Arc::clone(self), all: Cell::new(0), flows: Cell::new(0) })
+        let budget = Arc::clone(self);
+        Rc::new(Allowance { budget, all: Cell::new(0), flows: Cell::new(0), bytes: Cell::new(0) })
     }
 }
 
@@ -66,17 +72,18 @@ pub struct Allowance {
     budget: Arc<Budget>,
     all: Cell<i64>,
     flows: Cell<i64>,
+    bytes: Cell<i64>,
 }
 
 impl Allowance {
     /// Whether `count` more sockets may be opened.
     pub fn has(&self, count: i64) -> bool {
-        self.draw(&self.all, &self.budget.all, count)
+        self.draw(&self.all, &self.budget.all, count, self.budget.chunk)
     }
 
     /// Whether a socket for one more UDP flow may be opened.
     pub fn has_for_flow(&self) -> bool {
-        self.draw(&self.flows, &self.budget.flows, 1) && self.has(1)
+        self.draw(&self.flows, &self.budget.flows, 1, self.budget.chunk) && self.has(1)
     }
 
     /// Notes that `count` descriptors were opened.
@@ -86,7 +93,7 @@ impl Allowance {
 
     /// Notes that `count` descriptors were closed.
     pub fn closed(&self, count: i64) {
-        self.give(&self.all, &self.budget.all, count);
+        self.give(&self.all, &self.budget.all, count, self.budget.chunk);
     }
 
     /// Notes that the socket of a UDP flow was opened.
@@ -97,17 +104,33 @@ impl Allowance {
 
     /// Notes that the socket of a UDP flow was closed.
     pub fn closed_for_flow(&self) {
-        self.give(&self.flows, &self.budget.flows, 1);
+        self.give(&self.flows, &self.budget.flows, 1, self.budget.chunk);
         self.closed(1);
     }
 
+    /// Takes `count` bytes for buffers; returns `false` if there are not enough, and takes none.
+    pub(crate) fn hold_bytes(&self, count: usize) -> bool {
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        let enough = self.draw(&self.bytes, &self.budget.bytes, count, BYTES_CHUNK);
+        if enough {
+            self.bytes.set(self.bytes.get() - count);
+        }
+        enough
+    }
+
+    /// Gives `count` bytes back.
+    pub(crate) fn release_bytes(&self, count: usize) {
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        self.give(&self.bytes, &self.budget.bytes, count, BYTES_CHUNK);
+    }
+
     /// Draws from the budget until `count` are available; returns `false` if there are not enough.
-    fn draw(&self, own: &Cell<i64>, budget: &AtomicI64, count: i64) -> bool {
+    fn draw(&self, own: &Cell<i64>, budget: &AtomicI64, count: i64, chunk: i64) -> bool {
         let missing = count - own.get();
         if missing <= 0 {
             return true;
         }
-        let wanted = missing.max(self.budget.chunk);
+        let wanted = missing.max(chunk);
         let mut drawn = 0;
         // The result is in `drawn`; drawing never takes the budget below zero.
         let _ = budget.fetch_update(Relaxed, Relaxed, |left| {
@@ -118,9 +141,8 @@ impl Allowance {
         own.get() >= count
     }
 
-    /// Takes descriptors back; above two chunks, returns all but one chunk to the budget.
-    fn give(&self, own: &Cell<i64>, budget: &AtomicI64, count: i64) {
-        let chunk = self.budget.chunk;
+    /// Takes back what was given; above two chunks, returns all but one chunk to the budget.
+    fn give(&self, own: &Cell<i64>, budget: &AtomicI64, count: i64, chunk: i64) {
         let mut left = own.get() + count;
         if left > 2 * chunk {
             budget.fetch_add(left - chunk, Relaxed);
@@ -134,6 +156,7 @@ impl Drop for Allowance {
     fn drop(&mut self) {
         self.budget.all.fetch_add(self.all.get(), Relaxed);
         self.budget.flows.fetch_add(self.flows.get(), Relaxed);
+        self.budget.bytes.fetch_add(self.bytes.get(), Relaxed);
     }
 }
 

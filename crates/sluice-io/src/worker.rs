@@ -83,7 +83,7 @@ impl WorkerCx {
             timers: Timers::new(clock.clone()),
             reactor: Reactor::new(Rc::clone(&descriptors))
                 .expect("a descriptor is left for an event queue"),
-            buffers: BufPool::new(limits.size(Limit::WorkerBuffers)),
+            buffers: BufPool::within(limits.size(Limit::WorkerBuffers), Rc::clone(&descriptors)),
             pipes: PipePool::new(pipes, descriptors, &shard, &name),
             connections: ConnTable::default(),
             random: RefCell::new(fastrand::Rng::new()),
