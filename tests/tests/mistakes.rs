@@ -4,7 +4,9 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fmt::Write as _;
+use std::fs::File;
 use std::io::Write as _;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use sluice_testkit::{Authority, Sluice};
@@ -25,6 +27,58 @@ fn rule(rule: &str) -> String {
          routes:\n  main:\n    - hosts: \"*\"\n      rules:\n        - {{ {rule} }}\n\
          clusters: {{ up: {{ endpoints: [127.0.0.1:7002] }}, ring: {{ endpoints: [127.0.0.1:7003], balance: maglev }} }}\n"
     )
+}
+
+/// A configuration with one rule, in which every cluster is used.
+fn to_up(of: &str) -> String {
+    rule(of).replace(", ring: { endpoints: [127.0.0.1:7003], balance: maglev }", "")
+}
+
+/// A configuration with one listener and a cluster.
+fn listener(says: &str) -> String {
+    relay("").replace("relay: up", says)
+}
+
+/// A configuration with one listener for datagrams.
+fn flows(says: &str) -> String {
+    listener(says).replace("address: 127", "address: udp://127")
+}
+
+/// A configuration with one listener and the routes `main`.
+fn serving(says: &str) -> String {
+    listener(says).replace("clusters:", "routes: { main: [{ cluster: up }] }\nclusters:")
+}
+
+/// A configuration with one listener that has QUIC.
+fn quic(settings: &str) -> String {
+    serving(&format!("{CERTIFICATE}, http: main, quic: {settings}"))
+}
+
+const CERTIFICATE: &str = "tls: { certificates: [{ cert: a.pem, key: a.key }] }";
+
+/// A configuration with one chain.
+fn chain(chain: &str) -> String {
+    format!(
+        "listeners:\n  - name: a\n    address: 127.0.0.1:7001\n    chains:\n      - {chain}\n\
+         routes: {{ main: [{{ hosts: \"*\", rules: [{{ respond: {{}} }}] }}] }}\n\
+         clusters: {{ up: {{ endpoints: [127.0.0.1:7002] }} }}\n"
+    )
+}
+
+/// A configuration with one filter for HTTP.
+fn http(filter: &str) -> String {
+    let main = format!("http: {{ routes: main, filters: [{{ {filter} }}] }}");
+    to_up("cluster: up").replace("http: main", &main)
+}
+
+/// A configuration with an access log.
+fn log(settings: &str) -> String {
+    beside(&format!("access_log: [{{ {settings} }}]"))
+}
+
+/// A configuration with one relay and another section.
+fn beside(section: &str) -> String {
+    format!("{section}\n{}", relay(""))
 }
 
 /// Checks that every mistake causes an error or a warning with a remedy in its message or help.
@@ -119,13 +173,6 @@ fn of_yaml_and_places() {
 
 #[test]
 fn of_chains_and_listeners() {
-    let chain = |chain: &str| {
-        format!(
-            "listeners:\n  - name: a\n    address: 127.0.0.1:7001\n    chains:\n      - {chain}\n\
-             routes: {{ main: [{{ hosts: \"*\", rules: [{{ respond: {{}} }}] }}] }}\n\
-             clusters: {{ up: {{ endpoints: [127.0.0.1:7002] }} }}\n"
-        )
-    };
     page(
         "mistakes-chains",
         &[
@@ -340,6 +387,584 @@ fn of_certificate_files() {
 }
 
 #[test]
+fn of_addresses() {
+    page(
+        "mistakes-addresses",
+        &[
+            (
+                "a listener with a URL",
+                relay("").replace("127.0.0.1:7001", "\"http://127.0.0.1:7001/x\""),
+            ),
+            (
+                "a listener with a port and a colon only",
+                relay("").replace("127.0.0.1:7001", "\":7001\""),
+            ),
+            (
+                "a listener with an IPv6 address without brackets",
+                relay("").replace("127.0.0.1:7001", "\"::1:7001\""),
+            ),
+            (
+                "a listener with a name for an address",
+                relay("").replace("127.0.0.1:7001", "\"a.test:7001\""),
+            ),
+            (
+                "a unix socket with a relative path",
+                relay("").replace("127.0.0.1:7001", "\"unix://a.sock\""),
+            ),
+            (
+                "a unix socket whose path is too long",
+                relay("")
+                    .replace("127.0.0.1:7001", "\"unix:///LONG.sock\"")
+                    .replace("LONG", &"x".repeat(110)),
+            ),
+            ("an endpoint with port 0", relay("").replace("127.0.0.1:7002", "127.0.0.1:0")),
+            (
+                "an endpoint with a word for a port",
+                relay("").replace("127.0.0.1:7002", "a.test:https"),
+            ),
+            (
+                "an endpoint that is a URL of a database",
+                relay("").replace("[127.0.0.1:7002]", "[\"postgres://a.test/orders\"]"),
+            ),
+            ("an endpoint with a space", relay("").replace("127.0.0.1:7002", "\"a test:80\"")),
+            ("an address block that is a name", chain("{ match: { source: a.test }, relay: up }")),
+            (
+                "an address block with a prefix that is too long",
+                chain("{ match: { source: 10.0.0.0/33 }, relay: up }"),
+            ),
+            (
+                "an address block with an address in it",
+                chain("{ match: { source: 10.0.0.1/8 }, relay: up }"),
+            ),
+            ("a DNS server without a port", relay("dns: { servers: [192.0.2.53] }")),
+            (
+                "a server name with a star inside",
+                chain("{ match: { sni: \"a.*.test\" }, relay: up }"),
+            ),
+            (
+                "a host with a port",
+                rule("cluster: up").replace("hosts: \"*\"", "hosts: \"a.test:443\""),
+            ),
+            (
+                "a host with a star at both ends",
+                rule("cluster: up").replace("hosts: \"*\"", "hosts: \"*.shop.*\""),
+            ),
+            (
+                "a database with a star inside",
+                chain("{ match: { protocol: postgres, database: \"a*b\" }, relay: up }"),
+            ),
+            ("a server name of an endpoint that is none", relay("tls: { sni: \"a test\" }")),
+            (
+                "a name of a cluster with a slash",
+                relay("").replace("  up:", "  a/b: { endpoints: [127.0.0.1:7003] }\n  up:"),
+            ),
+        ],
+    );
+}
+
+#[test]
+fn of_quantities() {
+    page(
+        "mistakes-quantities",
+        &[
+            ("a duration that is empty", relay("connect_timeout: \"\"")),
+            ("a unit of time that is not known", relay("connect_timeout: 500us")),
+            ("a duration with its units the wrong way round", relay("connect_timeout: 30s1m")),
+            ("a duration of more than a year", relay("connect_timeout: 400d")),
+            ("a size that is a word", rule("cluster: up, retry: { when: reset, body: all }")),
+            (
+                "a size that no machine has",
+                rule("cluster: up, retry: { when: reset, body: 99999999999GiB }"),
+            ),
+            (
+                "a unit of size that is not known",
+                rule("cluster: up, retry: { when: reset, body: 5x }"),
+            ),
+            (
+                "a rate without a unit",
+                listener("filters: [{ rate_limit: { connections: 500 } }], relay: up"),
+            ),
+            (
+                "a rate per day",
+                listener("filters: [{ rate_limit: { connections: 500/d } }], relay: up"),
+            ),
+            (
+                "a rate of zero",
+                listener("filters: [{ rate_limit: { connections: 0/s } }], relay: up"),
+            ),
+            ("a share without a percent sign", relay("outlier: { max_ejected: 10 }")),
+            ("a number that is too large", chain("{ match: { port: 70000 }, relay: up }")),
+            ("a number with a fraction", relay("connect_attempts: 2.5")),
+            (
+                "a word for true",
+                relay("").replace("relay: up", "relay: up, socket: { keepalive: on }"),
+            ),
+            ("a word that is not among the choices", relay("balance: fastest")),
+            ("look-ups in an interval of zero", relay("dns: { refresh: 0s }")),
+            ("look-ups in an interval that is a word", relay("dns: { refresh: often }")),
+            ("a limit that is a word", beside("limits: { worker_pipes: many }")),
+            ("a limit that does not exist", beside("limits: { bananas: 5 }")),
+            (
+                "more bytes inspected than the limit allows",
+                listener("inspect: { bytes: 32KiB }, relay: up"),
+            ),
+        ],
+    );
+}
+
+#[test]
+fn of_kinds() {
+    page(
+        "mistakes-kinds",
+        &[
+            ("a map where a single value belongs", relay("connect_timeout: { seconds: 5 }")),
+            ("a list where a single value belongs", relay("balance: [random]")),
+            ("`false` for a section", relay("health: false")),
+            ("a single value for a section", relay("dns: ttl")),
+            ("a list of clusters", "listeners: [{ name: a, address: 127.0.0.1:7001, relay: up }]\nclusters: [{ endpoints: [127.0.0.1:7002] }]\n".into()),
+            ("settings of a check that has none", relay("health: { tcp: { port: 80 } }")),
+            ("a list of limits", beside("limits: [worker_pipes]")),
+            ("a certificate without its key", listener("tls: { certificates: [{ cert: a.pem }] }, relay: up")),
+            ("an empty path of a file", relay("tls: { ca: \"\" }")),
+            ("runtime values in a list", beside("runtime: { values: [a] }")),
+            ("a whole configuration that is a list", "- listeners: []\n".into()),
+            ("a word where a choice belongs", relay("on_endpoint_removed: stop")),
+            ("a cluster without endpoints", relay("").replace("    endpoints: [127.0.0.1:7002]\n", "")),
+        ],
+    );
+}
+
+#[test]
+fn of_yaml() {
+    page(
+        "mistakes-yaml",
+        &[
+            ("two documents in one file", "admin: { address: 127.0.0.1:9901 }\n---\nlisteners: []\n".into()),
+            ("brackets that are nested too deeply", "listeners: [{ name: a }]\n".replace("[{", &"[".repeat(70)).replace("}]", &"]".repeat(70))),
+            ("an alias inside its own value", "clusters: &all { up: { endpoints: *all } }\n".into()),
+            ("aliases that multiply", "a: &a [x, x, x, x, x, x, x, x, x, x]\nb: &b [*a, *a, *a, *a, *a, *a, *a, *a, *a, *a]\nc: &c [*b, *b, *b, *b, *b, *b, *b, *b, *b, *b]\nd: &d [*c, *c, *c, *c, *c, *c, *c, *c, *c, *c]\ne: [*d, *d, *d, *d, *d, *d, *d, *d, *d, *d]\n".into()),
+            ("a list as a key", "clusters: { [a, b]: { endpoints: [127.0.0.1:7002] } }\n".into()),
+            ("a merge with what is no map", "clusters: { up: { <<: slow, endpoints: [127.0.0.1:7002] } }\n".into()),
+            ("two values without a comma", "clusters: { up: { endpoints: [{ address: a.test:80 } { address: b.test:80 }] } }\n".into()),
+            ("a bracket of the wrong kind", "clusters: { up: { endpoints: [127.0.0.1:7002} } }\n".into()),
+            ("a value with a colon and without quotes", "listeners:\n  - name: a\n    address: 127.0.0.1:7001\n    relay: up: down\n".into()),
+        ],
+    );
+}
+
+#[test]
+fn of_listeners() {
+    page(
+        "mistakes-listeners",
+        &[
+            ("no listeners", "clusters: {}\n".into()),
+            ("a listener without an address", "listeners: [{ name: a, relay: up }]\nclusters: { up: { endpoints: [127.0.0.1:7002] } }\n".into()),
+            ("a listener with a relay and chains", listener("relay: up, chains: [{ relay: up }]")),
+            ("UDP and TCP in one listener", listener("addresses: [\"udp://127.0.0.1:7003\"], relay: up")),
+            ("UDP with a PROXY header", flows("relay: up, proxy_protocol: { trust: 192.0.2.10 }")),
+            ("UDP with TLS", flows("tls: { certificates: [{ cert: a.pem, key: a.key }] }, relay: up")),
+            ("UDP with HTTP", serving("http: main").replace("address: 127", "address: udp://127")),
+            ("UDP with what only PostgreSQL has", flows("chains: [{ match: { database: orders }, relay: up }]")),
+            ("UDP with a time-out for half-closed connections", flows("relay: { cluster: up, half_close_timeout: 1m }")),
+            ("a count of responses on TCP", listener("relay: { cluster: up, responses: 1 }")),
+            ("a PROXY header of nobody", listener("proxy_protocol: {}, relay: up")),
+            ("a PROXY header of everybody", listener("proxy_protocol: { trust: 0.0.0.0/0 }, relay: up")),
+            ("a PROXY header that may be missing", listener("proxy_protocol: { trust: 192.0.2.10, accept: optional }, relay: up")),
+            ("HTTP and a relay at once", serving("http: main, relay: up")),
+            ("a relay next to inner chains", chain("{ tls: { certificates: [{ cert: a.pem, key: a.key }] }, relay: up, chains: [{ relay: up }] }")),
+            ("HTTP next to inner chains", chain("{ tls: { certificates: [{ cert: a.pem, key: a.key }] }, http: main, chains: [{ relay: up }] }")),
+            ("inner chains without TLS", chain("{ chains: [{ relay: up }] }")),
+            ("TLS without a certificate", listener("tls: {}, relay: up")),
+            ("QUIC without HTTP", listener("quic: true, tls: { certificates: [{ cert: a.pem, key: a.key }] }, relay: up")),
+            ("too many sessions with early data", quic("{ early_data_sessions: 100000 }")),
+            ("traces of QUIC in no folder", quic("{ qlog: traces }")),
+            ("routes that do not exist", serving("http: shop")),
+            ("misspelt routes", serving("http: mian")),
+            ("a head that is too small", serving("http: { routes: main, head_bytes: 100 }")),
+            ("a head with too few headers", serving("http: { routes: main, head_fields: 2 }")),
+            ("routes that nothing uses", beside("routes: { main: [{ cluster: up }] }")),
+        ],
+    );
+}
+
+#[test]
+fn of_the_admin_address() {
+    page(
+        "mistakes-admin",
+        &[
+            ("admin pages over UDP", beside("admin: { address: \"udp://127.0.0.1:9901\" }")),
+            (
+                "host names for a unix socket",
+                beside("admin: { address: \"unix:///tmp/a.sock\", hosts: [a.test] }"),
+            ),
+            (
+                "any host name for the admin pages",
+                beside("admin: { address: 127.0.0.1:9901, hosts: [\"*\"] }"),
+            ),
+            (
+                "an admin socket in no folder",
+                beside("admin: { address: \"unix:///nowhere/at/all.sock\" }"),
+            ),
+        ],
+    );
+}
+
+#[test]
+fn of_matches() {
+    page(
+        "mistakes-matches",
+        &[
+            ("QUIC on TCP", chain("{ match: { transport: quic }, relay: up }")),
+            ("a server name without TLS", chain("{ match: { transport: plain, sni: a.test }, relay: up }")),
+            ("TLS on a plain transport", chain("{ match: { transport: plain }, tls: { certificates: [{ cert: a.pem, key: a.key }] }, relay: up }")),
+            ("a database of what is not PostgreSQL", chain("{ match: { protocol: redis, database: orders }, relay: up }")),
+            ("a database inside TLS", chain("{ match: { sni: a.test, database: orders }, relay: up }")),
+            ("a destination of another machine", chain("{ match: { destination: 192.0.2.0/24 }, relay: up }")),
+            ("two chains that differ over TCP but not over QUIC", serving("quic: true, chains: [{ match: { sni: a.test }, TLS, http: main }, { match: { sni: a.test, protocol: tls }, TLS, http: main }]").replace("TLS", CERTIFICATE)),
+        ],
+    );
+}
+
+#[test]
+fn of_upstreams() {
+    page(
+        "mistakes-upstreams",
+        &[
+            ("a PROXY header for HTTP", rule("cluster: up").replace("[127.0.0.1:7002]", "[127.0.0.1:7002], send_proxy_protocol: v2")),
+            ("a protocol that TLS negotiates without TLS", relay("protocol: auto")),
+            ("HTTP/3 without TLS", rule("cluster: up").replace("[127.0.0.1:7002]", "[127.0.0.1:7002], protocol: http3")),
+            ("HTTP/3 over a unix socket", rule("cluster: up").replace("[127.0.0.1:7002]", "[\"unix:///tmp/a.sock\"], protocol: http3, tls: { ca: ca.pem }")),
+            ("two kinds of health check", relay("health: { tcp: {}, http: {} }")),
+            ("failed requests counted where connections are relayed", relay("outlier: { consecutive_5xx: 5 }\n    limits: { requests_per_endpoint: 5 }")),
+            ("listeners that may lead to each other", "listeners:\n  - { name: a, address: 127.0.0.1:7001, filters: [{ deny: 192.0.2.0/24 }], relay: b }\n  - { name: b, address: 127.0.0.1:7002, relay: a }\nclusters: { a: { endpoints: [127.0.0.1:7001] }, b: { endpoints: [127.0.0.1:7002] } }\n".into()),
+        ],
+    );
+}
+
+#[test]
+fn of_routes() {
+    page(
+        "mistakes-routes",
+        &[
+            ("a host that is declared twice", rule("cluster: up").replace("main:\n", "main:\n    - { hosts: \"*\", rules: [{ cluster: up }] }\n")),
+            ("a rule behind one that matches everything", to_up("cluster: up }\n        - { match: { path: /a }, cluster: up")),
+            ("a rule that does nothing", rule("match: { path: /a }")),
+            ("a rule that does two things", rule("cluster: up, redirect: { scheme: https }")),
+            ("a split between no clusters", rule("split: {}")),
+            ("a split that is a list", rule("split: [up, ring]")),
+            ("a response that is not final", rule("respond: { status: 101 }")),
+            ("a redirect with the status of a success", rule("redirect: { scheme: https, status: 200 }")),
+            ("a redirect to the same place", rule("redirect: { status: 302 }")),
+            ("a response that may take for ever", to_up("cluster: up, timeout: { response: none }")),
+            ("a stream that may be silent for ever", to_up("cluster: up, timeout: { idle: none }")),
+            ("a host that is rewritten twice", rule("cluster: up, rewrite: { host: a.test, host_of_endpoint: true }")),
+            ("a path that is rewritten twice", rule("cluster: up, rewrite: { path: /a, replace_prefix: /b }")),
+            ("a path that is rewritten to one without a slash", rule("cluster: up, rewrite: { path: a }")),
+            ("a path that is rewritten with a bad regex", rule("cluster: up, rewrite: { regex: { find: \"/a/(b\", replace: /a } }")),
+            ("settings that a redirect does not use", to_up("redirect: { scheme: https }, rewrite: { path: /a }, timeout: { total: 5s }, connect: true").replace("clusters: { up: { endpoints: [127.0.0.1:7002] } }", "")),
+            ("an upgrade to HTTP/2", rule("cluster: up, upgrades: h2c")),
+            ("an upgrade that is not a protocol", rule("cluster: up, upgrades: \"web socket\"")),
+            ("a header for the cluster that is no header", rule("cluster_header: \"x cluster\"")),
+            ("a hash by what is not known", rule("cluster: ring, hash: user")),
+            ("a text with an operator that does not exist", rule("respond: { body: \"%FOO%\" }")),
+        ],
+    );
+}
+
+#[test]
+fn of_conditions() {
+    page(
+        "mistakes-conditions",
+        &[
+            ("a path without a slash", rule("match: { path: a }, cluster: up")),
+            ("a path with a query", rule("match: { path: \"/a?b=1\" }, cluster: up")),
+            ("a star inside a path", rule("match: { path: \"/a/*/b\" }, cluster: up")),
+            (
+                "a path of two kinds",
+                rule("match: { path: { regex: /a, starts_with: /a } }, cluster: up"),
+            ),
+            (
+                "a path of a kind that does not exist",
+                rule("match: { path: { prefix: /a } }, cluster: up"),
+            ),
+            (
+                "a beginning of a path without a slash",
+                rule("match: { path: { starts_with: a } }, cluster: up"),
+            ),
+            (
+                "a template without a slash",
+                rule("match: { path: { template: \"users/{id}\" } }, cluster: up"),
+            ),
+            (
+                "a template that goes on after its rest",
+                rule("match: { path: { template: \"/users/**/x\" } }, cluster: up"),
+            ),
+            (
+                "a template with half a variable",
+                rule("match: { path: { template: \"/users/a{id}\" } }, cluster: up"),
+            ),
+            (
+                "a regex that is far too large",
+                rule("match: { path: { regex: \"/(\\\\w{500}){50}\" } }, cluster: up"),
+            ),
+            (
+                "a regex for a header that does not end",
+                rule("match: { headers: { x-tier: { regex: \"(gold\" } } }, cluster: up"),
+            ),
+            ("a method that is none", rule("match: { method: \"GET POST\" }, cluster: up")),
+            (
+                "a header that is none",
+                rule("match: { headers: { \"x tier\": gold } }, cluster: up"),
+            ),
+            ("headers in a list", rule("match: { headers: [x-tier] }, cluster: up")),
+            (
+                "a header with two values",
+                rule("match: { headers: { x-tier: [gold, silver] } }, cluster: up"),
+            ),
+            (
+                "a header with two conditions",
+                rule("match: { headers: { x-tier: { prefix: g, suffix: d } } }, cluster: up"),
+            ),
+            (
+                "a header with a condition that does not exist",
+                rule("match: { headers: { x-tier: { exact: gold } } }, cluster: up"),
+            ),
+            (
+                "a word for whether a header is there",
+                rule("match: { headers: { x-tier: { present: maybe } } }, cluster: up"),
+            ),
+            (
+                "a gRPC service with a slash before it",
+                rule("match: { grpc: /orders.v1.Orders/Get }, cluster: up"),
+            ),
+        ],
+    );
+}
+
+#[test]
+fn of_filters() {
+    page(
+        "mistakes-filters",
+        &[
+            (
+                "two filters in one list item",
+                listener(
+                    "filters: [{ deny: 192.0.2.0/24, connection_limit: { max: 5 } }], relay: up",
+                ),
+            ),
+            ("a filter that is only a name", listener("filters: [deny], relay: up")),
+            ("a filter that does not exist", listener("filters: [{ firewall: {} }], relay: up")),
+            ("a filter of blocks without one", listener("filters: [{ deny: [] }], relay: up")),
+            (
+                "a filter that limits nothing",
+                listener("filters: [{ connection_limit: {} }], relay: up"),
+            ),
+            ("a filter for HTTP that does not exist", http("jwt: {}")),
+            ("a misspelt filter for HTTP", http("rate_limt: { requests: 5/s }")),
+            ("a filter for HTTP that is listed twice", http("body_max: 1MiB }, { body_max: 2MiB")),
+            ("filters of a rule in a list", rule("cluster: up, filters: [{ buffer: skip }]")),
+            ("a rate per cookie", http("rate_limit: { requests: 5/s, per: \"cookie:a\" }")),
+            (
+                "a rate limit with the status of a success",
+                http("rate_limit: { requests: 5/s, status: 200 }"),
+            ),
+            ("an error page for a success", http("error_pages: { pages: { 200: ok } }")),
+            ("error pages in a list", http("error_pages: { pages: [a] }")),
+            ("a header to set that is none", http("set_headers: { request: { \"x edge\": a } }")),
+            (
+                "a header to set that frames the message",
+                http("set_headers: { request: { content-length: 5 } }"),
+            ),
+            ("the host as a header to set", http("set_headers: { request: { host: a.test } }")),
+            (
+                "a header to remove that frames the message",
+                http("set_headers: { remove_response: transfer-encoding }"),
+            ),
+            ("a header with a line break", http("set_headers: { request: { x-edge: \"a\\nb\" } }")),
+            ("headers to set in a list", http("set_headers: { request: [x-edge] }")),
+        ],
+    );
+}
+
+#[test]
+fn of_formats() {
+    page(
+        "mistakes-formats",
+        &[
+            ("a format that does not exist", log("format: combined")),
+            ("an operator that does not exist", log("format: \"%FOO%\"")),
+            ("an operator that is not closed", log("format: \"%DURATION\"")),
+            ("an operator without its argument", log("format: \"%REQ%\"")),
+            (
+                "an operator with an argument that it does not take",
+                log("format: \"%DURATION(x)%\""),
+            ),
+            ("an operator with a length that is a word", log("format: \"%REQ(x-a):long%\"")),
+            ("an operator whose parenthesis is not closed", log("format: \"%REQ(x-a%\"")),
+            (
+                "a field with the name of a built-in one",
+                log("format: { json: { kind: \"%DURATION%\" } }"),
+            ),
+            ("fields in a list", log("format: { json: [a] }")),
+            ("a format that is a list", log("format: [json]")),
+            ("a log into a folder", log("sink: /tmp")),
+        ],
+    );
+}
+
+/// The exit code and output of `check` for a path in a folder, with the folder name removed.
+fn check_in(folder: &Path, path: &str) -> (Option<i32>, String) {
+    let output = sluice(&["check", folder.join(path).to_str().unwrap()]);
+    let shown = format!("{}/", folder.display());
+    (output.status.code(), out(&output).replace(&shown, ""))
+}
+
+#[test]
+fn of_keys_and_authorities() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new(folder.path());
+    authority.issue("a", &["a.test"]);
+    authority.issue("b", &["b.test"]);
+    authority.issue_expired("old", &["a.test"]);
+    let at = |name: &str| folder.path().join(name);
+    let soon = at("soon");
+    let made = sluice(&["cert", "a.test", "--days", "3", "--out", soon.to_str().unwrap()]);
+    assert!(made.status.success(), "{made:?}");
+    for (name, text) in [
+        ("text.pem", "a certificate\n"),
+        ("begin.pem", "-----BEGIN CERTIFICATE\nAAAA\n-----END CERTIFICATE-----\n"),
+        ("junk.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"),
+        ("junk.key", "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"),
+        ("dsa.key", "-----BEGIN DSA PRIVATE KEY-----\nAAAA\n-----END DSA PRIVATE KEY-----\n"),
+        ("junk.crl", "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n"),
+    ] {
+        std::fs::write(at(name), text).unwrap();
+    }
+    let pair = |cert: &str, key: &str| {
+        listener(&format!("tls: {{ certificates: [{{ cert: {cert}, key: {key} }}] }}, relay: up"))
+    };
+    let clients = |auth: &str| {
+        let own = "certificates: [{ cert: a.pem, key: a.key }]";
+        listener(&format!("tls: {{ {own}, client_auth: {{ {auth} }} }}, relay: up"))
+    };
+    let mut text = String::new();
+    for (title, yaml) in [
+        ("a key of another certificate", pair("a.pem", "b.key")),
+        ("a certificate that is a text", pair("text.pem", "a.key")),
+        ("a key that is a text", pair("a.pem", "text.pem")),
+        ("a certificate whose first line is damaged", pair("begin.pem", "a.key")),
+        ("a certificate that holds something else", pair("junk.pem", "a.key")),
+        ("a key that holds something else", pair("a.pem", "junk.key")),
+        ("a key of an old kind", pair("a.pem", "dsa.key")),
+        ("a folder where a certificate belongs", pair(".", "a.key")),
+        ("a certificate that has expired", pair("old.pem", "old.key")),
+        ("a certificate that expires soon", pair("soon.pem", "soon.key")),
+        ("an authority for clients that is missing", clients("ca: none.pem")),
+        ("an authority for clients that holds something else", clients("ca: junk.pem")),
+        ("a revocation list that is missing", clients("ca: ca.pem, crl: none.crl")),
+        ("a certificate where a revocation list belongs", clients("ca: ca.pem, crl: a.pem")),
+        ("a revocation list that holds something else", clients("ca: ca.pem, crl: junk.crl")),
+        ("an authority of endpoints that holds something else", relay("tls: { ca: junk.pem }")),
+        ("a key where an authority of endpoints belongs", relay("tls: { ca: a.key }")),
+        (
+            "a certificate for endpoints with the key of another",
+            relay("tls: { ca: ca.pem, certificate: { cert: a.pem, key: b.key } }"),
+        ),
+    ] {
+        std::fs::write(at("sluice.yaml"), yaml).unwrap();
+        let (_, said) = check_in(folder.path(), "sluice.yaml");
+        assert!(!said.contains("usable; 0 errors, 0 warnings"), "{title}: nothing was found");
+        let _ = writeln!(text, "=== {title}\n\n{said}");
+    }
+    // A machine without authorities of its own.
+    std::fs::write(at("sluice.yaml"), relay("tls: {}")).unwrap();
+    let mut command = Command::new(Sluice::binary());
+    command.arg("check").arg(at("sluice.yaml"));
+    command.env("SSL_CERT_FILE", at("none.pem")).env("SSL_CERT_DIR", at("none"));
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    let shown = format!("{}/", folder.path().display());
+    let _ = writeln!(text, "=== no authorities\n\n{}", out(&output).replace(&shown, ""));
+    snapshot("mistakes-keys", &text);
+}
+
+/// Names of files and what is in them.
+type Files<'a> = &'a [(&'a str, &'a [u8])];
+
+#[test]
+fn of_files_and_folders() {
+    let (used, up) = (relay(""), "clusters: { up: { endpoints: [127.0.0.1:7002] } }\n");
+    let with_file = beside("runtime: { file: runtime }");
+    let one = "listeners: { name: b, address: 127.0.0.1:7003, relay: up }\n";
+    let (drain, again) = (beside("drain: { timeout: 5s }"), "drain: { timeout: 6s }\n");
+    let mistakes: [(&str, &str, Files<'_>); 10] = [
+        ("a file that is missing", "sluice.yaml", &[]),
+        ("a folder without a configuration", "conf", &[("conf/README.md", b"")]),
+        ("a file that is not text", "sluice.yaml", &[("sluice.yaml", b"admin: \xff\n")]),
+        (
+            "a file of a folder that is not text",
+            "conf",
+            &[("conf/a.yaml", used.as_bytes()), ("conf/b.yaml", b"admin: \xff\n")],
+        ),
+        (
+            "a cluster in two files",
+            "conf",
+            &[("conf/a.yaml", used.as_bytes()), ("conf/b.yaml", up.as_bytes())],
+        ),
+        (
+            "a section in two files",
+            "conf",
+            &[("conf/a.yaml", drain.as_bytes()), ("conf/b.yaml", again.as_bytes())],
+        ),
+        (
+            "a list of listeners in one file and a single one in another",
+            "conf",
+            &[("conf/a.yaml", used.as_bytes()), ("conf/b.yaml", one.as_bytes())],
+        ),
+        ("runtime values in no file", "sluice.yaml", &[("sluice.yaml", with_file.as_bytes())]),
+        (
+            "a line that is no runtime value",
+            "sluice.yaml",
+            &[("sluice.yaml", with_file.as_bytes()), ("runtime", b"# shares\nbeta 5\n")],
+        ),
+        (
+            "a runtime value that is set twice",
+            "sluice.yaml",
+            &[("sluice.yaml", with_file.as_bytes()), ("runtime", b"beta: 5\nbeta: 6\n")],
+        ),
+    ];
+    let mut text = String::new();
+    for (title, path, files) in mistakes {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, bytes) in files {
+            let file = folder.path().join(name);
+            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+            std::fs::write(file, bytes).unwrap();
+        }
+        let (code, said) = check_in(folder.path(), path);
+        assert_eq!(code, Some(3), "{title}: {said}");
+        let _ = writeln!(text, "=== {title}\n\n{said}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("sluice.yaml");
+    File::create(&path).unwrap().set_len((64 << 20) + 1).unwrap();
+    let (_, said) = check_in(folder.path(), "sluice.yaml");
+    let _ = writeln!(text, "=== a file that is far too large\n\n{said}");
+    for (title, input) in [
+        ("standard input that is far too large", File::open(&path).unwrap()),
+        ("standard input that is a folder", File::open(folder.path()).unwrap()),
+    ] {
+        let mut command = Command::new(Sluice::binary());
+        let output = command.args(["check", "-"]).stdin(input).output().unwrap();
+        assert_eq!(output.status.code(), Some(3), "{title}");
+        let _ = writeln!(text, "=== {title}\n\n{}", out(&output));
+    }
+    let (_, said) = from_stdin(b"admin: \xff\n", &[]);
+    let _ = writeln!(text, "=== standard input that is not text\n\n{said}");
+    snapshot("mistakes-files", &text);
+}
+
+#[test]
 fn many_errors_are_counted_and_cause_no_further_findings() {
     let listener =
         |n: usize| format!("  - {{ name: l{n}, address: 127.0.0.1:{}, relay: upp }}\n", 7000 + n);
@@ -363,25 +988,25 @@ fn many_errors_are_counted_and_cause_no_further_findings() {
 }
 
 /// The exit code and output of `check -` for a text.
-fn from_stdin(yaml: &str, more: &[&str]) -> (Option<i32>, String) {
+fn from_stdin(yaml: &[u8], more: &[&str]) -> (Option<i32>, String) {
     let mut command = Command::new(Sluice::binary());
     command.arg("check").args(more).arg("-").stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut child = command.spawn().unwrap();
-    child.stdin.take().unwrap().write_all(yaml.as_bytes()).unwrap();
+    child.stdin.take().unwrap().write_all(yaml).unwrap();
     let output = child.wait_with_output().unwrap();
     (output.status.code(), out(&output))
 }
 
 #[test]
 fn check_reads_standard_input_and_can_fail_on_warnings() {
-    let (code, said) = from_stdin(&relay(""), &[]);
+    let (code, said) = from_stdin(relay("").as_bytes(), &[]);
     assert!(code == Some(0) && said.ends_with("-: usable; 0 errors, 0 warnings\n"), "{said}");
-    let (code, said) = from_stdin(&relay("balance: maglef"), &[]);
+    let (code, said) = from_stdin(relay("balance: maglef").as_bytes(), &[]);
     assert!(code == Some(3) && said.contains("<stdin>:5:14"), "{said}");
     let warned = relay("tls: { verify: none }");
-    let (code, said) = from_stdin(&warned, &[]);
+    let (code, said) = from_stdin(warned.as_bytes(), &[]);
     assert!(code == Some(0) && said.contains("0 errors, 1 warning\n"), "{said}");
-    let (code, said) = from_stdin(&warned, &["--strict"]);
+    let (code, said) = from_stdin(warned.as_bytes(), &["--strict"]);
     assert!(code == Some(3) && said.contains("not usable; 0 errors, 1 warning\n"), "{said}");
 }
 
