@@ -160,7 +160,7 @@ fn a_failed_takeover_leaves_unix_sockets_to_the_running_process() {
         let mut command = tools::command(Sluice::binary().to_str().unwrap());
         let ended = tools::run(command.args(["run", "--takeover", "-c"]).arg(&config));
         let said = String::from_utf8_lossy(&ended.stderr);
-        assert!(!ended.status.success() && said.contains("no socket"), "{said}");
+        assert!(!ended.status.success() && said.contains("not a socket"), "{said}");
         let mut answer = [0];
         UnixStream::connect(&path).unwrap().read_exact(&mut answer).unwrap();
         assert_eq!(answer, *b"o", "the path leads to the running process after\n{second}");

@@ -178,7 +178,15 @@ fn join(parts: Vec<Node>, diags: &mut Diags) -> Node {
     }
     let mut all: Vec<MapEntry> = Vec::new();
     for part in parts {
-        let Value::Map(entries) = part.value else { continue };
+        let entries = match part.value {
+            Value::Map(entries) => entries,
+            Value::Null => continue,
+            Value::List(_) | Value::Scalar { .. } => {
+                let message = "expected a map with sections such as `listeners`";
+                diags.error("wrong-kind", part.span, "", message);
+                continue;
+            }
+        };
         for entry in entries {
             match all.iter_mut().find(|other| other.key == entry.key) {
                 None => all.push(entry),

@@ -239,7 +239,7 @@ fn help(text: &str, at: usize, info: &str) -> &'static str {
     } else if says(&["block mapping", "block collection", "mapping values"]) {
         "check the indentation: the fields of a map must start in the same column, and so must the items of a list; \
          quote values that contain `: `"
-    } else if says(&["flow", "illegal placement"]) {
+    } else if says(&["flow", "bracket", "illegal placement"]) {
         "check the brackets and commas before this position; quote values that contain `: `"
     } else {
         "quote values that begin with * & % [ { @ or contain `: ` or ` #`"

@@ -254,7 +254,7 @@ mod tests {
         assert_eq!(placed(false).unwrap().len(), 2);
         let file = folder.path().join("file");
         std::fs::write(&file, "").unwrap();
-        assert!(unix(&file, 1, 16, false).unwrap_err().to_string().contains("no socket"));
+        assert!(unix(&file, 1, 16, false).unwrap_err().to_string().contains("not a socket"));
     }
 
     #[test]

@@ -101,9 +101,10 @@ impl HttpFilterFactory for RateLimitFactory {
         at: &Path<'_>,
         diags: &mut Diags,
     ) -> Option<Arc<dyn HttpFilterPlan>> {
+        let span = settings.span;
         let settings = RateLimit::bind(settings, at, diags)?;
         if !(400..600).contains(&settings.status) {
-            diags.error("bad-value", None, at.key("status"), "`status` must be from 400 to 599");
+            diags.error("bad-value", span, at.key("status"), "`status` must be from 400 to 599");
             return None;
         }
         Some(Arc::new(RateLimitPlan { settings, buckets: self.buckets.clone() }))

@@ -48,7 +48,7 @@ impl Build<'_> {
                 // Routes that exist and are wrong have their own errors.
                 if !names.contains(&&*section.routes.value) {
                     let help = suggest_word(&section.routes.value, &names).unwrap_or_else(|| {
-                        format!("add them under `routes`; known routes: {}", names.join(", "))
+                        super::routes::known("add them under `routes`; known routes", &names)
                     });
                     let message = format!("there are no routes named `{}`", section.routes.value);
                     diags

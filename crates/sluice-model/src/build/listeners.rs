@@ -143,7 +143,7 @@ impl Scope<'_, '_> {
         let quic = match (&plan, section.quic()) {
             (PlanKind::Stream(listener), Some(quic)) => Some(QuicListener {
                 listener: Arc::clone(listener),
-                options: self.quic_options(&quic.0, at, diags)?,
+                options: self.quic_options(quic, at, diags)?,
             }),
             _ => None,
         };

@@ -70,13 +70,14 @@ impl Scope<'_, '_> {
 
     pub(super) fn quic_options(
         &self,
-        section: &Quic,
+        section: &Spanned<Short<Quic>>,
         at: &Path<'_>,
         diags: &mut Diags,
     ) -> Option<QuicOptions> {
         if section.early_data_sessions > EARLY_SESSIONS_MAX {
             let problem = format!("`early_data_sessions` must not exceed {EARLY_SESSIONS_MAX}");
-            diags.error("bad-value", None, at.key("quic").key("early_data_sessions"), problem);
+            let at = at.key("quic");
+            diags.error("bad-value", section.span, at.key("early_data_sessions"), problem);
             return None;
         }
         // Fields are listed by name so that a new one cannot be forgotten.
@@ -91,7 +92,7 @@ impl Scope<'_, '_> {
             congestion,
             early_data_sessions: _,
             qlog,
-        } = section;
+        } = &section.0;
         let qlog =
             qlog.as_ref().map(|folder| (self.build.input.folder.join(&folder.value), folder.span));
         if let Some((folder, span)) = &qlog

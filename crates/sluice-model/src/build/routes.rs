@@ -74,8 +74,24 @@ impl TableBuilder<'_, '_> {
         diags: &mut Diags,
     ) -> Option<RouteTable> {
         let mut built = Some(Vec::new());
+        if hosts.is_empty() {
+            diags
+                .warning(
+                    "no-rules",
+                    hosts.span,
+                    at,
+                    "this route table is empty: every request gets 404",
+                )
+                .help("add a rule: `{ cluster: NAME }`");
+        }
         for (place, host) in hosts.places() {
             let here = at.index(place);
+            if host.rules.is_empty() {
+                let message = "this virtual host has no rules: its requests get 404";
+                diags
+                    .warning("no-rules", host.span, here.key("rules"), message)
+                    .help("add a rule: `rules: [{ cluster: NAME }]`");
+            }
             match (self.virtual_host(host, &here, diags), &mut built) {
                 (Some(host), Some(all)) => all.push(host),
                 _ => built = None,
@@ -91,8 +107,10 @@ impl TableBuilder<'_, '_> {
                 for (host, first, second) in twice {
                     let span = |place: usize| {
                         let section = hosts.iter().nth(place);
+                        // The last of them in the second virtual host, for it may be the first as well.
                         let named = |section: &&Spanned<HostOrRule>| {
-                            let own = section.hosts.iter().find(|of| of.value == host);
+                            let mut own = section.hosts.iter().filter(|of| of.value == host);
+                            let own = if place == second { own.next_back() } else { own.next() };
                             Some(own.map_or(section.span, |of| of.span))
                         };
                         section.as_ref().and_then(named)
@@ -282,10 +300,11 @@ impl TableBuilder<'_, '_> {
             path,
             strip_query: *strip_query,
         };
-        if to.scheme.is_none() && to.host.is_none() && to.port.is_none() && to.path.is_none() {
+        let keeps_target = to.scheme.is_none() && to.host.is_none() && to.port.is_none();
+        if keeps_target && to.path.is_none() && !to.strip_query {
             diags
                 .error("missing-field", redirect.span, at, "this redirect points back to itself")
-                .help("set what changes: scheme, host, port, path or replace_prefix");
+                .help("set what changes: scheme, host, port, path, replace_prefix, regex or strip_query");
             return None;
         }
         Some(Action::Redirect(Box::new(to)))
@@ -427,6 +446,15 @@ struct Outer {
     said: Overrides,
 }
 
+/// A remedy that ends with the names there are.
+pub(super) fn known(remedy: &str, names: &[&str]) -> String {
+    if names.is_empty() {
+        format!("{remedy}: none yet")
+    } else {
+        format!("{remedy}: {}", names.join(", "))
+    }
+}
+
 /// The filters of a chain that serves HTTP.
 pub(super) fn http_filters(
     build: &Build<'_>,
@@ -495,9 +523,8 @@ pub(super) fn unknown_cluster(
     if names.contains(&&*name.value) {
         return;
     }
-    let help = suggest_word(&name.value, &names).unwrap_or_else(|| {
-        format!("add it under `clusters`; known clusters: {}", names.join(", "))
-    });
+    let help = suggest_word(&name.value, &names)
+        .unwrap_or_else(|| known("add it under `clusters`; known clusters", &names));
     let message = format!("there is no cluster `{}`", name.value);
     diags.error("unknown-name", name.span, at, message).help(help);
 }

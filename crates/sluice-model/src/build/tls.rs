@@ -91,7 +91,11 @@ impl Build<'_> {
                     let when = if left == 0 {
                         "has expired".into()
                     } else {
-                        format!("expires in {} days", left / 86_400)
+                        match left / 86_400 {
+                            0 => "expires in less than a day".into(),
+                            1 => "expires in 1 day".into(),
+                            days => format!("expires in {days} days"),
+                        }
                     };
                     diags
                         .warning(
