@@ -1,10 +1,11 @@
 //! Renders findings for people and programs.
 
 use std::fmt::Write as _;
+use std::ops::Range;
 use std::path::Path;
 
-use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
-use sluice_core::{Diagnostic, Severity};
+use annotate_snippets::{Annotation, AnnotationKind, Group, Level, Renderer, Snippet};
+use sluice_core::{Diagnostic, Severity, Span};
 
 use crate::sources::Sources;
 
@@ -61,29 +62,23 @@ fn one(finding: &Diagnostic, sources: &Sources, renderer: &Renderer) -> String {
         Severity::Warning => Level::WARNING,
     };
     let title = level.primary_title(&finding.message).id(finding.code);
-    let place = finding.span.and_then(|span| Some((span, sources.get(span.file)?)));
+    let place = finding.span.filter(|span| sources.get(span.file).is_some());
     let mut groups: Vec<Group<'_>> = Vec::new();
     match place {
         None => groups.push(Group::with_title(title)),
-        Some((span, (path, text))) => {
-            let path = path.display().to_string();
+        Some(span) => {
             let label = if finding.path.is_empty() { "here" } else { &finding.path };
-            let primary =
-                AnnotationKind::Primary.span(within(text, span.start, span.end)).label(label);
-            let mut snippet = Snippet::source(text).path(path).annotation(primary);
-            let mut elsewhere = None;
-            if let Some((other, label)) = &finding.other {
-                let context =
-                    AnnotationKind::Context.span(within_file(sources, *other)).label(label);
-                if other.file == span.file {
-                    snippet = snippet.annotation(context);
-                } else if let Some((path, text)) = sources.get(other.file) {
-                    elsewhere = Some(
-                        Snippet::source(text).path(path.display().to_string()).annotation(context),
-                    );
-                }
-            }
-            groups.push(title.element(snippet).elements(elsewhere));
+            let primary = (AnnotationKind::Primary, span, label);
+            let other = finding
+                .other
+                .as_ref()
+                .map(|(at, label)| (AnnotationKind::Context, *at, label.as_str()));
+            let (same, elsewhere): (Vec<_>, Vec<_>) =
+                other.into_iter().partition(|(_, at, _)| at.file == span.file);
+            let here = std::iter::once(primary).chain(same).collect::<Vec<_>>();
+            let snippets =
+                [here, elsewhere].into_iter().filter_map(|marks| snippet(&marks, sources));
+            groups.push(title.elements(snippets));
         }
     }
     if let Some(help) = &finding.help {
@@ -92,18 +87,34 @@ fn one(finding: &Diagnostic, sources: &Sources, renderer: &Renderer) -> String {
     renderer.render(&groups)
 }
 
+/// The lines of one file with marks on them: from the first marked line to the last, and no others, since each finding
+/// is rendered by itself and a file can have many.
+fn snippet<'s>(
+    marks: &[(AnnotationKind, Span, &'s str)],
+    sources: &'s Sources,
+) -> Option<Snippet<'s, Annotation<'s>>> {
+    let file = marks.first()?.1.file;
+    let (path, text) = sources.get(file)?;
+    let marked = |at: &Span| within(text, at.start, at.end);
+    let start = marks.iter().map(|(_, at, _)| marked(at).start).min()?;
+    let end = marks.iter().map(|(_, at, _)| marked(at).end).max()?;
+    let (line, shown) = sources.lines(file, start..end)?;
+    let annotations = marks.iter().map(|(kind, at, label)| {
+        let Range { start, end } = marked(at);
+        kind.span(start - shown.start..end - shown.start).label(*label)
+    });
+    let lines = Snippet::source(&text[shown.clone()]).line_start(line);
+    Some(lines.path(path.display().to_string()).annotations(annotations))
+}
+
 /// A range that is within the text, starts and ends on character boundaries and does not leave its line.
-fn within(text: &str, start: u32, end: u32) -> std::ops::Range<usize> {
+fn within(text: &str, start: u32, end: u32) -> Range<usize> {
     let start = (start as usize).min(text.len());
     let start = (0..=start).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
     let line = text[start..].find('\n').map_or(text.len(), |length| start + length);
     let end = (end as usize).clamp(start, line.max(start));
     let end = (end..=text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(text.len());
     start..end
-}
-
-fn within_file(sources: &Sources, span: sluice_core::Span) -> std::ops::Range<usize> {
-    sources.get(span.file).map_or(0..0, |(_, text)| within(text, span.start, span.end))
 }
 
 /// File, line and column of a finding.

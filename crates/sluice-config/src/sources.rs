@@ -1,5 +1,6 @@
 //! The files of a configuration.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use sluice_core::Span;
@@ -7,37 +8,100 @@ use sluice_core::Span;
 /// Files, in the order in which spans number them.
 #[derive(Clone, Debug, Default)]
 pub struct Sources {
-    files: Vec<(PathBuf, String)>,
+    files: Vec<Source>,
+}
+
+#[derive(Clone, Debug)]
+struct Source {
+    path: PathBuf,
+    text: String,
+    /// The byte at which each line starts.
+    lines: Vec<usize>,
 }
 
 impl Sources {
     /// Adds a file and returns its number.
     pub fn add(&mut self, path: PathBuf, text: String) -> u16 {
-        self.files.push((path, text));
+        let ends = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n');
+        let lines = std::iter::once(0).chain(ends.map(|(at, _)| at + 1)).collect();
+        self.files.push(Source { path, text, lines });
         u16::try_from(self.files.len() - 1).unwrap_or(u16::MAX)
     }
 
     /// Path and text of a file.
     pub fn get(&self, file: u16) -> Option<(&Path, &str)> {
-        self.files.get(usize::from(file)).map(|(path, text)| (path.as_path(), text.as_str()))
+        self.files.get(usize::from(file)).map(|file| (file.path.as_path(), file.text.as_str()))
     }
 
     /// Every path.
     pub fn paths(&self) -> impl Iterator<Item = &Path> {
-        self.files.iter().map(|(path, _)| path.as_path())
+        self.files.iter().map(|file| file.path.as_path())
     }
 
     /// Every text.
     pub fn texts(&self) -> impl Iterator<Item = &str> {
-        self.files.iter().map(|(_, text)| text.as_str())
+        self.files.iter().map(|file| file.text.as_str())
     }
 
     /// Line and column of the start of a span, both from 1; columns count characters.
     pub fn line_column(&self, span: Span) -> Option<(usize, usize)> {
-        let (_, text) = self.get(span.file)?;
-        let before = text.get(..span.start as usize)?;
-        let line = before.matches('\n').count() + 1;
-        let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
-        Some((line, column))
+        let source = self.files.get(usize::from(span.file))?;
+        let at = span.start as usize;
+        let line = source.line_of(at);
+        let column = source.text.get(source.lines[line]..at)?.chars().count() + 1;
+        Some((line + 1, column))
+    }
+
+    /// The whole lines from one byte of a file to another: the number of the first, from 1, and the bytes they occupy.
+    pub fn lines(&self, file: u16, bytes: Range<usize>) -> Option<(usize, Range<usize>)> {
+        let source = self.files.get(usize::from(file))?;
+        let (first, last) = (source.line_of(bytes.start), source.line_of(bytes.end));
+        let end = source.lines.get(last + 1).map_or(source.text.len(), |next| next - 1);
+        Some((first + 1, source.lines[first]..end))
+    }
+}
+
+impl Source {
+    /// The line, from 0, that contains a byte.
+    fn line_of(&self, at: usize) -> usize {
+        self.lines.partition_point(|start| *start <= at) - 1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn span(start: u32) -> Span {
+        Span { file: 0, start, end: start }
+    }
+
+    #[test]
+    fn lines_and_columns_count_from_one() {
+        let mut sources = Sources::default();
+        sources.add(PathBuf::from("a"), "ab\n\nüc\n".to_owned());
+        for (at, expected) in
+            [(0, (1, 1)), (2, (1, 3)), (3, (2, 1)), (4, (3, 1)), (6, (3, 2)), (8, (4, 1))]
+        {
+            assert_eq!(sources.line_column(span(at)), Some(expected), "at {at}");
+        }
+        assert_eq!(sources.line_column(span(5)), None, "within a character");
+        assert_eq!(sources.line_column(span(99)), None, "behind the end");
+    }
+
+    #[test]
+    fn lines_are_whole_and_without_the_last_break() {
+        let mut sources = Sources::default();
+        sources.add(PathBuf::from("a"), "ab\ncd\nef".to_owned());
+        for (bytes, expected) in [
+            (0..1, (1, 0..2)),
+            (1..4, (1, 0..5)),
+            (4..5, (2, 3..5)),
+            (6..8, (3, 6..8)),
+            (2..2, (1, 0..2)),
+        ] {
+            assert_eq!(sources.lines(0, bytes.clone()), Some(expected), "{bytes:?}");
+        }
+        assert_eq!(sources.lines(1, 0..0), None);
     }
 }

@@ -18,7 +18,7 @@ use sluice_l7::runtime::RuntimeMap;
 use sluice_l7::{HttpFilters, RouteCell, RouteTable, Runtime};
 use sluice_telemetry::log::{SinkPlan, SinkTarget};
 use sluice_telemetry::{Operator, RecordKind, Template};
-use sluice_tls::{CertStore, LoadError};
+use sluice_tls::{Authorities, CertStore, LoadError};
 use sluice_upstream::{Cluster, ClusterPlan};
 
 use crate::check;
@@ -112,6 +112,7 @@ struct Build<'a> {
     input: &'a BuildInput<'a>,
     files: Vec<PathBuf>,
     stale: Vec<LoadError>,
+    authorities: Authorities,
     /// Runtime values read by filters of chains.
     runtime_keys: RefCell<BTreeSet<String>>,
 }
@@ -124,8 +125,13 @@ pub fn build(config: &Config, input: &BuildInput<'_>, diags: &mut Diags) -> Opti
     check::clusters(config, diags);
     check::routes(config, diags);
     check::loops(config, diags);
-    let mut state =
-        Build { input, files: Vec::new(), stale: Vec::new(), runtime_keys: RefCell::default() };
+    let mut state = Build {
+        input,
+        files: Vec::new(),
+        stale: Vec::new(),
+        authorities: Authorities::default(),
+        runtime_keys: RefCell::default(),
+    };
     let clusters = state.clusters(config, diags);
     let routes = state.routes(config, &clusters, diags);
     let listeners = state.listeners(config, &clusters, &routes, diags);

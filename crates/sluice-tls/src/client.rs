@@ -9,9 +9,10 @@ use std::sync::Arc;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 
-use crate::material::{LoadError, load_roots};
+use crate::authorities::Authorities;
+use crate::material::LoadError;
 use crate::server::{TlsVersion, versions};
 use crate::store::StoredCert;
 
@@ -71,13 +72,13 @@ impl ClientTls {
     ///
     /// # Errors
     /// The authorities cannot be loaded.
-    pub fn build(plan: ClientPlan) -> Result<Self, LoadError> {
+    pub fn build(plan: ClientPlan, authorities: &mut Authorities) -> Result<Self, LoadError> {
         let builder = ClientConfig::builder_with_provider(crate::provider())
             .with_protocol_versions(versions(plan.min_version))
             .expect("the provider has suites for both versions");
         let builder = match &plan.verify {
-            Verify::System => builder.with_root_certificates(system_roots()?),
-            Verify::Ca(path) => builder.with_root_certificates(load_roots(path)?),
+            Verify::System => builder.with_root_certificates(authorities.of_system()?),
+            Verify::Ca(path) => builder.with_root_certificates(authorities.of_file(path)?),
             Verify::Unverified => {
                 builder.dangerous().with_custom_certificate_verifier(Arc::new(VerifyNothing))
             }
@@ -89,20 +90,6 @@ impl ClientTls {
         config.alpn_protocols = plan.alpn;
         Ok(Self { config: Arc::new(config), sni: plan.sni })
     }
-}
-
-fn system_roots() -> Result<RootCertStore, LoadError> {
-    let mut roots = RootCertStore::empty();
-    let found = rustls_native_certs::load_native_certs();
-    let (usable, _) = roots.add_parsable_certificates(found.certs);
-    if usable == 0 {
-        return Err(LoadError {
-            path: PathBuf::from("the system's certificate store"),
-            problem: "it contains no usable authority".into(),
-            help: Some("install the package ca-certificates, or set a file with `ca`"),
-        });
-    }
-    Ok(roots)
 }
 
 /// The client certificate of a cluster; reloaded with its files.

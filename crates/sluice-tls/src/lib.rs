@@ -6,6 +6,7 @@
 //! Keeps: a certificate that does not load, or does not match its key, never replaces one that works.
 #![forbid(unsafe_code)]
 
+pub mod authorities;
 pub mod client;
 pub mod material;
 pub mod quic;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 
 use rustls::crypto::CryptoProvider;
 
+pub use authorities::Authorities;
 pub use client::{ClientPlan, ClientTls, Verify};
 pub use material::{CertificateInfo, LoadError};
 pub use quic::InitialKeys;

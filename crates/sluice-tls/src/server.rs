@@ -10,13 +10,14 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use rustls::server::{
     ClientHello, ProducesTickets, ResolvesServerCert, ServerSessionMemoryCache,
-    StoresServerSessions, WebPkiClientVerifier,
+    StoresServerSessions, VerifierBuilderError, WebPkiClientVerifier,
 };
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 use rustls::{ServerConfig, SupportedProtocolVersion};
 
-use crate::material::{LoadError, load_revocations, load_roots, read};
+use crate::authorities::Authorities;
+use crate::material::{LoadError, load_revocations, read};
 use crate::store::StoredCert;
 
 /// A version of TLS.
@@ -78,13 +79,13 @@ impl ServerTls {
     ///
     /// # Errors
     /// The authorities or revocation lists for client certificates cannot be loaded.
-    pub fn build(plan: ServerPlan) -> Result<Self, LoadError> {
+    pub fn build(plan: ServerPlan, authorities: &mut Authorities) -> Result<Self, LoadError> {
         let builder = ServerConfig::builder_with_provider(crate::provider())
             .with_protocol_versions(versions(plan.min_version))
             .expect("the provider has suites for both versions");
         let builder = match &plan.client_auth {
             None => builder.with_no_client_auth(),
-            Some(auth) => builder.with_client_cert_verifier(client_verifier(auth)?),
+            Some(auth) => builder.with_client_cert_verifier(client_verifier(auth, authorities)?),
         };
         let mut config = builder.with_cert_resolver(Arc::new(ByName::new(plan.certificates)));
         // One is enough to resume once per connection; each costs an encryption per handshake.
@@ -157,8 +158,9 @@ fn early_sessions(wanted: EarlySessions) -> Arc<dyn StoresServerSessions> {
 
 fn client_verifier(
     auth: &ClientAuth,
+    authorities: &mut Authorities,
 ) -> Result<Arc<dyn rustls::server::danger::ClientCertVerifier>, LoadError> {
-    let roots = Arc::new(load_roots(&auth.ca)?);
+    let roots = authorities.of_file(&auth.ca)?;
     let mut builder = WebPkiClientVerifier::builder_with_provider(roots, crate::provider());
     if let Some(path) = &auth.crl {
         builder = builder.with_crls(load_revocations(path)?);
@@ -167,7 +169,10 @@ fn client_verifier(
         builder = builder.allow_unauthenticated();
     }
     builder.build().map_err(|error| LoadError {
-        path: auth.ca.clone(),
+        path: match (&error, &auth.crl) {
+            (VerifierBuilderError::InvalidCrl(_), Some(crl)) => crl.clone(),
+            _ => auth.ca.clone(),
+        },
         problem: format!("client certificates cannot be verified with it: {error}"),
         help: None,
     })

@@ -3,7 +3,7 @@ use std::rc::Rc;
 
 use sluice_core::clock::ClockOrigin;
 use sluice_tls::server::{ServerPlan, TlsVersion};
-use sluice_tls::{CertStore, ClientPlan, ClientTls, ServerTls, Verify};
+use sluice_tls::{Authorities, CertStore, ClientPlan, ClientTls, ServerTls, Verify};
 use std::os::unix::net::UnixStream;
 
 use super::*;
@@ -27,20 +27,23 @@ fn certified(min_version: TlsVersion) -> Certified {
     std::fs::write(&cert, made.cert.pem()).unwrap();
     std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
     let (stored, _) = CertStore::default().load(&cert, &key).unwrap();
-    let server = ServerTls::build(ServerPlan {
+    let mut authorities = Authorities::default();
+    let plan = ServerPlan {
         certificates: vec![stored],
         alpn: vec![b"echo".to_vec()],
         client_auth: None,
         min_version,
         early: None,
-    });
-    let client = ClientTls::build(ClientPlan {
+    };
+    let server = ServerTls::build(plan, &mut authorities);
+    let plan = ClientPlan {
         verify: Verify::Ca(cert),
         sni: None,
         certificate: None,
         alpn: vec![b"echo".to_vec()],
         min_version,
-    });
+    };
+    let client = ClientTls::build(plan, &mut authorities);
     Certified { server: server.unwrap(), client: client.unwrap() }
 }
 

@@ -6,7 +6,7 @@ use rustls_pki_types::ServerName;
 use sluice_core::settings::Short;
 use sluice_core::{Diags, Path, Spanned};
 use sluice_tls::{
-    ClientAuth, ClientPlan, ClientTls, EarlySessions, ServerPlan, ServerTls, StoredCert,
+    ClientAuth, ClientPlan, ClientTls, EarlySessions, LoadError, ServerPlan, ServerTls, StoredCert,
     TlsVersion, Verify,
 };
 
@@ -63,10 +63,19 @@ impl Build<'_> {
             min_version: version(tls.min_version),
             early,
         };
-        let place = tls.client_auth.as_ref().map_or(tls.span, |auth| auth.ca.span);
-        ServerTls::build(plan)
-            .map_err(|error| report(&error, place, &at.key("client_auth").key("ca"), diags))
-            .ok()
+        let revocations = plan.client_auth.as_ref().and_then(|auth| auth.crl.clone());
+        let trouble = |error: LoadError| {
+            let auth = tls.client_auth.as_ref();
+            let crl = auth.and_then(|auth| auth.crl.as_ref());
+            let at = at.key("client_auth");
+            match crl.filter(|_| revocations.as_deref() == Some(error.path.as_path())) {
+                Some(crl) => report(&error, crl.span, &at.key("crl"), diags),
+                None => {
+                    report(&error, auth.map_or(tls.span, |auth| auth.ca.span), &at.key("ca"), diags)
+                }
+            }
+        };
+        ServerTls::build(plan, &mut self.authorities).map_err(trouble).ok()
     }
 
     fn certificate(
@@ -91,10 +100,9 @@ impl Build<'_> {
                     let when = if left == 0 {
                         "has expired".into()
                     } else {
-                        match left / 86_400 {
-                            0 => "expires in less than a day".into(),
-                            1 => "expires in 1 day".into(),
-                            days => format!("expires in {days} days"),
+                        match left.div_ceil(86_400) {
+                            1 => "expires within a day".into(),
+                            days => format!("expires within {days} days"),
                         }
                     };
                     diags
@@ -175,7 +183,9 @@ impl Build<'_> {
             min_version: version(tls.min_version),
         };
         let place = tls.ca.as_ref().map_or(tls.span, |ca| ca.span);
-        ClientTls::build(plan).map_err(|error| report(&error, place, &at.key("ca"), diags)).ok()
+        ClientTls::build(plan, &mut self.authorities)
+            .map_err(|error| report(&error, place, &at.key("ca"), diags))
+            .ok()
     }
 }
 
