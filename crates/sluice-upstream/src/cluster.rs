@@ -15,6 +15,7 @@ use sluice_core::{Name, Reason};
 use sluice_io::WorkerCx;
 use sluice_telemetry::metrics::other;
 use sluice_telemetry::{Counter, CounterSet, Gauge, Histogram};
+use tokio::sync::Notify;
 
 use crate::balance::{BalancerTable, Pick};
 use crate::endpoint::{EndpointState, Lease, RequestLease, Target};
@@ -35,6 +36,8 @@ pub struct Cluster {
     requests: AtomicU64,
     /// Grows when settings change, so that connections made under other settings are not reused.
     generation: AtomicU64,
+    /// For the watch over health: something that it counts or awaits has changed.
+    changed: Notify,
     /// The last message of the resolver, per host name; for the admin page and for reasons.
     resolver: Mutex<HashMap<Arc<str>, String>>,
 }
@@ -75,6 +78,7 @@ impl Cluster {
             active: AtomicU64::new(0),
             requests: AtomicU64::new(0),
             generation: AtomicU64::new(0),
+            changed: Notify::new(),
             resolver: Mutex::default(),
         }
     }
@@ -102,6 +106,17 @@ impl Cluster {
     /// Grows when settings change.
     pub fn generation(&self) -> u64 {
         self.generation.load(Relaxed)
+    }
+
+    /// Announces that an endpoint was ejected or its health changed. From any thread.
+    pub(crate) fn announce(&self) {
+        self.changed.notify_one();
+    }
+
+    /// Waits for a change of membership, of an endpoint's health, or an ejection. For one task at a time: each change
+    /// wakes one, and is kept for it if it does not wait yet.
+    pub(crate) async fn changed(&self) {
+        self.changed.notified().await;
     }
 
     /// Whether an endpoint is a member.
@@ -151,6 +166,7 @@ impl Cluster {
         let left = known.into_values().cloned().collect();
         let table = BalancerTable::build(self.plan.load().balance, &endpoints);
         self.members.store(Arc::new(Membership { version: old.version + 1, endpoints, table }));
+        self.changed.notify_one();
         left
     }
 

@@ -235,6 +235,7 @@ impl ClusterHandle {
             .min(count.saturating_sub(1));
         if aside < allowed && endpoint.eject(cause).is_some() {
             self.ejections.increment();
+            self.cluster.announce();
             tracing::warn!(
                 cluster = &*self.cluster.name,
                 endpoint = &*endpoint.name,

@@ -21,9 +21,6 @@ use crate::endpoint::EndpointState;
 use crate::metrics;
 use crate::plan::{ClusterPlan, HealthPlan, OutlierPlan};
 
-/// How often membership and ejections are checked.
-const SWEEP: Duration = Duration::from_millis(100);
-
 /// Checks whether an endpoint is healthy.
 pub trait HealthProbe {
     /// Performs one check.
@@ -79,7 +76,7 @@ impl HealthProbe for TcpProbe {
     }
 }
 
-/// Watches the health of a cluster, forever.
+/// Watches the health of a cluster, forever. Sleeps until something changes or an ejection ends.
 pub(crate) async fn watch(cluster: Arc<Cluster>, shard: Shard, probes: Probes) {
     let plan = cluster.plan();
     let probe = probes(&plan);
@@ -89,7 +86,7 @@ pub(crate) async fn watch(cluster: Arc<Cluster>, shard: Shard, probes: Probes) {
     let mut ejections: HashMap<Arc<str>, Ejection> = HashMap::new();
     loop {
         let members = cluster.members();
-        readmit(&cluster, &members.endpoints, plan.outlier.as_ref(), &mut ejections);
+        let next = readmit(&cluster, &members.endpoints, plan.outlier.as_ref(), &mut ejections);
         if let Some(health) = &plan.health {
             checks.follow(&cluster, &members.endpoints, health, &probe, &shard);
         }
@@ -99,7 +96,11 @@ pub(crate) async fn watch(cluster: Arc<Cluster>, shard: Shard, probes: Probes) {
         gauges[0].set(count(EndpointState::is_usable));
         gauges[1].set(count(|endpoint| !endpoint.is_healthy()));
         gauges[2].set(count(EndpointState::is_ejected));
-        tokio::time::sleep(SWEEP).await;
+        match next {
+            None => cluster.changed().await,
+            // Elapsed or not, the next pass looks at everything.
+            Some(end) => drop(tokio::time::timeout_at(end, cluster.changed()).await),
+        }
     }
 }
 
@@ -108,14 +109,21 @@ struct Ejection {
     until: Option<Instant>,
 }
 
-/// Readmits ejected endpoints when their time is over; at once if the cluster has no ejection any more.
+/// Readmits ejected endpoints when their time is over; at once if the cluster has no ejection any more. Returns when
+/// the next ejection ends, if there is one.
 fn readmit(
     cluster: &Cluster,
     endpoints: &[Arc<EndpointState>],
     outlier: Option<&OutlierPlan>,
     ejections: &mut HashMap<Arc<str>, Ejection>,
-) {
-    ejections.retain(|name, _| endpoints.iter().any(|endpoint| endpoint.name == *name));
+) -> Option<Instant> {
+    ejections.retain(|name, ejection| {
+        let endpoint = endpoints.iter().find(|endpoint| endpoint.name == *name);
+        // An endpoint that left and came back starts afresh, but its ejections are remembered.
+        ejection.until =
+            ejection.until.filter(|_| endpoint.is_some_and(|known| known.is_ejected()));
+        endpoint.is_some()
+    });
     let now = Instant::now();
     for endpoint in endpoints.iter().filter(|endpoint| endpoint.is_ejected()) {
         let entry = ejections
@@ -140,6 +148,7 @@ fn readmit(
             _ => {}
         }
     }
+    ejections.values().filter_map(|ejection| ejection.until).min()
 }
 
 struct Checks {
@@ -205,12 +214,12 @@ async fn check_for_ever(
             Err(CheckError::Local(_)) => "local",
         };
         checks.count(&code, |code| shard.counter(&metrics::CHECKS, &[&cluster.name, code]));
-        let (cluster, name) = (&*cluster.name, &*endpoint.name);
+        let name = &*endpoint.name;
         let said = match &result {
             Err(CheckError::Local(error)) => {
                 if !std::mem::replace(&mut told, true) {
                     tracing::error!(
-                        cluster,
+                        cluster = &*cluster.name,
                         endpoint = name,
                         error,
                         "cannot check the health of an endpoint"
@@ -226,10 +235,20 @@ async fn check_for_ever(
             && run.take(said.is_ok(), &plan)
             && endpoint.set_health(said)
         {
+            cluster.announce();
             match said {
-                Ok(()) => tracing::info!(cluster, endpoint = name, "endpoint is healthy again"),
+                Ok(()) => tracing::info!(
+                    cluster = &*cluster.name,
+                    endpoint = name,
+                    "endpoint is healthy again"
+                ),
                 Err(error) => {
-                    tracing::warn!(cluster, endpoint = name, error, "endpoint is unhealthy")
+                    tracing::warn!(
+                        cluster = &*cluster.name,
+                        endpoint = name,
+                        error,
+                        "endpoint is unhealthy"
+                    )
                 }
             }
         }
@@ -302,10 +321,13 @@ mod tests {
             max_ejected_percent: 100,
         };
         let mut ejections = HashMap::new();
+        let nothing = readmit(&cluster, &endpoints, Some(&outlier), &mut ejections);
+        assert_eq!(nothing, None, "nothing is ejected, so nothing is to be awaited");
         assert!(endpoints[0].eject("it failed").is_some());
-        readmit(&cluster, &endpoints, Some(&outlier), &mut ejections);
+        let end = readmit(&cluster, &endpoints, Some(&outlier), &mut ejections);
         assert!(endpoints[0].is_ejected(), "its time is not over");
-        readmit(&cluster, &endpoints, None, &mut ejections);
+        assert!(end.is_some_and(|end| end > Instant::now()), "{end:?}");
+        assert_eq!(readmit(&cluster, &endpoints, None, &mut ejections), None);
         assert!(!endpoints[0].is_ejected());
     }
 
