@@ -17,7 +17,7 @@ const KEEP: usize = 256;
 /// A slot for one future, in use or not.
 type Place<I, O> = Pin<Box<dyn ReusableFuture<I, O>>>;
 
-/// Slots for futures of one kind, made from `I` and returning `O`.
+/// Memory for futures of one kind, made from `I` and returning `O`.
 pub struct FuturePool<I, O> {
     free: RefCell<Vec<Place<I, O>>>,
     make: Box<dyn Fn() -> Place<I, O>>,

@@ -110,7 +110,7 @@ pub enum PlanKind {
 /// The state of one build.
 struct Build<'a> {
     input: &'a BuildInput<'a>,
-    files: Vec<PathBuf>,
+    files: BTreeSet<PathBuf>,
     stale: Vec<LoadError>,
     authorities: Authorities,
     /// Runtime values read by filters of chains.
@@ -127,7 +127,7 @@ pub fn build(config: &Config, input: &BuildInput<'_>, diags: &mut Diags) -> Opti
     check::loops(config, diags);
     let mut state = Build {
         input,
-        files: Vec::new(),
+        files: BTreeSet::new(),
         stale: Vec::new(),
         authorities: Authorities::default(),
         runtime_keys: RefCell::default(),
@@ -151,7 +151,7 @@ pub fn build(config: &Config, input: &BuildInput<'_>, diags: &mut Diags) -> Opti
         routes,
         runtime,
         sinks,
-        files: state.files,
+        files: state.files.into_iter().collect(),
         stale_certificates: state.stale,
     })
 }
@@ -160,9 +160,7 @@ impl Build<'_> {
     /// Resolves a relative path and adds the file to those to watch.
     fn file(&mut self, path: &FilePath) -> PathBuf {
         let file = self.input.folder.join(path);
-        if !self.files.contains(&file) {
-            self.files.push(file.clone());
-        }
+        self.files.insert(file.clone());
         file
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Owns: the checks that need only the sections. Keeps: each finding has a place, a message and a remedy.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use sluice_core::limits::Limit;
 use sluice_core::settings::Members;
@@ -170,12 +170,12 @@ pub fn unused(config: &Config, diags: &mut Diags) {
     let relayed = config.listeners.iter().flat_map(|listener| relays_of(listener));
     let relayed = relayed.map(|relay| &relay.cluster.value);
     let routed = clusters_of_routes(config).map(|name| &name.value);
-    let used: Vec<&Name> = relayed.chain(routed).collect();
+    let used: HashSet<&Name> = relayed.chain(routed).collect();
     let rules = || config.routes.iter().flat_map(|(_, hosts)| hosts.iter());
     // A request may name any cluster.
     let any = rules().any(|host| host.rules.iter().any(|rule| rule.cluster_header.is_some()));
     for (name, cluster) in config.clusters.iter() {
-        if !any && !used.contains(&name) {
+        if !any && !used.contains(name) {
             let at = Path::ROOT.key("clusters");
             diags.warning(
                 "unused-cluster",
@@ -186,7 +186,7 @@ pub fn unused(config: &Config, diags: &mut Diags) {
         }
     }
     let spoken = config.listeners.iter().flat_map(|listener| https_of(listener));
-    let spoken: Vec<&Name> = spoken.map(|http| &http.routes.value).collect();
+    let spoken: HashSet<&Name> = spoken.map(|http| &http.routes.value).collect();
     for (name, hosts) in config.routes.iter().filter(|(name, _)| !spoken.contains(name)) {
         let at = Path::ROOT.key("routes");
         let message = format!("no chain uses the routes `{name}`");

@@ -14,6 +14,7 @@ use anyhow::bail;
 
 use crate::shell;
 
+mod config;
 mod load;
 mod proxy;
 
@@ -193,7 +194,7 @@ const IDLE_H3: &[Idle] = &[Idle {
 }];
 
 /// The groups of scenarios.
-pub const GROUPS: [&str; 3] = ["l4", "http", "h3"];
+pub const GROUPS: [&str; 4] = ["l4", "http", "h3", "config"];
 
 /// Runs every scenario of a group whose name contains `filter` and prints a table.
 ///
@@ -205,6 +206,7 @@ pub fn run(sluice: &Path, group: &str, rounds: u32, filter: &str) -> anyhow::Res
         "l4" => (L4, IDLE_L4),
         "http" => (HTTP, &[][..]),
         "h3" => (H3, IDLE_H3),
+        "config" => return config::run(&Kit::new(sluice)?),
         _ => bail!("there is no group `{group}`; there are: {}", GROUPS.join(", ")),
     };
     let cpus = thread::available_parallelism().map_or(1, std::num::NonZero::get);

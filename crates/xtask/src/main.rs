@@ -34,7 +34,7 @@ enum Task {
     Docs,
     /// Compare with HAProxy, nginx, Envoy and Caddy where they are installed.
     Bench {
-        /// Which group: l4, http or h3.
+        /// Which group: l4, http, h3 or config.
         group: String,
         /// Rounds of each scenario.
         #[arg(long, default_value_t = 12)]

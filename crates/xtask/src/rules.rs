@@ -210,7 +210,7 @@ const LOCKS: &[(&str, &str)] = &[
     ("sluice-upstream/src/hops.rs", "taken for connections to listeners of this process"),
 ];
 
-/// Locks in the crates of the data path that [`LOCKS`] does not explain, and explanations without a lock.
+/// Locks in the crates of the data path that `LOCKS` does not explain, and explanations without a lock.
 ///
 /// # Errors
 /// A source file cannot be read.

@@ -23,7 +23,7 @@ use crate::reply::Reply;
 
 /// The most response heads per attempt, the final one included; an endpoint that sends more informational ones is at
 /// fault.
-const INFORMATIONAL_MAX: u32 = 32;
+const RESPONSE_HEADS_MAX: u32 = 32;
 
 impl RequestTask {
     /// Sends the available part of the request body, and waits for the response headers.
@@ -36,7 +36,7 @@ impl RequestTask {
         let mut broken: Option<HttpError> = None;
         let tunnel = self.request.upgrade().is_some() || self.method == Method::Connect;
         let forwards = self.summary.version != Version::Http10;
-        for _ in 0..INFORMATIONAL_MAX {
+        for _ in 0..RESPONSE_HEADS_MAX {
             let received = poll_fn(|cx| {
                 // Data after the headers of an upgrade or tunnel waits until the endpoint accepts it.
                 if !tunnel && broken.is_none() {

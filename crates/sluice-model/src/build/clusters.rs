@@ -1,6 +1,6 @@
 //! Builds the plans of clusters from their sections.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::Arc;
 
@@ -28,9 +28,11 @@ impl Build<'_> {
     pub(super) fn clusters(&mut self, config: &Config, diags: &mut Diags) -> ClusterMap {
         let at = Path::ROOT.key("clusters");
         let addresses_max = config.limits.0.size(Limit::ResolvedAddresses);
+        let routed: HashSet<&Name> =
+            check::clusters_of_routes(config).map(|cluster| &cluster.value).collect();
         let mut all = ClusterMap::new();
         for (name, section) in config.clusters.iter() {
-            let used = check::clusters_of_routes(config).any(|used| used.value == *name);
+            let used = routed.contains(name);
             if used && section.send_proxy_protocol.is_some() {
                 let here = at.key(name);
                 diags

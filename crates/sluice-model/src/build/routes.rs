@@ -1,6 +1,6 @@
 //! Builds route tables from sections.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use sluice_core::settings::{Members, suggest_word};
@@ -41,6 +41,7 @@ impl Build<'_> {
                 config,
                 clusters,
                 chosen: Vec::new(),
+                places: HashMap::new(),
                 overrides: vec![OverrideSet { owner: "".into(), said: Overrides::new() }],
                 usual: Arc::default(),
             };
@@ -61,6 +62,8 @@ struct TableBuilder<'a, 'b> {
     clusters: &'a ClusterMap,
     /// Clusters named by rules, in the order in which they were first named.
     chosen: Vec<Arc<Cluster>>,
+    /// The index in `chosen` of each cluster in it.
+    places: HashMap<Name, u32>,
     overrides: Vec<OverrideSet>,
     /// The options of rules that set none.
     usual: Arc<RuleOptions>,
@@ -316,12 +319,13 @@ impl TableBuilder<'_, '_> {
             unknown_cluster(self.config, name, at, diags);
             return None;
         };
-        let known = self.chosen.iter().position(|of| Arc::ptr_eq(of, cluster));
-        let place = known.unwrap_or_else(|| {
-            self.chosen.push(Arc::clone(cluster));
-            self.chosen.len() - 1
-        });
-        u32::try_from(place).ok()
+        if let Some(known) = self.places.get(&name.value) {
+            return Some(*known);
+        }
+        let place = u32::try_from(self.chosen.len()).ok()?;
+        self.chosen.push(Arc::clone(cluster));
+        self.places.insert(Arc::clone(&name.value), place);
+        Some(place)
     }
 
     fn options(

@@ -162,6 +162,23 @@ impl Kit {
         }
     }
 
+    /// Starts Sluice alone, with this configuration; `@LISTEN@` stands for its port.
+    pub(super) fn start_sluice(&self, config: &str) -> anyhow::Result<Proxy> {
+        let template = self.folder.join("template.yaml");
+        fs::write(&template, config)?;
+        self.start("sluice", "tcp", &template, &self.sluice, 0)
+    }
+
+    /// The configuration of Sluice, as started.
+    pub(super) fn config(&self) -> PathBuf {
+        self.folder.join("sluice.yaml")
+    }
+
+    /// The log of Sluice.
+    pub(super) fn log(&self) -> PathBuf {
+        self.folder.join("sluice.log")
+    }
+
     /// The certificate authority that clients trust.
     pub(super) fn ca(&self) -> PathBuf {
         self.folder.join("ca.pem")
@@ -184,6 +201,12 @@ impl Proxy {
             nanos += text.split(' ').next().unwrap_or_default().parse::<f64>()?;
         }
         Ok(nanos / 1000.0)
+    }
+
+    /// Sends a signal, such as `-HUP`.
+    pub(super) fn signal(&self, signal: &str) -> anyhow::Result<()> {
+        shell::output(Command::new("kill").args([signal, &self.child.id().to_string()]))?;
+        Ok(())
     }
 
     /// The proportional set size in KiB.
