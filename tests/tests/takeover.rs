@@ -7,7 +7,8 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use sluice_testkit::peers::{Server, UdpServer, udp_client};
-use sluice_testkit::{Running, Sluice, tools, wait};
+use sluice_testkit::{Authority, Origin, Running, Sluice, http3, tools, wait};
+use sluice_tests::h3::configuration;
 
 fn yaml(port: u16, socket: &str, tcp: SocketAddr, udp: SocketAddr) -> String {
     format!(
@@ -133,6 +134,69 @@ fn a_process_takes_over_from_another_under_load() {
     wait::until("UDP to be taken over", || (ask_udp() == Some(b'n')).then_some(()));
     assert_eq!(ask_unix(), b'n', "the old process has left the path alone");
     assert!(new.log().contains("served once it is free"), "{}", new.log());
+}
+
+/// QUIC stays with the old process, which serves what it began; then the new one has the port.
+#[test]
+fn a_quic_port_changes_hands_after_its_last_request() {
+    let (old_origin, new_origin) = (Origin::start("o"), Origin::start("n"));
+    let at: SocketAddr = ([127, 0, 0, 1], tools::free_port()).into();
+    let kit = || {
+        let kit = Sluice::new();
+        Authority::new(kit.folder()).issue("web", &["web.test"]);
+        kit
+    };
+    let yaml = |origin: &Origin| {
+        configuration("web", origin.addr(), "true").replace("127.0.0.1:0", &at.to_string())
+    };
+    let mut old = kit().start(&yaml(&old_origin));
+    let authority = |of: &Running| of.folder().join("ca.pem");
+    // A client trusts the certificate of one process: who is served knows by whom.
+    let ask = |of: &Running, path: &str| {
+        http3::run(&authority(of), None, async |client| {
+            client.connect(at, "web.test").await?.ask("GET", path).await
+        })
+    };
+    let (stop, served) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let new = std::thread::scope(|scope| {
+        let load = scope.spawn(|| {
+            http3::run(&authority(&old), None, async |client| {
+                let go_on = |answer: http3::Answer| {
+                    served.fetch_add(usize::from(answer.status == 200), Ordering::SeqCst);
+                    answer.status == 200 && !stop.load(Ordering::SeqCst)
+                };
+                client.connect(at, "web.test").await?.ask_always(4, "/bytes/1000", go_on).await
+            })
+        });
+        let some = |count: usize| {
+            let before = served.load(Ordering::SeqCst);
+            wait::until("requests to be served", || {
+                (served.load(Ordering::SeqCst) > before + count).then_some(())
+            });
+        };
+        some(50);
+        let new = kit().taking_over().start(&yaml(&new_origin));
+        some(50);
+        assert_eq!(ask(&old, "/bytes/1").unwrap().status, 200, "a new connection to the old one");
+        stop.store(true, Ordering::SeqCst);
+        load.join().unwrap().unwrap();
+        assert!(new_origin.requests().is_empty(), "nothing over QUIC reached the new process");
+        let waiting = scope.spawn(|| ask(&old, "/wait"));
+        wait::until("the request that waits", || {
+            old_origin.requests().iter().any(|asked| asked.path() == "/wait").then_some(())
+        });
+        old.signal("TERM");
+        wait::until("the old process to drain", || old.log().contains("draining").then_some(()));
+        old_origin.release();
+        assert_eq!(waiting.join().unwrap().unwrap().status, 200, "what was begun is finished");
+        new
+    });
+    assert!(old.wait_end().success());
+    wait::until("QUIC to be taken over", || {
+        http3::answers(&authority(&new), at, "web.test").then_some(())
+    });
+    assert_eq!(ask(&new, "/bytes/1").unwrap().status, 200);
+    assert_eq!(new_origin.requests().len(), 1);
 }
 
 #[test]
