@@ -8,11 +8,11 @@ use sluice_core::Span;
 /// Files, in the order in which spans number them.
 #[derive(Clone, Debug, Default)]
 pub struct Sources {
-    files: Vec<Source>,
+    files: Vec<SourceFile>,
 }
 
 #[derive(Clone, Debug)]
-struct Source {
+struct SourceFile {
     path: PathBuf,
     text: String,
     /// The byte at which each line starts.
@@ -24,7 +24,7 @@ impl Sources {
     pub fn add(&mut self, path: PathBuf, text: String) -> u16 {
         let ends = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n');
         let lines = std::iter::once(0).chain(ends.map(|(at, _)| at + 1)).collect();
-        self.files.push(Source { path, text, lines });
+        self.files.push(SourceFile { path, text, lines });
         u16::try_from(self.files.len() - 1).unwrap_or(u16::MAX)
     }
 
@@ -61,7 +61,7 @@ impl Sources {
     }
 }
 
-impl Source {
+impl SourceFile {
     /// The line, from 0, that contains a byte.
     fn line_of(&self, at: usize) -> usize {
         self.lines.partition_point(|start| *start <= at) - 1
