@@ -33,7 +33,7 @@ use tokio::task::AbortHandle;
 
 use super::FlowChainPlan;
 use super::flow_table::{FlowId, FlowKey, FlowTable};
-use super::listener::{Judge, UdpListener, UpstreamSocket};
+use super::listener::{FilterCheck, UdpListener, UpstreamSocket};
 use super::names::{FirstDatagram, SniTable};
 use crate::connection::next_id;
 use crate::metrics;
@@ -411,7 +411,7 @@ impl UdpSlot {
         owner: Option<&Owner>,
     ) -> Result<(usize, Claim, UpstreamSocket), Reason> {
         self.spare(listener, now)?;
-        let (chain, claim) = listener.choose(&self.worker, info, owner, Judge::Filters)?;
+        let (chain, claim) = listener.choose(&self.worker, info, owner, FilterCheck::Run)?;
         let opened = self.spare(listener, now).and_then(|spare| {
             if let Some((id, reached)) = spare {
                 reached.increment();
@@ -433,8 +433,8 @@ impl UdpSlot {
         flow: &Flow,
     ) -> Result<(usize, Claim, UpstreamSocket), Reason> {
         let counted = Rc::ptr_eq(listener, &flow.listener);
-        let judge = if counted { Judge::Nobody } else { Judge::Filters };
-        let (chain, claim) = listener.choose(&self.worker, info, None, judge)?;
+        let check = if counted { FilterCheck::Skip } else { FilterCheck::Run };
+        let (chain, claim) = listener.choose(&self.worker, info, None, check)?;
         let upstream = listener.open(&self.worker, chain, &claim, info).inspect_err(|_| {
             if !counted {
                 listener.tell_filters(chain, info);

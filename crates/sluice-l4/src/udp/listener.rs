@@ -116,18 +116,18 @@ impl UdpListener {
         }
     }
 
-    /// Chooses the chain and endpoint of a new flow. `owner` is where it must go, if known; `judge` selects the filters
+    /// Chooses the chain and endpoint of a new flow. `owner` is where it must go, if known; `check` selects the filters
     /// to ask.
     pub(super) fn choose(
         &self,
         worker: &WorkerCx,
         info: &ConnInfo,
         owner: Option<&Owner>,
-        judge: Judge,
+        check: FilterCheck,
     ) -> Result<(usize, Claim), Reason> {
-        admit(judge.of(&self.filters), info)?;
-        self.choose_chain(worker, info, owner, judge).inspect_err(|_| {
-            judge.of(&self.filters).iter().for_each(|filter| filter.ended(info));
+        admit(check.of(&self.filters), info)?;
+        self.choose_chain(worker, info, owner, check).inspect_err(|_| {
+            check.of(&self.filters).iter().for_each(|filter| filter.ended(info));
         })
     }
 
@@ -136,7 +136,7 @@ impl UdpListener {
         worker: &WorkerCx,
         info: &ConnInfo,
         owner: Option<&Owner>,
-        judge: Judge,
+        check: FilterCheck,
     ) -> Result<(usize, Claim), Reason> {
         let none = Facts::default();
         let subject = ChainInput::of(info, info.facts.get().map_or(&none, |facts| &**facts));
@@ -147,9 +147,9 @@ impl UdpListener {
         let (plan, chain) = (&self.plan.chains[index], &self.chains[index]);
         let _ = info.chain.set(Arc::clone(&plan.name));
         let _ = info.reach().cluster.set(Arc::clone(&plan.cluster.name));
-        admit(judge.of(&chain.filters), info)?;
+        admit(check.of(&chain.filters), info)?;
         let claim = pick(worker, plan, chain, info, owner).inspect_err(|_| {
-            judge.of(&chain.filters).iter().for_each(|filter| filter.ended(info));
+            check.of(&chain.filters).iter().for_each(|filter| filter.ended(info));
         })?;
         Ok((index, claim))
     }
@@ -190,18 +190,18 @@ impl UdpListener {
 
 /// Which filters are asked whether a flow may begin.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Judge {
+pub(super) enum FilterCheck {
     /// The filters of the listener and of the chain.
-    Filters,
+    Run,
     /// No filter: the flow replaces one that they admitted.
-    Nobody,
+    Skip,
 }
 
-impl Judge {
+impl FilterCheck {
     fn of(self, filters: &[Rc<dyn ConnectionFilter>]) -> &[Rc<dyn ConnectionFilter>] {
         match self {
-            Self::Filters => filters,
-            Self::Nobody => &[],
+            Self::Run => filters,
+            Self::Skip => &[],
         }
     }
 }

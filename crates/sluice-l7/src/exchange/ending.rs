@@ -161,9 +161,9 @@ pub(crate) async fn refuse(manager: &ConnectionManager, h1: &mut H1Stream, error
     reply.apply_to(&mut head, false);
     let body = Body::Shared(reply.body.clone());
     let worker = &manager.worker;
+    // An error, here or below, means that the client has gone; the response is lost with it.
     let _ = h1.send_head(worker, &head, false, true);
     let mut body = Some(body);
-    // An error means that the client has gone; the response is lost with it.
     let _ = poll_fn(|cx| {
         let Some(body) = body.take() else { return Poll::Ready(Ok(())) };
         Poll::Ready(h1.send_data(cx, worker, body, true))

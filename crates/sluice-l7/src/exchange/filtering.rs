@@ -4,6 +4,7 @@
 //! Refuses to know: what any filter does. Keeps: a filter sees the response of a request only if it saw the
 //! request; responses pass the filters in reverse order.
 
+use std::any::Any;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -14,10 +15,24 @@ use sluice_core::limits::Limit;
 
 use super::deadlines::Deadline;
 use super::{RequestTask, Stop};
+use crate::connection_manager::{ConnectionManager, DownstreamConn};
 use crate::filters::{BodyStep, Cx, HeadStep, HttpFilter, ResponseStep};
 use crate::hygiene;
 use crate::reasons;
+use crate::record::Summary;
 use crate::reply::Reply;
+
+/// What a filter may use in a hook. Borrows fields, not the task, so that the hook may also change a head.
+fn context<'a>(
+    manager: &'a ConnectionManager,
+    downstream: &'a DownstreamConn,
+    summary: &'a Summary,
+    request: Option<&'a Head>,
+    state: &'a mut Option<Box<dyn Any>>,
+) -> Cx<'a> {
+    let (worker, runtime) = (&manager.worker, &manager.plan.runtime);
+    Cx { worker, conn: downstream.facts(), summary, request, runtime, state }
+}
 
 impl RequestTask {
     /// Shows the request to the filters in order.
@@ -94,14 +109,8 @@ impl RequestTask {
         place: usize,
         call: impl FnOnce(&mut Cx<'_>, &mut Head) -> R,
     ) -> R {
-        let mut cx = Cx {
-            worker: &self.manager.worker,
-            conn: self.downstream.facts(),
-            summary: &self.summary,
-            request: None,
-            runtime: &self.manager.plan.runtime,
-            state: &mut self.states[place],
-        };
+        let state = &mut self.states[place];
+        let mut cx = context(&self.manager, &self.downstream, &self.summary, None, state);
         call(&mut cx, &mut self.request)
     }
 
@@ -110,14 +119,9 @@ impl RequestTask {
         place: usize,
         call: impl FnOnce(&mut Cx<'_>, &mut Head) -> R,
     ) -> R {
-        let mut cx = Cx {
-            worker: &self.manager.worker,
-            conn: self.downstream.facts(),
-            summary: &self.summary,
-            request: Some(&self.request),
-            runtime: &self.manager.plan.runtime,
-            state: &mut self.states[place],
-        };
+        let state = &mut self.states[place];
+        let mut cx =
+            context(&self.manager, &self.downstream, &self.summary, Some(&self.request), state);
         call(&mut cx, &mut self.response)
     }
 
@@ -128,14 +132,9 @@ impl RequestTask {
         call: impl FnOnce(&dyn HttpFilter, &mut Cx<'_>) -> R,
     ) -> R {
         let filters = Rc::clone(&self.filters);
-        let mut cx = Cx {
-            worker: &self.manager.worker,
-            conn: self.downstream.facts(),
-            summary: &self.summary,
-            request: Some(&self.request),
-            runtime: &self.manager.plan.runtime,
-            state: &mut self.states[place],
-        };
+        let state = &mut self.states[place];
+        let mut cx =
+            context(&self.manager, &self.downstream, &self.summary, Some(&self.request), state);
         call(&*filters[place].1, &mut cx)
     }
 

@@ -22,7 +22,7 @@ pub(crate) fn run(options: &Run, extensions: Extensions) -> anyhow::Result<ExitC
             return Ok(ExitCode::from(EXIT_CONFIG));
         }
     };
-    for warning in &built.warnings {
+    for warning in built.warnings() {
         tracing::warn!("{}", warning.trim_end());
     }
     let files = process::raise_file_limit();

@@ -40,11 +40,15 @@ pub(crate) struct Built {
     pub(crate) fingerprint: Vec<(PathBuf, Option<u64>)>,
     /// The findings: warnings only.
     pub(crate) diags: Diags,
-    /// The warnings, rendered as text.
-    pub(crate) warnings: Vec<String>,
 }
 
 impl Built {
+    /// The warnings, each rendered as text.
+    pub(crate) fn warnings(&self) -> impl Iterator<Item = String> {
+        let render = |found| render::text(std::slice::from_ref(found), &self.sources, false);
+        self.diags.iter().map(render)
+    }
+
     /// Every file that causes a reload when it changes.
     pub(crate) fn watched(&self) -> Vec<PathBuf> {
         let sources = self.sources.paths().map(Path::to_path_buf);
@@ -141,11 +145,6 @@ impl ConfigBuilder {
         let Some(snapshot) = build(&config, &input, &mut loaded.diags) else {
             return Err(Box::new(Rejected { loaded }));
         };
-        let findings: Vec<_> = loaded.diags.iter().cloned().collect();
-        let warnings = findings
-            .iter()
-            .map(|finding| render::text(std::slice::from_ref(finding), &loaded.sources, false))
-            .collect();
         let fingerprint = snapshot.files.iter().map(|file| (file.clone(), hash_of(file))).collect();
         Ok(Built {
             sources: loaded.sources,
@@ -153,7 +152,6 @@ impl ConfigBuilder {
             snapshot: Arc::new(snapshot),
             fingerprint,
             diags: loaded.diags,
-            warnings,
         })
     }
 }

@@ -171,7 +171,7 @@ impl Control {
             "snapshot": in_force.number,
             "loaded_at": rfc3339(in_force.loaded_at),
             "files": files,
-            "warnings": in_force.built.warnings.len(),
+            "warnings": in_force.built.diags.counts().1,
             "certificates": certificates,
             "config": explain::json(&in_force.built.config),
         });
