@@ -16,5 +16,5 @@ pub mod schema;
 pub mod sources;
 pub mod yaml;
 
-pub use load::{Loaded, load, load_stdin, load_text};
+pub use load::{Loaded, load, load_sources, load_stdin, load_text};
 pub use sources::Sources;

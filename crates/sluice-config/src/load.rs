@@ -23,6 +23,8 @@ pub struct Loaded {
     /// The configuration, as far as it could be read; `None` if parts of it are missing. If
     /// `diags` has errors, it only serves further checks.
     pub config: Option<Config>,
+    /// What was read, as a tree; present where `config` is.
+    pub root: Option<Node>,
     /// The findings.
     pub diags: Diags,
 }
@@ -33,6 +35,7 @@ pub fn load(path: &Path) -> Loaded {
         sources: Sources::default(),
         folder: folder_of(path),
         config: None,
+        root: None,
         diags: Diags::new(),
     };
     let files = match files_of(path) {
@@ -83,7 +86,16 @@ const CONFIG_BYTES_MAX: u64 = 64 << 20;
 pub fn load_text(path: &Path, text: &str) -> Loaded {
     let mut sources = Sources::default();
     sources.add(path.to_owned(), text.to_owned());
-    let mut loaded = Loaded { sources, folder: folder_of(path), config: None, diags: Diags::new() };
+    let mut loaded =
+        Loaded { sources, folder: folder_of(path), config: None, root: None, diags: Diags::new() };
+    loaded.bind();
+    loaded
+}
+
+/// Reads files again whose text is known.
+pub fn load_sources(sources: &Sources, folder: &Path) -> Loaded {
+    let (sources, folder) = (sources.clone(), folder.to_owned());
+    let mut loaded = Loaded { sources, folder, config: None, root: None, diags: Diags::new() };
     loaded.bind();
     loaded
 }
@@ -161,10 +173,11 @@ impl Loaded {
         if whole {
             // An error in a single section does not prevent checks of the repeated ones.
             let many = ["listeners", "clusters", "routes", "access_log"];
-            self.config =
-                bound.or_else(|| Config::bind(&only(root, &many), &at, &mut Diags::new()));
+            let rebind = || Config::bind(&only(root.clone(), &many), &at, &mut Diags::new());
+            self.config = bound.or_else(rebind);
             if let Some(config) = &mut self.config {
                 config.name_listeners();
+                self.root = Some(root);
             }
         }
     }

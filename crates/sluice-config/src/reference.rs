@@ -41,7 +41,7 @@ fn write_operators(out: &mut String) {
          `sluice explain --operators` lists them.\n\n\
          | operator | of | meaning |\n|---|---|---|\n",
     );
-    for (operator, of) in sluice_model::build::operators_of() {
+    for (operator, of) in sluice_model::process::operators_of() {
         let help = operator.help.replace('|', "\\|");
         let _ = writeln!(out, "| `{}` | {of} | {help} |", operator.written());
     }

@@ -31,6 +31,10 @@ pub struct Diagnostic {
     pub help: Option<String>,
     /// A related position, with a label.
     pub other: Option<(Span, String)>,
+    /// Whether the finding is about the key of its field rather than the value.
+    pub on_key: bool,
+    /// The path of a related field, with a label, until its position is known.
+    pub other_at: Option<(String, String)>,
 }
 
 /// Findings, in the order they were added.
@@ -83,6 +87,8 @@ impl Diags {
             message,
             help: None,
             other: None,
+            on_key: false,
+            other_at: None,
         });
         self.items.last_mut().expect("one was just pushed")
     }
@@ -97,6 +103,14 @@ impl Diags {
         self.items.iter_mut()
     }
 
+    /// Adds findings, each after it was given a place.
+    pub fn extend(&mut self, found: Self, mut place: impl FnMut(&mut Diagnostic)) {
+        self.items.extend(found.items.into_iter().map(|mut item| {
+            place(&mut item);
+            item
+        }));
+    }
+
     /// Whether any finding is an error.
     pub fn has_errors(&self) -> bool {
         self.items.iter().any(|item| item.severity == Severity::Error)
@@ -106,6 +120,13 @@ impl Diags {
     pub fn counts(&self) -> (usize, usize) {
         let errors = self.items.iter().filter(|item| item.severity == Severity::Error).count();
         (errors, self.items.len() - errors)
+    }
+
+    /// The findings, sorted by position.
+    pub fn sorted(&self) -> Vec<Diagnostic> {
+        let mut items = self.items.clone();
+        items.sort_by_key(|item| (item.span, item.severity));
+        items
     }
 
     /// The findings, sorted by position.
@@ -124,6 +145,18 @@ impl Diagnostic {
     /// Sets the help: what to do about it.
     pub fn help(&mut self, text: impl Into<String>) -> &mut Self {
         self.help = Some(text.into());
+        self
+    }
+
+    /// Marks the key of the field rather than the value.
+    pub fn on_key(&mut self) -> &mut Self {
+        self.on_key = true;
+        self
+    }
+
+    /// Sets a related field, by its path.
+    pub fn other_at(&mut self, path: impl ToString, label: impl Into<String>) -> &mut Self {
+        self.other_at = Some((path.to_string(), label.into()));
         self
     }
 

@@ -44,6 +44,9 @@ pub enum Value {
     Map(Vec<MapEntry>),
 }
 
+/// Fields that a short form stands for, so that others may follow them in a path although they were not written.
+const LEFT_OUT: [&str; 3] = ["chains", "rules", "certificates"];
+
 /// A named value.
 #[derive(Clone, Debug)]
 pub struct MapEntry {
@@ -80,6 +83,46 @@ impl Node {
             Value::Map(entries) => entries.iter().find(|entry| &*entry.key == key),
             _ => None,
         }
+    }
+
+    /// The positions of the key and the value of the field that a path such as `listeners[0].chains[2].match.sni`
+    /// names: of the field itself, or of the nearest one around it that was written. Short forms leave out lists with
+    /// one member and fields with one meaning, so indexes and keys that are not there are passed over.
+    pub fn locate(&self, path: &str) -> (Span, Span) {
+        let (mut node, mut key, mut rest) = (self, self.span, path);
+        while !rest.is_empty() {
+            rest = rest.trim_start_matches('.');
+            if let Some(index) = rest.strip_prefix('[') {
+                let (index, after) = index.split_once(']').unwrap_or((index, ""));
+                rest = after;
+                if let Value::List(items) = &node.value
+                    && let Some(item) = index.parse().ok().and_then(|at: usize| items.get(at))
+                {
+                    (node, key) = (item, item.span);
+                }
+                continue;
+            }
+            let ends = |entry: &&MapEntry| {
+                let after = rest.strip_prefix(&*entry.key);
+                after.is_some_and(|after| after.is_empty() || after.starts_with(['.', '[']))
+            };
+            let entries = if let Value::Map(entries) = &node.value { &entries[..] } else { &[] };
+            // Names may contain dots.
+            match entries.iter().filter(ends).max_by_key(|entry| entry.key.len()) {
+                Some(entry) => {
+                    (node, key) = (&entry.node, entry.key_span);
+                    rest = &rest[entry.key.len()..];
+                }
+                None => {
+                    let end = rest.find(['.', '[']).unwrap_or(rest.len());
+                    if !LEFT_OUT.contains(&&rest[..end]) {
+                        break;
+                    }
+                    rest = &rest[end..];
+                }
+            }
+        }
+        (key, node.span)
     }
 
     /// The members of a list; a single value or map counts as a list of one, null as an empty list.

@@ -36,7 +36,7 @@ pub struct HttpPlan {
 }
 
 /// How HTTP is served to clients.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpOptions {
     /// Options for HTTP/1.
     pub h1: H1Options,

@@ -4,7 +4,6 @@
 //! matching rule in order wins; the index only leaves out rules that cannot match, so it never changes which rule that
 //! is.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -13,7 +12,7 @@ use sluice_codec::Head;
 use sluice_core::Name;
 use sluice_core::connection::TlsFacts;
 use sluice_core::value::HostPattern;
-use sluice_upstream::Cluster;
+use sluice_upstream::{Cluster, ClusterDirectory};
 
 use crate::filters::HttpFilterPlan;
 use crate::runtime::Runtime;
@@ -70,8 +69,8 @@ pub struct RouteTable {
     pub virtual_hosts: Vec<VirtualHost>,
     /// The clusters that rules name.
     pub clusters: Vec<Arc<Cluster>>,
-    /// All clusters, for rules that take the name from the request.
-    pub by_name: BTreeMap<Name, Arc<Cluster>>,
+    /// Every cluster, for rules that take the name from the request.
+    pub directory: Arc<ClusterDirectory>,
     /// The sets of filter settings that rules and virtual hosts have; 0 is the empty set.
     pub overrides: Vec<OverrideSet>,
 }
@@ -185,7 +184,7 @@ pub struct Share {
 }
 
 /// A redirect. What is `None` stays as requested, except that a new scheme drops the port.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Redirect {
     /// The status.
     pub status: u16,
@@ -202,7 +201,7 @@ pub struct Redirect {
 }
 
 /// A response that Sluice generates itself.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Direct {
     /// The status.
     pub status: u16,
@@ -269,6 +268,12 @@ impl VirtualHost {
 pub type HostTwice = (HostPattern, usize, usize);
 
 impl RouteTable {
+    /// A table without hosts: no request matches.
+    pub fn empty() -> Self {
+        let built = Self::build(Vec::new(), Vec::new(), Arc::default(), Vec::new());
+        built.unwrap_or_else(|_| unreachable!("no host is declared, so none is declared twice"))
+    }
+
     /// Compiles a table.
     ///
     /// # Errors
@@ -276,11 +281,11 @@ impl RouteTable {
     pub fn build(
         virtual_hosts: Vec<VirtualHost>,
         clusters: Vec<Arc<Cluster>>,
-        by_name: BTreeMap<Name, Arc<Cluster>>,
+        directory: Arc<ClusterDirectory>,
         overrides: Vec<OverrideSet>,
     ) -> Result<Self, Vec<HostTwice>> {
         let hosts = HostIndex::build(virtual_hosts.iter().map(|host| host.hosts.as_slice()))?;
-        Ok(Self { hosts, virtual_hosts, clusters, by_name, overrides })
+        Ok(Self { hosts, virtual_hosts, clusters, directory, overrides })
     }
 
     /// Returns what the set with that number configures for filters.

@@ -32,7 +32,7 @@ fn table(hosts: usize) -> RouteTable {
         let rules = (0..RULES).map(|number| rule(host, number)).collect();
         VirtualHost::new(vec![HostPattern::Exact(format!("host{host}.example.test"))], rules)
     });
-    RouteTable::build(hosts.collect(), Vec::new(), BTreeMap::new(), Vec::new()).unwrap()
+    RouteTable::build(hosts.collect(), Vec::new(), Arc::default(), Vec::new()).unwrap()
 }
 
 /// A number from the environment, used to count instructions: see docs/performance.md.

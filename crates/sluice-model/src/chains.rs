@@ -2,8 +2,7 @@
 //!
 //! Owns: what a match implies, and which matches are impossible. Refuses to know: handlers.
 
-use sluice_core::settings::Members;
-use sluice_core::{Diags, ListenAddress, Path, Protocol, Span, Spanned, TransportKind};
+use sluice_core::{Diags, ListenAddress, Path, Protocol, Spanned, TransportKind};
 use sluice_l4::Criteria;
 use sluice_l4::inspect::Needs;
 
@@ -95,43 +94,6 @@ pub fn needs(chains: &[(Criteria, bool)], inside: bool) -> Needs {
         needs.tls = chains.iter().any(|(criteria, _)| criteria.protocols.contains(&Protocol::Tls));
     }
     needs
-}
-
-/// A chain that QUIC connections may be assigned to.
-#[derive(Clone, Debug)]
-pub struct OverQuic {
-    /// Its index among the valid chains.
-    pub index: usize,
-    /// Its index in the list as written.
-    pub place: usize,
-    /// Its place in the file.
-    pub span: Span,
-    /// Its criteria for a QUIC connection.
-    pub criteria: Criteria,
-}
-
-/// The chains that terminate TLS, serve HTTP and match nothing that a QUIC connection cannot have.
-pub fn over_quic(chains: &Members<Chain>) -> Vec<OverQuic> {
-    let carries = |kind: &TransportKind| *kind != TransportKind::Plain;
-    let fits = |of: &Criteria| {
-        (of.transports.is_empty() || of.transports.iter().any(carries))
-            && (of.protocols.is_empty() || of.protocols.contains(&Protocol::Tls))
-            && (of.alpn.is_empty() || of.alpn.iter().any(|alpn| alpn == b"h3"))
-            && of.databases.is_empty()
-            && of.users.is_empty()
-    };
-    let all = chains.places().enumerate().map(|(index, (place, chain))| {
-        let of = criteria(chain.matches.as_deref());
-        let serves = chain.tls.is_some() && chain.http.is_some() && chain.chains.is_empty();
-        (serves && fits(&of)).then(|| OverQuic {
-            index,
-            place,
-            span: chain.span,
-            // On a QUIC connection, transport and protocol are given.
-            criteria: Criteria { transports: Vec::new(), protocols: Vec::new(), ..of },
-        })
-    });
-    all.flatten().collect()
 }
 
 /// Reports a match that can never succeed.

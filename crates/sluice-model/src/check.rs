@@ -317,8 +317,8 @@ pub struct Handles {
     pub inner: bool,
 }
 
-/// Checks that a chain handles its streams in exactly one way.
-pub fn chain_handles(of: Handles, tls: bool, span: Span, at: &Path<'_>, diags: &mut Diags) {
+/// Checks that a chain handles its streams in exactly one way; returns whether it does.
+pub fn chain_handles(of: Handles, tls: bool, span: Span, at: &Path<'_>, diags: &mut Diags) -> bool {
     match (of.relay, of.http, of.inner) {
         (false, false, false) => {
             diags
@@ -361,8 +361,9 @@ pub fn chain_handles(of: Handles, tls: bool, span: Span, at: &Path<'_>, diags: &
                 )
                 .help("add `tls`, or move the chains up one level");
         }
-        _ => {}
+        _ => return true,
     }
+    false
 }
 
 /// Warns of chains of one listener that share routes but ask for different client certificates: the routes would be

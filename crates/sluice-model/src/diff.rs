@@ -1,25 +1,26 @@
-//! The semantic difference between two configurations.
+//! What a reload changed, by meaning.
 //!
-//! Owns: the comparison. Keeps: moving lines, expanding a short form or reordering a map is not a
-//! change; a reload does not touch what is equal.
+//! Owns: the summary of a reload. Keeps: moving lines, expanding a short form or reordering a map is not a change.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 use sluice_core::Name;
-use sluice_core::settings::Members;
 
-use crate::sections::{Cluster, Config, HostOrRule, Listener};
+use crate::model::Kind;
+use crate::process::Process;
+use crate::store::{Outcome, Verdict};
 
 /// The changes of a reload.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Diff {
     /// Listeners.
     pub listeners: Changes,
-    /// Clusters.
+    /// Clusters, with their endpoints.
     pub clusters: Changes,
     /// Route tables.
     pub routes: Changes,
+    /// Whether files that resources name have new content.
+    pub files: bool,
     /// Whether the access log changed.
     pub access_log: bool,
     /// The other sections that changed: limits, drain, admin, runtime.
@@ -38,75 +39,55 @@ pub struct Changes {
 }
 
 impl Changes {
-    fn of<T: PartialEq>(old: &BTreeMap<Name, &T>, new: &BTreeMap<Name, &T>) -> Self {
-        let only = |a: &BTreeMap<Name, &T>, b: &BTreeMap<Name, &T>| {
-            a.keys().filter(|name| !b.contains_key(*name)).cloned().collect()
-        };
-        let differs = |(name, value): (&Name, &&T)| {
-            old.get(name).is_some_and(|before| before != value).then(|| name.clone())
-        };
-        Self {
-            added: only(new, old),
-            removed: only(old, new),
-            changed: new.iter().filter_map(differs).collect(),
-        }
-    }
-
     /// Whether there are no changes.
     pub const fn is_empty(&self) -> bool {
         self.added.is_empty() && self.removed.is_empty() && self.changed.is_empty()
     }
 
-    /// Whether `name` was added or changed.
-    pub fn touches(&self, name: &str) -> bool {
-        self.added.iter().chain(&self.changed).any(|other| &**other == name)
+    fn of<'v>(verdicts: impl Iterator<Item = &'v Verdict>) -> Self {
+        let mut changes = Self::default();
+        for Verdict { kind: _, name, outcome } in verdicts {
+            let list = match outcome {
+                Outcome::Added => &mut changes.added,
+                Outcome::Removed => &mut changes.removed,
+                Outcome::Changed => &mut changes.changed,
+                _ => continue,
+            };
+            list.push(name.clone());
+        }
+        changes.added.sort_unstable();
+        changes.removed.sort_unstable();
+        // A cluster and its endpoints may both have changed.
+        changes.changed.sort_unstable();
+        changes.changed.dedup();
+        changes
     }
 }
 
 impl Diff {
-    /// The difference from `old` to `new`.
-    pub fn of(old: &Config, new: &Config) -> Self {
-        fn listeners(config: &Config) -> BTreeMap<Name, &Listener> {
-            config.listeners.iter().map(|l| (l.name.value.clone(), &l.value)).collect()
-        }
-        fn clusters(config: &Config) -> BTreeMap<Name, &Cluster> {
-            config.clusters.iter().map(|(name, cluster)| (name.clone(), &cluster.value.0)).collect()
-        }
-        fn routes(config: &Config) -> BTreeMap<Name, &Members<HostOrRule>> {
-            config.routes.iter().map(|(name, hosts)| (name.clone(), &hosts.value)).collect()
-        }
-        // Sections are listed by name: a change in a forgotten one would never be applied.
-        let Config {
-            admin,
-            listeners: _,
-            clusters: _,
-            routes: _,
-            runtime,
-            access_log,
-            drain,
-            limits,
-        } = old;
-        let other = [
-            ("admin", *admin != new.admin),
-            ("drain", *drain != new.drain),
-            ("limits", *limits != new.limits),
-            ("runtime", *runtime != new.runtime),
-        ];
+    /// The changes of these resources, and from the settings `old` to `new`.
+    pub fn of(verdicts: &[Verdict], old: &Process, new: &Process) -> Self {
+        let of = |kind: Kind| verdicts.iter().filter(move |verdict| verdict.kind == kind);
+        let changed = |verdict: &&Verdict| verdict.outcome == Outcome::Changed;
+        // Endpoints come and go with their cluster.
+        let clusters = of(Kind::Cluster).chain(of(Kind::Endpoints).filter(changed));
         Self {
-            listeners: Changes::of(&listeners(old), &listeners(new)),
-            clusters: Changes::of(&clusters(old), &clusters(new)),
-            routes: Changes::of(&routes(old), &routes(new)),
-            access_log: *access_log != new.access_log,
-            other: other.iter().filter(|(_, differs)| *differs).map(|(name, _)| *name).collect(),
+            listeners: Changes::of(of(Kind::Listener)),
+            clusters: Changes::of(clusters),
+            routes: Changes::of(of(Kind::Routes)),
+            files: verdicts.iter().any(|verdict| verdict.outcome == Outcome::Refreshed),
+            access_log: old.access_log != new.access_log,
+            other: old.differences(new),
         }
     }
 
     /// Whether nothing changed.
     pub fn is_empty(&self) -> bool {
-        let Self { listeners, clusters, routes, access_log, other } = self;
+        let Self { listeners, clusters, routes, files, access_log, other } = self;
         listeners.is_empty()
             && clusters.is_empty()
             && routes.is_empty()
+            && !files
             && !access_log
             && other.is_empty()
     }
@@ -135,37 +116,13 @@ impl fmt::Display for Diff {
                 parts.push(format!("{what}: {}", all.join(" ")));
             }
         }
+        if self.files {
+            parts.push("files".into());
+        }
         if self.access_log {
             parts.push("access_log".into());
         }
         parts.extend(self.other.iter().map(ToString::to_string));
         f.write_str(&parts.join("; "))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::trees::{bind, fields_of, list, map, text};
-
-    #[test]
-    fn a_change_in_any_section_is_a_change() {
-        let endpoint = || list(vec![text("127.0.0.1:1")]);
-        for field in fields_of::<Config>() {
-            let value = match field {
-                "admin" => map(&[("address", text("127.0.0.1:1"))]),
-                "listeners" => list(vec![map(&[("name", text("a"))])]),
-                "clusters" => map(&[("a", map(&[("endpoints", endpoint())]))]),
-                "routes" => map(&[("a", list(vec![map(&[("hosts", text("a"))])]))]),
-                "runtime" => map(&[("values", map(&[("a", text("1"))]))]),
-                "access_log" => list(vec![map(&[])]),
-                "drain" => map(&[("timeout", text("1s"))]),
-                "limits" => map(&[("inspect_bytes", text("1KiB"))]),
-                other => panic!("a value for the new section `{other}`, please"),
-            };
-            let (old, new): (Config, Config) = (bind(&map(&[])), bind(&map(&[(field, value)])));
-            assert!(!Diff::of(&old, &new).is_empty(), "{field}");
-            assert!(Diff::of(&new, &new).is_empty(), "{field}");
-        }
     }
 }

@@ -1,19 +1,24 @@
 //! The configuration model.
 //!
-//! Owns: the sections of the configuration as types, the checks across them, the difference between
-//! two configurations, and the snapshot that workers run. Refuses to know: YAML, the order of files, sockets.
-//! Keeps: a section is declared once, and its reference, schema, long form and binding derive from
-//! that; a snapshot is only built from a configuration without errors.
+//! Owns: the sections of configuration files, the Model that they are translated to, the resources in force and their
+//! changes. Refuses to know: YAML, the order of files, sockets.
+//! Keeps: a section is declared once, and its reference, schema, long form and binding derive from that; whoever
+//! configures Sluice, files or a control plane, does it through the Model.
 #![forbid(unsafe_code)]
 
-pub mod build;
 pub mod chains;
 pub mod check;
+pub mod compile;
 pub mod diff;
+pub mod files;
+pub mod model;
+pub mod process;
+pub mod provenance;
 pub mod reach;
 pub mod sections;
+pub mod store;
+pub mod translate;
 #[cfg(test)]
 mod trees;
 
-pub use build::{BuildInput, Snapshot, build};
 pub use sections::Config;

@@ -4,23 +4,32 @@
 //! Keeps: a rule that takes its cluster from a header can reach any cluster.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use sluice_core::Name;
 
-use crate::check::routes::led_to;
-use crate::check::{https_of, relays_of};
-use crate::sections::{Config, Listener};
+use crate::model::listener::{Service, Traffic};
+use crate::model::routes::Action;
+use crate::model::{Kind, Listener};
+use crate::store::Store;
 
 /// The clusters that connections and requests of `listener` can be sent to.
-pub fn clusters_of(config: &Config, listener: &Listener) -> BTreeSet<Name> {
-    let relayed = relays_of(listener).map(|relay| relay.cluster.value.clone());
-    let mut found: BTreeSet<Name> = relayed.collect();
-    let tables = https_of(listener).filter_map(|http| config.routes.get(&http.routes.value));
-    for host in tables.flat_map(|hosts| hosts.iter()) {
-        if host.rules.iter().any(|rule| rule.cluster_header.is_some()) {
-            found.extend(config.clusters.names().cloned());
+pub fn clusters_of(store: &Store, listener: &Listener) -> BTreeSet<Name> {
+    let mut found = BTreeSet::new();
+    if let Traffic::Datagrams(chains) = &listener.traffic {
+        found.extend(chains.iter().map(|chain| Arc::clone(&chain.cluster)));
+    }
+    for (_, service) in listener.services() {
+        match service {
+            Service::Relay { cluster, .. } => drop(found.insert(Arc::clone(cluster))),
+            Service::Http(http) => {
+                let Some((table, _)) = store.routes_named(&http.routes) else { continue };
+                if table.rules().any(|rule| matches!(rule.action, Action::ByHeader(_))) {
+                    found.extend(store.names(Kind::Cluster).cloned());
+                }
+                found.extend(table.rules().flat_map(|rule| rule.clusters().cloned()));
+            }
         }
-        found.extend(led_to(std::iter::once(host)).map(|(name, _)| name.value.clone()));
     }
     found
 }

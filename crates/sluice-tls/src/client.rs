@@ -17,7 +17,7 @@ use crate::server::{TlsVersion, versions};
 use crate::store::StoredCert;
 
 /// The servers that are trusted.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Verify {
     /// Servers with a certificate from an authority trusted by the system.
     System,

@@ -87,17 +87,37 @@ pub struct Material {
     pub info: CertificateInfo,
 }
 
+impl Material {
+    /// Parses a chain and its key, as PEM, that no files contain; errors name `secret` in place of a file.
+    ///
+    /// # Errors
+    /// One of the two contains no certificate or key, or they do not match.
+    pub fn of_secret(secret: &str, chain: &[u8], key: &[u8]) -> Result<Self, LoadError> {
+        let name = PathBuf::from(secret);
+        certify(certificates_of(&name, chain)?, &name, key, &name)
+    }
+}
+
 /// Loads a chain and its key.
 ///
 /// # Errors
 /// A file is missing, contains no certificate or key, or the two do not match.
 pub fn load_pair(cert: &Path, key: &Path) -> Result<Material, LoadError> {
     let chain = load_certificates(cert)?;
+    certify(chain, cert, &read(key)?, key)
+}
+
+/// Joins a chain from `cert` and a key from `key`, whose content is `text`.
+fn certify(
+    chain: Vec<CertificateDer<'static>>,
+    cert: &Path,
+    text: &[u8],
+    key: &Path,
+) -> Result<Material, LoadError> {
     let info = CertificateInfo::of(&chain[0]).map_err(|problem| {
         wrong(cert, format!("the first certificate cannot be parsed: {problem}"))
     })?;
-    let text = read(key)?;
-    let der = PrivateKeyDer::from_pem_slice(&text).map_err(|error| no_key(key, &text, &error))?;
+    let der = PrivateKeyDer::from_pem_slice(text).map_err(|error| no_key(key, text, &error))?;
     let signing = crate::provider()
         .key_provider
         .load_private_key(der)
@@ -120,10 +140,14 @@ pub fn load_pair(cert: &Path, key: &Path) -> Result<Material, LoadError> {
 /// # Errors
 /// The file is missing or contains none.
 pub fn load_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, LoadError> {
-    let text = read(path)?;
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
+    certificates_of(path, &read(path)?)
+}
+
+/// The certificates in `text`, the content of `path`.
+fn certificates_of(path: &Path, text: &[u8]) -> Result<Vec<CertificateDer<'static>>, LoadError> {
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text).collect();
     match found {
-        Ok(certificates) if certificates.is_empty() && holds(&text, "PRIVATE KEY") => {
+        Ok(certificates) if certificates.is_empty() && holds(text, "PRIVATE KEY") => {
             Err(LoadError {
                 help: Some(SWAPPED),
                 ..wrong(path, "the file contains a private key and no certificate")

@@ -21,7 +21,7 @@ use crate::material::{LoadError, load_revocations, read};
 use crate::store::StoredCert;
 
 /// A version of TLS.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum TlsVersion {
     /// TLS 1.2.
     V1_2,

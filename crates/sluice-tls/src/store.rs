@@ -1,9 +1,10 @@
-//! Certificates by their files, shared by every chain that names them.
+//! Certificates by their files or by the name of a secret, shared by every chain that names them.
 //!
-//! Owns: the certificate in use for each pair of files. Refuses to know: chains.
+//! Owns: the certificate in use for each pair of files and each secret. Refuses to know: chains.
 //! Keeps: outlives every snapshot; a pair that loads replaces the one in use for new handshakes immediately, a pair
 //! that does not is reported and leaves it in use.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,14 +16,22 @@ use crate::material::{LoadError, Material, load_pair};
 /// Every certificate in use.
 #[derive(Debug, Default)]
 pub struct CertStore {
-    pairs: Mutex<HashMap<(PathBuf, PathBuf), Arc<StoredCert>>>,
+    stored: Mutex<HashMap<CertSource, Arc<StoredCert>>>,
+}
+
+/// Where a certificate comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum CertSource {
+    /// The files of the certificate and the key.
+    Files(PathBuf, PathBuf),
+    /// A secret.
+    Secret(Arc<str>),
 }
 
 /// A certificate in use; its contents may change between two handshakes.
 #[derive(Debug)]
 pub struct StoredCert {
-    cert: PathBuf,
-    key: PathBuf,
+    source: CertSource,
     current: ArcSwap<Material>,
 }
 
@@ -38,52 +47,72 @@ impl CertStore {
         cert: &Path,
         key: &Path,
     ) -> Result<(Arc<StoredCert>, Option<LoadError>), LoadError> {
-        let mut pairs = self.pairs.lock().unwrap_or_else(PoisonError::into_inner);
-        let name = (cert.to_owned(), key.to_owned());
-        if let Some(known) = pairs.get(&name) {
+        let mut all = self.stored.lock().unwrap_or_else(PoisonError::into_inner);
+        let source = CertSource::Files(cert.to_owned(), key.to_owned());
+        if let Some(known) = all.get(&source) {
             let trouble = known.refresh().err();
             return Ok((Arc::clone(known), trouble));
         }
-        let material = load_pair(cert, key)?;
-        let stored = Arc::new(StoredCert {
-            cert: cert.into(),
-            key: key.into(),
-            current: ArcSwap::from_pointee(material),
-        });
-        pairs.insert(name, Arc::clone(&stored));
+        let stored = StoredCert::new(source.clone(), Arc::new(load_pair(cert, key)?));
+        all.insert(source, Arc::clone(&stored));
         Ok((stored, None))
     }
 
-    /// Removes pairs that no snapshot uses any more.
+    /// Returns the certificate of a secret: the one in use, or if there is none yet, `first`.
+    pub fn secret(&self, name: &Arc<str>, first: Arc<Material>) -> Arc<StoredCert> {
+        let mut all = self.stored.lock().unwrap_or_else(PoisonError::into_inner);
+        let source = CertSource::Secret(Arc::clone(name));
+        let new = || StoredCert::new(source.clone(), first);
+        Arc::clone(all.entry(source.clone()).or_insert_with(new))
+    }
+
+    /// Renews the certificate of a secret, from the next handshake on.
+    pub fn set_secret(&self, name: &Arc<str>, material: Arc<Material>) {
+        let all = self.stored.lock().unwrap_or_else(PoisonError::into_inner);
+        // One that nothing uses yet gets its certificate from its first user.
+        if let Some(known) = all.get(&CertSource::Secret(Arc::clone(name))) {
+            known.current.store(material);
+        }
+    }
+
+    /// Removes certificates that nothing uses any more.
     pub fn sweep(&self) {
-        let mut pairs = self.pairs.lock().unwrap_or_else(PoisonError::into_inner);
-        pairs.retain(|_, stored| Arc::strong_count(stored) > 1);
+        let mut all = self.stored.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|_, stored| Arc::strong_count(stored) > 1);
     }
 
     /// The certificates in use.
     pub fn list(&self) -> Vec<Arc<StoredCert>> {
-        let pairs = self.pairs.lock().unwrap_or_else(PoisonError::into_inner);
-        pairs.values().cloned().collect()
+        let all = self.stored.lock().unwrap_or_else(PoisonError::into_inner);
+        all.values().cloned().collect()
     }
 }
 
 impl StoredCert {
+    fn new(source: CertSource, material: Arc<Material>) -> Arc<Self> {
+        Arc::new(Self { source, current: ArcSwap::new(material) })
+    }
+
     /// The certificate and key in use now.
     pub fn material(&self) -> Arc<Material> {
         self.current.load_full()
     }
 
-    /// The path of the certificate file.
-    pub fn path(&self) -> &Path {
-        &self.cert
+    /// The path of the certificate file, or the name of the secret.
+    pub fn name(&self) -> Cow<'_, str> {
+        match &self.source {
+            CertSource::Files(cert, _) => cert.to_string_lossy(),
+            CertSource::Secret(name) => Cow::Borrowed(name),
+        }
     }
 
-    /// Reads the files again; returns whether the certificate in use changed.
+    /// Reads the files again; returns whether the certificate in use changed. Secrets are renewed from outside.
     ///
     /// # Errors
     /// The pair cannot be loaded; the one in use stays.
     pub fn refresh(&self) -> Result<bool, LoadError> {
-        let new = load_pair(&self.cert, &self.key)?;
+        let CertSource::Files(cert, key) = &self.source else { return Ok(false) };
+        let new = load_pair(cert, key)?;
         let changed = new.key.cert != self.current.load().key.cert;
         self.current.store(Arc::new(new));
         Ok(changed)

@@ -6,7 +6,7 @@
 use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -20,7 +20,7 @@ use tokio::sync::Notify;
 use crate::balance::{BalancerTable, Pick};
 use crate::endpoint::{EndpointState, Lease, RequestLease, Target};
 use crate::metrics;
-use crate::plan::ClusterPlan;
+use crate::plan::{ClusterPlan, ClusterSettings};
 use crate::reasons;
 
 mod shortage;
@@ -31,6 +31,8 @@ pub struct Cluster {
     /// The cluster's name.
     pub name: Name,
     plan: ArcSwap<ClusterPlan>,
+    /// Whether a plan is in force; a cluster may be referred to before it is configured, and after it was removed.
+    configured: AtomicBool,
     members: ArcSwap<Membership>,
     active: AtomicU64,
     requests: AtomicU64,
@@ -64,6 +66,14 @@ pub struct Member {
 }
 
 impl Cluster {
+    /// A cluster that is referred to and not configured yet: connections and requests to it are refused.
+    pub fn vacant(name: Name) -> Self {
+        let plan = ClusterPlan { name, settings: ClusterSettings::bare(), tls: None };
+        let cluster = Self::new(Arc::new(plan));
+        cluster.configured.store(false, Relaxed);
+        cluster
+    }
+
     /// A cluster without endpoints.
     pub fn new(plan: Arc<ClusterPlan>) -> Self {
         let members = Membership {
@@ -74,6 +84,7 @@ impl Cluster {
         Self {
             name: Arc::clone(&plan.name),
             plan: ArcSwap::new(plan),
+            configured: AtomicBool::new(true),
             members: ArcSwap::from_pointee(members),
             active: AtomicU64::new(0),
             requests: AtomicU64::new(0),
@@ -96,6 +107,18 @@ impl Cluster {
     /// Puts another plan in force; membership follows with the next [`Cluster::publish`].
     pub fn set_plan(&self, plan: Arc<ClusterPlan>) {
         self.plan.store(plan);
+        self.configured.store(true, Relaxed);
+    }
+
+    /// Takes the plan out of force, for a cluster that was removed. Returns the endpoints, which have left with it.
+    pub(crate) fn vacate(&self) -> Vec<Arc<EndpointState>> {
+        self.configured.store(false, Relaxed);
+        self.publish(&[])
+    }
+
+    /// Whether a plan is in force.
+    pub fn is_configured(&self) -> bool {
+        self.configured.load(Relaxed)
     }
 
     /// Records that the settings of the plan have changed.
@@ -363,6 +386,9 @@ impl ClusterHandle {
     }
 
     fn why_none(&self, members: &Membership, full: &dyn Fn(&EndpointState) -> bool) -> Reason {
+        if !self.cluster.is_configured() {
+            return reasons::CLUSTER_UNKNOWN;
+        }
         if members.endpoints.is_empty() {
             let unresolved = !self.cluster.resolver_notes().is_empty();
             return if unresolved { reasons::DNS } else { reasons::NO_ENDPOINT };

@@ -24,7 +24,7 @@ use tokio::time::Instant;
 
 use crate::cluster::Cluster;
 use crate::metrics;
-use crate::plan::ClusterPlan;
+use crate::plan::{ClusterPlan, EndpointPlan};
 
 /// The shortest time between look-ups that follow the TTL, even if the TTL is 0.
 const REFRESH_MIN: Duration = Duration::from_secs(1);
@@ -42,10 +42,10 @@ const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
 /// A host name and its port.
 pub type HostPort = (Arc<str>, u16);
 
-/// The host names that `plan` connects to, each once.
-pub fn hosts_of(plan: &ClusterPlan) -> Vec<HostPort> {
+/// The host names among `endpoints`, each once.
+pub fn hosts_of(endpoints: &[EndpointPlan]) -> Vec<HostPort> {
     let mut hosts: Vec<HostPort> = Vec::new();
-    for endpoint in &plan.endpoints {
+    for endpoint in endpoints {
         if let Endpoint::Host(host, port) = &endpoint.address {
             let known = hosts.iter().any(|(other, its)| other == host && its == port);
             if !known {

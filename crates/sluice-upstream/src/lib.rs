@@ -9,6 +9,7 @@
 pub mod balance;
 pub mod cluster;
 pub mod connector;
+pub mod directory;
 pub mod dns;
 pub mod endpoint;
 pub mod health;
@@ -22,7 +23,8 @@ pub mod registry;
 pub use balance::Balance;
 pub use cluster::{Cluster, ClusterHandle};
 pub use connector::{Connected, Preface, connect};
+pub use directory::ClusterDirectory;
 pub use endpoint::{EndpointState, Target};
-pub use plan::{ClusterPlan, EndpointPlan};
+pub use plan::{ClusterPlan, ClusterSettings, EndpointPlan};
 pub use pool::Pool;
 pub use registry::Clusters;

@@ -1,6 +1,11 @@
 //! The configuration of a cluster: plain values, shared by all workers.
+//!
+//! Owns: what is configured of a cluster, apart from its endpoints. Refuses to know: where it was configured.
+//! Keeps: settings that are equal can be one allocation, so that a cluster costs what sets it apart.
 
 use std::net::SocketAddr;
+use std::ops::Deref;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use sluice_core::{Endpoint, Name};
@@ -8,21 +13,34 @@ use sluice_tls::ClientTls;
 
 use crate::balance::Balance;
 
-/// A cluster as configured.
+/// A cluster as configured, apart from its endpoints.
 #[derive(Clone, Debug)]
 pub struct ClusterPlan {
     /// The cluster's name.
     pub name: Name,
-    /// The endpoints, as written.
-    pub endpoints: Vec<EndpointPlan>,
+    /// Its settings; clusters with equal ones may share them.
+    pub settings: Arc<ClusterSettings>,
+    /// TLS to the endpoints.
+    pub tls: Option<ClientTls>,
+}
+
+impl Deref for ClusterPlan {
+    type Target = ClusterSettings;
+
+    fn deref(&self) -> &ClusterSettings {
+        &self.settings
+    }
+}
+
+/// The settings of a cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ClusterSettings {
     /// The balancer.
     pub balance: Balance,
     /// The timeout for making a connection, TLS included.
     pub connect_timeout: Duration,
     /// Endpoints attempted for one connection.
     pub connect_attempts: u32,
-    /// TLS to the endpoints.
-    pub tls: Option<ClientTls>,
     /// Active checks.
     pub health: Option<HealthPlan>,
     /// Passive ejection; `None` never ejects.
@@ -53,8 +71,48 @@ pub struct ClusterPlan {
     pub send_proxy: Option<ProxyVersion>,
 }
 
+impl ClusterSettings {
+    /// Settings without any limit, check or wait but those that every cluster has: of a cluster that is referred to
+    /// and not configured.
+    pub fn bare() -> Arc<Self> {
+        static BARE: LazyLock<Arc<ClusterSettings>> = LazyLock::new(|| {
+            Arc::new(ClusterSettings {
+                balance: Balance::RoundRobin,
+                connect_timeout: Duration::from_secs(5),
+                connect_attempts: 1,
+                health: None,
+                outlier: None,
+                protocol: HttpVersion::Http1,
+                reuse: ReusePlan {
+                    idle_timeout: Duration::from_secs(60),
+                    age_max: None,
+                    requests_max: None,
+                    streams_max: 100,
+                    idle_max: 16,
+                },
+                requests_max: None,
+                endpoint_requests_max: None,
+                pending_max: 16,
+                retries_max: 3,
+                connections_max: None,
+                endpoint_connections_max: None,
+                on_endpoint_removed: OnRemoved::Keep,
+                on_endpoint_unhealthy: OnUnhealthy::Keep,
+                dns: DnsPlan {
+                    refresh: None,
+                    serve_stale: None,
+                    servers: Vec::new(),
+                    addresses_max: 8,
+                },
+                send_proxy: None,
+            })
+        });
+        Arc::clone(&BARE)
+    }
+}
+
 /// One entry of the endpoints of a cluster.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct EndpointPlan {
     /// The address.
     pub address: Endpoint,
@@ -63,7 +121,7 @@ pub struct EndpointPlan {
 }
 
 /// An HTTP version to endpoints.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum HttpVersion {
     /// HTTP/1.1.
     Http1,
@@ -76,7 +134,7 @@ pub enum HttpVersion {
 }
 
 /// How connections are reused.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ReusePlan {
     /// How long a connection may be idle.
     pub idle_timeout: Duration,
@@ -91,7 +149,7 @@ pub struct ReusePlan {
 }
 
 /// The kind of an active check.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum CheckKind {
     /// Whether a TCP connection is accepted.
     Tcp,
@@ -112,7 +170,7 @@ pub enum CheckKind {
 }
 
 /// An active check.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct HealthPlan {
     /// What is checked.
     pub kind: CheckKind,
@@ -127,7 +185,7 @@ pub struct HealthPlan {
 }
 
 /// Passive ejection.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct OutlierPlan {
     /// Consecutive connection failures that eject an endpoint.
     pub connect_failures: u32,
@@ -142,7 +200,7 @@ pub struct OutlierPlan {
 }
 
 /// What happens to connections whose endpoint leaves its cluster.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum OnRemoved {
     /// They continue.
     Keep,
@@ -153,7 +211,7 @@ pub enum OnRemoved {
 }
 
 /// What happens to UDP flows whose endpoint becomes unhealthy or is ejected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum OnUnhealthy {
     /// They stay.
     Keep,
@@ -162,7 +220,7 @@ pub enum OnUnhealthy {
 }
 
 /// How host names are resolved.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct DnsPlan {
     /// Time between look-ups; `None` uses the TTL of the answer.
     pub refresh: Option<Duration>,
@@ -175,7 +233,7 @@ pub struct DnsPlan {
 }
 
 /// A version of the PROXY protocol.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ProxyVersion {
     /// The text form.
     V1,

@@ -4,27 +4,42 @@
 //! Keeps: a cluster exists from the first configuration that names it to the first that does not, and so does the state
 //! of its endpoints.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use sluice_core::Name;
+use sluice_core::{Endpoint, Name};
 use sluice_telemetry::Shard;
 use tokio::task::JoinHandle;
 
 use crate::cluster::{Cluster, Member};
+use crate::directory::ClusterDirectory;
 use crate::dns::{self, Resolution};
 use crate::endpoint::{EndpointState, Target};
 use crate::health::{self, Probes};
-use crate::plan::ClusterPlan;
+use crate::plan::{ClusterPlan, EndpointPlan};
 
 /// Called when endpoints leave a cluster.
 pub type RemovedHook = Rc<dyn Fn(&Arc<Cluster>, &[Arc<EndpointState>])>;
 
 /// The clusters, owned by the control thread.
 pub struct Clusters {
+    directory: Arc<ClusterDirectory>,
     context: TaskContext,
     live: BTreeMap<Name, RunningCluster>,
+}
+
+/// Changes of clusters and of their endpoints.
+#[derive(Debug, Default)]
+pub struct ClusterChanges {
+    /// New plans, of new clusters and of known ones.
+    pub plans: Vec<Arc<ClusterPlan>>,
+    /// Plans with the same settings as before, and new content of their files: connections and checks go on.
+    pub refreshed: Vec<Arc<ClusterPlan>>,
+    /// New endpoints, by cluster.
+    pub endpoints: BTreeMap<Name, Arc<[EndpointPlan]>>,
+    /// Clusters that exist no longer.
+    pub removed: Vec<Name>,
 }
 
 /// What the tasks of a cluster need from the control thread.
@@ -36,6 +51,8 @@ struct TaskContext {
 
 struct RunningCluster {
     cluster: Arc<Cluster>,
+    /// As configured: host names are not resolved.
+    endpoints: Arc<[EndpointPlan]>,
     resolution: Rc<Resolution>,
     tasks: Vec<JoinHandle<()>>,
 }
@@ -53,48 +70,69 @@ impl Drop for RunningCluster {
 }
 
 impl Clusters {
-    /// An empty registry. Endpoints are checked with what `probes` makes.
-    pub fn new(shard: Shard, probes: Probes, on_removed: RemovedHook) -> Self {
-        Self { context: TaskContext { shard, probes, on_removed }, live: BTreeMap::new() }
+    /// No clusters yet; `directory` will find those that are configured. Endpoints are checked with what `probes`
+    /// makes.
+    pub fn new(
+        directory: Arc<ClusterDirectory>,
+        shard: Shard,
+        probes: Probes,
+        on_removed: RemovedHook,
+    ) -> Self {
+        let context = TaskContext { shard, probes, on_removed };
+        Self { directory, context, live: BTreeMap::new() }
     }
 
-    /// Brings the clusters in line with `plans`. `lives` holds the cluster of each plan, new or known; `changed`
-    /// reports those whose plan differs from the one in force; the tasks of the others continue undisturbed.
-    pub fn apply(
-        &mut self,
-        plans: &BTreeMap<Name, Arc<ClusterPlan>>,
-        lives: &HashMap<Name, Arc<Cluster>>,
-        changed: impl Fn(&str) -> bool,
-    ) {
-        let gone: Vec<Name> =
-            self.live.keys().filter(|name| !plans.contains_key(*name)).cloned().collect();
-        for name in gone {
+    /// Makes these changes; everything that they do not name continues undisturbed.
+    pub fn apply(&mut self, changes: ClusterChanges) {
+        let ClusterChanges { plans, refreshed, mut endpoints, removed } = changes;
+        let names = self.live.len();
+        let mut renamed = false;
+        for name in removed {
             if let Some(live) = self.live.remove(&name) {
-                let left = live.cluster.publish(&[]);
+                renamed = true;
+                let left = live.cluster.vacate();
                 (self.context.on_removed)(&live.cluster, &left);
             }
         }
-        for (name, plan) in plans {
-            match self.live.get_mut(name) {
-                // The TLS configuration is rebuilt with each snapshot, so the plan is replaced even when the settings
-                // are the same.
+        for plan in plans {
+            let own = endpoints.remove(&plan.name);
+            match self.live.get_mut(&plan.name) {
                 Some(live) => {
-                    live.cluster.set_plan(Arc::clone(plan));
-                    if changed(name) {
-                        live.cluster.renew();
-                        live.tasks.drain(..).for_each(|task| task.abort());
-                        live.start(plan, &self.context);
-                    }
+                    live.cluster.set_plan(plan);
+                    live.cluster.renew();
+                    live.endpoints = own.unwrap_or_else(|| Arc::clone(&live.endpoints));
+                    live.restart(&self.context);
                 }
                 None => {
-                    let known = lives.get(name).map(Arc::clone);
-                    let cluster = known.unwrap_or_else(|| Arc::new(Cluster::new(Arc::clone(plan))));
-                    let resolution = Rc::new(Resolution::default());
-                    let mut live = RunningCluster { cluster, resolution, tasks: Vec::new() };
-                    live.start(plan, &self.context);
-                    self.live.insert(Arc::clone(name), live);
+                    let cluster = self.directory.reference(&plan.name);
+                    let name = Arc::clone(&plan.name);
+                    cluster.set_plan(plan);
+                    let mut live = RunningCluster {
+                        cluster,
+                        endpoints: own.unwrap_or_else(|| Arc::new([])),
+                        resolution: Rc::default(),
+                        tasks: Vec::new(),
+                    };
+                    live.restart(&self.context);
+                    self.live.insert(name, live);
                 }
             }
+        }
+        for plan in refreshed {
+            if let Some(live) = self.live.get(&plan.name) {
+                live.cluster.set_plan(plan);
+            }
+        }
+        for (name, own) in endpoints {
+            if let Some(live) = self.live.get_mut(&name) {
+                live.endpoints = own;
+                live.restart(&self.context);
+            }
+        }
+        if renamed || self.live.len() != names {
+            let all = self.live.iter();
+            let all = all.map(|(name, live)| (Arc::clone(name), Arc::clone(&live.cluster)));
+            self.directory.set_configured(all.collect());
         }
     }
 
@@ -116,18 +154,21 @@ impl Clusters {
 }
 
 impl RunningCluster {
-    fn start(&mut self, plan: &Arc<ClusterPlan>, context: &TaskContext) {
+    /// Publishes the endpoints, and starts the tasks again.
+    fn restart(&mut self, context: &TaskContext) {
         let TaskContext { shard, probes, on_removed } = context;
-        let hosts = dns::hosts_of(plan);
+        self.tasks.drain(..).for_each(|task| task.abort());
+        let hosts = dns::hosts_of(&self.endpoints);
         self.resolution.keep_only(&hosts);
         let (cluster, resolution) = (&self.cluster, &self.resolution);
-        publish(cluster, resolution, on_removed);
+        publish(cluster, &self.endpoints, resolution, on_removed);
         for (host, port) in hosts {
             let (cluster, resolution, on_removed) =
                 (Arc::clone(cluster), Rc::clone(resolution), Rc::clone(on_removed));
             let publish = {
                 let (cluster, resolution) = (Arc::clone(&cluster), Rc::clone(&resolution));
-                move || publish(&cluster, &resolution, &on_removed)
+                let endpoints = Arc::clone(&self.endpoints);
+                move || publish(&cluster, &endpoints, &resolution, &on_removed)
             };
             let task = dns::keep_resolved(cluster, resolution, host, port, shard.clone(), publish);
             self.tasks.push(tokio::task::spawn_local(task));
@@ -137,11 +178,15 @@ impl RunningCluster {
     }
 }
 
-/// Publishes the endpoints of the plan, with host names replaced by their addresses.
-fn publish(cluster: &Arc<Cluster>, resolution: &Resolution, on_removed: &RemovedHook) {
-    use sluice_core::Endpoint;
+/// Publishes the endpoints of a cluster, with host names replaced by their addresses.
+fn publish(
+    cluster: &Arc<Cluster>,
+    endpoints: &[EndpointPlan],
+    resolution: &Resolution,
+    on_removed: &RemovedHook,
+) {
     let mut members = Vec::new();
-    for endpoint in &cluster.plan().endpoints {
+    for endpoint in endpoints {
         let weight = endpoint.weight;
         match &endpoint.address {
             Endpoint::Ip(address) => {

@@ -5,7 +5,7 @@
 //! or not at all; nothing slow runs on this thread itself.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -15,27 +15,29 @@ use std::time::Duration;
 use anyhow::Context as _;
 use sluice_admin::{AdminPlan, AdminSocket};
 use sluice_codec::probe::RequestProbe;
+use sluice_config::Sources;
 use sluice_core::clock::{Clock, ClockOrigin};
 use sluice_core::limits::Limit;
 use sluice_core::reason::end;
 use sluice_core::{Limits, ListenAddress, Name, Reason};
 use sluice_io::{Budget, WorkerCx};
-use sluice_model::build::Snapshot;
 use sluice_model::diff::Diff;
-use sluice_model::reach;
+use sluice_model::model::Kind;
+use sluice_model::process::Process;
 use sluice_model::sections::Admin;
+use sluice_model::store::Store;
 use sluice_sys::listen::StagedFile;
-use sluice_telemetry::log::OpenSinks;
 use sluice_telemetry::{LogHub, LogQueue, Registry};
-use sluice_upstream::dns::Resolution;
+use sluice_tls::LoadError;
 use sluice_upstream::health::{Probes, TcpProbe};
 use sluice_upstream::plan::CheckKind;
 use sluice_upstream::{Cluster, Clusters};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
-use crate::worker::{ServeScope, Wanted, Worker, WorkerCommand, WorkerConfig};
+use crate::worker::{Worker, WorkerCommand, WorkerConfig};
 
+mod apply;
 mod build;
 mod fixed;
 mod pages;
@@ -47,10 +49,11 @@ mod takeover;
 mod vitals;
 mod watch;
 
+pub(crate) use apply::UnservedListener;
 use build::Built;
 pub(crate) use build::ConfigBuilder;
 use report::Report;
-use sockets::{NextSockets, Sockets};
+use sockets::Sockets;
 use vitals::Vitals;
 
 sluice_telemetry::metrics! {
@@ -88,6 +91,12 @@ pub(crate) struct Control {
     names_left: Cell<bool>,
     builder: Arc<ConfigBuilder>,
     clusters: RefCell<Clusters>,
+    /// The resources in force.
+    store: RefCell<Arc<Store>>,
+    /// Clusters that were removed, for the pools of workers.
+    removed_clusters: RefCell<Vec<Name>>,
+    /// One change is put in force at a time.
+    turn: tokio::sync::Mutex<()>,
     workers: Vec<Worker>,
     sockets: RefCell<Sockets>,
     log: LogHub,
@@ -96,11 +105,14 @@ pub(crate) struct Control {
     in_force: RefCell<ActiveConfig>,
 }
 
-/// The configuration in force.
+/// The configuration files in force.
 struct ActiveConfig {
     number: u64,
     loaded_at: Duration,
-    built: Built,
+    sources: Sources,
+    folder: PathBuf,
+    process: Arc<Process>,
+    warnings: usize,
     /// The last reload, if it failed.
     last_failure: Option<ReloadFailure>,
 }
@@ -122,7 +134,7 @@ pub(crate) async fn run(
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
     let mut user = signal(SignalKind::user_defined1())?;
-    let admin = built.config.admin.clone();
+    let admin = built.process.admin.clone();
     // Bound before anything is put in force, since binding can fail.
     let bound = match &admin {
         Some(admin) => Some(admin_socket(&admin.address.value, options.takeover)?),
@@ -134,14 +146,14 @@ pub(crate) async fn run(
             sockets::place(&admin.address.value, file);
         }
         control.report.admin(&address);
-        let plan = admin_plan(&admin, &control.in_force.borrow().built.config.limits.0);
+        let plan = admin_plan(&admin, control.in_force.borrow().limits());
         let source = Rc::new(pages::Pages(Rc::clone(&control)));
         tokio::task::spawn_local(sluice_admin::serve(socket, source, plan));
     }
     let (changed, mut changes) = mpsc::channel(1);
     let mut watcher = options.watch.then(|| watch::Watcher::new(changed.clone()));
     if let Some(watcher) = &mut watcher {
-        watcher.follow(&control.in_force.borrow().built.watched());
+        watcher.follow(&control.watched());
         // A change between reading and watching would be missed: check once.
         let _ = changed.try_send(());
     }
@@ -151,7 +163,7 @@ pub(crate) async fn run(
     control.report.ready();
     tracing::info!(
         workers = control.workers.len(),
-        listeners = control.in_force.borrow().built.snapshot.listeners.len(),
+        listeners = control.store.borrow().names(Kind::Listener).len(),
         "ready"
     );
     loop {
@@ -164,6 +176,10 @@ pub(crate) async fn run(
                 control.take_over(&mut looks).await;
                 continue;
             }
+            () = control.next_deadline() => {
+                control.expire().await;
+                continue;
+            }
             _ = user.recv() => {
                 control.log.reopen();
                 tracing::info!("log files reopened");
@@ -172,11 +188,17 @@ pub(crate) async fn run(
         };
         control.reload(&options.config, trigger).await;
         if let Some(watcher) = &mut watcher {
-            watcher.follow(&control.in_force.borrow().built.watched());
+            watcher.follow(&control.watched());
         }
     }
     control.drain(&mut terminate, &mut interrupt).await;
     Ok(())
+}
+
+impl ActiveConfig {
+    fn limits(&self) -> &Limits {
+        &self.process.limits.0
+    }
 }
 
 impl Control {
@@ -192,7 +214,9 @@ impl Control {
         let shard = registry.shard(options.workers + 1);
         let log =
             LogHub::start(&registry, options.workers + 2).context("cannot start the log thread")?;
-        let limits = built.config.limits.0.clone();
+        let Built { sources, folder, process, staged, diags } = built;
+        let process = Arc::new(process);
+        let limits = process.limits.0.clone();
         let descriptors = Budget::new(options.files, options.workers, &limits);
         let mut workers = Vec::new();
         for number in 0..options.workers {
@@ -235,6 +259,7 @@ impl Control {
                 names_left: Cell::new(false),
                 registry,
                 clusters: RefCell::new(Clusters::new(
+                    Arc::clone(&builder.around.clusters),
                     shard.clone(),
                     probes(control_worker),
                     Rc::new(on_left),
@@ -246,169 +271,26 @@ impl Control {
                 log,
                 report: Report::new(options.report.as_deref()),
                 stage: Cell::new(Stage::Starting),
+                store: RefCell::default(),
+                removed_clusters: RefCell::default(),
+                turn: tokio::sync::Mutex::new(()),
                 in_force: RefCell::new(ActiveConfig {
                     number: 0,
                     loaded_at: clock.wall(clock.now()),
-                    built,
+                    sources,
+                    folder,
+                    warnings: diags.counts().1,
+                    process: Arc::clone(&process),
                     last_failure: None,
                 }),
                 clock,
             }
         });
-        let snapshot = Arc::clone(&control.in_force.borrow().built.snapshot);
-        control.put_in_force(&snapshot, |_| true).await?;
+        control.put_in_force(&process, staged).await?;
         control.in_force.borrow_mut().number = 1;
         control.shard.gauge(&SNAPSHOT, &[]).set(1);
         control.vitals.reloaded(true, control.clock.wall(control.clock.now()));
         Ok(control)
-    }
-
-    /// Puts a snapshot in force: everything that can fail is prepared on every worker before anything changes on any.
-    async fn put_in_force(
-        &self,
-        snapshot: &Arc<Snapshot>,
-        changed: impl Fn(&str) -> bool,
-    ) -> anyhow::Result<()> {
-        let sinks = OpenSinks::open(snapshot.sinks.clone())?;
-        let new = self.sockets.borrow().bind(snapshot)?;
-        let (orders, mut next) = self.sockets.borrow().plan(new, snapshot);
-        if let Err(error) = self.prepare(orders).await {
-            for worker in &self.workers {
-                worker.order(WorkerCommand::Abandon).await;
-            }
-            return Err(error);
-        }
-        // From here on nothing fails.
-        self.log.use_sinks(sinks);
-        let rounds = self.apply_clusters(snapshot, changed);
-        self.builder.set_routes(snapshot);
-        if self.stage.get() == Stage::Starting && !rounds.is_empty() {
-            self.await_names(&rounds, &mut next).await;
-        }
-        self.sockets.borrow_mut().commit(next);
-        let clusters = Arc::new(snapshot.clusters.keys().cloned().collect());
-        self.commit(&ServeScope::Whole { clusters }).await;
-        self.report.addresses(&self.sockets.borrow());
-        Ok(())
-    }
-
-    /// Serves the UDP ports that the previous process has released.
-    async fn take_over(&self, looks: &mut takeover::Looks) {
-        if !self.sockets.borrow().may_bind_more() {
-            return;
-        }
-        let before = self.sockets.borrow().waiting();
-        let snapshot = Arc::clone(&self.in_force.borrow().built.snapshot);
-        match self.put_in_force(&snapshot, |_| false).await {
-            Ok(()) if self.sockets.borrow().waiting() < before => looks.succeeded(),
-            // Another process was faster.
-            Ok(()) => _ = looks.failed(String::new()),
-            Err(error) => {
-                let error = format!("{error:#}");
-                if looks.failed(error.clone()) {
-                    tracing::error!(
-                        "cannot take over a port: {error}; Sluice keeps retrying, with growing pauses"
-                    );
-                }
-            }
-        }
-    }
-
-    /// Has every worker prepare what it is to serve.
-    async fn prepare(&self, orders: Vec<Vec<Wanted>>) -> anyhow::Result<()> {
-        for (worker, wanted) in self.workers.iter().zip(orders) {
-            let prepared = worker.ask(|done| WorkerCommand::Prepare(wanted, done)).await;
-            prepared.context("a worker has exited; restart Sluice")?.map_err(anyhow::Error::msg)?;
-        }
-        Ok(())
-    }
-
-    /// Waits a limited time for the host names of clusters to be resolved. Listeners that need none serve meanwhile.
-    async fn await_names(&self, rounds: &BTreeMap<Name, Rc<Resolution>>, next: &mut NextSockets) {
-        let waiting: BTreeSet<Name> = {
-            let in_force = self.in_force.borrow();
-            let config = &in_force.built.config;
-            let needs =
-                |clusters: BTreeSet<Name>| clusters.iter().any(|name| rounds.contains_key(name));
-            let listeners = config.listeners.iter();
-            let waiting = listeners.filter(|listener| needs(reach::clusters_of(config, listener)));
-            waiting.map(|listener| listener.name.value.clone()).collect()
-        };
-        let others = next.keys_of(|listener| !waiting.contains(listener));
-        next.place(|key| others.contains(key));
-        self.commit(&ServeScope::Sockets(Arc::new(others))).await;
-        let all = async {
-            for round in rounds.values() {
-                round.first_round().await;
-            }
-        };
-        let all = tokio::time::timeout(FIRST_LOOKUPS, all);
-        tokio::pin!(all);
-        tokio::select! {
-            _ = &mut all => return,
-            () = tokio::time::sleep(TELL_LOOKUPS) => {}
-        }
-        self.tell_waiting(rounds, &waiting);
-        // Clusters whose names are not resolved by then serve once they are.
-        let _ = all.await;
-    }
-
-    fn tell_waiting(&self, rounds: &BTreeMap<Name, Rc<Resolution>>, listeners: &BTreeSet<Name>) {
-        let clusters = self.clusters.borrow();
-        let unresolved = rounds.iter().filter(|(_, round)| round.waits());
-        let hosts: Vec<String> = unresolved
-            .filter_map(|(name, _)| clusters.get(name))
-            .flat_map(|cluster| {
-                let hosts = cluster.resolver_notes().into_iter().map(|(host, _)| host);
-                hosts.map(|host| format!("`{host}` of the cluster `{}`", cluster.name))
-            })
-            .collect();
-        let listeners: Vec<String> = listeners.iter().map(|name| format!("`{name}`")).collect();
-        let held_up = match listeners.as_slice() {
-            [] => "no listener is waiting for them".to_owned(),
-            names => format!(
-                "listeners waiting for them, up to {} s: {}",
-                FIRST_LOOKUPS.as_secs(),
-                names.join(", ")
-            ),
-        };
-        tracing::info!(
-            "waiting for name servers: {} not resolved yet; {held_up}",
-            hosts.join(", ")
-        );
-    }
-
-    /// Has every worker serve what it has prepared.
-    async fn commit(&self, part: &ServeScope) {
-        for worker in &self.workers {
-            // A worker that has ended serves nothing outdated.
-            let _ = worker.ask(|done| WorkerCommand::Commit { part: part.clone(), done }).await;
-        }
-    }
-
-    /// Applies a snapshot to the clusters. Returns the first look-ups of new ones.
-    fn apply_clusters(
-        &self,
-        snapshot: &Snapshot,
-        changed: impl Fn(&str) -> bool,
-    ) -> BTreeMap<Name, Rc<Resolution>> {
-        let plans: BTreeMap<Name, _> = snapshot
-            .clusters
-            .iter()
-            .map(|(name, (plan, _))| (name.clone(), Arc::clone(plan)))
-            .collect();
-        let lives: HashMap<Name, Arc<Cluster>> = snapshot
-            .clusters
-            .iter()
-            .map(|(name, (_, life))| (name.clone(), Arc::clone(life)))
-            .collect();
-        let rounds = {
-            let mut clusters = self.clusters.borrow_mut();
-            clusters.apply(&plans, &lives, changed);
-            clusters.first_rounds()
-        };
-        self.builder.remember(lives);
-        rounds
     }
 
     async fn reload(&self, config: &std::path::Path, trigger: Trigger) {
@@ -445,8 +327,8 @@ impl Control {
         self.report.reloaded(code, self.in_force.borrow().number);
     }
 
-    fn tell_stale_certificates(&self, snapshot: &Snapshot) {
-        for trouble in &snapshot.stale_certificates {
+    fn tell_stale_certificates(&self, stale: &[LoadError]) {
+        for trouble in stale {
             let help = trouble.help.unwrap_or("fix the file and reload");
             tracing::error!(
                 "cannot load a certificate; the current one stays in use: {trouble}; {help}"
@@ -460,26 +342,41 @@ impl Control {
         config: &std::path::Path,
         trigger: Trigger,
     ) -> anyhow::Result<Option<Diff>> {
+        let _turn = self.turn.lock().await;
         let (builder, path) = (Arc::clone(&self.builder), config.to_owned());
-        let built = tokio::task::spawn_blocking(move || builder.build(&path)).await??;
-        let diff = Diff::of(&self.in_force.borrow().built.config, &built.config);
-        let same_files = self.in_force.borrow().built.fingerprint == built.fingerprint;
-        let unchanged = diff.is_empty() && same_files;
-        if !unchanged || trigger == Trigger::Signal {
-            self.tell_stale_certificates(&built.snapshot);
-        }
-        if unchanged {
+        let store = Arc::clone(&self.store.borrow());
+        let build = move || {
+            // Whoever asks for a reload wants to know of every certificate that does not load.
+            let stale = match trigger {
+                Trigger::Signal => builder.refresh_certificates(),
+                Trigger::Watch => Vec::new(),
+            };
+            (builder.build(&path, &store), stale)
+        };
+        let (built, mut stale) = tokio::task::spawn_blocking(build).await?;
+        let built = built?;
+        let verdicts = &built.staged.verdicts;
+        let diff = Diff::of(verdicts, &self.in_force.borrow().process, &built.process);
+        let known = |new: &&LoadError| !stale.iter().any(|old| old.path == new.path);
+        let more: Vec<_> = built.staged.stale_certificates.iter().filter(known).cloned().collect();
+        stale.extend(more);
+        self.tell_stale_certificates(&stale);
+        if diff.is_empty() {
             self.in_force.borrow_mut().last_failure = None;
             return Ok(None);
         }
-        for fixed in fixed::changes(&self.in_force.borrow().built.config, &built.config) {
+        for fixed in fixed::changes(&self.in_force.borrow().process, &built.process) {
             tracing::warn!("the change of `{fixed}` takes effect after a restart");
         }
-        self.put_in_force(&built.snapshot, |name| diff.clusters.touches(name)).await?;
+        let Built { sources, folder, process, staged, diags } = built;
+        self.put_in_force(&process, staged).await?;
         let mut in_force = self.in_force.borrow_mut();
         in_force.number += 1;
         in_force.loaded_at = self.clock.wall(self.clock.now());
-        in_force.built = built;
+        in_force.sources = sources;
+        in_force.folder = folder;
+        in_force.process = Arc::new(process);
+        in_force.warnings = diags.counts().1;
         in_force.last_failure = None;
         self.shard.gauge(&SNAPSHOT, &[]).set(in_force.number);
         drop(in_force);
@@ -489,11 +386,19 @@ impl Control {
         Ok(Some(diff))
     }
 
+    /// Every file that causes a reload when it changes.
+    fn watched(&self) -> Vec<PathBuf> {
+        let (in_force, store) = (self.in_force.borrow(), self.store.borrow());
+        let own = in_force.sources.paths().chain(in_force.process.runtime_file.as_deref());
+        let named: BTreeSet<PathBuf> = own.chain(store.files()).map(Into::into).collect();
+        named.into_iter().collect()
+    }
+
     /// Updates the expiry metrics of certificates. A certificate that left the configuration is kept while a connection
     /// with an older configuration may use it.
     fn tell_certificates(&self) {
-        self.builder.certs.sweep();
-        if self.vitals.tell_certificates(&self.builder.certs) {
+        self.builder.around.certs.sweep();
+        if self.vitals.tell_certificates(&self.builder.around.certs) {
             self.names_left.set(true);
         }
     }
@@ -504,14 +409,10 @@ impl Control {
         if !self.names_left.get() {
             return;
         }
-        let in_force = self.in_force.borrow();
-        let snapshot = &in_force.built.snapshot;
-        let tables = snapshot.routes.values().map(|(_, table)| table);
-        let rules: HashSet<&str> = tables
-            .flat_map(|table| &table.virtual_hosts)
-            .flat_map(|host| &host.rules)
-            .map(|rule| &*rule.name)
-            .collect();
+        let store = self.store.borrow();
+        let tables = store.routes().map(|(_, model, _)| model);
+        let rules: HashSet<&str> =
+            tables.flat_map(|table| table.rules()).map(|rule| &*rule.name).collect();
         let clusters = self.clusters.borrow();
         let members: Vec<_> = clusters.iter().map(|cluster| cluster.members()).collect();
         let endpoints: HashSet<&str> = members
@@ -520,8 +421,8 @@ impl Control {
             .map(|endpoint| &*endpoint.name)
             .collect();
         let left = self.registry.forget(|label, value| match label {
-            "listener" => !snapshot.listeners.contains_key(value),
-            "cluster" => !snapshot.clusters.contains_key(value),
+            "listener" => !store.contains(Kind::Listener, value),
+            "cluster" => !store.contains(Kind::Cluster, value),
             "route" => value != "other" && !rules.contains(value),
             "endpoint" => value != "other" && !endpoints.contains(value),
             "certificate" => !self.vitals.knows_certificate(value),
@@ -534,7 +435,7 @@ impl Control {
     fn metrics(&self) -> String {
         let bound = {
             let in_force = self.in_force.borrow();
-            in_force.built.config.limits.0.size(Limit::EndpointSeries)
+            in_force.limits().size(Limit::EndpointSeries)
         };
         self.tell_certificates();
         self.vitals.tell_endpoints(self.clusters.borrow().iter(), bound);
@@ -545,7 +446,7 @@ impl Control {
 
     /// Stops accepting and waits for open connections to end.
     async fn drain(&self, again: &mut Signal, also: &mut Signal) {
-        let timeout = self.in_force.borrow().built.config.drain.timeout.0;
+        let timeout = self.in_force.borrow().process.drain.timeout.0;
         self.stage.set(Stage::Draining);
         for worker in &self.workers {
             worker.order(WorkerCommand::Drain).await;
@@ -644,12 +545,6 @@ fn probes(control_worker: Rc<WorkerCx>) -> Probes {
         _ => Rc::new(TcpProbe { reactor: Rc::clone(&control_worker.reactor) }),
     })
 }
-
-/// How long the start waits for host names to be resolved.
-const FIRST_LOOKUPS: Duration = Duration::from_secs(5);
-
-/// How long it waits before it logs that it does.
-const TELL_LOOKUPS: Duration = Duration::from_millis(300);
 
 /// How often a drain checks whether it is done, and logs that it is not.
 const DRAIN_LOOK: Duration = Duration::from_millis(50);

@@ -28,8 +28,9 @@ use tokio::sync::{mpsc, oneshot};
 
 mod prepared;
 
+use crate::control::UnservedListener;
 use prepared::Prepared;
-pub(crate) use prepared::{Wanted, receive_buffer, tcp_options};
+pub(crate) use prepared::{Wanted, tcp_options};
 
 /// Commands that may be queued for a worker; the control thread sends them one at a time.
 const ORDERS: usize = 64;
@@ -40,14 +41,16 @@ pub(crate) type SocketKey = (ListenAddress, Option<Name>);
 
 /// A command from the control thread to a worker.
 pub(crate) enum WorkerCommand {
-    /// Prepare to serve exactly these sockets with these plans; change nothing in force.
-    Prepare(Vec<Wanted>, oneshot::Sender<Result<(), String>>),
+    /// Prepare to serve these sockets with these plans; change nothing in force.
+    Prepare(Vec<Wanted>, oneshot::Sender<Result<(), UnservedListener>>),
     /// Serve what was prepared, or for now only some of its sockets. It cannot fail.
     Commit { part: ServeScope, done: oneshot::Sender<()> },
     /// Discard what was prepared.
     Abandon,
     /// Accept queued connections, close the listening sockets, keep serving open connections.
     Drain,
+    /// Clusters were removed.
+    ForgetClusters(Arc<[Name]>),
     /// Endpoints were removed from a cluster.
     Left { cluster: Name, endpoints: Vec<Arc<str>>, policy: OnRemoved },
     /// End every connection and flow.
@@ -63,8 +66,8 @@ pub(crate) enum WorkerCommand {
 pub(crate) enum ServeScope {
     /// These sockets, while others wait.
     Sockets(Arc<HashSet<SocketKey>>),
-    /// All of it; other sockets are retired, and only the pools of these clusters are kept.
-    Whole { clusters: Arc<HashSet<Name>> },
+    /// All of it; these other sockets are retired.
+    All { gone: Arc<[SocketKey]> },
 }
 
 /// The control thread's handle to a worker.
@@ -186,6 +189,9 @@ impl WorkerLoop {
                     slots.into_iter().for_each(|slot| self.retire(slot));
                     self.worker.connections.list().iter().for_each(|conn| conn.finish());
                 }
+                WorkerCommand::ForgetClusters(gone) => {
+                    HttpWorker::of(&self.worker).pools.keep_only(|name| !gone.contains(name));
+                }
                 WorkerCommand::Left { cluster, endpoints, policy } => {
                     self.left(&cluster, endpoints, policy)
                 }
@@ -206,23 +212,20 @@ impl WorkerLoop {
     /// Applies what was prepared, or a part of it.
     fn commit(&mut self, part: ServeScope) {
         let Some(mut prepared) = self.prepared.take() else { return };
-        let clusters = match part {
+        let gone = match part {
             ServeScope::Sockets(keys) => {
                 prepared.commit(|key| keys.contains(key), &mut self.slots, &self.worker);
                 self.prepared = Some(prepared);
                 return;
             }
-            ServeScope::Whole { clusters } => clusters,
+            ServeScope::All { gone } => gone,
         };
         prepared.commit(|_| true, &mut self.slots, &self.worker);
-        let gone: Vec<SocketKey> =
-            self.slots.keys().filter(|key| !prepared.contains(key)).cloned().collect();
-        for key in gone {
-            if let Some(slot) = self.slots.remove(&key) {
+        for key in &*gone {
+            if let Some(slot) = self.slots.remove(key) {
                 self.retire(slot);
             }
         }
-        HttpWorker::of(&self.worker).pools.keep_only(|name| clusters.contains(name));
     }
 
     fn retire(&mut self, slot: AnySlot) {

@@ -18,7 +18,7 @@ use crate::parse_error::ParseError;
 pub(crate) mod place;
 
 /// Bounds on a head.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeadLimits {
     /// Bytes, including the start line.
     pub bytes: usize,

@@ -28,7 +28,7 @@ pub enum Role {
 }
 
 /// The configuration of HTTP/1.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct H1Options {
     /// Bounds on heads and trailers.
     pub limits: HeadLimits,

@@ -100,7 +100,7 @@ macro_rules! choice {
         $($(#[doc = $vdoc:literal])+ $variant:ident = $word:literal,)+
     }) => {
         $(#[doc = $doc])+
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         $vis enum $name {
             $($(#[doc = $vdoc])+ $variant,)+
         }

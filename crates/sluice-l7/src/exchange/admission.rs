@@ -155,8 +155,8 @@ impl RequestTask {
             Action::ByHeader(name) => {
                 let named = self.request.get_named(name.as_bytes());
                 let named = named.and_then(|value| std::str::from_utf8(value).ok());
-                match named.and_then(|name| table.by_name.get(name)) {
-                    Some(cluster) => cluster.clone(),
+                match named.and_then(|name| table.directory.find(name)) {
+                    Some(cluster) => cluster,
                     None => {
                         let named = named.unwrap_or("no name");
                         self.summary.detail = Some(format!("`{name}` contains {named}").into());

@@ -12,7 +12,7 @@ use super::{RouteInput, regexes};
 use crate::header_values::{cookie, media_type, query_parameter};
 
 /// Conditions besides the path; an empty list imposes none.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Conditions {
     /// Methods, any of which must match.
     pub methods: Vec<String>,
@@ -78,6 +78,22 @@ pub enum ValueMatch {
     Regex(Box<regex::bytes::Regex>),
     /// Does not fulfil this condition.
     Not(Box<Self>),
+}
+
+impl PartialEq for ValueMatch {
+    /// Regexes are equal if they were written alike.
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Exact(one), Self::Exact(two))
+            | (Self::Prefix(one), Self::Prefix(two))
+            | (Self::Suffix(one), Self::Suffix(two))
+            | (Self::Contains(one), Self::Contains(two)) => one == two,
+            (Self::Present(one), Self::Present(two)) => one == two,
+            (Self::Regex(one), Self::Regex(two)) => one.as_str() == two.as_str(),
+            (Self::Not(one), Self::Not(two)) => one == two,
+            _ => false,
+        }
+    }
 }
 
 impl ValueMatch {

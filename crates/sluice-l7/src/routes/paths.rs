@@ -33,6 +33,21 @@ pub enum Segment {
     Rest,
 }
 
+impl PartialEq for PathMatch {
+    /// Regexes are equal if they were written alike.
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Any, Self::Any) => true,
+            (Self::Exact(one), Self::Exact(two))
+            | (Self::Prefix(one), Self::Prefix(two))
+            | (Self::StartsWith(one), Self::StartsWith(two)) => one == two,
+            (Self::Regex(one), Self::Regex(two)) => one.as_str() == two.as_str(),
+            (Self::HttpTemplate(one), Self::HttpTemplate(two)) => one == two,
+            _ => false,
+        }
+    }
+}
+
 impl PathMatch {
     /// Parses a path as users write it: `/*`, `/a/*` (by segment), or exact.
     ///

@@ -61,7 +61,7 @@ fn a_look_up_asks_as_few_rules_among_many_hosts_as_among_few() {
         };
         let host = |n: usize| HostPattern::Exact(format!("host{n}.test"));
         let table = (0..hosts).map(|n| VirtualHost::new(vec![host(n)], rules())).collect();
-        let table = RouteTable::build(table, Vec::new(), BTreeMap::new(), Vec::new()).unwrap();
+        let table = RouteTable::build(table, Vec::new(), Arc::default(), Vec::new()).unwrap();
         let found = table.host(&format!("host{}.test", hosts - 1)).unwrap();
         assert_eq!(found, hosts - 1);
         let (host, mut asked) = (&table.virtual_hosts[found], 0);

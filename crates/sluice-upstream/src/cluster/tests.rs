@@ -1,38 +1,24 @@
-use super::*;
-use crate::balance::Balance;
-use crate::plan::{DnsPlan, HttpVersion, OnRemoved, OnUnhealthy, ReusePlan};
-use sluice_core::clock::ClockOrigin;
 use std::time::Duration;
 
+use super::*;
+use crate::plan::ReusePlan;
+use sluice_core::clock::ClockOrigin;
+
 pub(crate) fn plan(connections_max: Option<u64>) -> ClusterPlan {
-    ClusterPlan {
-        name: "c".into(),
-        endpoints: Vec::new(),
-        balance: Balance::RoundRobin,
-        connect_timeout: Duration::from_secs(1),
+    let bare = ClusterSettings::bare();
+    let settings = ClusterSettings {
         connect_attempts: 3,
-        tls: None,
-        health: None,
-        outlier: None,
-        protocol: HttpVersion::Http1,
         reuse: ReusePlan {
             idle_timeout: Duration::from_secs(10),
-            age_max: None,
             requests_max: Some(2),
-            streams_max: 10,
             idle_max: 1,
+            ..bare.reuse.clone()
         },
-        requests_max: None,
-        endpoint_requests_max: None,
-        pending_max: 1,
-        retries_max: 1,
         connections_max,
         endpoint_connections_max: Some(2),
-        on_endpoint_removed: OnRemoved::Keep,
-        on_endpoint_unhealthy: OnUnhealthy::Move,
-        dns: DnsPlan { refresh: None, serve_stale: None, servers: Vec::new(), addresses_max: 8 },
-        send_proxy: None,
-    }
+        ..(*bare).clone()
+    };
+    ClusterPlan { name: "c".into(), settings: Arc::new(settings), tls: None }
 }
 
 fn member(port: u16) -> Member {

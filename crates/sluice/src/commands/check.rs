@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use sluice_config::{Loaded, load, load_stdin, render};
 use sluice_core::{Diagnostic, Diags, ListenAddress};
 use sluice_model::Config;
+use sluice_model::store::Store;
 
 use super::print;
 use crate::Extensions;
@@ -18,9 +19,12 @@ pub(crate) fn run(options: &Check, extensions: Extensions) -> ExitCode {
     let path = options.path();
     let loaded = read(&path);
     let sources = loaded.sources.clone();
-    let (errors, warnings, findings) = match ConfigBuilder::new(extensions).build_loaded(loaded) {
+    let mut elsewhere = Diags::new();
+    loaded.config.iter().for_each(|config| addresses(config, &mut elsewhere));
+    let built = ConfigBuilder::new(extensions).build_loaded(loaded, &Store::default());
+    let (errors, warnings, findings) = match built {
         Ok(mut built) => {
-            addresses(&built.config, &mut built.diags);
+            built.diags.extend(elsewhere, |_| {});
             sorted(built.diags)
         }
         Err(rejected) => sorted(rejected.loaded.diags),

@@ -61,7 +61,7 @@ fn limits(format: Format) {
 }
 
 fn operators(format: Format) {
-    let all = sluice_model::build::operators_of();
+    let all = sluice_model::process::operators_of();
     match format {
         Format::Json => {
             let rows = all.map(|(operator, of)| {

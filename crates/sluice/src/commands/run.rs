@@ -4,6 +4,7 @@ use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use sluice_model::store::Store;
 use sluice_sys::process;
 use tracing_subscriber::EnvFilter;
 
@@ -15,7 +16,7 @@ pub(crate) fn run(options: &Run, extensions: Extensions) -> anyhow::Result<ExitC
     start_log(options.log_format);
     let config = options.config.path();
     let builder = ConfigBuilder::new(extensions);
-    let built = match builder.build(&config) {
+    let built = match builder.build(&config, &Store::default()) {
         Ok(built) => built,
         Err(rejected) => {
             crate::say(&rejected.to_string());

@@ -1,43 +1,34 @@
-//! Reads and builds a configuration, off the control thread.
+//! Reads configurations and stages changes, off the control thread.
 
-use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use sluice_config::{Loaded, Sources, load, render};
 use sluice_core::clock::ClockOrigin;
-use sluice_core::{Diags, Name, Severity};
-use sluice_l7::runtime::Origin;
-use sluice_l7::{RouteCell, Runtime};
-use sluice_model::Config;
-use sluice_model::build::{BuildInput, Snapshot, build};
-use sluice_tls::CertStore;
-use sluice_upstream::Cluster;
+use sluice_core::{Diags, Severity};
+use sluice_model::compile::{SharedParts, Surroundings};
+use sluice_model::files::{FilesInput, stage_files};
+use sluice_model::process::Process;
+use sluice_model::store::{Batch, Staged, Store, stage};
+use sluice_tls::LoadError;
 
 use crate::Extensions;
 
-/// State that outlives every configuration and is needed to build one.
+/// State that outlives every configuration and is needed to stage one.
 #[derive(Debug)]
 pub(crate) struct ConfigBuilder {
-    pub(crate) certs: CertStore,
-    extensions: Extensions,
-    /// Runtime values of the process.
-    pub(crate) runtime: Arc<Runtime>,
-    /// Live routes, by name.
-    routes: Mutex<HashMap<Name, Arc<RouteCell>>>,
-    /// Live clusters, by name.
-    live: Mutex<HashMap<Name, Arc<Cluster>>>,
+    pub(crate) around: Surroundings,
+    shared: Mutex<SharedParts>,
 }
 
-/// A configuration that was read and built without errors.
+/// A configuration that was read and staged without errors.
 #[derive(Debug)]
 pub(crate) struct Built {
     pub(crate) sources: Sources,
-    pub(crate) config: Config,
-    pub(crate) snapshot: Arc<Snapshot>,
-    /// A hash of every file that the configuration names.
-    pub(crate) fingerprint: Vec<(PathBuf, Option<u64>)>,
+    pub(crate) folder: PathBuf,
+    pub(crate) process: Process,
+    pub(crate) staged: Staged,
     /// The findings: warnings only.
     pub(crate) diags: Diags,
 }
@@ -47,12 +38,6 @@ impl Built {
     pub(crate) fn warnings(&self) -> impl Iterator<Item = String> {
         let render = |found| render::text(std::slice::from_ref(found), &self.sources, false);
         self.diags.iter().map(render)
-    }
-
-    /// Every file that causes a reload when it changes.
-    pub(crate) fn watched(&self) -> Vec<PathBuf> {
-        let sources = self.sources.paths().map(Path::to_path_buf);
-        sources.chain(self.snapshot.files.iter().cloned()).collect()
     }
 }
 
@@ -65,7 +50,7 @@ pub(crate) struct Rejected {
 impl std::fmt::Display for Rejected {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (errors, warnings) = self.loaded.diags.counts();
-        let findings: Vec<_> = self.loaded.diags.iter().cloned().collect();
+        let findings = self.loaded.diags.sorted();
         let counts = render::counts(errors, warnings);
         let findings = render::brief(&findings, &self.loaded.sources, false);
         write!(f, "{counts} in the configuration\n{findings}")
@@ -77,87 +62,78 @@ impl std::error::Error for Rejected {}
 impl Rejected {
     /// Each error with its place, without source lines.
     pub(crate) fn brief(&self) -> String {
-        let errors = self.loaded.diags.iter().filter(|found| found.severity == Severity::Error);
-        let lines: Vec<_> = errors.map(|error| render::line(error, &self.loaded.sources)).collect();
+        let mut errors = self.loaded.diags.sorted();
+        errors.retain(|found| found.severity == Severity::Error);
+        let lines: Vec<_> =
+            errors.iter().map(|error| render::line(error, &self.loaded.sources)).collect();
         lines.join("\n")
     }
 }
 
 impl ConfigBuilder {
     pub(crate) fn new(extensions: Extensions) -> Self {
+        let Extensions { connection, http } = extensions;
         Self {
-            certs: CertStore::default(),
-            extensions,
-            runtime: Arc::default(),
-            routes: Mutex::default(),
-            live: Mutex::default(),
+            around: Surroundings {
+                certs: Default::default(),
+                filters: connection,
+                http_filters: http,
+                runtime: Arc::default(),
+                clusters: Arc::default(),
+                routes: Default::default(),
+            },
+            shared: Mutex::default(),
         }
     }
 
-    /// Puts routes and runtime values of a snapshot in force, and records the live routes.
-    pub(crate) fn set_routes(&self, snapshot: &Snapshot) {
-        let (own, of_file) = &snapshot.runtime;
-        self.runtime.set_layer(Origin::Static, own.clone());
-        self.runtime.set_layer(Origin::File, of_file.clone());
-        let mut live = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
-        live.clear();
-        for (name, (cell, table)) in &snapshot.routes {
-            cell.set(Arc::clone(table));
-            live.insert(name.clone(), Arc::clone(cell));
-        }
-    }
-
-    /// Records the live clusters.
-    pub(crate) fn remember(&self, lives: HashMap<Name, Arc<Cluster>>) {
-        *self.live.lock().unwrap_or_else(PoisonError::into_inner) = lives;
-    }
-
-    /// Reads and builds a configuration.
+    /// Reads a configuration and stages it beside `store`.
     ///
     /// # Errors
     /// [`Rejected`] if the configuration has errors.
-    pub(crate) fn build(&self, path: &Path) -> Result<Built, Box<Rejected>> {
-        self.build_loaded(load(path))
+    pub(crate) fn build(&self, path: &Path, store: &Store) -> Result<Built, Box<Rejected>> {
+        self.build_loaded(load(path), store)
     }
 
-    /// Builds a configuration that was read.
-    pub(crate) fn build_loaded(&self, mut loaded: Loaded) -> Result<Built, Box<Rejected>> {
-        let Some(config) = loaded.config.take() else { return Err(Box::new(Rejected { loaded })) };
-        let live = self.live.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let clock = ClockOrigin::read().clock();
-        let input = BuildInput {
-            certs: &self.certs,
-            filters: &self.extensions.connection,
-            http_filters: &self.extensions.http,
-            runtime: &self.runtime,
-            routes: &|name, table| {
-                let known = routes.get(name).map(Arc::clone);
-                known.unwrap_or_else(|| Arc::new(RouteCell::new(name.clone(), Arc::clone(table))))
-            },
-            folder: &loaded.folder,
-            cluster: &|plan| {
-                live.get(&plan.name)
-                    .map_or_else(|| Arc::new(Cluster::new(Arc::clone(plan))), Arc::clone)
-            },
-            now: clock.wall(clock.now()).as_secs(),
-        };
-        let Some(snapshot) = build(&config, &input, &mut loaded.diags) else {
+    /// Stages a configuration that was read.
+    pub(crate) fn build_loaded(
+        &self,
+        mut loaded: Loaded,
+        store: &Store,
+    ) -> Result<Built, Box<Rejected>> {
+        let Some((config, root)) = loaded.config.take().zip(loaded.root.take()) else {
             return Err(Box::new(Rejected { loaded }));
         };
-        let fingerprint = snapshot.files.iter().map(|file| (file.clone(), hash_of(file))).collect();
-        Ok(Built {
-            sources: loaded.sources,
-            config,
-            snapshot: Arc::new(snapshot),
-            fingerprint,
-            diags: loaded.diags,
-        })
+        let input = FilesInput { config, root, folder: &loaded.folder };
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let diags = &mut loaded.diags;
+        let staged = stage_files(input, store, &self.around, &mut shared, wall(), diags);
+        match staged {
+            None => Err(Box::new(Rejected { loaded })),
+            Some((process, staged)) => Ok(Built {
+                sources: loaded.sources,
+                folder: loaded.folder,
+                process,
+                staged,
+                diags: loaded.diags,
+            }),
+        }
+    }
+
+    /// Stages what a control plane asks for.
+    pub(crate) fn stage(&self, batch: Batch, store: &Store) -> Staged {
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        stage(store, batch, &self.around, &mut shared, wall(), &mut Diags::new())
+    }
+
+    /// Reads the files of every certificate again. Returns those that do not load; the ones in use stay.
+    pub(crate) fn refresh_certificates(&self) -> Vec<LoadError> {
+        let stored = self.around.certs.list();
+        stored.iter().filter_map(|stored| stored.refresh().err()).collect()
     }
 }
 
-fn hash_of(file: &Path) -> Option<u64> {
-    let mut hasher = DefaultHasher::new();
-    std::fs::read(file).ok()?.hash(&mut hasher);
-    Some(hasher.finish())
+/// The time since the Unix epoch.
+fn wall() -> Duration {
+    let clock = ClockOrigin::read().clock();
+    clock.wall(clock.now())
 }

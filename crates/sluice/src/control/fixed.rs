@@ -3,11 +3,11 @@
 //! Owns: which sections are only read at the start. Refuses to know: what they mean.
 //! Keeps: a section that is read at each use is not listed here, nor is one that did not change.
 
-use sluice_model::Config;
+use sluice_model::process::Process;
 use sluice_model::sections::Admin;
 
 /// The settings that differ and only take effect at the next start.
-pub(super) fn changes(old: &Config, new: &Config) -> Vec<&'static str> {
+pub(super) fn changes(old: &Process, new: &Process) -> Vec<&'static str> {
     let mut changes = match (&old.admin, &new.admin) {
         (None, None) => Vec::new(),
         (Some(old), Some(new)) => admin_changes(old, new),
@@ -34,7 +34,8 @@ mod tests {
     fn only_what_is_read_at_the_start_waits_for_the_next() {
         let config = |text: &str| {
             let loaded = sluice_config::load_text(std::path::Path::new("test.yaml"), text);
-            loaded.config.expect("a configuration")
+            let config = loaded.config.expect("a configuration");
+            Process::of(config, std::path::Path::new("."), &mut sluice_core::Diags::new())
         };
         let admin = |more: &str| config(&format!("admin: {{ address: \"127.0.0.1:1\"{more} }}"));
         let none = config("{}");

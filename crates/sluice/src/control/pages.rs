@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use sluice_admin::{AdminSource, Page, Question, Selection};
-use sluice_config::explain;
+use sluice_config::{explain, load_sources};
 use sluice_core::clock::rfc3339;
 use sluice_core::limits::Limit;
 use sluice_core::settings::suggest_word;
 use sluice_core::{LocalFuture, Name};
 use sluice_l4::metrics::LIMIT_REACHED;
+use sluice_model::model::{Kind, Listener};
 use sluice_upstream::Cluster;
 use sluice_upstream::endpoint::Trouble;
 
@@ -53,33 +54,31 @@ impl AdminSource for Pages {
                     control.clusters.borrow().iter().map(|c| of_cluster(c, wall)).collect()
                 }
                 Page::Listeners => control.listeners().await,
-                Page::Config => vec![control.config()],
+                Page::Config => vec![control.config().await],
                 Page::Connections => control.connections(selection).await?,
-                Page::Routes => routes::list(&control.in_force.borrow().built),
+                Page::Routes => routes::list(&control.store.borrow()),
                 Page::Runtime => {
-                    let in_force = control.in_force.borrow();
-                    runtime::list(&control.builder.runtime, &in_force.built.snapshot)
+                    runtime::list(&control.builder.around.runtime, &control.store.borrow())
                 }
             })
         })
     }
 
     fn try_request(&self, question: &Question) -> Result<Vec<Value>, String> {
-        let in_force = self.0.in_force.borrow();
-        routes::answer(question, &in_force.built, &self.0.builder.runtime)
+        routes::answer(question, &self.0.store.borrow(), &self.0.builder.around.runtime)
     }
 
     fn set_runtime(&self, key: &str, value: Option<String>) -> Result<(), String> {
         let in_force = self.0.in_force.borrow();
-        if !in_force.built.config.admin.as_ref().is_some_and(|admin| admin.writable) {
+        if !in_force.process.admin.as_ref().is_some_and(|admin| admin.writable) {
             return Err("set `admin: { writable: true }` to allow changes".into());
         }
         // An override of a value that is no longer read can still be removed.
         if value.is_some() {
-            runtime::check_key(key, &in_force.built.snapshot)?;
+            runtime::check_key(key, &self.0.store.borrow(), &in_force.process)?;
         }
         tracing::info!(key, value, "runtime value overridden");
-        self.0.builder.runtime.set_override(key, value);
+        self.0.builder.around.runtime.set_override(key, value);
         Ok(())
     }
 }
@@ -135,27 +134,35 @@ fn of_cluster(cluster: &Cluster, wall: Duration) -> Value {
 impl Control {
     async fn listeners(&self) -> Vec<Value> {
         let open = self.count().await;
-        let in_force = self.in_force.borrow();
+        let store = self.store.borrow();
         let mut by_name: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for bound in self.sockets.borrow().iter() {
             by_name.entry(bound.listener.to_string()).or_default().push(bound.address.to_string());
         }
         let item = |(name, addresses): (String, Vec<String>)| {
             let active = open.get(name.as_str()).copied().unwrap_or(0);
-            let chains =
-                in_force.built.config.listeners.iter().find(|listener| **listener.name == *name);
-            let chains = chains.map_or(0, |listener| listener.chains.len().max(1));
+            let chains = store.listener(&name).map_or(0, Listener::chain_count);
             json!({ "name": name, "addresses": addresses, "chains": chains, "connections_active": active })
         };
         by_name.into_iter().map(item).collect()
     }
 
-    fn config(&self) -> Value {
+    async fn config(&self) -> Value {
+        // The sections are not kept: they are read again for this page.
+        let (sources, folder) = {
+            let in_force = self.in_force.borrow();
+            (in_force.sources.clone(), in_force.folder.clone())
+        };
+        let show = move || {
+            let loaded = load_sources(&sources, &folder);
+            loaded.config.map_or(Value::Null, |config| explain::json(&config))
+        };
+        let config = tokio::task::spawn_blocking(show).await.unwrap_or_default();
         let in_force = self.in_force.borrow();
         let certificate = |stored: std::sync::Arc<sluice_tls::StoredCert>| {
             let info = stored.material().info.clone();
             json!({
-                "cert": stored.path().display().to_string(),
+                "cert": stored.name(),
                 "subject": info.subject,
                 "names": info.names,
                 "serial": info.serial,
@@ -163,17 +170,17 @@ impl Control {
             })
         };
         let mut certificates: Vec<Value> =
-            self.builder.certs.list().into_iter().map(certificate).collect();
+            self.builder.around.certs.list().into_iter().map(certificate).collect();
         certificates.sort_by_key(|item| item["cert"].to_string());
         let files: Vec<String> =
-            in_force.built.sources.paths().map(|path| path.display().to_string()).collect();
+            in_force.sources.paths().map(|path| path.display().to_string()).collect();
         let mut item = json!({
             "snapshot": in_force.number,
             "loaded_at": rfc3339(in_force.loaded_at),
             "files": files,
-            "warnings": in_force.built.diags.counts().1,
+            "warnings": in_force.warnings,
             "certificates": certificates,
-            "config": explain::json(&in_force.built.config),
+            "config": config,
         });
         if let Some(failure) = &in_force.last_failure {
             item["last_failure"] = failure.brief.as_str().into();
@@ -199,9 +206,8 @@ impl Control {
 
     /// Refuses a name that no listener has and that no open connection can have: it is a typo.
     fn check_listener(&self, name: &str) -> Result<(), String> {
-        let in_force = self.in_force.borrow();
-        let names: Vec<&str> =
-            in_force.built.snapshot.listeners.keys().map(|name| &**name).collect();
+        let store = self.store.borrow();
+        let names: Vec<&str> = store.names(Kind::Listener).map(|name| &**name).collect();
         if names.contains(&name) || self.names_left.get() {
             return Ok(());
         }

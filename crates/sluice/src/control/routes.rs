@@ -11,37 +11,29 @@ use serde_json::{Value, json};
 use sluice_admin::Question;
 use sluice_codec::Head;
 use sluice_config::explain;
-use sluice_core::{Name, Spanned};
+use sluice_core::Name;
 use sluice_l7::Runtime;
 use sluice_l7::routes::{Action, Override, RouteInput, RouteTable, Rule};
-use sluice_model::sections::routes::RouteMatch;
-use sluice_model::sections::{Http, Listener};
-
-use super::build::Built;
+use sluice_model::model::listener::{Http, Service};
+use sluice_model::store::Store;
+use sluice_model::translate::routes::written;
 
 /// Every table: hosts and rules in order, each with its conditions as configured.
-pub(super) fn list(built: &Built) -> Vec<Value> {
-    let item = |(name, (_, table)): (&Name, &(_, Arc<RouteTable>))| {
-        let sections = built.config.routes.get(name);
-        let hosts = table.virtual_hosts.iter().enumerate().map(|(place, host)| {
-            let section = sections.and_then(|hosts| hosts.iter().nth(place));
-            let rules = host.rules.iter().enumerate().map(|(place, rule)| {
-                let section = section.and_then(|host| host.rules.iter().nth(place));
-                of_rule(rule, section.and_then(|rule| rule.matches.as_ref()), table)
-            });
+pub(super) fn list(store: &Store) -> Vec<Value> {
+    let item = |(name, _, table): (&Name, _, &Arc<RouteTable>)| {
+        let hosts = table.virtual_hosts.iter().map(|host| {
+            let rules: Vec<Value> = host.rules.iter().map(|rule| of_rule(rule, table)).collect();
             let hosts: Vec<String> = host.hosts.iter().map(ToString::to_string).collect();
-            json!({ "hosts": hosts, "rules": rules.collect::<Vec<_>>() })
+            json!({ "hosts": hosts, "rules": rules })
         });
         json!({ "name": &**name, "virtual_hosts": hosts.collect::<Vec<_>>() })
     };
-    built.snapshot.routes.iter().map(item).collect()
+    store.routes().map(item).collect()
 }
 
-fn of_rule(rule: &Rule, matches: Option<&Spanned<RouteMatch>>, table: &RouteTable) -> Value {
-    let mut conditions = matches.map_or_else(|| json!({}), |matches| explain::json(&matches.value));
-    if let Some(conditions) = conditions.as_object_mut() {
-        conditions.remove("path");
-    }
+fn of_rule(rule: &Rule, table: &RouteTable) -> Value {
+    let conditions = rule.conditions.as_deref();
+    let conditions = conditions.map_or_else(|| json!({}), |of| explain::json(&written(of)));
     let mut item = json!({
         "name": &*rule.name,
         "path": rule.path.to_string(),
@@ -69,7 +61,7 @@ fn action(action: &Action, table: &RouteTable) -> (&'static str, Value) {
 /// How a request would be routed, for each chain that serves HTTP.
 pub(super) fn answer(
     question: &Question,
-    built: &Built,
+    store: &Store,
     runtime: &Runtime,
 ) -> Result<Vec<Value>, String> {
     let method = question.method.as_deref().unwrap_or("GET");
@@ -88,16 +80,17 @@ pub(super) fn answer(
     };
     let subject = RouteInput { head: &head, source, tls: None, runtime, random: 0 };
     let mut items = Vec::new();
-    for listener in built.config.listeners.iter() {
-        if question.listener.as_deref().is_some_and(|name| name != &*listener.name.value) {
+    for (name, listener) in store.listeners() {
+        if question.listener.as_deref().is_some_and(|asked| asked != &**name) {
             continue;
         }
-        for (chain, http) in chains(listener) {
-            if let Some((_, table)) = built.snapshot.routes.get(&http.routes.value) {
+        for (chain, service) in listener.services() {
+            let Service::Http(http) = service else { continue };
+            if let Some((_, table)) = store.routes_named(&http.routes) {
                 let mut item = json!({
-                    "listener": &*listener.name.value,
+                    "listener": &**name,
                     "chain": chain,
-                    "routes": &*http.routes.value,
+                    "routes": &*http.routes,
                 });
                 judge(&mut item, table, &subject, http);
                 items.push(item);
@@ -148,25 +141,4 @@ fn filters(table: &RouteTable, http: &Http, overrides: u32) -> Vec<String> {
     let kept = of_chain.iter().filter(|name| !skipped(name)).map(ToString::to_string);
     let added = own.iter().filter(|(name, said)| !skips(said) && !of_chain.contains(name));
     kept.chain(added.map(|(name, _)| (*name).to_owned())).collect()
-}
-
-/// Every chain of a listener that serves HTTP, by name.
-fn chains(listener: &Listener) -> Vec<(String, &Http)> {
-    let mut all = Vec::new();
-    all.extend(listener.http.as_ref().map(|http| ("default".to_owned(), &http.0)));
-    for (place, chain) in listener.chains.places() {
-        let name = chain.name.as_ref().map_or_else(
-            || if chain.matches.is_none() { "default".into() } else { format!("chain{place}") },
-            ToString::to_string,
-        );
-        all.extend(chain.http.as_ref().map(|http| (name.clone(), &http.0)));
-        for (inner, chain) in chain.chains.places() {
-            let own = chain.name.as_ref().map_or_else(
-                || if chain.matches.is_none() { "default".into() } else { format!("chain{inner}") },
-                ToString::to_string,
-            );
-            all.extend(chain.http.as_ref().map(|http| (format!("{name}/{own}"), &http.0)));
-        }
-    }
-    all
 }

@@ -9,19 +9,22 @@ use serde_json::{Value, json};
 use sluice_core::settings::suggest_word;
 use sluice_l7::Runtime;
 use sluice_l7::runtime::ActiveRuntime;
-use sluice_model::build::Snapshot;
+use sluice_model::process::Process;
+use sluice_model::store::Store;
 
 /// Every key that the configuration refers to or sets: its value, its origin and the values it hides.
-pub(super) fn list(runtime: &Runtime, snapshot: &Snapshot) -> Vec<Value> {
+pub(super) fn list(runtime: &Runtime, store: &Store) -> Vec<Value> {
     let in_force = runtime.all();
-    let keys: BTreeSet<&String> = snapshot.runtime_keys.iter().chain(in_force.keys()).collect();
-    let item = |key: &String| {
+    let used: BTreeSet<&str> = store.runtime_keys().collect();
+    let set = in_force.keys().map(String::as_str);
+    let keys: BTreeSet<&str> = used.iter().copied().chain(set).collect();
+    let item = |key: &str| {
         let found = in_force.get(key);
         json!({
             "name": key,
             "value": found.map(|found| &found.value),
             "origin": found.map_or("unset", |found| found.origin.word()),
-            "used": snapshot.runtime_keys.contains(key),
+            "used": used.contains(key),
             "hidden": found.map_or_else(|| json!({}), hidden),
         })
     };
@@ -36,10 +39,10 @@ fn hidden(value: &ActiveRuntime) -> Value {
 }
 
 /// Checks that `key` may be set: the configuration refers to it, or gives it a value.
-pub(super) fn check_key(key: &str, snapshot: &Snapshot) -> Result<(), String> {
-    let (own, of_file) = &snapshot.runtime;
-    let known = snapshot.runtime_keys.iter().chain(own.keys()).chain(of_file.keys());
-    let known: BTreeSet<&str> = known.map(String::as_str).collect();
+pub(super) fn check_key(key: &str, store: &Store, process: &Process) -> Result<(), String> {
+    let (own, of_file) = &process.runtime_values;
+    let set = own.keys().chain(of_file.keys()).map(String::as_str);
+    let known: BTreeSet<&str> = store.runtime_keys().chain(set).collect();
     if known.contains(key) {
         return Ok(());
     }

@@ -4,22 +4,24 @@
 //! Keeps: all sockets of an address are bound before any is read; a socket whose address did not
 //! change is kept across a reload; the path of a unix socket is not replaced until nothing can fail any more.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::mem::Discriminant;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use sluice_core::{ListenAddress, Name};
-use sluice_model::build::{ListenerSnapshot, PlanKind, Snapshot};
-use sluice_model::sections::SocketOptions;
+use sluice_model::compile::{ListenerSnapshot, PlanKind};
+use sluice_model::model::listener::SocketOptions;
 use sluice_sys::holder::{self, Holder};
 use sluice_sys::listen::{self, StagedFile};
 use sluice_sys::steer;
 
-use crate::worker::{SocketKey, Wanted, receive_buffer, tcp_options};
+use super::UnservedListener;
+use crate::worker::{SocketKey, Wanted, tcp_options};
 
 /// The sockets in use, by key, with their bound addresses.
 #[derive(Debug)]
@@ -28,8 +30,8 @@ pub(crate) struct Sockets {
     bound: BTreeMap<SocketKey, BoundAs>,
     /// Whether the first sockets may be shared with another process, which is about to be stopped.
     takeover: bool,
-    /// UDP sockets that are bound once that process has released their ports.
-    waiting: BTreeSet<SocketKey>,
+    /// UDP sockets that are bound once that process has released their ports, with their listeners.
+    waiting: BTreeMap<SocketKey, Name>,
 }
 
 /// The address of a socket, and its listener.
@@ -43,13 +45,15 @@ pub(crate) struct BoundAs {
     options: SocketOptions,
 }
 
-/// The sockets of a snapshot that is not in force yet. Dropping it leaves no unix socket file behind.
+/// The sockets of listeners that change, before the change is in force. Dropping it leaves no unix socket file behind.
 #[derive(Debug)]
 pub(crate) struct NextSockets {
     bound: BTreeMap<SocketKey, BoundAs>,
+    /// Those that no listener needs any more.
+    gone: Vec<SocketKey>,
     /// Unix sockets that are not at their paths yet.
     staged: HashMap<SocketKey, StagedFile>,
-    waiting: BTreeSet<SocketKey>,
+    waiting: BTreeMap<SocketKey, Name>,
 }
 
 impl NextSockets {
@@ -66,12 +70,16 @@ impl NextSockets {
     }
 }
 
-/// Sockets that a snapshot needs and that did not exist.
+/// Sockets that listeners need and that did not exist.
 #[derive(Debug)]
 pub(crate) struct NewSockets {
     sockets: HashMap<SocketKey, NewSocket>,
-    waiting: BTreeSet<SocketKey>,
+    /// Those of other listeners included.
+    waiting: BTreeMap<SocketKey, Name>,
 }
+
+/// Listeners that change: to what, or `None` for those that are removed.
+type ListenerChanges = BTreeMap<Name, Option<Arc<ListenerSnapshot>>>;
 
 /// The handles of a socket, one for each worker, and its bound address.
 #[derive(Debug)]
@@ -83,53 +91,73 @@ struct NewSocket {
 
 impl Sockets {
     pub(crate) const fn new(workers: usize, takeover: bool) -> Self {
-        Self { workers, bound: BTreeMap::new(), takeover, waiting: BTreeSet::new() }
+        Self { workers, bound: BTreeMap::new(), takeover, waiting: BTreeMap::new() }
     }
 
-    /// Binds the sockets that `snapshot` needs and that do not exist.
+    /// Binds the sockets that the listeners need and that do not exist.
     ///
     /// # Errors
-    /// An address cannot be bound; everything that was bound before it is closed again.
-    pub(crate) fn bind(&self, snapshot: &Snapshot) -> anyhow::Result<NewSockets> {
+    /// [`UnservedListener`]: an address cannot be bound; everything that was bound before it is closed again.
+    pub(crate) fn bind(&self, changes: &ListenerChanges) -> anyhow::Result<NewSockets> {
         let mut new = HashMap::new();
-        let mut waiting = BTreeSet::new();
-        for (name, listener) in &snapshot.listeners {
-            for (key, plan) in served(name, listener) {
-                if let Some(old) = self.bound.get(&key) {
-                    same_kind(name, &key, old, &plan)?;
-                    continue;
-                }
-                let wanted = self.beside(&key, &new);
-                let cannot = || format!("the listener `{name}` cannot listen on {wanted}");
-                if let Err(held) = check_free(&wanted) {
-                    let waits = self.takeover || self.waiting.contains(&key);
-                    if waits && matches!(wanted, ListenAddress::Udp(_)) {
-                        if waiting.insert(key.clone()) && !self.waiting.contains(&key) {
-                            tracing::info!(
-                                "{wanted} will be served once it is free; it is in use by {}",
-                                held.holder
-                            );
-                        }
-                        continue;
-                    }
-                    if !self.takeover {
-                        return Err(held).with_context(cannot);
-                    }
-                }
-                let (mut handles, staged) =
-                    bind_one(&wanted, self.workers, &listener.socket, self.takeover)
-                        .with_context(cannot)?;
-                if matches!(plan, PlanKind::Quic(_)) {
-                    let count = u32::try_from(self.workers).unwrap_or(u32::MAX);
-                    steer::by_connection_id(&handles[0], count).with_context(cannot)?;
-                }
-                let address = address_of(&wanted, &handles[0]);
-                // Workers take them from the end, in order; the first belongs to the first worker.
-                handles.reverse();
-                new.insert(key, NewSocket { handles, address, staged });
-            }
+        let mut waiting = self.waiting.clone();
+        waiting.retain(|_, name| !changes.contains_key(name));
+        for (name, listener) in in_use(changes) {
+            self.bind_listener(name, listener, &mut new, &mut waiting).map_err(|error| {
+                UnservedListener { name: Arc::clone(name), problem: format!("{error:#}") }
+            })?;
         }
         Ok(NewSockets { sockets: new, waiting })
+    }
+
+    fn bind_listener(
+        &self,
+        name: &Name,
+        listener: &ListenerSnapshot,
+        new: &mut HashMap<SocketKey, NewSocket>,
+        waiting: &mut BTreeMap<SocketKey, Name>,
+    ) -> anyhow::Result<()> {
+        for (key, plan) in served(name, listener) {
+            if let Some(old) = self.bound.get(&key) {
+                same_kind(name, &key, old, &plan)?;
+                continue;
+            }
+            let wanted = self.beside(&key, new);
+            let cannot = || format!("the listener `{name}` cannot listen on {wanted}");
+            if let Err(held) = check_free(&wanted) {
+                let waits = self.takeover || self.waiting.contains_key(&key);
+                if waits && matches!(wanted, ListenAddress::Udp(_)) {
+                    let before = waiting.insert(key.clone(), Arc::clone(name));
+                    if before.is_none() && !self.waiting.contains_key(&key) {
+                        tracing::info!(
+                            "{wanted} will be served once it is free; it is in use by {}",
+                            held.holder
+                        );
+                    }
+                    continue;
+                }
+                if !self.takeover {
+                    return Err(held).with_context(cannot);
+                }
+            }
+            let (mut handles, staged) =
+                bind_one(&wanted, self.workers, &listener.socket, self.takeover)
+                    .with_context(cannot)?;
+            if matches!(plan, PlanKind::Quic(_)) {
+                let count = u32::try_from(self.workers).unwrap_or(u32::MAX);
+                steer::by_connection_id(&handles[0], count).with_context(cannot)?;
+            }
+            let address = address_of(&wanted, &handles[0]);
+            // Workers take them from the end, in order; the first belongs to the first worker.
+            handles.reverse();
+            new.insert(key, NewSocket { handles, address, staged });
+        }
+        Ok(())
+    }
+
+    /// Whether a socket of the listener waits for another process.
+    pub(crate) fn waits(&self, listener: &Name) -> bool {
+        self.waiting.values().any(|name| name == listener)
     }
 
     /// The number of sockets that wait for another process.
@@ -150,7 +178,7 @@ impl Sockets {
             }
             ListenAddress::Tcp(_) | ListenAddress::Unix(_) => true,
         };
-        self.waiting.iter().any(free)
+        self.waiting.keys().any(free)
     }
 
     /// The address to bind: if the system is to choose the port of a UDP socket, and the listener has a TCP socket on
@@ -169,17 +197,17 @@ impl Sockets {
         key.0.clone()
     }
 
-    /// What each worker is to serve, and the sockets in use once all workers do.
+    /// What each worker is to serve, and the sockets of these listeners once all workers do.
     pub(crate) fn plan(
         &self,
         mut new: NewSockets,
-        snapshot: &Snapshot,
+        changes: &ListenerChanges,
     ) -> (Vec<Vec<Wanted>>, NextSockets) {
         let mut orders: Vec<Vec<Wanted>> = (0..self.workers).map(|_| Vec::new()).collect();
         let (mut bound, mut staged) = (BTreeMap::new(), HashMap::new());
-        for (name, listener) in &snapshot.listeners {
+        for (name, listener) in in_use(changes) {
             for (key, plan) in served(name, listener) {
-                if new.waiting.contains(&key) {
+                if new.waiting.contains_key(&key) {
                     continue;
                 }
                 let mut socket = new.sockets.remove(&key);
@@ -194,6 +222,7 @@ impl Sockets {
                 for order in &mut orders {
                     order.push(Wanted {
                         key: key.clone(),
+                        listener: Arc::clone(name),
                         plan: plan.clone(),
                         socket: socket.as_mut().and_then(|socket| socket.handles.pop()),
                         change: differs.then(|| listener.socket.clone()),
@@ -209,18 +238,26 @@ impl Sockets {
                 bound.insert(key, BoundAs { listener: name.clone(), address, kind, file, options });
             }
         }
-        (orders, NextSockets { bound, staged, waiting: new.waiting })
+        let of = self.bound.iter().filter(|(_, old)| changes.contains_key(&old.listener));
+        let gone = of.filter(|(key, _)| !bound.contains_key(*key));
+        let gone = gone.map(|(key, _)| key.clone()).collect();
+        (orders, NextSockets { bound, gone, staged, waiting: new.waiting })
     }
 
-    /// Records the sockets in use, and puts unix sockets at their paths. Nothing may fail after it.
-    pub(crate) fn commit(&mut self, mut next: NextSockets) {
-        let gone = self.bound.keys().filter(|key| !next.bound.contains_key(*key));
-        gone.for_each(|key| unlink(&key.0, self.bound[key].file));
+    /// Records the sockets in use, and puts unix sockets at their paths. Returns those that are not needed any more.
+    /// Nothing may fail after it.
+    pub(crate) fn commit(&mut self, mut next: NextSockets) -> Vec<SocketKey> {
+        for key in &next.gone {
+            if let Some(old) = self.bound.remove(key) {
+                unlink(&key.0, old.file);
+            }
+        }
         next.place(|_| true);
-        self.bound = next.bound;
+        self.bound.extend(next.bound);
         self.waiting = next.waiting;
         // For later sockets, `--takeover` has no effect.
         self.takeover = false;
+        next.gone
     }
 
     /// Every bound address with its listener.
@@ -232,6 +269,11 @@ impl Sockets {
     pub(crate) fn unlink(&self) {
         self.bound.iter().for_each(|(key, bound)| unlink(&key.0, bound.file));
     }
+}
+
+/// The listeners that are not removed.
+fn in_use(changes: &ListenerChanges) -> impl Iterator<Item = (&Name, &ListenerSnapshot)> {
+    changes.iter().filter_map(|(name, listener)| Some((name, &**listener.as_ref()?)))
 }
 
 /// Refuses to reuse a datagram socket for QUIC or vice versa: open flows and connections keep the old socket, and both
@@ -250,7 +292,9 @@ fn same_kind(name: &Name, key: &SocketKey, old: &BoundAs, plan: &PlanKind) -> an
 fn concerns(plan: &PlanKind, old: &SocketOptions, new: &SocketOptions) -> bool {
     match plan {
         PlanKind::Stream(_) => tcp_options(old) != tcp_options(new),
-        PlanKind::Datagram(_) | PlanKind::Quic(_) => receive_buffer(old) != receive_buffer(new),
+        PlanKind::Datagram(_) | PlanKind::Quic(_) => {
+            old.udp_receive_buffer != new.udp_receive_buffer
+        }
     }
 }
 
@@ -345,10 +389,10 @@ fn bind_one(
             listen::tcp(*socket, count, tcp_options(options)).map(unnamed)
         }
         ListenAddress::Udp(socket) => {
-            listen::udp(*socket, count, receive_buffer(options)).map(unnamed)
+            listen::udp(*socket, count, options.udp_receive_buffer).map(unnamed)
         }
         ListenAddress::Unix(path) => {
-            let backlog = options.backlog.get();
+            let backlog = options.backlog;
             listen::unix(path, count, backlog, takeover)
                 .map(|(sockets, file)| (sockets, Some(file)))
         }

@@ -97,7 +97,7 @@ impl Vitals {
         let mut old = self.certificates.take();
         let mut known = self.certificates.borrow_mut();
         for stored in certs.list() {
-            let path = stored.path().display().to_string();
+            let path = stored.name().into_owned();
             let new = || self.shard.gauge(&CERTIFICATE, &[&path]);
             let gauge = old.remove(&path).unwrap_or_else(new);
             gauge.set(stored.material().info.not_after);

@@ -4,27 +4,29 @@
 //! Refuses to know: what the old slots do. Keeps: preparing changes nothing in force, so that the result can be
 //! discarded; committing it cannot fail.
 
-use std::collections::HashSet;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
 use sluice_codec::quic::{QuicOptions, ReuseportMember};
+use sluice_core::Name;
 use sluice_io::WorkerCx;
 use sluice_l4::Listener;
 use sluice_l4::accept::{ListenSocket, Slot};
 use sluice_l4::udp::{UdpListener, UdpSlot};
 use sluice_l7::quic::QuicSlot;
-use sluice_model::build::PlanKind;
-use sluice_model::sections::SocketOptions;
+use sluice_model::compile::PlanKind;
+use sluice_model::model::listener::SocketOptions;
 use sluice_sys::listen::TcpOptions;
 
 use super::{AnySlot, SlotMap, SocketKey};
+use crate::control::UnservedListener;
 
 /// What a worker is to serve on one socket.
 pub(crate) struct Wanted {
     pub(crate) key: SocketKey,
+    pub(crate) listener: Name,
     pub(crate) plan: PlanKind,
     /// The socket, if it is new.
     pub(crate) socket: Option<OwnedFd>,
@@ -35,21 +37,15 @@ pub(crate) struct Wanted {
 /// The options of a stream socket.
 pub(crate) fn tcp_options(options: &SocketOptions) -> TcpOptions {
     TcpOptions {
-        backlog: options.backlog.get(),
+        backlog: options.backlog,
         keepalive: options.keepalive,
         fast_open: options.fast_open,
     }
 }
 
-/// The receive buffer of a datagram socket, in bytes.
-pub(crate) fn receive_buffer(options: &SocketOptions) -> usize {
-    usize::try_from(options.udp_receive_buffer.0).unwrap_or(usize::MAX)
-}
-
 /// Everything that a worker is to serve, ready to commit.
 pub(super) struct Prepared {
     next: Vec<(SocketKey, PreparedSocket)>,
-    keys: HashSet<SocketKey>,
 }
 
 /// A socket with the listener it is to serve and the options it is to get.
@@ -77,20 +73,21 @@ impl Prepared {
         slots: &SlotMap,
         place: ReuseportMember,
         worker: &Rc<WorkerCx>,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, UnservedListener> {
         let mut next = Vec::new();
-        for Wanted { key, plan, socket, change } in wanted {
+        for Wanted { key, listener, plan, socket, change } in wanted {
+            let unserved = |problem: String| UnservedListener { name: listener.clone(), problem };
             // Third-party filters are created here. One that panics must fail the reload, not the worker.
             let made = catch_unwind(AssertUnwindSafe(|| {
                 NextListener::new(plan, slots.get(&key), socket, place, worker)
             }));
             let made = made
-                .map_err(|_| format!("{}: a filter panicked while it was being created", key.0))?;
-            let listener = made.map_err(|error| format!("{}: {error}", key.0))?;
+                .map_err(|_| format!("{}: a filter panicked while it was being created", key.0));
+            let made = made.map_err(unserved)?;
+            let listener = made.map_err(|error| unserved(format!("{}: {error}", key.0)))?;
             next.push((key, PreparedSocket { listener, change }));
         }
-        let keys = next.iter().map(|(key, _)| key.clone()).collect();
-        Ok(Self { next, keys })
+        Ok(Self { next })
     }
 
     /// Puts the sockets selected by `which` in force.
@@ -112,11 +109,6 @@ impl Prepared {
             }
             slots.insert(key, slot);
         }
-    }
-
-    /// Whether a socket is among those that were prepared.
-    pub(super) fn contains(&self, key: &SocketKey) -> bool {
-        self.keys.contains(key)
     }
 }
 
@@ -192,7 +184,7 @@ impl AnySlot {
     fn change_options(&self, options: &SocketOptions) -> io::Result<()> {
         match self {
             Self::Stream(slot) => slot.change_options(tcp_options(options)),
-            Self::Datagram(slot) => slot.change_receive_buffer(receive_buffer(options)),
+            Self::Datagram(slot) => slot.change_receive_buffer(options.udp_receive_buffer),
             Self::Quic(_) => Err(io::Error::new(
                 io::ErrorKind::Unsupported,
                 "the QUIC socket is in use by its connections",

@@ -23,7 +23,7 @@ use sluice_upstream::Cluster;
 use sluice_upstream::balance::Balance;
 use sluice_upstream::cluster::Member;
 use sluice_upstream::endpoint::Target;
-use sluice_upstream::plan::{ClusterPlan, DnsPlan, HttpVersion, OnRemoved, OnUnhealthy, ReusePlan};
+use sluice_upstream::plan::{ClusterPlan, ClusterSettings};
 
 use crate::connection_manager::{ConnectionManager, DownstreamConn};
 use crate::edge::Edge;
@@ -101,34 +101,7 @@ impl Wake for Woken {
 }
 
 fn cluster_plan() -> ClusterPlan {
-    ClusterPlan {
-        name: "app".into(),
-        endpoints: Vec::new(),
-        balance: Balance::RoundRobin,
-        connect_timeout: Duration::from_secs(5),
-        connect_attempts: 1,
-        tls: None,
-        health: None,
-        outlier: None,
-        protocol: HttpVersion::Http1,
-        reuse: ReusePlan {
-            idle_timeout: Duration::from_secs(60),
-            age_max: None,
-            requests_max: None,
-            streams_max: 100,
-            idle_max: 16,
-        },
-        requests_max: None,
-        endpoint_requests_max: None,
-        pending_max: 16,
-        retries_max: 3,
-        connections_max: None,
-        endpoint_connections_max: None,
-        on_endpoint_removed: OnRemoved::Close,
-        on_endpoint_unhealthy: OnUnhealthy::Keep,
-        dns: DnsPlan { refresh: None, serve_stale: None, servers: Vec::new(), addresses_max: 8 },
-        send_proxy: None,
-    }
+    ClusterPlan { name: "app".into(), settings: ClusterSettings::bare(), tls: None }
 }
 
 impl Bench {
@@ -157,7 +130,7 @@ impl Bench {
         };
         let host = VirtualHost::new(vec![HostPattern::Any], vec![rule]);
         let clusters = vec![Arc::clone(&cluster)];
-        let table = RouteTable::build(vec![host], clusters, BTreeMap::new(), Vec::new()).unwrap();
+        let table = RouteTable::build(vec![host], clusters, Arc::default(), Vec::new()).unwrap();
         let plan = HttpPlan {
             listener: "web".into(),
             owner: "web/default".into(),

@@ -5,20 +5,20 @@
 
 use std::sync::Arc;
 
-use sluice_core::settings::Members;
 use sluice_l4::{ChainTable, Criteria};
 use sluice_l7::client_auth::{ChainsByName, ListenerClientAuth, Requirement};
+use sluice_tls::ClientAuth;
 
-use crate::chains::OverQuic;
-use crate::sections::{Chain, ClientAuth};
+use super::quic::OverQuic;
+use crate::model::FilterChain;
 
 /// The requirement of each chain, as a number: 0 is none.
-pub(super) fn requirements(chains: &Members<Chain>) -> Vec<Requirement> {
+pub(super) fn requirements(chains: &[FilterChain]) -> Vec<Requirement> {
     let mut known: Vec<Option<&ClientAuth>> = vec![None];
     chains
         .iter()
         .map(|chain| {
-            let own = chain.tls.as_ref().and_then(|tls| tls.client_auth.as_ref());
+            let own = chain.tls().and_then(|tls| tls.client_auth.as_ref());
             let place = known.iter().position(|of| *of == own).unwrap_or_else(|| {
                 known.push(own);
                 known.len() - 1

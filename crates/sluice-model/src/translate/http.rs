@@ -1,80 +1,38 @@
-//! Builds the plan of HTTP on a chain from its section.
+//! HTTP on a chain.
 
 use std::num::NonZeroU64;
-use std::sync::Arc;
 
 use sluice_codec::h1::parse::HeadLimits;
 use sluice_codec::h1::stream::H1Options;
 use sluice_codec::h2::H2Options;
 use sluice_codec::h3::H3Options;
-use sluice_core::settings::suggest_word;
-use sluice_core::{Diags, Name, Path, Spanned};
-use sluice_l7::HttpPlan;
-use sluice_l7::client_auth::OwnClientAuth;
+use sluice_core::{Diags, Path, Spanned};
 use sluice_l7::edge::Edge;
 use sluice_l7::hygiene::Hygiene;
 use sluice_l7::plan::{HttpOptions, Versions};
 
-use super::Build;
-use super::routes::{RouteMap, http_filters};
+use crate::model::listener;
 use crate::sections::http::{HeaderCase, Http, Http2, PathHygiene};
-use crate::sections::{Config, Quic, Tls};
+use crate::sections::{Quic, Tls};
 
-/// What a chain that serves HTTP is built from, besides its own section.
-pub(super) struct HttpContext<'a> {
-    pub(super) config: &'a Config,
-    pub(super) routes: &'a RouteMap,
-    pub(super) listener: &'a Name,
-    pub(super) chain: &'a Name,
-    /// The QUIC settings of the listener, if QUIC is enabled.
-    pub(super) quic: Option<&'a Quic>,
-    /// Which hosts of the listener require other client authentication.
-    pub(super) client_auth: Option<&'a OwnClientAuth>,
-}
-
-impl Build<'_> {
-    pub(super) fn http(
-        &self,
-        section: &Spanned<Http>,
-        context: &HttpContext<'_>,
-        at: &Path<'_>,
-        diags: &mut Diags,
-    ) -> Option<HttpPlan> {
-        let filters = http_filters(self, &section.filters, &at.key("filters"), diags);
-        let routes = match context.routes.get(&section.routes.value) {
-            Some((cell, _)) => Some(Arc::clone(cell)),
-            None => {
-                let names: Vec<&str> = context.config.routes.names().map(|name| &**name).collect();
-                // Routes that exist and are wrong have their own errors.
-                if !names.contains(&&*section.routes.value) {
-                    let help = suggest_word(&section.routes.value, &names).unwrap_or_else(|| {
-                        super::routes::known("add them under `routes`; known routes", &names)
-                    });
-                    let message = format!("there are no routes named `{}`", section.routes.value);
-                    diags
-                        .error("unknown-name", section.routes.span, at.key("routes"), message)
-                        .help(help);
-                }
-                None
-            }
-        };
-        let options = options(section, context, at, diags);
-        Some(HttpPlan {
-            listener: Arc::clone(context.listener),
-            owner: format!("{}/{}", context.listener, context.chain).into(),
-            routes: routes?,
-            filters: filters?,
-            runtime: Arc::clone(self.input.runtime),
-            client_auth: context.client_auth.cloned(),
-            options: options?,
-        })
-    }
+/// HTTP on a chain of a listener with these QUIC settings.
+pub(super) fn http(
+    section: &Spanned<Http>,
+    quic: Option<&Quic>,
+    at: &Path<'_>,
+    diags: &mut Diags,
+) -> Option<listener::Http> {
+    Some(listener::Http {
+        routes: section.routes.value.clone(),
+        filters: super::filters(&section.filters),
+        options: options(section, quic, at, diags)?,
+    })
 }
 
 /// The HTTP options. Fields are listed by name so that a new one cannot be forgotten.
 fn options(
     section: &Spanned<Http>,
-    context: &HttpContext<'_>,
+    quic: Option<&Quic>,
     at: &Path<'_>,
     diags: &mut Diags,
 ) -> Option<HttpOptions> {
@@ -115,11 +73,11 @@ fn options(
         h3: H3Options {
             head_bytes: limits.bytes,
             head_fields: limits.fields,
-            stream_window: context.quic.map_or(0, |quic| quic.stream_window.0),
-            resets_max: context.quic.map_or(0, |quic| quic.resets),
+            stream_window: quic.map_or(0, |quic| quic.stream_window.0),
+            resets_max: quic.map_or(0, |quic| quic.resets),
         },
         h1: H1Options { limits, lower: *header_case == HeaderCase::Lower },
-        advertise_h3: context.quic.is_some(),
+        advertise_h3: quic.is_some(),
         versions: *versions,
         hygiene: Hygiene {
             normalize: *normalize,

@@ -1,0 +1,185 @@
+//! From the Model to the plans that workers run.
+//!
+//! Owns: files that resources name, filters and indexes: whatever a resource needs besides its own values. Refuses to
+//! know: where a resource came from, and which others exist. Keeps: a reference is a handle by name, so that a resource
+//! is compiled alone and once; every failure is reported with the path of the field in the resource.
+
+use std::cell::RefCell;
+use std::collections::{BTreeSet, HashMap};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::path::{Path as FilePath, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use sluice_core::settings::suggest_word;
+use sluice_core::{Diags, Name};
+use sluice_l4::filters::Filters;
+use sluice_l7::{HttpFilters, Runtime};
+use sluice_tls::material::Material;
+use sluice_tls::{Authorities, CertStore, ClientTls, LoadError};
+use sluice_upstream::ClusterDirectory;
+
+use crate::model::{self, tls::CertificateSource};
+
+mod client_auth;
+mod clusters;
+mod http;
+mod listeners;
+mod quic;
+mod routes;
+mod tls;
+
+pub(crate) use listeners::chain_table;
+pub use listeners::{ListenerSnapshot, PlanKind, QuicListener};
+pub use routes::RouteCells;
+
+/// What outlives every configuration, and what compiling one needs.
+#[derive(Debug)]
+pub struct Surroundings {
+    /// Certificates in use.
+    pub certs: CertStore,
+    /// Connection filters by name.
+    pub filters: Filters,
+    /// HTTP filters by name.
+    pub http_filters: HttpFilters,
+    /// Runtime values.
+    pub runtime: Arc<Runtime>,
+    /// Clusters by name.
+    pub clusters: Arc<ClusterDirectory>,
+    /// Route tables by name.
+    pub routes: RouteCells,
+}
+
+/// What several resources are compiled from, read once.
+#[derive(Debug, Default)]
+pub struct SharedParts {
+    authorities: Authorities,
+    client_tls: HashMap<Arc<model::tls::ClientTls>, ClientTls>,
+    hashes: HashMap<PathBuf, Option<u64>>,
+}
+
+/// A hash of the content of a file; `None` if it cannot be read.
+pub(crate) type NamedFile = (PathBuf, Option<u64>);
+
+impl SharedParts {
+    /// Begins another batch. Files are read again; certificate authorities only for `files`, since a control plane
+    /// sends many small batches.
+    pub(crate) fn begin(&mut self, files: bool) {
+        self.hashes.clear();
+        if files {
+            *self = Self::default();
+        }
+    }
+
+    /// Whether the files still have the content that they were compiled with.
+    pub(crate) fn are_current(&mut self, files: &[NamedFile]) -> bool {
+        files.iter().all(|(path, hash)| self.hash_of(path) == *hash)
+    }
+
+    fn hash_of(&mut self, path: &FilePath) -> Option<u64> {
+        if let Some(known) = self.hashes.get(path) {
+            return *known;
+        }
+        let hash = std::fs::read(path).ok().map(|content| {
+            let mut hasher = DefaultHasher::new();
+            content.hash(&mut hasher);
+            hasher.finish()
+        });
+        self.hashes.insert(path.to_owned(), hash);
+        hash
+    }
+}
+
+/// Compiles one resource.
+pub(crate) struct Compiler<'a> {
+    around: &'a Surroundings,
+    shared: &'a RefCell<SharedParts>,
+    /// Secrets by name.
+    secret: &'a dyn Fn(&Name) -> Option<Arc<Material>>,
+    /// Seconds since the Unix epoch, for the validity of certificates.
+    now: u64,
+    files: RefCell<BTreeSet<PathBuf>>,
+    /// Certificates that no longer load; those in use before are kept.
+    stale: RefCell<Vec<LoadError>>,
+    runtime_keys: RefCell<BTreeSet<String>>,
+}
+
+/// What a resource was compiled with, besides its own values.
+#[derive(Debug, Default)]
+pub(crate) struct Inputs {
+    /// The files that it names.
+    pub(crate) files: Vec<NamedFile>,
+    /// Certificates that no longer load; those in use before are kept.
+    pub(crate) stale: Vec<LoadError>,
+    /// Names of the runtime values that it reads.
+    pub(crate) runtime_keys: Vec<String>,
+}
+
+impl<'a> Compiler<'a> {
+    pub(crate) fn new(
+        around: &'a Surroundings,
+        shared: &'a RefCell<SharedParts>,
+        secret: &'a dyn Fn(&Name) -> Option<Arc<Material>>,
+        now: Duration,
+    ) -> Self {
+        Self {
+            around,
+            shared,
+            secret,
+            now: now.as_secs(),
+            files: RefCell::default(),
+            stale: RefCell::default(),
+            runtime_keys: RefCell::default(),
+        }
+    }
+
+    /// What was used besides the resource itself.
+    pub(crate) fn into_inputs(self) -> Inputs {
+        let mut shared = self.shared.borrow_mut();
+        let hashed = |path: PathBuf| {
+            let hash = shared.hash_of(&path);
+            (path, hash)
+        };
+        Inputs {
+            files: self.files.into_inner().into_iter().map(hashed).collect(),
+            stale: self.stale.into_inner(),
+            runtime_keys: self.runtime_keys.into_inner().into_iter().collect(),
+        }
+    }
+
+    /// Notes a file that the resource names.
+    fn uses(&self, file: &FilePath) {
+        self.files.borrow_mut().insert(file.to_owned());
+    }
+
+    fn uses_certificate(&self, source: &CertificateSource) {
+        if let CertificateSource::Files { cert, key } = source {
+            self.uses(cert);
+            key.iter().for_each(|key| self.uses(key));
+        }
+    }
+}
+
+/// Reports a filter that does not exist.
+fn unknown_filter(
+    kind: &str,
+    name: &str,
+    known: &[&str],
+    at: &sluice_core::Path<'_>,
+    diags: &mut Diags,
+) {
+    let help =
+        suggest_word(name, known).unwrap_or_else(|| format!("known {kind}s: {}", known.join(", ")));
+    diags
+        .error("unknown-name", None, at, format!("there is no {kind} `{name}`"))
+        .on_key()
+        .help(help);
+}
+
+/// Reports a file that does not load, at the field that names it.
+fn report(error: &LoadError, at: &sluice_core::Path<'_>, diags: &mut Diags) {
+    let finding = diags.error("bad-file", None, at, error.to_string());
+    if let Some(help) = error.help {
+        finding.help(help);
+    }
+}

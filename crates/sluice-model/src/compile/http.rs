@@ -1,0 +1,86 @@
+//! The plan of HTTP on a chain.
+
+use std::sync::Arc;
+
+use sluice_core::{Diags, Name, Path};
+use sluice_l7::HttpPlan;
+use sluice_l7::client_auth::OwnClientAuth;
+use sluice_l7::filters::HttpFilterPlan;
+
+use super::{Compiler, unknown_filter};
+use crate::model::FilterConfig;
+use crate::model::listener::Http;
+
+/// The chain that HTTP is served on.
+pub(super) struct HttpContext<'a> {
+    pub(super) listener: &'a Name,
+    pub(super) chain: &'a Name,
+    /// Which hosts of the listener require other client authentication.
+    pub(super) client_auth: Option<&'a OwnClientAuth>,
+}
+
+impl Compiler<'_> {
+    pub(super) fn http(
+        &self,
+        http: &Http,
+        context: &HttpContext<'_>,
+        at: &Path<'_>,
+        diags: &mut Diags,
+    ) -> Option<HttpPlan> {
+        Some(HttpPlan {
+            listener: Arc::clone(context.listener),
+            owner: format!("{}/{}", context.listener, context.chain).into(),
+            routes: self.around.routes.reference(&http.routes),
+            filters: self.filters_of_http(&http.filters, &at.key("filters"), diags)?,
+            runtime: Arc::clone(&self.around.runtime),
+            client_auth: context.client_auth.cloned(),
+            options: http.options.clone(),
+        })
+    }
+
+    fn filters_of_http(
+        &self,
+        uses: &[FilterConfig],
+        at: &Path<'_>,
+        diags: &mut Diags,
+    ) -> Option<Vec<(&'static str, Arc<dyn HttpFilterPlan>)>> {
+        let filters = &self.around.http_filters;
+        let mut plans: Option<Vec<(&'static str, Arc<dyn HttpFilterPlan>)>> = Some(Vec::new());
+        for (index, FilterConfig { name, settings }) in uses.iter().enumerate() {
+            let at = at.index(index);
+            let here = at.key(name);
+            let Some(factory) = filters.get(name) else {
+                let known: Vec<&str> = filters.iter().map(|factory| factory.name()).collect();
+                unknown_filter("HTTP filter", name, &known, &here, diags);
+                plans = None;
+                continue;
+            };
+            if plans.as_ref().is_some_and(|all| all.iter().any(|(of, _)| *of == factory.name())) {
+                let message = format!("the filter `{name}` is listed twice");
+                diags.error("duplicate-name", None, here, message).on_key().help(
+                    "list each filter once; rules refer to filters by name to change their settings",
+                );
+                plans = None;
+                continue;
+            }
+            let plan = factory.check(settings, &here, diags);
+            if plan.as_ref().is_some_and(|plan| plan.says_replace()) {
+                let message = "`replace` has nothing to replace in the settings of a chain";
+                diags
+                    .error("wrong-kind", None, here.key("replace"), message)
+                    .help("use `replace: true` only in the `filters` of a rule or virtual host");
+                plans = None;
+                continue;
+            }
+            match (plan, &mut plans) {
+                (Some(plan), Some(all)) => {
+                    let keys = plan.runtime_keys().into_iter().map(str::to_owned);
+                    self.runtime_keys.borrow_mut().extend(keys);
+                    all.push((factory.name(), plan));
+                }
+                _ => plans = None,
+            }
+        }
+        plans
+    }
+}

@@ -1,0 +1,330 @@
+//! The plans of listeners and their chains.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use sluice_codec::quic::QuicOptions;
+use sluice_core::{Diags, ListenAddress, Name, Path};
+use sluice_io::ConnectionFilterPlan;
+use sluice_l4::chain::InnerPlan;
+use sluice_l4::udp::{FlowChainPlan, UdpPlan};
+use sluice_l4::{
+    ChainPlan, ChainTable, Criteria, HandlerPlan, InspectPlan, ListenerPlan, RelayPlan,
+    Termination, Transport,
+};
+use sluice_l7::client_auth::OwnClientAuth;
+
+use super::http::HttpContext;
+use super::{Compiler, client_auth, quic, unknown_filter};
+use crate::chains::needs;
+use crate::model::listener::{
+    ChainKind, FlowChain, InnerChain, Service, SocketOptions, Streams, Traffic,
+};
+use crate::model::tls::ServerTls;
+use crate::model::{FilterChain, FilterConfig, Listener};
+
+/// A listener ready to run.
+#[derive(Clone, Debug)]
+pub struct ListenerSnapshot {
+    /// The addresses it listens on.
+    pub addresses: Vec<ListenAddress>,
+    /// Socket options.
+    pub socket: SocketOptions,
+    /// What it does.
+    pub plan: PlanKind,
+    /// QUIC on the UDP ports of the same numbers.
+    pub quic: Option<QuicListener>,
+}
+
+/// A listener for QUIC.
+#[derive(Clone, Debug)]
+pub struct QuicListener {
+    /// The listener.
+    pub listener: Arc<ListenerPlan>,
+    /// The QUIC options.
+    pub options: QuicOptions,
+}
+
+/// What a listener accepts: connections or datagrams.
+#[derive(Clone, Debug)]
+pub enum PlanKind {
+    /// Connections.
+    Stream(Arc<ListenerPlan>),
+    /// Datagrams.
+    Datagram(Arc<UdpPlan>),
+    /// QUIC connections.
+    Quic(QuicListener),
+}
+
+impl Compiler<'_> {
+    pub(crate) fn listener(
+        &self,
+        name: &Name,
+        listener: &Listener,
+        diags: &mut Diags,
+    ) -> Option<ListenerSnapshot> {
+        let filters = self.filters(&listener.filters, &Path::ROOT.key("filters"), diags);
+        let (plan, quic) = match &listener.traffic {
+            Traffic::Streams(streams) => {
+                let plan = self.streams(name, streams, filters, diags)?;
+                let quic = streams.quic.as_ref().map(|options| QuicListener {
+                    listener: Arc::clone(&plan),
+                    options: options.clone(),
+                });
+                (PlanKind::Stream(plan), quic)
+            }
+            Traffic::Datagrams(chains) => {
+                let plan = self.datagrams(name, chains, filters, diags)?;
+                (PlanKind::Datagram(Arc::new(plan)), None)
+            }
+        };
+        Some(ListenerSnapshot {
+            addresses: listener.addresses.clone(),
+            socket: listener.socket.clone(),
+            plan,
+            quic,
+        })
+    }
+
+    fn streams(
+        &self,
+        name: &Name,
+        streams: &Streams,
+        filters: Option<Vec<Arc<dyn ConnectionFilterPlan>>>,
+        diags: &mut Diags,
+    ) -> Option<Arc<ListenerPlan>> {
+        let Streams { proxy_protocol, inspect, chains, quic } = streams;
+        let list = Path::ROOT.key("chains");
+        let criteria: Vec<_> = chains.iter().map(|chain| chain.criteria.clone()).collect();
+        let places: Vec<usize> = (0..chains.len()).collect();
+        let table = chain_table(&criteria, &places, &list, diags);
+        let over_quic = quic.as_ref().map(|_| quic::over_quic(chains));
+        let quic = over_quic.as_ref().map(|over_quic| quic::plan(over_quic, diags));
+        let requirements = client_auth::requirements(chains);
+        let hosts = client_auth::of_listener(&criteria, &requirements, over_quic);
+        let mut plans = Some(Vec::new());
+        for ((place, chain), own) in chains.iter().enumerate().zip(requirements) {
+            let client_auth = hosts.clone().map(|listener| OwnClientAuth { listener, own });
+            let scope = Scope { listener: name, client_auth: client_auth.as_ref() };
+            match (self.chain(chain, scope, &list.index(place), diags), &mut plans) {
+                (Some(plan), Some(all)) => all.push(plan),
+                _ => plans = None,
+            }
+        }
+        let wanted: Vec<_> =
+            criteria.into_iter().zip(chains.iter().map(|chain| chain.tls().is_some())).collect();
+        Some(Arc::new(ListenerPlan {
+            name: Arc::clone(name),
+            filters: filters?,
+            proxy_protocol: proxy_protocol.clone(),
+            inspect: InspectPlan {
+                needs: needs(&wanted, false),
+                timeout: inspect.timeout,
+                bytes: inspect.bytes,
+                on_timeout: inspect.on_timeout,
+            },
+            table: table?,
+            chains: Arc::new(plans?),
+            quic: match quic {
+                Some(plan) => Some(plan?),
+                None => None,
+            },
+        }))
+    }
+
+    fn chain(
+        &self,
+        chain: &FilterChain,
+        scope: Scope<'_>,
+        at: &Path<'_>,
+        diags: &mut Diags,
+    ) -> Option<ChainPlan> {
+        let filters = self.filters(&chain.filters, &at.key("filters"), diags);
+        let terminate = |tls: &ServerTls, inner: Option<InnerPlan>, diags: &mut Diags| {
+            Some(Transport::Terminate(Termination {
+                tls: self.server_tls(tls, &at.key("tls"), diags)?,
+                timeout: tls.handshake_timeout,
+                plain_http: tls.plain_http,
+                inner,
+            }))
+        };
+        let (transport, handler) = match &chain.kind {
+            ChainKind::Plain(service) => {
+                let handler = self.service(service, &chain.name, scope, at, diags);
+                (Some(Transport::Untouched), handler.map(Some))
+            }
+            ChainKind::Terminate(tls, service) => {
+                let handler = self.service(service, &chain.name, scope, at, diags);
+                (terminate(tls, None, diags), handler.map(Some))
+            }
+            ChainKind::Inspect(tls, inner) => {
+                let inner = self.inner(inner, scope, &at.key("chains"), diags);
+                // The files of `tls` are read whether its inner chains are right or not.
+                let transport = terminate(tls, None, diags);
+                let within = |transport, inner| match transport {
+                    Transport::Terminate(of) => {
+                        Transport::Terminate(Termination { inner: Some(inner), ..of })
+                    }
+                    Transport::Untouched => Transport::Untouched,
+                };
+                (
+                    transport.zip(inner).map(|(transport, inner)| within(transport, inner)),
+                    Some(None),
+                )
+            }
+        };
+        Some(ChainPlan {
+            name: Arc::clone(&chain.name),
+            transport: transport?,
+            filters: filters?,
+            handler: handler?,
+        })
+    }
+
+    fn inner(
+        &self,
+        chains: &[InnerChain],
+        scope: Scope<'_>,
+        list: &Path<'_>,
+        diags: &mut Diags,
+    ) -> Option<InnerPlan> {
+        let mut plans = Some(Vec::new());
+        for (place, chain) in chains.iter().enumerate() {
+            let at = list.index(place);
+            let filters = self.filters(&chain.filters, &at.key("filters"), diags);
+            let handler = self.service(&chain.service, &chain.name, scope, &at, diags);
+            match (filters, handler, &mut plans) {
+                (Some(filters), Some(handler), Some(all)) => all.push(ChainPlan {
+                    name: Arc::clone(&chain.name),
+                    transport: Transport::Untouched,
+                    filters,
+                    handler: Some(handler),
+                }),
+                _ => plans = None,
+            }
+        }
+        let criteria: Vec<_> = chains.iter().map(|chain| chain.criteria.clone()).collect();
+        let places: Vec<usize> = (0..chains.len()).collect();
+        let table = chain_table(&criteria, &places, list, diags);
+        let wanted: Vec<_> = criteria.into_iter().map(|criteria| (criteria, false)).collect();
+        Some(InnerPlan { needs: needs(&wanted, true), table: table?, chains: plans? })
+    }
+
+    fn service(
+        &self,
+        service: &Service,
+        chain: &Name,
+        scope: Scope<'_>,
+        at: &Path<'_>,
+        diags: &mut Diags,
+    ) -> Option<Arc<dyn HandlerPlan>> {
+        Some(match service {
+            Service::Relay { cluster, options } => Arc::new(RelayPlan {
+                cluster: self.around.clusters.reference(cluster),
+                options: options.clone(),
+            }),
+            Service::Http(http) => {
+                let Scope { listener, client_auth } = scope;
+                let context = HttpContext { listener, chain, client_auth };
+                Arc::new(self.http(http, &context, &at.key("http"), diags)?)
+            }
+        })
+    }
+
+    fn datagrams(
+        &self,
+        name: &Name,
+        chains: &[FlowChain],
+        filters: Option<Vec<Arc<dyn ConnectionFilterPlan>>>,
+        diags: &mut Diags,
+    ) -> Option<UdpPlan> {
+        let list = Path::ROOT.key("chains");
+        let criteria: Vec<_> = chains.iter().map(|chain| chain.criteria.clone()).collect();
+        let places: Vec<usize> = (0..chains.len()).collect();
+        let table = chain_table(&criteria, &places, &list, diags);
+        let mut plans = Some(Vec::new());
+        for (place, chain) in chains.iter().enumerate() {
+            let at = list.index(place);
+            match (self.filters(&chain.filters, &at.key("filters"), diags), &mut plans) {
+                (Some(filters), Some(all)) => all.push(FlowChainPlan {
+                    name: Arc::clone(&chain.name),
+                    filters,
+                    cluster: self.around.clusters.reference(&chain.cluster),
+                    hash: chain.hash,
+                    idle_timeout: chain.idle_timeout,
+                    responses: chain.responses.map(NonZeroU32::get),
+                }),
+                _ => plans = None,
+            }
+        }
+        Some(UdpPlan {
+            name: Arc::clone(name),
+            filters: filters?,
+            table: table?,
+            chains: plans?,
+            named: criteria.iter().any(asks_of_hello),
+        })
+    }
+
+    fn filters(
+        &self,
+        uses: &[FilterConfig],
+        at: &Path<'_>,
+        diags: &mut Diags,
+    ) -> Option<Vec<Arc<dyn ConnectionFilterPlan>>> {
+        let filters = &self.around.filters;
+        let mut plans = Some(Vec::new());
+        for (index, FilterConfig { name, settings }) in uses.iter().enumerate() {
+            let at = at.index(index);
+            let here = at.key(name);
+            let plan = match filters.get(name) {
+                Some(factory) => factory.check(settings, &here, diags),
+                None => {
+                    let known: Vec<&str> = filters.iter().map(|factory| factory.name()).collect();
+                    unknown_filter("filter", name, &known, &here, diags);
+                    None
+                }
+            };
+            match (plan, &mut plans) {
+                (Some(plan), Some(all)) => all.push(plan),
+                _ => plans = None,
+            }
+        }
+        plans
+    }
+}
+
+/// What a chain knows of its listener.
+#[derive(Clone, Copy)]
+struct Scope<'a> {
+    listener: &'a Name,
+    /// Which hosts require other client authentication than the chain.
+    client_auth: Option<&'a OwnClientAuth>,
+}
+
+/// Whether a chain for datagrams matches on the ClientHello of QUIC.
+fn asks_of_hello(of: &Criteria) -> bool {
+    !(of.names.is_empty() && of.alpn.is_empty() && of.transports.is_empty())
+}
+
+/// The index over chains with these criteria; `places` are their indexes in the list at `list`.
+pub(crate) fn chain_table(
+    criteria: &[Criteria],
+    places: &[usize],
+    list: &Path<'_>,
+    diags: &mut Diags,
+) -> Option<ChainTable> {
+    match ChainTable::build(criteria) {
+        Ok(table) => Some(table),
+        Err(pairs) => {
+            for (first, second) in pairs {
+                let message = "this chain matches the same connections as an earlier one";
+                diags
+                    .error("equal-chains", None, list.index(places[second]), message)
+                    .other_at(list.index(places[first]), "the other one")
+                    .help("make one of them more specific, or merge them");
+            }
+            None
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! Configuration files as one batch of changes.
+//!
+//! Owns: the order in which a configuration is checked, translated and staged. Refuses to know: YAML, and how a
+//! batch is put in force. Keeps: every failure is reported here, with its place in the files; what was staged without
+//! errors can be applied.
+
+use std::path::Path as FilePath;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sluice_core::{Diags, Node};
+
+use crate::check;
+use crate::compile::{SharedParts, Surroundings};
+use crate::process::Process;
+use crate::sections::Config;
+use crate::store::{Batch, BatchMode, Staged, Store, stage};
+use crate::translate::translate;
+
+/// The source of everything that files configure.
+pub const FILES: &str = "the configuration files";
+
+/// A configuration as it was read.
+#[derive(Debug)]
+pub struct FilesInput<'a> {
+    /// The sections.
+    pub config: Config,
+    /// The files as a tree, for the places of findings.
+    pub root: Node,
+    /// The folder that relative paths are resolved against.
+    pub folder: &'a FilePath,
+}
+
+/// Checks a configuration and stages its resources; adds every error and warning to `diags`. `None` if there are
+/// errors. `now` is the time since the Unix epoch.
+pub fn stage_files(
+    input: FilesInput<'_>,
+    store: &Store,
+    around: &Surroundings,
+    shared: &mut SharedParts,
+    now: Duration,
+    diags: &mut Diags,
+) -> Option<(Process, Staged)> {
+    let FilesInput { config, root, folder } = input;
+    check::names_and_addresses(&config, diags);
+    check::inspected_bytes(&config, diags);
+    check::admin(&config, diags);
+    check::clusters(&config, diags);
+    check::routes(&config, diags);
+    check::loops(&config, diags);
+    let translated = translate(&config, &root, folder, diags);
+    let mut unused = Diags::new();
+    check::unused(&config, &mut unused);
+    let process = Process::of(config, folder, diags);
+    let batch = Batch {
+        source: Arc::from(FILES),
+        updates: translated.updates,
+        mode: BatchMode::Files { root, declared: translated.declared },
+    };
+    let staged = stage(store, batch, around, shared, now, diags);
+    if diags.has_errors() {
+        return None;
+    }
+    // With errors present, what seems unused may be used by what is wrong.
+    diags.extend(unused, |_| {});
+    Some((process, staged))
+}

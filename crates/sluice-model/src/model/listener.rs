@@ -1,0 +1,243 @@
+//! Listeners and their filter chains.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use sluice_codec::quic::QuicOptions;
+use sluice_core::{ListenAddress, Name, Path};
+use sluice_l4::{Criteria, Hash, OnTimeout, ProxyPlan, RelayOptions};
+use sluice_l7::plan::HttpOptions;
+
+use super::tls::ServerTls;
+use super::{FilterConfig, Kind, References};
+
+/// A listener.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Listener {
+    /// The addresses it listens on.
+    pub addresses: Vec<ListenAddress>,
+    /// Options of its sockets.
+    pub socket: SocketOptions,
+    /// Filters on the source, run before anything is read for a chain.
+    pub filters: Vec<FilterConfig>,
+    /// What it accepts, and what becomes of it.
+    pub traffic: Traffic,
+}
+
+/// Options of listening sockets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SocketOptions {
+    /// Connections that may wait to be accepted, per worker.
+    pub backlog: u32,
+    /// Whether the kernel probes idle connections.
+    pub keepalive: bool,
+    /// Queue length of TCP Fast Open; 0 turns it off.
+    pub fast_open: u32,
+    /// Receive buffer of UDP sockets in bytes, per worker.
+    pub udp_receive_buffer: usize,
+}
+
+/// What a listener accepts.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Traffic {
+    /// Connections, over TCP or unix sockets.
+    Streams(Streams),
+    /// Datagrams.
+    Datagrams(Vec<FlowChain>),
+}
+
+/// How a listener treats connections.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Streams {
+    /// Whether and from which sources a PROXY header is accepted.
+    pub proxy_protocol: Option<ProxyPlan>,
+    /// How the first bytes are inspected for chains that match on them.
+    pub inspect: Inspect,
+    /// The chains; the most specific match wins.
+    pub chains: Vec<FilterChain>,
+    /// QUIC on the UDP ports of the same numbers, for the chains that terminate TLS and serve HTTP.
+    pub quic: Option<QuicOptions>,
+}
+
+/// Bounds on the inspection of first bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Inspect {
+    /// How long to wait for them.
+    pub timeout: Duration,
+    /// How many are held.
+    pub bytes: usize,
+    /// What to do when they do not identify the protocol.
+    pub on_timeout: OnTimeout,
+}
+
+/// A filter chain: which connections it takes, and what happens to them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FilterChain {
+    /// Its name in records and metrics.
+    pub name: Name,
+    /// Which connections it takes.
+    pub criteria: Criteria,
+    /// Its connection filters.
+    pub filters: Vec<FilterConfig>,
+    /// What becomes of its connections.
+    pub kind: ChainKind,
+}
+
+/// What becomes of the connections of a chain.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ChainKind {
+    /// Their bytes are served as they arrive, encrypted or not.
+    Plain(Service),
+    /// TLS is terminated, and the decrypted stream is served.
+    Terminate(Box<ServerTls>, Service),
+    /// TLS is terminated, and the decrypted stream selects among these chains.
+    Inspect(Box<ServerTls>, Vec<InnerChain>),
+}
+
+/// A chain for decrypted streams.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InnerChain {
+    /// Its name in records and metrics.
+    pub name: Name,
+    /// Which streams it takes.
+    pub criteria: Criteria,
+    /// Its connection filters.
+    pub filters: Vec<FilterConfig>,
+    /// What serves them.
+    pub service: Service,
+}
+
+/// What serves a stream.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Service {
+    /// It is relayed to a cluster.
+    Relay {
+        /// The cluster.
+        cluster: Name,
+        /// The options.
+        options: RelayOptions,
+    },
+    /// It is HTTP.
+    Http(Box<Http>),
+}
+
+/// HTTP on a chain.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Http {
+    /// The route table.
+    pub routes: Name,
+    /// The HTTP filters.
+    pub filters: Vec<FilterConfig>,
+    /// The options.
+    pub options: HttpOptions,
+}
+
+/// A chain of a listener for datagrams.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FlowChain {
+    /// Its name in records and metrics.
+    pub name: Name,
+    /// Which flows it takes.
+    pub criteria: Criteria,
+    /// Its connection filters.
+    pub filters: Vec<FilterConfig>,
+    /// The cluster that its flows are relayed to.
+    pub cluster: Name,
+    /// The input of a hash balancer.
+    pub hash: Option<Hash>,
+    /// How long no datagram may arrive in either direction; `None` is unlimited.
+    pub idle_timeout: Option<Duration>,
+    /// Responses to each datagram, after which the flow ends.
+    pub responses: Option<NonZeroU32>,
+}
+
+impl Listener {
+    /// Everything that serves a stream, with the name of its chain: `web`, or `tls/web` for an inner chain.
+    pub fn services(&self) -> Vec<(String, &Service)> {
+        let Traffic::Streams(streams) = &self.traffic else { return Vec::new() };
+        let mut all = Vec::new();
+        for chain in &streams.chains {
+            match &chain.kind {
+                ChainKind::Plain(service) | ChainKind::Terminate(_, service) => {
+                    all.push((chain.name.to_string(), service));
+                }
+                ChainKind::Inspect(_, inner) => all.extend(
+                    inner.iter().map(|of| (format!("{}/{}", chain.name, of.name), &of.service)),
+                ),
+            }
+        }
+        all
+    }
+
+    /// The number of its filter chains.
+    pub const fn chain_count(&self) -> usize {
+        match &self.traffic {
+            Traffic::Streams(streams) => streams.chains.len(),
+            Traffic::Datagrams(chains) => chains.len(),
+        }
+    }
+
+    pub(crate) fn references(&self, found: &mut References) {
+        let list = Path::ROOT.key("chains");
+        match &self.traffic {
+            Traffic::Streams(streams) => {
+                for (place, chain) in streams.chains.iter().enumerate() {
+                    chain.references(&list.index(place), found);
+                }
+            }
+            Traffic::Datagrams(chains) => {
+                for (place, chain) in chains.iter().enumerate() {
+                    let at = list.index(place);
+                    let relay = at.key("relay");
+                    found.add(Kind::Cluster, &chain.cluster, relay.key("cluster"));
+                }
+            }
+        }
+    }
+}
+
+impl FilterChain {
+    /// How TLS is terminated, if it is.
+    pub const fn tls(&self) -> Option<&ServerTls> {
+        match &self.kind {
+            ChainKind::Plain(_) => None,
+            ChainKind::Terminate(tls, _) | ChainKind::Inspect(tls, _) => Some(tls),
+        }
+    }
+
+    fn references(&self, at: &Path<'_>, found: &mut References) {
+        if let Some(tls) = self.tls() {
+            let tls_at = at.key("tls");
+            let list = tls_at.key("certificates");
+            for (place, certificate) in tls.certificates.iter().enumerate() {
+                certificate.reference(&list.index(place), found);
+            }
+        }
+        match &self.kind {
+            ChainKind::Plain(service) | ChainKind::Terminate(_, service) => {
+                service.references(at, found);
+            }
+            ChainKind::Inspect(_, inner) => {
+                let list = at.key("chains");
+                for (place, chain) in inner.iter().enumerate() {
+                    chain.service.references(&list.index(place), found);
+                }
+            }
+        }
+    }
+}
+
+impl Service {
+    fn references(&self, at: &Path<'_>, found: &mut References) {
+        match self {
+            Self::Relay { cluster, .. } => {
+                let relay = at.key("relay");
+                found.add(Kind::Cluster, cluster, relay.key("cluster"));
+            }
+            Self::Http(http) => {
+                let section = at.key("http");
+                found.add(Kind::Routes, &http.routes, section.key("routes"));
+            }
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! TLS to clients and to endpoints, and where certificates are found.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rustls_pki_types::ServerName;
+use sluice_core::{Name, Path};
+use sluice_l4::plain_http::PlainHttp;
+use sluice_tls::{ClientAuth, EarlySessions, TlsVersion, Verify};
+
+use super::{Kind, References};
+
+/// A certificate chain and its private key, as PEM.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret {
+    /// The certificate chain, leaf certificate first.
+    pub chain: Vec<u8>,
+    /// The private key.
+    pub key: Vec<u8>,
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+/// Where a certificate and its key are found.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum CertificateSource {
+    /// In PEM files.
+    Files {
+        /// The certificate chain.
+        cert: PathBuf,
+        /// The private key; `None` if it is in the same file.
+        key: Option<PathBuf>,
+    },
+    /// In the secret of that name.
+    Secret(Name),
+}
+
+impl CertificateSource {
+    pub(crate) fn reference(&self, at: &Path<'_>, found: &mut References) {
+        if let Self::Secret(name) = self {
+            found.add(Kind::Secret, name, at);
+        }
+    }
+}
+
+/// TLS termination.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerTls {
+    /// The certificates; the first is used if no server name matches.
+    pub certificates: Vec<CertificateSource>,
+    /// The ALPN protocols in order of preference; if empty, none is negotiated.
+    pub alpn: Vec<Vec<u8>>,
+    /// The client certificates to request, if any.
+    pub client_auth: Option<ClientAuth>,
+    /// The oldest version accepted.
+    pub min_version: TlsVersion,
+    /// The QUIC sessions to remember for early data.
+    pub early: Option<EarlySessions>,
+    /// How long a handshake may take.
+    pub handshake_timeout: Duration,
+    /// What a client that sends plain HTTP gets.
+    pub plain_http: PlainHttp,
+}
+
+/// TLS to endpoints.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ClientTls {
+    /// The servers that are trusted.
+    pub verify: Verify,
+    /// The name sent and verified; if `None`, the endpoint's own name or address.
+    pub sni: Option<ServerName<'static>>,
+    /// The certificate presented when the server requests one.
+    pub certificate: Option<CertificateSource>,
+    /// The ALPN protocols offered.
+    pub alpn: Vec<Vec<u8>>,
+    /// The oldest version accepted.
+    pub min_version: TlsVersion,
+}

@@ -1,0 +1,426 @@
+//! The resources in force, and how they change.
+//!
+//! Owns: which resources exist, whose they are, which wait for others or were rejected. Refuses to know: files,
+//! sockets, workers. Keeps: a change is staged whole before any of it is committed, and committing cannot fail; what a
+//! change costs depends on what it touches; a resource that is rejected or waits leaves its predecessor in force.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sluice_core::{Diagnostic, Diags, Name, Node};
+use sluice_l7::{RouteCell, RouteTable};
+use sluice_tls::LoadError;
+use sluice_tls::material::Material;
+use sluice_upstream::ClusterPlan;
+use sluice_upstream::registry::ClusterChanges;
+
+use crate::compile::{Inputs, ListenerSnapshot, Surroundings};
+use crate::model::{Kind, Reference, Resource};
+use crate::provenance::Provenance;
+
+mod stage;
+#[cfg(test)]
+mod tests;
+
+pub use stage::stage;
+
+/// A change of one resource.
+#[derive(Clone, Debug)]
+pub enum Update {
+    /// The resource is to be this.
+    Set {
+        /// Its name.
+        name: Name,
+        /// What it is to be.
+        resource: Resource,
+        /// Where it came from.
+        from: Arc<Provenance>,
+    },
+    /// The resource is to exist no longer.
+    Remove {
+        /// Its kind.
+        kind: Kind,
+        /// Its name.
+        name: Name,
+    },
+}
+
+impl Update {
+    /// Sets a resource.
+    pub fn set(name: &Name, resource: Resource, from: impl Into<Arc<Provenance>>) -> Self {
+        Self::Set { name: Arc::clone(name), resource, from: from.into() }
+    }
+}
+
+/// Changes that somebody asks for at once.
+#[derive(Debug)]
+pub struct Batch {
+    /// Who asks. A resource belongs to the first that sets it, and nobody else can change it.
+    pub source: Arc<str>,
+    /// The changes.
+    pub updates: Vec<Update>,
+    /// How they are applied.
+    pub mode: BatchMode,
+}
+
+/// How a batch is applied.
+#[derive(Debug)]
+pub enum BatchMode {
+    /// Configuration files: the batch is everything that its source has, it is applied whole or not at all, and a
+    /// reference to what does not exist is an error.
+    Files {
+        /// The content of the files.
+        root: Node,
+        /// Names that were declared, including those of resources with errors.
+        declared: HashSet<(Kind, Name)>,
+    },
+    /// A control plane: each resource is accepted or rejected on its own. A cluster that does not exist yet refuses
+    /// its requests; a resource that cannot be used without another waits for it, for this long.
+    Plane {
+        /// How long a resource may wait for others.
+        patience: Duration,
+    },
+}
+
+/// What became of one resource.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its name.
+    pub name: Name,
+    /// What became of it.
+    pub outcome: Outcome,
+}
+
+impl fmt::Display for Verdict {
+    /// `cluster app: rejected: tls.ca: the file contains no certificate`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}: ", self.kind.word(), self.name)?;
+        let list = |f: &mut fmt::Formatter<'_>, all: &mut dyn Iterator<Item = String>| {
+            all.enumerate().try_for_each(|(place, one)| {
+                write!(f, "{}{one}", if place == 0 { " " } else { ", " })
+            })
+        };
+        match &self.outcome {
+            Outcome::Added => f.write_str("added"),
+            Outcome::Changed => f.write_str("changed"),
+            Outcome::Refreshed => f.write_str("refreshed"),
+            Outcome::Removed => f.write_str("removed"),
+            Outcome::Unchanged => f.write_str("unchanged"),
+            Outcome::Rejected(found) => {
+                f.write_str("rejected:")?;
+                list(
+                    f,
+                    &mut found.iter().map(|of| match of.path.as_str() {
+                        "" => of.message.clone(),
+                        path => format!("{path}: {}", of.message),
+                    }),
+                )
+            }
+            Outcome::Waiting(missing) => {
+                f.write_str("waits for")?;
+                list(f, &mut missing.iter().map(ToString::to_string))
+            }
+        }
+    }
+}
+
+/// What became of a resource.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is new.
+    Added,
+    /// It replaces its predecessor.
+    Changed,
+    /// It is the same, and files that it names have new content.
+    Refreshed,
+    /// It is gone.
+    Removed,
+    /// It is what it was.
+    Unchanged,
+    /// It is wrong; the predecessor, if there was one, stays in force.
+    Rejected(Vec<Diagnostic>),
+    /// It waits for these; the predecessor, if there was one, stays in force.
+    Waiting(Vec<Reference>),
+}
+
+/// A resource in force.
+#[derive(Debug)]
+pub struct Held {
+    resource: Resource,
+    compiled: Compiled,
+    /// Who set it.
+    source: Arc<str>,
+    from: Arc<Provenance>,
+    /// What it was compiled with; most clusters need nothing.
+    inputs: Option<Box<Inputs>>,
+}
+
+/// What a resource was compiled to.
+#[derive(Clone, Debug)]
+enum Compiled {
+    Listener(Arc<ListenerSnapshot>),
+    Cluster(Arc<ClusterPlan>),
+    Routes(Arc<RouteCell>, Arc<RouteTable>),
+    Secret(Arc<Material>),
+    /// Endpoints are used as they are.
+    Endpoints,
+}
+
+/// A resource that is not in force, and why.
+#[derive(Debug)]
+pub struct Absent {
+    /// Since when, as time since the Unix epoch.
+    pub since: Duration,
+    /// Why.
+    pub why: AbsentReason,
+}
+
+/// Why a resource is not in force.
+#[derive(Debug)]
+pub enum AbsentReason {
+    /// It was rejected, for these reasons.
+    Rejected(Vec<Diagnostic>),
+    /// It waits for others.
+    Waiting(Box<WaitingResource>),
+}
+
+/// A resource that waits for others.
+#[derive(Debug)]
+pub struct WaitingResource {
+    /// What it waits for.
+    pub references: Vec<Reference>,
+    /// When it is given up, as time since the Unix epoch.
+    pub until: Duration,
+    resource: Resource,
+    source: Arc<str>,
+    from: Arc<Provenance>,
+}
+
+/// The resources in force.
+#[derive(Debug, Default)]
+pub struct Store {
+    held: [BTreeMap<Name, Held>; Kind::ALL.len()],
+    /// Those of which a newer version is not in force.
+    absent: BTreeMap<(Kind, Name), Absent>,
+}
+
+/// A batch that was checked and compiled, and is not in force yet.
+#[derive(Debug)]
+pub struct Staged {
+    /// What becomes of each resource, by kind and name.
+    pub verdicts: Vec<Verdict>,
+    /// Certificates that no longer load; those in use before are kept.
+    pub stale_certificates: Vec<LoadError>,
+    set: BTreeMap<(Kind, Name), Held>,
+    removed: Vec<(Kind, Name)>,
+    absent: BTreeMap<(Kind, Name), Absent>,
+    /// Those that are not absent any more.
+    present: Vec<(Kind, Name)>,
+}
+
+impl Staged {
+    /// Whether nothing changes that is in force.
+    pub fn is_empty(&self) -> bool {
+        self.set.is_empty() && self.removed.is_empty()
+    }
+
+    /// The listeners that change: to what, or `None` for those that are removed.
+    pub fn listeners(&self) -> BTreeMap<Name, Option<Arc<ListenerSnapshot>>> {
+        let set = self.set.iter().filter_map(|((_, name), held)| match &held.compiled {
+            Compiled::Listener(listener) => Some((Arc::clone(name), Some(Arc::clone(listener)))),
+            _ => None,
+        });
+        let gone = self.removed.iter().filter(|(kind, _)| *kind == Kind::Listener);
+        set.chain(gone.map(|(_, name)| (Arc::clone(name), None))).collect()
+    }
+
+    /// Gives up a change of a listener that its sockets do not allow.
+    pub fn reject_listener(&mut self, name: &Name, problem: String, now: Duration) {
+        let key = (Kind::Listener, Arc::clone(name));
+        self.set.remove(&key);
+        let mut diags = Diags::new();
+        diags.error("cannot-listen", None, "addresses", problem);
+        let found = diags.into_sorted();
+        self.absent.insert(key, Absent { since: now, why: AbsentReason::Rejected(found.clone()) });
+        let of = |verdict: &&mut Verdict| verdict.kind == Kind::Listener && verdict.name == *name;
+        if let Some(verdict) = self.verdicts.iter_mut().find(of) {
+            verdict.outcome = Outcome::Rejected(found);
+        }
+    }
+}
+
+/// What the live state of the process has to follow.
+#[derive(Debug, Default)]
+pub struct LiveChanges {
+    /// Clusters and their endpoints.
+    pub clusters: ClusterChanges,
+    /// Clusters that exist no longer, for the pools of workers.
+    pub clusters_removed: Vec<Name>,
+}
+
+impl Store {
+    fn get(&self, kind: Kind, name: &str) -> Option<&Held> {
+        self.held[kind as usize].get(name)
+    }
+
+    /// The names of the resources of one kind.
+    pub fn names(&self, kind: Kind) -> impl ExactSizeIterator<Item = &Name> {
+        self.held[kind as usize].keys()
+    }
+
+    /// Whether a resource is in force.
+    pub fn contains(&self, kind: Kind, name: &str) -> bool {
+        self.get(kind, name).is_some()
+    }
+
+    /// The listeners as configured.
+    pub fn listeners(&self) -> impl Iterator<Item = (&Name, &crate::model::Listener)> {
+        self.held[Kind::Listener as usize].iter().filter_map(|(name, held)| match &held.resource {
+            Resource::Listener(listener) => Some((name, &**listener)),
+            _ => None,
+        })
+    }
+
+    /// The listener of that name, as configured.
+    pub fn listener(&self, name: &str) -> Option<&crate::model::Listener> {
+        match &self.get(Kind::Listener, name)?.resource {
+            Resource::Listener(listener) => Some(listener),
+            _ => None,
+        }
+    }
+
+    /// The listeners as workers run them.
+    pub fn listener_snapshots(&self) -> impl Iterator<Item = (&Name, &Arc<ListenerSnapshot>)> {
+        self.held[Kind::Listener as usize].iter().filter_map(|(name, held)| match &held.compiled {
+            Compiled::Listener(listener) => Some((name, listener)),
+            _ => None,
+        })
+    }
+
+    /// The route tables: as configured, and as workers use them.
+    pub fn routes(
+        &self,
+    ) -> impl Iterator<Item = (&Name, &crate::model::RouteTable, &Arc<RouteTable>)> {
+        self.held[Kind::Routes as usize].iter().filter_map(|(name, held)| {
+            match (&held.resource, &held.compiled) {
+                (Resource::Routes(model), Compiled::Routes(_, table)) => {
+                    Some((name, &**model, table))
+                }
+                _ => None,
+            }
+        })
+    }
+
+    /// The table of that name, as configured and as workers use it.
+    pub fn routes_named(
+        &self,
+        name: &str,
+    ) -> Option<(&crate::model::RouteTable, &Arc<RouteTable>)> {
+        let held = self.get(Kind::Routes, name)?;
+        match (&held.resource, &held.compiled) {
+            (Resource::Routes(model), Compiled::Routes(_, table)) => Some((model, table)),
+            _ => None,
+        }
+    }
+
+    /// Every file that a resource names, whose content it depends on.
+    pub fn files(&self) -> impl Iterator<Item = &std::path::Path> {
+        let inputs = self.all().filter_map(|held| held.inputs.as_deref());
+        inputs.flat_map(|inputs| &inputs.files).map(|(path, _)| path.as_path())
+    }
+
+    /// Names of the runtime values that resources read.
+    pub fn runtime_keys(&self) -> impl Iterator<Item = &str> {
+        let inputs = self.all().filter_map(|held| held.inputs.as_deref());
+        inputs.flat_map(|inputs| &inputs.runtime_keys).map(String::as_str)
+    }
+
+    /// The resources of which the newest version is not in force, and why.
+    pub fn absent(&self) -> impl Iterator<Item = (Kind, &Name, &Absent)> {
+        self.absent.iter().map(|((kind, name), absent)| (*kind, name, absent))
+    }
+
+    /// Why the newest version of a resource is not in force.
+    pub fn why_absent(&self, kind: Kind, name: &Name) -> Option<&Absent> {
+        self.absent.get(&(kind, Arc::clone(name)))
+    }
+
+    /// Where a resource came from: its source, and its version if it has one.
+    pub fn origin(&self, kind: Kind, name: &str) -> Option<(&str, Option<&str>)> {
+        let held = self.get(kind, name)?;
+        let version = match &*held.from {
+            Provenance::File { .. } => None,
+            Provenance::Plane { version } => Some(&**version),
+        };
+        Some((&held.source, version))
+    }
+
+    /// When the next resource is given up that waits, as time since the Unix epoch.
+    pub fn next_deadline(&self) -> Option<Duration> {
+        let until = self.absent.values().filter_map(|absent| match &absent.why {
+            AbsentReason::Waiting(waiting) => Some(waiting.until),
+            AbsentReason::Rejected(_) => None,
+        });
+        until.min()
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Held> {
+        self.held.iter().flat_map(BTreeMap::values)
+    }
+
+    /// Puts a staged batch in force. Route tables and secrets take effect at once; the caller makes clusters and
+    /// listeners follow.
+    pub fn commit(&mut self, staged: Staged, around: &Surroundings) -> LiveChanges {
+        let mut live = LiveChanges::default();
+        for key in staged.present {
+            self.absent.remove(&key);
+        }
+        self.absent.extend(staged.absent);
+        for (kind, name) in staged.removed {
+            self.held[kind as usize].remove(&name);
+            self.absent.remove(&(kind, Arc::clone(&name)));
+            match kind {
+                Kind::Cluster => {
+                    live.clusters.removed.push(Arc::clone(&name));
+                    live.clusters_removed.push(name);
+                }
+                Kind::Endpoints => drop(live.clusters.endpoints.insert(name, Arc::new([]))),
+                Kind::Routes => around.routes.reference(&name).set(Arc::new(RouteTable::empty())),
+                Kind::Secret | Kind::Listener => {}
+            }
+        }
+        for ((kind, name), held) in staged.set {
+            let before = self.held[kind as usize].get(&name);
+            let same = before.is_some_and(|before| before.resource == held.resource);
+            match (&held.compiled, &held.resource) {
+                (Compiled::Cluster(plan), _) => {
+                    let plans =
+                        if same { &mut live.clusters.refreshed } else { &mut live.clusters.plans };
+                    plans.push(Arc::clone(plan));
+                    // A cluster that begins takes the endpoints that came before it.
+                    if before.is_none()
+                        && let Some(held) = self.held[Kind::Endpoints as usize].get(&name)
+                        && let Resource::Endpoints(own) = &held.resource
+                    {
+                        let own = Arc::clone(own);
+                        live.clusters.endpoints.entry(Arc::clone(&name)).or_insert(own);
+                    }
+                }
+                (Compiled::Endpoints, Resource::Endpoints(own)) => {
+                    live.clusters.endpoints.insert(Arc::clone(&name), Arc::clone(own));
+                }
+                (Compiled::Routes(cell, table), _) => cell.set(Arc::clone(table)),
+                (Compiled::Secret(material), _) => {
+                    around.certs.set_secret(&name, Arc::clone(material));
+                }
+                _ => {}
+            }
+            self.held[kind as usize].insert(name, held);
+        }
+        live
+    }
+}

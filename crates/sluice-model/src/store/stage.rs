@@ -1,0 +1,422 @@
+//! Staging: what a batch would change, checked and compiled, without changing anything.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use sluice_core::settings::suggest_word;
+use sluice_core::{Diags, ListenAddress, Name, Node};
+use sluice_tls::material::Material;
+
+use super::{
+    Absent, AbsentReason, Batch, BatchMode, Compiled, Held, Outcome, Staged, Store, Update,
+    Verdict, WaitingResource,
+};
+use crate::compile::{Compiler, SharedParts, Surroundings};
+use crate::model::listener::Traffic;
+use crate::model::{Kind, Listener, Reference, Resource};
+use crate::provenance::Provenance;
+
+/// Most names that a finding about an unknown one lists.
+const KNOWN_LISTED: usize = 10;
+
+/// Checks and compiles a batch. For files, findings are added to `diags`; if there are errors, the result must not be
+/// committed. For a control plane, they are in the verdicts.
+///
+/// `now` is the time since the Unix epoch.
+pub fn stage(
+    store: &Store,
+    batch: Batch,
+    around: &Surroundings,
+    shared: &mut SharedParts,
+    now: Duration,
+    diags: &mut Diags,
+) -> Staged {
+    let Batch { source, updates, mode } = batch;
+    shared.begin(matches!(mode, BatchMode::Files { .. }));
+    let mut run = StageRun {
+        store,
+        source,
+        mode: &mode,
+        around,
+        shared: RefCell::new(std::mem::take(shared)),
+        now,
+        secrets: HashMap::new(),
+        staged: Staged {
+            verdicts: Vec::new(),
+            stale_certificates: Vec::new(),
+            set: BTreeMap::new(),
+            removed: Vec::new(),
+            absent: BTreeMap::new(),
+            present: Vec::new(),
+        },
+    };
+    let candidates = run.candidates(updates, diags);
+    for candidate in candidates {
+        run.judge(candidate, diags);
+    }
+    *shared = run.shared.into_inner();
+    run.staged
+}
+
+/// A resource that may come into force.
+struct Candidate {
+    name: Name,
+    resource: Resource,
+    source: Arc<str>,
+    from: Arc<Provenance>,
+    /// Since when it waits, and until when, if it does already.
+    waits: Option<(Duration, Duration)>,
+}
+
+/// A batch being staged.
+struct StageRun<'a> {
+    store: &'a Store,
+    source: Arc<str>,
+    mode: &'a BatchMode,
+    around: &'a Surroundings,
+    shared: RefCell<SharedParts>,
+    now: Duration,
+    /// The secrets of this batch.
+    secrets: HashMap<Name, Arc<Material>>,
+    staged: Staged,
+}
+
+impl StageRun<'_> {
+    /// The resources to judge, each kind after those that it refers to. Those that do not change and those that are
+    /// removed are done with here.
+    fn candidates(&mut self, updates: Vec<Update>, diags: &mut Diags) -> Vec<Candidate> {
+        let mut candidates = Vec::new();
+        let mut named: HashSet<(Kind, Name)> = HashSet::new();
+        for update in updates {
+            match update {
+                Update::Remove { kind, name } => self.remove(kind, name),
+                Update::Set { name, resource, from } => {
+                    named.insert((resource.kind(), Arc::clone(&name)));
+                    let source = Arc::clone(&self.source);
+                    candidates.push(Candidate { name, resource, source, from, waits: None });
+                }
+            }
+        }
+        match self.mode {
+            BatchMode::Files { root, declared } => {
+                for kind in Kind::ALL {
+                    let gone = self.store.held[kind as usize].iter().filter(|(name, held)| {
+                        held.source == self.source && !named.contains(&(kind, Arc::clone(name)))
+                    });
+                    let gone: Vec<Name> = gone.map(|(name, _)| Arc::clone(name)).collect();
+                    gone.into_iter().for_each(|name| self.remove(kind, name));
+                }
+                let known = KnownNames { declared, named: &named, names: HashMap::new() };
+                unknown_references(&candidates, known, root, diags);
+            }
+            BatchMode::Plane { .. } => {
+                let waiting = self.store.absent.iter().filter_map(|((kind, name), absent)| {
+                    let AbsentReason::Waiting(waiting) = &absent.why else { return None };
+                    (!named.contains(&(*kind, Arc::clone(name)))).then(|| Candidate {
+                        name: Arc::clone(name),
+                        resource: waiting.resource.clone(),
+                        source: Arc::clone(&waiting.source),
+                        from: Arc::clone(&waiting.from),
+                        waits: Some((absent.since, waiting.until)),
+                    })
+                });
+                candidates.extend(waiting);
+            }
+        }
+        candidates.sort_by_key(|candidate| candidate.resource.kind());
+        candidates
+    }
+
+    fn remove(&mut self, kind: Kind, name: Name) {
+        let outcome = match self.store.get(kind, &name) {
+            Some(held) if held.source != self.source => {
+                let owner = Arc::clone(&held.source);
+                return self.reject_foreign(kind, name, &owner);
+            }
+            Some(_) => {
+                self.staged.removed.push((kind, Arc::clone(&name)));
+                Outcome::Removed
+            }
+            None => {
+                self.staged.present.push((kind, Arc::clone(&name)));
+                Outcome::Unchanged
+            }
+        };
+        self.staged.verdicts.push(Verdict { kind, name, outcome });
+    }
+
+    fn reject_foreign(&mut self, kind: Kind, name: Name, owner: &str) {
+        let mut diags = Diags::new();
+        let message = format!("`{name}` is configured by {owner}");
+        diags
+            .error("foreign-name", None, "", message)
+            .help("rename one of the two, or remove it there");
+        let outcome = Outcome::Rejected(diags.into_sorted());
+        self.staged.verdicts.push(Verdict { kind, name, outcome });
+    }
+
+    /// Decides what becomes of one resource.
+    fn judge(&mut self, candidate: Candidate, diags: &mut Diags) {
+        let (kind, name) = (candidate.resource.kind(), Arc::clone(&candidate.name));
+        let held = self.store.get(kind, &name);
+        let mut refreshed = false;
+        if let Some(held) = held {
+            if held.source != candidate.source {
+                let owner = Arc::clone(&held.source);
+                return self.reject_foreign(kind, name, &owner);
+            }
+            if held.resource == candidate.resource {
+                let inputs = held.inputs.as_deref();
+                let current =
+                    inputs.is_none_or(|inputs| self.shared.borrow_mut().are_current(&inputs.files));
+                if current {
+                    self.staged.present.push((kind, Arc::clone(&name)));
+                    let outcome = Outcome::Unchanged;
+                    self.staged.verdicts.push(Verdict { kind, name, outcome });
+                    return;
+                }
+                refreshed = true;
+            }
+        }
+        let outcome = match self.missing(&candidate) {
+            missing if !missing.is_empty() => self.wait(candidate, missing),
+            _ => self.compile(candidate, refreshed, diags),
+        };
+        self.staged.verdicts.push(Verdict { kind, name, outcome });
+    }
+
+    /// The resources that this one cannot be used without and that do not exist. Among files, that is an error.
+    fn missing(&self, candidate: &Candidate) -> Vec<Reference> {
+        if matches!(self.mode, BatchMode::Files { .. }) {
+            return Vec::new();
+        }
+        let mut all = candidate.resource.references();
+        if candidate.resource.kind() == Kind::Cluster {
+            all.push(Reference {
+                kind: Kind::Endpoints,
+                name: Arc::clone(&candidate.name),
+                at: String::new(),
+                in_key: false,
+            });
+        }
+        all.retain(|reference| {
+            reference.kind != Kind::Cluster && !self.exists(reference.kind, &reference.name)
+        });
+        all
+    }
+
+    fn exists(&self, kind: Kind, name: &Name) -> bool {
+        let key = (kind, Arc::clone(name));
+        let removed = self.staged.removed.contains(&key);
+        self.staged.set.contains_key(&key) || (self.store.contains(kind, name) && !removed)
+    }
+
+    fn wait(&mut self, candidate: Candidate, references: Vec<Reference>) -> Outcome {
+        let Candidate { name, resource, source, from, waits } = candidate;
+        let patience = match self.mode {
+            BatchMode::Plane { patience } => *patience,
+            BatchMode::Files { .. } => Duration::ZERO,
+        };
+        let (since, until) = waits.unwrap_or((self.now, self.now + patience));
+        let key = (resource.kind(), name);
+        if until <= self.now && waits.is_some() {
+            let mut diags = Diags::new();
+            for missing in &references {
+                let message = format!("it waited for the {missing}, which did not come");
+                diags.error("not-there", None, &missing.at, message);
+            }
+            let found = diags.into_sorted();
+            let why = AbsentReason::Rejected(found.clone());
+            self.staged.absent.insert(key, Absent { since: self.now, why });
+            return Outcome::Rejected(found);
+        }
+        let waiting =
+            WaitingResource { references: references.clone(), until, resource, source, from };
+        let why = AbsentReason::Waiting(Box::new(waiting));
+        self.staged.absent.insert(key, Absent { since, why });
+        Outcome::Waiting(references)
+    }
+
+    fn compile(&mut self, candidate: Candidate, refreshed: bool, diags: &mut Diags) -> Outcome {
+        let Candidate { name, resource, source, from, waits: _ } = candidate;
+        let mut found = Diags::new();
+        let of_batch = &self.secrets;
+        let secret = |name: &Name| match (of_batch.get(name), self.store.get(Kind::Secret, name)) {
+            (Some(material), _) => Some(Arc::clone(material)),
+            (None, Some(Held { compiled: Compiled::Secret(material), .. })) => {
+                Some(Arc::clone(material))
+            }
+            _ => None,
+        };
+        let compiler = Compiler::new(self.around, &self.shared, &secret, self.now);
+        let compiled = match &resource {
+            Resource::Listener(listener) => {
+                self.check_addresses(&name, listener, &mut found);
+                let built = compiler.listener(&name, listener, &mut found);
+                built.map(|built| Compiled::Listener(Arc::new(built)))
+            }
+            Resource::Cluster(cluster) => {
+                compiler.cluster(&name, cluster, &mut found).map(Compiled::Cluster)
+            }
+            Resource::Endpoints(_) => Some(Compiled::Endpoints),
+            Resource::Routes(table) => compiler
+                .routes(table, &mut found)
+                .map(|table| Compiled::Routes(self.around.routes.reference(&name), table)),
+            Resource::Secret(secret) => {
+                match Material::of_secret(&format!("secret {name}"), &secret.chain, &secret.key) {
+                    Ok(material) => Some(Compiled::Secret(Arc::new(material))),
+                    Err(error) => {
+                        found.error("bad-secret", None, "", error.to_string());
+                        None
+                    }
+                }
+            }
+        };
+        let mut inputs = compiler.into_inputs();
+        self.staged.stale_certificates.append(&mut inputs.stale);
+        let kind = resource.kind();
+        let failed = found.has_errors() || compiled.is_none();
+        let key = (kind, Arc::clone(&name));
+        match self.mode {
+            BatchMode::Files { root, .. } => from.adopt(found, root, diags),
+            BatchMode::Plane { .. } if failed => {
+                let root = Node { value: sluice_core::Value::Null, span: Default::default() };
+                let mut placed = Diags::new();
+                from.adopt(found, &root, &mut placed);
+                let found = placed.into_sorted();
+                let why = AbsentReason::Rejected(found.clone());
+                self.staged.absent.insert(key, Absent { since: self.now, why });
+                return Outcome::Rejected(found);
+            }
+            BatchMode::Plane { .. } => {}
+        }
+        let Some(compiled) = compiled else { return Outcome::Rejected(Vec::new()) };
+        if let Compiled::Secret(material) = &compiled {
+            self.secrets.insert(Arc::clone(&name), Arc::clone(material));
+        }
+        let outcome = match self.store.contains(kind, &name) {
+            true if refreshed => Outcome::Refreshed,
+            true => Outcome::Changed,
+            false => Outcome::Added,
+        };
+        let empty = inputs.files.is_empty() && inputs.runtime_keys.is_empty();
+        let inputs = (!empty).then(|| Box::new(inputs));
+        self.staged.present.push((kind, name));
+        self.staged.set.insert(key, Held { resource, compiled, source, from, inputs });
+        outcome
+    }
+
+    /// Checks that no other listener has an address. Among files, that is checked with the places of both.
+    fn check_addresses(&self, name: &Name, listener: &Listener, found: &mut Diags) {
+        if matches!(self.mode, BatchMode::Files { .. }) {
+            return;
+        }
+        let taken = bound_by(listener);
+        let of_batch =
+            self.staged.set.iter().filter_map(|((_, name), held)| match &held.resource {
+                Resource::Listener(listener) => Some((name, &**listener)),
+                _ => None,
+            });
+        let replaced = |other: &Name| {
+            let key = (Kind::Listener, Arc::clone(other));
+            self.staged.set.contains_key(&key) || self.staged.removed.contains(&key)
+        };
+        let in_force = self.store.listeners().filter(|(other, _)| !replaced(other));
+        for (other, listener) in of_batch.chain(in_force).filter(|(other, _)| *other != name) {
+            if let Some(address) = bound_by(listener).intersection(&taken).next() {
+                let message = format!("the listener `{other}` has the address {address}");
+                found.error("duplicate-address", None, "addresses", message);
+            }
+        }
+    }
+}
+
+/// The addresses that a listener binds, apart from those for which the system chooses a port.
+fn bound_by(listener: &Listener) -> BTreeSet<ListenAddress> {
+    let quic = matches!(&listener.traffic, Traffic::Streams(streams) if streams.quic.is_some());
+    let mut all: BTreeSet<ListenAddress> = listener.addresses.iter().cloned().collect();
+    if quic {
+        all.extend(listener.addresses.iter().filter_map(|address| match address {
+            ListenAddress::Tcp(address) => Some(ListenAddress::Udp(*address)),
+            ListenAddress::Udp(_) | ListenAddress::Unix(_) => None,
+        }));
+    }
+    all.retain(|address| {
+        !matches!(address, ListenAddress::Tcp(of) | ListenAddress::Udp(of) if of.port() == 0)
+    });
+    all
+}
+
+/// The names that files declare.
+struct KnownNames<'a> {
+    declared: &'a HashSet<(Kind, Name)>,
+    named: &'a HashSet<(Kind, Name)>,
+    /// The names of each kind, collected when the first unknown one is found.
+    names: HashMap<Kind, Vec<Name>>,
+}
+
+impl KnownNames<'_> {
+    fn contains(&self, key: &(Kind, Name)) -> bool {
+        // One that is declared and wrong has its own errors.
+        self.named.contains(key) || self.declared.contains(key)
+    }
+
+    fn of(&mut self, kind: Kind) -> &[Name] {
+        let declared = self.declared;
+        self.names.entry(kind).or_insert_with(|| {
+            let own = declared.iter().filter(|(of, _)| *of == kind);
+            let mut names: Vec<Name> = own.map(|(_, name)| Arc::clone(name)).collect();
+            names.sort_unstable();
+            names
+        })
+    }
+}
+
+/// Reports references to what no file declares.
+fn unknown_references(
+    candidates: &[Candidate],
+    mut known: KnownNames<'_>,
+    root: &Node,
+    diags: &mut Diags,
+) {
+    for candidate in candidates {
+        let mut found = Diags::new();
+        for reference in candidate.resource.references() {
+            let key = (reference.kind, Arc::clone(&reference.name));
+            if known.contains(&key) {
+                continue;
+            }
+            let names: Vec<&str> = known.of(reference.kind).iter().map(|name| &**name).collect();
+            let (message, section) = match reference.kind {
+                Kind::Routes => (
+                    format!("there are no routes named `{}`", reference.name),
+                    "add them under `routes`; known routes",
+                ),
+                kind => (
+                    format!("there is no {} `{}`", kind.word(), reference.name),
+                    "add it under `clusters`; known clusters",
+                ),
+            };
+            let help =
+                suggest_word(&reference.name, &names).unwrap_or_else(|| listed(section, &names));
+            let finding = found.error("unknown-name", None, &reference.at, message);
+            finding.on_key = reference.in_key;
+            finding.help(help);
+        }
+        candidate.from.adopt(found, root, diags);
+    }
+}
+
+/// A remedy that ends with the names there are.
+fn listed(remedy: &str, names: &[&str]) -> String {
+    match names.len() {
+        0 => format!("{remedy}: none yet"),
+        more if more > KNOWN_LISTED => {
+            let rest = more - KNOWN_LISTED;
+            format!("{remedy}: {} and {rest} more", names[..KNOWN_LISTED].join(", "))
+        }
+        _ => format!("{remedy}: {}", names.join(", ")),
+    }
+}

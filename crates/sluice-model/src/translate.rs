@@ -1,0 +1,63 @@
+//! From the sections of a configuration to the Model.
+//!
+//! Owns: what each section means, and the findings about a section that its own fields are enough for. Refuses to know:
+//! certificates, filters and everything else that is compiled. Keeps: every field of a section is named here, so that a
+//! new one cannot be forgotten; a resource with errors is left out, and its name is still known to exist.
+
+use std::collections::HashSet;
+use std::path::{Path as FilePath, PathBuf};
+
+use sluice_core::{Diags, Name, Node};
+
+use crate::model::{FilterConfig, Kind};
+use crate::sections::{Config, FilterUse};
+use crate::store::Update;
+
+mod clusters;
+mod http;
+mod listeners;
+mod quic;
+pub mod routes;
+mod tls;
+
+/// The resources of a configuration.
+#[derive(Debug, Default)]
+pub struct Translated {
+    /// Those without errors of their own.
+    pub updates: Vec<Update>,
+    /// Every name, of those with errors too.
+    pub declared: HashSet<(Kind, Name)>,
+}
+
+/// Translates the resources of `config`, which was read from `root` and whose relative paths are resolved against
+/// `folder`. Adds errors and warnings to `diags`.
+pub fn translate(config: &Config, root: &Node, folder: &FilePath, diags: &mut Diags) -> Translated {
+    let mut all = Translated::default();
+    let context = Context { config, root, folder };
+    context.clusters(&mut all, diags);
+    context.routes(&mut all, diags);
+    context.listeners(&mut all, diags);
+    all
+}
+
+/// What a section is translated with.
+#[derive(Clone, Copy)]
+struct Context<'a> {
+    config: &'a Config,
+    root: &'a Node,
+    folder: &'a FilePath,
+}
+
+impl Context<'_> {
+    fn file(self, path: &FilePath) -> PathBuf {
+        self.folder.join(path)
+    }
+}
+
+fn filters(uses: &[FilterUse]) -> Vec<FilterConfig> {
+    let config = |FilterUse { name, settings }: &FilterUse| FilterConfig {
+        name: name.value.clone(),
+        settings: settings.clone(),
+    };
+    uses.iter().map(config).collect()
+}

@@ -1,0 +1,253 @@
+//! Clusters.
+
+use std::collections::HashSet;
+use std::num::{NonZeroU32, NonZeroU64};
+use std::sync::Arc;
+
+use sluice_core::limits::Limit;
+use sluice_core::settings::Short;
+use sluice_core::{Diags, Name, Path, Spanned};
+use sluice_upstream::plan::{
+    CheckKind, ClusterSettings, DnsPlan, EndpointPlan, HealthPlan, HttpVersion, OnRemoved,
+    OnUnhealthy, OutlierPlan, ProxyVersion, ReusePlan,
+};
+
+use super::{Context, Translated};
+use crate::check;
+use crate::model::{Cluster, Kind, Resource};
+use crate::provenance::Provenance;
+use crate::sections::{
+    self, ClusterLimits, ClusterProtocol, Dns, EndpointEntry, Health, OnEndpointRemoved,
+    OnEndpointUnhealthy, Outlier, ProxyHeader, Refresh, Reuse,
+};
+use crate::store::Update;
+
+/// Equal values, so that clusters share one allocation of them.
+type Interned<T> = HashSet<Arc<T>>;
+
+fn intern<T: Eq + std::hash::Hash>(value: T, known: &mut Interned<T>) -> Arc<T> {
+    if let Some(known) = known.get(&value) {
+        return Arc::clone(known);
+    }
+    let new = Arc::new(value);
+    known.insert(Arc::clone(&new));
+    new
+}
+
+impl Context<'_> {
+    pub(super) fn clusters(self, all: &mut Translated, diags: &mut Diags) {
+        let at = Path::ROOT.key("clusters");
+        let routed: HashSet<&Name> =
+            check::clusters_of_routes(self.config).map(|cluster| &cluster.value).collect();
+        let (mut settings, mut tls) = (Interned::new(), Interned::new());
+        all.declared
+            .extend(self.config.clusters.names().map(|name| (Kind::Cluster, Arc::clone(name))));
+        for (name, section) in self.config.clusters.iter() {
+            let at = at.key(name);
+            let used = routed.contains(name);
+            check_cluster(name, section, used, &at, diags);
+            let own_tls = match &section.tls {
+                None => None,
+                Some(of) => {
+                    match self.client_tls(of, section.protocol, used, &at.key("tls"), diags) {
+                        Some(of) => Some(intern(of, &mut tls)),
+                        None => continue,
+                    }
+                }
+            };
+            let from = Provenance::section(&at);
+            let cluster =
+                Cluster { settings: intern(self.settings(section), &mut settings), tls: own_tls };
+            let resource = Resource::Cluster(Arc::new(cluster));
+            all.updates.push(Update::set(name, resource, from.clone()));
+            let endpoints = section.endpoints.iter().map(|entry| endpoint(&entry.0));
+            let resource = Resource::Endpoints(endpoints.collect());
+            all.updates.push(Update::set(name, resource, from));
+        }
+    }
+
+    /// The settings of a cluster. Fields are listed by name, here and below, so that a new one cannot be forgotten.
+    fn settings(self, section: &sections::Cluster) -> ClusterSettings {
+        let sections::Cluster {
+            endpoints: _,
+            balance,
+            protocol,
+            reuse: Reuse { idle_timeout, max_age, requests: requests_each, streams, idle },
+            connect_timeout,
+            connect_attempts,
+            tls: _,
+            health,
+            outlier,
+            limits:
+                ClusterLimits {
+                    connections,
+                    connections_per_endpoint,
+                    requests,
+                    requests_per_endpoint,
+                    pending,
+                    retries,
+                },
+            on_endpoint_removed,
+            on_endpoint_unhealthy,
+            dns: Dns { refresh, serve_stale, servers },
+            send_proxy_protocol,
+        } = section;
+        ClusterSettings {
+            balance: *balance,
+            connect_timeout: *connect_timeout,
+            connect_attempts: connect_attempts.get(),
+            protocol: match protocol {
+                ClusterProtocol::Http1 => HttpVersion::Http1,
+                ClusterProtocol::Http2 => HttpVersion::Http2,
+                ClusterProtocol::Http3 => HttpVersion::Http3,
+                ClusterProtocol::Auto => HttpVersion::Auto,
+            },
+            reuse: ReusePlan {
+                idle_timeout: *idle_timeout,
+                age_max: max_age.0,
+                requests_max: requests_each.0.map(NonZeroU64::get),
+                streams_max: streams.get() as usize,
+                idle_max: *idle as usize,
+            },
+            requests_max: requests.0.map(NonZeroU64::get),
+            endpoint_requests_max: requests_per_endpoint.0.map(NonZeroU64::get),
+            pending_max: *pending,
+            retries_max: *retries,
+            health: health.as_ref().map(health_plan),
+            outlier: outlier.0.as_ref().map(outlier_plan),
+            connections_max: connections.0.map(NonZeroU64::get),
+            endpoint_connections_max: connections_per_endpoint.0.map(NonZeroU64::get),
+            on_endpoint_removed: match on_endpoint_removed {
+                OnEndpointRemoved::Keep => OnRemoved::Keep,
+                OnEndpointRemoved::Close => OnRemoved::Close,
+                OnEndpointRemoved::Drain(drain) => OnRemoved::Drain(*drain),
+            },
+            on_endpoint_unhealthy: match on_endpoint_unhealthy {
+                OnEndpointUnhealthy::Keep => OnUnhealthy::Keep,
+                OnEndpointUnhealthy::Move => OnUnhealthy::Move,
+            },
+            dns: DnsPlan {
+                refresh: match refresh {
+                    Refresh::Ttl => None,
+                    Refresh::Every(every) => Some(*every),
+                },
+                serve_stale: serve_stale.0.map(|bound| bound.0),
+                servers: servers.clone(),
+                addresses_max: self.config.limits.0.size(Limit::ResolvedAddresses),
+            },
+            send_proxy: send_proxy_protocol.map(|version| match version {
+                ProxyHeader::V1 => ProxyVersion::V1,
+                ProxyHeader::V2 => ProxyVersion::V2,
+            }),
+        }
+    }
+}
+
+fn check_cluster(
+    name: &Name,
+    section: &Spanned<Short<sections::Cluster>>,
+    used: bool,
+    at: &Path<'_>,
+    diags: &mut Diags,
+) {
+    if used && section.send_proxy_protocol.is_some() {
+        diags
+            .error(
+                "wrong-kind",
+                section.span,
+                at.key("send_proxy_protocol"),
+                "HTTP cannot send a PROXY header: it names one client, but clients share connections",
+            )
+            .help("remove it; endpoints find the client's address in x-forwarded-for");
+    }
+    if section.endpoints.is_empty() {
+        diags
+            .error(
+                "missing-field",
+                section.span,
+                at.key("endpoints"),
+                format!("the cluster `{name}` has no endpoints"),
+            )
+            .help("add at least one: `endpoints: [127.0.0.1:5432]`");
+    }
+    if section.protocol == ClusterProtocol::Auto && section.tls.is_none() {
+        diags
+            .error(
+                "missing-field",
+                section.span,
+                at.key("tls"),
+                "`protocol: auto` is negotiated by TLS and needs `tls`",
+            )
+            .help("add `tls`, or set `protocol` to http1 or http2");
+    }
+    if section.protocol == ClusterProtocol::Http3 && section.tls.is_none() {
+        diags
+            .error(
+                "missing-field",
+                section.span,
+                at.key("tls"),
+                "`protocol: http3` uses QUIC, which needs `tls`",
+            )
+            .help("add `tls: {}` to verify endpoints with the system's authorities, or `tls: { ca: FILE }`");
+    }
+    if let Some(health) = &section.health {
+        let kinds = [health.tcp.is_some(), health.http.is_some(), health.grpc.is_some()];
+        if kinds.iter().filter(|given| **given).count() > 1 {
+            diags
+                .error(
+                    "short-and-long",
+                    section.span,
+                    at.key("health"),
+                    "`health` must have only one kind of check",
+                )
+                .help("keep one of tcp, http, grpc");
+        }
+    }
+}
+
+fn endpoint(entry: &EndpointEntry) -> EndpointPlan {
+    let EndpointEntry { address, weight } = entry;
+    EndpointPlan { address: address.value.clone(), weight: weight.get() }
+}
+
+fn health_plan(section: &Health) -> HealthPlan {
+    let Health { tcp: _, http: _, grpc: _, interval, timeout, unhealthy_after, healthy_after } =
+        section;
+    HealthPlan {
+        kind: check_kind(section),
+        interval: *interval,
+        timeout: *timeout,
+        unhealthy_after: unhealthy_after.get(),
+        healthy_after: healthy_after.get(),
+    }
+}
+
+fn outlier_plan(section: &Outlier) -> OutlierPlan {
+    let Outlier { connect_failures, consecutive_5xx, ejection, ejection_max, max_ejected } =
+        section;
+    OutlierPlan {
+        connect_failures: connect_failures.get(),
+        consecutive_5xx: consecutive_5xx.0.map_or(0, NonZeroU32::get),
+        ejection: *ejection,
+        ejection_max: *ejection_max,
+        max_ejected_percent: max_ejected.0,
+    }
+}
+
+fn check_kind(health: &Health) -> CheckKind {
+    if let Some(http) = &health.http {
+        let expect = match http.expect.as_slice() {
+            [] => vec![(200, 299)],
+            statuses => statuses.iter().map(|status| (status.0, status.0)).collect(),
+        };
+        return CheckKind::Http {
+            path: http.path.clone(),
+            host: http.host.as_ref().map(|host| host.0.clone()),
+            expect,
+        };
+    }
+    match &health.grpc {
+        Some(grpc) => CheckKind::Grpc { service: grpc.service.clone() },
+        None => CheckKind::Tcp,
+    }
+}

@@ -1,0 +1,370 @@
+//! Listeners and their chains.
+
+use std::sync::Arc;
+
+use sluice_core::settings::{Members, Short};
+use sluice_core::{Diags, ListenAddress, Name, Path, Spanned};
+use sluice_l4::{Hash, OnTimeout, ProxyAccept, ProxyPlan, RelayOptions};
+
+use super::{Context, Translated, filters};
+use crate::chains::{ChainPlace, check_handler, check_possible, criteria};
+use crate::check::{self, Handles};
+use crate::compile::chain_table;
+use crate::model::listener::{
+    ChainKind, FlowChain, InnerChain, Inspect, Service, SocketOptions, Streams, Traffic,
+};
+use crate::model::{FilterChain, Kind, Resource, listener};
+use crate::provenance::Provenance;
+use crate::sections::{self, HashBy, Http, Listener, ProxyAcceptance, Relay};
+use crate::store::Update;
+
+impl Context<'_> {
+    pub(super) fn listeners(self, all: &mut Translated, diags: &mut Diags) {
+        let at = Path::ROOT.key("listeners");
+        for (place, section) in self.config.listeners.places() {
+            let at = at.index(place);
+            let name = &section.name.value;
+            all.declared.insert((Kind::Listener, Arc::clone(name)));
+            if let Some(listener) = self.listener(section, &at, diags) {
+                let from = Provenance::File { at: at.to_string().into(), moved: moved(section) };
+                all.updates.push(Update::set(name, Resource::Listener(Arc::new(listener)), from));
+            }
+        }
+    }
+
+    fn listener(
+        self,
+        section: &Spanned<Listener>,
+        at: &Path<'_>,
+        diags: &mut Diags,
+    ) -> Option<listener::Listener> {
+        check::listener_shape(section, at, diags);
+        let chains = chains_of(section);
+        let addresses: Vec<ListenAddress> =
+            section.all_addresses().map(|a| a.value.clone()).collect();
+        let place = ChainPlace {
+            addresses: &addresses,
+            proxied: section.proxy_protocol.is_some(),
+            inside: false,
+            quic: section.quic().is_some(),
+        };
+        let list = at.key("chains");
+        for (index, chain) in chains.places() {
+            let of = criteria(chain.matches.as_deref());
+            if let Some(matches) = &chain.matches {
+                let here = list.index(index);
+                check_possible(matches, &of, place, &here.key("match"), diags);
+                check_handler(chain, &of, &here, diags);
+            }
+        }
+        let traffic = if section.is_udp() {
+            if let Some(quic) = section.quic() {
+                let message =
+                    "QUIC needs a TCP listener with a chain that has both `tls` and `http`";
+                diags.error("wrong-kind", quic.span, at.key("quic"), message).help(
+                    "HTTP/3 is served by the same chains as HTTP/1 and HTTP/2, with their certificates",
+                );
+            }
+            Traffic::Datagrams(self.datagrams(section, &chains, at, diags)?)
+        } else {
+            check::shared_routes(&chains, &list, diags);
+            Traffic::Streams(self.streams(section, &chains, place, at, diags)?)
+        };
+        let sections::SocketOptions { backlog, keepalive, fast_open, udp_receive_buffer } =
+            &section.socket;
+        let socket = SocketOptions {
+            backlog: backlog.get(),
+            keepalive: *keepalive,
+            fast_open: *fast_open,
+            udp_receive_buffer: usize::try_from(udp_receive_buffer.0).unwrap_or(usize::MAX),
+        };
+        Some(listener::Listener { addresses, socket, filters: filters(&section.filters), traffic })
+    }
+
+    fn streams(
+        self,
+        section: &Spanned<Listener>,
+        chains: &Members<sections::Chain>,
+        place: ChainPlace<'_>,
+        at: &Path<'_>,
+        diags: &mut Diags,
+    ) -> Option<Streams> {
+        let quic = section.quic().map(|quic| self.quic_options(quic, at, diags));
+        let list = at.key("chains");
+        let mut translated = Some(Vec::new());
+        for (index, chain) in chains.places() {
+            let here = list.index(index);
+            let here = if section.chains.is_empty() { at } else { &here };
+            match (self.chain(index, chain, section, place, here, diags), &mut translated) {
+                (Some(chain), Some(all)) => all.push(chain),
+                _ => translated = None,
+            }
+        }
+        if translated.is_none() {
+            self.equal_chains(chains, &list, diags);
+        }
+        Some(Streams {
+            proxy_protocol: section.proxy_protocol.as_deref().map(proxy_plan),
+            inspect: inspect(&section.inspect),
+            chains: translated?,
+            quic: match quic {
+                Some(options) => Some(options?),
+                None => None,
+            },
+        })
+    }
+
+    /// Reports chains that match the same connections. Otherwise that is found when the listener is compiled.
+    fn equal_chains(self, chains: &Members<sections::Chain>, list: &Path<'_>, diags: &mut Diags) {
+        let places: Vec<usize> = chains.places().map(|(place, _)| place).collect();
+        let criteria: Vec<_> =
+            chains.iter().map(|chain| criteria(chain.matches.as_deref())).collect();
+        let mut found = Diags::new();
+        let _ = chain_table(&criteria, &places, list, &mut found);
+        Provenance::section("").adopt(found, self.root, diags);
+    }
+
+    fn chain(
+        self,
+        index: usize,
+        chain: &Spanned<sections::Chain>,
+        listener: &Spanned<Listener>,
+        place: ChainPlace<'_>,
+        at: &Path<'_>,
+        diags: &mut Diags,
+    ) -> Option<FilterChain> {
+        let http = chain.http.as_ref().map(|http| &http.0);
+        let tls = chain.tls.as_ref().map(|tls| {
+            let early = super::quic::early_sessions(listener, chain);
+            self.server_tls(tls, http, early, &at.key("tls"), diags)
+        });
+        let inside = !chain.chains.is_empty();
+        let handles =
+            Handles { relay: chain.relay.is_some(), http: chain.http.is_some(), inner: inside };
+        let handled = check::chain_handles(handles, chain.tls.is_some(), chain.span, at, diags);
+        let inner = inside.then(|| self.inner(&chain.chains, listener, place, at, diags));
+        let service = self.service(chain.relay.as_ref(), chain.http.as_ref(), listener, at, diags);
+        let tls = match tls {
+            Some(tls) => Some(Box::new(tls?)),
+            None => None,
+        };
+        let kind = match (tls, inner) {
+            _ if !handled => return None,
+            (Some(tls), Some(inner)) => ChainKind::Inspect(tls, inner?),
+            (Some(tls), None) => ChainKind::Terminate(tls, service?),
+            (None, _) => ChainKind::Plain(service?),
+        };
+        Some(FilterChain {
+            name: chain_name(index, chain.name.as_ref(), chain.matches.is_some()),
+            criteria: criteria(chain.matches.as_deref()),
+            filters: filters(&chain.filters),
+            kind,
+        })
+    }
+
+    fn inner(
+        self,
+        chains: &Members<sections::InnerChain>,
+        listener: &Spanned<Listener>,
+        place: ChainPlace<'_>,
+        at: &Path<'_>,
+        diags: &mut Diags,
+    ) -> Option<Vec<InnerChain>> {
+        let place = ChainPlace { inside: true, ..place };
+        let list = at.key("chains");
+        let mut translated = Some(Vec::new());
+        for (index, chain) in chains.places() {
+            let here = list.index(index);
+            let of = criteria(chain.matches.as_deref());
+            if let Some(matches) = &chain.matches {
+                check_possible(matches, &of, place, &here.key("match"), diags);
+            }
+            let (relay, http) = (chain.relay.as_ref(), chain.http.as_ref());
+            let handles = Handles { relay: relay.is_some(), http: http.is_some(), inner: false };
+            let handled = check::chain_handles(handles, false, chain.span, &here, diags);
+            let service = self.service(relay, http, listener, &here, diags);
+            match (service.filter(|_| handled), &mut translated) {
+                (Some(service), Some(all)) => all.push(InnerChain {
+                    name: chain_name(index, chain.name.as_ref(), chain.matches.is_some()),
+                    criteria: of,
+                    filters: filters(&chain.filters),
+                    service,
+                }),
+                _ => translated = None,
+            }
+        }
+        translated
+    }
+
+    /// What serves a stream; `None` if nothing was named, or with errors.
+    fn service(
+        self,
+        relay: Option<&Spanned<Short<Relay>>>,
+        http: Option<&Spanned<Short<Http>>>,
+        listener: &Spanned<Listener>,
+        at: &Path<'_>,
+        diags: &mut Diags,
+    ) -> Option<Service> {
+        match (relay, http) {
+            (Some(relay), _) => Some(self.relay(relay, &at.key("relay"), diags)),
+            (None, Some(http)) => {
+                let quic = listener.quic().map(|quic| &quic.0);
+                let section = Spanned { value: http.0.clone(), span: http.span };
+                let http = super::http::http(&section, quic, &at.key("http"), diags)?;
+                Some(Service::Http(Box::new(http)))
+            }
+            (None, None) => None,
+        }
+    }
+
+    fn relay(self, relay: &Spanned<Short<Relay>>, at: &Path<'_>, diags: &mut Diags) -> Service {
+        let Relay { cluster, hash, idle_timeout, half_close_timeout, max_duration, responses } =
+            &relay.0;
+        if responses.is_some() {
+            diags.error(
+                "wrong-kind",
+                relay.span,
+                at.key("responses"),
+                "`responses` applies to UDP listeners only; remove it",
+            );
+        }
+        check::hash_fits(self.config, cluster, hash.is_some(), relay.span, at, diags);
+        check::clusters::stream_relay(self.config, &relay.0, at, diags);
+        Service::Relay {
+            cluster: cluster.value.clone(),
+            options: RelayOptions {
+                hash: hash.map(|HashBy::SourceIp| Hash::SourceIp),
+                idle_timeout: idle_timeout.map_or(Some(sections::STREAM_IDLE), |timeout| timeout.0),
+                half_close_timeout: half_close_timeout.0,
+                max_duration: max_duration.0,
+            },
+        }
+    }
+
+    fn datagrams(
+        self,
+        listener: &Spanned<Listener>,
+        chains: &Members<sections::Chain>,
+        at: &Path<'_>,
+        diags: &mut Diags,
+    ) -> Option<Vec<FlowChain>> {
+        let mut translated = Some(Vec::new());
+        let list = at.key("chains");
+        for (index, chain) in chains.places() {
+            let here = list.index(index);
+            let at = if listener.chains.is_empty() { at } else { &here };
+            match (self.flow_chain(index, chain, at, diags), &mut translated) {
+                (Some(chain), Some(all)) => all.push(chain),
+                _ => translated = None,
+            }
+        }
+        translated
+    }
+
+    fn flow_chain(
+        self,
+        index: usize,
+        chain: &Spanned<sections::Chain>,
+        at: &Path<'_>,
+        diags: &mut Diags,
+    ) -> Option<FlowChain> {
+        if let Some(tls) = &chain.tls {
+            let message = "a UDP listener cannot terminate TLS";
+            diags.error("wrong-kind", tls.span, at.key("tls"), message);
+        }
+        if let Some(http) = &chain.http {
+            let message = "a UDP listener cannot serve HTTP";
+            diags.error("wrong-kind", http.span, at.key("http"), message);
+            return None;
+        }
+        let Some(relay) = &chain.relay else {
+            let none = Handles { relay: false, http: false, inner: false };
+            check::chain_handles(none, false, chain.span, at, diags);
+            return None;
+        };
+        let here = at.key("relay");
+        let Relay { cluster, hash, idle_timeout, responses, .. } = &relay.0;
+        check::hash_fits(self.config, cluster, hash.is_some(), relay.span, &here, diags);
+        check::clusters::flow_relay(self.config, &relay.0, &here, diags);
+        Some(FlowChain {
+            name: chain_name(index, chain.name.as_ref(), chain.matches.is_some()),
+            criteria: criteria(chain.matches.as_deref()),
+            filters: filters(&chain.filters),
+            cluster: cluster.value.clone(),
+            hash: hash.map(|HashBy::SourceIp| Hash::SourceIp),
+            idle_timeout: idle_timeout.map_or(Some(sections::FLOW_IDLE), |timeout| timeout.0),
+            responses: *responses,
+        })
+    }
+}
+
+/// The chains of a listener, with the short form expanded.
+fn chains_of(listener: &Spanned<Listener>) -> Members<sections::Chain> {
+    if !listener.chains.is_empty() {
+        return listener.chains.clone();
+    }
+    let chain = sections::Chain {
+        name: None,
+        matches: None,
+        tls: listener.tls.clone(),
+        filters: Vec::new(),
+        relay: listener.relay.clone(),
+        http: listener.http.clone(),
+        chains: Members::default(),
+    };
+    Members::one(Spanned { value: chain, span: listener.span })
+}
+
+/// The paths of chains that are written on the listener itself, or come after an invalid one.
+fn moved(listener: &Listener) -> Vec<(String, String)> {
+    if listener.chains.is_empty() {
+        return vec![("chains[0]".into(), String::new())];
+    }
+    let mut moved = Vec::new();
+    for (index, (place, chain)) in listener.chains.places().enumerate() {
+        let inner = chain.chains.places().enumerate();
+        for (of, (written, _)) in inner.filter(|(i, (p, _))| i != p || index != place) {
+            let paths = (
+                format!("chains[{index}].chains[{of}]"),
+                format!("chains[{place}].chains[{written}]"),
+            );
+            moved.push(paths);
+        }
+        if index != place {
+            moved.push((format!("chains[{index}]"), format!("chains[{place}]")));
+        }
+    }
+    moved
+}
+
+fn chain_name(index: usize, name: Option<&Name>, matches: bool) -> Name {
+    match name {
+        Some(name) => Arc::clone(name),
+        None if !matches => "default".into(),
+        None => format!("chain{index}").into(),
+    }
+}
+
+fn proxy_plan(section: &sections::ProxyProtocol) -> ProxyPlan {
+    let sections::ProxyProtocol { accept, trust, timeout } = section;
+    ProxyPlan {
+        accept: match accept {
+            ProxyAcceptance::Optional => ProxyAccept::Optional,
+            ProxyAcceptance::Required => ProxyAccept::Required,
+        },
+        trust: trust.iter().map(|block| block.value).collect(),
+        timeout: *timeout,
+    }
+}
+
+fn inspect(section: &sections::Inspect) -> Inspect {
+    let sections::Inspect { timeout, bytes, on_timeout } = section;
+    Inspect {
+        timeout: *timeout,
+        bytes: usize::try_from(bytes.0).unwrap_or(usize::MAX),
+        on_timeout: match on_timeout {
+            sections::OnTimeout::Continue => OnTimeout::Continue,
+            sections::OnTimeout::Close => OnTimeout::Close,
+        },
+    }
+}

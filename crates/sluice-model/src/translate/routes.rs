@@ -1,0 +1,450 @@
+//! Route tables.
+
+use std::sync::Arc;
+
+use sluice_core::settings::Members;
+use sluice_core::value::{HostPattern, Percent};
+use sluice_core::{Diags, Name, Path, Span, Spanned};
+use sluice_l7::routes::{
+    ClientCertificate, Conditions, Direct, HashBy, HostRewrite, PathMatch, PathRewrite, Redirect,
+    RetryPlan, RetryWhen, RuleOptions, RuntimeShare, Timeouts, regexes,
+};
+
+use super::{Context, Translated};
+use crate::model::routes::{Action, FilterOverride, RouteTable, Rule, Share, VirtualHost};
+use crate::model::{Kind, Resource};
+use crate::provenance::Provenance;
+use crate::sections::HostOrRule;
+use crate::sections::routes::{
+    self as sections, HashKey, HashSource, RegexRewrite, RetryOn, Rewrite, RouteMatch, RouteTimeout,
+};
+use crate::store::Update;
+
+impl Context<'_> {
+    pub(super) fn routes(self, all: &mut Translated, diags: &mut Diags) {
+        let at = Path::ROOT.key("routes");
+        let routes = &self.config.routes;
+        all.declared.extend(routes.names().map(|name| (Kind::Routes, Arc::clone(name))));
+        // The options of rules that set none are one allocation.
+        let usual = Arc::default();
+        for (name, section) in routes.iter() {
+            let at = at.key(name);
+            if let Some(table) = table(section, &usual, &at, diags) {
+                let from = Provenance::File { at: at.to_string().into(), moved: moved(section) };
+                all.updates.push(Update::set(name, Resource::Routes(Arc::new(table)), from));
+            }
+        }
+    }
+}
+
+/// The places of hosts and rules that come after an invalid one.
+fn moved(hosts: &Members<HostOrRule>) -> Vec<(String, String)> {
+    let mut moved = Vec::new();
+    for (index, (place, host)) in hosts.places().enumerate() {
+        if index != place {
+            moved.push((format!("[{index}]"), format!("[{place}]")));
+        }
+        for (rule, (written, _)) in host.rules.places().enumerate().filter(|(i, (p, _))| i != p) {
+            let paths = (format!("[{index}].rules[{rule}]"), format!("[{place}].rules[{written}]"));
+            moved.push(paths);
+        }
+    }
+    moved
+}
+
+fn table(
+    hosts: &Spanned<Members<HostOrRule>>,
+    usual: &Arc<RuleOptions>,
+    at: &Path<'_>,
+    diags: &mut Diags,
+) -> Option<RouteTable> {
+    let mut built = Some(Vec::new());
+    if hosts.is_empty() {
+        diags
+            .warning(
+                "no-rules",
+                hosts.span,
+                at,
+                "this route table is empty: every request gets 404",
+            )
+            .help("add a rule: `{ cluster: NAME }`");
+    }
+    for (place, host) in hosts.places() {
+        let here = at.index(place);
+        if host.rules.is_empty() {
+            let message = "this virtual host has no rules: its requests get 404";
+            diags
+                .warning("no-rules", host.span, here.key("rules"), message)
+                .help("add a rule: `rules: [{ cluster: NAME }]`");
+        }
+        match (virtual_host(host, usual, &here, diags), &mut built) {
+            (Some(host), Some(all)) => all.push(host),
+            _ => built = None,
+        }
+    }
+    Some(RouteTable { virtual_hosts: built? })
+}
+
+fn virtual_host(
+    host: &Spanned<HostOrRule>,
+    usual: &Arc<RuleOptions>,
+    at: &Path<'_>,
+    diags: &mut Diags,
+) -> Option<VirtualHost> {
+    let list = at.key("rules");
+    let first = host.hosts.first().map_or_else(|| "*".to_owned(), |host| host.value.to_string());
+    let mut rules = Some(Vec::new());
+    let mut catches_all: Option<Span> = None;
+    for (place, rule) in host.rules.places() {
+        let here = list.index(place);
+        if let Some(before) = catches_all {
+            diags
+                .warning("unreachable-rule", rule.span, here, "no request reaches this rule")
+                .other(before, "this rule matches every request of the host")
+                .help("move it before that rule");
+            catches_all = None;
+        }
+        let name = rule.name.clone().unwrap_or_else(|| format!("{first}/{place}").into());
+        match (self::rule(name, rule, usual, &here, diags), &mut rules) {
+            (Some(built), Some(all)) => {
+                if matches!(built.path, PathMatch::Any) && built.conditions.is_none() {
+                    catches_all = Some(rule.span);
+                }
+                all.push(built);
+            }
+            _ => rules = None,
+        }
+    }
+    let mut hosts: Vec<_> = host.hosts.iter().map(|host| host.value.clone()).collect();
+    if hosts.is_empty() {
+        hosts.push(HostPattern::Any);
+    }
+    Some(VirtualHost { hosts, filters: overrides(&host.filters), rules: rules? })
+}
+
+/// Filter settings by name; `skip` leaves a filter out.
+fn overrides(section: &sections::Overrides) -> Vec<FilterOverride> {
+    let settings = |node: &sluice_core::Node| (node.text() != Some("skip")).then(|| node.clone());
+    let of = section.0.iter().map(|(name, node)| FilterOverride {
+        filter: name.value.clone(),
+        settings: settings(node),
+    });
+    of.collect()
+}
+
+fn rule(
+    name: Name,
+    rule: &Spanned<sections::Rule>,
+    usual: &Arc<RuleOptions>,
+    at: &Path<'_>,
+    diags: &mut Diags,
+) -> Option<Rule> {
+    let options = options(rule, usual, at, diags);
+    let action = action(rule, at, diags);
+    let (path, conditions) = match &rule.matches {
+        None => (PathMatch::Any, None),
+        Some(matches) => (
+            matches.path.as_ref().map_or(PathMatch::Any, |path| path.0.clone()),
+            conditions(matches),
+        ),
+    };
+    let filters = overrides(&rule.filters);
+    Some(Rule { name, path, conditions, action: action?, options: options?, filters })
+}
+
+fn action(rule: &Spanned<sections::Rule>, at: &Path<'_>, diags: &mut Diags) -> Option<Action> {
+    let given = [
+        rule.cluster.is_some(),
+        rule.cluster_header.is_some(),
+        rule.split.is_some(),
+        rule.redirect.is_some(),
+        rule.respond.is_some(),
+    ];
+    match given.iter().filter(|given| **given).count() {
+        1 => {}
+        0 => {
+            diags
+                .error("missing-field", rule.span, at, "this rule has no action")
+                .help("add `cluster: NAME`, or one of cluster_header, split, redirect, respond");
+            return None;
+        }
+        _ => {
+            let message = "this rule has more than one action";
+            diags
+                .error("short-and-long", rule.span, at, message)
+                .help("keep one of cluster, cluster_header, split, redirect, respond");
+            return None;
+        }
+    }
+    if let Some(cluster) = &rule.cluster {
+        return Some(Action::Cluster(cluster.value.clone()));
+    }
+    if let Some(header) = &rule.cluster_header {
+        return Some(Action::ByHeader(header.0.as_str().into()));
+    }
+    if let Some(split) = &rule.split {
+        let share = |(cluster, share): &(Spanned<Name>, sections::Share)| Share {
+            cluster: cluster.value.clone(),
+            weight: share.weight,
+            runtime: share.runtime.clone(),
+        };
+        return Some(Action::Split(split.0.iter().map(share).collect()));
+    }
+    if let Some(redirect) = &rule.redirect {
+        return self::redirect(redirect, &at.key("redirect"), diags);
+    }
+    let respond = rule.respond.as_ref()?;
+    if !(200..600).contains(&respond.status) {
+        let here = at.key("respond");
+        diags.error(
+            "bad-value",
+            respond.span,
+            here.key("status"),
+            "`status` must be from 200 to 599",
+        );
+        return None;
+    }
+    Some(Action::Direct(Box::new(Direct {
+        status: respond.status,
+        body: respond.body.0.clone(),
+        content_type: respond.content_type.clone(),
+    })))
+}
+
+fn redirect(
+    redirect: &Spanned<sections::Redirect>,
+    at: &Path<'_>,
+    diags: &mut Diags,
+) -> Option<Action> {
+    let sections::Redirect { status, scheme, host, port, path, replace_prefix, regex, strip_query } =
+        &redirect.value;
+    if !matches!(status, 301 | 302 | 303 | 307 | 308) {
+        let message = "the status of a redirect must be 301, 302, 303, 307 or 308";
+        diags.error("bad-value", redirect.span, at.key("status"), message);
+        return None;
+    }
+    let path = path_rewrite((path, replace_prefix, regex), redirect.span, at, diags)?;
+    let to = Redirect {
+        status: *status,
+        scheme: scheme.map(|scheme| scheme.word().to_owned()),
+        host: host.as_ref().map(|host| host.0.clone()),
+        port: *port,
+        path,
+        strip_query: *strip_query,
+    };
+    let keeps_target = to.scheme.is_none() && to.host.is_none() && to.port.is_none();
+    if keeps_target && to.path.is_none() && !to.strip_query {
+        diags
+            .error("missing-field", redirect.span, at, "this redirect points back to itself")
+            .help(
+                "set what changes: scheme, host, port, path, replace_prefix, regex or strip_query",
+            );
+        return None;
+    }
+    Some(Action::Redirect(Box::new(to)))
+}
+
+fn options(
+    rule: &Spanned<sections::Rule>,
+    usual: &Arc<RuleOptions>,
+    at: &Path<'_>,
+    diags: &mut Diags,
+) -> Option<Arc<RuleOptions>> {
+    // Fields are listed by name, here and below, so that a new one cannot be forgotten.
+    let RouteTimeout { total, response, per_try, idle } = &rule.timeout;
+    for (key, value) in [("response", response.0), ("idle", idle.0)] {
+        if value.is_none() {
+            let here = at.key("timeout");
+            diags
+                    .warning("no-timeout", rule.span, here.key(key), format!("`{key}: none` waits forever"))
+                    .help("a lost endpoint would hold the client and its own connection; set a long timeout instead");
+        }
+    }
+    let Rewrite { path, replace_prefix, regex, host, host_header, host_of_endpoint } =
+        &rule.rewrite;
+    let here = at.key("rewrite");
+    let path = path_rewrite((path, replace_prefix, regex), rule.span, &here, diags)?;
+    let host = match (host, host_header, *host_of_endpoint) {
+        (None, None, false) => HostRewrite::Keep,
+        (Some(host), None, false) => HostRewrite::Literal(host.0.clone()),
+        (None, Some(header), false) => HostRewrite::Header(header.0.clone()),
+        (None, None, true) => HostRewrite::Endpoint,
+        _ => {
+            let message = "the host is rewritten in more than one way";
+            diags
+                .error("short-and-long", rule.span, here.key("host"), message)
+                .help("keep one of host, host_header, host_of_endpoint");
+            return None;
+        }
+    };
+    let options = RuleOptions {
+        timeouts: Timeouts {
+            total: total.0,
+            response: response.0,
+            per_try: per_try.0,
+            idle: idle.0,
+        },
+        retry: match &rule.retry {
+            None => RetryPlan::default(),
+            Some(retry) => retry_plan(retry),
+        },
+        path,
+        host,
+        hash: rule.hash.iter().map(|source| hash_by(&source.0)).collect(),
+        upgrades: rule.upgrades.0.clone(),
+        connect: rule.connect,
+    };
+    Some(if options == **usual { Arc::clone(usual) } else { Arc::new(options) })
+}
+
+type Ways<'a> = (&'a Option<String>, &'a Option<String>, &'a Option<RegexRewrite>);
+
+fn path_rewrite(
+    ways: Ways<'_>,
+    span: Span,
+    at: &Path<'_>,
+    diags: &mut Diags,
+) -> Option<Option<PathRewrite>> {
+    match ways {
+        (None, None, None) => Some(None),
+        (Some(path), None, None) if path.starts_with('/') => {
+            Some(Some(PathRewrite::Whole(path.clone())))
+        }
+        (Some(path), None, None) => {
+            let message = format!("expected a path that begins with `/`, not `{path}`");
+            diags.error("bad-value", span, at.key("path"), message);
+            None
+        }
+        (None, Some(prefix), None) => Some(Some(PathRewrite::Prefix(prefix.clone()))),
+        (None, None, Some(rewrite)) => match regexes::anywhere(&rewrite.find) {
+            Ok(regex) => Some(Some(PathRewrite::Regex(Box::new((regex, rewrite.replace.clone()))))),
+            Err(message) => {
+                diags.error("bad-value", span, at.key("regex"), message);
+                None
+            }
+        },
+        _ => {
+            diags
+                .error(
+                    "short-and-long",
+                    span,
+                    at.key("path"),
+                    "the path is rewritten in more than one way",
+                )
+                .help("keep one of path, replace_prefix, regex");
+            None
+        }
+    }
+}
+
+fn retry_plan(retry: &Spanned<sections::Retry>) -> RetryPlan {
+    let sections::Retry { when: words, statuses, attempts, backoff, backoff_max, body } =
+        &retry.value;
+    let mut when = RetryWhen::default();
+    for word in words {
+        match word {
+            RetryOn::ServerError => when.server_error = true,
+            RetryOn::GatewayError => when.gateway_error = true,
+            RetryOn::Reset => when.reset = true,
+            RetryOn::TryTimeout => when.per_try_timeout = true,
+            RetryOn::Conflict => when.conflict = true,
+            // Both are retried regardless of the rule.
+            RetryOn::ConnectFailure | RetryOn::RefusedStream => {}
+            RetryOn::Cancelled => when.grpc |= 1 << 1,
+            RetryOn::DeadlineExceeded => when.grpc |= 1 << 4,
+            RetryOn::ResourceExhausted => when.grpc |= 1 << 8,
+            RetryOn::Internal => when.grpc |= 1 << 13,
+            RetryOn::Unavailable => when.grpc |= 1 << 14,
+        }
+    }
+    RetryPlan {
+        attempts: attempts.get(),
+        when,
+        statuses: statuses.iter().map(|status| status.0).collect(),
+        backoff: backoff.0,
+        backoff_max: backoff_max.0,
+        body_max: usize::try_from(body.0).unwrap_or(usize::MAX),
+    }
+}
+
+fn hash_by(source: &HashSource) -> HashBy {
+    let HashSource { by, ttl, path } = source;
+    match by {
+        HashKey::SourceIp => HashBy::SourceIp,
+        HashKey::Header(name) => HashBy::Header(name.clone()),
+        HashKey::Query(name) => HashBy::Query(name.clone()),
+        HashKey::Cookie(name) => {
+            HashBy::Cookie { name: name.clone(), ttl: ttl.map(|ttl| ttl.0), path: path.clone() }
+        }
+    }
+}
+
+/// The conditions of a match apart from its path. Fields are listed by name so that a new one cannot be forgotten.
+fn conditions(of: &RouteMatch) -> Option<Box<Conditions>> {
+    let RouteMatch {
+        path: _,
+        method,
+        headers,
+        content_type,
+        query,
+        cookies,
+        client_certificate,
+        source,
+        grpc,
+        runtime,
+    } = of;
+    let conditions = Conditions {
+        methods: method.iter().map(|method| method.0.clone()).collect(),
+        headers: headers.0.iter().map(|(n, v)| (n.to_ascii_lowercase(), v.clone())).collect(),
+        content_types: content_type.clone(),
+        query: query.0.clone(),
+        cookies: cookies.0.clone(),
+        client_certificate: client_certificate.as_deref().map(|text| match text {
+            "true" => ClientCertificate::Present(true),
+            "false" => ClientCertificate::Present(false),
+            subject => ClientCertificate::Subject(subject.to_owned()),
+        }),
+        sources: source.clone(),
+        grpc: grpc.as_ref().map(|grpc| grpc.0.clone()),
+        runtime: runtime
+            .as_ref()
+            .map(|share| RuntimeShare { key: share.key.clone(), percent: share.percent.0.into() }),
+    };
+    (!conditions.is_empty()).then(|| Box::new(conditions))
+}
+
+/// The section that conditions are written as, without a path.
+pub fn written(of: &Conditions) -> RouteMatch {
+    let Conditions {
+        methods,
+        headers,
+        content_types,
+        query,
+        cookies,
+        client_certificate,
+        sources,
+        grpc,
+        runtime,
+    } = of;
+    RouteMatch {
+        path: None,
+        method: methods.iter().cloned().map(sections::Method).collect(),
+        headers: sections::Values(headers.clone()),
+        content_type: content_types.clone(),
+        query: sections::Values(query.clone()),
+        cookies: sections::Values(cookies.clone()),
+        client_certificate: client_certificate.as_ref().map(|of| match of {
+            ClientCertificate::Present(present) => present.to_string(),
+            ClientCertificate::Subject(subject) => subject.clone(),
+        }),
+        source: sources.clone(),
+        grpc: grpc.clone().map(sections::GrpcValue),
+        runtime: runtime.as_ref().map(|share| sections::RuntimeShare {
+            key: share.key.clone(),
+            percent: Percent(u8::try_from(share.percent).unwrap_or(100)),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests;

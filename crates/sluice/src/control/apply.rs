@@ -1,0 +1,278 @@
+//! Putting changes in force: everything that can fail is prepared before anything changes.
+//!
+//! Owns: the order of staging, binding, preparing and committing; what a failure leaves behind. Refuses to know: where
+//! a batch came from. Keeps: one change at a time; what is not named by a change goes on undisturbed; a change costs
+//! this thread what it touches.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use sluice_core::Name;
+use sluice_l7::runtime::Origin;
+use sluice_model::compile::ListenerSnapshot;
+use sluice_model::process::Process;
+use sluice_model::reach;
+use sluice_model::store::{Batch, BatchMode, LiveChanges, Staged, Verdict};
+use sluice_telemetry::log::OpenSinks;
+use sluice_upstream::dns::Resolution;
+
+use super::sockets::NextSockets;
+use super::{Control, Stage, takeover};
+use crate::worker::{ServeScope, Wanted, WorkerCommand};
+
+/// How long the start waits for host names to be resolved.
+const FIRST_LOOKUPS: Duration = Duration::from_secs(5);
+
+/// How long it waits before it logs that it does.
+const TELL_LOOKUPS: Duration = Duration::from_millis(300);
+
+/// Listeners that change: to what, or `None` for those that are removed.
+type ListenerChanges = BTreeMap<Name, Option<Arc<ListenerSnapshot>>>;
+
+impl Control {
+    /// Puts what a control plane asks for in force, as far as it can be. Returns what became of each resource.
+    pub(super) async fn apply(&self, batch: Batch) -> anyhow::Result<Vec<Verdict>> {
+        let _turn = self.turn.lock().await;
+        let store = Arc::clone(&self.store.borrow());
+        let builder = Arc::clone(&self.builder);
+        let stage = move || builder.stage(batch, &store);
+        let mut staged = tokio::task::spawn_blocking(stage).await?;
+        let now = self.clock.wall(self.clock.now());
+        loop {
+            let changes = staged.listeners();
+            let bound = self.sockets.borrow().bind(&changes);
+            let prepared = match bound {
+                Ok(new) => {
+                    let (orders, next) = self.sockets.borrow().plan(new, &changes);
+                    self.prepare(orders).await.map(|()| next)
+                }
+                Err(error) => Err(error),
+            };
+            match prepared {
+                Ok(next) => {
+                    let verdicts = staged.verdicts.clone();
+                    let _ = self.commit_staged(staged);
+                    self.serve(next).await;
+                    return Ok(verdicts);
+                }
+                // The listeners are tried again without those that cannot be served.
+                Err(error) => match error.downcast::<UnservedListener>() {
+                    Ok(unserved) => {
+                        let problem = unserved.to_string();
+                        staged.reject_listener(&unserved.name, problem, now);
+                    }
+                    Err(error) => return Err(error),
+                },
+            }
+        }
+    }
+
+    /// Waits until a resource has waited for too long; forever if none waits.
+    pub(super) async fn next_deadline(&self) {
+        let deadline = self.store.borrow().next_deadline();
+        match deadline {
+            Some(at) => {
+                let now = self.clock.wall(self.clock.now());
+                tokio::time::sleep(at.saturating_sub(now)).await;
+            }
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Gives up resources that have waited for too long.
+    pub(super) async fn expire(&self) {
+        let mode = BatchMode::Plane { patience: Duration::ZERO };
+        let batch = Batch { source: "sluice".into(), updates: Vec::new(), mode };
+        match self.apply(batch).await {
+            Ok(verdicts) => {
+                for verdict in verdicts {
+                    tracing::warn!("{verdict}");
+                }
+            }
+            Err(error) => tracing::error!("{error:#}"),
+        }
+    }
+
+    /// Puts a configuration in force that was staged without errors: whole or not at all.
+    pub(super) async fn put_in_force(
+        &self,
+        process: &Process,
+        staged: Staged,
+    ) -> anyhow::Result<()> {
+        let sinks = OpenSinks::open(process.sinks.clone())?;
+        let changes = staged.listeners();
+        let new = self.sockets.borrow().bind(&changes)?;
+        let (orders, mut next) = self.sockets.borrow().plan(new, &changes);
+        self.prepare(orders).await?;
+        // From here on nothing fails.
+        self.log.use_sinks(sinks);
+        let (own, of_file) = &process.runtime_values;
+        let runtime = &self.builder.around.runtime;
+        runtime.set_layer(Origin::Static, own.clone());
+        runtime.set_layer(Origin::File, of_file.clone());
+        let rounds = self.commit_staged(staged);
+        if self.stage.get() == Stage::Starting && !rounds.is_empty() {
+            self.await_names(&rounds, &mut next).await;
+        }
+        self.serve(next).await;
+        Ok(())
+    }
+
+    /// Commits a batch to the store, and makes the clusters follow. Returns the first look-ups of new ones.
+    fn commit_staged(&self, staged: Staged) -> BTreeMap<Name, Rc<Resolution>> {
+        let LiveChanges { clusters, clusters_removed } = {
+            let mut store = self.store.borrow_mut();
+            let store = Arc::get_mut(&mut store).expect("nothing is staged while it is committed");
+            store.commit(staged, &self.builder.around)
+        };
+        let removed: Arc<[Name]> = clusters_removed.into();
+        self.removed_clusters.borrow_mut().extend(removed.iter().cloned());
+        let mut live = self.clusters.borrow_mut();
+        live.apply(clusters);
+        live.first_rounds()
+    }
+
+    /// Has workers serve what they prepared.
+    async fn serve(&self, next: NextSockets) {
+        let gone = self.sockets.borrow_mut().commit(next);
+        let removed: Arc<[Name]> = self.removed_clusters.take().into();
+        if !removed.is_empty() {
+            for worker in &self.workers {
+                worker.order(WorkerCommand::ForgetClusters(Arc::clone(&removed))).await;
+            }
+        }
+        self.commit(&ServeScope::All { gone: gone.into() }).await;
+        self.report.addresses(&self.sockets.borrow());
+    }
+
+    /// Serves the UDP ports that the previous process has released.
+    pub(super) async fn take_over(&self, looks: &mut takeover::Looks) {
+        if !self.sockets.borrow().may_bind_more() {
+            return;
+        }
+        let _turn = self.turn.lock().await;
+        let before = self.sockets.borrow().waiting();
+        match self.bind_waiting().await {
+            Ok(()) if self.sockets.borrow().waiting() < before => looks.succeeded(),
+            // Another process was faster.
+            Ok(()) => _ = looks.failed(String::new()),
+            Err(error) => {
+                let error = format!("{error:#}");
+                if looks.failed(error.clone()) {
+                    tracing::error!(
+                        "cannot take over a port: {error}; Sluice keeps retrying, with growing pauses"
+                    );
+                }
+            }
+        }
+    }
+
+    async fn bind_waiting(&self) -> anyhow::Result<()> {
+        let changes: ListenerChanges = {
+            let (store, sockets) = (self.store.borrow(), self.sockets.borrow());
+            let waits = |name: &Name| sockets.waits(name);
+            let all = store.listener_snapshots().filter(|(name, _)| waits(name));
+            all.map(|(name, of)| (Arc::clone(name), Some(Arc::clone(of)))).collect()
+        };
+        let new = self.sockets.borrow().bind(&changes)?;
+        let (orders, next) = self.sockets.borrow().plan(new, &changes);
+        self.prepare(orders).await?;
+        self.serve(next).await;
+        Ok(())
+    }
+
+    /// Has every worker prepare what it is to serve; on failure, none changes anything.
+    async fn prepare(&self, orders: Vec<Vec<Wanted>>) -> anyhow::Result<()> {
+        for (worker, wanted) in self.workers.iter().zip(orders) {
+            let prepared = worker.ask(|done| WorkerCommand::Prepare(wanted, done)).await;
+            let prepared = prepared.context("a worker has exited; restart Sluice");
+            if let Err(error) = prepared.and_then(|done| done.map_err(anyhow::Error::from)) {
+                for worker in &self.workers {
+                    worker.order(WorkerCommand::Abandon).await;
+                }
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Has every worker serve what it has prepared.
+    async fn commit(&self, part: &ServeScope) {
+        for worker in &self.workers {
+            // A worker that has ended serves nothing outdated.
+            let _ = worker.ask(|done| WorkerCommand::Commit { part: part.clone(), done }).await;
+        }
+    }
+
+    /// Waits a limited time for the host names of clusters to be resolved. Listeners that need none serve meanwhile.
+    async fn await_names(&self, rounds: &BTreeMap<Name, Rc<Resolution>>, next: &mut NextSockets) {
+        let waiting: BTreeSet<Name> = {
+            let store = self.store.borrow();
+            let needs =
+                |clusters: BTreeSet<Name>| clusters.iter().any(|name| rounds.contains_key(name));
+            let waiting = store.listeners();
+            let waiting = waiting.filter(|(_, of)| needs(reach::clusters_of(&store, of)));
+            waiting.map(|(name, _)| Arc::clone(name)).collect()
+        };
+        let others = next.keys_of(|listener| !waiting.contains(listener));
+        next.place(|key| others.contains(key));
+        self.commit(&ServeScope::Sockets(Arc::new(others))).await;
+        let all = async {
+            for round in rounds.values() {
+                round.first_round().await;
+            }
+        };
+        let all = tokio::time::timeout(FIRST_LOOKUPS, all);
+        tokio::pin!(all);
+        tokio::select! {
+            _ = &mut all => return,
+            () = tokio::time::sleep(TELL_LOOKUPS) => {}
+        }
+        self.tell_waiting(rounds, &waiting);
+        // Clusters whose names are not resolved by then serve once they are.
+        let _ = all.await;
+    }
+
+    fn tell_waiting(&self, rounds: &BTreeMap<Name, Rc<Resolution>>, listeners: &BTreeSet<Name>) {
+        let clusters = self.clusters.borrow();
+        let unresolved = rounds.iter().filter(|(_, round)| round.waits());
+        let hosts: Vec<String> = unresolved
+            .filter_map(|(name, _)| clusters.get(name))
+            .flat_map(|cluster| {
+                let hosts = cluster.resolver_notes().into_iter().map(|(host, _)| host);
+                hosts.map(|host| format!("`{host}` of the cluster `{}`", cluster.name))
+            })
+            .collect();
+        let listeners: Vec<String> = listeners.iter().map(|name| format!("`{name}`")).collect();
+        let held_up = match listeners.as_slice() {
+            [] => "no listener is waiting for them".to_owned(),
+            names => format!(
+                "listeners waiting for them, up to {} s: {}",
+                FIRST_LOOKUPS.as_secs(),
+                names.join(", ")
+            ),
+        };
+        tracing::info!(
+            "waiting for name servers: {} not resolved yet; {held_up}",
+            hosts.join(", ")
+        );
+    }
+}
+
+/// A listener that cannot be served.
+#[derive(Debug)]
+pub(crate) struct UnservedListener {
+    pub(crate) name: Name,
+    pub(crate) problem: String,
+}
+
+impl std::fmt::Display for UnservedListener {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.problem)
+    }
+}
+
+impl std::error::Error for UnservedListener {}
