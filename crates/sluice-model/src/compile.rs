@@ -34,7 +34,7 @@ pub use listeners::{ListenerSnapshot, PlanKind, QuicListener};
 pub use routes::RouteCells;
 
 /// What outlives every configuration, and what compiling one needs.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Surroundings {
     /// Certificates in use.
     pub certs: CertStore,

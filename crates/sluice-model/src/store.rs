@@ -48,6 +48,13 @@ pub enum Update {
 }
 
 impl Update {
+    fn key(&self) -> (Kind, Name) {
+        match self {
+            Self::Set { name, resource, from: _ } => (resource.kind(), Arc::clone(name)),
+            Self::Remove { kind, name } => (*kind, Arc::clone(name)),
+        }
+    }
+
     /// Sets a resource.
     pub fn set(name: &Name, resource: Resource, from: impl Into<Arc<Provenance>>) -> Self {
         Self::Set { name: Arc::clone(name), resource, from: from.into() }

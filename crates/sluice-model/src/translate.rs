@@ -14,7 +14,7 @@ use crate::sections::{Config, FilterUse};
 use crate::store::Update;
 
 mod clusters;
-mod http;
+pub(crate) mod http;
 mod listeners;
 mod quic;
 pub mod routes;

@@ -46,6 +46,8 @@ mod routes;
 mod runtime;
 mod sockets;
 mod takeover;
+#[cfg(test)]
+mod tests;
 mod vitals;
 mod watch;
 

@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: sluice_sys::memory::Allocator = sluice_sys::memory::Allocator;
 
 fn main() -> ExitCode {
     sluice::main_with(sluice::Extensions::default())

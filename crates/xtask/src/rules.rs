@@ -296,14 +296,14 @@ pub fn safety(root: &Path) -> anyhow::Result<Vec<String>> {
 /// # Errors
 /// A source file cannot be read.
 pub fn type_names(root: &Path) -> anyhow::Result<Vec<String>> {
-    let mut owners: BTreeMap<(String, bool), BTreeSet<String>> = BTreeMap::new();
+    let mut owners: BTreeMap<(String, ResourceForm), BTreeSet<String>> = BTreeMap::new();
     for name in LAYERS {
         let source = root.join("crates").join(name).join("src");
         for file in rust_files(&source)?.into_iter().filter(|file| !is_tests(file)) {
             let place = file.strip_prefix(root).unwrap_or(&file).display().to_string();
-            let is_section = place.starts_with("crates/sluice-model/src/sections");
+            let form = ResourceForm::of(&place);
             for declared in declared_types(&fs::read_to_string(&file)?) {
-                owners.entry((declared, is_section)).or_default().insert(place.clone());
+                owners.entry((declared, form)).or_default().insert(place.clone());
             }
         }
     }
@@ -311,6 +311,24 @@ pub fn type_names(root: &Path) -> anyhow::Result<Vec<String>> {
     Ok(twice
         .map(|((name, _), files)| format!("the type `{name}` is declared in {files:?}"))
         .collect())
+}
+
+/// A resource has one name in three forms: as files write it, in the Model, and as workers run it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum ResourceForm {
+    Section,
+    Model,
+    Live,
+}
+
+impl ResourceForm {
+    fn of(file: &str) -> Self {
+        match file {
+            file if file.starts_with("crates/sluice-model/src/sections") => Self::Section,
+            file if file.starts_with("crates/sluice-model/src/model") => Self::Model,
+            _ => Self::Live,
+        }
+    }
 }
 
 /// The types that a source file declares, except those in its own test module.

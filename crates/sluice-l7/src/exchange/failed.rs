@@ -74,9 +74,10 @@ const TERMINATION: &str = "upstream connect error or disconnect/reset before hea
 
 /// The failure if no endpoint was picked; `shortage` explains why.
 pub(super) fn no_endpoint(why: Reason, shortage: Option<Box<str>>) -> FailedAttempt {
-    let overloaded = why == upstream_reasons::LIMIT;
-    let (details, text) = if overloaded {
+    let (details, text) = if why == upstream_reasons::LIMIT {
         ("overload", OVERFLOW)
+    } else if why == upstream_reasons::CLUSTER_UNKNOWN {
+        ("cluster_not_found", "")
     } else {
         ("no_healthy_upstream", "no healthy upstream")
     };

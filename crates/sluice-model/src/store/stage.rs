@@ -89,11 +89,15 @@ impl StageRun<'_> {
     fn candidates(&mut self, updates: Vec<Update>, diags: &mut Diags) -> Vec<Candidate> {
         let mut candidates = Vec::new();
         let mut named: HashSet<(Kind, Name)> = HashSet::new();
+        // Of several updates of one resource, the last counts. In files, a name that is declared twice is an error.
+        let files = matches!(self.mode, BatchMode::Files { .. });
+        let counts = |update: &Update| named.insert(update.key()) || files;
+        let mut updates: Vec<Update> = updates.into_iter().rev().filter(counts).collect();
+        updates.reverse();
         for update in updates {
             match update {
                 Update::Remove { kind, name } => self.remove(kind, name),
                 Update::Set { name, resource, from } => {
-                    named.insert((resource.kind(), Arc::clone(&name)));
                     let source = Arc::clone(&self.source);
                     candidates.push(Candidate { name, resource, source, from, waits: None });
                 }

@@ -16,7 +16,7 @@ use crate::sections::http::{HeaderCase, Http, Http2, PathHygiene};
 use crate::sections::{Quic, Tls};
 
 /// HTTP on a chain of a listener with these QUIC settings.
-pub(super) fn http(
+pub(crate) fn http(
     section: &Spanned<Http>,
     quic: Option<&Quic>,
     at: &Path<'_>,

@@ -11,6 +11,7 @@ use sluice_model::compile::{SharedParts, Surroundings};
 use sluice_model::files::{FilesInput, stage_files};
 use sluice_model::process::Process;
 use sluice_model::store::{Batch, Staged, Store, stage};
+use sluice_sys::memory;
 use sluice_tls::LoadError;
 
 use crate::Extensions;
@@ -107,6 +108,8 @@ impl ConfigBuilder {
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         let diags = &mut loaded.diags;
         let staged = stage_files(input, store, &self.around, &mut shared, wall(), diags);
+        // The sections and the tree of large files are freed by now.
+        memory::give_back();
         match staged {
             None => Err(Box::new(Rejected { loaded })),
             Some((process, staged)) => Ok(Built {

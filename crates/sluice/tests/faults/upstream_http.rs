@@ -148,7 +148,7 @@ pub(crate) const CASES: &[Fault] = &[
     },
     Fault {
         name: "A reload removes the cluster of a request in flight",
-        reason: "upstream.no_endpoint",
+        reason: "cluster.unknown",
         inject: cluster_removed,
     },
     Fault {
@@ -419,7 +419,7 @@ fn cluster_removed() -> Seen {
     );
     client.send("d");
     let heard = told(&client.read());
-    Seen::request(&sluice, "upstream.no_endpoint").heard(heard).at("\"up\"").at("\"all\"")
+    Seen::request(&sluice, "cluster.unknown").heard(heard).at("\"up\"").at("\"all\"")
 }
 
 fn endpoint_removed() -> Seen {

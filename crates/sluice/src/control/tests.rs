@@ -1,0 +1,215 @@
+//! Updates as a control plane makes them, on a control thread with real workers.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+
+use sluice_core::Endpoint;
+use sluice_model::model::listener::{ChainKind, Service, Traffic};
+use sluice_model::model::{Cluster as ClusterModel, Resource};
+use sluice_model::provenance::Provenance;
+use sluice_model::store::{Batch, BatchMode, Update};
+use sluice_upstream::plan::{ClusterSettings, EndpointPlan};
+
+use super::*;
+
+/// A process with one worker that was started with a configuration, driven from `test`.
+fn with_control<T>(yaml: &str, test: impl AsyncFnOnce(Rc<Control>) -> T) -> T {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("sluice.yaml");
+    std::fs::write(&config, yaml).unwrap();
+    let builder = ConfigBuilder::new(crate::Extensions::default());
+    let built = builder.build(&config, &Store::default());
+    let built = built.unwrap_or_else(|rejected| panic!("{rejected}"));
+    let options =
+        Options { config, workers: 1, files: 1024, report: None, watch: false, takeover: false };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build_local(tokio::runtime::LocalOptions::default())
+        .unwrap();
+    runtime.block_on(async {
+        let control = Control::start(&options, built, builder).await.unwrap();
+        control.stage.set(Stage::Ready);
+        test(control).await
+    })
+}
+
+async fn apply(control: &Control, updates: Vec<Update>) -> Vec<String> {
+    let mode = BatchMode::Plane { patience: Duration::from_secs(15) };
+    let batch = Batch { source: "plane".into(), updates, mode };
+    let verdicts = control.apply(batch).await.unwrap();
+    verdicts.iter().map(ToString::to_string).collect()
+}
+
+fn set(name: &str, resource: Resource) -> Update {
+    Update::set(&name.into(), resource, Provenance::Plane { version: "1".into() })
+}
+
+fn cluster() -> Resource {
+    Resource::Cluster(Arc::new(ClusterModel { settings: ClusterSettings::bare(), tls: None }))
+}
+
+fn endpoint(address: SocketAddr) -> Resource {
+    let address = Endpoint::Ip(address);
+    Resource::Endpoints(Arc::new([EndpointPlan { address, weight: 1 }]))
+}
+
+/// A listener like the one that files configured, on another address and for another cluster.
+fn listener_like(control: &Control, name: &str, address: SocketAddr, cluster: &str) -> Resource {
+    let mut listener = control.store.borrow().listener(name).unwrap().clone();
+    listener.addresses = vec![ListenAddress::Tcp(address)];
+    let Traffic::Streams(streams) = &mut listener.traffic else { panic!("it takes connections") };
+    let ChainKind::Plain(Service::Relay { cluster: to, .. }) = &mut streams.chains[0].kind else {
+        panic!("it relays")
+    };
+    *to = cluster.into();
+    Resource::Listener(Arc::new(listener))
+}
+
+fn address_of(control: &Control, listener: &str) -> SocketAddr {
+    let sockets = control.sockets.borrow();
+    let bound = sockets.iter().find(|bound| *bound.listener == *listener).unwrap();
+    let ListenAddress::Tcp(address) = bound.address else { panic!("a TCP listener") };
+    address
+}
+
+/// A server that greets every client by a letter.
+fn greeter(letter: u8) -> SocketAddr {
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in socket.incoming() {
+            let _ = stream.and_then(|mut stream| stream.write_all(&[letter]));
+        }
+    });
+    address
+}
+
+/// What a client of `listener` is greeted with; `None` if its connection is closed.
+async fn greeting(listener: SocketAddr) -> Option<u8> {
+    let ask = move || {
+        let mut byte = [0];
+        let mut stream = TcpStream::connect(listener).ok()?;
+        stream.read_exact(&mut byte).ok().map(|()| byte[0])
+    };
+    tokio::task::spawn_blocking(ask).await.unwrap()
+}
+
+#[test]
+fn updates_take_effect_one_by_one_and_leave_the_rest_alone() {
+    let (a, b) = (greeter(b'a'), greeter(b'b'));
+    let yaml = format!(
+        "listeners: [{{ name: files, address: 127.0.0.1:0, relay: own }}]\nclusters: {{ own: \"{a}\" }}"
+    );
+    with_control(&yaml, async |control| {
+        let files = address_of(&control, "files");
+        assert_eq!(greeting(files).await, Some(b'a'));
+
+        // A listener whose cluster does not exist yet refuses its connections, and serves once it does.
+        let any: SocketAddr = ([127, 0, 0, 1], 0).into();
+        let edge = listener_like(&control, "files", any, "later");
+        assert_eq!(apply(&control, vec![set("edge", edge)]).await, ["listener edge: added"]);
+        let edge = address_of(&control, "edge");
+        assert_eq!(greeting(edge).await, None);
+        let later = vec![set("later", cluster()), set("later", endpoint(a))];
+        assert_eq!(
+            apply(&control, later).await,
+            ["endpoints later: added", "cluster later: added"]
+        );
+        assert_eq!(greeting(edge).await, Some(b'a'));
+        assert_eq!(
+            apply(&control, vec![set("later", endpoint(b))]).await,
+            ["endpoints later: changed"]
+        );
+        assert_eq!(greeting(edge).await, Some(b'b'));
+
+        // What files own stays theirs, and one listener that cannot be served does not hold up another.
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let taken = (taken.local_addr().unwrap(), taken);
+        let (wrong, right) = (
+            listener_like(&control, "files", taken.0, "later"),
+            listener_like(&control, "files", any, "later"),
+        );
+        let verdicts = apply(
+            &control,
+            vec![set("own", endpoint(b)), set("wrong", wrong), set("right", right)],
+        )
+        .await;
+        assert_eq!(
+            verdicts[0],
+            "endpoints own: rejected: `own` is configured by the configuration files"
+        );
+        assert!(verdicts[1].starts_with("listener wrong: rejected: addresses: "), "{verdicts:?}");
+        assert_eq!(verdicts[2], "listener right: added");
+        assert_eq!(greeting(address_of(&control, "right")).await, Some(b'b'));
+        assert_eq!(greeting(files).await, Some(b'a'));
+
+        let gone = ["edge", "right"]
+            .map(|name| Update::Remove { kind: Kind::Listener, name: name.into() });
+        apply(&control, gone.into()).await;
+        assert_eq!(greeting(edge).await, None);
+        assert_eq!(control.sockets.borrow().iter().count(), 1);
+        assert_eq!(greeting(files).await, Some(b'a'));
+    });
+}
+
+#[test]
+fn what_waits_is_given_up_after_its_time() {
+    with_control(
+        "listeners: [{ address: 127.0.0.1:0, relay: a }]\nclusters: { a: 127.0.0.1:1 }",
+        async |control| {
+            let mode = BatchMode::Plane { patience: Duration::ZERO };
+            let updates = vec![set("b", cluster())];
+            control.apply(Batch { source: "plane".into(), updates, mode }).await.unwrap();
+            control.next_deadline().await;
+            control.expire().await;
+            let store = control.store.borrow();
+            assert_eq!(store.next_deadline(), None);
+            assert_eq!(store.absent().count(), 1);
+        },
+    );
+}
+
+/// Processor time of this thread, in microseconds.
+fn thread_micros() -> f64 {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    let nanos: f64 = text.split(' ').next().unwrap().parse().unwrap();
+    nanos / 1e3
+}
+
+/// Prints what one update among 10,000 clusters costs the control thread: see docs/performance.md.
+#[test]
+#[ignore = "a measurement"]
+#[allow(clippy::print_stdout, reason = "it is the output of the measurement")]
+fn what_one_update_costs() {
+    let mut yaml = String::from(
+        "listeners: [{ name: web, address: 127.0.0.1:0, http: all }]\nroutes: { all: { cluster: c0 } }\nclusters:\n",
+    );
+    for number in 0..10_000 {
+        let tls = if number % 2 == 0 { "" } else { ", tls: {}" };
+        yaml += &format!("  c{number}: {{ endpoints: [127.0.0.1:1]{tls} }}\n");
+    }
+    with_control(&yaml, async |control| {
+        let table = {
+            let store = control.store.borrow();
+            store.routes_named("all").unwrap().0.clone()
+        };
+        let at = |port: u16| endpoint(([127, 0, 0, 1], port).into());
+        apply(&control, vec![set("x", cluster()), set("x", at(1))]).await;
+        let mut changed = ClusterSettings::clone(&ClusterSettings::bare());
+        changed.connect_attempts = 7;
+        let changed = ClusterModel { settings: Arc::new(changed), tls: None };
+        for (what, update) in [
+            ("one endpoint", set("x", at(2))),
+            ("one cluster changes", set("x", Resource::Cluster(Arc::new(changed)))),
+            ("one cluster is new", set("y", at(1))),
+            ("one route table", set("t", Resource::Routes(Arc::new(table)))),
+        ] {
+            let before = thread_micros();
+            let verdicts = apply(&control, vec![update]).await;
+            println!(
+                "{what}: {:.0} us on the control thread; {verdicts:?}",
+                thread_micros() - before
+            );
+        }
+    });
+}
