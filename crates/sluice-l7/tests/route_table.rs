@@ -2,7 +2,6 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::alloc::System;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use sluice_codec::Head;

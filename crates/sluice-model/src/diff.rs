@@ -126,3 +126,73 @@ impl fmt::Display for Diff {
         f.write_str(&parts.join("; "))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::time::Duration;
+
+    use sluice_core::{Diags, Node};
+
+    use super::*;
+    use crate::compile::{SharedParts, Surroundings};
+    use crate::files::{FilesInput, stage_files};
+    use crate::sections::Config;
+    use crate::store::Store;
+    use crate::trees::{bind, fields_of, list, map, text};
+
+    /// Takes a configuration over what is in force; returns its settings and the verdicts.
+    fn take(root: Node, store: &mut Store, around: &Surroundings) -> (Process, Vec<Verdict>) {
+        let config: Config = bind(&root);
+        let input = FilesInput { config, root, folder: Path::new(".") };
+        let (mut shared, mut diags) = (SharedParts::default(), Diags::new());
+        let staged = stage_files(input, store, around, &mut shared, Duration::ZERO, &mut diags);
+        let (process, staged) =
+            staged.unwrap_or_else(|| panic!("{:?}", diags.iter().collect::<Vec<_>>()));
+        let verdicts = staged.verdicts.clone();
+        store.commit(staged, around);
+        (process, verdicts)
+    }
+
+    #[test]
+    fn a_change_in_any_section_is_a_change() {
+        let endpoint = || list(vec![text("127.0.0.1:1")]);
+        let cluster = || map(&[("a", map(&[("endpoints", endpoint())]))]);
+        for field in fields_of::<Config>() {
+            let value = match field {
+                "admin" => map(&[("address", text("127.0.0.1:1"))]),
+                "listeners" => list(vec![map(&[
+                    ("name", text("l")),
+                    ("address", text("127.0.0.1:2")),
+                    ("relay", text("b")),
+                ])]),
+                "clusters" => cluster(),
+                "routes" => map(&[("a", list(vec![map(&[("hosts", text("a"))])]))]),
+                "runtime" => map(&[("values", map(&[("a", text("1"))]))]),
+                "access_log" => list(vec![map(&[])]),
+                "drain" => map(&[("timeout", text("1s"))]),
+                "limits" => map(&[("inspect_bytes", text("32KiB"))]),
+                other => panic!("a value for the new section `{other}`, please"),
+            };
+            let both = |more: Node| match field {
+                // The listener needs a cluster.
+                "listeners" => {
+                    let clusters = map(&[("b", map(&[("endpoints", endpoint())]))]);
+                    map(&[(field, more), ("clusters", clusters)])
+                }
+                _ => map(&[(field, more)]),
+            };
+            let (around, mut store) = (Surroundings::default(), Store::default());
+            let empty = match field {
+                "admin" => map(&[]),
+                "listeners" | "access_log" => both(list(Vec::new())),
+                _ => both(map(&[])),
+            };
+            let (old, _) = take(empty, &mut store, &around);
+            let (new, verdicts) = take(both(value.clone()), &mut store, &around);
+            assert!(!Diff::of(&verdicts, &old, &new).is_empty(), "{field}");
+            let (again, verdicts) = take(both(value), &mut store, &around);
+            assert!(Diff::of(&verdicts, &new, &again).is_empty(), "{field}");
+        }
+    }
+}

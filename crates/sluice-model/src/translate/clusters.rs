@@ -55,7 +55,7 @@ impl Context<'_> {
                     }
                 }
             };
-            let from = Provenance::section(&at);
+            let from = Provenance::section(at);
             let cluster =
                 Cluster { settings: intern(self.settings(section), &mut settings), tls: own_tls };
             let resource = Resource::Cluster(Arc::new(cluster));

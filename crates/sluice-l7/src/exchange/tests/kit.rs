@@ -3,7 +3,6 @@
 //! Owns: the smallest configuration with one route and one cluster of two endpoints. Refuses to know: what a test is
 //! about. Keeps: nothing happens by itself; the exchange is polled until it waits for the test.
 
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -20,7 +19,6 @@ use sluice_core::value::HostPattern;
 use sluice_core::{Clock, Reason};
 use sluice_io::{Conn, WorkerCx};
 use sluice_upstream::Cluster;
-use sluice_upstream::balance::Balance;
 use sluice_upstream::cluster::Member;
 use sluice_upstream::endpoint::Target;
 use sluice_upstream::plan::{ClusterPlan, ClusterSettings};
