@@ -253,6 +253,12 @@ fn pages_use_the_requested_format_and_refuse_unknown_parameters() {
         let (got, body) = ask(at, line, &[&host, "x-sluice: 1"]);
         assert!(got == status && body.contains(says), "{line}: {got} {body}");
     }
+    let of_files = sluice.items("/resources");
+    let cluster = of_files.iter().find(|item| item["kind"] == "cluster").expect("a cluster");
+    assert_eq!(
+        (&cluster["state"], &cluster["source"]),
+        (&"in_force".into(), &"the configuration files".into())
+    );
     let item = &sluice.items("/runtime")[0];
     assert_eq!(
         (&item["name"], &item["value"], &item["origin"]),

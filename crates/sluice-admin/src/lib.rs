@@ -107,6 +107,8 @@ pub enum Page {
     Routes,
     /// Runtime values and their origin.
     Runtime,
+    /// Resources: whose they are, and which newer ones are not in force.
+    Resources,
 }
 
 /// The socket that the pages are served on.

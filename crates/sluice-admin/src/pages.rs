@@ -32,6 +32,7 @@ const INDEX: &[(&str, &str, &str)] = &[
         "",
         "runtime values; POST ?key=NAME&value=VALUE overrides one, without value removes the override",
     ),
+    ("/resources", "", "resources, whose they are, and newer ones that are not in force"),
     (
         "/try",
         "?listener=&host=&path=&method=&header=NAME:VALUE&source=",
@@ -127,6 +128,7 @@ async fn page(
         "/connections" => Page::Connections,
         "/routes" => Page::Routes,
         "/runtime" => Page::Runtime,
+        "/resources" => Page::Resources,
         _ => return error(StatusCode::NOT_FOUND, "not_found", "GET / lists the pages"),
     };
     let query = match query::of_page(query, page == Page::Connections) {

@@ -4,7 +4,7 @@
 //! sockets, workers. Keeps: a change is staged whole before any of it is committed, and committing cannot fail; what a
 //! change costs depends on what it touches; a resource that is rejected or waits leaves its predecessor in force.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -182,6 +182,8 @@ enum Compiled {
 pub struct Absent {
     /// Since when, as time since the Unix epoch.
     pub since: Duration,
+    /// Who set it.
+    source: Arc<str>,
     /// Why.
     pub why: AbsentReason,
 }
@@ -203,7 +205,6 @@ pub struct WaitingResource {
     /// When it is given up, as time since the Unix epoch.
     pub until: Duration,
     resource: Resource,
-    source: Arc<str>,
     from: Arc<Provenance>,
 }
 
@@ -223,7 +224,7 @@ pub struct Staged {
     /// Certificates that no longer load; those in use before are kept.
     pub stale_certificates: Vec<LoadError>,
     set: BTreeMap<(Kind, Name), Held>,
-    removed: Vec<(Kind, Name)>,
+    removed: BTreeSet<(Kind, Name)>,
     absent: BTreeMap<(Kind, Name), Absent>,
     /// Those that are not absent any more.
     present: Vec<(Kind, Name)>,
@@ -248,11 +249,12 @@ impl Staged {
     /// Gives up a change of a listener that its sockets do not allow.
     pub fn reject_listener(&mut self, name: &Name, problem: String, now: Duration) {
         let key = (Kind::Listener, Arc::clone(name));
-        self.set.remove(&key);
+        let Some(held) = self.set.remove(&key) else { return };
         let mut diags = Diags::new();
         diags.error("cannot-listen", None, "addresses", problem);
         let found = diags.into_sorted();
-        self.absent.insert(key, Absent { since: now, why: AbsentReason::Rejected(found.clone()) });
+        let why = AbsentReason::Rejected(found.clone());
+        self.absent.insert(key, Absent { since: now, source: held.source, why });
         let of = |verdict: &&mut Verdict| verdict.kind == Kind::Listener && verdict.name == *name;
         if let Some(verdict) = self.verdicts.iter_mut().find(of) {
             verdict.outcome = Outcome::Rejected(found);
@@ -270,6 +272,15 @@ pub struct LiveChanges {
 }
 
 impl Store {
+    /// Who set a resource, in force or waiting.
+    fn owner(&self, kind: Kind, name: &Name) -> Option<&Arc<str>> {
+        let held = self.get(kind, name).map(|held| &held.source);
+        held.or_else(|| match self.why_absent(kind, name)? {
+            Absent { why: AbsentReason::Waiting(_), source, .. } => Some(source),
+            Absent { why: AbsentReason::Rejected(_), .. } => None,
+        })
+    }
+
     fn get(&self, kind: Kind, name: &str) -> Option<&Held> {
         self.held[kind as usize].get(name)
     }

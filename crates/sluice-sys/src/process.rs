@@ -43,6 +43,13 @@ pub struct Usage {
     pub resident_bytes: u64,
 }
 
+/// Processor time that the calling thread has spent.
+pub fn thread_cpu() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    let (seconds, nanos) = (u64::try_from(time.tv_sec), u32::try_from(time.tv_nsec));
+    Duration::new(seconds.unwrap_or(0), nanos.unwrap_or(0))
+}
+
 /// The resource usage of this process, if the system reports it.
 pub fn usage() -> Option<Usage> {
     let pages = rustix::param::page_size() as u64;

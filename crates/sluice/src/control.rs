@@ -42,6 +42,7 @@ mod build;
 mod fixed;
 mod pages;
 mod report;
+mod resources;
 mod routes;
 mod runtime;
 mod sockets;

@@ -47,7 +47,7 @@ pub fn stage(
             verdicts: Vec::new(),
             stale_certificates: Vec::new(),
             set: BTreeMap::new(),
-            removed: Vec::new(),
+            removed: BTreeSet::new(),
             absent: BTreeMap::new(),
             present: Vec::new(),
         },
@@ -121,7 +121,7 @@ impl StageRun<'_> {
                     (!named.contains(&(*kind, Arc::clone(name)))).then(|| Candidate {
                         name: Arc::clone(name),
                         resource: waiting.resource.clone(),
-                        source: Arc::clone(&waiting.source),
+                        source: Arc::clone(&absent.source),
                         from: Arc::clone(&waiting.from),
                         waits: Some((absent.since, waiting.until)),
                     })
@@ -134,55 +134,59 @@ impl StageRun<'_> {
     }
 
     fn remove(&mut self, kind: Kind, name: Name) {
-        let outcome = match self.store.get(kind, &name) {
-            Some(held) if held.source != self.source => {
-                let owner = Arc::clone(&held.source);
-                return self.reject_foreign(kind, name, &owner);
-            }
-            Some(_) => {
-                self.staged.removed.push((kind, Arc::clone(&name)));
-                Outcome::Removed
-            }
-            None => {
-                self.staged.present.push((kind, Arc::clone(&name)));
-                Outcome::Unchanged
-            }
+        if let Some(owner) = self.store.owner(kind, &name).filter(|owner| **owner != self.source) {
+            let owner = Arc::clone(owner);
+            self.reject_foreign(kind, name, &owner);
+            return;
+        }
+        let outcome = if self.store.contains(kind, &name) {
+            self.staged.removed.insert((kind, Arc::clone(&name)));
+            Outcome::Removed
+        } else {
+            self.staged.present.push((kind, Arc::clone(&name)));
+            Outcome::Unchanged
         };
         self.staged.verdicts.push(Verdict { kind, name, outcome });
     }
 
-    fn reject_foreign(&mut self, kind: Kind, name: Name, owner: &str) {
-        let mut diags = Diags::new();
-        let message = format!("`{name}` is configured by {owner}");
-        diags
+    /// Rejects a change of what another source configures.
+    fn reject_foreign(&mut self, kind: Kind, name: Name, owner: &str) -> Diags {
+        let mut found = Diags::new();
+        let message = format!("{} `{name}`: configured by {owner}", kind.word());
+        found
             .error("foreign-name", None, "", message)
             .help("rename one of the two, or remove it there");
-        let outcome = Outcome::Rejected(diags.into_sorted());
+        let outcome = Outcome::Rejected(found.sorted());
         self.staged.verdicts.push(Verdict { kind, name, outcome });
+        found
     }
 
     /// Decides what becomes of one resource.
     fn judge(&mut self, candidate: Candidate, diags: &mut Diags) {
         let (kind, name) = (candidate.resource.kind(), Arc::clone(&candidate.name));
-        let held = self.store.get(kind, &name);
+        let owner = self.store.owner(kind, &name).filter(|owner| **owner != candidate.source);
+        if let Some(owner) = owner {
+            let owner = Arc::clone(owner);
+            let found = self.reject_foreign(kind, name, &owner);
+            if let BatchMode::Files { root, .. } = self.mode {
+                candidate.from.adopt(found, root, diags);
+            }
+            return;
+        }
         let mut refreshed = false;
-        if let Some(held) = held {
-            if held.source != candidate.source {
-                let owner = Arc::clone(&held.source);
-                return self.reject_foreign(kind, name, &owner);
+        if let Some(held) = self.store.get(kind, &name)
+            && held.resource == candidate.resource
+        {
+            let inputs = held.inputs.as_deref();
+            let current =
+                inputs.is_none_or(|inputs| self.shared.borrow_mut().are_current(&inputs.files));
+            if current {
+                self.staged.present.push((kind, Arc::clone(&name)));
+                let outcome = Outcome::Unchanged;
+                self.staged.verdicts.push(Verdict { kind, name, outcome });
+                return;
             }
-            if held.resource == candidate.resource {
-                let inputs = held.inputs.as_deref();
-                let current =
-                    inputs.is_none_or(|inputs| self.shared.borrow_mut().are_current(&inputs.files));
-                if current {
-                    self.staged.present.push((kind, Arc::clone(&name)));
-                    let outcome = Outcome::Unchanged;
-                    self.staged.verdicts.push(Verdict { kind, name, outcome });
-                    return;
-                }
-                refreshed = true;
-            }
+            refreshed = true;
         }
         let outcome = match self.missing(&candidate) {
             missing if !missing.is_empty() => self.wait(candidate, missing),
@@ -233,13 +237,12 @@ impl StageRun<'_> {
             }
             let found = diags.into_sorted();
             let why = AbsentReason::Rejected(found.clone());
-            self.staged.absent.insert(key, Absent { since: self.now, why });
+            self.staged.absent.insert(key, Absent { since: self.now, source, why });
             return Outcome::Rejected(found);
         }
-        let waiting =
-            WaitingResource { references: references.clone(), until, resource, source, from };
+        let waiting = WaitingResource { references: references.clone(), until, resource, from };
         let why = AbsentReason::Waiting(Box::new(waiting));
-        self.staged.absent.insert(key, Absent { since, why });
+        self.staged.absent.insert(key, Absent { since, source, why });
         Outcome::Waiting(references)
     }
 
@@ -291,7 +294,7 @@ impl StageRun<'_> {
                 from.adopt(found, &root, &mut placed);
                 let found = placed.into_sorted();
                 let why = AbsentReason::Rejected(found.clone());
-                self.staged.absent.insert(key, Absent { since: self.now, why });
+                self.staged.absent.insert(key, Absent { since: self.now, source, why });
                 return Outcome::Rejected(found);
             }
             BatchMode::Plane { .. } => {}

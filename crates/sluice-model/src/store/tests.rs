@@ -291,7 +291,7 @@ fn a_name_belongs_to_who_set_it_first() {
     bench.apply_from("the files", vec![set("a", endpoints(1))]);
     for update in [set("a", endpoints(2)), remove(Kind::Endpoints, "a")] {
         let (verdicts, live) = bench.apply_from("plane", vec![update]);
-        assert_eq!(verdicts, ["endpoints a: rejected: `a` is configured by the files"]);
+        assert_eq!(verdicts, ["endpoints a: rejected: endpoints `a`: configured by the files"]);
         assert!(live.clusters.endpoints.is_empty());
     }
     assert_eq!(bench.store.origin(Kind::Endpoints, "a"), Some(("the files", Some("1"))));
@@ -366,4 +366,22 @@ fn any_order_of_updates_leads_to_the_same_resources() {
         assert_eq!(counts, [0, 2, 2, 1, 1], "seed {seed}");
         assert_eq!(bench.store.absent().count(), 0, "seed {seed}");
     }
+}
+
+#[test]
+fn files_and_a_control_plane_do_not_share_names() {
+    let mut bench = Bench::new();
+    bench.apply(vec![set("a", endpoints(1)), set("a", cluster()), set("b", cluster())]);
+    let root = trees::map(&[("clusters", trees::map(&[("a", trees::text("127.0.0.1:2"))]))]);
+    let config: crate::Config = trees::bind(&root);
+    let input = crate::files::FilesInput { config, root, folder: std::path::Path::new(".") };
+    let mut diags = Diags::new();
+    let (store, around, shared) = (&bench.store, &bench.around, &mut bench.shared);
+    let staged = crate::files::stage_files(input, store, around, shared, bench.now, &mut diags);
+    assert!(staged.is_none(), "files are applied whole or not at all");
+    let errors: Vec<_> = diags.iter().map(|found| (found.code, found.path.as_str())).collect();
+    assert!(errors.contains(&("foreign-name", "clusters.a")), "{errors:?}");
+    // What waits has an owner too.
+    let (verdicts, _) = bench.apply_from("another", vec![remove(Kind::Cluster, "b")]);
+    assert_eq!(verdicts[0], "cluster b: rejected: cluster `b`: configured by plane");
 }

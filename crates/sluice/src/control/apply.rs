@@ -42,19 +42,10 @@ impl Control {
         let mut staged = tokio::task::spawn_blocking(stage).await?;
         let now = self.clock.wall(self.clock.now());
         loop {
-            let changes = staged.listeners();
-            let bound = self.sockets.borrow().bind(&changes);
-            let prepared = match bound {
-                Ok(new) => {
-                    let (orders, next) = self.sockets.borrow().plan(new, &changes);
-                    self.prepare(orders).await.map(|()| next)
-                }
-                Err(error) => Err(error),
-            };
-            match prepared {
+            match self.prepare_listeners(&staged.listeners()).await {
                 Ok(next) => {
                     let verdicts = staged.verdicts.clone();
-                    let _ = self.commit_staged(staged);
+                    self.commit_staged(staged);
                     self.serve(next).await;
                     return Ok(verdicts);
                 }
@@ -103,47 +94,59 @@ impl Control {
         staged: Staged,
     ) -> anyhow::Result<()> {
         let sinks = OpenSinks::open(process.sinks.clone())?;
-        let changes = staged.listeners();
-        let new = self.sockets.borrow().bind(&changes)?;
-        let (orders, mut next) = self.sockets.borrow().plan(new, &changes);
-        self.prepare(orders).await?;
+        let mut next = self.prepare_listeners(&staged.listeners()).await?;
         // From here on nothing fails.
         self.log.use_sinks(sinks);
         let (own, of_file) = &process.runtime_values;
         let runtime = &self.builder.around.runtime;
         runtime.set_layer(Origin::Static, own.clone());
         runtime.set_layer(Origin::File, of_file.clone());
-        let rounds = self.commit_staged(staged);
-        if self.stage.get() == Stage::Starting && !rounds.is_empty() {
-            self.await_names(&rounds, &mut next).await;
+        self.commit_staged(staged);
+        if self.stage.get() == Stage::Starting {
+            let rounds = self.clusters.borrow().first_rounds();
+            if let Some(next) = next.as_mut().filter(|_| !rounds.is_empty()) {
+                self.await_names(&rounds, next).await;
+            }
         }
         self.serve(next).await;
         Ok(())
     }
 
-    /// Commits a batch to the store, and makes the clusters follow. Returns the first look-ups of new ones.
-    fn commit_staged(&self, staged: Staged) -> BTreeMap<Name, Rc<Resolution>> {
+    /// Commits a batch to the store, and makes the clusters follow.
+    fn commit_staged(&self, staged: Staged) {
         let LiveChanges { clusters, clusters_removed } = {
             let mut store = self.store.borrow_mut();
             let store = Arc::get_mut(&mut store).expect("nothing is staged while it is committed");
             store.commit(staged, &self.builder.around)
         };
-        let removed: Arc<[Name]> = clusters_removed.into();
-        self.removed_clusters.borrow_mut().extend(removed.iter().cloned());
-        let mut live = self.clusters.borrow_mut();
-        live.apply(clusters);
-        live.first_rounds()
+        self.removed_clusters.borrow_mut().extend(clusters_removed);
+        self.clusters.borrow_mut().apply(clusters);
     }
 
-    /// Has workers serve what they prepared.
-    async fn serve(&self, next: NextSockets) {
-        let gone = self.sockets.borrow_mut().commit(next);
+    /// Binds the sockets of listeners that change, and has workers prepare to serve them. `None` if none changes.
+    async fn prepare_listeners(
+        &self,
+        changes: &ListenerChanges,
+    ) -> anyhow::Result<Option<NextSockets>> {
+        if changes.is_empty() {
+            return Ok(None);
+        }
+        let new = self.sockets.borrow().bind(changes)?;
+        let (orders, next) = self.sockets.borrow().plan(new, changes);
+        self.prepare(orders).await?;
+        Ok(Some(next))
+    }
+
+    /// Has workers forget the clusters that were removed, and serve the listeners that they prepared.
+    async fn serve(&self, next: Option<NextSockets>) {
         let removed: Arc<[Name]> = self.removed_clusters.take().into();
         if !removed.is_empty() {
             for worker in &self.workers {
                 worker.order(WorkerCommand::ForgetClusters(Arc::clone(&removed))).await;
             }
         }
+        let Some(next) = next else { return };
+        let gone = self.sockets.borrow_mut().commit(next);
         self.commit(&ServeScope::All { gone: gone.into() }).await;
         self.report.addresses(&self.sockets.borrow());
     }
@@ -177,9 +180,7 @@ impl Control {
             let all = store.listener_snapshots().filter(|(name, _)| waits(name));
             all.map(|(name, of)| (Arc::clone(name), Some(Arc::clone(of)))).collect()
         };
-        let new = self.sockets.borrow().bind(&changes)?;
-        let (orders, next) = self.sockets.borrow().plan(new, &changes);
-        self.prepare(orders).await?;
+        let next = self.prepare_listeners(&changes).await?;
         self.serve(next).await;
         Ok(())
     }

@@ -16,7 +16,7 @@ use sluice_model::model::{Kind, Listener};
 use sluice_upstream::Cluster;
 use sluice_upstream::endpoint::Trouble;
 
-use super::{Control, Stage, routes, runtime};
+use super::{Control, Stage, resources, routes, runtime};
 use crate::worker::WorkerCommand;
 
 /// The pages, based on the control thread's state.
@@ -57,6 +57,7 @@ impl AdminSource for Pages {
                 Page::Config => vec![control.config().await],
                 Page::Connections => control.connections(selection).await?,
                 Page::Routes => routes::list(&control.store.borrow()),
+                Page::Resources => resources::list(&control.store.borrow()),
                 Page::Runtime => {
                     runtime::list(&control.builder.around.runtime, &control.store.borrow())
                 }

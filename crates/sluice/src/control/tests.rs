@@ -8,6 +8,7 @@ use sluice_model::model::listener::{ChainKind, Service, Traffic};
 use sluice_model::model::{Cluster as ClusterModel, Resource};
 use sluice_model::provenance::Provenance;
 use sluice_model::store::{Batch, BatchMode, Update};
+use sluice_sys::process;
 use sluice_upstream::plan::{ClusterSettings, EndpointPlan};
 
 use super::*;
@@ -136,7 +137,7 @@ fn updates_take_effect_one_by_one_and_leave_the_rest_alone() {
         .await;
         assert_eq!(
             verdicts[0],
-            "endpoints own: rejected: `own` is configured by the configuration files"
+            "endpoints own: rejected: endpoints `own`: configured by the configuration files"
         );
         assert!(verdicts[1].starts_with("listener wrong: rejected: addresses: "), "{verdicts:?}");
         assert_eq!(verdicts[2], "listener right: added");
@@ -160,20 +161,19 @@ fn what_waits_is_given_up_after_its_time() {
             let mode = BatchMode::Plane { patience: Duration::ZERO };
             let updates = vec![set("b", cluster())];
             control.apply(Batch { source: "plane".into(), updates, mode }).await.unwrap();
+            let items = resources::list(&control.store.borrow());
+            let item = items.iter().find(|item| item["name"] == "b").unwrap();
+            assert_eq!(item["newest"]["waits_for"], serde_json::json!(["endpoints b"]));
             control.next_deadline().await;
             control.expire().await;
-            let store = control.store.borrow();
-            assert_eq!(store.next_deadline(), None);
-            assert_eq!(store.absent().count(), 1);
+            assert_eq!(control.store.borrow().next_deadline(), None);
+            let items = resources::list(&control.store.borrow());
+            let item = items.iter().find(|item| item["name"] == "b").unwrap();
+            assert_eq!((&item["kind"], &item["state"]), (&"cluster".into(), &"rejected".into()));
+            let error = item["newest"]["errors"][0].as_str().unwrap();
+            assert_eq!(error, "it waited for the endpoints b, which did not come");
         },
     );
-}
-
-/// Processor time of this thread, in microseconds.
-fn thread_micros() -> f64 {
-    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
-    let nanos: f64 = text.split(' ').next().unwrap().parse().unwrap();
-    nanos / 1e3
 }
 
 /// Prints what one update among 10,000 clusters costs the control thread: see docs/performance.md.
@@ -194,22 +194,31 @@ fn what_one_update_costs() {
             store.routes_named("all").unwrap().0.clone()
         };
         let at = |port: u16| endpoint(([127, 0, 0, 1], port).into());
-        apply(&control, vec![set("x", cluster()), set("x", at(1))]).await;
-        let mut changed = ClusterSettings::clone(&ClusterSettings::bare());
-        changed.connect_attempts = 7;
-        let changed = ClusterModel { settings: Arc::new(changed), tls: None };
-        for (what, update) in [
-            ("one endpoint", set("x", at(2))),
-            ("one cluster changes", set("x", Resource::Cluster(Arc::new(changed)))),
-            ("one cluster is new", set("y", at(1))),
-            ("one route table", set("t", Resource::Routes(Arc::new(table)))),
-        ] {
-            let before = thread_micros();
-            let verdicts = apply(&control, vec![update]).await;
-            println!(
-                "{what}: {:.0} us on the control thread; {verdicts:?}",
-                thread_micros() - before
-            );
+        let settings = |attempts: u32| {
+            let bare = ClusterSettings::clone(&ClusterSettings::bare());
+            let settings = ClusterSettings { connect_attempts: attempts, ..bare };
+            Resource::Cluster(Arc::new(ClusterModel { settings: Arc::new(settings), tls: None }))
+        };
+        let number = |of: u16| format!("x{of}");
+        type Updates<'a> = &'a dyn Fn(u16) -> Vec<Update>;
+        let of_kind: [(&str, Updates<'_>); 4] = [
+            ("a new cluster with its endpoint", &|of| {
+                vec![set(&number(of), cluster()), set(&number(of), at(1))]
+            }),
+            ("another endpoint", &|of| vec![set(&number(of), at(2))]),
+            ("other settings of a cluster", &|of| vec![set(&number(of), settings(7))]),
+            ("a route table", &|of| {
+                vec![set(&number(of), Resource::Routes(Arc::new(table.clone())))]
+            }),
+        ];
+        for (what, update) in of_kind {
+            const TIMES: u16 = 100;
+            let before = process::thread_cpu();
+            for of in 0..TIMES {
+                apply(&control, update(of)).await;
+            }
+            let each = (process::thread_cpu() - before) / u32::from(TIMES);
+            println!("{what}: {} us on the control thread", each.as_micros());
         }
     });
 }
