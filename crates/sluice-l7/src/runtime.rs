@@ -1,7 +1,8 @@
 //! Runtime values: numbers and flags that can change without a new configuration.
 //!
 //! Owns: the layers and the values that result from them. Refuses to know: files, admin pages, and what values mean.
-//! Keeps: a later layer wins (configuration, then file, then operator); readers see all of a change or none of it.
+//! Keeps: a later layer wins (configuration, then file, then control plane, then
+//! operator); readers see all of a change or none of it.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,6 +16,8 @@ pub enum Origin {
     Static,
     /// The file named by `runtime.file`.
     File,
+    /// A control plane.
+    Plane,
     /// The operator, through the admin pages.
     Admin,
 }
@@ -25,6 +28,7 @@ impl Origin {
         match self {
             Self::Static => "static",
             Self::File => "file",
+            Self::Plane => "control_plane",
             Self::Admin => "admin",
         }
     }

@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use sluice_core::{Name, Node};
+use sluice_l7::runtime::RuntimeMap;
 
 pub mod cluster;
 pub mod listener;
@@ -32,12 +33,14 @@ pub enum Kind {
     Routes,
     /// A listener.
     Listener,
+    /// A layer of runtime values.
+    Runtime,
 }
 
 impl Kind {
     /// Every kind, in order.
-    pub const ALL: [Self; 5] =
-        [Self::Secret, Self::Endpoints, Self::Cluster, Self::Routes, Self::Listener];
+    pub const ALL: [Self; 6] =
+        [Self::Secret, Self::Endpoints, Self::Cluster, Self::Routes, Self::Listener, Self::Runtime];
 
     /// The word for one of them.
     pub const fn word(self) -> &'static str {
@@ -47,6 +50,7 @@ impl Kind {
             Self::Endpoints => "endpoints",
             Self::Routes => "routes",
             Self::Secret => "secret",
+            Self::Runtime => "runtime",
         }
     }
 }
@@ -64,6 +68,8 @@ pub enum Resource {
     Routes(Arc<RouteTable>),
     /// A secret.
     Secret(Arc<Secret>),
+    /// A layer of runtime values; of several, the one whose name comes last wins.
+    Runtime(Arc<RuntimeLayer>),
 }
 
 impl PartialEq for Resource {
@@ -74,6 +80,7 @@ impl PartialEq for Resource {
             (Self::Endpoints(one), Self::Endpoints(two)) => one == two,
             (Self::Routes(one), Self::Routes(two)) => one == two,
             (Self::Secret(one), Self::Secret(two)) => one == two,
+            (Self::Runtime(one), Self::Runtime(two)) => one == two,
             _ => false,
         }
     }
@@ -88,6 +95,7 @@ impl Resource {
             Self::Endpoints(_) => Kind::Endpoints,
             Self::Routes(_) => Kind::Routes,
             Self::Secret(_) => Kind::Secret,
+            Self::Runtime(_) => Kind::Runtime,
         }
     }
 
@@ -98,11 +106,14 @@ impl Resource {
             Self::Listener(listener) => listener.references(&mut found),
             Self::Cluster(cluster) => cluster.references(&mut found),
             Self::Routes(table) => table.references(&mut found),
-            Self::Endpoints(_) | Self::Secret(_) => {}
+            Self::Endpoints(_) | Self::Secret(_) | Self::Runtime(_) => {}
         }
         found.0
     }
 }
+
+/// Runtime values by name.
+pub type RuntimeLayer = RuntimeMap;
 
 /// One use of a filter.
 #[derive(Clone, Debug, PartialEq)]

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sluice_core::{Diagnostic, Diags, Name, Node};
+use sluice_l7::runtime::{Origin, RuntimeMap};
 use sluice_l7::{RouteCell, RouteTable};
 use sluice_tls::LoadError;
 use sluice_tls::material::Material;
@@ -173,8 +174,8 @@ enum Compiled {
     Cluster(Arc<ClusterPlan>),
     Routes(Arc<RouteCell>, Arc<RouteTable>),
     Secret(Arc<Material>),
-    /// Endpoints are used as they are.
-    Endpoints,
+    /// Endpoints and runtime values are used as they are.
+    AsItIs,
 }
 
 /// A resource that is not in force, and why.
@@ -390,10 +391,10 @@ impl Store {
         self.held.iter().flat_map(BTreeMap::values)
     }
 
-    /// Puts a staged batch in force. Route tables and secrets take effect at once; the caller makes clusters and
+    /// Puts a staged batch in force. Route tables, secrets and runtime values take effect at once; the caller makes clusters and
     /// listeners follow.
     pub fn commit(&mut self, staged: Staged, around: &Surroundings) -> LiveChanges {
-        let mut live = LiveChanges::default();
+        let (mut live, mut runtime) = (LiveChanges::default(), false);
         for key in staged.present {
             self.absent.remove(&key);
         }
@@ -408,6 +409,7 @@ impl Store {
                 }
                 Kind::Endpoints => drop(live.clusters.endpoints.insert(name, Arc::new([]))),
                 Kind::Routes => around.routes.reference(&name).set(Arc::new(RouteTable::empty())),
+                Kind::Runtime => runtime = true,
                 Kind::Secret | Kind::Listener => {}
             }
         }
@@ -428,9 +430,10 @@ impl Store {
                         live.clusters.endpoints.entry(Arc::clone(&name)).or_insert(own);
                     }
                 }
-                (Compiled::Endpoints, Resource::Endpoints(own)) => {
+                (Compiled::AsItIs, Resource::Endpoints(own)) => {
                     live.clusters.endpoints.insert(Arc::clone(&name), Arc::clone(own));
                 }
+                (_, Resource::Runtime(_)) => runtime = true,
                 (Compiled::Routes(cell, table), _) => cell.set(Arc::clone(table)),
                 (Compiled::Secret(material), _) => {
                     around.certs.set_secret(&name, Arc::clone(material));
@@ -439,6 +442,19 @@ impl Store {
             }
             self.held[kind as usize].insert(name, held);
         }
+        if runtime {
+            around.runtime.set_layer(Origin::Plane, self.runtime_layers());
+        }
         live
+    }
+
+    /// The runtime values of all layers together.
+    fn runtime_layers(&self) -> RuntimeMap {
+        let layers = self.held[Kind::Runtime as usize].values();
+        let layers = layers.filter_map(|held| match &held.resource {
+            Resource::Runtime(layer) => Some(&**layer),
+            _ => None,
+        });
+        layers.flatten().map(|(key, value)| (key.clone(), value.clone())).collect()
     }
 }

@@ -267,7 +267,7 @@ impl StageRun<'_> {
             Resource::Cluster(cluster) => {
                 compiler.cluster(&name, cluster, &mut found).map(Compiled::Cluster)
             }
-            Resource::Endpoints(_) => Some(Compiled::Endpoints),
+            Resource::Endpoints(_) | Resource::Runtime(_) => Some(Compiled::AsItIs),
             Resource::Routes(table) => compiler
                 .routes(table, &mut found)
                 .map(|table| Compiled::Routes(self.around.routes.reference(&name), table)),

@@ -363,7 +363,7 @@ fn any_order_of_updates_leads_to_the_same_resources() {
         }
         bench.apply(vec![set("edge", edge()), set("b", cluster()), set("b", endpoints(9))]);
         let counts = Kind::ALL.map(|kind| bench.store.names(kind).len());
-        assert_eq!(counts, [0, 2, 2, 1, 1], "seed {seed}");
+        assert_eq!(counts, [0, 2, 2, 1, 1, 0], "seed {seed}");
         assert_eq!(bench.store.absent().count(), 0, "seed {seed}");
     }
 }
@@ -384,4 +384,19 @@ fn files_and_a_control_plane_do_not_share_names() {
     // What waits has an owner too.
     let (verdicts, _) = bench.apply_from("another", vec![remove(Kind::Cluster, "b")]);
     assert_eq!(verdicts[0], "cluster b: rejected: cluster `b`: configured by plane");
+}
+
+#[test]
+fn layers_of_runtime_values_add_up_in_the_order_of_their_names() {
+    let mut bench = Bench::new();
+    let layer = |values: &[(&str, &str)]| {
+        let values = values.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        Resource::Runtime(Arc::new(values.collect()))
+    };
+    let both = vec![set("b", layer(&[("x", "2")])), set("a", layer(&[("x", "1"), ("y", "1")]))];
+    assert_eq!(bench.apply(both), ["runtime b: added", "runtime a: added"]);
+    let value = |bench: &Bench, key: &str| bench.around.runtime.number(key);
+    assert_eq!((value(&bench, "x"), value(&bench, "y")), (Some(2), Some(1)));
+    bench.apply(vec![remove(Kind::Runtime, "b")]);
+    assert_eq!((value(&bench, "x"), value(&bench, "y")), (Some(1), Some(1)));
 }
