@@ -2,8 +2,8 @@
 //!
 //! Owns: the sections of configuration files, the Model that they are translated to, the resources in force and their
 //! changes. Refuses to know: YAML, the order of files, sockets.
-//! Keeps: a section is declared once, and its reference, schema, long form and binding derive from that; whoever
-//! configures Sluice, files or a control plane, does it through the Model.
+//! Keeps: a section is declared once, and its reference, schema, long form and binding derive from that; files and
+//! control planes alike configure Sluice through the Model.
 #![forbid(unsafe_code)]
 
 pub mod chains;

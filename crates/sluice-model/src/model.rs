@@ -1,7 +1,7 @@
 //! The Model: what Sluice runs, as plain values.
 //!
 //! Owns: the types of resources, and the names that they refer to each other by. Refuses to know: files, their
-//! positions, defaults (whoever makes a value writes every field) and what is compiled from it. Keeps: values that
+//! positions, defaults (a source writes every field) and what is compiled from it. Keeps: values that
 //! exclude each other cannot be written together; two values that mean the same are equal.
 
 use std::fmt;

@@ -1,7 +1,7 @@
 //! Clusters by name, for every thread.
 //!
 //! Owns: the one [`Cluster`] of each name, whether it is configured yet or only referred to. Refuses to know: what a
-//! cluster is configured with. Keeps: whoever asks for a name gets the same cluster, so that a reference never has to
+//! cluster is configured with. Keeps: every caller of a name gets the same cluster, so that a reference never has to
 //! be renewed; looking a name up for a request takes no lock.
 
 use std::collections::HashMap;

@@ -52,7 +52,6 @@ mod tests;
 mod vitals;
 mod watch;
 
-pub(crate) use apply::UnservedListener;
 use build::Built;
 pub(crate) use build::ConfigBuilder;
 use report::Report;
@@ -349,7 +348,7 @@ impl Control {
         let (builder, path) = (Arc::clone(&self.builder), config.to_owned());
         let store = Arc::clone(&self.store.borrow());
         let build = move || {
-            // Whoever asks for a reload wants to know of every certificate that does not load.
+            // The sender of a signal wants to know of every certificate that does not load.
             let stale = match trigger {
                 Trigger::Signal => builder.refresh_certificates(),
                 Trigger::Watch => Vec::new(),

@@ -28,7 +28,6 @@ use tokio::sync::{mpsc, oneshot};
 
 mod prepared;
 
-use crate::control::UnservedListener;
 use prepared::Prepared;
 pub(crate) use prepared::{Wanted, tcp_options};
 
@@ -60,6 +59,21 @@ pub(crate) enum WorkerCommand {
     /// List open connections and flows for the admin page: of one listener or all, up to a limit.
     List { listener: Option<Name>, limit: Option<usize>, answer: oneshot::Sender<Vec<Value>> },
 }
+
+/// A listener that cannot be served.
+#[derive(Debug)]
+pub(crate) struct UnservedListener {
+    pub(crate) name: Name,
+    pub(crate) problem: String,
+}
+
+impl std::fmt::Display for UnservedListener {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.problem)
+    }
+}
+
+impl std::error::Error for UnservedListener {}
 
 /// How much of what was prepared to serve.
 #[derive(Clone)]

@@ -12,7 +12,7 @@ use super::{Compiler, unknown_filter};
 use crate::model;
 use crate::model::routes::{Action, FilterOverride, Rule, VirtualHost};
 
-/// The cells that hold route tables, by name: whoever asks for a name gets the same cell, whether a table is in it yet
+/// The cells that hold route tables, by name: every caller of a name gets the same cell, whether a table is in it yet
 /// or not.
 #[derive(Debug, Default)]
 pub struct RouteCells(Mutex<HashMap<Name, Weak<RouteCell>>>);

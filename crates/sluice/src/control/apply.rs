@@ -12,25 +12,21 @@ use std::time::Duration;
 use anyhow::Context as _;
 use sluice_core::Name;
 use sluice_l7::runtime::Origin;
-use sluice_model::compile::ListenerSnapshot;
 use sluice_model::process::Process;
 use sluice_model::reach;
 use sluice_model::store::{Batch, BatchMode, LiveChanges, Staged, Verdict};
 use sluice_telemetry::log::OpenSinks;
 use sluice_upstream::dns::Resolution;
 
-use super::sockets::NextSockets;
+use super::sockets::{ListenerChanges, NextSockets};
 use super::{Control, Stage, takeover};
-use crate::worker::{ServeScope, Wanted, WorkerCommand};
+use crate::worker::{ServeScope, UnservedListener, Wanted, WorkerCommand};
 
 /// How long the start waits for host names to be resolved.
 const FIRST_LOOKUPS: Duration = Duration::from_secs(5);
 
 /// How long it waits before it logs that it does.
 const TELL_LOOKUPS: Duration = Duration::from_millis(300);
-
-/// Listeners that change: to what, or `None` for those that are removed.
-type ListenerChanges = BTreeMap<Name, Option<Arc<ListenerSnapshot>>>;
 
 impl Control {
     /// Puts what a control plane asks for in force, as far as it can be. Returns what became of each resource.
@@ -262,18 +258,3 @@ impl Control {
         );
     }
 }
-
-/// A listener that cannot be served.
-#[derive(Debug)]
-pub(crate) struct UnservedListener {
-    pub(crate) name: Name,
-    pub(crate) problem: String,
-}
-
-impl std::fmt::Display for UnservedListener {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.problem)
-    }
-}
-
-impl std::error::Error for UnservedListener {}

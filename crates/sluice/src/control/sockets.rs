@@ -20,8 +20,7 @@ use sluice_sys::holder::{self, Holder};
 use sluice_sys::listen::{self, StagedFile};
 use sluice_sys::steer;
 
-use super::UnservedListener;
-use crate::worker::{SocketKey, Wanted, tcp_options};
+use crate::worker::{SocketKey, UnservedListener, Wanted, tcp_options};
 
 /// The sockets in use, by key, with their bound addresses.
 #[derive(Debug)]
@@ -79,7 +78,7 @@ pub(crate) struct NewSockets {
 }
 
 /// Listeners that change: to what, or `None` for those that are removed.
-type ListenerChanges = BTreeMap<Name, Option<Arc<ListenerSnapshot>>>;
+pub(crate) type ListenerChanges = BTreeMap<Name, Option<Arc<ListenerSnapshot>>>;
 
 /// The handles of a socket, one for each worker, and its bound address.
 #[derive(Debug)]

@@ -20,8 +20,7 @@ use sluice_model::compile::PlanKind;
 use sluice_model::model::listener::SocketOptions;
 use sluice_sys::listen::TcpOptions;
 
-use super::{AnySlot, SlotMap, SocketKey};
-use crate::control::UnservedListener;
+use super::{AnySlot, SlotMap, SocketKey, UnservedListener};
 
 /// What a worker is to serve on one socket.
 pub(crate) struct Wanted {
