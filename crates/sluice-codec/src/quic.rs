@@ -32,10 +32,12 @@ mod options;
 mod qlog;
 mod retry;
 mod sight;
+mod transport;
 
 pub use clients::QuicClients;
-pub use options::{Congestion, QuicOptions};
+pub use options::QuicOptions;
 pub use sight::{facts_of, path_of};
+pub use transport::{Congestion, QuicTransport};
 
 /// The place of a socket among those that share its port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

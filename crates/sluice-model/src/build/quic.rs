@@ -4,7 +4,7 @@
 //! Refuses to know: how chains are built.
 
 use sluice_codec::h2::H2Options;
-use sluice_codec::quic::{Congestion, QuicOptions};
+use sluice_codec::quic::{Congestion, QuicOptions, QuicTransport};
 use sluice_core::settings::{Members, Short};
 use sluice_core::{Diags, Path, Spanned};
 use sluice_l4::QuicPlan;
@@ -105,19 +105,21 @@ impl Scope<'_, '_> {
             return None;
         }
         Some(QuicOptions {
-            idle_timeout: *idle_timeout,
+            transport: QuicTransport {
+                idle_timeout: *idle_timeout,
+                stream_window: stream_window.0,
+                connection_window: connection_window.0.map_or_else(
+                    || H2Options::window_of(streams.get(), stream_window.0),
+                    |window| window.0,
+                ),
+                congestion: match congestion {
+                    sections::Congestion::Cubic => Congestion::Cubic,
+                    sections::Congestion::NewReno => Congestion::NewReno,
+                    sections::Congestion::Bbr => Congestion::Bbr,
+                },
+            },
             retry_above: *retry_above,
             streams_max: streams.get(),
-            stream_window: stream_window.0,
-            connection_window: connection_window.0.map_or_else(
-                || H2Options::window_of(streams.get(), stream_window.0),
-                |window| window.0,
-            ),
-            congestion: match congestion {
-                sections::Congestion::Cubic => Congestion::Cubic,
-                sections::Congestion::NewReno => Congestion::NewReno,
-                sections::Congestion::Bbr => Congestion::Bbr,
-            },
             qlog: qlog.map(|(folder, _)| folder),
         })
     }

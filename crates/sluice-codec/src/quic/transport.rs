@@ -1,0 +1,80 @@
+//! The transport settings of a QUIC connection, and their conversion to the library's.
+//!
+//! Owns: the settings that clients and servers have in common, and their defaults. Refuses to know: sockets, TLS, and
+//! what only servers are told. Keeps: what is not configured stays at the library's default, including path MTU
+//! discovery and key updates.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn::congestion::{BbrConfig, CubicConfig, NewRenoConfig};
+use quinn::{IdleTimeout, TransportConfig};
+
+use crate::h2::H2Options;
+use crate::h3::{SEND_WINDOW, UNI_STREAMS_MAX};
+
+/// The transport settings of a connection in either role.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QuicTransport {
+    /// How long a connection may be idle.
+    pub idle_timeout: Duration,
+    /// Bytes of a stream that a peer may send ahead.
+    pub stream_window: u32,
+    /// The same for all streams of a connection together.
+    pub connection_window: u32,
+    /// The congestion control algorithm.
+    pub congestion: Congestion,
+}
+
+/// A congestion control algorithm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Congestion {
+    /// RFC 9438.
+    Cubic,
+    /// RFC 9002 §7.
+    NewReno,
+    /// By measured bandwidth and round-trip time; the library calls it experimental.
+    Bbr,
+}
+
+impl QuicTransport {
+    /// The default settings, with a connection window that suits this number of streams.
+    pub fn for_streams(streams_max: u32) -> Self {
+        let stream_window = 256 << 10;
+        Self {
+            idle_timeout: Duration::from_secs(60),
+            stream_window,
+            connection_window: H2Options::window_of(streams_max, stream_window),
+            congestion: Congestion::Cubic,
+        }
+    }
+
+    /// Returns the library's configuration. Streams that the peer may open are for the caller to bound.
+    ///
+    /// # Errors
+    /// The idle timeout is out of range.
+    pub fn config(&self) -> Result<TransportConfig, String> {
+        let idle = IdleTimeout::try_from(self.idle_timeout).map_err(|error| error.to_string())?;
+        let mut transport = TransportConfig::default();
+        transport
+            .max_idle_timeout(Some(idle))
+            .max_concurrent_uni_streams(UNI_STREAMS_MAX.into())
+            .stream_receive_window(self.stream_window.into())
+            .receive_window(self.connection_window.into())
+            .send_window(SEND_WINDOW)
+            // Datagrams within connections are not used here.
+            .datagram_receive_buffer_size(None);
+        match self.congestion {
+            Congestion::Cubic => {
+                transport.congestion_controller_factory(Arc::new(CubicConfig::default()))
+            }
+            Congestion::NewReno => {
+                transport.congestion_controller_factory(Arc::new(NewRenoConfig::default()))
+            }
+            Congestion::Bbr => {
+                transport.congestion_controller_factory(Arc::new(BbrConfig::default()))
+            }
+        };
+        Ok(transport)
+    }
+}
