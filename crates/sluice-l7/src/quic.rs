@@ -14,10 +14,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sluice_codec::quic::{
-    FirstPacketHook, Incoming, QuicEndpoint, QuicOptions, QuicServer, ReuseportMember, TlsConfig,
-    facts_of, path_of,
-};
 use sluice_core::connection::Peer;
 use sluice_core::reason::end;
 use sluice_core::{LocalFuture, Moment, Reason};
@@ -27,6 +23,10 @@ use sluice_l4::Listener;
 use sluice_l4::connection::{refuse_quic, start_quic};
 use sluice_l4::quic::initial::{ids_of_long, version_of_long};
 use sluice_l4::quic::{DATAGRAM_MIN, Hellos, QuicClient, Serve};
+use sluice_quic::{
+    FirstPacketHook, Incoming, QuicEndpoint, QuicOptions, QuicServer, ReuseportMember, TlsConfig,
+    facts_of, path_of,
+};
 use sluice_sys::socket::local_address;
 use sluice_telemetry::Counter;
 use sluice_tls::{ServerTls, reasons as tls_reasons};

@@ -9,13 +9,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
 
-use sluice_codec::quic::QuicOptions;
 use sluice_core::{Diags, ListenAddress, Name, Path, Spanned};
 use sluice_l4::filters::Filters;
 use sluice_l4::udp::UdpPlan;
 use sluice_l4::{ListenerPlan, record};
 use sluice_l7::runtime::RuntimeMap;
 use sluice_l7::{HttpFilters, RouteCell, RouteTable, Runtime};
+use sluice_quic::QuicOptions;
 use sluice_telemetry::log::{SinkPlan, SinkTarget};
 use sluice_telemetry::{Operator, RecordKind, Template};
 use sluice_tls::{Authorities, CertStore, LoadError};

@@ -11,7 +11,6 @@ use std::thread::JoinHandle;
 
 use anyhow::Context as _;
 use serde_json::{Value, json};
-use sluice_codec::quic::ReuseportMember;
 use sluice_core::clock::{ClockOrigin, rfc3339};
 use sluice_core::connection::ConnInfo;
 use sluice_core::{Limits, ListenAddress, Name, Reason};
@@ -21,6 +20,7 @@ use sluice_l4::udp::UdpSlot;
 use sluice_l7::in_flight;
 use sluice_l7::quic::QuicSlot;
 use sluice_l7::worker::HttpWorker;
+use sluice_quic::ReuseportMember;
 use sluice_telemetry::Registry;
 use sluice_telemetry::log::QueueSeed;
 use sluice_upstream::plan::OnRemoved;

@@ -18,6 +18,7 @@ pub const LAYERS: &[&str] = &[
     "sluice-upstream",
     "sluice-l4",
     "sluice-codec",
+    "sluice-quic",
     "sluice-l7",
     "sluice-model",
     "sluice-config",

@@ -4,10 +4,11 @@
 //! Refuses to know: how chains are built.
 
 use sluice_codec::h2::H2Options;
-use sluice_codec::quic::{Congestion, QuicOptions, QuicTransport};
+use sluice_codec::quic::{Congestion, QuicTransport};
 use sluice_core::settings::{Members, Short};
 use sluice_core::{Diags, Path, Spanned};
 use sluice_l4::QuicPlan;
+use sluice_quic::QuicOptions;
 use sluice_tls::EarlySessions;
 
 use super::listeners::Scope;

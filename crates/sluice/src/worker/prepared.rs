@@ -10,7 +10,6 @@ use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
-use sluice_codec::quic::{QuicOptions, ReuseportMember};
 use sluice_io::WorkerCx;
 use sluice_l4::Listener;
 use sluice_l4::accept::{ListenSocket, Slot};
@@ -18,6 +17,7 @@ use sluice_l4::udp::{UdpListener, UdpSlot};
 use sluice_l7::quic::QuicSlot;
 use sluice_model::build::PlanKind;
 use sluice_model::sections::SocketOptions;
+use sluice_quic::{QuicOptions, ReuseportMember};
 use sluice_sys::listen::TcpOptions;
 
 use super::{AnySlot, SlotMap, SocketKey};

@@ -24,7 +24,7 @@ thread_local! {
 }
 
 /// Runs `ask`, in which the library creates the ID for a client at `from` that chose `first`.
-pub(super) fn while_asking<T>(from: SocketAddr, first: ConnectionId, ask: impl FnOnce() -> T) -> T {
+pub(crate) fn while_asking<T>(from: SocketAddr, first: ConnectionId, ask: impl FnOnce() -> T) -> T {
     ASKED.set(Some((from, first)));
     let done = ask();
     ASKED.set(None);
@@ -39,7 +39,7 @@ pub(super) fn asked(place: ReuseportMember) -> Option<ConnectionId> {
 
 fn key() -> &'static hmac::Key {
     static KEY: OnceLock<hmac::Key> = OnceLock::new();
-    KEY.get_or_init(|| hmac::Key::new(hmac::HMAC_SHA256, &super::rand::<32>()))
+    KEY.get_or_init(|| hmac::Key::new(hmac::HMAC_SHA256, &super::random::<32>()))
 }
 
 /// Returns the first bytes of a MAC over these words and an address.

@@ -6,8 +6,7 @@
 use std::path::PathBuf;
 
 use quinn::TransportConfig;
-
-use super::QuicTransport;
+use sluice_codec::quic::QuicTransport;
 
 /// The configuration of QUIC on a listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,7 +35,7 @@ impl Default for QuicOptions {
 
 impl QuicOptions {
     /// Returns the transport configuration of a server.
-    pub(super) fn server(&self) -> Result<TransportConfig, String> {
+    pub(crate) fn server(&self) -> Result<TransportConfig, String> {
         let mut transport = self.transport.config()?;
         transport.max_concurrent_bidi_streams(self.streams_max.into());
         Ok(transport)
