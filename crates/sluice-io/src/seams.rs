@@ -3,7 +3,6 @@
 //! Owns: the traits and the types they exchange. Refuses to know: any implementation.
 //! Keeps: implementations decide; their callers own control flow, limits and deadlines.
 
-use std::any::Any;
 use std::fmt::Debug;
 use std::num::NonZeroUsize;
 use std::rc::Rc;
@@ -97,9 +96,7 @@ pub enum Admit {
 }
 
 /// Takes over a connection: the relay, or an upgrade to another protocol.
-///
-/// To hand over a stream of a kind that this layer does not know, the caller downcasts to the handler's own type.
-pub trait StreamHandler: Any + Debug {
+pub trait StreamHandler: Debug {
     /// Serves `stream` to its end and returns why it ended.
     fn handle(self: Rc<Self>, stream: Stream, conn: Rc<Conn>) -> LocalFuture<Reason>;
 }

@@ -264,27 +264,25 @@ async fn quic_admission(
     client: Box<dyn QuicClient>,
 ) -> Result<Served, Reason> {
     let mut admitted = Admitted { conn: Rc::clone(&conn), filters: SmallVec::new() };
-    let plan = listener.plan.quic.as_ref().ok_or(reasons::UNMATCHED)?;
     admitted.judge(&listener.filters).await?;
     let facts = conn.info.facts.get().map(|facts| Facts::clone(facts)).unwrap_or_default();
-    let index = find(&plan.table, &conn, &facts)?;
-    let chain = Rc::clone(&listener.chains[plan.chains[index]]);
+    let index = find(&listener.plan.table, &conn, &facts)?;
+    let chain = Rc::clone(&listener.chains[index]);
     let Transport::Terminate(termination) = chain.transport() else {
         return Err(reasons::UNMATCHED);
     };
-    let handler = chain.handler.clone().ok_or(reasons::UNMATCHED)?;
     let _ = conn.info.chain.set(chain.name.clone());
     chain.selected.increment();
     admitted.judge(&chain.filters).await?;
     let started = conn.worker.now();
     let handshakes = &listener.counters.handshakes;
-    let accepting = client.accept_handshake(&termination.tls, Rc::clone(&conn));
+    let accepting = client.accept_handshake(index, Rc::clone(&conn));
     let (reason, detail) = match conn.until(started.after(termination.timeout), accepting).await {
-        Ok(Ok(serve)) => {
+        Ok(Ok(serving)) => {
             let resumed = conn.info.tls.get().is_some_and(|tls| tls.resumed);
             if resumed { &handshakes.resumed } else { &handshakes.full }.increment();
             listener.counters.handshake_time.record(conn.worker.now().since(started));
-            return Ok(Served { serving: serve(handler, Rc::clone(&conn)), admitted });
+            return Ok(Served { serving, admitted });
         }
         Ok(Err(failed)) => failed,
         Err(_) => (tls_reasons::TIMEOUT, "the handshake was not complete in time".into()),

@@ -34,13 +34,19 @@ pub struct HttpHandler {
     slots: Rc<ExchangeSlots>,
 }
 
-impl HandlerPlan for HttpPlan {
-    fn on_worker(&self, worker: &Rc<WorkerCx>) -> Rc<dyn StreamHandler> {
+impl HttpHandler {
+    fn new(plan: &HttpPlan, worker: &Rc<WorkerCx>) -> Rc<Self> {
         let slots = worker.local(|| FuturePool::new(exchange::run));
-        Rc::new(HttpHandler {
-            manager: ConnectionManager::new(self.clone(), worker),
+        Rc::new(Self {
+            manager: ConnectionManager::new(plan.clone(), worker),
             slots: Rc::clone(&slots),
         })
+    }
+}
+
+impl HandlerPlan for HttpPlan {
+    fn on_worker(&self, worker: &Rc<WorkerCx>) -> Rc<dyn StreamHandler> {
+        HttpHandler::new(self, worker)
     }
 }
 

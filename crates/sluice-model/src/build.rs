@@ -15,7 +15,7 @@ use sluice_l4::udp::UdpPlan;
 use sluice_l4::{ListenerPlan, record};
 use sluice_l7::runtime::RuntimeMap;
 use sluice_l7::{HttpFilters, RouteCell, RouteTable, Runtime};
-use sluice_quic::QuicOptions;
+use sluice_quic::QuicListenerPlan;
 use sluice_telemetry::log::{SinkPlan, SinkTarget};
 use sluice_telemetry::{Operator, RecordKind, Template};
 use sluice_tls::{Authorities, CertStore, LoadError};
@@ -84,16 +84,7 @@ pub struct ListenerSnapshot {
     /// What it does.
     pub plan: PlanKind,
     /// QUIC on the UDP ports of the same numbers.
-    pub quic: Option<QuicListener>,
-}
-
-/// A listener for QUIC.
-#[derive(Clone, Debug)]
-pub struct QuicListener {
-    /// The listener.
-    pub listener: Arc<ListenerPlan>,
-    /// The QUIC options.
-    pub options: QuicOptions,
+    pub quic: Option<Arc<QuicListenerPlan>>,
 }
 
 /// What a listener accepts: connections or datagrams.
@@ -104,7 +95,7 @@ pub enum PlanKind {
     /// Datagrams.
     Datagram(Arc<UdpPlan>),
     /// QUIC connections.
-    Quic(QuicListener),
+    Quic(Arc<QuicListenerPlan>),
 }
 
 /// The state of one build.

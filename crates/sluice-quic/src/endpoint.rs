@@ -22,6 +22,7 @@ use quinn::{
     AsyncUdpSocket, Connection, ConnectionError, EndpointConfig, Runtime as _, ServerConfig,
     TokioRuntime, TransportConfig, UdpPoller,
 };
+use rustls::ServerConfig as TlsConfig;
 use send_wrapper::SendWrapper;
 use sluice_codec::quic::OnWorker;
 use sluice_core::LocalFuture;
@@ -31,7 +32,7 @@ use crate::options::QuicOptions;
 use crate::qlog;
 
 /// Sees the datagrams that may begin a connection.
-pub trait FirstPacketHook: Debug {
+pub(crate) trait FirstPacketHook: Debug {
     /// Is called with a datagram whose first packet has a long header: only such datagrams begin connections, RFC 9000
     /// §17.2.
     fn long(&self, from: SocketAddr, datagram: &[u8]);
@@ -42,17 +43,17 @@ const LONG_HEADER: u8 = 0x80;
 
 /// A socket that speaks QUIC.
 #[derive(Debug)]
-pub struct QuicEndpoint {
+pub(crate) struct QuicEndpoint {
     endpoint: quinn::Endpoint,
 }
 
 /// A pending connection attempt of a client.
 #[derive(Debug)]
-pub struct Incoming(quinn::Incoming);
+pub(crate) struct Incoming(quinn::Incoming);
 
 /// The handshake configuration of one chain.
 #[derive(Clone, Debug)]
-pub struct QuicServer {
+pub(crate) struct QuicServer {
     config: Arc<ServerConfig>,
     /// What `config` is built from; if connections are traced, each gets a copy with its own trace.
     options: QuicOptions,
@@ -60,17 +61,20 @@ pub struct QuicServer {
     early: bool,
 }
 
-/// The configuration of TLS.
-pub use rustls::ServerConfig as TlsConfig;
-
 impl QuicServer {
-    /// Creates the configuration from `tls`, which supports TLS 1.3 and contains the ALPN protocols. If `tls` accepts
-    /// early data, connections are served before their handshake is complete.
+    /// Creates the configuration from `tls`, which supports TLS 1.3, for the ALPN protocols of a handler. If `tls`
+    /// accepts early data, connections are served before their handshake is complete.
     ///
     /// # Errors
     /// `tls` lacks a cipher suite that QUIC Initial packets need, or an option is out of range.
-    pub fn new(tls: Arc<TlsConfig>, options: &QuicOptions) -> Result<Self, String> {
+    pub(crate) fn new(
+        tls: &TlsConfig,
+        alpn: &[&[u8]],
+        options: &QuicOptions,
+    ) -> Result<Self, String> {
         let early = tls.max_early_data_size > 0;
+        let mut tls = tls.clone();
+        tls.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
         let crypto = QuicServerConfig::try_from(tls).map_err(|error| error.to_string())?;
         let mut config = ServerConfig::new(Arc::new(crypto), token_key());
         config.transport_config(Arc::new(options.server()?));
@@ -107,7 +111,7 @@ impl QuicEndpoint {
     ///
     /// # Errors
     /// The socket does not support the options that QUIC needs.
-    pub fn open(
+    pub(crate) fn open(
         socket: OwnedFd,
         place: ReuseportMember,
         watch: Rc<dyn FirstPacketHook>,
@@ -129,34 +133,34 @@ impl QuicEndpoint {
     }
 
     /// Returns the next client that wants to connect; `None` when the endpoint has been closed.
-    pub async fn accept(&self) -> Option<Incoming> {
+    pub(crate) async fn accept(&self) -> Option<Incoming> {
         self.endpoint.accept().await.map(Incoming)
     }
 
     /// Stops accepting new connections.
-    pub fn drain(&self) {
+    pub(crate) fn drain(&self) {
         self.endpoint.set_server_config(None);
     }
 
     /// Waits until every connection has ended and its last packets are sent.
-    pub async fn ended(&self) {
+    pub(crate) async fn ended(&self) {
         self.endpoint.wait_idle().await;
     }
 }
 
 impl Incoming {
     /// Returns the connection ID that the client first chose for us.
-    pub fn first_id(&self) -> Vec<u8> {
+    pub(crate) fn first_id(&self) -> Vec<u8> {
         self.0.orig_dst_cid().to_vec()
     }
 
     /// Returns the client's address.
-    pub fn source(&self) -> SocketAddr {
+    pub(crate) fn source(&self) -> SocketAddr {
         self.0.remote_address()
     }
 
     /// Returns our address, if the system reports it.
-    pub fn local_ip(&self) -> Option<std::net::IpAddr> {
+    pub(crate) fn local_ip(&self) -> Option<std::net::IpAddr> {
         self.0.local_ip()
     }
 
@@ -166,7 +170,7 @@ impl Incoming {
     ///
     /// # Errors
     /// The error of the library.
-    pub async fn accept_handshake(
+    pub(crate) async fn accept_handshake(
         self,
         server: &QuicServer,
         number: u64,
@@ -189,7 +193,7 @@ impl Incoming {
 
     /// Sends a Retry so that the client validates its address, RFC 9000 §8.1.2; returns the client if no Retry is
     /// possible, because it has already done so.
-    pub fn ask_again(self) -> Option<Self> {
+    pub(crate) fn ask_again(self) -> Option<Self> {
         if !self.0.may_retry() {
             return Some(self);
         }
@@ -199,7 +203,7 @@ impl Incoming {
     }
 
     /// Sends nothing to the client.
-    pub fn ignore(self) {
+    pub(crate) fn ignore(self) {
         self.0.ignore();
     }
 }

@@ -11,7 +11,7 @@ use sluice_core::connection::{PathFacts, QuicPath, TlsFacts};
 use sluice_tls::CertificateInfo;
 
 /// Returns the facts of a handshake.
-pub fn facts_of(connection: &Connection) -> TlsFacts {
+pub(crate) fn facts_of(connection: &Connection) -> TlsFacts {
     let said = connection.handshake_data().and_then(|said| said.downcast::<HandshakeData>().ok());
     let chain = connection.peer_identity();
     let chain = chain.and_then(|chain| chain.downcast::<Vec<CertificateDer<'static>>>().ok());
@@ -30,7 +30,7 @@ pub fn facts_of(connection: &Connection) -> TlsFacts {
 }
 
 /// Returns the path of a connection, read on demand.
-pub fn path_of(connection: &Connection) -> Box<dyn QuicPath> {
+pub(crate) fn path_of(connection: &Connection) -> Box<dyn QuicPath> {
     Box::new(ObservedPath { connection: connection.clone(), early: Cell::new(false) })
 }
 

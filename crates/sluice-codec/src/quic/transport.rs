@@ -49,7 +49,7 @@ impl QuicTransport {
         }
     }
 
-    /// Returns the library's configuration. Streams that the peer may open are for the caller to bound.
+    /// Returns the library's configuration. Bidirectional streams that the peer may open are for the caller to bound.
     ///
     /// # Errors
     /// The idle timeout is out of range.

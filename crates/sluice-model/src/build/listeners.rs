@@ -14,13 +14,14 @@ use sluice_l4::{
     ChainPlan, ChainTable, Criteria, HandlerPlan, Hash, InspectPlan, ListenerPlan, OnTimeout,
     ProxyAccept, ProxyPlan, RelayOptions, RelayPlan, Termination, Transport,
 };
+use sluice_l7::HttpPlan;
 use sluice_l7::client_auth::OwnClientAuth;
 use sluice_upstream::Cluster;
 
 use super::clusters::ClusterMap;
 use super::http::HttpContext;
 use super::routes::{RouteMap, unknown_cluster};
-use super::{Build, ListenerSnapshot, PlanKind, QuicListener, client_auth};
+use super::{Build, ListenerSnapshot, PlanKind, client_auth};
 use crate::chains::{ChainPlace, check_handler, check_possible, criteria, needs, over_quic};
 use crate::check::{self, Handles};
 use crate::sections::{
@@ -64,6 +65,9 @@ pub(super) struct Scope<'a, 'b> {
     client_auth: Option<OwnClientAuth>,
 }
 
+/// A chain, and the plan of HTTP on it, which may also serve QUIC.
+type BuiltChain = (ChainPlan, Option<Arc<HttpPlan>>);
+
 /// The fields common to both kinds of chain section.
 struct ChainParts<'a> {
     name: Option<&'a Name>,
@@ -104,7 +108,8 @@ impl Scope<'_, '_> {
         }
         let all = only_criteria(&wanted);
         let table = self.table(&all, &places_of(&chains), &list, diags);
-        let quic = section.quic().map(|quic| self.quic(quic, &chains, at, diags));
+        let quic = section.quic().map(|quic| (quic, self.quic_chains(quic, &chains, at, diags)));
+        let mut handlers = Vec::new();
         let filters = self.filters(&section.filters, &at.key("filters"), diags);
         let plan = if self.udp {
             self.udp_plan(section, &chains, table, filters, at, diags)
@@ -121,7 +126,10 @@ impl Scope<'_, '_> {
                 let built =
                     self.chain(index, chain, section, if short { at } else { &here }, diags);
                 match (built, &mut plans) {
-                    (Some(plan), Some(all)) => all.push(plan),
+                    (Some((plan, http)), Some(all)) => {
+                        all.push(plan);
+                        handlers.push(http);
+                    }
                     _ => plans = None,
                 }
             }
@@ -132,19 +140,14 @@ impl Scope<'_, '_> {
                 inspect: inspect_plan(&section.inspect, needs(&wanted, false)),
                 table: table?,
                 chains: Arc::new(plans?),
-                quic: match quic {
-                    Some(plan) => Some(plan?),
-                    None => None,
-                },
             }))
             .into()
         };
         let plan: PlanKind = plan?;
-        let quic = match (&plan, section.quic()) {
-            (PlanKind::Stream(listener), Some(quic)) => Some(QuicListener {
-                listener: Arc::clone(listener),
-                options: self.quic_options(quic, at, diags)?,
-            }),
+        let quic = match (&plan, quic) {
+            (PlanKind::Stream(listener), Some((section, chains))) => {
+                Some(self.quic_listener(section, listener, chains?, &handlers, at, diags)?)
+            }
             _ => None,
         };
         Some(ListenerSnapshot { addresses, socket: section.socket.clone(), plan, quic })
@@ -184,7 +187,7 @@ impl Scope<'_, '_> {
         listener: &Spanned<Listener>,
         at: &Path<'_>,
         diags: &mut Diags,
-    ) -> Option<ChainPlan> {
+    ) -> Option<BuiltChain> {
         let parts = ChainParts {
             name: chain.name.as_ref(),
             matches: chain.matches.as_ref(),
@@ -264,7 +267,7 @@ impl Scope<'_, '_> {
             let transport = Some(Transport::Untouched);
             let plan = self.finish_chain(index, &parts, transport, name, &here, diags);
             match (plan, &mut plans) {
-                (Some(plan), Some(all)) => all.push(plan),
+                (Some((plan, _)), Some(all)) => all.push(plan),
                 _ => plans = None,
             }
         }
@@ -280,9 +283,10 @@ impl Scope<'_, '_> {
         listener: &Name,
         at: &Path<'_>,
         diags: &mut Diags,
-    ) -> Option<ChainPlan> {
+    ) -> Option<BuiltChain> {
         let filters = self.filters(parts.filters, &at.key("filters"), diags);
         let name = chain_name(index, parts);
+        let mut http_plan = None;
         let handler = match (parts.relay, parts.http) {
             (Some(relay), _) => {
                 let plan = self.relay(relay, &at.key("relay"), diags)?;
@@ -299,11 +303,13 @@ impl Scope<'_, '_> {
                 };
                 let section = Spanned { value: http.0.clone(), span: http.span };
                 let plan = self.build.http(&section, &context, &at.key("http"), diags)?;
-                Some(Arc::new(plan) as Arc<dyn HandlerPlan>)
+                let plan = http_plan.insert(Arc::new(plan));
+                Some(Arc::clone(plan) as Arc<dyn HandlerPlan>)
             }
             (None, None) => None,
         };
-        Some(ChainPlan { name, transport: transport?, filters: filters?, handler })
+        let plan = ChainPlan { name, transport: transport?, filters: filters?, handler };
+        Some((plan, http_plan))
     }
 
     fn filters(

@@ -3,27 +3,38 @@
 //! Owns: which chains serve QUIC, its options, and which sessions may send early data.
 //! Refuses to know: how chains are built.
 
+use std::sync::Arc;
+
 use sluice_codec::h2::H2Options;
 use sluice_codec::quic::{Congestion, QuicTransport};
 use sluice_core::settings::{Members, Short};
 use sluice_core::{Diags, Path, Spanned};
-use sluice_l4::QuicPlan;
-use sluice_quic::QuicOptions;
+use sluice_l4::inspect::Needs;
+use sluice_l4::{ChainPlan, ChainTable, InspectPlan, ListenerPlan, Termination, Transport};
+use sluice_l7::HttpPlan;
+use sluice_quic::{QuicHandlerPlan, QuicListenerPlan, QuicOptions};
 use sluice_tls::EarlySessions;
 
 use super::listeners::Scope;
 use crate::chains::over_quic;
 use crate::sections::{self, Chain, Listener, Quic};
 
+/// The chains of a listener that QUIC connections may be assigned to.
+pub(super) struct QuicChains {
+    table: ChainTable,
+    /// Their indexes among all chains, in the order of the table.
+    indexes: Vec<usize>,
+}
+
 impl Scope<'_, '_> {
     /// The chains that serve QUIC.
-    pub(super) fn quic(
+    pub(super) fn quic_chains(
         &self,
         quic: &Spanned<Short<Quic>>,
         chains: &Members<Chain>,
         at: &Path<'_>,
         diags: &mut Diags,
-    ) -> Option<QuicPlan> {
+    ) -> Option<QuicChains> {
         let over_quic = over_quic(chains);
         if over_quic.is_empty() || self.udp {
             diags
@@ -40,7 +51,35 @@ impl Scope<'_, '_> {
         let indexes = over_quic.iter().map(|chain| chain.index).collect();
         let criteria: Vec<_> = over_quic.into_iter().map(|chain| chain.criteria).collect();
         let table = self.table(&criteria, &spans, &at.key("chains"), diags)?;
-        Some(QuicPlan { table, chains: indexes })
+        Some(QuicChains { table, indexes })
+    }
+
+    /// The listener for QUIC: some of the chains of `listener`, with handlers of QUIC connections.
+    pub(super) fn quic_listener(
+        &self,
+        section: &Spanned<Short<Quic>>,
+        listener: &ListenerPlan,
+        chains: QuicChains,
+        handlers: &[Option<Arc<HttpPlan>>],
+        at: &Path<'_>,
+        diags: &mut Diags,
+    ) -> Option<Arc<QuicListenerPlan>> {
+        let options = self.quic_options(section, at, diags)?;
+        let QuicChains { table, indexes } = chains;
+        let handler = |index: &usize| {
+            let http = handlers[*index].as_ref().expect("only chains that serve HTTP are listed");
+            Arc::clone(http) as Arc<dyn QuicHandlerPlan>
+        };
+        let handlers = indexes.iter().map(handler).collect();
+        let listener = Arc::new(ListenerPlan {
+            name: listener.name.clone(),
+            filters: listener.filters.clone(),
+            proxy_protocol: None,
+            inspect: InspectPlan { needs: Needs::default(), ..listener.inspect.clone() },
+            table,
+            chains: Arc::new(indexes.iter().map(|index| over(&listener.chains[*index])).collect()),
+        });
+        Some(Arc::new(QuicListenerPlan { listener, handlers, options }))
     }
 
     /// The sessions of a chain that may send early data. Their key (`of`) contains everything that clients were granted.
@@ -69,7 +108,7 @@ impl Scope<'_, '_> {
         Some(EarlySessions { count: *early_data_sessions, of })
     }
 
-    pub(super) fn quic_options(
+    fn quic_options(
         &self,
         section: &Spanned<Short<Quic>>,
         at: &Path<'_>,
@@ -123,6 +162,26 @@ impl Scope<'_, '_> {
             streams_max: streams.get(),
             qlog: qlog.map(|(folder, _)| folder),
         })
+    }
+}
+
+/// A chain for QUIC connections: the same without a handler for streams.
+fn over(chain: &ChainPlan) -> ChainPlan {
+    ChainPlan {
+        name: chain.name.clone(),
+        transport: match &chain.transport {
+            Transport::Untouched => Transport::Untouched,
+            Transport::Terminate(Termination { tls, timeout, plain_http, inner: _ }) => {
+                Transport::Terminate(Termination {
+                    tls: tls.clone(),
+                    timeout: *timeout,
+                    plain_http: *plain_http,
+                    inner: None,
+                })
+            }
+        },
+        filters: chain.filters.clone(),
+        handler: None,
     }
 }
 

@@ -66,7 +66,7 @@ fn seal(lead: &[u8], from: SocketAddr) -> [u8; LOOKED_AT] {
 
 impl ReuseportMember {
     /// Returns the ID for a client at `from`, which chose `first` for us, when it is sent a Retry.
-    pub fn retry_id(self, from: SocketAddr, first: &[u8]) -> [u8; ID_LENGTH] {
+    pub(crate) fn retry_id(self, from: SocketAddr, first: &[u8]) -> [u8; ID_LENGTH] {
         let lead = (0_u32..)
             .map(|count| code([&count.to_be_bytes(), first], from))
             .find(|lead| steer::place(*lead, self.count) == self.number)
@@ -78,7 +78,7 @@ impl ReuseportMember {
     }
 
     /// Whether `id` was given to a client at `from`, which has thereby validated its address.
-    pub fn is_retry_id(from: SocketAddr, id: &[u8]) -> bool {
+    pub(crate) fn is_retry_id(from: SocketAddr, id: &[u8]) -> bool {
         id.len() == ID_LENGTH && id[LOOKED_AT..] == seal(&id[..LOOKED_AT], from)
     }
 }
