@@ -8,7 +8,9 @@ use std::num::NonZeroUsize;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use sluice_core::{ConnInfo, Diags, Facts, LocalFuture, Node, Path, Reason, Shape, Verdict};
+use sluice_core::{
+    ConnInfo, Diags, Facts, LocalFuture, Node, Path, Protocol, Reason, Shape, Verdict,
+};
 
 use crate::stream::Stream;
 use crate::tap::ByteTap;
@@ -17,8 +19,8 @@ use crate::worker::conn::Conn;
 
 /// Inspects the first bytes of a stream.
 pub trait Inspector: Debug {
-    /// The name of what it recognises.
-    fn name(&self) -> &'static str;
+    /// What it recognises.
+    fn protocol(&self) -> Protocol;
 
     /// Votes on a prefix of the stream. Pure: the same prefix gives the same vote, and a longer one never reverses
     /// `Match` or `No`.

@@ -15,7 +15,7 @@ use std::time::Duration;
 use sluice_core::connection::{ConnInfo, Peer};
 use sluice_core::limits::Limit;
 use sluice_core::reason::end;
-use sluice_core::{Facts, LocalFuture, Protocol, Reason, Verdict};
+use sluice_core::{Facts, LocalFuture, Protocol, Reason, TransportKind, Verdict};
 use sluice_io::tls::HandshakeError;
 use sluice_io::{
     Admit, Conn, ConnectionFilter, Inspector, RawStream, Source, Stream, TlsStream, WorkerCx,
@@ -25,7 +25,7 @@ use sluice_tls::reasons as tls_reasons;
 use smallvec::SmallVec;
 
 use crate::chain::{Chain, ChainOnWorker, InnerPlan, Termination, Transport};
-use crate::inspect::{Look, Panel};
+use crate::inspect::{Look, Panel, tls};
 use crate::listener::{InspectPlan, Listener, OnTimeout, ProxyAccept, ProxyPlan};
 use crate::metrics;
 use crate::plain_http;
@@ -225,7 +225,7 @@ async fn admission(
     let none = Facts::default();
     let facts = conn.info.facts.get().map_or(&none, |facts| &**facts);
     let selected = select(&plan.table, &listener.chains, conn, facts);
-    if selected.is_err() && facts.tls {
+    if selected.is_err() && facts.transport == TransportKind::Tls {
         refuse_hello(&mut stream, conn).await;
     }
     let mut chain = selected?;
@@ -510,7 +510,7 @@ async fn inspect(
     }
     prefix.give_back(stream, conn, start)?;
     let silent = prefix.bytes.len() == start;
-    Ok(Facts::of(if silent { Protocol::Silent } else { Protocol::Unknown }))
+    Ok(Facts::of(if silent { Protocol::SILENT } else { Protocol::UNKNOWN }))
 }
 
 // --- phase 4: TLS termination ---
@@ -585,21 +585,16 @@ async fn choose_inside(
     conn: &Conn,
     stream: &mut Stream,
 ) -> Result<Rc<Chain>, Reason> {
-    let outside = conn.info.facts.get().map(|facts| Facts::clone(facts)).unwrap_or_default();
-    let inside = if plans.needs.any() {
+    let mut facts = if plans.needs.any() {
         let plan = InspectPlan { needs: plans.needs, ..limits.clone() };
         inspect(&plan, &inner.inspectors, conn, stream).await?
     } else {
         Facts::default()
     };
     // The name was sent outside and still applies; the protocol is the one found inside.
-    let facts = Facts {
-        tls: true,
-        sni: outside.sni,
-        alpn: outside.alpn,
-        starttls: outside.starttls,
-        ..inside
-    };
+    facts.transport = TransportKind::Tls;
+    let none = Facts::default();
+    facts.take_from(conn.info.facts.get().map_or(&none, |outside| &**outside), &tls::FACTS);
     let chain = select(&plans.table, &inner.chains, conn, &facts)?;
     let _ = conn.info.inner_facts.set(Box::new(facts));
     Ok(chain)

@@ -283,6 +283,7 @@ impl Pieces {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::inspect::tls;
 
     #[test]
     fn pieces_come_together_in_any_order() {
@@ -358,7 +359,7 @@ mod tests {
 
     fn name_of(asked: Asked) -> Option<String> {
         match asked {
-            Asked::Facts(facts) => facts.sni.map(String::from),
+            Asked::Facts(facts) => facts.get(&tls::SNI).map(String::from),
             Asked::Nothing | Asked::Wait => None,
         }
     }
@@ -377,7 +378,7 @@ mod tests {
         hellos.take(now, &initial(b"retry-id", "one.test"), true);
         let facts = hellos.poll_facts(&cx, [b"client-9", b"retry-id"]);
         let Poll::Ready(Some(facts)) = facts else { panic!("{facts:?}") };
-        assert_eq!(facts.sni.as_deref(), Some("one.test"));
+        assert_eq!(facts.get(&tls::SNI), Some("one.test"));
         assert!(hellos.poll_facts(&cx, [b"client-9", b"retry-id"]) == Poll::Ready(None));
     }
 

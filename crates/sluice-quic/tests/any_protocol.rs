@@ -12,6 +12,7 @@ use sluice_core::reason::end;
 use sluice_core::{LocalFuture, Reason};
 use sluice_io::{Conn, WorkerCx};
 use sluice_l4::inspect::Needs;
+use sluice_l4::inspect::tls::SNI;
 use sluice_l4::plain_http::PlainHttp;
 use sluice_l4::{
     ChainPlan, ChainTable, Criteria, InspectPlan, ListenerPlan, OnTimeout, Termination, Transport,
@@ -142,7 +143,7 @@ fn a_protocol_of_ones_own_is_served_over_quic() {
         assert_eq!(conn.info.chain.get().map(|name| &**name), Some("capitals"));
         let tls = conn.info.tls.get().expect("the handshake is complete");
         assert_eq!(tls.alpn.as_deref(), Some(&b"capitals"[..]));
-        assert_eq!(conn.info.nearest_facts().sni.as_deref(), Some("a.test"));
+        assert_eq!(conn.info.nearest_facts().unwrap().get(&SNI), Some("a.test"));
     });
 }
 

@@ -16,6 +16,7 @@ use sluice_core::connection::ConnInfo;
 use sluice_core::{Limits, ListenAddress, Name, Reason};
 use sluice_io::{Budget, WorkerCx, turn};
 use sluice_l4::accept::Slot;
+use sluice_l4::inspect::tls;
 use sluice_l4::udp::UdpSlot;
 use sluice_l7::in_flight;
 use sluice_l7::worker::HttpWorker;
@@ -351,8 +352,8 @@ impl WorkerLoop {
         });
         let optional = [
             ("chain", info.chain.get().map(|name| name.to_string())),
-            ("protocol", facts.protocol.map(|protocol| protocol.word().to_owned())),
-            ("sni", facts.sni.map(String::from)),
+            ("protocol", facts.and_then(|of| of.protocol).map(|of| of.word().to_owned())),
+            ("sni", facts.and_then(|of| of.get(&tls::SNI)).map(String::from)),
             ("tls_version", info.tls.get().map(|tls| tls.version.to_owned())),
             ("cluster", info.cluster().map(|name| name.to_string())),
             ("endpoint", endpoint.map(str::to_owned)),
