@@ -95,6 +95,9 @@ pub trait QuicPath: fmt::Debug {
 
     /// Notes that a request arrived before the handshake was complete.
     fn note_early(&self);
+
+    /// Called once, when the connection has ended.
+    fn ended(&self) {}
 }
 
 /// An attempt to connect to an endpoint.

@@ -186,6 +186,7 @@ impl Drop for EndGuard {
         let (info, worker) = (&self.conn.info, &self.conn.worker);
         let unset = if std::thread::panicking() { end::WORKER_PANIC } else { end::FORCED };
         let reason = self.reason.get().unwrap_or(unset);
+        info.path.get().into_iter().for_each(|path| path.ended());
         let counters = &self.listener.counters;
         counters.active.decrement();
         counters.received.add(info.received.get());

@@ -2,7 +2,7 @@
 //!
 //! Owns: the handshake, with early data or without, and handing the connection over. Refuses to know: which chain is
 //! selected and why, what the handler does. Keeps: a handshake counts as in flight until it has ended, also where the
-//! connection is served before that; the path of each connection is counted once, when it has been served.
+//! connection is served before that.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -57,17 +57,11 @@ impl QuicClient for Client {
                 bound_early_handshake(ended, handshake, &conn);
             }
             let _ = conn.info.tls.set(Box::new(facts_of(&connection)));
-            let _ = conn.info.path.set(path_of(&connection));
-            let serving = listener.handler(chain).serve(connection, Rc::clone(&conn));
-            let path = CountedPath { listener, conn };
-            Ok(Box::pin(counted(serving, path)) as LocalFuture<Reason>)
+            let handler = listener.handler(chain);
+            let _ = conn.info.path.set(path_of(&connection, listener));
+            Ok(handler.serve(connection, conn))
         })
     }
-}
-
-/// Serves a connection, and counts its path when it has ended, however it ends.
-async fn counted(serving: LocalFuture<Reason>, _path: CountedPath) -> Reason {
-    serving.await
 }
 
 /// Ends the connection if its handshake is not complete in time. Until then it counts as a handshake in flight.
@@ -95,19 +89,5 @@ impl HandshakeCount {
 impl Drop for HandshakeCount {
     fn drop(&mut self) {
         self.0.set(self.0.get() - 1);
-    }
-}
-
-/// Counts the path of a connection on drop.
-struct CountedPath {
-    listener: Rc<QuicListener>,
-    conn: Rc<Conn>,
-}
-
-impl Drop for CountedPath {
-    fn drop(&mut self) {
-        if let Some(path) = self.conn.info.path.get() {
-            self.listener.count_path(&self.conn.worker, &path.facts());
-        }
     }
 }

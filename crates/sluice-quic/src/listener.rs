@@ -34,6 +34,7 @@ pub struct QuicListenerPlan {
 #[derive(Debug)]
 pub struct QuicListener {
     pub(crate) plan: Arc<QuicListenerPlan>,
+    worker: Rc<WorkerCx>,
     pub(crate) listener: Rc<Listener>,
     /// In the order of the listener's chains.
     chains: Vec<QuicChain>,
@@ -75,6 +76,7 @@ impl QuicListener {
             retries: shard.counter(&metrics::QUIC_RETRIES, &labels),
             unknown_versions: shard.counter(&metrics::QUIC_UNKNOWN_VERSIONS, &labels),
             path_counters: OnceCell::new(),
+            worker: Rc::clone(worker),
             plan,
         })
     }
@@ -102,8 +104,8 @@ impl QuicListener {
     }
 
     /// Counts the path of a connection that has ended.
-    pub(crate) fn count_path(&self, worker: &WorkerCx, path: &PathFacts) {
-        let (shard, labels) = (&worker.shard, [&*self.plan.listener.name]);
+    pub(crate) fn count_path(&self, path: &PathFacts) {
+        let (shard, labels) = (&self.worker.shard, [&*self.plan.listener.name]);
         let counters = self.path_counters.get_or_init(|| PathCounters {
             packets: shard.counter(&metrics::QUIC_PACKETS, &labels),
             lost: shard.counter(&metrics::QUIC_LOST, &labels),
