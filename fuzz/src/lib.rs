@@ -9,18 +9,6 @@ use sluice_codec::parse_error::ParseError;
 use sluice_codec::h1::parse::{HeadLimits, Meta, Scan};
 use sluice_l4::inspect::{Look, Needs, Panel};
 
-/// No inspector.
-pub const NONE: Needs = Needs {
-    tls: false,
-    postgres: false,
-    postgres_tls: false,
-    http1: false,
-    http2: false,
-    redis: false,
-    ssh: false,
-    presence: false,
-};
-
 /// A panel reaches the same outcome whether its stream is seen at once or one byte at a time.
 ///
 /// # Panics

@@ -1,7 +1,7 @@
 //! What is known about a connection, phase by phase.
 //!
-//! Owns: the facts that inspectors find and the record that the phases fill. Refuses to know: sockets.
-//! Keeps: a fact is written once, by the phase that finds it; counters are written by one task.
+//! Owns: the record that the phases fill. Refuses to know: sockets, and what inspectors find. Keeps: a fact is written
+//! once, by the phase that finds it; counters are written by one task.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt;
@@ -11,109 +11,7 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use crate::{Moment, Name};
-
-/// The protocol of a stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Protocol {
-    /// TLS; nothing more is known.
-    Tls,
-    /// HTTP/1.0 or HTTP/1.1.
-    Http1,
-    /// HTTP/2 with prior knowledge.
-    Http2,
-    /// PostgreSQL.
-    Postgres,
-    /// Redis (RESP).
-    Redis,
-    /// SSH.
-    Ssh,
-    /// The client sent nothing until the deadline: it waits for the server to speak first.
-    Silent,
-    /// Bytes arrived, but no inspector recognised them.
-    Unknown,
-}
-
-impl Protocol {
-    /// Every protocol.
-    pub const ALL: &[Self] = &[
-        Self::Tls,
-        Self::Http1,
-        Self::Http2,
-        Self::Postgres,
-        Self::Redis,
-        Self::Ssh,
-        Self::Silent,
-        Self::Unknown,
-    ];
-
-    /// The word used in configuration, logs and metrics.
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Tls => "tls",
-            Self::Http1 => "http1",
-            Self::Http2 => "http2",
-            Self::Postgres => "postgres",
-            Self::Redis => "redis",
-            Self::Ssh => "ssh",
-            Self::Silent => "silent",
-            Self::Unknown => "unknown",
-        }
-    }
-}
-
-/// The transport of a connection, as a chain matches it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum TransportKind {
-    /// Plaintext.
-    Plain,
-    /// TLS.
-    Tls,
-    /// QUIC, which includes TLS.
-    Quic,
-}
-
-impl TransportKind {
-    /// The word used in configuration and logs.
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Plain => "plain",
-            Self::Tls => "tls",
-            Self::Quic => "quic",
-        }
-    }
-}
-
-/// The ALPN protocols that a client offers, in its order.
-pub type AlpnList = SmallVec<[Box<[u8]>; 0]>;
-
-/// What the first bytes of a stream reveal.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Facts {
-    /// The protocol of the stream.
-    pub protocol: Option<Protocol>,
-    /// Whether it is TLS, either from the first byte or after a STARTTLS.
-    pub tls: bool,
-    /// Whether it is QUIC; then it is also TLS.
-    pub quic: bool,
-    /// The server name in the ClientHello, lower case.
-    pub sni: Option<Box<str>>,
-    /// The ALPN protocols offered.
-    pub alpn: AlpnList,
-    /// The PostgreSQL user of the startup message.
-    pub postgres_user: Option<Box<str>>,
-    /// The PostgreSQL database; defaults to the user.
-    pub postgres_database: Option<Box<str>>,
-    /// Whether the stream began with a PostgreSQL SSLRequest that was answered.
-    pub starttls: bool,
-}
-
-impl Facts {
-    /// Facts with only the protocol set.
-    pub fn of(protocol: Protocol) -> Self {
-        Self { protocol: Some(protocol), ..Self::default() }
-    }
-}
+use crate::{Facts, Moment, Name};
 
 /// The remote end of a socket, or the one that a PROXY header names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -197,6 +95,9 @@ pub trait QuicPath: fmt::Debug {
 
     /// Notes that a request arrived before the handshake was complete.
     fn note_early(&self);
+
+    /// Called once, when the connection has ended.
+    fn ended(&self) {}
 }
 
 /// An attempt to connect to an endpoint.
@@ -350,9 +251,8 @@ impl ConnInfo {
     }
 
     /// The facts nearest to the data: those inside TLS if it was terminated and inspected.
-    pub fn nearest_facts(&self) -> Facts {
-        let facts = self.inner_facts.get().or_else(|| self.facts.get());
-        facts.map(|facts| Facts::clone(facts)).unwrap_or_default()
+    pub fn nearest_facts(&self) -> Option<&Facts> {
+        self.inner_facts.get().or_else(|| self.facts.get()).map(|facts| &**facts)
     }
 
     /// Counts bytes received from the client.

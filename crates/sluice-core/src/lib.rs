@@ -10,6 +10,7 @@ pub mod address;
 pub mod clock;
 pub mod connection;
 pub mod diagnostics;
+pub mod facts;
 pub mod limits;
 pub mod reason;
 pub mod settings;
@@ -19,8 +20,9 @@ pub mod value;
 
 pub use address::{Cidr, Endpoint, ListenAddress};
 pub use clock::{Clock, Moment};
-pub use connection::{ConnInfo, Facts, Protocol, TransportKind};
+pub use connection::ConnInfo;
 pub use diagnostics::{Diagnostic, Diags, Severity};
+pub use facts::{Facts, Protocol, TransportKind};
 pub use limits::Limits;
 pub use reason::{Phase, Reason, ReasonDef, Side, Verdict};
 pub use settings::{Path, Plain, Setting, Shape};

@@ -3,13 +3,14 @@
 //! Owns: the traits and the types they exchange. Refuses to know: any implementation.
 //! Keeps: implementations decide; their callers own control flow, limits and deadlines.
 
-use std::any::Any;
 use std::fmt::Debug;
 use std::num::NonZeroUsize;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use sluice_core::{ConnInfo, Diags, Facts, LocalFuture, Node, Path, Reason, Shape, Verdict};
+use sluice_core::{
+    ConnInfo, Diags, Facts, LocalFuture, Node, Path, Protocol, Reason, Shape, Verdict,
+};
 
 use crate::stream::Stream;
 use crate::tap::ByteTap;
@@ -18,8 +19,8 @@ use crate::worker::conn::Conn;
 
 /// Inspects the first bytes of a stream.
 pub trait Inspector: Debug {
-    /// The name of what it recognises.
-    fn name(&self) -> &'static str;
+    /// What it recognises.
+    fn protocol(&self) -> Protocol;
 
     /// Votes on a prefix of the stream. Pure: the same prefix gives the same vote, and a longer one never reverses
     /// `Match` or `No`.
@@ -97,9 +98,7 @@ pub enum Admit {
 }
 
 /// Takes over a connection: the relay, or an upgrade to another protocol.
-///
-/// To hand over a stream of a kind that this layer does not know, the caller downcasts to the handler's own type.
-pub trait StreamHandler: Any + Debug {
+pub trait StreamHandler: Debug {
     /// Serves `stream` to its end and returns why it ended.
     fn handle(self: Rc<Self>, stream: Stream, conn: Rc<Conn>) -> LocalFuture<Reason>;
 }

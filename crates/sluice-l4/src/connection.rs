@@ -15,7 +15,7 @@ use std::time::Duration;
 use sluice_core::connection::{ConnInfo, Peer};
 use sluice_core::limits::Limit;
 use sluice_core::reason::end;
-use sluice_core::{Facts, LocalFuture, Protocol, Reason, Verdict};
+use sluice_core::{Facts, LocalFuture, Protocol, Reason, TransportKind, Verdict};
 use sluice_io::tls::HandshakeError;
 use sluice_io::{
     Admit, Conn, ConnectionFilter, Inspector, RawStream, Source, Stream, TlsStream, WorkerCx,
@@ -25,7 +25,7 @@ use sluice_tls::reasons as tls_reasons;
 use smallvec::SmallVec;
 
 use crate::chain::{Chain, ChainOnWorker, InnerPlan, Termination, Transport};
-use crate::inspect::{Look, Panel};
+use crate::inspect::{Look, Panel, tls};
 use crate::listener::{InspectPlan, Listener, OnTimeout, ProxyAccept, ProxyPlan};
 use crate::metrics;
 use crate::plain_http;
@@ -186,6 +186,7 @@ impl Drop for EndGuard {
         let (info, worker) = (&self.conn.info, &self.conn.worker);
         let unset = if std::thread::panicking() { end::WORKER_PANIC } else { end::FORCED };
         let reason = self.reason.get().unwrap_or(unset);
+        info.path.get().into_iter().for_each(|path| path.ended());
         let counters = &self.listener.counters;
         counters.active.decrement();
         counters.received.add(info.received.get());
@@ -225,7 +226,7 @@ async fn admission(
     let none = Facts::default();
     let facts = conn.info.facts.get().map_or(&none, |facts| &**facts);
     let selected = select(&plan.table, &listener.chains, conn, facts);
-    if selected.is_err() && facts.tls {
+    if selected.is_err() && facts.transport == TransportKind::Tls {
         refuse_hello(&mut stream, conn).await;
     }
     let mut chain = selected?;
@@ -264,27 +265,25 @@ async fn quic_admission(
     client: Box<dyn QuicClient>,
 ) -> Result<Served, Reason> {
     let mut admitted = Admitted { conn: Rc::clone(&conn), filters: SmallVec::new() };
-    let plan = listener.plan.quic.as_ref().ok_or(reasons::UNMATCHED)?;
     admitted.judge(&listener.filters).await?;
     let facts = conn.info.facts.get().map(|facts| Facts::clone(facts)).unwrap_or_default();
-    let index = find(&plan.table, &conn, &facts)?;
-    let chain = Rc::clone(&listener.chains[plan.chains[index]]);
+    let index = find(&listener.plan.table, &conn, &facts)?;
+    let chain = Rc::clone(&listener.chains[index]);
     let Transport::Terminate(termination) = chain.transport() else {
         return Err(reasons::UNMATCHED);
     };
-    let handler = chain.handler.clone().ok_or(reasons::UNMATCHED)?;
     let _ = conn.info.chain.set(chain.name.clone());
     chain.selected.increment();
     admitted.judge(&chain.filters).await?;
     let started = conn.worker.now();
     let handshakes = &listener.counters.handshakes;
-    let accepting = client.accept_handshake(&termination.tls, Rc::clone(&conn));
+    let accepting = client.accept_handshake(index, Rc::clone(&conn));
     let (reason, detail) = match conn.until(started.after(termination.timeout), accepting).await {
-        Ok(Ok(serve)) => {
+        Ok(Ok(serving)) => {
             let resumed = conn.info.tls.get().is_some_and(|tls| tls.resumed);
             if resumed { &handshakes.resumed } else { &handshakes.full }.increment();
             listener.counters.handshake_time.record(conn.worker.now().since(started));
-            return Ok(Served { serving: serve(handler, Rc::clone(&conn)), admitted });
+            return Ok(Served { serving, admitted });
         }
         Ok(Err(failed)) => failed,
         Err(_) => (tls_reasons::TIMEOUT, "the handshake was not complete in time".into()),
@@ -512,7 +511,7 @@ async fn inspect(
     }
     prefix.give_back(stream, conn, start)?;
     let silent = prefix.bytes.len() == start;
-    Ok(Facts::of(if silent { Protocol::Silent } else { Protocol::Unknown }))
+    Ok(Facts::of(if silent { Protocol::SILENT } else { Protocol::UNKNOWN }))
 }
 
 // --- phase 4: TLS termination ---
@@ -587,21 +586,16 @@ async fn choose_inside(
     conn: &Conn,
     stream: &mut Stream,
 ) -> Result<Rc<Chain>, Reason> {
-    let outside = conn.info.facts.get().map(|facts| Facts::clone(facts)).unwrap_or_default();
-    let inside = if plans.needs.any() {
+    let mut facts = if plans.needs.any() {
         let plan = InspectPlan { needs: plans.needs, ..limits.clone() };
         inspect(&plan, &inner.inspectors, conn, stream).await?
     } else {
         Facts::default()
     };
     // The name was sent outside and still applies; the protocol is the one found inside.
-    let facts = Facts {
-        tls: true,
-        sni: outside.sni,
-        alpn: outside.alpn,
-        starttls: outside.starttls,
-        ..inside
-    };
+    facts.transport = TransportKind::Tls;
+    let none = Facts::default();
+    facts.take_from(conn.info.facts.get().map_or(&none, |outside| &**outside), &tls::FACTS);
     let chain = select(&plans.table, &inner.chains, conn, &facts)?;
     let _ = conn.info.inner_facts.set(Box::new(facts));
     Ok(chain)

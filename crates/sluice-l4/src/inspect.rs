@@ -1,14 +1,16 @@
 //! The inspectors of a listener and the panel that asks them.
 //!
-//! Owns: which inspectors there are, and when the vote is decided. Refuses to know: sockets, deadlines. Keeps: the
-//! result does not depend on how the bytes were segmented; an inspector that returned `No` is not asked again, one that
-//! needs more bytes is not asked before it has them or no more will come.
+//! Owns: the list of inspectors, and when the vote is decided. Refuses to know: sockets, deadlines, and what any
+//! protocol looks like. Keeps: the result does not depend on how the bytes were segmented; an inspector that returned
+//! `No` is not asked again, one that needs more bytes is not asked before it has them or no more will come.
 
 use std::num::NonZeroUsize;
 use std::rc::Rc;
 
-use sluice_core::{Facts, Protocol};
+use sluice_core::facts::FactKey;
+use sluice_core::{Facts, Protocol, TransportKind};
 use sluice_io::{Inspection, Inspector};
+use sluice_telemetry::Operator;
 use smallvec::SmallVec;
 
 pub mod http;
@@ -20,88 +22,135 @@ pub mod ssh;
 pub(crate) mod tests;
 pub mod tls;
 
+/// Every inspector, in the order that breaks ties.
+pub static INSPECTORS: [&InspectorDef; 6] =
+    [&tls::TLS_DEF, &postgres::DEF, &http::HTTP2_DEF, &http::HTTP1_DEF, &redis::DEF, &ssh::DEF];
+
+/// A protocol that can be recognised by its first bytes. Declared beside its inspector.
+#[derive(Debug)]
+pub struct InspectorDef {
+    /// The protocol.
+    pub protocol: Protocol,
+    /// Creates the inspector.
+    pub make: fn(Needs) -> Rc<dyn Inspector>,
+    /// How the protocol changes to TLS, if it does.
+    pub upgrade: Option<TlsUpgrade>,
+    /// The facts that chains match by words, in the order in which they are compared.
+    pub words: &'static [&'static WordFact],
+}
+
+/// How a protocol changes to TLS.
+#[derive(Debug)]
+pub struct TlsUpgrade {
+    /// Asks a server for TLS.
+    pub request: &'static [u8],
+    /// The byte with which the server grants it.
+    pub granted: u8,
+    /// The ALPN protocol of a client that starts TLS at once, without asking.
+    pub alpn: &'static [u8],
+}
+
+/// A fact that chains match by words: a name, or a prefix and a star.
+#[derive(Debug)]
+pub struct WordFact {
+    /// The fact.
+    pub key: FactKey<Box<str>>,
+    /// The protocol that has it; a match on the fact implies it.
+    pub protocol: Protocol,
+    /// A word as the protocol's servers read it.
+    pub as_read: fn(&[u8]) -> String,
+    /// The operator that shows it in records.
+    pub operator: Operator,
+}
+
+impl PartialEq for WordFact {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::eq(self, other)
+    }
+}
+
+impl Eq for WordFact {}
+
+/// The facts of every protocol that chains match by words, in the order in which they are compared.
+pub fn word_facts() -> impl Iterator<Item = &'static WordFact> {
+    INSPECTORS.iter().flat_map(|of| of.words).copied()
+}
+
+/// The declaration of a protocol, if an inspector recognises it.
+pub fn inspector_of(protocol: Protocol) -> Option<&'static InspectorDef> {
+    INSPECTORS.into_iter().find(|of| of.protocol == protocol)
+}
+
 /// The inspectors that the chains of a listener need.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Needs {
-    /// TLS: a chain matches on server name, ALPN or transport, or on the protocol `tls`.
-    pub tls: bool,
-    /// PostgreSQL: a chain matches on it, its database or its user.
-    pub postgres: bool,
-    /// Whether an SSLRequest is granted: a PostgreSQL chain has `sni` or `tls`.
-    pub postgres_tls: bool,
-    /// HTTP/1.
-    pub http1: bool,
-    /// HTTP/2 with prior knowledge.
-    pub http2: bool,
-    /// Redis.
-    pub redis: bool,
-    /// SSH.
-    pub ssh: bool,
+    /// A bit for each of [`INSPECTORS`].
+    inspectors: u32,
+    /// The same, for those whose clients are granted TLS when they ask for it.
+    grants: u32,
     /// No inspector, but the first bytes are still awaited: a chain matches on `silent` or `unknown`.
-    pub presence: bool,
+    presence: bool,
 }
+
+const _: () = assert!(INSPECTORS.len() < 32, "a bit for each");
 
 impl Needs {
     /// Every inspector, with requests for TLS granted.
-    pub const ALL: Self = Self {
-        tls: true,
-        postgres: true,
-        postgres_tls: true,
-        http1: true,
-        http2: true,
-        redis: true,
-        ssh: true,
-        presence: true,
+    pub const ALL: Self = {
+        let all = (1 << INSPECTORS.len()) - 1;
+        Self { inspectors: all, grants: all, presence: true }
     };
+
+    /// What a match on `protocol` needs.
+    pub fn of(protocol: Protocol) -> Self {
+        let mut needs = Self::default();
+        needs.add(protocol);
+        needs
+    }
 
     /// Whether to wait for the first bytes.
     pub const fn any(self) -> bool {
-        self.tls
-            || self.postgres
-            || self.http1
-            || self.http2
-            || self.redis
-            || self.ssh
-            || self.presence
+        self.inspectors != 0 || self.presence
     }
 
     /// Adds what a match on `protocol` needs.
-    pub const fn add(&mut self, protocol: Protocol) {
-        match protocol {
-            Protocol::Tls => self.tls = true,
-            Protocol::Http1 => self.http1 = true,
-            Protocol::Http2 => self.http2 = true,
-            // A client may start TLS at once, with the ALPN `postgresql`.
-            Protocol::Postgres => (self.postgres, self.tls) = (true, true),
-            Protocol::Redis => self.redis = true,
-            Protocol::Ssh => self.ssh = true,
-            Protocol::Silent | Protocol::Unknown => self.presence = true,
+    pub fn add(&mut self, protocol: Protocol) {
+        self.inspectors |= bit(protocol);
+        match inspector_of(protocol) {
+            None => self.presence = true,
+            // A client may start TLS at once.
+            Some(InspectorDef { upgrade: Some(_), .. }) => self.inspectors |= bit(tls::TLS),
+            Some(_) => {}
         }
+    }
+
+    /// Removes the inspector of a protocol.
+    pub fn remove(&mut self, protocol: Protocol) {
+        self.inspectors &= !bit(protocol);
+    }
+
+    /// Grants TLS to clients of a protocol that ask for it, because some chain takes it.
+    pub fn grant_tls(&mut self, protocol: Protocol) {
+        self.grants |= bit(protocol);
+    }
+
+    /// Whether clients of a protocol are granted TLS when they ask for it.
+    pub fn grants_tls(self, protocol: Protocol) -> bool {
+        self.grants & bit(protocol) != 0
     }
 
     /// The inspectors, in tie-breaking order.
     pub fn inspectors(self) -> Vec<Rc<dyn Inspector>> {
-        let mut all: Vec<Rc<dyn Inspector>> = Vec::new();
-        if self.tls {
-            all.push(Rc::new(tls::TlsInspector));
-        }
-        if self.postgres {
-            all.push(Rc::new(postgres::PostgresInspector { grant_tls: self.postgres_tls }));
-        }
-        if self.http2 {
-            all.push(Rc::new(http::Http2Inspector));
-        }
-        if self.http1 {
-            all.push(Rc::new(http::Http1Inspector));
-        }
-        if self.redis {
-            all.push(Rc::new(redis::RedisInspector));
-        }
-        if self.ssh {
-            all.push(Rc::new(ssh::SshInspector));
-        }
-        all
+        let needed = |index: &usize| self.inspectors & (1 << index) != 0;
+        let indexes = (0..INSPECTORS.len()).filter(needed);
+        indexes.map(|index| (INSPECTORS[index].make)(self)).collect()
     }
+}
+
+/// The bit of a protocol's inspector; none if it has no inspector.
+fn bit(protocol: Protocol) -> u32 {
+    let index = INSPECTORS.iter().position(|of| of.protocol == protocol);
+    index.map_or(0, |index| 1 << index)
 }
 
 /// The result of the panel for a prefix.
@@ -126,7 +175,8 @@ pub enum Look {
 #[derive(Debug)]
 pub struct Panel<'a> {
     seats: SmallVec<[Seat<'a>; 6]>,
-    starttls: bool,
+    /// The protocol that was granted TLS.
+    starttls: Option<Protocol>,
 }
 
 #[derive(Debug)]
@@ -149,7 +199,7 @@ impl<'a> Panel<'a> {
             inspector: &**inspector,
             vote: Vote::Open(1),
         };
-        Self { seats: inspectors.iter().map(seat).collect(), starttls: false }
+        Self { seats: inspectors.iter().map(seat).collect(), starttls: None }
     }
 
     /// Asks the inspectors that have not voted. A match counts only once all inspectors before it have returned `No`:
@@ -174,16 +224,17 @@ impl<'a> Panel<'a> {
                     seat.vote = Vote::Open(prefix.len().saturating_add(by.get()));
                 }
                 Inspection::Reply { bytes, consumed, starttls } => {
-                    return self.reply(bytes, consumed, starttls);
+                    let granted = starttls.then(|| seat.inspector.protocol());
+                    return self.reply(bytes, consumed, granted);
                 }
             }
         }
         if waiting {
             Look::More
-        } else if self.starttls {
+        } else if self.starttls.is_some() {
             Look::Malformed
         } else {
-            Look::Decided(Facts::of(Protocol::Unknown))
+            Look::Decided(Facts::of(Protocol::UNKNOWN))
         }
     }
 
@@ -196,21 +247,29 @@ impl<'a> Panel<'a> {
         })
     }
 
-    fn reply(&mut self, bytes: &'static [u8], consumed: usize, starttls: bool) -> Look {
-        self.starttls |= starttls;
+    fn reply(&mut self, bytes: &'static [u8], consumed: usize, granted: Option<Protocol>) -> Look {
+        self.starttls = granted.or(self.starttls);
         // The stream starts again after the request; after a granted STARTTLS only TLS may follow.
         for seat in &mut self.seats {
-            let speaks = !self.starttls || seat.inspector.name() == Protocol::Tls.word();
+            let speaks = self.starttls.is_none() || seat.inspector.protocol() == tls::TLS;
             seat.vote = if speaks { Vote::Open(1) } else { Vote::No };
         }
         Look::Reply { bytes, consumed }
     }
 
+    /// A protocol that changes to TLS is recognised by its request, or by its ALPN protocol.
     fn settle(&self, mut facts: Facts) -> Facts {
-        facts.starttls = self.starttls;
-        let direct = facts.alpn.iter().any(|alpn| **alpn == *postgres::ALPN);
-        if facts.tls && (self.starttls || direct) {
-            facts.protocol = Some(Protocol::Postgres);
+        if self.starttls.is_some() {
+            facts.set(&tls::STARTTLS, ());
+        }
+        if facts.transport != TransportKind::Plain {
+            let starts = |of: &&&InspectorDef| {
+                let offers = facts.get(&tls::OFFERS);
+                let alpn = of.upgrade.as_ref().map(|upgrade| upgrade.alpn);
+                alpn.is_some_and(|alpn| offers.is_some_and(|offers| offers.contains(alpn)))
+            };
+            let direct = || INSPECTORS.iter().find(starts).map(|of| of.protocol);
+            facts.protocol = self.starttls.or_else(direct).or(facts.protocol);
         }
         facts
     }

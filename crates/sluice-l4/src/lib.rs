@@ -22,8 +22,6 @@ pub mod select;
 pub mod udp;
 
 pub use chain::{Chain, ChainPlan, HandlerPlan, Termination, Transport};
-pub use listener::{
-    InspectPlan, Listener, ListenerPlan, OnTimeout, ProxyAccept, ProxyPlan, QuicPlan,
-};
+pub use listener::{InspectPlan, Listener, ListenerPlan, OnTimeout, ProxyAccept, ProxyPlan};
 pub use relay::{Hash, RelayOptions, RelayPlan};
 pub use select::{ChainInput, ChainTable, Criteria};

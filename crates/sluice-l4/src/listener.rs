@@ -10,9 +10,8 @@ use std::time::Duration;
 use sluice_core::{Cidr, Name, Reason};
 use sluice_io::{ConnectionFilter, ConnectionFilterPlan, Inspector, WorkerCx};
 use sluice_telemetry::{Counter, CounterSet, Gauge, Histogram};
-use sluice_tls::ServerTls;
 
-use crate::chain::{Chain, Chains, Transport};
+use crate::chain::{Chain, Chains};
 use crate::inspect::Needs;
 use crate::metrics;
 use crate::select::ChainTable;
@@ -32,17 +31,6 @@ pub struct ListenerPlan {
     pub table: ChainTable,
     /// The chains.
     pub chains: Arc<Chains>,
-    /// The chains that terminate QUIC, if the listener has QUIC.
-    pub quic: Option<QuicPlan>,
-}
-
-/// The chains of a listener that may terminate QUIC.
-#[derive(Debug)]
-pub struct QuicPlan {
-    /// The index over these chains.
-    pub table: ChainTable,
-    /// Their positions among all chains, in the order of the index.
-    pub chains: Vec<usize>,
 }
 
 /// How a PROXY header is accepted.
@@ -150,15 +138,6 @@ impl Listener {
     /// The listener's name.
     pub fn name(&self) -> &Name {
         &self.plan.name
-    }
-
-    /// The TLS settings of the chains that terminate QUIC.
-    pub fn quic_tls(&self) -> impl Iterator<Item = &ServerTls> {
-        let places = self.plan.quic.iter().flat_map(|quic| &quic.chains);
-        places.filter_map(|place| match self.chains[*place].transport() {
-            Transport::Terminate(termination) => Some(&termination.tls),
-            Transport::Untouched => None,
-        })
     }
 
     /// Counts the end of a connection.

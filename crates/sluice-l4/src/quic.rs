@@ -1,10 +1,10 @@
-//! QUIC as L4 sees it: the ClientHello in its first packets, and the life of a connection.
+//! QUIC as L4 sees it: the ClientHello in its first packets, and a client that performs the handshake itself.
 //!
-//! Owns: incomplete hellos, and assembling them. Refuses to know: QUIC beyond the first packets; the QUIC
-//! implementation is given the chain to handshake for. Keeps: what is held for clients is bounded in number, bytes and
-//! time, and hellos from validated addresses are not evicted by those from other addresses; a hello is found by the
-//! connection ID of its packets, never by address alone, since several connections may share an address; the result
-//! does not depend on how a hello was split into packets, nor on their order.
+//! Owns: incomplete hellos, and assembling them, for passthrough and for termination. Refuses to know: QUIC beyond the
+//! first packets; the QUIC implementation is told which chain to handshake for. Keeps: what is held for clients is
+//! bounded in number, bytes and time, and hellos from validated addresses are not evicted by those from other
+//! addresses; a hello is found by the connection ID of its packets, never by address alone, since several connections
+//! may share an address; the result does not depend on how a hello was split into packets, nor on their order.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
@@ -14,9 +14,9 @@ use std::time::Duration;
 
 use sluice_core::limits::Limit;
 use sluice_core::{Facts, LocalFuture, Moment, Reason};
-use sluice_io::{Conn, StreamHandler, WorkerCx};
+use sluice_io::{Conn, WorkerCx};
 use sluice_telemetry::Counter;
-use sluice_tls::{InitialKeys, ServerTls};
+use sluice_tls::InitialKeys;
 
 use crate::inspect::tls::{Hello, read_message};
 use crate::metrics;
@@ -40,16 +40,14 @@ const KEPT: Duration = Duration::from_secs(10);
 
 /// Speaks QUIC with one client.
 pub trait QuicClient {
-    /// Performs the handshake with the settings in `tls`. The returned function serves the connection.
+    /// Performs the handshake with the settings of the listener's chain at this position. The future that it returns
+    /// serves the connection, and ends with the reason why the connection ended.
     fn accept_handshake(
         self: Box<Self>,
-        tls: &ServerTls,
+        chain: usize,
         conn: Rc<Conn>,
-    ) -> LocalFuture<Result<Serve, (Reason, String)>>;
+    ) -> LocalFuture<Result<LocalFuture<Reason>, (Reason, String)>>;
 }
-
-/// Serves a connection after its handshake, with the handler of its chain.
-pub type Serve = Box<dyn FnOnce(Rc<dyn StreamHandler>, Rc<Conn>) -> LocalFuture<Reason>>;
 
 /// The hellos of one socket that are incomplete or not retrieved yet.
 #[derive(Debug)]
@@ -285,6 +283,7 @@ impl Pieces {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::inspect::tls;
 
     #[test]
     fn pieces_come_together_in_any_order() {
@@ -360,7 +359,7 @@ mod tests {
 
     fn name_of(asked: Asked) -> Option<String> {
         match asked {
-            Asked::Facts(facts) => facts.sni.map(String::from),
+            Asked::Facts(facts) => facts.get(&tls::SNI).map(String::from),
             Asked::Nothing | Asked::Wait => None,
         }
     }
@@ -379,7 +378,7 @@ mod tests {
         hellos.take(now, &initial(b"retry-id", "one.test"), true);
         let facts = hellos.poll_facts(&cx, [b"client-9", b"retry-id"]);
         let Poll::Ready(Some(facts)) = facts else { panic!("{facts:?}") };
-        assert_eq!(facts.sni.as_deref(), Some("one.test"));
+        assert_eq!(facts.get(&tls::SNI), Some("one.test"));
         assert!(hellos.poll_facts(&cx, [b"client-9", b"retry-id"]) == Poll::Ready(None));
     }
 

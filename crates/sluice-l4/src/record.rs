@@ -7,18 +7,20 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use sluice_core::connection::{Attempt, ConnInfo, PathFacts, Peer, TlsFacts};
-use sluice_core::{Clock, Facts, Moment, Name, Reason};
+use sluice_core::{Clock, Facts, Moment, Name, Protocol, Reason};
 use sluice_telemetry::{Operator, Record, RecordKind, TemplateField};
 
+use crate::inspect::{tls, word_facts};
+
 macro_rules! operators {
-    ($($name:ident = $text:literal, $help:literal;)+) => {
+    ($list:ident: $($name:ident = $text:literal, $help:literal;)+) => {
         $(const $name: Operator = Operator::plain($text, $help);)+
-        /// Every operator of connections and flows.
-        pub const OPERATORS: &[&Operator] = &[$(&$name),+];
+        const $list: &[&Operator] = &[$(&$name),+];
     };
 }
 
 operators! {
+    BEFORE_FACTS:
     START_TIME = "START_TIME", "The start time, RFC 3339 in UTC.";
     CONNECTION_ID = "CONNECTION_ID", "The number of the connection or flow, unique within the process.";
     LISTENER = "LISTENER", "The listener.";
@@ -37,8 +39,10 @@ operators! {
     PACKETS_LOST = "QUIC_PACKETS_LOST", "QUIC packets sent to the client that were considered lost.";
     MIGRATIONS = "QUIC_MIGRATIONS", "Migrations of the QUIC client to another address that was validated.";
     EARLY_DATA = "QUIC_EARLY_DATA", "Whether a request arrived before the handshake was complete (0-RTT): `true` or `false`.";
-    DATABASE = "POSTGRES_DATABASE", "The PostgreSQL database.";
-    USER = "POSTGRES_USER", "The PostgreSQL user.";
+}
+
+operators! {
+    AFTER_FACTS:
     CLUSTER = "UPSTREAM_CLUSTER", "The cluster.";
     UPSTREAM = "UPSTREAM_HOST", "The endpoint of the connection or flow.";
     UPSTREAM_LOCAL = "UPSTREAM_LOCAL_ADDRESS", "The local address of the connection to the endpoint.";
@@ -53,6 +57,12 @@ operators! {
     SIDE = "SIDE", "The side that caused the end: downstream, upstream or local.";
     DETAIL = "DETAIL", "Details of the end, from the system or TLS.";
     FLAGS = "RESPONSE_FLAGS", "Envoy's response flag for the reason.";
+}
+
+/// Every operator of connections and flows, with those for the facts of protocols.
+pub fn operators() -> impl Iterator<Item = &'static Operator> {
+    let facts = word_facts().map(|fact| &fact.operator);
+    BEFORE_FACTS.iter().copied().chain(facts).chain(AFTER_FACTS.iter().copied())
 }
 
 /// The format that `format: text` selects.
@@ -103,7 +113,7 @@ impl ConnectionRecord {
             source: info.source(),
             peer: info.peer,
             local: info.destination(),
-            facts: info.nearest_facts(),
+            facts: info.nearest_facts().cloned().unwrap_or_default(),
             tls: info.tls.get().cloned(),
             path: info.path.get().map(|path| Box::new(path.facts())),
             cluster: info.cluster().cloned(),
@@ -142,10 +152,8 @@ impl Record for ConnectionRecord {
             name if name == REMOTE.name => TemplateField::from(self.source.to_string()),
             name if name == PEER.name => TemplateField::from(self.peer.to_string()),
             name if name == LOCAL.name => TemplateField::from(self.local.to_string()),
-            name if name == PROTOCOL.name => {
-                text(self.facts.protocol.map(sluice_core::Protocol::word))
-            }
-            name if name == SNI.name => text(self.facts.sni.as_deref()),
+            name if name == PROTOCOL.name => text(self.facts.protocol.map(Protocol::word)),
+            name if name == SNI.name => text(self.facts.get(&tls::SNI)),
             name if name == TLS_VERSION.name => text(self.tls.as_ref().map(|tls| tls.version)),
             name if name == TLS_CIPHER.name => text(self.tls.as_ref().map(|tls| tls.cipher)),
             name if name == CLIENT_SUBJECT.name => {
@@ -162,8 +170,6 @@ impl Record for ConnectionRecord {
             name if name == EARLY_DATA.name => {
                 text(self.path.as_ref().map(|path| if path.early_data { "true" } else { "false" }))
             }
-            name if name == DATABASE.name => text(self.facts.postgres_database.as_deref()),
-            name if name == USER.name => text(self.facts.postgres_user.as_deref()),
             name if name == CLUSTER.name => text(self.cluster.as_deref()),
             name if name == UPSTREAM.name => {
                 text(self.attempts.last().filter(|a| a.failure.is_none()).map(|a| &*a.endpoint))
@@ -188,7 +194,10 @@ impl Record for ConnectionRecord {
             name if name == SIDE.name => TemplateField::from(self.reason.def().side.word()),
             name if name == DETAIL.name => text(self.detail.as_deref()),
             name if name == FLAGS.name => TemplateField::from(self.reason.def().envoy_flag),
-            _ => TemplateField::Missing,
+            name => {
+                let fact = word_facts().find(|fact| fact.operator.name == name);
+                text(fact.and_then(|fact| self.facts.get(&fact.key)))
+            }
         }
     }
 }
@@ -198,6 +207,7 @@ mod tests {
     use sluice_core::connection::QuicPath;
 
     use super::*;
+    use crate::inspect::postgres;
 
     #[derive(Debug)]
     struct Still;
@@ -233,12 +243,10 @@ mod tests {
         };
         let _ = info.tls.set(Box::new(tls));
         let _ = info.path.set(Box::new(Still));
-        let facts = Facts {
-            sni: Some("a.test".into()),
-            postgres_database: Some("d".into()),
-            postgres_user: Some("u".into()),
-            ..Facts::of(sluice_core::Protocol::Postgres)
-        };
+        let facts = Facts::of(postgres::POSTGRES)
+            .with(&tls::SNI, "a.test".into())
+            .with(&postgres::DATABASE.key, "d".into())
+            .with(&postgres::USER.key, "u".into());
         let _ = (
             info.facts.set(Box::new(facts)),
             info.chain.set("c".into()),
@@ -249,7 +257,7 @@ mod tests {
         info.note("because");
         let end = sluice_core::reason::end::DONE;
         let record = ConnectionRecord::new(&info, &clock, clock.now(), end, Some((1, 2)));
-        for operator in OPERATORS {
+        for operator in operators() {
             assert_ne!(
                 record.field(operator, ""),
                 TemplateField::Missing,

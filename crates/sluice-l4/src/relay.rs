@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use sluice_core::connection::{ConnInfo, Peer};
 use sluice_core::reason::end;
-use sluice_core::{LocalFuture, Moment, Protocol, Reason};
+use sluice_core::{LocalFuture, Moment, Reason, TransportKind};
 use sluice_io::pump::{Moved, Pump, Stopped};
 use sluice_io::{Conn, Stream, StreamHandler, WorkerCx};
 use sluice_tls::reasons as tls_reasons;
@@ -25,7 +25,7 @@ use sluice_upstream::{Cluster, ClusterHandle, Connected, Preface, connect};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::chain::HandlerPlan;
-use crate::inspect::postgres::{GRANTED, SSL_REQUEST};
+use crate::inspect::{inspector_of, tls};
 use crate::proxy_protocol;
 use crate::reasons;
 
@@ -117,18 +117,20 @@ impl Relay {
     }
 
     /// What is sent to the endpoint before the stream: a PROXY header, and a request for TLS if the client's stream, or
-    /// the cluster, uses TLS with a PostgreSQL server.
+    /// the cluster, uses TLS with a protocol whose clients ask for it.
     fn preface(&self, info: &ConnInfo) -> Preface {
         let plan = self.handle.cluster.plan();
         let facts = info.facts.get();
-        let passed_on = info.tls.get().is_none() && facts.is_some_and(|facts| facts.starttls);
-        let postgres =
-            plan.tls.is_some() && info.nearest_facts().protocol == Some(Protocol::Postgres);
+        let asked = facts.is_some_and(|facts| facts.get(&tls::STARTTLS).is_some());
+        let passed_on = info.tls.get().is_none() && asked;
+        let protocol = info.nearest_facts().and_then(|facts| facts.protocol);
+        let upgrade = protocol.and_then(inspector_of).and_then(|of| of.upgrade.as_ref());
+        let upgrade = upgrade.filter(|_| passed_on || plan.tls.is_some());
         Preface {
             proxy_header: plan.send_proxy.map_or_else(Vec::new, |version| {
                 proxy_protocol::write(version, info.source(), info.destination())
             }),
-            starttls: (passed_on || postgres).then_some((&SSL_REQUEST[..], GRANTED)),
+            starttls: upgrade.map(|upgrade| (upgrade.request, upgrade.granted)),
         }
     }
 }
@@ -200,7 +202,8 @@ fn left_unread(conn: &Conn, pump: &Pump) -> bool {
 
 fn is_tls(conn: &Conn) -> bool {
     let facts = conn.info.facts.get();
-    conn.info.tls.get().is_some() || facts.is_some_and(|facts| facts.tls)
+    conn.info.tls.get().is_some()
+        || facts.is_some_and(|facts| facts.transport != TransportKind::Plain)
 }
 
 /// The most bytes of a close_notify: a TLS record with an alert, its padding and its authentication tag.

@@ -6,7 +6,8 @@
 //! that building reports.
 //!
 //! The steps: destination port, destination prefix, server name (exact, then the longest wildcard), transport, ALPN,
-//! protocol, PostgreSQL database, PostgreSQL user, source prefix, source port.
+//! protocol, the facts of the protocol that chains match by words (PostgreSQL database, PostgreSQL user), source prefix,
+//! source port.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -15,7 +16,7 @@ use sluice_core::connection::{ConnInfo, Peer};
 use sluice_core::value::{NamePattern, WordPattern};
 use sluice_core::{Cidr, Facts, Protocol, TransportKind};
 
-use crate::inspect::postgres::name_of;
+use crate::inspect::{WordFact, tls, word_facts};
 
 #[cfg(test)]
 mod tests;
@@ -35,10 +36,8 @@ pub struct Criteria {
     pub alpn: Vec<Vec<u8>>,
     /// The protocol of the stream.
     pub protocols: Vec<Protocol>,
-    /// PostgreSQL databases.
-    pub databases: Vec<WordPattern>,
-    /// PostgreSQL users.
-    pub users: Vec<WordPattern>,
+    /// Words that facts of the protocol have, such as a database.
+    pub words: Vec<(&'static WordFact, Vec<WordPattern>)>,
     /// Source addresses.
     pub sources: Vec<Cidr>,
     /// Source ports.
@@ -62,18 +61,10 @@ impl<'a> ChainInput<'a> {
         let pair = |peer: Peer| peer.socket().map(|end| (end.ip(), end.port()));
         Self { destination: pair(info.destination()), source: pair(info.source()), facts }
     }
-
-    fn transport(&self) -> TransportKind {
-        match (self.facts.quic, self.facts.tls) {
-            (true, _) => TransportKind::Quic,
-            (false, true) => TransportKind::Tls,
-            (false, false) => TransportKind::Plain,
-        }
-    }
 }
 
 /// The steps, in order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum MatchStep {
     Port,
     Destination,
@@ -81,25 +72,33 @@ enum MatchStep {
     Transport,
     Alpn,
     Protocol,
-    Database,
-    User,
+    Word(&'static WordFact),
     Source,
     SourcePort,
 }
 
 impl MatchStep {
-    const ALL: [Self; 10] = [
-        Self::Port,
-        Self::Destination,
-        Self::Name,
-        Self::Transport,
-        Self::Alpn,
-        Self::Protocol,
-        Self::Database,
-        Self::User,
-        Self::Source,
-        Self::SourcePort,
-    ];
+    /// Every step, with those for the facts of each protocol.
+    fn all() -> Vec<Self> {
+        let before = [
+            Self::Port,
+            Self::Destination,
+            Self::Name,
+            Self::Transport,
+            Self::Alpn,
+            Self::Protocol,
+        ];
+        let words = word_facts().map(Self::Word);
+        before.into_iter().chain(words).chain([Self::Source, Self::SourcePort]).collect()
+    }
+}
+
+impl Criteria {
+    /// The words that a fact must have; none if it may have any.
+    fn words_of(&self, fact: &'static WordFact) -> &[WordPattern] {
+        let words = self.words.iter().find(|(of, _)| *of == fact);
+        words.map_or(&[], |(_, words)| words)
+    }
 }
 
 /// An index over the criteria of the chains of a listener.
@@ -141,7 +140,7 @@ enum StepTable {
     Protocol(Vec<(Protocol, Branch)>),
     /// Prefixes, longest first.
     Word {
-        of_user: bool,
+        fact: &'static WordFact,
         exact: HashMap<String, Branch>,
         prefix: Vec<(String, Branch)>,
     },
@@ -155,7 +154,7 @@ impl ChainTable {
     pub fn build(chains: &[Criteria]) -> Result<Self, Vec<(usize, usize)>> {
         let mut equal = Vec::new();
         let all: Vec<usize> = (0..chains.len()).collect();
-        let root = build(chains, &all, &MatchStep::ALL, &mut equal);
+        let root = build(chains, &all, &MatchStep::all(), &mut equal);
         equal.sort_unstable();
         equal.dedup();
         if equal.is_empty() { Ok(Self { root }) } else { Err(equal) }
@@ -163,7 +162,7 @@ impl ChainTable {
 
     /// The chain for a connection, if one matches.
     pub fn find(&self, subject: &ChainInput<'_>) -> Option<usize> {
-        self.find_named(subject, subject.facts.sni.as_deref())
+        self.find_named(subject, subject.facts.get(&tls::SNI))
     }
 
     /// The chain that `subject` would get with `name`, in lower case, as its server name.
@@ -189,8 +188,7 @@ fn has_values(chain: &Criteria, step: MatchStep) -> bool {
         MatchStep::Transport => !chain.transports.is_empty(),
         MatchStep::Alpn => !chain.alpn.is_empty(),
         MatchStep::Protocol => !chain.protocols.is_empty(),
-        MatchStep::Database => !chain.databases.is_empty(),
-        MatchStep::User => !chain.users.is_empty(),
+        MatchStep::Word(fact) => !chain.words_of(fact).is_empty(),
         MatchStep::Source => !chain.sources.is_empty(),
         MatchStep::SourcePort => !chain.source_ports.is_empty(),
     }
@@ -264,12 +262,10 @@ fn table(
         MatchStep::Protocol => StepTable::Protocol(
             group(chains, named, rest, equal, |c| c.protocols.clone()).collect(),
         ),
-        MatchStep::Database | MatchStep::User => {
-            let of_user = step == MatchStep::User;
-            // Both sides are cut to the length that the server uses.
+        MatchStep::Word(fact) => {
+            // Both sides are words as the server reads them.
             let values = |c: &Criteria| {
-                let words = if of_user { &c.users } else { &c.databases };
-                words.iter().map(as_server_takes_it).collect()
+                c.words_of(fact).iter().map(|word| as_server_reads_it(word, fact)).collect()
             };
             let (mut exact, mut prefix) = (HashMap::new(), Vec::new());
             for (word, branch) in group(chains, named, rest, equal, values) {
@@ -279,15 +275,15 @@ fn table(
                 }
             }
             prefix.sort_by_key(|(word, _): &(String, _)| std::cmp::Reverse(word.len()));
-            StepTable::Word { of_user, exact, prefix }
+            StepTable::Word { fact, exact, prefix }
         }
     }
 }
 
-fn as_server_takes_it(pattern: &WordPattern) -> WordPattern {
+fn as_server_reads_it(pattern: &WordPattern, fact: &WordFact) -> WordPattern {
     match pattern {
-        WordPattern::Exact(word) => WordPattern::Exact(name_of(word.as_bytes())),
-        WordPattern::Prefix(word) => WordPattern::Prefix(name_of(word.as_bytes())),
+        WordPattern::Exact(word) => WordPattern::Exact((fact.as_read)(word.as_bytes())),
+        WordPattern::Prefix(word) => WordPattern::Prefix((fact.as_read)(word.as_bytes())),
     }
 }
 
@@ -330,20 +326,18 @@ impl StepTable {
                 })
             }
             Self::Transport(branches) => {
-                let transport = subject.transport();
+                let transport = subject.facts.transport;
                 branches.iter().find(|(value, _)| *value == transport).map(|(_, branch)| branch)
             }
             Self::Alpn(by_alpn) => {
-                subject.facts.alpn.iter().find_map(|offer| by_alpn.get(&**offer))
+                subject.facts.get(&tls::OFFERS)?.iter().find_map(|offer| by_alpn.get(offer))
             }
             Self::Protocol(branches) => {
                 let protocol = subject.facts.protocol?;
                 branches.iter().find(|(value, _)| *value == protocol).map(|(_, branch)| branch)
             }
-            Self::Word { of_user, exact, prefix } => {
-                let facts = subject.facts;
-                let word = if *of_user { &facts.postgres_user } else { &facts.postgres_database };
-                let word = word.as_deref()?;
+            Self::Word { fact, exact, prefix } => {
+                let word = subject.facts.get(&fact.key)?;
                 exact.get(word).or_else(|| {
                     prefix
                         .iter()

@@ -8,7 +8,8 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use sluice_core::{ConnInfo, Facts};
+use sluice_core::{ConnInfo, Facts, TransportKind};
+use sluice_l4::inspect::tls;
 use sluice_l4::{ChainInput, ChainTable};
 
 use crate::routes::index::without_port;
@@ -68,11 +69,15 @@ impl OwnClientAuth {
         let host = lower(authority);
         // A client that connects to an IP address sends no server name.
         let name = (!is_address(&host)).then_some(&*host);
-        if name == facts.sni.as_deref() {
+        if name == facts.get(&tls::SNI) {
             return false;
         }
         let listener = &self.listener;
-        let chains = listener.quic.as_ref().filter(|_| facts.quic).unwrap_or(&listener.tcp);
+        let chains = listener
+            .quic
+            .as_ref()
+            .filter(|_| facts.transport == TransportKind::Quic)
+            .unwrap_or(&listener.tcp);
         let subject = ChainInput::of(info, facts);
         let chain = chains.table.find_named(&subject, name);
         if named_only && chain == chains.table.find_named(&subject, None) {
@@ -101,9 +106,9 @@ fn is_address(host: &str) -> bool {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use sluice_core::Moment;
     use sluice_core::connection::{Peer, TlsFacts};
     use sluice_core::value::parse_name_pattern;
-    use sluice_core::{Moment, Protocol};
     use sluice_l4::Criteria;
 
     fn criteria(names: &[&str]) -> Criteria {
@@ -116,7 +121,10 @@ mod tests {
         let end = |ip: [u8; 4], port| Peer::Ip((ip, port).into());
         let info =
             ConnInfo::new(1, "l".into(), end(from, 5000), end([127, 0, 0, 1], 443), Moment::NEVER);
-        let facts = Facts { tls: true, sni: name.map(Into::into), ..Facts::of(Protocol::Tls) };
+        let mut facts = Facts::new(Some(tls::TLS), TransportKind::Tls);
+        if let Some(name) = name {
+            facts.set(&tls::SNI, name.into());
+        }
         info.facts.set(Box::new(facts)).unwrap();
         let tls = TlsFacts {
             version: "1.3",
@@ -203,7 +211,7 @@ mod tests {
         assert!(asks(&connection(Some("public.test"), [127, 0, 0, 2])));
         assert!(!asks(&connection(Some("public.test"), [127, 0, 0, 3])), "an open chain by source");
         let mut over_quic = connection(Some("public.test"), [127, 0, 0, 2]);
-        over_quic.facts.get_mut().unwrap().quic = true;
+        over_quic.facts.get_mut().unwrap().transport = TransportKind::Quic;
         assert!(!asks(&over_quic), "QUIC has chains of its own");
         let mut in_clear = connection(Some("public.test"), [127, 0, 0, 2]);
         in_clear.tls.take();

@@ -15,7 +15,7 @@ use sluice_core::Reason;
 use sluice_core::limits::Limit;
 use sluice_io::{Conn, WorkerCx};
 use sluice_telemetry::metrics::other;
-use sluice_telemetry::{Counter, CounterSet, Gauge, Histogram};
+use sluice_telemetry::{CounterSet, Gauge, Histogram};
 
 use crate::filters::HttpFilter;
 use crate::metrics;
@@ -60,16 +60,6 @@ pub(crate) struct ManagerCounters {
     routes: CounterSet<(Arc<str>, u16)>,
     filter_replies: CounterSet<&'static str>,
     faults: CounterSet<&'static str>,
-    paths: OnceCell<PathCounters>,
-}
-
-/// Counters of QUIC paths.
-struct PathCounters {
-    packets: Counter,
-    lost: Counter,
-    migrations: Counter,
-    rtt: Histogram,
-    early: Counter,
 }
 
 /// A client's connection, as its requests see it.
@@ -127,7 +117,6 @@ impl ConnectionManager {
                 }),
                 filter_replies: CounterSet::default(),
                 faults: CounterSet::default(),
-                paths: OnceCell::new(),
             },
             chain_filters,
             snapshot: RefCell::default(),
@@ -206,26 +195,6 @@ impl ConnectionManager {
         self.counters
             .filter_replies
             .count(&filter, |filter| shard.counter(&metrics::FILTER_REPLIES, &[listener, filter]));
-    }
-
-    /// Counts the path statistics of a finished connection, where its transport is QUIC.
-    pub(crate) fn count_path(&self, conn: &Conn) {
-        let Some(path) = conn.info.path.get().map(|path| path.facts()) else { return };
-        let (shard, labels) = (&self.worker.shard, [&*self.plan.listener]);
-        let counters = self.counters.paths.get_or_init(|| PathCounters {
-            packets: shard.counter(&metrics::QUIC_PACKETS, &labels),
-            lost: shard.counter(&metrics::QUIC_LOST, &labels),
-            migrations: shard.counter(&metrics::QUIC_MIGRATIONS, &labels),
-            rtt: shard.histogram(&metrics::QUIC_RTT, &labels),
-            early: shard.counter(&metrics::QUIC_EARLY, &labels),
-        });
-        counters.packets.add(path.packets_sent);
-        counters.lost.add(path.packets_lost);
-        counters.migrations.add(path.migrations);
-        counters.rtt.record(path.rtt);
-        if path.early_data {
-            counters.early.increment();
-        }
     }
 
     /// Counts a malformed message from a client, by its error.

@@ -8,9 +8,10 @@ use std::rc::Rc;
 
 use sluice_codec::h1::{H1Stream, Role};
 use sluice_codec::{ErrorKind, HttpError, HttpStream};
-use sluice_core::{LocalFuture, Protocol, Reason};
+use sluice_core::{LocalFuture, Reason};
 use sluice_io::{Conn, Stream, StreamHandler, WorkerCx};
 use sluice_l4::HandlerPlan;
+use sluice_l4::inspect::http::{HTTP1, HTTP2};
 
 use crate::connection_manager::{ConnectionManager, DownstreamConn};
 use crate::errors::{self, At};
@@ -34,26 +35,32 @@ pub struct HttpHandler {
     slots: Rc<ExchangeSlots>,
 }
 
-impl HandlerPlan for HttpPlan {
-    fn on_worker(&self, worker: &Rc<WorkerCx>) -> Rc<dyn StreamHandler> {
+impl HttpHandler {
+    fn new(plan: &HttpPlan, worker: &Rc<WorkerCx>) -> Rc<Self> {
         let slots = worker.local(|| FuturePool::new(exchange::run));
-        Rc::new(HttpHandler {
-            manager: ConnectionManager::new(self.clone(), worker),
+        Rc::new(Self {
+            manager: ConnectionManager::new(plan.clone(), worker),
             slots: Rc::clone(&slots),
         })
+    }
+}
+
+impl HandlerPlan for HttpPlan {
+    fn on_worker(&self, worker: &Rc<WorkerCx>) -> Rc<dyn StreamHandler> {
+        HttpHandler::new(self, worker)
     }
 }
 
 impl StreamHandler for HttpHandler {
     fn handle(self: Rc<Self>, stream: Stream, conn: Rc<Conn>) -> LocalFuture<Reason> {
         let alpn = conn.info.tls.get().and_then(|tls| tls.alpn.as_deref());
-        let facts = conn.info.nearest_facts();
+        let protocol = conn.info.nearest_facts().and_then(|facts| facts.protocol);
         let h2 = match self.manager.plan.options.versions {
             Versions::Http1 => Some(false),
             Versions::Http2 => Some(true),
-            Versions::Any => match (alpn, facts.protocol) {
-                (Some(b"h2"), _) | (None, Some(Protocol::Http2)) => Some(true),
-                (Some(b"http/1.1" | b"http/1.0"), _) | (None, Some(Protocol::Http1)) => Some(false),
+            Versions::Any => match (alpn, protocol) {
+                (Some(b"h2"), _) | (None, Some(HTTP2)) => Some(true),
+                (Some(b"http/1.1" | b"http/1.0"), _) | (None, Some(HTTP1)) => Some(false),
                 _ => None,
             },
         };

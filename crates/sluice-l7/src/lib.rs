@@ -21,7 +21,6 @@ pub mod in_flight;
 pub mod metrics;
 pub mod plan;
 pub mod pools;
-pub mod quic;
 pub mod reasons;
 pub mod record;
 pub mod reply;

@@ -13,12 +13,5 @@ sluice_telemetry::metrics! {
     ENDPOINT_TIME = "sluice_endpoint_request_seconds", Histogram, ["cluster", "endpoint"], "Time from the first byte sent to an endpoint to its response headers; endpoints beyond the limit `endpoint_series` share `other`.";
     POOLED = "sluice_cluster_connections_reused_total", Counter, ["cluster"], "Requests sent over an existing connection.";
     FILTER_REPLIES = "sluice_http_filter_replies_total", Counter, ["listener", "filter"], "Requests that a filter replied to.";
-    QUIC_RETRIES = "sluice_listener_quic_retries_total", Counter, ["listener"], "QUIC clients that were sent a Retry to validate their address.";
-    QUIC_UNKNOWN_VERSIONS = "sluice_listener_quic_unknown_versions_total", Counter, ["listener"], "Packets from clients with a QUIC version that Sluice does not support; they were told to use version 1.";
-    QUIC_PACKETS = "sluice_listener_quic_packets_sent_total", Counter, ["listener"], "QUIC packets sent to clients, counted when a connection ends.";
-    QUIC_LOST = "sluice_listener_quic_packets_lost_total", Counter, ["listener"], "QUIC packets sent to clients that were considered lost, counted when a connection ends.";
-    QUIC_MIGRATIONS = "sluice_listener_quic_migrations_total", Counter, ["listener"], "Migrations of QUIC clients to another address that was validated, counted when a connection ends.";
-    QUIC_RTT = "sluice_listener_quic_rtt_seconds", Histogram, ["listener"], "Round-trip time to QUIC clients, measured when their connections end.";
-    QUIC_EARLY = "sluice_listener_quic_early_connections_total", Counter, ["listener"], "QUIC connections on which requests arrived before the handshake was complete (0-RTT).";
     FAULTS = "sluice_http_protocol_errors_total", Counter, ["listener", "detail"], "Client messages that were refused, by what was wrong with them.";
 }

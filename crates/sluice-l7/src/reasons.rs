@@ -7,8 +7,6 @@ sluice_core::reasons! {
     HEAD_TIMEOUT = "http.head_timeout", Handle, Downstream, "DPE", "The request headers did not arrive within `head_timeout`. Check the client: it is slow, or an attacker that sends byte by byte. Raise `head_timeout` for slow network paths.";
     BODY_TIMEOUT = "http.body_timeout", Handle, Downstream, "SI", "No part of the request body arrived within `body_timeout`. Check the client and its network path; raise `body_timeout` for slow uploads.";
     HEAD_TOO_LARGE = "http.head_too_large", Handle, Downstream, "DPE", "The request headers are larger than `head_bytes`, or there are more than `head_fields` of them. Look for large cookies; raise the setting if they are legitimate.";
-    QUIC_PROTOCOL = "quic.protocol", Transport, Downstream, "DPE", "The client violated the QUIC protocol, or its handshake failed; the detail describes how. Check the client and, for a failed handshake, the certificate in `tls.certificates`.";
-    QUIC_VERSION = "quic.version", Transport, Downstream, "DPE", "The client uses a QUIC version that Sluice does not support; the detail contains the version. It was told to use version 1, which most clients then do; otherwise update the client. Ten per second and socket are recorded; `sluice_listener_quic_unknown_versions_total` counts all.";
     TOO_EARLY = "http.too_early", Handle, Local, "-", "A request that changes state arrived before the handshake was complete (0-RTT), when it could be a replay. Nothing to do: the client sends it again; set `early_data_sessions: 0` if it does not.";
     MISDIRECTED = "http.misdirected", Handle, Downstream, "-", "The request names a host of another chain of the listener, which asks for other client certificates than the chain of this connection. Clients connect to that host by its own name (SNI) and repeat the request; if both hosts are meant to share connections, give their chains the same `client_auth`.";
     BODY_TOO_LARGE = "http.body_too_large", Handle, Local, "-", "The request body is larger than `body_max` or `buffer` allows. Raise the filter's `max` if such bodies are legitimate.";
@@ -31,7 +29,7 @@ sluice_core::reasons! {
 
 /// Returns all reasons of this layer and those below it, for documents and for the test of uniqueness.
 pub fn all() -> impl Iterator<Item = sluice_core::Reason> {
-    sluice_l4::reasons::all().chain(TABLE.iter().copied())
+    sluice_quic::reasons::all().chain(TABLE.iter().copied())
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use std::time::Duration;
 use sluice_codec::{Head, Known, Version};
 use sluice_core::connection::{Attempt, ConnInfo, Peer, TlsFacts};
 use sluice_core::{Name, Reason};
+use sluice_l4::inspect::tls;
 use sluice_telemetry::{Operator, Record, RecordKind, TemplateField};
 use smallvec::SmallVec;
 
@@ -104,7 +105,7 @@ impl ConnFacts {
             chain: info.chain.get().cloned(),
             peer: info.peer,
             local: info.destination(),
-            sni: info.nearest_facts().sni,
+            sni: info.nearest_facts().and_then(|facts| facts.get(&tls::SNI)).map(Into::into),
             tls: info.tls.get().cloned(),
         }
     }

@@ -5,6 +5,9 @@
 use sluice_core::{Diags, ListenAddress, Path, Protocol, Spanned, TransportKind};
 use sluice_l4::Criteria;
 use sluice_l4::inspect::Needs;
+use sluice_l4::inspect::http::{HTTP1, HTTP2};
+use sluice_l4::inspect::postgres::{self, POSTGRES};
+use sluice_l4::inspect::tls::TLS;
 
 use crate::sections::{Chain, Match, ProtocolMatch, TransportMatch};
 
@@ -44,8 +47,11 @@ pub fn criteria(of: Option<&Match>) -> Criteria {
         transports: transports.iter().copied().map(transport).collect(),
         alpn: alpn.iter().map(|alpn| alpn.clone().into_bytes()).collect(),
         protocols: protocols.iter().copied().map(protocol).collect(),
-        databases: database.clone(),
-        users: user.clone(),
+        words: [(&postgres::DATABASE, database), (&postgres::USER, user)]
+            .into_iter()
+            .filter(|(_, words)| !words.is_empty())
+            .map(|(fact, words)| (fact, words.clone()))
+            .collect(),
         sources: source.clone(),
         source_ports: source_port.clone(),
     }
@@ -59,17 +65,9 @@ const fn transport(of: TransportMatch) -> TransportKind {
     }
 }
 
+/// The protocol by its word, which is the same in configuration as in the inspector's declaration.
 const fn protocol(of: ProtocolMatch) -> Protocol {
-    match of {
-        ProtocolMatch::Tls => Protocol::Tls,
-        ProtocolMatch::Http1 => Protocol::Http1,
-        ProtocolMatch::Http2 => Protocol::Http2,
-        ProtocolMatch::Postgres => Protocol::Postgres,
-        ProtocolMatch::Redis => Protocol::Redis,
-        ProtocolMatch::Ssh => Protocol::Ssh,
-        ProtocolMatch::Silent => Protocol::Silent,
-        ProtocolMatch::Unknown => Protocol::Unknown,
-    }
+    Protocol::new(of.word())
 }
 
 /// The inspection that the chains of a listener need. The flag of each chain tells whether it terminates TLS.
@@ -79,19 +77,23 @@ pub fn needs(chains: &[(Criteria, bool)], inside: bool) -> Needs {
         let wants_hello = !(criteria.names.is_empty()
             && criteria.alpn.is_empty()
             && criteria.transports.is_empty());
-        criteria.protocols.iter().for_each(|protocol| needs.add(*protocol));
-        // Inside a terminated stream, server name and ALPN are known from the handshake.
-        needs.tls |= wants_hello && !inside;
-        // A match on a database or user implies PostgreSQL.
-        let of_startup = !(criteria.databases.is_empty() && criteria.users.is_empty());
-        if of_startup {
-            needs.add(Protocol::Postgres);
+        // A match on a fact of a protocol, such as a database, implies the protocol.
+        let implied = criteria.words.iter().map(|(fact, _)| fact.protocol);
+        let protocols = criteria.protocols.iter().copied().chain(implied);
+        let takes_tls = !inside && (*terminates || !criteria.names.is_empty());
+        for protocol in protocols {
+            needs.add(protocol);
+            if takes_tls {
+                needs.grant_tls(protocol);
+            }
         }
-        let postgres = of_startup || criteria.protocols.contains(&Protocol::Postgres);
-        needs.postgres_tls |= postgres && !inside && (*terminates || !criteria.names.is_empty());
+        // Inside a terminated stream, server name and ALPN are known from the handshake.
+        if wants_hello && !inside {
+            needs.add(TLS);
+        }
     }
-    if inside {
-        needs.tls = chains.iter().any(|(criteria, _)| criteria.protocols.contains(&Protocol::Tls));
+    if inside && !chains.iter().any(|(criteria, _)| criteria.protocols.contains(&TLS)) {
+        needs.remove(TLS);
     }
     needs
 }
@@ -116,7 +118,7 @@ pub fn check_handler(chain: &Spanned<Chain>, of: &Criteria, at: &Path<'_>, diags
     let ends_tls = chain.tls.is_some();
     let in_tls = !(of.names.is_empty() && of.alpn.is_empty())
         || of.transports == [TransportKind::Tls]
-        || of.protocols == [Protocol::Tls];
+        || of.protocols == [TLS];
     if in_tls && !ends_tls && chain.http.is_some() {
         diags
             .error(
@@ -129,12 +131,8 @@ pub fn check_handler(chain: &Spanned<Chain>, of: &Criteria, at: &Path<'_>, diags
         return;
     }
     let carries = |protocol: &Protocol| {
-        let http = matches!(protocol, Protocol::Http1 | Protocol::Http2);
-        if ends_tls {
-            matches!(protocol, Protocol::Tls | Protocol::Postgres)
-        } else {
-            http || matches!(protocol, Protocol::Silent | Protocol::Unknown)
-        }
+        let any_http = [HTTP1, HTTP2, Protocol::SILENT, Protocol::UNKNOWN];
+        if ends_tls { [TLS, POSTGRES].contains(protocol) } else { any_http.contains(protocol) }
     };
     let handled = ends_tls || chain.http.is_some();
     if handled && !of.protocols.is_empty() && !of.protocols.iter().any(carries) {
@@ -179,7 +177,7 @@ fn why_impossible(
             "listen on udp://, or set `quic: true`",
         ));
     }
-    let of_startup = !(criteria.databases.is_empty() && criteria.users.is_empty());
+    let of_startup = !criteria.words.is_empty();
     let streams = criteria.transports.iter().all(|of| *of != TransportKind::Quic)
         && !criteria.transports.is_empty();
     if udp && (streams || of_startup || !protocols.is_empty()) {
@@ -194,18 +192,13 @@ fn why_impossible(
     {
         return Some(("a plaintext stream has no server name and no ALPN", "remove `transport`"));
     }
-    if of_hello
-        && !place.inside
-        && !protocols.is_empty()
-        && !named(Protocol::Tls)
-        && !named(Protocol::Postgres)
-    {
+    if of_hello && !place.inside && !protocols.is_empty() && !named(TLS) && !named(POSTGRES) {
         return Some((
             "until TLS is terminated, a TLS stream can only be recognised as `tls` or `postgres`",
             "terminate TLS and match the protocol in inner `chains`",
         ));
     }
-    if of_startup && !protocols.is_empty() && !named(Protocol::Postgres) {
+    if of_startup && !protocols.is_empty() && !named(POSTGRES) {
         return Some(("only PostgreSQL has databases and users", "set `protocol: postgres`"));
     }
     if of_startup && of_hello && !place.inside {
@@ -238,4 +231,22 @@ fn why_impossible(
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sluice_core::{Setting as _, Shape};
+    use sluice_l4::inspect::INSPECTORS;
+
+    #[test]
+    fn every_protocol_that_is_recognised_can_be_matched() {
+        let Shape::Choice(choices) = ProtocolMatch::shape() else { panic!("it has words") };
+        let mut words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
+        let mut known: Vec<&str> = INSPECTORS.iter().map(|of| of.protocol.word()).collect();
+        known.extend([Protocol::SILENT, Protocol::UNKNOWN].map(Protocol::word));
+        words.sort_unstable();
+        known.sort_unstable();
+        assert_eq!(words, known);
+    }
 }

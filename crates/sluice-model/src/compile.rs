@@ -30,7 +30,7 @@ mod routes;
 mod tls;
 
 pub(crate) use listeners::chain_table;
-pub use listeners::{ListenerSnapshot, PlanKind, QuicListener};
+pub use listeners::{ListenerSnapshot, PlanKind};
 pub use routes::RouteCells;
 
 /// What outlives every configuration, and what compiling one needs.

@@ -107,15 +107,16 @@ fn values_of(file: &FilePath, path: &Spanned<PathBuf>, diags: &mut Diags) -> Run
 /// Every operator that any record supports, those of connections first.
 pub fn operators() -> Vec<&'static Operator> {
     let own = sluice_l7::record::OPERATORS;
-    let new = own.iter().filter(|own| !record::OPERATORS.iter().any(|of| of.name == own.name));
-    record::OPERATORS.iter().chain(new).copied().collect()
+    let new = own.iter().filter(|own| !record::operators().any(|of| of.name == own.name));
+    record::operators().chain(new.copied()).collect()
 }
 
 /// Every operator with the records that support it: `connection` (and flows), `request`, or `all`.
 pub fn operators_of() -> impl Iterator<Item = (&'static Operator, &'static str)> {
     operators().into_iter().map(|operator| {
-        let has = |table: &[&Operator]| table.iter().any(|of| of.name == operator.name);
-        match (has(record::OPERATORS), has(sluice_l7::record::OPERATORS)) {
+        let same = |of: &Operator| of.name == operator.name;
+        let requests = sluice_l7::record::OPERATORS;
+        match (record::operators().any(same), requests.iter().copied().any(same)) {
             (true, true) => (operator, "all"),
             (true, false) => (operator, "connection"),
             _ => (operator, "request"),

@@ -70,7 +70,7 @@ pub struct EarlySessions {
 pub struct ServerTls {
     /// The rustls configuration.
     pub config: Arc<ServerConfig>,
-    /// The same for QUIC, which carries only HTTP/3.
+    /// The same for QUIC, without ALPN protocols: the handler of QUIC connections names them.
     pub quic: Arc<ServerConfig>,
 }
 
@@ -93,7 +93,6 @@ impl ServerTls {
         let mut quic = config.clone();
         config.alpn_protocols = plan.alpn;
         config.ticketer = ticketer(plan.client_auth.as_ref())?;
-        quic.alpn_protocols = vec![b"h3".to_vec()];
         // No early data with client authentication: a client must present its certificate before it is served.
         if let Some(early) = plan.early.filter(|_| plan.client_auth.is_none()) {
             quic.session_storage = early_sessions(early);

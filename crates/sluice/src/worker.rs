@@ -11,16 +11,16 @@ use std::thread::JoinHandle;
 
 use anyhow::Context as _;
 use serde_json::{Value, json};
-use sluice_codec::quic::ReuseportMember;
 use sluice_core::clock::{ClockOrigin, rfc3339};
 use sluice_core::connection::ConnInfo;
 use sluice_core::{Limits, ListenAddress, Name, Reason};
 use sluice_io::{Budget, WorkerCx, turn};
 use sluice_l4::accept::Slot;
+use sluice_l4::inspect::tls;
 use sluice_l4::udp::UdpSlot;
 use sluice_l7::in_flight;
-use sluice_l7::quic::QuicSlot;
 use sluice_l7::worker::HttpWorker;
+use sluice_quic::{QuicSlot, ReuseportMember};
 use sluice_telemetry::Registry;
 use sluice_telemetry::log::QueueSeed;
 use sluice_upstream::plan::OnRemoved;
@@ -369,8 +369,8 @@ impl WorkerLoop {
         });
         let optional = [
             ("chain", info.chain.get().map(|name| name.to_string())),
-            ("protocol", facts.protocol.map(|protocol| protocol.word().to_owned())),
-            ("sni", facts.sni.map(String::from)),
+            ("protocol", facts.and_then(|of| of.protocol).map(|of| of.word().to_owned())),
+            ("sni", facts.and_then(|of| of.get(&tls::SNI)).map(String::from)),
             ("tls_version", info.tls.get().map(|tls| tls.version.to_owned())),
             ("cluster", info.cluster().map(|name| name.to_string())),
             ("endpoint", endpoint.map(str::to_owned)),

@@ -8,6 +8,10 @@ use anyhow::Context as _;
 
 use crate::shell;
 
+mod pages;
+
+pub use pages::paths;
+
 /// The crates from the bottom up. A crate may depend on those before it, never on those after it.
 pub const LAYERS: &[&str] = &[
     "sluice-core",
@@ -18,6 +22,7 @@ pub const LAYERS: &[&str] = &[
     "sluice-upstream",
     "sluice-l4",
     "sluice-codec",
+    "sluice-quic",
     "sluice-l7",
     "sluice-model",
     "sluice-config",

@@ -154,3 +154,18 @@ fn pages_and_sources_use_the_words_of_the_field() {
     fails("words", rules::words, "crates/sluice-l4/src/a.rs", text, "a.rs says `station`; write:");
     fails("words-docs", rules::words, "docs/http.md", "Whoever asks\n", "http.md says `whoever`");
 }
+
+#[test]
+fn pages_name_files_that_exist() {
+    holds(rules::paths);
+    let page = "docs/life-of-a-connection.md";
+    let path = "See `crates/sluice-l4/src/gone.rs`.\n";
+    fails("paths", rules::paths, page, path, "names crates/sluice-l4/src/gone.rs");
+    fails("links", rules::paths, page, "[page](gone.md#part)\n", "links to gone.md");
+    let diagram = "```text\nselect  sluice-l4/src/lib.rs  find  a chain\n```\n";
+    fails("names", rules::paths, page, diagram, "sluice-l4/src/lib.rs has no find");
+    let placeholder = "`crates/sluice-l4/src/inspect/NAME.rs`, then `src/metrics.rs`\n";
+    let tree = Tree::new("placeholders");
+    tree.write(page, placeholder);
+    assert_eq!(rules::paths(&tree.0).expect("the pages can be read"), Vec::<String>::new());
+}

@@ -18,8 +18,7 @@ use sluice_upstream::connector::{ConnectFailure, verified_name};
 use sluice_upstream::hops::HopTransport;
 use sluice_upstream::{ClusterPlan, EndpointState, Target};
 
-use super::{OnWorker, QuicOptions};
-use crate::h2::H2Options;
+use super::{OnWorker, QuicTransport};
 use crate::h3::H3Client;
 
 /// A worker's sockets for outgoing connections, created on first use.
@@ -44,10 +43,8 @@ impl QuicClients {
     ) -> Result<Connection, String> {
         let crypto = QuicClientConfig::try_from(tls).map_err(|error| error.to_string())?;
         let mut config = ClientConfig::new(Arc::new(crypto));
-        let mut options = QuicOptions::default();
         let streams = u32::try_from(streams_max).unwrap_or(u32::MAX);
-        options.connection_window = H2Options::window_of(streams, options.stream_window);
-        let mut transport = options.transport()?;
+        let mut transport = QuicTransport::for_streams(streams).config()?;
         transport.max_concurrent_bidi_streams(0_u8.into()).keep_alive_interval(Some(KEEP_ALIVE));
         config.transport_config(Arc::new(transport));
         let endpoint = self.endpoint(to).map_err(|error| error.to_string())?;

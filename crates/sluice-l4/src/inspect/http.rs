@@ -3,10 +3,24 @@
 //! Source: RFC 9112 §3 (request line), RFC 9113 §3.4 (preface).
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
+use std::rc::Rc;
+
 use sluice_core::{Facts, Protocol};
 use sluice_io::{Inspection, Inspector};
 
-use super::need;
+use super::{InspectorDef, need};
+
+/// HTTP/1.0 or HTTP/1.1.
+pub const HTTP1: Protocol = Protocol::new("http1");
+
+/// HTTP/2 with prior knowledge.
+pub const HTTP2: Protocol = Protocol::new("http2");
+
+pub(super) static HTTP1_DEF: InspectorDef =
+    InspectorDef { protocol: HTTP1, make: |_| Rc::new(Http1Inspector), upgrade: None, words: &[] };
+
+pub(super) static HTTP2_DEF: InspectorDef =
+    InspectorDef { protocol: HTTP2, make: |_| Rc::new(Http2Inspector), upgrade: None, words: &[] };
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -21,8 +35,8 @@ const EMPTY_MAX: usize = 32;
 pub struct Http1Inspector;
 
 impl Inspector for Http1Inspector {
-    fn name(&self) -> &'static str {
-        Protocol::Http1.word()
+    fn protocol(&self) -> Protocol {
+        HTTP1
     }
 
     fn inspect(&self, prefix: &[u8]) -> Inspection {
@@ -44,7 +58,7 @@ impl Inspector for Http1Inspector {
         let version = line.rsplit(|byte| *byte == b' ').next().unwrap_or_default();
         match version {
             [b'H', b'T', b'T', b'P', b'/', b'1', b'.', minor] if minor.is_ascii_digit() => {
-                Inspection::Match(Facts::of(Protocol::Http1))
+                Inspection::Match(Facts::of(HTTP1))
             }
             _ => Inspection::No,
         }
@@ -61,14 +75,14 @@ const fn is_token(byte: u8) -> bool {
 pub struct Http2Inspector;
 
 impl Inspector for Http2Inspector {
-    fn name(&self) -> &'static str {
-        Protocol::Http2.word()
+    fn protocol(&self) -> Protocol {
+        HTTP2
     }
 
     fn inspect(&self, prefix: &[u8]) -> Inspection {
         let common = prefix.iter().zip(PREFACE).take_while(|(a, b)| a == b).count();
         if common == PREFACE.len() {
-            Inspection::Match(Facts::of(Protocol::Http2))
+            Inspection::Match(Facts::of(HTTP2))
         } else if common == prefix.len() {
             need(1)
         } else {

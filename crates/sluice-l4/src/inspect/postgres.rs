@@ -4,20 +4,50 @@
 //! Source: PostgreSQL documentation, "Message Formats" and "SSL Session Encryption".
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
+use std::rc::Rc;
+
+use sluice_core::facts::FactKey;
 use sluice_core::{Facts, Protocol};
 use sluice_io::{Inspection, Inspector};
+use sluice_telemetry::Operator;
 
-use super::need;
 use super::reader::Reader;
+use super::{InspectorDef, TlsUpgrade, WordFact, need};
+
+/// PostgreSQL.
+pub const POSTGRES: Protocol = Protocol::new("postgres");
+
+/// The user of the startup message.
+pub static USER: WordFact = WordFact {
+    key: FactKey::new("postgres.user"),
+    protocol: POSTGRES,
+    as_read: name_of,
+    operator: Operator::plain("POSTGRES_USER", "The PostgreSQL user."),
+};
+
+/// The database of the startup message; defaults to the user.
+pub static DATABASE: WordFact = WordFact {
+    key: FactKey::new("postgres.database"),
+    protocol: POSTGRES,
+    as_read: name_of,
+    operator: Operator::plain("POSTGRES_DATABASE", "The PostgreSQL database."),
+};
+
+pub(super) static DEF: InspectorDef = InspectorDef {
+    protocol: POSTGRES,
+    make: |needs| Rc::new(PostgresInspector { grant_tls: needs.grants_tls(POSTGRES) }),
+    upgrade: Some(TlsUpgrade { request: SSL_REQUEST, granted: GRANTED, alpn: ALPN }),
+    words: &[&DATABASE, &USER],
+};
 
 /// Asks a server for TLS, which it grants with [`GRANTED`].
-pub const SSL_REQUEST: &[u8; 8] = &[0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
+pub(super) const SSL_REQUEST: &[u8; 8] = &[0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
 
 /// The byte that grants TLS.
-pub const GRANTED: u8 = b'S';
+const GRANTED: u8 = b'S';
 
 /// The ALPN of a client that starts TLS without a request.
-pub const ALPN: &[u8] = b"postgresql";
+const ALPN: &[u8] = b"postgresql";
 
 const SSL_CODE: u32 = 80_877_103;
 const GSS_CODE: u32 = 80_877_104;
@@ -30,7 +60,7 @@ const STARTUP_MAX: usize = 10_000;
 const NAME_MAX: usize = 63;
 
 /// A name as the server reads it.
-pub fn name_of(bytes: &[u8]) -> String {
+fn name_of(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes.get(..NAME_MAX).unwrap_or(bytes)).into_owned()
 }
 
@@ -42,8 +72,8 @@ pub struct PostgresInspector {
 }
 
 impl Inspector for PostgresInspector {
-    fn name(&self) -> &'static str {
-        Protocol::Postgres.word()
+    fn protocol(&self) -> Protocol {
+        POSTGRES
     }
 
     fn inspect(&self, prefix: &[u8]) -> Inspection {
@@ -64,7 +94,7 @@ impl Inspector for PostgresInspector {
                 Inspection::Reply { bytes: b"N", consumed: 8, starttls: false }
             }
             // Newer servers issue longer keys.
-            (CANCEL_CODE, 16..=272) => Inspection::Match(Facts::of(Protocol::Postgres)),
+            (CANCEL_CODE, 16..=272) => Inspection::Match(Facts::of(POSTGRES)),
             (_, 9..=STARTUP_MAX) if code >> 16 == 3 => {
                 let body = length.saturating_sub(8);
                 match reader.take(body) {
@@ -93,9 +123,12 @@ fn read_startup(mut parameters: Reader<'_>) -> Inspection {
         // The server treats an empty name as absent, and an absent database as the user's name.
         *slot = (!value.is_empty()).then(|| name_of(value).into_boxed_str());
     }
-    Inspection::Match(Facts {
-        postgres_database: database.or_else(|| user.clone()),
-        postgres_user: user,
-        ..Facts::of(Protocol::Postgres)
-    })
+    let mut facts = Facts::of(POSTGRES);
+    if let Some(database) = database.or_else(|| user.clone()) {
+        facts.set(&DATABASE.key, database);
+    }
+    if let Some(user) = user {
+        facts.set(&USER.key, user);
+    }
+    Inspection::Match(facts)
 }

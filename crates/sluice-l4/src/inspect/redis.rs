@@ -3,10 +3,18 @@
 //! Source: the Redis serialization protocol specification.
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
+use std::rc::Rc;
+
 use sluice_core::{Facts, Protocol};
 use sluice_io::{Inspection, Inspector};
 
-use super::need;
+use super::{InspectorDef, need};
+
+/// Redis (RESP).
+pub const REDIS: Protocol = Protocol::new("redis");
+
+pub(super) static DEF: InspectorDef =
+    InspectorDef { protocol: REDIS, make: |_| Rc::new(RedisInspector), upgrade: None, words: &[] };
 
 /// Commands that people type, or probes send, without the framing.
 const INLINE: &[&[u8]] =
@@ -23,8 +31,8 @@ const INLINE_MAX: usize = 1024;
 pub struct RedisInspector;
 
 impl Inspector for RedisInspector {
-    fn name(&self) -> &'static str {
-        Protocol::Redis.word()
+    fn protocol(&self) -> Protocol {
+        REDIS
     }
 
     fn inspect(&self, prefix: &[u8]) -> Inspection {
@@ -46,7 +54,7 @@ fn array(rest: &[u8]) -> Inspection {
     let expected = b"\r\n$";
     let common = tail.iter().zip(expected).take_while(|(a, b)| a == b).count();
     if common == expected.len() {
-        Inspection::Match(Facts::of(Protocol::Redis))
+        Inspection::Match(Facts::of(REDIS))
     } else if common == tail.len() {
         need(1)
     } else {
@@ -71,7 +79,7 @@ fn inline(prefix: &[u8]) -> Inspection {
                 Some(end) if tail.get(..end).is_some_and(|line| contains(line, b" HTTP/")) => {
                     Inspection::No
                 }
-                Some(_) => Inspection::Match(Facts::of(Protocol::Redis)),
+                Some(_) => Inspection::Match(Facts::of(REDIS)),
             }
         }
         Some(_) => Inspection::No,

@@ -88,12 +88,14 @@ fn check(stream: &[u8], expected: &Facts) {
 }
 
 fn tls_facts(sni: Option<&str>, offers: &[&str]) -> Facts {
-    Facts {
-        tls: true,
-        sni: sni.map(Into::into),
-        alpn: offers.iter().map(|offer| offer.as_bytes().into()).collect(),
-        ..Facts::of(Protocol::Tls)
+    let mut facts = Facts::new(Some(tls::TLS), TransportKind::Tls);
+    if let Some(sni) = sni {
+        facts.set(&tls::SNI, sni.into());
     }
+    if !offers.is_empty() {
+        facts.set(&tls::OFFERS, offers.iter().map(|offer| offer.as_bytes()).collect());
+    }
+    facts
 }
 
 #[test]
@@ -128,19 +130,19 @@ fn what_only_looks_like_tls_is_not() {
         records(&hello(&[server_name("sp ace")]), 16_384),
     ];
     for stream in cases {
-        let (look, _) = decide(Needs { tls: true, ..Needs::default() }, &stream, &[]);
-        assert_eq!(look, Look::Decided(Facts::of(Protocol::Unknown)), "{stream:?}");
+        let (look, _) = decide(Needs::of(tls::TLS), &stream, &[]);
+        assert_eq!(look, Look::Decided(Facts::of(Protocol::UNKNOWN)), "{stream:?}");
     }
 }
 
 #[test]
 fn protocols_by_their_first_bytes() {
-    check(b"GET / HTTP/1.1\r\n", &Facts::of(Protocol::Http1));
-    check(b"\r\nM-SEARCH * HTTP/1.0\n", &Facts::of(Protocol::Http1));
-    check(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &Facts::of(Protocol::Http2));
-    check(b"*1\r\n$4\r\nPING\r\n", &Facts::of(Protocol::Redis));
-    check(b"ping\r\n", &Facts::of(Protocol::Redis));
-    check(b"SSH-2.0-OpenSSH_9.2\r\n", &Facts::of(Protocol::Ssh));
+    check(b"GET / HTTP/1.1\r\n", &Facts::of(http::HTTP1));
+    check(b"\r\nM-SEARCH * HTTP/1.0\n", &Facts::of(http::HTTP1));
+    check(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &Facts::of(http::HTTP2));
+    check(b"*1\r\n$4\r\nPING\r\n", &Facts::of(redis::REDIS));
+    check(b"ping\r\n", &Facts::of(redis::REDIS));
+    check(b"SSH-2.0-OpenSSH_9.2\r\n", &Facts::of(ssh::SSH));
     for unknown in [
         &b"\x00\x01"[..],
         b"GET key\r\n",
@@ -149,7 +151,7 @@ fn protocols_by_their_first_bytes() {
         b"hello, world\r\n",
         b"PING / HTTP/2\r\n",
     ] {
-        check(unknown, &Facts::of(Protocol::Unknown));
+        check(unknown, &Facts::of(Protocol::UNKNOWN));
     }
 }
 
@@ -166,10 +168,9 @@ fn startup(parameters: &[(&str, &str)]) -> Vec<u8> {
 
 #[test]
 fn postgres_in_clear() {
-    let facts = |user: &str, database: &str| Facts {
-        postgres_user: Some(user.into()),
-        postgres_database: Some(database.into()),
-        ..Facts::of(Protocol::Postgres)
+    let facts = |user: &str, database: &str| {
+        let facts = Facts::of(POSTGRES).with(&postgres::USER.key, user.into());
+        facts.with(&postgres::DATABASE.key, database.into())
     };
     check(&startup(&[("user", "ann"), ("database", "orders")]), &facts("ann", "orders"));
     check(&startup(&[("user", "ann"), ("application_name", "psql")]), &facts("ann", "ann"));
@@ -180,29 +181,27 @@ fn postgres_in_clear() {
     check(&startup(&[("user", &long)]), &facts(&cut, &cut));
     let mut cancel = 16_u32.to_be_bytes().to_vec();
     cancel.extend(80_877_102_u32.to_be_bytes());
-    check(&cancel, &Facts::of(Protocol::Postgres));
-    let clear = Needs { postgres: true, ..Needs::default() };
+    check(&cancel, &Facts::of(POSTGRES));
+    let clear = Needs::of(POSTGRES);
     let mut refused = SSL_REQUEST.to_vec();
     refused.extend(startup(&[("user", "ann")]));
     assert_eq!(decide(clear, &refused, &[]), (Look::Decided(facts("ann", "ann")), b"N".to_vec()));
 }
 
-use postgres::SSL_REQUEST;
+use postgres::{POSTGRES, SSL_REQUEST};
 
 #[test]
 fn postgres_asks_for_tls_and_names_the_server_inside() {
     let mut gss = vec![0, 0, 0, 8];
     gss.extend(80_877_104_u32.to_be_bytes());
     let hello = records(&hello(&[server_name("orders.test"), alpn(&["postgresql"])]), 16_384);
-    let expected = Facts {
-        protocol: Some(Protocol::Postgres),
-        starttls: true,
-        ..tls_facts(Some("orders.test"), &["postgresql"])
-    };
+    let mut direct = tls_facts(Some("orders.test"), &["postgresql"]);
+    direct.protocol = Some(POSTGRES);
+    let asked = direct.clone().with(&tls::STARTTLS, ());
     let stream = [&gss[..], SSL_REQUEST, &hello].concat();
-    check(&stream, &expected);
+    check(&stream, &asked);
     assert_eq!(decide(Needs::ALL, &stream, &[]).1, b"NS");
-    check(&hello, &Facts { starttls: false, ..expected });
+    check(&hello, &direct);
     let broken = [&SSL_REQUEST[..], b"plain text after all"].concat();
     assert_eq!(decide(Needs::ALL, &broken, &[]).0, Look::Malformed);
 }
@@ -252,7 +251,7 @@ fn the_corpora_are_judged_the_same_however_they_are_cut() {
             panels.push(Needs::ALL.inspectors());
             for panel in panels {
                 let (whole, cut) = (judged(&panel, &stream, &[]), judged(&panel, &stream, &every));
-                let names: Vec<&str> = panel.iter().map(|one| one.name()).collect();
+                let names: Vec<Protocol> = panel.iter().map(|one| one.protocol()).collect();
                 assert_eq!(whole, cut, "{}: {names:?}", file.display());
             }
             count += 1;
@@ -264,11 +263,37 @@ fn the_corpora_are_judged_the_same_however_they_are_cut() {
 #[test]
 fn a_match_waits_for_those_before_it_but_not_for_ever() {
     let both = b"SSH-T HTTP/1.1\r\n";
-    check(both, &Facts::of(Protocol::Http1));
+    check(both, &Facts::of(http::HTTP1));
     let inspectors = Needs::ALL.inspectors();
     let mut panel = Panel::new(&inspectors);
     assert_eq!(panel.look(&both[..6]), Look::More, "it may become a request line");
-    assert_eq!(panel.give_up(&both[..6]), Some(Facts::of(Protocol::Ssh)));
+    assert_eq!(panel.give_up(&both[..6]), Some(Facts::of(ssh::SSH)));
     assert_eq!(panel.give_up(b"S"), None);
-    check(b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n", &Facts::of(Protocol::Ssh));
+    check(b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n", &Facts::of(ssh::SSH));
+}
+
+#[test]
+fn inspectors_are_declared_once_and_in_full() {
+    for (index, of) in INSPECTORS.iter().enumerate() {
+        let word = of.protocol.word();
+        assert_eq!((of.make)(Needs::ALL).protocol(), of.protocol);
+        assert!(INSPECTORS[..index].iter().all(|other| other.protocol != of.protocol), "{word}");
+        for fact in of.words {
+            assert_eq!(fact.protocol, of.protocol);
+            assert!(fact.key.def().name.starts_with(&format!("{word}.")), "{fact:?}");
+        }
+        let needs = Needs::of(of.protocol);
+        assert_eq!(needs.inspectors().len(), if of.upgrade.is_some() { 2 } else { 1 }, "{word}");
+    }
+    assert_eq!(Needs::ALL.inspectors().len(), INSPECTORS.len());
+    assert!(
+        Needs::of(Protocol::SILENT).any() && Needs::of(Protocol::SILENT).inspectors().is_empty()
+    );
+    let mut needs = Needs::of(POSTGRES);
+    assert!(!needs.grants_tls(POSTGRES));
+    needs.grant_tls(POSTGRES);
+    assert!(needs.grants_tls(POSTGRES) && !needs.grants_tls(redis::REDIS));
+    needs.remove(tls::TLS);
+    let left: Vec<Protocol> = needs.inspectors().iter().map(|one| one.protocol()).collect();
+    assert_eq!(left, [POSTGRES]);
 }

@@ -8,13 +8,33 @@
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 use std::borrow::Cow;
+use std::rc::Rc;
 
-use sluice_core::connection::AlpnList;
-use sluice_core::{Facts, Protocol};
+use sluice_core::facts::{ByteList, FactDef, FactKey};
+use sluice_core::{Facts, Protocol, TransportKind};
 use sluice_io::{Inspection, Inspector};
+use smallvec::SmallVec;
 
-use super::need;
 use super::reader::Reader;
+use super::{InspectorDef, need};
+
+/// TLS, whatever it carries.
+pub const TLS: Protocol = Protocol::new("tls");
+
+/// The server name in the ClientHello, lower case.
+pub static SNI: FactKey<Box<str>> = FactKey::new("tls.sni");
+
+/// The ALPN protocols that the client offers, in its order.
+pub static OFFERS: FactKey<ByteList> = FactKey::new("tls.alpn");
+
+/// The stream began with a request for TLS that was granted.
+pub static STARTTLS: FactKey<()> = FactKey::new("tls.starttls");
+
+/// The facts of the TLS that is terminated; they hold for the clear text inside as well.
+pub static FACTS: [&FactDef; 3] = [SNI.def(), OFFERS.def(), STARTTLS.def()];
+
+pub(super) static TLS_DEF: InspectorDef =
+    InspectorDef { protocol: TLS, make: |_| Rc::new(TlsInspector), upgrade: None, words: &[] };
 
 const RECORD_MAX: usize = 16_384;
 const HANDSHAKE: u8 = 22;
@@ -30,8 +50,8 @@ const ALPN_MAX: usize = 16;
 pub struct TlsInspector;
 
 impl Inspector for TlsInspector {
-    fn name(&self) -> &'static str {
-        Protocol::Tls.word()
+    fn protocol(&self) -> Protocol {
+        TLS
     }
 
     /// Takes: stream bytes from the first record header on.
@@ -39,16 +59,12 @@ impl Inspector for TlsInspector {
     /// Allocates: only what it returns, and once more for a hello split over records.
     fn inspect(&self, prefix: &[u8]) -> Inspection {
         match first_message(prefix) {
-            HandshakeMessage::Whole(body) => match read_hello(&body) {
-                Some((sni, alpn)) => Inspection::Match(Facts {
-                    protocol: Some(Protocol::Tls),
-                    tls: true,
-                    sni,
-                    alpn,
-                    ..Facts::default()
-                }),
-                None => Inspection::No,
-            },
+            HandshakeMessage::Whole(body) => {
+                match read_hello(&body, Facts::new(Some(TLS), TransportKind::Tls)) {
+                    Some(facts) => Inspection::Match(facts),
+                    None => Inspection::No,
+                }
+            }
             HandshakeMessage::NeedMore(bytes) => need(bytes),
             HandshakeMessage::NotTls => Inspection::No,
         }
@@ -73,12 +89,11 @@ pub fn read_message(message: &[u8]) -> Hello {
         Expected::Unknown => Hello::NeedMore(None),
         Expected::Body(size) => {
             let end = size.saturating_add(4);
-            match message.get(4..end).map(read_hello) {
+            let quic = Facts::new(None, TransportKind::Quic);
+            match message.get(4..end).map(|body| read_hello(body, quic)) {
                 None => Hello::NeedMore(Some(end)),
                 Some(None) => Hello::Malformed,
-                Some(Some((sni, alpn))) => {
-                    Hello::Whole(Facts { tls: true, quic: true, sni, alpn, ..Facts::default() })
-                }
+                Some(Some(facts)) => Hello::Whole(facts),
             }
         }
     }
@@ -172,8 +187,8 @@ fn expected(message: &[u8]) -> Expected {
     }
 }
 
-/// Server name and ALPN of a hello's body; `None` if it is malformed.
-fn read_hello(body: &[u8]) -> Option<(Option<Box<str>>, AlpnList)> {
+/// Adds server name and ALPN of a hello's body to `facts`; `None` if it is malformed.
+fn read_hello(body: &[u8], mut facts: Facts) -> Option<Facts> {
     let mut hello = Reader(body);
     let legacy_version = hello.u16()?;
     if legacy_version >> 8 != 3 {
@@ -183,11 +198,11 @@ fn read_hello(body: &[u8]) -> Option<(Option<Box<str>>, AlpnList)> {
     let _session = hello.vector8()?;
     let _suites = hello.vector16()?;
     let _compression = hello.vector8()?;
-    let (mut sni, mut alpn) = (None, AlpnList::new());
     if hello.0.is_empty() {
         // TLS 1.2 without extensions is legal.
-        return Some((sni, alpn));
+        return Some(facts);
     }
+    let (mut sni, mut alpn) = (None, SmallVec::<[&[u8]; ALPN_MAX]>::new());
     let mut extensions = Reader(hello.vector16()?);
     while !extensions.0.is_empty() {
         let kind = extensions.u16()?;
@@ -199,14 +214,20 @@ fn read_hello(body: &[u8]) -> Option<(Option<Box<str>>, AlpnList)> {
                 while !offers.0.is_empty() {
                     let offer = offers.vector8()?;
                     if alpn.len() < ALPN_MAX {
-                        alpn.push(offer.into());
+                        alpn.push(offer);
                     }
                 }
             }
             _ => {}
         }
     }
-    Some((sni, alpn))
+    if let Some(sni) = sni {
+        facts.set(&SNI, sni);
+    }
+    if !alpn.is_empty() {
+        facts.set(&OFFERS, alpn.into_iter().collect());
+    }
+    Some(facts)
 }
 
 /// The host name in a list of names. The outer `None` means malformed, the inner one that there is no host name.

@@ -1,11 +1,13 @@
 use super::*;
+use crate::inspect::postgres::{DATABASE, POSTGRES};
+use crate::inspect::redis::REDIS;
 use proptest::prelude::*;
 use sluice_core::value::{parse_name_pattern, parse_word_pattern};
 
 /// The slow, obvious version: for each step, how well each chain matches; the best stay.
 fn slow(chains: &[Criteria], subject: &ChainInput<'_>) -> Option<usize> {
     let mut left: Vec<usize> = (0..chains.len()).collect();
-    for step in MatchStep::ALL {
+    for step in MatchStep::all() {
         let fits: Vec<(usize, i64)> = left
             .iter()
             .filter_map(|index| Some((*index, fit(&chains[*index], step, subject)?)))
@@ -28,8 +30,8 @@ fn fit(chain: &Criteria, step: MatchStep, subject: &ChainInput<'_>) -> Option<i6
     };
     let port =
         |ports: &[u16], address: Option<(IpAddr, u16)>| ports.contains(&address?.1).then_some(0);
-    let word = |patterns: &[WordPattern], word: &Option<Box<str>>| {
-        let word = word.as_deref()?;
+    let word = |patterns: &[WordPattern], word: Option<&str>| {
+        let word = word?;
         let length = |p: &WordPattern| match p {
             WordPattern::Exact(_) => i64::MAX,
             WordPattern::Prefix(start) => i64::try_from(start.len()).unwrap(),
@@ -43,7 +45,7 @@ fn fit(chain: &Criteria, step: MatchStep, subject: &ChainInput<'_>) -> Option<i6
         MatchStep::Destination => ip(&chain.destinations, subject.destination),
         MatchStep::Source => ip(&chain.sources, subject.source),
         MatchStep::Name => {
-            let name = facts.sni.as_deref()?;
+            let name = facts.get(&tls::SNI)?;
             let fit = |pattern: &NamePattern| match pattern {
                 NamePattern::Exact(exact) => (exact == name).then_some(i64::MAX),
                 NamePattern::Suffix(suffix) => name
@@ -53,15 +55,15 @@ fn fit(chain: &Criteria, step: MatchStep, subject: &ChainInput<'_>) -> Option<i6
             };
             best(chain.names.iter().map(fit).collect())
         }
-        MatchStep::Transport => chain.transports.contains(&subject.transport()).then_some(0),
+        MatchStep::Transport => chain.transports.contains(&facts.transport).then_some(0),
         MatchStep::Alpn => {
-            let place = |offer: &Vec<u8>| facts.alpn.iter().position(|o| **o == **offer);
+            let place =
+                |offer: &Vec<u8>| facts.get(&tls::OFFERS)?.iter().position(|o| *o == **offer);
             best(chain.alpn.iter().map(|a| place(a).map(|p| -i64::try_from(p).unwrap())).collect())
                 .map(|fit| fit + 1000)
         }
         MatchStep::Protocol => chain.protocols.contains(&facts.protocol?).then_some(0),
-        MatchStep::Database => word(&chain.databases, &facts.postgres_database),
-        MatchStep::User => word(&chain.users, &facts.postgres_user),
+        MatchStep::Word(fact) => word(chain.words_of(fact), facts.get(&fact.key)),
     }
 }
 
@@ -83,7 +85,7 @@ fn criteria() -> impl Strategy<Value = Criteria> {
         some(&names),
         some(&[TransportKind::Plain, TransportKind::Tls]),
         some(&[b"h2".to_vec(), b"http/1.1".to_vec()]),
-        some(&[Protocol::Tls, Protocol::Postgres, Protocol::Redis]),
+        some(&[tls::TLS, POSTGRES, REDIS]),
         some(&words),
         some(&blocks),
         some(&[1000_u16, 2000]),
@@ -107,8 +109,7 @@ fn criteria() -> impl Strategy<Value = Criteria> {
                     transports,
                     alpn,
                     protocols,
-                    databases,
-                    users: vec![],
+                    words: vec![(&DATABASE, databases)],
                     sources,
                     source_ports,
                 }
@@ -123,12 +124,7 @@ fn facts() -> impl Strategy<Value = Facts> {
         prop::sample::select(names.to_vec()),
         any::<bool>(),
         some(&["h2", "http/1.1"]),
-        prop::sample::select(vec![
-            None,
-            Some(Protocol::Tls),
-            Some(Protocol::Postgres),
-            Some(Protocol::Redis),
-        ]),
+        prop::sample::select(vec![None, Some(tls::TLS), Some(POSTGRES), Some(REDIS)]),
         prop::sample::select(vec![
             None,
             Some("orders"),
@@ -137,13 +133,15 @@ fn facts() -> impl Strategy<Value = Facts> {
             Some("x"),
         ]),
     )
-        .prop_map(|(sni, tls, alpn, protocol, database)| Facts {
-            sni: sni.map(Into::into),
-            tls,
-            alpn: alpn.iter().map(|offer| offer.as_bytes().into()).collect(),
-            protocol,
-            postgres_database: database.map(Into::into),
-            ..Facts::default()
+        .prop_map(|(sni, in_tls, alpn, protocol, database)| {
+            let transport = if in_tls { TransportKind::Tls } else { TransportKind::Plain };
+            let mut facts = Facts::new(protocol, transport);
+            facts.set(&tls::OFFERS, alpn.iter().map(|offer| offer.as_bytes()).collect());
+            let texts = [(&tls::SNI, sni), (&DATABASE.key, database)];
+            for (key, text) in texts {
+                text.into_iter().for_each(|text| facts.set(key, text.into()));
+            }
+            facts
         })
 }
 
@@ -178,7 +176,7 @@ fn equal_criteria_are_named_and_a_default_takes_the_rest() {
         ChainTable::build(&[name("a.test"), Criteria::default(), both.clone()]).unwrap_err();
     assert_eq!(error, [(0, 2)]);
     let table = ChainTable::build(&[Criteria::default(), both]).unwrap();
-    let facts = |name: &str| Facts { sni: Some(name.into()), ..Facts::default() };
+    let facts = |name: &str| Facts::default().with(&tls::SNI, name.into());
     let find = |facts: &Facts| table.find(&ChainInput { destination: None, source: None, facts });
     assert_eq!((find(&facts("b.test")), find(&facts("c.test"))), (Some(1), Some(0)));
     assert_eq!(
@@ -194,11 +192,10 @@ fn equal_criteria_are_named_and_a_default_takes_the_rest() {
 #[test]
 fn postgres_names_are_compared_as_far_as_the_server_reads_them() {
     let long = "x".repeat(70);
-    let chain =
-        Criteria { databases: vec![parse_word_pattern(&long).unwrap()], ..Criteria::default() };
+    let words = vec![(&DATABASE, vec![parse_word_pattern(&long).unwrap()])];
+    let chain = Criteria { words, ..Criteria::default() };
     let table = ChainTable::build(&[chain, Criteria::default()]).unwrap();
-    let facts =
-        Facts { postgres_database: Some("x".repeat(63).into()), ..Facts::of(Protocol::Postgres) };
+    let facts = Facts::of(POSTGRES).with(&DATABASE.key, "x".repeat(63).into());
     let subject = ChainInput { destination: None, source: None, facts: &facts };
     assert_eq!(table.find(&subject), Some(0));
 }

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use sluice_core::connection::{ConnInfo, Peer};
 use sluice_core::limits::Limit;
-use sluice_core::{Facts, Moment, Name, Reason};
+use sluice_core::{Facts, Moment, Name, Reason, TransportKind};
 use sluice_io::timers::Timer;
 use sluice_io::{Interest, Source, WorkerCx};
 use sluice_sys::datagram::{BATCH, Datagram, Outgoing, Received, send};
@@ -512,7 +512,8 @@ impl UdpSlot {
 
     fn send_back<'a>(&self, flow: &Flow, datagrams: impl Iterator<Item = Datagram<'a>>) {
         let to = Some(flow.key.client);
-        let quic = flow.info.facts.get().is_some_and(|facts| facts.quic);
+        let quic =
+            flow.info.facts.get().is_some_and(|facts| facts.transport == TransportKind::Quic);
         let run: SmallVec<[Outgoing<'_>; BATCH]> = datagrams
             .map(|Datagram { data, segment, .. }| Outgoing {
                 data,

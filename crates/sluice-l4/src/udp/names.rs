@@ -8,7 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use sluice_core::limits::Limit;
-use sluice_core::{Facts, Moment, Name};
+use sluice_core::{Facts, Moment, Name, TransportKind};
 use sluice_io::WorkerCx;
 
 use super::flow_table::FlowKey;
@@ -74,20 +74,21 @@ impl SniTable {
     ) -> FirstDatagram {
         let begins =
             |facts, owner| FirstDatagram::Begins { facts, owner, kept: self.release(&key) };
-        let nameless = |quic| Facts { tls: quic, quic, ..Facts::default() };
+        let quic = Facts::new(None, TransportKind::Quic);
         if let Some(owner) = ids::owner(listener, datagram) {
-            return begins(nameless(true), Some(owner));
+            return begins(quic, Some(owner));
         }
         let Some((first, _)) = initial::first(datagram) else {
             // Another version of QUIC, or not QUIC at all: selected by its addresses.
-            return begins(nameless(initial::ids_of_long(datagram).is_some()), None);
+            let is_quic = initial::ids_of_long(datagram).is_some();
+            return begins(if is_quic { quic } else { Facts::default() }, None);
         };
         self.hellos.take(now, datagram, false);
         match self.hellos.ask(first.destination) {
             Asked::Facts(facts) => begins(facts, None),
             Asked::Wait if self.hold(now, key, datagram) => FirstDatagram::Held,
             // Not a hello, or more data than a hello can contain: the server name stays unknown.
-            Asked::Nothing | Asked::Wait => begins(nameless(true), None),
+            Asked::Nothing | Asked::Wait => begins(quic, None),
         }
     }
 

@@ -9,26 +9,42 @@ use std::task::{Poll, ready};
 use std::time::Duration;
 
 use sluice_codec::h3::{H3Server, H3Stream};
-use sluice_codec::quic::Connection;
 use sluice_codec::{ErrorKind, HttpError, HttpStream};
 use sluice_core::reason::end;
-use sluice_core::{Moment, Reason};
-use sluice_io::Conn;
+use sluice_core::{LocalFuture, Moment, Reason};
 use sluice_io::timers::Timer;
+use sluice_io::{Conn, WorkerCx};
+use sluice_quic::{Connection, QuicHandler, QuicHandlerPlan};
 
 use super::{HttpHandler, end_reason};
-use crate::connection_manager::{ConnectionManager, DownstreamConn};
+use crate::connection_manager::DownstreamConn;
 use crate::exchange::{self, Exchange};
+use crate::plan::HttpPlan;
 use crate::reasons;
 
 /// How long a client has to receive its last responses and close the connection after GOAWAY.
 const DELIVERY_TIME: Duration = Duration::from_secs(5);
 
+impl QuicHandlerPlan for HttpPlan {
+    fn on_worker(&self, worker: &Rc<WorkerCx>) -> Rc<dyn QuicHandler> {
+        HttpHandler::new(self, worker)
+    }
+}
+
+impl QuicHandler for HttpHandler {
+    fn alpn(&self) -> &'static [&'static [u8]] {
+        &[b"h3"]
+    }
+
+    fn serve(self: Rc<Self>, quic: Connection, conn: Rc<Conn>) -> LocalFuture<Reason> {
+        Box::pin(self.serve_quic(quic, conn))
+    }
+}
+
 impl HttpHandler {
     /// Serves a QUIC connection that carries HTTP/3; returns why it ended.
-    pub(crate) async fn serve_quic(self: Rc<Self>, quic: Connection, conn: Rc<Conn>) -> Reason {
+    async fn serve_quic(self: Rc<Self>, quic: Connection, conn: Rc<Conn>) -> Reason {
         let (options, worker) = (&self.manager.plan.options, &self.manager.worker);
-        let _counted = CountedPath { manager: &self.manager, conn: &conn };
         let handshake = H3Server::handshake(quic, worker, options.h3);
         let mut server = match conn.until(worker.now().after(options.head_timeout), handshake).await
         {
@@ -121,18 +137,6 @@ impl HttpHandler {
             // Boxed: few streams get here.
             Box::pin(exchange::refuse_stream(&self.manager, &mut stream, status, &error)).await;
         }
-    }
-}
-
-/// Counts the path statistics of a connection when it ends, however it ends.
-struct CountedPath<'a> {
-    manager: &'a ConnectionManager,
-    conn: &'a Conn,
-}
-
-impl Drop for CountedPath<'_> {
-    fn drop(&mut self) {
-        self.manager.count_path(self.conn);
     }
 }
 

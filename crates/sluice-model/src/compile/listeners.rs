@@ -3,7 +3,6 @@
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use sluice_codec::quic::QuicOptions;
 use sluice_core::{Diags, ListenAddress, Name, Path};
 use sluice_io::ConnectionFilterPlan;
 use sluice_l4::chain::InnerPlan;
@@ -12,7 +11,9 @@ use sluice_l4::{
     ChainPlan, ChainTable, Criteria, HandlerPlan, InspectPlan, ListenerPlan, RelayPlan,
     Termination, Transport,
 };
+use sluice_l7::HttpPlan;
 use sluice_l7::client_auth::OwnClientAuth;
+use sluice_quic::QuicListenerPlan;
 
 use super::http::HttpContext;
 use super::{Compiler, client_auth, quic, unknown_filter};
@@ -33,16 +34,7 @@ pub struct ListenerSnapshot {
     /// What it does.
     pub plan: PlanKind,
     /// QUIC on the UDP ports of the same numbers.
-    pub quic: Option<QuicListener>,
-}
-
-/// A listener for QUIC.
-#[derive(Clone, Debug)]
-pub struct QuicListener {
-    /// The listener.
-    pub listener: Arc<ListenerPlan>,
-    /// The QUIC options.
-    pub options: QuicOptions,
+    pub quic: Option<Arc<QuicListenerPlan>>,
 }
 
 /// What a listener accepts: connections or datagrams.
@@ -53,7 +45,7 @@ pub enum PlanKind {
     /// Datagrams.
     Datagram(Arc<UdpPlan>),
     /// QUIC connections.
-    Quic(QuicListener),
+    Quic(Arc<QuicListenerPlan>),
 }
 
 impl Compiler<'_> {
@@ -66,11 +58,7 @@ impl Compiler<'_> {
         let filters = self.filters(&listener.filters, &Path::ROOT.key("filters"), diags);
         let (plan, quic) = match &listener.traffic {
             Traffic::Streams(streams) => {
-                let plan = self.streams(name, streams, filters, diags)?;
-                let quic = streams.quic.as_ref().map(|options| QuicListener {
-                    listener: Arc::clone(&plan),
-                    options: options.clone(),
-                });
+                let (plan, quic) = self.streams(name, streams, filters, diags)?;
                 (PlanKind::Stream(plan), quic)
             }
             Traffic::Datagrams(chains) => {
@@ -92,28 +80,31 @@ impl Compiler<'_> {
         streams: &Streams,
         filters: Option<Vec<Arc<dyn ConnectionFilterPlan>>>,
         diags: &mut Diags,
-    ) -> Option<Arc<ListenerPlan>> {
-        let Streams { proxy_protocol, inspect, chains, quic } = streams;
+    ) -> Option<(Arc<ListenerPlan>, Option<Arc<QuicListenerPlan>>)> {
+        let Streams { proxy_protocol, inspect, chains, quic: options } = streams;
         let list = Path::ROOT.key("chains");
         let criteria: Vec<_> = chains.iter().map(|chain| chain.criteria.clone()).collect();
         let places: Vec<usize> = (0..chains.len()).collect();
         let table = chain_table(&criteria, &places, &list, diags);
-        let over_quic = quic.as_ref().map(|_| quic::over_quic(chains));
-        let quic = over_quic.as_ref().map(|over_quic| quic::plan(over_quic, diags));
+        let over_quic = options.as_ref().map(|_| quic::over_quic(chains));
+        let quic = over_quic.as_ref().map(|over_quic| quic::chains(over_quic, diags));
         let requirements = client_auth::requirements(chains);
         let hosts = client_auth::of_listener(&criteria, &requirements, over_quic);
-        let mut plans = Some(Vec::new());
+        let (mut plans, mut handlers) = (Some(Vec::new()), Vec::new());
         for ((place, chain), own) in chains.iter().enumerate().zip(requirements) {
             let client_auth = hosts.clone().map(|listener| OwnClientAuth { listener, own });
             let scope = Scope { listener: name, client_auth: client_auth.as_ref() };
             match (self.chain(chain, scope, &list.index(place), diags), &mut plans) {
-                (Some(plan), Some(all)) => all.push(plan),
+                (Some((plan, http)), Some(all)) => {
+                    all.push(plan);
+                    handlers.push(http);
+                }
                 _ => plans = None,
             }
         }
         let wanted: Vec<_> =
             criteria.into_iter().zip(chains.iter().map(|chain| chain.tls().is_some())).collect();
-        Some(Arc::new(ListenerPlan {
+        let plan = Arc::new(ListenerPlan {
             name: Arc::clone(name),
             filters: filters?,
             proxy_protocol: proxy_protocol.clone(),
@@ -125,11 +116,12 @@ impl Compiler<'_> {
             },
             table: table?,
             chains: Arc::new(plans?),
-            quic: match quic {
-                Some(plan) => Some(plan?),
-                None => None,
-            },
-        }))
+        });
+        let quic = match quic.zip(options.as_ref()) {
+            Some((chains, options)) => Some(quic::listener(chains?, &plan, &handlers, options)),
+            None => None,
+        };
+        Some((plan, quic))
     }
 
     fn chain(
@@ -138,7 +130,7 @@ impl Compiler<'_> {
         scope: Scope<'_>,
         at: &Path<'_>,
         diags: &mut Diags,
-    ) -> Option<ChainPlan> {
+    ) -> Option<BuiltChain> {
         let filters = self.filters(&chain.filters, &at.key("filters"), diags);
         let terminate = |tls: &ServerTls, inner: Option<InnerPlan>, diags: &mut Diags| {
             Some(Transport::Terminate(Termination {
@@ -148,37 +140,27 @@ impl Compiler<'_> {
                 inner,
             }))
         };
-        let (transport, handler) = match &chain.kind {
+        let (transport, handler, http) = match &chain.kind {
             ChainKind::Plain(service) => {
-                let handler = self.service(service, &chain.name, scope, at, diags);
-                (Some(Transport::Untouched), handler.map(Some))
+                let (handler, http) = self.service(service, &chain.name, scope, at, diags)?;
+                (Transport::Untouched, Some(handler), http)
             }
             ChainKind::Terminate(tls, service) => {
-                let handler = self.service(service, &chain.name, scope, at, diags);
-                (terminate(tls, None, diags), handler.map(Some))
+                let service = self.service(service, &chain.name, scope, at, diags);
+                // The files of `tls` are read whether its handler is right or not.
+                let transport = terminate(tls, None, diags);
+                let (handler, http) = service?;
+                (transport?, Some(handler), http)
             }
             ChainKind::Inspect(tls, inner) => {
                 let inner = self.inner(inner, scope, &at.key("chains"), diags);
-                // The files of `tls` are read whether its inner chains are right or not.
-                let transport = terminate(tls, None, diags);
-                let within = |transport, inner| match transport {
-                    Transport::Terminate(of) => {
-                        Transport::Terminate(Termination { inner: Some(inner), ..of })
-                    }
-                    Transport::Untouched => Transport::Untouched,
-                };
-                (
-                    transport.zip(inner).map(|(transport, inner)| within(transport, inner)),
-                    Some(None),
-                )
+                let readable = inner.is_some();
+                let transport = terminate(tls, inner, diags).filter(|_| readable);
+                (transport?, None, None)
             }
         };
-        Some(ChainPlan {
-            name: Arc::clone(&chain.name),
-            transport: transport?,
-            filters: filters?,
-            handler: handler?,
-        })
+        let (name, filters) = (Arc::clone(&chain.name), filters?);
+        Some((ChainPlan { name, transport, filters, handler }, http))
     }
 
     fn inner(
@@ -194,7 +176,7 @@ impl Compiler<'_> {
             let filters = self.filters(&chain.filters, &at.key("filters"), diags);
             let handler = self.service(&chain.service, &chain.name, scope, &at, diags);
             match (filters, handler, &mut plans) {
-                (Some(filters), Some(handler), Some(all)) => all.push(ChainPlan {
+                (Some(filters), Some((handler, _)), Some(all)) => all.push(ChainPlan {
                     name: Arc::clone(&chain.name),
                     transport: Transport::Untouched,
                     filters,
@@ -217,16 +199,17 @@ impl Compiler<'_> {
         scope: Scope<'_>,
         at: &Path<'_>,
         diags: &mut Diags,
-    ) -> Option<Arc<dyn HandlerPlan>> {
+    ) -> Option<BuiltService> {
         Some(match service {
-            Service::Relay { cluster, options } => Arc::new(RelayPlan {
-                cluster: self.around.clusters.reference(cluster),
-                options: options.clone(),
-            }),
+            Service::Relay { cluster, options } => {
+                let cluster = self.around.clusters.reference(cluster);
+                (Arc::new(RelayPlan { cluster, options: options.clone() }), None)
+            }
             Service::Http(http) => {
                 let Scope { listener, client_auth } = scope;
                 let context = HttpContext { listener, chain, client_auth };
-                Arc::new(self.http(http, &context, &at.key("http"), diags)?)
+                let plan = Arc::new(self.http(http, &context, &at.key("http"), diags)?);
+                (Arc::clone(&plan) as Arc<dyn HandlerPlan>, Some(plan))
             }
         })
     }
@@ -293,6 +276,12 @@ impl Compiler<'_> {
         plans
     }
 }
+
+/// What serves a stream, and the plan of HTTP if it is that, which may also serve QUIC.
+type BuiltService = (Arc<dyn HandlerPlan>, Option<Arc<HttpPlan>>);
+
+/// A chain, and the plan of HTTP on it.
+type BuiltChain = (ChainPlan, Option<Arc<HttpPlan>>);
 
 /// What a chain knows of its listener.
 #[derive(Clone, Copy)]

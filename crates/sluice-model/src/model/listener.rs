@@ -3,10 +3,10 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use sluice_codec::quic::QuicOptions;
 use sluice_core::{ListenAddress, Name, Path};
 use sluice_l4::{Criteria, Hash, OnTimeout, ProxyPlan, RelayOptions};
 use sluice_l7::plan::HttpOptions;
+use sluice_quic::QuicOptions;
 
 use super::tls::ServerTls;
 use super::{FilterConfig, Kind, References};

@@ -1,9 +1,10 @@
 //! QUIC on a listener: its options, and which sessions may send early data.
 
 use sluice_codec::h2::H2Options;
-use sluice_codec::quic::{Congestion, QuicOptions};
+use sluice_codec::quic::{Congestion, QuicTransport};
 use sluice_core::settings::Short;
 use sluice_core::{Diags, Path, Spanned};
+use sluice_quic::QuicOptions;
 use sluice_tls::EarlySessions;
 
 use super::Context;
@@ -46,19 +47,21 @@ impl Context<'_> {
             return None;
         }
         Some(QuicOptions {
-            idle_timeout: *idle_timeout,
+            transport: QuicTransport {
+                idle_timeout: *idle_timeout,
+                stream_window: stream_window.0,
+                connection_window: connection_window.0.map_or_else(
+                    || H2Options::window_of(streams.get(), stream_window.0),
+                    |window| window.0,
+                ),
+                congestion: match congestion {
+                    sections::Congestion::Cubic => Congestion::Cubic,
+                    sections::Congestion::NewReno => Congestion::NewReno,
+                    sections::Congestion::Bbr => Congestion::Bbr,
+                },
+            },
             retry_above: *retry_above,
             streams_max: streams.get(),
-            stream_window: stream_window.0,
-            connection_window: connection_window.0.map_or_else(
-                || H2Options::window_of(streams.get(), stream_window.0),
-                |window| window.0,
-            ),
-            congestion: match congestion {
-                sections::Congestion::Cubic => Congestion::Cubic,
-                sections::Congestion::NewReno => Congestion::NewReno,
-                sections::Congestion::Bbr => Congestion::Bbr,
-            },
             qlog: qlog.map(|(folder, _)| folder),
         })
     }

@@ -9,15 +9,14 @@ use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
-use sluice_codec::quic::{QuicOptions, ReuseportMember};
 use sluice_core::Name;
 use sluice_io::WorkerCx;
 use sluice_l4::Listener;
 use sluice_l4::accept::{ListenSocket, Slot};
 use sluice_l4::udp::{UdpListener, UdpSlot};
-use sluice_l7::quic::QuicSlot;
 use sluice_model::compile::PlanKind;
 use sluice_model::model::listener::SocketOptions;
+use sluice_quic::{QuicListener, QuicSlot, ReuseportMember};
 use sluice_sys::listen::TcpOptions;
 
 use super::{AnySlot, SlotMap, SocketKey, UnservedListener};
@@ -56,7 +55,7 @@ struct PreparedSocket {
 enum NextListener {
     Stream(Rc<Slot>, Rc<Listener>),
     Datagram(Rc<UdpSlot>, Rc<UdpListener>),
-    Quic(Rc<QuicSlot>, Rc<Listener>, QuicOptions),
+    Quic(Rc<QuicSlot>, Rc<QuicListener>),
     NewStream(Rc<Slot>, ListenSocket),
     NewDatagram(Rc<UdpSlot>),
     NewQuic(Rc<QuicSlot>),
@@ -127,9 +126,8 @@ impl NextListener {
             (PlanKind::Datagram(plan), Some(AnySlot::Datagram(slot))) => {
                 Self::Datagram(Rc::clone(slot), UdpListener::on_worker(plan, worker))
             }
-            (PlanKind::Quic(quic), Some(AnySlot::Quic(slot))) => {
-                let listener = Listener::on_worker(quic.listener, worker);
-                Self::Quic(Rc::clone(slot), listener, quic.options)
+            (PlanKind::Quic(plan), Some(AnySlot::Quic(slot))) => {
+                Self::Quic(Rc::clone(slot), QuicListener::on_worker(plan, worker))
             }
             (PlanKind::Stream(plan), _) => {
                 let socket = worker.reactor.register(socket.ok_or_else(none)?)?;
@@ -140,10 +138,10 @@ impl NextListener {
                 let listener = UdpListener::on_worker(plan, worker);
                 Self::NewDatagram(UdpSlot::new(socket.ok_or_else(none)?, listener, worker)?)
             }
-            (PlanKind::Quic(quic), _) => {
-                let listener = Listener::on_worker(quic.listener, worker);
+            (PlanKind::Quic(plan), _) => {
+                let listener = QuicListener::on_worker(plan, worker);
                 let socket = socket.ok_or_else(none)?;
-                Self::NewQuic(QuicSlot::new(socket, place, listener, quic.options, worker)?)
+                Self::NewQuic(QuicSlot::new(socket, place, listener, worker)?)
             }
         })
     }
@@ -158,8 +156,8 @@ impl NextListener {
                 slot.replace(listener);
                 AnySlot::Datagram(slot)
             }
-            Self::Quic(slot, listener, options) => {
-                slot.replace(listener, options);
+            Self::Quic(slot, listener) => {
+                slot.replace(listener);
                 AnySlot::Quic(slot)
             }
             Self::NewStream(slot, listening) => {

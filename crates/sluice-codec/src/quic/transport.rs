@@ -1,9 +1,9 @@
-//! The configuration of QUIC, and its conversion to the library's.
+//! The transport settings of a QUIC connection, and their conversion to the library's.
 //!
-//! Owns: the options and their defaults. Refuses to know: sockets, TLS. Keeps: what is not configured stays at the
-//! library's default, including path MTU discovery and key updates.
+//! Owns: the settings that clients and servers have in common, and their defaults. Refuses to know: sockets, TLS, and
+//! what only servers are told. Keeps: what is not configured stays at the library's default, including path MTU
+//! discovery and key updates.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,23 +13,17 @@ use quinn::{IdleTimeout, TransportConfig};
 use crate::h2::H2Options;
 use crate::h3::{SEND_WINDOW, UNI_STREAMS_MAX};
 
-/// The configuration of QUIC.
+/// The transport settings of a connection in either role.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct QuicOptions {
+pub struct QuicTransport {
     /// How long a connection may be idle.
     pub idle_timeout: Duration,
-    /// Number of handshakes in flight on a socket from which clients must validate their address.
-    pub retry_above: u32,
-    /// Concurrent requests that a client may have open.
-    pub streams_max: u32,
-    /// Bytes of a stream that a client may send ahead.
+    /// Bytes of a stream that a peer may send ahead.
     pub stream_window: u32,
     /// The same for all streams of a connection together.
     pub connection_window: u32,
     /// The congestion control algorithm.
     pub congestion: Congestion,
-    /// The folder in which each connection leaves a trace of its packets.
-    pub qlog: Option<PathBuf>,
 }
 
 /// A congestion control algorithm.
@@ -43,23 +37,23 @@ pub enum Congestion {
     Bbr,
 }
 
-impl Default for QuicOptions {
-    fn default() -> Self {
-        let (streams_max, stream_window) = (100, 256 << 10);
+impl QuicTransport {
+    /// The default settings, with a connection window that suits this number of streams.
+    pub fn for_streams(streams_max: u32) -> Self {
+        let stream_window = 256 << 10;
         Self {
             idle_timeout: Duration::from_secs(60),
-            retry_above: 256,
-            streams_max,
             stream_window,
             connection_window: H2Options::window_of(streams_max, stream_window),
             congestion: Congestion::Cubic,
-            qlog: None,
         }
     }
-}
 
-impl QuicOptions {
-    pub(super) fn transport(&self) -> Result<TransportConfig, String> {
+    /// Returns the library's configuration. Bidirectional streams that the peer may open are for the caller to bound.
+    ///
+    /// # Errors
+    /// The idle timeout is out of range.
+    pub fn config(&self) -> Result<TransportConfig, String> {
         let idle = IdleTimeout::try_from(self.idle_timeout).map_err(|error| error.to_string())?;
         let mut transport = TransportConfig::default();
         transport
@@ -81,13 +75,6 @@ impl QuicOptions {
                 transport.congestion_controller_factory(Arc::new(BbrConfig::default()))
             }
         };
-        Ok(transport)
-    }
-
-    /// Returns the transport configuration of a server.
-    pub(super) fn server(&self) -> Result<TransportConfig, String> {
-        let mut transport = self.transport()?;
-        transport.max_concurrent_bidi_streams(self.streams_max.into());
         Ok(transport)
     }
 }

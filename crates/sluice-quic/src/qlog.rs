@@ -30,7 +30,7 @@ static WRITTEN: AtomicU64 = AtomicU64::new(0);
 /// Opens a trace in `folder` of the connection with this number; the file is named after the time the connection began,
 /// in seconds, and the number. A missing trace must be noticed, but is no reason to refuse a client: it is logged,
 /// once.
-pub(super) fn trace(folder: &Path, number: u64, began: Duration) -> Option<QlogStream> {
+pub(crate) fn trace(folder: &Path, number: u64, began: Duration) -> Option<QlogStream> {
     let open = Open::take();
     if open.is_none() || WRITTEN.fetch_add(TRACE_MIN, Relaxed) >= ALL_MAX {
         say_missing(folder, &"as many are written as may be");

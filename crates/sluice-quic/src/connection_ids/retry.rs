@@ -24,7 +24,7 @@ thread_local! {
 }
 
 /// Runs `ask`, in which the library creates the ID for a client at `from` that chose `first`.
-pub(super) fn while_asking<T>(from: SocketAddr, first: ConnectionId, ask: impl FnOnce() -> T) -> T {
+pub(crate) fn while_asking<T>(from: SocketAddr, first: ConnectionId, ask: impl FnOnce() -> T) -> T {
     ASKED.set(Some((from, first)));
     let done = ask();
     ASKED.set(None);
@@ -39,7 +39,7 @@ pub(super) fn asked(place: ReuseportMember) -> Option<ConnectionId> {
 
 fn key() -> &'static hmac::Key {
     static KEY: OnceLock<hmac::Key> = OnceLock::new();
-    KEY.get_or_init(|| hmac::Key::new(hmac::HMAC_SHA256, &super::rand::<32>()))
+    KEY.get_or_init(|| hmac::Key::new(hmac::HMAC_SHA256, &super::random::<32>()))
 }
 
 /// Returns the first bytes of a MAC over these words and an address.
@@ -66,7 +66,7 @@ fn seal(lead: &[u8], from: SocketAddr) -> [u8; LOOKED_AT] {
 
 impl ReuseportMember {
     /// Returns the ID for a client at `from`, which chose `first` for us, when it is sent a Retry.
-    pub fn retry_id(self, from: SocketAddr, first: &[u8]) -> [u8; ID_LENGTH] {
+    pub(crate) fn retry_id(self, from: SocketAddr, first: &[u8]) -> [u8; ID_LENGTH] {
         let lead = (0_u32..)
             .map(|count| code([&count.to_be_bytes(), first], from))
             .find(|lead| steer::place(*lead, self.count) == self.number)
@@ -78,7 +78,7 @@ impl ReuseportMember {
     }
 
     /// Whether `id` was given to a client at `from`, which has thereby validated its address.
-    pub fn is_retry_id(from: SocketAddr, id: &[u8]) -> bool {
+    pub(crate) fn is_retry_id(from: SocketAddr, id: &[u8]) -> bool {
         id.len() == ID_LENGTH && id[LOOKED_AT..] == seal(&id[..LOOKED_AT], from)
     }
 }

@@ -1,8 +1,10 @@
-//! What is known of a QUIC connection, for access logs and admin pages.
+//! What is known of a QUIC connection, for access logs, admin pages and metrics.
 //!
-//! Owns: the conversion of what the library counts. Refuses to know: what reads it. Keeps: reading changes nothing.
+//! Owns: the conversion of what the library counts. Refuses to know: what reads it. Keeps: reading changes nothing; the
+//! path of a connection is counted once, when it ends.
 
 use std::cell::Cell;
+use std::rc::Rc;
 
 use quinn::Connection;
 use quinn::crypto::rustls::HandshakeData;
@@ -10,8 +12,10 @@ use rustls::pki_types::CertificateDer;
 use sluice_core::connection::{PathFacts, QuicPath, TlsFacts};
 use sluice_tls::CertificateInfo;
 
+use crate::listener::QuicListener;
+
 /// Returns the facts of a handshake.
-pub fn facts_of(connection: &Connection) -> TlsFacts {
+pub(crate) fn facts_of(connection: &Connection) -> TlsFacts {
     let said = connection.handshake_data().and_then(|said| said.downcast::<HandshakeData>().ok());
     let chain = connection.peer_identity();
     let chain = chain.and_then(|chain| chain.downcast::<Vec<CertificateDer<'static>>>().ok());
@@ -29,14 +33,16 @@ pub fn facts_of(connection: &Connection) -> TlsFacts {
     }
 }
 
-/// Returns the path of a connection, read on demand.
-pub fn path_of(connection: &Connection) -> Box<dyn QuicPath> {
-    Box::new(ObservedPath { connection: connection.clone(), early: Cell::new(false) })
+/// Returns the path of a connection of `listener`, read on demand.
+pub(crate) fn path_of(connection: &Connection, listener: Rc<QuicListener>) -> Box<dyn QuicPath> {
+    let early = Cell::new(false);
+    Box::new(ObservedPath { connection: connection.clone(), listener, early })
 }
 
 #[derive(Debug)]
 struct ObservedPath {
     connection: Connection,
+    listener: Rc<QuicListener>,
     early: Cell<bool>,
 }
 
@@ -58,5 +64,9 @@ impl QuicPath for ObservedPath {
 
     fn note_early(&self) {
         self.early.set(true);
+    }
+
+    fn ended(&self) {
+        self.listener.count_path(&self.facts());
     }
 }
