@@ -305,7 +305,8 @@ fn a_flood_of_resets_ends_only_its_own_connection() {
         return;
     }
     let origin = Origin::start("a");
-    let sluice = edge(&origin, 1, "true");
+    // The client does not wait for more streams to be granted.
+    let sluice = edge(&origin, 1, "{ streams: 200 }");
     let other =
         Client::start(&sluice, "web", "web.test", &json!([get("/wait"), { "await": [0, "end"] }]));
     wait::until("the other to arrive", || (!origin.requests().is_empty()).then_some(()));

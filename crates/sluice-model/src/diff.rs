@@ -8,7 +8,7 @@ use sluice_core::Name;
 
 use crate::model::Kind;
 use crate::process::Process;
-use crate::store::{Outcome, Verdict};
+use crate::store::{Outcome, ResourceVerdict};
 
 /// The changes of a reload.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -44,9 +44,9 @@ impl Changes {
         self.added.is_empty() && self.removed.is_empty() && self.changed.is_empty()
     }
 
-    fn of<'v>(verdicts: impl Iterator<Item = &'v Verdict>) -> Self {
+    fn of<'v>(verdicts: impl Iterator<Item = &'v ResourceVerdict>) -> Self {
         let mut changes = Self::default();
-        for Verdict { kind: _, name, outcome } in verdicts {
+        for ResourceVerdict { kind: _, name, outcome } in verdicts {
             let list = match outcome {
                 Outcome::Added => &mut changes.added,
                 Outcome::Removed => &mut changes.removed,
@@ -66,9 +66,9 @@ impl Changes {
 
 impl Diff {
     /// The changes of these resources, and from the settings `old` to `new`.
-    pub fn of(verdicts: &[Verdict], old: &Process, new: &Process) -> Self {
+    pub fn of(verdicts: &[ResourceVerdict], old: &Process, new: &Process) -> Self {
         let of = |kind: Kind| verdicts.iter().filter(move |verdict| verdict.kind == kind);
-        let changed = |verdict: &&Verdict| verdict.outcome == Outcome::Changed;
+        let changed = |verdict: &&ResourceVerdict| verdict.outcome == Outcome::Changed;
         // Endpoints come and go with their cluster.
         let clusters = of(Kind::Cluster).chain(of(Kind::Endpoints).filter(changed));
         Self {
@@ -142,7 +142,11 @@ mod tests {
     use crate::trees::{bind, fields_of, list, map, text};
 
     /// Takes a configuration over what is in force; returns its settings and the verdicts.
-    fn take(root: Node, store: &mut Store, around: &Surroundings) -> (Process, Vec<Verdict>) {
+    fn take(
+        root: Node,
+        store: &mut Store,
+        around: &Surroundings,
+    ) -> (Process, Vec<ResourceVerdict>) {
         let config: Config = bind(&root);
         let input = FilesInput { config, root, folder: Path::new(".") };
         let (mut shared, mut diags) = (SharedParts::default(), Diags::new());

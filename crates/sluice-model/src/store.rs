@@ -25,7 +25,7 @@ mod stage;
 #[cfg(test)]
 mod tests;
 
-pub use batch::{Batch, BatchMode, Outcome, Update, Verdict};
+pub use batch::{Batch, BatchMode, Outcome, ResourceVerdict, Update};
 pub use stage::stage;
 
 /// A resource in force.
@@ -94,7 +94,7 @@ pub struct Store {
 #[derive(Debug)]
 pub struct Staged {
     /// What becomes of each resource, by kind and name.
-    pub verdicts: Vec<Verdict>,
+    pub verdicts: Vec<ResourceVerdict>,
     /// Certificates that no longer load; those in use before are kept.
     pub stale_certificates: Vec<LoadError>,
     set: BTreeMap<(Kind, Name), Held>,
@@ -129,7 +129,9 @@ impl Staged {
         let found = diags.into_sorted();
         let why = AbsentReason::Rejected(found.clone());
         self.absent.insert(key, Absent { since: now, source: held.source, why });
-        let of = |verdict: &&mut Verdict| verdict.kind == Kind::Listener && verdict.name == *name;
+        let of = |verdict: &&mut ResourceVerdict| {
+            verdict.kind == Kind::Listener && verdict.name == *name
+        };
         if let Some(verdict) = self.verdicts.iter_mut().find(of) {
             verdict.outcome = Outcome::Rejected(found);
         }

@@ -80,7 +80,7 @@ pub enum BatchMode {
 
 /// What became of one resource.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Verdict {
+pub struct ResourceVerdict {
     /// Its kind.
     pub kind: Kind,
     /// Its name.
@@ -89,7 +89,7 @@ pub struct Verdict {
     pub outcome: Outcome,
 }
 
-impl fmt::Display for Verdict {
+impl fmt::Display for ResourceVerdict {
     /// `cluster app: rejected: tls.ca: the file contains no certificate`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}: ", self.kind.word(), self.name)?;

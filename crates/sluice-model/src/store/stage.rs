@@ -10,8 +10,8 @@ use sluice_core::{Diags, ListenAddress, Name, Node};
 use sluice_tls::material::Material;
 
 use super::{
-    Absent, AbsentReason, Batch, BatchMode, Compiled, Held, Outcome, Staged, Store, Update,
-    Verdict, WaitingResource,
+    Absent, AbsentReason, Batch, BatchMode, Compiled, Held, Outcome, ResourceVerdict, Staged,
+    Store, Update, WaitingResource,
 };
 use crate::compile::{Compiler, SharedParts, Surroundings};
 use crate::model::listener::Traffic;
@@ -146,7 +146,7 @@ impl StageRun<'_> {
             self.staged.present.push((kind, Arc::clone(&name)));
             Outcome::Unchanged
         };
-        self.staged.verdicts.push(Verdict { kind, name, outcome });
+        self.staged.verdicts.push(ResourceVerdict { kind, name, outcome });
     }
 
     /// Rejects a change of what another source configures.
@@ -157,7 +157,7 @@ impl StageRun<'_> {
             .error("foreign-name", None, "", message)
             .help("rename one of the two, or remove it there");
         let outcome = Outcome::Rejected(found.sorted());
-        self.staged.verdicts.push(Verdict { kind, name, outcome });
+        self.staged.verdicts.push(ResourceVerdict { kind, name, outcome });
         found
     }
 
@@ -183,7 +183,7 @@ impl StageRun<'_> {
             if current {
                 self.staged.present.push((kind, Arc::clone(&name)));
                 let outcome = Outcome::Unchanged;
-                self.staged.verdicts.push(Verdict { kind, name, outcome });
+                self.staged.verdicts.push(ResourceVerdict { kind, name, outcome });
                 return;
             }
             refreshed = true;
@@ -192,7 +192,7 @@ impl StageRun<'_> {
             missing if !missing.is_empty() => self.wait(candidate, missing),
             _ => self.compile(candidate, refreshed, diags),
         };
-        self.staged.verdicts.push(Verdict { kind, name, outcome });
+        self.staged.verdicts.push(ResourceVerdict { kind, name, outcome });
     }
 
     /// The resources that this one cannot be used without and that do not exist. Among files, that is an error.

@@ -14,7 +14,7 @@ use sluice_core::Name;
 use sluice_l7::runtime::Origin;
 use sluice_model::process::Process;
 use sluice_model::reach;
-use sluice_model::store::{Batch, BatchMode, LiveChanges, Staged, Verdict};
+use sluice_model::store::{Batch, BatchMode, LiveChanges, ResourceVerdict, Staged};
 use sluice_telemetry::log::OpenSinks;
 use sluice_upstream::dns::Resolution;
 
@@ -30,7 +30,7 @@ const TELL_LOOKUPS: Duration = Duration::from_millis(300);
 
 impl Control {
     /// Puts what a control plane asks for in force, as far as it can be. Returns what became of each resource.
-    pub(super) async fn apply(&self, batch: Batch) -> anyhow::Result<Vec<Verdict>> {
+    pub(super) async fn apply(&self, batch: Batch) -> anyhow::Result<Vec<ResourceVerdict>> {
         let _turn = self.turn.lock().await;
         let store = Arc::clone(&self.store.borrow());
         let builder = Arc::clone(&self.builder);

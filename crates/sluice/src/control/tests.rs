@@ -147,7 +147,8 @@ fn updates_take_effect_one_by_one_and_leave_the_rest_alone() {
         let gone = ["edge", "right"]
             .map(|name| Update::Remove { kind: Kind::Listener, name: name.into() });
         apply(&control, gone.into()).await;
-        assert_eq!(greeting(edge).await, None);
+        // A connection that the system queued before the socket is closed is still served.
+        while greeting(edge).await.is_some() {}
         assert_eq!(control.sockets.borrow().iter().count(), 1);
         assert_eq!(greeting(files).await, Some(b'a'));
     });
