@@ -5,8 +5,7 @@
 //! or not at all; nothing slow runs on this thread itself.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -18,29 +17,28 @@ use sluice_codec::probe::RequestProbe;
 use sluice_config::Sources;
 use sluice_core::clock::{Clock, ClockOrigin};
 use sluice_core::limits::Limit;
-use sluice_core::reason::end;
-use sluice_core::{Limits, ListenAddress, Name, Reason};
+use sluice_core::{Limits, ListenAddress, Name};
 use sluice_io::{Budget, WorkerCx};
-use sluice_model::diff::Diff;
 use sluice_model::model::Kind;
 use sluice_model::process::Process;
 use sluice_model::sections::Admin;
 use sluice_model::store::Store;
 use sluice_sys::listen::StagedFile;
 use sluice_telemetry::{LogHub, LogQueue, Registry};
-use sluice_tls::LoadError;
 use sluice_upstream::health::{Probes, TcpProbe};
 use sluice_upstream::plan::CheckKind;
 use sluice_upstream::{Cluster, Clusters};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::worker::{Worker, WorkerCommand, WorkerConfig};
 
 mod apply;
 mod build;
+mod drain;
 mod fixed;
 mod pages;
+mod reload;
 mod report;
 mod resources;
 mod routes;
@@ -54,6 +52,7 @@ mod watch;
 
 use build::Built;
 pub(crate) use build::ConfigBuilder;
+use reload::ReloadFailure;
 use report::Report;
 use sockets::Sockets;
 use vitals::Vitals;
@@ -295,107 +294,6 @@ impl Control {
         Ok(control)
     }
 
-    async fn reload(&self, config: &std::path::Path, trigger: Trigger) {
-        let outcome = self.try_reload(config, trigger).await;
-        self.vitals.reloaded(outcome.is_ok(), self.clock.wall(self.clock.now()));
-        let code = match &outcome {
-            Ok(Some(diff)) => {
-                let number = self.in_force.borrow().number;
-                tracing::info!(snapshot = number, "reloaded: {diff}");
-                "applied"
-            }
-            // Files are touched for many reasons; only a reload by signal reports that nothing changed.
-            Ok(None) if trigger == Trigger::Watch => return,
-            Ok(None) => {
-                tracing::info!("reload: nothing changed");
-                "unchanged"
-            }
-            Err(error) => {
-                let failure = ReloadFailure::of(error);
-                let mut in_force = self.in_force.borrow_mut();
-                // Watched folders change for many reasons; the same failure is reported once.
-                if trigger == Trigger::Watch && in_force.last_failure.as_ref() == Some(&failure) {
-                    return;
-                }
-                in_force.last_failure = Some(failure);
-                drop(in_force);
-                tracing::error!(
-                    "reload failed; the current configuration stays in force: {error:#}"
-                );
-                "failed"
-            }
-        };
-        self.shard.counter(&RELOADS, &[code]).increment();
-        self.report.reloaded(code, self.in_force.borrow().number);
-    }
-
-    fn tell_stale_certificates(&self, stale: &[LoadError]) {
-        for trouble in stale {
-            let help = trouble.help.unwrap_or("fix the file and reload");
-            tracing::error!(
-                "cannot load a certificate; the current one stays in use: {trouble}; {help}"
-            );
-            self.shard.counter(&RELOADS, &["stale_certificate"]).increment();
-        }
-    }
-
-    async fn try_reload(
-        &self,
-        config: &std::path::Path,
-        trigger: Trigger,
-    ) -> anyhow::Result<Option<Diff>> {
-        let _turn = self.turn.lock().await;
-        let (builder, path) = (Arc::clone(&self.builder), config.to_owned());
-        let store = Arc::clone(&self.store.borrow());
-        let build = move || {
-            // The sender of a signal wants to know of every certificate that does not load.
-            let stale = match trigger {
-                Trigger::Signal => builder.refresh_certificates(),
-                Trigger::Watch => Vec::new(),
-            };
-            (builder.build(&path, &store), stale)
-        };
-        let (built, mut stale) = tokio::task::spawn_blocking(build).await?;
-        let built = built?;
-        let verdicts = &built.staged.verdicts;
-        let diff = Diff::of(verdicts, &self.in_force.borrow().process, &built.process);
-        let known = |new: &&LoadError| !stale.iter().any(|old| old.path == new.path);
-        let more: Vec<_> = built.staged.stale_certificates.iter().filter(known).cloned().collect();
-        stale.extend(more);
-        self.tell_stale_certificates(&stale);
-        if diff.is_empty() {
-            self.in_force.borrow_mut().last_failure = None;
-            return Ok(None);
-        }
-        for fixed in fixed::changes(&self.in_force.borrow().process, &built.process) {
-            tracing::warn!("the change of `{fixed}` takes effect after a restart");
-        }
-        let Built { sources, folder, process, staged, diags } = built;
-        self.put_in_force(&process, staged).await?;
-        let mut in_force = self.in_force.borrow_mut();
-        in_force.number += 1;
-        in_force.loaded_at = self.clock.wall(self.clock.now());
-        in_force.sources = sources;
-        in_force.folder = folder;
-        in_force.process = Arc::new(process);
-        in_force.warnings = diags.counts().1;
-        in_force.last_failure = None;
-        self.shard.gauge(&SNAPSHOT, &[]).set(in_force.number);
-        drop(in_force);
-        self.tell_certificates();
-        self.names_left.set(true);
-        self.forget_names();
-        Ok(Some(diff))
-    }
-
-    /// Every file that causes a reload when it changes.
-    fn watched(&self) -> Vec<PathBuf> {
-        let (in_force, store) = (self.in_force.borrow(), self.store.borrow());
-        let own = in_force.sources.paths().chain(in_force.process.runtime_file.as_deref());
-        let named: BTreeSet<PathBuf> = own.chain(store.files()).map(Into::into).collect();
-        named.into_iter().collect()
-    }
-
     /// Updates the expiry metrics of certificates. A certificate that left the configuration is kept while a connection
     /// with an older configuration may use it.
     fn tell_certificates(&self) {
@@ -445,97 +343,6 @@ impl Control {
         self.forget_names();
         self.registry.render()
     }
-
-    /// Stops accepting and waits for open connections to end.
-    async fn drain(&self, again: &mut Signal, also: &mut Signal) {
-        let timeout = self.in_force.borrow().process.drain.timeout.0;
-        self.stage.set(Stage::Draining);
-        for worker in &self.workers {
-            worker.order(WorkerCommand::Drain).await;
-        }
-        self.sockets.borrow().unlink();
-        let started = self.clock.now();
-        let mut told = Duration::ZERO;
-        loop {
-            let left = self.count().await;
-            let total: usize = left.values().sum();
-            if total == 0 {
-                tracing::info!("drained; all connections have ended");
-                break;
-            }
-            let waited = self.clock.now().since(started);
-            if waited >= timeout {
-                tracing::warn!(
-                    connections = total,
-                    "the drain timeout has expired; closing the remaining connections"
-                );
-                self.end_all(end::DRAIN).await;
-                break;
-            }
-            if waited >= told {
-                let by: Vec<String> =
-                    left.iter().map(|(name, count)| format!("{name}: {count}")).collect();
-                tracing::info!(
-                    remaining = total,
-                    deadline_s = (timeout - waited).as_millis().div_ceil(1000),
-                    "draining: {}",
-                    by.join(", ")
-                );
-                told = waited + DRAIN_TELL;
-            }
-            tokio::select! {
-                () = tokio::time::sleep(DRAIN_LOOK) => {}
-                _ = again.recv() => { self.end_all(end::FORCED).await; break; }
-                _ = also.recv() => { self.end_all(end::FORCED).await; break; }
-            }
-        }
-        self.log.flush();
-    }
-
-    async fn end_all(&self, why: Reason) {
-        for worker in &self.workers {
-            worker.order(WorkerCommand::EndAll(why)).await;
-        }
-        // Ending them takes a turn of each worker's loop.
-        for _ in 0..ENDING_LOOKS {
-            if self.count().await.is_empty() {
-                return;
-            }
-            tokio::time::sleep(DRAIN_LOOK).await;
-        }
-    }
-
-    async fn count(&self) -> BTreeMap<Name, usize> {
-        let mut all = BTreeMap::new();
-        for worker in &self.workers {
-            for (name, count) in worker.ask(WorkerCommand::Count).await.unwrap_or_default() {
-                *all.entry(name).or_default() += count;
-            }
-        }
-        all
-    }
-}
-
-/// A reload that failed.
-#[derive(Debug, PartialEq, Eq)]
-struct ReloadFailure {
-    /// The text for the admin pages: without lines of the configuration, which may contain secrets.
-    brief: String,
-    /// A hash of the content read and of the error.
-    content: u64,
-}
-
-impl ReloadFailure {
-    fn of(error: &anyhow::Error) -> Self {
-        let mut hasher = DefaultHasher::new();
-        format!("{error:#}").hash(&mut hasher);
-        let rejected = error.downcast_ref::<Box<build::Rejected>>();
-        if let Some(rejected) = rejected {
-            rejected.loaded.sources.texts().for_each(|text| text.hash(&mut hasher));
-        }
-        let brief = rejected.map_or_else(|| format!("{error:#}"), |rejected| rejected.brief());
-        Self { brief, content: hasher.finish() }
-    }
 }
 
 /// The health checks of clusters.
@@ -547,13 +354,6 @@ fn probes(control_worker: Rc<WorkerCx>) -> Probes {
         _ => Rc::new(TcpProbe { reactor: Rc::clone(&control_worker.reactor) }),
     })
 }
-
-/// How often a drain checks whether it is done, and logs that it is not.
-const DRAIN_LOOK: Duration = Duration::from_millis(50);
-const DRAIN_TELL: Duration = Duration::from_secs(3);
-
-/// Maximum number of checks for the end of all connections.
-const ENDING_LOOKS: u32 = 20;
 
 /// Endpoints removed from a cluster, for the workers.
 struct Left {
