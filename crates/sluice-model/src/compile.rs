@@ -27,6 +27,8 @@ mod http;
 mod listeners;
 mod quic;
 mod routes;
+#[cfg(test)]
+mod tests;
 mod tls;
 
 pub(crate) use listeners::chain_table;

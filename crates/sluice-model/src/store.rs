@@ -21,9 +21,10 @@ use crate::model::{Kind, Reference, Resource};
 use crate::provenance::Provenance;
 
 mod batch;
+mod conflicts;
 mod stage;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use batch::{Batch, BatchMode, Outcome, ResourceVerdict, Update};
 pub use stage::stage;

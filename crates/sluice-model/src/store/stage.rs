@@ -6,16 +6,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sluice_core::settings::suggest_word;
-use sluice_core::{Diags, ListenAddress, Name, Node};
+use sluice_core::{Diags, Name, Node};
 use sluice_tls::material::Material;
 
+use super::conflicts::Others;
 use super::{
     Absent, AbsentReason, Batch, BatchMode, Compiled, Held, Outcome, ResourceVerdict, Staged,
     Store, Update, WaitingResource,
 };
 use crate::compile::{Compiler, SharedParts, Surroundings};
-use crate::model::listener::Traffic;
-use crate::model::{Kind, Listener, Reference, Resource};
+use crate::model::{Kind, Reference, Resource};
 use crate::provenance::Provenance;
 
 /// Most names that a finding about an unknown one lists.
@@ -246,6 +246,15 @@ impl StageRun<'_> {
         Outcome::Waiting(references)
     }
 
+    /// Looks for conflicts with other resources, once this batch is in force. Among files, they are found with the
+    /// places of both.
+    fn conflicts(&self, look: impl FnOnce(&Others<'_>)) {
+        if let BatchMode::Plane { .. } = self.mode {
+            let Staged { set, removed, .. } = &self.staged;
+            look(&Others { store: self.store, set, removed });
+        }
+    }
+
     fn compile(&mut self, candidate: Candidate, refreshed: bool, diags: &mut Diags) -> Outcome {
         let Candidate { name, resource, source, from, waits: _ } = candidate;
         let mut found = Diags::new();
@@ -260,11 +269,12 @@ impl StageRun<'_> {
         let compiler = Compiler::new(self.around, &self.shared, &secret, self.now);
         let compiled = match &resource {
             Resource::Listener(listener) => {
-                self.check_addresses(&name, listener, &mut found);
+                self.conflicts(|others| others.of_listener(&name, listener, &mut found));
                 let built = compiler.listener(&name, listener, &mut found);
                 built.map(|built| Compiled::Listener(Arc::new(built)))
             }
             Resource::Cluster(cluster) => {
+                self.conflicts(|others| others.of_cluster(&name, cluster, &mut found));
                 compiler.cluster(&name, cluster, &mut found).map(Compiled::Cluster)
             }
             Resource::Endpoints(_) | Resource::Runtime(_) => Some(Compiled::AsItIs),
@@ -314,46 +324,6 @@ impl StageRun<'_> {
         self.staged.set.insert(key, Held { resource, compiled, source, from, inputs });
         outcome
     }
-
-    /// Checks that no other listener has an address. Among files, that is checked with the places of both.
-    fn check_addresses(&self, name: &Name, listener: &Listener, found: &mut Diags) {
-        if matches!(self.mode, BatchMode::Files { .. }) {
-            return;
-        }
-        let taken = bound_by(listener);
-        let of_batch =
-            self.staged.set.iter().filter_map(|((_, name), held)| match &held.resource {
-                Resource::Listener(listener) => Some((name, &**listener)),
-                _ => None,
-            });
-        let replaced = |other: &Name| {
-            let key = (Kind::Listener, Arc::clone(other));
-            self.staged.set.contains_key(&key) || self.staged.removed.contains(&key)
-        };
-        let in_force = self.store.listeners().filter(|(other, _)| !replaced(other));
-        for (other, listener) in of_batch.chain(in_force).filter(|(other, _)| *other != name) {
-            if let Some(address) = bound_by(listener).intersection(&taken).next() {
-                let message = format!("the listener `{other}` has the address {address}");
-                found.error("duplicate-address", None, "addresses", message);
-            }
-        }
-    }
-}
-
-/// The addresses that a listener binds, apart from those for which the system chooses a port.
-fn bound_by(listener: &Listener) -> BTreeSet<ListenAddress> {
-    let quic = matches!(&listener.traffic, Traffic::Streams(streams) if streams.quic.is_some());
-    let mut all: BTreeSet<ListenAddress> = listener.addresses.iter().cloned().collect();
-    if quic {
-        all.extend(listener.addresses.iter().filter_map(|address| match address {
-            ListenAddress::Tcp(address) => Some(ListenAddress::Udp(*address)),
-            ListenAddress::Udp(_) | ListenAddress::Unix(_) => None,
-        }));
-    }
-    all.retain(|address| {
-        !matches!(address, ListenAddress::Tcp(of) | ListenAddress::Udp(of) if of.port() == 0)
-    });
-    all
 }
 
 /// The names that files declare.

@@ -1,163 +1,17 @@
 use std::sync::Arc;
-use std::time::Duration;
 
-use sluice_core::{Endpoint, ListenAddress};
-use sluice_l4::{Criteria, RelayOptions};
-use sluice_l7::routes::PathMatch;
-use sluice_upstream::plan::{ClusterSettings, EndpointPlan};
+use sluice_core::ListenAddress;
+use sluice_l4::Criteria;
+use sluice_upstream::plan::ClusterSettings;
 
 use super::*;
-use crate::compile::SharedParts;
-use crate::model::listener::{
-    ChainKind, Http, Inspect, Listener, Service, SocketOptions, Streams, Traffic,
-};
-use crate::model::routes::{Action, RouteTable as RoutesModel, Rule, VirtualHost};
-use crate::model::tls::{CertificateSource, ServerTls};
-use crate::model::{Cluster, FilterChain, Secret};
+use crate::model::listener::{ChainKind, Listener, Service, Traffic};
+use crate::model::{Cluster, Secret};
 use crate::trees;
 
-const PATIENCE: Duration = Duration::from_secs(15);
+pub(crate) mod kit;
 
-/// A store with what surrounds it, driven as by a control plane.
-struct Bench {
-    store: Store,
-    around: Surroundings,
-    shared: SharedParts,
-    now: Duration,
-}
-
-impl Bench {
-    fn new() -> Self {
-        Self {
-            store: Store::default(),
-            around: Surroundings::default(),
-            shared: SharedParts::default(),
-            now: Duration::from_secs(1_000),
-        }
-    }
-
-    fn stage(&mut self, source: &str, updates: Vec<Update>) -> Staged {
-        let mode = BatchMode::Plane { patience: PATIENCE };
-        let batch = Batch { source: source.into(), updates, mode };
-        let (around, shared) = (&self.around, &mut self.shared);
-        stage(&self.store, batch, around, shared, self.now, &mut Diags::new())
-    }
-
-    /// Puts updates in force; returns what became of each, and what the live state has to follow.
-    fn apply_from(&mut self, source: &str, updates: Vec<Update>) -> (Vec<String>, LiveChanges) {
-        let staged = self.stage(source, updates);
-        let verdicts = staged.verdicts.iter().map(ToString::to_string).collect();
-        (verdicts, self.store.commit(staged, &self.around))
-    }
-
-    fn apply(&mut self, updates: Vec<Update>) -> Vec<String> {
-        self.apply_from("plane", updates).0
-    }
-}
-
-fn set(name: &str, resource: Resource) -> Update {
-    let from = Provenance::Plane { version: "1".into() };
-    Update::set(&name.into(), resource, from)
-}
-
-fn remove(kind: Kind, name: &str) -> Update {
-    Update::Remove { kind, name: name.into() }
-}
-
-fn cluster() -> Resource {
-    Resource::Cluster(Arc::new(Cluster { settings: ClusterSettings::bare(), tls: None }))
-}
-
-fn endpoints(port: u16) -> Resource {
-    let address = Endpoint::Ip(([127, 0, 0, 1], port).into());
-    Resource::Endpoints(Arc::new([EndpointPlan { address, weight: 1 }]))
-}
-
-fn routes_to(cluster: &str) -> Resource {
-    let rule = Rule {
-        name: "*/0".into(),
-        path: PathMatch::Any,
-        conditions: None,
-        action: Action::Cluster(cluster.into()),
-        options: Arc::default(),
-        filters: Vec::new(),
-    };
-    let host = VirtualHost {
-        hosts: vec![sluice_core::value::HostPattern::Any],
-        filters: Vec::new(),
-        rules: vec![rule],
-    };
-    Resource::Routes(Arc::new(RoutesModel { virtual_hosts: vec![host] }))
-}
-
-fn listener(port: u16, kind: ChainKind) -> Resource {
-    let chain = FilterChain {
-        name: "default".into(),
-        criteria: Criteria::default(),
-        filters: Vec::new(),
-        kind,
-    };
-    Resource::Listener(Arc::new(Listener {
-        addresses: vec![ListenAddress::Tcp(([127, 0, 0, 1], port).into())],
-        socket: SocketOptions {
-            backlog: 16,
-            keepalive: true,
-            fast_open: 0,
-            udp_receive_buffer: 1 << 16,
-        },
-        filters: Vec::new(),
-        traffic: Traffic::Streams(Streams {
-            proxy_protocol: None,
-            inspect: Inspect {
-                timeout: Duration::from_secs(1),
-                bytes: 1024,
-                on_timeout: sluice_l4::OnTimeout::Continue,
-            },
-            chains: vec![chain],
-            quic: None,
-        }),
-    }))
-}
-
-fn relay(cluster: &str) -> ChainKind {
-    let options = RelayOptions {
-        hash: None,
-        idle_timeout: None,
-        half_close_timeout: None,
-        max_duration: None,
-    };
-    ChainKind::Plain(Service::Relay { cluster: cluster.into(), options })
-}
-
-/// HTTP with the options that files have by default.
-fn http(routes: &str) -> Service {
-    let section = trees::bind(&trees::map(&[("routes", trees::text(routes))]));
-    let section = sluice_core::Spanned { value: section, span: Default::default() };
-    let at = sluice_core::Path::ROOT;
-    let http = crate::translate::http::http(&section, None, &at, &mut Diags::new());
-    let Http { routes, filters, options } = http.expect("the defaults are right");
-    Service::Http(Box::new(Http { routes, filters, options }))
-}
-
-fn tls_of(secret: &str) -> Box<ServerTls> {
-    Box::new(ServerTls {
-        certificates: vec![CertificateSource::Secret(secret.into())],
-        alpn: Vec::new(),
-        client_auth: None,
-        min_version: sluice_tls::TlsVersion::V1_2,
-        early: None,
-        handshake_timeout: Duration::from_secs(1),
-        plain_http: sluice_l4::plain_http::PlainHttp::Close,
-    })
-}
-
-fn secret(name: &str) -> Resource {
-    let made = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
-    Resource::Secret(Arc::new(Secret {
-        chain: made.cert.pem().into_bytes(),
-        key: made.signing_key.serialize_pem().into_bytes(),
-    }))
-}
+use kit::*;
 
 #[test]
 fn a_cluster_waits_for_its_endpoints_whichever_comes_first() {
@@ -399,4 +253,50 @@ fn layers_of_runtime_values_add_up_in_the_order_of_their_names() {
     assert_eq!((value(&bench, "x"), value(&bench, "y")), (Some(2), Some(1)));
     bench.apply(vec![remove(Kind::Runtime, "b")]);
     assert_eq!((value(&bench, "x"), value(&bench, "y")), (Some(1), Some(1)));
+}
+
+#[test]
+fn datagrams_never_go_to_a_cluster_with_tls() {
+    let tls = crate::model::tls::ClientTls {
+        verify: sluice_tls::Verify::Unverified,
+        sni: None,
+        certificate: None,
+        alpn: Vec::new(),
+        min_version: sluice_tls::TlsVersion::V1_2,
+    };
+    let settings = ClusterSettings::bare();
+    let encrypted = || {
+        Resource::Cluster(Arc::new(Cluster {
+            settings: settings.clone(),
+            tls: Some(Arc::new(tls.clone())),
+        }))
+    };
+    let Resource::Listener(streams) = listener(1, relay("x")) else { unreachable!() };
+    let chain = crate::model::listener::FlowChain {
+        name: "default".into(),
+        criteria: Criteria::default(),
+        filters: Vec::new(),
+        cluster: "x".into(),
+        hash: None,
+        idle_timeout: None,
+        responses: None,
+    };
+    let udp = || {
+        let traffic = Traffic::Datagrams(vec![chain.clone()]);
+        let addresses = vec![ListenAddress::Udp(([127, 0, 0, 1], 1).into())];
+        Resource::Listener(Arc::new(Listener { addresses, traffic, ..(*streams).clone() }))
+    };
+    let says = "the cluster `x` has TLS, but datagrams would be sent unencrypted";
+    let mut bench = Bench::new();
+    let both = vec![set("x", encrypted()), set("x", endpoints(1)), set("u", udp())];
+    let verdicts = bench.apply(both);
+    assert_eq!(verdicts[2], format!("listener u: rejected: chains[0].relay.cluster: {says}"));
+    // The other way round: the listener serves, and the cluster keeps what it had.
+    bench.apply(vec![set("x", cluster()), set("u", udp())]);
+    assert_eq!(
+        bench.apply(vec![set("x", encrypted())]),
+        [format!("cluster x: rejected: tls: {says}")]
+    );
+    let gone = vec![remove(Kind::Listener, "u"), set("x", encrypted())];
+    assert_eq!(bench.apply(gone), ["listener u: removed", "cluster x: changed"]);
 }
