@@ -66,8 +66,6 @@ struct Candidate {
     resource: Resource,
     source: Arc<str>,
     from: Arc<Provenance>,
-    /// Since when it waits, and until when, if it does already.
-    waits: Option<(Duration, Duration)>,
 }
 
 /// A batch being staged.
@@ -99,7 +97,7 @@ impl StageRun<'_> {
                 Update::Remove { kind, name } => self.remove(kind, name),
                 Update::Set { name, resource, from } => {
                     let source = Arc::clone(&self.source);
-                    candidates.push(Candidate { name, resource, source, from, waits: None });
+                    candidates.push(Candidate { name, resource, source, from });
                 }
             }
         }
@@ -123,7 +121,6 @@ impl StageRun<'_> {
                         resource: waiting.resource.clone(),
                         source: Arc::clone(&absent.source),
                         from: Arc::clone(&waiting.from),
-                        waits: Some((absent.since, waiting.until)),
                     })
                 });
                 candidates.extend(waiting);
@@ -222,14 +219,23 @@ impl StageRun<'_> {
     }
 
     fn wait(&mut self, candidate: Candidate, references: Vec<Reference>) -> Outcome {
-        let Candidate { name, resource, source, from, waits } = candidate;
+        let Candidate { name, resource, source, from } = candidate;
         let patience = match self.mode {
             BatchMode::Plane { patience } => *patience,
             BatchMode::Files { .. } => Duration::ZERO,
         };
-        let (since, until) = waits.unwrap_or((self.now, self.now + patience));
         let key = (resource.kind(), name);
-        if until <= self.now && waits.is_some() {
+        // A control plane that sends everything again does not prolong the wait.
+        let before = match self.store.absent.get(&key) {
+            Some(Absent { since, why: AbsentReason::Waiting(same), .. })
+                if same.resource == resource =>
+            {
+                Some((*since, same.until))
+            }
+            _ => None,
+        };
+        let (since, until) = before.unwrap_or((self.now, self.now + patience));
+        if until <= self.now && before.is_some() {
             let mut diags = Diags::new();
             for missing in &references {
                 let message = format!("it waited for the {missing}, which did not come");
@@ -256,7 +262,7 @@ impl StageRun<'_> {
     }
 
     fn compile(&mut self, candidate: Candidate, refreshed: bool, diags: &mut Diags) -> Outcome {
-        let Candidate { name, resource, source, from, waits: _ } = candidate;
+        let Candidate { name, resource, source, from } = candidate;
         let mut found = Diags::new();
         let of_batch = &self.secrets;
         let secret = |name: &Name| match (of_batch.get(name), self.store.get(Kind::Secret, name)) {

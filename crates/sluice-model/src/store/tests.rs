@@ -103,8 +103,11 @@ fn a_listener_waits_for_routes_and_secrets_and_its_predecessor_serves() {
 fn what_waits_for_too_long_is_rejected() {
     let mut bench = Bench::new();
     let plain = ChainKind::Plain(http("web"));
+    bench.apply(vec![set("edge", listener(1, plain.clone()))]);
+    bench.now += PATIENCE / 2;
+    // What is sent again does not wait any longer for that.
     bench.apply(vec![set("edge", listener(1, plain))]);
-    bench.now += PATIENCE;
+    bench.now += PATIENCE / 2;
     assert_eq!(
         bench.apply(Vec::new()),
         [
