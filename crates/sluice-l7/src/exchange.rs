@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use sluice_codec::{Head, HttpError, HttpStream, Method};
 use sluice_core::reason::end;
-use sluice_core::{Moment, Reason};
+use sluice_core::{Moment, Reason, SharedValues};
 use sluice_io::WorkerCx;
 use sluice_io::timers::Timer;
 use sluice_telemetry::RecordKind;
@@ -134,6 +134,8 @@ pub(crate) struct RequestTask {
     /// The filter that replaced the response: those before it in the chain have yet to see the replacement.
     replaced_at: Option<usize>,
     states: SmallVec<[Option<Box<dyn Any>>; 4]>,
+    /// What the filters share.
+    values: SharedValues,
     upload: Upload,
     /// The attempt in flight.
     pending: Option<Pending>,
@@ -191,6 +193,7 @@ impl RequestTask {
             entered: 0,
             replaced_at: None,
             states: SmallVec::new(),
+            values: SharedValues::default(),
             upload: Upload::new(stream.is_received()),
             pending: None,
             handshake: websocket::Handshake::default(),
@@ -232,6 +235,8 @@ impl RequestTask {
             request: &self.request,
             response: self.has_response.then_some(&*self.response),
             summary: &self.summary,
+            values: &self.values,
+            conn_values: &self.downstream.conn.info.values,
         }
     }
 }
@@ -267,6 +272,8 @@ impl Drop for RequestTask {
                 request,
                 response: self.has_response.then_some(response),
                 summary,
+                values: std::mem::take(&mut self.values),
+                conn_values: self.downstream.conn.info.values.clone(),
             }));
         } else {
             manager.shared.head_pool.give(request);

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use sluice_codec::{Body, Head};
 use sluice_core::settings::Short;
-use sluice_core::{Diags, Node, Path, Setting, Shape};
+use sluice_core::{ConnValues, Diags, Node, Path, Setting, Shape, SharedValues};
 use sluice_io::WorkerCx;
 
 use crate::record::{ConnFacts, Summary, View};
@@ -129,6 +129,10 @@ pub struct Cx<'a> {
     pub summary: &'a Summary,
     /// The request head, in every hook that is not itself passed it.
     pub request: Option<&'a Head>,
+    /// What filters share about the request.
+    pub values: &'a mut SharedValues,
+    /// What filters share about the connection.
+    pub conn_values: &'a ConnValues,
     /// Runtime values.
     pub runtime: &'a Runtime,
     /// What the filter remembers of this request.
@@ -138,7 +142,14 @@ pub struct Cx<'a> {
 impl Cx<'_> {
     /// The request as templates see it, in a hook that is passed its head.
     pub fn view<'v>(&'v self, request: &'v Head) -> View<'v> {
-        View { conn: self.conn, request, response: None, summary: self.summary }
+        View {
+            conn: self.conn,
+            request,
+            response: None,
+            summary: self.summary,
+            values: self.values,
+            conn_values: self.conn_values,
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use sluice_codec::{Head, Known, Version};
 use sluice_core::connection::{Attempt, ConnInfo, Peer, TlsFacts};
-use sluice_core::{Name, Reason};
+use sluice_core::{ConnValues, Name, Reason, SharedValues};
 use sluice_telemetry::{Operator, Record, RecordKind, TemplateField};
 use smallvec::SmallVec;
 
@@ -70,6 +70,7 @@ operators! {
     TLS_CIPHER = "DOWNSTREAM_TLS_CIPHER", "The cipher suite, if TLS was terminated.";
     CLIENT_SUBJECT = "DOWNSTREAM_PEER_SUBJECT", "The subject of the client's certificate.";
     TRACE_ID = "TRACE_ID", "The trace ID in `traceparent`.";
+    VALUE = "VALUE"("NAME"), "A value that a filter shared, by its name: of the request or, if it has none, of its connection.";
 }
 
 /// The text format behind `format: text` for a sink that takes only requests; modelled on Envoy's.
@@ -164,6 +165,10 @@ pub struct View<'a> {
     pub response: Option<&'a Head>,
     /// Everything else.
     pub summary: &'a Summary,
+    /// What filters share about the request.
+    pub values: &'a SharedValues,
+    /// What filters share about its connection.
+    pub conn_values: &'a ConnValues,
 }
 
 impl View<'_> {
@@ -246,6 +251,11 @@ impl View<'_> {
                 let parent = parent.and_then(|value| std::str::from_utf8(value).ok());
                 owned(parent.and_then(|value| value.split('-').nth(1)))
             }
+            name if name == VALUE.name => {
+                let value =
+                    self.values.named(argument).or_else(|| self.conn_values.named(argument));
+                value.map_or(TemplateField::Missing, TemplateField::shared)
+            }
             _ => TemplateField::Missing,
         }
     }
@@ -295,6 +305,8 @@ pub struct RequestRecord {
     pub(crate) request: Box<Head>,
     pub(crate) response: Option<Box<Head>>,
     pub(crate) summary: Summary,
+    pub(crate) values: SharedValues,
+    pub(crate) conn_values: ConnValues,
 }
 
 impl Record for RequestRecord {
@@ -308,6 +320,8 @@ impl Record for RequestRecord {
             request: &self.request,
             response: self.response.as_deref(),
             summary: &self.summary,
+            values: &self.values,
+            conn_values: &self.conn_values,
         };
         view.field(operator, argument)
     }

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use sluice_codec::h1::parse::is_authority;
 use sluice_codec::{Body, Head, HttpStream};
-use sluice_core::LocalFuture;
 use sluice_core::limits::Limit;
+use sluice_core::{LocalFuture, SharedValues};
 
 use super::deadlines::Deadline;
 use super::{RequestTask, Stop};
@@ -28,10 +28,12 @@ fn context<'a>(
     downstream: &'a DownstreamConn,
     summary: &'a Summary,
     request: Option<&'a Head>,
+    values: &'a mut SharedValues,
     state: &'a mut Option<Box<dyn Any>>,
 ) -> Cx<'a> {
     let (worker, runtime) = (&manager.worker, &manager.plan.runtime);
-    Cx { worker, conn: downstream.facts(), summary, request, runtime, state }
+    let (conn, conn_values) = (downstream.facts(), &downstream.conn.info.values);
+    Cx { worker, conn, summary, request, values, conn_values, runtime, state }
 }
 
 impl RequestTask {
@@ -109,8 +111,8 @@ impl RequestTask {
         place: usize,
         call: impl FnOnce(&mut Cx<'_>, &mut Head) -> R,
     ) -> R {
-        let state = &mut self.states[place];
-        let mut cx = context(&self.manager, &self.downstream, &self.summary, None, state);
+        let (values, state) = (&mut self.values, &mut self.states[place]);
+        let mut cx = context(&self.manager, &self.downstream, &self.summary, None, values, state);
         call(&mut cx, &mut self.request)
     }
 
@@ -119,10 +121,10 @@ impl RequestTask {
         place: usize,
         call: impl FnOnce(&mut Cx<'_>, &mut Head) -> R,
     ) -> R {
-        let state = &mut self.states[place];
-        let mut cx =
-            context(&self.manager, &self.downstream, &self.summary, Some(&self.request), state);
-        call(&mut cx, &mut self.response)
+        let Self { manager, downstream, summary, request, response, values, states, .. } = self;
+        let state = &mut states[place];
+        let mut cx = context(manager, downstream, summary, Some(request), values, state);
+        call(&mut cx, response)
     }
 
     /// Calls a hook of a filter that takes neither head.
@@ -131,10 +133,9 @@ impl RequestTask {
         place: usize,
         call: impl FnOnce(&dyn HttpFilter, &mut Cx<'_>) -> R,
     ) -> R {
-        let filters = Rc::clone(&self.filters);
-        let state = &mut self.states[place];
-        let mut cx =
-            context(&self.manager, &self.downstream, &self.summary, Some(&self.request), state);
+        let Self { manager, downstream, summary, request, values, states, filters, .. } = self;
+        let state = &mut states[place];
+        let mut cx = context(manager, downstream, summary, Some(request), values, state);
         call(&*filters[place].1, &mut cx)
     }
 
