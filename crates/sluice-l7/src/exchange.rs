@@ -35,6 +35,7 @@ mod failed;
 mod filtering;
 mod forward;
 mod pending;
+mod pieces;
 mod response;
 mod retry;
 mod upload;
@@ -43,7 +44,9 @@ pub mod websocket;
 
 use deadlines::Deadlines;
 pub(crate) use ending::{refuse, refuse_stream};
+use filtering::filter_wait;
 use pending::Pending;
+use pieces::PieceInFilters;
 use upload::Upload;
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
@@ -137,6 +140,10 @@ pub(crate) struct RequestTask {
     /// What the filters share.
     values: SharedValues,
     upload: Upload,
+    /// The piece of the request that is still in the filters.
+    waiting_upload: Option<Box<PieceInFilters<Box<Reply>>>>,
+    /// The piece of the response that is still in the filters.
+    waiting_download: Option<Box<PieceInFilters<Reason>>>,
     /// The attempt in flight.
     pending: Option<Pending>,
     handshake: websocket::Handshake,
@@ -195,9 +202,11 @@ impl RequestTask {
             states: SmallVec::new(),
             values: SharedValues::default(),
             upload: Upload::new(stream.is_received()),
+            waiting_upload: None,
+            waiting_download: None,
             pending: None,
             handshake: websocket::Handshake::default(),
-            deadlines: Deadlines::new(manager.plan.options.body_timeout),
+            deadlines: Deadlines::new(manager.plan.options.body_timeout, filter_wait(worker)),
             hops: None,
             entry: manager.shared.in_flight.enter(downstream.conn.info.id, &request, began),
             random: worker.random_below(1 << 30) as u64,

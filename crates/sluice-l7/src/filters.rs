@@ -28,7 +28,10 @@ pub mod request_id;
 pub mod set_headers;
 pub mod step;
 
-pub use step::{BodyStep, HeadResume, HeadStep, ResponseResume, ResponseStep};
+pub use step::{
+    BodyStep, HeadResume, HeadStep, PieceResume, PieceStep, ResponseBodyStep, ResponseResume,
+    ResponseStep, ResponseTrailersStep, TrailersStep,
+};
 
 /// A kind of HTTP filter, registered by name, one per process.
 pub trait HttpFilterFactory: Send + Sync + Debug {
@@ -85,37 +88,56 @@ pub trait HttpFilter: Debug {
         HeadStep::Continue
     }
 
-    /// Whether [`HttpFilter::request_body`] is to be called for this request.
-    fn wants_request_body(&self, _cx: &Cx<'_>) -> bool {
-        false
+    /// Whether [`HttpFilter::request_body`] is to be called for this request, and what it does with the body.
+    fn request_body_access(&self, _cx: &Cx<'_>) -> BodyAccess {
+        BodyAccess::None
     }
 
-    /// Called with a piece of the request body, which it may replace; `last` means that no other piece follows.
+    /// Called with a piece of the request body, which it may replace if its access is [`BodyAccess::Edit`]; `last` means
+    /// that only trailers may follow. The last piece may be empty.
     fn request_body(&self, _cx: &mut Cx<'_>, _body: &mut Body, _last: bool) -> BodyStep {
         BodyStep::Continue
     }
 
     /// Called with the trailers of a request.
-    fn request_trailers(&self, _cx: &mut Cx<'_>, _trailers: &mut Head) {}
+    fn request_trailers(&self, _cx: &mut Cx<'_>, _trailers: &mut Head) -> TrailersStep {
+        TrailersStep::Continue
+    }
 
     /// Called with the head of the response, from an endpoint or from Sluice itself.
     fn response_head(&self, _cx: &mut Cx<'_>, _head: &mut Head) -> ResponseStep {
         ResponseStep::Continue
     }
 
-    /// Whether [`HttpFilter::response_body`] is to be called for this response.
-    fn wants_response_body(&self, _cx: &Cx<'_>) -> bool {
-        false
+    /// Whether [`HttpFilter::response_body`] is to be called for this response, which is one of an endpoint, and what it
+    /// does with the body.
+    fn response_body_access(&self, _cx: &Cx<'_>) -> BodyAccess {
+        BodyAccess::None
     }
 
-    /// Called with a piece of the response body, which it may replace.
-    fn response_body(&self, _cx: &mut Cx<'_>, _body: &mut Body, _last: bool) {}
+    /// Called with a piece of the response body, as [`HttpFilter::request_body`] is with one of the request.
+    fn response_body(&self, _cx: &mut Cx<'_>, _body: &mut Body, _last: bool) -> ResponseBodyStep {
+        ResponseBodyStep::Continue
+    }
 
     /// Called with the trailers of the response.
-    fn response_trailers(&self, _cx: &mut Cx<'_>, _trailers: &mut Head) {}
+    fn response_trailers(&self, _cx: &mut Cx<'_>, _trailers: &mut Head) -> ResponseTrailersStep {
+        ResponseTrailersStep::Continue
+    }
 
     /// Called when the request has ended, however it ended.
     fn ended(&self, _cx: &mut Cx<'_>) {}
+}
+
+/// What a filter does with the body of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum BodyAccess {
+    /// Nothing: its hook is not called, and the body may be spliced.
+    None,
+    /// It reads the body, or delays it.
+    Read,
+    /// It changes the body. A `content-length` is removed from the head, since the length may change.
+    Edit,
 }
 
 /// What a filter knows of the request besides the message passed to the hook.

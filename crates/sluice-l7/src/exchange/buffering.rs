@@ -12,8 +12,9 @@ use bytes::BytesMut;
 use sluice_codec::{Head, HttpStream, Known};
 use sluice_core::Moment;
 
-use super::body::{FailedSide, UploadPiece, late};
+use super::body::{FailedSide, late};
 use super::deadlines::Deadline;
+use super::pieces::Piece;
 use super::{RequestTask, Stop};
 use crate::reasons;
 use crate::reply::Reply;
@@ -48,19 +49,22 @@ impl RequestTask {
             .await;
             match piece {
                 Err(Deadline::Body) => return Err(Stop::Downstream(late())),
+                Err(deadline @ Deadline::RequestFilter) => {
+                    return Err(self.filter_timed_out(deadline));
+                }
                 Err(_) => return Err(overdue()),
                 Ok(Err(FailedSide::Down(error) | FailedSide::Up(error))) => {
                     return Err(Stop::Downstream(error));
                 }
                 Ok(Err(FailedSide::Reply(reply))) => return Err(Stop::Reply(reply)),
-                Ok(Ok(UploadPiece::Data(body, _))) => {
+                Ok(Ok(Piece::Data(body, _))) => {
                     if all.len() + body.len() > max {
                         return Err(too_large());
                     }
                     all.extend_from_slice(&body);
                 }
-                Ok(Ok(UploadPiece::Trailers(trailers))) => self.upload.set_trailers(trailers),
-                Ok(Ok(UploadPiece::End)) => {}
+                Ok(Ok(Piece::Trailers(trailers))) => self.upload.set_trailers(trailers),
+                Ok(Ok(Piece::End)) => {}
             }
         }
         self.timer().set(Moment::NEVER);

@@ -24,7 +24,9 @@ use sluice_upstream::reasons as upstream_reasons;
 
 use super::deadlines::Deadline;
 use super::failed::{AttemptError, FailedAttempt, failed_attempt, not_reached, timed_out};
+use super::pieces::RequestHooks;
 use super::{RequestTask, Stop};
+use crate::filters::BodyAccess;
 use crate::pools::{ClusterPool, PoolTicket, PooledConn};
 use crate::reply::Reply;
 use crate::routes::HostRewrite;
@@ -111,6 +113,8 @@ impl RequestTask {
         let end = end && self.method != Method::Connect;
         if self.upload.is_received() {
             self.request.remove(b"expect");
+        } else if self.body_access::<RequestHooks>() == BodyAccess::Edit {
+            self.request.remove(Known::ContentLength.text().as_bytes());
         }
         let endpoint = Arc::clone(endpoint);
         let (stream, ticket, reused) = match pooled {

@@ -9,14 +9,16 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use sluice_codec::h1::parse::is_authority;
-use sluice_codec::{Body, Head, HttpStream};
+use sluice_codec::{Head, HttpStream};
 use sluice_core::limits::Limit;
 use sluice_core::{LocalFuture, SharedValues};
+use sluice_io::WorkerCx;
 
 use super::deadlines::Deadline;
+use super::pieces::{RequestHooks, ResponseHooks};
 use super::{RequestTask, Stop};
 use crate::connection_manager::{ConnectionManager, DownstreamConn};
-use crate::filters::{BodyStep, Cx, HeadStep, HttpFilter, ResponseStep};
+use crate::filters::{Cx, HeadStep, HttpFilter, ResponseStep};
 use crate::hygiene;
 use crate::reasons;
 use crate::record::Summary;
@@ -91,19 +93,39 @@ impl RequestTask {
         later: LocalFuture<T>,
     ) -> Result<T, Stop> {
         let worker = Rc::clone(self.worker());
-        let wait = Duration::from_secs(worker.limits.get(Limit::FilterWait));
-        let by = worker.now().after(wait).min(self.deadlines.due(Deadline::Total));
+        let by = worker.now().after(filter_wait(&worker)).min(self.deadlines.due(Deadline::Total));
         if let Some(done) = self.guarded(stream, by, later).await? {
             return Ok(done);
         }
-        let (why, details) = if self.deadlines.due(Deadline::Total) <= by {
-            (reasons::ROUTE_TIMEOUT, "request_overall_timeout")
+        self.summary.detail = Some(late(filter).into());
+        if self.deadlines.due(Deadline::Total) <= by {
+            let body = "a filter did not decide in time\n";
+            let reply = Reply::new(504, reasons::ROUTE_TIMEOUT, "request_overall_timeout", body);
+            return Err(Stop::reply(reply));
+        }
+        Err(self.filter_timeout())
+    }
+
+    fn filter_timeout(&self) -> Stop {
+        sluice_l4::metrics::count_limit(self.worker(), Limit::FilterWait);
+        let why = sluice_l4::reasons::FILTER_TIMEOUT;
+        Stop::reply(Reply::new(504, why, "filter_timeout", "a filter did not decide in time\n"))
+    }
+
+    /// The reply if a piece of the request waits for a filter for too long, and no response has begun.
+    pub(super) fn filter_timed_out(&mut self, deadline: Deadline) -> Stop {
+        self.summary.detail = Some(self.late_filter(deadline).into());
+        self.filter_timeout()
+    }
+
+    /// A sentence about the filter that a piece waits for too long.
+    pub(super) fn late_filter(&self, deadline: Deadline) -> String {
+        let place = if deadline == Deadline::ResponseFilter {
+            self.waiting_download.as_ref().map(|piece| piece.place::<ResponseHooks>(self.entered))
         } else {
-            sluice_l4::metrics::count_limit(&worker, Limit::FilterWait);
-            (sluice_l4::reasons::FILTER_TIMEOUT, "filter_timeout")
+            self.waiting_upload.as_ref().map(|piece| piece.place::<RequestHooks>(self.entered))
         };
-        self.summary.detail = Some(format!("the filter {filter} did not decide in time").into());
-        Err(Stop::reply(Reply::new(504, why, details, "a filter did not decide in time\n")))
+        late(place.map_or("?", |place| self.filters[place].0))
     }
 
     fn with_request<R>(
@@ -168,38 +190,13 @@ impl RequestTask {
         self.replaced_at = None;
         Ok(None)
     }
+}
 
-    /// Whether no filter needs to see the body.
-    pub(super) fn no_filter_needs(
-        &mut self,
-        wants: impl Fn(&dyn HttpFilter, &Cx<'_>) -> bool,
-    ) -> bool {
-        (0..self.entered).all(|place| !self.with_filter(place, |filter, cx| wants(filter, cx)))
-    }
+fn late(filter: &str) -> String {
+    format!("the filter {filter} did not decide in time")
+}
 
-    pub(super) fn show_request_body(&mut self, body: &mut Body, last: bool) -> Option<Box<Reply>> {
-        for place in 0..self.entered {
-            let step = self.with_filter(place, |filter, cx| {
-                if filter.wants_request_body(cx) {
-                    filter.request_body(cx, body, last)
-                } else {
-                    BodyStep::Continue
-                }
-            });
-            if let BodyStep::Reply(reply) = step {
-                return Some(reply);
-            }
-        }
-        None
-    }
-
-    pub(super) fn show_response_body(&mut self, body: &mut Body, last: bool) {
-        for place in (0..self.entered).rev() {
-            self.with_filter(place, |filter, cx| {
-                if filter.wants_response_body(cx) {
-                    filter.response_body(cx, body, last);
-                }
-            });
-        }
-    }
+/// How long a filter may take for one decision.
+pub(super) fn filter_wait(worker: &WorkerCx) -> Duration {
+    Duration::from_secs(worker.limits.get(Limit::FilterWait))
 }

@@ -101,10 +101,13 @@ impl RequestTask {
     }
 
     /// The error for a deadline that expires before the response headers are received.
-    fn no_response_by(&self, deadline: Deadline) -> AttemptError {
+    fn no_response_by(&mut self, deadline: Deadline) -> AttemptError {
         match deadline {
             Deadline::Body => Stop::Downstream(late()).into(),
             Deadline::Attempt => attempt_timed_out(self.deadlines.timeout(deadline)).into(),
+            Deadline::RequestFilter | Deadline::ResponseFilter => {
+                self.filter_timed_out(deadline).into()
+            }
             // The idle deadline is not running yet.
             Deadline::Total | Deadline::Response | Deadline::Idle => {
                 self.overall_timed_out().into()
@@ -155,6 +158,7 @@ impl RequestTask {
         self.summary.status = self.response.status();
         self.advertise();
         let end = !tunnel && up.stream.is_received();
+        self.repair_response_length(end);
         let close = self.downstream.conn.is_finishing();
         let sent = down.send_head(&worker, &self.response, end, close);
         let relayed = match sent {

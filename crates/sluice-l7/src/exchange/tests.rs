@@ -15,6 +15,7 @@ use crate::routes::{RetryPlan, RetryWhen, RuleOptions, Timeouts};
 
 mod filters;
 mod kit;
+mod pieces;
 mod simulation;
 
 const SECOND: Duration = Duration::from_secs(1);

@@ -5,7 +5,7 @@
 use sluice_codec::{Body, Head};
 use sluice_core::settings::{Short, ShortForm, Size};
 
-use super::{BodyStep, Cx, HeadStep, HttpFilter, OfSettings};
+use super::{BodyAccess, BodyStep, Cx, HeadStep, HttpFilter, OfSettings};
 use crate::reasons;
 use crate::reply::Reply;
 
@@ -42,12 +42,12 @@ impl HttpFilter for Short<BodyMax> {
         }
     }
 
-    fn wants_request_body(&self, _cx: &Cx<'_>) -> bool {
-        true
+    fn request_body_access(&self, _cx: &Cx<'_>) -> BodyAccess {
+        BodyAccess::Read
     }
 
-    fn request_body(&self, cx: &mut Cx<'_>, body: &mut Body, _last: bool) -> BodyStep {
-        if cx.summary.received + body.len() as u64 > self.0.max.0 {
+    fn request_body(&self, cx: &mut Cx<'_>, _body: &mut Body, _last: bool) -> BodyStep {
+        if cx.summary.received > self.0.max.0 {
             return BodyStep::reply(BodyMax::too_large());
         }
         BodyStep::Continue

@@ -6,7 +6,7 @@ use sluice_codec::Head;
 use sluice_codec::scripted::SentEvent;
 
 use super::kit::{Bench, Hooks, get, is_reset, response};
-use crate::filters::{Cx, HeadResume, HeadStep, ResponseResume, ResponseStep};
+use crate::filters::{Cx, HeadStep, ResponseStep};
 use crate::reasons;
 use crate::reply::Reply;
 use crate::routes::RuleOptions;
@@ -74,21 +74,22 @@ fn a_path_that_a_filter_sets_is_normalised_and_checked() {
 fn filters_may_wait_with_a_request_and_with_its_response() {
     let hooks = Hooks {
         request: |_, _| {
-            HeadStep::Wait(Box::pin(async {
-                Box::new(|_: &mut Cx<'_>, head: &mut Head| {
+            HeadStep::wait(async {
+                |_: &mut Cx<'_>, head: &mut Head| {
                     tag(head, "request");
                     HeadStep::Continue
-                }) as HeadResume
-            }))
+                }
+            })
         },
         response: |_, _| {
-            ResponseStep::Wait(Box::pin(async {
-                Box::new(|_: &mut Cx<'_>, head: &mut Head| {
+            ResponseStep::wait(async {
+                |_: &mut Cx<'_>, head: &mut Head| {
                     tag(head, "response");
                     ResponseStep::Continue
-                }) as ResponseResume
-            }))
+                }
+            })
         },
+        ..Hooks::NONE
     };
     let bench = Bench::with_filters(RuleOptions::default(), &[hooks]);
     let endpoint = bench.connects(false);
@@ -183,6 +184,7 @@ fn filters_share_values_with_later_filters_and_with_templates() {
             head.append(b"x-shared", text.as_bytes());
             ResponseStep::Continue
         },
+        ..Hooks::NONE
     };
     let bench = Bench::with_filters(RuleOptions::default(), &[sets, reads]);
     let endpoint = bench.connects(false);

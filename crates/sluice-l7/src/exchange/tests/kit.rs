@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sluice_codec::scripted::{PeerEvent, ScriptedPeer, SentEvent};
-use sluice_codec::{Head, HttpStream};
+use sluice_codec::{Body, Head, HttpStream};
 use sluice_core::connection::{ConnInfo, Peer};
 use sluice_core::value::HostPattern;
 use sluice_core::{Clock, Reason};
@@ -28,7 +28,10 @@ use sluice_upstream::plan::{ClusterPlan, DnsPlan, HttpVersion, OnRemoved, OnUnhe
 use crate::connection_manager::{ConnectionManager, DownstreamConn};
 use crate::edge::Edge;
 use crate::exchange::RequestTask;
-use crate::filters::{Cx, HeadStep, HttpFilter, HttpFilterPlan, ResponseStep};
+use crate::filters::{
+    BodyAccess, BodyStep, Cx, HeadStep, HttpFilter, HttpFilterPlan, ResponseBodyStep, ResponseStep,
+    ResponseTrailersStep, TrailersStep,
+};
 use crate::hygiene::Hygiene;
 use crate::plan::{HttpOptions, HttpPlan, Versions};
 use crate::pools::ClusterPool;
@@ -52,12 +55,25 @@ pub(super) struct Bench {
 pub(super) struct Hooks {
     pub(super) request: fn(&mut Cx<'_>, &mut Head) -> HeadStep,
     pub(super) response: fn(&mut Cx<'_>, &mut Head) -> ResponseStep,
+    /// What it does with bodies, both ways.
+    pub(super) access: BodyAccess,
+    pub(super) request_body: fn(&mut Cx<'_>, &mut Body, bool) -> BodyStep,
+    pub(super) response_body: fn(&mut Cx<'_>, &mut Body, bool) -> ResponseBodyStep,
+    pub(super) request_trailers: fn(&mut Cx<'_>, &mut Head) -> TrailersStep,
+    pub(super) response_trailers: fn(&mut Cx<'_>, &mut Head) -> ResponseTrailersStep,
 }
 
 impl Hooks {
     /// A filter that does nothing.
-    pub(super) const NONE: Self =
-        Self { request: |_, _| HeadStep::Continue, response: |_, _| ResponseStep::Continue };
+    pub(super) const NONE: Self = Self {
+        request: |_, _| HeadStep::Continue,
+        response: |_, _| ResponseStep::Continue,
+        access: BodyAccess::None,
+        request_body: |_, _, _| BodyStep::Continue,
+        response_body: |_, _, _| ResponseBodyStep::Continue,
+        request_trailers: |_, _| TrailersStep::Continue,
+        response_trailers: |_, _| ResponseTrailersStep::Continue,
+    };
 }
 
 impl HttpFilterPlan for Hooks {
@@ -73,6 +89,30 @@ impl HttpFilter for Hooks {
 
     fn response_head(&self, cx: &mut Cx<'_>, head: &mut Head) -> ResponseStep {
         (self.response)(cx, head)
+    }
+
+    fn request_body_access(&self, _: &Cx<'_>) -> BodyAccess {
+        self.access
+    }
+
+    fn response_body_access(&self, _: &Cx<'_>) -> BodyAccess {
+        self.access
+    }
+
+    fn request_body(&self, cx: &mut Cx<'_>, body: &mut Body, last: bool) -> BodyStep {
+        (self.request_body)(cx, body, last)
+    }
+
+    fn response_body(&self, cx: &mut Cx<'_>, body: &mut Body, last: bool) -> ResponseBodyStep {
+        (self.response_body)(cx, body, last)
+    }
+
+    fn request_trailers(&self, cx: &mut Cx<'_>, trailers: &mut Head) -> TrailersStep {
+        (self.request_trailers)(cx, trailers)
+    }
+
+    fn response_trailers(&self, cx: &mut Cx<'_>, trailers: &mut Head) -> ResponseTrailersStep {
+        (self.response_trailers)(cx, trailers)
     }
 }
 
