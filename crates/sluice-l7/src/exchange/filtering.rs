@@ -44,6 +44,7 @@ impl RequestTask {
         let filters = Rc::clone(&self.filters);
         self.states.resize_with(filters.len(), || None);
         self.request.take_target_change();
+        let mut buffered = None;
         for (place, (name, filter)) in filters.iter().enumerate() {
             self.entered = place + 1;
             let mut step = self.with_request(place, |cx, head| filter.request_head(cx, head));
@@ -56,6 +57,7 @@ impl RequestTask {
                     }
                     HeadStep::Buffer(max) => {
                         self.read_whole(stream, max).await?;
+                        buffered.get_or_insert((place + 1, max));
                         break;
                     }
                     HeadStep::Wait(later) => {
@@ -64,6 +66,9 @@ impl RequestTask {
                     }
                 };
             }
+        }
+        if let Some((from, max)) = buffered {
+            self.show_buffered(stream, from, max).await?;
         }
         if self.request.take_target_change() { self.clean_target() } else { Ok(()) }
     }

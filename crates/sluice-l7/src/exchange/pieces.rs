@@ -133,8 +133,14 @@ impl PieceHooks for ResponseHooks {
 
 /// A piece and the filters that it has yet to pass.
 pub(super) enum PieceInFilters<E> {
-    /// Data; `last` if no more data follows, and then perhaps trailers.
-    Data { body: Body, last: bool, trailers: Option<Box<Head>>, walk: FilterWalk<Body, E> },
+    /// Data; `last` if no more data follows, and then perhaps trailers. Filters before `from` have seen both.
+    Data {
+        body: Body,
+        last: bool,
+        trailers: Option<Box<Head>>,
+        from: usize,
+        walk: FilterWalk<Body, E>,
+    },
     /// Trailers.
     Trailers { trailers: Box<Head>, walk: FilterWalk<Head, E> },
 }
@@ -147,16 +153,24 @@ pub(super) struct FilterWalk<T, E> {
 }
 
 impl<T, E> FilterWalk<T, E> {
-    const BEGIN: Self = Self { passed: 0, later: None };
+    const fn behind(passed: usize) -> Self {
+        Self { passed, later: None }
+    }
 }
 
 impl<E> PieceInFilters<E> {
     const fn data(body: Body, last: bool, trailers: Option<Box<Head>>) -> Self {
-        Self::Data { body, last, trailers, walk: FilterWalk::BEGIN }
+        Self::Data { body, last, trailers, from: 0, walk: FilterWalk::behind(0) }
     }
 
-    const fn trailers(trailers: Box<Head>) -> Self {
-        Self::Trailers { trailers, walk: FilterWalk::BEGIN }
+    /// A whole body that has passed the filters before `from`.
+    pub(super) const fn buffered(body: Bytes, trailers: Option<Box<Head>>, from: usize) -> Self {
+        let walk = FilterWalk::behind(from);
+        Self::Data { body: Body::Shared(body), last: true, trailers, from, walk }
+    }
+
+    const fn trailers(trailers: Box<Head>, from: usize) -> Self {
+        Self::Trailers { trailers, walk: FilterWalk::behind(from) }
     }
 
     /// The index of the filter that it has reached, of `count` in all.
@@ -173,6 +187,13 @@ impl RequestTask {
         let entered = 0..self.entered;
         let access = |place| self.with_filter(place, |filter, cx| D::access(filter, cx));
         entered.map(access).max().unwrap_or(BodyAccess::None)
+    }
+
+    /// Whether a filter from `from` on sees the body of the request.
+    pub(super) fn is_seen_from(&mut self, from: usize) -> bool {
+        let behind = from..self.entered;
+        let access = |place| self.with_filter(place, |filter, cx| filter.request_body_access(cx));
+        behind.map(access).any(|access| access != BodyAccess::None)
     }
 
     /// Removes the length from the head of a response if a filter may change the body, or `end` if it has none but says
@@ -202,7 +223,7 @@ impl RequestTask {
             Frame::Trailers(trailers) if self.body_access::<D>() != BodyAccess::None => {
                 PieceInFilters::data(empty(), true, Some(trailers))
             }
-            Frame::Trailers(trailers) => PieceInFilters::trailers(trailers),
+            Frame::Trailers(trailers) => PieceInFilters::trailers(trailers, 0),
             Frame::End if self.body_access::<D>() != BodyAccess::None => {
                 PieceInFilters::data(empty(), true, None)
             }
@@ -248,8 +269,8 @@ impl RequestTask {
     ) -> Poll<Result<Piece, D::End>> {
         Poll::Ready(Ok(match piece {
             PieceInFilters::Trailers { trailers, .. } => Piece::Trailers(trailers),
-            PieceInFilters::Data { body, trailers: Some(trailers), .. } => {
-                let trailers = PieceInFilters::trailers(trailers);
+            PieceInFilters::Data { body, trailers: Some(trailers), from, .. } => {
+                let trailers = PieceInFilters::trailers(trailers, from);
                 if body.is_empty() {
                     return self.poll_piece_in_filters::<D>(cx, trailers);
                 }

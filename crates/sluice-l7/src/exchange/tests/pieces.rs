@@ -10,13 +10,18 @@ use tokio::sync::oneshot;
 
 use super::kit::{Bench, Hooks, data, is_reset, post, response};
 use crate::filters::{
-    BodyAccess, BodyStep, Cx, PieceStep, ResponseBodyStep, ResponseTrailersStep, TrailersStep,
+    BodyAccess, BodyStep, Cx, HeadStep, PieceStep, ResponseBodyStep, ResponseTrailersStep,
+    TrailersStep,
 };
 use crate::reasons;
 use crate::reply::Reply;
 use crate::routes::{RetryPlan, RetryWhen, RuleOptions};
 
 const SECOND: Duration = Duration::from_secs(1);
+
+sluice_core::values! {
+    CALLS: u64 = "test.calls", "How often a hook was called.";
+}
 
 thread_local! {
     /// What the waits of a test end with, in order.
@@ -266,4 +271,51 @@ fn a_retry_sends_the_body_as_the_filters_left_it() {
     request.after(&bad, PeerEvent::Fails(sluice_codec::ErrorKind::Reset)).pass(SECOND);
     request.after(&good, response(200, true));
     assert_eq!((bad.body(), good.body()), (b"x!".to_vec(), b"x!".to_vec()));
+}
+
+#[test]
+fn filters_behind_one_that_buffers_see_the_body_once_and_whole() {
+    /// Counts how often the hook was called, in the request.
+    fn count(cx: &mut Cx<'_>, body: &mut Body, _last: bool) -> BodyStep {
+        let calls = cx.values.get(&CALLS).copied().unwrap_or(0);
+        cx.values.set(&CALLS, calls + 1);
+        add(body, "!");
+        BodyStep::Continue
+    }
+    let seen = Hooks {
+        access: BodyAccess::Edit,
+        request_body: count,
+        request_trailers: |cx, trailers| {
+            let calls = cx.values.get(&CALLS).copied().unwrap_or(0);
+            trailers.append(b"x-calls", calls.to_string().as_bytes());
+            TrailersStep::Continue
+        },
+        ..Hooks::NONE
+    };
+    let buffers = Hooks { request: |_, _| HeadStep::Buffer(100), ..Hooks::NONE };
+    for trailers in [false, true] {
+        let bench = Bench::with_filters(RuleOptions::default(), &[buffers, seen]);
+        let endpoint = bench.connects(false);
+        let mut request = bench.serve(post(), false);
+        request.client_does(data("one ", false)).client_does(data("two", false));
+        assert!(endpoint.sent().is_empty());
+        let end = if trailers { PeerEvent::Trailers(Head::default()) } else { PeerEvent::End };
+        request.client_does(end);
+        assert_eq!(endpoint.body(), b"one two!");
+        assert_eq!(first_head(&endpoint).contains("content-length: 8"), !trailers);
+        assert_eq!(endpoint.sent().last() == Some(&SentEvent::End(true)), trailers);
+        request.after(&endpoint, response(200, true)).check(200, reasons::VIA_UPSTREAM);
+    }
+    // What a filter adds counts towards the limit of the one that buffers.
+    let adds = Hooks {
+        access: BodyAccess::Edit,
+        request_body: |_, body, _| {
+            add(body, &"x".repeat(100));
+            BodyStep::Continue
+        },
+        ..Hooks::NONE
+    };
+    let bench = Bench::with_filters(RuleOptions::default(), &[buffers, adds]);
+    let mut request = bench.serve(post(), false);
+    request.client_does(data("one", true)).check(413, reasons::BODY_TOO_LARGE);
 }
