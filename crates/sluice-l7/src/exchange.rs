@@ -20,24 +20,24 @@ use smallvec::SmallVec;
 
 use crate::connection_manager::{ConnectionManager, DownstreamConn, FilterList, RouteSnapshot};
 use crate::head_pool::PooledHead;
+use crate::hop_count::HopCount;
 use crate::in_flight;
 use crate::record::{RequestRecord, Summary};
 use crate::reply::Reply;
 use crate::routes::Rule;
 
 mod admission;
+mod attempt_error;
 mod body;
 mod buffering;
 mod connect;
 mod deadlines;
 mod ending;
-mod failed;
 mod filtering;
 mod forward;
 mod pending;
 mod pieces;
 mod response;
-mod retry;
 mod upload;
 mod upstream_request;
 pub mod websocket;
@@ -148,8 +148,8 @@ pub(crate) struct RequestTask {
     pending: Option<Pending>,
     handshake: websocket::Handshake,
     random: u64,
-    /// The number of listeners of this process that the request has passed; `None` until it is looked up.
-    hops: Option<u64>,
+    /// What the request has passed within this process; `None` until it is looked up.
+    hops: Option<HopCount>,
     deadlines: Deadlines,
     /// The request's entry on the connections page.
     entry: in_flight::InFlightEntry,

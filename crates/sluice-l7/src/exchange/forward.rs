@@ -17,19 +17,20 @@ use sluice_upstream::EndpointState;
 use sluice_upstream::cluster::RequestClaim;
 use sluice_upstream::plan::OnRemoved;
 
+use super::attempt_error::AttemptError;
 use super::deadlines::Deadline;
-use super::failed::{
-    AttemptError, FailedAttempt, FailureDetail, endpoint_left, no_endpoint, retried_response,
-};
 use super::pending::Pending;
-use super::retry::{self, Attempts, Decision, Terms};
 use super::{RequestTask, RouteTarget, Stop};
 use crate::attempts::AttemptGuard;
 use crate::errors::Cause;
+use crate::failed_attempt::{
+    FailedAttempt, FailureDetail, endpoint_left, no_endpoint, retried_response,
+};
 use crate::header_values::grpc_status;
 use crate::pools::{ClusterPool, InFlightGuard};
 use crate::reasons;
 use crate::reply::Reply;
+use crate::retry::{self, Attempts, Decision, Terms};
 use crate::routes::RuleOptions;
 
 /// What the attempts of a request share.

@@ -10,16 +10,17 @@ use std::task::{Poll, ready};
 use sluice_codec::{ErrorKind, HttpError, HttpStream, Known, Method, Version};
 use sluice_core::Moment;
 
+use super::attempt_error::AttemptError;
 use super::body::{FailedSide, late};
-use super::connect::UpstreamStream;
 use super::deadlines::Deadline;
-use super::failed::{AttemptError, attempt_timed_out, failed_attempt};
 use super::upload::Upload;
 use super::{RequestTask, Stop};
+use crate::failed_attempt::{attempt_timed_out, failed_attempt};
 use crate::header_values::grpc_status;
 use crate::pools::ClusterPool;
 use crate::reasons;
 use crate::reply::Reply;
+use crate::upstream_stream::UpstreamStream;
 
 /// The most response heads per attempt, the final one included; an endpoint that sends more informational ones is at
 /// fault.
@@ -184,13 +185,7 @@ impl RequestTask {
             return Err(stop);
         }
         self.finish(reasons::VIA_UPSTREAM, "via_upstream");
-        match (up.stream, up.ticket) {
-            (HttpStream::H1(stream), Some(ticket)) => {
-                pool.give_back(&worker, &up.endpoint, stream, ticket);
-            }
-            (mut stream, _) if !self.upload.is_sent() => stream.reset(true),
-            _ => {}
-        }
+        up.finish(&worker, pool, self.upload.is_sent());
         Ok(())
     }
 

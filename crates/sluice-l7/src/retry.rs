@@ -19,9 +19,9 @@ const SAFE_ATTEMPTS: u32 = 3;
 
 /// The attempts of a request so far.
 #[derive(Debug, Default)]
-pub(super) struct Attempts {
+pub(crate) struct Attempts {
     /// Endpoints that failed; others are preferred.
-    pub(super) endpoints: SmallVec<[Arc<str>; 2]>,
+    pub(crate) endpoints: SmallVec<[Arc<str>; 2]>,
     /// Attempts that count against the route.
     counted: u32,
     /// Attempts that were retried as [`Decision::Free`].
@@ -30,7 +30,7 @@ pub(super) struct Attempts {
 
 /// What follows a failed attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Decision {
+pub(crate) enum Decision {
     /// The client gets the failure.
     GiveUp,
     /// A retry that needs no budget: the endpoint cannot have seen the request, or the request is idempotent and its
@@ -42,19 +42,19 @@ pub(super) enum Decision {
 
 /// What a decision depends on besides the cause of the failure.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Terms<'a> {
-    pub(super) plan: &'a RetryPlan,
+pub(crate) struct Terms<'a> {
+    pub(crate) plan: &'a RetryPlan,
     /// The attempts to connect that the cluster allows.
-    pub(super) connect_attempts: u32,
+    pub(crate) connect_attempts: u32,
     /// Whether sending the request twice has the same effect as sending it once.
-    pub(super) is_idempotent: bool,
+    pub(crate) is_idempotent: bool,
     /// Whether the body can be sent again, and there is time for it.
-    pub(super) is_possible: bool,
+    pub(crate) is_possible: bool,
 }
 
 impl Attempts {
     /// Decides what follows an attempt that failed for `cause`, and counts the attempt.
-    pub(super) fn decide(&mut self, cause: Cause, terms: Terms<'_>) -> Decision {
+    pub(crate) fn decide(&mut self, cause: Cause, terms: Terms<'_>) -> Decision {
         if !terms.is_possible {
             return Decision::GiveUp;
         }
@@ -84,20 +84,20 @@ impl Attempts {
     }
 
     /// Whether more than one attempt counted against the route; giving up then means that its retries are exhausted.
-    pub(super) const fn are_exhausted(&self) -> bool {
+    pub(crate) const fn are_exhausted(&self) -> bool {
         self.counted > 1
     }
 
     /// The longest wait before the next attempt: `backoff` times 2^n - 1 after n counted attempts, at most
     /// `backoff_max`.
-    pub(super) fn backoff(&self, plan: &RetryPlan) -> Duration {
+    pub(crate) fn backoff(&self, plan: &RetryPlan) -> Duration {
         let factor = (1_u32 << self.counted.clamp(1, 16)) - 1;
         plan.backoff.saturating_mul(factor).min(plan.backoff_max)
     }
 }
 
 /// Whether the route retries this response.
-pub(super) fn covers(plan: &RetryPlan, status: u16, grpc_status: Option<u32>) -> bool {
+pub(crate) fn covers(plan: &RetryPlan, status: u16, grpc_status: Option<u32>) -> bool {
     let when = &plan.when;
     plan.statuses.contains(&status)
         || (when.server_error && status >= 500)
