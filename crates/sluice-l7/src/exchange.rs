@@ -25,6 +25,7 @@ use crate::in_flight;
 use crate::record::{RequestRecord, Summary};
 use crate::reply::Reply;
 use crate::routes::Rule;
+use crate::side_calls::SideCallLog;
 
 mod admission;
 mod attempt_error;
@@ -139,6 +140,10 @@ pub(crate) struct RequestTask {
     states: SmallVec<[Option<Box<dyn Any>>; 4]>,
     /// What the filters share.
     values: SharedValues,
+    /// The side calls that are not in the summary yet; `None` if no filter has made one.
+    side_calls: Option<SideCallLog>,
+    /// What the request had passed within this process when it arrived, if filters may need to know.
+    arrived: HopCount,
     upload: Upload,
     /// The piece of the request that is still in the filters.
     waiting_upload: Option<Box<PieceInFilters<Box<Reply>>>>,
@@ -183,6 +188,7 @@ impl RequestTask {
             route: None,
             cluster: None,
             attempts: SmallVec::new(),
+            side_calls: Vec::new(),
             received: 0,
             sent: 0,
             status: 0,
@@ -201,6 +207,8 @@ impl RequestTask {
             replaced_at: None,
             states: SmallVec::new(),
             values: SharedValues::default(),
+            side_calls: None,
+            arrived: HopCount::default(),
             upload: Upload::new(stream.is_received()),
             waiting_upload: None,
             waiting_download: None,
@@ -266,6 +274,9 @@ impl Drop for RequestTask {
             let attempt = pending.ended(reason, now, self.upload.is_sent());
             self.summary.attempts.push(attempt);
         }
+        self.waiting_upload = None;
+        self.waiting_download = None;
+        self.note_side_calls();
         self.summary.lasted = now.since(self.began);
         manager.counters.active.decrement();
         manager.counters.time.record(self.summary.lasted);
@@ -274,7 +285,11 @@ impl Drop for RequestTask {
         let request = self.request.take();
         let response = self.response.take();
         if manager.worker.log.wants(RecordKind::Request) {
-            let none = Summary { attempts: SmallVec::new(), ..self.summary.clone() };
+            let none = Summary {
+                attempts: SmallVec::new(),
+                side_calls: Vec::new(),
+                ..self.summary.clone()
+            };
             let summary = std::mem::replace(&mut self.summary, none);
             manager.worker.log.push(Box::new(RequestRecord {
                 conn: self.downstream.facts().clone(),

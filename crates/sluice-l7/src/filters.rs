@@ -13,11 +13,13 @@ use std::sync::Arc;
 
 use sluice_codec::{Body, Head};
 use sluice_core::settings::Short;
-use sluice_core::{ConnValues, Diags, Node, Path, Setting, Shape, SharedValues};
+use sluice_core::{ConnValues, Diags, Moment, Node, Path, Setting, Shape, SharedValues};
 use sluice_io::WorkerCx;
 
+use crate::hop_count::HopCount;
 use crate::record::{ConnFacts, Summary, View};
 use crate::runtime::Runtime;
+use crate::side_calls::{SideCallLog, SideCalls};
 
 pub mod body_max;
 pub mod buffer;
@@ -144,7 +146,7 @@ pub enum BodyAccess {
 #[derive(Debug)]
 pub struct Cx<'a> {
     /// The worker.
-    pub worker: &'a WorkerCx,
+    pub worker: &'a Rc<WorkerCx>,
     /// The connection.
     pub conn: &'a ConnFacts,
     /// What is known of the request.
@@ -159,9 +161,26 @@ pub struct Cx<'a> {
     pub runtime: &'a Runtime,
     /// What the filter remembers of this request.
     pub state: &'a mut Option<Box<dyn Any>>,
+    pub(crate) calls: CallScope<'a>,
+}
+
+/// What the side calls of a request have in common.
+#[derive(Debug)]
+pub(crate) struct CallScope<'a> {
+    pub(crate) hops: HopCount,
+    /// When the request ends at the latest.
+    pub(crate) by: Moment,
+    /// Created at the first call.
+    pub(crate) log: &'a mut Option<SideCallLog>,
 }
 
 impl Cx<'_> {
+    /// The side calls of this request: requests to clusters that the filter may wait for.
+    pub fn side_calls(&mut self) -> SideCalls {
+        let log = Rc::clone(self.calls.log.get_or_insert_default());
+        SideCalls::of_request(Rc::clone(self.worker), self.calls.hops, self.calls.by, log)
+    }
+
     /// The request as templates see it, in a hook that is passed its head.
     pub fn view<'v>(&'v self, request: &'v Head) -> View<'v> {
         View {

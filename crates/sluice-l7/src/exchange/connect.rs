@@ -18,6 +18,7 @@ use sluice_core::connection::Attempt;
 use sluice_core::limits::Limit;
 use sluice_io::buffers::SCRATCH;
 use sluice_upstream::EndpointState;
+use sluice_upstream::cluster::TrafficClass;
 use sluice_upstream::connector::ConnectFailure;
 use sluice_upstream::hops::Looped;
 use sluice_upstream::reasons as upstream_reasons;
@@ -75,13 +76,13 @@ impl RequestTask {
     ) -> Result<UpstreamStream, AttemptError> {
         let worker = Rc::clone(self.worker());
         let h1 = Rc::clone(&self.manager.h1);
-        let pooled = match pool.take_idle(&worker, endpoint, &h1) {
+        let pooled = match pool.take_idle(&worker, endpoint, TrafficClass::Request, &h1) {
             Some(pooled) => {
                 pool.counters.reused.increment();
                 pooled
             }
             None => {
-                let taking = pool.take(&worker, endpoint, &h1);
+                let taking = pool.take(&worker, endpoint, TrafficClass::Request, &h1);
                 match self.guarded(down, self.deadlines.overall(), taking).await? {
                     Some(Ok(pooled)) => pooled,
                     Some(Err(failure)) => return Err(not_reached(failure).into()),

@@ -4,38 +4,43 @@
 //! Refuses to know: what any filter does. Keeps: a filter sees the response of a request only if it saw the
 //! request; responses pass the filters in reverse order.
 
-use std::any::Any;
 use std::rc::Rc;
 use std::time::Duration;
 
 use sluice_codec::h1::parse::is_authority;
 use sluice_codec::{Head, HttpStream};
+use sluice_core::LocalFuture;
 use sluice_core::limits::Limit;
-use sluice_core::{LocalFuture, SharedValues};
 use sluice_io::WorkerCx;
 
 use super::deadlines::Deadline;
 use super::pieces::{RequestHooks, ResponseHooks};
 use super::{RequestTask, Stop};
-use crate::connection_manager::{ConnectionManager, DownstreamConn};
-use crate::filters::{Cx, HeadStep, HttpFilter, ResponseStep};
+use crate::filters::{CallScope, Cx, HeadStep, HttpFilter, ResponseStep};
+use crate::hop_count::HopCount;
 use crate::hygiene;
 use crate::reasons;
-use crate::record::Summary;
 use crate::reply::Reply;
 
-/// What a filter may use in a hook. Borrows fields, not the task, so that the hook may also change a head.
-fn context<'a>(
-    manager: &'a ConnectionManager,
-    downstream: &'a DownstreamConn,
-    summary: &'a Summary,
-    request: Option<&'a Head>,
-    values: &'a mut SharedValues,
-    state: &'a mut Option<Box<dyn Any>>,
-) -> Cx<'a> {
-    let (worker, runtime) = (&manager.worker, &manager.plan.runtime);
-    let (conn, conn_values) = (downstream.facts(), &downstream.conn.info.values);
-    Cx { worker, conn, summary, request, values, conn_values, runtime, state }
+/// Makes what a filter may use in a hook; borrows fields, not the task, so that the hook may also change a head.
+macro_rules! context {
+    ($task:ident, $place:expr, $request:expr) => {
+        Cx {
+            worker: &$task.manager.worker,
+            conn: $task.downstream.facts(),
+            summary: &$task.summary,
+            request: $request,
+            values: &mut $task.values,
+            conn_values: &$task.downstream.conn.info.values,
+            runtime: &$task.manager.plan.runtime,
+            state: &mut $task.states[$place],
+            calls: CallScope {
+                hops: $task.arrived,
+                by: $task.deadlines.due(Deadline::Total),
+                log: &mut $task.side_calls,
+            },
+        }
+    };
 }
 
 impl RequestTask {
@@ -43,6 +48,9 @@ impl RequestTask {
     pub(super) async fn run_filters(&mut self, stream: &mut HttpStream) -> Result<(), Stop> {
         let filters = Rc::clone(&self.filters);
         self.states.resize_with(filters.len(), || None);
+        if !filters.is_empty() {
+            self.arrived = HopCount::of(&self.request);
+        }
         self.request.take_target_change();
         let mut buffered = None;
         for (place, (name, filter)) in filters.iter().enumerate() {
@@ -99,7 +107,9 @@ impl RequestTask {
     ) -> Result<T, Stop> {
         let worker = Rc::clone(self.worker());
         let by = worker.now().after(filter_wait(&worker)).min(self.deadlines.due(Deadline::Total));
-        if let Some(done) = self.guarded(stream, by, later).await? {
+        let done = self.guarded(stream, by, later).await;
+        self.note_side_calls();
+        if let Some(done) = done? {
             return Ok(done);
         }
         self.summary.detail = Some(late(filter).into());
@@ -138,9 +148,7 @@ impl RequestTask {
         place: usize,
         call: impl FnOnce(&mut Cx<'_>, &mut Head) -> R,
     ) -> R {
-        let (values, state) = (&mut self.values, &mut self.states[place]);
-        let mut cx = context(&self.manager, &self.downstream, &self.summary, None, values, state);
-        call(&mut cx, &mut self.request)
+        call(&mut context!(self, place, None), &mut self.request)
     }
 
     fn with_response<R>(
@@ -148,10 +156,7 @@ impl RequestTask {
         place: usize,
         call: impl FnOnce(&mut Cx<'_>, &mut Head) -> R,
     ) -> R {
-        let Self { manager, downstream, summary, request, response, values, states, .. } = self;
-        let state = &mut states[place];
-        let mut cx = context(manager, downstream, summary, Some(request), values, state);
-        call(&mut cx, response)
+        call(&mut context!(self, place, Some(&self.request)), &mut self.response)
     }
 
     /// Calls a hook of a filter that takes neither head.
@@ -160,10 +165,14 @@ impl RequestTask {
         place: usize,
         call: impl FnOnce(&dyn HttpFilter, &mut Cx<'_>) -> R,
     ) -> R {
-        let Self { manager, downstream, summary, request, values, states, filters, .. } = self;
-        let state = &mut states[place];
-        let mut cx = context(manager, downstream, summary, Some(request), values, state);
-        call(&*filters[place].1, &mut cx)
+        call(&*self.filters[place].1, &mut context!(self, place, Some(&self.request)))
+    }
+
+    /// Moves the side calls that have ended into the summary.
+    pub(super) fn note_side_calls(&mut self) {
+        if let Some(log) = &self.side_calls {
+            self.summary.side_calls.append(&mut log.borrow_mut());
+        }
     }
 
     /// Shows the response headers to the filters that saw the request, in reverse order. A filter may replace the

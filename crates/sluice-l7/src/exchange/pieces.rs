@@ -320,6 +320,7 @@ impl RequestTask {
                     };
                     walk.later = None;
                     self.deadlines.stop(D::DEADLINE);
+                    self.note_side_calls();
                     self.with_filter(place, |_, cx| resume(cx, piece))
                 }
             };

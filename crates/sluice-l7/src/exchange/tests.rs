@@ -16,6 +16,7 @@ use crate::routes::{RetryPlan, RetryWhen, RuleOptions, Timeouts};
 mod filters;
 mod kit;
 mod pieces;
+mod side_calls;
 mod simulation;
 
 const SECOND: Duration = Duration::from_secs(1);

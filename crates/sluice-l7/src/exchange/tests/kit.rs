@@ -17,8 +17,9 @@ use sluice_codec::scripted::{PeerEvent, ScriptedPeer, SentEvent};
 use sluice_codec::{Body, Head, HttpStream};
 use sluice_core::connection::{ConnInfo, Peer};
 use sluice_core::value::HostPattern;
-use sluice_core::{Clock, Reason};
-use sluice_io::{Conn, WorkerCx};
+use sluice_core::{Clock, Limits, Reason};
+use sluice_io::{Budget, Conn, WorkerCx};
+use sluice_telemetry::LogQueue;
 use sluice_upstream::Cluster;
 use sluice_upstream::balance::Balance;
 use sluice_upstream::cluster::Member;
@@ -140,9 +141,9 @@ impl Wake for Woken {
     }
 }
 
-fn cluster_plan() -> ClusterPlan {
+fn cluster_plan(name: &str) -> ClusterPlan {
     ClusterPlan {
-        name: "app".into(),
+        name: name.into(),
         endpoints: Vec::new(),
         balance: Balance::RoundRobin,
         connect_timeout: Duration::from_secs(5),
@@ -171,6 +172,23 @@ fn cluster_plan() -> ClusterPlan {
     }
 }
 
+/// A cluster with two endpoints.
+pub(super) fn cluster(name: &str) -> Arc<Cluster> {
+    let cluster = Arc::new(Cluster::new(Arc::new(cluster_plan(name))));
+    let member =
+        |last| Member { target: Target::Ip(([192, 0, 2, last], 80).into()), host: None, weight: 1 };
+    cluster.publish(&[member(1), member(2)]);
+    cluster
+}
+
+/// Gives the next attempt in a pool a connection, new or `reused`.
+pub(super) fn connects(pool: &ClusterPool, reused: bool) -> ScriptedPeer {
+    let endpoint = ScriptedPeer::default();
+    let connect = ScriptedConnect::Stream(endpoint.stream(false), reused);
+    pool.scripted.borrow_mut().push_back(connect);
+    endpoint
+}
+
 impl Bench {
     /// A worker whose only route has these options.
     pub(super) fn new(options: RuleOptions) -> Self {
@@ -179,14 +197,16 @@ impl Bench {
 
     /// As [`Bench::new`], with these filters on the chain.
     pub(super) fn with_filters(options: RuleOptions, filters: &[Hooks]) -> Self {
-        let worker = WorkerCx::solitary(Clock::held());
-        let cluster = Arc::new(Cluster::new(Arc::new(cluster_plan())));
-        let member = |last| Member {
-            target: Target::Ip(([192, 0, 2, last], 80).into()),
-            host: None,
-            weight: 1,
-        };
-        cluster.publish(&[member(1), member(2)]);
+        Self::with_limits(Limits::default(), options, filters)
+    }
+
+    /// As [`Bench::with_filters`], with these limits.
+    pub(super) fn with_limits(limits: Limits, options: RuleOptions, filters: &[Hooks]) -> Self {
+        let shard = sluice_telemetry::Registry::new().shard(1);
+        let log = LogQueue::nowhere(&shard);
+        let budget = Budget::unlimited();
+        let worker = WorkerCx::new(0, Clock::held(), shard, log, limits, &budget);
+        let cluster = cluster("app");
         let rule = Rule {
             name: "all".into(),
             path: PathMatch::Any,
@@ -229,10 +249,12 @@ impl Bench {
 
     /// Gives the next attempt a connection, new or `reused`.
     pub(super) fn connects(&self, reused: bool) -> ScriptedPeer {
-        let endpoint = ScriptedPeer::default();
-        let connect = ScriptedConnect::Stream(endpoint.stream(false), reused);
-        self.pool.scripted.borrow_mut().push_back(connect);
-        endpoint
+        connects(&self.pool, reused)
+    }
+
+    /// The pool of another cluster.
+    pub(super) fn pool_of(&self, cluster: &Arc<Cluster>) -> Rc<ClusterPool> {
+        self.manager.shared.pools.to(cluster, &self.worker)
     }
 
     /// Makes the next attempt fail to connect.
