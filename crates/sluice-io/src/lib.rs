@@ -25,8 +25,7 @@ pub use descriptors::{Allowance, Budget};
 pub use raw::RawStream;
 pub use reactor::{Interest, Reactor, Source};
 pub use seams::{
-    Admit, ConnectionFilter, ConnectionFilterFactory, ConnectionFilterPlan, Inspection, Inspector,
-    StreamHandler,
+    Admit, ConnectionFilter, ConnectionFilterPlan, Inspection, Inspector, StreamHandler,
 };
 pub use stream::Stream;
 pub use tap::ByteTap;

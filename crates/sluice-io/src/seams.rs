@@ -7,9 +7,8 @@ use std::any::Any;
 use std::fmt::Debug;
 use std::num::NonZeroUsize;
 use std::rc::Rc;
-use std::sync::Arc;
 
-use sluice_core::{ConnInfo, Diags, Facts, LocalFuture, Node, Path, Reason, Shape, Verdict};
+use sluice_core::{ConnInfo, Facts, LocalFuture, Reason, Verdict};
 
 use crate::stream::Stream;
 use crate::tap::ByteTap;
@@ -45,26 +44,6 @@ pub enum Inspection {
         /// Whether TLS must follow.
         starttls: bool,
     },
-}
-
-/// A kind of connection filter, registered by name. One per process.
-pub trait ConnectionFilterFactory: Send + Sync + Debug {
-    /// The name in configurations.
-    fn name(&self) -> &'static str;
-
-    /// One sentence for the reference page.
-    fn help(&self) -> &'static str;
-
-    /// The shape of its settings.
-    fn shape(&self) -> Shape;
-
-    /// Checks the settings of one use; adds errors to `diags`.
-    fn check(
-        &self,
-        settings: &Node,
-        at: &Path<'_>,
-        diags: &mut Diags,
-    ) -> Option<Arc<dyn ConnectionFilterPlan>>;
 }
 
 /// One use of a filter in a configuration, shared by all workers.

@@ -1,11 +1,10 @@
-//! HTTP filters: their interface, and the registry of filters by name.
+//! HTTP filters: their interface, and those that come with Sluice.
 //!
-//! Owns: the traits, the types that pass through them, the registry. Refuses to know: which chain or rule uses which
-//! filter. Keeps: filters judge and edit; the exchange that runs them owns order, buffering, waiting and responding.
-//! Built-in and third-party filters are registered and configured alike.
+//! Owns: the traits, the types that pass through them, the list of built-in filters. Refuses to know: which chain or
+//! rule uses which filter. Keeps: filters judge and edit; the exchange that runs them owns order, buffering, waiting and
+//! responding. Built-in and third-party filters are registered and configured alike.
 
 use std::any::Any;
-use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::marker::PhantomData;
 use std::rc::Rc;
@@ -13,7 +12,7 @@ use std::sync::Arc;
 
 use sluice_codec::{Body, Head};
 use sluice_core::settings::Short;
-use sluice_core::{ConnValues, Diags, Moment, Node, Path, Setting, Shape, SharedValues};
+use sluice_core::{ConnValues, Moment, Node, Setting, Shape, SharedValues};
 use sluice_io::WorkerCx;
 
 use crate::hop_count::HopCount;
@@ -30,30 +29,11 @@ pub mod request_id;
 pub mod set_headers;
 pub mod step;
 
+pub use sluice_l4::filters::{CheckContext, FilterFactory, FilterOwner, FilterRegistry};
 pub use step::{
     BodyStep, HeadResume, HeadStep, PieceResume, PieceStep, ResponseBodyStep, ResponseResume,
     ResponseStep, ResponseTrailersStep, TrailersStep,
 };
-
-/// A kind of HTTP filter, registered by name, one per process.
-pub trait HttpFilterFactory: Send + Sync + Debug {
-    /// The name used in configurations.
-    fn name(&self) -> &'static str;
-
-    /// One sentence for the reference page.
-    fn help(&self) -> &'static str;
-
-    /// The shape of its settings.
-    fn shape(&self) -> Shape;
-
-    /// Checks the settings of one use; adds errors to `diags`.
-    fn check(
-        &self,
-        settings: &Node,
-        at: &Path<'_>,
-        diags: &mut Diags,
-    ) -> Option<Arc<dyn HttpFilterPlan>>;
-}
 
 /// One use of a filter in a configuration, shared by all workers.
 pub trait HttpFilterPlan: Any + Send + Sync + Debug {
@@ -230,7 +210,7 @@ impl<S: OfSettings> Debug for Ready<S> {
     }
 }
 
-impl<S: OfSettings> HttpFilterFactory for Ready<S> {
+impl<S: OfSettings> FilterFactory<dyn HttpFilterPlan> for Ready<S> {
     fn name(&self) -> &'static str {
         S::NAME
     }
@@ -246,10 +226,9 @@ impl<S: OfSettings> HttpFilterFactory for Ready<S> {
     fn check(
         &self,
         settings: &Node,
-        at: &Path<'_>,
-        diags: &mut Diags,
+        context: &mut CheckContext<'_>,
     ) -> Option<Arc<dyn HttpFilterPlan>> {
-        Some(Arc::new(Use(S::bind(settings, at, diags)?)))
+        Some(Arc::new(Use(context.bind::<S>(settings)?)))
     }
 }
 
@@ -276,38 +255,19 @@ impl<S: OfSettings> HttpFilterPlan for Use<S> {
     }
 }
 
-/// The HTTP filters by name.
-#[derive(Clone, Debug)]
-pub struct HttpFilters(BTreeMap<&'static str, Arc<dyn HttpFilterFactory>>);
+/// HTTP filters by name.
+pub type HttpFilters = FilterRegistry<dyn HttpFilterPlan>;
 
-impl Default for HttpFilters {
-    /// The built-in filters.
-    fn default() -> Self {
-        let mut filters = Self(BTreeMap::new());
-        filters.register(Arc::new(Ready::<buffer::Buffer>::default()));
-        filters.register(Arc::new(Ready::<Short<body_max::BodyMax>>::default()));
-        filters.register(Arc::new(Ready::<error_pages::ErrorPages>::default()));
-        filters.register(Arc::new(Ready::<health_check::HealthCheck>::default()));
-        filters.register(Arc::new(rate_limit::RateLimitFactory::default()));
-        filters.register(Arc::new(Ready::<request_id::RequestId>::default()));
-        filters.register(Arc::new(Ready::<set_headers::Layers>::default()));
-        filters
-    }
-}
-
-impl HttpFilters {
-    /// Adds a filter, or replaces the one with that name.
-    pub fn register(&mut self, factory: Arc<dyn HttpFilterFactory>) {
-        self.0.insert(factory.name(), factory);
-    }
-
-    /// Returns the filter with that name.
-    pub fn get(&self, name: &str) -> Option<&Arc<dyn HttpFilterFactory>> {
-        self.0.get(name)
-    }
-
-    /// Returns all filters, in the order of their names.
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<dyn HttpFilterFactory>> {
-        self.0.values()
-    }
+/// The HTTP filters that come with Sluice.
+pub fn built_in() -> HttpFilters {
+    let all: [Arc<dyn FilterFactory<dyn HttpFilterPlan>>; 7] = [
+        Arc::new(Ready::<buffer::Buffer>::default()),
+        Arc::new(Ready::<Short<body_max::BodyMax>>::default()),
+        Arc::new(Ready::<error_pages::ErrorPages>::default()),
+        Arc::new(Ready::<health_check::HealthCheck>::default()),
+        Arc::new(rate_limit::RateLimitFactory::default()),
+        Arc::new(Ready::<request_id::RequestId>::default()),
+        Arc::new(Ready::<set_headers::Layers>::default()),
+    ];
+    all.into_iter().collect()
 }

@@ -26,12 +26,15 @@ use crate::sections::{AccessLog, Config, LogFormat, LogKind, SocketOptions};
 
 mod client_auth;
 mod clusters;
+mod filter_names;
 mod http;
 mod listeners;
 mod quic;
 mod routes;
 mod runtime;
 mod tls;
+
+pub use filter_names::AskedClusters;
 
 /// What a build needs from outside the configuration.
 pub struct BuildInput<'a> {
@@ -66,6 +69,8 @@ pub struct Snapshot {
     pub runtime: (RuntimeMap, RuntimeMap),
     /// Names of the runtime values that are read anywhere.
     pub runtime_keys: BTreeSet<String>,
+    /// The clusters that filters may ask.
+    pub asked: AskedClusters,
     /// The access logs.
     pub sinks: Vec<SinkPlan>,
     /// Files that the configuration names; a change to one causes a reload.
@@ -115,6 +120,8 @@ struct Build<'a> {
     authorities: Authorities,
     /// Runtime values read by filters of chains.
     runtime_keys: RefCell<BTreeSet<String>>,
+    /// Clusters that filters may ask.
+    asked: RefCell<AskedClusters>,
 }
 
 /// Builds a snapshot; adds every error and warning to `diags`.
@@ -131,6 +138,7 @@ pub fn build(config: &Config, input: &BuildInput<'_>, diags: &mut Diags) -> Opti
         stale: Vec::new(),
         authorities: Authorities::default(),
         runtime_keys: RefCell::default(),
+        asked: RefCell::default(),
     };
     let clusters = state.clusters(config, diags);
     let routes = state.routes(config, &clusters, diags);
@@ -141,11 +149,13 @@ pub fn build(config: &Config, input: &BuildInput<'_>, diags: &mut Diags) -> Opti
         return None;
     }
     // With errors present, what seems unused may be used by what is wrong.
-    check::unused(config, diags);
+    let asked = state.asked.take();
+    check::unused(config, asked.all(), diags);
     let mut runtime_keys = state.runtime_keys.take();
     routes.values().for_each(|(_, table)| runtime::keys_of_routes(table, &mut runtime_keys));
     Some(Snapshot {
         runtime_keys,
+        asked,
         listeners,
         clusters,
         routes,

@@ -327,11 +327,12 @@ impl Control {
     async fn await_names(&self, rounds: &BTreeMap<Name, Rc<Resolution>>, next: &mut NextSockets) {
         let waiting: BTreeSet<Name> = {
             let in_force = self.in_force.borrow();
-            let config = &in_force.built.config;
+            let (config, asked) = (&in_force.built.config, &in_force.built.snapshot.asked);
             let needs =
                 |clusters: BTreeSet<Name>| clusters.iter().any(|name| rounds.contains_key(name));
             let listeners = config.listeners.iter();
-            let waiting = listeners.filter(|listener| needs(reach::clusters_of(config, listener)));
+            let waiting =
+                listeners.filter(|listener| needs(reach::clusters_of(config, asked, listener)));
             waiting.map(|listener| listener.name.value.clone()).collect()
         };
         let others = next.keys_of(|listener| !waiting.contains(listener));

@@ -9,6 +9,7 @@ use sluice_codec::h2::H2Options;
 use sluice_codec::h3::H3Options;
 use sluice_core::settings::suggest_word;
 use sluice_core::{Diags, Name, Path, Spanned};
+use sluice_l4::filters::FilterOwner;
 use sluice_l7::HttpPlan;
 use sluice_l7::client_auth::OwnClientAuth;
 use sluice_l7::edge::Edge;
@@ -16,6 +17,7 @@ use sluice_l7::hygiene::Hygiene;
 use sluice_l7::plan::{HttpOptions, Versions};
 
 use super::Build;
+use super::clusters::ClusterMap;
 use super::routes::{RouteMap, http_filters};
 use crate::sections::http::{HeaderCase, Http, Http2, PathHygiene};
 use crate::sections::{Config, Quic, Tls};
@@ -23,6 +25,7 @@ use crate::sections::{Config, Quic, Tls};
 /// What a chain that serves HTTP is built from, besides its own section.
 pub(super) struct HttpContext<'a> {
     pub(super) config: &'a Config,
+    pub(super) clusters: &'a ClusterMap,
     pub(super) routes: &'a RouteMap,
     pub(super) listener: &'a Name,
     pub(super) chain: &'a Name,
@@ -40,7 +43,9 @@ impl Build<'_> {
         at: &Path<'_>,
         diags: &mut Diags,
     ) -> Option<HttpPlan> {
-        let filters = http_filters(self, &section.filters, &at.key("filters"), diags);
+        let owner = FilterOwner::Chain { listener: context.listener, chain: context.chain };
+        let names = (context.config, context.clusters);
+        let filters = http_filters(self, &section.filters, owner, names, &at.key("filters"), diags);
         let routes = match context.routes.get(&section.routes.value) {
             Some((cell, _)) => Some(Arc::clone(cell)),
             None => {

@@ -8,6 +8,7 @@ use sluice_core::settings::{Members, Short, suggest_word};
 use sluice_core::{Diags, ListenAddress, Name, Path, Span, Spanned};
 use sluice_io::ConnectionFilterPlan;
 use sluice_l4::chain::InnerPlan;
+use sluice_l4::filters::FilterOwner;
 use sluice_l4::plain_http::PlainHttp;
 use sluice_l4::udp::{FlowChainPlan, UdpPlan};
 use sluice_l4::{
@@ -105,7 +106,8 @@ impl Scope<'_, '_> {
         let all = only_criteria(&wanted);
         let table = self.table(&all, &places_of(&chains), &list, diags);
         let quic = section.quic().map(|quic| self.quic(quic, &chains, at, diags));
-        let filters = self.filters(&section.filters, &at.key("filters"), diags);
+        let owner = FilterOwner::Listener(&section.name.value);
+        let filters = self.filters(&section.filters, owner, &at.key("filters"), diags);
         let plan = if self.udp {
             self.udp_plan(section, &chains, table, filters, at, diags)
         } else {
@@ -281,8 +283,9 @@ impl Scope<'_, '_> {
         at: &Path<'_>,
         diags: &mut Diags,
     ) -> Option<ChainPlan> {
-        let filters = self.filters(parts.filters, &at.key("filters"), diags);
         let name = chain_name(index, parts);
+        let owner = FilterOwner::Chain { listener, chain: &name };
+        let filters = self.filters(parts.filters, owner, &at.key("filters"), diags);
         let handler = match (parts.relay, parts.http) {
             (Some(relay), _) => {
                 let plan = self.relay(relay, &at.key("relay"), diags)?;
@@ -291,6 +294,7 @@ impl Scope<'_, '_> {
             (None, Some(http)) => {
                 let context = HttpContext {
                     config: self.config,
+                    clusters: self.clusters,
                     routes: self.routes,
                     listener,
                     chain: &name,
@@ -309,6 +313,7 @@ impl Scope<'_, '_> {
     fn filters(
         &self,
         uses: &[FilterUse],
+        owner: FilterOwner<'_>,
         at: &Path<'_>,
         diags: &mut Diags,
     ) -> Option<Vec<Arc<dyn ConnectionFilterPlan>>> {
@@ -318,7 +323,10 @@ impl Scope<'_, '_> {
             let at = at.index(index);
             let here = at.key(&filter.name);
             let plan = match registry.get(&filter.name) {
-                Some(factory) => factory.check(&filter.settings, &here, diags),
+                Some(factory) => {
+                    let names = (self.config, self.clusters);
+                    self.build.checked(&**factory, &filter.settings, owner, names, &here, diags)
+                }
                 None => {
                     let names: Vec<&str> = registry.iter().map(|factory| factory.name()).collect();
                     let help = suggest_word(&filter.name, &names)
@@ -440,11 +448,13 @@ impl Scope<'_, '_> {
                 relay: None,
                 http: None,
             };
-            let own = self.filters(&chain.filters, &at.key("filters"), diags);
+            let name = chain_name(index, &parts);
+            let owner = FilterOwner::Chain { listener: &listener.name.value, chain: &name };
+            let own = self.filters(&chain.filters, owner, &at.key("filters"), diags);
             let cluster = self.cluster(&settings.cluster, &here.key("cluster"), diags);
             match (own, cluster, &mut plans) {
                 (Some(filters), Some(cluster), Some(all)) => all.push(FlowChainPlan {
-                    name: chain_name(index, &parts),
+                    name,
                     filters,
                     cluster,
                     hash: settings.hash.map(|HashBy::SourceIp| Hash::SourceIp),

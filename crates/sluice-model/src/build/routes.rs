@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use sluice_core::settings::{Members, suggest_word};
 use sluice_core::value::HostPattern;
-use sluice_core::{Diags, Name, Path, Span, Spanned};
+use sluice_core::{Diags, Name, Node, Path, Span, Spanned};
+use sluice_l4::filters::{FilterFactory, FilterOwner};
 use sluice_l7::filters::HttpFilterPlan;
 use sluice_l7::routes::{
     Action, ClientCertificate, Conditions, Direct, HashBy, HostRewrite, Override, OverrideSet,
@@ -38,6 +39,7 @@ impl Build<'_> {
             let at = at.key(name);
             let mut table = TableBuilder {
                 build: self,
+                name,
                 config,
                 clusters,
                 chosen: Vec::new(),
@@ -58,6 +60,8 @@ impl Build<'_> {
 /// A route table being built.
 struct TableBuilder<'a, 'b> {
     build: &'a Build<'b>,
+    /// The name of the table.
+    name: &'a Name,
     config: &'a Config,
     clusters: &'a ClusterMap,
     /// Clusters named by rules, in the order in which they were first named.
@@ -414,6 +418,17 @@ impl TableBuilder<'_, '_> {
         u32::try_from(self.overrides.len() - 1).ok()
     }
 
+    fn checked(
+        &self,
+        factory: &dyn FilterFactory<dyn HttpFilterPlan>,
+        settings: &Node,
+        at: &Path<'_>,
+        diags: &mut Diags,
+    ) -> Option<Arc<dyn HttpFilterPlan>> {
+        let (owner, names) = (FilterOwner::Routes(self.name), (self.config, self.clusters));
+        self.build.checked(factory, settings, owner, names, at, diags)
+    }
+
     fn said_of_filters(
         &self,
         section: &sections::Overrides,
@@ -430,9 +445,11 @@ impl TableBuilder<'_, '_> {
             };
             let said = match settings.text() {
                 Some("skip") => Some(Override::Skip),
-                _ => factory.check(settings, &here, diags).map(|plan| match plan.says_replace() {
-                    true => Override::Instead(plan),
-                    false => Override::Over(plan),
+                _ => self.checked(&**factory, settings, &here, diags).map(|plan| {
+                    match plan.says_replace() {
+                        true => Override::Instead(plan),
+                        false => Override::Over(plan),
+                    }
                 }),
             };
             match (said, &mut set) {
@@ -463,6 +480,8 @@ pub(super) fn known(remedy: &str, names: &[&str]) -> String {
 pub(super) fn http_filters(
     build: &Build<'_>,
     uses: &[crate::sections::FilterUse],
+    owner: FilterOwner<'_>,
+    names: (&Config, &ClusterMap),
     at: &Path<'_>,
     diags: &mut Diags,
 ) -> Option<Vec<(&'static str, Arc<dyn HttpFilterPlan>)>> {
@@ -483,7 +502,7 @@ pub(super) fn http_filters(
             plans = None;
             continue;
         }
-        let plan = factory.check(&filter.settings, &here, diags);
+        let plan = build.checked(&**factory, &filter.settings, owner, names, &here, diags);
         if plan.as_ref().is_some_and(|plan| plan.says_replace()) {
             diags
                 .error(
