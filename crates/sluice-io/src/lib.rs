@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod buffers;
+pub mod byte_filter;
 pub mod descriptors;
 pub mod pipes;
 pub mod pump;
@@ -21,6 +22,7 @@ pub mod turn;
 pub mod wheel;
 pub mod worker;
 
+pub use byte_filter::{ByteFilter, ByteHooks, ByteResume, ByteStep};
 pub use descriptors::{Allowance, Budget};
 pub use raw::RawStream;
 pub use reactor::{Interest, Reactor, Source};

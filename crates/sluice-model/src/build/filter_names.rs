@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use sluice_core::settings::suggest_word;
 use sluice_core::{Diags, Name, Node, Path, Spanned};
+use sluice_io::ConnectionFilterPlan;
 use sluice_l4::filters::{CheckContext, FilterFactory, FilterNames, FilterOwner};
 use sluice_upstream::Cluster;
 
@@ -15,7 +16,7 @@ use super::Build;
 use super::clusters::ClusterMap;
 use super::routes::{known, unknown_cluster};
 use crate::check::https_of;
-use crate::sections::{Config, Listener};
+use crate::sections::{Config, FilterUse, Listener};
 
 /// The clusters that filters may ask.
 #[derive(Clone, Debug, Default)]
@@ -81,6 +82,26 @@ impl FilterNames for NamesInConfig<'_> {
         let message = format!("there are no routes named `{}`", name.value);
         diags.error("unknown-name", name.span, at, message).help(help);
         false
+    }
+}
+
+/// Reports filters of bytes where nothing passes bytes through them.
+pub(super) fn only_for_relays(
+    uses: &[FilterUse],
+    plans: Option<&[Arc<dyn ConnectionFilterPlan>]>,
+    at: &Path<'_>,
+    diags: &mut Diags,
+) {
+    let list = at.key("filters");
+    let plans = plans.unwrap_or_default().iter().enumerate();
+    for (index, _) in plans.filter(|(_, plan)| plan.filters_bytes()) {
+        let name = &uses[index].name;
+        let message =
+            format!("the filter `{}` changes bytes, which only a relay moves", name.value);
+        let here = list.index(index);
+        diags
+            .error("wrong-kind", name.span, here.key(name), message)
+            .help("use it on chains with `relay`");
     }
 }
 

@@ -19,6 +19,7 @@ use sluice_l7::client_auth::OwnClientAuth;
 use sluice_upstream::Cluster;
 
 use super::clusters::ClusterMap;
+use super::filter_names::only_for_relays;
 use super::http::HttpContext;
 use super::routes::{RouteMap, unknown_cluster};
 use super::{Build, ListenerSnapshot, PlanKind, QuicListener, client_auth};
@@ -108,6 +109,9 @@ impl Scope<'_, '_> {
         let quic = section.quic().map(|quic| self.quic(quic, &chains, at, diags));
         let owner = FilterOwner::Listener(&section.name.value);
         let filters = self.filters(&section.filters, owner, &at.key("filters"), diags);
+        if self.udp || check::https_of(section).next().is_some() {
+            only_for_relays(&section.filters, filters.as_deref(), at, diags);
+        }
         let plan = if self.udp {
             self.udp_plan(section, &chains, table, filters, at, diags)
         } else {
@@ -286,6 +290,9 @@ impl Scope<'_, '_> {
         let name = chain_name(index, parts);
         let owner = FilterOwner::Chain { listener, chain: &name };
         let filters = self.filters(parts.filters, owner, &at.key("filters"), diags);
+        if parts.http.is_some() {
+            only_for_relays(parts.filters, filters.as_deref(), at, diags);
+        }
         let handler = match (parts.relay, parts.http) {
             (Some(relay), _) => {
                 let plan = self.relay(relay, &at.key("relay"), diags)?;
@@ -451,6 +458,7 @@ impl Scope<'_, '_> {
             let name = chain_name(index, &parts);
             let owner = FilterOwner::Chain { listener: &listener.name.value, chain: &name };
             let own = self.filters(&chain.filters, owner, &at.key("filters"), diags);
+            only_for_relays(&chain.filters, own.as_deref(), &at, diags);
             let cluster = self.cluster(&settings.cluster, &here.key("cluster"), diags);
             match (own, cluster, &mut plans) {
                 (Some(filters), Some(cluster), Some(all)) => all.push(FlowChainPlan {
