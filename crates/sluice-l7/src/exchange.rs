@@ -38,6 +38,7 @@ mod filtering;
 mod forward;
 mod pending;
 mod pieces;
+mod reroute;
 mod response;
 mod upload;
 mod upstream_request;
@@ -133,6 +134,8 @@ pub(crate) struct RequestTask {
     method: Method,
     grpc: bool,
     filters: Rc<FilterList>,
+    /// Whether a filter has asked for the route to be selected again.
+    reroutes: bool,
     /// The number of filters that have seen the request.
     entered: usize,
     /// The filter that replaced the response: those before it in the chain have yet to see the replacement.
@@ -203,6 +206,7 @@ impl RequestTask {
             method: request.method(),
             grpc: request.is_grpc(),
             filters: NO_FILTERS.with(Rc::clone),
+            reroutes: false,
             entered: 0,
             replaced_at: None,
             states: SmallVec::new(),

@@ -49,6 +49,18 @@ pub trait HttpFilterPlan: Any + Send + Sync + Debug {
         false
     }
 
+    /// Whether the filter refuses requests by what they ask for, as authentication, authorisation and limits do: then it
+    /// runs again if a later filter changes the route, and the new one has other settings for it.
+    fn is_guard(&self) -> bool {
+        false
+    }
+
+    /// Whether the filter changes the path or host of requests. `check` warns if it stands after a guard, which then
+    /// judged what the client sent, and not what is forwarded.
+    fn edits_target(&self) -> bool {
+        false
+    }
+
     /// Names of the runtime values that the filter reads. An operator can set these and no others.
     fn runtime_keys(&self) -> Vec<&str> {
         Vec::new()
@@ -142,6 +154,7 @@ pub struct Cx<'a> {
     /// What the filter remembers of this request.
     pub state: &'a mut Option<Box<dyn Any>>,
     pub(crate) calls: CallScope<'a>,
+    pub(crate) reroutes: &'a mut bool,
 }
 
 /// What the side calls of a request have in common.
@@ -155,6 +168,13 @@ pub(crate) struct CallScope<'a> {
 }
 
 impl Cx<'_> {
+    /// Has the route selected again, for the head as it is when the hook for request heads has decided; elsewhere it has no
+    /// effect. Guards that the new route configures differently run again, wherever they stand in the chain; other
+    /// filters run once.
+    pub const fn reroute(&mut self) {
+        *self.reroutes = true;
+    }
+
     /// The side calls of this request: requests to clusters that the filter may wait for.
     pub fn side_calls(&mut self) -> SideCalls {
         let log = Rc::clone(self.calls.log.get_or_insert_default());
@@ -186,6 +206,11 @@ trait OfSettings: HttpFilter + Setting + Clone + Send + Sync + 'static {
 
     /// See [`HttpFilterPlan::says_replace`].
     fn says_replace(&self) -> bool {
+        false
+    }
+
+    /// See [`HttpFilterPlan::is_guard`].
+    fn is_guard(&self) -> bool {
         false
     }
 
@@ -244,6 +269,10 @@ impl<S: OfSettings> HttpFilterPlan for Use<S> {
 
     fn says_replace(&self) -> bool {
         self.0.says_replace()
+    }
+
+    fn is_guard(&self) -> bool {
+        self.0.is_guard()
     }
 
     fn runtime_keys(&self) -> Vec<&str> {

@@ -15,7 +15,9 @@ use sluice_io::WorkerCx;
 
 use super::deadlines::Deadline;
 use super::pieces::{RequestHooks, ResponseHooks};
+use super::reroute::RoutePlace;
 use super::{RequestTask, Stop};
+use crate::connection_manager::{FilterEntry, RouteSnapshot};
 use crate::filters::{CallScope, Cx, HeadStep, HttpFilter, ResponseStep};
 use crate::hop_count::HopCount;
 use crate::hygiene;
@@ -39,21 +41,29 @@ macro_rules! context {
                 by: $task.deadlines.due(Deadline::Total),
                 log: &mut $task.side_calls,
             },
+            reroutes: &mut $task.reroutes,
         }
     };
 }
 
 impl RequestTask {
-    /// Shows the request to the filters in order.
-    pub(super) async fn run_filters(&mut self, stream: &mut HttpStream) -> Result<(), Stop> {
-        let filters = Rc::clone(&self.filters);
-        self.states.resize_with(filters.len(), || None);
-        if !filters.is_empty() {
+    /// Shows the request to the filters in order; returns the route, which they may have selected again.
+    pub(super) async fn run_filters(
+        &mut self,
+        stream: &mut HttpStream,
+        snapshot: &RouteSnapshot,
+        mut route: Option<RoutePlace>,
+    ) -> Result<Option<RoutePlace>, Stop> {
+        if !self.filters.is_empty() {
             self.arrived = HopCount::of(&self.request);
         }
         self.request.take_target_change();
         let mut buffered = None;
-        for (place, (name, filter)) in filters.iter().enumerate() {
+        let mut place = 0;
+        while let Some(FilterEntry { name, filter, .. }) = self.filters.get(place).cloned() {
+            if self.states.len() <= place {
+                self.states.push(None);
+            }
             self.entered = place + 1;
             let mut step = self.with_request(place, |cx, head| filter.request_head(cx, head));
             loop {
@@ -74,10 +84,20 @@ impl RequestTask {
                     }
                 };
             }
+            if std::mem::take(&mut self.reroutes) {
+                route = self.reroute(snapshot, place, route)?;
+            }
+            place += 1;
         }
         if let Some((from, max)) = buffered {
             self.show_buffered(stream, from, max).await?;
         }
+        self.clean_new_target()?;
+        Ok(route)
+    }
+
+    /// Checks and normalises a path or authority, if a filter set one.
+    pub(super) fn clean_new_target(&mut self) -> Result<(), Stop> {
         if self.request.take_target_change() { self.clean_target() } else { Ok(()) }
     }
 
@@ -140,7 +160,7 @@ impl RequestTask {
         } else {
             self.waiting_upload.as_ref().map(|piece| piece.place::<RequestHooks>(self.entered))
         };
-        late(place.map_or("?", |place| self.filters[place].0))
+        late(place.map_or("?", |place| self.filters[place].name))
     }
 
     fn with_request<R>(
@@ -165,7 +185,7 @@ impl RequestTask {
         place: usize,
         call: impl FnOnce(&dyn HttpFilter, &mut Cx<'_>) -> R,
     ) -> R {
-        call(&*self.filters[place].1, &mut context!(self, place, Some(&self.request)))
+        call(&*self.filters[place].filter, &mut context!(self, place, Some(&self.request)))
     }
 
     /// Moves the side calls that have ended into the summary.
@@ -183,7 +203,8 @@ impl RequestTask {
     ) -> Result<Option<Box<Reply>>, Stop> {
         let filters = Rc::clone(&self.filters);
         let first = self.replaced_at.unwrap_or(self.entered);
-        for (place, (name, filter)) in filters.iter().enumerate().take(first).rev() {
+        for (place, entry) in filters.iter().enumerate().take(first).rev() {
+            let FilterEntry { name, filter, .. } = entry;
             // Should this filter replace the response, or take too long, those behind it see what comes of that.
             self.replaced_at = Some(place);
             let mut step = self.with_response(place, |cx, head| filter.response_head(cx, head));

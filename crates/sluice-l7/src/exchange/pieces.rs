@@ -327,7 +327,7 @@ impl RequestTask {
             match step {
                 PieceStep::Continue => walk.passed += 1,
                 PieceStep::Stop(end) => {
-                    let name = self.filters[place].0;
+                    let name = self.filters[place].name;
                     self.manager.count_filter_reply(name);
                     return Err(end);
                 }

@@ -16,6 +16,7 @@ use crate::routes::{RetryPlan, RetryWhen, RuleOptions, Timeouts};
 mod filters;
 mod kit;
 mod pieces;
+mod reroute;
 mod side_calls;
 mod simulation;
 

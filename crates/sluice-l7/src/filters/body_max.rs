@@ -24,6 +24,10 @@ impl ShortForm for BodyMax {
 impl OfSettings for Short<BodyMax> {
     const NAME: &'static str = "body_max";
     const HELP: &'static str = "Limits the size of request bodies; the short form is the size.";
+
+    fn is_guard(&self) -> bool {
+        true
+    }
 }
 
 impl BodyMax {

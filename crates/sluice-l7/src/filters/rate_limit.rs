@@ -118,6 +118,10 @@ struct RateLimitPlan {
 }
 
 impl HttpFilterPlan for RateLimitPlan {
+    fn is_guard(&self) -> bool {
+        true
+    }
+
     fn runtime_keys(&self) -> Vec<&str> {
         self.settings.runtime.as_deref().into_iter().collect()
     }

@@ -517,6 +517,17 @@ pub(super) fn http_filters(
         }
         match (plan, &mut plans) {
             (Some(plan), Some(all)) => {
+                if let Some((guard, _)) = all.iter().find(|(_, before)| before.is_guard())
+                    && plan.edits_target()
+                {
+                    let message = format!(
+                        "`{}` may change what a request asks for after `{guard}` has judged it",
+                        factory.name()
+                    );
+                    diags
+                        .warning("edit-after-guard", filter.name.span, here, message)
+                        .help(format!("move it before `{guard}`"));
+                }
                 let keys = plan.runtime_keys().into_iter().map(str::to_owned);
                 build.runtime_keys.borrow_mut().extend(keys);
                 all.push((factory.name(), plan));

@@ -38,7 +38,13 @@ use crate::plan::{HttpOptions, HttpPlan, Versions};
 use crate::pools::ClusterPool;
 use crate::pools::scripted::ScriptedConnect;
 use crate::record::Summary;
-use crate::routes::{Action, PathMatch, RouteCell, RouteTable, Rule, RuleOptions, VirtualHost};
+use crate::routes::{
+    Action, Override, OverrideSet, Overrides, PathMatch, RouteCell, RouteTable, Rule, RuleOptions,
+    VirtualHost,
+};
+
+/// The names of filters, by their places in the chain.
+pub(super) const NAMES: [&str; 4] = ["hooks", "second", "third", "fourth"];
 
 /// How long a client may pause while sending its body.
 pub(super) const BODY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -56,6 +62,8 @@ pub(super) struct Bench {
 pub(super) struct Hooks {
     pub(super) request: fn(&mut Cx<'_>, &mut Head) -> HeadStep,
     pub(super) response: fn(&mut Cx<'_>, &mut Head) -> ResponseStep,
+    /// See [`HttpFilterPlan::is_guard`].
+    pub(super) guards: bool,
     /// What it does with bodies, both ways.
     pub(super) access: BodyAccess,
     pub(super) request_body: fn(&mut Cx<'_>, &mut Body, bool) -> BodyStep,
@@ -69,6 +77,7 @@ impl Hooks {
     pub(super) const NONE: Self = Self {
         request: |_, _| HeadStep::Continue,
         response: |_, _| ResponseStep::Continue,
+        guards: false,
         access: BodyAccess::None,
         request_body: |_, _, _| BodyStep::Continue,
         response_body: |_, _, _| ResponseBodyStep::Continue,
@@ -78,6 +87,10 @@ impl Hooks {
 }
 
 impl HttpFilterPlan for Hooks {
+    fn is_guard(&self) -> bool {
+        self.guards
+    }
+
     fn on_worker(&self, _: &Rc<WorkerCx>, _: &str) -> Rc<dyn HttpFilter> {
         Rc::new(*self)
     }
@@ -202,29 +215,56 @@ impl Bench {
 
     /// As [`Bench::with_filters`], with these limits.
     pub(super) fn with_limits(limits: Limits, options: RuleOptions, filters: &[Hooks]) -> Self {
+        Self::with_rules(limits, options, filters, &[])
+    }
+
+    /// As [`Bench::with_limits`], with these rules before the one for every path: each takes the requests below a path,
+    /// and has settings of its own for some filters, by their places in the chain; `None` skips the filter.
+    pub(super) fn with_rules(
+        limits: Limits,
+        options: RuleOptions,
+        filters: &[Hooks],
+        rules: &[(&'static str, &[(usize, Option<Hooks>)])],
+    ) -> Self {
         let shard = sluice_telemetry::Registry::new().shard(1);
         let log = LogQueue::nowhere(&shard);
         let budget = Budget::unlimited();
         let worker = WorkerCx::new(0, Clock::held(), shard, log, limits, &budget);
         let cluster = cluster("app");
-        let rule = Rule {
-            name: "all".into(),
-            path: PathMatch::Any,
+        let options = Arc::new(options);
+        let rule = |path: &'static str, overrides| Rule {
+            name: path.into(),
+            path: PathMatch::StartsWith(path.into()),
             conditions: None,
             action: Action::Cluster(0),
-            options: Arc::new(options),
-            overrides: 0,
+            options: Arc::clone(&options),
+            overrides,
         };
-        let host = VirtualHost::new(vec![HostPattern::Any], vec![rule]);
+        let mut sets = vec![OverrideSet { owner: "".into(), said: Overrides::new() }];
+        let mut built = Vec::new();
+        for (path, own) in rules {
+            let said = own.iter().map(|(place, hooks)| {
+                let instead = |hooks: Hooks| Override::Instead(Arc::new(hooks));
+                (NAMES[*place], hooks.map_or(Override::Skip, instead))
+            });
+            sets.push(OverrideSet { owner: (*path).into(), said: said.collect() });
+            built.push(rule(path, u32::try_from(sets.len() - 1).unwrap()));
+        }
+        // The only rule also takes requests without a path.
+        let path =
+            if rules.is_empty() { PathMatch::Any } else { PathMatch::StartsWith("/".into()) };
+        built.push(Rule { path, ..rule("/", 0) });
+        let host = VirtualHost::new(vec![HostPattern::Any], built);
         let clusters = vec![Arc::clone(&cluster)];
-        let table = RouteTable::build(vec![host], clusters, BTreeMap::new(), Vec::new()).unwrap();
+        let table = RouteTable::build(vec![host], clusters, BTreeMap::new(), sets).unwrap();
         let plan = HttpPlan {
             listener: "web".into(),
             owner: "web/default".into(),
             routes: Arc::new(RouteCell::new("main".into(), Arc::new(table))),
             filters: filters
                 .iter()
-                .map(|hooks| ("hooks", Arc::new(*hooks) as Arc<dyn HttpFilterPlan>))
+                .zip(NAMES)
+                .map(|(hooks, name)| (name, Arc::new(*hooks) as Arc<dyn HttpFilterPlan>))
                 .collect(),
             runtime: Arc::default(),
             client_auth: None,
