@@ -21,11 +21,11 @@ pub struct ValueDef {
     pub help: &'static str,
 }
 
-/// The key of a shared value of type `T`; declared by the [`values!`](crate::values) macro.
+/// The key of a shared value of type `T`; declared by the [`values!`](crate::values!) macro.
 pub struct ValueKey<T>(&'static ValueDef, PhantomData<fn() -> T>);
 
 impl<T> ValueKey<T> {
-    /// The key that `def` describes; used by the [`values!`](crate::values) macro.
+    /// The key that `def` describes; used by the [`values!`](crate::values!) macro.
     pub const fn new(def: &'static ValueDef) -> Self {
         Self(def, PhantomData)
     }

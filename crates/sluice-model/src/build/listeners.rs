@@ -458,7 +458,7 @@ impl Scope<'_, '_> {
             let name = chain_name(index, &parts);
             let owner = FilterOwner::Chain { listener: &listener.name.value, chain: &name };
             let own = self.filters(&chain.filters, owner, &at.key("filters"), diags);
-            only_for_relays(&chain.filters, own.as_deref(), &at, diags);
+            only_for_relays(&chain.filters, own.as_deref(), at, diags);
             let cluster = self.cluster(&settings.cluster, &here.key("cluster"), diags);
             match (own, cluster, &mut plans) {
                 (Some(filters), Some(cluster), Some(all)) => all.push(FlowChainPlan {

@@ -43,6 +43,9 @@ use crate::routes::{
     VirtualHost,
 };
 
+/// What a rule has for the filter at a place in the chain; `None` skips it.
+pub(super) type OwnHooks = (usize, Option<Hooks>);
+
 /// The names of filters, by their places in the chain.
 pub(super) const NAMES: [&str; 4] = ["hooks", "second", "third", "fourth"];
 
@@ -219,12 +222,12 @@ impl Bench {
     }
 
     /// As [`Bench::with_limits`], with these rules before the one for every path: each takes the requests below a path,
-    /// and has settings of its own for some filters, by their places in the chain; `None` skips the filter.
+    /// and has settings of its own for some filters.
     pub(super) fn with_rules(
         limits: Limits,
         options: RuleOptions,
         filters: &[Hooks],
-        rules: &[(&'static str, &[(usize, Option<Hooks>)])],
+        rules: &[(&'static str, &[OwnHooks])],
     ) -> Self {
         let shard = sluice_telemetry::Registry::new().shard(1);
         let log = LogQueue::nowhere(&shard);

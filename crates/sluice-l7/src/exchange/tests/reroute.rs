@@ -4,14 +4,14 @@ use sluice_codec::Head;
 use sluice_codec::scripted::SentEvent;
 use sluice_core::Limits;
 
-use super::kit::{Bench, Hooks, get, response};
+use super::kit::{Bench, Hooks, OwnHooks, get, response};
 use crate::filters::{Cx, HeadStep};
 use crate::reasons;
 use crate::reply::Reply;
 use crate::routes::RuleOptions;
 
 /// Settings of one filter in a rule.
-type Own = &'static [(usize, Option<Hooks>)];
+type Own = &'static [OwnHooks];
 
 fn mark(head: &mut Head, mark: &str) -> HeadStep {
     head.append(b"x-ran", mark.as_bytes());
