@@ -23,7 +23,7 @@ mod filtered;
 #[cfg(test)]
 mod tests;
 
-use filtered::HeldBytes;
+use filtered::FilteredPiece;
 
 /// Consecutive reads that fill the scratch before a direction splices.
 const FULL_READS: u8 = 4;
@@ -199,7 +199,7 @@ struct Direction {
     /// Bytes of the last move.
     last: usize,
     /// The piece that is in the filters.
-    held: Option<Box<HeldBytes>>,
+    held: Option<Box<FilteredPiece>>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -16,7 +16,7 @@ use crate::stream::Stream;
 use crate::worker::WorkerCx;
 
 /// A piece that is in the filters.
-pub(super) struct HeldBytes {
+pub(super) struct FilteredPiece {
     bytes: Vec<u8>,
     after: ReadEnd,
     charge: Charge,
@@ -28,9 +28,9 @@ pub(super) struct HeldBytes {
     pub(super) due: Moment,
 }
 
-impl std::fmt::Debug for HeldBytes {
+impl std::fmt::Debug for FilteredPiece {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "HeldBytes({})", self.bytes.len())
+        write!(f, "FilteredPiece({})", self.bytes.len())
     }
 }
 
@@ -48,7 +48,7 @@ impl Direction {
         let held = match &mut self.held {
             Some(held) => held,
             None => {
-                let held = ready!(HeldBytes::read(cx, context, from))?;
+                let held = ready!(FilteredPiece::read(cx, context, from))?;
                 *moved += held.bytes.len() as u64;
                 if !held.bytes.is_empty() {
                     self.last = held.bytes.len();
@@ -76,7 +76,7 @@ impl Direction {
     }
 }
 
-impl HeldBytes {
+impl FilteredPiece {
     /// Reads the next piece.
     fn read(
         cx: &mut Context<'_>,
