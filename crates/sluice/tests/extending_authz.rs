@@ -24,6 +24,7 @@ fn main() -> ExitCode {
     assert!(page.contains(&shown), "docs/extending.md shows another");
     assert!(shown.lines().count() <= 150);
     a_service_decides_who_passes();
+    the_service_may_be_a_listener_of_the_same_process();
     a_cluster_that_does_not_exist_is_an_error();
     ExitCode::SUCCESS
 }
@@ -83,6 +84,29 @@ fn a_service_decides_who_passes() {
     assert_eq!(client.ask(request).status(), 503);
     assert_eq!(origin.requests().len(), 1);
     sluice.record_of("upstream.refused");
+}
+
+/// Over HTTP/2, whose calls share a connection.
+fn the_service_may_be_a_listener_of_the_same_process() {
+    let origin = Origin::start("a");
+    let with = |service: &str| {
+        let text = yaml(service, &origin);
+        let text = text.replace(
+            "listeners: [",
+            "listeners: [{ name: svc, address: 127.0.0.1:0, http: svc }, ",
+        );
+        let text =
+            text.replace("routes: { ", "routes: { svc: { respond: { status: 200, body: ok } }, ");
+        text.replace(&format!("[\"{service}\"]"), &format!("[\"{service}\"], protocol: http2"))
+    };
+    let kit = Sluice::with_binary(std::env::current_exe().unwrap()).workers(1);
+    let sluice = kit.start(&with("127.0.0.1:1"));
+    assert_eq!(sluice.reload(&with(&sluice.addr("svc").to_string())), "applied");
+    let mut client = Client::connect(sluice.addr("web"));
+    assert_eq!([client.get("a", "/x").status(), client.get("a", "/y").status()], [200, 200]);
+    assert_eq!(origin.requests()[1].values("x-user"), ["nobody"]);
+    assert_eq!(sluice.metric("sluice_cluster_side_calls_total", "result=\"answered\""), 2);
+    assert_eq!(sluice.metric("sluice_cluster_connections_total", "cluster=\"auth\""), 1);
 }
 
 fn a_cluster_that_does_not_exist_is_an_error() {
