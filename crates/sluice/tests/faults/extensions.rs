@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sluice_codec::Head;
-use sluice_core::{ConnInfo, Name, Node, Setting, Shape, Spanned};
-use sluice_io::{Admit, ConnectionFilter, WorkerCx};
+use sluice_core::{ConnInfo, Name, Node, Setting, Shape, Spanned, Verdict};
+use sluice_io::{Admit, ByteFilter, ByteStep, ConnectionFilter, ConnectionFilterPlan, WorkerCx};
 use sluice_l7::filters::{CheckContext, Cx, FilterFactory, HeadStep, HttpFilter, HttpFilterPlan};
 use sluice_l7::{Reply, SideRequest};
 use sluice_upstream::Cluster;
@@ -136,11 +136,13 @@ impl HttpFilter for AskPlan {
     }
 }
 
-/// A connection filter that never decides immediately.
-#[derive(Debug)]
-struct Waiting;
+/// A connection filter that never decides: on connections, or on their bytes if its settings name these.
+#[derive(Clone, Copy, Debug, Default)]
+struct Waiting {
+    for_bytes: bool,
+}
 
-impl FilterFactory<dyn sluice_io::ConnectionFilterPlan> for Waiting {
+impl FilterFactory<dyn ConnectionFilterPlan> for Waiting {
     fn name(&self) -> &'static str {
         "waiting"
     }
@@ -155,22 +157,40 @@ impl FilterFactory<dyn sluice_io::ConnectionFilterPlan> for Waiting {
 
     fn check(
         &self,
-        _settings: &Node,
-        _context: &mut CheckContext<'_>,
-    ) -> Option<Arc<dyn sluice_io::ConnectionFilterPlan>> {
-        Some(Arc::new(Self))
+        settings: &Node,
+        context: &mut CheckContext<'_>,
+    ) -> Option<Arc<dyn ConnectionFilterPlan>> {
+        let for_bytes = context.bind::<Misbehave>(settings)?.how == "bytes";
+        Some(Arc::new(Self { for_bytes }))
     }
 }
 
-impl sluice_io::ConnectionFilterPlan for Waiting {
+impl ConnectionFilterPlan for Waiting {
+    fn filters_bytes(&self) -> bool {
+        self.for_bytes
+    }
+
     fn on_worker(&self, _worker: &Rc<WorkerCx>, _owner: &str) -> Rc<dyn ConnectionFilter> {
-        Rc::new(Self)
+        Rc::new(*self)
     }
 }
 
 impl ConnectionFilter for Waiting {
     fn admit(&self, _conn: &ConnInfo) -> Admit {
+        if self.for_bytes {
+            return Admit::Now(Verdict::Continue);
+        }
         Admit::Wait(Box::pin(std::future::pending()))
+    }
+
+    fn byte_filter(&self, _conn: &ConnInfo) -> Option<Box<dyn ByteFilter>> {
+        self.for_bytes.then(|| Box::new(*self) as Box<dyn ByteFilter>)
+    }
+}
+
+impl ByteFilter for Waiting {
+    fn received(&mut self, _bytes: &mut Vec<u8>, _last: bool) -> ByteStep {
+        ByteStep::Wait(Box::pin(std::future::pending()))
     }
 }
 
@@ -178,6 +198,6 @@ pub(crate) fn main() -> ExitCode {
     let mut extensions = sluice::Extensions::default();
     extensions.http.register(Arc::new(Factory));
     extensions.http.register(Arc::new(AskFactory));
-    extensions.connection.register(Arc::new(Waiting));
+    extensions.connection.register(Arc::new(Waiting::default()));
     sluice::main_with(extensions)
 }
