@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
+use crate::values::ConnValues;
 use crate::{Facts, Moment, Name};
 
 /// The remote end of a socket, or the one that a PROXY header names.
@@ -201,6 +202,8 @@ pub struct ConnInfo {
     pub sent: Cell<u64>,
     /// How the connection ended, for the record: an error of the system or of TLS.
     pub detail: OnceCell<Box<str>>,
+    /// What filters share about the connection.
+    pub values: ConnValues,
 }
 
 impl ConnInfo {
@@ -222,6 +225,7 @@ impl ConnInfo {
             received: Cell::new(0),
             sent: Cell::new(0),
             detail: OnceCell::new(),
+            values: ConnValues::default(),
         }
     }
 

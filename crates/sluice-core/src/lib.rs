@@ -17,6 +17,7 @@ pub mod settings;
 pub mod suggest;
 pub mod tree;
 pub mod value;
+pub mod values;
 
 pub use address::{Cidr, Endpoint, ListenAddress};
 pub use clock::{Clock, Moment};
@@ -27,6 +28,7 @@ pub use limits::Limits;
 pub use reason::{Phase, Reason, ReasonDef, Side, Verdict};
 pub use settings::{Path, Plain, Setting, Shape};
 pub use tree::{Node, Span, Spanned, Value};
+pub use values::{ConnValues, SharedValues, ValueKey};
 
 /// A name given in a configuration: listener, chain, cluster. Cheap to clone.
 pub type Name = std::sync::Arc<str>;

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod buffers;
+pub mod byte_filter;
 pub mod descriptors;
 pub mod pipes;
 pub mod pump;
@@ -21,12 +22,12 @@ pub mod turn;
 pub mod wheel;
 pub mod worker;
 
+pub use byte_filter::{ByteFilter, ByteHooks, ByteResume, ByteStep};
 pub use descriptors::{Allowance, Budget};
 pub use raw::RawStream;
 pub use reactor::{Interest, Reactor, Source};
 pub use seams::{
-    Admit, ConnectionFilter, ConnectionFilterFactory, ConnectionFilterPlan, Inspection, Inspector,
-    StreamHandler,
+    Admit, ConnectionFilter, ConnectionFilterPlan, Inspection, Inspector, StreamHandler,
 };
 pub use stream::Stream;
 pub use tap::ByteTap;

@@ -7,19 +7,23 @@
 //!
 //! Copying goes through the worker's scratch: one read, one write, and only what the receiver did not accept is kept. A
 //! direction whose reads keep filling the scratch switches to `splice(2)` if both sockets are bare and there are no
-//! taps; it switches back when its moves get small.
+//! taps and filters; it switches back when its moves get small.
 
 use std::io;
-use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
+use sluice_core::{Moment, Reason};
+
 use crate::buffers::SCRATCH;
+use crate::byte_filter::ByteHooks;
 use crate::stream::Stream;
-use crate::tap::ByteTap;
 use crate::worker::WorkerCx;
 
+mod filtered;
 #[cfg(test)]
 mod tests;
+
+use filtered::FilteredPiece;
 
 /// Consecutive reads that fill the scratch before a direction splices.
 const FULL_READS: u8 = 4;
@@ -60,12 +64,15 @@ pub enum Stopped {
     Downstream(io::Error),
     /// The endpoint's side failed.
     Upstream(io::Error),
+    /// A filter cut the connection off.
+    Cut(Reason),
 }
 
 /// The side of a direction that failed.
 enum CopyError {
     From(io::Error),
     To(io::Error),
+    Cut(Reason),
 }
 
 impl Pump {
@@ -84,11 +91,12 @@ impl Pump {
         &mut self,
         cx: &mut Context<'_>,
         worker: &WorkerCx,
-        taps: &[Rc<dyn ByteTap>],
+        mut hooks: Option<&mut ByteHooks>,
         moved: &mut Moved,
     ) -> Poll<Stopped> {
         let other_done = self.to_downstream.is_done();
-        let mut context = CopyContext { worker, taps, heading: Heading::Up, other_done };
+        let of_up = hooks.as_deref_mut();
+        let mut context = CopyContext { worker, hooks: of_up, heading: Heading::Up, other_done };
         let up = self.to_upstream.poll(
             cx,
             &mut context,
@@ -101,10 +109,11 @@ impl Pump {
                 return Poll::Ready(Stopped::Downstream(error));
             }
             Poll::Ready(Err(CopyError::To(error))) => return Poll::Ready(Stopped::Upstream(error)),
+            Poll::Ready(Err(CopyError::Cut(why))) => return Poll::Ready(Stopped::Cut(why)),
             _ => {}
         }
         let other_done = self.to_upstream.is_done();
-        let mut context = CopyContext { worker, taps, heading: Heading::Down, other_done };
+        let mut context = CopyContext { worker, hooks, heading: Heading::Down, other_done };
         let down = self.to_downstream.poll(
             cx,
             &mut context,
@@ -115,6 +124,7 @@ impl Pump {
         match down {
             Poll::Ready(Err(CopyError::From(error))) => Poll::Ready(Stopped::Upstream(error)),
             Poll::Ready(Err(CopyError::To(error))) => Poll::Ready(Stopped::Downstream(error)),
+            Poll::Ready(Err(CopyError::Cut(why))) => Poll::Ready(Stopped::Cut(why)),
             Poll::Ready(Ok(())) if self.to_upstream.is_done() => Poll::Ready(Stopped::Done),
             _ => Poll::Pending,
         }
@@ -137,6 +147,13 @@ impl Pump {
         gone && (1..=bytes).contains(&self.to_downstream.last)
     }
 
+    /// When the wait of a filter is to be given up; never if none waits.
+    pub fn filter_due(&self) -> Moment {
+        let due =
+            |direction: &Direction| direction.held.as_ref().map_or(Moment::NEVER, |held| held.due);
+        due(&self.to_upstream).min(due(&self.to_downstream))
+    }
+
     /// Whether one side has finished and the other has not.
     pub const fn is_half_closed(&self) -> bool {
         self.to_upstream.is_done() != self.to_downstream.is_done()
@@ -146,13 +163,29 @@ impl Pump {
 /// The context of a direction.
 struct CopyContext<'a> {
     worker: &'a WorkerCx,
-    taps: &'a [Rc<dyn ByteTap>],
+    hooks: Option<&'a mut ByteHooks>,
     heading: Heading,
     /// The other direction is done: closing the sockets does the rest.
     other_done: bool,
 }
 
-#[derive(Clone, Copy)]
+impl CopyContext<'_> {
+    fn has_filters(&self) -> bool {
+        self.hooks.as_ref().is_some_and(|hooks| !hooks.filters.is_empty())
+    }
+
+    /// Shows the taps what was read.
+    fn show(&self, bytes: &[u8]) {
+        for tap in self.hooks.iter().flat_map(|hooks| &hooks.taps) {
+            match self.heading {
+                Heading::Up => tap.received(bytes),
+                Heading::Down => tap.sent(bytes),
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
 enum Heading {
     Up,
     Down,
@@ -165,6 +198,8 @@ struct Direction {
     streak: u8,
     /// Bytes of the last move.
     last: usize,
+    /// The piece that is in the filters.
+    held: Option<Box<FilteredPiece>>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -222,21 +257,19 @@ impl Direction {
     fn copy(
         &mut self,
         cx: &mut Context<'_>,
-        context: &CopyContext<'_>,
+        context: &mut CopyContext<'_>,
         from: &mut Stream,
         to: &mut Stream,
         moved: &mut u64,
     ) -> Poll<Result<(), CopyError>> {
         ready!(to.poll_flushed(cx)).map_err(CopyError::To)?;
+        if context.has_filters() {
+            return self.copy_filtered(cx, context, from, to, moved);
+        }
         let worker = context.worker;
         let Read { count, after } = ready!(worker.with_scratch(|scratch| {
             let read = ready!(read(cx, worker, from, scratch)).map_err(CopyError::From)?;
-            for tap in context.taps {
-                match context.heading {
-                    Heading::Up => tap.received(&scratch[..read.count]),
-                    Heading::Down => tap.sent(&scratch[..read.count]),
-                }
-            }
+            context.show(&scratch[..read.count]);
             if read.count > 0 {
                 if matches!(read.after, ReadEnd::End) {
                     to.expect_end();
@@ -258,7 +291,7 @@ impl Direction {
             ReadEnd::Error(error) => return Poll::Ready(Err(CopyError::From(error))),
         }
         self.streak = if count == SCRATCH { self.streak.saturating_add(1) } else { 0 };
-        let may_splice = context.taps.is_empty() && from.is_bare() && to.is_bare();
+        let may_splice = context.hooks.is_none() && from.is_bare() && to.is_bare();
         if self.streak >= FULL_READS && may_splice {
             (self.state, self.streak) = (CopyState::Splicing, 0);
         }

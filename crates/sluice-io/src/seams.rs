@@ -6,12 +6,10 @@
 use std::fmt::Debug;
 use std::num::NonZeroUsize;
 use std::rc::Rc;
-use std::sync::Arc;
 
-use sluice_core::{
-    ConnInfo, Diags, Facts, LocalFuture, Node, Path, Protocol, Reason, Shape, Verdict,
-};
+use sluice_core::{ConnInfo, Facts, LocalFuture, Protocol, Reason, Verdict};
 
+use crate::byte_filter::ByteFilter;
 use crate::stream::Stream;
 use crate::tap::ByteTap;
 use crate::worker::WorkerCx;
@@ -48,28 +46,14 @@ pub enum Inspection {
     },
 }
 
-/// A kind of connection filter, registered by name. One per process.
-pub trait ConnectionFilterFactory: Send + Sync + Debug {
-    /// The name in configurations.
-    fn name(&self) -> &'static str;
-
-    /// One sentence for the reference page.
-    fn help(&self) -> &'static str;
-
-    /// The shape of its settings.
-    fn shape(&self) -> Shape;
-
-    /// Checks the settings of one use; adds errors to `diags`.
-    fn check(
-        &self,
-        settings: &Node,
-        at: &Path<'_>,
-        diags: &mut Diags,
-    ) -> Option<Arc<dyn ConnectionFilterPlan>>;
-}
-
 /// One use of a filter in a configuration, shared by all workers.
 pub trait ConnectionFilterPlan: Send + Sync + Debug {
+    /// Whether the filter has a [`ByteFilter`] for its connections. Only a relay moves bytes through filters, so that it is
+    /// an error on chains that serve HTTP and for UDP.
+    fn filters_bytes(&self) -> bool {
+        false
+    }
+
     /// Creates the filter on one worker. `owner` names the listener or chain that it belongs to; state that should
     /// outlive a reload is kept under that name.
     fn on_worker(&self, worker: &Rc<WorkerCx>, owner: &str) -> Rc<dyn ConnectionFilter>;
@@ -85,6 +69,11 @@ pub trait ConnectionFilter: Debug {
 
     /// A tap for the bytes of its connections. Any tap disables splicing.
     fn tap(&self) -> Option<Rc<dyn ByteTap>> {
+        None
+    }
+
+    /// What changes the bytes of an admitted connection. A connection with a byte filter is copied, never spliced.
+    fn byte_filter(&self, _conn: &ConnInfo) -> Option<Box<dyn ByteFilter>> {
         None
     }
 }

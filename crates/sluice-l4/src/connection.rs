@@ -309,8 +309,12 @@ impl Admitted {
                 Verdict::Continue => self.filters.push(Rc::clone(filter)),
                 Verdict::Reject(reason) => return Err(reason),
             }
-            if let Some(tap) = filter.tap() {
-                self.conn.taps.borrow_mut().push(tap);
+            let (tap, bytes) = (filter.tap(), filter.byte_filter(&self.conn.info));
+            if tap.is_some() || bytes.is_some() {
+                let mut hooks = self.conn.byte_hooks.borrow_mut();
+                let hooks = hooks.get_or_insert_default();
+                hooks.taps.extend(tap);
+                hooks.filters.extend(bytes);
             }
         }
         Ok(())

@@ -1,49 +1,32 @@
-//! The connection filters that come with Sluice, and the registry of filters by name.
+//! The connection filters that come with Sluice.
 //!
-//! Owns: the registry of filter factories. Refuses to know: which listener uses which. Keeps: built-in and third-party
-//! filters are registered and configured in the same way.
+//! Owns: the list of them. Refuses to know: which listener uses which. Keeps: built-in and third-party filters are
+//! registered and configured in the same way.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use sluice_io::ConnectionFilterFactory;
+use sluice_io::ConnectionFilterPlan;
 
 pub mod allow;
 pub mod buckets;
 pub mod connection_limit;
 pub mod rate_limit;
+pub mod registry;
 #[cfg(test)]
 mod tests;
 
-/// Filters by name.
-#[derive(Clone, Debug)]
-pub struct Filters(BTreeMap<&'static str, Arc<dyn ConnectionFilterFactory>>);
+pub use registry::{CheckContext, FilterFactory, FilterNames, FilterOwner, FilterRegistry};
 
-impl Default for Filters {
-    /// The filters that come with Sluice.
-    fn default() -> Self {
-        let mut filters = Self(BTreeMap::new());
-        filters.register(Arc::new(allow::ListFactory::Allow));
-        filters.register(Arc::new(allow::ListFactory::Deny));
-        filters.register(Arc::new(connection_limit::ConnectionLimitFactory::default()));
-        filters.register(Arc::new(rate_limit::ConnectionRateLimitFactory::default()));
-        filters
-    }
-}
+/// Connection filters by name.
+pub type Filters = FilterRegistry<dyn ConnectionFilterPlan>;
 
-impl Filters {
-    /// Adds a filter, or replaces the one with the same name.
-    pub fn register(&mut self, factory: Arc<dyn ConnectionFilterFactory>) {
-        self.0.insert(factory.name(), factory);
-    }
-
-    /// The filter with that name.
-    pub fn get(&self, name: &str) -> Option<&Arc<dyn ConnectionFilterFactory>> {
-        self.0.get(name)
-    }
-
-    /// Every filter, by name.
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<dyn ConnectionFilterFactory>> {
-        self.0.values()
-    }
+/// The connection filters that come with Sluice.
+pub fn built_in() -> Filters {
+    let all: [Arc<dyn FilterFactory<dyn ConnectionFilterPlan>>; 4] = [
+        Arc::new(allow::ListFactory::Allow),
+        Arc::new(allow::ListFactory::Deny),
+        Arc::new(connection_limit::ConnectionLimitFactory::default()),
+        Arc::new(rate_limit::ConnectionRateLimitFactory::default()),
+    ];
+    all.into_iter().collect()
 }

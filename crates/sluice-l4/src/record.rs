@@ -7,16 +7,19 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use sluice_core::connection::{Attempt, ConnInfo, PathFacts, Peer, TlsFacts};
-use sluice_core::{Clock, Facts, Moment, Name, Protocol, Reason};
+use sluice_core::{Clock, ConnValues, Facts, Moment, Name, Protocol, Reason};
 use sluice_telemetry::{Operator, Record, RecordKind, TemplateField};
 
 use crate::inspect::{tls, word_facts};
 
 macro_rules! operators {
-    ($list:ident: $($name:ident = $text:literal, $help:literal;)+) => {
-        $(const $name: Operator = Operator::plain($text, $help);)+
+    ($list:ident: $($name:ident = $text:literal $(($argument:literal))?, $help:literal;)+) => {
+        $(const $name: Operator =
+            Operator { name: $text, argument: operators!(@argument $($argument)?), help: $help };)+
         const $list: &[&Operator] = &[$(&$name),+];
     };
+    (@argument) => { None };
+    (@argument $argument:literal) => { Some($argument) };
 }
 
 operators! {
@@ -57,6 +60,7 @@ operators! {
     SIDE = "SIDE", "The side that caused the end: downstream, upstream or local.";
     DETAIL = "DETAIL", "Details of the end, from the system or TLS.";
     FLAGS = "RESPONSE_FLAGS", "Envoy's response flag for the reason.";
+    VALUE = "VALUE"("NAME"), "A value that a filter shared, by its name.";
 }
 
 /// Every operator of connections and flows, with those for the facts of protocols.
@@ -91,6 +95,7 @@ pub struct ConnectionRecord {
     datagrams: Option<(u64, u64)>,
     reason: Reason,
     detail: Option<Box<str>>,
+    values: ConnValues,
 }
 
 impl ConnectionRecord {
@@ -126,6 +131,7 @@ impl ConnectionRecord {
             datagrams,
             reason,
             detail: info.detail.get().cloned(),
+            values: info.values.clone(),
         }
     }
 }
@@ -135,7 +141,7 @@ impl Record for ConnectionRecord {
         self.kind
     }
 
-    fn field(&self, operator: &Operator, _argument: &str) -> TemplateField<'_> {
+    fn field(&self, operator: &Operator, argument: &str) -> TemplateField<'_> {
         let text = |text: Option<&str>| {
             TemplateField::from(text.map(|t| TemplateField::Text(Cow::Owned(t.to_owned()))))
         };
@@ -194,6 +200,9 @@ impl Record for ConnectionRecord {
             name if name == SIDE.name => TemplateField::from(self.reason.def().side.word()),
             name if name == DETAIL.name => text(self.detail.as_deref()),
             name if name == FLAGS.name => TemplateField::from(self.reason.def().envoy_flag),
+            name if name == VALUE.name => {
+                self.values.named(argument).map_or(TemplateField::Missing, TemplateField::shared)
+            }
             name => {
                 let fact = word_facts().find(|fact| fact.operator.name == name);
                 text(fact.and_then(|fact| self.facts.get(&fact.key)))
@@ -208,6 +217,10 @@ mod tests {
 
     use super::*;
     use crate::inspect::postgres;
+
+    sluice_core::values! {
+        SHARED: String = "test.shared", "A value of a test.";
+    }
 
     #[derive(Debug)]
     struct Still;
@@ -255,11 +268,12 @@ mod tests {
         info.reach().upstream_local.set(peer.socket());
         info.reach().attempts.borrow_mut().push(Attempt::reached("e".into()));
         info.note("because");
+        assert!(info.values.set(&SHARED, "v".to_owned()));
         let end = sluice_core::reason::end::DONE;
         let record = ConnectionRecord::new(&info, &clock, clock.now(), end, Some((1, 2)));
         for operator in operators() {
             assert_ne!(
-                record.field(operator, ""),
+                record.field(operator, SHARED.name()),
                 TemplateField::Missing,
                 "{} is not answered",
                 operator.name

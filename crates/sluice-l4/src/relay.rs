@@ -14,6 +14,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use sluice_core::connection::{ConnInfo, Peer};
+use sluice_core::limits::Limit;
 use sluice_core::reason::end;
 use sluice_core::{LocalFuture, Moment, Reason, TransportKind};
 use sluice_io::pump::{Moved, Pump, Stopped};
@@ -26,8 +27,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::chain::HandlerPlan;
 use crate::inspect::{inspector_of, tls};
-use crate::proxy_protocol;
-use crate::reasons;
+use crate::{metrics, proxy_protocol, reasons};
 
 /// A relay, shared by all workers.
 #[derive(Debug)]
@@ -139,18 +139,21 @@ impl Relay {
 async fn relay(conn: &Conn, options: &RelayOptions, mut pump: Box<Pump>) -> Reason {
     let (info, worker) = (&conn.info, &conn.worker);
     let end_at = info.started.after_bound(options.max_duration);
-    let taps = conn.taps.take();
+    let mut hooks = conn.byte_hooks.take();
     let (mut first, mut half_closed) = (true, false);
+    let mut filter_due = Moment::NEVER;
     let stopped = poll_fn(|cx| {
         let mut moved = Moved::default();
-        let polled = pump.poll(cx, worker, &taps, &mut moved);
+        let polled = pump.poll(cx, worker, hooks.as_deref_mut(), &mut moved);
         // An end without bytes is a move too: another deadline applies from here on.
         let ended = pump.is_half_closed() != half_closed;
-        if moved != Moved::default() || ended || first {
+        let waits = std::mem::replace(&mut filter_due, pump.filter_due()) != filter_due;
+        if moved != Moved::default() || ended || first || waits {
             info.received.set(info.received.get() + moved.received);
             info.sent.set(info.sent.get() + moved.sent);
             (first, half_closed) = (false, pump.is_half_closed());
-            conn.deadline.set(deadline(worker.now(), options, pump.is_half_closed()).min(end_at));
+            let due = deadline(worker.now(), options, pump.is_half_closed());
+            conn.deadline.set(due.min(end_at).min(filter_due));
         }
         match polled {
             Poll::Ready(stopped) => Poll::Ready(Ok(stopped)),
@@ -178,6 +181,17 @@ async fn relay(conn: &Conn, options: &RelayOptions, mut pump: Box<Pump>) -> Reas
             pump.downstream.raw().reset_on_drop();
             info.note(&error);
             of_error(&error, sluice_upstream::reasons::RESET)
+        }
+        Ok(Stopped::Cut(why)) => {
+            pump.downstream.raw().reset_on_drop();
+            pump.upstream.raw().reset_on_drop();
+            why
+        }
+        // What the filter has not let through is lost, which no orderly end may hide.
+        Err(late) if late == reasons::FILTER_TIMEOUT => {
+            pump.downstream.raw().reset_on_drop();
+            pump.upstream.raw().reset_on_drop();
+            late
         }
         Err(late) => {
             close_notify(&mut pump.downstream, worker).await;
@@ -228,6 +242,9 @@ fn deadline(now: Moment, options: &RelayOptions, half_closed: bool) -> Moment {
 fn why_late(worker: &WorkerCx, end_at: Moment, pump: &Pump) -> Reason {
     if worker.now() >= end_at {
         end::MAX_DURATION
+    } else if worker.now() >= pump.filter_due() {
+        metrics::count_limit(worker, Limit::FilterWait);
+        reasons::FILTER_TIMEOUT
     } else if pump.is_half_closed() {
         end::HALF_CLOSE
     } else {

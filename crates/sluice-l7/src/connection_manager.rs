@@ -17,7 +17,7 @@ use sluice_io::{Conn, WorkerCx};
 use sluice_telemetry::metrics::other;
 use sluice_telemetry::{CounterSet, Gauge, Histogram};
 
-use crate::filters::HttpFilter;
+use crate::filters::{HttpFilter, HttpFilterPlan};
 use crate::metrics;
 use crate::plan::HttpPlan;
 use crate::pools::counters::class_word;
@@ -32,7 +32,7 @@ pub struct ConnectionManager {
     pub(crate) shared: Rc<HttpWorker>,
     pub(crate) h1: Rc<H1Options>,
     pub(crate) counters: ManagerCounters,
-    chain_filters: Vec<(&'static str, Rc<dyn HttpFilter>)>,
+    chain_filters: FilterList,
     snapshot: RefCell<Option<Rc<RouteSnapshot>>>,
 }
 
@@ -49,7 +49,27 @@ pub(crate) struct RouteSnapshot {
 }
 
 /// The filters of a request, in order.
-pub(crate) type FilterList = Vec<(&'static str, Rc<dyn HttpFilter>)>;
+pub(crate) type FilterList = Vec<FilterEntry>;
+
+/// A filter of a request.
+#[derive(Clone)]
+pub(crate) struct FilterEntry {
+    pub(crate) name: &'static str,
+    pub(crate) filter: Rc<dyn HttpFilter>,
+    /// See [`HttpFilterPlan::is_guard`].
+    pub(crate) guards: bool,
+}
+
+impl FilterEntry {
+    fn new(
+        name: &'static str,
+        plan: &dyn HttpFilterPlan,
+        worker: &Rc<WorkerCx>,
+        owner: &str,
+    ) -> Self {
+        Self { name, filter: plan.on_worker(worker, owner), guards: plan.is_guard() }
+    }
+}
 
 /// Request counters of a listener on one worker.
 pub(crate) struct ManagerCounters {
@@ -102,7 +122,7 @@ impl ConnectionManager {
         let chain_filters = plan
             .filters
             .iter()
-            .map(|(name, filter)| (*name, filter.on_worker(worker, &plan.owner)))
+            .map(|(name, filter)| FilterEntry::new(name, &**filter, worker, &plan.owner))
             .collect();
         Rc::new(Self {
             shared: HttpWorker::of(worker),
@@ -148,22 +168,28 @@ impl ConnectionManager {
         let named = snapshot.table.overrides.get(overrides as usize).map(|set| &*set.owner);
         let owner = format!("{}/{}", self.plan.owner, named.unwrap_or_default());
         let mut list = FilterList::new();
-        for ((name, filter), (_, plan)) in self.chain_filters.iter().zip(&self.plan.filters) {
+        let entry = |name: &'static str, plan: Arc<dyn HttpFilterPlan>| {
+            FilterEntry::new(name, &*plan, &self.worker, &owner)
+        };
+        for (of_chain, (name, plan)) in self.chain_filters.iter().zip(&self.plan.filters) {
             match own.iter().find(|(of, _)| of == name) {
-                None => list.push((name, Rc::clone(filter))),
-                Some((_, said)) => list.extend(
-                    said.plan(Some(&**plan))
-                        .map(|plan| (*name, plan.on_worker(&self.worker, &owner))),
-                ),
+                None => list.push(of_chain.clone()),
+                Some((_, said)) => {
+                    list.extend(said.plan(Some(&**plan)).map(|plan| entry(name, plan)));
+                }
             }
         }
-        let known = |name: &str| self.chain_filters.iter().any(|(of, _)| *of == name);
-        for (name, said) in own.iter().filter(|(name, _)| !known(name)) {
-            list.extend(said.plan(None).map(|plan| (*name, plan.on_worker(&self.worker, &owner))));
+        for (name, said) in own.iter().filter(|(name, _)| self.place_in_chain(name).is_none()) {
+            list.extend(said.plan(None).map(|plan| entry(name, plan)));
         }
         let list = Rc::new(list);
         snapshot.filters.borrow_mut().insert(overrides, Rc::clone(&list));
         list
+    }
+
+    /// The place of a filter among those of the chain.
+    pub(crate) fn place_in_chain(&self, name: &str) -> Option<usize> {
+        self.chain_filters.iter().position(|entry| entry.name == name)
     }
 
     /// Counts a finished request.

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use sluice_codec::{Head, HttpError, HttpStream, Method};
 use sluice_core::reason::end;
-use sluice_core::{Moment, Reason};
+use sluice_core::{Moment, Reason, SharedValues};
 use sluice_io::WorkerCx;
 use sluice_io::timers::Timer;
 use sluice_telemetry::RecordKind;
@@ -20,30 +20,35 @@ use smallvec::SmallVec;
 
 use crate::connection_manager::{ConnectionManager, DownstreamConn, FilterList, RouteSnapshot};
 use crate::head_pool::PooledHead;
+use crate::hop_count::HopCount;
 use crate::in_flight;
 use crate::record::{RequestRecord, Summary};
 use crate::reply::Reply;
 use crate::routes::Rule;
+use crate::side_calls::SideCallLog;
 
 mod admission;
+mod attempt_error;
 mod body;
 mod buffering;
 mod connect;
 mod deadlines;
 mod ending;
-mod failed;
 mod filtering;
 mod forward;
 mod pending;
+mod pieces;
+mod reroute;
 mod response;
-mod retry;
 mod upload;
 mod upstream_request;
 pub mod websocket;
 
 use deadlines::Deadlines;
 pub(crate) use ending::{refuse, refuse_stream};
+use filtering::filter_wait;
 use pending::Pending;
+use pieces::PieceInFilters;
 use upload::Upload;
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
@@ -129,18 +134,30 @@ pub(crate) struct RequestTask {
     method: Method,
     grpc: bool,
     filters: Rc<FilterList>,
+    /// Whether a filter has asked for the route to be selected again.
+    reroutes: bool,
     /// The number of filters that have seen the request.
     entered: usize,
     /// The filter that replaced the response: those before it in the chain have yet to see the replacement.
     replaced_at: Option<usize>,
     states: SmallVec<[Option<Box<dyn Any>>; 4]>,
+    /// What the filters share.
+    values: SharedValues,
+    /// The side calls that are not in the summary yet; `None` if no filter has made one.
+    side_calls: Option<SideCallLog>,
+    /// What the request had passed within this process when it arrived, if filters may need to know.
+    arrived: HopCount,
     upload: Upload,
+    /// The piece of the request that is still in the filters.
+    waiting_upload: Option<Box<PieceInFilters<Box<Reply>>>>,
+    /// The piece of the response that is still in the filters.
+    waiting_download: Option<Box<PieceInFilters<Reason>>>,
     /// The attempt in flight.
     pending: Option<Pending>,
     handshake: websocket::Handshake,
     random: u64,
-    /// The number of listeners of this process that the request has passed; `None` until it is looked up.
-    hops: Option<u64>,
+    /// What the request has passed within this process; `None` until it is looked up.
+    hops: Option<HopCount>,
     deadlines: Deadlines,
     /// The request's entry on the connections page.
     entry: in_flight::InFlightEntry,
@@ -174,6 +191,7 @@ impl RequestTask {
             route: None,
             cluster: None,
             attempts: SmallVec::new(),
+            side_calls: Vec::new(),
             received: 0,
             sent: 0,
             status: 0,
@@ -188,13 +206,19 @@ impl RequestTask {
             method: request.method(),
             grpc: request.is_grpc(),
             filters: NO_FILTERS.with(Rc::clone),
+            reroutes: false,
             entered: 0,
             replaced_at: None,
             states: SmallVec::new(),
+            values: SharedValues::default(),
+            side_calls: None,
+            arrived: HopCount::default(),
             upload: Upload::new(stream.is_received()),
+            waiting_upload: None,
+            waiting_download: None,
             pending: None,
             handshake: websocket::Handshake::default(),
-            deadlines: Deadlines::new(manager.plan.options.body_timeout),
+            deadlines: Deadlines::new(manager.plan.options.body_timeout, filter_wait(worker)),
             hops: None,
             entry: manager.shared.in_flight.enter(downstream.conn.info.id, &request, began),
             random: worker.random_below(1 << 30) as u64,
@@ -232,6 +256,8 @@ impl RequestTask {
             request: &self.request,
             response: self.has_response.then_some(&*self.response),
             summary: &self.summary,
+            values: &self.values,
+            conn_values: &self.downstream.conn.info.values,
         }
     }
 }
@@ -252,6 +278,9 @@ impl Drop for RequestTask {
             let attempt = pending.ended(reason, now, self.upload.is_sent());
             self.summary.attempts.push(attempt);
         }
+        self.waiting_upload = None;
+        self.waiting_download = None;
+        self.note_side_calls();
         self.summary.lasted = now.since(self.began);
         manager.counters.active.decrement();
         manager.counters.time.record(self.summary.lasted);
@@ -260,13 +289,19 @@ impl Drop for RequestTask {
         let request = self.request.take();
         let response = self.response.take();
         if manager.worker.log.wants(RecordKind::Request) {
-            let none = Summary { attempts: SmallVec::new(), ..self.summary.clone() };
+            let none = Summary {
+                attempts: SmallVec::new(),
+                side_calls: Vec::new(),
+                ..self.summary.clone()
+            };
             let summary = std::mem::replace(&mut self.summary, none);
             manager.worker.log.push(Box::new(RequestRecord {
                 conn: self.downstream.facts().clone(),
                 request,
                 response: self.has_response.then_some(response),
                 summary,
+                values: std::mem::take(&mut self.values),
+                conn_values: self.downstream.conn.info.values.clone(),
             }));
         } else {
             manager.shared.head_pool.give(request);

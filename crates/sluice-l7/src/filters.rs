@@ -1,11 +1,10 @@
-//! HTTP filters: their interface, and the registry of filters by name.
+//! HTTP filters: their interface, and those that come with Sluice.
 //!
-//! Owns: the traits, the types that pass through them, the registry. Refuses to know: which chain or rule uses which
-//! filter. Keeps: filters judge and edit; the exchange that runs them owns order, buffering, waiting and responding.
-//! Built-in and third-party filters are registered and configured alike.
+//! Owns: the traits, the types that pass through them, the list of built-in filters. Refuses to know: which chain or
+//! rule uses which filter. Keeps: filters judge and edit; the exchange that runs them owns order, buffering, waiting and
+//! responding. Built-in and third-party filters are registered and configured alike.
 
 use std::any::Any;
-use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::marker::PhantomData;
 use std::rc::Rc;
@@ -13,11 +12,13 @@ use std::sync::Arc;
 
 use sluice_codec::{Body, Head};
 use sluice_core::settings::Short;
-use sluice_core::{Diags, Node, Path, Setting, Shape};
+use sluice_core::{ConnValues, Moment, Node, Setting, Shape, SharedValues};
 use sluice_io::WorkerCx;
 
+use crate::hop_count::HopCount;
 use crate::record::{ConnFacts, Summary, View};
 use crate::runtime::Runtime;
+use crate::side_calls::{SideCallLog, SideCalls};
 
 pub mod body_max;
 pub mod buffer;
@@ -28,27 +29,11 @@ pub mod request_id;
 pub mod set_headers;
 pub mod step;
 
-pub use step::{BodyStep, HeadResume, HeadStep, ResponseResume, ResponseStep};
-
-/// A kind of HTTP filter, registered by name, one per process.
-pub trait HttpFilterFactory: Send + Sync + Debug {
-    /// The name used in configurations.
-    fn name(&self) -> &'static str;
-
-    /// One sentence for the reference page.
-    fn help(&self) -> &'static str;
-
-    /// The shape of its settings.
-    fn shape(&self) -> Shape;
-
-    /// Checks the settings of one use; adds errors to `diags`.
-    fn check(
-        &self,
-        settings: &Node,
-        at: &Path<'_>,
-        diags: &mut Diags,
-    ) -> Option<Arc<dyn HttpFilterPlan>>;
-}
+pub use sluice_l4::filters::{CheckContext, FilterFactory, FilterOwner, FilterRegistry};
+pub use step::{
+    BodyStep, HeadResume, HeadStep, PieceResume, PieceStep, ResponseBodyStep, ResponseResume,
+    ResponseStep, ResponseTrailersStep, TrailersStep,
+};
 
 /// One use of a filter in a configuration, shared by all workers.
 pub trait HttpFilterPlan: Any + Send + Sync + Debug {
@@ -61,6 +46,18 @@ pub trait HttpFilterPlan: Any + Send + Sync + Debug {
     /// Whether the settings ask to replace the enclosing ones. A chain has no enclosing settings, so there it is an
     /// error.
     fn says_replace(&self) -> bool {
+        false
+    }
+
+    /// Whether the filter refuses requests by what they ask for, as authentication, authorisation and limits do: then it
+    /// runs again if a later filter changes the route, and the new one has other settings for it.
+    fn is_guard(&self) -> bool {
+        false
+    }
+
+    /// Whether the filter changes the path or host of requests. `check` warns if it stands after a guard, which then
+    /// judged what the client sent, and not what is forwarded.
+    fn edits_target(&self) -> bool {
         false
     }
 
@@ -85,60 +82,115 @@ pub trait HttpFilter: Debug {
         HeadStep::Continue
     }
 
-    /// Whether [`HttpFilter::request_body`] is to be called for this request.
-    fn wants_request_body(&self, _cx: &Cx<'_>) -> bool {
-        false
+    /// Whether [`HttpFilter::request_body`] is to be called for this request, and what it does with the body.
+    fn request_body_access(&self, _cx: &Cx<'_>) -> BodyAccess {
+        BodyAccess::None
     }
 
-    /// Called with a piece of the request body, which it may replace; `last` means that no other piece follows.
+    /// Called with a piece of the request body, which it may replace if its access is [`BodyAccess::Edit`]; `last` means
+    /// that only trailers may follow. The last piece may be empty.
     fn request_body(&self, _cx: &mut Cx<'_>, _body: &mut Body, _last: bool) -> BodyStep {
         BodyStep::Continue
     }
 
     /// Called with the trailers of a request.
-    fn request_trailers(&self, _cx: &mut Cx<'_>, _trailers: &mut Head) {}
+    fn request_trailers(&self, _cx: &mut Cx<'_>, _trailers: &mut Head) -> TrailersStep {
+        TrailersStep::Continue
+    }
 
     /// Called with the head of the response, from an endpoint or from Sluice itself.
     fn response_head(&self, _cx: &mut Cx<'_>, _head: &mut Head) -> ResponseStep {
         ResponseStep::Continue
     }
 
-    /// Whether [`HttpFilter::response_body`] is to be called for this response.
-    fn wants_response_body(&self, _cx: &Cx<'_>) -> bool {
-        false
+    /// Whether [`HttpFilter::response_body`] is to be called for this response, which is one of an endpoint, and what it
+    /// does with the body.
+    fn response_body_access(&self, _cx: &Cx<'_>) -> BodyAccess {
+        BodyAccess::None
     }
 
-    /// Called with a piece of the response body, which it may replace.
-    fn response_body(&self, _cx: &mut Cx<'_>, _body: &mut Body, _last: bool) {}
+    /// Called with a piece of the response body, as [`HttpFilter::request_body`] is with one of the request.
+    fn response_body(&self, _cx: &mut Cx<'_>, _body: &mut Body, _last: bool) -> ResponseBodyStep {
+        ResponseBodyStep::Continue
+    }
 
     /// Called with the trailers of the response.
-    fn response_trailers(&self, _cx: &mut Cx<'_>, _trailers: &mut Head) {}
+    fn response_trailers(&self, _cx: &mut Cx<'_>, _trailers: &mut Head) -> ResponseTrailersStep {
+        ResponseTrailersStep::Continue
+    }
 
     /// Called when the request has ended, however it ended.
     fn ended(&self, _cx: &mut Cx<'_>) {}
+}
+
+/// What a filter does with the body of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum BodyAccess {
+    /// Nothing: its hook is not called, and the body may be spliced.
+    None,
+    /// It reads the body, or delays it.
+    Read,
+    /// It changes the body. A `content-length` is removed from the head, since the length may change.
+    Edit,
 }
 
 /// What a filter knows of the request besides the message passed to the hook.
 #[derive(Debug)]
 pub struct Cx<'a> {
     /// The worker.
-    pub worker: &'a WorkerCx,
+    pub worker: &'a Rc<WorkerCx>,
     /// The connection.
     pub conn: &'a ConnFacts,
     /// What is known of the request.
     pub summary: &'a Summary,
     /// The request head, in every hook that is not itself passed it.
     pub request: Option<&'a Head>,
+    /// What filters share about the request.
+    pub values: &'a mut SharedValues,
+    /// What filters share about the connection.
+    pub conn_values: &'a ConnValues,
     /// Runtime values.
     pub runtime: &'a Runtime,
     /// What the filter remembers of this request.
     pub state: &'a mut Option<Box<dyn Any>>,
+    pub(crate) calls: CallScope<'a>,
+    pub(crate) reroutes: &'a mut bool,
+}
+
+/// What the side calls of a request have in common.
+#[derive(Debug)]
+pub(crate) struct CallScope<'a> {
+    pub(crate) hops: HopCount,
+    /// When the request ends at the latest.
+    pub(crate) by: Moment,
+    /// Created at the first call.
+    pub(crate) log: &'a mut Option<SideCallLog>,
 }
 
 impl Cx<'_> {
+    /// Has the route selected again, for the head as it is when the hook for request heads has decided; elsewhere it has no
+    /// effect. Guards that the new route configures differently run again, wherever they stand in the chain; other
+    /// filters run once.
+    pub const fn reroute(&mut self) {
+        *self.reroutes = true;
+    }
+
+    /// The side calls of this request: requests to clusters that the filter may wait for.
+    pub fn side_calls(&mut self) -> SideCalls {
+        let log = Rc::clone(self.calls.log.get_or_insert_default());
+        SideCalls::of_request(Rc::clone(self.worker), self.calls.hops, self.calls.by, log)
+    }
+
     /// The request as templates see it, in a hook that is passed its head.
     pub fn view<'v>(&'v self, request: &'v Head) -> View<'v> {
-        View { conn: self.conn, request, response: None, summary: self.summary }
+        View {
+            conn: self.conn,
+            request,
+            response: None,
+            summary: self.summary,
+            values: self.values,
+            conn_values: self.conn_values,
+        }
     }
 }
 
@@ -154,6 +206,11 @@ trait OfSettings: HttpFilter + Setting + Clone + Send + Sync + 'static {
 
     /// See [`HttpFilterPlan::says_replace`].
     fn says_replace(&self) -> bool {
+        false
+    }
+
+    /// See [`HttpFilterPlan::is_guard`].
+    fn is_guard(&self) -> bool {
         false
     }
 
@@ -178,7 +235,7 @@ impl<S: OfSettings> Debug for Ready<S> {
     }
 }
 
-impl<S: OfSettings> HttpFilterFactory for Ready<S> {
+impl<S: OfSettings> FilterFactory<dyn HttpFilterPlan> for Ready<S> {
     fn name(&self) -> &'static str {
         S::NAME
     }
@@ -194,10 +251,9 @@ impl<S: OfSettings> HttpFilterFactory for Ready<S> {
     fn check(
         &self,
         settings: &Node,
-        at: &Path<'_>,
-        diags: &mut Diags,
+        context: &mut CheckContext<'_>,
     ) -> Option<Arc<dyn HttpFilterPlan>> {
-        Some(Arc::new(Use(S::bind(settings, at, diags)?)))
+        Some(Arc::new(Use(context.bind::<S>(settings)?)))
     }
 }
 
@@ -215,6 +271,10 @@ impl<S: OfSettings> HttpFilterPlan for Use<S> {
         self.0.says_replace()
     }
 
+    fn is_guard(&self) -> bool {
+        self.0.is_guard()
+    }
+
     fn runtime_keys(&self) -> Vec<&str> {
         self.0.runtime_keys()
     }
@@ -224,38 +284,19 @@ impl<S: OfSettings> HttpFilterPlan for Use<S> {
     }
 }
 
-/// The HTTP filters by name.
-#[derive(Clone, Debug)]
-pub struct HttpFilters(BTreeMap<&'static str, Arc<dyn HttpFilterFactory>>);
+/// HTTP filters by name.
+pub type HttpFilters = FilterRegistry<dyn HttpFilterPlan>;
 
-impl Default for HttpFilters {
-    /// The built-in filters.
-    fn default() -> Self {
-        let mut filters = Self(BTreeMap::new());
-        filters.register(Arc::new(Ready::<buffer::Buffer>::default()));
-        filters.register(Arc::new(Ready::<Short<body_max::BodyMax>>::default()));
-        filters.register(Arc::new(Ready::<error_pages::ErrorPages>::default()));
-        filters.register(Arc::new(Ready::<health_check::HealthCheck>::default()));
-        filters.register(Arc::new(rate_limit::RateLimitFactory::default()));
-        filters.register(Arc::new(Ready::<request_id::RequestId>::default()));
-        filters.register(Arc::new(Ready::<set_headers::Layers>::default()));
-        filters
-    }
-}
-
-impl HttpFilters {
-    /// Adds a filter, or replaces the one with that name.
-    pub fn register(&mut self, factory: Arc<dyn HttpFilterFactory>) {
-        self.0.insert(factory.name(), factory);
-    }
-
-    /// Returns the filter with that name.
-    pub fn get(&self, name: &str) -> Option<&Arc<dyn HttpFilterFactory>> {
-        self.0.get(name)
-    }
-
-    /// Returns all filters, in the order of their names.
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<dyn HttpFilterFactory>> {
-        self.0.values()
-    }
+/// The HTTP filters that come with Sluice.
+pub fn built_in() -> HttpFilters {
+    let all: [Arc<dyn FilterFactory<dyn HttpFilterPlan>>; 7] = [
+        Arc::new(Ready::<buffer::Buffer>::default()),
+        Arc::new(Ready::<Short<body_max::BodyMax>>::default()),
+        Arc::new(Ready::<error_pages::ErrorPages>::default()),
+        Arc::new(Ready::<health_check::HealthCheck>::default()),
+        Arc::new(rate_limit::RateLimitFactory::default()),
+        Arc::new(Ready::<request_id::RequestId>::default()),
+        Arc::new(Ready::<set_headers::Layers>::default()),
+    ];
+    all.into_iter().collect()
 }

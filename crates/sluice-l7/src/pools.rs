@@ -18,7 +18,7 @@ use sluice_codec::quic::QuicClients;
 use sluice_core::{Moment, Name};
 use sluice_io::timers::Timer;
 use sluice_io::{Stream, WorkerCx};
-use sluice_upstream::cluster::Claim;
+use sluice_upstream::cluster::{Claim, TrafficClass};
 use sluice_upstream::connector::{ConnectFailure, reach};
 use sluice_upstream::hops::HopTransport;
 use sluice_upstream::plan::HttpVersion;
@@ -203,6 +203,7 @@ impl ClusterPool {
         self: &Rc<Self>,
         worker: &Rc<WorkerCx>,
         endpoint: &Arc<EndpointState>,
+        class: TrafficClass,
         options: &Rc<H1Options>,
     ) -> Result<PooledConn, ConnectFailure> {
         let timeout = self.handle.cluster.peek_plan().connect_timeout;
@@ -210,7 +211,7 @@ impl ClusterPool {
         #[cfg(test)]
         self.fail_as_scripted(worker, endpoint).await?;
         loop {
-            if let Some(pooled) = self.take_idle(worker, endpoint, options) {
+            if let Some(pooled) = self.take_idle(worker, endpoint, class, options) {
                 self.counters.reused.increment();
                 return Ok(pooled);
             }
@@ -219,18 +220,18 @@ impl ClusterPool {
                 made.map_err(|_| ConnectFailure::connect_timeout(timeout))?;
                 continue;
             }
-            match self.handle.claim_shared(endpoint) {
+            match self.handle.claim_shared(class, endpoint) {
                 Ok(claim) => return self.make_in_time(worker, endpoint, options, claim).await,
                 // If no other connection may be made, one with stalled streams is better than none.
                 Err(_)
                     if let Some(connection) =
-                        self.take_shared(worker.now(), endpoint, |_| false) =>
+                        self.take_shared(worker.now(), endpoint, class, |_| false) =>
                 {
                     self.counters.reused.increment();
                     return Ok(PooledConn::Shared(connection));
                 }
                 Err(why) if worker.now() >= by => return Err(self.full(why)),
-                Err(why) => self.wait_for_room(why).await?,
+                Err(why) => self.wait_for_room(class, why).await?,
             }
         }
     }
@@ -261,8 +262,14 @@ impl ClusterPool {
     }
 
     /// Waits until a connection may be free; fails if enough requests wait already.
-    async fn wait_for_room(&self, why: sluice_core::Reason) -> Result<(), ConnectFailure> {
-        if self.waiting.get() >= self.handle.cluster.peek_plan().pending_max {
+    async fn wait_for_room(
+        &self,
+        class: TrafficClass,
+        why: sluice_core::Reason,
+    ) -> Result<(), ConnectFailure> {
+        // Side calls have a bound of their own.
+        let pending_max = self.handle.cluster.peek_plan().pending_max;
+        if class == TrafficClass::Request && self.waiting.get() >= pending_max {
             return Err(self.full(why));
         }
         let waiting = Count::enter(&self.waiting);
@@ -280,6 +287,7 @@ impl ClusterPool {
         &self,
         worker: &WorkerCx,
         endpoint: &Arc<EndpointState>,
+        class: TrafficClass,
         options: &Rc<H1Options>,
     ) -> Option<PooledConn> {
         #[cfg(test)]
@@ -289,7 +297,8 @@ impl ClusterPool {
         let now = worker.now();
         let plan = self.handle.cluster.peek_plan();
         if plan.protocol != HttpVersion::Http1
-            && let Some(connection) = self.take_shared(now, endpoint, Multiplexed::is_stalled)
+            && let Some(connection) =
+                self.take_shared(now, endpoint, class, Multiplexed::is_stalled)
         {
             return Some(PooledConn::Shared(connection));
         }
@@ -302,32 +311,6 @@ impl ClusterPool {
         stream.set_options(options);
         let ticket = PoolTicket { claim, made, requests, generation };
         Some(PooledConn::H1(TakenH1 { stream, ticket }))
-    }
-
-    /// Takes a shared connection that has room for another request and is not `avoided`.
-    fn take_shared(
-        &self,
-        now: Moment,
-        endpoint: &Arc<EndpointState>,
-        avoided: impl Fn(&Multiplexed) -> bool,
-    ) -> Option<Multiplexed> {
-        let reuse = &self.handle.cluster.peek_plan().reuse;
-        let generation = self.handle.cluster.generation();
-        let mut endpoint_pools = self.shared.borrow_mut();
-        let endpoint_pool = endpoint_pools.get_mut(&endpoint.name)?;
-        endpoint_pool.idle_since = now;
-        let idle = endpoint_pool.open.iter_mut().find_map(|idle| {
-            let fits = idle.may_go_on(reuse, generation, now)
-                && idle.connection.has_room(reuse.streams_max)
-                && !avoided(&idle.connection);
-            fits.then_some(idle)
-        })?;
-        idle.requests += 1;
-        Some(idle.connection.clone())
-    }
-
-    fn connecting(&self, endpoint: &Arc<EndpointState>) -> Option<Rc<Notify>> {
-        self.shared.borrow().get(&endpoint.name)?.connecting.clone()
     }
 
     async fn make(

@@ -24,6 +24,10 @@ sluice_core::reasons! {
     UPSTREAM_REFUSED_STREAM = "upstream.refused_stream", Handle, Upstream, "UR", "The endpoint refused the stream without processing it (REFUSED_STREAM or GOAWAY); the detail contains the code. Check its stream limits and its restarts; lower `reuse.streams`.";
     UPSTREAM_CUT = "upstream.cut", Handle, Upstream, "UC", "The endpoint broke off in the middle of its response; what had arrived was forwarded, and the response to the client was cut off. Check the endpoint's log at that time for a crash, a restart or a time-out.";
     CANCELLED = "downstream.cancelled", Handle, Downstream, "DC", "The client cancelled the request before the response was complete. Check the client's time-out, and the endpoint of the last attempt, which shows how long it was waited for.";
+    SIDE_CALL_TIMEOUT = "sidecall.timeout", Filter, Local, "-", "A filter asked a cluster, and no response arrived in the time that the filter gave it; `side_calls` of the record shows the call. Check the service that the filter asks.";
+    SIDE_CALL_LIMIT = "sidecall.limit", Filter, Local, "UO", "A filter could not ask a cluster, because `limits.side_calls` calls of the worker were in flight. Check how long the service that the filter asks takes to respond; raise the limit if it is fast.";
+    SIDE_CALL_TOO_LARGE = "sidecall.too_large", Filter, Upstream, "-", "The response to the request of a filter is larger than `limits.side_call_bytes`. Check the service that the filter asks; raise the limit if its responses are legitimate.";
+    SIDE_CALL_LOOP = "sidecall.loop", Filter, Local, "-", "A filter asked a listener of this process, whose filter asked one again, and so on: calls within calls end at the second. Correct the cluster that the filter asks, or take the filter off the listener that answers it.";
     KEEPALIVE_IDLE = "http.idle", Handle, Local, "-", "The client sent no further request within `idle_timeout`: the usual end of a keep-alive connection. Nothing to do.";
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use sluice_codec::{Head, Known, Version};
 use sluice_core::connection::{Attempt, ConnInfo, Peer, TlsFacts};
-use sluice_core::{Name, Reason};
+use sluice_core::{ConnValues, Name, Reason, SharedValues};
 use sluice_l4::inspect::tls;
 use sluice_telemetry::{Operator, Record, RecordKind, TemplateField};
 use smallvec::SmallVec;
@@ -71,6 +71,8 @@ operators! {
     TLS_CIPHER = "DOWNSTREAM_TLS_CIPHER", "The cipher suite, if TLS was terminated.";
     CLIENT_SUBJECT = "DOWNSTREAM_PEER_SUBJECT", "The subject of the client's certificate.";
     TRACE_ID = "TRACE_ID", "The trace ID in `traceparent`.";
+    SIDE_CALLS = "SIDE_CALLS", "Every request that a filter sent to a cluster, with the status or failure and the time it took.";
+    VALUE = "VALUE"("NAME"), "A value that a filter shared, by its name: of the request or, if it has none, of its connection.";
 }
 
 /// The text format behind `format: text` for a sink that takes only requests; modelled on Envoy's.
@@ -138,6 +140,8 @@ pub struct Summary {
     pub cluster: Option<Name>,
     /// The attempts, in order.
     pub attempts: SmallVec<[Attempt; 1]>,
+    /// The side calls of filters that have ended, in order.
+    pub side_calls: Vec<SideCallRecord>,
     /// Bytes of the request's body.
     pub received: u64,
     /// Bytes of the response's body.
@@ -154,6 +158,29 @@ pub struct Summary {
     pub detail: Option<Box<str>>,
 }
 
+/// A side call of a filter that has ended.
+#[derive(Clone, Debug)]
+pub struct SideCallRecord {
+    /// The cluster.
+    pub cluster: Name,
+    /// The status or the failure; `None` if the request of the filter ended first.
+    pub end: Option<Result<u16, Box<str>>>,
+    /// How long it lasted.
+    pub took: Duration,
+}
+
+impl std::fmt::Display for SideCallRecord {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { cluster, end, took } = self;
+        let ms = took.as_millis();
+        match end {
+            Some(Ok(status)) => write!(f, "{cluster} {status} in {ms} ms"),
+            Some(Err(failure)) => write!(f, "{cluster} failed in {ms} ms: {failure}"),
+            None => write!(f, "{cluster} dropped after {ms} ms"),
+        }
+    }
+}
+
 /// A request as templates and records see it.
 #[derive(Clone, Copy, Debug)]
 pub struct View<'a> {
@@ -165,6 +192,10 @@ pub struct View<'a> {
     pub response: Option<&'a Head>,
     /// Everything else.
     pub summary: &'a Summary,
+    /// What filters share about the request.
+    pub values: &'a SharedValues,
+    /// What filters share about its connection.
+    pub conn_values: &'a ConnValues,
 }
 
 impl View<'_> {
@@ -247,6 +278,15 @@ impl View<'_> {
                 let parent = parent.and_then(|value| std::str::from_utf8(value).ok());
                 owned(parent.and_then(|value| value.split('-').nth(1)))
             }
+            name if name == SIDE_CALLS.name => match summary.side_calls.as_slice() {
+                [] => TemplateField::Missing,
+                calls => TemplateField::List(calls.iter().map(ToString::to_string).collect()),
+            },
+            name if name == VALUE.name => {
+                let value =
+                    self.values.named(argument).or_else(|| self.conn_values.named(argument));
+                value.map_or(TemplateField::Missing, TemplateField::shared)
+            }
             _ => TemplateField::Missing,
         }
     }
@@ -296,6 +336,8 @@ pub struct RequestRecord {
     pub(crate) request: Box<Head>,
     pub(crate) response: Option<Box<Head>>,
     pub(crate) summary: Summary,
+    pub(crate) values: SharedValues,
+    pub(crate) conn_values: ConnValues,
 }
 
 impl Record for RequestRecord {
@@ -309,6 +351,8 @@ impl Record for RequestRecord {
             request: &self.request,
             response: self.response.as_deref(),
             summary: &self.summary,
+            values: &self.values,
+            conn_values: &self.conn_values,
         };
         view.field(operator, argument)
     }

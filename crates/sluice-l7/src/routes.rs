@@ -26,9 +26,10 @@ pub mod regexes;
 #[cfg(test)]
 mod tests;
 
+pub use crate::retry::{RetryPlan, RetryWhen};
 pub use conditions::{ClientCertificate, Conditions, GrpcMatch, RuntimeShare, ValueMatch};
 use index::{HostIndex, RuleIndex};
-pub use options::{HashBy, HostRewrite, RetryPlan, RetryWhen, RuleOptions, Timeouts};
+pub use options::{HashBy, HostRewrite, RuleOptions, Timeouts};
 pub use paths::PathMatch;
 
 /// A named table that is replaced as a whole. Survives reloads; a request reads it when its headers are complete.

@@ -165,12 +165,13 @@ pub fn admin(config: &Config, diags: &mut Diags) {
     }
 }
 
-/// Warns of clusters and routes without effect, and of a configuration without listeners.
-pub fn unused(config: &Config, diags: &mut Diags) {
+/// Warns of clusters and routes without effect, and of a configuration without listeners. Filters may ask the clusters
+/// `asked`.
+pub fn unused<'a>(config: &'a Config, asked: impl Iterator<Item = &'a Name>, diags: &mut Diags) {
     let relayed = config.listeners.iter().flat_map(|listener| relays_of(listener));
     let relayed = relayed.map(|relay| &relay.cluster.value);
     let routed = clusters_of_routes(config).map(|name| &name.value);
-    let used: HashSet<&Name> = relayed.chain(routed).collect();
+    let used: HashSet<&Name> = relayed.chain(routed).chain(asked).collect();
     let rules = || config.routes.iter().flat_map(|(_, hosts)| hosts.iter());
     // A request may name any cluster.
     let any = rules().any(|host| host.rules.iter().any(|rule| rule.cluster_header.is_some()));

@@ -19,10 +19,11 @@ use sluice_tls::material::Material;
 use sluice_tls::{Authorities, CertStore, ClientTls, LoadError};
 use sluice_upstream::ClusterDirectory;
 
-use crate::model::{self, tls::CertificateSource};
+use crate::model::{self, Kind, tls::CertificateSource};
 
 mod client_auth;
 mod clusters;
+mod filter_names;
 mod http;
 mod listeners;
 mod quic;
@@ -36,7 +37,7 @@ pub use listeners::{ListenerSnapshot, PlanKind};
 pub use routes::RouteCells;
 
 /// What outlives every configuration, and what compiling one needs.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Surroundings {
     /// Certificates in use.
     pub certs: CertStore,
@@ -50,6 +51,27 @@ pub struct Surroundings {
     pub clusters: Arc<ClusterDirectory>,
     /// Route tables by name.
     pub routes: RouteCells,
+}
+
+impl Surroundings {
+    /// Nothing configured yet; these filters are known.
+    pub fn new(filters: Filters, http_filters: HttpFilters) -> Self {
+        Self {
+            certs: CertStore::default(),
+            filters,
+            http_filters,
+            runtime: Arc::default(),
+            clusters: Arc::default(),
+            routes: RouteCells::default(),
+        }
+    }
+}
+
+#[cfg(test)]
+impl Default for Surroundings {
+    fn default() -> Self {
+        Self::new(sluice_l4::filters::built_in(), sluice_l7::filters::built_in())
+    }
 }
 
 /// What several resources are compiled from, read once.
@@ -96,14 +118,24 @@ impl SharedParts {
 pub(crate) struct Compiler<'a> {
     around: &'a Surroundings,
     shared: &'a RefCell<SharedParts>,
-    /// Secrets by name.
-    secret: &'a dyn Fn(&Name) -> Option<Arc<Material>>,
+    others: &'a dyn OtherResources,
     /// Seconds since the Unix epoch, for the validity of certificates.
     now: u64,
     files: RefCell<BTreeSet<PathBuf>>,
     /// Certificates that no longer load; those in use before are kept.
     stale: RefCell<Vec<LoadError>>,
     runtime_keys: RefCell<BTreeSet<String>>,
+    /// Clusters that filters may ask.
+    asked: RefCell<BTreeSet<Name>>,
+}
+
+/// The resources beside the one that is compiled.
+pub(crate) trait OtherResources {
+    /// A secret.
+    fn secret(&self, name: &Name) -> Option<Arc<Material>>;
+
+    /// What is wrong with naming this resource, and what to do about it; `None` if nothing is.
+    fn why_unknown(&self, kind: Kind, name: &Name) -> Option<(String, String)>;
 }
 
 /// What a resource was compiled with, besides its own values.
@@ -115,23 +147,34 @@ pub(crate) struct Inputs {
     pub(crate) stale: Vec<LoadError>,
     /// Names of the runtime values that it reads.
     pub(crate) runtime_keys: Vec<String>,
+    /// The clusters that its filters may ask.
+    pub(crate) asked: Vec<Name>,
+}
+
+impl Inputs {
+    /// Whether there are none.
+    pub(crate) const fn is_empty(&self) -> bool {
+        let Self { files, stale: _, runtime_keys, asked } = self;
+        files.is_empty() && runtime_keys.is_empty() && asked.is_empty()
+    }
 }
 
 impl<'a> Compiler<'a> {
     pub(crate) fn new(
         around: &'a Surroundings,
         shared: &'a RefCell<SharedParts>,
-        secret: &'a dyn Fn(&Name) -> Option<Arc<Material>>,
+        others: &'a dyn OtherResources,
         now: Duration,
     ) -> Self {
         Self {
             around,
             shared,
-            secret,
+            others,
             now: now.as_secs(),
             files: RefCell::default(),
             stale: RefCell::default(),
             runtime_keys: RefCell::default(),
+            asked: RefCell::default(),
         }
     }
 
@@ -146,6 +189,7 @@ impl<'a> Compiler<'a> {
             files: self.files.into_inner().into_iter().map(hashed).collect(),
             stale: self.stale.into_inner(),
             runtime_keys: self.runtime_keys.into_inner().into_iter().collect(),
+            asked: self.asked.into_inner().into_iter().collect(),
         }
     }
 

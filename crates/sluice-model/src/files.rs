@@ -49,9 +49,7 @@ pub fn stage_files(
     check::routes(&config, diags);
     check::loops(&config, diags);
     let translated = translate(&config, &root, folder, diags);
-    let mut unused = Diags::new();
-    check::unused(&config, &mut unused);
-    let process = Process::of(config, folder, diags);
+    let process = Process::of(&config, folder, diags);
     let batch = Batch {
         source: Arc::from(FILES),
         updates: translated.updates,
@@ -62,6 +60,6 @@ pub fn stage_files(
         return None;
     }
     // With errors present, what seems unused may be used by what is wrong.
-    diags.extend(unused, |_| {});
+    check::unused(&config, staged.asked(store), diags);
     Some((process, staged))
 }

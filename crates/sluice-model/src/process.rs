@@ -40,7 +40,7 @@ pub struct Process {
 impl Process {
     /// Takes the settings of a configuration, whose relative paths are resolved against `folder`. Errors are added to
     /// `diags`.
-    pub fn of(config: Config, folder: &FilePath, diags: &mut Diags) -> Self {
+    pub fn of(config: &Config, folder: &FilePath, diags: &mut Diags) -> Self {
         let Config {
             admin,
             listeners: _,
@@ -51,12 +51,21 @@ impl Process {
             drain,
             limits,
         } = config;
-        let sinks = sinks(&access_log, folder, diags);
+        let sinks = sinks(access_log, folder, diags);
         let runtime_file = runtime.file.as_ref().map(|path| folder.join(&path.value));
         let of_file = runtime_file.as_deref().zip(runtime.file.as_ref());
         let of_file = of_file.map(|(file, path)| values_of(file, path, diags));
         let runtime_values = (runtime.values.0.clone(), of_file.unwrap_or_default());
-        Self { admin, drain, limits, access_log, runtime, sinks, runtime_values, runtime_file }
+        Self {
+            admin: admin.clone(),
+            drain: drain.clone(),
+            limits: limits.clone(),
+            access_log: access_log.clone(),
+            runtime: runtime.clone(),
+            sinks,
+            runtime_values,
+            runtime_file,
+        }
     }
 
     /// The names of the sections that differ, apart from the access logs.

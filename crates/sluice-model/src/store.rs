@@ -111,6 +111,20 @@ impl Staged {
         self.set.is_empty() && self.removed.is_empty()
     }
 
+    /// The clusters that filters may ask once the batch is in force.
+    pub fn asked<'a>(&'a self, store: &'a Store) -> impl Iterator<Item = &'a Name> {
+        let replaced = |kind: Kind, name: &Name| {
+            let key = (kind, Arc::clone(name));
+            self.set.contains_key(&key) || self.removed.contains(&key)
+        };
+        let stay = Kind::ALL.into_iter().flat_map(|kind| {
+            store.held[kind as usize].iter().map(move |(name, held)| (kind, name, held))
+        });
+        let stay = stay.filter(move |(kind, name, _)| !replaced(*kind, name));
+        let all = stay.map(|(_, _, held)| held).chain(self.set.values());
+        all.filter_map(|held| held.inputs.as_deref()).flat_map(|inputs| &inputs.asked)
+    }
+
     /// The listeners that change: to what, or `None` for those that are removed.
     pub fn listeners(&self) -> BTreeMap<Name, Option<Arc<ListenerSnapshot>>> {
         let set = self.set.iter().filter_map(|((_, name), held)| match &held.compiled {
@@ -232,6 +246,12 @@ impl Store {
     pub fn runtime_keys(&self) -> impl Iterator<Item = &str> {
         let inputs = self.all().filter_map(|held| held.inputs.as_deref());
         inputs.flat_map(|inputs| &inputs.runtime_keys).map(String::as_str)
+    }
+
+    /// The clusters that the filters of a resource may ask.
+    pub fn asked(&self, kind: Kind, name: &str) -> &[Name] {
+        let inputs = self.get(kind, name).and_then(|held| held.inputs.as_deref());
+        inputs.map_or(&[], |inputs| &inputs.asked)
     }
 
     /// The resources of which the newest version is not in force, and why.

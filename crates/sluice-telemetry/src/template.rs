@@ -4,12 +4,14 @@
 //! provides their values.
 //! Keeps: an unknown operator is a configuration error, never an empty field.
 
+use std::any::Any;
 use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::time::Duration;
 
 use sluice_core::clock::rfc3339;
 use sluice_core::suggest::nearest;
+use sluice_core::values::SharedValue;
 
 /// The subject of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -99,6 +101,17 @@ impl From<String> for TemplateField<'_> {
 impl<'a, T: Into<Self>> From<Option<T>> for TemplateField<'a> {
     fn from(value: Option<T>) -> Self {
         value.map_or(Self::Missing, Into::into)
+    }
+}
+
+impl TemplateField<'_> {
+    /// A value that filters share: a `u64` is a number, anything else text.
+    pub fn shared(value: &dyn SharedValue) -> Self {
+        let any: &dyn Any = value;
+        match any.downcast_ref() {
+            Some(number) => Self::Number(*number),
+            None => Self::from(value.to_string()),
+        }
     }
 }
 

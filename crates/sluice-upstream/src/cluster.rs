@@ -23,7 +23,10 @@ use crate::metrics;
 use crate::plan::{ClusterPlan, ClusterSettings};
 use crate::reasons;
 
+mod reserve;
 mod shortage;
+
+pub use reserve::TrafficClass;
 
 /// A cluster, shared by all threads.
 #[derive(Debug)]
@@ -36,6 +39,8 @@ pub struct Cluster {
     members: ArcSwap<Membership>,
     active: AtomicU64,
     requests: AtomicU64,
+    /// Whether a part of the limits is reserved for side calls.
+    reserves: AtomicBool,
     /// Grows when settings change, so that connections made under other settings are not reused.
     generation: AtomicU64,
     /// For the watch over health: something that it counts or awaits has changed.
@@ -88,6 +93,7 @@ impl Cluster {
             members: ArcSwap::from_pointee(members),
             active: AtomicU64::new(0),
             requests: AtomicU64::new(0),
+            reserves: AtomicBool::new(false),
             generation: AtomicU64::new(0),
             changed: Notify::new(),
             resolver: Mutex::default(),
@@ -219,6 +225,7 @@ impl Cluster {
 pub struct ClusterHandle {
     /// The cluster.
     pub cluster: Arc<Cluster>,
+    reserve_percent: u64,
     position: Cell<usize>,
     pub(crate) made: Counter,
     open: Gauge,
@@ -283,6 +290,7 @@ impl ClusterHandle {
                 other()
             }),
             compared: Cell::new(0),
+            reserve_percent: worker.limits.get(Limit::SideCallReserve),
             cluster,
         })
     }
@@ -298,11 +306,12 @@ impl ClusterHandle {
         tried: &[Arc<str>],
     ) -> Result<Claim, Reason> {
         let plan = self.cluster.plan.load();
-        if plan.connections_max.is_some_and(|max| self.cluster.active() >= max) {
+        let open = |max| self.open_to(TrafficClass::Request, max);
+        if plan.connections_max.is_some_and(|max| self.cluster.active() >= open(max)) {
             return Err(reasons::LIMIT);
         }
         let full = |endpoint: &EndpointState| {
-            plan.endpoint_connections_max.is_some_and(|max| endpoint.active() >= max)
+            plan.endpoint_connections_max.is_some_and(|max| endpoint.active() >= open(max))
         };
         let endpoint = self.choose(worker, hash, tried, &full)?;
         Ok(self.claim(endpoint.lease()))
@@ -322,16 +331,18 @@ impl ClusterHandle {
     pub fn pick_for_request(
         self: &Rc<Self>,
         worker: &WorkerCx,
+        class: TrafficClass,
         hash: Option<u64>,
         tried: &[Arc<str>],
     ) -> Result<(Arc<EndpointState>, RequestClaim), Reason> {
         let plan = self.cluster.plan.load();
         let bounded = plan.requests_max.is_some();
-        if plan.requests_max.is_some_and(|max| self.cluster.requests() >= max) {
+        let open = |max| self.open_to(class, max);
+        if plan.requests_max.is_some_and(|max| self.cluster.requests() >= open(max)) {
             return Err(reasons::LIMIT);
         }
         let full = |endpoint: &EndpointState| {
-            plan.endpoint_requests_max.is_some_and(|max| endpoint.requests() >= max)
+            plan.endpoint_requests_max.is_some_and(|max| endpoint.requests() >= open(max))
         };
         let endpoint = self.choose(worker, hash, tried, &full)?;
         if bounded {
@@ -346,10 +357,15 @@ impl ClusterHandle {
     ///
     /// # Errors
     /// The cluster or the endpoint has as many connections as it may.
-    pub fn claim_shared(self: &Rc<Self>, endpoint: &Arc<EndpointState>) -> Result<Claim, Reason> {
+    pub fn claim_shared(
+        self: &Rc<Self>,
+        class: TrafficClass,
+        endpoint: &Arc<EndpointState>,
+    ) -> Result<Claim, Reason> {
         let plan = self.cluster.plan.load();
-        let full = plan.connections_max.is_some_and(|max| self.cluster.active() >= max)
-            || plan.endpoint_connections_max.is_some_and(|max| endpoint.active() >= max);
+        let open = |max| self.open_to(class, max);
+        let full = plan.connections_max.is_some_and(|max| self.cluster.active() >= open(max))
+            || plan.endpoint_connections_max.is_some_and(|max| endpoint.active() >= open(max));
         if full {
             return Err(reasons::LIMIT);
         }

@@ -17,12 +17,18 @@ mod control;
 mod worker;
 
 /// The filters that configurations may name. The default is the set built into Sluice.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Extensions {
     /// Connection filters.
     pub connection: Filters,
     /// HTTP filters.
     pub http: HttpFilters,
+}
+
+impl Default for Extensions {
+    fn default() -> Self {
+        Self { connection: sluice_l4::filters::built_in(), http: sluice_l7::filters::built_in() }
+    }
 }
 
 /// Runs the command line with these filters. A `main` needs nothing else.

@@ -12,10 +12,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use sluice_codec::Head;
-use sluice_core::{Diags, Node, Path, Setting as _, Shape};
+use sluice_core::{Node, Setting as _, Shape};
 use sluice_io::WorkerCx;
 use sluice_l7::Reply;
-use sluice_l7::filters::{Cx, HeadStep, HttpFilter, HttpFilterFactory, HttpFilterPlan};
+use sluice_l7::filters::{CheckContext, Cx, FilterFactory, HeadStep, HttpFilter, HttpFilterPlan};
 use sluice_testkit::Sluice;
 use sluice_testkit::origin::Client;
 use sluice_testkit::peers::{Server, connect};
@@ -48,7 +48,7 @@ struct Factory;
 #[derive(Clone, Debug)]
 struct Counting(Allocations);
 
-impl HttpFilterFactory for Factory {
+impl FilterFactory<dyn HttpFilterPlan> for Factory {
     fn name(&self) -> &'static str {
         "allocations"
     }
@@ -64,10 +64,9 @@ impl HttpFilterFactory for Factory {
     fn check(
         &self,
         node: &Node,
-        at: &Path<'_>,
-        diags: &mut Diags,
+        context: &mut CheckContext<'_>,
     ) -> Option<Arc<dyn HttpFilterPlan>> {
-        Some(Arc::new(Counting(Allocations::bind(node, at, diags)?)))
+        Some(Arc::new(Counting(context.bind::<Allocations>(node)?)))
     }
 }
 

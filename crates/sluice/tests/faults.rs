@@ -6,7 +6,7 @@
 //! set without a case fails.
 //!
 //! `UPDATE=1` writes the page. An argument selects the cases whose name or reason contains it. Started with `run`, this
-//! program is Sluice with two extra filters, for faults that no configuration can provoke.
+//! program is Sluice with three extra filters, for faults that no configuration can provoke.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,6 +34,8 @@ mod ends;
 mod http;
 #[path = "faults/quic.rs"]
 mod quic;
+#[path = "faults/side_calls.rs"]
+mod side_calls;
 #[path = "faults/tcp.rs"]
 mod tcp;
 #[path = "faults/tls.rs"]
@@ -50,6 +52,7 @@ const AREAS: &[(&str, &[Fault])] = &[
     ("Connecting to endpoints", endpoints::CASES),
     ("Responses of endpoints", upstream_http::CASES),
     ("HTTP clients and routes", http::CASES),
+    ("Services that filters ask", side_calls::CASES),
     ("TLS with clients", tls::CASES),
     ("Connections", tcp::CASES),
     ("UDP", udp::CASES),

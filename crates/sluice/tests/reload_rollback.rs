@@ -8,8 +8,9 @@ use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use sluice_core::{ConnInfo, Diags, Node, Path, Setting, Shape, Verdict};
-use sluice_io::{Admit, ConnectionFilter, ConnectionFilterFactory, ConnectionFilterPlan, WorkerCx};
+use sluice_core::{ConnInfo, Node, Setting, Shape, Verdict};
+use sluice_io::{Admit, ConnectionFilter, ConnectionFilterPlan, WorkerCx};
+use sluice_l4::filters::{CheckContext, FilterFactory};
 use sluice_testkit::origin::Client;
 use sluice_testkit::peers::{Server, connect, read};
 use sluice_testkit::{Running, Sluice};
@@ -34,7 +35,7 @@ struct Breaking(Fragile);
 #[derive(Debug)]
 struct Sound;
 
-impl ConnectionFilterFactory for Factory {
+impl FilterFactory<dyn ConnectionFilterPlan> for Factory {
     fn name(&self) -> &'static str {
         "fragile"
     }
@@ -50,10 +51,9 @@ impl ConnectionFilterFactory for Factory {
     fn check(
         &self,
         node: &Node,
-        at: &Path<'_>,
-        diags: &mut Diags,
+        context: &mut CheckContext<'_>,
     ) -> Option<Arc<dyn ConnectionFilterPlan>> {
-        Some(Arc::new(Breaking(Fragile::bind(node, at, diags)?)))
+        Some(Arc::new(Breaking(context.bind::<Fragile>(node)?)))
     }
 }
 

@@ -8,9 +8,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use sluice_codec::Head;
-use sluice_core::{Diags, Node, Path, Setting, Shape};
+use sluice_core::{Node, Setting, Shape};
 use sluice_io::WorkerCx;
-use sluice_l7::filters::{Cx, HeadStep, HttpFilter, HttpFilterFactory, HttpFilterPlan};
+use sluice_l7::filters::{CheckContext, Cx, FilterFactory, HeadStep, HttpFilter, HttpFilterPlan};
 use sluice_testkit::origin::Client;
 use sluice_testkit::{Origin, Sluice};
 
@@ -25,7 +25,7 @@ sluice_core::section! {
 #[derive(Debug)]
 struct Never;
 
-impl HttpFilterFactory for Never {
+impl FilterFactory<dyn HttpFilterPlan> for Never {
     fn name(&self) -> &'static str {
         "undecided"
     }
@@ -41,10 +41,9 @@ impl HttpFilterFactory for Never {
     fn check(
         &self,
         node: &Node,
-        at: &Path<'_>,
-        diags: &mut Diags,
+        context: &mut CheckContext<'_>,
     ) -> Option<Arc<dyn HttpFilterPlan>> {
-        Undecided::bind(node, at, diags)?;
+        context.bind::<Undecided>(node)?;
         Some(Arc::new(Self))
     }
 }

@@ -6,7 +6,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
+use crate::byte_filter::{ByteFilter, ByteResume, ByteStep};
 use crate::raw::RawStream;
+use crate::tap::ByteTap;
 
 fn run(test: impl Future<Output = ()>) {
     let runtime =
@@ -42,7 +44,7 @@ impl Rig {
 
     /// Pumps to the end and closes both sockets, as the owner of a pump does.
     async fn pump_until_stopped(mut pump: Pump, worker: &WorkerCx, moved: &mut Moved) -> Stopped {
-        poll_fn(|cx| pump.poll(cx, worker, &[], moved)).await
+        poll_fn(|cx| pump.poll(cx, worker, None, moved)).await
     }
 }
 
@@ -96,7 +98,7 @@ fn bulk_is_spliced_and_arrives_whole_both_ways() {
         };
         let pumping = async {
             let stopped = poll_fn(|cx| {
-                let polled = pump.poll(cx, &worker, &[], &mut moved);
+                let polled = pump.poll(cx, &worker, None, &mut moved);
                 spliced[0] |= pump.to_upstream.state == CopyState::Splicing;
                 spliced[1] |= pump.to_downstream.state == CopyState::Splicing;
                 polled
@@ -133,9 +135,9 @@ fn with_a_tap_bulk_is_copied() {
             assert!(got == data);
         };
         let tap = Rc::new(Counting::default());
-        let taps: [Rc<dyn ByteTap>; 1] = [Rc::clone(&tap) as _];
+        let mut hooks = ByteHooks { taps: vec![Rc::clone(&tap) as _], ..ByteHooks::default() };
         let pumping = poll_fn(|cx| {
-            let polled = pump.poll(cx, &worker, &taps, &mut moved);
+            let polled = pump.poll(cx, &worker, Some(&mut hooks), &mut moved);
             assert_ne!(pump.to_downstream.state, CopyState::Splicing);
             // Until the client closes only one direction can be done.
             if pump.is_half_closed() { Poll::Ready(None) } else { polled.map(Some) }
@@ -184,5 +186,114 @@ fn a_reset_is_told_apart_by_side() {
             }
             drop(keep);
         }
+    });
+}
+
+/// Doubles every byte from the client, and holds back what the server sends until the end.
+#[derive(Debug, Default)]
+struct Stretching {
+    kept: Vec<u8>,
+}
+
+impl ByteFilter for Stretching {
+    fn received(&mut self, bytes: &mut Vec<u8>, _last: bool) -> ByteStep {
+        *bytes = bytes.iter().flat_map(|byte| [*byte, *byte]).collect();
+        ByteStep::Continue
+    }
+
+    fn sent(&mut self, bytes: &mut Vec<u8>, last: bool) -> ByteStep {
+        self.kept.append(bytes);
+        if last {
+            bytes.append(&mut self.kept);
+        }
+        ByteStep::Continue
+    }
+}
+
+/// Appends a letter to each piece after a turn of the event loop.
+#[derive(Debug)]
+struct Appending(u8);
+
+impl ByteFilter for Appending {
+    fn received(&mut self, bytes: &mut Vec<u8>, _last: bool) -> ByteStep {
+        if bytes.is_empty() {
+            return ByteStep::Continue;
+        }
+        let letter = self.0;
+        ByteStep::Wait(Box::pin(async move {
+            tokio::task::yield_now().await;
+            Box::new(move |bytes: &mut Vec<u8>| {
+                bytes.push(letter);
+                ByteStep::Continue
+            }) as ByteResume
+        }))
+    }
+}
+
+#[test]
+fn filters_change_bytes_in_their_order_and_may_wait() {
+    run(async {
+        let Rig { worker, mut client, mut server, mut pump } = Rig::new().await;
+        let filters: Vec<Box<dyn ByteFilter>> =
+            vec![Box::new(Appending(b'!')), Box::new(Stretching::default())];
+        let mut hooks = ByteHooks { filters, ..ByteHooks::default() };
+        let mut moved = Moved::default();
+        let ends = async {
+            client.write_all(b"ab").await.unwrap();
+            client.shutdown().await.unwrap();
+            let mut got = Vec::new();
+            server.read_to_end(&mut got).await.unwrap();
+            assert_eq!(got, b"aabb!!");
+            // More than one read takes, so that pieces are held back and sent as one.
+            server.write_all(&pattern(300_000)).await.unwrap();
+            server.shutdown().await.unwrap();
+            let mut got = Vec::new();
+            client.read_to_end(&mut got).await.unwrap();
+            assert_eq!(got, pattern(300_000));
+        };
+        let pumping = async {
+            let stopped = poll_fn(|cx| pump.poll(cx, &worker, Some(&mut hooks), &mut moved)).await;
+            drop(pump);
+            stopped
+        };
+        let (stopped, ()) = tokio::join!(pumping, ends);
+        assert!(matches!(stopped, Stopped::Done));
+        assert_eq!(moved, Moved { received: 2, sent: 300_000 });
+        assert_eq!(worker.buffers.bytes_out(), 0);
+    });
+}
+
+/// Lets nothing through: it waits forever for bytes from the client, and cuts the connection off at those to it.
+#[derive(Debug)]
+struct Closed;
+
+impl ByteFilter for Closed {
+    fn received(&mut self, _bytes: &mut Vec<u8>, _last: bool) -> ByteStep {
+        ByteStep::Wait(Box::pin(std::future::pending()))
+    }
+
+    fn sent(&mut self, _bytes: &mut Vec<u8>, _last: bool) -> ByteStep {
+        ByteStep::Cut(sluice_core::reason::end::FORCED)
+    }
+}
+
+#[test]
+fn a_wait_of_a_filter_is_due_and_a_cut_stops_the_pump() {
+    run(async {
+        let Rig { worker, mut client, mut server, mut pump } = Rig::new().await;
+        let mut hooks = ByteHooks { filters: vec![Box::new(Closed)], ..ByteHooks::default() };
+        let mut moved = Moved::default();
+        assert_eq!(pump.filter_due(), Moment::NEVER);
+        client.write_all(b"x").await.unwrap();
+        poll_fn(|cx| {
+            let polled = pump.poll(cx, &worker, Some(&mut hooks), &mut moved);
+            assert!(polled.is_pending());
+            if moved.received > 0 { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+        assert!(pump.filter_due() < worker.now().after(std::time::Duration::from_secs(11)));
+        server.write_all(b"y").await.unwrap();
+        let stopped = poll_fn(|cx| pump.poll(cx, &worker, Some(&mut hooks), &mut moved)).await;
+        assert!(matches!(stopped, Stopped::Cut(why) if why == sluice_core::reason::end::FORCED));
     });
 }

@@ -13,10 +13,9 @@ use std::task::{Context, Poll, Waker};
 use pin_project_lite::pin_project;
 use slab::Slab;
 use sluice_core::{ConnInfo, Moment, Reason};
-use smallvec::SmallVec;
 
 use super::WorkerCx;
-use crate::tap::ByteTap;
+use crate::byte_filter::ByteHooks;
 use crate::timers::{Timer, Until};
 
 /// A connection on its worker.
@@ -28,8 +27,8 @@ pub struct Conn {
     pub worker: Rc<WorkerCx>,
     /// The deadline of the current phase.
     pub deadline: Timer,
-    /// The taps on its bytes.
-    pub taps: RefCell<SmallVec<[Rc<dyn ByteTap>; 0]>>,
+    /// What sees its bytes, if anything does.
+    pub byte_hooks: RefCell<Option<Box<ByteHooks>>>,
     killed: Cell<Option<Reason>>,
     finishing: Cell<bool>,
     waker: RefCell<Option<Waker>>,
@@ -43,7 +42,7 @@ impl Conn {
             info,
             worker: Rc::clone(worker),
             deadline: Timer::new(&worker.timers),
-            taps: RefCell::default(),
+            byte_hooks: RefCell::default(),
             killed: Cell::new(None),
             finishing: Cell::new(false),
             waker: RefCell::default(),

@@ -3,9 +3,10 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use sluice_core::{Cidr, ConnInfo, Diags, Node, Path, Setting, Shape, Verdict};
-use sluice_io::{Admit, ConnectionFilter, ConnectionFilterFactory, ConnectionFilterPlan, WorkerCx};
+use sluice_core::{Cidr, ConnInfo, Node, Setting, Shape, Verdict};
+use sluice_io::{Admit, ConnectionFilter, ConnectionFilterPlan, WorkerCx};
 
+use super::{CheckContext, FilterFactory};
 use crate::reasons;
 
 /// `allow: [127.0.0.0/8]`: only these sources may connect; `deny: [192.0.2.0/24]`: these may not.
@@ -17,7 +18,7 @@ pub enum ListFactory {
     Deny,
 }
 
-impl ConnectionFilterFactory for ListFactory {
+impl FilterFactory<dyn ConnectionFilterPlan> for ListFactory {
     fn name(&self) -> &'static str {
         match self {
             Self::Allow => "allow",
@@ -39,13 +40,12 @@ impl ConnectionFilterFactory for ListFactory {
     fn check(
         &self,
         settings: &Node,
-        at: &Path<'_>,
-        diags: &mut Diags,
+        context: &mut CheckContext<'_>,
     ) -> Option<Arc<dyn ConnectionFilterPlan>> {
-        let blocks = Vec::<Cidr>::bind(settings, at, diags)?;
+        let blocks = context.bind::<Vec<Cidr>>(settings)?;
         if blocks.is_empty() {
             let message = "expected at least one address block";
-            diags.error("missing-field", settings.span, at, message);
+            context.diags.error("missing-field", settings.span, context.at, message);
             return None;
         }
         Some(Arc::new(Blocks { blocks: blocks.into(), allow: matches!(self, Self::Allow) }))

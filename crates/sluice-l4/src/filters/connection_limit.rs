@@ -6,11 +6,12 @@
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use sluice_core::{ConnInfo, Diags, Node, Path, Setting, Shape, Verdict};
-use sluice_io::{Admit, ConnectionFilter, ConnectionFilterFactory, ConnectionFilterPlan, WorkerCx};
+use sluice_core::{ConnInfo, Node, Setting, Shape, Verdict};
+use sluice_io::{Admit, ConnectionFilter, ConnectionFilterPlan, WorkerCx};
 use sluice_telemetry::Counter;
 
 use super::buckets::{BucketTable, PerOwner, forgotten, source_of};
+use super::{CheckContext, FilterFactory};
 use crate::reasons;
 
 sluice_core::section! {
@@ -48,7 +49,7 @@ struct ConnectionLimitFilter {
     forgotten: Counter,
 }
 
-impl ConnectionFilterFactory for ConnectionLimitFactory {
+impl FilterFactory<dyn ConnectionFilterPlan> for ConnectionLimitFactory {
     fn name(&self) -> &'static str {
         "connection_limit"
     }
@@ -64,13 +65,13 @@ impl ConnectionFilterFactory for ConnectionLimitFactory {
     fn check(
         &self,
         settings: &Node,
-        at: &Path<'_>,
-        diags: &mut Diags,
+        context: &mut CheckContext<'_>,
     ) -> Option<Arc<dyn ConnectionFilterPlan>> {
-        let bound = ConnectionLimit::bind(settings, at, diags)?;
+        let bound = context.bind::<ConnectionLimit>(settings)?;
         if bound.max.is_none() && bound.per_source.is_none() {
-            diags
-                .error("missing-field", settings.span, at, "this filter limits nothing")
+            context
+                .diags
+                .error("missing-field", settings.span, context.at, "this filter limits nothing")
                 .help("set `max`, `per_source` or both");
             return None;
         }

@@ -7,11 +7,12 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use sluice_core::value::{Rate, show_rate};
-use sluice_core::{Clock, ConnInfo, Diags, Node, Path, Setting, Shape, Verdict};
-use sluice_io::{Admit, ConnectionFilter, ConnectionFilterFactory, ConnectionFilterPlan, WorkerCx};
+use sluice_core::{Clock, ConnInfo, Node, Setting, Shape, Verdict};
+use sluice_io::{Admit, ConnectionFilter, ConnectionFilterPlan, WorkerCx};
 use sluice_telemetry::Counter;
 
 use super::buckets::{Bucket, BucketTable, PerOwner, forgotten, source_of};
+use super::{CheckContext, FilterFactory};
 use crate::reasons;
 
 sluice_core::choice! {
@@ -56,7 +57,7 @@ struct ConnectionRateLimitFilter {
     clock: Clock,
 }
 
-impl ConnectionFilterFactory for ConnectionRateLimitFactory {
+impl FilterFactory<dyn ConnectionFilterPlan> for ConnectionRateLimitFactory {
     fn name(&self) -> &'static str {
         "rate_limit"
     }
@@ -72,10 +73,9 @@ impl ConnectionFilterFactory for ConnectionRateLimitFactory {
     fn check(
         &self,
         settings: &Node,
-        at: &Path<'_>,
-        diags: &mut Diags,
+        context: &mut CheckContext<'_>,
     ) -> Option<Arc<dyn ConnectionFilterPlan>> {
-        let settings = ConnectionRateLimit::bind(settings, at, diags)?;
+        let settings = context.bind::<ConnectionRateLimit>(settings)?;
         Some(Arc::new(ConnectionRateLimitPlan { settings, buckets: self.buckets.clone() }))
     }
 }

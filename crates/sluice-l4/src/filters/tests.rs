@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
 use super::buckets::{Bucket, BucketTable, PerOwner, source_of};
+use super::registry::NoNames;
 use super::*;
 use crate::reasons;
 
@@ -24,6 +25,18 @@ fn map(fields: &[(&str, &str)]) -> Node {
     Node { value: Value::Map(fields.iter().map(entry).collect()), span: Span::default() }
 }
 
+fn check(
+    filters: &Filters,
+    name: &str,
+    settings: &Node,
+    diags: &mut Diags,
+) -> Option<Arc<dyn ConnectionFilterPlan>> {
+    let owner = FilterOwner::Listener("l");
+    let mut names = NoNames;
+    let mut context = CheckContext::new(&Path::ROOT, owner, diags, &mut names);
+    filters.get(name).unwrap().check(settings, &mut context)
+}
+
 fn filter(
     worker: &Rc<WorkerCx>,
     filters: &Filters,
@@ -31,7 +44,7 @@ fn filter(
     settings: &Node,
 ) -> Rc<dyn ConnectionFilter> {
     let mut diags = Diags::new();
-    let plan = filters.get(name).unwrap().check(settings, &Path::ROOT, &mut diags);
+    let plan = check(filters, name, settings, &mut diags);
     plan.unwrap_or_else(|| panic!("{:?}", diags.iter().collect::<Vec<_>>())).on_worker(worker, "l")
 }
 
@@ -50,7 +63,7 @@ fn verdict(filter: &Rc<dyn ConnectionFilter>, conn: &ConnInfo) -> Verdict {
 
 #[test]
 fn allow_and_deny_are_opposites() {
-    let (worker, filters) = (WorkerCx::solitary(Clock::held()), Filters::default());
+    let (worker, filters) = (WorkerCx::solitary(Clock::held()), built_in());
     let block = scalar("10.0.0.0/8");
     let (inside, outside) = (from("10.1.1.1"), from("192.0.2.1"));
     let denied = Verdict::Reject(reasons::DENIED);
@@ -67,7 +80,7 @@ fn allow_and_deny_are_opposites() {
 
 #[test]
 fn connections_are_counted_and_given_back_also_over_a_reload() {
-    let (worker, filters) = (WorkerCx::solitary(Clock::held()), Filters::default());
+    let (worker, filters) = (WorkerCx::solitary(Clock::held()), built_in());
     let settings = map(&[("max", "3"), ("per_source", "2")]);
     let first = filter(&worker, &filters, "connection_limit", &settings);
     let (a, b) = (from("10.0.0.1"), from("10.0.0.2"));
@@ -85,7 +98,7 @@ fn connections_are_counted_and_given_back_also_over_a_reload() {
 #[test]
 fn a_bucket_fills_at_its_rate() {
     let clock = Clock::held();
-    let (worker, filters) = (WorkerCx::solitary(clock.clone()), Filters::default());
+    let (worker, filters) = (WorkerCx::solitary(clock.clone()), built_in());
     let settings = map(&[("connections", "10/s"), ("burst", "3"), ("per", "source_ip")]);
     let filter = filter(&worker, &filters, "rate_limit", &settings);
     let passed = |conn: &ConnInfo, tries: u32| {
@@ -131,8 +144,8 @@ fn settings_that_limit_nothing_are_an_error() {
         [("connection_limit", map(&[])), ("rate_limit", map(&[])), ("deny", map(&[]))]
     {
         let mut diags = Diags::new();
-        let filters = Filters::default();
-        let plan = filters.get(name).unwrap().check(&settings, &Path::ROOT, &mut diags);
+        let filters = built_in();
+        let plan = check(&filters, name, &settings, &mut diags);
         assert!(plan.is_none() && diags.has_errors(), "{name}");
     }
 }

@@ -8,8 +8,9 @@ use std::rc::Rc;
 
 use sluice_codec::{HttpStream, Method};
 
+use super::reroute::RoutePlace;
 use super::{RequestTask, RouteTarget, Stop};
-use crate::connection_manager::RouteSnapshot;
+use crate::connection_manager::{FilterList, RouteSnapshot};
 use crate::hygiene::{self, Underscores};
 use crate::reasons;
 use crate::reply::Reply;
@@ -31,35 +32,42 @@ impl RequestTask {
             tls.is_some(),
         );
         let snapshot = self.manager.snapshot();
-        let found = {
-            let tls = self.downstream.conn.info.tls.get().map(|tls| &**tls);
-            let subject = RouteInput {
-                head: &self.request,
-                source: self.summary.source.ip(),
-                tls,
-                runtime: &self.manager.plan.runtime,
-                random: self.random,
-            };
-            snapshot.table.find(&subject)
+        let found = self.find_route(&snapshot);
+        self.filters = self.take_route(&snapshot, found);
+        match self.run_filters(stream, &snapshot, found).await? {
+            Some(place) => self.choose_cluster(snapshot, place),
+            None => {
+                let why = reasons::ROUTE_UNMATCHED;
+                Err(Stop::reply(Reply::new(404, why, "route_not_found", "")))
+            }
+        }
+    }
+
+    /// The place of the rule that matches the request as it is now.
+    pub(super) fn find_route(&self, snapshot: &RouteSnapshot) -> Option<RoutePlace> {
+        let subject = RouteInput {
+            head: &self.request,
+            source: self.summary.source.ip(),
+            tls: self.downstream.conn.info.tls.get().map(|tls| &**tls),
+            runtime: &self.manager.plan.runtime,
+            random: self.random,
         };
-        // Without a route, the filters of the chain still see the request.
-        let overrides = found
-            .map_or(0, |(host, rule)| snapshot.table.virtual_hosts[host].rules[rule].overrides);
-        self.filters = self.manager.filters(&snapshot, overrides);
-        let Some(place) = found else {
-            self.run_filters(stream).await?;
-            return Err(Stop::reply(Reply::new(
-                404,
-                reasons::ROUTE_UNMATCHED,
-                "route_not_found",
-                "",
-            )));
-        };
-        let rule = &snapshot.table.virtual_hosts[place.0].rules[place.1];
-        self.summary.route = Some(rule.name.clone());
-        self.deadlines.configure(&rule.options.timeouts, self.began);
-        self.run_filters(stream).await?;
-        self.choose_cluster(snapshot, place)
+        snapshot.table.find(&subject)
+    }
+
+    /// Notes the route and starts its deadlines; returns its filters. Without a route, the filters of the chain still see
+    /// the request.
+    pub(super) fn take_route(
+        &mut self,
+        snapshot: &RouteSnapshot,
+        found: Option<RoutePlace>,
+    ) -> Rc<FilterList> {
+        let rule = found.map(|(host, rule)| &snapshot.table.virtual_hosts[host].rules[rule]);
+        self.summary.route = rule.map(|rule| rule.name.clone());
+        if let Some(rule) = rule {
+            self.deadlines.configure(&rule.options.timeouts, self.began);
+        }
+        self.manager.filters(snapshot, rule.map_or(0, |rule| rule.overrides))
     }
 
     /// Normalises the path, and rejects or removes headers with underscores if so configured.
@@ -91,7 +99,7 @@ impl RequestTask {
 
     /// Refuses a request for a host that authenticates clients differently than this client was authenticated: the
     /// client must use a connection to that host, RFC 9110 §15.5.20.
-    fn refuse_misdirected(&self) -> Result<(), Stop> {
+    pub(super) fn refuse_misdirected(&self) -> Result<(), Stop> {
         let misdirected = self.manager.plan.client_auth.as_ref().is_some_and(|client_auth| {
             let (authority, info) = (self.request.authority(), &self.downstream.conn.info);
             if self.method == Method::Connect && self.request.upgrade().is_none() {

@@ -8,13 +8,17 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use sluice_codec::{Body, ErrorKind, Frame, Head, HttpError, HttpStream};
+use sluice_codec::{Body, ErrorKind, Frame, HttpError, HttpStream};
+use sluice_core::Reason;
+use sluice_core::limits::Limit;
 use sluice_core::value::show_duration;
 
 use super::deadlines::Deadline;
+use super::pieces::{Piece, RequestHooks, ResponseHooks};
 use super::upload::Next;
 use super::{RequestTask, Stop};
 use crate::errors::{self, At};
+use crate::filters::BodyAccess;
 use crate::header_values::grpc_status;
 use crate::reasons;
 use crate::reply::Reply;
@@ -33,13 +37,6 @@ pub(super) enum FailedSide {
     Reply(Box<Reply>),
 }
 
-/// A piece of a request.
-pub(super) enum UploadPiece {
-    Data(Body, bool),
-    Trailers(Box<Head>),
-    End,
-}
-
 /// The error of a tunnel that receives trailers: a tunnel carries only bytes, RFC 9113 §8.5, RFC 9114 §4.4.
 fn fields_in_tunnel() -> HttpError {
     HttpError::coded(ErrorKind::Malformed(400), "http.fields_in_tunnel")
@@ -51,37 +48,30 @@ impl RequestTask {
         &mut self,
         cx: &mut Context<'_>,
         down: &mut HttpStream,
-    ) -> Poll<Result<UploadPiece, FailedSide>> {
-        let worker = Rc::clone(self.worker());
-        let frame = match down.poll_recv(cx, &worker) {
-            Poll::Pending => return self.await_piece(),
-            Poll::Ready(frame) => frame.map_err(FailedSide::Down)?,
+    ) -> Poll<Result<Piece, FailedSide>> {
+        let passed = if self.is_in_filters::<RequestHooks>() {
+            ready!(self.poll_waiting::<RequestHooks>(cx))
+        } else {
+            let worker = Rc::clone(self.worker());
+            let frame = match down.poll_recv(cx, &worker) {
+                Poll::Pending => return self.await_piece(),
+                Poll::Ready(frame) => frame.map_err(FailedSide::Down)?,
+            };
+            self.deadlines.stop(Deadline::Body);
+            match &frame {
+                Frame::Data { body, .. } => self.summary.received += body.len() as u64,
+                Frame::Trailers(_) if self.upload.is_tunnel() => {
+                    return Poll::Ready(Err(FailedSide::Down(fields_in_tunnel())));
+                }
+                Frame::Trailers(_) | Frame::End => {}
+            }
+            ready!(self.poll_filters::<RequestHooks>(cx, frame))
         };
-        Poll::Ready(Ok(match frame {
-            Frame::Data { mut body, last } => {
-                if let Some(reply) = self.show_request_body(&mut body, last) {
-                    return Poll::Ready(Err(FailedSide::Reply(reply)));
-                }
-                self.received(body.len() as u64, last);
-                UploadPiece::Data(body, last)
-            }
-            Frame::Trailers(_) if self.upload.is_tunnel() => {
-                return Poll::Ready(Err(FailedSide::Down(fields_in_tunnel())));
-            }
-            Frame::Trailers(mut trailers) => {
-                for place in 0..self.entered {
-                    self.with_filter(place, |filter, cx| {
-                        filter.request_trailers(cx, &mut trailers)
-                    });
-                }
-                self.received(0, true);
-                UploadPiece::Trailers(trailers)
-            }
-            Frame::End => {
-                self.received(0, true);
-                UploadPiece::End
-            }
-        }))
+        let piece = passed.map_err(FailedSide::Reply)?;
+        if !matches!(piece, Piece::Data(_, false)) {
+            self.note_received();
+        }
+        Poll::Ready(Ok(piece))
     }
 
     /// Waits for the next piece of the request, until the body deadline; a tunnel has none.
@@ -92,14 +82,10 @@ impl RequestTask {
         Poll::Pending
     }
 
-    /// Counts a received piece of the request.
-    fn received(&mut self, count: u64, last: bool) {
-        self.deadlines.stop(Deadline::Body);
-        self.summary.received += count;
-        if last {
-            self.upload.end_received();
-            self.summary.request_end = Some(self.worker().now().since(self.began));
-        }
+    /// Notes that the request has been received completely.
+    fn note_received(&mut self) {
+        self.upload.end_received();
+        self.summary.request_end = Some(self.worker().now().since(self.began));
     }
 
     /// Moves the request body to the endpoint as far as both sides allow; ready when the endpoint has taken all of it.
@@ -143,12 +129,19 @@ impl RequestTask {
         keep: bool,
     ) -> Poll<Result<(), FailedSide>> {
         let worker = Rc::clone(self.worker());
-        if !keep && self.no_filter_needs(|filter, cx| filter.wants_request_body(cx)) {
+        if !keep
+            && !self.is_in_filters::<RequestHooks>()
+            && self.body_access::<RequestHooks>() == BodyAccess::None
+        {
             match up.poll_take_from(cx, &worker, down) {
                 Poll::Pending => return self.await_piece(),
                 Poll::Ready(taken) => {
                     if let Some(taken) = taken.map_err(FailedSide::Down)? {
-                        self.received(taken.count, taken.last);
+                        self.deadlines.stop(Deadline::Body);
+                        self.summary.received += taken.count;
+                        if taken.last {
+                            self.note_received();
+                        }
                         self.upload.pass();
                         if taken.last && up.is_sent() {
                             self.upload.end_sent(None);
@@ -164,7 +157,9 @@ impl RequestTask {
                 return Poll::Pending;
             }
             Poll::Ready(piece) => match piece? {
-                UploadPiece::Data(body, last) => {
+                // A filter holds it back.
+                Piece::Data(body, false) if body.is_empty() => {}
+                Piece::Data(body, last) => {
                     let body = if keep {
                         let bytes = body.into_bytes();
                         self.upload.keep(&bytes, &worker.buffers);
@@ -178,11 +173,11 @@ impl RequestTask {
                         self.upload.end_sent(None);
                     }
                 }
-                UploadPiece::Trailers(trailers) => {
+                Piece::Trailers(trailers) => {
                     up.send_end(cx, &worker, Some(&trailers)).map_err(FailedSide::Up)?;
                     self.upload.end_sent(Some(trailers));
                 }
-                UploadPiece::End => {
+                Piece::End => {
                     up.send_end(cx, &worker, None).map_err(FailedSide::Up)?;
                     self.upload.end_sent(None);
                 }
@@ -230,6 +225,10 @@ impl RequestTask {
             ),
             Deadline::Body => {
                 (reasons::BODY_TIMEOUT, "the client stopped sending its body".to_owned())
+            }
+            Deadline::RequestFilter | Deadline::ResponseFilter => {
+                sluice_l4::metrics::count_limit(self.worker(), Limit::FilterWait);
+                (sluice_l4::reasons::FILTER_TIMEOUT, self.late_filter(deadline))
             }
             // The response headers have been received, so `Response` and `Attempt` are stopped.
             Deadline::Idle | Deadline::Response | Deadline::Attempt => (
@@ -301,7 +300,18 @@ impl RequestTask {
                 Poll::Pending => return Ok(Poll::Pending),
                 Poll::Ready(flushed) => flushed.map_err(Stop::Downstream)?,
             }
-            if self.no_filter_needs(|filter, cx| filter.wants_response_body(cx)) {
+            if self.is_in_filters::<ResponseHooks>() {
+                let Poll::Ready(passed) = self.poll_waiting::<ResponseHooks>(cx) else {
+                    down.push(cx, &worker).map_err(Stop::Downstream)?;
+                    return Ok(Poll::Pending);
+                };
+                let piece = passed.map_err(|why| self.cut_by_filter(why))?;
+                if self.send_piece(cx, down, piece)? {
+                    return Ok(Poll::Ready(()));
+                }
+                continue;
+            }
+            if self.body_access::<ResponseHooks>() == BodyAccess::None {
                 match down.poll_take_from(cx, &worker, up) {
                     Poll::Pending => return Ok(Poll::Pending),
                     Poll::Ready(Err(error)) => return Err(cut(error)),
@@ -325,36 +335,53 @@ impl RequestTask {
                     let _ = down.push(cx, &worker);
                     return Err(cut(error));
                 }
-                Poll::Ready(Ok(Frame::Data { mut body, last })) => {
-                    self.show_response_body(&mut body, last);
-                    self.summary.sent += body.len() as u64;
-                    down.send_data(cx, &worker, body, last).map_err(Stop::Downstream)?;
-                    if last {
-                        return Ok(Poll::Ready(()));
-                    }
-                }
                 Poll::Ready(Ok(Frame::Trailers(_))) if self.upload.is_tunnel() => {
                     return Err(cut(fields_in_tunnel()));
                 }
-                Poll::Ready(Ok(Frame::Trailers(mut trailers))) => {
-                    for place in (0..self.entered).rev() {
-                        self.with_filter(place, |filter, cx| {
-                            filter.response_trailers(cx, &mut trailers);
-                        });
+                Poll::Ready(Ok(frame)) => {
+                    let Poll::Ready(passed) = self.poll_filters::<ResponseHooks>(cx, frame) else {
+                        continue;
+                    };
+                    let piece = passed.map_err(|why| self.cut_by_filter(why))?;
+                    if self.send_piece(cx, down, piece)? {
+                        return Ok(Poll::Ready(()));
                     }
-                    self.summary.grpc_status = grpc_status(&trailers).or(self.summary.grpc_status);
-                    let sent = down.send_end(cx, &worker, Some(&trailers));
-                    sent.map_err(Stop::Downstream)?;
-                    return Ok(Poll::Ready(()));
-                }
-                Poll::Ready(Ok(Frame::End)) => {
-                    down.send_end(cx, &worker, None).map_err(Stop::Downstream)?;
-                    return Ok(Poll::Ready(()));
                 }
             }
         }
         cx.waker().wake_by_ref();
         Ok(Poll::Pending)
+    }
+
+    /// Sends a piece of the response to the client; returns whether it was the last.
+    fn send_piece(
+        &mut self,
+        cx: &mut Context<'_>,
+        down: &mut HttpStream,
+        piece: Piece,
+    ) -> Result<bool, Stop> {
+        let worker = Rc::clone(self.worker());
+        let (sent, last) = match piece {
+            // A filter holds it back.
+            Piece::Data(body, false) if body.is_empty() => (Ok(()), false),
+            Piece::Data(body, last) => {
+                self.summary.sent += body.len() as u64;
+                (down.send_data(cx, &worker, body, last), last)
+            }
+            Piece::Trailers(trailers) => {
+                self.summary.grpc_status = grpc_status(&trailers).or(self.summary.grpc_status);
+                (down.send_end(cx, &worker, Some(&trailers)), true)
+            }
+            Piece::End => (down.send_end(cx, &worker, None), true),
+        };
+        sent.map_err(Stop::Downstream)?;
+        Ok(last)
+    }
+
+    /// The stop for a response that a filter cuts off.
+    fn cut_by_filter(&mut self, why: Reason) -> Stop {
+        self.finish(why, "filter_cut_response");
+        Stop::Cut(why, HttpError::new(ErrorKind::Cancelled, "a filter cut the response off"))
     }
 }
 

@@ -12,8 +12,9 @@ use bytes::BytesMut;
 use sluice_codec::{Head, HttpStream, Known};
 use sluice_core::Moment;
 
-use super::body::{FailedSide, UploadPiece, late};
+use super::body::{FailedSide, late};
 use super::deadlines::Deadline;
+use super::pieces::{Piece, PieceInFilters};
 use super::{RequestTask, Stop};
 use crate::reasons;
 use crate::reply::Reply;
@@ -25,15 +26,32 @@ impl RequestTask {
         down: &mut HttpStream,
         max: usize,
     ) -> Result<(), Stop> {
-        let too_large = || {
-            let body = "the request body is too large\n";
-            let reply = Reply::new(413, reasons::BODY_TOO_LARGE, "request_payload_too_large", body);
-            Stop::reply(reply.closing())
-        };
         if self.request.content_length().is_some_and(|length| length > max as u64) {
             return Err(too_large());
         }
         self.continue_here(down).await?;
+        self.collect(down, max).await
+    }
+
+    /// Shows the buffered body to the filters from `from` on, which had not seen the headers when it was received.
+    pub(super) async fn show_buffered(
+        &mut self,
+        down: &mut HttpStream,
+        from: usize,
+        max: usize,
+    ) -> Result<(), Stop> {
+        let trailers = self.upload.trailers().is_some() && from < self.entered;
+        if !trailers && !self.is_seen_from(from) {
+            return Ok(());
+        }
+        let Some((body, trailers)) = self.upload.take_buffered() else { return Ok(()) };
+        let piece = PieceInFilters::buffered(body, trailers, from);
+        self.waiting_upload = Some(Box::new(piece));
+        self.collect(down, max).await
+    }
+
+    /// Collects what passes the filters until the body has ended.
+    async fn collect(&mut self, down: &mut HttpStream, max: usize) -> Result<(), Stop> {
         let mut all = BytesMut::new();
         while !self.upload.is_received() {
             let piece = poll_fn(|cx| match self.poll_piece(cx, down) {
@@ -48,19 +66,22 @@ impl RequestTask {
             .await;
             match piece {
                 Err(Deadline::Body) => return Err(Stop::Downstream(late())),
+                Err(deadline @ Deadline::RequestFilter) => {
+                    return Err(self.filter_timed_out(deadline));
+                }
                 Err(_) => return Err(overdue()),
                 Ok(Err(FailedSide::Down(error) | FailedSide::Up(error))) => {
                     return Err(Stop::Downstream(error));
                 }
                 Ok(Err(FailedSide::Reply(reply))) => return Err(Stop::Reply(reply)),
-                Ok(Ok(UploadPiece::Data(body, _))) => {
+                Ok(Ok(Piece::Data(body, _))) => {
                     if all.len() + body.len() > max {
                         return Err(too_large());
                     }
                     all.extend_from_slice(&body);
                 }
-                Ok(Ok(UploadPiece::Trailers(trailers))) => self.upload.set_trailers(trailers),
-                Ok(Ok(UploadPiece::End)) => {}
+                Ok(Ok(Piece::Trailers(trailers))) => self.upload.set_trailers(trailers),
+                Ok(Ok(Piece::End)) => {}
             }
         }
         self.timer().set(Moment::NEVER);
@@ -86,6 +107,12 @@ impl RequestTask {
         sent.map_err(Stop::Downstream)?;
         poll_fn(|cx| Poll::Ready(down.push(cx, &worker))).await.map_err(Stop::Downstream)
     }
+}
+
+fn too_large() -> Stop {
+    let body = "the request body is too large\n";
+    let reply = Reply::new(413, reasons::BODY_TOO_LARGE, "request_payload_too_large", body);
+    Stop::reply(reply.closing())
 }
 
 /// The reply if the deadline of the exchange passed before the request was forwarded.

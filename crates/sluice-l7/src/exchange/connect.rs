@@ -12,33 +12,28 @@ use std::task::Poll;
 use std::time::Duration;
 
 use sluice_codec::stream::READ_SHARED;
-use sluice_codec::{ErrorKind, Head, HttpError, HttpStream, Known, Method, Version};
+use sluice_codec::{ErrorKind, HttpError, HttpStream, Known, Method};
 use sluice_core::Moment;
 use sluice_core::connection::Attempt;
 use sluice_core::limits::Limit;
 use sluice_io::buffers::SCRATCH;
 use sluice_upstream::EndpointState;
+use sluice_upstream::cluster::TrafficClass;
 use sluice_upstream::connector::ConnectFailure;
 use sluice_upstream::hops::Looped;
 use sluice_upstream::reasons as upstream_reasons;
 
+use super::attempt_error::AttemptError;
 use super::deadlines::Deadline;
-use super::failed::{AttemptError, FailedAttempt, failed_attempt, not_reached, timed_out};
+use super::pieces::RequestHooks;
 use super::{RequestTask, Stop};
-use crate::pools::{ClusterPool, PoolTicket, PooledConn};
+use crate::failed_attempt::{FailedAttempt, failed_attempt, not_reached, timed_out};
+use crate::filters::BodyAccess;
+use crate::hop_count::HopCount;
+use crate::pools::{ClusterPool, PooledConn};
 use crate::reply::Reply;
 use crate::routes::HostRewrite;
-
-/// A stream to an endpoint, and what belongs to it.
-pub(super) struct UpstreamStream {
-    pub(super) stream: HttpStream,
-    pub(super) version: Version,
-    pub(super) endpoint: Arc<EndpointState>,
-    /// Returns an HTTP/1 connection to its pool.
-    pub(super) ticket: Option<PoolTicket>,
-    pub(super) reused: bool,
-    pub(super) sent_at: Moment,
-}
+use crate::upstream_stream::{UpstreamStream, send_on_h1, version_of};
 
 impl RequestTask {
     /// Counts the hops of a request that goes to a listener of this process, and refuses a request that loops. The
@@ -51,16 +46,16 @@ impl RequestTask {
                 .peer
                 .ip()
                 .is_some_and(|ip| ip.is_loopback() || info.destination().ip() == Some(ip));
-            if self.hops.is_some() || (from_us && self.request.get(HOPS).is_some()) {
-                self.hops.get_or_insert_with(|| hops_of(&self.request));
-                self.request.remove(HOPS.text().as_bytes());
+            if self.hops.is_some() || (from_us && HopCount::is_in(&self.request)) {
+                self.hops.get_or_insert_with(|| HopCount::of(&self.request));
+                HopCount::remove(&mut self.request);
             }
             return Ok(());
         }
-        let before = *self.hops.get_or_insert_with(|| hops_of(&self.request));
+        let before = *self.hops.get_or_insert_with(|| HopCount::of(&self.request));
         let max = self.worker().limits.get(Limit::OwnHops);
-        if before < max {
-            self.request.set(HOPS.text().as_bytes(), (before + 1).to_string().as_bytes());
+        if let Some(hops) = before.next(max) {
+            hops.write(&mut self.request);
             return Ok(());
         }
         let detail = Looped { hops_max: max }.to_string();
@@ -81,13 +76,13 @@ impl RequestTask {
     ) -> Result<UpstreamStream, AttemptError> {
         let worker = Rc::clone(self.worker());
         let h1 = Rc::clone(&self.manager.h1);
-        let pooled = match pool.take_idle(&worker, endpoint, &h1) {
+        let pooled = match pool.take_idle(&worker, endpoint, TrafficClass::Request, &h1) {
             Some(pooled) => {
                 pool.counters.reused.increment();
                 pooled
             }
             None => {
-                let taking = pool.take(&worker, endpoint, &h1);
+                let taking = pool.take(&worker, endpoint, TrafficClass::Request, &h1);
                 match self.guarded(down, self.deadlines.overall(), taking).await? {
                     Some(Ok(pooled)) => pooled,
                     Some(Err(failure)) => return Err(not_reached(failure).into()),
@@ -100,32 +95,24 @@ impl RequestTask {
             self.request.set_authority(name.as_bytes());
         }
         self.count_hop(endpoint)?;
-        let version = match &pooled {
-            PooledConn::H1(_) => Version::Http11,
-            PooledConn::Shared(connection) => connection.version(),
-            #[cfg(test)]
-            PooledConn::Scripted(..) => Version::Http11,
-        };
+        let version = version_of(&pooled);
         self.handshake.ask(&mut self.request, version, &worker);
         let end = self.upload.is_empty() && self.request.upgrade().is_none();
         let end = end && self.method != Method::Connect;
         if self.upload.is_received() {
             self.request.remove(b"expect");
+        } else if self.body_access::<RequestHooks>() == BodyAccess::Edit {
+            self.request.remove(Known::ContentLength.text().as_bytes());
         }
         let endpoint = Arc::clone(endpoint);
         let (stream, ticket, reused) = match pooled {
             PooledConn::H1(taken) => {
-                let reused = taken.is_reused();
-                let (mut stream, ticket) = taken.into_parts();
-                stream.set_read_max(if down.is_shared() { READ_SHARED } else { SCRATCH });
                 // On the HTTP/1 wire, the headers of an upgrade or tunnel end the request.
                 let whole = end || self.request.upgrade().is_some();
                 let whole = whole || self.method == Method::Connect;
-                let sent = stream.send_head(&worker, &self.request, whole, false);
-                if let Err(error) = sent {
-                    return Err(self.unsendable(&error));
-                }
-                (HttpStream::H1(stream), Some(ticket), reused)
+                let read_max = if down.is_shared() { READ_SHARED } else { SCRATCH };
+                let sent = send_on_h1(taken, &worker, &self.request, whole, read_max);
+                sent.map_err(|error| self.unsendable(&error))?
             }
             PooledConn::Shared(mut client) => {
                 let by = worker.now().after(OPEN_TIME).min(self.deadlines.overall());
@@ -204,19 +191,11 @@ impl RequestTask {
     }
 }
 
-fn hops_of(request: &Head) -> u64 {
-    let value = request.get(HOPS);
-    value.and_then(|value| std::str::from_utf8(value).ok()?.parse().ok()).unwrap_or(0)
-}
-
 /// The failure of a request that waited too long for a stream on a shared connection.
 fn no_turn() -> ConnectFailure {
     let detail = "no stream became available on the endpoint's connection in time".to_owned();
     ConnectFailure { why: upstream_reasons::CONNECT_TIMEOUT, errno: None, detail: Some(detail) }
 }
-
-/// The header that counts the listeners of this process that a request has passed.
-const HOPS: Known = Known::XSluiceHops;
 
 /// How long a request may wait for a stream on a shared connection.
 const OPEN_TIME: Duration = Duration::from_secs(5);

@@ -17,6 +17,10 @@ pub(super) enum Deadline {
     Total,
     /// The next piece of the client's body, while it is awaited.
     Body,
+    /// The filter that a piece of the request waits for.
+    RequestFilter,
+    /// The filter that a piece of the response waits for.
+    ResponseFilter,
     /// The response headers, from the end of the request, over all attempts.
     Response,
     /// The response headers within one attempt.
@@ -26,7 +30,15 @@ pub(super) enum Deadline {
 }
 
 impl Deadline {
-    const ALL: [Self; 5] = [Self::Total, Self::Body, Self::Response, Self::Attempt, Self::Idle];
+    const ALL: [Self; 7] = [
+        Self::Total,
+        Self::Body,
+        Self::RequestFilter,
+        Self::ResponseFilter,
+        Self::Response,
+        Self::Attempt,
+        Self::Idle,
+    ];
 }
 
 /// When a request's deadlines are due.
@@ -38,14 +50,17 @@ pub(super) struct Deadlines {
 }
 
 impl Deadlines {
-    /// Creates the deadlines with only the timeout for the pieces of the client's body set.
-    pub(super) fn new(body: Duration) -> Self {
+    /// Creates the deadlines with only the timeouts set for the pieces of the client's body, and for filters that pieces
+    /// wait for.
+    pub(super) fn new(body: Duration, filter: Duration) -> Self {
         let mut deadlines = Self {
             due: [Moment::NEVER; Deadline::ALL.len()],
             timeouts: [None; Deadline::ALL.len()],
             total_is_clients: false,
         };
         deadlines.timeouts[Deadline::Body as usize] = Some(body);
+        deadlines.timeouts[Deadline::RequestFilter as usize] = Some(filter);
+        deadlines.timeouts[Deadline::ResponseFilter as usize] = Some(filter);
         deadlines
     }
 
@@ -138,7 +153,7 @@ mod tests {
     fn the_earliest_deadline_is_the_one_that_is_reported() {
         let began = Clock::held().now();
         let at = |ms| began.after(MS * ms);
-        let mut deadlines = Deadlines::new(MS * 30);
+        let mut deadlines = Deadlines::new(MS * 30, MS * 40);
         assert_eq!(deadlines.first().0, Moment::NEVER);
         deadlines.configure(&timeouts(100, 50, 20, 0), began);
         assert_eq!(deadlines.overall(), at(100));
@@ -161,7 +176,7 @@ mod tests {
     #[test]
     fn of_two_deadlines_at_the_same_moment_the_first_declared_counts() {
         let began = Clock::held().now();
-        let mut deadlines = Deadlines::new(MS * 5);
+        let mut deadlines = Deadlines::new(MS * 5, MS * 5);
         deadlines.configure(&timeouts(5, 5, 5, 5), began);
         for deadline in Deadline::ALL {
             deadlines.start(deadline, began);
@@ -175,7 +190,7 @@ mod tests {
     #[test]
     fn a_client_can_only_shorten_the_exchange() {
         let began = Clock::held().now();
-        let mut deadlines = Deadlines::new(MS);
+        let mut deadlines = Deadlines::new(MS, MS);
         deadlines.configure(&timeouts(50, 0, 0, 0), began);
         deadlines.shorten(MS * 60, began);
         assert!(!deadlines.total_is_clients());
@@ -188,7 +203,7 @@ mod tests {
     #[test]
     fn start_once_does_not_restart_a_running_deadline() {
         let began = Clock::held().now();
-        let mut deadlines = Deadlines::new(MS * 10);
+        let mut deadlines = Deadlines::new(MS * 10, MS);
         deadlines.start_once(Deadline::Body, began);
         deadlines.start_once(Deadline::Body, began.after(MS * 5));
         assert_eq!(deadlines.due(Deadline::Body), began.after(MS * 10));

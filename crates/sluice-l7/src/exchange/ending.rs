@@ -145,6 +145,8 @@ fn cut_details(reason: Reason) -> &'static str {
         "upstream_response_timeout"
     } else if reason == reasons::BODY_TIMEOUT {
         "request_body_timeout"
+    } else if reason == sluice_l4::reasons::FILTER_TIMEOUT {
+        "filter_timeout"
     } else if reason == end::ENDPOINT_REMOVED {
         "endpoint_removed"
     } else {

@@ -4,43 +4,66 @@
 //! Refuses to know: what any filter does. Keeps: a filter sees the response of a request only if it saw the
 //! request; responses pass the filters in reverse order.
 
-use std::any::Any;
 use std::rc::Rc;
 use std::time::Duration;
 
 use sluice_codec::h1::parse::is_authority;
-use sluice_codec::{Body, Head, HttpStream};
+use sluice_codec::{Head, HttpStream};
 use sluice_core::LocalFuture;
 use sluice_core::limits::Limit;
+use sluice_io::WorkerCx;
 
 use super::deadlines::Deadline;
+use super::pieces::{RequestHooks, ResponseHooks};
+use super::reroute::RoutePlace;
 use super::{RequestTask, Stop};
-use crate::connection_manager::{ConnectionManager, DownstreamConn};
-use crate::filters::{BodyStep, Cx, HeadStep, HttpFilter, ResponseStep};
+use crate::connection_manager::{FilterEntry, RouteSnapshot};
+use crate::filters::{CallScope, Cx, HeadStep, HttpFilter, ResponseStep};
+use crate::hop_count::HopCount;
 use crate::hygiene;
 use crate::reasons;
-use crate::record::Summary;
 use crate::reply::Reply;
 
-/// What a filter may use in a hook. Borrows fields, not the task, so that the hook may also change a head.
-fn context<'a>(
-    manager: &'a ConnectionManager,
-    downstream: &'a DownstreamConn,
-    summary: &'a Summary,
-    request: Option<&'a Head>,
-    state: &'a mut Option<Box<dyn Any>>,
-) -> Cx<'a> {
-    let (worker, runtime) = (&manager.worker, &manager.plan.runtime);
-    Cx { worker, conn: downstream.facts(), summary, request, runtime, state }
+/// Makes what a filter may use in a hook; borrows fields, not the task, so that the hook may also change a head.
+macro_rules! context {
+    ($task:ident, $place:expr, $request:expr) => {
+        Cx {
+            worker: &$task.manager.worker,
+            conn: $task.downstream.facts(),
+            summary: &$task.summary,
+            request: $request,
+            values: &mut $task.values,
+            conn_values: &$task.downstream.conn.info.values,
+            runtime: &$task.manager.plan.runtime,
+            state: &mut $task.states[$place],
+            calls: CallScope {
+                hops: $task.arrived,
+                by: $task.deadlines.due(Deadline::Total),
+                log: &mut $task.side_calls,
+            },
+            reroutes: &mut $task.reroutes,
+        }
+    };
 }
 
 impl RequestTask {
-    /// Shows the request to the filters in order.
-    pub(super) async fn run_filters(&mut self, stream: &mut HttpStream) -> Result<(), Stop> {
-        let filters = Rc::clone(&self.filters);
-        self.states.resize_with(filters.len(), || None);
+    /// Shows the request to the filters in order; returns the route, which they may have selected again.
+    pub(super) async fn run_filters(
+        &mut self,
+        stream: &mut HttpStream,
+        snapshot: &RouteSnapshot,
+        mut route: Option<RoutePlace>,
+    ) -> Result<Option<RoutePlace>, Stop> {
+        if !self.filters.is_empty() {
+            self.arrived = HopCount::of(&self.request);
+        }
         self.request.take_target_change();
-        for (place, (name, filter)) in filters.iter().enumerate() {
+        let mut buffered = None;
+        let mut place = 0;
+        while let Some(FilterEntry { name, filter, .. }) = self.filters.get(place).cloned() {
+            if self.states.len() <= place {
+                self.states.push(None);
+            }
             self.entered = place + 1;
             let mut step = self.with_request(place, |cx, head| filter.request_head(cx, head));
             loop {
@@ -52,6 +75,7 @@ impl RequestTask {
                     }
                     HeadStep::Buffer(max) => {
                         self.read_whole(stream, max).await?;
+                        buffered.get_or_insert((place + 1, max));
                         break;
                     }
                     HeadStep::Wait(later) => {
@@ -60,7 +84,20 @@ impl RequestTask {
                     }
                 };
             }
+            if std::mem::take(&mut self.reroutes) {
+                route = self.reroute(snapshot, place, route)?;
+            }
+            place += 1;
         }
+        if let Some((from, max)) = buffered {
+            self.show_buffered(stream, from, max).await?;
+        }
+        self.clean_new_target()?;
+        Ok(route)
+    }
+
+    /// Checks and normalises a path or authority, if a filter set one.
+    pub(super) fn clean_new_target(&mut self) -> Result<(), Stop> {
         if self.request.take_target_change() { self.clean_target() } else { Ok(()) }
     }
 
@@ -89,19 +126,41 @@ impl RequestTask {
         later: LocalFuture<T>,
     ) -> Result<T, Stop> {
         let worker = Rc::clone(self.worker());
-        let wait = Duration::from_secs(worker.limits.get(Limit::FilterWait));
-        let by = worker.now().after(wait).min(self.deadlines.due(Deadline::Total));
-        if let Some(done) = self.guarded(stream, by, later).await? {
+        let by = worker.now().after(filter_wait(&worker)).min(self.deadlines.due(Deadline::Total));
+        let done = self.guarded(stream, by, later).await;
+        self.note_side_calls();
+        if let Some(done) = done? {
             return Ok(done);
         }
-        let (why, details) = if self.deadlines.due(Deadline::Total) <= by {
-            (reasons::ROUTE_TIMEOUT, "request_overall_timeout")
+        self.summary.detail = Some(late(filter).into());
+        if self.deadlines.due(Deadline::Total) <= by {
+            let body = "a filter did not decide in time\n";
+            let reply = Reply::new(504, reasons::ROUTE_TIMEOUT, "request_overall_timeout", body);
+            return Err(Stop::reply(reply));
+        }
+        Err(self.filter_timeout())
+    }
+
+    fn filter_timeout(&self) -> Stop {
+        sluice_l4::metrics::count_limit(self.worker(), Limit::FilterWait);
+        let why = sluice_l4::reasons::FILTER_TIMEOUT;
+        Stop::reply(Reply::new(504, why, "filter_timeout", "a filter did not decide in time\n"))
+    }
+
+    /// The reply if a piece of the request waits for a filter for too long, and no response has begun.
+    pub(super) fn filter_timed_out(&mut self, deadline: Deadline) -> Stop {
+        self.summary.detail = Some(self.late_filter(deadline).into());
+        self.filter_timeout()
+    }
+
+    /// A sentence about the filter that a piece waits for too long.
+    pub(super) fn late_filter(&self, deadline: Deadline) -> String {
+        let place = if deadline == Deadline::ResponseFilter {
+            self.waiting_download.as_ref().map(|piece| piece.place::<ResponseHooks>(self.entered))
         } else {
-            sluice_l4::metrics::count_limit(&worker, Limit::FilterWait);
-            (sluice_l4::reasons::FILTER_TIMEOUT, "filter_timeout")
+            self.waiting_upload.as_ref().map(|piece| piece.place::<RequestHooks>(self.entered))
         };
-        self.summary.detail = Some(format!("the filter {filter} did not decide in time").into());
-        Err(Stop::reply(Reply::new(504, why, details, "a filter did not decide in time\n")))
+        late(place.map_or("?", |place| self.filters[place].name))
     }
 
     fn with_request<R>(
@@ -109,9 +168,7 @@ impl RequestTask {
         place: usize,
         call: impl FnOnce(&mut Cx<'_>, &mut Head) -> R,
     ) -> R {
-        let state = &mut self.states[place];
-        let mut cx = context(&self.manager, &self.downstream, &self.summary, None, state);
-        call(&mut cx, &mut self.request)
+        call(&mut context!(self, place, None), &mut self.request)
     }
 
     fn with_response<R>(
@@ -119,10 +176,7 @@ impl RequestTask {
         place: usize,
         call: impl FnOnce(&mut Cx<'_>, &mut Head) -> R,
     ) -> R {
-        let state = &mut self.states[place];
-        let mut cx =
-            context(&self.manager, &self.downstream, &self.summary, Some(&self.request), state);
-        call(&mut cx, &mut self.response)
+        call(&mut context!(self, place, Some(&self.request)), &mut self.response)
     }
 
     /// Calls a hook of a filter that takes neither head.
@@ -131,11 +185,14 @@ impl RequestTask {
         place: usize,
         call: impl FnOnce(&dyn HttpFilter, &mut Cx<'_>) -> R,
     ) -> R {
-        let filters = Rc::clone(&self.filters);
-        let state = &mut self.states[place];
-        let mut cx =
-            context(&self.manager, &self.downstream, &self.summary, Some(&self.request), state);
-        call(&*filters[place].1, &mut cx)
+        call(&*self.filters[place].filter, &mut context!(self, place, Some(&self.request)))
+    }
+
+    /// Moves the side calls that have ended into the summary.
+    pub(super) fn note_side_calls(&mut self) {
+        if let Some(log) = &self.side_calls {
+            self.summary.side_calls.append(&mut log.borrow_mut());
+        }
     }
 
     /// Shows the response headers to the filters that saw the request, in reverse order. A filter may replace the
@@ -146,7 +203,8 @@ impl RequestTask {
     ) -> Result<Option<Box<Reply>>, Stop> {
         let filters = Rc::clone(&self.filters);
         let first = self.replaced_at.unwrap_or(self.entered);
-        for (place, (name, filter)) in filters.iter().enumerate().take(first).rev() {
+        for (place, entry) in filters.iter().enumerate().take(first).rev() {
+            let FilterEntry { name, filter, .. } = entry;
             // Should this filter replace the response, or take too long, those behind it see what comes of that.
             self.replaced_at = Some(place);
             let mut step = self.with_response(place, |cx, head| filter.response_head(cx, head));
@@ -167,38 +225,13 @@ impl RequestTask {
         self.replaced_at = None;
         Ok(None)
     }
+}
 
-    /// Whether no filter needs to see the body.
-    pub(super) fn no_filter_needs(
-        &mut self,
-        wants: impl Fn(&dyn HttpFilter, &Cx<'_>) -> bool,
-    ) -> bool {
-        (0..self.entered).all(|place| !self.with_filter(place, |filter, cx| wants(filter, cx)))
-    }
+fn late(filter: &str) -> String {
+    format!("the filter {filter} did not decide in time")
+}
 
-    pub(super) fn show_request_body(&mut self, body: &mut Body, last: bool) -> Option<Box<Reply>> {
-        for place in 0..self.entered {
-            let step = self.with_filter(place, |filter, cx| {
-                if filter.wants_request_body(cx) {
-                    filter.request_body(cx, body, last)
-                } else {
-                    BodyStep::Continue
-                }
-            });
-            if let BodyStep::Reply(reply) = step {
-                return Some(reply);
-            }
-        }
-        None
-    }
-
-    pub(super) fn show_response_body(&mut self, body: &mut Body, last: bool) {
-        for place in (0..self.entered).rev() {
-            self.with_filter(place, |filter, cx| {
-                if filter.wants_response_body(cx) {
-                    filter.response_body(cx, body, last);
-                }
-            });
-        }
-    }
+/// How long a filter may take for one decision.
+pub(super) fn filter_wait(worker: &WorkerCx) -> Duration {
+    Duration::from_secs(worker.limits.get(Limit::FilterWait))
 }

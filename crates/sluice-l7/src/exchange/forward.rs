@@ -14,22 +14,23 @@ use sluice_core::Reason;
 use sluice_core::connection::Attempt;
 use sluice_core::reason::{Side, end};
 use sluice_upstream::EndpointState;
-use sluice_upstream::cluster::RequestClaim;
+use sluice_upstream::cluster::{RequestClaim, TrafficClass};
 use sluice_upstream::plan::OnRemoved;
 
+use super::attempt_error::AttemptError;
 use super::deadlines::Deadline;
-use super::failed::{
-    AttemptError, FailedAttempt, FailureDetail, endpoint_left, no_endpoint, retried_response,
-};
 use super::pending::Pending;
-use super::retry::{self, Attempts, Decision, Terms};
 use super::{RequestTask, RouteTarget, Stop};
 use crate::attempts::AttemptGuard;
 use crate::errors::Cause;
+use crate::failed_attempt::{
+    FailedAttempt, FailureDetail, endpoint_left, no_endpoint, retried_response,
+};
 use crate::header_values::grpc_status;
 use crate::pools::{ClusterPool, InFlightGuard};
 use crate::reasons;
 use crate::reply::Reply;
+use crate::retry::{self, Attempts, Decision, Terms};
 use crate::routes::RuleOptions;
 
 /// What the attempts of a request share.
@@ -166,11 +167,12 @@ impl RequestTask {
     ) -> Result<(Arc<EndpointState>, RequestClaim), FailedAttempt> {
         let handle = &forwarding.pool.handle;
         let failed = &mut forwarding.attempts.endpoints;
-        let picked = match handle.pick_for_request(self.worker(), forwarding.hash, failed) {
+        let class = TrafficClass::Request;
+        let picked = match handle.pick_for_request(self.worker(), class, forwarding.hash, failed) {
             // Another endpoint is preferred, not required.
             Err(_) if !failed.is_empty() => {
                 failed.clear();
-                handle.pick_for_request(self.worker(), forwarding.hash, &[])
+                handle.pick_for_request(self.worker(), class, forwarding.hash, &[])
             }
             picked => picked,
         };

@@ -10,16 +10,17 @@ use std::task::{Poll, ready};
 use sluice_codec::{ErrorKind, HttpError, HttpStream, Known, Method, Version};
 use sluice_core::Moment;
 
+use super::attempt_error::AttemptError;
 use super::body::{FailedSide, late};
-use super::connect::UpstreamStream;
 use super::deadlines::Deadline;
-use super::failed::{AttemptError, attempt_timed_out, failed_attempt};
 use super::upload::Upload;
 use super::{RequestTask, Stop};
+use crate::failed_attempt::{attempt_timed_out, failed_attempt};
 use crate::header_values::grpc_status;
 use crate::pools::ClusterPool;
 use crate::reasons;
 use crate::reply::Reply;
+use crate::upstream_stream::UpstreamStream;
 
 /// The most response heads per attempt, the final one included; an endpoint that sends more informational ones is at
 /// fault.
@@ -101,10 +102,13 @@ impl RequestTask {
     }
 
     /// The error for a deadline that expires before the response headers are received.
-    fn no_response_by(&self, deadline: Deadline) -> AttemptError {
+    fn no_response_by(&mut self, deadline: Deadline) -> AttemptError {
         match deadline {
             Deadline::Body => Stop::Downstream(late()).into(),
             Deadline::Attempt => attempt_timed_out(self.deadlines.timeout(deadline)).into(),
+            Deadline::RequestFilter | Deadline::ResponseFilter => {
+                self.filter_timed_out(deadline).into()
+            }
             // The idle deadline is not running yet.
             Deadline::Total | Deadline::Response | Deadline::Idle => {
                 self.overall_timed_out().into()
@@ -155,6 +159,7 @@ impl RequestTask {
         self.summary.status = self.response.status();
         self.advertise();
         let end = !tunnel && up.stream.is_received();
+        self.repair_response_length(end);
         let close = self.downstream.conn.is_finishing();
         let sent = down.send_head(&worker, &self.response, end, close);
         let relayed = match sent {
@@ -180,13 +185,7 @@ impl RequestTask {
             return Err(stop);
         }
         self.finish(reasons::VIA_UPSTREAM, "via_upstream");
-        match (up.stream, up.ticket) {
-            (HttpStream::H1(stream), Some(ticket)) => {
-                pool.give_back(&worker, &up.endpoint, stream, ticket);
-            }
-            (mut stream, _) if !self.upload.is_sent() => stream.reset(true),
-            _ => {}
-        }
+        up.finish(&worker, pool, self.upload.is_sent());
         Ok(())
     }
 

@@ -213,6 +213,18 @@ impl Upload {
         self.begin_attempt();
     }
 
+    /// Takes the buffered body and its trailers out, to be received again; `None` if there are neither.
+    pub(super) fn take_buffered(&mut self) -> Option<(Bytes, Option<Box<Head>>)> {
+        let Stored::Kept(kept) = &mut self.stored else { return None };
+        let body = std::mem::take(kept).pieces.pop();
+        let trailers = self.trailers.take();
+        if body.is_none() && trailers.is_none() {
+            return None;
+        }
+        self.progress = Progress::Receiving;
+        Some((body.unwrap_or_default(), trailers))
+    }
+
     /// Checks what must hold between any two calls.
     #[cfg(test)]
     fn check_invariants(&self) {
@@ -324,6 +336,19 @@ mod tests {
             assert_eq!(upload.next(), send(b"all", true));
             upload.begin_attempt();
         }
+    }
+
+    #[test]
+    fn a_buffered_body_is_taken_out_with_its_trailers() {
+        let mut upload = Upload::new(false);
+        assert!(upload.take_buffered().is_none(), "nothing was buffered");
+        upload.set_trailers(Box::default());
+        upload.end_received();
+        upload.buffered(Bytes::from_static(b"all"));
+        let (body, trailers) = upload.take_buffered().unwrap();
+        assert_eq!((&body[..], trailers.is_some()), (&b"all"[..], true));
+        assert!(!upload.is_received() && upload.trailers().is_none());
+        upload.check_invariants();
     }
 
     #[test]

@@ -5,7 +5,7 @@
 use sluice_codec::{Body, Head};
 use sluice_core::settings::{Short, ShortForm, Size};
 
-use super::{BodyStep, Cx, HeadStep, HttpFilter, OfSettings};
+use super::{BodyAccess, BodyStep, Cx, HeadStep, HttpFilter, OfSettings};
 use crate::reasons;
 use crate::reply::Reply;
 
@@ -24,6 +24,10 @@ impl ShortForm for BodyMax {
 impl OfSettings for Short<BodyMax> {
     const NAME: &'static str = "body_max";
     const HELP: &'static str = "Limits the size of request bodies; the short form is the size.";
+
+    fn is_guard(&self) -> bool {
+        true
+    }
 }
 
 impl BodyMax {
@@ -42,12 +46,12 @@ impl HttpFilter for Short<BodyMax> {
         }
     }
 
-    fn wants_request_body(&self, _cx: &Cx<'_>) -> bool {
-        true
+    fn request_body_access(&self, _cx: &Cx<'_>) -> BodyAccess {
+        BodyAccess::Read
     }
 
-    fn request_body(&self, cx: &mut Cx<'_>, body: &mut Body, _last: bool) -> BodyStep {
-        if cx.summary.received + body.len() as u64 > self.0.max.0 {
+    fn request_body(&self, cx: &mut Cx<'_>, _body: &mut Body, _last: bool) -> BodyStep {
+        if cx.summary.received > self.0.max.0 {
             return BodyStep::reply(BodyMax::too_large());
         }
         BodyStep::Continue

@@ -17,7 +17,7 @@ use sluice_l4::filters::buckets::{Bucket, BucketTable, PerOwner, forgotten, sour
 use sluice_telemetry::Counter;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::{Cx, HeadStep, HttpFilter, HttpFilterFactory, HttpFilterPlan};
+use super::{CheckContext, Cx, FilterFactory, HeadStep, HttpFilter, HttpFilterPlan};
 use crate::reasons;
 use crate::reply::Reply;
 
@@ -82,7 +82,7 @@ pub struct RateLimitFactory {
     buckets: PerOwner<BucketTable<Bucket, u64>>,
 }
 
-impl HttpFilterFactory for RateLimitFactory {
+impl FilterFactory<dyn HttpFilterPlan> for RateLimitFactory {
     fn name(&self) -> &'static str {
         "rate_limit"
     }
@@ -98,13 +98,13 @@ impl HttpFilterFactory for RateLimitFactory {
     fn check(
         &self,
         settings: &Node,
-        at: &Path<'_>,
-        diags: &mut Diags,
+        context: &mut CheckContext<'_>,
     ) -> Option<Arc<dyn HttpFilterPlan>> {
         let span = settings.span;
-        let settings = RateLimit::bind(settings, at, diags)?;
+        let settings = context.bind::<RateLimit>(settings)?;
         if !(400..600).contains(&settings.status) {
-            diags.error("bad-value", span, at.key("status"), "`status` must be from 400 to 599");
+            let at = context.at.key("status");
+            context.diags.error("bad-value", span, at, "`status` must be from 400 to 599");
             return None;
         }
         Some(Arc::new(RateLimitPlan { settings, buckets: self.buckets.clone() }))
@@ -118,6 +118,10 @@ struct RateLimitPlan {
 }
 
 impl HttpFilterPlan for RateLimitPlan {
+    fn is_guard(&self) -> bool {
+        true
+    }
+
     fn runtime_keys(&self) -> Vec<&str> {
         self.settings.runtime.as_deref().into_iter().collect()
     }

@@ -6,8 +6,8 @@
 
 use std::fmt;
 
-use sluice_codec::Head;
-use sluice_core::LocalFuture;
+use sluice_codec::{Body, Head};
+use sluice_core::{LocalFuture, Reason};
 
 use super::Cx;
 use crate::reply::Reply;
@@ -22,15 +22,6 @@ pub enum HeadStep {
     Buffer(usize),
     /// Continue after something else has happened. Only this request waits.
     Wait(LocalFuture<HeadResume>),
-}
-
-/// The decision on a request, with a piece of its body.
-#[derive(Debug)]
-pub enum BodyStep {
-    /// The body continues.
-    Continue,
-    /// Respond with this, as long as no response has begun.
-    Reply(Box<Reply>),
 }
 
 /// The decision on a response, with its head.
@@ -49,21 +40,81 @@ pub type HeadResume = Box<dyn FnOnce(&mut Cx<'_>, &mut Head) -> HeadStep>;
 /// As [`HeadResume`], for a response.
 pub type ResponseResume = Box<dyn FnOnce(&mut Cx<'_>, &mut Head) -> ResponseStep>;
 
+/// The decision on a piece of a message: a part of its body, or its trailers. The next piece is not read before this
+/// one has passed all filters.
+pub enum PieceStep<T, E> {
+    /// The piece continues.
+    Continue,
+    /// The message ends here.
+    Stop(E),
+    /// Continue after something else has happened. The pieces behind wait as well, the other direction does not.
+    Wait(LocalFuture<PieceResume<T, E>>),
+}
+
+/// As [`HeadResume`], for a piece of a message.
+pub type PieceResume<T, E> = Box<dyn FnOnce(&mut Cx<'_>, &mut T) -> PieceStep<T, E>>;
+
+/// The decision on a piece of the body of a request. A reply is sent as long as no response has begun; after that, the
+/// rest of the request is dropped.
+pub type BodyStep = PieceStep<Body, Box<Reply>>;
+
+/// The decision on the trailers of a request.
+pub type TrailersStep = PieceStep<Head, Box<Reply>>;
+
+/// The decision on a piece of the body of a response, whose headers have been sent: it can only be cut off.
+pub type ResponseBodyStep = PieceStep<Body, Reason>;
+
+/// The decision on the trailers of a response.
+pub type ResponseTrailersStep = PieceStep<Head, Reason>;
+
 impl HeadStep {
+    /// Makes a step that waits; `later` returns what is done with the head then.
+    pub fn wait<R>(later: impl Future<Output = R> + 'static) -> Self
+    where
+        R: FnOnce(&mut Cx<'_>, &mut Head) -> Self + 'static,
+    {
+        Self::Wait(Box::pin(async move { Box::new(later.await) as HeadResume }))
+    }
+
     /// Makes a step that replies.
     pub fn reply(reply: Reply) -> Self {
         Self::Reply(Box::new(reply))
     }
 }
 
-impl BodyStep {
+impl<T> PieceStep<T, Box<Reply>> {
     /// Makes a step that replies.
     pub fn reply(reply: Reply) -> Self {
-        Self::Reply(Box::new(reply))
+        Self::Stop(Box::new(reply))
+    }
+}
+
+impl<T> PieceStep<T, Reason> {
+    /// Makes a step that cuts the response off.
+    pub const fn cut(why: Reason) -> Self {
+        Self::Stop(why)
+    }
+}
+
+impl<T: 'static, E: 'static> PieceStep<T, E> {
+    /// Makes a step that waits; `later` returns what is done with the piece then.
+    pub fn wait<R>(later: impl Future<Output = R> + 'static) -> Self
+    where
+        R: FnOnce(&mut Cx<'_>, &mut T) -> Self + 'static,
+    {
+        Self::Wait(Box::pin(async move { Box::new(later.await) as PieceResume<T, E> }))
     }
 }
 
 impl ResponseStep {
+    /// Makes a step that waits; `later` returns what is done with the head then.
+    pub fn wait<R>(later: impl Future<Output = R> + 'static) -> Self
+    where
+        R: FnOnce(&mut Cx<'_>, &mut Head) -> Self + 'static,
+    {
+        Self::Wait(Box::pin(async move { Box::new(later.await) as ResponseResume }))
+    }
+
     /// Makes a step that replaces the response.
     pub fn reply(reply: Reply) -> Self {
         Self::Reply(Box::new(reply))
@@ -86,6 +137,16 @@ impl fmt::Debug for ResponseStep {
         match self {
             Self::Continue => f.write_str("Continue"),
             Self::Reply(reply) => write!(f, "Reply({})", reply.status),
+            Self::Wait(_) => f.write_str("Wait"),
+        }
+    }
+}
+
+impl<T, E: fmt::Debug> fmt::Debug for PieceStep<T, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Continue => f.write_str("Continue"),
+            Self::Stop(end) => write!(f, "Stop({end:?})"),
             Self::Wait(_) => f.write_str("Wait"),
         }
     }

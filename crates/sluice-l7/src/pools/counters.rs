@@ -3,6 +3,7 @@
 //! Owns: counters and times of the cluster and of each endpoint. Refuses to know: connections. Keeps: endpoints beyond
 //! `endpoint_series` share one label.
 
+use std::cell::OnceCell;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +22,8 @@ pub(crate) struct PoolCounters {
     pub(crate) retried: Counter,
     pub(crate) retry_refused: Counter,
     classes: CounterSet<u16>,
+    side_calls: CounterSet<&'static str>,
+    side_call_time: OnceCell<Histogram>,
     /// By endpoint name; endpoints beyond the limit share `other`.
     endpoints: SeriesSet<Arc<str>, EndpointCounters>,
 }
@@ -44,6 +47,8 @@ impl PoolCounters {
             retried: shard.counter(&metrics::RETRIES, &[cluster, "made"]),
             retry_refused: shard.counter(&metrics::RETRIES, &[cluster, "limit"]),
             classes: CounterSet::default(),
+            side_calls: CounterSet::default(),
+            side_call_time: OnceCell::new(),
             endpoints: SeriesSet::bounded(bound, |_| other()),
         }
     }
@@ -51,6 +56,21 @@ impl PoolCounters {
     /// Forgets the series of endpoints that have left.
     pub(super) fn forget(&self, left: &[Arc<str>]) {
         self.endpoints.retain(|endpoint| !left.contains(endpoint));
+    }
+
+    /// Counts a side call that has ended.
+    pub(crate) fn count_side_call(
+        &self,
+        worker: &WorkerCx,
+        cluster: &str,
+        result: &'static str,
+        took: Duration,
+    ) {
+        let shard = &worker.shard;
+        self.side_calls
+            .count(&result, |result| shard.counter(&metrics::SIDE_CALLS, &[cluster, result]));
+        let time = || shard.histogram(&metrics::SIDE_CALL_TIME, &[cluster]);
+        self.side_call_time.get_or_init(time).record(took);
     }
 
     /// Counts a response of an endpoint by its status class (0 for no response), and the time to its headers.

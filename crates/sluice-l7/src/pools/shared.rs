@@ -9,6 +9,7 @@ use std::sync::Arc;
 use sluice_codec::Multiplexed;
 use sluice_core::Moment;
 use sluice_upstream::EndpointState;
+use sluice_upstream::cluster::TrafficClass;
 use sluice_upstream::pool::Idle;
 use tokio::sync::Notify;
 
@@ -27,6 +28,40 @@ pub(super) struct EndpointPool {
 impl EndpointPool {
     pub(super) fn new(endpoint: &Arc<EndpointState>, now: Moment) -> Self {
         Self { endpoint: Arc::clone(endpoint), open: Vec::new(), connecting: None, idle_since: now }
+    }
+}
+
+impl ClusterPool {
+    /// Takes a shared connection that has room for another request and is not `avoided`.
+    pub(super) fn take_shared(
+        &self,
+        now: Moment,
+        endpoint: &Arc<EndpointState>,
+        class: TrafficClass,
+        avoided: impl Fn(&Multiplexed) -> bool,
+    ) -> Option<Multiplexed> {
+        let reuse = &self.handle.cluster.peek_plan().reuse;
+        let streams_max = self.streams_open_to(class, reuse.streams_max);
+        let generation = self.handle.cluster.generation();
+        let mut endpoint_pools = self.shared.borrow_mut();
+        let endpoint_pool = endpoint_pools.get_mut(&endpoint.name)?;
+        endpoint_pool.idle_since = now;
+        let idle = endpoint_pool.open.iter_mut().find_map(|idle| {
+            let fits = idle.may_go_on(reuse, generation, now)
+                && idle.connection.has_room(streams_max)
+                && !avoided(&idle.connection);
+            fits.then_some(idle)
+        })?;
+        idle.requests += 1;
+        Some(idle.connection.clone())
+    }
+
+    fn streams_open_to(&self, class: TrafficClass, max: usize) -> usize {
+        usize::try_from(self.handle.open_to(class, max as u64)).unwrap_or(max)
+    }
+
+    pub(super) fn connecting(&self, endpoint: &Arc<EndpointState>) -> Option<Rc<Notify>> {
+        self.shared.borrow().get(&endpoint.name)?.connecting.clone()
     }
 }
 

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use super::PathRewrite;
+use crate::retry::RetryPlan;
 
 /// How the requests of a rule are handled.
 #[derive(Clone, Debug, PartialEq)]
@@ -62,56 +63,6 @@ impl Default for Timeouts {
             idle: Some(Duration::from_secs(300)),
         }
     }
-}
-
-/// Retries.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RetryPlan {
-    /// The most attempts; with 1, only what [`RetryWhen`] always retries is retried.
-    pub attempts: u32,
-    /// The failures to retry.
-    pub when: RetryWhen,
-    /// The statuses to retry.
-    pub statuses: Vec<u16>,
-    /// The upper bound of the first wait; that of the n-th wait is 2^n - 1 times as long. A wait is random up to its
-    /// bound.
-    pub backoff: Duration,
-    /// The upper bound of every wait.
-    pub backoff_max: Duration,
-    /// The most bytes of a request body kept for retries; once more is sent, the request is not retried.
-    pub body_max: usize,
-}
-
-impl Default for RetryPlan {
-    fn default() -> Self {
-        Self {
-            attempts: 1,
-            when: RetryWhen::default(),
-            statuses: Vec::new(),
-            backoff: Duration::from_millis(25),
-            backoff_max: Duration::from_millis(250),
-            body_max: 64 << 10,
-        }
-    }
-}
-
-/// The failures to retry. Requests that the endpoint cannot have processed are always retried, and so are idempotent
-/// requests whose reused connection ended without a response.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[allow(clippy::struct_excessive_bools, reason = "each is a word of its own in the configuration")]
-pub struct RetryWhen {
-    /// Any status from 500, no response at all, and a time-out of the attempt.
-    pub server_error: bool,
-    /// 502, 503, 504, and a time-out of the attempt.
-    pub gateway_error: bool,
-    /// The endpoint ended the stream before it responded.
-    pub reset: bool,
-    /// The attempt timed out.
-    pub per_try_timeout: bool,
-    /// 409.
-    pub conflict: bool,
-    /// gRPC statuses in a response without a body, as bits.
-    pub grpc: u32,
 }
 
 /// The host sent to the endpoint.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use sluice_core::{Diags, Name, Path};
+use sluice_l4::filters::FilterOwner;
 use sluice_l7::HttpPlan;
 use sluice_l7::client_auth::OwnClientAuth;
 use sluice_l7::filters::HttpFilterPlan;
@@ -27,11 +28,12 @@ impl Compiler<'_> {
         at: &Path<'_>,
         diags: &mut Diags,
     ) -> Option<HttpPlan> {
+        let owner = FilterOwner::Chain { listener: context.listener, chain: context.chain };
         Some(HttpPlan {
             listener: Arc::clone(context.listener),
             owner: format!("{}/{}", context.listener, context.chain).into(),
             routes: self.around.routes.reference(&http.routes),
-            filters: self.filters_of_http(&http.filters, &at.key("filters"), diags)?,
+            filters: self.filters_of_http(&http.filters, owner, &at.key("filters"), diags)?,
             runtime: Arc::clone(&self.around.runtime),
             client_auth: context.client_auth.cloned(),
             options: http.options.clone(),
@@ -41,6 +43,7 @@ impl Compiler<'_> {
     fn filters_of_http(
         &self,
         uses: &[FilterConfig],
+        owner: FilterOwner<'_>,
         at: &Path<'_>,
         diags: &mut Diags,
     ) -> Option<Vec<(&'static str, Arc<dyn HttpFilterPlan>)>> {
@@ -57,13 +60,13 @@ impl Compiler<'_> {
             };
             if plans.as_ref().is_some_and(|all| all.iter().any(|(of, _)| *of == factory.name())) {
                 let message = format!("the filter `{name}` is listed twice");
-                diags.error("duplicate-name", None, here, message).on_key().help(
+                diags.error("duplicate-name", None, &here, message).on_key().help(
                     "list each filter once; rules refer to filters by name to change their settings",
                 );
                 plans = None;
                 continue;
             }
-            let plan = factory.check(settings, &here, diags);
+            let plan = self.checked(&**factory, settings, owner, &here, diags);
             if plan.as_ref().is_some_and(|plan| plan.says_replace()) {
                 let message = "`replace` has nothing to replace in the settings of a chain";
                 diags
@@ -74,6 +77,17 @@ impl Compiler<'_> {
             }
             match (plan, &mut plans) {
                 (Some(plan), Some(all)) => {
+                    if let Some((guard, _)) = all.iter().find(|(_, before)| before.is_guard())
+                        && plan.edits_target()
+                    {
+                        let message = format!(
+                            "`{name}` may change what a request asks for after `{guard}` has judged it"
+                        );
+                        diags
+                            .warning("edit-after-guard", None, &here, message)
+                            .on_key()
+                            .help(format!("move it before `{guard}`"));
+                    }
                     let keys = plan.runtime_keys().into_iter().map(str::to_owned);
                     self.runtime_keys.borrow_mut().extend(keys);
                     all.push((factory.name(), plan));

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use sluice_core::{Diags, ListenAddress, Name, Path};
 use sluice_io::ConnectionFilterPlan;
 use sluice_l4::chain::InnerPlan;
+use sluice_l4::filters::FilterOwner;
 use sluice_l4::udp::{FlowChainPlan, UdpPlan};
 use sluice_l4::{
     ChainPlan, ChainTable, Criteria, HandlerPlan, InspectPlan, ListenerPlan, RelayPlan,
@@ -15,6 +16,7 @@ use sluice_l7::HttpPlan;
 use sluice_l7::client_auth::OwnClientAuth;
 use sluice_quic::QuicListenerPlan;
 
+use super::filter_names::only_for_relays;
 use super::http::HttpContext;
 use super::{Compiler, client_auth, quic, unknown_filter};
 use crate::chains::needs;
@@ -55,7 +57,14 @@ impl Compiler<'_> {
         listener: &Listener,
         diags: &mut Diags,
     ) -> Option<ListenerSnapshot> {
-        let filters = self.filters(&listener.filters, &Path::ROOT.key("filters"), diags);
+        let owner = FilterOwner::Listener(name);
+        let list = Path::ROOT.key("filters");
+        let filters = self.filters(&listener.filters, owner, &list, diags);
+        let serves_http = |(_, service): &(_, &Service)| matches!(service, Service::Http(_));
+        let datagrams = matches!(listener.traffic, Traffic::Datagrams(_));
+        if datagrams || listener.services().iter().any(serves_http) {
+            only_for_relays(&listener.filters, filters.as_deref(), &list, diags);
+        }
         let (plan, quic) = match &listener.traffic {
             Traffic::Streams(streams) => {
                 let (plan, quic) = self.streams(name, streams, filters, diags)?;
@@ -131,7 +140,14 @@ impl Compiler<'_> {
         at: &Path<'_>,
         diags: &mut Diags,
     ) -> Option<BuiltChain> {
-        let filters = self.filters(&chain.filters, &at.key("filters"), diags);
+        let owner = FilterOwner::Chain { listener: scope.listener, chain: &chain.name };
+        let list = at.key("filters");
+        let filters = self.filters(&chain.filters, owner, &list, diags);
+        if let ChainKind::Plain(Service::Http(_)) | ChainKind::Terminate(_, Service::Http(_)) =
+            &chain.kind
+        {
+            only_for_relays(&chain.filters, filters.as_deref(), &list, diags);
+        }
         let terminate = |tls: &ServerTls, inner: Option<InnerPlan>, diags: &mut Diags| {
             Some(Transport::Terminate(Termination {
                 tls: self.server_tls(tls, &at.key("tls"), diags)?,
@@ -173,7 +189,12 @@ impl Compiler<'_> {
         let mut plans = Some(Vec::new());
         for (place, chain) in chains.iter().enumerate() {
             let at = list.index(place);
-            let filters = self.filters(&chain.filters, &at.key("filters"), diags);
+            let owner = FilterOwner::Chain { listener: scope.listener, chain: &chain.name };
+            let own = at.key("filters");
+            let filters = self.filters(&chain.filters, owner, &own, diags);
+            if let Service::Http(_) = chain.service {
+                only_for_relays(&chain.filters, filters.as_deref(), &own, diags);
+            }
             let handler = self.service(&chain.service, &chain.name, scope, &at, diags);
             match (filters, handler, &mut plans) {
                 (Some(filters), Some((handler, _)), Some(all)) => all.push(ChainPlan {
@@ -228,7 +249,11 @@ impl Compiler<'_> {
         let mut plans = Some(Vec::new());
         for (place, chain) in chains.iter().enumerate() {
             let at = list.index(place);
-            match (self.filters(&chain.filters, &at.key("filters"), diags), &mut plans) {
+            let owner = FilterOwner::Chain { listener: name, chain: &chain.name };
+            let own = at.key("filters");
+            let filters = self.filters(&chain.filters, owner, &own, diags);
+            only_for_relays(&chain.filters, filters.as_deref(), &own, diags);
+            match (filters, &mut plans) {
                 (Some(filters), Some(all)) => all.push(FlowChainPlan {
                     name: Arc::clone(&chain.name),
                     filters,
@@ -252,6 +277,7 @@ impl Compiler<'_> {
     fn filters(
         &self,
         uses: &[FilterConfig],
+        owner: FilterOwner<'_>,
         at: &Path<'_>,
         diags: &mut Diags,
     ) -> Option<Vec<Arc<dyn ConnectionFilterPlan>>> {
@@ -261,7 +287,7 @@ impl Compiler<'_> {
             let at = at.index(index);
             let here = at.key(name);
             let plan = match filters.get(name) {
-                Some(factory) => factory.check(settings, &here, diags),
+                Some(factory) => self.checked(&**factory, settings, owner, &here, diags),
                 None => {
                     let known: Vec<&str> = filters.iter().map(|factory| factory.name()).collect();
                     unknown_filter("filter", name, &known, &here, diags);

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use sluice_core::{Diags, Name, Path};
+use sluice_l4::filters::FilterOwner;
 use sluice_l7::routes::{self, Override, OverrideSet, Overrides};
 use sluice_l7::{RouteCell, RouteTable};
 use sluice_upstream::Cluster;
@@ -34,11 +35,13 @@ impl RouteCells {
 impl Compiler<'_> {
     pub(crate) fn routes(
         &self,
+        name: &Name,
         table: &model::RouteTable,
         diags: &mut Diags,
     ) -> Option<Arc<RouteTable>> {
         let mut build = TableBuilder {
             compiler: self,
+            name,
             clusters: Vec::new(),
             places: HashMap::new(),
             overrides: vec![OverrideSet { owner: "".into(), said: Overrides::new() }],
@@ -104,6 +107,8 @@ impl Compiler<'_> {
 /// A route table being built.
 struct TableBuilder<'a, 'b> {
     compiler: &'a Compiler<'b>,
+    /// The name of the table.
+    name: &'a Name,
     /// Clusters named by rules, in the order in which they were first named.
     clusters: Vec<Arc<Cluster>>,
     /// The index in `clusters` of each of them.
@@ -238,7 +243,9 @@ impl TableBuilder<'_, '_> {
             let said = match settings {
                 None => Some(Override::Skip),
                 Some(settings) => {
-                    factory.check(settings, &here, diags).map(|plan| match plan.says_replace() {
+                    let owner = FilterOwner::Routes(self.name);
+                    let plan = self.compiler.checked(&**factory, settings, owner, &here, diags);
+                    plan.map(|plan| match plan.says_replace() {
                         true => Override::Instead(plan),
                         false => Override::Over(plan),
                     })

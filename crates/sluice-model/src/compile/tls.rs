@@ -98,7 +98,7 @@ impl Compiler<'_> {
         let (cert, key) = match source {
             CertificateSource::Files { cert, key } => (cert, key.as_ref()),
             CertificateSource::Secret(name) => {
-                let Some(material) = (self.secret)(name) else {
+                let Some(material) = self.others.secret(name) else {
                     diags.error("not-there", None, at, format!("there is no secret `{name}`"));
                     return None;
                 };

@@ -14,7 +14,7 @@ use super::{
     Absent, AbsentReason, Batch, BatchMode, Compiled, Held, Outcome, ResourceVerdict, Staged,
     Store, Update, WaitingResource,
 };
-use crate::compile::{Compiler, SharedParts, Surroundings};
+use crate::compile::{Compiler, OtherResources, SharedParts, Surroundings};
 use crate::model::{Kind, Reference, Resource};
 use crate::provenance::Provenance;
 
@@ -110,8 +110,7 @@ impl StageRun<'_> {
                     let gone: Vec<Name> = gone.map(|(name, _)| Arc::clone(name)).collect();
                     gone.into_iter().for_each(|name| self.remove(kind, name));
                 }
-                let known = KnownNames { declared, named: &named, names: HashMap::new() };
-                unknown_references(&candidates, known, root, diags);
+                unknown_references(&candidates, declared, root, diags);
             }
             BatchMode::Plane { .. } => {
                 let waiting = self.store.absent.iter().filter_map(|((kind, name), absent)| {
@@ -264,15 +263,7 @@ impl StageRun<'_> {
     fn compile(&mut self, candidate: Candidate, refreshed: bool, diags: &mut Diags) -> Outcome {
         let Candidate { name, resource, source, from } = candidate;
         let mut found = Diags::new();
-        let of_batch = &self.secrets;
-        let secret = |name: &Name| match (of_batch.get(name), self.store.get(Kind::Secret, name)) {
-            (Some(material), _) => Some(Arc::clone(material)),
-            (None, Some(Held { compiled: Compiled::Secret(material), .. })) => {
-                Some(Arc::clone(material))
-            }
-            _ => None,
-        };
-        let compiler = Compiler::new(self.around, &self.shared, &secret, self.now);
+        let compiler = Compiler::new(self.around, &self.shared, self, self.now);
         let compiled = match &resource {
             Resource::Listener(listener) => {
                 self.conflicts(|others| others.of_listener(&name, listener, &mut found));
@@ -285,7 +276,7 @@ impl StageRun<'_> {
             }
             Resource::Endpoints(_) | Resource::Runtime(_) => Some(Compiled::AsItIs),
             Resource::Routes(table) => compiler
-                .routes(table, &mut found)
+                .routes(&name, table, &mut found)
                 .map(|table| Compiled::Routes(self.around.routes.reference(&name), table)),
             Resource::Secret(secret) => {
                 match Material::of_secret(&format!("secret {name}"), &secret.chain, &secret.key) {
@@ -324,69 +315,73 @@ impl StageRun<'_> {
             true => Outcome::Changed,
             false => Outcome::Added,
         };
-        let empty = inputs.files.is_empty() && inputs.runtime_keys.is_empty();
-        let inputs = (!empty).then(|| Box::new(inputs));
+        let inputs = (!inputs.is_empty()).then(|| Box::new(inputs));
         self.staged.present.push((kind, name));
         self.staged.set.insert(key, Held { resource, compiled, source, from, inputs });
         outcome
     }
 }
 
-/// The names that files declare.
-struct KnownNames<'a> {
-    declared: &'a HashSet<(Kind, Name)>,
-    named: &'a HashSet<(Kind, Name)>,
-    /// The names of each kind, collected when the first unknown one is found.
-    names: HashMap<Kind, Vec<Name>>,
+impl OtherResources for StageRun<'_> {
+    fn secret(&self, name: &Name) -> Option<Arc<Material>> {
+        match (self.secrets.get(name), self.store.get(Kind::Secret, name)) {
+            (Some(material), _) => Some(Arc::clone(material)),
+            (None, Some(Held { compiled: Compiled::Secret(material), .. })) => {
+                Some(Arc::clone(material))
+            }
+            _ => None,
+        }
+    }
+
+    fn why_unknown(&self, kind: Kind, name: &Name) -> Option<(String, String)> {
+        match self.mode {
+            BatchMode::Files { declared, .. } => why_unknown(declared, kind, name),
+            // It may come later.
+            BatchMode::Plane { .. } => None,
+        }
+    }
 }
 
-impl KnownNames<'_> {
-    fn contains(&self, key: &(Kind, Name)) -> bool {
-        // One that is declared and wrong has its own errors.
-        self.named.contains(key) || self.declared.contains(key)
+/// Why a name must not be used among files that declare these; one that is declared and wrong has its own errors.
+fn why_unknown(
+    declared: &HashSet<(Kind, Name)>,
+    kind: Kind,
+    name: &Name,
+) -> Option<(String, String)> {
+    if declared.contains(&(kind, Arc::clone(name))) {
+        return None;
     }
-
-    fn of(&mut self, kind: Kind) -> &[Name] {
-        let declared = self.declared;
-        self.names.entry(kind).or_insert_with(|| {
-            let own = declared.iter().filter(|(of, _)| *of == kind);
-            let mut names: Vec<Name> = own.map(|(_, name)| Arc::clone(name)).collect();
-            names.sort_unstable();
-            names
-        })
-    }
+    let known = declared.iter().filter(|(of, _)| *of == kind);
+    let mut known: Vec<&str> = known.map(|(_, name)| &**name).collect();
+    known.sort_unstable();
+    let (message, section) = match kind {
+        Kind::Routes => {
+            (format!("there are no routes named `{name}`"), "add them under `routes`; known routes")
+        }
+        kind => (
+            format!("there is no {} `{name}`", kind.word()),
+            "add it under `clusters`; known clusters",
+        ),
+    };
+    let help = suggest_word(name, &known).unwrap_or_else(|| listed(section, &known));
+    Some((message, help))
 }
 
 /// Reports references to what no file declares.
 fn unknown_references(
     candidates: &[Candidate],
-    mut known: KnownNames<'_>,
+    declared: &HashSet<(Kind, Name)>,
     root: &Node,
     diags: &mut Diags,
 ) {
     for candidate in candidates {
         let mut found = Diags::new();
-        for reference in candidate.resource.references() {
-            let key = (reference.kind, Arc::clone(&reference.name));
-            if known.contains(&key) {
-                continue;
+        for Reference { kind, name, at, in_key } in candidate.resource.references() {
+            if let Some((message, help)) = why_unknown(declared, kind, &name) {
+                let finding = found.error("unknown-name", None, &at, message);
+                finding.on_key = in_key;
+                finding.help(help);
             }
-            let names: Vec<&str> = known.of(reference.kind).iter().map(|name| &**name).collect();
-            let (message, section) = match reference.kind {
-                Kind::Routes => (
-                    format!("there are no routes named `{}`", reference.name),
-                    "add them under `routes`; known routes",
-                ),
-                kind => (
-                    format!("there is no {} `{}`", kind.word(), reference.name),
-                    "add it under `clusters`; known clusters",
-                ),
-            };
-            let help =
-                suggest_word(&reference.name, &names).unwrap_or_else(|| listed(section, &names));
-            let finding = found.error("unknown-name", None, &reference.at, message);
-            finding.on_key = reference.in_key;
-            finding.help(help);
         }
         candidate.from.adopt(found, root, diags);
     }

@@ -66,3 +66,31 @@ fn a_pick_keeps_to_limits_health_and_what_was_tried() {
     });
     assert_eq!(why(&[]), reasons::NO_HEALTHY);
 }
+
+#[test]
+fn what_is_reserved_for_side_calls_is_not_open_to_requests() {
+    let worker = WorkerCx::solitary(ClockOrigin::read().clock());
+    let limited = plan(Some(2));
+    let settings = ClusterSettings { requests_max: Some(2), ..(*limited.settings).clone() };
+    let settings = ClusterPlan { settings: Arc::new(settings), ..limited };
+    let cluster = Arc::new(Cluster::new(Arc::new(settings)));
+    cluster.publish(&[member(1)]);
+    let handle = ClusterHandle::new(Arc::clone(&cluster), &worker);
+    let request =
+        |class| handle.pick_for_request(&worker, class, None, &[]).map(|(_, claim)| claim);
+    let endpoint = Arc::clone(&cluster.members().endpoints[0]);
+    let connection = |class| handle.claim_shared(class, &endpoint);
+
+    let both = [request(TrafficClass::Request), request(TrafficClass::Request)];
+    assert!(both.iter().all(Result::is_ok), "nothing is reserved before the first side call");
+    drop(both);
+    cluster.reserve_for_side_calls();
+    let one = (request(TrafficClass::Request).unwrap(), connection(TrafficClass::Request).unwrap());
+    assert_eq!(request(TrafficClass::Request).map(drop), Err(reasons::LIMIT));
+    assert_eq!(connection(TrafficClass::Request).map(drop), Err(reasons::LIMIT));
+    assert_eq!(handle.pick(&worker, None, &[]).map(drop), Err(reasons::LIMIT));
+    let other = (request(TrafficClass::SideCall), connection(TrafficClass::SideCall));
+    assert!(other.0.is_ok() && other.1.is_ok());
+    assert_eq!(request(TrafficClass::SideCall).map(drop), Err(reasons::LIMIT));
+    drop(one);
+}

@@ -211,7 +211,7 @@ impl Control {
             let needs =
                 |clusters: BTreeSet<Name>| clusters.iter().any(|name| rounds.contains_key(name));
             let waiting = store.listeners();
-            let waiting = waiting.filter(|(_, of)| needs(reach::clusters_of(&store, of)));
+            let waiting = waiting.filter(|(name, of)| needs(reach::clusters_of(&store, name, of)));
             waiting.map(|(name, _)| Arc::clone(name)).collect()
         };
         let others = next.keys_of(|listener| !waiting.contains(listener));

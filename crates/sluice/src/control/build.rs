@@ -1,7 +1,7 @@
 //! Reads configurations and stages changes, off the control thread.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use sluice_config::{Loaded, Sources, load, render};
@@ -74,17 +74,7 @@ impl Rejected {
 impl ConfigBuilder {
     pub(crate) fn new(extensions: Extensions) -> Self {
         let Extensions { connection, http } = extensions;
-        Self {
-            around: Surroundings {
-                certs: Default::default(),
-                filters: connection,
-                http_filters: http,
-                runtime: Arc::default(),
-                clusters: Arc::default(),
-                routes: Default::default(),
-            },
-            shared: Mutex::default(),
-        }
+        Self { around: Surroundings::new(connection, http), shared: Mutex::default() }
     }
 
     /// Reads a configuration and stages it beside `store`.

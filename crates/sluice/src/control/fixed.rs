@@ -35,7 +35,7 @@ mod tests {
         let config = |text: &str| {
             let loaded = sluice_config::load_text(std::path::Path::new("test.yaml"), text);
             let config = loaded.config.expect("a configuration");
-            Process::of(config, std::path::Path::new("."), &mut sluice_core::Diags::new())
+            Process::of(&config, std::path::Path::new("."), &mut sluice_core::Diags::new())
         };
         let admin = |more: &str| config(&format!("admin: {{ address: \"127.0.0.1:1\"{more} }}"));
         let none = config("{}");

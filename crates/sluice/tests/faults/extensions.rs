@@ -1,15 +1,17 @@
-//! Filters with behaviour that none of Sluice's own has: an HTTP filter that denies or panics, and a connection filter
-//! that waits.
+//! Filters with behaviour that none of Sluice's own has: an HTTP filter that denies or panics, one that asks a cluster,
+//! and a connection filter that waits.
 
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use sluice_codec::Head;
-use sluice_core::{ConnInfo, Diags, Node, Path, Setting, Shape};
-use sluice_io::{Admit, ConnectionFilter, WorkerCx};
-use sluice_l7::Reply;
-use sluice_l7::filters::{Cx, HeadStep, HttpFilter, HttpFilterFactory, HttpFilterPlan};
+use sluice_core::{ConnInfo, Name, Node, Setting, Shape, Spanned, Verdict};
+use sluice_io::{Admit, ByteFilter, ByteStep, ConnectionFilter, ConnectionFilterPlan, WorkerCx};
+use sluice_l7::filters::{CheckContext, Cx, FilterFactory, HeadStep, HttpFilter, HttpFilterPlan};
+use sluice_l7::{Reply, SideRequest};
+use sluice_upstream::Cluster;
 
 sluice_core::section! {
     /// Misbehaves on purpose.
@@ -22,7 +24,7 @@ sluice_core::section! {
 #[derive(Debug)]
 struct Factory;
 
-impl HttpFilterFactory for Factory {
+impl FilterFactory<dyn HttpFilterPlan> for Factory {
     fn name(&self) -> &'static str {
         "misbehave"
     }
@@ -38,10 +40,9 @@ impl HttpFilterFactory for Factory {
     fn check(
         &self,
         settings: &Node,
-        at: &Path<'_>,
-        diags: &mut Diags,
+        context: &mut CheckContext<'_>,
     ) -> Option<Arc<dyn HttpFilterPlan>> {
-        Some(Arc::new(Plan(Misbehave::bind(settings, at, diags)?)))
+        Some(Arc::new(Plan(context.bind::<Misbehave>(settings)?)))
     }
 }
 
@@ -66,11 +67,82 @@ impl HttpFilter for Filter {
     }
 }
 
-/// A connection filter that never decides immediately.
-#[derive(Debug)]
-struct Waiting;
+sluice_core::section! {
+    /// Asks a cluster before it lets a request through, and fails closed.
+    pub(crate) struct Ask {
+        /// The cluster.
+        pub cluster: Spanned<Name>,
+        /// What it asks for.
+        pub path: String = "/",
+        /// The time for the response.
+        pub timeout: Duration = "5s",
+    }
+}
 
-impl sluice_io::ConnectionFilterFactory for Waiting {
+#[derive(Debug)]
+struct AskFactory;
+
+impl FilterFactory<dyn HttpFilterPlan> for AskFactory {
+    fn name(&self) -> &'static str {
+        "ask"
+    }
+
+    fn help(&self) -> &'static str {
+        "Asks a cluster before it lets a request through."
+    }
+
+    fn shape(&self) -> Shape {
+        Ask::shape()
+    }
+
+    fn check(
+        &self,
+        settings: &Node,
+        context: &mut CheckContext<'_>,
+    ) -> Option<Arc<dyn HttpFilterPlan>> {
+        let ask = context.bind::<Ask>(settings)?;
+        let cluster = context.cluster(&ask.cluster, "cluster")?;
+        Some(Arc::new(AskPlan { cluster, path: ask.path, timeout: ask.timeout }))
+    }
+}
+
+#[derive(Clone, Debug)]
+struct AskPlan {
+    cluster: Arc<Cluster>,
+    path: String,
+    timeout: Duration,
+}
+
+impl HttpFilterPlan for AskPlan {
+    fn on_worker(&self, _worker: &Rc<WorkerCx>, _owner: &str) -> Rc<dyn HttpFilter> {
+        Rc::new(self.clone())
+    }
+}
+
+impl HttpFilter for AskPlan {
+    fn request_head(&self, cx: &mut Cx<'_>, _head: &mut Head) -> HeadStep {
+        let (calls, by) = (cx.side_calls(), cx.worker.now().after(self.timeout));
+        let answer = calls.call(&self.cluster, SideRequest::new("GET", &self.path), by);
+        HeadStep::wait(async move {
+            let failed = answer.await.err();
+            move |_: &mut Cx<'_>, _: &mut Head| match failed {
+                None => HeadStep::Continue,
+                Some(error) => {
+                    let body = "the service for authorisation did not answer\n";
+                    HeadStep::reply(Reply::new(503, error.why, "ask", body))
+                }
+            }
+        })
+    }
+}
+
+/// A connection filter that never decides: on connections, or on their bytes if its settings name these.
+#[derive(Clone, Copy, Debug, Default)]
+struct Waiting {
+    for_bytes: bool,
+}
+
+impl FilterFactory<dyn ConnectionFilterPlan> for Waiting {
     fn name(&self) -> &'static str {
         "waiting"
     }
@@ -85,29 +157,47 @@ impl sluice_io::ConnectionFilterFactory for Waiting {
 
     fn check(
         &self,
-        _settings: &Node,
-        _at: &Path<'_>,
-        _diags: &mut Diags,
-    ) -> Option<Arc<dyn sluice_io::ConnectionFilterPlan>> {
-        Some(Arc::new(Self))
+        settings: &Node,
+        context: &mut CheckContext<'_>,
+    ) -> Option<Arc<dyn ConnectionFilterPlan>> {
+        let for_bytes = context.bind::<Misbehave>(settings)?.how == "bytes";
+        Some(Arc::new(Self { for_bytes }))
     }
 }
 
-impl sluice_io::ConnectionFilterPlan for Waiting {
+impl ConnectionFilterPlan for Waiting {
+    fn filters_bytes(&self) -> bool {
+        self.for_bytes
+    }
+
     fn on_worker(&self, _worker: &Rc<WorkerCx>, _owner: &str) -> Rc<dyn ConnectionFilter> {
-        Rc::new(Self)
+        Rc::new(*self)
     }
 }
 
 impl ConnectionFilter for Waiting {
     fn admit(&self, _conn: &ConnInfo) -> Admit {
+        if self.for_bytes {
+            return Admit::Now(Verdict::Continue);
+        }
         Admit::Wait(Box::pin(std::future::pending()))
+    }
+
+    fn byte_filter(&self, _conn: &ConnInfo) -> Option<Box<dyn ByteFilter>> {
+        self.for_bytes.then(|| Box::new(*self) as Box<dyn ByteFilter>)
+    }
+}
+
+impl ByteFilter for Waiting {
+    fn received(&mut self, _bytes: &mut Vec<u8>, _last: bool) -> ByteStep {
+        ByteStep::Wait(Box::pin(std::future::pending()))
     }
 }
 
 pub(crate) fn main() -> ExitCode {
     let mut extensions = sluice::Extensions::default();
     extensions.http.register(Arc::new(Factory));
-    extensions.connection.register(Arc::new(Waiting));
+    extensions.http.register(Arc::new(AskFactory));
+    extensions.connection.register(Arc::new(Waiting::default()));
     sluice::main_with(extensions)
 }

@@ -143,6 +143,7 @@ impl Seen {
             "grpc_status_number",
             "requested_server_name",
             "upstream_hosts_attempted",
+            "side_calls",
         ]
         .map(of);
         text.join(" ")

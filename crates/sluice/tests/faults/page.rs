@@ -34,6 +34,7 @@ const FIELDS: &[&str] = &[
     "upstream_cluster",
     "upstream_host",
     "upstream_hosts_attempted",
+    "side_calls",
     "detail",
 ];
 

@@ -37,7 +37,16 @@ pub(crate) const CASES: &[Fault] = &[
             refused_after(filter, 1, "accept.rate")
         },
     },
-    Fault { name: "A filter does not decide in time", reason: "filter.timeout", inject: undecided },
+    Fault {
+        name: "A filter does not decide in time",
+        reason: "filter.timeout",
+        inject: || undecided(""),
+    },
+    Fault {
+        name: "A filter does not decide on bytes in time",
+        reason: "filter.timeout",
+        inject: || undecided("how: bytes"),
+    },
     Fault { name: "A cluster leads back to its own listener", reason: "local.loop", inject: loops },
     Fault {
         name: "No PROXY header comes",
@@ -139,12 +148,14 @@ fn refused_after(listener: &str, served: usize, reason: &str) -> Seen {
     Seen::of(&sluice, reason).heard(heard).at("\"db\"").at("127.0.0.1:")
 }
 
-fn undecided() -> Seen {
+/// A filter that waits for longer than it may: on the connection, or on the bytes that the client sends.
+fn undecided(on: &str) -> Seen {
     let echo = Server::echo();
     let kit = Sluice::with_binary(std::env::current_exe().unwrap()).workers(1);
-    let yaml = relay(", filters: [{ waiting: {} }]", &[echo.addr().to_string()], "");
+    let filter = format!(", filters: [{{ waiting: {{ {on} }} }}]");
+    let yaml = relay(&filter, &[echo.addr().to_string()], "");
     let sluice = kit.start(&format!("{yaml}limits: {{ filter_wait_seconds: 1 }}\n"));
-    let heard = heard(&mut connect(sluice.addr("db")));
+    let heard = say(&sluice, "db", "hello");
     Seen::of(&sluice, "filter.timeout").heard(heard).at("\"db\"").at("127.0.0.1:")
 }
 

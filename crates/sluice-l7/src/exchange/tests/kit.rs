@@ -13,26 +13,39 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sluice_codec::scripted::{PeerEvent, ScriptedPeer, SentEvent};
-use sluice_codec::{Head, HttpStream};
+use sluice_codec::{Body, Head, HttpStream};
 use sluice_core::connection::{ConnInfo, Peer};
 use sluice_core::value::HostPattern;
-use sluice_core::{Clock, Reason};
-use sluice_io::{Conn, WorkerCx};
+use sluice_core::{Clock, Limits, Reason};
+use sluice_io::{Budget, Conn, WorkerCx};
+use sluice_telemetry::LogQueue;
 use sluice_upstream::Cluster;
 use sluice_upstream::cluster::Member;
 use sluice_upstream::endpoint::Target;
-use sluice_upstream::plan::{ClusterPlan, ClusterSettings};
+use sluice_upstream::plan::{ClusterPlan, ClusterSettings, OnRemoved};
 
 use crate::connection_manager::{ConnectionManager, DownstreamConn};
 use crate::edge::Edge;
 use crate::exchange::RequestTask;
-use crate::filters::{Cx, HeadStep, HttpFilter, HttpFilterPlan, ResponseStep};
+use crate::filters::{
+    BodyAccess, BodyStep, Cx, HeadStep, HttpFilter, HttpFilterPlan, ResponseBodyStep, ResponseStep,
+    ResponseTrailersStep, TrailersStep,
+};
 use crate::hygiene::Hygiene;
 use crate::plan::{HttpOptions, HttpPlan, Versions};
 use crate::pools::ClusterPool;
 use crate::pools::scripted::ScriptedConnect;
 use crate::record::Summary;
-use crate::routes::{Action, PathMatch, RouteCell, RouteTable, Rule, RuleOptions, VirtualHost};
+use crate::routes::{
+    Action, Override, OverrideSet, Overrides, PathMatch, RouteCell, RouteTable, Rule, RuleOptions,
+    VirtualHost,
+};
+
+/// What a rule has for the filter at a place in the chain; `None` skips it.
+pub(super) type OwnHooks = (usize, Option<Hooks>);
+
+/// The names of filters, by their places in the chain.
+pub(super) const NAMES: [&str; 4] = ["hooks", "second", "third", "fourth"];
 
 /// How long a client may pause while sending its body.
 pub(super) const BODY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -50,15 +63,35 @@ pub(super) struct Bench {
 pub(super) struct Hooks {
     pub(super) request: fn(&mut Cx<'_>, &mut Head) -> HeadStep,
     pub(super) response: fn(&mut Cx<'_>, &mut Head) -> ResponseStep,
+    /// See [`HttpFilterPlan::is_guard`].
+    pub(super) guards: bool,
+    /// What it does with bodies, both ways.
+    pub(super) access: BodyAccess,
+    pub(super) request_body: fn(&mut Cx<'_>, &mut Body, bool) -> BodyStep,
+    pub(super) response_body: fn(&mut Cx<'_>, &mut Body, bool) -> ResponseBodyStep,
+    pub(super) request_trailers: fn(&mut Cx<'_>, &mut Head) -> TrailersStep,
+    pub(super) response_trailers: fn(&mut Cx<'_>, &mut Head) -> ResponseTrailersStep,
 }
 
 impl Hooks {
     /// A filter that does nothing.
-    pub(super) const NONE: Self =
-        Self { request: |_, _| HeadStep::Continue, response: |_, _| ResponseStep::Continue };
+    pub(super) const NONE: Self = Self {
+        request: |_, _| HeadStep::Continue,
+        response: |_, _| ResponseStep::Continue,
+        guards: false,
+        access: BodyAccess::None,
+        request_body: |_, _, _| BodyStep::Continue,
+        response_body: |_, _, _| ResponseBodyStep::Continue,
+        request_trailers: |_, _| TrailersStep::Continue,
+        response_trailers: |_, _| ResponseTrailersStep::Continue,
+    };
 }
 
 impl HttpFilterPlan for Hooks {
+    fn is_guard(&self) -> bool {
+        self.guards
+    }
+
     fn on_worker(&self, _: &Rc<WorkerCx>, _: &str) -> Rc<dyn HttpFilter> {
         Rc::new(*self)
     }
@@ -71,6 +104,30 @@ impl HttpFilter for Hooks {
 
     fn response_head(&self, cx: &mut Cx<'_>, head: &mut Head) -> ResponseStep {
         (self.response)(cx, head)
+    }
+
+    fn request_body_access(&self, _: &Cx<'_>) -> BodyAccess {
+        self.access
+    }
+
+    fn response_body_access(&self, _: &Cx<'_>) -> BodyAccess {
+        self.access
+    }
+
+    fn request_body(&self, cx: &mut Cx<'_>, body: &mut Body, last: bool) -> BodyStep {
+        (self.request_body)(cx, body, last)
+    }
+
+    fn response_body(&self, cx: &mut Cx<'_>, body: &mut Body, last: bool) -> ResponseBodyStep {
+        (self.response_body)(cx, body, last)
+    }
+
+    fn request_trailers(&self, cx: &mut Cx<'_>, trailers: &mut Head) -> TrailersStep {
+        (self.request_trailers)(cx, trailers)
+    }
+
+    fn response_trailers(&self, cx: &mut Cx<'_>, trailers: &mut Head) -> ResponseTrailersStep {
+        (self.response_trailers)(cx, trailers)
     }
 }
 
@@ -98,8 +155,27 @@ impl Wake for Woken {
     }
 }
 
-fn cluster_plan() -> ClusterPlan {
-    ClusterPlan { name: "app".into(), settings: ClusterSettings::bare(), tls: None }
+fn cluster_plan(name: &str) -> ClusterPlan {
+    let bare = ClusterSettings::clone(&ClusterSettings::bare());
+    let settings = ClusterSettings { on_endpoint_removed: OnRemoved::Close, ..bare };
+    ClusterPlan { name: name.into(), settings: Arc::new(settings), tls: None }
+}
+
+/// A cluster with two endpoints.
+pub(super) fn cluster(name: &str) -> Arc<Cluster> {
+    let cluster = Arc::new(Cluster::new(Arc::new(cluster_plan(name))));
+    let member =
+        |last| Member { target: Target::Ip(([192, 0, 2, last], 80).into()), host: None, weight: 1 };
+    cluster.publish(&[member(1), member(2)]);
+    cluster
+}
+
+/// Gives the next attempt in a pool a connection, new or `reused`.
+pub(super) fn connects(pool: &ClusterPool, reused: bool) -> ScriptedPeer {
+    let endpoint = ScriptedPeer::default();
+    let connect = ScriptedConnect::Stream(endpoint.stream(false), reused);
+    pool.scripted.borrow_mut().push_back(connect);
+    endpoint
 }
 
 impl Bench {
@@ -110,32 +186,61 @@ impl Bench {
 
     /// As [`Bench::new`], with these filters on the chain.
     pub(super) fn with_filters(options: RuleOptions, filters: &[Hooks]) -> Self {
-        let worker = WorkerCx::solitary(Clock::held());
-        let cluster = Arc::new(Cluster::new(Arc::new(cluster_plan())));
-        let member = |last| Member {
-            target: Target::Ip(([192, 0, 2, last], 80).into()),
-            host: None,
-            weight: 1,
-        };
-        cluster.publish(&[member(1), member(2)]);
-        let rule = Rule {
-            name: "all".into(),
-            path: PathMatch::Any,
+        Self::with_limits(Limits::default(), options, filters)
+    }
+
+    /// As [`Bench::with_filters`], with these limits.
+    pub(super) fn with_limits(limits: Limits, options: RuleOptions, filters: &[Hooks]) -> Self {
+        Self::with_rules(limits, options, filters, &[])
+    }
+
+    /// As [`Bench::with_limits`], with these rules before the one for every path: each takes the requests below a path,
+    /// and has settings of its own for some filters.
+    pub(super) fn with_rules(
+        limits: Limits,
+        options: RuleOptions,
+        filters: &[Hooks],
+        rules: &[(&'static str, &[OwnHooks])],
+    ) -> Self {
+        let shard = sluice_telemetry::Registry::new().shard(1);
+        let log = LogQueue::nowhere(&shard);
+        let budget = Budget::unlimited();
+        let worker = WorkerCx::new(0, Clock::held(), shard, log, limits, &budget);
+        let cluster = cluster("app");
+        let options = Arc::new(options);
+        let rule = |path: &'static str, overrides| Rule {
+            name: path.into(),
+            path: PathMatch::StartsWith(path.into()),
             conditions: None,
             action: Action::Cluster(0),
-            options: Arc::new(options),
-            overrides: 0,
+            options: Arc::clone(&options),
+            overrides,
         };
-        let host = VirtualHost::new(vec![HostPattern::Any], vec![rule]);
+        let mut sets = vec![OverrideSet { owner: "".into(), said: Overrides::new() }];
+        let mut built = Vec::new();
+        for (path, own) in rules {
+            let said = own.iter().map(|(place, hooks)| {
+                let instead = |hooks: Hooks| Override::Instead(Arc::new(hooks));
+                (NAMES[*place], hooks.map_or(Override::Skip, instead))
+            });
+            sets.push(OverrideSet { owner: (*path).into(), said: said.collect() });
+            built.push(rule(path, u32::try_from(sets.len() - 1).unwrap()));
+        }
+        // The only rule also takes requests without a path.
+        let path =
+            if rules.is_empty() { PathMatch::Any } else { PathMatch::StartsWith("/".into()) };
+        built.push(Rule { path, ..rule("/", 0) });
+        let host = VirtualHost::new(vec![HostPattern::Any], built);
         let clusters = vec![Arc::clone(&cluster)];
-        let table = RouteTable::build(vec![host], clusters, Arc::default(), Vec::new()).unwrap();
+        let table = RouteTable::build(vec![host], clusters, Arc::default(), sets).unwrap();
         let plan = HttpPlan {
             listener: "web".into(),
             owner: "web/default".into(),
             routes: Arc::new(RouteCell::new("main".into(), Arc::new(table))),
             filters: filters
                 .iter()
-                .map(|hooks| ("hooks", Arc::new(*hooks) as Arc<dyn HttpFilterPlan>))
+                .zip(NAMES)
+                .map(|(hooks, name)| (name, Arc::new(*hooks) as Arc<dyn HttpFilterPlan>))
                 .collect(),
             runtime: Arc::default(),
             client_auth: None,
@@ -160,10 +265,12 @@ impl Bench {
 
     /// Gives the next attempt a connection, new or `reused`.
     pub(super) fn connects(&self, reused: bool) -> ScriptedPeer {
-        let endpoint = ScriptedPeer::default();
-        let connect = ScriptedConnect::Stream(endpoint.stream(false), reused);
-        self.pool.scripted.borrow_mut().push_back(connect);
-        endpoint
+        connects(&self.pool, reused)
+    }
+
+    /// The pool of another cluster.
+    pub(super) fn pool_of(&self, cluster: &Arc<Cluster>) -> Rc<ClusterPool> {
+        self.manager.shared.pools.to(cluster, &self.worker)
     }
 
     /// Makes the next attempt fail to connect.

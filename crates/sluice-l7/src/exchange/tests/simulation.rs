@@ -8,10 +8,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use fastrand::Rng;
 use sluice_codec::scripted::{PeerEvent, ScriptedPeer, SentEvent};
-use sluice_codec::{ErrorKind, Head};
+use sluice_codec::{Body, ErrorKind, Head};
 use sluice_upstream::reasons as upstream_reasons;
 
-use super::kit::{Bench, Running, get, is_reset, post};
+use super::kit::{Bench, Hooks, Running, get, is_reset, post};
+use crate::filters::{BodyAccess, Cx, PieceStep};
 use crate::routes::{RetryPlan, RetryWhen, RuleOptions, Timeouts};
 
 const SEEDS: u64 = 2000;
@@ -54,8 +55,29 @@ struct Endpoint {
     body: Vec<u8>,
 }
 
+/// A filter that lets some pieces of bodies through at once, and makes others wait for a turn or more.
+const DELAYS: Hooks = Hooks {
+    access: BodyAccess::Read,
+    request_body: |_, body, _| delayed(body.len() % 3),
+    response_body: |_, body, _| delayed(body.len() % 3),
+    ..Hooks::NONE
+};
+
+fn delayed<E: 'static>(turns: usize) -> PieceStep<Body, E> {
+    if turns == 0 {
+        return PieceStep::Continue;
+    }
+    PieceStep::wait(async move {
+        for _ in 0..turns {
+            tokio::task::yield_now().await;
+        }
+        |_: &mut Cx<'_>, _: &mut Body| PieceStep::Continue
+    })
+}
+
 fn run(rng: &mut Rng) {
-    let bench = Bench::new(options(rng));
+    let filters = if rng.bool() { &[DELAYS, DELAYS][..] } else { &[] };
+    let bench = Bench::with_filters(options(rng), filters);
     let mut endpoints = Vec::new();
     for _ in 0..8 {
         match rng.u32(0..6) {

@@ -239,9 +239,9 @@ async fn echo_call(
     answer.send_trailers(trailers.into_iter().collect())
 }
 
-type Store = Arc<Mutex<HashMap<Vec<u8>, Vec<u8>>>>;
+type RedisKeys = Arc<Mutex<HashMap<Vec<u8>, Vec<u8>>>>;
 
-fn redis(stream: &TcpStream, store: &Store) -> io::Result<()> {
+fn redis(stream: &TcpStream, store: &RedisKeys) -> io::Result<()> {
     let mut reader = BufReader::new(stream);
     while let Some(words) = command(&mut reader)? {
         let answer = answer(&words, store);
@@ -250,7 +250,7 @@ fn redis(stream: &TcpStream, store: &Store) -> io::Result<()> {
     Ok(())
 }
 
-fn answer(words: &[Vec<u8>], store: &Store) -> Vec<u8> {
+fn answer(words: &[Vec<u8>], store: &RedisKeys) -> Vec<u8> {
     let bulk = |value: &[u8]| [format!("${}\r\n", value.len()).as_bytes(), value, b"\r\n"].concat();
     let mut store = store.lock().unwrap_or_else(PoisonError::into_inner);
     let name = words.first().map(|name| name.to_ascii_uppercase()).unwrap_or_default();

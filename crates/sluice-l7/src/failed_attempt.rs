@@ -13,48 +13,27 @@ use sluice_core::value::show_duration;
 use sluice_upstream::connector::ConnectFailure;
 use sluice_upstream::reasons as upstream_reasons;
 
-use super::Stop;
 use crate::errors::{self, At, Cause};
 use crate::reasons;
 
-/// Why an attempt delivered no response to the client.
-pub(super) enum AttemptError {
-    /// It failed; a retry may succeed.
-    Failed(FailedAttempt),
-    /// The request ends without a retry.
-    Stop(Stop),
-}
-
-impl From<FailedAttempt> for AttemptError {
-    fn from(failed: FailedAttempt) -> Self {
-        Self::Failed(failed)
-    }
-}
-
-impl From<Stop> for AttemptError {
-    fn from(stop: Stop) -> Self {
-        Self::Stop(stop)
-    }
-}
-
 /// An attempt that failed, or whose response is to be retried.
-pub(super) struct FailedAttempt {
-    pub(super) why: Reason,
-    pub(super) status: u16,
+pub(crate) struct FailedAttempt {
+    pub(crate) why: Reason,
+    pub(crate) status: u16,
     /// The value of `%RESPONSE_CODE_DETAILS%`.
-    pub(super) details: &'static str,
+    pub(crate) details: &'static str,
     /// The text for the client, besides the reason's code; static, so that nothing from the endpoint gets into it.
-    pub(super) text: &'static str,
+    pub(crate) text: &'static str,
     /// The error from the system, TLS or the codec, for the record.
-    pub(super) said: FailureDetail,
-    pub(super) cause: Cause,
+    pub(crate) said: FailureDetail,
+    pub(crate) cause: Cause,
 }
 
 /// The known details of a failure.
 #[derive(Debug, Default)]
-pub(super) struct FailureDetail {
-    pub(super) errno: Option<i32>,
-    pub(super) detail: Option<Box<str>>,
+pub(crate) struct FailureDetail {
+    pub(crate) errno: Option<i32>,
+    pub(crate) detail: Option<Box<str>>,
 }
 
 /// Envoy's text for a failed connection to an endpoint.
@@ -73,7 +52,7 @@ const PROTOCOL_ERROR: &str =
 const TERMINATION: &str = "upstream connect error or disconnect/reset before headers. reset reason: connection termination";
 
 /// The failure if no endpoint was picked; `shortage` explains why.
-pub(super) fn no_endpoint(why: Reason, shortage: Option<Box<str>>) -> FailedAttempt {
+pub(crate) fn no_endpoint(why: Reason, shortage: Option<Box<str>>) -> FailedAttempt {
     let (details, text) = if why == upstream_reasons::LIMIT {
         ("overload", OVERFLOW)
     } else if why == upstream_reasons::CLUSTER_UNKNOWN {
@@ -85,7 +64,7 @@ pub(super) fn no_endpoint(why: Reason, shortage: Option<Box<str>>) -> FailedAtte
     FailedAttempt { why, status: 503, details, text, said, cause: Cause::Final }
 }
 
-pub(super) fn not_reached(failure: ConnectFailure) -> FailedAttempt {
+pub(crate) fn not_reached(failure: ConnectFailure) -> FailedAttempt {
     let ConnectFailure { why, errno, detail } = failure;
     let text = if why == upstream_reasons::CONNECT_TIMEOUT {
         CONNECTION_TIMEOUT
@@ -103,7 +82,7 @@ pub(super) fn not_reached(failure: ConnectFailure) -> FailedAttempt {
 }
 
 /// The failure for an error of the endpoint's stream before its response.
-pub(super) fn failed_attempt(error: &HttpError, reused: bool) -> FailedAttempt {
+pub(crate) fn failed_attempt(error: &HttpError, reused: bool) -> FailedAttempt {
     let why = errors::reason(error.kind(), At::Attempt { reused });
     let (status, cause) = errors::attempt(error.kind(), reused);
     let text = if why == reasons::UPSTREAM_PROTOCOL { PROTOCOL_ERROR } else { TERMINATION };
@@ -112,7 +91,7 @@ pub(super) fn failed_attempt(error: &HttpError, reused: bool) -> FailedAttempt {
     FailedAttempt { why, status, details, text, said, cause }
 }
 
-pub(super) fn retried_response(status: u16) -> FailedAttempt {
+pub(crate) fn retried_response(status: u16) -> FailedAttempt {
     FailedAttempt {
         why: reasons::RETRIED,
         status,
@@ -123,7 +102,7 @@ pub(super) fn retried_response(status: u16) -> FailedAttempt {
     }
 }
 
-pub(super) fn endpoint_left() -> FailedAttempt {
+pub(crate) fn endpoint_left() -> FailedAttempt {
     FailedAttempt {
         why: end::ENDPOINT_REMOVED,
         status: 503,
@@ -135,7 +114,7 @@ pub(super) fn endpoint_left() -> FailedAttempt {
 }
 
 /// The failure for an expired timeout, such as `timeout.response`.
-pub(super) fn timed_out(name: &str, bound: Option<Duration>) -> FailedAttempt {
+pub(crate) fn timed_out(name: &str, bound: Option<Duration>) -> FailedAttempt {
     FailedAttempt {
         why: reasons::ROUTE_TIMEOUT,
         status: 504,
@@ -146,7 +125,7 @@ pub(super) fn timed_out(name: &str, bound: Option<Duration>) -> FailedAttempt {
     }
 }
 
-pub(super) fn attempt_timed_out(bound: Option<Duration>) -> FailedAttempt {
+pub(crate) fn attempt_timed_out(bound: Option<Duration>) -> FailedAttempt {
     FailedAttempt {
         why: reasons::TRY_TIMEOUT,
         status: 504,

@@ -12,16 +12,65 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use crate::errors::Cause;
-use crate::routes::RetryPlan;
 
 /// The attempts for requests that an endpoint cannot have seen, besides those that the route allows.
 const SAFE_ATTEMPTS: u32 = 3;
 
+/// Retries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RetryPlan {
+    /// The most attempts; with 1, only what [`RetryWhen`] always retries is retried.
+    pub attempts: u32,
+    /// The failures to retry.
+    pub when: RetryWhen,
+    /// The statuses to retry.
+    pub statuses: Vec<u16>,
+    /// The upper bound of the first wait; that of the n-th wait is 2^n - 1 times as long. A wait is random up to its
+    /// bound.
+    pub backoff: Duration,
+    /// The upper bound of every wait.
+    pub backoff_max: Duration,
+    /// The most bytes of a request body kept for retries; once more is sent, the request is not retried.
+    pub body_max: usize,
+}
+
+impl Default for RetryPlan {
+    fn default() -> Self {
+        Self {
+            attempts: 1,
+            when: RetryWhen::default(),
+            statuses: Vec::new(),
+            backoff: Duration::from_millis(25),
+            backoff_max: Duration::from_millis(250),
+            body_max: 64 << 10,
+        }
+    }
+}
+
+/// The failures to retry. Requests that the endpoint cannot have processed are always retried, and so are idempotent
+/// requests whose reused connection ended without a response.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a word of its own in the configuration")]
+pub struct RetryWhen {
+    /// Any status from 500, no response at all, and a time-out of the attempt.
+    pub server_error: bool,
+    /// 502, 503, 504, and a time-out of the attempt.
+    pub gateway_error: bool,
+    /// The endpoint ended the stream before it responded.
+    pub reset: bool,
+    /// The attempt timed out.
+    pub per_try_timeout: bool,
+    /// 409.
+    pub conflict: bool,
+    /// gRPC statuses in a response without a body, as bits.
+    pub grpc: u32,
+}
+
 /// The attempts of a request so far.
 #[derive(Debug, Default)]
-pub(super) struct Attempts {
+pub(crate) struct Attempts {
     /// Endpoints that failed; others are preferred.
-    pub(super) endpoints: SmallVec<[Arc<str>; 2]>,
+    pub(crate) endpoints: SmallVec<[Arc<str>; 2]>,
     /// Attempts that count against the route.
     counted: u32,
     /// Attempts that were retried as [`Decision::Free`].
@@ -30,7 +79,7 @@ pub(super) struct Attempts {
 
 /// What follows a failed attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Decision {
+pub(crate) enum Decision {
     /// The client gets the failure.
     GiveUp,
     /// A retry that needs no budget: the endpoint cannot have seen the request, or the request is idempotent and its
@@ -42,19 +91,19 @@ pub(super) enum Decision {
 
 /// What a decision depends on besides the cause of the failure.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Terms<'a> {
-    pub(super) plan: &'a RetryPlan,
+pub(crate) struct Terms<'a> {
+    pub(crate) plan: &'a RetryPlan,
     /// The attempts to connect that the cluster allows.
-    pub(super) connect_attempts: u32,
+    pub(crate) connect_attempts: u32,
     /// Whether sending the request twice has the same effect as sending it once.
-    pub(super) is_idempotent: bool,
+    pub(crate) is_idempotent: bool,
     /// Whether the body can be sent again, and there is time for it.
-    pub(super) is_possible: bool,
+    pub(crate) is_possible: bool,
 }
 
 impl Attempts {
     /// Decides what follows an attempt that failed for `cause`, and counts the attempt.
-    pub(super) fn decide(&mut self, cause: Cause, terms: Terms<'_>) -> Decision {
+    pub(crate) fn decide(&mut self, cause: Cause, terms: Terms<'_>) -> Decision {
         if !terms.is_possible {
             return Decision::GiveUp;
         }
@@ -84,20 +133,20 @@ impl Attempts {
     }
 
     /// Whether more than one attempt counted against the route; giving up then means that its retries are exhausted.
-    pub(super) const fn are_exhausted(&self) -> bool {
+    pub(crate) const fn are_exhausted(&self) -> bool {
         self.counted > 1
     }
 
     /// The longest wait before the next attempt: `backoff` times 2^n - 1 after n counted attempts, at most
     /// `backoff_max`.
-    pub(super) fn backoff(&self, plan: &RetryPlan) -> Duration {
+    pub(crate) fn backoff(&self, plan: &RetryPlan) -> Duration {
         let factor = (1_u32 << self.counted.clamp(1, 16)) - 1;
         plan.backoff.saturating_mul(factor).min(plan.backoff_max)
     }
 }
 
 /// Whether the route retries this response.
-pub(super) fn covers(plan: &RetryPlan, status: u16, grpc_status: Option<u32>) -> bool {
+pub(crate) fn covers(plan: &RetryPlan, status: u16, grpc_status: Option<u32>) -> bool {
     let when = &plan.when;
     plan.statuses.contains(&status)
         || (when.server_error && status >= 500)
@@ -109,7 +158,6 @@ pub(super) fn covers(plan: &RetryPlan, status: u16, grpc_status: Option<u32>) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::routes::RetryWhen;
 
     const CAUSES: [Cause; 6] = [
         Cause::Unsent,

@@ -1,0 +1,197 @@
+//! Values that filters share: typed, by key, for one request or one connection.
+//!
+//! Owns: the keys, and the set of values that a request or a connection has. Refuses to know: what any value means, and
+//! who reads it. Keeps: a key is declared in a table with its help, never made up where it is used; a set has at most
+//! one value per key, and an empty set takes no memory of its own.
+//!
+//! A set has few values, so that a look-up compares names in order and hashes nothing.
+
+use std::any::Any;
+use std::cell::OnceCell;
+use std::fmt::{Debug, Display};
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+/// The name of a shared value as operators print it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ValueDef {
+    /// `filter.what`, unique in the process.
+    pub name: &'static str,
+    /// What it is, in one sentence.
+    pub help: &'static str,
+}
+
+/// The key of a shared value of type `T`; declared by the [`values!`](crate::values!) macro.
+pub struct ValueKey<T>(&'static ValueDef, PhantomData<fn() -> T>);
+
+impl<T> ValueKey<T> {
+    /// The key that `def` describes; used by the [`values!`](crate::values!) macro.
+    pub const fn new(def: &'static ValueDef) -> Self {
+        Self(def, PhantomData)
+    }
+
+    /// The name.
+    pub const fn name(&self) -> &'static str {
+        self.0.name
+    }
+}
+
+impl<T> Debug for ValueKey<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.0.name)
+    }
+}
+
+/// What can be shared: read by its type where the key is known, printed where only the name is.
+pub trait SharedValue: Any + Debug + Display + Send + Sync {}
+
+impl<T: Any + Debug + Display + Send + Sync> SharedValue for T {}
+
+/// The values of one request or one connection.
+#[derive(Clone, Debug, Default)]
+pub struct SharedValues(Vec<(&'static ValueDef, Arc<dyn SharedValue>)>);
+
+impl SharedValues {
+    /// Sets a value, in place of an earlier one.
+    pub fn set<T: SharedValue>(&mut self, key: &ValueKey<T>, value: T) {
+        let value: Arc<dyn SharedValue> = Arc::new(value);
+        match self.0.iter_mut().find(|(def, _)| is_same(def, key.0)) {
+            Some((_, earlier)) => *earlier = value,
+            None => self.0.push((key.0, value)),
+        }
+    }
+
+    /// Returns a value.
+    pub fn get<T: SharedValue>(&self, key: &ValueKey<T>) -> Option<&T> {
+        let (_, value) = self.0.iter().find(|(def, _)| is_same(def, key.0))?;
+        let value: &dyn Any = &**value;
+        value.downcast_ref()
+    }
+
+    /// Returns the value with that name.
+    pub fn named(&self, name: &str) -> Option<&dyn SharedValue> {
+        let (_, value) = self.0.iter().find(|(def, _)| def.name == name)?;
+        Some(&**value)
+    }
+
+    /// Whether there is none.
+    pub const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// Keys are compared by their place in memory where that is enough, and a constant may have several places.
+fn is_same(one: &'static ValueDef, other: &'static ValueDef) -> bool {
+    std::ptr::eq(one, other) || one.name == other.name
+}
+
+/// The values of a connection: each is written once, and all requests of the connection read the same.
+#[derive(Clone, Debug, Default)]
+pub struct ConnValues(OnceCell<Box<ConnValue>>);
+
+/// A value of a connection, and those that were written after it.
+#[derive(Clone, Debug)]
+struct ConnValue {
+    def: &'static ValueDef,
+    value: Arc<dyn SharedValue>,
+    later: ConnValues,
+}
+
+impl ConnValues {
+    /// Sets a value, unless there is one; returns whether it was set.
+    pub fn set<T: SharedValue>(&self, key: &ValueKey<T>, value: T) -> bool {
+        let mut end = self;
+        while let Some(entry) = end.0.get() {
+            if is_same(entry.def, key.0) {
+                return false;
+            }
+            end = &entry.later;
+        }
+        let entry = ConnValue { def: key.0, value: Arc::new(value), later: Self::default() };
+        end.0.set(Box::new(entry)).is_ok()
+    }
+
+    /// Returns a value.
+    pub fn get<T: SharedValue>(&self, key: &ValueKey<T>) -> Option<&T> {
+        let entry = self.entries().find(|entry| is_same(entry.def, key.0))?;
+        let value: &dyn Any = &*entry.value;
+        value.downcast_ref()
+    }
+
+    /// Returns the value with that name.
+    pub fn named(&self, name: &str) -> Option<&dyn SharedValue> {
+        self.entries().find(|entry| entry.def.name == name).map(|entry| &*entry.value)
+    }
+
+    fn entries(&self) -> impl Iterator<Item = &ConnValue> {
+        std::iter::successors(self.0.get(), |entry| entry.later.0.get()).map(|entry| &**entry)
+    }
+}
+
+/// Declares keys of shared values: one constant per row, and `VALUES` with all of them.
+///
+/// ```
+/// sluice_core::values! {
+///     COOK: String = "kitchen.cook", "Who cooks.";
+///     GUESTS: u64 = "kitchen.guests", "How many eat.";
+/// }
+/// let mut values = sluice_core::SharedValues::default();
+/// values.set(&GUESTS, 4);
+/// assert_eq!(values.get(&GUESTS), Some(&4));
+/// assert_eq!(values.get(&COOK), None);
+/// assert_eq!(VALUES.len(), 2);
+/// ```
+#[macro_export]
+macro_rules! values {
+    ($($key:ident: $type:ty = $name:literal, $help:literal;)+) => {
+        $(
+            #[doc = $help]
+            #[allow(unreachable_pub, reason = "the table may be private to a filter")]
+            pub const $key: $crate::values::ValueKey<$type> = $crate::values::ValueKey::new(
+                &$crate::values::ValueDef { name: $name, help: $help },
+            );
+        )+
+        /// Every value declared here, in order.
+        #[allow(unreachable_pub, reason = "the table may be private to a filter")]
+        pub const VALUES: &[$crate::values::ValueDef] =
+            &[$($crate::values::ValueDef { name: $name, help: $help }),+];
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    crate::values! {
+        USER: String = "test.user", "A name.";
+        COUNT: u64 = "test.count", "A number.";
+    }
+
+    /// A key with the name of another and another type.
+    const OTHER: ValueKey<u64> = ValueKey::new(&ValueDef { name: "test.user", help: "Wrong." });
+
+    #[test]
+    fn values_are_found_by_key_and_by_name() {
+        let mut values = SharedValues::default();
+        assert!(values.is_empty() && values.get(&USER).is_none());
+        values.set(&USER, "ann".to_owned());
+        values.set(&COUNT, 3);
+        values.set(&USER, "bob".to_owned());
+        assert_eq!((values.get(&USER).unwrap().as_str(), values.get(&COUNT)), ("bob", Some(&3)));
+        assert_eq!(values.named("test.user").unwrap().to_string(), "bob");
+        assert!(values.named("test.else").is_none());
+        assert_eq!(values.get(&OTHER), None, "a value is never read as another type");
+        assert_eq!(VALUES[1].name, COUNT.name());
+    }
+
+    #[test]
+    fn a_value_of_a_connection_is_written_once() {
+        let values = ConnValues::default();
+        assert!(values.get(&COUNT).is_none() && values.named("test.count").is_none());
+        assert!(values.set(&COUNT, 1));
+        assert!(!values.set(&COUNT, 2));
+        assert!(values.set(&USER, "ann".to_owned()));
+        assert_eq!(values.get(&COUNT), Some(&1));
+        assert_eq!(values.clone().named("test.user").unwrap().to_string(), "ann");
+    }
+}

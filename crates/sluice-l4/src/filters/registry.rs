@@ -1,0 +1,174 @@
+//! Kinds of filters by name, for connections and for HTTP alike, and what they may ask while their settings are checked.
+//!
+//! Owns: the interface of a factory, its registry, and its view of the configuration. Refuses to know: what a filter
+//! does, and the sections of a configuration. Keeps: built-in and third-party filters are registered and configured in
+//! the same way; a filter reaches only what it named while its settings were checked.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Debug};
+use std::sync::Arc;
+
+use sluice_core::{Diags, Name, Node, Path, Setting, Shape, Spanned};
+use sluice_upstream::Cluster;
+
+/// A kind of filter, registered by name, one per process. `P` is what one use of it becomes.
+pub trait FilterFactory<P: ?Sized>: Send + Sync + Debug {
+    /// The name used in configurations.
+    fn name(&self) -> &'static str;
+
+    /// One sentence for the reference page.
+    fn help(&self) -> &'static str;
+
+    /// The shape of its settings.
+    fn shape(&self) -> Shape;
+
+    /// The type names by which control planes configure it.
+    fn type_urls(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// Checks the settings of one use; reports errors to the context.
+    fn check(&self, settings: &Node, context: &mut CheckContext<'_>) -> Option<Arc<P>>;
+}
+
+/// Filters by name.
+pub struct FilterRegistry<P: ?Sized>(BTreeMap<&'static str, Arc<dyn FilterFactory<P>>>);
+
+impl<P: ?Sized> FilterRegistry<P> {
+    /// Adds a filter, or replaces the one with the same name.
+    pub fn register(&mut self, factory: Arc<dyn FilterFactory<P>>) {
+        self.0.insert(factory.name(), factory);
+    }
+
+    /// The filter with that name.
+    pub fn get(&self, name: &str) -> Option<&Arc<dyn FilterFactory<P>>> {
+        self.0.get(name)
+    }
+
+    /// The filter that control planes configure by this type name.
+    pub fn of_type(&self, url: &str) -> Option<&Arc<dyn FilterFactory<P>>> {
+        self.0.values().find(|factory| factory.type_urls().contains(&url))
+    }
+
+    /// Every filter, in the order of their names.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<dyn FilterFactory<P>>> {
+        self.0.values()
+    }
+}
+
+impl<P: ?Sized> FromIterator<Arc<dyn FilterFactory<P>>> for FilterRegistry<P> {
+    fn from_iter<I: IntoIterator<Item = Arc<dyn FilterFactory<P>>>>(factories: I) -> Self {
+        Self(factories.into_iter().map(|factory| (factory.name(), factory)).collect())
+    }
+}
+
+// Not derived: that would require the same of `P`.
+impl<P: ?Sized> Clone for FilterRegistry<P> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<P: ?Sized> Debug for FilterRegistry<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.0.keys()).finish()
+    }
+}
+
+/// Where a filter is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FilterOwner<'a> {
+    /// On a listener, before a chain is selected.
+    Listener(&'a str),
+    /// On a chain.
+    Chain {
+        /// The listener.
+        listener: &'a str,
+        /// The chain.
+        chain: &'a str,
+    },
+    /// On a virtual host or a rule of these routes.
+    Routes(&'a str),
+}
+
+/// What the settings of a filter may name.
+pub trait FilterNames {
+    /// Returns a cluster and notes that `owner` uses it; reports a name that does not exist.
+    fn cluster(
+        &mut self,
+        owner: FilterOwner<'_>,
+        name: &Spanned<Name>,
+        at: &Path<'_>,
+        diags: &mut Diags,
+    ) -> Option<Arc<Cluster>>;
+
+    /// Checks that routes exist; reports a name that does not.
+    fn routes(&mut self, name: &Spanned<Name>, at: &Path<'_>, diags: &mut Diags) -> bool;
+}
+
+/// One use of a filter, while its settings are checked.
+pub struct CheckContext<'a> {
+    /// The place of the settings.
+    pub at: &'a Path<'a>,
+    /// Where the filter is used.
+    pub owner: FilterOwner<'a>,
+    /// Errors and warnings.
+    pub diags: &'a mut Diags,
+    names: &'a mut dyn FilterNames,
+}
+
+impl Debug for CheckContext<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CheckContext({:?})", self.owner)
+    }
+}
+
+impl<'a> CheckContext<'a> {
+    /// The context of settings that stand `at` a place.
+    pub fn new(
+        at: &'a Path<'a>,
+        owner: FilterOwner<'a>,
+        diags: &'a mut Diags,
+        names: &'a mut dyn FilterNames,
+    ) -> Self {
+        Self { at, owner, diags, names }
+    }
+
+    /// Reads the settings as their section.
+    pub fn bind<S: Setting>(&mut self, settings: &Node) -> Option<S> {
+        S::bind(settings, self.at, self.diags)
+    }
+
+    /// Returns the cluster that the field `key` names, and marks it as used.
+    pub fn cluster(&mut self, name: &Spanned<Name>, key: &str) -> Option<Arc<Cluster>> {
+        self.names.cluster(self.owner, name, &self.at.key(key), self.diags)
+    }
+
+    /// Checks that the routes exist that the field `key` names.
+    pub fn routes(&mut self, name: &Spanned<Name>, key: &str) -> bool {
+        self.names.routes(name, &self.at.key(key), self.diags)
+    }
+}
+
+/// A configuration without clusters and routes, for tests of filters.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoNames;
+
+impl FilterNames for NoNames {
+    fn cluster(
+        &mut self,
+        _: FilterOwner<'_>,
+        name: &Spanned<Name>,
+        at: &Path<'_>,
+        diags: &mut Diags,
+    ) -> Option<Arc<Cluster>> {
+        diags.error("unknown-name", name.span, at, format!("there is no cluster `{}`", name.value));
+        None
+    }
+
+    fn routes(&mut self, name: &Spanned<Name>, at: &Path<'_>, diags: &mut Diags) -> bool {
+        let message = format!("there are no routes named `{}`", name.value);
+        diags.error("unknown-name", name.span, at, message);
+        false
+    }
+}

@@ -1,0 +1,55 @@
+//! A route that is selected again because a filter changed the request.
+//!
+//! Owns: which filters run after that. Refuses to know: what any filter changed, and why. Keeps: a request passes every
+//! guard of the route that it takes in the end, with that route's settings; every other filter runs at most once; no
+//! filter runs twice with the same settings, so that it ends.
+
+use std::rc::Rc;
+
+use super::{RequestTask, Stop};
+use crate::connection_manager::{FilterEntry, RouteSnapshot};
+
+/// The places of a virtual host and of a rule in it.
+pub(super) type RoutePlace = (usize, usize);
+
+impl RequestTask {
+    /// Selects the route again after the filter at `place` has run; the filters that have yet to run are those of the
+    /// new route.
+    pub(super) fn reroute(
+        &mut self,
+        snapshot: &RouteSnapshot,
+        place: usize,
+        route: Option<RoutePlace>,
+    ) -> Result<Option<RoutePlace>, Stop> {
+        self.clean_new_target()?;
+        let found = self.find_route(snapshot);
+        if found == route {
+            return Ok(route);
+        }
+        // Another host may require another client certificate.
+        self.refuse_misdirected()?;
+        let new = self.take_route(snapshot, found);
+        let ran = &self.filters[..=place];
+        let is_behind = |entry: &FilterEntry| {
+            let of_chain = |name| self.manager.place_in_chain(name);
+            let in_list = |name| new.iter().position(|entry| entry.name == name);
+            match (of_chain(ran[place].name), of_chain(entry.name)) {
+                (Some(here), Some(there)) => here < there,
+                // Filters that only rules and virtual hosts have are behind those of the chain.
+                (Some(_), None) => true,
+                (None, Some(_)) => false,
+                (None, None) => in_list(ran[place].name) < in_list(entry.name),
+            }
+        };
+        let is_due = |entry: &&FilterEntry| {
+            let mut before = ran.iter().filter(|ran| ran.name == entry.name).peekable();
+            if before.peek().is_none() {
+                return entry.guards || is_behind(entry);
+            }
+            entry.guards && !before.any(|ran| Rc::ptr_eq(&ran.filter, &entry.filter))
+        };
+        let due = new.iter().filter(is_due).cloned();
+        self.filters = Rc::new(ran.iter().cloned().chain(due).collect());
+        Ok(found)
+    }
+}

@@ -1,0 +1,234 @@
+//! Side calls: requests that filters send to clusters before they decide.
+//!
+//! Owns: the handle that a filter calls with, its requests and responses, and the bounds on calls. Refuses to know: why
+//! a filter calls. Keeps: a call uses the pools of its worker, as any request does, and passes no filters on its way; it
+//! ends before its caller's own deadline; calls within calls end at the second.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use sluice_codec::{Head, Known};
+use sluice_core::limits::Limit;
+use sluice_core::{LocalFuture, Moment, Reason};
+use sluice_io::WorkerCx;
+use sluice_io::buffers::Charge;
+use sluice_io::timers::Timer;
+use sluice_upstream::Cluster;
+
+use self::permits::SideCallPermits;
+use crate::hop_count::HopCount;
+use crate::pools::ClusterPool;
+use crate::reasons;
+use crate::record::SideCallRecord;
+use crate::worker::HttpWorker;
+
+mod attempt;
+mod permits;
+
+/// The side calls of one request or connection.
+#[derive(Clone, Debug)]
+pub struct SideCalls {
+    worker: Rc<WorkerCx>,
+    /// What the calling request has passed.
+    hops: HopCount,
+    /// When the calling request ends at the latest.
+    by: Moment,
+    log: SideCallLog,
+}
+
+/// The calls that have ended and are not in the record of their request yet.
+pub(crate) type SideCallLog = Rc<RefCell<Vec<SideCallRecord>>>;
+
+/// A request of a filter.
+#[derive(Clone, Debug)]
+pub struct SideRequest {
+    head: Head,
+    body: Bytes,
+}
+
+/// The response to a side call, received completely.
+#[derive(Debug)]
+pub struct SideResponse {
+    /// The status and headers.
+    pub head: Head,
+    /// The body.
+    pub body: Bytes,
+    /// The trailers.
+    pub trailers: Option<Box<Head>>,
+    /// Counts the body towards the buffers of the worker.
+    _charge: Charge,
+}
+
+/// Why a side call has no response.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SideCallError {
+    /// The reason, for the reply of a filter that fails closed.
+    pub why: Reason,
+    /// What the system or the codec reported, for the record.
+    pub detail: Option<Box<str>>,
+}
+
+impl std::fmt::Display for SideCallError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.detail {
+            None => write!(f, "{}", self.why),
+            Some(detail) => write!(f, "{}: {detail}", self.why),
+        }
+    }
+}
+
+impl std::error::Error for SideCallError {}
+
+impl SideRequest {
+    /// A request without a body. Its host is that of the endpoint.
+    pub fn new(method: &str, path: &str) -> Self {
+        Self { head: Head::request(method, "http", "", path), body: Bytes::new() }
+    }
+
+    /// Adds a header.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: &[u8]) -> Self {
+        self.head.append(name.as_bytes(), value);
+        self
+    }
+
+    /// Sets the host.
+    #[must_use]
+    pub fn host(mut self, host: &str) -> Self {
+        self.head.set_authority(host.as_bytes());
+        self
+    }
+
+    /// Sets the body.
+    #[must_use]
+    pub fn body(mut self, body: impl Into<Bytes>) -> Self {
+        self.body = body.into();
+        let length = self.body.len().to_string();
+        self.head.set(Known::ContentLength.text().as_bytes(), length.as_bytes());
+        self
+    }
+}
+
+impl SideCalls {
+    /// The calls of a request that has passed `hops` and ends at `by`; they are recorded in `log`.
+    pub(crate) const fn of_request(
+        worker: Rc<WorkerCx>,
+        hops: HopCount,
+        by: Moment,
+        log: SideCallLog,
+    ) -> Self {
+        Self { worker, hops, by, log }
+    }
+
+    /// The calls of a connection filter. They are not part of a record, and a call that leads back to the listener of
+    /// its connection is not recognised as a loop: it ends when the caller's time does.
+    pub fn of_worker(worker: &Rc<WorkerCx>) -> Self {
+        let (hops, log) = (HopCount::default(), SideCallLog::default());
+        Self { worker: Rc::clone(worker), hops, by: Moment::NEVER, log }
+    }
+
+    /// Sends a request to a cluster and receives the whole response, until `by` at the latest, or until shortly before
+    /// the time of the calling filter is over. Dropping the future cancels the call.
+    ///
+    /// Attempts that an endpoint cannot have seen are repeated as often as `connect_attempts` of the cluster allows, and
+    /// idempotent requests on stale connections; nothing else is.
+    ///
+    /// # Errors
+    /// Why there is no response. A response with an error status is a response.
+    pub fn call(
+        &self,
+        cluster: &Arc<Cluster>,
+        request: SideRequest,
+        by: Moment,
+    ) -> LocalFuture<Result<SideResponse, SideCallError>> {
+        let (calls, cluster) = (self.clone(), Arc::clone(cluster));
+        Box::pin(async move { calls.run(&cluster, request, by).await })
+    }
+
+    async fn run(
+        &self,
+        cluster: &Arc<Cluster>,
+        request: SideRequest,
+        by: Moment,
+    ) -> Result<SideResponse, SideCallError> {
+        let worker = &self.worker;
+        let pool = HttpWorker::of(worker).pools.to(cluster, worker);
+        cluster.reserve_for_side_calls();
+        let mut in_flight =
+            SideCallGuard { calls: self, pool: &pool, began: worker.now(), end: None };
+        let ended = self.run_in_time(&pool, request, by).await;
+        in_flight.end = Some(match &ended {
+            Ok(response) => Ok(response.head.status()),
+            Err(error) => Err(error.clone()),
+        });
+        ended
+    }
+
+    async fn run_in_time(
+        &self,
+        pool: &Rc<ClusterPool>,
+        request: SideRequest,
+        by: Moment,
+    ) -> Result<SideResponse, SideCallError> {
+        let worker = &self.worker;
+        let _permit = SideCallPermits::enter(worker, self.hops.side_calls)?;
+        let now = worker.now();
+        let wait = Duration::from_secs(worker.limits.get(Limit::FilterWait));
+        let by = by.min(before(self.by.min(now.after(wait)), now));
+        let sending = self.send(pool, request);
+        let sent = Timer::new(&worker.timers).until(by, sending).await;
+        sent.unwrap_or_else(|_| {
+            let waited = worker.now().since(now).as_millis();
+            let detail = format!("no response within {waited} ms");
+            Err(SideCallError { why: reasons::SIDE_CALL_TIMEOUT, detail: Some(detail.into()) })
+        })
+    }
+}
+
+/// A moment somewhat before `by`, so that a filter that may wait until `by` learns how its call ended.
+fn before(by: Moment, now: Moment) -> Moment {
+    let left = by.since(now);
+    now.after(left - (left / 10).min(Duration::from_millis(100)))
+}
+
+/// A call in flight; recorded and counted when it ends or is dropped.
+struct SideCallGuard<'a> {
+    calls: &'a SideCalls,
+    pool: &'a ClusterPool,
+    began: Moment,
+    /// The status or error; `None` until it has ended.
+    end: Option<Result<u16, SideCallError>>,
+}
+
+impl Drop for SideCallGuard<'_> {
+    fn drop(&mut self) {
+        let worker = &self.calls.worker;
+        let (cluster, took) = (&self.pool.handle.cluster.name, worker.now().since(self.began));
+        let result = match &self.end {
+            Some(Ok(_)) => "answered",
+            Some(Err(error)) => error.why.code(),
+            None => "dropped",
+        };
+        self.pool.counters.count_side_call(worker, cluster, result, took);
+        let end = self.end.take().map(|end| end.map_err(|error| error.to_string().into()));
+        let record = SideCallRecord { cluster: Arc::clone(cluster), end, took };
+        self.calls.log.borrow_mut().push(record);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_ends_before_its_caller() {
+        let now = Moment::from_micros(5_000_000);
+        let left = |ms| before(now.after(Duration::from_millis(ms)), now).since(now);
+        for (caller, call) in [(10_000, 9_900), (1_000, 900), (100, 90), (0, 0)] {
+            assert_eq!(left(caller), Duration::from_millis(call), "{caller} ms");
+        }
+    }
+}

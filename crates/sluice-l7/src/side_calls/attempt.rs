@@ -1,0 +1,314 @@
+//! The attempts of a side call.
+//!
+//! Owns: picking endpoints, sending the request, receiving the response. Refuses to know: deadlines; dropping the future ends
+//! the attempt. Keeps: an attempt is judged and counted as one of any request is; a connection returns to its pool only
+//! between two messages.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+
+use bytes::{Bytes, BytesMut};
+use sluice_codec::h1::stream::H1Options;
+use sluice_codec::{Body, ErrorKind, Frame, Head, HttpError, HttpStream};
+use sluice_core::connection::Attempt;
+use sluice_core::limits::Limit;
+use sluice_io::buffers::SCRATCH;
+use sluice_upstream::EndpointState;
+use sluice_upstream::cluster::{RequestClaim, TrafficClass};
+use sluice_upstream::hops::Looped;
+use sluice_upstream::plan::{HttpVersion, OnRemoved};
+use sluice_upstream::reasons as upstream_reasons;
+
+use super::{SideCallError, SideCalls, SideRequest, SideResponse};
+use crate::attempts::AttemptGuard;
+use crate::errors::Cause;
+use crate::failed_attempt::{
+    FailedAttempt, FailureDetail, endpoint_left, failed_attempt, no_endpoint, not_reached,
+};
+use crate::hop_count::HopCount;
+use crate::pools::{ClusterPool, PooledConn};
+use crate::reasons;
+use crate::retry::{Attempts, Decision, RetryPlan, Terms};
+use crate::upstream_stream::{SentRequest, UpstreamStream, send_on_h1, version_of};
+use crate::worker::HttpWorker;
+
+/// The most response heads per attempt, the final one included.
+const RESPONSE_HEADS_MAX: u32 = 32;
+
+impl SideCalls {
+    /// Sends the request, in as many attempts as are needed and allowed.
+    pub(super) async fn send(
+        &self,
+        pool: &Rc<ClusterPool>,
+        request: SideRequest,
+    ) -> Result<SideResponse, SideCallError> {
+        let (mut attempts, plan) = (Attempts::default(), RetryPlan::default());
+        loop {
+            let (failed, endpoint) = match self.pick(pool, &mut attempts) {
+                Err(failed) => (failed, None),
+                Ok((endpoint, _claim)) => match self.attempt(pool, &endpoint, &request).await {
+                    Ok(response) => return Ok(response),
+                    Err(failed) => (failed, Some(endpoint)),
+                },
+            };
+            let terms = Terms {
+                plan: &plan,
+                connect_attempts: pool.handle.cluster.peek_plan().connect_attempts,
+                is_idempotent: request.head.method().is_idempotent(),
+                is_possible: true,
+            };
+            if attempts.decide(failed.cause, terms) == Decision::Free {
+                attempts.endpoints.extend(endpoint.map(|endpoint| Arc::clone(&endpoint.name)));
+                continue;
+            }
+            return Err(failure(failed, endpoint.as_deref()));
+        }
+    }
+
+    /// Picks the endpoint of the next attempt, preferably one that has not failed.
+    fn pick(
+        &self,
+        pool: &ClusterPool,
+        attempts: &mut Attempts,
+    ) -> Result<(Arc<EndpointState>, RequestClaim), FailedAttempt> {
+        let (handle, failed) = (&pool.handle, &mut attempts.endpoints);
+        let pick = |failed: &[Arc<str>]| {
+            handle.pick_for_request(&self.worker, TrafficClass::SideCall, None, failed)
+        };
+        let picked = match pick(failed) {
+            Err(_) if !failed.is_empty() => {
+                failed.clear();
+                pick(&[])
+            }
+            picked => picked,
+        };
+        picked.map_err(|why| no_endpoint(why, handle.cluster.shortage(why)))
+    }
+
+    async fn attempt(
+        &self,
+        pool: &Rc<ClusterPool>,
+        endpoint: &Arc<EndpointState>,
+        request: &SideRequest,
+    ) -> Result<SideResponse, FailedAttempt> {
+        let cluster = &pool.handle.cluster;
+        let keep = cluster.peek_plan().on_endpoint_removed == OnRemoved::Keep;
+        let attempts = &HttpWorker::of(&self.worker).attempts;
+        let now = self.worker.now();
+        let guard = (!keep).then(|| attempts.enter(&cluster.name, &endpoint.name, now));
+        let attempt = pin!(self.attempt_at(pool, endpoint, request));
+        let ended = AttemptGuard::unless_cancelled(guard.as_ref(), attempt).await;
+        ended.unwrap_or_else(|| Err(endpoint_left()))
+    }
+
+    async fn attempt_at(
+        &self,
+        pool: &Rc<ClusterPool>,
+        endpoint: &Arc<EndpointState>,
+        request: &SideRequest,
+    ) -> Result<SideResponse, FailedAttempt> {
+        let mut up = self.connect(pool, endpoint, request).await?;
+        let cluster = &pool.handle.cluster.name;
+        let count = |status, took| {
+            pool.counters.count(&self.worker, cluster, &endpoint.name, status, took);
+        };
+        let mut response = Head::default();
+        if let Err(failed) = self.await_head(&mut up, request.body.clone(), &mut response).await {
+            up.stream.reset(true);
+            if failed.cause != Cause::Stale {
+                pool.handle.note_answer(endpoint, false);
+            }
+            count(0, None);
+            return Err(failed);
+        }
+        pool.handle.note_answer(endpoint, response.status() < 500);
+        count(response.status(), Some(self.worker.now().since(up.sent_at)));
+        match self.receive(&mut up.stream, response).await {
+            Ok(received) => {
+                let sent = up.stream.is_sent();
+                up.finish(&self.worker, pool, sent);
+                Ok(received)
+            }
+            Err(failed) => {
+                up.stream.reset(true);
+                Err(failed)
+            }
+        }
+    }
+
+    /// Takes a connection and sends the request headers on it.
+    async fn connect(
+        &self,
+        pool: &Rc<ClusterPool>,
+        endpoint: &Arc<EndpointState>,
+        request: &SideRequest,
+    ) -> Result<UpstreamStream, FailedAttempt> {
+        let worker = &self.worker;
+        let options = worker.local(H1Options::default);
+        let class = TrafficClass::SideCall;
+        let pooled = match pool.take_idle(worker, endpoint, class, &options) {
+            Some(pooled) => {
+                pool.counters.reused.increment();
+                pooled
+            }
+            None => pool.take(worker, endpoint, class, &options).await.map_err(not_reached)?,
+        };
+        let head = self.head_for(pool, endpoint, request)?;
+        let version = version_of(&pooled);
+        let end = request.body.is_empty();
+        let sent = self.send_head(pooled, &head, end).await;
+        let (stream, ticket, reused) = sent.map_err(|error| failed_attempt(&error, false))?;
+        let (endpoint, sent_at) = (Arc::clone(endpoint), worker.now());
+        Ok(UpstreamStream { stream, version, endpoint, ticket, reused, sent_at })
+    }
+
+    async fn send_head(
+        &self,
+        pooled: PooledConn,
+        head: &Head,
+        end: bool,
+    ) -> Result<SentRequest, HttpError> {
+        match pooled {
+            PooledConn::H1(taken) => send_on_h1(taken, &self.worker, head, end, SCRATCH),
+            PooledConn::Shared(mut connection) => {
+                Ok((connection.open(head, end).await?, None, false))
+            }
+            #[cfg(test)]
+            PooledConn::Scripted(mut stream, reused) => {
+                stream.send_head(head, end)?;
+                Ok((HttpStream::Scripted(Box::new(stream)), None, reused))
+            }
+        }
+    }
+
+    /// The request headers for an endpoint. If it is a listener of this process, the call is counted, so that filters
+    /// there know how deep they are.
+    fn head_for(
+        &self,
+        pool: &ClusterPool,
+        endpoint: &EndpointState,
+        request: &SideRequest,
+    ) -> Result<Head, FailedAttempt> {
+        let mut head = request.head.clone();
+        let plan = pool.handle.cluster.peek_plan();
+        if plan.tls.is_some() || plan.protocol == HttpVersion::Http3 {
+            head.set_scheme(b"https");
+        }
+        if head.authority().is_empty() {
+            let name = endpoint.host.as_ref().unwrap_or(&endpoint.name);
+            head.set_authority(name.as_bytes());
+        }
+        HopCount::remove(&mut head);
+        if endpoint.is_ours() {
+            let max = self.worker.limits.get(Limit::OwnHops);
+            let side_calls = self.hops.side_calls + 1;
+            let here = HopCount { side_calls, ..self.hops };
+            let looped = || {
+                let detail = Some(Looped { hops_max: max }.to_string().into());
+                final_failure(upstream_reasons::LOOP, detail)
+            };
+            here.next(max).ok_or_else(looped)?.write(&mut head);
+        }
+        Ok(head)
+    }
+
+    /// Sends the body and waits for the response headers, which may come first.
+    async fn await_head(
+        &self,
+        up: &mut UpstreamStream,
+        body: Bytes,
+        response: &mut Head,
+    ) -> Result<(), FailedAttempt> {
+        let worker = &*self.worker;
+        let mut body = Some(body).filter(|body| !body.is_empty());
+        let mut broken: Option<HttpError> = None;
+        for _ in 0..RESPONSE_HEADS_MAX {
+            let received = poll_fn(|cx| {
+                while broken.is_none() {
+                    match up.stream.poll_flushed(cx, worker) {
+                        Poll::Ready(Ok(())) => {
+                            let Some(body) = body.take() else { break };
+                            let sent = up.stream.send_data(cx, worker, Body::Shared(body), true);
+                            broken = sent.err();
+                        }
+                        Poll::Ready(Err(error)) => broken = Some(error),
+                        Poll::Pending => break,
+                    }
+                }
+                // Push only now, so that the headers leave together with the body.
+                if let Err(error) = up.stream.push(cx, worker) {
+                    broken.get_or_insert(error);
+                }
+                // The endpoint may have responded before it stopped reading.
+                up.stream.poll_recv_head(cx, worker, response)
+            })
+            .await;
+            if let Err(error) = received {
+                return Err(failed_attempt(&broken.unwrap_or(error), up.reused));
+            }
+            let status = response.status();
+            if !(100..200).contains(&status) || status == 101 {
+                return Ok(());
+            }
+        }
+        let error = HttpError::new(ErrorKind::Malformed(502), "too many interim responses");
+        Err(failed_attempt(&error, false))
+    }
+
+    /// Receives the body and trailers of a response.
+    async fn receive(
+        &self,
+        stream: &mut HttpStream,
+        head: Head,
+    ) -> Result<SideResponse, FailedAttempt> {
+        let worker = &*self.worker;
+        let max = worker.limits.size(Limit::SideCallBytes);
+        let (mut all, mut charge) = (BytesMut::new(), worker.buffers.charge());
+        let mut trailers = None;
+        while !stream.is_received() {
+            let frame = poll_fn(|cx| stream.poll_recv(cx, worker)).await;
+            match frame.map_err(|error| failed_attempt(&error, false))? {
+                Frame::Data { body, last } => {
+                    let len = all.len() + body.len();
+                    if len > max {
+                        sluice_l4::metrics::count_limit(worker, Limit::SideCallBytes);
+                        let detail = format!("more than {max} bytes (`limits.side_call_bytes`)");
+                        let detail = Some(detail.into());
+                        return Err(final_failure(reasons::SIDE_CALL_TOO_LARGE, detail));
+                    }
+                    charge
+                        .set(len)
+                        .map_err(|_| final_failure(sluice_l4::reasons::BUFFERS, None))?;
+                    all.extend_from_slice(&body);
+                    if last {
+                        break;
+                    }
+                }
+                Frame::Trailers(fields) => {
+                    trailers = Some(fields);
+                    break;
+                }
+                Frame::End => break,
+            }
+        }
+        Ok(SideResponse { head, body: all.freeze(), trailers, _charge: charge })
+    }
+}
+
+fn final_failure(why: sluice_core::Reason, detail: Option<Box<str>>) -> FailedAttempt {
+    let said = FailureDetail { errno: None, detail };
+    FailedAttempt { why, status: 503, details: "", text: "", said, cause: Cause::Final }
+}
+
+/// The error of a call whose last attempt failed at `endpoint`.
+fn failure(failed: FailedAttempt, endpoint: Option<&EndpointState>) -> SideCallError {
+    let FailedAttempt { why, said: FailureDetail { errno, detail }, .. } = failed;
+    let detail = match endpoint {
+        None => detail,
+        Some(endpoint) => Attempt::failed(Arc::clone(&endpoint.name), why, errno, detail).cause(),
+    };
+    SideCallError { why, detail }
+}

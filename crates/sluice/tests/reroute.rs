@@ -1,0 +1,117 @@
+//! A filter that moves requests to another route, in a binary of its own.
+//!
+//! This program is both: started with `run` or `check`, it is Sluice with that filter; otherwise it is the test.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::process::{Command, ExitCode};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use sluice_codec::Head;
+use sluice_core::{Node, Setting as _, Shape};
+use sluice_io::WorkerCx;
+use sluice_l7::filters::{CheckContext, Cx, FilterFactory, HeadStep, HttpFilter, HttpFilterPlan};
+use sluice_testkit::origin::Client;
+use sluice_testkit::{Origin, Sluice};
+
+sluice_core::section! {
+    /// Moves every request.
+    pub struct MoveTo {
+        /// The new path.
+        pub path: String,
+    }
+}
+
+#[derive(Debug)]
+struct Factory;
+
+impl FilterFactory<dyn HttpFilterPlan> for Factory {
+    fn name(&self) -> &'static str {
+        "move_to"
+    }
+
+    fn help(&self) -> &'static str {
+        "Moves every request to another path, and to the route of that path."
+    }
+
+    fn shape(&self) -> Shape {
+        MoveTo::shape()
+    }
+
+    fn check(
+        &self,
+        settings: &Node,
+        context: &mut CheckContext<'_>,
+    ) -> Option<Arc<dyn HttpFilterPlan>> {
+        Some(Arc::new(Moving(context.bind::<MoveTo>(settings)?.path)))
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Moving(String);
+
+impl HttpFilterPlan for Moving {
+    fn edits_target(&self) -> bool {
+        true
+    }
+
+    fn on_worker(&self, _: &Rc<WorkerCx>, _: &str) -> Rc<dyn HttpFilter> {
+        Rc::new(self.clone())
+    }
+}
+
+impl HttpFilter for Moving {
+    fn request_head(&self, cx: &mut Cx<'_>, head: &mut Head) -> HeadStep {
+        head.set_path(self.0.as_bytes());
+        cx.reroute();
+        HeadStep::Continue
+    }
+}
+
+fn main() -> ExitCode {
+    if matches!(std::env::args().nth(1).as_deref(), Some("run" | "check")) {
+        let mut extensions = sluice::Extensions::default();
+        extensions.http.register(Arc::new(Factory));
+        return sluice::main_with(extensions);
+    }
+    a_limit_of_the_new_route_holds_wherever_it_stands();
+    ExitCode::SUCCESS
+}
+
+/// Routes whose filters are in this order; the rule for `/inner` lets a request through per hour.
+fn yaml(origin: &Origin, filters: &str) -> String {
+    format!(
+        "listeners: [{{ name: web, address: 127.0.0.1:0, http: {{ routes: main, filters: [{filters}] }} }}]\n\
+         routes:\n  main:\n    - rules:\n        \
+         - {{ name: inner, match: {{ path: {{ starts_with: /inner }} }}, cluster: up, filters: {{ rate_limit: {{ requests: 1/h, burst: 1 }} }} }}\n        \
+         - {{ name: outer, cluster: up }}\n\
+         clusters: {{ up: {{ endpoints: [\"{}\"] }} }}\n",
+        origin.addr()
+    )
+}
+
+const LIMIT: &str = "{ rate_limit: { requests: 1000/s } }";
+const MOVE: &str = "{ move_to: { path: /inner } }";
+
+fn a_limit_of_the_new_route_holds_wherever_it_stands() {
+    for (filters, warns) in [([LIMIT, MOVE], true), ([MOVE, LIMIT], false)] {
+        let origin = Origin::start("a");
+        let text = yaml(&origin, &filters.join(", "));
+        let kit = Sluice::with_binary(std::env::current_exe().unwrap()).workers(1);
+        let kit = if warns { kit.expect_warning("after `rate_limit`") } else { kit };
+        let sluice = kit.start(&text);
+        let mut client = Client::connect(sluice.addr("web"));
+        let statuses = [client.get("a", "/one").status(), client.get("a", "/two").status()];
+        assert_eq!(statuses, [200, 429], "{filters:?}");
+        assert_eq!(origin.requests()[0].path(), "/inner");
+        let record = sluice.record_of("http.answered");
+        assert_eq!(record["route_name"], "inner", "{record}");
+
+        let file = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("reroute.yaml");
+        std::fs::write(&file, &text).unwrap();
+        let check = Command::new(std::env::current_exe().unwrap()).arg("check").arg(&file).output();
+        let output = check.unwrap();
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        assert_eq!(said.contains("edit-after-guard"), warns, "{said}");
+    }
+}
