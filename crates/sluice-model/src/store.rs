@@ -22,6 +22,7 @@ use crate::provenance::Provenance;
 
 mod batch;
 mod conflicts;
+mod known_names;
 mod stage;
 #[cfg(test)]
 pub(crate) mod tests;

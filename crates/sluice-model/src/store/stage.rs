@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use sluice_core::settings::suggest_word;
 use sluice_core::{Diags, Name, Node};
 use sluice_tls::material::Material;
 
 use super::conflicts::Others;
+use super::known_names::KnownNames;
 use super::{
     Absent, AbsentReason, Batch, BatchMode, Compiled, Held, Outcome, ResourceVerdict, Staged,
     Store, Update, WaitingResource,
@@ -17,9 +17,6 @@ use super::{
 use crate::compile::{Compiler, OtherResources, SharedParts, Surroundings};
 use crate::model::{Kind, Reference, Resource};
 use crate::provenance::Provenance;
-
-/// Most names that a finding about an unknown one lists.
-const KNOWN_LISTED: usize = 10;
 
 /// Checks and compiles a batch. For files, findings are added to `diags`; if there are errors, the result must not be
 /// committed. For a control plane, they are in the verdicts.
@@ -43,6 +40,7 @@ pub fn stage(
         shared: RefCell::new(std::mem::take(shared)),
         now,
         secrets: HashMap::new(),
+        known: KnownNames::default(),
         staged: Staged {
             verdicts: Vec::new(),
             stale_certificates: Vec::new(),
@@ -78,6 +76,7 @@ struct StageRun<'a> {
     now: Duration,
     /// The secrets of this batch.
     secrets: HashMap<Name, Arc<Material>>,
+    known: KnownNames,
     staged: Staged,
 }
 
@@ -110,7 +109,7 @@ impl StageRun<'_> {
                     let gone: Vec<Name> = gone.map(|(name, _)| Arc::clone(name)).collect();
                     gone.into_iter().for_each(|name| self.remove(kind, name));
                 }
-                unknown_references(&candidates, declared, root, diags);
+                self.unknown_references(&candidates, declared, root, diags);
             }
             BatchMode::Plane { .. } => {
                 let waiting = self.store.absent.iter().filter_map(|((kind, name), absent)| {
@@ -127,6 +126,27 @@ impl StageRun<'_> {
         }
         candidates.sort_by_key(|candidate| candidate.resource.kind());
         candidates
+    }
+
+    /// Reports references to what no file declares.
+    fn unknown_references(
+        &self,
+        candidates: &[Candidate],
+        declared: &HashSet<(Kind, Name)>,
+        root: &Node,
+        diags: &mut Diags,
+    ) {
+        for candidate in candidates {
+            let mut found = Diags::new();
+            for Reference { kind, name, at, in_key } in candidate.resource.references() {
+                if let Some((message, help)) = self.known.why_unknown(declared, kind, &name) {
+                    let finding = found.error("unknown-name", None, &at, message);
+                    finding.on_key = in_key;
+                    finding.help(help);
+                }
+            }
+            candidate.from.adopt(found, root, diags);
+        }
     }
 
     fn remove(&mut self, kind: Kind, name: Name) {
@@ -335,66 +355,9 @@ impl OtherResources for StageRun<'_> {
 
     fn why_unknown(&self, kind: Kind, name: &Name) -> Option<(String, String)> {
         match self.mode {
-            BatchMode::Files { declared, .. } => why_unknown(declared, kind, name),
+            BatchMode::Files { declared, .. } => self.known.why_unknown(declared, kind, name),
             // It may come later.
             BatchMode::Plane { .. } => None,
         }
-    }
-}
-
-/// Why a name must not be used among files that declare these; one that is declared and wrong has its own errors.
-fn why_unknown(
-    declared: &HashSet<(Kind, Name)>,
-    kind: Kind,
-    name: &Name,
-) -> Option<(String, String)> {
-    if declared.contains(&(kind, Arc::clone(name))) {
-        return None;
-    }
-    let known = declared.iter().filter(|(of, _)| *of == kind);
-    let mut known: Vec<&str> = known.map(|(_, name)| &**name).collect();
-    known.sort_unstable();
-    let (message, section) = match kind {
-        Kind::Routes => {
-            (format!("there are no routes named `{name}`"), "add them under `routes`; known routes")
-        }
-        kind => (
-            format!("there is no {} `{name}`", kind.word()),
-            "add it under `clusters`; known clusters",
-        ),
-    };
-    let help = suggest_word(name, &known).unwrap_or_else(|| listed(section, &known));
-    Some((message, help))
-}
-
-/// Reports references to what no file declares.
-fn unknown_references(
-    candidates: &[Candidate],
-    declared: &HashSet<(Kind, Name)>,
-    root: &Node,
-    diags: &mut Diags,
-) {
-    for candidate in candidates {
-        let mut found = Diags::new();
-        for Reference { kind, name, at, in_key } in candidate.resource.references() {
-            if let Some((message, help)) = why_unknown(declared, kind, &name) {
-                let finding = found.error("unknown-name", None, &at, message);
-                finding.on_key = in_key;
-                finding.help(help);
-            }
-        }
-        candidate.from.adopt(found, root, diags);
-    }
-}
-
-/// A remedy that ends with the names there are.
-fn listed(remedy: &str, names: &[&str]) -> String {
-    match names.len() {
-        0 => format!("{remedy}: none yet"),
-        more if more > KNOWN_LISTED => {
-            let rest = more - KNOWN_LISTED;
-            format!("{remedy}: {} and {rest} more", names[..KNOWN_LISTED].join(", "))
-        }
-        _ => format!("{remedy}: {}", names.join(", ")),
     }
 }
