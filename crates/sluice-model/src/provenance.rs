@@ -96,4 +96,53 @@ mod tests {
         let plane = Provenance::Plane { version: "7".into() };
         assert_eq!(plane.path("chains[0].relay"), "chains[0].relay");
     }
+
+    #[test]
+    fn a_finding_is_marked_where_its_field_was_written() {
+        use sluice_core::tree::MapEntry;
+        use sluice_core::{Span, Value};
+
+        let span = |start| Span { file: 0, start, end: start + 1 };
+        let text =
+            |at| Node { value: Value::Scalar { text: "x".into(), quoted: false }, span: span(at) };
+        let map = |key: &str, at, node: Node| {
+            let entry = MapEntry { key: key.into(), key_span: span(at), node };
+            Node { value: Value::Map(vec![entry]), span: span(at) }
+        };
+        // clusters: { a.b: { tls: { ca: x } } }
+        let root = map("clusters", 1, map("a.b", 2, map("tls", 3, map("ca", 4, text(5)))));
+        let from = Provenance::section("clusters.a.b");
+        let adopt = |found: Diags| {
+            let mut diags = Diags::new();
+            from.adopt(found, &root, &mut diags);
+            let all: Vec<_> = diags.iter().cloned().collect();
+            let [finding] = all.as_slice() else { panic!("{all:?}") };
+            (finding.path.clone(), finding.span, finding.other.clone().map(|(span, _)| span))
+        };
+        let found = |path: &str, key: bool, other: Option<&str>, span: Option<Span>| {
+            let mut found = Diags::new();
+            let finding = found.error("x", span, path, "wrong");
+            finding.on_key = key;
+            if let Some(path) = other {
+                finding.other_at(path, "the other one");
+            }
+            found
+        };
+        let at = |path: &str| format!("clusters.a.b{path}");
+        assert_eq!(adopt(found("tls.ca", false, None, None)), (at(".tls.ca"), Some(span(5)), None));
+        assert_eq!(
+            adopt(found("tls.ca", true, Some("tls"), None)),
+            (at(".tls.ca"), Some(span(4)), Some(span(4)))
+        );
+        // A field that was not written is marked where it would be.
+        assert_eq!(
+            adopt(found("tls.sni", false, None, None)),
+            (at(".tls.sni"), Some(span(4)), None)
+        );
+        // A finding of a filter has its place already.
+        assert_eq!(
+            adopt(found("tls", false, None, Some(span(9)))),
+            (at(".tls"), Some(span(9)), None)
+        );
+    }
 }

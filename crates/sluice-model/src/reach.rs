@@ -34,3 +34,59 @@ pub fn clusters_of(store: &Store, name: &Name, listener: &Listener) -> BTreeSet<
     }
     found
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::model::Resource;
+    use crate::model::listener::ChainKind;
+    use crate::model::routes::Share;
+    use crate::store::tests::kit::{
+        Bench, cluster, endpoints, flow_listener, http, listener, relay, routes_to, set,
+    };
+
+    #[test]
+    fn a_listener_reaches_what_its_chains_and_routes_name() {
+        let Resource::Routes(table) = routes_to("a") else { unreachable!() };
+        let by_header = |header: &str| {
+            let mut table = (*table).clone();
+            let share = |cluster: &str| Share { cluster: cluster.into(), weight: 1, runtime: None };
+            let mut split = table.virtual_hosts[0].rules[0].clone();
+            split.action = Action::Split(vec![share("b"), share("c")]);
+            table.virtual_hosts[0].rules.push(split.clone());
+            if !header.is_empty() {
+                split.action = Action::ByHeader(header.into());
+                table.virtual_hosts[0].rules.push(split);
+            }
+            Resource::Routes(Arc::new(table))
+        };
+        let mut bench = Bench::new();
+        bench.apply(vec![
+            set("a", cluster()),
+            set("a", endpoints(1)),
+            set("z", cluster()),
+            set("z", endpoints(1)),
+            set("web", by_header("")),
+            set("any", by_header("x-cluster")),
+            set("tcp", listener(1, relay("d"))),
+            set("udp", flow_listener(2, "e")),
+            set("http", listener(3, ChainKind::Plain(http("web")))),
+            set("free", listener(4, ChainKind::Plain(http("any")))),
+        ]);
+        for (name, expected) in [
+            ("tcp", &["d"][..]),
+            ("udp", &["e"]),
+            ("http", &["a", "b", "c"]),
+            ("free", &["a", "b", "c", "z"]),
+        ] {
+            let listener = bench.store.listener(name).unwrap();
+            let found = clusters_of(&bench.store, &name.into(), listener);
+            assert!(
+                found.iter().map(|name| &**name).eq(expected.iter().copied()),
+                "{name}: {found:?}"
+            );
+        }
+    }
+}

@@ -107,11 +107,6 @@ pub struct Staged {
 }
 
 impl Staged {
-    /// Whether nothing changes that is in force.
-    pub fn is_empty(&self) -> bool {
-        self.set.is_empty() && self.removed.is_empty()
-    }
-
     /// The clusters that filters may ask once the batch is in force.
     pub fn asked<'a>(&'a self, store: &'a Store) -> impl Iterator<Item = &'a Name> {
         let replaced = |kind: Kind, name: &Name| {

@@ -1,11 +1,9 @@
 use std::sync::Arc;
 
-use sluice_core::ListenAddress;
-use sluice_l4::Criteria;
 use sluice_upstream::plan::ClusterSettings;
 
 use super::*;
-use crate::model::listener::{ChainKind, Listener, Service, Traffic};
+use crate::model::listener::{ChainKind, Service};
 use crate::model::{Cluster, Secret};
 use crate::trees;
 
@@ -274,21 +272,7 @@ fn datagrams_never_go_to_a_cluster_with_tls() {
             tls: Some(Arc::new(tls.clone())),
         }))
     };
-    let Resource::Listener(streams) = listener(1, relay("x")) else { unreachable!() };
-    let chain = crate::model::listener::FlowChain {
-        name: "default".into(),
-        criteria: Criteria::default(),
-        filters: Vec::new(),
-        cluster: "x".into(),
-        hash: None,
-        idle_timeout: None,
-        responses: None,
-    };
-    let udp = || {
-        let traffic = Traffic::Datagrams(vec![chain.clone()]);
-        let addresses = vec![ListenAddress::Udp(([127, 0, 0, 1], 1).into())];
-        Resource::Listener(Arc::new(Listener { addresses, traffic, ..(*streams).clone() }))
-    };
+    let udp = || flow_listener(1, "x");
     let says = "the cluster `x` has TLS, but datagrams would be sent unencrypted";
     let mut bench = Bench::new();
     let both = vec![set("x", encrypted()), set("x", endpoints(1)), set("u", udp())];

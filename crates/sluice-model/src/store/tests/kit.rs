@@ -165,3 +165,20 @@ pub(crate) fn secret(name: &str) -> Resource {
         key: made.signing_key.serialize_pem().into_bytes(),
     }))
 }
+
+/// A listener that relays datagrams to a cluster.
+pub(crate) fn flow_listener(port: u16, cluster: &str) -> Resource {
+    let Resource::Listener(streams) = listener(port, relay(cluster)) else { unreachable!() };
+    let chain = crate::model::listener::FlowChain {
+        name: "default".into(),
+        criteria: Criteria::default(),
+        filters: Vec::new(),
+        cluster: cluster.into(),
+        hash: None,
+        idle_timeout: None,
+        responses: None,
+    };
+    let traffic = Traffic::Datagrams(vec![chain]);
+    let addresses = vec![ListenAddress::Udp(([127, 0, 0, 1], port).into())];
+    Resource::Listener(Arc::new(Listener { addresses, traffic, ..(*streams).clone() }))
+}
