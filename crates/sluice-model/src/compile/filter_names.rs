@@ -79,3 +79,6 @@ impl Compiler<'_> {
         factory.check(settings, &mut CheckContext::new(at, owner, diags, &mut names))
     }
 }
+
+#[cfg(test)]
+mod tests;
