@@ -287,3 +287,79 @@ fn datagrams_never_go_to_a_cluster_with_tls() {
     let gone = vec![remove(Kind::Listener, "u"), set("x", encrypted())];
     assert_eq!(bench.apply(gone), ["listener u: removed", "cluster x: changed"]);
 }
+
+#[test]
+fn what_is_in_force_can_be_read_by_kind() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(["a.test".to_owned()]).unwrap();
+    let file = folder.path().join("a.pem");
+    std::fs::write(&file, made.cert.pem() + &made.signing_key.serialize_pem()).unwrap();
+    let mut tls = tls_of("none");
+    let source = crate::model::tls::CertificateSource::Files { cert: file.clone(), key: None };
+    tls.certificates = vec![source];
+    let Resource::Routes(table) = routes_to("app") else { unreachable!() };
+    let mut table = (*table).clone();
+    let share = crate::model::routes::Share {
+        cluster: "app".into(),
+        weight: 1,
+        runtime: Some("app.share".into()),
+    };
+    table.virtual_hosts[0].rules[0].action = crate::model::routes::Action::Split(vec![share]);
+
+    let mut bench = Bench::new();
+    bench.apply(vec![
+        set("web", Resource::Routes(Arc::new(table))),
+        set("edge", listener(1, ChainKind::Terminate(tls.clone(), http("web")))),
+        set("raw", listener(2, relay("app"))),
+    ]);
+    let store = &bench.store;
+    let names = |all: Vec<&Name>| all.into_iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(names(store.listeners().map(|(name, _)| name).collect()), ["edge", "raw"]);
+    assert_eq!(names(store.listener_snapshots().map(|(name, _)| name).collect()), ["edge", "raw"]);
+    let tables: Vec<_> = store.routes().collect();
+    assert_eq!((&**tables[0].0, tables.len()), ("web", 1));
+    assert!(Arc::ptr_eq(tables[0].2, store.routes_named("web").unwrap().1));
+    assert!(bench.around.routes.reference(&"web".into()).is(tables[0].2), "requests use it");
+    assert_eq!(store.files().collect::<Vec<_>>(), [file.as_path()]);
+    assert_eq!(store.runtime_keys().collect::<Vec<_>>(), ["app.share"]);
+
+    // New content of a file concerns the resources that name it, and no others.
+    let both = || {
+        let terminate = ChainKind::Terminate(tls.clone(), http("web"));
+        vec![set("edge", listener(1, terminate)), set("raw", listener(2, relay("app")))]
+    };
+    assert_eq!(bench.apply(both()), ["listener edge: unchanged", "listener raw: unchanged"]);
+    let made = rcgen::generate_simple_self_signed(["b.test".to_owned()]).unwrap();
+    std::fs::write(&file, made.cert.pem() + &made.signing_key.serialize_pem()).unwrap();
+    assert_eq!(bench.apply(both()), ["listener edge: refreshed", "listener raw: unchanged"]);
+    assert_eq!(bench.around.certs.list()[0].material().info.names, ["b.test"]);
+
+    // Routes that are removed match nothing any more.
+    let cell = bench.around.routes.reference(&"web".into());
+    bench.apply(vec![remove(Kind::Routes, "web")]);
+    assert!(cell.get().virtual_hosts.is_empty());
+}
+
+#[test]
+fn changes_of_listeners_are_of_listeners() {
+    let mut bench = Bench::new();
+    let both = |port| vec![set("x", endpoints(port)), set("x", listener(port, relay("x")))];
+    bench.apply(both(1));
+    let gone = [Kind::Endpoints, Kind::Listener].map(|kind| remove(kind, "x"));
+    let staged = bench.stage("plane", gone.into());
+    let changes = staged.listeners();
+    assert!(changes.len() == 1 && changes["x"].is_none());
+    let gone = bench.stage("plane", vec![remove(Kind::Endpoints, "x")]);
+    assert!(gone.listeners().is_empty());
+
+    let mut staged = bench.stage("plane", both(2));
+    staged.reject_listener(&"x".into(), "in use".into(), bench.now);
+    assert_eq!(
+        staged.verdicts.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["endpoints x: changed", "listener x: rejected: addresses: in use"]
+    );
+    bench.store.commit(staged, &bench.around);
+    let absent: Vec<_> = bench.store.absent().map(|(kind, name, _)| (kind, &**name)).collect();
+    assert_eq!(absent, [(Kind::Listener, "x")]);
+    assert_eq!(bench.store.origin(Kind::Listener, "x"), Some(("plane", Some("1"))));
+}
