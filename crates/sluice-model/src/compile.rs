@@ -78,7 +78,8 @@ impl Default for Surroundings {
 #[derive(Debug, Default)]
 pub struct SharedParts {
     authorities: Authorities,
-    client_tls: HashMap<Arc<model::tls::ClientTls>, ClientTls>,
+    /// TLS configurations of clusters, with the content of their files.
+    client_tls: HashMap<Arc<model::tls::ClientTls>, (ClientTls, Vec<NamedFile>)>,
     hashes: HashMap<PathBuf, Option<u64>>,
 }
 
@@ -86,13 +87,24 @@ pub struct SharedParts {
 pub(crate) type NamedFile = (PathBuf, Option<u64>);
 
 impl SharedParts {
-    /// Begins another batch. Files are read again; certificate authorities only for `files`, since a control plane
-    /// sends many small batches.
+    /// Begins another batch. Files are read again; the authorities of the system only for `files`, since a control
+    /// plane sends many small batches.
     pub(crate) fn begin(&mut self, files: bool) {
-        self.hashes.clear();
         if files {
             *self = Self::default();
+            return;
         }
+        self.hashes.clear();
+        self.authorities.forget_files();
+        // Those that no cluster uses any more.
+        self.client_tls.retain(|_, (tls, _)| Arc::strong_count(&tls.config) > 1);
+    }
+
+    /// The TLS configuration of a cluster that was built before, from the same content of its files.
+    fn client_tls(&mut self, of: &model::tls::ClientTls) -> Option<ClientTls> {
+        let (known, files) = self.client_tls.get(of)?;
+        let (known, files) = (known.clone(), files.clone());
+        self.are_current(&files).then_some(known)
     }
 
     /// Whether the files still have the content that they were compiled with.

@@ -13,7 +13,7 @@ use rustls::RootCertStore;
 
 use crate::material::{LoadError, load_roots};
 
-/// The authorities read for one configuration. A new configuration starts with none, so that a reload reads again.
+/// The authorities read so far. A reload starts with none, so that it reads again.
 #[derive(Debug, Default)]
 pub struct Authorities {
     /// By file; `None` is the store of the system.
@@ -35,6 +35,11 @@ impl Authorities {
     /// The system has none.
     pub fn of_system(&mut self) -> Result<Arc<RootCertStore>, LoadError> {
         self.get_or_load(None, system_roots)
+    }
+
+    /// Forgets the authorities of files, so that they are read again; those of the system stay.
+    pub fn forget_files(&mut self) {
+        self.loaded.retain(|file, _| file.is_none());
     }
 
     fn get_or_load(

@@ -59,9 +59,10 @@ impl Compiler<'_> {
         if let Verify::Ca(path) = &tls.verify {
             self.uses(path);
         }
-        if let Some(known) = self.shared.borrow().client_tls.get(tls) {
-            tls.certificate.iter().for_each(|source| self.uses_certificate(source));
-            return Some(known.clone());
+        tls.certificate.iter().for_each(|source| self.uses_certificate(source));
+        let known = self.shared.borrow_mut().client_tls(tls);
+        if known.is_some() {
+            return known;
         }
         let certificate = match &tls.certificate {
             None => None,
@@ -78,7 +79,9 @@ impl Compiler<'_> {
         let mut shared = self.shared.borrow_mut();
         match sluice_tls::ClientTls::build(plan, &mut shared.authorities) {
             Ok(built) => {
-                shared.client_tls.insert(Arc::clone(tls), built.clone());
+                let own = self.files.borrow();
+                let files = own.iter().map(|path| (path.clone(), shared.hash_of(path))).collect();
+                shared.client_tls.insert(Arc::clone(tls), (built.clone(), files));
                 Some(built)
             }
             Err(error) => {

@@ -363,3 +363,68 @@ fn changes_of_listeners_are_of_listeners() {
     assert_eq!(absent, [(Kind::Listener, "x")]);
     assert_eq!(bench.store.origin(Kind::Listener, "x"), Some(("plane", Some("1"))));
 }
+
+#[test]
+fn new_authorities_refresh_a_cluster_and_new_settings_change_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = folder.path().join("ca.pem");
+    let write = |name: &str| {
+        let made = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
+        std::fs::write(&ca, made.cert.pem()).unwrap();
+    };
+    write("a.test");
+    let encrypted = |attempts| {
+        let bare = ClusterSettings::clone(&ClusterSettings::bare());
+        let settings = ClusterSettings { connect_attempts: attempts, ..bare };
+        let tls = crate::model::tls::ClientTls {
+            verify: sluice_tls::Verify::Ca(ca.clone()),
+            sni: None,
+            certificate: None,
+            alpn: Vec::new(),
+            min_version: sluice_tls::TlsVersion::V1_2,
+        };
+        let cluster = Cluster { settings: Arc::new(settings), tls: Some(Arc::new(tls)) };
+        Resource::Cluster(Arc::new(cluster))
+    };
+    let mut bench = Bench::new();
+    bench.apply(vec![set("a", endpoints(1)), set("a", encrypted(1))]);
+    let built = |plan: &ClusterPlan| Arc::clone(&plan.tls.as_ref().unwrap().config);
+    let (_, live) = bench.apply_from("plane", vec![set("b", endpoints(1)), set("b", encrypted(1))]);
+    let before = built(&live.clusters.plans[0]);
+    let (_, live) = bench.apply_from("plane", vec![set("c", endpoints(1)), set("c", encrypted(1))]);
+    assert!(Arc::ptr_eq(&before, &built(&live.clusters.plans[0])), "equal ones are one");
+
+    write("b.test");
+    let (verdicts, live) = bench.apply_from("plane", vec![set("a", encrypted(1))]);
+    assert_eq!(verdicts, ["cluster a: refreshed"]);
+    assert_eq!((live.clusters.plans.len(), live.clusters.refreshed.len()), (0, 1));
+    assert!(!Arc::ptr_eq(&before, &built(&live.clusters.refreshed[0])));
+    let (verdicts, live) = bench.apply_from("plane", vec![set("a", encrypted(2))]);
+    assert_eq!(verdicts, ["cluster a: changed"]);
+    assert_eq!((live.clusters.plans.len(), live.clusters.refreshed.len()), (1, 0));
+    // With the cluster gone, its name no longer stands in the way of a listener for datagrams.
+    let moved = vec![remove(Kind::Cluster, "a"), set("u", flow_listener(1, "a"))];
+    assert_eq!(bench.apply(moved), ["cluster a: removed", "listener u: added"]);
+}
+
+#[test]
+fn files_remove_what_they_declared_and_nothing_else() {
+    let mut bench = Bench::new();
+    let mut take = |clusters: &[&str]| {
+        let clusters: Vec<_> =
+            clusters.iter().map(|name| (*name, trees::text("127.0.0.1:1"))).collect();
+        let root = trees::map(&[("clusters", trees::map(&clusters))]);
+        let config: crate::Config = trees::bind(&root);
+        let folder = std::path::Path::new(".");
+        let input = crate::files::FilesInput { config, root, folder };
+        let (store, around, shared) = (&bench.store, &bench.around, &mut bench.shared);
+        let mut diags = Diags::new();
+        let staged = crate::files::stage_files(input, store, around, shared, bench.now, &mut diags);
+        let (_, staged) = staged.unwrap_or_else(|| panic!("{diags:?}"));
+        bench.store.commit(staged, &bench.around);
+        bench.apply(vec![set("plane", cluster()), set("plane", endpoints(1))]);
+        bench.store.names(Kind::Cluster).map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(take(&["a", "b"]), ["a", "b", "plane"]);
+    assert_eq!(take(&["b"]), ["b", "plane"]);
+}
