@@ -180,6 +180,10 @@ fn short_forms_mean_the_same_as_their_long_forms() {
                 "routes: { web: [{ rules: [{ redirect: { scheme: https } }] }] }\n\
                  clusters: { app: { endpoints: [127.0.0.1:9000, \"[::1]:9000\"] } }\n",
             ),
+            (
+                "clusters: { app: { endpoints: 127.0.0.1:9000, tls: true, health: { tcp: true }, outlier: true } }\n",
+                "clusters: { app: { endpoints: [127.0.0.1:9000], tls: {}, health: { tcp: {} }, outlier: {} } }\n",
+            ),
         ] {
             let folder = tempfile::tempdir().unwrap();
             let explain = |name: &str, text: String| {

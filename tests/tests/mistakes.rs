@@ -124,7 +124,8 @@ fn of_values() {
                 relay("").replace("[127.0.0.1:7002]", "[{ address: 127.0.0.1:7002, weight: 0 }]"),
             ),
             ("a share as a weight", rule("split: { up: 90%, ring: 10% }")),
-            ("`true` for a section", relay("tls: true")),
+            ("`true` for a section that has no defaults", beside("admin: true")),
+            ("`true` for certificates", relay("").replace("relay: up", "tls: true, relay: up")),
             ("a variable", relay("").replace("127.0.0.1:7002", "\"${UPSTREAM}\"")),
             (
                 "a variable that is text",
@@ -522,6 +523,8 @@ fn of_kinds() {
             ("a map where a single value belongs", relay("connect_timeout: { seconds: 5 }")),
             ("a list where a single value belongs", relay("balance: [random]")),
             ("`false` for a section", relay("health: false")),
+            ("`false` for a section that `none` turns off", relay("outlier: false")),
+            ("`false` for a check without settings", relay("health: { tcp: false }")),
             ("a single value for a section", relay("dns: ttl")),
             ("a list of clusters", "listeners: [{ name: a, address: 127.0.0.1:7001, relay: up }]\nclusters: [{ endpoints: [127.0.0.1:7002] }]\n".into()),
             ("settings of a check that has none", relay("health: { tcp: { port: 80 } }")),

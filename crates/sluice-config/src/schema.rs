@@ -44,6 +44,9 @@ fn of(shape: &Shape, sections: &mut BTreeMap<&'static str, Value>) -> Value {
         Shape::Either(shapes) => {
             json!({ "anyOf": shapes.iter().map(|shape| of(shape, sections)).collect::<Vec<_>>() })
         }
+        Shape::Empty => {
+            json!({ "anyOf": [{ "const": true }, { "type": "object", "maxProperties": 0 }] })
+        }
         Shape::Tagged(fields) => {
             json!({ "type": "object", "properties": properties(fields, sections), "additionalProperties": false, "maxProperties": 1 })
         }
@@ -74,10 +77,22 @@ fn section_ref(section: &SectionShape, sections: &mut BTreeMap<&'static str, Val
     json!({ "$ref": format!("#/$defs/{}", section.name) })
 }
 
+/// Whether `true` stands for a section with nothing but defaults.
+fn has_defaults(shape: &Shape) -> bool {
+    match shape {
+        Shape::Section(section) => section().fields.iter().all(|field| !field.required),
+        Shape::OrNone(inner) => has_defaults(inner),
+        _ => false,
+    }
+}
+
 fn properties(fields: &[FieldShape], sections: &mut BTreeMap<&'static str, Value>) -> Value {
     let mut properties = serde_json::Map::new();
     for field in fields {
         let mut value = of(&field.shape, sections);
+        if has_defaults(&field.shape) {
+            value = json!({ "anyOf": [value, { "const": true }] });
+        }
         if let Value::Object(value) = &mut value {
             value.insert("description".into(), field.doc.as_str().into());
             if let Some(default) = field.default {

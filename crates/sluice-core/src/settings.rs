@@ -262,11 +262,14 @@ impl<T: Setting> Setting for OrNone<T> {
         let bound = T::bind(node, at, diags);
         let zero =
             node.text().is_some_and(|text| text.trim_end_matches(char::is_alphabetic) == "0");
+        let help = match zero {
+            true => Some("`none` means unlimited"),
+            false => node.is_word("false").then_some("write `none`"),
+        };
         if bound.is_none()
-            && zero
-            && let Some(finding) = diags.last_mut()
+            && let Some((finding, help)) = diags.last_mut().zip(help)
         {
-            finding.help("`none` means unlimited");
+            finding.help(help);
         }
         bound.map(|value| Self(Some(value)))
     }
@@ -288,6 +291,9 @@ impl<T: Setting> Setting for OrNone<T> {
 pub trait ShortForm: Setting {
     /// The field that a single value sets.
     const KEY: &'static str;
+
+    /// What to write instead of `true` or `false`, where those cannot be meant as the value of that field.
+    const NOT_A_SWITCH: Option<&'static str> = None;
 }
 
 /// A section or its short form.
@@ -307,6 +313,13 @@ impl<T: ShortForm> Setting for Short<T> {
         if matches!(node.value, Value::Map(_)) {
             return T::bind(node, at, diags).map(Self);
         }
+        if let Some(help) = T::NOT_A_SWITCH
+            && (node.is_word("true") || node.is_word("false"))
+        {
+            wrong_kind(node, at, diags, &format!("a map with fields such as `{}`", T::KEY));
+            diags.last_mut()?.help(help);
+            return None;
+        }
         let entry = MapEntry { key: T::KEY.into(), key_span: node.span, node: node.clone() };
         let long = Node { value: Value::Map(vec![entry]), span: node.span };
         T::bind(&long, at, diags).map(Self)
@@ -323,7 +336,7 @@ impl<T: ShortForm> Setting for Short<T> {
     }
 }
 
-/// An empty map, for something that has no settings.
+/// An empty map or `true`, for something that has no settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Empty;
 
@@ -332,15 +345,21 @@ impl Setting for Empty {
         match &node.value {
             Value::Null => Some(Self),
             Value::Map(entries) if entries.is_empty() => Some(Self),
+            _ if node.is_word("true") => Some(Self),
+            _ if node.is_word("false") => {
+                wrong_kind(node, at, diags, "true");
+                diags.last_mut()?.help("leave the field out");
+                None
+            }
             _ => {
-                diags.error("wrong-kind", node.span, at, "this takes no settings; write {}");
+                diags.error("wrong-kind", node.span, at, "this takes no settings; write `true`");
                 None
             }
         }
     }
 
     fn shape() -> Shape {
-        Shape::Tagged(Vec::new())
+        Shape::Empty
     }
 
     fn show(&self) -> Plain {

@@ -77,6 +77,11 @@ impl Node {
         }
     }
 
+    /// Whether this is `word`, without quotes.
+    pub fn is_word(&self, word: &str) -> bool {
+        matches!(&self.value, Value::Scalar { text, quoted: false } if &**text == word)
+    }
+
     /// The entry named `key`, if this is a map that contains it.
     pub fn get(&self, key: &str) -> Option<&MapEntry> {
         match &self.value {

@@ -910,6 +910,9 @@ impl Config {
 
 impl ShortForm for Tls {
     const KEY: &'static str = "certificates";
+    const NOT_A_SWITCH: Option<&'static str> = Some(
+        "to terminate TLS, name a certificate: `tls: site.pem`; to pass TLS through, leave the field out",
+    );
 }
 
 impl ShortForm for Certificate {

@@ -96,3 +96,25 @@ fn the_shape_names_what_is_required() {
     let required: Vec<_> = shape().fields.iter().filter(|f| f.required).map(|f| f.key).collect();
     assert_eq!(required, ["colour"]);
 }
+
+crate::section! {
+    /// A thing with defaults.
+    struct Usual {
+        /// Its age.
+        pub age: Duration = "1s",
+    }
+}
+
+#[test]
+fn true_stands_for_a_section_with_its_defaults() {
+    let bind = |node: &Node| Usual::bind(node, &Path::ROOT, &mut Diags::new());
+    assert_eq!(bind(&scalar("true")), bind(&map([])));
+    assert_eq!(Empty::bind(&scalar("true"), &Path::ROOT, &mut Diags::new()), Some(Empty));
+    let quoted =
+        Node { value: Value::Scalar { text: "true".into(), quoted: true }, span: Span::default() };
+    for other in [scalar("false"), scalar("yes"), quoted] {
+        assert_eq!(bind(&other), None);
+        assert_eq!(Empty::bind(&other, &Path::ROOT, &mut Diags::new()), None);
+    }
+    assert_eq!(findings(&scalar("true")), ["thing.colour: `colour` is missing"]);
+}

@@ -188,7 +188,7 @@ fn check_cluster(
                 at.key("tls"),
                 "`protocol: http3` uses QUIC, which needs `tls`",
             )
-            .help("add `tls: {}` to verify endpoints with the system's authorities, or `tls: { ca: FILE }`");
+            .help("add `tls: true` to verify endpoints with the system's authorities, or `tls: { ca: FILE }`");
     }
     if let Some(health) = &section.health {
         let kinds = [health.tcp.is_some(), health.http.is_some(), health.grpc.is_some()];
