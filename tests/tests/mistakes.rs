@@ -126,11 +126,24 @@ fn of_values() {
             ("a share as a weight", rule("split: { up: 90%, ring: 10% }")),
             ("`true` for a section that has no defaults", beside("admin: true")),
             ("`true` for certificates", relay("").replace("relay: up", "tls: true, relay: up")),
-            ("a variable", relay("").replace("127.0.0.1:7002", "\"${UPSTREAM}\"")),
             (
-                "a variable that is text",
-                rule("match: { headers: { x-key: \"${API_KEY}\" } }, cluster: up"),
+                "a variable that is not set",
+                relay("").replace("127.0.0.1:7002", "\"${UPSTREAM}:7002\""),
             ),
+            (
+                "a variable of a secret that is not set",
+                rule("match: { headers: { x-key: { env: API_KEY } } }, cluster: up"),
+            ),
+            ("a variable without its closing brace", relay("connect_timeout: ${TIMEOUT")),
+            ("a variable with a name that is none", relay("connect_timeout: ${time-out}")),
+            ("a variable whose value is not valid", relay("connect_timeout: ${PATH}")),
+            ("a variable whose value is not among the choices", relay("balance: { env: PATH }")),
+            (
+                "a variable that names no cluster",
+                listener("relay: '${SLUICE_TEST_CLUSTER:-ghost}'"),
+            ),
+            ("a file of a secret that is missing", relay("connect_timeout: { file: timeout }")),
+            ("a folder for a secret", relay("connect_timeout: { file: . }")),
             ("a method in lower case", rule("match: { method: get }, cluster: up")),
             ("an unknown scheme", rule("redirect: { scheme: htps }")),
             (
@@ -342,13 +355,18 @@ fn correct_configurations_cause_no_warning() {
         assert!(said.contains("0 errors"), "{rule_of}: {said}");
         assert_eq!(said.contains("half-anchored"), warned, "{rule_of}: {said}");
     }
-    for (rule_of, warned) in [
+    for (rule_of, expanded) in [
         ("respond: { status: 200, body: 'let a = `${NAME}`' }", false),
-        ("filters: [{ error_pages: { pages: { 5xx: '<p>${NAME}</p>' } } }], cluster: up", false),
+        ("filters: { error_pages: { pages: { 5xx: '<p>${NAME}</p>' } } }, cluster: up", false),
+        ("match: { path: { regex: '/a${NAME}' } }, cluster: up", false),
+        ("match: { headers: { x-a: { regex: '${NAME}' } } }, cluster: up", false),
+        ("cluster: up, rewrite: { regex: { find: '/(?<NAME>.*)', replace: '/a${NAME}' } }", false),
         ("match: { path: '/${NAME}' }, cluster: up", true),
+        ("match: { path: { regex: { env: NAME } } }, cluster: up", true),
+        ("match: { path: '/$${NAME}' }, cluster: up", false),
     ] {
         let (_, said) = check(&rule(rule_of));
-        assert_eq!(said.contains("warning[variable]"), warned, "{rule_of}: {said}");
+        assert_eq!(said.contains("error[unset-variable]"), expanded, "{rule_of}: {said}");
     }
 }
 

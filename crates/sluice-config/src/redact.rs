@@ -1,9 +1,14 @@
 //! Redacts secrets in a configuration that is displayed.
 //!
-//! Owns: the single definition of a secret. Refuses to know: where it is displayed.
+//! Owns: the single definition of a secret, and what findings do not print. Refuses to know: where it is displayed.
 //! Keeps: structure and names, so that a reader sees that a field is set; only the text is removed.
 
-use sluice_core::Plain;
+use std::borrow::Cow;
+
+use sluice_core::tree::Substitution;
+use sluice_core::{Diagnostic, Plain, Value};
+
+use crate::sources::Sources;
 
 /// The replacement for a secret.
 pub const REDACTED: &str = "[redacted]";
@@ -70,6 +75,56 @@ enum Within {
 /// names or values mark them as secret, PEM private keys, and users in URLs.
 pub fn redacted(value: Plain) -> Plain {
     redact(value, Within::Section)
+}
+
+/// The value of `{ env: }` or `{ file: }` is left out of a text wherever it occurs if it has this many bytes; a shorter one
+/// is left out where it is quoted.
+const VALUE_BYTES_MIN: usize = 4;
+
+/// A finding with references in place of the values that came from outside the configuration.
+pub(crate) fn finding<'f>(finding: &'f Diagnostic, sources: &Sources) -> Cow<'f, Diagnostic> {
+    let mut shown = Cow::Borrowed(finding);
+    for (reference, text) in sources.substitutions().filter(|(_, text)| !text.is_empty()) {
+        let texts =
+            [Some(&finding.message), finding.help.as_ref(), finding.other.as_ref().map(|of| &of.1)];
+        if !texts.into_iter().flatten().any(|said| said.contains(text)) {
+            continue;
+        }
+        let shown = shown.to_mut();
+        shown.message = without(&shown.message, reference, text);
+        shown.help = shown.help.as_ref().map(|help| without(help, reference, text));
+        shown.other =
+            shown.other.as_ref().map(|(at, label)| (*at, without(label, reference, text)));
+    }
+    shown
+}
+
+/// Replaces values of `{ env: }` and `{ file: }` in the texts of a page.
+pub fn page(value: &mut serde_json::Value, sources: &Sources) {
+    match value {
+        serde_json::Value::String(said) => {
+            for (reference, text) in sources.substitutions() {
+                let secret = matches!(reference.written, Value::Map(_));
+                if secret && said == text {
+                    *said = reference.to_string();
+                } else if secret && said.contains(text) {
+                    *said = without(said, reference, text);
+                }
+            }
+        }
+        serde_json::Value::Array(items) => items.iter_mut().for_each(|item| page(item, sources)),
+        serde_json::Value::Object(fields) => {
+            fields.values_mut().for_each(|field| page(field, sources));
+        }
+        _ => {}
+    }
+}
+
+fn without(said: &str, reference: &Substitution, text: &str) -> String {
+    let written = reference.to_string();
+    let said = said.replace(&format!("`{text}`"), &format!("`{written}`"));
+    let secret = matches!(reference.written, Value::Map(_)) && text.len() >= VALUE_BYTES_MIN;
+    if secret { said.replace(text, &written) } else { said }
 }
 
 /// Whether `name` denotes a secret header, cookie, query parameter or filter setting.

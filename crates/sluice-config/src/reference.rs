@@ -13,7 +13,12 @@ pub fn markdown() -> String {
          configuration (`cargo xtask docs`); do not edit it.\n\nA field marked *one or a list* takes either. \
          Durations are written `250ms`, `5s`, `1m30s`; sizes `16KiB` or a number of bytes; rates `500/s`; \
          percentages `10%`; `none` means no limit. `true` stands \
-         for a section with nothing but defaults: `tls: true` on a cluster. Paths are relative to the configuration file.\n",
+         for a section with nothing but defaults: `tls: true` on a cluster. Paths are relative to the configuration file.\n\n\
+         `${NAME}` in a value stands for an environment variable, `${NAME:-default}` for its value or, if it is unset or \
+         empty, the default; `$${` is a literal `${`. In place of a single value, `{ env: NAME }` takes an environment \
+         variable and `{ file: PATH }` the content of a file. In regexes, their replacements and texts with \
+         %OPERATOR%s, `${` has no special meaning; `{ env: }` and `{ file: }` work there too. See \
+         [Variables and secrets](operating.md#variables-and-secrets).\n",
     );
     let mut waiting: Vec<SectionShape> = Vec::new();
     let mut done: Vec<&'static str> = Vec::new();

@@ -18,12 +18,14 @@ use crate::{Name, value};
 mod fields;
 mod macros;
 mod members;
+mod scalar;
 mod shape;
 #[cfg(test)]
 mod tests;
 
 pub use fields::{Fields, KNOWN_HERE};
 pub use members::{Members, Named};
+pub use scalar::{Verbatim, bind_scalar, bind_verbatim};
 pub use shape::{FieldShape, Plain, SectionShape, Shape};
 
 /// The path from the root of a configuration to a value, kept on the stack while binding.
@@ -88,35 +90,6 @@ pub trait Setting: Sized {
     }
 }
 
-/// Binds a single value with `parse`; `what` names the expected kind in the error if `node` is not a single value.
-pub fn bind_scalar<T>(
-    node: &Node,
-    at: &Path<'_>,
-    diags: &mut Diags,
-    what: &str,
-    parse: impl FnOnce(&str) -> Result<T, String>,
-) -> Option<T> {
-    let Some(text) = node.text() else {
-        wrong_kind(node, at, diags, what);
-        return None;
-    };
-    match parse(text) {
-        Ok(value) => Some(value),
-        Err(_) if text.contains("${") => {
-            let message = format!("`{text}` is taken literally and is not {what}");
-            diags.error("bad-value", node.span, at, message).help(NO_VARIABLES);
-            None
-        }
-        Err(message) => {
-            diags.error("bad-value", node.span, at, message);
-            None
-        }
-    }
-}
-
-/// The help for a variable in a configuration.
-pub const NO_VARIABLES: &str = "variables are not substituted; write the value, or generate the file with a tool such as envsubst";
-
 /// Adds the error that `node` is not of the kind named by `what`.
 pub fn wrong_kind(node: &Node, at: &Path<'_>, diags: &mut Diags, what: &str) {
     diags.error("wrong-kind", node.span, at, format!("expected {what}, found {}", node.kind()));
@@ -129,9 +102,9 @@ pub fn entries_of<'n>(
     diags: &mut Diags,
     what: &str,
 ) -> Option<&'n [MapEntry]> {
-    match &node.value {
-        Value::Map(entries) => Some(entries),
-        Value::Null => Some(&[]),
+    match (&node.value, node.entries()) {
+        (_, Some(entries)) => Some(entries),
+        (Value::Null, _) => Some(&[]),
         _ => {
             wrong_kind(node, at, diags, what);
             None
@@ -549,22 +522,7 @@ impl Setting for Node {
     }
 
     fn show(&self) -> Plain {
-        match &self.value {
-            Value::Null => Plain::Null,
-            Value::Scalar { text, .. } => Plain::Text(text.to_string()),
-            Value::List(items) => Plain::List(items.iter().map(Setting::show).collect()),
-            Value::Map(entries) => {
-                let shown = entries.iter().map(|e| (e.key.to_string(), e.node.show()));
-                Plain::Map(shown.collect())
-            }
-        }
-    }
-}
-
-impl PartialEq for Node {
-    /// Equal if the values are the same, regardless of position.
-    fn eq(&self, other: &Self) -> bool {
-        self.show() == other.show()
+        self.value.as_written()
     }
 }
 

@@ -32,7 +32,7 @@ impl<'a> Fields<'a> {
         known: &[&str],
     ) -> Option<Self> {
         let entries: &[MapEntry] = match &node.value {
-            Value::Map(entries) => entries,
+            _ if node.entries().is_some() => node.entries().unwrap_or_default(),
             Value::Null => &[],
             _ if node.is_word("true") => &[],
             _ => {

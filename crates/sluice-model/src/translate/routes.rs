@@ -316,8 +316,10 @@ fn path_rewrite(
             None
         }
         (None, Some(prefix), None) => Some(Some(PathRewrite::Prefix(prefix.clone()))),
-        (None, None, Some(rewrite)) => match regexes::anywhere(&rewrite.find) {
-            Ok(regex) => Some(Some(PathRewrite::Regex(Box::new((regex, rewrite.replace.clone()))))),
+        (None, None, Some(rewrite)) => match regexes::anywhere(&rewrite.find.0) {
+            Ok(regex) => {
+                Some(Some(PathRewrite::Regex(Box::new((regex, rewrite.replace.0.clone())))))
+            }
             Err(message) => {
                 diags.error("bad-value", span, at.key("regex"), message);
                 None

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use sluice_admin::{AdminSource, Page, Question, Selection};
-use sluice_config::{explain, load_sources};
+use sluice_config::{explain, load_sources, redact};
 use sluice_core::clock::rfc3339;
 use sluice_core::limits::Limit;
 use sluice_core::settings::suggest_word;
@@ -56,7 +56,7 @@ impl AdminSource for Pages {
                 Page::Listeners => control.listeners().await,
                 Page::Config => vec![control.config().await],
                 Page::Connections => control.connections(selection).await?,
-                Page::Routes => routes::list(&control.store.borrow()),
+                Page::Routes => control.without_secrets(routes::list(&control.store.borrow())),
                 Page::Resources => resources::list(&control.store.borrow()),
                 Page::Runtime => {
                     runtime::list(&control.builder.around.runtime, &control.store.borrow())
@@ -148,6 +148,13 @@ impl Control {
         by_name.into_iter().map(item).collect()
     }
 
+    /// The items of a page with references in place of values that came from outside the configuration.
+    fn without_secrets(&self, mut items: Vec<Value>) -> Vec<Value> {
+        let in_force = self.in_force.borrow();
+        items.iter_mut().for_each(|item| redact::page(item, &in_force.sources));
+        items
+    }
+
     async fn config(&self) -> Value {
         // The sections are not kept: they are read again for this page.
         let (sources, folder) = {
@@ -156,7 +163,8 @@ impl Control {
         };
         let show = move || {
             let loaded = load_sources(&sources, &folder);
-            loaded.config.map_or(Value::Null, |config| explain::json(&config))
+            let read = loaded.config.zip(loaded.root);
+            read.map_or(Value::Null, |(config, root)| explain::config_json(&config, &root))
         };
         let config = tokio::task::spawn_blocking(show).await.unwrap_or_default();
         let in_force = self.in_force.borrow();
