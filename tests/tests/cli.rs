@@ -165,6 +165,14 @@ fn short_forms_mean_the_same_as_their_long_forms() {
             "{ address: 127.0.0.1:7001, tls: site.pem, http: web }",
             "{ name: 127.0.0.1-7001, address: 127.0.0.1:7001, tls: { certificates: [{ cert: site.pem }] }, http: web }",
         ),
+        (
+            "{ name: a, address: 127.0.0.1:7001, relay: 127.0.0.1:1 }",
+            "{ name: a, address: 127.0.0.1:7001, relay: { endpoints: [{ address: 127.0.0.1:1 }] } }",
+        ),
+        (
+            "{ name: a, address: 127.0.0.1:7001, chains: { relay: [127.0.0.1:1, app.internal:2] } }",
+            "{ name: a, address: 127.0.0.1:7001, chains: [{ relay: { endpoints: [127.0.0.1:1, app.internal:2] } }] }",
+        ),
     ]
     .map(|(short, long)| (format!("listeners: [{short}]\n"), format!("listeners: [{long}]\n")))
     {

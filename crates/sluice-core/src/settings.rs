@@ -265,6 +265,14 @@ pub trait ShortForm: Setting {
     /// The field that a single value sets.
     const KEY: &'static str;
 
+    /// Another field that a short form may set; `key` decides.
+    const OTHER_KEY: Option<&'static str> = None;
+
+    /// The field that the short form `node` sets.
+    fn key(_node: &Node) -> &'static str {
+        Self::KEY
+    }
+
     /// What to write instead of `true` or `false`, where those cannot be meant as the value of that field.
     const NOT_A_SWITCH: Option<&'static str> = None;
 }
@@ -293,15 +301,16 @@ impl<T: ShortForm> Setting for Short<T> {
             diags.last_mut()?.help(help);
             return None;
         }
-        let entry = MapEntry { key: T::KEY.into(), key_span: node.span, node: node.clone() };
+        let entry = MapEntry { key: T::key(node).into(), key_span: node.span, node: node.clone() };
         let long = Node { value: Value::Map(vec![entry]), span: node.span };
         T::bind(&long, at, diags).map(Self)
     }
 
     fn shape() -> Shape {
         let Shape::Section(section) = T::shape() else { return T::shape() };
-        let short = section().fields.into_iter().find(|field| field.key == T::KEY);
-        Shape::Either(short.map(|field| field.shape).into_iter().chain([T::shape()]).collect())
+        let keys = [Some(T::KEY), T::OTHER_KEY];
+        let short = section().fields.into_iter().filter(|field| keys.contains(&Some(field.key)));
+        Shape::Either(short.map(|field| field.shape).chain([T::shape()]).collect())
     }
 
     fn show(&self) -> Plain {

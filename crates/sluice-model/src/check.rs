@@ -168,7 +168,7 @@ pub fn admin(config: &Config, diags: &mut Diags) {
 /// Warns of clusters and routes without effect, and of a configuration without listeners.
 pub fn unused(config: &Config, diags: &mut Diags) {
     let relayed = config.listeners.iter().flat_map(|listener| relays_of(listener));
-    let relayed = relayed.map(|relay| &relay.cluster.value);
+    let relayed = relayed.filter_map(|relay| Some(&relay.cluster.as_ref()?.value));
     let routed = clusters_of_routes(config).map(|name| &name.value);
     let used: HashSet<&Name> = relayed.chain(routed).collect();
     let rules = || config.routes.iter().flat_map(|(_, hosts)| hosts.iter());
