@@ -170,6 +170,10 @@ fn short_forms_mean_the_same_as_their_long_forms() {
             "{ name: a, address: 127.0.0.1:7001, relay: { endpoints: [{ address: 127.0.0.1:1 }] } }",
         ),
         (
+            "{ address: 127.0.0.1:7001, redirect: https }",
+            "{ name: 127.0.0.1-7001, address: [127.0.0.1:7001], redirect: \"https\" }",
+        ),
+        (
             "{ name: a, address: 127.0.0.1:7001, chains: { relay: [127.0.0.1:1, app.internal:2] } }",
             "{ name: a, address: 127.0.0.1:7001, chains: [{ relay: { endpoints: [127.0.0.1:1, app.internal:2] } }] }",
         ),

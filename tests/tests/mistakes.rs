@@ -541,6 +541,15 @@ fn of_kinds() {
             ("a map where a single value belongs", relay("connect_timeout: { seconds: 5 }")),
             ("a list where a single value belongs", relay("balance: [random]")),
             ("`false` for a section", relay("health: false")),
+            ("a redirect to plain HTTP", listener("redirect: http")),
+            ("a redirect with a path", listener("redirect: 'https://a.test/x'")),
+            ("a redirect beside a relay", listener("redirect: https, relay: up")),
+            ("a redirect to itself", listener("redirect: https, tls: a.pem")),
+            ("a redirect of datagrams", flows("redirect: https")),
+            (
+                "a redirect whose routes have the name of others",
+                listener("redirect: https") + "routes: { a.redirect: { cluster: up } }\n",
+            ),
             ("a relay to nothing", listener("relay: {}")),
             ("a relay to no endpoints", listener("relay: []")),
             (

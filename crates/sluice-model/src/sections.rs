@@ -25,10 +25,12 @@ use sluice_upstream::Balance;
 
 pub mod http;
 pub mod log_format;
+pub mod redirect;
 pub mod routes;
 
 pub use http::Http;
 pub use log_format::LogFormat;
+pub use redirect::HttpsRedirect;
 pub use routes::{HostOrRule, RuntimeSection, VirtualHost};
 
 section! {
@@ -97,6 +99,9 @@ section! {
         pub relay: Option<Spanned<Short<Relay>>>,
         /// Short form of a single chain: serve HTTP.
         pub http: Option<Spanned<Short<Http>>>,
+        /// Short form of a single chain that redirects every HTTP request (308) to the same host and path with `https`,
+        /// on its default port. The route table is `LISTENER.redirect` in logs, metrics and admin pages.
+        pub redirect: Option<Spanned<HttpsRedirect>>,
         /// The filter chains; the most specific match wins.
         pub chains: Members<Chain>,
         /// Accept QUIC on the UDP port of the same number: chains with `tls` and `http` also serve HTTP/3, which is

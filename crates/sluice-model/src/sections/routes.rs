@@ -45,6 +45,12 @@ impl HostOrRule {
     /// The keys that only a rule has and that say what it does.
     const ACTIONS: [&'static str; 5] =
         ["cluster", "cluster_header", "split", "redirect", "respond"];
+
+    /// A virtual host for any host with a single rule.
+    pub fn of_rule(rule: Spanned<Rule>) -> Self {
+        let filters = Overrides::default();
+        Self(VirtualHost { hosts: Vec::new(), filters, rules: Members::one(rule) })
+    }
 }
 
 impl Setting for HostOrRule {
@@ -54,9 +60,7 @@ impl Setting for HostOrRule {
         if !is_rule {
             return VirtualHost::bind(node, at, diags).map(Self);
         }
-        let rule = Spanned::<Rule>::bind(node, at, diags)?;
-        let filters = Overrides::absent()?;
-        Some(Self(VirtualHost { hosts: Vec::new(), filters, rules: Members::one(rule) }))
+        Spanned::<Rule>::bind(node, at, diags).map(Self::of_rule)
     }
 
     fn shape() -> Shape {

@@ -28,7 +28,8 @@ impl Context<'_> {
         // The options of rules that set none are one allocation.
         let usual = Arc::default();
         for (name, section) in routes.iter() {
-            let at = at.key(name);
+            let inline = self.inline.get(&(Kind::Routes, Arc::clone(name)));
+            let at = inline.map_or_else(|| at.key(name), |place| Path::ROOT.key(place));
             if let Some(table) = table(section, &usual, &at, diags) {
                 let from = Provenance::File { at: at.to_string().into(), moved: moved(section) };
                 all.updates.push(Update::set(name, Resource::Routes(Arc::new(table)), from));
