@@ -138,7 +138,9 @@ fn several_files_form_one_configuration() {
 
 #[test]
 fn explain_output_is_equivalent_to_its_input() {
-    for name in ["database.yaml", "mixed-port.yaml", "udp-affinity.yaml", "passthrough.yaml"] {
+    for name in
+        ["database.yaml", "mixed-port.yaml", "udp-affinity.yaml", "passthrough.yaml", "web.yaml"]
+    {
         let path = format!("{}/../config/{name}", env!("CARGO_MANIFEST_DIR"));
         let long = out(&sluice(&["explain", &path]));
         let folder = tempfile::tempdir().unwrap();
@@ -191,6 +193,11 @@ fn short_forms_mean_the_same_as_their_long_forms() {
                  clusters: { app: [127.0.0.1:9000, \"[::1]:9000\"] }\n",
                 "routes: { web: [{ rules: [{ redirect: { scheme: https } }] }] }\n\
                  clusters: { app: { endpoints: [127.0.0.1:9000, \"[::1]:9000\"] } }\n",
+            ),
+            (
+                "routes: { web: { split: { a: 95%, b: 5% } } }\nclusters: { a: 127.0.0.1:9000, b: 127.0.0.1:9001 }\n",
+                "routes: { web: [{ rules: [{ split: { a: { weight: 95% }, b: { weight: 5% } } }] }] }\n\
+                 clusters: { a: { endpoints: 127.0.0.1:9000 }, b: { endpoints: 127.0.0.1:9001 } }\n",
             ),
             (
                 "clusters: { app: { endpoints: 127.0.0.1:9000, tls: true, health: { tcp: true }, outlier: true } }\n",

@@ -123,7 +123,10 @@ fn of_values() {
                 "a weight of zero",
                 relay("").replace("[127.0.0.1:7002]", "[{ address: 127.0.0.1:7002, weight: 0 }]"),
             ),
-            ("a share as a weight", rule("split: { up: 90%, ring: 10% }")),
+            ("shares of less than everything", rule("split: { up: 90%, ring: 5% }")),
+            ("shares of more than everything", rule("split: { up: 95%, ring: { weight: 10% } }")),
+            ("a share and a weight", rule("split: { up: 95%, ring: 5 }")),
+            ("a share that is no percentage", rule("split: { up: 99.5%, ring: 0.5% }")),
             ("`true` for a section that has no defaults", beside("admin: true")),
             ("`true` for certificates", relay("").replace("relay: up", "tls: true, relay: up")),
             (

@@ -84,7 +84,7 @@ section! {
         pub cluster: Option<Spanned<Name>>,
         /// Forward to the cluster named by this header.
         pub cluster_header: Option<FieldName>,
-        /// Split traffic among clusters by weight (canary releases): `split: { web: 95, canary: 5 }`.
+        /// Split traffic among clusters (canary releases), in percent or by weight: `split: { web: 95%, canary: 5% }`.
         pub split: Option<Spanned<Shares>>,
         /// Redirect the client.
         pub redirect: Option<Spanned<Redirect>>,
@@ -625,10 +625,54 @@ pub struct Shares(pub Vec<(Spanned<Name>, Share)>);
 section! {
     /// A cluster's share. The short form is its weight.
     pub struct Share {
-        /// The weight if the runtime value is not set.
-        pub weight: u64,
-        /// The runtime value that overrides the weight.
+        /// The share if the runtime value is not set: in percent, which add up to 100% over all clusters, or a weight in
+        /// relation to the others'.
+        pub weight: ShareWeight,
+        /// The runtime value that overrides the weight: a number, in percent if the shares are.
         pub runtime: Option<String>,
+    }
+}
+
+/// The weight of a share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ShareWeight {
+    /// In relation to the others.
+    Relative(u64),
+    /// Of a hundred.
+    Percent(Percent),
+}
+
+impl ShareWeight {
+    /// The number.
+    pub fn value(self) -> u64 {
+        match self {
+            Self::Relative(weight) => weight,
+            Self::Percent(percent) => percent.0.into(),
+        }
+    }
+}
+
+impl Setting for ShareWeight {
+    fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
+        if node.text().is_some_and(|text| text.ends_with('%')) {
+            let percent = Percent::bind(node, at, diags);
+            if percent.is_none() {
+                diags.last_mut()?.help("for finer shares, write weights such as 995 and 5");
+            }
+            return percent.map(Self::Percent);
+        }
+        u64::bind(node, at, diags).map(Self::Relative)
+    }
+
+    fn shape() -> Shape {
+        Shape::Either(vec![Percent::shape(), u64::shape()])
+    }
+
+    fn show(&self) -> Plain {
+        match self {
+            Self::Relative(weight) => weight.show(),
+            Self::Percent(percent) => percent.show(),
+        }
     }
 }
 
@@ -638,7 +682,7 @@ impl ShortForm for Share {
 
 impl Setting for Shares {
     fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
-        let entries = entries_of(node, at, diags, "a map of clusters to weights")?;
+        let entries = entries_of(node, at, diags, "a map of clusters to shares")?;
         if entries.is_empty() {
             diags.error("missing-field", node.span, at, "a split needs at least one cluster");
             return None;

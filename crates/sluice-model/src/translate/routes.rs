@@ -186,7 +186,7 @@ fn action(rule: &Spanned<sections::Rule>, at: &Path<'_>, diags: &mut Diags) -> O
     if let Some(split) = &rule.split {
         let share = |(cluster, share): &(Spanned<Name>, sections::Share)| Share {
             cluster: cluster.value.clone(),
-            weight: share.weight,
+            weight: share.weight.value(),
             runtime: share.runtime.clone(),
         };
         return Some(Action::Split(split.0.iter().map(share).collect()));
