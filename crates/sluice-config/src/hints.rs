@@ -1,6 +1,7 @@
 //! Better help for findings made while a configuration is read.
 //!
-//! Owns: where a misplaced field belongs, and files of other proxies. Refuses to know: what sections mean; it asks their shapes. Keeps: a hint is only given if one place fits.
+//! Owns: where a misplaced field belongs, and files of other proxies. Refuses to know: what sections mean; it asks
+//! their shapes. Keeps: a hint is only given if one place fits.
 
 use sluice_core::settings::{KNOWN_HERE, SectionShape};
 use sluice_core::{Diagnostic, Diags, Setting as _, Shape};
@@ -32,7 +33,7 @@ const OTHER_PROXIES: &[(&str, &str)] = &[
     ("server", "nginx"),
 ];
 
-/// Completes findings.
+/// Completes findings about unknown fields.
 pub fn complete(diags: &mut Diags) {
     for finding in diags.iter_mut().filter(|finding| finding.code == "unknown-field") {
         if finding.help.as_deref().is_some_and(|help| help.starts_with(KNOWN_HERE))

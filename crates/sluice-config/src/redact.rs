@@ -77,9 +77,9 @@ pub fn redacted(value: Plain) -> Plain {
     redact(value, Within::Section)
 }
 
-/// The value of `{ env: }` or `{ file: }` is left out of a text wherever it occurs if it has this many bytes; a shorter one
-/// is left out where it is quoted.
-const VALUE_BYTES_MIN: usize = 4;
+/// The value of `{ env: }` or `{ file: }` is left out of a text wherever it occurs if it has this many bytes; a shorter one,
+/// which may be a word of the text, where it is quoted.
+const VALUE_BYTES_MIN: usize = 8;
 
 /// A finding with references in place of the values that came from outside the configuration.
 pub(crate) fn finding<'f>(finding: &'f Diagnostic, sources: &Sources) -> Cow<'f, Diagnostic> {
@@ -99,22 +99,23 @@ pub(crate) fn finding<'f>(finding: &'f Diagnostic, sources: &Sources) -> Cow<'f,
     shown
 }
 
-/// Replaces values of `{ env: }` and `{ file: }` in the texts of a page.
-pub fn page(value: &mut serde_json::Value, sources: &Sources) {
+/// Replaces values of `{ env: }` and `{ file: }` in the texts of a part of a page.
+pub fn references(value: &mut serde_json::Value, sources: &Sources) {
     match value {
         serde_json::Value::String(said) => {
-            for (reference, text) in sources.substitutions() {
-                let secret = matches!(reference.written, Value::Map(_));
-                if secret && said == text {
+            for (reference, text) in sources.substitutions().filter(|(_, text)| !text.is_empty()) {
+                if said == text && matches!(reference.written, Value::Map(_)) {
                     *said = reference.to_string();
-                } else if secret && said.contains(text) {
+                } else if said.contains(text) {
                     *said = without(said, reference, text);
                 }
             }
         }
-        serde_json::Value::Array(items) => items.iter_mut().for_each(|item| page(item, sources)),
+        serde_json::Value::Array(items) => {
+            items.iter_mut().for_each(|item| references(item, sources));
+        }
         serde_json::Value::Object(fields) => {
-            fields.values_mut().for_each(|field| page(field, sources));
+            fields.values_mut().for_each(|field| references(field, sources));
         }
         _ => {}
     }

@@ -11,6 +11,7 @@ use sluice_model::Config;
 pub fn schema() -> Value {
     let mut sections = BTreeMap::new();
     let root = of(&Config::shape(), &mut sections);
+    sections.insert(REFERENCE, reference());
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Sluice configuration",
@@ -22,15 +23,17 @@ pub fn schema() -> Value {
 fn of(shape: &Shape, sections: &mut BTreeMap<&'static str, Value>) -> Value {
     // Text may be written as a number where YAML reads it as one.
     match shape {
-        Shape::Text { what, example } => {
-            json!({ "type": ["string", "integer"], "description": what, "examples": [example] })
+        Shape::Text { what, example } => or_reference(
+            json!({ "type": ["string", "integer"], "description": what, "examples": [example] }),
+        ),
+        Shape::Bool => or_reference(json!({ "type": "boolean" })),
+        Shape::Count { min, max } => {
+            or_reference(json!({ "type": "integer", "minimum": min, "maximum": max }))
         }
-        Shape::Bool => json!({ "type": "boolean" }),
-        Shape::Count { min, max } => json!({ "type": "integer", "minimum": min, "maximum": max }),
         Shape::Choice(words) => {
             let options =
                 words.iter().map(|(word, doc)| json!({ "const": word, "description": doc.trim() }));
-            json!({ "oneOf": options.collect::<Vec<_>>() })
+            or_reference(json!({ "oneOf": options.collect::<Vec<_>>() }))
         }
         Shape::Section(section) => section_ref(&section(), sections),
         Shape::OneOrMany(item) => {
@@ -55,6 +58,22 @@ fn of(shape: &Shape, sections: &mut BTreeMap<&'static str, Value>) -> Value {
         }
         Shape::Any => json!({}),
     }
+}
+
+/// A single value, or a reference in its place.
+fn or_reference(value: Value) -> Value {
+    json!({ "anyOf": [value, { "$ref": format!("#/$defs/{REFERENCE}") }] })
+}
+
+const REFERENCE: &str = "Reference";
+
+/// A reference to a value from outside the configuration.
+fn reference() -> Value {
+    let map = |key: &str| json!({ "type": "object", "properties": { key: { "type": "string" } }, "required": [key], "additionalProperties": false });
+    json!({
+        "description": "A value from an environment variable or a file.",
+        "anyOf": [{ "type": "string", "pattern": "\\$\\{" }, map("env"), map("file")],
+    })
 }
 
 fn section_ref(section: &SectionShape, sections: &mut BTreeMap<&'static str, Value>) -> Value {

@@ -8,19 +8,21 @@ use sluice_core::{Node, Plain, Value};
 
 /// Replaces the values in a long form that were written as references in `root`.
 pub(crate) fn as_written(value: Plain, root: &Node) -> Plain {
-    restore(value, &At { node: root, exact: true })
+    restore(value, &WrittenAt { node: root, exact: true })
 }
 
 /// Where a value of the long form was written.
-struct At<'a> {
+struct WrittenAt<'a> {
     node: &'a Node,
     /// Whether `node` is the value itself. If not, the value comes from a short form or is a default beside it.
     exact: bool,
 }
 
-fn restore(value: Plain, at: &At<'_>) -> Plain {
+fn restore(value: Plain, at: &WrittenAt<'_>) -> Plain {
     let Value::Substituted(of) = &at.node.value else { return within(value, at) };
-    let stands_for = |shown: &str| at.exact || of.text.as_deref().is_ok_and(|text| text == shown);
+    // A map with the key `env` or `file` that is no reference.
+    let Ok(text) = &of.text else { return within(value, at) };
+    let stands_for = |shown: &str| at.exact || **text == *shown;
     let replace = match &value {
         Plain::Null => false,
         Plain::Bool(value) => stands_for(&value.to_string()),
@@ -36,7 +38,7 @@ fn restore(value: Plain, at: &At<'_>) -> Plain {
     if replace { at.node.value.as_written() } else { within(value, at) }
 }
 
-fn within(value: Plain, at: &At<'_>) -> Plain {
+fn within(value: Plain, at: &WrittenAt<'_>) -> Plain {
     match value {
         Plain::List(items) => {
             let written = match &at.node.value {
@@ -45,7 +47,9 @@ fn within(value: Plain, at: &At<'_>) -> Plain {
                 _ => None,
             };
             let item = |(index, item): (usize, Plain)| match written {
-                Some(written) => restore(item, &At { node: &written[index], exact: at.exact }),
+                Some(written) => {
+                    restore(item, &WrittenAt { node: &written[index], exact: at.exact })
+                }
                 None => restore(item, at),
             };
             Plain::List(items.into_iter().enumerate().map(item).collect())
@@ -53,12 +57,14 @@ fn within(value: Plain, at: &At<'_>) -> Plain {
         Plain::Map(fields) => {
             let field = |(key, value): (String, Plain)| {
                 let restored = match at.node.get(&key) {
-                    Some(entry) => restore(value, &At { node: &entry.node, exact: at.exact }),
+                    Some(entry) => {
+                        restore(value, &WrittenAt { node: &entry.node, exact: at.exact })
+                    }
                     // A short form: the value of one of the fields, or the fields of a list's only member.
                     None if !matches!(at.node.value, Value::Map(_))
                         || LEFT_OUT.contains(&&*key) =>
                     {
-                        restore(value, &At { node: at.node, exact: false })
+                        restore(value, &WrittenAt { node: at.node, exact: false })
                     }
                     None => value,
                 };

@@ -235,9 +235,10 @@ impl<T: Setting> Setting for OrNone<T> {
         let bound = T::bind(node, at, diags);
         let zero =
             node.text().is_some_and(|text| text.trim_end_matches(char::is_alphabetic) == "0");
-        let help = match zero {
-            true => Some("`none` means unlimited"),
-            false => node.is_word("false").then_some("write `none`"),
+        let help = if zero {
+            Some("`none` means unlimited")
+        } else {
+            node.is_word("false").then_some("write `none`")
         };
         if bound.is_none()
             && let Some((finding, help)) = diags.last_mut().zip(help)

@@ -173,19 +173,22 @@ impl Node {
     }
 }
 
-/// Equal if the values are the same, regardless of position and of where they come from.
+/// Equal if the values are the same, regardless of position and quotes. References are the same if they are written in
+/// the same way and stand for the same text.
 impl PartialEq for Node {
     fn eq(&self, other: &Self) -> bool {
-        if let (Some(mine), Some(theirs)) = (self.text(), other.text()) {
-            return mine == theirs;
-        }
         match (&self.value, &other.value) {
             (Value::Null, Value::Null) => true,
+            (Value::Scalar { text: mine, .. }, Value::Scalar { text: theirs, .. }) => {
+                mine == theirs
+            }
             (Value::List(mine), Value::List(theirs)) => mine == theirs,
-            _ => match (self.entries(), other.entries()) {
-                (Some(mine), Some(theirs)) => mine == theirs,
-                _ => false,
-            },
+            (Value::Map(mine), Value::Map(theirs)) => mine == theirs,
+            (Value::Substituted(mine), Value::Substituted(theirs)) => {
+                mine.text.as_deref().ok() == theirs.text.as_deref().ok()
+                    && mine.written.as_written() == theirs.written.as_written()
+            }
+            _ => false,
         }
     }
 }

@@ -11,10 +11,10 @@ use sluice_core::settings::{Members, Short};
 use sluice_core::value::Authority;
 use sluice_core::{Diags, Name, Node, Path, Setting, Span, Spanned, Value};
 
+use crate::chains::chain_name;
 use crate::model::Kind;
 use crate::sections::routes::{Redirect, Rule, Scheme};
 use crate::sections::{Cluster, Config, HostOrRule, Http, HttpsRedirect, Relay};
-use crate::translate::chain_name;
 
 /// Where the resources are written that have no section of their own, as paths.
 pub(crate) type InlinePlaces = HashMap<(Kind, Name), String>;
@@ -63,7 +63,7 @@ fn clusters(config: &mut Config, places: &mut InlinePlaces, diags: &mut Diags) {
             let message = format!(
                 "the endpoints of this relay form the cluster `{name}`, but there is another one"
             );
-            let finding = diags.error("duplicate-name", span, &at, message);
+            let finding = diags.error("duplicate-name", span, at, message);
             finding
                 .help("give the listener or the chain another name, or relay to a cluster by name");
             if let Some(other) = config.clusters.get(&name) {
@@ -93,7 +93,7 @@ fn routes(config: &mut Config, places: &mut InlinePlaces, diags: &mut Diags) {
         if let (Some(tls), None) = (&listener.tls, &redirect.host) {
             let message = "this listener terminates TLS, so the redirect leads back to it";
             diags
-                .error("short-and-long", redirect.span, &at, message)
+                .error("short-and-long", redirect.span, at, message)
                 .other(tls.span, "TLS is terminated here")
                 .help("move it to the listener for plain HTTP, or name another host: `redirect: https://HOST`");
         }
@@ -102,7 +102,7 @@ fn routes(config: &mut Config, places: &mut InlinePlaces, diags: &mut Diags) {
         listener.http = served_by(&name, span);
         if config.routes.names().any(|other| *other == name) {
             let message = format!("this redirect forms the routes `{name}`, but there are others");
-            let finding = diags.error("duplicate-name", span, &at, message);
+            let finding = diags.error("duplicate-name", span, at, message);
             finding.help("give the listener or the routes another name");
             if let Some(other) = config.routes.get(&name) {
                 finding.other(other.span, "the other ones");

@@ -21,8 +21,6 @@ mod quic;
 pub mod routes;
 mod tls;
 
-pub(crate) use listeners::chain_name;
-
 /// The resources of a configuration.
 #[derive(Debug, Default)]
 pub struct Translated {

@@ -65,7 +65,8 @@ fn a_file_is_read_once_and_loses_one_line_break() {
     };
     write("secret", b"word\n\n");
     write("latin1", b"\xe9");
-    write("large", &vec![b'a'; VALUE_BYTES_MAX as usize + 1]);
+    let max = usize::try_from(VALUE_BYTES_MAX).expect("it fits into memory");
+    write("large", &vec![b'a'; max + 1]);
     let text = "a: [{ file: secret }, { file: secret }, { file: latin1 }, { file: large }, { file: . }, { file: none }]\n";
     let (root, sources) = read(text, folder.path());
     let items = root.get("a").expect("a field").node.items();

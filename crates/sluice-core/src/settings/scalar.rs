@@ -37,7 +37,9 @@ pub fn bind_scalar<T>(
         None => diags.error("bad-value", node.span, at, message),
         Some(reference) => {
             let message = format!("expected {what}; the value of `{reference}` is not valid here");
-            diags.error("bad-value", node.span, at, message)
+            diags
+                .error("bad-value", node.span, at, message)
+                .help("change the variable or the content of the file")
         }
     };
     None

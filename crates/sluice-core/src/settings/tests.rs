@@ -1,4 +1,5 @@
 use super::*;
+use crate::tree::{Substitution, SubstitutionError};
 
 crate::choice! {
     /// A colour.
@@ -117,4 +118,19 @@ fn true_stands_for_a_section_with_its_defaults() {
         assert_eq!(Empty::bind(&other, &Path::ROOT, &mut Diags::new()), None);
     }
     assert_eq!(findings(&scalar("true")), ["thing.colour: `colour` is missing"]);
+}
+
+#[test]
+fn a_reference_equals_itself_until_it_stands_for_something_else() {
+    let reference = |text: Option<&str>| {
+        let written = Value::Scalar { text: "${X}".into(), quoted: false };
+        let error = SubstitutionError { code: "unset-variable", message: "".into(), help: "" };
+        let text = text.map(Into::into).ok_or(error);
+        let value = Value::Substituted(Substitution { written, text }.into());
+        Node { value, span: Span::default() }
+    };
+    assert_eq!(reference(Some("a")), reference(Some("a")));
+    assert_ne!(reference(Some("a")), reference(Some("b")));
+    assert_eq!(reference(None), reference(None), "a literal text, where no variables are expanded");
+    assert_ne!(reference(None), reference(Some("a")));
 }

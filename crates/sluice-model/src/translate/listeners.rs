@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use sluice_core::settings::{Members, Short};
-use sluice_core::{Diags, ListenAddress, Name, Path, Spanned};
+use sluice_core::{Diags, ListenAddress, Path, Spanned};
 use sluice_l4::{Hash, OnTimeout, ProxyAccept, ProxyPlan, RelayOptions};
 
 use super::{Context, Translated, filters};
-use crate::chains::{ChainPlace, check_handler, check_possible, criteria};
+use crate::chains::{ChainPlace, chain_name, check_handler, check_possible, criteria};
 use crate::check::{self, Handles};
 use crate::compile::chain_table;
 use crate::model::listener::{
@@ -349,15 +349,6 @@ fn moved(listener: &Listener) -> Vec<(String, String)> {
         }
     }
     moved
-}
-
-/// The name of a chain in logs and metrics.
-pub(crate) fn chain_name(index: usize, name: Option<&Name>, matches: bool) -> Name {
-    match name {
-        Some(name) => Arc::clone(name),
-        None if !matches => "default".into(),
-        None => format!("chain{index}").into(),
-    }
 }
 
 fn proxy_plan(section: &sections::ProxyProtocol) -> ProxyPlan {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use sluice_admin::{AdminSource, Page, Question, Selection};
-use sluice_config::{explain, load_sources, redact};
+use sluice_config::{explain, load_sources};
 use sluice_core::clock::rfc3339;
 use sluice_core::limits::Limit;
 use sluice_core::settings::suggest_word;
@@ -56,7 +56,9 @@ impl AdminSource for Pages {
                 Page::Listeners => control.listeners().await,
                 Page::Config => vec![control.config().await],
                 Page::Connections => control.connections(selection).await?,
-                Page::Routes => control.without_secrets(routes::list(&control.store.borrow())),
+                Page::Routes => {
+                    routes::list(&control.store.borrow(), &control.in_force.borrow().sources)
+                }
                 Page::Resources => resources::list(&control.store.borrow()),
                 Page::Runtime => {
                     runtime::list(&control.builder.around.runtime, &control.store.borrow())
@@ -146,13 +148,6 @@ impl Control {
             json!({ "name": name, "addresses": addresses, "chains": chains, "connections_active": active })
         };
         by_name.into_iter().map(item).collect()
-    }
-
-    /// The items of a page with references in place of values that came from outside the configuration.
-    fn without_secrets(&self, mut items: Vec<Value>) -> Vec<Value> {
-        let in_force = self.in_force.borrow();
-        items.iter_mut().for_each(|item| redact::page(item, &in_force.sources));
-        items
     }
 
     async fn config(&self) -> Value {
