@@ -392,7 +392,7 @@ fn connections_show_the_requests_in_flight_with_their_bytes() {
 }
 
 #[test]
-fn values_from_outside_are_shown_as_references_everywhere() {
+fn values_from_outside_are_shown_as_placeholders_everywhere() {
     let kit = Sluice::new().expect_warning("reload failed");
     std::fs::write(kit.folder().join("key"), "secret-one\n").unwrap();
     std::fs::write(kit.folder().join("path"), "/secret-two").unwrap();
@@ -418,7 +418,7 @@ clusters: { app: { endpoints: "127.0.0.1:${SLUICE_TEST_UNSET:-1}", connect_timeo
         tools::must(command.args(["explain", "-c"]).arg(path))
     };
     let explained = explain();
-    for (what, text, references) in [
+    for (what, text, placeholders) in [
         ("explain", explained.clone(), 5),
         ("/config", sluice.page("/config?format=json").1, 5),
         ("/routes", sluice.page("/routes?format=json").1, 2),
@@ -426,7 +426,7 @@ clusters: { app: { endpoints: "127.0.0.1:${SLUICE_TEST_UNSET:-1}", connect_timeo
     ] {
         assert!(!text.contains("secret-"), "{what} shows a secret:\n{text}");
         let seen = text.matches("file").count();
-        assert!(seen >= references, "{what} shows {seen} references:\n{text}");
+        assert!(seen >= placeholders, "{what} shows {seen} placeholders:\n{text}");
     }
     for written in [
         "\"127.0.0.1:${SLUICE_TEST_UNSET:-1}\"",
@@ -439,7 +439,7 @@ clusters: { app: { endpoints: "127.0.0.1:${SLUICE_TEST_UNSET:-1}", connect_timeo
     let mut command = tools::command(Sluice::binary().to_str().unwrap());
     let again = tools::must(command.args(["explain", "-c"]).arg(sluice.folder().join("long.yaml")));
     assert_eq!(again, explained);
-    // What is wrong with the value of a reference is said without the value.
+    // What is wrong with the value of a placeholder is said without the value.
     let wrong = yaml.replace("cluster: app", "cluster: { file: key }");
     assert_eq!(sluice.reload(&wrong), "failed");
     let failure = sluice.items("/config")[0]["last_failure"].as_str().unwrap().to_owned();

@@ -1,7 +1,7 @@
 //! The long form: every short form expanded, every default written out, without secrets.
 //!
-//! Owns: how it is printed. Refuses to know: what a secret is. Keeps: it can be read again and means the same, where the
-//! same variables and files are present.
+//! Owns: how it is printed. Refuses to know: what a secret is. Keeps: it can be read again and means the same, where
+//! the same variables and files are present.
 
 use std::fmt::Write as _;
 

@@ -77,54 +77,55 @@ pub fn redacted(value: Plain) -> Plain {
     redact(value, Within::Section)
 }
 
-/// The value of `{ env: }` or `{ file: }` is left out of a text wherever it occurs if it has this many bytes; a shorter one,
-/// which may be a word of the text, where it is quoted.
+/// The value of `{ env: }` or `{ file: }` is left out of a text wherever it occurs if it has this many bytes; a shorter
+/// one, which may be a word of the text, where it is quoted.
 const VALUE_BYTES_MIN: usize = 8;
 
-/// A finding with references in place of the values that came from outside the configuration.
+/// A finding with placeholders in place of the values that came from outside the configuration.
 pub(crate) fn finding<'f>(finding: &'f Diagnostic, sources: &Sources) -> Cow<'f, Diagnostic> {
     let mut shown = Cow::Borrowed(finding);
-    for (reference, text) in sources.substitutions().filter(|(_, text)| !text.is_empty()) {
+    for (placeholder, text) in sources.substitutions().filter(|(_, text)| !text.is_empty()) {
         let texts =
             [Some(&finding.message), finding.help.as_ref(), finding.other.as_ref().map(|of| &of.1)];
         if !texts.into_iter().flatten().any(|said| said.contains(text)) {
             continue;
         }
         let shown = shown.to_mut();
-        shown.message = without(&shown.message, reference, text);
-        shown.help = shown.help.as_ref().map(|help| without(help, reference, text));
+        shown.message = without(&shown.message, placeholder, text);
+        shown.help = shown.help.as_ref().map(|help| without(help, placeholder, text));
         shown.other =
-            shown.other.as_ref().map(|(at, label)| (*at, without(label, reference, text)));
+            shown.other.as_ref().map(|(at, label)| (*at, without(label, placeholder, text)));
     }
     shown
 }
 
 /// Replaces values of `{ env: }` and `{ file: }` in the texts of a part of a page.
-pub fn references(value: &mut serde_json::Value, sources: &Sources) {
+pub fn placeholders(value: &mut serde_json::Value, sources: &Sources) {
     match value {
         serde_json::Value::String(said) => {
-            for (reference, text) in sources.substitutions().filter(|(_, text)| !text.is_empty()) {
-                if said == text && matches!(reference.written, Value::Map(_)) {
-                    *said = reference.to_string();
+            for (placeholder, text) in sources.substitutions().filter(|(_, text)| !text.is_empty())
+            {
+                if said == text && matches!(placeholder.written, Value::Map(_)) {
+                    *said = placeholder.to_string();
                 } else if said.contains(text) {
-                    *said = without(said, reference, text);
+                    *said = without(said, placeholder, text);
                 }
             }
         }
         serde_json::Value::Array(items) => {
-            items.iter_mut().for_each(|item| references(item, sources));
+            items.iter_mut().for_each(|item| placeholders(item, sources));
         }
         serde_json::Value::Object(fields) => {
-            fields.values_mut().for_each(|field| references(field, sources));
+            fields.values_mut().for_each(|field| placeholders(field, sources));
         }
         _ => {}
     }
 }
 
-fn without(said: &str, reference: &Substitution, text: &str) -> String {
-    let written = reference.to_string();
+fn without(said: &str, placeholder: &Substitution, text: &str) -> String {
+    let written = placeholder.to_string();
     let said = said.replace(&format!("`{text}`"), &format!("`{written}`"));
-    let secret = matches!(reference.written, Value::Map(_)) && text.len() >= VALUE_BYTES_MIN;
+    let secret = matches!(placeholder.written, Value::Map(_)) && text.len() >= VALUE_BYTES_MIN;
     if secret { said.replace(text, &written) } else { said }
 }
 

@@ -11,7 +11,7 @@ use sluice_model::Config;
 pub fn schema() -> Value {
     let mut sections = BTreeMap::new();
     let root = of(&Config::shape(), &mut sections);
-    sections.insert(REFERENCE, reference());
+    sections.insert(PLACEHOLDER, placeholder());
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Sluice configuration",
@@ -23,17 +23,17 @@ pub fn schema() -> Value {
 fn of(shape: &Shape, sections: &mut BTreeMap<&'static str, Value>) -> Value {
     // Text may be written as a number where YAML reads it as one.
     match shape {
-        Shape::Text { what, example } => or_reference(
+        Shape::Text { what, example } => or_placeholder(
             json!({ "type": ["string", "integer"], "description": what, "examples": [example] }),
         ),
-        Shape::Bool => or_reference(json!({ "type": "boolean" })),
+        Shape::Bool => or_placeholder(json!({ "type": "boolean" })),
         Shape::Count { min, max } => {
-            or_reference(json!({ "type": "integer", "minimum": min, "maximum": max }))
+            or_placeholder(json!({ "type": "integer", "minimum": min, "maximum": max }))
         }
         Shape::Choice(words) => {
             let options =
                 words.iter().map(|(word, doc)| json!({ "const": word, "description": doc.trim() }));
-            or_reference(json!({ "oneOf": options.collect::<Vec<_>>() }))
+            or_placeholder(json!({ "oneOf": options.collect::<Vec<_>>() }))
         }
         Shape::Section(section) => section_ref(&section(), sections),
         Shape::OneOrMany(item) => {
@@ -60,15 +60,15 @@ fn of(shape: &Shape, sections: &mut BTreeMap<&'static str, Value>) -> Value {
     }
 }
 
-/// A single value, or a reference in its place.
-fn or_reference(value: Value) -> Value {
-    json!({ "anyOf": [value, { "$ref": format!("#/$defs/{REFERENCE}") }] })
+/// A single value, or a placeholder in its place.
+fn or_placeholder(value: Value) -> Value {
+    json!({ "anyOf": [value, { "$ref": format!("#/$defs/{PLACEHOLDER}") }] })
 }
 
-const REFERENCE: &str = "Reference";
+const PLACEHOLDER: &str = "Placeholder";
 
-/// A reference to a value from outside the configuration.
-fn reference() -> Value {
+/// A placeholder for a value from outside the configuration.
+fn placeholder() -> Value {
     let map = |key: &str| json!({ "type": "object", "properties": { key: { "type": "string" } }, "required": [key], "additionalProperties": false });
     json!({
         "description": "A value from an environment variable or a file.",

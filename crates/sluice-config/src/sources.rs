@@ -64,13 +64,13 @@ impl Sources {
         self.substitutions.push(Arc::clone(of));
     }
 
-    /// The same files, before references are resolved.
+    /// The same files, before placeholders are resolved.
     pub(crate) fn without_substitutions(&self) -> Self {
         let Self { files, value_files, substitutions: _ } = self.clone();
         Self { files, value_files, substitutions: Vec::new() }
     }
 
-    /// Every reference to a value outside, with its value.
+    /// Every placeholder, with its value.
     pub(crate) fn substitutions(&self) -> impl Iterator<Item = (&Substitution, &str)> {
         self.substitutions.iter().filter_map(|of| of.text.as_deref().ok().map(|text| (&**of, text)))
     }

@@ -1,7 +1,7 @@
 //! Values from outside a configuration: environment variables and files.
 //!
-//! Owns: `${NAME}`, `{ env: NAME }` and `{ file: PATH }`, and how each is resolved. Refuses to know: which fields take a
-//! single value; a reference is used where the type of the field asks for its text.
+//! Owns: `${NAME}`, `{ env: NAME }` and `{ file: PATH }`, and how each is resolved. Refuses to know: which fields take
+//! a single value; a placeholder is used where the type of the field asks for its text.
 //! Keeps: the text of YAML is parsed first, so a value cannot add to its structure; keys are never touched; an error is
 //! reported only where the value is needed.
 
@@ -15,15 +15,15 @@ use sluice_core::{Node, Value};
 
 use crate::sources::Sources;
 
-/// Maximum size of a file whose content is a value, in bytes. Not among the limits that a file may set: it applies while
-/// the configuration is read.
+/// Maximum size of a file whose content is a value, in bytes. Not among the limits that a file may set: it applies
+/// while the configuration is read.
 pub const VALUE_BYTES_MAX: u64 = 1 << 20;
 
 /// Reads an environment variable.
 pub(crate) type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
-/// Resolves the references in `root`. Files are relative to `folder`; their content is kept in `sources`, and so is
-/// what each reference stands for.
+/// Resolves the placeholders in `root`. Files are relative to `folder`; their content is kept in `sources`, and so is
+/// what each placeholder stands for.
 pub(crate) fn resolve(
     root: &mut Node,
     folder: &Path,
@@ -81,8 +81,8 @@ impl Resolver<'_> {
     }
 }
 
-/// Replaces `${NAME}` and `${NAME:-default}` by the values of environment variables and `$${` by `${`; `None` if the text
-/// contains neither.
+/// Replaces `${NAME}` and `${NAME:-default}` by the values of environment variables and `$${` by `${`; `None` if the
+/// text contains none of them.
 fn expand(text: &str, environment: Environment<'_>) -> Result<Option<String>, SubstitutionError> {
     if !text.contains("${") {
         return Ok(None);

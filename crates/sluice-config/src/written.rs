@@ -1,12 +1,12 @@
 //! Values from outside in a configuration that is shown: as they were written.
 //!
-//! Owns: which value of the long form a reference stands for. Refuses to know: what a reference resolves to, beyond its
-//! text. Keeps: the long form contains the reference, not the value, and so it can be read again.
+//! Owns: which value of the long form a placeholder stands for. Refuses to know: how a placeholder is resolved.
+//! Keeps: the long form contains the placeholder, not the value, and so it can be read again.
 
 use sluice_core::tree::LEFT_OUT;
 use sluice_core::{Node, Plain, Value};
 
-/// Replaces the values in a long form that were written as references in `root`.
+/// Replaces the values in a long form that were written as placeholders in `root`.
 pub(crate) fn as_written(value: Plain, root: &Node) -> Plain {
     restore(value, &WrittenAt { node: root, exact: true })
 }
@@ -20,7 +20,7 @@ struct WrittenAt<'a> {
 
 fn restore(value: Plain, at: &WrittenAt<'_>) -> Plain {
     let Value::Substituted(of) = &at.node.value else { return within(value, at) };
-    // A map with the key `env` or `file` that is no reference.
+    // A map with the key `env` or `file` that is no placeholder.
     let Ok(text) = &of.text else { return within(value, at) };
     let stands_for = |shown: &str| at.exact || **text == *shown;
     let replace = match &value {
@@ -87,7 +87,7 @@ mod tests {
         Node { value, span: Span::default() }
     }
 
-    fn reference(text: &str) -> Node {
+    fn placeholder(text: &str) -> Node {
         let written = Value::Scalar { text: "${X}".into(), quoted: false };
         node(Value::Substituted(Substitution { written, text: Ok(text.into()) }.into()))
     }
@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn a_field_is_shown_as_written() {
-        let root = map("a", reference("90s"));
+        let root = map("a", placeholder("90s"));
         check(shown("a", text("1m30s")), &root, shown("a", text("${X}")));
         check(shown("b", text("90s")), &root, shown("b", text("90s")));
         let list = |item| shown("a", Plain::List(vec![item]));
@@ -121,7 +121,7 @@ mod tests {
 
     #[test]
     fn in_a_short_form_only_the_value_itself_is_replaced() {
-        let root = map("tls", reference("a.pem"));
+        let root = map("tls", placeholder("a.pem"));
         let long = |cert| {
             let certificates = Plain::List(vec![shown("cert", cert)]);
             let fields = vec![
@@ -135,7 +135,7 @@ mod tests {
 
     #[test]
     fn fields_of_a_member_that_is_not_in_a_list_are_found() {
-        let root = map("web", map("cluster", reference("app")));
+        let root = map("web", map("cluster", placeholder("app")));
         let long = |cluster| {
             let rules = shown("rules", Plain::List(vec![shown("cluster", cluster)]));
             shown("web", Plain::List(vec![rules]))

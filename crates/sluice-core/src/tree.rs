@@ -1,7 +1,7 @@
 //! A configuration as a tree in which every value has its source position.
 //!
-//! Owns: nodes, positions, lookup, references to values outside. Refuses to know: the file format, how references are
-//! resolved.
+//! Owns: nodes, positions, lookup, placeholders for values from outside. Refuses to know: the file format, how
+//! placeholders are resolved.
 //! Keeps: scalars keep the text that was written; the type that binds a field interprets it, so no format rule ever
 //! turns `no` into a boolean.
 
@@ -47,16 +47,17 @@ pub enum Value {
     Substituted(Arc<Substitution>),
 }
 
-/// A reference to an environment variable or a file, and the text that takes its place where a single value is expected.
+/// A placeholder for an environment variable or a file, and the text that takes its place where a single value is
+/// expected.
 #[derive(Clone, Debug)]
 pub struct Substitution {
-    /// The reference: text with `${NAME}`, or the map `{ env: NAME }` or `{ file: PATH }`.
+    /// The placeholder: text with `${NAME}`, or the map `{ env: NAME }` or `{ file: PATH }`.
     pub written: Value,
     /// The text in its place.
     pub text: Result<Arc<str>, SubstitutionError>,
 }
 
-/// Why there is no text for a reference.
+/// Why there is no text for a placeholder.
 #[derive(Clone, Debug)]
 pub struct SubstitutionError {
     /// The code of the finding.
@@ -173,7 +174,7 @@ impl Node {
     }
 }
 
-/// Equal if the values are the same, regardless of position and quotes. References are the same if they are written in
+/// Equal if the values are the same, regardless of position and quotes. Placeholders are the same if they are written in
 /// the same way and stand for the same text.
 impl PartialEq for Node {
     fn eq(&self, other: &Self) -> bool {

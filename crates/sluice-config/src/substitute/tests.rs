@@ -84,7 +84,7 @@ fn a_file_is_read_once_and_loses_one_line_break() {
 }
 
 #[test]
-fn a_reference_is_a_map_where_a_map_is_meant() {
+fn a_placeholder_is_a_map_where_a_map_is_meant() {
     let (root, _) = read("runtime: { file: values }\nx: { env: HOST, b: 1 }\n", Path::new("."));
     let inner = |key: &str| root.get(key).expect("a field").node.entries().map(<[_]>::len);
     assert_eq!((inner("runtime"), inner("x")), (Some(1), Some(2)));

@@ -119,7 +119,7 @@ macro_rules! choice {
                 diags: &mut $crate::diagnostics::Diags,
             ) -> Option<Self> {
                 const WORDS: &[&str] = &[$($word),+];
-                // The error about a reference does not contain the value, so it lists the words.
+                // The error about a placeholder does not contain the value, so it lists the words.
                 let words = match node.value {
                     $crate::tree::Value::Substituted(_) => format!("one of {}", WORDS.join(", ")),
                     _ => String::new(),

@@ -1,7 +1,7 @@
 //! Single values.
 //!
-//! Owns: how the text of a value is parsed, and which values take references literally. Refuses to know: how a reference
-//! is resolved. Keeps: an error about a value from outside the configuration does not contain that value.
+//! Owns: how the text of a value is parsed, and which values take `${` literally. Refuses to know: how a placeholder is
+//! resolved. Keeps: an error about a value from outside the configuration does not contain that value.
 
 use super::{Path, Plain, Setting, Shape, wrong_kind};
 use crate::diagnostics::Diags;
@@ -15,7 +15,7 @@ pub fn bind_scalar<T>(
     what: &str,
     parse: impl FnOnce(&str) -> Result<T, String>,
 ) -> Option<T> {
-    let (text, reference) = match &node.value {
+    let (text, placeholder) = match &node.value {
         Value::Scalar { text, .. } => (text, None),
         Value::Substituted(of) => match &of.text {
             Ok(text) => (text, Some(of)),
@@ -33,10 +33,11 @@ pub fn bind_scalar<T>(
         Ok(value) => return Some(value),
         Err(message) => message,
     };
-    match reference {
+    match placeholder {
         None => diags.error("bad-value", node.span, at, message),
-        Some(reference) => {
-            let message = format!("expected {what}; the value of `{reference}` is not valid here");
+        Some(placeholder) => {
+            let message =
+                format!("expected {what}; the value of `{placeholder}` is not valid here");
             diags
                 .error("bad-value", node.span, at, message)
                 .help("change the variable or the content of the file")
@@ -81,7 +82,7 @@ impl Setting for Verbatim {
 }
 
 impl Value {
-    /// The value as it was written, with references in place of what they stand for.
+    /// The value as it was written, with placeholders in place of what they stand for.
     pub fn as_written(&self) -> Plain {
         match self {
             Self::Null => Plain::Null,
@@ -96,7 +97,7 @@ impl Value {
     }
 }
 
-/// The reference as it was written.
+/// The placeholder as it was written.
 impl std::fmt::Display for Substitution {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.written {

@@ -121,16 +121,20 @@ fn true_stands_for_a_section_with_its_defaults() {
 }
 
 #[test]
-fn a_reference_equals_itself_until_it_stands_for_something_else() {
-    let reference = |text: Option<&str>| {
+fn a_placeholder_equals_itself_until_it_stands_for_something_else() {
+    let placeholder = |text: Option<&str>| {
         let written = Value::Scalar { text: "${X}".into(), quoted: false };
         let error = SubstitutionError { code: "unset-variable", message: "".into(), help: "" };
         let text = text.map(Into::into).ok_or(error);
         let value = Value::Substituted(Substitution { written, text }.into());
         Node { value, span: Span::default() }
     };
-    assert_eq!(reference(Some("a")), reference(Some("a")));
-    assert_ne!(reference(Some("a")), reference(Some("b")));
-    assert_eq!(reference(None), reference(None), "a literal text, where no variables are expanded");
-    assert_ne!(reference(None), reference(Some("a")));
+    assert_eq!(placeholder(Some("a")), placeholder(Some("a")));
+    assert_ne!(placeholder(Some("a")), placeholder(Some("b")));
+    assert_eq!(
+        placeholder(None),
+        placeholder(None),
+        "a literal text, where no variables are expanded"
+    );
+    assert_ne!(placeholder(None), placeholder(Some("a")));
 }

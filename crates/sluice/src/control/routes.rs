@@ -41,7 +41,7 @@ fn of_rule(rule: &Rule, table: &RouteTable, sources: &Sources) -> Value {
         "conditions": conditions,
     });
     for key in ["path", "conditions"] {
-        redact::references(&mut item[key], sources);
+        redact::placeholders(&mut item[key], sources);
     }
     let (key, value) = action(&rule.action, table);
     item[key] = value;
