@@ -390,3 +390,59 @@ fn connections_show_the_requests_in_flight_with_their_bytes() {
         sluice.items("/connections").is_empty().then_some(())
     });
 }
+
+#[test]
+fn values_from_outside_are_shown_as_placeholders_everywhere() {
+    let kit = Sluice::new().expect_warning("reload failed");
+    std::fs::write(kit.folder().join("key"), "secret-one\n").unwrap();
+    std::fs::write(kit.folder().join("path"), "/secret-two").unwrap();
+    let yaml = r#"
+listeners:
+  - name: web
+    address: 127.0.0.1:0
+    http:
+      routes: web
+      filters: [{ set_headers: { request: { x-a: { file: key }, authorization: { file: key } } } }]
+routes:
+  web:
+    rules:
+      - { match: { headers: { x-key: { file: key } } }, respond: { body: { file: key } } }
+      - { match: { path: { file: path } }, respond: { body: "${SLUICE_TEST_UNSET}" } }
+      - { match: { path: "${SLUICE_TEST_UNSET:-/other}" }, cluster: app }
+clusters: { app: { endpoints: "127.0.0.1:${SLUICE_TEST_UNSET:-1}", connect_timeout: "${SLUICE_TEST_UNSET:-1000ms}" } }
+"#;
+    let sluice = kit.start(yaml);
+    let explain = || {
+        let path = sluice.folder().join("sluice.yaml");
+        let mut command = tools::command(Sluice::binary().to_str().unwrap());
+        tools::must(command.args(["explain", "-c"]).arg(path))
+    };
+    let explained = explain();
+    for (what, text, placeholders) in [
+        ("explain", explained.clone(), 5),
+        ("/config", sluice.page("/config?format=json").1, 5),
+        ("/routes", sluice.page("/routes?format=json").1, 2),
+        ("/try", sluice.page("/try?host=a&path=/other").1, 0),
+    ] {
+        assert!(!text.contains("secret-"), "{what} shows a secret:\n{text}");
+        let seen = text.matches("file").count();
+        assert!(seen >= placeholders, "{what} shows {seen} placeholders:\n{text}");
+    }
+    for written in [
+        "\"127.0.0.1:${SLUICE_TEST_UNSET:-1}\"",
+        "\"${SLUICE_TEST_UNSET:-1000ms}\"",
+        "body: \"${SLUICE_TEST_UNSET}\"",
+    ] {
+        assert!(explained.contains(written), "{explained}");
+    }
+    std::fs::write(sluice.folder().join("long.yaml"), &explained).unwrap();
+    let mut command = tools::command(Sluice::binary().to_str().unwrap());
+    let again = tools::must(command.args(["explain", "-c"]).arg(sluice.folder().join("long.yaml")));
+    assert_eq!(again, explained);
+    // What is wrong with the value of a placeholder is said without the value.
+    let wrong = yaml.replace("cluster: app", "cluster: { file: key }");
+    assert_eq!(sluice.reload(&wrong), "failed");
+    let failure = sluice.items("/config")[0]["last_failure"].as_str().unwrap().to_owned();
+    assert!(failure.contains("no cluster `{ file: key }`"), "{failure}");
+    assert!(!failure.contains("secret-") && !sluice.log().contains("secret-"), "{failure}");
+}

@@ -138,7 +138,9 @@ fn several_files_form_one_configuration() {
 
 #[test]
 fn explain_output_is_equivalent_to_its_input() {
-    for name in ["database.yaml", "mixed-port.yaml", "udp-affinity.yaml", "passthrough.yaml"] {
+    for name in
+        ["database.yaml", "mixed-port.yaml", "udp-affinity.yaml", "passthrough.yaml", "web.yaml"]
+    {
         let path = format!("{}/../config/{name}", env!("CARGO_MANIFEST_DIR"));
         let long = out(&sluice(&["explain", &path]));
         let folder = tempfile::tempdir().unwrap();
@@ -165,6 +167,18 @@ fn short_forms_mean_the_same_as_their_long_forms() {
             "{ address: 127.0.0.1:7001, tls: site.pem, http: web }",
             "{ name: 127.0.0.1-7001, address: 127.0.0.1:7001, tls: { certificates: [{ cert: site.pem }] }, http: web }",
         ),
+        (
+            "{ name: a, address: 127.0.0.1:7001, relay: 127.0.0.1:1 }",
+            "{ name: a, address: 127.0.0.1:7001, relay: { endpoints: [{ address: 127.0.0.1:1 }] } }",
+        ),
+        (
+            "{ address: 127.0.0.1:7001, redirect: https }",
+            "{ name: 127.0.0.1-7001, address: [127.0.0.1:7001], redirect: \"https\" }",
+        ),
+        (
+            "{ name: a, address: 127.0.0.1:7001, chains: { relay: [127.0.0.1:1, app.internal:2] } }",
+            "{ name: a, address: 127.0.0.1:7001, chains: [{ relay: { endpoints: [127.0.0.1:1, app.internal:2] } }] }",
+        ),
     ]
     .map(|(short, long)| (format!("listeners: [{short}]\n"), format!("listeners: [{long}]\n")))
     {
@@ -179,6 +193,15 @@ fn short_forms_mean_the_same_as_their_long_forms() {
                  clusters: { app: [127.0.0.1:9000, \"[::1]:9000\"] }\n",
                 "routes: { web: [{ rules: [{ redirect: { scheme: https } }] }] }\n\
                  clusters: { app: { endpoints: [127.0.0.1:9000, \"[::1]:9000\"] } }\n",
+            ),
+            (
+                "routes: { web: { split: { a: 95%, b: 5% } } }\nclusters: { a: 127.0.0.1:9000, b: 127.0.0.1:9001 }\n",
+                "routes: { web: [{ rules: [{ split: { a: { weight: 95% }, b: { weight: 5% } } }] }] }\n\
+                 clusters: { a: { endpoints: 127.0.0.1:9000 }, b: { endpoints: 127.0.0.1:9001 } }\n",
+            ),
+            (
+                "clusters: { app: { endpoints: 127.0.0.1:9000, tls: true, health: { tcp: true }, outlier: true } }\n",
+                "clusters: { app: { endpoints: [127.0.0.1:9000], tls: {}, health: { tcp: {} }, outlier: {} } }\n",
             ),
         ] {
             let folder = tempfile::tempdir().unwrap();

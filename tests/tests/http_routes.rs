@@ -691,3 +691,25 @@ fn the_rate_limit_state_of_a_rule_survives_a_reload() {
     assert_eq!(status(), 429);
     assert_eq!(get(&sluice, "x", "/other").status(), 200);
 }
+
+#[test]
+fn a_listener_redirects_everything_to_https() {
+    let sluice = Sluice::new().start(
+        "listeners:\n  - { name: plain, address: 127.0.0.1:0, redirect: https }\n  \
+         - { name: moved, address: 127.0.0.1:0, redirect: \"https://b.test:8443\" }\n",
+    );
+    for (listener, method, target, expected) in [
+        ("plain", "GET", "/a/b?c=d", "https://a.test/a/b?c=d"),
+        ("plain", "POST", "/", "https://a.test/"),
+        ("moved", "GET", "/a/b?c=d", "https://b.test:8443/a/b?c=d"),
+    ] {
+        let request =
+            format!("{method} {target} HTTP/1.1\r\nhost: a.test:8080\r\ncontent-length: 0\r\n\r\n");
+        let response = Client::connect(sluice.addr(listener)).ask(&request);
+        assert_eq!((response.status(), response.value("location")), (308, expected));
+    }
+    let tables = sluice.items("/routes");
+    let names: Vec<_> = tables.iter().map(|table| table["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["moved.redirect", "plain.redirect"]);
+    assert_eq!(tables[1]["virtual_hosts"][0]["rules"][0]["name"], "plain.redirect");
+}

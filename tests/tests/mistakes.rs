@@ -123,13 +123,30 @@ fn of_values() {
                 "a weight of zero",
                 relay("").replace("[127.0.0.1:7002]", "[{ address: 127.0.0.1:7002, weight: 0 }]"),
             ),
-            ("a share as a weight", rule("split: { up: 90%, ring: 10% }")),
-            ("`true` for a section", relay("tls: true")),
-            ("a variable", relay("").replace("127.0.0.1:7002", "\"${UPSTREAM}\"")),
+            ("shares of less than everything", rule("split: { up: 90%, ring: 5% }")),
+            ("shares of more than everything", rule("split: { up: 95%, ring: { weight: 10% } }")),
+            ("a share and a weight", rule("split: { up: 95%, ring: 5 }")),
+            ("a share that is no percentage", rule("split: { up: 99.5%, ring: 0.5% }")),
+            ("`true` for a section that has no defaults", beside("admin: true")),
+            ("`true` for certificates", relay("").replace("relay: up", "tls: true, relay: up")),
             (
-                "a variable that is text",
-                rule("match: { headers: { x-key: \"${API_KEY}\" } }, cluster: up"),
+                "a variable that is not set",
+                relay("").replace("127.0.0.1:7002", "\"${UPSTREAM}:7002\""),
             ),
+            (
+                "a variable of a secret that is not set",
+                rule("match: { headers: { x-key: { env: API_KEY } } }, cluster: up"),
+            ),
+            ("a variable without its closing brace", relay("connect_timeout: ${TIMEOUT")),
+            ("a variable with a name that is none", relay("connect_timeout: ${time-out}")),
+            ("a variable whose value is not valid", relay("connect_timeout: ${PATH}")),
+            ("a variable whose value is not among the choices", relay("balance: { env: PATH }")),
+            (
+                "a variable that names no cluster",
+                listener("relay: '${SLUICE_TEST_CLUSTER:-ghost}'"),
+            ),
+            ("a file of a secret that is missing", relay("connect_timeout: { file: timeout }")),
+            ("a folder for a secret", relay("connect_timeout: { file: . }")),
             ("a method in lower case", rule("match: { method: get }, cluster: up")),
             ("an unknown scheme", rule("redirect: { scheme: htps }")),
             (
@@ -341,13 +358,18 @@ fn correct_configurations_cause_no_warning() {
         assert!(said.contains("0 errors"), "{rule_of}: {said}");
         assert_eq!(said.contains("half-anchored"), warned, "{rule_of}: {said}");
     }
-    for (rule_of, warned) in [
+    for (rule_of, expanded) in [
         ("respond: { status: 200, body: 'let a = `${NAME}`' }", false),
-        ("filters: [{ error_pages: { pages: { 5xx: '<p>${NAME}</p>' } } }], cluster: up", false),
+        ("filters: { error_pages: { pages: { 5xx: '<p>${NAME}</p>' } } }, cluster: up", false),
+        ("match: { path: { regex: '/a${NAME}' } }, cluster: up", false),
+        ("match: { headers: { x-a: { regex: '${NAME}' } } }, cluster: up", false),
+        ("cluster: up, rewrite: { regex: { find: '/(?<NAME>.*)', replace: '/a${NAME}' } }", false),
         ("match: { path: '/${NAME}' }, cluster: up", true),
+        ("match: { path: { regex: { env: NAME } } }, cluster: up", true),
+        ("match: { path: '/$${NAME}' }, cluster: up", false),
     ] {
         let (_, said) = check(&rule(rule_of));
-        assert_eq!(said.contains("warning[variable]"), warned, "{rule_of}: {said}");
+        assert_eq!(said.contains("error[unset-variable]"), expanded, "{rule_of}: {said}");
     }
 }
 
@@ -522,6 +544,31 @@ fn of_kinds() {
             ("a map where a single value belongs", relay("connect_timeout: { seconds: 5 }")),
             ("a list where a single value belongs", relay("balance: [random]")),
             ("`false` for a section", relay("health: false")),
+            ("a redirect to plain HTTP", listener("redirect: http")),
+            ("a redirect with a path", listener("redirect: 'https://a.test/x'")),
+            ("a redirect beside a relay", listener("redirect: https, relay: up")),
+            ("a redirect to itself", listener("redirect: https, tls: a.pem")),
+            ("a redirect of datagrams", flows("redirect: https")),
+            (
+                "a redirect whose routes have the name of others",
+                listener("redirect: https") + "routes: { a.redirect: { cluster: up } }\n",
+            ),
+            ("a relay to nothing", listener("relay: {}")),
+            ("a relay to no endpoints", listener("relay: []")),
+            (
+                "a relay to a cluster and endpoints",
+                listener("relay: { cluster: up, endpoints: 127.0.0.1:7003 }"),
+            ),
+            (
+                "a relay whose cluster has the name of another",
+                listener("relay: 127.0.0.1:7003").replace("  up:", "  a.default:"),
+            ),
+            ("a relay to an address without a port", listener("relay: 10.0.0.1")),
+            ("a relay to a list of clusters", listener("relay: [up]")),
+            ("a relay to its own listener", listener("relay: 127.0.0.1:7001")),
+            ("a relay to an endpoint twice", listener("relay: [127.0.0.1:7003, 127.0.0.1:7003]")),
+            ("`false` for a section that `none` turns off", relay("outlier: false")),
+            ("`false` for a check without settings", relay("health: { tcp: false }")),
             ("a single value for a section", relay("dns: ttl")),
             ("a list of clusters", "listeners: [{ name: a, address: 127.0.0.1:7001, relay: up }]\nclusters: [{ endpoints: [127.0.0.1:7002] }]\n".into()),
             ("settings of a check that has none", relay("health: { tcp: { port: 80 } }")),

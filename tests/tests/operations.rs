@@ -4,6 +4,7 @@
 use std::io::{Read as _, Write as _};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use sluice_testkit::origin::Client;
 use sluice_testkit::peers::{Server, UdpServer, connect, exchange, read, read_to_end};
 use sluice_testkit::{Authority, Sluice, http, tools, wait};
 use sluice_tests::dnsmasq;
@@ -101,6 +102,26 @@ fn watched_files_and_certificates_reload_automatically() {
     // With -quiet it does not exit when its input ends.
     client.kill().unwrap();
     client.wait().unwrap();
+}
+
+#[test]
+fn a_file_whose_content_is_a_value_is_watched() {
+    let kit = Sluice::new().watching();
+    let write = |folder: &std::path::Path, text: &str| {
+        std::fs::write(folder.join("word"), text).unwrap();
+    };
+    write(kit.folder(), "first\n");
+    let sluice = kit.start(
+        "listeners:\n  - name: a\n    address: 127.0.0.1:0\n    \
+         http: { routes: web, filters: [{ set_headers: { response: { x-word: { file: word } } } }] }\n\
+         routes: { web: { respond: { body: { file: word } } } }\n",
+    );
+    let get = || Client::connect(sluice.addr("a")).get("a", "/");
+    let response = get();
+    assert_eq!((response.text().as_str(), response.value("x-word")), ("first", "first"));
+    write(sluice.folder(), "second");
+    wait::until("the new value", || (get().text() == "second").then_some(()));
+    assert_eq!(get().value("x-word"), "second");
 }
 
 #[test]

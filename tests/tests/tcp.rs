@@ -31,6 +31,24 @@ fn bytes_are_relayed_and_the_connection_is_recorded() {
 }
 
 #[test]
+fn endpoints_of_a_relay_form_a_cluster_with_a_name_of_its_own() {
+    let (first, second) = (Server::echo(), Server::echo());
+    let yaml = |endpoints: &str| {
+        format!("listeners: [{{ name: a, address: 127.0.0.1:0, relay: {endpoints} }}]\n")
+    };
+    let sluice = Sluice::new().start(&yaml(&format!("\"{}\"", first.addr())));
+    assert_eq!(exchange(&mut connect(sluice.addr("a")), b"hello"), b"hello");
+    let record = sluice.record_of("end.done");
+    assert_eq!(record["upstream_cluster"], "a.default");
+    assert_eq!(record["upstream_host"], first.addr().to_string());
+    assert_eq!(sluice.items("/clusters")[0]["name"], "a.default");
+    let both = format!("[\"{}\", \"{}\"]", first.addr(), second.addr());
+    assert_eq!(sluice.reload(&yaml(&both)), "applied");
+    assert_eq!(sluice.items("/clusters")[0]["endpoints"].as_array().map(Vec::len), Some(2));
+    assert_eq!(sluice.reload(&yaml(&format!("{{ endpoints: {both} }}"))), "unchanged");
+}
+
+#[test]
 fn either_side_may_finish_first() {
     // Reads to the end, then replies with the length.
     let server = Server::start(|mut stream| {

@@ -1,17 +1,26 @@
 //! The long form: every short form expanded, every default written out, without secrets.
+//!
+//! Owns: how it is printed. Refuses to know: what a secret is. Keeps: it can be read again and means the same, where
+//! the same variables and files are present.
 
 use std::fmt::Write as _;
 
-use sluice_core::{Plain, Setting};
+use sluice_core::{Node, Plain, Setting};
 use sluice_model::Config;
 
 use crate::redact::redacted;
+use crate::written::as_written;
 
-/// The configuration as YAML in its long form, without secrets.
-pub fn yaml(config: &Config) -> String {
+/// The configuration as YAML in its long form, without secrets. It was read from `root`.
+pub fn yaml(config: &Config, root: &Node) -> String {
     let mut out = String::new();
-    write_block(&redacted(config.show()), 0, &mut out);
+    write_block(&as_written(redacted(config.show()), root), 0, &mut out);
     out
+}
+
+/// The configuration as JSON in its long form, without secrets. It was read from `root`.
+pub fn config_json(config: &Config, root: &Node) -> serde_json::Value {
+    of_plain(&as_written(redacted(config.show()), root))
 }
 
 /// A section as JSON in its long form, without secrets.

@@ -1,10 +1,10 @@
 //! Better help for findings made while a configuration is read.
 //!
-//! Owns: where a misplaced field belongs, files of other proxies, and environment variables.
-//! Refuses to know: what sections mean; it asks their shapes. Keeps: a hint is only given if one place fits.
+//! Owns: where a misplaced field belongs, and files of other proxies. Refuses to know: what sections mean; it asks
+//! their shapes. Keeps: a hint is only given if one place fits.
 
-use sluice_core::settings::{KNOWN_HERE, NO_VARIABLES, SectionShape};
-use sluice_core::{Diagnostic, Diags, Node, Setting as _, Shape, Span, Value};
+use sluice_core::settings::{KNOWN_HERE, SectionShape};
+use sluice_core::{Diagnostic, Diags, Setting as _, Shape};
 use sluice_model::Config;
 
 /// How deep sections are searched for a field.
@@ -33,51 +33,14 @@ const OTHER_PROXIES: &[(&str, &str)] = &[
     ("server", "nginx"),
 ];
 
-/// Completes the findings about `root`, and adds warnings about variables.
-pub fn complete(root: &Node, diags: &mut Diags) {
+/// Completes findings about unknown fields.
+pub fn complete(diags: &mut Diags) {
     for finding in diags.iter_mut().filter(|finding| finding.code == "unknown-field") {
         if finding.help.as_deref().is_some_and(|help| help.starts_with(KNOWN_HERE))
             && let Some(help) = hint(finding)
         {
             finding.help(help);
         }
-    }
-    let mut spans = Vec::new();
-    variables(root, &mut spans);
-    spans.retain(|span| !diags.iter().any(|finding| finding.span == Some(*span)));
-    for span in spans {
-        diags.warning("variable", span, "", "this value is taken literally").help(NO_VARIABLES);
-    }
-}
-
-/// Finds scalars that contain what looks like an environment variable.
-fn variables(node: &Node, found: &mut Vec<Span>) {
-    let named = |text: &str| {
-        text.match_indices("${")
-            .any(|(at, _)| text[at + 2..].starts_with(|c: char| c.is_ascii_uppercase() || c == '_'))
-    };
-    match &node.value {
-        Value::Null => {}
-        Value::Scalar { text, .. } => found.extend(named(text).then_some(node.span)),
-        Value::List(items) => items.iter().for_each(|item| variables(item, found)),
-        Value::Map(entries) => {
-            // Regex groups have names too, and response bodies may contain scripts.
-            let other = |key: &str, node: &Node| match key {
-                "replace" | "regex" => true,
-                "body" => node.text().is_some(),
-                "pages" => is_map_of_texts(node),
-                _ => false,
-            };
-            let own = entries.iter().filter(|entry| !other(&entry.key, &entry.node));
-            own.for_each(|entry| variables(&entry.node, found));
-        }
-    }
-}
-
-fn is_map_of_texts(node: &Node) -> bool {
-    match &node.value {
-        Value::Map(entries) => entries.iter().all(|entry| entry.node.text().is_some()),
-        _ => false,
     }
 }
 

@@ -14,7 +14,10 @@ pub mod reference;
 pub mod render;
 pub mod schema;
 pub mod sources;
+pub mod substitute;
 pub mod yaml;
+
+mod written;
 
 pub use load::{Loaded, load, load_sources, load_stdin, load_text};
 pub use sources::Sources;

@@ -1,7 +1,7 @@
 //! Loads a configuration from a path.
 //!
-//! Owns: files and folders, and how several files become one. Refuses to know: certificates and
-//! all other files that a configuration names. Keeps: a file is read only once.
+//! Owns: files and folders, and how several files become one. Refuses to know: certificates and all other files that
+//! a configuration names, except for those whose content is a value. Keeps: a file is read only once.
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use sluice_core::{Diags, Node, Setting as _, Span, Value};
 use sluice_model::Config;
 
 use crate::sources::Sources;
-use crate::{hints, yaml};
+use crate::{hints, substitute, yaml};
 
 /// A configuration that was read, valid or not.
 #[derive(Debug)]
@@ -94,7 +94,7 @@ pub fn load_text(path: &Path, text: &str) -> Loaded {
 
 /// Reads files again whose text is known.
 pub fn load_sources(sources: &Sources, folder: &Path) -> Loaded {
-    let (sources, folder) = (sources.clone(), folder.to_owned());
+    let (sources, folder) = (sources.without_substitutions(), folder.to_owned());
     let mut loaded = Loaded { sources, folder, config: None, root: None, diags: Diags::new() };
     loaded.bind();
     loaded
@@ -164,11 +164,13 @@ impl Loaded {
             parts.extend(part);
         }
         let before = self.diags.counts();
-        let root = join(parts, &mut self.diags);
+        let mut root = join(parts, &mut self.diags);
+        let environment = |name: &str| std::env::var_os(name);
+        substitute::resolve(&mut root, &self.folder, &mut self.sources, &environment);
         whole &= self.diags.counts() == before;
         let at = sluice_core::Path::ROOT;
         let bound = Config::bind(&root, &at, &mut self.diags);
-        hints::complete(&root, &mut self.diags);
+        hints::complete(&mut self.diags);
         // If whole parts were missing, every reference to them would seem wrong.
         if whole {
             // An error in a single section does not prevent checks of the repeated ones.
@@ -194,7 +196,7 @@ fn join(parts: Vec<Node>, diags: &mut Diags) -> Node {
         let entries = match part.value {
             Value::Map(entries) => entries,
             Value::Null => continue,
-            Value::List(_) | Value::Scalar { .. } => {
+            Value::List(_) | Value::Scalar { .. } | Value::Substituted(_) => {
                 let message = "expected a map with sections such as `listeners`";
                 diags.error("wrong-kind", part.span, "", message);
                 continue;

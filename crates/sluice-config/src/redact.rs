@@ -1,9 +1,14 @@
 //! Redacts secrets in a configuration that is displayed.
 //!
-//! Owns: the single definition of a secret. Refuses to know: where it is displayed.
+//! Owns: the single definition of a secret, and what findings do not print. Refuses to know: where it is displayed.
 //! Keeps: structure and names, so that a reader sees that a field is set; only the text is removed.
 
-use sluice_core::Plain;
+use std::borrow::Cow;
+
+use sluice_core::tree::Substitution;
+use sluice_core::{Diagnostic, Plain, Value};
+
+use crate::sources::Sources;
 
 /// The replacement for a secret.
 pub const REDACTED: &str = "[redacted]";
@@ -70,6 +75,58 @@ enum Within {
 /// names or values mark them as secret, PEM private keys, and users in URLs.
 pub fn redacted(value: Plain) -> Plain {
     redact(value, Within::Section)
+}
+
+/// The value of `{ env: }` or `{ file: }` is left out of a text wherever it occurs if it has this many bytes; a shorter
+/// one, which may be a word of the text, where it is quoted.
+const VALUE_BYTES_MIN: usize = 8;
+
+/// A finding with placeholders in place of the values that came from outside the configuration.
+pub(crate) fn finding<'f>(finding: &'f Diagnostic, sources: &Sources) -> Cow<'f, Diagnostic> {
+    let mut shown = Cow::Borrowed(finding);
+    for (placeholder, text) in sources.substitutions().filter(|(_, text)| !text.is_empty()) {
+        let texts =
+            [Some(&finding.message), finding.help.as_ref(), finding.other.as_ref().map(|of| &of.1)];
+        if !texts.into_iter().flatten().any(|said| said.contains(text)) {
+            continue;
+        }
+        let shown = shown.to_mut();
+        shown.message = without(&shown.message, placeholder, text);
+        shown.help = shown.help.as_ref().map(|help| without(help, placeholder, text));
+        shown.other =
+            shown.other.as_ref().map(|(at, label)| (*at, without(label, placeholder, text)));
+    }
+    shown
+}
+
+/// Replaces values of `{ env: }` and `{ file: }` in the texts of a part of a page.
+pub fn placeholders(value: &mut serde_json::Value, sources: &Sources) {
+    match value {
+        serde_json::Value::String(said) => {
+            for (placeholder, text) in sources.substitutions().filter(|(_, text)| !text.is_empty())
+            {
+                if said == text && matches!(placeholder.written, Value::Map(_)) {
+                    *said = placeholder.to_string();
+                } else if said.contains(text) {
+                    *said = without(said, placeholder, text);
+                }
+            }
+        }
+        serde_json::Value::Array(items) => {
+            items.iter_mut().for_each(|item| placeholders(item, sources));
+        }
+        serde_json::Value::Object(fields) => {
+            fields.values_mut().for_each(|field| placeholders(field, sources));
+        }
+        _ => {}
+    }
+}
+
+fn without(said: &str, placeholder: &Substitution, text: &str) -> String {
+    let written = placeholder.to_string();
+    let said = said.replace(&format!("`{text}`"), &format!("`{written}`"));
+    let secret = matches!(placeholder.written, Value::Map(_)) && text.len() >= VALUE_BYTES_MIN;
+    if secret { said.replace(text, &written) } else { said }
 }
 
 /// Whether `name` denotes a secret header, cookie, query parameter or filter setting.

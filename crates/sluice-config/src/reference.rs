@@ -12,7 +12,13 @@ pub fn markdown() -> String {
         "# Configuration reference\n\nEvery section and field. This page is generated from the types that read the \
          configuration (`cargo xtask docs`); do not edit it.\n\nA field marked *one or a list* takes either. \
          Durations are written `250ms`, `5s`, `1m30s`; sizes `16KiB` or a number of bytes; rates `500/s`; \
-         percentages `10%`; `none` means no limit. Paths are relative to the configuration file.\n",
+         percentages `10%`; `none` means no limit. `true` stands \
+         for a section with nothing but defaults: `tls: true` on a cluster. Paths are relative to the configuration file.\n\n\
+         `${NAME}` in a value stands for an environment variable, `${NAME:-default}` for its value or, if it is unset or \
+         empty, the default; `$${` is a literal `${`. In place of a single value, `{ env: NAME }` takes an environment \
+         variable and `{ file: PATH }` the content of a file. In regexes, their replacements and texts with \
+         %OPERATOR%s, `${` has no special meaning; `{ env: }` and `{ file: }` work there too. See \
+         [Variables and secrets](operating.md#variables-and-secrets).\n",
     );
     let mut waiting: Vec<SectionShape> = Vec::new();
     let mut done: Vec<&'static str> = Vec::new();
@@ -110,7 +116,11 @@ fn describe(shape: &Shape) -> String {
         Shape::Named(item) => format!("names, each with {}", describe(item)),
         Shape::OrNone(item) => format!("{} or `none`", describe(item)),
         Shape::Either(shapes) => shapes.iter().map(describe).collect::<Vec<_>>().join(", or "),
-        Shape::Tagged(_) => "`{}`".into(),
+        Shape::Empty => "`true`".into(),
+        Shape::Tagged(entries) => {
+            let written = |entry: &FieldShape| format!("`{{ {}: }}`", entry.key);
+            entries.iter().map(written).collect::<Vec<_>>().join(", ")
+        }
         Shape::Fields(_) => "a map of the names below".into(),
         Shape::Any => "see [Filters](filters.md)".into(),
     }

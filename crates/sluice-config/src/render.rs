@@ -7,6 +7,7 @@ use std::path::Path;
 use annotate_snippets::{Annotation, AnnotationKind, Group, Level, Renderer, Snippet};
 use sluice_core::{Diagnostic, Severity, Span};
 
+use crate::redact;
 use crate::sources::Sources;
 
 /// Every finding with its source line and a caret, in the given order.
@@ -57,6 +58,7 @@ pub fn counts(errors: usize, warnings: usize) -> String {
 }
 
 fn one(finding: &Diagnostic, sources: &Sources, renderer: &Renderer) -> String {
+    let finding = &*redact::finding(finding, sources);
     let level = match finding.severity {
         Severity::Error => Level::ERROR,
         Severity::Warning => Level::WARNING,
@@ -127,6 +129,7 @@ fn place<'s>(finding: &Diagnostic, sources: &'s Sources) -> Option<(&'s Path, us
 
 /// A finding as one line, without source lines of the configuration, which may contain secrets.
 pub fn line(finding: &Diagnostic, sources: &Sources) -> String {
+    let finding = &*redact::finding(finding, sources);
     let place = place(finding, sources)
         .map(|(path, line, column)| format!("{}:{line}:{column}: ", path.display()));
     let help = finding.help.as_ref().map(|help| format!(" (help: {help})"));
@@ -136,6 +139,7 @@ pub fn line(finding: &Diagnostic, sources: &Sources) -> String {
 /// The findings as JSON.
 pub fn json(findings: &[Diagnostic], sources: &Sources) -> serde_json::Value {
     let item = |finding: &Diagnostic| {
+        let finding = &*redact::finding(finding, sources);
         let place = place(finding, sources).map(|(path, line, column)| {
             serde_json::json!({ "file": path.display().to_string(), "line": line, "column": column })
         });

@@ -11,6 +11,7 @@ use sluice_model::Config;
 pub fn schema() -> Value {
     let mut sections = BTreeMap::new();
     let root = of(&Config::shape(), &mut sections);
+    sections.insert(PLACEHOLDER, placeholder());
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Sluice configuration",
@@ -22,15 +23,17 @@ pub fn schema() -> Value {
 fn of(shape: &Shape, sections: &mut BTreeMap<&'static str, Value>) -> Value {
     // Text may be written as a number where YAML reads it as one.
     match shape {
-        Shape::Text { what, example } => {
-            json!({ "type": ["string", "integer"], "description": what, "examples": [example] })
+        Shape::Text { what, example } => or_placeholder(
+            json!({ "type": ["string", "integer"], "description": what, "examples": [example] }),
+        ),
+        Shape::Bool => or_placeholder(json!({ "type": "boolean" })),
+        Shape::Count { min, max } => {
+            or_placeholder(json!({ "type": "integer", "minimum": min, "maximum": max }))
         }
-        Shape::Bool => json!({ "type": "boolean" }),
-        Shape::Count { min, max } => json!({ "type": "integer", "minimum": min, "maximum": max }),
         Shape::Choice(words) => {
             let options =
                 words.iter().map(|(word, doc)| json!({ "const": word, "description": doc.trim() }));
-            json!({ "oneOf": options.collect::<Vec<_>>() })
+            or_placeholder(json!({ "oneOf": options.collect::<Vec<_>>() }))
         }
         Shape::Section(section) => section_ref(&section(), sections),
         Shape::OneOrMany(item) => {
@@ -44,6 +47,9 @@ fn of(shape: &Shape, sections: &mut BTreeMap<&'static str, Value>) -> Value {
         Shape::Either(shapes) => {
             json!({ "anyOf": shapes.iter().map(|shape| of(shape, sections)).collect::<Vec<_>>() })
         }
+        Shape::Empty => {
+            json!({ "anyOf": [{ "const": true }, { "type": "object", "maxProperties": 0 }] })
+        }
         Shape::Tagged(fields) => {
             json!({ "type": "object", "properties": properties(fields, sections), "additionalProperties": false, "maxProperties": 1 })
         }
@@ -52,6 +58,22 @@ fn of(shape: &Shape, sections: &mut BTreeMap<&'static str, Value>) -> Value {
         }
         Shape::Any => json!({}),
     }
+}
+
+/// A single value, or a placeholder in its place.
+fn or_placeholder(value: Value) -> Value {
+    json!({ "anyOf": [value, { "$ref": format!("#/$defs/{PLACEHOLDER}") }] })
+}
+
+const PLACEHOLDER: &str = "Placeholder";
+
+/// A placeholder for a value from outside the configuration.
+fn placeholder() -> Value {
+    let map = |key: &str| json!({ "type": "object", "properties": { key: { "type": "string" } }, "required": [key], "additionalProperties": false });
+    json!({
+        "description": "A value from an environment variable or a file.",
+        "anyOf": [{ "type": "string", "pattern": "\\$\\{" }, map("env"), map("file")],
+    })
 }
 
 fn section_ref(section: &SectionShape, sections: &mut BTreeMap<&'static str, Value>) -> Value {
@@ -74,10 +96,22 @@ fn section_ref(section: &SectionShape, sections: &mut BTreeMap<&'static str, Val
     json!({ "$ref": format!("#/$defs/{}", section.name) })
 }
 
+/// Whether `true` stands for a section with nothing but defaults.
+fn has_defaults(shape: &Shape) -> bool {
+    match shape {
+        Shape::Section(section) => section().fields.iter().all(|field| !field.required),
+        Shape::OrNone(inner) => has_defaults(inner),
+        _ => false,
+    }
+}
+
 fn properties(fields: &[FieldShape], sections: &mut BTreeMap<&'static str, Value>) -> Value {
     let mut properties = serde_json::Map::new();
     for field in fields {
         let mut value = of(&field.shape, sections);
+        if has_defaults(&field.shape) {
+            value = json!({ "anyOf": [value, { "const": true }] });
+        }
         if let Value::Object(value) = &mut value {
             value.insert("description".into(), field.doc.as_str().into());
             if let Some(default) = field.default {

@@ -1,14 +1,23 @@
-//! The files of a configuration.
+//! The files of a configuration, and what it takes from outside.
+//!
+//! Owns: texts, lines and columns, the content of files that are values. Refuses to know: what is in them.
+//! Keeps: what was read is not read again, so that a configuration in force can be shown as it was.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use sluice_core::Span;
+use sluice_core::tree::{Substitution, SubstitutionError};
 
 /// Files, in the order in which spans number them.
 #[derive(Clone, Debug, Default)]
 pub struct Sources {
     files: Vec<SourceFile>,
+    /// The content of files whose content is a value.
+    value_files: BTreeMap<PathBuf, Result<Arc<str>, SubstitutionError>>,
+    substitutions: Vec<Arc<Substitution>>,
 }
 
 #[derive(Clone, Debug)]
@@ -33,14 +42,48 @@ impl Sources {
         self.files.get(usize::from(file)).map(|file| (file.path.as_path(), file.text.as_str()))
     }
 
+    /// The content of a file that is a value, if it was read.
+    pub(crate) fn value_file(&self, path: &Path) -> Option<&Result<Arc<str>, SubstitutionError>> {
+        self.value_files.get(path)
+    }
+
+    pub(crate) fn add_value_file(
+        &mut self,
+        path: PathBuf,
+        content: Result<Arc<str>, SubstitutionError>,
+    ) {
+        self.value_files.insert(path, content);
+    }
+
+    /// The path of every file whose content is a value.
+    pub fn value_paths(&self) -> impl Iterator<Item = &Path> {
+        self.value_files.keys().map(PathBuf::as_path)
+    }
+
+    pub(crate) fn substituted(&mut self, of: &Arc<Substitution>) {
+        self.substitutions.push(Arc::clone(of));
+    }
+
+    /// The same files, before placeholders are resolved.
+    pub(crate) fn without_substitutions(&self) -> Self {
+        let Self { files, value_files, substitutions: _ } = self.clone();
+        Self { files, value_files, substitutions: Vec::new() }
+    }
+
+    /// Every placeholder, with its value.
+    pub(crate) fn substitutions(&self) -> impl Iterator<Item = (&Substitution, &str)> {
+        self.substitutions.iter().filter_map(|of| of.text.as_deref().ok().map(|text| (&**of, text)))
+    }
+
     /// Every path.
     pub fn paths(&self) -> impl Iterator<Item = &Path> {
         self.files.iter().map(|file| file.path.as_path())
     }
 
-    /// Every text.
+    /// Every text, of files that are values too.
     pub fn texts(&self) -> impl Iterator<Item = &str> {
-        self.files.iter().map(|file| file.text.as_str())
+        let values = self.value_files.values().filter_map(|text| text.as_deref().ok());
+        self.files.iter().map(|file| file.text.as_str()).chain(values)
     }
 
     /// Line and column of the start of a span, both from 1; columns count characters.

@@ -8,7 +8,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde_yaml::granit_parser::{Event, Parser, ScalarStyle, Span as YamlSpan};
-use sluice_core::settings::NO_VARIABLES;
 use sluice_core::tree::MapEntry;
 use sluice_core::{Diags, Node, Span, Value};
 
@@ -233,7 +232,7 @@ fn help(text: &str, at: usize, info: &str) -> &'static str {
     if says(&["tab"]) || line.trim_start_matches(' ').starts_with('\t') {
         "indent with spaces; YAML does not allow tabs there"
     } else if line.contains("${") {
-        NO_VARIABLES
+        "write the variable in quotes: inside `{ }` and `[ ]`, YAML reads the braces of `${NAME}` as its own"
     } else if says(&["unclosed"]) {
         "close what was opened here"
     } else if says(&["block mapping", "block collection", "mapping values"]) {

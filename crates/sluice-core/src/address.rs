@@ -166,7 +166,7 @@ fn why_no_url(scheme: &str, host: &str) -> String {
     };
     let port = if port { "" } else { usual };
     let tls = match scheme {
-        "https" | "wss" => "; add `tls: {}` to the cluster for TLS",
+        "https" | "wss" => "; add `tls: true` to the cluster for TLS",
         _ => "",
     };
     format!("an endpoint is a host and a port, not a URL; write {host}{port}{tls}")
@@ -292,7 +292,7 @@ mod tests {
         }
         for (text, part) in [
             ("http://127.0.0.1:1", "write 127.0.0.1:1"),
-            ("https://a.test/x", "write a.test:443; add `tls: {}`"),
+            ("https://a.test/x", "write a.test:443; add `tls: true`"),
             ("http://a.test", "write a.test:80"),
             ("tcp://a.test", "write a.test:PORT"),
             ("3", "write 127.0.0.1:3"),

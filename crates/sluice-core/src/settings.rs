@@ -18,12 +18,14 @@ use crate::{Name, value};
 mod fields;
 mod macros;
 mod members;
+mod scalar;
 mod shape;
 #[cfg(test)]
 mod tests;
 
 pub use fields::{Fields, KNOWN_HERE};
 pub use members::{Members, Named};
+pub use scalar::{Verbatim, bind_scalar, bind_verbatim};
 pub use shape::{FieldShape, Plain, SectionShape, Shape};
 
 /// The path from the root of a configuration to a value, kept on the stack while binding.
@@ -88,35 +90,6 @@ pub trait Setting: Sized {
     }
 }
 
-/// Binds a single value with `parse`; `what` names the expected kind in the error if `node` is not a single value.
-pub fn bind_scalar<T>(
-    node: &Node,
-    at: &Path<'_>,
-    diags: &mut Diags,
-    what: &str,
-    parse: impl FnOnce(&str) -> Result<T, String>,
-) -> Option<T> {
-    let Some(text) = node.text() else {
-        wrong_kind(node, at, diags, what);
-        return None;
-    };
-    match parse(text) {
-        Ok(value) => Some(value),
-        Err(_) if text.contains("${") => {
-            let message = format!("`{text}` is taken literally and is not {what}");
-            diags.error("bad-value", node.span, at, message).help(NO_VARIABLES);
-            None
-        }
-        Err(message) => {
-            diags.error("bad-value", node.span, at, message);
-            None
-        }
-    }
-}
-
-/// The help for a variable in a configuration.
-pub const NO_VARIABLES: &str = "variables are not substituted; write the value, or generate the file with a tool such as envsubst";
-
 /// Adds the error that `node` is not of the kind named by `what`.
 pub fn wrong_kind(node: &Node, at: &Path<'_>, diags: &mut Diags, what: &str) {
     diags.error("wrong-kind", node.span, at, format!("expected {what}, found {}", node.kind()));
@@ -129,9 +102,9 @@ pub fn entries_of<'n>(
     diags: &mut Diags,
     what: &str,
 ) -> Option<&'n [MapEntry]> {
-    match &node.value {
-        Value::Map(entries) => Some(entries),
-        Value::Null => Some(&[]),
+    match (&node.value, node.entries()) {
+        (_, Some(entries)) => Some(entries),
+        (Value::Null, _) => Some(&[]),
         _ => {
             wrong_kind(node, at, diags, what);
             None
@@ -262,11 +235,15 @@ impl<T: Setting> Setting for OrNone<T> {
         let bound = T::bind(node, at, diags);
         let zero =
             node.text().is_some_and(|text| text.trim_end_matches(char::is_alphabetic) == "0");
+        let help = if zero {
+            Some("`none` means unlimited")
+        } else {
+            node.is_word("false").then_some("write `none`")
+        };
         if bound.is_none()
-            && zero
-            && let Some(finding) = diags.last_mut()
+            && let Some((finding, help)) = diags.last_mut().zip(help)
         {
-            finding.help("`none` means unlimited");
+            finding.help(help);
         }
         bound.map(|value| Self(Some(value)))
     }
@@ -288,6 +265,17 @@ impl<T: Setting> Setting for OrNone<T> {
 pub trait ShortForm: Setting {
     /// The field that a single value sets.
     const KEY: &'static str;
+
+    /// Another field that a short form may set; `key` decides.
+    const OTHER_KEY: Option<&'static str> = None;
+
+    /// The field that the short form `node` sets.
+    fn key(_node: &Node) -> &'static str {
+        Self::KEY
+    }
+
+    /// What to write instead of `true` or `false`, where those cannot be meant as the value of that field.
+    const NOT_A_SWITCH: Option<&'static str> = None;
 }
 
 /// A section or its short form.
@@ -307,15 +295,23 @@ impl<T: ShortForm> Setting for Short<T> {
         if matches!(node.value, Value::Map(_)) {
             return T::bind(node, at, diags).map(Self);
         }
-        let entry = MapEntry { key: T::KEY.into(), key_span: node.span, node: node.clone() };
+        if let Some(help) = T::NOT_A_SWITCH
+            && (node.is_word("true") || node.is_word("false"))
+        {
+            wrong_kind(node, at, diags, &format!("a map with fields such as `{}`", T::KEY));
+            diags.last_mut()?.help(help);
+            return None;
+        }
+        let entry = MapEntry { key: T::key(node).into(), key_span: node.span, node: node.clone() };
         let long = Node { value: Value::Map(vec![entry]), span: node.span };
         T::bind(&long, at, diags).map(Self)
     }
 
     fn shape() -> Shape {
         let Shape::Section(section) = T::shape() else { return T::shape() };
-        let short = section().fields.into_iter().find(|field| field.key == T::KEY);
-        Shape::Either(short.map(|field| field.shape).into_iter().chain([T::shape()]).collect())
+        let keys = [Some(T::KEY), T::OTHER_KEY];
+        let short = section().fields.into_iter().filter(|field| keys.contains(&Some(field.key)));
+        Shape::Either(short.map(|field| field.shape).chain([T::shape()]).collect())
     }
 
     fn show(&self) -> Plain {
@@ -323,7 +319,7 @@ impl<T: ShortForm> Setting for Short<T> {
     }
 }
 
-/// An empty map, for something that has no settings.
+/// An empty map or `true`, for something that has no settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Empty;
 
@@ -332,15 +328,21 @@ impl Setting for Empty {
         match &node.value {
             Value::Null => Some(Self),
             Value::Map(entries) if entries.is_empty() => Some(Self),
+            _ if node.is_word("true") => Some(Self),
+            _ if node.is_word("false") => {
+                wrong_kind(node, at, diags, "true");
+                diags.last_mut()?.help("leave the field out");
+                None
+            }
             _ => {
-                diags.error("wrong-kind", node.span, at, "this takes no settings; write {}");
+                diags.error("wrong-kind", node.span, at, "this takes no settings; write `true`");
                 None
             }
         }
     }
 
     fn shape() -> Shape {
-        Shape::Tagged(Vec::new())
+        Shape::Empty
     }
 
     fn show(&self) -> Plain {
@@ -530,22 +532,7 @@ impl Setting for Node {
     }
 
     fn show(&self) -> Plain {
-        match &self.value {
-            Value::Null => Plain::Null,
-            Value::Scalar { text, .. } => Plain::Text(text.to_string()),
-            Value::List(items) => Plain::List(items.iter().map(Setting::show).collect()),
-            Value::Map(entries) => {
-                let shown = entries.iter().map(|e| (e.key.to_string(), e.node.show()));
-                Plain::Map(shown.collect())
-            }
-        }
-    }
-}
-
-impl PartialEq for Node {
-    /// Equal if the values are the same, regardless of position.
-    fn eq(&self, other: &Self) -> bool {
-        self.show() == other.show()
+        self.value.as_written()
     }
 }
 

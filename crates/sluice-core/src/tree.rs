@@ -1,6 +1,7 @@
 //! A configuration as a tree in which every value has its source position.
 //!
-//! Owns: nodes, positions, lookup. Refuses to know: the file format.
+//! Owns: nodes, positions, lookup, placeholders for values from outside. Refuses to know: the file format, how
+//! placeholders are resolved.
 //! Keeps: scalars keep the text that was written; the type that binds a field interprets it, so no format rule ever
 //! turns `no` into a boolean.
 
@@ -42,10 +43,33 @@ pub enum Value {
     List(Vec<Node>),
     /// Named values in order, without duplicate names.
     Map(Vec<MapEntry>),
+    /// A value that stands for one from outside the configuration.
+    Substituted(Arc<Substitution>),
+}
+
+/// A placeholder for an environment variable or a file, and the text that takes its place where a single value is
+/// expected.
+#[derive(Clone, Debug)]
+pub struct Substitution {
+    /// The placeholder: text with `${NAME}`, or the map `{ env: NAME }` or `{ file: PATH }`.
+    pub written: Value,
+    /// The text in its place.
+    pub text: Result<Arc<str>, SubstitutionError>,
+}
+
+/// Why there is no text for a placeholder.
+#[derive(Clone, Debug)]
+pub struct SubstitutionError {
+    /// The code of the finding.
+    pub code: &'static str,
+    /// What is wrong.
+    pub message: Arc<str>,
+    /// What to do about it.
+    pub help: &'static str,
 }
 
 /// Fields that a short form stands for, so that others may follow them in a path although they were not written.
-const LEFT_OUT: [&str; 3] = ["chains", "rules", "certificates"];
+pub const LEFT_OUT: [&str; 3] = ["chains", "rules", "certificates"];
 
 /// A named value.
 #[derive(Clone, Debug)]
@@ -63,26 +87,41 @@ impl Node {
     pub const fn kind(&self) -> &'static str {
         match self.value {
             Value::Null => "nothing",
-            Value::Scalar { .. } => "a single value",
+            Value::Scalar { .. } | Value::Substituted(_) => "a single value",
             Value::List(_) => "a list",
             Value::Map(_) => "a map",
         }
     }
 
-    /// The text of a single value.
+    /// The text of a single value, after substitution.
     pub fn text(&self) -> Option<&str> {
         match &self.value {
             Value::Scalar { text, .. } => Some(text),
+            Value::Substituted(of) => of.text.as_deref().ok(),
             _ => None,
         }
     }
 
-    /// The entry named `key`, if this is a map that contains it.
-    pub fn get(&self, key: &str) -> Option<&MapEntry> {
+    /// The entries of a map.
+    pub fn entries(&self) -> Option<&[MapEntry]> {
         match &self.value {
-            Value::Map(entries) => entries.iter().find(|entry| &*entry.key == key),
+            Value::Map(entries) => Some(entries),
+            Value::Substituted(of) => match &of.written {
+                Value::Map(entries) => Some(entries),
+                _ => None,
+            },
             _ => None,
         }
+    }
+
+    /// Whether this is `word`, without quotes.
+    pub fn is_word(&self, word: &str) -> bool {
+        matches!(&self.value, Value::Scalar { text, quoted: false } if &**text == word)
+    }
+
+    /// The entry named `key`, if this is a map that contains it.
+    pub fn get(&self, key: &str) -> Option<&MapEntry> {
+        self.entries()?.iter().find(|entry| &*entry.key == key)
     }
 
     /// The positions of the key and the value of the field that a path such as `listeners[0].chains[2].match.sni`
@@ -106,7 +145,7 @@ impl Node {
                 let after = rest.strip_prefix(&*entry.key);
                 after.is_some_and(|after| after.is_empty() || after.starts_with(['.', '[']))
             };
-            let entries = if let Value::Map(entries) = &node.value { &entries[..] } else { &[] };
+            let entries = node.entries().unwrap_or_default();
             // Names may contain dots.
             match entries.iter().filter(ends).max_by_key(|entry| entry.key.len()) {
                 Some(entry) => {
@@ -132,6 +171,32 @@ impl Node {
             Value::Null => &[],
             _ => std::slice::from_ref(self),
         }
+    }
+}
+
+/// Equal if the values are the same, regardless of position and quotes. Placeholders are the same if they are written in
+/// the same way and stand for the same text.
+impl PartialEq for Node {
+    fn eq(&self, other: &Self) -> bool {
+        match (&self.value, &other.value) {
+            (Value::Null, Value::Null) => true,
+            (Value::Scalar { text: mine, .. }, Value::Scalar { text: theirs, .. }) => {
+                mine == theirs
+            }
+            (Value::List(mine), Value::List(theirs)) => mine == theirs,
+            (Value::Map(mine), Value::Map(theirs)) => mine == theirs,
+            (Value::Substituted(mine), Value::Substituted(theirs)) => {
+                mine.text.as_deref().ok() == theirs.text.as_deref().ok()
+                    && mine.written.as_written() == theirs.written.as_written()
+            }
+            _ => false,
+        }
+    }
+}
+
+impl PartialEq for MapEntry {
+    fn eq(&self, other: &Self) -> bool {
+        self.key == other.key && self.node == other.node
     }
 }
 

@@ -1,8 +1,10 @@
 //! Converts a chain's `match` to criteria, and derives what inspection a listener needs for them.
 //!
-//! Owns: what a match implies, and which matches are impossible. Refuses to know: handlers.
+//! Owns: what a match implies, which matches are impossible, and the names of chains. Refuses to know: handlers.
 
-use sluice_core::{Diags, ListenAddress, Path, Protocol, Spanned, TransportKind};
+use std::sync::Arc;
+
+use sluice_core::{Diags, ListenAddress, Name, Path, Protocol, Spanned, TransportKind};
 use sluice_l4::Criteria;
 use sluice_l4::inspect::Needs;
 use sluice_l4::inspect::http::{HTTP1, HTTP2};
@@ -22,6 +24,15 @@ pub struct ChainPlace<'a> {
     pub inside: bool,
     /// Whether its listener accepts QUIC.
     pub quic: bool,
+}
+
+/// The name of a chain in logs and metrics.
+pub(crate) fn chain_name(index: usize, name: Option<&Name>, matches: bool) -> Name {
+    match name {
+        Some(name) => Arc::clone(name),
+        None if !matches => "default".into(),
+        None => format!("chain{index}").into(),
+    }
 }
 
 /// The criteria of a match, with implied ones made explicit.

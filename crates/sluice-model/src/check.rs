@@ -169,7 +169,7 @@ pub fn admin(config: &Config, diags: &mut Diags) {
 /// `asked`.
 pub fn unused<'a>(config: &'a Config, asked: impl Iterator<Item = &'a Name>, diags: &mut Diags) {
     let relayed = config.listeners.iter().flat_map(|listener| relays_of(listener));
-    let relayed = relayed.map(|relay| &relay.cluster.value);
+    let relayed = relayed.filter_map(|relay| Some(&relay.cluster.as_ref()?.value));
     let routed = clusters_of_routes(config).map(|name| &name.value);
     let used: HashSet<&Name> = relayed.chain(routed).chain(asked).collect();
     let rules = || config.routes.iter().flat_map(|(_, hosts)| hosts.iter());

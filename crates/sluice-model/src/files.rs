@@ -12,6 +12,7 @@ use sluice_core::{Diags, Node};
 
 use crate::check;
 use crate::compile::{SharedParts, Surroundings};
+use crate::inline;
 use crate::process::Process;
 use crate::sections::Config;
 use crate::store::{Batch, BatchMode, Staged, Store, stage};
@@ -41,14 +42,16 @@ pub fn stage_files(
     now: Duration,
     diags: &mut Diags,
 ) -> Option<(Process, Staged)> {
-    let FilesInput { config, root, folder } = input;
+    let FilesInput { mut config, root, folder } = input;
+    let inline = inline::expand(&mut config, diags);
     check::names_and_addresses(&config, diags);
     check::inspected_bytes(&config, diags);
     check::admin(&config, diags);
     check::clusters(&config, diags);
     check::routes(&config, diags);
     check::loops(&config, diags);
-    let translated = translate(&config, &root, folder, diags);
+    inline::relocate(&inline, diags);
+    let translated = translate(&config, &root, folder, &inline, diags);
     let process = Process::of(&config, folder, diags);
     let batch = Batch {
         source: Arc::from(FILES),

@@ -11,6 +11,7 @@ pub mod check;
 pub mod compile;
 pub mod diff;
 pub mod files;
+mod inline;
 pub mod model;
 pub mod process;
 pub mod provenance;

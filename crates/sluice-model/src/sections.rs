@@ -3,7 +3,7 @@
 //! Owns: every field, its default and its documentation. Refuses to know: how fields
 //! interact. Keeps: fields are declared in the order of the reference page.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::{NonZeroU32, NonZeroU64};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -25,10 +25,12 @@ use sluice_upstream::Balance;
 
 pub mod http;
 pub mod log_format;
+pub mod redirect;
 pub mod routes;
 
 pub use http::Http;
 pub use log_format::LogFormat;
+pub use redirect::HttpsRedirect;
 pub use routes::{HostOrRule, RuntimeSection, VirtualHost};
 
 section! {
@@ -93,10 +95,13 @@ section! {
         pub filters: Vec<FilterUse>,
         /// Short form of a single chain: terminate TLS.
         pub tls: Option<Spanned<Short<Tls>>>,
-        /// Short form of a single chain: relay to this cluster.
+        /// Short form of a single chain: relay to this cluster, or to these endpoints.
         pub relay: Option<Spanned<Short<Relay>>>,
         /// Short form of a single chain: serve HTTP.
         pub http: Option<Spanned<Short<Http>>>,
+        /// Short form of a single chain that redirects every HTTP request (308) to the same host and path with `https`,
+        /// on its default port. The route table is `LISTENER.redirect` in logs, metrics and admin pages.
+        pub redirect: Option<Spanned<HttpsRedirect>>,
         /// The filter chains; the most specific match wins.
         pub chains: Members<Chain>,
         /// Accept QUIC on the UDP port of the same number: chains with `tls` and `http` also serve HTTP/3, which is
@@ -223,7 +228,7 @@ section! {
         pub tls: Option<Spanned<Short<Tls>>>,
         /// Filters of this chain, in order.
         pub filters: Vec<FilterUse>,
-        /// Relay to this cluster.
+        /// Relay to this cluster, or to these endpoints.
         pub relay: Option<Spanned<Short<Relay>>>,
         /// Serve HTTP.
         pub http: Option<Spanned<Short<Http>>>,
@@ -242,7 +247,7 @@ section! {
         pub matches as "match": Option<Spanned<Match>>,
         /// Filters of this chain, in order.
         pub filters: Vec<FilterUse>,
-        /// Relay to this cluster.
+        /// Relay to this cluster, or to these endpoints.
         pub relay: Option<Spanned<Short<Relay>>>,
         /// Serve HTTP.
         pub http: Option<Spanned<Short<Http>>>,
@@ -394,10 +399,14 @@ choice! {
 }
 
 section! {
-    /// A relay to a cluster (TCP or UDP proxying). The short form is the name of the cluster.
+    /// A relay to a cluster (TCP or UDP proxying). The short form is the name of the cluster, or the endpoints: one or a
+    /// list. An endpoint has a port, or is unix:///path; the name of a cluster contains no colon.
     pub struct Relay {
         /// The cluster to relay to.
-        pub cluster: Spanned<Name>,
+        pub cluster: Option<Spanned<Name>>,
+        /// In place of `cluster`: endpoints, which form a cluster with default settings. Its name in logs, metrics and
+        /// admin pages is that of the listener and the chain, joined by a dot: `db.default`.
+        pub endpoints: Vec<Spanned<Short<EndpointEntry>>>,
         /// The hash key of `ring_hash` and `maglev` (sticky sessions).
         pub hash: Option<HashBy>,
         /// How long no byte may move in either direction; if omitted, 1h for connections and 1m for UDP flows.
@@ -418,22 +427,15 @@ pub const STREAM_IDLE: Duration = Duration::from_secs(3600);
 /// The default idle timeout of a UDP flow, as in Envoy.
 pub const FLOW_IDLE: Duration = Duration::from_secs(60);
 
-/// A relay to a cluster with default settings.
-pub fn relay_to(cluster: &Spanned<Name>) -> Relay {
-    let entry = sluice_core::tree::MapEntry {
-        key: "cluster".into(),
-        key_span: cluster.span,
-        node: Node {
-            value: Value::Scalar { text: cluster.value.clone(), quoted: true },
-            span: cluster.span,
-        },
-    };
-    let node = Node { value: Value::Map(vec![entry]), span: cluster.span };
-    Relay::bind(&node, &Path::ROOT, &mut Diags::new()).expect("a name is all that a relay needs")
-}
-
 impl ShortForm for Relay {
     const KEY: &'static str = "cluster";
+    const OTHER_KEY: Option<&'static str> = Some("endpoints");
+
+    fn key(node: &Node) -> &'static str {
+        // An IP address without its port is an endpoint with a mistake.
+        let name = |text: &str| !text.contains(':') && text.parse::<IpAddr>().is_err();
+        if node.text().is_some_and(name) { Self::KEY } else { "endpoints" }
+    }
 }
 
 section! {
@@ -910,6 +912,9 @@ impl Config {
 
 impl ShortForm for Tls {
     const KEY: &'static str = "certificates";
+    const NOT_A_SWITCH: Option<&'static str> = Some(
+        "to terminate TLS, name a certificate: `tls: site.pem`; to pass TLS through, leave the field out",
+    );
 }
 
 impl ShortForm for Certificate {

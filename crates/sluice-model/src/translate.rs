@@ -9,6 +9,7 @@ use std::path::{Path as FilePath, PathBuf};
 
 use sluice_core::{Diags, Name, Node};
 
+use crate::inline::InlinePlaces;
 use crate::model::{FilterConfig, Kind};
 use crate::sections::{Config, FilterUse};
 use crate::store::Update;
@@ -30,10 +31,16 @@ pub struct Translated {
 }
 
 /// Translates the resources of `config`, which was read from `root` and whose relative paths are resolved against
-/// `folder`. Adds errors and warnings to `diags`.
-pub fn translate(config: &Config, root: &Node, folder: &FilePath, diags: &mut Diags) -> Translated {
+/// `folder`; `inline` has the places of those without a section. Adds errors and warnings to `diags`.
+pub(crate) fn translate(
+    config: &Config,
+    root: &Node,
+    folder: &FilePath,
+    inline: &InlinePlaces,
+    diags: &mut Diags,
+) -> Translated {
     let mut all = Translated::default();
-    let context = Context { config, root, folder };
+    let context = Context { config, root, folder, inline };
     context.clusters(&mut all, diags);
     context.routes(&mut all, diags);
     context.listeners(&mut all, diags);
@@ -46,6 +53,7 @@ struct Context<'a> {
     config: &'a Config,
     root: &'a Node,
     folder: &'a FilePath,
+    inline: &'a InlinePlaces,
 }
 
 impl Context<'_> {

@@ -80,7 +80,7 @@ fn an_error_of_the_parser_comes_with_its_cure() {
         ("a:\n  - b: 1\n   c: 2\n", "indentation"),
         ("a: b: c\n", "quote values"),
         ("a:\n\tb: 1\n", "spaces"),
-        ("a: { b: ${VAR} }\n", "variables are not substituted"),
+        ("a: { b: ${VAR} }\n", "write the variable in quotes"),
         ("a: [1\n", "close what was opened"),
         ("a: *\n", "quote values"),
         ("a:\n  b: [1, 2\n  c: 3\n", "brackets"),

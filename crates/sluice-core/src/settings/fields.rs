@@ -23,7 +23,8 @@ pub struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    /// Opens `node` as a section with the keys `known`; reports every other key.
+    /// Opens `node` as a section with the keys `known`; reports every other key. `true` stands for a section without
+    /// fields.
     pub fn open(
         node: &'a Node,
         at: &'a Path<'a>,
@@ -31,17 +32,15 @@ impl<'a> Fields<'a> {
         known: &[&str],
     ) -> Option<Self> {
         let entries: &[MapEntry] = match &node.value {
-            Value::Map(entries) => entries,
+            _ if node.entries().is_some() => node.entries().unwrap_or_default(),
             Value::Null => &[],
+            _ if node.is_word("true") => &[],
             _ => {
                 let what = format!("a map with fields such as `{}`", known[0]);
                 wrong_kind(node, at, diags, &what);
-                let help = match node.text() {
-                    Some("true") => "write {} to use the defaults",
-                    Some("false") => "remove the field",
-                    _ => return None,
-                };
-                diags.last_mut()?.help(help);
+                if node.is_word("false") {
+                    diags.last_mut()?.help("leave the field out; `true` means its defaults");
+                }
                 return None;
             }
         };

@@ -119,7 +119,13 @@ macro_rules! choice {
                 diags: &mut $crate::diagnostics::Diags,
             ) -> Option<Self> {
                 const WORDS: &[&str] = &[$($word),+];
-                $crate::settings::bind_scalar(node, at, diags, "a word", |text| match text {
+                // The error about a placeholder does not contain the value, so it lists the words.
+                let words = match node.value {
+                    $crate::tree::Value::Substituted(_) => format!("one of {}", WORDS.join(", ")),
+                    _ => String::new(),
+                };
+                let what = if words.is_empty() { "a word" } else { &words };
+                $crate::settings::bind_scalar(node, at, diags, what, |text| match text {
                     $($word => Ok(Self::$variant),)+
                     _ => Err(match $crate::settings::suggest_word(text, WORDS) {
                         Some(near) => format!("`{text}` is not one of {}; {near}", WORDS.join(", ")),

@@ -51,6 +51,11 @@ impl<T> Members<T> {
         self.right.iter_mut().map(|(_, member)| member)
     }
 
+    /// The valid members with their indexes in the list, mutable.
+    pub fn places_mut(&mut self) -> impl Iterator<Item = (usize, &mut Spanned<T>)> {
+        self.right.iter_mut().map(|(place, member)| (*place, member))
+    }
+
     /// The valid members with their indexes in the list.
     pub fn places(&self) -> impl Iterator<Item = (usize, &Spanned<T>)> {
         self.right.iter().map(|(place, member)| (*place, member))
@@ -106,6 +111,11 @@ impl<T> Named<T> {
     /// The section named `name`, if it is valid.
     pub fn get(&self, name: &str) -> Option<&Spanned<T>> {
         self.right.get(name)
+    }
+
+    /// Adds a section.
+    pub fn insert(&mut self, name: Name, section: Spanned<T>) {
+        self.right.insert(name, section);
     }
 
     /// Every name that was written, including those of invalid sections.

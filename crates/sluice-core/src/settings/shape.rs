@@ -31,6 +31,8 @@ pub enum Shape {
     OrNone(Box<Self>),
     /// The short form, then the long form.
     Either(Vec<Self>),
+    /// `true` or an empty map.
+    Empty,
     /// A map of exactly one of these entries.
     Tagged(Vec<FieldShape>),
     /// A map of any of these entries.

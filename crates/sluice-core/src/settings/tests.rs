@@ -1,4 +1,5 @@
 use super::*;
+use crate::tree::{Substitution, SubstitutionError};
 
 crate::choice! {
     /// A colour.
@@ -95,4 +96,45 @@ fn the_shape_names_what_is_required() {
     let Shape::Section(shape) = Thing::shape() else { panic!("a section") };
     let required: Vec<_> = shape().fields.iter().filter(|f| f.required).map(|f| f.key).collect();
     assert_eq!(required, ["colour"]);
+}
+
+crate::section! {
+    /// A thing with defaults.
+    struct Usual {
+        /// Its age.
+        pub age: Duration = "1s",
+    }
+}
+
+#[test]
+fn true_stands_for_a_section_with_its_defaults() {
+    let bind = |node: &Node| Usual::bind(node, &Path::ROOT, &mut Diags::new());
+    assert_eq!(bind(&scalar("true")), bind(&map([])));
+    assert_eq!(Empty::bind(&scalar("true"), &Path::ROOT, &mut Diags::new()), Some(Empty));
+    let quoted =
+        Node { value: Value::Scalar { text: "true".into(), quoted: true }, span: Span::default() };
+    for other in [scalar("false"), scalar("yes"), quoted] {
+        assert_eq!(bind(&other), None);
+        assert_eq!(Empty::bind(&other, &Path::ROOT, &mut Diags::new()), None);
+    }
+    assert_eq!(findings(&scalar("true")), ["thing.colour: `colour` is missing"]);
+}
+
+#[test]
+fn a_placeholder_equals_itself_until_it_stands_for_something_else() {
+    let placeholder = |text: Option<&str>| {
+        let written = Value::Scalar { text: "${X}".into(), quoted: false };
+        let error = SubstitutionError { code: "unset-variable", message: "".into(), help: "" };
+        let text = text.map(Into::into).ok_or(error);
+        let value = Value::Substituted(Substitution { written, text }.into());
+        Node { value, span: Span::default() }
+    };
+    assert_eq!(placeholder(Some("a")), placeholder(Some("a")));
+    assert_ne!(placeholder(Some("a")), placeholder(Some("b")));
+    assert_eq!(
+        placeholder(None),
+        placeholder(None),
+        "a literal text, where no variables are expanded"
+    );
+    assert_ne!(placeholder(None), placeholder(Some("a")));
 }

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use sluice_codec::Head;
-use sluice_core::settings::{Plain, Shape, bind_entries, bind_scalar, wrong_kind};
+use sluice_core::settings::{Plain, Shape, bind_entries, bind_verbatim, wrong_kind};
 use sluice_core::{Diags, Node, Path, Setting, Value};
 
 use super::{Cx, HttpFilter, OfSettings, ResponseStep};
@@ -61,7 +61,7 @@ impl Setting for PageTemplates {
             let key = statuses(&entry.key)
                 .map_err(|message| diags.error("bad-value", entry.key_span, here, message))
                 .ok();
-            key.zip(bind_scalar(&entry.node, here, diags, "text", HttpTemplate::parse))
+            key.zip(bind_verbatim(&entry.node, here, diags, "text", HttpTemplate::parse))
         })
         .map(Self)
     }

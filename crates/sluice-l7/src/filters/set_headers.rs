@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use sluice_codec::names::{is_field_value, is_token};
 use sluice_codec::{Head, Known};
-use sluice_core::settings::{Plain, Shape, bind_entries, bind_scalar, entries_of};
+use sluice_core::settings::{Plain, Shape, bind_entries, bind_scalar, bind_verbatim, entries_of};
 use sluice_core::{Diags, Node, Path, Setting};
 use smallvec::SmallVec;
 
@@ -99,7 +99,7 @@ impl Setting for HeaderTemplates {
             let key = name(&entry.key)
                 .map_err(|message| diags.error("bad-value", entry.key_span, here, message))
                 .ok();
-            let value = bind_scalar(&entry.node, here, diags, "a value", |text| {
+            let value = bind_verbatim(&entry.node, here, diags, "a value", |text| {
                 if !is_field_value(text.as_bytes()) {
                     return Err("a header value must not contain control characters".into());
                 }

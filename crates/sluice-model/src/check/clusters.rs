@@ -21,7 +21,7 @@ pub fn clusters(config: &Config, diags: &mut Diags) {
         .listeners
         .iter()
         .flat_map(|listener| super::relays_of(listener))
-        .map(|relay| &relay.cluster.value)
+        .filter_map(|relay| relay.cluster.as_ref().map(|cluster| &cluster.value))
         .collect();
     for (name, cluster) in config.clusters.iter() {
         let at = at.key(name);
@@ -106,13 +106,13 @@ fn endpoints(cluster: &Spanned<Short<Cluster>>, at: &Path<'_>, diags: &mut Diags
 }
 
 /// Checks that a relay of connections fits its cluster.
-pub fn stream_relay(config: &Config, relay: &Relay, at: &Path<'_>, diags: &mut Diags) {
-    let Some(cluster) = config.clusters.get(&relay.cluster.value) else { return };
+pub fn stream_relay(config: &Config, to: &Spanned<Name>, at: &Path<'_>, diags: &mut Diags) {
+    let Some(cluster) = config.clusters.get(&to.value) else { return };
     if cluster.protocol == ClusterProtocol::Http3 {
         diags
             .error(
                 "wrong-kind",
-                relay.cluster.span,
+                to.span,
                 at.key("cluster"),
                 "connections are relayed over TCP, but `protocol: http3` uses QUIC",
             )
@@ -124,8 +124,14 @@ pub fn stream_relay(config: &Config, relay: &Relay, at: &Path<'_>, diags: &mut D
 }
 
 /// Checks that a relay of datagrams fits its cluster: datagrams go to endpoints unchanged.
-pub fn flow_relay(config: &Config, relay: &Relay, at: &Path<'_>, diags: &mut Diags) {
-    let usual = crate::sections::relay_to(&relay.cluster);
+pub fn flow_relay(
+    config: &Config,
+    to: &Spanned<Name>,
+    relay: &Relay,
+    at: &Path<'_>,
+    diags: &mut Diags,
+) {
+    let usual = Relay::absent().expect("a relay has no required fields");
     let only_streams = [
         ("half_close_timeout", relay.half_close_timeout != usual.half_close_timeout),
         ("max_duration", relay.max_duration != usual.max_duration),
@@ -134,14 +140,14 @@ pub fn flow_relay(config: &Config, relay: &Relay, at: &Path<'_>, diags: &mut Dia
         diags
             .error(
                 "wrong-kind",
-                relay.cluster.span,
+                to.span,
                 at.key(key),
                 format!("`{key}` applies to connections, not to UDP flows"),
             )
             .help("remove it; a flow ends by `idle_timeout` or `responses`");
     }
-    let Some(cluster) = config.clusters.get(&relay.cluster.value) else { return };
-    let name: &Name = &relay.cluster.value;
+    let Some(cluster) = config.clusters.get(&to.value) else { return };
+    let name: &Name = &to.value;
     let ignored = [
         ("tls", cluster.tls.is_some(), "would be sent unencrypted"),
         ("send_proxy_protocol", cluster.send_proxy_protocol.is_some(), "carry no PROXY header"),
@@ -149,7 +155,7 @@ pub fn flow_relay(config: &Config, relay: &Relay, at: &Path<'_>, diags: &mut Dia
     for (key, _, what) in ignored.iter().filter(|(_, said, _)| *said) {
         let message = format!("the cluster `{name}` has `{key}`, but datagrams {what}");
         diags
-            .error("wrong-kind", relay.cluster.span, at.key("cluster"), message)
+            .error("wrong-kind", to.span, at.key("cluster"), message)
             .other(cluster.span, "this cluster")
             .help(format!("relay to a cluster without `{key}`"));
     }
@@ -160,7 +166,7 @@ pub fn flow_relay(config: &Config, relay: &Relay, at: &Path<'_>, diags: &mut Dia
             address.value
         );
         diags
-            .error("wrong-kind", relay.cluster.span, at.key("cluster"), message)
+            .error("wrong-kind", to.span, at.key("cluster"), message)
             .other(address.span, "this endpoint")
             .help("relay UDP to IP addresses or host names");
     }

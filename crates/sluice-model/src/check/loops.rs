@@ -75,7 +75,8 @@ fn ways<'c>(
 ) -> impl Iterator<Item = (&'c Spanned<Name>, LoopPath)> {
     let datagrams = listener.is_udp();
     let relayed = super::relays_of(listener)
-        .map(move |relay| (&relay.cluster, LoopPath { datagrams, http: false, same: true }));
+        .filter_map(|relay| relay.cluster.as_ref())
+        .map(move |cluster| (cluster, LoopPath { datagrams, http: false, same: true }));
     let tables = super::https_of(listener).filter_map(|http| config.routes.get(&http.routes.value));
     let routed = led_to(tables.flat_map(|hosts| hosts.iter())).map(|(name, rule)| {
         (name, LoopPath { datagrams: false, http: true, same: keeps_requests(rule) })

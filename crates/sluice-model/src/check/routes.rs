@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use sluice_core::{Diags, Name, Path, Setting, Span, Spanned};
 
-use crate::sections::routes::{HashKey, Rewrite, RouteTimeout, Rule};
+use crate::sections::routes::{HashKey, Rewrite, RouteTimeout, Rule, Share, ShareWeight, Shares};
 use crate::sections::{Config, HostOrRule, Http};
 
 /// Checks every route table.
@@ -96,14 +96,10 @@ fn useless_settings(rule: &Spanned<Rule>, at: &Path<'_>, diags: &mut Diags) {
     }
 }
 
-/// Checks that the weights of a split are not all 0, and warns of a share of 0%.
+/// Checks the shares of a split, and warns of a rule for 0% of requests.
 fn shares(rule: &Spanned<Rule>, at: &Path<'_>, diags: &mut Diags) {
-    if let Some(split) = &rule.split
-        && split.0.iter().all(|(_, share)| share.weight == 0 && share.runtime.is_none())
-    {
-        diags
-            .error("bad-value", split.span, at.key("split"), "all weights are 0")
-            .help("give the clusters weights such as 95 and 5; they need not add up to 100");
+    if let Some(split) = &rule.split {
+        split_shares(split, &at.key("split"), diags);
     }
     let never = rule.matches.as_ref().and_then(|of| of.runtime.as_ref());
     if never.is_some_and(|share| share.key.is_none() && share.percent.0 == 0) {
@@ -116,6 +112,30 @@ fn shares(rule: &Spanned<Rule>, at: &Path<'_>, diags: &mut Diags) {
                 "`percent: 0%` matches no request",
             )
             .help("add `key: NAME` for a runtime value that changes it, or remove the rule");
+    }
+}
+
+/// Checks that shares in percent add up to 100%, and that weights are not all 0.
+fn split_shares(split: &Spanned<Shares>, at: &Path<'_>, diags: &mut Diags) {
+    let percent = |share: &Share| matches!(share.weight, ShareWeight::Percent(_));
+    let (in_percent, weights): (Vec<_>, Vec<_>) =
+        split.0.iter().partition(|(_, share)| percent(share));
+    let sum: u64 = in_percent.iter().map(|(_, share)| share.weight.value()).sum();
+    let zero = |share: &Share| share.weight.value() == 0 && share.runtime.is_none();
+    if let (Some(_), Some((name, _))) = (in_percent.first(), weights.first()) {
+        let message = "shares in percent and weights cannot be mixed";
+        diags
+            .error("short-and-long", name.span, at.key(&name.value), message)
+            .help("write all shares in percent, or none");
+    } else if !in_percent.is_empty() && sum != 100 {
+        let message = format!("the shares add up to {sum}%, not 100%");
+        diags.error("bad-value", split.span, at, message).help(
+            "change them, or write weights without percent signs, which need not add up to 100",
+        );
+    } else if split.0.iter().all(|(_, share)| zero(share)) {
+        diags
+            .error("bad-value", split.span, at, "all weights are 0")
+            .help("give the clusters weights such as 95 and 5; they need not add up to 100");
     }
 }
 

@@ -3,7 +3,7 @@
 //! Owns: the forms that `format` takes. Refuses to know: which operators exist. Keeps: custom fields keep the
 //! order in which they are written.
 
-use sluice_core::settings::{Path, Plain, Setting, Shape, bind_entries, bind_scalar, entries_of};
+use sluice_core::settings::{Path, Plain, Setting, Shape, bind_entries, bind_verbatim, entries_of};
 use sluice_core::tree::Value;
 use sluice_core::{Diags, Node, section};
 
@@ -44,7 +44,7 @@ impl Setting for Chosen {
                     .help("choose another name");
                 return None;
             }
-            let text = bind_scalar(&entry.node, here, diags, "text with %OPERATOR%s", |text| {
+            let text = bind_verbatim(&entry.node, here, diags, "text with %OPERATOR%s", |text| {
                 Ok(text.to_owned())
             })?;
             Some((entry.key.to_string(), text))
@@ -69,7 +69,7 @@ impl Setting for LogFormat {
             return JsonFields::bind(node, at, diags).map(|fields| Self::Json(fields.json.0));
         }
         let what = "json, text, a line with %OPERATOR%s or { json: { NAME: \"%OPERATOR%\" } }";
-        bind_scalar(node, at, diags, what, |text| Ok(Self::Line(text.to_owned())))
+        bind_verbatim(node, at, diags, what, |text| Ok(Self::Line(text.to_owned())))
     }
 
     fn shape() -> Shape {

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use sluice_codec::names::is_token;
 use sluice_core::settings::{
-    FieldShape, Members, OrNone, OrZero, Plain, Shape, Short, ShortForm, Size, Status,
-    bind_entries, bind_scalar, entries_of, wrong_kind,
+    FieldShape, Members, OrNone, OrZero, Plain, Shape, Short, ShortForm, Size, Status, Verbatim,
+    bind_entries, bind_scalar, bind_verbatim, entries_of, wrong_kind,
 };
 use sluice_core::value::{Authority, HostPattern, Percent};
 use sluice_core::{Cidr, Diags, Name, Node, Path, Setting, Spanned, Value, choice, section};
@@ -45,6 +45,12 @@ impl HostOrRule {
     /// The keys that only a rule has and that say what it does.
     const ACTIONS: [&'static str; 5] =
         ["cluster", "cluster_header", "split", "redirect", "respond"];
+
+    /// A virtual host for any host with a single rule.
+    pub fn of_rule(rule: Spanned<Rule>) -> Self {
+        let filters = Overrides::default();
+        Self(VirtualHost { hosts: Vec::new(), filters, rules: Members::one(rule) })
+    }
 }
 
 impl Setting for HostOrRule {
@@ -54,9 +60,7 @@ impl Setting for HostOrRule {
         if !is_rule {
             return VirtualHost::bind(node, at, diags).map(Self);
         }
-        let rule = Spanned::<Rule>::bind(node, at, diags)?;
-        let filters = Overrides::absent()?;
-        Some(Self(VirtualHost { hosts: Vec::new(), filters, rules: Members::one(rule) }))
+        Spanned::<Rule>::bind(node, at, diags).map(Self::of_rule)
     }
 
     fn shape() -> Shape {
@@ -80,7 +84,7 @@ section! {
         pub cluster: Option<Spanned<Name>>,
         /// Forward to the cluster named by this header.
         pub cluster_header: Option<FieldName>,
-        /// Split traffic among clusters by weight (canary releases): `split: { web: 95, canary: 5 }`.
+        /// Split traffic among clusters (canary releases), in percent or by weight: `split: { web: 95%, canary: 5% }`.
         pub split: Option<Spanned<Shares>>,
         /// Redirect the client.
         pub redirect: Option<Spanned<Redirect>>,
@@ -179,9 +183,9 @@ section! {
     /// Replaces the first match of a regex in the path.
     pub struct RegexRewrite {
         /// The regex.
-        pub find: String,
+        pub find: Verbatim,
         /// The replacement; $1 is the first group.
-        pub replace: String,
+        pub replace: Verbatim,
     }
 }
 
@@ -346,14 +350,14 @@ impl ShortForm for HashSource {
 }
 
 macro_rules! text_value {
-    ($(#[doc = $doc:literal] $name:ident($inner:ty), $what:literal, $example:literal, $parse:expr, $show:expr;)+) => {$(
+    ($(#[doc = $doc:literal] $name:ident($inner:ty), $bind:ident, $what:literal, $example:literal, $parse:expr, $show:expr;)+) => {$(
         #[doc = $doc]
         #[derive(Clone, Debug, PartialEq)]
         pub struct $name(pub $inner);
 
         impl Setting for $name {
             fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
-                bind_scalar(node, at, diags, $what, $parse).map(Self)
+                $bind(node, at, diags, $what, $parse).map(Self)
             }
 
             fn shape() -> Shape {
@@ -370,15 +374,15 @@ macro_rules! text_value {
 
 text_value! {
     #[doc = "Text that may contain `%OPERATOR%`s."]
-    Text(HttpTemplate), "text", "hello", HttpTemplate::parse, |text| text.source().to_owned();
+    Text(HttpTemplate), bind_verbatim, "text", "hello", HttpTemplate::parse, |text| text.source().to_owned();
     #[doc = "A method."]
-    Method(String), "a method", "GET", parse_method, Clone::clone;
+    Method(String), bind_scalar, "a method", "GET", parse_method, Clone::clone;
     #[doc = "A protocol that clients may upgrade to."]
-    Token(String), "a protocol", "websocket", |text| if is_token(text.as_bytes()) { Ok(text.to_owned()) } else { Err(format!("`{text}` is not the name of a protocol")) }, Clone::clone;
+    Token(String), bind_scalar, "a protocol", "websocket", |text| if is_token(text.as_bytes()) { Ok(text.to_owned()) } else { Err(format!("`{text}` is not the name of a protocol")) }, Clone::clone;
     #[doc = "A header name."]
-    FieldName(String), "a header name", "x-tier", |text| if is_token(text.as_bytes()) { Ok(text.to_ascii_lowercase()) } else { Err(format!("`{text}` is not a valid header name")) }, Clone::clone;
+    FieldName(String), bind_scalar, "a header name", "x-tier", |text| if is_token(text.as_bytes()) { Ok(text.to_ascii_lowercase()) } else { Err(format!("`{text}` is not a valid header name")) }, Clone::clone;
     #[doc = "A gRPC service, optionally with a method."]
-    GrpcValue(GrpcMatch), "a service, service/Method or *", "orders.v1.Orders", parse_grpc, show_grpc;
+    GrpcValue(GrpcMatch), bind_scalar, "a service, service/Method or *", "orders.v1.Orders", parse_grpc, show_grpc;
 }
 
 fn parse_method(text: &str) -> Result<String, String> {
@@ -501,7 +505,8 @@ impl Setting for PathValue {
                 )
                 .help("add `.*` at the end; `^` and `$` are not needed");
         }
-        bind_scalar(&entry.node, &here, diags, "text", parse).map(Self)
+        let bind = if &*entry.key == "regex" { bind_verbatim } else { bind_scalar };
+        bind(&entry.node, &here, diags, "text", parse).map(Self)
     }
 
     fn shape() -> Shape {
@@ -588,13 +593,15 @@ fn bind_value(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<ValueMatc
     if &*entry.key == "present" {
         return bool::bind(&entry.node, &here, diags).map(ValueMatch::Present);
     }
-    bind_scalar(&entry.node, &here, diags, "text", |text| match &*entry.key {
+    let bind = if &*entry.key == "regex" { bind_verbatim } else { bind_scalar };
+    let parse = |text: &str| match &*entry.key {
         "prefix" => Ok(ValueMatch::Prefix(text.to_owned())),
         "suffix" => Ok(ValueMatch::Suffix(text.to_owned())),
         "contains" => Ok(ValueMatch::Contains(text.to_owned())),
         "regex" => ValueMatch::parse_regex(text),
         key => Err(format!("`{key}` is not one of present, prefix, suffix, contains, regex, not")),
-    })
+    };
+    bind(&entry.node, &here, diags, "text", parse)
 }
 
 fn show_value(value: &ValueMatch) -> Plain {
@@ -618,10 +625,54 @@ pub struct Shares(pub Vec<(Spanned<Name>, Share)>);
 section! {
     /// A cluster's share. The short form is its weight.
     pub struct Share {
-        /// The weight if the runtime value is not set.
-        pub weight: u64,
-        /// The runtime value that overrides the weight.
+        /// The share if the runtime value is not set: in percent, which add up to 100% over all clusters, or a weight in
+        /// relation to the others'.
+        pub weight: ShareWeight,
+        /// The runtime value that overrides the weight: a number, in percent if the shares are.
         pub runtime: Option<String>,
+    }
+}
+
+/// The weight of a share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ShareWeight {
+    /// In relation to the others.
+    Relative(u64),
+    /// Of a hundred.
+    Percent(Percent),
+}
+
+impl ShareWeight {
+    /// The number.
+    pub fn value(self) -> u64 {
+        match self {
+            Self::Relative(weight) => weight,
+            Self::Percent(percent) => percent.0.into(),
+        }
+    }
+}
+
+impl Setting for ShareWeight {
+    fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
+        if node.text().is_some_and(|text| text.ends_with('%')) {
+            let percent = Percent::bind(node, at, diags);
+            if percent.is_none() {
+                diags.last_mut()?.help("for finer shares, write weights such as 995 and 5");
+            }
+            return percent.map(Self::Percent);
+        }
+        u64::bind(node, at, diags).map(Self::Relative)
+    }
+
+    fn shape() -> Shape {
+        Shape::Either(vec![Percent::shape(), u64::shape()])
+    }
+
+    fn show(&self) -> Plain {
+        match self {
+            Self::Relative(weight) => weight.show(),
+            Self::Percent(percent) => percent.show(),
+        }
     }
 }
 
@@ -631,10 +682,7 @@ impl ShortForm for Share {
 
 impl Setting for Shares {
     fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
-        let Value::Map(entries) = &node.value else {
-            wrong_kind(node, at, diags, "a map of clusters to weights");
-            return None;
-        };
+        let entries = entries_of(node, at, diags, "a map of clusters to shares")?;
         if entries.is_empty() {
             diags.error("missing-field", node.span, at, "a split needs at least one cluster");
             return None;

@@ -43,7 +43,8 @@ impl Context<'_> {
         all.declared
             .extend(self.config.clusters.names().map(|name| (Kind::Cluster, Arc::clone(name))));
         for (name, section) in self.config.clusters.iter() {
-            let at = at.key(name);
+            let inline = self.inline.get(&(Kind::Cluster, Arc::clone(name)));
+            let at = inline.map_or_else(|| at.key(name), |place| Path::ROOT.key(place));
             let used = routed.contains(name);
             check_cluster(name, section, used, &at, diags);
             let own_tls = match &section.tls {
@@ -188,7 +189,7 @@ fn check_cluster(
                 at.key("tls"),
                 "`protocol: http3` uses QUIC, which needs `tls`",
             )
-            .help("add `tls: {}` to verify endpoints with the system's authorities, or `tls: { ca: FILE }`");
+            .help("add `tls: true` to verify endpoints with the system's authorities, or `tls: { ca: FILE }`");
     }
     if let Some(health) = &section.health {
         let kinds = [health.tcp.is_some(), health.http.is_some(), health.grpc.is_some()];

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use sluice_core::settings::{Members, Short};
-use sluice_core::{Diags, ListenAddress, Name, Path, Spanned};
+use sluice_core::{Diags, ListenAddress, Path, Spanned};
 use sluice_l4::{Hash, OnTimeout, ProxyAccept, ProxyPlan, RelayOptions};
 
 use super::{Context, Translated, filters};
-use crate::chains::{ChainPlace, check_handler, check_possible, criteria};
+use crate::chains::{ChainPlace, chain_name, check_handler, check_possible, criteria};
 use crate::check::{self, Handles};
 use crate::compile::chain_table;
 use crate::model::listener::{
@@ -206,7 +206,7 @@ impl Context<'_> {
         diags: &mut Diags,
     ) -> Option<Service> {
         match (relay, http) {
-            (Some(relay), _) => Some(self.relay(relay, &at.key("relay"), diags)),
+            (Some(relay), _) => self.relay(relay, &at.key("relay"), diags),
             (None, Some(http)) => {
                 let quic = listener.quic().map(|quic| &quic.0);
                 let section = Spanned { value: http.0.clone(), span: http.span };
@@ -217,9 +217,22 @@ impl Context<'_> {
         }
     }
 
-    fn relay(self, relay: &Spanned<Short<Relay>>, at: &Path<'_>, diags: &mut Diags) -> Service {
-        let Relay { cluster, hash, idle_timeout, half_close_timeout, max_duration, responses } =
-            &relay.0;
+    fn relay(
+        self,
+        relay: &Spanned<Short<Relay>>,
+        at: &Path<'_>,
+        diags: &mut Diags,
+    ) -> Option<Service> {
+        let Relay {
+            cluster,
+            endpoints: _,
+            hash,
+            idle_timeout,
+            half_close_timeout,
+            max_duration,
+            responses,
+        } = &relay.0;
+        let cluster = cluster.as_ref()?;
         if responses.is_some() {
             diags.error(
                 "wrong-kind",
@@ -229,8 +242,8 @@ impl Context<'_> {
             );
         }
         check::hash_fits(self.config, cluster, hash.is_some(), relay.span, at, diags);
-        check::clusters::stream_relay(self.config, &relay.0, at, diags);
-        Service::Relay {
+        check::clusters::stream_relay(self.config, cluster, at, diags);
+        Some(Service::Relay {
             cluster: cluster.value.clone(),
             options: RelayOptions {
                 hash: hash.map(|HashBy::SourceIp| Hash::SourceIp),
@@ -238,7 +251,7 @@ impl Context<'_> {
                 half_close_timeout: half_close_timeout.0,
                 max_duration: max_duration.0,
             },
-        }
+        })
     }
 
     fn datagrams(
@@ -284,8 +297,9 @@ impl Context<'_> {
         };
         let here = at.key("relay");
         let Relay { cluster, hash, idle_timeout, responses, .. } = &relay.0;
+        let cluster = cluster.as_ref()?;
         check::hash_fits(self.config, cluster, hash.is_some(), relay.span, &here, diags);
-        check::clusters::flow_relay(self.config, &relay.0, &here, diags);
+        check::clusters::flow_relay(self.config, cluster, &relay.0, &here, diags);
         Some(FlowChain {
             name: chain_name(index, chain.name.as_ref(), chain.matches.is_some()),
             criteria: criteria(chain.matches.as_deref()),
@@ -335,14 +349,6 @@ fn moved(listener: &Listener) -> Vec<(String, String)> {
         }
     }
     moved
-}
-
-fn chain_name(index: usize, name: Option<&Name>, matches: bool) -> Name {
-    match name {
-        Some(name) => Arc::clone(name),
-        None if !matches => "default".into(),
-        None => format!("chain{index}").into(),
-    }
 }
 
 fn proxy_plan(section: &sections::ProxyProtocol) -> ProxyPlan {

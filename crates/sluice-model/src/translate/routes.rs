@@ -28,7 +28,8 @@ impl Context<'_> {
         // The options of rules that set none are one allocation.
         let usual = Arc::default();
         for (name, section) in routes.iter() {
-            let at = at.key(name);
+            let inline = self.inline.get(&(Kind::Routes, Arc::clone(name)));
+            let at = inline.map_or_else(|| at.key(name), |place| Path::ROOT.key(place));
             if let Some(table) = table(section, &usual, &at, diags) {
                 let from = Provenance::File { at: at.to_string().into(), moved: moved(section) };
                 all.updates.push(Update::set(name, Resource::Routes(Arc::new(table)), from));
@@ -185,7 +186,7 @@ fn action(rule: &Spanned<sections::Rule>, at: &Path<'_>, diags: &mut Diags) -> O
     if let Some(split) = &rule.split {
         let share = |(cluster, share): &(Spanned<Name>, sections::Share)| Share {
             cluster: cluster.value.clone(),
-            weight: share.weight,
+            weight: share.weight.value(),
             runtime: share.runtime.clone(),
         };
         return Some(Action::Split(split.0.iter().map(share).collect()));
@@ -316,8 +317,10 @@ fn path_rewrite(
             None
         }
         (None, Some(prefix), None) => Some(Some(PathRewrite::Prefix(prefix.clone()))),
-        (None, None, Some(rewrite)) => match regexes::anywhere(&rewrite.find) {
-            Ok(regex) => Some(Some(PathRewrite::Regex(Box::new((regex, rewrite.replace.clone()))))),
+        (None, None, Some(rewrite)) => match regexes::anywhere(&rewrite.find.0) {
+            Ok(regex) => {
+                Some(Some(PathRewrite::Regex(Box::new((regex, rewrite.replace.0.clone())))))
+            }
             Err(message) => {
                 diags.error("bad-value", span, at.key("regex"), message);
                 None

@@ -26,14 +26,14 @@ pub(crate) fn run(options: &Explain) -> anyhow::Result<ExitCode> {
     let path = options.file.as_ref().or(options.config.as_ref());
     let loaded =
         check::read(path.ok_or_else(|| anyhow::anyhow!("no configuration given; name a file"))?);
-    let Some(config) = loaded.usable() else {
+    let Some((config, root)) = loaded.usable().zip(loaded.root.as_ref()) else {
         print(&render::brief(&loaded.diags.into_sorted(), &loaded.sources, false));
         return Ok(ExitCode::from(EXIT_CONFIG));
     };
     let config = &config.clone().completed();
     print(&match options.format {
-        Format::Text => explain::yaml(config),
-        Format::Json => format!("{:#}\n", explain::json(config)),
+        Format::Text => explain::yaml(config, root),
+        Format::Json => format!("{:#}\n", explain::config_json(config, root)),
     });
     Ok(ExitCode::SUCCESS)
 }

@@ -56,7 +56,9 @@ impl AdminSource for Pages {
                 Page::Listeners => control.listeners().await,
                 Page::Config => vec![control.config().await],
                 Page::Connections => control.connections(selection).await?,
-                Page::Routes => routes::list(&control.store.borrow()),
+                Page::Routes => {
+                    routes::list(&control.store.borrow(), &control.in_force.borrow().sources)
+                }
                 Page::Resources => resources::list(&control.store.borrow()),
                 Page::Runtime => {
                     runtime::list(&control.builder.around.runtime, &control.store.borrow())
@@ -156,7 +158,8 @@ impl Control {
         };
         let show = move || {
             let loaded = load_sources(&sources, &folder);
-            loaded.config.map_or(Value::Null, |config| explain::json(&config))
+            let read = loaded.config.zip(loaded.root);
+            read.map_or(Value::Null, |(config, root)| explain::config_json(&config, &root))
         };
         let config = tokio::task::spawn_blocking(show).await.unwrap_or_default();
         let in_force = self.in_force.borrow();

@@ -112,7 +112,9 @@ impl Control {
     /// Every file that causes a reload when it changes.
     pub(super) fn watched(&self) -> Vec<PathBuf> {
         let (in_force, store) = (self.in_force.borrow(), self.store.borrow());
-        let own = in_force.sources.paths().chain(in_force.process.runtime_file.as_deref());
+        let sources = &in_force.sources;
+        let own = sources.paths().chain(sources.value_paths());
+        let own = own.chain(in_force.process.runtime_file.as_deref());
         let named: BTreeSet<PathBuf> = own.chain(store.files()).map(Into::into).collect();
         named.into_iter().collect()
     }

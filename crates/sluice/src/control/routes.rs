@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use sluice_admin::Question;
 use sluice_codec::Head;
-use sluice_config::explain;
+use sluice_config::{Sources, explain, redact};
 use sluice_core::Name;
 use sluice_l7::Runtime;
 use sluice_l7::routes::{Action, Override, RouteInput, RouteTable, Rule};
@@ -19,10 +19,11 @@ use sluice_model::store::Store;
 use sluice_model::translate::routes::written;
 
 /// Every table: hosts and rules in order, each with its conditions as configured.
-pub(super) fn list(store: &Store) -> Vec<Value> {
+pub(super) fn list(store: &Store, sources: &Sources) -> Vec<Value> {
     let item = |(name, _, table): (&Name, _, &Arc<RouteTable>)| {
         let hosts = table.virtual_hosts.iter().map(|host| {
-            let rules: Vec<Value> = host.rules.iter().map(|rule| of_rule(rule, table)).collect();
+            let rules: Vec<Value> =
+                host.rules.iter().map(|rule| of_rule(rule, table, sources)).collect();
             let hosts: Vec<String> = host.hosts.iter().map(ToString::to_string).collect();
             json!({ "hosts": hosts, "rules": rules })
         });
@@ -31,7 +32,7 @@ pub(super) fn list(store: &Store) -> Vec<Value> {
     store.routes().map(item).collect()
 }
 
-fn of_rule(rule: &Rule, table: &RouteTable) -> Value {
+fn of_rule(rule: &Rule, table: &RouteTable, sources: &Sources) -> Value {
     let conditions = rule.conditions.as_deref();
     let conditions = conditions.map_or_else(|| json!({}), |of| explain::json(&written(of)));
     let mut item = json!({
@@ -39,6 +40,9 @@ fn of_rule(rule: &Rule, table: &RouteTable) -> Value {
         "path": rule.path.to_string(),
         "conditions": conditions,
     });
+    for key in ["path", "conditions"] {
+        redact::placeholders(&mut item[key], sources);
+    }
     let (key, value) = action(&rule.action, table);
     item[key] = value;
     item
