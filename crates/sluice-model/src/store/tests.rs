@@ -428,3 +428,47 @@ fn files_remove_what_they_declared_and_nothing_else() {
     assert_eq!(take(&["a", "b"]), ["a", "b", "plane"]);
     assert_eq!(take(&["b"]), ["b", "plane"]);
 }
+
+#[test]
+fn a_newer_version_waits_for_its_own_time() {
+    let mut bench = Bench::new();
+    let edge = |port| set("edge", listener(port, ChainKind::Plain(http("web"))));
+    bench.apply(vec![edge(1)]);
+    bench.now += PATIENCE / 2;
+    bench.apply(vec![edge(2)]);
+    assert_eq!(bench.store.next_deadline(), Some(bench.now + PATIENCE));
+    let absent = bench.store.why_absent(Kind::Listener, &"edge".into()).unwrap();
+    assert_eq!(absent.since, bench.now);
+}
+
+#[test]
+fn a_listener_takes_a_secret_that_came_long_before_it() {
+    let mut bench = Bench::new();
+    bench.apply(vec![set("site", secret("site.test")), set("web", routes_to("app"))]);
+    let terminate = || ChainKind::Terminate(tls_of("site"), http("web"));
+    assert_eq!(bench.apply(vec![set("a", listener(1, terminate()))]), ["listener a: added"]);
+    assert_eq!(bench.apply(vec![set("b", listener(2, terminate()))]), ["listener b: added"]);
+    let stored = bench.around.certs.list();
+    assert_eq!(stored.len(), 1, "both have the same certificate");
+    assert_eq!(stored[0].material().info.names, ["site.test"]);
+}
+
+#[test]
+fn a_name_that_no_file_declares_is_an_error() {
+    let mut bench = Bench::new();
+    let listener = trees::map(&[
+        ("name", trees::text("l")),
+        ("address", trees::text("127.0.0.1:1")),
+        ("relay", trees::text("ap")),
+    ]);
+    let clusters = trees::map(&[("app", trees::text("127.0.0.1:2"))]);
+    let root = trees::map(&[("listeners", trees::list(vec![listener])), ("clusters", clusters)]);
+    let config: crate::Config = trees::bind(&root);
+    let input = crate::files::FilesInput { config, root, folder: std::path::Path::new(".") };
+    let mut diags = Diags::new();
+    let (store, around, shared) = (&bench.store, &bench.around, &mut bench.shared);
+    let staged = crate::files::stage_files(input, store, around, shared, bench.now, &mut diags);
+    assert!(staged.is_none());
+    let found: Vec<_> = diags.iter().map(|of| (of.path.as_str(), of.help.as_deref())).collect();
+    assert_eq!(found, [("listeners[0].relay.cluster", Some("did you mean `app`?"))]);
+}
