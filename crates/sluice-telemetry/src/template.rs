@@ -40,6 +40,9 @@ impl RecordKind {
     }
 }
 
+/// Checks the argument of an operator; the error is a sentence for the operator who wrote it.
+pub type ArgumentCheck = fn(&str) -> Result<(), String>;
+
 /// An operator as its layer declares it.
 #[derive(Debug)]
 pub struct Operator {
@@ -47,8 +50,8 @@ pub struct Operator {
     pub name: &'static str,
     /// The argument in parentheses after the name, if it takes one: `REQ(X-NAME)`.
     pub argument: Option<&'static str>,
-    /// What the argument must satisfy; the error is a sentence for whoever wrote it.
-    pub check: Option<fn(&str) -> Result<(), String>>,
+    /// What the argument must satisfy, besides being there.
+    pub check: Option<ArgumentCheck>,
     /// One sentence for the reference page.
     pub help: &'static str,
 }

@@ -37,7 +37,7 @@ pub fn show_timeout(timeout: Duration) -> String {
         (seconds / 60, 'M'),
     ];
     let fits = units.into_iter().find(|(count, _)| *count <= COUNT_MAX);
-    let (count, unit) = fits.unwrap_or((COUNT_MAX.min(seconds / 3600), 'H'));
+    let (count, unit) = fits.unwrap_or_else(|| (COUNT_MAX.min(seconds / 3600), 'H'));
     format!("{count}{unit}")
 }
 

@@ -60,7 +60,7 @@ impl Compiler<'_> {
             };
             if plans.as_ref().is_some_and(|all| all.iter().any(|(of, _)| *of == factory.name())) {
                 let message = format!("the filter `{name}` is listed twice");
-                diags.error("duplicate-name", None, &here, message).on_key().help(
+                diags.error("duplicate-name", None, here, message).on_key().help(
                     "list each filter once; rules refer to filters by name to change their settings",
                 );
                 plans = None;
@@ -84,7 +84,7 @@ impl Compiler<'_> {
                             "`{name}` may change what a request asks for after `{guard}` has judged it"
                         );
                         diags
-                            .warning("edit-after-guard", None, &here, message)
+                            .warning("edit-after-guard", None, here, message)
                             .on_key()
                             .help(format!("move it before `{guard}`"));
                     }
