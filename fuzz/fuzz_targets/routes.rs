@@ -31,7 +31,7 @@ fuzz_target!(|input: (Vec<(u8, &str)>, &str)| {
     let rules: Vec<Rule> = rules.into_iter().map(|(kind, path)| rule(kind, path)).collect();
     let runtime = Runtime::default();
     let head = Head::request("GET", "http", "a", &format!("/{path}"));
-    let subject = RouteInput { head: &head, source: None, tls: None, runtime: &runtime, random: 7 };
+    let subject = RouteInput { head: &head, source: None, tls: None, values: None, conn_values: None, runtime: &runtime, random: 7 };
     let obvious = rules.iter().position(|rule| rule.fits(&subject));
     assert_eq!(VirtualHost::new(vec![HostPattern::Any], rules).find(&subject), obvious);
 });

@@ -72,6 +72,7 @@ fn an_invalid_format_is_refused_with_an_explanation() {
     let kit = Sluice::new();
     for (format, said) in [
         ("{ json: { a: \"%REQUES(X)%\" } }", "unknown operator `%REQUES(X)%`"),
+        ("{ json: { a: \"%VALUE(x)%\" } }", "no filter of this program shares a value `x`"),
         ("{ json: { kind: \"%METHOD%\" } }", "choose another name"),
         ("{ yaml: { a: \"%METHOD%\" } }", "yaml"),
         ("xml", "expected json, text or a line with %OPERATOR%s"),

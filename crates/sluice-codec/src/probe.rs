@@ -20,11 +20,11 @@ use sluice_upstream::plan::{CheckKind, ClusterPlan, HttpVersion};
 use sluice_upstream::{EndpointState, Preface};
 
 use crate::body::{Body, Frame};
+use crate::grpc::{self, GrpcFrames, GrpcStatus};
 use crate::h1::stream::H1Options;
 use crate::h1::{H1Stream, Role};
 use crate::h2::{H2Client, H2Options};
 use crate::head::Head;
-use crate::names::Known;
 use crate::quic::QuicClients;
 use crate::stream::HttpStream;
 
@@ -57,7 +57,9 @@ impl HealthProbe for RequestProbe {
                         Err(format!("answered {status}").into())
                     }
                 }
-                Some(CheckKind::Grpc { service }) => grpc(&plan, &endpoint, &worker, service).await,
+                Some(CheckKind::Grpc { service }) => {
+                    ask_grpc(&plan, &endpoint, &worker, service).await
+                }
                 Some(CheckKind::Tcp) | None => {
                     reach(&plan, &endpoint, &worker, &Preface::default())
                         .await
@@ -168,28 +170,25 @@ struct ProbeResponse {
     trailers: Option<Box<Head>>,
 }
 
-async fn grpc(
+async fn ask_grpc(
     plan: &ClusterPlan,
     endpoint: &Arc<EndpointState>,
     worker: &Rc<WorkerCx>,
     service: &str,
 ) -> Result<(), CheckError> {
-    let path = "/grpc.health.v1.Health/Check";
-    let mut head = Head::request("POST", scheme(plan), own_name(endpoint), path);
-    head.append_known(Known::ContentType, b"application/grpc");
-    head.append_known(Known::Te, b"trailers");
+    let head = grpc::request_head(scheme(plan), own_name(endpoint), "/grpc.health.v1.Health/Check");
     let (answer, rest) = ask(plan, endpoint, worker, head, Some(question(service))).await?;
     if answer.status() != 200 {
         return Err(format!("answered {}", answer.status()).into());
     }
-    let status = |head: &Head| head.get(Known::GrpcStatus).map(<[u8]>::to_vec);
-    let status = rest.trailers.as_deref().and_then(status).or_else(|| status(&answer));
-    match status.as_deref() {
-        Some(b"0") if is_serving(&rest.data) => Ok(()),
-        Some(b"0") => Err("the service is not SERVING".to_owned().into()),
-        Some(other) => Err(format!("gRPC status {}", String::from_utf8_lossy(other)).into()),
-        None => Err("no gRPC status came".to_owned().into()),
+    let status = GrpcStatus::of_response(&answer, rest.trailers.as_deref());
+    if !status.is_ok() {
+        return Err(status.to_string().into());
     }
+    if !is_serving(&rest.data) {
+        return Err("the service is not SERVING".to_owned().into());
+    }
+    Ok(())
 }
 
 /// Encodes a `HealthCheckRequest` in a gRPC frame: field 1 is the service.
@@ -207,13 +206,14 @@ fn question(service: &str) -> Bytes {
         }
         message.extend_from_slice(&service.as_bytes()[..usize::from(length)]);
     }
-    let length = u32::try_from(message.len()).unwrap_or(0).to_be_bytes();
-    [&[0][..], &length, &message].concat().into()
+    grpc::frame(&message).expect("it has less than four gibibytes")
 }
 
 /// Whether a `HealthCheckResponse` in a gRPC frame contains SERVING: field 1 is 1.
 fn is_serving(data: &[u8]) -> bool {
-    matches!(data.get(5..), Some([0x08, 1, ..]))
+    let mut frames = GrpcFrames::new(ANSWER_MAX);
+    frames.push(data);
+    matches!(frames.message(), Ok(Some(message)) if message.starts_with(&[0x08, 1]))
 }
 
 #[cfg(test)]

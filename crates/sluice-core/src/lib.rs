@@ -28,7 +28,7 @@ pub use limits::Limits;
 pub use reason::{Phase, Reason, ReasonDef, Side, Verdict};
 pub use settings::{Path, Plain, Setting, Shape};
 pub use tree::{Node, Span, Spanned, Value};
-pub use values::{ConnValues, SharedValues, ValueKey};
+pub use values::{ConnValues, SharedValues, ValueDef, ValueKey};
 
 /// A name given in a configuration: listener, chain, cluster. Cheap to clone.
 pub type Name = std::sync::Arc<str>;

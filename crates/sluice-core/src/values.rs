@@ -10,7 +10,9 @@ use std::any::Any;
 use std::cell::OnceCell;
 use std::fmt::{Debug, Display};
 use std::marker::PhantomData;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+
+use crate::suggest::nearest;
 
 /// The name of a shared value as operators print it.
 #[derive(Debug, PartialEq, Eq)]
@@ -128,6 +130,28 @@ impl ConnValues {
     }
 }
 
+/// The values that the filters of this program declare.
+static DECLARED: OnceLock<Vec<&'static ValueDef>> = OnceLock::new();
+
+/// Declares the values of all filters, once, before a configuration is read; a later call has no effect.
+pub fn declare(values: impl IntoIterator<Item = &'static ValueDef>) {
+    DECLARED.get_or_init(|| values.into_iter().collect());
+}
+
+/// Checks the name of a value in a configuration.
+///
+/// # Errors
+/// No filter of this program declares it; the message suggests a similar name.
+pub fn check_name(name: &str) -> Result<(), String> {
+    let declared = || DECLARED.get().into_iter().flatten().map(|def| def.name);
+    if declared().any(|known| known == name) {
+        return Ok(());
+    }
+    let near = nearest(name, declared());
+    let near = near.map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
+    Err(format!("no filter of this program shares a value `{name}`{near}"))
+}
+
 /// Declares keys of shared values: one constant per row, and `VALUES` with all of them.
 ///
 /// ```
@@ -182,6 +206,19 @@ mod tests {
         assert!(values.named("test.else").is_none());
         assert_eq!(values.get(&OTHER), None, "a value is never read as another type");
         assert_eq!(VALUES[1].name, COUNT.name());
+    }
+
+    #[test]
+    fn only_names_that_were_declared_are_known() {
+        declare(VALUES);
+        assert_eq!(check_name("test.user"), Ok(()));
+        let unknown = |name: &str, near: &str| {
+            let message = format!("no filter of this program shares a value `{name}`{near}");
+            assert_eq!(check_name(name), Err(message));
+        };
+        unknown("test.usr", "; did you mean `test.user`?");
+        unknown("elsewhere", "");
+        unknown("", "");
     }
 
     #[test]

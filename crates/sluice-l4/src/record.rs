@@ -7,19 +7,23 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use sluice_core::connection::{Attempt, ConnInfo, PathFacts, Peer, TlsFacts};
-use sluice_core::{Clock, ConnValues, Facts, Moment, Name, Protocol, Reason};
+use sluice_core::{Clock, ConnValues, Facts, Moment, Name, Protocol, Reason, values};
 use sluice_telemetry::{Operator, Record, RecordKind, TemplateField};
 
 use crate::inspect::{tls, word_facts};
 
 macro_rules! operators {
-    ($list:ident: $($name:ident = $text:literal $(($argument:literal))?, $help:literal;)+) => {
-        $(const $name: Operator =
-            Operator { name: $text, argument: operators!(@argument $($argument)?), help: $help };)+
+    ($list:ident: $($name:ident = $text:literal $(($argument:literal $(, $check:path)?))?, $help:literal;)+) => {
+        $(const $name: Operator = Operator {
+            name: $text,
+            argument: operators!(@option $($argument)?),
+            check: operators!(@option $($($check)?)?),
+            help: $help,
+        };)+
         const $list: &[&Operator] = &[$(&$name),+];
     };
-    (@argument) => { None };
-    (@argument $argument:literal) => { Some($argument) };
+    (@option) => { None };
+    (@option $given:expr) => { Some($given) };
 }
 
 operators! {
@@ -60,7 +64,7 @@ operators! {
     SIDE = "SIDE", "The side that caused the end: downstream, upstream or local.";
     DETAIL = "DETAIL", "Details of the end, from the system or TLS.";
     FLAGS = "RESPONSE_FLAGS", "Envoy's response flag for the reason.";
-    VALUE = "VALUE"("NAME"), "A value that a filter shared, by its name.";
+    VALUE = "VALUE"("NAME", values::check_name), "A value that a filter shared, by its name.";
 }
 
 /// Every operator of connections and flows, with those for the facts of protocols.

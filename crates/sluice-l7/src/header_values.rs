@@ -1,8 +1,6 @@
-//! Parts of header values and queries: media types, query parameters, cookies, gRPC status.
+//! Parts of header values and queries: media types, query parameters, cookies.
 //!
 //! Keeps: nothing is decoded or copied; results are slices of the input.
-
-use sluice_codec::{Head, Known};
 
 /// The media type without its parameters, RFC 9110 §8.3.1.
 pub fn media_type(value: &[u8]) -> &[u8] {
@@ -24,10 +22,4 @@ pub fn cookie<'a>(cookies: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
         let at = pair.iter().position(|byte| *byte == b'=')?;
         (&pair[..at] == name).then(|| &pair[at + 1..])
     })
-}
-
-/// The gRPC status that a response's headers or trailers contain.
-pub(crate) fn grpc_status(head: &Head) -> Option<u32> {
-    let value = head.get(Known::GrpcStatus)?;
-    std::str::from_utf8(value).ok()?.parse().ok()
 }

@@ -39,4 +39,6 @@ pub use plan::HttpPlan;
 pub use reply::Reply;
 pub use routes::{RouteCell, RouteTable};
 pub use runtime::Runtime;
-pub use side_calls::{SideCallError, SideCalls, SideRequest, SideResponse};
+pub use side_calls::{
+    GrpcCallError, GrpcStream, SideCallError, SideCalls, SideRequest, SideResponse,
+};

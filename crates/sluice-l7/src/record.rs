@@ -9,20 +9,24 @@ use std::time::Duration;
 
 use sluice_codec::{Head, Known, Version};
 use sluice_core::connection::{Attempt, ConnInfo, Peer, TlsFacts};
-use sluice_core::{ConnValues, Name, Reason, SharedValues};
+use sluice_core::{ConnValues, Name, Reason, SharedValues, values};
 use sluice_l4::inspect::tls;
 use sluice_telemetry::{Operator, Record, RecordKind, TemplateField};
 use smallvec::SmallVec;
 
 macro_rules! operators {
-    ($($name:ident = $text:literal $(($argument:literal))?, $help:literal;)+) => {
-        $(const $name: Operator =
-            Operator { name: $text, argument: operators!(@argument $($argument)?), help: $help };)+
+    ($($name:ident = $text:literal $(($argument:literal $(, $check:path)?))?, $help:literal;)+) => {
+        $(const $name: Operator = Operator {
+            name: $text,
+            argument: operators!(@option $($argument)?),
+            check: operators!(@option $($($check)?)?),
+            help: $help,
+        };)+
         /// All operators of requests.
         pub const OPERATORS: &[&Operator] = &[$(&$name),+];
     };
-    (@argument) => { None };
-    (@argument $argument:literal) => { Some($argument) };
+    (@option) => { None };
+    (@option $given:expr) => { Some($given) };
 }
 
 operators! {
@@ -72,7 +76,7 @@ operators! {
     CLIENT_SUBJECT = "DOWNSTREAM_PEER_SUBJECT", "The subject of the client's certificate.";
     TRACE_ID = "TRACE_ID", "The trace ID in `traceparent`.";
     SIDE_CALLS = "SIDE_CALLS", "Every request that a filter sent to a cluster, with the status or failure and the time it took.";
-    VALUE = "VALUE"("NAME"), "A value that a filter shared, by its name: of the request or, if it has none, of its connection.";
+    VALUE = "VALUE"("NAME", values::check_name), "A value that a filter shared, by its name: of the request or, if it has none, of its connection.";
 }
 
 /// The text format behind `format: text` for a sink that takes only requests; modelled on Envoy's.

@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
+use sluice_codec::grpc::{self, GrpcCode};
 use sluice_codec::{Head, Known};
 use sluice_core::Reason;
 
@@ -78,14 +79,17 @@ impl Reply {
     }
 
     /// Fills the head of the response; returns whether a body follows.
-    pub fn apply_to(&self, head: &mut Head, grpc: bool) -> bool {
+    pub fn apply_to(&self, head: &mut Head, is_grpc: bool) -> bool {
         head.clear();
-        if grpc {
+        if is_grpc {
             // Trailers-only, with the gRPC status for the HTTP status.
             head.set_status(200);
-            head.append_known(Known::ContentType, b"application/grpc");
-            head.append_known(Known::GrpcStatus, grpc_status(self.status).to_string().as_bytes());
-            let message = percent_encode(&self.body);
+            head.append_known(Known::ContentType, grpc::CONTENT_TYPE);
+            head.append_known(
+                Known::GrpcStatus,
+                grpc_status(self.status).number().to_string().as_bytes(),
+            );
+            let message = grpc::percent_encode(&self.body);
             if !message.is_empty() {
                 head.append_known(Known::GrpcMessage, message.as_bytes());
             }
@@ -103,37 +107,19 @@ impl Reply {
         for (name, value) in &self.fields {
             head.append(name.as_bytes(), value.as_bytes());
         }
-        !grpc && !self.body.is_empty()
+        !is_grpc && !self.body.is_empty()
     }
 }
 
-/// Maps an HTTP status to a gRPC status, by gRPC's own table.
-pub const fn grpc_status(status: u16) -> u32 {
+/// The gRPC status of a reply with this HTTP status. Where a client can tell more from Sluice's own status than from one
+/// that any proxy may send, it is more exact than [`GrpcCode::of_http`].
+pub const fn grpc_status(status: u16) -> GrpcCode {
     match status {
-        200 => 0,
-        400 => 13,
-        401 => 16,
-        403 => 7,
-        404 => 12,
-        408 | 504 => 4,
-        413 | 431 => 8,
-        429 | 502 | 503 => 14,
-        _ => 2,
+        200 => GrpcCode::Ok,
+        408 | 504 => GrpcCode::DeadlineExceeded,
+        413 | 431 => GrpcCode::ResourceExhausted,
+        _ => GrpcCode::of_http(status),
     }
-}
-
-/// Encodes a gRPC message for the wire: percent-encoded, except for printable ASCII other than `%`.
-fn percent_encode(text: &[u8]) -> String {
-    let mut out = String::new();
-    for byte in text {
-        if (b' '..=b'~').contains(byte) && *byte != b'%' {
-            out.push(char::from(*byte));
-        } else {
-            use std::fmt::Write as _;
-            let _ = write!(out, "%{byte:02X}");
-        }
-    }
-    out
 }
 
 #[cfg(test)]

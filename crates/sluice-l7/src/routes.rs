@@ -9,9 +9,10 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use sluice_codec::Head;
-use sluice_core::Name;
 use sluice_core::connection::TlsFacts;
 use sluice_core::value::HostPattern;
+use sluice_core::values::SharedValue;
+use sluice_core::{ConnValues, Name, SharedValues};
 use sluice_upstream::{Cluster, ClusterDirectory};
 
 use crate::filters::HttpFilterPlan;
@@ -246,10 +247,22 @@ pub struct RouteInput<'a> {
     pub source: Option<IpAddr>,
     /// What TLS termination found out.
     pub tls: Option<&'a TlsFacts>,
+    /// The values that filters shared for the request, if it is one that passes filters.
+    pub values: Option<&'a SharedValues>,
+    /// The values that filters shared for its connection.
+    pub conn_values: Option<&'a ConnValues>,
     /// Runtime values.
     pub runtime: &'a Runtime,
     /// A random number that stays the same for one request, however often it is routed.
     pub random: u64,
+}
+
+impl<'a> RouteInput<'a> {
+    /// A shared value of the request or, if it has none, of its connection.
+    fn shared(&self, name: &str) -> Option<&'a dyn SharedValue> {
+        let of_request = self.values.and_then(|values| values.named(name));
+        of_request.or_else(|| self.conn_values?.named(name))
+    }
 }
 
 impl VirtualHost {

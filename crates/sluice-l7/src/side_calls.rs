@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use sluice_codec::grpc::show_timeout;
 use sluice_codec::{Head, Known};
 use sluice_core::limits::Limit;
 use sluice_core::{LocalFuture, Moment, Reason};
@@ -18,7 +19,7 @@ use sluice_io::buffers::Charge;
 use sluice_io::timers::Timer;
 use sluice_upstream::Cluster;
 
-use self::permits::SideCallPermits;
+use self::permits::{SideCallPermit, SideCallPermits};
 use crate::hop_count::HopCount;
 use crate::pools::ClusterPool;
 use crate::reasons;
@@ -26,7 +27,12 @@ use crate::record::SideCallRecord;
 use crate::worker::HttpWorker;
 
 mod attempt;
+mod grpc;
+mod grpc_stream;
 mod permits;
+
+pub use self::grpc::GrpcCallError;
+pub use self::grpc_stream::GrpcStream;
 
 /// The side calls of one request or connection.
 #[derive(Clone, Debug)]
@@ -47,6 +53,16 @@ pub(crate) type SideCallLog = Rc<RefCell<Vec<SideCallRecord>>>;
 pub struct SideRequest {
     head: Head,
     body: Bytes,
+    kind: CallKind,
+}
+
+/// What a call needs of the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum CallKind {
+    /// Any version of HTTP.
+    Http,
+    /// HTTP/2; the service is told how much time is left.
+    Grpc,
 }
 
 /// The response to a side call, received completely.
@@ -85,7 +101,8 @@ impl std::error::Error for SideCallError {}
 impl SideRequest {
     /// A request without a body. Its host is that of the endpoint.
     pub fn new(method: &str, path: &str) -> Self {
-        Self { head: Head::request(method, "http", "", path), body: Bytes::new() }
+        let head = Head::request(method, "http", "", path);
+        Self { head, body: Bytes::new(), kind: CallKind::Http }
     }
 
     /// Adds a header.
@@ -145,46 +162,59 @@ impl SideCalls {
         by: Moment,
     ) -> LocalFuture<Result<SideResponse, SideCallError>> {
         let (calls, cluster) = (self.clone(), Arc::clone(cluster));
-        Box::pin(async move { calls.run(&cluster, request, by).await })
+        Box::pin(async move {
+            let mut call = calls.begin(&cluster);
+            let ended = calls.run(&call.pool, request, by).await;
+            let status = |response: &SideResponse| response.head.status();
+            call.end = Some(ended.as_ref().map(status).map_err(Clone::clone));
+            ended
+        })
+    }
+
+    /// Begins a call, which is recorded and counted however it ends.
+    fn begin(&self, cluster: &Arc<Cluster>) -> SideCallGuard {
+        let worker = &self.worker;
+        let pool = HttpWorker::of(worker).pools.to(cluster, worker);
+        cluster.reserve_for_side_calls();
+        SideCallGuard { calls: self.clone(), pool, began: worker.now(), end: None }
     }
 
     async fn run(
         &self,
-        cluster: &Arc<Cluster>,
-        request: SideRequest,
+        pool: &Rc<ClusterPool>,
+        mut request: SideRequest,
         by: Moment,
     ) -> Result<SideResponse, SideCallError> {
-        let worker = &self.worker;
-        let pool = HttpWorker::of(worker).pools.to(cluster, worker);
-        cluster.reserve_for_side_calls();
-        let mut in_flight =
-            SideCallGuard { calls: self, pool: &pool, began: worker.now(), end: None };
-        let ended = self.run_in_time(&pool, request, by).await;
-        in_flight.end = Some(match &ended {
-            Ok(response) => Ok(response.head.status()),
-            Err(error) => Err(error.clone()),
-        });
-        ended
+        let (_permit, by) = self.admit(&mut request, by)?;
+        let began = self.worker.now();
+        let sending = self.send(pool, request);
+        let sent = Timer::new(&self.worker.timers).until(by, sending).await;
+        sent.unwrap_or_else(|_| Err(self.late(began)))
     }
 
-    async fn run_in_time(
+    /// Admits a call, and returns until when it may last.
+    fn admit(
         &self,
-        pool: &Rc<ClusterPool>,
-        request: SideRequest,
+        request: &mut SideRequest,
         by: Moment,
-    ) -> Result<SideResponse, SideCallError> {
+    ) -> Result<(SideCallPermit, Moment), SideCallError> {
         let worker = &self.worker;
-        let _permit = SideCallPermits::enter(worker, self.hops.side_calls)?;
+        let permit = SideCallPermits::enter(worker, self.hops.side_calls)?;
         let now = worker.now();
         let wait = Duration::from_secs(worker.limits.get(Limit::FilterWait));
         let by = by.min(before(self.by.min(now.after(wait)), now));
-        let sending = self.send(pool, request);
-        let sent = Timer::new(&worker.timers).until(by, sending).await;
-        sent.unwrap_or_else(|_| {
-            let waited = worker.now().since(now).as_millis();
-            let detail = format!("no response within {waited} ms");
-            Err(SideCallError { why: reasons::SIDE_CALL_TIMEOUT, detail: Some(detail.into()) })
-        })
+        if request.kind == CallKind::Grpc {
+            let name = Known::GrpcTimeout.text().as_bytes();
+            request.head.set(name, show_timeout(by.since(now)).as_bytes());
+        }
+        Ok((permit, by))
+    }
+
+    /// The error of a call that began at `began` and is out of time.
+    fn late(&self, began: Moment) -> SideCallError {
+        let waited = self.worker.now().since(began).as_millis();
+        let detail = format!("no response within {waited} ms");
+        SideCallError { why: reasons::SIDE_CALL_TIMEOUT, detail: Some(detail.into()) }
     }
 }
 
@@ -195,15 +225,16 @@ fn before(by: Moment, now: Moment) -> Moment {
 }
 
 /// A call in flight; recorded and counted when it ends or is dropped.
-struct SideCallGuard<'a> {
-    calls: &'a SideCalls,
-    pool: &'a ClusterPool,
+#[derive(Debug)]
+struct SideCallGuard {
+    calls: SideCalls,
+    pool: Rc<ClusterPool>,
     began: Moment,
     /// The status or error; `None` until it has ended.
     end: Option<Result<u16, SideCallError>>,
 }
 
-impl Drop for SideCallGuard<'_> {
+impl Drop for SideCallGuard {
     fn drop(&mut self) {
         let worker = &self.calls.worker;
         let (cluster, took) = (&self.pool.handle.cluster.name, worker.now().since(self.began));

@@ -48,6 +48,8 @@ pub(crate) fn version_of(pooled: &PooledConn) -> Version {
         PooledConn::H1(_) => Version::Http11,
         PooledConn::Shared(connection) => connection.version(),
         #[cfg(test)]
+        PooledConn::Scripted(stream, _) if stream.is_shared() => Version::Http2,
+        #[cfg(test)]
         PooledConn::Scripted(..) => Version::Http11,
     }
 }

@@ -57,7 +57,15 @@ fn a_rule_of_a_large_table_takes_at_most_three_hundred_bytes_and_is_found() {
         })
         .collect();
     for (host, rule, head) in asked.iter().cycle().take(number("LOOKUPS", 1000)) {
-        let subject = RouteInput { head, source: None, tls: None, runtime: &runtime, random: 7 };
+        let subject = RouteInput {
+            head,
+            source: None,
+            tls: None,
+            values: None,
+            conn_values: None,
+            runtime: &runtime,
+            random: 7,
+        };
         assert_eq!(table.find(&subject), Some((*host, *rule)));
     }
 }

@@ -40,6 +40,9 @@ impl RecordKind {
     }
 }
 
+/// Checks the argument of an operator; the error is a sentence for the operator who wrote it.
+pub type ArgumentCheck = fn(&str) -> Result<(), String>;
+
 /// An operator as its layer declares it.
 #[derive(Debug)]
 pub struct Operator {
@@ -47,6 +50,8 @@ pub struct Operator {
     pub name: &'static str,
     /// The argument in parentheses after the name, if it takes one: `REQ(X-NAME)`.
     pub argument: Option<&'static str>,
+    /// What the argument must satisfy, besides being there.
+    pub check: Option<ArgumentCheck>,
     /// One sentence for the reference page.
     pub help: &'static str,
 }
@@ -54,7 +59,7 @@ pub struct Operator {
 impl Operator {
     /// Creates an operator without an argument.
     pub const fn plain(name: &'static str, help: &'static str) -> Self {
-        Self { name, argument: None, help }
+        Self { name, argument: None, check: None, help }
     }
 
     /// The operator as written: `%NAME%` or `%NAME(ARGUMENT)%`.
@@ -291,6 +296,9 @@ fn operator_part(text: &str, operators: &[&'static Operator]) -> Result<Template
                     None => return Err(format!("`%{text}%` has no closing parenthesis")),
                 },
             };
+            if let Some(check) = operator.check {
+                check(inside)?;
+            }
             Argument { text: inside.into(), longest }
         }
     };
@@ -461,7 +469,7 @@ mod tests {
     const WHO: Operator = Operator::plain("WHO", "");
     const TOOK: Operator = Operator::plain("TOOK", "");
     const GONE: Operator = Operator::plain("GONE", "");
-    const ASK: Operator = Operator { name: "ASK", argument: Some("WORD"), help: "" };
+    const ASK: Operator = Operator { name: "ASK", argument: Some("WORD"), check: None, help: "" };
 
     struct Sample;
     impl Record for Sample {

@@ -33,6 +33,8 @@ impl Default for Extensions {
 
 /// Runs the command line with these filters. A `main` needs nothing else.
 pub fn main_with(extensions: Extensions) -> ExitCode {
+    let Extensions { connection, http } = &extensions;
+    sluice_core::values::declare(connection.values().chain(http.values()));
     match commands::run(cli::Cli::parse(), extensions) {
         Ok(code) => code,
         Err(error) => {

@@ -26,6 +26,7 @@ fn main() -> ExitCode {
     a_service_decides_who_passes();
     the_service_may_be_a_listener_of_the_same_process();
     a_cluster_that_does_not_exist_is_an_error();
+    a_value_that_no_filter_declares_is_an_error();
     ExitCode::SUCCESS
 }
 
@@ -109,16 +110,29 @@ fn the_service_may_be_a_listener_of_the_same_process() {
     assert_eq!(sluice.metric("sluice_cluster_connections_total", "cluster=\"auth\""), 1);
 }
 
-fn a_cluster_that_does_not_exist_is_an_error() {
+/// What `check` says about a configuration with a mistake.
+fn check(mistake: &str, correct: &str) -> String {
     let origin = Origin::start("a");
     let file = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("authz.yaml");
-    let text = yaml("127.0.0.1:1", &origin).replace("cluster: auth", "cluster: autg");
+    let text = yaml("127.0.0.1:1", &origin).replace(correct, mistake);
     std::fs::write(&file, text).unwrap();
     let check = Command::new(std::env::current_exe().unwrap()).arg("check").arg(&file).output();
     let output = check.unwrap();
     let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
     assert!(!output.status.success(), "{said}");
+    said
+}
+
+fn a_cluster_that_does_not_exist_is_an_error() {
+    let said = check("cluster: autg", "cluster: auth");
     for part in ["there is no cluster `autg`", "did you mean `auth`?", "authz.cluster"] {
+        assert!(said.contains(part), "{said}");
+    }
+}
+
+fn a_value_that_no_filter_declares_is_an_error() {
+    let said = check("%VALUE(authz.usr)%", "%VALUE(authz.user)%");
+    for part in ["shares a value `authz.usr`; did you mean `authz.user`?", "access_log[0].format"] {
         assert!(said.contains(part), "{said}");
     }
 }

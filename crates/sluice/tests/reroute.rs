@@ -1,4 +1,4 @@
-//! A filter that moves requests to another route, in a binary of its own.
+//! Filters that move requests to another route, by the path or by a value that they share, in a binary of their own.
 //!
 //! This program is both: started with `run` or `check`, it is Sluice with that filter; otherwise it is the test.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use sluice_codec::Head;
-use sluice_core::{Node, Setting as _, Shape};
+use sluice_core::{Node, Setting as _, Shape, ValueDef};
 use sluice_io::WorkerCx;
 use sluice_l7::filters::{CheckContext, Cx, FilterFactory, HeadStep, HttpFilter, HttpFilterPlan};
 use sluice_testkit::origin::Client;
@@ -68,13 +68,73 @@ impl HttpFilter for Moving {
     }
 }
 
+sluice_core::values! {
+    TIER: String = "tier.name", "The tier of the client.";
+}
+
+sluice_core::section! {
+    /// Reads the tier of a request.
+    pub struct Tier {
+        /// The header that contains it.
+        pub header: String = "x-tier",
+    }
+}
+
+/// The factory, the plan and the filter, with the name of the header.
+#[derive(Clone, Debug, Default)]
+struct Tiers(String);
+
+impl FilterFactory<dyn HttpFilterPlan> for Tiers {
+    fn name(&self) -> &'static str {
+        "tier"
+    }
+
+    fn help(&self) -> &'static str {
+        "Reads the tier of a request, and has its route selected by it."
+    }
+
+    fn shape(&self) -> Shape {
+        Tier::shape()
+    }
+
+    fn values(&self) -> &'static [ValueDef] {
+        VALUES
+    }
+
+    fn check(
+        &self,
+        settings: &Node,
+        context: &mut CheckContext<'_>,
+    ) -> Option<Arc<dyn HttpFilterPlan>> {
+        Some(Arc::new(Self(context.bind::<Tier>(settings)?.header)))
+    }
+}
+
+impl HttpFilterPlan for Tiers {
+    fn on_worker(&self, _: &Rc<WorkerCx>, _: &str) -> Rc<dyn HttpFilter> {
+        Rc::new(self.clone())
+    }
+}
+
+impl HttpFilter for Tiers {
+    fn request_head(&self, cx: &mut Cx<'_>, head: &mut Head) -> HeadStep {
+        if let Some(tier) = head.get_named(self.0.as_bytes()) {
+            cx.values.set(&TIER, String::from_utf8_lossy(tier).into_owned());
+            cx.reroute();
+        }
+        HeadStep::Continue
+    }
+}
+
 fn main() -> ExitCode {
     if matches!(std::env::args().nth(1).as_deref(), Some("run" | "check")) {
         let mut extensions = sluice::Extensions::default();
         extensions.http.register(Arc::new(Factory));
+        extensions.http.register(Arc::new(Tiers::default()));
         return sluice::main_with(extensions);
     }
     a_limit_of_the_new_route_holds_wherever_it_stands();
+    a_shared_value_selects_the_route();
     ExitCode::SUCCESS
 }
 
@@ -107,11 +167,41 @@ fn a_limit_of_the_new_route_holds_wherever_it_stands() {
         let record = sluice.record_of("http.answered");
         assert_eq!(record["route_name"], "inner", "{record}");
 
-        let file = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("reroute.yaml");
-        std::fs::write(&file, &text).unwrap();
-        let check = Command::new(std::env::current_exe().unwrap()).arg("check").arg(&file).output();
-        let output = check.unwrap();
-        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        let (_, said) = check(&text);
         assert_eq!(said.contains("edit-after-guard"), warns, "{said}");
     }
+}
+
+/// Whether `check` accepts a configuration, and what it says.
+fn check(text: &str) -> (bool, String) {
+    let file = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("reroute.yaml");
+    std::fs::write(&file, text).unwrap();
+    let check = Command::new(std::env::current_exe().unwrap()).arg("check").arg(&file).output();
+    let output = check.unwrap();
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    (output.status.success(), said)
+}
+
+fn a_shared_value_selects_the_route() {
+    let origin = Origin::start("a");
+    let text = format!(
+        "listeners: [{{ name: web, address: 127.0.0.1:0, http: {{ routes: main, filters: [{{ tier: {{}} }}] }} }}]\n\
+         routes:\n  main:\n    - rules:\n        \
+         - {{ name: best, match: {{ values: {{ tier.name: {{ prefix: gold }} }} }}, respond: {{ status: 203 }} }}\n        \
+         - {{ name: rest, cluster: up }}\n\
+         clusters: {{ up: {{ endpoints: [\"{}\"] }} }}\n",
+        origin.addr()
+    );
+    let kit = Sluice::with_binary(std::env::current_exe().unwrap()).workers(1);
+    let sluice = kit.start(&text);
+    let mut client = Client::connect(sluice.addr("web"));
+    let mut ask =
+        |tier: &str| client.ask(&format!("GET / HTTP/1.1\r\nHost: a\r\n{tier}\r\n")).status();
+    let statuses = ["X-Tier: gold-plus\r\n", "X-Tier: tin\r\n", ""].map(&mut ask);
+    assert_eq!(statuses, [203, 200, 200]);
+
+    let (accepted, said) = check(&text.replace("tier.name", "tier.nam"));
+    let suggestion =
+        "no filter of this program shares a value `tier.nam`; did you mean `tier.name`?";
+    assert!(!accepted && said.contains(suggestion) && said.contains("match.values"), "{said}");
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt::{self, Debug};
 use std::sync::Arc;
 
-use sluice_core::{Diags, Name, Node, Path, Setting, Shape, Spanned};
+use sluice_core::{Diags, Name, Node, Path, Setting, Shape, Spanned, ValueDef};
 use sluice_upstream::Cluster;
 
 /// A kind of filter, registered by name, one per process. `P` is what one use of it becomes.
@@ -24,6 +24,11 @@ pub trait FilterFactory<P: ?Sized>: Send + Sync + Debug {
 
     /// The type names by which control planes configure it.
     fn type_urls(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// The values that it shares. What no filter declares, a configuration cannot name.
+    fn values(&self) -> &'static [ValueDef] {
         &[]
     }
 
@@ -48,6 +53,11 @@ impl<P: ?Sized> FilterRegistry<P> {
     /// The filter that control planes configure by this type name.
     pub fn of_type(&self, url: &str) -> Option<&Arc<dyn FilterFactory<P>>> {
         self.0.values().find(|factory| factory.type_urls().contains(&url))
+    }
+
+    /// The values that these filters share.
+    pub fn values(&self) -> impl Iterator<Item = &'static ValueDef> {
+        self.0.values().flat_map(|factory| factory.values())
     }
 
     /// Every filter, in the order of their names.

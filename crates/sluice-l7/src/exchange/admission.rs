@@ -49,6 +49,8 @@ impl RequestTask {
             head: &self.request,
             source: self.summary.source.ip(),
             tls: self.downstream.conn.info.tls.get().map(|tls| &**tls),
+            values: Some(&self.values),
+            conn_values: Some(&self.downstream.conn.info.values),
             runtime: &self.manager.plan.runtime,
             random: self.random,
         };

@@ -8,6 +8,7 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
+use sluice_codec::grpc::status_number;
 use sluice_codec::{Body, ErrorKind, Frame, HttpError, HttpStream};
 use sluice_core::Reason;
 use sluice_core::limits::Limit;
@@ -19,7 +20,6 @@ use super::upload::Next;
 use super::{RequestTask, Stop};
 use crate::errors::{self, At};
 use crate::filters::BodyAccess;
-use crate::header_values::grpc_status;
 use crate::reasons;
 use crate::reply::Reply;
 
@@ -369,7 +369,7 @@ impl RequestTask {
                 (down.send_data(cx, &worker, body, last), last)
             }
             Piece::Trailers(trailers) => {
-                self.summary.grpc_status = grpc_status(&trailers).or(self.summary.grpc_status);
+                self.summary.grpc_status = status_number(&trailers).or(self.summary.grpc_status);
                 (down.send_end(cx, &worker, Some(&trailers)), true)
             }
             Piece::End => (down.send_end(cx, &worker, None), true),

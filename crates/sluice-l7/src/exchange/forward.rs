@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sluice_codec::grpc::status_number;
 use sluice_codec::{ErrorKind, HttpError, HttpStream, Known};
 use sluice_core::Reason;
 use sluice_core::connection::Attempt;
@@ -26,7 +27,6 @@ use crate::errors::Cause;
 use crate::failed_attempt::{
     FailedAttempt, FailureDetail, endpoint_left, no_endpoint, retried_response,
 };
-use crate::header_values::grpc_status;
 use crate::pools::{ClusterPool, InFlightGuard};
 use crate::reasons;
 use crate::reply::Reply;
@@ -139,7 +139,8 @@ impl RequestTask {
         let status = self.response.status();
         pool.handle.note_answer(&endpoint, status < 500);
         self.count_answer(&pool, &endpoint, status, Some(worker.now().since(up.sent_at)));
-        let retried = retry::covers(&forwarding.options.retry, status, grpc_status(&self.response));
+        let retried =
+            retry::covers(&forwarding.options.retry, status, status_number(&self.response));
         if retried && self.may_retry(Cause::Answered, forwarding) {
             up.stream.reset(true);
             return Err(self.note_failed(&endpoint, retried_response(status).into(), forwarding));

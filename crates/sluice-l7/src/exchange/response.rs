@@ -7,6 +7,7 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Poll, ready};
 
+use sluice_codec::grpc::status_number;
 use sluice_codec::{ErrorKind, HttpError, HttpStream, Known, Method, Version};
 use sluice_core::Moment;
 
@@ -16,7 +17,6 @@ use super::deadlines::Deadline;
 use super::upload::Upload;
 use super::{RequestTask, Stop};
 use crate::failed_attempt::{attempt_timed_out, failed_attempt};
-use crate::header_values::grpc_status;
 use crate::pools::ClusterPool;
 use crate::reasons;
 use crate::reply::Reply;
@@ -190,6 +190,6 @@ impl RequestTask {
     }
 
     pub(super) fn note_grpc_status_of_head(&mut self) {
-        self.summary.grpc_status = grpc_status(&self.response);
+        self.summary.grpc_status = status_number(&self.response);
     }
 }

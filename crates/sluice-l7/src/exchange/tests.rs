@@ -14,6 +14,7 @@ use crate::reasons;
 use crate::routes::{RetryPlan, RetryWhen, RuleOptions, Timeouts};
 
 mod filters;
+mod grpc_calls;
 mod kit;
 mod pieces;
 mod reroute;

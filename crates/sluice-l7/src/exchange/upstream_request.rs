@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use sluice_codec::grpc::parse_timeout;
 use sluice_codec::h1::parse::is_authority;
 use sluice_codec::{Known, Method};
 use xxhash_rust::xxh3::xxh3_64;
@@ -20,7 +21,7 @@ impl RequestTask {
     /// The timeout that a gRPC client set; the header is ignored in other requests.
     pub(super) fn grpc_deadline(&self) -> Option<Duration> {
         let timeout = self.request.get(Known::GrpcTimeout).filter(|_| self.request.is_grpc());
-        timeout.and_then(grpc_timeout)
+        timeout.and_then(parse_timeout)
     }
 
     /// Refuses upgrades and tunnels that the rule does not allow.
@@ -109,44 +110,5 @@ impl RequestTask {
                 Some(xxh3_64(value.as_bytes()))
             }
         })
-    }
-}
-
-/// Parses a `grpc-timeout`: digits and a unit.
-fn grpc_timeout(value: &[u8]) -> Option<Duration> {
-    let (unit, digits) = value.split_last()?;
-    if digits.is_empty() || digits.len() > 8 || !digits.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    let count: u64 = std::str::from_utf8(digits).ok()?.parse().ok()?;
-    Some(match unit {
-        b'H' => Duration::from_secs(count * 3600),
-        b'M' => Duration::from_secs(count * 60),
-        b'S' => Duration::from_secs(count),
-        b'm' => Duration::from_millis(count),
-        b'u' => Duration::from_micros(count),
-        b'n' => Duration::from_nanos(count),
-        _ => return None,
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn grpc_deadlines() {
-        for (text, value) in [
-            ("5S", Some(Duration::from_secs(5))),
-            ("100m", Some(Duration::from_millis(100))),
-            ("2H", Some(Duration::from_secs(7200))),
-            ("999999999S", None),
-            ("S", None),
-            ("5", None),
-            ("5x", None),
-            ("-5S", None),
-        ] {
-            assert_eq!(grpc_timeout(text.as_bytes()), value, "{text}");
-        }
     }
 }

@@ -24,6 +24,8 @@ pub struct Conditions {
     pub query: Vec<(String, ValueMatch)>,
     /// Cookies, all of which must match.
     pub cookies: Vec<(String, ValueMatch)>,
+    /// Values that filters shared, by their names, all of which must match.
+    pub values: Vec<(String, ValueMatch)>,
     /// Whether the client presented a certificate, or a text that its subject contains.
     pub client_certificate: Option<ClientCertificate>,
     /// Source addresses, any of which must match.
@@ -136,6 +138,7 @@ impl Conditions {
             content_types,
             query,
             cookies,
+            values,
             client_certificate,
             sources,
             grpc,
@@ -146,6 +149,7 @@ impl Conditions {
             && content_types.is_empty()
             && query.is_empty()
             && cookies.is_empty()
+            && values.is_empty()
             && client_certificate.is_none()
             && sources.is_empty()
             && grpc.is_none()
@@ -192,6 +196,13 @@ impl Conditions {
             |(name, wanted): &(String, ValueMatch)| wanted.fits(cookie(cookies, name.as_bytes()));
         if !self.cookies.iter().all(fits) {
             return Some("cookies");
+        }
+        let fits = |(name, wanted): &(String, ValueMatch)| {
+            let value = subject.shared(name).map(ToString::to_string);
+            wanted.fits(value.as_deref().map(str::as_bytes))
+        };
+        if !self.values.iter().all(fits) {
+            return Some("values");
         }
         if !self.sources.is_empty() {
             let holds = |ip: IpAddr| self.sources.iter().any(|block| block.holds(ip));

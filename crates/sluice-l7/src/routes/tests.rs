@@ -18,7 +18,15 @@ fn rule(path: PathMatch, methods: &[&str]) -> Rule {
 }
 
 fn subject<'a>(head: &'a Head, runtime: &'a Runtime) -> RouteInput<'a> {
-    RouteInput { head, source: None, tls: None, runtime, random: 7 }
+    RouteInput {
+        head,
+        source: None,
+        tls: None,
+        values: None,
+        conn_values: None,
+        runtime,
+        random: 7,
+    }
 }
 
 fn path_match() -> impl Strategy<Value = PathMatch> {
@@ -120,6 +128,34 @@ fn conditions_say_what_does_not_fit() {
     let share = |percent| RuntimeShare { key: None, percent };
     check(Conditions { runtime: Some(share(8)), ..none() }, &head, None);
     check(Conditions { runtime: Some(share(7)), ..none() }, &head, Some("runtime"));
+}
+
+sluice_core::values! {
+    TIER: String = "test.tier", "The tier of the user.";
+    VISITS: u64 = "test.visits", "How often the client has asked.";
+}
+
+#[test]
+fn shared_values_are_compared_as_they_are_printed() {
+    let (head, runtime) = (Head::request("GET", "http", "a.test", "/"), Runtime::default());
+    let (mut values, conn_values) = (SharedValues::default(), ConnValues::default());
+    let why_not = |values, conn_values, name: &str, wanted| {
+        let input = RouteInput { values, conn_values, ..subject(&head, &runtime) };
+        let values = vec![(name.to_owned(), wanted)];
+        Conditions { values, ..Conditions::default() }.why_not(&input)
+    };
+    let exact = |text: &str| ValueMatch::Exact(text.into());
+    let (tier, visits) = (TIER.name(), VISITS.name());
+    assert_eq!(why_not(None, None, tier, exact("gold")), Some("values"));
+    assert_eq!(why_not(None, None, tier, ValueMatch::Present(false)), None);
+    assert!(conn_values.set(&VISITS, 3) && conn_values.set(&TIER, "tin".to_owned()));
+    assert_eq!(why_not(None, Some(&conn_values), tier, exact("tin")), None);
+    values.set(&TIER, "gold".to_owned());
+    let both = |name, wanted| why_not(Some(&values), Some(&conn_values), name, wanted);
+    assert_eq!(both(tier, exact("gold")), None, "the request comes before its connection");
+    assert_eq!(both(tier, exact("tin")), Some("values"));
+    assert_eq!(both(visits, exact("3")), None);
+    assert_eq!(both(visits, ValueMatch::Not(Box::new(exact("3")))), Some("values"));
 }
 
 #[test]

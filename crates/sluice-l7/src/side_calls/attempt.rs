@@ -12,7 +12,7 @@ use std::task::Poll;
 
 use bytes::{Bytes, BytesMut};
 use sluice_codec::h1::stream::H1Options;
-use sluice_codec::{Body, ErrorKind, Frame, Head, HttpError, HttpStream};
+use sluice_codec::{Body, ErrorKind, Frame, Head, HttpError, HttpStream, Version};
 use sluice_core::connection::Attempt;
 use sluice_core::limits::Limit;
 use sluice_io::buffers::SCRATCH;
@@ -22,7 +22,7 @@ use sluice_upstream::hops::Looped;
 use sluice_upstream::plan::{HttpVersion, OnRemoved};
 use sluice_upstream::reasons as upstream_reasons;
 
-use super::{SideCallError, SideCalls, SideRequest, SideResponse};
+use super::{CallKind, SideCallError, SideCalls, SideRequest, SideResponse};
 use crate::attempts::AttemptGuard;
 use crate::errors::Cause;
 use crate::failed_attempt::{
@@ -36,7 +36,7 @@ use crate::upstream_stream::{SentRequest, UpstreamStream, send_on_h1, version_of
 use crate::worker::HttpWorker;
 
 /// The most response heads per attempt, the final one included.
-const RESPONSE_HEADS_MAX: u32 = 32;
+pub(super) const RESPONSE_HEADS_MAX: u32 = 32;
 
 impl SideCalls {
     /// Sends the request, in as many attempts as are needed and allowed.
@@ -45,19 +45,33 @@ impl SideCalls {
         pool: &Rc<ClusterPool>,
         request: SideRequest,
     ) -> Result<SideResponse, SideCallError> {
+        let is_idempotent = request.head.method().is_idempotent();
+        let attempt = async |endpoint: Arc<EndpointState>, _claim: RequestClaim| {
+            self.attempt(pool, &endpoint, &request).await
+        };
+        self.in_attempts(pool, is_idempotent, attempt).await
+    }
+
+    /// Calls `attempt` until it succeeds or may not be repeated.
+    pub(super) async fn in_attempts<T>(
+        &self,
+        pool: &Rc<ClusterPool>,
+        is_idempotent: bool,
+        attempt: impl AsyncFn(Arc<EndpointState>, RequestClaim) -> Result<T, FailedAttempt>,
+    ) -> Result<T, SideCallError> {
         let (mut attempts, plan) = (Attempts::default(), RetryPlan::default());
         loop {
             let (failed, endpoint) = match self.pick(pool, &mut attempts) {
                 Err(failed) => (failed, None),
-                Ok((endpoint, _claim)) => match self.attempt(pool, &endpoint, &request).await {
-                    Ok(response) => return Ok(response),
+                Ok((endpoint, claim)) => match attempt(Arc::clone(&endpoint), claim).await {
+                    Ok(succeeded) => return Ok(succeeded),
                     Err(failed) => (failed, Some(endpoint)),
                 },
             };
             let terms = Terms {
                 plan: &plan,
                 connect_attempts: pool.handle.cluster.peek_plan().connect_attempts,
-                is_idempotent: request.head.method().is_idempotent(),
+                is_idempotent,
                 is_possible: true,
             };
             if attempts.decide(failed.cause, terms) == Decision::Free {
@@ -94,14 +108,23 @@ impl SideCalls {
         endpoint: &Arc<EndpointState>,
         request: &SideRequest,
     ) -> Result<SideResponse, FailedAttempt> {
+        let guard = self.enter_attempt(pool, endpoint);
+        let attempt = pin!(self.attempt_at(pool, endpoint, request));
+        let ended = AttemptGuard::unless_cancelled(guard.as_ref(), attempt).await;
+        ended.unwrap_or_else(|| Err(endpoint_left()))
+    }
+
+    /// Enters an attempt that ends when its endpoint leaves, unless the cluster lets it go on.
+    pub(super) fn enter_attempt(
+        &self,
+        pool: &ClusterPool,
+        endpoint: &EndpointState,
+    ) -> Option<AttemptGuard> {
         let cluster = &pool.handle.cluster;
         let keep = cluster.peek_plan().on_endpoint_removed == OnRemoved::Keep;
         let attempts = &HttpWorker::of(&self.worker).attempts;
         let now = self.worker.now();
-        let guard = (!keep).then(|| attempts.enter(&cluster.name, &endpoint.name, now));
-        let attempt = pin!(self.attempt_at(pool, endpoint, request));
-        let ended = AttemptGuard::unless_cancelled(guard.as_ref(), attempt).await;
-        ended.unwrap_or_else(|| Err(endpoint_left()))
+        (!keep).then(|| attempts.enter(&cluster.name, &endpoint.name, now))
     }
 
     async fn attempt_at(
@@ -111,21 +134,10 @@ impl SideCalls {
         request: &SideRequest,
     ) -> Result<SideResponse, FailedAttempt> {
         let mut up = self.connect(pool, endpoint, request).await?;
-        let cluster = &pool.handle.cluster.name;
-        let count = |status, took| {
-            pool.counters.count(&self.worker, cluster, &endpoint.name, status, took);
-        };
         let mut response = Head::default();
-        if let Err(failed) = self.await_head(&mut up, request.body.clone(), &mut response).await {
-            up.stream.reset(true);
-            if failed.cause != Cause::Stale {
-                pool.handle.note_answer(endpoint, false);
-            }
-            count(0, None);
-            return Err(failed);
-        }
-        pool.handle.note_answer(endpoint, response.status() < 500);
-        count(response.status(), Some(self.worker.now().since(up.sent_at)));
+        let received = self.await_head(&mut up, request.body.clone(), &mut response).await;
+        self.note(pool, &mut up, received.as_ref().map(|()| response.status()));
+        received?;
         match self.receive(&mut up.stream, response).await {
             Ok(received) => {
                 let sent = up.stream.is_sent();
@@ -139,14 +151,43 @@ impl SideCalls {
         }
     }
 
+    /// Judges and counts an attempt by the status of its response, or by its failure before one.
+    pub(super) fn note(
+        &self,
+        pool: &ClusterPool,
+        up: &mut UpstreamStream,
+        response: Result<u16, &FailedAttempt>,
+    ) {
+        let cluster = &pool.handle.cluster.name;
+        let (status, took) = match response {
+            Ok(status) => {
+                pool.handle.note_answer(&up.endpoint, status < 500);
+                (status, Some(self.worker.now().since(up.sent_at)))
+            }
+            Err(failed) => {
+                up.stream.reset(true);
+                if failed.cause != Cause::Stale {
+                    pool.handle.note_answer(&up.endpoint, false);
+                }
+                (0, None)
+            }
+        };
+        pool.counters.count(&self.worker, cluster, &up.endpoint.name, status, took);
+    }
+
     /// Takes a connection and sends the request headers on it.
-    async fn connect(
+    pub(super) async fn connect(
         &self,
         pool: &Rc<ClusterPool>,
         endpoint: &Arc<EndpointState>,
         request: &SideRequest,
     ) -> Result<UpstreamStream, FailedAttempt> {
         let worker = &self.worker;
+        let is_grpc = request.kind == CallKind::Grpc;
+        let protocol = pool.handle.cluster.peek_plan().protocol;
+        if is_grpc && matches!(protocol, HttpVersion::Http1 | HttpVersion::Http3) {
+            return Err(not_http2());
+        }
         let options = worker.local(H1Options::default);
         let class = TrafficClass::SideCall;
         let pooled = match pool.take_idle(worker, endpoint, class, &options) {
@@ -158,7 +199,12 @@ impl SideCalls {
         };
         let head = self.head_for(pool, endpoint, request)?;
         let version = version_of(&pooled);
-        let end = request.body.is_empty();
+        // With `auto`, the endpoint may have chosen HTTP/1.
+        if is_grpc && version != Version::Http2 {
+            return Err(not_http2());
+        }
+        // The messages of a gRPC stream follow.
+        let end = request.body.is_empty() && !is_grpc;
         let sent = self.send_head(pooled, &head, end).await;
         let (stream, ticket, reused) = sent.map_err(|error| failed_attempt(&error, false))?;
         let (endpoint, sent_at) = (Arc::clone(endpoint), worker.now());
@@ -254,8 +300,7 @@ impl SideCalls {
                 return Ok(());
             }
         }
-        let error = HttpError::new(ErrorKind::Malformed(502), "too many interim responses");
-        Err(failed_attempt(&error, false))
+        Err(failed_attempt(&too_many_heads(), false))
     }
 
     /// Receives the body and trailers of a response.
@@ -303,8 +348,17 @@ fn final_failure(why: sluice_core::Reason, detail: Option<Box<str>>) -> FailedAt
     FailedAttempt { why, status: 503, details: "", text: "", said, cause: Cause::Final }
 }
 
+pub(super) fn too_many_heads() -> HttpError {
+    HttpError::new(ErrorKind::Malformed(502), "too many interim responses")
+}
+
+fn not_http2() -> FailedAttempt {
+    let detail = "gRPC needs HTTP/2 (`protocol: http2`, or `auto` with TLS)";
+    final_failure(reasons::SIDE_CALL_PROTOCOL, Some(detail.into()))
+}
+
 /// The error of a call whose last attempt failed at `endpoint`.
-fn failure(failed: FailedAttempt, endpoint: Option<&EndpointState>) -> SideCallError {
+pub(super) fn failure(failed: FailedAttempt, endpoint: Option<&EndpointState>) -> SideCallError {
     let FailedAttempt { why, said: FailureDetail { errno, detail }, .. } = failed;
     let detail = match endpoint {
         None => detail,

@@ -12,6 +12,7 @@ use sluice_core::settings::{
     bind_entries, bind_scalar, bind_verbatim, entries_of, wrong_kind,
 };
 use sluice_core::value::{Authority, HostPattern, Percent};
+use sluice_core::values::check_name;
 use sluice_core::{Cidr, Diags, Name, Node, Path, Setting, Spanned, Value, choice, section};
 use sluice_l7::routes::{GrpcMatch, PathMatch, ValueMatch, regexes};
 use sluice_l7::template::HttpTemplate;
@@ -126,6 +127,9 @@ section! {
         pub query: Values,
         /// Cookies, matched like headers.
         pub cookies: Values,
+        /// Values that filters share, by their names, matched like headers, as they are printed. Before filters run,
+        /// only those of the connection are set.
+        pub values: ValuesOfFilters,
         /// Whether the client presented a certificate: true, false, or a text that its subject contains.
         pub client_certificate: Option<String>,
         /// Source addresses; one or a list.
@@ -569,6 +573,35 @@ impl Setting for Values {
 
     fn show(&self) -> Plain {
         Plain::Map(self.0.iter().map(|(name, value)| (name.clone(), show_value(value))).collect())
+    }
+
+    fn absent() -> Option<Self> {
+        Some(Self::default())
+    }
+}
+
+/// Value conditions by the names of values that filters share.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ValuesOfFilters(pub Values);
+
+impl Setting for ValuesOfFilters {
+    fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
+        let mut known = true;
+        for entry in entries_of(node, at, diags, "a map of names to values")? {
+            if let Err(message) = check_name(&entry.key) {
+                diags.error("unknown-name", entry.key_span, at.key(&entry.key), message);
+                known = false;
+            }
+        }
+        known.then(|| Values::bind(node, at, diags))?.map(Self)
+    }
+
+    fn shape() -> Shape {
+        Values::shape()
+    }
+
+    fn show(&self) -> Plain {
+        self.0.show()
     }
 
     fn absent() -> Option<Self> {

@@ -391,6 +391,7 @@ fn conditions(of: &RouteMatch) -> Option<Box<Conditions>> {
         content_type,
         query,
         cookies,
+        values,
         client_certificate,
         source,
         grpc,
@@ -402,6 +403,7 @@ fn conditions(of: &RouteMatch) -> Option<Box<Conditions>> {
         content_types: content_type.clone(),
         query: query.0.clone(),
         cookies: cookies.0.clone(),
+        values: values.0.0.clone(),
         client_certificate: client_certificate.as_deref().map(|text| match text {
             "true" => ClientCertificate::Present(true),
             "false" => ClientCertificate::Present(false),
@@ -424,6 +426,7 @@ pub fn written(of: &Conditions) -> RouteMatch {
         content_types,
         query,
         cookies,
+        values,
         client_certificate,
         sources,
         grpc,
@@ -436,6 +439,7 @@ pub fn written(of: &Conditions) -> RouteMatch {
         content_type: content_types.clone(),
         query: sections::Values(query.clone()),
         cookies: sections::Values(cookies.clone()),
+        values: sections::ValuesOfFilters(sections::Values(values.clone())),
         client_certificate: client_certificate.as_ref().map(|of| match of {
             ClientCertificate::Present(present) => present.to_string(),
             ClientCertificate::Subject(subject) => subject.clone(),

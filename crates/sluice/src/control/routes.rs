@@ -82,7 +82,15 @@ pub(super) fn answer(
         None => None,
         Some(text) => Some(text.parse().map_err(|_| format!("`{text}` is not an IP address"))?),
     };
-    let subject = RouteInput { head: &head, source, tls: None, runtime, random: 0 };
+    let subject = RouteInput {
+        head: &head,
+        source,
+        tls: None,
+        values: None,
+        conn_values: None,
+        runtime,
+        random: 0,
+    };
     let mut items = Vec::new();
     for (name, listener) in store.listeners() {
         if question.listener.as_deref().is_some_and(|asked| asked != &**name) {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sluice_codec::Head;
-use sluice_core::{ConnInfo, Name, Node, Setting, Shape, Spanned, Verdict};
+use sluice_core::{ConnInfo, LocalFuture, Name, Node, Reason, Setting, Shape, Spanned, Verdict};
 use sluice_io::{Admit, ByteFilter, ByteStep, ConnectionFilter, ConnectionFilterPlan, WorkerCx};
 use sluice_l7::filters::{CheckContext, Cx, FilterFactory, HeadStep, HttpFilter, HttpFilterPlan};
 use sluice_l7::{Reply, SideRequest};
@@ -76,6 +76,8 @@ sluice_core::section! {
         pub path: String = "/",
         /// The time for the response.
         pub timeout: Duration = "5s",
+        /// Whether the path is a gRPC method.
+        pub grpc: bool = "false",
     }
 }
 
@@ -102,7 +104,8 @@ impl FilterFactory<dyn HttpFilterPlan> for AskFactory {
     ) -> Option<Arc<dyn HttpFilterPlan>> {
         let ask = context.bind::<Ask>(settings)?;
         let cluster = context.cluster(&ask.cluster, "cluster")?;
-        Some(Arc::new(AskPlan { cluster, path: ask.path, timeout: ask.timeout }))
+        let Ask { path, timeout, grpc, .. } = ask;
+        Some(Arc::new(AskPlan { cluster, path, timeout, grpc }))
     }
 }
 
@@ -111,6 +114,20 @@ struct AskPlan {
     cluster: Arc<Cluster>,
     path: String,
     timeout: Duration,
+    grpc: bool,
+}
+
+impl AskPlan {
+    /// Why there is no response, if there is none.
+    fn ask(&self, cx: &mut Cx<'_>) -> LocalFuture<Option<Reason>> {
+        let (calls, by) = (cx.side_calls(), cx.worker.now().after(self.timeout));
+        if self.grpc {
+            let called = calls.call_grpc::<(), ()>(&self.cluster, &self.path, &(), by);
+            return Box::pin(async move { called.await.err().map(|error| error.why()) });
+        }
+        let called = calls.call(&self.cluster, SideRequest::new("GET", &self.path), by);
+        Box::pin(async move { called.await.err().map(|error| error.why) })
+    }
 }
 
 impl HttpFilterPlan for AskPlan {
@@ -121,15 +138,14 @@ impl HttpFilterPlan for AskPlan {
 
 impl HttpFilter for AskPlan {
     fn request_head(&self, cx: &mut Cx<'_>, _head: &mut Head) -> HeadStep {
-        let (calls, by) = (cx.side_calls(), cx.worker.now().after(self.timeout));
-        let answer = calls.call(&self.cluster, SideRequest::new("GET", &self.path), by);
+        let asked = self.ask(cx);
         HeadStep::wait(async move {
-            let failed = answer.await.err();
+            let failed = asked.await;
             move |_: &mut Cx<'_>, _: &mut Head| match failed {
                 None => HeadStep::Continue,
-                Some(error) => {
+                Some(why) => {
                     let body = "the service for authorisation did not answer\n";
-                    HeadStep::reply(Reply::new(503, error.why, "ask", body))
+                    HeadStep::reply(Reply::new(503, why, "ask", body))
                 }
             }
         })

@@ -33,6 +33,21 @@ pub(crate) const CASES: &[Fault] = &[
         reason: "sidecall.loop",
         inject: looped,
     },
+    Fault {
+        name: "A filter makes gRPC calls to a cluster of HTTP/1",
+        reason: "sidecall.protocol",
+        inject: not_http2,
+    },
+    Fault {
+        name: "The gRPC service that a filter asks refuses the call",
+        reason: "sidecall.grpc_status",
+        inject: grpc_refused,
+    },
+    Fault {
+        name: "The gRPC service that a filter asks returns no message",
+        reason: "sidecall.malformed",
+        inject: grpc_without_message,
+    },
 ];
 
 /// A listener `web` whose filter asks the cluster `auth`; the requests themselves go to the origin.
@@ -102,4 +117,40 @@ fn looped() -> Seen {
     let heard = ask(&sluice);
     assert!(heard.starts_with("200"), "{heard}");
     seen(&sluice, "sidecall.loop", "503 the service for authorisation did not answer".to_owned())
+}
+
+/// Another Sluice that gives every gRPC call the status for this HTTP status.
+fn grpc_service(status: u16) -> Running {
+    Sluice::new().workers(1).start(&format!(
+        "listeners: [{{ name: web, address: 127.0.0.1:0, http: main }}]\n\
+         routes: {{ main: {{ respond: {{ status: {status}, body: \"not you\" }} }} }}\n"
+    ))
+}
+
+fn start_grpc(origin: &Origin, auth: SocketAddr) -> Running {
+    let kit = Sluice::with_binary(std::env::current_exe().unwrap()).workers(1);
+    let text = yaml(origin, auth, ", path: /auth.v1.Auth/Check, grpc: true", "");
+    kit.start(&text.replace(&format!("\"{auth}\"]"), &format!("\"{auth}\"], protocol: http2")))
+}
+
+fn not_http2() -> Seen {
+    let (origin, auth) = (Origin::start("a"), Origin::start("auth"));
+    let sluice = start(&origin, auth.addr(), ", path: /auth.v1.Auth/Check, grpc: true", "");
+    let heard = ask(&sluice);
+    assert!(auth.requests().is_empty());
+    seen(&sluice, "sidecall.protocol", heard)
+}
+
+fn grpc_refused() -> Seen {
+    let (origin, service) = (Origin::start("a"), grpc_service(403));
+    let sluice = start_grpc(&origin, service.addr("web"));
+    let heard = ask(&sluice);
+    seen(&sluice, "sidecall.grpc_status", heard)
+}
+
+fn grpc_without_message() -> Seen {
+    let (origin, service) = (Origin::start("a"), grpc_service(200));
+    let sluice = start_grpc(&origin, service.addr("web"));
+    let heard = ask(&sluice);
+    seen(&sluice, "sidecall.malformed", heard)
 }

@@ -159,10 +159,15 @@ fn a_response_that_a_filter_replaces_is_shown_to_the_filters_before_it() {
 sluice_core::values! {
     USER: String = "test.user", "Who asks.";
     VISITS: u64 = "test.visits", "How often the client has asked.";
+    UNSET: u64 = "test.unset", "What no filter sets.";
 }
 
 #[test]
 fn filters_share_values_with_later_filters_and_with_templates() {
+    sluice_core::values::declare(VALUES);
+    assert!(
+        HttpTemplate::parse("%VALUE(test.users)%").is_err_and(|said| said.contains("`test.user`"))
+    );
     let sets = Hooks {
         request: |cx, _| {
             cx.values.set(&USER, "ann".to_owned());
@@ -174,12 +179,14 @@ fn filters_share_values_with_later_filters_and_with_templates() {
     };
     let reads = Hooks {
         request: |cx, head| {
+            assert_eq!(cx.values.get(&UNSET), None);
             let user = cx.values.get(&USER).cloned().unwrap_or_default();
             head.append(b"x-user", user.as_bytes());
             HeadStep::Continue
         },
         response: |cx, head| {
-            let text = HttpTemplate::parse("%VALUE(test.user)% %VALUE(test.visits)% %VALUE(x)%");
+            let text =
+                HttpTemplate::parse("%VALUE(test.user)% %VALUE(test.visits)% %VALUE(test.unset)%");
             let text = text.unwrap().fill(&cx.view(cx.request.unwrap()));
             head.append(b"x-shared", text.as_bytes());
             ResponseStep::Continue

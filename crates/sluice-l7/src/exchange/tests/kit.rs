@@ -22,7 +22,7 @@ use sluice_telemetry::LogQueue;
 use sluice_upstream::Cluster;
 use sluice_upstream::cluster::Member;
 use sluice_upstream::endpoint::Target;
-use sluice_upstream::plan::{ClusterPlan, ClusterSettings, OnRemoved};
+use sluice_upstream::plan::{ClusterPlan, ClusterSettings, HttpVersion, OnRemoved};
 
 use crate::connection_manager::{ConnectionManager, DownstreamConn};
 use crate::edge::Edge;
@@ -155,15 +155,20 @@ impl Wake for Woken {
     }
 }
 
-fn cluster_plan(name: &str) -> ClusterPlan {
+fn cluster_plan(name: &str, protocol: HttpVersion) -> ClusterPlan {
     let bare = ClusterSettings::clone(&ClusterSettings::bare());
-    let settings = ClusterSettings { on_endpoint_removed: OnRemoved::Close, ..bare };
+    let settings = ClusterSettings { on_endpoint_removed: OnRemoved::Close, protocol, ..bare };
     ClusterPlan { name: name.into(), settings: Arc::new(settings), tls: None }
 }
 
 /// A cluster with two endpoints.
 pub(super) fn cluster(name: &str) -> Arc<Cluster> {
-    let cluster = Arc::new(Cluster::new(Arc::new(cluster_plan(name))));
+    cluster_over(name, HttpVersion::Http1)
+}
+
+/// A cluster with two endpoints that are reached over this version.
+pub(super) fn cluster_over(name: &str, protocol: HttpVersion) -> Arc<Cluster> {
+    let cluster = Arc::new(Cluster::new(Arc::new(cluster_plan(name, protocol))));
     let member =
         |last| Member { target: Target::Ip(([192, 0, 2, last], 80).into()), host: None, weight: 1 };
     cluster.publish(&[member(1), member(2)]);
@@ -174,6 +179,14 @@ pub(super) fn cluster(name: &str) -> Arc<Cluster> {
 pub(super) fn connects(pool: &ClusterPool, reused: bool) -> ScriptedPeer {
     let endpoint = ScriptedPeer::default();
     let connect = ScriptedConnect::Stream(endpoint.stream(false), reused);
+    pool.scripted.borrow_mut().push_back(connect);
+    endpoint
+}
+
+/// Gives the next attempt in a pool a stream of a shared connection.
+pub(super) fn opens(pool: &ClusterPool) -> ScriptedPeer {
+    let endpoint = ScriptedPeer::default();
+    let connect = ScriptedConnect::Stream(endpoint.stream(true), false);
     pool.scripted.borrow_mut().push_back(connect);
     endpoint
 }

@@ -1,13 +1,19 @@
 use super::*;
 use crate::trees::{bind, fields_of, map, text};
 
+sluice_core::values! {
+    USER: String = "test.user", "Who asks.";
+}
+
 #[test]
 fn no_field_of_a_match_is_forgotten() {
+    sluice_core::values::declare(VALUES);
     for field in fields_of::<RouteMatch>() {
         let value = match field {
             "path" => continue,
             "method" => text("GET"),
             "headers" | "query" | "cookies" => map(&[("x", text("1"))]),
+            "values" => map(&[(USER.name(), text("1"))]),
             "content_type" => text("application/json"),
             "client_certificate" => text("true"),
             "source" => text("127.0.0.0/8"),
