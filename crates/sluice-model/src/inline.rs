@@ -4,7 +4,7 @@
 //! they are like all others. Keeps: a name depends only on the names of the listener and the chain, and never on that of
 //! a resource with a section of its own.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use sluice_core::settings::{Members, Short};
@@ -57,9 +57,10 @@ fn clusters(config: &mut Config, places: &mut InlinePlaces, diags: &mut Diags) {
             }
         }
     }
+    let mut names: HashSet<Name> = config.clusters.names().cloned().collect();
     for (name, cluster, at) in found {
         let span = cluster.span;
-        if config.clusters.names().any(|other| *other == name) {
+        if !names.insert(Arc::clone(&name)) {
             let message = format!(
                 "the endpoints of this relay form the cluster `{name}`, but there is another one"
             );

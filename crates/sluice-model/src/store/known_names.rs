@@ -91,6 +91,7 @@ mod tests {
             Some("add it under `clusters`; known clusters: web00, web01")
         );
         assert!(help(12, "db").unwrap().ends_with("web09 and 2 more"));
+        assert!(help(10, "db").unwrap().ends_with("web08, web09"));
         assert!(help(0, "db").unwrap().ends_with("known clusters: none yet"));
         (0..COMPARED_MAX).for_each(|_| drop(help(1, "db")));
         assert_eq!(help(3, "wbe01").as_deref(), Some("add it under `clusters`"));
