@@ -224,6 +224,10 @@ mod tests {
         check(Cause::Reset, terms(&server), 0, 2);
         check(Cause::Answered, terms(&server), 0, 2);
         check(Cause::Final, terms(&server), 0, 0);
+        // A status of a list is retried whatever else is.
+        let status = RetryPlan { statuses: vec![429], ..plan(3, RetryWhen::default()) };
+        check(Cause::Answered, terms(&status), 0, 2);
+        check(Cause::Reset, terms(&status), 0, 0);
     }
 
     #[test]

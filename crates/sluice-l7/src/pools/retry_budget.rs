@@ -58,3 +58,51 @@ impl Drop for Count<'_> {
         self.0.set(self.0.get() - 1);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use sluice_core::Clock;
+    use sluice_io::WorkerCx;
+    use sluice_upstream::Cluster;
+    use sluice_upstream::plan::{ClusterPlan, ClusterSettings};
+
+    use super::*;
+    use crate::worker::HttpWorker;
+
+    #[test]
+    fn retries_in_flight_have_a_limit_that_grows_with_the_requests() {
+        let bare = ClusterSettings::clone(&ClusterSettings::bare());
+        let settings = Arc::new(ClusterSettings { retries_max: 2, ..bare });
+        let plan = ClusterPlan { name: "app".into(), settings, tls: None };
+        let (worker, cluster) =
+            (WorkerCx::solitary(Clock::held()), Arc::new(Cluster::new(Arc::new(plan))));
+        let pool = HttpWorker::of(&worker).pools.to(&cluster, &worker);
+
+        let mut retries: Vec<_> = (0..2).filter_map(|_| pool.enter_retry()).collect();
+        assert_eq!((retries.len(), pool.retries.get()), (2, 2));
+        assert!(pool.enter_retry().is_none());
+        retries.pop();
+        retries.extend(pool.enter_retry());
+        assert_eq!(retries.len(), 2, "one that ended makes room");
+
+        // A fifth of the requests in flight, if that is more.
+        let requests: Vec<_> = (0..15).map(|_| pool.enter_request()).collect();
+        assert_eq!(pool.requests.get(), 15);
+        retries.extend(pool.enter_retry());
+        assert_eq!(retries.len(), 3);
+        assert!(pool.enter_retry().is_none());
+        drop((requests, retries));
+        assert_eq!((pool.requests.get(), pool.retries.get()), (0, 0));
+    }
+
+    #[test]
+    fn a_count_lives_as_long_as_its_guard() {
+        let count = Cell::new(4);
+        let guard = Count::enter(&count);
+        assert_eq!(count.get(), 5);
+        drop(guard);
+        assert_eq!(count.get(), 4);
+    }
+}
