@@ -149,15 +149,6 @@ impl Staged {
     }
 }
 
-/// What the live state of the process has to follow.
-#[derive(Debug, Default)]
-pub struct LiveChanges {
-    /// Clusters and their endpoints.
-    pub clusters: ClusterChanges,
-    /// Clusters that exist no longer, for the pools of workers.
-    pub clusters_removed: Vec<Name>,
-}
-
 impl Store {
     /// Who set a resource, in force or waiting.
     fn owner(&self, kind: Kind, name: &Name) -> Option<&Arc<str>> {
@@ -283,10 +274,10 @@ impl Store {
         self.held.iter().flat_map(BTreeMap::values)
     }
 
-    /// Puts a staged batch in force. Route tables, secrets and runtime values take effect at once; the caller makes clusters and
-    /// listeners follow.
-    pub fn commit(&mut self, staged: Staged, around: &Surroundings) -> LiveChanges {
-        let (mut live, mut runtime) = (LiveChanges::default(), false);
+    /// Puts a staged batch in force. Route tables, secrets and runtime values take effect at once; the caller makes
+    /// clusters and listeners follow. Returns the changes of clusters.
+    pub fn commit(&mut self, staged: Staged, around: &Surroundings) -> ClusterChanges {
+        let (mut clusters, mut runtime) = (ClusterChanges::default(), false);
         for key in staged.present {
             self.absent.remove(&key);
         }
@@ -295,11 +286,8 @@ impl Store {
             self.held[kind as usize].remove(&name);
             self.absent.remove(&(kind, Arc::clone(&name)));
             match kind {
-                Kind::Cluster => {
-                    live.clusters.removed.push(Arc::clone(&name));
-                    live.clusters_removed.push(name);
-                }
-                Kind::Endpoints => drop(live.clusters.endpoints.insert(name, Arc::new([]))),
+                Kind::Cluster => clusters.removed.push(name),
+                Kind::Endpoints => drop(clusters.endpoints.insert(name, Arc::new([]))),
                 Kind::Routes => around.routes.reference(&name).set(Arc::new(RouteTable::empty())),
                 Kind::Runtime => runtime = true,
                 Kind::Secret | Kind::Listener => {}
@@ -310,8 +298,7 @@ impl Store {
             let same = before.is_some_and(|before| before.resource == held.resource);
             match (&held.compiled, &held.resource) {
                 (Compiled::Cluster(plan), _) => {
-                    let plans =
-                        if same { &mut live.clusters.refreshed } else { &mut live.clusters.plans };
+                    let plans = if same { &mut clusters.refreshed } else { &mut clusters.plans };
                     plans.push(Arc::clone(plan));
                     // A cluster that begins takes the endpoints that came before it.
                     if before.is_none()
@@ -319,11 +306,11 @@ impl Store {
                         && let Resource::Endpoints(own) = &held.resource
                     {
                         let own = Arc::clone(own);
-                        live.clusters.endpoints.entry(Arc::clone(&name)).or_insert(own);
+                        clusters.endpoints.entry(Arc::clone(&name)).or_insert(own);
                     }
                 }
                 (Compiled::AsItIs, Resource::Endpoints(own)) => {
-                    live.clusters.endpoints.insert(Arc::clone(&name), Arc::clone(own));
+                    clusters.endpoints.insert(Arc::clone(&name), Arc::clone(own));
                 }
                 (_, Resource::Runtime(_)) => runtime = true,
                 (Compiled::Routes(cell, table), _) => cell.set(Arc::clone(table)),
@@ -337,7 +324,7 @@ impl Store {
         if runtime {
             around.runtime.set_layer(Origin::Plane, self.runtime_layers());
         }
-        live
+        clusters
     }
 
     /// The runtime values of all layers together.

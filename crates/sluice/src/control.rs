@@ -94,8 +94,6 @@ pub(crate) struct Control {
     clusters: RefCell<Clusters>,
     /// The resources in force.
     store: RefCell<Arc<Store>>,
-    /// Clusters that were removed, for the pools of workers.
-    removed_clusters: RefCell<Vec<Name>>,
     /// One change is put in force at a time.
     turn: tokio::sync::Mutex<()>,
     workers: Vec<Worker>,
@@ -273,7 +271,6 @@ impl Control {
                 report: Report::new(options.report.as_deref()),
                 stage: Cell::new(Stage::Starting),
                 store: RefCell::default(),
-                removed_clusters: RefCell::default(),
                 turn: tokio::sync::Mutex::new(()),
                 in_force: RefCell::new(ActiveConfig {
                     number: 0,

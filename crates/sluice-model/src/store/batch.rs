@@ -51,7 +51,7 @@ impl Update {
 /// Changes that somebody asks for at once.
 #[derive(Debug)]
 pub struct Batch {
-    /// Who asks. A resource belongs to the first that sets it, and nobody else can change it.
+    /// Who asks. A resource belongs to the first that sets it, and no other source can change it.
     pub source: Arc<str>,
     /// The changes.
     pub updates: Vec<Update>,

@@ -18,13 +18,13 @@ fn a_cluster_waits_for_its_endpoints_whichever_comes_first() {
     assert!(!bench.store.contains(Kind::Cluster, "a"));
     let (verdicts, live) = bench.apply_from("plane", vec![set("a", endpoints(1))]);
     assert_eq!(verdicts, ["endpoints a: added", "cluster a: added"]);
-    assert_eq!((live.clusters.plans.len(), live.clusters.endpoints["a"].len()), (1, 1));
+    assert_eq!((live.plans.len(), live.endpoints["a"].len()), (1, 1));
     assert_eq!(bench.store.absent().count(), 0);
 
     bench.apply(vec![set("b", endpoints(2))]);
     let (verdicts, live) = bench.apply_from("plane", vec![set("b", cluster())]);
     assert_eq!(verdicts, ["cluster b: added"]);
-    assert_eq!(live.clusters.endpoints["b"].len(), 1, "those that came before it");
+    assert_eq!(live.endpoints["b"].len(), 1, "those that came before it");
 }
 
 #[test]
@@ -34,13 +34,13 @@ fn a_change_is_of_what_it_names_and_of_nothing_else() {
     bench.apply(all.into_iter().flatten().collect());
     let (verdicts, live) = bench.apply_from("plane", vec![set("b", endpoints(2))]);
     assert_eq!(verdicts, ["endpoints b: changed"]);
-    assert!(live.clusters.plans.is_empty() && live.clusters.removed.is_empty());
-    assert_eq!(live.clusters.endpoints.keys().map(|name| &**name).collect::<Vec<_>>(), ["b"]);
+    assert!(live.plans.is_empty() && live.removed.is_empty());
+    assert_eq!(live.endpoints.keys().map(|name| &**name).collect::<Vec<_>>(), ["b"]);
 
     let (verdicts, live) =
         bench.apply_from("plane", vec![set("a", cluster()), set("b", endpoints(2))]);
     assert_eq!(verdicts, ["endpoints b: unchanged", "cluster a: unchanged"]);
-    assert!(live.clusters.plans.is_empty() && live.clusters.endpoints.is_empty());
+    assert!(live.plans.is_empty() && live.endpoints.is_empty());
 }
 
 #[test]
@@ -56,11 +56,11 @@ fn a_reference_to_a_cluster_is_filled_and_emptied_later() {
 
     let (_, live) =
         bench.apply_from("plane", vec![set("app", cluster()), set("app", endpoints(1))]);
-    assert_eq!(live.clusters.plans[0].name, referred.name);
+    assert_eq!(live.plans[0].name, referred.name);
     let gone = vec![remove(Kind::Cluster, "app"), remove(Kind::Endpoints, "app")];
     let (verdicts, live) = bench.apply_from("plane", gone);
     assert_eq!(verdicts, ["cluster app: removed", "endpoints app: removed"]);
-    assert_eq!(live.clusters_removed.len(), 1);
+    assert_eq!(live.removed.len(), 1);
     assert!(bench.store.routes_named("web").is_some(), "routes stay");
 }
 
@@ -147,7 +147,7 @@ fn a_name_belongs_to_who_set_it_first() {
     for update in [set("a", endpoints(2)), remove(Kind::Endpoints, "a")] {
         let (verdicts, live) = bench.apply_from("plane", vec![update]);
         assert_eq!(verdicts, ["endpoints a: rejected: endpoints `a`: configured by the files"]);
-        assert!(live.clusters.endpoints.is_empty());
+        assert!(live.endpoints.is_empty());
     }
     assert_eq!(bench.store.origin(Kind::Endpoints, "a"), Some(("the files", Some("1"))));
 }
@@ -390,18 +390,18 @@ fn new_authorities_refresh_a_cluster_and_new_settings_change_it() {
     bench.apply(vec![set("a", endpoints(1)), set("a", encrypted(1))]);
     let built = |plan: &ClusterPlan| Arc::clone(&plan.tls.as_ref().unwrap().config);
     let (_, live) = bench.apply_from("plane", vec![set("b", endpoints(1)), set("b", encrypted(1))]);
-    let before = built(&live.clusters.plans[0]);
+    let before = built(&live.plans[0]);
     let (_, live) = bench.apply_from("plane", vec![set("c", endpoints(1)), set("c", encrypted(1))]);
-    assert!(Arc::ptr_eq(&before, &built(&live.clusters.plans[0])), "equal ones are one");
+    assert!(Arc::ptr_eq(&before, &built(&live.plans[0])), "equal ones are one");
 
     write("b.test");
     let (verdicts, live) = bench.apply_from("plane", vec![set("a", encrypted(1))]);
     assert_eq!(verdicts, ["cluster a: refreshed"]);
-    assert_eq!((live.clusters.plans.len(), live.clusters.refreshed.len()), (0, 1));
-    assert!(!Arc::ptr_eq(&before, &built(&live.clusters.refreshed[0])));
+    assert_eq!((live.plans.len(), live.refreshed.len()), (0, 1));
+    assert!(!Arc::ptr_eq(&before, &built(&live.refreshed[0])));
     let (verdicts, live) = bench.apply_from("plane", vec![set("a", encrypted(2))]);
     assert_eq!(verdicts, ["cluster a: changed"]);
-    assert_eq!((live.clusters.plans.len(), live.clusters.refreshed.len()), (1, 0));
+    assert_eq!((live.plans.len(), live.refreshed.len()), (1, 0));
     // With the cluster gone, its name no longer stands in the way of a listener for datagrams.
     let moved = vec![remove(Kind::Cluster, "a"), set("u", flow_listener(1, "a"))];
     assert_eq!(bench.apply(moved), ["cluster a: removed", "listener u: added"]);

@@ -120,6 +120,7 @@ impl Context<'_> {
         let criteria: Vec<_> =
             chains.iter().map(|chain| criteria(chain.matches.as_deref())).collect();
         let mut found = Diags::new();
+        // Only what it finds is wanted.
         let _ = chain_table(&criteria, &places, list, &mut found);
         Provenance::section("").adopt(found, self.root, diags);
     }

@@ -14,7 +14,7 @@ use sluice_core::Name;
 use sluice_l7::runtime::Origin;
 use sluice_model::process::Process;
 use sluice_model::reach;
-use sluice_model::store::{Batch, BatchMode, LiveChanges, ResourceVerdict, Staged};
+use sluice_model::store::{Batch, BatchMode, ResourceVerdict, Staged};
 use sluice_telemetry::log::OpenSinks;
 use sluice_upstream::dns::Resolution;
 
@@ -41,8 +41,8 @@ impl Control {
             match self.prepare_listeners(&staged.listeners()).await {
                 Ok(next) => {
                     let verdicts = staged.verdicts.clone();
-                    self.commit_staged(staged);
-                    self.serve(next).await;
+                    let removed = self.commit_staged(staged);
+                    self.serve(next, removed).await;
                     return Ok(verdicts);
                 }
                 // The listeners are tried again without those that cannot be served.
@@ -97,26 +97,27 @@ impl Control {
         let runtime = &self.builder.around.runtime;
         runtime.set_layer(Origin::Static, own.clone());
         runtime.set_layer(Origin::File, of_file.clone());
-        self.commit_staged(staged);
+        let removed = self.commit_staged(staged);
         if self.stage.get() == Stage::Starting {
             let rounds = self.clusters.borrow().first_rounds();
             if let Some(next) = next.as_mut().filter(|_| !rounds.is_empty()) {
                 self.await_names(&rounds, next).await;
             }
         }
-        self.serve(next).await;
+        self.serve(next, removed).await;
         Ok(())
     }
 
-    /// Commits a batch to the store, and makes the clusters follow.
-    fn commit_staged(&self, staged: Staged) {
-        let LiveChanges { clusters, clusters_removed } = {
+    /// Commits a batch to the store, and makes the clusters follow. Returns the clusters that were removed.
+    fn commit_staged(&self, staged: Staged) -> Vec<Name> {
+        let changes = {
             let mut store = self.store.borrow_mut();
             let store = Arc::get_mut(&mut store).expect("nothing is staged while it is committed");
             store.commit(staged, &self.builder.around)
         };
-        self.removed_clusters.borrow_mut().extend(clusters_removed);
-        self.clusters.borrow_mut().apply(clusters);
+        let removed = changes.removed.clone();
+        self.clusters.borrow_mut().apply(changes);
+        removed
     }
 
     /// Binds the sockets of listeners that change, and has workers prepare to serve them. `None` if none changes.
@@ -134,9 +135,9 @@ impl Control {
     }
 
     /// Has workers forget the clusters that were removed, and serve the listeners that they prepared.
-    async fn serve(&self, next: Option<NextSockets>) {
-        let removed: Arc<[Name]> = self.removed_clusters.take().into();
+    async fn serve(&self, next: Option<NextSockets>, removed: Vec<Name>) {
         if !removed.is_empty() {
+            let removed: Arc<[Name]> = removed.into();
             for worker in &self.workers {
                 worker.order(WorkerCommand::ForgetClusters(Arc::clone(&removed))).await;
             }
@@ -177,7 +178,7 @@ impl Control {
             all.map(|(name, of)| (Arc::clone(name), Some(Arc::clone(of)))).collect()
         };
         let next = self.prepare_listeners(&changes).await?;
-        self.serve(next).await;
+        self.serve(next, Vec::new()).await;
         Ok(())
     }
 

@@ -46,12 +46,12 @@ impl Bench {
         stage(&self.store, batch, around, shared, self.now, &mut Diags::new())
     }
 
-    /// Puts updates in force; returns what became of each, and what the live state has to follow.
+    /// Puts updates in force; returns what became of each, and the changes of clusters.
     pub(crate) fn apply_from(
         &mut self,
         source: &str,
         updates: Vec<Update>,
-    ) -> (Vec<String>, LiveChanges) {
+    ) -> (Vec<String>, ClusterChanges) {
         let staged = self.stage(source, updates);
         let verdicts = staged.verdicts.iter().map(ToString::to_string).collect();
         (verdicts, self.store.commit(staged, &self.around))
