@@ -12,21 +12,7 @@ use sluice_telemetry::{Operator, Record, RecordKind, TemplateField};
 
 use crate::inspect::{tls, word_facts};
 
-macro_rules! operators {
-    ($list:ident: $($name:ident = $text:literal $(($argument:literal $(, $check:path)?))?, $help:literal;)+) => {
-        $(const $name: Operator = Operator {
-            name: $text,
-            argument: operators!(@option $($argument)?),
-            check: operators!(@option $($($check)?)?),
-            help: $help,
-        };)+
-        const $list: &[&Operator] = &[$(&$name),+];
-    };
-    (@option) => { None };
-    (@option $given:expr) => { Some($given) };
-}
-
-operators! {
+sluice_telemetry::operators! {
     BEFORE_FACTS:
     START_TIME = "START_TIME", "The start time, RFC 3339 in UTC.";
     CONNECTION_ID = "CONNECTION_ID", "The number of the connection or flow, unique within the process.";
@@ -48,7 +34,7 @@ operators! {
     EARLY_DATA = "QUIC_EARLY_DATA", "Whether a request arrived before the handshake was complete (0-RTT): `true` or `false`.";
 }
 
-operators! {
+sluice_telemetry::operators! {
     AFTER_FACTS:
     CLUSTER = "UPSTREAM_CLUSTER", "The cluster.";
     UPSTREAM = "UPSTREAM_HOST", "The endpoint of the connection or flow.";

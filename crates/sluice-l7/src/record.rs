@@ -14,22 +14,9 @@ use sluice_l4::inspect::tls;
 use sluice_telemetry::{Operator, Record, RecordKind, TemplateField};
 use smallvec::SmallVec;
 
-macro_rules! operators {
-    ($($name:ident = $text:literal $(($argument:literal $(, $check:path)?))?, $help:literal;)+) => {
-        $(const $name: Operator = Operator {
-            name: $text,
-            argument: operators!(@option $($argument)?),
-            check: operators!(@option $($($check)?)?),
-            help: $help,
-        };)+
-        /// All operators of requests.
-        pub const OPERATORS: &[&Operator] = &[$(&$name),+];
-    };
-    (@option) => { None };
-    (@option $given:expr) => { Some($given) };
-}
-
-operators! {
+sluice_telemetry::operators! {
+    /// All operators of requests.
+    pub OPERATORS:
     START_TIME = "START_TIME", "The start time, RFC 3339 in UTC.";
     METHOD = "METHOD", "The method.";
     HOST = "HOST", "The requested authority.";

@@ -56,6 +56,25 @@ pub struct Operator {
     pub help: &'static str,
 }
 
+/// Declares operators: one constant per row, and a list of all of them. A row is
+/// `NAME = "TEXT", "help";`, or `NAME = "TEXT"("ARGUMENT"), "help";` for one with an argument, which a function may
+/// check: `"TEXT"("ARGUMENT", check)`.
+#[macro_export]
+macro_rules! operators {
+    ($(#[$doc:meta])* $reach:vis $list:ident: $($name:ident = $text:literal $(($argument:literal $(, $check:path)?))?, $help:literal;)+) => {
+        $(const $name: $crate::Operator = $crate::Operator {
+            name: $text,
+            argument: $crate::operators!(@option $($argument)?),
+            check: $crate::operators!(@option $($($check)?)?),
+            help: $help,
+        };)+
+        $(#[$doc])*
+        $reach const $list: &[&$crate::Operator] = &[$(&$name),+];
+    };
+    (@option) => { None };
+    (@option $given:expr) => { Some($given) };
+}
+
 impl Operator {
     /// Creates an operator without an argument.
     pub const fn plain(name: &'static str, help: &'static str) -> Self {
