@@ -257,6 +257,46 @@ fn of_clusters() {
 }
 
 #[test]
+fn of_balancing() {
+    let endpoints = |list: &str, more: &str| relay(more).replace("[127.0.0.1:7002]", list);
+    let one = "[{ address: 127.0.0.1:7002, locality: a }]";
+    page(
+        "mistakes-balancing",
+        &[
+            ("a balancer that does not exist", relay("balance: leastconn")),
+            ("two balancers", relay("balance: { maglev: {}, ring_hash: {} }")),
+            ("no balancer", relay("balance: {}")),
+            ("a setting of another balancer", relay("balance: { maglev: { choices: 2 } }")),
+            ("a single choice", relay("balance: { least_request: { choices: 1 } }")),
+            ("a bias that is no number", relay("balance: { least_request: { bias: high } }")),
+            ("a table whose size is no prime", relay("balance: { maglev: { table_size: 65536 } }")),
+            (
+                "a ring that ends before it begins",
+                relay("balance: { ring_hash: { min_size: 10, max_size: 5 } }"),
+            ),
+            ("a load below the fair share", relay("balance: { ring_hash: { max_load: 90% } }")),
+            ("slow start by hash", relay("balance: maglev\n    slow_start: 30s")),
+            ("slow start without a window", relay("slow_start: { min_weight: 20% }")),
+            ("overprovisioning below the whole", relay("failover: { overprovisioning: 50% }")),
+            ("a delay with nothing to fail back from", relay("failover: { failback_delay: 5s }")),
+            (
+                "a backup with a priority",
+                endpoints("[{ address: 127.0.0.1:7002, backup: true, priority: 2 }]", ""),
+            ),
+            (
+                "a priority that is too low",
+                endpoints("[{ address: 127.0.0.1:7002, priority: 128 }]", ""),
+            ),
+            ("a locality without weights", endpoints(one, "")),
+            ("a locality that has no weight", endpoints(one, "localities: { b: 1 }")),
+            ("an endpoint without a locality", relay("localities: { a: 1 }")),
+            ("a locality of four parts", endpoints(one, "localities: { a/b/c/d: 1 }")),
+            ("a locality without any weight", endpoints(one, "localities: { a: 0 }")),
+        ],
+    );
+}
+
+#[test]
 fn of_rules() {
     page(
         "mistakes-rules",

@@ -441,6 +441,37 @@ fn web_with_curl() {
 }
 
 #[test]
+fn failover_between_zones() {
+    let (near, far, backup) =
+        (Origin::start("near"), Origin::start("far"), Origin::start("backup"));
+    let also_near = Server::greeter("");
+    let sluice = Sluice::new().expect_warning("endpoint is unhealthy").start(&sample(
+        "failover.yaml",
+        &[
+            ("127.0.0.1:8080", "127.0.0.1:0".into()),
+            ("127.0.0.10:8080", near.addr().to_string()),
+            // It accepts connections and answers no request.
+            ("127.0.0.11:8080", addr(&also_near)),
+            ("127.0.0.12:8080", far.addr().to_string()),
+            ("127.0.0.20:8080", backup.addr().to_string()),
+            ("interval: 2s", "interval: 50ms, timeout: 50ms".into()),
+        ],
+    ));
+    wait::until("a part of the traffic to go to the backup", || {
+        let priorities = sluice.items("/clusters")[0]["priorities"].clone();
+        // Two of three are usable, and each may have 1.4 times its share.
+        let shares = (priorities[0]["healthy"].as_u64(), priorities[1]["healthy"].as_u64());
+        (shares == (Some(93), Some(7))).then_some(())
+    });
+    wait::until("every zone to serve", || {
+        assert_eq!(sluice_testkit::origin::get(sluice.addr("web"), "a", "/").status(), 200);
+        let served =
+            |origin: &Origin| origin.requests().iter().any(|request| request.path() == "/");
+        [&near, &far, &backup].into_iter().all(served).then_some(())
+    });
+}
+
+#[test]
 fn http3_with_aioquic() {
     if !tools::have_modules(&["aioquic"]) {
         return;

@@ -196,6 +196,53 @@ pub fn parse_percent(text: &str) -> Result<Percent, String> {
         .ok_or_else(|| format!("expected a percentage from 0% to 100%, not `{text}`"))
 }
 
+/// A percentage that is at least the whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FactorPercent(pub u32);
+
+/// Parses `140%`: from 100% to 10000%.
+///
+/// # Errors
+/// A message that states what was expected.
+pub fn parse_factor_percent(text: &str) -> Result<FactorPercent, String> {
+    text.strip_suffix('%')
+        .and_then(|number| number.parse::<u32>().ok())
+        .filter(|number| (100..=10_000).contains(number))
+        .map(FactorPercent)
+        .ok_or_else(|| format!("expected a percentage from 100% to 10000%, not `{text}`"))
+}
+
+/// A number with up to two decimals, in hundredths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Decimal(pub u32);
+
+/// Parses `1`, `1.5` or `0.25`, up to 100.
+///
+/// # Errors
+/// A message that states what was expected.
+pub fn parse_decimal(text: &str) -> Result<Decimal, String> {
+    let wrong = || format!("expected a number from 0 to 100 such as 1.5, not `{text}`");
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let (whole, part) = text.split_once('.').unwrap_or((text, "0"));
+    if !digits(whole) || !digits(part) || part.len() > 2 {
+        return Err(wrong());
+    }
+    let hundredths = |text: &str, unit: u32| text.parse::<u32>().ok()?.checked_mul(unit);
+    let part = hundredths(part, if part.len() == 1 { 10 } else { 1 });
+    let sum = hundredths(whole, 100).zip(part).and_then(|(whole, part)| whole.checked_add(part));
+    sum.filter(|sum| *sum <= 10_000).map(Decimal).ok_or_else(wrong)
+}
+
+/// Formats a number as [`parse_decimal`] reads it.
+pub fn show_decimal(decimal: Decimal) -> String {
+    let (whole, part) = (decimal.0 / 100, decimal.0 % 100);
+    match part {
+        0 => whole.to_string(),
+        part if part.is_multiple_of(10) => format!("{whole}.{}", part / 10),
+        part => format!("{whole}.{part:02}"),
+    }
+}
+
 /// A host name as a chain matches it: exact, or `*.` before a suffix. Lower case.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum NamePattern {
@@ -418,6 +465,25 @@ mod tests {
         );
         assert_eq!(parse_percent("10%"), Ok(Percent(10)));
         assert!(parse_percent("10").is_err() && parse_percent("101%").is_err());
+        assert_eq!(parse_factor_percent("140%"), Ok(FactorPercent(140)));
+        for text in ["99%", "140", "10001%", "%", "-140%"] {
+            assert!(parse_factor_percent(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn decimals() {
+        for (text, hundredths) in
+            [("0", 0), ("1", 100), ("1.5", 150), ("0.25", 25), ("2.05", 205), ("100", 10_000)]
+        {
+            assert_eq!(parse_decimal(text), Ok(Decimal(hundredths)), "{text}");
+            assert_eq!(show_decimal(Decimal(hundredths)), text);
+        }
+        for text in
+            ["", ".", "1.", ".5", "1.234", "1e3", "-1", "+1", "100.01", "99999999999", "1.5.5"]
+        {
+            assert!(parse_decimal(text).is_err(), "{text}");
+        }
     }
 
     #[test]
@@ -454,7 +520,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_shown_reads_back(millis in 0_u64..366 * 86_400_000, bytes: u64) {
+        fn what_is_shown_reads_back(millis in 0_u64..366 * 86_400_000, bytes: u64, decimal in 0_u32..=10_000) {
+            prop_assert_eq!(parse_decimal(&show_decimal(Decimal(decimal))), Ok(Decimal(decimal)));
             let duration = Duration::from_millis(millis);
             prop_assert_eq!(parse_duration(&show_duration(duration)), Ok(duration));
             prop_assert_eq!(parse_size(&show_size(bytes)), Ok(bytes));
@@ -463,7 +530,7 @@ mod tests {
         #[test]
         fn no_text_panics(text in ".*") {
             let _ = (parse_duration(&text), parse_size(&text), parse_rate(&text));
-            let _ = parse_host_pattern(&text);
+            let _ = (parse_host_pattern(&text), parse_decimal(&text), parse_factor_percent(&text));
             let _ = (parse_percent(&text), parse_name_pattern(&text), parse_word_pattern(&text));
         }
     }

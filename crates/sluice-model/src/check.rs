@@ -7,7 +7,6 @@ use std::collections::{HashMap, HashSet};
 use sluice_core::limits::Limit;
 use sluice_core::settings::Members;
 use sluice_core::{Diags, ListenAddress, Name, Path, Span, Spanned};
-use sluice_upstream::Balance;
 
 use crate::sections::{Admin, Chain, Config, Http, Listener, ProxyAcceptance, Relay};
 
@@ -405,15 +404,11 @@ pub fn hash_fits(
     diags: &mut Diags,
 ) {
     let Some(section) = config.clusters.get(&cluster.value) else { return };
-    let hashes = matches!(section.balance, Balance::RingHash | Balance::Maglev);
+    let hashes = section.balance.0.hashes();
+    let word = section.balance.0.kind().word();
     if hash && !hashes {
         diags
-            .warning(
-                "useless-hash",
-                span,
-                at.key("hash"),
-                format!("`{}` does not use a hash", section.balance.word()),
-            )
+            .warning("useless-hash", span, at.key("hash"), format!("`{word}` does not use a hash"))
             .help("set `balance: maglev` or `balance: ring_hash` on the cluster");
     } else if !hash && hashes {
         diags
@@ -421,7 +416,7 @@ pub fn hash_fits(
                 "missing-hash",
                 span,
                 at.key("hash"),
-                format!("without a hash, `{}` picks endpoints at random", section.balance.word()),
+                format!("without a hash, `{word}` picks endpoints at random"),
             )
             .help("add `hash: source_ip` next to `cluster`, in the long form of `relay` or in the rule");
     }

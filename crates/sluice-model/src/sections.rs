@@ -21,13 +21,14 @@ use sluice_core::{
     Cidr, Diags, Endpoint, ListenAddress, Name, Node, Path, Setting, Shape, Spanned, Value, choice,
     section,
 };
-use sluice_upstream::Balance;
 
+pub mod balancing;
 pub mod http;
 pub mod log_format;
 pub mod redirect;
 pub mod routes;
 
+pub use balancing::{Balancer, Failover, LocalityName, LocalityWeights, SlowStart};
 pub use http::Http;
 pub use log_format::LogFormat;
 pub use redirect::HttpsRedirect;
@@ -444,8 +445,15 @@ section! {
     pub struct Cluster {
         /// The endpoints: IP addresses, host names (every address they resolve to) or unix:///path, with a port.
         pub endpoints: Vec<Spanned<Short<EndpointEntry>>>,
-        /// The load balancing algorithm.
-        pub balance: Balance = "round_robin",
+        /// The load balancing algorithm: a word, or a map of it with its settings.
+        pub balance: Balancer = "round_robin",
+        /// Failover between the priorities of endpoints, and panic mode.
+        pub failover: Failover,
+        /// Weights of localities, by name: each locality gets traffic by its weight, less what its usable endpoints cannot
+        /// serve. If omitted, localities are not told apart.
+        pub localities: LocalityWeights,
+        /// Slow start of endpoints that join or recover; `round_robin`, `random` and `least_request` only.
+        pub slow_start: Option<Spanned<Short<SlowStart>>>,
         /// The HTTP version spoken to endpoints, if a rule routes to this cluster.
         pub protocol: ClusterProtocol = "http1",
         /// Connection pool: how HTTP connections to endpoints are reused.
@@ -522,8 +530,40 @@ section! {
         pub address: Spanned<Endpoint>,
         /// Load balancing weight.
         pub weight: NonZeroU32 = "1",
+        /// Whether it is a backup, which gets traffic when the others are unusable: the same as `priority: 1`.
+        pub backup: bool = "false",
+        /// The priority; 0 is the highest. A lower one gets traffic as `failover` says.
+        pub priority: Priority = "0",
+        /// Where it is: a zone, region/zone or region/zone/sub-zone.
+        pub locality: Option<Spanned<LocalityName>>,
     }
 }
+
+/// A priority, from 0, the highest, to 127.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Priority(pub u32);
+
+impl Setting for Priority {
+    fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
+        bind_scalar(node, at, diags, "a priority", |text| {
+            let number = text.parse().ok().filter(|number| *number <= PRIORITY_MAX);
+            number.map(Self).ok_or_else(|| {
+                format!("expected a whole number from 0 to {PRIORITY_MAX}, not `{text}`")
+            })
+        })
+    }
+
+    fn shape() -> Shape {
+        Shape::Count { min: 0, max: u64::from(PRIORITY_MAX) }
+    }
+
+    fn show(&self) -> Plain {
+        Plain::Number(u64::from(self.0))
+    }
+}
+
+/// The lowest priority, as in Envoy.
+const PRIORITY_MAX: u32 = 127;
 
 impl ShortForm for EndpointEntry {
     const KEY: &'static str = "address";

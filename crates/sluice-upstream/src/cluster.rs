@@ -3,7 +3,7 @@
 //! Owns: the current plan and membership, the number of connections. Refuses to know: how membership is determined.
 //! Keeps: a pick sees one complete membership; an endpoint that stays keeps its state.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -16,17 +16,21 @@ use sluice_io::WorkerCx;
 use sluice_telemetry::metrics::other;
 use sluice_telemetry::{Counter, CounterSet, Gauge, Histogram};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
-use crate::balance::{BalancerTable, Pick};
-use crate::endpoint::{EndpointState, Lease, RequestLease, Target};
+use crate::balance::LoadBalancer;
+use crate::balance::load_balancer::{Chooser, Openings, Shortage};
+use crate::endpoint::{EndpointState, EndpointTraits, Lease, RequestLease, Target};
 use crate::metrics;
 use crate::plan::{ClusterPlan, ClusterSettings};
 use crate::reasons;
 
 mod reserve;
 mod shortage;
+mod standings;
 
 pub use reserve::TrafficClass;
+use standings::Standings;
 
 /// A cluster, shared by all threads.
 #[derive(Debug)]
@@ -37,7 +41,11 @@ pub struct Cluster {
     /// Whether a plan is in force; a cluster may be referred to before it is configured, and after it was removed.
     configured: AtomicBool,
     members: ArcSwap<Membership>,
+    /// For the control thread.
+    standings: Mutex<Standings>,
     active: AtomicU64,
+    /// The part of `active` that is pooled.
+    shared: AtomicU64,
     requests: AtomicU64,
     /// Whether a part of the limits is reserved for side calls.
     reserves: AtomicBool,
@@ -55,8 +63,11 @@ pub struct Membership {
     /// Grows with every change.
     pub version: u64,
     /// The endpoints.
-    pub endpoints: Vec<Arc<EndpointState>>,
-    table: BalancerTable,
+    pub endpoints: Arc<[Arc<EndpointState>]>,
+    /// What the cluster says of each.
+    pub traits: Arc<[EndpointTraits]>,
+    /// Those that may be picked, as of the last change of their states.
+    pub balancer: LoadBalancer,
 }
 
 /// A resolved endpoint, from which membership is built.
@@ -66,8 +77,8 @@ pub struct Member {
     pub target: Target,
     /// The host name it was resolved from.
     pub host: Option<Arc<str>>,
-    /// The weight.
-    pub weight: u32,
+    /// What the cluster says of it.
+    pub traits: EndpointTraits,
 }
 
 impl Cluster {
@@ -83,15 +94,18 @@ impl Cluster {
     pub fn new(plan: Arc<ClusterPlan>) -> Self {
         let members = Membership {
             version: 0,
-            endpoints: Vec::new(),
-            table: BalancerTable::build(plan.balance, &[]),
+            endpoints: Arc::new([]),
+            traits: Arc::new([]),
+            balancer: LoadBalancer::default(),
         };
         Self {
             name: Arc::clone(&plan.name),
             plan: ArcSwap::new(plan),
             configured: AtomicBool::new(true),
             members: ArcSwap::from_pointee(members),
+            standings: Mutex::default(),
             active: AtomicU64::new(0),
+            shared: AtomicU64::new(0),
             requests: AtomicU64::new(0),
             reserves: AtomicBool::new(false),
             generation: AtomicU64::new(0),
@@ -174,29 +188,54 @@ impl Cluster {
         let old = self.members.load_full();
         let mut known: HashMap<&Target, &Arc<EndpointState>> =
             old.endpoints.iter().map(|endpoint| (&endpoint.target, endpoint)).collect();
+        let mut places: HashMap<&Target, usize> = HashMap::with_capacity(members.len());
         let mut endpoints: Vec<Arc<EndpointState>> = Vec::with_capacity(members.len());
+        let mut traits: Vec<EndpointTraits> = Vec::with_capacity(members.len());
         for member in members {
-            match known.remove(&member.target) {
-                Some(endpoint) => {
-                    endpoint.set_weight(member.weight);
-                    endpoints.push(Arc::clone(endpoint));
-                }
-                // The same address declared twice is one endpoint with the weight of both.
-                None => match endpoints.iter().find(|endpoint| endpoint.target == member.target) {
-                    Some(twin) => twin.set_weight(twin.weight().saturating_add(member.weight)),
-                    None => endpoints.push(Arc::new(EndpointState::new(
-                        member.target.clone(),
-                        member.host.clone(),
-                        member.weight,
-                    ))),
-                },
+            // The same address declared twice is one endpoint with the weight of both.
+            if let Some(place) = places.get(&member.target) {
+                let weight = &mut traits[*place].weight;
+                *weight = weight.saturating_add(member.traits.weight);
+                continue;
             }
+            places.insert(&member.target, endpoints.len());
+            let new = || Arc::new(EndpointState::new(member.target.clone(), member.host.clone()));
+            endpoints.push(known.remove(&member.target).map_or_else(new, Arc::clone));
+            traits.push(member.traits.clone());
         }
         let left = known.into_values().cloned().collect();
-        let table = BalancerTable::build(self.plan.load().balance, &endpoints);
-        self.members.store(Arc::new(Membership { version: old.version + 1, endpoints, table }));
+        let plan = self.plan.load();
+        let (endpoints, traits): (Arc<[_]>, Arc<[_]>) = (endpoints.into(), traits.into());
+        let mut standings = self.standings.lock().unwrap_or_else(PoisonError::into_inner);
+        standings.follow(&plan.balancing, &endpoints, &traits, Instant::now());
+        let balancer =
+            LoadBalancer::build(&plan.balancing, &endpoints, &standings.balanced(&traits), None);
+        drop(standings);
+        let version = old.version + 1;
+        self.members.store(Arc::new(Membership { version, endpoints, traits, balancer }));
         self.changed.notify_one();
         left
+    }
+
+    /// Selects again if the state of an endpoint has changed, or if time has. Returns when time will have changed the
+    /// balancer again. For the control thread.
+    pub(crate) fn rebalance(&self) -> Option<Instant> {
+        let (plan, old) = (self.plan.load(), self.members.load_full());
+        let Membership { version, endpoints, traits, balancer } = &*old;
+        let mut standings = self.standings.lock().unwrap_or_else(PoisonError::into_inner);
+        let followed = standings.follow(&plan.balancing, endpoints, traits, Instant::now());
+        if followed.changed {
+            let balanced = standings.balanced(traits);
+            let balancer =
+                LoadBalancer::build(&plan.balancing, endpoints, &balanced, Some(balancer));
+            if balancer.panics() != old.balancer.panics() {
+                tell_panic(&self.name, balancer.panics());
+            }
+            let (endpoints, traits) = (Arc::clone(endpoints), Arc::clone(traits));
+            let version = *version;
+            self.members.store(Arc::new(Membership { version, endpoints, traits, balancer }));
+        }
+        followed.again_at
     }
 
     /// Records the message of the resolver about a host name.
@@ -218,6 +257,20 @@ impl Cluster {
     pub fn active(&self) -> u64 {
         self.active.load(Relaxed)
     }
+
+    /// The load of all endpoints: relayed connections plus requests. Requests are counted only if the plan needs them.
+    fn load(&self) -> u64 {
+        let relayed = self.active().saturating_sub(self.shared.load(Relaxed));
+        relayed + self.requests()
+    }
+}
+
+fn tell_panic(cluster: &str, panics: bool) {
+    if panics {
+        tracing::warn!(cluster, "too few endpoints are usable: all are used (panic mode)");
+    } else {
+        tracing::info!(cluster, "enough endpoints are usable again: panic mode ends");
+    }
 }
 
 /// A worker's handle to a cluster: its position in the sequence and its metrics.
@@ -226,7 +279,7 @@ pub struct ClusterHandle {
     /// The cluster.
     pub cluster: Arc<Cluster>,
     reserve_percent: u64,
-    position: Cell<usize>,
+    turns: Turns,
     pub(crate) made: Counter,
     open: Gauge,
     pub(crate) connect_time: Histogram,
@@ -237,17 +290,49 @@ pub struct ClusterHandle {
     compared: Cell<u64>,
 }
 
+/// A worker's positions in the tables of a cluster.
+#[derive(Debug, Default)]
+struct Turns {
+    first: Cell<usize>,
+    /// Of the tables after the first.
+    others: RefCell<Vec<usize>>,
+}
+
+impl Turns {
+    const fn starting_at(position: usize) -> Self {
+        Self { first: Cell::new(position), others: RefCell::new(Vec::new()) }
+    }
+
+    /// The position in a table, and the next for the next time.
+    fn take(&self, table: usize) -> usize {
+        let Some(place) = table.checked_sub(1) else {
+            let position = self.first.get();
+            self.first.set(position.wrapping_add(1));
+            return position;
+        };
+        let mut others = self.others.borrow_mut();
+        while others.len() <= place {
+            // Any position will do to begin with.
+            others.push(self.first.get());
+        }
+        let position = others[place];
+        others[place] = position.wrapping_add(1);
+        position
+    }
+}
+
 /// A request's claim on its cluster and endpoint.
 #[derive(Debug)]
 pub struct RequestClaim {
     handle: Rc<ClusterHandle>,
-    bounded: bool,
+    /// Whether the cluster counts it.
+    counts: bool,
     _lease: RequestLease,
 }
 
 impl Drop for RequestClaim {
     fn drop(&mut self) {
-        if self.bounded {
+        if self.counts {
             self.handle.cluster.requests.fetch_sub(1, Relaxed);
         }
     }
@@ -269,6 +354,9 @@ impl Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
+        if self.lease.is_shared() {
+            self.handle.cluster.shared.fetch_sub(1, Relaxed);
+        }
         self.handle.cluster.active.fetch_sub(1, Relaxed);
         self.handle.open.decrement();
     }
@@ -280,7 +368,7 @@ impl ClusterHandle {
         let labels = [&*cluster.name];
         let shard = &worker.shard;
         Rc::new(Self {
-            position: Cell::new(worker.random_below(1 << 16)),
+            turns: Turns::starting_at(worker.random_below(1 << 16)),
             made: shard.counter(&metrics::CONNECTIONS, &labels),
             open: shard.gauge(&metrics::ACTIVE, &labels),
             connect_time: shard.histogram(&metrics::CONNECT_TIME, &labels),
@@ -336,7 +424,7 @@ impl ClusterHandle {
         tried: &[Arc<str>],
     ) -> Result<(Arc<EndpointState>, RequestClaim), Reason> {
         let plan = self.cluster.plan.load();
-        let bounded = plan.requests_max.is_some();
+        let counts = plan.requests_max.is_some() || plan.balancing.balance.load_max().is_some();
         let open = |max| self.open_to(class, max);
         if plan.requests_max.is_some_and(|max| self.cluster.requests() >= open(max)) {
             return Err(reasons::LIMIT);
@@ -345,11 +433,11 @@ impl ClusterHandle {
             plan.endpoint_requests_max.is_some_and(|max| endpoint.requests() >= open(max))
         };
         let endpoint = self.choose(worker, hash, tried, &full)?;
-        if bounded {
+        if counts {
             self.cluster.requests.fetch_add(1, Relaxed);
         }
         let claim =
-            RequestClaim { handle: Rc::clone(self), bounded, _lease: endpoint.lease_request() };
+            RequestClaim { handle: Rc::clone(self), counts, _lease: endpoint.lease_request() };
         Ok((endpoint, claim))
     }
 
@@ -373,6 +461,9 @@ impl ClusterHandle {
     }
 
     fn claim(self: &Rc<Self>, lease: Lease) -> Claim {
+        if lease.is_shared() {
+            self.cluster.shared.fetch_add(1, Relaxed);
+        }
         self.cluster.active.fetch_add(1, Relaxed);
         self.open.increment();
         Claim { lease, handle: Rc::clone(self) }
@@ -386,22 +477,21 @@ impl ClusterHandle {
         full: &dyn Fn(&EndpointState) -> bool,
     ) -> Result<Arc<EndpointState>, Reason> {
         let members = self.cluster.members.load();
-        let may = |index: usize| {
-            members.endpoints.get(index).is_some_and(|endpoint| {
-                endpoint.is_usable() && !full(endpoint) && !tried.contains(&endpoint.name)
-            })
+        let is_tried = |endpoint: &EndpointState| tried.contains(&endpoint.name);
+        let mut chooser = Chooser {
+            random: &mut |bound| worker.random_below(bound),
+            turn: &mut |table| self.turns.take(table),
+            hash,
+            load: &|| self.cluster.load(),
         };
-        let position = self.position.get();
-        self.position.set(position.wrapping_add(1));
-        let mut random = |bound| worker.random_below(bound);
-        let mut pick = Pick { random: &mut random, position, hash, may: &may };
-        match members.table.pick(&members.endpoints, &mut pick) {
-            Some(index) => Ok(Arc::clone(&members.endpoints[index])),
-            None => Err(self.why_none(&members, full)),
+        let openings = Openings { is_full: full, is_tried: &is_tried };
+        match members.balancer.pick(&members.endpoints, &openings, &mut chooser) {
+            Ok(index) => Ok(Arc::clone(&members.endpoints[index as usize])),
+            Err(shortage) => Err(self.why_none(&members, shortage)),
         }
     }
 
-    fn why_none(&self, members: &Membership, full: &dyn Fn(&EndpointState) -> bool) -> Reason {
+    fn why_none(&self, members: &Membership, shortage: Shortage) -> Reason {
         if !self.cluster.is_configured() {
             return reasons::CLUSTER_UNKNOWN;
         }
@@ -409,11 +499,10 @@ impl ClusterHandle {
             let unresolved = !self.cluster.resolver_notes().is_empty();
             return if unresolved { reasons::DNS } else { reasons::NO_ENDPOINT };
         }
-        let usable = || members.endpoints.iter().filter(|endpoint| endpoint.is_usable());
-        if usable().next().is_some() && usable().all(|endpoint| full(endpoint)) {
-            return reasons::LIMIT;
+        match shortage {
+            Shortage::Full => reasons::LIMIT,
+            Shortage::None => reasons::NO_HEALTHY,
         }
-        reasons::NO_HEALTHY
     }
 
     /// Counts a failed attempt.

@@ -33,6 +33,47 @@ impl fmt::Display for Target {
     }
 }
 
+/// What a cluster says of an endpoint, apart from its address.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct EndpointTraits {
+    /// The load balancing weight, at least 1.
+    pub weight: u32,
+    /// The priority: 0 is the highest.
+    pub priority: u32,
+    /// Where it is.
+    pub locality: Option<Arc<Locality>>,
+    /// The weight of its locality, within the priority.
+    pub locality_weight: u32,
+}
+
+impl Default for EndpointTraits {
+    fn default() -> Self {
+        Self { weight: 1, priority: 0, locality: None, locality_weight: 0 }
+    }
+}
+
+/// Where an endpoint is; empty parts are unknown.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Locality {
+    /// The region.
+    pub region: Box<str>,
+    /// The zone in the region.
+    pub zone: Box<str>,
+    /// A part of the zone.
+    pub sub_zone: Box<str>,
+}
+
+impl fmt::Display for Locality {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { region, zone, sub_zone } = self;
+        match (&**region, &**sub_zone) {
+            ("", "") => f.write_str(zone),
+            (_, "") => write!(f, "{region}/{zone}"),
+            (_, _) => write!(f, "{region}/{zone}/{sub_zone}"),
+        }
+    }
+}
+
 /// Why an endpoint takes no traffic.
 #[derive(Clone, Debug)]
 pub struct Trouble {
@@ -57,7 +98,6 @@ pub struct EndpointState {
     pub name: Arc<str>,
     /// The host name that it was resolved from.
     pub host: Option<Arc<str>>,
-    weight: AtomicU32,
     active: AtomicU64,
     /// The part of `active` that is pooled; the requests that those connections carry count instead.
     shared: AtomicU64,
@@ -67,6 +107,7 @@ pub struct EndpointState {
     erring: AtomicU32,
     unhealthy: AtomicBool,
     ejected: AtomicBool,
+    degraded: AtomicBool,
     /// Why, for people; written only by the thread that changes the state.
     why_unhealthy: ArcSwapOption<Trouble>,
     why_ejected: ArcSwapOption<Trouble>,
@@ -77,13 +118,12 @@ pub struct EndpointState {
 
 impl EndpointState {
     /// An endpoint that is assumed to be healthy.
-    pub fn new(target: Target, host: Option<Arc<str>>, weight: u32) -> Self {
+    pub fn new(target: Target, host: Option<Arc<str>>) -> Self {
         let name = target.to_string().into();
         Self {
             target,
             name,
             host,
-            weight: AtomicU32::new(weight),
             active: AtomicU64::new(0),
             shared: AtomicU64::new(0),
             requests: AtomicU64::new(0),
@@ -92,6 +132,7 @@ impl EndpointState {
             erring: AtomicU32::new(0),
             unhealthy: AtomicBool::new(false),
             ejected: AtomicBool::new(false),
+            degraded: AtomicBool::new(false),
             why_unhealthy: ArcSwapOption::empty(),
             why_ejected: ArcSwapOption::empty(),
             ejections: AtomicU32::new(0),
@@ -121,16 +162,6 @@ impl EndpointState {
         self.ours.load(Relaxed)
     }
 
-    /// The weight.
-    pub fn weight(&self) -> u32 {
-        self.weight.load(Relaxed)
-    }
-
-    /// Changes the weight; takes effect with the next membership.
-    pub fn set_weight(&self, weight: u32) {
-        self.weight.store(weight, Relaxed);
-    }
-
     /// Current connections.
     pub fn active(&self) -> u64 {
         self.active.load(Relaxed)
@@ -155,6 +186,16 @@ impl EndpointState {
     /// Whether the endpoint may be chosen.
     pub fn is_usable(&self) -> bool {
         !self.unhealthy.load(Relaxed) && !self.ejected.load(Relaxed)
+    }
+
+    /// Whether the endpoint asks for as little traffic as possible.
+    pub fn is_degraded(&self) -> bool {
+        self.degraded.load(Relaxed)
+    }
+
+    /// Sets whether the endpoint asks for as little traffic as possible; returns whether that is a change.
+    pub fn set_degraded(&self, degraded: bool) -> bool {
+        self.degraded.swap(degraded, Relaxed) != degraded
     }
 
     /// Whether active checks consider the endpoint healthy.
@@ -268,6 +309,11 @@ impl Lease {
     /// The endpoint.
     pub const fn endpoint(&self) -> &Arc<EndpointState> {
         &self.endpoint
+    }
+
+    /// Whether it is that of a pooled connection.
+    pub(crate) const fn is_shared(&self) -> bool {
+        self.shared
     }
 }
 

@@ -86,7 +86,9 @@ pub(crate) async fn watch(cluster: Arc<Cluster>, shard: Shard, probes: Probes) {
     let mut ejections: HashMap<Arc<str>, Ejection> = HashMap::new();
     loop {
         let members = cluster.members();
-        let next = readmit(&cluster, &members.endpoints, plan.outlier.as_ref(), &mut ejections);
+        let readmitted =
+            readmit(&cluster, &members.endpoints, plan.outlier.as_ref(), &mut ejections);
+        let next = readmitted.into_iter().chain(cluster.rebalance()).min();
         if let Some(health) = &plan.health {
             checks.follow(&cluster, &members.endpoints, health, &probe, &shard);
         }
@@ -311,7 +313,7 @@ mod tests {
     fn a_cluster_that_ejects_no_more_takes_its_endpoints_back() {
         let cluster = Cluster::new(Arc::new(crate::cluster::tests::plan(None)));
         let target = crate::endpoint::Target::Ip(([127, 0, 0, 1], 1).into());
-        let endpoints = [Arc::new(EndpointState::new(target, None, 1))];
+        let endpoints = [Arc::new(EndpointState::new(target, None))];
         let hour = Duration::from_secs(3600);
         let outlier = OutlierPlan {
             connect_failures: 1,
@@ -355,7 +357,7 @@ mod tests {
             let plan = Arc::new(crate::cluster::tests::plan(None));
             let cluster = Arc::new(Cluster::new(plan));
             let target = crate::endpoint::Target::Ip(([127, 0, 0, 1], 1).into());
-            let endpoint = Arc::new(EndpointState::new(target, None, 1));
+            let endpoint = Arc::new(EndpointState::new(target, None));
             let says = Rc::new(Says(result, std::cell::Cell::new(0)));
             let shard = sluice_telemetry::Registry::new().shard(1);
             let probe = Rc::clone(&says) as Rc<dyn HealthProbe>;

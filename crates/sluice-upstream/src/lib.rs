@@ -20,11 +20,11 @@ pub mod pool;
 pub mod reasons;
 pub mod registry;
 
-pub use balance::Balance;
+pub use balance::{Balance, BalancePlan};
 pub use cluster::{Cluster, ClusterHandle};
 pub use connector::{Connected, Preface, connect};
 pub use directory::ClusterDirectory;
-pub use endpoint::{EndpointState, Target};
+pub use endpoint::{EndpointState, EndpointTraits, Locality, Target};
 pub use plan::{ClusterPlan, ClusterSettings, EndpointPlan};
 pub use pool::Pool;
 pub use registry::Clusters;

@@ -11,7 +11,8 @@ use std::time::Duration;
 use sluice_core::{Endpoint, Name};
 use sluice_tls::ClientTls;
 
-use crate::balance::Balance;
+use crate::balance::BalancingPlan;
+use crate::endpoint::EndpointTraits;
 
 /// A cluster as configured, apart from its endpoints.
 #[derive(Clone, Debug)]
@@ -35,8 +36,8 @@ impl Deref for ClusterPlan {
 /// The settings of a cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ClusterSettings {
-    /// The balancer.
-    pub balance: Balance,
+    /// How endpoints are chosen.
+    pub balancing: BalancingPlan,
     /// The timeout for making a connection, TLS included.
     pub connect_timeout: Duration,
     /// Endpoints attempted for one connection.
@@ -77,7 +78,7 @@ impl ClusterSettings {
     pub fn bare() -> Arc<Self> {
         static BARE: LazyLock<Arc<ClusterSettings>> = LazyLock::new(|| {
             Arc::new(ClusterSettings {
-                balance: Balance::RoundRobin,
+                balancing: BalancingPlan::default(),
                 connect_timeout: Duration::from_secs(5),
                 connect_attempts: 1,
                 health: None,
@@ -116,8 +117,8 @@ impl ClusterSettings {
 pub struct EndpointPlan {
     /// The address.
     pub address: Endpoint,
-    /// The weight, at least 1.
-    pub weight: u32,
+    /// What else the cluster says of it.
+    pub traits: EndpointTraits,
 }
 
 /// An HTTP version to endpoints.

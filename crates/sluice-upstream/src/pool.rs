@@ -134,13 +134,14 @@ mod tests {
     use super::*;
     use crate::cluster::Member;
     use crate::cluster::tests::plan;
+    use crate::endpoint::EndpointTraits;
     use crate::endpoint::Target;
     use std::time::Duration;
 
     fn cluster() -> (Arc<Cluster>, Arc<EndpointState>) {
         let cluster = Arc::new(Cluster::new(Arc::new(plan(None))));
         let target = Target::Ip(([127, 0, 0, 1], 1).into());
-        cluster.publish(&[Member { target, host: None, weight: 1 }]);
+        cluster.publish(&[Member { target, host: None, traits: EndpointTraits::default() }]);
         let endpoint = Arc::clone(&cluster.members().endpoints[0]);
         (cluster, endpoint)
     }

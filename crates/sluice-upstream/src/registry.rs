@@ -187,20 +187,21 @@ fn publish(
 ) {
     let mut members = Vec::new();
     for endpoint in endpoints {
-        let weight = endpoint.weight;
+        let traits = || endpoint.traits.clone();
         match &endpoint.address {
             Endpoint::Ip(address) => {
-                members.push(Member { target: Target::Ip(*address), host: None, weight })
+                members.push(Member { target: Target::Ip(*address), host: None, traits: traits() });
             }
             Endpoint::Unix(path) => {
-                members.push(Member { target: Target::Unix(path.clone()), host: None, weight });
+                let target = Target::Unix(path.clone());
+                members.push(Member { target, host: None, traits: traits() });
             }
             Endpoint::Host(host, port) => {
                 let addresses = resolution.addresses(host, *port);
                 members.extend(addresses.into_iter().map(|ip| Member {
                     target: Target::Ip((ip, *port).into()),
                     host: Some(Arc::clone(host)),
-                    weight,
+                    traits: traits(),
                 }));
             }
         }

@@ -314,7 +314,7 @@ impl Control {
         let members: Vec<_> = clusters.iter().map(|cluster| cluster.members()).collect();
         let endpoints: HashSet<&str> = members
             .iter()
-            .flat_map(|members| &members.endpoints)
+            .flat_map(|members| members.endpoints.iter())
             .map(|endpoint| &*endpoint.name)
             .collect();
         let left = self.registry.forget(|label, value| match label {

@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use sluice_core::settings::Short;
 use sluice_core::{Diags, Endpoint, Name, Path, Setting as _, Spanned};
 
-use crate::sections::{Cluster, ClusterProtocol, Config, Health, Relay, Reuse};
+use crate::sections::{Cluster, ClusterProtocol, Config, EndpointEntry, Health, Relay, Reuse};
 
 /// Checks every cluster on its own.
 pub fn clusters(config: &Config, diags: &mut Diags) {
@@ -26,6 +26,7 @@ pub fn clusters(config: &Config, diags: &mut Diags) {
     for (name, cluster) in config.clusters.iter() {
         let at = at.key(name);
         endpoints(cluster, &at, diags);
+        balancing(cluster, &at, diags);
         if by_header.is_none() && relayed.contains(name) && !routed.contains(name) {
             only_for_http(name, cluster, &at, diags);
         }
@@ -102,6 +103,82 @@ fn endpoints(cluster: &Spanned<Short<Cluster>>, at: &Path<'_>, diags: &mut Diags
                 )
                 .help("use an IP address, or another `protocol`");
         }
+    }
+}
+
+/// Checks that priorities, localities and slow start fit each other and the balancer.
+fn balancing(cluster: &Spanned<Short<Cluster>>, at: &Path<'_>, diags: &mut Diags) {
+    if let Some(slow_start) = &cluster.slow_start
+        && cluster.balance.0.hashes()
+    {
+        let word = cluster.balance.0.kind().word();
+        let message = format!("`{word}` has no slow start: a hash leads to the same endpoint");
+        diags
+            .error("wrong-kind", slow_start.span, at.key("slow_start"), message)
+            .help("remove `slow_start`, or set `balance` to round_robin, random or least_request");
+    }
+    let list = at.key("endpoints");
+    let mut priorities: HashSet<u32> = HashSet::new();
+    for (index, entry) in cluster.endpoints.iter().enumerate() {
+        let here = list.index(index);
+        priorities.insert(entry.0.priority.0.max(u32::from(entry.0.backup)));
+        if entry.0.backup && entry.0.priority.0 > 0 {
+            let message = "`backup` is `priority: 1`: write only one of them";
+            diags.error("short-and-long", entry.span, here.key("backup"), message);
+        }
+        locality(cluster, entry, &here, diags);
+    }
+    if priorities.len() < 2 && !cluster.failover.failback_delay.0.is_zero() {
+        let here = at.key("failover");
+        let message = "all endpoints have the same priority: there is nothing to fail back from";
+        diags
+            .warning("useless-setting", cluster.span, here.key("failback_delay"), message)
+            .help("mark the endpoints that stand by with `backup: true`, or remove it");
+    }
+    for (locality, _) in &cluster.localities.0 {
+        let mut known = cluster.endpoints.iter().filter_map(|entry| entry.0.locality.as_ref());
+        if !known.any(|known| known.value.0 == locality.value) {
+            let message = format!("no endpoint is in the locality `{}`", locality.value);
+            diags.warning("useless-setting", locality.span, at.key("localities"), message);
+        }
+    }
+}
+
+fn locality(
+    cluster: &Cluster,
+    entry: &Spanned<Short<EndpointEntry>>,
+    at: &Path<'_>,
+    diags: &mut Diags,
+) {
+    let weights = &cluster.localities;
+    match &entry.0.locality {
+        Some(locality) if weights.0.is_empty() => {
+            diags
+                .warning(
+                    "useless-setting",
+                    locality.span,
+                    at.key("locality"),
+                    "localities are not told apart: the cluster has no `localities`",
+                )
+                .help("give each a weight: `localities: { a: 1, b: 1 }`");
+        }
+        Some(locality) if weights.of(&locality.value.0).is_none() => {
+            let message = format!("the locality `{}` has no weight", locality.value.0);
+            diags
+                .error("unknown-name", locality.span, at.key("locality"), message)
+                .help("add it to `localities` of the cluster");
+        }
+        None if !weights.0.is_empty() => {
+            diags
+                .error(
+                    "missing-field",
+                    entry.span,
+                    at.key("locality"),
+                    "the cluster has `localities`, but this endpoint has no `locality`: it would get no traffic",
+                )
+                .help("add `locality: NAME`");
+        }
+        Some(_) | None => {}
     }
 }
 

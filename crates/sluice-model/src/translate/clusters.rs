@@ -7,6 +7,8 @@ use std::sync::Arc;
 use sluice_core::limits::Limit;
 use sluice_core::settings::Short;
 use sluice_core::{Diags, Name, Path, Spanned};
+use sluice_upstream::EndpointTraits;
+use sluice_upstream::balance::{BalancingPlan, FailoverPlan, LocalityPlan, SlowStartPlan};
 use sluice_upstream::plan::{
     CheckKind, ClusterSettings, DnsPlan, EndpointPlan, HealthPlan, HttpVersion, OnRemoved,
     OnUnhealthy, OutlierPlan, ProxyVersion, ReusePlan,
@@ -17,8 +19,8 @@ use crate::check;
 use crate::model::{Cluster, Kind, Resource};
 use crate::provenance::Provenance;
 use crate::sections::{
-    self, ClusterLimits, ClusterProtocol, Dns, EndpointEntry, Health, OnEndpointRemoved,
-    OnEndpointUnhealthy, Outlier, ProxyHeader, Refresh, Reuse,
+    self, ClusterLimits, ClusterProtocol, Dns, EndpointEntry, Failover, Health, LocalityWeights,
+    OnEndpointRemoved, OnEndpointUnhealthy, Outlier, ProxyHeader, Refresh, Reuse, SlowStart,
 };
 use crate::store::Update;
 
@@ -61,7 +63,8 @@ impl Context<'_> {
                 Cluster { settings: intern(self.settings(section), &mut settings), tls: own_tls };
             let resource = Resource::Cluster(Arc::new(cluster));
             all.updates.push(Update::set(name, resource, from.clone()));
-            let endpoints = section.endpoints.iter().map(|entry| endpoint(&entry.0));
+            let endpoints =
+                section.endpoints.iter().map(|entry| endpoint(&entry.0, &section.localities));
             let resource = Resource::Endpoints(endpoints.collect());
             all.updates.push(Update::set(name, resource, from));
         }
@@ -72,6 +75,9 @@ impl Context<'_> {
         let sections::Cluster {
             endpoints: _,
             balance,
+            failover,
+            localities,
+            slow_start,
             protocol,
             reuse: Reuse { idle_timeout, max_age, requests: requests_each, streams, idle },
             connect_timeout,
@@ -94,7 +100,15 @@ impl Context<'_> {
             send_proxy_protocol,
         } = section;
         ClusterSettings {
-            balance: *balance,
+            balancing: BalancingPlan {
+                balance: balance.0,
+                failover: failover_plan(failover),
+                localities: match localities.0.as_slice() {
+                    [] => LocalityPlan::Ignored,
+                    _ => LocalityPlan::Weighted,
+                },
+                slow_start: slow_start.as_ref().map(|section| slow_start_plan(section)),
+            },
             connect_timeout: *connect_timeout,
             connect_attempts: connect_attempts.get(),
             protocol: match protocol {
@@ -206,9 +220,30 @@ fn check_cluster(
     }
 }
 
-fn endpoint(entry: &EndpointEntry) -> EndpointPlan {
-    let EndpointEntry { address, weight } = entry;
-    EndpointPlan { address: address.value.clone(), weight: weight.get() }
+fn endpoint(entry: &EndpointEntry, weights: &LocalityWeights) -> EndpointPlan {
+    let EndpointEntry { address, weight, backup, priority, locality } = entry;
+    let locality = locality.as_ref().map(|name| &name.0);
+    let traits = EndpointTraits {
+        weight: weight.get(),
+        priority: priority.0.max(u32::from(*backup)),
+        locality_weight: locality.and_then(|locality| weights.of(locality)).unwrap_or(0),
+        locality: locality.cloned().map(Arc::new),
+    };
+    EndpointPlan { address: address.value.clone(), traits }
+}
+
+fn failover_plan(section: &Failover) -> FailoverPlan {
+    let Failover { overprovisioning, panic, failback_delay } = section;
+    FailoverPlan {
+        overprovisioning: overprovisioning.0.map(|factor| factor.0),
+        panic: panic.0.map_or(0, |percent| percent.0),
+        failback_delay: failback_delay.0,
+    }
+}
+
+fn slow_start_plan(section: &SlowStart) -> SlowStartPlan {
+    let SlowStart { window, aggression, min_weight } = section;
+    SlowStartPlan { window: *window, aggression: aggression.0, weight_min: min_weight.0 }
 }
 
 fn health_plan(section: &Health) -> HealthPlan {

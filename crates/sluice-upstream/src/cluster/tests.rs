@@ -22,7 +22,11 @@ pub(crate) fn plan(connections_max: Option<u64>) -> ClusterPlan {
 }
 
 fn member(port: u16) -> Member {
-    Member { target: Target::Ip(([127, 0, 0, 1], port).into()), host: None, weight: 1 }
+    Member {
+        target: Target::Ip(([127, 0, 0, 1], port).into()),
+        host: None,
+        traits: EndpointTraits::default(),
+    }
 }
 
 #[test]
@@ -30,7 +34,7 @@ fn those_that_stay_keep_their_state_and_those_that_leave_are_named() {
     let cluster = Cluster::new(Arc::new(plan(None)));
     assert!(cluster.publish(&[member(1), member(2), member(2)]).is_empty());
     let members = cluster.members();
-    assert_eq!((members.endpoints.len(), members.endpoints[1].weight()), (2, 2));
+    assert_eq!((members.endpoints.len(), members.traits[1].weight), (2, 2));
     let lease = members.endpoints[0].lease();
     let left = cluster.publish(&[member(3), member(1)]);
     assert_eq!(left.iter().map(|e| &*e.name).collect::<Vec<_>>(), ["127.0.0.1:2"]);
@@ -57,7 +61,7 @@ fn a_pick_keeps_to_limits_health_and_what_was_tried() {
     let first = handle.pick(&worker, None, &names[..1]).unwrap();
     assert_eq!(first.endpoint().name, names[1]);
     let _second = handle.pick(&worker, None, &names[..1]).unwrap();
-    assert_eq!(handle.pick(&worker, None, &names[..1]).map(drop), Err(reasons::NO_HEALTHY));
+    assert_eq!(handle.pick(&worker, None, &names[..1]).map(drop), Err(reasons::LIMIT));
     let _third = handle.pick(&worker, None, &[]).unwrap();
     assert_eq!((why(&[]), cluster.active()), (reasons::LIMIT, 3));
     drop(first);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -13,8 +14,9 @@ use sluice_core::settings::suggest_word;
 use sluice_core::{LocalFuture, Name};
 use sluice_l4::metrics::LIMIT_REACHED;
 use sluice_model::model::{Kind, Listener};
-use sluice_upstream::Cluster;
+use sluice_upstream::balance::priorities::Share;
 use sluice_upstream::endpoint::Trouble;
+use sluice_upstream::{Cluster, EndpointState, EndpointTraits};
 
 use super::{Control, Stage, resources, routes, runtime};
 use crate::worker::WorkerCommand;
@@ -92,12 +94,19 @@ fn of_trouble(trouble: &Trouble, wall: Duration) -> Value {
     json!({ "cause": trouble.cause, "since": rfc3339(since) })
 }
 
+/// The share of a priority, in percent of the traffic of its cluster.
+fn of_priority((priority, share): &(u32, Share)) -> Value {
+    let Share { healthy, degraded, panics } = *share;
+    json!({ "priority": priority, "healthy": healthy, "degraded": degraded, "panic": panics })
+}
+
 fn of_cluster(cluster: &Cluster, wall: Duration) -> Value {
     let (plan, members) = (cluster.plan(), cluster.members());
-    let endpoint = |endpoint: &std::sync::Arc<sluice_upstream::EndpointState>| {
+    let endpoint = |(endpoint, traits): (&Arc<EndpointState>, &EndpointTraits)| {
         let mut item = json!({
             "address": &*endpoint.name,
-            "weight": endpoint.weight(),
+            "weight": traits.weight,
+            "priority": traits.priority,
             "healthy": endpoint.is_healthy(),
             "ejected": endpoint.is_ejected(),
             "connections_active": endpoint.active(),
@@ -114,6 +123,9 @@ fn of_cluster(cluster: &Cluster, wall: Duration) -> Value {
         if let Some(host) = &endpoint.host {
             item["host"] = (&**host).into();
         }
+        if let Some(locality) = &traits.locality {
+            item["locality"] = locality.to_string().into();
+        }
         item
     };
     let resolver: serde_json::Map<String, Value> = cluster
@@ -123,10 +135,11 @@ fn of_cluster(cluster: &Cluster, wall: Duration) -> Value {
         .collect();
     let mut item = json!({
         "name": &*cluster.name,
-        "balance": plan.balance.word(),
+        "balance": plan.balancing.balance.kind().word(),
         "connections_active": cluster.active(),
         "membership": members.version,
-        "endpoints": members.endpoints.iter().map(endpoint).collect::<Vec<_>>(),
+        "endpoints": members.endpoints.iter().zip(&*members.traits).map(endpoint).collect::<Vec<_>>(),
+        "priorities": members.balancer.shares.iter().map(of_priority).collect::<Vec<_>>(),
     });
     if !resolver.is_empty() {
         item["resolver"] = resolver.into();
@@ -163,7 +176,7 @@ impl Control {
         };
         let config = tokio::task::spawn_blocking(show).await.unwrap_or_default();
         let in_force = self.in_force.borrow();
-        let certificate = |stored: std::sync::Arc<sluice_tls::StoredCert>| {
+        let certificate = |stored: Arc<sluice_tls::StoredCert>| {
             let info = stored.material().info.clone();
             json!({
                 "cert": stored.name(),

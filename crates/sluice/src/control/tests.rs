@@ -9,6 +9,7 @@ use sluice_model::model::{Cluster as ClusterModel, Resource};
 use sluice_model::provenance::Provenance;
 use sluice_model::store::{Batch, BatchMode, Update};
 use sluice_sys::process;
+use sluice_upstream::EndpointTraits;
 use sluice_upstream::plan::{ClusterSettings, EndpointPlan};
 
 use super::*;
@@ -51,7 +52,7 @@ fn cluster() -> Resource {
 
 fn endpoint(address: SocketAddr) -> Resource {
     let address = Endpoint::Ip(address);
-    Resource::Endpoints(Arc::new([EndpointPlan { address, weight: 1 }]))
+    Resource::Endpoints(Arc::new([EndpointPlan { address, traits: EndpointTraits::default() }]))
 }
 
 /// A listener like the one that files configured, on another address and for another cluster.

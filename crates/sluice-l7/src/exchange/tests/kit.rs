@@ -21,7 +21,7 @@ use sluice_io::{Budget, Conn, WorkerCx};
 use sluice_telemetry::LogQueue;
 use sluice_upstream::Cluster;
 use sluice_upstream::cluster::Member;
-use sluice_upstream::endpoint::Target;
+use sluice_upstream::endpoint::{EndpointTraits, Target};
 use sluice_upstream::plan::{ClusterPlan, ClusterSettings, HttpVersion, OnRemoved};
 
 use crate::connection_manager::{ConnectionManager, DownstreamConn};
@@ -169,8 +169,11 @@ pub(super) fn cluster(name: &str) -> Arc<Cluster> {
 /// A cluster with two endpoints that are reached over this version.
 pub(super) fn cluster_over(name: &str, protocol: HttpVersion) -> Arc<Cluster> {
     let cluster = Arc::new(Cluster::new(Arc::new(cluster_plan(name, protocol))));
-    let member =
-        |last| Member { target: Target::Ip(([192, 0, 2, last], 80).into()), host: None, weight: 1 };
+    let member = |last| Member {
+        target: Target::Ip(([192, 0, 2, last], 80).into()),
+        host: None,
+        traits: EndpointTraits::default(),
+    };
     cluster.publish(&[member(1), member(2)]);
     cluster
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use sluice_core::{Endpoint, ListenAddress};
 use sluice_l4::{Criteria, RelayOptions};
 use sluice_l7::routes::PathMatch;
+use sluice_upstream::EndpointTraits;
 use sluice_upstream::plan::{ClusterSettings, EndpointPlan};
 
 use super::super::*;
@@ -77,7 +78,7 @@ pub(crate) fn cluster() -> Resource {
 
 pub(crate) fn endpoints(port: u16) -> Resource {
     let address = Endpoint::Ip(([127, 0, 0, 1], port).into());
-    Resource::Endpoints(Arc::new([EndpointPlan { address, weight: 1 }]))
+    Resource::Endpoints(Arc::new([EndpointPlan { address, traits: EndpointTraits::default() }]))
 }
 
 pub(crate) fn routes_to(cluster: &str) -> Resource {

@@ -1,0 +1,333 @@
+//! The sections about load balancing: the balancer, failover between priorities, localities, slow start.
+//!
+//! Owns: their fields, defaults and documentation. Refuses to know: what a balancer does with them. Keeps: a balancer
+//! written as a word and one written with its settings are the same type.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use sluice_core::settings::{
+    Empty, OrNone, OrZero, Plain, ShortForm, bind_entries, bind_scalar, entries_of,
+};
+use sluice_core::value::{Decimal, FactorPercent, Percent};
+use sluice_core::{Diags, Node, Path, Setting, Shape, Span, Spanned, Value, section};
+use sluice_upstream::balance::{BalancePlan, LeastRequestPlan, MaglevPlan, RingPlan};
+use sluice_upstream::{Balance, Locality};
+
+section! {
+    /// A balancer with its settings: exactly one of the fields.
+    pub struct BalancerSettings {
+        /// In turn, by weight.
+        pub round_robin: Option<Empty>,
+        /// The least loaded of some random endpoints.
+        pub least_request: Option<LeastRequest>,
+        /// At random, by weight.
+        pub random: Option<Empty>,
+        /// By hash on a ring.
+        pub ring_hash: Option<RingHash>,
+        /// By hash in a table.
+        pub maglev: Option<Maglev>,
+    }
+}
+
+section! {
+    /// The settings of `least_request`.
+    pub struct LeastRequest {
+        /// Number of random endpoints compared; `none` compares all.
+        pub choices: OrNone<Choices> = "2",
+        /// How strongly load counts against weight: 1 is proportional, 0 ignores load.
+        pub bias: Decimal = "1",
+    }
+}
+
+section! {
+    /// The settings of `ring_hash`.
+    pub struct RingHash {
+        /// Fewest points on the ring.
+        pub min_size: RingSize = "1024",
+        /// Most points on the ring.
+        pub max_size: RingSize = "1048576",
+        /// Bounded load: the most load of an endpoint, as a percentage of its fair share; what exceeds it goes to other
+        /// endpoints.
+        pub max_load: OrNone<FactorPercent> = "none",
+    }
+}
+
+section! {
+    /// The settings of `maglev`.
+    pub struct Maglev {
+        /// Slots of the table: a prime.
+        pub table_size: TableSize = "65537",
+        /// Bounded load: the most load of an endpoint, as a percentage of its fair share; what exceeds it goes to other
+        /// endpoints.
+        pub max_load: OrNone<FactorPercent> = "none",
+    }
+}
+
+section! {
+    /// How traffic moves between the priorities of a cluster (failover) and back.
+    pub struct Failover {
+        /// When traffic spills over to the next priority: a priority keeps all its traffic as long as its share of usable
+        /// endpoints, times this, is at least 100%. With 140%, as in Envoy, it starts to spill when more than 28% are
+        /// unusable; with `none`, when no endpoint is left.
+        pub overprovisioning: OrNone<FactorPercent> = "none",
+        /// Panic threshold: if the share of usable endpoints is below this, all endpoints are used, whatever their state.
+        pub panic: OrNone<Percent> = "none",
+        /// How long a priority must have a usable endpoint again before its traffic returns (failback).
+        pub failback_delay: OrZero = "0s",
+    }
+}
+
+section! {
+    /// Slow start: an endpoint that joins the cluster or recovers gets less traffic at first. The short form is the
+    /// window.
+    pub struct SlowStart {
+        /// How long it takes until the endpoint has its full weight.
+        pub window: Duration,
+        /// How fast the weight grows: 1 is linear, more is faster at first.
+        pub aggression: Decimal = "1",
+        /// The part of its weight that an endpoint has at least.
+        pub min_weight: Percent = "10%",
+    }
+}
+
+impl ShortForm for SlowStart {
+    const KEY: &'static str = "window";
+}
+
+/// A balancer: a word, or a map with its settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Balancer(pub BalancePlan);
+
+impl Setting for Balancer {
+    fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
+        if !matches!(node.value, Value::Map(_)) {
+            return Balance::bind(node, at, diags).map(|kind| Self(kind.into()));
+        }
+        let settings = BalancerSettings::bind(node, at, diags)?;
+        let chosen = settings.chosen();
+        if let [plan] = chosen.as_slice() {
+            return plan.map(Self).or_else(|| {
+                let message = "`max_size` must not be less than `min_size`";
+                diags.error("bad-value", node.span, at.key("ring_hash"), message);
+                None
+            });
+        }
+        diags
+            .error("short-and-long", node.span, at, "`balance` must name one balancer")
+            .help("write one of round_robin, least_request, random, ring_hash, maglev");
+        None
+    }
+
+    fn shape() -> Shape {
+        Shape::Either(vec![Balance::shape(), BalancerSettings::shape()])
+    }
+
+    fn show(&self) -> Plain {
+        let word = self.0.kind().word();
+        if self.0 == BalancePlan::from(self.0.kind()) {
+            return Plain::Text(word.into());
+        }
+        let settings = match self.0 {
+            BalancePlan::LeastRequest(LeastRequestPlan { choices, bias }) => {
+                LeastRequest { choices: OrNone(choices.map(Choices)), bias: Decimal(bias) }.show()
+            }
+            BalancePlan::RingHash(RingPlan { size_min, size_max, load_max }) => RingHash {
+                min_size: RingSize(size_min),
+                max_size: RingSize(size_max),
+                max_load: OrNone(load_max.map(FactorPercent)),
+            }
+            .show(),
+            BalancePlan::Maglev(MaglevPlan { slots, load_max }) => Maglev {
+                table_size: TableSize(slots),
+                max_load: OrNone(load_max.map(FactorPercent)),
+            }
+            .show(),
+            BalancePlan::RoundRobin | BalancePlan::Random => Plain::Map(Vec::new()),
+        };
+        Plain::Map(vec![(word.into(), settings)])
+    }
+}
+
+impl BalancerSettings {
+    /// The balancers that are given; `None` for one whose settings contradict each other.
+    fn chosen(&self) -> Vec<Option<BalancePlan>> {
+        let Self { round_robin, least_request, random, ring_hash, maglev } = self;
+        let round_robin = round_robin.map(|Empty| Some(BalancePlan::RoundRobin));
+        let random = random.map(|Empty| Some(BalancePlan::Random));
+        let least_request = least_request.as_ref().map(|LeastRequest { choices, bias }| {
+            let choices = choices.0.map(|choices| choices.0);
+            Some(BalancePlan::LeastRequest(LeastRequestPlan { choices, bias: bias.0 }))
+        });
+        let ring_hash = ring_hash.as_ref().map(|RingHash { min_size, max_size, max_load }| {
+            let load_max = max_load.0.map(|percent| percent.0);
+            let plan = RingPlan { size_min: min_size.0, size_max: max_size.0, load_max };
+            (plan.size_min <= plan.size_max).then_some(BalancePlan::RingHash(plan))
+        });
+        let maglev = maglev.as_ref().map(|Maglev { table_size, max_load }| {
+            let load_max = max_load.0.map(|percent| percent.0);
+            Some(BalancePlan::Maglev(MaglevPlan { slots: table_size.0, load_max }))
+        });
+        [round_robin, least_request, random, ring_hash, maglev].into_iter().flatten().collect()
+    }
+}
+
+macro_rules! bounded {
+    ($(#[$doc:meta])* $name:ident($ty:ty): $min:literal to $max:literal, $what:literal, $also:expr) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub struct $name(pub $ty);
+
+        impl Setting for $name {
+            fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
+                bind_scalar(node, at, diags, $what, |text| {
+                    let fits: fn($ty) -> bool = $also;
+                    let number = text.parse::<$ty>().ok();
+                    let number = number.filter(|n| ($min..=$max).contains(n) && fits(*n));
+                    let expected = concat!("expected ", $what, " from ", $min, " to ", $max);
+                    number.map(Self).ok_or_else(|| format!("{expected}, not `{text}`"))
+                })
+            }
+
+            fn shape() -> Shape {
+                Shape::Count { min: $min, max: $max }
+            }
+
+            fn show(&self) -> Plain {
+                Plain::Number(self.0.into())
+            }
+        }
+    };
+}
+
+bounded! {
+    /// A number of endpoints to compare.
+    Choices(u32): 2 to 1024, "a whole number", |_| true
+}
+
+bounded! {
+    /// A number of points on a ring, up to that of Envoy.
+    RingSize(u64): 1 to 8_388_608, "a whole number", |_| true
+}
+
+bounded! {
+    /// The size of a Maglev table, up to that of Envoy.
+    TableSize(u32): 2 to 5_000_011, "a prime", is_prime
+}
+
+fn is_prime(number: u32) -> bool {
+    let divisors = 2..=number.isqrt();
+    number > 1 && divisors.into_iter().all(|divisor| !number.is_multiple_of(divisor))
+}
+
+/// Where an endpoint is: `zone`, `region/zone` or `region/zone/sub-zone`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalityName(pub Locality);
+
+impl LocalityName {
+    fn parse(text: &str) -> Result<Self, String> {
+        let parts: Vec<&str> = text.split('/').collect();
+        let fits = |part: &&str| {
+            (1..=128).contains(&part.len())
+                && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+        };
+        let locality = |region: &str, zone: &str, sub_zone: &str| Locality {
+            region: region.into(),
+            zone: zone.into(),
+            sub_zone: sub_zone.into(),
+        };
+        let known = match parts.as_slice() {
+            [zone] => Some(locality("", zone, "")),
+            [region, zone] => Some(locality(region, zone, "")),
+            [region, zone, sub_zone] => Some(locality(region, zone, sub_zone)),
+            _ => None,
+        };
+        known.filter(|_| parts.iter().all(fits)).map(Self).ok_or_else(|| {
+            format!("expected a zone, region/zone or region/zone/sub-zone, not `{text}`")
+        })
+    }
+}
+
+impl Setting for LocalityName {
+    fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
+        bind_scalar(node, at, diags, "a locality", Self::parse)
+    }
+
+    fn shape() -> Shape {
+        Shape::Text { what: "a zone, region/zone or region/zone/sub-zone", example: "eu/eu-1a" }
+    }
+
+    fn show(&self) -> Plain {
+        Plain::Text(self.0.to_string())
+    }
+}
+
+/// The weights of localities, as written: `{ eu-1a: 3, eu-1b: 1 }`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LocalityWeights(pub Vec<(Spanned<Locality>, u32)>);
+
+impl LocalityWeights {
+    /// The weight of a locality, if it has one.
+    pub fn of(&self, locality: &Locality) -> Option<u32> {
+        self.0.iter().find(|(known, _)| known.value == *locality).map(|(_, weight)| *weight)
+    }
+}
+
+impl Setting for LocalityWeights {
+    fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
+        let entries = entries_of(node, at, diags, "a map of localities and their weights")?;
+        let weights: Vec<_> = bind_entries(entries, at, diags, |entry, here, diags| {
+            let locality = bind_key(&entry.key, entry.key_span, here, diags);
+            let weight = NonZeroU32::bind(&entry.node, here, diags);
+            locality.zip(weight.map(NonZeroU32::get))
+        })?;
+        Some(Self(weights))
+    }
+
+    fn shape() -> Shape {
+        Shape::Named(Box::new(NonZeroU32::shape()))
+    }
+
+    fn show(&self) -> Plain {
+        let entry = |(locality, weight): &(Spanned<Locality>, u32)| {
+            (locality.value.to_string(), Plain::Number(u64::from(*weight)))
+        };
+        Plain::Map(self.0.iter().map(entry).collect())
+    }
+
+    fn absent() -> Option<Self> {
+        Some(Self::default())
+    }
+}
+
+fn bind_key(key: &str, span: Span, at: &Path<'_>, diags: &mut Diags) -> Option<Spanned<Locality>> {
+    match LocalityName::parse(key) {
+        Ok(name) => Some(Spanned { value: name.0, span }),
+        Err(message) => {
+            diags.error("bad-value", span, at, message);
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_locality_is_printed_as_it_is_written() {
+        for text in ["a", "eu/eu-1a", "eu/eu-1a/rack.7"] {
+            assert_eq!(LocalityName::parse(text).map(|name| name.0.to_string()), Ok(text.into()));
+        }
+        for text in ["", "/", "a/", "/a", "a//b", "a/b/c/d", "a b", "ü"] {
+            assert!(LocalityName::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn primes() {
+        let primes: Vec<u32> = (0..30).filter(|number| is_prime(*number)).collect();
+        assert_eq!(primes, [2, 3, 5, 7, 11, 13, 17, 19, 23, 29]);
+        assert!(is_prime(65_537) && is_prime(5_000_011) && !is_prime(65_535));
+    }
+}

@@ -1,0 +1,367 @@
+//! The endpoints that may be picked now, by priority, state and locality.
+//!
+//! Owns: which tables there are and how much of the traffic each gets, as of the last change of an endpoint's state.
+//! Refuses to know: limits, and which endpoints a connection has tried. Keeps: a pick goes to another priority only if
+//! those endpoints that its own can offer were tried, not if they are at a limit; each table has a number, by which a
+//! worker keeps its turn.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::priorities::{Census, Share, shares};
+use super::tables::{BalancerTable, Pick, Weighted};
+use super::{BalancingPlan, LocalityPlan, OVERPROVISIONING};
+use crate::endpoint::{EndpointState, EndpointTraits, Locality};
+
+/// What is known of an endpoint when a selection is built.
+#[derive(Clone, Copy, Debug)]
+pub struct BalancedEndpoint<'a> {
+    /// What the cluster says of it.
+    pub traits: &'a EndpointTraits,
+    /// Its state.
+    pub standing: Standing,
+    /// The part of its weight that it has, in thousandths.
+    pub part: u32,
+}
+
+/// Whether an endpoint can be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Yes.
+    Healthy,
+    /// Only as far as healthy endpoints do not suffice.
+    Degraded,
+    /// No: unhealthy, ejected, or held back after it recovered.
+    Unusable,
+}
+
+/// The endpoints that may be picked, and their shares of the traffic.
+#[derive(Debug, Default)]
+pub struct LoadBalancer {
+    tiers: Vec<Tier>,
+    /// The shares, for the admin pages: of each priority that has endpoints, in order.
+    pub shares: Vec<(u32, Share)>,
+    /// The tables of balancers that choose by hash, by priority: they do not depend on states.
+    hash_tables: BTreeMap<u32, Arc<BalancerTable>>,
+}
+
+/// Endpoints of one priority in one state.
+#[derive(Debug)]
+struct Tier {
+    /// Traffic in percent, this tier and those before it.
+    below: u32,
+    accepts: Accepts,
+    /// The indexes of its endpoints.
+    members: Vec<u32>,
+    /// With the weights of all up to this one; at least one.
+    parts: Vec<(u64, Part)>,
+}
+
+/// The endpoints of a tier in one locality; all of its endpoints, where localities are not told apart.
+#[derive(Debug)]
+struct Part {
+    number: usize,
+    table: Arc<BalancerTable>,
+}
+
+/// The endpoints that a tier offers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Accepts {
+    Healthy,
+    Degraded,
+    /// In panic.
+    All,
+}
+
+/// Why a pick finds no endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shortage {
+    /// Endpoints that could be used are at a limit.
+    Full,
+    /// No endpoint can be used.
+    None,
+}
+
+/// What a pick asks of an endpoint, besides its state.
+pub struct Openings<'a> {
+    /// Whether it is at a limit.
+    pub is_full: &'a dyn Fn(&EndpointState) -> bool,
+    /// Whether it has been tried before.
+    pub is_tried: &'a dyn Fn(&EndpointState) -> bool,
+}
+
+/// What a pick takes from its worker.
+pub struct Chooser<'a> {
+    /// A random number below a bound.
+    pub random: &'a mut dyn FnMut(usize) -> usize,
+    /// The next position in the table of this number.
+    pub turn: &'a mut dyn FnMut(usize) -> usize,
+    /// The hash of the connection.
+    pub hash: Option<u64>,
+    /// The load of all endpoints together.
+    pub load: &'a dyn Fn() -> u64,
+}
+
+impl LoadBalancer {
+    /// Builds the selection over all endpoints. `old` is that of the same membership before, if there is one.
+    pub fn build(
+        plan: &BalancingPlan,
+        endpoints: &[Arc<EndpointState>],
+        balanced: &[BalancedEndpoint<'_>],
+        old: Option<&Self>,
+    ) -> Self {
+        let mut levels: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+        for (index, one) in (0_u32..).zip(balanced) {
+            levels.entry(one.traits.priority).or_default().push(index);
+        }
+        let count = |members: &[u32], standing| {
+            members.iter().filter(|index| balanced[**index as usize].standing == standing).count()
+        };
+        let censuses: Vec<Census> = levels
+            .values()
+            .map(|members| Census {
+                all: members.len(),
+                healthy: count(members, Standing::Healthy),
+                degraded: count(members, Standing::Degraded),
+            })
+            .collect();
+        let shares = shares(&censuses, &plan.failover);
+        let mut tables =
+            Tables { plan, endpoints, balanced, old, made: 0, hashes: BTreeMap::new() };
+        let mut tiers = Vec::new();
+        let mut below = 0;
+        let healthy = levels.iter().zip(&shares).map(|((priority, members), share)| {
+            let accepts = if share.panics { Accepts::All } else { Accepts::Healthy };
+            (*priority, members, accepts, share.healthy)
+        });
+        let degraded = levels.iter().zip(&shares).filter(|(_, share)| !share.panics).map(
+            |((priority, members), share)| (*priority, members, Accepts::Degraded, share.degraded),
+        );
+        for (priority, members, accepts, percent) in healthy.chain(degraded) {
+            below += percent;
+            let members = tables.members(members, accepts);
+            if !members.is_empty() {
+                let parts = tables.parts(priority, &levels[&priority], &members);
+                tiers.push(Tier { below, accepts, members, parts });
+            }
+        }
+        let shares = levels.keys().copied().zip(shares).collect();
+        Self { tiers, shares, hash_tables: tables.hashes }
+    }
+
+    /// Whether some priority is in panic mode.
+    pub fn panics(&self) -> bool {
+        self.shares.iter().any(|(_, share)| share.panics)
+    }
+
+    /// The index of an endpoint.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn pick(
+        &self,
+        endpoints: &[Arc<EndpointState>],
+        openings: &Openings<'_>,
+        chooser: &mut Chooser<'_>,
+    ) -> Result<u32, Shortage> {
+        let first = match self.tiers.as_slice() {
+            [] => return Err(Shortage::None),
+            [_] => 0,
+            tiers => {
+                // As connections with the same hash should meet, they also choose the same priority.
+                let number = match chooser.hash {
+                    Some(hash) => u32::try_from(hash % 100).unwrap_or(0),
+                    None => u32::try_from((chooser.random)(100)).unwrap_or(0),
+                };
+                tiers.iter().position(|tier| number < tier.below).unwrap_or(0)
+            }
+        };
+        let others = (0..self.tiers.len()).filter(|place| *place != first);
+        for place in std::iter::once(first).chain(others) {
+            let tier = &self.tiers[place];
+            if let Some(index) = tier.pick(endpoints, openings, chooser) {
+                return Ok(index);
+            }
+            let is_open = |endpoint: &EndpointState| {
+                tier.accepts.takes(endpoint) && !(openings.is_tried)(endpoint)
+            };
+            if tier.members.iter().any(|index| is_open(&endpoints[*index as usize])) {
+                return Err(Shortage::Full);
+            }
+        }
+        Err(Shortage::None)
+    }
+}
+
+impl Tier {
+    fn pick(
+        &self,
+        endpoints: &[Arc<EndpointState>],
+        openings: &Openings<'_>,
+        chooser: &mut Chooser<'_>,
+    ) -> Option<u32> {
+        let may = |index: u32| {
+            let endpoint = &*endpoints[index as usize];
+            self.accepts.takes(endpoint)
+                && !(openings.is_full)(endpoint)
+                && !(openings.is_tried)(endpoint)
+        };
+        let first = match self.parts.as_slice() {
+            [] | [_] => 0,
+            parts => {
+                let total = parts.last().map_or(0, |(total, _)| *total);
+                let number = (chooser.random)(usize::try_from(total).unwrap_or(usize::MAX)) as u64;
+                parts.partition_point(|(up_to, _)| *up_to <= number)
+            }
+        };
+        let (before, after) = self.parts.split_at(first);
+        after.iter().chain(before).find_map(|(_, part)| {
+            let mut turn = || (chooser.turn)(part.number);
+            let mut pick = Pick {
+                random: chooser.random,
+                turn: &mut turn,
+                hash: chooser.hash,
+                may: &may,
+                load: chooser.load,
+            };
+            part.table.pick(endpoints, &mut pick)
+        })
+    }
+}
+
+impl Accepts {
+    fn takes(self, endpoint: &EndpointState) -> bool {
+        match self {
+            Self::All => true,
+            Self::Healthy => endpoint.is_usable() && !endpoint.is_degraded(),
+            Self::Degraded => endpoint.is_usable() && endpoint.is_degraded(),
+        }
+    }
+}
+
+/// The tables of a selection, while it is built.
+struct Tables<'a> {
+    plan: &'a BalancingPlan,
+    endpoints: &'a [Arc<EndpointState>],
+    balanced: &'a [BalancedEndpoint<'a>],
+    old: Option<&'a LoadBalancer>,
+    made: usize,
+    hashes: BTreeMap<u32, Arc<BalancerTable>>,
+}
+
+impl Tables<'_> {
+    /// Those of `level` that a tier offers.
+    fn members(&self, level: &[u32], accepts: Accepts) -> Vec<u32> {
+        let offered = |index: &&u32| {
+            let standing = self.balanced[**index as usize].standing;
+            match accepts {
+                Accepts::Healthy => standing == Standing::Healthy,
+                Accepts::Degraded => standing == Standing::Degraded,
+                Accepts::All => true,
+            }
+        };
+        level.iter().filter(offered).copied().collect()
+    }
+
+    /// The tables over `members` of a level, by locality, each with the weights of all up to it.
+    fn parts(&mut self, priority: u32, level: &[u32], members: &[u32]) -> Vec<(u64, Part)> {
+        if self.plan.balance.hashes() {
+            let table = self.hash_table(priority, level);
+            return vec![(1, self.part(table))];
+        }
+        let mut parts = Vec::new();
+        let mut up_to = 0;
+        for (weight, members) in self.localities(level, members) {
+            up_to += weight;
+            let chosen = members.iter().map(|index| self.weighted(*index)).collect();
+            let table = BalancerTable::build(&self.plan.balance, self.endpoints, chosen);
+            parts.push((up_to, self.part(Arc::new(table))));
+        }
+        parts
+    }
+
+    fn part(&mut self, table: Arc<BalancerTable>) -> Part {
+        self.made += 1;
+        Part { number: self.made - 1, table }
+    }
+
+    fn weighted(&self, index: u32) -> Weighted {
+        let BalancedEndpoint { traits, part, .. } = self.balanced[index as usize];
+        Weighted { index, weight: u64::from(traits.weight) * u64::from(part) }
+    }
+
+    /// `members` of a level by locality, each with its weight.
+    fn localities(&self, level: &[u32], members: &[u32]) -> Vec<(u64, Vec<u32>)> {
+        let weights = match self.plan.localities {
+            LocalityPlan::Ignored => Vec::new(),
+            LocalityPlan::Weighted => self.locality_weights(level, members),
+        };
+        // Without any weight, localities are not told apart.
+        if weights.is_empty() { vec![(1, members.to_vec())] } else { weights }
+    }
+
+    /// The localities with members and a weight. A locality keeps its weight until too few of its endpoints are usable;
+    /// then it has the part that they can serve. Source: Envoy, "Locality weighted load balancing".
+    fn locality_weights(&self, level: &[u32], members: &[u32]) -> Vec<(u64, Vec<u32>)> {
+        let factor = u64::from(self.plan.failover.overprovisioning.unwrap_or(OVERPROVISIONING));
+        let mut all: BTreeMap<Option<&Arc<Locality>>, u64> = BTreeMap::new();
+        for index in level {
+            *all.entry(self.locality(*index)).or_default() += 1;
+        }
+        let mut usable: BTreeMap<Option<&Arc<Locality>>, Vec<u32>> = BTreeMap::new();
+        for index in members {
+            usable.entry(self.locality(*index)).or_default().push(*index);
+        }
+        let weighted = usable.into_iter().map(|(locality, members)| {
+            let weight = self.balanced[members[0] as usize].traits.locality_weight;
+            let served = (members.len() as u64 * factor / all[&locality]).min(100);
+            (u64::from(weight) * served, members)
+        });
+        weighted.filter(|(weight, _)| *weight > 0).collect()
+    }
+
+    fn locality(&self, index: u32) -> Option<&Arc<Locality>> {
+        self.balanced[index as usize].traits.locality.as_ref()
+    }
+
+    /// The table over all endpoints of a level, whatever their states: a pick passes over those that cannot be used, so
+    /// that a change of state moves no hash between the others.
+    fn hash_table(&mut self, priority: u32, level: &[u32]) -> Arc<BalancerTable> {
+        let known = self.old.and_then(|old| old.hash_tables.get(&priority));
+        let made = self.hashes.get(&priority).or(known).cloned();
+        let table = made.unwrap_or_else(|| {
+            let chosen = self.hash_weights(level);
+            Arc::new(BalancerTable::build(&self.plan.balance, self.endpoints, chosen))
+        });
+        self.hashes.insert(priority, Arc::clone(&table));
+        table
+    }
+
+    /// The weights of a level's endpoints on a ring: each locality has its weight, if they are told apart.
+    fn hash_weights(&self, level: &[u32]) -> Vec<Weighted> {
+        /// The resolution of the part that an endpoint has in its locality.
+        const SCALE: u64 = 1 << 16;
+        let traits = |index: u32| self.balanced[index as usize].traits;
+        let mut totals: BTreeMap<Option<&Arc<Locality>>, u64> = BTreeMap::new();
+        let has_weight = level.iter().any(|index| traits(*index).locality_weight > 0);
+        if self.plan.localities == LocalityPlan::Weighted && has_weight {
+            for index in level {
+                *totals.entry(self.locality(*index)).or_default() +=
+                    u64::from(traits(*index).weight);
+            }
+        }
+        let weighted = level.iter().map(|index| {
+            let EndpointTraits { weight, locality_weight, .. } = *traits(*index);
+            let own = u64::from(weight);
+            let weight = match totals.get(&self.locality(*index)) {
+                Some(total) => (own * SCALE / total).max(1) * u64::from(locality_weight),
+                None => own,
+            };
+            Weighted { index: *index, weight }
+        });
+        weighted.filter(|one| one.weight > 0).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,276 @@
+//! What a cluster remembers of its endpoints from one selection to the next.
+//!
+//! Owns: since when an endpoint is usable, for slow start; when a priority that failed may have its traffic back.
+//! Refuses to know: which endpoints the selection makes of it. Keeps: a priority is held back only while another
+//! one has a usable endpoint; what is remembered of an endpoint goes when it leaves.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use crate::balance::BalancingPlan;
+use crate::balance::load_balancer::{BalancedEndpoint, Standing};
+use crate::balance::slow_start::WHOLE;
+use crate::endpoint::{EndpointState, EndpointTraits};
+
+/// The memory of one cluster.
+#[derive(Debug, Default)]
+pub(super) struct Standings {
+    /// Of each endpoint of the membership: its state, and the part of its weight that it has in slow start.
+    current: Vec<(Standing, u32)>,
+    /// When usable endpoints became so; `None` for those that were there from the start. Empty without slow start.
+    usable_since: HashMap<Arc<str>, Option<Instant>>,
+    /// Of each priority that has had a usable endpoint. Empty without a delay.
+    priorities: BTreeMap<u32, Service>,
+}
+
+/// Whether a priority serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Service {
+    Serving,
+    /// None of its endpoints is usable.
+    Failed,
+    /// One is usable again; the priority is held back until then.
+    Returning(Instant),
+}
+
+/// The outcome of [`Standings::follow`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Followed {
+    /// Whether any endpoint has another state or weight than before.
+    pub(super) changed: bool,
+    /// When time alone will change one.
+    pub(super) again_at: Option<Instant>,
+}
+
+impl Standings {
+    /// Looks at the states of all endpoints.
+    pub(super) fn follow(
+        &mut self,
+        plan: &BalancingPlan,
+        endpoints: &[Arc<EndpointState>],
+        traits: &[EndpointTraits],
+        now: Instant,
+    ) -> Followed {
+        let mut next: Vec<(Standing, u32)> =
+            endpoints.iter().map(|endpoint| (standing_of(endpoint), WHOLE)).collect();
+        let returns = self.hold_back(plan, traits, &mut next, now);
+        let warmer = self.warm(plan, endpoints, &mut next, now);
+        let changed = next != self.current;
+        self.current = next;
+        Followed { changed, again_at: returns.into_iter().chain(warmer).min() }
+    }
+
+    /// The endpoints as they were last seen.
+    pub(super) fn balanced<'a>(&self, traits: &'a [EndpointTraits]) -> Vec<BalancedEndpoint<'a>> {
+        let all = traits.iter().zip(&self.current);
+        all.map(|(traits, (standing, part))| BalancedEndpoint {
+            traits,
+            standing: *standing,
+            part: *part,
+        })
+        .collect()
+    }
+
+    /// Makes endpoints of priorities unusable that have failed and may not have their traffic back yet. Returns when the
+    /// first of them may.
+    fn hold_back(
+        &mut self,
+        plan: &BalancingPlan,
+        traits: &[EndpointTraits],
+        next: &mut [(Standing, u32)],
+        now: Instant,
+    ) -> Option<Instant> {
+        let delay = plan.failover.failback_delay;
+        if delay.is_zero() {
+            self.priorities.clear();
+            return None;
+        }
+        let mut usable: BTreeMap<u32, bool> = BTreeMap::new();
+        for (traits, (standing, _)) in traits.iter().zip(&*next) {
+            *usable.entry(traits.priority).or_default() |= *standing != Standing::Unusable;
+        }
+        self.priorities.retain(|priority, _| usable.contains_key(priority));
+        for (priority, usable) in &usable {
+            let known = self.priorities.get(priority).copied();
+            let service = match (known, usable) {
+                (None, false) => continue,
+                (Some(_), false) => Service::Failed,
+                (None | Some(Service::Serving), true) => Service::Serving,
+                (Some(Service::Failed), true) => Service::Returning(now + delay),
+                (Some(Service::Returning(at)), true) if at <= now => Service::Serving,
+                (Some(Service::Returning(at)), true) => Service::Returning(at),
+            };
+            self.priorities.insert(*priority, service);
+        }
+        if !self.priorities.values().any(|service| *service == Service::Serving) {
+            // There is nobody else to serve meanwhile.
+            for service in self.priorities.values_mut() {
+                if matches!(service, Service::Returning(_)) {
+                    *service = Service::Serving;
+                }
+            }
+        }
+        let held = |priority| match self.priorities.get(&priority) {
+            Some(Service::Returning(at)) => Some(*at),
+            Some(Service::Serving | Service::Failed) | None => None,
+        };
+        for (traits, (standing, _)) in traits.iter().zip(next) {
+            if held(traits.priority).is_some() {
+                *standing = Standing::Unusable;
+            }
+        }
+        usable.keys().filter_map(|priority| held(*priority)).min()
+    }
+
+    /// Lowers the weights of endpoints in slow start. Returns when they are to grow.
+    fn warm(
+        &mut self,
+        plan: &BalancingPlan,
+        endpoints: &[Arc<EndpointState>],
+        next: &mut [(Standing, u32)],
+        now: Instant,
+    ) -> Option<Instant> {
+        let Some(plan) = &plan.slow_start else {
+            self.usable_since.clear();
+            return None;
+        };
+        // When a cluster starts, all its endpoints do.
+        let since = if self.current.is_empty() { None } else { Some(now) };
+        let old = std::mem::take(&mut self.usable_since);
+        let mut any = false;
+        for (endpoint, (standing, part)) in endpoints.iter().zip(next) {
+            if *standing == Standing::Unusable {
+                continue;
+            }
+            let since = old.get(&endpoint.name).copied().unwrap_or(since);
+            self.usable_since.insert(Arc::clone(&endpoint.name), since);
+            if let Some(since) = since {
+                *part = plan.part(now.saturating_duration_since(since));
+                any |= *part < WHOLE;
+            }
+        }
+        any.then(|| now + plan.step())
+    }
+}
+
+fn standing_of(endpoint: &EndpointState) -> Standing {
+    match (endpoint.is_usable(), endpoint.is_degraded()) {
+        (false, _) => Standing::Unusable,
+        (true, false) => Standing::Healthy,
+        (true, true) => Standing::Degraded,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::balance::{FailoverPlan, SlowStartPlan};
+    use crate::endpoint::Target;
+
+    fn endpoints(count: u16) -> Vec<Arc<EndpointState>> {
+        let target = |port| Target::Ip(([127, 0, 0, 1], port).into());
+        (1..=count).map(|port| Arc::new(EndpointState::new(target(port), None))).collect()
+    }
+
+    fn of_priority(priority: u32) -> EndpointTraits {
+        EndpointTraits { priority, ..EndpointTraits::default() }
+    }
+
+    fn set(endpoint: &EndpointState, usable: bool) {
+        endpoint.set_health(if usable { Ok(()) } else { Err("refused") });
+    }
+
+    /// `H`ealthy, `D`egraded or `U`nusable, for each endpoint.
+    fn states(standings: &Standings) -> String {
+        let letter = |(standing, _): &(Standing, u32)| match standing {
+            Standing::Healthy => 'H',
+            Standing::Degraded => 'D',
+            Standing::Unusable => 'U',
+        };
+        standings.current.iter().map(letter).collect()
+    }
+
+    #[test]
+    fn a_priority_that_failed_is_held_back_while_another_serves() {
+        let delay = Duration::from_secs(10);
+        let failover = FailoverPlan { failback_delay: delay, ..FailoverPlan::default() };
+        let plan = BalancingPlan { failover, ..BalancingPlan::default() };
+        let all = endpoints(3);
+        let traits = [of_priority(0), of_priority(0), of_priority(1)];
+        let (mut standings, start) = (Standings::default(), Instant::now());
+        let mut at = |seconds: u64, usable: [bool; 3]| {
+            all.iter().zip(usable).for_each(|(endpoint, usable)| set(endpoint, usable));
+            let now = start + Duration::from_secs(seconds);
+            let followed = standings.follow(&plan, &all, &traits, now);
+            let again = followed.again_at.map(|at| (at - start).as_secs());
+            (states(&standings), again)
+        };
+        for (seconds, usable, expected, again) in [
+            (0, [false, false, true], "UUH", None),
+            // It has not served yet, so that it need not come back.
+            (1, [true, true, true], "HHH", None),
+            (2, [false, true, true], "UHH", None),
+            (3, [true, true, true], "HHH", None),
+            (4, [false, false, true], "UUH", None),
+            (5, [true, false, true], "UUH", Some(15)),
+            (14, [true, true, true], "UUH", Some(15)),
+            (15, [true, true, true], "HHH", None),
+            // The delay begins again with each failure.
+            (20, [false, false, true], "UUH", None),
+            (21, [true, false, true], "UUH", Some(31)),
+            (22, [false, false, true], "UUH", None),
+            (30, [true, false, true], "UUH", Some(40)),
+            // The other fails as well: nobody waits.
+            (31, [true, false, false], "HUU", None),
+            (32, [true, false, true], "HUU", Some(42)),
+        ] {
+            assert_eq!(at(seconds, usable), (expected.to_owned(), again), "{seconds} s");
+        }
+    }
+
+    #[test]
+    fn those_who_join_or_recover_start_slowly() {
+        let slow =
+            SlowStartPlan { window: Duration::from_secs(100), aggression: 100, weight_min: 10 };
+        let plan = BalancingPlan { slow_start: Some(slow), ..BalancingPlan::default() };
+        let all = endpoints(3);
+        let traits = vec![EndpointTraits::default(); 3];
+        let (mut standings, start) = (Standings::default(), Instant::now());
+        let mut at = |seconds: u64, count: usize| {
+            let now = start + Duration::from_secs(seconds);
+            let followed = standings.follow(&plan, &all[..count], &traits[..count], now);
+            let parts: Vec<u32> = standings.current.iter().map(|(_, part)| *part).collect();
+            (parts, followed.again_at.is_some())
+        };
+        assert_eq!(at(0, 2), (vec![1000, 1000], false), "all start together");
+        assert_eq!(at(1, 3), (vec![1000, 1000, 100], true));
+        assert_eq!(at(51, 3), (vec![1000, 1000, 500], true));
+        set(&all[0], false);
+        assert_eq!(at(52, 3).0[2], 510);
+        set(&all[0], true);
+        assert_eq!(at(60, 3), (vec![100, 1000, 590], true));
+        assert_eq!(at(200, 3), (vec![1000; 3], false));
+        assert_eq!(at(201, 2), (vec![1000; 2], false));
+        assert_eq!(at(202, 3), (vec![1000, 1000, 100], true), "it left and came back");
+    }
+
+    #[test]
+    fn only_a_change_is_a_change() {
+        let plan = BalancingPlan::default();
+        let all = endpoints(2);
+        let traits = vec![EndpointTraits::default(); 2];
+        let mut standings = Standings::default();
+        let mut changes = || standings.follow(&plan, &all, &traits, Instant::now()).changed;
+        assert!(changes());
+        assert!(!changes());
+        set(&all[1], false);
+        assert!(changes());
+        assert!(!changes());
+        assert!(all[0].set_degraded(true));
+        assert!(changes());
+    }
+}
