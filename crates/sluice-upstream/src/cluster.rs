@@ -1,34 +1,27 @@
-//! A cluster at run time, and a worker's handle to it.
+//! A cluster at run time.
 //!
 //! Owns: the current plan and membership, the number of connections. Refuses to know: how membership is determined.
 //! Keeps: a pick sees one complete membership; an endpoint that stays keeps its state.
 
-use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, HashSet};
-use std::rc::Rc;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
-use sluice_core::limits::Limit;
-use sluice_core::{Name, Reason};
-use sluice_io::WorkerCx;
-use sluice_telemetry::metrics::other;
-use sluice_telemetry::{Counter, CounterSet, Gauge, Histogram};
+use sluice_core::Name;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::balance::LoadBalancer;
-use crate::balance::load_balancer::{Chooser, Openings, Shortage};
-use crate::endpoint::{EndpointState, EndpointTraits, Lease, RequestLease, Target};
-use crate::metrics;
+use crate::endpoint::{EndpointState, EndpointTraits, Target};
 use crate::plan::{ClusterPlan, ClusterSettings};
-use crate::reasons;
 
+mod handle;
 mod reserve;
 mod shortage;
 mod standings;
 
+pub use handle::{Claim, ClusterHandle, RequestClaim};
 pub use reserve::TrafficClass;
 use standings::Standings;
 
@@ -270,271 +263,6 @@ fn tell_panic(cluster: &str, panics: bool) {
         tracing::warn!(cluster, "too few endpoints are usable: all are used (panic mode)");
     } else {
         tracing::info!(cluster, "enough endpoints are usable again: panic mode ends");
-    }
-}
-
-/// A worker's handle to a cluster: its position in the sequence and its metrics.
-#[derive(Debug)]
-pub struct ClusterHandle {
-    /// The cluster.
-    pub cluster: Arc<Cluster>,
-    reserve_percent: u64,
-    turns: Turns,
-    pub(crate) made: Counter,
-    open: Gauge,
-    pub(crate) connect_time: Histogram,
-    pub(crate) ejections: Counter,
-    failures: CounterSet<Reason>,
-    per_endpoint: CounterSet<Arc<str>>,
-    /// The version of the membership that `per_endpoint` was last compared with.
-    compared: Cell<u64>,
-}
-
-/// A worker's positions in the tables of a cluster.
-#[derive(Debug, Default)]
-struct Turns {
-    first: Cell<usize>,
-    /// Of the tables after the first.
-    others: RefCell<Vec<usize>>,
-}
-
-impl Turns {
-    const fn starting_at(position: usize) -> Self {
-        Self { first: Cell::new(position), others: RefCell::new(Vec::new()) }
-    }
-
-    /// The position in a table, and the next for the next time.
-    fn take(&self, table: usize) -> usize {
-        let Some(place) = table.checked_sub(1) else {
-            let position = self.first.get();
-            self.first.set(position.wrapping_add(1));
-            return position;
-        };
-        let mut others = self.others.borrow_mut();
-        while others.len() <= place {
-            // Any position will do to begin with.
-            others.push(self.first.get());
-        }
-        let position = others[place];
-        others[place] = position.wrapping_add(1);
-        position
-    }
-}
-
-/// A request's claim on its cluster and endpoint.
-#[derive(Debug)]
-pub struct RequestClaim {
-    handle: Rc<ClusterHandle>,
-    /// Whether the cluster counts it.
-    counts: bool,
-    _lease: RequestLease,
-}
-
-impl Drop for RequestClaim {
-    fn drop(&mut self) {
-        if self.counts {
-            self.handle.cluster.requests.fetch_sub(1, Relaxed);
-        }
-    }
-}
-
-/// A picked endpoint: a claim on it and on the cluster.
-#[derive(Debug)]
-pub struct Claim {
-    lease: Lease,
-    handle: Rc<ClusterHandle>,
-}
-
-impl Claim {
-    /// The endpoint.
-    pub const fn endpoint(&self) -> &Arc<EndpointState> {
-        self.lease.endpoint()
-    }
-}
-
-impl Drop for Claim {
-    fn drop(&mut self) {
-        if self.lease.is_shared() {
-            self.handle.cluster.shared.fetch_sub(1, Relaxed);
-        }
-        self.handle.cluster.active.fetch_sub(1, Relaxed);
-        self.handle.open.decrement();
-    }
-}
-
-impl ClusterHandle {
-    /// Creates the handle of `worker`.
-    pub fn new(cluster: Arc<Cluster>, worker: &WorkerCx) -> Rc<Self> {
-        let labels = [&*cluster.name];
-        let shard = &worker.shard;
-        Rc::new(Self {
-            turns: Turns::starting_at(worker.random_below(1 << 16)),
-            made: shard.counter(&metrics::CONNECTIONS, &labels),
-            open: shard.gauge(&metrics::ACTIVE, &labels),
-            connect_time: shard.histogram(&metrics::CONNECT_TIME, &labels),
-            ejections: shard.counter(&metrics::EJECTIONS, &labels),
-            failures: CounterSet::default(),
-            per_endpoint: CounterSet::bounded(worker.limits.size(Limit::EndpointSeries), |_| {
-                other()
-            }),
-            compared: Cell::new(0),
-            reserve_percent: worker.limits.get(Limit::SideCallReserve),
-            cluster,
-        })
-    }
-
-    /// Picks an endpoint that is not in `tried`, and claims it for a connection.
-    ///
-    /// # Errors
-    /// The reason why there is none.
-    pub fn pick(
-        self: &Rc<Self>,
-        worker: &WorkerCx,
-        hash: Option<u64>,
-        tried: &[Arc<str>],
-    ) -> Result<Claim, Reason> {
-        let plan = self.cluster.plan.load();
-        let open = |max| self.open_to(TrafficClass::Request, max);
-        if plan.connections_max.is_some_and(|max| self.cluster.active() >= open(max)) {
-            return Err(reasons::LIMIT);
-        }
-        let full = |endpoint: &EndpointState| {
-            plan.endpoint_connections_max.is_some_and(|max| endpoint.active() >= open(max))
-        };
-        let endpoint = self.choose(worker, hash, tried, &full)?;
-        Ok(self.claim(endpoint.lease()))
-    }
-
-    /// Claims a member by its name, bypassing the balancer: for a flow that goes there already.
-    pub fn claim_member(self: &Rc<Self>, name: &str) -> Option<Claim> {
-        let members = self.cluster.members();
-        let endpoint = members.endpoints.iter().find(|endpoint| *endpoint.name == *name)?;
-        Some(self.claim(endpoint.lease()))
-    }
-
-    /// Picks an endpoint that is not in `tried`, and claims it for a request.
-    ///
-    /// # Errors
-    /// The reason why there is none.
-    pub fn pick_for_request(
-        self: &Rc<Self>,
-        worker: &WorkerCx,
-        class: TrafficClass,
-        hash: Option<u64>,
-        tried: &[Arc<str>],
-    ) -> Result<(Arc<EndpointState>, RequestClaim), Reason> {
-        let plan = self.cluster.plan.load();
-        let counts = plan.requests_max.is_some() || plan.balancing.balance.load_max().is_some();
-        let open = |max| self.open_to(class, max);
-        if plan.requests_max.is_some_and(|max| self.cluster.requests() >= open(max)) {
-            return Err(reasons::LIMIT);
-        }
-        let full = |endpoint: &EndpointState| {
-            plan.endpoint_requests_max.is_some_and(|max| endpoint.requests() >= open(max))
-        };
-        let endpoint = self.choose(worker, hash, tried, &full)?;
-        if counts {
-            self.cluster.requests.fetch_add(1, Relaxed);
-        }
-        let claim =
-            RequestClaim { handle: Rc::clone(self), counts, _lease: endpoint.lease_request() };
-        Ok((endpoint, claim))
-    }
-
-    /// Claims `endpoint` for a pooled connection, which carries the requests of many clients.
-    ///
-    /// # Errors
-    /// The cluster or the endpoint has as many connections as it may.
-    pub fn claim_shared(
-        self: &Rc<Self>,
-        class: TrafficClass,
-        endpoint: &Arc<EndpointState>,
-    ) -> Result<Claim, Reason> {
-        let plan = self.cluster.plan.load();
-        let open = |max| self.open_to(class, max);
-        let full = plan.connections_max.is_some_and(|max| self.cluster.active() >= open(max))
-            || plan.endpoint_connections_max.is_some_and(|max| endpoint.active() >= open(max));
-        if full {
-            return Err(reasons::LIMIT);
-        }
-        Ok(self.claim(endpoint.lease_shared()))
-    }
-
-    fn claim(self: &Rc<Self>, lease: Lease) -> Claim {
-        if lease.is_shared() {
-            self.cluster.shared.fetch_add(1, Relaxed);
-        }
-        self.cluster.active.fetch_add(1, Relaxed);
-        self.open.increment();
-        Claim { lease, handle: Rc::clone(self) }
-    }
-
-    fn choose(
-        &self,
-        worker: &WorkerCx,
-        hash: Option<u64>,
-        tried: &[Arc<str>],
-        full: &dyn Fn(&EndpointState) -> bool,
-    ) -> Result<Arc<EndpointState>, Reason> {
-        let members = self.cluster.members.load();
-        let is_tried = |endpoint: &EndpointState| tried.contains(&endpoint.name);
-        let mut chooser = Chooser {
-            random: &mut |bound| worker.random_below(bound),
-            turn: &mut |table| self.turns.take(table),
-            hash,
-            load: &|| self.cluster.load(),
-        };
-        let openings = Openings { is_full: full, is_tried: &is_tried };
-        match members.balancer.pick(&members.endpoints, &openings, &mut chooser) {
-            Ok(index) => Ok(Arc::clone(&members.endpoints[index as usize])),
-            Err(shortage) => Err(self.why_none(&members, shortage)),
-        }
-    }
-
-    fn why_none(&self, members: &Membership, shortage: Shortage) -> Reason {
-        if !self.cluster.is_configured() {
-            return reasons::CLUSTER_UNKNOWN;
-        }
-        if members.endpoints.is_empty() {
-            let unresolved = !self.cluster.resolver_notes().is_empty();
-            return if unresolved { reasons::DNS } else { reasons::NO_ENDPOINT };
-        }
-        match shortage {
-            Shortage::Full => reasons::LIMIT,
-            Shortage::None => reasons::NO_HEALTHY,
-        }
-    }
-
-    /// Counts a failed attempt.
-    pub(crate) fn count_failure(&self, worker: &WorkerCx, why: Reason) {
-        self.failures.count(&why, |why| {
-            worker.shard.counter(&metrics::FAILURES, &[&self.cluster.name, why.code()])
-        });
-    }
-
-    /// Counts a connection to `endpoint`, in a series of its own while there are few.
-    pub(crate) fn count_endpoint(&self, worker: &WorkerCx, endpoint: &Arc<str>) {
-        if !self.per_endpoint.contains(endpoint) {
-            self.forget_those_who_left();
-        }
-        self.per_endpoint.count(endpoint, |endpoint| {
-            worker.shard.counter(&metrics::ENDPOINT_CONNECTIONS, &[&self.cluster.name, endpoint])
-        });
-    }
-
-    /// Makes room for new endpoints, once per membership.
-    fn forget_those_who_left(&self) {
-        let members = self.cluster.members.load();
-        if self.compared.replace(members.version) != members.version {
-            let names: HashSet<&Arc<str>> =
-                members.endpoints.iter().map(|endpoint| &endpoint.name).collect();
-            self.per_endpoint.retain(|endpoint| names.contains(endpoint));
-        }
-    }
-
-    /// Drops the counters of endpoints that left.
-    pub fn forget_endpoints(&self, left: &[Arc<str>]) {
-        self.per_endpoint.retain(|endpoint| !left.contains(endpoint));
     }
 }
 

@@ -2,10 +2,11 @@
 //!
 //! Owns: which tables there are and how much of the traffic each gets, as of the last change of an endpoint's state.
 //! Refuses to know: limits, and which endpoints a connection has tried. Keeps: a pick goes to another priority only if
-//! those endpoints that its own can offer were tried, not if they are at a limit; each table has a number, by which a
-//! worker keeps its turn.
+//! those endpoints that its own can offer were tried, not if they are at a limit; each table has a position of its own in
+//! every worker.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::priorities::{Census, Share, shares};
@@ -39,6 +40,10 @@ pub enum Standing {
 #[derive(Debug, Default)]
 pub struct LoadBalancer {
     tiers: Vec<Tier>,
+    /// Those of a tier are neighbours, in the order of the tiers.
+    parts: Vec<Part>,
+    /// Whether the balancer chooses by hash.
+    hashes: bool,
     /// The shares, for the admin pages: of each priority that has endpoints, in order.
     pub shares: Vec<(u32, Share)>,
     /// The tables of balancers that choose by hash, by priority: they do not depend on states.
@@ -48,21 +53,27 @@ pub struct LoadBalancer {
 /// Endpoints of one priority in one state.
 #[derive(Debug)]
 struct Tier {
-    /// Traffic in percent, this tier and those before it.
-    below: u32,
     accepts: Accepts,
     /// The indexes of its endpoints.
     members: Vec<u32>,
-    /// With the weights of all up to this one; at least one.
-    parts: Vec<(u64, Part)>,
+    /// At least one.
+    parts: Range<usize>,
 }
 
 /// The endpoints of a tier in one locality; all of its endpoints, where localities are not told apart.
 #[derive(Debug)]
 struct Part {
-    number: usize,
+    /// The traffic of this part and all before it, of [`TRAFFIC`].
+    up_to: u64,
+    tier: usize,
     table: Arc<BalancerTable>,
 }
+
+/// All traffic of a cluster.
+const TRAFFIC: u64 = 1 << 32;
+
+/// The position of a worker that chooses among the parts; that in the table of part 0 is the next.
+const CHOICE: usize = 0;
 
 /// The endpoints that a tier offers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,7 +105,7 @@ pub struct Openings<'a> {
 pub struct Chooser<'a> {
     /// A random number below a bound.
     pub random: &'a mut dyn FnMut(usize) -> usize,
-    /// The next position in the table of this number.
+    /// The next of the worker's positions of this number.
     pub turn: &'a mut dyn FnMut(usize) -> usize,
     /// The hash of the connection.
     pub hash: Option<u64>,
@@ -126,27 +137,30 @@ impl LoadBalancer {
             })
             .collect();
         let shares = shares(&censuses, &plan.failover);
-        let mut tables =
-            Tables { plan, endpoints, balanced, old, made: 0, hashes: BTreeMap::new() };
-        let mut tiers = Vec::new();
-        let mut below = 0;
-        let healthy = levels.iter().zip(&shares).map(|((priority, members), share)| {
+        let mut tables = Tables { plan, endpoints, balanced, old, hashes: BTreeMap::new() };
+        let healthy = levels.iter().zip(&shares).map(|((priority, level), share)| {
             let accepts = if share.panics { Accepts::All } else { Accepts::Healthy };
-            (*priority, members, accepts, share.healthy)
+            (*priority, level, accepts, share.healthy)
         });
         let degraded = levels.iter().zip(&shares).filter(|(_, share)| !share.panics).map(
-            |((priority, members), share)| (*priority, members, Accepts::Degraded, share.degraded),
+            |((priority, level), share)| (*priority, level, Accepts::Degraded, share.degraded),
         );
-        for (priority, members, accepts, percent) in healthy.chain(degraded) {
-            below += percent;
-            let members = tables.members(members, accepts);
+        let (mut tiers, mut parts) = (Vec::new(), Vec::new());
+        let mut below = 0;
+        for (priority, level, accepts, percent) in healthy.chain(degraded) {
+            let members = tables.members(level, accepts);
             if !members.is_empty() {
-                let parts = tables.parts(priority, &levels[&priority], &members);
-                tiers.push(Tier { below, accepts, members, parts });
+                let tier = tiers.len();
+                let start = parts.len();
+                let tables = tables.of_tier(priority, level, &members);
+                parts.extend(spread(tables, below, percent, tier));
+                tiers.push(Tier { accepts, members, parts: start..parts.len() });
             }
+            below += u64::from(percent);
         }
         let shares = levels.keys().copied().zip(shares).collect();
-        Self { tiers, shares, hash_tables: tables.hashes }
+        let hashes = plan.balance.hashes();
+        Self { tiers, parts, hashes, shares, hash_tables: tables.hashes }
     }
 
     /// Whether some priority is in panic mode.
@@ -164,68 +178,79 @@ impl LoadBalancer {
         openings: &Openings<'_>,
         chooser: &mut Chooser<'_>,
     ) -> Result<u32, Shortage> {
-        let first = match self.tiers.as_slice() {
+        let first = match self.parts.as_slice() {
             [] => return Err(Shortage::None),
             [_] => 0,
-            tiers => {
+            parts => {
                 // As connections with the same hash should meet, they also choose the same priority.
-                let number = match chooser.hash {
-                    Some(hash) => u32::try_from(hash % 100).unwrap_or(0),
-                    None => u32::try_from((chooser.random)(100)).unwrap_or(0),
-                };
-                tiers.iter().position(|tier| number < tier.below).unwrap_or(0)
+                let number = match chooser.hash.filter(|_| self.hashes) {
+                    Some(hash) => hash,
+                    // Multiples of the golden ratio are spread more evenly than random numbers, and cost less.
+                    None => ((chooser.turn)(CHOICE) as u64).wrapping_mul(0x9e37_79b9),
+                } % TRAFFIC;
+                parts.iter().position(|part| number < part.up_to).unwrap_or(parts.len() - 1)
             }
         };
-        let others = (0..self.tiers.len()).filter(|place| *place != first);
-        for place in std::iter::once(first).chain(others) {
-            let tier = &self.tiers[place];
-            if let Some(index) = tier.pick(endpoints, openings, chooser) {
+        let first_tier = self.parts[first].tier;
+        if let Some(index) = self.pick_from(first, endpoints, openings, chooser) {
+            return Ok(index);
+        }
+        let rest = self.tiers[first_tier].parts.clone().filter(|part| *part != first);
+        let mut passed = first_tier;
+        let others = (0..self.tiers.len()).filter(|tier| *tier != first_tier);
+        let others = others.flat_map(|tier| self.tiers[tier].parts.clone());
+        for part in rest.chain(others) {
+            let tier = self.parts[part].tier;
+            if tier != passed {
+                self.tiers[passed].check_tried(endpoints, openings)?;
+                passed = tier;
+            }
+            if let Some(index) = self.pick_from(part, endpoints, openings, chooser) {
                 return Ok(index);
             }
-            let is_open = |endpoint: &EndpointState| {
-                tier.accepts.takes(endpoint) && !(openings.is_tried)(endpoint)
-            };
-            if tier.members.iter().any(|index| is_open(&endpoints[*index as usize])) {
-                return Err(Shortage::Full);
-            }
         }
+        self.tiers[passed].check_tried(endpoints, openings)?;
         Err(Shortage::None)
     }
-}
 
-impl Tier {
-    fn pick(
+    fn pick_from(
         &self,
+        part: usize,
         endpoints: &[Arc<EndpointState>],
         openings: &Openings<'_>,
         chooser: &mut Chooser<'_>,
     ) -> Option<u32> {
+        let Part { tier, table, .. } = &self.parts[part];
+        let accepts = self.tiers[*tier].accepts;
         let may = |index: u32| {
             let endpoint = &*endpoints[index as usize];
-            self.accepts.takes(endpoint)
+            accepts.takes(endpoint)
                 && !(openings.is_full)(endpoint)
                 && !(openings.is_tried)(endpoint)
         };
-        let first = match self.parts.as_slice() {
-            [] | [_] => 0,
-            parts => {
-                let total = parts.last().map_or(0, |(total, _)| *total);
-                let number = (chooser.random)(usize::try_from(total).unwrap_or(usize::MAX)) as u64;
-                parts.partition_point(|(up_to, _)| *up_to <= number)
-            }
+        let turn_of = if self.parts.len() == 1 { CHOICE } else { part + 1 };
+        let mut turn = || (chooser.turn)(turn_of);
+        let mut pick = Pick {
+            random: chooser.random,
+            turn: &mut turn,
+            hash: chooser.hash,
+            may: &may,
+            load: chooser.load,
         };
-        let (before, after) = self.parts.split_at(first);
-        after.iter().chain(before).find_map(|(_, part)| {
-            let mut turn = || (chooser.turn)(part.number);
-            let mut pick = Pick {
-                random: chooser.random,
-                turn: &mut turn,
-                hash: chooser.hash,
-                may: &may,
-                load: chooser.load,
-            };
-            part.table.pick(endpoints, &mut pick)
-        })
+        table.pick(endpoints, &mut pick)
+    }
+}
+
+impl Tier {
+    /// Fails if an endpoint of this tier that was not tried could be used: it is at a limit.
+    fn check_tried(
+        &self,
+        endpoints: &[Arc<EndpointState>],
+        openings: &Openings<'_>,
+    ) -> Result<(), Shortage> {
+        let mut members = self.members.iter().map(|index| &*endpoints[*index as usize]);
+        let is_open = |endpoint| self.accepts.takes(endpoint) && !(openings.is_tried)(endpoint);
+        if members.any(is_open) { Err(Shortage::Full) } else { Ok(()) }
     }
 }
 
@@ -239,13 +264,30 @@ impl Accepts {
     }
 }
 
+/// Gives each table its part of the `percent` of a tier, by its weight.
+fn spread(
+    tables: Vec<(u64, Arc<BalancerTable>)>,
+    below: u64,
+    percent: u32,
+    tier: usize,
+) -> impl Iterator<Item = Part> {
+    let total = tables.iter().map(|(weight, _)| *weight).sum::<u64>().max(1);
+    let mut up_to = 0;
+    tables.into_iter().map(move |(weight, table)| {
+        up_to += weight;
+        let hundredths =
+            u128::from(below) * u128::from(total) + u128::from(percent) * u128::from(up_to);
+        let up_to = hundredths * u128::from(TRAFFIC) / (100 * u128::from(total));
+        Part { up_to: u64::try_from(up_to).unwrap_or(TRAFFIC), tier, table }
+    })
+}
+
 /// The tables of a selection, while it is built.
 struct Tables<'a> {
     plan: &'a BalancingPlan,
     endpoints: &'a [Arc<EndpointState>],
     balanced: &'a [BalancedEndpoint<'a>],
     old: Option<&'a LoadBalancer>,
-    made: usize,
     hashes: BTreeMap<u32, Arc<BalancerTable>>,
 }
 
@@ -263,26 +305,23 @@ impl Tables<'_> {
         level.iter().filter(offered).copied().collect()
     }
 
-    /// The tables over `members` of a level, by locality, each with the weights of all up to it.
-    fn parts(&mut self, priority: u32, level: &[u32], members: &[u32]) -> Vec<(u64, Part)> {
+    /// The tables over `members` of a level, by locality, each with its weight.
+    fn of_tier(
+        &mut self,
+        priority: u32,
+        level: &[u32],
+        members: &[u32],
+    ) -> Vec<(u64, Arc<BalancerTable>)> {
         if self.plan.balance.hashes() {
-            let table = self.hash_table(priority, level);
-            return vec![(1, self.part(table))];
+            return vec![(1, self.hash_table(priority, level))];
         }
-        let mut parts = Vec::new();
-        let mut up_to = 0;
-        for (weight, members) in self.localities(level, members) {
-            up_to += weight;
+        let localities = self.localities(level, members).into_iter();
+        let table = |(weight, members): (u64, Vec<u32>)| {
             let chosen = members.iter().map(|index| self.weighted(*index)).collect();
             let table = BalancerTable::build(&self.plan.balance, self.endpoints, chosen);
-            parts.push((up_to, self.part(Arc::new(table))));
-        }
-        parts
-    }
-
-    fn part(&mut self, table: Arc<BalancerTable>) -> Part {
-        self.made += 1;
-        Part { number: self.made - 1, table }
+            (weight, Arc::new(table))
+        };
+        localities.map(table).collect()
     }
 
     fn weighted(&self, index: u32) -> Weighted {

@@ -123,8 +123,13 @@ fn walk<T>(
     index_of: impl Fn(&T) -> u32,
 ) -> Option<u32> {
     let start = start.checked_rem(entries.len())?;
+    // Nearly always the first.
+    let first = index_of(&entries[start]);
+    if may(first) {
+        return Some(first);
+    }
     let (before, after) = entries.split_at(start);
-    after.iter().chain(before).map(index_of).find(|index| may(*index))
+    after.iter().skip(1).chain(before).map(index_of).find(|index| may(*index))
 }
 
 fn least_loaded(

@@ -5,7 +5,7 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::{Cluster, ClusterHandle};
+use super::Cluster;
 
 /// What a connection or a request is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,20 +25,8 @@ impl Cluster {
     }
 }
 
-impl ClusterHandle {
-    /// The part of the limit `max` that is open to `class`.
-    pub fn open_to(&self, class: TrafficClass, max: u64) -> u64 {
-        match class {
-            TrafficClass::Request if self.cluster.reserves.load(Relaxed) => {
-                max - reserved(max, self.reserve_percent)
-            }
-            TrafficClass::Request | TrafficClass::SideCall => max,
-        }
-    }
-}
-
 /// The reserve within `max`: at least one if there are two, and never all.
-fn reserved(max: u64, percent: u64) -> u64 {
+pub(super) fn reserved(max: u64, percent: u64) -> u64 {
     match max {
         0 | 1 => 0,
         _ => (max.saturating_mul(percent) / 100).clamp(1, max - 1),

@@ -2,7 +2,9 @@ use std::time::Duration;
 
 use super::*;
 use crate::plan::ReusePlan;
+use crate::reasons;
 use sluice_core::clock::ClockOrigin;
+use sluice_io::WorkerCx;
 
 pub(crate) fn plan(connections_max: Option<u64>) -> ClusterPlan {
     let bare = ClusterSettings::bare();

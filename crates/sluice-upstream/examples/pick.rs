@@ -1,0 +1,76 @@
+//! Picks endpoints, so that the instructions of a pick can be counted:
+//! `valgrind --tool=callgrind --callgrind-out-file=/dev/null pick BALANCE ENDPOINTS COUNT [rich]`.
+//!
+//! Owns: clusters of any size, plain or with priorities, localities and ejected endpoints. Refuses to know: how
+//! instructions are counted. Keeps: the work apart from the picks depends only on the size, so that the difference
+//! between two counts is that of the picks.
+#![allow(clippy::unwrap_used, reason = "a wrong argument ends the program")]
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use sluice_core::clock::ClockOrigin;
+use sluice_io::WorkerCx;
+use sluice_upstream::balance::{BalancePlan, BalancingPlan, FailoverPlan, LocalityPlan};
+use sluice_upstream::cluster::{Member, TrafficClass};
+use sluice_upstream::{
+    Balance, Cluster, ClusterHandle, ClusterPlan, ClusterSettings, EndpointTraits, Locality, Target,
+};
+
+const ALL: [Balance; 5] = [
+    Balance::RoundRobin,
+    Balance::LeastRequest,
+    Balance::Random,
+    Balance::RingHash,
+    Balance::Maglev,
+];
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let balance = ALL.iter().find(|balance| balance.word() == arguments[0]).unwrap();
+    let size: u16 = arguments[1].parse().unwrap();
+    let count: u64 = arguments[2].parse().unwrap();
+    let rich = arguments.get(3).is_some_and(|word| word == "rich");
+    let cluster = cluster(BalancePlan::from(*balance), size, rich);
+    let worker = WorkerCx::solitary(ClockOrigin::read().clock());
+    let handle = ClusterHandle::new(Arc::clone(&cluster), &worker);
+    for number in 0..count {
+        let hash = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let picked = handle.pick_for_request(&worker, TrafficClass::Request, Some(hash), &[]);
+        std::hint::black_box(picked.unwrap());
+    }
+}
+
+/// A cluster of `size` endpoints. A rich one has three priorities and two localities, and a tenth of the endpoints of
+/// the highest priority are ejected.
+fn cluster(balance: BalancePlan, size: u16, rich: bool) -> Arc<Cluster> {
+    let failover =
+        FailoverPlan { overprovisioning: Some(140), panic: 50, ..FailoverPlan::default() };
+    let localities = if rich { LocalityPlan::Weighted } else { LocalityPlan::Ignored };
+    let balancing = BalancingPlan { balance, failover, localities, slow_start: None };
+    let settings = ClusterSettings { balancing, ..(*ClusterSettings::bare()).clone() };
+    let plan = ClusterPlan { name: "c".into(), settings: Arc::new(settings), tls: None };
+    let cluster = Arc::new(Cluster::new(Arc::new(plan)));
+    let zones =
+        ["a", "b"].map(|zone| Arc::new(Locality { zone: zone.into(), ..Locality::default() }));
+    let member = |number: u16| {
+        let traits = EndpointTraits {
+            priority: if rich { u32::from(number % 3) } else { 0 },
+            locality: Some(Arc::clone(&zones[usize::from(number) / 3 % 2])),
+            locality_weight: 1,
+            ..EndpointTraits::default()
+        };
+        let address = SocketAddr::from(([127, 0, 0, 1], number + 1));
+        Member { target: Target::Ip(address), host: None, traits }
+    };
+    let members: Vec<Member> = (0..size).map(member).collect();
+    cluster.publish(&members);
+    if rich {
+        for endpoint in cluster.members().endpoints.iter().step_by(30) {
+            endpoint.eject("it failed");
+        }
+        // The states are taken into account.
+        cluster.publish(&members);
+    }
+    cluster
+}
