@@ -39,13 +39,13 @@ pub enum Standing {
 /// The endpoints that may be picked, and their shares of the traffic.
 #[derive(Debug, Default)]
 pub struct LoadBalancer {
-    tiers: Vec<Tier>,
+    tiers: Box<[Tier]>,
     /// Those of a tier are neighbours, in the order of the tiers.
-    parts: Vec<Part>,
+    parts: Box<[Part]>,
     /// Whether the balancer chooses by hash.
     hashes: bool,
     /// The shares, for the admin pages: of each priority that has endpoints, in order.
-    pub shares: Vec<(u32, Share)>,
+    pub shares: Box<[(u32, Share)]>,
     /// The tables of balancers that choose by hash, by priority: they do not depend on states.
     hash_tables: BTreeMap<u32, Arc<BalancerTable>>,
 }
@@ -55,7 +55,7 @@ pub struct LoadBalancer {
 struct Tier {
     accepts: Accepts,
     /// The indexes of its endpoints.
-    members: Vec<u32>,
+    members: Box<[u32]>,
     /// At least one.
     parts: Range<usize>,
 }
@@ -160,7 +160,8 @@ impl LoadBalancer {
         }
         let shares = levels.keys().copied().zip(shares).collect();
         let hashes = plan.balance.hashes();
-        Self { tiers, parts, hashes, shares, hash_tables: tables.hashes }
+        let hash_tables = tables.hashes;
+        Self { tiers: tiers.into(), parts: parts.into(), hashes, shares, hash_tables }
     }
 
     /// Whether some priority is in panic mode.
@@ -178,7 +179,7 @@ impl LoadBalancer {
         openings: &Openings<'_>,
         chooser: &mut Chooser<'_>,
     ) -> Result<u32, Shortage> {
-        let first = match self.parts.as_slice() {
+        let first = match &*self.parts {
             [] => return Err(Shortage::None),
             [_] => 0,
             parts => {
@@ -293,7 +294,7 @@ struct Tables<'a> {
 
 impl Tables<'_> {
     /// Those of `level` that a tier offers.
-    fn members(&self, level: &[u32], accepts: Accepts) -> Vec<u32> {
+    fn members(&self, level: &[u32], accepts: Accepts) -> Box<[u32]> {
         let offered = |index: &&u32| {
             let standing = self.balanced[**index as usize].standing;
             match accepts {

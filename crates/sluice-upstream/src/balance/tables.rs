@@ -47,9 +47,9 @@ pub struct Weighted {
 #[derive(Debug)]
 pub enum BalancerTable {
     /// A smooth weighted sequence.
-    InTurn(Vec<u32>),
+    InTurn(Box<[u32]>),
     /// The same sequence, entered at random.
-    Random(Vec<u32>),
+    Random(Box<[u32]>),
     /// The endpoints and their weights.
     LeastRequest(LeastRequestPlan, Vec<Weighted>),
     /// By hash.
@@ -244,7 +244,7 @@ impl HashTable {
 }
 
 /// Each index as often as its weight requires, its turns spread over the sequence.
-fn sequence(chosen: &[Weighted]) -> Vec<u32> {
+fn sequence(chosen: &[Weighted]) -> Box<[u32]> {
     let divisor = chosen.iter().fold(0, |divisor, one| gcd(divisor, one.weight)).max(1);
     let total: u64 = chosen.iter().map(|one| one.weight / divisor).sum();
     let scale = total.div_ceil(SEQUENCE_MAX.max(chosen.len() as u64)).max(1);

@@ -98,8 +98,8 @@ fn weights_are_kept() {
 
 #[test]
 fn turns_are_smooth() {
-    assert_eq!(sequence(&weighted(&[1, 1, 1, 1])), [0, 1, 2, 3]);
-    assert_eq!(sequence(&weighted(&[3, 3])), [0, 1]);
+    assert_eq!(*sequence(&weighted(&[1, 1, 1, 1])), [0, 1, 2, 3]);
+    assert_eq!(*sequence(&weighted(&[3, 3])), [0, 1]);
     assert!(sequence(&[]).is_empty());
     for weights in [&[5, 1, 1][..], &[10, 3, 3, 1], &[100, 50, 25, 12, 6, 3, 1], &[1; 50]] {
         let sequence = sequence(&weighted(weights));
