@@ -7,6 +7,7 @@
 use std::any::Any;
 use std::borrow::Cow;
 use std::cell::Cell;
+use std::num::NonZeroUsize;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -14,6 +15,7 @@ use sluice_codec::{Head, HttpError, HttpStream, Method};
 use sluice_core::reason::end;
 use sluice_core::{Moment, Reason, SharedValues};
 use sluice_io::WorkerCx;
+use sluice_io::buffers::Charge;
 use sluice_io::timers::Timer;
 use sluice_telemetry::RecordKind;
 use smallvec::SmallVec;
@@ -40,9 +42,11 @@ mod pending;
 mod pieces;
 mod reroute;
 mod response;
+mod response_buffering;
 mod upload;
 mod upstream_request;
 pub mod websocket;
+mod whole;
 
 use deadlines::Deadlines;
 pub(crate) use ending::{refuse, refuse_stream};
@@ -90,7 +94,7 @@ enum Stop {
     Reply(Box<Reply>),
     /// The client's side failed, or the client gave up.
     Downstream(HttpError),
-    /// The response had begun and cannot be completed.
+    /// The response cannot be completed, or not as it is.
     Cut(Reason, HttpError),
 }
 
@@ -138,8 +142,9 @@ pub(crate) struct RequestTask {
     reroutes: bool,
     /// The number of filters that have seen the request.
     entered: usize,
-    /// The filter that replaced the response: those before it in the chain have yet to see the replacement.
-    replaced_at: Option<usize>,
+    /// The filter that is deciding on the response, or has replaced it, and those before it in the chain, which have yet
+    /// to see it: how many these are.
+    deciding: Option<NonZeroUsize>,
     states: SmallVec<[Option<Box<dyn Any>>; 4]>,
     /// What the filters share.
     values: SharedValues,
@@ -152,6 +157,8 @@ pub(crate) struct RequestTask {
     waiting_upload: Option<Box<PieceInFilters<Box<Reply>>>>,
     /// The piece of the response that is still in the filters.
     waiting_download: Option<Box<PieceInFilters<Reason>>>,
+    /// Counts a response that was received whole for a filter.
+    response_charge: Option<Box<Charge>>,
     /// The attempt in flight.
     pending: Option<Pending>,
     handshake: websocket::Handshake,
@@ -208,7 +215,7 @@ impl RequestTask {
             filters: NO_FILTERS.with(Rc::clone),
             reroutes: false,
             entered: 0,
-            replaced_at: None,
+            deciding: None,
             states: SmallVec::new(),
             values: SharedValues::default(),
             side_calls: None,
@@ -216,6 +223,7 @@ impl RequestTask {
             upload: Upload::new(stream.is_received()),
             waiting_upload: None,
             waiting_download: None,
+            response_charge: None,
             pending: None,
             handshake: websocket::Handshake::default(),
             deadlines: Deadlines::new(manager.plan.options.body_timeout, filter_wait(worker)),

@@ -32,7 +32,7 @@ pub mod step;
 pub use sluice_l4::filters::{CheckContext, FilterFactory, FilterOwner, FilterRegistry};
 pub use step::{
     BodyStep, HeadResume, HeadStep, PieceResume, PieceStep, ResponseBodyStep, ResponseResume,
-    ResponseStep, ResponseTrailersStep, TrailersStep,
+    ResponseStep, ResponseTrailersStep, TrailersStep, WholeMessage, WholeResume, WholeStep,
 };
 
 /// One use of a filter in a configuration, shared by all workers.
@@ -74,7 +74,9 @@ pub trait HttpFilterPlan: Any + Send + Sync + Debug {
 /// A filter on one worker; sees every request of its chain. What it must remember of a request between two calls goes
 /// into [`Cx::state`].
 ///
-/// The hooks of a request run in the order of the chain, those of a response in reverse order.
+/// The hooks of a request run in the order of the chain, those of a response in reverse order. A filter that receives a
+/// whole message ([`HeadStep::Buffer`], [`ResponseStep::Buffer`]) sees it when it has passed the hooks for bodies and
+/// trailers of the filters before it, and its own; those behind it see what it makes of it, in one piece.
 pub trait HttpFilter: Debug {
     /// Called with the head of a request, before it is forwarded. A path or authority that it sets is normalised and
     /// checked as if a client had sent it.
@@ -93,12 +95,14 @@ pub trait HttpFilter: Debug {
         BodyStep::Continue
     }
 
-    /// Called with the trailers of a request.
+    /// Called with the trailers of a request. If the body ends without trailers and the access is [`BodyAccess::Edit`],
+    /// it is called with none; those that it adds are sent.
     fn request_trailers(&self, _cx: &mut Cx<'_>, _trailers: &mut Head) -> TrailersStep {
         TrailersStep::Continue
     }
 
-    /// Called with the head of the response, from an endpoint or from Sluice itself.
+    /// Called with the head of the response, from an endpoint or from Sluice itself. Of informational responses, it sees
+    /// only a 101.
     fn response_head(&self, _cx: &mut Cx<'_>, _head: &mut Head) -> ResponseStep {
         ResponseStep::Continue
     }
@@ -114,7 +118,7 @@ pub trait HttpFilter: Debug {
         ResponseBodyStep::Continue
     }
 
-    /// Called with the trailers of the response.
+    /// Called with the trailers of the response, as [`HttpFilter::request_trailers`] is with those of the request.
     fn response_trailers(&self, _cx: &mut Cx<'_>, _trailers: &mut Head) -> ResponseTrailersStep {
         ResponseTrailersStep::Continue
     }
@@ -130,7 +134,7 @@ pub enum BodyAccess {
     None,
     /// It reads the body, or delays it.
     Read,
-    /// It changes the body. A `content-length` is removed from the head, since the length may change.
+    /// It changes the body, or adds trailers. A `content-length` is removed from the head, since the length may change.
     Edit,
 }
 

@@ -30,6 +30,8 @@ pub struct Reply {
     pub content_type: Cow<'static, str>,
     /// Whether the connection is closed after it.
     pub close: bool,
+    /// What a filter added after the body.
+    pub(crate) trailers: Option<Box<Head>>,
 }
 
 impl Reply {
@@ -48,6 +50,7 @@ impl Reply {
             body: body.into(),
             content_type: Cow::Borrowed("text/plain; charset=utf-8"),
             close: false,
+            trailers: None,
         }
     }
 

@@ -216,7 +216,7 @@ impl RequestTask {
     }
 
     /// How the request ends if `deadline` expires before the response is complete.
-    fn incomplete_by(&self, deadline: Deadline) -> Stop {
+    pub(super) fn incomplete_by(&self, deadline: Deadline) -> Stop {
         let timeout = self.deadlines.timeout(deadline).map_or_else(String::new, show_duration);
         let (reason, detail) = match deadline {
             Deadline::Total => (
@@ -379,14 +379,14 @@ impl RequestTask {
     }
 
     /// The stop for a response that a filter cuts off.
-    fn cut_by_filter(&mut self, why: Reason) -> Stop {
+    pub(super) fn cut_by_filter(&mut self, why: Reason) -> Stop {
         self.finish(why, "filter_cut_response");
         Stop::Cut(why, HttpError::new(ErrorKind::Cancelled, "a filter cut the response off"))
     }
 }
 
 /// The stop for a response that ended prematurely.
-fn cut(error: HttpError) -> Stop {
+pub(super) fn cut(error: HttpError) -> Stop {
     let reason = errors::reason(error.kind(), At::Response);
     Stop::Cut(reason, error)
 }

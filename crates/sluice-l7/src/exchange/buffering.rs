@@ -1,58 +1,104 @@
-//! The whole body of a request, for a filter that needs it before anything is forwarded.
+//! Whole requests, for filters that decide on them before anything is forwarded.
 //!
-//! Owns: the size limit, and the `content-length` that the request has afterwards. Refuses to know: which filter needs
+//! Owns: receiving the body of a request, and handing it back for the attempts. Refuses to know: which filter needs
 //! the body, and why. Keeps: a client that waits for `100 Continue` gets it from here, since no endpoint has been asked
-//! yet.
+//! yet; every filter sees the body once.
 
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;
 
-use bytes::BytesMut;
-use sluice_codec::{Head, HttpStream, Known};
+use sluice_codec::{Head, HttpStream, Method};
 use sluice_core::Moment;
 
 use super::body::{FailedSide, late};
 use super::deadlines::Deadline;
-use super::pieces::{Piece, PieceInFilters};
+use super::pieces::{Piece, PieceInFilters, RequestHooks};
+use super::whole::{Buffering, HeldMessage, NoRoom, announce, no_buffers};
 use super::{RequestTask, Stop};
+use crate::filters::BodyAccess;
 use crate::reasons;
 use crate::reply::Reply;
 
+/// A request that was received whole for a filter.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Buffered {
+    /// The number of filters that have seen the body.
+    pub(super) seen: usize,
+    /// The most bytes of the body.
+    max: usize,
+}
+
 impl RequestTask {
-    /// Reads the whole body for a filter that needs it, and sets `content-length`.
-    pub(super) async fn read_whole(
+    /// Receives the whole body for a filter, or continues with what was `buffered` for an earlier one, and has the filter
+    /// decide.
+    pub(super) async fn buffer_request(
         &mut self,
         down: &mut HttpStream,
-        max: usize,
-    ) -> Result<(), Stop> {
+        buffered: Option<Buffered>,
+        asked: Buffering,
+    ) -> Result<Buffered, Stop> {
+        let (seen, max) = (asked.place + 1, asked.max);
         if self.request.content_length().is_some_and(|length| length > max as u64) {
             return Err(too_large());
         }
-        self.continue_here(down).await?;
-        self.collect(down, max).await
+        // What follows the headers of an upgrade or tunnel is not a body.
+        let tunnel = self.request.upgrade().is_some() || self.method == Method::Connect;
+        let mut held = HeldMessage::new(self.worker());
+        if !tunnel {
+            self.continue_here(down).await?;
+            if let Some(buffered) = buffered {
+                self.receive_again(buffered.seen);
+            }
+            self.collect(down, max, &mut held).await?;
+        }
+        let (mut body, mut trailers, mut charge) = held.into_parts();
+        self.decide_on_whole::<RequestHooks>(down, asked, &mut body, &mut trailers).await?;
+        if !tunnel {
+            announce(&mut self.request, &body, trailers.is_some());
+            charge.set(body.len()).map_err(|_| no_buffers())?;
+            let max = max.max(body.len());
+            self.upload.buffered(body, trailers, charge);
+            return Ok(Buffered { seen, max });
+        }
+        Ok(Buffered { seen, max })
     }
 
-    /// Shows the buffered body to the filters from `from` on, which had not seen the headers when it was received.
+    /// Shows the buffered body to the filters that have not seen it, since they had not seen the headers when it was
+    /// received.
     pub(super) async fn show_buffered(
         &mut self,
         down: &mut HttpStream,
-        from: usize,
-        max: usize,
+        buffered: Buffered,
     ) -> Result<(), Stop> {
-        let trailers = self.upload.trailers().is_some() && from < self.entered;
-        if !trailers && !self.is_seen_from(from) {
+        let Buffered { seen, max } = buffered;
+        let trailers = self.upload.trailers().is_some() && seen < self.entered;
+        if !trailers && self.body_access_from::<RequestHooks>(seen) == BodyAccess::None {
             return Ok(());
         }
-        let Some((body, trailers)) = self.upload.take_buffered() else { return Ok(()) };
-        let piece = PieceInFilters::buffered(body, trailers, from);
-        self.waiting_upload = Some(Box::new(piece));
-        self.collect(down, max).await
+        self.receive_again(seen);
+        let mut held = HeldMessage::new(self.worker());
+        self.collect(down, max, &mut held).await?;
+        let (body, trailers, charge) = held.into_parts();
+        announce(&mut self.request, &body, trailers.is_some());
+        self.upload.buffered(body, trailers, charge);
+        Ok(())
+    }
+
+    /// Has what was buffered pass the filters from `seen` on, as if it was received again.
+    fn receive_again(&mut self, seen: usize) {
+        if let Some((body, trailers)) = self.upload.take_buffered() {
+            self.waiting_upload = Some(Box::new(PieceInFilters::buffered(body, trailers, seen)));
+        }
     }
 
     /// Collects what passes the filters until the body has ended.
-    async fn collect(&mut self, down: &mut HttpStream, max: usize) -> Result<(), Stop> {
-        let mut all = BytesMut::new();
+    async fn collect(
+        &mut self,
+        down: &mut HttpStream,
+        max: usize,
+        held: &mut HeldMessage,
+    ) -> Result<(), Stop> {
         while !self.upload.is_received() {
             let piece = poll_fn(|cx| match self.poll_piece(cx, down) {
                 Poll::Ready(piece) => Poll::Ready(Ok(piece)),
@@ -74,25 +120,15 @@ impl RequestTask {
                     return Err(Stop::Downstream(error));
                 }
                 Ok(Err(FailedSide::Reply(reply))) => return Err(Stop::Reply(reply)),
-                Ok(Ok(Piece::Data(body, _))) => {
-                    if all.len() + body.len() > max {
-                        return Err(too_large());
-                    }
-                    all.extend_from_slice(&body);
-                }
-                Ok(Ok(Piece::Trailers(trailers))) => self.upload.set_trailers(trailers),
+                Ok(Ok(Piece::Data(body, _))) => held.add(body, max).map_err(|why| match why {
+                    NoRoom::TooLarge => too_large(),
+                    NoRoom::Buffers => no_buffers(),
+                })?,
+                Ok(Ok(Piece::Trailers(trailers))) => held.trailers = Some(trailers),
                 Ok(Ok(Piece::End)) => {}
             }
         }
         self.timer().set(Moment::NEVER);
-        let length = all.len();
-        if self.upload.trailers().is_none()
-            && (length > 0 || self.request.content_length().is_some())
-        {
-            let length = length.to_string();
-            self.request.set(Known::ContentLength.text().as_bytes(), length.as_bytes());
-        }
-        self.upload.buffered(all.freeze());
         Ok(())
     }
 

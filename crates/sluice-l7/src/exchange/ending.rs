@@ -19,6 +19,7 @@ use sluice_core::reason::end;
 use sluice_io::timers::Timer;
 
 use super::deadlines::Deadline;
+use super::response_buffering::ResponseBody;
 use super::{RequestTask, Stop};
 use crate::connection_manager::ConnectionManager;
 use crate::errors::{self, At};
@@ -51,21 +52,33 @@ impl RequestTask {
                 stream.reset(true);
             }
             Stop::Cut(reason, error) => {
-                self.finish(reason, cut_details(reason));
+                let is_begun = stream.is_head_sent();
+                self.finish(reason, cut_details(reason, is_begun));
                 self.summary.detail = Some(error.detail().into());
-                stream.reset(false);
+                if is_begun {
+                    return stream.reset(false);
+                }
+                // The response was held back for a filter, or waited for one.
+                let body = self.failure_body("the response was not complete", reason);
+                let details = self.summary.details.clone();
+                let reply = Reply::new(cut_status(reason), reason, details, body);
+                self.answer(stream, Box::new(reply)).await;
             }
         }
     }
 
     /// Sends a local response.
     async fn answer(&mut self, stream: &mut HttpStream, mut reply: Box<Reply>) {
+        // What was received of another response is not sent any more.
+        (self.waiting_download, self.response_charge) = (None, None);
         loop {
             self.summary.reason = Some(reply.reason);
             self.summary.details = reply.details.clone();
             self.has_response = true;
-            let has_body = reply.apply_to(&mut self.response, self.grpc);
-            match self.filter_response(stream).await {
+            if !reply.apply_to(&mut self.response, self.grpc) {
+                reply.body.clear();
+            }
+            match self.filter_response(stream, ResponseBody::Local(&mut reply)).await {
                 Ok(None) => {}
                 Ok(Some(other)) | Err(Stop::Reply(other)) => {
                     reply = other;
@@ -82,17 +95,23 @@ impl RequestTask {
             self.note_grpc_status_of_head();
             self.advertise();
             let worker = Rc::clone(self.worker());
-            let has_body = has_body && self.method != Method::Head;
-            let mut sent = stream.send_head(&worker, &self.response, !has_body, close);
+            let has_body = !reply.body.is_empty() && self.method != Method::Head;
+            let end = !has_body && reply.trailers.is_none();
+            let mut sent = stream.send_head(&worker, &self.response, end, close);
             if sent.is_ok() {
                 let mut body = has_body.then(|| Body::Shared(reply.body.clone()));
                 self.summary.sent = body.as_ref().map_or(0, |body| body.len() as u64);
                 sent = poll_fn(|cx| {
                     ready!(stream.poll_flushed(cx, &worker))?;
-                    Poll::Ready(match body.take() {
-                        Some(body) => stream.send_data(cx, &worker, body, true),
-                        None => stream.send_end(cx, &worker, None),
-                    })
+                    let last = reply.trailers.is_none();
+                    if let Some(body) = body.take() {
+                        stream.send_data(cx, &worker, body, last)?;
+                        if last {
+                            return Poll::Ready(Ok(()));
+                        }
+                        ready!(stream.poll_flushed(cx, &worker))?;
+                    }
+                    Poll::Ready(stream.send_end(cx, &worker, reply.trailers.as_deref()))
                 })
                 .await;
                 // HTTP/1 also flushes between requests, but an HTTP/2 stream does not outlive its exchange.
@@ -137,8 +156,23 @@ impl RequestTask {
     }
 }
 
-/// Why a response was cut short, in Envoy's words where Envoy has any.
-fn cut_details(reason: Reason) -> &'static str {
+/// The status in place of a response that cannot be completed, if none of it was sent.
+fn cut_status(reason: Reason) -> u16 {
+    if reason == reasons::BODY_TIMEOUT {
+        408
+    } else if reason == end::ENDPOINT_REMOVED {
+        503
+    } else if [reasons::STREAM_IDLE, reasons::ROUTE_TIMEOUT, sluice_l4::reasons::FILTER_TIMEOUT]
+        .contains(&reason)
+    {
+        504
+    } else {
+        502
+    }
+}
+
+/// Why a response was cut short, or replaced before it had begun, in Envoy's words where Envoy has any.
+fn cut_details(reason: Reason, is_begun: bool) -> &'static str {
     if reason == reasons::STREAM_IDLE {
         "stream_idle_timeout"
     } else if reason == reasons::ROUTE_TIMEOUT {
@@ -149,6 +183,8 @@ fn cut_details(reason: Reason) -> &'static str {
         "filter_timeout"
     } else if reason == end::ENDPOINT_REMOVED {
         "endpoint_removed"
+    } else if !is_begun {
+        "upstream_reset_before_response_started"
     } else {
         "upstream_reset_after_response_started"
     }

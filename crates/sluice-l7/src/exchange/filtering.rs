@@ -4,9 +4,11 @@
 //! Refuses to know: what any filter does. Keeps: a filter sees the response of a request only if it saw the
 //! request; responses pass the filters in reverse order.
 
+use std::num::NonZeroUsize;
 use std::rc::Rc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use sluice_codec::h1::parse::is_authority;
 use sluice_codec::{Head, HttpStream};
 use sluice_core::LocalFuture;
@@ -14,11 +16,15 @@ use sluice_core::limits::Limit;
 use sluice_io::WorkerCx;
 
 use super::deadlines::Deadline;
-use super::pieces::{RequestHooks, ResponseHooks};
+use super::pieces::{PieceHooks, RequestHooks, ResponseHooks};
 use super::reroute::RoutePlace;
+use super::response_buffering::ResponseBody;
+use super::whole::Buffering;
 use super::{RequestTask, Stop};
 use crate::connection_manager::{FilterEntry, RouteSnapshot};
-use crate::filters::{CallScope, Cx, HeadStep, HttpFilter, ResponseStep};
+use crate::filters::{
+    CallScope, Cx, HeadStep, HttpFilter, ResponseStep, WholeMessage, WholeResume, WholeStep,
+};
 use crate::hop_count::HopCount;
 use crate::hygiene;
 use crate::reasons;
@@ -73,9 +79,11 @@ impl RequestTask {
                         self.manager.count_filter_reply(name);
                         return Err(Stop::Reply(reply));
                     }
-                    HeadStep::Buffer(max) => {
-                        self.read_whole(stream, max).await?;
-                        buffered.get_or_insert((place + 1, max));
+                    HeadStep::Buffer(max, then) => {
+                        let asked = Buffering { place, name, max, then };
+                        // Boxed, so that requests whose filters do not ask for it have no room for it.
+                        let whole = Box::pin(self.buffer_request(stream, buffered, asked)).await?;
+                        buffered = Some(whole);
                         break;
                     }
                     HeadStep::Wait(later) => {
@@ -89,8 +97,8 @@ impl RequestTask {
             }
             place += 1;
         }
-        if let Some((from, max)) = buffered {
-            self.show_buffered(stream, from, max).await?;
+        if let Some(buffered) = buffered {
+            Box::pin(self.show_buffered(stream, buffered)).await?;
         }
         self.clean_new_target()?;
         Ok(route)
@@ -119,7 +127,7 @@ impl RequestTask {
 
     /// Waits until the filter is done, the client leaves, the deadline of the exchange passes, or the limit on the time
     /// of one filter is reached.
-    async fn await_filter<T>(
+    pub(super) async fn await_filter<T>(
         &mut self,
         stream: &mut HttpStream,
         filter: &str,
@@ -179,6 +187,26 @@ impl RequestTask {
         call(&mut context!(self, place, Some(&self.request)), &mut self.response)
     }
 
+    /// Shows a filter a whole message; the head is moved out while a spare takes its place.
+    pub(super) fn with_whole<D: PieceHooks>(
+        &mut self,
+        place: usize,
+        body: &mut Bytes,
+        trailers: &mut Option<Box<Head>>,
+        call: WholeResume,
+    ) -> WholeStep {
+        let spare = self.manager.shared.head_pool.take().into();
+        let head = std::mem::replace(D::head(self), spare).take();
+        let mut whole =
+            WholeMessage { head, body: std::mem::take(body), trailers: trailers.take() };
+        let request = D::SEES_REQUEST.then_some(&*self.request);
+        let step = call(&mut context!(self, place, request), &mut whole);
+        (*body, *trailers) = (whole.body, whole.trailers);
+        let mut spare = std::mem::replace(D::head(self), whole.head.into());
+        self.manager.shared.head_pool.give(spare.take());
+        step
+    }
+
     /// Calls a hook of a filter that takes neither head.
     pub(super) fn with_filter<R>(
         &mut self,
@@ -200,13 +228,14 @@ impl RequestTask {
     pub(super) async fn filter_response(
         &mut self,
         stream: &mut HttpStream,
+        mut body: ResponseBody<'_>,
     ) -> Result<Option<Box<Reply>>, Stop> {
         let filters = Rc::clone(&self.filters);
-        let first = self.replaced_at.unwrap_or(self.entered);
+        let first = self.deciding.map_or(self.entered, |filters| filters.get() - 1);
         for (place, entry) in filters.iter().enumerate().take(first).rev() {
             let FilterEntry { name, filter, .. } = entry;
             // Should this filter replace the response, or take too long, those behind it see what comes of that.
-            self.replaced_at = Some(place);
+            self.deciding = NonZeroUsize::new(place + 1);
             let mut step = self.with_response(place, |cx, head| filter.response_head(cx, head));
             loop {
                 step = match step {
@@ -215,6 +244,12 @@ impl RequestTask {
                         self.manager.count_filter_reply(name);
                         return Ok(Some(reply));
                     }
+                    ResponseStep::Buffer(max, then) => {
+                        let asked = Buffering { place, name, max, then };
+                        // Boxed, as above.
+                        Box::pin(self.buffer_response(stream, &mut body, asked)).await?;
+                        break;
+                    }
                     ResponseStep::Wait(later) => {
                         let resume = self.await_filter(stream, name, later).await?;
                         self.with_response(place, resume)
@@ -222,7 +257,7 @@ impl RequestTask {
                 };
             }
         }
-        self.replaced_at = None;
+        self.deciding = None;
         Ok(None)
     }
 }

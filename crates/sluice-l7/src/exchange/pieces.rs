@@ -13,6 +13,7 @@ use sluice_core::{LocalFuture, Reason};
 use super::RequestTask;
 use super::deadlines::Deadline;
 use crate::filters::{BodyAccess, Cx, HttpFilter, PieceResume, PieceStep};
+use crate::head_pool::PooledHead;
 use crate::reply::Reply;
 
 /// A piece of a message that has passed the filters.
@@ -33,8 +34,17 @@ pub(super) trait PieceHooks {
     /// Bounds the time that a filter makes a piece wait.
     const DEADLINE: Deadline;
 
+    /// Whether filters see the request's head beside the message.
+    const SEES_REQUEST: bool;
+
+    /// The head of the message.
+    fn head(task: &mut RequestTask) -> &mut PooledHead;
+
     /// The piece that waits.
     fn waiting(task: &mut RequestTask) -> &mut Option<Box<PieceInFilters<Self::End>>>;
+
+    /// The number of filters that pieces pass: those that have seen the head.
+    fn reach(task: &RequestTask) -> usize;
 
     /// The index of the filter that comes after `passed` others, of `count` in all.
     fn index(passed: usize, count: usize) -> usize;
@@ -62,9 +72,18 @@ impl PieceHooks for RequestHooks {
     type End = Box<Reply>;
 
     const DEADLINE: Deadline = Deadline::RequestFilter;
+    const SEES_REQUEST: bool = false;
+
+    fn head(task: &mut RequestTask) -> &mut PooledHead {
+        &mut task.request
+    }
 
     fn waiting(task: &mut RequestTask) -> &mut Option<Box<PieceInFilters<Self::End>>> {
         &mut task.waiting_upload
+    }
+
+    fn reach(task: &RequestTask) -> usize {
+        task.entered
     }
 
     fn index(passed: usize, _count: usize) -> usize {
@@ -100,9 +119,19 @@ impl PieceHooks for ResponseHooks {
     type End = Reason;
 
     const DEADLINE: Deadline = Deadline::ResponseFilter;
+    const SEES_REQUEST: bool = true;
+
+    fn head(task: &mut RequestTask) -> &mut PooledHead {
+        &mut task.response
+    }
 
     fn waiting(task: &mut RequestTask) -> &mut Option<Box<PieceInFilters<Self::End>>> {
         &mut task.waiting_download
+    }
+
+    fn reach(task: &RequestTask) -> usize {
+        // A filter sees the body of a response on whose head it is deciding.
+        task.entered - task.deciding.map_or(0, |filters| filters.get() - 1)
     }
 
     fn index(passed: usize, count: usize) -> usize {
@@ -141,8 +170,8 @@ pub(super) enum PieceInFilters<E> {
         from: usize,
         walk: FilterWalk<Body, E>,
     },
-    /// Trailers.
-    Trailers { trailers: Box<Head>, walk: FilterWalk<Head, E> },
+    /// Trailers; `own` if the message has them, rather than the filters that may add some.
+    Trailers { trailers: Box<Head>, own: bool, walk: FilterWalk<Head, E> },
 }
 
 /// How far a piece has got.
@@ -163,46 +192,59 @@ impl<E> PieceInFilters<E> {
         Self::Data { body, last, trailers, from: 0, walk: FilterWalk::behind(0) }
     }
 
-    /// A whole body that has passed the filters before `from`.
+    /// A whole body that has passed `from` filters.
     pub(super) const fn buffered(body: Bytes, trailers: Option<Box<Head>>, from: usize) -> Self {
         let walk = FilterWalk::behind(from);
         Self::Data { body: Body::Shared(body), last: true, trailers, from, walk }
     }
 
-    const fn trailers(trailers: Box<Head>, from: usize) -> Self {
-        Self::Trailers { trailers, walk: FilterWalk::behind(from) }
+    const fn trailers(trailers: Box<Head>, own: bool, from: usize) -> Self {
+        Self::Trailers { trailers, own, walk: FilterWalk::behind(from) }
+    }
+
+    /// The number of filters that it has passed.
+    pub(super) const fn passed(&self) -> usize {
+        let (Self::Data { walk: FilterWalk { passed, .. }, .. }
+        | Self::Trailers { walk: FilterWalk { passed, .. }, .. }) = self;
+        *passed
     }
 
     /// The index of the filter that it has reached, of `count` in all.
     pub(super) fn place<D: PieceHooks>(&self, count: usize) -> usize {
-        let (Self::Data { walk: FilterWalk { passed, .. }, .. }
-        | Self::Trailers { walk: FilterWalk { passed, .. }, .. }) = self;
-        D::index(*passed, count)
+        D::index(self.passed(), count)
     }
 }
 
 impl RequestTask {
     /// What the filters do with the body of this direction.
     pub(super) fn body_access<D: PieceHooks>(&mut self) -> BodyAccess {
-        let entered = 0..self.entered;
-        let access = |place| self.with_filter(place, |filter, cx| D::access(filter, cx));
-        entered.map(access).max().unwrap_or(BodyAccess::None)
+        self.body_access_from::<D>(0)
     }
 
-    /// Whether a filter from `from` on sees the body of the request.
-    pub(super) fn is_seen_from(&mut self, from: usize) -> bool {
-        let behind = from..self.entered;
-        let access = |place| self.with_filter(place, |filter, cx| filter.request_body_access(cx));
-        behind.map(access).any(|access| access != BodyAccess::None)
+    /// What the filters do with the body of this direction, without the first `from` that it passes.
+    pub(super) fn body_access_from<D: PieceHooks>(&mut self, from: usize) -> BodyAccess {
+        let (reach, count) = (D::reach(self), self.entered);
+        let access = |passed| {
+            let place = D::index(passed, count);
+            self.with_filter(place, |filter, cx| D::access(filter, cx))
+        };
+        (from..reach).map(access).max().unwrap_or(BodyAccess::None)
     }
 
-    /// Removes the length from the head of a response if a filter may change the body, or `end` if it has none but says
-    /// how long it would be.
+    /// Removes the length from the head of a response if a filter may still change the body, or `end` if it has none but
+    /// says how long it would be.
     pub(super) fn repair_response_length(&mut self, end: bool) {
-        let described = self.method == Method::Head || self.response.status() == 304;
-        if (!end || described) && self.body_access::<ResponseHooks>() == BodyAccess::Edit {
+        let from = self.waiting_download.as_ref().map_or(0, |buffered| buffered.passed());
+        let removes = (!end || self.is_described())
+            && self.body_access_from::<ResponseHooks>(from) == BodyAccess::Edit;
+        if removes {
             self.response.remove(Known::ContentLength.text().as_bytes());
         }
+    }
+
+    /// Whether the response has no body, and its headers may describe one.
+    pub(super) fn is_described(&self) -> bool {
+        self.method == Method::Head || self.response.status() == 304
     }
 
     /// Whether a piece of this direction is still in the filters.
@@ -223,7 +265,7 @@ impl RequestTask {
             Frame::Trailers(trailers) if self.body_access::<D>() != BodyAccess::None => {
                 PieceInFilters::data(empty(), true, Some(trailers))
             }
-            Frame::Trailers(trailers) => PieceInFilters::trailers(trailers, 0),
+            Frame::Trailers(trailers) => PieceInFilters::trailers(trailers, true, 0),
             Frame::End if self.body_access::<D>() != BodyAccess::None => {
                 PieceInFilters::data(empty(), true, None)
             }
@@ -268,18 +310,59 @@ impl RequestTask {
         piece: PieceInFilters<D::End>,
     ) -> Poll<Result<Piece, D::End>> {
         Poll::Ready(Ok(match piece {
+            PieceInFilters::Trailers { trailers, own: false, .. } if trailers.is_empty() => {
+                self.manager.shared.head_pool.give(trailers);
+                Piece::End
+            }
             PieceInFilters::Trailers { trailers, .. } => Piece::Trailers(trailers),
             PieceInFilters::Data { body, trailers: Some(trailers), from, .. } => {
-                let trailers = PieceInFilters::trailers(trailers, from);
+                let trailers = PieceInFilters::trailers(trailers, true, from);
                 if body.is_empty() {
                     return self.poll_piece_in_filters::<D>(cx, trailers);
                 }
                 *D::waiting(self) = Some(Box::new(trailers));
                 Piece::Data(body, false)
             }
-            PieceInFilters::Data { body, last: true, .. } if body.is_empty() => Piece::End,
-            PieceInFilters::Data { body, last, .. } => Piece::Data(body, last),
+            PieceInFilters::Data { body, last: true, from, .. } => {
+                return self.poll_end::<D>(cx, body, from);
+            }
+            PieceInFilters::Data { body, last: false, .. } => Piece::Data(body, false),
         }))
+    }
+
+    /// Ends a message that has no trailers with the last piece of its body, unless filters behind the first `from` add
+    /// some.
+    fn poll_end<D: PieceHooks>(
+        &mut self,
+        cx: &mut Context<'_>,
+        body: Body,
+        from: usize,
+    ) -> Poll<Result<Piece, D::End>> {
+        let mut last = true;
+        if self.body_access_from::<D>(from) == BodyAccess::Edit {
+            let none = self.manager.shared.head_pool.take();
+            let mut trailers = PieceInFilters::trailers(none, false, from);
+            if self.poll_walk::<D>(cx, &mut trailers)?.is_pending() {
+                *D::waiting(self) = Some(Box::new(trailers));
+                if body.is_empty() {
+                    return Poll::Pending;
+                }
+                return Poll::Ready(Ok(Piece::Data(body, false)));
+            }
+            match trailers {
+                PieceInFilters::Trailers { trailers, .. } if trailers.is_empty() => {
+                    self.manager.shared.head_pool.give(trailers);
+                }
+                PieceInFilters::Trailers { trailers, .. } if body.is_empty() => {
+                    return Poll::Ready(Ok(Piece::Trailers(trailers)));
+                }
+                added => {
+                    *D::waiting(self) = Some(Box::new(added));
+                    last = false;
+                }
+            }
+        }
+        Poll::Ready(Ok(if last && body.is_empty() { Piece::End } else { Piece::Data(body, last) }))
     }
 
     fn poll_walk<D: PieceHooks>(
@@ -297,8 +380,15 @@ impl RequestTask {
                     }
                 })
             }
-            PieceInFilters::Trailers { trailers, walk } => {
-                self.poll_walk_of::<D, _>(cx, walk, trailers, D::trailers)
+            PieceInFilters::Trailers { trailers, own, walk } => {
+                let own = *own;
+                self.poll_walk_of::<D, _>(cx, walk, trailers, |filter, cx, trailers| {
+                    // Only a filter that edits the message may be the first to add some.
+                    if !own && trailers.is_empty() && D::access(filter, cx) != BodyAccess::Edit {
+                        return PieceStep::Continue;
+                    }
+                    D::trailers(filter, cx, trailers)
+                })
             }
         }
     }
@@ -310,7 +400,7 @@ impl RequestTask {
         piece: &mut T,
         hook: impl Fn(&dyn HttpFilter, &mut Cx<'_>, &mut T) -> PieceStep<T, D::End>,
     ) -> Result<Poll<()>, D::End> {
-        while walk.passed < self.entered {
+        while walk.passed < D::reach(self) {
             let place = D::index(walk.passed, self.entered);
             let step = match &mut walk.later {
                 None => self.with_filter(place, |filter, cx| hook(filter, cx, piece)),

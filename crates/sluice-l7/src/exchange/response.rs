@@ -14,6 +14,7 @@ use sluice_core::Moment;
 use super::attempt_error::AttemptError;
 use super::body::{FailedSide, late};
 use super::deadlines::Deadline;
+use super::response_buffering::ResponseBody;
 use super::upload::Upload;
 use super::{RequestTask, Stop};
 use crate::failed_attempt::{attempt_timed_out, failed_attempt};
@@ -147,7 +148,9 @@ impl RequestTask {
         }
         self.note_grpc_status_of_head();
         self.has_response = true;
-        let filtered = self.filter_response(down).await;
+        let body =
+            if tunnel { ResponseBody::Tunnel } else { ResponseBody::Endpoint(&mut up.stream) };
+        let filtered = self.filter_response(down, body).await;
         if let Some(stop) = filtered.map_or_else(Some, |reply| reply.map(Stop::Reply)) {
             up.stream.reset(true);
             return Err(stop);
@@ -158,7 +161,7 @@ impl RequestTask {
         }
         self.summary.status = self.response.status();
         self.advertise();
-        let end = !tunnel && up.stream.is_received();
+        let end = !tunnel && up.stream.is_received() && self.waiting_download.is_none();
         self.repair_response_length(end);
         let close = self.downstream.conn.is_finishing();
         let sent = down.send_head(&worker, &self.response, end, close);

@@ -15,12 +15,14 @@ use crate::routes::{RetryPlan, RetryWhen, RuleOptions, Timeouts};
 
 mod filters;
 mod grpc_calls;
+mod held;
 mod kit;
 mod pieces;
 mod reroute;
 mod side_calls;
 mod simulation;
 
+mod whole;
 const SECOND: Duration = Duration::from_secs(1);
 
 fn retrying(attempts: u32, when: RetryWhen) -> RuleOptions {

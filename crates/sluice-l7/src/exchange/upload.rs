@@ -175,11 +175,6 @@ impl Upload {
         self.progress = Progress::Sent;
     }
 
-    /// Notes trailers that were received and are not sent yet.
-    pub(super) fn set_trailers(&mut self, trailers: Box<Head>) {
-        self.trailers = Some(trailers);
-    }
-
     /// Notes that a piece was forwarded and not kept.
     pub(super) fn pass(&mut self) {
         if !self.is_tunnel() {
@@ -204,12 +199,13 @@ impl Upload {
         kept.sent = kept.pieces.len();
     }
 
-    /// Replaces everything received with `body`, the whole body that was buffered for a filter.
-    pub(super) fn buffered(&mut self, body: Bytes) {
-        if !body.is_empty() {
-            let bytes = body.len();
-            self.stored = Stored::Kept(Kept { pieces: vec![body], bytes, charge: None, sent: 0 });
-        }
+    /// Replaces everything received with a whole request that was buffered for a filter, counted by `charge`.
+    pub(super) fn buffered(&mut self, body: Bytes, trailers: Option<Box<Head>>, charge: Charge) {
+        let bytes = body.len();
+        let pieces = if body.is_empty() { Vec::new() } else { vec![body] };
+        self.stored = Stored::Kept(Kept { pieces, bytes, charge: Some(charge), sent: 0 });
+        self.trailers = trailers;
+        self.progress = Progress::Received;
         self.begin_attempt();
     }
 
@@ -249,6 +245,16 @@ mod tests {
         upload.allow_replay(keep_max);
         upload.begin_attempt();
         pieces.iter().for_each(|piece| upload.keep(&Bytes::from_static(piece), buffers));
+        upload
+    }
+
+    fn buffered(trailers: Option<Box<Head>>) -> Upload {
+        let mut charge = BufPool::new(8 << 10).charge();
+        charge.set(3).unwrap();
+        let mut upload = Upload::new(false);
+        upload.end_received();
+        upload.buffered(Bytes::from_static(b"all"), trailers, charge);
+        upload.check_invariants();
         upload
     }
 
@@ -329,9 +335,7 @@ mod tests {
 
     #[test]
     fn a_buffered_body_is_sent_as_one_piece_and_can_be_sent_again() {
-        let mut upload = Upload::new(false);
-        upload.end_received();
-        upload.buffered(Bytes::from_static(b"all"));
+        let mut upload = buffered(None);
         for _ in 0..2 {
             assert_eq!(upload.next(), send(b"all", true));
             upload.begin_attempt();
@@ -342,9 +346,8 @@ mod tests {
     fn a_buffered_body_is_taken_out_with_its_trailers() {
         let mut upload = Upload::new(false);
         assert!(upload.take_buffered().is_none(), "nothing was buffered");
-        upload.set_trailers(Box::default());
-        upload.end_received();
-        upload.buffered(Bytes::from_static(b"all"));
+        let mut upload = buffered(Some(Box::default()));
+        assert!(upload.is_received() && upload.trailers().is_some());
         let (body, trailers) = upload.take_buffered().unwrap();
         assert_eq!((&body[..], trailers.is_some()), (&b"all"[..], true));
         assert!(!upload.is_received() && upload.trailers().is_none());

@@ -5,7 +5,7 @@
 use sluice_codec::Head;
 use sluice_core::settings::Size;
 
-use super::{Cx, HeadStep, HttpFilter, OfSettings};
+use super::{Cx, HeadStep, HttpFilter, OfSettings, WholeStep};
 
 sluice_core::section! {
     /// Holds a request until its whole body has arrived. Requests to upgrade are not held.
@@ -21,11 +21,8 @@ impl OfSettings for Buffer {
 }
 
 impl HttpFilter for Buffer {
-    fn request_head(&self, _cx: &mut Cx<'_>, head: &mut Head) -> HeadStep {
-        // A tunnel has no end to wait for.
-        if head.upgrade().is_some() {
-            return HeadStep::Continue;
-        }
-        HeadStep::Buffer(usize::try_from(self.max.0).unwrap_or(usize::MAX))
+    fn request_head(&self, _cx: &mut Cx<'_>, _head: &mut Head) -> HeadStep {
+        let max = usize::try_from(self.max.0).unwrap_or(usize::MAX);
+        HeadStep::buffer(max, |_, _| WholeStep::Continue)
     }
 }

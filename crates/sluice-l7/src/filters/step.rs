@@ -6,6 +6,7 @@
 
 use std::fmt;
 
+use bytes::Bytes;
 use sluice_codec::{Body, Head};
 use sluice_core::{LocalFuture, Reason};
 
@@ -18,8 +19,9 @@ pub enum HeadStep {
     Continue,
     /// Respond with this; the request goes no further.
     Reply(Box<Reply>),
-    /// Continue when the whole body has arrived, or respond with 413 if it is larger than this many bytes.
-    Buffer(usize),
+    /// Receive the whole body first, and decide on the whole request then; respond with 413 if the body is larger than
+    /// this many bytes. Nothing is forwarded before.
+    Buffer(usize, WholeResume),
     /// Continue after something else has happened. Only this request waits.
     Wait(LocalFuture<HeadResume>),
 }
@@ -30,6 +32,9 @@ pub enum ResponseStep {
     Continue,
     /// Replace the response. The filters that have not seen it see the replacement.
     Reply(Box<Reply>),
+    /// Receive the whole body first, and decide on the whole response then; respond with 500 if the body is larger than
+    /// this many bytes. The client gets nothing before.
+    Buffer(usize, WholeResume),
     /// Continue after something else has happened. Only this response waits.
     Wait(LocalFuture<ResponseResume>),
 }
@@ -40,8 +45,29 @@ pub type HeadResume = Box<dyn FnOnce(&mut Cx<'_>, &mut Head) -> HeadStep>;
 /// As [`HeadResume`], for a response.
 pub type ResponseResume = Box<dyn FnOnce(&mut Cx<'_>, &mut Head) -> ResponseStep>;
 
-/// The decision on a piece of a message: a part of its body, or its trailers. The next piece is not read before this
-/// one has passed all filters.
+/// A message that was received completely before any of it was passed on. `content-length` is set to what the body has
+/// in the end, or removed if there are trailers.
+///
+/// A response to HEAD, and one with status 204 or 304, has neither body nor trailers, whatever is put here. The same is
+/// true of both sides of an upgrade and of CONNECT, unless the endpoint refuses it.
+#[derive(Debug)]
+pub struct WholeMessage {
+    /// The headers.
+    pub head: Box<Head>,
+    /// The body.
+    pub body: Bytes,
+    /// The trailers, if there are any; set them to add some.
+    pub trailers: Option<Box<Head>>,
+}
+
+/// The decision on a whole message.
+pub type WholeStep = PieceStep<WholeMessage, Box<Reply>>;
+
+/// As [`HeadResume`], for a whole message.
+pub type WholeResume = PieceResume<WholeMessage, Box<Reply>>;
+
+/// The decision on a piece of a message: a part of its body, its trailers, or all of it. The next piece is not read
+/// before this one has passed all filters.
 pub enum PieceStep<T, E> {
     /// The piece continues.
     Continue,
@@ -61,13 +87,22 @@ pub type BodyStep = PieceStep<Body, Box<Reply>>;
 /// The decision on the trailers of a request.
 pub type TrailersStep = PieceStep<Head, Box<Reply>>;
 
-/// The decision on a piece of the body of a response, whose headers have been sent: it can only be cut off.
+/// The decision on a piece of the body of a response. Its headers have been sent, so that it can only be cut off; a
+/// filter that may have to replace it returns [`ResponseStep::Buffer`] before.
 pub type ResponseBodyStep = PieceStep<Body, Reason>;
 
 /// The decision on the trailers of a response.
 pub type ResponseTrailersStep = PieceStep<Head, Reason>;
 
 impl HeadStep {
+    /// Makes a step that receives the whole body, of at most `max` bytes; `then` decides on the whole request.
+    pub fn buffer(
+        max: usize,
+        then: impl FnOnce(&mut Cx<'_>, &mut WholeMessage) -> WholeStep + 'static,
+    ) -> Self {
+        Self::Buffer(max, Box::new(then))
+    }
+
     /// Makes a step that waits; `later` returns what is done with the head then.
     pub fn wait<R>(later: impl Future<Output = R> + 'static) -> Self
     where
@@ -107,6 +142,14 @@ impl<T: 'static, E: 'static> PieceStep<T, E> {
 }
 
 impl ResponseStep {
+    /// Makes a step that receives the whole body, of at most `max` bytes; `then` decides on the whole response.
+    pub fn buffer(
+        max: usize,
+        then: impl FnOnce(&mut Cx<'_>, &mut WholeMessage) -> WholeStep + 'static,
+    ) -> Self {
+        Self::Buffer(max, Box::new(then))
+    }
+
     /// Makes a step that waits; `later` returns what is done with the head then.
     pub fn wait<R>(later: impl Future<Output = R> + 'static) -> Self
     where
@@ -126,7 +169,7 @@ impl fmt::Debug for HeadStep {
         match self {
             Self::Continue => f.write_str("Continue"),
             Self::Reply(reply) => write!(f, "Reply({})", reply.status),
-            Self::Buffer(max) => write!(f, "Buffer({max})"),
+            Self::Buffer(max, _) => write!(f, "Buffer({max})"),
             Self::Wait(_) => f.write_str("Wait"),
         }
     }
@@ -137,6 +180,7 @@ impl fmt::Debug for ResponseStep {
         match self {
             Self::Continue => f.write_str("Continue"),
             Self::Reply(reply) => write!(f, "Reply({})", reply.status),
+            Self::Buffer(max, _) => write!(f, "Buffer({max})"),
             Self::Wait(_) => f.write_str("Wait"),
         }
     }

@@ -1,4 +1,5 @@
-//! Filters with behaviour that none of Sluice's own has: an HTTP filter that denies or panics, one that asks a cluster,
+//! Filters with behaviour that none of Sluice's own has: an HTTP filter that denies, panics or receives
+//! responses whole, one that asks a cluster,
 //! and a connection filter that waits.
 
 use std::process::ExitCode;
@@ -9,14 +10,16 @@ use std::time::Duration;
 use sluice_codec::Head;
 use sluice_core::{ConnInfo, LocalFuture, Name, Node, Reason, Setting, Shape, Spanned, Verdict};
 use sluice_io::{Admit, ByteFilter, ByteStep, ConnectionFilter, ConnectionFilterPlan, WorkerCx};
-use sluice_l7::filters::{CheckContext, Cx, FilterFactory, HeadStep, HttpFilter, HttpFilterPlan};
+use sluice_l7::filters::{
+    CheckContext, Cx, FilterFactory, HeadStep, HttpFilter, HttpFilterPlan, ResponseStep, WholeStep,
+};
 use sluice_l7::{Reply, SideRequest};
 use sluice_upstream::Cluster;
 
 sluice_core::section! {
     /// Misbehaves on purpose.
     pub(crate) struct Misbehave {
-        /// `deny` or `panic`.
+        /// `deny`, `panic`, or `hold`, which receives responses whole.
         pub how: String = "deny",
     }
 }
@@ -51,19 +54,30 @@ struct Plan(Misbehave);
 
 impl HttpFilterPlan for Plan {
     fn on_worker(&self, _worker: &Rc<WorkerCx>, _owner: &str) -> Rc<dyn HttpFilter> {
-        Rc::new(Filter { panics: self.0.how == "panic" })
+        Rc::new(Filter { panics: self.0.how == "panic", holds: self.0.how == "hold" })
     }
 }
 
 #[derive(Debug)]
 struct Filter {
     panics: bool,
+    holds: bool,
 }
 
 impl HttpFilter for Filter {
     fn request_head(&self, _cx: &mut Cx<'_>, _head: &mut Head) -> HeadStep {
         assert!(!self.panics, "a defect that a test asked for");
+        if self.holds {
+            return HeadStep::Continue;
+        }
         HeadStep::reply(Reply::new(403, sluice_l7::reasons::DENIED, "misbehave", "not today\n"))
+    }
+
+    fn response_head(&self, _cx: &mut Cx<'_>, _head: &mut Head) -> ResponseStep {
+        if !self.holds {
+            return ResponseStep::Continue;
+        }
+        ResponseStep::buffer(16, |_, _| WholeStep::Continue)
     }
 }
 

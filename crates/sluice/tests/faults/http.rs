@@ -99,6 +99,11 @@ pub(crate) const CASES: &[Fault] = &[
     },
     Fault { name: "No rule matches a request", reason: "route.unmatched", inject: no_route },
     Fault { name: "A filter refuses a request", reason: "http.denied", inject: denied },
+    Fault {
+        name: "A response is larger than the filter that receives it whole allows",
+        reason: "http.response_too_large",
+        inject: too_large_to_hold,
+    },
     Fault { name: "A call of gRPC finds no endpoint", reason: "upstream.refused", inject: grpc },
 ];
 
@@ -194,6 +199,16 @@ fn denied() -> Seen {
     let sluice = kit.start(&web_with(http, &[origin.addr().to_string()], "", ""));
     let heard = send(&sluice, "GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     Seen::request(&sluice, "http.denied").heard(heard).at("\"all\"").at("misbehave")
+}
+
+fn too_large_to_hold() -> Seen {
+    let origin = Origin::start("a");
+    let kit = Sluice::with_binary(std::env::current_exe().unwrap()).workers(1);
+    let http = ", filters: [{ misbehave: { how: hold } }]";
+    let sluice = kit.start(&web_with(http, &[origin.addr().to_string()], "", ""));
+    let heard = send(&sluice, "GET /bytes/17 HTTP/1.1\r\nHost: a\r\n\r\n");
+    let seen = Seen::request(&sluice, "http.response_too_large").heard(heard);
+    seen.endpoint(origin.addr()).at("misbehave")
 }
 
 fn grpc() -> Seen {

@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use sluice_testkit::frames::{Frame, PREFACE, block, flag, frame, kind};
 use sluice_testkit::origin::Client;
 use sluice_testkit::peers::{Server, reset_on_close};
-use sluice_testkit::{Origin, wait};
+use sluice_testkit::{Origin, Sluice, wait};
 
 use crate::kit::{Fault, Seen, ask, nobody, start, told, web, web_with};
 
@@ -35,6 +35,11 @@ pub(crate) const CASES: &[Fault] = &[
         name: "The endpoint resets in the middle of a body",
         reason: "upstream.cut",
         inject: || after_head(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nonly this", true),
+    },
+    Fault {
+        name: "The endpoint closes in the middle of a body that a filter holds",
+        reason: "upstream.cut",
+        inject: while_held,
     },
     Fault {
         name: "The endpoint responds with something that is not HTTP",
@@ -210,6 +215,16 @@ fn responding_with(bytes: Vec<u8>, reason: &str) -> Seen {
     let sluice = start(&web(&[server.addr().to_string()], "", ""));
     let heard = ask(&sluice);
     Seen::request(&sluice, reason).heard(heard).endpoint(server.addr())
+}
+
+/// The response ends early, and none of it has been sent to the client.
+fn while_held() -> Seen {
+    let server = answering(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nonly".to_vec(), false);
+    let kit = Sluice::with_binary(std::env::current_exe().unwrap()).workers(1);
+    let http = ", filters: [{ misbehave: { how: hold } }]";
+    let sluice = kit.start(&web_with(http, &[server.addr().to_string()], "", ""));
+    let heard = ask(&sluice);
+    Seen::request(&sluice, "upstream.cut").heard(heard).endpoint(server.addr())
 }
 
 /// The response begins, and the client sends more once it has the beginning; with `reset` the endpoint then resets.

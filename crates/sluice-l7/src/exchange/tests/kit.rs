@@ -45,7 +45,7 @@ use crate::routes::{
 pub(super) type OwnHooks = (usize, Option<Hooks>);
 
 /// The names of filters, by their places in the chain.
-pub(super) const NAMES: [&str; 4] = ["hooks", "second", "third", "fourth"];
+pub(super) const NAMES: [&str; 5] = ["hooks", "second", "third", "fourth", "fifth"];
 
 /// How long a client may pause while sending its body.
 pub(super) const BODY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -297,6 +297,23 @@ impl Bench {
     /// Makes the next attempt wait for a connection forever.
     pub(super) fn never_connects(&self) {
         self.pool.scripted.borrow_mut().push_back(ScriptedConnect::Never);
+    }
+
+    /// The bytes of the future that serves a request.
+    pub(super) fn future_size(&self) -> usize {
+        let peer = Peer::Ip(([198, 51, 100, 7], 4711).into());
+        let info = ConnInfo::new(1, "web".into(), peer, peer, self.worker.now());
+        let downstream = DownstreamConn::new(Conn::enter(&self.worker, info));
+        let stream = HttpStream::Scripted(Box::new(ScriptedPeer::client(true).stream(false)));
+        let manager = Rc::clone(&self.manager);
+        let request = Box::new(get());
+        size_of_val(&super::super::run(super::super::Exchange {
+            manager,
+            downstream,
+            stream,
+            request,
+            timer: None,
+        }))
     }
 
     /// Serves a request until it ends or waits for something.

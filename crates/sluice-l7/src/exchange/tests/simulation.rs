@@ -12,7 +12,9 @@ use sluice_codec::{Body, ErrorKind, Head};
 use sluice_upstream::reasons as upstream_reasons;
 
 use super::kit::{Bench, Hooks, Running, get, is_reset, post};
-use crate::filters::{BodyAccess, Cx, PieceStep};
+use crate::filters::{BodyAccess, Cx, HeadStep, PieceStep, ResponseStep, WholeMessage, WholeStep};
+use crate::reasons;
+use crate::reply::Reply;
 use crate::routes::{RetryPlan, RetryWhen, RuleOptions, Timeouts};
 
 const SEEDS: u64 = 2000;
@@ -75,9 +77,30 @@ fn delayed<E: 'static>(turns: usize) -> PieceStep<Body, E> {
     })
 }
 
+/// A filter that receives messages whole, replaces some of them, and waits with others.
+const HOLDS: Hooks = Hooks {
+    request: |_, _| HeadStep::buffer(100, |_, whole| decided(whole)),
+    response: |_, _| ResponseStep::buffer(30, |_, whole| decided(whole)),
+    ..Hooks::NONE
+};
+
+fn decided(whole: &WholeMessage) -> WholeStep {
+    match whole.body.len() % 5 {
+        0 | 1 => WholeStep::Continue,
+        2 => WholeStep::reply(Reply::new(451, reasons::DENIED, "withheld", "")),
+        turns => WholeStep::wait(async move {
+            for _ in 0..turns {
+                tokio::task::yield_now().await;
+            }
+            |_: &mut Cx<'_>, _: &mut WholeMessage| WholeStep::Continue
+        }),
+    }
+}
+
 fn run(rng: &mut Rng) {
-    let filters = if rng.bool() { &[DELAYS, DELAYS][..] } else { &[] };
-    let bench = Bench::with_filters(options(rng), filters);
+    let filters: [&[Hooks]; 4] =
+        [&[], &[DELAYS, DELAYS], &[HOLDS, DELAYS], &[DELAYS, HOLDS, DELAYS, HOLDS]];
+    let bench = Bench::with_filters(options(rng), filters[rng.usize(..filters.len())]);
     let mut endpoints = Vec::new();
     for _ in 0..8 {
         match rng.u32(0..6) {
@@ -124,6 +147,8 @@ fn run(rng: &mut Rng) {
     request.go_on();
     assert!(!request.is_waiting(), "it outlives its client");
     check(&request, &endpoints, &upload);
+    drop(request);
+    assert_eq!(bench.worker.buffers.bytes_out(), 0, "nothing is held any more");
     for endpoint in &endpoints {
         let sent = endpoint.peer.sent();
         let used = !sent.is_empty();
