@@ -125,13 +125,14 @@ pub(crate) fn timed_out(name: &str, bound: Option<Duration>) -> FailedAttempt {
     }
 }
 
-pub(crate) fn attempt_timed_out(bound: Option<Duration>) -> FailedAttempt {
+/// The failure of an attempt that took longer than `name`, such as `timeout.per_try`.
+pub(crate) fn attempt_timed_out(name: &str, bound: Option<Duration>) -> FailedAttempt {
     FailedAttempt {
         why: reasons::TRY_TIMEOUT,
         status: 504,
         details: "upstream_per_try_timeout",
         text: "upstream request timeout",
-        said: FailureDetail { errno: None, detail: Some(late("timeout.per_try", bound)) },
+        said: FailureDetail { errno: None, detail: Some(late(name, bound)) },
         cause: Cause::TryTimeout,
     }
 }

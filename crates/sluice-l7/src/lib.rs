@@ -37,8 +37,9 @@ pub mod worker;
 pub use filters::HttpFilters;
 pub use plan::HttpPlan;
 pub use reply::Reply;
-pub use routes::{RouteCell, RouteTable};
+pub use routes::{RetryPlan, RetryWhen, RouteCell, RouteTable};
 pub use runtime::Runtime;
 pub use side_calls::{
-    GrpcCallError, GrpcStream, SideCallError, SideCalls, SideRequest, SideResponse,
+    GrpcCallError, GrpcMethod, GrpcRequest, GrpcStream, MetadataError, SideCallError, SideCalls,
+    SideRequest, SideResponse,
 };

@@ -62,7 +62,7 @@ sluice_telemetry::operators! {
     TLS_CIPHER = "DOWNSTREAM_TLS_CIPHER", "The cipher suite, if TLS was terminated.";
     CLIENT_SUBJECT = "DOWNSTREAM_PEER_SUBJECT", "The subject of the client's certificate.";
     TRACE_ID = "TRACE_ID", "The trace ID in `traceparent`.";
-    SIDE_CALLS = "SIDE_CALLS", "Every request that a filter sent to a cluster, with the status or failure and the time it took.";
+    SIDE_CALLS = "SIDE_CALLS", "Every request that a filter sent to a cluster, with the status or failure, the time it took, and the number of attempts if there were several.";
     VALUE = "VALUE"("NAME", values::check_name), "A value that a filter shared, by its name: of the request or, if it has none, of its connection.";
 }
 
@@ -158,16 +158,25 @@ pub struct SideCallRecord {
     pub end: Option<Result<u16, Box<str>>>,
     /// How long it lasted.
     pub took: Duration,
+    /// The number of attempts.
+    pub attempts: u32,
 }
 
 impl std::fmt::Display for SideCallRecord {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { cluster, end, took } = self;
+        let Self { cluster, end, took, attempts } = self;
         let ms = took.as_millis();
         match end {
             Some(Ok(status)) => write!(f, "{cluster} {status} in {ms} ms"),
-            Some(Err(failure)) => write!(f, "{cluster} failed in {ms} ms: {failure}"),
+            Some(Err(_)) => write!(f, "{cluster} failed in {ms} ms"),
             None => write!(f, "{cluster} dropped after {ms} ms"),
+        }?;
+        if *attempts > 1 {
+            write!(f, " and {attempts} attempts")?;
+        }
+        match end {
+            Some(Err(failure)) => write!(f, ": {failure}"),
+            _ => Ok(()),
         }
     }
 }

@@ -62,7 +62,7 @@ pub struct RetryWhen {
     pub per_try_timeout: bool,
     /// 409.
     pub conflict: bool,
-    /// gRPC statuses in a response without a body, as bits.
+    /// gRPC statuses, as bits: in a response without a body, and in any response to a call of a filter.
     pub grpc: u32,
 }
 

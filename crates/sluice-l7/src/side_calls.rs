@@ -4,13 +4,12 @@
 //! a filter calls. Keeps: a call uses the pools of its worker, as any request does, and passes no filters on its way; it
 //! ends before its caller's own deadline; calls within calls end at the second.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use sluice_codec::grpc::show_timeout;
 use sluice_codec::{Head, Known};
 use sluice_core::limits::Limit;
 use sluice_core::{LocalFuture, Moment, Reason};
@@ -24,15 +23,19 @@ use crate::hop_count::HopCount;
 use crate::pools::ClusterPool;
 use crate::reasons;
 use crate::record::SideCallRecord;
+use crate::retry::RetryPlan;
 use crate::worker::HttpWorker;
 
 mod attempt;
+mod attempts;
 mod grpc;
 mod grpc_stream;
+mod method;
 mod permits;
 
 pub use self::grpc::GrpcCallError;
 pub use self::grpc_stream::GrpcStream;
+pub use self::method::{GrpcMethod, GrpcRequest, MetadataError};
 
 /// The side calls of one request or connection.
 #[derive(Clone, Debug)]
@@ -54,6 +57,11 @@ pub struct SideRequest {
     head: Head,
     body: Bytes,
     kind: CallKind,
+    retries: Option<Box<RetryPlan>>,
+    /// The time for the response headers of an attempt.
+    attempt_timeout: Option<Duration>,
+    /// When the call ends at the latest, once it is admitted.
+    by: Moment,
 }
 
 /// What a call needs of the connection.
@@ -102,7 +110,14 @@ impl SideRequest {
     /// A request without a body. Its host is that of the endpoint.
     pub fn new(method: &str, path: &str) -> Self {
         let head = Head::request(method, "http", "", path);
-        Self { head, body: Bytes::new(), kind: CallKind::Http }
+        Self {
+            head,
+            body: Bytes::new(),
+            kind: CallKind::Http,
+            retries: None,
+            attempt_timeout: None,
+            by: Moment::NEVER,
+        }
     }
 
     /// Adds a header.
@@ -125,6 +140,25 @@ impl SideRequest {
         self.body = body.into();
         let length = self.body.len().to_string();
         self.head.set(Known::ContentLength.text().as_bytes(), length.as_bytes());
+        self
+    }
+
+    /// Retries the call as a rule retries requests: for the failures and statuses that `plan` names, in as many attempts,
+    /// with its waits in between. Retries take part in the retry budget of the cluster (`limits.retries`), and none
+    /// begins that would not within the time of the call. What the last attempt ended with is the end of the call.
+    ///
+    /// A body that is larger than `body_max` is not sent again to an endpoint that may have seen it.
+    #[must_use]
+    pub fn retries(mut self, plan: RetryPlan) -> Self {
+        self.retries = Some(Box::new(plan));
+        self
+    }
+
+    /// Bounds the time from the request to the response headers in each attempt. A plan retries an attempt that is late
+    /// if it has `per_try_timeout`, `gateway_error` or `server_error`.
+    #[must_use]
+    pub const fn attempt_timeout(mut self, timeout: Duration) -> Self {
+        self.attempt_timeout = Some(timeout);
         self
     }
 }
@@ -151,7 +185,7 @@ impl SideCalls {
     /// the time of the calling filter is over. Dropping the future cancels the call.
     ///
     /// Attempts that an endpoint cannot have seen are repeated as often as `connect_attempts` of the cluster allows, and
-    /// idempotent requests on stale connections; nothing else is.
+    /// idempotent requests on stale connections; anything else only as [`SideRequest::retries`] says.
     ///
     /// # Errors
     /// Why there is no response. A response with an error status is a response.
@@ -164,7 +198,7 @@ impl SideCalls {
         let (calls, cluster) = (self.clone(), Arc::clone(cluster));
         Box::pin(async move {
             let mut call = calls.begin(&cluster);
-            let ended = calls.run(&call.pool, request, by).await;
+            let ended = calls.run(&call, request, by).await;
             let status = |response: &SideResponse| response.head.status();
             call.end = Some(ended.as_ref().map(status).map_err(Clone::clone));
             ended
@@ -176,38 +210,35 @@ impl SideCalls {
         let worker = &self.worker;
         let pool = HttpWorker::of(worker).pools.to(cluster, worker);
         cluster.reserve_for_side_calls();
-        SideCallGuard { calls: self.clone(), pool, began: worker.now(), end: None }
+        let attempts = Cell::new(0);
+        SideCallGuard { calls: self.clone(), pool, began: worker.now(), attempts, end: None }
     }
 
     async fn run(
         &self,
-        pool: &Rc<ClusterPool>,
+        call: &SideCallGuard,
         mut request: SideRequest,
         by: Moment,
     ) -> Result<SideResponse, SideCallError> {
-        let (_permit, by) = self.admit(&mut request, by)?;
-        let began = self.worker.now();
-        let sending = self.send(pool, request);
+        let _permit = self.admit(&mut request, by)?;
+        let (began, by) = (self.worker.now(), request.by);
+        let sending = self.send(call, request);
         let sent = Timer::new(&self.worker.timers).until(by, sending).await;
         sent.unwrap_or_else(|_| Err(self.late(began)))
     }
 
-    /// Admits a call, and returns until when it may last.
+    /// Admits a call, and bounds it by the time of its caller.
     fn admit(
         &self,
         request: &mut SideRequest,
         by: Moment,
-    ) -> Result<(SideCallPermit, Moment), SideCallError> {
+    ) -> Result<SideCallPermit, SideCallError> {
         let worker = &self.worker;
         let permit = SideCallPermits::enter(worker, self.hops.side_calls)?;
         let now = worker.now();
         let wait = Duration::from_secs(worker.limits.get(Limit::FilterWait));
-        let by = by.min(before(self.by.min(now.after(wait)), now));
-        if request.kind == CallKind::Grpc {
-            let name = Known::GrpcTimeout.text().as_bytes();
-            request.head.set(name, show_timeout(by.since(now)).as_bytes());
-        }
-        Ok((permit, by))
+        request.by = by.min(before(self.by.min(now.after(wait)), now));
+        Ok(permit)
     }
 
     /// The error of a call that began at `began` and is out of time.
@@ -230,6 +261,8 @@ struct SideCallGuard {
     calls: SideCalls,
     pool: Rc<ClusterPool>,
     began: Moment,
+    /// The attempts so far.
+    attempts: Cell<u32>,
     /// The status or error; `None` until it has ended.
     end: Option<Result<u16, SideCallError>>,
 }
@@ -244,8 +277,9 @@ impl Drop for SideCallGuard {
             None => "dropped",
         };
         self.pool.counters.count_side_call(worker, cluster, result, took);
+        let attempts = self.attempts.get();
         let end = self.end.take().map(|end| end.map_err(|error| error.to_string().into()));
-        let record = SideCallRecord { cluster: Arc::clone(cluster), end, took };
+        let record = SideCallRecord { cluster: Arc::clone(cluster), end, took, attempts };
         self.calls.log.borrow_mut().push(record);
     }
 }

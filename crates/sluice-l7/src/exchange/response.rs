@@ -106,7 +106,9 @@ impl RequestTask {
     fn no_response_by(&mut self, deadline: Deadline) -> AttemptError {
         match deadline {
             Deadline::Body => Stop::Downstream(late()).into(),
-            Deadline::Attempt => attempt_timed_out(self.deadlines.timeout(deadline)).into(),
+            Deadline::Attempt => {
+                attempt_timed_out("timeout.per_try", self.deadlines.timeout(deadline)).into()
+            }
             Deadline::RequestFilter | Deadline::ResponseFilter => {
                 self.filter_timed_out(deadline).into()
             }

@@ -19,10 +19,11 @@ mod held;
 mod kit;
 mod pieces;
 mod reroute;
+mod side_call_retries;
 mod side_calls;
 mod simulation;
-
 mod whole;
+
 const SECOND: Duration = Duration::from_secs(1);
 
 fn retrying(attempts: u32, when: RetryWhen) -> RuleOptions {

@@ -27,6 +27,12 @@ impl ClusterPool {
         self.retries.set(self.retries.get() + 1);
         Some(InFlightGuard { pool: Rc::clone(self), retry: true })
     }
+
+    /// The requests and the retries in flight.
+    #[cfg(test)]
+    pub(crate) const fn in_flight(&self) -> (u64, u64) {
+        (self.requests.get(), self.retries.get())
+    }
 }
 
 /// A request or retry in flight; uncounted on drop.

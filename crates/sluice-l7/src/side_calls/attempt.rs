@@ -1,7 +1,7 @@
-//! The attempts of a side call.
+//! An attempt of a side call.
 //!
-//! Owns: picking endpoints, sending the request, receiving the response. Refuses to know: deadlines; dropping the future ends
-//! the attempt. Keeps: an attempt is judged and counted as one of any request is; a connection returns to its pool only
+//! Owns: sending the request, receiving the response. Refuses to know: the deadline of the call; dropping the future
+//! ends the attempt. Keeps: an attempt is judged and counted as one of any request is; a connection returns to its pool only
 //! between two messages.
 
 use std::future::poll_fn;
@@ -11,27 +11,28 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use bytes::{Bytes, BytesMut};
+use sluice_codec::grpc::{show_timeout, status_number};
 use sluice_codec::h1::stream::H1Options;
-use sluice_codec::{Body, ErrorKind, Frame, Head, HttpError, HttpStream, Version};
-use sluice_core::connection::Attempt;
+use sluice_codec::{Body, ErrorKind, Frame, Head, HttpError, HttpStream, Known, Version};
 use sluice_core::limits::Limit;
 use sluice_io::buffers::SCRATCH;
+use sluice_io::timers::Timer;
 use sluice_upstream::EndpointState;
 use sluice_upstream::cluster::{RequestClaim, TrafficClass};
 use sluice_upstream::hops::Looped;
 use sluice_upstream::plan::{HttpVersion, OnRemoved};
 use sluice_upstream::reasons as upstream_reasons;
 
-use super::{CallKind, SideCallError, SideCalls, SideRequest, SideResponse};
+use super::{CallKind, SideCallError, SideCallGuard, SideCalls, SideRequest, SideResponse};
 use crate::attempts::AttemptGuard;
 use crate::errors::Cause;
 use crate::failed_attempt::{
-    FailedAttempt, FailureDetail, endpoint_left, failed_attempt, no_endpoint, not_reached,
+    FailedAttempt, FailureDetail, attempt_timed_out, endpoint_left, failed_attempt, not_reached,
 };
 use crate::hop_count::HopCount;
 use crate::pools::{ClusterPool, PooledConn};
 use crate::reasons;
-use crate::retry::{Attempts, Decision, RetryPlan, Terms};
+use crate::retry::{self, RetryPlan};
 use crate::upstream_stream::{SentRequest, UpstreamStream, send_on_h1, version_of};
 use crate::worker::HttpWorker;
 
@@ -42,64 +43,13 @@ impl SideCalls {
     /// Sends the request, in as many attempts as are needed and allowed.
     pub(super) async fn send(
         &self,
-        pool: &Rc<ClusterPool>,
+        call: &SideCallGuard,
         request: SideRequest,
     ) -> Result<SideResponse, SideCallError> {
-        let is_idempotent = request.head.method().is_idempotent();
         let attempt = async |endpoint: Arc<EndpointState>, _claim: RequestClaim| {
-            self.attempt(pool, &endpoint, &request).await
+            self.attempt(&call.pool, &endpoint, &request).await
         };
-        self.in_attempts(pool, is_idempotent, attempt).await
-    }
-
-    /// Calls `attempt` until it succeeds or may not be repeated.
-    pub(super) async fn in_attempts<T>(
-        &self,
-        pool: &Rc<ClusterPool>,
-        is_idempotent: bool,
-        attempt: impl AsyncFn(Arc<EndpointState>, RequestClaim) -> Result<T, FailedAttempt>,
-    ) -> Result<T, SideCallError> {
-        let (mut attempts, plan) = (Attempts::default(), RetryPlan::default());
-        loop {
-            let (failed, endpoint) = match self.pick(pool, &mut attempts) {
-                Err(failed) => (failed, None),
-                Ok((endpoint, claim)) => match attempt(Arc::clone(&endpoint), claim).await {
-                    Ok(succeeded) => return Ok(succeeded),
-                    Err(failed) => (failed, Some(endpoint)),
-                },
-            };
-            let terms = Terms {
-                plan: &plan,
-                connect_attempts: pool.handle.cluster.peek_plan().connect_attempts,
-                is_idempotent,
-                is_possible: true,
-            };
-            if attempts.decide(failed.cause, terms) == Decision::Free {
-                attempts.endpoints.extend(endpoint.map(|endpoint| Arc::clone(&endpoint.name)));
-                continue;
-            }
-            return Err(failure(failed, endpoint.as_deref()));
-        }
-    }
-
-    /// Picks the endpoint of the next attempt, preferably one that has not failed.
-    fn pick(
-        &self,
-        pool: &ClusterPool,
-        attempts: &mut Attempts,
-    ) -> Result<(Arc<EndpointState>, RequestClaim), FailedAttempt> {
-        let (handle, failed) = (&pool.handle, &mut attempts.endpoints);
-        let pick = |failed: &[Arc<str>]| {
-            handle.pick_for_request(&self.worker, TrafficClass::SideCall, None, failed)
-        };
-        let picked = match pick(failed) {
-            Err(_) if !failed.is_empty() => {
-                failed.clear();
-                pick(&[])
-            }
-            picked => picked,
-        };
-        picked.map_err(|why| no_endpoint(why, handle.cluster.shortage(why)))
+        self.in_attempts(call, &request, attempt, is_retried).await
     }
 
     async fn attempt(
@@ -135,7 +85,7 @@ impl SideCalls {
     ) -> Result<SideResponse, FailedAttempt> {
         let mut up = self.connect(pool, endpoint, request).await?;
         let mut response = Head::default();
-        let received = self.await_head(&mut up, request.body.clone(), &mut response).await;
+        let received = self.await_head_in_time(&mut up, request, &mut response).await;
         self.note(pool, &mut up, received.as_ref().map(|()| response.status()));
         received?;
         match self.receive(&mut up.stream, response).await {
@@ -239,6 +189,10 @@ impl SideCalls {
         request: &SideRequest,
     ) -> Result<Head, FailedAttempt> {
         let mut head = request.head.clone();
+        if request.kind == CallKind::Grpc {
+            let left = show_timeout(request.by.since(self.worker.now()));
+            head.append_known(Known::GrpcTimeout, left.as_bytes());
+        }
         let plan = pool.handle.cluster.peek_plan();
         if plan.tls.is_some() || plan.protocol == HttpVersion::Http3 {
             head.set_scheme(b"https");
@@ -259,6 +213,20 @@ impl SideCalls {
             here.next(max).ok_or_else(looped)?.write(&mut head);
         }
         Ok(head)
+    }
+
+    /// Waits for the response headers, for the time that an attempt has.
+    async fn await_head_in_time(
+        &self,
+        up: &mut UpstreamStream,
+        request: &SideRequest,
+        response: &mut Head,
+    ) -> Result<(), FailedAttempt> {
+        let awaiting = self.await_head(up, request.body.clone(), response);
+        let Some(timeout) = request.attempt_timeout else { return awaiting.await };
+        let by = self.worker.now().after(timeout);
+        let awaited = Timer::new(&self.worker.timers).until(by, awaiting).await;
+        awaited.unwrap_or_else(|_| Err(attempt_timed_out("attempt_timeout", Some(timeout))))
     }
 
     /// Sends the body and waits for the response headers, which may come first.
@@ -343,6 +311,13 @@ impl SideCalls {
     }
 }
 
+/// Whether the plan of a call retries this response.
+fn is_retried(plan: &RetryPlan, response: &SideResponse) -> bool {
+    let trailers = response.trailers.as_deref().and_then(status_number);
+    let grpc_status = trailers.or_else(|| status_number(&response.head));
+    retry::covers(plan, response.head.status(), grpc_status)
+}
+
 fn final_failure(why: sluice_core::Reason, detail: Option<Box<str>>) -> FailedAttempt {
     let said = FailureDetail { errno: None, detail };
     FailedAttempt { why, status: 503, details: "", text: "", said, cause: Cause::Final }
@@ -355,14 +330,4 @@ pub(super) fn too_many_heads() -> HttpError {
 fn not_http2() -> FailedAttempt {
     let detail = "gRPC needs HTTP/2 (`protocol: http2`, or `auto` with TLS)";
     final_failure(reasons::SIDE_CALL_PROTOCOL, Some(detail.into()))
-}
-
-/// The error of a call whose last attempt failed at `endpoint`.
-pub(super) fn failure(failed: FailedAttempt, endpoint: Option<&EndpointState>) -> SideCallError {
-    let FailedAttempt { why, said: FailureDetail { errno, detail }, .. } = failed;
-    let detail = match endpoint {
-        None => detail,
-        Some(endpoint) => Attempt::failed(Arc::clone(&endpoint.name), why, errno, detail).cause(),
-    };
-    SideCallError { why, detail }
 }

@@ -13,7 +13,7 @@ use sluice_codec::grpc::{self, GrpcFault, GrpcFrames, GrpcStatus};
 use sluice_core::{LocalFuture, Moment, Reason};
 use sluice_upstream::Cluster;
 
-use super::{CallKind, SideCallError, SideCalls, SideRequest, SideResponse};
+use super::{GrpcRequest, SideCallError, SideCalls, SideResponse};
 use crate::reasons;
 
 /// Why a gRPC call did not return what its method returns.
@@ -64,40 +64,33 @@ impl From<SideCallError> for GrpcCallError {
 }
 
 impl SideCalls {
-    /// Calls a method (`/package.Service/Method`) that takes one message and returns one, in the time that
-    /// [`SideCalls::call`] has. Dropping the future cancels the call.
+    /// Calls a method that takes one message and returns one, in the time that [`SideCalls::call`] has: a path
+    /// (`/package.Service/Method`), a [`GrpcMethod`](super::GrpcMethod) with metadata, or a [`GrpcRequest`] with retries.
+    /// Dropping the future cancels the call.
     ///
     /// The cluster is called over HTTP/2: its `protocol` is `http2`, or `auto` and its endpoints choose HTTP/2. Attempts
-    /// that an endpoint cannot have seen are repeated as often as `connect_attempts` of the cluster allows; nothing else
-    /// is, whatever the status.
+    /// that an endpoint cannot have seen are repeated as often as `connect_attempts` of the cluster allows; anything
+    /// else only if the request has retries. Theirs may name gRPC statuses.
     ///
     /// # Errors
     /// Why the method returned nothing; a status other than OK is an error.
     pub fn call_grpc<Req: Message, Res: Message + Default>(
         &self,
         cluster: &Arc<Cluster>,
-        method: &str,
-        request: &Req,
+        method: impl Into<GrpcRequest>,
+        message: &Req,
         by: Moment,
     ) -> LocalFuture<Result<Res, GrpcCallError>> {
-        let request = SideRequest { body: framed(request), ..SideRequest::grpc(method) };
+        let request = method.into().into_request(framed(message));
         let (calls, cluster) = (self.clone(), Arc::clone(cluster));
         Box::pin(async move {
             let mut call = calls.begin(&cluster);
-            let response = calls.run(&call.pool, request, by).await;
+            let response = calls.run(&call, request, by).await;
             let returned = response.map_err(GrpcCallError::Call).and_then(|it| returned(&it));
             let ended = returned.as_ref().map(|_| 200);
             call.end = Some(ended.map_err(GrpcCallError::recorded));
             returned
         })
-    }
-}
-
-impl SideRequest {
-    /// The beginning of a call of a method.
-    pub(super) fn grpc(method: &str) -> Self {
-        let head = grpc::request_head("http", "", method);
-        Self { head, body: Bytes::new(), kind: CallKind::Grpc }
     }
 }
 

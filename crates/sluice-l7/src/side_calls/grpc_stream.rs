@@ -24,10 +24,11 @@ use sluice_io::timers::Timer;
 use sluice_upstream::cluster::RequestClaim;
 use sluice_upstream::{Cluster, EndpointState};
 
-use super::attempt::{RESPONSE_HEADS_MAX, failure, too_many_heads};
+use super::attempt::{RESPONSE_HEADS_MAX, too_many_heads};
+use super::attempts::failure;
 use super::grpc::framed;
 use super::permits::SideCallPermit;
-use super::{GrpcCallError, SideCallError, SideCallGuard, SideCalls, SideRequest};
+use super::{GrpcCallError, GrpcMethod, SideCallError, SideCallGuard, SideCalls, SideRequest};
 use crate::attempts::AttemptGuard;
 use crate::failed_attempt::{FailedAttempt, endpoint_left, failed_attempt};
 use crate::reasons;
@@ -46,18 +47,19 @@ impl<Req, Res> fmt::Debug for GrpcStream<Req, Res> {
 }
 
 impl SideCalls {
-    /// Opens a call of a method that takes or returns several messages, as [`SideCalls::call_grpc`] does otherwise. All
-    /// of it must be over in the time that [`SideCalls::call`] has.
+    /// Opens a call of a method that takes or returns several messages, as [`SideCalls::call_grpc`] does otherwise: a
+    /// path, or a [`GrpcMethod`] with metadata. All of it must be over in the time that [`SideCalls::call`] has. Once
+    /// opened, it is not repeated, since its messages are not kept.
     ///
     /// # Errors
     /// No connection could be used.
     pub fn open_grpc<Req: Message, Res: Message + Default>(
         &self,
         cluster: &Arc<Cluster>,
-        method: &str,
+        method: impl Into<GrpcMethod>,
         by: Moment,
     ) -> LocalFuture<Result<GrpcStream<Req, Res>, GrpcCallError>> {
-        let request = SideRequest::grpc(method);
+        let request = method.into().into_request();
         let (calls, cluster) = (self.clone(), Arc::clone(cluster));
         Box::pin(async move {
             let mut guard = calls.begin(&cluster);
@@ -77,8 +79,8 @@ impl SideCalls {
         mut request: SideRequest,
         by: Moment,
     ) -> Result<Opened, SideCallError> {
-        let (permit, by) = self.admit(&mut request, by)?;
-        let pool = &guard.pool;
+        let permit = self.admit(&mut request, by)?;
+        let (pool, by) = (&guard.pool, request.by);
         let open = async |endpoint: Arc<EndpointState>, claim: RequestClaim| {
             let attempt = self.enter_attempt(pool, &endpoint);
             let connecting = pin!(self.connect(pool, &endpoint, &request));
@@ -86,7 +88,7 @@ impl SideCalls {
             let up = up.unwrap_or_else(|| Err(endpoint_left()))?;
             Ok((up, attempt.map(Rc::new), claim))
         };
-        let opening = self.in_attempts(pool, false, open);
+        let opening = self.in_attempts(guard, &request, open, |_, _| false);
         let opened = Timer::new(&self.worker.timers).until(by, opening).await;
         let (up, attempt, claim) = opened.unwrap_or_else(|_| Err(self.late(guard.began)))?;
         Ok(Opened { up, attempt, _claim: claim, _permit: permit, by })

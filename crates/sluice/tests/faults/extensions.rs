@@ -136,7 +136,7 @@ impl AskPlan {
     fn ask(&self, cx: &mut Cx<'_>) -> LocalFuture<Option<Reason>> {
         let (calls, by) = (cx.side_calls(), cx.worker.now().after(self.timeout));
         if self.grpc {
-            let called = calls.call_grpc::<(), ()>(&self.cluster, &self.path, &(), by);
+            let called = calls.call_grpc::<(), ()>(&self.cluster, self.path.as_str(), &(), by);
             return Box::pin(async move { called.await.err().map(|error| error.why()) });
         }
         let called = calls.call(&self.cluster, SideRequest::new("GET", &self.path), by);

@@ -113,7 +113,10 @@ fn attempts_that_no_endpoint_can_have_seen_are_repeated_and_others_are_not() {
     let request = bench.serve(get(), true);
     request.check(503, upstream_reasons::REFUSED);
     assert!(pool.scripted.borrow().is_empty());
-    assert!(recorded(request.ended())[0].starts_with("auth failed in 0 ms: upstream.refused"));
+    assert!(
+        recorded(request.ended())[0]
+            .starts_with("auth failed in 0 ms and 3 attempts: upstream.refused")
+    );
 }
 
 #[test]
