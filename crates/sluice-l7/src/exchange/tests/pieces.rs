@@ -256,6 +256,66 @@ fn a_filter_may_refuse_a_body_and_cut_a_response_off() {
 }
 
 #[test]
+fn a_filter_may_refuse_trailers_at_once_or_later() {
+    const DENIES: fn() -> TrailersStep =
+        || TrailersStep::reply(Reply::new(403, reasons::DENIED, "refused", "no\n"));
+    let at_once = Hooks {
+        request_trailers: |_, _| DENIES(),
+        response_trailers: |_, _| ResponseTrailersStep::cut(reasons::DENIED),
+        ..Hooks::NONE
+    };
+    let later = Hooks {
+        request_trailers: |_, _| {
+            TrailersStep::wait(async { |_: &mut Cx<'_>, _: &mut Head| DENIES() })
+        },
+        response_trailers: |_, _| {
+            ResponseTrailersStep::wait(async {
+                |_: &mut Cx<'_>, _: &mut Head| ResponseTrailersStep::cut(reasons::DENIED)
+            })
+        },
+        ..Hooks::NONE
+    };
+    for hooks in [at_once, later] {
+        let bench = Bench::with_filters(RuleOptions::default(), &[hooks]);
+        let endpoint = bench.connects(false);
+        let mut request = bench.serve(post(), false);
+        request.client_does(data("x", false));
+        request.client_does(PeerEvent::Trailers(Head::default())).check(403, reasons::DENIED);
+        assert!(is_reset(&endpoint));
+
+        let endpoint = bench.connects(false);
+        let mut request = bench.serve(super::kit::get(), true);
+        request.after(&endpoint, response(200, false)).after(&endpoint, data("x", false));
+        request.after(&endpoint, PeerEvent::Trailers(Head::default()));
+        request.check(200, reasons::DENIED);
+        assert!(is_reset(&request.client) && request.client.body() == b"x");
+    }
+}
+
+#[test]
+fn what_a_filter_refuses_of_a_request_whose_response_has_begun_goes_nowhere() {
+    let refuses = Hooks {
+        access: BodyAccess::Read,
+        request_body: |_, body, _| {
+            if &body[..] == b"bad" {
+                return BodyStep::reply(Reply::new(403, reasons::DENIED, "refused", "no\n"));
+            }
+            BodyStep::Continue
+        },
+        ..Hooks::NONE
+    };
+    let bench = Bench::with_filters(RuleOptions::default(), &[refuses]);
+    let endpoint = bench.connects(false);
+    let mut request = bench.serve(post(), false);
+    request.client_does(data("good", false)).after(&endpoint, response(200, false));
+    request.client_does(data("bad", false)).client_does(data("more", true));
+    assert_eq!(endpoint.body(), b"good");
+    request.after(&endpoint, data("answer", true)).check(200, reasons::VIA_UPSTREAM);
+    assert_eq!(request.client.body(), b"answer");
+    assert!(is_reset(&endpoint), "it does not take a part for the whole");
+}
+
+#[test]
 fn a_retry_sends_the_body_as_the_filters_left_it() {
     let when = RetryWhen { reset: true, ..RetryWhen::default() };
     let retry = RetryPlan { attempts: 2, when, ..RetryPlan::default() };
