@@ -12,8 +12,8 @@ sluice_telemetry::metrics! {
     ENDPOINT_REQUESTS = "sluice_endpoint_requests_total", Counter, ["cluster", "endpoint", "class"], "Requests sent to an endpoint, by class of the response status; endpoints beyond the limit `endpoint_series` share `other`.";
     ENDPOINT_TIME = "sluice_endpoint_request_seconds", Histogram, ["cluster", "endpoint"], "Time from the first byte sent to an endpoint to its response headers; endpoints beyond the limit `endpoint_series` share `other`.";
     POOLED = "sluice_cluster_connections_reused_total", Counter, ["cluster"], "Requests sent over an existing connection.";
-    SIDE_CALLS = "sluice_cluster_side_calls_total", Counter, ["cluster", "result"], "Requests of filters to a cluster: `answered`, `dropped` because the client left first, or the reason for the failure.";
-    SIDE_CALL_TIME = "sluice_cluster_side_call_seconds", Histogram, ["cluster"], "Time from the request of a filter to the end of the response, or to the failure.";
+    SIDE_CALLS = "sluice_cluster_side_calls_total", Counter, ["cluster", "result"], "Requests of filters, and of the control thread, to a cluster: `answered`, `dropped` because the client left first, or the reason for the failure.";
+    SIDE_CALL_TIME = "sluice_cluster_side_call_seconds", Histogram, ["cluster"], "Time from the request of a filter or of the control thread to the end of the response, or to the failure.";
     FILTER_REPLIES = "sluice_http_filter_replies_total", Counter, ["listener", "filter"], "Requests that a filter replied to.";
     FAULTS = "sluice_http_protocol_errors_total", Counter, ["listener", "detail"], "Client messages that were refused, by what was wrong with them.";
 }

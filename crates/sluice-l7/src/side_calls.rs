@@ -1,7 +1,7 @@
-//! Side calls: requests that filters send to clusters before they decide.
+//! Side calls: requests that Sluice sends to clusters itself: filters before they decide, and the control thread.
 //!
 //! Owns: the handle that a filter calls with, its requests and responses, and the bounds on calls. Refuses to know: why
-//! a filter calls. Keeps: a call uses the pools of its worker, as any request does, and passes no filters on its way; it
+//! somebody calls. Keeps: a call uses the pools of its worker, as any request does, and passes no filters on its way; it
 //! ends before its caller's own deadline; calls within calls end at the second.
 
 use std::cell::{Cell, RefCell};
@@ -37,15 +37,16 @@ pub use self::grpc::GrpcCallError;
 pub use self::grpc_stream::GrpcStream;
 pub use self::method::{GrpcMethod, GrpcRequest, MetadataError};
 
-/// The side calls of one request or connection.
+/// The side calls of one request or connection, or of the control thread.
 #[derive(Clone, Debug)]
 pub struct SideCalls {
     worker: Rc<WorkerCx>,
     /// What the calling request has passed.
     hops: HopCount,
-    /// When the calling request ends at the latest.
-    by: Moment,
-    log: SideCallLog,
+    /// When the calling request ends at the latest; `None` if no filter calls.
+    by: Option<Moment>,
+    /// The calls of the request, for its record.
+    log: Option<SideCallLog>,
 }
 
 /// The calls that have ended and are not in the record of their request yet.
@@ -171,14 +172,21 @@ impl SideCalls {
         by: Moment,
         log: SideCallLog,
     ) -> Self {
-        Self { worker, hops, by, log }
+        Self { worker, hops, by: Some(by), log: Some(log) }
     }
 
     /// The calls of a connection filter. They are not part of a record, and a call that leads back to the listener of
     /// its connection is not recognised as a loop: it ends when the caller's time does.
     pub fn of_worker(worker: &Rc<WorkerCx>) -> Self {
-        let (hops, log) = (HopCount::default(), SideCallLog::default());
-        Self { worker: Rc::clone(worker), hops, by: Moment::NEVER, log }
+        let hops = HopCount::default();
+        Self { worker: Rc::clone(worker), hops, by: Some(Moment::NEVER), log: None }
+    }
+
+    /// The calls of the control thread, whose own worker this is. They last as long as each may, without regard to the
+    /// time of filters, and a stream may last for ever. Where one arrives at a listener of this process, it is a side
+    /// call like any other, so that filters there call at most once more on its behalf.
+    pub fn of_control(worker: &Rc<WorkerCx>) -> Self {
+        Self { worker: Rc::clone(worker), hops: HopCount::default(), by: None, log: None }
     }
 
     /// Sends a request to a cluster and receives the whole response, until `by` at the latest, or until shortly before
@@ -237,7 +245,8 @@ impl SideCalls {
         let permit = SideCallPermits::enter(worker, self.hops.side_calls)?;
         let now = worker.now();
         let wait = Duration::from_secs(worker.limits.get(Limit::FilterWait));
-        request.by = by.min(before(self.by.min(now.after(wait)), now));
+        request.by =
+            self.by.map_or(by, |of_caller| by.min(before(of_caller.min(now.after(wait)), now)));
         Ok(permit)
     }
 
@@ -277,10 +286,11 @@ impl Drop for SideCallGuard {
             None => "dropped",
         };
         self.pool.counters.count_side_call(worker, cluster, result, took);
+        let Some(log) = &self.calls.log else { return };
         let attempts = self.attempts.get();
         let end = self.end.take().map(|end| end.map_err(|error| error.to_string().into()));
         let record = SideCallRecord { cluster: Arc::clone(cluster), end, took, attempts };
-        self.calls.log.borrow_mut().push(record);
+        log.borrow_mut().push(record);
     }
 }
 

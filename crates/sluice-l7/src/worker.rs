@@ -1,8 +1,12 @@
 //! The state that the HTTP handlers of one worker share.
 
 use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
 
+use sluice_core::Name;
 use sluice_io::WorkerCx;
+use sluice_upstream::plan::OnRemoved;
 
 use crate::attempts::AttemptTable;
 use crate::head_pool::HeadPool;
@@ -26,5 +30,31 @@ impl HttpWorker {
     /// Returns the shared state of `worker`.
     pub fn of(worker: &WorkerCx) -> Rc<Self> {
         worker.local(Self::default)
+    }
+
+    /// Follows the removal of endpoints from a cluster: requests in flight to them are cancelled, at once or later, as
+    /// the cluster says.
+    pub fn endpoints_left(
+        self: &Rc<Self>,
+        worker: &WorkerCx,
+        cluster: &Name,
+        endpoints: &[Arc<str>],
+        policy: OnRemoved,
+    ) {
+        self.pools.forget_endpoints(cluster, endpoints);
+        let wait = match policy {
+            OnRemoved::Keep => return,
+            OnRemoved::Close => Duration::ZERO,
+            OnRemoved::Drain(wait) => wait,
+        };
+        // Later ones were sent to the remaining endpoints.
+        let (attempts, until) = (Rc::clone(&self.attempts), worker.now());
+        let (cluster, endpoints) = (Arc::clone(cluster), endpoints.to_vec());
+        worker.spawn(async move {
+            if !wait.is_zero() {
+                tokio::time::sleep(wait).await;
+            }
+            attempts.cancel(&cluster, &endpoints, until);
+        });
     }
 }

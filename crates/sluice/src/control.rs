@@ -19,6 +19,7 @@ use sluice_core::clock::{Clock, ClockOrigin};
 use sluice_core::limits::Limit;
 use sluice_core::{Limits, ListenAddress, Name};
 use sluice_io::{Budget, WorkerCx};
+use sluice_l7::worker::HttpWorker;
 use sluice_model::model::Kind;
 use sluice_model::process::Process;
 use sluice_model::sections::Admin;
@@ -92,6 +93,8 @@ pub(crate) struct Control {
     names_left: Cell<bool>,
     builder: Arc<ConfigBuilder>,
     clusters: RefCell<Clusters>,
+    /// What requests of this thread run on: health checks and side calls.
+    worker: Rc<WorkerCx>,
     /// The resources in force.
     store: RefCell<Arc<Store>>,
     /// One change is put in force at a time.
@@ -229,7 +232,8 @@ impl Control {
                 descriptors: Arc::clone(&descriptors),
             })?);
         }
-        // Health checks use the workers' protocol code on this thread; their sockets come from the descriptor reserve.
+        // Health checks and side calls of this thread use the workers' protocol code; their sockets come from the
+        // descriptor reserve.
         let control_worker = WorkerCx::new(
             options.workers,
             origin.clock(),
@@ -260,10 +264,11 @@ impl Control {
                 clusters: RefCell::new(Clusters::new(
                     Arc::clone(&builder.around.clusters),
                     shard.clone(),
-                    probes(control_worker),
+                    probes(Rc::clone(&control_worker)),
                     Rc::new(on_left),
                 )),
                 shard,
+                worker: control_worker,
                 builder: Arc::new(builder),
                 workers,
                 sockets: RefCell::new(Sockets::new(options.workers, options.takeover)),
@@ -369,6 +374,12 @@ impl Left {
             };
             worker.order(order).await;
         }
+        HttpWorker::of(&control.worker).endpoints_left(
+            &control.worker,
+            &self.cluster,
+            &self.endpoints,
+            self.policy,
+        );
     }
 }
 

@@ -263,7 +263,7 @@ impl WorkerLoop {
     }
 
     fn left(&self, cluster: &Name, endpoints: Vec<Arc<str>>, policy: OnRemoved) {
-        HttpWorker::of(&self.worker).pools.forget_endpoints(cluster, &endpoints);
+        HttpWorker::of(&self.worker).endpoints_left(&self.worker, cluster, &endpoints, policy);
         let wait = match policy {
             OnRemoved::Keep => return,
             OnRemoved::Close => std::time::Duration::ZERO,
@@ -292,7 +292,6 @@ impl WorkerLoop {
                     conn.kill(why);
                 }
             }
-            HttpWorker::of(&worker).attempts.cancel(&cluster, &endpoints, until);
             for slot in slots {
                 slot.end_flows(why, |flow| concerns(&flow.info, Some(flow.endpoint())));
             }

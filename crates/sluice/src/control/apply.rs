@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use sluice_core::Name;
 use sluice_l7::runtime::Origin;
+use sluice_l7::worker::HttpWorker;
 use sluice_model::process::Process;
 use sluice_model::reach;
 use sluice_model::store::{Batch, BatchMode, ResourceVerdict, Staged};
@@ -137,6 +138,8 @@ impl Control {
     /// Has workers forget the clusters that were removed, and serve the listeners that they prepared.
     async fn serve(&self, next: Option<NextSockets>, removed: Vec<Name>) {
         if !removed.is_empty() {
+            let pools = &HttpWorker::of(&self.worker).pools;
+            pools.keep_only(|name| !removed.contains(name));
             let removed: Arc<[Name]> = removed.into();
             for worker in &self.workers {
                 worker.order(WorkerCommand::ForgetClusters(Arc::clone(&removed))).await;

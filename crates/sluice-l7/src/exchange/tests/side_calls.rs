@@ -2,13 +2,16 @@
 
 use std::cell::RefCell;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use sluice_codec::scripted::{PeerEvent, SentEvent};
 use sluice_codec::{ErrorKind, Head};
 use sluice_core::limits::Limit;
-use sluice_core::{Limits, Moment, Reason};
+use sluice_core::{Limits, LocalFuture, Moment, Reason};
 use sluice_upstream::Cluster;
+use sluice_upstream::endpoint::Target;
+use sluice_upstream::hops::{HopTransport, ListenerGuard};
 use sluice_upstream::reasons as upstream_reasons;
 
 use super::kit::{Bench, Hooks, cluster, connects, data, get, is_reset, response};
@@ -19,7 +22,7 @@ use crate::reasons;
 use crate::record::Summary;
 use crate::reply::Reply;
 use crate::routes::{RuleOptions, Timeouts};
-use crate::side_calls::SideRequest;
+use crate::side_calls::{SideCallError, SideCalls, SideRequest, SideResponse};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -188,4 +191,50 @@ fn calls_are_bounded_at_each_depth_and_end_at_the_second() {
     let again = connects(&pool, false);
     let mut third = bench.serve(get(), true);
     third.after(&again, response(401, true)).check(403, reasons::DENIED);
+}
+
+/// A request of the control thread; it is driven by the caller.
+fn of_control(bench: &Bench, by: Moment) -> LocalFuture<Result<SideResponse, SideCallError>> {
+    SideCalls::of_control(&bench.worker).call(&auth(), SideRequest::new("GET", "/list"), by)
+}
+
+fn is_pending<T>(future: &mut LocalFuture<T>) -> bool {
+    future.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending()
+}
+
+#[test]
+fn a_call_of_the_control_thread_has_its_own_time_and_counts_at_our_listeners() {
+    let bench = bench();
+    let pool = bench.pool_of(&auth());
+    let asked = connects(&pool, false);
+    let endpoint = Arc::clone(&auth().members().endpoints[0]);
+    let Target::Ip(address) = endpoint.target else { panic!("an address") };
+    let listening = ListenerGuard::on(HopTransport::Stream, address);
+    endpoint.note_local(HopTransport::Stream, || Some(address.ip()));
+    let mut call = of_control(&bench, Moment::NEVER);
+    assert!(is_pending(&mut call));
+    let SentEvent::Head(head, true) = asked.sent()[0].clone() else { panic!("no head was sent") };
+    assert!(head.contains("x-sluice-hops: 1.1."), "it is the first side call: {head}");
+    // Filters have less time than this.
+    bench.worker.clock.advance(3600 * SECOND);
+    bench.worker.timers.expire();
+    assert!(is_pending(&mut call));
+    asked.does(response(200, true));
+    let Poll::Ready(answer) = call.as_mut().poll(&mut Context::from_waker(Waker::noop())) else {
+        panic!("it was answered")
+    };
+    assert_eq!(answer.unwrap().head.status(), 200);
+    drop(listening);
+
+    let asked = connects(&pool, false);
+    let mut late = of_control(&bench, bench.worker.now().after(SECOND));
+    assert!(is_pending(&mut late));
+    bench.worker.clock.advance(2 * SECOND);
+    bench.worker.timers.expire();
+    let Poll::Ready(Err(error)) = late.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+    else {
+        panic!("its time is over")
+    };
+    assert_eq!(error.why, reasons::SIDE_CALL_TIMEOUT);
+    assert!(is_reset(&asked));
 }
