@@ -612,6 +612,8 @@ fn of_kinds() {
             ("a single value for a section", relay("dns: ttl")),
             ("a list of clusters", "listeners: [{ name: a, address: 127.0.0.1:7001, relay: up }]\nclusters: [{ endpoints: [127.0.0.1:7002] }]\n".into()),
             ("settings of a check that has none", relay("health: { tcp: { port: 80 } }")),
+            ("a secret with fields", beside("secrets: { key: { text: s3cret } }")),
+            ("an empty secret", beside("secrets: { key: \"\" }")),
             ("a list of limits", beside("limits: [worker_pipes]")),
             ("an empty path of a file", relay("tls: { ca: \"\" }")),
             ("runtime values in a list", beside("runtime: { values: [a] }")),
@@ -670,6 +672,7 @@ fn of_listeners() {
             ("misspelt routes", serving("http: mian")),
             ("a head that is too small", serving("http: { routes: main, head_bytes: 100 }")),
             ("a head with too few headers", serving("http: { routes: main, head_fields: 2 }")),
+            ("a secret that nothing uses", beside("secrets: { key: s3cret }")),
             ("routes that nothing uses", beside("routes: { main: [{ cluster: up }] }")),
         ],
     );

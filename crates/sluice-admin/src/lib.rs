@@ -109,6 +109,8 @@ pub enum Page {
     Runtime,
     /// Resources: whose they are, and which newer ones are not in force.
     Resources,
+    /// Content that is fetched for filters.
+    Fetches,
 }
 
 /// The socket that the pages are served on.

@@ -33,6 +33,7 @@ const INDEX: &[(&str, &str, &str)] = &[
         "runtime values; POST ?key=NAME&value=VALUE overrides one, without value removes the override",
     ),
     ("/resources", "", "resources, whose they are, and newer ones that are not in force"),
+    ("/fetches", "", "content that is fetched for filters: its age, and why it is not newer"),
     (
         "/try",
         "?listener=&host=&path=&method=&header=NAME:VALUE&source=",
@@ -129,6 +130,7 @@ async fn page(
         "/routes" => Page::Routes,
         "/runtime" => Page::Runtime,
         "/resources" => Page::Resources,
+        "/fetches" => Page::Fetches,
         _ => return error(StatusCode::NOT_FOUND, "not_found", "GET / lists the pages"),
     };
     let query = match query::of_page(query, page == Page::Connections) {

@@ -8,24 +8,24 @@ use std::fmt::Write as _;
 use sluice_core::{Node, Plain, Setting};
 use sluice_model::Config;
 
-use crate::redact::redacted;
+use crate::redact::{FilterShapes, redacted};
 use crate::written::as_written;
 
 /// The configuration as YAML in its long form, without secrets. It was read from `root`.
-pub fn yaml(config: &Config, root: &Node) -> String {
+pub fn yaml(config: &Config, root: &Node, filters: FilterShapes<'_>) -> String {
     let mut out = String::new();
-    write_block(&as_written(redacted(config.show()), root), 0, &mut out);
+    write_block(&as_written(redacted(config.show(), filters), root), 0, &mut out);
     out
 }
 
 /// The configuration as JSON in its long form, without secrets. It was read from `root`.
-pub fn config_json(config: &Config, root: &Node) -> serde_json::Value {
-    of_plain(&as_written(redacted(config.show()), root))
+pub fn config_json(config: &Config, root: &Node, filters: FilterShapes<'_>) -> serde_json::Value {
+    of_plain(&as_written(redacted(config.show(), filters), root))
 }
 
 /// A section as JSON in its long form, without secrets.
 pub fn json(section: &impl Setting) -> serde_json::Value {
-    of_plain(&redacted(section.show()))
+    of_plain(&redacted(section.show(), &|_| Vec::new()))
 }
 
 fn of_plain(value: &Plain) -> serde_json::Value {

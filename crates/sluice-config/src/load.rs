@@ -174,7 +174,7 @@ impl Loaded {
         // If whole parts were missing, every reference to them would seem wrong.
         if whole {
             // An error in a single section does not prevent checks of the repeated ones.
-            let many = ["listeners", "clusters", "routes", "access_log"];
+            let many = ["listeners", "clusters", "routes", "secrets", "access_log"];
             let rebind = || Config::bind(&only(root.clone(), &many), &at, &mut Diags::new());
             self.config = bound.or_else(rebind);
             if let Some(config) = &mut self.config {
@@ -215,7 +215,9 @@ fn join(parts: Vec<Node>, diags: &mut Diags) -> Node {
 fn join_entry(first: &mut MapEntry, second: MapEntry, diags: &mut Diags) {
     match (&mut first.node.value, second.node.value) {
         (Value::List(items), Value::List(more)) => items.extend(more),
-        (Value::Map(fields), Value::Map(more)) if matches!(&*first.key, "clusters" | "routes") => {
+        (Value::Map(fields), Value::Map(more))
+            if matches!(&*first.key, "clusters" | "routes" | "secrets") =>
+        {
             for field in more {
                 if let Some(twin) = fields.iter().find(|other| other.key == field.key) {
                     diags
@@ -240,7 +242,7 @@ fn join_entry(first: &mut MapEntry, second: MapEntry, diags: &mut Diags) {
                     format!("`{}` is declared in two files", first.key),
                 )
                 .other(first.key_span, "first declared here")
-                .help("only listeners, clusters, routes and access logs may be spread over several files");
+                .help("only listeners, clusters, routes, secrets and access logs may be spread over several files");
         }
     }
 }

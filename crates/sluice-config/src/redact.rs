@@ -5,13 +5,15 @@
 
 use std::borrow::Cow;
 
+pub use sluice_core::secret::REDACTED;
+use sluice_core::settings::FieldShape;
 use sluice_core::tree::Substitution;
-use sluice_core::{Diagnostic, Plain, Value};
+use sluice_core::{Diagnostic, Plain, SecretSource, Shape, Value};
 
 use crate::sources::Sources;
 
-/// The replacement for a secret.
-pub const REDACTED: &str = "[redacted]";
+/// The shapes of the settings of the filters of that name.
+pub type FilterShapes<'a> = &'a dyn Fn(&str) -> Vec<Shape>;
 
 /// Names of secrets, whole or after a prefix such as `x-`.
 const NAMES: [&str; 11] = [
@@ -71,10 +73,66 @@ enum Within {
     Secret,
 }
 
-/// Returns the configuration or section without secrets: headers, cookies, query parameters and filter settings whose
-/// names or values mark them as secret, PEM private keys, and users in URLs.
-pub fn redacted(value: Plain) -> Plain {
-    redact(value, Within::Section)
+/// Returns the configuration or section without secrets: settings of filters that are secrets by their shape, headers,
+/// cookies, query parameters and filter settings whose names or values mark them as secret, PEM private keys, and users
+/// in URLs.
+pub fn redacted(value: Plain, filters: FilterShapes<'_>) -> Plain {
+    redact(value, Within::Section, filters)
+}
+
+/// The settings of a filter, of which names gave away some secrets, without those that their shape declares. `written`
+/// is what was written.
+fn by_shape(shown: Plain, written: &Plain, shape: &Shape) -> Plain {
+    match (shape, shown, written) {
+        (Shape::Secret, Plain::Text(_), _) => Plain::Text(REDACTED.into()),
+        // The name of a secret is none.
+        (Shape::Tagged(forms), Plain::Map(_), Plain::Map(_)) if is_name_of_secret(forms) => {
+            written.clone()
+        }
+        (Shape::Section(section), Plain::Map(fields), Plain::Map(written)) => {
+            fields_by_shape(fields, written, &section().fields)
+        }
+        (Shape::Tagged(known) | Shape::Fields(known), Plain::Map(fields), Plain::Map(written)) => {
+            fields_by_shape(fields, written, known)
+        }
+        (Shape::Named(each), Plain::Map(fields), Plain::Map(written)) => {
+            let field = |((name, value), (_, written)): ((String, Plain), &(String, Plain))| {
+                (name, by_shape(value, written, each))
+            };
+            Plain::Map(fields.into_iter().zip(written).map(field).collect())
+        }
+        (Shape::OneOrMany(each), Plain::List(items), Plain::List(written)) => {
+            let items = items.into_iter().zip(written);
+            Plain::List(items.map(|(item, written)| by_shape(item, written, each)).collect())
+        }
+        (Shape::OneOrMany(inner) | Shape::OrNone(inner), shown, written) => {
+            by_shape(shown, written, inner)
+        }
+        (Shape::Either(forms), shown, written) => {
+            forms.iter().fold(shown, |shown, form| by_shape(shown, written, form))
+        }
+        (_, shown, _) => shown,
+    }
+}
+
+/// Whether these are the forms of a secret that is named.
+fn is_name_of_secret(forms: &[FieldShape]) -> bool {
+    matches!(forms, [form] if form.key == SecretSource::KEY)
+}
+
+fn fields_by_shape(
+    fields: Vec<(String, Plain)>,
+    written: &[(String, Plain)],
+    known: &[FieldShape],
+) -> Plain {
+    let field = |((name, value), (_, written)): ((String, Plain), &(String, Plain))| {
+        let value = match known.iter().find(|field| field.key == name) {
+            Some(field) => by_shape(value, written, &field.shape),
+            None => value,
+        };
+        (name, value)
+    };
+    Plain::Map(fields.into_iter().zip(written).map(field).collect())
 }
 
 /// The value of `{ env: }` or `{ file: }` is left out of a text wherever it occurs if it has this many bytes; a shorter
@@ -154,7 +212,7 @@ impl Within {
     }
 }
 
-fn redact(value: Plain, within: Within) -> Plain {
+fn redact(value: Plain, within: Within, filters: FilterShapes<'_>) -> Plain {
     match value {
         Plain::Null | Plain::Bool(_) => value,
         Plain::Number(_) | Plain::Text(_) if within == Within::Secret => {
@@ -166,12 +224,14 @@ fn redact(value: Plain, within: Within) -> Plain {
         }
         Plain::Text(text) => Plain::Text(text_without_secrets(text)),
         Plain::List(items) => {
-            Plain::List(items.into_iter().map(|item| redact(item, within)).collect())
+            Plain::List(items.into_iter().map(|item| redact(item, within, filters)).collect())
         }
         Plain::Map(fields) => {
             let field = |(name, value): (String, Plain)| {
-                let value = redact(value, within.under(&name));
-                (name, value)
+                let shapes = if within == Within::Filters { filters(&name) } else { Vec::new() };
+                let shown = redact(value.clone(), within.under(&name), filters);
+                let by_shape = |shown, shape| by_shape(shown, &value, shape);
+                (name, shapes.iter().fold(shown, by_shape))
             };
             Plain::Map(fields.into_iter().map(field).collect())
         }
@@ -199,11 +259,13 @@ fn text_without_secrets(text: String) -> String {
 
 #[cfg(test)]
 mod tests {
+    use sluice_core::Setting as _;
+
     use super::*;
 
     #[track_caller]
     fn check(value: Plain, expected: Plain) {
-        assert_eq!(redacted(value), expected);
+        assert_eq!(redacted(value, &|_| Vec::new()), expected);
     }
 
     fn text(text: &str) -> Plain {
@@ -238,7 +300,10 @@ mod tests {
         ] {
             for asked in [text("x"), map("prefix", text("x")), Plain::List(vec![text("x")])] {
                 let value = map("headers", map(name, asked));
-                assert!(format!("{:?}", redacted(value)).contains(REDACTED), "{name}");
+                assert!(
+                    format!("{:?}", redacted(value, &|_| Vec::new())).contains(REDACTED),
+                    "{name}"
+                );
             }
             let setting = |value| map("filters", Plain::List(vec![map("any", map(name, value))]));
             check(setting(text("x")), setting(text(REDACTED)));
@@ -280,6 +345,44 @@ mod tests {
         }
         let plain = || map("headers", map("x-plan", text("basics")));
         check(plain(), plain());
+    }
+
+    #[test]
+    fn settings_that_are_secrets_by_their_shape_are_left_out() {
+        let field = |key, shape| FieldShape {
+            key,
+            doc: String::new(),
+            required: true,
+            default: None,
+            shape,
+        };
+        let shapes = |name: &str| {
+            let secret = || SecretSource::shape();
+            let many = Shape::OneOrMany(Box::new(secret()));
+            let fields =
+                vec![field("lock", secret()), field("locks", many), field("by", u64::shape())];
+            if name == "own" { vec![Shape::Fields(fields)] } else { Vec::new() }
+        };
+        let settings = |lock: Plain, locks: Plain| {
+            let fields = vec![
+                ("lock".to_owned(), lock),
+                ("locks".to_owned(), locks),
+                ("by".to_owned(), text("5")),
+            ];
+            map("filters", Plain::List(vec![map("own", Plain::Map(fields))]))
+        };
+        let gone = || text(REDACTED);
+        assert_eq!(
+            redacted(settings(text("a"), Plain::List(vec![text("b")])), &shapes),
+            settings(gone(), Plain::List(vec![gone()]))
+        );
+        assert_eq!(redacted(settings(text("a"), text("b")), &shapes), settings(gone(), gone()));
+        // The name of a secret is none, and neither is that of a file.
+        for key in ["secret", "file", "env"] {
+            let named = || map(key, text("name"));
+            let shown = redacted(settings(named(), text("b")), &shapes);
+            assert_eq!(shown, settings(named(), gone()), "{key}");
+        }
     }
 
     #[test]

@@ -101,6 +101,7 @@ fn write_field(field: &FieldShape, out: &mut String) {
 fn describe(shape: &Shape) -> String {
     match shape {
         Shape::Text { what, example } => format!("{what}, e.g. `{example}`"),
+        Shape::Secret => "a secret, e.g. `{ file: session.key }`".into(),
         Shape::Bool => "`true` or `false`".into(),
         Shape::Count { .. } => "a number".into(),
         Shape::Choice(words) => {

@@ -26,6 +26,9 @@ fn of(shape: &Shape, sections: &mut BTreeMap<&'static str, Value>) -> Value {
         Shape::Text { what, example } => or_placeholder(
             json!({ "type": ["string", "integer"], "description": what, "examples": [example] }),
         ),
+        Shape::Secret => {
+            or_placeholder(json!({ "type": ["string", "integer"], "description": "a secret" }))
+        }
         Shape::Bool => or_placeholder(json!({ "type": "boolean" })),
         Shape::Count { min, max } => {
             or_placeholder(json!({ "type": "integer", "minimum": min, "maximum": max }))

@@ -1,6 +1,6 @@
 //! The vocabulary that every layer of Sluice shares.
 //!
-//! Owns: parsers for names, addresses and values, limits, reasons, time, the settings tree with its source positions,
+//! Owns: parsers for names, addresses and values, limits, reasons, secrets, time, the settings tree with its source positions,
 //! and the diagnostics that point at them.
 //! Refuses to know: sockets, runtimes, YAML, TLS, HTTP.
 //! Keeps: everything here is a plain value. Nothing performs I/O, nothing blocks.
@@ -13,6 +13,7 @@ pub mod diagnostics;
 pub mod facts;
 pub mod limits;
 pub mod reason;
+pub mod secret;
 pub mod settings;
 pub mod suggest;
 pub mod tree;
@@ -26,6 +27,7 @@ pub use diagnostics::{Diagnostic, Diags, Severity};
 pub use facts::{Facts, Protocol, TransportKind};
 pub use limits::Limits;
 pub use reason::{Phase, Reason, ReasonDef, Side, Verdict};
+pub use secret::{SecretSource, SecretText};
 pub use settings::{Path, Plain, Setting, Shape};
 pub use tree::{Node, Span, Spanned, Value};
 pub use values::{ConnValues, SharedValues, ValueDef, ValueKey};

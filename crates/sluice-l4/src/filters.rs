@@ -10,11 +10,15 @@ use sluice_io::ConnectionFilterPlan;
 pub mod allow;
 pub mod buckets;
 pub mod connection_limit;
+pub mod content;
+pub mod fetch;
 pub mod rate_limit;
 pub mod registry;
 #[cfg(test)]
 mod tests;
 
+pub use content::{Content, LiveSecret, SecretUser};
+pub use fetch::{FetchOrigin, FetchSchedule, Fetched, Fetches, FileOrigin};
 pub use registry::{CheckContext, FilterFactory, FilterNames, FilterOwner, FilterRegistry};
 
 /// Connection filters by name.

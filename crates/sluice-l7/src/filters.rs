@@ -29,7 +29,10 @@ pub mod request_id;
 pub mod set_headers;
 pub mod step;
 
-pub use sluice_l4::filters::{CheckContext, FilterFactory, FilterOwner, FilterRegistry};
+pub use sluice_l4::filters::{
+    CheckContext, Content, FetchSchedule, Fetched, FileOrigin, FilterFactory, FilterOwner,
+    FilterRegistry, LiveSecret,
+};
 pub use step::{
     BodyStep, HeadResume, HeadStep, PieceResume, PieceStep, ResponseBodyStep, ResponseResume,
     ResponseStep, ResponseTrailersStep, TrailersStep, WholeMessage, WholeResume, WholeStep,

@@ -18,6 +18,7 @@ pub mod handler;
 pub mod head_pool;
 pub mod header_values;
 mod hop_count;
+pub mod http_origin;
 pub mod hygiene;
 pub mod in_flight;
 pub mod metrics;
@@ -35,6 +36,7 @@ mod upstream_stream;
 pub mod worker;
 
 pub use filters::HttpFilters;
+pub use http_origin::HttpOrigin;
 pub use plan::HttpPlan;
 pub use reply::Reply;
 pub use routes::{RetryPlan, RetryWhen, RouteCell, RouteTable};

@@ -8,6 +8,7 @@ use sluice_core::limits::Limit;
 use sluice_core::settings::Members;
 use sluice_core::{Diags, ListenAddress, Name, Path, Span, Spanned};
 
+use crate::model::Kind;
 use crate::sections::{Admin, Chain, Config, Http, Listener, ProxyAcceptance, Relay};
 
 pub mod clusters;
@@ -164,9 +165,21 @@ pub fn admin(config: &Config, diags: &mut Diags) {
     }
 }
 
-/// Warns of clusters and routes without effect, and of a configuration without listeners. Filters may ask the clusters
-/// `asked`.
-pub fn unused<'a>(config: &'a Config, asked: impl Iterator<Item = &'a Name>, diags: &mut Diags) {
+/// Warns of clusters, routes and secrets without effect, and of a configuration without listeners. Filters name these
+/// clusters and secrets.
+pub fn unused<'a>(
+    config: &'a Config,
+    named: impl Iterator<Item = &'a (Kind, Name)>,
+    diags: &mut Diags,
+) {
+    let (secrets, asked): (Vec<_>, Vec<_>) = named.partition(|(kind, _)| *kind == Kind::Secret);
+    let secrets: HashSet<&Name> = secrets.into_iter().map(|(_, name)| name).collect();
+    let asked = asked.into_iter().map(|(_, name)| name);
+    for (name, secret) in config.secrets.iter().filter(|(name, _)| !secrets.contains(name)) {
+        let at = Path::ROOT.key("secrets");
+        let message = format!("the secret `{name}` is not used");
+        diags.warning("unused-secret", secret.span, at.key(name), message);
+    }
     let relayed = config.listeners.iter().flat_map(|listener| relays_of(listener));
     let relayed = relayed.filter_map(|relay| Some(&relay.cluster.as_ref()?.value));
     let routed = clusters_of_routes(config).map(|name| &name.value);

@@ -13,13 +13,12 @@ use std::time::Duration;
 
 use sluice_core::settings::suggest_word;
 use sluice_core::{Diags, Name};
-use sluice_l4::filters::Filters;
+use sluice_l4::filters::{Fetches, Filters};
 use sluice_l7::{HttpFilters, Runtime};
-use sluice_tls::material::Material;
 use sluice_tls::{Authorities, CertStore, ClientTls, LoadError};
 use sluice_upstream::ClusterDirectory;
 
-use crate::model::{self, Kind, tls::CertificateSource};
+use crate::model::{self, Kind, Reference, tls::CertificateSource};
 
 mod client_auth;
 mod clusters;
@@ -28,6 +27,7 @@ mod http;
 mod listeners;
 mod quic;
 mod routes;
+mod secrets;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -35,12 +35,18 @@ mod tls;
 pub(crate) use listeners::chain_table;
 pub use listeners::{ListenerSnapshot, PlanKind};
 pub use routes::RouteCells;
+pub(crate) use secrets::SecretContent;
+pub use secrets::SecretUsers;
 
 /// What outlives every configuration, and what compiling one needs.
 #[derive(Debug)]
 pub struct Surroundings {
     /// Certificates in use.
     pub certs: CertStore,
+    /// The filters that use secrets.
+    pub secrets: SecretUsers,
+    /// Content that is fetched for filters.
+    pub fetches: Arc<Fetches>,
     /// Connection filters by name.
     pub filters: Filters,
     /// HTTP filters by name.
@@ -58,6 +64,8 @@ impl Surroundings {
     pub fn new(filters: Filters, http_filters: HttpFilters) -> Self {
         Self {
             certs: CertStore::default(),
+            secrets: SecretUsers::default(),
+            fetches: Arc::default(),
             filters,
             http_filters,
             runtime: Arc::default(),
@@ -137,14 +145,22 @@ pub(crate) struct Compiler<'a> {
     /// Certificates that no longer load; those in use before are kept.
     stale: RefCell<Vec<LoadError>>,
     runtime_keys: RefCell<BTreeSet<String>>,
-    /// Clusters that filters may ask.
-    asked: RefCell<BTreeSet<Name>>,
+    /// The clusters and secrets that filters name.
+    named: RefCell<BTreeSet<(Kind, Name)>>,
+    /// What filters name, cannot do without, and may still come.
+    missing: RefCell<Vec<Reference>>,
 }
 
 /// The resources beside the one that is compiled.
 pub(crate) trait OtherResources {
     /// A secret.
-    fn secret(&self, name: &Name) -> Option<Arc<Material>>;
+    fn secret(&self, name: &Name) -> Option<SecretContent>;
+
+    /// Whether what does not exist may still come.
+    fn may_come(&self) -> bool;
+
+    /// The folder that relative paths are resolved against.
+    fn folder(&self) -> Option<&FilePath>;
 
     /// What is wrong with naming this resource, and what to do about it; `None` if nothing is.
     fn why_unknown(&self, kind: Kind, name: &Name) -> Option<(String, String)>;
@@ -159,15 +175,17 @@ pub(crate) struct Inputs {
     pub(crate) stale: Vec<LoadError>,
     /// Names of the runtime values that it reads.
     pub(crate) runtime_keys: Vec<String>,
-    /// The clusters that its filters may ask.
-    pub(crate) asked: Vec<Name>,
+    /// The clusters and secrets that its filters name.
+    pub(crate) named: Vec<(Kind, Name)>,
+    /// What its filters name, cannot do without, and may still come; if there is any, the resource did not compile.
+    pub(crate) missing: Vec<Reference>,
 }
 
 impl Inputs {
     /// Whether there are none.
     pub(crate) const fn is_empty(&self) -> bool {
-        let Self { files, stale: _, runtime_keys, asked } = self;
-        files.is_empty() && runtime_keys.is_empty() && asked.is_empty()
+        let Self { files, stale: _, runtime_keys, named, missing: _ } = self;
+        files.is_empty() && runtime_keys.is_empty() && named.is_empty()
     }
 }
 
@@ -186,7 +204,8 @@ impl<'a> Compiler<'a> {
             files: RefCell::default(),
             stale: RefCell::default(),
             runtime_keys: RefCell::default(),
-            asked: RefCell::default(),
+            named: RefCell::default(),
+            missing: RefCell::default(),
         }
     }
 
@@ -201,7 +220,8 @@ impl<'a> Compiler<'a> {
             files: self.files.into_inner().into_iter().map(hashed).collect(),
             stale: self.stale.into_inner(),
             runtime_keys: self.runtime_keys.into_inner().into_iter().collect(),
-            asked: self.asked.into_inner().into_iter().collect(),
+            named: self.named.into_inner().into_iter().collect(),
+            missing: self.missing.into_inner(),
         }
     }
 

@@ -19,6 +19,8 @@ pub struct Diff {
     pub clusters: Changes,
     /// Route tables.
     pub routes: Changes,
+    /// Secrets.
+    pub secrets: Changes,
     /// Whether files that resources name have new content.
     pub files: bool,
     /// Whether the access log changed.
@@ -75,6 +77,7 @@ impl Diff {
             listeners: Changes::of(of(Kind::Listener)),
             clusters: Changes::of(clusters),
             routes: Changes::of(of(Kind::Routes)),
+            secrets: Changes::of(of(Kind::Secret)),
             files: verdicts.iter().any(|verdict| verdict.outcome == Outcome::Refreshed),
             access_log: old.access_log != new.access_log,
             other: old.differences(new),
@@ -83,10 +86,11 @@ impl Diff {
 
     /// Whether nothing changed.
     pub fn is_empty(&self) -> bool {
-        let Self { listeners, clusters, routes, files, access_log, other } = self;
+        let Self { listeners, clusters, routes, secrets, files, access_log, other } = self;
         listeners.is_empty()
             && clusters.is_empty()
             && routes.is_empty()
+            && secrets.is_empty()
             && !files
             && !access_log
             && other.is_empty()
@@ -100,9 +104,12 @@ impl fmt::Display for Diff {
             return f.write_str("nothing changed");
         }
         let mut parts = Vec::new();
-        for (what, changes) in
-            [("listeners", &self.listeners), ("clusters", &self.clusters), ("routes", &self.routes)]
-        {
+        for (what, changes) in [
+            ("listeners", &self.listeners),
+            ("clusters", &self.clusters),
+            ("routes", &self.routes),
+            ("secrets", &self.secrets),
+        ] {
             let marked = |mark: char, names: &[Name]| {
                 names.iter().map(|name| format!("{mark}{name}")).collect::<Vec<_>>()
             };
@@ -172,6 +179,7 @@ mod tests {
                 ])]),
                 "clusters" => cluster(),
                 "routes" => map(&[("a", list(vec![map(&[("hosts", text("a"))])]))]),
+                "secrets" => map(&[("a", text("s"))]),
                 "runtime" => map(&[("values", map(&[("a", text("1"))]))]),
                 "access_log" => list(vec![map(&[])]),
                 "drain" => map(&[("timeout", text("1s"))]),

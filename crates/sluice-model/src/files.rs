@@ -56,13 +56,13 @@ pub fn stage_files(
     let batch = Batch {
         source: Arc::from(FILES),
         updates: translated.updates,
-        mode: BatchMode::Files { root, declared: translated.declared },
+        mode: BatchMode::Files { root, folder: folder.to_owned(), declared: translated.declared },
     };
     let staged = stage(store, batch, around, shared, now, diags);
     if diags.has_errors() {
         return None;
     }
     // With errors present, what seems unused may be used by what is wrong.
-    check::unused(&config, staged.asked(store), diags);
+    check::unused(&config, staged.named(store), diags);
     Some((process, staged))
 }

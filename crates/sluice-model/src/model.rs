@@ -23,7 +23,7 @@ pub use tls::Secret;
 /// The kinds of resources that refer to each other by name, each after those that it may wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
-    /// A certificate with its key.
+    /// A certificate with its key, or a text that filters use.
     Secret,
     /// The endpoints of the cluster of the same name.
     Endpoints,
@@ -116,12 +116,19 @@ impl Resource {
 pub type RuntimeLayer = RuntimeMap;
 
 /// One use of a filter.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct FilterConfig {
     /// The name that the filter is registered under.
     pub name: String,
     /// Its settings, which the filter checks.
     pub settings: Node,
+}
+
+impl fmt::Debug for FilterConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The settings may contain secrets.
+        write!(f, "FilterConfig({})", self.name)
+    }
 }
 
 /// A name by which one resource refers to another.

@@ -46,6 +46,7 @@ impl Process {
             listeners: _,
             clusters: _,
             routes: _,
+            secrets: _,
             runtime,
             access_log,
             drain,

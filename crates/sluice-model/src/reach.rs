@@ -15,7 +15,7 @@ use crate::store::Store;
 
 /// The clusters that connections and requests of `listener` can be sent to, and those that its filters may ask.
 pub fn clusters_of(store: &Store, name: &Name, listener: &Listener) -> BTreeSet<Name> {
-    let mut found: BTreeSet<Name> = store.asked(Kind::Listener, name).iter().cloned().collect();
+    let mut found: BTreeSet<Name> = store.asked(Kind::Listener, name).cloned().collect();
     if let Traffic::Datagrams(chains) = &listener.traffic {
         found.extend(chains.iter().map(|chain| Arc::clone(&chain.cluster)));
     }
@@ -27,7 +27,7 @@ pub fn clusters_of(store: &Store, name: &Name, listener: &Listener) -> BTreeSet<
                 if table.rules().any(|rule| matches!(rule.action, Action::ByHeader(_))) {
                     found.extend(store.names(Kind::Cluster).cloned());
                 }
-                found.extend(store.asked(Kind::Routes, &http.routes).iter().cloned());
+                found.extend(store.asked(Kind::Routes, &http.routes).cloned());
                 found.extend(table.rules().flat_map(|rule| rule.clusters().cloned()));
             }
         }

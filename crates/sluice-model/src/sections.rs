@@ -18,8 +18,8 @@ use sluice_core::value::{
     show_size,
 };
 use sluice_core::{
-    Cidr, Diags, Endpoint, ListenAddress, Name, Node, Path, Setting, Shape, Spanned, Value, choice,
-    section,
+    Cidr, Diags, Endpoint, ListenAddress, Name, Node, Path, SecretText, Setting, Shape, Spanned,
+    Value, choice, section,
 };
 
 pub mod balancing;
@@ -35,8 +35,8 @@ pub use redirect::HttpsRedirect;
 pub use routes::{HostOrRule, RuntimeSection, VirtualHost};
 
 section! {
-    /// The whole configuration. All files in a folder are read as one: their listeners, clusters, routes and access
-    /// logs add up.
+    /// The whole configuration. All files in a folder are read as one: their listeners, clusters, routes, secrets
+    /// and access logs add up.
     pub struct Config {
         /// The admin interface, which serves metrics and state.
         pub admin: Option<Admin>,
@@ -46,6 +46,9 @@ section! {
         pub clusters: Named<Short<Cluster>>,
         /// HTTP routes, by name: each a list of virtual hosts, or a single rule for any host: `web: { cluster: app }`.
         pub routes: Named<Members<HostOrRule>>,
+        /// Secrets that filters use, by name: `session_key: { file: session.key }`. A new text takes effect without new
+        /// listeners.
+        pub secrets: Named<SecretText>,
         /// Values that change without a new configuration.
         pub runtime: RuntimeSection,
         /// Access logs: where a record of each ended connection, flow and request is written. If omitted, none are.

@@ -12,11 +12,10 @@ use sluice_core::{Diagnostic, Diags, Name};
 use sluice_l7::runtime::{Origin, RuntimeMap};
 use sluice_l7::{RouteCell, RouteTable};
 use sluice_tls::LoadError;
-use sluice_tls::material::Material;
 use sluice_upstream::ClusterPlan;
 use sluice_upstream::registry::ClusterChanges;
 
-use crate::compile::{Inputs, ListenerSnapshot, Surroundings};
+use crate::compile::{Inputs, ListenerSnapshot, SecretContent, Surroundings};
 use crate::model::{Kind, Reference, Resource};
 use crate::provenance::Provenance;
 
@@ -48,7 +47,7 @@ enum Compiled {
     Listener(Arc<ListenerSnapshot>),
     Cluster(Arc<ClusterPlan>),
     Routes(Arc<RouteCell>, Arc<RouteTable>),
-    Secret(Arc<Material>),
+    Secret(SecretContent),
     /// Endpoints and runtime values are used as they are.
     AsItIs,
 }
@@ -107,8 +106,8 @@ pub struct Staged {
 }
 
 impl Staged {
-    /// The clusters that filters may ask once the batch is in force.
-    pub fn asked<'a>(&'a self, store: &'a Store) -> impl Iterator<Item = &'a Name> {
+    /// The clusters and secrets that filters name once the batch is in force.
+    pub fn named<'a>(&'a self, store: &'a Store) -> impl Iterator<Item = &'a (Kind, Name)> {
         let replaced = |kind: Kind, name: &Name| {
             let key = (kind, Arc::clone(name));
             self.set.contains_key(&key) || self.removed.contains(&key)
@@ -118,7 +117,7 @@ impl Staged {
         });
         let stay = stay.filter(move |(kind, name, _)| !replaced(*kind, name));
         let all = stay.map(|(_, _, held)| held).chain(self.set.values());
-        all.filter_map(|held| held.inputs.as_deref()).flat_map(|inputs| &inputs.asked)
+        all.filter_map(|held| held.inputs.as_deref()).flat_map(|inputs| &inputs.named)
     }
 
     /// The listeners that change: to what, or `None` for those that are removed.
@@ -236,9 +235,10 @@ impl Store {
     }
 
     /// The clusters that the filters of a resource may ask.
-    pub fn asked(&self, kind: Kind, name: &str) -> &[Name] {
+    pub fn asked(&self, kind: Kind, name: &str) -> impl Iterator<Item = &Name> {
         let inputs = self.get(kind, name).and_then(|held| held.inputs.as_deref());
-        inputs.map_or(&[], |inputs| &inputs.asked)
+        let named = inputs.into_iter().flat_map(|inputs| &inputs.named);
+        named.filter(|(kind, _)| *kind == Kind::Cluster).map(|(_, name)| name)
     }
 
     /// The resources of which the newest version is not in force, and why.
@@ -314,8 +314,11 @@ impl Store {
                 }
                 (_, Resource::Runtime(_)) => runtime = true,
                 (Compiled::Routes(cell, table), _) => cell.set(Arc::clone(table)),
-                (Compiled::Secret(material), _) => {
+                (Compiled::Secret(SecretContent::Certificate(material)), _) => {
                     around.certs.set_secret(&name, Arc::clone(material));
+                }
+                (Compiled::Secret(SecretContent::Text(text)), _) => {
+                    around.secrets.renew(&name, text);
                 }
                 _ => {}
             }

@@ -19,6 +19,7 @@ pub(crate) mod http;
 mod listeners;
 mod quic;
 pub mod routes;
+mod secrets;
 mod tls;
 
 /// The resources of a configuration.
@@ -41,6 +42,7 @@ pub(crate) fn translate(
 ) -> Translated {
     let mut all = Translated::default();
     let context = Context { config, root, folder, inline };
+    context.secrets(&mut all);
     context.clusters(&mut all, diags);
     context.routes(&mut all, diags);
     context.listeners(&mut all, diags);

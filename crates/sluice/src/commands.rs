@@ -18,7 +18,7 @@ pub(crate) fn run(cli: Cli, extensions: Extensions) -> anyhow::Result<ExitCode> 
     match cli.command {
         Command::Run(options) => run::run(&options, extensions),
         Command::Check(options) => Ok(check::run(&options, extensions)),
-        Command::Explain(options) => explain::run(&options),
+        Command::Explain(options) => explain::run(&options, &extensions),
         Command::Schema => {
             print(&format!("{:#}\n", sluice_config::schema::schema()));
             Ok(ExitCode::SUCCESS)

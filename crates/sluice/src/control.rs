@@ -19,6 +19,7 @@ use sluice_core::clock::{Clock, ClockOrigin};
 use sluice_core::limits::Limit;
 use sluice_core::{Limits, ListenAddress, Name};
 use sluice_io::{Budget, WorkerCx};
+use sluice_l4::filters::fetch::FetchRunner;
 use sluice_l7::worker::HttpWorker;
 use sluice_model::model::Kind;
 use sluice_model::process::Process;
@@ -37,6 +38,7 @@ use crate::worker::{Worker, WorkerCommand, WorkerConfig};
 mod apply;
 mod build;
 mod drain;
+mod fetches;
 mod fixed;
 mod pages;
 mod reload;
@@ -95,6 +97,7 @@ pub(crate) struct Control {
     clusters: RefCell<Clusters>,
     /// What requests of this thread run on: health checks and side calls.
     worker: Rc<WorkerCx>,
+    fetches: Rc<FetchRunner>,
     /// The resources in force.
     store: RefCell<Arc<Store>>,
     /// One change is put in force at a time.
@@ -268,6 +271,7 @@ impl Control {
                     Rc::new(on_left),
                 )),
                 shard,
+                fetches: FetchRunner::new(Rc::clone(&control_worker)),
                 worker: control_worker,
                 builder: Arc::new(builder),
                 workers,
@@ -322,11 +326,14 @@ impl Control {
             .flat_map(|members| members.endpoints.iter())
             .map(|endpoint| &*endpoint.name)
             .collect();
+        let mut fetches: HashSet<String> = HashSet::new();
+        self.builder.around.fetches.each(|name, _, _| fetches.extend([name.to_owned()]));
         let left = self.registry.forget(|label, value| match label {
             "listener" => !store.contains(Kind::Listener, value),
             "cluster" => !store.contains(Kind::Cluster, value),
             "route" => value != "other" && !rules.contains(value),
             "endpoint" => value != "other" && !endpoints.contains(value),
+            "fetch" => !fetches.contains(value),
             "certificate" => !self.vitals.knows_certificate(value),
             _ => false,
         });

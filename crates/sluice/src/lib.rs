@@ -8,6 +8,7 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use sluice_core::Shape;
 use sluice_l4::filters::Filters;
 use sluice_l7::HttpFilters;
 
@@ -29,6 +30,19 @@ impl Default for Extensions {
     fn default() -> Self {
         Self { connection: sluice_l4::filters::built_in(), http: sluice_l7::filters::built_in() }
     }
+}
+
+impl Extensions {
+    /// The shapes of the settings of the filters of that name.
+    fn shapes(&self, name: &str) -> Vec<Shape> {
+        shapes(&self.connection, &self.http, name)
+    }
+}
+
+/// The shapes of the settings of the filters of that name.
+fn shapes(connection: &Filters, http: &HttpFilters, name: &str) -> Vec<Shape> {
+    let connection = connection.get(name).map(|filter| filter.shape());
+    connection.into_iter().chain(http.get(name).map(|filter| filter.shape())).collect()
 }
 
 /// Runs the command line with these filters. A `main` needs nothing else.

@@ -10,6 +10,8 @@ pub enum Shape {
         /// A valid example.
         example: &'static str,
     },
+    /// Text that is never shown.
+    Secret,
     /// `true` or `false`.
     Bool,
     /// A whole number.

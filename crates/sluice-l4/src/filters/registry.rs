@@ -6,10 +6,16 @@
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Debug};
-use std::sync::Arc;
+use std::path::{Path as FilePath, PathBuf};
+use std::sync::{Arc, Weak};
 
-use sluice_core::{Diags, Name, Node, Path, Setting, Shape, Spanned, ValueDef};
+use sluice_core::{
+    Diags, Name, Node, Path, SecretSource, SecretText, Setting, Shape, Spanned, ValueDef,
+};
 use sluice_upstream::Cluster;
+
+use super::content::{Content, LiveSecret, SecretUser};
+use super::fetch::{FetchOrigin, FetchSchedule, Fetched, Fetches};
 
 /// A kind of filter, registered by name, one per process. `P` is what one use of it becomes.
 pub trait FilterFactory<P: ?Sized>: Send + Sync + Debug {
@@ -114,6 +120,23 @@ pub trait FilterNames {
 
     /// Checks that routes exist; reports a name that does not.
     fn routes(&mut self, name: &Spanned<Name>, at: &Path<'_>, diags: &mut Diags) -> bool;
+
+    /// Returns the text of a secret and notes that it is used; reports a name that does not exist.
+    fn secret(
+        &mut self,
+        name: &Spanned<Name>,
+        at: &Path<'_>,
+        diags: &mut Diags,
+    ) -> Option<SecretText>;
+
+    /// Tells `user` of every later text of a secret.
+    fn follow(&mut self, name: &Name, user: Weak<dyn SecretUser>);
+
+    /// The fetches of the process.
+    fn fetches(&self) -> Arc<Fetches>;
+
+    /// The folder that relative paths are resolved against; `None` if there is none.
+    fn folder(&self) -> Option<&FilePath>;
 }
 
 /// One use of a filter, while its settings are checked.
@@ -158,9 +181,65 @@ impl<'a> CheckContext<'a> {
     pub fn routes(&mut self, name: &Spanned<Name>, key: &str) -> bool {
         self.names.routes(name, &self.at.key(key), self.diags)
     }
+
+    /// Returns the secret that the field `key` gives or names, parsed, and marks it as used. If the secret of the
+    /// configuration gets another text, the handle follows; the filter is not created again.
+    pub fn secret<T: Content>(
+        &mut self,
+        source: &SecretSource,
+        key: &str,
+    ) -> Option<LiveSecret<T>> {
+        let at = self.at.key(key);
+        let (name, text) = match source {
+            SecretSource::Text(text) => (None, text.clone()),
+            SecretSource::Named(name) => (Some(name), self.names.secret(name, &at, self.diags)?),
+        };
+        match LiveSecret::new(name.map(|name| &name.value), &text) {
+            Ok(secret) => {
+                if let Some(name) = name {
+                    self.names.follow(&name.value, Arc::downgrade(&secret.user()));
+                }
+                Some(secret)
+            }
+            Err(problem) => {
+                let span = name.map(|name| name.span);
+                self.diags.error(
+                    "bad-secret",
+                    span,
+                    at,
+                    format!("cannot use this secret: {problem}"),
+                );
+                None
+            }
+        }
+    }
+
+    /// Declares content that is fetched while the configuration that this filter belongs to is in force, and as long as
+    /// something holds the handle. Equal fetches are one.
+    pub fn fetch<T: Content>(
+        &mut self,
+        origin: impl FetchOrigin + 'static,
+        schedule: FetchSchedule,
+    ) -> Fetched<T> {
+        self.names.fetches().declare(Arc::new(origin), schedule)
+    }
+
+    /// Returns the path that the field `key` names, relative to the configuration files.
+    pub fn path(&mut self, path: &FilePath, key: &str) -> Option<PathBuf> {
+        match self.names.folder() {
+            Some(folder) => Some(folder.join(path)),
+            None if path.is_absolute() => Some(path.to_owned()),
+            None => {
+                let message = format!("the path {} is relative to nothing", path.display());
+                let at = self.at.key(key);
+                self.diags.error("bad-value", None, at, message).help("write an absolute path");
+                None
+            }
+        }
+    }
 }
 
-/// A configuration without clusters and routes, for tests of filters.
+/// A configuration without clusters, routes and secrets, for tests of filters.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NoNames;
 
@@ -180,5 +259,25 @@ impl FilterNames for NoNames {
         let message = format!("there are no routes named `{}`", name.value);
         diags.error("unknown-name", name.span, at, message);
         false
+    }
+
+    fn secret(
+        &mut self,
+        name: &Spanned<Name>,
+        at: &Path<'_>,
+        diags: &mut Diags,
+    ) -> Option<SecretText> {
+        diags.error("unknown-name", name.span, at, format!("there is no secret `{}`", name.value));
+        None
+    }
+
+    fn follow(&mut self, _: &Name, _: Weak<dyn SecretUser>) {}
+
+    fn fetches(&self) -> Arc<Fetches> {
+        Arc::default()
+    }
+
+    fn folder(&self) -> Option<&FilePath> {
+        None
     }
 }

@@ -14,6 +14,7 @@ use bytes::{Bytes, BytesMut};
 use sluice_codec::grpc::{show_timeout, status_number};
 use sluice_codec::h1::stream::H1Options;
 use sluice_codec::{Body, ErrorKind, Frame, Head, HttpError, HttpStream, Known, Version};
+use sluice_core::Moment;
 use sluice_core::limits::Limit;
 use sluice_io::buffers::SCRATCH;
 use sluice_io::timers::Timer;
@@ -189,7 +190,7 @@ impl SideCalls {
         request: &SideRequest,
     ) -> Result<Head, FailedAttempt> {
         let mut head = request.head.clone();
-        if request.kind == CallKind::Grpc {
+        if request.kind == CallKind::Grpc && request.by != Moment::NEVER {
             let left = show_timeout(request.by.since(self.worker.now()));
             head.append_known(Known::GrpcTimeout, left.as_bytes());
         }

@@ -1,22 +1,30 @@
 //! What filters name in their settings.
 //!
-//! Owns: the look-up of clusters and routes on behalf of filters, and which clusters they may ask. Refuses to know: what
-//! they ask for. Keeps: a cluster that a filter may ask counts as used, and as reached by the listener of the filter.
+//! Owns: the look-up of clusters, routes and secrets on behalf of filters. Refuses to know: what they do with them. Keeps:
+//! a cluster that a filter may ask counts as used, and as reached by the listener of the filter; so does a secret; a
+//! filter waits for a secret that may still come.
 
-use std::sync::Arc;
+use std::path::Path as FilePath;
+use std::sync::{Arc, Weak};
 
-use sluice_core::{Diags, Name, Node, Path, Spanned};
+use sluice_core::{Diags, Name, Node, Path, SecretText, Spanned};
 use sluice_io::ConnectionFilterPlan;
-use sluice_l4::filters::{CheckContext, FilterFactory, FilterNames, FilterOwner};
+use sluice_l4::filters::{
+    CheckContext, Fetches, FilterFactory, FilterNames, FilterOwner, SecretUser,
+};
 use sluice_upstream::Cluster;
 
-use super::Compiler;
-use crate::model::{FilterConfig, Kind};
+use super::{Compiler, SecretContent};
+use crate::model::{FilterConfig, Kind, Reference};
 
 /// The names that filters of one resource may use.
 struct NamesOfResource<'a, 'b>(&'a Compiler<'b>);
 
 impl NamesOfResource<'_, '_> {
+    fn uses(&self, kind: Kind, name: &Name) {
+        self.0.named.borrow_mut().insert((kind, Arc::clone(name)));
+    }
+
     fn exists(&self, kind: Kind, name: &Spanned<Name>, at: &Path<'_>, diags: &mut Diags) -> bool {
         let Some((message, help)) = self.0.others.why_unknown(kind, &name.value) else {
             return true;
@@ -37,12 +45,56 @@ impl FilterNames for NamesOfResource<'_, '_> {
         if !self.exists(Kind::Cluster, name, at, diags) {
             return None;
         }
-        self.0.asked.borrow_mut().insert(Arc::clone(&name.value));
+        self.uses(Kind::Cluster, &name.value);
         Some(self.0.around.clusters.reference(&name.value))
     }
 
     fn routes(&mut self, name: &Spanned<Name>, at: &Path<'_>, diags: &mut Diags) -> bool {
         self.exists(Kind::Routes, name, at, diags)
+    }
+
+    fn secret(
+        &mut self,
+        name: &Spanned<Name>,
+        at: &Path<'_>,
+        diags: &mut Diags,
+    ) -> Option<SecretText> {
+        if !self.exists(Kind::Secret, name, at, diags) {
+            return None;
+        }
+        let (others, of) = (self.0.others, &name.value);
+        match others.secret(of) {
+            Some(SecretContent::Text(text)) => {
+                self.uses(Kind::Secret, of);
+                Some(text)
+            }
+            Some(SecretContent::Certificate(_)) => {
+                let message = format!("the secret `{of}` is a certificate; a filter needs a text");
+                diags.error("wrong-kind", name.span, at, message);
+                None
+            }
+            None => {
+                if others.may_come() {
+                    let (kind, name, at) = (Kind::Secret, Arc::clone(of), at.to_string());
+                    let missing = Reference { kind, name, at, in_key: false };
+                    self.0.missing.borrow_mut().push(missing);
+                }
+                // A secret that is declared and wrong has its own errors.
+                None
+            }
+        }
+    }
+
+    fn follow(&mut self, name: &Name, user: Weak<dyn SecretUser>) {
+        self.0.around.secrets.add(name, user);
+    }
+
+    fn fetches(&self) -> Arc<Fetches> {
+        Arc::clone(&self.0.around.fetches)
+    }
+
+    fn folder(&self) -> Option<&FilePath> {
+        self.0.others.folder()
     }
 }
 

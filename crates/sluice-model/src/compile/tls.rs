@@ -6,7 +6,7 @@ use std::sync::Arc;
 use sluice_core::{Diags, Path};
 use sluice_tls::{ClientPlan, LoadError, ServerPlan, StoredCert, Verify};
 
-use super::{Compiler, report};
+use super::{Compiler, SecretContent, report};
 use crate::model::tls::{CertificateSource, ClientTls, ServerTls};
 
 /// A certificate that expires in fewer days causes a warning.
@@ -101,11 +101,17 @@ impl Compiler<'_> {
         let (cert, key) = match source {
             CertificateSource::Files { cert, key } => (cert, key.as_ref()),
             CertificateSource::Secret(name) => {
-                let Some(material) = self.others.secret(name) else {
-                    diags.error("not-there", None, at, format!("there is no secret `{name}`"));
-                    return None;
+                let message = match self.others.secret(name) {
+                    Some(SecretContent::Certificate(material)) => {
+                        return Some(self.around.certs.secret(name, material));
+                    }
+                    Some(SecretContent::Text(_)) => {
+                        format!("the secret `{name}` is no certificate")
+                    }
+                    None => format!("there is no secret `{name}`"),
                 };
-                return Some(self.around.certs.secret(name, material));
+                diags.error("not-there", None, at, message);
+                return None;
             }
         };
         match self.around.certs.load(cert, key.unwrap_or(cert)) {

@@ -4,19 +4,24 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use rustls_pki_types::ServerName;
-use sluice_core::{Name, Path};
+use sluice_core::{Name, Path, SecretText};
 use sluice_l4::plain_http::PlainHttp;
 use sluice_tls::{ClientAuth, EarlySessions, TlsVersion, Verify};
 
 use super::{Kind, References};
 
-/// A certificate chain and its private key, as PEM.
+/// A secret.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Secret {
-    /// The certificate chain, leaf certificate first.
-    pub chain: Vec<u8>,
-    /// The private key.
-    pub key: Vec<u8>,
+pub enum Secret {
+    /// A certificate chain and its private key, as PEM.
+    Certificate {
+        /// The certificate chain, leaf certificate first.
+        chain: Vec<u8>,
+        /// The private key.
+        key: Vec<u8>,
+    },
+    /// A text that filters use.
+    Text(SecretText),
 }
 
 impl std::fmt::Debug for Secret {

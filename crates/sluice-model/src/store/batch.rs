@@ -5,6 +5,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -67,6 +68,8 @@ pub enum BatchMode {
     Files {
         /// The content of the files.
         root: Node,
+        /// The folder that relative paths are resolved against.
+        folder: PathBuf,
         /// Names that were declared, including those of resources with errors.
         declared: HashSet<(Kind, Name)>,
     },

@@ -42,6 +42,9 @@ impl KnownNames {
                 "add them under `routes`",
                 "known routes",
             ),
+            Kind::Secret => {
+                (format!("there is no secret `{name}`"), "add it under `secrets`", "known secrets")
+            }
             kind => (
                 format!("there is no {} `{name}`", kind.word()),
                 "add it under `clusters`",

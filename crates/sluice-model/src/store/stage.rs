@@ -2,11 +2,11 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use sluice_core::{Diags, Name, Node};
-use sluice_tls::material::Material;
 
 use super::conflicts::Others;
 use super::known_names::KnownNames;
@@ -14,7 +14,7 @@ use super::{
     Absent, AbsentReason, Batch, BatchMode, Compiled, Held, Outcome, ResourceVerdict, Staged,
     Store, Update, WaitingResource,
 };
-use crate::compile::{Compiler, OtherResources, SharedParts, Surroundings};
+use crate::compile::{Compiler, Inputs, OtherResources, SecretContent, SharedParts, Surroundings};
 use crate::model::{Kind, Reference, Resource};
 use crate::provenance::Provenance;
 
@@ -75,7 +75,7 @@ struct StageRun<'a> {
     shared: RefCell<SharedParts>,
     now: Duration,
     /// The secrets of this batch.
-    secrets: HashMap<Name, Arc<Material>>,
+    secrets: HashMap<Name, SecretContent>,
     known: KnownNames,
     staged: Staged,
 }
@@ -101,7 +101,7 @@ impl StageRun<'_> {
             }
         }
         match self.mode {
-            BatchMode::Files { root, declared } => {
+            BatchMode::Files { root, declared, .. } => {
                 for kind in Kind::ALL {
                     let gone = self.store.held[kind as usize].iter().filter(|(name, held)| {
                         held.source == self.source && !named.contains(&(kind, Arc::clone(name)))
@@ -196,7 +196,7 @@ impl StageRun<'_> {
             let inputs = held.inputs.as_deref();
             let current =
                 inputs.is_none_or(|inputs| self.shared.borrow_mut().are_current(&inputs.files));
-            if current {
+            if current && inputs.is_none_or(|inputs| self.are_declared(inputs)) {
                 self.staged.present.push((kind, Arc::clone(&name)));
                 let outcome = Outcome::Unchanged;
                 self.staged.verdicts.push(ResourceVerdict { kind, name, outcome });
@@ -209,6 +209,16 @@ impl StageRun<'_> {
             _ => self.compile(candidate, refreshed, diags),
         };
         self.staged.verdicts.push(ResourceVerdict { kind, name, outcome });
+    }
+
+    /// Whether the files still declare what filters name. If not, compiling the resource again says where.
+    fn are_declared(&self, inputs: &Inputs) -> bool {
+        match self.mode {
+            BatchMode::Files { declared, .. } => {
+                inputs.named.iter().all(|name| declared.contains(name))
+            }
+            BatchMode::Plane { .. } => true,
+        }
     }
 
     /// The resources that this one cannot be used without and that do not exist. Among files, that is an error.
@@ -299,18 +309,15 @@ impl StageRun<'_> {
                 .routes(&name, table, &mut found)
                 .map(|table| Compiled::Routes(self.around.routes.reference(&name), table)),
             Resource::Secret(secret) => {
-                match Material::of_secret(&format!("secret {name}"), &secret.chain, &secret.key) {
-                    Ok(material) => Some(Compiled::Secret(Arc::new(material))),
-                    Err(error) => {
-                        found.error("bad-secret", None, "", error.to_string());
-                        None
-                    }
-                }
+                SecretContent::of(&name, secret, &mut found).map(Compiled::Secret)
             }
         };
         let mut inputs = compiler.into_inputs();
         self.staged.stale_certificates.append(&mut inputs.stale);
         let kind = resource.kind();
+        if !inputs.missing.is_empty() && !found.has_errors() {
+            return self.wait(Candidate { name, resource, source, from }, inputs.missing);
+        }
         let failed = found.has_errors() || compiled.is_none();
         let key = (kind, Arc::clone(&name));
         match self.mode {
@@ -327,8 +334,8 @@ impl StageRun<'_> {
             BatchMode::Plane { .. } => {}
         }
         let Some(compiled) = compiled else { return Outcome::Rejected(Vec::new()) };
-        if let Compiled::Secret(material) = &compiled {
-            self.secrets.insert(Arc::clone(&name), Arc::clone(material));
+        if let Compiled::Secret(content) = &compiled {
+            self.secrets.insert(Arc::clone(&name), content.clone());
         }
         let outcome = match self.store.contains(kind, &name) {
             true if refreshed => Outcome::Refreshed,
@@ -343,13 +350,25 @@ impl StageRun<'_> {
 }
 
 impl OtherResources for StageRun<'_> {
-    fn secret(&self, name: &Name) -> Option<Arc<Material>> {
+    fn secret(&self, name: &Name) -> Option<SecretContent> {
+        if !self.exists(Kind::Secret, name) {
+            return None;
+        }
         match (self.secrets.get(name), self.store.get(Kind::Secret, name)) {
-            (Some(material), _) => Some(Arc::clone(material)),
-            (None, Some(Held { compiled: Compiled::Secret(material), .. })) => {
-                Some(Arc::clone(material))
-            }
+            (Some(content), _) => Some(content.clone()),
+            (None, Some(Held { compiled: Compiled::Secret(content), .. })) => Some(content.clone()),
             _ => None,
+        }
+    }
+
+    fn may_come(&self) -> bool {
+        matches!(self.mode, BatchMode::Plane { .. })
+    }
+
+    fn folder(&self) -> Option<&Path> {
+        match self.mode {
+            BatchMode::Files { folder, .. } => Some(folder),
+            BatchMode::Plane { .. } => None,
         }
     }
 

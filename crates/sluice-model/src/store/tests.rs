@@ -126,7 +126,7 @@ fn what_waits_for_too_long_is_rejected() {
 fn a_rejected_resource_leaves_the_last_good_one_in_force() {
     let mut bench = Bench::new();
     bench.apply(vec![set("site", secret("good.test")), set("a", endpoints(1))]);
-    let wrong = Secret { chain: b"no certificate".to_vec(), key: Vec::new() };
+    let wrong = Secret::Certificate { chain: b"no certificate".to_vec(), key: Vec::new() };
     let wrong = set("site", Resource::Secret(Arc::new(wrong)));
     let verdicts = bench.apply(vec![wrong, set("a", endpoints(2))]);
     assert_eq!(verdicts.len(), 2);

@@ -8,9 +8,10 @@ use sluice_core::limits::{TABLE, Unit};
 use sluice_core::value::show_size;
 
 use super::{check, print};
+use crate::Extensions;
 use crate::cli::{EXIT_CONFIG, Explain, Format};
 
-pub(crate) fn run(options: &Explain) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(options: &Explain, extensions: &Extensions) -> anyhow::Result<ExitCode> {
     if options.limits {
         limits(options.format);
         return Ok(ExitCode::SUCCESS);
@@ -32,8 +33,10 @@ pub(crate) fn run(options: &Explain) -> anyhow::Result<ExitCode> {
     };
     let config = &config.clone().completed();
     print(&match options.format {
-        Format::Text => explain::yaml(config, root),
-        Format::Json => format!("{:#}\n", explain::config_json(config, root)),
+        Format::Text => explain::yaml(config, root, &|name| extensions.shapes(name)),
+        Format::Json => {
+            format!("{:#}\n", explain::config_json(config, root, &|name| extensions.shapes(name)))
+        }
     });
     Ok(ExitCode::SUCCESS)
 }

@@ -135,7 +135,7 @@ impl Control {
         Ok(Some(next))
     }
 
-    /// Has workers forget the clusters that were removed, and serve the listeners that they prepared.
+    /// Has workers forget the clusters that were removed, begins new fetches, and has workers serve the listeners that they prepared.
     async fn serve(&self, next: Option<NextSockets>, removed: Vec<Name>) {
         if !removed.is_empty() {
             let pools = &HttpWorker::of(&self.worker).pools;
@@ -145,6 +145,8 @@ impl Control {
                 worker.order(WorkerCommand::ForgetClusters(Arc::clone(&removed))).await;
             }
         }
+        // Before the listeners, so that they wait as little as possible for first contents.
+        self.builder.around.fetches.start(&self.fetches);
         let Some(next) = next else { return };
         let gone = self.sockets.borrow_mut().commit(next);
         self.commit(&ServeScope::All { gone: gone.into() }).await;

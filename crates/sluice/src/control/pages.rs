@@ -18,7 +18,7 @@ use sluice_upstream::balance::priorities::Share;
 use sluice_upstream::endpoint::Trouble;
 use sluice_upstream::{Cluster, EndpointState, EndpointTraits};
 
-use super::{Control, Stage, resources, routes, runtime};
+use super::{Control, Stage, fetches, resources, routes, runtime};
 use crate::worker::WorkerCommand;
 
 /// The pages, based on the control thread's state.
@@ -62,6 +62,7 @@ impl AdminSource for Pages {
                     routes::list(&control.store.borrow(), &control.in_force.borrow().sources)
                 }
                 Page::Resources => resources::list(&control.store.borrow()),
+                Page::Fetches => fetches::list(&control.builder.around.fetches, &control.clock),
                 Page::Runtime => {
                     runtime::list(&control.builder.around.runtime, &control.store.borrow())
                 }
@@ -169,10 +170,13 @@ impl Control {
             let in_force = self.in_force.borrow();
             (in_force.sources.clone(), in_force.folder.clone())
         };
+        let builder = Arc::clone(&self.builder);
         let show = move || {
+            let around = &builder.around;
+            let shapes = |name: &str| crate::shapes(&around.filters, &around.http_filters, name);
             let loaded = load_sources(&sources, &folder);
             let read = loaded.config.zip(loaded.root);
-            read.map_or(Value::Null, |(config, root)| explain::config_json(&config, &root))
+            read.map_or(Value::Null, |(config, root)| explain::config_json(&config, &root, &shapes))
         };
         let config = tokio::task::spawn_blocking(show).await.unwrap_or_default();
         let in_force = self.in_force.borrow();

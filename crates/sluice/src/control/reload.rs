@@ -17,6 +17,7 @@ use super::{Control, RELOADS, SNAPSHOT, Trigger, fixed};
 
 impl Control {
     pub(super) async fn reload(&self, config: &Path, trigger: Trigger) {
+        self.builder.around.fetches.reread();
         let outcome = self.try_reload(config, trigger).await;
         self.vitals.reloaded(outcome.is_ok(), self.clock.wall(self.clock.now()));
         let code = match &outcome {
@@ -115,7 +116,8 @@ impl Control {
         let sources = &in_force.sources;
         let own = sources.paths().chain(sources.value_paths());
         let own = own.chain(in_force.process.runtime_file.as_deref());
-        let named: BTreeSet<PathBuf> = own.chain(store.files()).map(Into::into).collect();
+        let mut named: BTreeSet<PathBuf> = own.chain(store.files()).map(Into::into).collect();
+        named.extend(self.builder.around.fetches.files());
         named.into_iter().collect()
     }
 }

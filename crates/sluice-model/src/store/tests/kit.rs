@@ -161,7 +161,7 @@ pub(crate) fn tls_of(secret: &str) -> Box<ServerTls> {
 
 pub(crate) fn secret(name: &str) -> Resource {
     let made = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
-    Resource::Secret(Arc::new(Secret {
+    Resource::Secret(Arc::new(Secret::Certificate {
         chain: made.cert.pem().into_bytes(),
         key: made.signing_key.serialize_pem().into_bytes(),
     }))
