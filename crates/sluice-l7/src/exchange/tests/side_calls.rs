@@ -9,10 +9,10 @@ use sluice_codec::scripted::{PeerEvent, SentEvent};
 use sluice_codec::{ErrorKind, Head};
 use sluice_core::limits::Limit;
 use sluice_core::{Limits, LocalFuture, Moment, Reason};
-use sluice_upstream::Cluster;
 use sluice_upstream::endpoint::Target;
 use sluice_upstream::hops::{HopTransport, ListenerGuard};
 use sluice_upstream::reasons as upstream_reasons;
+use sluice_upstream::{Cluster, EndpointState};
 
 use super::kit::{Bench, Hooks, cluster, connects, data, get, is_reset, response};
 use crate::filters::{Cx, HeadStep};
@@ -207,10 +207,13 @@ fn a_call_of_the_control_thread_has_its_own_time_and_counts_at_our_listeners() {
     let bench = bench();
     let pool = bench.pool_of(&auth());
     let asked = connects(&pool, false);
-    let endpoint = Arc::clone(&auth().members().endpoints[0]);
-    let Target::Ip(address) = endpoint.target else { panic!("an address") };
-    let listening = ListenerGuard::on(HopTransport::Stream, address);
-    endpoint.note_local(HopTransport::Stream, || Some(address.ip()));
+    let listens = |endpoint: &Arc<EndpointState>| {
+        let Target::Ip(address) = endpoint.target else { panic!("an address") };
+        let guard = ListenerGuard::on(HopTransport::Stream, address);
+        endpoint.note_local(HopTransport::Stream, || Some(address.ip()));
+        guard
+    };
+    let listening: Vec<_> = auth().members().endpoints.iter().map(listens).collect();
     let mut call = of_control(&bench, Moment::NEVER);
     assert!(is_pending(&mut call));
     let SentEvent::Head(head, true) = asked.sent()[0].clone() else { panic!("no head was sent") };
