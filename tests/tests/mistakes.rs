@@ -873,6 +873,32 @@ fn of_filters() {
             ),
             ("a header with a line break", http("set_headers: { request: { x-edge: \"a\\nb\" } }")),
             ("headers to set in a list", http("set_headers: { request: [x-edge] }")),
+            ("a session by nothing", http("sticky: {}")),
+            ("a session by two things", http("sticky: { cookie: a, header: x-a }")),
+            ("a session without a key", http("sticky: { cookie: SRV }")),
+            ("a session with a short key", http("sticky: { cookie: SRV, key: secret }")),
+            (
+                "a cookie whose name is none",
+                http("sticky: { cookie: \"a b\", key: 0123456789abcdef }"),
+            ),
+            (
+                "a cookie whose path is none",
+                http("sticky: { cookie: { name: a, path: \"/;x\" }, key: 0123456789abcdef }"),
+            ),
+            (
+                "a cookie for all sites that is not secure",
+                http(
+                    "sticky: { cookie: { name: a, same_site: none, secure: false }, key: 0123456789abcdef }",
+                ),
+            ),
+            (
+                "a source that is remembered for too long",
+                listener("relay: { cluster: up, sticky: { by: source_ip, ttl: 2d } }"),
+            ),
+            (
+                "a relay that is sticky by cookie",
+                listener("relay: { cluster: up, sticky: cookie }"),
+            ),
         ],
     );
 }

@@ -69,7 +69,7 @@ limits! {
     SideCallBytes = "side_call_bytes", MIB, KIB, 256 * MIB, Bytes, "The body of the response to a side call; a larger one fails the call (`sidecall.too_large`).";
     SideCallReserve = "side_call_reserve_percent", 10, 1, 90, Count, "Percentage of the connections, requests and streams that `limits` and `reuse.streams` of a cluster allow which is reserved for side calls, once filters call the cluster; at least one, if more than one is allowed. Other requests have the rest.";
     Fetches = "fetches", 32, 1, 4096, Count, "Attempts in flight to fetch content for filters, such as keys or lists; at the bound further ones wait.";
-    SourceTable = "source_table_entries", 65_536, 64, 16_777_216, Count, "Sources that a per-source limit tracks, over all workers; at the bound the least recently seen is forgotten.";
+    SourceTable = "source_table_entries", 65_536, 64, 16_777_216, Count, "Sources that a per-source limit, or a cluster with sticky sources, tracks over all workers; at the bound the least recently seen is forgotten.";
     FlowTable = "flow_table_entries", 65_536, 16, 4_194_304, Count, "UDP flows per listener and worker; at the bound the listener's flow that has been idle longest on the worker is evicted if it has been idle for a second, else the datagram is dropped.";
     HandshakePartial = "handshake_bytes", 64 * KIB, 16 * KIB, 64 * KIB, Bytes, "Bytes buffered for an unfinished TLS handshake; at the bound the connection is closed (`tls.protocol`).";
     LogQueue = "log_queue_records", 16_384, 64, 1_048_576, Count, "Log records per worker that may wait for the log thread; at the bound records are dropped and counted.";

@@ -20,7 +20,7 @@ use sluice_core::{LocalFuture, Moment, Reason, TransportKind};
 use sluice_io::pump::{Moved, Pump, Stopped};
 use sluice_io::{Conn, Stream, StreamHandler, WorkerCx};
 use sluice_tls::reasons as tls_reasons;
-use sluice_upstream::cluster::Claim;
+use sluice_upstream::cluster::{Affinity, Claim, ClientSession};
 use sluice_upstream::hops::Hop;
 use sluice_upstream::{Cluster, ClusterHandle, Connected, Preface, connect};
 use xxhash_rust::xxh3::Xxh3;
@@ -43,6 +43,8 @@ pub struct RelayPlan {
 pub struct RelayOptions {
     /// The input of a hash balancer.
     pub hash: Option<Hash>,
+    /// How long a source may be away and still return to its endpoint; `None` does not remember sources.
+    pub sticky: Option<Duration>,
     /// How long no byte may move; `None` is unlimited.
     pub idle_timeout: Option<Duration>,
     /// The same once one side has finished.
@@ -69,6 +71,13 @@ impl Hash {
         }
         Some(hasher.finish())
     }
+}
+
+/// What the pick of an endpoint goes by, for a client from `source`.
+pub(crate) fn affinity_of(hash: Option<Hash>, sticky: Option<Duration>, source: Peer) -> Affinity {
+    let session =
+        || Some(ClientSession::Source { source: Hash::SourceIp.of(source)?, ttl: sticky? });
+    Affinity { hash: hash.and_then(|hash| hash.of(source)), session: session() }
 }
 
 impl HandlerPlan for RelayPlan {
@@ -103,9 +112,10 @@ impl Relay {
         mut stream: Stream,
         conn: Rc<Conn>,
     ) -> Result<(Box<Pump>, Claim, Option<Hop>), Reason> {
-        let hash = self.options.hash.and_then(|hash| hash.of(conn.info.source()));
+        let RelayOptions { hash, sticky, .. } = &self.options;
+        let affinity = affinity_of(*hash, *sticky, conn.info.source());
         let preface = self.preface(&conn.info);
-        match connect(&self.handle, &conn, hash, &preface).await {
+        match connect(&self.handle, &conn, affinity, &preface).await {
             Ok(Connected { stream: upstream, claim, hop }) => {
                 Ok((Box::new(Pump::new(stream, upstream)), claim, hop))
             }

@@ -47,6 +47,8 @@ pub struct FlowChainPlan {
     pub cluster: Arc<Cluster>,
     /// The input of a hash balancer.
     pub hash: Option<Hash>,
+    /// How long a source may be away and still return to its endpoint; `None` does not remember sources.
+    pub sticky: Option<Duration>,
     /// The idle timeout of a flow; `None` is unlimited.
     pub idle_timeout: Option<Duration>,
     /// Replies per datagram; the flow ends when all have been received.

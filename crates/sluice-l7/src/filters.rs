@@ -28,6 +28,7 @@ pub mod rate_limit;
 pub mod request_id;
 pub mod set_headers;
 pub mod step;
+pub mod sticky;
 
 pub use sluice_l4::filters::{
     CheckContext, Content, FetchSchedule, Fetched, FileOrigin, FilterFactory, FilterOwner,
@@ -296,7 +297,7 @@ pub type HttpFilters = FilterRegistry<dyn HttpFilterPlan>;
 
 /// The HTTP filters that come with Sluice.
 pub fn built_in() -> HttpFilters {
-    let all: [Arc<dyn FilterFactory<dyn HttpFilterPlan>>; 7] = [
+    let all: [Arc<dyn FilterFactory<dyn HttpFilterPlan>>; 8] = [
         Arc::new(Ready::<buffer::Buffer>::default()),
         Arc::new(Ready::<Short<body_max::BodyMax>>::default()),
         Arc::new(Ready::<error_pages::ErrorPages>::default()),
@@ -304,6 +305,7 @@ pub fn built_in() -> HttpFilters {
         Arc::new(rate_limit::RateLimitFactory::default()),
         Arc::new(Ready::<request_id::RequestId>::default()),
         Arc::new(Ready::<set_headers::Layers>::default()),
+        Arc::new(sticky::StickyFactory),
     ];
     all.into_iter().collect()
 }

@@ -5,6 +5,7 @@
 //! request received is counted, responded to or given up for one reason, and leaves one record.
 #![forbid(unsafe_code)]
 
+pub mod affinity;
 pub mod attempts;
 pub mod client_auth;
 pub mod connection_manager;

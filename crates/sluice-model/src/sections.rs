@@ -28,7 +28,7 @@ pub mod log_format;
 pub mod redirect;
 pub mod routes;
 
-pub use balancing::{Balancer, Failover, LocalityName, LocalityWeights, SlowStart};
+pub use balancing::{Balancer, Failover, LocalityName, LocalityWeights, SessionTtl, SlowStart};
 pub use http::Http;
 pub use log_format::LogFormat;
 pub use redirect::HttpsRedirect;
@@ -413,6 +413,9 @@ section! {
         pub endpoints: Vec<Spanned<Short<EndpointEntry>>>,
         /// The hash key of `ring_hash` and `maglev` (sticky sessions).
         pub hash: Option<HashBy>,
+        /// Sticky sessions: a source that comes back goes to the endpoint that it went to before, as long as that is
+        /// usable. The short form is `source_ip`.
+        pub sticky: Option<Short<StickySource>>,
         /// How long no byte may move in either direction; if omitted, 1h for connections and 1m for UDP flows.
         pub idle_timeout: Option<OrNone<Duration>>,
         /// The same after one side has finished sending.
@@ -423,6 +426,20 @@ section! {
         /// idle.
         pub responses: Option<NonZeroU32>,
     }
+}
+
+section! {
+    /// Sticky sessions of connections and UDP flows.
+    pub struct StickySource {
+        /// What identifies a client.
+        pub by: HashBy,
+        /// How long a client may be away; at most 1d.
+        pub ttl: SessionTtl = "30m",
+    }
+}
+
+impl ShortForm for StickySource {
+    const KEY: &'static str = "by";
 }
 
 /// The default idle timeout of a connection, as in Envoy.

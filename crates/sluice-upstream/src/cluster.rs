@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use arc_swap::ArcSwap;
 use sluice_core::Name;
@@ -13,16 +13,20 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::balance::LoadBalancer;
-use crate::endpoint::{EndpointState, EndpointTraits, Target};
+use crate::endpoint::{EndpointId, EndpointState, EndpointTraits, Target};
 use crate::plan::{ClusterPlan, ClusterSettings};
 
+mod affinity;
 mod handle;
 mod reserve;
 mod shortage;
+mod source_table;
 mod standings;
 
+pub use affinity::{Affinity, ClientSession, PreferredEndpoint, SESSION_MAX};
 pub use handle::{Claim, ClusterHandle, RequestClaim};
 pub use reserve::TrafficClass;
+use source_table::SourceTable;
 use standings::Standings;
 
 /// A cluster, shared by all threads.
@@ -46,6 +50,8 @@ pub struct Cluster {
     generation: AtomicU64,
     /// For the watch over health: something that it counts or awaits has changed.
     changed: Notify,
+    /// The endpoints of sources, from the first session on.
+    sources: OnceLock<SourceTable>,
     /// The last message of the resolver, per host name; for the admin page and for reasons.
     resolver: Mutex<HashMap<Arc<str>, String>>,
 }
@@ -59,8 +65,32 @@ pub struct Membership {
     pub endpoints: Arc<[Arc<EndpointState>]>,
     /// What the cluster says of each.
     pub traits: Arc<[EndpointTraits]>,
+    by_id: OnceLock<HashMap<EndpointId, u32>>,
     /// Those that may be picked, as of the last change of their states.
     pub balancer: LoadBalancer,
+}
+
+/// Memberships up to this size are searched for an ID one by one.
+const SEARCHED_MAX: usize = 16;
+
+impl Membership {
+    fn new(
+        version: u64,
+        endpoints: Arc<[Arc<EndpointState>]>,
+        traits: Arc<[EndpointTraits]>,
+        balancer: LoadBalancer,
+    ) -> Arc<Self> {
+        Arc::new(Self { version, endpoints, traits, by_id: OnceLock::new(), balancer })
+    }
+
+    /// The endpoint with this ID.
+    fn with_id(&self, id: EndpointId) -> Option<&Arc<EndpointState>> {
+        if self.endpoints.len() <= SEARCHED_MAX {
+            return self.endpoints.iter().find(|endpoint| endpoint.id == id);
+        }
+        let index = || self.endpoints.iter().map(|endpoint| endpoint.id).zip(0..).collect();
+        self.endpoints.get(*self.by_id.get_or_init(index).get(&id)? as usize)
+    }
 }
 
 /// A resolved endpoint, from which membership is built.
@@ -85,17 +115,12 @@ impl Cluster {
 
     /// A cluster without endpoints.
     pub fn new(plan: Arc<ClusterPlan>) -> Self {
-        let members = Membership {
-            version: 0,
-            endpoints: Arc::new([]),
-            traits: Arc::new([]),
-            balancer: LoadBalancer::default(),
-        };
+        let members = Membership::new(0, Arc::new([]), Arc::new([]), LoadBalancer::default());
         Self {
             name: Arc::clone(&plan.name),
             plan: ArcSwap::new(plan),
             configured: AtomicBool::new(true),
-            members: ArcSwap::from_pointee(members),
+            members: ArcSwap::new(members),
             standings: Mutex::default(),
             active: AtomicU64::new(0),
             shared: AtomicU64::new(0),
@@ -103,6 +128,7 @@ impl Cluster {
             reserves: AtomicBool::new(false),
             generation: AtomicU64::new(0),
             changed: Notify::new(),
+            sources: OnceLock::new(),
             resolver: Mutex::default(),
         }
     }
@@ -205,7 +231,7 @@ impl Cluster {
             LoadBalancer::build(&plan.balancing, &endpoints, &standings.balanced(&traits), None);
         drop(standings);
         let version = old.version + 1;
-        self.members.store(Arc::new(Membership { version, endpoints, traits, balancer }));
+        self.members.store(Membership::new(version, endpoints, traits, balancer));
         self.changed.notify_one();
         left
     }
@@ -214,7 +240,7 @@ impl Cluster {
     /// balancer again. For the control thread.
     pub(crate) fn rebalance(&self) -> Option<Instant> {
         let (plan, old) = (self.plan.load(), self.members.load_full());
-        let Membership { version, endpoints, traits, balancer } = &*old;
+        let Membership { version, endpoints, traits, balancer, .. } = &*old;
         let mut standings = self.standings.lock().unwrap_or_else(PoisonError::into_inner);
         let followed = standings.follow(&plan.balancing, endpoints, traits, Instant::now());
         if followed.changed {
@@ -226,7 +252,7 @@ impl Cluster {
             }
             let (endpoints, traits) = (Arc::clone(endpoints), Arc::clone(traits));
             let version = *version;
-            self.members.store(Arc::new(Membership { version, endpoints, traits, balancer }));
+            self.members.store(Membership::new(version, endpoints, traits, balancer));
         }
         followed.again_at
     }

@@ -27,7 +27,7 @@ use sluice_telemetry::RecordKind;
 use sluice_tls::ClientTls;
 use smallvec::SmallVec;
 
-use crate::cluster::{Claim, ClusterHandle};
+use crate::cluster::{Affinity, Claim, ClusterHandle};
 use crate::endpoint::{EndpointState, Target};
 use crate::hops::{self, Hop, HopTransport};
 use crate::plan::{ClusterPlan, OutlierPlan};
@@ -60,7 +60,7 @@ pub struct Preface {
 pub async fn connect(
     handle: &Rc<ClusterHandle>,
     conn: &Conn,
-    hash: Option<u64>,
+    affinity: Affinity,
     preface: &Preface,
 ) -> Result<Connected, Reason> {
     let plan = handle.cluster.plan();
@@ -68,7 +68,7 @@ pub async fn connect(
     let mut tried: SmallVec<[Arc<str>; 2]> = SmallVec::new();
     let mut last = None;
     while (tried.len() as u64) < u64::from(plan.connect_attempts.max(1)) {
-        let claim = match handle.pick(&conn.worker, hash, &tried) {
+        let claim = match handle.pick(&conn.worker, affinity, &tried) {
             Ok(claim) => claim,
             // The failure of an attempt is more informative than that no endpoint is left.
             Err(why) => {

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use arc_swap::ArcSwapOption;
 use tokio::time::Instant;
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::hops::{self, HopTransport};
 
@@ -74,6 +75,25 @@ impl fmt::Display for Locality {
     }
 }
 
+/// Names an endpoint in few bytes, in every Sluice alike: a hash of its address. Two endpoints of a cluster may have the
+/// same, one pair in 2^32; then sessions of one lead to the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EndpointId(pub u32);
+
+impl EndpointId {
+    /// The ID of the endpoint with this name, which is its address as text.
+    #[expect(clippy::cast_possible_truncation, reason = "a part of the hash is enough")]
+    pub fn of(name: &str) -> Self {
+        Self(xxh3_64(name.as_bytes()) as u32)
+    }
+}
+
+impl fmt::Display for EndpointId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:08x}", self.0)
+    }
+}
+
 /// Why an endpoint takes no traffic.
 #[derive(Clone, Debug)]
 pub struct Trouble {
@@ -96,6 +116,8 @@ pub struct EndpointState {
     pub target: Target,
     /// The address as text: its name in records, metrics and hashes.
     pub name: Arc<str>,
+    /// The same for sessions.
+    pub id: EndpointId,
     /// The host name that it was resolved from.
     pub host: Option<Arc<str>>,
     active: AtomicU64,
@@ -119,10 +141,12 @@ pub struct EndpointState {
 impl EndpointState {
     /// An endpoint that is assumed to be healthy.
     pub fn new(target: Target, host: Option<Arc<str>>) -> Self {
-        let name = target.to_string().into();
+        let name: Arc<str> = target.to_string().into();
+        let id = EndpointId::of(&name);
         Self {
             target,
             name,
+            id,
             host,
             active: AtomicU64::new(0),
             shared: AtomicU64::new(0),

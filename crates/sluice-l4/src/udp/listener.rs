@@ -23,6 +23,7 @@ use super::{FlowChainPlan, UdpPlan};
 use crate::metrics;
 use crate::quic::ids::Owner;
 use crate::reasons;
+use crate::relay::affinity_of;
 use crate::select::ChainInput;
 
 /// A UDP listener on one worker.
@@ -232,8 +233,8 @@ fn pick(
     match owner.and_then(|owner| chain.handle.claim_member(&owner.endpoint)) {
         Some(claim) => Ok(claim),
         None => {
-            let hash = plan.hash.and_then(|hash| hash.of(info.source()));
-            chain.handle.pick(worker, hash, &[])
+            let affinity = affinity_of(plan.hash, plan.sticky, info.source());
+            chain.handle.pick(worker, affinity, &[])
         }
     }
 }

@@ -22,6 +22,7 @@ use super::attempt_error::AttemptError;
 use super::deadlines::Deadline;
 use super::pending::Pending;
 use super::{RequestTask, RouteTarget, Stop};
+use crate::affinity::affinity;
 use crate::attempts::AttemptGuard;
 use crate::errors::Cause;
 use crate::failed_attempt::{
@@ -169,11 +170,12 @@ impl RequestTask {
         let handle = &forwarding.pool.handle;
         let failed = &mut forwarding.attempts.endpoints;
         let class = TrafficClass::Request;
-        let picked = match handle.pick_for_request(self.worker(), class, forwarding.hash, failed) {
+        let affinity = affinity(&self.values, forwarding.hash);
+        let picked = match handle.pick_for_request(self.worker(), class, affinity, failed) {
             // Another endpoint is preferred, not required.
             Err(_) if !failed.is_empty() => {
                 failed.clear();
-                handle.pick_for_request(self.worker(), class, forwarding.hash, &[])
+                handle.pick_for_request(self.worker(), class, affinity, &[])
             }
             picked => picked,
         };

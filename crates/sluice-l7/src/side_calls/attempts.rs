@@ -11,7 +11,7 @@ use std::time::Duration;
 use sluice_core::connection::Attempt;
 use sluice_io::timers::Timer;
 use sluice_upstream::EndpointState;
-use sluice_upstream::cluster::{RequestClaim, TrafficClass};
+use sluice_upstream::cluster::{Affinity, RequestClaim, TrafficClass};
 
 use super::{SideCallError, SideCallGuard, SideCalls, SideRequest};
 use crate::errors::Cause;
@@ -116,7 +116,12 @@ impl SideCalls {
     ) -> Result<(Arc<EndpointState>, RequestClaim), FailedAttempt> {
         let (handle, failed) = (&pool.handle, &mut attempts.endpoints);
         let pick = |failed: &[Arc<str>]| {
-            handle.pick_for_request(&self.worker, TrafficClass::SideCall, None, failed)
+            handle.pick_for_request(
+                &self.worker,
+                TrafficClass::SideCall,
+                Affinity::default(),
+                failed,
+            )
         };
         let picked = match pick(failed) {
             Err(_) if !failed.is_empty() => {

@@ -259,6 +259,7 @@ impl Compiler<'_> {
                     filters,
                     cluster: self.around.clusters.reference(&chain.cluster),
                     hash: chain.hash,
+                    sticky: chain.sticky,
                     idle_timeout: chain.idle_timeout,
                     responses: chain.responses.map(NonZeroU32::get),
                 }),

@@ -145,6 +145,8 @@ pub struct FlowChain {
     pub cluster: Name,
     /// The input of a hash balancer.
     pub hash: Option<Hash>,
+    /// How long a source may be away and still return to its endpoint; `None` does not remember sources.
+    pub sticky: Option<Duration>,
     /// How long no datagram may arrive in either direction; `None` is unlimited.
     pub idle_timeout: Option<Duration>,
     /// Responses to each datagram, after which the flow ends.

@@ -12,6 +12,7 @@ use sluice_core::settings::{
 use sluice_core::value::{Decimal, FactorPercent, Percent};
 use sluice_core::{Diags, Node, Path, Setting, Shape, Span, Spanned, Value, section};
 use sluice_upstream::balance::{BalancePlan, LeastRequestPlan, MaglevPlan, RingPlan};
+use sluice_upstream::cluster::SESSION_MAX;
 use sluice_upstream::{Balance, Locality};
 
 section! {
@@ -218,6 +219,29 @@ bounded! {
 fn is_prime(number: u32) -> bool {
     let divisors = 2..=number.isqrt();
     number > 1 && divisors.into_iter().all(|divisor| !number.is_multiple_of(divisor))
+}
+
+/// How long a client may be away and still return to its endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionTtl(pub Duration);
+
+impl Setting for SessionTtl {
+    fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
+        let ttl = Duration::bind(node, at, diags)?;
+        if ttl > SESSION_MAX {
+            diags.error("bad-value", node.span, at, "a source is remembered for at most 1d");
+            return None;
+        }
+        Some(Self(ttl))
+    }
+
+    fn shape() -> Shape {
+        Duration::shape()
+    }
+
+    fn show(&self) -> Plain {
+        self.0.show()
+    }
 }
 
 /// Where an endpoint is: `zone`, `region/zone` or `region/zone/sub-zone`.

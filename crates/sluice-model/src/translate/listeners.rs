@@ -1,6 +1,7 @@
 //! Listeners and their chains.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use sluice_core::settings::{Members, Short};
 use sluice_core::{Diags, ListenAddress, Path, Spanned};
@@ -15,7 +16,7 @@ use crate::model::listener::{
 };
 use crate::model::{FilterChain, Kind, Resource, listener};
 use crate::provenance::Provenance;
-use crate::sections::{self, HashBy, Http, Listener, ProxyAcceptance, Relay};
+use crate::sections::{self, HashBy, Http, Listener, ProxyAcceptance, Relay, StickySource};
 use crate::store::Update;
 
 impl Context<'_> {
@@ -228,6 +229,7 @@ impl Context<'_> {
             cluster,
             endpoints: _,
             hash,
+            sticky,
             idle_timeout,
             half_close_timeout,
             max_duration,
@@ -248,6 +250,7 @@ impl Context<'_> {
             cluster: cluster.value.clone(),
             options: RelayOptions {
                 hash: hash.map(|HashBy::SourceIp| Hash::SourceIp),
+                sticky: sticky.as_ref().map(|section| sticky_ttl(section)),
                 idle_timeout: idle_timeout.map_or(Some(sections::STREAM_IDLE), |timeout| timeout.0),
                 half_close_timeout: half_close_timeout.0,
                 max_duration: max_duration.0,
@@ -297,7 +300,7 @@ impl Context<'_> {
             return None;
         };
         let here = at.key("relay");
-        let Relay { cluster, hash, idle_timeout, responses, .. } = &relay.0;
+        let Relay { cluster, hash, sticky, idle_timeout, responses, .. } = &relay.0;
         let cluster = cluster.as_ref()?;
         check::hash_fits(self.config, cluster, hash.is_some(), relay.span, &here, diags);
         check::clusters::flow_relay(self.config, cluster, &relay.0, &here, diags);
@@ -307,10 +310,16 @@ impl Context<'_> {
             filters: filters(&chain.filters),
             cluster: cluster.value.clone(),
             hash: hash.map(|HashBy::SourceIp| Hash::SourceIp),
+            sticky: sticky.as_ref().map(|section| sticky_ttl(section)),
             idle_timeout: idle_timeout.map_or(Some(sections::FLOW_IDLE), |timeout| timeout.0),
             responses: *responses,
         })
     }
+}
+
+fn sticky_ttl(section: &StickySource) -> Duration {
+    let StickySource { by: HashBy::SourceIp, ttl } = section;
+    ttl.0
 }
 
 /// The chains of a listener, with the short form expanded.

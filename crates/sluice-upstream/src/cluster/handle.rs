@@ -9,6 +9,7 @@ use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use sluice_core::Reason;
 use sluice_core::limits::Limit;
@@ -16,7 +17,9 @@ use sluice_io::WorkerCx;
 use sluice_telemetry::metrics::other;
 use sluice_telemetry::{Counter, CounterSet, Gauge, Histogram};
 
+use super::affinity::{Affinity, ClientSession, PreferredEndpoint};
 use super::reserve::{TrafficClass, reserved};
+use super::source_table::SourceTable;
 use super::{Cluster, Membership};
 use crate::balance::load_balancer::{Chooser, Openings, Shortage};
 use crate::endpoint::{EndpointState, Lease, RequestLease};
@@ -35,6 +38,7 @@ pub struct ClusterHandle {
     pub(crate) connect_time: Histogram,
     pub(crate) ejections: Counter,
     failures: CounterSet<Reason>,
+    sessions: CounterSet<&'static str>,
     per_endpoint: CounterSet<Arc<str>>,
     /// The version of the membership that `per_endpoint` was last compared with.
     compared: Cell<u64>,
@@ -121,6 +125,7 @@ impl ClusterHandle {
             connect_time: shard.histogram(&metrics::CONNECT_TIME, &labels),
             ejections: shard.counter(&metrics::EJECTIONS, &labels),
             failures: CounterSet::default(),
+            sessions: CounterSet::default(),
             per_endpoint: CounterSet::bounded(worker.limits.size(Limit::EndpointSeries), |_| {
                 other()
             }),
@@ -137,7 +142,7 @@ impl ClusterHandle {
     pub fn pick(
         self: &Rc<Self>,
         worker: &WorkerCx,
-        hash: Option<u64>,
+        affinity: Affinity,
         tried: &[Arc<str>],
     ) -> Result<Claim, Reason> {
         let plan = self.cluster.plan.load();
@@ -148,7 +153,7 @@ impl ClusterHandle {
         let full = |endpoint: &EndpointState| {
             plan.endpoint_connections_max.is_some_and(|max| endpoint.active() >= open(max))
         };
-        let endpoint = self.choose(worker, hash, tried, &full)?;
+        let endpoint = self.choose(worker, affinity, tried, &full)?;
         Ok(self.claim(endpoint.lease()))
     }
 
@@ -167,7 +172,7 @@ impl ClusterHandle {
         self: &Rc<Self>,
         worker: &WorkerCx,
         class: TrafficClass,
-        hash: Option<u64>,
+        affinity: Affinity,
         tried: &[Arc<str>],
     ) -> Result<(Arc<EndpointState>, RequestClaim), Reason> {
         let plan = self.cluster.plan.load();
@@ -179,7 +184,7 @@ impl ClusterHandle {
         let full = |endpoint: &EndpointState| {
             plan.endpoint_requests_max.is_some_and(|max| endpoint.requests() >= open(max))
         };
-        let endpoint = self.choose(worker, hash, tried, &full)?;
+        let endpoint = self.choose(worker, affinity, tried, &full)?;
         if counts {
             self.cluster.requests.fetch_add(1, Relaxed);
         }
@@ -229,23 +234,83 @@ impl ClusterHandle {
     fn choose(
         &self,
         worker: &WorkerCx,
-        hash: Option<u64>,
+        Affinity { hash, session }: Affinity,
         tried: &[Arc<str>],
         full: &dyn Fn(&EndpointState) -> bool,
     ) -> Result<Arc<EndpointState>, Reason> {
         let members = self.cluster.members.load();
         let is_tried = |endpoint: &EndpointState| tried.contains(&endpoint.name);
+        let openings = Openings { is_full: full, is_tried: &is_tried };
+        if let Some(session) = session
+            && let Some(endpoint) = self.resume(worker, session, &members, &openings)?
+        {
+            return Ok(endpoint);
+        }
         let mut chooser = Chooser {
             random: &mut |bound| worker.random_below(bound),
             turn: &mut |table| self.turns.take(table),
             hash,
             load: &|| self.cluster.load(),
         };
-        let openings = Openings { is_full: full, is_tried: &is_tried };
-        match members.balancer.pick(&members.endpoints, &openings, &mut chooser) {
-            Ok(index) => Ok(Arc::clone(&members.endpoints[index as usize])),
-            Err(shortage) => Err(self.why_none(&members, shortage)),
+        let endpoint = match members.balancer.pick(&members.endpoints, &openings, &mut chooser) {
+            Ok(index) => Arc::clone(&members.endpoints[index as usize]),
+            Err(shortage) => return Err(self.why_none(&members, shortage)),
+        };
+        if let Some(ClientSession::Source { source, ttl }) = session {
+            self.note_source(worker, source, ttl, &endpoint);
         }
+        Ok(endpoint)
+    }
+
+    /// The endpoint of a session, if it has one that can be used.
+    ///
+    /// # Errors
+    /// It has one that cannot be used, and allows no other.
+    fn resume(
+        &self,
+        worker: &WorkerCx,
+        session: ClientSession,
+        members: &Membership,
+        openings: &Openings<'_>,
+    ) -> Result<Option<Arc<EndpointState>>, Reason> {
+        let (id, strict) = match session {
+            ClientSession::Endpoint(PreferredEndpoint { id, strict }) => (Some(id), strict),
+            ClientSession::Source { source, ttl } => {
+                (self.sources(worker).find(source, ttl, worker.now()), false)
+            }
+        };
+        let Some(id) = id else { return Ok(None) };
+        let usable = |endpoint: &&Arc<EndpointState>| {
+            endpoint.is_usable() && !(openings.is_full)(endpoint) && !(openings.is_tried)(endpoint)
+        };
+        let endpoint = members.with_id(id).filter(usable);
+        let result = match (endpoint, strict) {
+            (Some(_), _) => "kept",
+            (None, false) => "moved",
+            (None, true) => "refused",
+        };
+        self.count_session(worker, result);
+        if let (Some(endpoint), ClientSession::Source { source, ttl }) = (endpoint, session) {
+            self.note_source(worker, source, ttl, endpoint);
+        }
+        if endpoint.is_none() && strict { Err(reasons::SESSION) } else { Ok(endpoint.cloned()) }
+    }
+
+    fn note_source(&self, worker: &WorkerCx, source: u64, ttl: Duration, to: &EndpointState) {
+        if self.sources(worker).note(source, to.id, ttl, worker.now()) {
+            self.count_session(worker, "forgotten");
+        }
+    }
+
+    fn count_session(&self, worker: &WorkerCx, result: &'static str) {
+        self.sessions.count(&result, |result| {
+            worker.shard.counter(&metrics::SESSIONS, &[&self.cluster.name, result])
+        });
+    }
+
+    fn sources(&self, worker: &WorkerCx) -> &SourceTable {
+        let size = || SourceTable::new(worker.limits.size(Limit::SourceTable));
+        self.cluster.sources.get_or_init(size)
     }
 
     fn why_none(&self, members: &Membership, shortage: Shortage) -> Reason {

@@ -21,7 +21,7 @@ impl Cluster {
             let notes = notes.iter().map(|(host, said)| format!("{host}: {said}"));
             return Some(notes.collect::<Vec<_>>().join("; ").into());
         }
-        (why == reasons::NO_HEALTHY).then(|| self.states().into())
+        (why == reasons::NO_HEALTHY || why == reasons::SESSION).then(|| self.states().into())
     }
 
     /// The setting whose limit is reached.

@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::endpoint::EndpointId;
 use crate::plan::ReusePlan;
 use crate::reasons;
 use sluice_core::clock::ClockOrigin;
@@ -51,7 +52,7 @@ fn a_pick_keeps_to_limits_health_and_what_was_tried() {
     let worker = WorkerCx::solitary(ClockOrigin::read().clock());
     let cluster = Arc::new(Cluster::new(Arc::new(plan(Some(3)))));
     let handle = ClusterHandle::new(Arc::clone(&cluster), &worker);
-    let why = |tried: &[Arc<str>]| handle.pick(&worker, None, tried).unwrap_err();
+    let why = |tried: &[Arc<str>]| handle.pick(&worker, Affinity::default(), tried).unwrap_err();
     assert_eq!(why(&[]), reasons::NO_ENDPOINT);
     cluster.note_resolver(&"db.test".into(), "timed out".into());
     assert_eq!(why(&[]), reasons::DNS);
@@ -60,11 +61,14 @@ fn a_pick_keeps_to_limits_health_and_what_was_tried() {
     let names: Vec<Arc<str>> =
         cluster.members().endpoints.iter().map(|endpoint| Arc::clone(&endpoint.name)).collect();
     assert_eq!(why(&names), reasons::NO_HEALTHY);
-    let first = handle.pick(&worker, None, &names[..1]).unwrap();
+    let first = handle.pick(&worker, Affinity::default(), &names[..1]).unwrap();
     assert_eq!(first.endpoint().name, names[1]);
-    let _second = handle.pick(&worker, None, &names[..1]).unwrap();
-    assert_eq!(handle.pick(&worker, None, &names[..1]).map(drop), Err(reasons::LIMIT));
-    let _third = handle.pick(&worker, None, &[]).unwrap();
+    let _second = handle.pick(&worker, Affinity::default(), &names[..1]).unwrap();
+    assert_eq!(
+        handle.pick(&worker, Affinity::default(), &names[..1]).map(drop),
+        Err(reasons::LIMIT)
+    );
+    let _third = handle.pick(&worker, Affinity::default(), &[]).unwrap();
     assert_eq!((why(&[]), cluster.active()), (reasons::LIMIT, 3));
     drop(first);
     cluster.members().endpoints.iter().for_each(|endpoint| {
@@ -82,8 +86,9 @@ fn what_is_reserved_for_side_calls_is_not_open_to_requests() {
     let cluster = Arc::new(Cluster::new(Arc::new(settings)));
     cluster.publish(&[member(1)]);
     let handle = ClusterHandle::new(Arc::clone(&cluster), &worker);
-    let request =
-        |class| handle.pick_for_request(&worker, class, None, &[]).map(|(_, claim)| claim);
+    let request = |class| {
+        handle.pick_for_request(&worker, class, Affinity::default(), &[]).map(|(_, claim)| claim)
+    };
     let endpoint = Arc::clone(&cluster.members().endpoints[0]);
     let connection = |class| handle.claim_shared(class, &endpoint);
 
@@ -94,9 +99,64 @@ fn what_is_reserved_for_side_calls_is_not_open_to_requests() {
     let one = (request(TrafficClass::Request).unwrap(), connection(TrafficClass::Request).unwrap());
     assert_eq!(request(TrafficClass::Request).map(drop), Err(reasons::LIMIT));
     assert_eq!(connection(TrafficClass::Request).map(drop), Err(reasons::LIMIT));
-    assert_eq!(handle.pick(&worker, None, &[]).map(drop), Err(reasons::LIMIT));
+    assert_eq!(handle.pick(&worker, Affinity::default(), &[]).map(drop), Err(reasons::LIMIT));
     let other = (request(TrafficClass::SideCall), connection(TrafficClass::SideCall));
     assert!(other.0.is_ok() && other.1.is_ok());
     assert_eq!(request(TrafficClass::SideCall).map(drop), Err(reasons::LIMIT));
     drop(one);
+}
+
+#[test]
+fn a_session_leads_to_its_endpoint_while_that_can_be_used() {
+    let worker = WorkerCx::solitary(ClockOrigin::read().clock());
+    for size in [3, 40] {
+        let cluster = Arc::new(Cluster::new(Arc::new(plan(None))));
+        cluster.publish(&(1..=size).map(member).collect::<Vec<_>>());
+        let handle = ClusterHandle::new(Arc::clone(&cluster), &worker);
+        let endpoint = Arc::clone(&cluster.members().endpoints[1]);
+        let named = |id, strict| Affinity {
+            hash: None,
+            session: Some(ClientSession::Endpoint(PreferredEndpoint { id, strict })),
+        };
+        let pick = |affinity| {
+            let picked = handle.pick(&worker, affinity, &[]);
+            picked.map(|claim| Arc::clone(claim.endpoint()))
+        };
+        for _ in 0..5 {
+            let picked = pick(named(endpoint.id, false)).unwrap();
+            assert!(Arc::ptr_eq(&picked, &endpoint));
+        }
+        let gone = EndpointId::of("127.0.0.1:99");
+        assert!(pick(named(gone, false)).is_ok());
+        assert_eq!(pick(named(gone, true)).map(drop), Err(reasons::SESSION));
+        let tried = [Arc::clone(&endpoint.name)];
+        let other = handle.pick(&worker, named(endpoint.id, false), &tried).unwrap();
+        assert!(!Arc::ptr_eq(other.endpoint(), &endpoint));
+        // At its limit of two connections.
+        let _full = (endpoint.lease(), endpoint.lease());
+        assert!(!Arc::ptr_eq(&pick(named(endpoint.id, false)).unwrap(), &endpoint));
+        assert_eq!(pick(named(endpoint.id, true)).map(drop), Err(reasons::SESSION));
+    }
+}
+
+#[test]
+fn a_source_comes_back_to_its_endpoint() {
+    let worker = WorkerCx::solitary(ClockOrigin::read().clock());
+    let cluster = Arc::new(Cluster::new(Arc::new(plan(None))));
+    cluster.publish(&(1..=5).map(member).collect::<Vec<_>>());
+    let handle = ClusterHandle::new(Arc::clone(&cluster), &worker);
+    let pick = |source: u64, tried: &[Arc<str>]| {
+        let session = Some(ClientSession::Source { source, ttl: SESSION_MAX });
+        let picked = handle.pick(&worker, Affinity { hash: None, session }, tried);
+        Arc::clone(&picked.unwrap().endpoint().name)
+    };
+    let sources: Vec<u64> = (1..50_u64).map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15)).collect();
+    let first: Vec<_> = sources.iter().map(|source| pick(*source, &[])).collect();
+    // New endpoints take nothing away.
+    cluster.publish(&(1..=9).map(member).collect::<Vec<_>>());
+    let again: Vec<_> = sources.iter().map(|source| pick(*source, &[])).collect();
+    assert_eq!(first, again);
+    let moved = pick(sources[0], std::slice::from_ref(&first[0]));
+    assert_ne!(moved, first[0]);
+    assert_eq!(pick(sources[0], &[]), moved, "it stays where it went");
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 use sluice_testkit::peers::{Server, UdpServer, connect, read};
 use sluice_testkit::{Authority, Origin, Running, Sluice, tls, wait};
 
-use crate::kit::{Fault, Seen, ask, heard, nobody, relay, say, start, web};
+use crate::kit::{Fault, Seen, ask, heard, nobody, relay, say, send, start, web, web_with};
 
 pub(crate) const CASES: &[Fault] = &[
     Fault { name: "Nothing listens at the endpoint", reason: "upstream.refused", inject: refused },
@@ -41,6 +41,11 @@ pub(crate) const CASES: &[Fault] = &[
         name: "Every endpoint fails its health checks",
         reason: "upstream.no_healthy",
         inject: unhealthy,
+    },
+    Fault {
+        name: "The endpoint of a strict session is unhealthy",
+        reason: "upstream.session",
+        inject: session,
     },
     Fault {
         name: "A header names a cluster that does not exist",
@@ -208,6 +213,45 @@ fn unhealthy() -> Seen {
     Seen::request(&sluice, "upstream.no_healthy").heard(heard).at("\"up\"")
 }
 
+fn session() -> Seen {
+    let address = nobody();
+    let first = named_server(address);
+    let other = Origin::start("other");
+    let health = ", health: { tcp: {}, interval: 20ms, unhealthy_after: 1 }";
+    let sticky =
+        ", filters: [{ sticky: { header: x-server, strict: true, key: 0123456789abcdef } }]";
+    let sluice = Sluice::new().workers(1).expect_warning("unhealthy").start(&web_with(
+        sticky,
+        &[address.to_string(), other.addr().to_string()],
+        "",
+        health,
+    ));
+    let token = wait::until("a session with the first endpoint", || {
+        let response = sluice_testkit::origin::get(sluice.addr("web"), "a", "/");
+        let token = response.value("x-server").to_owned();
+        response.text().contains("first").then_some(token)
+    });
+    drop(first);
+    wait::until("the endpoint to be unhealthy", || {
+        sluice.log().contains("unhealthy").then_some(())
+    });
+    let request = format!("GET / HTTP/1.1\r\nhost: a\r\nx-server: {token}\r\n\r\n");
+    let heard = send(&sluice, request);
+    Seen::request(&sluice, "upstream.session").heard(heard).at("\"up\"")
+}
+
+/// A server that answers one request on each connection.
+fn named_server(address: SocketAddr) -> Server {
+    Server::start_at(address, |mut stream| {
+        if stream.read(&mut [0; 1024])? > 0 {
+            stream.write_all(
+                b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 5\r\n\r\nfirst",
+            )?;
+        }
+        Ok(())
+    })
+}
+
 fn cluster_unknown() -> Seen {
     let origin = Origin::start("a");
     let rule = "rules: [{ name: tiers, cluster_header: x-tier }]";
@@ -217,7 +261,7 @@ fn cluster_unknown() -> Seen {
          clusters: {{ up: {{ endpoints: [\"{}\"] }} }}\n",
         origin.addr()
     ));
-    let heard = crate::kit::send(&sluice, "GET / HTTP/1.1\r\nHost: a\r\nX-Tier: gold\r\n\r\n");
+    let heard = send(&sluice, "GET / HTTP/1.1\r\nHost: a\r\nX-Tier: gold\r\n\r\n");
     Seen::request(&sluice, "cluster.unknown").heard(heard).at("\"tiers\"").at("gold")
 }
 

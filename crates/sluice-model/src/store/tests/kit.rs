@@ -130,6 +130,7 @@ pub(crate) fn listener(port: u16, kind: ChainKind) -> Resource {
 pub(crate) fn relay(cluster: &str) -> ChainKind {
     let options = RelayOptions {
         hash: None,
+        sticky: None,
         idle_timeout: None,
         half_close_timeout: None,
         max_duration: None,
@@ -176,6 +177,7 @@ pub(crate) fn flow_listener(port: u16, cluster: &str) -> Resource {
         filters: Vec::new(),
         cluster: cluster.into(),
         hash: None,
+        sticky: None,
         idle_timeout: None,
         responses: None,
     };
