@@ -184,11 +184,14 @@ impl Cluster {
                 // The same address declared twice is one endpoint with the weight of both.
                 None => match endpoints.iter().find(|endpoint| endpoint.target == member.target) {
                     Some(twin) => twin.set_weight(twin.weight().saturating_add(member.weight)),
-                    None => endpoints.push(Arc::new(EndpointState::new(
-                        member.target.clone(),
-                        member.host.clone(),
-                        member.weight,
-                    ))),
+                    None => {
+                        let (target, host) = (member.target.clone(), member.host.clone());
+                        let endpoint = EndpointState::new(target, host, member.weight);
+                        if let Some(health) = &self.plan.load().health {
+                            endpoint.await_check(health.waits);
+                        }
+                        endpoints.push(Arc::new(endpoint));
+                    }
                 },
             }
         }

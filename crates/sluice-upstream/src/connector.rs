@@ -16,7 +16,7 @@ use std::time::Duration;
 use rustls::pki_types::ServerName;
 use sluice_core::connection::Attempt;
 use sluice_core::limits::Limit;
-use sluice_core::reason;
+use sluice_core::reason::{self, end};
 use sluice_core::{Moment, Reason};
 use sluice_io::tls::HandshakeError;
 use sluice_io::{Conn, Interest, RawStream, Reactor, Stream, TlsStream, WorkerCx};
@@ -30,7 +30,8 @@ use smallvec::SmallVec;
 use crate::cluster::{Claim, ClusterHandle};
 use crate::endpoint::{EndpointState, Target};
 use crate::hops::{self, Hop, HopTransport};
-use crate::plan::{ClusterPlan, OutlierPlan};
+use crate::metrics;
+use crate::plan::{CheckKind, ClusterPlan, OutlierPlan};
 use crate::reasons;
 
 /// A stream to an endpoint, and its claim.
@@ -83,6 +84,7 @@ pub async fn connect(
         let endpoint = Arc::clone(claim.endpoint());
         let started = conn.worker.now();
         let by = started.after(plan.connect_timeout);
+        let was_usable = endpoint.is_usable();
         let mut hop = None;
         let opened = |socket: &OwnedFd| {
             hop = enter_hop(conn, &endpoint.target, socket)?;
@@ -90,6 +92,10 @@ pub async fn connect(
         };
         let reaching = reach_with(&plan, &endpoint, &conn.worker, preface, opened);
         let outcome = match conn.until(by, reaching).await {
+            // It is not among the connections that were closed when the endpoint became unhealthy.
+            Ok(Ok(_)) if was_usable && plan.closes_on(&endpoint) => {
+                Err(ConnectFailure::of(end::ENDPOINT_UNHEALTHY))
+            }
             Ok(outcome) => outcome,
             Err(_) => Err(ConnectFailure::connect_timeout(plan.connect_timeout)),
         };
@@ -225,6 +231,24 @@ impl ClusterHandle {
         }
     }
 
+    /// Whether an endpoint may take itself out by a header of its responses: checks by request bring it back.
+    pub fn heeds_fail_header(&self) -> bool {
+        let kind = |kind: &CheckKind| matches!(kind, CheckKind::Http(_) | CheckKind::Grpc { .. });
+        self.cluster.peek_plan().health.as_ref().is_some_and(|health| kind(&health.kind))
+    }
+
+    /// Notes that a response of `endpoint` asked for no more traffic: it is unhealthy until checks succeed.
+    pub fn note_refusal(&self, worker: &WorkerCx, endpoint: &EndpointState) {
+        const CAUSE: &str = "asked for no more traffic by a response header";
+        if endpoint.set_health(Err(CAUSE)) {
+            let labels = [&*self.cluster.name, "unhealthy"];
+            worker.shard.counter(&metrics::HEALTH_CHANGES, &labels).increment();
+            self.cluster.announce();
+            let (cluster, endpoint) = (&*self.cluster.name, &*endpoint.name);
+            tracing::warn!(cluster, endpoint, error = CAUSE, "endpoint is unhealthy");
+        }
+    }
+
     /// Ejects an endpoint unless too many are ejected already.
     fn eject(&self, endpoint: &EndpointState, outlier: &OutlierPlan, cause: &str) {
         let members = self.cluster.members();
@@ -267,7 +291,22 @@ async fn reach_with(
 ) -> Result<Stream, ConnectFailure> {
     let mut raw = open_with(&endpoint.target, &worker.reactor, opened).await?;
     send_preface(&mut raw, worker, preface).await?;
-    let Some(tls) = &plan.tls else { return Ok(Stream::Raw(raw)) };
+    match &plan.tls {
+        Some(tls) => secure(raw, tls, endpoint, worker).await,
+        None => Ok(Stream::Raw(raw)),
+    }
+}
+
+/// Performs the TLS handshake with `endpoint`.
+///
+/// # Errors
+/// Why it failed.
+pub async fn secure(
+    raw: RawStream,
+    tls: &ClientTls,
+    endpoint: &EndpointState,
+    worker: &WorkerCx,
+) -> Result<Stream, ConnectFailure> {
     let nameless = "the endpoint has no name to verify; set `tls.sni` of its cluster";
     let name = verified_name(tls, endpoint).ok_or_else(|| ConnectFailure::of_tls(&nameless))?;
     let failed = |error: &dyn std::fmt::Display| ConnectFailure::of_tls(error);

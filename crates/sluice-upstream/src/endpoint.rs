@@ -66,6 +66,9 @@ pub struct EndpointState {
     failing: AtomicU32,
     erring: AtomicU32,
     unhealthy: AtomicBool,
+    degraded: AtomicBool,
+    /// Whether its first check has no result yet.
+    unchecked: AtomicBool,
     ejected: AtomicBool,
     /// Why, for people; written only by the thread that changes the state.
     why_unhealthy: ArcSwapOption<Trouble>,
@@ -91,6 +94,8 @@ impl EndpointState {
             failing: AtomicU32::new(0),
             erring: AtomicU32::new(0),
             unhealthy: AtomicBool::new(false),
+            degraded: AtomicBool::new(false),
+            unchecked: AtomicBool::new(false),
             ejected: AtomicBool::new(false),
             why_unhealthy: ArcSwapOption::empty(),
             why_ejected: ArcSwapOption::empty(),
@@ -176,6 +181,40 @@ impl EndpointState {
         let trouble = result.err().and_then(|cause| Trouble::now(cause.to_owned()));
         self.why_unhealthy.store(trouble);
         true
+    }
+
+    /// Replaces the cause for which the endpoint is unhealthy; it has been since the same time.
+    pub fn update_cause(&self, cause: &str) {
+        let since = self.why_unhealthy().map_or_else(Instant::now, |trouble| trouble.since);
+        self.why_unhealthy.store(Some(Arc::new(Trouble { cause: cause.to_owned(), since })));
+    }
+
+    /// Has the first check of a new endpoint decide alone. Until then it is not healthy if it `waits`.
+    pub fn await_check(&self, waits: bool) {
+        self.unchecked.store(true, Relaxed);
+        if waits {
+            self.set_health(Err("it has not been checked yet"));
+        }
+    }
+
+    /// Whether the first check has no result yet.
+    pub fn awaits_check(&self) -> bool {
+        self.unchecked.load(Relaxed)
+    }
+
+    /// Notes that a check has a result; returns whether it is the first.
+    pub fn note_checked(&self) -> bool {
+        self.unchecked.load(Relaxed) && self.unchecked.swap(false, Relaxed)
+    }
+
+    /// Sets whether the endpoint asks to be used only if others do not suffice; returns whether that is a change.
+    pub fn set_degraded(&self, degraded: bool) -> bool {
+        self.degraded.load(Relaxed) != degraded && self.degraded.swap(degraded, Relaxed) != degraded
+    }
+
+    /// Whether the endpoint asks to be used only if others do not suffice.
+    pub fn is_degraded(&self) -> bool {
+        self.degraded.load(Relaxed)
     }
 
     /// Why active checks consider the endpoint unhealthy, if they do.

@@ -8,6 +8,7 @@ sluice_telemetry::metrics! {
     ENDPOINT_CONNECTIONS = "sluice_endpoint_connections_total", Counter, ["cluster", "endpoint"], "Connections made to the endpoint; endpoints beyond the limit `endpoint_series` share the label `other`.";
     ENDPOINTS = "sluice_cluster_endpoints", Gauge, ["cluster", "state"], "Endpoints of the cluster, by state: healthy, unhealthy or ejected.";
     CHECKS = "sluice_health_checks_total", Counter, ["cluster", "result"], "Active health checks, by result.";
+    HEALTH_CHANGES = "sluice_health_changes_total", Counter, ["cluster", "to"], "Endpoints that became healthy or unhealthy, by the new state.";
     EJECTIONS = "sluice_cluster_ejections_total", Counter, ["cluster"], "Times an endpoint was ejected for failed connections or server errors.";
     LOOKUPS = "sluice_dns_lookups_total", Counter, ["cluster", "result"], "DNS look-ups of the cluster's host names, by result: ok or failed; those that returned more addresses than `limits.resolved_addresses` also count as too_many.";
 }

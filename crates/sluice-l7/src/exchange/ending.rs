@@ -20,6 +20,7 @@ use sluice_io::timers::Timer;
 
 use super::deadlines::Deadline;
 use super::{RequestTask, Stop};
+use crate::attempts::Departure;
 use crate::connection_manager::ConnectionManager;
 use crate::errors::{self, At};
 use crate::reasons;
@@ -148,7 +149,9 @@ fn cut_details(reason: Reason) -> &'static str {
     } else if reason == sluice_l4::reasons::FILTER_TIMEOUT {
         "filter_timeout"
     } else if reason == end::ENDPOINT_REMOVED {
-        "endpoint_removed"
+        Departure::Removed.details()
+    } else if reason == end::ENDPOINT_UNHEALTHY {
+        Departure::Unhealthy.details()
     } else {
         "upstream_reset_after_response_started"
     }

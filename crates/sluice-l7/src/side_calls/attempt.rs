@@ -19,7 +19,7 @@ use sluice_io::buffers::SCRATCH;
 use sluice_upstream::EndpointState;
 use sluice_upstream::cluster::{RequestClaim, TrafficClass};
 use sluice_upstream::hops::Looped;
-use sluice_upstream::plan::{HttpVersion, OnRemoved};
+use sluice_upstream::plan::HttpVersion;
 use sluice_upstream::reasons as upstream_reasons;
 
 use super::{CallKind, SideCallError, SideCalls, SideRequest, SideResponse};
@@ -111,7 +111,7 @@ impl SideCalls {
         let guard = self.enter_attempt(pool, endpoint);
         let attempt = pin!(self.attempt_at(pool, endpoint, request));
         let ended = AttemptGuard::unless_cancelled(guard.as_ref(), attempt).await;
-        ended.unwrap_or_else(|| Err(endpoint_left()))
+        ended.unwrap_or_else(|left| Err(endpoint_left(left)))
     }
 
     /// Enters an attempt that ends when its endpoint leaves, unless the cluster lets it go on.
@@ -121,9 +121,9 @@ impl SideCalls {
         endpoint: &EndpointState,
     ) -> Option<AttemptGuard> {
         let cluster = &pool.handle.cluster;
-        let keep = cluster.peek_plan().on_endpoint_removed == OnRemoved::Keep;
         let attempts = &HttpWorker::of(&self.worker).attempts;
         let now = self.worker.now();
+        let keep = cluster.peek_plan().keeps_connections();
         (!keep).then(|| attempts.enter(&cluster.name, &endpoint.name, now))
     }
 

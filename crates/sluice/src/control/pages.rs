@@ -99,6 +99,7 @@ fn of_cluster(cluster: &Cluster, wall: Duration) -> Value {
             "address": &*endpoint.name,
             "weight": endpoint.weight(),
             "healthy": endpoint.is_healthy(),
+            "degraded": endpoint.is_degraded(),
             "ejected": endpoint.is_ejected(),
             "connections_active": endpoint.active(),
             "requests_active": endpoint.requests(),
