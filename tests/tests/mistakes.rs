@@ -574,6 +574,10 @@ fn of_kinds() {
             ("settings of a check that has none", relay("health: { tls: { port: 80 } }")),
             ("a port in the wrong place", relay("health: { tcp: { port: 80 } }")),
             ("digits that are no bytes", relay("health: { tcp: { send: { hex: 0d0 } } }")),
+            (
+                "a factor with too many decimals",
+                relay("outlier: { success_rate: { stdev_factor: 1.9001 } }"),
+            ),
             ("nothing to expect", relay("health: { tcp: { expect: \"\" } }")),
             ("a range of statuses the wrong way round", relay("health: { http: { expect: 299-200 } }")),
             ("a name that is none", relay("health: { dns: a..b }")),
@@ -690,6 +694,10 @@ fn of_upstreams() {
             ("HTTP/3 over a unix socket", rule("cluster: up").replace("[127.0.0.1:7002]", "[\"unix:///tmp/a.sock\"], protocol: http3, tls: { ca: ca.pem }")),
             ("two kinds of health check", relay("health: { tcp: {}, http: {} }")),
             ("a TLS check without TLS", relay("health: { tls: {} }")),
+            (
+                "an ejection of everybody",
+                relay("outlier: { failure_percentage: { threshold: 0% } }"),
+            ),
             ("a role without a login", relay("health: { postgres: { role: primary } }")),
             ("a user without a password", relay("health: { redis: { user: a } }")),
             (
@@ -704,7 +712,7 @@ fn of_upstreams() {
                 "another port of a unix socket",
                 relay("health: { port: 80 }").replace("127.0.0.1:7002", "unix:///run/app.sock"),
             ),
-            ("failed requests counted where connections are relayed", relay("outlier: { consecutive_5xx: 5 }\n    limits: { requests_per_endpoint: 5 }")),
+            ("failed requests counted where connections are relayed", relay("outlier: { consecutive_5xx: 5, consecutive_gateway_errors: 5, connect_failures_as_503: true }\n    limits: { requests_per_endpoint: 5 }")),
             ("listeners that may lead to each other", "listeners:\n  - { name: a, address: 127.0.0.1:7001, filters: [{ deny: 192.0.2.0/24 }], relay: b }\n  - { name: b, address: 127.0.0.1:7002, relay: a }\nclusters: { a: { endpoints: [127.0.0.1:7001] }, b: { endpoints: [127.0.0.1:7002] } }\n".into()),
         ],
     );

@@ -233,7 +233,6 @@ pub struct ClusterHandle {
     pub(crate) made: Counter,
     open: Gauge,
     pub(crate) connect_time: Histogram,
-    pub(crate) ejections: Counter,
     failures: CounterSet<Reason>,
     per_endpoint: CounterSet<Arc<str>>,
     /// The version of the membership that `per_endpoint` was last compared with.
@@ -287,7 +286,6 @@ impl ClusterHandle {
             made: shard.counter(&metrics::CONNECTIONS, &labels),
             open: shard.gauge(&metrics::ACTIVE, &labels),
             connect_time: shard.histogram(&metrics::CONNECT_TIME, &labels),
-            ejections: shard.counter(&metrics::EJECTIONS, &labels),
             failures: CounterSet::default(),
             per_endpoint: CounterSet::bounded(worker.limits.size(Limit::EndpointSeries), |_| {
                 other()

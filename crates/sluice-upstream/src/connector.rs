@@ -14,10 +14,10 @@ use std::task::Poll;
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
+use sluice_core::Reason;
 use sluice_core::connection::Attempt;
 use sluice_core::limits::Limit;
-use sluice_core::reason::{self, end};
-use sluice_core::{Moment, Reason};
+use sluice_core::reason::end;
 use sluice_io::tls::HandshakeError;
 use sluice_io::{Conn, Interest, RawStream, Reactor, Stream, TlsStream, WorkerCx};
 use sluice_sys::socket::{
@@ -31,7 +31,7 @@ use crate::cluster::{Claim, ClusterHandle};
 use crate::endpoint::{EndpointState, Target};
 use crate::hops::{self, Hop, HopTransport};
 use crate::metrics;
-use crate::plan::{CheckKind, ClusterPlan, OutlierPlan};
+use crate::plan::{CheckKind, ClusterPlan};
 use crate::reasons;
 
 /// A stream to an endpoint, and its claim.
@@ -189,48 +189,6 @@ fn enter_hop(
 }
 
 impl ClusterHandle {
-    /// Notes that a connection to `endpoint`, started at `started`, was made.
-    pub fn note_connected(
-        &self,
-        worker: &WorkerCx,
-        endpoint: &Arc<EndpointState>,
-        started: Moment,
-    ) {
-        endpoint.succeeded();
-        self.made.increment();
-        self.connect_time.record(worker.now().since(started));
-        self.count_endpoint(worker, &endpoint.name);
-    }
-
-    /// Notes that an attempt to reach `endpoint` failed. Only faults of the endpoint itself are counted as its failures
-    /// and may eject it: a limit of ours, or our lack of descriptors, says nothing about an endpoint.
-    pub fn note_failure(&self, worker: &WorkerCx, endpoint: &EndpointState, why: Reason) {
-        if why.def().side != reason::Side::Upstream {
-            return;
-        }
-        self.count_failure(worker, why);
-        if let Some(outlier) = &self.cluster.plan().outlier
-            && endpoint.failed() >= outlier.connect_failures
-        {
-            let cause = format!("consecutive connection failures, the last with {why}");
-            self.eject(endpoint, outlier, &cause);
-        }
-    }
-
-    /// Notes whether a request to `endpoint` succeeded; failures may eject the endpoint.
-    pub fn note_answer(&self, endpoint: &EndpointState, well: bool) {
-        if well {
-            endpoint.answered_well();
-            return;
-        }
-        if let Some(outlier) = &self.cluster.plan().outlier
-            && outlier.consecutive_5xx > 0
-            && endpoint.answered_badly() >= outlier.consecutive_5xx
-        {
-            self.eject(endpoint, outlier, "consecutive server errors");
-        }
-    }
-
     /// Whether an endpoint may take itself out by a header of its responses: checks by request bring it back.
     pub fn heeds_fail_header(&self) -> bool {
         let kind = |kind: &CheckKind| matches!(kind, CheckKind::Http(_) | CheckKind::Grpc { .. });
@@ -246,25 +204,6 @@ impl ClusterHandle {
             self.cluster.announce();
             let (cluster, endpoint) = (&*self.cluster.name, &*endpoint.name);
             tracing::warn!(cluster, endpoint, error = CAUSE, "endpoint is unhealthy");
-        }
-    }
-
-    /// Ejects an endpoint unless too many are ejected already.
-    fn eject(&self, endpoint: &EndpointState, outlier: &OutlierPlan, cause: &str) {
-        let members = self.cluster.members();
-        let count = members.endpoints.len();
-        let aside = members.endpoints.iter().filter(|other| other.is_ejected()).count();
-        let allowed = (count * usize::from(outlier.max_ejected_percent) / 100)
-            .max(1)
-            .min(count.saturating_sub(1));
-        if aside < allowed && endpoint.eject(cause).is_some() {
-            self.ejections.increment();
-            self.cluster.announce();
-            tracing::warn!(
-                cluster = &*self.cluster.name,
-                endpoint = &*endpoint.name,
-                "endpoint ejected: {cause}"
-            );
         }
     }
 }

@@ -15,6 +15,12 @@ use tokio::time::Instant;
 
 use crate::hops::{self, HopTransport};
 
+pub(crate) mod counts;
+mod ejection;
+
+use counts::OutlierCounts;
+pub use ejection::EjectionKind;
+
 /// Where to connect: resolved, unlike [`sluice_core::Endpoint`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Target {
@@ -63,8 +69,8 @@ pub struct EndpointState {
     shared: AtomicU64,
     requests: AtomicU64,
     total: AtomicU64,
-    failing: AtomicU32,
-    erring: AtomicU32,
+    /// What became of its traffic.
+    pub(crate) counts: OutlierCounts,
     unhealthy: AtomicBool,
     degraded: AtomicBool,
     /// Whether its first check has no result yet.
@@ -73,7 +79,7 @@ pub struct EndpointState {
     /// Why, for people; written only by the thread that changes the state.
     why_unhealthy: ArcSwapOption<Trouble>,
     why_ejected: ArcSwapOption<Trouble>,
-    ejections: AtomicU32,
+    ejected_for: ArcSwapOption<EjectionKind>,
     /// Whether it turned out to be a listener of this process.
     ours: AtomicBool,
 }
@@ -91,15 +97,14 @@ impl EndpointState {
             shared: AtomicU64::new(0),
             requests: AtomicU64::new(0),
             total: AtomicU64::new(0),
-            failing: AtomicU32::new(0),
-            erring: AtomicU32::new(0),
+            counts: OutlierCounts::default(),
             unhealthy: AtomicBool::new(false),
             degraded: AtomicBool::new(false),
             unchecked: AtomicBool::new(false),
             ejected: AtomicBool::new(false),
             why_unhealthy: ArcSwapOption::empty(),
             why_ejected: ArcSwapOption::empty(),
-            ejections: AtomicU32::new(0),
+            ejected_for: ArcSwapOption::empty(),
             ours: AtomicBool::new(false),
         }
     }
@@ -246,22 +251,10 @@ impl EndpointState {
         RequestLease(Arc::clone(self))
     }
 
-    /// Notes that a request succeeded.
-    pub fn answered_well(&self) {
-        if self.erring.load(Relaxed) != 0 {
-            self.erring.store(0, Relaxed);
-        }
-    }
-
-    /// Counts a request that failed with a server error or without a response; returns the number of such in a row.
-    pub fn answered_badly(&self) -> u32 {
-        self.erring.fetch_add(1, Relaxed) + 1
-    }
-
     /// Notes that a connection was made.
     pub fn succeeded(&self) {
         self.count_connection();
-        self.responded();
+        self.counts.connected();
     }
 
     /// Counts a connection of which it is not known yet whether it reached the endpoint.
@@ -271,27 +264,33 @@ impl EndpointState {
 
     /// Notes that the endpoint has responded: failures are counted from zero again.
     pub fn responded(&self) {
-        if self.failing.load(Relaxed) != 0 {
-            self.failing.store(0, Relaxed);
-        }
+        self.counts.responded();
     }
 
     /// Counts a failed connection; returns the number of failures in a row.
     pub fn failed(&self) -> u32 {
-        self.failing.fetch_add(1, Relaxed) + 1
+        self.counts.failed()
     }
 
-    /// Ejects the endpoint; returns how often it has been ejected, or `None` if it is ejected already.
-    pub fn eject(&self, cause: &str) -> Option<u32> {
-        self.ejected.compare_exchange(false, true, Relaxed, Relaxed).ok()?;
+    /// Ejects the endpoint; returns whether it was not ejected already.
+    pub fn eject(&self, kind: EjectionKind, cause: &str) -> bool {
+        if self.ejected.compare_exchange(false, true, Relaxed, Relaxed).is_err() {
+            return false;
+        }
+        self.ejected_for.store(Some(Arc::new(kind)));
         self.why_ejected.store(Trouble::now(cause.to_owned()));
-        self.failing.store(0, Relaxed);
-        self.erring.store(0, Relaxed);
-        Some(self.ejections.fetch_add(1, Relaxed) + 1)
+        self.counts.end_streaks();
+        true
+    }
+
+    /// The kind of fault for which the endpoint is ejected, if it is.
+    pub fn ejected_for(&self) -> Option<EjectionKind> {
+        self.ejected_for.load_full().map(|kind| *kind).filter(|_| self.is_ejected())
     }
 
     /// Readmits the endpoint. For the control thread.
     pub fn readmit(&self) {
+        self.counts.end_streaks();
         self.ejected.store(false, Relaxed);
     }
 }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use sluice_core::{LocalFuture, reason};
 use sluice_telemetry::Shard;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::cluster::Cluster;
 use crate::connector::ConnectFailure;
@@ -105,12 +106,18 @@ pub(crate) async fn watch(cluster: Arc<Cluster>, watcher: Rc<HealthWatch>) {
     let gauges = ["healthy", "unhealthy", "ejected"]
         .map(|state| watcher.shard.gauge(&metrics::ENDPOINTS, &[&cluster.name, state]));
     let mut checks = schedule::Checks::default();
-    let mut ejections = ejections::Ejections::new();
+    let mut ejections = ejections::Ejections::default();
     let mut usable: HashSet<Arc<str>> = HashSet::new();
     loop {
         let members = cluster.members();
         let endpoints = &members.endpoints;
-        let next = ejections::readmit(&cluster, endpoints, plan.outlier.as_ref(), &mut ejections);
+        let outlier = plan.outlier.as_ref();
+        let ejected =
+            ejections.look(&cluster, endpoints, outlier, Instant::now(), &mut fastrand::f64);
+        for kind in ejected {
+            let labels = [&*cluster.name, kind.word()];
+            watcher.shard.counter(&metrics::EJECTIONS, &labels).increment();
+        }
         match &plan.health {
             Some(health) => checks.follow(&cluster, endpoints, health, &plan, &watcher),
             // What checks found before they were removed from the configuration holds no longer.
@@ -132,7 +139,7 @@ pub(crate) async fn watch(cluster: Arc<Cluster>, watcher: Rc<HealthWatch>) {
         }
         let now = endpoints.iter().filter(|endpoint| endpoint.is_usable());
         usable = now.map(|endpoint| Arc::clone(&endpoint.name)).collect();
-        match next {
+        match ejections.next(outlier) {
             None => cluster.changed().await,
             // Elapsed or not, the next pass looks at everything.
             Some(end) => drop(tokio::time::timeout_at(end, cluster.changed()).await),

@@ -15,11 +15,13 @@ use crate::balance::Balance;
 use crate::endpoint::EndpointState;
 
 mod checks;
+mod outlier;
 
 pub use checks::{
     CheckKind, ConnectTo, DnsCheck, HealthPlan, HttpCheck, Login, MysqlCheck, Password,
     PostgresCheck, RedisCheck, SendExpect, ServerRole, StatusRanges,
 };
+pub use outlier::{FailurePercentagePlan, OutlierPlan, SuccessRatePlan};
 
 /// A cluster as configured, apart from its endpoints.
 #[derive(Clone, Debug)]
@@ -165,21 +167,6 @@ pub struct ReusePlan {
     pub streams_max: usize,
     /// Idle connections that a worker keeps to one endpoint.
     pub idle_max: usize,
-}
-
-/// Passive ejection.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct OutlierPlan {
-    /// Consecutive connection failures that eject an endpoint.
-    pub connect_failures: u32,
-    /// Consecutive server errors, missing responses included, that eject an endpoint; 0 never does.
-    pub consecutive_5xx: u32,
-    /// How long the first ejection lasts; the n-th lasts n times as long.
-    pub ejection: Duration,
-    /// The longest ejection.
-    pub ejection_max: Duration,
-    /// The share of endpoints that may be ejected; one always may, unless it is the last.
-    pub max_ejected_percent: u8,
 }
 
 /// What happens to connections whose endpoint leaves its cluster.

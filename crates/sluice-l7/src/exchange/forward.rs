@@ -130,14 +130,14 @@ impl RequestTask {
             up.stream.reset(true);
             if let AttemptError::Failed(failed) = &error {
                 if !self.is_blameless(failed) {
-                    pool.handle.note_answer(&endpoint, false);
+                    pool.handle.note_answer(&worker, &endpoint, None);
                 }
                 self.count_answer(&pool, &endpoint, 0, None);
             }
             return Err(self.note_failed(&endpoint, error, forwarding));
         }
         let status = self.response.status();
-        pool.handle.note_answer(&endpoint, status < 500);
+        pool.handle.note_answer(&worker, &endpoint, Some(status));
         if pool.handle.heeds_fail_header() && self.response.get_named(FAIL_HEADER).is_some() {
             pool.handle.note_refusal(&worker, &endpoint);
         }

@@ -161,13 +161,13 @@ impl SideCalls {
         let cluster = &pool.handle.cluster.name;
         let (status, took) = match response {
             Ok(status) => {
-                pool.handle.note_answer(&up.endpoint, status < 500);
+                pool.handle.note_answer(&self.worker, &up.endpoint, Some(status));
                 (status, Some(self.worker.now().since(up.sent_at)))
             }
             Err(failed) => {
                 up.stream.reset(true);
                 if failed.cause != Cause::Stale {
-                    pool.handle.note_answer(&up.endpoint, false);
+                    pool.handle.note_answer(&self.worker, &up.endpoint, None);
                 }
                 (0, None)
             }

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use sluice_codec::names::{is_field_value, is_token};
 use sluice_core::settings::{
-    Empty, OrNone, Plain, Short, ShortForm, StatusRange, bind_entries, bind_scalar, bind_verbatim,
-    entries_of,
+    Empty, OrNone, OrZero, Plain, Short, ShortForm, StatusRange, bind_entries, bind_scalar,
+    bind_verbatim, entries_of,
 };
 use sluice_core::value::{Authority, Percent};
 use sluice_core::{Diags, Node, Path, Setting, Shape, Spanned, Value, choice, section};
@@ -262,15 +262,89 @@ section! {
     /// Outlier ejection (passive health checking): endpoints that fail connections or requests are ejected for a while.
     pub struct Outlier {
         /// Consecutive failed connections after which an endpoint is ejected.
-        pub connect_failures: NonZeroU32 = "5",
+        pub connect_failures: OrNone<NonZeroU32> = "5",
         /// Consecutive responses with status 500 or above, or missing responses, after which an endpoint is ejected.
         pub consecutive_5xx: OrNone<NonZeroU32> = "none",
+        /// Consecutive responses with status 502, 503 or 504, or missing responses, after which an endpoint is ejected.
+        pub consecutive_gateway_errors: OrNone<NonZeroU32> = "none",
+        /// Whether a failed connection also counts as a response with status 503.
+        pub connect_failures_as_503: bool = "false",
+        /// Ejects endpoints whose success rate is far below that of the others: of responses below 500, and of
+        /// connections.
+        pub success_rate: Option<SuccessRate>,
+        /// Ejects endpoints with a large share of failures: of responses from 500, and of connections.
+        pub failure_percentage: Option<FailurePercentage>,
+        /// The period over which `success_rate` and `failure_percentage` compare results. An endpoint that is in use
+        /// also has its next ejection shortened once per period.
+        pub interval: Duration = "10s",
         /// Duration of the first ejection; the n-th lasts n times as long.
         pub ejection: Duration = "30s",
-        /// Maximum duration of an ejection.
+        /// Maximum duration of an ejection; `ejection` if that is longer.
         pub ejection_max: Duration = "5m",
+        /// Each ejection is prolonged at random by up to this, so that endpoints do not return together.
+        pub ejection_jitter: OrZero = "0s",
         /// Maximum share of endpoints ejected at once; one always may be, unless it is the last.
         pub max_ejected: Percent = "50%",
+        /// Whether an active check that succeeds ends an ejection. Only checks by `http` or `grpc` end one for failed
+        /// responses.
+        pub readmit_after_check: bool = "true",
+    }
+}
+
+section! {
+    /// Ejects endpoints whose success rate is below the mean by more than some standard deviations.
+    pub struct SuccessRate {
+        /// The number of standard deviations.
+        pub stdev_factor: Thousandths = "1.9",
+        /// Minimum number of endpoints with enough results; with fewer, nothing is compared.
+        pub endpoints: NonZeroU32 = "5",
+        /// Results of an endpoint that are enough, within `interval`.
+        pub requests: NonZeroU32 = "100",
+    }
+}
+
+section! {
+    /// Ejects endpoints with a large share of failures.
+    pub struct FailurePercentage {
+        /// The share of failures.
+        pub threshold: Percent = "85%",
+        /// Minimum number of endpoints with enough results; with fewer, nobody is ejected.
+        pub endpoints: NonZeroU32 = "5",
+        /// Results of an endpoint that are enough, within `interval`.
+        pub requests: NonZeroU32 = "50",
+    }
+}
+
+/// A number with up to three decimals, in thousandths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Thousandths(pub u32);
+
+impl Setting for Thousandths {
+    fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
+        bind_scalar(node, at, diags, "a number", |text| {
+            let (whole, decimals) = text.split_once('.').unwrap_or((text, "0"));
+            let digits =
+                |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+            let fits = digits(whole) && digits(decimals) && whole.len() <= 4 && decimals.len() <= 3;
+            let number = format!("{whole}{decimals:0<3}");
+            number.parse().ok().filter(|_| fits).map(Self).ok_or_else(|| {
+                format!("expected a number with at most three decimals, such as 1.9, not `{text}`")
+            })
+        })
+    }
+
+    fn shape() -> Shape {
+        Shape::Text { what: "a number", example: "1.9" }
+    }
+
+    fn show(&self) -> Plain {
+        let (whole, decimals) = (self.0 / 1000, format!("{:03}", self.0 % 1000));
+        let decimals = decimals.trim_end_matches('0');
+        Plain::Text(if decimals.is_empty() {
+            whole.to_string()
+        } else {
+            format!("{whole}.{decimals}")
+        })
     }
 }
 

@@ -2,16 +2,17 @@
 
 use std::num::{NonZeroU16, NonZeroU32};
 
-use sluice_core::settings::{Short, StatusRange};
+use sluice_core::settings::{OrNone, Short, StatusRange};
 use sluice_core::{Diags, Endpoint, Path, Span, Spanned};
 use sluice_upstream::plan::{
-    self, CheckKind, ConnectTo, HealthPlan, Login, OutlierPlan, Password, SendExpect, ServerRole,
+    self, CheckKind, ConnectTo, FailurePercentagePlan, HealthPlan, Login, OutlierPlan, Password,
+    SendExpect, ServerRole, SuccessRatePlan,
 };
 
 use crate::sections::Cluster;
 use crate::sections::health::{
-    DnsCheck, GrpcCheck, Health, HttpCheck, MysqlCheck, Outlier, Payload, PostgresCheck,
-    RedisCheck, ReplicaRole, StandbyRole, TcpCheck, TcpStep, Unchecked,
+    DnsCheck, FailurePercentage, GrpcCheck, Health, HttpCheck, MysqlCheck, Outlier, Payload,
+    PostgresCheck, RedisCheck, ReplicaRole, StandbyRole, SuccessRate, TcpCheck, TcpStep, Unchecked,
 };
 
 /// The most bytes that the steps of a check send together.
@@ -44,8 +45,11 @@ impl Health {
     }
 }
 
-/// Checks the health section of a cluster.
+/// Checks the health and outlier sections of a cluster.
 pub(super) fn check(section: &Spanned<Short<Cluster>>, at: &Path<'_>, diags: &mut Diags) {
+    if let Some(outlier) = &section.outlier.0 {
+        check_outlier(outlier, section.span, &at.key("outlier"), diags);
+    }
     let Some(health) = &section.health else { return };
     let at = at.key("health");
     let span = section.span;
@@ -94,6 +98,16 @@ pub(super) fn check(section: &Spanned<Short<Cluster>>, at: &Path<'_>, diags: &mu
         diags
             .error("wrong-kind", span, at.key(field), "an endpoint is a unix socket")
             .help("leave it out, or declare those endpoints as a cluster of their own");
+    }
+}
+
+fn check_outlier(outlier: &Outlier, span: Span, at: &Path<'_>, diags: &mut Diags) {
+    let threshold = outlier.failure_percentage.as_ref().map(|of| of.threshold.0);
+    if threshold == Some(0) {
+        let at = at.key("failure_percentage");
+        diags
+            .error("bad-value", span, at.key("threshold"), "0% would eject every endpoint")
+            .help("set a share from 1%, or leave `failure_percentage` out");
     }
 }
 
@@ -272,13 +286,45 @@ fn http_check(section: &HttpCheck) -> plan::HttpCheck {
 
 /// The plan of an outlier section.
 pub(super) fn outlier_plan(section: &Outlier) -> OutlierPlan {
-    let Outlier { connect_failures, consecutive_5xx, ejection, ejection_max, max_ejected } =
-        section;
+    let Outlier {
+        connect_failures,
+        consecutive_5xx,
+        consecutive_gateway_errors,
+        connect_failures_as_503,
+        success_rate,
+        failure_percentage,
+        interval,
+        ejection,
+        ejection_max,
+        ejection_jitter,
+        max_ejected,
+        readmit_after_check,
+    } = section;
+    let in_a_row = |of: &OrNone<NonZeroU32>| of.0.map_or(0, NonZeroU32::get);
     OutlierPlan {
-        connect_failures: connect_failures.get(),
-        consecutive_5xx: consecutive_5xx.0.map_or(0, NonZeroU32::get),
+        connect_failures: in_a_row(connect_failures),
+        consecutive_5xx: in_a_row(consecutive_5xx),
+        consecutive_gateway_errors: in_a_row(consecutive_gateway_errors),
+        connect_failures_as_503: *connect_failures_as_503,
+        success_rate: success_rate.as_ref().map(
+            |SuccessRate { stdev_factor, endpoints, requests }| SuccessRatePlan {
+                stdev_factor_thousandths: stdev_factor.0,
+                endpoints_min: endpoints.get() as usize,
+                requests_min: u64::from(requests.get()),
+            },
+        ),
+        failure_percentage: failure_percentage.as_ref().map(
+            |FailurePercentage { threshold, endpoints, requests }| FailurePercentagePlan {
+                percent: threshold.0,
+                endpoints_min: endpoints.get() as usize,
+                requests_min: u64::from(requests.get()),
+            },
+        ),
+        interval: *interval,
         ejection: *ejection,
-        ejection_max: *ejection_max,
+        ejection_max: (*ejection_max).max(*ejection),
+        ejection_jitter: ejection_jitter.0,
         max_ejected_percent: max_ejected.0,
+        readmit_after_check: *readmit_after_check,
     }
 }

@@ -15,6 +15,7 @@ use super::{CheckError, CheckPassed, CheckResult, HealthProbe, HealthWatch};
 use crate::cluster::Cluster;
 use crate::endpoint::EndpointState;
 use crate::metrics;
+use crate::outlier;
 use crate::plan::{ClusterPlan, HealthPlan};
 
 /// The longest delay of the first check of an endpoint.
@@ -164,12 +165,30 @@ impl CheckTask {
             }
             None => {}
         }
+        changed |= outcome == CheckOutcome::Passed && self.readmit();
         if changed {
             self.cluster.announce();
         }
         if first {
             self.watcher.checked.notify_waiters();
         }
+    }
+
+    /// Ends an ejection whose cause the check has refuted; returns whether it did.
+    fn readmit(&self) -> bool {
+        let endpoint = &self.endpoint;
+        let (Some(kind), true) = (endpoint.ejected_for(), endpoint.is_healthy()) else {
+            return false;
+        };
+        let plan = self.cluster.plan();
+        let may = plan.outlier.as_ref().is_some_and(|outlier| outlier.readmit_after_check);
+        if !may || !outlier::is_refuted(kind, &self.plan.kind) {
+            return false;
+        }
+        endpoint.readmit();
+        let (cluster, endpoint) = (&*self.cluster.name, &*endpoint.name);
+        tracing::info!(cluster, endpoint, "endpoint is back in use: a health check succeeded");
+        true
     }
 
     fn tell_healthy(&self, first: bool) {
