@@ -176,7 +176,7 @@ fn postgres_logs_in_by_every_method() {
             ("clear", "asks for the password in clear text"),
             ("clear-tls", ""),
             ("trusted", ""),
-            ("standby", "it is a primary, not a replica"),
+            ("standby", "it is a primary, not a standby"),
             ("wrong", "password authentication failed"),
             ("without", "asks for a password"),
             ("database", "database \"nowhere\" does not exist"),

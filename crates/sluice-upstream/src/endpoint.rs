@@ -75,6 +75,8 @@ pub struct EndpointState {
     degraded: AtomicBool,
     /// Whether its first check has no result yet.
     unchecked: AtomicBool,
+    /// Whether it was usable when the watch over its cluster last looked.
+    seen_usable: AtomicBool,
     ejected: AtomicBool,
     /// Why, for people; written only by the thread that changes the state.
     why_unhealthy: ArcSwapOption<Trouble>,
@@ -101,6 +103,7 @@ impl EndpointState {
             unhealthy: AtomicBool::new(false),
             degraded: AtomicBool::new(false),
             unchecked: AtomicBool::new(false),
+            seen_usable: AtomicBool::new(false),
             ejected: AtomicBool::new(false),
             why_unhealthy: ArcSwapOption::empty(),
             why_ejected: ArcSwapOption::empty(),
@@ -210,6 +213,13 @@ impl EndpointState {
     /// Notes that a check has a result; returns whether it is the first.
     pub fn note_checked(&self) -> bool {
         self.unchecked.load(Relaxed) && self.unchecked.swap(false, Relaxed)
+    }
+
+    /// Notes whether the endpoint is usable; returns whether it was at the last call and is not now. For the control
+    /// thread.
+    pub(crate) fn note_fall(&self) -> bool {
+        let usable = self.is_usable();
+        self.seen_usable.swap(usable, Relaxed) && !usable
     }
 
     /// Sets whether the endpoint asks to be used only if others do not suffice; returns whether that is a change.

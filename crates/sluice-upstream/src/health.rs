@@ -4,7 +4,6 @@
 //! endpoint. Keeps: checks of a cluster are spread over the interval; one task per cluster reacts to every change of
 //! health, whatever caused it.
 
-use std::collections::HashSet;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -71,7 +70,9 @@ impl From<ConnectFailure> for CheckError {
         let local = failure.why.def().side == reason::Side::Local;
         let system = || failure.errno.map(|errno| io::Error::from_raw_os_error(errno).to_string());
         let text = failure.detail.clone().or_else(system);
-        let text = text.unwrap_or_else(|| failure.why.to_string());
+        // The first sentence tells what happened, the others what to do.
+        let said = || failure.why.def().help.split(". ").next().unwrap_or_default().to_owned();
+        let text = text.unwrap_or_else(said);
         if local { Self::Local(text) } else { Self::Endpoint(text) }
     }
 }
@@ -107,7 +108,6 @@ pub(crate) async fn watch(cluster: Arc<Cluster>, watcher: Rc<HealthWatch>) {
         .map(|state| watcher.shard.gauge(&metrics::ENDPOINTS, &[&cluster.name, state]));
     let mut checks = schedule::Checks::default();
     let mut ejections = ejections::Ejections::default();
-    let mut usable: HashSet<Arc<str>> = HashSet::new();
     loop {
         let members = cluster.members();
         let endpoints = &members.endpoints;
@@ -129,16 +129,11 @@ pub(crate) async fn watch(cluster: Arc<Cluster>, watcher: Rc<HealthWatch>) {
         gauges[0].set(count(EndpointState::is_usable));
         gauges[1].set(count(|endpoint| !endpoint.is_healthy()));
         gauges[2].set(count(EndpointState::is_ejected));
-        let fallen: Vec<Arc<EndpointState>> = endpoints
-            .iter()
-            .filter(|endpoint| !endpoint.is_usable() && usable.contains(&endpoint.name))
-            .cloned()
-            .collect();
+        let fallen = endpoints.iter().filter(|endpoint| endpoint.note_fall());
+        let fallen: Vec<Arc<EndpointState>> = fallen.cloned().collect();
         if !fallen.is_empty() {
             (watcher.on_unhealthy)(&cluster, &fallen);
         }
-        let now = endpoints.iter().filter(|endpoint| endpoint.is_usable());
-        usable = now.map(|endpoint| Arc::clone(&endpoint.name)).collect();
         match ejections.next(outlier) {
             None => cluster.changed().await,
             // Elapsed or not, the next pass looks at everything.
@@ -147,11 +142,19 @@ pub(crate) async fn watch(cluster: Arc<Cluster>, watcher: Rc<HealthWatch>) {
     }
 }
 
-/// Whether a server has the role that is expected of it, if any is.
-fn expect_role(expected: Option<ServerRole>, found: ServerRole) -> Result<(), CheckError> {
+/// Whether a server has the role that is expected of it, if any is; `replica` is its protocol's word for one.
+fn expect_role(
+    expected: Option<ServerRole>,
+    found: ServerRole,
+    replica: &str,
+) -> Result<(), CheckError> {
+    let word = |role| match role {
+        ServerRole::Primary => "primary",
+        ServerRole::Replica => replica,
+    };
     match expected {
         Some(expected) if expected != found => {
-            Err(CheckError::Unfit(format!("it is a {found}, not a {expected}")))
+            Err(CheckError::Unfit(format!("it is a {}, not a {}", word(found), word(expected))))
         }
         _ => Ok(()),
     }

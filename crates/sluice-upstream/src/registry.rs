@@ -47,12 +47,23 @@ struct TaskContext {
     on_removed: RemovedHook,
 }
 
+impl TaskContext {
+    /// Starts the watch over the health of a cluster.
+    fn watch(&self, cluster: &Arc<Cluster>) -> JoinHandle<()> {
+        let watch = health::watch(Arc::clone(cluster), Rc::clone(&self.watcher));
+        tokio::task::spawn_local(watch)
+    }
+}
+
 struct RunningCluster {
     cluster: Arc<Cluster>,
     /// As configured: host names are not resolved.
     endpoints: Arc<[EndpointPlan]>,
     resolution: Rc<Resolution>,
-    tasks: Vec<JoinHandle<()>>,
+    /// The look-ups of its host names.
+    lookups: Vec<JoinHandle<()>>,
+    /// The watch over its health, which outlives changes of its endpoints.
+    watch: JoinHandle<()>,
 }
 
 impl std::fmt::Debug for Clusters {
@@ -63,7 +74,8 @@ impl std::fmt::Debug for Clusters {
 
 impl Drop for RunningCluster {
     fn drop(&mut self) {
-        self.tasks.iter().for_each(JoinHandle::abort);
+        self.lookups.iter().for_each(JoinHandle::abort);
+        self.watch.abort();
     }
 }
 
@@ -97,32 +109,36 @@ impl Clusters {
                     live.cluster.set_plan(plan);
                     live.cluster.renew();
                     live.endpoints = own.unwrap_or_else(|| Arc::clone(&live.endpoints));
-                    live.restart(&self.context);
+                    live.resolve(&self.context);
+                    live.watch(&self.context);
                 }
                 None => {
                     let cluster = self.directory.reference(&plan.name);
                     let name = Arc::clone(&plan.name);
                     cluster.set_plan(plan);
                     let mut live = RunningCluster {
+                        watch: self.context.watch(&cluster),
                         cluster,
                         endpoints: own.unwrap_or_else(|| Arc::new([])),
                         resolution: Rc::default(),
-                        tasks: Vec::new(),
+                        lookups: Vec::new(),
                     };
-                    live.restart(&self.context);
+                    live.resolve(&self.context);
                     self.live.insert(name, live);
                 }
             }
         }
         for plan in refreshed {
-            if let Some(live) = self.live.get(&plan.name) {
+            if let Some(live) = self.live.get_mut(&plan.name) {
                 live.cluster.set_plan(plan);
+                // Checks go on with the new content of its files.
+                live.watch(&self.context);
             }
         }
         for (name, own) in endpoints {
             if let Some(live) = self.live.get_mut(&name) {
                 live.endpoints = own;
-                live.restart(&self.context);
+                live.resolve(&self.context);
             }
         }
         if renamed || self.live.len() != names {
@@ -192,10 +208,10 @@ impl FirstRound {
 }
 
 impl RunningCluster {
-    /// Publishes the endpoints, and starts the tasks again.
-    fn restart(&mut self, context: &TaskContext) {
+    /// Publishes the endpoints, and starts the look-ups of their names again.
+    fn resolve(&mut self, context: &TaskContext) {
         let TaskContext { watcher, on_removed } = context;
-        self.tasks.drain(..).for_each(|task| task.abort());
+        self.lookups.drain(..).for_each(|task| task.abort());
         let hosts = dns::hosts_of(&self.endpoints);
         self.resolution.keep_only(&hosts);
         let (cluster, resolution) = (&self.cluster, &self.resolution);
@@ -210,10 +226,14 @@ impl RunningCluster {
             };
             let task =
                 dns::keep_resolved(cluster, resolution, host, port, watcher.shard.clone(), publish);
-            self.tasks.push(tokio::task::spawn_local(task));
+            self.lookups.push(tokio::task::spawn_local(task));
         }
-        let watch = health::watch(Arc::clone(cluster), Rc::clone(watcher));
-        self.tasks.push(tokio::task::spawn_local(watch));
+    }
+
+    /// Starts the watch over health again, under the plan in force.
+    fn watch(&mut self, context: &TaskContext) {
+        self.watch.abort();
+        self.watch = context.watch(&self.cluster);
     }
 }
 

@@ -99,7 +99,7 @@ impl MysqlDialogue {
                 };
                 self.sequence = 0;
                 self.send(send, &[COM_QUIT]);
-                return super::expect_role(self.check.role, role)
+                return super::expect_role(self.check.role, role, "replica")
                     .map(|()| Some(DialogueTurn::Done));
             }
             _ => return Err(strange("an unexpected packet")),

@@ -94,7 +94,7 @@ impl PostgresDialogue {
                            PostgreSQL does since version 14";
             return Err(CheckError::Endpoint(message.into()));
         };
-        super::expect_role(Some(expected), role)
+        super::expect_role(Some(expected), role, "standby")
     }
 
     fn authenticate(

@@ -82,7 +82,7 @@ impl RedisDialogue {
             "sentinel" => return Err(CheckError::Unfit("it is a sentinel".into())),
             _ => return Err(strange(word)),
         };
-        super::expect_role(self.check.role, role).map(|()| None)
+        super::expect_role(self.check.role, role, "replica").map(|()| None)
     }
 }
 

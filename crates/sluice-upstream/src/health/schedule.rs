@@ -24,8 +24,15 @@ const FIRST_DELAY_MAX: Duration = Duration::from_secs(1);
 /// The checks of a cluster.
 #[derive(Debug, Default)]
 pub(super) struct Checks {
-    of: HashMap<Arc<str>, tokio::task::AbortHandle>,
+    of: HashMap<Arc<str>, RunningCheck>,
     running: JoinSet<()>,
+}
+
+/// The task that checks an endpoint. An endpoint that left and came back has the same name and is another one.
+#[derive(Debug)]
+struct RunningCheck {
+    endpoint: Arc<EndpointState>,
+    task: tokio::task::AbortHandle,
 }
 
 impl Checks {
@@ -38,10 +45,10 @@ impl Checks {
         plan: &Arc<ClusterPlan>,
         watcher: &Rc<HealthWatch>,
     ) {
-        self.of.retain(|name, task| {
-            let stays = endpoints.iter().any(|endpoint| endpoint.name == *name);
+        self.of.retain(|_, running| {
+            let stays = endpoints.iter().any(|endpoint| Arc::ptr_eq(endpoint, &running.endpoint));
             if !stays {
-                task.abort();
+                running.task.abort();
             }
             stays
         });
@@ -68,7 +75,8 @@ impl Checks {
                 };
                 let delay = spread.min(FIRST_DELAY_MAX).mul_f64(fastrand::f64());
                 let task = self.running.spawn_local(check.run(delay));
-                self.of.insert(Arc::clone(&endpoint.name), task);
+                let running = RunningCheck { endpoint: Arc::clone(endpoint), task };
+                self.of.insert(Arc::clone(&endpoint.name), running);
             }
         }
     }

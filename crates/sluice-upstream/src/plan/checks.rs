@@ -140,15 +140,6 @@ pub enum ServerRole {
     Replica,
 }
 
-impl fmt::Display for ServerRole {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Primary => "primary",
-            Self::Replica => "replica",
-        })
-    }
-}
-
 /// A password, which is not printed.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Password(pub String);

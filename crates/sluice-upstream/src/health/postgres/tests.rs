@@ -76,8 +76,8 @@ fn a_session_tells_the_role() {
     check(postgres(user, None, false), &[&on], &[STARTUP, TERMINATE], done());
     check(&primary, &[&off], &[STARTUP, TERMINATE], done());
     check(&replica, &[&on], &[STARTUP, TERMINATE], done());
-    check(&primary, &[&on], &[STARTUP, TERMINATE], unfit("it is a replica, not a primary"));
-    check(&replica, &[&off], &[STARTUP, TERMINATE], unfit("it is a primary, not a replica"));
+    check(&primary, &[&on], &[STARTUP, TERMINATE], unfit("it is a standby, not a primary"));
+    check(&replica, &[&off], &[STARTUP, TERMINATE], unfit("it is a primary, not a standby"));
     let old = "does not report `in_hot_standby`, from which its role is known; PostgreSQL does since version 14";
     check(&primary, &[&session(None)], &[STARTUP, TERMINATE], failed(old));
     check(&primary, &[&off[..40]], &[STARTUP], Ok(DialogueTurn::Receive));

@@ -81,6 +81,36 @@ impl HealthProbe for Says {
     }
 }
 
+#[test]
+fn an_endpoint_that_left_and_came_back_is_checked_anew() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    tokio::task::LocalSet::new().block_on(&runtime, async {
+        let cluster = Arc::new(Cluster::new(Arc::new(crate::cluster::tests::plan(None))));
+        let endpoint = || {
+            let target = crate::endpoint::Target::Ip(([127, 0, 0, 1], 1).into());
+            let endpoint = Arc::new(EndpointState::new(target, None, 1));
+            endpoint.await_check(true);
+            endpoint
+        };
+        let watcher = Rc::new(HealthWatch {
+            shard: sluice_telemetry::Registry::new().shard(1),
+            probes: Rc::new(|_, _| {
+                Rc::new(Says(Ok(CheckPassed::default()), std::cell::Cell::new(0)))
+            }),
+            on_unhealthy: Rc::new(|_, _| {}),
+            checked: tokio::sync::Notify::new(),
+        });
+        let mut checks = Checks::default();
+        for endpoint in [endpoint(), endpoint()] {
+            let own = std::slice::from_ref(&endpoint);
+            checks.follow(&cluster, own, &plan(), &cluster.plan(), &watcher);
+            while !endpoint.is_healthy() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+    });
+}
+
 /// Whether an endpoint is considered healthy after ten checks with `result`; before the first, it waits or does not.
 fn healthy_after(result: CheckResult, waits: bool) -> bool {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
