@@ -234,6 +234,29 @@ fn a_name_server_is_asked() {
 }
 
 #[test]
+fn a_datagram_is_answered_as_expected() {
+    let server = UdpServer::echo("\u{1}pong:");
+    let quick = "interval: 300ms, timeout: 200ms, unhealthy_after: 1";
+    let health = |udp: &str| format!("health: {{ udp: {udp}, {quick} }}");
+    let any = health("{ send: ping }");
+    let good = health("{ send: { hex: 0a0b }, expect: { hex: 3a0a0b } }");
+    let wrong = health("{ send: ping, expect: pang }");
+    let closed = ([127, 0, 0, 1], tools::free_port()).into();
+    let sluice = start(
+        Sluice::new(),
+        &checked(&[
+            ("any", server.addr(), &any),
+            ("good", server.addr(), &good),
+            ("wrong", server.addr(), &wrong),
+            ("closed", closed, &any),
+        ]),
+    );
+    assert_eq!((found(&sluice, "any"), found(&sluice, "good")), (Ok(()), Ok(())));
+    assert_eq!(found(&sluice, "wrong"), Err("timed out".into()));
+    assert!(found(&sluice, "closed").unwrap_err().contains("refused"));
+}
+
+#[test]
 fn checks_go_to_another_port_or_address() {
     let (app, probe) = (Server::echo(), Origin::start("probe"));
     let port = probe.addr().port();

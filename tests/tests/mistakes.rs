@@ -698,6 +698,10 @@ fn of_upstreams() {
                 "an ejection of everybody",
                 relay("outlier: { failure_percentage: { threshold: 0% } }"),
             ),
+            (
+                "a datagram that is too long",
+                relay(&format!("health: {{ udp: {{ send: {{ hex: \"{}\" }} }} }}", "00".repeat(1201))),
+            ),
             ("a role without a login", relay("health: { postgres: { role: primary } }")),
             ("a user without a password", relay("health: { redis: { user: a } }")),
             (

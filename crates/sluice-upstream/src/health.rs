@@ -19,6 +19,7 @@ use crate::endpoint::EndpointState;
 use crate::metrics;
 use crate::plan::{ClusterPlan, ServerRole};
 
+mod datagram;
 mod dialogue;
 mod dns;
 mod ejections;

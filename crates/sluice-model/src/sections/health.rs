@@ -18,10 +18,12 @@ use sluice_core::{Diags, Node, Path, Setting, Shape, Spanned, Value, choice, sec
 use super::routes::Method;
 
 section! {
-    /// Active health checks, of one kind: tcp, tls, http, grpc, redis, postgres, mysql or dns. If omitted, tcp.
+    /// Active health checks, of one kind: tcp, udp, tls, http, grpc, redis, postgres, mysql or dns. If omitted, tcp.
     pub struct Health {
         /// TCP check: healthy if the endpoint accepts a connection and, if `send` or `expect` say so, responds.
         pub tcp: Option<TcpCheck>,
+        /// UDP check: healthy if a datagram is answered as expected.
+        pub udp: Option<UdpCheck>,
         /// TLS check: healthy if the handshake succeeds, with the cluster's `tls`.
         pub tls: Option<Empty>,
         /// HTTP check: healthy if the endpoint responds to a request as expected.
@@ -89,6 +91,16 @@ section! {
         /// What is sent: text, or `{ hex: "0d0a" }`.
         pub send: Option<Payload>,
         /// What must appear in what the endpoint sends then: text, or `{ hex: "0d0a" }`.
+        pub expect: Option<Payload>,
+    }
+}
+
+section! {
+    /// A health check by UDP datagram.
+    pub struct UdpCheck {
+        /// The datagram that is sent: text, or `{ hex: "0d0a" }`.
+        pub send: Payload,
+        /// What must appear in a datagram that comes back: text, or `{ hex: "0d0a" }`. If omitted, any will do.
         pub expect: Option<Payload>,
     }
 }

@@ -12,11 +12,15 @@ use sluice_upstream::plan::{
 use crate::sections::Cluster;
 use crate::sections::health::{
     DnsCheck, FailurePercentage, GrpcCheck, Health, HttpCheck, MysqlCheck, Outlier, Payload,
-    PostgresCheck, RedisCheck, ReplicaRole, StandbyRole, SuccessRate, TcpCheck, TcpStep, Unchecked,
+    PostgresCheck, RedisCheck, ReplicaRole, StandbyRole, SuccessRate, TcpCheck, TcpStep, UdpCheck,
+    Unchecked,
 };
 
 /// The most bytes that the steps of a check send together.
 const SENT_MAX: usize = 32 * 1024;
+
+/// The longest datagram of a check, which every path carries whole.
+const DATAGRAM_MAX: usize = 1200;
 
 /// The longest text that a check expects.
 const EXPECTED_MAX: usize = 16 * 1024;
@@ -26,6 +30,7 @@ impl Health {
     fn kinds(&self) -> Vec<&'static str> {
         let all = [
             ("tcp", self.tcp.is_some()),
+            ("udp", self.udp.is_some()),
             ("tls", self.tls.is_some()),
             ("http", self.http.is_some()),
             ("grpc", self.grpc.is_some()),
@@ -66,6 +71,12 @@ pub(super) fn check(section: &Spanned<Short<Cluster>>, at: &Path<'_>, diags: &mu
     if let Some(tcp) = &health.tcp {
         check_tcp(tcp, span, &at.key("tcp"), diags);
     }
+    if let Some(udp) = &health.udp
+        && udp.send.0.len() > DATAGRAM_MAX
+    {
+        let message = format!("a datagram of a check has at most {DATAGRAM_MAX} bytes");
+        diags.error("bad-value", span, at.key("udp"), message).help("send less");
+    }
     if let Some(http) = &health.http {
         check_http(http, span, &at.key("http"), diags);
     }
@@ -93,6 +104,7 @@ pub(super) fn check(section: &Spanned<Short<Cluster>>, at: &Path<'_>, diags: &mu
         ("port", health.port.is_some()),
         ("address", health.address.is_some()),
         ("dns", health.dns.is_some()),
+        ("udp", health.udp.is_some()),
     ];
     for (field, _) in fields.iter().filter(|(_, given)| unix && *given) {
         diags
@@ -166,6 +178,7 @@ fn check_http(http: &HttpCheck, span: Span, at: &Path<'_>, diags: &mut Diags) {
 pub(super) fn health_plan(section: &Health) -> HealthPlan {
     let Health {
         tcp: _,
+        udp: _,
         tls: _,
         http: _,
         grpc: _,
@@ -204,6 +217,9 @@ pub(super) fn health_plan(section: &Health) -> HealthPlan {
 fn check_kind(health: &Health) -> CheckKind {
     if health.tls.is_some() {
         return CheckKind::Tls;
+    }
+    if let Some(UdpCheck { send, expect }) = &health.udp {
+        return CheckKind::Udp(SendExpect { send: send.0.clone(), expect: bytes(expect) });
     }
     if let Some(http) = &health.http {
         return CheckKind::Http(Box::new(http_check(http)));
@@ -254,10 +270,11 @@ const fn replica_role(role: ReplicaRole) -> ServerRole {
     }
 }
 
+fn bytes(payload: &Option<Payload>) -> Vec<u8> {
+    payload.as_ref().map(|payload| payload.0.clone()).unwrap_or_default()
+}
+
 fn tcp_steps(tcp: &TcpCheck) -> Vec<SendExpect> {
-    let bytes = |payload: &Option<Payload>| {
-        payload.as_ref().map(|payload| payload.0.clone()).unwrap_or_default()
-    };
     let TcpCheck { send, expect, steps } = tcp;
     if send.is_some() || expect.is_some() {
         return vec![SendExpect { send: bytes(send), expect: bytes(expect) }];

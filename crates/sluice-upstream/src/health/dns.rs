@@ -6,17 +6,11 @@
 //! Source: RFC 1035 §4.1.
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-
 use sluice_core::reader::Reader;
-use tokio::net::UdpSocket;
 
-use super::CheckError;
+use super::{CheckError, datagram};
 use crate::endpoint::Target;
 use crate::plan::DnsCheck;
-
-/// The longest response that is looked at.
-const RESPONSE_MAX: usize = 4096;
 
 const RECURSION_DESIRED: u16 = 0x0100;
 const RESPONSE: u16 = 0x8000;
@@ -24,26 +18,8 @@ const CLASS_IN: u16 = 1;
 
 /// Sends the query, and waits for its response.
 pub(super) async fn check(target: &Target, check: &DnsCheck) -> Result<(), CheckError> {
-    let Target::Ip(server) = target else {
-        return Err(CheckError::Local("DNS is not spoken over a unix socket".into()));
-    };
-    let own: SocketAddr = match server {
-        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
-    };
-    let local = |error: std::io::Error| CheckError::Local(error.to_string());
-    let socket = UdpSocket::bind(own).await.map_err(local)?;
-    let lost = |error: std::io::Error| CheckError::Endpoint(error.to_string());
-    socket.connect(server).await.map_err(local)?;
     let query = query(fastrand::u16(..), check);
-    socket.send(&query).await.map_err(lost)?;
-    let mut response = vec![0; RESPONSE_MAX];
-    loop {
-        let count = socket.recv(&mut response).await.map_err(lost)?;
-        if let Some(rcode) = rcode(&query, response.get(..count).unwrap_or_default()) {
-            return judge(rcode, check.rcode);
-        }
-    }
+    judge(datagram::ask(target, &query, |response| rcode(&query, response)).await?, check.rcode)
 }
 
 fn judge(rcode: u8, expected: u8) -> Result<(), CheckError> {

@@ -14,7 +14,7 @@ use super::mysql::MysqlDialogue;
 use super::postgres::{PostgresDialogue, SSL_REQUEST};
 use super::redis::RedisDialogue;
 use super::send_expect::Steps;
-use super::{CheckError, CheckPassed, CheckResult, HealthProbe, dns};
+use super::{CheckError, CheckPassed, CheckResult, HealthProbe, datagram, dns};
 use crate::connector::{self, Preface};
 use crate::endpoint::{EndpointState, Target};
 use crate::plan::{CheckKind, ClusterPlan};
@@ -67,6 +67,7 @@ async fn check(line: &CheckConnection<'_>, kind: Option<&CheckKind>) -> Result<(
             mysql = MysqlDialogue::new(check.clone(), tls, local);
             &mut mysql
         }
+        Some(CheckKind::Udp(check)) => return datagram::check(&endpoint.target, check).await,
         Some(CheckKind::Dns(check)) => return dns::check(&endpoint.target, check).await,
         Some(CheckKind::Tls) => {
             connector::reach(plan, endpoint, worker, &Preface::default()).await?;

@@ -3,7 +3,7 @@
 //! Owns: the task per endpoint, and the verdict over its results. Refuses to know: what a check does. Keeps: checks are
 //! spread; the first result decides alone; a check that Sluice could not perform decides nothing.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,8 +45,9 @@ impl Checks {
         plan: &Arc<ClusterPlan>,
         watcher: &Rc<HealthWatch>,
     ) {
+        let members: HashSet<*const EndpointState> = endpoints.iter().map(Arc::as_ptr).collect();
         self.of.retain(|_, running| {
-            let stays = endpoints.iter().any(|endpoint| Arc::ptr_eq(endpoint, &running.endpoint));
+            let stays = members.contains(&Arc::as_ptr(&running.endpoint));
             if !stays {
                 running.task.abort();
             }

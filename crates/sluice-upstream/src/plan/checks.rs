@@ -61,6 +61,8 @@ impl ConnectTo {
 pub enum CheckKind {
     /// Whether a TCP connection is accepted; then these steps, in order, over the cluster's TLS.
     Tcp(Vec<SendExpect>),
+    /// A datagram that is sent, and what must be in one that comes back.
+    Udp(SendExpect),
     /// Whether the TLS handshake succeeds.
     Tls,
     /// An HTTP request.
@@ -80,22 +82,6 @@ pub enum CheckKind {
     Mysql(MysqlCheck),
     /// A DNS query over UDP.
     Dns(DnsCheck),
-}
-
-impl CheckKind {
-    /// The word for it in configuration.
-    pub const fn word(&self) -> &'static str {
-        match self {
-            Self::Tcp(_) => "tcp",
-            Self::Tls => "tls",
-            Self::Http(_) => "http",
-            Self::Grpc { .. } => "grpc",
-            Self::Redis(_) => "redis",
-            Self::Postgres(_) => "postgres",
-            Self::Mysql(_) => "mysql",
-            Self::Dns(_) => "dns",
-        }
-    }
 }
 
 /// What is sent, and what must then be received.

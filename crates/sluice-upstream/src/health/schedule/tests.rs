@@ -82,7 +82,7 @@ impl HealthProbe for Says {
 }
 
 #[test]
-fn an_endpoint_that_left_and_came_back_is_checked_anew() {
+fn an_endpoint_that_left_and_came_back_is_checked_again() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     tokio::task::LocalSet::new().block_on(&runtime, async {
         let cluster = Arc::new(Cluster::new(Arc::new(crate::cluster::tests::plan(None))));
