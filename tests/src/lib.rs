@@ -1,6 +1,7 @@
 //! Code that several black-box tests share; the tests are in `tests/`.
 #![forbid(unsafe_code)]
 
+pub mod databases;
 pub mod h2_cases;
 pub mod h3;
 pub mod messages;

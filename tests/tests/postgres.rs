@@ -3,99 +3,11 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use sluice_testkit::{Authority, Sluice, tools, wait};
+use sluice_tests::databases::{Postgres, psql};
 use sluice_tests::{certs_beside, sample};
-
-/// A PostgreSQL server with TLS, in its own folder.
-struct Postgres {
-    folder: tempfile::TempDir,
-    port: u16,
-    runs: bool,
-}
-
-impl Postgres {
-    /// Starts a server with the certificate `FILE.pem` in `certs`.
-    fn start(certs: &Path, file: &str) -> Self {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let mut server = Self { folder, port: tools::free_port(), runs: false };
-        let data = server.folder.path().join("data");
-        for kind in ["pem", "key"] {
-            std::fs::copy(
-                certs.join(format!("{file}.{kind}")),
-                server.folder.path().join(format!("server.{kind}")),
-            )
-            .expect("the certificate is copied");
-        }
-        let own = |command: &mut Command| tools::must(command);
-        if is_root() {
-            // The server refuses to run as root.
-            own(tools::command("chown").args(["-R", "postgres"]).arg(server.folder.path()));
-        }
-        own(tools::command("chmod").arg("600").arg(server.folder.path().join("server.key")));
-        own(server
-            .as_owner("initdb")
-            .args(["-A", "trust", "-U", "postgres", "-N", "-D"])
-            .arg(&data));
-        let options = format!(
-            "-c listen_addresses=127.0.0.1 -c port={} -c unix_socket_directories={} -c fsync=off -c max_connections=200 \
-             -c ssl=on -c ssl_cert_file={2}/server.pem -c ssl_key_file={2}/server.key",
-            server.port,
-            server.folder.path().display(),
-            server.folder.path().display(),
-        );
-        own(server
-            .as_owner("pg_ctl")
-            .args(["-w", "-s", "-l"])
-            .arg(server.folder.path().join("log"))
-            .arg("-D")
-            .arg(&data)
-            .args(["-o", &options, "start"]));
-        server.runs = true;
-        server
-    }
-
-    fn addr(&self) -> SocketAddr {
-        ([127, 0, 0, 1], self.port).into()
-    }
-
-    /// A program of the server, run as the user that owns its files.
-    fn as_owner(&self, program: &str) -> Command {
-        let path = tools::find(program).unwrap_or_else(|| panic!("{program} is not installed"));
-        if !is_root() {
-            return Command::new(path);
-        }
-        let mut command = tools::command("setpriv");
-        command
-            .args(["--reuid=postgres", "--regid=postgres", "--clear-groups"])
-            .arg(path)
-            .current_dir("/");
-        command
-    }
-}
-
-impl Drop for Postgres {
-    fn drop(&mut self) {
-        if self.runs {
-            let _ = self
-                .as_owner("pg_ctl")
-                .args(["-s", "-m", "immediate", "-D"])
-                .arg(self.folder.path().join("data"))
-                .arg("stop")
-                .status();
-        }
-    }
-}
-
-fn is_root() -> bool {
-    tools::must(tools::command("id").arg("-u")).trim() == "0"
-}
-
-fn have_postgres() -> bool {
-    tools::have(&["psql", "pgbench", "initdb", "pg_ctl", "setpriv"])
-}
 
 /// A connection string that resolves `host` to Sluice.
 fn conninfo(host: &str, at: SocketAddr, database: &str, ca: &Path) -> String {
@@ -106,15 +18,9 @@ fn conninfo(host: &str, at: SocketAddr, database: &str, ca: &Path) -> String {
     )
 }
 
-fn psql(conninfo: &str, query: &str) -> String {
-    tools::must(tools::command("psql").args(["-X", "-A", "-t", conninfo, "-c", query]))
-        .trim()
-        .to_owned()
-}
-
 #[test]
 fn by_name_passed_through_and_terminated() {
-    if !have_postgres() {
+    if !Postgres::is_there() {
         return;
     }
     let kit = Sluice::new();
@@ -177,7 +83,7 @@ fn by_name_passed_through_and_terminated() {
 /// pgbench with 32 clients while the configuration alternates between two versions.
 #[test]
 fn pgbench_under_reload_loses_no_transaction() {
-    if !have_postgres() {
+    if !Postgres::is_there() {
         return;
     }
     let kit = Sluice::new();

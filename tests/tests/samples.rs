@@ -63,7 +63,8 @@ fn s_server(
 fn every_sample_has_a_test() {
     let here = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     let tests = std::fs::read_to_string(here.join("tests/samples.rs")).unwrap()
-        + &std::fs::read_to_string(here.join("tests/postgres.rs")).unwrap();
+        + &std::fs::read_to_string(here.join("tests/postgres.rs")).unwrap()
+        + &std::fs::read_to_string(here.join("tests/databases.rs")).unwrap();
     for entry in std::fs::read_dir(here.join("../config")).unwrap() {
         let entry = entry.unwrap();
         // Certificates created for the samples.
@@ -75,11 +76,11 @@ fn every_sample_has_a_test() {
     }
 }
 
-/// The commands in the header of a sample that create its certificates.
+/// The commands in the header of a sample that create its certificates and passwords.
 fn commands_of(text: &str) -> impl Iterator<Item = &str> {
     text.lines()
         .filter_map(|line| line.strip_prefix("#   "))
-        .filter(|of| of.starts_with("sluice cert "))
+        .filter(|of| of.starts_with("sluice cert ") || of.starts_with("echo "))
 }
 
 #[test]

@@ -1,71 +1,65 @@
 //! Health checks of endpoints by HTTP and by the gRPC health service.
 //!
 //! Owns: the request and what counts as a healthy response. Refuses to know: when checks run and what a sequence of
-//! results means. Keeps: every check has a connection of its own, opened and secured like those of requests, and reads
-//! no more of a response than it must.
+//! results means. Keeps: a status that is not expected is the endpoint's own word; a connection that fails is not.
 //!
 //! Source: the gRPC Health Checking Protocol, `grpc.health.v1.Health/Check`.
 
-use std::future::poll_fn;
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
 
 use bytes::Bytes;
 use sluice_core::LocalFuture;
-use sluice_io::{Stream, WorkerCx};
-use sluice_upstream::connector::reach;
-use sluice_upstream::health::{CheckError, HealthProbe};
-use sluice_upstream::plan::{CheckKind, ClusterPlan, HttpVersion};
-use sluice_upstream::{EndpointState, Preface};
+use sluice_io::WorkerCx;
+use sluice_upstream::EndpointState;
+use sluice_upstream::health::{CheckError, CheckPassed, CheckResult, HealthProbe};
+use sluice_upstream::plan::{CheckKind, ClusterPlan, HttpCheck, StatusRanges};
 
-use crate::body::{Body, Frame};
+use self::exchange::{CheckExchange, KeptConnection, ProbeResponse, READ_MAX};
 use crate::grpc::{self, GrpcFrames, GrpcStatus};
-use crate::h1::stream::H1Options;
-use crate::h1::{H1Stream, Role};
-use crate::h2::{H2Client, H2Options};
 use crate::head::Head;
-use crate::quic::QuicClients;
-use crate::stream::HttpStream;
 
-/// Bytes of a response body after which no more is read.
-const ANSWER_MAX: usize = 4096;
+mod exchange;
+
+/// The response header of an endpoint that asks for no more traffic, and is unhealthy at once.
+pub const FAIL_HEADER: &[u8] = b"x-envoy-immediate-health-check-fail";
+
+/// The response header of an endpoint that asks to be used only if others do not suffice.
+pub const DEGRADED_HEADER: &[u8] = b"x-envoy-degraded";
 
 /// Health checks by requests.
 #[derive(Debug)]
 pub struct RequestProbe {
-    /// How endpoints are reached and what is requested.
-    pub plan: Arc<ClusterPlan>,
-    /// The worker on which the checks run.
-    pub worker: Rc<WorkerCx>,
+    plan: Arc<ClusterPlan>,
+    endpoint: Arc<EndpointState>,
+    worker: Rc<WorkerCx>,
+    kept: Rc<RefCell<Option<KeptConnection>>>,
+}
+
+impl RequestProbe {
+    /// Checks of `endpoint`, which run on `worker`.
+    pub fn new(plan: Arc<ClusterPlan>, endpoint: Arc<EndpointState>, worker: Rc<WorkerCx>) -> Self {
+        Self { plan, endpoint, worker, kept: Rc::default() }
+    }
 }
 
 impl HealthProbe for RequestProbe {
-    fn probe(&self, endpoint: &Arc<EndpointState>) -> LocalFuture<Result<(), CheckError>> {
-        let (plan, worker, endpoint) =
-            (Arc::clone(&self.plan), Rc::clone(&self.worker), Arc::clone(endpoint));
+    fn probe(&self) -> LocalFuture<CheckResult> {
+        let exchange = CheckExchange {
+            plan: Arc::clone(&self.plan),
+            endpoint: Arc::clone(&self.endpoint),
+            worker: Rc::clone(&self.worker),
+            kept: Rc::clone(&self.kept),
+        };
         Box::pin(async move {
+            let plan = Arc::clone(&exchange.plan);
             match plan.health.as_ref().map(|health| &health.kind) {
-                Some(CheckKind::Http { path, host, expect }) => {
-                    let host = host.as_deref().unwrap_or_else(|| own_name(&endpoint));
-                    let head = Head::request("GET", scheme(&plan), host, path);
-                    let (answer, _) = ask(&plan, &endpoint, &worker, head, None).await?;
-                    let status = answer.status();
-                    if expect.iter().any(|(low, high)| (*low..=*high).contains(&status)) {
-                        Ok(())
-                    } else {
-                        Err(format!("answered {status}").into())
-                    }
+                Some(CheckKind::Http(check)) => ask_http(&exchange, check).await,
+                Some(CheckKind::Grpc { service, authority }) => {
+                    ask_grpc(&exchange, service, authority.as_deref()).await
                 }
-                Some(CheckKind::Grpc { service }) => {
-                    ask_grpc(&plan, &endpoint, &worker, service).await
-                }
-                Some(CheckKind::Tcp) | None => {
-                    reach(&plan, &endpoint, &worker, &Preface::default())
-                        .await
-                        .map(drop)
-                        .map_err(CheckError::from)
-                }
+                _ => Err(CheckError::Local("the check is not by request".into())),
             }
         })
     }
@@ -79,105 +73,43 @@ fn own_name(endpoint: &EndpointState) -> &str {
     endpoint.host.as_deref().unwrap_or(&endpoint.name)
 }
 
-/// Sends one request and reads its response: the head, and as much of body and trailers as needed.
-async fn ask(
-    plan: &ClusterPlan,
-    endpoint: &Arc<EndpointState>,
-    worker: &Rc<WorkerCx>,
-    mut head: Head,
-    body: Option<Bytes>,
-) -> Result<(Head, ProbeResponse), CheckError> {
-    head.append(b"user-agent", b"sluice-health-check");
-    let wants_body = body.is_some();
-    let mut stream = open(plan, endpoint, worker, &head, body.is_none()).await?;
-    let failed = |error: crate::HttpError| error.to_string();
-    let mut body = body;
-    poll_fn(|cx| {
-        let Some(bytes) = body.take() else { return stream.push(cx, worker).into() };
-        stream.send_data(cx, worker, Body::Shared(bytes), true).into()
-    })
-    .await
-    .map_err(failed)?;
-    let mut answer = Head::default();
-    loop {
-        poll_fn(|cx| {
-            // What the peer had no room for yet leaves while the response is awaited.
-            if let Poll::Ready(Err(error)) = stream.poll_flushed(cx, worker) {
-                return Poll::Ready(Err(error));
-            }
-            stream.poll_recv_head(cx, worker, &mut answer)
-        })
-        .await
-        .map_err(failed)?;
-        if answer.status() >= 200 {
-            break;
-        }
+async fn ask_http(exchange: &CheckExchange, check: &HttpCheck) -> CheckResult {
+    let host = check.host.as_deref().unwrap_or_else(|| own_name(&exchange.endpoint));
+    let mut head = Head::request(&check.method, scheme(&exchange.plan), host, &check.path);
+    for (name, value) in &check.headers {
+        head.set(name.as_bytes(), value.as_bytes());
     }
-    let mut rest = ProbeResponse::default();
-    while wants_body && rest.data.len() <= ANSWER_MAX {
-        match poll_fn(|cx| stream.poll_recv(cx, worker)).await.map_err(failed)? {
-            Frame::Data { body, last } => {
-                rest.data.extend_from_slice(&body);
-                if last {
-                    break;
-                }
-            }
-            Frame::Trailers(trailers) => {
-                rest.trailers = Some(trailers);
-                break;
-            }
-            Frame::End => break,
-        }
-    }
-    stream.reset(true);
-    Ok((answer, rest))
+    let (answer, rest) = exchange.ask(head, None, !check.body.is_empty(), check.reuse).await?;
+    judge(check, &answer, &rest)
 }
 
-/// Sends the head of a request on a new connection.
-async fn open(
-    plan: &ClusterPlan,
-    endpoint: &Arc<EndpointState>,
-    worker: &Rc<WorkerCx>,
-    head: &Head,
-    end: bool,
-) -> Result<HttpStream, CheckError> {
-    let failed = |error: crate::HttpError| error.to_string();
-    if plan.protocol == HttpVersion::Http3 {
-        let clients = QuicClients::default();
-        let client = clients.reach(plan, endpoint, worker, ()).await?;
-        return Ok(HttpStream::H3(Box::new(client.open(head, end).await.map_err(failed)?)));
+fn judge(check: &HttpCheck, answer: &Head, rest: &ProbeResponse) -> CheckResult {
+    let status = answer.status();
+    let within =
+        |ranges: &StatusRanges| ranges.iter().any(|(low, high)| (*low..=*high).contains(&status));
+    if !within(&check.expect) {
+        let message = format!("answered {status}");
+        let passing = within(&check.retriable);
+        return Err(if passing { message.into() } else { CheckError::Unfit(message) });
     }
-    let stream = reach(plan, endpoint, worker, &Preface::default()).await?;
-    let h2 = match (plan.protocol, &stream) {
-        (HttpVersion::Http2, _) => true,
-        (HttpVersion::Auto, Stream::Tls(tls)) => tls.facts().alpn.as_deref() == Some(b"h2"),
-        _ => false,
-    };
-    if h2 {
-        let client = H2Client::handshake(stream, worker, &H2Options::default(), ()).await;
-        let opened = client.map_err(failed)?.open(head, end).await;
-        return Ok(HttpStream::H2(Box::new(opened.map_err(failed)?)));
+    if answer.get_named(FAIL_HEADER).is_some() {
+        return Err(CheckError::Unfit("asked for no more traffic by its header".into()));
     }
-    let mut h1 = H1Stream::new(stream, Role::Client, Rc::new(H1Options::default()));
-    h1.send_head(worker, head, end, false).map_err(failed)?;
-    Ok(HttpStream::H1(h1))
+    let found = check.body.is_empty() || memchr::memmem::find(&rest.data, &check.body).is_some();
+    if !found {
+        let within = if rest.ended { "" } else { " in the first 64 KiB" };
+        return Err(CheckError::Unfit(format!(
+            "the body does not contain what is expected{within}"
+        )));
+    }
+    Ok(CheckPassed { degraded: answer.get_named(DEGRADED_HEADER).is_some() })
 }
 
-/// What was received after a head.
-#[derive(Default)]
-struct ProbeResponse {
-    data: Vec<u8>,
-    trailers: Option<Box<Head>>,
-}
-
-async fn ask_grpc(
-    plan: &ClusterPlan,
-    endpoint: &Arc<EndpointState>,
-    worker: &Rc<WorkerCx>,
-    service: &str,
-) -> Result<(), CheckError> {
-    let head = grpc::request_head(scheme(plan), own_name(endpoint), "/grpc.health.v1.Health/Check");
-    let (answer, rest) = ask(plan, endpoint, worker, head, Some(question(service))).await?;
+async fn ask_grpc(exchange: &CheckExchange, service: &str, authority: Option<&str>) -> CheckResult {
+    let authority = authority.unwrap_or_else(|| own_name(&exchange.endpoint));
+    let path = "/grpc.health.v1.Health/Check";
+    let head = grpc::request_head(scheme(&exchange.plan), authority, path);
+    let (answer, rest) = exchange.ask(head, Some(question(service)), true, true).await?;
     if answer.status() != 200 {
         return Err(format!("answered {}", answer.status()).into());
     }
@@ -186,9 +118,9 @@ async fn ask_grpc(
         return Err(status.to_string().into());
     }
     if !is_serving(&rest.data) {
-        return Err("the service is not SERVING".to_owned().into());
+        return Err(CheckError::Unfit("the service is not SERVING".into()));
     }
-    Ok(())
+    Ok(CheckPassed { degraded: answer.get_named(DEGRADED_HEADER).is_some() })
 }
 
 /// Encodes a `HealthCheckRequest` in a gRPC frame: field 1 is the service.
@@ -211,7 +143,7 @@ fn question(service: &str) -> Bytes {
 
 /// Whether a `HealthCheckResponse` in a gRPC frame contains SERVING: field 1 is 1.
 fn is_serving(data: &[u8]) -> bool {
-    let mut frames = GrpcFrames::new(ANSWER_MAX);
+    let mut frames = GrpcFrames::new(READ_MAX);
     frames.push(data);
     matches!(frames.message(), Ok(Some(message)) if message.starts_with(&[0x08, 1]))
 }
@@ -227,5 +159,37 @@ mod tests {
         assert_eq!(question(&"x".repeat(200))[5..8], [0x0a, 0xc8, 1]);
         assert!(is_serving(&[0, 0, 0, 0, 2, 8, 1]));
         assert!(!is_serving(&[0, 0, 0, 0, 2, 8, 2]) && !is_serving(&[0, 0, 0, 0, 0]));
+    }
+
+    #[test]
+    fn what_a_response_means() {
+        let check = HttpCheck {
+            method: "GET".into(),
+            path: "/".into(),
+            host: None,
+            headers: Vec::new(),
+            expect: vec![(200, 299), (404, 404)],
+            retriable: vec![(500, 503)],
+            body: b"ready".to_vec(),
+            reuse: true,
+        };
+        let says = |status: u16, header: Option<&[u8]>, body: &[u8]| {
+            let mut head = Head::response(status);
+            header.into_iter().for_each(|name| head.append(name, b"1"));
+            let rest = ProbeResponse { data: body.to_vec(), ended: true, ..Default::default() };
+            judge(&check, &head, &rest)
+        };
+        let passed = |degraded| Ok(CheckPassed { degraded });
+        let unfit = |why: &str| Err(CheckError::Unfit(why.into()));
+        assert_eq!(says(200, None, b"I am ready."), passed(false));
+        assert_eq!(says(404, None, b"ready"), passed(false));
+        assert_eq!(says(204, Some(b"x-envoy-degraded"), b"ready"), passed(true));
+        assert_eq!(says(302, None, b"ready"), unfit("answered 302"));
+        assert_eq!(says(504, None, b"ready"), unfit("answered 504"));
+        assert_eq!(says(503, None, b"ready"), Err(CheckError::Endpoint("answered 503".into())));
+        let body = "the body does not contain what is expected";
+        assert_eq!(says(200, None, b"read"), unfit(body));
+        let header = "asked for no more traffic by its header";
+        assert_eq!(says(200, Some(FAIL_HEADER), b"ready"), unfit(header));
     }
 }

@@ -12,6 +12,7 @@ pub mod connection;
 pub mod diagnostics;
 pub mod facts;
 pub mod limits;
+pub mod reader;
 pub mod reason;
 pub mod secret;
 pub mod settings;

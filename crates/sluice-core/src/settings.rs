@@ -6,7 +6,7 @@
 //! bound even if another is wrong, so all errors are reported at once.
 
 use std::fmt;
-use std::num::{NonZeroU32, NonZeroU64};
+use std::num::{NonZeroU16, NonZeroU32, NonZeroU64};
 use std::time::Duration;
 
 use crate::address::{Cidr, Endpoint, ListenAddress};
@@ -165,6 +165,7 @@ text_setting! {
     Cidr, "an address block", "127.0.0.0/8", Cidr::parse, ToString::to_string;
     ListenAddress, "an address to listen on", "127.0.0.1:5432", ListenAddress::parse, ToString::to_string;
     Endpoint, "the address of an endpoint", "127.0.0.1:5432", Endpoint::parse, ToString::to_string;
+    std::net::IpAddr, "an IP address", "127.0.0.1", |text| text.parse().map_err(|_| format!("expected an IP address, not `{text}`")), ToString::to_string;
     std::net::SocketAddr, "an IP address with a port", "127.0.0.1:53", parse_socket, ToString::to_string;
     String, "text", "word", |text| Ok(text.to_owned()), Clone::clone;
     std::path::PathBuf, "a path", "certs/a.pem", parse_path, |v| v.display().to_string();
@@ -393,6 +394,42 @@ impl Setting for Status {
     }
 }
 
+/// An HTTP status code or an inclusive range of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StatusRange {
+    /// The lowest.
+    pub low: u16,
+    /// The highest.
+    pub high: u16,
+}
+
+impl Setting for StatusRange {
+    fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
+        bind_scalar(node, at, diags, "a status code or a range of them", |text| {
+            let (low, high) = text.split_once('-').unwrap_or((text, text));
+            let status = |text: &str| text.parse().ok().filter(|of| (100..600).contains(of));
+            match (status(low), status(high)) {
+                (Some(low), Some(high)) if low <= high => Ok(Self { low, high }),
+                _ => Err(format!(
+                    "expected a status code from 100 to 599 or a range such as 200-299, not `{text}`"
+                )),
+            }
+        })
+    }
+
+    fn shape() -> Shape {
+        let range = Shape::Text { what: "a range of status codes", example: "200-299" };
+        Shape::Either(vec![Status::shape(), range])
+    }
+
+    fn show(&self) -> Plain {
+        match self {
+            Self { low, high } if low == high => Plain::Number((*low).into()),
+            Self { low, high } => Plain::Text(format!("{low}-{high}")),
+        }
+    }
+}
+
 macro_rules! count_setting {
     ($($ty:ty, $min:literal, $max:expr, $number:expr;)+) => {$(
         impl Setting for $ty {
@@ -434,6 +471,7 @@ fn not_a_count(text: &str, min: u64, max: u64) -> String {
 
 count_setting! {
     u16, 0, u64::from(Self::MAX), u64::from;
+    NonZeroU16, 1, u64::from(u16::MAX), |count| u64::from(count.get());
     u32, 0, u64::from(Self::MAX), u64::from;
     u64, 0, Self::MAX, |count| count;
     NonZeroU32, 1, u64::from(u32::MAX), |count| u64::from(count.get());

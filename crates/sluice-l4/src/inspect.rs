@@ -15,7 +15,6 @@ use smallvec::SmallVec;
 
 pub mod http;
 pub mod postgres;
-pub mod reader;
 pub mod redis;
 pub mod ssh;
 #[cfg(test)]

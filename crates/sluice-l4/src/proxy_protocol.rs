@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use sluice_core::connection::Peer;
 use sluice_upstream::plan::ProxyVersion;
 
-use crate::inspect::reader::Reader;
+use sluice_core::reader::Reader;
 
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,4 @@
-//! Attempts in flight by endpoint, so that they can be cancelled when an endpoint leaves its cluster.
+//! Attempts in flight by endpoint, so that they can be cancelled when an endpoint leaves its cluster or is unhealthy.
 //!
 //! Owns: the attempts in flight on one worker. Refuses to know: what a cluster does with them, and when. Keeps: an
 //! entry exists as long as its attempt; a cancelled attempt ends once, at its next poll.
@@ -11,7 +11,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use slab::Slab;
-use sluice_core::{Moment, Name};
+use sluice_core::reason::end;
+use sluice_core::{Moment, Name, Reason};
 
 /// The attempts in flight on one worker.
 #[derive(Debug, Default)]
@@ -22,8 +23,43 @@ struct AttemptEntry {
     cluster: Name,
     endpoint: Arc<str>,
     since: Moment,
-    cancelled: bool,
+    cancelled: Option<Departure>,
     waker: Option<Waker>,
+}
+
+/// Why an endpoint is to be used no longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Departure {
+    /// It was removed from its cluster.
+    Removed,
+    /// It became unhealthy or was ejected.
+    Unhealthy,
+}
+
+impl Departure {
+    /// The reason of what ends with it.
+    pub const fn reason(self) -> Reason {
+        match self {
+            Self::Removed => end::ENDPOINT_REMOVED,
+            Self::Unhealthy => end::ENDPOINT_UNHEALTHY,
+        }
+    }
+
+    /// What clients are told.
+    pub(crate) const fn text(self) -> &'static str {
+        match self {
+            Self::Removed => "the endpoint was removed from its cluster",
+            Self::Unhealthy => "the endpoint became unhealthy",
+        }
+    }
+
+    /// The word for it in response code details.
+    pub(crate) const fn details(self) -> &'static str {
+        match self {
+            Self::Removed => "endpoint_removed",
+            Self::Unhealthy => "endpoint_unhealthy",
+        }
+    }
 }
 
 /// The entry of an attempt; removed on drop.
@@ -42,18 +78,24 @@ impl AttemptTable {
         now: Moment,
     ) -> AttemptGuard {
         let (cluster, endpoint) = (Arc::clone(cluster), Arc::clone(endpoint));
-        let entry = AttemptEntry { cluster, endpoint, since: now, cancelled: false, waker: None };
+        let entry = AttemptEntry { cluster, endpoint, since: now, cancelled: None, waker: None };
         AttemptGuard { place: self.0.borrow_mut().insert(entry), attempts: Rc::clone(self) }
     }
 
     /// Cancels the attempts at these endpoints that began no later than `begun_by`.
-    pub fn cancel(&self, cluster: &Name, endpoints: &[Arc<str>], begun_by: Moment) {
+    pub fn cancel(
+        &self,
+        cluster: &Name,
+        endpoints: &[Arc<str>],
+        begun_by: Moment,
+        departure: Departure,
+    ) {
         for (_, entry) in &mut *self.0.borrow_mut() {
             if entry.since <= begun_by
                 && entry.cluster == *cluster
                 && endpoints.contains(&entry.endpoint)
             {
-                entry.cancelled = true;
+                entry.cancelled = Some(departure);
                 if let Some(waker) = entry.waker.take() {
                     waker.wake();
                 }
@@ -63,11 +105,11 @@ impl AttemptTable {
 }
 
 impl AttemptGuard {
-    fn poll_cancelled(&self, cx: &Context<'_>) -> Poll<()> {
+    fn poll_cancelled(&self, cx: &Context<'_>) -> Poll<Departure> {
         let mut entries = self.attempts.0.borrow_mut();
         let entry = &mut entries[self.place];
-        if entry.cancelled {
-            return Poll::Ready(());
+        if let Some(departure) = entry.cancelled {
+            return Poll::Ready(departure);
         }
         if !entry.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             entry.waker = Some(cx.waker().clone());
@@ -75,17 +117,17 @@ impl AttemptGuard {
         Poll::Pending
     }
 
-    /// Runs `work`; returns `None` if the attempt is cancelled before it is done. `work` is polled in place: moving a
+    /// Runs `work`; returns why the attempt is cancelled if it is before it is done. `work` is polled in place: moving a
     /// future that has not started would copy all of its memory.
     pub(crate) async fn unless_cancelled<T>(
         stay: Option<&Self>,
         mut work: Pin<&mut impl Future<Output = T>>,
-    ) -> Option<T> {
+    ) -> Result<T, Departure> {
         poll_fn(|cx| {
-            if stay.is_some_and(|stay| stay.poll_cancelled(cx).is_ready()) {
-                return Poll::Ready(None);
+            if let Some(Poll::Ready(departure)) = stay.map(|stay| stay.poll_cancelled(cx)) {
+                return Poll::Ready(Err(departure));
             }
-            work.as_mut().poll(cx).map(Some)
+            work.as_mut().poll(cx).map(Ok)
         })
         .await
     }

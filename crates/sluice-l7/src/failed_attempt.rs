@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use sluice_codec::HttpError;
 use sluice_core::Reason;
-use sluice_core::reason::{self, end};
+use sluice_core::reason;
 use sluice_core::value::show_duration;
 use sluice_upstream::connector::ConnectFailure;
 use sluice_upstream::reasons as upstream_reasons;
 
+use crate::attempts::Departure;
 use crate::errors::{self, At, Cause};
 use crate::reasons;
 
@@ -102,12 +103,12 @@ pub(crate) fn retried_response(status: u16) -> FailedAttempt {
     }
 }
 
-pub(crate) fn endpoint_left() -> FailedAttempt {
+pub(crate) fn endpoint_left(departure: Departure) -> FailedAttempt {
     FailedAttempt {
-        why: end::ENDPOINT_REMOVED,
+        why: departure.reason(),
         status: 503,
-        details: "endpoint_removed",
-        text: "the endpoint was removed from its cluster",
+        details: departure.details(),
+        text: departure.text(),
         said: FailureDetail::default(),
         cause: Cause::Reset,
     }

@@ -8,7 +8,7 @@ use sluice_core::Name;
 use sluice_io::WorkerCx;
 use sluice_upstream::plan::OnRemoved;
 
-use crate::attempts::AttemptTable;
+use crate::attempts::{AttemptTable, Departure};
 use crate::head_pool::HeadPool;
 use crate::in_flight::InFlight;
 use crate::pools::ClusterPools;
@@ -32,16 +32,19 @@ impl HttpWorker {
         worker.local(Self::default)
     }
 
-    /// Follows the removal of endpoints from a cluster: requests in flight to them are cancelled, at once or later, as
-    /// the cluster says.
+    /// Follows the departure of endpoints from a cluster, or from those that can be used: requests in flight to them are
+    /// cancelled, at once or later, as the cluster says.
     pub fn endpoints_left(
         self: &Rc<Self>,
         worker: &WorkerCx,
         cluster: &Name,
         endpoints: &[Arc<str>],
         policy: OnRemoved,
+        departure: Departure,
     ) {
-        self.pools.forget_endpoints(cluster, endpoints);
+        if departure == Departure::Removed {
+            self.pools.forget_endpoints(cluster, endpoints);
+        }
         let wait = match policy {
             OnRemoved::Keep => return,
             OnRemoved::Close => Duration::ZERO,
@@ -54,7 +57,7 @@ impl HttpWorker {
             if !wait.is_zero() {
                 tokio::time::sleep(wait).await;
             }
-            attempts.cancel(&cluster, &endpoints, until);
+            attempts.cancel(&cluster, &endpoints, until, departure);
         });
     }
 }

@@ -10,12 +10,11 @@ use std::time::Duration;
 
 use sluice_core::limits::{self, Limits, Unit};
 use sluice_core::settings::{
-    Empty, FieldShape, Members, Named, OrNone, OrZero, Plain, Short, ShortForm, Status, Window,
-    bind_scalar, suggest_word, wrong_kind,
+    FieldShape, Members, Named, OrNone, OrZero, Plain, Short, ShortForm, Window, bind_scalar,
+    suggest_word, wrong_kind,
 };
 use sluice_core::value::{
-    Authority, NamePattern, Percent, WordPattern, parse_duration, parse_size, show_duration,
-    show_size,
+    NamePattern, WordPattern, parse_duration, parse_size, show_duration, show_size,
 };
 use sluice_core::{
     Cidr, Diags, Endpoint, ListenAddress, Name, Node, Path, SecretText, Setting, Shape, Spanned,
@@ -23,12 +22,14 @@ use sluice_core::{
 };
 
 pub mod balancing;
+pub mod health;
 pub mod http;
 pub mod log_format;
 pub mod redirect;
 pub mod routes;
 
 pub use balancing::{Balancer, Failover, LocalityName, LocalityWeights, SessionTtl, SlowStart};
+pub use health::{Health, Outlier};
 pub use http::Http;
 pub use log_format::LogFormat;
 pub use redirect::HttpsRedirect;
@@ -492,8 +493,7 @@ section! {
         pub limits: ClusterLimits,
         /// What happens to connections whose endpoint is removed from the cluster: keep, close or { drain: 30s }.
         pub on_endpoint_removed: OnEndpointRemoved = "keep",
-        /// What happens to UDP flows whose endpoint becomes unhealthy or is ejected. Passed-through QUIC connections
-        /// stay with their endpoint once it has responded.
+        /// What happens to connections and UDP flows whose endpoint becomes unhealthy or is ejected.
         pub on_endpoint_unhealthy: OnEndpointUnhealthy = "move",
         /// DNS: how host names are resolved.
         pub dns: Dns,
@@ -503,13 +503,16 @@ section! {
 }
 
 choice! {
-    /// What happens to UDP flows whose endpoint becomes unhealthy or is ejected. QUIC connections that are passed
-    /// through stay with their endpoint once it has responded.
+    /// What happens to connections and UDP flows whose endpoint becomes unhealthy or is ejected.
     pub enum OnEndpointUnhealthy {
         /// They stay with the endpoint until they end.
         Keep = "keep",
-        /// The client's next datagram starts a new flow to a healthy endpoint, if there is one.
+        /// Connections stay. A UDP flow is replaced when its client sends the next datagram, by one to a healthy
+        /// endpoint, if there is one. QUIC connections that are passed through stay with their endpoint once it has
+        /// responded.
         Move = "move",
+        /// They are closed: relayed connections, UDP flows, and HTTP requests in flight.
+        Close = "close",
     }
 }
 
@@ -624,62 +627,6 @@ section! {
         pub alpn: Vec<String>,
         /// The oldest TLS version accepted.
         pub min_version: TlsVersion = "1.2",
-    }
-}
-
-section! {
-    /// Active health checks.
-    pub struct Health {
-        /// TCP check: healthy if the endpoint accepts a connection.
-        pub tcp: Option<Empty>,
-        /// HTTP check: healthy if the endpoint responds to a request as expected.
-        pub http: Option<HttpCheck>,
-        /// gRPC check: healthy if the gRPC health service reports SERVING.
-        pub grpc: Option<GrpcCheck>,
-        /// Time between checks of one endpoint; each is shifted at random by up to a tenth (jitter).
-        pub interval: Duration = "5s",
-        /// How long one check may take.
-        pub timeout: Duration = "2s",
-        /// Consecutive failures after which an endpoint is unhealthy.
-        pub unhealthy_after: NonZeroU32 = "3",
-        /// Consecutive successes after which it is healthy again.
-        pub healthy_after: NonZeroU32 = "2",
-    }
-}
-
-section! {
-    /// A health check by HTTP request, in the HTTP version of the cluster.
-    pub struct HttpCheck {
-        /// Path and query.
-        pub path: String = "/",
-        /// The host to request; if omitted, the endpoint's own name.
-        pub host: Option<Authority>,
-        /// Statuses that count as healthy; if omitted, 200 to 299.
-        pub expect: Vec<Status>,
-    }
-}
-
-section! {
-    /// A health check through the gRPC health service.
-    pub struct GrpcCheck {
-        /// The service to query; if omitted, the server as a whole.
-        pub service: String = "",
-    }
-}
-
-section! {
-    /// Outlier ejection (passive health checking): endpoints that fail connections or requests are ejected for a while.
-    pub struct Outlier {
-        /// Consecutive failed connections after which an endpoint is ejected.
-        pub connect_failures: NonZeroU32 = "5",
-        /// Consecutive responses with status 500 or above, or missing responses, after which an endpoint is ejected.
-        pub consecutive_5xx: OrNone<NonZeroU32> = "none",
-        /// Duration of the first ejection; the n-th lasts n times as long.
-        pub ejection: Duration = "30s",
-        /// Maximum duration of an ejection.
-        pub ejection_max: Duration = "5m",
-        /// Maximum share of endpoints ejected at once; one always may be, unless it is the last.
-        pub max_ejected: Percent = "50%",
     }
 }
 

@@ -15,6 +15,7 @@ use crate::sections::{Config, FilterUse};
 use crate::store::Update;
 
 mod clusters;
+mod health;
 pub(crate) mod http;
 mod listeners;
 mod quic;

@@ -110,7 +110,7 @@ fn read_lines(reader: &mut impl io::BufRead) -> io::Result<String> {
 /// A server that chooses its response by the path:
 ///
 /// `/status/N`: that status; `/bytes/N`: a body of N bytes; `/chunked`: chunks and trailers; `/hints`: a 103 first;
-/// `/close`: closes; `/reset`: resets; `/garbage`: bytes that are not HTTP; `/wait`: responds when [`Origin::release`]
+/// `/unfit`: asks for no more traffic by a header; `/close`: closes; `/reset`: resets; `/garbage`: bytes that are not HTTP; `/wait`: responds when [`Origin::release`]
 /// is called; `/flaky/N`: 503 N times, then 200; anything else: 200 and the request as received.
 #[derive(Debug)]
 pub struct Origin {
@@ -202,6 +202,9 @@ fn serve(name: &str, mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
                 stream.write_all(b"HTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\n\r\n")?;
                 answer(&mut stream, 200, b"hinted\n")?;
             }
+            ("unfit", _) => stream.write_all(
+                b"HTTP/1.1 200 X\r\nX-Envoy-Immediate-Health-Check-Fail: true\r\nContent-Length: 0\r\n\r\n",
+            )?,
             ("close", _) => return Ok(()),
             ("cut", _) => {
                 stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nonly this")?;

@@ -13,6 +13,7 @@ use sluice_core::clock::ClockOrigin;
 use sluice_io::WorkerCx;
 use sluice_upstream::balance::{BalancePlan, BalancingPlan, FailoverPlan, LocalityPlan};
 use sluice_upstream::cluster::{Affinity, Member, TrafficClass};
+use sluice_upstream::endpoint::EjectionKind;
 use sluice_upstream::{
     Balance, Cluster, ClusterHandle, ClusterPlan, ClusterSettings, EndpointTraits, Locality, Target,
 };
@@ -72,7 +73,7 @@ fn cluster(balance: BalancePlan, size: u16, rich: bool) -> Arc<Cluster> {
     cluster.publish(&members);
     if rich {
         for endpoint in cluster.members().endpoints.iter().step_by(30) {
-            endpoint.eject("it failed");
+            endpoint.eject(EjectionKind::ConnectFailures, "it failed");
         }
         // The states are taken into account.
         cluster.publish(&members);

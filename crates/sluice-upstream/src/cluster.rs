@@ -204,7 +204,7 @@ impl Cluster {
     /// Publishes a membership; endpoints that stay keep their state. Returns the endpoints that left. For the control
     /// thread.
     pub fn publish(&self, members: &[Member]) -> Vec<Arc<EndpointState>> {
-        let old = self.members.load_full();
+        let (plan, old) = (self.plan.load(), self.members.load_full());
         let mut known: HashMap<&Target, &Arc<EndpointState>> =
             old.endpoints.iter().map(|endpoint| (&endpoint.target, endpoint)).collect();
         let mut places: HashMap<&Target, usize> = HashMap::with_capacity(members.len());
@@ -218,12 +218,17 @@ impl Cluster {
                 continue;
             }
             places.insert(&member.target, endpoints.len());
-            let new = || Arc::new(EndpointState::new(member.target.clone(), member.host.clone()));
+            let new = || {
+                let endpoint = EndpointState::new(member.target.clone(), member.host.clone());
+                if let Some(health) = &plan.health {
+                    endpoint.await_check(health.waits);
+                }
+                Arc::new(endpoint)
+            };
             endpoints.push(known.remove(&member.target).map_or_else(new, Arc::clone));
             traits.push(member.traits.clone());
         }
         let left = known.into_values().cloned().collect();
-        let plan = self.plan.load();
         let (endpoints, traits): (Arc<[_]>, Arc<[_]>) = (endpoints.into(), traits.into());
         let mut standings = self.standings.lock().unwrap_or_else(PoisonError::into_inner);
         standings.follow(&plan.balancing, &endpoints, &traits, Instant::now());

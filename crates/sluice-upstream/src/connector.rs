@@ -14,10 +14,10 @@ use std::task::Poll;
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
+use sluice_core::Reason;
 use sluice_core::connection::Attempt;
 use sluice_core::limits::Limit;
-use sluice_core::reason;
-use sluice_core::{Moment, Reason};
+use sluice_core::reason::end;
 use sluice_io::tls::HandshakeError;
 use sluice_io::{Conn, Interest, RawStream, Reactor, Stream, TlsStream, WorkerCx};
 use sluice_sys::socket::{
@@ -30,7 +30,8 @@ use smallvec::SmallVec;
 use crate::cluster::{Affinity, Claim, ClusterHandle};
 use crate::endpoint::{EndpointState, Target};
 use crate::hops::{self, Hop, HopTransport};
-use crate::plan::{ClusterPlan, OutlierPlan};
+use crate::metrics;
+use crate::plan::{CheckKind, ClusterPlan};
 use crate::reasons;
 
 /// A stream to an endpoint, and its claim.
@@ -83,6 +84,7 @@ pub async fn connect(
         let endpoint = Arc::clone(claim.endpoint());
         let started = conn.worker.now();
         let by = started.after(plan.connect_timeout);
+        let was_usable = endpoint.is_usable();
         let mut hop = None;
         let opened = |socket: &OwnedFd| {
             hop = enter_hop(conn, &endpoint.target, socket)?;
@@ -90,6 +92,10 @@ pub async fn connect(
         };
         let reaching = reach_with(&plan, &endpoint, &conn.worker, preface, opened);
         let outcome = match conn.until(by, reaching).await {
+            // It is not among the connections that were closed when the endpoint became unhealthy.
+            Ok(Ok(_)) if was_usable && plan.closes_on(&endpoint) => {
+                Err(ConnectFailure::of(end::ENDPOINT_UNHEALTHY))
+            }
             Ok(outcome) => outcome,
             Err(_) => Err(ConnectFailure::connect_timeout(plan.connect_timeout)),
         };
@@ -183,64 +189,21 @@ fn enter_hop(
 }
 
 impl ClusterHandle {
-    /// Notes that a connection to `endpoint`, started at `started`, was made.
-    pub fn note_connected(
-        &self,
-        worker: &WorkerCx,
-        endpoint: &Arc<EndpointState>,
-        started: Moment,
-    ) {
-        endpoint.succeeded();
-        self.made.increment();
-        self.connect_time.record(worker.now().since(started));
-        self.count_endpoint(worker, &endpoint.name);
+    /// Whether an endpoint may take itself out by a header of its responses: checks by request bring it back.
+    pub fn heeds_fail_header(&self) -> bool {
+        let kind = |kind: &CheckKind| matches!(kind, CheckKind::Http(_) | CheckKind::Grpc { .. });
+        self.cluster.peek_plan().health.as_ref().is_some_and(|health| kind(&health.kind))
     }
 
-    /// Notes that an attempt to reach `endpoint` failed. Only faults of the endpoint itself are counted as its failures
-    /// and may eject it: a limit of ours, or our lack of descriptors, says nothing about an endpoint.
-    pub fn note_failure(&self, worker: &WorkerCx, endpoint: &EndpointState, why: Reason) {
-        if why.def().side != reason::Side::Upstream {
-            return;
-        }
-        self.count_failure(worker, why);
-        if let Some(outlier) = &self.cluster.plan().outlier
-            && endpoint.failed() >= outlier.connect_failures
-        {
-            let cause = format!("consecutive connection failures, the last with {why}");
-            self.eject(endpoint, outlier, &cause);
-        }
-    }
-
-    /// Notes whether a request to `endpoint` succeeded; failures may eject the endpoint.
-    pub fn note_answer(&self, endpoint: &EndpointState, well: bool) {
-        if well {
-            endpoint.answered_well();
-            return;
-        }
-        if let Some(outlier) = &self.cluster.plan().outlier
-            && outlier.consecutive_5xx > 0
-            && endpoint.answered_badly() >= outlier.consecutive_5xx
-        {
-            self.eject(endpoint, outlier, "consecutive server errors");
-        }
-    }
-
-    /// Ejects an endpoint unless too many are ejected already.
-    fn eject(&self, endpoint: &EndpointState, outlier: &OutlierPlan, cause: &str) {
-        let members = self.cluster.members();
-        let count = members.endpoints.len();
-        let aside = members.endpoints.iter().filter(|other| other.is_ejected()).count();
-        let allowed = (count * usize::from(outlier.max_ejected_percent) / 100)
-            .max(1)
-            .min(count.saturating_sub(1));
-        if aside < allowed && endpoint.eject(cause).is_some() {
-            self.ejections.increment();
+    /// Notes that a response of `endpoint` asked for no more traffic: it is unhealthy until checks succeed.
+    pub fn note_refusal(&self, worker: &WorkerCx, endpoint: &EndpointState) {
+        const CAUSE: &str = "asked for no more traffic by a response header";
+        if endpoint.set_health(Err(CAUSE)) {
+            let labels = [&*self.cluster.name, "unhealthy"];
+            worker.shard.counter(&metrics::HEALTH_CHANGES, &labels).increment();
             self.cluster.announce();
-            tracing::warn!(
-                cluster = &*self.cluster.name,
-                endpoint = &*endpoint.name,
-                "endpoint ejected: {cause}"
-            );
+            let (cluster, endpoint) = (&*self.cluster.name, &*endpoint.name);
+            tracing::warn!(cluster, endpoint, error = CAUSE, "endpoint is unhealthy");
         }
     }
 }
@@ -267,7 +230,22 @@ async fn reach_with(
 ) -> Result<Stream, ConnectFailure> {
     let mut raw = open_with(&endpoint.target, &worker.reactor, opened).await?;
     send_preface(&mut raw, worker, preface).await?;
-    let Some(tls) = &plan.tls else { return Ok(Stream::Raw(raw)) };
+    match &plan.tls {
+        Some(tls) => secure(raw, tls, endpoint, worker).await,
+        None => Ok(Stream::Raw(raw)),
+    }
+}
+
+/// Performs the TLS handshake with `endpoint`.
+///
+/// # Errors
+/// Why it failed.
+pub async fn secure(
+    raw: RawStream,
+    tls: &ClientTls,
+    endpoint: &EndpointState,
+    worker: &WorkerCx,
+) -> Result<Stream, ConnectFailure> {
     let nameless = "the endpoint has no name to verify; set `tls.sni` of its cluster";
     let name = verified_name(tls, endpoint).ok_or_else(|| ConnectFailure::of_tls(&nameless))?;
     let failed = |error: &dyn std::fmt::Display| ConnectFailure::of_tls(error);

@@ -8,13 +8,19 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use arc_swap::ArcSwapOption;
 use tokio::time::Instant;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::hops::{self, HopTransport};
+
+pub(crate) mod counts;
+mod ejection;
+
+use counts::OutlierCounts;
+pub use ejection::EjectionKind;
 
 /// Where to connect: resolved, unlike [`sluice_core::Endpoint`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -125,15 +131,19 @@ pub struct EndpointState {
     shared: AtomicU64,
     requests: AtomicU64,
     total: AtomicU64,
-    failing: AtomicU32,
-    erring: AtomicU32,
+    /// What became of its traffic.
+    pub(crate) counts: OutlierCounts,
     unhealthy: AtomicBool,
-    ejected: AtomicBool,
     degraded: AtomicBool,
+    /// Whether its first check has no result yet.
+    unchecked: AtomicBool,
+    /// Whether it was usable when the watch over its cluster last looked.
+    seen_usable: AtomicBool,
+    ejected: AtomicBool,
     /// Why, for people; written only by the thread that changes the state.
     why_unhealthy: ArcSwapOption<Trouble>,
     why_ejected: ArcSwapOption<Trouble>,
-    ejections: AtomicU32,
+    ejected_for: ArcSwapOption<EjectionKind>,
     /// Whether it turned out to be a listener of this process.
     ours: AtomicBool,
 }
@@ -152,14 +162,15 @@ impl EndpointState {
             shared: AtomicU64::new(0),
             requests: AtomicU64::new(0),
             total: AtomicU64::new(0),
-            failing: AtomicU32::new(0),
-            erring: AtomicU32::new(0),
+            counts: OutlierCounts::default(),
             unhealthy: AtomicBool::new(false),
-            ejected: AtomicBool::new(false),
             degraded: AtomicBool::new(false),
+            unchecked: AtomicBool::new(false),
+            seen_usable: AtomicBool::new(false),
+            ejected: AtomicBool::new(false),
             why_unhealthy: ArcSwapOption::empty(),
             why_ejected: ArcSwapOption::empty(),
-            ejections: AtomicU32::new(0),
+            ejected_for: ArcSwapOption::empty(),
             ours: AtomicBool::new(false),
         }
     }
@@ -212,16 +223,6 @@ impl EndpointState {
         !self.unhealthy.load(Relaxed) && !self.ejected.load(Relaxed)
     }
 
-    /// Whether the endpoint asks for as little traffic as possible.
-    pub fn is_degraded(&self) -> bool {
-        self.degraded.load(Relaxed)
-    }
-
-    /// Sets whether the endpoint asks for as little traffic as possible; returns whether that is a change.
-    pub fn set_degraded(&self, degraded: bool) -> bool {
-        self.degraded.swap(degraded, Relaxed) != degraded
-    }
-
     /// Whether active checks consider the endpoint healthy.
     pub fn is_healthy(&self) -> bool {
         !self.unhealthy.load(Relaxed)
@@ -241,6 +242,47 @@ impl EndpointState {
         let trouble = result.err().and_then(|cause| Trouble::now(cause.to_owned()));
         self.why_unhealthy.store(trouble);
         true
+    }
+
+    /// Replaces the cause for which the endpoint is unhealthy; it has been since the same time.
+    pub fn update_cause(&self, cause: &str) {
+        let since = self.why_unhealthy().map_or_else(Instant::now, |trouble| trouble.since);
+        self.why_unhealthy.store(Some(Arc::new(Trouble { cause: cause.to_owned(), since })));
+    }
+
+    /// Has the first check of a new endpoint decide alone. Until then it is not healthy if it `waits`.
+    pub fn await_check(&self, waits: bool) {
+        self.unchecked.store(true, Relaxed);
+        if waits {
+            self.set_health(Err("it has not been checked yet"));
+        }
+    }
+
+    /// Whether the first check has no result yet.
+    pub fn awaits_check(&self) -> bool {
+        self.unchecked.load(Relaxed)
+    }
+
+    /// Notes that a check has a result; returns whether it is the first.
+    pub fn note_checked(&self) -> bool {
+        self.unchecked.load(Relaxed) && self.unchecked.swap(false, Relaxed)
+    }
+
+    /// Notes whether the endpoint is usable; returns whether it was at the last call and is not now. For the control
+    /// thread.
+    pub(crate) fn note_fall(&self) -> bool {
+        let usable = self.is_usable();
+        self.seen_usable.swap(usable, Relaxed) && !usable
+    }
+
+    /// Sets whether the endpoint asks to be used only if others do not suffice; returns whether that is a change.
+    pub fn set_degraded(&self, degraded: bool) -> bool {
+        self.degraded.load(Relaxed) != degraded && self.degraded.swap(degraded, Relaxed) != degraded
+    }
+
+    /// Whether the endpoint asks to be used only if others do not suffice.
+    pub fn is_degraded(&self) -> bool {
+        self.degraded.load(Relaxed)
     }
 
     /// Why active checks consider the endpoint unhealthy, if they do.
@@ -272,22 +314,10 @@ impl EndpointState {
         RequestLease(Arc::clone(self))
     }
 
-    /// Notes that a request succeeded.
-    pub fn answered_well(&self) {
-        if self.erring.load(Relaxed) != 0 {
-            self.erring.store(0, Relaxed);
-        }
-    }
-
-    /// Counts a request that failed with a server error or without a response; returns the number of such in a row.
-    pub fn answered_badly(&self) -> u32 {
-        self.erring.fetch_add(1, Relaxed) + 1
-    }
-
     /// Notes that a connection was made.
     pub fn succeeded(&self) {
         self.count_connection();
-        self.responded();
+        self.counts.connected();
     }
 
     /// Counts a connection of which it is not known yet whether it reached the endpoint.
@@ -297,27 +327,33 @@ impl EndpointState {
 
     /// Notes that the endpoint has responded: failures are counted from zero again.
     pub fn responded(&self) {
-        if self.failing.load(Relaxed) != 0 {
-            self.failing.store(0, Relaxed);
-        }
+        self.counts.responded();
     }
 
     /// Counts a failed connection; returns the number of failures in a row.
     pub fn failed(&self) -> u32 {
-        self.failing.fetch_add(1, Relaxed) + 1
+        self.counts.failed()
     }
 
-    /// Ejects the endpoint; returns how often it has been ejected, or `None` if it is ejected already.
-    pub fn eject(&self, cause: &str) -> Option<u32> {
-        self.ejected.compare_exchange(false, true, Relaxed, Relaxed).ok()?;
+    /// Ejects the endpoint; returns whether it was not ejected already.
+    pub fn eject(&self, kind: EjectionKind, cause: &str) -> bool {
+        if self.ejected.compare_exchange(false, true, Relaxed, Relaxed).is_err() {
+            return false;
+        }
+        self.ejected_for.store(Some(Arc::new(kind)));
         self.why_ejected.store(Trouble::now(cause.to_owned()));
-        self.failing.store(0, Relaxed);
-        self.erring.store(0, Relaxed);
-        Some(self.ejections.fetch_add(1, Relaxed) + 1)
+        self.counts.end_streaks();
+        true
+    }
+
+    /// The kind of fault for which the endpoint is ejected, if it is.
+    pub fn ejected_for(&self) -> Option<EjectionKind> {
+        self.ejected_for.load_full().map(|kind| *kind).filter(|_| self.is_ejected())
     }
 
     /// Readmits the endpoint. For the control thread.
     pub fn readmit(&self) {
+        self.counts.end_streaks();
         self.ejected.store(false, Relaxed);
     }
 }

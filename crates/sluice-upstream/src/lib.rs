@@ -15,6 +15,7 @@ pub mod endpoint;
 pub mod health;
 pub mod hops;
 pub mod metrics;
+pub mod outlier;
 pub mod plan;
 pub mod pool;
 pub mod reasons;

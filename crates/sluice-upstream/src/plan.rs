@@ -12,7 +12,16 @@ use sluice_core::{Endpoint, Name};
 use sluice_tls::ClientTls;
 
 use crate::balance::BalancingPlan;
-use crate::endpoint::EndpointTraits;
+use crate::endpoint::{EndpointState, EndpointTraits};
+
+mod checks;
+mod outlier;
+
+pub use checks::{
+    CheckKind, ConnectTo, DnsCheck, HealthPlan, HttpCheck, Login, MysqlCheck, Password,
+    PostgresCheck, RedisCheck, SendExpect, ServerRole, StatusRanges,
+};
+pub use outlier::{FailurePercentagePlan, OutlierPlan, SuccessRatePlan};
 
 /// A cluster as configured, apart from its endpoints.
 #[derive(Clone, Debug)]
@@ -64,7 +73,7 @@ pub struct ClusterSettings {
     pub endpoint_connections_max: Option<u64>,
     /// What happens to connections whose endpoint leaves.
     pub on_endpoint_removed: OnRemoved,
-    /// What happens to UDP flows whose endpoint becomes unhealthy or is ejected.
+    /// What happens to connections and flows whose endpoint becomes unhealthy or is ejected.
     pub on_endpoint_unhealthy: OnUnhealthy,
     /// How host names are resolved.
     pub dns: DnsPlan,
@@ -73,6 +82,17 @@ pub struct ClusterSettings {
 }
 
 impl ClusterSettings {
+    /// Whether nothing that happens to an endpoint closes its connections.
+    pub fn keeps_connections(&self) -> bool {
+        self.on_endpoint_removed == OnRemoved::Keep
+            && self.on_endpoint_unhealthy != OnUnhealthy::Close
+    }
+
+    /// Whether connections to `endpoint` are closed because it is not usable.
+    pub fn closes_on(&self, endpoint: &EndpointState) -> bool {
+        self.on_endpoint_unhealthy == OnUnhealthy::Close && !endpoint.is_usable()
+    }
+
     /// Settings without any limit, check or wait but those that every cluster has: of a cluster that is referred to
     /// and not configured.
     pub fn bare() -> Arc<Self> {
@@ -149,57 +169,6 @@ pub struct ReusePlan {
     pub idle_max: usize,
 }
 
-/// The kind of an active check.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum CheckKind {
-    /// Whether a TCP connection is accepted.
-    Tcp,
-    /// An HTTP request.
-    Http {
-        /// Path and query.
-        path: String,
-        /// The host in the request; the endpoint's own name if left out.
-        host: Option<String>,
-        /// The statuses of a healthy endpoint, as ranges.
-        expect: Vec<(u16, u16)>,
-    },
-    /// The gRPC health service.
-    Grpc {
-        /// The service to check; empty for the server as a whole.
-        service: String,
-    },
-}
-
-/// An active check.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct HealthPlan {
-    /// What is checked.
-    pub kind: CheckKind,
-    /// Time between checks of one endpoint; each is shifted at random by up to a tenth.
-    pub interval: Duration,
-    /// The timeout of one check.
-    pub timeout: Duration,
-    /// Failures in a row that make an endpoint unhealthy.
-    pub unhealthy_after: u32,
-    /// Successes in a row that make it healthy again.
-    pub healthy_after: u32,
-}
-
-/// Passive ejection.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct OutlierPlan {
-    /// Consecutive connection failures that eject an endpoint.
-    pub connect_failures: u32,
-    /// Consecutive server errors, missing responses included, that eject an endpoint; 0 never does.
-    pub consecutive_5xx: u32,
-    /// How long the first ejection lasts; the n-th lasts n times as long.
-    pub ejection: Duration,
-    /// The longest ejection.
-    pub ejection_max: Duration,
-    /// The share of endpoints that may be ejected; one always may, unless it is the last.
-    pub max_ejected_percent: u8,
-}
-
 /// What happens to connections whose endpoint leaves its cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum OnRemoved {
@@ -211,13 +180,15 @@ pub enum OnRemoved {
     Close,
 }
 
-/// What happens to UDP flows whose endpoint becomes unhealthy or is ejected.
+/// What happens to connections and UDP flows whose endpoint becomes unhealthy or is ejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum OnUnhealthy {
     /// They stay.
     Keep,
-    /// The client's next datagram begins a new flow to another endpoint, if one is healthy.
+    /// Connections stay; the client's next datagram begins a new flow to another endpoint, if one is healthy.
     Move,
+    /// They are closed.
+    Close,
 }
 
 /// How host names are resolved.

@@ -9,14 +9,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use sluice_core::{Endpoint, Name};
-use sluice_telemetry::Shard;
 use tokio::task::JoinHandle;
 
 use crate::cluster::{Cluster, Member};
 use crate::directory::ClusterDirectory;
 use crate::dns::{self, Resolution};
 use crate::endpoint::{EndpointState, Target};
-use crate::health::{self, Probes};
+use crate::health::{self, HealthWatch};
 use crate::plan::{ClusterPlan, EndpointPlan};
 
 /// Called when endpoints leave a cluster.
@@ -44,9 +43,16 @@ pub struct ClusterChanges {
 
 /// What the tasks of a cluster need from the control thread.
 struct TaskContext {
-    shard: Shard,
-    probes: Probes,
+    watcher: Rc<HealthWatch>,
     on_removed: RemovedHook,
+}
+
+impl TaskContext {
+    /// Starts the watch over the health of a cluster.
+    fn watch(&self, cluster: &Arc<Cluster>) -> JoinHandle<()> {
+        let watch = health::watch(Arc::clone(cluster), Rc::clone(&self.watcher));
+        tokio::task::spawn_local(watch)
+    }
 }
 
 struct RunningCluster {
@@ -54,7 +60,10 @@ struct RunningCluster {
     /// As configured: host names are not resolved.
     endpoints: Arc<[EndpointPlan]>,
     resolution: Rc<Resolution>,
-    tasks: Vec<JoinHandle<()>>,
+    /// The look-ups of its host names.
+    lookups: Vec<JoinHandle<()>>,
+    /// The watch over its health, which outlives changes of its endpoints.
+    watch: JoinHandle<()>,
 }
 
 impl std::fmt::Debug for Clusters {
@@ -65,20 +74,19 @@ impl std::fmt::Debug for Clusters {
 
 impl Drop for RunningCluster {
     fn drop(&mut self) {
-        self.tasks.iter().for_each(JoinHandle::abort);
+        self.lookups.iter().for_each(JoinHandle::abort);
+        self.watch.abort();
     }
 }
 
 impl Clusters {
-    /// No clusters yet; `directory` will find those that are configured. Endpoints are checked with what `probes`
-    /// makes.
+    /// No clusters yet; `directory` will find those that are configured.
     pub fn new(
         directory: Arc<ClusterDirectory>,
-        shard: Shard,
-        probes: Probes,
+        watcher: HealthWatch,
         on_removed: RemovedHook,
     ) -> Self {
-        let context = TaskContext { shard, probes, on_removed };
+        let context = TaskContext { watcher: Rc::new(watcher), on_removed };
         Self { directory, context, live: BTreeMap::new() }
     }
 
@@ -101,32 +109,36 @@ impl Clusters {
                     live.cluster.set_plan(plan);
                     live.cluster.renew();
                     live.endpoints = own.unwrap_or_else(|| Arc::clone(&live.endpoints));
-                    live.restart(&self.context);
+                    live.resolve(&self.context);
+                    live.watch(&self.context);
                 }
                 None => {
                     let cluster = self.directory.reference(&plan.name);
                     let name = Arc::clone(&plan.name);
                     cluster.set_plan(plan);
                     let mut live = RunningCluster {
+                        watch: self.context.watch(&cluster),
                         cluster,
                         endpoints: own.unwrap_or_else(|| Arc::new([])),
                         resolution: Rc::default(),
-                        tasks: Vec::new(),
+                        lookups: Vec::new(),
                     };
-                    live.restart(&self.context);
+                    live.resolve(&self.context);
                     self.live.insert(name, live);
                 }
             }
         }
         for plan in refreshed {
-            if let Some(live) = self.live.get(&plan.name) {
+            if let Some(live) = self.live.get_mut(&plan.name) {
                 live.cluster.set_plan(plan);
+                // Checks go on with the new content of its files.
+                live.watch(&self.context);
             }
         }
         for (name, own) in endpoints {
             if let Some(live) = self.live.get_mut(&name) {
                 live.endpoints = own;
-                live.restart(&self.context);
+                live.resolve(&self.context);
             }
         }
         if renamed || self.live.len() != names {
@@ -146,18 +158,60 @@ impl Clusters {
         self.live.values().map(|live| &live.cluster)
     }
 
-    /// The resolutions, to wait for their first round without holding the registry.
-    pub fn first_rounds(&self) -> BTreeMap<Name, Rc<Resolution>> {
-        let waits = self.live.iter().filter(|(_, live)| live.resolution.waits());
-        waits.map(|(name, live)| (name.clone(), Rc::clone(&live.resolution))).collect()
+    /// What clusters must find out before they can serve, to wait for it without holding the registry.
+    pub fn first_rounds(&self) -> BTreeMap<Name, FirstRound> {
+        let rounds = self.live.iter().map(|(name, live)| {
+            let round = FirstRound {
+                cluster: Arc::clone(&live.cluster),
+                resolution: Rc::clone(&live.resolution),
+                watcher: Rc::clone(&self.context.watcher),
+            };
+            (name.clone(), round)
+        });
+        rounds.filter(|(_, round)| round.resolves() || round.may_check()).collect()
+    }
+}
+
+/// What a cluster must find out before it can serve: addresses of host names, and the first checks of endpoints that
+/// take no traffic before.
+#[derive(Debug)]
+pub struct FirstRound {
+    cluster: Arc<Cluster>,
+    resolution: Rc<Resolution>,
+    watcher: Rc<HealthWatch>,
+}
+
+impl FirstRound {
+    /// Whether a host name has not been looked up yet.
+    pub fn resolves(&self) -> bool {
+        self.resolution.waits()
+    }
+
+    /// Whether an endpoint waits for its first check.
+    pub fn checks(&self) -> bool {
+        let waits = |member: &Arc<EndpointState>| member.awaits_check() && !member.is_healthy();
+        self.cluster.members().endpoints.iter().any(waits)
+    }
+
+    fn may_check(&self) -> bool {
+        self.cluster.plan().health.as_ref().is_some_and(|health| health.waits)
+    }
+
+    /// Waits until every host name has been looked up and every endpoint that waits for it has been checked once,
+    /// successfully or not.
+    pub async fn finished(&self) {
+        self.resolution.first_round().await;
+        while self.checks() {
+            self.watcher.checked.notified().await;
+        }
     }
 }
 
 impl RunningCluster {
-    /// Publishes the endpoints, and starts the tasks again.
-    fn restart(&mut self, context: &TaskContext) {
-        let TaskContext { shard, probes, on_removed } = context;
-        self.tasks.drain(..).for_each(|task| task.abort());
+    /// Publishes the endpoints, and starts the look-ups of their names again.
+    fn resolve(&mut self, context: &TaskContext) {
+        let TaskContext { watcher, on_removed } = context;
+        self.lookups.drain(..).for_each(|task| task.abort());
         let hosts = dns::hosts_of(&self.endpoints);
         self.resolution.keep_only(&hosts);
         let (cluster, resolution) = (&self.cluster, &self.resolution);
@@ -170,11 +224,16 @@ impl RunningCluster {
                 let endpoints = Arc::clone(&self.endpoints);
                 move || publish(&cluster, &endpoints, &resolution, &on_removed)
             };
-            let task = dns::keep_resolved(cluster, resolution, host, port, shard.clone(), publish);
-            self.tasks.push(tokio::task::spawn_local(task));
+            let task =
+                dns::keep_resolved(cluster, resolution, host, port, watcher.shard.clone(), publish);
+            self.lookups.push(tokio::task::spawn_local(task));
         }
-        let watch = health::watch(Arc::clone(cluster), shard.clone(), Rc::clone(probes));
-        self.tasks.push(tokio::task::spawn_local(watch));
+    }
+
+    /// Starts the watch over health again, under the plan in force.
+    fn watch(&mut self, context: &TaskContext) {
+        self.watch.abort();
+        self.watch = context.watch(&self.cluster);
     }
 }
 

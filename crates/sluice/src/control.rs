@@ -20,6 +20,7 @@ use sluice_core::limits::Limit;
 use sluice_core::{Limits, ListenAddress, Name};
 use sluice_io::{Budget, WorkerCx};
 use sluice_l4::filters::fetch::FetchRunner;
+use sluice_l7::attempts::Departure;
 use sluice_l7::worker::HttpWorker;
 use sluice_model::model::Kind;
 use sluice_model::process::Process;
@@ -27,9 +28,9 @@ use sluice_model::sections::Admin;
 use sluice_model::store::Store;
 use sluice_sys::listen::StagedFile;
 use sluice_telemetry::{LogHub, LogQueue, Registry};
-use sluice_upstream::health::{Probes, TcpProbe};
-use sluice_upstream::plan::CheckKind;
-use sluice_upstream::{Cluster, Clusters};
+use sluice_upstream::health::{ConnectionProbe, HealthWatch, Probes};
+use sluice_upstream::plan::{CheckKind, OnRemoved, OnUnhealthy};
+use sluice_upstream::{Cluster, Clusters, EndpointState};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
@@ -248,17 +249,20 @@ impl Control {
         control_worker.start();
         let control = Rc::new_cyclic(|control: &std::rc::Weak<Self>| {
             let control = control.clone();
-            let on_left =
-                move |cluster: &Arc<Cluster>, left: &[Arc<sluice_upstream::EndpointState>]| {
-                    let Some(control) = control.upgrade() else { return };
-                    control.names_left.set(true);
-                    let order = Left {
-                        cluster: cluster.name.clone(),
-                        endpoints: left.iter().map(|endpoint| endpoint.name.clone()).collect(),
-                        policy: cluster.plan().on_endpoint_removed,
-                    };
-                    tokio::task::spawn_local(async move { order.tell(&control).await });
-                };
+            let unhealthy = control.clone();
+            let on_left = move |cluster: &Arc<Cluster>, left: &[Arc<EndpointState>]| {
+                let Some(control) = control.upgrade() else { return };
+                control.names_left.set(true);
+                let policy = cluster.plan().on_endpoint_removed;
+                Left::of(cluster, left, policy, Departure::Removed).tell_soon(control);
+            };
+            let on_unhealthy = move |cluster: &Arc<Cluster>, fallen: &[Arc<EndpointState>]| {
+                let Some(control) = unhealthy.upgrade() else { return };
+                if cluster.plan().on_endpoint_unhealthy == OnUnhealthy::Close {
+                    Left::of(cluster, fallen, OnRemoved::Close, Departure::Unhealthy)
+                        .tell_soon(control);
+                }
+            };
             let clock = origin.clock();
             Self {
                 vitals: Vitals::new(&registry, &shard),
@@ -266,8 +270,12 @@ impl Control {
                 registry,
                 clusters: RefCell::new(Clusters::new(
                     Arc::clone(&builder.around.clusters),
-                    shard.clone(),
-                    probes(Rc::clone(&control_worker)),
+                    HealthWatch {
+                        shard: shard.clone(),
+                        probes: probes(Rc::clone(&control_worker)),
+                        on_unhealthy: Rc::new(on_unhealthy),
+                        checked: tokio::sync::Notify::new(),
+                    },
                     Rc::new(on_left),
                 )),
                 shard,
@@ -354,39 +362,54 @@ impl Control {
     }
 }
 
-/// The health checks of clusters.
+/// The health checks of endpoints.
 fn probes(control_worker: Rc<WorkerCx>) -> Probes {
-    Rc::new(move |plan| match plan.health.as_ref().map(|health| &health.kind) {
-        Some(CheckKind::Http { .. } | CheckKind::Grpc { .. }) => {
-            Rc::new(RequestProbe { plan: Arc::clone(plan), worker: Rc::clone(&control_worker) })
+    Rc::new(move |plan, endpoint| {
+        let (plan, endpoint) = (Arc::clone(plan), Arc::clone(endpoint));
+        let worker = Rc::clone(&control_worker);
+        match plan.health.as_ref().map(|health| &health.kind) {
+            Some(CheckKind::Http(_) | CheckKind::Grpc { .. }) => {
+                Rc::new(RequestProbe::new(plan, endpoint, worker))
+            }
+            _ => Rc::new(ConnectionProbe { plan, endpoint, worker }),
         }
-        _ => Rc::new(TcpProbe { reactor: Rc::clone(&control_worker.reactor) }),
     })
 }
 
-/// Endpoints removed from a cluster, for the workers.
+/// Endpoints of a cluster that are to be used no longer, for the workers.
 struct Left {
     cluster: Name,
     endpoints: Vec<Arc<str>>,
-    policy: sluice_upstream::plan::OnRemoved,
+    policy: OnRemoved,
+    departure: Departure,
 }
 
 impl Left {
-    async fn tell(&self, control: &Control) {
-        for worker in &control.workers {
-            let order = WorkerCommand::Left {
-                cluster: self.cluster.clone(),
-                endpoints: self.endpoints.clone(),
-                policy: self.policy,
-            };
-            worker.order(order).await;
-        }
-        HttpWorker::of(&control.worker).endpoints_left(
-            &control.worker,
-            &self.cluster,
-            &self.endpoints,
-            self.policy,
-        );
+    fn of(
+        cluster: &Cluster,
+        left: &[Arc<EndpointState>],
+        policy: OnRemoved,
+        departure: Departure,
+    ) -> Self {
+        let endpoints = left.iter().map(|endpoint| endpoint.name.clone()).collect();
+        Self { cluster: cluster.name.clone(), endpoints, policy, departure }
+    }
+
+    fn tell_soon(self, control: Rc<Control>) {
+        tokio::task::spawn_local(async move {
+            for worker in &control.workers {
+                let order = WorkerCommand::Left {
+                    cluster: self.cluster.clone(),
+                    endpoints: self.endpoints.clone(),
+                    policy: self.policy,
+                    departure: self.departure,
+                };
+                worker.order(order).await;
+            }
+            let Self { cluster, endpoints, policy, departure } = self;
+            let own = HttpWorker::of(&control.worker);
+            own.endpoints_left(&control.worker, &cluster, &endpoints, policy, departure);
+        });
     }
 }
 

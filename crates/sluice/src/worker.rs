@@ -18,6 +18,7 @@ use sluice_io::{Budget, WorkerCx, turn};
 use sluice_l4::accept::Slot;
 use sluice_l4::inspect::tls;
 use sluice_l4::udp::UdpSlot;
+use sluice_l7::attempts::Departure;
 use sluice_l7::in_flight;
 use sluice_l7::worker::HttpWorker;
 use sluice_quic::{QuicSlot, ReuseportMember};
@@ -50,8 +51,8 @@ pub(crate) enum WorkerCommand {
     Drain,
     /// Clusters were removed.
     ForgetClusters(Arc<[Name]>),
-    /// Endpoints were removed from a cluster.
-    Left { cluster: Name, endpoints: Vec<Arc<str>>, policy: OnRemoved },
+    /// Endpoints of a cluster are to be used no longer.
+    Left { cluster: Name, endpoints: Vec<Arc<str>>, policy: OnRemoved, departure: Departure },
     /// End every connection and flow.
     EndAll(Reason),
     /// Report the number of connections and flows by listener.
@@ -206,8 +207,8 @@ impl WorkerLoop {
                 WorkerCommand::ForgetClusters(gone) => {
                     HttpWorker::of(&self.worker).pools.keep_only(|name| !gone.contains(name));
                 }
-                WorkerCommand::Left { cluster, endpoints, policy } => {
-                    self.left(&cluster, endpoints, policy)
+                WorkerCommand::Left { cluster, endpoints, policy, departure } => {
+                    self.left(&cluster, endpoints, policy, departure)
                 }
                 WorkerCommand::EndAll(why) => {
                     self.worker.connections.list().iter().for_each(|conn| conn.kill(why));
@@ -262,8 +263,15 @@ impl WorkerLoop {
         open.chain(&self.retired)
     }
 
-    fn left(&self, cluster: &Name, endpoints: Vec<Arc<str>>, policy: OnRemoved) {
-        HttpWorker::of(&self.worker).endpoints_left(&self.worker, cluster, &endpoints, policy);
+    fn left(
+        &self,
+        cluster: &Name,
+        endpoints: Vec<Arc<str>>,
+        policy: OnRemoved,
+        departure: Departure,
+    ) {
+        let http = HttpWorker::of(&self.worker);
+        http.endpoints_left(&self.worker, cluster, &endpoints, policy, departure);
         let wait = match policy {
             OnRemoved::Keep => return,
             OnRemoved::Close => std::time::Duration::ZERO,
@@ -278,7 +286,7 @@ impl WorkerLoop {
             if !wait.is_zero() {
                 tokio::time::sleep(wait).await;
             }
-            let why = sluice_core::reason::end::ENDPOINT_REMOVED;
+            let why = departure.reason();
             let concerns = |info: &ConnInfo, endpoint: Option<&Arc<str>>| {
                 info.started <= until
                     && info.cluster() == Some(&cluster)

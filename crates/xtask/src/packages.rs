@@ -13,6 +13,7 @@ const WANTED: &[(&str, &str)] = &[
     ("psql", "postgresql-client"),
     ("postgres", "postgresql"),
     ("pgbench", "postgresql-contrib"),
+    ("mariadbd", "mariadb-server"),
     ("dig", "dnsutils"),
     ("dnsmasq", "dnsmasq"),
     ("nginx", "nginx"),

@@ -11,8 +11,8 @@ use sluice_core::{Facts, Protocol};
 use sluice_io::{Inspection, Inspector};
 use sluice_telemetry::Operator;
 
-use super::reader::Reader;
 use super::{InspectorDef, TlsUpgrade, WordFact, need};
+use sluice_core::reader::Reader;
 
 /// PostgreSQL.
 pub const POSTGRES: Protocol = Protocol::new("postgres");

@@ -15,8 +15,8 @@ use sluice_core::{Facts, Protocol, TransportKind};
 use sluice_io::{Inspection, Inspector};
 use smallvec::SmallVec;
 
-use super::reader::Reader;
 use super::{InspectorDef, need};
+use sluice_core::reader::Reader;
 
 /// TLS, whatever it carries.
 pub const TLS: Protocol = Protocol::new("tls");

@@ -9,7 +9,7 @@
 
 use sluice_tls::InitialKeys;
 
-use crate::inspect::reader::Reader;
+use sluice_core::reader::Reader;
 
 /// The longest connection ID of the versions known here.
 pub const ID_MAX: usize = 20;

@@ -21,6 +21,7 @@ use sluice_io::timers::Timer;
 use super::deadlines::Deadline;
 use super::response_buffering::ResponseBody;
 use super::{RequestTask, Stop};
+use crate::attempts::Departure;
 use crate::connection_manager::ConnectionManager;
 use crate::errors::{self, At};
 use crate::reasons;
@@ -182,7 +183,9 @@ fn cut_details(reason: Reason, is_begun: bool) -> &'static str {
     } else if reason == sluice_l4::reasons::FILTER_TIMEOUT {
         "filter_timeout"
     } else if reason == end::ENDPOINT_REMOVED {
-        "endpoint_removed"
+        Departure::Removed.details()
+    } else if reason == end::ENDPOINT_UNHEALTHY {
+        Departure::Unhealthy.details()
     } else if !is_begun {
         "upstream_reset_before_response_started"
     } else {

@@ -10,13 +10,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sluice_codec::grpc::status_number;
+use sluice_codec::probe::FAIL_HEADER;
 use sluice_codec::{ErrorKind, HttpError, HttpStream, Known};
 use sluice_core::Reason;
 use sluice_core::connection::Attempt;
-use sluice_core::reason::{Side, end};
+use sluice_core::reason::Side;
 use sluice_upstream::EndpointState;
 use sluice_upstream::cluster::{RequestClaim, TrafficClass};
-use sluice_upstream::plan::OnRemoved;
 
 use super::attempt_error::AttemptError;
 use super::deadlines::Deadline;
@@ -116,7 +116,7 @@ impl RequestTask {
             let connecting = pin!(self.connect(down, &pool, &endpoint, host));
             AttemptGuard::unless_cancelled(guard.as_ref(), connecting).await
         };
-        let connected = connected.unwrap_or_else(|| Err(endpoint_left().into()));
+        let connected = connected.unwrap_or_else(|left| Err(endpoint_left(left).into()));
         let mut up = connected.map_err(|error| self.note_failed(&endpoint, error, forwarding))?;
         self.summary.upstream_version = Some(up.version);
         if let Some(pending) = &mut self.pending {
@@ -126,19 +126,22 @@ impl RequestTask {
             let awaiting = pin!(self.await_head(down, &mut up));
             AttemptGuard::unless_cancelled(guard.as_ref(), awaiting).await
         };
-        if let Err(error) = awaited.unwrap_or_else(|| Err(endpoint_left().into())) {
+        if let Err(error) = awaited.unwrap_or_else(|left| Err(endpoint_left(left).into())) {
             // An abandoned attempt leaves nothing running.
             up.stream.reset(true);
             if let AttemptError::Failed(failed) = &error {
                 if !self.is_blameless(failed) {
-                    pool.handle.note_answer(&endpoint, false);
+                    pool.handle.note_answer(&worker, &endpoint, None);
                 }
                 self.count_answer(&pool, &endpoint, 0, None);
             }
             return Err(self.note_failed(&endpoint, error, forwarding));
         }
         let status = self.response.status();
-        pool.handle.note_answer(&endpoint, status < 500);
+        pool.handle.note_answer(&worker, &endpoint, Some(status));
+        if pool.handle.heeds_fail_header() && self.response.get_named(FAIL_HEADER).is_some() {
+            pool.handle.note_refusal(&worker, &endpoint);
+        }
         self.count_answer(&pool, &endpoint, status, Some(worker.now().since(up.sent_at)));
         let retried =
             retry::covers(&forwarding.options.retry, status, status_number(&self.response));
@@ -155,10 +158,9 @@ impl RequestTask {
             let delivering = pin!(self.deliver(down, &pool, up));
             AttemptGuard::unless_cancelled(guard.as_ref(), delivering).await
         };
-        Ok(delivered.unwrap_or_else(|| {
-            let left =
-                HttpError::new(ErrorKind::Reset, "the endpoint was removed from its cluster");
-            Err(Stop::Cut(end::ENDPOINT_REMOVED, left))
+        Ok(delivered.unwrap_or_else(|departure| {
+            let left = HttpError::new(ErrorKind::Reset, departure.text());
+            Err(Stop::Cut(departure.reason(), left))
         })?)
     }
 
@@ -191,13 +193,13 @@ impl RequestTask {
         failed.cause == Cause::Stale || clients_deadline || failed.why.def().side != Side::Upstream
     }
 
-    /// Registers the attempt if its cluster cancels attempts when their endpoint leaves.
+    /// Registers the attempt if its cluster cancels attempts when their endpoint leaves or is unhealthy.
     fn guard_attempt(&self, pool: &ClusterPool, endpoint: &EndpointState) -> Option<AttemptGuard> {
         let cluster = &pool.handle.cluster;
         self.entry.reach(&cluster.name, &endpoint.name);
-        let keep = cluster.peek_plan().on_endpoint_removed == OnRemoved::Keep;
         let attempts = &self.manager.shared.attempts;
-        (!keep).then(|| attempts.enter(&cluster.name, &endpoint.name, self.worker().now()))
+        (!cluster.peek_plan().keeps_connections())
+            .then(|| attempts.enter(&cluster.name, &endpoint.name, self.worker().now()))
     }
 
     pub(super) fn note(&mut self, attempt: Attempt) {

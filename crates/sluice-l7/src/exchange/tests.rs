@@ -10,6 +10,7 @@ use sluice_core::reason::end;
 use sluice_upstream::reasons as upstream_reasons;
 
 use self::kit::{BODY_TIMEOUT, Bench, data, get, is_reset, post, response};
+use crate::attempts::Departure;
 use crate::reasons;
 use crate::routes::{RetryPlan, RetryWhen, RuleOptions, Timeouts};
 
@@ -431,11 +432,21 @@ fn an_attempt_at_a_removed_endpoint_is_retried_or_cut() {
     let mut request = bench.serve(get(), true);
     let members = bench.cluster.members();
     let names: Vec<_> = members.endpoints.iter().map(|e| std::sync::Arc::clone(&e.name)).collect();
-    bench.manager.shared.attempts.cancel(&"app".into(), &names, bench.worker.now());
+    bench.manager.shared.attempts.cancel(
+        &"app".into(),
+        &names,
+        bench.worker.now(),
+        Departure::Removed,
+    );
     request.go_on().pass(SECOND);
     assert!(is_reset(&leaving));
     request.after(&other, response(200, false));
-    bench.manager.shared.attempts.cancel(&"app".into(), &names, bench.worker.now());
+    bench.manager.shared.attempts.cancel(
+        &"app".into(),
+        &names,
+        bench.worker.now(),
+        Departure::Removed,
+    );
     request.go_on();
     request.check(200, end::ENDPOINT_REMOVED);
     assert!(is_reset(&other) && is_reset(&request.client));

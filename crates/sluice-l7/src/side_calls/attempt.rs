@@ -21,7 +21,7 @@ use sluice_io::timers::Timer;
 use sluice_upstream::EndpointState;
 use sluice_upstream::cluster::{RequestClaim, TrafficClass};
 use sluice_upstream::hops::Looped;
-use sluice_upstream::plan::{HttpVersion, OnRemoved};
+use sluice_upstream::plan::HttpVersion;
 use sluice_upstream::reasons as upstream_reasons;
 
 use super::{CallKind, SideCallError, SideCallGuard, SideCalls, SideRequest, SideResponse};
@@ -62,7 +62,7 @@ impl SideCalls {
         let guard = self.enter_attempt(pool, endpoint);
         let attempt = pin!(self.attempt_at(pool, endpoint, request));
         let ended = AttemptGuard::unless_cancelled(guard.as_ref(), attempt).await;
-        ended.unwrap_or_else(|| Err(endpoint_left()))
+        ended.unwrap_or_else(|left| Err(endpoint_left(left)))
     }
 
     /// Enters an attempt that ends when its endpoint leaves, unless the cluster lets it go on.
@@ -72,9 +72,9 @@ impl SideCalls {
         endpoint: &EndpointState,
     ) -> Option<AttemptGuard> {
         let cluster = &pool.handle.cluster;
-        let keep = cluster.peek_plan().on_endpoint_removed == OnRemoved::Keep;
         let attempts = &HttpWorker::of(&self.worker).attempts;
         let now = self.worker.now();
+        let keep = cluster.peek_plan().keeps_connections();
         (!keep).then(|| attempts.enter(&cluster.name, &endpoint.name, now))
     }
 
@@ -112,13 +112,13 @@ impl SideCalls {
         let cluster = &pool.handle.cluster.name;
         let (status, took) = match response {
             Ok(status) => {
-                pool.handle.note_answer(&up.endpoint, status < 500);
+                pool.handle.note_answer(&self.worker, &up.endpoint, Some(status));
                 (status, Some(self.worker.now().since(up.sent_at)))
             }
             Err(failed) => {
                 up.stream.reset(true);
                 if failed.cause != Cause::Stale {
-                    pool.handle.note_answer(&up.endpoint, false);
+                    pool.handle.note_answer(&self.worker, &up.endpoint, None);
                 }
                 (0, None)
             }

@@ -85,7 +85,7 @@ impl SideCalls {
             let attempt = self.enter_attempt(pool, &endpoint);
             let connecting = pin!(self.connect(pool, &endpoint, &request));
             let up = AttemptGuard::unless_cancelled(attempt.as_ref(), connecting).await;
-            let up = up.unwrap_or_else(|| Err(endpoint_left()))?;
+            let up = up.unwrap_or_else(|left| Err(endpoint_left(left)))?;
             Ok((up, attempt.map(Rc::new), claim))
         };
         let opening = self.in_attempts(guard, &request, open, |_, _| false);
@@ -297,9 +297,9 @@ impl OpenCall {
         let stepping = AttemptGuard::unless_cancelled(attempt.as_deref(), stepping);
         let stepped = Timer::new(&worker.timers).until(by, stepping).await;
         match stepped {
-            Ok(Some(Ok(done))) => Ok(done),
-            Ok(Some(Err(failed))) => Err(self.failed(failed)),
-            Ok(None) => Err(self.failed(endpoint_left())),
+            Ok(Ok(Ok(done))) => Ok(done),
+            Ok(Ok(Err(failed))) => Err(self.failed(failed)),
+            Ok(Err(left)) => Err(self.failed(endpoint_left(left))),
             Err(_) => Err(self.guard.calls.late(self.guard.began).into()),
         }
     }

@@ -67,6 +67,11 @@ fn only_for_http(name: &Name, cluster: &Spanned<Short<Cluster>>, at: &Path<'_>, 
         ("limits.requests", limits.requests.0.is_some()),
         ("limits.requests_per_endpoint", limits.requests_per_endpoint.0.is_some()),
         ("outlier.consecutive_5xx", outlier.is_some_and(|of| of.consecutive_5xx.0.is_some())),
+        (
+            "outlier.consecutive_gateway_errors",
+            outlier.is_some_and(|of| of.consecutive_gateway_errors.0.is_some()),
+        ),
+        ("outlier.connect_failures_as_503", outlier.is_some_and(|of| of.connect_failures_as_503)),
     ];
     for (key, _) in said.iter().filter(|(_, said)| *said) {
         let message =

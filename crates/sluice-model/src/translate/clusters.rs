@@ -1,7 +1,7 @@
 //! Clusters.
 
 use std::collections::HashSet;
-use std::num::{NonZeroU32, NonZeroU64};
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use sluice_core::limits::Limit;
@@ -10,17 +10,17 @@ use sluice_core::{Diags, Name, Path, Spanned};
 use sluice_upstream::EndpointTraits;
 use sluice_upstream::balance::{BalancingPlan, FailoverPlan, LocalityPlan, SlowStartPlan};
 use sluice_upstream::plan::{
-    CheckKind, ClusterSettings, DnsPlan, EndpointPlan, HealthPlan, HttpVersion, OnRemoved,
-    OnUnhealthy, OutlierPlan, ProxyVersion, ReusePlan,
+    ClusterSettings, DnsPlan, EndpointPlan, HttpVersion, OnRemoved, OnUnhealthy, ProxyVersion,
+    ReusePlan,
 };
 
-use super::{Context, Translated};
+use super::{Context, Translated, health};
 use crate::check;
 use crate::model::{Cluster, Kind, Resource};
 use crate::provenance::Provenance;
 use crate::sections::{
-    self, ClusterLimits, ClusterProtocol, Dns, EndpointEntry, Failover, Health, LocalityWeights,
-    OnEndpointRemoved, OnEndpointUnhealthy, Outlier, ProxyHeader, Refresh, Reuse, SlowStart,
+    self, ClusterLimits, ClusterProtocol, Dns, EndpointEntry, Failover, LocalityWeights,
+    OnEndpointRemoved, OnEndpointUnhealthy, ProxyHeader, Refresh, Reuse, SlowStart,
 };
 use crate::store::Update;
 
@@ -128,8 +128,8 @@ impl Context<'_> {
             endpoint_requests_max: requests_per_endpoint.0.map(NonZeroU64::get),
             pending_max: *pending,
             retries_max: *retries,
-            health: health.as_ref().map(health_plan),
-            outlier: outlier.0.as_ref().map(outlier_plan),
+            health: health.as_ref().map(health::health_plan),
+            outlier: outlier.0.as_ref().map(health::outlier_plan),
             connections_max: connections.0.map(NonZeroU64::get),
             endpoint_connections_max: connections_per_endpoint.0.map(NonZeroU64::get),
             on_endpoint_removed: match on_endpoint_removed {
@@ -140,6 +140,7 @@ impl Context<'_> {
             on_endpoint_unhealthy: match on_endpoint_unhealthy {
                 OnEndpointUnhealthy::Keep => OnUnhealthy::Keep,
                 OnEndpointUnhealthy::Move => OnUnhealthy::Move,
+                OnEndpointUnhealthy::Close => OnUnhealthy::Close,
             },
             dns: DnsPlan {
                 refresh: match refresh {
@@ -205,19 +206,7 @@ fn check_cluster(
             )
             .help("add `tls: true` to verify endpoints with the system's authorities, or `tls: { ca: FILE }`");
     }
-    if let Some(health) = &section.health {
-        let kinds = [health.tcp.is_some(), health.http.is_some(), health.grpc.is_some()];
-        if kinds.iter().filter(|given| **given).count() > 1 {
-            diags
-                .error(
-                    "short-and-long",
-                    section.span,
-                    at.key("health"),
-                    "`health` must have only one kind of check",
-                )
-                .help("keep one of tcp, http, grpc");
-        }
-    }
+    health::check(section, at, diags);
 }
 
 fn endpoint(entry: &EndpointEntry, weights: &LocalityWeights) -> EndpointPlan {
@@ -244,46 +233,4 @@ fn failover_plan(section: &Failover) -> FailoverPlan {
 fn slow_start_plan(section: &SlowStart) -> SlowStartPlan {
     let SlowStart { window, aggression, min_weight } = section;
     SlowStartPlan { window: *window, aggression: aggression.0, weight_min: min_weight.0 }
-}
-
-fn health_plan(section: &Health) -> HealthPlan {
-    let Health { tcp: _, http: _, grpc: _, interval, timeout, unhealthy_after, healthy_after } =
-        section;
-    HealthPlan {
-        kind: check_kind(section),
-        interval: *interval,
-        timeout: *timeout,
-        unhealthy_after: unhealthy_after.get(),
-        healthy_after: healthy_after.get(),
-    }
-}
-
-fn outlier_plan(section: &Outlier) -> OutlierPlan {
-    let Outlier { connect_failures, consecutive_5xx, ejection, ejection_max, max_ejected } =
-        section;
-    OutlierPlan {
-        connect_failures: connect_failures.get(),
-        consecutive_5xx: consecutive_5xx.0.map_or(0, NonZeroU32::get),
-        ejection: *ejection,
-        ejection_max: *ejection_max,
-        max_ejected_percent: max_ejected.0,
-    }
-}
-
-fn check_kind(health: &Health) -> CheckKind {
-    if let Some(http) = &health.http {
-        let expect = match http.expect.as_slice() {
-            [] => vec![(200, 299)],
-            statuses => statuses.iter().map(|status| (status.0, status.0)).collect(),
-        };
-        return CheckKind::Http {
-            path: http.path.clone(),
-            host: http.host.as_ref().map(|host| host.0.clone()),
-            expect,
-        };
-    }
-    match &health.grpc {
-        Some(grpc) => CheckKind::Grpc { service: grpc.service.clone() },
-        None => CheckKind::Tcp,
-    }
 }

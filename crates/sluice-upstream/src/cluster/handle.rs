@@ -36,7 +36,6 @@ pub struct ClusterHandle {
     pub(crate) made: Counter,
     open: Gauge,
     pub(crate) connect_time: Histogram,
-    pub(crate) ejections: Counter,
     failures: CounterSet<Reason>,
     sessions: CounterSet<&'static str>,
     per_endpoint: CounterSet<Arc<str>>,
@@ -123,7 +122,6 @@ impl ClusterHandle {
             made: shard.counter(&metrics::CONNECTIONS, &labels),
             open: shard.gauge(&metrics::ACTIVE, &labels),
             connect_time: shard.histogram(&metrics::CONNECT_TIME, &labels),
-            ejections: shard.counter(&metrics::EJECTIONS, &labels),
             failures: CounterSet::default(),
             sessions: CounterSet::default(),
             per_endpoint: CounterSet::bounded(worker.limits.size(Limit::EndpointSeries), |_| {

@@ -5,7 +5,6 @@
 //! this thread what it touches.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,17 +16,17 @@ use sluice_model::process::Process;
 use sluice_model::reach;
 use sluice_model::store::{Batch, BatchMode, ResourceVerdict, Staged};
 use sluice_telemetry::log::OpenSinks;
-use sluice_upstream::dns::Resolution;
+use sluice_upstream::registry::FirstRound;
 
 use super::sockets::{ListenerChanges, NextSockets};
 use super::{Control, Stage, takeover};
 use crate::worker::{ServeScope, UnservedListener, Wanted, WorkerCommand};
 
-/// How long the start waits for host names to be resolved.
-const FIRST_LOOKUPS: Duration = Duration::from_secs(5);
+/// How long the start waits for host names to be resolved and for first checks.
+const FIRST_ROUNDS: Duration = Duration::from_secs(5);
 
 /// How long it waits before it logs that it does.
-const TELL_LOOKUPS: Duration = Duration::from_millis(300);
+const TELL_ROUNDS: Duration = Duration::from_millis(300);
 
 impl Control {
     /// Puts what a control plane asks for in force, as far as it can be. Returns what became of each resource.
@@ -102,7 +101,7 @@ impl Control {
         if self.stage.get() == Stage::Starting {
             let rounds = self.clusters.borrow().first_rounds();
             if let Some(next) = next.as_mut().filter(|_| !rounds.is_empty()) {
-                self.await_names(&rounds, next).await;
+                self.await_clusters(&rounds, next).await;
             }
         }
         self.serve(next, removed).await;
@@ -210,8 +209,9 @@ impl Control {
         }
     }
 
-    /// Waits a limited time for the host names of clusters to be resolved. Listeners that need none serve meanwhile.
-    async fn await_names(&self, rounds: &BTreeMap<Name, Rc<Resolution>>, next: &mut NextSockets) {
+    /// Waits a limited time for the host names of clusters to be resolved, and for the first checks of endpoints that
+    /// take no traffic before. Listeners that need none of them serve meanwhile.
+    async fn await_clusters(&self, rounds: &BTreeMap<Name, FirstRound>, next: &mut NextSockets) {
         let waiting: BTreeSet<Name> = {
             let store = self.store.borrow();
             let needs =
@@ -225,23 +225,23 @@ impl Control {
         self.commit(&ServeScope::Sockets(Arc::new(others))).await;
         let all = async {
             for round in rounds.values() {
-                round.first_round().await;
+                round.finished().await;
             }
         };
-        let all = tokio::time::timeout(FIRST_LOOKUPS, all);
+        let all = tokio::time::timeout(FIRST_ROUNDS, all);
         tokio::pin!(all);
         tokio::select! {
             _ = &mut all => return,
-            () = tokio::time::sleep(TELL_LOOKUPS) => {}
+            () = tokio::time::sleep(TELL_ROUNDS) => {}
         }
         self.tell_waiting(rounds, &waiting);
         // Clusters whose names are not resolved by then serve once they are.
         let _ = all.await;
     }
 
-    fn tell_waiting(&self, rounds: &BTreeMap<Name, Rc<Resolution>>, listeners: &BTreeSet<Name>) {
+    fn tell_waiting(&self, rounds: &BTreeMap<Name, FirstRound>, listeners: &BTreeSet<Name>) {
         let clusters = self.clusters.borrow();
-        let unresolved = rounds.iter().filter(|(_, round)| round.waits());
+        let unresolved = rounds.iter().filter(|(_, round)| round.resolves());
         let hosts: Vec<String> = unresolved
             .filter_map(|(name, _)| clusters.get(name))
             .flat_map(|cluster| {
@@ -249,18 +249,28 @@ impl Control {
                 hosts.map(|host| format!("`{host}` of the cluster `{}`", cluster.name))
             })
             .collect();
+        let unchecked = rounds.iter().filter(|(_, round)| !round.resolves() && round.checks());
+        let unchecked: Vec<String> = unchecked.map(|(name, _)| format!("`{name}`")).collect();
         let listeners: Vec<String> = listeners.iter().map(|name| format!("`{name}`")).collect();
         let held_up = match listeners.as_slice() {
             [] => "no listener is waiting for them".to_owned(),
             names => format!(
                 "listeners waiting for them, up to {} s: {}",
-                FIRST_LOOKUPS.as_secs(),
+                FIRST_ROUNDS.as_secs(),
                 names.join(", ")
             ),
         };
-        tracing::info!(
-            "waiting for name servers: {} not resolved yet; {held_up}",
-            hosts.join(", ")
-        );
+        if !hosts.is_empty() {
+            tracing::info!(
+                "waiting for name servers: {} not resolved yet; {held_up}",
+                hosts.join(", ")
+            );
+        }
+        if !unchecked.is_empty() {
+            tracing::info!(
+                "waiting for the first health checks of the clusters {}; {held_up}",
+                unchecked.join(", ")
+            );
+        }
     }
 }

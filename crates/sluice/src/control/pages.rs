@@ -109,6 +109,7 @@ fn of_cluster(cluster: &Cluster, wall: Duration) -> Value {
             "weight": traits.weight,
             "priority": traits.priority,
             "healthy": endpoint.is_healthy(),
+            "degraded": endpoint.is_degraded(),
             "ejected": endpoint.is_ejected(),
             "connections_active": endpoint.active(),
             "requests_active": endpoint.requests(),

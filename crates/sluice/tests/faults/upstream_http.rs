@@ -162,6 +162,11 @@ pub(crate) const CASES: &[Fault] = &[
         inject: endpoint_removed,
     },
     Fault {
+        name: "The endpoint of a request in flight becomes unhealthy",
+        reason: "end.endpoint_unhealthy",
+        inject: endpoint_unhealthy,
+    },
+    Fault {
         name: "An attempt fails and the next one succeeds",
         reason: "http.answered",
         inject: retried,
@@ -448,6 +453,24 @@ fn endpoint_removed() -> Seen {
     let heard = told(&client.read());
     origin.release();
     Seen::request(&sluice, "end.endpoint_removed").heard(heard).endpoint(origin.addr())
+}
+
+fn endpoint_unhealthy() -> Seen {
+    let origin = Origin::start("a");
+    let policy =
+        ", on_endpoint_unhealthy: close, health: { http: { path: /status/200, retriable: 503 } }";
+    let yaml = web(&[origin.addr().to_string()], "", policy);
+    let sluice = Sluice::new().workers(1).expect_warning("endpoint is unhealthy").start(&yaml);
+    let mut client = Client::connect(sluice.addr("web"));
+    client.send("GET /wait HTTP/1.1\r\nHost: a\r\n\r\n");
+    wait::until("the request", || {
+        origin.requests().iter().any(|request| request.path() == "/wait").then_some(())
+    });
+    // Another response of the endpoint asks for no more traffic.
+    sluice_testkit::origin::get(sluice.addr("web"), "shop.test", "/unfit");
+    let heard = told(&client.read());
+    origin.release();
+    Seen::request(&sluice, "end.endpoint_unhealthy").heard(heard).endpoint(origin.addr())
 }
 
 fn retried() -> Seen {

@@ -14,6 +14,7 @@ use sluice_upstream::plan::HttpVersion;
 use sluice_upstream::reasons as upstream_reasons;
 
 use super::kit::{Bench, Hooks, Running, cluster_over, connects, get, is_reset, opens, response};
+use crate::attempts::Departure;
 use crate::filters::{Cx, HeadStep};
 use crate::pools::scripted::ScriptedConnect;
 use crate::reasons;
@@ -344,7 +345,7 @@ fn calls_of_grpc_have_the_bounds_of_side_calls() {
         fourth.after(&service, response(200, false));
         let names = ["192.0.2.1:80", "192.0.2.2:80"].map(Arc::from);
         let attempts = &crate::worker::HttpWorker::of(&bench.worker).attempts;
-        attempts.cancel(&auth().name, &names, Moment::NEVER);
+        attempts.cancel(&auth().name, &names, Moment::NEVER, Departure::Removed);
         fourth.go_on().check(503, sluice_core::reason::end::ENDPOINT_REMOVED);
         assert!(is_reset(&service));
     }

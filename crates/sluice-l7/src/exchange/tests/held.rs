@@ -11,6 +11,7 @@ use sluice_core::{Limits, Moment, Reason};
 use super::kit::{BODY_TIMEOUT, Bench, Hooks, Running, data, get, is_reset, post, response};
 use super::whole::{HOLDS, MAX, field, with};
 use super::{SECOND, timeouts, within};
+use crate::attempts::Departure;
 use crate::filters::{BodyAccess, BodyStep, HeadStep, ResponseBodyStep, ResponseStep, WholeStep};
 use crate::reasons;
 use crate::reply::Reply;
@@ -104,7 +105,7 @@ fn what_goes_wrong_while_a_response_is_held_is_answered() {
                 let names: Vec<_> =
                     members.endpoints.iter().map(|it| std::sync::Arc::clone(&it.name)).collect();
                 let attempts = &request.bench.manager.shared.attempts;
-                attempts.cancel(&"app".into(), &names, Moment::NEVER);
+                attempts.cancel(&"app".into(), &names, Moment::NEVER, Departure::Removed);
                 request.go_on();
             },
             503,

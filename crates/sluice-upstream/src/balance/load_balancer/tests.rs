@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::balance::{Balance, BalancePlan, FailoverPlan};
-use crate::endpoint::Target;
+use crate::endpoint::{EjectionKind, Target};
 
 /// An endpoint, for a table: priority, zone and its weight, state.
 #[derive(Clone, Copy, Debug)]
@@ -205,7 +205,7 @@ fn a_state_that_changed_since_is_seen() {
     for balance in [Balance::RoundRobin, Balance::LeastRequest, Balance::RingHash] {
         let mut world = World::new(plan(balance), &given("00 00 00"), &[]);
         let selection = world.build(None);
-        world.endpoints[1].eject("it failed");
+        world.endpoints[1].eject(EjectionKind::ConnectFailures, "it failed");
         for _ in 0..100 {
             let hash = Some(world.rng.u64(..));
             assert_ne!(world.pick(&selection, hash, &|_| false, &|_| false), Ok(1), "{balance:?}");
