@@ -96,7 +96,8 @@ impl SniTable {
     fn hold(&self, now: Moment, key: FlowKey, datagram: &[u8]) -> bool {
         let mut held = self.held.borrow_mut();
         while let Some((since, _)) = held.order.front()
-            && (since.after(KEPT) <= now || held.order.len() >= self.bound)
+            && (since.after(KEPT) <= now
+                || (held.order.len() >= self.bound && !held.clients.contains_key(&key)))
         {
             // If the client got a flow and came back later, it has a newer entry.
             if let Some((since, oldest)) = held.order.pop_front()
@@ -204,8 +205,12 @@ mod tests {
         for n in 1..=5 {
             assert!(table.hold(now, client(n), b"x"));
         }
+        // Another datagram of a client that is held already pushes out nobody, and not its own first one.
+        for n in 3..=5 {
+            assert!(table.hold(now, client(n), b"y"));
+        }
         let held: Vec<usize> = (1..=5).map(|n| table.release(&client(n)).len()).collect();
-        assert_eq!(held, [0, 0, 1, 1, 1]);
+        assert_eq!(held, [0, 0, 2, 2, 2]);
     }
 
     #[test]
