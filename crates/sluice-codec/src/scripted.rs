@@ -13,6 +13,7 @@ use bytes::Bytes;
 
 use crate::body::{Body, Frame};
 use crate::error::{ErrorKind, HttpError};
+use crate::h1::stream::Taken;
 use crate::head::Head;
 
 /// What the peer does next.
@@ -58,6 +59,10 @@ struct Script {
     /// Whether the peer has stopped reading.
     blocked: bool,
     gone: bool,
+    early: bool,
+    spliced: bool,
+    /// Whether the receiver of the peer's message was last said not to read.
+    held_back: bool,
     waker: Option<Waker>,
 }
 
@@ -94,6 +99,23 @@ impl ScriptedPeer {
     /// Lets the peer go away.
     pub fn goes(&self) {
         self.change(|script| script.gone = true);
+    }
+
+    /// Lets the body of the peer's message be spliced, where possible.
+    pub fn is_spliced(&self) {
+        self.change(|script| script.spliced = true);
+    }
+
+    /// Whether less of the peer's message is read than it may send; see [`HttpStream::set_blocked`].
+    ///
+    /// [`HttpStream::set_blocked`]: crate::HttpStream::set_blocked
+    pub fn is_held_back(&self) -> bool {
+        self.0.borrow().held_back
+    }
+
+    /// Lets the peer's message have arrived before the handshake was complete.
+    pub fn is_early(&self) {
+        self.change(|script| script.early = true);
     }
 
     /// Returns what was sent so far.
@@ -195,12 +217,43 @@ impl ScriptedStream {
         Poll::Ready(Ok(frame))
     }
 
+    pub fn is_early(&self) -> bool {
+        self.script.borrow().early
+    }
+
     pub const fn is_shared(&self) -> bool {
         self.shared
     }
 
     pub fn is_received(&self) -> bool {
         self.script.borrow().received
+    }
+
+    pub fn set_blocked(&mut self, blocked: bool) {
+        self.script.borrow_mut().held_back = blocked;
+    }
+
+    pub fn poll_take_from(
+        &mut self,
+        cx: &Context<'_>,
+        from: &Self,
+    ) -> Poll<Result<Option<Taken>, HttpError>> {
+        let mut script = from.script.borrow_mut();
+        if !script.spliced {
+            return Poll::Ready(Ok(None));
+        }
+        let (data, last) = match script.incoming.pop_front() {
+            Some(PeerEvent::Data(data, last)) => (data, last),
+            Some(other) => {
+                script.incoming.push_front(other);
+                return Poll::Ready(Ok(None));
+            }
+            None => return script.wait(cx),
+        };
+        script.received = last;
+        let count = data.len() as u64;
+        self.script.borrow_mut().send(SentEvent::Data(data, last), last);
+        Poll::Ready(Ok(Some(Taken { count, last })))
     }
 
     pub fn poll_gone(&mut self, cx: &Context<'_>) -> Poll<HttpError> {

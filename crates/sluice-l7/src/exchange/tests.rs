@@ -13,10 +13,14 @@ use self::kit::{BODY_TIMEOUT, Bench, data, get, is_reset, post, response};
 use crate::reasons;
 use crate::routes::{RetryPlan, RetryWhen, RuleOptions, Timeouts};
 
+mod admission;
+mod attempts;
+mod bodies;
+mod ending;
 mod filters;
 mod grpc_calls;
 mod held;
-mod kit;
+pub(crate) mod kit;
 mod pieces;
 mod reroute;
 mod side_call_retries;
@@ -438,6 +442,7 @@ fn an_attempt_at_a_removed_endpoint_is_retried_or_cut() {
     bench.manager.shared.attempts.cancel(&"app".into(), &names, bench.worker.now());
     request.go_on();
     request.check(200, end::ENDPOINT_REMOVED);
+    assert_eq!(request.ended().details, "endpoint_removed");
     assert!(is_reset(&other) && is_reset(&request.client));
 }
 
