@@ -1,4 +1,4 @@
-//! The life of a TCP connection: seven phases, in the order of [`admission`].
+//! The life of a TCP connection: seven phases, in the order of `admission`.
 //!
 //! Owns: the order of phases and what is passed from one to the next. Refuses to know: what inspectors, filters and
 //! handlers do, and how a phase that talks to the client does so; those have files of their own. Keeps: every accepted

@@ -16,6 +16,7 @@ use crate::routes::{RetryPlan, RetryWhen, RuleOptions, Timeouts};
 mod admission;
 mod attempts;
 mod bodies;
+mod connecting;
 mod ending;
 mod filters;
 mod grpc_calls;

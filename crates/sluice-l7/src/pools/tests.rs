@@ -196,7 +196,7 @@ fn a_connection_that_the_endpoint_closed_is_not_reused() {
             let mut endpoint = bench.accepts().await;
             bench.exchanges(pooled, &mut endpoint).await;
             drop(endpoint);
-            for _ in 0..32 {
+            for _ in 0..1000 {
                 tokio::task::yield_now().await;
             }
             assert!(bench.take_idle().is_none());
