@@ -60,9 +60,10 @@ struct Script {
     blocked: bool,
     gone: bool,
     early: bool,
-    spliced: bool,
-    /// Whether the receiver of the peer's message was last said not to read.
-    held_back: bool,
+    /// The pieces of the peer's message that were spliced, if it can be.
+    spliced: Option<usize>,
+    /// Whether the receiver of the peer's message was last said not to read; `None` if nothing was said.
+    held_back: Option<bool>,
     waker: Option<Waker>,
 }
 
@@ -103,13 +104,19 @@ impl ScriptedPeer {
 
     /// Lets the body of the peer's message be spliced, where possible.
     pub fn is_spliced(&self) {
-        self.change(|script| script.spliced = true);
+        self.change(|script| script.spliced = Some(0));
     }
 
-    /// Whether less of the peer's message is read than it may send; see [`HttpStream::set_blocked`].
+    /// Returns how many pieces of the peer's message were spliced.
+    pub fn spliced(&self) -> usize {
+        self.0.borrow().spliced.unwrap_or_default()
+    }
+
+    /// Whether less of the peer's message is read than it may send; `None` if nothing was said about that. See
+    /// [`HttpStream::set_blocked`].
     ///
     /// [`HttpStream::set_blocked`]: crate::HttpStream::set_blocked
-    pub fn is_held_back(&self) -> bool {
+    pub fn is_held_back(&self) -> Option<bool> {
         self.0.borrow().held_back
     }
 
@@ -230,7 +237,7 @@ impl ScriptedStream {
     }
 
     pub fn set_blocked(&mut self, blocked: bool) {
-        self.script.borrow_mut().held_back = blocked;
+        self.script.borrow_mut().held_back = Some(blocked);
     }
 
     pub fn poll_take_from(
@@ -239,9 +246,7 @@ impl ScriptedStream {
         from: &Self,
     ) -> Poll<Result<Option<Taken>, HttpError>> {
         let mut script = from.script.borrow_mut();
-        if !script.spliced {
-            return Poll::Ready(Ok(None));
-        }
+        let Some(spliced) = script.spliced else { return Poll::Ready(Ok(None)) };
         let (data, last) = match script.incoming.pop_front() {
             Some(PeerEvent::Data(data, last)) => (data, last),
             Some(other) => {
@@ -250,7 +255,7 @@ impl ScriptedStream {
             }
             None => return script.wait(cx),
         };
-        script.received = last;
+        (script.received, script.spliced) = (last, Some(spliced + 1));
         let count = data.len() as u64;
         self.script.borrow_mut().send(SentEvent::Data(data, last), last);
         Poll::Ready(Ok(Some(Taken { count, last })))

@@ -38,6 +38,7 @@ fn spliced_bodies_are_counted_and_timed_like_others() {
     request.after(&endpoint, data("some", false)).after(&endpoint, data(" more", true));
     request.check(200, reasons::VIA_UPSTREAM);
     assert_eq!(request.client.body(), b"some more");
+    assert_eq!((request.client.spliced(), endpoint.spliced()), (4, 2));
     assert_eq!((request.ended().received, request.ended().sent), (16, 9));
     assert!(request.ended().request_end.is_some());
 }
@@ -74,7 +75,7 @@ fn a_body_that_is_kept_or_filtered_is_not_spliced() {
     let mut request = bench.serve_after(post(), false, spliced);
     request.client_does(data("body", true)).after(&bad, response(500, true)).pass(SECOND);
     request.after(&good, response(200, true));
-    assert_eq!(good.body(), b"body");
+    assert_eq!((good.body(), request.client.spliced()), (b"body".to_vec(), 0));
 
     let shouts = Hooks {
         access: BodyAccess::Edit,
@@ -156,18 +157,18 @@ fn a_client_is_held_back_while_the_endpoint_does_not_read() {
     let endpoint = bench.connects(false);
     let mut request = bench.serve(post(), false);
     request.client_does(data("x", false));
-    assert!(!request.client.is_held_back());
+    assert_eq!(request.client.is_held_back(), Some(false));
     endpoint.reads(false);
     request.client_does(data("y", false));
-    assert!(request.client.is_held_back());
+    assert_eq!(request.client.is_held_back(), Some(true));
     endpoint.reads(true);
     request.go_on();
-    assert!(!request.client.is_held_back());
+    assert_eq!(request.client.is_held_back(), Some(false));
     // Nothing more comes from the client, so there is nothing to hold back.
     request.client_does(data("z", true));
     endpoint.reads(false);
     request.go_on();
-    assert!(!request.client.is_held_back());
+    assert_eq!(request.client.is_held_back(), Some(false));
 }
 
 #[test]
@@ -177,17 +178,28 @@ fn an_endpoint_is_held_back_while_the_client_does_not_read() {
     let mut request = bench.serve(get(), true);
     request.client.reads(false);
     request.after(&endpoint, response(200, false));
-    assert!(endpoint.is_held_back());
+    assert_eq!(endpoint.is_held_back(), Some(true));
     request.client.reads(true);
     request.after(&endpoint, data("x", false));
-    assert!(!endpoint.is_held_back());
+    assert_eq!(endpoint.is_held_back(), Some(false));
     request.client.reads(false);
     request.after(&endpoint, data("y", false)).after(&endpoint, data("z", false));
-    assert!(endpoint.is_held_back());
+    assert_eq!(endpoint.is_held_back(), Some(true));
     request.client.reads(true);
     request.go_on();
-    assert!(!endpoint.is_held_back());
+    assert_eq!(endpoint.is_held_back(), Some(false));
     assert_eq!(request.client.body(), b"xyz");
+}
+
+#[test]
+fn nothing_is_said_about_reading_before_something_was_sent() {
+    let bench = Bench::new(RuleOptions::default());
+    let endpoint = bench.connects(false);
+    let mut request = bench.serve(get(), true);
+    request.after(&endpoint, response(200, false));
+    assert_eq!(endpoint.is_held_back(), None);
+    request.after(&endpoint, data("x", false)).after(&endpoint, data("y", false));
+    assert_eq!(endpoint.is_held_back(), Some(false));
 }
 
 #[test]

@@ -143,7 +143,7 @@ fn a_retry_elsewhere_is_not_sent_the_count_for_the_first_endpoint() {
     let mut request = bench.serve(get(), true);
     assert_eq!(header_in(&head_sent_to(&stale), "x-sluice-hops").as_deref(), Some("1"));
     drop(ours);
-    for endpoint in &bench.cluster.members().endpoints {
+    for endpoint in bench.cluster.members().endpoints.iter() {
         endpoint.note_local(HopTransport::Stream, || None);
     }
     let gone = sluice_codec::ErrorKind::Finished;
