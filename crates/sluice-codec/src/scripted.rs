@@ -13,6 +13,7 @@ use bytes::Bytes;
 
 use crate::body::{Body, Frame};
 use crate::error::{ErrorKind, HttpError};
+use crate::h1::stream::Taken;
 use crate::head::Head;
 
 /// What the peer does next.
@@ -58,6 +59,11 @@ struct Script {
     /// Whether the peer has stopped reading.
     blocked: bool,
     gone: bool,
+    early: bool,
+    /// The pieces of the peer's message that were spliced, if it can be.
+    spliced: Option<usize>,
+    /// Whether the receiver of the peer's message was last said not to read; `None` if nothing was said.
+    held_back: Option<bool>,
     waker: Option<Waker>,
 }
 
@@ -94,6 +100,29 @@ impl ScriptedPeer {
     /// Lets the peer go away.
     pub fn goes(&self) {
         self.change(|script| script.gone = true);
+    }
+
+    /// Lets the body of the peer's message be spliced, where possible.
+    pub fn is_spliced(&self) {
+        self.change(|script| script.spliced = Some(0));
+    }
+
+    /// Returns how many pieces of the peer's message were spliced.
+    pub fn spliced(&self) -> usize {
+        self.0.borrow().spliced.unwrap_or_default()
+    }
+
+    /// Whether less of the peer's message is read than it may send; `None` if nothing was said about that. See
+    /// [`HttpStream::set_blocked`].
+    ///
+    /// [`HttpStream::set_blocked`]: crate::HttpStream::set_blocked
+    pub fn is_held_back(&self) -> Option<bool> {
+        self.0.borrow().held_back
+    }
+
+    /// Lets the peer's message have arrived before the handshake was complete.
+    pub fn is_early(&self) {
+        self.change(|script| script.early = true);
     }
 
     /// Returns what was sent so far.
@@ -195,12 +224,41 @@ impl ScriptedStream {
         Poll::Ready(Ok(frame))
     }
 
+    pub fn is_early(&self) -> bool {
+        self.script.borrow().early
+    }
+
     pub const fn is_shared(&self) -> bool {
         self.shared
     }
 
     pub fn is_received(&self) -> bool {
         self.script.borrow().received
+    }
+
+    pub fn set_blocked(&mut self, blocked: bool) {
+        self.script.borrow_mut().held_back = Some(blocked);
+    }
+
+    pub fn poll_take_from(
+        &mut self,
+        cx: &Context<'_>,
+        from: &Self,
+    ) -> Poll<Result<Option<Taken>, HttpError>> {
+        let mut script = from.script.borrow_mut();
+        let Some(spliced) = script.spliced else { return Poll::Ready(Ok(None)) };
+        let (data, last) = match script.incoming.pop_front() {
+            Some(PeerEvent::Data(data, last)) => (data, last),
+            Some(other) => {
+                script.incoming.push_front(other);
+                return Poll::Ready(Ok(None));
+            }
+            None => return script.wait(cx),
+        };
+        (script.received, script.spliced) = (last, Some(spliced + 1));
+        let count = data.len() as u64;
+        self.script.borrow_mut().send(SentEvent::Data(data, last), last);
+        Poll::Ready(Ok(Some(Taken { count, last })))
     }
 
     pub fn poll_gone(&mut self, cx: &Context<'_>) -> Poll<HttpError> {

@@ -41,7 +41,12 @@ impl HttpStream {
     /// Whether the request may be a replay, because it arrived before the handshake was complete; see
     /// [`H3Stream::is_early`].
     pub fn is_early(&self) -> bool {
-        matches!(self, Self::H3(h3) if h3.is_early())
+        match self {
+            Self::H3(h3) => h3.is_early(),
+            #[cfg(feature = "scripted")]
+            Self::Scripted(scripted) => scripted.is_early(),
+            Self::H1(_) | Self::H2(_) => false,
+        }
     }
 
     /// Receives the next head: a request, or a response with a status of at least 100.
@@ -97,7 +102,7 @@ impl HttpStream {
             Self::H2(h2) => h2.set_blocked(blocked),
             Self::H3(h3) => return h3.set_blocked(worker, blocked),
             #[cfg(feature = "scripted")]
-            Self::Scripted(_) => {}
+            Self::Scripted(scripted) => scripted.set_blocked(blocked),
         }
         Ok(())
     }
@@ -219,6 +224,8 @@ impl HttpStream {
     ) -> Poll<Result<Option<Taken>, HttpError>> {
         match (self, from) {
             (Self::H1(to), Self::H1(from)) => to.poll_take_from(cx, worker, from),
+            #[cfg(feature = "scripted")]
+            (Self::Scripted(to), Self::Scripted(from)) => to.poll_take_from(cx, from),
             _ => Poll::Ready(Ok(None)),
         }
     }

@@ -1,8 +1,8 @@
-//! The life of a TCP connection: seven phases, in this order and in this file.
+//! The life of a TCP connection: seven phases, in the order of `admission`.
 //!
 //! Owns: the order of phases and what is passed from one to the next. Refuses to know: what inspectors, filters and
-//! handlers do. Keeps: every accepted connection is counted, ends with one reason and leaves one record, whatever
-//! happens, panics included.
+//! handlers do, and how a phase that talks to the client does so; those have files of their own. Keeps: every accepted
+//! connection is counted, ends with one reason and leaves one record, whatever happens, panics included.
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
@@ -15,25 +15,31 @@ use std::time::Duration;
 use sluice_core::connection::{ConnInfo, Peer};
 use sluice_core::limits::Limit;
 use sluice_core::reason::end;
-use sluice_core::{Facts, LocalFuture, Protocol, Reason, TransportKind, Verdict};
-use sluice_io::tls::HandshakeError;
-use sluice_io::{
-    Admit, Conn, ConnectionFilter, Inspector, RawStream, Source, Stream, TlsStream, WorkerCx,
-};
+use sluice_core::{Facts, LocalFuture, Reason, TransportKind, Verdict};
+use sluice_io::{Admit, Conn, ConnectionFilter, RawStream, Source, Stream, WorkerCx};
 use sluice_telemetry::RecordKind;
 use sluice_tls::reasons as tls_reasons;
 use smallvec::SmallVec;
 
-use crate::chain::{Chain, ChainOnWorker, InnerPlan, Termination, Transport};
-use crate::inspect::{Look, Panel, tls};
-use crate::listener::{InspectPlan, Listener, OnTimeout, ProxyAccept, ProxyPlan};
+use crate::chain::{Chain, ChainOnWorker, InnerPlan, Transport};
+use crate::inspect::tls;
+use crate::listener::{InspectPlan, Listener};
 use crate::metrics;
-use crate::plain_http;
-use crate::proxy_protocol::{self, Header};
 use crate::quic::QuicClient;
 use crate::reasons;
 use crate::record::ConnectionRecord;
 use crate::select::{ChainInput, ChainTable};
+
+mod first_bytes;
+mod prefix;
+mod proxy_header;
+mod termination;
+#[cfg(test)]
+mod tests;
+
+use first_bytes::inspect;
+use proxy_header::take_proxy_header;
+use termination::{refuse_hello, terminate};
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
@@ -335,253 +341,6 @@ fn find(table: &ChainTable, conn: &Conn, facts: &Facts) -> Result<usize, Reason>
     table.find(&ChainInput::of(&conn.info, facts)).ok_or(reasons::UNMATCHED)
 }
 
-// --- bytes that are inspected and given back ---
-
-/// The beginning of a stream: read, inspected, given back.
-struct Prefix {
-    bytes: Vec<u8>,
-    max: usize,
-}
-
-/// The result of a read into the prefix.
-enum Grown {
-    Bytes,
-    End,
-    Full,
-}
-
-impl Prefix {
-    const fn new(max: usize) -> Self {
-        Self { bytes: Vec::new(), max }
-    }
-
-    /// Reads once.
-    async fn grow(&mut self, stream: &mut Stream, conn: &Conn) -> Result<Grown, Reason> {
-        let room = self.max.saturating_sub(self.bytes.len());
-        if room == 0 {
-            return Ok(Grown::Full);
-        }
-        let count = poll_fn(|cx| {
-            conn.worker.with_scratch(|scratch| {
-                // The whole scratch if it fits, so that a TLS stream has no surplus.
-                let room = room.min(scratch.len());
-                let got = stream.poll_recv(cx, &conn.worker, &mut scratch[..room]);
-                if let Poll::Ready(Ok(count)) = &got {
-                    self.bytes.extend_from_slice(&scratch[..*count]);
-                }
-                got
-            })
-        })
-        .await
-        .map_err(|error| early_error(conn, &error))?;
-        Ok(if count == 0 { Grown::End } else { Grown::Bytes })
-    }
-
-    /// Gives everything from `start` on back to the stream.
-    fn give_back(&self, stream: &mut Stream, conn: &Conn, start: usize) -> Result<(), Reason> {
-        stream.give_back(&conn.worker.buffers, &self.bytes[start..]).map_err(|_| reasons::BUFFERS)
-    }
-}
-
-/// The reason for an error of the client's socket before it was served.
-fn early_error(conn: &Conn, error: &std::io::Error) -> Reason {
-    conn.info.note(error);
-    match error.kind() {
-        std::io::ErrorKind::InvalidData => tls_reasons::PROTOCOL,
-        _ => end::DOWNSTREAM_RESET,
-    }
-}
-
-// --- phase 1: the PROXY header ---
-
-async fn take_proxy_header(
-    plan: &ProxyPlan,
-    conn: &Conn,
-    stream: &mut Stream,
-) -> Result<(), Reason> {
-    let trusted =
-        conn.info.peer.ip().is_none_or(|ip| plan.trust.iter().any(|block| block.holds(ip)));
-    let required = plan.accept == ProxyAccept::Required;
-    let untrusted = || {
-        if let Some(ip) = conn.info.peer.ip() {
-            conn.info.note(format_args!("no block of `trust` contains {ip}"));
-        }
-        reasons::PROXY_UNTRUSTED
-    };
-    if required && !trusted {
-        return Err(untrusted());
-    }
-    let by = conn.worker.now().after(plan.timeout);
-    // Room for the longest header, and for what may come in the same segment.
-    let mut prefix = Prefix::new(conn.worker.limits.size(Limit::InspectBytes));
-    let mut header = Header::NeedMore;
-    let reading = async {
-        while header == Header::NeedMore {
-            match prefix.grow(stream, conn).await? {
-                Grown::Bytes => header = proxy_protocol::read(&prefix.bytes),
-                Grown::End | Grown::Full => break,
-            }
-        }
-        Ok::<(), Reason>(())
-    };
-    match conn.until(by, reading).await {
-        Ok(done) => done?,
-        // A silent client sends no header; the next phase judges it.
-        Err(_) if prefix.bytes.is_empty() && !required => header = Header::Absent,
-        Err(_) => {}
-    }
-    let malformed = |what: &str| {
-        conn.info.note(what);
-        reasons::PROXY_MALFORMED
-    };
-    let start = match header {
-        Header::Present { .. } if !trusted => return Err(untrusted()),
-        Header::Present { length, ends } => {
-            if let Some((source, destination)) = ends {
-                let ends = (Peer::Ip(source), Peer::Ip(destination));
-                let _ = conn.info.proxied.set(Box::new(ends));
-            }
-            length
-        }
-        Header::Absent if required => return Err(reasons::PROXY_MISSING),
-        Header::Absent => 0,
-        Header::Malformed(what) => return Err(malformed(what)),
-        Header::NeedMore if prefix.bytes.is_empty() && required => {
-            return Err(reasons::PROXY_MISSING);
-        }
-        Header::NeedMore if prefix.bytes.is_empty() => 0,
-        Header::NeedMore => return Err(malformed("the header is incomplete")),
-    };
-    prefix.give_back(stream, conn, start)
-}
-
-// --- phase 2: the first bytes ---
-
-async fn inspect(
-    plan: &InspectPlan,
-    inspectors: &[Rc<dyn Inspector>],
-    conn: &Conn,
-    stream: &mut Stream,
-) -> Result<Facts, Reason> {
-    let by = conn.worker.now().after(plan.timeout);
-    let mut prefix = Prefix::new(plan.bytes);
-    let mut start = 0;
-    let mut full = false;
-    let mut panel = Panel::new(inspectors);
-    let looking = async {
-        loop {
-            match panel.look(&prefix.bytes[start..]) {
-                Look::Decided(facts) => return Ok(Some(facts)),
-                Look::Malformed => return Err(reasons::INSPECT_MALFORMED),
-                Look::Reply { bytes, consumed } => {
-                    start += consumed;
-                    poll_fn(|cx| Poll::Ready(stream.send(cx, &conn.worker, bytes)))
-                        .await
-                        .map_err(|error| early_error(conn, &error))?;
-                    continue;
-                }
-                Look::More => {}
-            }
-            match prefix.grow(stream, conn).await? {
-                Grown::Bytes => {}
-                Grown::End if prefix.bytes.len() == start => return Err(reasons::INSPECT_CLOSED),
-                // No more bytes will come; the decision is made with what is there.
-                Grown::End => return Ok(None),
-                Grown::Full => {
-                    full = true;
-                    return Ok(None);
-                }
-            }
-        }
-    };
-    let late = match conn.until(by, looking).await {
-        Ok(Err(reason)) => return Err(reason),
-        Ok(Ok(Some(facts))) => {
-            prefix.give_back(stream, conn, start)?;
-            return Ok(facts);
-        }
-        Ok(Ok(None)) => false,
-        Err(_) => true,
-    };
-    if let Some(facts) = panel.give_up(&prefix.bytes[start..]) {
-        prefix.give_back(stream, conn, start)?;
-        return Ok(facts);
-    }
-    if full {
-        metrics::count_limit(&conn.worker, Limit::InspectBytes);
-    }
-    if plan.on_timeout == OnTimeout::Close && (late || full) {
-        return Err(if full { reasons::INSPECT_TOO_LARGE } else { reasons::INSPECT_TIMEOUT });
-    }
-    prefix.give_back(stream, conn, start)?;
-    let silent = prefix.bytes.len() == start;
-    Ok(Facts::of(if silent { Protocol::SILENT } else { Protocol::UNKNOWN }))
-}
-
-// --- phase 4: TLS termination ---
-
-/// Sends an alert to a TLS client that no chain serves: the name it asked for is not known here (RFC 6066 §3).
-async fn refuse_hello(stream: &mut Stream, conn: &Conn) {
-    // A record of TLS 1.2, which every version reads: a fatal alert.
-    const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
-    let sent = poll_fn(|cx| Poll::Ready(stream.send(cx, &conn.worker, &UNRECOGNIZED_NAME)));
-    // A client that has gone needs no alert.
-    let _ = sent.await;
-}
-
-async fn terminate(
-    listener: &Listener,
-    termination: &Termination,
-    conn: &Conn,
-    raw: RawStream,
-) -> Result<Stream, Reason> {
-    let started = conn.worker.now();
-    let handshakes = &listener.counters.handshakes;
-    let failed = |reason: Reason, detail: &dyn std::fmt::Display| {
-        handshakes.failed.increment();
-        conn.info.note(detail);
-        reason
-    };
-    let mut tls = TlsStream::server(raw, &termination.tls)
-        .map_err(|error| failed(tls_reasons::PROTOCOL, &error))?;
-    let accepting = poll_fn(|cx| tls.poll_handshake(cx, &conn.worker));
-    match conn.until(started.after(termination.timeout), accepting).await {
-        Err(_) => Err(failed(tls_reasons::TIMEOUT, &"the handshake was not complete in time")),
-        Ok(Err(HandshakeError::Tls(error))) => {
-            Err(failed(tls_reasons::of_server_error(&error), &error))
-        }
-        Ok(Err(HandshakeError::Io(error))) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
-            Err(failed(
-                end::DOWNSTREAM_CLOSED,
-                &"the client closed the connection during the TLS handshake",
-            ))
-        }
-        Ok(Err(HandshakeError::Io(error))) => Err(failed(end::DOWNSTREAM_RESET, &error)),
-        Ok(Err(HandshakeError::NotTls(began))) => {
-            if !plain_http::is_http(&began) {
-                let detail = "the client sent something other than TLS";
-                return Err(failed(tls_reasons::PROTOCOL, &detail));
-            }
-            if let Some(response) = plain_http::response(termination.plain_http, &began) {
-                let sent =
-                    poll_fn(|cx| Poll::Ready(tls.send_in_clear(cx, &conn.worker, &response)));
-                // A client that has gone needs no response.
-                let _ = sent.await;
-            }
-            let detail = "the client sent a plain HTTP request to a TLS listener";
-            Err(failed(tls_reasons::PROTOCOL, &detail))
-        }
-        Ok(Err(error @ HandshakeError::TooLarge)) => Err(failed(tls_reasons::PROTOCOL, &error)),
-        Ok(Ok(())) => {
-            let facts = tls.facts();
-            if facts.resumed { &handshakes.resumed } else { &handshakes.full }.increment();
-            listener.counters.handshake_time.record(conn.worker.now().since(started));
-            let _ = conn.info.tls.set(Box::new(facts));
-            Ok(Stream::Tls(Box::new(tls)))
-        }
-    }
-}
-
 /// Inspect and Select again, on the clear text.
 async fn choose_inside(
     limits: &InspectPlan,
@@ -603,44 +362,4 @@ async fn choose_inside(
     let chain = select(&plans.table, &inner.chains, conn, &facts)?;
     let _ = conn.info.inner_facts.set(Box::new(facts));
     Ok(chain)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use sluice_core::Limits;
-    use sluice_core::clock::ClockOrigin;
-
-    #[derive(Debug)]
-    struct Undecided;
-
-    impl ConnectionFilter for Undecided {
-        fn admit(&self, _: &ConnInfo) -> Admit {
-            Admit::Wait(Box::pin(std::future::pending()))
-        }
-    }
-
-    #[test]
-    fn a_filter_that_does_not_decide_ends_the_connection_after_a_while() {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build_local(Default::default())
-            .unwrap();
-        runtime.block_on(async {
-            let mut limits = Limits::default();
-            limits.set(Limit::FilterWait, 1).unwrap();
-            let shard = sluice_telemetry::Registry::new().shard(1);
-            let log = sluice_telemetry::LogQueue::nowhere(&shard);
-            let clock = ClockOrigin::read().clock();
-            let budget = sluice_io::Budget::unlimited();
-            let worker = WorkerCx::new(0, clock, shard, log, limits, &budget);
-            worker.start();
-            let info = ConnInfo::new(1, "l".into(), Peer::Unix, Peer::Unix, worker.now());
-            let conn = Conn::enter(&worker, info);
-            let mut admitted = Admitted { conn, filters: SmallVec::new() };
-            let filters: [Rc<dyn ConnectionFilter>; 1] = [Rc::new(Undecided)];
-            assert_eq!(admitted.judge(&filters).await, Err(reasons::FILTER_TIMEOUT));
-            assert!(admitted.filters.is_empty(), "it let nobody in, so it hears of no end");
-        });
-    }
 }

@@ -281,8 +281,9 @@ impl Pieces {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+    use crate::inspect::tests::{hello, server_name};
     use crate::inspect::tls;
 
     #[test]
@@ -316,11 +317,15 @@ mod tests {
 
     /// A datagram with a hello for `name`, to the connection ID `id`.
     fn initial(id: &[u8], name: &str) -> Vec<u8> {
-        use crate::inspect::tests::{hello, server_name};
-        let message = hello(&[server_name(name)]);
-        let size = u8::try_from(message.len() % 256).unwrap();
-        let mut payload = vec![6, 0, 0x40 | u8::try_from(message.len() / 256).unwrap(), size];
-        payload.extend(message);
+        piece_of_hello(id, 0, &hello(&[server_name(name)]))
+    }
+
+    /// A datagram to the connection ID `id` with a piece of a hello that begins `at` this byte.
+    pub(crate) fn piece_of_hello(id: &[u8], at: u16, piece: &[u8]) -> Vec<u8> {
+        let mut payload = vec![6];
+        payload.extend((0x4000 | at).to_be_bytes());
+        payload.extend((0x4000 | u16::try_from(piece.len()).unwrap()).to_be_bytes());
+        payload.extend(piece);
         payload.resize(1200, 0);
         let suites = &sluice_tls::provider().cipher_suites;
         let suite = suites.iter().find_map(|suite| match suite {

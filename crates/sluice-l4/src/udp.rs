@@ -13,7 +13,9 @@ use sluice_upstream::Cluster;
 use crate::relay::Hash;
 use crate::select::ChainTable;
 
+mod batch;
 pub mod driver;
+pub mod flow;
 pub mod flow_table;
 pub mod listener;
 mod names;

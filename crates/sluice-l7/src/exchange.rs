@@ -319,4 +319,4 @@ impl Drop for RequestTask {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -22,6 +22,8 @@ use crate::plan::{HttpPlan, Versions};
 mod http1;
 mod http2;
 mod http3;
+#[cfg(test)]
+mod tests;
 
 use http1::serve_h1;
 use http2::serve_h2;

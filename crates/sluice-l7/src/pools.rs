@@ -31,6 +31,8 @@ mod retry_budget;
 #[cfg(test)]
 pub(crate) mod scripted;
 mod shared;
+#[cfg(test)]
+mod tests;
 
 use counters::PoolCounters;
 use retry_budget::Count;

@@ -23,7 +23,7 @@ pub(crate) fn hello(extensions: &[(u16, Vec<u8>)]) -> Vec<u8> {
 }
 
 /// A handshake message in records of at most `size` bytes.
-fn records(message: &[u8], size: usize) -> Vec<u8> {
+pub(crate) fn records(message: &[u8], size: usize) -> Vec<u8> {
     let record = |fragment: &[u8]| {
         let mut record = vec![22, 3, 1];
         record.extend(u16::try_from(fragment.len()).unwrap().to_be_bytes());

@@ -14,32 +14,33 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
-use sluice_core::connection::{ConnInfo, Peer};
+use sluice_core::connection::ConnInfo;
 use sluice_core::limits::Limit;
-use sluice_core::{Facts, Moment, Name, Reason, TransportKind};
+use sluice_core::{Facts, Moment, Reason, TransportKind};
 use sluice_io::timers::Timer;
 use sluice_io::{Interest, Source, WorkerCx};
-use sluice_sys::datagram::{BATCH, Datagram, Outgoing, Received, send};
+use sluice_sys::datagram::{BATCH, Datagram, Outgoing, send};
 use sluice_sys::socket::local_address;
-use sluice_telemetry::{Counter, RecordKind};
-use sluice_upstream::cluster::Claim;
+use sluice_telemetry::RecordKind;
 use sluice_upstream::hops::{self, HopTransport};
 use sluice_upstream::plan::OnUnhealthy;
 use smallvec::SmallVec;
 use tokio::sync::Notify;
-use tokio::task::AbortHandle;
 
-use super::FlowChainPlan;
+use super::batch::{More, count_of, is_of_icmp, receive, turn_over};
+use super::flow::Flow;
 use super::flow_table::{FlowId, FlowKey, FlowTable};
-use super::listener::{FilterCheck, UdpListener, UpstreamSocket};
+use super::listener::UdpListener;
 use super::names::{FirstDatagram, SniTable};
-use crate::connection::next_id;
 use crate::metrics;
 use crate::quic::ids::{self, Owner};
 use crate::reasons;
 use crate::record::ConnectionRecord;
+
+mod begin;
+#[cfg(test)]
+mod tests;
 
 /// A worker's UDP socket, which outlives the listener plans it serves.
 #[derive(Debug)]
@@ -53,44 +54,6 @@ pub struct UdpSlot {
     names: SniTable,
     draining: Cell<bool>,
     wake: Notify,
-}
-
-/// A flow.
-#[derive(Debug)]
-pub struct Flow {
-    /// What is known about the flow.
-    pub info: ConnInfo,
-    key: FlowKey,
-    listener: Rc<UdpListener>,
-    chain: usize,
-    upstream: UpstreamSocket,
-    claim: Claim,
-    received: Cell<u64>,
-    sent: Cell<u64>,
-    /// Whether its endpoint has replied.
-    answered: Cell<bool>,
-    /// When the flow may next attempt to leave an unhealthy endpoint.
-    move_at: Cell<Moment>,
-    /// Whether the flow that replaced this one has taken over its place in the filters' counts.
-    replaced: Cell<bool>,
-    /// Replies that are still expected, if they are counted.
-    awaited: Cell<u64>,
-    /// For QUIC: the connection ID seen last; all IDs of its server have the same length.
-    id: RefCell<Vec<u8>>,
-    /// How many more IDs are learnt.
-    ids_left: Cell<u8>,
-    task: RefCell<Option<AbortHandle>>,
-}
-
-impl Flow {
-    /// The endpoint.
-    pub fn endpoint(&self) -> &Arc<str> {
-        &self.claim.endpoint().name
-    }
-
-    fn plan(&self) -> &FlowChainPlan {
-        &self.listener.plan.chains[self.chain]
-    }
 }
 
 impl UdpSlot {
@@ -190,9 +153,7 @@ impl UdpSlot {
         let mut ended = Vec::new();
         self.table.borrow_mut().expire(self.worker.now(), |flow| ended.push(flow));
         for flow in &ended {
-            let why =
-                if flow.answered.get() { reasons::FLOW_IDLE } else { reasons::FLOW_UNANSWERED };
-            self.finish(flow, why);
+            self.finish(flow, flow.state.why_expired());
         }
     }
 
@@ -258,17 +219,11 @@ impl UdpSlot {
         let bytes: usize = run.iter().map(|datagram| datagram.data.len()).sum();
         let count = count_of(run);
         counters.received.add(count);
-        flow.received.set(flow.received.get() + count);
         flow.info.add_received(bytes);
-        if let Some(responses) = flow.plan().responses {
-            flow.awaited.set(flow.awaited.get() + u64::from(responses) * count);
-        }
-        let length = flow.id.borrow().len();
-        if length > 0 {
-            // The server issues other IDs under encryption; a client that starts to use one reveals it.
-            let last = run.iter().rev().find_map(|datagram| ids::of_short(datagram.data, length));
-            last.into_iter().for_each(|id| self.learn(&flow, id));
-        }
+        flow.state.note_received(count, flow.plan().responses);
+        // The server issues other IDs under encryption; a client that starts to use one reveals it.
+        let shown = flow.state.shown_id(run.iter().rev().map(|datagram| datagram.data));
+        shown.into_iter().for_each(|id| self.learn(&flow, id));
         let mut rest = &run[..];
         while !rest.is_empty() {
             match send(flow.upstream.socket.as_fd(), rest) {
@@ -302,7 +257,7 @@ impl UdpSlot {
         let moved = self.begin(*key, now, facts, None, Some((id, &flow)));
         // If no other flow can begin, this one continues.
         Some(moved.unwrap_or_else(|_| {
-            flow.move_at.set(now.after(MOVE_AGAIN));
+            flow.state.stays(now);
             (id, flow)
         }))
     }
@@ -313,8 +268,7 @@ impl UdpSlot {
         let cluster = &flow.plan().cluster;
         !self.draining.get()
             && cluster.peek_plan().on_endpoint_unhealthy == OnUnhealthy::Move
-            && flow.id.borrow().is_empty()
-            && self.worker.now() >= flow.move_at.get()
+            && flow.state.may_move(self.worker.now())
             && cluster.has_usable()
     }
 
@@ -343,131 +297,6 @@ impl UdpSlot {
         FlowLookup::Flow(id, flow)
     }
 
-    /// Begins a flow, in place of `replaces` if given. A flow that cannot begin is counted with the reason, unless
-    /// another continues in its place.
-    fn begin(
-        self: &Rc<Self>,
-        key: FlowKey,
-        now: Moment,
-        facts: Option<Facts>,
-        owner: Option<&Owner>,
-        replaces: Option<(FlowId, &Rc<Flow>)>,
-    ) -> Result<(FlowId, Rc<Flow>), Reason> {
-        let listener = Rc::clone(&self.listener.borrow());
-        let client = Peer::Ip(key.client);
-        let local = key.local.map_or(self.local, |ip| SocketAddr::new(ip, self.local.port()));
-        let name: Name = listener.plan.name.clone();
-        let info = ConnInfo::new(next_id(), name, client, Peer::Ip(local), now);
-        if let Some(facts) = facts {
-            let _ = info.facts.set(Box::new(facts));
-        }
-        let (chain, claim, upstream) = match replaces {
-            Some((old, flow)) => {
-                let opened = self.open_other(&listener, &info, flow)?;
-                self.end(old, reasons::FLOW_MOVED);
-                opened
-            }
-            None => self.open(&listener, &info, now, owner).inspect_err(|why| {
-                // It never became a flow, but its end still has a reason.
-                self.record(&info, &listener, *why, (1, 0));
-            })?,
-        };
-        let plan = &listener.plan.chains[chain];
-        let unanswered = Duration::from_secs(self.worker.limits.get(Limit::FlowUnanswered));
-        let idle = plan.idle_timeout.map_or(unanswered, |idle| idle.min(unanswered));
-        listener.chains[chain].selected.increment();
-        let flow = Rc::new(Flow {
-            info,
-            key,
-            listener: Rc::clone(&listener),
-            chain,
-            upstream,
-            claim,
-            received: Cell::new(0),
-            sent: Cell::new(0),
-            answered: Cell::new(false),
-            move_at: Cell::default(),
-            replaced: Cell::new(false),
-            awaited: Cell::new(0),
-            id: RefCell::new(vec![0; owner.map_or(0, |owner| owner.id_length)]),
-            ids_left: Cell::new(IDS_OF_FLOW),
-            task: RefCell::default(),
-        });
-        let id = self.table.borrow_mut().admit(key, Some(idle), now, Rc::clone(&flow));
-        listener.counters.flows.increment();
-        listener.counters.active.increment();
-        let task = tokio::task::spawn_local(Rc::clone(self).answer(id, Rc::clone(&flow)));
-        *flow.task.borrow_mut() = Some(task.abort_handle());
-        Ok((id, flow))
-    }
-
-    /// Runs the filters, picks an endpoint and opens the socket, in this order, so that a refused flow costs no
-    /// descriptor, and no flow is evicted for one that the filters refuse.
-    fn open(
-        &self,
-        listener: &UdpListener,
-        info: &ConnInfo,
-        now: Moment,
-        owner: Option<&Owner>,
-    ) -> Result<(usize, Claim, UpstreamSocket), Reason> {
-        self.spare(listener, now)?;
-        let (chain, claim) = listener.choose(&self.worker, info, owner, FilterCheck::Run)?;
-        let opened = self.spare(listener, now).and_then(|spare| {
-            if let Some((id, reached)) = spare {
-                reached.increment();
-                // Its descriptor is freed once its task has ended, which is soon.
-                self.end(id, reasons::FLOW_EVICTED);
-            }
-            listener.open(&self.worker, chain, &claim, info)
-        });
-        let upstream = opened.inspect_err(|_| listener.tell_filters(chain, info))?;
-        Ok((chain, claim, upstream))
-    }
-
-    /// Picks another endpoint for a flow and opens a socket to it. It replaces the old socket, so no flow is evicted;
-    /// filters that count the flow already are not asked again.
-    fn open_other(
-        &self,
-        listener: &Rc<UdpListener>,
-        info: &ConnInfo,
-        flow: &Flow,
-    ) -> Result<(usize, Claim, UpstreamSocket), Reason> {
-        let counted = Rc::ptr_eq(listener, &flow.listener);
-        let check = if counted { FilterCheck::Skip } else { FilterCheck::Run };
-        let (chain, claim) = listener.choose(&self.worker, info, None, check)?;
-        let upstream = listener.open(&self.worker, chain, &claim, info).inspect_err(|_| {
-            if !counted {
-                listener.tell_filters(chain, info);
-            }
-        })?;
-        flow.replaced.set(counted);
-        Ok((chain, claim, upstream))
-    }
-
-    /// The flow that must be evicted before another begins, and the counter of the limit that was reached; `None` if
-    /// there is room.
-    fn spare<'a>(
-        &self,
-        listener: &'a UdpListener,
-        now: Moment,
-    ) -> Result<Option<(FlowId, &'a Counter)>, Reason> {
-        let table = self.table.borrow();
-        let (reached, why) = if table.is_full() {
-            (&listener.counters.table_full, reasons::FLOW_TABLE_FULL)
-        } else if !self.worker.reactor.descriptors().has_for_flow() {
-            (&listener.counters.descriptors, sluice_upstream::reasons::FDS)
-        } else {
-            return Ok(None);
-        };
-        match table.spare(now) {
-            Some(id) => Ok(Some((id, reached))),
-            None => {
-                reached.increment();
-                Err(why)
-            }
-        }
-    }
-
     /// Forwards the replies of a flow to its client, for as long as the flow lasts.
     async fn answer(self: Rc<Self>, id: FlowId, flow: Rc<Flow>) {
         let why = poll_fn(|cx| {
@@ -482,13 +311,13 @@ impl UdpSlot {
                 match got {
                     Ok(more) => {
                         let mut table = self.table.borrow_mut();
-                        if !flow.answered.replace(true) {
+                        if flow.state.note_answer() {
                             table.set_idle(id, flow.plan().idle_timeout);
                         }
                         flow.claim.endpoint().responded();
                         table.touch(id, self.worker.now());
                         drop(table);
-                        if flow.plan().responses.is_some() && flow.awaited.get() == 0 {
+                        if flow.plan().responses.is_some() && flow.state.is_answered_in_full() {
                             return Poll::Ready(reasons::FLOW_DONE);
                         }
                         if more == More::Perhaps {
@@ -528,7 +357,7 @@ impl UdpSlot {
             first.into_iter().for_each(|id| self.learn(flow, id));
         }
         let counters = &flow.listener.counters;
-        flow.awaited.set(flow.awaited.get().saturating_sub(count_of(&run)));
+        flow.state.note_replies(count_of(&run));
         let mut rest = &run[..];
         while !rest.is_empty() {
             let Ok(count) = send(self.socket.as_fd(), rest) else {
@@ -538,7 +367,7 @@ impl UdpSlot {
             let bytes: usize = rest[..count].iter().map(|datagram| datagram.data.len()).sum();
             flow.info.add_sent(bytes);
             let sent = count_of(&rest[..count]);
-            flow.sent.set(flow.sent.get() + sent);
+            flow.state.note_sent(sent);
             counters.sent.add(sent);
             rest = &rest[count..];
         }
@@ -546,15 +375,9 @@ impl UdpSlot {
 
     /// Learns that an ID leads to the endpoint of a flow, so that its client may come from another address.
     fn learn(&self, flow: &Flow, id: &[u8]) {
-        let mut last = flow.id.borrow_mut();
-        if *last == id {
+        if !flow.state.is_to_learn(id) {
             return;
         }
-        last.clear();
-        last.extend_from_slice(id);
-        // A client that shows one ID after another must not push out the IDs of other flows.
-        let Some(left) = flow.ids_left.get().checked_sub(1) else { return };
-        flow.ids_left.set(left);
         let forgot = ids::learn(id, self.worker.limits.size(Limit::QuicIds), || Owner {
             listener: flow.info.listener.clone(),
             chain: flow.plan().name.clone(),
@@ -591,10 +414,10 @@ impl UdpSlot {
         counters.active.decrement();
         counters.bytes_received.add(flow.info.received.get());
         counters.bytes_sent.add(flow.info.sent.get());
-        if !flow.replaced.get() {
+        if !flow.state.is_replaced() {
             flow.listener.tell_filters(flow.chain, &flow.info);
         }
-        self.record(&flow.info, &flow.listener, why, (flow.received.get(), flow.sent.get()));
+        self.record(&flow.info, &flow.listener, why, flow.state.datagrams());
     }
 
     fn record(&self, info: &ConnInfo, listener: &UdpListener, why: Reason, datagrams: (u64, u64)) {
@@ -610,60 +433,10 @@ impl UdpSlot {
     }
 }
 
-/// Connection IDs that are learnt per flow; a client changes its ID when its address changes, and then it has another
-/// flow.
-const IDS_OF_FLOW: u8 = 8;
-
-/// How long a flow that could not leave its unhealthy endpoint waits before it retries.
-const MOVE_AGAIN: Duration = Duration::from_secs(1);
-
-/// The number of datagrams, counting each segment of those that are sent as one.
-fn count_of(datagrams: &[Outgoing<'_>]) -> u64 {
-    datagrams.iter().map(|datagram| datagram.count() as u64).sum()
-}
-
 /// The flow that a datagram belongs to.
 enum FlowLookup {
     Flow(FlowId, Rc<Flow>),
     /// The datagram is kept until its destination is known.
     Held,
     None,
-}
-
-/// Whether the error is an ICMP error for an earlier datagram.
-fn is_of_icmp(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionRefused
-            | io::ErrorKind::HostUnreachable
-            | io::ErrorKind::NetworkUnreachable
-    )
-}
-
-/// Whether a socket has more datagrams.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum More {
-    No,
-    Perhaps,
-}
-
-/// Receives a batch. If it is not full, no more datagrams are waiting, which saves the call that would find that out.
-fn receive(socket: &Source, batch: &mut Received) -> io::Result<More> {
-    match batch.receive(socket.as_fd()) {
-        Ok(BATCH) => Ok(More::Perhaps),
-        Ok(_) => {
-            socket.exhausted(Interest::Read);
-            Ok(More::No)
-        }
-        Err(error) => {
-            socket.would_block(Interest::Read);
-            Err(error)
-        }
-    }
-}
-
-/// Continues after the other tasks.
-fn turn_over<T>(cx: &Context<'_>) -> Poll<T> {
-    cx.waker().wake_by_ref();
-    Poll::Pending
 }

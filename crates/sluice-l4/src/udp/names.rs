@@ -96,7 +96,8 @@ impl SniTable {
     fn hold(&self, now: Moment, key: FlowKey, datagram: &[u8]) -> bool {
         let mut held = self.held.borrow_mut();
         while let Some((since, _)) = held.order.front()
-            && (since.after(KEPT) <= now || held.order.len() >= self.bound)
+            && (since.after(KEPT) <= now
+                || (held.order.len() >= self.bound && !held.clients.contains_key(&key)))
         {
             // If the client got a flow and came back later, it has a newer entry.
             if let Some((since, oldest)) = held.order.pop_front()
@@ -121,5 +122,117 @@ impl SniTable {
     fn release(&self, key: &FlowKey) -> Vec<Box<[u8]>> {
         let waiting = self.held.borrow_mut().clients.remove(key);
         waiting.map(|waiting| waiting.datagrams).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sluice_core::Clock;
+
+    use super::*;
+    use crate::inspect::tests::{hello, server_name};
+    use crate::inspect::tls;
+    use crate::quic::tests::piece_of_hello;
+
+    fn client(n: u16) -> FlowKey {
+        FlowKey { client: ([192, 0, 2, 1], n).into(), local: None }
+    }
+
+    fn table(bound: usize) -> SniTable {
+        SniTable { bound, ..SniTable::new(&WorkerCx::solitary(Clock::held())) }
+    }
+
+    /// What begins with a datagram, and the datagrams that were held before it; `None` if this one is held too.
+    fn look(table: &SniTable, n: u16, datagram: &[u8]) -> Option<(Facts, Vec<Box<[u8]>>)> {
+        match table.look(Moment::default(), client(n), &"l".into(), datagram) {
+            FirstDatagram::Held => None,
+            FirstDatagram::Begins { facts, owner, kept } => {
+                assert_eq!(owner, None);
+                Some((facts, kept))
+            }
+        }
+    }
+
+    #[test]
+    fn datagrams_are_held_until_the_hello_is_whole_and_stay_in_order() {
+        let hello = hello(&[server_name("app.test")]);
+        let (first, second) = hello.split_at(20);
+        let first = piece_of_hello(b"client-1", 0, first);
+        let second = piece_of_hello(b"client-1", 20, second);
+        for (one, other) in [(&first, &second), (&second, &first)] {
+            let table = table(8);
+            assert_eq!(look(&table, 1, one), None);
+            // Of another client, whose hello is not this one.
+            assert_eq!(look(&table, 2, &piece_of_hello(b"client-2", 0, &hello[..9])), None);
+            let (facts, kept) = look(&table, 1, other).expect("the hello is whole");
+            assert_eq!(facts.get(&tls::SNI), Some("app.test"));
+            assert_eq!(kept, [one.clone().into_boxed_slice()]);
+            assert!(table.release(&client(1)).is_empty(), "they are handed out once");
+            assert_eq!(table.release(&client(2)).len(), 1);
+        }
+    }
+
+    #[test]
+    fn what_is_no_hello_is_not_held() {
+        let table = table(8);
+        assert_eq!(look(&table, 1, b"syslog"), Some((Facts::default(), Vec::new())));
+        let mut other_version = piece_of_hello(b"client-1", 0, b"x");
+        other_version[1..5].copy_from_slice(&[0x1a, 0x2a, 0x3a, 0x4a]);
+        let quic = Facts::new(None, TransportKind::Quic);
+        assert_eq!(look(&table, 1, &other_version), Some((quic.clone(), Vec::new())));
+        // It claims to be an Initial of this version, and cannot be decrypted.
+        let mut noise = piece_of_hello(b"client-1", 0, b"x");
+        noise[100] ^= 1;
+        assert_eq!(look(&table, 1, &noise), Some((quic, Vec::new())));
+        assert!(table.held.borrow().clients.is_empty());
+    }
+
+    #[test]
+    fn the_bytes_of_a_client_are_bounded() {
+        let table = table(8);
+        let now = Moment::default();
+        let datagram = [0; 1 << 10];
+        assert!((0..HELD_MAX >> 10).all(|_| table.hold(now, client(1), &datagram)));
+        assert!(!table.hold(now, client(1), &datagram));
+        assert!(table.hold(now, client(2), &datagram), "each client has its own bound");
+        assert_eq!(table.release(&client(1)).len(), HELD_MAX >> 10);
+    }
+
+    #[test]
+    fn the_number_of_clients_is_bounded_and_the_oldest_makes_room() {
+        let table = table(3);
+        let now = Moment::default();
+        for n in 1..=5 {
+            assert!(table.hold(now, client(n), b"x"));
+        }
+        // Another datagram of a client that is held already pushes out nobody, and not its own first one.
+        for n in 3..=5 {
+            assert!(table.hold(now, client(n), b"y"));
+        }
+        let held: Vec<usize> = (1..=5).map(|n| table.release(&client(n)).len()).collect();
+        assert_eq!(held, [0, 0, 2, 2, 2]);
+    }
+
+    #[test]
+    fn datagrams_are_held_for_a_while() {
+        let table = table(8);
+        let began = Moment::default();
+        assert!(table.hold(began, client(1), b"x"));
+        assert!(table.hold(began.after(KEPT / 2), client(2), b"x"));
+        assert!(table.hold(began.after(KEPT), client(3), b"x"));
+        let held: Vec<usize> = (1..=3).map(|n| table.release(&client(n)).len()).collect();
+        assert_eq!(held, [0, 1, 1]);
+    }
+
+    #[test]
+    fn a_client_that_came_back_is_not_forgotten_for_its_first_visit() {
+        let table = table(8);
+        let began = Moment::default();
+        assert!(table.hold(began, client(1), b"first"));
+        assert_eq!(table.release(&client(1)).len(), 1);
+        assert!(table.hold(began.after(KEPT / 2), client(1), b"second"));
+        // Now the first visit is over.
+        assert!(table.hold(began.after(KEPT), client(2), b"x"));
+        assert_eq!(table.release(&client(1)), [Box::from(&b"second"[..])]);
     }
 }

@@ -14,10 +14,15 @@ use crate::attempts::Departure;
 use crate::reasons;
 use crate::routes::{RetryPlan, RetryWhen, RuleOptions, Timeouts};
 
+mod admission;
+mod attempts;
+mod bodies;
+mod connecting;
+mod ending;
 mod filters;
 mod grpc_calls;
 mod held;
-mod kit;
+pub(crate) mod kit;
 mod pieces;
 mod reroute;
 mod side_call_retries;
@@ -449,6 +454,7 @@ fn an_attempt_at_a_removed_endpoint_is_retried_or_cut() {
     );
     request.go_on();
     request.check(200, end::ENDPOINT_REMOVED);
+    assert_eq!(request.ended().details, "endpoint_removed");
     assert!(is_reset(&other) && is_reset(&request.client));
 }
 

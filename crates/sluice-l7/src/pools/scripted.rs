@@ -27,6 +27,8 @@ pub(crate) enum ScriptedConnect {
     Fails(Reason),
     /// It never ends.
     Never,
+    /// What the pool itself does.
+    Real,
 }
 
 impl ClusterPool {
@@ -53,6 +55,7 @@ impl ClusterPool {
                 Err(ConnectFailure { why, errno: None, detail: None })
             }
             Some(ScriptedConnect::Never) => std::future::pending().await,
+            Some(ScriptedConnect::Real) => Ok(()),
             Some(ScriptedConnect::Stream(..)) | None => panic!("nothing is scripted to fail here"),
         }
     }

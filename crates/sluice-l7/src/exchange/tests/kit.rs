@@ -1,7 +1,7 @@
 //! An exchange without a socket: scripted client and endpoints, and a clock that only the test advances.
 //!
-//! Owns: the smallest configuration with one route and one cluster of two endpoints. Refuses to know: what a test is
-//! about. Keeps: nothing happens by itself; the exchange is polled until it waits for the test.
+//! Owns: a worker, and a request that is being served on it. Refuses to know: what a test is about. Keeps: nothing
+//! happens by itself; the exchange is polled until it waits for the test.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -14,35 +14,31 @@ use std::time::Duration;
 use bytes::Bytes;
 use sluice_codec::scripted::{PeerEvent, ScriptedPeer, SentEvent};
 use sluice_codec::{Body, Head, HttpStream};
-use sluice_core::connection::{ConnInfo, Peer};
-use sluice_core::value::HostPattern;
+use sluice_core::connection::{ConnInfo, Peer, TlsFacts};
 use sluice_core::{Clock, Limits, Reason};
 use sluice_io::{Budget, Conn, WorkerCx};
-use sluice_telemetry::LogQueue;
+use sluice_telemetry::{LogQueue, Registry};
 use sluice_upstream::Cluster;
-use sluice_upstream::cluster::Member;
-use sluice_upstream::endpoint::{EndpointTraits, Target};
-use sluice_upstream::plan::{ClusterPlan, ClusterSettings, HttpVersion, OnRemoved};
 
 use crate::connection_manager::{ConnectionManager, DownstreamConn};
-use crate::edge::Edge;
 use crate::exchange::RequestTask;
 use crate::filters::{
     BodyAccess, BodyStep, Cx, HeadStep, HttpFilter, HttpFilterPlan, ResponseBodyStep, ResponseStep,
     ResponseTrailersStep, TrailersStep,
 };
-use crate::hygiene::Hygiene;
-use crate::plan::{HttpOptions, HttpPlan, Versions};
+use crate::plan::HttpPlan;
 use crate::pools::ClusterPool;
 use crate::pools::scripted::ScriptedConnect;
 use crate::record::Summary;
-use crate::routes::{
-    Action, Override, OverrideSet, Overrides, PathMatch, RouteCell, RouteTable, Rule, RuleOptions,
-    VirtualHost,
-};
+use crate::routes::RuleOptions;
+
+mod plan;
+
+pub(crate) use plan::plan;
+pub(super) use plan::{cluster, cluster_over};
 
 /// What a rule has for the filter at a place in the chain; `None` skips it.
-pub(super) type OwnHooks = (usize, Option<Hooks>);
+pub(crate) type OwnHooks = (usize, Option<Hooks>);
 
 /// The names of filters, by their places in the chain.
 pub(super) const NAMES: [&str; 5] = ["hooks", "second", "third", "fourth", "fifth"];
@@ -52,6 +48,7 @@ pub(super) const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// One worker with one route and one cluster.
 pub(super) struct Bench {
+    pub(super) registry: Registry,
     pub(super) worker: Rc<WorkerCx>,
     pub(super) manager: Rc<ConnectionManager>,
     pub(super) pool: Rc<ClusterPool>,
@@ -60,7 +57,7 @@ pub(super) struct Bench {
 
 /// A filter of a test.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Hooks {
+pub(crate) struct Hooks {
     pub(super) request: fn(&mut Cx<'_>, &mut Head) -> HeadStep,
     pub(super) response: fn(&mut Cx<'_>, &mut Head) -> ResponseStep,
     /// See [`HttpFilterPlan::is_guard`].
@@ -155,31 +152,8 @@ impl Wake for Woken {
     }
 }
 
-fn cluster_plan(name: &str, protocol: HttpVersion) -> ClusterPlan {
-    let bare = ClusterSettings::clone(&ClusterSettings::bare());
-    let settings = ClusterSettings { on_endpoint_removed: OnRemoved::Close, protocol, ..bare };
-    ClusterPlan { name: name.into(), settings: Arc::new(settings), tls: None }
-}
-
-/// A cluster with two endpoints.
-pub(super) fn cluster(name: &str) -> Arc<Cluster> {
-    cluster_over(name, HttpVersion::Http1)
-}
-
-/// A cluster with two endpoints that are reached over this version.
-pub(super) fn cluster_over(name: &str, protocol: HttpVersion) -> Arc<Cluster> {
-    let cluster = Arc::new(Cluster::new(Arc::new(cluster_plan(name, protocol))));
-    let member = |last| Member {
-        target: Target::Ip(([192, 0, 2, last], 80).into()),
-        host: None,
-        traits: EndpointTraits::default(),
-    };
-    cluster.publish(&[member(1), member(2)]);
-    cluster
-}
-
 /// Gives the next attempt in a pool a connection, new or `reused`.
-pub(super) fn connects(pool: &ClusterPool, reused: bool) -> ScriptedPeer {
+pub(crate) fn connects(pool: &ClusterPool, reused: bool) -> ScriptedPeer {
     let endpoint = ScriptedPeer::default();
     let connect = ScriptedConnect::Stream(endpoint.stream(false), reused);
     pool.scripted.borrow_mut().push_back(connect);
@@ -218,65 +192,20 @@ impl Bench {
         filters: &[Hooks],
         rules: &[(&'static str, &[OwnHooks])],
     ) -> Self {
-        let shard = sluice_telemetry::Registry::new().shard(1);
+        let (plan, cluster) = plan(options, filters, rules);
+        Self::of(limits, plan, cluster)
+    }
+
+    /// A worker that serves a chain whose requests go to this cluster.
+    pub(super) fn of(limits: Limits, plan: HttpPlan, cluster: Arc<Cluster>) -> Self {
+        let registry = Registry::new();
+        let shard = registry.shard(1);
         let log = LogQueue::nowhere(&shard);
         let budget = Budget::unlimited();
         let worker = WorkerCx::new(0, Clock::held(), shard, log, limits, &budget);
-        let cluster = cluster("app");
-        let options = Arc::new(options);
-        let rule = |path: &'static str, overrides| Rule {
-            name: path.into(),
-            path: PathMatch::StartsWith(path.into()),
-            conditions: None,
-            action: Action::Cluster(0),
-            options: Arc::clone(&options),
-            overrides,
-        };
-        let mut sets = vec![OverrideSet { owner: "".into(), said: Overrides::new() }];
-        let mut built = Vec::new();
-        for (path, own) in rules {
-            let said = own.iter().map(|(place, hooks)| {
-                let instead = |hooks: Hooks| Override::Instead(Arc::new(hooks));
-                (NAMES[*place], hooks.map_or(Override::Skip, instead))
-            });
-            sets.push(OverrideSet { owner: (*path).into(), said: said.collect() });
-            built.push(rule(path, u32::try_from(sets.len() - 1).unwrap()));
-        }
-        // The only rule also takes requests without a path.
-        let path =
-            if rules.is_empty() { PathMatch::Any } else { PathMatch::StartsWith("/".into()) };
-        built.push(Rule { path, ..rule("/", 0) });
-        let host = VirtualHost::new(vec![HostPattern::Any], built);
-        let clusters = vec![Arc::clone(&cluster)];
-        let table = RouteTable::build(vec![host], clusters, Arc::default(), sets).unwrap();
-        let plan = HttpPlan {
-            listener: "web".into(),
-            owner: "web/default".into(),
-            routes: Arc::new(RouteCell::new("main".into(), Arc::new(table))),
-            filters: filters
-                .iter()
-                .zip(NAMES)
-                .map(|(hooks, name)| (name, Arc::new(*hooks) as Arc<dyn HttpFilterPlan>))
-                .collect(),
-            runtime: Arc::default(),
-            client_auth: None,
-            options: HttpOptions {
-                h1: Default::default(),
-                h2: Default::default(),
-                h3: Default::default(),
-                advertise_h3: false,
-                versions: Versions::Any,
-                hygiene: Hygiene::default(),
-                edge: Edge::default(),
-                head_timeout: Duration::from_secs(10),
-                body_timeout: BODY_TIMEOUT,
-                idle_timeout: None,
-                requests_max: None,
-            },
-        };
         let manager = ConnectionManager::new(plan, &worker);
         let pool = manager.shared.pools.to(&cluster, &worker);
-        Self { worker, manager, pool, cluster }
+        Self { registry, worker, manager, pool, cluster }
     }
 
     /// Gives the next attempt a connection, new or `reused`.
@@ -318,10 +247,22 @@ impl Bench {
 
     /// Serves a request until it ends or waits for something.
     pub(super) fn serve(&self, request: Head, whole: bool) -> Running<'_> {
+        self.serve_after(request, whole, |_, _| {})
+    }
+
+    /// As [`Bench::serve`], with something known about the connection or the client.
+    pub(super) fn serve_after(
+        &self,
+        request: Head,
+        whole: bool,
+        prepare: impl FnOnce(&Conn, &ScriptedPeer),
+    ) -> Running<'_> {
         let peer = Peer::Ip(([198, 51, 100, 7], 4711).into());
         let info = ConnInfo::new(1, "web".into(), peer, peer, self.worker.now());
-        let downstream = DownstreamConn::new(Conn::enter(&self.worker, info));
+        let conn = Conn::enter(&self.worker, info);
         let client = ScriptedPeer::client(whole);
+        prepare(&conn, &client);
+        let downstream = DownstreamConn::new(conn);
         let mut stream = HttpStream::Scripted(Box::new(client.stream(false)));
         let manager = Rc::clone(&self.manager);
         let mut task = RequestTask::begin(manager, downstream, Box::new(request), None, &stream);
@@ -366,6 +307,15 @@ impl Running<'_> {
         self.bench.worker.clock.advance(time);
         self.bench.worker.timers.expire();
         self.go_on()
+    }
+
+    /// A header of the last head that the client received.
+    pub(super) fn header(&self, name: &str) -> Option<String> {
+        let heads = self.client.sent().into_iter().filter_map(|sent| match sent {
+            SentEvent::Head(text, _) => Some(text),
+            _ => None,
+        });
+        header_in(&heads.last()?, name)
     }
 
     /// Whether the exchange waits for something.
@@ -417,16 +367,38 @@ pub(super) fn post() -> Head {
 }
 
 /// A response head; `last` if no body follows.
-pub(super) fn response(status: u16, last: bool) -> PeerEvent {
+pub(crate) fn response(status: u16, last: bool) -> PeerEvent {
     PeerEvent::Head(Head::response(status), last)
 }
 
 /// A piece of a body.
-pub(super) fn data(text: &'static str, last: bool) -> PeerEvent {
+pub(crate) fn data(text: &'static str, last: bool) -> PeerEvent {
     PeerEvent::Data(Bytes::from_static(text.as_bytes()), last)
 }
 
+/// The headers of the first message that a peer was sent.
+#[track_caller]
+pub(super) fn head_sent_to(peer: &ScriptedPeer) -> String {
+    match &peer.sent()[..] {
+        [SentEvent::Head(text, _), ..] => text.clone(),
+        sent => panic!("no head was sent: {sent:?}"),
+    }
+}
+
+/// A header in a head that was sent.
+pub(super) fn header_in(head: &str, name: &str) -> Option<String> {
+    let value = |line: &str| line.strip_prefix(name)?.strip_prefix(": ").map(str::to_owned);
+    head.lines().find_map(value)
+}
+
+/// TLS as the client and the listener agreed on it.
+pub(crate) fn tls_facts(alpn: Option<&[u8]>) -> Box<TlsFacts> {
+    let (version, cipher) = ("1.3", "TLS_AES_128_GCM_SHA256");
+    let alpn = alpn.map(Into::into);
+    Box::new(TlsFacts { version, cipher, alpn, client_subject: None, resumed: false })
+}
+
 /// Whether the stream to a peer was reset.
-pub(super) fn is_reset(peer: &ScriptedPeer) -> bool {
+pub(crate) fn is_reset(peer: &ScriptedPeer) -> bool {
     peer.sent().iter().any(|sent| matches!(sent, SentEvent::Reset(_)))
 }

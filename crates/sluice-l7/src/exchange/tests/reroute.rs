@@ -1,10 +1,9 @@
 //! Filters that change the route: which guards run again, and with which settings.
 
 use sluice_codec::Head;
-use sluice_codec::scripted::SentEvent;
 use sluice_core::Limits;
 
-use super::kit::{Bench, Hooks, OwnHooks, get, response};
+use super::kit::{Bench, Hooks, OwnHooks, get, head_sent_to, response};
 use crate::filters::{Cx, HeadStep};
 use crate::reasons;
 use crate::reply::Reply;
@@ -46,7 +45,7 @@ fn check(filters: &[Hooks], own: Own, expected: Option<&[&str]>) {
         request.check(403, reasons::DENIED);
         return assert!(endpoint.sent().is_empty());
     };
-    let SentEvent::Head(head, _) = endpoint.sent()[0].clone() else { panic!("no head was sent") };
+    let head = head_sent_to(&endpoint);
     let ran = head.lines().filter_map(|line| line.strip_prefix("x-ran: "));
     assert_eq!(ran.collect::<Vec<_>>(), expected);
     assert!(head.contains("/new/x"));
@@ -112,4 +111,18 @@ fn a_path_without_a_route_is_answered_with_404() {
     let (limits, options) = (Limits::default(), RuleOptions::default());
     let bench = Bench::with_rules(limits, options, &[lost], &[("/new", &[])]);
     bench.serve(get(), true).check(404, reasons::ROUTE_UNMATCHED);
+}
+
+#[test]
+fn filters_that_only_rules_have_run_in_the_order_of_the_new_route() {
+    const BEHIND: Hooks = Hooks { request: |_, head| mark(head, "behind"), ..Hooks::NONE };
+    let old: Own = &[(1, Some(MOVES))];
+    let new: Own = &[(0, Some(PLAIN)), (1, Some(STRICT)), (2, Some(BEHIND))];
+    let rules = [("/old", old), ("/new", new)];
+    let bench = Bench::with_rules(Limits::default(), RuleOptions::default(), &[], &rules);
+    let endpoint = bench.connects(false);
+    let _request = bench.serve(Head::request("GET", "http", "app.test", "/old/x"), true);
+    let head = head_sent_to(&endpoint);
+    let ran: Vec<&str> = head.lines().filter_map(|line| line.strip_prefix("x-ran: ")).collect();
+    assert_eq!(ran, ["moves", "strict", "behind"], "the first one is before the filter that moved");
 }

@@ -1,0 +1,284 @@
+//! Flows between sockets of this machine, on a clock that only the test advances.
+
+use std::net::UdpSocket;
+use std::time::Duration;
+
+use sluice_core::connection::Peer;
+use sluice_core::reason::end;
+use sluice_core::{Clock, Limits};
+use sluice_io::Budget;
+use sluice_telemetry::{LogQueue, Registry};
+use sluice_upstream::cluster::Member;
+use sluice_upstream::endpoint::EndpointTraits;
+use sluice_upstream::plan::{ClusterPlan, ClusterSettings};
+use sluice_upstream::{Cluster, Target};
+
+use super::*;
+use crate::select::{ChainTable, Criteria};
+use crate::udp::flow_table::SPARE;
+use crate::udp::{FlowChainPlan, UdpPlan};
+
+/// The idle timeout of the flows, and that of flows without a reply.
+const IDLE: Duration = Duration::from_secs(60);
+const UNANSWERED: Duration = Duration::from_secs(10);
+
+/// The smallest flow table that may be configured.
+const FLOWS_MAX: u16 = 16;
+
+/// A socket of a client or of an endpoint.
+struct End(UdpSocket);
+
+impl End {
+    fn new() -> Self {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.set_nonblocking(true).unwrap();
+        Self(socket)
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.0.local_addr().unwrap()
+    }
+
+    fn send(&self, data: &[u8], to: SocketAddr) {
+        self.0.send_to(data, to).unwrap();
+    }
+
+    /// The next datagram and its sender.
+    async fn receive(&self) -> (Vec<u8>, SocketAddr) {
+        let mut data = [0; 100];
+        let received = async || self.0.recv_from(&mut data).ok();
+        let (count, from) = until("a datagram", received).await;
+        (data[..count].to_vec(), from)
+    }
+}
+
+/// Lets everything react until there is a result.
+async fn until<T>(what: &str, mut result: impl AsyncFnMut() -> Option<T>) -> T {
+    for _ in 0..1_000_000 {
+        if let Some(result) = result().await {
+            return result;
+        }
+        tokio::task::yield_now().await;
+    }
+    panic!("{what} did not come");
+}
+
+/// A listener whose flows go to one endpoint.
+struct Bench {
+    worker: Rc<WorkerCx>,
+    registry: Registry,
+    slot: Rc<UdpSlot>,
+    endpoint: End,
+}
+
+impl Bench {
+    fn value(&self, name: &str, labels: &[&str]) -> i64 {
+        self.registry.value(name, labels).unwrap_or_default()
+    }
+
+    fn datagrams(&self, result: &str) -> i64 {
+        self.value(metrics::DATAGRAMS.name, &["l", result])
+    }
+
+    fn ended(&self, why: Reason) -> i64 {
+        self.value(metrics::FLOW_ENDED.name, &["l", why.code()])
+    }
+
+    async fn until_ended(&self, why: Reason, count: i64) {
+        until(why.code(), async || (self.ended(why) >= count).then_some(())).await;
+        assert_eq!(self.ended(why), count, "{why}");
+        let active = i64::try_from(self.slot.flow_count()).unwrap();
+        assert_eq!(self.value(metrics::FLOWS_ACTIVE.name, &["l"]), active);
+    }
+
+    /// Lets time pass.
+    fn pass(&self, time: Duration) {
+        self.worker.clock.advance(time);
+        self.worker.timers.expire();
+    }
+
+    /// Sends a datagram; returns it as the endpoint receives it, with the address to reply to.
+    async fn begins(&self, client: &End, data: &[u8]) -> SocketAddr {
+        client.send(data, self.slot.local);
+        let (received, from) = self.endpoint.receive().await;
+        assert_eq!(received, data);
+        from
+    }
+
+    /// Exchanges a datagram and its reply.
+    async fn exchanges(&self, client: &End) -> SocketAddr {
+        let flow = self.begins(client, b"question").await;
+        self.endpoint.send(b"answer", flow);
+        assert_eq!(client.receive().await, (b"answer".to_vec(), self.slot.local));
+        flow
+    }
+}
+
+fn on_bench(responses: Option<u32>, test: impl AsyncFnOnce(Bench)) {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default());
+    runtime.unwrap().block_on(async {
+        let registry = Registry::new();
+        let shard = registry.shard(1);
+        let log = LogQueue::nowhere(&shard);
+        let mut limits = Limits::default();
+        limits.set(Limit::FlowTable, FLOWS_MAX.into()).unwrap();
+        limits.set(Limit::FlowUnanswered, UNANSWERED.as_secs()).unwrap();
+        let worker = WorkerCx::new(0, Clock::held(), shard, log, limits, &Budget::unlimited());
+        worker.spawn(Rc::clone(&worker.reactor).drive());
+        let endpoint = End::new();
+        let settings = ClusterSettings::bare();
+        let plan = ClusterPlan { name: "up".into(), settings, tls: None };
+        let cluster = Arc::new(Cluster::new(Arc::new(plan)));
+        let target = Target::Ip(endpoint.address());
+        cluster.publish(&[Member { target, host: None, traits: EndpointTraits::default() }]);
+        let chain = FlowChainPlan {
+            name: "default".into(),
+            filters: Vec::new(),
+            cluster,
+            hash: None,
+            sticky: None,
+            idle_timeout: Some(IDLE),
+            responses,
+        };
+        let plan = UdpPlan {
+            name: "l".into(),
+            filters: Vec::new(),
+            table: ChainTable::build(&[Criteria::default()]).unwrap(),
+            chains: vec![chain],
+            named: false,
+        };
+        let listener = UdpListener::on_worker(Arc::new(plan), &worker);
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let slot = UdpSlot::new(socket.into(), listener, &worker).unwrap();
+        worker.spawn(Rc::clone(&slot).run());
+        test(Bench { worker, registry, slot, endpoint }).await;
+    });
+}
+
+#[test]
+fn each_client_has_a_flow_of_its_own() {
+    on_bench(None, async |bench| {
+        let (one, other) = (End::new(), End::new());
+        let first = bench.exchanges(&one).await;
+        let second = bench.exchanges(&other).await;
+        assert_ne!(first, second);
+        assert_eq!(bench.exchanges(&one).await, first);
+        bench.endpoint.send(b"late", second);
+        assert_eq!(other.receive().await.0, b"late");
+        assert_eq!(bench.slot.flow_count(), 2);
+        assert_eq!((bench.datagrams("received"), bench.datagrams("sent")), (3, 4));
+        bench.slot.end_flows(end::FORCED, |flow| flow.info.peer == Peer::Ip(one.address()));
+        bench.until_ended(end::FORCED, 1).await;
+        let bytes = |def: &str| bench.value(def, &["l"]);
+        assert_eq!((bytes(metrics::RECEIVED.name), bytes(metrics::SENT.name)), (16, 12));
+        assert_ne!(bench.exchanges(&one).await, first, "its next datagram begins another flow");
+    });
+}
+
+#[test]
+fn a_flow_ends_when_nobody_uses_it() {
+    on_bench(None, async |bench| {
+        let (answered, unanswered) = (End::new(), End::new());
+        bench.begins(&unanswered, b"x").await;
+        bench.exchanges(&answered).await;
+        bench.pass(UNANSWERED - Duration::from_secs(1));
+        bench.begins(&unanswered, b"y").await;
+        bench.pass(UNANSWERED - Duration::from_secs(1));
+        bench.exchanges(&answered).await;
+        assert_eq!(bench.slot.flow_count(), 2, "a datagram of either side is a use");
+        bench.pass(Duration::from_secs(2));
+        bench.until_ended(reasons::FLOW_UNANSWERED, 1).await;
+        bench.pass(IDLE - Duration::from_secs(4));
+        bench.exchanges(&answered).await;
+        assert_eq!(bench.ended(reasons::FLOW_IDLE), 0);
+        bench.pass(IDLE + Duration::from_secs(1));
+        bench.until_ended(reasons::FLOW_IDLE, 1).await;
+        assert_eq!(bench.slot.flow_count(), 0);
+    });
+}
+
+#[test]
+fn a_flow_whose_replies_are_counted_ends_with_the_last() {
+    on_bench(Some(2), async |bench| {
+        let client = End::new();
+        let flow = bench.exchanges(&client).await;
+        assert_eq!(bench.begins(&client, b"another").await, flow, "one reply is missing");
+        for _ in 0..3 {
+            assert_eq!(bench.ended(reasons::FLOW_DONE), 0);
+            bench.endpoint.send(b"reply", flow);
+            client.receive().await;
+        }
+        bench.until_ended(reasons::FLOW_DONE, 1).await;
+        assert_ne!(bench.exchanges(&client).await, flow);
+    });
+}
+
+#[test]
+fn a_flow_in_use_is_not_evicted() {
+    on_bench(None, async |bench| {
+        let clients: Vec<End> = (0..FLOWS_MAX).map(|_| End::new()).collect();
+        for client in &clients {
+            bench.begins(client, b"x").await;
+        }
+        let unknown = End::new();
+        unknown.send(b"refused", bench.slot.local);
+        bench.until_ended(reasons::FLOW_TABLE_FULL, 1).await;
+        assert_eq!(bench.datagrams("refused"), 1);
+        bench.pass(SPARE);
+        // The first one is used again, so the second is the one that nobody has used for the longest time.
+        bench.begins(&clients[0], b"y").await;
+        let evicted = Peer::Ip(clients[1].address());
+        let has = |peer| bench.slot.flows().iter().any(|flow| flow.info.peer == peer);
+        assert!(has(evicted));
+        bench.begins(&unknown, b"z").await;
+        bench.until_ended(reasons::FLOW_EVICTED, 1).await;
+        assert!(!has(evicted) && has(Peer::Ip(unknown.address())));
+        assert_eq!(bench.slot.flow_count(), FLOWS_MAX.into());
+        let limit = Limit::FlowTable.def().name;
+        assert_eq!(bench.value(metrics::LIMIT_REACHED.name, &[limit]), 2);
+    });
+}
+
+#[test]
+fn an_endpoint_that_is_gone_ends_the_flow() {
+    on_bench(None, async |mut bench| {
+        let client = End::new();
+        bench.exchanges(&client).await;
+        bench.endpoint = End::new();
+        client.send(b"x", bench.slot.local);
+        bench.until_ended(reasons::FLOW_ICMP, 1).await;
+        assert_eq!(bench.value(metrics::ICMP.name, &["l"]), 1);
+        assert_eq!(bench.slot.flow_count(), 0);
+    });
+}
+
+#[test]
+fn a_socket_that_drains_accepts_no_flow_and_ends_with_the_last_one() {
+    on_bench(None, async |bench| {
+        let (old, new) = (End::new(), End::new());
+        let flow = bench.exchanges(&old).await;
+        bench.slot.drain();
+        new.send(b"x", bench.slot.local);
+        until("a refusal", async || (bench.datagrams("refused") == 1).then_some(())).await;
+        assert_eq!(bench.exchanges(&old).await, flow, "those in progress go on");
+        // Besides this test, the task of the socket holds it, and that of its flow.
+        assert_eq!(Rc::strong_count(&bench.slot), 3);
+        bench.pass(IDLE + Duration::from_secs(1));
+        bench.until_ended(reasons::FLOW_IDLE, 1).await;
+        let ended = async || (Rc::strong_count(&bench.slot) == 1).then_some(());
+        until("the end of its task", ended).await;
+    });
+}
+
+#[test]
+fn a_socket_without_flows_drains_at_once() {
+    on_bench(None, async |bench| {
+        tokio::task::yield_now().await;
+        assert_eq!(Rc::strong_count(&bench.slot), 2);
+        bench.slot.drain();
+        let ended = async || (Rc::strong_count(&bench.slot) == 1).then_some(());
+        until("the end of its task", ended).await;
+    });
+}
