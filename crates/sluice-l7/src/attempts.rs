@@ -12,6 +12,7 @@ use std::task::{Context, Poll, Waker};
 
 use slab::Slab;
 use sluice_core::{Moment, Name};
+use sluice_upstream::LeftEndpoints;
 
 /// The attempts in flight on one worker.
 #[derive(Debug, Default)]
@@ -47,7 +48,7 @@ impl AttemptTable {
     }
 
     /// Cancels the attempts at these endpoints that began no later than `begun_by`.
-    pub fn cancel(&self, cluster: &Name, endpoints: &[Arc<str>], begun_by: Moment) {
+    pub fn cancel(&self, cluster: &Name, endpoints: &LeftEndpoints, begun_by: Moment) {
         for (_, entry) in &mut *self.0.borrow_mut() {
             if entry.since <= begun_by
                 && entry.cluster == *cluster

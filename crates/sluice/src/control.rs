@@ -5,7 +5,7 @@
 //! or not at all; nothing slow runs on this thread itself.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ use sluice_sys::listen::StagedFile;
 use sluice_telemetry::{LogHub, LogQueue, Registry};
 use sluice_upstream::health::{Probes, TcpProbe};
 use sluice_upstream::plan::CheckKind;
-use sluice_upstream::{Cluster, Clusters};
+use sluice_upstream::{Cluster, Clusters, LeftEndpoints};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
@@ -38,6 +38,7 @@ use crate::worker::{Worker, WorkerCommand, WorkerConfig};
 mod apply;
 mod build;
 mod drain;
+mod endpoint_files;
 mod fetches;
 mod fixed;
 mod pages;
@@ -55,6 +56,7 @@ mod watch;
 
 use build::Built;
 pub(crate) use build::ConfigBuilder;
+use endpoint_files::EndpointFileStates;
 use reload::ReloadFailure;
 use report::Report;
 use sockets::Sockets;
@@ -98,6 +100,7 @@ pub(crate) struct Control {
     /// What requests of this thread run on: health checks and side calls.
     worker: Rc<WorkerCx>,
     fetches: Rc<FetchRunner>,
+    endpoint_files: EndpointFileStates,
     /// The resources in force.
     store: RefCell<Arc<Store>>,
     /// One change is put in force at a time.
@@ -254,7 +257,7 @@ impl Control {
                     control.names_left.set(true);
                     let order = Left {
                         cluster: cluster.name.clone(),
-                        endpoints: left.iter().map(|endpoint| endpoint.name.clone()).collect(),
+                        endpoints: Arc::new(left.iter().map(|of| of.name.clone()).collect()),
                         policy: cluster.plan().on_endpoint_removed,
                     };
                     tokio::task::spawn_local(async move { order.tell(&control).await });
@@ -272,6 +275,7 @@ impl Control {
                 )),
                 shard,
                 fetches: FetchRunner::new(Rc::clone(&control_worker)),
+                endpoint_files: EndpointFileStates::default(),
                 worker: control_worker,
                 builder: Arc::new(builder),
                 workers,
@@ -293,7 +297,9 @@ impl Control {
                 clock,
             }
         });
+        let verdicts = staged.verdicts.clone();
         control.put_in_force(&process, staged).await?;
+        control.note_endpoint_files(&BTreeMap::new(), &verdicts);
         control.in_force.borrow_mut().number = 1;
         control.shard.gauge(&SNAPSHOT, &[]).set(1);
         control.vitals.reloaded(true, control.clock.wall(control.clock.now()));
@@ -367,7 +373,7 @@ fn probes(control_worker: Rc<WorkerCx>) -> Probes {
 /// Endpoints removed from a cluster, for the workers.
 struct Left {
     cluster: Name,
-    endpoints: Vec<Arc<str>>,
+    endpoints: Arc<LeftEndpoints>,
     policy: sluice_upstream::plan::OnRemoved,
 }
 
@@ -376,7 +382,7 @@ impl Left {
         for worker in &control.workers {
             let order = WorkerCommand::Left {
                 cluster: self.cluster.clone(),
-                endpoints: self.endpoints.clone(),
+                endpoints: Arc::clone(&self.endpoints),
                 policy: self.policy,
             };
             worker.order(order).await;

@@ -23,6 +23,7 @@ use sluice_l7::worker::HttpWorker;
 use sluice_quic::{QuicSlot, ReuseportMember};
 use sluice_telemetry::Registry;
 use sluice_telemetry::log::QueueSeed;
+use sluice_upstream::LeftEndpoints;
 use sluice_upstream::plan::OnRemoved;
 use tokio::sync::{mpsc, oneshot};
 
@@ -51,7 +52,7 @@ pub(crate) enum WorkerCommand {
     /// Clusters were removed.
     ForgetClusters(Arc<[Name]>),
     /// Endpoints were removed from a cluster.
-    Left { cluster: Name, endpoints: Vec<Arc<str>>, policy: OnRemoved },
+    Left { cluster: Name, endpoints: Arc<LeftEndpoints>, policy: OnRemoved },
     /// End every connection and flow.
     EndAll(Reason),
     /// Report the number of connections and flows by listener.
@@ -262,7 +263,7 @@ impl WorkerLoop {
         open.chain(&self.retired)
     }
 
-    fn left(&self, cluster: &Name, endpoints: Vec<Arc<str>>, policy: OnRemoved) {
+    fn left(&self, cluster: &Name, endpoints: Arc<LeftEndpoints>, policy: OnRemoved) {
         HttpWorker::of(&self.worker).endpoints_left(&self.worker, cluster, &endpoints, policy);
         let wait = match policy {
             OnRemoved::Keep => return,
