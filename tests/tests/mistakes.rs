@@ -257,6 +257,19 @@ fn of_clusters() {
 }
 
 #[test]
+fn of_discovery() {
+    let instead = |of: &str| relay("").replace("endpoints: [127.0.0.1:7002]", of);
+    page(
+        "mistakes-discovery",
+        &[
+            ("an endpoint file that is missing", instead("endpoints_file: gone.json")),
+            ("an endpoint file without entries", instead("endpoints_file: /dev/null")),
+            ("endpoints in two places", relay("endpoints_file: up.json")),
+        ],
+    );
+}
+
+#[test]
 fn of_balancing() {
     let endpoints = |list: &str, more: &str| relay(more).replace("[127.0.0.1:7002]", list);
     let one = "[{ address: 127.0.0.1:7002, locality: a }]";

@@ -6,6 +6,7 @@
 //! secret.
 #![forbid(unsafe_code)]
 
+pub mod endpoint_file;
 pub mod explain;
 pub mod hints;
 pub mod load;

@@ -1,7 +1,8 @@
 //! Loads a configuration from a path.
 //!
 //! Owns: files and folders, and how several files become one. Refuses to know: certificates and all other files that
-//! a configuration names, except for those whose content is a value. Keeps: a file is read only once.
+//! a configuration names, except for those whose content is a value and those that list endpoints. Keeps: a file is
+//! read only once.
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -9,9 +10,10 @@ use std::path::{Path, PathBuf};
 use sluice_core::tree::MapEntry;
 use sluice_core::{Diags, Node, Setting as _, Span, Value};
 use sluice_model::Config;
+use sluice_model::translate::endpoints::EndpointFiles;
 
-use crate::sources::Sources;
-use crate::{hints, substitute, yaml};
+use crate::sources::{CONFIG_BYTES_MAX, Sources, not_utf8, read_file};
+use crate::{endpoint_file, hints, substitute, yaml};
 
 /// A configuration that was read, valid or not.
 #[derive(Debug)]
@@ -25,19 +27,15 @@ pub struct Loaded {
     pub config: Option<Config>,
     /// What was read, as a tree; present where `config` is.
     pub root: Option<Node>,
+    /// The endpoint files that it names.
+    pub endpoint_files: EndpointFiles,
     /// The findings.
     pub diags: Diags,
 }
 
 /// Reads a file, or every `.yaml` and `.yml` file of a folder in order of name.
 pub fn load(path: &Path) -> Loaded {
-    let mut loaded = Loaded {
-        sources: Sources::default(),
-        folder: folder_of(path),
-        config: None,
-        root: None,
-        diags: Diags::new(),
-    };
+    let mut loaded = Loaded::new(Sources::default(), folder_of(path));
     let files = match files_of(path) {
         Ok(files) => files,
         Err(problem) => {
@@ -52,6 +50,7 @@ pub fn load(path: &Path) -> Loaded {
         }
     }
     loaded.bind();
+    loaded.read_endpoints();
     loaded
 }
 
@@ -78,24 +77,20 @@ pub fn load_stdin() -> Loaded {
 
 const STDIN: &str = "<stdin>";
 
-/// Maximum size of one configuration file, in bytes. Not among the limits that a file may set: it is checked before the
-/// file is read.
-const CONFIG_BYTES_MAX: u64 = 64 << 20;
-
 /// Reads a configuration from text, as if it were the file `path`.
 pub fn load_text(path: &Path, text: &str) -> Loaded {
     let mut sources = Sources::default();
     sources.add(path.to_owned(), text.to_owned());
-    let mut loaded =
-        Loaded { sources, folder: folder_of(path), config: None, root: None, diags: Diags::new() };
+    let mut loaded = Loaded::new(sources, folder_of(path));
     loaded.bind();
+    loaded.read_endpoints();
     loaded
 }
 
-/// Reads files again whose text is known.
+/// Reads files again whose text is known; endpoint files are not read.
 pub fn load_sources(sources: &Sources, folder: &Path) -> Loaded {
     let (sources, folder) = (sources.without_substitutions(), folder.to_owned());
-    let mut loaded = Loaded { sources, folder, config: None, root: None, diags: Diags::new() };
+    let mut loaded = Loaded::new(sources, folder);
     loaded.bind();
     loaded
 }
@@ -131,23 +126,20 @@ fn files_of(path: &Path) -> Result<Vec<PathBuf>, String> {
     Ok(files)
 }
 
-fn read_file(path: &Path) -> Result<String, String> {
-    let shown = path.display();
-    let unreadable = |error: std::io::Error| format!("{shown}: cannot be read: {error}");
-    if std::fs::metadata(path).map_err(unreadable)?.len() > CONFIG_BYTES_MAX {
-        return Err(format!(
-            "{shown}: a configuration file must not exceed {CONFIG_BYTES_MAX} bytes"
-        ));
-    }
-    let bytes = std::fs::read(path).map_err(unreadable)?;
-    String::from_utf8(bytes).map_err(|error| not_utf8(shown, &error))
-}
-
-fn not_utf8(shown: impl std::fmt::Display, error: &std::string::FromUtf8Error) -> String {
-    format!("{shown}: byte {} is not UTF-8", error.utf8_error().valid_up_to())
-}
-
 impl Loaded {
+    fn new(sources: Sources, folder: PathBuf) -> Self {
+        let (endpoint_files, diags) = (EndpointFiles::new(), Diags::new());
+        Self { sources, folder, config: None, root: None, endpoint_files, diags }
+    }
+
+    fn read_endpoints(&mut self) {
+        let clusters = self.config.iter().flat_map(|config| config.clusters.iter());
+        for path in clusters.filter_map(|(_, cluster)| cluster.endpoints_file.as_ref()) {
+            let path = self.folder.join(&path.value);
+            self.endpoint_files.entry(path).or_insert_with_key(|path| endpoint_file::read(path));
+        }
+    }
+
     /// The configuration, if there are no errors so far.
     pub fn usable(&self) -> Option<&Config> {
         self.config.as_ref().filter(|_| !self.diags.has_errors())

@@ -111,6 +111,31 @@ impl SourceFile {
     }
 }
 
+/// Maximum size of one configuration file, in bytes. Not among the limits that a file may set: it is checked before the
+/// file is read.
+pub(crate) const CONFIG_BYTES_MAX: u64 = 64 << 20;
+
+/// Reads a file of at most [`CONFIG_BYTES_MAX`].
+pub(crate) fn read_file(path: &Path) -> Result<String, String> {
+    let shown = path.display();
+    let unreadable = |error: std::io::Error| format!("{shown}: cannot be read: {error}");
+    if std::fs::metadata(path).map_err(unreadable)?.len() > CONFIG_BYTES_MAX {
+        return Err(format!(
+            "{shown}: a configuration file must not exceed {CONFIG_BYTES_MAX} bytes"
+        ));
+    }
+    let bytes = std::fs::read(path).map_err(unreadable)?;
+    String::from_utf8(bytes).map_err(|error| not_utf8(shown, &error))
+}
+
+/// That a file is not UTF-8.
+pub(crate) fn not_utf8(
+    shown: impl std::fmt::Display,
+    error: &std::string::FromUtf8Error,
+) -> String {
+    format!("{shown}: byte {} is not UTF-8", error.utf8_error().valid_up_to())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -13,6 +13,7 @@ use std::task::{Context, Poll, Waker};
 use slab::Slab;
 use sluice_core::reason::end;
 use sluice_core::{Moment, Name, Reason};
+use sluice_upstream::LeftEndpoints;
 
 /// The attempts in flight on one worker.
 #[derive(Debug, Default)]
@@ -86,7 +87,7 @@ impl AttemptTable {
     pub fn cancel(
         &self,
         cluster: &Name,
-        endpoints: &[Arc<str>],
+        endpoints: &LeftEndpoints,
         begun_by: Moment,
         departure: Departure,
     ) {

@@ -23,7 +23,7 @@ use sluice_upstream::connector::{ConnectFailure, reach};
 use sluice_upstream::hops::HopTransport;
 use sluice_upstream::plan::HttpVersion;
 use sluice_upstream::pool::Idle;
-use sluice_upstream::{Cluster, ClusterHandle, EndpointState, Pool, Preface};
+use sluice_upstream::{Cluster, ClusterHandle, EndpointState, LeftEndpoints, Pool, Preface};
 use tokio::sync::Notify;
 
 pub mod counters;
@@ -72,7 +72,7 @@ impl ClusterPools {
     }
 
     /// Drops the metrics of endpoints that left `cluster`.
-    pub fn forget_endpoints(&self, cluster: &Name, left: &[Arc<str>]) {
+    pub fn forget_endpoints(&self, cluster: &Name, left: &LeftEndpoints) {
         if let Some(pool) = self.clusters.borrow().get(cluster) {
             pool.counters.forget(left);
             pool.handle.forget_endpoints(left);

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use sluice_core::Name;
 use sluice_io::WorkerCx;
+use sluice_upstream::LeftEndpoints;
 use sluice_upstream::plan::OnRemoved;
 
 use crate::attempts::{AttemptTable, Departure};
@@ -38,7 +39,7 @@ impl HttpWorker {
         self: &Rc<Self>,
         worker: &WorkerCx,
         cluster: &Name,
-        endpoints: &[Arc<str>],
+        endpoints: &Arc<LeftEndpoints>,
         policy: OnRemoved,
         departure: Departure,
     ) {
@@ -52,7 +53,7 @@ impl HttpWorker {
         };
         // Later ones were sent to the remaining endpoints.
         let (attempts, until) = (Rc::clone(&self.attempts), worker.now());
-        let (cluster, endpoints) = (Arc::clone(cluster), endpoints.to_vec());
+        let (cluster, endpoints) = (Arc::clone(cluster), Arc::clone(endpoints));
         worker.spawn(async move {
             if !wait.is_zero() {
                 tokio::time::sleep(wait).await;

@@ -155,7 +155,12 @@ mod tests {
         around: &Surroundings,
     ) -> (Process, Vec<ResourceVerdict>) {
         let config: Config = bind(&root);
-        let input = FilesInput { config, root, folder: Path::new(".") };
+        let input = FilesInput {
+            config,
+            root,
+            folder: Path::new("."),
+            endpoint_files: &Default::default(),
+        };
         let (mut shared, mut diags) = (SharedParts::default(), Diags::new());
         let staged = stage_files(input, store, around, &mut shared, Duration::ZERO, &mut diags);
         let (process, staged) =

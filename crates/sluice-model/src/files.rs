@@ -16,7 +16,8 @@ use crate::inline;
 use crate::process::Process;
 use crate::sections::Config;
 use crate::store::{Batch, BatchMode, Staged, Store, stage};
-use crate::translate::translate;
+use crate::translate::endpoints::EndpointFiles;
+use crate::translate::{ResourceSources, translate};
 
 /// The source of everything that files configure.
 pub const FILES: &str = "the configuration files";
@@ -30,6 +31,8 @@ pub struct FilesInput<'a> {
     pub root: Node,
     /// The folder that relative paths are resolved against.
     pub folder: &'a FilePath,
+    /// The endpoint files that it names.
+    pub endpoint_files: &'a EndpointFiles,
 }
 
 /// Checks a configuration and stages its resources; adds every error and warning to `diags`. `None` if there are
@@ -42,7 +45,7 @@ pub fn stage_files(
     now: Duration,
     diags: &mut Diags,
 ) -> Option<(Process, Staged)> {
-    let FilesInput { mut config, root, folder } = input;
+    let FilesInput { mut config, root, folder, endpoint_files } = input;
     let inline = inline::expand(&mut config, diags);
     check::names_and_addresses(&config, diags);
     check::inspected_bytes(&config, diags);
@@ -51,14 +54,16 @@ pub fn stage_files(
     check::routes(&config, diags);
     check::loops(&config, diags);
     inline::relocate(&inline, diags);
-    let translated = translate(&config, &root, folder, &inline, diags);
+    let sources = ResourceSources { folder, endpoint_files, store };
+    let translated = translate(&config, &root, &inline, sources, diags);
     let process = Process::of(&config, folder, diags);
     let batch = Batch {
         source: Arc::from(FILES),
         updates: translated.updates,
         mode: BatchMode::Files { root, folder: folder.to_owned(), declared: translated.declared },
     };
-    let staged = stage(store, batch, around, shared, now, diags);
+    let mut staged = stage(store, batch, around, shared, now, diags);
+    staged.stale_endpoint_files = translated.stale_endpoint_files;
     if diags.has_errors() {
         return None;
     }

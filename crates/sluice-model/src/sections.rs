@@ -466,6 +466,9 @@ section! {
     pub struct Cluster {
         /// The endpoints: IP addresses, host names (every address they resolve to) or unix:///path, with a port.
         pub endpoints: Vec<Spanned<Short<EndpointEntry>>>,
+        /// In place of `endpoints`: a file that contains them as a list, in YAML or JSON. New content takes effect when
+        /// it is complete and correct; until then the last good content stays.
+        pub endpoints_file: Option<Spanned<PathBuf>>,
         /// The load balancing algorithm: a word, or a map of it with its settings.
         pub balance: Balancer = "round_robin",
         /// Failover between the priorities of endpoints, and panic mode.

@@ -98,6 +98,8 @@ pub struct Staged {
     pub verdicts: Vec<ResourceVerdict>,
     /// Certificates that no longer load; those in use before are kept.
     pub stale_certificates: Vec<LoadError>,
+    /// The clusters whose endpoint file cannot be used, and why; the last good endpoints are kept.
+    pub stale_endpoint_files: BTreeMap<Name, String>,
     set: BTreeMap<(Kind, Name), Held>,
     removed: BTreeSet<(Kind, Name)>,
     absent: BTreeMap<(Kind, Name), Absent>,
@@ -184,6 +186,30 @@ impl Store {
     pub fn listener(&self, name: &str) -> Option<&crate::model::Listener> {
         match &self.get(Kind::Listener, name)?.resource {
             Resource::Listener(listener) => Some(listener),
+            _ => None,
+        }
+    }
+
+    /// The clusters as configured.
+    pub fn clusters(&self) -> impl Iterator<Item = (&Name, &crate::model::Cluster)> {
+        self.held[Kind::Cluster as usize].iter().filter_map(|(name, held)| match &held.resource {
+            Resource::Cluster(cluster) => Some((name, &**cluster)),
+            _ => None,
+        })
+    }
+
+    /// The cluster of that name, as configured.
+    pub fn cluster(&self, name: &str) -> Option<&crate::model::Cluster> {
+        match &self.get(Kind::Cluster, name)?.resource {
+            Resource::Cluster(cluster) => Some(cluster),
+            _ => None,
+        }
+    }
+
+    /// The endpoints of the cluster of that name.
+    pub fn endpoints(&self, name: &str) -> Option<&Arc<crate::model::Endpoints>> {
+        match &self.get(Kind::Endpoints, name)?.resource {
+            Resource::Endpoints(endpoints) => Some(endpoints),
             _ => None,
         }
     }

@@ -4,7 +4,7 @@
 //! certificates, filters and everything else that is compiled. Keeps: every field of a section is named here, so that a
 //! new one cannot be forgotten; a resource with errors is left out, and its name is still known to exist.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path as FilePath, PathBuf};
 
 use sluice_core::{Diags, Name, Node};
@@ -12,9 +12,10 @@ use sluice_core::{Diags, Name, Node};
 use crate::inline::InlinePlaces;
 use crate::model::{FilterConfig, Kind};
 use crate::sections::{Config, FilterUse};
-use crate::store::Update;
+use crate::store::{Store, Update};
 
 mod clusters;
+pub mod endpoints;
 mod health;
 pub(crate) mod http;
 mod listeners;
@@ -23,6 +24,8 @@ pub mod routes;
 mod secrets;
 mod tls;
 
+use endpoints::EndpointFiles;
+
 /// The resources of a configuration.
 #[derive(Debug, Default)]
 pub struct Translated {
@@ -30,19 +33,32 @@ pub struct Translated {
     pub updates: Vec<Update>,
     /// Every name, of those with errors too.
     pub declared: HashSet<(Kind, Name)>,
+    /// The clusters whose endpoint file cannot be used, and why; the last good endpoints are kept.
+    pub stale_endpoint_files: BTreeMap<Name, String>,
 }
 
-/// Translates the resources of `config`, which was read from `root` and whose relative paths are resolved against
-/// `folder`; `inline` has the places of those without a section. Adds errors and warnings to `diags`.
+/// What resources come from, besides the sections.
+#[derive(Clone, Copy)]
+pub(crate) struct ResourceSources<'a> {
+    /// The folder that relative paths are resolved against.
+    pub(crate) folder: &'a FilePath,
+    /// Files with endpoints.
+    pub(crate) endpoint_files: &'a EndpointFiles,
+    /// The resources in force.
+    pub(crate) store: &'a Store,
+}
+
+/// Translates the resources of `config`, which was read from `root`; `inline` has the places of those without a
+/// section. Adds errors and warnings to `diags`.
 pub(crate) fn translate(
     config: &Config,
     root: &Node,
-    folder: &FilePath,
     inline: &InlinePlaces,
+    sources: ResourceSources<'_>,
     diags: &mut Diags,
 ) -> Translated {
     let mut all = Translated::default();
-    let context = Context { config, root, folder, inline };
+    let context = Context { config, root, inline, sources };
     context.secrets(&mut all);
     context.clusters(&mut all, diags);
     context.routes(&mut all, diags);
@@ -55,13 +71,13 @@ pub(crate) fn translate(
 struct Context<'a> {
     config: &'a Config,
     root: &'a Node,
-    folder: &'a FilePath,
     inline: &'a InlinePlaces,
+    sources: ResourceSources<'a>,
 }
 
 impl Context<'_> {
     fn file(self, path: &FilePath) -> PathBuf {
-        self.folder.join(path)
+        self.sources.folder.join(path)
     }
 }
 

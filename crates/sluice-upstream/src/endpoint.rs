@@ -4,6 +4,7 @@
 //! given back on drop; the ejected bit is set by the thread that crosses the threshold (compare-and-swap) and cleared
 //! by the control thread.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -21,6 +22,8 @@ mod ejection;
 
 use counts::OutlierCounts;
 pub use ejection::EjectionKind;
+/// The names of endpoints that left a cluster. A set, since there may be thousands, and workers look each of theirs up.
+pub type LeftEndpoints = HashSet<Arc<str>>;
 
 /// Where to connect: resolved, unlike [`sluice_core::Endpoint`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -25,7 +25,7 @@ pub use balance::{Balance, BalancePlan};
 pub use cluster::{Cluster, ClusterHandle};
 pub use connector::{Connected, Preface, connect};
 pub use directory::ClusterDirectory;
-pub use endpoint::{EndpointState, EndpointTraits, Locality, Target};
+pub use endpoint::{EndpointState, EndpointTraits, LeftEndpoints, Locality, Target};
 pub use plan::{ClusterPlan, ClusterSettings, EndpointPlan};
 pub use pool::Pool;
 pub use registry::Clusters;

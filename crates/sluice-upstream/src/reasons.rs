@@ -6,7 +6,7 @@ use sluice_core::Reason;
 
 sluice_core::reasons! {
     CLUSTER_UNKNOWN = "cluster.unknown", Handle, Local, "NC", "The cluster is not configured: a `cluster_header` named it, or a reload removed it while the connection or request was in flight. Add it under `clusters`, or fix the header; the record contains the name.";
-    NO_ENDPOINT = "upstream.no_endpoint", Handle, Upstream, "UH", "The cluster has no endpoints: its control plane sent none. Check the service discovery behind it.";
+    NO_ENDPOINT = "upstream.no_endpoint", Handle, Upstream, "UH", "The cluster has no endpoints: its control plane sent none, or its `endpoints_file` lists none. Check the service discovery behind it.";
     NO_HEALTHY = "upstream.no_healthy", Handle, Upstream, "UH", "No endpoint of the cluster is usable; the detail counts those that are unhealthy or ejected. See `/clusters` on the admin address for each endpoint, then check the service or the cluster's `health` and `outlier`.";
     SESSION = "upstream.session", Handle, Upstream, "UH", "The endpoint of the client's session is not usable, at a limit or gone, and `strict` allows no other. See `/clusters` on the admin address; remove `strict` from `sticky` if another endpoint can serve the client.";
     LIMIT = "upstream.limit", Handle, Local, "UO", "A limit of the cluster was reached; the detail names it. Raise it under the cluster's `limits`, or add endpoints.";

@@ -5,7 +5,7 @@
 //! or not at all; nothing slow runs on this thread itself.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ use sluice_sys::listen::StagedFile;
 use sluice_telemetry::{LogHub, LogQueue, Registry};
 use sluice_upstream::health::{ConnectionProbe, HealthWatch, Probes};
 use sluice_upstream::plan::{CheckKind, OnRemoved, OnUnhealthy};
-use sluice_upstream::{Cluster, Clusters, EndpointState};
+use sluice_upstream::{Cluster, Clusters, EndpointState, LeftEndpoints};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
@@ -39,6 +39,7 @@ use crate::worker::{Worker, WorkerCommand, WorkerConfig};
 mod apply;
 mod build;
 mod drain;
+mod endpoint_files;
 mod fetches;
 mod fixed;
 mod pages;
@@ -56,6 +57,7 @@ mod watch;
 
 use build::Built;
 pub(crate) use build::ConfigBuilder;
+use endpoint_files::EndpointFileStates;
 use reload::ReloadFailure;
 use report::Report;
 use sockets::Sockets;
@@ -99,6 +101,7 @@ pub(crate) struct Control {
     /// What requests of this thread run on: health checks and side calls.
     worker: Rc<WorkerCx>,
     fetches: Rc<FetchRunner>,
+    endpoint_files: EndpointFileStates,
     /// The resources in force.
     store: RefCell<Arc<Store>>,
     /// One change is put in force at a time.
@@ -280,6 +283,7 @@ impl Control {
                 )),
                 shard,
                 fetches: FetchRunner::new(Rc::clone(&control_worker)),
+                endpoint_files: EndpointFileStates::default(),
                 worker: control_worker,
                 builder: Arc::new(builder),
                 workers,
@@ -301,7 +305,9 @@ impl Control {
                 clock,
             }
         });
+        let verdicts = staged.verdicts.clone();
         control.put_in_force(&process, staged).await?;
+        control.note_endpoint_files(&BTreeMap::new(), &verdicts);
         control.in_force.borrow_mut().number = 1;
         control.shard.gauge(&SNAPSHOT, &[]).set(1);
         control.vitals.reloaded(true, control.clock.wall(control.clock.now()));
@@ -379,7 +385,7 @@ fn probes(control_worker: Rc<WorkerCx>) -> Probes {
 /// Endpoints of a cluster that are to be used no longer, for the workers.
 struct Left {
     cluster: Name,
-    endpoints: Vec<Arc<str>>,
+    endpoints: Arc<LeftEndpoints>,
     policy: OnRemoved,
     departure: Departure,
 }
@@ -391,7 +397,7 @@ impl Left {
         policy: OnRemoved,
         departure: Departure,
     ) -> Self {
-        let endpoints = left.iter().map(|endpoint| endpoint.name.clone()).collect();
+        let endpoints = Arc::new(left.iter().map(|endpoint| endpoint.name.clone()).collect());
         Self { cluster: cluster.name.clone(), endpoints, policy, departure }
     }
 
@@ -400,7 +406,7 @@ impl Left {
             for worker in &control.workers {
                 let order = WorkerCommand::Left {
                     cluster: self.cluster.clone(),
-                    endpoints: self.endpoints.clone(),
+                    endpoints: Arc::clone(&self.endpoints),
                     policy: self.policy,
                     departure: self.departure,
                 };

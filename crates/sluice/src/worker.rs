@@ -24,6 +24,7 @@ use sluice_l7::worker::HttpWorker;
 use sluice_quic::{QuicSlot, ReuseportMember};
 use sluice_telemetry::Registry;
 use sluice_telemetry::log::QueueSeed;
+use sluice_upstream::LeftEndpoints;
 use sluice_upstream::plan::OnRemoved;
 use tokio::sync::{mpsc, oneshot};
 
@@ -52,7 +53,7 @@ pub(crate) enum WorkerCommand {
     /// Clusters were removed.
     ForgetClusters(Arc<[Name]>),
     /// Endpoints of a cluster are to be used no longer.
-    Left { cluster: Name, endpoints: Vec<Arc<str>>, policy: OnRemoved, departure: Departure },
+    Left { cluster: Name, endpoints: Arc<LeftEndpoints>, policy: OnRemoved, departure: Departure },
     /// End every connection and flow.
     EndAll(Reason),
     /// Report the number of connections and flows by listener.
@@ -266,7 +267,7 @@ impl WorkerLoop {
     fn left(
         &self,
         cluster: &Name,
-        endpoints: Vec<Arc<str>>,
+        endpoints: Arc<LeftEndpoints>,
         policy: OnRemoved,
         departure: Departure,
     ) {

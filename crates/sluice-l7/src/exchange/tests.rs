@@ -1,6 +1,7 @@
 //! The exchange without a socket: retries, early responses, every deadline, tunnels, cancellation, and a seeded
 //! simulation of all of it.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -436,7 +437,8 @@ fn an_attempt_at_a_removed_endpoint_is_retried_or_cut() {
     let (leaving, other) = (bench.connects(false), bench.connects(false));
     let mut request = bench.serve(get(), true);
     let members = bench.cluster.members();
-    let names: Vec<_> = members.endpoints.iter().map(|e| std::sync::Arc::clone(&e.name)).collect();
+    let names: HashSet<_> =
+        members.endpoints.iter().map(|e| std::sync::Arc::clone(&e.name)).collect();
     bench.manager.shared.attempts.cancel(
         &"app".into(),
         &names,

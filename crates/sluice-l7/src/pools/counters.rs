@@ -11,6 +11,7 @@ use sluice_core::limits::Limit;
 use sluice_io::WorkerCx;
 use sluice_telemetry::metrics::other;
 use sluice_telemetry::{Counter, CounterSet, Histogram, SeriesSet};
+use sluice_upstream::LeftEndpoints;
 
 use crate::metrics;
 
@@ -54,7 +55,7 @@ impl PoolCounters {
     }
 
     /// Forgets the series of endpoints that have left.
-    pub(super) fn forget(&self, left: &[Arc<str>]) {
+    pub(super) fn forget(&self, left: &LeftEndpoints) {
         self.endpoints.retain(|endpoint| !left.contains(endpoint));
     }
 

@@ -133,6 +133,10 @@ fn balancing(cluster: &Spanned<Short<Cluster>>, at: &Path<'_>, diags: &mut Diags
         }
         locality(cluster, entry, &here, diags);
     }
+    // A file may change at any time.
+    if cluster.endpoints_file.is_some() {
+        return;
+    }
     if priorities.len() < 2 && !cluster.failover.failback_delay.0.is_zero() {
         let here = at.key("failover");
         let message = "all endpoints have the same priority: there is nothing to fail back from";

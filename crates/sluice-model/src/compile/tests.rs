@@ -143,7 +143,7 @@ fn files_that_do_not_load_are_named_at_their_field() {
         min_version: sluice_tls::TlsVersion::V1_2,
     };
     let settings = sluice_upstream::plan::ClusterSettings::bare();
-    let cluster = Cluster { settings, tls: Some(Arc::new(client)) };
+    let cluster = Cluster { settings, tls: Some(Arc::new(client)), endpoint_file: None };
     let errors = found(Resource::Cluster(Arc::new(cluster)));
     assert!(errors.starts_with("tls.ca: /none.pem: "), "{errors}");
 }

@@ -1,8 +1,10 @@
 //! Clusters and their endpoints.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use sluice_core::Path;
+use sluice_upstream::Locality;
 use sluice_upstream::plan::{ClusterSettings, EndpointPlan};
 
 use super::References;
@@ -15,6 +17,19 @@ pub struct Cluster {
     pub settings: Arc<ClusterSettings>,
     /// TLS to the endpoints.
     pub tls: Option<Arc<ClientTls>>,
+    /// The file that its endpoints are read from.
+    pub endpoint_file: Option<Arc<EndpointFile>>,
+}
+
+/// A file with the endpoints of a cluster, and what else of the cluster is needed to read it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointFile {
+    /// Its path.
+    pub path: PathBuf,
+    /// The weights of localities; if there are none, localities are not told apart.
+    pub weights: Vec<(Locality, u32)>,
+    /// Whether endpoints are spoken to over QUIC, which excludes unix sockets.
+    pub quic: bool,
 }
 
 impl Cluster {

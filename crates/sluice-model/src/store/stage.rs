@@ -44,6 +44,7 @@ pub fn stage(
         staged: Staged {
             verdicts: Vec::new(),
             stale_certificates: Vec::new(),
+            stale_endpoint_files: BTreeMap::new(),
             set: BTreeMap::new(),
             removed: BTreeSet::new(),
             absent: BTreeMap::new(),

@@ -229,7 +229,12 @@ fn files_and_a_control_plane_do_not_share_names() {
     bench.apply(vec![set("a", endpoints(1)), set("a", cluster()), set("b", cluster())]);
     let root = trees::map(&[("clusters", trees::map(&[("a", trees::text("127.0.0.1:2"))]))]);
     let config: crate::Config = trees::bind(&root);
-    let input = crate::files::FilesInput { config, root, folder: std::path::Path::new(".") };
+    let input = crate::files::FilesInput {
+        config,
+        root,
+        folder: std::path::Path::new("."),
+        endpoint_files: &Default::default(),
+    };
     let mut diags = Diags::new();
     let (store, around, shared) = (&bench.store, &bench.around, &mut bench.shared);
     let staged = crate::files::stage_files(input, store, around, shared, bench.now, &mut diags);
@@ -270,6 +275,7 @@ fn datagrams_never_go_to_a_cluster_with_tls() {
         Resource::Cluster(Arc::new(Cluster {
             settings: settings.clone(),
             tls: Some(Arc::new(tls.clone())),
+            endpoint_file: None,
         }))
     };
     let udp = || flow_listener(1, "x");
@@ -383,7 +389,8 @@ fn new_authorities_refresh_a_cluster_and_new_settings_change_it() {
             alpn: Vec::new(),
             min_version: sluice_tls::TlsVersion::V1_2,
         };
-        let cluster = Cluster { settings: Arc::new(settings), tls: Some(Arc::new(tls)) };
+        let cluster =
+            Cluster { settings: Arc::new(settings), tls: Some(Arc::new(tls)), endpoint_file: None };
         Resource::Cluster(Arc::new(cluster))
     };
     let mut bench = Bench::new();
@@ -416,7 +423,8 @@ fn files_remove_what_they_declared_and_nothing_else() {
         let root = trees::map(&[("clusters", trees::map(&clusters))]);
         let config: crate::Config = trees::bind(&root);
         let folder = std::path::Path::new(".");
-        let input = crate::files::FilesInput { config, root, folder };
+        let input =
+            crate::files::FilesInput { config, root, folder, endpoint_files: &Default::default() };
         let (store, around, shared) = (&bench.store, &bench.around, &mut bench.shared);
         let mut diags = Diags::new();
         let staged = crate::files::stage_files(input, store, around, shared, bench.now, &mut diags);
@@ -464,7 +472,12 @@ fn a_name_that_no_file_declares_is_an_error() {
     let clusters = trees::map(&[("app", trees::text("127.0.0.1:2"))]);
     let root = trees::map(&[("listeners", trees::list(vec![listener])), ("clusters", clusters)]);
     let config: crate::Config = trees::bind(&root);
-    let input = crate::files::FilesInput { config, root, folder: std::path::Path::new(".") };
+    let input = crate::files::FilesInput {
+        config,
+        root,
+        folder: std::path::Path::new("."),
+        endpoint_files: &Default::default(),
+    };
     let mut diags = Diags::new();
     let (store, around, shared) = (&bench.store, &bench.around, &mut bench.shared);
     let staged = crate::files::stage_files(input, store, around, shared, bench.now, &mut diags);

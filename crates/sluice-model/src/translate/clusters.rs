@@ -7,11 +7,9 @@ use std::sync::Arc;
 use sluice_core::limits::Limit;
 use sluice_core::settings::Short;
 use sluice_core::{Diags, Name, Path, Spanned};
-use sluice_upstream::EndpointTraits;
 use sluice_upstream::balance::{BalancingPlan, FailoverPlan, LocalityPlan, SlowStartPlan};
 use sluice_upstream::plan::{
-    ClusterSettings, DnsPlan, EndpointPlan, HttpVersion, OnRemoved, OnUnhealthy, ProxyVersion,
-    ReusePlan,
+    ClusterSettings, DnsPlan, HttpVersion, OnRemoved, OnUnhealthy, ProxyVersion, ReusePlan,
 };
 
 use super::{Context, Translated, health};
@@ -19,8 +17,8 @@ use crate::check;
 use crate::model::{Cluster, Kind, Resource};
 use crate::provenance::Provenance;
 use crate::sections::{
-    self, ClusterLimits, ClusterProtocol, Dns, EndpointEntry, Failover, LocalityWeights,
-    OnEndpointRemoved, OnEndpointUnhealthy, ProxyHeader, Refresh, Reuse, SlowStart,
+    self, ClusterLimits, ClusterProtocol, Dns, Failover, OnEndpointRemoved, OnEndpointUnhealthy,
+    ProxyHeader, Refresh, Reuse, SlowStart,
 };
 use crate::store::Update;
 
@@ -48,7 +46,9 @@ impl Context<'_> {
             let inline = self.inline.get(&(Kind::Cluster, Arc::clone(name)));
             let at = inline.map_or_else(|| at.key(name), |place| Path::ROOT.key(place));
             let used = routed.contains(name);
-            check_cluster(name, section, used, &at, diags);
+            check_cluster(section, used, &at, diags);
+            let stale = &mut all.stale_endpoint_files;
+            let endpoints = self.endpoints(name, section, &at, stale, diags);
             let own_tls = match &section.tls {
                 None => None,
                 Some(of) => {
@@ -58,15 +58,13 @@ impl Context<'_> {
                     }
                 }
             };
+            let Some((endpoint_file, endpoints)) = endpoints else { continue };
             let from = Provenance::section(at);
-            let cluster =
-                Cluster { settings: intern(self.settings(section), &mut settings), tls: own_tls };
+            let settings = intern(self.settings(section), &mut settings);
+            let cluster = Cluster { settings, tls: own_tls, endpoint_file };
             let resource = Resource::Cluster(Arc::new(cluster));
             all.updates.push(Update::set(name, resource, from.clone()));
-            let endpoints =
-                section.endpoints.iter().map(|entry| endpoint(&entry.0, &section.localities));
-            let resource = Resource::Endpoints(endpoints.collect());
-            all.updates.push(Update::set(name, resource, from));
+            all.updates.push(Update::set(name, Resource::Endpoints(endpoints), from));
         }
     }
 
@@ -74,6 +72,7 @@ impl Context<'_> {
     fn settings(self, section: &sections::Cluster) -> ClusterSettings {
         let sections::Cluster {
             endpoints: _,
+            endpoints_file: _,
             balance,
             failover,
             localities,
@@ -160,7 +159,6 @@ impl Context<'_> {
 }
 
 fn check_cluster(
-    name: &Name,
     section: &Spanned<Short<sections::Cluster>>,
     used: bool,
     at: &Path<'_>,
@@ -175,16 +173,6 @@ fn check_cluster(
                 "HTTP cannot send a PROXY header: it names one client, but clients share connections",
             )
             .help("remove it; endpoints find the client's address in x-forwarded-for");
-    }
-    if section.endpoints.is_empty() {
-        diags
-            .error(
-                "missing-field",
-                section.span,
-                at.key("endpoints"),
-                format!("the cluster `{name}` has no endpoints"),
-            )
-            .help("add at least one: `endpoints: [127.0.0.1:5432]`");
     }
     if section.protocol == ClusterProtocol::Auto && section.tls.is_none() {
         diags
@@ -207,18 +195,6 @@ fn check_cluster(
             .help("add `tls: true` to verify endpoints with the system's authorities, or `tls: { ca: FILE }`");
     }
     health::check(section, at, diags);
-}
-
-fn endpoint(entry: &EndpointEntry, weights: &LocalityWeights) -> EndpointPlan {
-    let EndpointEntry { address, weight, backup, priority, locality } = entry;
-    let locality = locality.as_ref().map(|name| &name.0);
-    let traits = EndpointTraits {
-        weight: weight.get(),
-        priority: priority.0.max(u32::from(*backup)),
-        locality_weight: locality.and_then(|locality| weights.of(locality)).unwrap_or(0),
-        locality: locality.cloned().map(Arc::new),
-    };
-    EndpointPlan { address: address.value.clone(), traits }
 }
 
 fn failover_plan(section: &Failover) -> FailoverPlan {

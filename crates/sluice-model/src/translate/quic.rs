@@ -36,7 +36,7 @@ impl Context<'_> {
             early_data_sessions: _,
             qlog,
         } = &section.0;
-        let qlog = qlog.as_ref().map(|folder| (self.folder.join(&folder.value), folder.span));
+        let qlog = qlog.as_ref().map(|folder| (self.file(folder.value.as_ref()), folder.span));
         if let Some((folder, span)) = &qlog
             && !folder.is_dir()
         {

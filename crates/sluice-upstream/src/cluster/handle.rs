@@ -22,7 +22,7 @@ use super::reserve::{TrafficClass, reserved};
 use super::source_table::SourceTable;
 use super::{Cluster, Membership};
 use crate::balance::load_balancer::{Chooser, Openings, Shortage};
-use crate::endpoint::{EndpointState, Lease, RequestLease};
+use crate::endpoint::{EndpointState, Lease, LeftEndpoints, RequestLease};
 use crate::metrics;
 use crate::reasons;
 
@@ -353,7 +353,7 @@ impl ClusterHandle {
     }
 
     /// Drops the counters of endpoints that left.
-    pub fn forget_endpoints(&self, left: &[Arc<str>]) {
+    pub fn forget_endpoints(&self, left: &LeftEndpoints) {
         self.per_endpoint.retain(|endpoint| !left.contains(endpoint));
     }
 }

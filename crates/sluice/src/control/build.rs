@@ -94,7 +94,12 @@ impl ConfigBuilder {
         let Some((config, root)) = loaded.config.take().zip(loaded.root.take()) else {
             return Err(Box::new(Rejected { loaded }));
         };
-        let input = FilesInput { config, root, folder: &loaded.folder };
+        let input = FilesInput {
+            config,
+            root,
+            folder: &loaded.folder,
+            endpoint_files: &loaded.endpoint_files,
+        };
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         let diags = &mut loaded.diags;
         let staged = stage_files(input, store, &self.around, &mut shared, wall(), diags);

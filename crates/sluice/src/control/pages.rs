@@ -53,7 +53,15 @@ impl AdminSource for Pages {
             Ok(match page {
                 Page::Clusters => {
                     let wall = control.clock.wall(control.clock.now());
-                    control.clusters.borrow().iter().map(|c| of_cluster(c, wall)).collect()
+                    let store = control.store.borrow();
+                    let item = |cluster: &Arc<Cluster>| {
+                        let mut item = of_cluster(cluster, wall);
+                        if let Some(file) = control.endpoint_files.show(&cluster.name, &store) {
+                            item["endpoints_file"] = file;
+                        }
+                        item
+                    };
+                    control.clusters.borrow().iter().map(item).collect()
                 }
                 Page::Listeners => control.listeners().await,
                 Page::Config => vec![control.config().await],

@@ -33,6 +33,7 @@ impl Control {
                 "unchanged"
             }
             Err(error) => {
+                self.reread_endpoints().await;
                 let failure = ReloadFailure::of(error);
                 let mut in_force = self.in_force.borrow_mut();
                 // Watched folders change for many reasons; the same failure is reported once.
@@ -85,7 +86,9 @@ impl Control {
         let more: Vec<_> = built.staged.stale_certificates.iter().filter(known).cloned().collect();
         stale.extend(more);
         self.tell_stale_certificates(&stale);
+        let (verdicts, stale) = (verdicts.clone(), built.staged.stale_endpoint_files.clone());
         if diff.is_empty() {
+            self.note_endpoint_files(&stale, &verdicts);
             self.in_force.borrow_mut().last_failure = None;
             return Ok(None);
         }
@@ -94,6 +97,7 @@ impl Control {
         }
         let Built { sources, folder, process, staged, diags } = built;
         self.put_in_force(&process, staged).await?;
+        self.note_endpoint_files(&stale, &verdicts);
         let mut in_force = self.in_force.borrow_mut();
         in_force.number += 1;
         in_force.loaded_at = self.clock.wall(self.clock.now());
@@ -118,6 +122,8 @@ impl Control {
         let own = own.chain(in_force.process.runtime_file.as_deref());
         let mut named: BTreeSet<PathBuf> = own.chain(store.files()).map(Into::into).collect();
         named.extend(self.builder.around.fetches.files());
+        let files = store.clusters().filter_map(|(_, cluster)| cluster.endpoint_file.as_ref());
+        named.extend(files.map(|file| file.path.clone()));
         named.into_iter().collect()
     }
 }

@@ -14,6 +14,9 @@ use tokio::sync::mpsc::{Receiver, Sender};
 /// Changes closer together than this count as one.
 const SETTLE: Duration = Duration::from_millis(100);
 
+/// Changes that do not pause for this long take effect all the same.
+const SETTLE_MAX: Duration = Duration::from_secs(1);
+
 /// Watches the folders of files.
 pub(crate) struct Watcher {
     system: Option<RecommendedWatcher>,
@@ -91,10 +94,13 @@ impl Settling {
             changes.recv().await?;
             self.seen = true;
         }
-        while tokio::time::timeout(SETTLE, changes.recv())
-            .await
-            .is_ok_and(|change| change.is_some())
-        {}
+        let settled = async {
+            while tokio::time::timeout(SETTLE, changes.recv())
+                .await
+                .is_ok_and(|change| change.is_some())
+            {}
+        };
+        let _ = tokio::time::timeout(SETTLE_MAX, settled).await;
         self.seen = false;
         Some(())
     }

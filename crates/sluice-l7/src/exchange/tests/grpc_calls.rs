@@ -343,7 +343,7 @@ fn calls_of_grpc_have_the_bounds_of_side_calls() {
         let service = opens(&pool);
         let mut fourth = bench.serve(get(), true);
         fourth.after(&service, response(200, false));
-        let names = ["192.0.2.1:80", "192.0.2.2:80"].map(Arc::from);
+        let names = ["192.0.2.1:80", "192.0.2.2:80"].map(Arc::from).into();
         let attempts = &crate::worker::HttpWorker::of(&bench.worker).attempts;
         attempts.cancel(&auth().name, &names, Moment::NEVER, Departure::Removed);
         fourth.go_on().check(503, sluice_core::reason::end::ENDPOINT_REMOVED);

@@ -1,5 +1,6 @@
 //! Whole messages while they are held: their limits, and what goes wrong meanwhile.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use sluice_codec::scripted::{PeerEvent, ScriptedPeer};
@@ -102,7 +103,7 @@ fn what_goes_wrong_while_a_response_is_held_is_answered() {
         (
             |request, _| {
                 let members = request.bench.cluster.members();
-                let names: Vec<_> =
+                let names: HashSet<_> =
                     members.endpoints.iter().map(|it| std::sync::Arc::clone(&it.name)).collect();
                 let attempts = &request.bench.manager.shared.attempts;
                 attempts.cancel(&"app".into(), &names, Moment::NEVER, Departure::Removed);

@@ -122,7 +122,12 @@ fn config(filters: Vec<Node>, address: &str) -> Node {
 }
 
 fn stage(root: Node, store: &Store, around: &Surroundings) -> (Option<Staged>, Vec<String>) {
-    let input = FilesInput { config: bind(&root), root, folder: std::path::Path::new(".") };
+    let input = FilesInput {
+        config: bind(&root),
+        root,
+        folder: std::path::Path::new("."),
+        endpoint_files: &Default::default(),
+    };
     let (mut shared, mut diags) = (SharedParts::default(), Diags::new());
     let now = Duration::ZERO;
     let staged = stage_files(input, store, around, &mut shared, now, &mut diags);
@@ -224,7 +229,12 @@ fn names_of_secrets_are_checked() {
     let at = "listeners[0].filters[0].locked.pin";
     let typo = locked(map(&[("secret", text("pni"))]), &[("pin", "1")]);
     let mut diags = Diags::new();
-    let input = FilesInput { config: bind(&typo), root: typo, folder: std::path::Path::new(".") };
+    let input = FilesInput {
+        config: bind(&typo),
+        root: typo,
+        folder: std::path::Path::new("."),
+        endpoint_files: &Default::default(),
+    };
     let now = Duration::ZERO;
     assert!(
         stage_files(input, &store, &around, &mut SharedParts::default(), now, &mut diags).is_none()

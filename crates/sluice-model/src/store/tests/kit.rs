@@ -73,7 +73,11 @@ pub(crate) fn remove(kind: Kind, name: &str) -> Update {
 }
 
 pub(crate) fn cluster() -> Resource {
-    Resource::Cluster(Arc::new(Cluster { settings: ClusterSettings::bare(), tls: None }))
+    Resource::Cluster(Arc::new(Cluster {
+        settings: ClusterSettings::bare(),
+        tls: None,
+        endpoint_file: None,
+    }))
 }
 
 pub(crate) fn endpoints(port: u16) -> Resource {
