@@ -139,6 +139,23 @@ fn tls_is_checked_as_the_cluster_has_it() {
 }
 
 #[test]
+fn checks_follow_a_renewed_authority() {
+    let kit = Sluice::new();
+    Authority::new(kit.folder()).issue("app", &["app.test"]);
+    Authority::named(kit.folder(), "other");
+    let app = tls::server(&kit.folder().join("app"), &[], |_| Ok(()));
+    let (trusted, folder) = (kit.folder().join("trusted.pem"), kit.folder().to_owned());
+    std::fs::copy(folder.join("other.pem"), &trusted).unwrap();
+    let health = "tls: { ca: trusted.pem, sni: app.test }, health: { tls: true, interval: 20ms }";
+    let yaml = checked(&[("app", app.addr(), health)]);
+    let sluice = start(kit, &yaml);
+    wait::until("the check to fail", || found(&sluice, "app").is_err().then_some(()));
+    std::fs::copy(folder.join("ca.pem"), &trusted).unwrap();
+    assert_eq!(sluice.reload(&yaml), "applied");
+    wait::until("the check to succeed", || found(&sluice, "app").is_ok().then_some(()));
+}
+
+#[test]
 fn a_request_is_sent_as_configured_and_its_connection_kept() {
     let origin = Origin::start("a");
     let health = r#"health: { http: { method: OPTIONS, path: "/here?x=1", host: app.test, headers: { x-probe: one }, body: "x-probe: one", expect: [200, 404-410] }, interval: 20ms }"#;
