@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use sluice_testkit::origin;
 use sluice_testkit::peers::{Server, UdpServer, connect, exchange, udp_client};
-use sluice_testkit::{Authority, Origin, Running, Sluice, tools, wait};
+use sluice_testkit::{Authority, Origin, Running, Sluice, tls, tools, wait};
 
 /// A configuration with a listener per cluster, each of one endpoint with that health section and more.
 fn checked(clusters: &[(&str, SocketAddr, &str)]) -> String {
@@ -136,6 +136,23 @@ fn tls_is_checked_as_the_cluster_has_it() {
     let cause = found(&sluice, "other").unwrap_err();
     assert!(cause.contains("not valid for"), "{cause}");
     assert!(found(&sluice, "plain").is_err());
+}
+
+#[test]
+fn checks_follow_a_renewed_authority() {
+    let kit = Sluice::new();
+    Authority::new(kit.folder()).issue("app", &["app.test"]);
+    Authority::named(kit.folder(), "other");
+    let app = tls::server(&kit.folder().join("app"), &[], |_| Ok(()));
+    let (trusted, folder) = (kit.folder().join("trusted.pem"), kit.folder().to_owned());
+    std::fs::copy(folder.join("other.pem"), &trusted).unwrap();
+    let health = "tls: { ca: trusted.pem, sni: app.test }, health: { tls: true, interval: 20ms }";
+    let yaml = checked(&[("app", app.addr(), health)]);
+    let sluice = start(kit, &yaml);
+    wait::until("the check to fail", || found(&sluice, "app").is_err().then_some(()));
+    std::fs::copy(folder.join("ca.pem"), &trusted).unwrap();
+    assert_eq!(sluice.reload(&yaml), "applied");
+    wait::until("the check to succeed", || found(&sluice, "app").is_ok().then_some(()));
 }
 
 #[test]
@@ -436,4 +453,44 @@ fn an_endpoint_takes_itself_out_by_a_response_header_until_checks_succeed() {
     let sluice = start(Sluice::new(), &yaml(""));
     let get = |path: &str| origin::get(sluice.addr("web"), "a", path).status();
     assert_eq!((get("/unfit"), get("/")), (200, 200));
+}
+
+#[test]
+fn a_connection_is_not_made_to_an_endpoint_that_becomes_unhealthy_meanwhile() {
+    let kit = Sluice::new();
+    Authority::new(kit.folder()).issue("app", &["app.test"]);
+    let app = tls::server(&kit.folder().join("app"), &[], |mut stream| {
+        std::io::copy(&mut std::io::empty(), &mut stream).map(drop)
+    });
+    // In front of it, the handshake waits until it is released.
+    let (reached, released) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let (at, seen, may) = (app.addr(), Arc::clone(&reached), Arc::clone(&released));
+    let front = Server::start(move |mut client| {
+        let mut hello = [0; 4096];
+        let count = client.read(&mut hello)?;
+        seen.store(true, Ordering::SeqCst);
+        wait::until("the release", || may.load(Ordering::SeqCst).then_some(()));
+        let mut server = connect(at);
+        server.write_all(&hello[..count])?;
+        let (mut back, mut to) = (server.try_clone()?, client.try_clone()?);
+        std::thread::spawn(move || std::io::copy(&mut back, &mut to));
+        std::io::copy(&mut client, &mut server).map(drop)
+    });
+    let (bad, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let probe = says("500 X\r\n", &bad, &asked);
+    let health = format!(
+        "tls: {{ ca: ca.pem, sni: app.test }}, connect_timeout: 30s, on_endpoint_unhealthy: close, \
+         health: {{ tcp: {{}}, port: {}, interval: 20ms, unhealthy_after: 1 }}",
+        probe.addr().port()
+    );
+    let sluice = start(kit, &checked(&[("app", front.addr(), &health)]));
+    assert_eq!(found(&sluice, "app"), Ok(()));
+    let _client = connect(sluice.addr("app"));
+    wait::until("the handshake", || reached.load(Ordering::SeqCst).then_some(()));
+    drop(probe);
+    wait::until("the endpoint to be unhealthy", || found(&sluice, "app").is_err().then_some(()));
+    released.store(true, Ordering::SeqCst);
+    let record = sluice.record_of("end.endpoint_unhealthy");
+    let tried = record["upstream_hosts_attempted"].to_string();
+    assert!(tried.contains("end.endpoint_unhealthy"), "{record}");
 }

@@ -173,6 +173,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn causes_of_failed_connections() {
+        let cause = |failure: ConnectFailure| CheckError::from(failure);
+        let refused = io::Error::from_raw_os_error(111);
+        let said = "Connection refused (os error 111)";
+        assert_eq!(cause(refused.into()), CheckError::Endpoint(said.into()));
+        let starttls = ConnectFailure::of(crate::reasons::STARTTLS_REFUSED);
+        let said = "The endpoint refused the request to start TLS";
+        assert_eq!(cause(starttls), CheckError::Endpoint(said.into()));
+        let none_left = sluice_sys::socket::no_descriptor();
+        assert!(matches!(cause(none_left.into()), CheckError::Local(_)));
+    }
+
+    #[test]
     fn what_an_endpoint_says_is_printed_in_part() {
         assert_eq!(excerpt("a\u{1b}[31m\r\nb"), "a.[31m..b");
         assert_eq!(excerpt(&"ä".repeat(500)), "ä".repeat(120));

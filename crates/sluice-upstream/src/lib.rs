@@ -1,9 +1,9 @@
 //! Clusters at run time: which endpoints are in them, which are healthy, which is next, and how to connect to it.
 //!
 //! Owns: cluster and endpoint state that outlives every configuration, balancers, connection limits, passive ejection,
-//! active checks, name resolution, the connector. Refuses to know: listeners, chains, and what the bytes mean. Keeps:
-//! membership is published as a whole and read without a lock; health is set by any thread that observes it and cleared
-//! by the control thread alone.
+//! active checks, name resolution, the connector. Refuses to know: listeners, chains, and what the bytes of traffic
+//! mean; only checks speak protocols. Keeps: membership is published as a whole and read without a lock; health is set
+//! by any thread that observes it and cleared by the control thread alone.
 #![forbid(unsafe_code)]
 
 pub mod balance;

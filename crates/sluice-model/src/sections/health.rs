@@ -7,15 +7,15 @@ use std::net::IpAddr;
 use std::num::{NonZeroU16, NonZeroU32};
 use std::time::Duration;
 
-use sluice_codec::names::{is_field_value, is_token};
-use sluice_core::settings::{
-    Empty, OrNone, OrZero, Plain, Short, ShortForm, StatusRange, bind_entries, bind_scalar,
-    bind_verbatim, entries_of,
-};
+use sluice_core::settings::{Empty, OrNone, OrZero, Short, ShortForm, StatusRange};
 use sluice_core::value::{Authority, Percent};
-use sluice_core::{Diags, Node, Path, Setting, Shape, Spanned, Value, choice, section};
+use sluice_core::{Spanned, choice, section};
 
 use super::routes::Method;
+
+mod values;
+
+pub use values::{DnsName, HeaderTexts, HexBytes, HexDigits, Payload, Thousandths};
 
 section! {
     /// Active health checks, of one kind: tcp, udp, tls, http, grpc, redis, postgres, mysql or dns. If omitted, tcp.
@@ -324,169 +324,5 @@ section! {
         pub endpoints: NonZeroU32 = "5",
         /// Results of an endpoint that are enough, within `interval`.
         pub requests: NonZeroU32 = "50",
-    }
-}
-
-/// A number with up to three decimals, in thousandths.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Thousandths(pub u32);
-
-impl Setting for Thousandths {
-    fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
-        bind_scalar(node, at, diags, "a number", |text| {
-            let (whole, decimals) = text.split_once('.').unwrap_or((text, "0"));
-            let digits =
-                |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
-            let fits = digits(whole) && digits(decimals) && whole.len() <= 4 && decimals.len() <= 3;
-            let number = format!("{whole}{decimals:0<3}");
-            number.parse().ok().filter(|_| fits).map(Self).ok_or_else(|| {
-                format!("expected a number with at most three decimals, such as 1.9, not `{text}`")
-            })
-        })
-    }
-
-    fn shape() -> Shape {
-        Shape::Text { what: "a number", example: "1.9" }
-    }
-
-    fn show(&self) -> Plain {
-        let (whole, decimals) = (self.0 / 1000, format!("{:03}", self.0 % 1000));
-        let decimals = decimals.trim_end_matches('0');
-        Plain::Text(if decimals.is_empty() {
-            whole.to_string()
-        } else {
-            format!("{whole}.{decimals}")
-        })
-    }
-}
-
-/// Bytes of a check: text, or hexadecimal digits.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Payload(pub Vec<u8>);
-
-section! {
-    /// Bytes.
-    pub struct HexBytes {
-        /// The bytes as hexadecimal digits; blanks between them are ignored.
-        pub hex: HexDigits,
-    }
-}
-
-/// Bytes as hexadecimal digits.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HexDigits(pub Vec<u8>);
-
-impl Setting for HexDigits {
-    fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
-        bind_scalar(node, at, diags, "hexadecimal digits", |text| {
-            let digits: Vec<u8> = text.bytes().filter(|byte| *byte != b' ').collect();
-            data_encoding::HEXLOWER_PERMISSIVE
-                .decode(&digits)
-                .map(Self)
-                .map_err(|_| format!("expected an even number of hexadecimal digits, not `{text}`"))
-        })
-    }
-
-    fn shape() -> Shape {
-        Shape::Text { what: "hexadecimal digits", example: "0d0a" }
-    }
-
-    fn show(&self) -> Plain {
-        Plain::Text(data_encoding::HEXLOWER.encode(&self.0))
-    }
-}
-
-impl Setting for Payload {
-    fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
-        let bytes = match node.value {
-            Value::Map(_) => HexBytes::bind(node, at, diags)?.hex.0,
-            _ => bind_verbatim(node, at, diags, "text or { hex: DIGITS }", |text| {
-                Ok(text.as_bytes().to_vec())
-            })?,
-        };
-        if bytes.is_empty() {
-            diags
-                .error("bad-value", node.span, at, "there is nothing to send or to expect")
-                .help("leave the field out");
-            return None;
-        }
-        Some(Self(bytes))
-    }
-
-    fn shape() -> Shape {
-        Shape::Either(vec![String::shape(), HexBytes::shape()])
-    }
-
-    fn show(&self) -> Plain {
-        match std::str::from_utf8(&self.0) {
-            Ok(text) => Plain::Text(text.to_owned()),
-            Err(_) => HexBytes { hex: HexDigits(self.0.clone()) }.show(),
-        }
-    }
-}
-
-/// A name to query: labels of at most 63 bytes, of the characters that host names and service names have.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DnsName(pub String);
-
-impl Setting for DnsName {
-    fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
-        bind_scalar(node, at, diags, "a domain name", |text| {
-            let name = text.strip_suffix('.').unwrap_or(text);
-            let usual = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
-            let fits = |label: &str| (1..=63).contains(&label.len()) && label.bytes().all(usual);
-            if text == "." || (name.len() <= 253 && name.split('.').all(fits)) {
-                Ok(Self(text.to_owned()))
-            } else {
-                Err(format!("expected a domain name such as example.org, not `{text}`"))
-            }
-        })
-    }
-
-    fn shape() -> Shape {
-        Shape::Text { what: "a domain name", example: "example.org" }
-    }
-
-    fn show(&self) -> Plain {
-        Plain::Text(self.0.clone())
-    }
-}
-
-/// Headers that are sent: their values by name.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct HeaderTexts(pub Vec<(String, String)>);
-
-impl Setting for HeaderTexts {
-    fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
-        let entries = entries_of(node, at, diags, "a map of names to values")?;
-        bind_entries(entries, at, diags, |entry, here, diags| {
-            if !is_token(entry.key.as_bytes()) {
-                let message = format!("`{}` is not a valid name", entry.key);
-                diags.error("bad-name", entry.key_span, here, message);
-                return None;
-            }
-            let value = bind_scalar(&entry.node, here, diags, "the value of a header", |text| {
-                if is_field_value(text.as_bytes()) {
-                    Ok(text.to_owned())
-                } else {
-                    Err("the value of a header has no control characters".into())
-                }
-            })?;
-            Some((entry.key.to_string(), value))
-        })
-        .map(Self)
-    }
-
-    fn shape() -> Shape {
-        Shape::Named(Box::new(Shape::Text { what: "a value", example: "gold" }))
-    }
-
-    fn show(&self) -> Plain {
-        let shown = self.0.iter().map(|(name, value)| (name.clone(), Plain::Text(value.clone())));
-        Plain::Map(shown.collect())
-    }
-
-    fn absent() -> Option<Self> {
-        Some(Self::default())
     }
 }

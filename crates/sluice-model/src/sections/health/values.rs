@@ -1,0 +1,215 @@
+//! Values that only health checks and outlier ejection have.
+//!
+//! Owns: how they are written. Refuses to know: what they are for. Keeps: what is shown reads back.
+
+use sluice_codec::names::{is_field_value, is_token};
+use sluice_core::settings::{Plain, bind_entries, bind_scalar, bind_verbatim, entries_of};
+use sluice_core::{Diags, Node, Path, Setting, Shape, Value, section};
+
+/// A number with up to three decimals, in thousandths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Thousandths(pub u32);
+
+impl Setting for Thousandths {
+    fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
+        bind_scalar(node, at, diags, "a number", |text| {
+            let (whole, decimals) = text.split_once('.').unwrap_or((text, "0"));
+            let digits =
+                |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+            let fits = digits(whole) && digits(decimals) && whole.len() <= 4 && decimals.len() <= 3;
+            let number = format!("{whole}{decimals:0<3}");
+            number.parse().ok().filter(|_| fits).map(Self).ok_or_else(|| {
+                format!("expected a number with at most three decimals, such as 1.9, not `{text}`")
+            })
+        })
+    }
+
+    fn shape() -> Shape {
+        Shape::Text { what: "a number", example: "1.9" }
+    }
+
+    fn show(&self) -> Plain {
+        let (whole, decimals) = (self.0 / 1000, format!("{:03}", self.0 % 1000));
+        let decimals = decimals.trim_end_matches('0');
+        Plain::Text(if decimals.is_empty() {
+            whole.to_string()
+        } else {
+            format!("{whole}.{decimals}")
+        })
+    }
+}
+
+/// Bytes of a check: text, or hexadecimal digits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Payload(pub Vec<u8>);
+
+section! {
+    /// Bytes.
+    pub struct HexBytes {
+        /// The bytes as hexadecimal digits; blanks between them are ignored.
+        pub hex: HexDigits,
+    }
+}
+
+/// Bytes as hexadecimal digits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HexDigits(pub Vec<u8>);
+
+impl Setting for HexDigits {
+    fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
+        bind_scalar(node, at, diags, "hexadecimal digits", |text| {
+            let digits: Vec<u8> = text.bytes().filter(|byte| *byte != b' ').collect();
+            data_encoding::HEXLOWER_PERMISSIVE
+                .decode(&digits)
+                .map(Self)
+                .map_err(|_| format!("expected an even number of hexadecimal digits, not `{text}`"))
+        })
+    }
+
+    fn shape() -> Shape {
+        Shape::Text { what: "hexadecimal digits", example: "0d0a" }
+    }
+
+    fn show(&self) -> Plain {
+        Plain::Text(data_encoding::HEXLOWER.encode(&self.0))
+    }
+}
+
+impl Setting for Payload {
+    fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
+        let bytes = match node.value {
+            Value::Map(_) => HexBytes::bind(node, at, diags)?.hex.0,
+            _ => bind_verbatim(node, at, diags, "text or { hex: DIGITS }", |text| {
+                Ok(text.as_bytes().to_vec())
+            })?,
+        };
+        if bytes.is_empty() {
+            diags
+                .error("bad-value", node.span, at, "there is nothing to send or to expect")
+                .help("leave the field out");
+            return None;
+        }
+        Some(Self(bytes))
+    }
+
+    fn shape() -> Shape {
+        Shape::Either(vec![String::shape(), HexBytes::shape()])
+    }
+
+    fn show(&self) -> Plain {
+        match std::str::from_utf8(&self.0) {
+            Ok(text) => Plain::Text(text.to_owned()),
+            Err(_) => HexBytes { hex: HexDigits(self.0.clone()) }.show(),
+        }
+    }
+}
+
+/// A name to query: labels of at most 63 bytes, of the characters that host names and service names have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DnsName(pub String);
+
+impl Setting for DnsName {
+    fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
+        bind_scalar(node, at, diags, "a domain name", |text| {
+            let name = text.strip_suffix('.').unwrap_or(text);
+            let usual = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+            let fits = |label: &str| (1..=63).contains(&label.len()) && label.bytes().all(usual);
+            if text == "." || (name.len() <= 253 && name.split('.').all(fits)) {
+                Ok(Self(text.to_owned()))
+            } else {
+                Err(format!("expected a domain name such as example.org, not `{text}`"))
+            }
+        })
+    }
+
+    fn shape() -> Shape {
+        Shape::Text { what: "a domain name", example: "example.org" }
+    }
+
+    fn show(&self) -> Plain {
+        Plain::Text(self.0.clone())
+    }
+}
+
+/// Headers that are sent: their values by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HeaderTexts(pub Vec<(String, String)>);
+
+impl Setting for HeaderTexts {
+    fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
+        let entries = entries_of(node, at, diags, "a map of names to values")?;
+        bind_entries(entries, at, diags, |entry, here, diags| {
+            if !is_token(entry.key.as_bytes()) {
+                let message = format!("`{}` is not a valid name", entry.key);
+                diags.error("bad-name", entry.key_span, here, message);
+                return None;
+            }
+            let value = bind_scalar(&entry.node, here, diags, "the value of a header", |text| {
+                if is_field_value(text.as_bytes()) {
+                    Ok(text.to_owned())
+                } else {
+                    Err("the value of a header has no control characters".into())
+                }
+            })?;
+            Some((entry.key.to_string(), value))
+        })
+        .map(Self)
+    }
+
+    fn shape() -> Shape {
+        Shape::Named(Box::new(Shape::Text { what: "a value", example: "gold" }))
+    }
+
+    fn show(&self) -> Plain {
+        let shown = self.0.iter().map(|(name, value)| (name.clone(), Plain::Text(value.clone())));
+        Plain::Map(shown.collect())
+    }
+
+    fn absent() -> Option<Self> {
+        Some(Self::default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sluice_core::Span;
+
+    use super::*;
+
+    /// The value that is written as `text`, as it is shown.
+    fn shown<T: Setting>(text: &str) -> Option<Plain> {
+        let scalar = Value::Scalar { text: text.into(), quoted: false };
+        let node = Node { value: scalar, span: Span::default() };
+        T::bind(&node, &Path::ROOT, &mut Diags::new()).map(|value| value.show())
+    }
+
+    #[test]
+    fn numbers_in_thousandths() {
+        for (text, number) in [("1.9", "1.9"), ("2", "2"), ("0.125", "0.125"), ("01.500", "1.5")] {
+            assert_eq!(shown::<Thousandths>(text), Some(Plain::Text(number.into())), "{text}");
+        }
+        for text in ["", ".", "1.", ".5", "1.2345", "-1", "1e3", "12345"] {
+            assert_eq!(shown::<Thousandths>(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn domain_names() {
+        let long = "a.".repeat(126) + "a";
+        for text in ["example.org", "example.org.", ".", "_sip._tcp.a-b.test", &long] {
+            assert_eq!(shown::<DnsName>(text), Some(Plain::Text(text.into())), "{text}");
+        }
+        let (label, name) = ("a".repeat(64), "a.".repeat(127) + "a");
+        for text in ["", "a..b", ".a", "a b", "ä.test", "*.test", &label, &name] {
+            assert_eq!(shown::<DnsName>(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn hexadecimal_digits() {
+        assert_eq!(shown::<HexDigits>("0d 0A"), Some(Plain::Text("0d0a".into())));
+        for text in ["0d0", "0x0d", "zz"] {
+            assert_eq!(shown::<HexDigits>(text), None, "{text}");
+        }
+    }
+}
