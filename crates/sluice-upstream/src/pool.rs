@@ -176,6 +176,16 @@ mod tests {
     }
 
     #[test]
+    fn a_connection_grows_too_old_whether_it_is_used_or_not() {
+        let bare = crate::plan::ClusterSettings::bare();
+        let reuse = ReusePlan { age_max: Some(Duration::from_secs(5)), ..bare.reuse.clone() };
+        let idle = Idle::new((), at(1), 0);
+        assert!(idle.may_go_on(&reuse, 0, at(5)));
+        assert!(!idle.may_go_on(&reuse, 0, at(6)));
+        assert!(idle.may_go_on(&bare.reuse, 0, at(6)), "without a bound it does not");
+    }
+
+    #[test]
     fn the_sweep_closes_what_has_lain_too_long_or_leads_nowhere() {
         let (cluster, endpoint) = cluster();
         let pool = Pool::new(Arc::clone(&cluster));
