@@ -157,7 +157,7 @@ text_setting! {
     value::Rate, "a rate", "500/s", value::parse_rate, |v| value::show_rate(*v);
     value::Percent, "a percentage", "10%", value::parse_percent, |v| format!("{}%", v.0);
     value::FactorPercent, "a percentage of at least 100%", "140%", value::parse_factor_percent, |v| format!("{}%", v.0);
-    value::Decimal, "a number", "1.5", value::parse_decimal, |v| value::show_decimal(*v);
+    value::Decimal, "a number", "1.9", value::parse_decimal, |v| value::show_decimal(*v);
     value::NamePattern, "a host name or *.suffix", "*.example.com", value::parse_name_pattern, ToString::to_string;
     value::HostPattern, "a host, *, *.suffix or prefix.*", "*.example.com", value::parse_host_pattern, ToString::to_string;
     value::Authority, "a host", "shop.example.com", value::parse_authority, |v| v.0.clone();

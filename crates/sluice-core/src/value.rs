@@ -212,34 +212,30 @@ pub fn parse_factor_percent(text: &str) -> Result<FactorPercent, String> {
         .ok_or_else(|| format!("expected a percentage from 100% to 10000%, not `{text}`"))
 }
 
-/// A number with up to two decimals, in hundredths.
+/// A number with up to three decimals, in thousandths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Decimal(pub u32);
 
-/// Parses `1`, `1.5` or `0.25`, up to 100.
+/// Parses `1`, `1.5` or `0.125`, below 10,000.
 ///
 /// # Errors
 /// A message that states what was expected.
 pub fn parse_decimal(text: &str) -> Result<Decimal, String> {
-    let wrong = || format!("expected a number from 0 to 100 such as 1.5, not `{text}`");
-    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    let (whole, part) = text.split_once('.').unwrap_or((text, "0"));
-    if !digits(whole) || !digits(part) || part.len() > 2 {
-        return Err(wrong());
-    }
-    let hundredths = |text: &str, unit: u32| text.parse::<u32>().ok()?.checked_mul(unit);
-    let part = hundredths(part, if part.len() == 1 { 10 } else { 1 });
-    let sum = hundredths(whole, 100).zip(part).and_then(|(whole, part)| whole.checked_add(part));
-    sum.filter(|sum| *sum <= 10_000).map(Decimal).ok_or_else(wrong)
+    let (whole, decimals) = text.split_once('.').unwrap_or((text, "0"));
+    let digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    let fits = digits(whole) && digits(decimals) && whole.len() <= 4 && decimals.len() <= 3;
+    let number = format!("{whole}{decimals:0<3}");
+    number.parse().ok().filter(|_| fits).map(Decimal).ok_or_else(|| {
+        format!("expected a number with at most three decimals, such as 1.9, not `{text}`")
+    })
 }
 
 /// Formats a number as [`parse_decimal`] reads it.
 pub fn show_decimal(decimal: Decimal) -> String {
-    let (whole, part) = (decimal.0 / 100, decimal.0 % 100);
-    match part {
-        0 => whole.to_string(),
-        part if part.is_multiple_of(10) => format!("{whole}.{}", part / 10),
-        part => format!("{whole}.{part:02}"),
+    let (whole, decimals) = (decimal.0 / 1000, format!("{:03}", decimal.0 % 1000));
+    match decimals.trim_end_matches('0') {
+        "" => whole.to_string(),
+        decimals => format!("{whole}.{decimals}"),
     }
 }
 
@@ -473,14 +469,19 @@ mod tests {
 
     #[test]
     fn decimals() {
-        for (text, hundredths) in
-            [("0", 0), ("1", 100), ("1.5", 150), ("0.25", 25), ("2.05", 205), ("100", 10_000)]
-        {
-            assert_eq!(parse_decimal(text), Ok(Decimal(hundredths)), "{text}");
-            assert_eq!(show_decimal(Decimal(hundredths)), text);
+        for (text, thousandths) in [
+            ("0", 0),
+            ("1", 1000),
+            ("1.5", 1500),
+            ("0.25", 250),
+            ("2.005", 2005),
+            ("9999.999", 9_999_999),
+        ] {
+            assert_eq!(parse_decimal(text), Ok(Decimal(thousandths)), "{text}");
+            assert_eq!(show_decimal(Decimal(thousandths)), text);
         }
         for text in
-            ["", ".", "1.", ".5", "1.234", "1e3", "-1", "+1", "100.01", "99999999999", "1.5.5"]
+            ["", ".", "1.", ".5", "1.2345", "1e3", "-1", "+1", "10000", "99999999999", "1.5.5"]
         {
             assert!(parse_decimal(text).is_err(), "{text}");
         }
@@ -520,7 +521,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_shown_reads_back(millis in 0_u64..366 * 86_400_000, bytes: u64, decimal in 0_u32..=10_000) {
+        fn what_is_shown_reads_back(millis in 0_u64..366 * 86_400_000, bytes: u64, decimal in 0_u32..10_000_000) {
             prop_assert_eq!(parse_decimal(&show_decimal(Decimal(decimal))), Ok(Decimal(decimal)));
             let duration = Duration::from_millis(millis);
             prop_assert_eq!(parse_duration(&show_duration(duration)), Ok(duration));

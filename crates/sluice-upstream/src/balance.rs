@@ -64,8 +64,8 @@ pub enum BalancePlan {
 pub struct LeastRequestPlan {
     /// The number of random endpoints compared; `None` compares all.
     pub choices: Option<u32>,
-    /// How strongly load counts against weight, in hundredths: the weight is divided by (load + 1) to the power of this.
-    /// 100 is proportional, 0 ignores load.
+    /// How strongly load counts against weight, in thousandths: the weight is divided by (load + 1) to the power of
+    /// this. 1000 is proportional, 0 ignores load.
     pub bias: u32,
 }
 
@@ -91,7 +91,7 @@ pub struct MaglevPlan {
 
 impl Default for LeastRequestPlan {
     fn default() -> Self {
-        Self { choices: Some(2), bias: 100 }
+        Self { choices: Some(2), bias: 1000 }
     }
 }
 

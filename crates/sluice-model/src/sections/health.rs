@@ -8,14 +8,14 @@ use std::num::{NonZeroU16, NonZeroU32};
 use std::time::Duration;
 
 use sluice_core::settings::{Empty, OrNone, OrZero, Short, ShortForm, StatusRange};
-use sluice_core::value::{Authority, Percent};
+use sluice_core::value::{Authority, Decimal, Percent};
 use sluice_core::{Spanned, choice, section};
 
 use super::routes::Method;
 
 mod values;
 
-pub use values::{DnsName, HeaderTexts, HexBytes, HexDigits, Payload, Thousandths};
+pub use values::{DnsName, HeaderTexts, HexBytes, HexDigits, Payload};
 
 section! {
     /// Active health checks, of one kind: tcp, udp, tls, http, grpc, redis, postgres, mysql or dns. If omitted, tcp.
@@ -307,7 +307,7 @@ section! {
     /// Ejects endpoints whose success rate is below the mean by more than some standard deviations.
     pub struct SuccessRate {
         /// The number of standard deviations.
-        pub stdev_factor: Thousandths = "1.9",
+        pub stdev_factor: Decimal = "1.9",
         /// Minimum number of endpoints with enough results; with fewer, nothing is compared.
         pub endpoints: NonZeroU32 = "5",
         /// Results of an endpoint that are enough, within `interval`.

@@ -10,7 +10,7 @@ use std::time::Duration;
 pub struct SlowStartPlan {
     /// How long an endpoint has less than its weight.
     pub window: Duration,
-    /// The speed at first, in hundredths: the part is that of time to the power of 1/aggression. 100 is linear, more
+    /// The speed at first, in thousandths: the part is that of time to the power of 1/aggression. 1000 is linear, more
     /// is faster at first.
     pub aggression: u32,
     /// The part of its weight that an endpoint has at least, in percent.
@@ -30,7 +30,7 @@ impl SlowStartPlan {
             return WHOLE;
         }
         let time = age.max(Duration::from_millis(1)).as_secs_f64() / self.window.as_secs_f64();
-        let part = time.powf(100.0 / f64::from(self.aggression.max(1)));
+        let part = time.powf(1000.0 / f64::from(self.aggression.max(1)));
         let least = WHOLE * u32::from(self.weight_min.min(100)) / 100;
         #[expect(
             clippy::cast_possible_truncation,
@@ -58,22 +58,22 @@ mod tests {
     #[test]
     fn the_part_grows_to_the_whole() {
         for (aggression, weight_min, seconds, expected) in [
-            (100, 10, 0, 100),
-            (100, 10, 5, 100),
-            (100, 10, 50, 500),
-            (100, 10, 99, 990),
-            (100, 10, 100, 1000),
-            (100, 10, 1000, 1000),
-            (200, 10, 25, 500),
-            (50, 10, 50, 250),
-            (100, 0, 0, 1),
-            (100, 100, 0, 1000),
+            (1000, 10, 0, 100),
+            (1000, 10, 5, 100),
+            (1000, 10, 50, 500),
+            (1000, 10, 99, 990),
+            (1000, 10, 100, 1000),
+            (1000, 10, 1000, 1000),
+            (2000, 10, 25, 500),
+            (500, 10, 50, 250),
+            (1000, 0, 0, 1),
+            (1000, 100, 0, 1000),
             (0, 0, 1, 1),
         ] {
             let part = plan(aggression, weight_min).part(Duration::from_secs(seconds));
             assert_eq!(part, expected, "{aggression} {weight_min} % {seconds} s");
         }
-        for aggression in [10, 100, 150, 1000] {
+        for aggression in [100, 1000, 1500, 10_000] {
             let parts: Vec<u32> =
                 (0..=100).map(|s| plan(aggression, 1).part(Duration::from_secs(s))).collect();
             assert!(parts.is_sorted(), "{parts:?}");

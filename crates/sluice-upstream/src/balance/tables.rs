@@ -168,13 +168,13 @@ fn is_less_loaded(
     endpoints: &[Arc<EndpointState>],
 ) -> bool {
     let load = |of: &Weighted| endpoints[of.index as usize].load() + 1;
-    if bias == 100 {
+    if bias == 1000 {
         // Compares load / weight without dividing.
         let crossed =
             |one: &Weighted, other: &Weighted| u128::from(load(one)) * u128::from(other.weight);
         return crossed(one, other) < crossed(other, one);
     }
-    let exponent = f64::from(bias) / 100.0;
+    let exponent = f64::from(bias) / 1000.0;
     #[expect(clippy::cast_precision_loss, reason = "precise up to 2^52 requests")]
     let load = |of: &Weighted| (load(of) as f64).powf(exponent) / of.weight as f64;
     load(one) < load(other)

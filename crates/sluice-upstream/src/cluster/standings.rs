@@ -235,7 +235,7 @@ mod tests {
     #[test]
     fn those_who_join_or_recover_start_slowly() {
         let slow =
-            SlowStartPlan { window: Duration::from_secs(100), aggression: 100, weight_min: 10 };
+            SlowStartPlan { window: Duration::from_secs(100), aggression: 1000, weight_min: 10 };
         let plan = BalancingPlan { slow_start: Some(slow), ..BalancingPlan::default() };
         let all = endpoints(3);
         let traits = vec![EndpointTraits::default(); 3];

@@ -6,39 +6,6 @@ use sluice_codec::names::{is_field_value, is_token};
 use sluice_core::settings::{Plain, bind_entries, bind_scalar, bind_verbatim, entries_of};
 use sluice_core::{Diags, Node, Path, Setting, Shape, Value, section};
 
-/// A number with up to three decimals, in thousandths.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Thousandths(pub u32);
-
-impl Setting for Thousandths {
-    fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
-        bind_scalar(node, at, diags, "a number", |text| {
-            let (whole, decimals) = text.split_once('.').unwrap_or((text, "0"));
-            let digits =
-                |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
-            let fits = digits(whole) && digits(decimals) && whole.len() <= 4 && decimals.len() <= 3;
-            let number = format!("{whole}{decimals:0<3}");
-            number.parse().ok().filter(|_| fits).map(Self).ok_or_else(|| {
-                format!("expected a number with at most three decimals, such as 1.9, not `{text}`")
-            })
-        })
-    }
-
-    fn shape() -> Shape {
-        Shape::Text { what: "a number", example: "1.9" }
-    }
-
-    fn show(&self) -> Plain {
-        let (whole, decimals) = (self.0 / 1000, format!("{:03}", self.0 % 1000));
-        let decimals = decimals.trim_end_matches('0');
-        Plain::Text(if decimals.is_empty() {
-            whole.to_string()
-        } else {
-            format!("{whole}.{decimals}")
-        })
-    }
-}
-
 /// Bytes of a check: text, or hexadecimal digits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Payload(pub Vec<u8>);
@@ -181,16 +148,6 @@ mod tests {
         let scalar = Value::Scalar { text: text.into(), quoted: false };
         let node = Node { value: scalar, span: Span::default() };
         T::bind(&node, &Path::ROOT, &mut Diags::new()).map(|value| value.show())
-    }
-
-    #[test]
-    fn numbers_in_thousandths() {
-        for (text, number) in [("1.9", "1.9"), ("2", "2"), ("0.125", "0.125"), ("01.500", "1.5")] {
-            assert_eq!(shown::<Thousandths>(text), Some(Plain::Text(number.into())), "{text}");
-        }
-        for text in ["", ".", "1.", ".5", "1.2345", "-1", "1e3", "12345"] {
-            assert_eq!(shown::<Thousandths>(text), None, "{text}");
-        }
     }
 
     #[test]

@@ -92,7 +92,7 @@ fn weights_are_kept() {
         }
     }
     // Without load, the least loaded of all are those with the highest weight.
-    let all = LeastRequestPlan { choices: None, bias: 100 };
+    let all = LeastRequestPlan { choices: None, bias: 1000 };
     assert_eq!(shares(BalancePlan::LeastRequest(all), &[1, 2, 2], 100)[0], 0);
 }
 
@@ -128,30 +128,30 @@ fn a_long_sequence_is_scaled_down() {
 #[test]
 fn the_less_loaded_is_taken() {
     let least = |choices, bias| BalancePlan::LeastRequest(LeastRequestPlan { choices, bias });
-    let (two, endpoints) = table(least(Some(2), 100), &[1, 1]);
+    let (two, endpoints) = table(least(Some(2), 1000), &[1, 1]);
     let _busy: Vec<_> = (0..5).map(|_| endpoints[0].lease()).collect();
     let mut picks = Picks::new(1);
     let took = (0..1000).filter(|_| picks.pick(&two, &endpoints, None, &|_| true) == Some(1));
     // Two of two are all of them.
     assert_eq!(took.count(), 1000);
 
-    let (all, endpoints) = table(least(None, 100), &[1; 9]);
+    let (all, endpoints) = table(least(None, 1000), &[1; 9]);
     let _busy: Vec<_> = (0..9).filter(|n| *n != 4).map(|n| endpoints[n].lease()).collect();
     assert_eq!(picks.pick(&all, &endpoints, None, &|_| true), Some(4));
     assert_ne!(picks.pick(&all, &endpoints, None, &|index| index != 4), Some(4));
 
     // With a weight of 4 and three requests, (3 + 1) / 4 is less than (1 + 1) / 1; if load counts twice, it is not.
-    for (bias, expected) in [(100, 0), (200, 1), (0, 0)] {
+    for (bias, expected) in [(1000, 0), (2000, 1), (0, 0)] {
         let (all, endpoints) = table(least(None, bias), &[4, 1]);
         let _three: Vec<_> = (0..3).map(|_| endpoints[0].lease()).collect();
         let _one = endpoints[1].lease_request();
         let heavier = picks.pick(&all, &endpoints, None, &|_| true);
         // 16 / 4 = 4 against 4 / 1: equal, so that either may be taken.
-        let ok = heavier == Some(expected) || bias == 200;
+        let ok = heavier == Some(expected) || bias == 2000;
         assert!(ok, "{bias}: {heavier:?}");
     }
 
-    let (some, endpoints) = table(least(Some(5), 100), &[1; 100]);
+    let (some, endpoints) = table(least(Some(5), 1000), &[1; 100]);
     let _busy: Vec<_> = (0..50).map(|n| endpoints[n].lease()).collect();
     let mut idle = 0;
     for _ in 0..10_000 {
