@@ -154,6 +154,15 @@ fn of_values() {
                 relay("").replace("relay: up", "http: { routes: up, http2: { stream_window: 0 } }"),
             ),
             ("a status that is none", rule("cluster: up, retry: { statuses: [600] }")),
+            (
+                "a range of statuses from the end",
+                rule("cluster: up, retry: { statuses: [504-500] }"),
+            ),
+            ("a retry without a condition", rule("cluster: up, retry: { attempts: 3 }")),
+            (
+                "an unknown format",
+                rule("cluster: up, retry: { when: reset, reset_headers: { name: a, format: ms } }"),
+            ),
             ("a host with a path", rule("cluster: up, rewrite: { host: \"a.test/x\" }")),
             ("a bad regex", rule("match: { path: { regex: \"/a/(b\" } }, cluster: up")),
             (

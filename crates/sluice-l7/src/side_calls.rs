@@ -23,7 +23,7 @@ use crate::hop_count::HopCount;
 use crate::pools::ClusterPool;
 use crate::reasons;
 use crate::record::SideCallRecord;
-use crate::retry::RetryPlan;
+use crate::retry_plan::RetryPlan;
 use crate::worker::HttpWorker;
 
 mod attempt;

@@ -26,6 +26,7 @@ pub mod balancing;
 pub mod http;
 pub mod log_format;
 pub mod redirect;
+pub mod retries;
 pub mod routes;
 
 pub use balancing::{Balancer, Failover, LocalityName, LocalityWeights, SlowStart};
@@ -676,8 +677,10 @@ section! {
         pub requests_per_endpoint: OrNone<NonZeroU64> = "none",
         /// Maximum number of HTTP requests waiting for a connection, per worker.
         pub pending: u64 = "1024",
-        /// Maximum number of retries in flight, per worker; a fifth of the requests in flight if that is more.
+        /// Maximum number of retries in flight, per worker; `retry_share` of the requests in flight if that is more.
         pub retries: u64 = "3",
+        /// The share of a worker's requests in flight that may be retries (retry budget); with 0%, `retries` alone counts.
+        pub retry_share: Percent = "20%",
     }
 }
 

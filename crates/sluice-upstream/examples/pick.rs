@@ -12,7 +12,7 @@ use std::sync::Arc;
 use sluice_core::clock::ClockOrigin;
 use sluice_io::WorkerCx;
 use sluice_upstream::balance::{BalancePlan, BalancingPlan, FailoverPlan, LocalityPlan};
-use sluice_upstream::cluster::{Member, TrafficClass};
+use sluice_upstream::cluster::{Member, TrafficClass, Tried};
 use sluice_upstream::{
     Balance, Cluster, ClusterHandle, ClusterPlan, ClusterSettings, EndpointTraits, Locality, Target,
 };
@@ -36,7 +36,8 @@ fn main() {
     let handle = ClusterHandle::new(Arc::clone(&cluster), &worker);
     for number in 0..count {
         let hash = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let picked = handle.pick_for_request(&worker, TrafficClass::Request, Some(hash), &[]);
+        let picked =
+            handle.pick_for_request(&worker, TrafficClass::Request, Some(hash), Tried::NOTHING);
         std::hint::black_box(picked.unwrap());
     }
 }

@@ -21,7 +21,7 @@ mod reserve;
 mod shortage;
 mod standings;
 
-pub use handle::{Claim, ClusterHandle, RequestClaim};
+pub use handle::{Claim, ClusterHandle, RequestClaim, Tried};
 pub use reserve::TrafficClass;
 use standings::Standings;
 

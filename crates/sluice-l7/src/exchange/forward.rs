@@ -30,8 +30,8 @@ use crate::failed_attempt::{
 use crate::pools::{ClusterPool, InFlightGuard};
 use crate::reasons;
 use crate::reply::Reply;
-use crate::retry::{self, Attempts, Decision, Terms};
-use crate::routes::RuleOptions;
+use crate::retry::{Attempts, Decision, Terms};
+use crate::routes::{RetryRule, RuleOptions};
 
 /// What the attempts of a request share.
 struct Forwarding {
@@ -41,6 +41,8 @@ struct Forwarding {
     attempts: Attempts,
     /// Counts a retry while it is in flight.
     permit: Option<InFlightGuard>,
+    /// The wait that a response asked for, which is followed by a retry.
+    asked_wait: Option<Duration>,
     /// A new cookie for the client, for the hash balancer.
     new_cookie: Option<String>,
 }
@@ -68,7 +70,15 @@ impl RequestTask {
         let mut new_cookie = None;
         let hash = self.hash(&options.hash, &mut new_cookie);
         let attempts = Attempts::default();
-        let mut forwarding = Forwarding { pool, options, hash, attempts, permit: None, new_cookie };
+        let mut forwarding = Forwarding {
+            pool,
+            options,
+            hash,
+            attempts,
+            permit: None,
+            asked_wait: None,
+            new_cookie,
+        };
         loop {
             self.upload.begin_attempt();
             let failed = match self.attempt(down, &mut forwarding).await {
@@ -77,8 +87,8 @@ impl RequestTask {
                 Err(AttemptError::Failed(failed)) => failed,
             };
             // For a response, the retry was decided while the response could still be delivered.
-            let again =
-                failed.cause == Cause::Answered || self.may_retry(failed.cause, &mut forwarding);
+            let again = matches!(failed.cause, Cause::Answered(_))
+                || self.may_retry(failed.cause, &mut forwarding);
             if !again {
                 return Err(self.give_up(failed, &forwarding.attempts));
             }
@@ -139,11 +149,14 @@ impl RequestTask {
         let status = self.response.status();
         pool.handle.note_answer(&endpoint, status < 500);
         self.count_answer(&pool, &endpoint, status, Some(worker.now().since(up.sent_at)));
-        let retried =
-            retry::covers(&forwarding.options.retry, status, status_number(&self.response));
-        if retried && self.may_retry(Cause::Answered, forwarding) {
+        let covered =
+            forwarding.options.retry.covers(&self.response, status_number(&self.response));
+        if let Some(rule) = covered
+            && self.may_retry_response(rule, forwarding)
+        {
             up.stream.reset(true);
-            return Err(self.note_failed(&endpoint, retried_response(status).into(), forwarding));
+            let failed = retried_response(status, rule);
+            return Err(self.note_failed(&endpoint, failed.into(), forwarding));
         }
         let reached = self.pending.take().map(Pending::into_endpoint);
         self.note(Attempt::reached(reached.unwrap_or_else(|| Arc::clone(&endpoint.name))));
@@ -166,17 +179,9 @@ impl RequestTask {
         &self,
         forwarding: &mut Forwarding,
     ) -> Result<(Arc<EndpointState>, RequestClaim), FailedAttempt> {
-        let handle = &forwarding.pool.handle;
-        let failed = &mut forwarding.attempts.endpoints;
-        let class = TrafficClass::Request;
-        let picked = match handle.pick_for_request(self.worker(), class, forwarding.hash, failed) {
-            // Another endpoint is preferred, not required.
-            Err(_) if !failed.is_empty() => {
-                failed.clear();
-                handle.pick_for_request(self.worker(), class, forwarding.hash, &[])
-            }
-            picked => picked,
-        };
+        let Forwarding { pool, options, hash, attempts, .. } = forwarding;
+        let (handle, class) = (&pool.handle, TrafficClass::Request);
+        let picked = attempts.pick(handle, self.worker(), class, *hash, options.retry.avoid);
         picked.map_err(|why| no_endpoint(why, handle.cluster.shortage(why)))
     }
 
@@ -239,8 +244,23 @@ impl RequestTask {
 
     // --- retries ---
 
+    /// Whether a response is followed by a retry, after the wait that it asks for if the rule heeds that; counts the
+    /// attempt. Without time for the wait, the response is better than none.
+    fn may_retry_response(&mut self, rule: RetryRule, forwarding: &mut Forwarding) -> bool {
+        forwarding.asked_wait = None;
+        if let Some(reset) = &forwarding.options.retry.reset {
+            let now = self.worker().now();
+            forwarding.asked_wait = reset.wait(&self.response, self.worker().clock.wall(now));
+            let wait = forwarding.asked_wait.unwrap_or_default();
+            if now.after(wait) >= self.deadlines.overall() {
+                return false;
+            }
+        }
+        self.may_retry(Cause::Answered(rule), forwarding)
+    }
+
     /// Whether a failed attempt is followed by a retry; counts the attempt.
-    fn may_retry(&self, cause: Cause, forwarding: &mut Forwarding) -> bool {
+    fn may_retry(&mut self, cause: Cause, forwarding: &mut Forwarding) -> bool {
         let Forwarding { pool, options, attempts, permit, .. } = forwarding;
         let terms = Terms {
             plan: &options.retry,
@@ -248,25 +268,36 @@ impl RequestTask {
             is_idempotent: self.method.is_idempotent(),
             is_possible: self.upload.can_replay()
                 && self.worker().now() < self.deadlines.due(Deadline::Total),
+            is_taken: options.retry.takes(&self.request),
         };
-        match attempts.decide(cause, terms) {
-            Decision::GiveUp => false,
-            Decision::Free => true,
-            Decision::Budgeted => {
+        let (rule, again) = match attempts.decide(cause, terms) {
+            Decision::GiveUp => return false,
+            Decision::Free(rule) => (rule, true),
+            Decision::Budgeted(rule) => {
                 // Free the permit of the failed retry before requesting another.
                 drop(permit.take());
                 *permit = pool.enter_retry();
-                permit.is_some()
+                (rule, permit.is_some())
+            }
+        };
+        if again {
+            let cluster = &pool.handle.cluster.name;
+            pool.counters.count_retry(self.worker(), cluster, rule);
+            // That of a response is in its text already.
+            if let (Cause::Reset | Cause::TryTimeout, Some(attempt)) =
+                (cause, self.summary.attempts.last_mut())
+            {
+                attempt.retried = Some(rule.word());
             }
         }
+        again
     }
 
-    /// Waits before a retry: a random time up to the current backoff.
+    /// Waits before a retry.
     async fn back_off(&self, down: &mut HttpStream, forwarding: &Forwarding) -> Result<(), Stop> {
-        let bound = forwarding.attempts.backoff(&forwarding.options.retry);
+        let Forwarding { attempts, options, asked_wait, .. } = forwarding;
         let worker = self.worker();
-        let bound = usize::try_from(bound.as_micros()).unwrap_or(usize::MAX);
-        let wait = Duration::from_micros(worker.random_below(bound.max(1)) as u64);
+        let wait = attempts.wait(&options.retry, *asked_wait, |bound| worker.random_below(bound));
         let by = worker.now().after(wait).min(self.deadlines.overall());
         self.guarded(down, by, std::future::pending::<()>()).await.map(drop)
     }

@@ -19,6 +19,7 @@ mod held;
 mod kit;
 mod pieces;
 mod reroute;
+mod retries;
 mod side_call_retries;
 mod side_calls;
 mod simulation;

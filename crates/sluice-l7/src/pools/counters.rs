@@ -13,6 +13,7 @@ use sluice_telemetry::metrics::other;
 use sluice_telemetry::{Counter, CounterSet, Histogram, SeriesSet};
 
 use crate::metrics;
+use crate::retry_plan::RetryRule;
 
 /// The request counters of a cluster.
 #[derive(Debug)]
@@ -21,6 +22,7 @@ pub(crate) struct PoolCounters {
     time: Histogram,
     pub(crate) retried: Counter,
     pub(crate) retry_refused: Counter,
+    retry_rules: CounterSet<RetryRule>,
     classes: CounterSet<u16>,
     side_calls: CounterSet<&'static str>,
     side_call_time: OnceCell<Histogram>,
@@ -46,6 +48,7 @@ impl PoolCounters {
             time: shard.histogram(&metrics::CLUSTER_TIME, &[cluster]),
             retried: shard.counter(&metrics::RETRIES, &[cluster, "made"]),
             retry_refused: shard.counter(&metrics::RETRIES, &[cluster, "limit"]),
+            retry_rules: CounterSet::default(),
             classes: CounterSet::default(),
             side_calls: CounterSet::default(),
             side_call_time: OnceCell::new(),
@@ -56,6 +59,13 @@ impl PoolCounters {
     /// Forgets the series of endpoints that have left.
     pub(super) fn forget(&self, left: &[Arc<str>]) {
         self.endpoints.retain(|endpoint| !left.contains(endpoint));
+    }
+
+    /// Counts a retry by its rule.
+    pub(crate) fn count_retry(&self, worker: &WorkerCx, cluster: &str, rule: RetryRule) {
+        let counter =
+            |rule: &RetryRule| worker.shard.counter(&metrics::RETRY_RULES, &[cluster, rule.word()]);
+        self.retry_rules.count(&rule, counter);
     }
 
     /// Counts a side call that has ended.

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::PathRewrite;
-use crate::retry::RetryPlan;
+use crate::retry_plan::RetryPlan;
 
 /// How the requests of a rule are handled.
 #[derive(Clone, Debug, PartialEq)]

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use sluice_core::settings::Members;
 use sluice_core::value::{HostPattern, Percent};
 use sluice_core::{Diags, Name, Path, Span, Spanned};
+use sluice_l7::regexes;
 use sluice_l7::routes::{
     ClientCertificate, Conditions, Direct, HashBy, HostRewrite, PathMatch, PathRewrite, Redirect,
-    RetryPlan, RetryWhen, RuleOptions, RuntimeShare, Timeouts, regexes,
+    RetryPlan, RuleOptions, RuntimeShare, Timeouts,
 };
 
 use super::{Context, Translated};
@@ -16,7 +17,7 @@ use crate::model::{Kind, Resource};
 use crate::provenance::Provenance;
 use crate::sections::HostOrRule;
 use crate::sections::routes::{
-    self as sections, HashKey, HashSource, RegexRewrite, RetryOn, Rewrite, RouteMatch, RouteTimeout,
+    self as sections, HashKey, HashSource, RegexRewrite, Rewrite, RouteMatch, RouteTimeout,
 };
 use crate::store::Update;
 
@@ -287,7 +288,7 @@ fn options(
         },
         retry: match &rule.retry {
             None => RetryPlan::default(),
-            Some(retry) => retry_plan(retry),
+            Some(retry) => retries::retry_plan(retry, &at.key("retry"), diags)?,
         },
         path,
         host,
@@ -337,36 +338,6 @@ fn path_rewrite(
                 .help("keep one of path, replace_prefix, regex");
             None
         }
-    }
-}
-
-fn retry_plan(retry: &Spanned<sections::Retry>) -> RetryPlan {
-    let sections::Retry { when: words, statuses, attempts, backoff, backoff_max, body } =
-        &retry.value;
-    let mut when = RetryWhen::default();
-    for word in words {
-        match word {
-            RetryOn::ServerError => when.server_error = true,
-            RetryOn::GatewayError => when.gateway_error = true,
-            RetryOn::Reset => when.reset = true,
-            RetryOn::TryTimeout => when.per_try_timeout = true,
-            RetryOn::Conflict => when.conflict = true,
-            // Both are retried regardless of the rule.
-            RetryOn::ConnectFailure | RetryOn::RefusedStream => {}
-            RetryOn::Cancelled => when.grpc |= 1 << 1,
-            RetryOn::DeadlineExceeded => when.grpc |= 1 << 4,
-            RetryOn::ResourceExhausted => when.grpc |= 1 << 8,
-            RetryOn::Internal => when.grpc |= 1 << 13,
-            RetryOn::Unavailable => when.grpc |= 1 << 14,
-        }
-    }
-    RetryPlan {
-        attempts: attempts.get(),
-        when,
-        statuses: statuses.iter().map(|status| status.0).collect(),
-        backoff: backoff.0,
-        backoff_max: backoff_max.0,
-        body_max: usize::try_from(body.0).unwrap_or(usize::MAX),
     }
 }
 
@@ -453,5 +424,6 @@ pub fn written(of: &Conditions) -> RouteMatch {
     }
 }
 
+mod retries;
 #[cfg(test)]
 mod tests;

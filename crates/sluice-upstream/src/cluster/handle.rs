@@ -15,6 +15,7 @@ use sluice_core::limits::Limit;
 use sluice_io::WorkerCx;
 use sluice_telemetry::metrics::other;
 use sluice_telemetry::{Counter, CounterSet, Gauge, Histogram};
+use smallvec::SmallVec;
 
 use super::reserve::{TrafficClass, reserved};
 use super::{Cluster, Membership};
@@ -65,6 +66,43 @@ impl Turns {
         let position = &mut others[place];
         *position = position.wrapping_add(1);
         *position
+    }
+}
+
+/// What a pick passes over because an attempt there has failed.
+#[derive(Clone, Copy, Debug)]
+pub struct Tried<'a> {
+    endpoints: &'a [Arc<str>],
+    /// Whether their priorities are passed over as well.
+    priorities: bool,
+}
+
+impl<'a> Tried<'a> {
+    /// Nothing has been tried.
+    pub const NOTHING: Self = Self { endpoints: &[], priorities: false };
+
+    /// These endpoints.
+    pub const fn endpoints(endpoints: &'a [Arc<str>]) -> Self {
+        Self { endpoints, priorities: false }
+    }
+
+    /// All endpoints of the priorities of these.
+    pub const fn priorities_of(endpoints: &'a [Arc<str>]) -> Self {
+        Self { endpoints, priorities: true }
+    }
+
+    /// The priorities that are passed over.
+    fn priorities_in(self, members: &Membership) -> SmallVec<[u32; 4]> {
+        let mut priorities = SmallVec::new();
+        if self.priorities {
+            let all = members.endpoints.iter().zip(&*members.traits);
+            for (_, traits) in all.filter(|(it, _)| self.endpoints.contains(&it.name)) {
+                if !priorities.contains(&traits.priority) {
+                    priorities.push(traits.priority);
+                }
+            }
+        }
+        priorities
     }
 }
 
@@ -148,7 +186,7 @@ impl ClusterHandle {
         let full = |endpoint: &EndpointState| {
             plan.endpoint_connections_max.is_some_and(|max| endpoint.active() >= open(max))
         };
-        let endpoint = self.choose(worker, hash, tried, &full)?;
+        let endpoint = self.choose(worker, hash, Tried::endpoints(tried), &full)?;
         Ok(self.claim(endpoint.lease()))
     }
 
@@ -159,7 +197,7 @@ impl ClusterHandle {
         Some(self.claim(endpoint.lease()))
     }
 
-    /// Picks an endpoint that is not in `tried`, and claims it for a request.
+    /// Picks an endpoint that was not `tried`, and claims it for a request.
     ///
     /// # Errors
     /// The reason why there is none.
@@ -168,7 +206,7 @@ impl ClusterHandle {
         worker: &WorkerCx,
         class: TrafficClass,
         hash: Option<u64>,
-        tried: &[Arc<str>],
+        tried: Tried<'_>,
     ) -> Result<(Arc<EndpointState>, RequestClaim), Reason> {
         let plan = self.cluster.plan.load();
         let counts = plan.requests_max.is_some() || plan.balancing.balance.load_max().is_some();
@@ -230,11 +268,16 @@ impl ClusterHandle {
         &self,
         worker: &WorkerCx,
         hash: Option<u64>,
-        tried: &[Arc<str>],
+        tried: Tried<'_>,
         full: &dyn Fn(&EndpointState) -> bool,
     ) -> Result<Arc<EndpointState>, Reason> {
         let members = self.cluster.members.load();
-        let is_tried = |endpoint: &EndpointState| tried.contains(&endpoint.name);
+        let priorities = tried.priorities_in(&members);
+        let is_tried = |index: u32, endpoint: &EndpointState| {
+            tried.endpoints.contains(&endpoint.name)
+                || (!priorities.is_empty()
+                    && priorities.contains(&members.traits[index as usize].priority))
+        };
         let mut chooser = Chooser {
             random: &mut |bound| worker.random_below(bound),
             turn: &mut |table| self.turns.take(table),
