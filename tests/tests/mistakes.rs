@@ -158,6 +158,11 @@ fn of_values() {
                 "a range of statuses from the end",
                 rule("cluster: up, retry: { statuses: [504-500] }"),
             ),
+            (
+                "a suffix that is none of a host",
+                rule("cluster: up, mirror: { cluster: up, host_suffix: /x }"),
+            ),
+            ("a mirror of a cluster that is unknown", rule("cluster: up, mirror: upp")),
             ("a retry without a condition", rule("cluster: up, retry: { attempts: 3 }")),
             (
                 "an unknown format",

@@ -38,6 +38,7 @@ mod deadlines;
 mod ending;
 mod filtering;
 mod forward;
+mod mirror;
 mod pending;
 mod pieces;
 mod reroute;
@@ -51,6 +52,7 @@ mod whole;
 use deadlines::Deadlines;
 pub(crate) use ending::{refuse, refuse_stream};
 use filtering::filter_wait;
+use mirror::Mirroring;
 use pending::Pending;
 use pieces::PieceInFilters;
 use upload::Upload;
@@ -157,6 +159,8 @@ pub(crate) struct RequestTask {
     waiting_upload: Option<Box<PieceInFilters<Box<Reply>>>>,
     /// The piece of the response that is still in the filters.
     waiting_download: Option<Box<PieceInFilters<Reason>>>,
+    /// The copies of the request that wait for its body.
+    mirroring: Option<Box<Mirroring>>,
     /// Counts a response that was received whole for a filter.
     response_charge: Option<Box<Charge>>,
     /// The attempt in flight.
@@ -223,6 +227,7 @@ impl RequestTask {
             upload: Upload::new(stream.is_received()),
             waiting_upload: None,
             waiting_download: None,
+            mirroring: None,
             response_charge: None,
             pending: None,
             handshake: websocket::Handshake::default(),

@@ -26,7 +26,6 @@ pub mod balancing;
 pub mod http;
 pub mod log_format;
 pub mod redirect;
-pub mod retries;
 pub mod routes;
 
 pub use balancing::{Balancer, Failover, LocalityName, LocalityWeights, SlowStart};

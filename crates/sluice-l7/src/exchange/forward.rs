@@ -60,9 +60,12 @@ impl RequestTask {
         self.rewrite(rule)?;
         let worker = Rc::clone(self.worker());
         let pool = self.manager.shared.pools.to(&target.cluster, &worker);
+        if !options.mirrors.is_empty() {
+            self.begin_mirrors(&target);
+        }
         drop(target);
         let _in_flight = pool.enter_request();
-        if let Some(timeout) = self.grpc_deadline() {
+        if let Some(timeout) = self.grpc_deadline(&options.timeouts) {
             self.deadlines.shorten(timeout, self.began);
         }
         let retries = options.retry.attempts > 1;

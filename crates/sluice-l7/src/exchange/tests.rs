@@ -17,12 +17,14 @@ mod filters;
 mod grpc_calls;
 mod held;
 mod kit;
+mod mirror;
 mod pieces;
 mod reroute;
 mod retries;
 mod side_call_retries;
 mod side_calls;
 mod simulation;
+mod time_limits;
 mod whole;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -46,6 +48,7 @@ fn timeouts(total: u64, response: u64, per_try: u64, idle: u64) -> Timeouts {
         response: timeout(response),
         per_try: timeout(per_try),
         idle: timeout(idle),
+        ..Timeouts::default()
     }
 }
 

@@ -25,6 +25,7 @@ pub(crate) struct PoolCounters {
     retry_rules: CounterSet<RetryRule>,
     classes: CounterSet<u16>,
     side_calls: CounterSet<&'static str>,
+    mirrors: CounterSet<&'static str>,
     side_call_time: OnceCell<Histogram>,
     /// By endpoint name; endpoints beyond the limit share `other`.
     endpoints: SeriesSet<Arc<str>, EndpointCounters>,
@@ -51,6 +52,7 @@ impl PoolCounters {
             retry_rules: CounterSet::default(),
             classes: CounterSet::default(),
             side_calls: CounterSet::default(),
+            mirrors: CounterSet::default(),
             side_call_time: OnceCell::new(),
             endpoints: SeriesSet::bounded(bound, |_| other()),
         }
@@ -81,6 +83,13 @@ impl PoolCounters {
             .count(&result, |result| shard.counter(&metrics::SIDE_CALLS, &[cluster, result]));
         let time = || shard.histogram(&metrics::SIDE_CALL_TIME, &[cluster]);
         self.side_call_time.get_or_init(time).record(took);
+    }
+
+    /// Counts a copy of a request that has ended, or was not sent.
+    pub(crate) fn count_mirror(&self, worker: &WorkerCx, cluster: &str, result: &'static str) {
+        let counter =
+            |result: &&'static str| worker.shard.counter(&metrics::MIRRORS, &[cluster, result]);
+        self.mirrors.count(&result, counter);
     }
 
     /// Counts a response of an endpoint by its status class (0 for no response), and the time to its headers.

@@ -5,7 +5,10 @@
 
 use std::time::Duration;
 
+use sluice_core::Name;
+
 use super::PathRewrite;
+use super::conditions::RuntimeShare;
 use crate::retry_plan::RetryPlan;
 
 /// How the requests of a rule are handled.
@@ -21,6 +24,8 @@ pub struct RuleOptions {
     pub host: HostRewrite,
     /// What a hash balancer hashes; the first source that yields a value is used.
     pub hash: Vec<HashBy>,
+    /// Where copies of requests go.
+    pub mirrors: Vec<Mirror>,
     /// The protocols that a client may upgrade to.
     pub upgrades: Vec<String>,
     /// Whether CONNECT may be tunnelled to the cluster.
@@ -35,10 +40,22 @@ impl Default for RuleOptions {
             path: None,
             host: HostRewrite::Keep,
             hash: Vec::new(),
+            mirrors: Vec::new(),
             upgrades: vec!["websocket".into()],
             connect: false,
         }
     }
+}
+
+/// A cluster that gets copies of requests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mirror {
+    /// The cluster.
+    pub cluster: Name,
+    /// The share of requests; drawn for each mirror alone.
+    pub share: RuntimeShare,
+    /// What is added to the name of the host.
+    pub host_suffix: String,
 }
 
 /// The time-outs of a request; `None` disables one.
@@ -50,8 +67,14 @@ pub struct Timeouts {
     pub response: Option<Duration>,
     /// From the start of an attempt, connecting included, to the response headers.
     pub per_try: Option<Duration>,
+    /// The longest time without a byte in either direction, within one attempt.
+    pub per_try_idle: Option<Duration>,
     /// The longest time without a byte in either direction.
     pub idle: Option<Duration>,
+    /// The most that counts of the timeout that a gRPC client set.
+    pub grpc_max: Option<Duration>,
+    /// What is taken off the timeout that a gRPC client set, if it is longer.
+    pub grpc_offset: Duration,
 }
 
 impl Default for Timeouts {
@@ -60,6 +83,9 @@ impl Default for Timeouts {
             total: None,
             response: Some(Duration::from_secs(60)),
             per_try: None,
+            per_try_idle: None,
+            grpc_max: None,
+            grpc_offset: Duration::ZERO,
             idle: Some(Duration::from_secs(300)),
         }
     }

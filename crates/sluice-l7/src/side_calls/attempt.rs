@@ -141,7 +141,10 @@ impl SideCalls {
             return Err(not_http2());
         }
         let options = worker.local(H1Options::default);
-        let class = TrafficClass::SideCall;
+        let class = match request.kind {
+            CallKind::Http | CallKind::Grpc => TrafficClass::SideCall,
+            CallKind::Mirror => TrafficClass::Request,
+        };
         let pooled = match pool.take_idle(worker, endpoint, class, &options) {
             Some(pooled) => {
                 pool.counters.reused.increment();
@@ -232,7 +235,7 @@ impl SideCalls {
     }
 
     /// Sends the body and waits for the response headers, which may come first.
-    async fn await_head(
+    pub(super) async fn await_head(
         &self,
         up: &mut UpstreamStream,
         body: Bytes,

@@ -17,7 +17,9 @@ use sluice_l7::regexes;
 use sluice_l7::routes::{GrpcMatch, PathMatch, ValueMatch};
 use sluice_l7::template::HttpTemplate;
 
-use super::retries::Retry;
+pub mod retries;
+
+use retries::Retry;
 
 section! {
     /// A virtual host: hosts that share rules. If several match, an exact name wins over the longest *.suffix, that
@@ -102,6 +104,8 @@ section! {
         /// The hash key of ring_hash and maglev (session affinity, sticky sessions); the first source that yields a
         /// value is used.
         pub hash: Vec<Short<HashSource>>,
+        /// Clusters that get a copy of each request, or of a share of them; their responses are discarded (shadowing).
+        pub mirror: Vec<Short<Mirror>>,
         /// Protocols that clients may upgrade to.
         pub upgrades: Upgrades = "websocket",
         /// Whether CONNECT is tunnelled to the cluster.
@@ -234,9 +238,35 @@ section! {
         pub response: OrNone<Duration> = "60s",
         /// One attempt, from its start (connecting included) to the response headers.
         pub per_try: OrNone<Duration> = "none",
+        /// How long no byte may move in either direction within one attempt. Before the response headers, the attempt
+        /// may be retried (`retry: { when: try_timeout }`).
+        pub per_try_idle: OrNone<Duration> = "none",
         /// How long no byte may move in either direction.
         pub idle: OrNone<Duration> = "5m",
+        /// The most that counts of the deadline of a gRPC client (`grpc-timeout`); the endpoint is told of the cap.
+        pub grpc_max: OrNone<Duration> = "none",
+        /// What is taken off the deadline of a gRPC client, so that the response reaches it in time; a shorter deadline
+        /// counts as it is.
+        pub grpc_offset: OrZero = "0s",
     }
+}
+
+section! {
+    /// A cluster that gets copies of requests. The short form is its name.
+    pub struct Mirror {
+        /// The cluster.
+        pub cluster: Spanned<Name>,
+        /// The share of requests that are copied.
+        pub share: Percent = "100%",
+        /// The runtime value that sets the share in percent.
+        pub runtime: Option<String>,
+        /// What is added to the host name of the copy, such as `-shadow`.
+        pub host_suffix: Option<Spanned<String>>,
+    }
+}
+
+impl ShortForm for Mirror {
+    const KEY: &'static str = "cluster";
 }
 
 section! {

@@ -7,8 +7,8 @@ use sluice_core::value::{HostPattern, Percent};
 use sluice_core::{Diags, Name, Path, Span, Spanned};
 use sluice_l7::regexes;
 use sluice_l7::routes::{
-    ClientCertificate, Conditions, Direct, HashBy, HostRewrite, PathMatch, PathRewrite, Redirect,
-    RetryPlan, RuleOptions, RuntimeShare, Timeouts,
+    ClientCertificate, Conditions, Direct, HashBy, HostRewrite, Mirror, PathMatch, PathRewrite,
+    Redirect, RetryPlan, RuleOptions, RuntimeShare, Timeouts,
 };
 
 use super::{Context, Translated};
@@ -253,7 +253,8 @@ fn options(
     diags: &mut Diags,
 ) -> Option<Arc<RuleOptions>> {
     // Fields are listed by name, here and below, so that a new one cannot be forgotten.
-    let RouteTimeout { total, response, per_try, idle } = &rule.timeout;
+    let RouteTimeout { total, response, per_try, per_try_idle, idle, grpc_max, grpc_offset } =
+        &rule.timeout;
     for (key, value) in [("response", response.0), ("idle", idle.0)] {
         if value.is_none() {
             let here = at.key("timeout");
@@ -279,11 +280,15 @@ fn options(
             return None;
         }
     };
+    let mirrors = mirrors(rule, at, diags)?;
     let options = RuleOptions {
         timeouts: Timeouts {
             total: total.0,
             response: response.0,
             per_try: per_try.0,
+            per_try_idle: per_try_idle.0,
+            grpc_max: grpc_max.0,
+            grpc_offset: grpc_offset.0,
             idle: idle.0,
         },
         retry: match &rule.retry {
@@ -293,6 +298,7 @@ fn options(
         path,
         host,
         hash: rule.hash.iter().map(|source| hash_by(&source.0)).collect(),
+        mirrors,
         upgrades: rule.upgrades.0.clone(),
         connect: rule.connect,
     };
@@ -339,6 +345,34 @@ fn path_rewrite(
             None
         }
     }
+}
+
+fn mirrors(
+    rule: &Spanned<sections::Rule>,
+    at: &Path<'_>,
+    diags: &mut Diags,
+) -> Option<Vec<Mirror>> {
+    let at = at.key("mirror");
+    let mirrors = rule.mirror.iter().enumerate().map(|(place, mirror)| {
+        let sections::Mirror { cluster, share, runtime, host_suffix } = &mirror.0;
+        let of_host = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+        if let Some(suffix) = host_suffix
+            && !(suffix.value.bytes().all(of_host) && !suffix.value.is_empty())
+        {
+            let message = format!("`{}` cannot be added to a host name", suffix.value);
+            let here = at.index(place);
+            diags
+                .error("bad-value", suffix.span, here.key("host_suffix"), message)
+                .help("use letters, digits, `-`, `_` and `.`, such as `-shadow`");
+            return None;
+        }
+        Some(Mirror {
+            cluster: cluster.value.clone(),
+            share: RuntimeShare { key: runtime.clone(), percent: share.0.into() },
+            host_suffix: host_suffix.as_ref().map(|text| text.value.clone()).unwrap_or_default(),
+        })
+    });
+    mirrors.collect()
 }
 
 fn hash_by(source: &HashSource) -> HashBy {

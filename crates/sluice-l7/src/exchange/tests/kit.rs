@@ -16,7 +16,7 @@ use sluice_codec::scripted::{PeerEvent, ScriptedPeer, SentEvent};
 use sluice_codec::{Body, Head, HttpStream};
 use sluice_core::connection::{ConnInfo, Peer};
 use sluice_core::value::HostPattern;
-use sluice_core::{Clock, Limits, Reason};
+use sluice_core::{Clock, Limits, Moment, Reason};
 use sluice_io::{Budget, Conn, WorkerCx};
 use sluice_telemetry::LogQueue;
 use sluice_upstream::Cluster;
@@ -169,13 +169,23 @@ pub(super) fn cluster(name: &str) -> Arc<Cluster> {
 /// A cluster with two endpoints that are reached over this version.
 pub(super) fn cluster_over(name: &str, protocol: HttpVersion) -> Arc<Cluster> {
     let cluster = Arc::new(Cluster::new(Arc::new(cluster_plan(name, protocol))));
+    publish(&cluster);
+    cluster
+}
+
+/// Configures a cluster that a rule refers to, with two endpoints.
+pub(super) fn fill(cluster: &Cluster) {
+    cluster.set_plan(Arc::new(cluster_plan(&cluster.name, HttpVersion::Http1)));
+    publish(cluster);
+}
+
+fn publish(cluster: &Cluster) {
     let member = |last| Member {
         target: Target::Ip(([192, 0, 2, last], 80).into()),
         host: None,
         traits: EndpointTraits::default(),
     };
     cluster.publish(&[member(1), member(2)]);
-    cluster
 }
 
 /// Gives the next attempt in a pool a connection, new or `reused`.
@@ -272,6 +282,9 @@ impl Bench {
                 body_timeout: BODY_TIMEOUT,
                 idle_timeout: None,
                 requests_max: None,
+                age_max: None,
+                age_jitter_percent: 0,
+                delayed_close: Duration::from_secs(1),
             },
         };
         let manager = ConnectionManager::new(plan, &worker);
@@ -303,7 +316,7 @@ impl Bench {
     pub(super) fn future_size(&self) -> usize {
         let peer = Peer::Ip(([198, 51, 100, 7], 4711).into());
         let info = ConnInfo::new(1, "web".into(), peer, peer, self.worker.now());
-        let downstream = DownstreamConn::new(Conn::enter(&self.worker, info));
+        let downstream = DownstreamConn::new(Conn::enter(&self.worker, info), Moment::NEVER);
         let stream = HttpStream::Scripted(Box::new(ScriptedPeer::client(true).stream(false)));
         let manager = Rc::clone(&self.manager);
         let request = Box::new(get());
@@ -320,7 +333,7 @@ impl Bench {
     pub(super) fn serve(&self, request: Head, whole: bool) -> Running<'_> {
         let peer = Peer::Ip(([198, 51, 100, 7], 4711).into());
         let info = ConnInfo::new(1, "web".into(), peer, peer, self.worker.now());
-        let downstream = DownstreamConn::new(Conn::enter(&self.worker, info));
+        let downstream = DownstreamConn::new(Conn::enter(&self.worker, info), Moment::NEVER);
         let client = ScriptedPeer::client(whole);
         let mut stream = HttpStream::Scripted(Box::new(client.stream(false)));
         let manager = Rc::clone(&self.manager);

@@ -35,6 +35,14 @@ fn options_that_differ_are_not_shared_with_rules_that_say_nothing() {
         RuleOptions { host: HostRewrite::Endpoint, ..usual.clone() },
         RuleOptions { hash: vec![HashBy::SourceIp], ..usual.clone() },
         RuleOptions { upgrades: Vec::new(), ..usual.clone() },
+        RuleOptions {
+            mirrors: vec![Mirror {
+                cluster: "shadow".into(),
+                share: RuntimeShare { key: None, percent: 5 },
+                host_suffix: String::new(),
+            }],
+            ..usual.clone()
+        },
         RuleOptions { connect: true, ..usual.clone() },
         RuleOptions { retry: RetryPlan { attempts: 3, ..RetryPlan::default() }, ..usual.clone() },
         RuleOptions { timeouts: Timeouts { idle: None, ..Timeouts::default() }, ..usual.clone() },

@@ -9,7 +9,7 @@ use std::time::Duration;
 use sluice_core::settings::{OrZero, Plain, Setting, Shape, Short, ShortForm, Size, bind_scalar};
 use sluice_core::{Diags, Node, Path, choice, section};
 
-use super::routes::{FieldName, Method, Values};
+use super::{FieldName, Method, Values};
 
 choice! {
     /// Conditions for a retry.
