@@ -1,6 +1,7 @@
 //! What rules say of forwarded requests beyond routes: copies, time limits.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use sluice_testkit::frames::{self, H2, kind};
 use sluice_testkit::origin::Client;
 use sluice_testkit::{Origin, Sluice, wait};
 
@@ -60,4 +61,71 @@ fn a_connection_ends_at_its_age() {
     let record = sluice.record("the connection", |record| record["kind"] == "connection");
     assert_eq!(record["reason"], "end.done", "{record}");
     assert!(record["detail"].as_str().unwrap().contains("max_age"), "{record}");
+}
+
+#[test]
+fn trusted_clients_set_retries_with_the_headers_of_envoy() {
+    let (a, b) = (Origin::start("a"), Origin::start("b"));
+    let flaky = "GET /flaky/2 HTTP/1.1\r\nHost: a\r\nx-envoy-retry-on: 5xx\r\nx-envoy-max-retries: 3\r\n\r\n";
+    for (rule, status) in
+        [("", 503), (", envoy_headers: true, attempt_count: [request, response]", 200)]
+    {
+        let sluice = start(&web("", rule, &a, &b));
+        let response = Client::connect(sluice.addr("web")).ask(flaky);
+        assert_eq!(response.status(), status);
+        if status == 200 {
+            assert_eq!(response.value("x-envoy-attempt-count"), "2", "{}", response.head);
+            let last = a.requests().pop().unwrap();
+            assert_eq!(last.value("x-envoy-attempt-count"), "2");
+            assert!(!last.head.contains("x-envoy-retry-on"), "{}", last.head);
+        }
+    }
+}
+
+#[test]
+fn an_http2_connection_lets_its_streams_finish_at_its_age() {
+    let origin = Origin::start("a");
+    let age = ", max_age: 200ms, max_age_jitter: 0%, delayed_close: 0s";
+    let sluice = start(&web(age, "", &origin, &origin));
+    let mut client = H2::connect(sluice.addr("web"));
+    client.headers(1, &frames::get("a", "/wait"), true);
+    wait::until("the request to arrive", || (!origin.requests().is_empty()).then_some(()));
+    let goaway = client.until("a GOAWAY", |frame| frame.kind == kind::GOAWAY);
+    assert_eq!(goaway.code(), 0);
+    origin.release();
+    assert_eq!(client.body(1), b"waited\n");
+    while client.read().is_some() {}
+    let record = sluice.record("the connection", |record| record["kind"] == "connection");
+    assert_eq!(record["reason"], "end.done", "{record}");
+}
+
+#[test]
+fn a_redirect_of_an_endpoint_is_followed() {
+    // It redirects the paths of its rule to those of the other one.
+    let (origin, other) = (Origin::start("a"), Origin::start("b"));
+    let yaml = format!(
+        "listeners:\n\
+         - {{ name: web, address: 127.0.0.1:0, http: main }}\n\
+         - {{ name: old, address: 127.0.0.1:0, http: moved }}\n\
+         routes:\n\
+         \x20 main:\n\
+         \x20   - rules:\n\
+         \x20       - {{ match: {{ path: /old/* }}, cluster: up, follow_redirects: true }}\n\
+         \x20       - {{ name: new, match: {{ path: /new/* }}, cluster: other }}\n\
+         \x20 moved: [{{ redirect: {{ replace_prefix: /new, status: 302 }}, match: {{ path: /old/* }} }}]\n\
+         clusters: {{ up: \"{}\", other: \"{}\" }}\n",
+        origin.addr(),
+        other.addr()
+    );
+    // The first cluster is this process itself, which redirects.
+    let sluice = start(&yaml);
+    let moved = yaml
+        .replace(&format!("up: \"{}\"", origin.addr()), &format!("up: \"{}\"", sluice.addr("old")));
+    assert_eq!(sluice.reload(&moved), "applied");
+    let response = Client::connect(sluice.addr("web")).get("a", "/old/x?y");
+    assert_eq!((response.status(), response.value("x-origin")), (200, "b"));
+    assert_eq!(other.requests().pop().unwrap().path(), "/new/x?y");
+    let record = sluice.record("the request", |record| record["route_name"] == "new");
+    let attempts = record["upstream_hosts_attempted"].to_string();
+    assert!(attempts.contains("status 302, followed"), "{record}");
 }

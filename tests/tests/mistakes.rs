@@ -163,6 +163,11 @@ fn of_values() {
                 rule("cluster: up, mirror: { cluster: up, host_suffix: /x }"),
             ),
             ("a mirror of a cluster that is unknown", rule("cluster: up, mirror: upp")),
+            ("a redirect that is none", rule("cluster: up, follow_redirects: { statuses: [304] }")),
+            (
+                "a copy of a header of the message",
+                rule("cluster: up, follow_redirects: { copy_headers: host }"),
+            ),
             ("a retry without a condition", rule("cluster: up, retry: { attempts: 3 }")),
             (
                 "an unknown format",

@@ -30,7 +30,7 @@ pub use crate::retry_plan::{ResetHeader, RetryAvoid, RetryPlan, RetryReset, Retr
 pub use crate::value_match::ValueMatch;
 pub use conditions::{ClientCertificate, Conditions, GrpcMatch, RuntimeShare};
 use index::{HostIndex, RuleIndex};
-pub use options::{HashBy, HostRewrite, Mirror, RuleOptions, Timeouts};
+pub use options::{FollowPlan, FollowScheme, HashBy, HostRewrite, Mirror, RuleOptions, Timeouts};
 pub use paths::PathMatch;
 
 /// A named table that is replaced as a whole. Survives reloads; a request reads it when its headers are complete.

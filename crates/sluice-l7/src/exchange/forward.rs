@@ -17,11 +17,12 @@ use sluice_core::reason::{Side, end};
 use sluice_upstream::EndpointState;
 use sluice_upstream::cluster::{RequestClaim, TrafficClass};
 use sluice_upstream::plan::OnRemoved;
+use sluice_upstream::reasons as upstream_reasons;
 
 use super::attempt_error::AttemptError;
 use super::deadlines::Deadline;
 use super::pending::Pending;
-use super::{RequestTask, RouteTarget, Stop};
+use super::{Forwarded, RequestTask, RouteTarget, Stop};
 use crate::attempts::AttemptGuard;
 use crate::errors::Cause;
 use crate::failed_attempt::{
@@ -53,11 +54,17 @@ impl RequestTask {
         &mut self,
         down: &mut HttpStream,
         target: RouteTarget,
-    ) -> Result<(), Stop> {
+    ) -> Result<Forwarded, Stop> {
         let rule = target.rule();
-        let options = Arc::clone(&rule.options);
+        let mut options = Arc::clone(&rule.options);
         self.check_upgrade(rule)?;
+        if options.follow.is_some() {
+            self.note_target(&target);
+        }
         self.rewrite(rule)?;
+        if options.envoy_headers {
+            options = self.heed_envoy_headers(options);
+        }
         let worker = Rc::clone(self.worker());
         let pool = self.manager.shared.pools.to(&target.cluster, &worker);
         if !options.mirrors.is_empty() {
@@ -68,7 +75,7 @@ impl RequestTask {
         if let Some(timeout) = self.grpc_deadline(&options.timeouts) {
             self.deadlines.shorten(timeout, self.began);
         }
-        let retries = options.retry.attempts > 1;
+        let retries = options.retry.attempts > 1 || options.follow.is_some();
         self.upload.allow_replay(if retries { options.retry.body_max } else { 0 });
         let mut new_cookie = None;
         let hash = self.hash(&options.hash, &mut new_cookie);
@@ -85,7 +92,8 @@ impl RequestTask {
         loop {
             self.upload.begin_attempt();
             let failed = match self.attempt(down, &mut forwarding).await {
-                Ok(()) => return Ok(()),
+                Ok(()) => return Ok(Forwarded::Done),
+                Err(AttemptError::Redirected) => return Ok(Forwarded::Redirected),
                 Err(AttemptError::Stop(stop)) => return Err(stop),
                 Err(AttemptError::Failed(failed)) => failed,
             };
@@ -93,7 +101,7 @@ impl RequestTask {
             let again = matches!(failed.cause, Cause::Answered(_))
                 || self.may_retry(failed.cause, &mut forwarding);
             if !again {
-                return Err(self.give_up(failed, &forwarding.attempts));
+                return Err(self.give_up(failed, &forwarding));
             }
             if failed.cause != Cause::Unsent && failed.cause != Cause::Stale {
                 self.back_off(down, &forwarding).await?;
@@ -102,13 +110,15 @@ impl RequestTask {
     }
 
     /// The reply to the client for the failure of the last attempt.
-    fn give_up(&mut self, failed: FailedAttempt, attempts: &Attempts) -> Stop {
-        let exhausted = attempts.are_exhausted() && failed.cause != Cause::Final;
+    fn give_up(&mut self, failed: FailedAttempt, forwarding: &Forwarding) -> Stop {
+        let exhausted = forwarding.attempts.are_exhausted() && failed.cause != Cause::Final;
         let why = if exhausted { reasons::RETRIES_EXHAUSTED } else { failed.why };
         self.summary.detail =
             self.summary.attempts.last().and_then(Attempt::cause).or(failed.said.detail);
         let body = self.failure_body(failed.text, why);
-        Stop::reply(Reply::new(failed.status, why, failed.details, body))
+        let reply = Reply::new(failed.status, why, failed.details, body);
+        let is_overload = why == upstream_reasons::LIMIT && forwarding.options.envoy_headers;
+        Stop::reply(if is_overload { reply.with("x-envoy-overloaded", "true") } else { reply })
     }
 
     /// Makes one attempt.
@@ -121,6 +131,9 @@ impl RequestTask {
         let pool = Rc::clone(&forwarding.pool);
         let (endpoint, _claim) = self.pick(forwarding)?;
         self.deadlines.start(Deadline::Attempt, worker.now());
+        if forwarding.options.attempt_in_request {
+            self.number_attempt();
+        }
         self.pending = Some(Pending::connecting(Arc::clone(&endpoint.name), worker.now()));
         let guard = self.guard_attempt(&pool, &endpoint);
         let connected = {
@@ -161,8 +174,23 @@ impl RequestTask {
             let failed = retried_response(status, rule);
             return Err(self.note_failed(&endpoint, failed.into(), forwarding));
         }
+        if let Some(plan) = &forwarding.options.follow
+            && self.takes_redirect(plan)
+        {
+            let detail = Some(format!("status {status}, followed").into());
+            self.note(Attempt::failed(Arc::clone(&endpoint.name), reasons::RETRIED, None, detail));
+            if up.stream.is_received() {
+                up.finish(&worker, &pool, self.upload.is_sent());
+            } else {
+                up.stream.reset(true);
+            }
+            return Err(AttemptError::Redirected);
+        }
         let reached = self.pending.take().map(Pending::into_endpoint);
         self.note(Attempt::reached(reached.unwrap_or_else(|| Arc::clone(&endpoint.name))));
+        if forwarding.options.attempts_in_response {
+            self.show_attempts();
+        }
         if let Some(cookie) = &forwarding.new_cookie {
             self.response.append_known(Known::SetCookie, cookie.as_bytes());
         }

@@ -19,6 +19,7 @@ mod held;
 mod kit;
 mod mirror;
 mod pieces;
+mod redirects;
 mod reroute;
 mod retries;
 mod side_call_retries;

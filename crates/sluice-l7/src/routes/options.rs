@@ -13,6 +13,7 @@ use crate::retry_plan::RetryPlan;
 
 /// How the requests of a rule are handled.
 #[derive(Clone, Debug, PartialEq)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a setting of its own")]
 pub struct RuleOptions {
     /// Time-outs.
     pub timeouts: Timeouts,
@@ -26,6 +27,14 @@ pub struct RuleOptions {
     pub hash: Vec<HashBy>,
     /// Where copies of requests go.
     pub mirrors: Vec<Mirror>,
+    /// Whether Envoy's request headers for retries and time-outs are heeded, and overload is reported in its way.
+    pub envoy_headers: bool,
+    /// Whether endpoints are told the number of the attempt.
+    pub attempt_in_request: bool,
+    /// Whether clients are told the number of attempts.
+    pub attempts_in_response: bool,
+    /// The redirects that are followed; `None` sends all of them to the client.
+    pub follow: Option<Box<FollowPlan>>,
     /// The protocols that a client may upgrade to.
     pub upgrades: Vec<String>,
     /// Whether CONNECT may be tunnelled to the cluster.
@@ -41,6 +50,10 @@ impl Default for RuleOptions {
             host: HostRewrite::Keep,
             hash: Vec::new(),
             mirrors: Vec::new(),
+            follow: None,
+            envoy_headers: false,
+            attempt_in_request: false,
+            attempts_in_response: false,
             upgrades: vec!["websocket".into()],
             connect: false,
         }
@@ -56,6 +69,34 @@ pub struct Mirror {
     pub share: RuntimeShare,
     /// What is added to the name of the host.
     pub host_suffix: String,
+}
+
+/// The redirects of endpoints that are followed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FollowPlan {
+    /// Their statuses.
+    pub statuses: Vec<u16>,
+    /// The most redirects of one request.
+    pub redirects_max: u32,
+    /// The schemes that they may lead to.
+    pub scheme: FollowScheme,
+    /// The rules that they may lead to; if empty, all.
+    pub routes: Vec<Name>,
+    /// Whether they lead only to rules that the request has not matched yet.
+    pub new_routes_only: bool,
+    /// Response headers that are copied to the next request.
+    pub copy_headers: Vec<String>,
+}
+
+/// The schemes that a redirect may lead to, compared with that of the request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FollowScheme {
+    /// The same.
+    Same,
+    /// The same, or https.
+    Safer,
+    /// Any.
+    Any,
 }
 
 /// The time-outs of a request; `None` disables one.

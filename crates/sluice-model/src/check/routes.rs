@@ -87,6 +87,9 @@ fn useless_settings(rule: &Spanned<Rule>, at: &Path<'_>, diags: &mut Diags) {
         ("retry", rule.retry.is_some()),
         ("hash", !rule.hash.is_empty()),
         ("mirror", !rule.mirror.is_empty()),
+        ("follow_redirects", rule.follow_redirects.is_some()),
+        ("envoy_headers", rule.envoy_headers),
+        ("attempt_count", !rule.attempt_count.is_empty()),
         ("connect", rule.connect),
     ];
     for (key, _) in said.iter().filter(|(_, said)| *said) {

@@ -17,8 +17,10 @@ use sluice_l7::regexes;
 use sluice_l7::routes::{GrpcMatch, PathMatch, ValueMatch};
 use sluice_l7::template::HttpTemplate;
 
+pub mod forwarding;
 pub mod retries;
 
+use forwarding::{AttemptCount, FollowRedirects, Mirror};
 use retries::Retry;
 
 section! {
@@ -106,6 +108,14 @@ section! {
         pub hash: Vec<Short<HashSource>>,
         /// Clusters that get a copy of each request, or of a share of them; their responses are discarded (shadowing).
         pub mirror: Vec<Short<Mirror>>,
+        /// Redirects of endpoints that Sluice follows itself, instead of the client (internal redirects).
+        pub follow_redirects: Option<Spanned<FollowRedirects>>,
+        /// Whether clients may set retries and time-outs with Envoy's headers (`x-envoy-retry-on`, `x-envoy-max-retries`,
+        /// `x-envoy-upstream-rq-timeout-ms` and others). Only for clients that are trusted. A response because of the
+        /// cluster's `limits` then has `x-envoy-overloaded`.
+        pub envoy_headers: bool = "false",
+        /// Where `x-envoy-attempt-count` is added: to the request, the response, or both.
+        pub attempt_count: Vec<AttemptCount>,
         /// Protocols that clients may upgrade to.
         pub upgrades: Upgrades = "websocket",
         /// Whether CONNECT is tunnelled to the cluster.
@@ -249,24 +259,6 @@ section! {
         /// counts as it is.
         pub grpc_offset: OrZero = "0s",
     }
-}
-
-section! {
-    /// A cluster that gets copies of requests. The short form is its name.
-    pub struct Mirror {
-        /// The cluster.
-        pub cluster: Spanned<Name>,
-        /// The share of requests that are copied.
-        pub share: Percent = "100%",
-        /// The runtime value that sets the share in percent.
-        pub runtime: Option<String>,
-        /// What is added to the host name of the copy, such as `-shadow`.
-        pub host_suffix: Option<Spanned<String>>,
-    }
-}
-
-impl ShortForm for Mirror {
-    const KEY: &'static str = "cluster";
 }
 
 section! {

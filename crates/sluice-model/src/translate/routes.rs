@@ -7,8 +7,8 @@ use sluice_core::value::{HostPattern, Percent};
 use sluice_core::{Diags, Name, Path, Span, Spanned};
 use sluice_l7::regexes;
 use sluice_l7::routes::{
-    ClientCertificate, Conditions, Direct, HashBy, HostRewrite, Mirror, PathMatch, PathRewrite,
-    Redirect, RetryPlan, RuleOptions, RuntimeShare, Timeouts,
+    ClientCertificate, Conditions, Direct, HashBy, HostRewrite, PathMatch, PathRewrite, Redirect,
+    RetryPlan, RuleOptions, RuntimeShare, Timeouts,
 };
 
 use super::{Context, Translated};
@@ -16,6 +16,7 @@ use crate::model::routes::{Action, FilterOverride, RouteTable, Rule, Share, Virt
 use crate::model::{Kind, Resource};
 use crate::provenance::Provenance;
 use crate::sections::HostOrRule;
+use crate::sections::routes::forwarding::AttemptCount;
 use crate::sections::routes::{
     self as sections, HashKey, HashSource, RegexRewrite, Rewrite, RouteMatch, RouteTimeout,
 };
@@ -280,7 +281,13 @@ fn options(
             return None;
         }
     };
-    let mirrors = mirrors(rule, at, diags)?;
+    let mirrors = mirrors::mirrors(&rule.mirror, &at.key("mirror"), diags)?;
+    let follow = match &rule.follow_redirects {
+        None => None,
+        Some(follow) => {
+            Some(Box::new(redirects::follow(follow, &at.key("follow_redirects"), diags)?))
+        }
+    };
     let options = RuleOptions {
         timeouts: Timeouts {
             total: total.0,
@@ -299,6 +306,10 @@ fn options(
         host,
         hash: rule.hash.iter().map(|source| hash_by(&source.0)).collect(),
         mirrors,
+        follow,
+        envoy_headers: rule.envoy_headers,
+        attempt_in_request: rule.attempt_count.contains(&AttemptCount::Request),
+        attempts_in_response: rule.attempt_count.contains(&AttemptCount::Response),
         upgrades: rule.upgrades.0.clone(),
         connect: rule.connect,
     };
@@ -345,34 +356,6 @@ fn path_rewrite(
             None
         }
     }
-}
-
-fn mirrors(
-    rule: &Spanned<sections::Rule>,
-    at: &Path<'_>,
-    diags: &mut Diags,
-) -> Option<Vec<Mirror>> {
-    let at = at.key("mirror");
-    let mirrors = rule.mirror.iter().enumerate().map(|(place, mirror)| {
-        let sections::Mirror { cluster, share, runtime, host_suffix } = &mirror.0;
-        let of_host = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
-        if let Some(suffix) = host_suffix
-            && !(suffix.value.bytes().all(of_host) && !suffix.value.is_empty())
-        {
-            let message = format!("`{}` cannot be added to a host name", suffix.value);
-            let here = at.index(place);
-            diags
-                .error("bad-value", suffix.span, here.key("host_suffix"), message)
-                .help("use letters, digits, `-`, `_` and `.`, such as `-shadow`");
-            return None;
-        }
-        Some(Mirror {
-            cluster: cluster.value.clone(),
-            share: RuntimeShare { key: runtime.clone(), percent: share.0.into() },
-            host_suffix: host_suffix.as_ref().map(|text| text.value.clone()).unwrap_or_default(),
-        })
-    });
-    mirrors.collect()
 }
 
 fn hash_by(source: &HashSource) -> HashBy {
@@ -458,6 +441,8 @@ pub fn written(of: &Conditions) -> RouteMatch {
     }
 }
 
+mod mirrors;
+mod redirects;
 mod retries;
 #[cfg(test)]
 mod tests;
