@@ -358,7 +358,8 @@ fn failed_requests_are_retried_elsewhere_as_configured() {
     let record = sluice.record("the request", |record| record["kind"] == "request");
     let attempts = record["upstream_hosts_attempted"].as_array().unwrap();
     assert_eq!(attempts.len(), 3, "{attempts:?}");
-    assert!(attempts[0].as_str().unwrap().contains("route.retried"), "{attempts:?}");
+    let first = attempts[0].as_str().unwrap();
+    assert!(first.ends_with("route.retried: status 503, retried by gateway_error"), "{first}");
     assert!(a.requests().iter().chain(&b.requests()).all(|request| request.text() == "hello"));
     // A request that is reset everywhere fails once, with every attempt in the record.
     assert_eq!(client.get("a", "/reset").status(), 503);
@@ -366,6 +367,8 @@ fn failed_requests_are_retried_elsewhere_as_configured() {
     // A pooled connection that closes without a response is retried in addition to the attempts that the rule allows.
     assert!(record["upstream_request_attempt_count"].as_u64().unwrap() >= 4, "{record}");
     assert_eq!(sluice.metric("sluice_cluster_retries_total", "made"), 2 + 3);
+    assert_eq!(sluice.metric("sluice_cluster_retry_rules_total", "gateway_error"), 2);
+    assert_eq!(sluice.metric("sluice_cluster_retry_rules_total", "reset"), 3);
 }
 
 #[test]

@@ -154,6 +154,25 @@ fn of_values() {
                 relay("").replace("relay: up", "http: { routes: up, http2: { stream_window: 0 } }"),
             ),
             ("a status that is none", rule("cluster: up, retry: { statuses: [600] }")),
+            (
+                "a range of statuses from the end",
+                rule("cluster: up, retry: { statuses: [504-500] }"),
+            ),
+            (
+                "a suffix that is none of a host",
+                rule("cluster: up, mirror: { cluster: up, host_suffix: /x }"),
+            ),
+            ("a mirror of a cluster that is unknown", rule("cluster: up, mirror: upp")),
+            ("a redirect that is none", rule("cluster: up, follow_redirects: { statuses: [304] }")),
+            (
+                "a copy of a header of the message",
+                rule("cluster: up, follow_redirects: { copy_headers: host }"),
+            ),
+            ("a retry without a condition", rule("cluster: up, retry: { attempts: 3 }")),
+            (
+                "an unknown format",
+                rule("cluster: up, retry: { when: reset, reset_headers: { name: a, format: ms } }"),
+            ),
             ("a host with a path", rule("cluster: up, rewrite: { host: \"a.test/x\" }")),
             ("a bad regex", rule("match: { path: { regex: \"/a/(b\" } }, cluster: up")),
             (

@@ -283,6 +283,24 @@ fn pings_do_not_keep_an_idle_client_connected() {
 }
 
 #[test]
+fn a_connection_ends_at_its_age() {
+    let origin = Origin::start("a");
+    let kit = Sluice::new();
+    Authority::new(kit.folder()).issue("web", &["web.test"]);
+    let configuration = configuration("web", origin.addr(), "true")
+        .replace("http: main", "http: { routes: main, max_age: 200ms, max_age_jitter: 0% }");
+    let sluice = kit.start(&configuration);
+    let said = quinn(&sluice, None, async |client| {
+        let connection = client.connect(sluice.addr("web"), "web.test").await?;
+        assert_eq!(connection.ask("GET", "/bytes/1").await?.status, 200);
+        Ok(connection.closed().await)
+    });
+    assert!(said.contains("closed"));
+    let record = sluice.record_of("end.done");
+    assert!(record["detail"].as_str().unwrap().contains("max_age"), "{record}");
+}
+
+#[test]
 fn aioquic_serves_as_an_endpoint() {
     if !tools::have_modules(&["aioquic"]) || !tools::have(&["curl"]) {
         return;

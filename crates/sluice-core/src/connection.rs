@@ -110,12 +110,14 @@ pub struct Attempt {
     pub failure: Option<(crate::Reason, Option<i32>)>,
     /// What TLS or the codec reported about the failure.
     pub detail: Option<Box<str>>,
+    /// The rule by which the failure led to another attempt, if there is one to name.
+    pub retried: Option<&'static str>,
 }
 
 impl Attempt {
     /// An attempt that reached its endpoint.
     pub const fn reached(endpoint: Arc<str>) -> Self {
-        Self { endpoint, failure: None, detail: None }
+        Self { endpoint, failure: None, detail: None, retried: None }
     }
 
     /// An attempt that failed.
@@ -125,7 +127,7 @@ impl Attempt {
         errno: Option<i32>,
         detail: Option<Box<str>>,
     ) -> Self {
-        Self { endpoint, failure: Some((why, errno)), detail }
+        Self { endpoint, failure: Some((why, errno)), detail, retried: None }
     }
 
     /// The endpoint and its error as text, for the record's detail.
@@ -149,9 +151,12 @@ impl fmt::Display for Attempt {
         if let Some(errno) = errno {
             write!(f, " (errno {errno})")?;
         }
-        match &self.detail {
+        if let Some(detail) = &self.detail {
+            write!(f, ": {detail}")?;
+        }
+        match self.retried {
             None => Ok(()),
-            Some(detail) => write!(f, ": {detail}"),
+            Some(rule) => write!(f, ", retried by {rule}"),
         }
     }
 }

@@ -8,11 +8,13 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use sluice_codec::HttpError;
 use sluice_codec::h1::stream::H1Options;
-use sluice_core::Reason;
 use sluice_core::limits::Limit;
+use sluice_core::reason::end;
+use sluice_core::{Moment, Reason};
 use sluice_io::{Conn, WorkerCx};
 use sluice_telemetry::metrics::other;
 use sluice_telemetry::{CounterSet, Gauge, Histogram};
@@ -89,6 +91,8 @@ pub struct DownstreamConn {
     address: OnceCell<Box<str>>,
     /// Open HTTP/2 streams.
     pub(crate) open: Cell<usize>,
+    /// When it is too old for further requests.
+    pub(crate) expires: Moment,
 }
 
 impl std::fmt::Debug for DownstreamConn {
@@ -98,8 +102,29 @@ impl std::fmt::Debug for DownstreamConn {
 }
 
 impl DownstreamConn {
-    pub(crate) fn new(conn: Rc<Conn>) -> Rc<Self> {
-        Rc::new(Self { conn, facts: OnceCell::new(), address: OnceCell::new(), open: Cell::new(0) })
+    /// A connection that takes requests until it `expires`.
+    pub(crate) fn new(conn: Rc<Conn>, expires: Moment) -> Rc<Self> {
+        let (facts, address) = (OnceCell::new(), OnceCell::new());
+        Rc::new(Self { conn, facts, address, open: Cell::new(0), expires })
+    }
+
+    /// Whether it is too old for further requests.
+    pub(crate) fn is_expired(&self, worker: &WorkerCx) -> bool {
+        self.expires != Moment::NEVER && worker.now() >= self.expires
+    }
+
+    /// Whether it takes no further request.
+    pub(crate) fn is_ending(&self, worker: &WorkerCx) -> bool {
+        self.conn.is_finishing() || self.is_expired(worker)
+    }
+
+    /// The reason for the end of a connection that takes no further request.
+    pub(crate) fn why_ending(&self) -> Reason {
+        if self.conn.is_finishing() {
+            return end::DRAIN;
+        }
+        self.conn.info.note("the connection has reached `max_age`");
+        end::DONE
     }
 
     /// The client's address as text, for `x-forwarded-for`.
@@ -143,6 +168,16 @@ impl ConnectionManager {
             worker: Rc::clone(worker),
             plan,
         })
+    }
+
+    /// When a connection that begins now is too old for further requests.
+    pub(crate) fn expiry(&self) -> Moment {
+        let options = &self.plan.options;
+        let Some(age) = options.age_max else { return Moment::NEVER };
+        let jitter = age / 100 * u32::from(options.age_jitter_percent);
+        let jitter = usize::try_from(jitter.as_micros()).unwrap_or(usize::MAX);
+        let jitter = Duration::from_micros(self.worker.random_below(jitter) as u64);
+        self.worker.now().after(age).after(jitter)
     }
 
     /// The current routes. Requests in flight keep the snapshot that they started with.

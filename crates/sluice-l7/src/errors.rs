@@ -10,6 +10,7 @@ use sluice_core::reason::end;
 use sluice_upstream::reasons as upstream_reasons;
 
 use crate::reasons;
+use crate::retry_plan::RetryRule;
 
 /// Where an error was met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,8 +39,8 @@ pub(crate) enum Cause {
     Reset,
     /// The attempt timed out.
     TryTimeout,
-    /// The rule retries the response, and the retry has already been counted.
-    Answered,
+    /// The rule retries the response.
+    Answered(RetryRule),
     /// The time for all attempts is over, or a retry cannot help.
     Final,
 }

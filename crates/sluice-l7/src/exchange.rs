@@ -36,10 +36,13 @@ mod buffering;
 mod connect;
 mod deadlines;
 mod ending;
+mod envoy_headers;
 mod filtering;
 mod forward;
+mod mirror;
 mod pending;
 mod pieces;
+mod redirects;
 mod reroute;
 mod response;
 mod response_buffering;
@@ -51,8 +54,10 @@ mod whole;
 use deadlines::Deadlines;
 pub(crate) use ending::{refuse, refuse_stream};
 use filtering::filter_wait;
+use mirror::Mirroring;
 use pending::Pending;
 use pieces::PieceInFilters;
+use redirects::Following;
 use upload::Upload;
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
@@ -96,6 +101,14 @@ enum Stop {
     Downstream(HttpError),
     /// The response cannot be completed, or not as it is.
     Cut(Reason, HttpError),
+}
+
+/// What became of a request that was forwarded.
+enum Forwarded {
+    /// The client has the response.
+    Done,
+    /// The endpoint redirected it, and it has been changed to the new target.
+    Redirected,
 }
 
 impl Stop {
@@ -157,6 +170,10 @@ pub(crate) struct RequestTask {
     waiting_upload: Option<Box<PieceInFilters<Box<Reply>>>>,
     /// The piece of the response that is still in the filters.
     waiting_download: Option<Box<PieceInFilters<Reason>>>,
+    /// The copies of the request that wait for its body.
+    mirroring: Option<Box<Mirroring>>,
+    /// What redirects are relative to, if the rule follows them.
+    following: Option<Box<Following>>,
     /// Counts a response that was received whole for a filter.
     response_charge: Option<Box<Charge>>,
     /// The attempt in flight.
@@ -223,6 +240,8 @@ impl RequestTask {
             upload: Upload::new(stream.is_received()),
             waiting_upload: None,
             waiting_download: None,
+            mirroring: None,
+            following: None,
             response_charge: None,
             pending: None,
             handshake: websocket::Handshake::default(),
@@ -241,9 +260,18 @@ impl RequestTask {
 
     /// Serves the request until it ends.
     async fn serve(&mut self, stream: &mut HttpStream) {
-        let stop = match self.admit(stream).await {
-            Ok(target) => self.forward(stream, target).await.err(),
-            Err(stop) => Some(stop),
+        let mut admitted = self.admit(stream).await;
+        let stop = loop {
+            let target = match admitted {
+                Ok(target) => target,
+                Err(stop) => break Some(stop),
+            };
+            match self.forward(stream, target).await {
+                Ok(Forwarded::Done) => break None,
+                // Boxed, so that other requests have no room for it.
+                Ok(Forwarded::Redirected) => admitted = Box::pin(self.follow(stream)).await,
+                Err(stop) => break Some(stop),
+            }
         };
         if let Some(stop) = stop {
             self.stop(stream, stop).await;

@@ -16,6 +16,7 @@ use sluice_upstream::reasons as upstream_reasons;
 use crate::attempts::Departure;
 use crate::errors::{self, At, Cause};
 use crate::reasons;
+use crate::retry_plan::RetryRule;
 
 /// An attempt that failed, or whose response is to be retried.
 pub(crate) struct FailedAttempt {
@@ -92,14 +93,15 @@ pub(crate) fn failed_attempt(error: &HttpError, reused: bool) -> FailedAttempt {
     FailedAttempt { why, status, details, text, said, cause }
 }
 
-pub(crate) fn retried_response(status: u16) -> FailedAttempt {
+pub(crate) fn retried_response(status: u16, rule: RetryRule) -> FailedAttempt {
+    let detail = format!("status {status}, retried by {}", rule.word());
     FailedAttempt {
         why: reasons::RETRIED,
         status,
         details: "via_upstream",
         text: "",
-        said: FailureDetail { errno: None, detail: Some(format!("status {status}").into()) },
-        cause: Cause::Answered,
+        said: FailureDetail { errno: None, detail: Some(detail.into()) },
+        cause: Cause::Answered(rule),
     }
 }
 

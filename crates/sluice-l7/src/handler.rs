@@ -66,7 +66,7 @@ impl StreamHandler for HttpHandler {
                 _ => None,
             },
         };
-        let downstream = DownstreamConn::new(conn);
+        let downstream = DownstreamConn::new(conn, self.manager.expiry());
         if h2 == Some(true) {
             return Box::pin(serve_h2(self, downstream, stream));
         }

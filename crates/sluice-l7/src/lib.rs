@@ -27,13 +27,16 @@ pub mod plan;
 pub mod pools;
 pub mod reasons;
 pub mod record;
+pub mod regexes;
 pub mod reply;
 mod retry;
+mod retry_plan;
 pub mod routes;
 pub mod runtime;
 pub mod side_calls;
 pub mod template;
 mod upstream_stream;
+mod value_match;
 pub mod worker;
 
 pub use filters::HttpFilters;

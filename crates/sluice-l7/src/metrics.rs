@@ -9,9 +9,11 @@ sluice_telemetry::metrics! {
     CLUSTER_REQUESTS = "sluice_cluster_requests_total", Counter, ["cluster", "class"], "Requests sent to a cluster, each retry counted, by class of the response status; `none` got no response.";
     CLUSTER_TIME = "sluice_cluster_request_seconds", Histogram, ["cluster"], "Time from the first byte sent to an endpoint to its response headers.";
     RETRIES = "sluice_cluster_retries_total", Counter, ["cluster", "result"], "Retries: `made`, or refused because of the `limit` on retries.";
+    RETRY_RULES = "sluice_cluster_retry_rules_total", Counter, ["cluster", "rule"], "Retries made, by the condition of `retry` that covered the failure or response; `unsent` and `stale` are also retried without one.";
     ENDPOINT_REQUESTS = "sluice_endpoint_requests_total", Counter, ["cluster", "endpoint", "class"], "Requests sent to an endpoint, by class of the response status; endpoints beyond the limit `endpoint_series` share `other`.";
     ENDPOINT_TIME = "sluice_endpoint_request_seconds", Histogram, ["cluster", "endpoint"], "Time from the first byte sent to an endpoint to its response headers; endpoints beyond the limit `endpoint_series` share `other`.";
     POOLED = "sluice_cluster_connections_reused_total", Counter, ["cluster"], "Requests sent over an existing connection.";
+    MIRRORS = "sluice_cluster_mirrored_requests_total", Counter, ["cluster", "result"], "Copies of requests for a cluster (`mirror`): the class of the response status, the reason for the failure, or why it was not sent: `too_large`, `limit`, `buffers`, or `incomplete` because the request ended first.";
     SIDE_CALLS = "sluice_cluster_side_calls_total", Counter, ["cluster", "result"], "Requests of filters, and of the control thread, to a cluster: `answered`, `dropped` because the client left first, or the reason for the failure.";
     SIDE_CALL_TIME = "sluice_cluster_side_call_seconds", Histogram, ["cluster"], "Time from the request of a filter or of the control thread to the end of the response, or to the failure.";
     FILTER_REPLIES = "sluice_http_filter_replies_total", Counter, ["listener", "filter"], "Requests that a filter replied to.";

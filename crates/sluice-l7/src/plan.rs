@@ -60,6 +60,12 @@ pub struct HttpOptions {
     pub idle_timeout: Option<Duration>,
     /// The most requests on one connection; `None` is unlimited.
     pub requests_max: Option<u64>,
+    /// The age at which a connection takes no further request; `None` is unlimited.
+    pub age_max: Option<Duration>,
+    /// How much later that may be for a connection, at random, in percent of `age_max`.
+    pub age_jitter_percent: u8,
+    /// How long a client has to receive its last response before its connection is closed.
+    pub delayed_close: Duration,
 }
 
 sluice_core::choice! {

@@ -1,70 +1,27 @@
 //! Whether a request is retried.
 //!
 //! Owns: how many attempts there were, which endpoints they went to, and how long to wait before the next. Refuses to
-//! know: streams, clocks and budgets. Keeps: a request that may have taken effect is not sent again unless it is
-//! idempotent or the route allows it; one that an endpoint cannot have seen is sent again a bounded number of times.
+//! know: streams, clocks and budgets, and which responses a plan covers. Keeps: a request that may have taken effect is
+//! not sent again unless it is idempotent or the route allows it; one that an endpoint cannot have seen is sent again a
+//! bounded number of times.
 //!
 //! A [`Decision`] spends nothing: for [`Decision::Budgeted`], the caller asks the cluster's retry budget.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sluice_core::Reason;
+use sluice_io::WorkerCx;
+use sluice_upstream::cluster::{Affinity, RequestClaim, TrafficClass, Tried};
+use sluice_upstream::{ClusterHandle, EndpointState};
 use smallvec::SmallVec;
 
 use crate::errors::Cause;
+use crate::retry_plan::{RetryAvoid, RetryPlan, RetryRule};
 
 /// The attempts for requests that an endpoint cannot have seen, besides those that the route allows.
 const SAFE_ATTEMPTS: u32 = 3;
-
-/// Retries.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RetryPlan {
-    /// The most attempts; with 1, only what [`RetryWhen`] always retries is retried.
-    pub attempts: u32,
-    /// The failures to retry.
-    pub when: RetryWhen,
-    /// The statuses to retry.
-    pub statuses: Vec<u16>,
-    /// The upper bound of the first wait; that of the n-th wait is 2^n - 1 times as long. A wait is random up to its
-    /// bound.
-    pub backoff: Duration,
-    /// The upper bound of every wait.
-    pub backoff_max: Duration,
-    /// The most bytes of a request body kept for retries; once more is sent, the request is not retried.
-    pub body_max: usize,
-}
-
-impl Default for RetryPlan {
-    fn default() -> Self {
-        Self {
-            attempts: 1,
-            when: RetryWhen::default(),
-            statuses: Vec::new(),
-            backoff: Duration::from_millis(25),
-            backoff_max: Duration::from_millis(250),
-            body_max: 64 << 10,
-        }
-    }
-}
-
-/// The failures to retry. Requests that the endpoint cannot have processed are always retried, and so are idempotent
-/// requests whose reused connection ended without a response.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[allow(clippy::struct_excessive_bools, reason = "each is a word of its own in the configuration")]
-pub struct RetryWhen {
-    /// Any status from 500, no response at all, and a time-out of the attempt.
-    pub server_error: bool,
-    /// 502, 503, 504, and a time-out of the attempt.
-    pub gateway_error: bool,
-    /// The endpoint ended the stream before it responded.
-    pub reset: bool,
-    /// The attempt timed out.
-    pub per_try_timeout: bool,
-    /// 409.
-    pub conflict: bool,
-    /// gRPC statuses, as bits: in a response without a body, and in any response to a call of a filter.
-    pub grpc: u32,
-}
 
 /// The attempts of a request so far.
 #[derive(Debug, Default)]
@@ -84,9 +41,9 @@ pub(crate) enum Decision {
     GiveUp,
     /// A retry that needs no budget: the endpoint cannot have seen the request, or the request is idempotent and its
     /// reused connection was stale.
-    Free,
+    Free(RetryRule),
     /// A retry, if the cluster's retry budget allows it.
-    Budgeted,
+    Budgeted(RetryRule),
 }
 
 /// What a decision depends on besides the cause of the failure.
@@ -99,6 +56,8 @@ pub(crate) struct Terms<'a> {
     pub(crate) is_idempotent: bool,
     /// Whether the body can be sent again, and there is time for it.
     pub(crate) is_possible: bool,
+    /// Whether the plan takes the request.
+    pub(crate) is_taken: bool,
 }
 
 impl Attempts {
@@ -109,27 +68,53 @@ impl Attempts {
         }
         let free = match cause {
             Cause::Final => return Decision::GiveUp,
-            Cause::Unsent => self.safe + 1 < SAFE_ATTEMPTS.max(terms.connect_attempts),
-            Cause::Stale => terms.is_idempotent && self.safe + 1 < SAFE_ATTEMPTS,
-            Cause::Reset | Cause::TryTimeout | Cause::Answered => false,
+            Cause::Unsent if self.safe + 1 < SAFE_ATTEMPTS.max(terms.connect_attempts) => {
+                Some(RetryRule::Unsent)
+            }
+            Cause::Stale if terms.is_idempotent && self.safe + 1 < SAFE_ATTEMPTS => {
+                Some(RetryRule::Stale)
+            }
+            _ => None,
         };
-        if free {
+        if let Some(rule) = free {
             self.safe += 1;
-            return Decision::Free;
+            return Decision::Free(rule);
         }
-        let when = &terms.plan.when;
-        let covered = match cause {
-            Cause::TryTimeout => when.per_try_timeout || when.server_error || when.gateway_error,
-            // The response was already checked against the plan; the other causes have none.
-            Cause::Answered => true,
-            _ => when.reset || when.server_error,
-        };
         self.counted += 1;
-        if covered && self.counted < terms.plan.attempts {
-            Decision::Budgeted
-        } else {
-            Decision::GiveUp
+        match rule_of(cause, terms.plan) {
+            Some(rule) if terms.is_taken && self.counted < terms.plan.attempts => {
+                Decision::Budgeted(rule)
+            }
+            _ => Decision::GiveUp,
         }
+    }
+
+    /// Picks the endpoint of the next attempt: what the plan avoids is avoided if there is something else.
+    ///
+    /// # Errors
+    /// The reason why there is none.
+    pub(crate) fn pick(
+        &mut self,
+        handle: &Rc<ClusterHandle>,
+        worker: &WorkerCx,
+        class: TrafficClass,
+        affinity: Affinity,
+        avoid: RetryAvoid,
+    ) -> Result<(Arc<EndpointState>, RequestClaim), Reason> {
+        let pick = |tried: Tried<'_>| handle.pick_for_request(worker, class, affinity, tried);
+        if self.endpoints.is_empty() || avoid == RetryAvoid::Nothing {
+            return pick(Tried::NOTHING);
+        }
+        if avoid == RetryAvoid::Priority
+            && let Ok(picked) = pick(Tried::priorities_of(&self.endpoints))
+        {
+            return Ok(picked);
+        }
+        if let Ok(picked) = pick(Tried::endpoints(&self.endpoints)) {
+            return Ok(picked);
+        }
+        self.endpoints.clear();
+        pick(Tried::NOTHING)
     }
 
     /// Whether more than one attempt counted against the route; giving up then means that its retries are exhausted.
@@ -137,34 +122,56 @@ impl Attempts {
         self.counted > 1
     }
 
+    /// The wait before the next attempt: `asked` and up to half as much again, or else a random time up to the current
+    /// backoff.
+    pub(crate) fn wait(
+        &self,
+        plan: &RetryPlan,
+        asked: Option<Duration>,
+        random_below: impl FnOnce(usize) -> usize,
+    ) -> Duration {
+        let (least, bound) =
+            asked.map_or_else(|| (Duration::ZERO, self.backoff(plan)), |asked| (asked, asked / 2));
+        let bound = usize::try_from(bound.as_micros()).unwrap_or(usize::MAX);
+        least + Duration::from_micros(random_below(bound.max(1)) as u64)
+    }
+
     /// The longest wait before the next attempt: `backoff` times 2^n - 1 after n counted attempts, at most
     /// `backoff_max`.
-    pub(crate) fn backoff(&self, plan: &RetryPlan) -> Duration {
+    fn backoff(&self, plan: &RetryPlan) -> Duration {
         let factor = (1_u32 << self.counted.clamp(1, 16)) - 1;
         plan.backoff.saturating_mul(factor).min(plan.backoff_max)
     }
 }
 
-/// Whether the route retries this response.
-pub(crate) fn covers(plan: &RetryPlan, status: u16, grpc_status: Option<u32>) -> bool {
+/// The rule of a plan that covers a failure. As in Envoy, a missing response counts as one with status 503.
+const fn rule_of(cause: Cause, plan: &RetryPlan) -> Option<RetryRule> {
     let when = &plan.when;
-    plan.statuses.contains(&status)
-        || (when.server_error && status >= 500)
-        || (when.gateway_error && matches!(status, 502..=504))
-        || (when.conflict && status == 409)
-        || grpc_status.is_some_and(|status| status < 32 && when.grpc & (1 << status) != 0)
+    let rule = match cause {
+        // The response was already checked against the plan.
+        Cause::Answered(rule) => return Some(rule),
+        Cause::Final => return None,
+        Cause::TryTimeout if when.per_try_timeout => RetryRule::TryTimeout,
+        Cause::Unsent if when.unsent => RetryRule::Unsent,
+        Cause::Unsent | Cause::Reset | Cause::Stale if when.reset => RetryRule::Reset,
+        _ if when.gateway_error => RetryRule::GatewayError,
+        _ if when.server_error => RetryRule::ServerError,
+        _ => return None,
+    };
+    Some(rule)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::retry_plan::RetryWhen;
 
     const CAUSES: [Cause; 6] = [
         Cause::Unsent,
         Cause::Stale,
         Cause::Reset,
         Cause::TryTimeout,
-        Cause::Answered,
+        Cause::Answered(RetryRule::Status),
         Cause::Final,
     ];
 
@@ -173,7 +180,8 @@ mod tests {
     }
 
     fn terms(plan: &RetryPlan) -> Terms<'_> {
-        Terms { plan, connect_attempts: 1, is_idempotent: true, is_possible: true }
+        let (is_idempotent, is_possible, is_taken) = (true, true, true);
+        Terms { plan, connect_attempts: 1, is_idempotent, is_possible, is_taken }
     }
 
     /// The decisions on repeated failures for `cause`, until the client gets one.
@@ -186,13 +194,17 @@ mod tests {
         all
     }
 
+    /// Checks how many of the decisions are free, and how many need the budget.
     #[track_caller]
     fn check(cause: Cause, terms: Terms<'_>, free: usize, budgeted: usize) {
-        let expected: Vec<Decision> = std::iter::repeat_n(Decision::Free, free)
-            .chain(std::iter::repeat_n(Decision::Budgeted, budgeted))
-            .chain([Decision::GiveUp])
-            .collect();
-        assert_eq!(decisions(cause, terms), expected, "{cause:?}");
+        let decisions = decisions(cause, terms);
+        let kind = |decision: &Decision| match decision {
+            Decision::Free(_) => 'f',
+            Decision::Budgeted(_) => 'b',
+            Decision::GiveUp => '.',
+        };
+        let kinds: String = decisions.iter().map(kind).collect();
+        assert_eq!(kinds, format!("{}{}.", "f".repeat(free), "b".repeat(budgeted)), "{cause:?}");
     }
 
     #[test]
@@ -202,8 +214,8 @@ mod tests {
         check(Cause::Unsent, Terms { connect_attempts: 5, ..terms(&once) }, 4, 0);
         check(Cause::Stale, terms(&once), 2, 0);
         check(Cause::Stale, Terms { is_idempotent: false, ..terms(&once) }, 0, 0);
-        for cause in [Cause::Reset, Cause::TryTimeout, Cause::Answered, Cause::Final] {
-            check(cause, terms(&once), 0, 0);
+        for cause in &CAUSES[2..] {
+            check(*cause, terms(&once), 0, 0);
         }
     }
 
@@ -213,21 +225,57 @@ mod tests {
         check(Cause::Reset, terms(&reset), 0, 3);
         check(Cause::TryTimeout, terms(&reset), 0, 0);
         check(Cause::Unsent, terms(&reset), 2, 3);
+        let unsent = plan(4, RetryWhen { unsent: true, ..RetryWhen::default() });
+        check(Cause::Unsent, terms(&unsent), 2, 3);
+        check(Cause::Reset, terms(&unsent), 0, 0);
         let timeout = plan(3, RetryWhen { per_try_timeout: true, ..RetryWhen::default() });
         check(Cause::TryTimeout, terms(&timeout), 0, 2);
         check(Cause::Reset, terms(&timeout), 0, 0);
         let gateway = plan(3, RetryWhen { gateway_error: true, ..RetryWhen::default() });
-        check(Cause::TryTimeout, terms(&gateway), 0, 2);
-        check(Cause::Reset, terms(&gateway), 0, 0);
         let server = plan(3, RetryWhen { server_error: true, ..RetryWhen::default() });
-        check(Cause::TryTimeout, terms(&server), 0, 2);
-        check(Cause::Reset, terms(&server), 0, 2);
-        check(Cause::Answered, terms(&server), 0, 2);
-        check(Cause::Final, terms(&server), 0, 0);
-        // A status of a list is retried whatever else is.
-        let status = RetryPlan { statuses: vec![429], ..plan(3, RetryWhen::default()) };
-        check(Cause::Answered, terms(&status), 0, 2);
-        check(Cause::Reset, terms(&status), 0, 0);
+        for plan in [gateway, server] {
+            check(Cause::TryTimeout, terms(&plan), 0, 2);
+            check(Cause::Reset, terms(&plan), 0, 2);
+            check(Cause::Answered(RetryRule::Status), terms(&plan), 0, 2);
+            check(Cause::Final, terms(&plan), 0, 0);
+        }
+    }
+
+    #[test]
+    fn a_request_that_the_plan_does_not_take_has_only_free_retries() {
+        let server = plan(9, RetryWhen { server_error: true, ..RetryWhen::default() });
+        let terms = Terms { is_taken: false, ..terms(&server) };
+        check(Cause::Unsent, terms, 2, 0);
+        check(Cause::Reset, terms, 0, 0);
+        check(Cause::Answered(RetryRule::ServerError), terms, 0, 0);
+    }
+
+    #[test]
+    fn the_decision_names_the_rule() {
+        let all = RetryWhen {
+            server_error: true,
+            gateway_error: true,
+            reset: true,
+            unsent: true,
+            per_try_timeout: true,
+            ..RetryWhen::default()
+        };
+        for (when, cause, rule) in [
+            (all, Cause::Unsent, RetryRule::Unsent),
+            (all, Cause::Reset, RetryRule::Reset),
+            (all, Cause::TryTimeout, RetryRule::TryTimeout),
+            (RetryWhen { reset: false, ..all }, Cause::Reset, RetryRule::GatewayError),
+            (
+                RetryWhen { per_try_timeout: false, ..all },
+                Cause::TryTimeout,
+                RetryRule::GatewayError,
+            ),
+            (RetryWhen::default(), Cause::Answered(RetryRule::Conflict), RetryRule::Conflict),
+        ] {
+            let plan = plan(9, when);
+            let decided = Attempts { safe: 9, ..Attempts::default() }.decide(cause, terms(&plan));
+            assert_eq!(decided, Decision::Budgeted(rule), "{cause:?}");
+        }
     }
 
     #[test]
@@ -242,8 +290,8 @@ mod tests {
     fn attempts_are_exhausted_once_more_than_one_counts() {
         let reset = plan(2, RetryWhen { reset: true, ..RetryWhen::default() });
         let mut attempts = Attempts::default();
-        assert_eq!(attempts.decide(Cause::Unsent, terms(&reset)), Decision::Free);
-        assert_eq!(attempts.decide(Cause::Reset, terms(&reset)), Decision::Budgeted);
+        assert!(matches!(attempts.decide(Cause::Unsent, terms(&reset)), Decision::Free(_)));
+        assert!(matches!(attempts.decide(Cause::Reset, terms(&reset)), Decision::Budgeted(_)));
         assert!(!attempts.are_exhausted());
         assert_eq!(attempts.decide(Cause::Reset, terms(&reset)), Decision::GiveUp);
         assert!(attempts.are_exhausted());
@@ -262,28 +310,9 @@ mod tests {
         }
         assert_eq!(waits[..5], [10, 30, 70, 100, 100]);
         assert_eq!(waits.last(), Some(&100));
-    }
-
-    #[test]
-    fn responses_are_retried_as_the_route_configures() {
-        let when = |when: RetryWhen| plan(2, when);
-        for (plan, statuses) in [
-            (when(RetryWhen { server_error: true, ..RetryWhen::default() }), &[500, 503, 599][..]),
-            (when(RetryWhen { gateway_error: true, ..RetryWhen::default() }), &[502, 503, 504]),
-            (when(RetryWhen { conflict: true, ..RetryWhen::default() }), &[409]),
-            (RetryPlan { statuses: vec![404], ..RetryPlan::default() }, &[404]),
-            (RetryPlan::default(), &[]),
-        ] {
-            for status in [200, 404, 409, 500, 501, 502, 503, 504, 599] {
-                let covered =
-                    statuses.contains(&status) || (plan.when.server_error && status >= 500);
-                assert_eq!(covers(&plan, status, None), covered, "{status} {plan:?}");
-            }
-        }
-        let unavailable = when(RetryWhen { grpc: 1 << 14, ..RetryWhen::default() });
-        assert!(covers(&unavailable, 200, Some(14)));
-        for status in [None, Some(0), Some(13), Some(32), Some(46)] {
-            assert!(!covers(&unavailable, 200, status), "{status:?}");
-        }
+        let most = |asked| attempts.wait(&plan, asked, |bound| bound).as_millis();
+        assert_eq!((most(None), most(Some(Duration::from_secs(2)))), (100, 3000));
+        let least = |asked| attempts.wait(&plan, asked, |_| 0).as_millis();
+        assert_eq!((least(None), least(Some(Duration::from_secs(2)))), (0, 2000));
     }
 }

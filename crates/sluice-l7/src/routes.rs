@@ -23,14 +23,14 @@ pub mod conditions;
 pub mod index;
 pub mod options;
 pub mod paths;
-pub mod regexes;
 #[cfg(test)]
 mod tests;
 
-pub use crate::retry::{RetryPlan, RetryWhen};
-pub use conditions::{ClientCertificate, Conditions, GrpcMatch, RuntimeShare, ValueMatch};
+pub use crate::retry_plan::{ResetHeader, RetryAvoid, RetryPlan, RetryReset, RetryRule, RetryWhen};
+pub use crate::value_match::ValueMatch;
+pub use conditions::{ClientCertificate, Conditions, GrpcMatch, RuntimeShare};
 use index::{HostIndex, RuleIndex};
-pub use options::{HashBy, HostRewrite, RuleOptions, Timeouts};
+pub use options::{FollowPlan, FollowScheme, HashBy, HostRewrite, Mirror, RuleOptions, Timeouts};
 pub use paths::PathMatch;
 
 /// A named table that is replaced as a whole. Survives reloads; a request reads it when its headers are complete.

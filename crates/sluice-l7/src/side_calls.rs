@@ -23,7 +23,7 @@ use crate::hop_count::HopCount;
 use crate::pools::ClusterPool;
 use crate::reasons;
 use crate::record::SideCallRecord;
-use crate::retry::RetryPlan;
+use crate::retry_plan::RetryPlan;
 use crate::worker::HttpWorker;
 
 mod attempt;
@@ -31,11 +31,13 @@ mod attempts;
 mod grpc;
 mod grpc_stream;
 mod method;
+mod mirror;
 mod permits;
 
 pub use self::grpc::GrpcCallError;
 pub use self::grpc_stream::GrpcStream;
 pub use self::method::{GrpcMethod, GrpcRequest, MetadataError};
+pub(crate) use self::mirror::MirrorCopy;
 
 /// The side calls of one request or connection, or of the control thread.
 #[derive(Clone, Debug)]
@@ -72,6 +74,8 @@ enum CallKind {
     Http,
     /// HTTP/2; the service is told how much time is left.
     Grpc,
+    /// Any version of HTTP; a copy of a request, which has no room reserved.
+    Mirror,
 }
 
 /// The response to a side call, received completely.

@@ -14,7 +14,7 @@ use sluice_core::settings::{
     suggest_word, wrong_kind,
 };
 use sluice_core::value::{
-    NamePattern, WordPattern, parse_duration, parse_size, show_duration, show_size,
+    NamePattern, Percent, WordPattern, parse_duration, parse_size, show_duration, show_size,
 };
 use sluice_core::{
     Cidr, Diags, Endpoint, ListenAddress, Name, Node, Path, SecretText, Setting, Shape, Spanned,
@@ -646,8 +646,10 @@ section! {
         pub requests_per_endpoint: OrNone<NonZeroU64> = "none",
         /// Maximum number of HTTP requests waiting for a connection, per worker.
         pub pending: u64 = "1024",
-        /// Maximum number of retries in flight, per worker; a fifth of the requests in flight if that is more.
+        /// Maximum number of retries in flight, per worker; `retry_share` of the requests in flight if that is more.
         pub retries: u64 = "3",
+        /// The share of a worker's requests in flight that may be retries (retry budget); with 0%, `retries` alone counts.
+        pub retry_share: Percent = "20%",
     }
 }
 

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use sluice_core::clock::ClockOrigin;
 use sluice_io::WorkerCx;
 use sluice_upstream::balance::{BalancePlan, BalancingPlan, FailoverPlan, LocalityPlan};
-use sluice_upstream::cluster::{Affinity, Member, TrafficClass};
+use sluice_upstream::cluster::{Affinity, Member, TrafficClass, Tried};
 use sluice_upstream::endpoint::EjectionKind;
 use sluice_upstream::{
     Balance, Cluster, ClusterHandle, ClusterPlan, ClusterSettings, EndpointTraits, Locality, Target,
@@ -37,12 +37,9 @@ fn main() {
     let handle = ClusterHandle::new(Arc::clone(&cluster), &worker);
     for number in 0..count {
         let hash = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let picked = handle.pick_for_request(
-            &worker,
-            TrafficClass::Request,
-            Affinity::hashed(Some(hash)),
-            &[],
-        );
+        let affinity = Affinity::hashed(Some(hash));
+        let picked =
+            handle.pick_for_request(&worker, TrafficClass::Request, affinity, Tried::NOTHING);
         std::hint::black_box(picked.unwrap());
     }
 }

@@ -24,7 +24,7 @@ mod source_table;
 mod standings;
 
 pub use affinity::{Affinity, ClientSession, PreferredEndpoint, SESSION_MAX};
-pub use handle::{Claim, ClusterHandle, RequestClaim};
+pub use handle::{Claim, ClusterHandle, RequestClaim, Tried};
 pub use reserve::TrafficClass;
 use source_table::SourceTable;
 use standings::Standings;
@@ -83,13 +83,13 @@ impl Membership {
         Arc::new(Self { version, endpoints, traits, by_id: OnceLock::new(), balancer })
     }
 
-    /// The endpoint with this ID.
-    fn with_id(&self, id: EndpointId) -> Option<&Arc<EndpointState>> {
+    /// The index of the endpoint with this ID.
+    fn with_id(&self, id: EndpointId) -> Option<u32> {
+        let mut ids = self.endpoints.iter().map(|endpoint| endpoint.id).zip(0..);
         if self.endpoints.len() <= SEARCHED_MAX {
-            return self.endpoints.iter().find(|endpoint| endpoint.id == id);
+            return ids.find(|(known, _)| *known == id).map(|(_, index)| index);
         }
-        let index = || self.endpoints.iter().map(|endpoint| endpoint.id).zip(0..).collect();
-        self.endpoints.get(*self.by_id.get_or_init(index).get(&id)? as usize)
+        self.by_id.get_or_init(|| ids.collect()).get(&id).copied()
     }
 }
 

@@ -65,8 +65,10 @@ pub struct ClusterSettings {
     pub endpoint_requests_max: Option<u64>,
     /// Requests that may wait for a connection at once, per worker.
     pub pending_max: u64,
-    /// Concurrent retries, per worker; or a fifth of the requests in flight, if that is more.
+    /// Concurrent retries, per worker; or `retry_percent` of the requests in flight, if that is more.
     pub retries_max: u64,
+    /// The share of the requests in flight that may be retries.
+    pub retry_percent: u8,
     /// Concurrent connections, over all workers.
     pub connections_max: Option<u64>,
     /// Concurrent connections to one endpoint, over all workers.
@@ -115,6 +117,7 @@ impl ClusterSettings {
                 endpoint_requests_max: None,
                 pending_max: 16,
                 retries_max: 3,
+                retry_percent: 20,
                 connections_max: None,
                 endpoint_connections_max: None,
                 on_endpoint_removed: OnRemoved::Keep,

@@ -34,7 +34,17 @@ impl RequestTask {
         let snapshot = self.manager.snapshot();
         let found = self.find_route(&snapshot);
         self.filters = self.take_route(&snapshot, found);
-        match self.run_filters(stream, &snapshot, found).await? {
+        let found = self.run_filters(stream, &snapshot, found, 0).await?;
+        self.choose_cluster_of(snapshot, found)
+    }
+
+    /// Carries out the action of the rule, if one matched; returns the cluster to forward to.
+    pub(super) fn choose_cluster_of(
+        &mut self,
+        snapshot: Rc<RouteSnapshot>,
+        found: Option<RoutePlace>,
+    ) -> Result<RouteTarget, Stop> {
+        match found {
             Some(place) => self.choose_cluster(snapshot, place),
             None => {
                 let why = reasons::ROUTE_UNMATCHED;

@@ -10,6 +10,8 @@ use crate::failed_attempt::FailedAttempt;
 pub(super) enum AttemptError {
     /// It failed; a retry may succeed.
     Failed(FailedAttempt),
+    /// It was redirected, and the rule follows.
+    Redirected,
     /// The request ends without a retry.
     Stop(Stop),
 }

@@ -130,6 +130,7 @@ impl RequestTask {
     ) -> Poll<Result<(), FailedSide>> {
         let worker = Rc::clone(self.worker());
         if !keep
+            && self.mirroring.is_none()
             && !self.is_in_filters::<RequestHooks>()
             && self.body_access::<RequestHooks>() == BodyAccess::None
         {
@@ -160,24 +161,34 @@ impl RequestTask {
                 // A filter holds it back.
                 Piece::Data(body, false) if body.is_empty() => {}
                 Piece::Data(body, last) => {
-                    let body = if keep {
+                    let body = if keep || self.mirroring.is_some() {
                         let bytes = body.into_bytes();
-                        self.upload.keep(&bytes, &worker.buffers);
+                        self.mirror_piece(&bytes);
+                        if keep {
+                            self.upload.keep(&bytes, &worker.buffers);
+                        } else {
+                            self.upload.pass();
+                        }
                         Body::Shared(bytes)
                     } else {
                         self.upload.pass();
                         body
                     };
+                    if last {
+                        self.finish_mirrors();
+                    }
                     up.send_data(cx, &worker, body, last).map_err(FailedSide::Up)?;
                     if last {
                         self.upload.end_sent(None);
                     }
                 }
                 Piece::Trailers(trailers) => {
+                    self.finish_mirrors();
                     up.send_end(cx, &worker, Some(&trailers)).map_err(FailedSide::Up)?;
                     self.upload.end_sent(Some(trailers));
                 }
                 Piece::End => {
+                    self.finish_mirrors();
                     up.send_end(cx, &worker, None).map_err(FailedSide::Up)?;
                     self.upload.end_sent(None);
                 }
@@ -230,11 +241,11 @@ impl RequestTask {
                 sluice_l4::metrics::count_limit(self.worker(), Limit::FilterWait);
                 (sluice_l4::reasons::FILTER_TIMEOUT, self.late_filter(deadline))
             }
-            // The response headers have been received, so `Response` and `Attempt` are stopped.
-            Deadline::Idle | Deadline::Response | Deadline::Attempt => (
-                reasons::STREAM_IDLE,
-                format!("no data was transferred for `timeout.idle` ({timeout})"),
-            ),
+            // The response headers have been received, so the deadlines for them are stopped.
+            Deadline::Idle | Deadline::Response | Deadline::Attempt | Deadline::AttemptIdle => {
+                let name = self.deadlines.idle_name();
+                (reasons::STREAM_IDLE, format!("no data was transferred for `{name}` ({timeout})"))
+            }
         };
         Stop::Cut(reason, HttpError::new(ErrorKind::Cancelled, detail))
     }

@@ -25,18 +25,21 @@ pub(super) enum Deadline {
     Response,
     /// The response headers within one attempt.
     Attempt,
+    /// Bytes in either direction within one attempt, until the response headers.
+    AttemptIdle,
     /// Bytes in either direction, once the response headers have been sent.
     Idle,
 }
 
 impl Deadline {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Total,
         Self::Body,
         Self::RequestFilter,
         Self::ResponseFilter,
         Self::Response,
         Self::Attempt,
+        Self::AttemptIdle,
         Self::Idle,
     ];
 }
@@ -70,6 +73,7 @@ impl Deadlines {
             (Deadline::Total, timeouts.total),
             (Deadline::Response, timeouts.response),
             (Deadline::Attempt, timeouts.per_try),
+            (Deadline::AttemptIdle, timeouts.per_try_idle),
             (Deadline::Idle, timeouts.idle),
         ] {
             self.timeouts[deadline as usize] = timeout;
@@ -84,6 +88,23 @@ impl Deadlines {
             self.total_is_clients = true;
             self.start(Deadline::Total, began);
         }
+    }
+
+    /// Ends the deadlines for the response headers, which have been received. What is left of the attempt is bounded by
+    /// the shorter of both idle timeouts.
+    pub(super) fn response_began(&mut self) {
+        for deadline in [Deadline::Response, Deadline::Attempt, Deadline::AttemptIdle] {
+            self.stop(deadline);
+        }
+        let (idle, own) = (Deadline::Idle as usize, self.timeout(Deadline::AttemptIdle));
+        self.timeouts[idle] = own.into_iter().chain(self.timeouts[idle]).min();
+    }
+
+    /// The setting that the idle timeout of the response is from.
+    pub(super) fn idle_name(&self) -> &'static str {
+        let own = self.timeout(Deadline::AttemptIdle);
+        let is_own = own.is_some() && own == self.timeout(Deadline::Idle);
+        if is_own { "timeout.per_try_idle" } else { "timeout.idle" }
     }
 
     /// Starts or restarts `deadline`.
@@ -146,6 +167,7 @@ mod tests {
             response: timeout(response),
             per_try: timeout(per_try),
             idle: timeout(idle),
+            ..Timeouts::default()
         }
     }
 
@@ -177,7 +199,8 @@ mod tests {
     fn of_two_deadlines_at_the_same_moment_the_first_declared_counts() {
         let began = Clock::held().now();
         let mut deadlines = Deadlines::new(MS * 5, MS * 5);
-        deadlines.configure(&timeouts(5, 5, 5, 5), began);
+        let all = Timeouts { per_try_idle: Some(MS * 5), ..timeouts(5, 5, 5, 5) };
+        deadlines.configure(&all, began);
         for deadline in Deadline::ALL {
             deadlines.start(deadline, began);
         }
@@ -200,6 +223,30 @@ mod tests {
         assert!(deadlines.total_is_clients());
         assert_eq!(deadlines.due(Deadline::Total), began.after(MS * 40));
         assert_eq!(deadlines.timeout(Deadline::Total), Some(MS * 40));
+    }
+
+    #[test]
+    fn a_response_is_bounded_by_the_shorter_of_both_idle_timeouts() {
+        let began = Clock::held().now();
+        for (own, idle, bound, name) in [
+            (3, 5, 3, "timeout.per_try_idle"),
+            (5, 3, 3, "timeout.idle"),
+            (0, 3, 3, "timeout.idle"),
+            (3, 0, 3, "timeout.per_try_idle"),
+            (0, 0, 0, "timeout.idle"),
+        ] {
+            let mut deadlines = Deadlines::new(MS, MS);
+            let per_try_idle = (own > 0).then_some(MS * own);
+            let timeouts = Timeouts { per_try_idle, ..timeouts(0, 9, 9, idle) };
+            deadlines.configure(&timeouts, began);
+            for deadline in [Deadline::Response, Deadline::Attempt, Deadline::AttemptIdle] {
+                deadlines.start(deadline, began);
+            }
+            deadlines.response_began();
+            assert_eq!(deadlines.first().0, Moment::NEVER);
+            let bound = (bound > 0).then_some(MS * bound);
+            assert_eq!((deadlines.timeout(Deadline::Idle), deadlines.idle_name()), (bound, name));
+        }
     }
 
     #[test]

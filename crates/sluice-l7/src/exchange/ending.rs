@@ -91,7 +91,8 @@ impl RequestTask {
                     return stream.reset(true);
                 }
             }
-            let close = reply.close || !stream.is_received() || self.downstream.conn.is_finishing();
+            let close =
+                reply.close || !stream.is_received() || self.downstream.is_ending(self.worker());
             self.summary.status = self.response.status();
             self.note_grpc_status_of_head();
             self.advertise();

@@ -53,19 +53,21 @@ macro_rules! context {
 }
 
 impl RequestTask {
-    /// Shows the request to the filters in order; returns the route, which they may have selected again.
+    /// Shows the request to the filters in order, without the first `from`; returns the route, which they may have
+    /// selected again.
     pub(super) async fn run_filters(
         &mut self,
         stream: &mut HttpStream,
         snapshot: &RouteSnapshot,
         mut route: Option<RoutePlace>,
+        from: usize,
     ) -> Result<Option<RoutePlace>, Stop> {
         if !self.filters.is_empty() {
             self.arrived = HopCount::of(&self.request);
         }
         self.request.take_target_change();
         let mut buffered = None;
-        let mut place = 0;
+        let mut place = from;
         while let Some(FilterEntry { name, filter, .. }) = self.filters.get(place).cloned() {
             if self.states.len() <= place {
                 self.states.push(None);

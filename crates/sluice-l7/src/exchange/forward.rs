@@ -17,11 +17,12 @@ use sluice_core::connection::Attempt;
 use sluice_core::reason::Side;
 use sluice_upstream::EndpointState;
 use sluice_upstream::cluster::{RequestClaim, TrafficClass};
+use sluice_upstream::reasons as upstream_reasons;
 
 use super::attempt_error::AttemptError;
 use super::deadlines::Deadline;
 use super::pending::Pending;
-use super::{RequestTask, RouteTarget, Stop};
+use super::{Forwarded, RequestTask, RouteTarget, Stop};
 use crate::affinity::affinity;
 use crate::attempts::AttemptGuard;
 use crate::errors::Cause;
@@ -31,8 +32,8 @@ use crate::failed_attempt::{
 use crate::pools::{ClusterPool, InFlightGuard};
 use crate::reasons;
 use crate::reply::Reply;
-use crate::retry::{self, Attempts, Decision, Terms};
-use crate::routes::RuleOptions;
+use crate::retry::{Attempts, Decision, Terms};
+use crate::routes::{RetryRule, RuleOptions};
 
 /// What the attempts of a request share.
 struct Forwarding {
@@ -42,6 +43,8 @@ struct Forwarding {
     attempts: Attempts,
     /// Counts a retry while it is in flight.
     permit: Option<InFlightGuard>,
+    /// The wait that a response asked for, which is followed by a retry.
+    asked_wait: Option<Duration>,
     /// A new cookie for the client, for the hash balancer.
     new_cookie: Option<String>,
 }
@@ -52,36 +55,54 @@ impl RequestTask {
         &mut self,
         down: &mut HttpStream,
         target: RouteTarget,
-    ) -> Result<(), Stop> {
+    ) -> Result<Forwarded, Stop> {
         let rule = target.rule();
-        let options = Arc::clone(&rule.options);
+        let mut options = Arc::clone(&rule.options);
         self.check_upgrade(rule)?;
+        if options.follow.is_some() {
+            self.note_target(&target);
+        }
         self.rewrite(rule)?;
+        if options.envoy_headers {
+            options = self.heed_envoy_headers(options);
+        }
         let worker = Rc::clone(self.worker());
         let pool = self.manager.shared.pools.to(&target.cluster, &worker);
+        if !options.mirrors.is_empty() {
+            self.begin_mirrors(&target);
+        }
         drop(target);
         let _in_flight = pool.enter_request();
-        if let Some(timeout) = self.grpc_deadline() {
+        if let Some(timeout) = self.grpc_deadline(&options.timeouts) {
             self.deadlines.shorten(timeout, self.began);
         }
-        let retries = options.retry.attempts > 1;
+        let retries = options.retry.attempts > 1 || options.follow.is_some();
         self.upload.allow_replay(if retries { options.retry.body_max } else { 0 });
         let mut new_cookie = None;
         let hash = self.hash(&options.hash, &mut new_cookie);
         let attempts = Attempts::default();
-        let mut forwarding = Forwarding { pool, options, hash, attempts, permit: None, new_cookie };
+        let mut forwarding = Forwarding {
+            pool,
+            options,
+            hash,
+            attempts,
+            permit: None,
+            asked_wait: None,
+            new_cookie,
+        };
         loop {
             self.upload.begin_attempt();
             let failed = match self.attempt(down, &mut forwarding).await {
-                Ok(()) => return Ok(()),
+                Ok(()) => return Ok(Forwarded::Done),
+                Err(AttemptError::Redirected) => return Ok(Forwarded::Redirected),
                 Err(AttemptError::Stop(stop)) => return Err(stop),
                 Err(AttemptError::Failed(failed)) => failed,
             };
             // For a response, the retry was decided while the response could still be delivered.
-            let again =
-                failed.cause == Cause::Answered || self.may_retry(failed.cause, &mut forwarding);
+            let again = matches!(failed.cause, Cause::Answered(_))
+                || self.may_retry(failed.cause, &mut forwarding);
             if !again {
-                return Err(self.give_up(failed, &forwarding.attempts));
+                return Err(self.give_up(failed, &forwarding));
             }
             if failed.cause != Cause::Unsent && failed.cause != Cause::Stale {
                 self.back_off(down, &forwarding).await?;
@@ -90,13 +111,15 @@ impl RequestTask {
     }
 
     /// The reply to the client for the failure of the last attempt.
-    fn give_up(&mut self, failed: FailedAttempt, attempts: &Attempts) -> Stop {
-        let exhausted = attempts.are_exhausted() && failed.cause != Cause::Final;
+    fn give_up(&mut self, failed: FailedAttempt, forwarding: &Forwarding) -> Stop {
+        let exhausted = forwarding.attempts.are_exhausted() && failed.cause != Cause::Final;
         let why = if exhausted { reasons::RETRIES_EXHAUSTED } else { failed.why };
         self.summary.detail =
             self.summary.attempts.last().and_then(Attempt::cause).or(failed.said.detail);
         let body = self.failure_body(failed.text, why);
-        Stop::reply(Reply::new(failed.status, why, failed.details, body))
+        let reply = Reply::new(failed.status, why, failed.details, body);
+        let is_overload = why == upstream_reasons::LIMIT && forwarding.options.envoy_headers;
+        Stop::reply(if is_overload { reply.with("x-envoy-overloaded", "true") } else { reply })
     }
 
     /// Makes one attempt.
@@ -109,6 +132,9 @@ impl RequestTask {
         let pool = Rc::clone(&forwarding.pool);
         let (endpoint, _claim) = self.pick(forwarding)?;
         self.deadlines.start(Deadline::Attempt, worker.now());
+        if forwarding.options.attempt_in_request {
+            self.number_attempt();
+        }
         self.pending = Some(Pending::connecting(Arc::clone(&endpoint.name), worker.now()));
         let guard = self.guard_attempt(&pool, &endpoint);
         let connected = {
@@ -143,14 +169,32 @@ impl RequestTask {
             pool.handle.note_refusal(&worker, &endpoint);
         }
         self.count_answer(&pool, &endpoint, status, Some(worker.now().since(up.sent_at)));
-        let retried =
-            retry::covers(&forwarding.options.retry, status, status_number(&self.response));
-        if retried && self.may_retry(Cause::Answered, forwarding) {
+        let covered =
+            forwarding.options.retry.covers(&self.response, status_number(&self.response));
+        if let Some(rule) = covered
+            && self.may_retry_response(rule, forwarding)
+        {
             up.stream.reset(true);
-            return Err(self.note_failed(&endpoint, retried_response(status).into(), forwarding));
+            let failed = retried_response(status, rule);
+            return Err(self.note_failed(&endpoint, failed.into(), forwarding));
+        }
+        if let Some(plan) = &forwarding.options.follow
+            && self.takes_redirect(plan)
+        {
+            let detail = Some(format!("status {status}, followed").into());
+            self.note(Attempt::failed(Arc::clone(&endpoint.name), reasons::RETRIED, None, detail));
+            if up.stream.is_received() {
+                up.finish(&worker, &pool, self.upload.is_sent());
+            } else {
+                up.stream.reset(true);
+            }
+            return Err(AttemptError::Redirected);
         }
         let reached = self.pending.take().map(Pending::into_endpoint);
         self.note(Attempt::reached(reached.unwrap_or_else(|| Arc::clone(&endpoint.name))));
+        if forwarding.options.attempts_in_response {
+            self.show_attempts();
+        }
         if let Some(cookie) = &forwarding.new_cookie {
             self.response.append_known(Known::SetCookie, cookie.as_bytes());
         }
@@ -169,18 +213,10 @@ impl RequestTask {
         &self,
         forwarding: &mut Forwarding,
     ) -> Result<(Arc<EndpointState>, RequestClaim), FailedAttempt> {
-        let handle = &forwarding.pool.handle;
-        let failed = &mut forwarding.attempts.endpoints;
-        let class = TrafficClass::Request;
-        let affinity = affinity(&self.values, forwarding.hash);
-        let picked = match handle.pick_for_request(self.worker(), class, affinity, failed) {
-            // Another endpoint is preferred, not required.
-            Err(_) if !failed.is_empty() => {
-                failed.clear();
-                handle.pick_for_request(self.worker(), class, affinity, &[])
-            }
-            picked => picked,
-        };
+        let Forwarding { pool, options, hash, attempts, .. } = forwarding;
+        let (handle, class) = (&pool.handle, TrafficClass::Request);
+        let affinity = affinity(&self.values, *hash);
+        let picked = attempts.pick(handle, self.worker(), class, affinity, options.retry.avoid);
         picked.map_err(|why| no_endpoint(why, handle.cluster.shortage(why)))
     }
 
@@ -243,8 +279,23 @@ impl RequestTask {
 
     // --- retries ---
 
+    /// Whether a response is followed by a retry, after the wait that it asks for if the rule heeds that; counts the
+    /// attempt. Without time for the wait, the response is better than none.
+    fn may_retry_response(&mut self, rule: RetryRule, forwarding: &mut Forwarding) -> bool {
+        forwarding.asked_wait = None;
+        if let Some(reset) = &forwarding.options.retry.reset {
+            let now = self.worker().now();
+            forwarding.asked_wait = reset.wait(&self.response, self.worker().clock.wall(now));
+            let wait = forwarding.asked_wait.unwrap_or_default();
+            if now.after(wait) >= self.deadlines.overall() {
+                return false;
+            }
+        }
+        self.may_retry(Cause::Answered(rule), forwarding)
+    }
+
     /// Whether a failed attempt is followed by a retry; counts the attempt.
-    fn may_retry(&self, cause: Cause, forwarding: &mut Forwarding) -> bool {
+    fn may_retry(&mut self, cause: Cause, forwarding: &mut Forwarding) -> bool {
         let Forwarding { pool, options, attempts, permit, .. } = forwarding;
         let terms = Terms {
             plan: &options.retry,
@@ -252,25 +303,36 @@ impl RequestTask {
             is_idempotent: self.method.is_idempotent(),
             is_possible: self.upload.can_replay()
                 && self.worker().now() < self.deadlines.due(Deadline::Total),
+            is_taken: options.retry.takes(&self.request),
         };
-        match attempts.decide(cause, terms) {
-            Decision::GiveUp => false,
-            Decision::Free => true,
-            Decision::Budgeted => {
+        let (rule, again) = match attempts.decide(cause, terms) {
+            Decision::GiveUp => return false,
+            Decision::Free(rule) => (rule, true),
+            Decision::Budgeted(rule) => {
                 // Free the permit of the failed retry before requesting another.
                 drop(permit.take());
                 *permit = pool.enter_retry();
-                permit.is_some()
+                (rule, permit.is_some())
+            }
+        };
+        if again {
+            let cluster = &pool.handle.cluster.name;
+            pool.counters.count_retry(self.worker(), cluster, rule);
+            // That of a response is in its text already.
+            if let (Cause::Reset | Cause::TryTimeout, Some(attempt)) =
+                (cause, self.summary.attempts.last_mut())
+            {
+                attempt.retried = Some(rule.word());
             }
         }
+        again
     }
 
-    /// Waits before a retry: a random time up to the current backoff.
+    /// Waits before a retry.
     async fn back_off(&self, down: &mut HttpStream, forwarding: &Forwarding) -> Result<(), Stop> {
-        let bound = forwarding.attempts.backoff(&forwarding.options.retry);
+        let Forwarding { attempts, options, asked_wait, .. } = forwarding;
         let worker = self.worker();
-        let bound = usize::try_from(bound.as_micros()).unwrap_or(usize::MAX);
-        let wait = Duration::from_micros(worker.random_below(bound.max(1)) as u64);
+        let wait = attempts.wait(&options.retry, *asked_wait, |bound| worker.random_below(bound));
         let by = worker.now().after(wait).min(self.deadlines.overall());
         self.guarded(down, by, std::future::pending::<()>()).await.map(drop)
     }

@@ -13,6 +13,19 @@ use crate::connection_manager::{FilterEntry, RouteSnapshot};
 pub(super) type RoutePlace = (usize, usize);
 
 impl RequestTask {
+    /// The filters of a redirect's route that a request which has passed all of its own has yet to pass.
+    pub(super) fn due_of<'a>(
+        &'a self,
+        new: &'a [FilterEntry],
+    ) -> impl Iterator<Item = &'a FilterEntry> {
+        let ran = &self.filters[..self.entered];
+        new.iter().filter(|entry| {
+            let mut before = ran.iter().filter(|ran| ran.name == entry.name).peekable();
+            before.peek().is_none()
+                || (entry.guards && !before.any(|ran| Rc::ptr_eq(&ran.filter, &entry.filter)))
+        })
+    }
+
     /// Selects the route again after the filter at `place` has run; the filters that have yet to run are those of the
     /// new route.
     pub(super) fn reroute(

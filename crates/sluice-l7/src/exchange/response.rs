@@ -38,6 +38,8 @@ impl RequestTask {
         let mut broken: Option<HttpError> = None;
         let tunnel = self.request.upgrade().is_some() || self.method == Method::Connect;
         let forwards = self.summary.version != Version::Http10;
+        let mut moved = self.moved();
+        self.deadlines.start(Deadline::AttemptIdle, worker.now());
         for _ in 0..RESPONSE_HEADS_MAX {
             let received = poll_fn(|cx| {
                 // Data after the headers of an upgrade or tunnel waits until the endpoint accepts it.
@@ -68,6 +70,10 @@ impl RequestTask {
                 if self.upload.is_sent() || tunnel {
                     self.deadlines.start_once(Deadline::Response, worker.now());
                 }
+                if moved != self.moved() {
+                    moved = self.moved();
+                    self.deadlines.start(Deadline::AttemptIdle, worker.now());
+                }
                 let (due, deadline) = self.deadlines.first();
                 let timer = self.timer();
                 timer.set(due);
@@ -81,6 +87,7 @@ impl RequestTask {
             }
             match self.response.status() {
                 status @ 100..200 if status != 101 => {
+                    self.deadlines.start(Deadline::AttemptIdle, worker.now());
                     let wanted = status != 100 || self.request.get(Known::Expect).is_some();
                     if wanted && forwards {
                         self.response.set_version(self.summary.version);
@@ -102,12 +109,21 @@ impl RequestTask {
         Err(failed_attempt(&error, false).into())
     }
 
+    /// How much of the request has moved: what was received, and what was sent again.
+    const fn moved(&self) -> (u64, usize) {
+        (self.summary.received, self.upload.pieces_sent())
+    }
+
     /// The error for a deadline that expires before the response headers are received.
     fn no_response_by(&mut self, deadline: Deadline) -> AttemptError {
         match deadline {
             Deadline::Body => Stop::Downstream(late()).into(),
             Deadline::Attempt => {
                 attempt_timed_out("timeout.per_try", self.deadlines.timeout(deadline)).into()
+            }
+            Deadline::AttemptIdle => {
+                let timeout = self.deadlines.timeout(deadline);
+                attempt_timed_out("timeout.per_try_idle", timeout).into()
             }
             Deadline::RequestFilter | Deadline::ResponseFilter => {
                 self.filter_timed_out(deadline).into()
@@ -127,8 +143,7 @@ impl RequestTask {
         mut up: UpstreamStream,
     ) -> Result<(), Stop> {
         let worker = Rc::clone(self.worker());
-        self.deadlines.stop(Deadline::Response);
-        self.deadlines.stop(Deadline::Attempt);
+        self.deadlines.response_began();
         let status = self.response.status();
         let upgrades = self.request.upgrade().is_some();
         let tunnel = match up.version {
@@ -165,7 +180,7 @@ impl RequestTask {
         self.advertise();
         let end = !tunnel && up.stream.is_received() && self.waiting_download.is_none();
         self.repair_response_length(end);
-        let close = self.downstream.conn.is_finishing();
+        let close = self.downstream.is_ending(&worker);
         let sent = down.send_head(&worker, &self.response, end, close);
         let relayed = match sent {
             // The response cannot be sent to this client.

@@ -24,11 +24,15 @@ mod filters;
 mod grpc_calls;
 mod held;
 pub(crate) mod kit;
+mod mirror;
 mod pieces;
+mod redirects;
 mod reroute;
+mod retries;
 mod side_call_retries;
 mod side_calls;
 mod simulation;
+mod time_limits;
 mod whole;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -52,6 +56,7 @@ fn timeouts(total: u64, response: u64, per_try: u64, idle: u64) -> Timeouts {
         response: timeout(response),
         per_try: timeout(per_try),
         idle: timeout(idle),
+        ..Timeouts::default()
     }
 }
 

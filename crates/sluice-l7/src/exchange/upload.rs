@@ -119,6 +119,22 @@ impl Upload {
         matches!(self.stored, Stored::Tunnel)
     }
 
+    /// The kept pieces.
+    pub(super) fn kept(&self) -> &[Bytes] {
+        match &self.stored {
+            Stored::Kept(kept) => &kept.pieces,
+            Stored::Gone | Stored::Tunnel => &[],
+        }
+    }
+
+    /// The number of kept pieces that the current attempt has sent.
+    pub(super) const fn pieces_sent(&self) -> usize {
+        match &self.stored {
+            Stored::Kept(kept) => kept.sent,
+            Stored::Gone | Stored::Tunnel => 0,
+        }
+    }
+
     /// Whether a retry can send the body from the start.
     pub(super) const fn can_replay(&self) -> bool {
         matches!(self.stored, Stored::Kept(_))

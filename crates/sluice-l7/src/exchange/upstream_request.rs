@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use sluice_codec::grpc::parse_timeout;
+use sluice_codec::grpc::{parse_timeout, show_timeout};
 use sluice_codec::h1::parse::is_authority;
 use sluice_codec::{Known, Method};
 use xxhash_rust::xxh3::xxh3_64;
@@ -15,13 +15,23 @@ use super::{RequestTask, Stop};
 use crate::header_values::{cookie, query_parameter};
 use crate::reasons;
 use crate::reply::Reply;
-use crate::routes::{HashBy, HostRewrite, Rule};
+use crate::routes::{HashBy, HostRewrite, Rule, Timeouts};
 
 impl RequestTask {
-    /// The timeout that a gRPC client set; the header is ignored in other requests.
-    pub(super) fn grpc_deadline(&self) -> Option<Duration> {
+    /// The timeout that a gRPC client set, within the bounds of the rule; the endpoint is told of a cap. The header is
+    /// ignored in other requests.
+    pub(super) fn grpc_deadline(&mut self, bounds: &Timeouts) -> Option<Duration> {
         let timeout = self.request.get(Known::GrpcTimeout).filter(|_| self.request.is_grpc());
-        timeout.and_then(parse_timeout)
+        let wanted = timeout.and_then(parse_timeout)?;
+        let capped = bounds.grpc_max.map_or(wanted, |max| wanted.min(max));
+        if capped < wanted {
+            let text = show_timeout(capped);
+            self.request.set(Known::GrpcTimeout.text().as_bytes(), text.as_bytes());
+        }
+        // A client that waits for less than the offset would get no time at all.
+        Some(
+            capped.checked_sub(bounds.grpc_offset).filter(|left| !left.is_zero()).unwrap_or(capped),
+        )
     }
 
     /// Refuses upgrades and tunnels that the rule does not allow.

@@ -7,7 +7,6 @@
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use sluice_codec::h1::H1Stream;
 use sluice_codec::{ErrorKind, Head, HttpError, HttpStream};
@@ -26,7 +25,6 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// The most that is read and discarded after a response that did not wait for the whole request.
 const LINGER_BYTES: u64 = 1 << 20;
-const LINGER_TIME: Duration = Duration::from_secs(1);
 
 /// The protocol of a connection, judged by its first bytes.
 enum Guess {
@@ -117,7 +115,7 @@ pub(super) fn serve_h1(
             h1 = after;
             count_bytes(&downstream.conn, &mut h1);
             if !h1.next_exchange() {
-                Box::pin(lingering_close(&handler.manager.worker, &downstream.conn, &mut h1)).await;
+                Box::pin(lingering_close(&handler, &downstream.conn, &mut h1)).await;
                 return end::DONE;
             }
         }
@@ -136,7 +134,7 @@ async fn reject(
     manager.count_protocol_error(&error);
     conn.info.note(&error);
     exchange::refuse(manager, h1, &error).await;
-    lingering_close(&manager.worker, conn, h1).await;
+    lingering_close(handler, conn, h1).await;
     count_bytes(conn, h1);
     reason
 }
@@ -191,7 +189,7 @@ fn await_head(
     downstream.conn.deadline.set(if begun {
         now.after(options.head_timeout)
     } else {
-        now.after_bound(options.idle_timeout)
+        now.after_bound(options.idle_timeout).min(downstream.expires)
     });
     Begun { first: served == 0, begun }
 }
@@ -216,8 +214,8 @@ fn poll_head(
     if let Poll::Ready(Err(error)) = h1.poll_flushed(cx, worker) {
         return Poll::Ready(AfterExchange::End(end_reason(conn, &error)));
     }
-    if conn.is_finishing() && h1.unparsed().is_empty() && !state.first {
-        return Poll::Ready(AfterExchange::End(end::DRAIN));
+    if h1.unparsed().is_empty() && !state.first && downstream.is_ending(worker) {
+        return Poll::Ready(AfterExchange::End(downstream.why_ending()));
     }
     let mut head = head_pool.take();
     match h1.poll_recv_head(cx, worker, &mut head) {
@@ -237,6 +235,7 @@ fn poll_head(
     }
     ready!(conn.deadline.poll(cx));
     Poll::Ready(match state.begun {
+        false if downstream.is_expired(worker) => AfterExchange::End(downstream.why_ending()),
         false => AfterExchange::End(reasons::KEEPALIVE_IDLE),
         true if h1.unparsed().is_empty() => AfterExchange::End(reasons::HEAD_TIMEOUT),
         true => {
@@ -248,8 +247,9 @@ fn poll_head(
 /// Closes a connection so that the client can read its last response: finishes the sending side, then reads and
 /// discards what the client still sends for a while. Closing at once would reset the connection, and the reset can
 /// overtake the response.
-async fn lingering_close(worker: &WorkerCx, conn: &Conn, h1: &mut H1Stream) {
-    let by = worker.now().after(LINGER_TIME);
+async fn lingering_close(handler: &HttpHandler, conn: &Conn, h1: &mut H1Stream) {
+    let worker = &*handler.manager.worker;
+    let by = worker.now().after(handler.manager.plan.options.delayed_close);
     let mut left = LINGER_BYTES;
     let parting = poll_fn(|cx| {
         if ready!(h1.poll_finish(cx, worker)).is_err() {

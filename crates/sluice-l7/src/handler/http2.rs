@@ -6,7 +6,6 @@
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use sluice_codec::h2::{Accepted, H2Event, H2Server};
 use sluice_codec::{ErrorKind, HttpStream};
@@ -20,9 +19,6 @@ use crate::connection_manager::DownstreamConn;
 use crate::exchange::Exchange;
 use crate::handler::Turn;
 use crate::reasons;
-
-/// How long an idle client has to close the connection after GOAWAY.
-const LINGER_TIME: Duration = Duration::from_secs(1);
 
 pub(super) async fn serve_h2(
     handler: Rc<HttpHandler>,
@@ -43,6 +39,7 @@ pub(super) async fn serve_h2(
     };
     let mut care = ConnectionCare {
         drained: None,
+        expired_at: None,
         asked: None,
         served: 0,
         used: false,
@@ -95,6 +92,8 @@ impl Drop for OpenStreamGuard {
 struct ConnectionCare {
     /// Why GOAWAY was sent, if it was.
     drained: Option<Reason>,
+    /// When the connection became too old, if it did.
+    expired_at: Option<Moment>,
     /// When the ping was sent that is not acknowledged yet.
     asked: Option<Moment>,
     served: u64,
@@ -118,9 +117,15 @@ impl ConnectionCare {
         server: &mut H2Server,
     ) -> Poll<Event> {
         let (conn, options) = (&downstream.conn, &handler.manager.plan.options);
-        if conn.is_finishing() && self.drained.is_none() {
-            self.drained = Some(end::DRAIN);
+        let worker = &handler.manager.worker;
+        if self.drained.is_none() && downstream.is_ending(worker) {
+            self.drained = Some(downstream.why_ending());
             server.drain();
+            if !conn.is_finishing() {
+                // The deadline that led here is over.
+                self.expired_at = Some(worker.now());
+                conn.deadline.set(Moment::NEVER);
+            }
         }
         match server.poll_accept(cx) {
             Poll::Ready(Some(Ok(H2Event::Request(accepted)))) => {
@@ -146,30 +151,40 @@ impl ConnectionCare {
         if self.asked.is_some() && server.poll_pong(cx).is_ready() {
             self.asked = None;
         }
-        let now = handler.manager.worker.now();
+        let now = worker.now();
         let open = downstream.open.get() > 0;
         if std::mem::replace(&mut self.used, open) && !open {
             self.idle_since = now;
         }
         let due = if !open {
-            self.idle_since.after_bound(options.idle_timeout)
+            let idle = self.idle_since.after_bound(options.idle_timeout);
+            match self.expired_at {
+                // The client has to close the connection.
+                Some(at) => idle.min(self.idle_since.max(at).after(options.delayed_close)),
+                None => idle.min(downstream.expires),
+            }
         } else {
             match (self.asked, options.h2.ping_interval) {
                 (Some(asked), _) => asked.after(options.h2.ping_timeout),
                 (None, Some(interval)) => now.after(interval),
                 (None, None) => Moment::NEVER,
             }
+            .min(if self.drained.is_none() {
+                downstream.expires
+            } else {
+                Moment::NEVER
+            })
         };
         if downstream.conn.deadline.poll(cx).is_ready() {
             if downstream.open.get() == 0 {
                 if self.drained.is_none() {
                     self.drained = Some(reasons::KEEPALIVE_IDLE);
                     server.drain();
-                    conn.deadline.set(now.after(LINGER_TIME));
+                    conn.deadline.set(now.after(options.delayed_close));
                     cx.waker().wake_by_ref();
                     return Poll::Pending;
                 }
-                return Poll::Ready(Event::End(reasons::KEEPALIVE_IDLE));
+                return Poll::Ready(Event::End(self.drained.unwrap_or(reasons::KEEPALIVE_IDLE)));
             }
             match (self.asked, options.h2.ping_interval) {
                 (Some(_), _) => {
@@ -186,7 +201,7 @@ impl ConnectionCare {
                 (None, None) => {}
             }
         }
-        if self.drained.is_none() {
+        if self.drained.is_none() || self.expired_at.is_some() {
             conn.deadline.set(due);
         }
         let _ = conn.deadline.poll(cx);

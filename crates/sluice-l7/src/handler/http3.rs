@@ -52,7 +52,7 @@ impl HttpHandler {
             Ok(Err(error)) => return end_reason(&conn, &error),
             Err(_) => return reasons::HEAD_TIMEOUT,
         };
-        let downstream = DownstreamConn::new(Rc::clone(&conn));
+        let downstream = DownstreamConn::new(Rc::clone(&conn), self.manager.expiry());
         let (mut served, mut over) = (0, None);
         let reason = loop {
             if options.requests_max.is_some_and(|max| served >= max) {
@@ -62,8 +62,8 @@ impl HttpHandler {
             let accepted = poll_fn(|cx| {
                 loop {
                     // The task is woken when the connection is to finish.
-                    if conn.is_finishing() {
-                        over = over.or(Some(end::DRAIN));
+                    if over.is_none() && downstream.is_ending(worker) {
+                        over = Some(downstream.why_ending());
                     }
                     if over.is_some() {
                         server.drain(cx);
@@ -71,14 +71,21 @@ impl HttpHandler {
                     if let Poll::Ready(accepted) = server.poll_accept(cx) {
                         return Poll::Ready(Ok(accepted));
                     }
-                    ready!(server.poll_idle(cx));
-                    if let Some(over) = over {
-                        return Poll::Ready(Err(over));
-                    }
-                    let since = *idle_since.get_or_insert_with(|| worker.now());
-                    conn.deadline.set(since.after_bound(options.idle_timeout));
+                    let is_idle = server.poll_idle(cx).is_ready();
+                    let due = match over {
+                        Some(over) if is_idle => return Poll::Ready(Err(over)),
+                        Some(_) => return Poll::Pending,
+                        None if is_idle => {
+                            let since = *idle_since.get_or_insert_with(|| worker.now());
+                            since.after_bound(options.idle_timeout)
+                        }
+                        None => Moment::NEVER,
+                    };
+                    conn.deadline.set(due.min(downstream.expires));
                     ready!(conn.deadline.poll(cx));
-                    over = Some(reasons::KEEPALIVE_IDLE);
+                    if !downstream.is_expired(worker) {
+                        over = Some(reasons::KEEPALIVE_IDLE);
+                    }
                 }
             })
             .await;

@@ -48,7 +48,7 @@ fn on_bench(change: impl FnOnce(&mut HttpPlan), test: impl AsyncFnOnce(Bench)) {
         let worker = WorkerCx::new(0, clock, shard, log, Limits::default(), &budget);
         worker.spawn(Rc::clone(&worker.reactor).drive());
         // Only the connection has time-outs here.
-        let timeouts = Timeouts { total: None, response: None, per_try: None, idle: None };
+        let timeouts = Timeouts { response: None, idle: None, ..Timeouts::default() };
         let options = RuleOptions { timeouts, ..RuleOptions::default() };
         let (mut plan, cluster) = kit::plan(options, &[], &[]);
         plan.options.head_timeout = HEAD_TIMEOUT;

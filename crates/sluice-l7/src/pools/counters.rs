@@ -14,6 +14,7 @@ use sluice_telemetry::{Counter, CounterSet, Histogram, SeriesSet};
 use sluice_upstream::LeftEndpoints;
 
 use crate::metrics;
+use crate::retry_plan::RetryRule;
 
 /// The request counters of a cluster.
 #[derive(Debug)]
@@ -22,8 +23,10 @@ pub(crate) struct PoolCounters {
     time: Histogram,
     pub(crate) retried: Counter,
     pub(crate) retry_refused: Counter,
+    retry_rules: CounterSet<RetryRule>,
     classes: CounterSet<u16>,
     side_calls: CounterSet<&'static str>,
+    mirrors: CounterSet<&'static str>,
     side_call_time: OnceCell<Histogram>,
     /// By endpoint name; endpoints beyond the limit share `other`.
     endpoints: SeriesSet<Arc<str>, EndpointCounters>,
@@ -47,8 +50,10 @@ impl PoolCounters {
             time: shard.histogram(&metrics::CLUSTER_TIME, &[cluster]),
             retried: shard.counter(&metrics::RETRIES, &[cluster, "made"]),
             retry_refused: shard.counter(&metrics::RETRIES, &[cluster, "limit"]),
+            retry_rules: CounterSet::default(),
             classes: CounterSet::default(),
             side_calls: CounterSet::default(),
+            mirrors: CounterSet::default(),
             side_call_time: OnceCell::new(),
             endpoints: SeriesSet::bounded(bound, |_| other()),
         }
@@ -57,6 +62,13 @@ impl PoolCounters {
     /// Forgets the series of endpoints that have left.
     pub(super) fn forget(&self, left: &LeftEndpoints) {
         self.endpoints.retain(|endpoint| !left.contains(endpoint));
+    }
+
+    /// Counts a retry by its rule.
+    pub(crate) fn count_retry(&self, worker: &WorkerCx, cluster: &str, rule: RetryRule) {
+        let counter =
+            |rule: &RetryRule| worker.shard.counter(&metrics::RETRY_RULES, &[cluster, rule.word()]);
+        self.retry_rules.count(&rule, counter);
     }
 
     /// Counts a side call that has ended.
@@ -72,6 +84,13 @@ impl PoolCounters {
             .count(&result, |result| shard.counter(&metrics::SIDE_CALLS, &[cluster, result]));
         let time = || shard.histogram(&metrics::SIDE_CALL_TIME, &[cluster]);
         self.side_call_time.get_or_init(time).record(took);
+    }
+
+    /// Counts a copy of a request that has ended, or was not sent.
+    pub(crate) fn count_mirror(&self, worker: &WorkerCx, cluster: &str, result: &'static str) {
+        let counter =
+            |result: &&'static str| worker.shard.counter(&metrics::MIRRORS, &[cluster, result]);
+        self.mirrors.count(&result, counter);
     }
 
     /// Counts a response of an endpoint by its status class (0 for no response), and the time to its headers.

@@ -17,8 +17,9 @@ impl ClusterPool {
 
     /// Counts a retry in flight, unless the limit on retries is reached.
     pub(crate) fn enter_retry(self: &Rc<Self>) -> Option<InFlightGuard> {
-        // The limit, or a fifth of the requests in flight if that is more.
-        let max = self.handle.cluster.peek_plan().retries_max.max(self.requests.get() / 5);
+        let plan = self.handle.cluster.peek_plan();
+        let share = self.requests.get().saturating_mul(plan.retry_percent.into()) / 100;
+        let max = plan.retries_max.max(share);
         if self.retries.get() >= max {
             self.counters.retry_refused.increment();
             return None;
@@ -80,11 +81,13 @@ mod tests {
     #[test]
     fn retries_in_flight_have_a_limit_that_grows_with_the_requests() {
         let bare = ClusterSettings::clone(&ClusterSettings::bare());
-        let settings = Arc::new(ClusterSettings { retries_max: 2, ..bare });
-        let plan = ClusterPlan { name: "app".into(), settings, tls: None };
-        let (worker, cluster) =
-            (WorkerCx::solitary(Clock::held()), Arc::new(Cluster::new(Arc::new(plan))));
-        let pool = HttpWorker::of(&worker).pools.to(&cluster, &worker);
+        let pool_of = |settings| {
+            let settings = Arc::new(settings);
+            let plan = Arc::new(ClusterPlan { name: "app".into(), settings, tls: None });
+            let (worker, cluster) = (WorkerCx::solitary(Clock::held()), Cluster::new(plan));
+            HttpWorker::of(&worker).pools.to(&Arc::new(cluster), &worker)
+        };
+        let pool = pool_of(ClusterSettings { retries_max: 2, ..bare.clone() });
 
         let mut retries: Vec<_> = (0..2).filter_map(|_| pool.enter_retry()).collect();
         assert_eq!((retries.len(), pool.retries.get()), (2, 2));
@@ -101,6 +104,13 @@ mod tests {
         assert!(pool.enter_retry().is_none());
         drop((requests, retries));
         assert_eq!((pool.requests.get(), pool.retries.get()), (0, 0));
+
+        for (retry_percent, allowed) in [(0, 1), (50, 7), (100, 15)] {
+            let pool = pool_of(ClusterSettings { retries_max: 1, retry_percent, ..bare.clone() });
+            let _requests: Vec<_> = (0..15).map(|_| pool.enter_request()).collect();
+            let retries: Vec<_> = (0..20).map_while(|_| pool.enter_retry()).collect();
+            assert_eq!(retries.len(), allowed, "{retry_percent} %");
+        }
     }
 
     #[test]

@@ -5,11 +5,15 @@
 
 use std::time::Duration;
 
+use sluice_core::Name;
+
 use super::PathRewrite;
-use crate::retry::RetryPlan;
+use super::conditions::RuntimeShare;
+use crate::retry_plan::RetryPlan;
 
 /// How the requests of a rule are handled.
 #[derive(Clone, Debug, PartialEq)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a setting of its own")]
 pub struct RuleOptions {
     /// Time-outs.
     pub timeouts: Timeouts,
@@ -21,6 +25,16 @@ pub struct RuleOptions {
     pub host: HostRewrite,
     /// What a hash balancer hashes; the first source that yields a value is used.
     pub hash: Vec<HashBy>,
+    /// Where copies of requests go.
+    pub mirrors: Vec<Mirror>,
+    /// Whether Envoy's request headers for retries and time-outs are heeded, and overload is reported in its way.
+    pub envoy_headers: bool,
+    /// Whether endpoints are told the number of the attempt.
+    pub attempt_in_request: bool,
+    /// Whether clients are told the number of attempts.
+    pub attempts_in_response: bool,
+    /// The redirects that are followed; `None` sends all of them to the client.
+    pub follow: Option<Box<FollowPlan>>,
     /// The protocols that a client may upgrade to.
     pub upgrades: Vec<String>,
     /// Whether CONNECT may be tunnelled to the cluster.
@@ -35,10 +49,54 @@ impl Default for RuleOptions {
             path: None,
             host: HostRewrite::Keep,
             hash: Vec::new(),
+            mirrors: Vec::new(),
+            follow: None,
+            envoy_headers: false,
+            attempt_in_request: false,
+            attempts_in_response: false,
             upgrades: vec!["websocket".into()],
             connect: false,
         }
     }
+}
+
+/// A cluster that gets copies of requests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mirror {
+    /// The cluster.
+    pub cluster: Name,
+    /// The share of requests; drawn for each mirror alone.
+    pub share: RuntimeShare,
+    /// What is added to the name of the host.
+    pub host_suffix: String,
+}
+
+/// The redirects of endpoints that are followed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FollowPlan {
+    /// Their statuses.
+    pub statuses: Vec<u16>,
+    /// The most redirects of one request.
+    pub redirects_max: u32,
+    /// The schemes that they may lead to.
+    pub scheme: FollowScheme,
+    /// The rules that they may lead to; if empty, all.
+    pub routes: Vec<Name>,
+    /// Whether they lead only to rules that the request has not matched yet.
+    pub new_routes_only: bool,
+    /// Response headers that are copied to the next request.
+    pub copy_headers: Vec<String>,
+}
+
+/// The schemes that a redirect may lead to, compared with that of the request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FollowScheme {
+    /// The same.
+    Same,
+    /// The same, or https.
+    Safer,
+    /// Any.
+    Any,
 }
 
 /// The time-outs of a request; `None` disables one.
@@ -50,8 +108,14 @@ pub struct Timeouts {
     pub response: Option<Duration>,
     /// From the start of an attempt, connecting included, to the response headers.
     pub per_try: Option<Duration>,
+    /// The longest time without a byte in either direction, within one attempt.
+    pub per_try_idle: Option<Duration>,
     /// The longest time without a byte in either direction.
     pub idle: Option<Duration>,
+    /// The most that counts of the timeout that a gRPC client set.
+    pub grpc_max: Option<Duration>,
+    /// What is taken off the timeout that a gRPC client set, if it is longer.
+    pub grpc_offset: Duration,
 }
 
 impl Default for Timeouts {
@@ -60,6 +124,9 @@ impl Default for Timeouts {
             total: None,
             response: Some(Duration::from_secs(60)),
             per_try: None,
+            per_try_idle: None,
+            grpc_max: None,
+            grpc_offset: Duration::ZERO,
             idle: Some(Duration::from_secs(300)),
         }
     }

@@ -9,6 +9,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use sluice_codec::grpc::{show_timeout, status_number};
@@ -33,7 +34,7 @@ use crate::failed_attempt::{
 use crate::hop_count::HopCount;
 use crate::pools::{ClusterPool, PooledConn};
 use crate::reasons;
-use crate::retry::{self, RetryPlan};
+use crate::retry_plan::{RetryPlan, RetryRule};
 use crate::upstream_stream::{SentRequest, UpstreamStream, send_on_h1, version_of};
 use crate::worker::HttpWorker;
 
@@ -50,7 +51,8 @@ impl SideCalls {
         let attempt = async |endpoint: Arc<EndpointState>, _claim: RequestClaim| {
             self.attempt(&call.pool, &endpoint, &request).await
         };
-        self.in_attempts(call, &request, attempt, is_retried).await
+        let retried = |plan: &RetryPlan, response: &SideResponse| self.retried(plan, response);
+        self.in_attempts(call, &request, attempt, retried).await
     }
 
     async fn attempt(
@@ -140,7 +142,10 @@ impl SideCalls {
             return Err(not_http2());
         }
         let options = worker.local(H1Options::default);
-        let class = TrafficClass::SideCall;
+        let class = match request.kind {
+            CallKind::Http | CallKind::Grpc => TrafficClass::SideCall,
+            CallKind::Mirror => TrafficClass::Request,
+        };
         let pooled = match pool.take_idle(worker, endpoint, class, &options) {
             Some(pooled) => {
                 pool.counters.reused.increment();
@@ -231,7 +236,7 @@ impl SideCalls {
     }
 
     /// Sends the body and waits for the response headers, which may come first.
-    async fn await_head(
+    pub(super) async fn await_head(
         &self,
         up: &mut UpstreamStream,
         body: Bytes,
@@ -310,13 +315,19 @@ impl SideCalls {
         }
         Ok(SideResponse { head, body: all.freeze(), trailers, _charge: charge })
     }
-}
 
-/// Whether the plan of a call retries this response.
-fn is_retried(plan: &RetryPlan, response: &SideResponse) -> bool {
-    let trailers = response.trailers.as_deref().and_then(status_number);
-    let grpc_status = trailers.or_else(|| status_number(&response.head));
-    retry::covers(plan, response.head.status(), grpc_status)
+    /// Why the plan of a call retries this response, if it does, and the wait that the response asks for.
+    fn retried(
+        &self,
+        plan: &RetryPlan,
+        response: &SideResponse,
+    ) -> Option<(RetryRule, Option<Duration>)> {
+        let trailers = response.trailers.as_deref().and_then(status_number);
+        let grpc_status = trailers.or_else(|| status_number(&response.head));
+        let rule = plan.covers(&response.head, grpc_status)?;
+        let now = self.worker.clock.wall(self.worker.now());
+        Some((rule, plan.reset.as_ref().and_then(|reset| reset.wait(&response.head, now))))
+    }
 }
 
 fn final_failure(why: sluice_core::Reason, detail: Option<Box<str>>) -> FailedAttempt {

@@ -17,7 +17,8 @@ use super::{SideCallError, SideCallGuard, SideCalls, SideRequest};
 use crate::errors::Cause;
 use crate::failed_attempt::{FailedAttempt, FailureDetail, no_endpoint};
 use crate::pools::{ClusterPool, InFlightGuard};
-use crate::retry::{Attempts, Decision, RetryPlan, Terms};
+use crate::retry::{Attempts, Decision, Terms};
+use crate::retry_plan::{RetryPlan, RetryRule};
 
 /// What the attempts of a call share.
 struct CallAttempts<'a> {
@@ -29,14 +30,14 @@ struct CallAttempts<'a> {
 }
 
 impl SideCalls {
-    /// Calls `attempt` until it succeeds or may not be repeated. A result that `is_retried` is one that the request's
-    /// plan retries; it is returned if there is no further attempt.
+    /// Calls `attempt` until it succeeds or may not be repeated. For a result that the request's plan
+    /// retries, `retried` returns the rule and the wait that is asked for; it is returned if there is no further attempt.
     pub(super) async fn in_attempts<T>(
         &self,
         call: &SideCallGuard,
         request: &SideRequest,
         attempt: impl AsyncFn(Arc<EndpointState>, RequestClaim) -> Result<T, FailedAttempt>,
-        is_retried: impl Fn(&RetryPlan, &T) -> bool,
+        retried: impl Fn(&RetryPlan, &T) -> Option<(RetryRule, Option<Duration>)>,
     ) -> Result<T, SideCallError> {
         let pool = &call.pool;
         let _in_flight = pool.enter_request();
@@ -45,18 +46,20 @@ impl SideCalls {
         let mut so_far = CallAttempts { request, plan, attempts, permit: None };
         loop {
             call.attempts.set(call.attempts.get() + 1);
-            let (ended, endpoint) = match self.pick(pool, &mut so_far.attempts) {
+            let (ended, endpoint) = match self.pick(pool, &mut so_far) {
                 Err(failed) => (Err(failed), None),
                 Ok((endpoint, claim)) => {
                     (attempt(Arc::clone(&endpoint), claim).await, Some(endpoint))
                 }
             };
-            let cause = match &ended {
-                Ok(done) if is_retried(plan, done) => Some(Cause::Answered),
-                Ok(_) => None,
-                Err(failed) => Some(failed.cause),
+            let (cause, asked) = match &ended {
+                Ok(done) => match retried(plan, done) {
+                    Some((rule, asked)) => (Some(Cause::Answered(rule)), asked),
+                    None => (None, None),
+                },
+                Err(failed) => (Some(failed.cause), None),
             };
-            let again = cause.and_then(|cause| self.before_retry(pool, cause, &mut so_far));
+            let again = cause.and_then(|cause| self.before_retry(pool, cause, asked, &mut so_far));
             let Some(wait) = again else {
                 return ended.map_err(|failed| failure(failed, endpoint.as_deref()));
             };
@@ -69,11 +72,13 @@ impl SideCalls {
         }
     }
 
-    /// Whether an attempt that ended for `cause` is followed by another, and after which wait.
+    /// Whether an attempt that ended for `cause` is followed by another, and after which wait; `asked` is the wait that
+    /// the response asks for.
     fn before_retry(
         &self,
         pool: &Rc<ClusterPool>,
         cause: Cause,
+        asked: Option<Duration>,
         so_far: &mut CallAttempts<'_>,
     ) -> Option<Duration> {
         let CallAttempts { request, plan, attempts, permit } = so_far;
@@ -83,53 +88,43 @@ impl SideCalls {
             connect_attempts: pool.handle.cluster.peek_plan().connect_attempts,
             is_idempotent: request.head.method().is_idempotent(),
             is_possible: unseen || request.body.len() <= plan.body_max,
+            is_taken: plan.takes(&request.head),
         };
         let decision = attempts.decide(cause, terms);
         // Free the permit of the failed retry before requesting another.
         drop(permit.take());
+        let count = |rule| {
+            pool.counters.count_retry(&self.worker, &pool.handle.cluster.name, rule);
+        };
         match decision {
             Decision::GiveUp => None,
-            Decision::Free => Some(Duration::ZERO),
-            Decision::Budgeted => {
-                let wait = if unseen { Duration::ZERO } else { self.backoff(attempts, plan) };
+            Decision::Free(rule) => {
+                count(rule);
+                Some(Duration::ZERO)
+            }
+            Decision::Budgeted(rule) => {
+                let random = |bound| self.worker.random_below(bound);
+                let wait = if unseen { Duration::ZERO } else { attempts.wait(plan, asked, random) };
                 // What has ended is of more use than a call that is out of time.
                 if self.worker.now().after(wait) >= request.by {
                     return None;
                 }
                 *permit = pool.enter_retry();
-                permit.is_some().then_some(wait)
+                permit.is_some().then(|| count(rule))?;
+                Some(wait)
             }
         }
     }
 
-    /// A random wait, up to the current bound.
-    fn backoff(&self, attempts: &Attempts, plan: &RetryPlan) -> Duration {
-        let bound = usize::try_from(attempts.backoff(plan).as_micros()).unwrap_or(usize::MAX);
-        Duration::from_micros(self.worker.random_below(bound.max(1)) as u64)
-    }
-
-    /// Picks the endpoint of the next attempt, preferably one that has not failed.
+    /// Picks the endpoint of the next attempt.
     fn pick(
         &self,
         pool: &ClusterPool,
-        attempts: &mut Attempts,
+        so_far: &mut CallAttempts<'_>,
     ) -> Result<(Arc<EndpointState>, RequestClaim), FailedAttempt> {
-        let (handle, failed) = (&pool.handle, &mut attempts.endpoints);
-        let pick = |failed: &[Arc<str>]| {
-            handle.pick_for_request(
-                &self.worker,
-                TrafficClass::SideCall,
-                Affinity::default(),
-                failed,
-            )
-        };
-        let picked = match pick(failed) {
-            Err(_) if !failed.is_empty() => {
-                failed.clear();
-                pick(&[])
-            }
-            picked => picked,
-        };
+        let (handle, class) = (&pool.handle, TrafficClass::SideCall);
+        let CallAttempts { attempts, plan, .. } = so_far;
+        let picked = attempts.pick(handle, &self.worker, class, Affinity::default(), plan.avoid);
         picked.map_err(|why| no_endpoint(why, handle.cluster.shortage(why)))
     }
 }

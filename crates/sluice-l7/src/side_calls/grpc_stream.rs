@@ -88,7 +88,7 @@ impl SideCalls {
             let up = up.unwrap_or_else(|left| Err(endpoint_left(left)))?;
             Ok((up, attempt.map(Rc::new), claim))
         };
-        let opening = self.in_attempts(guard, &request, open, |_, _| false);
+        let opening = self.in_attempts(guard, &request, open, |_, _| None);
         let opened = Timer::new(&self.worker.timers).until(by, opening).await;
         let (up, attempt, claim) = opened.unwrap_or_else(|_| Err(self.late(guard.began)))?;
         Ok(Opened { up, attempt, _claim: claim, _permit: permit, by })

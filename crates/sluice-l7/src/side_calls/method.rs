@@ -14,7 +14,7 @@ use data_encoding::BASE64_NOPAD;
 use sluice_codec::{Known, grpc};
 
 use super::{CallKind, SideRequest};
-use crate::retry::RetryPlan;
+use crate::retry_plan::RetryPlan;
 
 /// A method of a service (`/package.Service/Method`), and the metadata that a call of it begins with.
 #[derive(Clone, Debug)]

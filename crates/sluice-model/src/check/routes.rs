@@ -86,6 +86,10 @@ fn useless_settings(rule: &Spanned<Rule>, at: &Path<'_>, diags: &mut Diags) {
         ("timeout", RouteTimeout::absent().is_some_and(|usual| rule.timeout != usual)),
         ("retry", rule.retry.is_some()),
         ("hash", !rule.hash.is_empty()),
+        ("mirror", !rule.mirror.is_empty()),
+        ("follow_redirects", rule.follow_redirects.is_some()),
+        ("envoy_headers", rule.envoy_headers),
+        ("attempt_count", !rule.attempt_count.is_empty()),
         ("connect", rule.connect),
     ];
     for (key, _) in said.iter().filter(|(_, said)| *said) {
@@ -164,12 +168,13 @@ pub(super) fn keeps_requests(rule: &Rule) -> bool {
     Rewrite::absent().is_some_and(|usual| rule.rewrite == usual)
 }
 
-/// The clusters that the rules of virtual hosts route to, each with its rule.
+/// The clusters that the rules of virtual hosts route to or send copies to, each with its rule.
 pub(crate) fn led_to<'c>(
     hosts: impl Iterator<Item = &'c Spanned<HostOrRule>>,
 ) -> impl Iterator<Item = (&'c Spanned<Name>, &'c Rule)> {
     hosts.flat_map(|host| host.rules.iter()).flat_map(|rule| {
         let split = rule.split.iter().flat_map(|split| split.0.iter().map(|(name, _)| name));
-        rule.cluster.iter().chain(split).map(move |name| (name, &rule.value))
+        let mirrors = rule.mirror.iter().map(|mirror| &mirror.cluster);
+        rule.cluster.iter().chain(split).chain(mirrors).map(move |name| (name, &rule.value))
     })
 }

@@ -91,6 +91,8 @@ impl Compiler<'_> {
         for rule in table.virtual_hosts.iter().flat_map(|host| &host.rules) {
             let share = rule.conditions.as_ref().and_then(|conditions| conditions.runtime.as_ref());
             keys.extend(share.and_then(|share| share.key.clone()));
+            let of_mirrors = rule.options.mirrors.iter();
+            keys.extend(of_mirrors.filter_map(|mirror| mirror.share.key.clone()));
             if let routes::Action::Split(shares) = &rule.action {
                 let of_shares = shares.iter().filter_map(|share| share.runtime.as_deref());
                 keys.extend(of_shares.map(str::to_owned));

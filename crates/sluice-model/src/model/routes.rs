@@ -96,17 +96,22 @@ impl RouteTable {
 }
 
 impl Rule {
-    /// The clusters that it routes to by name.
+    /// The clusters that it routes to by name, or sends copies to.
     pub fn clusters(&self) -> impl Iterator<Item = &Name> {
         let (one, shares) = match &self.action {
             Action::Cluster(name) => (Some(name), &[][..]),
             Action::Split(shares) => (None, shares.as_slice()),
             Action::ByHeader(_) | Action::Redirect(_) | Action::Direct(_) => (None, &[][..]),
         };
-        one.into_iter().chain(shares.iter().map(|share| &share.cluster))
+        let mirrors = self.options.mirrors.iter().map(|mirror| &mirror.cluster);
+        one.into_iter().chain(shares.iter().map(|share| &share.cluster)).chain(mirrors)
     }
 
     fn references(&self, at: &Path<'_>, found: &mut References) {
+        for (place, mirror) in self.options.mirrors.iter().enumerate() {
+            let list = at.key("mirror");
+            found.add(Kind::Cluster, &mirror.cluster, list.index(place));
+        }
         match &self.action {
             Action::Cluster(name) => found.add(Kind::Cluster, name, at.key("cluster")),
             Action::Split(shares) => {

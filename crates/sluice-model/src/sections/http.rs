@@ -3,7 +3,8 @@
 use std::num::{NonZeroU32, NonZeroU64};
 use std::time::Duration;
 
-use sluice_core::settings::{OrNone, ShortForm, Size, Window};
+use sluice_core::settings::{OrNone, OrZero, ShortForm, Size, Window};
+use sluice_core::value::Percent;
 use sluice_core::{Name, Spanned, choice, section};
 use sluice_l7::edge::{Forwarded, TrustedHeader};
 use sluice_l7::hygiene::{EscapedSlashes, Underscores};
@@ -52,6 +53,13 @@ section! {
         pub body_timeout: Duration = "60s",
         /// How long a connection may wait for its next request (keep-alive timeout).
         pub idle_timeout: OrNone<Duration> = "5m",
+        /// The age at which a connection takes no further request and is closed once its requests have ended.
+        pub max_age: OrNone<Duration> = "none",
+        /// How much later than at `max_age` that may be, at random, so that connections do not all end at once.
+        pub max_age_jitter: Percent = "10%",
+        /// How long a client has to receive its last response and close the connection, before Sluice closes it (HTTP/1
+        /// and HTTP/2).
+        pub delayed_close: OrZero = "1s",
         /// Maximum number of requests per connection.
         pub requests_per_connection: OrNone<NonZeroU64> = "none",
         /// HTTP/2 with clients.

@@ -3,19 +3,25 @@
 //! Owns: virtual hosts, rules, what they match and do. Keeps: each short form is equivalent to one long form.
 
 use std::collections::BTreeMap;
-use std::num::NonZeroU32;
 use std::time::Duration;
 
 use sluice_codec::names::is_token;
 use sluice_core::settings::{
-    FieldShape, Members, OrNone, OrZero, Plain, Shape, Short, ShortForm, Size, Status, Verbatim,
-    bind_entries, bind_scalar, bind_verbatim, entries_of, wrong_kind,
+    FieldShape, Members, OrNone, OrZero, Plain, Shape, Short, ShortForm, Verbatim, bind_entries,
+    bind_scalar, bind_verbatim, entries_of, wrong_kind,
 };
 use sluice_core::value::{Authority, HostPattern, Percent};
 use sluice_core::values::check_name;
 use sluice_core::{Cidr, Diags, Name, Node, Path, Setting, Spanned, Value, choice, section};
-use sluice_l7::routes::{GrpcMatch, PathMatch, ValueMatch, regexes};
+use sluice_l7::regexes;
+use sluice_l7::routes::{GrpcMatch, PathMatch, ValueMatch};
 use sluice_l7::template::HttpTemplate;
+
+pub mod forwarding;
+pub mod retries;
+
+use forwarding::{AttemptCount, FollowRedirects, Mirror};
+use retries::Retry;
 
 section! {
     /// A virtual host: hosts that share rules. If several match, an exact name wins over the longest *.suffix, that
@@ -100,6 +106,16 @@ section! {
         /// The hash key of ring_hash and maglev (session affinity, sticky sessions); the first source that yields a
         /// value is used.
         pub hash: Vec<Short<HashSource>>,
+        /// Clusters that get a copy of each request, or of a share of them; their responses are discarded (shadowing).
+        pub mirror: Vec<Short<Mirror>>,
+        /// Redirects of endpoints that Sluice follows itself, instead of the client (internal redirects).
+        pub follow_redirects: Option<Spanned<FollowRedirects>>,
+        /// Whether clients may set retries and time-outs with Envoy's headers (`x-envoy-retry-on`, `x-envoy-max-retries`,
+        /// `x-envoy-upstream-rq-timeout-ms` and others). Only for clients that are trusted. A response because of the
+        /// cluster's `limits` then has `x-envoy-overloaded`.
+        pub envoy_headers: bool = "false",
+        /// Where `x-envoy-attempt-count` is added: to the request, the response, or both.
+        pub attempt_count: Vec<AttemptCount>,
         /// Protocols that clients may upgrade to.
         pub upgrades: Upgrades = "websocket",
         /// Whether CONNECT is tunnelled to the cluster.
@@ -232,56 +248,16 @@ section! {
         pub response: OrNone<Duration> = "60s",
         /// One attempt, from its start (connecting included) to the response headers.
         pub per_try: OrNone<Duration> = "none",
+        /// How long no byte may move in either direction within one attempt. Before the response headers, the attempt
+        /// may be retried (`retry: { when: try_timeout }`).
+        pub per_try_idle: OrNone<Duration> = "none",
         /// How long no byte may move in either direction.
         pub idle: OrNone<Duration> = "5m",
-    }
-}
-
-choice! {
-    /// Conditions for a retry.
-    pub enum RetryOn {
-        /// Any status of 500 or above, and no response at all.
-        ServerError = "server_error",
-        /// 502, 503 or 504, and an attempt that timed out.
-        GatewayError = "gateway_error",
-        /// The stream ended before a response.
-        Reset = "reset",
-        /// No connection could be made; always retried, whether listed or not.
-        ConnectFailure = "connect_failure",
-        /// The endpoint refused the stream without processing it; always retried.
-        RefusedStream = "refused_stream",
-        /// The attempt timed out (`timeout.per_try`).
-        TryTimeout = "try_timeout",
-        /// 409.
-        Conflict = "conflict",
-        /// gRPC status 1.
-        Cancelled = "grpc_cancelled",
-        /// gRPC status 4.
-        DeadlineExceeded = "grpc_deadline_exceeded",
-        /// gRPC status 13.
-        Internal = "grpc_internal",
-        /// gRPC status 8.
-        ResourceExhausted = "grpc_resource_exhausted",
-        /// gRPC status 14.
-        Unavailable = "grpc_unavailable",
-    }
-}
-
-section! {
-    /// Retries, on another endpoint if there is one.
-    pub struct Retry {
-        /// The conditions for a retry.
-        pub when: Vec<RetryOn>,
-        /// Statuses that are retried.
-        pub statuses: Vec<Status>,
-        /// Maximum number of attempts, the first included.
-        pub attempts: NonZeroU32 = "2",
-        /// Upper bound of the first wait; the n-th wait is random, up to 2^n - 1 times as long (exponential backoff).
-        pub backoff: OrZero = "25ms",
-        /// Maximum wait.
-        pub backoff_max: OrZero = "250ms",
-        /// Bytes of a request body kept for a retry; a request with a longer body is not retried.
-        pub body: Size = "64KiB",
+        /// The most that counts of the deadline of a gRPC client (`grpc-timeout`); the endpoint is told of the cap.
+        pub grpc_max: OrNone<Duration> = "none",
+        /// What is taken off the deadline of a gRPC client, so that the response reaches it in time; a shorter deadline
+        /// counts as it is.
+        pub grpc_offset: OrZero = "0s",
     }
 }
 

@@ -51,6 +51,9 @@ fn options(
         head_timeout,
         body_timeout,
         idle_timeout,
+        max_age,
+        max_age_jitter,
+        delayed_close,
         requests_per_connection,
         http2,
     } = &section.value;
@@ -94,6 +97,9 @@ fn options(
         body_timeout: *body_timeout,
         idle_timeout: idle_timeout.0,
         requests_max: requests_per_connection.0.map(NonZeroU64::get),
+        age_max: max_age.0,
+        age_jitter_percent: max_age_jitter.0,
+        delayed_close: delayed_close.0,
     })
 }
 

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use sluice_core::settings::Members;
 use sluice_core::value::{HostPattern, Percent};
 use sluice_core::{Diags, Name, Path, Span, Spanned};
+use sluice_l7::regexes;
 use sluice_l7::routes::{
     ClientCertificate, Conditions, Direct, HashBy, HostRewrite, PathMatch, PathRewrite, Redirect,
-    RetryPlan, RetryWhen, RuleOptions, RuntimeShare, Timeouts, regexes,
+    RetryPlan, RuleOptions, RuntimeShare, Timeouts,
 };
 
 use super::{Context, Translated};
@@ -15,8 +16,9 @@ use crate::model::routes::{Action, FilterOverride, RouteTable, Rule, Share, Virt
 use crate::model::{Kind, Resource};
 use crate::provenance::Provenance;
 use crate::sections::HostOrRule;
+use crate::sections::routes::forwarding::AttemptCount;
 use crate::sections::routes::{
-    self as sections, HashKey, HashSource, RegexRewrite, RetryOn, Rewrite, RouteMatch, RouteTimeout,
+    self as sections, HashKey, HashSource, RegexRewrite, Rewrite, RouteMatch, RouteTimeout,
 };
 use crate::store::Update;
 
@@ -252,7 +254,8 @@ fn options(
     diags: &mut Diags,
 ) -> Option<Arc<RuleOptions>> {
     // Fields are listed by name, here and below, so that a new one cannot be forgotten.
-    let RouteTimeout { total, response, per_try, idle } = &rule.timeout;
+    let RouteTimeout { total, response, per_try, per_try_idle, idle, grpc_max, grpc_offset } =
+        &rule.timeout;
     for (key, value) in [("response", response.0), ("idle", idle.0)] {
         if value.is_none() {
             let here = at.key("timeout");
@@ -278,20 +281,35 @@ fn options(
             return None;
         }
     };
+    let mirrors = mirrors::mirrors(&rule.mirror, &at.key("mirror"), diags)?;
+    let follow = match &rule.follow_redirects {
+        None => None,
+        Some(follow) => {
+            Some(Box::new(redirects::follow(follow, &at.key("follow_redirects"), diags)?))
+        }
+    };
     let options = RuleOptions {
         timeouts: Timeouts {
             total: total.0,
             response: response.0,
             per_try: per_try.0,
+            per_try_idle: per_try_idle.0,
+            grpc_max: grpc_max.0,
+            grpc_offset: grpc_offset.0,
             idle: idle.0,
         },
         retry: match &rule.retry {
             None => RetryPlan::default(),
-            Some(retry) => retry_plan(retry),
+            Some(retry) => retries::retry_plan(retry, &at.key("retry"), diags)?,
         },
         path,
         host,
         hash: rule.hash.iter().map(|source| hash_by(&source.0)).collect(),
+        mirrors,
+        follow,
+        envoy_headers: rule.envoy_headers,
+        attempt_in_request: rule.attempt_count.contains(&AttemptCount::Request),
+        attempts_in_response: rule.attempt_count.contains(&AttemptCount::Response),
         upgrades: rule.upgrades.0.clone(),
         connect: rule.connect,
     };
@@ -337,36 +355,6 @@ fn path_rewrite(
                 .help("keep one of path, replace_prefix, regex");
             None
         }
-    }
-}
-
-fn retry_plan(retry: &Spanned<sections::Retry>) -> RetryPlan {
-    let sections::Retry { when: words, statuses, attempts, backoff, backoff_max, body } =
-        &retry.value;
-    let mut when = RetryWhen::default();
-    for word in words {
-        match word {
-            RetryOn::ServerError => when.server_error = true,
-            RetryOn::GatewayError => when.gateway_error = true,
-            RetryOn::Reset => when.reset = true,
-            RetryOn::TryTimeout => when.per_try_timeout = true,
-            RetryOn::Conflict => when.conflict = true,
-            // Both are retried regardless of the rule.
-            RetryOn::ConnectFailure | RetryOn::RefusedStream => {}
-            RetryOn::Cancelled => when.grpc |= 1 << 1,
-            RetryOn::DeadlineExceeded => when.grpc |= 1 << 4,
-            RetryOn::ResourceExhausted => when.grpc |= 1 << 8,
-            RetryOn::Internal => when.grpc |= 1 << 13,
-            RetryOn::Unavailable => when.grpc |= 1 << 14,
-        }
-    }
-    RetryPlan {
-        attempts: attempts.get(),
-        when,
-        statuses: statuses.iter().map(|status| status.0).collect(),
-        backoff: backoff.0,
-        backoff_max: backoff_max.0,
-        body_max: usize::try_from(body.0).unwrap_or(usize::MAX),
     }
 }
 
@@ -453,5 +441,8 @@ pub fn written(of: &Conditions) -> RouteMatch {
     }
 }
 
+mod mirrors;
+mod redirects;
+mod retries;
 #[cfg(test)]
 mod tests;

@@ -97,8 +97,8 @@ pub enum Shortage {
 pub struct Openings<'a> {
     /// Whether it is at a limit.
     pub is_full: &'a dyn Fn(&EndpointState) -> bool,
-    /// Whether it has been tried before.
-    pub is_tried: &'a dyn Fn(&EndpointState) -> bool,
+    /// Whether it has been tried before; by its index as well.
+    pub is_tried: &'a dyn Fn(u32, &EndpointState) -> bool,
 }
 
 /// What a pick takes from its worker.
@@ -227,7 +227,7 @@ impl LoadBalancer {
             let endpoint = &*endpoints[index as usize];
             accepts.takes(endpoint)
                 && !(openings.is_full)(endpoint)
-                && !(openings.is_tried)(endpoint)
+                && !(openings.is_tried)(index, endpoint)
         };
         let turn_of = if self.parts.len() == 1 { CHOICE } else { part + 1 };
         let mut turn = || (chooser.turn)(turn_of);
@@ -249,8 +249,10 @@ impl Tier {
         endpoints: &[Arc<EndpointState>],
         openings: &Openings<'_>,
     ) -> Result<(), Shortage> {
-        let mut members = self.members.iter().map(|index| &*endpoints[*index as usize]);
-        let is_open = |endpoint| self.accepts.takes(endpoint) && !(openings.is_tried)(endpoint);
+        let mut members = self.members.iter().map(|index| (*index, &*endpoints[*index as usize]));
+        let is_open = |(index, endpoint)| {
+            self.accepts.takes(endpoint) && !(openings.is_tried)(index, endpoint)
+        };
         if members.any(is_open) { Err(Shortage::Full) } else { Ok(()) }
     }
 }

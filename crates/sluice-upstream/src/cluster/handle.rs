@@ -16,6 +16,7 @@ use sluice_core::limits::Limit;
 use sluice_io::WorkerCx;
 use sluice_telemetry::metrics::other;
 use sluice_telemetry::{Counter, CounterSet, Gauge, Histogram};
+use smallvec::SmallVec;
 
 use super::affinity::{Affinity, ClientSession, PreferredEndpoint};
 use super::reserve::{TrafficClass, reserved};
@@ -68,6 +69,43 @@ impl Turns {
         let position = &mut others[place];
         *position = position.wrapping_add(1);
         *position
+    }
+}
+
+/// What a pick passes over because an attempt there has failed.
+#[derive(Clone, Copy, Debug)]
+pub struct Tried<'a> {
+    endpoints: &'a [Arc<str>],
+    /// Whether their priorities are passed over as well.
+    priorities: bool,
+}
+
+impl<'a> Tried<'a> {
+    /// Nothing has been tried.
+    pub const NOTHING: Self = Self { endpoints: &[], priorities: false };
+
+    /// These endpoints.
+    pub const fn endpoints(endpoints: &'a [Arc<str>]) -> Self {
+        Self { endpoints, priorities: false }
+    }
+
+    /// All endpoints of the priorities of these.
+    pub const fn priorities_of(endpoints: &'a [Arc<str>]) -> Self {
+        Self { endpoints, priorities: true }
+    }
+
+    /// The priorities that are passed over.
+    fn priorities_in(self, members: &Membership) -> SmallVec<[u32; 4]> {
+        let mut priorities = SmallVec::new();
+        if self.priorities {
+            let all = members.endpoints.iter().zip(&*members.traits);
+            for (_, traits) in all.filter(|(it, _)| self.endpoints.contains(&it.name)) {
+                if !priorities.contains(&traits.priority) {
+                    priorities.push(traits.priority);
+                }
+            }
+        }
+        priorities
     }
 }
 
@@ -151,7 +189,7 @@ impl ClusterHandle {
         let full = |endpoint: &EndpointState| {
             plan.endpoint_connections_max.is_some_and(|max| endpoint.active() >= open(max))
         };
-        let endpoint = self.choose(worker, affinity, tried, &full)?;
+        let endpoint = self.choose(worker, affinity, Tried::endpoints(tried), &full)?;
         Ok(self.claim(endpoint.lease()))
     }
 
@@ -162,7 +200,7 @@ impl ClusterHandle {
         Some(self.claim(endpoint.lease()))
     }
 
-    /// Picks an endpoint that is not in `tried`, and claims it for a request.
+    /// Picks an endpoint that was not `tried`, and claims it for a request.
     ///
     /// # Errors
     /// The reason why there is none.
@@ -171,7 +209,7 @@ impl ClusterHandle {
         worker: &WorkerCx,
         class: TrafficClass,
         affinity: Affinity,
-        tried: &[Arc<str>],
+        tried: Tried<'_>,
     ) -> Result<(Arc<EndpointState>, RequestClaim), Reason> {
         let plan = self.cluster.plan.load();
         let counts = plan.requests_max.is_some() || plan.balancing.balance.load_max().is_some();
@@ -233,11 +271,16 @@ impl ClusterHandle {
         &self,
         worker: &WorkerCx,
         Affinity { hash, session }: Affinity,
-        tried: &[Arc<str>],
+        tried: Tried<'_>,
         full: &dyn Fn(&EndpointState) -> bool,
     ) -> Result<Arc<EndpointState>, Reason> {
         let members = self.cluster.members.load();
-        let is_tried = |endpoint: &EndpointState| tried.contains(&endpoint.name);
+        let priorities = tried.priorities_in(&members);
+        let is_tried = |index: u32, endpoint: &EndpointState| {
+            tried.endpoints.contains(&endpoint.name)
+                || (!priorities.is_empty()
+                    && priorities.contains(&members.traits[index as usize].priority))
+        };
         let openings = Openings { is_full: full, is_tried: &is_tried };
         if let Some(session) = session
             && let Some(endpoint) = self.resume(worker, session, &members, &openings)?
@@ -278,10 +321,14 @@ impl ClusterHandle {
             }
         };
         let Some(id) = id else { return Ok(None) };
-        let usable = |endpoint: &&Arc<EndpointState>| {
-            endpoint.is_usable() && !(openings.is_full)(endpoint) && !(openings.is_tried)(endpoint)
+        let usable = |index: u32| {
+            let endpoint = &members.endpoints[index as usize];
+            let open = endpoint.is_usable()
+                && !(openings.is_full)(endpoint)
+                && !(openings.is_tried)(index, endpoint);
+            open.then_some(endpoint)
         };
-        let endpoint = members.with_id(id).filter(usable);
+        let endpoint = members.with_id(id).and_then(usable);
         let result = match (endpoint, strict) {
             (Some(_), _) => "kept",
             (None, false) => "moved",

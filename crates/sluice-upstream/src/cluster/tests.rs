@@ -78,6 +78,31 @@ fn a_pick_keeps_to_limits_health_and_what_was_tried() {
 }
 
 #[test]
+fn a_pick_passes_over_the_priorities_of_what_was_tried() {
+    let worker = WorkerCx::solitary(ClockOrigin::read().clock());
+    let cluster = Arc::new(Cluster::new(Arc::new(plan(None))));
+    let of_priority = |port, priority| Member {
+        traits: EndpointTraits { priority, ..EndpointTraits::default() },
+        ..member(port)
+    };
+    cluster.publish(&[of_priority(1, 0), of_priority(2, 0), of_priority(3, 1), of_priority(4, 2)]);
+    let handle = ClusterHandle::new(Arc::clone(&cluster), &worker);
+    let mut tried: Vec<Arc<str>> = Vec::new();
+    let pick = |tried: &[Arc<str>]| {
+        let tried = Tried::priorities_of(tried);
+        let picked =
+            handle.pick_for_request(&worker, TrafficClass::Request, Affinity::default(), tried);
+        picked.map(|(endpoint, _)| Arc::clone(&endpoint.name))
+    };
+    for expected in [&["127.0.0.1:1", "127.0.0.1:2"][..], &["127.0.0.1:3"], &["127.0.0.1:4"]] {
+        let picked = pick(&tried).unwrap();
+        assert!(expected.contains(&&*picked), "{picked} of {expected:?}");
+        tried.push(picked);
+    }
+    assert_eq!(pick(&tried), Err(reasons::NO_HEALTHY));
+}
+
+#[test]
 fn what_is_reserved_for_side_calls_is_not_open_to_requests() {
     let worker = WorkerCx::solitary(ClockOrigin::read().clock());
     let limited = plan(Some(2));
@@ -87,7 +112,8 @@ fn what_is_reserved_for_side_calls_is_not_open_to_requests() {
     cluster.publish(&[member(1)]);
     let handle = ClusterHandle::new(Arc::clone(&cluster), &worker);
     let request = |class| {
-        handle.pick_for_request(&worker, class, Affinity::default(), &[]).map(|(_, claim)| claim)
+        let picked = handle.pick_for_request(&worker, class, Affinity::default(), Tried::NOTHING);
+        picked.map(|(_, claim)| claim)
     };
     let endpoint = Arc::clone(&cluster.members().endpoints[0]);
     let connection = |class| handle.claim_shared(class, &endpoint);

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use sluice_codec::scripted::{PeerEvent, ScriptedPeer, SentEvent};
 use sluice_codec::{Body, Head, HttpStream};
 use sluice_core::connection::{ConnInfo, Peer, TlsFacts};
-use sluice_core::{Clock, Limits, Reason};
+use sluice_core::{Clock, Limits, Moment, Reason};
 use sluice_io::{Budget, Conn, WorkerCx};
 use sluice_telemetry::{LogQueue, Registry};
 use sluice_upstream::Cluster;
@@ -35,7 +35,7 @@ use crate::routes::RuleOptions;
 mod plan;
 
 pub(crate) use plan::plan;
-pub(super) use plan::{cluster, cluster_over};
+pub(super) use plan::{cluster, cluster_over, fill};
 
 /// What a rule has for the filter at a place in the chain; `None` skips it.
 pub(crate) type OwnHooks = (usize, Option<Hooks>);
@@ -232,7 +232,7 @@ impl Bench {
     pub(super) fn future_size(&self) -> usize {
         let peer = Peer::Ip(([198, 51, 100, 7], 4711).into());
         let info = ConnInfo::new(1, "web".into(), peer, peer, self.worker.now());
-        let downstream = DownstreamConn::new(Conn::enter(&self.worker, info));
+        let downstream = DownstreamConn::new(Conn::enter(&self.worker, info), Moment::NEVER);
         let stream = HttpStream::Scripted(Box::new(ScriptedPeer::client(true).stream(false)));
         let manager = Rc::clone(&self.manager);
         let request = Box::new(get());
@@ -262,7 +262,7 @@ impl Bench {
         let conn = Conn::enter(&self.worker, info);
         let client = ScriptedPeer::client(whole);
         prepare(&conn, &client);
-        let downstream = DownstreamConn::new(conn);
+        let downstream = DownstreamConn::new(conn, Moment::NEVER);
         let mut stream = HttpStream::Scripted(Box::new(client.stream(false)));
         let manager = Rc::clone(&self.manager);
         let mut task = RequestTask::begin(manager, downstream, Box::new(request), None, &stream);

@@ -61,6 +61,8 @@ fn plan(attempts: u32, when: RetryWhen) -> RetryPlan {
 const SERVER_ERROR: RetryWhen = RetryWhen {
     server_error: true,
     gateway_error: false,
+    unsent: false,
+    rate_limited: false,
     reset: false,
     per_try_timeout: false,
     conflict: false,
@@ -108,7 +110,7 @@ fn a_call_is_retried_for_what_its_plan_names_and_for_nothing_else() {
     let only_reset = RetryWhen { reset: true, ..RetryWhen::default() };
     let gateway = RetryWhen { gateway_error: true, ..RetryWhen::default() };
     let conflict = RetryWhen { conflict: true, ..RetryWhen::default() };
-    let listed = RetryPlan { statuses: vec![429], ..plan(2, RetryWhen::default()) };
+    let listed = RetryPlan { statuses: vec![(429, 429)], ..plan(2, RetryWhen::default()) };
     for (plan, events, retried) in [
         (plan(2, SERVER_ERROR), status(500), true),
         (plan(2, SERVER_ERROR), reset(), true),
@@ -120,7 +122,7 @@ fn a_call_is_retried_for_what_its_plan_names_and_for_nothing_else() {
         (plan(2, only_reset), status(500), false),
         (plan(2, gateway), status(503), true),
         (plan(2, gateway), status(500), false),
-        (plan(2, gateway), reset(), false),
+        (plan(2, gateway), reset(), true),
         (plan(2, conflict), status(409), true),
         (listed.clone(), status(429), true),
         (listed, status(500), false),

@@ -31,8 +31,14 @@ fn invariants_hold_whatever_the_peers_do() {
 
 fn options(rng: &mut Rng) -> RuleOptions {
     let mut timeout = || rng.bool().then(|| Duration::from_secs(rng.u64(1..40)));
-    let timeouts =
-        Timeouts { total: timeout(), response: timeout(), per_try: timeout(), idle: timeout() };
+    let timeouts = Timeouts {
+        total: timeout(),
+        response: timeout(),
+        per_try: timeout(),
+        per_try_idle: timeout(),
+        idle: timeout(),
+        ..Timeouts::default()
+    };
     let when = RetryWhen {
         server_error: rng.bool(),
         reset: rng.bool(),

@@ -1,5 +1,6 @@
 use super::*;
 use crate::trees::{bind, fields_of, map, text};
+use sluice_l7::routes::{FollowPlan, FollowScheme, Mirror};
 
 sluice_core::values! {
     USER: String = "test.user", "Who asks.";
@@ -35,6 +36,28 @@ fn options_that_differ_are_not_shared_with_rules_that_say_nothing() {
         RuleOptions { host: HostRewrite::Endpoint, ..usual.clone() },
         RuleOptions { hash: vec![HashBy::SourceIp], ..usual.clone() },
         RuleOptions { upgrades: Vec::new(), ..usual.clone() },
+        RuleOptions {
+            mirrors: vec![Mirror {
+                cluster: "shadow".into(),
+                share: RuntimeShare { key: None, percent: 5 },
+                host_suffix: String::new(),
+            }],
+            ..usual.clone()
+        },
+        RuleOptions {
+            follow: Some(Box::new(FollowPlan {
+                statuses: vec![302],
+                redirects_max: 1,
+                scheme: FollowScheme::Same,
+                routes: Vec::new(),
+                new_routes_only: false,
+                copy_headers: Vec::new(),
+            })),
+            ..usual.clone()
+        },
+        RuleOptions { envoy_headers: true, ..usual.clone() },
+        RuleOptions { attempt_in_request: true, ..usual.clone() },
+        RuleOptions { attempts_in_response: true, ..usual.clone() },
         RuleOptions { connect: true, ..usual.clone() },
         RuleOptions { retry: RetryPlan { attempts: 3, ..RetryPlan::default() }, ..usual.clone() },
         RuleOptions { timeouts: Timeouts { idle: None, ..Timeouts::default() }, ..usual.clone() },

@@ -75,7 +75,7 @@ impl World {
         };
         let openings = Openings {
             is_full: &|endpoint| full(place(endpoint)),
-            is_tried: &|endpoint| tried(place(endpoint)),
+            is_tried: &|index, _| tried(index as usize),
         };
         let mut chooser = Chooser {
             random: &mut |bound| if bound == 0 { 0 } else { rng.usize(..bound) },

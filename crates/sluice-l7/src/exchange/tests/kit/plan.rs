@@ -36,13 +36,23 @@ pub(crate) fn cluster(name: &str) -> Arc<Cluster> {
 /// A cluster with two endpoints that are reached over this version.
 pub(crate) fn cluster_over(name: &str, protocol: HttpVersion) -> Arc<Cluster> {
     let cluster = Arc::new(Cluster::new(Arc::new(cluster_plan(name, protocol))));
+    publish(&cluster);
+    cluster
+}
+
+/// Configures a cluster that a rule refers to, with two endpoints.
+pub(crate) fn fill(cluster: &Cluster) {
+    cluster.set_plan(Arc::new(cluster_plan(&cluster.name, HttpVersion::Http1)));
+    publish(cluster);
+}
+
+fn publish(cluster: &Cluster) {
     let member = |last| Member {
         target: Target::Ip(([192, 0, 2, last], 80).into()),
         host: None,
         traits: EndpointTraits::default(),
     };
     cluster.publish(&[member(1), member(2)]);
-    cluster
 }
 
 /// A chain whose routes have these options and lead to the returned cluster; with these filters, and with these rules
@@ -101,6 +111,9 @@ pub(crate) fn plan(
             body_timeout: BODY_TIMEOUT,
             idle_timeout: None,
             requests_max: None,
+            age_max: None,
+            age_jitter_percent: 0,
+            delayed_close: Duration::from_secs(1),
         },
     };
     (plan, cluster)

@@ -1,0 +1,70 @@
+//! The sections of forwarded requests: copies of them, redirects, attempt counts.
+//!
+//! Owns: what a rule says of them. Keeps: each short form is equivalent to one long form.
+
+use std::num::NonZeroU32;
+
+use sluice_core::settings::{ShortForm, Status};
+use sluice_core::value::Percent;
+use sluice_core::{Name, Spanned, choice, section};
+
+use super::FieldName;
+
+choice! {
+    /// The schemes that a redirect may lead to.
+    pub enum RedirectScheme {
+        /// That of the request.
+        Same = "same",
+        /// That of the request, or https.
+        Safer = "safer",
+        /// Any.
+        Any = "any",
+    }
+}
+
+section! {
+    /// Redirects of endpoints that Sluice follows itself: by its own routes, through the guards of the new rule. One that
+    /// cannot be followed goes to the client.
+    pub struct FollowRedirects {
+        /// Their statuses: of 301, 302, 303, 307 and 308; 302 if omitted.
+        pub statuses: Vec<Status>,
+        /// Maximum number of redirects of a request.
+        pub max: NonZeroU32 = "1",
+        /// The schemes that they may lead to.
+        pub scheme: RedirectScheme = "same",
+        /// The names of the rules that they may lead to; if omitted, any.
+        pub routes: Vec<Name>,
+        /// Whether they may only lead to rules that the request has not matched yet.
+        pub new_routes_only: bool = "false",
+        /// Response headers that are copied to the next request.
+        pub copy_headers: Vec<FieldName>,
+    }
+}
+
+choice! {
+    /// Where `x-envoy-attempt-count` is added.
+    pub enum AttemptCount {
+        /// To the request: the number of the attempt.
+        Request = "request",
+        /// To the response of the endpoint: how many attempts there were.
+        Response = "response",
+    }
+}
+
+section! {
+    /// A cluster that gets copies of requests. The short form is its name.
+    pub struct Mirror {
+        /// The cluster.
+        pub cluster: Spanned<Name>,
+        /// The share of requests that are copied.
+        pub share: Percent = "100%",
+        /// The runtime value that sets the share in percent.
+        pub runtime: Option<String>,
+        /// What is added to the host name of the copy, such as `-shadow`.
+        pub host_suffix: Option<Spanned<String>>,
+    }
+}
+
+impl ShortForm for Mirror {
+    const KEY: &'static str = "cluster";
+}

@@ -1,0 +1,35 @@
+//! The clusters that get copies of a rule's requests.
+
+use sluice_core::settings::Short;
+use sluice_core::{Diags, Path};
+use sluice_l7::routes::{Mirror, RuntimeShare};
+
+use crate::sections::routes::forwarding as sections;
+
+/// The mirrors. Fields are listed by name so that a new one cannot be forgotten.
+pub(super) fn mirrors(
+    section: &[Short<sections::Mirror>],
+    at: &Path<'_>,
+    diags: &mut Diags,
+) -> Option<Vec<Mirror>> {
+    let mirrors = section.iter().enumerate().map(|(place, mirror)| {
+        let sections::Mirror { cluster, share, runtime, host_suffix } = &mirror.0;
+        let of_host = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+        if let Some(suffix) = host_suffix
+            && (suffix.value.is_empty() || !suffix.value.bytes().all(of_host))
+        {
+            let message = format!("`{}` cannot be added to a host name", suffix.value);
+            let here = at.index(place);
+            diags
+                .error("bad-value", suffix.span, here.key("host_suffix"), message)
+                .help("use letters, digits, `-`, `_` and `.`, such as `-shadow`");
+            return None;
+        }
+        Some(Mirror {
+            cluster: cluster.value.clone(),
+            share: RuntimeShare { key: runtime.clone(), percent: share.0.into() },
+            host_suffix: host_suffix.as_ref().map(|text| text.value.clone()).unwrap_or_default(),
+        })
+    });
+    mirrors.collect()
+}
