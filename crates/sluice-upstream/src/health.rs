@@ -64,7 +64,7 @@ impl HealthProbe for TcpProbe {
     fn probe(&self, endpoint: &Arc<EndpointState>) -> LocalFuture<Result<(), CheckError>> {
         let (endpoint, reactor) = (Arc::clone(endpoint), Rc::clone(&self.reactor));
         Box::pin(async move {
-            let opened = connector::open(&endpoint.target, &reactor).await;
+            let opened = connector::open(&endpoint, &reactor).await;
             let stream = opened.map_err(|error| {
                 let detail = Some(error.to_string());
                 ConnectFailure { detail, ..ConnectFailure::from(error) }

@@ -9,5 +9,5 @@ sluice_telemetry::metrics! {
     ENDPOINTS = "sluice_cluster_endpoints", Gauge, ["cluster", "state"], "Endpoints of the cluster, by state: healthy, unhealthy or ejected.";
     CHECKS = "sluice_health_checks_total", Counter, ["cluster", "result"], "Active health checks, by result.";
     EJECTIONS = "sluice_cluster_ejections_total", Counter, ["cluster"], "Times an endpoint was ejected for failed connections or server errors.";
-    LOOKUPS = "sluice_dns_lookups_total", Counter, ["cluster", "result"], "DNS look-ups of the cluster's host names, by result: ok or failed; those that returned more addresses than `limits.resolved_addresses` also count as too_many.";
+    LOOKUPS = "sluice_dns_lookups_total", Counter, ["cluster", "result"], "DNS look-ups of the cluster's host names, by result: ok, or what went wrong (no_data, nxdomain, servfail, refused, timeout, unreachable, denied, failed); those that returned more addresses than `limits.resolved_addresses` also count as too_many.";
 }

@@ -47,7 +47,11 @@ fn set(name: &str, resource: Resource) -> Update {
 }
 
 fn cluster() -> Resource {
-    Resource::Cluster(Arc::new(ClusterModel { settings: ClusterSettings::bare(), tls: None }))
+    Resource::Cluster(Arc::new(ClusterModel {
+        settings: ClusterSettings::bare(),
+        tls: None,
+        endpoint_file: None,
+    }))
 }
 
 fn endpoint(address: SocketAddr) -> Resource {
@@ -201,7 +205,11 @@ fn one_update_among_many_clusters() {
         let settings = |attempts: u32| {
             let bare = ClusterSettings::clone(&ClusterSettings::bare());
             let settings = ClusterSettings { connect_attempts: attempts, ..bare };
-            Resource::Cluster(Arc::new(ClusterModel { settings: Arc::new(settings), tls: None }))
+            Resource::Cluster(Arc::new(ClusterModel {
+                settings: Arc::new(settings),
+                tls: None,
+                endpoint_file: None,
+            }))
         };
         let number = |of: u16| format!("x{of}");
         type Updates<'a> = &'a dyn Fn(u16) -> Vec<Update>;

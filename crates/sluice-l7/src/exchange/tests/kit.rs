@@ -172,6 +172,7 @@ pub(super) fn cluster_over(name: &str, protocol: HttpVersion) -> Arc<Cluster> {
     let member = |last| Member {
         target: Target::Ip(([192, 0, 2, last], 80).into()),
         host: None,
+        alternates: Vec::new(),
         traits: EndpointTraits::default(),
     };
     cluster.publish(&[member(1), member(2)]);
