@@ -6,8 +6,9 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use sluice_testkit::origin::Client;
-use sluice_testkit::peers::{Server, connect, exchange, read};
-use sluice_testkit::{Origin, Running, Sluice, wait};
+use sluice_testkit::peers::{Server, UdpServer, connect, exchange, read, read_to_end};
+use sluice_testkit::{Origin, Running, Sluice, tools, wait};
+use sluice_tests::dnsmasq;
 
 /// A TCP and an HTTP listener in front of a cluster with these settings.
 fn both(cluster: &str) -> String {
@@ -160,4 +161,232 @@ fn thousands_of_endpoints_change_at_once() {
     place(&file, &[last.addr()]);
     wait_for_members(&sluice, &[last.addr()]);
     assert_eq!(read(&mut connect(sluice.addr("tcp")), 4), b"last");
+}
+
+/// A listener that relays to a cluster with these settings, whose names the server at `dns` resolves.
+fn resolving(dns: u16, cluster: &str, settings: &str) -> String {
+    format!(
+        "listeners: [{{ name: tcp, address: 127.0.0.1:0, relay: up }}]\n\
+         clusters: {{ up: {{ {cluster}, dns: {{ servers: [127.0.0.1:{dns}], retry: 50ms, max_retry: 50ms{settings} }} }} }}\n"
+    )
+}
+
+/// The state of the only name.
+fn name_state(sluice: &Running, name: &str) -> serde_json::Value {
+    sluice.items("/clusters")[0]["resolver"][name].clone()
+}
+
+#[test]
+fn a_service_names_ports_weights_and_priorities() {
+    if !tools::have(&["dnsmasq"]) {
+        return;
+    }
+    let (first, second, standby) =
+        (Server::greeter("a"), Server::greeter("b"), Server::greeter("c"));
+    let port = tools::free_port();
+    let record = |host: &str, server: &Server, priority: u16, weight: u16| {
+        format!("--srv-host=_pg._tcp.svc.test,{host},{},{priority},{weight}", server.addr().port())
+    };
+    let _dns = dnsmasq(
+        port,
+        &[
+            &record("one.svc.test", &first, 10, 3),
+            &record("two.svc.test", &second, 10, 0),
+            &record("three.svc.test", &standby, 20, 5),
+            &record("gone.svc.test", &standby, 30, 5),
+            "--address=/one.svc.test/127.0.0.1",
+            "--address=/two.svc.test/127.0.0.1",
+            "--address=/three.svc.test/127.0.0.1",
+            "--local=/gone.svc.test/",
+        ],
+    );
+    let sluice = Sluice::new().start(&resolving(
+        port,
+        "endpoints: { address: srv://_pg._tcp.svc.test, weight: 2 }",
+        "",
+    ));
+    let endpoints = sluice.items("/clusters")[0]["endpoints"].clone();
+    let shown = |server: &Server| {
+        let all = endpoints.as_array().unwrap();
+        let of = all.iter().find(|of| of["address"] == server.addr().to_string()).unwrap();
+        (of["host"].as_str().unwrap().to_owned(), of["weight"].as_u64(), of["priority"].as_u64())
+    };
+    assert_eq!(shown(&first), ("one.svc.test".into(), Some(6), Some(0)));
+    assert_eq!(shown(&second), ("two.svc.test".into(), Some(2), Some(0)));
+    assert_eq!(shown(&standby), ("three.svc.test".into(), Some(10), Some(1)));
+    assert_eq!(endpoints.as_array().unwrap().len(), 3);
+    assert_eq!(name_state(&sluice, "srv://_pg._tcp.svc.test")["state"], "resolved");
+    let served: String = (0..16)
+        .map(|_| String::from_utf8(read(&mut connect(sluice.addr("tcp")), 1)).unwrap())
+        .collect();
+    assert!(served.contains('a') && served.contains('b') && !served.contains('c'), "{served}");
+}
+
+#[test]
+fn a_logical_host_is_one_endpoint_and_keeps_its_connections() {
+    if !tools::have(&["dnsmasq"]) {
+        return;
+    }
+    let port = tools::free_port();
+    let old = Server::greeter("old");
+    let new =
+        Server::start_at(SocketAddr::from(([127, 0, 0, 2], old.addr().port())), |mut stream| {
+            std::io::Write::write_all(&mut stream, b"new")
+        });
+    let dns =
+        |address: &str| dnsmasq(port, &["--local-ttl=1", &format!("--address=/a.test/{address}")]);
+    let running = dns("127.0.0.1");
+    let cluster = format!("endpoints: a.test:{}", old.addr().port());
+    let sluice = Sluice::new().expect_warning("look-up failed").start(&resolving(
+        port,
+        &cluster,
+        ", mode: logical, max_ttl: 1s",
+    ));
+    let mut kept = connect(sluice.addr("tcp"));
+    assert_eq!(read(&mut kept, 3), b"old");
+    drop(running);
+    let _running = dns("127.0.0.2");
+    wait_for_members(&sluice, &[new.addr()]);
+    assert_eq!(read(&mut connect(sluice.addr("tcp")), 3), b"new");
+    assert_eq!(exchange(&mut kept, b"still"), b"still");
+}
+
+#[test]
+fn a_logical_host_is_reached_by_the_first_address_that_accepts() {
+    if !tools::have(&["dnsmasq"]) {
+        return;
+    }
+    let server = Server::greeter("v4");
+    let port = tools::free_port();
+    let _dns = dnsmasq(port, &["--host-record=a.test,127.0.0.1,::1"]);
+    let cluster = format!("endpoints: a.test:{}, connect_attempts: 1", server.addr().port());
+    let start = |settings: &str| Sluice::new().start(&resolving(port, &cluster, settings));
+    let sluice = start(", mode: logical");
+    let first: SocketAddr = format!("[::1]:{}", server.addr().port()).parse().unwrap();
+    wait_for_members(&sluice, &[first]);
+    for _ in 0..4 {
+        assert_eq!(read(&mut connect(sluice.addr("tcp")), 2), b"v4");
+    }
+    for (family, expected) in
+        [("v4", server.addr()), ("v4_preferred", server.addr()), ("v6", first)]
+    {
+        wait_for_members(&start(&format!(", family: {family}")), &[expected]);
+    }
+    let both = start("");
+    assert_eq!(members(&both).len(), 2);
+}
+
+#[test]
+fn failed_look_ups_are_told_apart() {
+    if !tools::have(&["dnsmasq"]) {
+        return;
+    }
+    let port = tools::free_port();
+    let _dns = dnsmasq(
+        port,
+        &["--local=/gone.test/", "--local=/v4.test/", "--host-record=v4.test,127.0.0.1"],
+    );
+    // The header of a query, as a response with SERVFAIL.
+    let failing = UdpServer::start(|query| {
+        let mut answer = query.to_vec();
+        answer[2] |= 0x80;
+        answer[3] = 0x82;
+        vec![answer]
+    });
+    let silent = UdpServer::start(|_| Vec::new());
+    for (dns, name, state) in [
+        (port, "gone.test", "nxdomain"),
+        (port, "v4.test", "no_data"),
+        (port, "elsewhere.example", "refused"),
+        (failing.addr().port(), "a.test", "servfail"),
+        (silent.addr().port(), "a.test", "timeout"),
+    ] {
+        let yaml = resolving(dns, &format!("endpoints: {name}:80"), ", family: v6");
+        let sluice = Sluice::new().expect_warning("look-up failed").start(&yaml);
+        wait::until(state, || (name_state(&sluice, name)["state"] == state).then_some(()));
+        let shown = name_state(&sluice, name);
+        assert!(shown["looked_up_at"].is_string() && shown["next_at"].is_string(), "{shown}");
+        assert!(shown["answered_at"].is_null(), "{shown}");
+        assert!(sluice.metric("sluice_dns_lookups_total", state) > 0);
+        assert!(read_to_end(&mut connect(sluice.addr("tcp"))).1.is_empty());
+        sluice.record_of("upstream.dns");
+    }
+}
+
+#[test]
+fn egress_denies_what_a_name_must_not_lead_to() {
+    if !tools::have(&["dnsmasq"]) {
+        return;
+    }
+    let server = Server::greeter("inside");
+    let port = tools::free_port();
+    let _dns =
+        dnsmasq(port, &["--address=/a.test/127.0.0.1", "--address=/m.test/::ffff:127.0.0.1"]);
+    let start = |name: &str, to: u16, egress: &str| {
+        let cluster = format!("endpoints: {name}:{to}, egress: {egress}, health: {{ tcp: true }}");
+        Sluice::new().expect_warning("look-up failed").start(&resolving(port, &cluster, ""))
+    };
+    let inside = server.addr().port();
+    for name in ["a.test", "m.test"] {
+        let sluice = start(name, inside, "true");
+        wait::until("a denial", || (name_state(&sluice, name)["state"] == "denied").then_some(()));
+        assert!(name_state(&sluice, name)["message"].as_str().unwrap().contains("is loopback"));
+        assert!(read_to_end(&mut connect(sluice.addr("tcp"))).1.is_empty());
+        sluice.record_of("upstream.dns");
+        assert!(sluice.metric("sluice_dns_lookups_total", "denied") > 0);
+    }
+    // Neither connections nor health checks have reached it.
+    assert_eq!(server.accepted(), 0);
+    let sluice = start("a.test", inside, "{ allow: [127.0.0.0/8] }");
+    assert_eq!(read(&mut connect(sluice.addr("tcp")), 6), b"inside");
+    // A listener of the process itself, in a block that is allowed.
+    let own = tools::free_port();
+    let cluster = format!("endpoints: a.test:{own}, egress: {{ allow: [127.0.0.0/8] }}");
+    let listen = |yaml: &str| yaml.replace("127.0.0.1:0", &format!("127.0.0.1:{own}"));
+    let before = listen(&resolving(port, "endpoints: 127.0.0.1:1", ""));
+    let sluice = Sluice::new().expect_warning("look-up failed").start(&before);
+    assert_eq!(sluice.reload(&listen(&resolving(port, &cluster, ""))), "applied");
+    wait::until("a denial", || (name_state(&sluice, "a.test")["state"] == "denied").then_some(()));
+    let message = name_state(&sluice, "a.test")["message"].as_str().unwrap().to_owned();
+    assert!(message.contains("a listener of this process"), "{message}");
+}
+
+#[test]
+fn a_stricter_policy_applies_to_addresses_in_use() {
+    if !tools::have(&["dnsmasq"]) {
+        return;
+    }
+    let server = Server::greeter("inside");
+    let port = tools::free_port();
+    let _dns = dnsmasq(port, &["--address=/a.test/127.0.0.1"]);
+    let yaml = |egress: &str| {
+        let cluster = format!("endpoints: a.test:{}{egress}", server.addr().port());
+        resolving(port, &cluster, "")
+    };
+    let sluice = Sluice::new().expect_warning("look-up failed").start(&yaml(""));
+    assert_eq!(read(&mut connect(sluice.addr("tcp")), 6), b"inside");
+    assert_eq!(sluice.reload(&yaml(", egress: true")), "applied");
+    wait_for_members(&sluice, &[]);
+    assert_eq!(sluice.reload(&yaml(", egress: { allow: [127.0.0.1] }")), "applied");
+    wait_for_members(&sluice, &[server.addr()]);
+}
+
+#[test]
+fn names_are_not_looked_up_again_when_other_endpoints_change() {
+    if !tools::have(&["dnsmasq"]) {
+        return;
+    }
+    let port = tools::free_port();
+    let _dns = dnsmasq(port, &["--address=/a.test/127.0.0.1"]);
+    let kit = Sluice::new().watching();
+    let file = kit.folder().join("up.json");
+    place_text(&file, "[\"a.test:1\"]");
+    let sluice = kit.start(&resolving(port, "endpoints_file: up.json", ", refresh: 1h"));
+    let of_name: SocketAddr = "127.0.0.1:1".parse().unwrap();
+    wait_for_members(&sluice, &[of_name]);
+    for other in 2..6 {
+        place_text(&file, &format!("[\"a.test:1\", \"127.0.0.1:{other}\"]"));
+        wait_for_members(&sluice, &[of_name, SocketAddr::from(([127, 0, 0, 1], other))]);
+    }
+    assert_eq!(sluice.metric("sluice_dns_lookups_total", "ok"), 1);
 }

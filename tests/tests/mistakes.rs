@@ -284,6 +284,21 @@ fn of_discovery() {
             ("an endpoint file that is missing", instead("endpoints_file: gone.json")),
             ("an endpoint file without entries", instead("endpoints_file: /dev/null")),
             ("endpoints in two places", relay("endpoints_file: up.json")),
+            ("a service with a port", instead("endpoints: srv://_pg._tcp.a.test:5432")),
+            ("a host as a service", instead("endpoints: srv://a.test")),
+            (
+                "a service without a name to verify",
+                instead("endpoints: srv://_pg._tcp.a.test\n    tls: true"),
+            ),
+            ("bounds in the wrong order", relay("dns: { min_ttl: 10m, retry: 1m }")),
+            ("bounds without a TTL", relay("dns: { refresh: 10s, max_ttl: 1m }")),
+            (
+                "a logical host whose connections end",
+                relay("dns: { mode: logical }\n    on_endpoint_removed: close"),
+            ),
+            ("a policy for names where there are none", relay("egress: true")),
+            ("a family that is none", relay("dns: { family: ipv4 }")),
+            ("a mapped block", relay("egress: { allow: [\"::ffff:10.0.0.0/104\"] }")),
         ],
     );
 }

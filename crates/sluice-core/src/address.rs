@@ -100,12 +100,14 @@ pub enum Endpoint {
     Ip(SocketAddr),
     /// A host name, resolved at run time, and a port.
     Host(Arc<str>, u16),
+    /// The name of a service (SRV records), resolved at run time to targets with ports.
+    Service(Arc<str>),
     /// A unix socket.
     Unix(PathBuf),
 }
 
 impl Endpoint {
-    /// Parses `10.0.0.1:5432`, `[::1]:80`, `db.internal:5432` or `unix:///run/db.sock`.
+    /// Parses `10.0.0.1:5432`, `[::1]:80`, `db.internal:5432`, `srv://_pg._tcp.internal` or `unix:///run/db.sock`.
     ///
     /// # Errors
     /// A message that states what was expected.
@@ -119,6 +121,9 @@ impl Endpoint {
             } else {
                 Ok(Self::Ip(address))
             };
+        }
+        if let Some(service) = text.strip_prefix("srv://") {
+            return service_name(service).map(Self::Service);
         }
         if let Some((scheme, rest)) = text.split_once("://") {
             return Err(why_no_url(scheme, without_path(rest)));
@@ -151,7 +156,29 @@ impl fmt::Display for Endpoint {
         match self {
             Self::Ip(address) => write!(f, "{address}"),
             Self::Host(host, port) => write!(f, "{host}:{port}"),
+            Self::Service(name) => write!(f, "srv://{name}"),
             Self::Unix(path) => write!(f, "unix://{}", path.display()),
+        }
+    }
+}
+
+/// The name of a service: `_service._proto.name` (RFC 2782).
+fn service_name(text: &str) -> Result<Arc<str>, String> {
+    let name = text.strip_suffix('.').unwrap_or(text);
+    if let Some((name, port)) = name.split_once(':').filter(|(_, port)| is_number(port)) {
+        return Err(format!("SRV records name the port; write srv://{name} without :{port}"));
+    }
+    let labels: Vec<&str> = name.splitn(3, '.').collect();
+    let marked = |label: &&&str| label.len() > 1 && label.starts_with('_');
+    if labels.len() < 3 || labels.iter().take(2).filter(marked).count() < 2 {
+        return Err(format!(
+            "`{text}` is not the name of a service; write srv://_SERVICE._tcp.DOMAIN, or HOST:PORT for a host"
+        ));
+    }
+    match crate::value::parse_name_pattern(name)? {
+        crate::value::NamePattern::Exact(_) => Ok(name.to_ascii_lowercase().into()),
+        crate::value::NamePattern::Suffix(_) => {
+            Err(format!("`{text}` is not the name of a service"))
         }
     }
 }
@@ -283,8 +310,25 @@ mod tests {
 
     #[test]
     fn endpoints() {
-        for text in ["127.0.0.1:5432", "[::1]:443", "db.internal:5432", "unix:///run/x.sock"] {
+        for text in [
+            "127.0.0.1:5432",
+            "[::1]:443",
+            "db.internal:5432",
+            "srv://_pg._tcp.internal",
+            "unix:///run/x.sock",
+        ] {
             assert_eq!(Endpoint::parse(text).map(|a| a.to_string()), Ok(text.into()));
+        }
+        for (text, part) in [
+            ("srv://_pg._tcp.a.test:5432", "without :5432"),
+            ("srv://a.test", "srv://_SERVICE._tcp.DOMAIN"),
+            ("srv://_pg.a.test", "or HOST:PORT"),
+            ("srv://_pg._tcp", "srv://_SERVICE"),
+            ("srv://", "srv://_SERVICE"),
+            ("srv://_pg._tcp.*.test", "`*`"),
+        ] {
+            let error = Endpoint::parse(text).unwrap_err();
+            assert!(error.contains(part), "{text}: {error}");
         }
         for text in ["127.0.0.1", "127.0.0.1:0", "a:b:1", "10.0.0:1", "db:99999", "", ":1", "a b:1"]
         {

@@ -3,7 +3,7 @@
 //! Owns: every field, its default and its documentation. Refuses to know: how fields
 //! interact. Keeps: fields are declared in the order of the reference page.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,15 +13,14 @@ use sluice_core::settings::{
     FieldShape, Members, Named, OrNone, OrZero, Plain, Short, ShortForm, Window, bind_scalar,
     suggest_word, wrong_kind,
 };
-use sluice_core::value::{
-    NamePattern, Percent, WordPattern, parse_duration, parse_size, show_duration, show_size,
-};
+use sluice_core::value::{NamePattern, Percent, WordPattern, parse_size, show_size};
 use sluice_core::{
     Cidr, Diags, Endpoint, ListenAddress, Name, Node, Path, SecretText, Setting, Shape, Spanned,
     Value, choice, section,
 };
 
 pub mod balancing;
+pub mod discovery;
 pub mod health;
 pub mod http;
 pub mod log_format;
@@ -29,6 +28,7 @@ pub mod redirect;
 pub mod routes;
 
 pub use balancing::{Balancer, Failover, LocalityName, LocalityWeights, SessionTtl, SlowStart};
+pub use discovery::{Dns, Egress, Family, NameMode, Refresh};
 pub use health::{Health, Outlier};
 pub use http::Http;
 pub use log_format::LogFormat;
@@ -464,7 +464,8 @@ section! {
     /// A cluster: a group of endpoints (servers) that share load, with health checks and limits. The short form is its
     /// endpoints: one or a list.
     pub struct Cluster {
-        /// The endpoints: IP addresses, host names (every address they resolve to) or unix:///path, with a port.
+        /// The endpoints: IP addresses or host names with a port, unix:///path, or srv://_SERVICE._tcp.DOMAIN for the
+        /// targets of SRV records.
         pub endpoints: Vec<Spanned<Short<EndpointEntry>>>,
         /// In place of `endpoints`: a file that contains them as a list, in YAML or JSON. New content takes effect when
         /// it is complete and correct; until then the last good content stays.
@@ -498,8 +499,10 @@ section! {
         pub on_endpoint_removed: OnEndpointRemoved = "keep",
         /// What happens to connections and UDP flows whose endpoint becomes unhealthy or is ejected.
         pub on_endpoint_unhealthy: OnEndpointUnhealthy = "move",
-        /// DNS: how host names are resolved.
+        /// DNS: how names are resolved.
         pub dns: Dns,
+        /// Which addresses of names may be used: with `true`, those of the public internet. If omitted, all.
+        pub egress: Option<Spanned<Egress>>,
         /// The PROXY protocol header to send first on connections to endpoints.
         pub send_proxy_protocol: Option<ProxyHeader>,
     }
@@ -552,7 +555,7 @@ section! {
 section! {
     /// An endpoint. The short form is its address.
     pub struct EndpointEntry {
-        /// An IP address or host name with a port, or unix:///path.
+        /// An IP address or host name with a port, unix:///path, or srv://_SERVICE._tcp.DOMAIN.
         pub address: Spanned<Endpoint>,
         /// Load balancing weight.
         pub weight: NonZeroU32 = "1",
@@ -653,19 +656,6 @@ section! {
     }
 }
 
-section! {
-    /// DNS resolution of host names.
-    pub struct Dns {
-        /// Time between look-ups; `ttl` uses the TTL of the DNS response, from 1s to 5m.
-        pub refresh: Refresh = "ttl",
-        /// How long to keep the last good DNS response while look-ups fail; `none` keeps it forever, `0s` drops it at
-        /// once.
-        pub serve_stale: OrNone<OrZero> = "none",
-        /// DNS servers; if omitted, those of the system.
-        pub servers: Vec<SocketAddr>,
-    }
-}
-
 choice! {
     /// The kind of an access log record.
     pub enum LogKind {
@@ -688,39 +678,6 @@ section! {
         pub format: Spanned<LogFormat> = "json",
         /// The kinds of records to write; if omitted, all.
         pub kinds: Vec<LogKind>,
-    }
-}
-
-/// Time between DNS look-ups.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refresh {
-    /// The TTL of the DNS response.
-    Ttl,
-    /// A fixed interval.
-    Every(Duration),
-}
-
-impl Setting for Refresh {
-    fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
-        bind_scalar(node, at, diags, "ttl or a duration", |text| match text {
-            "ttl" => Ok(Self::Ttl),
-            "0" | "0s" => {
-                Err("the interval between look-ups must not be zero; write `ttl` or at least 1s"
-                    .into())
-            }
-            _ => parse_duration(text).map(Self::Every),
-        })
-    }
-
-    fn shape() -> Shape {
-        Shape::Text { what: "ttl or a duration", example: "ttl" }
-    }
-
-    fn show(&self) -> Plain {
-        Plain::Text(match self {
-            Self::Ttl => "ttl".into(),
-            Self::Every(duration) => show_duration(*duration),
-        })
     }
 }
 

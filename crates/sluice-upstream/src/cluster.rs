@@ -4,6 +4,7 @@
 //! Keeps: a pick sees one complete membership; an endpoint that stays keeps its state.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -14,6 +15,7 @@ use tokio::time::Instant;
 
 use crate::balance::LoadBalancer;
 use crate::endpoint::{EndpointId, EndpointState, EndpointTraits, Target};
+use crate::name_state::NameState;
 use crate::plan::{ClusterPlan, ClusterSettings};
 
 mod affinity;
@@ -52,8 +54,8 @@ pub struct Cluster {
     changed: Notify,
     /// The endpoints of sources, from the first session on.
     sources: OnceLock<SourceTable>,
-    /// The last message of the resolver, per host name; for the admin page and for reasons.
-    resolver: Mutex<HashMap<Arc<str>, String>>,
+    /// The state of each name; for the admin page and for reasons.
+    names: Mutex<HashMap<Arc<str>, NameState>>,
 }
 
 /// A membership.
@@ -102,6 +104,8 @@ pub struct Member {
     pub host: Option<Arc<str>>,
     /// What the cluster says of it.
     pub traits: EndpointTraits,
+    /// Other addresses of the same endpoint, in order of preference: of a host that is one endpoint.
+    pub alternates: Vec<SocketAddr>,
 }
 
 impl Cluster {
@@ -129,7 +133,7 @@ impl Cluster {
             generation: AtomicU64::new(0),
             changed: Notify::new(),
             sources: OnceLock::new(),
-            resolver: Mutex::default(),
+            names: Mutex::default(),
         }
     }
 
@@ -225,7 +229,9 @@ impl Cluster {
                 }
                 Arc::new(endpoint)
             };
-            endpoints.push(known.remove(&member.target).map_or_else(new, Arc::clone));
+            let endpoint = known.remove(&member.target).map_or_else(new, Arc::clone);
+            endpoint.set_alternates(&member.alternates);
+            endpoints.push(endpoint);
             traits.push(member.traits.clone());
         }
         let left = known.into_values().cloned().collect();
@@ -262,19 +268,25 @@ impl Cluster {
         followed.again_at
     }
 
-    /// Records the message of the resolver about a host name.
-    pub fn note_resolver(&self, host: &Arc<str>, said: String) {
-        let mut notes = self.resolver.lock().unwrap_or_else(PoisonError::into_inner);
-        notes.insert(Arc::clone(host), said);
+    /// Records the state of a name.
+    pub fn note_name(&self, name: &Arc<str>, state: NameState) {
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        names.insert(Arc::clone(name), state);
     }
 
-    /// The last message of the resolver about each host name.
-    pub fn resolver_notes(&self) -> Vec<(Arc<str>, String)> {
-        let notes = self.resolver.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut notes: Vec<_> =
-            notes.iter().map(|(host, said)| (Arc::clone(host), said.clone())).collect();
-        notes.sort();
-        notes
+    /// Forgets names that `keep` does not ask for.
+    pub(crate) fn keep_names(&self, keep: impl Fn(&str) -> bool) {
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        names.retain(|name, _| keep(name));
+    }
+
+    /// The state of each name.
+    pub fn names(&self) -> Vec<(Arc<str>, NameState)> {
+        let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut names: Vec<_> =
+            names.iter().map(|(name, state)| (Arc::clone(name), state.clone())).collect();
+        names.sort_by(|(one, _), (two, _)| one.cmp(two));
+        names
     }
 
     /// Current connections, over all workers.

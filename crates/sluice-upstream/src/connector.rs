@@ -7,6 +7,7 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -26,6 +27,8 @@ use sluice_sys::socket::{
 use sluice_telemetry::RecordKind;
 use sluice_tls::ClientTls;
 use smallvec::SmallVec;
+
+mod happy_eyeballs;
 
 use crate::cluster::{Affinity, Claim, ClusterHandle};
 use crate::endpoint::{EndpointState, Target};
@@ -85,11 +88,7 @@ pub async fn connect(
         let started = conn.worker.now();
         let by = started.after(plan.connect_timeout);
         let was_usable = endpoint.is_usable();
-        let mut hop = None;
-        let opened = |socket: &OwnedFd| {
-            hop = enter_hop(conn, &endpoint.target, socket)?;
-            Ok(())
-        };
+        let opened = |target: SocketAddr, socket: &OwnedFd| enter_hop(conn, target, socket);
         let reaching = reach_with(&plan, &endpoint, &conn.worker, preface, opened);
         let outcome = match conn.until(by, reaching).await {
             // It is not among the connections that were closed when the endpoint became unhealthy.
@@ -109,7 +108,7 @@ pub async fn connect(
         }
         conn.info.reach().attempts.borrow_mut().push(attempt);
         match outcome {
-            Ok(stream) => {
+            Ok((stream, hop)) => {
                 // Only a record needs it, and reading it is a system call.
                 if conn.worker.log.wants(RecordKind::Connection) {
                     conn.info.reach().upstream_local.set(local_address(stream.raw().socket()));
@@ -177,13 +176,12 @@ impl From<io::Error> for ConnectFailure {
 /// Records a socket to `target`, opened for `conn`, if it leads to a listener of ours.
 fn enter_hop(
     conn: &Conn,
-    target: &Target,
+    target: SocketAddr,
     socket: &OwnedFd,
 ) -> Result<Option<Hop>, ConnectFailure> {
-    let Target::Ip(target) = target else { return Ok(None) };
     let hops_max = conn.worker.limits.get(Limit::OwnHops);
     let from = conn.info.peer.socket();
-    hops::enter(HopTransport::Stream, from, *target, hops_max, socket).map_err(|looped| {
+    hops::enter(HopTransport::Stream, from, target, hops_max, socket).map_err(|looped| {
         ConnectFailure { detail: Some(looped.to_string()), ..ConnectFailure::of(reasons::LOOP) }
     })
 }
@@ -218,22 +216,24 @@ pub async fn reach(
     worker: &WorkerCx,
     preface: &Preface,
 ) -> Result<Stream, ConnectFailure> {
-    reach_with(plan, endpoint, worker, preface, |_| Ok(())).await
+    let (stream, ()) = reach_with(plan, endpoint, worker, preface, |_, _| Ok(())).await?;
+    Ok(stream)
 }
 
-async fn reach_with(
+async fn reach_with<N: Default>(
     plan: &ClusterPlan,
     endpoint: &EndpointState,
     worker: &WorkerCx,
     preface: &Preface,
-    opened: impl FnOnce(&OwnedFd) -> Result<(), ConnectFailure>,
-) -> Result<Stream, ConnectFailure> {
-    let mut raw = open_with(&endpoint.target, &worker.reactor, opened).await?;
+    opened: impl Fn(SocketAddr, &OwnedFd) -> Result<N, ConnectFailure>,
+) -> Result<(Stream, N), ConnectFailure> {
+    let (mut raw, noted) = open_with(endpoint, &worker.reactor, opened).await?;
     send_preface(&mut raw, worker, preface).await?;
-    match &plan.tls {
-        Some(tls) => secure(raw, tls, endpoint, worker).await,
-        None => Ok(Stream::Raw(raw)),
-    }
+    let stream = match &plan.tls {
+        Some(tls) => secure(raw, tls, endpoint, worker).await?,
+        None => Stream::Raw(raw),
+    };
+    Ok((stream, noted))
 }
 
 /// Performs the TLS handshake with `endpoint`.
@@ -261,38 +261,57 @@ pub async fn secure(
     Ok(Stream::Tls(Box::new(stream)))
 }
 
-/// Opens a stream to `target`.
+/// Opens a stream to an endpoint: to the first of its addresses that accepts one.
 ///
 /// # Errors
 /// The error of the system call, or that no descriptor is left.
-pub async fn open(target: &Target, reactor: &Rc<Reactor>) -> io::Result<RawStream> {
-    open_with(target, reactor, |_| Ok(())).await
+pub async fn open(endpoint: &EndpointState, reactor: &Rc<Reactor>) -> io::Result<RawStream> {
+    let (stream, ()) = open_with(endpoint, reactor, |_, _| Ok::<_, io::Error>(())).await?;
+    Ok(stream)
 }
 
-/// Like [`open`]; `opened` is called with a TCP socket before it is connected.
-async fn open_with<E: From<io::Error>>(
-    target: &Target,
+/// Like [`open`]; `opened` is called with a TCP socket before it is connected, and what it returns for the socket that
+/// is used is returned.
+async fn open_with<N: Default, E: From<io::Error>>(
+    endpoint: &EndpointState,
     reactor: &Rc<Reactor>,
-    opened: impl FnOnce(&OwnedFd) -> Result<(), E>,
-) -> Result<RawStream, E> {
-    if !reactor.descriptors().has(1) {
-        return Err(no_descriptor().into());
-    }
-    match target {
-        Target::Ip(address) => {
-            let socket = stream_to(*address)?;
-            opened(&socket)?;
-            begin_connect(&socket, *address)?;
-            let socket = reactor.register(socket)?;
-            poll_fn(|cx| socket.poll_ready(cx, Interest::Write)).await;
-            // Only a failed socket has an error to report, and reading it is a system call.
-            if socket.has_failed() {
-                take_error(&socket)?;
-            }
-            Ok(RawStream::connected(socket))
+    opened: impl Fn(SocketAddr, &OwnedFd) -> Result<N, E>,
+) -> Result<(RawStream, N), E> {
+    let first = match &endpoint.target {
+        Target::Ip(address) => *address,
+        Target::Unix(path) => {
+            has_descriptor(reactor)?;
+            let stream = RawStream::new(reactor.register(connect_unix(path)?)?);
+            return Ok((stream, N::default()));
         }
-        Target::Unix(path) => Ok(RawStream::new(reactor.register(connect_unix(path)?)?)),
+    };
+    let Some(others) = endpoint.alternates() else { return open_to(first, reactor, &opened).await };
+    let all = std::iter::once(first).chain(others.iter().copied());
+    let attempt = |address| open_to(address, reactor, &opened);
+    let outcome = happy_eyeballs::first_of(all, happy_eyeballs::ATTEMPT_DELAY, attempt).await;
+    outcome.map_err(|last| last.unwrap_or_else(|| io::Error::from(io::ErrorKind::NotFound).into()))
+}
+
+async fn open_to<N, E: From<io::Error>>(
+    address: SocketAddr,
+    reactor: &Rc<Reactor>,
+    opened: &impl Fn(SocketAddr, &OwnedFd) -> Result<N, E>,
+) -> Result<(RawStream, N), E> {
+    has_descriptor(reactor)?;
+    let socket = stream_to(address)?;
+    let noted = opened(address, &socket)?;
+    begin_connect(&socket, address)?;
+    let socket = reactor.register(socket)?;
+    poll_fn(|cx| socket.poll_ready(cx, Interest::Write)).await;
+    // Only a failed socket has an error to report, and reading it is a system call.
+    if socket.has_failed() {
+        take_error(&socket)?;
     }
+    Ok((RawStream::connected(socket), noted))
+}
+
+fn has_descriptor(reactor: &Reactor) -> io::Result<()> {
+    if reactor.descriptors().has(1) { Ok(()) } else { Err(no_descriptor()) }
 }
 
 /// The name that an endpoint is verified by: the configured one, or its own.

@@ -1,21 +1,17 @@
-//! Host names of endpoints, looked up repeatedly.
+//! Names of endpoints, looked up repeatedly.
 //!
-//! Owns: the last good answer per host name and the time of the next look-up. Refuses to know: how a query is sent,
-//! which is up to hickory. Keeps: a failed look-up leaves the last good answer in force (for `serve_stale`, or
-//! forever); the TTL of an answer is respected, within bounds.
+//! Owns: the last good answer per name and the time of the next look-up. Refuses to know: how a query is sent. Keeps: a
+//! failed look-up leaves the last good answer in force (for `serve_stale`, or forever); the TTL of an answer is
+//! respected, within bounds; no address is used that the egress policy of the cluster denies.
 
-use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
-use std::net::IpAddr;
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
-use hickory_resolver::net::runtime::TokioRuntimeProvider;
-use hickory_resolver::net::{DnsError, NetError};
-use hickory_resolver::proto::op::ResponseCode;
-use hickory_resolver::{Resolver, TokioResolver};
 use sluice_core::Endpoint;
 use sluice_core::limits::Limit;
 use sluice_telemetry::{CounterSet, Shard};
@@ -23,86 +19,114 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::cluster::Cluster;
+use crate::hops;
 use crate::metrics;
-use crate::plan::{ClusterPlan, EndpointPlan};
+use crate::name_state::{LookupOutcome, NameState};
+use crate::plan::{ClusterPlan, EndpointPlan, ResolutionMode};
 
-/// The shortest time between look-ups that follow the TTL, even if the TTL is 0.
-const REFRESH_MIN: Duration = Duration::from_secs(1);
+mod lookup;
 
-/// The longest time between look-ups that follow the TTL, however long it is.
-const REFRESH_MAX: Duration = Duration::from_secs(300);
+use lookup::{Answer, LookupFailure, lookup};
 
-/// The first pause after a failed look-up; it doubles up to [`RETRY_MAX`].
-const RETRY_MIN: Duration = Duration::from_millis(500);
-const RETRY_MAX: Duration = Duration::from_secs(30);
+/// A name that endpoints are looked up by.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum DnsName {
+    /// A host, and the port of its endpoints.
+    Host(Arc<str>, u16),
+    /// A service: targets with their ports, weights and priorities (SRV records).
+    Service(Arc<str>),
+}
 
-/// The timeout of a look-up, with all servers and retries.
-const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// A host name and its port.
-pub type HostPort = (Arc<str>, u16);
-
-/// The host names among `endpoints`, each once.
-pub fn hosts_of(endpoints: &[EndpointPlan]) -> Vec<HostPort> {
-    let mut hosts: Vec<HostPort> = Vec::new();
-    for endpoint in endpoints {
-        if let Endpoint::Host(host, port) = &endpoint.address {
-            let known = hosts.iter().any(|(other, its)| other == host && its == port);
-            if !known {
-                hosts.push((Arc::clone(host), *port));
-            }
+impl DnsName {
+    /// The name in the address of an endpoint, if it has one.
+    pub fn of(address: &Endpoint) -> Option<Self> {
+        match address {
+            Endpoint::Host(host, port) => Some(Self::Host(Arc::clone(host), *port)),
+            Endpoint::Service(name) => Some(Self::Service(Arc::clone(name))),
+            Endpoint::Ip(_) | Endpoint::Unix(_) => None,
         }
     }
-    hosts
+}
+
+impl fmt::Display for DnsName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host(host, _) => f.write_str(host),
+            Self::Service(name) => write!(f, "srv://{name}"),
+        }
+    }
+}
+
+/// The names among `endpoints`.
+pub fn names_of(endpoints: &[EndpointPlan]) -> HashSet<DnsName> {
+    endpoints.iter().filter_map(|endpoint| DnsName::of(&endpoint.address)).collect()
+}
+
+/// An address that a name leads to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResolvedAddress {
+    /// The address.
+    pub address: SocketAddr,
+    /// The host: the name itself, or the target of a service.
+    pub host: Arc<str>,
+    /// A factor of the weight of the endpoint.
+    pub weight: u32,
+    /// Added to the priority of the endpoint.
+    pub priority: u32,
 }
 
 /// The last good answers of one cluster.
 #[derive(Debug, Default)]
 pub struct Resolution {
-    good: RefCell<HashMap<HostPort, Vec<IpAddr>>>,
-    /// The number of host names that have not been looked up yet.
-    waiting: Cell<usize>,
+    good: RefCell<HashMap<DnsName, Vec<ResolvedAddress>>>,
+    /// Those that have not been looked up yet.
+    waiting: RefCell<HashSet<DnsName>>,
     done: Notify,
 }
 
 impl Resolution {
-    /// The addresses of a host name.
-    pub fn addresses(&self, host: &Arc<str>, port: u16) -> Vec<IpAddr> {
-        self.good.borrow().get(&(Arc::clone(host), port)).cloned().unwrap_or_default()
+    /// The addresses of a name.
+    pub(crate) fn addresses(&self, name: &DnsName) -> Vec<ResolvedAddress> {
+        self.good.borrow().get(name).cloned().unwrap_or_default()
     }
 
-    /// Forgets host names that are not in `hosts`, and expects a first look-up of each new one.
-    pub(crate) fn keep_only(&self, hosts: &[HostPort]) {
-        self.good.borrow_mut().retain(|host, _| hosts.contains(host));
-        let new = hosts.iter().filter(|host| !self.good.borrow().contains_key(*host)).count();
-        self.waiting.set(new);
+    /// Forgets names that are not in `names`.
+    pub(crate) fn keep_only(&self, names: &HashSet<DnsName>) {
+        self.good.borrow_mut().retain(|name, _| names.contains(name));
+        self.waiting.borrow_mut().retain(|name| names.contains(name));
         self.done.notify_waiters();
     }
 
-    /// Whether a host name has not been looked up yet.
-    pub fn waits(&self) -> bool {
-        self.waiting.get() > 0
+    /// Expects the first look-up of a name, if there is no answer yet.
+    pub(crate) fn expect(&self, name: &DnsName) {
+        if !self.good.borrow().contains_key(name) {
+            self.waiting.borrow_mut().insert(name.clone());
+        }
     }
 
-    /// Waits until every host name has been looked up once, successfully or not.
+    /// Whether a name has not been looked up yet.
+    pub fn waits(&self) -> bool {
+        !self.waiting.borrow().is_empty()
+    }
+
+    /// Waits until every name has been looked up once, successfully or not.
     pub async fn first_round(&self) {
-        while self.waiting.get() > 0 {
+        while self.waits() {
             self.done.notified().await;
         }
     }
 
-    fn looked_up(&self) {
-        self.waiting.set(self.waiting.get().saturating_sub(1));
+    fn looked_up(&self, name: &DnsName) {
+        self.waiting.borrow_mut().remove(name);
         self.done.notify_waiters();
     }
 }
 
-/// Looks a host name up forever, and calls `publish` when its addresses change.
+/// Looks a name up forever, and calls `publish` when its addresses change.
 pub(crate) async fn keep_resolved(
     cluster: Arc<Cluster>,
     resolution: Rc<Resolution>,
-    host: Arc<str>,
-    port: u16,
+    name: DnsName,
     shard: Shard,
     publish: impl Fn(),
 ) {
@@ -113,128 +137,127 @@ pub(crate) async fn keep_resolved(
             |result: &&'static str| shard.counter(&metrics::LOOKUPS, &[&cluster.name, result]);
         lookups.count(&result, new);
     };
-    let key = (Arc::clone(&host), port);
-    cluster.note_resolver(&host, "not looked up yet".into());
-    let (mut first, mut pause, mut good_at) = (true, RETRY_MIN, Instant::now());
+    let shown: Arc<str> = name.to_string().into();
+    cluster.note_name(&shown, NameState::waiting());
+    let (mut pause, mut answered_at) = (plan.dns.retry, None::<Instant>);
     loop {
-        let looked_up = lookup(&plan, &host).await;
-        let wait = match looked_up {
-            Ok(Answer { mut addresses, valid_for }) => {
+        let found = lookup(&plan.dns, &name).await.and_then(|answer| usable(answer, &plan));
+        let now = Instant::now();
+        let (outcome, message, wait) = match found {
+            Ok(Usable { addresses, valid_for, message, too_many }) => {
                 count("ok");
-                let (found, max) = (addresses.len(), plan.dns.addresses_max);
-                addresses.truncate(max);
-                let note = if found > max {
+                if too_many {
                     count("too_many");
-                    let limit = Limit::ResolvedAddresses.def().name;
-                    format!("{max} of {found} addresses (`limits.{limit}`)")
-                } else {
-                    format!("{found} addresses")
-                };
-                cluster.note_resolver(&host, note);
-                (pause, good_at) = (RETRY_MIN, Instant::now());
-                let changed = resolution.good.borrow().get(&key) != Some(&addresses);
+                }
+                (pause, answered_at) = (plan.dns.retry, Some(now));
+                let changed = resolution.good.borrow().get(&name) != Some(&addresses);
                 if changed {
-                    tracing::info!(cluster = &*cluster.name, host = &*host, ?addresses, "resolved");
-                    resolution.good.borrow_mut().insert(key.clone(), addresses);
+                    let list: Vec<_> = addresses.iter().map(|of| of.address).collect();
+                    tracing::info!(cluster = &*cluster.name, host = &*shown, addresses = ?list, "resolved");
+                    resolution.good.borrow_mut().insert(name.clone(), addresses);
                     publish();
                 }
-                plan.dns.refresh.unwrap_or_else(|| valid_for.clamp(REFRESH_MIN, REFRESH_MAX))
+                let by_ttl = || valid_for.clamp(plan.dns.ttl_min, plan.dns.ttl_max);
+                (LookupOutcome::Resolved, message, plan.dns.refresh.unwrap_or_else(by_ttl))
             }
-            Err(error) => {
-                count("failed");
-                let kept = resolution.good.borrow().contains_key(&key);
-                let stale = plan.dns.serve_stale.is_some_and(|bound| good_at.elapsed() > bound);
+            Err(LookupFailure { outcome, message }) => {
+                count(outcome.word());
+                let kept = resolution.good.borrow().contains_key(&name);
+                let bound = plan.dns.serve_stale;
+                let stale = bound.is_some_and(|bound| {
+                    answered_at.is_none_or(|answered| answered.elapsed() > bound)
+                });
+                let denied = outcome == LookupOutcome::Denied;
                 if kept && stale {
-                    resolution.good.borrow_mut().remove(&key);
+                    resolution.good.borrow_mut().remove(&name);
+                    answered_at = None;
+                }
+                if kept && (stale || denied) {
                     publish();
                 }
-                let also = if kept && !stale { "; the last good answer is still used" } else { "" };
-                cluster.note_resolver(&host, format!("{error}{also}"));
+                let also = if kept && !stale && !denied {
+                    "; the last good answer is still used"
+                } else {
+                    ""
+                };
+                let message = format!("{message}{also}");
                 tracing::warn!(
                     cluster = &*cluster.name,
-                    host = &*host,
-                    "look-up failed: {error}{also}"
+                    host = &*shown,
+                    "look-up failed: {message}"
                 );
                 let wait = pause;
-                pause = (pause * 2).min(RETRY_MAX);
-                wait
+                pause = (pause * 2).min(plan.dns.retry_max);
+                (outcome, message, wait)
             }
         };
-        if std::mem::take(&mut first) {
-            resolution.looked_up();
-        }
         // Many names with the same TTL must not be looked up in step.
-        tokio::time::sleep(wait.mul_f64(0.9 + fastrand::f64() * 0.1)).await;
+        let wait = wait.mul_f64(0.9 + fastrand::f64() * 0.1);
+        let (looked_up_at, next_at) = (Some(now), Some(now + wait));
+        let state = NameState { outcome, message, looked_up_at, next_at, answered_at };
+        cluster.note_name(&shown, state);
+        resolution.looked_up(&name);
+        tokio::time::sleep(wait).await;
     }
 }
 
-/// What name servers answered.
-struct Answer {
-    /// In numerical order.
-    addresses: Vec<IpAddr>,
+/// The addresses of an answer that are used.
+#[derive(Debug)]
+struct Usable {
+    addresses: Vec<ResolvedAddress>,
     valid_for: Duration,
+    message: String,
+    /// Whether there were more than are used.
+    too_many: bool,
 }
 
-async fn lookup(plan: &ClusterPlan, host: &str) -> Result<Answer, String> {
-    // Built for each look-up: it reads resolv.conf again, and caches nothing that we do not see.
-    let resolver = resolver(plan)?;
-    let answer = tokio::time::timeout(LOOKUP_TIMEOUT, resolver.lookup_ip(host))
-        .await
-        .map_err(|_| format!("no answer within {} s", LOOKUP_TIMEOUT.as_secs()))?
-        .map_err(|error| words(&error))?;
-    let valid_for = answer.valid_until().saturating_duration_since(Instant::now().into_std());
-    let mut addresses: Vec<IpAddr> = answer.iter().collect();
-    addresses.sort_unstable();
-    addresses.dedup();
-    if addresses.is_empty() {
-        return Err(NO_DATA.into());
-    }
-    Ok(Answer { addresses, valid_for })
-}
-
-const NO_DATA: &str = "the name exists but has no address (A or AAAA record)";
-
-/// Describes what went wrong with a look-up.
-fn words(error: &NetError) -> String {
-    match error {
-        NetError::Dns(DnsError::NoRecordsFound(none)) => match none.response_code {
-            ResponseCode::NoError => NO_DATA.into(),
-            code => of_code(code),
-        },
-        NetError::Dns(DnsError::ResponseCode(code)) => of_code(*code),
-        NetError::Timeout => "the name server did not answer in time".into(),
-        NetError::NoConnections => "no name server could be reached".into(),
-        NetError::Io(error) => format!("the name server cannot be reached: {error}"),
-        other => other.to_string(),
-    }
-}
-
-/// Describes a response code. Source: RFC 1035 §4.1.1.
-fn of_code(code: ResponseCode) -> String {
-    match code {
-        ResponseCode::NXDomain => "the name does not exist (NXDOMAIN)".into(),
-        ResponseCode::ServFail => "the name server failed (SERVFAIL)".into(),
-        ResponseCode::Refused => "the name server refused the query (REFUSED)".into(),
-        code => format!("the name server answered with an error ({code})"),
-    }
-}
-
-fn resolver(plan: &ClusterPlan) -> Result<TokioResolver, String> {
-    let builder = if plan.dns.servers.is_empty() {
-        Resolver::builder_tokio().map_err(|error| {
-            format!("the system's resolver configuration cannot be read: {error}")
-        })?
-    } else {
-        let servers = plan.dns.servers.iter().map(|server| {
-            let connections =
-                [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut connection| {
-                    connection.port = server.port();
-                    connection
-                });
-            NameServerConfig::new(server.ip(), true, connections.into())
+/// Leaves out what the egress policy denies, and what exceeds the limit.
+fn usable(answer: Answer, plan: &ClusterPlan) -> Result<Usable, LookupFailure> {
+    let Answer { mut addresses, valid_for } = answer;
+    let mut denied = Vec::new();
+    if let Some(policy) = &plan.egress {
+        addresses.retain(|of| {
+            let verdict = policy.judge(of.address, hops::is_ours);
+            denied.extend(verdict.as_ref().err().map(ToString::to_string));
+            verdict.is_ok()
         });
-        let config = ResolverConfig::from_name_servers(servers.collect());
-        Resolver::builder_with_config(config, TokioRuntimeProvider::default())
+    }
+    let denials = denied.join(", ");
+    if addresses.is_empty() {
+        let message = format!("denied by `egress`: {denials}");
+        return Err(LookupFailure { outcome: LookupOutcome::Denied, message });
+    }
+    match plan.dns.mode {
+        // The order of answers rotates, which is no change.
+        ResolutionMode::Strict => addresses.sort_by_key(|of| (of.priority, of.address)),
+        ResolutionMode::Logical => addresses = families_in_turn(addresses),
+    }
+    let (found, max) = (addresses.len(), plan.dns.addresses_max);
+    addresses.truncate(max);
+    let mut message = if found > max {
+        format!("{max} of {found} addresses (`limits.{}`)", Limit::ResolvedAddresses.def().name)
+    } else {
+        format!("{found} addresses")
     };
-    builder.build().map_err(|error| error.to_string())
+    if !denied.is_empty() {
+        message = format!("{message}; denied by `egress`: {denials}");
+    }
+    Ok(Usable { addresses, valid_for, message, too_many: found > max })
 }
+
+/// Addresses of both families in turn, beginning with that of the first (RFC 8305 §4); priorities stay in order.
+fn families_in_turn(addresses: Vec<ResolvedAddress>) -> Vec<ResolvedAddress> {
+    let first = addresses.first().map(|of| of.address.is_ipv4());
+    let (mut counts, mut placed) = (HashMap::new(), Vec::new());
+    for of in addresses {
+        let family = Some(of.address.is_ipv4()) != first;
+        let count: &mut usize = counts.entry((of.priority, family)).or_default();
+        placed.push(((of.priority, *count, family), of));
+        *count += 1;
+    }
+    placed.sort_by_key(|(place, _)| *place);
+    placed.into_iter().map(|(_, of)| of).collect()
+}
+
+#[cfg(test)]
+mod tests;

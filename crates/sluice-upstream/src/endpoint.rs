@@ -149,6 +149,8 @@ pub struct EndpointState {
     ejected_for: ArcSwapOption<EjectionKind>,
     /// Whether it turned out to be a listener of this process.
     ours: AtomicBool,
+    /// Other addresses, in order of preference.
+    alternates: ArcSwapOption<Vec<SocketAddr>>,
 }
 
 impl EndpointState {
@@ -175,7 +177,18 @@ impl EndpointState {
             why_ejected: ArcSwapOption::empty(),
             ejected_for: ArcSwapOption::empty(),
             ours: AtomicBool::new(false),
+            alternates: ArcSwapOption::empty(),
         }
+    }
+
+    /// Sets the other addresses of the endpoint, in order of preference.
+    pub(crate) fn set_alternates(&self, addresses: &[SocketAddr]) {
+        self.alternates.store((!addresses.is_empty()).then(|| Arc::new(addresses.to_vec())));
+    }
+
+    /// The other addresses of the endpoint, in order of preference; `None` if there are none.
+    pub(crate) fn alternates(&self) -> Option<Arc<Vec<SocketAddr>>> {
+        self.alternates.load_full()
     }
 
     /// Notes a connection to the endpoint from the address that `local` returns: an address of this host with a port

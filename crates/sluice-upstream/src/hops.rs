@@ -143,6 +143,12 @@ pub(crate) fn may_be_ours(transport: HopTransport, target: SocketAddr) -> bool {
         || known(Ipv6Addr::UNSPECIFIED.into())
 }
 
+/// Whether a connection or a datagram to `target` leads to a listener of ours.
+pub fn is_ours(target: SocketAddr) -> bool {
+    [HopTransport::Stream, HopTransport::Datagram].into_iter().any(|of| may_be_ours(of, target))
+        && source_to(target).is_some()
+}
+
 /// The address that a connection to `target` reaches: the unspecified address leads to loopback.
 pub(crate) fn reached(target: IpAddr) -> IpAddr {
     match target {

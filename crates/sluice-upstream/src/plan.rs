@@ -12,6 +12,7 @@ use sluice_core::{Endpoint, Name};
 use sluice_tls::ClientTls;
 
 use crate::balance::BalancingPlan;
+use crate::egress::EgressPolicy;
 use crate::endpoint::{EndpointState, EndpointTraits};
 
 mod checks;
@@ -77,8 +78,10 @@ pub struct ClusterSettings {
     pub on_endpoint_removed: OnRemoved,
     /// What happens to connections and flows whose endpoint becomes unhealthy or is ejected.
     pub on_endpoint_unhealthy: OnUnhealthy,
-    /// How host names are resolved.
+    /// How names are resolved.
     pub dns: DnsPlan,
+    /// Which addresses of names may be used; `None` allows all.
+    pub egress: Option<EgressPolicy>,
     /// The version of the PROXY header that is sent first.
     pub send_proxy: Option<ProxyVersion>,
 }
@@ -123,11 +126,18 @@ impl ClusterSettings {
                 on_endpoint_removed: OnRemoved::Keep,
                 on_endpoint_unhealthy: OnUnhealthy::Keep,
                 dns: DnsPlan {
+                    mode: ResolutionMode::Strict,
+                    family: AddressFamily::All,
                     refresh: None,
+                    ttl_min: Duration::from_secs(1),
+                    ttl_max: Duration::from_secs(300),
+                    retry: Duration::from_millis(500),
+                    retry_max: Duration::from_secs(30),
                     serve_stale: None,
                     servers: Vec::new(),
                     addresses_max: 8,
                 },
+                egress: None,
                 send_proxy: None,
             })
         });
@@ -194,17 +204,53 @@ pub enum OnUnhealthy {
     Close,
 }
 
-/// How host names are resolved.
+/// How names are resolved.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct DnsPlan {
+    /// What the addresses of a name are.
+    pub mode: ResolutionMode,
+    /// Which addresses are asked for.
+    pub family: AddressFamily,
     /// Time between look-ups; `None` uses the TTL of the answer.
     pub refresh: Option<Duration>,
+    /// The shortest time between look-ups that follow the TTL.
+    pub ttl_min: Duration,
+    /// The longest time between look-ups that follow the TTL.
+    pub ttl_max: Duration,
+    /// The first pause after a failed look-up; it doubles with each further failure.
+    pub retry: Duration,
+    /// The longest pause after a failed look-up.
+    pub retry_max: Duration,
     /// How long the last good answer is kept while look-ups fail; `None` keeps it forever.
     pub serve_stale: Option<Duration>,
     /// Name servers; if empty, those of the system.
     pub servers: Vec<SocketAddr>,
     /// Addresses used per host name.
     pub addresses_max: usize,
+}
+
+/// What the addresses of a name are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ResolutionMode {
+    /// Each is an endpoint.
+    Strict,
+    /// Together they are one endpoint: the first that accepts a connection.
+    Logical,
+}
+
+/// Which addresses of a name are asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AddressFamily {
+    /// IPv4 and IPv6.
+    All,
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+    /// IPv4, or IPv6 if there is none.
+    V4Preferred,
+    /// IPv6, or IPv4 if there is none.
+    V6Preferred,
 }
 
 /// A version of the PROXY protocol.

@@ -141,7 +141,12 @@ mod tests {
     fn cluster() -> (Arc<Cluster>, Arc<EndpointState>) {
         let cluster = Arc::new(Cluster::new(Arc::new(plan(None))));
         let target = Target::Ip(([127, 0, 0, 1], 1).into());
-        cluster.publish(&[Member { target, host: None, traits: EndpointTraits::default() }]);
+        cluster.publish(&[Member {
+            target,
+            host: None,
+            traits: EndpointTraits::default(),
+            alternates: Vec::new(),
+        }]);
         let endpoint = Arc::clone(&cluster.members().endpoints[0]);
         (cluster, endpoint)
     }

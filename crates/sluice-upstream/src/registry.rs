@@ -4,7 +4,8 @@
 //! Keeps: a cluster exists from the first configuration that names it to the first that does not, and so does the state
 //! of its endpoints.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -13,10 +14,11 @@ use tokio::task::JoinHandle;
 
 use crate::cluster::{Cluster, Member};
 use crate::directory::ClusterDirectory;
-use crate::dns::{self, Resolution};
-use crate::endpoint::{EndpointState, Target};
+use crate::dns::{self, DnsName, Resolution, ResolvedAddress};
+use crate::endpoint::{EndpointState, EndpointTraits, Target};
 use crate::health::{self, HealthWatch};
-use crate::plan::{ClusterPlan, EndpointPlan};
+use crate::hops;
+use crate::plan::{ClusterPlan, EndpointPlan, ResolutionMode};
 
 /// Called when endpoints leave a cluster.
 pub type RemovedHook = Rc<dyn Fn(&Arc<Cluster>, &[Arc<EndpointState>])>;
@@ -57,14 +59,16 @@ impl TaskContext {
 
 struct RunningCluster {
     cluster: Arc<Cluster>,
-    /// As configured: host names are not resolved.
-    endpoints: Arc<[EndpointPlan]>,
+    endpoints: ConfiguredEndpoints,
     resolution: Rc<Resolution>,
-    /// The look-ups of its host names.
-    lookups: Vec<JoinHandle<()>>,
+    /// The tasks that look names up.
+    names: HashMap<DnsName, JoinHandle<()>>,
     /// The watch over its health, which outlives changes of its endpoints.
     watch: JoinHandle<()>,
 }
+
+/// Endpoints as configured: names are not resolved.
+type ConfiguredEndpoints = Rc<RefCell<Arc<[EndpointPlan]>>>;
 
 impl std::fmt::Debug for Clusters {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -74,7 +78,7 @@ impl std::fmt::Debug for Clusters {
 
 impl Drop for RunningCluster {
     fn drop(&mut self) {
-        self.lookups.iter().for_each(JoinHandle::abort);
+        self.names.values().for_each(JoinHandle::abort);
         self.watch.abort();
     }
 }
@@ -108,22 +112,18 @@ impl Clusters {
                 Some(live) => {
                     live.cluster.set_plan(plan);
                     live.cluster.renew();
-                    live.endpoints = own.unwrap_or_else(|| Arc::clone(&live.endpoints));
-                    live.resolve(&self.context);
-                    live.watch(&self.context);
+                    if let Some(own) = own {
+                        *live.endpoints.borrow_mut() = own;
+                    }
+                    live.restart(&self.context);
                 }
                 None => {
                     let cluster = self.directory.reference(&plan.name);
                     let name = Arc::clone(&plan.name);
                     cluster.set_plan(plan);
-                    let mut live = RunningCluster {
-                        watch: self.context.watch(&cluster),
-                        cluster,
-                        endpoints: own.unwrap_or_else(|| Arc::new([])),
-                        resolution: Rc::default(),
-                        lookups: Vec::new(),
-                    };
-                    live.resolve(&self.context);
+                    let mut live = RunningCluster::new(cluster, &self.context);
+                    *live.endpoints.borrow_mut() = own.unwrap_or_else(|| Arc::new([]));
+                    live.follow(&self.context);
                     self.live.insert(name, live);
                 }
             }
@@ -137,8 +137,8 @@ impl Clusters {
         }
         for (name, own) in endpoints {
             if let Some(live) = self.live.get_mut(&name) {
-                live.endpoints = own;
-                live.resolve(&self.context);
+                *live.endpoints.borrow_mut() = own;
+                live.follow(&self.context);
             }
         }
         if renamed || self.live.len() != names {
@@ -208,26 +208,21 @@ impl FirstRound {
 }
 
 impl RunningCluster {
-    /// Publishes the endpoints, and starts the look-ups of their names again.
-    fn resolve(&mut self, context: &TaskContext) {
-        let TaskContext { watcher, on_removed } = context;
-        self.lookups.drain(..).for_each(|task| task.abort());
-        let hosts = dns::hosts_of(&self.endpoints);
-        self.resolution.keep_only(&hosts);
-        let (cluster, resolution) = (&self.cluster, &self.resolution);
-        publish(cluster, &self.endpoints, resolution, on_removed);
-        for (host, port) in hosts {
-            let (cluster, resolution, on_removed) =
-                (Arc::clone(cluster), Rc::clone(resolution), Rc::clone(on_removed));
-            let publish = {
-                let (cluster, resolution) = (Arc::clone(&cluster), Rc::clone(&resolution));
-                let endpoints = Arc::clone(&self.endpoints);
-                move || publish(&cluster, &endpoints, &resolution, &on_removed)
-            };
-            let task =
-                dns::keep_resolved(cluster, resolution, host, port, watcher.shard.clone(), publish);
-            self.lookups.push(tokio::task::spawn_local(task));
+    fn new(cluster: Arc<Cluster>, context: &TaskContext) -> Self {
+        Self {
+            watch: context.watch(&cluster),
+            cluster,
+            endpoints: Rc::default(),
+            resolution: Rc::default(),
+            names: HashMap::new(),
         }
+    }
+
+    /// Starts the tasks again, under another plan.
+    fn restart(&mut self, context: &TaskContext) {
+        self.names.drain().for_each(|(_, task)| task.abort());
+        self.follow(context);
+        self.watch(context);
     }
 
     /// Starts the watch over health again, under the plan in force.
@@ -235,38 +230,103 @@ impl RunningCluster {
         self.watch.abort();
         self.watch = context.watch(&self.cluster);
     }
-}
 
-/// Publishes the endpoints of a cluster, with host names replaced by their addresses.
-fn publish(
-    cluster: &Arc<Cluster>,
-    endpoints: &[EndpointPlan],
-    resolution: &Resolution,
-    on_removed: &RemovedHook,
-) {
-    let mut members = Vec::new();
-    for endpoint in endpoints {
-        let traits = || endpoint.traits.clone();
-        match &endpoint.address {
-            Endpoint::Ip(address) => {
-                members.push(Member { target: Target::Ip(*address), host: None, traits: traits() });
+    /// Publishes the endpoints, and looks up the names among them. Names that stay are not looked up again.
+    fn follow(&mut self, context: &TaskContext) {
+        let names = dns::names_of(&self.endpoints.borrow());
+        let gone = self.names.extract_if(|name, _| !names.contains(name));
+        gone.for_each(|(_, task)| task.abort());
+        let shown: HashSet<String> = names.iter().map(ToString::to_string).collect();
+        self.cluster.keep_names(|name| shown.contains(name));
+        self.resolution.keep_only(&names);
+        let publishing = PublishCx {
+            cluster: Arc::clone(&self.cluster),
+            endpoints: Rc::clone(&self.endpoints),
+            resolution: Rc::clone(&self.resolution),
+            on_removed: Rc::clone(&context.on_removed),
+        };
+        publishing.publish();
+        for name in names {
+            if self.names.contains_key(&name) {
+                continue;
             }
-            Endpoint::Unix(path) => {
-                let target = Target::Unix(path.clone());
-                members.push(Member { target, host: None, traits: traits() });
-            }
-            Endpoint::Host(host, port) => {
-                let addresses = resolution.addresses(host, *port);
-                members.extend(addresses.into_iter().map(|ip| Member {
-                    target: Target::Ip((ip, *port).into()),
-                    host: Some(Arc::clone(host)),
-                    traits: traits(),
-                }));
-            }
+            self.resolution.expect(&name);
+            let publishing = publishing.clone();
+            let task = dns::keep_resolved(
+                Arc::clone(&self.cluster),
+                Rc::clone(&self.resolution),
+                name.clone(),
+                context.watcher.shard.clone(),
+                move || publishing.publish(),
+            );
+            self.names.insert(name, tokio::task::spawn_local(task));
         }
     }
-    let left = cluster.publish(&members);
-    if !left.is_empty() {
-        on_removed(cluster, &left);
+}
+
+/// What a membership is made of.
+#[derive(Clone)]
+struct PublishCx {
+    cluster: Arc<Cluster>,
+    endpoints: ConfiguredEndpoints,
+    resolution: Rc<Resolution>,
+    on_removed: RemovedHook,
+}
+
+impl PublishCx {
+    /// Publishes the endpoints of the cluster, with names replaced by their addresses.
+    fn publish(&self) {
+        let plan = self.cluster.plan();
+        let (mode, egress) = (plan.dns.mode, plan.egress.as_ref());
+        let endpoints = Arc::clone(&self.endpoints.borrow());
+        let mut members = Vec::with_capacity(endpoints.len());
+        for EndpointPlan { address, traits } in &*endpoints {
+            let target = match address {
+                Endpoint::Ip(address) => Target::Ip(*address),
+                Endpoint::Unix(path) => Target::Unix(path.clone()),
+                Endpoint::Host(..) | Endpoint::Service(_) => {
+                    let Some(name) = DnsName::of(address) else { continue };
+                    let mut found = self.resolution.addresses(&name);
+                    // The policy may be newer than the answer.
+                    if let Some(egress) = egress {
+                        found.retain(|of| egress.judge(of.address, hops::is_ours).is_ok());
+                    }
+                    match mode {
+                        ResolutionMode::Strict => {
+                            members.extend(found.into_iter().map(|of| resolved(of, traits)));
+                        }
+                        ResolutionMode::Logical => members.extend(as_one(found, traits)),
+                    }
+                    continue;
+                }
+            };
+            let (traits, alternates) = (traits.clone(), Vec::new());
+            members.push(Member { target, host: None, traits, alternates });
+        }
+        let left = self.cluster.publish(&members);
+        if !left.is_empty() {
+            (self.on_removed)(&self.cluster, &left);
+        }
     }
 }
+
+fn resolved(of: ResolvedAddress, traits: &EndpointTraits) -> Member {
+    let mut traits = traits.clone();
+    traits.weight = traits.weight.saturating_mul(of.weight);
+    traits.priority = traits.priority.saturating_add(of.priority).min(PRIORITY_MAX);
+    let (target, alternates) = (Target::Ip(of.address), Vec::new());
+    Member { target, host: Some(of.host), traits, alternates }
+}
+
+/// The addresses of a name as one endpoint: the first, and the others of the same host and port.
+fn as_one(found: Vec<ResolvedAddress>, traits: &EndpointTraits) -> Option<Member> {
+    let mut found = found.into_iter();
+    let first = found.next()?;
+    let same =
+        |of: &ResolvedAddress| of.host == first.host && of.address.port() == first.address.port();
+    let alternates = found.filter(same).map(|of| of.address).collect();
+    Some(Member { alternates, ..resolved(first, traits) })
+}
+
+/// The lowest priority of an endpoint, as in Envoy.
+const PRIORITY_MAX: u32 = 127;

@@ -52,7 +52,12 @@ fn on_bench(change: impl FnOnce(&mut ClusterSettings), test: impl AsyncFnOnce(Be
         change(&mut settings);
         let cluster = cluster(settings);
         let target = Target::Ip(listener.local_addr().unwrap());
-        cluster.publish(&[Member { target, host: None, traits: EndpointTraits::default() }]);
+        cluster.publish(&[Member {
+            target,
+            host: None,
+            alternates: Vec::new(),
+            traits: EndpointTraits::default(),
+        }]);
         let endpoint = Arc::clone(&cluster.members().endpoints[0]);
         let pools = Rc::new(ClusterPools::default());
         let pool = pools.to(&cluster, &worker);

@@ -7,7 +7,10 @@ use std::collections::{HashMap, HashSet};
 use sluice_core::settings::Short;
 use sluice_core::{Diags, Endpoint, Name, Path, Setting as _, Spanned};
 
-use crate::sections::{Cluster, ClusterProtocol, Config, EndpointEntry, Health, Relay, Reuse};
+use crate::sections::{
+    Cluster, ClusterProtocol, Config, Dns, EndpointEntry, Health, NameMode, OnEndpointRemoved,
+    Refresh, Relay, Reuse, Verification,
+};
 
 /// Checks every cluster on its own.
 pub fn clusters(config: &Config, diags: &mut Diags) {
@@ -27,6 +30,7 @@ pub fn clusters(config: &Config, diags: &mut Diags) {
         let at = at.key(name);
         endpoints(cluster, &at, diags);
         balancing(cluster, &at, diags);
+        names(cluster, &at, diags);
         if by_header.is_none() && relayed.contains(name) && !routed.contains(name) {
             only_for_http(name, cluster, &at, diags);
         }
@@ -82,6 +86,69 @@ fn only_for_http(name: &Name, cluster: &Spanned<Short<Cluster>>, at: &Path<'_>, 
     }
 }
 
+/// Whether the cluster verifies endpoints and does not say by which name. The names of targets come from DNS, where
+/// nobody vouches for them (RFC 6125 §6.2.1).
+pub fn needs_name(cluster: &Cluster) -> bool {
+    let tls = cluster.tls.as_ref();
+    tls.is_some_and(|tls| tls.sni.is_none() && tls.verify == Verification::Full)
+}
+
+/// Checks that the settings of name resolution fit each other.
+fn names(cluster: &Spanned<Short<Cluster>>, at: &Path<'_>, diags: &mut Diags) {
+    let here = at.key("dns");
+    let dns = &cluster.dns;
+    for (key, min, max_key, max) in [
+        ("min_ttl", dns.min_ttl, "max_ttl", dns.max_ttl),
+        ("retry", dns.retry, "max_retry", dns.max_retry),
+    ] {
+        if min > max {
+            let message = format!("`{key}` must not exceed `{max_key}`");
+            diags
+                .error("bad-value", cluster.span, here.key(key), message)
+                .help(format!("raise `{max_key}`, or lower `{key}`"));
+        }
+    }
+    let usual = Dns::absent().expect("it has no required fields");
+    if dns.refresh != Refresh::Ttl && (dns.min_ttl, dns.max_ttl) != (usual.min_ttl, usual.max_ttl) {
+        let message = "`min_ttl` and `max_ttl` have no effect with a fixed `refresh`";
+        diags
+            .warning("useless-setting", cluster.span, here.key("refresh"), message)
+            .help("remove them, or write `refresh: ttl`");
+    }
+    if dns.mode == NameMode::Logical && cluster.on_endpoint_removed != OnEndpointRemoved::Keep {
+        let message = "with `dns: { mode: logical }`, connections stay when the addresses change";
+        diags
+            .error("wrong-kind", cluster.span, at.key("on_endpoint_removed"), message)
+            .help("remove `on_endpoint_removed`, or use `mode: strict`");
+    }
+    let named = |address: &Endpoint| matches!(address, Endpoint::Host(..) | Endpoint::Service(_));
+    let nameless = cluster.endpoints_file.is_none()
+        && !cluster.endpoints.iter().any(|entry| named(&entry.0.address.value));
+    for (key, of, given) in
+        [("dns", "mode", dns.mode != usual.mode), ("egress", "egress", cluster.egress.is_some())]
+    {
+        if given && nameless {
+            let message = format!("`{of}` applies to names, and every endpoint is an address");
+            diags
+                .warning("useless-setting", cluster.span, at.key(key), message)
+                .help("remove it, or write endpoints by name");
+        }
+    }
+    let Some(egress) = &cluster.egress else { return };
+    let here = at.key("egress");
+    for (key, blocks) in [("allow", &egress.allow), ("deny", &egress.deny)] {
+        let here = here.key(key);
+        for (index, block) in blocks.iter().enumerate() {
+            if block.value.to_string().starts_with("::ffff:") {
+                let message = "IPv4-mapped addresses are judged as IPv4 addresses";
+                diags
+                    .error("bad-value", block.span, here.index(index), message)
+                    .help("write the IPv4 block, such as 10.0.0.0/8");
+            }
+        }
+    }
+}
+
 fn endpoints(cluster: &Spanned<Short<Cluster>>, at: &Path<'_>, diags: &mut Diags) {
     let list = at.key("endpoints");
     let mut seen: HashMap<&Endpoint, sluice_core::Span> = HashMap::new();
@@ -96,6 +163,12 @@ fn endpoints(cluster: &Spanned<Short<Cluster>>, at: &Path<'_>, diags: &mut Diags
                     "it counts as one endpoint with the weight of both; write {{ address: {}, weight: 2 }} instead",
                     address.value
                 ));
+        }
+        if needs_name(cluster) && matches!(address.value, Endpoint::Service(_)) {
+            let message = "the names of targets come from DNS, which nobody vouches for";
+            diags
+                .error("missing-field", address.span, list.index(index), message)
+                .help("set the name that certificates must have: `tls: { sni: NAME }`");
         }
         if cluster.protocol == ClusterProtocol::Http3 && matches!(address.value, Endpoint::Unix(_))
         {

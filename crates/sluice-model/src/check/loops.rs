@@ -131,7 +131,7 @@ impl<'c> Addresses<'c> {
                     || self.find(&Endpoint::Ip((Ipv6Addr::LOCALHOST, *port).into()), transport);
                 return v4.or_else(v6);
             }
-            Endpoint::Host(..) => return None,
+            Endpoint::Host(..) | Endpoint::Service(_) => return None,
         };
         let at = |ip: IpAddr| self.sockets.get(&(transport, (ip, socket.port()).into())).copied();
         let (every, loopback): (IpAddr, IpAddr) = if socket.is_ipv4() {

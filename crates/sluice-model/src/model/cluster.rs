@@ -30,6 +30,8 @@ pub struct EndpointFile {
     pub weights: Vec<(Locality, u32)>,
     /// Whether endpoints are spoken to over QUIC, which excludes unix sockets.
     pub quic: bool,
+    /// Whether the targets of a service cannot be verified, since the cluster does not say by which name.
+    pub needs_name: bool,
 }
 
 impl Cluster {

@@ -6,10 +6,12 @@ use std::sync::Arc;
 
 use sluice_core::limits::Limit;
 use sluice_core::settings::Short;
-use sluice_core::{Diags, Name, Path, Spanned};
+use sluice_core::{Cidr, Diags, Name, Path, Spanned};
+use sluice_upstream::EgressPolicy;
 use sluice_upstream::balance::{BalancingPlan, FailoverPlan, LocalityPlan, SlowStartPlan};
 use sluice_upstream::plan::{
-    ClusterSettings, DnsPlan, HttpVersion, OnRemoved, OnUnhealthy, ProxyVersion, ReusePlan,
+    AddressFamily, ClusterSettings, DnsPlan, HttpVersion, OnRemoved, OnUnhealthy, ProxyVersion,
+    ResolutionMode, ReusePlan,
 };
 
 use super::{Context, Translated, health};
@@ -17,8 +19,8 @@ use crate::check;
 use crate::model::{Cluster, Kind, Resource};
 use crate::provenance::Provenance;
 use crate::sections::{
-    self, ClusterLimits, ClusterProtocol, Dns, Failover, OnEndpointRemoved, OnEndpointUnhealthy,
-    ProxyHeader, Refresh, Reuse, SlowStart,
+    self, ClusterLimits, ClusterProtocol, Dns, Egress, Failover, Family, NameMode,
+    OnEndpointRemoved, OnEndpointUnhealthy, ProxyHeader, Refresh, Reuse, SlowStart,
 };
 use crate::store::Update;
 
@@ -96,7 +98,8 @@ impl Context<'_> {
                 },
             on_endpoint_removed,
             on_endpoint_unhealthy,
-            dns: Dns { refresh, serve_stale, servers },
+            dns,
+            egress,
             send_proxy_protocol,
         } = section;
         ClusterSettings {
@@ -143,15 +146,8 @@ impl Context<'_> {
                 OnEndpointUnhealthy::Move => OnUnhealthy::Move,
                 OnEndpointUnhealthy::Close => OnUnhealthy::Close,
             },
-            dns: DnsPlan {
-                refresh: match refresh {
-                    Refresh::Ttl => None,
-                    Refresh::Every(every) => Some(*every),
-                },
-                serve_stale: serve_stale.0.map(|bound| bound.0),
-                servers: servers.clone(),
-                addresses_max: self.config.limits.0.size(Limit::ResolvedAddresses),
-            },
+            dns: dns_plan(dns, self.config.limits.0.size(Limit::ResolvedAddresses)),
+            egress: egress.as_ref().map(|section| egress_policy(section)),
             send_proxy: send_proxy_protocol.map(|version| match version {
                 ProxyHeader::V1 => ProxyVersion::V1,
                 ProxyHeader::V2 => ProxyVersion::V2,
@@ -197,6 +193,41 @@ fn check_cluster(
             .help("add `tls: true` to verify endpoints with the system's authorities, or `tls: { ca: FILE }`");
     }
     health::check(section, at, diags);
+}
+
+fn dns_plan(section: &Dns, addresses_max: usize) -> DnsPlan {
+    let Dns { mode, family, refresh, min_ttl, max_ttl, retry, max_retry, serve_stale, servers } =
+        section;
+    DnsPlan {
+        mode: match mode {
+            NameMode::Strict => ResolutionMode::Strict,
+            NameMode::Logical => ResolutionMode::Logical,
+        },
+        family: match family {
+            Family::All => AddressFamily::All,
+            Family::V4 => AddressFamily::V4,
+            Family::V6 => AddressFamily::V6,
+            Family::V4Preferred => AddressFamily::V4Preferred,
+            Family::V6Preferred => AddressFamily::V6Preferred,
+        },
+        refresh: match refresh {
+            Refresh::Ttl => None,
+            Refresh::Every(every) => Some(*every),
+        },
+        ttl_min: *min_ttl,
+        ttl_max: *max_ttl,
+        retry: *retry,
+        retry_max: *max_retry,
+        serve_stale: serve_stale.0.map(|bound| bound.0),
+        servers: servers.clone(),
+        addresses_max,
+    }
+}
+
+fn egress_policy(section: &Egress) -> EgressPolicy {
+    let Egress { allow, deny } = section;
+    let blocks = |of: &[Spanned<Cidr>]| of.iter().map(|block| block.value).collect();
+    EgressPolicy::new(blocks(allow), blocks(deny))
 }
 
 fn failover_plan(section: &Failover) -> FailoverPlan {

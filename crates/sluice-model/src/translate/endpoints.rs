@@ -13,6 +13,7 @@ use sluice_core::{Diags, Endpoint, Name, Path, Spanned};
 use sluice_upstream::{EndpointPlan, EndpointTraits, Locality};
 
 use super::Context;
+use crate::check;
 use crate::model::cluster::{EndpointFile, Endpoints};
 use crate::sections::{Cluster, ClusterProtocol, EndpointEntry};
 
@@ -58,6 +59,7 @@ impl Context<'_> {
             path: self.file(&path.value),
             weights: weights_of(section),
             quic: section.protocol == ClusterProtocol::Http3,
+            needs_name: check::clusters::needs_name(section),
         };
         let read = self.sources.endpoint_files.get(&file.path);
         let read = read.ok_or_else(|| format!("{}: not read", file.path.display()));
@@ -116,6 +118,9 @@ fn problem_of(entry: &EndpointEntry, file: &EndpointFile) -> Option<String> {
     }
     if file.quic && matches!(address.value, Endpoint::Unix(_)) {
         return Some("QUIC does not run over a unix socket".into());
+    }
+    if file.needs_name && matches!(address.value, Endpoint::Service(_)) {
+        return Some(format!("{} needs `tls.sni` of the cluster", address.value));
     }
     match locality {
         _ if file.weights.is_empty() => None,

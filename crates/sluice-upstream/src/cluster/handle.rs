@@ -363,7 +363,7 @@ impl ClusterHandle {
             return reasons::CLUSTER_UNKNOWN;
         }
         if members.endpoints.is_empty() {
-            let unresolved = !self.cluster.resolver_notes().is_empty();
+            let unresolved = !self.cluster.names().is_empty();
             return if unresolved { reasons::DNS } else { reasons::NO_ENDPOINT };
         }
         match shortage {

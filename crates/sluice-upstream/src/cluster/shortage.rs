@@ -17,9 +17,9 @@ impl Cluster {
             return Some(self.limit_reached().into());
         }
         if why == reasons::DNS {
-            let notes = self.resolver_notes();
-            let notes = notes.iter().map(|(host, said)| format!("{host}: {said}"));
-            return Some(notes.collect::<Vec<_>>().join("; ").into());
+            let names = self.names();
+            let names = names.iter().map(|(name, state)| format!("{name}: {}", state.message));
+            return Some(names.collect::<Vec<_>>().join("; ").into());
         }
         (why == reasons::NO_HEALTHY || why == reasons::SESSION).then(|| self.states().into())
     }

@@ -28,6 +28,7 @@ fn member(port: u16) -> Member {
     Member {
         target: Target::Ip(([127, 0, 0, 1], port).into()),
         host: None,
+        alternates: Vec::new(),
         traits: EndpointTraits::default(),
     }
 }
@@ -54,7 +55,7 @@ fn a_pick_keeps_to_limits_health_and_what_was_tried() {
     let handle = ClusterHandle::new(Arc::clone(&cluster), &worker);
     let why = |tried: &[Arc<str>]| handle.pick(&worker, Affinity::default(), tried).unwrap_err();
     assert_eq!(why(&[]), reasons::NO_ENDPOINT);
-    cluster.note_resolver(&"db.test".into(), "timed out".into());
+    cluster.note_name(&"db.test".into(), NameState::waiting());
     assert_eq!(why(&[]), reasons::DNS);
 
     cluster.publish(&[member(1), member(2)]);

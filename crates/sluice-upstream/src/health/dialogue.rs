@@ -130,7 +130,7 @@ pub(super) async fn open(
     endpoint: &EndpointState,
     worker: &WorkerCx,
 ) -> Result<RawStream, CheckError> {
-    let opened = connector::open(&endpoint.target, &worker.reactor).await;
+    let opened = connector::open(endpoint, &worker.reactor).await;
     opened.map_err(|error| ConnectFailure::from(error).into())
 }
 

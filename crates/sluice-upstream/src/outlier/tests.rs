@@ -35,7 +35,12 @@ pub(crate) fn cluster(count: u16, outlier: OutlierPlan) -> Arc<Cluster> {
     let cluster = Arc::new(Cluster::new(Arc::new(plan)));
     let target = |port| Target::Ip(([127, 0, 0, 1], port).into());
     let members: Vec<Member> = (1..=count)
-        .map(|port| Member { target: target(port), host: None, traits: EndpointTraits::default() })
+        .map(|port| Member {
+            target: target(port),
+            host: None,
+            alternates: Vec::new(),
+            traits: EndpointTraits::default(),
+        })
         .collect();
     cluster.publish(&members);
     cluster

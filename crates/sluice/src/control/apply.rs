@@ -245,7 +245,7 @@ impl Control {
         let hosts: Vec<String> = unresolved
             .filter_map(|(name, _)| clusters.get(name))
             .flat_map(|cluster| {
-                let hosts = cluster.resolver_notes().into_iter().map(|(host, _)| host);
+                let hosts = cluster.names().into_iter().map(|(host, _)| host);
                 hosts.map(|host| format!("`{host}` of the cluster `{}`", cluster.name))
             })
             .collect();

@@ -16,7 +16,9 @@ use sluice_l4::metrics::LIMIT_REACHED;
 use sluice_model::model::{Kind, Listener};
 use sluice_upstream::balance::priorities::Share;
 use sluice_upstream::endpoint::Trouble;
+use sluice_upstream::name_state::NameState;
 use sluice_upstream::{Cluster, EndpointState, EndpointTraits};
+use tokio::time::Instant;
 
 use super::{Control, Stage, fetches, resources, routes, runtime};
 use crate::worker::WorkerCommand;
@@ -103,6 +105,24 @@ fn of_trouble(trouble: &Trouble, wall: Duration) -> Value {
     json!({ "cause": trouble.cause, "since": rfc3339(since) })
 }
 
+/// The state of a name: how its last look-up ended, when it was, when the next is due, and how old the answer is.
+fn of_name(state: &NameState, wall: Duration) -> Value {
+    let now = Instant::now();
+    let past = |at: Instant| rfc3339(wall.saturating_sub(now.saturating_duration_since(at)));
+    let mut item = json!({ "state": state.outcome.word(), "message": state.message });
+    if let Some(at) = state.looked_up_at {
+        item["looked_up_at"] = past(at).into();
+    }
+    if let Some(at) = state.next_at {
+        item["next_at"] = rfc3339(wall + at.saturating_duration_since(now)).into();
+    }
+    if let Some(at) = state.answered_at {
+        item["answered_at"] = past(at).into();
+        item["age_seconds"] = now.saturating_duration_since(at).as_secs().into();
+    }
+    item
+}
+
 /// The share of a priority, in percent of the traffic of its cluster.
 fn of_priority((priority, share): &(u32, Share)) -> Value {
     let Share { healthy, degraded, panics } = *share;
@@ -138,11 +158,9 @@ fn of_cluster(cluster: &Cluster, wall: Duration) -> Value {
         }
         item
     };
-    let resolver: serde_json::Map<String, Value> = cluster
-        .resolver_notes()
-        .into_iter()
-        .map(|(host, said)| (host.to_string(), said.into()))
-        .collect();
+    let names = cluster.names().into_iter();
+    let resolver: serde_json::Map<String, Value> =
+        names.map(|(name, state)| (name.to_string(), of_name(&state, wall))).collect();
     let mut item = json!({
         "name": &*cluster.name,
         "balance": plan.balancing.balance.kind().word(),

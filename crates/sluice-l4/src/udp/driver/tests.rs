@@ -131,7 +131,12 @@ fn on_bench(responses: Option<u32>, test: impl AsyncFnOnce(Bench)) {
         let plan = ClusterPlan { name: "up".into(), settings, tls: None };
         let cluster = Arc::new(Cluster::new(Arc::new(plan)));
         let target = Target::Ip(endpoint.address());
-        cluster.publish(&[Member { target, host: None, traits: EndpointTraits::default() }]);
+        cluster.publish(&[Member {
+            target,
+            host: None,
+            alternates: Vec::new(),
+            traits: EndpointTraits::default(),
+        }]);
         let chain = FlowChainPlan {
             name: "default".into(),
             filters: Vec::new(),

@@ -1,0 +1,105 @@
+//! How the names of endpoints are resolved, and which of their addresses may be used.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use sluice_core::settings::{OrNone, OrZero, Plain, bind_scalar};
+use sluice_core::value::{parse_duration, show_duration};
+use sluice_core::{Cidr, Diags, Node, Path, Setting, Shape, Spanned, choice, section};
+
+section! {
+    /// DNS resolution of host names and services.
+    pub struct Dns {
+        /// What the addresses of a host are: an endpoint each, or together one.
+        pub mode: NameMode = "strict",
+        /// Which addresses are asked for.
+        pub family: Family = "all",
+        /// Time between look-ups; `ttl` uses the TTL of the DNS response, within `min_ttl` and `max_ttl`.
+        pub refresh: Refresh = "ttl",
+        /// Minimum time between look-ups that follow the TTL.
+        pub min_ttl: Duration = "1s",
+        /// Maximum time between look-ups that follow the TTL.
+        pub max_ttl: Duration = "5m",
+        /// Pause after the first failed look-up; it doubles with each further one (exponential backoff, with jitter).
+        pub retry: Duration = "500ms",
+        /// Maximum pause after failed look-ups.
+        pub max_retry: Duration = "30s",
+        /// How long to keep the last good DNS response while look-ups fail; `none` keeps it forever, `0s` drops it at
+        /// once.
+        pub serve_stale: OrNone<OrZero> = "none",
+        /// DNS servers; if omitted, those of the system.
+        pub servers: Vec<SocketAddr>,
+    }
+}
+
+choice! {
+    /// What the addresses of a host name are.
+    pub enum NameMode {
+        /// Each address is an endpoint (Envoy's STRICT_DNS).
+        Strict = "strict",
+        /// The addresses are one endpoint (Envoy's LOGICAL_DNS): a connection goes to the first that accepts it, with
+        /// Happy Eyeballs; connections stay when the addresses change.
+        Logical = "logical",
+    }
+}
+
+choice! {
+    /// Which addresses of a host name are asked for.
+    pub enum Family {
+        /// IPv4 and IPv6.
+        All = "all",
+        /// IPv4 only.
+        V4 = "v4",
+        /// IPv6 only.
+        V6 = "v6",
+        /// IPv4; IPv6 if there is none.
+        V4Preferred = "v4_preferred",
+        /// IPv6; IPv4 if there is none.
+        V6Preferred = "v6_preferred",
+    }
+}
+
+section! {
+    /// Which addresses names may resolve to. Denied are, in every notation: loopback, link-local, private, unspecified,
+    /// multicast and reserved addresses, and listeners of this process. The most specific block that contains an
+    /// address decides.
+    pub struct Egress {
+        /// Address blocks that are allowed all the same.
+        pub allow: Vec<Spanned<Cidr>>,
+        /// More address blocks that are denied.
+        pub deny: Vec<Spanned<Cidr>>,
+    }
+}
+
+/// Time between DNS look-ups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refresh {
+    /// The TTL of the DNS response.
+    Ttl,
+    /// A fixed interval.
+    Every(Duration),
+}
+
+impl Setting for Refresh {
+    fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
+        bind_scalar(node, at, diags, "ttl or a duration", |text| match text {
+            "ttl" => Ok(Self::Ttl),
+            "0" | "0s" => {
+                Err("the interval between look-ups must not be zero; write `ttl` or at least 1s"
+                    .into())
+            }
+            _ => parse_duration(text).map(Self::Every),
+        })
+    }
+
+    fn shape() -> Shape {
+        Shape::Text { what: "ttl or a duration", example: "ttl" }
+    }
+
+    fn show(&self) -> Plain {
+        Plain::Text(match self {
+            Self::Ttl => "ttl".into(),
+            Self::Every(duration) => show_duration(*duration),
+        })
+    }
+}
