@@ -168,6 +168,18 @@ fn of_values() {
                 "a copy of a header of the message",
                 rule("cluster: up, follow_redirects: { copy_headers: host }"),
             ),
+            (
+                "a redirect to a rule that there is not",
+                rule("name: a, cluster: up, follow_redirects: { routes: [a, b] }"),
+            ),
+            (
+                "a longest wait without a header",
+                rule("cluster: up, retry: { when: reset, reset_max: 1m }"),
+            ),
+            (
+                "a jitter without an age",
+                relay("").replace("relay: up", "http: { routes: up, max_age_jitter: 5% }"),
+            ),
             ("a retry without a condition", rule("cluster: up, retry: { attempts: 3 }")),
             (
                 "an unknown format",

@@ -104,7 +104,7 @@ enum Stop {
 }
 
 /// What became of a request that was forwarded.
-enum Forwarded {
+enum ForwardOutcome {
     /// The client has the response.
     Done,
     /// The endpoint redirected it, and it has been changed to the new target.
@@ -267,9 +267,9 @@ impl RequestTask {
                 Err(stop) => break Some(stop),
             };
             match self.forward(stream, target).await {
-                Ok(Forwarded::Done) => break None,
+                Ok(ForwardOutcome::Done) => break None,
                 // Boxed, so that other requests have no room for it.
-                Ok(Forwarded::Redirected) => admitted = Box::pin(self.follow(stream)).await,
+                Ok(ForwardOutcome::Redirected) => admitted = Box::pin(self.follow(stream)).await,
                 Err(stop) => break Some(stop),
             }
         };

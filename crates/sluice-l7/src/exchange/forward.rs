@@ -22,7 +22,7 @@ use sluice_upstream::reasons as upstream_reasons;
 use super::attempt_error::AttemptError;
 use super::deadlines::Deadline;
 use super::pending::Pending;
-use super::{Forwarded, RequestTask, RouteTarget, Stop};
+use super::{ForwardOutcome, RequestTask, RouteTarget, Stop};
 use crate::affinity::affinity;
 use crate::attempts::AttemptGuard;
 use crate::errors::Cause;
@@ -55,7 +55,7 @@ impl RequestTask {
         &mut self,
         down: &mut HttpStream,
         target: RouteTarget,
-    ) -> Result<Forwarded, Stop> {
+    ) -> Result<ForwardOutcome, Stop> {
         let rule = target.rule();
         let mut options = Arc::clone(&rule.options);
         self.check_upgrade(rule)?;
@@ -93,8 +93,8 @@ impl RequestTask {
         loop {
             self.upload.begin_attempt();
             let failed = match self.attempt(down, &mut forwarding).await {
-                Ok(()) => return Ok(Forwarded::Done),
-                Err(AttemptError::Redirected) => return Ok(Forwarded::Redirected),
+                Ok(()) => return Ok(ForwardOutcome::Done),
+                Err(AttemptError::Redirected) => return Ok(ForwardOutcome::Redirected),
                 Err(AttemptError::Stop(stop)) => return Err(stop),
                 Err(AttemptError::Failed(failed)) => failed,
             };

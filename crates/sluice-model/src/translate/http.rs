@@ -67,6 +67,12 @@ fn options(
         diags.error("bad-value", section.span, at.key("head_fields"), message);
         return None;
     }
+    if max_age.0.is_none() && max_age_jitter.0 != AGE_JITTER {
+        let message = "`max_age_jitter` has no effect without `max_age`";
+        diags
+            .warning("useless-setting", section.span, at.key("max_age_jitter"), message)
+            .help("set `max_age`, the age at which a connection is closed");
+    }
     let limits = HeadLimits {
         bytes: usize::try_from(head_bytes.0).unwrap_or(usize::MAX),
         fields: *head_fields as usize,
@@ -102,6 +108,9 @@ fn options(
         delayed_close: delayed_close.0,
     })
 }
+
+/// The jitter of `max_age` in percent, unless the configuration sets one.
+const AGE_JITTER: u8 = 10;
 
 fn http2_options(section: &Http2, limits: HeadLimits) -> H2Options {
     let Http2 { streams, stream_window, connection_window, resets, ping_interval, ping_timeout } =

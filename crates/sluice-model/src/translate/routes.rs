@@ -85,7 +85,9 @@ fn table(
             _ => built = None,
         }
     }
-    Some(RouteTable { virtual_hosts: built? })
+    let table = RouteTable { virtual_hosts: built? };
+    redirects::check_routes(hosts, &table, at, diags);
+    Some(table)
 }
 
 fn virtual_host(

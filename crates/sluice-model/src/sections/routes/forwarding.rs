@@ -33,7 +33,7 @@ section! {
         /// The schemes that they may lead to.
         pub scheme: RedirectScheme = "same",
         /// The names of the rules that they may lead to; if omitted, any.
-        pub routes: Vec<Name>,
+        pub routes: Vec<Spanned<Name>>,
         /// Whether they may only lead to rules that the request has not matched yet.
         pub new_routes_only: bool = "false",
         /// Response headers that are copied to the next request.

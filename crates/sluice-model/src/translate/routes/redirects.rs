@@ -1,11 +1,15 @@
 //! The redirects that a rule follows.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use sluice_codec::Known;
-use sluice_core::{Diags, Path, Spanned};
+use sluice_core::settings::Members;
+use sluice_core::{Diags, Name, Path, Spanned};
 use sluice_l7::routes::{FollowPlan, FollowScheme};
 
+use crate::model::routes::RouteTable;
+use crate::sections::HostOrRule;
 use crate::sections::routes::FieldName;
 use crate::sections::routes::forwarding::{FollowRedirects, RedirectScheme};
 
@@ -41,10 +45,35 @@ pub(super) fn follow(
             RedirectScheme::Safer => FollowScheme::Safer,
             RedirectScheme::Any => FollowScheme::Any,
         },
-        routes: routes.iter().map(Arc::clone).collect(),
+        routes: routes.iter().map(|route| Arc::clone(&route.value)).collect(),
         new_routes_only: *new_routes_only,
         copy_headers: copy_headers.iter().map(|name| name.0.clone()).collect(),
     })
+}
+
+/// Checks that the rules that a redirect may lead to are in the table.
+pub(super) fn check_routes(
+    hosts: &Members<HostOrRule>,
+    table: &RouteTable,
+    at: &Path<'_>,
+    diags: &mut Diags,
+) {
+    let known: HashSet<&Name> = table.rules().map(|rule| &rule.name).collect();
+    for (place, host) in hosts.places() {
+        let list = at.index(place);
+        let list = list.key("rules");
+        for (place, rule) in host.rules.places() {
+            let Some(follow) = &rule.follow_redirects else { continue };
+            let unknown = follow.routes.iter().filter(|route| !known.contains(&route.value));
+            for route in unknown {
+                let here = list.index(place);
+                let message = format!("no rule of this table is named `{}`", route.value);
+                diags
+                    .error("unknown-name", route.span, here.key("follow_redirects"), message)
+                    .help("set `name` on the rule that the redirect may lead to");
+            }
+        }
+    }
 }
 
 /// Whether a header says something about the connection or the message, so that a copy would mean something else.

@@ -1,5 +1,7 @@
 //! The retries of a rule.
 
+use std::time::Duration;
+
 use sluice_core::settings::Short;
 use sluice_core::{Diags, Path, Spanned};
 use sluice_l7::routes::{ResetHeader, RetryAvoid, RetryPlan, RetryReset, RetryWhen, ValueMatch};
@@ -36,6 +38,12 @@ pub(super) fn retry_plan(
             .help("add `when: [reset, gateway_error]`, `statuses` or `response_headers`");
         return None;
     }
+    if reset_headers.is_empty() && *reset_max != RESET_MAX {
+        let message = "`reset_max` has no effect without `reset_headers`";
+        diags
+            .warning("useless-setting", retry.span, at.key("reset_max"), message)
+            .help("add the headers that name a wait: `reset_headers: [retry-after]`");
+    }
     Some(RetryPlan {
         attempts: attempts.get(),
         when,
@@ -57,6 +65,9 @@ pub(super) fn retry_plan(
         body_max: usize::try_from(body.0).unwrap_or(usize::MAX),
     })
 }
+
+/// The longest wait that a header may name, unless the rule says so.
+const RESET_MAX: Duration = Duration::from_secs(300);
 
 fn when(words: &[RetryOn]) -> RetryWhen {
     let mut when = RetryWhen::default();
