@@ -42,6 +42,8 @@ pub fn certs_beside(kit: &Sluice) -> PathBuf {
 pub fn dnsmasq(port: u16, more: &[&str]) -> tools::Process {
     let mut command = tools::command("dnsmasq");
     command.args(["--keep-in-foreground", "--no-resolv", "--no-hosts", "--conf-file=/dev/null"]);
+    // Several run at once, and would share a file.
+    command.arg("--pid-file=");
     command.args(["--bind-interfaces", "--user=root", "--listen-address=127.0.0.1"]);
     command.arg(format!("--port={port}")).args(more);
     tools::serve(&mut command, ([127, 0, 0, 1], port).into())

@@ -38,9 +38,11 @@ fn members(sluice: &Running) -> Vec<String> {
     endpoints.as_array().unwrap().iter().map(address).collect()
 }
 
+#[track_caller]
 fn wait_for_members(sluice: &Running, expected: &[SocketAddr]) {
     let expected: Vec<String> = expected.iter().map(ToString::to_string).collect();
-    wait::until("the endpoints of the file", || (members(sluice) == expected).then_some(()));
+    let found = wait::within(wait::PATIENCE, || (members(sluice) == expected).then_some(()));
+    assert!(found.is_some(), "expected {expected:?}: {}", sluice.items("/clusters")[0]);
 }
 
 #[test]
