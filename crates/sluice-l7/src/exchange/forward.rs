@@ -259,7 +259,7 @@ impl RequestTask {
             Decision::Budgeted => {
                 // Free the permit of the failed retry before requesting another.
                 drop(permit.take());
-                *permit = pool.enter_retry();
+                *permit = pool.enter_retry(self.worker());
                 permit.is_some()
             }
         }

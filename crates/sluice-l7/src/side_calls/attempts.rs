@@ -96,7 +96,7 @@ impl SideCalls {
                 if self.worker.now().after(wait) >= request.by {
                     return None;
                 }
-                *permit = pool.enter_retry();
+                *permit = pool.enter_retry(&self.worker);
                 permit.is_some().then_some(wait)
             }
         }
