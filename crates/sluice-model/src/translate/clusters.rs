@@ -9,7 +9,8 @@ use sluice_core::settings::Short;
 use sluice_core::{Diags, Name, Path, Spanned};
 use sluice_upstream::balance::{BalancingPlan, FailoverPlan, LocalityPlan, SlowStartPlan};
 use sluice_upstream::plan::{
-    ClusterSettings, DnsPlan, HttpVersion, OnRemoved, OnUnhealthy, ProxyVersion, ReusePlan,
+    ClusterSettings, ConnectBackoffPlan, DnsPlan, HttpVersion, OnRemoved, OnUnhealthy,
+    ProxyVersion, ReusePlan,
 };
 
 use super::{Context, Translated, health};
@@ -17,8 +18,8 @@ use crate::check;
 use crate::model::{Cluster, Kind, Resource};
 use crate::provenance::Provenance;
 use crate::sections::{
-    self, ClusterLimits, ClusterProtocol, Dns, Failover, OnEndpointRemoved, OnEndpointUnhealthy,
-    ProxyHeader, Refresh, Reuse, SlowStart,
+    self, ClusterLimits, ClusterProtocol, ConnectBackoff, Dns, Failover, OnEndpointRemoved,
+    OnEndpointUnhealthy, ProxyHeader, Refresh, Reuse, SlowStart,
 };
 use crate::store::Update;
 
@@ -81,6 +82,7 @@ impl Context<'_> {
             reuse: Reuse { idle_timeout, max_age, requests: requests_each, streams, idle },
             connect_timeout,
             connect_attempts,
+            connect_backoff,
             tls: _,
             health,
             outlier,
@@ -110,6 +112,10 @@ impl Context<'_> {
             },
             connect_timeout: *connect_timeout,
             connect_attempts: connect_attempts.get(),
+            connect_backoff: connect_backoff.as_ref().map(|section| {
+                let ConnectBackoff { base, max } = section.value;
+                ConnectBackoffPlan { base, max }
+            }),
             protocol: match protocol {
                 ClusterProtocol::Http1 => HttpVersion::Http1,
                 ClusterProtocol::Http2 => HttpVersion::Http2,

@@ -102,6 +102,11 @@ impl Claim {
     pub const fn endpoint(&self) -> &Arc<EndpointState> {
         self.lease.endpoint()
     }
+
+    /// The cluster.
+    pub const fn handle(&self) -> &Rc<ClusterHandle> {
+        &self.handle
+    }
 }
 
 impl Drop for Claim {
@@ -160,6 +165,11 @@ impl ClusterHandle {
             }
         })?;
         Ok(self.claim(endpoint.lease()))
+    }
+
+    /// Whether the cluster has an endpoint of that name.
+    pub fn has_member(&self, name: &str) -> bool {
+        self.cluster.members().endpoints.iter().any(|endpoint| *endpoint.name == *name)
     }
 
     /// Claims a member by its name, bypassing the balancer: for a flow that goes there already.
