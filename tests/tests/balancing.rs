@@ -245,6 +245,75 @@ fn a_source_comes_back_to_its_endpoint() {
     }
 }
 
+/// One datagram as a new flow: who answers.
+fn who_by_datagram(sluice: &Running) -> String {
+    let client = udp_client();
+    client.send_to(b"who", sluice.addr("udp")).unwrap();
+    let mut answer = [0; 16];
+    let length = client.recv(&mut answer).unwrap();
+    String::from_utf8(answer[..length].to_vec()).unwrap()
+}
+
+/// Relays over TCP and UDP with these fields; `a` and `b` are clusters of one server each.
+fn splitting(relay: &str, servers: &[Server; 2], udp: &[UdpServer; 2]) -> String {
+    format!(
+        "listeners:\n\
+         \x20 - {{ name: tcp, address: 127.0.0.1:0, relay: {{ split: {{ a: 75%, b: 25% }}{relay} }} }}\n\
+         \x20 - {{ name: udp, address: \"udp://127.0.0.1:0\", relay: {{ split: {{ ua: 3, ub: 1 }}, responses: 1{relay} }} }}\n\
+         clusters: {{ a: \"{}\", b: \"{}\", ua: \"{}\", ub: \"{}\" }}\n",
+        servers[0].addr(),
+        servers[1].addr(),
+        udp[0].addr(),
+        udp[1].addr()
+    )
+}
+
+#[test]
+fn relays_are_split_among_clusters() {
+    let servers = ["a", "b"].map(|name| named(name, free()));
+    let udp = ["a", "b"].map(|name| UdpServer::start(move |_| vec![name.into()]));
+    let sluice = Sluice::new().workers(1).start(&splitting("", &servers, &udp));
+    for ask in [|sluice: &Running| who(sluice, "tcp"), who_by_datagram] {
+        let count = (0..400).filter(|_| ask(&sluice) == "a").count();
+        // Ten standard deviations of 8.7.
+        assert!(count.abs_diff(300) < 87, "{count} of 400");
+    }
+    sluice.record("the other cluster", |record| record["upstream_cluster"] == "b");
+    sluice.record("the other cluster of flows", |record| record["upstream_cluster"] == "ub");
+}
+
+#[test]
+fn a_client_stays_with_its_cluster() {
+    let servers = ["a", "b"].map(|name| named(name, free()));
+    let udp = ["a", "b"].map(|name| UdpServer::start(move |_| vec![name.into()]));
+    for relay in [", hash: source_ip", ", sticky: source_ip"] {
+        let sluice = Sluice::new().workers(2).start(&splitting(relay, &servers, &udp));
+        let first = (who(&sluice, "tcp"), who_by_datagram(&sluice));
+        for _ in 0..16 {
+            assert_eq!((who(&sluice, "tcp"), who_by_datagram(&sluice)), first, "{relay}");
+        }
+    }
+}
+
+#[test]
+fn further_endpoints_are_tried_after_a_wait() {
+    let server = named("one", free());
+    let dead = SocketAddr::from(([127, 0, 0, 1], tools::free_port()));
+    let sluice = Sluice::new().workers(1).start(&format!(
+        "listeners: [{{ name: tcp, address: 127.0.0.1:0, relay: up }}]\n\
+         clusters: {{ up: {{ endpoints: [\"{dead}\", {{ address: \"{}\", backup: true }}], outlier: none, connect_backoff: {{ base: 5ms, max: 20ms }} }} }}\n",
+        server.addr()
+    ));
+    for _ in 0..5 {
+        assert_eq!(who(&sluice, "tcp"), "one");
+    }
+    drop(server);
+    let mut client = std::net::TcpStream::connect(sluice.addr("tcp")).unwrap();
+    let _ = sluice_testkit::peers::read_to_end(&mut client);
+    let record = sluice.record_of("upstream.refused");
+    assert_eq!(record["upstream_hosts_attempted"].as_array().map(Vec::len), Some(2), "{record}");
+}
+
 #[test]
 fn an_endpoint_that_joins_starts_slowly() {
     let [one, two] = ["one", "two"].map(|name| named(name, free()));

@@ -68,6 +68,9 @@ fn requests_over_a_limit_eject_no_endpoint() {
     let refused = statuses((0..6).map(|_| send(&sluice, "/", "")).collect());
     assert_eq!(refused, ["503"; 6]);
     sluice.record_of("upstream.limit");
+    assert_eq!(sluice.metric("sluice_cluster_breaker_refusals_total", "pending"), 6);
+    let retries = &sluice.items("/clusters")[0]["breakers"]["retries"];
+    assert_eq!((&retries["limit"], &retries["left"]), (&3.into(), &3.into()));
     a.release();
     b.release();
     assert_eq!(statuses(waiting), ["200"; 2]);

@@ -488,9 +488,23 @@ fn cluster_limits_are_enforced() {
     wait::until("the request to arrive", || arrived().then_some(()));
     assert_eq!(origin::get(sluice.addr("web"), "a", "/").status(), 503);
     sluice.record_of("upstream.limit");
+    let requests = "limit=\"requests\"";
+    let gauges = || {
+        ["sluice_cluster_breaker_open", "sluice_cluster_breaker_left"]
+            .map(|name| sluice.metric(name, requests))
+    };
+    assert_eq!(gauges(), [1, 0]);
+    assert_eq!(sluice.metric("sluice_cluster_breaker_refusals_total", requests), 1);
+    let breakers = &sluice.items("/clusters")[0]["breakers"];
+    assert_eq!(
+        breakers["requests"],
+        serde_json::json!({ "limit": 1, "used": 1, "left": 0, "open": true })
+    );
+    assert!(breakers["connections"].is_null(), "only limits that are set are shown: {breakers}");
     a.release();
     b.release();
     assert_eq!(waiting.read().status(), 200);
+    wait::until("the request to end", || (gauges() == [0, 1]).then_some(()));
 }
 
 #[test]

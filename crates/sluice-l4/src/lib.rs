@@ -19,9 +19,11 @@ pub mod reasons;
 pub mod record;
 pub mod relay;
 pub mod select;
+pub mod split;
 pub mod udp;
 
 pub use chain::{Chain, ChainPlan, HandlerPlan, Termination, Transport};
 pub use listener::{InspectPlan, Listener, ListenerPlan, OnTimeout, ProxyAccept, ProxyPlan};
 pub use relay::{Hash, RelayOptions, RelayPlan};
 pub use select::{ChainInput, ChainTable, Criteria};
+pub use split::WeightedCluster;

@@ -9,7 +9,6 @@ use std::hash::Hasher as _;
 use std::io;
 use std::net::IpAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -22,18 +21,19 @@ use sluice_io::{Conn, Stream, StreamHandler, WorkerCx};
 use sluice_tls::reasons as tls_reasons;
 use sluice_upstream::cluster::{Affinity, Claim, ClientSession};
 use sluice_upstream::hops::Hop;
-use sluice_upstream::{Cluster, ClusterHandle, Connected, Preface, connect};
+use sluice_upstream::{ClusterHandle, Connected, Preface, connect};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::chain::HandlerPlan;
 use crate::inspect::{inspector_of, tls};
+use crate::split::{SplitHandles, WeightedCluster};
 use crate::{metrics, proxy_protocol, reasons};
 
 /// A relay, shared by all workers.
 #[derive(Debug)]
 pub struct RelayPlan {
-    /// The cluster.
-    pub cluster: Arc<Cluster>,
+    /// The clusters: at least one.
+    pub clusters: Vec<WeightedCluster>,
     /// The options.
     pub options: RelayOptions,
 }
@@ -80,16 +80,24 @@ pub(crate) fn affinity_of(hash: Option<Hash>, sticky: Option<Duration>, source: 
     Affinity { hash: hash.and_then(|hash| hash.of(source)), session: session() }
 }
 
+/// What the choice among the clusters of a relay goes by, for a client that stays with its endpoint.
+pub(crate) fn split_key(affinity: Affinity) -> Option<u64> {
+    affinity.hash.or(match affinity.session {
+        Some(ClientSession::Source { source, .. }) => Some(source),
+        _ => None,
+    })
+}
+
 impl HandlerPlan for RelayPlan {
     fn on_worker(&self, worker: &Rc<WorkerCx>) -> Rc<dyn StreamHandler> {
-        let handle = ClusterHandle::new(Arc::clone(&self.cluster), worker);
-        Rc::new(Relay { handle, options: self.options.clone() })
+        let handles = SplitHandles::on_worker(&self.clusters, worker);
+        Rc::new(Relay { handles, options: self.options.clone() })
     }
 }
 
 #[derive(Debug)]
 struct Relay {
-    handle: Rc<ClusterHandle>,
+    handles: SplitHandles,
     options: RelayOptions,
 }
 
@@ -114,8 +122,9 @@ impl Relay {
     ) -> Result<(Box<Pump>, Claim, Option<Hop>), Reason> {
         let RelayOptions { hash, sticky, .. } = &self.options;
         let affinity = affinity_of(*hash, *sticky, conn.info.source());
-        let preface = self.preface(&conn.info);
-        match connect(&self.handle, &conn, affinity, &preface).await {
+        let handle = self.handles.choose(&conn.worker, split_key(affinity));
+        let preface = preface(handle, &conn.info);
+        match connect(handle, &conn, affinity, &preface).await {
             Ok(Connected { stream: upstream, claim, hop }) => {
                 Ok((Box::new(Pump::new(stream, upstream)), claim, hop))
             }
@@ -125,23 +134,23 @@ impl Relay {
             }
         }
     }
+}
 
-    /// What is sent to the endpoint before the stream: a PROXY header, and a request for TLS if the client's stream, or
-    /// the cluster, uses TLS with a protocol whose clients ask for it.
-    fn preface(&self, info: &ConnInfo) -> Preface {
-        let plan = self.handle.cluster.plan();
-        let facts = info.facts.get();
-        let asked = facts.is_some_and(|facts| facts.get(&tls::STARTTLS).is_some());
-        let passed_on = info.tls.get().is_none() && asked;
-        let protocol = info.nearest_facts().and_then(|facts| facts.protocol);
-        let upgrade = protocol.and_then(inspector_of).and_then(|of| of.upgrade.as_ref());
-        let upgrade = upgrade.filter(|_| passed_on || plan.tls.is_some());
-        Preface {
-            proxy_header: plan.send_proxy.map_or_else(Vec::new, |version| {
-                proxy_protocol::write(version, info.source(), info.destination())
-            }),
-            starttls: upgrade.map(|upgrade| (upgrade.request, upgrade.granted)),
-        }
+/// What is sent to the endpoint before the stream: a PROXY header, and a request for TLS if the client's stream, or the
+/// cluster, uses TLS with a protocol whose clients ask for it.
+fn preface(handle: &ClusterHandle, info: &ConnInfo) -> Preface {
+    let plan = handle.cluster.plan();
+    let facts = info.facts.get();
+    let asked = facts.is_some_and(|facts| facts.get(&tls::STARTTLS).is_some());
+    let passed_on = info.tls.get().is_none() && asked;
+    let protocol = info.nearest_facts().and_then(|facts| facts.protocol);
+    let upgrade = protocol.and_then(inspector_of).and_then(|of| of.upgrade.as_ref());
+    let upgrade = upgrade.filter(|_| passed_on || plan.tls.is_some());
+    Preface {
+        proxy_header: plan.send_proxy.map_or_else(Vec::new, |version| {
+            proxy_protocol::write(version, info.source(), info.destination())
+        }),
+        starttls: upgrade.map(|upgrade| (upgrade.request, upgrade.granted)),
     }
 }
 

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use sluice_core::Name;
 use sluice_io::ConnectionFilterPlan;
-use sluice_upstream::Cluster;
 
 use crate::relay::Hash;
 use crate::select::ChainTable;
+use crate::split::WeightedCluster;
 
 mod batch;
 pub mod driver;
@@ -45,8 +45,8 @@ pub struct FlowChainPlan {
     pub name: Name,
     /// The chain's own filters.
     pub filters: Vec<Arc<dyn ConnectionFilterPlan>>,
-    /// The cluster that its flows go to.
-    pub cluster: Arc<Cluster>,
+    /// The clusters that its flows go to: at least one.
+    pub clusters: Vec<WeightedCluster>,
     /// The input of a hash balancer.
     pub hash: Option<Hash>,
     /// How long a source may be away and still return to its endpoint; `None` does not remember sources.

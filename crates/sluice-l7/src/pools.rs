@@ -18,7 +18,7 @@ use sluice_codec::quic::QuicClients;
 use sluice_core::{Moment, Name};
 use sluice_io::timers::Timer;
 use sluice_io::{Stream, WorkerCx};
-use sluice_upstream::cluster::{Claim, TrafficClass};
+use sluice_upstream::cluster::{BreakerLimit, Claim, TrafficClass, WorkerShare};
 use sluice_upstream::connector::{ConnectFailure, reach};
 use sluice_upstream::hops::HopTransport;
 use sluice_upstream::plan::HttpVersion;
@@ -35,8 +35,8 @@ mod shared;
 mod tests;
 
 use counters::PoolCounters;
-use retry_budget::Count;
 pub(crate) use retry_budget::InFlightGuard;
+use retry_budget::WaitingRequest;
 use shared::{Connecting, EndpointPool};
 
 /// How often idle connections are swept.
@@ -114,9 +114,9 @@ pub struct ClusterPool {
     shared: RefCell<HashMap<Arc<str>, EndpointPool, foldhash::fast::RandomState>>,
     /// Notified when a connection is given back.
     freed: Notify,
-    waiting: Cell<u64>,
+    waiting: WorkerShare,
     requests: Cell<u64>,
-    retries: Cell<u64>,
+    retries: WorkerShare,
     pub(crate) counters: PoolCounters,
     pools: Weak<ClusterPools>,
     /// What attempts get instead of connections, in tests.
@@ -182,13 +182,13 @@ impl ClusterPool {
         Rc::new(Self {
             counters: PoolCounters::new(name, worker),
             handle: ClusterHandle::new(Arc::clone(&cluster), worker),
+            waiting: cluster.pending_share(),
+            retries: cluster.retry_share(),
             h1: Pool::new(cluster),
             shared: RefCell::default(),
             quic,
             freed: Notify::new(),
-            waiting: Cell::new(0),
             requests: Cell::new(0),
-            retries: Cell::new(0),
             pools: Rc::downgrade(pools),
             #[cfg(test)]
             scripted: RefCell::default(),
@@ -232,8 +232,11 @@ impl ClusterPool {
                     self.counters.reused.increment();
                     return Ok(PooledConn::Shared(connection));
                 }
-                Err(why) if worker.now() >= by => return Err(self.full(why)),
-                Err(why) => self.wait_for_room(class, why).await?,
+                Err(why) if worker.now() >= by => {
+                    self.handle.count_refusal(worker, self.handle.connection_limit(class));
+                    return Err(self.full(why));
+                }
+                Err(why) => self.wait_for_room(worker, class, why).await?,
             }
         }
     }
@@ -266,15 +269,17 @@ impl ClusterPool {
     /// Waits until a connection may be free; fails if enough requests wait already.
     async fn wait_for_room(
         &self,
+        worker: &WorkerCx,
         class: TrafficClass,
         why: sluice_core::Reason,
     ) -> Result<(), ConnectFailure> {
         // Side calls have a bound of their own.
         let pending_max = self.handle.cluster.peek_plan().pending_max;
-        if class == TrafficClass::Request && self.waiting.get() >= pending_max {
+        if class == TrafficClass::Request && self.waiting.used() >= pending_max {
+            self.handle.count_refusal(worker, BreakerLimit::Pending);
             return Err(self.full(why));
         }
-        let waiting = Count::enter(&self.waiting);
+        let waiting = WaitingRequest::enter(self);
         // Another worker may also give up a connection, without notifying this one.
         tokio::select! {
             () = self.freed.notified() => {}

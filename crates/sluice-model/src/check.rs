@@ -181,7 +181,7 @@ pub fn unused<'a>(
         diags.warning("unused-secret", secret.span, at.key(name), message);
     }
     let relayed = config.listeners.iter().flat_map(|listener| relays_of(listener));
-    let relayed = relayed.filter_map(|relay| Some(&relay.cluster.as_ref()?.value));
+    let relayed = relayed.flat_map(|relay| relay.clusters().map(|cluster| &cluster.value));
     let routed = clusters_of_routes(config).map(|name| &name.value);
     let used: HashSet<&Name> = relayed.chain(routed).chain(asked).collect();
     let rules = || config.routes.iter().flat_map(|(_, hosts)| hosts.iter());

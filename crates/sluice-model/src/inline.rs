@@ -169,6 +169,16 @@ fn cluster_of(
 ) -> Option<InlineCluster> {
     let (span, at) = (relay.span, at.key("relay"));
     let relay = &mut relay.value.0;
+    if let Some(split) = &relay.split {
+        if relay.cluster.is_some() || !relay.endpoints.is_empty() {
+            let message = "`split` cannot be combined with `cluster` or `endpoints`";
+            diags
+                .error("short-and-long", split.span, at.key("split"), message)
+                .help("keep one of them; a cluster of its own can be one of the shares");
+            relay.split = None;
+        }
+        return None;
+    }
     match (&relay.cluster, relay.endpoints.is_empty()) {
         (Some(_), true) => None,
         (None, true) => {

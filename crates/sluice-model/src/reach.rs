@@ -17,11 +17,14 @@ use crate::store::Store;
 pub fn clusters_of(store: &Store, name: &Name, listener: &Listener) -> BTreeSet<Name> {
     let mut found: BTreeSet<Name> = store.asked(Kind::Listener, name).cloned().collect();
     if let Traffic::Datagrams(chains) = &listener.traffic {
-        found.extend(chains.iter().map(|chain| Arc::clone(&chain.cluster)));
+        let to = chains.iter().flat_map(|chain| chain.to.clusters());
+        found.extend(to.map(|(name, _)| Arc::clone(name)));
     }
     for (_, service) in listener.services() {
         match service {
-            Service::Relay { cluster, .. } => drop(found.insert(Arc::clone(cluster))),
+            Service::Relay { to, .. } => {
+                found.extend(to.clusters().map(|(name, _)| Arc::clone(name)));
+            }
             Service::Http(http) => {
                 let Some((table, _)) = store.routes_named(&http.routes) else { continue };
                 if table.rules().any(|rule| matches!(rule.action, Action::ByHeader(_))) {
@@ -41,11 +44,19 @@ mod tests {
 
     use super::*;
     use crate::model::Resource;
-    use crate::model::listener::ChainKind;
+    use crate::model::listener::{ChainKind, RelayShare, RelayTo};
     use crate::model::routes::Share;
     use crate::store::tests::kit::{
         Bench, cluster, endpoints, flow_listener, http, listener, relay, routes_to, set,
     };
+
+    /// A relay that is split among these clusters.
+    fn split(clusters: &[&str]) -> ChainKind {
+        let ChainKind::Plain(Service::Relay { options, .. }) = relay("") else { unreachable!() };
+        let share = |name: &&str| RelayShare { cluster: (*name).into(), weight: 1 };
+        let to = RelayTo::Split(clusters.iter().map(share).collect());
+        ChainKind::Plain(Service::Relay { to, options })
+    }
 
     #[test]
     fn a_listener_reaches_what_its_chains_and_routes_name() {
@@ -72,12 +83,14 @@ mod tests {
             set("any", by_header("x-cluster")),
             set("tcp", listener(1, relay("d"))),
             set("udp", flow_listener(2, "e")),
+            set("part", listener(5, split(&["e", "d"]))),
             set("http", listener(3, ChainKind::Plain(http("web")))),
             set("free", listener(4, ChainKind::Plain(http("any")))),
         ]);
         for (name, expected) in [
             ("tcp", &["d"][..]),
             ("udp", &["e"]),
+            ("part", &["d", "e"]),
             ("http", &["a", "b", "c"]),
             ("free", &["a", "b", "c", "z"]),
         ] {

@@ -33,7 +33,7 @@ pub use health::{Health, Outlier};
 pub use http::Http;
 pub use log_format::LogFormat;
 pub use redirect::HttpsRedirect;
-pub use routes::{HostOrRule, RuntimeSection, VirtualHost};
+pub use routes::{HostOrRule, RuntimeSection, Shares, VirtualHost};
 
 section! {
     /// The whole configuration. All files in a folder are read as one: their listeners, clusters, routes, secrets
@@ -404,11 +404,14 @@ choice! {
 }
 
 section! {
-    /// A relay to a cluster (TCP or UDP proxying). The short form is the name of the cluster, or the endpoints: one or a
+    /// A relay to a cluster (TCP or UDP proxying), or to one of several. The short form is the name of the cluster, or the endpoints: one or a
     /// list. An endpoint has a port, or is unix:///path; the name of a cluster contains no colon.
     pub struct Relay {
         /// The cluster to relay to.
         pub cluster: Option<Spanned<Name>>,
+        /// In place of `cluster`: split connections or flows among clusters, in percent or by weight: `split: { a: 90%, b: 10% }`.
+        /// With `hash` or `sticky` a source stays with its cluster.
+        pub split: Option<Spanned<Shares>>,
         /// In place of `cluster`: endpoints, which form a cluster with default settings. Its name in logs, metrics and
         /// admin pages is that of the listener and the chain, joined by a dot: `db.default`.
         pub endpoints: Vec<Spanned<Short<EndpointEntry>>>,
@@ -449,6 +452,14 @@ pub const STREAM_IDLE: Duration = Duration::from_secs(3600);
 /// The default idle timeout of a UDP flow, as in Envoy.
 pub const FLOW_IDLE: Duration = Duration::from_secs(60);
 
+impl Relay {
+    /// The clusters that it names.
+    pub fn clusters(&self) -> impl Iterator<Item = &Spanned<Name>> {
+        let split = self.split.iter().flat_map(|split| split.0.iter().map(|(name, _)| name));
+        self.cluster.iter().chain(split)
+    }
+}
+
 impl ShortForm for Relay {
     const KEY: &'static str = "cluster";
     const OTHER_KEY: Option<&'static str> = Some("endpoints");
@@ -487,6 +498,8 @@ section! {
         pub connect_timeout: Duration = "5s",
         /// Number of endpoints tried for one connection (failover); no client data is sent before one is connected.
         pub connect_attempts: NonZeroU32 = "3",
+        /// Relayed connections: random waits before further endpoints are tried. If omitted, they are tried at once.
+        pub connect_backoff: Option<Spanned<ConnectBackoff>>,
         /// TLS to endpoints. Verifies the server.
         pub tls: Option<Spanned<UpstreamTls>>,
         /// Active health checks.
@@ -505,6 +518,16 @@ section! {
         pub egress: Option<Spanned<Egress>>,
         /// The PROXY protocol header to send first on connections to endpoints.
         pub send_proxy_protocol: Option<ProxyHeader>,
+    }
+}
+
+section! {
+    /// Waits between the attempts to connect to endpoints (exponential backoff).
+    pub struct ConnectBackoff {
+        /// Upper bound of the first wait; the n-th wait is random, up to 2^n - 1 times as long.
+        pub base: Duration = "25ms",
+        /// Maximum wait, at most 10s.
+        pub max: Duration = "250ms",
     }
 }
 

@@ -19,6 +19,7 @@ use crate::name_state::NameState;
 use crate::plan::{ClusterPlan, ClusterSettings};
 
 mod affinity;
+mod breakers;
 mod handle;
 mod reserve;
 mod shortage;
@@ -26,6 +27,8 @@ mod source_table;
 mod standings;
 
 pub use affinity::{Affinity, ClientSession, PreferredEndpoint, SESSION_MAX};
+use breakers::WorkerCounts;
+pub use breakers::{Breaker, BreakerLimit, WorkerShare};
 pub use handle::{Claim, ClusterHandle, RequestClaim, Tried};
 pub use reserve::TrafficClass;
 use source_table::SourceTable;
@@ -46,6 +49,10 @@ pub struct Cluster {
     /// The part of `active` that is pooled.
     shared: AtomicU64,
     requests: AtomicU64,
+    /// Requests that wait for a connection.
+    pending: Arc<WorkerCounts>,
+    /// Retries in flight.
+    retries: Arc<WorkerCounts>,
     /// Whether a part of the limits is reserved for side calls.
     reserves: AtomicBool,
     /// Grows when settings change, so that connections made under other settings are not reused.
@@ -129,6 +136,8 @@ impl Cluster {
             active: AtomicU64::new(0),
             shared: AtomicU64::new(0),
             requests: AtomicU64::new(0),
+            pending: Arc::default(),
+            retries: Arc::default(),
             reserves: AtomicBool::new(false),
             generation: AtomicU64::new(0),
             changed: Notify::new(),

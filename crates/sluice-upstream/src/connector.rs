@@ -72,6 +72,12 @@ pub async fn connect(
     let mut tried: SmallVec<[Arc<str>; 2]> = SmallVec::new();
     let mut last = None;
     while (tried.len() as u64) < u64::from(plan.connect_attempts.max(1)) {
+        // If every endpoint was tried there is nothing to wait for.
+        if let Some(backoff) = plan.connect_backoff
+            && (1..handle.cluster.members().endpoints.len()).contains(&tried.len())
+        {
+            back_off(conn, backoff.bound(tried.len())).await;
+        }
         let claim = match handle.pick(&conn.worker, affinity, &tried) {
             Ok(claim) => claim,
             // The failure of an attempt is more informative than that no endpoint is left.
@@ -125,6 +131,14 @@ pub async fn connect(
         }
     }
     Err(last.unwrap_or(reasons::NO_HEALTHY))
+}
+
+/// Waits before another attempt: a random time up to `bound`.
+async fn back_off(conn: &Conn, bound: Duration) {
+    let bound = usize::try_from(bound.as_micros()).unwrap_or(usize::MAX);
+    let wait = Duration::from_micros(conn.worker.random_below(bound.max(1)) as u64);
+    let by = conn.worker.now().after(wait);
+    let _ = conn.until(by, std::future::pending::<()>()).await;
 }
 
 /// Why an endpoint was not reached.

@@ -52,6 +52,8 @@ pub struct ClusterSettings {
     pub connect_timeout: Duration,
     /// Endpoints attempted for one connection.
     pub connect_attempts: u32,
+    /// Waits before further endpoints are attempted for a relayed connection; `None` does not wait.
+    pub connect_backoff: Option<ConnectBackoffPlan>,
     /// Active checks.
     pub health: Option<HealthPlan>,
     /// Passive ejection; `None` never ejects.
@@ -106,6 +108,7 @@ impl ClusterSettings {
                 balancing: BalancingPlan::default(),
                 connect_timeout: Duration::from_secs(5),
                 connect_attempts: 1,
+                connect_backoff: None,
                 health: None,
                 outlier: None,
                 protocol: HttpVersion::Http1,
@@ -142,6 +145,23 @@ impl ClusterSettings {
             })
         });
         Arc::clone(&BARE)
+    }
+}
+
+/// Waits between attempts to connect: random ones, whose bound grows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ConnectBackoffPlan {
+    /// The bound of the first wait.
+    pub base: Duration,
+    /// The bound of any wait.
+    pub max: Duration,
+}
+
+impl ConnectBackoffPlan {
+    /// The bound of the wait after `failed` attempts: `base` after the first, 2^n - 1 times as long after the n-th.
+    pub fn bound(&self, failed: usize) -> Duration {
+        let factor = (1_u32 << failed.clamp(1, 16)) - 1;
+        self.base.saturating_mul(factor).min(self.max)
     }
 }
 
@@ -260,4 +280,17 @@ pub enum ProxyVersion {
     V1,
     /// The binary form.
     V2,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bound_of_a_wait_grows_to_the_maximum() {
+        let plan =
+            ConnectBackoffPlan { base: Duration::from_millis(25), max: Duration::from_millis(250) };
+        let bounds = [0, 1, 2, 3, 4, 5, 1000].map(|failed| plan.bound(failed).as_millis());
+        assert_eq!(bounds, [25, 25, 75, 175, 250, 250, 250]);
+    }
 }

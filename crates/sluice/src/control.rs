@@ -356,12 +356,14 @@ impl Control {
 
     /// The metrics as Prometheus text.
     fn metrics(&self) -> String {
-        let bound = {
+        let (bound, reserve_percent) = {
             let in_force = self.in_force.borrow();
-            in_force.limits().size(Limit::EndpointSeries)
+            let limits = in_force.limits();
+            (limits.size(Limit::EndpointSeries), limits.get(Limit::SideCallReserve))
         };
         self.tell_certificates();
         self.vitals.tell_endpoints(self.clusters.borrow().iter(), bound);
+        self.vitals.tell_breakers(self.clusters.borrow().iter(), reserve_percent);
         self.vitals.measure_process();
         self.forget_names();
         self.registry.render()

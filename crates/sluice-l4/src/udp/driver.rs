@@ -265,7 +265,7 @@ impl UdpSlot {
     /// Whether a flow leaves its unhealthy endpoint: if the cluster is configured so, and another endpoint is healthy.
     /// A QUIC connection whose ID is known stays, because no other endpoint has its keys.
     fn moves(&self, flow: &Flow) -> bool {
-        let cluster = &flow.plan().cluster;
+        let cluster = &flow.claim.handle().cluster;
         !self.draining.get()
             && cluster.peek_plan().on_endpoint_unhealthy == OnUnhealthy::Move
             && flow.state.may_move(self.worker.now())
@@ -407,8 +407,8 @@ impl UdpSlot {
             task.abort();
         }
         if why == reasons::FLOW_ICMP {
-            let handle = &flow.listener.chains[flow.chain].handle;
-            handle.note_failure(&self.worker, flow.claim.endpoint(), why);
+            let claim = &flow.claim;
+            claim.handle().note_failure(&self.worker, claim.endpoint(), why);
         }
         let counters = &flow.listener.counters;
         counters.active.decrement();

@@ -10,12 +10,12 @@ use std::sync::Arc;
 
 use sluice_core::connection::{Attempt, ConnInfo};
 use sluice_core::limits::Limit;
-use sluice_core::{Facts, Reason, Verdict};
+use sluice_core::{Facts, Name, Reason, Verdict};
 use sluice_io::{Admit, ConnectionFilter, Source, WorkerCx};
 use sluice_sys::datagram::coalesce;
 use sluice_sys::socket::{begin_connect, datagrams_to, local_address};
 use sluice_telemetry::{Counter, CounterSet, Gauge};
-use sluice_upstream::cluster::Claim;
+use sluice_upstream::cluster::{Affinity, Claim};
 use sluice_upstream::hops::{self, Hop, HopTransport};
 use sluice_upstream::{ClusterHandle, Target};
 
@@ -23,8 +23,9 @@ use super::{FlowChainPlan, UdpPlan};
 use crate::metrics;
 use crate::quic::ids::Owner;
 use crate::reasons;
-use crate::relay::affinity_of;
+use crate::relay::{affinity_of, split_key};
 use crate::select::ChainInput;
+use crate::split::SplitHandles;
 
 /// A UDP listener on one worker.
 #[derive(Debug)]
@@ -39,7 +40,7 @@ pub struct UdpListener {
 #[derive(Debug)]
 pub(super) struct FlowChain {
     pub(super) filters: Vec<Rc<dyn ConnectionFilter>>,
-    pub(super) handle: Rc<ClusterHandle>,
+    pub(super) handles: SplitHandles,
     pub(super) selected: Counter,
 }
 
@@ -83,7 +84,7 @@ impl UdpListener {
                     .iter()
                     .map(|filter| filter.on_worker(worker, &owner))
                     .collect(),
-                handle: ClusterHandle::new(Arc::clone(&chain.cluster), worker),
+                handles: SplitHandles::on_worker(&chain.clusters, worker),
                 selected: shard.counter(&metrics::CHAIN, &[name, &chain.name]),
             }
         };
@@ -117,17 +118,16 @@ impl UdpListener {
         }
     }
 
-    /// Chooses the chain and endpoint of a new flow. `owner` is where it must go, if known; `check` selects the filters
-    /// to ask.
+    /// Chooses the chain and endpoint of a new flow; `check` selects the filters to ask.
     pub(super) fn choose(
         &self,
         worker: &WorkerCx,
         info: &ConnInfo,
-        owner: Option<&Owner>,
+        came_from: FlowOrigin<'_>,
         check: FilterCheck,
     ) -> Result<(usize, Claim), Reason> {
         admit(check.of(&self.filters), info)?;
-        self.choose_chain(worker, info, owner, check).inspect_err(|_| {
+        self.choose_chain(worker, info, came_from, check).inspect_err(|_| {
             check.of(&self.filters).iter().for_each(|filter| filter.ended(info));
         })
     }
@@ -136,20 +136,25 @@ impl UdpListener {
         &self,
         worker: &WorkerCx,
         info: &ConnInfo,
-        owner: Option<&Owner>,
+        came_from: FlowOrigin<'_>,
         check: FilterCheck,
     ) -> Result<(usize, Claim), Reason> {
         let none = Facts::default();
         let subject = ChainInput::of(info, info.facts.get().map_or(&none, |facts| &**facts));
         let of_owner =
             |owner: &Owner| self.plan.chains.iter().position(|chain| chain.name == owner.chain);
-        let index = owner.and_then(of_owner).or_else(|| self.plan.table.find(&subject));
+        let index = came_from.owner().and_then(of_owner).or_else(|| self.plan.table.find(&subject));
         let index = index.ok_or(reasons::UNMATCHED)?;
         let (plan, chain) = (&self.plan.chains[index], &self.chains[index]);
         let _ = info.chain.set(Arc::clone(&plan.name));
-        let _ = info.reach().cluster.set(Arc::clone(&plan.cluster.name));
+        let affinity = affinity_of(plan.hash, plan.sticky, info.source());
+        let handle = cluster_of(worker, chain, affinity, came_from);
+        let _ = info.reach().cluster.set(Arc::clone(&handle.cluster.name));
         admit(check.of(&chain.filters), info)?;
-        let claim = pick(worker, plan, chain, info, owner).inspect_err(|_| {
+        // Healthy or not: no other endpoint has the keys of the connection.
+        let member = came_from.owner().and_then(|owner| handle.claim_member(&owner.endpoint));
+        let picked = member.map_or_else(|| handle.pick(worker, affinity, &[]), Ok);
+        let claim = picked.inspect_err(|_| {
             check.of(&chain.filters).iter().for_each(|filter| filter.ended(info));
         })?;
         Ok((index, claim))
@@ -165,7 +170,6 @@ impl UdpListener {
     pub(super) fn open(
         &self,
         worker: &WorkerCx,
-        chain: usize,
         claim: &Claim,
         info: &ConnInfo,
     ) -> Result<UpstreamSocket, Reason> {
@@ -178,7 +182,7 @@ impl UdpListener {
         };
         info.reach().attempts.borrow_mut().push(attempt);
         let upstream = opened.map_err(|(why, _)| {
-            self.chains[chain].handle.note_failure(worker, endpoint, why);
+            claim.handle().note_failure(worker, endpoint, why);
             why
         })?;
         info.reach().upstream_local.set(local_address(&upstream.socket));
@@ -221,22 +225,40 @@ fn admit(filters: &[Rc<dyn ConnectionFilter>], info: &ConnInfo) -> Result<(), Re
     Ok(())
 }
 
-/// Picks an endpoint of the chain's cluster.
-fn pick(
-    worker: &WorkerCx,
-    plan: &FlowChainPlan,
-    chain: &FlowChain,
-    info: &ConnInfo,
-    owner: Option<&Owner>,
-) -> Result<Claim, Reason> {
-    // Healthy or not: no other endpoint has the keys of the connection.
-    match owner.and_then(|owner| chain.handle.claim_member(&owner.endpoint)) {
-        Some(claim) => Ok(claim),
-        None => {
-            let affinity = affinity_of(plan.hash, plan.sticky, info.source());
-            chain.handle.pick(worker, affinity, &[])
+/// Where the datagrams of a new flow went before.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum FlowOrigin<'a> {
+    /// Nowhere.
+    New,
+    /// To the endpoint of a QUIC connection that has changed its address.
+    Moved(&'a Owner),
+    /// To this cluster, by a flow that is replaced.
+    Replaced(&'a Name),
+}
+
+impl<'a> FlowOrigin<'a> {
+    const fn owner(self) -> Option<&'a Owner> {
+        match self {
+            Self::Moved(owner) => Some(owner),
+            Self::New | Self::Replaced(_) => None,
         }
     }
+}
+
+/// The cluster of a flow.
+fn cluster_of<'c>(
+    worker: &WorkerCx,
+    chain: &'c FlowChain,
+    affinity: Affinity,
+    came_from: FlowOrigin<'_>,
+) -> &'c Rc<ClusterHandle> {
+    let before = |is: &dyn Fn(&ClusterHandle) -> bool| chain.handles.iter().find(|of| is(of));
+    let before = match came_from {
+        FlowOrigin::New => None,
+        FlowOrigin::Moved(owner) => before(&|of| of.has_member(&owner.endpoint)),
+        FlowOrigin::Replaced(cluster) => before(&|of| of.cluster.name == *cluster),
+    };
+    before.unwrap_or_else(|| chain.handles.choose(worker, split_key(affinity)))
 }
 
 /// Opens a socket to `target`, and records the hop if it leads to a listener of ours.

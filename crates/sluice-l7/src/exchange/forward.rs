@@ -311,7 +311,7 @@ impl RequestTask {
             Decision::Budgeted(rule) => {
                 // Free the permit of the failed retry before requesting another.
                 drop(permit.take());
-                *permit = pool.enter_retry();
+                *permit = pool.enter_retry(self.worker());
                 (rule, permit.is_some())
             }
         };

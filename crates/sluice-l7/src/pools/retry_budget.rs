@@ -1,10 +1,12 @@
 //! The requests and retries of a cluster in flight on one worker: the circuit breaker for retries.
 //!
-//! Owns: how many retries may be in flight. Refuses to know: what is worth a retry. Keeps: what was counted is
-//! uncounted on drop, however it ends.
+//! Owns: how many retries may be in flight, and the count of requests that wait for a connection. Refuses to know: what
+//! is worth a retry. Keeps: what was counted is uncounted on drop, however it ends.
 
-use std::cell::Cell;
 use std::rc::Rc;
+
+use sluice_io::WorkerCx;
+use sluice_upstream::cluster::BreakerLimit;
 
 use super::ClusterPool;
 
@@ -16,23 +18,28 @@ impl ClusterPool {
     }
 
     /// Counts a retry in flight, unless the limit on retries is reached.
-    pub(crate) fn enter_retry(self: &Rc<Self>) -> Option<InFlightGuard> {
-        let plan = self.handle.cluster.peek_plan();
-        let share = self.requests.get().saturating_mul(plan.retry_percent.into()) / 100;
-        let max = plan.retries_max.max(share);
-        if self.retries.get() >= max {
+    pub(crate) fn enter_retry(self: &Rc<Self>, worker: &WorkerCx) -> Option<InFlightGuard> {
+        if self.retries.used() >= self.retries_max() {
             self.counters.retry_refused.increment();
+            self.handle.count_refusal(worker, BreakerLimit::Retries);
             return None;
         }
         self.counters.retried.increment();
-        self.retries.set(self.retries.get() + 1);
+        self.retries.enter(self.retries_max());
         Some(InFlightGuard { pool: Rc::clone(self), retry: true })
+    }
+
+    /// The limit, or a share of the requests in flight if that is more.
+    fn retries_max(&self) -> u64 {
+        let plan = self.handle.cluster.peek_plan();
+        let share = self.requests.get().saturating_mul(plan.retry_percent.into()) / 100;
+        plan.retries_max.max(share)
     }
 
     /// The requests and the retries in flight.
     #[cfg(test)]
-    pub(crate) const fn in_flight(&self) -> (u64, u64) {
-        (self.requests.get(), self.retries.get())
+    pub(crate) fn in_flight(&self) -> (u64, u64) {
+        (self.requests.get(), self.retries.used())
     }
 }
 
@@ -45,24 +52,28 @@ pub(crate) struct InFlightGuard {
 
 impl Drop for InFlightGuard {
     fn drop(&mut self) {
-        let count = if self.retry { &self.pool.retries } else { &self.pool.requests };
-        count.set(count.get() - 1);
+        let Self { pool, retry } = self;
+        if *retry {
+            pool.retries.leave(pool.retries_max());
+        } else {
+            pool.requests.set(pool.requests.get() - 1);
+        }
     }
 }
 
-/// Adds one to a count for as long as it lives.
-pub(super) struct Count<'a>(&'a Cell<u64>);
+/// A request that waits for a connection; uncounted on drop.
+pub(super) struct WaitingRequest<'a>(&'a ClusterPool);
 
-impl<'a> Count<'a> {
-    pub(super) fn enter(count: &'a Cell<u64>) -> Self {
-        count.set(count.get() + 1);
-        Self(count)
+impl<'a> WaitingRequest<'a> {
+    pub(super) fn enter(pool: &'a ClusterPool) -> Self {
+        pool.waiting.enter(pool.handle.cluster.peek_plan().pending_max);
+        Self(pool)
     }
 }
 
-impl Drop for Count<'_> {
+impl Drop for WaitingRequest<'_> {
     fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
+        self.0.waiting.leave(self.0.handle.cluster.peek_plan().pending_max);
     }
 }
 
@@ -71,7 +82,6 @@ mod tests {
     use std::sync::Arc;
 
     use sluice_core::Clock;
-    use sluice_io::WorkerCx;
     use sluice_upstream::Cluster;
     use sluice_upstream::plan::{ClusterPlan, ClusterSettings};
 
@@ -81,44 +91,37 @@ mod tests {
     #[test]
     fn retries_in_flight_have_a_limit_that_grows_with_the_requests() {
         let bare = ClusterSettings::clone(&ClusterSettings::bare());
+        let worker = WorkerCx::solitary(Clock::held());
         let pool_of = |settings| {
+            let worker = WorkerCx::solitary(Clock::held());
             let settings = Arc::new(settings);
             let plan = Arc::new(ClusterPlan { name: "app".into(), settings, tls: None });
-            let (worker, cluster) = (WorkerCx::solitary(Clock::held()), Cluster::new(plan));
-            HttpWorker::of(&worker).pools.to(&Arc::new(cluster), &worker)
+            let cluster = Arc::new(Cluster::new(plan));
+            HttpWorker::of(&worker).pools.to(&cluster, &worker)
         };
         let pool = pool_of(ClusterSettings { retries_max: 2, ..bare.clone() });
 
-        let mut retries: Vec<_> = (0..2).filter_map(|_| pool.enter_retry()).collect();
-        assert_eq!((retries.len(), pool.retries.get()), (2, 2));
-        assert!(pool.enter_retry().is_none());
+        let mut retries: Vec<_> = (0..2).filter_map(|_| pool.enter_retry(&worker)).collect();
+        assert_eq!((retries.len(), pool.retries.used()), (2, 2));
+        assert!(pool.enter_retry(&worker).is_none());
         retries.pop();
-        retries.extend(pool.enter_retry());
+        retries.extend(pool.enter_retry(&worker));
         assert_eq!(retries.len(), 2, "one that ended makes room");
 
         // A fifth of the requests in flight, if that is more.
         let requests: Vec<_> = (0..15).map(|_| pool.enter_request()).collect();
         assert_eq!(pool.requests.get(), 15);
-        retries.extend(pool.enter_retry());
+        retries.extend(pool.enter_retry(&worker));
         assert_eq!(retries.len(), 3);
-        assert!(pool.enter_retry().is_none());
+        assert!(pool.enter_retry(&worker).is_none());
         drop((requests, retries));
-        assert_eq!((pool.requests.get(), pool.retries.get()), (0, 0));
+        assert_eq!((pool.requests.get(), pool.retries.used()), (0, 0));
 
         for (retry_percent, allowed) in [(0, 1), (50, 7), (100, 15)] {
             let pool = pool_of(ClusterSettings { retries_max: 1, retry_percent, ..bare.clone() });
             let _requests: Vec<_> = (0..15).map(|_| pool.enter_request()).collect();
-            let retries: Vec<_> = (0..20).map_while(|_| pool.enter_retry()).collect();
+            let retries: Vec<_> = (0..20).map_while(|_| pool.enter_retry(&worker)).collect();
             assert_eq!(retries.len(), allowed, "{retry_percent} %");
         }
-    }
-
-    #[test]
-    fn a_count_lives_as_long_as_its_guard() {
-        let count = Cell::new(4);
-        let guard = Count::enter(&count);
-        assert_eq!(count.get(), 5);
-        drop(guard);
-        assert_eq!(count.get(), 4);
     }
 }

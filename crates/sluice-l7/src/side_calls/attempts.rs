@@ -109,7 +109,7 @@ impl SideCalls {
                 if self.worker.now().after(wait) >= request.by {
                     return None;
                 }
-                *permit = pool.enter_retry();
+                *permit = pool.enter_retry(&self.worker);
                 permit.is_some().then(|| count(rule))?;
                 Some(wait)
             }

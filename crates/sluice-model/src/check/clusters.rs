@@ -3,6 +3,7 @@
 //! Owns: settings of a cluster that contradict each other or its use. Refuses to know: health and balancing.
 
 use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 use sluice_core::settings::Short;
 use sluice_core::{Diags, Endpoint, Name, Path, Setting as _, Spanned};
@@ -24,11 +25,17 @@ pub fn clusters(config: &Config, diags: &mut Diags) {
         .listeners
         .iter()
         .flat_map(|listener| super::relays_of(listener))
-        .filter_map(|relay| relay.cluster.as_ref().map(|cluster| &cluster.value))
+        .flat_map(|relay| relay.clusters().map(|cluster| &cluster.value))
+        .collect();
+    let streams = config.listeners.iter().filter(|listener| !listener.is_udp());
+    let streamed: HashSet<&Name> = streams
+        .flat_map(|listener| super::relays_of(listener))
+        .flat_map(|relay| relay.clusters().map(|cluster| &cluster.value))
         .collect();
     for (name, cluster) in config.clusters.iter() {
         let at = at.key(name);
         endpoints(cluster, &at, diags);
+        backoff(cluster, streamed.contains(name), &at, diags);
         balancing(cluster, &at, diags);
         names(cluster, &at, diags);
         if by_header.is_none() && relayed.contains(name) && !routed.contains(name) {
@@ -59,6 +66,39 @@ pub fn clusters(config: &Config, diags: &mut Diags) {
                 .other(rule.span, "this rule lets requests select a cluster")
                 .help("endpoints find the client's address in x-forwarded-for");
         }
+    }
+}
+
+/// The longest wait of `connect_backoff`.
+const BACKOFF_MAX: Duration = Duration::from_secs(10);
+
+/// Checks the waits between attempts to connect; `streamed` is whether connections are relayed to the cluster.
+fn backoff(cluster: &Spanned<Short<Cluster>>, streamed: bool, at: &Path<'_>, diags: &mut Diags) {
+    let Some(section) = &cluster.connect_backoff else { return };
+    let at = at.key("connect_backoff");
+    if section.max < section.base || section.max > BACKOFF_MAX {
+        diags
+            .error("bad-value", section.span, at.key("max"), "`max` must be from `base` to 10s")
+            .help("the default is 250ms");
+    }
+    if !streamed {
+        diags
+            .warning(
+                "useless-setting",
+                section.span,
+                at,
+                "`connect_backoff` applies to relayed connections only, and none are relayed to this cluster",
+            )
+            .help("remove it; requests wait by `retry: { backoff }` of their rule");
+    } else if cluster.connect_attempts.get() == 1 {
+        diags
+            .warning(
+                "useless-setting",
+                section.span,
+                at,
+                "with `connect_attempts: 1` no other endpoint is tried, so there is no wait",
+            )
+            .help("remove it, or raise `connect_attempts`");
     }
 }
 
@@ -264,7 +304,7 @@ fn locality(
     }
 }
 
-/// Checks that a relay of connections fits its cluster.
+/// Checks that a relay of connections fits its cluster, which `at` names.
 pub fn stream_relay(config: &Config, to: &Spanned<Name>, at: &Path<'_>, diags: &mut Diags) {
     let Some(cluster) = config.clusters.get(&to.value) else { return };
     if cluster.protocol == ClusterProtocol::Http3 {
@@ -272,7 +312,7 @@ pub fn stream_relay(config: &Config, to: &Spanned<Name>, at: &Path<'_>, diags: &
             .error(
                 "wrong-kind",
                 to.span,
-                at.key("cluster"),
+                at,
                 "connections are relayed over TCP, but `protocol: http3` uses QUIC",
             )
             .other(cluster.span, "this cluster")
@@ -282,14 +322,8 @@ pub fn stream_relay(config: &Config, to: &Spanned<Name>, at: &Path<'_>, diags: &
     }
 }
 
-/// Checks that a relay of datagrams fits its cluster: datagrams go to endpoints unchanged.
-pub fn flow_relay(
-    config: &Config,
-    to: &Spanned<Name>,
-    relay: &Relay,
-    at: &Path<'_>,
-    diags: &mut Diags,
-) {
+/// Checks that a relay of datagrams has no settings for connections.
+pub fn flow_settings(relay: &Spanned<Short<Relay>>, at: &Path<'_>, diags: &mut Diags) {
     let usual = Relay::absent().expect("a relay has no required fields");
     let only_streams = [
         ("half_close_timeout", relay.half_close_timeout != usual.half_close_timeout),
@@ -299,12 +333,16 @@ pub fn flow_relay(
         diags
             .error(
                 "wrong-kind",
-                to.span,
+                relay.span,
                 at.key(key),
                 format!("`{key}` applies to connections, not to UDP flows"),
             )
             .help("remove it; a flow ends by `idle_timeout` or `responses`");
     }
+}
+
+/// Checks that a relay of datagrams fits its cluster, which `at` names: datagrams go to endpoints unchanged.
+pub fn flow_relay(config: &Config, to: &Spanned<Name>, at: &Path<'_>, diags: &mut Diags) {
     let Some(cluster) = config.clusters.get(&to.value) else { return };
     let name: &Name = &to.value;
     let ignored = [
@@ -314,7 +352,7 @@ pub fn flow_relay(
     for (key, _, what) in ignored.iter().filter(|(_, said, _)| *said) {
         let message = format!("the cluster `{name}` has `{key}`, but datagrams {what}");
         diags
-            .error("wrong-kind", to.span, at.key("cluster"), message)
+            .error("wrong-kind", to.span, at, message)
             .other(cluster.span, "this cluster")
             .help(format!("relay to a cluster without `{key}`"));
     }
@@ -325,7 +363,7 @@ pub fn flow_relay(
             address.value
         );
         diags
-            .error("wrong-kind", to.span, at.key("cluster"), message)
+            .error("wrong-kind", to.span, at, message)
             .other(address.span, "this endpoint")
             .help("relay UDP to IP addresses or host names");
     }

@@ -75,7 +75,7 @@ fn ways<'c>(
 ) -> impl Iterator<Item = (&'c Spanned<Name>, LoopPath)> {
     let datagrams = listener.is_udp();
     let relayed = super::relays_of(listener)
-        .filter_map(|relay| relay.cluster.as_ref())
+        .flat_map(|relay| relay.clusters())
         .map(move |cluster| (cluster, LoopPath { datagrams, http: false, same: true }));
     let tables = super::https_of(listener).filter_map(|http| config.routes.get(&http.routes.value));
     let routed = led_to(tables.flat_map(|hosts| hosts.iter())).map(|(name, rule)| {

@@ -120,7 +120,7 @@ fn shares(rule: &Spanned<Rule>, at: &Path<'_>, diags: &mut Diags) {
 }
 
 /// Checks that shares in percent add up to 100%, and that weights are not all 0.
-fn split_shares(split: &Spanned<Shares>, at: &Path<'_>, diags: &mut Diags) {
+pub(crate) fn split_shares(split: &Spanned<Shares>, at: &Path<'_>, diags: &mut Diags) {
     let percent = |share: &Share| matches!(share.weight, ShareWeight::Percent(_));
     let (in_percent, weights): (Vec<_>, Vec<_>) =
         split.0.iter().partition(|(_, share)| percent(share));

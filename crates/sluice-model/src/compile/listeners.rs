@@ -10,7 +10,7 @@ use sluice_l4::filters::FilterOwner;
 use sluice_l4::udp::{FlowChainPlan, UdpPlan};
 use sluice_l4::{
     ChainPlan, ChainTable, Criteria, HandlerPlan, InspectPlan, ListenerPlan, RelayPlan,
-    Termination, Transport,
+    Termination, Transport, WeightedCluster,
 };
 use sluice_l7::HttpPlan;
 use sluice_l7::client_auth::OwnClientAuth;
@@ -21,7 +21,7 @@ use super::http::HttpContext;
 use super::{Compiler, client_auth, quic, unknown_filter};
 use crate::chains::needs;
 use crate::model::listener::{
-    ChainKind, FlowChain, InnerChain, Service, SocketOptions, Streams, Traffic,
+    ChainKind, FlowChain, InnerChain, RelayTo, Service, SocketOptions, Streams, Traffic,
 };
 use crate::model::tls::ServerTls;
 use crate::model::{FilterChain, FilterConfig, Listener};
@@ -222,9 +222,9 @@ impl Compiler<'_> {
         diags: &mut Diags,
     ) -> Option<BuiltService> {
         Some(match service {
-            Service::Relay { cluster, options } => {
-                let cluster = self.around.clusters.reference(cluster);
-                (Arc::new(RelayPlan { cluster, options: options.clone() }), None)
+            Service::Relay { to, options } => {
+                let clusters = self.relay_to(to);
+                (Arc::new(RelayPlan { clusters, options: options.clone() }), None)
             }
             Service::Http(http) => {
                 let Scope { listener, client_auth } = scope;
@@ -233,6 +233,14 @@ impl Compiler<'_> {
                 (Arc::clone(&plan) as Arc<dyn HandlerPlan>, Some(plan))
             }
         })
+    }
+
+    fn relay_to(&self, to: &RelayTo) -> Vec<WeightedCluster> {
+        let cluster = |(name, weight): (&Name, u64)| WeightedCluster {
+            cluster: self.around.clusters.reference(name),
+            weight,
+        };
+        to.clusters().map(cluster).collect()
     }
 
     fn datagrams(
@@ -257,7 +265,7 @@ impl Compiler<'_> {
                 (Some(filters), Some(all)) => all.push(FlowChainPlan {
                     name: Arc::clone(&chain.name),
                     filters,
-                    cluster: self.around.clusters.reference(&chain.cluster),
+                    clusters: self.relay_to(&chain.to),
                     hash: chain.hash,
                     sticky: chain.sticky,
                     idle_timeout: chain.idle_timeout,

@@ -9,7 +9,7 @@ use sluice_l7::plan::HttpOptions;
 use sluice_quic::QuicOptions;
 
 use super::tls::ServerTls;
-use super::{FilterConfig, Kind, References};
+use super::{FilterConfig, Kind, Reference, References};
 
 /// A listener.
 #[derive(Clone, Debug, PartialEq)]
@@ -112,13 +112,57 @@ pub struct InnerChain {
 pub enum Service {
     /// It is relayed to a cluster.
     Relay {
-        /// The cluster.
-        cluster: Name,
+        /// Where to.
+        to: RelayTo,
         /// The options.
         options: RelayOptions,
     },
     /// It is HTTP.
     Http(Box<Http>),
+}
+
+/// The cluster of a relay, or several.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RelayTo {
+    /// One cluster.
+    Cluster(Name),
+    /// One of several clusters for each connection or flow, by weight.
+    Split(Vec<RelayShare>),
+}
+
+/// The share of one cluster in the split of a relay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RelayShare {
+    /// The cluster.
+    pub cluster: Name,
+    /// Its weight in relation to those of the others.
+    pub weight: u64,
+}
+
+impl RelayTo {
+    /// Every cluster with its weight.
+    pub fn clusters(&self) -> impl Iterator<Item = (&Name, u64)> {
+        let (one, shares) = match self {
+            Self::Cluster(name) => (Some((name, 1)), &[][..]),
+            Self::Split(shares) => (None, shares.as_slice()),
+        };
+        one.into_iter().chain(shares.iter().map(|share| (&share.cluster, share.weight)))
+    }
+
+    /// The field that names `cluster`, and whether its key is the name.
+    pub(crate) fn place(&self, cluster: &Name, relay: &Path<'_>) -> (String, bool) {
+        match self {
+            Self::Cluster(_) => (relay.key("cluster").to_string(), false),
+            Self::Split(_) => (relay.key("split").key(cluster).to_string(), true),
+        }
+    }
+
+    fn references(&self, relay: &Path<'_>, found: &mut References) {
+        found.0.extend(self.clusters().map(|(name, _)| {
+            let (at, in_key) = self.place(name, relay);
+            Reference { kind: Kind::Cluster, name: Name::clone(name), at, in_key }
+        }));
+    }
 }
 
 /// HTTP on a chain.
@@ -141,8 +185,8 @@ pub struct FlowChain {
     pub criteria: Criteria,
     /// Its connection filters.
     pub filters: Vec<FilterConfig>,
-    /// The cluster that its flows are relayed to.
-    pub cluster: Name,
+    /// Where its flows are relayed to.
+    pub to: RelayTo,
     /// The input of a hash balancer.
     pub hash: Option<Hash>,
     /// How long a source may be away and still return to its endpoint; `None` does not remember sources.
@@ -190,8 +234,7 @@ impl Listener {
             Traffic::Datagrams(chains) => {
                 for (place, chain) in chains.iter().enumerate() {
                     let at = list.index(place);
-                    let relay = at.key("relay");
-                    found.add(Kind::Cluster, &chain.cluster, relay.key("cluster"));
+                    chain.to.references(&at.key("relay"), found);
                 }
             }
         }
@@ -232,10 +275,7 @@ impl FilterChain {
 impl Service {
     fn references(&self, at: &Path<'_>, found: &mut References) {
         match self {
-            Self::Relay { cluster, .. } => {
-                let relay = at.key("relay");
-                found.add(Kind::Cluster, cluster, relay.key("cluster"));
-            }
+            Self::Relay { to, .. } => to.references(&at.key("relay"), found),
             Self::Http(http) => {
                 let section = at.key("http");
                 found.add(Kind::Routes, &http.routes, section.key("routes"));

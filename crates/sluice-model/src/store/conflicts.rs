@@ -32,17 +32,20 @@ impl Others<'_> {
         let list = Path::ROOT.key("chains");
         let Traffic::Datagrams(chains) = &listener.traffic else { return };
         for (place, chain) in chains.iter().enumerate() {
-            if self.cluster(&chain.cluster).is_some_and(|cluster| cluster.tls.is_some()) {
+            let secured = |name: &Name| self.cluster(name).is_some_and(|of| of.tls.is_some());
+            for (name, _) in chain.to.clusters().filter(|(name, _)| secured(name)) {
                 let at = list.index(place);
-                let relay = at.key("relay");
-                found.error("wrong-kind", None, relay.key("cluster"), unencrypted(&chain.cluster));
+                let (at, _) = chain.to.place(name, &at.key("relay"));
+                found.error("wrong-kind", None, at, unencrypted(name));
             }
         }
     }
 
     pub(super) fn of_cluster(&self, name: &Name, cluster: &Cluster, found: &mut Diags) {
         let takes = |listener: &Listener| match &listener.traffic {
-            Traffic::Datagrams(chains) => chains.iter().any(|chain| chain.cluster == *name),
+            Traffic::Datagrams(chains) => {
+                chains.iter().any(|chain| chain.to.clusters().any(|(to, _)| to == name))
+            }
             Traffic::Streams(_) => false,
         };
         if cluster.tls.is_some() && self.listeners().any(|(_, listener)| takes(listener)) {

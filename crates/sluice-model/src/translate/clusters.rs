@@ -10,8 +10,8 @@ use sluice_core::{Cidr, Diags, Name, Path, Spanned};
 use sluice_upstream::EgressPolicy;
 use sluice_upstream::balance::{BalancingPlan, FailoverPlan, LocalityPlan, SlowStartPlan};
 use sluice_upstream::plan::{
-    AddressFamily, ClusterSettings, DnsPlan, HttpVersion, OnRemoved, OnUnhealthy, ProxyVersion,
-    ResolutionMode, ReusePlan,
+    AddressFamily, ClusterSettings, ConnectBackoffPlan, DnsPlan, HttpVersion, OnRemoved,
+    OnUnhealthy, ProxyVersion, ResolutionMode, ReusePlan,
 };
 
 use super::{Context, Translated, health};
@@ -19,7 +19,7 @@ use crate::check;
 use crate::model::{Cluster, Kind, Resource};
 use crate::provenance::Provenance;
 use crate::sections::{
-    self, ClusterLimits, ClusterProtocol, Dns, Egress, Failover, Family, NameMode,
+    self, ClusterLimits, ClusterProtocol, ConnectBackoff, Dns, Egress, Failover, Family, NameMode,
     OnEndpointRemoved, OnEndpointUnhealthy, ProxyHeader, Refresh, Reuse, SlowStart,
 };
 use crate::store::Update;
@@ -83,6 +83,7 @@ impl Context<'_> {
             reuse: Reuse { idle_timeout, max_age, requests: requests_each, streams, idle },
             connect_timeout,
             connect_attempts,
+            connect_backoff,
             tls: _,
             health,
             outlier,
@@ -114,6 +115,10 @@ impl Context<'_> {
             },
             connect_timeout: *connect_timeout,
             connect_attempts: connect_attempts.get(),
+            connect_backoff: connect_backoff.as_ref().map(|section| {
+                let ConnectBackoff { base, max } = section.value;
+                ConnectBackoffPlan { base, max }
+            }),
             protocol: match protocol {
                 ClusterProtocol::Http1 => HttpVersion::Http1,
                 ClusterProtocol::Http2 => HttpVersion::Http2,

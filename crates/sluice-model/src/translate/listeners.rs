@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sluice_core::settings::{Members, Short};
-use sluice_core::{Diags, ListenAddress, Path, Spanned};
+use sluice_core::{Diags, ListenAddress, Name, Path, Spanned};
 use sluice_l4::{Hash, OnTimeout, ProxyAccept, ProxyPlan, RelayOptions};
 
 use super::{Context, Translated, filters};
@@ -12,11 +12,13 @@ use crate::chains::{ChainPlace, chain_name, check_handler, check_possible, crite
 use crate::check::{self, Handles};
 use crate::compile::chain_table;
 use crate::model::listener::{
-    ChainKind, FlowChain, InnerChain, Inspect, Service, SocketOptions, Streams, Traffic,
+    ChainKind, FlowChain, InnerChain, Inspect, RelayShare, RelayTo, Service, SocketOptions,
+    Streams, Traffic,
 };
 use crate::model::{FilterChain, Kind, Resource, listener};
 use crate::provenance::Provenance;
-use crate::sections::{self, HashBy, Http, Listener, ProxyAcceptance, Relay, StickySource};
+use crate::sections::routes::Share;
+use crate::sections::{self, Config, HashBy, Http, Listener, ProxyAcceptance, Relay, StickySource};
 use crate::store::Update;
 
 impl Context<'_> {
@@ -226,7 +228,8 @@ impl Context<'_> {
         diags: &mut Diags,
     ) -> Option<Service> {
         let Relay {
-            cluster,
+            cluster: _,
+            split: _,
             endpoints: _,
             hash,
             sticky,
@@ -235,7 +238,7 @@ impl Context<'_> {
             max_duration,
             responses,
         } = &relay.0;
-        let cluster = cluster.as_ref()?;
+        let to = self.relay_to(relay, at, diags, check::clusters::stream_relay)?;
         if responses.is_some() {
             diags.error(
                 "wrong-kind",
@@ -244,10 +247,8 @@ impl Context<'_> {
                 "`responses` applies to UDP listeners only; remove it",
             );
         }
-        check::hash_fits(self.config, cluster, hash.is_some(), relay.span, at, diags);
-        check::clusters::stream_relay(self.config, cluster, at, diags);
         Some(Service::Relay {
-            cluster: cluster.value.clone(),
+            to,
             options: RelayOptions {
                 hash: hash.map(|HashBy::SourceIp| Hash::SourceIp),
                 sticky: sticky.as_ref().map(|section| sticky_ttl(section)),
@@ -256,6 +257,44 @@ impl Context<'_> {
                 max_duration: max_duration.0,
             },
         })
+    }
+
+    /// Where a relay goes; `fits` checks each of the clusters. `None` if nothing was named, or with errors.
+    fn relay_to(
+        self,
+        relay: &Spanned<Short<Relay>>,
+        at: &Path<'_>,
+        diags: &mut Diags,
+        fits: fn(&Config, &Spanned<Name>, &Path<'_>, &mut Diags),
+    ) -> Option<RelayTo> {
+        let Relay { cluster, split, hash, .. } = &relay.0;
+        if let Some(cluster) = cluster {
+            check::hash_fits(self.config, cluster, hash.is_some(), relay.span, at, diags);
+            fits(self.config, cluster, &at.key("cluster"), diags);
+            return Some(RelayTo::Cluster(cluster.value.clone()));
+        }
+        let split = split.as_ref()?;
+        let here = at.key("split");
+        check::routes::split_shares(split, &here, diags);
+        for (name, share) in &split.0 {
+            let at_share = here.key(&name.value);
+            // A hash is of use in any case: it decides between the clusters.
+            if hash.is_none() {
+                check::hash_fits(self.config, name, false, relay.span, at, diags);
+            }
+            fits(self.config, name, &at_share, diags);
+            if share.runtime.is_some() {
+                let message = "the share of a relay cannot be overridden by a runtime value";
+                diags
+                    .error("wrong-kind", name.span, at_share.key("runtime"), message)
+                    .help("remove it; runtime values apply to the `split` of HTTP rules");
+            }
+        }
+        let share = |(name, share): &(Spanned<Name>, Share)| RelayShare {
+            cluster: name.value.clone(),
+            weight: share.weight.value(),
+        };
+        Some(RelayTo::Split(split.0.iter().map(share).collect()))
     }
 
     fn datagrams(
@@ -300,15 +339,14 @@ impl Context<'_> {
             return None;
         };
         let here = at.key("relay");
-        let Relay { cluster, hash, sticky, idle_timeout, responses, .. } = &relay.0;
-        let cluster = cluster.as_ref()?;
-        check::hash_fits(self.config, cluster, hash.is_some(), relay.span, &here, diags);
-        check::clusters::flow_relay(self.config, cluster, &relay.0, &here, diags);
+        let Relay { hash, sticky, idle_timeout, responses, .. } = &relay.0;
+        check::clusters::flow_settings(relay, &here, diags);
+        let to = self.relay_to(relay, &here, diags, check::clusters::flow_relay)?;
         Some(FlowChain {
             name: chain_name(index, chain.name.as_ref(), chain.matches.is_some()),
             criteria: criteria(chain.matches.as_deref()),
             filters: filters(&chain.filters),
-            cluster: cluster.value.clone(),
+            to,
             hash: hash.map(|HashBy::SourceIp| Hash::SourceIp),
             sticky: sticky.as_ref().map(|section| sticky_ttl(section)),
             idle_timeout: idle_timeout.map_or(Some(sections::FLOW_IDLE), |timeout| timeout.0),

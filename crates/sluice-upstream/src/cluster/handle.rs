@@ -19,6 +19,7 @@ use sluice_telemetry::{Counter, CounterSet, Gauge, Histogram};
 use smallvec::SmallVec;
 
 use super::affinity::{Affinity, ClientSession, PreferredEndpoint};
+use super::breakers::BreakerLimit;
 use super::reserve::{TrafficClass, reserved};
 use super::source_table::SourceTable;
 use super::{Cluster, Membership};
@@ -39,6 +40,7 @@ pub struct ClusterHandle {
     pub(crate) connect_time: Histogram,
     failures: CounterSet<Reason>,
     sessions: CounterSet<&'static str>,
+    refusals: CounterSet<BreakerLimit>,
     per_endpoint: CounterSet<Arc<str>>,
     /// The version of the membership that `per_endpoint` was last compared with.
     compared: Cell<u64>,
@@ -138,6 +140,11 @@ impl Claim {
     pub const fn endpoint(&self) -> &Arc<EndpointState> {
         self.lease.endpoint()
     }
+
+    /// The cluster.
+    pub const fn handle(&self) -> &Rc<ClusterHandle> {
+        &self.handle
+    }
 }
 
 impl Drop for Claim {
@@ -162,6 +169,7 @@ impl ClusterHandle {
             connect_time: shard.histogram(&metrics::CONNECT_TIME, &labels),
             failures: CounterSet::default(),
             sessions: CounterSet::default(),
+            refusals: CounterSet::default(),
             per_endpoint: CounterSet::bounded(worker.limits.size(Limit::EndpointSeries), |_| {
                 other()
             }),
@@ -184,13 +192,23 @@ impl ClusterHandle {
         let plan = self.cluster.plan.load();
         let open = |max| self.open_to(TrafficClass::Request, max);
         if plan.connections_max.is_some_and(|max| self.cluster.active() >= open(max)) {
-            return Err(reasons::LIMIT);
+            return Err(self.refused(worker, BreakerLimit::Connections));
         }
         let full = |endpoint: &EndpointState| {
             plan.endpoint_connections_max.is_some_and(|max| endpoint.active() >= open(max))
         };
-        let endpoint = self.choose(worker, affinity, Tried::endpoints(tried), &full)?;
+        let choice = self.choose(worker, affinity, Tried::endpoints(tried), &full);
+        let endpoint = choice.inspect_err(|why| {
+            if *why == reasons::LIMIT {
+                self.count_refusal(worker, BreakerLimit::ConnectionsPerEndpoint);
+            }
+        })?;
         Ok(self.claim(endpoint.lease()))
+    }
+
+    /// Whether the cluster has an endpoint of that name.
+    pub fn has_member(&self, name: &str) -> bool {
+        self.cluster.members().endpoints.iter().any(|endpoint| *endpoint.name == *name)
     }
 
     /// Claims a member by its name, bypassing the balancer: for a flow that goes there already.
@@ -214,13 +232,24 @@ impl ClusterHandle {
         let plan = self.cluster.plan.load();
         let counts = plan.requests_max.is_some() || plan.balancing.balance.load_max().is_some();
         let open = |max| self.open_to(class, max);
+        let refused = |limit| {
+            // A caller that excludes endpoints picks again without them, which counts.
+            if tried.endpoints.is_empty() {
+                self.count_refusal(worker, limit);
+            }
+            reasons::LIMIT
+        };
         if plan.requests_max.is_some_and(|max| self.cluster.requests() >= open(max)) {
-            return Err(reasons::LIMIT);
+            return Err(refused(BreakerLimit::Requests));
         }
         let full = |endpoint: &EndpointState| {
             plan.endpoint_requests_max.is_some_and(|max| endpoint.requests() >= open(max))
         };
-        let endpoint = self.choose(worker, affinity, tried, &full)?;
+        let endpoint = self.choose(worker, affinity, tried, &full).inspect_err(|why| {
+            if *why == reasons::LIMIT {
+                refused(BreakerLimit::RequestsPerEndpoint);
+            }
+        })?;
         if counts {
             self.cluster.requests.fetch_add(1, Relaxed);
         }
@@ -246,6 +275,13 @@ impl ClusterHandle {
             return Err(reasons::LIMIT);
         }
         Ok(self.claim(endpoint.lease_shared()))
+    }
+
+    /// Which limit refuses connections of `class`.
+    pub fn connection_limit(&self, class: TrafficClass) -> BreakerLimit {
+        let max = self.cluster.peek_plan().connections_max;
+        let full = max.is_some_and(|max| self.cluster.active() >= self.open_to(class, max));
+        if full { BreakerLimit::Connections } else { BreakerLimit::ConnectionsPerEndpoint }
     }
 
     /// The part of the limit `max` that is open to `class`.
@@ -370,6 +406,19 @@ impl ClusterHandle {
             Shortage::Full => reasons::LIMIT,
             Shortage::None => reasons::NO_HEALTHY,
         }
+    }
+
+    fn refused(&self, worker: &WorkerCx, limit: BreakerLimit) -> Reason {
+        self.count_refusal(worker, limit);
+        reasons::LIMIT
+    }
+
+    /// Counts that `limit` refused a connection, a request or a retry.
+    pub fn count_refusal(&self, worker: &WorkerCx, limit: BreakerLimit) {
+        self.refusals.count(&limit, |limit| {
+            let labels = [&*self.cluster.name, limit.word()];
+            worker.shard.counter(&metrics::BREAKER_REFUSALS, &labels)
+        });
     }
 
     /// Counts a failed attempt.

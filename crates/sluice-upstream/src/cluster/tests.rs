@@ -4,8 +4,11 @@ use super::*;
 use crate::endpoint::EndpointId;
 use crate::plan::ReusePlan;
 use crate::reasons;
+use sluice_core::Limits;
 use sluice_core::clock::ClockOrigin;
 use sluice_io::WorkerCx;
+use sluice_io::descriptors::Budget;
+use sluice_telemetry::{LogQueue, Registry};
 
 pub(crate) fn plan(connections_max: Option<u64>) -> ClusterPlan {
     let bare = ClusterSettings::bare();
@@ -50,7 +53,10 @@ fn those_that_stay_keep_their_state_and_those_that_leave_are_named() {
 
 #[test]
 fn a_pick_keeps_to_limits_health_and_what_was_tried() {
-    let worker = WorkerCx::solitary(ClockOrigin::read().clock());
+    let registry = Registry::new();
+    let shard = registry.shard(1);
+    let (clock, log) = (ClockOrigin::read().clock(), LogQueue::nowhere(&shard));
+    let worker = WorkerCx::new(0, clock, shard, log, Limits::default(), &Budget::unlimited());
     let cluster = Arc::new(Cluster::new(Arc::new(plan(Some(3)))));
     let handle = ClusterHandle::new(Arc::clone(&cluster), &worker);
     let why = |tried: &[Arc<str>]| handle.pick(&worker, Affinity::default(), tried).unwrap_err();
@@ -71,6 +77,15 @@ fn a_pick_keeps_to_limits_health_and_what_was_tried() {
     );
     let _third = handle.pick(&worker, Affinity::default(), &[]).unwrap();
     assert_eq!((why(&[]), cluster.active()), (reasons::LIMIT, 3));
+    let refusals = |limit| {
+        let labels = ["c", limit];
+        registry.value(crate::metrics::BREAKER_REFUSALS.name, &labels)
+    };
+    assert_eq!(
+        (refusals("connections_per_endpoint"), refusals("connections")),
+        (Some(1), Some(1)),
+        "each refusal counts for the limit that refused"
+    );
     drop(first);
     cluster.members().endpoints.iter().for_each(|endpoint| {
         endpoint.set_health(Err("refused"));

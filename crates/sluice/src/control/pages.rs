@@ -56,8 +56,9 @@ impl AdminSource for Pages {
                 Page::Clusters => {
                     let wall = control.clock.wall(control.clock.now());
                     let store = control.store.borrow();
+                    let reserve = control.in_force.borrow().limits().get(Limit::SideCallReserve);
                     let item = |cluster: &Arc<Cluster>| {
-                        let mut item = of_cluster(cluster, wall);
+                        let mut item = of_cluster(cluster, wall, reserve);
                         if let Some(file) = control.endpoint_files.show(&cluster.name, &store) {
                             item["endpoints_file"] = file;
                         }
@@ -129,7 +130,7 @@ fn of_priority((priority, share): &(u32, Share)) -> Value {
     json!({ "priority": priority, "healthy": healthy, "degraded": degraded, "panic": panics })
 }
 
-fn of_cluster(cluster: &Cluster, wall: Duration) -> Value {
+fn of_cluster(cluster: &Cluster, wall: Duration, reserve_percent: u64) -> Value {
     let (plan, members) = (cluster.plan(), cluster.members());
     let endpoint = |(endpoint, traits): (&Arc<EndpointState>, &EndpointTraits)| {
         let mut item = json!({
@@ -169,6 +170,14 @@ fn of_cluster(cluster: &Cluster, wall: Duration) -> Value {
         "endpoints": members.endpoints.iter().zip(&*members.traits).map(endpoint).collect::<Vec<_>>(),
         "priorities": members.balancer.shares.iter().map(of_priority).collect::<Vec<_>>(),
     });
+    for breaker in cluster.breakers(reserve_percent) {
+        item["breakers"][breaker.limit.word()] = json!({
+            "limit": breaker.max,
+            "used": breaker.used,
+            "left": breaker.left(),
+            "open": breaker.open,
+        });
+    }
     if !resolver.is_empty() {
         item["resolver"] = resolver.into();
     }

@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
 use sluice_core::Endpoint;
-use sluice_model::model::listener::{ChainKind, Service, Traffic};
+use sluice_model::model::listener::{ChainKind, RelayTo, Service, Traffic};
 use sluice_model::model::{Cluster as ClusterModel, Resource};
 use sluice_model::provenance::Provenance;
 use sluice_model::store::{Batch, BatchMode, Update};
@@ -64,10 +64,10 @@ fn listener_like(control: &Control, name: &str, address: SocketAddr, cluster: &s
     let mut listener = control.store.borrow().listener(name).unwrap().clone();
     listener.addresses = vec![ListenAddress::Tcp(address)];
     let Traffic::Streams(streams) = &mut listener.traffic else { panic!("it takes connections") };
-    let ChainKind::Plain(Service::Relay { cluster: to, .. }) = &mut streams.chains[0].kind else {
+    let ChainKind::Plain(Service::Relay { to, .. }) = &mut streams.chains[0].kind else {
         panic!("it relays")
     };
-    *to = cluster.into();
+    *to = RelayTo::Cluster(cluster.into());
     Resource::Listener(Arc::new(listener))
 }
 

@@ -1,7 +1,7 @@
 //! Metrics that are updated when the metrics are read.
 //!
 //! Owns: the standard `process_*` metrics, the build, the outcome of reloads, the expiry of certificates, the health
-//! of each endpoint. Refuses to know: what is counted elsewhere. Keeps: each series is looked up once, so that
+//! of each endpoint, the circuit breakers of each cluster. Refuses to know: what is counted elsewhere. Keeps: each series is looked up once, so that
 //! reading the metrics costs the workers nothing.
 
 use std::cell::RefCell;
@@ -15,6 +15,7 @@ use sluice_telemetry::metrics::Seconds;
 use sluice_telemetry::{Counter, Gauge, Registry, Shard};
 use sluice_tls::CertStore;
 use sluice_upstream::Cluster;
+use sluice_upstream::cluster::BreakerLimit;
 
 sluice_telemetry::metrics! {
     CPU = "process_cpu_seconds_total", Seconds, [], "Time that the process has spent on processors, in user space and in the kernel.";
@@ -29,6 +30,8 @@ sluice_telemetry::metrics! {
     RELOAD_TIME = "sluice_config_last_reload_success_timestamp_seconds", Gauge, [], "When a configuration was last applied, or found unchanged, in seconds since the Unix epoch.";
     CERTIFICATE = "sluice_tls_certificate_not_after_seconds", Gauge, ["certificate"], "When a certificate expires, in seconds since the Unix epoch.";
     ENDPOINT_HEALTHY = "sluice_endpoint_healthy", Gauge, ["cluster", "endpoint"], "Whether an endpoint takes traffic: 0 while it fails its checks or is ejected. Endpoints beyond the limit `endpoint_series` are left out.";
+    BREAKER_OPEN = "sluice_cluster_breaker_open", Gauge, ["cluster", "limit"], "Whether a limit of the cluster refuses the next: 1, or 0. A limit that was never set has no series.";
+    BREAKER_LEFT = "sluice_cluster_breaker_left", Gauge, ["cluster", "limit"], "What a limit of the cluster leaves, over all workers.";
 }
 
 /// The handles of these metrics.
@@ -45,6 +48,13 @@ pub(super) struct Vitals {
     reload_time: Gauge,
     certificates: RefCell<HashMap<String, Gauge>>,
     endpoints: RefCell<HashMap<Name, HashMap<Arc<str>, Gauge>>>,
+    breakers: RefCell<HashMap<(Name, BreakerLimit), BreakerGauges>>,
+}
+
+/// The gauges of one limit of a cluster.
+struct BreakerGauges {
+    open: Gauge,
+    left: Gauge,
 }
 
 impl Vitals {
@@ -65,6 +75,7 @@ impl Vitals {
             reload_time: shard.gauge(&RELOAD_TIME, &[]),
             certificates: RefCell::default(),
             endpoints: RefCell::default(),
+            breakers: RefCell::default(),
             registry: registry.clone(),
             shard: shard.clone(),
         }
@@ -125,6 +136,35 @@ impl Vitals {
                 now.insert(Arc::clone(&endpoint.name), gauge);
             }
             known.insert(cluster.name.clone(), now);
+        }
+    }
+
+    /// Updates the circuit breakers of each cluster; drops those of limits that are no longer set.
+    pub(super) fn tell_breakers<'a>(
+        &self,
+        clusters: impl Iterator<Item = &'a Arc<Cluster>>,
+        reserve_percent: u64,
+    ) {
+        let mut old = self.breakers.take();
+        let mut known = self.breakers.borrow_mut();
+        for cluster in clusters {
+            for breaker in cluster.breakers(reserve_percent) {
+                let key = (Arc::clone(&cluster.name), breaker.limit);
+                let labels = [&*cluster.name, breaker.limit.word()];
+                let new = || BreakerGauges {
+                    open: self.shard.gauge(&BREAKER_OPEN, &labels),
+                    left: self.shard.gauge(&BREAKER_LEFT, &labels),
+                };
+                let gauges = old.remove(&key).unwrap_or_else(new);
+                gauges.open.set(u64::from(breaker.open));
+                gauges.left.set(breaker.left());
+                known.insert(key, gauges);
+            }
+        }
+        // A limit that is not set refuses nothing and leaves nothing to count.
+        for gauges in old.into_values() {
+            gauges.open.set(0);
+            gauges.left.set(0);
         }
     }
 

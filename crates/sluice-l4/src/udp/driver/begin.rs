@@ -20,7 +20,7 @@ use crate::quic::ids::Owner;
 use crate::reasons;
 use crate::udp::flow::{Flow, FlowState};
 use crate::udp::flow_table::{FlowId, FlowKey};
-use crate::udp::listener::{FilterCheck, UdpListener, UpstreamSocket};
+use crate::udp::listener::{FilterCheck, FlowOrigin, UdpListener, UpstreamSocket};
 
 impl UdpSlot {
     /// Begins a flow, in place of `replaces` if given. A flow that cannot begin is counted with the reason, unless
@@ -84,14 +84,15 @@ impl UdpSlot {
         owner: Option<&Owner>,
     ) -> Result<(usize, Claim, UpstreamSocket), Reason> {
         self.spare(listener, now)?;
-        let (chain, claim) = listener.choose(&self.worker, info, owner, FilterCheck::Run)?;
+        let came_from = owner.map_or(FlowOrigin::New, FlowOrigin::Moved);
+        let (chain, claim) = listener.choose(&self.worker, info, came_from, FilterCheck::Run)?;
         let opened = self.spare(listener, now).and_then(|spare| {
             if let Some((id, reached)) = spare {
                 reached.increment();
                 // Its descriptor is freed once its task has ended, which is soon.
                 self.end(id, reasons::FLOW_EVICTED);
             }
-            listener.open(&self.worker, chain, &claim, info)
+            listener.open(&self.worker, &claim, info)
         });
         let upstream = opened.inspect_err(|_| listener.tell_filters(chain, info))?;
         Ok((chain, claim, upstream))
@@ -107,8 +108,9 @@ impl UdpSlot {
     ) -> Result<(usize, Claim, UpstreamSocket), Reason> {
         let counted = Rc::ptr_eq(listener, &flow.listener);
         let check = if counted { FilterCheck::Skip } else { FilterCheck::Run };
-        let (chain, claim) = listener.choose(&self.worker, info, None, check)?;
-        let upstream = listener.open(&self.worker, chain, &claim, info).inspect_err(|_| {
+        let came_from = FlowOrigin::Replaced(&flow.claim.handle().cluster.name);
+        let (chain, claim) = listener.choose(&self.worker, info, came_from, check)?;
+        let upstream = listener.open(&self.worker, &claim, info).inspect_err(|_| {
             if !counted {
                 listener.tell_filters(chain, info);
             }

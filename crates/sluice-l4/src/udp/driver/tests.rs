@@ -15,6 +15,7 @@ use sluice_upstream::{Cluster, Target};
 
 use super::*;
 use crate::select::{ChainTable, Criteria};
+use crate::split::WeightedCluster;
 use crate::udp::flow_table::SPARE;
 use crate::udp::{FlowChainPlan, UdpPlan};
 
@@ -140,7 +141,7 @@ fn on_bench(responses: Option<u32>, test: impl AsyncFnOnce(Bench)) {
         let chain = FlowChainPlan {
             name: "default".into(),
             filters: Vec::new(),
-            cluster,
+            clusters: WeightedCluster::only(cluster),
             hash: None,
             sticky: None,
             idle_timeout: Some(IDLE),

@@ -12,7 +12,7 @@ use sluice_upstream::plan::{ClusterSettings, EndpointPlan};
 use super::super::*;
 use crate::compile::SharedParts;
 use crate::model::listener::{
-    ChainKind, Http, Inspect, Listener, Service, SocketOptions, Streams, Traffic,
+    ChainKind, Http, Inspect, Listener, RelayTo, Service, SocketOptions, Streams, Traffic,
 };
 use crate::model::routes::{Action, RouteTable as RoutesModel, Rule, VirtualHost};
 use crate::model::tls::{CertificateSource, ServerTls};
@@ -139,7 +139,7 @@ pub(crate) fn relay(cluster: &str) -> ChainKind {
         half_close_timeout: None,
         max_duration: None,
     };
-    ChainKind::Plain(Service::Relay { cluster: cluster.into(), options })
+    ChainKind::Plain(Service::Relay { to: RelayTo::Cluster(cluster.into()), options })
 }
 
 /// HTTP with the options that files have by default.
@@ -179,7 +179,7 @@ pub(crate) fn flow_listener(port: u16, cluster: &str) -> Resource {
         name: "default".into(),
         criteria: Criteria::default(),
         filters: Vec::new(),
-        cluster: cluster.into(),
+        to: RelayTo::Cluster(cluster.into()),
         hash: None,
         sticky: None,
         idle_timeout: None,
