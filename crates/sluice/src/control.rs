@@ -42,6 +42,7 @@ mod drain;
 mod endpoint_files;
 mod fetches;
 mod fixed;
+mod overrides;
 mod pages;
 mod reload;
 mod report;
@@ -102,6 +103,8 @@ pub(crate) struct Control {
     worker: Rc<WorkerCx>,
     fetches: Rc<FetchRunner>,
     endpoint_files: EndpointFileStates,
+    /// An override of an endpoint was set.
+    overrides_changed: tokio::sync::Notify,
     /// The resources in force.
     store: RefCell<Arc<Store>>,
     /// One change is put in force at a time.
@@ -158,6 +161,7 @@ pub(crate) async fn run(
         let plan = admin_plan(&admin, control.in_force.borrow().limits());
         let source = Rc::new(pages::Pages(Rc::clone(&control)));
         tokio::task::spawn_local(sluice_admin::serve(socket, source, plan));
+        tokio::task::spawn_local(overrides::expire(Rc::clone(&control)));
     }
     let (changed, mut changes) = mpsc::channel(1);
     let mut watcher = options.watch.then(|| watch::Watcher::new(changed.clone()));
@@ -284,6 +288,7 @@ impl Control {
                 shard,
                 fetches: FetchRunner::new(Rc::clone(&control_worker)),
                 endpoint_files: EndpointFileStates::default(),
+                overrides_changed: tokio::sync::Notify::new(),
                 worker: control_worker,
                 builder: Arc::new(builder),
                 workers,

@@ -279,7 +279,10 @@ impl ClusterHandle {
         };
         let Some(id) = id else { return Ok(None) };
         let usable = |endpoint: &&Arc<EndpointState>| {
-            endpoint.is_usable() && !(openings.is_full)(endpoint) && !(openings.is_tried)(endpoint)
+            // A drained endpoint keeps its sessions.
+            endpoint.may_continue()
+                && !(openings.is_full)(endpoint)
+                && !(openings.is_tried)(endpoint)
         };
         let endpoint = members.with_id(id).filter(usable);
         let result = match (endpoint, strict) {
