@@ -440,3 +440,51 @@ fn an_override_ends_in_time_and_mistakes_are_explained() {
     let (done, said) = world.act(&["ready"]);
     assert!(!done && said.contains("writable: true"), "{said}");
 }
+
+#[test]
+fn clients_of_a_paused_listener_wait_across_a_reload() {
+    let world = Operated::start();
+    let Operated { servers, sluice } = &world;
+    let admin = sluice.admin_addr().to_string();
+    let act = |name: &str, action: &str| {
+        let output = sluice_tests::messages::sluice(&["listener", "-a", &admin, name, action]);
+        let said = [&*output.stdout, &*output.stderr].concat();
+        (output.status.success(), String::from_utf8(said).unwrap())
+    };
+    let mut before = Client::connect(sluice.addr("web"));
+    assert_eq!(before.get("a", "/").status(), 200);
+    let (done, said) = act("web", "pause");
+    assert!(done && said.contains("backlog"), "{said}");
+    let accepted = || sluice.metric("sluice_listener_connections_accepted_total", "web");
+    let count = accepted();
+    assert!(count > 0);
+    let mut waiting = Client::connect(sluice.addr("web"));
+    waiting.send("GET / HTTP/1.1\r\nhost: a\r\n\r\n");
+    sluice.reload(&Operated::yaml(servers, ", connect_timeout: 3s"));
+    let listener = sluice.items("/listeners")[0].clone();
+    assert_eq!(listener["override"]["action"], "pause", "{listener}");
+    assert_eq!(sluice.items("/overrides")[0]["listener"], "web");
+    // A new address of the listener is paused as well.
+    let other = tools::free_port();
+    let address = format!("127.0.0.1:{other}");
+    let moved = Operated::yaml(servers, "").replacen(
+        "name: web, address: 127.0.0.1:0",
+        &format!("name: web, address: [\"127.0.0.1:0\", \"{address}\"]"),
+        1,
+    );
+    sluice.reload(&moved);
+    let mut also = Client::connect(address.parse().unwrap());
+    also.send("GET / HTTP/1.1\r\nhost: a\r\n\r\n");
+    assert_eq!(accepted(), count);
+    for (name, action, says) in [
+        ("web", "pause", "already"),
+        ("wbe", "pause", "did you mean `web`?"),
+        ("web", "resume", "again"),
+        ("web", "resume", "was not paused"),
+    ] {
+        let (_, said) = act(name, action);
+        assert!(said.contains(says), "{name} {action}: {said}");
+    }
+    assert_eq!((waiting.read().status(), also.read().status()), (200, 200));
+    assert!(sluice.items("/overrides").is_empty());
+}

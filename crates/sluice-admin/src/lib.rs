@@ -101,6 +101,13 @@ pub enum AdminChange {
         /// The value; `None` removes the override.
         value: Option<String>,
     },
+    /// Pause a listener, or have it go on.
+    Listener {
+        /// Its name.
+        listener: String,
+        /// `pause` or `resume`.
+        action: String,
+    },
     /// Override an endpoint, or remove the override.
     Endpoint {
         /// The cluster.
@@ -131,7 +138,7 @@ pub enum Page {
     Routes,
     /// Runtime values and their origin.
     Runtime,
-    /// What operators decided about endpoints.
+    /// What operators decided about endpoints and listeners.
     Overrides,
     /// Resources: whose they are, and which newer ones are not in force.
     Resources,

@@ -23,7 +23,11 @@ const INDEX: &[(&str, &str, &str)] = &[
     ("/ready", "", "200 while connections are served, 503 while starting or draining"),
     ("/metrics", "", "metrics as Prometheus text"),
     ("/clusters", "", "clusters and their endpoints: health, its cause and since when"),
-    ("/listeners", "", "listeners and their addresses"),
+    (
+        "/listeners",
+        "",
+        "listeners and their addresses; POST ?listener=NAME&action=pause|resume stops accepting or goes on",
+    ),
     ("/config", "", "the current configuration, without secrets"),
     ("/connections", "?listener=&limit=", "open connections and flows"),
     ("/routes", "", "routes: hosts and rules in order"),
@@ -35,7 +39,7 @@ const INDEX: &[(&str, &str, &str)] = &[
     (
         "/overrides",
         "",
-        "what operators decided about endpoints; POST ?cluster=NAME&address=ADDRESS&action=drain|maintenance|ready|weight decides, with &weight=N for a weight and &for=10m for a time",
+        "what operators decided about endpoints and listeners; POST ?cluster=NAME&address=ADDRESS&action=drain|maintenance|ready|weight decides, with &weight=N for a weight and &for=10m for a time",
     ),
     ("/resources", "", "resources, whose they are, and newer ones that are not in force"),
     ("/fetches", "", "content that is fetched for filters: its age, and why it is not newer"),

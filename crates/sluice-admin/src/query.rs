@@ -73,6 +73,7 @@ pub(crate) fn how_to_change(path: &str) -> Option<&'static str> {
         "/runtime" => {
             "POST ?key=NAME&value=VALUE overrides a value, without `value` removes the override"
         }
+        "/listeners" => "POST ?listener=NAME&action=pause|resume stops accepting or goes on",
         "/overrides" => {
             "POST ?cluster=NAME&address=ADDRESS&action=ACTION with drain, maintenance or ready, or action=weight&weight=N; &for=10m sets an end"
         }
@@ -85,6 +86,8 @@ pub(crate) fn change(path: &str, query: &str) -> Option<Result<AdminChange, Stri
     Some(match path {
         "/runtime" => parameters(path, query, ["key"], ["value"])
             .map(|([key], [value])| AdminChange::Runtime { key, value }),
+        "/listeners" => parameters(path, query, ["listener", "action"], [])
+            .map(|([listener, action], [])| AdminChange::Listener { listener, action }),
         "/overrides" => {
             parameters(path, query, ["cluster", "address", "action"], ["weight", "for"]).map(
                 |([cluster, address, action], [weight, lasts])| AdminChange::Endpoint {

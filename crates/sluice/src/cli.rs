@@ -38,6 +38,8 @@ pub(crate) enum Command {
     Reference,
     /// Drain an endpoint of a running Sluice, take it out for maintenance or back, or change its weight.
     Endpoint(EndpointCommand),
+    /// Pause a listener of a running Sluice, or have it accept connections again.
+    Listener(ListenerCommand),
     /// Start built-in services and a proxy with a path to each of them, to try Sluice out.
     Demo(Demo),
     /// Create a self-signed certificate and its private key, for testing.
@@ -120,6 +122,30 @@ pub(crate) enum EndpointAction {
         #[command(flatten)]
         time: Lasting,
     },
+}
+
+const AFTER_LISTENER: &str = "\
+A pause survives reloads and lasts until `resume` or the end of the process. `/listeners` and `/overrides` of the admin
+address show it.";
+
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_LISTENER)]
+pub(crate) struct ListenerCommand {
+    #[command(flatten)]
+    pub(crate) admin: AdminTarget,
+    /// The listener, as `/listeners` shows it.
+    pub(crate) name: String,
+    #[command(subcommand)]
+    pub(crate) action: ListenerAction,
+}
+
+/// What is to become of a listener.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ListenerAction {
+    /// Accept no connections; clients wait in the backlog, and open connections continue.
+    Pause,
+    /// Accept connections again, those that wait first.
+    Resume,
 }
 
 /// For how long.

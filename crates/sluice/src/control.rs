@@ -44,6 +44,7 @@ mod fetches;
 mod fixed;
 mod overrides;
 mod pages;
+mod pauses;
 mod reload;
 mod report;
 mod resources;
@@ -59,6 +60,7 @@ mod watch;
 use build::Built;
 pub(crate) use build::ConfigBuilder;
 use endpoint_files::EndpointFileStates;
+use pauses::Pauses;
 use reload::ReloadFailure;
 use report::Report;
 use sockets::Sockets;
@@ -103,6 +105,7 @@ pub(crate) struct Control {
     worker: Rc<WorkerCx>,
     fetches: Rc<FetchRunner>,
     endpoint_files: EndpointFileStates,
+    pauses: RefCell<Pauses>,
     /// An override of an endpoint was set.
     overrides_changed: tokio::sync::Notify,
     /// The resources in force.
@@ -288,6 +291,7 @@ impl Control {
                 shard,
                 fetches: FetchRunner::new(Rc::clone(&control_worker)),
                 endpoint_files: EndpointFileStates::default(),
+                pauses: RefCell::default(),
                 overrides_changed: tokio::sync::Notify::new(),
                 worker: control_worker,
                 builder: Arc::new(builder),

@@ -14,7 +14,7 @@ use anyhow::{Context as _, bail};
 use sluice_core::ListenAddress;
 
 use super::print;
-use crate::cli::{AdminTarget, EndpointAction, EndpointCommand};
+use crate::cli::{AdminTarget, EndpointAction, EndpointCommand, ListenerAction, ListenerCommand};
 
 /// How long connecting, and each read and write, may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -40,6 +40,15 @@ pub(crate) fn endpoint(options: &EndpointCommand) -> anyhow::Result<ExitCode> {
         ("for", lasts),
     ];
     change(admin, "/overrides", &parameters)
+}
+
+pub(crate) fn listener(options: &ListenerCommand) -> anyhow::Result<ExitCode> {
+    let action = match options.action {
+        ListenerAction::Pause => "pause",
+        ListenerAction::Resume => "resume",
+    };
+    let parameters = [("listener", Some(options.name.as_str())), ("action", Some(action))];
+    change(&options.admin, "/listeners", &parameters)
 }
 
 /// Asks for a change, and prints what was done.

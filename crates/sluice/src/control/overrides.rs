@@ -105,7 +105,7 @@ pub(super) async fn expire(control: Rc<Control>) {
 }
 
 impl Control {
-    /// Every override, of members and of others.
+    /// Every override of an endpoint, member or not, and every pause of a listener.
     pub(super) fn overrides(&self) -> Vec<Value> {
         let wall = self.clock.wall(self.clock.now());
         let clusters = self.clusters.borrow();
@@ -117,7 +117,7 @@ impl Control {
                 item["override"] = show(one, wall);
                 item
             };
-        clusters.overrides().iter().map(item).collect()
+        clusters.overrides().iter().map(item).chain(self.paused_listeners()).collect()
     }
 
     /// Does what an operator decided about an endpoint. Returns what was done.

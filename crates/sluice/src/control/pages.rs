@@ -93,6 +93,9 @@ impl AdminSource for Pages {
             }
             match change {
                 AdminChange::Runtime { key, value } => control.set_runtime(&key, value),
+                AdminChange::Listener { listener, action } => {
+                    control.operate_listener(&listener, &action).await
+                }
                 AdminChange::Endpoint { cluster, address, action, weight, lasts } => {
                     control.decide(&EndpointDecision { cluster, address, action, weight, lasts })
                 }
@@ -187,7 +190,11 @@ impl Control {
         let item = |(name, addresses): (String, Vec<String>)| {
             let active = open.get(name.as_str()).copied().unwrap_or(0);
             let chains = store.listener(&name).map_or(0, Listener::chain_count);
-            json!({ "name": name, "addresses": addresses, "chains": chains, "connections_active": active })
+            let mut item = json!({ "name": name, "addresses": addresses, "chains": chains, "connections_active": active });
+            if let Some(pause) = self.show_pause(&name) {
+                item["override"] = pause;
+            }
+            item
         };
         by_name.into_iter().map(item).collect()
     }
