@@ -1,8 +1,8 @@
 //! The admin pages: the state of Sluice, in text and JSON.
 //!
 //! Owns: paths, content types, the tables. Refuses to know: where the values come from.
-//! Keeps: a GET never changes anything, and a POST only runtime values, if the configuration allows it, and
-//! never from a page of another site; every JSON page has the same envelope, so that a program needs to learn it once.
+//! Keeps: a GET never changes anything, and a POST only if the configuration allows it and never from a page of another
+//! site; every JSON page has the same envelope, so that a program needs to learn it once.
 #![forbid(unsafe_code)]
 
 use std::time::Duration;
@@ -44,11 +44,10 @@ pub trait AdminSource {
     /// What is wrong with the question.
     fn try_request(&self, question: &Question) -> Result<Vec<Value>, String>;
 
-    /// Overrides a runtime value, or removes the override.
+    /// Makes a change; returns what was done, as a sentence.
     ///
-    /// # Errors
-    /// The pages are read-only, or nothing reads the value.
-    fn set_runtime(&self, key: &str, value: Option<String>) -> Result<(), String>;
+    /// Fails with what to do if the pages are read-only, or the change names something that does not exist.
+    fn change(&self, change: AdminChange) -> LocalFuture<Result<String, String>>;
 }
 
 /// How the pages are served.
@@ -92,6 +91,38 @@ pub struct Question {
     pub source: Option<String>,
 }
 
+/// A change that an operator asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AdminChange {
+    /// Override a runtime value, or remove the override.
+    Runtime {
+        /// The name of the value.
+        key: String,
+        /// The value; `None` removes the override.
+        value: Option<String>,
+    },
+    /// Pause a listener, or have it go on.
+    Listener {
+        /// Its name.
+        listener: String,
+        /// `pause` or `resume`.
+        action: String,
+    },
+    /// Override an endpoint, or remove the override.
+    Endpoint {
+        /// The cluster.
+        cluster: String,
+        /// The address of the endpoint.
+        address: String,
+        /// `drain`, `maintenance`, `ready` or `weight`.
+        action: String,
+        /// The weight, for the action `weight`.
+        weight: Option<String>,
+        /// For how long, as a duration.
+        lasts: Option<String>,
+    },
+}
+
 /// A page of items.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Page {
@@ -107,6 +138,8 @@ pub enum Page {
     Routes,
     /// Runtime values and their origin.
     Runtime,
+    /// What operators decided about endpoints and listeners.
+    Overrides,
     /// Resources: whose they are, and which newer ones are not in force.
     Resources,
     /// Content that is fetched for filters.

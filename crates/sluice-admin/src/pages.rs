@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use sluice_core::clock::rfc3339;
 
 use crate::guard::Refusal;
-use crate::{AdminPlan, AdminSource, Page, guard, query, table};
+use crate::{AdminChange, AdminPlan, AdminSource, Page, guard, query, table};
 
 type PageResponse = Response<Full<Bytes>>;
 
@@ -23,7 +23,11 @@ const INDEX: &[(&str, &str, &str)] = &[
     ("/ready", "", "200 while connections are served, 503 while starting or draining"),
     ("/metrics", "", "metrics as Prometheus text"),
     ("/clusters", "", "clusters and their endpoints: health, its cause and since when"),
-    ("/listeners", "", "listeners and their addresses"),
+    (
+        "/listeners",
+        "",
+        "listeners and their addresses; POST ?listener=NAME&action=pause|resume stops accepting or goes on",
+    ),
     ("/config", "", "the current configuration, without secrets"),
     ("/connections", "?listener=&limit=", "open connections and flows"),
     ("/routes", "", "routes: hosts and rules in order"),
@@ -31,6 +35,11 @@ const INDEX: &[(&str, &str, &str)] = &[
         "/runtime",
         "",
         "runtime values; POST ?key=NAME&value=VALUE overrides one, without value removes the override",
+    ),
+    (
+        "/overrides",
+        "",
+        "what operators decided about endpoints and listeners; POST ?cluster=NAME&address=ADDRESS&action=drain|maintenance|ready|weight decides, with &weight=N for a weight and &for=10m for a time",
     ),
     ("/resources", "", "resources, whose they are, and newer ones that are not in force"),
     ("/fetches", "", "content that is fetched for filters: its age, and why it is not newer"),
@@ -75,9 +84,11 @@ pub(crate) async fn answer(
     if !public && let Err(refusal) = guard::host(request, plan) {
         return refused(refusal);
     }
-    if *request.method() == Method::POST && path == "/runtime" {
+    if *request.method() == Method::POST
+        && let Some(change) = query::change(path, query)
+    {
         return match guard::change(request, plan) {
-            Ok(()) => set_runtime(query, source),
+            Ok(()) => make(change, source).await,
             Err(refusal) => refused(refusal),
         };
     }
@@ -129,6 +140,7 @@ async fn page(
         "/connections" => Page::Connections,
         "/routes" => Page::Routes,
         "/runtime" => Page::Runtime,
+        "/overrides" => Page::Overrides,
         "/resources" => Page::Resources,
         "/fetches" => Page::Fetches,
         _ => return error(StatusCode::NOT_FOUND, "not_found", "GET / lists the pages"),
@@ -144,14 +156,11 @@ async fn page(
 }
 
 fn wrong_method(path: &str) -> PageResponse {
-    let (help, allowed) = match path {
-        "/runtime" => (
-            "GET shows the values; POST ?key=NAME&value=VALUE overrides one, without `value` removes the override",
-            "GET, HEAD, POST",
-        ),
-        _ => ("this page is read-only; use GET", "GET, HEAD"),
+    let (help, allowed) = match query::how_to_change(path) {
+        Some(how) => (format!("GET shows the page; {how}"), "GET, HEAD, POST"),
+        None => ("this page is read-only; use GET".to_owned(), "GET, HEAD"),
     };
-    let mut answer = error(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", help);
+    let mut answer = error(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", &help);
     answer.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
     answer
 }
@@ -171,13 +180,13 @@ fn framed(form: Form, items: &[Value], source: &dyn AdminSource) -> PageResponse
     respond(StatusCode::OK, "application/json", format!("{frame}\n"))
 }
 
-fn set_runtime(query: &str, source: &dyn AdminSource) -> PageResponse {
-    let (key, value) = match query::change(query) {
+async fn make(change: Result<AdminChange, String>, source: &dyn AdminSource) -> PageResponse {
+    let change = match change {
         Ok(change) => change,
         Err(help) => return error(StatusCode::BAD_REQUEST, "bad_request", &help),
     };
-    match source.set_runtime(&key, value) {
-        Ok(()) => text(StatusCode::OK, "ok\n".into()),
+    match source.change(change).await {
+        Ok(done) => text(StatusCode::OK, format!("{done}\n")),
         Err(help) => error(StatusCode::FORBIDDEN, "refused", &help),
     }
 }

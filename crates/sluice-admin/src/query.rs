@@ -3,7 +3,7 @@
 //! Owns: which parameters each page takes. Keeps: an unknown parameter is an error, so that the result of a typo is not
 //! mistaken for one about everything.
 
-use crate::{Question, Selection};
+use crate::{AdminChange, Question, Selection};
 
 /// The query of a page of items.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -67,19 +67,66 @@ pub(crate) fn question(query: &str) -> Result<(Question, Option<bool>), String> 
     Ok((question, json))
 }
 
-/// Parses the query of a change: a key, and its value unless the override is to be removed.
-pub(crate) fn change(query: &str) -> Result<(String, Option<String>), String> {
-    let (mut key, mut value) = (None, None);
+/// How a page takes changes, if it does.
+pub(crate) fn how_to_change(path: &str) -> Option<&'static str> {
+    Some(match path {
+        "/runtime" => {
+            "POST ?key=NAME&value=VALUE overrides a value, without `value` removes the override"
+        }
+        "/listeners" => "POST ?listener=NAME&action=pause|resume stops accepting or goes on",
+        "/overrides" => {
+            "POST ?cluster=NAME&address=ADDRESS&action=ACTION with drain, maintenance or ready, or action=weight&weight=N; &for=10m sets an end"
+        }
+        _ => return None,
+    })
+}
+
+/// Parses the query of a change; `None` if the page takes none.
+pub(crate) fn change(path: &str, query: &str) -> Option<Result<AdminChange, String>> {
+    Some(match path {
+        "/runtime" => parameters(path, query, ["key"], ["value"])
+            .map(|([key], [value])| AdminChange::Runtime { key, value }),
+        "/listeners" => parameters(path, query, ["listener", "action"], [])
+            .map(|([listener, action], [])| AdminChange::Listener { listener, action }),
+        "/overrides" => {
+            parameters(path, query, ["cluster", "address", "action"], ["weight", "for"]).map(
+                |([cluster, address, action], [weight, lasts])| AdminChange::Endpoint {
+                    cluster,
+                    address,
+                    action,
+                    weight,
+                    lasts,
+                },
+            )
+        }
+        _ => return None,
+    })
+}
+
+/// The values of parameters, some of them required.
+fn parameters<const N: usize, const M: usize>(
+    path: &str,
+    query: &str,
+    required: [&str; N],
+    optional: [&str; M],
+) -> Result<([String; N], [Option<String>; M]), String> {
+    let mut needed = [const { String::new() }; N];
+    let mut others = [const { None }; M];
     for (name, text) in pairs(query) {
-        match name.as_str() {
-            "key" => key = Some(text),
-            "value" => value = Some(text),
-            _ => return Err(unknown(&name, "key, value")),
+        let place = |names: &[&str]| names.iter().position(|known| *known == name);
+        if let Some(place) = place(&required) {
+            needed[place] = text;
+        } else if let Some(place) = place(&optional) {
+            others[place] = Some(text);
+        } else {
+            return Err(unknown(&name, &[&required[..], &optional].concat().join(", ")));
         }
     }
-    let key = key.filter(|key| !key.is_empty());
-    let help = "POST /runtime?key=NAME&value=VALUE overrides a value, without `value` removes the override";
-    Ok((key.ok_or(help)?, value))
+    if let Some(missing) = needed.iter().position(String::is_empty) {
+        let how = how_to_change(path).unwrap_or_default();
+        return Err(format!("`{}` is missing; {how}", required[missing]));
+    }
+    Ok((needed, others))
 }
 
 /// The parameters of a query, decoded.
@@ -138,7 +185,21 @@ mod tests {
         assert!(of_page("limit=3", false).unwrap_err().contains("takes: format"));
         assert!(of_page("limit=many", true).unwrap_err().contains("number"));
         assert!(of_page("format=xml", true).unwrap_err().contains("json or text"));
-        assert!(change("value=1").unwrap_err().contains("POST /runtime"));
-        assert_eq!(change("key=a"), Ok(("a".into(), None)));
+        assert!(change("/clusters", "a=b").is_none());
+        let wrong = |path, query| change(path, query).unwrap().unwrap_err();
+        assert!(wrong("/runtime", "value=1").starts_with("`key` is missing; POST ?key=NAME"));
+        assert!(wrong("/overrides", "cluster=a&address=b").starts_with("`action` is missing"));
+        assert!(wrong("/overrides", "wait=1").contains("cluster, address, action, weight, for"));
+        let runtime = AdminChange::Runtime { key: "a".into(), value: None };
+        assert_eq!(change("/runtime", "key=a"), Some(Ok(runtime)));
+        let query = "cluster=a&address=%5B::1%5D:5&action=weight&weight=3&for=1m";
+        let endpoint = AdminChange::Endpoint {
+            cluster: "a".into(),
+            address: "[::1]:5".into(),
+            action: "weight".into(),
+            weight: Some("3".into()),
+            lasts: Some("1m".into()),
+        };
+        assert_eq!(change("/overrides", query), Some(Ok(endpoint)));
     }
 }

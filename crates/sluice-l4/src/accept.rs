@@ -1,7 +1,7 @@
 //! Accepting: a worker's listening socket, which outlives the listener plans it serves.
 //!
 //! Owns: the accept loop. Refuses to know: what happens to a connection. Keeps: a draining socket accepts its whole
-//! queue before it is closed, so that no queued connection is reset; running out of descriptors pauses accepting, it
+//! queue before it is closed, paused or not, so that no queued connection is reset; running out of descriptors pauses accepting, it
 //! does not end it.
 
 use std::cell::{Cell, RefCell};
@@ -31,6 +31,8 @@ pub struct Slot {
     /// The socket, while connections are accepted from it.
     socket: RefCell<Weak<ListenSocket>>,
     draining: Cell<bool>,
+    /// Whether clients wait in the backlog, by an operator's decision.
+    paused: Cell<bool>,
     wake: Notify,
 }
 
@@ -57,6 +59,7 @@ impl Slot {
             listener: RefCell::new(listener),
             socket: RefCell::default(),
             draining: Cell::new(false),
+            paused: Cell::new(false),
             wake: Notify::new(),
         })
     }
@@ -80,6 +83,13 @@ impl Slot {
         change_stream(&socket.0, socket.is_tcp(), options)
     }
 
+    /// Stops accepting, or goes on: meanwhile clients wait in the backlog, those of a pause before as well.
+    pub fn pause(&self, paused: bool) {
+        if self.paused.replace(paused) != paused {
+            self.wake.notify_one();
+        }
+    }
+
     /// Accepts what is queued and then closes the socket.
     pub fn drain(&self) {
         self.draining.set(true);
@@ -101,6 +111,10 @@ impl Slot {
                 if self.draining.get() {
                     // The known readiness of the socket may be stale; the socket itself is asked.
                     return Poll::Ready(socket.accept_now(&worker));
+                }
+                if self.paused.get() {
+                    in_a_row = 0;
+                    return woken.as_mut().poll(cx).map(|()| None);
                 }
                 match socket.poll_accept(cx, &worker) {
                     Poll::Ready(accepted) => Poll::Ready(Some(accepted)),

@@ -66,7 +66,7 @@ section! {
     pub struct Admin {
         /// An IP address with a port, or unix:///path. Keep it on loopback: there is no authentication.
         pub address: Spanned<ListenAddress>,
-        /// Whether runtime values may be overridden through it.
+        /// Whether it takes changes: runtime values, and operators' actions such as `sluice endpoint`.
         pub writable: bool = "false",
         /// Host names that requests to the admin pages may carry, besides IP addresses and `localhost`, e.g.
         /// `sluice.internal`. Any other host is refused, except for `/ready` and `/metrics`, so that no web page reads

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use crate::balance::LoadBalancer;
 use crate::endpoint::{EndpointId, EndpointState, EndpointTraits, Target};
 use crate::name_state::NameState;
+use crate::overrides::ClusterOverrides;
 use crate::plan::{ClusterPlan, ClusterSettings};
 
 mod affinity;
@@ -45,6 +46,8 @@ pub struct Cluster {
     members: ArcSwap<Membership>,
     /// For the control thread.
     standings: Mutex<Standings>,
+    /// What operators decided; written by the control thread.
+    overrides: ArcSwap<ClusterOverrides>,
     active: AtomicU64,
     /// The part of `active` that is pooled.
     shared: AtomicU64,
@@ -133,6 +136,7 @@ impl Cluster {
             configured: AtomicBool::new(true),
             members: ArcSwap::new(members),
             standings: Mutex::default(),
+            overrides: ArcSwap::default(),
             active: AtomicU64::new(0),
             shared: AtomicU64::new(0),
             requests: AtomicU64::new(0),
@@ -218,6 +222,7 @@ impl Cluster {
     /// thread.
     pub fn publish(&self, members: &[Member]) -> Vec<Arc<EndpointState>> {
         let (plan, old) = (self.plan.load(), self.members.load_full());
+        let overrides = self.overrides.load();
         let mut known: HashMap<&Target, &Arc<EndpointState>> =
             old.endpoints.iter().map(|endpoint| (&endpoint.target, endpoint)).collect();
         let mut places: HashMap<&Target, usize> = HashMap::with_capacity(members.len());
@@ -236,6 +241,7 @@ impl Cluster {
                 if let Some(health) = &plan.health {
                     endpoint.await_check(health.waits);
                 }
+                endpoint.set_override(overrides.get(&endpoint.name).map(|one| one.action));
                 Arc::new(endpoint)
             };
             let endpoint = known.remove(&member.target).map_or_else(new, Arc::clone);
@@ -256,6 +262,21 @@ impl Cluster {
         left
     }
 
+    /// What operators decided about endpoints, members or not.
+    pub fn overrides(&self) -> Arc<ClusterOverrides> {
+        self.overrides.load_full()
+    }
+
+    /// Sets what operators decided about endpoints; it holds for the next pick. For the control thread.
+    pub(crate) fn set_overrides(&self, overrides: Arc<ClusterOverrides>) {
+        for endpoint in &*self.members.load().endpoints {
+            endpoint.set_override(overrides.get(&endpoint.name).map(|one| one.action));
+        }
+        self.overrides.store(overrides);
+        self.rebalance();
+        self.announce();
+    }
+
     /// Selects again if the state of an endpoint has changed, or if time has. Returns when time will have changed the
     /// balancer again. For the control thread.
     pub(crate) fn rebalance(&self) -> Option<Instant> {
@@ -265,8 +286,9 @@ impl Cluster {
         let followed = standings.follow(&plan.balancing, endpoints, traits, Instant::now());
         if followed.changed {
             let balanced = standings.balanced(traits);
-            let balancer =
-                LoadBalancer::build(&plan.balancing, endpoints, &balanced, Some(balancer));
+            // Tables that depend on weights alone go on while those are the same.
+            let known = (!followed.reweighted).then_some(balancer);
+            let balancer = LoadBalancer::build(&plan.balancing, endpoints, &balanced, known);
             if balancer.panics() != old.balancer.panics() {
                 tell_panic(&self.name, balancer.panics());
             }

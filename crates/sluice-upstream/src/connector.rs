@@ -93,12 +93,12 @@ pub async fn connect(
         let endpoint = Arc::clone(claim.endpoint());
         let started = conn.worker.now();
         let by = started.after(plan.connect_timeout);
-        let was_usable = endpoint.is_usable();
+        let continued = endpoint.may_continue();
         let opened = |target: SocketAddr, socket: &OwnedFd| enter_hop(conn, target, socket);
         let reaching = reach_with(&plan, &endpoint, &conn.worker, preface, opened);
         let outcome = match conn.until(by, reaching).await {
             // It is not among the connections that were closed when the endpoint became unhealthy.
-            Ok(Ok(_)) if was_usable && plan.closes_on(&endpoint) => {
+            Ok(Ok(_)) if continued && plan.closes_on(&endpoint) => {
                 Err(ConnectFailure::of(end::ENDPOINT_UNHEALTHY))
             }
             Ok(outcome) => outcome,

@@ -7,15 +7,17 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use arc_swap::ArcSwapOption;
 use tokio::time::Instant;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::hops::{self, HopTransport};
+use crate::overrides::OverrideAction;
 
 pub(crate) mod counts;
 mod ejection;
@@ -140,8 +142,8 @@ pub struct EndpointState {
     degraded: AtomicBool,
     /// Whether its first check has no result yet.
     unchecked: AtomicBool,
-    /// Whether it was usable when the watch over its cluster last looked.
-    seen_usable: AtomicBool,
+    /// Whether what belongs to it might continue when the watch over its cluster last looked.
+    seen_continuing: AtomicBool,
     ejected: AtomicBool,
     /// Why, for people; written only by the thread that changes the state.
     why_unhealthy: ArcSwapOption<Trouble>,
@@ -151,7 +153,18 @@ pub struct EndpointState {
     ours: AtomicBool,
     /// Other addresses, in order of preference.
     alternates: ArcSwapOption<Vec<SocketAddr>>,
+    /// What an operator lets it take: one of [`TAKES_ALL`], [`TAKES_SESSIONS`], [`TAKES_NOTHING`].
+    takes: AtomicU8,
+    /// The load balancing weight that an operator has set; 0 if none.
+    weight: AtomicU32,
 }
+
+/// No operator withholds traffic from the endpoint.
+const TAKES_ALL: u8 = 0;
+/// It is drained: new connections and requests only of sticky sessions.
+const TAKES_SESSIONS: u8 = 1;
+/// It is in maintenance: nothing new.
+const TAKES_NOTHING: u8 = 2;
 
 impl EndpointState {
     /// An endpoint that is assumed to be healthy.
@@ -171,13 +184,15 @@ impl EndpointState {
             unhealthy: AtomicBool::new(false),
             degraded: AtomicBool::new(false),
             unchecked: AtomicBool::new(false),
-            seen_usable: AtomicBool::new(false),
+            seen_continuing: AtomicBool::new(false),
             ejected: AtomicBool::new(false),
             why_unhealthy: ArcSwapOption::empty(),
             why_ejected: ArcSwapOption::empty(),
             ejected_for: ArcSwapOption::empty(),
             ours: AtomicBool::new(false),
             alternates: ArcSwapOption::empty(),
+            takes: AtomicU8::new(TAKES_ALL),
+            weight: AtomicU32::new(0),
         }
     }
 
@@ -234,9 +249,41 @@ impl EndpointState {
         self.total.load(Relaxed)
     }
 
-    /// Whether the endpoint may be chosen.
+    /// Whether the endpoint may be chosen: it is sound, and no operator withholds traffic from it.
     pub fn is_usable(&self) -> bool {
+        self.is_sound() && !self.is_withdrawn()
+    }
+
+    /// Whether the endpoint is neither unhealthy nor ejected.
+    pub fn is_sound(&self) -> bool {
         !self.unhealthy.load(Relaxed) && !self.ejected.load(Relaxed)
+    }
+
+    /// Whether an operator withholds new traffic from the endpoint: it is drained or in maintenance.
+    pub fn is_withdrawn(&self) -> bool {
+        self.takes.load(Relaxed) != TAKES_ALL
+    }
+
+    /// Whether what belongs to the endpoint may continue there: connections, flows, and new requests of sticky sessions.
+    pub fn may_continue(&self) -> bool {
+        self.is_sound() && self.takes.load(Relaxed) != TAKES_NOTHING
+    }
+
+    /// The load balancing weight that an operator has set.
+    pub fn weight_override(&self) -> Option<NonZeroU32> {
+        NonZeroU32::new(self.weight.load(Relaxed))
+    }
+
+    /// Sets what an operator wants of the endpoint. For the control thread.
+    pub(crate) fn set_override(&self, action: Option<OverrideAction>) {
+        let (takes, weight) = match action {
+            None => (TAKES_ALL, 0),
+            Some(OverrideAction::Drain) => (TAKES_SESSIONS, 0),
+            Some(OverrideAction::Maintenance) => (TAKES_NOTHING, 0),
+            Some(OverrideAction::Weight(weight)) => (TAKES_ALL, weight.get()),
+        };
+        self.takes.store(takes, Relaxed);
+        self.weight.store(weight, Relaxed);
     }
 
     /// Whether active checks consider the endpoint healthy.
@@ -284,11 +331,11 @@ impl EndpointState {
         self.unchecked.load(Relaxed) && self.unchecked.swap(false, Relaxed)
     }
 
-    /// Notes whether the endpoint is usable; returns whether it was at the last call and is not now. For the control
-    /// thread.
+    /// Notes whether what belongs to the endpoint may continue there; returns whether it might at the last call and may
+    /// not now. For the control thread.
     pub(crate) fn note_fall(&self) -> bool {
-        let usable = self.is_usable();
-        self.seen_usable.swap(usable, Relaxed) && !usable
+        let continues = self.may_continue();
+        self.seen_continuing.swap(continues, Relaxed) && !continues
     }
 
     /// Sets whether the endpoint asks to be used only if others do not suffice; returns whether that is a change.

@@ -1,7 +1,7 @@
 //! Clusters at run time: which endpoints are in them, which are healthy, which is next, and how to connect to it.
 //!
 //! Owns: cluster and endpoint state that outlives every configuration, balancers, connection limits, passive ejection,
-//! active checks, name resolution, the connector. Refuses to know: listeners, chains, and what the bytes of traffic
+//! active checks, name resolution, the overrides of operators, the connector. Refuses to know: listeners, chains, and what the bytes of traffic
 //! mean; only checks speak protocols. Keeps: membership is published as a whole and read without a lock; health is set
 //! by any thread that observes it and cleared by the control thread alone.
 #![forbid(unsafe_code)]
@@ -18,6 +18,7 @@ pub mod hops;
 pub mod metrics;
 pub mod name_state;
 pub mod outlier;
+pub mod overrides;
 pub mod plan;
 pub mod pool;
 pub mod reasons;

@@ -8,6 +8,7 @@ sluice_telemetry::metrics! {
     CONNECT_TIME = "sluice_cluster_connect_seconds", Histogram, ["cluster"], "Time to connect to an endpoint, TLS included.";
     ENDPOINT_CONNECTIONS = "sluice_endpoint_connections_total", Counter, ["cluster", "endpoint"], "Connections made to the endpoint; endpoints beyond the limit `endpoint_series` share the label `other`.";
     ENDPOINTS = "sluice_cluster_endpoints", Gauge, ["cluster", "state"], "Endpoints of the cluster, by state: healthy, unhealthy or ejected.";
+    OVERRIDDEN = "sluice_cluster_endpoints_overridden", Gauge, ["cluster"], "Endpoints whose state or weight an operator has overridden, members of the cluster or not.";
     CHECKS = "sluice_health_checks_total", Counter, ["cluster", "result"], "Active health checks, by result.";
     HEALTH_CHANGES = "sluice_health_changes_total", Counter, ["cluster", "to"], "Endpoints that became healthy or unhealthy, by the new state.";
     EJECTIONS = "sluice_cluster_ejections_total", Counter, ["cluster", "kind"], "Ejections of endpoints, by what became of their traffic: connect_failures, consecutive_5xx, consecutive_gateway_errors, success_rate, failure_percentage, connect_success_rate or connect_failure_percentage.";

@@ -95,9 +95,9 @@ impl ClusterSettings {
             && self.on_endpoint_unhealthy != OnUnhealthy::Close
     }
 
-    /// Whether connections to `endpoint` are closed because it is not usable.
+    /// Whether connections to `endpoint` are closed because it is unhealthy, ejected or in maintenance.
     pub fn closes_on(&self, endpoint: &EndpointState) -> bool {
-        self.on_endpoint_unhealthy == OnUnhealthy::Close && !endpoint.is_usable()
+        self.on_endpoint_unhealthy == OnUnhealthy::Close && !endpoint.may_continue()
     }
 
     /// Settings without any limit, check or wait but those that every cluster has: of a cluster that is referred to

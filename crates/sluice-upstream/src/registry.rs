@@ -18,6 +18,7 @@ use crate::dns::{self, DnsName, Resolution, ResolvedAddress};
 use crate::endpoint::{EndpointState, EndpointTraits, Target};
 use crate::health::{self, HealthWatch};
 use crate::hops;
+use crate::overrides::{EndpointOverride, EndpointOverrides};
 use crate::plan::{ClusterPlan, EndpointPlan, ResolutionMode};
 
 /// Called when endpoints leave a cluster.
@@ -28,6 +29,8 @@ pub struct Clusters {
     directory: Arc<ClusterDirectory>,
     context: TaskContext,
     live: BTreeMap<Name, RunningCluster>,
+    /// They outlive the clusters.
+    overrides: EndpointOverrides,
 }
 
 /// Changes of clusters and of their endpoints.
@@ -91,7 +94,7 @@ impl Clusters {
         on_removed: RemovedHook,
     ) -> Self {
         let context = TaskContext { watcher: Rc::new(watcher), on_removed };
-        Self { directory, context, live: BTreeMap::new() }
+        Self { directory, context, live: BTreeMap::new(), overrides: EndpointOverrides::default() }
     }
 
     /// Makes these changes; everything that they do not name continues undisturbed.
@@ -121,6 +124,7 @@ impl Clusters {
                     let cluster = self.directory.reference(&plan.name);
                     let name = Arc::clone(&plan.name);
                     cluster.set_plan(plan);
+                    cluster.set_overrides(self.overrides.of(&name));
                     let mut live = RunningCluster::new(cluster, &self.context);
                     *live.endpoints.borrow_mut() = own.unwrap_or_else(|| Arc::new([]));
                     live.follow(&self.context);
@@ -146,6 +150,25 @@ impl Clusters {
             let all = all.map(|(name, live)| (Arc::clone(name), Arc::clone(&live.cluster)));
             self.directory.set_configured(all.collect());
         }
+    }
+
+    /// Overrides an endpoint, or removes its override; it holds for the next pick. Returns the one before.
+    pub fn set_override(
+        &mut self,
+        cluster: &Name,
+        endpoint: &Arc<str>,
+        to: Option<EndpointOverride>,
+    ) -> Option<EndpointOverride> {
+        let before = self.overrides.set(cluster, endpoint, to);
+        if let Some(live) = self.live.get(cluster) {
+            live.cluster.set_overrides(self.overrides.of(cluster));
+        }
+        before
+    }
+
+    /// What operators decided about endpoints.
+    pub const fn overrides(&self) -> &EndpointOverrides {
+        &self.overrides
     }
 
     /// The cluster with that name.

@@ -36,6 +36,10 @@ pub(crate) enum Command {
     Schema,
     /// Print the configuration reference (every section and field) in Markdown.
     Reference,
+    /// Drain an endpoint of a running Sluice, take it out for maintenance or back, or change its weight.
+    Endpoint(EndpointCommand),
+    /// Pause a listener of a running Sluice, or have it accept connections again.
+    Listener(ListenerCommand),
     /// Start built-in services and a proxy with a path to each of them, to try Sluice out.
     Demo(Demo),
     /// Create a self-signed certificate and its private key, for testing.
@@ -69,6 +73,87 @@ impl Check {
     pub(crate) fn path(&self) -> PathBuf {
         self.file.clone().or_else(|| self.config.clone()).unwrap_or_default()
     }
+}
+
+/// The admin address of a running Sluice, which must be configured with `writable: true`.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct AdminTarget {
+    /// The admin address: an IP address with a port, or unix:///path.
+    #[arg(short, long, value_name = "ADDRESS")]
+    pub(crate) admin: Option<String>,
+    /// Take the admin address from this configuration file or folder.
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+}
+
+const AFTER_ENDPOINT: &str = "\
+The action replaces the one before and survives reloads, changes of the endpoints, and the endpoint's leaving and coming
+back, until `ready`, its time, or the end of the process. Health checks go on meanwhile.
+`/clusters` and `/overrides` of the admin address show it.";
+
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_ENDPOINT)]
+pub(crate) struct EndpointCommand {
+    #[command(flatten)]
+    pub(crate) admin: AdminTarget,
+    /// The cluster.
+    pub(crate) cluster: String,
+    /// The address of the endpoint, as `/clusters` shows it.
+    pub(crate) address: String,
+    #[command(subcommand)]
+    pub(crate) action: EndpointAction,
+}
+
+/// What is to become of an endpoint.
+#[derive(Debug, Subcommand)]
+pub(crate) enum EndpointAction {
+    /// No new connections, flows and requests, except those of a sticky session.
+    Drain(Lasting),
+    /// Nothing new; open connections continue, or end if the cluster sets `on_endpoint_unhealthy`.
+    Maintenance(Lasting),
+    /// Remove the action in force.
+    Ready,
+    /// Set the load balancing weight.
+    Weight {
+        /// The weight, from 1 on; to take an endpoint out of use, drain it.
+        #[arg(value_name = "N")]
+        weight: String,
+        #[command(flatten)]
+        time: Lasting,
+    },
+}
+
+const AFTER_LISTENER: &str = "\
+A pause survives reloads and lasts until `resume` or the end of the process. `/listeners` and `/overrides` of the admin
+address show it.";
+
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_LISTENER)]
+pub(crate) struct ListenerCommand {
+    #[command(flatten)]
+    pub(crate) admin: AdminTarget,
+    /// The listener, as `/listeners` shows it.
+    pub(crate) name: String,
+    #[command(subcommand)]
+    pub(crate) action: ListenerAction,
+}
+
+/// What is to become of a listener.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ListenerAction {
+    /// Accept no connections; clients wait in the backlog, and open connections continue.
+    Pause,
+    /// Accept connections again, those that wait first.
+    Resume,
+}
+
+/// For how long.
+#[derive(Debug, Args)]
+pub(crate) struct Lasting {
+    /// End the action after this time, such as 10m or 1h30m.
+    #[arg(long = "for", value_name = "TIME")]
+    pub(crate) lasts: Option<String>,
 }
 
 /// An output format.

@@ -11,6 +11,7 @@ mod cert;
 mod check;
 mod demo;
 mod explain;
+mod operate;
 mod run;
 
 /// Runs the given command.
@@ -28,6 +29,8 @@ pub(crate) fn run(cli: Cli, extensions: Extensions) -> anyhow::Result<ExitCode> 
             Ok(ExitCode::SUCCESS)
         }
         Command::Demo(options) => demo::run(&options),
+        Command::Endpoint(options) => operate::endpoint(&options),
+        Command::Listener(options) => operate::listener(&options),
         Command::Cert(options) => cert::run(&options),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "sluice", &mut std::io::stdout());

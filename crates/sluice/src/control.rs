@@ -42,7 +42,9 @@ mod drain;
 mod endpoint_files;
 mod fetches;
 mod fixed;
+mod overrides;
 mod pages;
+mod pauses;
 mod reload;
 mod report;
 mod resources;
@@ -58,6 +60,7 @@ mod watch;
 use build::Built;
 pub(crate) use build::ConfigBuilder;
 use endpoint_files::EndpointFileStates;
+use pauses::Pauses;
 use reload::ReloadFailure;
 use report::Report;
 use sockets::Sockets;
@@ -102,6 +105,9 @@ pub(crate) struct Control {
     worker: Rc<WorkerCx>,
     fetches: Rc<FetchRunner>,
     endpoint_files: EndpointFileStates,
+    pauses: RefCell<Pauses>,
+    /// An override of an endpoint was set.
+    overrides_changed: tokio::sync::Notify,
     /// The resources in force.
     store: RefCell<Arc<Store>>,
     /// One change is put in force at a time.
@@ -158,6 +164,7 @@ pub(crate) async fn run(
         let plan = admin_plan(&admin, control.in_force.borrow().limits());
         let source = Rc::new(pages::Pages(Rc::clone(&control)));
         tokio::task::spawn_local(sluice_admin::serve(socket, source, plan));
+        tokio::task::spawn_local(overrides::expire(Rc::clone(&control)));
     }
     let (changed, mut changes) = mpsc::channel(1);
     let mut watcher = options.watch.then(|| watch::Watcher::new(changed.clone()));
@@ -284,6 +291,8 @@ impl Control {
                 shard,
                 fetches: FetchRunner::new(Rc::clone(&control_worker)),
                 endpoint_files: EndpointFileStates::default(),
+                pauses: RefCell::default(),
+                overrides_changed: tokio::sync::Notify::new(),
                 worker: control_worker,
                 builder: Arc::new(builder),
                 workers,

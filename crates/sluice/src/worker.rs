@@ -4,7 +4,7 @@
 //! Keeps: commands are executed in the order in which they were sent; the thread ends when its command
 //! channel is closed, and not before.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -54,6 +54,8 @@ pub(crate) enum WorkerCommand {
     ForgetClusters(Arc<[Name]>),
     /// Endpoints of a cluster are to be used no longer.
     Left { cluster: Name, endpoints: Arc<LeftEndpoints>, policy: OnRemoved, departure: Departure },
+    /// Accept no connections on these listeners, and go on with all others.
+    Pause(Arc<BTreeSet<Name>>, oneshot::Sender<()>),
     /// End every connection and flow.
     EndAll(Reason),
     /// Report the number of connections and flows by listener.
@@ -158,7 +160,8 @@ fn run(seed: WorkerConfig, inbox: mpsc::Receiver<WorkerCommand>) {
     runtime.block_on(async move {
         worker.start();
         let slots = SlotMap::new();
-        WorkerLoop { worker, place, slots, prepared: None, retired: Vec::new() }.work(inbox).await;
+        let (paused, retired) = (Arc::default(), Vec::new());
+        WorkerLoop { worker, place, slots, paused, prepared: None, retired }.work(inbox).await;
     });
 }
 
@@ -177,6 +180,8 @@ struct WorkerLoop {
     /// Index among the workers, and thus of its sockets among those that share a port.
     place: ReuseportMember,
     slots: SlotMap,
+    /// Listeners that accept no connections, served now or not.
+    paused: Arc<BTreeSet<Name>>,
     /// What the next snapshot is to be served with, once every worker has prepared it.
     prepared: Option<Prepared>,
     /// UDP sockets that accept no new flows and still have some.
@@ -211,6 +216,11 @@ impl WorkerLoop {
                 WorkerCommand::Left { cluster, endpoints, policy, departure } => {
                     self.left(&cluster, endpoints, policy, departure)
                 }
+                WorkerCommand::Pause(paused, done) => {
+                    self.paused = paused;
+                    self.pause();
+                    let _ = done.send(());
+                }
                 WorkerCommand::EndAll(why) => {
                     self.worker.connections.list().iter().for_each(|conn| conn.kill(why));
                     self.udp_slots().for_each(|slot| slot.end_flows(why, |_| true));
@@ -232,14 +242,26 @@ impl WorkerLoop {
             ServeScope::Sockets(keys) => {
                 prepared.commit(|key| keys.contains(key), &mut self.slots, &self.worker);
                 self.prepared = Some(prepared);
+                self.pause();
                 return;
             }
             ServeScope::All { gone } => gone,
         };
         prepared.commit(|_| true, &mut self.slots, &self.worker);
+        // Before a new socket accepts for the first time.
+        self.pause();
         for key in &*gone {
             if let Some(slot) = self.slots.remove(key) {
                 self.retire(slot);
+            }
+        }
+    }
+
+    /// Has each listener accept or wait, as operators decided.
+    fn pause(&self) {
+        for slot in self.slots.values() {
+            if let AnySlot::Stream(slot) = slot {
+                slot.pause(self.paused.contains(slot.listener().name()));
             }
         }
     }

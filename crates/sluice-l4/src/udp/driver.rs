@@ -250,7 +250,7 @@ impl UdpSlot {
         let id = table.arrive(key, now)?;
         let flow = table.get(id).map(Rc::clone)?;
         drop(table);
-        if flow.claim.endpoint().is_usable() || !self.moves(&flow) {
+        if flow.claim.endpoint().may_continue() || !self.moves(&flow) {
             return Some((id, flow));
         }
         let facts = flow.info.facts.get().map(|facts| Facts::clone(facts));

@@ -21,6 +21,8 @@ pub struct BalancedEndpoint<'a> {
     pub traits: &'a EndpointTraits,
     /// Its state.
     pub standing: Standing,
+    /// Its weight: that of the cluster, or an operator's.
+    pub weight: u32,
     /// The part of its weight that it has, in thousandths.
     pub part: u32,
 }
@@ -34,6 +36,18 @@ pub enum Standing {
     Degraded,
     /// No: unhealthy, ejected, or held back after it recovered.
     Unusable,
+    /// No, by an operator's decision: it does not count, as if it had left.
+    Withdrawn,
+}
+
+impl Standing {
+    /// Whether an endpoint in this state takes traffic.
+    pub const fn serves(self) -> bool {
+        match self {
+            Self::Healthy | Self::Degraded => true,
+            Self::Unusable | Self::Withdrawn => false,
+        }
+    }
 }
 
 /// The endpoints that may be picked, and their shares of the traffic.
@@ -131,7 +145,7 @@ impl LoadBalancer {
         let censuses: Vec<Census> = levels
             .values()
             .map(|members| Census {
-                all: members.len(),
+                all: members.len() - count(members, Standing::Withdrawn),
                 healthy: count(members, Standing::Healthy),
                 degraded: count(members, Standing::Degraded),
             })
@@ -260,7 +274,7 @@ impl Tier {
 impl Accepts {
     fn takes(self, endpoint: &EndpointState) -> bool {
         match self {
-            Self::All => true,
+            Self::All => !endpoint.is_withdrawn(),
             Self::Healthy => endpoint.is_usable() && !endpoint.is_degraded(),
             Self::Degraded => endpoint.is_usable() && endpoint.is_degraded(),
         }
@@ -302,7 +316,7 @@ impl Tables<'_> {
             match accepts {
                 Accepts::Healthy => standing == Standing::Healthy,
                 Accepts::Degraded => standing == Standing::Degraded,
-                Accepts::All => true,
+                Accepts::All => standing != Standing::Withdrawn,
             }
         };
         level.iter().filter(offered).copied().collect()
@@ -328,8 +342,8 @@ impl Tables<'_> {
     }
 
     fn weighted(&self, index: u32) -> Weighted {
-        let BalancedEndpoint { traits, part, .. } = self.balanced[index as usize];
-        Weighted { index, weight: u64::from(traits.weight) * u64::from(part) }
+        let BalancedEndpoint { weight, part, .. } = self.balanced[index as usize];
+        Weighted { index, weight: u64::from(weight) * u64::from(part) }
     }
 
     /// `members` of a level by locality, each with its weight.
@@ -348,7 +362,8 @@ impl Tables<'_> {
         let factor = u64::from(self.plan.failover.overprovisioning.unwrap_or(OVERPROVISIONING));
         let mut all: BTreeMap<Option<&Arc<Locality>>, u64> = BTreeMap::new();
         for index in level {
-            *all.entry(self.locality(*index)).or_default() += 1;
+            let counts = self.balanced[*index as usize].standing != Standing::Withdrawn;
+            *all.entry(self.locality(*index)).or_default() += u64::from(counts);
         }
         let mut usable: BTreeMap<Option<&Arc<Locality>>, Vec<u32>> = BTreeMap::new();
         for index in members {
@@ -383,20 +398,19 @@ impl Tables<'_> {
     fn hash_weights(&self, level: &[u32]) -> Vec<Weighted> {
         /// The resolution of the part that an endpoint has in its locality.
         const SCALE: u64 = 1 << 16;
-        let traits = |index: u32| self.balanced[index as usize].traits;
+        let of = |index: u32| &self.balanced[index as usize];
         let mut totals: BTreeMap<Option<&Arc<Locality>>, u64> = BTreeMap::new();
-        let has_weight = level.iter().any(|index| traits(*index).locality_weight > 0);
+        let has_weight = level.iter().any(|index| of(*index).traits.locality_weight > 0);
         if self.plan.localities == LocalityPlan::Weighted && has_weight {
             for index in level {
-                *totals.entry(self.locality(*index)).or_default() +=
-                    u64::from(traits(*index).weight);
+                *totals.entry(self.locality(*index)).or_default() += u64::from(of(*index).weight);
             }
         }
         let weighted = level.iter().map(|index| {
-            let EndpointTraits { weight, locality_weight, .. } = *traits(*index);
-            let own = u64::from(weight);
+            let BalancedEndpoint { traits, weight, .. } = of(*index);
+            let own = u64::from(*weight);
             let weight = match totals.get(&self.locality(*index)) {
-                Some(total) => (own * SCALE / total).max(1) * u64::from(locality_weight),
+                Some(total) => (own * SCALE / total).max(1) * u64::from(traits.locality_weight),
                 None => own,
             };
             Weighted { index: *index, weight }

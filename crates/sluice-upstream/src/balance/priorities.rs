@@ -104,9 +104,10 @@ pub fn shares(levels: &[Census], plan: &FailoverPlan) -> Vec<Share> {
     );
     if plan.panic > 0 && enough < 100 {
         for (share, level) in shares.iter_mut().zip(levels) {
-            share.panics = level.lacks(plan.panic);
+            share.panics = level.all > 0 && level.lacks(plan.panic);
         }
-        if shares.iter().all(|share| share.panics) {
+        let calm = |(share, level): (&Share, &Census)| !share.panics && level.all > 0;
+        if !shares.iter().zip(levels).any(calm) {
             by_size(levels, &mut shares);
         }
     }
@@ -174,7 +175,9 @@ mod tests {
             ("10/0/0 30/0/0", "25+0! 75+0!"),
             ("3/0/0", "100+0!"),
             ("0/0/0 3/3/0", "0+0 100+0"),
-            ("0/0/0", "0+0!"),
+            // Without endpoints there is nothing to panic about: they have left, or an operator withholds them.
+            ("0/0/0", "0+0"),
+            ("0/0/0 10/2/0", "0+0 100+0!"),
             ("", ""),
             // Degraded endpoints take what the healthy ones of all priorities leave.
             ("100/50/20 100/0/100", "70+28 0+2"),

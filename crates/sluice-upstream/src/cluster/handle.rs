@@ -359,7 +359,8 @@ impl ClusterHandle {
         let Some(id) = id else { return Ok(None) };
         let usable = |index: u32| {
             let endpoint = &members.endpoints[index as usize];
-            let open = endpoint.is_usable()
+            // A drained endpoint keeps its sessions.
+            let open = endpoint.may_continue()
                 && !(openings.is_full)(endpoint)
                 && !(openings.is_tried)(index, endpoint);
             open.then_some(endpoint)

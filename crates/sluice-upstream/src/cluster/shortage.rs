@@ -51,8 +51,12 @@ impl Cluster {
         let count = |is: fn(&EndpointState) -> bool| {
             members.endpoints.iter().filter(|endpoint| is(endpoint)).count()
         };
+        let withdrawn = match count(EndpointState::is_withdrawn) {
+            0 => String::new(),
+            some => format!("; {some} drained or in maintenance"),
+        };
         format!(
-            "{} unhealthy and {} ejected of {} endpoints",
+            "{} unhealthy and {} ejected of {} endpoints{withdrawn}",
             count(|endpoint| !endpoint.is_healthy()),
             count(EndpointState::is_ejected),
             members.endpoints.len()

@@ -5,6 +5,7 @@
 //! one has a usable endpoint; what is remembered of an endpoint goes when it leaves.
 
 use std::collections::{BTreeMap, HashMap};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use tokio::time::Instant;
@@ -19,6 +20,8 @@ use crate::endpoint::{EndpointState, EndpointTraits};
 pub(super) struct Standings {
     /// Of each endpoint of the membership: its state, and the part of its weight that it has in slow start.
     current: Vec<(Standing, u32)>,
+    /// The weight of each: that of the cluster, or an operator's.
+    weights: Vec<u32>,
     /// When usable endpoints became so; `None` for those that were there from the start. Empty without slow start.
     usable_since: HashMap<Arc<str>, Option<Instant>>,
     /// Of each priority that has had a usable endpoint. Empty without a delay.
@@ -40,6 +43,8 @@ enum Service {
 pub(super) struct Followed {
     /// Whether any endpoint has another state or weight than before.
     pub(super) changed: bool,
+    /// Whether any has another weight, apart from slow start.
+    pub(super) reweighted: bool,
     /// When time alone will change one.
     pub(super) again_at: Option<Instant>,
 }
@@ -57,17 +62,21 @@ impl Standings {
             endpoints.iter().map(|endpoint| (standing_of(endpoint), WHOLE)).collect();
         let returns = self.hold_back(plan, traits, &mut next, now);
         let warmer = self.warm(plan, endpoints, &mut next, now);
-        let changed = next != self.current;
+        let weights: Vec<u32> = endpoints.iter().zip(traits).map(weight_of).collect();
+        let reweighted = weights != self.weights;
+        let changed = reweighted || next != self.current;
         self.current = next;
-        Followed { changed, again_at: returns.into_iter().chain(warmer).min() }
+        self.weights = weights;
+        Followed { changed, reweighted, again_at: returns.into_iter().chain(warmer).min() }
     }
 
     /// The endpoints as they were last seen.
     pub(super) fn balanced<'a>(&self, traits: &'a [EndpointTraits]) -> Vec<BalancedEndpoint<'a>> {
-        let all = traits.iter().zip(&self.current);
-        all.map(|(traits, (standing, part))| BalancedEndpoint {
+        let all = traits.iter().zip(&self.current).zip(&self.weights);
+        all.map(|((traits, (standing, part)), weight)| BalancedEndpoint {
             traits,
             standing: *standing,
+            weight: *weight,
             part: *part,
         })
         .collect()
@@ -89,7 +98,7 @@ impl Standings {
         }
         let mut usable: BTreeMap<u32, bool> = BTreeMap::new();
         for (traits, (standing, _)) in traits.iter().zip(&*next) {
-            *usable.entry(traits.priority).or_default() |= *standing != Standing::Unusable;
+            *usable.entry(traits.priority).or_default() |= standing.serves();
         }
         self.priorities.retain(|priority, _| usable.contains_key(priority));
         for (priority, usable) in &usable {
@@ -117,7 +126,7 @@ impl Standings {
             Some(Service::Serving | Service::Failed) | None => None,
         };
         for (traits, (standing, _)) in traits.iter().zip(next) {
-            if held(traits.priority).is_some() {
+            if standing.serves() && held(traits.priority).is_some() {
                 *standing = Standing::Unusable;
             }
         }
@@ -141,7 +150,7 @@ impl Standings {
         let old = std::mem::take(&mut self.usable_since);
         let mut any = false;
         for (endpoint, (standing, part)) in endpoints.iter().zip(next) {
-            if *standing == Standing::Unusable {
+            if !standing.serves() {
                 continue;
             }
             let since = old.get(&endpoint.name).copied().unwrap_or(since);
@@ -156,11 +165,18 @@ impl Standings {
 }
 
 fn standing_of(endpoint: &EndpointState) -> Standing {
+    if endpoint.is_withdrawn() {
+        return Standing::Withdrawn;
+    }
     match (endpoint.is_usable(), endpoint.is_degraded()) {
         (false, _) => Standing::Unusable,
         (true, false) => Standing::Healthy,
         (true, true) => Standing::Degraded,
     }
+}
+
+fn weight_of((endpoint, traits): (&Arc<EndpointState>, &EndpointTraits)) -> u32 {
+    endpoint.weight_override().map_or(traits.weight, NonZeroU32::get)
 }
 
 #[cfg(test)]
@@ -170,6 +186,7 @@ mod tests {
     use super::*;
     use crate::balance::{FailoverPlan, SlowStartPlan};
     use crate::endpoint::Target;
+    use crate::overrides::OverrideAction;
 
     fn endpoints(count: u16) -> Vec<Arc<EndpointState>> {
         let target = |port| Target::Ip(([127, 0, 0, 1], port).into());
@@ -190,6 +207,7 @@ mod tests {
             Standing::Healthy => 'H',
             Standing::Degraded => 'D',
             Standing::Unusable => 'U',
+            Standing::Withdrawn => 'W',
         };
         standings.current.iter().map(letter).collect()
     }
@@ -256,6 +274,36 @@ mod tests {
         assert_eq!(at(200, 3), (vec![1000; 3], false));
         assert_eq!(at(201, 2), (vec![1000; 2], false));
         assert_eq!(at(202, 3), (vec![1000, 1000, 100], true), "it left and came back");
+    }
+
+    #[test]
+    fn an_operator_withdraws_endpoints_and_sets_weights() {
+        let slow =
+            SlowStartPlan { window: Duration::from_secs(100), aggression: 100, weight_min: 10 };
+        let plan = BalancingPlan { slow_start: Some(slow), ..BalancingPlan::default() };
+        let all = endpoints(2);
+        let traits = vec![EndpointTraits { weight: 3, ..EndpointTraits::default() }; 2];
+        let (mut standings, start) = (Standings::default(), Instant::now());
+        let mut after = |seconds: u64, action: Option<OverrideAction>| {
+            all[1].set_override(action);
+            let now = start + Duration::from_secs(seconds);
+            let followed = standings.follow(&plan, &all, &traits, now);
+            let (part, weight) = (standings.current[1].1, standings.weights[1]);
+            (states(&standings), part, weight, followed.changed, followed.reweighted)
+        };
+        let weight = |weight| Some(OverrideAction::Weight(NonZeroU32::new(weight).unwrap()));
+        for (seconds, action, expected) in [
+            (0, None, ("HH", 1000, 3, true, true)),
+            (1, weight(9), ("HH", 1000, 9, true, true)),
+            (2, weight(9), ("HH", 1000, 9, false, false)),
+            (3, Some(OverrideAction::Drain), ("HW", 1000, 3, true, true)),
+            (4, Some(OverrideAction::Maintenance), ("HW", 1000, 3, false, false)),
+            // It starts slowly, as if it had been away.
+            (5, None, ("HH", 100, 3, true, false)),
+        ] {
+            let (states, part, weight, changed, reweighted) = after(seconds, action);
+            assert_eq!((&*states, part, weight, changed, reweighted), expected, "{seconds} s");
+        }
     }
 
     #[test]

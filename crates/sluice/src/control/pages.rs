@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use sluice_admin::{AdminSource, Page, Question, Selection};
+use sluice_admin::{AdminChange, AdminSource, Page, Question, Selection};
 use sluice_config::{explain, load_sources};
 use sluice_core::clock::rfc3339;
 use sluice_core::limits::Limit;
@@ -20,6 +20,7 @@ use sluice_upstream::name_state::NameState;
 use sluice_upstream::{Cluster, EndpointState, EndpointTraits};
 use tokio::time::Instant;
 
+use super::overrides::{self, EndpointDecision};
 use super::{Control, Stage, fetches, resources, routes, runtime};
 use crate::worker::WorkerCommand;
 
@@ -72,6 +73,7 @@ impl AdminSource for Pages {
                 Page::Routes => {
                     routes::list(&control.store.borrow(), &control.in_force.borrow().sources)
                 }
+                Page::Overrides => control.overrides(),
                 Page::Resources => resources::list(&control.store.borrow()),
                 Page::Fetches => fetches::list(&control.builder.around.fetches, &control.clock),
                 Page::Runtime => {
@@ -85,18 +87,23 @@ impl AdminSource for Pages {
         routes::answer(question, &self.0.store.borrow(), &self.0.builder.around.runtime)
     }
 
-    fn set_runtime(&self, key: &str, value: Option<String>) -> Result<(), String> {
-        let in_force = self.0.in_force.borrow();
-        if !in_force.process.admin.as_ref().is_some_and(|admin| admin.writable) {
-            return Err("set `admin: { writable: true }` to allow changes".into());
-        }
-        // An override of a value that is no longer read can still be removed.
-        if value.is_some() {
-            runtime::check_key(key, &self.0.store.borrow(), &in_force.process)?;
-        }
-        tracing::info!(key, value, "runtime value overridden");
-        self.0.builder.around.runtime.set_override(key, value);
-        Ok(())
+    fn change(&self, change: AdminChange) -> LocalFuture<Result<String, String>> {
+        let control = Rc::clone(&self.0);
+        Box::pin(async move {
+            let admin = control.in_force.borrow().process.admin.clone();
+            if !admin.is_some_and(|admin| admin.writable) {
+                return Err("set `admin: { writable: true }` to allow changes".into());
+            }
+            match change {
+                AdminChange::Runtime { key, value } => control.set_runtime(&key, value),
+                AdminChange::Listener { listener, action } => {
+                    control.operate_listener(&listener, &action).await
+                }
+                AdminChange::Endpoint { cluster, address, action, weight, lasts } => {
+                    control.decide(&EndpointDecision { cluster, address, action, weight, lasts })
+                }
+            }
+        })
     }
 }
 
@@ -132,6 +139,7 @@ fn of_priority((priority, share): &(u32, Share)) -> Value {
 
 fn of_cluster(cluster: &Cluster, wall: Duration, reserve_percent: u64) -> Value {
     let (plan, members) = (cluster.plan(), cluster.members());
+    let decided = cluster.overrides();
     let endpoint = |(endpoint, traits): (&Arc<EndpointState>, &EndpointTraits)| {
         let mut item = json!({
             "address": &*endpoint.name,
@@ -150,6 +158,9 @@ fn of_cluster(cluster: &Cluster, wall: Duration, reserve_percent: u64) -> Value 
             if let Some(trouble) = trouble {
                 item["trouble"][key] = of_trouble(&trouble, wall);
             }
+        }
+        if let Some(one) = decided.get(&endpoint.name) {
+            item["override"] = overrides::show(one, wall);
         }
         if let Some(host) = &endpoint.host {
             item["host"] = (&**host).into();
@@ -185,6 +196,17 @@ fn of_cluster(cluster: &Cluster, wall: Duration, reserve_percent: u64) -> Value 
 }
 
 impl Control {
+    fn set_runtime(&self, key: &str, value: Option<String>) -> Result<String, String> {
+        // An override of a value that is no longer read can still be removed.
+        if value.is_some() {
+            let in_force = self.in_force.borrow();
+            runtime::check_key(key, &self.store.borrow(), &in_force.process)?;
+        }
+        tracing::info!(key, value, "runtime value overridden");
+        self.builder.around.runtime.set_override(key, value);
+        Ok("ok".into())
+    }
+
     async fn listeners(&self) -> Vec<Value> {
         let open = self.count().await;
         let store = self.store.borrow();
@@ -195,7 +217,11 @@ impl Control {
         let item = |(name, addresses): (String, Vec<String>)| {
             let active = open.get(name.as_str()).copied().unwrap_or(0);
             let chains = store.listener(&name).map_or(0, Listener::chain_count);
-            json!({ "name": name, "addresses": addresses, "chains": chains, "connections_active": active })
+            let mut item = json!({ "name": name, "addresses": addresses, "chains": chains, "connections_active": active });
+            if let Some(pause) = self.show_pause(&name) {
+                item["override"] = pause;
+            }
+            item
         };
         by_name.into_iter().map(item).collect()
     }

@@ -238,3 +238,36 @@ fn one_update_among_many_clusters() {
         }
     });
 }
+
+#[test]
+fn decisions_of_operators_are_bounded_and_can_be_taken_back() {
+    let yaml = "listeners: [{ name: a, address: 127.0.0.1:0, relay: up }, { name: b, address: 127.0.0.1:0, relay: up }]\n\
+                clusters: { up: { endpoints: [\"127.0.0.1:1\", \"127.0.0.1:2\"] } }\n\
+                limits: { overrides: 1 }\n";
+    with_control(yaml, async |control| {
+        let decide = |cluster: &str, port: u16, action: &str| {
+            control.decide(&overrides::EndpointDecision {
+                cluster: cluster.into(),
+                address: format!("127.0.0.1:{port}"),
+                action: action.into(),
+                weight: None,
+                lasts: None,
+            })
+        };
+        let says = |result: Result<String, String>, text: &str| {
+            let said = result.unwrap_or_else(|problem| problem);
+            assert!(said.contains(text), "{said}");
+        };
+        says(decide("up", 1, "drain"), "drain");
+        says(decide("up", 2, "drain"), "as many as `limits.overrides` allows");
+        says(decide("up", 1, "maintenance"), "maintenance");
+        says(decide("up", 1, "ready"), "`maintenance` was removed");
+        says(decide("up", 1, "ready"), "it had no override");
+        says(decide("up", 2, "drain"), "drain");
+        says(decide("down", 2, "drain"), "known clusters: up");
+        says(control.operate_listener("a", "pause").await, "backlog");
+        says(control.operate_listener("b", "pause").await, "as many as `limits.overrides` allows");
+        says(control.operate_listener("a", "resume").await, "accepts connections again");
+        says(control.operate_listener("b", "stop").await, "pause or resume");
+    });
+}

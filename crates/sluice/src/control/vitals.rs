@@ -29,7 +29,7 @@ sluice_telemetry::metrics! {
     RELOAD_SUCCESSFUL = "sluice_config_last_reload_successful", Gauge, [], "Whether the last reload succeeded: 1, or 0 while an older configuration is in force.";
     RELOAD_TIME = "sluice_config_last_reload_success_timestamp_seconds", Gauge, [], "When a configuration was last applied, or found unchanged, in seconds since the Unix epoch.";
     CERTIFICATE = "sluice_tls_certificate_not_after_seconds", Gauge, ["certificate"], "When a certificate expires, in seconds since the Unix epoch.";
-    ENDPOINT_HEALTHY = "sluice_endpoint_healthy", Gauge, ["cluster", "endpoint"], "Whether an endpoint takes traffic: 0 while it fails its checks or is ejected. Endpoints beyond the limit `endpoint_series` are left out.";
+    ENDPOINT_HEALTHY = "sluice_endpoint_healthy", Gauge, ["cluster", "endpoint"], "Whether an endpoint can take traffic: 0 while it fails its checks or is ejected; an operator's `drain` and `maintenance` do not count. Endpoints beyond the limit `endpoint_series` are left out.";
     BREAKER_OPEN = "sluice_cluster_breaker_open", Gauge, ["cluster", "limit"], "Whether a limit of the cluster refuses the next: 1, or 0. A limit that was never set has no series.";
     BREAKER_LEFT = "sluice_cluster_breaker_left", Gauge, ["cluster", "limit"], "What a limit of the cluster leaves, over all workers.";
 }
@@ -132,7 +132,7 @@ impl Vitals {
                 let labels = [&*cluster.name, &*endpoint.name];
                 let new = || self.shard.gauge(&ENDPOINT_HEALTHY, &labels);
                 let gauge = before.remove(&endpoint.name).unwrap_or_else(new);
-                gauge.set(u64::from(endpoint.is_usable()));
+                gauge.set(u64::from(endpoint.is_sound()));
                 now.insert(Arc::clone(&endpoint.name), gauge);
             }
             known.insert(cluster.name.clone(), now);

@@ -3,6 +3,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::balance::{Balance, BalancePlan, FailoverPlan};
 use crate::endpoint::{EjectionKind, Target};
+use crate::overrides::OverrideAction;
 
 /// An endpoint, for a table: priority, zone and its weight, state.
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +32,8 @@ impl World {
             endpoint.set_degraded(given.state == Standing::Degraded);
             let usable = given.state != Standing::Unusable;
             endpoint.set_health(if usable { Ok(()) } else { Err("refused") });
+            let withdrawn = given.state == Standing::Withdrawn;
+            endpoint.set_override(withdrawn.then_some(OverrideAction::Drain));
         }
         let traits = given.iter().map(|given| {
             let zone = format!("z{}", given.zone).into();
@@ -52,11 +55,12 @@ impl World {
             .zip(&self.endpoints)
             .map(|(traits, endpoint)| {
                 let standing = match (endpoint.is_usable(), endpoint.is_degraded()) {
+                    (false, _) if endpoint.is_withdrawn() => Standing::Withdrawn,
                     (false, _) => Standing::Unusable,
                     (true, true) => Standing::Degraded,
                     (true, false) => Standing::Healthy,
                 };
-                BalancedEndpoint { traits, standing, part: 1000 }
+                BalancedEndpoint { traits, standing, weight: traits.weight, part: 1000 }
             })
             .collect();
         LoadBalancer::build(&self.plan, &self.endpoints, &balanced, old)
@@ -117,6 +121,7 @@ fn given(text: &str) -> Vec<Given> {
         let state = match letters.next() {
             None => Standing::Healthy,
             Some('d') => Standing::Degraded,
+            Some('w') => Standing::Withdrawn,
             Some(_) => Standing::Unusable,
         };
         Given { priority, zone, state }
@@ -141,6 +146,12 @@ fn traffic_is_split_as_the_shares_say() {
         (RoundRobin, "00 00d 00d 00d", &[350, 217, 217, 217]),
         (RoundRobin, "00d 10", &[0, 1000]),
         (Maglev, "00 00d 00u 00u", &[500, 500, 0, 0]),
+        // What an operator withholds does not count: no spill, and no use in panic.
+        (RoundRobin, "00 00w 10", &[1000, 0, 0]),
+        (Maglev, "00 00w 10", &[1000, 0, 0]),
+        (RoundRobin, "00w 10", &[0, 1000]),
+        (RoundRobin, "00 00u 00u 00w", &[333, 333, 333, 0]),
+        (Maglev, "00w 00u 10u", &[0, 500, 500]),
     ] {
         let mut world = World::new(plan(balance), &given(text), &[]);
         let selection = world.build(None);
@@ -214,6 +225,19 @@ fn a_state_that_changed_since_is_seen() {
         assert_eq!(next.hash_tables.len(), usize::from(balance == Balance::RingHash));
         let same = next.hash_tables.iter().zip(&selection.hash_tables);
         assert!(same.into_iter().all(|(new, old)| Arc::ptr_eq(new.1, old.1)));
+    }
+}
+
+#[test]
+fn what_an_operator_withholds_since_is_not_used_in_panic_either() {
+    for action in [OverrideAction::Drain, OverrideAction::Maintenance] {
+        let mut world = World::new(plan(Balance::RoundRobin), &given("00 00u 00u"), &[]);
+        let selection = world.build(None);
+        assert!(selection.panics());
+        world.endpoints[1].set_override(Some(action));
+        for _ in 0..100 {
+            assert_ne!(world.pick(&selection, None, &|_| false, &|_| false), Ok(1), "{action}");
+        }
     }
 }
 
