@@ -297,6 +297,70 @@ fn a_client_stays_with_its_cluster() {
 }
 
 #[test]
+fn another_cluster_serves_while_no_endpoint_is_usable() {
+    let first = SocketAddr::from(([127, 0, 0, 1], tools::free_port()));
+    let primary = named("primary", first);
+    let other = named("other", free());
+    let udp = UdpServer::start(|_| vec!["other".into()]);
+    let folder = tempfile::tempdir().unwrap();
+    let empty = folder.path().join("empty.json");
+    std::fs::write(&empty, "[]").unwrap();
+    let sluice = Sluice::new().workers(1).expect_warning("endpoint is unhealthy").start(&format!(
+        "listeners:\n\
+         \x20 - {{ name: tcp, address: 127.0.0.1:0, relay: main }}\n\
+         \x20 - {{ name: web, address: 127.0.0.1:0, http: main }}\n\
+         \x20 - {{ name: udp, address: \"udp://127.0.0.1:0\", relay: {{ cluster: none, responses: 1 }} }}\n\
+         routes: {{ main: [{{ hosts: \"*\", rules: [{{ cluster: main }}] }}] }}\n\
+         clusters:\n\
+         \x20 main:\n    endpoints: \"{first}\"\n    fallback: empty\n    outlier: none\n\
+         \x20   health: {{ tcp: true, interval: 50ms, timeout: 50ms, unhealthy_after: 1, healthy_after: 1 }}\n\
+         \x20 empty: {{ endpoints_file: \"{}\", fallback: other }}\n\
+         \x20 other: {{ endpoints: \"{}\", limits: {{ connections: 1 }} }}\n\
+         \x20 none: {{ endpoints_file: \"{}\", fallback: udp }}\n\
+         \x20 udp: \"{}\"\n",
+        empty.display(),
+        other.addr(),
+        empty.display(),
+        udp.addr()
+    ));
+    assert_eq!((who(&sluice, "tcp"), who(&sluice, "web")), ("primary".into(), "primary".into()));
+    assert_eq!(who_by_datagram(&sluice), "other");
+    assert_eq!(sluice.metric("sluice_cluster_fallbacks_total", "\"main\""), 0);
+    drop(primary);
+    wait::until("the endpoint to be unhealthy", || {
+        (sluice.metric("sluice_cluster_endpoints", "\"unhealthy\"") == 1).then_some(())
+    });
+    assert_eq!((who(&sluice, "tcp"), who(&sluice, "web")), ("other".into(), "other".into()));
+    for cluster in ["\"main\"", "\"empty\""] {
+        assert_eq!(sluice.metric("sluice_cluster_fallbacks_total", cluster), 2);
+    }
+    for kind in ["connection", "request"] {
+        sluice.record("what was served by the other cluster", |record| {
+            record["kind"] == kind && record["upstream_cluster"] == "other"
+        });
+    }
+    // Its own limits apply, and a limit leads nowhere else.
+    wait::until("the connections to be closed", || {
+        (sluice.metric("sluice_cluster_connections_active", "\"other\"") == 0).then_some(())
+    });
+    let _held = Client::connect(sluice.addr("tcp"));
+    wait::until("the limit to be reached", || {
+        (sluice.metric("sluice_cluster_breaker_open", "\"other\",limit=\"connections\"") == 1)
+            .then_some(())
+    });
+    let _ = sluice_testkit::peers::read_to_end(
+        &mut std::net::TcpStream::connect(sluice.addr("tcp")).unwrap(),
+    );
+    let record = sluice.record_of("upstream.limit");
+    assert_eq!(record["upstream_cluster"], "other");
+    let _again = named("primary", first);
+    wait::until("the endpoint to be healthy", || {
+        (sluice.metric("sluice_cluster_endpoints", "\"unhealthy\"") == 0).then_some(())
+    });
+    assert_eq!((who(&sluice, "tcp"), who(&sluice, "web")), ("primary".into(), "primary".into()));
+}
+
+#[test]
 fn further_endpoints_are_tried_after_a_wait() {
     let server = named("one", free());
     let dead = SocketAddr::from(([127, 0, 0, 1], tools::free_port()));

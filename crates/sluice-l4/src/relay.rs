@@ -123,8 +123,8 @@ impl Relay {
         let RelayOptions { hash, sticky, .. } = &self.options;
         let affinity = affinity_of(*hash, *sticky, conn.info.source());
         let handle = self.handles.choose(&conn.worker, split_key(affinity));
-        let preface = preface(handle, &conn.info);
-        match connect(handle, &conn, affinity, &preface).await {
+        let preface = |handle: &ClusterHandle| preface(handle, &conn.info);
+        match connect(handle, &conn, affinity, preface).await {
             Ok(Connected { stream: upstream, claim, hop }) => {
                 Ok((Box::new(Pump::new(stream, upstream)), claim, hop))
             }

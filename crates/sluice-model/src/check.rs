@@ -7,6 +7,7 @@ use std::collections::{HashMap, HashSet};
 use sluice_core::limits::Limit;
 use sluice_core::settings::Members;
 use sluice_core::{Diags, ListenAddress, Name, Path, Span, Spanned};
+use sluice_upstream::cluster::FALLBACKS_MAX;
 
 use crate::model::Kind;
 use crate::sections::{Admin, Chain, Config, Http, Listener, ProxyAcceptance, Relay};
@@ -181,7 +182,8 @@ pub fn unused<'a>(
         diags.warning("unused-secret", secret.span, at.key(name), message);
     }
     let relayed = config.listeners.iter().flat_map(|listener| relays_of(listener));
-    let relayed = relayed.flat_map(|relay| relay.clusters().map(|cluster| &cluster.value));
+    let relayed = relayed.flat_map(Relay::clusters).flat_map(|name| served_by(config, name));
+    let relayed = relayed.map(|cluster| &cluster.value);
     let routed = clusters_of_routes(config).map(|name| &name.value);
     let used: HashSet<&Name> = relayed.chain(routed).chain(asked).collect();
     let rules = || config.routes.iter().flat_map(|(_, hosts)| hosts.iter());
@@ -223,7 +225,16 @@ pub(crate) fn relays_of(listener: &Listener) -> impl Iterator<Item = &Relay> {
 /// The clusters that rules route to.
 pub fn clusters_of_routes(config: &Config) -> impl Iterator<Item = &Spanned<Name>> {
     let hosts = config.routes.iter().flat_map(|(_, hosts)| hosts.iter());
-    routes::led_to(hosts).map(|(name, _)| name)
+    routes::led_to(hosts).flat_map(|(name, _)| served_by(config, name))
+}
+
+/// A cluster, and those that serve in its place.
+pub(crate) fn served_by<'c>(
+    config: &'c Config,
+    name: &'c Spanned<Name>,
+) -> impl Iterator<Item = &'c Spanned<Name>> {
+    let next = |name: &&Spanned<Name>| config.clusters.get(&name.value)?.fallback.as_ref();
+    std::iter::successors(Some(name), next).take(1 + FALLBACKS_MAX)
 }
 
 /// The HTTP sections of a listener, on all its chains.

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use sluice_core::Name;
+use sluice_upstream::cluster::FALLBACKS_MAX;
 
 use crate::model::listener::{Service, Traffic};
 use crate::model::routes::Action;
@@ -35,7 +36,9 @@ pub fn clusters_of(store: &Store, name: &Name, listener: &Listener) -> BTreeSet<
             }
         }
     }
-    found
+    let next = |name: &Name| store.cluster(name)?.settings.fallback.clone();
+    let of_found = |name| std::iter::successors(Some(name), next).take(1 + FALLBACKS_MAX);
+    found.into_iter().flat_map(of_found).collect()
 }
 
 #[cfg(test)]

@@ -481,6 +481,9 @@ section! {
         /// In place of `endpoints`: a file that contains them as a list, in YAML or JSON. New content takes effect when
         /// it is complete and correct; until then the last good content stays.
         pub endpoints_file: Option<Spanned<PathBuf>>,
+        /// The cluster that serves while this one has no usable endpoint, with its own limits, protocol and TLS. A limit that
+        /// is reached does not lead there, nor do requests of filters. At most 4 clusters one after the other.
+        pub fallback: Option<Spanned<Name>>,
         /// The load balancing algorithm: a word, or a map of it with its settings.
         pub balance: Balancer = "round_robin",
         /// Failover between the priorities of endpoints, and panic mode.

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use sluice_core::Name;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -21,6 +21,7 @@ use crate::plan::{ClusterPlan, ClusterSettings};
 
 mod affinity;
 mod breakers;
+mod fallback;
 mod handle;
 mod reserve;
 mod shortage;
@@ -30,6 +31,7 @@ mod standings;
 pub use affinity::{Affinity, ClientSession, PreferredEndpoint, SESSION_MAX};
 use breakers::WorkerCounts;
 pub use breakers::{Breaker, BreakerLimit, WorkerShare};
+pub use fallback::FALLBACKS_MAX;
 pub use handle::{Claim, ClusterHandle, RequestClaim, Tried};
 pub use reserve::TrafficClass;
 use source_table::SourceTable;
@@ -44,6 +46,8 @@ pub struct Cluster {
     /// Whether a plan is in force; a cluster may be referred to before it is configured, and after it was removed.
     configured: AtomicBool,
     members: ArcSwap<Membership>,
+    /// What serves in its place while no endpoint is usable.
+    fallback: ArcSwapOption<Self>,
     /// For the control thread.
     standings: Mutex<Standings>,
     /// What operators decided; written by the control thread.
@@ -135,6 +139,7 @@ impl Cluster {
             plan: ArcSwap::new(plan),
             configured: AtomicBool::new(true),
             members: ArcSwap::new(members),
+            fallback: ArcSwapOption::empty(),
             standings: Mutex::default(),
             overrides: ArcSwap::default(),
             active: AtomicU64::new(0),
@@ -169,6 +174,7 @@ impl Cluster {
     /// Takes the plan out of force, for a cluster that was removed. Returns the endpoints, which have left with it.
     pub(crate) fn vacate(&self) -> Vec<Arc<EndpointState>> {
         self.configured.store(false, Relaxed);
+        self.set_fallback(None);
         self.publish(&[])
     }
 

@@ -57,7 +57,7 @@ pub struct Preface {
     pub starttls: Option<(&'static [u8], u8)>,
 }
 
-/// Connects to an endpoint of the cluster.
+/// Connects to an endpoint of the cluster, or of one that serves in its place; `preface` is what that one is sent first.
 ///
 /// # Errors
 /// The reason of the last attempt, or why none could be made.
@@ -65,9 +65,11 @@ pub async fn connect(
     handle: &Rc<ClusterHandle>,
     conn: &Conn,
     affinity: Affinity,
-    preface: &Preface,
+    preface: impl Fn(&ClusterHandle) -> Preface,
 ) -> Result<Connected, Reason> {
-    let plan = handle.cluster.plan();
+    let (handle, first) = handle.pick_or_fall_back(&conn.worker, affinity);
+    let mut first = Some(first);
+    let (plan, preface) = (handle.cluster.plan(), preface(&handle));
     let _ = conn.info.reach().cluster.set(Arc::clone(&handle.cluster.name));
     let mut tried: SmallVec<[Arc<str>; 2]> = SmallVec::new();
     let mut last = None;
@@ -78,7 +80,8 @@ pub async fn connect(
         {
             back_off(conn, backoff.bound(tried.len())).await;
         }
-        let claim = match handle.pick(&conn.worker, affinity, &tried) {
+        let picked = first.take().unwrap_or_else(|| handle.pick(&conn.worker, affinity, &tried));
+        let claim = match picked {
             Ok(claim) => claim,
             // The failure of an attempt is more informative than that no endpoint is left.
             Err(why) => {
@@ -95,7 +98,7 @@ pub async fn connect(
         let by = started.after(plan.connect_timeout);
         let continued = endpoint.may_continue();
         let opened = |target: SocketAddr, socket: &OwnedFd| enter_hop(conn, target, socket);
-        let reaching = reach_with(&plan, &endpoint, &conn.worker, preface, opened);
+        let reaching = reach_with(&plan, &endpoint, &conn.worker, &preface, opened);
         let outcome = match conn.until(by, reaching).await {
             // It is not among the connections that were closed when the endpoint became unhealthy.
             Ok(Ok(_)) if continued && plan.closes_on(&endpoint) => {

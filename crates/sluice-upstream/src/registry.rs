@@ -113,7 +113,7 @@ impl Clusters {
             let own = endpoints.remove(&plan.name);
             match self.live.get_mut(&plan.name) {
                 Some(live) => {
-                    live.cluster.set_plan(plan);
+                    put(&self.directory, &live.cluster, plan);
                     live.cluster.renew();
                     if let Some(own) = own {
                         *live.endpoints.borrow_mut() = own;
@@ -123,7 +123,7 @@ impl Clusters {
                 None => {
                     let cluster = self.directory.reference(&plan.name);
                     let name = Arc::clone(&plan.name);
-                    cluster.set_plan(plan);
+                    put(&self.directory, &cluster, plan);
                     cluster.set_overrides(self.overrides.of(&name));
                     let mut live = RunningCluster::new(cluster, &self.context);
                     *live.endpoints.borrow_mut() = own.unwrap_or_else(|| Arc::new([]));
@@ -134,7 +134,7 @@ impl Clusters {
         }
         for plan in refreshed {
             if let Some(live) = self.live.get_mut(&plan.name) {
-                live.cluster.set_plan(plan);
+                put(&self.directory, &live.cluster, plan);
                 // Checks go on with the new content of its files.
                 live.watch(&self.context);
             }
@@ -285,6 +285,12 @@ impl RunningCluster {
             self.names.insert(name, tokio::task::spawn_local(task));
         }
     }
+}
+
+/// Puts a plan in force, with the cluster that it falls back to.
+fn put(directory: &ClusterDirectory, cluster: &Cluster, plan: Arc<ClusterPlan>) {
+    cluster.set_fallback(plan.fallback.as_ref().map(|name| directory.reference(name)));
+    cluster.set_plan(plan);
 }
 
 /// What a membership is made of.

@@ -269,7 +269,7 @@ impl UdpSlot {
         !self.draining.get()
             && cluster.peek_plan().on_endpoint_unhealthy == OnUnhealthy::Move
             && flow.state.may_move(self.worker.now())
-            && cluster.has_usable()
+            && cluster.can_serve()
     }
 
     /// Handles a datagram that belongs to no flow; a flow may begin with it.

@@ -149,11 +149,17 @@ impl UdpListener {
         let _ = info.chain.set(Arc::clone(&plan.name));
         let affinity = affinity_of(plan.hash, plan.sticky, info.source());
         let handle = cluster_of(worker, chain, affinity, came_from);
-        let _ = info.reach().cluster.set(Arc::clone(&handle.cluster.name));
-        admit(check.of(&chain.filters), info)?;
+        let named = |handle: &ClusterHandle| {
+            let _ = info.reach().cluster.set(Arc::clone(&handle.cluster.name));
+        };
+        admit(check.of(&chain.filters), info).inspect_err(|_| named(&handle))?;
         // Healthy or not: no other endpoint has the keys of the connection.
         let member = came_from.owner().and_then(|owner| handle.claim_member(&owner.endpoint));
-        let picked = member.map_or_else(|| handle.pick(worker, affinity, &[]), Ok);
+        let (handle, picked) = match member {
+            Some(claim) => (handle, Ok(claim)),
+            None => handle.pick_or_fall_back(worker, affinity),
+        };
+        named(&handle);
         let claim = picked.inspect_err(|_| {
             check.of(&chain.filters).iter().for_each(|filter| filter.ended(info));
         })?;
@@ -246,19 +252,24 @@ impl<'a> FlowOrigin<'a> {
 }
 
 /// The cluster of a flow.
-fn cluster_of<'c>(
+fn cluster_of(
     worker: &WorkerCx,
-    chain: &'c FlowChain,
+    chain: &FlowChain,
     affinity: Affinity,
     came_from: FlowOrigin<'_>,
-) -> &'c Rc<ClusterHandle> {
-    let before = |is: &dyn Fn(&ClusterHandle) -> bool| chain.handles.iter().find(|of| is(of));
+) -> Rc<ClusterHandle> {
+    let mut handles = chain.handles.iter();
     let before = match came_from {
         FlowOrigin::New => None,
-        FlowOrigin::Moved(owner) => before(&|of| of.has_member(&owner.endpoint)),
-        FlowOrigin::Replaced(cluster) => before(&|of| of.cluster.name == *cluster),
+        FlowOrigin::Moved(owner) => {
+            handles.find_map(|handle| handle.with_member(worker, &owner.endpoint))
+        }
+        FlowOrigin::Replaced(cluster) => {
+            handles.find(|handle| handle.cluster.name == *cluster).cloned()
+        }
     };
-    before.unwrap_or_else(|| chain.handles.choose(worker, split_key(affinity)))
+    let chosen = || Rc::clone(chain.handles.choose(worker, split_key(affinity)));
+    before.unwrap_or_else(chosen)
 }
 
 /// Opens a socket to `target`, and records the hop if it leads to a listener of ours.

@@ -16,7 +16,7 @@ use sluice_core::Reason;
 use sluice_core::connection::Attempt;
 use sluice_core::reason::Side;
 use sluice_upstream::EndpointState;
-use sluice_upstream::cluster::{RequestClaim, TrafficClass};
+use sluice_upstream::cluster::{FALLBACKS_MAX, RequestClaim, TrafficClass};
 use sluice_upstream::reasons as upstream_reasons;
 
 use super::attempt_error::AttemptError;
@@ -38,6 +38,10 @@ use crate::routes::{RetryRule, RuleOptions};
 /// What the attempts of a request share.
 struct Forwarding {
     pool: Rc<ClusterPool>,
+    /// Counts the request in its pool.
+    in_flight: InFlightGuard,
+    /// Clusters that may still serve in place of the last.
+    fallbacks_left: usize,
     options: Arc<RuleOptions>,
     hash: Option<u64>,
     attempts: Attempts,
@@ -72,7 +76,8 @@ impl RequestTask {
             self.begin_mirrors(&target);
         }
         drop(target);
-        let _in_flight = pool.enter_request();
+        let in_flight = pool.enter_request();
+        let fallbacks_left = FALLBACKS_MAX;
         if let Some(timeout) = self.grpc_deadline(&options.timeouts) {
             self.deadlines.shorten(timeout, self.began);
         }
@@ -83,6 +88,8 @@ impl RequestTask {
         let attempts = Attempts::default();
         let mut forwarding = Forwarding {
             pool,
+            in_flight,
+            fallbacks_left,
             options,
             hash,
             attempts,
@@ -129,8 +136,8 @@ impl RequestTask {
         forwarding: &mut Forwarding,
     ) -> Result<(), AttemptError> {
         let worker = Rc::clone(self.worker());
+        let (endpoint, _claim) = self.pick_or_fall_back(forwarding)?;
         let pool = Rc::clone(&forwarding.pool);
-        let (endpoint, _claim) = self.pick(forwarding)?;
         self.deadlines.start(Deadline::Attempt, worker.now());
         if forwarding.options.attempt_in_request {
             self.number_attempt();
@@ -206,6 +213,29 @@ impl RequestTask {
             let left = HttpError::new(ErrorKind::Reset, departure.text());
             Err(Stop::Cut(departure.reason(), left))
         })?)
+    }
+
+    /// Picks the endpoint of the next attempt; of the clusters that serve in place of this one if it has none that is
+    /// usable.
+    fn pick_or_fall_back(
+        &mut self,
+        forwarding: &mut Forwarding,
+    ) -> Result<(Arc<EndpointState>, RequestClaim), FailedAttempt> {
+        loop {
+            let failed = match self.pick(forwarding) {
+                Err(failed) if forwarding.fallbacks_left > 0 => failed,
+                picked => return picked,
+            };
+            let handle = &forwarding.pool.handle;
+            let Some(next) = handle.cluster.fallback_for(failed.why) else { return Err(failed) };
+            let worker = Rc::clone(self.worker());
+            handle.count_fallback(&worker);
+            let pool = self.manager.shared.pools.to(&next, &worker);
+            self.summary.cluster = Some(next.name.clone());
+            forwarding.in_flight = pool.enter_request();
+            forwarding.pool = pool;
+            forwarding.fallbacks_left -= 1;
+        }
     }
 
     /// Picks the endpoint of the next attempt, preferably one that has not failed this request.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use sluice_core::settings::Short;
 use sluice_core::{Diags, Endpoint, Name, Path, Setting as _, Spanned};
+use sluice_upstream::cluster::FALLBACKS_MAX;
 
 use crate::sections::{
     Cluster, ClusterProtocol, Config, Dns, EndpointEntry, Health, NameMode, OnEndpointRemoved,
@@ -25,16 +26,21 @@ pub fn clusters(config: &Config, diags: &mut Diags) {
         .listeners
         .iter()
         .flat_map(|listener| super::relays_of(listener))
-        .flat_map(|relay| relay.clusters().map(|cluster| &cluster.value))
+        .flat_map(Relay::clusters)
+        .flat_map(|name| super::served_by(config, name))
+        .map(|cluster| &cluster.value)
         .collect();
     let streams = config.listeners.iter().filter(|listener| !listener.is_udp());
     let streamed: HashSet<&Name> = streams
         .flat_map(|listener| super::relays_of(listener))
-        .flat_map(|relay| relay.clusters().map(|cluster| &cluster.value))
+        .flat_map(Relay::clusters)
+        .flat_map(|name| super::served_by(config, name))
+        .map(|cluster| &cluster.value)
         .collect();
     for (name, cluster) in config.clusters.iter() {
         let at = at.key(name);
         endpoints(cluster, &at, diags);
+        fallback(config, name, cluster, &at, diags);
         backoff(cluster, streamed.contains(name), &at, diags);
         balancing(cluster, &at, diags);
         names(cluster, &at, diags);
@@ -66,6 +72,29 @@ pub fn clusters(config: &Config, diags: &mut Diags) {
                 .other(rule.span, "this rule lets requests select a cluster")
                 .help("endpoints find the client's address in x-forwarded-for");
         }
+    }
+}
+
+/// Checks that clusters do not serve in place of themselves, and that there are not too many in a line.
+fn fallback(
+    config: &Config,
+    name: &Name,
+    cluster: &Spanned<Short<Cluster>>,
+    at: &Path<'_>,
+    diags: &mut Diags,
+) {
+    let Some(first) = &cluster.fallback else { return };
+    let line: Vec<&Spanned<Name>> = super::served_by(config, first).collect();
+    if line.iter().any(|next| next.value == *name) {
+        let message = format!("the cluster `{name}` would serve in place of itself");
+        diags
+            .error("fallback-loop", first.span, at.key("fallback"), message)
+            .help("remove the `fallback` of one of these clusters");
+    } else if line.len() > FALLBACKS_MAX {
+        let message = format!("more than {FALLBACKS_MAX} clusters follow `{name}`");
+        diags
+            .error("bad-value", first.span, at.key("fallback"), message)
+            .help("remove a `fallback`, or list more endpoints in fewer clusters");
     }
 }
 

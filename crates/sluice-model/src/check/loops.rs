@@ -76,10 +76,12 @@ fn ways<'c>(
     let datagrams = listener.is_udp();
     let relayed = super::relays_of(listener)
         .flat_map(|relay| relay.clusters())
+        .flat_map(|name| super::served_by(config, name))
         .map(move |cluster| (cluster, LoopPath { datagrams, http: false, same: true }));
     let tables = super::https_of(listener).filter_map(|http| config.routes.get(&http.routes.value));
-    let routed = led_to(tables.flat_map(|hosts| hosts.iter())).map(|(name, rule)| {
-        (name, LoopPath { datagrams: false, http: true, same: keeps_requests(rule) })
+    let routed = led_to(tables.flat_map(|hosts| hosts.iter())).flat_map(|(name, rule)| {
+        let way = LoopPath { datagrams: false, http: true, same: keeps_requests(rule) };
+        super::served_by(config, name).map(move |name| (name, way))
     });
     relayed.chain(routed)
 }

@@ -7,8 +7,8 @@ use sluice_core::Path;
 use sluice_upstream::Locality;
 use sluice_upstream::plan::{ClusterSettings, EndpointPlan};
 
-use super::References;
 use super::tls::ClientTls;
+use super::{Kind, References};
 
 /// A cluster. Its endpoints are a resource of their own, of the same name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +36,9 @@ pub struct EndpointFile {
 
 impl Cluster {
     pub(crate) fn references(&self, found: &mut References) {
+        if let Some(fallback) = &self.settings.fallback {
+            found.add(Kind::Cluster, fallback, "fallback");
+        }
         let tls = Path::ROOT.key("tls");
         let certificate = self.tls.as_ref().and_then(|tls| tls.certificate.as_ref());
         certificate.iter().for_each(|of| of.reference(&tls.key("certificate"), found));

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use sluice_core::{Diags, ListenAddress, Name, Path};
+use sluice_upstream::cluster::FALLBACKS_MAX;
 
 use super::{Held, Store};
 use crate::model::listener::Traffic;
@@ -32,25 +33,52 @@ impl Others<'_> {
         let list = Path::ROOT.key("chains");
         let Traffic::Datagrams(chains) = &listener.traffic else { return };
         for (place, chain) in chains.iter().enumerate() {
-            let secured = |name: &Name| self.cluster(name).is_some_and(|of| of.tls.is_some());
-            for (name, _) in chain.to.clusters().filter(|(name, _)| secured(name)) {
+            for (name, _) in chain.to.clusters() {
+                let Some((secured, _)) = self.served_by(name).find(|(_, of)| of.tls.is_some())
+                else {
+                    continue;
+                };
                 let at = list.index(place);
                 let (at, _) = chain.to.place(name, &at.key("relay"));
-                found.error("wrong-kind", None, at, unencrypted(name));
+                found.error("wrong-kind", None, at, unencrypted(secured));
             }
         }
     }
 
     pub(super) fn of_cluster(&self, name: &Name, cluster: &Cluster, found: &mut Diags) {
-        let takes = |listener: &Listener| match &listener.traffic {
-            Traffic::Datagrams(chains) => {
-                chains.iter().any(|chain| chain.to.clusters().any(|(to, _)| to == name))
-            }
-            Traffic::Streams(_) => false,
-        };
-        if cluster.tls.is_some() && self.listeners().any(|(_, listener)| takes(listener)) {
-            found.error("wrong-kind", None, "tls", unencrypted(name));
+        let fallback = cluster.settings.fallback.as_ref();
+        let behind = || fallback.into_iter().flat_map(|next| self.served_by(next));
+        if fallback == Some(name) || behind().any(|(by, _)| by == name) {
+            let message = format!("the cluster `{name}` would serve in place of itself");
+            found.error("fallback-loop", None, "fallback", message);
+            return;
         }
+        let secured = match &cluster.tls {
+            Some(_) => Some(("tls", name)),
+            None => behind().find(|(_, of)| of.tls.is_some()).map(|(by, _)| ("fallback", by)),
+        };
+        if let Some((at, secured)) = secured
+            && self.listeners().any(|(_, listener)| self.gets_datagrams(listener, name))
+        {
+            found.error("wrong-kind", None, at, unencrypted(secured));
+        }
+    }
+
+    /// Whether datagrams of `listener` may get to the cluster `name`.
+    fn gets_datagrams(&self, listener: &Listener, name: &Name) -> bool {
+        let Traffic::Datagrams(chains) = &listener.traffic else { return false };
+        let next = |of: &Cluster| of.settings.fallback.as_ref() == Some(name);
+        chains
+            .iter()
+            .flat_map(|chain| chain.to.clusters())
+            .any(|(to, _)| to == name || self.served_by(to).any(|(by, of)| by == name || next(of)))
+    }
+
+    /// A cluster, and those that serve in its place.
+    fn served_by<'s>(&'s self, name: &'s Name) -> impl Iterator<Item = (&'s Name, &'s Cluster)> {
+        let of = |name: &'s Name| Some((name, self.cluster(name)?));
+        let next = move |(_, cluster): &(_, &'s Cluster)| of(cluster.settings.fallback.as_ref()?);
+        std::iter::successors(of(name), next).take(1 + FALLBACKS_MAX)
     }
 
     fn listeners(&self) -> impl Iterator<Item = (&Name, &Listener)> {

@@ -295,6 +295,59 @@ fn datagrams_never_go_to_a_cluster_with_tls() {
 }
 
 #[test]
+fn clusters_in_place_of_others_form_no_circle_and_get_no_unencrypted_datagrams() {
+    let fallback_to = |name: &str| {
+        let bare = ClusterSettings::clone(&ClusterSettings::bare());
+        let settings = ClusterSettings { fallback: Some(name.into()), ..bare };
+        let cluster = Cluster { settings: Arc::new(settings), tls: None, endpoint_file: None };
+        Resource::Cluster(Arc::new(cluster))
+    };
+    let encrypted = || {
+        let tls = crate::model::tls::ClientTls {
+            verify: sluice_tls::Verify::Unverified,
+            sni: None,
+            certificate: None,
+            alpn: Vec::new(),
+            min_version: sluice_tls::TlsVersion::V1_2,
+        };
+        let settings = ClusterSettings::bare();
+        Resource::Cluster(Arc::new(Cluster {
+            settings,
+            tls: Some(Arc::new(tls)),
+            endpoint_file: None,
+        }))
+    };
+    let mut bench = Bench::new();
+    bench.apply(vec![
+        set("x", fallback_to("y")),
+        set("x", endpoints(1)),
+        set("y", cluster()),
+        set("y", endpoints(2)),
+        set("z", encrypted()),
+        set("z", endpoints(3)),
+        set("u", flow_listener(1, "x")),
+    ]);
+    let says = |name: &str| {
+        format!("the cluster `{name}` has TLS, but datagrams would be sent unencrypted")
+    };
+    for (name, resource, expected) in [
+        ("y", fallback_to("y"), "fallback: the cluster `y` would serve in place of itself".into()),
+        ("y", fallback_to("x"), "fallback: the cluster `y` would serve in place of itself".into()),
+        ("y", encrypted(), format!("tls: {}", says("y"))),
+        ("y", fallback_to("z"), format!("fallback: {}", says("z"))),
+        ("x", fallback_to("z"), format!("fallback: {}", says("z"))),
+    ] {
+        let expected = [format!("cluster {name}: rejected: {expected}")];
+        assert_eq!(bench.apply(vec![set(name, resource)]), expected);
+    }
+    bench.apply(vec![remove(Kind::Listener, "u"), set("y", fallback_to("z"))]);
+    assert_eq!(
+        bench.apply(vec![set("u", flow_listener(1, "x"))]),
+        [format!("listener u: rejected: chains[0].relay.cluster: {}", says("z"))]
+    );
+}
+
+#[test]
 fn what_is_in_force_can_be_read_by_kind() {
     let folder = tempfile::tempdir().unwrap();
     let made = rcgen::generate_simple_self_signed(["a.test".to_owned()]).unwrap();

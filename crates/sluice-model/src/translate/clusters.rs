@@ -75,6 +75,7 @@ impl Context<'_> {
         let sections::Cluster {
             endpoints: _,
             endpoints_file: _,
+            fallback,
             balance,
             failover,
             localities,
@@ -114,6 +115,7 @@ impl Context<'_> {
                 slow_start: slow_start.as_ref().map(|section| slow_start_plan(section)),
             },
             connect_timeout: *connect_timeout,
+            fallback: fallback.as_ref().map(|name| name.value.clone()),
             connect_attempts: connect_attempts.get(),
             connect_backoff: connect_backoff.as_ref().map(|section| {
                 let ConnectBackoff { base, max } = section.value;

@@ -265,12 +265,13 @@ impl Context<'_> {
         relay: &Spanned<Short<Relay>>,
         at: &Path<'_>,
         diags: &mut Diags,
-        fits: fn(&Config, &Spanned<Name>, &Path<'_>, &mut Diags),
+        fits: ClusterFits,
     ) -> Option<RelayTo> {
         let Relay { cluster, split, hash, .. } = &relay.0;
         if let Some(cluster) = cluster {
             check::hash_fits(self.config, cluster, hash.is_some(), relay.span, at, diags);
             fits(self.config, cluster, &at.key("cluster"), diags);
+            self.fallbacks_fit(cluster, diags, fits);
             return Some(RelayTo::Cluster(cluster.value.clone()));
         }
         let split = split.as_ref()?;
@@ -283,6 +284,7 @@ impl Context<'_> {
                 check::hash_fits(self.config, name, false, relay.span, at, diags);
             }
             fits(self.config, name, &at_share, diags);
+            self.fallbacks_fit(name, diags, fits);
             if share.runtime.is_some() {
                 let message = "the share of a relay cannot be overridden by a runtime value";
                 diags
@@ -295,6 +297,17 @@ impl Context<'_> {
             weight: share.weight.value(),
         };
         Some(RelayTo::Split(split.0.iter().map(share).collect()))
+    }
+
+    /// Checks the clusters that serve in place of `cluster`.
+    fn fallbacks_fit(self, cluster: &Spanned<Name>, diags: &mut Diags, fits: ClusterFits) {
+        let list = Path::ROOT.key("clusters");
+        let mut before = cluster;
+        for next in check::served_by(self.config, cluster).skip(1) {
+            let at = list.key(&before.value);
+            fits(self.config, next, &at.key("fallback"), diags);
+            before = next;
+        }
     }
 
     fn datagrams(
@@ -354,6 +367,9 @@ impl Context<'_> {
         })
     }
 }
+
+/// Checks that a relay fits a cluster, which the path names.
+type ClusterFits = fn(&Config, &Spanned<Name>, &Path<'_>, &mut Diags);
 
 fn sticky_ttl(section: &StickySource) -> Duration {
     let StickySource { by: HashBy::SourceIp, ttl } = section;

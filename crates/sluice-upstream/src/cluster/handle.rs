@@ -4,7 +4,7 @@
 //! membership is determined, and which endpoint is best. Keeps: every claim is given back when it is dropped; a pick
 //! keeps to the limits of the cluster.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -41,6 +41,9 @@ pub struct ClusterHandle {
     failures: CounterSet<Reason>,
     sessions: CounterSet<&'static str>,
     refusals: CounterSet<BreakerLimit>,
+    pub(super) fallbacks: OnceCell<Counter>,
+    /// The handle of the cluster that last served in place of this one.
+    pub(super) next: RefCell<Option<Rc<Self>>>,
     per_endpoint: CounterSet<Arc<str>>,
     /// The version of the membership that `per_endpoint` was last compared with.
     compared: Cell<u64>,
@@ -170,6 +173,8 @@ impl ClusterHandle {
             failures: CounterSet::default(),
             sessions: CounterSet::default(),
             refusals: CounterSet::default(),
+            fallbacks: OnceCell::new(),
+            next: RefCell::default(),
             per_endpoint: CounterSet::bounded(worker.limits.size(Limit::EndpointSeries), |_| {
                 other()
             }),

@@ -27,7 +27,7 @@ pub(crate) fn plan(connections_max: Option<u64>) -> ClusterPlan {
     ClusterPlan { name: "c".into(), settings: Arc::new(settings), tls: None }
 }
 
-fn member(port: u16) -> Member {
+pub(crate) fn member(port: u16) -> Member {
     Member {
         target: Target::Ip(([127, 0, 0, 1], port).into()),
         host: None,

@@ -181,6 +181,9 @@ fn of_cluster(cluster: &Cluster, wall: Duration, reserve_percent: u64) -> Value 
         "endpoints": members.endpoints.iter().zip(&*members.traits).map(endpoint).collect::<Vec<_>>(),
         "priorities": members.balancer.shares.iter().map(of_priority).collect::<Vec<_>>(),
     });
+    if let Some(fallback) = &plan.fallback {
+        item["fallback"] = (&**fallback).into();
+    }
     for breaker in cluster.breakers(reserve_percent) {
         item["breakers"][breaker.limit.word()] = json!({
             "limit": breaker.max,

@@ -1,0 +1,161 @@
+//! The cluster that serves in place of one that has no usable endpoint.
+//!
+//! Owns: for which reasons another cluster is asked, and how many of them one after the other. Refuses to know: what is
+//! sent to them. Keeps: nothing is looked at before a pick has failed; a limit that is reached is no reason; at most
+//! `FALLBACKS_MAX` clusters are asked after the first.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use sluice_core::Reason;
+use sluice_io::WorkerCx;
+
+use super::{Affinity, Claim, Cluster, ClusterHandle};
+use crate::metrics;
+use crate::reasons;
+
+/// The most clusters that stand in for a cluster, one after the other.
+pub const FALLBACKS_MAX: usize = 4;
+
+impl Cluster {
+    /// Sets the cluster that serves in place of this one.
+    pub fn set_fallback(&self, to: Option<Arc<Self>>) {
+        self.fallback.store(to);
+    }
+
+    /// The cluster that a pick continues with that has failed for `why`, if any.
+    pub fn fallback_for(&self, why: Reason) -> Option<Arc<Self>> {
+        let unusable = [reasons::NO_HEALTHY, reasons::NO_ENDPOINT, reasons::DNS].contains(&why);
+        self.fallback.load_full().filter(|_| unusable)
+    }
+
+    /// Whether any endpoint is usable, of this cluster or of those that serve in its place.
+    pub fn can_serve(&self) -> bool {
+        let mut left = FALLBACKS_MAX;
+        let mut next = (!self.has_usable()).then(|| self.fallback.load_full());
+        loop {
+            match next {
+                None => return true,
+                Some(Some(cluster)) if left > 0 => {
+                    left -= 1;
+                    next = (!cluster.has_usable()).then(|| cluster.fallback.load_full());
+                }
+                Some(_) => return false,
+            }
+        }
+    }
+}
+
+impl ClusterHandle {
+    /// Picks an endpoint for a connection, and claims it; of the clusters that serve in place of this one if it has none
+    /// that is usable. Returns the handle of the last cluster that was asked.
+    ///
+    /// # Errors
+    /// The reason why there is none.
+    pub fn pick_or_fall_back(
+        self: &Rc<Self>,
+        worker: &WorkerCx,
+        affinity: Affinity,
+    ) -> (Rc<Self>, Result<Claim, Reason>) {
+        let mut handle = Rc::clone(self);
+        for _ in 0..FALLBACKS_MAX {
+            match handle.pick(worker, affinity, &[]) {
+                Err(why) if let Some(next) = handle.cluster.fallback_for(why) => {
+                    handle.count_fallback(worker);
+                    handle = handle.next(next, worker);
+                }
+                picked => return (handle, picked),
+            }
+        }
+        let picked = handle.pick(worker, affinity, &[]);
+        (handle, picked)
+    }
+
+    /// The cluster that has an endpoint of that name: this one, or one that serves in its place.
+    pub fn with_member(self: &Rc<Self>, worker: &WorkerCx, name: &str) -> Option<Rc<Self>> {
+        let next =
+            |handle: &Rc<Self>| Some(handle.next(handle.cluster.fallback.load_full()?, worker));
+        let mut handles =
+            std::iter::successors(Some(Rc::clone(self)), next).take(1 + FALLBACKS_MAX);
+        handles.find(|handle| handle.has_member(name))
+    }
+
+    /// Counts that something goes on with the cluster that serves in place of this one.
+    pub fn count_fallback(&self, worker: &WorkerCx) {
+        let name = || worker.shard.counter(&metrics::FALLBACKS, &[&self.cluster.name]);
+        self.fallbacks.get_or_init(name).increment();
+    }
+
+    /// The handle of `cluster`, which serves in place of this one.
+    fn next(&self, cluster: Arc<Cluster>, worker: &WorkerCx) -> Rc<Self> {
+        let mut next = self.next.borrow_mut();
+        if let Some(known) = next.as_ref().filter(|known| Arc::ptr_eq(&known.cluster, &cluster)) {
+            return Rc::clone(known);
+        }
+        Rc::clone(next.insert(Self::new(cluster, worker)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sluice_core::Clock;
+
+    use super::super::tests::{member, plan};
+    use super::*;
+    use crate::plan::ClusterPlan;
+
+    fn named(name: &str, connections_max: Option<u64>) -> Arc<Cluster> {
+        let plan = ClusterPlan { name: name.into(), ..plan(connections_max) };
+        Arc::new(Cluster::new(Arc::new(plan)))
+    }
+
+    /// The cluster that a pick ends at, and why it failed.
+    fn picked(handle: &Rc<ClusterHandle>, worker: &WorkerCx) -> (String, Option<Reason>) {
+        let (last, picked) = handle.pick_or_fall_back(worker, Affinity::default());
+        (last.cluster.name.to_string(), picked.err())
+    }
+
+    #[test]
+    fn only_a_cluster_without_usable_endpoints_has_another_in_its_place() {
+        let worker = WorkerCx::solitary(Clock::held());
+        let (first, second) = (named("first", Some(0)), named("second", None));
+        let handle = ClusterHandle::new(Arc::clone(&first), &worker);
+        let at = |name: &str, why| (name.to_owned(), why);
+        first.set_fallback(Some(Arc::clone(&second)));
+        assert_eq!(picked(&handle, &worker), at("first", Some(reasons::LIMIT)));
+
+        let first = named("first", None);
+        let handle = ClusterHandle::new(Arc::clone(&first), &worker);
+        assert_eq!(picked(&handle, &worker), at("first", Some(reasons::NO_ENDPOINT)));
+        first.set_fallback(Some(Arc::clone(&second)));
+        assert_eq!(picked(&handle, &worker), at("second", Some(reasons::NO_ENDPOINT)));
+        assert!(!first.can_serve());
+        second.publish(&[member(2)]);
+        assert_eq!(picked(&handle, &worker), at("second", None));
+        assert!(first.can_serve());
+        first.publish(&[member(1)]);
+        assert_eq!(picked(&handle, &worker), at("first", None));
+        first.members().endpoints[0].set_health(Err("refused"));
+        assert_eq!(picked(&handle, &worker), at("second", None));
+        let serving =
+            |name| handle.with_member(&worker, name).map(|of| of.cluster.name.to_string());
+        assert_eq!(serving("127.0.0.1:1").as_deref(), Some("first"));
+        assert_eq!(serving("127.0.0.1:2").as_deref(), Some("second"));
+        assert_eq!(serving("127.0.0.1:3"), None);
+        first.set_fallback(None);
+        assert_eq!(picked(&handle, &worker), at("first", Some(reasons::NO_HEALTHY)));
+    }
+
+    #[test]
+    fn a_circle_of_clusters_ends() {
+        let worker = WorkerCx::solitary(Clock::held());
+        let (first, second) = (named("first", None), named("second", None));
+        first.set_fallback(Some(Arc::clone(&second)));
+        second.set_fallback(Some(Arc::clone(&first)));
+        let handle = ClusterHandle::new(Arc::clone(&first), &worker);
+        assert_eq!(picked(&handle, &worker).1, Some(reasons::NO_ENDPOINT));
+        assert!(!first.can_serve());
+        assert!(handle.with_member(&worker, "127.0.0.1:1").is_none());
+        first.set_fallback(None);
+    }
+}
