@@ -194,6 +194,23 @@ pub(super) mod tests {
         whole
     }
 
+    /// Holds the conversation as [`converse`] does, and compares what was said and what it came to.
+    #[track_caller]
+    pub(in crate::health) fn check<D: Dialogue>(
+        dialogue: impl Fn() -> D,
+        replies: &[&[u8]],
+        sent: &[&[u8]],
+        end: Result<DialogueTurn, CheckError>,
+    ) {
+        let (said, came_to) = converse(dialogue, replies);
+        assert_eq!(came_to, end);
+        assert_eq!(said, sent);
+    }
+
+    pub(in crate::health) fn failed(message: &str) -> Result<DialogueTurn, CheckError> {
+        Err(CheckError::Endpoint(message.into()))
+    }
+
     /// Tells the dialogue random bytes, and good replies with a few bytes changed or cut off: it must come to an end or
     /// wait, and keep no more than it was told.
     pub(in crate::health) fn told_anything<D: Dialogue>(dialogue: impl Fn() -> D, good: &[&[u8]]) {

@@ -1,4 +1,4 @@
-use super::super::dialogue::tests::{converse, told_anything};
+use super::super::dialogue::tests::{check, converse, failed, told_anything};
 use super::*;
 use crate::plan::{Login, Password};
 
@@ -80,22 +80,6 @@ fn native(password: &[u8], nonce: &[u8]) -> Vec<u8> {
 
 fn sha2(password: &[u8], nonce: &[u8]) -> Vec<u8> {
     scramble(&digest::SHA256, password, |once| [once, nonce].concat())
-}
-
-#[track_caller]
-fn check(
-    dialogue: impl Fn() -> MysqlDialogue,
-    replies: &[&[u8]],
-    sent: &[&[u8]],
-    end: Result<DialogueTurn, CheckError>,
-) {
-    let (said, came_to) = converse(dialogue, replies);
-    assert_eq!(came_to, end);
-    assert_eq!(said, sent);
-}
-
-fn failed(message: &str) -> Result<DialogueTurn, CheckError> {
-    Err(CheckError::Endpoint(message.into()))
 }
 
 const NONCE: &[u8] = b"abcdefghijklmnopqrst";

@@ -1,4 +1,4 @@
-use super::super::dialogue::tests::{converse, hold, told_anything};
+use super::super::dialogue::tests::{check, converse, failed, hold, told_anything};
 use super::*;
 use crate::plan::Login;
 
@@ -45,22 +45,6 @@ fn postgres(
 const STARTUP: &[u8] =
     b"\x00\x00\x00\x42\x00\x03\x00\x00user\0u\0database\0app\0application_name\0sluice-health-check\0\0";
 const TERMINATE: &[u8] = b"X\0\0\0\x04";
-
-#[track_caller]
-fn check(
-    dialogue: impl Fn() -> PostgresDialogue,
-    replies: &[&[u8]],
-    sent: &[&[u8]],
-    end: Result<DialogueTurn, CheckError>,
-) {
-    let (said, came_to) = converse(dialogue, replies);
-    assert_eq!(came_to, end);
-    assert_eq!(said, sent);
-}
-
-fn failed(message: &str) -> Result<DialogueTurn, CheckError> {
-    Err(CheckError::Endpoint(message.into()))
-}
 
 fn unfit(message: &str) -> Result<DialogueTurn, CheckError> {
     Err(CheckError::Unfit(message.into()))
