@@ -107,7 +107,6 @@ pub(crate) async fn watch(cluster: Arc<Cluster>, watcher: Rc<HealthWatch>) {
     let plan = cluster.plan();
     let gauges = ["healthy", "unhealthy", "ejected"]
         .map(|state| watcher.shard.gauge(&metrics::ENDPOINTS, &[&cluster.name, state]));
-    let overridden = watcher.shard.gauge(&metrics::OVERRIDDEN, &[&cluster.name]);
     let mut checks = schedule::Checks::default();
     let mut ejections = ejections::Ejections::default();
     loop {
@@ -131,7 +130,6 @@ pub(crate) async fn watch(cluster: Arc<Cluster>, watcher: Rc<HealthWatch>) {
         gauges[0].set(count(EndpointState::is_sound));
         gauges[1].set(count(|endpoint| !endpoint.is_healthy()));
         gauges[2].set(count(EndpointState::is_ejected));
-        overridden.set(cluster.overrides().len() as u64);
         let fallen = endpoints.iter().filter(|endpoint| endpoint.note_fall());
         let fallen: Vec<Arc<EndpointState>> = fallen.cloned().collect();
         if !fallen.is_empty() {

@@ -18,6 +18,7 @@ use crate::dns::{self, DnsName, Resolution, ResolvedAddress};
 use crate::endpoint::{EndpointState, EndpointTraits, Target};
 use crate::health::{self, HealthWatch};
 use crate::hops;
+use crate::metrics;
 use crate::overrides::{EndpointOverride, EndpointOverrides};
 use crate::plan::{ClusterPlan, EndpointPlan, ResolutionMode};
 
@@ -57,6 +58,17 @@ impl TaskContext {
     fn watch(&self, cluster: &Arc<Cluster>) -> JoinHandle<()> {
         let watch = health::watch(Arc::clone(cluster), Rc::clone(&self.watcher));
         tokio::task::spawn_local(watch)
+    }
+
+    /// Tells a cluster what operators decided about its endpoints. One about which nothing ever was has no series.
+    fn override_endpoints(&self, cluster: &Cluster, overrides: &EndpointOverrides) {
+        let own = overrides.of(&cluster.name);
+        if own.is_empty() && cluster.overrides().is_empty() {
+            return;
+        }
+        let gauge = self.watcher.shard.gauge(&metrics::OVERRIDDEN, &[&cluster.name]);
+        gauge.set(own.len() as u64);
+        cluster.set_overrides(own);
     }
 }
 
@@ -124,7 +136,7 @@ impl Clusters {
                     let cluster = self.directory.reference(&plan.name);
                     let name = Arc::clone(&plan.name);
                     put(&self.directory, &cluster, plan);
-                    cluster.set_overrides(self.overrides.of(&name));
+                    self.context.override_endpoints(&cluster, &self.overrides);
                     let mut live = RunningCluster::new(cluster, &self.context);
                     *live.endpoints.borrow_mut() = own.unwrap_or_else(|| Arc::new([]));
                     live.follow(&self.context);
@@ -161,7 +173,7 @@ impl Clusters {
     ) -> Option<EndpointOverride> {
         let before = self.overrides.set(cluster, endpoint, to);
         if let Some(live) = self.live.get(cluster) {
-            live.cluster.set_overrides(self.overrides.of(cluster));
+            self.context.override_endpoints(&live.cluster, &self.overrides);
         }
         before
     }
