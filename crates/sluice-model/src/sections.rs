@@ -27,7 +27,9 @@ pub mod log_format;
 pub mod redirect;
 pub mod routes;
 
-pub use balancing::{Balancer, Failover, LocalityName, LocalityWeights, SessionTtl, SlowStart};
+pub use balancing::{
+    Balancer, Failover, LocalityName, LocalityWeights, Priority, SessionTtl, SlowStart,
+};
 pub use discovery::{Dns, Egress, Family, NameMode, Refresh};
 pub use health::{Health, Outlier};
 pub use http::Http;
@@ -593,32 +595,6 @@ section! {
         pub locality: Option<Spanned<LocalityName>>,
     }
 }
-
-/// A priority, from 0, the highest, to 127.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Priority(pub u32);
-
-impl Setting for Priority {
-    fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
-        bind_scalar(node, at, diags, "a priority", |text| {
-            let number = text.parse().ok().filter(|number| *number <= PRIORITY_MAX);
-            number.map(Self).ok_or_else(|| {
-                format!("expected a whole number from 0 to {PRIORITY_MAX}, not `{text}`")
-            })
-        })
-    }
-
-    fn shape() -> Shape {
-        Shape::Count { min: 0, max: u64::from(PRIORITY_MAX) }
-    }
-
-    fn show(&self) -> Plain {
-        Plain::Number(u64::from(self.0))
-    }
-}
-
-/// The lowest priority, as in Envoy.
-const PRIORITY_MAX: u32 = 127;
 
 impl ShortForm for EndpointEntry {
     const KEY: &'static str = "address";

@@ -45,6 +45,9 @@ impl fmt::Display for Target {
     }
 }
 
+/// The lowest priority of an endpoint, as in Envoy.
+pub const PRIORITY_MAX: u32 = 127;
+
 /// What a cluster says of an endpoint, apart from its address.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct EndpointTraits {

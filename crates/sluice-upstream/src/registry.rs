@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use crate::cluster::{Cluster, Member};
 use crate::directory::ClusterDirectory;
 use crate::dns::{self, DnsName, Resolution, ResolvedAddress};
-use crate::endpoint::{EndpointState, EndpointTraits, Target};
+use crate::endpoint::{EndpointState, EndpointTraits, PRIORITY_MAX, Target};
 use crate::health::{self, HealthWatch};
 use crate::hops;
 use crate::metrics;
@@ -368,6 +368,3 @@ fn as_one(found: Vec<ResolvedAddress>, traits: &EndpointTraits) -> Option<Member
     let alternates = found.filter(same).map(|of| of.address).collect();
     Some(Member { alternates, ..resolved(first, traits) })
 }
-
-/// The lowest priority of an endpoint, as in Envoy.
-const PRIORITY_MAX: u32 = 127;

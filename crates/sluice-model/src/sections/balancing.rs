@@ -13,6 +13,7 @@ use sluice_core::value::{Decimal, FactorPercent, Percent};
 use sluice_core::{Diags, Node, Path, Setting, Shape, Span, Spanned, Value, section};
 use sluice_upstream::balance::{BalancePlan, LeastRequestPlan, MaglevPlan, RingPlan};
 use sluice_upstream::cluster::SESSION_MAX;
+use sluice_upstream::endpoint::PRIORITY_MAX;
 use sluice_upstream::{Balance, Locality};
 
 section! {
@@ -174,7 +175,7 @@ impl BalancerSettings {
 }
 
 macro_rules! bounded {
-    ($(#[$doc:meta])* $name:ident($ty:ty): $min:literal to $max:literal, $what:literal, $also:expr) => {
+    ($(#[$doc:meta])* $name:ident($ty:ty): $min:literal to $max:expr, $what:literal, $also:expr) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub struct $name(pub $ty);
@@ -185,13 +186,15 @@ macro_rules! bounded {
                     let fits: fn($ty) -> bool = $also;
                     let number = text.parse::<$ty>().ok();
                     let number = number.filter(|n| ($min..=$max).contains(n) && fits(*n));
-                    let expected = concat!("expected ", $what, " from ", $min, " to ", $max);
-                    number.map(Self).ok_or_else(|| format!("{expected}, not `{text}`"))
+                    number.map(Self).ok_or_else(|| {
+                        format!("expected {} from {} to {}, not `{text}`", $what, $min, $max)
+                    })
                 })
             }
 
             fn shape() -> Shape {
-                Shape::Count { min: $min, max: $max }
+                let max: $ty = $max;
+                Shape::Count { min: $min, max: max.into() }
             }
 
             fn show(&self) -> Plain {
@@ -199,6 +202,11 @@ macro_rules! bounded {
             }
         }
     };
+}
+
+bounded! {
+    /// A priority; 0 is the highest.
+    Priority(u32): 0 to PRIORITY_MAX, "a whole number", |_| true
 }
 
 bounded! {
