@@ -99,6 +99,11 @@ impl Membership {
         Arc::new(Self { version, endpoints, traits, by_id: OnceLock::new(), balancer })
     }
 
+    /// The endpoint of that name.
+    fn named(&self, name: &str) -> Option<&Arc<EndpointState>> {
+        self.endpoints.iter().find(|endpoint| *endpoint.name == *name)
+    }
+
     /// The index of the endpoint with this ID.
     fn with_id(&self, id: EndpointId) -> Option<u32> {
         let mut ids = self.endpoints.iter().map(|endpoint| endpoint.id).zip(0..);
@@ -283,8 +288,8 @@ impl Cluster {
         self.announce();
     }
 
-    /// Selects again if the state of an endpoint has changed, or if time has. Returns when time will have changed the
-    /// balancer again. For the control thread.
+    /// Builds the load balancer again if the state of an endpoint has changed, or the part that it has in slow start.
+    /// Returns when time alone will change one. For the control thread.
     pub(crate) fn rebalance(&self) -> Option<Instant> {
         let (plan, old) = (self.plan.load(), self.members.load_full());
         let Membership { version, endpoints, traits, balancer, .. } = &*old;

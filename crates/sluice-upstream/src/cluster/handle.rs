@@ -213,14 +213,12 @@ impl ClusterHandle {
 
     /// Whether the cluster has an endpoint of that name.
     pub fn has_member(&self, name: &str) -> bool {
-        self.cluster.members().endpoints.iter().any(|endpoint| *endpoint.name == *name)
+        self.cluster.members.load().named(name).is_some()
     }
 
     /// Claims a member by its name, bypassing the balancer: for a flow that goes there already.
     pub fn claim_member(self: &Rc<Self>, name: &str) -> Option<Claim> {
-        let members = self.cluster.members();
-        let endpoint = members.endpoints.iter().find(|endpoint| *endpoint.name == *name)?;
-        Some(self.claim(endpoint.lease()))
+        Some(self.claim(self.cluster.members.load().named(name)?.lease()))
     }
 
     /// Picks an endpoint that was not `tried`, and claims it for a request.
