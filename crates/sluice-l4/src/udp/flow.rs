@@ -119,7 +119,7 @@ impl FlowState {
         (self.received.get(), self.sent.get())
     }
 
-    /// Why a flow ends that nobody used.
+    /// Why an idle flow ends.
     pub(super) const fn why_expired(&self) -> Reason {
         if self.answered.get() { reasons::FLOW_IDLE } else { reasons::FLOW_UNANSWERED }
     }

@@ -205,7 +205,7 @@ mod tests {
         for n in 1..=5 {
             assert!(table.hold(now, client(n), b"x"));
         }
-        // Another datagram of a client that is held already pushes out nobody, and not its own first one.
+        // Another datagram of a client that is held already evicts no client, and not its own first datagram.
         for n in 3..=5 {
             assert!(table.hold(now, client(n), b"y"));
         }

@@ -164,7 +164,7 @@ impl RequestTask {
     }
 }
 
-/// The parts of a `location`. A path that is relative to another is none, since nobody needs it here.
+/// The parts of a `location`. A path that is relative to that of the request is not supported.
 fn parse_location(value: &str) -> Option<Location<'_>> {
     let value = value.split('#').next().unwrap_or_default();
     if value.starts_with('/') && !value.starts_with("//") {

@@ -79,7 +79,7 @@ pub fn shares(levels: &[Census], plan: &FailoverPlan) -> Vec<Share> {
     if normal > 0 {
         let mut left = 100;
         let mut take = |available: u32| {
-            let taken = left.min(percent_of(available as usize * 100, normal as usize));
+            let taken = (available * 100).checked_div(normal).unwrap_or(0).min(left);
             left -= taken;
             taken
         };

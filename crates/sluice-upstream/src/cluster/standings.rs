@@ -114,7 +114,7 @@ impl Standings {
             self.priorities.insert(*priority, service);
         }
         if !self.priorities.values().any(|service| *service == Service::Serving) {
-            // There is nobody else to serve meanwhile.
+            // No other priority can serve meanwhile.
             for service in self.priorities.values_mut() {
                 if matches!(service, Service::Returning(_)) {
                     *service = Service::Serving;
