@@ -21,6 +21,7 @@ use crate::routes::{RuleOptions, Timeouts};
 
 mod http1;
 mod http2;
+mod http3;
 
 const SECOND: Duration = Duration::from_secs(1);
 
