@@ -38,6 +38,11 @@ pub(crate) const CASES: &[Fault] = &[
         inject: no_such_name,
     },
     Fault {
+        name: "A name leads to where `egress` does not allow",
+        reason: "upstream.egress",
+        inject: denied,
+    },
+    Fault {
         name: "Every endpoint fails its health checks",
         reason: "upstream.no_healthy",
         inject: unhealthy,
@@ -196,6 +201,24 @@ fn no_such_name() -> Seen {
     ));
     let heard = ask(&sluice);
     Seen::request(&sluice, "upstream.dns").heard(heard).at("\"up\"").at("app.internal.test")
+}
+
+/// The name is looked up before the address becomes that of a listener of the same Sluice.
+fn denied() -> Seen {
+    let to = nobody();
+    let yaml = |more: &str| {
+        format!(
+            "listeners:\n  - {{ name: db, address: 127.0.0.1:0, relay: up }}\n{more}\
+             clusters: {{ up: {{ endpoints: localhost:{}, egress: {{ allow: [127.0.0.0/8] }}, \
+             dns: {{ family: v4, refresh: 1h, servers: [127.0.0.1:9] }} }} }}\n",
+            to.port()
+        )
+    };
+    let sluice = start(&yaml(""));
+    let own = format!("  - {{ name: own, address: \"{to}\", relay: \"127.0.0.1:9\" }}\n");
+    assert_eq!(sluice.reload(&yaml(&own)), "applied");
+    let heard = say(&sluice, "db", "hello");
+    Seen::of(&sluice, "upstream.egress").heard(heard).endpoint(to).at("\"db\"")
 }
 
 fn unhealthy() -> Seen {
