@@ -5,7 +5,8 @@ use std::io;
 use sluice_core::Reason;
 
 sluice_core::reasons! {
-    CLUSTER_UNKNOWN = "cluster.unknown", Handle, Local, "NC", "The cluster is not configured: a `cluster_header` named it, or a reload removed it while the connection or request was in flight. Add it under `clusters`, or fix the header; the record contains the name.";
+    CLUSTER_UNKNOWN = "cluster.unknown", Handle, Local, "NC", "The cluster is not configured: a `cluster_header` or a server name (`cluster_from`) named it, or a reload removed it while the connection or request was in flight. Add it under `clusters` and, for a relay, to `allow`, or fix the client; the detail contains the name.";
+    NAME_MISSING = "name.missing", Handle, Downstream, "NR", "The client gave no name, by which its cluster or endpoint is found. Clients must send a server name (SNI) to a relay with `cluster_from: sni`; for others, add a chain with another relay.";
     NO_ENDPOINT = "upstream.no_endpoint", Handle, Upstream, "UH", "The cluster has no endpoints: its control plane sent none, or its `endpoints_file` lists none. Check the service discovery behind it.";
     NO_HEALTHY = "upstream.no_healthy", Handle, Upstream, "UH", "No endpoint of the cluster is usable; the detail counts those that are unhealthy, ejected, or withheld by an operator (`sluice endpoint`). See `/clusters` on the admin address for each endpoint, then check the service or the cluster's `health` and `outlier`.";
     SESSION = "upstream.session", Handle, Upstream, "UH", "The endpoint of the client's session is not usable, at a limit or gone, and `strict` allows no other. See `/clusters` on the admin address; remove `strict` from `sticky` if another endpoint can serve the client.";
