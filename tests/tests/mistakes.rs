@@ -288,6 +288,26 @@ fn of_clusters() {
 }
 
 #[test]
+fn of_names_that_clients_choose() {
+    let relay = |says: &str| listener(&format!("relay: {{ {says} }}"));
+    page(
+        "mistakes-by-name",
+        &[
+            ("clusters that nobody lists", relay("cluster_from: sni")),
+            ("a list without a name", relay("cluster: up, allow: [up]")),
+            ("a cluster in two ways", relay("cluster_from: sni, cluster: up, allow: [up]")),
+            ("a name that no cluster has", relay("cluster_from: sni, allow: [up, \"*.test\"]")),
+            ("a pattern that is none", relay("cluster_from: sni, allow: [\"*\"]")),
+            (
+                "flows that name a cluster",
+                relay("cluster_from: sni, allow: [up]")
+                    .replace("address: 127", "address: udp://127"),
+            ),
+        ],
+    );
+}
+
+#[test]
 fn of_discovery() {
     let instead = |of: &str| relay("").replace("endpoints: [127.0.0.1:7002]", of);
     page(

@@ -276,6 +276,19 @@ pub fn parse_name_pattern(text: &str) -> Result<NamePattern, String> {
     Ok(if suffix { NamePattern::Suffix(host.into()) } else { NamePattern::Exact(host.into()) })
 }
 
+impl NamePattern {
+    /// Whether it covers a name in lower case, without a dot at its end.
+    pub fn matches(&self, name: &str) -> bool {
+        match self {
+            Self::Exact(exact) => exact == name,
+            Self::Suffix(suffix) => name
+                .strip_suffix(suffix.as_str())
+                .and_then(|rest| rest.strip_suffix('.'))
+                .is_some_and(|first| !first.is_empty()),
+        }
+    }
+}
+
 impl std::fmt::Display for NamePattern {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

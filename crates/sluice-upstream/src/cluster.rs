@@ -255,7 +255,15 @@ impl Cluster {
                 endpoint.set_override(overrides.get(&endpoint.name).map(|one| one.action));
                 Arc::new(endpoint)
             };
-            let endpoint = known.remove(&member.target).map_or_else(new, Arc::clone);
+            // The host is what TLS verifies and the egress policy goes by.
+            let same = |known: &&Arc<EndpointState>| known.host == member.host;
+            let endpoint = match known.get(&member.target).copied().filter(same) {
+                Some(endpoint) => {
+                    known.remove(&member.target);
+                    Arc::clone(endpoint)
+                }
+                None => new(),
+            };
             endpoint.set_alternates(&member.alternates);
             endpoints.push(endpoint);
             traits.push(member.traits.clone());
