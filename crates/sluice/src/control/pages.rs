@@ -8,12 +8,11 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use sluice_admin::{AdminChange, AdminSource, Page, Question, Selection};
 use sluice_config::{explain, load_sources};
+use sluice_core::LocalFuture;
 use sluice_core::clock::rfc3339;
 use sluice_core::limits::Limit;
-use sluice_core::settings::suggest_word;
-use sluice_core::{LocalFuture, Name};
 use sluice_l4::metrics::LIMIT_REACHED;
-use sluice_model::model::{Kind, Listener};
+use sluice_model::model::Listener;
 use sluice_upstream::balance::priorities::Share;
 use sluice_upstream::endpoint::Trouble;
 use sluice_upstream::name_state::NameState;
@@ -22,7 +21,6 @@ use tokio::time::Instant;
 
 use super::overrides::{self, EndpointDecision};
 use super::{Control, Stage, fetches, resources, routes, runtime};
-use crate::worker::WorkerCommand;
 
 /// The pages, based on the control thread's state.
 pub(super) struct Pages(pub(super) Rc<Control>);
@@ -74,6 +72,7 @@ impl AdminSource for Pages {
                     routes::list(&control.store.borrow(), &control.in_force.borrow().sources)
                 }
                 Page::Overrides => control.overrides(),
+                Page::Log => vec![control.log_level()],
                 Page::Resources => resources::list(&control.store.borrow()),
                 Page::Fetches => fetches::list(&control.builder.around.fetches, &control.clock),
                 Page::Runtime => {
@@ -98,6 +97,12 @@ impl AdminSource for Pages {
                 AdminChange::Runtime { key, value } => control.set_runtime(&key, value),
                 AdminChange::Listener { listener, action } => {
                     control.operate_listener(&listener, &action).await
+                }
+                AdminChange::Connection { id, action } => {
+                    control.operate_connection(&id, &action).await
+                }
+                AdminChange::Log { level, lasts } => {
+                    control.set_log_level(&level, lasts.as_deref())
                 }
                 AdminChange::Endpoint { cluster, address, action, weight, lasts } => {
                     control.decide(&EndpointDecision { cluster, address, action, weight, lasts })
@@ -160,7 +165,7 @@ fn of_cluster(cluster: &Cluster, wall: Duration, reserve_percent: u64) -> Value 
             }
         }
         if let Some(one) = decided.get(&endpoint.name) {
-            item["override"] = overrides::show(one, wall);
+            item["override"] = overrides::show_endpoint(one, wall);
         }
         if let Some(host) = &endpoint.host {
             item["host"] = (&**host).into();
@@ -272,33 +277,5 @@ impl Control {
             item["last_failure"] = failure.brief.as_str().into();
         }
         item
-    }
-
-    async fn connections(&self, selection: Selection) -> Result<Vec<Value>, String> {
-        let Selection { listener, limit } = selection;
-        if let Some(name) = &listener {
-            self.check_listener(name)?;
-        }
-        let listener: Option<Name> = listener.map(Into::into);
-        let mut all = Vec::new();
-        for worker in &self.workers {
-            let list = |answer| WorkerCommand::List { listener: listener.clone(), limit, answer };
-            all.extend(worker.ask(list).await.unwrap_or_default());
-        }
-        all.sort_by_key(|item| item["id"].as_u64());
-        all.truncate(limit.unwrap_or(usize::MAX));
-        Ok(all)
-    }
-
-    /// Refuses a name that no listener has and that no open connection can have: it is a typo.
-    fn check_listener(&self, name: &str) -> Result<(), String> {
-        let store = self.store.borrow();
-        let names: Vec<&str> = store.names(Kind::Listener).map(|name| &**name).collect();
-        if names.contains(&name) || self.names_left.get() {
-            return Ok(());
-        }
-        let help = suggest_word(name, &names)
-            .unwrap_or_else(|| format!("known listeners: {}", names.join(", ")));
-        Err(format!("there is no listener `{name}`; {help}"))
     }
 }
