@@ -7,6 +7,7 @@ use sluice_core::{Diags, ListenAddress, Name, Path};
 use sluice_io::ConnectionFilterPlan;
 use sluice_l4::chain::InnerPlan;
 use sluice_l4::filters::FilterOwner;
+use sluice_l4::inspect::tls::TLS;
 use sluice_l4::udp::{FlowChainPlan, UdpPlan};
 use sluice_l4::{
     ChainPlan, ChainTable, Criteria, HandlerPlan, InspectPlan, ListenerPlan, RelayPlan,
@@ -60,7 +61,7 @@ impl Compiler<'_> {
         let owner = FilterOwner::Listener(name);
         let list = Path::ROOT.key("filters");
         let filters = self.filters(&listener.filters, owner, &list, diags);
-        let serves_http = |(_, service): &(_, &Service)| matches!(service, Service::Http(_));
+        let serves_http = |(_, _, service): &(_, _, &Service)| matches!(service, Service::Http(_));
         let datagrams = matches!(listener.traffic, Traffic::Datagrams(_));
         if datagrams || listener.services().iter().any(serves_http) {
             only_for_relays(&listener.filters, filters.as_deref(), &list, diags);
@@ -113,12 +114,16 @@ impl Compiler<'_> {
         }
         let wanted: Vec<_> =
             criteria.into_iter().zip(chains.iter().map(|chain| chain.tls().is_some())).collect();
+        let mut needs = needs(&wanted, false);
+        if chains.iter().any(FilterChain::reads_server_name) {
+            needs.add(TLS);
+        }
         let plan = Arc::new(ListenerPlan {
             name: Arc::clone(name),
             filters: filters?,
             proxy_protocol: proxy_protocol.clone(),
             inspect: InspectPlan {
-                needs: needs(&wanted, false),
+                needs,
                 timeout: inspect.timeout,
                 bytes: inspect.bytes,
                 on_timeout: inspect.on_timeout,

@@ -170,6 +170,8 @@ impl RelayTo {
 pub struct Http {
     /// The route table.
     pub routes: Name,
+    /// Whether the routes match on server names (SNI), so that the ClientHello has to be read before TLS is terminated.
+    pub reads_server_name: bool,
     /// The HTTP filters.
     pub filters: Vec<FilterConfig>,
     /// The options.
@@ -198,17 +200,20 @@ pub struct FlowChain {
 }
 
 impl Listener {
-    /// Everything that serves a stream, with the name of its chain: `web`, or `tls/web` for an inner chain.
-    pub fn services(&self) -> Vec<(String, &Service)> {
+    /// Everything that serves a stream, with the name of its chain (`web`, or `tls/web` for an inner chain) and whether
+    /// that chain terminates TLS.
+    pub fn services(&self) -> Vec<(String, bool, &Service)> {
         let Traffic::Streams(streams) = &self.traffic else { return Vec::new() };
         let mut all = Vec::new();
         for chain in &streams.chains {
             match &chain.kind {
                 ChainKind::Plain(service) | ChainKind::Terminate(_, service) => {
-                    all.push((chain.name.to_string(), service));
+                    all.push((chain.name.to_string(), chain.tls().is_some(), service));
                 }
                 ChainKind::Inspect(_, inner) => all.extend(
-                    inner.iter().map(|of| (format!("{}/{}", chain.name, of.name), &of.service)),
+                    inner
+                        .iter()
+                        .map(|of| (format!("{}/{}", chain.name, of.name), true, &of.service)),
                 ),
             }
         }
@@ -247,6 +252,17 @@ impl FilterChain {
         match &self.kind {
             ChainKind::Plain(_) => None,
             ChainKind::Terminate(tls, _) | ChainKind::Inspect(tls, _) => Some(tls),
+        }
+    }
+
+    /// Whether TLS is terminated for routes that match on server names.
+    pub(crate) fn reads_server_name(&self) -> bool {
+        let reads =
+            |service: &Service| matches!(service, Service::Http(http) if http.reads_server_name);
+        match &self.kind {
+            ChainKind::Plain(_) => false,
+            ChainKind::Terminate(_, service) => reads(service),
+            ChainKind::Inspect(_, inner) => inner.iter().any(|chain| reads(&chain.service)),
         }
     }
 
