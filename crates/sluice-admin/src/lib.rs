@@ -89,6 +89,12 @@ pub struct Question {
     pub headers: Vec<String>,
     /// The source address.
     pub source: Option<String>,
+    /// The server name of the TLS handshake.
+    pub sni: Option<String>,
+    /// Whether the connection uses TLS: `true` or `false`. If omitted, it does if there is an `sni`.
+    pub tls: Option<String>,
+    /// The HTTP version: `http1`, `http2` or `http3`.
+    pub version: Option<String>,
 }
 
 /// A change that an operator asks for.

@@ -58,9 +58,15 @@ pub(crate) fn question(query: &str) -> Result<(Question, Option<bool>), String> 
             "path" => question.path = Some(text),
             "header" => question.headers.push(text),
             "source" => question.source = Some(text),
+            "sni" => question.sni = Some(text),
+            "tls" => question.tls = Some(text),
+            "version" => question.version = Some(text),
             "format" => json = Some(format(&text)?),
             _ => {
-                return Err(unknown(&name, "listener, method, host, path, header, source, format"));
+                return Err(unknown(
+                    &name,
+                    "listener, method, host, path, header, source, sni, tls, version, format",
+                ));
             }
         }
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use sluice_core::settings::{Members, OrNone, OrZero, Plain, Shape, Short, entries_of};
 use sluice_core::value::HostPattern;
 use sluice_core::{Diags, Name, Node, Path, Setting, Spanned, Value, section};
+use sluice_l7::routes::RequireTls;
 
 pub mod actions;
 pub mod forwarding;
@@ -34,6 +35,9 @@ section! {
     pub struct VirtualHost {
         /// Host names, without ports; if omitted, any host.
         pub hosts: Vec<Spanned<HostPattern>>,
+        /// Which requests must use TLS: all, or external for those whose source is neither loopback nor private. Others are
+        /// redirected to https with 301, on the default port. If omitted, none must.
+        pub require_tls: Option<RequireTls>,
         /// Filter settings for these hosts, by filter name, as in rules.
         pub filters: Overrides,
         /// The rules; the first that matches wins.
@@ -61,7 +65,8 @@ impl HostOrRule {
     /// A virtual host for any host with a single rule.
     pub fn of_rule(rule: Spanned<Rule>) -> Self {
         let filters = Overrides::default();
-        Self(VirtualHost { hosts: Vec::new(), filters, rules: Members::one(rule) })
+        let (hosts, require_tls) = (Vec::new(), None);
+        Self(VirtualHost { hosts, require_tls, filters, rules: Members::one(rule) })
     }
 }
 

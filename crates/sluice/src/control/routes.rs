@@ -9,9 +9,11 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use sluice_admin::Question;
-use sluice_codec::Head;
+use sluice_codec::{Head, Version};
 use sluice_config::{Sources, explain, redact};
-use sluice_core::Name;
+use sluice_core::connection::{Peer, TlsFacts};
+use sluice_core::{ConnInfo, Facts, Moment, Name};
+use sluice_l4::inspect::tls::{SNI, TLS};
 use sluice_l7::Runtime;
 use sluice_l7::routes::{Action, Override, RouteInput, RouteTable, Rule};
 use sluice_model::model::listener::{Http, Service};
@@ -25,7 +27,11 @@ pub(super) fn list(store: &Store, sources: &Sources) -> Vec<Value> {
             let rules: Vec<Value> =
                 host.rules.iter().map(|rule| of_rule(rule, table, sources)).collect();
             let hosts: Vec<String> = host.hosts.iter().map(ToString::to_string).collect();
-            json!({ "hosts": hosts, "rules": rules })
+            let mut item = json!({ "hosts": hosts, "rules": rules });
+            if let Some(require) = host.require_tls {
+                item["require_tls"] = require.word().into();
+            }
+            item
         });
         json!({ "name": &**name, "virtual_hosts": hosts.collect::<Vec<_>>() })
     };
@@ -72,6 +78,15 @@ pub(super) fn answer(
     let path = question.path.as_deref().unwrap_or("/");
     let host = question.host.as_deref().unwrap_or_default();
     let mut head = Head::request(method, "http", host, path);
+    if let Some(version) = &question.version {
+        head.set_version(version_of(version)?);
+    }
+    let tls = question.tls.as_deref().map(|tls| match tls {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        other => Err(format!("`tls` must be true or false, not `{other}`")),
+    });
+    let tls = tls.transpose()?.or(question.sni.is_some().then_some(true));
     for header in &question.headers {
         let Some((name, value)) = header.split_once(':') else {
             return Err(format!("expected header=NAME:VALUE, not `{header}`"));
@@ -82,21 +97,12 @@ pub(super) fn answer(
         None => None,
         Some(text) => Some(text.parse().map_err(|_| format!("`{text}` is not an IP address"))?),
     };
-    let subject = RouteInput {
-        head: &head,
-        source,
-        tls: None,
-        values: None,
-        conn_values: None,
-        runtime,
-        random: 0,
-    };
     let mut items = Vec::new();
     for (name, listener) in store.listeners() {
         if question.listener.as_deref().is_some_and(|asked| asked != &**name) {
             continue;
         }
-        for (chain, service) in listener.services() {
+        for (chain, terminates, service) in listener.services() {
             let Service::Http(http) = service else { continue };
             if let Some((_, table)) = store.routes_named(&http.routes) {
                 let mut item = json!({
@@ -104,6 +110,11 @@ pub(super) fn answer(
                     "chain": chain,
                     "routes": &*http.routes,
                 });
+                let tls = tls.unwrap_or(terminates);
+                head.set_scheme(if tls { b"https" } else { b"http" });
+                let conn = tls.then(|| encrypted(name, question.sni.as_deref()));
+                let (conn, values, random) = (conn.as_ref(), None, 0);
+                let subject = RouteInput { head: &head, source, conn, values, runtime, random };
                 judge(&mut item, table, &subject, http);
                 items.push(item);
             }
@@ -115,6 +126,30 @@ pub(super) fn answer(
     Ok(items)
 }
 
+fn version_of(word: &str) -> Result<Version, String> {
+    match word {
+        "http1" => Ok(Version::Http11),
+        "http2" => Ok(Version::Http2),
+        "http3" => Ok(Version::Http3),
+        _ => Err(format!("`version` must be http1, http2 or http3, not `{word}`")),
+    }
+}
+
+/// A connection over TLS with this server name.
+fn encrypted(listener: &Name, server_name: Option<&str>) -> ConnInfo {
+    let (id, peer) = (0, Peer::Unknown);
+    let conn = ConnInfo::new(id, Arc::clone(listener), peer, peer, Moment::NEVER);
+    conn.tls.get_or_init(|| {
+        let (version, cipher, alpn) = ("1.3", "unknown", None);
+        Box::new(TlsFacts { version, cipher, alpn, client_subject: None, resumed: false })
+    });
+    if let Some(name) = server_name {
+        let facts = || Facts::of(TLS).with(&SNI, name.to_ascii_lowercase().into());
+        conn.facts.get_or_init(|| Box::new(facts()));
+    }
+    conn
+}
+
 fn judge(item: &mut Value, table: &RouteTable, subject: &RouteInput<'_>, http: &Http) {
     let Some(place) = table.host(subject.head.authority()) else {
         item["result"] = "no virtual host matches this host: 404".into();
@@ -122,6 +157,11 @@ fn judge(item: &mut Value, table: &RouteTable, subject: &RouteInput<'_>, http: &
     };
     let host = &table.virtual_hosts[place];
     item["hosts"] = host.hosts.iter().map(ToString::to_string).collect::<Vec<_>>().into();
+    if host.refuses_cleartext(subject) {
+        item["result"] = "the virtual host requires TLS: 301 to https".into();
+        item["filters"] = filters(table, http, 0).into();
+        return;
+    }
     let mut passed_over = Vec::new();
     let mut overrides = 0;
     let found = host.rules.iter().find(|rule| match rule.why_not(subject) {

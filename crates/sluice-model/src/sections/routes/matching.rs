@@ -7,11 +7,11 @@ use sluice_codec::names::is_token;
 use sluice_core::settings::{
     FieldShape, Plain, Shape, bind_entries, bind_scalar, bind_verbatim, entries_of, wrong_kind,
 };
-use sluice_core::value::Percent;
+use sluice_core::value::{NamePattern, Percent};
 use sluice_core::values::check_name;
 use sluice_core::{Cidr, Diags, Node, Path, Setting, Value, section};
 use sluice_l7::regexes;
-use sluice_l7::routes::{PathMatch, ValueMatch};
+use sluice_l7::routes::{PathMatch, RequestVersion, ValueMatch};
 
 use super::words::{GrpcValue, Method};
 
@@ -21,6 +21,8 @@ section! {
         /// The path: `/a` exactly, `/a/*` for it and everything below, or { regex: }, { template: }, { starts_with: }.
         /// A regex matches the whole path.
         pub path: Option<PathValue>,
+        /// Whether upper and lower case letters of the path are told apart. A regex says it itself: `(?i)`.
+        pub case_sensitive: bool = "true",
         /// The method; one or a list.
         pub method: Vec<Method>,
         /// Headers: a value, or { present: }, { prefix: }, { suffix: }, { contains: }, { regex: }, { not: }. A regex
@@ -39,6 +41,12 @@ section! {
         pub client_certificate: Option<String>,
         /// Source addresses; one or a list.
         pub source: Vec<Cidr>,
+        /// Whether the client's connection uses TLS.
+        pub tls: Option<bool>,
+        /// Server names (SNI) of the client's TLS handshake: exact, or *.suffix for any name below it; one or a list.
+        pub sni: Vec<NamePattern>,
+        /// The HTTP version of the request; one or a list.
+        pub version: Vec<RequestVersion>,
         /// gRPC: a service, a service/Method, or * for any.
         pub grpc: Option<GrpcValue>,
         /// A share of requests.
