@@ -89,6 +89,8 @@ pub struct Question {
     pub headers: Vec<String>,
     /// The source address.
     pub source: Option<String>,
+    /// Values that filters shared, as `name: value`.
+    pub values: Vec<String>,
 }
 
 /// A change that an operator asks for.
