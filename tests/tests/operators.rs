@@ -176,3 +176,81 @@ fn the_log_level_changes_survives_a_reload_and_ends() {
         assert!(!done && said.contains(says), "{rest:?}: {said}");
     }
 }
+
+#[test]
+fn a_decision_is_explained() {
+    let (server, gone) = (Server::echo(), nobody());
+    let sluice = Sluice::new().workers(1).start(&format!(
+        "admin: {{ address: 127.0.0.1:0, writable: true }}\n\
+         listeners: [{{ name: web, address: 127.0.0.1:0, http: main }}]\n\
+         routes:\n\
+         \x20 main:\n\
+         \x20   - hosts: \"*\"\n\
+         \x20     rules:\n\
+         \x20       - {{ name: by_value, match: {{ values: {{ balancer.hash: \"7\" }} }}, cluster: other }}\n\
+         \x20       - {{ name: rest, cluster: up, retry: {{ attempts: 3, when: [gateway_error], methods: [GET] }} }}\n\
+         clusters:\n\
+         \x20 up:\n\
+         \x20   endpoints: [\"{gone}\", {{ address: \"{}\", backup: true }}]\n\
+         \x20   health: {{ tcp: true, interval: 100ms, timeout: 90ms }}\n\
+         \x20   limits: {{ connections: 10, connections_per_endpoint: 9 }}\n\
+         \x20   fallback: other\n\
+         \x20 other: {{ endpoints: [\"{gone}\"] }}\n",
+        server.addr()
+    ));
+    let ask = |query: &str| {
+        let (status, page) = sluice.page(&format!("/try?host=a&format=json{query}"));
+        assert_eq!(status, 200, "{page}");
+        serde_json::from_str::<Value>(&page).unwrap()["items"][0].clone()
+    };
+    let up = |of: &Value| of["balancing"][0].clone();
+    let found = wait::until("the backup to serve", || {
+        let of = ask("");
+        (up(&of)["priorities"][1]["healthy"] == 100).then_some(of)
+    });
+    let cluster = up(&found);
+    assert_eq!(cluster["cluster"], "up", "{found}");
+    assert_eq!(cluster["endpoints"], serde_json::json!({ "all": 2, "eligible": 1 }));
+    assert_eq!(cluster["not_eligible"][0]["address"], gone.to_string());
+    let why = cluster["not_eligible"][0]["why"].as_str().unwrap();
+    assert!(why.starts_with("unhealthy since 20") && why.contains("refused"), "{why}");
+    assert_eq!(
+        (&cluster["breakers"]["connections"]["left"], found["balancing"].as_array().unwrap().len()),
+        (&10.into(), 1)
+    );
+    let rules = |of: &Value| of["retry"]["rules"].clone();
+    assert_eq!(rules(&found), serde_json::json!(["unsent", "stale", "gateway_error"]));
+    let post = ask("&method=POST");
+    assert_eq!(rules(&post), serde_json::json!(["unsent"]));
+    assert!(post["retry"]["not_covered"].as_str().unwrap().contains("`methods`"), "{post}");
+    // A value that a filter would share.
+    assert_eq!(
+        (&found["rule"], &found["passed_over"][0]["does_not_fit"]),
+        (&"rest".into(), &"values".into())
+    );
+    let other = ask("&value=balancer.hash:7");
+    assert_eq!(
+        (&other["rule"], &other["balancing"][0]["endpoints"]["all"]),
+        (&"by_value".into(), &1.into())
+    );
+    assert!(sluice.page("/try?value=balancer.hsh:7").1.contains("did you mean `balancer.hash`?"));
+    assert!(sluice.page("/try?value=x").1.contains("expected value=NAME:VALUE"));
+    // With the backup drained as well, the other cluster is asked.
+    let address = server.addr().to_string();
+    assert!(act(&sluice, "endpoint", &["up", &address, "drain"]).0);
+    let found = ask("");
+    assert_eq!(up(&found)["not_eligible"][1]["why"], "drained by an operator");
+    assert_eq!(found["balancing"][1]["cluster"], "other");
+    let endpoints =
+        sluice.items("/clusters").into_iter().find(|of| of["name"] == "up").unwrap()["endpoints"]
+            .clone();
+    assert_eq!(
+        (&endpoints[0]["not_eligible"], &endpoints[1]["not_eligible"]),
+        (&serde_json::json!(["unhealthy"]), &serde_json::json!(["drained"]))
+    );
+}
+
+/// An address without a listener.
+fn nobody() -> std::net::SocketAddr {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}

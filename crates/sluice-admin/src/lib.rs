@@ -95,6 +95,8 @@ pub struct Question {
     pub tls: Option<String>,
     /// The HTTP version: `http1`, `http2` or `http3`.
     pub version: Option<String>,
+    /// Values that filters shared, as `name: value`.
+    pub values: Vec<String>,
 }
 
 /// A change that an operator asks for.

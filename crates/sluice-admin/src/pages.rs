@@ -54,8 +54,8 @@ const INDEX: &[(&str, &str, &str)] = &[
     ("/fetches", "", "content that is fetched for filters: its age, and why it is not newer"),
     (
         "/try",
-        "?listener=&host=&path=&method=&header=NAME:VALUE&source=&sni=&tls=&version=",
-        "which rule a request would match, and why the others do not",
+        "?listener=&host=&path=&method=&header=NAME:VALUE&source=&sni=&tls=&version=&value=NAME:VALUE",
+        "which rule a request would match, and why the others do not; how its cluster would choose an endpoint",
     ),
 ];
 

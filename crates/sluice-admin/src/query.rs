@@ -61,11 +61,12 @@ pub(crate) fn question(query: &str) -> Result<(Question, Option<bool>), String> 
             "sni" => question.sni = Some(text),
             "tls" => question.tls = Some(text),
             "version" => question.version = Some(text),
+            "value" => question.values.push(text),
             "format" => json = Some(format(&text)?),
             _ => {
                 return Err(unknown(
                     &name,
-                    "listener, method, host, path, header, source, sni, tls, version, format",
+                    "listener, method, host, path, header, source, sni, tls, version, value, format",
                 ));
             }
         }
@@ -178,11 +179,13 @@ mod tests {
 
     #[test]
     fn questions_are_read_from_the_query() {
-        let asked = question("host=a.test&path=%2Fa%3Fb&header=X-A%3A+1&header=x&format=json");
+        let asked =
+            question("host=a.test&path=%2Fa%3Fb&header=X-A%3A+1&header=x&value=a.b:1&format=json");
         let expected = Question {
             host: Some("a.test".into()),
             path: Some("/a?b".into()),
             headers: vec!["X-A: 1".into(), "x".into()],
+            values: vec!["a.b:1".into()],
             ..Question::default()
         };
         assert_eq!(asked, Ok((expected, Some(true))));

@@ -39,6 +39,7 @@ use crate::worker::{Worker, WorkerCommand, WorkerConfig};
 
 mod apply;
 mod build;
+mod clusters;
 mod connections;
 mod drain;
 mod endpoint_files;
