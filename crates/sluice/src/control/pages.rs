@@ -162,6 +162,9 @@ fn of_cluster(cluster: &Cluster, wall: Duration, reserve_percent: u64) -> Value 
         if let Some(one) = decided.get(&endpoint.name) {
             item["override"] = overrides::show(one, wall);
         }
+        if plan.forward.is_some() {
+            item["addresses"] = endpoint.addresses().iter().map(ToString::to_string).collect();
+        }
         if let Some(host) = &endpoint.host {
             item["host"] = (&**host).into();
         }
