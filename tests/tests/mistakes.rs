@@ -191,6 +191,11 @@ fn of_values() {
                 "a regex that anchors its beginning",
                 rule("match: { path: { regex: \"^/a/\" } }, cluster: up"),
             ),
+            (
+                "a regex in any case",
+                rule("match: { path: { regex: /a }, case_sensitive: false }, cluster: up"),
+            ),
+            ("any case of no path", rule("match: { case_sensitive: false }, cluster: up")),
         ],
     );
 }
@@ -412,6 +417,10 @@ fn of_rules() {
             ("a balancer without its hash", rule("cluster: ring")),
             ("a split of nothing", rule("split: { up: 0, ring: 0 }, hash: source_ip")),
             ("a share of nothing", rule("match: { runtime: { percent: 0% } }, cluster: up")),
+            (
+                "conditions that exclude each other",
+                rule("match: { tls: false, sni: a.test }, cluster: up"),
+            ),
             (
                 "a filter that no chain has is left out",
                 rule("cluster: up, filters: { buffer: skip }"),

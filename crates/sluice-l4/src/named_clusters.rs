@@ -51,7 +51,7 @@ impl NamedHandles {
         let name = name.ok_or_else(|| (reasons::NAME_MISSING, missing.to_owned()))?;
         let NamedClusters { allow, directory } = &*self.clusters;
         let unknown = |why: &str| (reasons::CLUSTER_UNKNOWN, format!("{name}: {why}"));
-        if !allow.iter().any(|pattern| pattern.matches(name)) {
+        if !allow.iter().any(|pattern| pattern.fits(name)) {
             return Err(unknown("`allow` of the relay does not list it"));
         }
         let found = directory.find(name).ok_or_else(|| unknown("no cluster has this name"))?;

@@ -88,22 +88,22 @@ pub struct ChainNeeds {
     pub criteria: Criteria,
     /// Whether it terminates TLS.
     pub terminates: bool,
-    /// Whether the server name decides where its connections go.
-    pub by_name: bool,
+    /// Whether what serves its connections reads the server name.
+    pub reads_name: bool,
 }
 
 /// The inspection that the chains of a listener need.
 pub fn needs(chains: &[ChainNeeds], inside: bool) -> Needs {
     let mut needs = Needs::default();
-    for ChainNeeds { criteria, terminates, by_name } in chains {
-        let wants_hello = *by_name
+    for ChainNeeds { criteria, terminates, reads_name } in chains {
+        let wants_hello = *reads_name
             || !(criteria.names.is_empty()
                 && criteria.alpn.is_empty()
                 && criteria.transports.is_empty());
         // A match on a fact of a protocol, such as a database, implies the protocol.
         let implied = criteria.words.iter().map(|(fact, _)| fact.protocol);
         let protocols = criteria.protocols.iter().copied().chain(implied);
-        let takes_tls = !inside && (*terminates || *by_name || !criteria.names.is_empty());
+        let takes_tls = !inside && (*terminates || *reads_name || !criteria.names.is_empty());
         for protocol in protocols {
             needs.add(protocol);
             if takes_tls {

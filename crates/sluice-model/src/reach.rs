@@ -22,7 +22,7 @@ pub fn clusters_of(store: &Store, name: &Name, listener: &Listener) -> BTreeSet<
         let to = chains.iter().flat_map(|chain| chain.to.clusters());
         found.extend(to.map(|(name, _)| Arc::clone(name)));
     }
-    for (_, service) in listener.services() {
+    for (_, _, service) in listener.services() {
         match service {
             Service::Relay { to, .. } => {
                 found.extend(to.clusters().map(|(name, _)| Arc::clone(name)));

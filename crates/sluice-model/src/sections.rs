@@ -475,7 +475,7 @@ impl Relay {
 
     /// Whether clients may name the cluster `name`.
     pub fn may_name(&self, name: &str) -> bool {
-        self.allow.iter().any(|pattern| pattern.matches(name))
+        self.allow.iter().any(|pattern| pattern.fits(name))
     }
 }
 

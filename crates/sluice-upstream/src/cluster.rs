@@ -21,6 +21,7 @@ use crate::plan::{ClusterPlan, ClusterSettings};
 
 mod affinity;
 mod breakers;
+mod eligibility;
 mod fallback;
 mod handle;
 mod named;
@@ -32,6 +33,7 @@ mod standings;
 pub use affinity::{Affinity, ClientSession, PreferredEndpoint, SESSION_MAX};
 use breakers::WorkerCounts;
 pub use breakers::{Breaker, BreakerLimit, WorkerShare};
+pub use eligibility::{Eligibility, Ineligible};
 pub use fallback::FALLBACKS_MAX;
 pub use handle::{Claim, ClusterHandle, RequestClaim, Tried};
 use named::HostDesk;

@@ -66,7 +66,7 @@ impl ForwardPlan {
         let (host, port) = split(named).ok_or_else(no_host)?;
         let (host, is_name) = normal(host).ok_or_else(no_host)?;
         let denied = |why: String| ForwardFailure::new(reasons::NAME_DENIED, why);
-        let is_listed = || is_name && self.hosts.iter().any(|pattern| pattern.matches(&host));
+        let is_listed = || is_name && self.hosts.iter().any(|pattern| pattern.fits(&host));
         if !self.hosts.is_empty() && !is_listed() {
             return Err(denied(format!("{host}: `forward.hosts` does not list it")));
         }

@@ -60,7 +60,7 @@ impl Compiler<'_> {
         let owner = FilterOwner::Listener(name);
         let list = Path::ROOT.key("filters");
         let filters = self.filters(&listener.filters, owner, &list, diags);
-        let serves_http = |(_, service): &(_, &Service)| matches!(service, Service::Http(_));
+        let serves_http = |(_, _, service): &(_, _, &Service)| matches!(service, Service::Http(_));
         let datagrams = matches!(listener.traffic, Traffic::Datagrams(_));
         if datagrams || listener.services().iter().any(serves_http) {
             only_for_relays(&listener.filters, filters.as_deref(), &list, diags);
@@ -114,15 +114,16 @@ impl Compiler<'_> {
         let asked = |(criteria, chain): (Criteria, &FilterChain)| ChainNeeds {
             criteria,
             terminates: chain.tls().is_some(),
-            by_name: chain.goes_by_name(),
+            reads_name: chain.reads_server_name(),
         };
         let wanted: Vec<_> = criteria.into_iter().zip(chains).map(asked).collect();
+        let needs = needs(&wanted, false);
         let plan = Arc::new(ListenerPlan {
             name: Arc::clone(name),
             filters: filters?,
             proxy_protocol: proxy_protocol.clone(),
             inspect: InspectPlan {
-                needs: needs(&wanted, false),
+                needs,
                 timeout: inspect.timeout,
                 bytes: inspect.bytes,
                 on_timeout: inspect.on_timeout,
@@ -214,7 +215,7 @@ impl Compiler<'_> {
         let places: Vec<usize> = (0..chains.len()).collect();
         let table = chain_table(&criteria, &places, list, diags);
         // Inside a terminated stream, the server name is known from the handshake.
-        let asked = |criteria| ChainNeeds { criteria, terminates: false, by_name: false };
+        let asked = |criteria| ChainNeeds { criteria, terminates: false, reads_name: false };
         let wanted: Vec<_> = criteria.into_iter().map(asked).collect();
         Some(InnerPlan { needs: needs(&wanted, true), table: table?, chains: plans? })
     }

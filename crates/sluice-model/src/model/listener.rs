@@ -146,7 +146,7 @@ impl RelayTo {
     /// Whether clients may name the cluster `name`.
     pub fn may_name(&self, name: &str) -> bool {
         match self {
-            Self::Named(allow) => allow.iter().any(|pattern| pattern.matches(name)),
+            Self::Named(allow) => allow.iter().any(|pattern| pattern.fits(name)),
             Self::Cluster(_) | Self::Split(_) => false,
         }
     }
@@ -183,6 +183,8 @@ impl RelayTo {
 pub struct Http {
     /// The route table.
     pub routes: Name,
+    /// Whether the routes match on server names (SNI), so that the ClientHello has to be read before TLS is terminated.
+    pub reads_server_name: bool,
     /// The HTTP filters.
     pub filters: Vec<FilterConfig>,
     /// The options.
@@ -211,17 +213,20 @@ pub struct FlowChain {
 }
 
 impl Listener {
-    /// Everything that serves a stream, with the name of its chain: `web`, or `tls/web` for an inner chain.
-    pub fn services(&self) -> Vec<(String, &Service)> {
+    /// Everything that serves a stream, with the name of its chain (`web`, or `tls/web` for an inner chain) and whether
+    /// that chain terminates TLS.
+    pub fn services(&self) -> Vec<(String, bool, &Service)> {
         let Traffic::Streams(streams) = &self.traffic else { return Vec::new() };
         let mut all = Vec::new();
         for chain in &streams.chains {
             match &chain.kind {
                 ChainKind::Plain(service) | ChainKind::Terminate(_, service) => {
-                    all.push((chain.name.to_string(), service));
+                    all.push((chain.name.to_string(), chain.tls().is_some(), service));
                 }
                 ChainKind::Inspect(_, inner) => all.extend(
-                    inner.iter().map(|of| (format!("{}/{}", chain.name, of.name), &of.service)),
+                    inner
+                        .iter()
+                        .map(|of| (format!("{}/{}", chain.name, of.name), true, &of.service)),
                 ),
             }
         }
@@ -255,20 +260,25 @@ impl Listener {
 }
 
 impl FilterChain {
-    /// Whether the server name decides where its connections go.
-    pub fn goes_by_name(&self) -> bool {
-        let by_name = |service: &Service| matches!(service, Service::Relay { options, .. } if options.by_name);
-        match &self.kind {
-            ChainKind::Plain(service) | ChainKind::Terminate(_, service) => by_name(service),
-            ChainKind::Inspect(_, inner) => inner.iter().any(|chain| by_name(&chain.service)),
-        }
-    }
-
     /// How TLS is terminated, if it is.
     pub const fn tls(&self) -> Option<&ServerTls> {
         match &self.kind {
             ChainKind::Plain(_) => None,
             ChainKind::Terminate(tls, _) | ChainKind::Inspect(tls, _) => Some(tls),
+        }
+    }
+
+    /// Whether what serves its connections reads the server name of the ClientHello: a relay to the cluster that it
+    /// names, or routes over TLS with conditions on it.
+    pub fn reads_server_name(&self) -> bool {
+        let reads = |service: &Service| match service {
+            Service::Relay { options, .. } => options.by_name,
+            Service::Http(http) => http.reads_server_name,
+        };
+        match &self.kind {
+            ChainKind::Plain(Service::Http(_)) => false,
+            ChainKind::Plain(service) | ChainKind::Terminate(_, service) => reads(service),
+            ChainKind::Inspect(_, inner) => inner.iter().any(|chain| reads(&chain.service)),
         }
     }
 

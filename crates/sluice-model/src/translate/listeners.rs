@@ -216,7 +216,9 @@ impl Context<'_> {
             (None, Some(http)) => {
                 let quic = listener.quic().map(|quic| &quic.0);
                 let section = Spanned { value: http.0.clone(), span: http.span };
-                let http = super::http::http(&section, quic, &at.key("http"), diags)?;
+                let reads_name =
+                    super::routes::match_server_names(self.config, &section.routes.value);
+                let http = super::http::http(&section, reads_name, quic, &at.key("http"), diags)?;
                 Some(Service::Http(Box::new(http)))
             }
             (None, None) => None,
@@ -336,7 +338,7 @@ impl Context<'_> {
         }
         for (index, pattern) in allow.iter().enumerate() {
             let here = list.index(index);
-            let covered = config.clusters.names().filter(|name| pattern.matches(name));
+            let covered = config.clusters.names().filter(|name| pattern.fits(name));
             let covered: Vec<_> = covered
                 .map(|name| Spanned { value: Name::clone(name), span: pattern.span })
                 .collect();
