@@ -22,6 +22,8 @@ use crate::side_calls::{SideCallLog, SideCalls};
 
 pub mod body_max;
 pub mod buffer;
+pub mod cors;
+pub mod csrf;
 pub mod error_pages;
 pub mod health_check;
 pub mod rate_limit;
@@ -297,9 +299,11 @@ pub type HttpFilters = FilterRegistry<dyn HttpFilterPlan>;
 
 /// The HTTP filters that come with Sluice.
 pub fn built_in() -> HttpFilters {
-    let all: [Arc<dyn FilterFactory<dyn HttpFilterPlan>>; 8] = [
+    let all: [Arc<dyn FilterFactory<dyn HttpFilterPlan>>; 10] = [
         Arc::new(Ready::<buffer::Buffer>::default()),
         Arc::new(Ready::<Short<body_max::BodyMax>>::default()),
+        Arc::new(cors::CorsFactory),
+        Arc::new(Ready::<csrf::Csrf>::default()),
         Arc::new(Ready::<error_pages::ErrorPages>::default()),
         Arc::new(Ready::<health_check::HealthCheck>::default()),
         Arc::new(rate_limit::RateLimitFactory::default()),

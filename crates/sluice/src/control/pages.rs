@@ -80,7 +80,7 @@ impl AdminSource for Pages {
 
     fn try_request(&self, question: &Question) -> Result<Vec<Value>, String> {
         let control = &self.0;
-        let asked = routes::Asked {
+        let asked = routes::RouteTrial {
             store: &control.store.borrow(),
             runtime: &control.builder.around.runtime,
             wall: control.clock.wall(control.clock.now()),

@@ -73,7 +73,7 @@ fn action(action: &Action, table: &RouteTable) -> (&'static str, Value) {
 }
 
 /// What an answer is based on.
-pub(super) struct Asked<'a> {
+pub(super) struct RouteTrial<'a> {
     pub(super) store: &'a Store,
     pub(super) runtime: &'a Runtime,
     pub(super) wall: Duration,
@@ -81,7 +81,7 @@ pub(super) struct Asked<'a> {
     pub(super) reserve_percent: u64,
 }
 
-impl Asked<'_> {
+impl RouteTrial<'_> {
     /// How a request would be routed, for each chain that serves HTTP.
     pub(super) fn answer(&self, question: &Question) -> Result<Vec<Value>, String> {
         let method = question.method.as_deref().unwrap_or("GET");

@@ -48,6 +48,11 @@ pub(crate) const CASES: &[Fault] = &[
         inject: unhealthy,
     },
     Fault {
+        name: "The file of a cluster's endpoints lists none",
+        reason: "upstream.no_endpoint",
+        inject: no_endpoint,
+    },
+    Fault {
         name: "The endpoint of a strict session is unhealthy",
         reason: "upstream.session",
         inject: session,
@@ -259,6 +264,14 @@ fn unhealthy() -> Seen {
     });
     let heard = ask(&sluice);
     Seen::request(&sluice, "upstream.no_healthy").heard(heard).at("\"up\"")
+}
+
+fn no_endpoint() -> Seen {
+    let kit = Sluice::new().workers(1);
+    std::fs::write(kit.folder().join("up.json"), "[]").unwrap();
+    let sluice = kit.start(&web(&[], "", "").replace("endpoints: []", "endpoints_file: up.json"));
+    let heard = ask(&sluice);
+    Seen::request(&sluice, "upstream.no_endpoint").heard(heard).at("\"up\"")
 }
 
 fn session() -> Seen {

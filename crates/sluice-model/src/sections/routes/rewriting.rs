@@ -6,7 +6,7 @@ use sluice_core::section;
 use sluice_core::settings::Verbatim;
 use sluice_core::value::Authority;
 
-use super::words::FieldName;
+use super::words::HeaderName;
 
 section! {
     /// Replaces the first match of a regex in the path.
@@ -30,7 +30,7 @@ section! {
         /// The new host.
         pub host: Option<Authority>,
         /// Use the value of this header as host.
-        pub host_header: Option<FieldName>,
+        pub host_header: Option<HeaderName>,
         /// Use the endpoint's own name as host.
         pub host_of_endpoint: bool = "false",
     }
