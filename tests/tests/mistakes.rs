@@ -313,6 +313,30 @@ fn of_names_that_clients_choose() {
 }
 
 #[test]
+fn of_forward_proxies() {
+    let forward = |says: &str| relay(says).replace("endpoints: [127.0.0.1:7002]", "forward: true");
+    let rule = |says: &str, forward: &str| {
+        to_up(says).replace("endpoints: [127.0.0.1:7002]", &format!("forward: {forward}"))
+    };
+    page(
+        "mistakes-forward",
+        &[
+            ("hosts in two ways", relay("forward: true")),
+            ("a name for every host", forward("tls: { sni: a.test }")),
+            ("checks of hosts that are not known", forward("health: { tcp: true }")),
+            ("a balancer with nothing to choose from", forward("balance: maglev")),
+            ("addresses of a host as endpoints", forward("dns: { mode: logical }")),
+            ("a port that is none", rule("cluster: up", "{ ports: [0, 443] }")),
+            ("too many hosts", rule("cluster: up", "{ max_hosts: 1000000 }")),
+            ("a pattern for every host", rule("cluster: up", "{ hosts: [\"*\"] }")),
+            ("flows to hosts", forward("").replace("address: 127", "address: udp://127")),
+            ("copies of requests to hosts", rule("cluster: up, mirror: [up]", "true")),
+            ("a fallback to hosts", relay("fallback: out\n  out: { forward: true }")),
+        ],
+    );
+}
+
+#[test]
 fn of_discovery() {
     let instead = |of: &str| relay("").replace("endpoints: [127.0.0.1:7002]", of);
     page(

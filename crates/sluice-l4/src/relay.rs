@@ -146,13 +146,13 @@ impl Relay {
     ) -> Result<(Box<Pump>, Claim, Option<Hop>), Reason> {
         let RelayOptions { hash, sticky, .. } = &self.options;
         let affinity = affinity_of(*hash, *sticky, conn.info.source());
-        let named = |name| conn.info.facts.get().and_then(|facts| facts.get(name));
+        let name = conn.info.facts.get().and_then(|facts| facts.get(&tls::SNI));
         let handle = match &self.handles {
             TargetHandles::Split(handles) => {
                 Ok(Rc::clone(handles.choose(&conn.worker, split_key(affinity))))
             }
             TargetHandles::Named(handles) => {
-                handles.find(&conn.worker, named(&tls::SNI)).map_err(|(why, detail)| {
+                handles.find(&conn.worker, name).map_err(|(why, detail)| {
                     conn.info.note(detail);
                     why
                 })
@@ -160,7 +160,7 @@ impl Relay {
         };
         let preface = |handle: &ClusterHandle| preface(handle, &conn.info);
         let connected = match &handle {
-            Ok(handle) => connect(handle, &conn, affinity, preface).await,
+            Ok(handle) => connect(handle, &conn, affinity, name, preface).await,
             Err(why) => Err(*why),
         };
         match connected {

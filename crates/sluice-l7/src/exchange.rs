@@ -40,6 +40,7 @@ mod envoy_headers;
 mod filtering;
 mod forward;
 mod mirror;
+mod named_host;
 mod pending;
 mod pieces;
 mod redirects;

@@ -13,10 +13,12 @@ use crate::model::Kind;
 use crate::sections::{Admin, Chain, Cluster, Config, Http, Listener, ProxyAcceptance, Relay};
 
 pub mod clusters;
+pub mod forward;
 pub mod loops;
 pub mod routes;
 
 pub use clusters::clusters;
+pub use forward::forward;
 pub use loops::loops;
 pub use routes::routes;
 

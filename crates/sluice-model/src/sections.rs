@@ -30,7 +30,7 @@ pub mod routes;
 pub use balancing::{
     Balancer, Failover, LocalityName, LocalityWeights, Priority, SessionTtl, SlowStart,
 };
-pub use discovery::{Dns, Egress, Family, NameMode, Refresh};
+pub use discovery::{Dns, Egress, Family, Forward, NameMode, Refresh};
 pub use health::{Health, Outlier};
 pub use http::Http;
 pub use log_format::LogFormat;
@@ -500,6 +500,9 @@ section! {
         /// In place of `endpoints`: a file that contains them as a list, in YAML or JSON. New content takes effect when
         /// it is complete and correct; until then the last good content stays.
         pub endpoints_file: Option<Spanned<PathBuf>>,
+        /// In place of `endpoints`: a forward proxy, whose endpoints are the hosts that clients name: by the server name of
+        /// TLS on a relay, by host on a rule. The egress policy is always on. `true` serves all hosts on the usual port.
+        pub forward: Option<Spanned<Forward>>,
         /// The cluster that serves while this one has no usable endpoint, with its own limits, protocol and TLS. A limit that
         /// is reached does not lead there, nor do requests of filters. At most 4 clusters one after the other.
         pub fallback: Option<Spanned<Name>>,
@@ -536,7 +539,8 @@ section! {
         pub on_endpoint_unhealthy: OnEndpointUnhealthy = "move",
         /// DNS: how names are resolved.
         pub dns: Dns,
-        /// Which addresses of names may be used: with `true`, those of the public internet. If omitted, all.
+        /// Which addresses of names may be used: with `true`, those of the public internet. If omitted, all; with
+        /// `forward`, those of the public internet.
         pub egress: Option<Spanned<Egress>>,
         /// The PROXY protocol header to send first on connections to endpoints.
         pub send_proxy_protocol: Option<ProxyHeader>,

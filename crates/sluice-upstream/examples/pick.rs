@@ -64,7 +64,13 @@ fn cluster(balance: BalancePlan, size: u16, rich: bool) -> Arc<Cluster> {
             ..EndpointTraits::default()
         };
         let address = SocketAddr::from(([127, 0, 0, 1], number + 1));
-        Member { target: Target::Ip(address), host: None, traits, alternates: Vec::new() }
+        Member {
+            target: Target::Ip(address),
+            host: None,
+            traits,
+            name: None,
+            alternates: Vec::new(),
+        }
     };
     let members: Vec<Member> = (0..size).map(member).collect();
     cluster.publish(&members);

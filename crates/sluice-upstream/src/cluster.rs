@@ -24,6 +24,7 @@ mod breakers;
 mod eligibility;
 mod fallback;
 mod handle;
+mod named;
 mod reserve;
 mod shortage;
 mod source_table;
@@ -35,6 +36,8 @@ pub use breakers::{Breaker, BreakerLimit, WorkerShare};
 pub use eligibility::{Eligibility, Ineligible};
 pub use fallback::FALLBACKS_MAX;
 pub use handle::{Claim, ClusterHandle, RequestClaim, Tried};
+use named::HostDesk;
+pub(crate) use named::HostQuestion;
 pub use reserve::TrafficClass;
 use source_table::SourceTable;
 use standings::Standings;
@@ -72,6 +75,8 @@ pub struct Cluster {
     sources: OnceLock<SourceTable>,
     /// The state of each name; for the admin page and for reasons.
     names: Mutex<HashMap<Arc<str>, NameState>>,
+    /// Where workers ask for hosts that clients name.
+    desk: HostDesk,
 }
 
 /// A membership.
@@ -84,6 +89,8 @@ pub struct Membership {
     /// What the cluster says of each.
     pub traits: Arc<[EndpointTraits]>,
     by_id: OnceLock<HashMap<EndpointId, u32>>,
+    /// The hosts that clients name, by name.
+    hosts: Arc<HashMap<Arc<str>, u32>>,
     /// Those that may be picked, as of the last change of their states.
     pub balancer: LoadBalancer,
 }
@@ -96,9 +103,15 @@ impl Membership {
         version: u64,
         endpoints: Arc<[Arc<EndpointState>]>,
         traits: Arc<[EndpointTraits]>,
+        hosts: Arc<HashMap<Arc<str>, u32>>,
         balancer: LoadBalancer,
     ) -> Arc<Self> {
-        Arc::new(Self { version, endpoints, traits, by_id: OnceLock::new(), balancer })
+        Arc::new(Self { version, endpoints, traits, by_id: OnceLock::new(), hosts, balancer })
+    }
+
+    /// The host that clients name so, if it is a member.
+    pub(crate) fn host(&self, name: &str) -> Option<&Arc<EndpointState>> {
+        self.hosts.get(name).map(|index| &self.endpoints[*index as usize])
     }
 
     /// The endpoint of that name.
@@ -123,6 +136,8 @@ pub struct Member {
     pub target: Target,
     /// The host name it was resolved from.
     pub host: Option<Arc<str>>,
+    /// The name of the endpoint, if it is a host that clients name; otherwise that is its address.
+    pub name: Option<Arc<str>>,
     /// What the cluster says of it.
     pub traits: EndpointTraits,
     /// Other addresses of the same endpoint, in order of preference: of a host that is one endpoint.
@@ -140,7 +155,8 @@ impl Cluster {
 
     /// A cluster without endpoints.
     pub fn new(plan: Arc<ClusterPlan>) -> Self {
-        let members = Membership::new(0, Arc::new([]), Arc::new([]), LoadBalancer::default());
+        let (none, balancer) = (Arc::default(), LoadBalancer::default());
+        let members = Membership::new(0, Arc::new([]), Arc::new([]), none, balancer);
         Self {
             name: Arc::clone(&plan.name),
             plan: ArcSwap::new(plan),
@@ -159,6 +175,7 @@ impl Cluster {
             changed: Notify::new(),
             sources: OnceLock::new(),
             names: Mutex::default(),
+            desk: HostDesk::default(),
         }
     }
 
@@ -213,7 +230,12 @@ impl Cluster {
 
     /// Whether an endpoint is a member.
     pub fn has_member(&self, endpoint: &Arc<EndpointState>) -> bool {
-        self.members.load().endpoints.iter().any(|member| Arc::ptr_eq(member, endpoint))
+        let members = self.members.load();
+        let same = |member: &Arc<EndpointState>| Arc::ptr_eq(member, endpoint);
+        match endpoint.own_name() {
+            Some(name) => members.host(name).is_some_and(same),
+            None => members.endpoints.iter().any(same),
+        }
     }
 
     /// Whether any endpoint is usable.
@@ -236,21 +258,29 @@ impl Cluster {
     pub fn publish(&self, members: &[Member]) -> Vec<Arc<EndpointState>> {
         let (plan, old) = (self.plan.load(), self.members.load_full());
         let overrides = self.overrides.load();
-        let mut known: HashMap<&Target, &Arc<EndpointState>> =
-            old.endpoints.iter().map(|endpoint| (&endpoint.target, endpoint)).collect();
-        let mut places: HashMap<&Target, usize> = HashMap::with_capacity(members.len());
+        let mut known: HashMap<_, &Arc<EndpointState>> = old
+            .endpoints
+            .iter()
+            .map(|endpoint| ((&endpoint.target, endpoint.own_name()), endpoint))
+            .collect();
+        let mut places: HashMap<_, usize> = HashMap::with_capacity(members.len());
         let mut endpoints: Vec<Arc<EndpointState>> = Vec::with_capacity(members.len());
         let mut traits: Vec<EndpointTraits> = Vec::with_capacity(members.len());
         for member in members {
+            let key = (&member.target, member.name.as_ref());
             // The same address declared twice is one endpoint with the weight of both.
-            if let Some(place) = places.get(&member.target) {
+            if let Some(place) = places.get(&key) {
                 let weight = &mut traits[*place].weight;
                 *weight = weight.saturating_add(member.traits.weight);
                 continue;
             }
-            places.insert(&member.target, endpoints.len());
+            places.insert(key, endpoints.len());
             let new = || {
-                let endpoint = EndpointState::new(member.target.clone(), member.host.clone());
+                let (target, host) = (member.target.clone(), member.host.clone());
+                let endpoint = match &member.name {
+                    Some(name) => EndpointState::forwarded(Arc::clone(name), target, host),
+                    None => EndpointState::new(target, host),
+                };
                 if let Some(health) = &plan.health {
                     endpoint.await_check(health.waits);
                 }
@@ -259,9 +289,9 @@ impl Cluster {
             };
             // The host is what TLS verifies and the egress policy goes by.
             let same = |known: &&Arc<EndpointState>| known.host == member.host;
-            let endpoint = match known.get(&member.target).copied().filter(same) {
+            let endpoint = match known.get(&key).copied().filter(same) {
                 Some(endpoint) => {
-                    known.remove(&member.target);
+                    known.remove(&key);
                     Arc::clone(endpoint)
                 }
                 None => new(),
@@ -272,13 +302,22 @@ impl Cluster {
         }
         let left = known.into_values().cloned().collect();
         let (endpoints, traits): (Arc<[_]>, Arc<[_]>) = (endpoints.into(), traits.into());
+        let version = old.version + 1;
+        if plan.forward.is_some() {
+            let named = endpoints.iter().map(|endpoint| Arc::clone(&endpoint.name));
+            let hosts = Arc::new(named.zip(0..).collect());
+            let balancer = LoadBalancer::default();
+            self.members.store(Membership::new(version, endpoints, traits, hosts, balancer));
+            self.changed.notify_one();
+            return left;
+        }
         let mut standings = self.standings.lock().unwrap_or_else(PoisonError::into_inner);
         standings.follow(&plan.balancing, &endpoints, &traits, Instant::now());
         let balancer =
             LoadBalancer::build(&plan.balancing, &endpoints, &standings.balanced(&traits), None);
         drop(standings);
-        let version = old.version + 1;
-        self.members.store(Membership::new(version, endpoints, traits, balancer));
+        let none = Arc::default();
+        self.members.store(Membership::new(version, endpoints, traits, none, balancer));
         self.changed.notify_one();
         left
     }
@@ -303,6 +342,10 @@ impl Cluster {
     pub(crate) fn rebalance(&self) -> Option<Instant> {
         let (plan, old) = (self.plan.load(), self.members.load_full());
         let Membership { version, endpoints, traits, balancer, .. } = &*old;
+        // Nothing is picked among hosts that clients name.
+        if plan.forward.is_some() {
+            return None;
+        }
         let mut standings = self.standings.lock().unwrap_or_else(PoisonError::into_inner);
         let followed = standings.follow(&plan.balancing, endpoints, traits, Instant::now());
         if followed.changed {
@@ -315,7 +358,8 @@ impl Cluster {
             }
             let (endpoints, traits) = (Arc::clone(endpoints), Arc::clone(traits));
             let version = *version;
-            self.members.store(Membership::new(version, endpoints, traits, balancer));
+            let none = Arc::default();
+            self.members.store(Membership::new(version, endpoints, traits, none, balancer));
         }
         followed.again_at
     }

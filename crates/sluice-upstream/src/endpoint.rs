@@ -134,6 +134,10 @@ pub struct EndpointState {
     pub id: EndpointId,
     /// The host name that it was resolved from.
     pub host: Option<Arc<str>>,
+    /// Whether it is a host that clients name: then that is its name, and not its address.
+    is_forwarded: bool,
+    /// Whether a client has named it since the control thread last looked.
+    used: AtomicBool,
     active: AtomicU64,
     /// The part of `active` that is pooled; the requests that those connections carry count instead.
     shared: AtomicU64,
@@ -175,12 +179,23 @@ impl EndpointState {
     /// An endpoint that is assumed to be healthy.
     pub fn new(target: Target, host: Option<Arc<str>>) -> Self {
         let name: Arc<str> = target.to_string().into();
+        Self::of(name, target, host, false)
+    }
+
+    /// A host that clients name, as `host:port`.
+    pub(crate) fn forwarded(name: Arc<str>, target: Target, host: Option<Arc<str>>) -> Self {
+        Self::of(name, target, host, true)
+    }
+
+    fn of(name: Arc<str>, target: Target, host: Option<Arc<str>>, is_forwarded: bool) -> Self {
         let id = EndpointId::of(&name);
         Self {
             target,
             name,
             id,
             host,
+            is_forwarded,
+            used: AtomicBool::new(false),
             active: AtomicU64::new(0),
             shared: AtomicU64::new(0),
             requests: AtomicU64::new(0),
@@ -200,6 +215,36 @@ impl EndpointState {
             takes: AtomicU8::new(TAKES_ALL),
             weight: AtomicU32::new(0),
         }
+    }
+
+    /// Its name, if that is not its address.
+    pub(crate) fn own_name(&self) -> Option<&Arc<str>> {
+        self.is_forwarded.then_some(&self.name)
+    }
+
+    /// Notes that a client has named the endpoint.
+    pub(crate) fn note_use(&self) {
+        if !self.used.load(Relaxed) {
+            self.used.store(true, Relaxed);
+        }
+    }
+
+    /// Whether a client has named the endpoint since the last [`EndpointState::take_use`].
+    pub(crate) fn is_used(&self) -> bool {
+        self.used.load(Relaxed)
+    }
+
+    /// Whether a client has named the endpoint since the last call. For the control thread.
+    pub(crate) fn take_use(&self) -> bool {
+        self.used.load(Relaxed) && self.used.swap(false, Relaxed)
+    }
+
+    /// Every address of the endpoint, in order of preference; none of a unix socket.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        let Target::Ip(first) = self.target else { return Vec::new() };
+        let others = self.alternates();
+        let others = others.iter().flat_map(|others| others.iter().copied());
+        std::iter::once(first).chain(others).collect()
     }
 
     /// Sets the other addresses of the endpoint, in order of preference.

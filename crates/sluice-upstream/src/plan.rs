@@ -14,6 +14,7 @@ use sluice_tls::ClientTls;
 use crate::balance::BalancingPlan;
 use crate::egress::{EgressDenial, EgressPolicy};
 use crate::endpoint::{EndpointState, EndpointTraits};
+use crate::forward::ForwardPlan;
 use crate::hops;
 
 mod checks;
@@ -99,6 +100,8 @@ pub struct ClusterSettings {
     pub on_endpoint_unhealthy: OnUnhealthy,
     /// How names are resolved.
     pub dns: DnsPlan,
+    /// Set if the endpoints are hosts that clients name.
+    pub forward: Option<ForwardPlan>,
     /// Which addresses of names may be used; `None` allows all.
     pub egress: Option<EgressPolicy>,
     /// The version of the PROXY header that is sent first.
@@ -158,6 +161,7 @@ impl ClusterSettings {
                     servers: Vec::new(),
                     addresses_max: 8,
                 },
+                forward: None,
                 egress: None,
                 send_proxy: None,
             })

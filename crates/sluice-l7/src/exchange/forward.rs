@@ -44,6 +44,8 @@ struct Forwarding {
     fallbacks_left: usize,
     options: Arc<RuleOptions>,
     hash: Option<u64>,
+    /// The host that the client named, if the cluster is a forward proxy.
+    named: Option<Arc<EndpointState>>,
     attempts: Attempts,
     /// Counts a retry while it is in flight.
     permit: Option<InFlightGuard>,
@@ -85,6 +87,11 @@ impl RequestTask {
         self.upload.allow_replay(if retries { options.retry.body_max } else { 0 });
         let mut new_cookie = None;
         let hash = self.hash(&options.hash, &mut new_cookie);
+        // Boxed, so that other requests have no room for it.
+        let named = match pool.handle.cluster.forwards() {
+            true => Some(Box::pin(self.named_endpoint(down, &pool)).await?),
+            false => None,
+        };
         let attempts = Attempts::default();
         let mut forwarding = Forwarding {
             pool,
@@ -92,6 +99,7 @@ impl RequestTask {
             fallbacks_left,
             options,
             hash,
+            named,
             attempts,
             permit: None,
             asked_wait: None,
@@ -243,8 +251,13 @@ impl RequestTask {
         &self,
         forwarding: &mut Forwarding,
     ) -> Result<(Arc<EndpointState>, RequestClaim), FailedAttempt> {
-        let Forwarding { pool, options, hash, attempts, .. } = forwarding;
+        let Forwarding { pool, options, hash, named, attempts, .. } = forwarding;
         let (handle, class) = (&pool.handle, TrafficClass::Request);
+        if let Some(endpoint) = named {
+            let claim = handle.claim_named_for_request(self.worker(), endpoint);
+            let claim = claim.map_err(|why| no_endpoint(why, handle.cluster.shortage(why)))?;
+            return Ok((Arc::clone(endpoint), claim));
+        }
         let affinity = affinity(&self.values, *hash);
         let picked = attempts.pick(handle, self.worker(), class, affinity, options.retry.avoid);
         picked.map_err(|why| no_endpoint(why, handle.cluster.shortage(why)))

@@ -9,6 +9,7 @@ use sluice_core::settings::Short;
 use sluice_core::{Diags, Endpoint, Name, Path, Setting as _, Spanned};
 use sluice_upstream::cluster::FALLBACKS_MAX;
 
+use crate::sections::discovery::MIN_TTL;
 use crate::sections::{
     Cluster, ClusterProtocol, Config, Dns, EndpointEntry, Health, NameMode, OnEndpointRemoved,
     Refresh, Relay, Reuse, Verification,
@@ -156,7 +157,7 @@ fn names(cluster: &Spanned<Short<Cluster>>, at: &Path<'_>, diags: &mut Diags) {
     let here = at.key("dns");
     let dns = &cluster.dns;
     for (key, min, max_key, max) in [
-        ("min_ttl", dns.min_ttl, "max_ttl", dns.max_ttl),
+        ("min_ttl", dns.min_ttl.unwrap_or(MIN_TTL), "max_ttl", dns.max_ttl),
         ("retry", dns.retry, "max_retry", dns.max_retry),
     ] {
         if min > max {
@@ -181,6 +182,7 @@ fn names(cluster: &Spanned<Short<Cluster>>, at: &Path<'_>, diags: &mut Diags) {
     }
     let named = |address: &Endpoint| matches!(address, Endpoint::Host(..) | Endpoint::Service(_));
     let nameless = cluster.endpoints_file.is_none()
+        && cluster.forward.is_none()
         && !cluster.endpoints.iter().any(|entry| named(&entry.0.address.value));
     for (key, of, given) in
         [("dns", "mode", dns.mode != usual.mode), ("egress", "egress", cluster.egress.is_some())]

@@ -128,7 +128,8 @@ section! {
         pub attempt_count: Vec<AttemptCount>,
         /// Protocols that clients may upgrade to.
         pub upgrades: Upgrades = "websocket",
-        /// Whether CONNECT is tunnelled to the cluster.
+        /// Whether CONNECT is accepted: it is passed on to an endpoint of the cluster, which must be a proxy; a cluster with
+        /// `forward` opens a tunnel to the host that it names.
         pub connect: bool = "false",
         /// Filter settings for this rule, by filter name, in place of those of the virtual host and the chain; `skip`
         /// disables a filter. Those of `set_headers` add up instead, in the order chain, virtual host, rule.

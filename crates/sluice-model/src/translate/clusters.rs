@@ -7,20 +7,21 @@ use std::sync::Arc;
 use sluice_core::limits::Limit;
 use sluice_core::settings::Short;
 use sluice_core::{Cidr, Diags, Name, Path, Spanned};
-use sluice_upstream::EgressPolicy;
 use sluice_upstream::balance::{BalancingPlan, FailoverPlan, LocalityPlan, SlowStartPlan};
 use sluice_upstream::plan::{
     AddressFamily, ClusterSettings, ConnectBackoffPlan, DnsPlan, HttpVersion, OnRemoved,
     OnUnhealthy, ProxyVersion, ResolutionMode, ReusePlan,
 };
+use sluice_upstream::{EgressPolicy, ForwardPlan};
 
 use super::{Context, Translated, health};
 use crate::check;
 use crate::model::{Cluster, Kind, Resource};
 use crate::provenance::Provenance;
+use crate::sections::discovery::{FORWARD_MIN_TTL, MIN_TTL};
 use crate::sections::{
-    self, ClusterLimits, ClusterProtocol, ConnectBackoff, Dns, Egress, Failover, Family, NameMode,
-    OnEndpointRemoved, OnEndpointUnhealthy, ProxyHeader, Refresh, Reuse, SlowStart,
+    self, ClusterLimits, ClusterProtocol, ConnectBackoff, Dns, Egress, Failover, Family, Forward,
+    NameMode, OnEndpointRemoved, OnEndpointUnhealthy, ProxyHeader, Refresh, Reuse, SlowStart,
 };
 use crate::store::Update;
 
@@ -75,6 +76,7 @@ impl Context<'_> {
         let sections::Cluster {
             endpoints: _,
             endpoints_file: _,
+            forward,
             fallback,
             balance,
             failover,
@@ -116,7 +118,8 @@ impl Context<'_> {
             },
             connect_timeout: *connect_timeout,
             fallback: fallback.as_ref().map(|name| name.value.clone()),
-            connect_attempts: connect_attempts.get(),
+            // The addresses of a host are attempted one after the other as it is.
+            connect_attempts: if forward.is_some() { 1 } else { connect_attempts.get() },
             connect_backoff: connect_backoff.as_ref().map(|section| {
                 let ConnectBackoff { base, max } = section.value;
                 ConnectBackoffPlan { base, max }
@@ -140,7 +143,8 @@ impl Context<'_> {
             retries_max: *retries,
             retry_percent: retry_share.0,
             health: health.as_ref().map(health::health_plan),
-            outlier: outlier.0.as_ref().map(health::outlier_plan),
+            // A host that fails is the client's choice, and must not be withheld from others.
+            outlier: outlier.0.as_ref().filter(|_| forward.is_none()).map(health::outlier_plan),
             connections_max: connections.0.map(NonZeroU64::get),
             endpoint_connections_max: connections_per_endpoint.0.map(NonZeroU64::get),
             on_endpoint_removed: match on_endpoint_removed {
@@ -153,8 +157,16 @@ impl Context<'_> {
                 OnEndpointUnhealthy::Move => OnUnhealthy::Move,
                 OnEndpointUnhealthy::Close => OnUnhealthy::Close,
             },
-            dns: dns_plan(dns, self.config.limits.0.size(Limit::ResolvedAddresses)),
-            egress: egress.as_ref().map(|section| egress_policy(section)),
+            dns: dns_plan(
+                dns,
+                forward.is_some(),
+                self.config.limits.0.size(Limit::ResolvedAddresses),
+            ),
+            egress: match egress {
+                Some(section) => Some(egress_policy(section)),
+                None => forward.is_some().then(EgressPolicy::default),
+            },
+            forward: forward.as_ref().map(|section| forward_plan(section)),
             send_proxy: send_proxy_protocol.map(|version| match version {
                 ProxyHeader::V1 => ProxyVersion::V1,
                 ProxyHeader::V2 => ProxyVersion::V2,
@@ -202,11 +214,23 @@ fn check_cluster(
     health::check(section, at, diags);
 }
 
-fn dns_plan(section: &Dns, addresses_max: usize) -> DnsPlan {
+fn forward_plan(section: &Forward) -> ForwardPlan {
+    let Forward { hosts, ports, max_hosts, host_ttl } = section;
+    ForwardPlan {
+        hosts: hosts.clone(),
+        ports: ports.iter().map(|port| port.value).collect(),
+        hosts_max: max_hosts.get() as usize,
+        host_ttl: *host_ttl,
+    }
+}
+
+/// The addresses of a host that clients name are one endpoint.
+fn dns_plan(section: &Dns, forwards: bool, addresses_max: usize) -> DnsPlan {
     let Dns { mode, family, refresh, min_ttl, max_ttl, retry, max_retry, serve_stale, servers } =
         section;
     DnsPlan {
         mode: match mode {
+            NameMode::Strict if forwards => ResolutionMode::Logical,
             NameMode::Strict => ResolutionMode::Strict,
             NameMode::Logical => ResolutionMode::Logical,
         },
@@ -221,7 +245,7 @@ fn dns_plan(section: &Dns, addresses_max: usize) -> DnsPlan {
             Refresh::Ttl => None,
             Refresh::Every(every) => Some(*every),
         },
-        ttl_min: *min_ttl,
+        ttl_min: min_ttl.unwrap_or(if forwards { FORWARD_MIN_TTL } else { MIN_TTL }),
         ttl_max: *max_ttl,
         retry: *retry,
         retry_max: *max_retry,

@@ -37,7 +37,7 @@ impl Context<'_> {
         diags: &mut Diags,
     ) -> Option<FoundEndpoints> {
         let Some(path) = &section.endpoints_file else {
-            if section.endpoints.is_empty() {
+            if section.endpoints.is_empty() && section.forward.is_none() {
                 let message = format!("the cluster `{name}` has no endpoints");
                 diags
                     .error("missing-field", section.span, at.key("endpoints"), message)

@@ -253,17 +253,23 @@ impl Context<'_> {
                 "`responses` applies to UDP listeners only; remove it",
             );
         }
+        let by_name = cluster_from.is_some() || self.forwards(&to);
         Some(Service::Relay {
             to,
             options: RelayOptions {
                 hash: hash.map(|HashBy::SourceIp| Hash::SourceIp),
-                by_name: cluster_from.is_some(),
+                by_name,
                 sticky: sticky.as_ref().map(|section| sticky_ttl(section)),
                 idle_timeout: idle_timeout.map_or(Some(sections::STREAM_IDLE), |timeout| timeout.0),
                 half_close_timeout: half_close_timeout.0,
                 max_duration: max_duration.0,
             },
         })
+    }
+
+    /// Whether a server name is needed to find the endpoint.
+    fn forwards(self, to: &RelayTo) -> bool {
+        to.clusters().any(|(name, _)| check::forward::forwards(self.config, name))
     }
 
     /// Where a relay goes; `fits` checks each of the clusters. `None` if nothing was named, or with errors.

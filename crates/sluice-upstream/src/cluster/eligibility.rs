@@ -87,8 +87,8 @@ impl Cluster {
                 Some(OverrideAction::Maintenance) => vec![Ineligible::Maintenance],
                 Some(OverrideAction::Weight(_)) | None => Vec::new(),
             };
-            // In panic, the states do not matter.
-            if !share.panics {
+            // In panic, the states do not matter; hosts that clients name have no priorities.
+            if !share.panics && plan.forward.is_none() {
                 let held = standings.held_back(traits.priority).filter(|at| *at > now);
                 why_not.extend(of_state(endpoint, share, held));
             }

@@ -255,12 +255,20 @@ impl ClusterHandle {
                 refused(BreakerLimit::RequestsPerEndpoint);
             }
         })?;
+        let claim = self.claim_request(&endpoint, counts);
+        Ok((endpoint, claim))
+    }
+
+    /// Claims `endpoint` for a request, which the cluster `counts` or not.
+    pub(super) fn claim_request(
+        self: &Rc<Self>,
+        endpoint: &Arc<EndpointState>,
+        counts: bool,
+    ) -> RequestClaim {
         if counts {
             self.cluster.requests.fetch_add(1, Relaxed);
         }
-        let claim =
-            RequestClaim { handle: Rc::clone(self), counts, _lease: endpoint.lease_request() };
-        Ok((endpoint, claim))
+        RequestClaim { handle: Rc::clone(self), counts, _lease: endpoint.lease_request() }
     }
 
     /// Claims `endpoint` for a pooled connection, which carries the requests of many clients.
@@ -299,7 +307,7 @@ impl ClusterHandle {
         }
     }
 
-    fn claim(self: &Rc<Self>, lease: Lease) -> Claim {
+    pub(super) fn claim(self: &Rc<Self>, lease: Lease) -> Claim {
         if lease.is_shared() {
             self.cluster.shared.fetch_add(1, Relaxed);
         }
@@ -315,6 +323,10 @@ impl ClusterHandle {
         tried: Tried<'_>,
         full: &dyn Fn(&EndpointState) -> bool,
     ) -> Result<Arc<EndpointState>, Reason> {
+        // What no client has named is nobody's endpoint.
+        if self.cluster.forwards() && self.cluster.is_configured() {
+            return Err(reasons::NAME_MISSING);
+        }
         let members = self.cluster.members.load();
         let priorities = tried.priorities_in(&members);
         let is_tried = |index: u32, endpoint: &EndpointState| {

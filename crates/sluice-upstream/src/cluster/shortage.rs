@@ -16,6 +16,10 @@ impl Cluster {
         if why == reasons::LIMIT {
             return Some(self.limit_reached().into());
         }
+        if why == reasons::DNS && self.forwards() {
+            // The failure itself says which of the names it is about.
+            return None;
+        }
         if why == reasons::DNS {
             let names = self.names();
             let names = names.iter().map(|(name, state)| format!("{name}: {}", state.message));

@@ -31,6 +31,7 @@ pub(crate) fn member(port: u16) -> Member {
     Member {
         target: Target::Ip(([127, 0, 0, 1], port).into()),
         host: None,
+        name: None,
         alternates: Vec::new(),
         traits: EndpointTraits::default(),
     }

@@ -38,6 +38,7 @@ pub(crate) fn cluster(count: u16, outlier: OutlierPlan) -> Arc<Cluster> {
         .map(|port| Member {
             target: target(port),
             host: None,
+            name: None,
             alternates: Vec::new(),
             traits: EndpointTraits::default(),
         })

@@ -121,6 +121,11 @@ fn of_decision(cluster: &Cluster, wall: Duration, reserve_percent: u64) -> Value
         item["result"] = "there is no such cluster: cluster.unknown".into();
         return item;
     }
+    if cluster.forwards() {
+        item["result"] = "the host that the client names (`forward`)".into();
+        item["hosts"] = members.endpoints.len().into();
+        return item;
+    }
     item["balance"] = cluster.plan().balancing.balance.kind().word().into();
     item["priorities"] = of_priorities(&members.balancer);
     let all: Vec<(&Arc<EndpointState>, Eligibility)> =
@@ -186,6 +191,9 @@ pub(super) fn of_cluster(cluster: &Cluster, wall: Duration, reserve_percent: u64
             }
             if let Some(one) = decided.get(&endpoint.name) {
                 item["override"] = overrides::show_endpoint(one, wall);
+            }
+            if plan.forward.is_some() {
+                item["addresses"] = endpoint.addresses().iter().map(ToString::to_string).collect();
             }
             if let Some(host) = &endpoint.host {
                 item["host"] = (&**host).into();

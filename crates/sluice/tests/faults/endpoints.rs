@@ -73,6 +73,21 @@ pub(crate) const CASES: &[Fault] = &[
         inject: nameless,
     },
     Fault {
+        name: "A client names a host that the forward proxy does not serve",
+        reason: "name.denied",
+        inject: || named("internal.test"),
+    },
+    Fault {
+        name: "A request to the forward proxy names no host",
+        reason: "name.missing",
+        inject: || named("127.1"),
+    },
+    Fault {
+        name: "A client names an address inside the network",
+        reason: "upstream.egress",
+        inject: || named("169.254.169.254"),
+    },
+    Fault {
         name: "The endpoint's certificate has expired",
         reason: "upstream.tls",
         inject: || of_tls(expired),
@@ -334,6 +349,23 @@ fn nameless() -> Seen {
     let sluice = by_name();
     let heard = say(&sluice, "db", "hello there, this is not TLS\r\n");
     Seen::of(&sluice, "name.missing").heard(heard).at("\"db\"")
+}
+
+/// A request for this host to a forward proxy.
+fn named(host: &str) -> Seen {
+    let hosts = if host == "internal.test" { "hosts: [shop.test]" } else { "max_hosts: 10" };
+    let sluice = start(&format!(
+        "listeners: [{{ name: web, address: 127.0.0.1:0, http: main }}]\n\
+         routes: {{ main: [{{ hosts: \"*\", rules: [{{ name: all, cluster: out }}] }}] }}\n\
+         clusters: {{ out: {{ forward: {{ {hosts} }} }} }}\n"
+    ));
+    let heard = send(&sluice, format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n"));
+    let reason = match host {
+        "internal.test" => "name.denied",
+        "127.1" => "name.missing",
+        _ => "upstream.egress",
+    };
+    Seen::request(&sluice, reason).heard(heard).at(host).at("\"out\"")
 }
 
 /// The observation when a cluster that trusts `ca.pem` requests `app.test` from the server that `serve` starts.

@@ -135,6 +135,7 @@ fn on_bench(responses: Option<u32>, test: impl AsyncFnOnce(Bench)) {
         cluster.publish(&[Member {
             target,
             host: None,
+            name: None,
             alternates: Vec::new(),
             traits: EndpointTraits::default(),
         }]);
