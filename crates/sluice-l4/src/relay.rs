@@ -74,14 +74,18 @@ impl Hash {
 }
 
 /// What the pick of an endpoint goes by, for a client from `source`.
-pub(crate) fn affinity_of(hash: Option<Hash>, sticky: Option<Duration>, source: Peer) -> Affinity {
+pub(crate) fn affinity_of(
+    hash: Option<Hash>,
+    sticky: Option<Duration>,
+    source: Peer,
+) -> Affinity<'static> {
     let session =
         || Some(ClientSession::Source { source: Hash::SourceIp.of(source)?, ttl: sticky? });
-    Affinity { hash: hash.and_then(|hash| hash.of(source)), session: session() }
+    Affinity { hash: hash.and_then(|hash| hash.of(source)), session: session(), subset: None }
 }
 
 /// What the choice among the clusters of a relay goes by, for a client that stays with its endpoint.
-pub(crate) fn split_key(affinity: Affinity) -> Option<u64> {
+pub(crate) fn split_key(affinity: Affinity<'_>) -> Option<u64> {
     affinity.hash.or(match affinity.session {
         Some(ClientSession::Source { source, .. }) => Some(source),
         _ => None,
@@ -122,9 +126,10 @@ impl Relay {
     ) -> Result<(Box<Pump>, Claim, Option<Hop>), Reason> {
         let RelayOptions { hash, sticky, .. } = &self.options;
         let affinity = affinity_of(*hash, *sticky, conn.info.source());
-        let handle = self.handles.choose(&conn.worker, split_key(affinity));
+        let to = self.handles.choose(&conn.worker, split_key(affinity));
+        let affinity = Affinity { subset: to.subset.as_deref(), ..affinity };
         let preface = |handle: &ClusterHandle| preface(handle, &conn.info);
-        match connect(handle, &conn, affinity, preface).await {
+        match connect(&to.handle, &conn, affinity, preface).await {
             Ok(Connected { stream: upstream, claim, hop }) => {
                 Ok((Box::new(Pump::new(stream, upstream)), claim, hop))
             }

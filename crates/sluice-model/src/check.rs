@@ -15,6 +15,7 @@ use crate::sections::{Admin, Chain, Config, Http, Listener, ProxyAcceptance, Rel
 pub mod clusters;
 pub mod loops;
 pub mod routes;
+pub mod subsets;
 
 pub use clusters::clusters;
 pub use loops::loops;

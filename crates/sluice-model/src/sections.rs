@@ -26,6 +26,7 @@ pub mod http;
 pub mod log_format;
 pub mod redirect;
 pub mod routes;
+pub mod subsets;
 
 pub use balancing::{
     Balancer, Failover, LocalityName, LocalityWeights, Priority, SessionTtl, SlowStart,
@@ -36,6 +37,7 @@ pub use http::Http;
 pub use log_format::LogFormat;
 pub use redirect::HttpsRedirect;
 pub use routes::{HostOrRule, RuntimeSection, Shares, VirtualHost};
+pub use subsets::{MetadataEntries, SubsetValues, Subsets};
 
 section! {
     /// The whole configuration. All files in a folder are read as one: their listeners, clusters, routes, secrets
@@ -417,6 +419,8 @@ section! {
         /// In place of `cluster`: endpoints, which form a cluster with default settings. Its name in logs, metrics and
         /// admin pages is that of the listener and the chain, joined by a dot: `db.default`.
         pub endpoints: Vec<Spanned<Short<EndpointEntry>>>,
+        /// The metadata that the endpoint must have, for a cluster with `subsets`.
+        pub endpoint_metadata: Option<Spanned<SubsetValues>>,
         /// The hash key of `ring_hash` and `maglev` (sticky sessions).
         pub hash: Option<HashBy>,
         /// Sticky sessions: a source that comes back goes to the endpoint that it went to before, as long as that is
@@ -495,6 +499,8 @@ section! {
         pub localities: LocalityWeights,
         /// Slow start of endpoints that join or recover; `round_robin`, `random` and `least_request` only.
         pub slow_start: Option<Spanned<Short<SlowStart>>>,
+        /// Subsets of the endpoints by their metadata, such as versions. If omitted, endpoints are not told apart.
+        pub subsets: Option<Spanned<Short<Subsets>>>,
         /// The HTTP version spoken to endpoints, if a rule routes to this cluster.
         pub protocol: ClusterProtocol = "http1",
         /// Connection pool: how HTTP connections to endpoints are reused.
@@ -593,6 +599,9 @@ section! {
         pub priority: Priority = "0",
         /// Where it is: a zone, region/zone or region/zone/sub-zone.
         pub locality: Option<Spanned<LocalityName>>,
+        /// What it is told apart by, for `subsets` of the cluster: a value for each key, or several in a list, of which
+        /// each counts.
+        pub metadata: Option<Spanned<MetadataEntries>>,
     }
 }
 

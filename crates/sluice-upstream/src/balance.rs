@@ -1,18 +1,22 @@
 //! Load balancing: which endpoint is next.
 //!
 //! Owns: the settings of balancers. Below it: the tables of balancers, the shares of priorities, the weights of endpoints
-//! in slow start, and the selection that joins them. Refuses to know: who connects, and what limits apply; the caller of a
+//! in slow start, subsets, and the selection that joins them. Refuses to know: who connects, and what limits apply; the caller of a
 //! pick decides. Keeps: a usable endpoint is found if there is one; weights are kept; a hash leads to the same endpoint
 //! on every worker and in every Sluice.
+
+use std::sync::Arc;
 
 pub mod load_balancer;
 pub mod priorities;
 pub mod slow_start;
+pub mod subsets;
 pub mod tables;
 
 pub use load_balancer::LoadBalancer;
 pub use priorities::FailoverPlan;
 pub use slow_start::SlowStartPlan;
+pub use subsets::SubsetsPlan;
 
 sluice_core::choice! {
     /// How a cluster chooses among its endpoints.
@@ -31,7 +35,7 @@ sluice_core::choice! {
 }
 
 /// How the endpoints of a cluster are chosen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct BalancingPlan {
     /// The balancer.
     pub balance: BalancePlan,
@@ -41,6 +45,8 @@ pub struct BalancingPlan {
     pub localities: LocalityPlan,
     /// Slow start of new and recovered endpoints.
     pub slow_start: Option<SlowStartPlan>,
+    /// How the endpoints are divided by their metadata; `None` does not tell them apart.
+    pub subsets: Option<Arc<SubsetsPlan>>,
 }
 
 /// A balancer and its settings.

@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::balance::LoadBalancer;
+use crate::balance::subsets::{StateChanges, SubsetTable};
 use crate::endpoint::{EndpointId, EndpointState, EndpointTraits, Target};
 use crate::name_state::NameState;
 use crate::overrides::ClusterOverrides;
@@ -84,6 +85,8 @@ pub struct Membership {
     by_id: OnceLock<HashMap<EndpointId, u32>>,
     /// Those that may be picked, as of the last change of their states.
     pub balancer: LoadBalancer,
+    /// The subsets, if the cluster has any.
+    pub subsets: Option<SubsetTable>,
 }
 
 /// Memberships up to this size are searched for an ID one by one.
@@ -95,8 +98,9 @@ impl Membership {
         endpoints: Arc<[Arc<EndpointState>]>,
         traits: Arc<[EndpointTraits]>,
         balancer: LoadBalancer,
+        subsets: Option<SubsetTable>,
     ) -> Arc<Self> {
-        Arc::new(Self { version, endpoints, traits, by_id: OnceLock::new(), balancer })
+        Arc::new(Self { version, endpoints, traits, by_id: OnceLock::new(), balancer, subsets })
     }
 
     /// The endpoint of that name.
@@ -138,7 +142,7 @@ impl Cluster {
 
     /// A cluster without endpoints.
     pub fn new(plan: Arc<ClusterPlan>) -> Self {
-        let members = Membership::new(0, Arc::new([]), Arc::new([]), LoadBalancer::default());
+        let members = Membership::new(0, Arc::new([]), Arc::new([]), LoadBalancer::default(), None);
         Self {
             name: Arc::clone(&plan.name),
             plan: ArcSwap::new(plan),
@@ -264,11 +268,20 @@ impl Cluster {
         let (endpoints, traits): (Arc<[_]>, Arc<[_]>) = (endpoints.into(), traits.into());
         let mut standings = self.standings.lock().unwrap_or_else(PoisonError::into_inner);
         standings.follow(&plan.balancing, &endpoints, &traits, Instant::now());
-        let balancer =
-            LoadBalancer::build(&plan.balancing, &endpoints, &standings.balanced(&traits), None);
+        let (balancing, balanced) = (&plan.balancing, standings.balanced(&traits));
+        let all: Vec<u32> = (0_u32..).zip(&*endpoints).map(|(index, _)| index).collect();
+        let balancer = LoadBalancer::build(balancing, &endpoints, &balanced, &all, None);
+        let subsets = balancing.subsets.as_ref().map(|subsets| {
+            let from = balancer.turns();
+            SubsetTable::build(balancing, subsets, &endpoints, &balanced, &traits, from)
+        });
+        drop(balanced);
         drop(standings);
+        if let Some(subsets) = &subsets {
+            tell_left_out(&self.name, subsets, old.subsets.as_ref());
+        }
         let version = old.version + 1;
-        self.members.store(Membership::new(version, endpoints, traits, balancer));
+        self.members.store(Membership::new(version, endpoints, traits, balancer, subsets));
         self.changed.notify_one();
         left
     }
@@ -292,20 +305,26 @@ impl Cluster {
     /// Returns when time alone will change one. For the control thread.
     pub(crate) fn rebalance(&self) -> Option<Instant> {
         let (plan, old) = (self.plan.load(), self.members.load_full());
-        let Membership { version, endpoints, traits, balancer, .. } = &*old;
+        let Membership { version, endpoints, traits, balancer, subsets, .. } = &*old;
         let mut standings = self.standings.lock().unwrap_or_else(PoisonError::into_inner);
         let followed = standings.follow(&plan.balancing, endpoints, traits, Instant::now());
-        if followed.changed {
-            let balanced = standings.balanced(traits);
+        if !followed.changed.is_empty() {
+            let (balancing, balanced) = (&plan.balancing, standings.balanced(traits));
+            let all: Vec<u32> = (0_u32..).zip(&**endpoints).map(|(index, _)| index).collect();
             // Tables that depend on weights alone go on while those are the same.
             let known = (!followed.reweighted).then_some(balancer);
-            let balancer = LoadBalancer::build(&plan.balancing, endpoints, &balanced, known);
+            let balancer = LoadBalancer::build(balancing, endpoints, &balanced, &all, known);
+            let subsets = subsets.as_ref().map(|subsets| {
+                let reweighted = followed.reweighted;
+                let changes = StateChanges { endpoints: &followed.changed, reweighted };
+                subsets.rebuild(balancing, endpoints, &balanced, changes, balancer.turns())
+            });
             if balancer.panics() != old.balancer.panics() {
                 tell_panic(&self.name, balancer.panics());
             }
             let (endpoints, traits) = (Arc::clone(endpoints), Arc::clone(traits));
             let version = *version;
-            self.members.store(Membership::new(version, endpoints, traits, balancer));
+            self.members.store(Membership::new(version, endpoints, traits, balancer, subsets));
         }
         followed.again_at
     }
@@ -348,6 +367,18 @@ fn tell_panic(cluster: &str, panics: bool) {
         tracing::warn!(cluster, "too few endpoints are usable: all are used (panic mode)");
     } else {
         tracing::info!(cluster, "enough endpoints are usable again: panic mode ends");
+    }
+}
+
+/// Tells that subsets are missing, once for each time that their number changes.
+fn tell_left_out(cluster: &str, subsets: &SubsetTable, old: Option<&SubsetTable>) {
+    let left_out = subsets.left_out();
+    if left_out > 0 && old.is_none_or(|old| old.left_out() != left_out) {
+        tracing::warn!(
+            cluster,
+            left_out,
+            "the endpoints make too many subsets (`limits.subsets`): requests for some get the fallback"
+        );
     }
 }
 

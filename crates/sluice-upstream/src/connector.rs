@@ -64,7 +64,7 @@ pub struct Preface {
 pub async fn connect(
     handle: &Rc<ClusterHandle>,
     conn: &Conn,
-    affinity: Affinity,
+    affinity: Affinity<'_>,
     preface: impl Fn(&ClusterHandle) -> Preface,
 ) -> Result<Connected, Reason> {
     let (handle, first) = handle.pick_or_fall_back(&conn.worker, affinity);

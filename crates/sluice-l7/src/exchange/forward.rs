@@ -15,9 +15,9 @@ use sluice_codec::{ErrorKind, HttpError, HttpStream, Known};
 use sluice_core::Reason;
 use sluice_core::connection::Attempt;
 use sluice_core::reason::Side;
-use sluice_upstream::EndpointState;
 use sluice_upstream::cluster::{FALLBACKS_MAX, RequestClaim, TrafficClass};
 use sluice_upstream::reasons as upstream_reasons;
+use sluice_upstream::{EndpointState, SubsetKey};
 
 use super::attempt_error::AttemptError;
 use super::deadlines::Deadline;
@@ -44,6 +44,8 @@ struct Forwarding {
     fallbacks_left: usize,
     options: Arc<RuleOptions>,
     hash: Option<u64>,
+    /// The metadata that the endpoint must have.
+    subset: Option<Arc<SubsetKey>>,
     attempts: Attempts,
     /// Counts a retry while it is in flight.
     permit: Option<InFlightGuard>,
@@ -72,6 +74,7 @@ impl RequestTask {
         }
         let worker = Rc::clone(self.worker());
         let pool = self.manager.shared.pools.to(&target.cluster, &worker);
+        let subset = target.endpoint_match().map(|of| of.key(&self.request));
         if !options.mirrors.is_empty() {
             self.begin_mirrors(&target);
         }
@@ -92,6 +95,7 @@ impl RequestTask {
             fallbacks_left,
             options,
             hash,
+            subset,
             attempts,
             permit: None,
             asked_wait: None,
@@ -243,9 +247,9 @@ impl RequestTask {
         &self,
         forwarding: &mut Forwarding,
     ) -> Result<(Arc<EndpointState>, RequestClaim), FailedAttempt> {
-        let Forwarding { pool, options, hash, attempts, .. } = forwarding;
+        let Forwarding { pool, options, hash, subset, attempts, .. } = forwarding;
         let (handle, class) = (&pool.handle, TrafficClass::Request);
-        let affinity = affinity(&self.values, *hash);
+        let affinity = affinity(&self.values, *hash, subset.as_deref());
         let picked = attempts.pick(handle, self.worker(), class, affinity, options.retry.avoid);
         picked.map_err(|why| no_endpoint(why, handle.cluster.shortage(why)))
     }

@@ -43,6 +43,7 @@ pub fn clusters(config: &Config, diags: &mut Diags) {
         fallback(config, name, cluster, &at, diags);
         backoff(cluster, streamed.contains(name), &at, diags);
         balancing(cluster, &at, diags);
+        super::subsets::subsets(cluster, &at, diags);
         names(cluster, &at, diags);
         if by_header.is_none() && relayed.contains(name) && !routed.contains(name) {
             only_for_http(name, cluster, &at, diags);

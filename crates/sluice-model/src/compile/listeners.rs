@@ -21,7 +21,7 @@ use super::http::HttpContext;
 use super::{Compiler, client_auth, quic, unknown_filter};
 use crate::chains::needs;
 use crate::model::listener::{
-    ChainKind, FlowChain, InnerChain, RelayTo, Service, SocketOptions, Streams, Traffic,
+    ChainKind, FlowChain, InnerChain, RelayShare, RelayTo, Service, SocketOptions, Streams, Traffic,
 };
 use crate::model::tls::ServerTls;
 use crate::model::{FilterChain, FilterConfig, Listener};
@@ -236,11 +236,12 @@ impl Compiler<'_> {
     }
 
     fn relay_to(&self, to: &RelayTo) -> Vec<WeightedCluster> {
-        let cluster = |(name, weight): (&Name, u64)| WeightedCluster {
-            cluster: self.around.clusters.reference(name),
-            weight,
+        let cluster = |share: RelayShare| WeightedCluster {
+            cluster: self.around.clusters.reference(&share.cluster),
+            weight: share.weight,
+            subset: share.subset,
         };
-        to.clusters().map(cluster).collect()
+        to.shares().map(cluster).collect()
     }
 
     fn datagrams(

@@ -17,9 +17,12 @@ use sluice_l7::regexes;
 use sluice_l7::routes::{GrpcMatch, PathMatch, ValueMatch};
 use sluice_l7::template::HttpTemplate;
 
+pub mod endpoint_metadata;
 pub mod forwarding;
 pub mod retries;
 
+use super::subsets::SubsetValues;
+use endpoint_metadata::SubsetSources;
 use forwarding::{AttemptCount, FollowRedirects, Mirror};
 use retries::Retry;
 
@@ -106,6 +109,9 @@ section! {
         /// The hash key of ring_hash and maglev (session affinity, sticky sessions); the first source that yields a
         /// value is used.
         pub hash: Vec<Short<HashSource>>,
+        /// The metadata that the endpoint must have, for a cluster with `subsets`: a value for each key, or
+        /// `{ header: NAME }` for that of a request header.
+        pub endpoint_metadata: Option<Spanned<SubsetSources>>,
         /// Clusters that get a copy of each request, or of a share of them; their responses are discarded (shadowing).
         pub mirror: Vec<Short<Mirror>>,
         /// Redirects of endpoints that Sluice follows itself, instead of the client (internal redirects).
@@ -639,6 +645,9 @@ section! {
         pub weight: ShareWeight,
         /// The runtime value that overrides the weight: a number, in percent if the shares are.
         pub runtime: Option<String>,
+        /// The metadata that the endpoint must have, for a cluster with `subsets`; the keys that it names replace those of
+        /// the rule or relay.
+        pub endpoint_metadata: Option<Spanned<SubsetValues>>,
     }
 }
 

@@ -7,20 +7,24 @@ use std::sync::Arc;
 use sluice_core::limits::Limit;
 use sluice_core::settings::Short;
 use sluice_core::{Cidr, Diags, Name, Path, Spanned};
-use sluice_upstream::EgressPolicy;
-use sluice_upstream::balance::{BalancingPlan, FailoverPlan, LocalityPlan, SlowStartPlan};
+use sluice_upstream::balance::subsets::{SelectorFallback, SelectorPlan, SubsetFallback};
+use sluice_upstream::balance::{
+    BalancingPlan, FailoverPlan, LocalityPlan, SlowStartPlan, SubsetsPlan,
+};
 use sluice_upstream::plan::{
     AddressFamily, ClusterSettings, ConnectBackoffPlan, DnsPlan, HttpVersion, OnRemoved,
     OnUnhealthy, ProxyVersion, ResolutionMode, ReusePlan,
 };
+use sluice_upstream::{EgressPolicy, SubsetKey};
 
 use super::{Context, Translated, health};
 use crate::check;
 use crate::model::{Cluster, Kind, Resource};
 use crate::provenance::Provenance;
+use crate::sections::subsets::{self, Fallback, FallbackOfKeys, SubsetSelector};
 use crate::sections::{
     self, ClusterLimits, ClusterProtocol, ConnectBackoff, Dns, Egress, Failover, Family, NameMode,
-    OnEndpointRemoved, OnEndpointUnhealthy, ProxyHeader, Refresh, Reuse, SlowStart,
+    OnEndpointRemoved, OnEndpointUnhealthy, ProxyHeader, Refresh, Reuse, SlowStart, Subsets,
 };
 use crate::store::Update;
 
@@ -80,6 +84,7 @@ impl Context<'_> {
             failover,
             localities,
             slow_start,
+            subsets,
             protocol,
             reuse: Reuse { idle_timeout, max_age, requests: requests_each, streams, idle },
             connect_timeout,
@@ -104,6 +109,7 @@ impl Context<'_> {
             egress,
             send_proxy_protocol,
         } = section;
+        let limits = &self.config.limits.0;
         ClusterSettings {
             balancing: BalancingPlan {
                 balance: balance.0,
@@ -113,6 +119,9 @@ impl Context<'_> {
                     _ => LocalityPlan::Weighted,
                 },
                 slow_start: slow_start.as_ref().map(|section| slow_start_plan(section)),
+                subsets: subsets
+                    .as_ref()
+                    .map(|section| Arc::new(subsets_plan(section, limits.size(Limit::Subsets)))),
             },
             connect_timeout: *connect_timeout,
             fallback: fallback.as_ref().map(|name| name.value.clone()),
@@ -153,7 +162,7 @@ impl Context<'_> {
                 OnEndpointUnhealthy::Move => OnUnhealthy::Move,
                 OnEndpointUnhealthy::Close => OnUnhealthy::Close,
             },
-            dns: dns_plan(dns, self.config.limits.0.size(Limit::ResolvedAddresses)),
+            dns: dns_plan(dns, limits.size(Limit::ResolvedAddresses)),
             egress: egress.as_ref().map(|section| egress_policy(section)),
             send_proxy: send_proxy_protocol.map(|version| match version {
                 ProxyHeader::V1 => ProxyVersion::V1,
@@ -243,6 +252,29 @@ fn failover_plan(section: &Failover) -> FailoverPlan {
         overprovisioning: overprovisioning.0.map(|factor| factor.0),
         panic: panic.0.map_or(0, |percent| percent.0),
         failback_delay: failback_delay.0,
+    }
+}
+
+fn subsets_plan(section: &Subsets, count_max: usize) -> SubsetsPlan {
+    let Subsets { selectors, fallback, default_subset } = section;
+    let usual = |fallback: &Fallback| match fallback {
+        Fallback::Refuse => SubsetFallback::Refuse,
+        Fallback::AnyEndpoint => SubsetFallback::AnyEndpoint,
+        Fallback::DefaultSubset => SubsetFallback::DefaultSubset,
+    };
+    let selector = |of: &Spanned<Short<SubsetSelector>>| SelectorPlan {
+        keys: of.sorted(),
+        fallback: of.fallback.as_ref().map(|fallback| match fallback {
+            FallbackOfKeys::Usual(fallback) => SelectorFallback::Usual(usual(fallback)),
+            FallbackOfKeys::KeysSubset(keys) => SelectorFallback::Keys(subsets::in_order(keys)),
+        }),
+    };
+    let default = default_subset.as_ref().map(|of| of.0.clone());
+    SubsetsPlan {
+        selectors: selectors.iter().map(selector).collect(),
+        fallback: usual(fallback),
+        default_subset: default.unwrap_or_else(|| SubsetKey::new([])),
+        count_max,
     }
 }
 

@@ -128,16 +128,19 @@ pub struct Chooser<'a> {
 }
 
 impl LoadBalancer {
-    /// Builds the selection over all endpoints. `old` is that of the same membership before, if there is one.
+    /// Builds the selection over `members`, which are indexes of endpoints in order. `old` is that of the same members
+    /// before, if there is one.
     pub fn build(
         plan: &BalancingPlan,
         endpoints: &[Arc<EndpointState>],
         balanced: &[BalancedEndpoint<'_>],
+        members: &[u32],
         old: Option<&Self>,
     ) -> Self {
         let mut levels: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
-        for (index, one) in (0_u32..).zip(balanced) {
-            levels.entry(one.traits.priority).or_default().push(index);
+        for index in members {
+            let priority = balanced[*index as usize].traits.priority;
+            levels.entry(priority).or_default().push(*index);
         }
         let count = |members: &[u32], standing| {
             members.iter().filter(|index| balanced[**index as usize].standing == standing).count()
@@ -176,6 +179,11 @@ impl LoadBalancer {
         let hashes = plan.balance.hashes();
         let hash_tables = tables.hashes;
         Self { tiers: tiers.into(), parts: parts.into(), hashes, shares, hash_tables }
+    }
+
+    /// How many of the worker's positions it has.
+    pub fn turns(&self) -> usize {
+        if self.parts.len() < 2 { 1 } else { self.parts.len() + 1 }
     }
 
     /// Whether some priority is in panic mode.

@@ -89,6 +89,10 @@ impl BalancerTable {
             Self::Hash(HashTable { entries, endpoints: chosen, total_weight, load_max })
         };
         match balance {
+            // Every hash leads to the only endpoint.
+            balance if balance.hashes() && chosen.len() == 1 => {
+                hash(HashEntries::Maglev(vec![chosen[0].index]), chosen)
+            }
             BalancePlan::RoundRobin => Self::InTurn(sequence(&chosen)),
             BalancePlan::Random => Self::Random(sequence(&chosen)),
             BalancePlan::LeastRequest(plan) => Self::LeastRequest(*plan, chosen),

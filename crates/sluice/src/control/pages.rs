@@ -15,9 +15,11 @@ use sluice_core::{LocalFuture, Name};
 use sluice_l4::metrics::LIMIT_REACHED;
 use sluice_model::model::{Kind, Listener};
 use sluice_upstream::balance::priorities::Share;
+use sluice_upstream::balance::subsets::Subset;
 use sluice_upstream::endpoint::Trouble;
+use sluice_upstream::metadata::MetadataValues;
 use sluice_upstream::name_state::NameState;
-use sluice_upstream::{Cluster, EndpointState, EndpointTraits};
+use sluice_upstream::{Cluster, EndpointMetadata, EndpointState, EndpointTraits};
 use tokio::time::Instant;
 
 use super::overrides::{self, EndpointDecision};
@@ -137,6 +139,23 @@ fn of_priority((priority, share): &(u32, Share)) -> Value {
     json!({ "priority": priority, "healthy": healthy, "degraded": degraded, "panic": panics })
 }
 
+fn of_metadata(metadata: &EndpointMetadata) -> Value {
+    let entry = |(key, values): &MetadataValues| match &**values {
+        [one] => (key.to_string(), (&**one).into()),
+        many => (key.to_string(), many.iter().map(|value| Value::from(&**value)).collect()),
+    };
+    Value::Object(metadata.iter().map(entry).collect())
+}
+
+fn of_subset(subset: &Subset) -> Value {
+    let metadata = subset.key.iter().map(|(key, value)| (key.to_string(), (&**value).into()));
+    json!({
+        "metadata": Value::Object(metadata.collect()),
+        "endpoints": subset.len,
+        "priorities": subset.balancer.shares.iter().map(of_priority).collect::<Vec<_>>(),
+    })
+}
+
 fn of_cluster(cluster: &Cluster, wall: Duration, reserve_percent: u64) -> Value {
     let (plan, members) = (cluster.plan(), cluster.members());
     let decided = cluster.overrides();
@@ -168,6 +187,9 @@ fn of_cluster(cluster: &Cluster, wall: Duration, reserve_percent: u64) -> Value 
         if let Some(locality) = &traits.locality {
             item["locality"] = locality.to_string().into();
         }
+        if let Some(metadata) = &traits.metadata {
+            item["metadata"] = of_metadata(metadata);
+        }
         item
     };
     let names = cluster.names().into_iter();
@@ -181,6 +203,10 @@ fn of_cluster(cluster: &Cluster, wall: Duration, reserve_percent: u64) -> Value 
         "endpoints": members.endpoints.iter().zip(&*members.traits).map(endpoint).collect::<Vec<_>>(),
         "priorities": members.balancer.shares.iter().map(of_priority).collect::<Vec<_>>(),
     });
+    if let Some(subsets) = &members.subsets {
+        item["subsets"] = subsets.iter().map(of_subset).collect();
+        item["subsets_left_out"] = subsets.left_out().into();
+    }
     if let Some(fallback) = &plan.fallback {
         item["fallback"] = (&**fallback).into();
     }

@@ -13,8 +13,9 @@ use sluice_codec::Head;
 use sluice_config::{Sources, explain, redact};
 use sluice_core::Name;
 use sluice_l7::Runtime;
-use sluice_l7::routes::{Action, Override, RouteInput, RouteTable, Rule};
+use sluice_l7::routes::{Action, EndpointMatch, Override, RouteInput, RouteTable, Rule};
 use sluice_model::model::listener::{Http, Service};
+use sluice_model::sections::routes::endpoint_metadata::SubsetSources;
 use sluice_model::store::Store;
 use sluice_model::translate::routes::written;
 
@@ -45,7 +46,15 @@ fn of_rule(rule: &Rule, table: &RouteTable, sources: &Sources) -> Value {
     }
     let (key, value) = action(&rule.action, table);
     item[key] = value;
+    if let Some(of) = &rule.options.endpoint {
+        item["endpoint_metadata"] = asked(of);
+    }
     item
+}
+
+/// The metadata that an endpoint must have, as configured.
+fn asked(of: &EndpointMatch) -> Value {
+    explain::json(&SubsetSources(of.clone()))
 }
 
 fn action(action: &Action, table: &RouteTable) -> (&'static str, Value) {
@@ -53,7 +62,14 @@ fn action(action: &Action, table: &RouteTable) -> (&'static str, Value) {
     match action {
         Action::Cluster(cluster) => ("cluster", name(*cluster).into()),
         Action::Split(shares) => {
-            let shares = shares.iter().map(|share| (name(share.cluster), share.weight.into()));
+            let shares = shares.iter().map(|share| {
+                let weight = Value::from(share.weight);
+                let shown = match &share.endpoint {
+                    None => weight,
+                    Some(of) => json!({ "weight": weight, "endpoint_metadata": asked(of) }),
+                };
+                (name(share.cluster), shown)
+            });
             ("split", Value::Object(shares.collect()))
         }
         Action::ByHeader(header) => ("cluster_header", (&**header).into()),
@@ -137,6 +153,9 @@ fn judge(item: &mut Value, table: &RouteTable, subject: &RouteInput<'_>, http: &
             item["rule"] = (&*rule.name).into();
             let (key, value) = action(&rule.action, table);
             item[key] = value;
+            if let Some(of) = &rule.options.endpoint {
+                item["endpoint_metadata"] = asked(of);
+            }
             overrides = rule.overrides;
         }
     }

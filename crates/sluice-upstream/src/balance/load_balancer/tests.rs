@@ -63,7 +63,8 @@ impl World {
                 BalancedEndpoint { traits, standing, weight: traits.weight, part: 1000 }
             })
             .collect();
-        LoadBalancer::build(&self.plan, &self.endpoints, &balanced, old)
+        let all: Vec<u32> = (0..).zip(&balanced).map(|(index, _)| index).collect();
+        LoadBalancer::build(&self.plan, &self.endpoints, &balanced, &all, old)
     }
 
     fn pick(
