@@ -437,6 +437,47 @@ fn of_subsets() {
 }
 
 #[test]
+fn of_zones() {
+    let node = "node: { locality: a, cluster: up }\n";
+    let aware = |more: &str| {
+        let endpoints: Vec<String> = (1..=6)
+            .map(|port| format!("{{ address: 127.0.0.1:{}, locality: a }}", 7100 + port))
+            .collect();
+        let list = format!("[{}]", endpoints.join(", "));
+        relay(&format!("zone_aware: true\n    {more}")).replace("[127.0.0.1:7002]", &list)
+    };
+    page(
+        "mistakes-zones",
+        &[
+            ("a process that says nothing of itself", aware("")),
+            ("half of what must be known", format!("node: {{ locality: a }}\n{}", aware(""))),
+            ("a place that no cluster looks at", format!("{node}{}", relay(""))),
+            (
+                "a fleet that does not exist",
+                format!("node: {{ locality: a, cluster: proxies }}\n{}", aware("")),
+            ),
+            ("weights as well", format!("{node}{}", aware("localities: { a: 1 }"))),
+            (
+                "a hash",
+                format!("{node}{}", aware("balance: maglev"))
+                    .replace("relay: up", "relay: { cluster: up, hash: source_ip }"),
+            ),
+            ("too few endpoints", format!("{node}{}", relay("zone_aware: true"))),
+            ("an aperture of one", relay("aperture: 1")),
+            ("an aperture for all endpoints", relay("aperture: 2")),
+            (
+                "an aperture by hash",
+                relay("aperture: 2\n    balance: maglev")
+                    .replace("relay: up", "relay: { cluster: up, hash: source_ip }"),
+            ),
+            ("an aperture and zones", format!("{node}{}", aware("aperture: 2"))),
+            ("a name that nothing goes by", format!("node: {{ id: a }}\n{}", relay(""))),
+            ("latencies that are never forgotten", relay("balance: { peak_ewma: { decay: 0s } }")),
+        ],
+    );
+}
+
+#[test]
 fn of_rules() {
     page(
         "mistakes-rules",

@@ -29,7 +29,8 @@ pub mod routes;
 pub mod subsets;
 
 pub use balancing::{
-    Balancer, Failover, LocalityName, LocalityWeights, Priority, SessionTtl, SlowStart,
+    ApertureSize, Balancer, Failover, LocalityName, LocalityWeights, OwnNode, Priority, SessionTtl,
+    SlowStart, ZoneAware,
 };
 pub use discovery::{Dns, Egress, Family, NameMode, Refresh};
 pub use health::{Health, Outlier};
@@ -49,6 +50,8 @@ section! {
         pub listeners: Members<Listener>,
         /// Clusters (backends, upstreams) that traffic goes to, by name: `app: 127.0.0.1:9000`.
         pub clusters: Named<Short<Cluster>>,
+        /// This process among others of its kind.
+        pub node: OwnNode,
         /// HTTP routes, by name: each a list of virtual hosts, or a single rule for any host: `web: { cluster: app }`.
         pub routes: Named<Members<HostOrRule>>,
         /// Secrets that filters use, by name: `session_key: { file: session.key }`. A new text takes effect without new
@@ -497,7 +500,14 @@ section! {
         /// Weights of localities, by name: each locality gets traffic by its weight, less what its usable endpoints cannot
         /// serve. If omitted, localities are not told apart.
         pub localities: LocalityWeights,
-        /// Slow start of endpoints that join or recover; `round_robin`, `random` and `least_request` only.
+        /// Zone-aware routing: endpoints in the zone of this process are preferred; needs `node`. `round_robin`,
+        /// `random`, `least_request` and `peak_ewma` only.
+        pub zone_aware: Option<Spanned<Short<ZoneAware>>>,
+        /// Aperture (random subsetting): this process uses only so many endpoints of each priority, others use others. For
+        /// large clusters with many processes in front. Not with `localities`, `zone_aware` or a balancer that goes by a
+        /// hash.
+        pub aperture: Option<Spanned<ApertureSize>>,
+        /// Slow start of endpoints that join or recover; not with a balancer that goes by a hash.
         pub slow_start: Option<Spanned<Short<SlowStart>>>,
         /// Subsets of the endpoints by their metadata, such as versions. If omitted, endpoints are not told apart.
         pub subsets: Option<Spanned<Short<Subsets>>>,

@@ -20,9 +20,10 @@ use sluice_upstream::{
     EndpointTraits, Locality, SubsetKey, Target,
 };
 
-const ALL: [Balance; 5] = [
+const ALL: [Balance; 6] = [
     Balance::RoundRobin,
     Balance::LeastRequest,
+    Balance::PeakEwma,
     Balance::Random,
     Balance::RingHash,
     Balance::Maglev,
@@ -73,7 +74,8 @@ fn cluster(balance: BalancePlan, size: u16, rich: bool, divided: bool) -> Arc<Cl
         count_max: 1024,
     });
     let subsets = subsets.map(Arc::new);
-    let balancing = BalancingPlan { balance, failover, localities, slow_start: None, subsets };
+    let balancing =
+        BalancingPlan { balance, failover, localities, subsets, ..BalancingPlan::default() };
     let settings = ClusterSettings { balancing, ..(*ClusterSettings::bare()).clone() };
     let plan = ClusterPlan { name: "c".into(), settings: Arc::new(settings), tls: None };
     let cluster = Arc::new(Cluster::new(Arc::new(plan)));

@@ -13,8 +13,9 @@ use sluice_core::Name;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::balance::LoadBalancer;
+use crate::balance::load_balancer::BalancerInput;
 use crate::balance::subsets::{StateChanges, SubsetTable};
+use crate::balance::{Balance, LoadBalancer};
 use crate::endpoint::{EndpointId, EndpointState, EndpointTraits, Target};
 use crate::name_state::NameState;
 use crate::overrides::ClusterOverrides;
@@ -23,6 +24,7 @@ use crate::plan::{ClusterPlan, ClusterSettings};
 mod affinity;
 mod breakers;
 mod fallback;
+mod fleet;
 mod handle;
 mod reserve;
 mod shortage;
@@ -33,6 +35,7 @@ pub use affinity::{Affinity, ClientSession, PreferredEndpoint, SESSION_MAX};
 use breakers::WorkerCounts;
 pub use breakers::{Breaker, BreakerLimit, WorkerShare};
 pub use fallback::FALLBACKS_MAX;
+use fleet::FleetLinks;
 pub use handle::{Claim, ClusterHandle, RequestClaim, Tried};
 pub use reserve::TrafficClass;
 use source_table::SourceTable;
@@ -49,6 +52,8 @@ pub struct Cluster {
     members: ArcSwap<Membership>,
     /// What serves in its place while no endpoint is usable.
     fallback: ArcSwapOption<Self>,
+    /// The cluster of all processes of this kind, for zone-aware routing, and who goes by this one.
+    fleet: FleetLinks,
     /// For the control thread.
     standings: Mutex<Standings>,
     /// What operators decided; written by the control thread.
@@ -149,6 +154,7 @@ impl Cluster {
             configured: AtomicBool::new(true),
             members: ArcSwap::new(members),
             fallback: ArcSwapOption::empty(),
+            fleet: FleetLinks::default(),
             standings: Mutex::default(),
             overrides: ArcSwap::default(),
             active: AtomicU64::new(0),
@@ -181,9 +187,10 @@ impl Cluster {
     }
 
     /// Takes the plan out of force, for a cluster that was removed. Returns the endpoints, which have left with it.
-    pub(crate) fn vacate(&self) -> Vec<Arc<EndpointState>> {
+    pub(crate) fn vacate(self: &Arc<Self>) -> Vec<Arc<EndpointState>> {
         self.configured.store(false, Relaxed);
         self.set_fallback(None);
+        self.set_fleet(None);
         self.publish(&[])
     }
 
@@ -261,6 +268,7 @@ impl Cluster {
             };
             let endpoint = known.remove(&member.target).map_or_else(new, Arc::clone);
             endpoint.set_alternates(&member.alternates);
+            endpoint.latency.track(plan.balancing.balance.kind() == Balance::PeakEwma);
             endpoints.push(endpoint);
             traits.push(member.traits.clone());
         }
@@ -268,13 +276,14 @@ impl Cluster {
         let (endpoints, traits): (Arc<[_]>, Arc<[_]>) = (endpoints.into(), traits.into());
         let mut standings = self.standings.lock().unwrap_or_else(PoisonError::into_inner);
         standings.follow(&plan.balancing, &endpoints, &traits, Instant::now());
-        let (balancing, balanced) = (&plan.balancing, standings.balanced(&traits));
-        let all: Vec<u32> = (0_u32..).zip(&*endpoints).map(|(index, _)| index).collect();
-        let balancer = LoadBalancer::build(balancing, &endpoints, &balanced, &all, None);
-        let subsets = balancing.subsets.as_ref().map(|subsets| {
-            let from = balancer.turns();
-            SubsetTable::build(balancing, subsets, &endpoints, &balanced, &traits, from)
-        });
+        standings.fleet = self.fleet_zones(&plan.balancing);
+        let balanced = standings.balanced(&traits);
+        let (plan, fleet) = (&plan.balancing, &standings.fleet);
+        let input = BalancerInput { plan, endpoints: &endpoints, balanced: &balanced, fleet };
+        let all = indexes(&endpoints);
+        let balancer = LoadBalancer::build(input, &all, None);
+        let subsets = plan.subsets.as_ref();
+        let subsets = subsets.map(|plan| SubsetTable::build(plan, input, balancer.turns()));
         drop(balanced);
         drop(standings);
         if let Some(subsets) = &subsets {
@@ -283,6 +292,7 @@ impl Cluster {
         let version = old.version + 1;
         self.members.store(Membership::new(version, endpoints, traits, balancer, subsets));
         self.changed.notify_one();
+        self.tell_followers();
         left
     }
 
@@ -308,16 +318,20 @@ impl Cluster {
         let Membership { version, endpoints, traits, balancer, subsets, .. } = &*old;
         let mut standings = self.standings.lock().unwrap_or_else(PoisonError::into_inner);
         let followed = standings.follow(&plan.balancing, endpoints, traits, Instant::now());
-        if !followed.changed.is_empty() {
-            let (balancing, balanced) = (&plan.balancing, standings.balanced(traits));
-            let all: Vec<u32> = (0_u32..).zip(&**endpoints).map(|(index, _)| index).collect();
+        let fleet = self.fleet_zones(&plan.balancing);
+        let moved = standings.fleet != fleet;
+        if !followed.changed.is_empty() || moved {
+            standings.fleet = fleet;
+            let (balanced, all) = (standings.balanced(traits), indexes(endpoints));
+            let (plan, fleet) = (&plan.balancing, &standings.fleet);
+            let input = BalancerInput { plan, endpoints, balanced: &balanced, fleet };
             // Tables that depend on weights alone go on while those are the same.
             let known = (!followed.reweighted).then_some(balancer);
-            let balancer = LoadBalancer::build(balancing, endpoints, &balanced, &all, known);
+            let balancer = LoadBalancer::build(input, &all, known);
             let subsets = subsets.as_ref().map(|subsets| {
-                let reweighted = followed.reweighted;
-                let changes = StateChanges { endpoints: &followed.changed, reweighted };
-                subsets.rebuild(balancing, endpoints, &balanced, changes, balancer.turns())
+                let endpoints = if moved { &all } else { &followed.changed };
+                let changes = StateChanges { endpoints, reweighted: followed.reweighted };
+                subsets.rebuild(input, changes, balancer.turns())
             });
             if balancer.panics() != old.balancer.panics() {
                 tell_panic(&self.name, balancer.panics());
@@ -325,6 +339,7 @@ impl Cluster {
             let (endpoints, traits) = (Arc::clone(endpoints), Arc::clone(traits));
             let version = *version;
             self.members.store(Membership::new(version, endpoints, traits, balancer, subsets));
+            self.tell_followers();
         }
         followed.again_at
     }
@@ -360,6 +375,11 @@ impl Cluster {
         let relayed = self.active().saturating_sub(self.shared.load(Relaxed));
         relayed + self.requests()
     }
+}
+
+/// The indexes of all endpoints.
+fn indexes(endpoints: &[Arc<EndpointState>]) -> Vec<u32> {
+    (0_u32..).zip(endpoints).map(|(index, _)| index).collect()
 }
 
 fn tell_panic(cluster: &str, panics: bool) {

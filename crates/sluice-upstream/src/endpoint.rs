@@ -21,10 +21,12 @@ use crate::overrides::OverrideAction;
 
 pub(crate) mod counts;
 mod ejection;
+mod latency;
 mod traits;
 
 use counts::OutlierCounts;
 pub use ejection::EjectionKind;
+pub use latency::LatencyAverage;
 pub use traits::{EndpointTraits, Locality, PRIORITY_MAX};
 
 /// The names of endpoints that left a cluster. A set, since there may be thousands, and workers look each of theirs up.
@@ -100,6 +102,8 @@ pub struct EndpointState {
     total: AtomicU64,
     /// What became of its traffic.
     pub(crate) counts: OutlierCounts,
+    /// How fast it responds, if its balancer asks for it.
+    pub latency: LatencyAverage,
     unhealthy: AtomicBool,
     degraded: AtomicBool,
     /// Whether its first check has no result yet.
@@ -143,6 +147,7 @@ impl EndpointState {
             requests: AtomicU64::new(0),
             total: AtomicU64::new(0),
             counts: OutlierCounts::default(),
+            latency: LatencyAverage::default(),
             unhealthy: AtomicBool::new(false),
             degraded: AtomicBool::new(false),
             unchecked: AtomicBool::new(false),

@@ -170,6 +170,9 @@ impl RequestTask {
                 if !self.is_blameless(failed) {
                     pool.handle.note_answer(&worker, &endpoint, None);
                 }
+                if failed.cause == Cause::TryTimeout {
+                    pool.handle.note_latency(&worker, &endpoint, worker.now().since(up.sent_at));
+                }
                 self.count_answer(&pool, &endpoint, 0, None);
             }
             return Err(self.note_failed(&endpoint, error, forwarding));
@@ -179,7 +182,9 @@ impl RequestTask {
         if pool.handle.heeds_fail_header() && self.response.get_named(FAIL_HEADER).is_some() {
             pool.handle.note_refusal(&worker, &endpoint);
         }
-        self.count_answer(&pool, &endpoint, status, Some(worker.now().since(up.sent_at)));
+        let took = worker.now().since(up.sent_at);
+        pool.handle.note_latency(&worker, &endpoint, took);
+        self.count_answer(&pool, &endpoint, status, Some(took));
         let covered =
             forwarding.options.retry.covers(&self.response, status_number(&self.response));
         if let Some(rule) = covered

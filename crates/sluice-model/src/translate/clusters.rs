@@ -9,7 +9,8 @@ use sluice_core::settings::Short;
 use sluice_core::{Cidr, Diags, Name, Path, Spanned};
 use sluice_upstream::balance::subsets::{SelectorFallback, SelectorPlan, SubsetFallback};
 use sluice_upstream::balance::{
-    BalancingPlan, FailoverPlan, LocalityPlan, SlowStartPlan, SubsetsPlan,
+    AperturePlan, BalancingPlan, FailoverPlan, LocalityPlan, SlowStartPlan, SubsetsPlan,
+    ZoneAwarePlan,
 };
 use sluice_upstream::plan::{
     AddressFamily, ClusterSettings, ConnectBackoffPlan, DnsPlan, HttpVersion, OnRemoved,
@@ -24,7 +25,8 @@ use crate::provenance::Provenance;
 use crate::sections::subsets::{self, Fallback, FallbackOfKeys, SubsetSelector};
 use crate::sections::{
     self, ClusterLimits, ClusterProtocol, ConnectBackoff, Dns, Egress, Failover, Family, NameMode,
-    OnEndpointRemoved, OnEndpointUnhealthy, ProxyHeader, Refresh, Reuse, SlowStart, Subsets,
+    OnEndpointRemoved, OnEndpointUnhealthy, OwnNode, ProxyHeader, Refresh, Reuse, SlowStart,
+    Subsets, ZoneAware,
 };
 use crate::store::Update;
 
@@ -53,6 +55,7 @@ impl Context<'_> {
             let at = inline.map_or_else(|| at.key(name), |place| Path::ROOT.key(place));
             let used = routed.contains(name);
             check_cluster(section, used, &at, diags);
+            self.check_aperture(section, &at, diags);
             let stale = &mut all.stale_endpoint_files;
             let endpoints = self.endpoints(name, section, &at, stale, diags);
             let own_tls = match &section.tls {
@@ -83,6 +86,8 @@ impl Context<'_> {
             balance,
             failover,
             localities,
+            zone_aware,
+            aperture,
             slow_start,
             subsets,
             protocol,
@@ -114,11 +119,15 @@ impl Context<'_> {
             balancing: BalancingPlan {
                 balance: balance.0,
                 failover: failover_plan(failover),
-                localities: match localities.0.as_slice() {
-                    [] => LocalityPlan::Ignored,
+                localities: match (localities.0.as_slice(), self.zone_aware(zone_aware.as_ref())) {
+                    ([], None) => LocalityPlan::Ignored,
+                    ([], Some(plan)) => LocalityPlan::ZoneAware(Arc::new(plan)),
                     _ => LocalityPlan::Weighted,
                 },
                 slow_start: slow_start.as_ref().map(|section| slow_start_plan(section)),
+                aperture: aperture
+                    .as_ref()
+                    .map(|size| AperturePlan::new(size.0, &self.own_name().unwrap_or_default())),
                 subsets: subsets
                     .as_ref()
                     .map(|section| Arc::new(subsets_plan(section, limits.size(Limit::Subsets)))),
@@ -169,6 +178,43 @@ impl Context<'_> {
                 ProxyHeader::V2 => ProxyVersion::V2,
             }),
         }
+    }
+}
+
+impl Context<'_> {
+    /// The name of this process among those of its kind; `None` if neither the configuration nor the system says one.
+    pub(super) fn own_name(self) -> Option<String> {
+        let id = self.config.node.id.as_ref().map(|id| id.value.clone());
+        id.or_else(|| {
+            let host = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
+            Some(host.trim().to_owned()).filter(|host| !host.is_empty())
+        })
+    }
+
+    /// Checks that this process has a name, which decides about its aperture.
+    fn check_aperture(self, section: &sections::Cluster, at: &Path<'_>, diags: &mut Diags) {
+        if let Some(size) = &section.aperture
+            && self.own_name().is_none()
+        {
+            let message = "the system has no host name, by which processes differ";
+            diags
+                .error("missing-field", size.span, at.key("aperture"), message)
+                .help("give each process a name: `node: { id: NAME }`");
+        }
+    }
+
+    /// Zone-aware routing of a cluster; `None` if it is off.
+    fn zone_aware(self, section: Option<&Spanned<Short<ZoneAware>>>) -> Option<ZoneAwarePlan> {
+        let ZoneAware { enabled, min_endpoints, routing } = &section?.0;
+        let OwnNode { id: _, locality, cluster } = &self.config.node;
+        // Without either, there is an error already.
+        let (own, fleet) = locality.as_ref().zip(cluster.as_ref()).filter(|_| *enabled)?;
+        Some(ZoneAwarePlan {
+            own: Arc::new(own.0.clone()),
+            fleet: fleet.value.clone(),
+            endpoints_min: min_endpoints.get(),
+            routing: routing.0,
+        })
     }
 }
 

@@ -8,9 +8,8 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::BalancingPlan;
-use super::load_balancer::{BalancedEndpoint, LoadBalancer};
-use crate::endpoint::{EndpointState, EndpointTraits};
+use super::load_balancer::{BalancedEndpoint, BalancerInput, LoadBalancer};
+use crate::endpoint::EndpointTraits;
 use crate::metadata::SubsetKey;
 
 /// How a cluster is divided.
@@ -111,11 +110,11 @@ pub struct StateChanges<'a> {
 }
 
 impl SubsetIndex {
-    fn build(plan: Arc<SubsetsPlan>, traits: &[EndpointTraits]) -> Self {
+    fn build(plan: Arc<SubsetsPlan>, endpoints: &[BalancedEndpoint<'_>]) -> Self {
         let mut by_key: HashMap<SubsetKey, usize> = HashMap::new();
         let mut groups: Vec<(SubsetKey, Vec<u32>)> = Vec::new();
         let mut left_out = HashSet::new();
-        for (index, traits) in (0_u32..).zip(traits) {
+        for (index, BalancedEndpoint { traits, .. }) in (0_u32..).zip(endpoints) {
             for selector in &plan.selectors {
                 let (count, keys) = keys_of(selector, traits);
                 if count > plan.count_max {
@@ -139,9 +138,9 @@ impl SubsetIndex {
                 }
             }
         }
-        let has = |(_, traits): &(u32, &EndpointTraits)| traits.has(&plan.default_subset);
+        let has = |(_, of): &(u32, &BalancedEndpoint<'_>)| of.traits.has(&plan.default_subset);
         let of_default: Vec<u32> =
-            (0_u32..).zip(traits).filter(has).map(|(index, _)| index).collect();
+            (0_u32..).zip(endpoints).filter(has).map(|(index, _)| index).collect();
         let default = (plan.uses_default() && !of_default.is_empty()).then_some(groups.len());
         if default.is_some() {
             groups.push((plan.default_subset.clone(), of_default));
@@ -189,18 +188,9 @@ fn keys_of(
 
 impl SubsetTable {
     /// Divides the endpoints of a membership. `turns_from` is the first position that no other balancer has.
-    pub fn build(
-        balancing: &BalancingPlan,
-        subsets: &Arc<SubsetsPlan>,
-        endpoints: &[Arc<EndpointState>],
-        balanced: &[BalancedEndpoint<'_>],
-        traits: &[EndpointTraits],
-        turns_from: usize,
-    ) -> Self {
-        let index = SubsetIndex::build(Arc::clone(subsets), traits);
-        let build = |_, members: &[u32]| {
-            Arc::new(LoadBalancer::build(balancing, endpoints, balanced, members, None))
-        };
+    pub fn build(plan: &Arc<SubsetsPlan>, input: BalancerInput<'_>, turns_from: usize) -> Self {
+        let index = SubsetIndex::build(Arc::clone(plan), input.balanced);
+        let build = |_, members: &[u32]| Arc::new(LoadBalancer::build(input, members, None));
         Self::of(Arc::new(index), turns_from, build)
     }
 
@@ -208,9 +198,7 @@ impl SubsetTable {
     #[must_use]
     pub fn rebuild(
         &self,
-        balancing: &BalancingPlan,
-        endpoints: &[Arc<EndpointState>],
-        balanced: &[BalancedEndpoint<'_>],
+        input: BalancerInput<'_>,
         changes: StateChanges<'_>,
         turns_from: usize,
     ) -> Self {
@@ -221,7 +209,7 @@ impl SubsetTable {
                 return Arc::clone(old);
             }
             let known = (!changes.reweighted).then_some(&**old);
-            Arc::new(LoadBalancer::build(balancing, endpoints, balanced, members, known))
+            Arc::new(LoadBalancer::build(input, members, known))
         };
         Self::of(Arc::clone(&self.index), turns_from, build)
     }

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use crate::balance::BalancingPlan;
 use crate::balance::load_balancer::{BalancedEndpoint, Standing};
 use crate::balance::slow_start::WHOLE;
+use crate::balance::zones::FleetZones;
 use crate::endpoint::{EndpointState, EndpointTraits};
 
 /// The memory of one cluster.
@@ -26,6 +27,8 @@ pub(super) struct Standings {
     usable_since: HashMap<Arc<str>, Option<Instant>>,
     /// Of each priority that has had a usable endpoint. Empty without a delay.
     priorities: BTreeMap<u32, Service>,
+    /// The processes of each zone, as of the last selection.
+    pub(super) fleet: FleetZones,
 }
 
 /// Whether a priority serves.

@@ -1,6 +1,6 @@
 //! The content of the admin pages.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,8 +14,10 @@ use sluice_core::settings::suggest_word;
 use sluice_core::{LocalFuture, Name};
 use sluice_l4::metrics::LIMIT_REACHED;
 use sluice_model::model::{Kind, Listener};
+use sluice_upstream::balance::LoadBalancer;
 use sluice_upstream::balance::priorities::Share;
 use sluice_upstream::balance::subsets::Subset;
+use sluice_upstream::balance::zones::ZoneRouting;
 use sluice_upstream::endpoint::Trouble;
 use sluice_upstream::metadata::MetadataValues;
 use sluice_upstream::name_state::NameState;
@@ -159,7 +161,12 @@ fn of_subset(subset: &Subset) -> Value {
 fn of_cluster(cluster: &Cluster, wall: Duration, reserve_percent: u64) -> Value {
     let (plan, members) = (cluster.plan(), cluster.members());
     let decided = cluster.overrides();
-    let endpoint = |(endpoint, traits): (&Arc<EndpointState>, &EndpointTraits)| {
+    let used = plan.balancing.aperture.as_ref().map(|_| {
+        let of_subsets = members.subsets.iter().flat_map(|of| of.iter()).map(|of| &*of.balancer);
+        let all = std::iter::once(&members.balancer).chain(of_subsets);
+        all.flat_map(LoadBalancer::offered).collect::<HashSet<u32>>()
+    });
+    let endpoint = |(index, (endpoint, traits)): (u32, (&Arc<EndpointState>, &EndpointTraits))| {
         let mut item = json!({
             "address": &*endpoint.name,
             "weight": traits.weight,
@@ -187,6 +194,12 @@ fn of_cluster(cluster: &Cluster, wall: Duration, reserve_percent: u64) -> Value 
         if let Some(locality) = &traits.locality {
             item["locality"] = locality.to_string().into();
         }
+        if let Some(used) = &used {
+            item["in_aperture"] = used.contains(&index).into();
+        }
+        if let Some(latency) = endpoint.latency.latency() {
+            item["latency_seconds"] = latency.as_secs_f64().into();
+        }
         if let Some(metadata) = &traits.metadata {
             item["metadata"] = of_metadata(metadata);
         }
@@ -200,9 +213,17 @@ fn of_cluster(cluster: &Cluster, wall: Duration, reserve_percent: u64) -> Value 
         "balance": plan.balancing.balance.kind().word(),
         "connections_active": cluster.active(),
         "membership": members.version,
-        "endpoints": members.endpoints.iter().zip(&*members.traits).map(endpoint).collect::<Vec<_>>(),
+        "endpoints": (0_u32..).zip(members.endpoints.iter().zip(&*members.traits)).map(endpoint).collect::<Vec<_>>(),
         "priorities": members.balancer.shares.iter().map(of_priority).collect::<Vec<_>>(),
     });
+    if let Some(zones) = &members.balancer.zones {
+        item["zone_aware"] = match zones {
+            ZoneRouting::Off(why) => json!({ "active": false, "why": why }),
+            ZoneRouting::Own(stays) => {
+                json!({ "active": true, "own_zone_percent": f64::from(*stays) / 100.0 })
+            }
+        };
+    }
     if let Some(subsets) = &members.subsets {
         item["subsets"] = subsets.iter().map(of_subset).collect();
         item["subsets_left_out"] = subsets.left_out().into();

@@ -2,8 +2,9 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::balance::load_balancer::Standing;
-use crate::balance::{Balance, BalancePlan, FailoverPlan};
-use crate::endpoint::Target;
+use crate::balance::zones::FleetZones;
+use crate::balance::{Balance, BalancePlan, BalancingPlan, FailoverPlan};
+use crate::endpoint::{EndpointState, Target};
 use crate::metadata::EndpointMetadata;
 
 /// Values by key, each of an endpoint possibly with several.
@@ -47,9 +48,18 @@ impl World {
     }
 
     fn table(&self, plan: &Arc<SubsetsPlan>) -> SubsetTable {
-        let balancing = balancing();
-        let balanced = self.balanced();
-        SubsetTable::build(&balancing, plan, &self.endpoints, &balanced, &self.traits, 1)
+        let (balancing, balanced) = (balancing(), self.balanced());
+        SubsetTable::build(plan, self.input(&balancing, &balanced), 1)
+    }
+
+    fn input<'a>(
+        &'a self,
+        plan: &'a BalancingPlan,
+        balanced: &'a [BalancedEndpoint<'a>],
+    ) -> BalancerInput<'a> {
+        static FLEET: std::sync::LazyLock<FleetZones> =
+            std::sync::LazyLock::new(FleetZones::default);
+        BalancerInput { plan, endpoints: &self.endpoints, balanced, fleet: &FLEET }
     }
 
     /// The endpoints that have these values, found one by one.
@@ -215,7 +225,8 @@ fn only_subsets_with_an_endpoint_that_changed_are_built_again() {
             }
             let changes = StateChanges { endpoints: &changed, reweighted: rng.bool() };
             let balanced = world.balanced();
-            let next = table.rebuild(&balancing(), &world.endpoints, &balanced, changes, 1);
+            let plan_of_all = balancing();
+            let next = table.rebuild(world.input(&plan_of_all, &balanced), changes, 1);
             let fresh = world.table(&plan);
             for (place, subset) in next.iter().enumerate() {
                 let old = &table.subsets[place].balancer;

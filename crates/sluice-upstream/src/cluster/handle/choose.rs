@@ -49,6 +49,7 @@ impl ClusterHandle {
             turn: &mut |table| self.turns.take(turns_from + table),
             hash,
             load: &|| self.cluster.load(),
+            now: &|| worker.now(),
         };
         let endpoint = match balancer.pick(&members.endpoints, &openings, &mut chooser) {
             Ok(index) => Arc::clone(&members.endpoints[index as usize]),
