@@ -191,6 +191,11 @@ fn of_values() {
                 "a regex that anchors its beginning",
                 rule("match: { path: { regex: \"^/a/\" } }, cluster: up"),
             ),
+            (
+                "a regex in any case",
+                rule("match: { path: { regex: /a }, case_sensitive: false }, cluster: up"),
+            ),
+            ("any case of no path", rule("match: { case_sensitive: false }, cluster: up")),
         ],
     );
 }
@@ -282,6 +287,26 @@ fn of_clusters() {
                 "a PROXY header where a request names the cluster",
                 rule("cluster_header: x-cluster")
                     .replace("[127.0.0.1:7002]", "[127.0.0.1:7002], send_proxy_protocol: v1"),
+            ),
+        ],
+    );
+}
+
+#[test]
+fn of_names_that_clients_choose() {
+    let relay = |says: &str| listener(&format!("relay: {{ {says} }}"));
+    page(
+        "mistakes-by-name",
+        &[
+            ("clusters that nobody lists", relay("cluster_from: sni")),
+            ("a list without a name", relay("cluster: up, allow: [up]")),
+            ("a cluster in two ways", relay("cluster_from: sni, cluster: up, allow: [up]")),
+            ("a name that no cluster has", relay("cluster_from: sni, allow: [up, \"*.test\"]")),
+            ("a pattern that is none", relay("cluster_from: sni, allow: [\"*\"]")),
+            (
+                "flows that name a cluster",
+                relay("cluster_from: sni, allow: [up]")
+                    .replace("address: 127", "address: udp://127"),
             ),
         ],
     );
@@ -415,6 +440,11 @@ fn of_subsets() {
             ("a relay that asks for what no endpoint has", asking("subsets: version", "{ version: v2 }")),
             ("a relay that asks for no key", asking("subsets: version", "{}")),
             ("a value from a header, for a relay", asking("subsets: version", "{ version: { header: x-version } }")),
+            (
+                "metadata of what clients name",
+                asking("subsets: version", "{ version: v1 }")
+                    .replace("cluster: up,", "cluster_from: sni, allow: [up],"),
+            ),
             ("a value from something else", by_rule("{ version: { cookie: version } }")),
             ("several values at once", by_rule("{ version: [v1, v2] }")),
             ("a rule that asks for other keys", by_rule("{ tenant: { header: x-tenant } }")),
@@ -490,6 +520,10 @@ fn of_rules() {
             ("a balancer without its hash", rule("cluster: ring")),
             ("a split of nothing", rule("split: { up: 0, ring: 0 }, hash: source_ip")),
             ("a share of nothing", rule("match: { runtime: { percent: 0% } }, cluster: up")),
+            (
+                "conditions that exclude each other",
+                rule("match: { tls: false, sni: a.test }, cluster: up"),
+            ),
             (
                 "a filter that no chain has is left out",
                 rule("cluster: up, filters: { buffer: skip }"),

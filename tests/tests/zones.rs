@@ -83,7 +83,7 @@ fn a_process_uses_some_of_the_endpoints() {
     };
     let used = |sluice: &Running| -> Vec<bool> {
         let endpoints = sluice.items("/clusters")[0]["endpoints"].clone();
-        let used = |endpoint: &Value| endpoint["in_aperture"].as_bool().unwrap();
+        let used = |endpoint: &Value| endpoint["not_eligible"] != json!(["aperture"]);
         endpoints.as_array().unwrap().iter().map(used).collect()
     };
     let mut seen = vec![false; 6];

@@ -1,7 +1,8 @@
 //! The clusters that a listener can reach.
 //!
 //! Owns: the walk from chains through routes and filters to clusters. Refuses to know: what the result is used for.
-//! Keeps: a rule that takes its cluster from a header can reach any cluster.
+//! Keeps: a rule that takes its cluster from a header can reach any cluster, a relay that takes it from the server name
+//! those that it allows.
 
 use std::collections::BTreeSet;
 
@@ -20,10 +21,11 @@ pub fn clusters_of(store: &Store, name: &Name, listener: &Listener) -> BTreeSet<
         let to = chains.iter().flat_map(|chain| chain.to.clusters());
         found.extend(to.cloned());
     }
-    for (_, service) in listener.services() {
+    for (_, _, service) in listener.services() {
         match service {
             Service::Relay { to, .. } => {
                 found.extend(to.clusters().cloned());
+                found.extend(store.names(Kind::Cluster).filter(|name| to.may_name(name)).cloned());
             }
             Service::Http(http) => {
                 let Some((table, _)) = store.routes_named(&http.routes) else { continue };

@@ -3,7 +3,7 @@
 //! Owns: the current plan and membership, the number of connections. Refuses to know: how membership is determined.
 //! Keeps: a pick sees one complete membership; an endpoint that stays keeps its state.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -23,6 +23,7 @@ use crate::plan::{ClusterPlan, ClusterSettings};
 
 mod affinity;
 mod breakers;
+mod eligibility;
 mod fallback;
 mod fleet;
 mod handle;
@@ -34,6 +35,7 @@ mod standings;
 pub use affinity::{Affinity, ClientSession, PreferredEndpoint, SESSION_MAX};
 use breakers::WorkerCounts;
 pub use breakers::{Breaker, BreakerLimit, WorkerShare};
+pub use eligibility::{Eligibility, Ineligible};
 pub use fallback::FALLBACKS_MAX;
 use fleet::FleetLinks;
 pub use handle::{Claim, ClusterHandle, RequestClaim, Tried};
@@ -106,6 +108,12 @@ impl Membership {
         subsets: Option<SubsetTable>,
     ) -> Arc<Self> {
         Arc::new(Self { version, endpoints, traits, by_id: OnceLock::new(), balancer, subsets })
+    }
+
+    /// The indexes of the endpoints that this process uses, of all or in a subset.
+    fn offered(&self) -> HashSet<u32> {
+        let of_subsets = self.subsets.iter().flat_map(|of| of.iter()).map(|of| &*of.balancer);
+        std::iter::once(&self.balancer).chain(of_subsets).flat_map(LoadBalancer::offered).collect()
     }
 
     /// The endpoint of that name.
@@ -266,7 +274,15 @@ impl Cluster {
                 endpoint.set_override(overrides.get(&endpoint.name).map(|one| one.action));
                 Arc::new(endpoint)
             };
-            let endpoint = known.remove(&member.target).map_or_else(new, Arc::clone);
+            // The host is what TLS verifies and the egress policy goes by.
+            let same = |known: &&Arc<EndpointState>| known.host == member.host;
+            let endpoint = match known.get(&member.target).copied().filter(same) {
+                Some(endpoint) => {
+                    known.remove(&member.target);
+                    Arc::clone(endpoint)
+                }
+                None => new(),
+            };
             endpoint.set_alternates(&member.alternates);
             endpoint.latency.track(plan.balancing.balance.kind() == Balance::PeakEwma);
             endpoints.push(endpoint);

@@ -17,7 +17,7 @@ use sluice_sys::socket::{begin_connect, datagrams_to, local_address};
 use sluice_telemetry::{Counter, CounterSet, Gauge};
 use sluice_upstream::cluster::{Affinity, Claim};
 use sluice_upstream::hops::{self, Hop, HopTransport};
-use sluice_upstream::{ClusterHandle, SubsetKey, Target};
+use sluice_upstream::{ClusterHandle, ClusterPlan, EndpointState, SubsetKey, Target};
 
 use super::{FlowChainPlan, UdpPlan};
 use crate::metrics;
@@ -181,7 +181,8 @@ impl UdpListener {
         info: &ConnInfo,
     ) -> Result<UpstreamSocket, Reason> {
         let endpoint = claim.endpoint();
-        let opened = connected(worker, info, &endpoint.target);
+        let plan = claim.handle().cluster.peek_plan();
+        let opened = connected(worker, info, &plan, endpoint);
         let name = Arc::clone(&endpoint.name);
         let attempt = match &opened {
             Ok(_) => Attempt::reached(name),
@@ -275,18 +276,23 @@ fn cluster_of(
     before.unwrap_or_else(chosen)
 }
 
-/// Opens a socket to `target`, and records the hop if it leads to a listener of ours.
+/// Opens a socket to `endpoint`, and records the hop if it leads to a listener of ours.
 fn connected(
     worker: &WorkerCx,
     info: &ConnInfo,
-    target: &Target,
+    plan: &ClusterPlan,
+    endpoint: &EndpointState,
 ) -> Result<UpstreamSocket, (Reason, Option<i32>)> {
     let failed = |error: io::Error| {
         (sluice_upstream::reasons::of_connect_error(&error), error.raw_os_error())
     };
-    let Target::Ip(to) = target else {
+    let Target::Ip(to) = &endpoint.target else {
         return Err(failed(io::ErrorKind::Unsupported.into()));
     };
+    plan.admit(endpoint, *to).map_err(|denial| {
+        info.note(denial);
+        (sluice_upstream::reasons::EGRESS, None)
+    })?;
     let socket = datagrams_to(*to).map_err(failed)?;
     let (from, hops_max) = (info.peer.socket(), worker.limits.get(Limit::OwnHops));
     let hop =

@@ -14,6 +14,7 @@ use crate::connection_manager::{FilterList, RouteSnapshot};
 use crate::hygiene::{self, Underscores};
 use crate::reasons;
 use crate::reply::Reply;
+use crate::routes::index::without_port;
 use crate::routes::{Action, PathRewrite, Redirect, RouteInput, Rule};
 
 impl RequestTask {
@@ -46,6 +47,11 @@ impl RequestTask {
     ) -> Result<RouteTarget, Stop> {
         match found {
             Some(place) => self.choose_cluster(snapshot, place),
+            None if snapshot.table.refuses_cleartext(&self.route_input()) => {
+                let host = without_port(self.request.authority());
+                let location = format!("https://{host}{}", self.request.path());
+                Err(Stop::reply(Reply::redirect(301, location)))
+            }
             None => {
                 let why = reasons::ROUTE_UNMATCHED;
                 Err(Stop::reply(Reply::new(404, why, "route_not_found", "")))
@@ -55,16 +61,18 @@ impl RequestTask {
 
     /// The place of the rule that matches the request as it is now.
     pub(super) fn find_route(&self, snapshot: &RouteSnapshot) -> Option<RoutePlace> {
-        let subject = RouteInput {
+        snapshot.table.find(&self.route_input())
+    }
+
+    fn route_input(&self) -> RouteInput<'_> {
+        RouteInput {
             head: &self.request,
             source: self.summary.source.ip(),
-            tls: self.downstream.conn.info.tls.get().map(|tls| &**tls),
+            conn: Some(&self.downstream.conn.info),
             values: Some(&self.values),
-            conn_values: Some(&self.downstream.conn.info.values),
             runtime: &self.manager.plan.runtime,
             random: self.random,
-        };
-        snapshot.table.find(&subject)
+        }
     }
 
     /// Notes the route and starts its deadlines; returns its filters. Without a route, the filters of the chain still see
@@ -207,7 +215,7 @@ impl RequestTask {
         let request = &self.request;
         let scheme = redirect.scheme.as_deref().unwrap_or_else(|| request.scheme());
         let authority = request.authority();
-        let host = crate::routes::index::without_port(authority);
+        let host = without_port(authority);
         let port = match redirect.port {
             Some(port) => Some(port.to_string()),
             // Another scheme has another default port.

@@ -5,8 +5,9 @@
 
 use std::net::IpAddr;
 
-use sluice_codec::{Head, Known};
-use sluice_core::Cidr;
+use sluice_codec::{Head, Known, Version};
+use sluice_core::value::NamePattern;
+use sluice_core::{Cidr, choice};
 
 use super::RouteInput;
 use crate::header_values::{cookie, media_type, query_parameter};
@@ -31,6 +32,12 @@ pub struct Conditions {
     pub client_certificate: Option<ClientCertificate>,
     /// Source addresses, any of which must match.
     pub sources: Vec<Cidr>,
+    /// Whether the client's connection uses TLS.
+    pub tls: Option<bool>,
+    /// Server names (SNI) of the client's TLS handshake, any of which must match.
+    pub sni: Vec<NamePattern>,
+    /// HTTP versions, any of which must match.
+    pub versions: Vec<RequestVersion>,
     /// A gRPC request, for this service and method.
     pub grpc: Option<GrpcMatch>,
     /// A share of requests, set by a runtime value.
@@ -44,6 +51,28 @@ pub enum ClientCertificate {
     Present(bool),
     /// Its subject contains this text.
     Subject(String),
+}
+
+choice! {
+    /// The HTTP version of a request.
+    pub enum RequestVersion {
+        /// HTTP/1.1 or HTTP/1.0.
+        Http1 = "http1",
+        /// HTTP/2.
+        Http2 = "http2",
+        /// HTTP/3.
+        Http3 = "http3",
+    }
+}
+
+impl RequestVersion {
+    const fn of(version: Version) -> Self {
+        match version {
+            Version::Http10 | Version::Http11 => Self::Http1,
+            Version::Http2 => Self::Http2,
+            Version::Http3 => Self::Http3,
+        }
+    }
 }
 
 /// A gRPC service and optionally a method of it; without either, any gRPC request matches.
@@ -76,6 +105,9 @@ impl Conditions {
             values,
             client_certificate,
             sources,
+            tls,
+            sni,
+            versions,
             grpc,
             runtime,
         } = self;
@@ -87,6 +119,9 @@ impl Conditions {
             && values.is_empty()
             && client_certificate.is_none()
             && sources.is_empty()
+            && tls.is_none()
+            && sni.is_empty()
+            && versions.is_empty()
             && grpc.is_none()
             && runtime.is_none()
     }
@@ -145,8 +180,21 @@ impl Conditions {
                 return Some("source");
             }
         }
+        if self.tls.is_some_and(|wanted| subject.tls().is_some() != wanted) {
+            return Some("tls");
+        }
+        if !self.sni.is_empty() {
+            let fits = |name: &str| self.sni.iter().any(|pattern| pattern.fits(name));
+            if !subject.server_name().is_some_and(fits) {
+                return Some("sni");
+            }
+        }
+        if !self.versions.is_empty() && !self.versions.contains(&RequestVersion::of(head.version()))
+        {
+            return Some("version");
+        }
         if let Some(wanted) = &self.client_certificate {
-            let shown = subject.tls.and_then(|tls| tls.client_subject.as_deref());
+            let shown = subject.tls().and_then(|tls| tls.client_subject.as_deref());
             let fits = match wanted {
                 ClientCertificate::Present(wanted) => shown.is_some() == *wanted,
                 ClientCertificate::Subject(text) => shown.is_some_and(|s| s.contains(&**text)),

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 
 use sluice_core::{Diags, Name, Path, Setting, Span, Spanned};
-use sluice_l7::routes::EndpointMatch;
+use sluice_l7::routes::{EndpointMatch, RequestVersion};
 
 use crate::sections::routes::{HashKey, Rewrite, RouteTimeout, Rule, Share, ShareWeight, Shares};
 use crate::sections::{Config, HostOrRule, Http};
@@ -26,6 +26,7 @@ pub fn routes(config: &Config, diags: &mut Diags) {
                 rule_name(rule, &mut names, &here, diags);
                 useless_skips(&rule.filters, filters.as_deref(), &here, diags);
                 useless_settings(rule, &here, diags);
+                connection(rule, &here, diags);
                 shares(rule, &here, diags);
                 hashes(config, rule, &here, diags);
                 metadata(config, rule, &here, diags);
@@ -119,6 +120,26 @@ fn shares(rule: &Spanned<Rule>, at: &Path<'_>, diags: &mut Diags) {
                 "`percent: 0%` matches no request",
             )
             .help("add `key: NAME` for a runtime value that changes it, or remove the rule");
+    }
+}
+
+/// Warns of a rule whose conditions on the connection exclude each other.
+fn connection(rule: &Spanned<Rule>, at: &Path<'_>, diags: &mut Diags) {
+    let Some(of) = rule.matches.as_ref().filter(|of| of.tls == Some(false)) else { return };
+    let needs_tls = [
+        ("sni", !of.sni.is_empty()),
+        ("client_certificate", of.client_certificate.as_deref().is_some_and(|of| of != "false")),
+        (
+            "version",
+            !of.version.is_empty() && of.version.iter().all(|v| *v == RequestVersion::Http3),
+        ),
+    ];
+    if let Some((key, _)) = needs_tls.iter().find(|(_, needs)| *needs) {
+        let matches = at.key("match");
+        let message = format!("`tls: false` excludes every request that `{key}` matches");
+        diags
+            .warning("unreachable-rule", rule.span, matches.key(key), message)
+            .help("remove one of them");
     }
 }
 

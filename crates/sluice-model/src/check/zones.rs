@@ -19,7 +19,7 @@ pub(super) fn node(config: &Config, diags: &mut Diags) {
             .help("add `aperture: NUMBER` to large clusters, or remove it");
     }
     let given = config.node.locality.as_ref().map(|of| of.span);
-    let given = given.or(config.node.cluster.as_ref().map(|of| of.span));
+    let given = given.or_else(|| config.node.cluster.as_ref().map(|of| of.span));
     let aware = |cluster: &Cluster| cluster.zone_aware.as_ref().is_some_and(|of| of.enabled);
     if let Some(span) = given
         && !config.clusters.iter().any(|(_, cluster)| aware(cluster))

@@ -145,7 +145,9 @@ impl TableBuilder<'_, '_> {
                 _ => rules = None,
             }
         }
-        Some(routes::VirtualHost::new(host.hosts.clone(), rules?))
+        let mut built = routes::VirtualHost::new(host.hosts.clone(), rules?);
+        built.require_tls = host.require_tls;
+        Some(built)
     }
 
     fn rule(

@@ -4,6 +4,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sluice_core::value::NamePattern;
 use sluice_core::{ListenAddress, Name, Path};
 use sluice_l4::{Criteria, Hash, OnTimeout, ProxyPlan, RelayOptions};
 use sluice_l7::plan::HttpOptions;
@@ -135,6 +136,8 @@ pub enum RelayTo {
     },
     /// One of several clusters for each connection or flow, by weight.
     Split(Vec<RelayShare>),
+    /// The cluster that a connection names by its server name (SNI), if one of these patterns covers it.
+    Named(Vec<NamePattern>),
 }
 
 /// The share of one cluster in the split of a relay.
@@ -154,7 +157,15 @@ impl RelayTo {
         Self::Cluster { name, subset: None }
     }
 
-    /// Every cluster with its share; the only one has them all.
+    /// Whether clients may name the cluster `name`.
+    pub fn may_name(&self, name: &str) -> bool {
+        match self {
+            Self::Named(allow) => allow.iter().any(|pattern| pattern.fits(name)),
+            Self::Cluster { .. } | Self::Split(_) => false,
+        }
+    }
+
+    /// Every cluster that it names with its share; the only one has them all.
     pub fn shares(&self) -> impl Iterator<Item = RelayShare> {
         let (one, shares) = match self {
             Self::Cluster { name, subset } => {
@@ -162,15 +173,17 @@ impl RelayTo {
                 (Some(RelayShare { cluster, weight: 1, subset }), &[][..])
             }
             Self::Split(shares) => (None, shares.as_slice()),
+            Self::Named(_) => (None, &[][..]),
         };
         one.into_iter().chain(shares.iter().cloned())
     }
 
-    /// Every cluster.
+    /// Every cluster that it names.
     pub fn clusters(&self) -> impl Iterator<Item = &Name> {
         let (one, shares) = match self {
             Self::Cluster { name, .. } => (Some(name), &[][..]),
             Self::Split(shares) => (None, shares.as_slice()),
+            Self::Named(_) => (None, &[][..]),
         };
         one.into_iter().chain(shares.iter().map(|share| &share.cluster))
     }
@@ -180,6 +193,7 @@ impl RelayTo {
         match self {
             Self::Cluster { .. } => (relay.key("cluster").to_string(), false),
             Self::Split(_) => (relay.key("split").key(cluster).to_string(), true),
+            Self::Named(_) => (relay.key("allow").to_string(), false),
         }
     }
 
@@ -196,6 +210,8 @@ impl RelayTo {
 pub struct Http {
     /// The route table.
     pub routes: Name,
+    /// Whether the routes match on server names (SNI), so that the ClientHello has to be read before TLS is terminated.
+    pub reads_server_name: bool,
     /// The HTTP filters.
     pub filters: Vec<FilterConfig>,
     /// The options.
@@ -224,17 +240,20 @@ pub struct FlowChain {
 }
 
 impl Listener {
-    /// Everything that serves a stream, with the name of its chain: `web`, or `tls/web` for an inner chain.
-    pub fn services(&self) -> Vec<(String, &Service)> {
+    /// Everything that serves a stream, with the name of its chain (`web`, or `tls/web` for an inner chain) and whether
+    /// that chain terminates TLS.
+    pub fn services(&self) -> Vec<(String, bool, &Service)> {
         let Traffic::Streams(streams) = &self.traffic else { return Vec::new() };
         let mut all = Vec::new();
         for chain in &streams.chains {
             match &chain.kind {
                 ChainKind::Plain(service) | ChainKind::Terminate(_, service) => {
-                    all.push((chain.name.to_string(), service));
+                    all.push((chain.name.to_string(), chain.tls().is_some(), service));
                 }
                 ChainKind::Inspect(_, inner) => all.extend(
-                    inner.iter().map(|of| (format!("{}/{}", chain.name, of.name), &of.service)),
+                    inner
+                        .iter()
+                        .map(|of| (format!("{}/{}", chain.name, of.name), true, &of.service)),
                 ),
             }
         }
@@ -273,6 +292,20 @@ impl FilterChain {
         match &self.kind {
             ChainKind::Plain(_) => None,
             ChainKind::Terminate(tls, _) | ChainKind::Inspect(tls, _) => Some(tls),
+        }
+    }
+
+    /// Whether what serves its connections reads the server name of the ClientHello: a relay to the cluster that it
+    /// names, or routes over TLS with conditions on it.
+    pub fn reads_server_name(&self) -> bool {
+        let reads = |service: &Service| match service {
+            Service::Relay { options, .. } => options.by_name,
+            Service::Http(http) => http.reads_server_name,
+        };
+        match &self.kind {
+            ChainKind::Plain(Service::Http(_)) => false,
+            ChainKind::Plain(service) | ChainKind::Terminate(_, service) => reads(service),
+            ChainKind::Inspect(_, inner) => inner.iter().any(|chain| reads(&chain.service)),
         }
     }
 

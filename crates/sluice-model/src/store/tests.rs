@@ -207,7 +207,7 @@ fn any_order_of_updates_leads_to_the_same_resources() {
             let some = random.usize(1..=updates.len());
             bench.apply(updates.drain(..some).collect());
             for (_, of) in bench.store.listeners() {
-                for (_, service) in of.services() {
+                for (_, _, service) in of.services() {
                     let Service::Http(http) = service else { continue };
                     assert!(bench.store.contains(Kind::Routes, &http.routes), "seed {seed}");
                 }

@@ -19,7 +19,9 @@ use crate::model::listener::{
 use crate::model::{FilterChain, Kind, Resource, listener};
 use crate::provenance::Provenance;
 use crate::sections::routes::Share;
-use crate::sections::{self, Config, HashBy, Http, Listener, ProxyAcceptance, Relay, StickySource};
+use crate::sections::{
+    self, ClusterFrom, Config, HashBy, Http, Listener, ProxyAcceptance, Relay, StickySource,
+};
 use crate::store::Update;
 
 impl Context<'_> {
@@ -215,7 +217,9 @@ impl Context<'_> {
             (None, Some(http)) => {
                 let quic = listener.quic().map(|quic| &quic.0);
                 let section = Spanned { value: http.0.clone(), span: http.span };
-                let http = super::http::http(&section, quic, &at.key("http"), diags)?;
+                let reads_name =
+                    super::routes::match_server_names(self.config, &section.routes.value);
+                let http = super::http::http(&section, reads_name, quic, &at.key("http"), diags)?;
                 Some(Service::Http(Box::new(http)))
             }
             (None, None) => None,
@@ -231,6 +235,8 @@ impl Context<'_> {
         let Relay {
             cluster: _,
             split: _,
+            cluster_from,
+            allow: _,
             endpoints: _,
             endpoint_metadata: _,
             hash,
@@ -253,6 +259,7 @@ impl Context<'_> {
             to,
             options: RelayOptions {
                 hash: hash.map(|HashBy::SourceIp| Hash::SourceIp),
+                by_name: cluster_from.is_some(),
                 sticky: sticky.as_ref().map(|section| sticky_ttl(section)),
                 idle_timeout: idle_timeout.map_or(Some(sections::STREAM_IDLE), |timeout| timeout.0),
                 half_close_timeout: half_close_timeout.0,
@@ -269,7 +276,21 @@ impl Context<'_> {
         diags: &mut Diags,
         fits: ClusterFits,
     ) -> Option<RelayTo> {
-        let Relay { cluster, split, hash, endpoint_metadata, .. } = &relay.0;
+        let Relay { cluster, split, cluster_from, allow, hash, endpoint_metadata, .. } = &relay.0;
+        if let Some(ClusterFrom::Sni) = cluster_from.as_deref() {
+            if let Some(metadata) = endpoint_metadata {
+                let message = "what clients name cannot be asked for metadata";
+                diags
+                    .error("wrong-kind", metadata.span, at.key("endpoint_metadata"), message)
+                    .help("remove it, or write `cluster` in place of `cluster_from`");
+            }
+            return self.named(relay, at, diags, fits);
+        }
+        if let Some(first) = allow.first() {
+            diags
+                .error("wrong-kind", first.span, at.key("allow"), "`allow` needs `cluster_from`")
+                .help("remove it, or write `cluster_from: sni` in place of `cluster`");
+        }
         let asked = endpoint_metadata.as_ref().map(|of| EndpointMatch::fixed(of.0.clone()));
         let span = endpoint_metadata.as_ref().map_or(relay.span, |of| of.span);
         if let Some(cluster) = cluster {
@@ -309,6 +330,44 @@ impl Context<'_> {
             subset: check::routes::of_share(asked.as_ref(), share).map(|asked| asked.fixed),
         };
         Some(RelayTo::Split(split.0.iter().map(share).collect()))
+    }
+
+    /// The clusters that connections may name by their server name; `fits` checks each of them.
+    fn named(
+        self,
+        relay: &Spanned<Short<Relay>>,
+        at: &Path<'_>,
+        diags: &mut Diags,
+        fits: ClusterFits,
+    ) -> Option<RelayTo> {
+        let (list, config) = (at.key("allow"), self.config);
+        let Relay { allow, hash, .. } = &relay.0;
+        if allow.is_empty() {
+            diags
+                .error("missing-field", relay.span, list, "no cluster may be named")
+                .help("list the clusters that clients may name: `allow: [app.example.com, \"*.db.example.com\"]`");
+            return None;
+        }
+        for (index, pattern) in allow.iter().enumerate() {
+            let here = list.index(index);
+            let covered = config.clusters.names().filter(|name| pattern.fits(name));
+            let covered: Vec<_> = covered
+                .map(|name| Spanned { value: Name::clone(name), span: pattern.span })
+                .collect();
+            if covered.is_empty() {
+                let message = format!("no cluster has a name that `{}` covers", pattern.value);
+                diags
+                    .error("unknown-cluster", pattern.span, here, message)
+                    .help("add the cluster under `clusters`, under the server name in lower case");
+                continue;
+            }
+            for name in covered {
+                check::hash_fits(config, &name, hash.is_some(), relay.span, at, diags);
+                fits(config, &name, &here, diags);
+                self.fallbacks_fit(&name, diags, fits);
+            }
+        }
+        Some(RelayTo::Named(allow.iter().map(|pattern| pattern.value.clone()).collect()))
     }
 
     /// Checks the clusters that serve in place of `cluster`.
@@ -366,6 +425,9 @@ impl Context<'_> {
         let here = at.key("relay");
         let Relay { hash, sticky, idle_timeout, responses, .. } = &relay.0;
         check::clusters::flow_settings(relay, &here, diags);
+        if relay.cluster_from.is_some() {
+            return None;
+        }
         let to = self.relay_to(relay, &here, diags, check::clusters::flow_relay)?;
         Some(FlowChain {
             name: chain_name(index, chain.name.as_ref(), chain.matches.is_some()),

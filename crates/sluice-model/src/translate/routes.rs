@@ -3,24 +3,25 @@
 use std::sync::Arc;
 
 use sluice_core::settings::Members;
-use sluice_core::value::{HostPattern, Percent};
+use sluice_core::value::HostPattern;
 use sluice_core::{Diags, Name, Path, Span, Spanned};
 use sluice_l7::regexes;
 use sluice_l7::routes::{
-    ClientCertificate, Conditions, Direct, HashBy, HostRewrite, PathMatch, PathRewrite, Redirect,
-    RetryPlan, RuleOptions, RuntimeShare, Timeouts,
+    Direct, HashBy, HostRewrite, PathMatch, PathRewrite, Redirect, RetryPlan, RuleOptions, Timeouts,
 };
+
+pub use matching::written;
 
 use super::{Context, Translated};
 use crate::check;
 use crate::model::routes::{Action, FilterOverride, RouteTable, Rule, Share, VirtualHost};
 use crate::model::{Kind, Resource};
 use crate::provenance::Provenance;
-use crate::sections::HostOrRule;
 use crate::sections::routes::forwarding::AttemptCount;
 use crate::sections::routes::{
-    self as sections, HashKey, HashSource, RegexRewrite, Rewrite, RouteMatch, RouteTimeout,
+    self as sections, HashKey, HashSource, RegexRewrite, Rewrite, RouteTimeout,
 };
+use crate::sections::{Config, HostOrRule};
 use crate::store::Update;
 
 impl Context<'_> {
@@ -39,6 +40,14 @@ impl Context<'_> {
             }
         }
     }
+}
+
+/// Whether a rule of these routes matches on server names.
+pub(super) fn match_server_names(config: &Config, routes: &Name) -> bool {
+    let hosts = config.routes.get(routes).into_iter().flat_map(|hosts| hosts.iter());
+    let mut matches =
+        hosts.flat_map(|host| host.rules.iter()).filter_map(|rule| rule.matches.as_ref());
+    matches.any(|of| !of.sni.is_empty())
 }
 
 /// The places of hosts and rules that come after an invalid one.
@@ -125,7 +134,12 @@ fn virtual_host(
     if hosts.is_empty() {
         hosts.push(HostPattern::Any);
     }
-    Some(VirtualHost { hosts, filters: overrides(&host.filters), rules: rules? })
+    Some(VirtualHost {
+        hosts,
+        require_tls: host.require_tls,
+        filters: overrides(&host.filters),
+        rules: rules?,
+    })
 }
 
 /// Filter settings by name; `skip` leaves a filter out.
@@ -148,14 +162,13 @@ fn rule(
     let options = options(rule, usual, at, diags);
     let action = action(rule, at, diags);
     let (path, conditions) = match &rule.matches {
-        None => (PathMatch::Any, None),
-        Some(matches) => (
-            matches.path.as_ref().map_or(PathMatch::Any, |path| path.0.clone()),
-            conditions(matches),
-        ),
+        None => (Some(PathMatch::Any), None),
+        Some(matches) => {
+            (matching::path(matches, &at.key("match"), diags), matching::conditions(matches))
+        }
     };
     let filters = overrides(&rule.filters);
-    Some(Rule { name, path, conditions, action: action?, options: options?, filters })
+    Some(Rule { name, path: path?, conditions, action: action?, options: options?, filters })
 }
 
 fn action(rule: &Spanned<sections::Rule>, at: &Path<'_>, diags: &mut Diags) -> Option<Action> {
@@ -378,77 +391,7 @@ fn hash_by(source: &HashSource) -> HashBy {
     }
 }
 
-/// The conditions of a match apart from its path. Fields are listed by name so that a new one cannot be forgotten.
-fn conditions(of: &RouteMatch) -> Option<Box<Conditions>> {
-    let RouteMatch {
-        path: _,
-        method,
-        headers,
-        content_type,
-        query,
-        cookies,
-        values,
-        client_certificate,
-        source,
-        grpc,
-        runtime,
-    } = of;
-    let conditions = Conditions {
-        methods: method.iter().map(|method| method.0.clone()).collect(),
-        headers: headers.0.iter().map(|(n, v)| (n.to_ascii_lowercase(), v.clone())).collect(),
-        content_types: content_type.clone(),
-        query: query.0.clone(),
-        cookies: cookies.0.clone(),
-        values: values.0.0.clone(),
-        client_certificate: client_certificate.as_deref().map(|text| match text {
-            "true" => ClientCertificate::Present(true),
-            "false" => ClientCertificate::Present(false),
-            subject => ClientCertificate::Subject(subject.to_owned()),
-        }),
-        sources: source.clone(),
-        grpc: grpc.as_ref().map(|grpc| grpc.0.clone()),
-        runtime: runtime
-            .as_ref()
-            .map(|share| RuntimeShare { key: share.key.clone(), percent: share.percent.0.into() }),
-    };
-    (!conditions.is_empty()).then(|| Box::new(conditions))
-}
-
-/// The section that conditions are written as, without a path.
-pub fn written(of: &Conditions) -> RouteMatch {
-    let Conditions {
-        methods,
-        headers,
-        content_types,
-        query,
-        cookies,
-        values,
-        client_certificate,
-        sources,
-        grpc,
-        runtime,
-    } = of;
-    RouteMatch {
-        path: None,
-        method: methods.iter().cloned().map(sections::Method).collect(),
-        headers: sections::Values(headers.clone()),
-        content_type: content_types.clone(),
-        query: sections::Values(query.clone()),
-        cookies: sections::Values(cookies.clone()),
-        values: sections::ValuesOfFilters(sections::Values(values.clone())),
-        client_certificate: client_certificate.as_ref().map(|of| match of {
-            ClientCertificate::Present(present) => present.to_string(),
-            ClientCertificate::Subject(subject) => subject.clone(),
-        }),
-        source: sources.clone(),
-        grpc: grpc.clone().map(sections::GrpcValue),
-        runtime: runtime.as_ref().map(|share| sections::RuntimeShare {
-            key: share.key.clone(),
-            percent: Percent(u8::try_from(share.percent).unwrap_or(100)),
-        }),
-    }
-}
-
+mod matching;
 mod mirrors;
 mod redirects;
 mod retries;

@@ -15,7 +15,7 @@ use super::BalancingPlan;
 use super::priorities::{Census, Share, shares};
 use super::tables::{BalancerTable, Pick};
 use super::zones::{FleetZones, ZoneRouting};
-use crate::endpoint::{EndpointState, EndpointTraits};
+use crate::endpoint::{EndpointState, EndpointTraits, Locality};
 
 mod selection;
 
@@ -89,6 +89,7 @@ pub struct LoadBalancer {
 /// Endpoints of one priority in one state.
 #[derive(Debug)]
 struct Tier {
+    priority: u32,
     accepts: Accepts,
     /// The indexes of its endpoints.
     members: Box<[u32]>,
@@ -102,7 +103,22 @@ struct Part {
     /// The traffic of this part and all before it, of [`TRAFFIC`].
     up_to: u64,
     tier: usize,
+    /// Where localities are told apart.
+    locality: Option<Arc<Locality>>,
     table: Arc<BalancerTable>,
+}
+
+/// The traffic of the endpoints of one priority, state and locality.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LocalityLoad {
+    /// The priority.
+    pub priority: u32,
+    /// Whether these are the degraded endpoints.
+    pub degraded: bool,
+    /// The locality.
+    pub locality: Arc<Locality>,
+    /// Percent of the traffic of the cluster.
+    pub percent: f64,
 }
 
 /// All traffic of a cluster.
@@ -190,7 +206,8 @@ impl LoadBalancer {
                 let start = parts.len();
                 let tables = tables.of_tier(priority, accepts, level, &members);
                 parts.extend(spread(tables, below, percent, tier));
-                tiers.push(Tier { accepts, members: members.into(), parts: start..parts.len() });
+                let members = members.into();
+                tiers.push(Tier { priority, accepts, members, parts: start..parts.len() });
             }
             below += u64::from(percent);
         }
@@ -208,6 +225,20 @@ impl LoadBalancer {
     /// How many of the worker's positions it has.
     pub fn turns(&self) -> usize {
         if self.parts.len() < 2 { 1 } else { self.parts.len() + 1 }
+    }
+
+    /// The traffic of each locality, where they are told apart: for the admin pages.
+    pub fn locality_loads(&self) -> Vec<LocalityLoad> {
+        let mut below = 0;
+        let load = |part: &Part| {
+            let own = part.up_to - std::mem::replace(&mut below, part.up_to);
+            let Tier { priority, accepts, .. } = self.tiers[part.tier];
+            #[expect(clippy::cast_precision_loss, reason = "a percentage for people")]
+            let percent = own as f64 * 100.0 / TRAFFIC as f64;
+            let degraded = accepts == Accepts::Degraded;
+            Some(LocalityLoad { priority, degraded, locality: part.locality.clone()?, percent })
+        };
+        self.parts.iter().filter_map(load).collect()
     }
 
     /// Whether some priority is in panic mode.
@@ -314,21 +345,28 @@ impl Accepts {
     }
 }
 
+/// A table over endpoints of one locality, where localities are told apart, and its weight.
+struct LocalityTable {
+    weight: u64,
+    locality: Option<Arc<Locality>>,
+    table: Arc<BalancerTable>,
+}
+
 /// Gives each table its part of the `percent` of a tier, by its weight.
 fn spread(
-    tables: Vec<(u64, Arc<BalancerTable>)>,
+    tables: Vec<LocalityTable>,
     below: u64,
     percent: u32,
     tier: usize,
 ) -> impl Iterator<Item = Part> {
-    let total = tables.iter().map(|(weight, _)| *weight).sum::<u64>().max(1);
+    let total = tables.iter().map(|one| one.weight).sum::<u64>().max(1);
     let mut up_to = 0;
-    tables.into_iter().map(move |(weight, table)| {
+    tables.into_iter().map(move |LocalityTable { weight, locality, table }| {
         up_to += weight;
         let hundredths =
             u128::from(below) * u128::from(total) + u128::from(percent) * u128::from(up_to);
         let up_to = hundredths * u128::from(TRAFFIC) / (100 * u128::from(total));
-        Part { up_to: u64::try_from(up_to).unwrap_or(TRAFFIC), tier, table }
+        Part { up_to: u64::try_from(up_to).unwrap_or(TRAFFIC), tier, locality, table }
     })
 }
 

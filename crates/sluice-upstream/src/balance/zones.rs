@@ -88,7 +88,8 @@ impl ZoneAwarePlan {
         }
         // Shares of zones in endpoints and in processes, on a common scale.
         let of_endpoints = |count: u64| u128::from(count) * u128::from(processes);
-        let of_processes = |zone| u128::from(fleet.count(zone)) * u128::from(all);
+        let of_processes =
+            |zone: Option<&Arc<Locality>>| u128::from(fleet.count(zone)) * u128::from(all);
         let (here, wanted) =
             (of_endpoints(healthy.get(&own).copied().unwrap_or(0)), of_processes(own));
         let whole = u128::from(WHOLE);

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::super::tables::{BalancerTable, Weighted};
 use super::super::zones::{self, ZoneAwarePlan, ZoneRouting};
 use super::super::{LocalityPlan, OVERPROVISIONING};
-use super::{Accepts, BalancedEndpoint, BalancerInput, LoadBalancer, Standing};
+use super::{Accepts, BalancedEndpoint, BalancerInput, LoadBalancer, LocalityTable, Standing};
 use crate::endpoint::Locality;
 
 /// The tables of a selection, while it is built.
@@ -46,10 +46,11 @@ impl<'a> Tables<'a> {
         accepts: Accepts,
         level: &[u32],
         members: &[u32],
-    ) -> Vec<(u64, Arc<BalancerTable>)> {
+    ) -> Vec<LocalityTable> {
         let BalancerInput { plan, endpoints, .. } = self.input;
         if plan.balance.hashes() {
-            return vec![(1, self.hash_table(priority, level))];
+            let table = self.hash_table(priority, level);
+            return vec![LocalityTable { weight: 1, locality: None, table }];
         }
         let localities = match &plan.localities {
             LocalityPlan::Ignored => Vec::new(),
@@ -61,10 +62,15 @@ impl<'a> Tables<'a> {
         };
         // Without any weight, localities are not told apart.
         let parts = if localities.is_empty() { vec![(1, members.to_vec())] } else { localities };
+        let is_told_apart = plan.localities != LocalityPlan::Ignored;
         let table = |(weight, members): (u64, Vec<u32>)| {
+            let of = self.locality(members[0]);
+            // Without weights, this is the table of all localities.
+            let is_one = is_told_apart && members.iter().all(|index| self.locality(*index) == of);
+            let locality = is_one.then(|| of.cloned().unwrap_or_default());
             let chosen = members.iter().map(|index| self.weighted(*index)).collect();
             let table = BalancerTable::build(&plan.balance, endpoints, chosen);
-            (weight, Arc::new(table))
+            LocalityTable { weight, locality, table: Arc::new(table) }
         };
         parts.into_iter().map(table).collect()
     }

@@ -271,7 +271,7 @@ impl Simulation {
     }
 
     fn run(&mut self, millis: u64, takes: &[u64]) -> Vec<u32> {
-        let decay = crate::balance::PeakEwmaPlan::default().decay;
+        let decay = PeakEwmaPlan::default().decay;
         let mut counts = vec![0; takes.len()];
         for _ in 0..millis {
             self.millis += 1;
@@ -317,7 +317,7 @@ fn fast_endpoints_get_more_and_a_stalled_one_next_to_nothing() {
 fn an_endpoint_of_which_nothing_is_known_is_tried_once_until_it_responds() {
     let (table, endpoints) = table(Balance::PeakEwma, &[1, 1]);
     endpoints.iter().for_each(|endpoint| endpoint.latency.track(true));
-    let decay = crate::balance::PeakEwmaPlan::default().decay;
+    let decay = PeakEwmaPlan::default().decay;
     let mut picks = Picks::new(1);
     endpoints[0].latency.observe(std::time::Duration::from_millis(9), picks.now, decay);
     let first = picks.pick(&table, &endpoints, None, &|_| true).unwrap();

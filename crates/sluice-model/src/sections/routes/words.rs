@@ -1,0 +1,117 @@
+//! The words of routes: settings that hold a single value.
+//!
+//! Owns: methods, header names, gRPC services, protocols to upgrade to. Refuses to know: which setting holds them.
+//! Keeps: a word that could never match is refused.
+
+use sluice_codec::names::is_token;
+use sluice_core::settings::{Plain, Shape, bind_scalar, bind_verbatim};
+use sluice_core::{Diags, Node, Path, Setting};
+use sluice_l7::routes::GrpcMatch;
+use sluice_l7::template::HttpTemplate;
+
+macro_rules! text_value {
+    ($(#[doc = $doc:literal] $name:ident($inner:ty), $bind:ident, $what:literal, $example:literal, $parse:expr, $show:expr;)+) => {$(
+        #[doc = $doc]
+        #[derive(Clone, Debug, PartialEq)]
+        pub struct $name(pub $inner);
+
+        impl Setting for $name {
+            fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
+                $bind(node, at, diags, $what, $parse).map(Self)
+            }
+
+            fn shape() -> Shape {
+                Shape::Text { what: $what, example: $example }
+            }
+
+            fn show(&self) -> Plain {
+                let show: fn(&$inner) -> String = $show;
+                Plain::Text(show(&self.0))
+            }
+        }
+    )+};
+}
+
+text_value! {
+    #[doc = "Text that may contain `%OPERATOR%`s."]
+    Text(HttpTemplate), bind_verbatim, "text", "hello", HttpTemplate::parse, |text| text.source().to_owned();
+    #[doc = "A method."]
+    Method(String), bind_scalar, "a method", "GET", parse_method, Clone::clone;
+    #[doc = "A protocol that clients may upgrade to."]
+    Token(String), bind_scalar, "a protocol", "websocket", |text| if is_token(text.as_bytes()) { Ok(text.to_owned()) } else { Err(format!("`{text}` is not the name of a protocol")) }, Clone::clone;
+    #[doc = "A header name."]
+    FieldName(String), bind_scalar, "a header name", "x-tier", |text| if is_token(text.as_bytes()) { Ok(text.to_ascii_lowercase()) } else { Err(format!("`{text}` is not a valid header name")) }, Clone::clone;
+    #[doc = "A gRPC service, optionally with a method."]
+    GrpcValue(GrpcMatch), bind_scalar, "a service, service/Method or *", "orders.v1.Orders", parse_grpc, show_grpc;
+}
+
+fn parse_method(text: &str) -> Result<String, String> {
+    const USUAL: [&str; 9] =
+        ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
+    if !is_token(text.as_bytes()) {
+        return Err(format!("`{text}` is not a method"));
+    }
+    match USUAL.iter().find(|usual| usual.eq_ignore_ascii_case(text)) {
+        Some(usual) if *usual != text => Err(format!(
+            "methods are case-sensitive, so `{text}` would match nothing; write {usual}"
+        )),
+        _ => Ok(text.to_owned()),
+    }
+}
+
+fn parse_grpc(text: &str) -> Result<GrpcMatch, String> {
+    if text == "*" {
+        return Ok(GrpcMatch::default());
+    }
+    let (service, method) = text.split_once('/').map_or((text, None), |(s, m)| (s, Some(m)));
+    let fits = |word: &str| {
+        !word.is_empty()
+            && word.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'.' || b == b'_')
+    };
+    if !fits(service) || !method.is_none_or(fits) {
+        return Err(format!(
+            "expected a service such as orders.v1.Orders, service/Method or *, not `{text}`"
+        ));
+    }
+    Ok(GrpcMatch { service: Some(service.into()), method: method.map(Into::into) })
+}
+
+fn show_grpc(of: &GrpcMatch) -> String {
+    match (&of.service, &of.method) {
+        (Some(service), Some(method)) => format!("{service}/{method}"),
+        (Some(service), None) => service.clone(),
+        (None, _) => "*".into(),
+    }
+}
+
+/// Protocols that clients may upgrade to; `none` allows none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upgrades(pub Vec<String>);
+
+impl Setting for Upgrades {
+    fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
+        if node.text() == Some("none") {
+            return Some(Self(Vec::new()));
+        }
+        let all = Vec::<Token>::bind(node, at, diags)?;
+        if all.iter().any(|token| token.0.eq_ignore_ascii_case("h2c")) {
+            diags.error("bad-value", node.span, at, "upgrades to h2c are never forwarded").help(
+                "for cleartext HTTP/2 with prior knowledge, set `protocol: http2` on the cluster",
+            );
+            return None;
+        }
+        Some(Self(all.into_iter().map(|token| token.0).collect()))
+    }
+
+    fn shape() -> Shape {
+        let word = Shape::Text { what: "a protocol", example: "websocket" };
+        Shape::OrNone(Box::new(Shape::OneOrMany(Box::new(word))))
+    }
+
+    fn show(&self) -> Plain {
+        if self.0.is_empty() {
+            return Plain::Text("none".into());
+        }
+        Plain::List(self.0.iter().cloned().map(Plain::Text).collect())
+    }
+}
