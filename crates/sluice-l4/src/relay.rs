@@ -87,14 +87,18 @@ impl Hash {
 }
 
 /// What the pick of an endpoint goes by, for a client from `source`.
-pub(crate) fn affinity_of(hash: Option<Hash>, sticky: Option<Duration>, source: Peer) -> Affinity {
+pub(crate) fn affinity_of(
+    hash: Option<Hash>,
+    sticky: Option<Duration>,
+    source: Peer,
+) -> Affinity<'static> {
     let session =
         || Some(ClientSession::Source { source: Hash::SourceIp.of(source)?, ttl: sticky? });
-    Affinity { hash: hash.and_then(|hash| hash.of(source)), session: session() }
+    Affinity { hash: hash.and_then(|hash| hash.of(source)), session: session(), subset: None }
 }
 
 /// What the choice among the clusters of a relay goes by, for a client that stays with its endpoint.
-pub(crate) fn split_key(affinity: Affinity) -> Option<u64> {
+pub(crate) fn split_key(affinity: Affinity<'_>) -> Option<u64> {
     affinity.hash.or(match affinity.session {
         Some(ClientSession::Source { source, .. }) => Some(source),
         _ => None,
@@ -146,21 +150,27 @@ impl Relay {
     ) -> Result<(Box<Pump>, Claim, Option<Hop>), Reason> {
         let RelayOptions { hash, sticky, .. } = &self.options;
         let affinity = affinity_of(*hash, *sticky, conn.info.source());
-        let name = conn.info.facts.get().and_then(|facts| facts.get(&tls::SNI));
-        let handle = match &self.handles {
+        let named = |name| conn.info.facts.get().and_then(|facts| facts.get(name));
+        let name = named(&tls::SNI);
+        let to = match &self.handles {
             TargetHandles::Split(handles) => {
-                Ok(Rc::clone(handles.choose(&conn.worker, split_key(affinity))))
+                let to = handles.choose(&conn.worker, split_key(affinity));
+                Ok((Rc::clone(&to.handle), to.subset.as_deref()))
             }
             TargetHandles::Named(handles) => {
-                handles.find(&conn.worker, name).map_err(|(why, detail)| {
+                let found = handles.find(&conn.worker, name);
+                found.map(|handle| (handle, None)).map_err(|(why, detail)| {
                     conn.info.note(detail);
                     why
                 })
             }
         };
         let preface = |handle: &ClusterHandle| preface(handle, &conn.info);
-        let connected = match &handle {
-            Ok(handle) => connect(handle, &conn, affinity, name, preface).await,
+        let connected = match &to {
+            Ok((handle, subset)) => {
+                let affinity = Affinity { subset: *subset, ..affinity };
+                connect(handle, &conn, affinity, name, preface).await
+            }
             Err(why) => Err(*why),
         };
         match connected {

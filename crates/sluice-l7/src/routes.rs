@@ -21,6 +21,7 @@ use crate::runtime::Runtime;
 use crate::template::HttpTemplate;
 
 pub mod conditions;
+pub mod endpoint_match;
 pub mod index;
 pub mod options;
 pub mod paths;
@@ -31,6 +32,7 @@ mod tests;
 pub use crate::retry_plan::{ResetHeader, RetryAvoid, RetryPlan, RetryReset, RetryRule, RetryWhen};
 pub use crate::value_match::ValueMatch;
 pub use conditions::{ClientCertificate, Conditions, GrpcMatch, RequestVersion, RuntimeShare};
+pub use endpoint_match::EndpointMatch;
 use index::{HostIndex, RuleIndex};
 pub use options::{FollowPlan, FollowScheme, HashBy, HostRewrite, Mirror, RuleOptions, Timeouts};
 pub use paths::PathMatch;
@@ -188,6 +190,8 @@ pub struct Share {
     pub weight: u64,
     /// The name of the runtime value that overrides the weight.
     pub runtime: Option<String>,
+    /// The metadata that the endpoint must have, in place of what the rule says.
+    pub endpoint: Option<EndpointMatch>,
 }
 
 /// A redirect. What is `None` stays as requested, except that a new scheme drops the port.

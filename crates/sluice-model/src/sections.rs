@@ -26,9 +26,11 @@ pub mod http;
 pub mod log_format;
 pub mod redirect;
 pub mod routes;
+pub mod subsets;
 
 pub use balancing::{
-    Balancer, Failover, LocalityName, LocalityWeights, Priority, SessionTtl, SlowStart,
+    ApertureSize, Balancer, Failover, LocalityName, LocalityWeights, OwnNode, Priority, SessionTtl,
+    SlowStart, ZoneAware,
 };
 pub use discovery::{Dns, Egress, Family, Forward, NameMode, Refresh};
 pub use health::{Health, Outlier};
@@ -36,6 +38,7 @@ pub use http::Http;
 pub use log_format::LogFormat;
 pub use redirect::HttpsRedirect;
 pub use routes::{HostOrRule, RuntimeSection, Shares, VirtualHost};
+pub use subsets::{MetadataEntries, SubsetValues, Subsets};
 
 section! {
     /// The whole configuration. All files in a folder are read as one: their listeners, clusters, routes, secrets
@@ -47,6 +50,8 @@ section! {
         pub listeners: Members<Listener>,
         /// Clusters (backends, upstreams) that traffic goes to, by name: `app: 127.0.0.1:9000`.
         pub clusters: Named<Short<Cluster>>,
+        /// This process among others of its kind.
+        pub node: OwnNode,
         /// HTTP routes, by name: each a list of virtual hosts, or a single rule for any host: `web: { cluster: app }`.
         pub routes: Named<Members<HostOrRule>>,
         /// Secrets that filters use, by name: `session_key: { file: session.key }`. A new text takes effect without new
@@ -421,6 +426,8 @@ section! {
         /// In place of `cluster`: endpoints, which form a cluster with default settings. Its name in logs, metrics and
         /// admin pages is that of the listener and the chain, joined by a dot: `db.default`.
         pub endpoints: Vec<Spanned<Short<EndpointEntry>>>,
+        /// The metadata that the endpoint must have, for a cluster with `subsets`.
+        pub endpoint_metadata: Option<Spanned<SubsetValues>>,
         /// The hash key of `ring_hash` and `maglev` (sticky sessions).
         pub hash: Option<HashBy>,
         /// Sticky sessions: a source that comes back goes to the endpoint that it went to before, as long as that is
@@ -513,8 +520,17 @@ section! {
         /// Weights of localities, by name: each locality gets traffic by its weight, less what its usable endpoints cannot
         /// serve. If omitted, localities are not told apart.
         pub localities: LocalityWeights,
-        /// Slow start of endpoints that join or recover; `round_robin`, `random` and `least_request` only.
+        /// Zone-aware routing: endpoints in the zone of this process are preferred; needs `node`. `round_robin`,
+        /// `random`, `least_request` and `peak_ewma` only.
+        pub zone_aware: Option<Spanned<Short<ZoneAware>>>,
+        /// Aperture (random subsetting): this process uses only so many endpoints of each priority, others use others. For
+        /// large clusters with many processes in front. Not with `localities`, `zone_aware` or a balancer that goes by a
+        /// hash.
+        pub aperture: Option<Spanned<ApertureSize>>,
+        /// Slow start of endpoints that join or recover; not with a balancer that goes by a hash.
         pub slow_start: Option<Spanned<Short<SlowStart>>>,
+        /// Subsets of the endpoints by their metadata, such as versions. If omitted, endpoints are not told apart.
+        pub subsets: Option<Spanned<Short<Subsets>>>,
         /// The HTTP version spoken to endpoints, if a rule routes to this cluster.
         pub protocol: ClusterProtocol = "http1",
         /// Connection pool: how HTTP connections to endpoints are reused.
@@ -614,6 +630,9 @@ section! {
         pub priority: Priority = "0",
         /// Where it is: a zone, region/zone or region/zone/sub-zone.
         pub locality: Option<Spanned<LocalityName>>,
+        /// What it is told apart by, for `subsets` of the cluster: a value for each key, or several in a list, of which
+        /// each counts.
+        pub metadata: Option<Spanned<MetadataEntries>>,
     }
 }
 

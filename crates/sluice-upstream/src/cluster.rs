@@ -3,7 +3,7 @@
 //! Owns: the current plan and membership, the number of connections. Refuses to know: how membership is determined.
 //! Keeps: a pick sees one complete membership; an endpoint that stays keeps its state.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -13,7 +13,9 @@ use sluice_core::Name;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::balance::LoadBalancer;
+use crate::balance::load_balancer::BalancerInput;
+use crate::balance::subsets::{StateChanges, SubsetTable};
+use crate::balance::{Balance, LoadBalancer};
 use crate::endpoint::{EndpointId, EndpointState, EndpointTraits, Target};
 use crate::name_state::NameState;
 use crate::overrides::ClusterOverrides;
@@ -23,6 +25,7 @@ mod affinity;
 mod breakers;
 mod eligibility;
 mod fallback;
+mod fleet;
 mod handle;
 mod named;
 mod reserve;
@@ -35,6 +38,7 @@ use breakers::WorkerCounts;
 pub use breakers::{Breaker, BreakerLimit, WorkerShare};
 pub use eligibility::{Eligibility, Ineligible};
 pub use fallback::FALLBACKS_MAX;
+use fleet::FleetLinks;
 pub use handle::{Claim, ClusterHandle, RequestClaim, Tried};
 use named::HostDesk;
 pub(crate) use named::HostQuestion;
@@ -53,6 +57,8 @@ pub struct Cluster {
     members: ArcSwap<Membership>,
     /// What serves in its place while no endpoint is usable.
     fallback: ArcSwapOption<Self>,
+    /// The cluster of all processes of this kind, for zone-aware routing, and who goes by this one.
+    fleet: FleetLinks,
     /// For the control thread.
     standings: Mutex<Standings>,
     /// What operators decided; written by the control thread.
@@ -93,6 +99,8 @@ pub struct Membership {
     hosts: Arc<HashMap<Arc<str>, u32>>,
     /// Those that may be picked, as of the last change of their states.
     pub balancer: LoadBalancer,
+    /// The subsets, if the cluster has any.
+    pub subsets: Option<SubsetTable>,
 }
 
 /// Memberships up to this size are searched for an ID one by one.
@@ -105,13 +113,28 @@ impl Membership {
         traits: Arc<[EndpointTraits]>,
         hosts: Arc<HashMap<Arc<str>, u32>>,
         balancer: LoadBalancer,
+        subsets: Option<SubsetTable>,
     ) -> Arc<Self> {
-        Arc::new(Self { version, endpoints, traits, by_id: OnceLock::new(), hosts, balancer })
+        Arc::new(Self {
+            version,
+            endpoints,
+            traits,
+            by_id: OnceLock::new(),
+            hosts,
+            balancer,
+            subsets,
+        })
     }
 
     /// The host that clients name so, if it is a member.
     pub(crate) fn host(&self, name: &str) -> Option<&Arc<EndpointState>> {
         self.hosts.get(name).map(|index| &self.endpoints[*index as usize])
+    }
+
+    /// The indexes of the endpoints that this process uses, of all or in a subset.
+    fn offered(&self) -> HashSet<u32> {
+        let of_subsets = self.subsets.iter().flat_map(|of| of.iter()).map(|of| &*of.balancer);
+        std::iter::once(&self.balancer).chain(of_subsets).flat_map(LoadBalancer::offered).collect()
     }
 
     /// The endpoint of that name.
@@ -156,13 +179,14 @@ impl Cluster {
     /// A cluster without endpoints.
     pub fn new(plan: Arc<ClusterPlan>) -> Self {
         let (none, balancer) = (Arc::default(), LoadBalancer::default());
-        let members = Membership::new(0, Arc::new([]), Arc::new([]), none, balancer);
+        let members = Membership::new(0, Arc::new([]), Arc::new([]), none, balancer, None);
         Self {
             name: Arc::clone(&plan.name),
             plan: ArcSwap::new(plan),
             configured: AtomicBool::new(true),
             members: ArcSwap::new(members),
             fallback: ArcSwapOption::empty(),
+            fleet: FleetLinks::default(),
             standings: Mutex::default(),
             overrides: ArcSwap::default(),
             active: AtomicU64::new(0),
@@ -196,9 +220,10 @@ impl Cluster {
     }
 
     /// Takes the plan out of force, for a cluster that was removed. Returns the endpoints, which have left with it.
-    pub(crate) fn vacate(&self) -> Vec<Arc<EndpointState>> {
+    pub(crate) fn vacate(self: &Arc<Self>) -> Vec<Arc<EndpointState>> {
         self.configured.store(false, Relaxed);
         self.set_fallback(None);
+        self.set_fleet(None);
         self.publish(&[])
     }
 
@@ -297,6 +322,7 @@ impl Cluster {
                 None => new(),
             };
             endpoint.set_alternates(&member.alternates);
+            endpoint.latency.track(plan.balancing.balance.kind() == Balance::PeakEwma);
             endpoints.push(endpoint);
             traits.push(member.traits.clone());
         }
@@ -307,18 +333,29 @@ impl Cluster {
             let named = endpoints.iter().map(|endpoint| Arc::clone(&endpoint.name));
             let hosts = Arc::new(named.zip(0..).collect());
             let balancer = LoadBalancer::default();
-            self.members.store(Membership::new(version, endpoints, traits, hosts, balancer));
+            self.members.store(Membership::new(version, endpoints, traits, hosts, balancer, None));
             self.changed.notify_one();
             return left;
         }
         let mut standings = self.standings.lock().unwrap_or_else(PoisonError::into_inner);
         standings.follow(&plan.balancing, &endpoints, &traits, Instant::now());
-        let balancer =
-            LoadBalancer::build(&plan.balancing, &endpoints, &standings.balanced(&traits), None);
+        standings.fleet = self.fleet_zones(&plan.balancing);
+        let balanced = standings.balanced(&traits);
+        let (plan, fleet) = (&plan.balancing, &standings.fleet);
+        let input = BalancerInput { plan, endpoints: &endpoints, balanced: &balanced, fleet };
+        let all = indexes(&endpoints);
+        let balancer = LoadBalancer::build(input, &all, None);
+        let subsets = plan.subsets.as_ref();
+        let subsets = subsets.map(|plan| SubsetTable::build(plan, input, balancer.turns()));
+        drop(balanced);
         drop(standings);
+        if let Some(subsets) = &subsets {
+            tell_left_out(&self.name, subsets, old.subsets.as_ref());
+        }
         let none = Arc::default();
-        self.members.store(Membership::new(version, endpoints, traits, none, balancer));
+        self.members.store(Membership::new(version, endpoints, traits, none, balancer, subsets));
         self.changed.notify_one();
+        self.tell_followers();
         left
     }
 
@@ -341,25 +378,37 @@ impl Cluster {
     /// Returns when time alone will change one. For the control thread.
     pub(crate) fn rebalance(&self) -> Option<Instant> {
         let (plan, old) = (self.plan.load(), self.members.load_full());
-        let Membership { version, endpoints, traits, balancer, .. } = &*old;
+        let Membership { version, endpoints, traits, balancer, subsets, .. } = &*old;
         // Nothing is picked among hosts that clients name.
         if plan.forward.is_some() {
             return None;
         }
         let mut standings = self.standings.lock().unwrap_or_else(PoisonError::into_inner);
         let followed = standings.follow(&plan.balancing, endpoints, traits, Instant::now());
-        if followed.changed {
-            let balanced = standings.balanced(traits);
+        let fleet = self.fleet_zones(&plan.balancing);
+        let moved = standings.fleet != fleet;
+        if !followed.changed.is_empty() || moved {
+            standings.fleet = fleet;
+            let (balanced, all) = (standings.balanced(traits), indexes(endpoints));
+            let (plan, fleet) = (&plan.balancing, &standings.fleet);
+            let input = BalancerInput { plan, endpoints, balanced: &balanced, fleet };
             // Tables that depend on weights alone go on while those are the same.
             let known = (!followed.reweighted).then_some(balancer);
-            let balancer = LoadBalancer::build(&plan.balancing, endpoints, &balanced, known);
+            let balancer = LoadBalancer::build(input, &all, known);
+            let subsets = subsets.as_ref().map(|subsets| {
+                let endpoints = if moved { &all } else { &followed.changed };
+                let changes = StateChanges { endpoints, reweighted: followed.reweighted };
+                subsets.rebuild(input, changes, balancer.turns())
+            });
             if balancer.panics() != old.balancer.panics() {
                 tell_panic(&self.name, balancer.panics());
             }
             let (endpoints, traits) = (Arc::clone(endpoints), Arc::clone(traits));
             let version = *version;
             let none = Arc::default();
-            self.members.store(Membership::new(version, endpoints, traits, none, balancer));
+            self.members
+                .store(Membership::new(version, endpoints, traits, none, balancer, subsets));
+            self.tell_followers();
         }
         followed.again_at
     }
@@ -397,11 +446,28 @@ impl Cluster {
     }
 }
 
+/// The indexes of all endpoints.
+fn indexes(endpoints: &[Arc<EndpointState>]) -> Vec<u32> {
+    (0_u32..).zip(endpoints).map(|(index, _)| index).collect()
+}
+
 fn tell_panic(cluster: &str, panics: bool) {
     if panics {
         tracing::warn!(cluster, "too few endpoints are usable: all are used (panic mode)");
     } else {
         tracing::info!(cluster, "enough endpoints are usable again: panic mode ends");
+    }
+}
+
+/// Tells that subsets are missing, once for each time that their number changes.
+fn tell_left_out(cluster: &str, subsets: &SubsetTable, old: Option<&SubsetTable>) {
+    let left_out = subsets.left_out();
+    if left_out > 0 && old.is_none_or(|old| old.left_out() != left_out) {
+        tracing::warn!(
+            cluster,
+            left_out,
+            "the endpoints make too many subsets (`limits.subsets`): requests for some get the fallback"
+        );
     }
 }
 

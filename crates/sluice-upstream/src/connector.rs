@@ -67,7 +67,7 @@ pub struct Preface {
 pub async fn connect(
     handle: &Rc<ClusterHandle>,
     conn: &Conn,
-    affinity: Affinity,
+    affinity: Affinity<'_>,
     name: Option<&str>,
     preface: impl Fn(&ClusterHandle) -> Preface,
 ) -> Result<Connected, Reason> {
@@ -132,6 +132,8 @@ pub async fn connect(
                     conn.info.reach().upstream_local.set(local_address(stream.raw().socket()));
                 }
                 handle.note_connected(&conn.worker, &endpoint, started);
+                let took = conn.worker.now().since(started);
+                handle.note_latency(&conn.worker, &endpoint, took);
                 *conn.info.reach().endpoint.borrow_mut() = Some(Arc::clone(&endpoint.name));
                 return Ok(Connected { stream, claim, hop });
             }

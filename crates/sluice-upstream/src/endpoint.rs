@@ -21,9 +21,14 @@ use crate::overrides::OverrideAction;
 
 pub(crate) mod counts;
 mod ejection;
+mod latency;
+mod traits;
 
 use counts::OutlierCounts;
 pub use ejection::EjectionKind;
+pub use latency::LatencyAverage;
+pub use traits::{EndpointTraits, Locality, PRIORITY_MAX};
+
 /// The names of endpoints that left a cluster. A set, since there may be thousands, and workers look each of theirs up.
 pub type LeftEndpoints = HashSet<Arc<str>>;
 
@@ -41,50 +46,6 @@ impl fmt::Display for Target {
         match self {
             Self::Ip(address) => write!(f, "{address}"),
             Self::Unix(path) => write!(f, "unix://{}", path.display()),
-        }
-    }
-}
-
-/// The lowest priority of an endpoint, as in Envoy.
-pub const PRIORITY_MAX: u32 = 127;
-
-/// What a cluster says of an endpoint, apart from its address.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct EndpointTraits {
-    /// The load balancing weight, at least 1.
-    pub weight: u32,
-    /// The priority: 0 is the highest.
-    pub priority: u32,
-    /// Where it is.
-    pub locality: Option<Arc<Locality>>,
-    /// The weight of its locality, within the priority.
-    pub locality_weight: u32,
-}
-
-impl Default for EndpointTraits {
-    fn default() -> Self {
-        Self { weight: 1, priority: 0, locality: None, locality_weight: 0 }
-    }
-}
-
-/// Where an endpoint is; empty parts are unknown.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Locality {
-    /// The region.
-    pub region: Box<str>,
-    /// The zone in the region.
-    pub zone: Box<str>,
-    /// A part of the zone.
-    pub sub_zone: Box<str>,
-}
-
-impl fmt::Display for Locality {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { region, zone, sub_zone } = self;
-        match (&**region, &**sub_zone) {
-            ("", "") => f.write_str(zone),
-            (_, "") => write!(f, "{region}/{zone}"),
-            (_, _) => write!(f, "{region}/{zone}/{sub_zone}"),
         }
     }
 }
@@ -145,6 +106,8 @@ pub struct EndpointState {
     total: AtomicU64,
     /// What became of its traffic.
     pub(crate) counts: OutlierCounts,
+    /// How fast it responds, if its balancer asks for it.
+    pub latency: LatencyAverage,
     unhealthy: AtomicBool,
     degraded: AtomicBool,
     /// Whether its first check has no result yet.
@@ -201,6 +164,7 @@ impl EndpointState {
             requests: AtomicU64::new(0),
             total: AtomicU64::new(0),
             counts: OutlierCounts::default(),
+            latency: LatencyAverage::default(),
             unhealthy: AtomicBool::new(false),
             degraded: AtomicBool::new(false),
             unchecked: AtomicBool::new(false),

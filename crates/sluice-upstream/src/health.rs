@@ -107,6 +107,10 @@ pub(crate) async fn watch(cluster: Arc<Cluster>, watcher: Rc<HealthWatch>) {
     let plan = cluster.plan();
     let gauges = ["healthy", "unhealthy", "ejected"]
         .map(|state| watcher.shard.gauge(&metrics::ENDPOINTS, &[&cluster.name, state]));
+    let of_subsets = plan.balancing.subsets.as_ref().map(|_| {
+        ["made", "left_out"]
+            .map(|state| watcher.shard.gauge(&metrics::SUBSETS, &[&cluster.name, state]))
+    });
     let mut checks = schedule::Checks::default();
     let mut ejections = ejections::Ejections::default();
     loop {
@@ -130,6 +134,10 @@ pub(crate) async fn watch(cluster: Arc<Cluster>, watcher: Rc<HealthWatch>) {
         gauges[0].set(count(EndpointState::is_sound));
         gauges[1].set(count(|endpoint| !endpoint.is_healthy()));
         gauges[2].set(count(EndpointState::is_ejected));
+        if let (Some([made, left_out]), Some(subsets)) = (&of_subsets, &members.subsets) {
+            made.set(subsets.iter().count() as u64);
+            left_out.set(subsets.left_out() as u64);
+        }
         let fallen = endpoints.iter().filter(|endpoint| endpoint.note_fall());
         let fallen: Vec<Arc<EndpointState>> = fallen.cloned().collect();
         if !fallen.is_empty() {

@@ -16,5 +16,7 @@ sluice_telemetry::metrics! {
     HEALTH_CHANGES = "sluice_health_changes_total", Counter, ["cluster", "to"], "Endpoints that became healthy or unhealthy, by the new state.";
     EJECTIONS = "sluice_cluster_ejections_total", Counter, ["cluster", "kind"], "Ejections of endpoints, by what became of their traffic: connect_failures, consecutive_5xx, consecutive_gateway_errors, success_rate, failure_percentage, connect_success_rate or connect_failure_percentage.";
     SESSIONS = "sluice_cluster_sessions_total", Counter, ["cluster", "result"], "Connections and requests of sticky sessions, by result: kept (the session's endpoint), moved (another, as it could not be used), refused (`strict`); and forgotten: sources that were forgotten early, at the limit `source_table_entries`.";
+    SUBSET_PICKS = "sluice_cluster_subset_picks_total", Counter, ["cluster", "result"], "Connections, flows and requests to a cluster with subsets, by result: selected (the subset that was asked for), fallback (what the subsets say instead), refused.";
+    SUBSETS = "sluice_cluster_subsets", Gauge, ["cluster", "state"], "Subsets of the cluster, by state: made, or left_out because there would be more than `limits.subsets`.";
     LOOKUPS = "sluice_dns_lookups_total", Counter, ["cluster", "result"], "DNS look-ups of the cluster's host names, by result: ok, or what went wrong (no_data, nxdomain, servfail, refused, timeout, unreachable, denied, failed); those that returned more addresses than `limits.resolved_addresses` also count as too_many.";
 }

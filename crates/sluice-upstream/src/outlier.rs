@@ -5,10 +5,12 @@
 //! count; the last endpoint that is not ejected stays.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use sluice_core::{Moment, Reason, reason};
 use sluice_io::WorkerCx;
 
+use crate::balance::BalancePlan;
 use crate::cluster::{Cluster, ClusterHandle};
 use crate::endpoint::{EjectionKind, EndpointState};
 use crate::metrics;
@@ -60,6 +62,15 @@ impl ClusterHandle {
         self.made.increment();
         self.connect_time.record(worker.now().since(started));
         self.count_endpoint(worker, &endpoint.name);
+    }
+
+    /// Notes how long a response of `endpoint` took, or a relayed connection to it, for a balancer that goes by it.
+    pub fn note_latency(&self, worker: &WorkerCx, endpoint: &EndpointState, took: Duration) {
+        if endpoint.latency.is_tracked()
+            && let BalancePlan::PeakEwma(plan) = &self.cluster.peek_plan().balancing.balance
+        {
+            endpoint.latency.observe(took, worker.now(), plan.decay);
+        }
     }
 
     /// Notes that an attempt to reach `endpoint` failed. Only faults of the endpoint itself are counted as its failures

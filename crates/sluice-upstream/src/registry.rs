@@ -14,6 +14,7 @@ use sluice_core::{Endpoint, Name};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use crate::balance::LocalityPlan;
 use crate::cluster::{Cluster, Member};
 use crate::directory::ClusterDirectory;
 use crate::dns::{self, DnsName, Resolution, ResolvedAddress};
@@ -329,9 +330,14 @@ impl RunningCluster {
     }
 }
 
-/// Puts a plan in force, with the cluster that it falls back to.
-fn put(directory: &ClusterDirectory, cluster: &Cluster, plan: Arc<ClusterPlan>) {
+/// Puts a plan in force, with the clusters that it falls back to and goes by.
+fn put(directory: &ClusterDirectory, cluster: &Arc<Cluster>, plan: Arc<ClusterPlan>) {
     cluster.set_fallback(plan.fallback.as_ref().map(|name| directory.reference(name)));
+    let fleet = match &plan.balancing.localities {
+        LocalityPlan::ZoneAware(plan) => Some(directory.reference(&plan.fleet)),
+        LocalityPlan::Ignored | LocalityPlan::Weighted => None,
+    };
+    cluster.set_fleet(fleet);
     cluster.set_plan(plan);
 }
 

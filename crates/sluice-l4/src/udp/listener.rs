@@ -17,7 +17,7 @@ use sluice_sys::socket::{begin_connect, datagrams_to, local_address};
 use sluice_telemetry::{Counter, CounterSet, Gauge};
 use sluice_upstream::cluster::{Affinity, Claim};
 use sluice_upstream::hops::{self, Hop, HopTransport};
-use sluice_upstream::{ClusterHandle, ClusterPlan, EndpointState, Target};
+use sluice_upstream::{ClusterHandle, ClusterPlan, EndpointState, SubsetKey, Target};
 
 use super::{FlowChainPlan, UdpPlan};
 use crate::metrics;
@@ -25,7 +25,7 @@ use crate::quic::ids::Owner;
 use crate::reasons;
 use crate::relay::{affinity_of, split_key};
 use crate::select::ChainInput;
-use crate::split::SplitHandles;
+use crate::split::{SplitHandle, SplitHandles};
 
 /// A UDP listener on one worker.
 #[derive(Debug)]
@@ -148,7 +148,8 @@ impl UdpListener {
         let (plan, chain) = (&self.plan.chains[index], &self.chains[index]);
         let _ = info.chain.set(Arc::clone(&plan.name));
         let affinity = affinity_of(plan.hash, plan.sticky, info.source());
-        let handle = cluster_of(worker, chain, affinity, came_from);
+        let (handle, subset) = cluster_of(worker, chain, affinity, came_from);
+        let affinity = Affinity { subset: subset.as_deref(), ..affinity };
         let named = |handle: &ClusterHandle| {
             let _ = info.reach().cluster.set(Arc::clone(&handle.cluster.name));
         };
@@ -252,24 +253,26 @@ impl<'a> FlowOrigin<'a> {
     }
 }
 
-/// The cluster of a flow.
+/// The cluster of a flow, and the metadata that the flow asks for there.
 fn cluster_of(
     worker: &WorkerCx,
     chain: &FlowChain,
-    affinity: Affinity,
+    affinity: Affinity<'_>,
     came_from: FlowOrigin<'_>,
-) -> Rc<ClusterHandle> {
+) -> (Rc<ClusterHandle>, Option<Arc<SubsetKey>>) {
     let mut handles = chain.handles.iter();
+    let own = |of: &SplitHandle| (Rc::clone(&of.handle), of.subset.clone());
     let before = match came_from {
         FlowOrigin::New => None,
-        FlowOrigin::Moved(owner) => {
-            handles.find_map(|handle| handle.with_member(worker, &owner.endpoint))
-        }
+        FlowOrigin::Moved(owner) => handles.find_map(|of| {
+            let handle = of.handle.with_member(worker, &owner.endpoint)?;
+            Some((handle, of.subset.clone()))
+        }),
         FlowOrigin::Replaced(cluster) => {
-            handles.find(|handle| handle.cluster.name == *cluster).cloned()
+            handles.find(|of| of.handle.cluster.name == *cluster).map(own)
         }
     };
-    let chosen = || Rc::clone(chain.handles.choose(worker, split_key(affinity)));
+    let chosen = || own(chain.handles.choose(worker, split_key(affinity)));
     before.unwrap_or_else(chosen)
 }
 

@@ -15,9 +15,9 @@ use sluice_codec::{ErrorKind, HttpError, HttpStream, Known};
 use sluice_core::Reason;
 use sluice_core::connection::Attempt;
 use sluice_core::reason::Side;
-use sluice_upstream::EndpointState;
 use sluice_upstream::cluster::{FALLBACKS_MAX, RequestClaim, TrafficClass};
 use sluice_upstream::reasons as upstream_reasons;
+use sluice_upstream::{EndpointState, SubsetKey};
 
 use super::attempt_error::AttemptError;
 use super::deadlines::Deadline;
@@ -46,6 +46,8 @@ struct Forwarding {
     hash: Option<u64>,
     /// The host that the client named, if the cluster is a forward proxy.
     named: Option<Arc<EndpointState>>,
+    /// The metadata that the endpoint must have.
+    subset: Option<Arc<SubsetKey>>,
     attempts: Attempts,
     /// Counts a retry while it is in flight.
     permit: Option<InFlightGuard>,
@@ -74,6 +76,7 @@ impl RequestTask {
         }
         let worker = Rc::clone(self.worker());
         let pool = self.manager.shared.pools.to(&target.cluster, &worker);
+        let subset = target.endpoint_match().map(|of| of.key(&self.request));
         if !options.mirrors.is_empty() {
             self.begin_mirrors(&target);
         }
@@ -100,6 +103,7 @@ impl RequestTask {
             options,
             hash,
             named,
+            subset,
             attempts,
             permit: None,
             asked_wait: None,
@@ -174,6 +178,9 @@ impl RequestTask {
                 if !self.is_blameless(failed) {
                     pool.handle.note_answer(&worker, &endpoint, None);
                 }
+                if failed.cause == Cause::TryTimeout {
+                    pool.handle.note_latency(&worker, &endpoint, worker.now().since(up.sent_at));
+                }
                 self.count_answer(&pool, &endpoint, 0, None);
             }
             return Err(self.note_failed(&endpoint, error, forwarding));
@@ -183,7 +190,9 @@ impl RequestTask {
         if pool.handle.heeds_fail_header() && self.response.get_named(FAIL_HEADER).is_some() {
             pool.handle.note_refusal(&worker, &endpoint);
         }
-        self.count_answer(&pool, &endpoint, status, Some(worker.now().since(up.sent_at)));
+        let took = worker.now().since(up.sent_at);
+        pool.handle.note_latency(&worker, &endpoint, took);
+        self.count_answer(&pool, &endpoint, status, Some(took));
         let covered =
             forwarding.options.retry.covers(&self.response, status_number(&self.response));
         if let Some(rule) = covered
@@ -251,14 +260,14 @@ impl RequestTask {
         &self,
         forwarding: &mut Forwarding,
     ) -> Result<(Arc<EndpointState>, RequestClaim), FailedAttempt> {
-        let Forwarding { pool, options, hash, named, attempts, .. } = forwarding;
+        let Forwarding { pool, options, hash, named, subset, attempts, .. } = forwarding;
         let (handle, class) = (&pool.handle, TrafficClass::Request);
         if let Some(endpoint) = named {
             let claim = handle.claim_named_for_request(self.worker(), endpoint);
             let claim = claim.map_err(|why| no_endpoint(why, handle.cluster.shortage(why)))?;
             return Ok((Arc::clone(endpoint), claim));
         }
-        let affinity = affinity(&self.values, *hash);
+        let affinity = affinity(&self.values, *hash, subset.as_deref());
         let picked = attempts.pick(handle, self.worker(), class, affinity, options.retry.avoid);
         picked.map_err(|why| no_endpoint(why, handle.cluster.shortage(why)))
     }

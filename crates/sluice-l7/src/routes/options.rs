@@ -9,6 +9,7 @@ use sluice_core::Name;
 
 use super::PathRewrite;
 use super::conditions::RuntimeShare;
+use super::endpoint_match::EndpointMatch;
 use crate::retry_plan::RetryPlan;
 
 /// How the requests of a rule are handled.
@@ -25,6 +26,8 @@ pub struct RuleOptions {
     pub host: HostRewrite,
     /// What a hash balancer hashes; the first source that yields a value is used.
     pub hash: Vec<HashBy>,
+    /// The metadata that the endpoint must have, if the cluster has subsets.
+    pub endpoint: Option<EndpointMatch>,
     /// Where copies of requests go.
     pub mirrors: Vec<Mirror>,
     /// Whether Envoy's request headers for retries and time-outs are heeded, and overload is reported in its way.
@@ -49,6 +52,7 @@ impl Default for RuleOptions {
             path: None,
             host: HostRewrite::Keep,
             hash: Vec::new(),
+            endpoint: None,
             mirrors: Vec::new(),
             follow: None,
             envoy_headers: false,

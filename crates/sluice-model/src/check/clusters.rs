@@ -27,12 +27,14 @@ pub fn clusters(config: &Config, diags: &mut Diags) {
         super::clusters_of_relays(config, config.listeners.iter()).collect();
     let streams = config.listeners.iter().filter(|listener| !listener.is_udp());
     let streamed: HashSet<&Name> = super::clusters_of_relays(config, streams).collect();
+    super::zones::node(config, diags);
     for (name, cluster) in config.clusters.iter() {
         let at = at.key(name);
         endpoints(cluster, &at, diags);
         fallback(config, name, cluster, &at, diags);
         backoff(cluster, streamed.contains(name), &at, diags);
-        balancing(cluster, &at, diags);
+        balancing(config, cluster, is_fleet(config, name), &at, diags);
+        super::subsets::subsets(cluster, &at, diags);
         names(cluster, &at, diags);
         if by_header.is_none() && relayed.contains(name) && !routed.contains(name) {
             only_for_http(name, cluster, &at, diags);
@@ -244,8 +246,21 @@ fn endpoints(cluster: &Spanned<Short<Cluster>>, at: &Path<'_>, diags: &mut Diags
     }
 }
 
+/// Whether the cluster tells where the processes of this kind are.
+fn is_fleet(config: &Config, name: &Name) -> bool {
+    config.node.cluster.as_ref().is_some_and(|fleet| fleet.value == *name)
+}
+
 /// Checks that priorities, localities and slow start fit each other and the balancer.
-fn balancing(cluster: &Spanned<Short<Cluster>>, at: &Path<'_>, diags: &mut Diags) {
+fn balancing(
+    config: &Config,
+    cluster: &Spanned<Short<Cluster>>,
+    is_fleet: bool,
+    at: &Path<'_>,
+    diags: &mut Diags,
+) {
+    super::zones::zone_aware(config, cluster, at, diags);
+    super::zones::aperture(cluster, at, diags);
     if let Some(slow_start) = &cluster.slow_start
         && cluster.balance.0.hashes()
     {
@@ -253,7 +268,7 @@ fn balancing(cluster: &Spanned<Short<Cluster>>, at: &Path<'_>, diags: &mut Diags
         let message = format!("`{word}` has no slow start: a hash leads to the same endpoint");
         diags
             .error("wrong-kind", slow_start.span, at.key("slow_start"), message)
-            .help("remove `slow_start`, or set `balance` to round_robin, random or least_request");
+            .help("remove `slow_start`, or set `balance` to another balancer");
     }
     let list = at.key("endpoints");
     let mut priorities: HashSet<u32> = HashSet::new();
@@ -264,7 +279,9 @@ fn balancing(cluster: &Spanned<Short<Cluster>>, at: &Path<'_>, diags: &mut Diags
             let message = "`backup` is `priority: 1`: write only one of them";
             diags.error("short-and-long", entry.span, here.key("backup"), message);
         }
-        locality(cluster, entry, &here, diags);
+        if !is_fleet && cluster.zone_aware.is_none() {
+            locality(cluster, entry, &here, diags);
+        }
     }
     // A file may change at any time.
     if cluster.endpoints_file.is_some() {

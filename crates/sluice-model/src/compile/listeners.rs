@@ -21,7 +21,7 @@ use super::http::HttpContext;
 use super::{Compiler, client_auth, quic, unknown_filter};
 use crate::chains::{ChainNeeds, needs};
 use crate::model::listener::{
-    ChainKind, FlowChain, InnerChain, RelayTo, Service, SocketOptions, Streams, Traffic,
+    ChainKind, FlowChain, InnerChain, RelayShare, RelayTo, Service, SocketOptions, Streams, Traffic,
 };
 use crate::model::tls::ServerTls;
 use crate::model::{FilterChain, FilterConfig, Listener};
@@ -238,7 +238,7 @@ impl Compiler<'_> {
                             directory,
                         }))
                     }
-                    RelayTo::Cluster(_) | RelayTo::Split(_) => {
+                    RelayTo::Cluster { .. } | RelayTo::Split(_) => {
                         RelayTarget::Split(self.relay_to(to))
                     }
                 };
@@ -254,11 +254,12 @@ impl Compiler<'_> {
     }
 
     fn relay_to(&self, to: &RelayTo) -> Vec<WeightedCluster> {
-        let cluster = |(name, weight): (&Name, u64)| WeightedCluster {
-            cluster: self.around.clusters.reference(name),
-            weight,
+        let cluster = |share: RelayShare| WeightedCluster {
+            cluster: self.around.clusters.reference(&share.cluster),
+            weight: share.weight,
+            subset: share.subset,
         };
-        to.clusters().map(cluster).collect()
+        to.shares().map(cluster).collect()
     }
 
     fn datagrams(

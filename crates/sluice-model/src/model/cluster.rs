@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use sluice_core::Path;
 use sluice_upstream::Locality;
+use sluice_upstream::balance::LocalityPlan;
 use sluice_upstream::plan::{ClusterSettings, EndpointPlan};
 
 use super::tls::ClientTls;
@@ -38,6 +39,9 @@ impl Cluster {
     pub(crate) fn references(&self, found: &mut References) {
         if let Some(fallback) = &self.settings.fallback {
             found.add(Kind::Cluster, fallback, "fallback");
+        }
+        if let LocalityPlan::ZoneAware(plan) = &self.settings.balancing.localities {
+            found.add(Kind::Cluster, &plan.fleet, "zone_aware");
         }
         let tls = Path::ROOT.key("tls");
         let certificate = self.tls.as_ref().and_then(|tls| tls.certificate.as_ref());

@@ -11,6 +11,7 @@ use sluice_core::{Diags, Name, Node, Path, Setting, Spanned, Value, section};
 use sluice_l7::routes::RequireTls;
 
 pub mod actions;
+pub mod endpoint_metadata;
 pub mod forwarding;
 pub mod hashing;
 pub mod matching;
@@ -26,6 +27,7 @@ pub use rewriting::{RegexRewrite, Rewrite};
 pub use runtime::{RuntimeSection, RuntimeValues};
 pub use words::{GrpcValue, HeaderName, MethodName, Text, Token, Upgrades};
 
+use endpoint_metadata::SubsetSources;
 use forwarding::{AttemptCount, FollowRedirects, Mirror};
 use retries::Retry;
 
@@ -116,6 +118,9 @@ section! {
         /// The hash key of ring_hash and maglev (session affinity, sticky sessions); the first source that yields a
         /// value is used.
         pub hash: Vec<Short<HashSource>>,
+        /// The metadata that the endpoint must have, for a cluster with `subsets`: a value for each key, or
+        /// `{ header: NAME }` for that of a request header.
+        pub endpoint_metadata: Option<Spanned<SubsetSources>>,
         /// Clusters that get a copy of each request, or of a share of them; their responses are discarded (shadowing).
         pub mirror: Vec<Short<Mirror>>,
         /// Redirects of endpoints that Sluice follows itself, instead of the client (internal redirects).

@@ -7,21 +7,27 @@ use std::sync::Arc;
 use sluice_core::limits::Limit;
 use sluice_core::settings::Short;
 use sluice_core::{Cidr, Diags, Name, Path, Spanned};
-use sluice_upstream::balance::{BalancingPlan, FailoverPlan, LocalityPlan, SlowStartPlan};
+use sluice_upstream::balance::subsets::{SelectorFallback, SelectorPlan, SubsetFallback};
+use sluice_upstream::balance::{
+    AperturePlan, BalancingPlan, FailoverPlan, LocalityPlan, SlowStartPlan, SubsetsPlan,
+    ZoneAwarePlan,
+};
 use sluice_upstream::plan::{
     AddressFamily, ClusterSettings, ConnectBackoffPlan, DnsPlan, HttpVersion, OnRemoved,
     OnUnhealthy, ProxyVersion, ResolutionMode, ReusePlan,
 };
-use sluice_upstream::{EgressPolicy, ForwardPlan};
+use sluice_upstream::{EgressPolicy, ForwardPlan, SubsetKey};
 
 use super::{Context, Translated, health};
 use crate::check;
 use crate::model::{Cluster, Kind, Resource};
 use crate::provenance::Provenance;
 use crate::sections::discovery::{FORWARD_MIN_TTL, MIN_TTL};
+use crate::sections::subsets::{self, Fallback, FallbackOfKeys, SubsetSelector};
 use crate::sections::{
     self, ClusterLimits, ClusterProtocol, ConnectBackoff, Dns, Egress, Failover, Family, Forward,
-    NameMode, OnEndpointRemoved, OnEndpointUnhealthy, ProxyHeader, Refresh, Reuse, SlowStart,
+    NameMode, OnEndpointRemoved, OnEndpointUnhealthy, OwnNode, ProxyHeader, Refresh, Reuse,
+    SlowStart, Subsets, ZoneAware,
 };
 use crate::store::Update;
 
@@ -50,6 +56,7 @@ impl Context<'_> {
             let at = inline.map_or_else(|| at.key(name), |place| Path::ROOT.key(place));
             let used = routed.contains(name);
             check_cluster(section, used, &at, diags);
+            self.check_aperture(section, &at, diags);
             let stale = &mut all.stale_endpoint_files;
             let endpoints = self.endpoints(name, section, &at, stale, diags);
             let own_tls = match &section.tls {
@@ -81,7 +88,10 @@ impl Context<'_> {
             balance,
             failover,
             localities,
+            zone_aware,
+            aperture,
             slow_start,
+            subsets,
             protocol,
             reuse: Reuse { idle_timeout, max_age, requests: requests_each, streams, idle },
             connect_timeout,
@@ -106,15 +116,23 @@ impl Context<'_> {
             egress,
             send_proxy_protocol,
         } = section;
+        let limits = &self.config.limits.0;
         ClusterSettings {
             balancing: BalancingPlan {
                 balance: balance.0,
                 failover: failover_plan(failover),
-                localities: match localities.0.as_slice() {
-                    [] => LocalityPlan::Ignored,
+                localities: match (localities.0.as_slice(), self.zone_aware(zone_aware.as_ref())) {
+                    ([], None) => LocalityPlan::Ignored,
+                    ([], Some(plan)) => LocalityPlan::ZoneAware(Arc::new(plan)),
                     _ => LocalityPlan::Weighted,
                 },
                 slow_start: slow_start.as_ref().map(|section| slow_start_plan(section)),
+                aperture: aperture
+                    .as_ref()
+                    .map(|size| AperturePlan::new(size.0, &self.own_name().unwrap_or_default())),
+                subsets: subsets
+                    .as_ref()
+                    .map(|section| Arc::new(subsets_plan(section, limits.size(Limit::Subsets)))),
             },
             connect_timeout: *connect_timeout,
             fallback: fallback.as_ref().map(|name| name.value.clone()),
@@ -157,11 +175,7 @@ impl Context<'_> {
                 OnEndpointUnhealthy::Move => OnUnhealthy::Move,
                 OnEndpointUnhealthy::Close => OnUnhealthy::Close,
             },
-            dns: dns_plan(
-                dns,
-                forward.is_some(),
-                self.config.limits.0.size(Limit::ResolvedAddresses),
-            ),
+            dns: dns_plan(dns, forward.is_some(), limits.size(Limit::ResolvedAddresses)),
             egress: match egress {
                 Some(section) => Some(egress_policy(section)),
                 None => forward.is_some().then(EgressPolicy::default),
@@ -172,6 +186,43 @@ impl Context<'_> {
                 ProxyHeader::V2 => ProxyVersion::V2,
             }),
         }
+    }
+}
+
+impl Context<'_> {
+    /// The name of this process among those of its kind; `None` if neither the configuration nor the system says one.
+    pub(super) fn own_name(self) -> Option<String> {
+        let id = self.config.node.id.as_ref().map(|id| id.value.clone());
+        id.or_else(|| {
+            let host = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
+            Some(host.trim().to_owned()).filter(|host| !host.is_empty())
+        })
+    }
+
+    /// Checks that this process has a name, which decides about its aperture.
+    fn check_aperture(self, section: &sections::Cluster, at: &Path<'_>, diags: &mut Diags) {
+        if let Some(size) = &section.aperture
+            && self.own_name().is_none()
+        {
+            let message = "the system has no host name, by which processes differ";
+            diags
+                .error("missing-field", size.span, at.key("aperture"), message)
+                .help("give each process a name: `node: { id: NAME }`");
+        }
+    }
+
+    /// Zone-aware routing of a cluster; `None` if it is off.
+    fn zone_aware(self, section: Option<&Spanned<Short<ZoneAware>>>) -> Option<ZoneAwarePlan> {
+        let ZoneAware { enabled, min_endpoints, routing } = &section?.0;
+        let OwnNode { id: _, locality, cluster } = &self.config.node;
+        // Without either, there is an error already.
+        let (own, fleet) = locality.as_ref().zip(cluster.as_ref()).filter(|_| *enabled)?;
+        Some(ZoneAwarePlan {
+            own: Arc::new(own.0.clone()),
+            fleet: fleet.value.clone(),
+            endpoints_min: min_endpoints.get(),
+            routing: routing.0,
+        })
     }
 }
 
@@ -267,6 +318,29 @@ fn failover_plan(section: &Failover) -> FailoverPlan {
         overprovisioning: overprovisioning.0.map(|factor| factor.0),
         panic: panic.0.map_or(0, |percent| percent.0),
         failback_delay: failback_delay.0,
+    }
+}
+
+fn subsets_plan(section: &Subsets, count_max: usize) -> SubsetsPlan {
+    let Subsets { selectors, fallback, default_subset } = section;
+    let usual = |fallback: &Fallback| match fallback {
+        Fallback::Refuse => SubsetFallback::Refuse,
+        Fallback::AnyEndpoint => SubsetFallback::AnyEndpoint,
+        Fallback::DefaultSubset => SubsetFallback::DefaultSubset,
+    };
+    let selector = |of: &Spanned<Short<SubsetSelector>>| SelectorPlan {
+        keys: of.sorted(),
+        fallback: of.fallback.as_ref().map(|fallback| match fallback {
+            FallbackOfKeys::Usual(fallback) => SelectorFallback::Usual(usual(fallback)),
+            FallbackOfKeys::KeysSubset(keys) => SelectorFallback::Keys(subsets::in_order(keys)),
+        }),
+    };
+    let default = default_subset.as_ref().map(|of| of.0.clone());
+    SubsetsPlan {
+        selectors: selectors.iter().map(selector).collect(),
+        fallback: usual(fallback),
+        default_subset: default.unwrap_or_else(|| SubsetKey::new([])),
+        count_max,
     }
 }
 

@@ -111,7 +111,7 @@ pub fn of_file(list: &EndpointList, file: &EndpointFile) -> Result<Arc<Endpoints
 
 /// Why the cluster cannot use an entry of its file.
 fn problem_of(entry: &EndpointEntry, file: &EndpointFile) -> Option<String> {
-    let EndpointEntry { address, weight: _, backup, priority, locality } = entry;
+    let EndpointEntry { address, weight: _, backup, priority, locality, metadata: _ } = entry;
     let known = |locality: &Locality| file.weights.iter().any(|(known, _)| known == locality);
     if *backup && priority.0 > 0 {
         return Some("`backup` is `priority: 1`: write only one of them".into());
@@ -143,13 +143,14 @@ fn weight_of(locality: Option<&Locality>, weights: &[(Locality, u32)]) -> u32 {
 }
 
 fn endpoint(entry: &EndpointEntry, weights: &[(Locality, u32)]) -> EndpointPlan {
-    let EndpointEntry { address, weight, backup, priority, locality } = entry;
+    let EndpointEntry { address, weight, backup, priority, locality, metadata } = entry;
     let locality = locality.as_ref().map(|name| &name.0);
     let traits = EndpointTraits {
         weight: weight.get(),
         priority: priority.0.max(u32::from(*backup)),
         locality_weight: weight_of(locality, weights),
         locality: locality.cloned().map(Arc::new),
+        metadata: metadata.as_ref().filter(|of| !of.0.is_empty()).map(|of| Arc::new(of.0.clone())),
     };
     EndpointPlan { address: address.value.clone(), traits }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use sluice_core::settings::{Members, Short};
 use sluice_core::{Diags, ListenAddress, Name, Path, Spanned};
 use sluice_l4::{Hash, OnTimeout, ProxyAccept, ProxyPlan, RelayOptions};
+use sluice_l7::routes::EndpointMatch;
 
 use super::{Context, Translated, filters};
 use crate::chains::{ChainPlace, chain_name, check_handler, check_possible, criteria};
@@ -237,6 +238,7 @@ impl Context<'_> {
             cluster_from,
             allow: _,
             endpoints: _,
+            endpoint_metadata: _,
             hash,
             sticky,
             idle_timeout,
@@ -269,7 +271,7 @@ impl Context<'_> {
 
     /// Whether a server name is needed to find the endpoint.
     fn forwards(self, to: &RelayTo) -> bool {
-        to.clusters().any(|(name, _)| check::forward::forwards(self.config, name))
+        to.clusters().any(|name| check::forward::forwards(self.config, name))
     }
 
     /// Where a relay goes; `fits` checks each of the clusters. `None` if nothing was named, or with errors.
@@ -280,8 +282,14 @@ impl Context<'_> {
         diags: &mut Diags,
         fits: ClusterFits,
     ) -> Option<RelayTo> {
-        let Relay { cluster, split, cluster_from, allow, hash, .. } = &relay.0;
+        let Relay { cluster, split, cluster_from, allow, hash, endpoint_metadata, .. } = &relay.0;
         if let Some(ClusterFrom::Sni) = cluster_from.as_deref() {
+            if let Some(metadata) = endpoint_metadata {
+                let message = "what clients name cannot be asked for metadata";
+                diags
+                    .error("wrong-kind", metadata.span, at.key("endpoint_metadata"), message)
+                    .help("remove it, or write `cluster` in place of `cluster_from`");
+            }
             return self.named(relay, at, diags, fits);
         }
         if let Some(first) = allow.first() {
@@ -289,11 +297,17 @@ impl Context<'_> {
                 .error("wrong-kind", first.span, at.key("allow"), "`allow` needs `cluster_from`")
                 .help("remove it, or write `cluster_from: sni` in place of `cluster`");
         }
+        let asked = endpoint_metadata.as_ref().map(|of| EndpointMatch::fixed(of.0.clone()));
+        let span = endpoint_metadata.as_ref().map_or(relay.span, |of| of.span);
         if let Some(cluster) = cluster {
+            check::subsets::asked(self.config, cluster, asked.as_ref(), span, at, diags);
             check::hash_fits(self.config, cluster, hash.is_some(), relay.span, at, diags);
             fits(self.config, cluster, &at.key("cluster"), diags);
             self.fallbacks_fit(cluster, diags, fits);
-            return Some(RelayTo::Cluster(cluster.value.clone()));
+            return Some(RelayTo::Cluster {
+                name: cluster.value.clone(),
+                subset: asked.map(|asked| asked.fixed),
+            });
         }
         let split = split.as_ref()?;
         let here = at.key("split");
@@ -306,6 +320,9 @@ impl Context<'_> {
             }
             fits(self.config, name, &at_share, diags);
             self.fallbacks_fit(name, diags, fits);
+            let own_span = share.endpoint_metadata.as_ref().map_or(span, |of| of.span);
+            let own = check::routes::of_share(asked.as_ref(), share);
+            check::subsets::asked(self.config, name, own.as_ref(), own_span, &at_share, diags);
             if share.runtime.is_some() {
                 let message = "the share of a relay cannot be overridden by a runtime value";
                 diags
@@ -316,6 +333,7 @@ impl Context<'_> {
         let share = |(name, share): &(Spanned<Name>, Share)| RelayShare {
             cluster: name.value.clone(),
             weight: share.weight.value(),
+            subset: check::routes::of_share(asked.as_ref(), share).map(|asked| asked.fixed),
         };
         Some(RelayTo::Split(split.0.iter().map(share).collect()))
     }

@@ -26,6 +26,8 @@ pub enum Ineligible {
     Maintenance,
     /// Its priority failed, and has its traffic back then.
     HeldBack(Instant),
+    /// This process uses others (`aperture`).
+    OutsideAperture,
     /// Its priority gets no traffic: higher ones suffice.
     PriorityUnused,
     /// It is degraded, and healthy endpoints suffice.
@@ -43,6 +45,7 @@ impl Ineligible {
             Self::Drained => "drained",
             Self::Maintenance => "maintenance",
             Self::HeldBack(_) => "held_back",
+            Self::OutsideAperture => "aperture",
             Self::PriorityUnused => "priority_unused",
             Self::DegradedUnused => "degraded_unused",
             Self::AtLimit(..) => "limit",
@@ -77,6 +80,7 @@ impl Cluster {
                 EndpointState::requests,
             ),
         ];
+        let offered = plan.balancing.aperture.as_ref().map(|_| members.offered());
         let of = |(index, (endpoint, traits)): (usize, (&Arc<EndpointState>, &EndpointTraits))| {
             let shares = &members.balancer.shares;
             let share = shares.iter().find(|(priority, _)| *priority == traits.priority);
@@ -91,6 +95,11 @@ impl Cluster {
             if !share.panics && plan.forward.is_none() {
                 let held = standings.held_back(traits.priority).filter(|at| *at > now);
                 why_not.extend(of_state(endpoint, share, held));
+            }
+            let index_of = u32::try_from(index).unwrap_or(u32::MAX);
+            let is_outside = offered.as_ref().is_some_and(|of| !of.contains(&index_of));
+            if why_not.is_empty() && is_outside {
+                why_not.push(Ineligible::OutsideAperture);
             }
             for (limit, max, count) in limits {
                 if let Some(max) = max.filter(|max| count(endpoint) >= *max) {

@@ -30,8 +30,9 @@ impl Cluster {
 
     /// The cluster that a pick continues with that has failed for `why`, if any.
     pub fn fallback_for(&self, why: Reason) -> Option<Arc<Self>> {
-        let unusable = [reasons::NO_HEALTHY, reasons::NO_ENDPOINT, reasons::DNS].contains(&why);
-        self.fallback.load_full().filter(|_| unusable)
+        const UNUSABLE: [Reason; 4] =
+            [reasons::NO_HEALTHY, reasons::NO_ENDPOINT, reasons::NO_SUBSET, reasons::DNS];
+        self.fallback.load_full().filter(|_| UNUSABLE.contains(&why))
     }
 
     /// Whether any endpoint is usable, of this cluster or of those that serve in its place.
@@ -60,7 +61,7 @@ impl ClusterHandle {
     pub fn pick_or_fall_back(
         self: &Rc<Self>,
         worker: &WorkerCx,
-        affinity: Affinity,
+        affinity: Affinity<'_>,
     ) -> (Rc<Self>, Result<Claim, Reason>) {
         let mut handle = Rc::clone(self);
         for _ in 0..FALLBACKS_MAX {

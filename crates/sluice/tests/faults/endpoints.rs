@@ -53,6 +53,11 @@ pub(crate) const CASES: &[Fault] = &[
         inject: no_endpoint,
     },
     Fault {
+        name: "No endpoint has the metadata that a request asks for",
+        reason: "upstream.no_subset",
+        inject: no_subset,
+    },
+    Fault {
         name: "The endpoint of a strict session is unhealthy",
         reason: "upstream.session",
         inject: session,
@@ -272,6 +277,18 @@ fn no_endpoint() -> Seen {
     let sluice = kit.start(&web(&[], "", "").replace("endpoints: []", "endpoints_file: up.json"));
     let heard = ask(&sluice);
     Seen::request(&sluice, "upstream.no_endpoint").heard(heard).at("\"up\"")
+}
+
+fn no_subset() -> Seen {
+    let address = Origin::start("a").addr();
+    let rule = ", endpoint_metadata: { version: { header: x-version } }";
+    let sluice = Sluice::new().workers(1).start(&format!(
+        "listeners: [{{ name: web, address: 127.0.0.1:0, http: main }}]\n\
+         routes: {{ main: [{{ hosts: \"*\", rules: [{{ name: all, cluster: up{rule} }}] }}] }}\n\
+         clusters: {{ up: {{ endpoints: [{{ address: \"{address}\", metadata: {{ version: v1 }} }}], subsets: version }} }}\n"
+    ));
+    let heard = send(&sluice, "GET / HTTP/1.1\r\nhost: a\r\nx-version: v2\r\n\r\n");
+    Seen::request(&sluice, "upstream.no_subset").heard(heard).at("\"up\"").at("version: v1")
 }
 
 fn session() -> Seen {
