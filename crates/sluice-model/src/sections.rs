@@ -82,6 +82,9 @@ section! {
     pub struct Drain {
         /// How long open connections may continue after SIGTERM.
         pub timeout: OrZero = "30s",
+        /// How long connections are still accepted after SIGTERM, while `/ready` and the filter `health_check` fail already,
+        /// so that load balancers in front send no more. `timeout` begins after it.
+        pub delay: OrZero = "0s",
     }
 }
 

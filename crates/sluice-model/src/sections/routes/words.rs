@@ -1,12 +1,11 @@
 //! The words of routes: settings that hold a single value.
 //!
-//! Owns: methods, header names, gRPC services, protocols to upgrade to. Refuses to know: which setting holds them.
+//! Owns: methods, header names, protocols to upgrade to. Refuses to know: which setting holds them.
 //! Keeps: a word that could never match is refused.
 
 use sluice_codec::names::is_token;
 use sluice_core::settings::{Plain, Shape, bind_scalar, bind_verbatim};
 use sluice_core::{Diags, Node, Path, Setting};
-use sluice_l7::routes::GrpcMatch;
 use sluice_l7::template::HttpTemplate;
 
 macro_rules! text_value {
@@ -41,8 +40,6 @@ text_value! {
     Token(String), bind_scalar, "a protocol", "websocket", |text| if is_token(text.as_bytes()) { Ok(text.to_owned()) } else { Err(format!("`{text}` is not the name of a protocol")) }, Clone::clone;
     #[doc = "A header name."]
     FieldName(String), bind_scalar, "a header name", "x-tier", |text| if is_token(text.as_bytes()) { Ok(text.to_ascii_lowercase()) } else { Err(format!("`{text}` is not a valid header name")) }, Clone::clone;
-    #[doc = "A gRPC service, optionally with a method."]
-    GrpcValue(GrpcMatch), bind_scalar, "a service, service/Method or *", "orders.v1.Orders", parse_grpc, show_grpc;
 }
 
 fn parse_method(text: &str) -> Result<String, String> {
@@ -56,31 +53,6 @@ fn parse_method(text: &str) -> Result<String, String> {
             "methods are case-sensitive, so `{text}` would match nothing; write {usual}"
         )),
         _ => Ok(text.to_owned()),
-    }
-}
-
-fn parse_grpc(text: &str) -> Result<GrpcMatch, String> {
-    if text == "*" {
-        return Ok(GrpcMatch::default());
-    }
-    let (service, method) = text.split_once('/').map_or((text, None), |(s, m)| (s, Some(m)));
-    let fits = |word: &str| {
-        !word.is_empty()
-            && word.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'.' || b == b'_')
-    };
-    if !fits(service) || !method.is_none_or(fits) {
-        return Err(format!(
-            "expected a service such as orders.v1.Orders, service/Method or *, not `{text}`"
-        ));
-    }
-    Ok(GrpcMatch { service: Some(service.into()), method: method.map(Into::into) })
-}
-
-fn show_grpc(of: &GrpcMatch) -> String {
-    match (&of.service, &of.method) {
-        (Some(service), Some(method)) => format!("{service}/{method}"),
-        (Some(service), None) => service.clone(),
-        (None, _) => "*".into(),
     }
 }
 
