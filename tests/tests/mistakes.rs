@@ -815,6 +815,22 @@ fn of_upstreams() {
     page(
         "mistakes-upstreams",
         &[
+            (
+                "keepalive in fractions of a second",
+                relay("socket: { keepalive: { idle: 1500ms } }"),
+            ),
+            ("too many probes", relay("socket: { keepalive: { probes: 128 } }")),
+            ("a time-out that is too long", relay("socket: { user_timeout: 30d }")),
+            ("a TOS byte for a DSCP", relay("socket: { dscp: 184 }")),
+            (
+                "two sources of a family",
+                relay("socket: { source: [127.0.0.1, \"::1\", 127.0.0.2] }"),
+            ),
+            (
+                "options of a socket for HTTP/3",
+                relay("protocol: http3\n    tls: true\n    socket: { dscp: 46 }"),
+            ),
+            ("HTTP/2 of a cluster without it", relay("http2: { stream_window: 1MiB }")),
             ("a PROXY header for HTTP", rule("cluster: up").replace("[127.0.0.1:7002]", "[127.0.0.1:7002], send_proxy_protocol: v2")),
             ("a protocol that TLS negotiates without TLS", relay("protocol: auto")),
             ("HTTP/3 without TLS", rule("cluster: up").replace("[127.0.0.1:7002]", "[127.0.0.1:7002], protocol: http3")),

@@ -29,12 +29,15 @@ use sluice_tls::ClientTls;
 use smallvec::SmallVec;
 
 mod happy_eyeballs;
+mod socket_options;
+
+pub use socket_options::prepare_datagrams;
 
 use crate::cluster::{Affinity, Claim, ClusterHandle};
 use crate::endpoint::{EndpointState, Target};
 use crate::hops::{self, Hop, HopTransport};
 use crate::metrics;
-use crate::plan::{CheckKind, ClusterPlan};
+use crate::plan::{CheckKind, ClusterPlan, SocketPlan};
 use crate::reasons;
 
 /// A stream to an endpoint, and its claim.
@@ -244,7 +247,8 @@ async fn reach_with<N: Default>(
     preface: &Preface,
     opened: impl Fn(SocketAddr, &OwnedFd) -> Result<N, ConnectFailure>,
 ) -> Result<(Stream, N), ConnectFailure> {
-    let (mut raw, noted) = open_with(endpoint, &worker.reactor, opened).await?;
+    let socket = plan.socket.as_ref();
+    let (mut raw, noted) = open_with(endpoint, socket, &worker.reactor, opened).await?;
     send_preface(&mut raw, worker, preface).await?;
     let stream = match &plan.tls {
         Some(tls) => secure(raw, tls, endpoint, worker).await?,
@@ -282,8 +286,13 @@ pub async fn secure(
 ///
 /// # Errors
 /// The error of the system call, or that no descriptor is left.
-pub async fn open(endpoint: &EndpointState, reactor: &Rc<Reactor>) -> io::Result<RawStream> {
-    let (stream, ()) = open_with(endpoint, reactor, |_, _| Ok::<_, io::Error>(())).await?;
+pub async fn open(
+    plan: &ClusterPlan,
+    endpoint: &EndpointState,
+    reactor: &Rc<Reactor>,
+) -> io::Result<RawStream> {
+    let opened = |_, _: &OwnedFd| Ok::<_, io::Error>(());
+    let (stream, ()) = open_with(endpoint, plan.socket.as_ref(), reactor, opened).await?;
     Ok(stream)
 }
 
@@ -291,6 +300,7 @@ pub async fn open(endpoint: &EndpointState, reactor: &Rc<Reactor>) -> io::Result
 /// is used is returned.
 async fn open_with<N: Default, E: From<io::Error>>(
     endpoint: &EndpointState,
+    options: Option<&SocketPlan>,
     reactor: &Rc<Reactor>,
     opened: impl Fn(SocketAddr, &OwnedFd) -> Result<N, E>,
 ) -> Result<(RawStream, N), E> {
@@ -302,21 +312,27 @@ async fn open_with<N: Default, E: From<io::Error>>(
             return Ok((stream, N::default()));
         }
     };
-    let Some(others) = endpoint.alternates() else { return open_to(first, reactor, &opened).await };
+    let Some(others) = endpoint.alternates() else {
+        return open_to(first, options, reactor, &opened).await;
+    };
     let all = std::iter::once(first).chain(others.iter().copied());
-    let attempt = |address| open_to(address, reactor, &opened);
+    let attempt = |address| open_to(address, options, reactor, &opened);
     let outcome = happy_eyeballs::first_of(all, happy_eyeballs::ATTEMPT_DELAY, attempt).await;
     outcome.map_err(|last| last.unwrap_or_else(|| io::Error::from(io::ErrorKind::NotFound).into()))
 }
 
 async fn open_to<N, E: From<io::Error>>(
     address: SocketAddr,
+    options: Option<&SocketPlan>,
     reactor: &Rc<Reactor>,
     opened: &impl Fn(SocketAddr, &OwnedFd) -> Result<N, E>,
 ) -> Result<(RawStream, N), E> {
     has_descriptor(reactor)?;
     let socket = stream_to(address)?;
     let noted = opened(address, &socket)?;
+    if let Some(options) = options {
+        socket_options::prepare_stream(options, &socket, address)?;
+    }
     begin_connect(&socket, address)?;
     let socket = reactor.register(socket)?;
     poll_fn(|cx| socket.poll_ready(cx, Interest::Write)).await;

@@ -16,7 +16,9 @@ use sluice_sys::datagram::coalesce;
 use sluice_sys::socket::{begin_connect, datagrams_to, local_address};
 use sluice_telemetry::{Counter, CounterSet, Gauge};
 use sluice_upstream::cluster::{Affinity, Claim};
+use sluice_upstream::connector::prepare_datagrams;
 use sluice_upstream::hops::{self, Hop, HopTransport};
+use sluice_upstream::plan::SocketPlan;
 use sluice_upstream::{ClusterHandle, Target};
 
 use super::{FlowChainPlan, UdpPlan};
@@ -180,7 +182,8 @@ impl UdpListener {
         info: &ConnInfo,
     ) -> Result<UpstreamSocket, Reason> {
         let endpoint = claim.endpoint();
-        let opened = connected(worker, info, &endpoint.target);
+        let plan = claim.handle().cluster.peek_plan();
+        let opened = connected(worker, info, &endpoint.target, plan.socket.as_ref());
         let name = Arc::clone(&endpoint.name);
         let attempt = match &opened {
             Ok(_) => Attempt::reached(name),
@@ -277,6 +280,7 @@ fn connected(
     worker: &WorkerCx,
     info: &ConnInfo,
     target: &Target,
+    options: Option<&SocketPlan>,
 ) -> Result<UpstreamSocket, (Reason, Option<i32>)> {
     let failed = |error: io::Error| {
         (sluice_upstream::reasons::of_connect_error(&error), error.raw_os_error())
@@ -291,6 +295,9 @@ fn connected(
             info.note(looped);
             (sluice_upstream::reasons::LOOP, None)
         })?;
+    if let Some(options) = options {
+        prepare_datagrams(options, &socket, *to).map_err(failed)?;
+    }
     begin_connect(&socket, *to).map_err(failed)?;
     let socket = worker.reactor.register_flow(socket).map_err(failed)?;
     Ok(UpstreamSocket { socket, _hop: hop })

@@ -68,7 +68,7 @@ impl CheckConnection<'_> {
             Encryption::First(preface) => {
                 connector::reach(self.plan, self.endpoint, self.worker, preface).await?
             }
-            Encryption::Later => Stream::Raw(open(self.endpoint, self.worker).await?),
+            Encryption::Later => Stream::Raw(open(self.plan, self.endpoint, self.worker).await?),
         };
         let (mut received, mut send) = (Vec::new(), Vec::new());
         loop {
@@ -127,10 +127,11 @@ impl CheckConnection<'_> {
 
 /// Opens a connection without TLS.
 pub(super) async fn open(
+    plan: &ClusterPlan,
     endpoint: &EndpointState,
     worker: &WorkerCx,
 ) -> Result<RawStream, CheckError> {
-    let opened = connector::open(endpoint, &worker.reactor).await;
+    let opened = connector::open(plan, endpoint, &worker.reactor).await;
     opened.map_err(|error| ConnectFailure::from(error).into())
 }
 

@@ -67,15 +67,15 @@ async fn check(line: &CheckConnection<'_>, kind: Option<&CheckKind>) -> Result<(
             mysql = MysqlDialogue::new(check.clone(), tls, local);
             &mut mysql
         }
-        Some(CheckKind::Udp(check)) => return datagram::check(&endpoint.target, check).await,
-        Some(CheckKind::Dns(check)) => return dns::check(&endpoint.target, check).await,
+        Some(CheckKind::Udp(check)) => return datagram::check(plan, &endpoint.target, check).await,
+        Some(CheckKind::Dns(check)) => return dns::check(plan, &endpoint.target, check).await,
         Some(CheckKind::Tls) => {
             connector::reach(plan, endpoint, worker, &Preface::default()).await?;
             return Ok(());
         }
         _ => {
             // A reset leaves no TIME_WAIT behind, here or there.
-            open(endpoint, worker).await?.reset_on_drop();
+            open(plan, endpoint, worker).await?.reset_on_drop();
             return Ok(());
         }
     };

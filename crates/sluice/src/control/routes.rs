@@ -86,7 +86,7 @@ pub(super) fn answer(
         "false" => Ok(false),
         other => Err(format!("`tls` must be true or false, not `{other}`")),
     });
-    let tls = tls.transpose()?.or(question.sni.is_some().then_some(true));
+    let tls = tls.transpose()?.or_else(|| question.sni.is_some().then_some(true));
     for header in &question.headers {
         let Some((name, value)) = header.split_once(':') else {
             return Err(format!("expected header=NAME:VALUE, not `{header}`"));
