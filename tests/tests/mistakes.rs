@@ -186,6 +186,22 @@ fn of_values() {
                 rule("cluster: up, retry: { when: reset, reset_headers: { name: a, format: ms } }"),
             ),
             ("a host with a path", rule("cluster: up, rewrite: { host: \"a.test/x\" }")),
+            (
+                "a host of a part that is none",
+                rule("cluster: up, rewrite: { host_regex: { from: query, find: a, replace: b } }"),
+            ),
+            (
+                "a host of a bad regex",
+                rule("cluster: up, rewrite: { host_regex: { find: \"a(b\", replace: b } }"),
+            ),
+            (
+                "two ways to a host",
+                rule("cluster: up, rewrite: { host: a.test, host_regex: { find: a, replace: b } }"),
+            ),
+            (
+                "an original that is not rewritten",
+                rule("cluster: up, rewrite: { path: /a, originals: [path, host] }"),
+            ),
             ("a bad regex", rule("match: { path: { regex: \"/a/(b\" } }, cluster: up")),
             (
                 "a regex that anchors its beginning",
@@ -970,6 +986,22 @@ fn of_upstreams() {
     page(
         "mistakes-upstreams",
         &[
+            (
+                "keepalive in fractions of a second",
+                relay("socket: { keepalive: { idle: 1500ms } }"),
+            ),
+            ("too many probes", relay("socket: { keepalive: { probes: 128 } }")),
+            ("a time-out that is too long", relay("socket: { user_timeout: 30d }")),
+            ("a TOS byte for a DSCP", relay("socket: { dscp: 184 }")),
+            (
+                "two sources of a family",
+                relay("socket: { source: [127.0.0.1, \"::1\", 127.0.0.2] }"),
+            ),
+            (
+                "options of a socket for HTTP/3",
+                relay("protocol: http3\n    tls: true\n    socket: { dscp: 46 }"),
+            ),
+            ("HTTP/2 of a cluster without it", relay("http2: { stream_window: 1MiB }")),
             ("a PROXY header for HTTP", rule("cluster: up").replace("[127.0.0.1:7002]", "[127.0.0.1:7002], send_proxy_protocol: v2")),
             ("a protocol that TLS negotiates without TLS", relay("protocol: auto")),
             ("HTTP/3 without TLS", rule("cluster: up").replace("[127.0.0.1:7002]", "[127.0.0.1:7002], protocol: http3")),
@@ -1136,6 +1168,13 @@ fn of_filters() {
             ),
             ("a filter for HTTP that does not exist", http("jwt: {}")),
             ("a misspelt filter for HTTP", http("rate_limt: { requests: 5/s }")),
+            ("a path of probes that is none", http("health_check: { path: healthz }")),
+            ("a cache of no probes", http("health_check: { cache: 5s }")),
+            (
+                "probes with two answers",
+                http("health_check: { pass_through: true, min_healthy: { up: 50% } }"),
+            ),
+            ("probes of an unknown cluster", http("health_check: { min_healthy: { upp: 50% } }")),
             ("a filter for HTTP that is listed twice", http("body_max: 1MiB }, { body_max: 2MiB")),
             ("filters of a rule in a list", rule("cluster: up, filters: [{ buffer: skip }]")),
             ("a rate per cookie", http("rate_limit: { requests: 5/s, per: \"cookie:a\" }")),

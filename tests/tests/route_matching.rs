@@ -1,4 +1,4 @@
-//! What rules and virtual hosts go by: paths in any case, the client's connection, TLS.
+//! What rules and virtual hosts go by (paths in any case, the client's connection, TLS), and what they make of hosts.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use sluice_testkit::origin::{self, Client};
@@ -157,4 +157,55 @@ fn virtual_hosts_require_tls() {
     let page = sluice.page("/try?listener=plain&host=shop.test").1;
     assert!(page.contains("requires TLS"), "{page}");
     assert!(!sluice.page("/try?listener=tls&host=shop.test").1.contains("requires TLS"));
+}
+
+#[test]
+fn hosts_are_made_of_paths_and_headers_and_endpoints_are_told_the_originals() {
+    let (a, b) = (Origin::start("a"), Origin::start("b"));
+    let sluice = start(
+        &a,
+        &b,
+        r#"
+    - hosts: "*"
+      rules:
+        - match: { path: /tenant/* }
+          rewrite:
+            host_regex: { find: "^/tenant/([^/]+).*$", replace: "$1.internal" }
+            regex: { find: "^/tenant/[^/]+", replace: "" }
+            originals: [path, host]
+          cluster: a
+        - match: { path: /header }
+          rewrite: { host_regex: { from: header:X-Tenant, find: "^([a-z]+).*", replace: "$1.test" } }
+          cluster: a
+        - match: { path: /endpoint }
+          rewrite: { host_of_endpoint: true, originals: host }
+          cluster: b
+"#,
+    );
+    let ask = |path: &str, more: &str| {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: web.test\r\n{more}\r\n");
+        Client::connect(sluice.addr("plain")).ask(&request)
+    };
+    // What a client says in these headers does not count.
+    let lies = "X-Envoy-Original-Path: /lie\r\nX-Envoy-Original-Host: lie.test\r\n";
+    assert_eq!(ask("/tenant/blue/x?y=1", lies).status(), 200);
+    let seen = a.requests().pop().unwrap();
+    assert_eq!((seen.path(), seen.value("host")), ("/x?y=1", "blue.internal"));
+    assert_eq!(seen.values("x-envoy-original-path"), ["/tenant/blue/x?y=1"]);
+    assert_eq!(seen.values("x-envoy-original-host"), ["web.test"]);
+    let said = ask("/tenant/a@b/x", "");
+    assert_eq!(
+        (said.status(), said.text().as_str()),
+        (400, "the path does not contain a valid host\n")
+    );
+    for (tenant, host) in [("green-7", "green.test"), ("7", "web.test"), ("", "web.test")] {
+        assert_eq!(ask("/header", &format!("X-Tenant: {tenant}\r\n")).status(), 200, "{tenant}");
+        let seen = a.requests().pop().unwrap();
+        assert_eq!(seen.value("host"), host, "{tenant}");
+        assert!(seen.values("x-envoy-original-host").is_empty(), "nobody asked for it");
+    }
+    assert_eq!(ask("/endpoint", "").status(), 200);
+    let seen = b.requests().pop().unwrap();
+    assert_eq!(seen.value("host"), b.addr().to_string());
+    assert_eq!(seen.value("x-envoy-original-host"), "web.test");
 }

@@ -26,17 +26,22 @@ pub mod index;
 pub mod options;
 pub mod paths;
 pub mod require_tls;
+pub mod substitution;
 #[cfg(test)]
 mod tests;
 
+pub use crate::grpc_match::GrpcMatch;
 pub use crate::retry_plan::{ResetHeader, RetryAvoid, RetryPlan, RetryReset, RetryRule, RetryWhen};
-pub use crate::value_match::ValueMatch;
-pub use conditions::{ClientCertificate, Conditions, GrpcMatch, RequestVersion, RuntimeShare};
+pub use crate::value_match::{ValueMatch, Values};
+pub use conditions::{ClientCertificate, Conditions, RequestVersion, RuntimeShare};
 pub use endpoint_match::EndpointMatch;
 use index::{HostIndex, RuleIndex};
-pub use options::{FollowPlan, FollowScheme, HashBy, HostRewrite, Mirror, RuleOptions, Timeouts};
+pub use options::{
+    FollowPlan, FollowScheme, HashBy, HostRewrite, Mirror, Originals, RuleOptions, Timeouts,
+};
 pub use paths::PathMatch;
 pub use require_tls::RequireTls;
+pub use substitution::RegexSubstitution;
 
 /// A named table that is replaced as a whole. Survives reloads; a request reads it when its headers are complete.
 #[derive(Debug)]
@@ -223,28 +228,14 @@ pub struct Direct {
 }
 
 /// How to rewrite a path.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum PathRewrite {
     /// Replaces what the rule's prefix matched.
     Prefix(String),
     /// Replaces the whole path; the query stays unless the new path has one.
     Whole(String),
-    /// Replaces what a regex matches; `$1` stands for a group.
-    Regex(Box<(regex::Regex, String)>),
-}
-
-impl PartialEq for PathRewrite {
-    fn eq(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Prefix(one), Self::Prefix(two)) | (Self::Whole(one), Self::Whole(two)) => {
-                one == two
-            }
-            (Self::Regex(one), Self::Regex(two)) => {
-                one.0.as_str() == two.0.as_str() && one.1 == two.1
-            }
-            (Self::Prefix(_) | Self::Whole(_) | Self::Regex(_), _) => false,
-        }
-    }
+    /// Replaces what a regex matches.
+    Regex(Box<RegexSubstitution>),
 }
 
 /// What rules may examine.

@@ -26,6 +26,7 @@ pub mod http;
 pub mod log_format;
 pub mod redirect;
 pub mod routes;
+pub mod sockets;
 pub mod subsets;
 
 pub use balancing::{
@@ -38,6 +39,7 @@ pub use http::Http;
 pub use log_format::LogFormat;
 pub use redirect::HttpsRedirect;
 pub use routes::{HostOrRule, RuntimeSection, Shares, VirtualHost};
+pub use sockets::{ClusterHttp2, ClusterSocket, Keepalive};
 pub use subsets::{MetadataEntries, SubsetValues, Subsets};
 
 section! {
@@ -87,6 +89,9 @@ section! {
     pub struct Drain {
         /// How long open connections may continue after SIGTERM.
         pub timeout: OrZero = "30s",
+        /// How long connections are still accepted after SIGTERM, while `/ready` and the filter `health_check` fail already,
+        /// so that load balancers in front send no more. `timeout` begins after it.
+        pub delay: OrZero = "0s",
     }
 }
 
@@ -535,6 +540,8 @@ section! {
         pub protocol: ClusterProtocol = "http1",
         /// Connection pool: how HTTP connections to endpoints are reused.
         pub reuse: Reuse,
+        /// HTTP/2: flow-control windows and pings.
+        pub http2: Option<Spanned<ClusterHttp2>>,
         /// How long establishing a connection may take, TLS handshake included.
         pub connect_timeout: Duration = "5s",
         /// Number of endpoints tried for one connection (failover); no client data is sent before one is connected.
@@ -560,6 +567,8 @@ section! {
         pub egress: Option<Spanned<Egress>>,
         /// The PROXY protocol header to send first on connections to endpoints.
         pub send_proxy_protocol: Option<ProxyHeader>,
+        /// Sockets to endpoints: TCP keepalive, time-out of unacknowledged data, DSCP, source address.
+        pub socket: Option<Spanned<ClusterSocket>>,
     }
 }
 

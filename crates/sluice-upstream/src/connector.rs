@@ -29,6 +29,9 @@ use sluice_tls::ClientTls;
 use smallvec::SmallVec;
 
 mod happy_eyeballs;
+mod socket_options;
+
+pub use socket_options::prepare_datagrams;
 
 use crate::cluster::{Affinity, Claim, ClusterHandle};
 use crate::egress::EgressDenial;
@@ -36,7 +39,7 @@ use crate::endpoint::{EndpointState, Target};
 use crate::forward::ForwardFailure;
 use crate::hops::{self, Hop, HopTransport};
 use crate::metrics;
-use crate::plan::{CheckKind, ClusterPlan};
+use crate::plan::{CheckKind, ClusterPlan, SocketPlan};
 use crate::reasons;
 
 /// A stream to an endpoint, and its claim.
@@ -353,7 +356,7 @@ async fn open_with<N: Default>(
     let attempt = |address| async move {
         // Judged at the last moment: the policy, and the listeners of this process, may be newer than the membership.
         plan.admit(endpoint, address)?;
-        open_to(address, reactor, opened).await
+        open_to(address, plan.socket.as_ref(), reactor, opened).await
     };
     let Some(others) = endpoint.alternates() else { return attempt(first).await };
     let all = std::iter::once(first).chain(others.iter().copied());
@@ -363,12 +366,16 @@ async fn open_with<N: Default>(
 
 async fn open_to<N>(
     address: SocketAddr,
+    options: Option<&SocketPlan>,
     reactor: &Rc<Reactor>,
     opened: &impl Fn(SocketAddr, &OwnedFd) -> Result<N, ConnectFailure>,
 ) -> Result<(RawStream, N), ConnectFailure> {
     has_descriptor(reactor)?;
     let socket = stream_to(address)?;
     let noted = opened(address, &socket)?;
+    if let Some(options) = options {
+        socket_options::prepare_stream(options, &socket, address)?;
+    }
     begin_connect(&socket, address)?;
     let socket = reactor.register(socket)?;
     poll_fn(|cx| socket.poll_ready(cx, Interest::Write)).await;

@@ -50,6 +50,8 @@ pub(crate) enum WorkerCommand {
     Abandon,
     /// Accept queued connections, close the listening sockets, keep serving open connections.
     Drain,
+    /// Have health checks of clients fail, since a drain is about to begin.
+    Leave,
     /// Clusters were removed.
     ForgetClusters(Arc<[Name]>),
     /// Endpoints of a cluster are to be used no longer.
@@ -207,6 +209,7 @@ impl WorkerLoop {
                     let _ = done.send(());
                 }
                 WorkerCommand::Abandon => self.prepared = None,
+                WorkerCommand::Leave => HttpWorker::of(&self.worker).leave(),
                 WorkerCommand::Drain => {
                     let slots: Vec<AnySlot> = self.slots.drain().map(|(_, slot)| slot).collect();
                     slots.into_iter().for_each(|slot| self.retire(slot));

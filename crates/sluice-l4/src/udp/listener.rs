@@ -16,6 +16,7 @@ use sluice_sys::datagram::coalesce;
 use sluice_sys::socket::{begin_connect, datagrams_to, local_address};
 use sluice_telemetry::{Counter, CounterSet, Gauge};
 use sluice_upstream::cluster::{Affinity, Claim};
+use sluice_upstream::connector::prepare_datagrams;
 use sluice_upstream::hops::{self, Hop, HopTransport};
 use sluice_upstream::{ClusterHandle, ClusterPlan, EndpointState, SubsetKey, Target};
 
@@ -300,6 +301,9 @@ fn connected(
             info.note(looped);
             (sluice_upstream::reasons::LOOP, None)
         })?;
+    if let Some(options) = &plan.socket {
+        prepare_datagrams(options, &socket, *to).map_err(failed)?;
+    }
     begin_connect(&socket, *to).map_err(failed)?;
     let socket = worker.reactor.register_flow(socket).map_err(failed)?;
     Ok(UpstreamSocket { socket, _hop: hop })

@@ -261,6 +261,6 @@ fn rewritten(rule: &Rule, path: &str, rewrite: &PathRewrite) -> String {
             };
             if joined.starts_with('/') { joined } else { format!("/{joined}") }
         }
-        PathRewrite::Regex(both) => both.0.replace(path, both.1.as_str()).into_owned(),
+        PathRewrite::Regex(regex) => regex.apply(path).into_owned(),
     }
 }

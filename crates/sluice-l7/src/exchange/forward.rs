@@ -212,6 +212,7 @@ impl RequestTask {
             } else {
                 up.stream.reset(true);
             }
+            self.forget_originals(forwarding.options.originals);
             return Err(AttemptError::Redirected);
         }
         let reached = self.pending.take().map(Pending::into_endpoint);

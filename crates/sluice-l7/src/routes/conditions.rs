@@ -5,11 +5,11 @@
 
 use std::net::IpAddr;
 
-use sluice_codec::{Head, Known, Version};
+use sluice_codec::{Known, Version};
 use sluice_core::value::NamePattern;
 use sluice_core::{Cidr, choice};
 
-use super::RouteInput;
+use super::{GrpcMatch, RouteInput};
 use crate::header_values::{cookie, media_type, query_parameter};
 use crate::value_match::ValueMatch;
 
@@ -73,15 +73,6 @@ impl RequestVersion {
             Version::Http3 => Self::Http3,
         }
     }
-}
-
-/// A gRPC service and optionally a method of it; without either, any gRPC request matches.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct GrpcMatch {
-    /// The service, including its package.
-    pub service: Option<String>,
-    /// The method.
-    pub method: Option<String>,
 }
 
 /// A share of requests.
@@ -210,15 +201,5 @@ impl Conditions {
             }
         }
         None
-    }
-}
-
-impl GrpcMatch {
-    fn fits(&self, head: &Head) -> bool {
-        let mut parts = head.path_only().split('/').skip(1);
-        let (service, method) = (parts.next(), parts.next());
-        head.is_grpc()
-            && self.service.as_deref().is_none_or(|wanted| service == Some(wanted))
-            && self.method.as_deref().is_none_or(|wanted| method == Some(wanted))
     }
 }

@@ -128,6 +128,7 @@ fn only_for_http(name: &Name, cluster: &Spanned<Short<Cluster>>, at: &Path<'_>, 
     let limits = &cluster.limits;
     let outlier = cluster.outlier.0.as_ref();
     let said = [
+        ("http2", cluster.http2.is_some()),
         ("reuse", Reuse::absent().is_some_and(|usual| cluster.reuse != usual)),
         ("limits.requests", limits.requests.0.is_some()),
         ("limits.requests_per_endpoint", limits.requests_per_endpoint.0.is_some()),

@@ -22,10 +22,10 @@ pub mod words;
 
 pub use actions::{Redirect, Respond, Scheme, Share, ShareWeight, Shares};
 pub use hashing::{HashKey, HashSource};
-pub use matching::{PathValue, RouteMatch, RuntimeShare, Values, ValuesOfFilters};
-pub use rewriting::{RegexRewrite, Rewrite};
+pub use matching::{PathValue, RouteMatch, RuntimeShare, ValuesOfFilters};
+pub use rewriting::{HostPart, HostRegex, Original, RegexRewrite, Rewrite};
 pub use runtime::{RuntimeSection, RuntimeValues};
-pub use words::{GrpcValue, HeaderName, MethodName, Text, Token, Upgrades};
+pub use words::{HeaderName, MethodName, Text, Token, Upgrades};
 
 use endpoint_metadata::SubsetSources;
 use forwarding::{AttemptCount, FollowRedirects, Mirror};

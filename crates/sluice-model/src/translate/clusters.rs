@@ -13,12 +13,12 @@ use sluice_upstream::balance::{
     ZoneAwarePlan,
 };
 use sluice_upstream::plan::{
-    AddressFamily, ClusterSettings, ConnectBackoffPlan, DnsPlan, HttpVersion, OnRemoved,
+    AddressFamily, ClusterSettings, ConnectBackoffPlan, DnsPlan, Http2Plan, HttpVersion, OnRemoved,
     OnUnhealthy, ProxyVersion, ResolutionMode, ReusePlan,
 };
 use sluice_upstream::{EgressPolicy, ForwardPlan, SubsetKey};
 
-use super::{Context, Translated, health};
+use super::{Context, Translated, health, sockets};
 use crate::check;
 use crate::model::{Cluster, Kind, Resource};
 use crate::provenance::Provenance;
@@ -94,6 +94,7 @@ impl Context<'_> {
             subsets,
             protocol,
             reuse: Reuse { idle_timeout, max_age, requests: requests_each, streams, idle },
+            http2,
             connect_timeout,
             connect_attempts,
             connect_backoff,
@@ -115,6 +116,7 @@ impl Context<'_> {
             dns,
             egress,
             send_proxy_protocol,
+            socket,
         } = section;
         let limits = &self.config.limits.0;
         ClusterSettings {
@@ -155,6 +157,7 @@ impl Context<'_> {
                 streams_max: streams.get() as usize,
                 idle_max: *idle as usize,
             },
+            http2: http2.as_ref().map_or_else(Http2Plan::default, |of| sockets::http2_plan(of)),
             requests_max: requests.0.map(NonZeroU64::get),
             endpoint_requests_max: requests_per_endpoint.0.map(NonZeroU64::get),
             pending_max: *pending,
@@ -185,6 +188,7 @@ impl Context<'_> {
                 ProxyHeader::V1 => ProxyVersion::V1,
                 ProxyHeader::V2 => ProxyVersion::V2,
             }),
+            socket: socket.as_ref().map(|section| sockets::socket_plan(section)),
         }
     }
 }
@@ -261,6 +265,12 @@ fn check_cluster(
                 "`protocol: http3` uses QUIC, which needs `tls`",
             )
             .help("add `tls: true` to verify endpoints with the system's authorities, or `tls: { ca: FILE }`");
+    }
+    if let Some(http2) = &section.http2 {
+        sockets::check_http2(http2, section.protocol, &at.key("http2"), diags);
+    }
+    if let Some(socket) = &section.socket {
+        sockets::check(socket, section.protocol, &at.key("socket"), diags);
     }
     health::check(section, at, diags);
 }

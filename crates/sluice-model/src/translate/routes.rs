@@ -5,10 +5,7 @@ use std::sync::Arc;
 use sluice_core::settings::Members;
 use sluice_core::value::HostPattern;
 use sluice_core::{Diags, Name, Path, Span, Spanned};
-use sluice_l7::regexes;
-use sluice_l7::routes::{
-    Direct, HashBy, HostRewrite, PathMatch, PathRewrite, Redirect, RetryPlan, RuleOptions, Timeouts,
-};
+use sluice_l7::routes::{Direct, HashBy, PathMatch, Redirect, RetryPlan, RuleOptions, Timeouts};
 
 pub use matching::written;
 
@@ -18,9 +15,7 @@ use crate::model::routes::{Action, FilterOverride, RouteTable, Rule, Share, Virt
 use crate::model::{Kind, Resource};
 use crate::provenance::Provenance;
 use crate::sections::routes::forwarding::AttemptCount;
-use crate::sections::routes::{
-    self as sections, HashKey, HashSource, RegexRewrite, Rewrite, RouteTimeout,
-};
+use crate::sections::routes::{self as sections, HashKey, HashSource, RouteTimeout};
 use crate::sections::{Config, HostOrRule};
 use crate::store::Update;
 
@@ -246,7 +241,7 @@ fn redirect(
         diags.error("bad-value", redirect.span, at.key("status"), message);
         return None;
     }
-    let path = path_rewrite((path, replace_prefix, regex), redirect.span, at, diags)?;
+    let path = rewriting::path((path, replace_prefix, regex), redirect.span, at, diags)?;
     let to = Redirect {
         status: *status,
         scheme: scheme.map(|scheme| scheme.word().to_owned()),
@@ -284,23 +279,7 @@ fn options(
                     .help("a lost endpoint would hold the client and its own connection; set a long timeout instead");
         }
     }
-    let Rewrite { path, replace_prefix, regex, host, host_header, host_of_endpoint } =
-        &rule.rewrite;
-    let here = at.key("rewrite");
-    let path = path_rewrite((path, replace_prefix, regex), rule.span, &here, diags)?;
-    let host = match (host, host_header, *host_of_endpoint) {
-        (None, None, false) => HostRewrite::Keep,
-        (Some(host), None, false) => HostRewrite::Literal(host.0.clone()),
-        (None, Some(header), false) => HostRewrite::Header(header.0.clone()),
-        (None, None, true) => HostRewrite::Endpoint,
-        _ => {
-            let message = "the host is rewritten in more than one way";
-            diags
-                .error("short-and-long", rule.span, here.key("host"), message)
-                .help("keep one of host, host_header, host_of_endpoint");
-            return None;
-        }
-    };
+    let rewrites = rewriting::rewrites(&rule.rewrite, rule.span, &at.key("rewrite"), diags)?;
     let mirrors = mirrors::mirrors(&rule.mirror, &at.key("mirror"), diags)?;
     let follow = match &rule.follow_redirects {
         None => None,
@@ -322,8 +301,9 @@ fn options(
             None => RetryPlan::default(),
             Some(retry) => retries::retry_plan(retry, &at.key("retry"), diags)?,
         },
-        path,
-        host,
+        path: rewrites.path,
+        host: rewrites.host,
+        originals: rewrites.originals,
         hash: rule.hash.iter().map(|source| hash_by(&source.0)).collect(),
         endpoint: rule.endpoint_metadata.as_ref().map(|of| of.0.clone()),
         mirrors,
@@ -335,48 +315,6 @@ fn options(
         connect: rule.connect,
     };
     Some(if options == **usual { Arc::clone(usual) } else { Arc::new(options) })
-}
-
-type Ways<'a> = (&'a Option<String>, &'a Option<String>, &'a Option<RegexRewrite>);
-
-fn path_rewrite(
-    ways: Ways<'_>,
-    span: Span,
-    at: &Path<'_>,
-    diags: &mut Diags,
-) -> Option<Option<PathRewrite>> {
-    match ways {
-        (None, None, None) => Some(None),
-        (Some(path), None, None) if path.starts_with('/') => {
-            Some(Some(PathRewrite::Whole(path.clone())))
-        }
-        (Some(path), None, None) => {
-            let message = format!("expected a path that begins with `/`, not `{path}`");
-            diags.error("bad-value", span, at.key("path"), message);
-            None
-        }
-        (None, Some(prefix), None) => Some(Some(PathRewrite::Prefix(prefix.clone()))),
-        (None, None, Some(rewrite)) => match regexes::anywhere(&rewrite.find.0) {
-            Ok(regex) => {
-                Some(Some(PathRewrite::Regex(Box::new((regex, rewrite.replace.0.clone())))))
-            }
-            Err(message) => {
-                diags.error("bad-value", span, at.key("regex"), message);
-                None
-            }
-        },
-        _ => {
-            diags
-                .error(
-                    "short-and-long",
-                    span,
-                    at.key("path"),
-                    "the path is rewritten in more than one way",
-                )
-                .help("keep one of path, replace_prefix, regex");
-            None
-        }
-    }
 }
 
 fn hash_by(source: &HashSource) -> HashBy {
@@ -395,5 +333,6 @@ mod matching;
 mod mirrors;
 mod redirects;
 mod retries;
+mod rewriting;
 #[cfg(test)]
 mod tests;

@@ -10,16 +10,23 @@ use sluice_core::reader::Reader;
 
 use super::{CheckError, datagram};
 use crate::endpoint::Target;
-use crate::plan::DnsCheck;
+use crate::plan::{ClusterPlan, DnsCheck};
 
 const RECURSION_DESIRED: u16 = 0x0100;
 const RESPONSE: u16 = 0x8000;
 const CLASS_IN: u16 = 1;
 
 /// Sends the query, and waits for its response.
-pub(super) async fn check(target: &Target, check: &DnsCheck) -> Result<(), CheckError> {
+pub(super) async fn check(
+    plan: &ClusterPlan,
+    target: &Target,
+    check: &DnsCheck,
+) -> Result<(), CheckError> {
     let query = query(fastrand::u16(..), check);
-    judge(datagram::ask(target, &query, |response| rcode(&query, response)).await?, check.rcode)
+    judge(
+        datagram::ask(plan, target, &query, |response| rcode(&query, response)).await?,
+        check.rcode,
+    )
 }
 
 fn judge(rcode: u8, expected: u8) -> Result<(), CheckError> {

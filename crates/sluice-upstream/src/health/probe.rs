@@ -68,9 +68,11 @@ async fn check(line: &CheckConnection<'_>, kind: Option<&CheckKind>) -> Result<(
             &mut mysql
         }
         Some(CheckKind::Udp(check)) => {
-            return datagram::check(line.datagram_target()?, check).await;
+            return datagram::check(plan, line.datagram_target()?, check).await;
         }
-        Some(CheckKind::Dns(check)) => return dns::check(line.datagram_target()?, check).await,
+        Some(CheckKind::Dns(check)) => {
+            return dns::check(plan, line.datagram_target()?, check).await;
+        }
         Some(CheckKind::Tls) => {
             connector::reach(plan, endpoint, worker, &Preface::default()).await?;
             return Ok(());

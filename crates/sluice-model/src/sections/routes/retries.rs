@@ -9,7 +9,8 @@ use std::time::Duration;
 use sluice_core::settings::{OrZero, Plain, Setting, Shape, Short, ShortForm, Size, bind_scalar};
 use sluice_core::{Diags, Node, Path, choice, section};
 
-use super::{HeaderName, MethodName, Values};
+use super::{HeaderName, MethodName};
+use sluice_l7::routes::Values;
 
 choice! {
     /// Conditions for a retry.

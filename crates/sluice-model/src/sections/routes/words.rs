@@ -1,12 +1,11 @@
 //! The words of routes: settings that hold a single value.
 //!
-//! Owns: gRPC services, protocols to upgrade to. Refuses to know: which setting holds them.
+//! Owns: protocols to upgrade to, text with operators. Refuses to know: which setting holds them.
 //! Keeps: a word that could never match is refused.
 
 use sluice_codec::names::is_token;
 use sluice_core::settings::{Plain, Shape, bind_scalar, bind_verbatim};
 use sluice_core::{Diags, Node, Path, Setting};
-use sluice_l7::routes::GrpcMatch;
 use sluice_l7::template::HttpTemplate;
 pub use sluice_l7::words::{HeaderName, MethodName};
 
@@ -38,33 +37,6 @@ text_value! {
     Text(HttpTemplate), bind_verbatim, "text", "hello", HttpTemplate::parse, |text| text.source().to_owned();
     #[doc = "A protocol that clients may upgrade to."]
     Token(String), bind_scalar, "a protocol", "websocket", |text| if is_token(text.as_bytes()) { Ok(text.to_owned()) } else { Err(format!("`{text}` is not the name of a protocol")) }, Clone::clone;
-    #[doc = "A gRPC service, optionally with a method."]
-    GrpcValue(GrpcMatch), bind_scalar, "a service, service/Method or *", "orders.v1.Orders", parse_grpc, show_grpc;
-}
-
-fn parse_grpc(text: &str) -> Result<GrpcMatch, String> {
-    if text == "*" {
-        return Ok(GrpcMatch::default());
-    }
-    let (service, method) = text.split_once('/').map_or((text, None), |(s, m)| (s, Some(m)));
-    let fits = |word: &str| {
-        !word.is_empty()
-            && word.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'.' || b == b'_')
-    };
-    if !fits(service) || !method.is_none_or(fits) {
-        return Err(format!(
-            "expected a service such as orders.v1.Orders, service/Method or *, not `{text}`"
-        ));
-    }
-    Ok(GrpcMatch { service: Some(service.into()), method: method.map(Into::into) })
-}
-
-fn show_grpc(of: &GrpcMatch) -> String {
-    match (&of.service, &of.method) {
-        (Some(service), Some(method)) => format!("{service}/{method}"),
-        (Some(service), None) => service.clone(),
-        (None, _) => "*".into(),
-    }
 }
 
 /// Protocols that clients may upgrade to; `none` allows none.

@@ -2,7 +2,7 @@
 
 use sluice_core::value::Percent;
 use sluice_core::{Diags, Path, Spanned};
-use sluice_l7::routes::{ClientCertificate, Conditions, PathMatch, RuntimeShare};
+use sluice_l7::routes::{ClientCertificate, Conditions, PathMatch, RuntimeShare, Values};
 
 use crate::sections::routes::{self as sections, RouteMatch};
 
@@ -63,7 +63,7 @@ pub(super) fn conditions(of: &RouteMatch) -> Option<Box<Conditions>> {
         tls: *tls,
         sni: sni.clone(),
         versions: version.clone(),
-        grpc: grpc.as_ref().map(|grpc| grpc.0.clone()),
+        grpc: grpc.clone(),
         runtime: runtime
             .as_ref()
             .map(|share| RuntimeShare { key: share.key.clone(), percent: share.percent.0.into() }),
@@ -92,11 +92,11 @@ pub fn written(of: &Conditions) -> RouteMatch {
         path: None,
         case_sensitive: true,
         method: methods.iter().cloned().map(sections::MethodName).collect(),
-        headers: sections::Values(headers.clone()),
+        headers: Values(headers.clone()),
         content_type: content_types.clone(),
-        query: sections::Values(query.clone()),
-        cookies: sections::Values(cookies.clone()),
-        values: sections::ValuesOfFilters(sections::Values(values.clone())),
+        query: Values(query.clone()),
+        cookies: Values(cookies.clone()),
+        values: sections::ValuesOfFilters(Values(values.clone())),
         client_certificate: client_certificate.as_ref().map(|of| match of {
             ClientCertificate::Present(present) => present.to_string(),
             ClientCertificate::Subject(subject) => subject.clone(),
@@ -105,7 +105,7 @@ pub fn written(of: &Conditions) -> RouteMatch {
         tls: *tls,
         sni: sni.clone(),
         version: versions.clone(),
-        grpc: grpc.clone().map(sections::GrpcValue),
+        grpc: grpc.clone(),
         runtime: runtime.as_ref().map(|share| sections::RuntimeShare {
             key: share.key.clone(),
             percent: Percent(u8::try_from(share.percent).unwrap_or(100)),

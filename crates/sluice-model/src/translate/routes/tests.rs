@@ -2,7 +2,9 @@ use super::matching::conditions;
 use super::*;
 use crate::sections::routes::RouteMatch;
 use crate::trees::{bind, fields_of, map, text};
-use sluice_l7::routes::{FollowPlan, FollowScheme, Mirror, RuntimeShare};
+use sluice_l7::routes::{
+    FollowPlan, FollowScheme, HostRewrite, Mirror, Originals, PathRewrite, RuntimeShare,
+};
 
 sluice_core::values! {
     USER: String = "test.user", "Who asks.";
@@ -39,6 +41,7 @@ fn options_that_differ_are_not_shared_with_rules_that_say_nothing() {
     let changed = [
         RuleOptions { path: Some(PathRewrite::Whole("/".into())), ..usual.clone() },
         RuleOptions { host: HostRewrite::Endpoint, ..usual.clone() },
+        RuleOptions { originals: Originals { path: true, host: false }, ..usual.clone() },
         RuleOptions { hash: vec![HashBy::SourceIp], ..usual.clone() },
         RuleOptions { upgrades: Vec::new(), ..usual.clone() },
         RuleOptions {
