@@ -21,7 +21,7 @@ fn timers(to: SocketAddr) -> Vec<String> {
 
 #[test]
 fn idle_connections_are_probed_and_made_from_the_source_address() {
-    let (tell, told) = mpsc::channel();
+    let (tell, told) = mpsc::sync_channel(16);
     let server = Server::start(move |mut stream| {
         tell.send(stream.peer_addr()?.ip().to_string()).unwrap();
         let mut byte = [0; 1];
@@ -99,7 +99,7 @@ enum Seen {
 
 #[test]
 fn http2_has_the_windows_and_pings_of_its_cluster() {
-    let (tell, told) = mpsc::channel();
+    let (tell, told) = mpsc::sync_channel(16);
     let server = Server::start(move |mut stream| {
         let mut preface = [0; PREFACE.len()];
         stream.read_exact(&mut preface)?;
