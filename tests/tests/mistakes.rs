@@ -1032,6 +1032,11 @@ fn of_filters() {
             ("headers to set in a list", http("set_headers: { request: [x-edge] }")),
             ("other sites without origins", http("cors: { methods: PUT }")),
             ("every site with credentials", http("cors: { origins: \"*\", credentials: true }")),
+            (
+                "every header with credentials",
+                http("cors: { origins: \"https://a.test\", headers: \"*\", credentials: true }"),
+            ),
+            ("every page may change state", http("csrf: { origins: \"*\" }")),
             ("an origin with a path", http("cors: { origins: \"https://app.test/\" }")),
             ("an origin without a scheme", http("csrf: { origins: app.test }")),
             ("a method in lower case", http("cors: { origins: \"*\", methods: put }")),
