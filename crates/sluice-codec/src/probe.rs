@@ -142,7 +142,7 @@ fn question(service: &str) -> Bytes {
 }
 
 /// Whether a `HealthCheckResponse` in a gRPC frame contains SERVING: field 1 is 1.
-fn is_serving(data: &[u8]) -> bool {
+pub fn is_serving(data: &[u8]) -> bool {
     let mut frames = GrpcFrames::new(READ_MAX);
     frames.push(data);
     matches!(frames.message(), Ok(Some(message)) if message.starts_with(&[0x08, 1]))

@@ -21,7 +21,7 @@ use crate::plan::{ClusterPlan, ServerRole};
 
 mod datagram;
 mod dialogue;
-mod dns;
+pub mod dns;
 mod ejections;
 mod mysql;
 mod postgres;
@@ -31,7 +31,8 @@ mod schedule;
 mod scram;
 mod send_expect;
 
-pub use probe::ConnectionProbe;
+pub use dialogue::{Dialogue, DialogueTurn, Encryption};
+pub use probe::{ConnectionProbe, dialogue_of};
 
 /// Checks whether an endpoint is healthy.
 pub trait HealthProbe {
