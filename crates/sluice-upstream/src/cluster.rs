@@ -267,6 +267,7 @@ impl Cluster {
                 None => new(),
             };
             endpoint.set_alternates(&member.alternates);
+            endpoint.set_traits(&member.traits);
             endpoints.push(endpoint);
             traits.push(member.traits.clone());
         }

@@ -19,9 +19,11 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::hops::{self, HopTransport};
 use crate::overrides::OverrideAction;
 
+mod checked;
 pub(crate) mod counts;
 mod ejection;
 
+pub use checked::{ConnectTo, EndpointCheck};
 use counts::OutlierCounts;
 pub use ejection::EjectionKind;
 /// The names of endpoints that left a cluster. A set, since there may be thousands, and workers look each of theirs up.
@@ -59,11 +61,13 @@ pub struct EndpointTraits {
     pub locality: Option<Arc<Locality>>,
     /// The weight of its locality, within the priority.
     pub locality_weight: u32,
+    /// Where and as what it is checked, if not as the cluster says; most endpoints have none.
+    pub check: Option<Arc<EndpointCheck>>,
 }
 
 impl Default for EndpointTraits {
     fn default() -> Self {
-        Self { weight: 1, priority: 0, locality: None, locality_weight: 0 }
+        Self { weight: 1, priority: 0, locality: None, locality_weight: 0, check: None }
     }
 }
 
@@ -158,6 +162,10 @@ pub struct EndpointState {
     ours: AtomicBool,
     /// Other addresses, in order of preference.
     alternates: ArcSwapOption<Vec<SocketAddr>>,
+    /// See [`EndpointTraits::check`].
+    check: ArcSwapOption<EndpointCheck>,
+    /// See [`EndpointTraits::priority`].
+    priority: AtomicU32,
     /// What an operator lets it take: one of [`TAKES_ALL`], [`TAKES_SESSIONS`], [`TAKES_NOTHING`].
     takes: AtomicU8,
     /// The load balancing weight that an operator has set; 0 if none.
@@ -197,9 +205,32 @@ impl EndpointState {
             ejected_until: ArcSwapOption::empty(),
             ours: AtomicBool::new(false),
             alternates: ArcSwapOption::empty(),
+            check: ArcSwapOption::empty(),
+            priority: AtomicU32::new(0),
             takes: AtomicU8::new(TAKES_ALL),
             weight: AtomicU32::new(0),
         }
+    }
+
+    /// Sets what the endpoint itself needs of what its cluster says of it.
+    pub(crate) fn set_traits(&self, traits: &EndpointTraits) {
+        self.priority.store(traits.priority, Relaxed);
+        self.set_check(traits.check.clone());
+    }
+
+    /// Its priority in the cluster; 0 is the highest.
+    pub fn priority(&self) -> u32 {
+        self.priority.load(Relaxed)
+    }
+
+    /// Sets what differs in the checks of the endpoint from those of its cluster.
+    pub(crate) fn set_check(&self, check: Option<Arc<EndpointCheck>>) {
+        self.check.store(check);
+    }
+
+    /// What differs in the checks of the endpoint from those of its cluster.
+    pub fn check(&self) -> Option<Arc<EndpointCheck>> {
+        self.check.load_full()
     }
 
     /// Sets the other addresses of the endpoint, in order of preference.

@@ -116,9 +116,8 @@ pub(crate) async fn watch(cluster: Arc<Cluster>, watcher: Rc<HealthWatch>) {
         let outlier = plan.outlier.as_ref();
         let ejected =
             ejections.look(&cluster, endpoints, outlier, Instant::now(), &mut fastrand::f64);
-        for kind in ejected {
-            let labels = [&*cluster.name, kind.word()];
-            watcher.shard.counter(&metrics::EJECTIONS, &labels).increment();
+        for (kind, found) in ejected {
+            found.count(&watcher.shard, &cluster.name, kind);
         }
         match &plan.health {
             Some(health) => checks.follow(&cluster, endpoints, health, &plan, &watcher),
