@@ -4,7 +4,7 @@
 //! interact. Keeps: fields are declared in the order of the reference page.
 
 use std::net::IpAddr;
-use std::num::{NonZeroU32, NonZeroU64};
+use std::num::{NonZeroU16, NonZeroU32, NonZeroU64};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use sluice_core::settings::{
     FieldShape, Members, Named, OrNone, OrZero, Plain, Short, ShortForm, Window, bind_scalar,
     suggest_word, wrong_kind,
 };
-use sluice_core::value::{NamePattern, Percent, WordPattern, parse_size, show_size};
+use sluice_core::value::{Authority, NamePattern, Percent, WordPattern, parse_size, show_size};
 use sluice_core::{
     Cidr, Diags, Endpoint, ListenAddress, Name, Node, Path, SecretText, Setting, Shape, Spanned,
     Value, choice, section,
@@ -433,8 +433,8 @@ section! {
         pub endpoints: Vec<Spanned<Short<EndpointEntry>>>,
         /// The metadata that the endpoint must have, for a cluster with `subsets`.
         pub endpoint_metadata: Option<Spanned<SubsetValues>>,
-        /// The hash key of `ring_hash` and `maglev` (sticky sessions).
-        pub hash: Option<HashBy>,
+        /// The hash key of `ring_hash` and `maglev` (sticky sessions). The short form is `source_ip`.
+        pub hash: Option<Spanned<Short<RelayHash>>>,
         /// Sticky sessions: a source that comes back goes to the endpoint that it went to before, as long as that is
         /// usable. The short form is `source_ip`.
         pub sticky: Option<Short<StickySource>>,
@@ -447,6 +447,36 @@ section! {
         /// UDP: number of responses to each datagram; the flow ends when all have arrived. If omitted, it ends when
         /// idle.
         pub responses: Option<NonZeroU32>,
+        /// UDP: whether each datagram goes to an endpoint of its own, by the balancer, rather than all of a client to
+        /// one. Replies come back to the client from each.
+        pub per_packet: bool = "false",
+    }
+}
+
+section! {
+    /// The hash key of a relay: one of these fields.
+    pub struct RelayHash {
+        /// What is hashed of the client.
+        pub by: Option<HashBy>,
+        /// A text that is always hashed, so that all connections and flows go to one endpoint.
+        pub key: Option<String>,
+        /// UDP: a part of the datagram that a flow begins with; with `per_packet`, of each.
+        pub payload: Option<HashedPayload>,
+    }
+}
+
+impl ShortForm for RelayHash {
+    const KEY: &'static str = "by";
+}
+
+section! {
+    /// A part of a datagram. Of a shorter datagram it is what is left; if nothing is, there is no hash, and the
+    /// balancer picks at random.
+    pub struct HashedPayload {
+        /// Bytes before it.
+        pub offset: u16 = "0",
+        /// Its length in bytes.
+        pub length: NonZeroU16,
     }
 }
 
@@ -642,6 +672,20 @@ section! {
         /// What it is told apart by, for `subsets` of the cluster: a value for each key, or several in a list, of which
         /// each counts.
         pub metadata: Option<Spanned<MetadataEntries>>,
+        /// What differs in its health checks from those of the cluster (`health`).
+        pub check: Option<Spanned<CheckOf>>,
+    }
+}
+
+section! {
+    /// What differs in the health checks of one endpoint from those of its cluster. What is omitted is as in `health`.
+    pub struct CheckOf {
+        /// The port that is checked.
+        pub port: Option<NonZeroU16>,
+        /// The IP address that is checked.
+        pub address: Option<IpAddr>,
+        /// The host to request, for checks by `http` and `grpc`.
+        pub host: Option<Authority>,
     }
 }
 

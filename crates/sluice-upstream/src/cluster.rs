@@ -323,6 +323,7 @@ impl Cluster {
             };
             endpoint.set_alternates(&member.alternates);
             endpoint.latency.track(plan.balancing.balance.kind() == Balance::PeakEwma);
+            endpoint.set_traits(&member.traits);
             endpoints.push(endpoint);
             traits.push(member.traits.clone());
         }

@@ -123,7 +123,8 @@ pub async fn connect(
         let attempt = match &outcome {
             Ok(_) => Attempt::reached(name),
             Err(failure) => failure.attempt(name),
-        };
+        }
+        .of_priority(endpoint.priority());
         if let Some(cause) = attempt.cause() {
             conn.info.note(cause);
         }

@@ -19,11 +19,13 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::hops::{self, HopTransport};
 use crate::overrides::OverrideAction;
 
+mod checked;
 pub(crate) mod counts;
 mod ejection;
 mod latency;
 mod traits;
 
+pub use checked::{ConnectTo, EndpointCheck};
 use counts::OutlierCounts;
 pub use ejection::EjectionKind;
 pub use latency::LatencyAverage;
@@ -125,6 +127,10 @@ pub struct EndpointState {
     ours: AtomicBool,
     /// Other addresses, in order of preference.
     alternates: ArcSwapOption<Vec<SocketAddr>>,
+    /// See [`EndpointTraits::check`].
+    check: ArcSwapOption<EndpointCheck>,
+    /// See [`EndpointTraits::priority`].
+    priority: AtomicU32,
     /// What an operator lets it take: one of [`TAKES_ALL`], [`TAKES_SESSIONS`], [`TAKES_NOTHING`].
     takes: AtomicU8,
     /// The load balancing weight that an operator has set; 0 if none.
@@ -176,6 +182,8 @@ impl EndpointState {
             ejected_until: ArcSwapOption::empty(),
             ours: AtomicBool::new(false),
             alternates: ArcSwapOption::empty(),
+            check: ArcSwapOption::empty(),
+            priority: AtomicU32::new(0),
             takes: AtomicU8::new(TAKES_ALL),
             weight: AtomicU32::new(0),
         }
@@ -209,6 +217,27 @@ impl EndpointState {
         let others = self.alternates();
         let others = others.iter().flat_map(|others| others.iter().copied());
         std::iter::once(first).chain(others).collect()
+    }
+
+    /// Sets what the endpoint itself needs of what its cluster says of it.
+    pub(crate) fn set_traits(&self, traits: &EndpointTraits) {
+        self.priority.store(traits.priority, Relaxed);
+        self.set_check(traits.check.clone());
+    }
+
+    /// Its priority in the cluster; 0 is the highest.
+    pub fn priority(&self) -> u32 {
+        self.priority.load(Relaxed)
+    }
+
+    /// Sets what differs in the checks of the endpoint from those of its cluster.
+    pub(crate) fn set_check(&self, check: Option<Arc<EndpointCheck>>) {
+        self.check.store(check);
+    }
+
+    /// What differs in the checks of the endpoint from those of its cluster.
+    pub fn check(&self) -> Option<Arc<EndpointCheck>> {
+        self.check.load_full()
     }
 
     /// Sets the other addresses of the endpoint, in order of preference.

@@ -21,7 +21,7 @@ use crate::plan::{ClusterPlan, ServerRole};
 
 mod datagram;
 mod dialogue;
-mod dns;
+pub mod dns;
 mod ejections;
 mod mysql;
 mod postgres;
@@ -31,7 +31,8 @@ mod schedule;
 mod scram;
 mod send_expect;
 
-pub use probe::ConnectionProbe;
+pub use dialogue::{Dialogue, DialogueTurn, Encryption};
+pub use probe::{ConnectionProbe, dialogue_of};
 
 /// Checks whether an endpoint is healthy.
 pub trait HealthProbe {
@@ -119,9 +120,8 @@ pub(crate) async fn watch(cluster: Arc<Cluster>, watcher: Rc<HealthWatch>) {
         let outlier = plan.outlier.as_ref();
         let ejected =
             ejections.look(&cluster, endpoints, outlier, Instant::now(), &mut fastrand::f64);
-        for kind in ejected {
-            let labels = [&*cluster.name, kind.word()];
-            watcher.shard.counter(&metrics::EJECTIONS, &labels).increment();
+        for (kind, found) in ejected {
+            found.count(&watcher.shard, &cluster.name, kind);
         }
         match &plan.health {
             Some(health) => checks.follow(&cluster, endpoints, health, &plan, &watcher),

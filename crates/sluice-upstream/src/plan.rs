@@ -21,10 +21,12 @@ mod checks;
 mod outlier;
 
 pub use checks::{
-    CheckKind, ConnectTo, DnsCheck, HealthPlan, HttpCheck, Login, MysqlCheck, Password,
-    PostgresCheck, RedisCheck, SendExpect, ServerRole, StatusRanges,
+    CheckKind, DnsCheck, HealthPlan, HttpCheck, Login, MysqlCheck, Password, PostgresCheck,
+    RedisCheck, SendExpect, ServerRole, StatusRanges,
 };
-pub use outlier::{FailurePercentagePlan, OutlierPlan, SuccessRatePlan};
+pub use outlier::{
+    EnforcePlan, FailurePercentagePlan, LatencyPlan, OutlierPlan, SilencePlan, SuccessRatePlan,
+};
 
 /// A cluster as configured, apart from its endpoints.
 #[derive(Clone, Debug)]

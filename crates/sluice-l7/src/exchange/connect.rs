@@ -60,7 +60,8 @@ impl RequestTask {
         }
         let detail = Looped { hops_max: max }.to_string();
         let (why, said) = (upstream_reasons::LOOP, Some(detail.as_str().into()));
-        self.note(Attempt::failed(Arc::clone(&endpoint.name), why, None, said));
+        let attempt = Attempt::failed(Arc::clone(&endpoint.name), why, None, said);
+        self.note(attempt.of_priority(endpoint.priority()));
         self.summary.detail = Some(detail.into());
         let text = self.failure_body("loop detected", upstream_reasons::LOOP);
         Err(Stop::reply(Reply::new(508, upstream_reasons::LOOP, "loop_detected", text)))

@@ -154,7 +154,11 @@ impl RequestTask {
         if forwarding.options.attempt_in_request {
             self.number_attempt();
         }
-        self.pending = Some(Pending::connecting(Arc::clone(&endpoint.name), worker.now()));
+        self.pending = Some(Pending::connecting(
+            Arc::clone(&endpoint.name),
+            endpoint.priority(),
+            worker.now(),
+        ));
         let guard = self.guard_attempt(&pool, &endpoint);
         let connected = {
             let host = &forwarding.options.host;
@@ -192,6 +196,7 @@ impl RequestTask {
         }
         let took = worker.now().since(up.sent_at);
         pool.handle.note_latency(&worker, &endpoint, took);
+        pool.handle.note_time(&endpoint, took);
         self.count_answer(&pool, &endpoint, status, Some(took));
         let covered =
             forwarding.options.retry.covers(&self.response, status_number(&self.response));
@@ -206,7 +211,9 @@ impl RequestTask {
             && self.takes_redirect(plan)
         {
             let detail = Some(format!("status {status}, followed").into());
-            self.note(Attempt::failed(Arc::clone(&endpoint.name), reasons::RETRIED, None, detail));
+            let attempt =
+                Attempt::failed(Arc::clone(&endpoint.name), reasons::RETRIED, None, detail);
+            self.note(attempt.of_priority(endpoint.priority()));
             if up.stream.is_received() {
                 up.finish(&worker, &pool, self.upload.is_sent());
             } else {
@@ -216,7 +223,8 @@ impl RequestTask {
             return Err(AttemptError::Redirected);
         }
         let reached = self.pending.take().map(Pending::into_endpoint);
-        self.note(Attempt::reached(reached.unwrap_or_else(|| Arc::clone(&endpoint.name))));
+        let attempt = Attempt::reached(reached.unwrap_or_else(|| Arc::clone(&endpoint.name)));
+        self.note(attempt.of_priority(endpoint.priority()));
         if forwarding.options.attempts_in_response {
             self.show_attempts();
         }
@@ -305,7 +313,8 @@ impl RequestTask {
     ) -> AttemptError {
         if let AttemptError::Failed(failed) = &mut error {
             let FailureDetail { errno, detail } = std::mem::take(&mut failed.said);
-            self.note(Attempt::failed(Arc::clone(&endpoint.name), failed.why, errno, detail));
+            let attempt = Attempt::failed(Arc::clone(&endpoint.name), failed.why, errno, detail);
+            self.note(attempt.of_priority(endpoint.priority()));
             forwarding.attempts.endpoints.push(Arc::clone(&endpoint.name));
         }
         error

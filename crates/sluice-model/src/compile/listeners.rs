@@ -294,16 +294,27 @@ impl Compiler<'_> {
                     sticky: chain.sticky,
                     idle_timeout: chain.idle_timeout,
                     responses: chain.responses.map(NonZeroU32::get),
+                    per_packet: chain.per_packet,
                 }),
                 _ => plans = None,
             }
+        }
+        let named = criteria.iter().any(asks_of_hello);
+        let spread = chains.iter().position(|chain| chain.per_packet);
+        if let Some(place) = spread.filter(|_| named) {
+            let message =
+                "QUIC connections that are selected by their hello stay with their endpoint";
+            diags
+                .error("wrong-kind", None, list.index(place).key("relay.per_packet"), message)
+                .help("remove `per_packet`, or give these datagrams a listener of their own");
+            return None;
         }
         Some(UdpPlan {
             name: Arc::clone(name),
             filters: filters?,
             table: table?,
             chains: plans?,
-            named: criteria.iter().any(asks_of_hello),
+            named,
         })
     }
 

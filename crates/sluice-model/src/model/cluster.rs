@@ -33,6 +33,19 @@ pub struct EndpointFile {
     pub quic: bool,
     /// Whether the targets of a service cannot be verified, since the cluster does not say by which name.
     pub needs_name: bool,
+    /// Which settings of checks its endpoints may have.
+    pub checks: CheckedBy,
+}
+
+/// How the endpoints of a cluster are checked, as far as settings of single endpoints depend on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CheckedBy {
+    /// They are not.
+    Nothing,
+    /// By connections or datagrams.
+    Connection,
+    /// By requests, which name a host.
+    Request,
 }
 
 impl Cluster {

@@ -237,6 +237,8 @@ pub struct FlowChain {
     pub idle_timeout: Option<Duration>,
     /// Responses to each datagram, after which the flow ends.
     pub responses: Option<NonZeroU32>,
+    /// Whether each datagram goes to an endpoint of its own.
+    pub per_packet: bool,
 }
 
 impl Listener {

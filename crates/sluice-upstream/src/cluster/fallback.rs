@@ -11,6 +11,7 @@ use sluice_core::Reason;
 use sluice_io::WorkerCx;
 
 use super::{Affinity, Claim, Cluster, ClusterHandle};
+use crate::endpoint::EndpointState;
 use crate::metrics;
 use crate::reasons;
 
@@ -63,9 +64,29 @@ impl ClusterHandle {
         worker: &WorkerCx,
         affinity: Affinity<'_>,
     ) -> (Rc<Self>, Result<Claim, Reason>) {
+        self.fall_back(worker, |handle| handle.pick(worker, affinity, &[]))
+    }
+
+    /// Picks an endpoint for one datagram, as [`ClusterHandle::pick_for_datagram`], in the same order of clusters.
+    ///
+    /// # Errors
+    /// The reason why there is none.
+    pub fn pick_for_datagram_or_fall_back(
+        self: &Rc<Self>,
+        worker: &WorkerCx,
+        affinity: Affinity<'_>,
+    ) -> (Rc<Self>, Result<Arc<EndpointState>, Reason>) {
+        self.fall_back(worker, |handle| handle.pick_for_datagram(worker, affinity))
+    }
+
+    fn fall_back<T>(
+        self: &Rc<Self>,
+        worker: &WorkerCx,
+        pick: impl Fn(&Rc<Self>) -> Result<T, Reason>,
+    ) -> (Rc<Self>, Result<T, Reason>) {
         let mut handle = Rc::clone(self);
         for _ in 0..FALLBACKS_MAX {
-            match handle.pick(worker, affinity, &[]) {
+            match pick(&handle) {
                 Err(why) if let Some(next) = handle.cluster.fallback_for(why) => {
                     handle.count_fallback(worker);
                     handle = handle.next(next, worker);
@@ -73,7 +94,7 @@ impl ClusterHandle {
                 picked => return (handle, picked),
             }
         }
-        let picked = handle.pick(worker, affinity, &[]);
+        let picked = pick(&handle);
         (handle, picked)
     }
 

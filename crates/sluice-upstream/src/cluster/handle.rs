@@ -214,6 +214,43 @@ impl ClusterHandle {
         Ok(self.claim(endpoint.lease()))
     }
 
+    /// Picks an endpoint for one datagram and claims nothing: the flow that carries it may exist already, which a limit on
+    /// connections is no reason to pass over.
+    ///
+    /// # Errors
+    /// The reason why there is none.
+    pub fn pick_for_datagram(
+        &self,
+        worker: &WorkerCx,
+        affinity: Affinity<'_>,
+    ) -> Result<Arc<EndpointState>, Reason> {
+        self.choose(worker, affinity, Tried::NOTHING, &|_| false)
+    }
+
+    /// Claims an endpoint that was picked for a datagram, for the flow that begins with it.
+    ///
+    /// # Errors
+    /// The cluster or the endpoint has as many connections as it may.
+    pub fn claim_picked(
+        self: &Rc<Self>,
+        worker: &WorkerCx,
+        endpoint: &Arc<EndpointState>,
+    ) -> Result<Claim, Reason> {
+        let class = TrafficClass::Request;
+        if self.is_full(class, endpoint) {
+            return Err(self.refused(worker, self.connection_limit(class)));
+        }
+        Ok(self.claim(endpoint.lease()))
+    }
+
+    /// Whether the cluster or an endpoint has as many connections as `class` may have.
+    fn is_full(&self, class: TrafficClass, endpoint: &EndpointState) -> bool {
+        let plan = self.cluster.plan.load();
+        let open = |max| self.open_to(class, max);
+        plan.connections_max.is_some_and(|max| self.cluster.active() >= open(max))
+            || plan.endpoint_connections_max.is_some_and(|max| endpoint.active() >= open(max))
+    }
+
     /// Whether the cluster has an endpoint of that name.
     pub fn has_member(&self, name: &str) -> bool {
         self.cluster.members.load().named(name).is_some()
@@ -281,11 +318,7 @@ impl ClusterHandle {
         class: TrafficClass,
         endpoint: &Arc<EndpointState>,
     ) -> Result<Claim, Reason> {
-        let plan = self.cluster.plan.load();
-        let open = |max| self.open_to(class, max);
-        let full = plan.connections_max.is_some_and(|max| self.cluster.active() >= open(max))
-            || plan.endpoint_connections_max.is_some_and(|max| endpoint.active() >= open(max));
-        if full {
+        if self.is_full(class, endpoint) {
             return Err(reasons::LIMIT);
         }
         Ok(self.claim(endpoint.lease_shared()))

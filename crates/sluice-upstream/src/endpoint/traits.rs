@@ -6,6 +6,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::EndpointCheck;
 use crate::metadata::{EndpointMetadata, SubsetKey};
 
 /// The lowest priority of an endpoint, as in Envoy.
@@ -24,6 +25,8 @@ pub struct EndpointTraits {
     pub locality_weight: u32,
     /// What it is told apart by; `None` if it has no metadata.
     pub metadata: Option<Arc<EndpointMetadata>>,
+    /// Where and as what it is checked, if not as the cluster says; most endpoints have none.
+    pub check: Option<Arc<EndpointCheck>>,
 }
 
 impl EndpointTraits {
@@ -35,7 +38,14 @@ impl EndpointTraits {
 
 impl Default for EndpointTraits {
     fn default() -> Self {
-        Self { weight: 1, priority: 0, locality: None, locality_weight: 0, metadata: None }
+        Self {
+            weight: 1,
+            priority: 0,
+            locality: None,
+            locality_weight: 0,
+            metadata: None,
+            check: None,
+        }
     }
 }
 

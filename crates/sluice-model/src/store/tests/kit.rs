@@ -187,6 +187,7 @@ pub(crate) fn flow_listener(port: u16, cluster: &str) -> Resource {
         sticky: None,
         idle_timeout: None,
         responses: None,
+        per_packet: false,
     };
     let traffic = Traffic::Datagrams(vec![chain]);
     let addresses = vec![ListenAddress::Udp(([127, 0, 0, 1], port).into())];

@@ -203,7 +203,7 @@ fn localities_have_their_weights() {
 #[test]
 fn the_load_of_each_locality_is_told() {
     for (balance, text, weights, expected) in [
-        (Balance::RoundRobin, "00 01 01 01u", [1, 1], "0 z0 51.7, 0 z1 48.3"),
+        (Balance::RoundRobin, "00 01 01 01u", [1, 1], "0 z0 51.8, 0 z1 48.2"),
         (Balance::RoundRobin, "00 01d 10", [1, 1], "0 z0 70.0, 1 z0 30.0, 0 z1 degraded 0.0"),
         (Balance::RoundRobin, "00 00", [1, 1], "0 z0 100.0"),
         (Balance::RoundRobin, "00 01", [0, 0], ""),
