@@ -309,6 +309,26 @@ fn of_clusters() {
 }
 
 #[test]
+fn of_names_that_clients_choose() {
+    let relay = |says: &str| listener(&format!("relay: {{ {says} }}"));
+    page(
+        "mistakes-by-name",
+        &[
+            ("clusters that nobody lists", relay("cluster_from: sni")),
+            ("a list without a name", relay("cluster: up, allow: [up]")),
+            ("a cluster in two ways", relay("cluster_from: sni, cluster: up, allow: [up]")),
+            ("a name that no cluster has", relay("cluster_from: sni, allow: [up, \"*.test\"]")),
+            ("a pattern that is none", relay("cluster_from: sni, allow: [\"*\"]")),
+            (
+                "flows that name a cluster",
+                relay("cluster_from: sni, allow: [up]")
+                    .replace("address: 127", "address: udp://127"),
+            ),
+        ],
+    );
+}
+
+#[test]
 fn of_discovery() {
     let instead = |of: &str| relay("").replace("endpoints: [127.0.0.1:7002]", of);
     page(
@@ -1025,6 +1045,11 @@ fn of_filters() {
             ),
             ("a header with a line break", http("set_headers: { request: { x-edge: \"a\\nb\" } }")),
             ("headers to set in a list", http("set_headers: { request: [x-edge] }")),
+            ("other sites without origins", http("cors: { methods: PUT }")),
+            ("every site with credentials", http("cors: { origins: \"*\", credentials: true }")),
+            ("an origin with a path", http("cors: { origins: \"https://app.test/\" }")),
+            ("an origin without a scheme", http("csrf: { origins: app.test }")),
+            ("a method in lower case", http("cors: { origins: \"*\", methods: put }")),
             ("a session by nothing", http("sticky: {}")),
             ("a session by two things", http("sticky: { cookie: a, header: x-a }")),
             ("a session without a key", http("sticky: { cookie: SRV }")),

@@ -277,15 +277,14 @@ pub fn parse_name_pattern(text: &str) -> Result<NamePattern, String> {
 }
 
 impl NamePattern {
-    /// Whether `name`, in lower case, matches.
+    /// Whether a name fits that is in lower case and without a dot at its end.
     pub fn fits(&self, name: &str) -> bool {
         match self {
-            Self::Exact(exact) => name == exact,
-            Self::Suffix(suffix) => {
-                let label =
-                    name.strip_suffix(suffix.as_str()).and_then(|rest| rest.strip_suffix('.'));
-                label.is_some_and(|label| !label.is_empty())
-            }
+            Self::Exact(exact) => exact == name,
+            Self::Suffix(suffix) => name
+                .strip_suffix(suffix.as_str())
+                .and_then(|rest| rest.strip_suffix('.'))
+                .is_some_and(|first| !first.is_empty()),
         }
     }
 }

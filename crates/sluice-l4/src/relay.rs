@@ -9,6 +9,7 @@ use std::hash::Hasher as _;
 use std::io;
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -26,16 +27,26 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::chain::HandlerPlan;
 use crate::inspect::{inspector_of, tls};
+use crate::named_clusters::{NamedClusters, NamedHandles};
 use crate::split::{SplitHandles, WeightedCluster};
 use crate::{metrics, proxy_protocol, reasons};
 
 /// A relay, shared by all workers.
 #[derive(Debug)]
 pub struct RelayPlan {
-    /// The clusters: at least one.
-    pub clusters: Vec<WeightedCluster>,
+    /// Where to.
+    pub to: RelayTarget,
     /// The options.
     pub options: RelayOptions,
+}
+
+/// Where a relay goes.
+#[derive(Debug)]
+pub enum RelayTarget {
+    /// To one of these clusters: at least one.
+    Split(Vec<WeightedCluster>),
+    /// To the cluster that the client names.
+    Named(Arc<NamedClusters>),
 }
 
 /// How a relay behaves.
@@ -43,6 +54,8 @@ pub struct RelayPlan {
 pub struct RelayOptions {
     /// The input of a hash balancer.
     pub hash: Option<Hash>,
+    /// Whether the server name of TLS must be read, because it says where the connection goes.
+    pub by_name: bool,
     /// How long a source may be away and still return to its endpoint; `None` does not remember sources.
     pub sticky: Option<Duration>,
     /// How long no byte may move; `None` is unlimited.
@@ -90,14 +103,25 @@ pub(crate) fn split_key(affinity: Affinity) -> Option<u64> {
 
 impl HandlerPlan for RelayPlan {
     fn on_worker(&self, worker: &Rc<WorkerCx>) -> Rc<dyn StreamHandler> {
-        let handles = SplitHandles::on_worker(&self.clusters, worker);
+        let handles = match &self.to {
+            RelayTarget::Split(clusters) => {
+                TargetHandles::Split(SplitHandles::on_worker(clusters, worker))
+            }
+            RelayTarget::Named(clusters) => TargetHandles::Named(NamedHandles::new(clusters)),
+        };
         Rc::new(Relay { handles, options: self.options.clone() })
     }
 }
 
 #[derive(Debug)]
+enum TargetHandles {
+    Split(SplitHandles),
+    Named(NamedHandles),
+}
+
+#[derive(Debug)]
 struct Relay {
-    handles: SplitHandles,
+    handles: TargetHandles,
     options: RelayOptions,
 }
 
@@ -122,9 +146,24 @@ impl Relay {
     ) -> Result<(Box<Pump>, Claim, Option<Hop>), Reason> {
         let RelayOptions { hash, sticky, .. } = &self.options;
         let affinity = affinity_of(*hash, *sticky, conn.info.source());
-        let handle = self.handles.choose(&conn.worker, split_key(affinity));
+        let named = |name| conn.info.facts.get().and_then(|facts| facts.get(name));
+        let handle = match &self.handles {
+            TargetHandles::Split(handles) => {
+                Ok(Rc::clone(handles.choose(&conn.worker, split_key(affinity))))
+            }
+            TargetHandles::Named(handles) => {
+                handles.find(&conn.worker, named(&tls::SNI)).map_err(|(why, detail)| {
+                    conn.info.note(detail);
+                    why
+                })
+            }
+        };
         let preface = |handle: &ClusterHandle| preface(handle, &conn.info);
-        match connect(handle, &conn, affinity, preface).await {
+        let connected = match &handle {
+            Ok(handle) => connect(handle, &conn, affinity, preface).await,
+            Err(why) => Err(*why),
+        };
+        match connected {
             Ok(Connected { stream: upstream, claim, hop }) => {
                 Ok((Box::new(Pump::new(stream, upstream)), claim, hop))
             }

@@ -22,6 +22,8 @@ use crate::side_calls::{SideCallLog, SideCalls};
 
 pub mod body_max;
 pub mod buffer;
+pub mod cors;
+pub mod csrf;
 pub mod error_pages;
 pub mod grpc_stats;
 pub mod health_check;
@@ -289,9 +291,11 @@ pub type HttpFilters = FilterRegistry<dyn HttpFilterPlan>;
 
 /// The HTTP filters that come with Sluice.
 pub fn built_in() -> HttpFilters {
-    let all: [Arc<dyn FilterFactory<dyn HttpFilterPlan>>; 9] = [
+    let all: [Arc<dyn FilterFactory<dyn HttpFilterPlan>>; 11] = [
         Arc::new(Ready::<buffer::Buffer>::default()),
         Arc::new(Ready::<Short<body_max::BodyMax>>::default()),
+        Arc::new(cors::CorsFactory),
+        Arc::new(Ready::<csrf::Csrf>::default()),
         Arc::new(Ready::<error_pages::ErrorPages>::default()),
         Arc::new(grpc_stats::GrpcStatsFactory),
         Arc::new(health_check::HealthCheckFactory),

@@ -38,6 +38,7 @@ pub mod side_calls;
 pub mod template;
 mod upstream_stream;
 mod value_match;
+pub mod words;
 pub mod worker;
 
 pub use filters::HttpFilters;

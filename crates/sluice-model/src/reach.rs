@@ -1,7 +1,8 @@
 //! The clusters that a listener can reach.
 //!
 //! Owns: the walk from chains through routes and filters to clusters. Refuses to know: what the result is used for.
-//! Keeps: a rule that takes its cluster from a header can reach any cluster.
+//! Keeps: a rule that takes its cluster from a header can reach any cluster, a relay that takes it from the server name
+//! those that it allows.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -25,6 +26,7 @@ pub fn clusters_of(store: &Store, name: &Name, listener: &Listener) -> BTreeSet<
         match service {
             Service::Relay { to, .. } => {
                 found.extend(to.clusters().map(|(name, _)| Arc::clone(name)));
+                found.extend(store.names(Kind::Cluster).filter(|name| to.may_name(name)).cloned());
             }
             Service::Http(http) => {
                 let Some((table, _)) = store.routes_named(&http.routes) else { continue };

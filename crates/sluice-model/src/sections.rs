@@ -419,6 +419,10 @@ section! {
         /// In place of `cluster`: split connections or flows among clusters, in percent or by weight: `split: { a: 90%, b: 10% }`.
         /// With `hash` or `sticky` a source stays with its cluster.
         pub split: Option<Spanned<Shares>>,
+        /// In place of `cluster`: what of the connection names the cluster. `allow` lists the clusters that may be named.
+        pub cluster_from: Option<Spanned<ClusterFrom>>,
+        /// With `cluster_from`: the clusters that clients may name: exact names, or *.suffix for any name below it.
+        pub allow: Vec<Spanned<NamePattern>>,
         /// In place of `cluster`: endpoints, which form a cluster with default settings. Its name in logs, metrics and
         /// admin pages is that of the listener and the chain, joined by a dot: `db.default`.
         pub endpoints: Vec<Spanned<Short<EndpointEntry>>>,
@@ -436,6 +440,14 @@ section! {
         /// UDP: number of responses to each datagram; the flow ends when all have arrived. If omitted, it ends when
         /// idle.
         pub responses: Option<NonZeroU32>,
+    }
+}
+
+choice! {
+    /// What of a connection names its cluster.
+    pub enum ClusterFrom {
+        /// The server name of TLS, in lower case.
+        Sni = "sni",
     }
 }
 
@@ -464,6 +476,11 @@ impl Relay {
     pub fn clusters(&self) -> impl Iterator<Item = &Spanned<Name>> {
         let split = self.split.iter().flat_map(|split| split.0.iter().map(|(name, _)| name));
         self.cluster.iter().chain(split)
+    }
+
+    /// Whether clients may name the cluster `name`.
+    pub fn may_name(&self, name: &str) -> bool {
+        self.allow.iter().any(|pattern| pattern.fits(name))
     }
 }
 

@@ -21,6 +21,7 @@ use crate::plan::{ClusterPlan, ClusterSettings};
 
 mod affinity;
 mod breakers;
+mod eligibility;
 mod fallback;
 mod handle;
 mod reserve;
@@ -31,6 +32,7 @@ mod standings;
 pub use affinity::{Affinity, ClientSession, PreferredEndpoint, SESSION_MAX};
 use breakers::WorkerCounts;
 pub use breakers::{Breaker, BreakerLimit, WorkerShare};
+pub use eligibility::{Eligibility, Ineligible};
 pub use fallback::FALLBACKS_MAX;
 pub use handle::{Claim, ClusterHandle, RequestClaim, Tried};
 pub use reserve::TrafficClass;
@@ -255,7 +257,15 @@ impl Cluster {
                 endpoint.set_override(overrides.get(&endpoint.name).map(|one| one.action));
                 Arc::new(endpoint)
             };
-            let endpoint = known.remove(&member.target).map_or_else(new, Arc::clone);
+            // The host is what TLS verifies and the egress policy goes by.
+            let same = |known: &&Arc<EndpointState>| known.host == member.host;
+            let endpoint = match known.get(&member.target).copied().filter(same) {
+                Some(endpoint) => {
+                    known.remove(&member.target);
+                    Arc::clone(endpoint)
+                }
+                None => new(),
+            };
             endpoint.set_alternates(&member.alternates);
             endpoints.push(endpoint);
             traits.push(member.traits.clone());

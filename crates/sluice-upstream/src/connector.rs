@@ -34,6 +34,7 @@ mod socket_options;
 pub use socket_options::prepare_datagrams;
 
 use crate::cluster::{Affinity, Claim, ClusterHandle};
+use crate::egress::EgressDenial;
 use crate::endpoint::{EndpointState, Target};
 use crate::hops::{self, Hop, HopTransport};
 use crate::metrics;
@@ -187,6 +188,12 @@ impl ConnectFailure {
     }
 }
 
+impl From<EgressDenial> for ConnectFailure {
+    fn from(denial: EgressDenial) -> Self {
+        Self { detail: Some(denial.to_string()), ..Self::of(reasons::EGRESS) }
+    }
+}
+
 impl From<io::Error> for ConnectFailure {
     fn from(error: io::Error) -> Self {
         Self::of_io(&error)
@@ -247,8 +254,7 @@ async fn reach_with<N: Default>(
     preface: &Preface,
     opened: impl Fn(SocketAddr, &OwnedFd) -> Result<N, ConnectFailure>,
 ) -> Result<(Stream, N), ConnectFailure> {
-    let socket = plan.socket.as_ref();
-    let (mut raw, noted) = open_with(endpoint, socket, &worker.reactor, opened).await?;
+    let (mut raw, noted) = open_with(plan, endpoint, &worker.reactor, opened).await?;
     send_preface(&mut raw, worker, preface).await?;
     let stream = match &plan.tls {
         Some(tls) => secure(raw, tls, endpoint, worker).await?,
@@ -285,25 +291,25 @@ pub async fn secure(
 /// Opens a stream to an endpoint: to the first of its addresses that accepts one.
 ///
 /// # Errors
-/// The error of the system call, or that no descriptor is left.
+/// The error of the system call, that no descriptor is left, or that the address is denied.
 pub async fn open(
     plan: &ClusterPlan,
     endpoint: &EndpointState,
     reactor: &Rc<Reactor>,
-) -> io::Result<RawStream> {
-    let opened = |_, _: &OwnedFd| Ok::<_, io::Error>(());
-    let (stream, ()) = open_with(endpoint, plan.socket.as_ref(), reactor, opened).await?;
+) -> Result<RawStream, ConnectFailure> {
+    let (stream, ()) = open_with(plan, endpoint, reactor, |_, _| Ok(())).await?;
     Ok(stream)
 }
 
 /// Like [`open`]; `opened` is called with a TCP socket before it is connected, and what it returns for the socket that
 /// is used is returned.
-async fn open_with<N: Default, E: From<io::Error>>(
+async fn open_with<N: Default>(
+    plan: &ClusterPlan,
     endpoint: &EndpointState,
-    options: Option<&SocketPlan>,
     reactor: &Rc<Reactor>,
-    opened: impl Fn(SocketAddr, &OwnedFd) -> Result<N, E>,
-) -> Result<(RawStream, N), E> {
+    opened: impl Fn(SocketAddr, &OwnedFd) -> Result<N, ConnectFailure>,
+) -> Result<(RawStream, N), ConnectFailure> {
+    let opened = &opened;
     let first = match &endpoint.target {
         Target::Ip(address) => *address,
         Target::Unix(path) => {
@@ -312,21 +318,23 @@ async fn open_with<N: Default, E: From<io::Error>>(
             return Ok((stream, N::default()));
         }
     };
-    let Some(others) = endpoint.alternates() else {
-        return open_to(first, options, reactor, &opened).await;
+    let attempt = |address| async move {
+        // Judged at the last moment: the policy, and the listeners of this process, may be newer than the membership.
+        plan.admit(endpoint, address)?;
+        open_to(address, plan.socket.as_ref(), reactor, opened).await
     };
+    let Some(others) = endpoint.alternates() else { return attempt(first).await };
     let all = std::iter::once(first).chain(others.iter().copied());
-    let attempt = |address| open_to(address, options, reactor, &opened);
     let outcome = happy_eyeballs::first_of(all, happy_eyeballs::ATTEMPT_DELAY, attempt).await;
     outcome.map_err(|last| last.unwrap_or_else(|| io::Error::from(io::ErrorKind::NotFound).into()))
 }
 
-async fn open_to<N, E: From<io::Error>>(
+async fn open_to<N>(
     address: SocketAddr,
     options: Option<&SocketPlan>,
     reactor: &Rc<Reactor>,
-    opened: &impl Fn(SocketAddr, &OwnedFd) -> Result<N, E>,
-) -> Result<(RawStream, N), E> {
+    opened: &impl Fn(SocketAddr, &OwnedFd) -> Result<N, ConnectFailure>,
+) -> Result<(RawStream, N), ConnectFailure> {
     has_descriptor(reactor)?;
     let socket = stream_to(address)?;
     let noted = opened(address, &socket)?;

@@ -152,6 +152,8 @@ pub struct EndpointState {
     why_unhealthy: ArcSwapOption<Trouble>,
     why_ejected: ArcSwapOption<Trouble>,
     ejected_for: ArcSwapOption<EjectionKind>,
+    /// Set by the control thread, soon after the ejection.
+    ejected_until: ArcSwapOption<Instant>,
     /// Whether it turned out to be a listener of this process.
     ours: AtomicBool,
     /// Other addresses, in order of preference.
@@ -192,6 +194,7 @@ impl EndpointState {
             why_unhealthy: ArcSwapOption::empty(),
             why_ejected: ArcSwapOption::empty(),
             ejected_for: ArcSwapOption::empty(),
+            ejected_until: ArcSwapOption::empty(),
             ours: AtomicBool::new(false),
             alternates: ArcSwapOption::empty(),
             takes: AtomicU8::new(TAKES_ALL),
@@ -417,9 +420,20 @@ impl EndpointState {
         self.ejected_for.load_full().map(|kind| *kind).filter(|_| self.is_ejected())
     }
 
+    /// When the endpoint will be readmitted, if it is ejected and that is decided.
+    pub fn ejected_until(&self) -> Option<Instant> {
+        self.ejected_until.load_full().map(|until| *until).filter(|_| self.is_ejected())
+    }
+
+    /// Notes when the endpoint will be readmitted. For the control thread.
+    pub(crate) fn note_ejected_until(&self, until: Instant) {
+        self.ejected_until.store(Some(Arc::new(until)));
+    }
+
     /// Readmits the endpoint. For the control thread.
     pub fn readmit(&self) {
         self.counts.end_streaks();
+        self.ejected_until.store(None);
         self.ejected.store(false, Relaxed);
     }
 }

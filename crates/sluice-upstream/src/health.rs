@@ -137,8 +137,8 @@ pub(crate) async fn watch(cluster: Arc<Cluster>, watcher: Rc<HealthWatch>) {
         }
         match ejections.next(outlier).into_iter().chain(cluster.rebalance()).min() {
             None => cluster.changed().await,
-            // Elapsed or not, the next pass looks at everything.
-            Some(end) => drop(tokio::time::timeout_at(end, cluster.changed()).await),
+            // Elapsed or not, the next pass looks at everything. Boxed: most clusters never wait for a time.
+            Some(end) => drop(Box::pin(tokio::time::timeout_at(end, cluster.changed())).await),
         }
     }
 }

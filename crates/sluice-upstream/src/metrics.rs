@@ -4,6 +4,7 @@ sluice_telemetry::metrics! {
     CONNECTIONS = "sluice_cluster_connections_total", Counter, ["cluster"], "Connections made to endpoints of the cluster.";
     ACTIVE = "sluice_cluster_connections_active", Gauge, ["cluster"], "Open connections to endpoints of the cluster.";
     FAILURES = "sluice_cluster_connect_failures_total", Counter, ["cluster", "reason"], "Failed attempts to connect to an endpoint.";
+    EGRESS_DENIALS = "sluice_cluster_egress_denials_total", Counter, ["cluster"], "Connections, flows and requests to addresses that `egress` of the cluster denies.";
     BREAKER_REFUSALS = "sluice_cluster_breaker_refusals_total", Counter, ["cluster", "limit"], "Connections, requests and retries that a limit of the cluster refused, by limit: connections, connections_per_endpoint, requests, requests_per_endpoint, pending or retries.";
     FALLBACKS = "sluice_cluster_fallbacks_total", Counter, ["cluster"], "Connections, flows and requests that found no usable endpoint in the cluster and went on to its `fallback`.";
     CONNECT_TIME = "sluice_cluster_connect_seconds", Histogram, ["cluster"], "Time to connect to an endpoint, TLS included.";

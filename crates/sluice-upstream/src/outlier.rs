@@ -13,6 +13,7 @@ use crate::cluster::{Cluster, ClusterHandle};
 use crate::endpoint::{EjectionKind, EndpointState};
 use crate::metrics;
 use crate::plan::{CheckKind, OutlierPlan};
+use crate::reasons;
 
 pub(crate) mod rates;
 
@@ -64,6 +65,9 @@ impl ClusterHandle {
     /// Notes that an attempt to reach `endpoint` failed. Only faults of the endpoint itself are counted as its failures
     /// and may eject it: a limit of ours, or our lack of descriptors, says nothing about an endpoint.
     pub fn note_failure(&self, worker: &WorkerCx, endpoint: &EndpointState, why: Reason) {
+        if why == reasons::EGRESS {
+            self.count_denial(worker);
+        }
         if why.def().side != reason::Side::Upstream {
             return;
         }

@@ -12,8 +12,9 @@ use sluice_core::{Endpoint, Name};
 use sluice_tls::ClientTls;
 
 use crate::balance::BalancingPlan;
-use crate::egress::EgressPolicy;
+use crate::egress::{EgressDenial, EgressPolicy};
 use crate::endpoint::{EndpointState, EndpointTraits};
+use crate::hops;
 
 mod checks;
 mod outlier;
@@ -33,6 +34,20 @@ pub struct ClusterPlan {
     pub settings: Arc<ClusterSettings>,
     /// TLS to the endpoints.
     pub tls: Option<ClientTls>,
+}
+
+impl ClusterPlan {
+    /// Judges an address of `endpoint` that is about to be connected to. What the configuration lists by address is
+    /// allowed.
+    ///
+    /// # Errors
+    /// Why the egress policy denies it.
+    pub fn admit(&self, endpoint: &EndpointState, to: SocketAddr) -> Result<(), EgressDenial> {
+        match &self.egress {
+            Some(policy) if endpoint.host.is_some() => policy.judge(to, hops::is_ours),
+            _ => Ok(()),
+        }
+    }
 }
 
 impl Deref for ClusterPlan {

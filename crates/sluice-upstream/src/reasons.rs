@@ -5,12 +5,14 @@ use std::io;
 use sluice_core::Reason;
 
 sluice_core::reasons! {
-    CLUSTER_UNKNOWN = "cluster.unknown", Handle, Local, "NC", "The cluster is not configured: a `cluster_header` named it, or a reload removed it while the connection or request was in flight. Add it under `clusters`, or fix the header; the record contains the name.";
+    CLUSTER_UNKNOWN = "cluster.unknown", Handle, Local, "NC", "The cluster is not configured: a `cluster_header` or a server name (`cluster_from`) named it, or a reload removed it while the connection or request was in flight. Add it under `clusters` and, for a relay, to `allow`, or fix the client; the detail contains the name.";
+    NAME_MISSING = "name.missing", Handle, Downstream, "NR", "The client gave no name, by which its cluster or endpoint is found. Clients must send a server name (SNI) to a relay with `cluster_from: sni`; for others, add a chain with another relay.";
     NO_ENDPOINT = "upstream.no_endpoint", Handle, Upstream, "UH", "The cluster has no endpoints: its control plane sent none, or its `endpoints_file` lists none. Check the service discovery behind it.";
     NO_HEALTHY = "upstream.no_healthy", Handle, Upstream, "UH", "No endpoint of the cluster is usable; the detail counts those that are unhealthy, ejected, or withheld by an operator (`sluice endpoint`). See `/clusters` on the admin address for each endpoint, then check the service or the cluster's `health` and `outlier`.";
     SESSION = "upstream.session", Handle, Upstream, "UH", "The endpoint of the client's session is not usable, at a limit or gone, and `strict` allows no other. See `/clusters` on the admin address; remove `strict` from `sticky` if another endpoint can serve the client.";
     LIMIT = "upstream.limit", Handle, Local, "UO", "A limit of the cluster was reached; the detail names it. Raise it under the cluster's `limits`, or add endpoints.";
     DNS = "upstream.dns", Handle, Upstream, "DF", "No host name of the cluster could be resolved; the detail contains the name server's response. Check the name in `endpoints` and the cluster's `dns.servers`.";
+    EGRESS = "upstream.egress", Handle, Local, "-", "The cluster's `egress` denies the address; the detail says why. The owner of the name, or the client that chose it, points inside your network. If traffic may go there, add the address to `egress: { allow: [...] }` of the cluster.";
     REFUSED = "upstream.refused", Handle, Upstream, "UF", "The endpoint refused the connection; the detail names it. Check that the service runs and listens on that address and port.";
     UNREACHABLE = "upstream.unreachable", Handle, Upstream, "UF", "The endpoint could not be reached; the detail contains the system's error. Check the address in `endpoints`, routes and firewalls.";
     CONNECT_TIMEOUT = "upstream.connect_timeout", Handle, Upstream, "UF", "No connection to the endpoint was established within `connect_timeout`. Check its load, its backlog and firewalls that drop packets; raise `connect_timeout` for slow paths.";

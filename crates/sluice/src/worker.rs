@@ -60,6 +60,8 @@ pub(crate) enum WorkerCommand {
     Pause(Arc<BTreeSet<Name>>, oneshot::Sender<()>),
     /// End every connection and flow.
     EndAll(Reason),
+    /// End the connection or flow with this number; the answer describes it, if it is of this worker.
+    Kill { id: u64, why: Reason, answer: oneshot::Sender<Option<String>> },
     /// Report the number of connections and flows by listener.
     Count(oneshot::Sender<HashMap<Name, usize>>),
     /// List open connections and flows for the admin page: of one listener or all, up to a limit.
@@ -228,6 +230,9 @@ impl WorkerLoop {
                     self.worker.connections.list().iter().for_each(|conn| conn.kill(why));
                     self.udp_slots().for_each(|slot| slot.end_flows(why, |_| true));
                 }
+                WorkerCommand::Kill { id, why, answer } => {
+                    let _ = answer.send(self.kill(id, why));
+                }
                 WorkerCommand::Count(answer) => {
                     let _ = answer.send(self.count());
                 }
@@ -330,6 +335,22 @@ impl WorkerLoop {
                 slot.end_flows(why, |flow| concerns(&flow.info, Some(flow.endpoint())));
             }
         });
+    }
+
+    /// Ends one connection or flow.
+    fn kill(&self, id: u64, why: Reason) -> Option<String> {
+        let of = |kind: &str, info: &ConnInfo| {
+            format!("{kind} {id} of {} at the listener `{}`", info.source(), info.listener)
+        };
+        if let Some(conn) = self.worker.connections.list().iter().find(|conn| conn.info.id == id) {
+            conn.kill(why);
+            return Some(of("connection", &conn.info));
+        }
+        self.udp_slots().find_map(|slot| {
+            let flow = slot.flows().into_iter().find(|flow| flow.info.id == id)?;
+            slot.end_flows(why, |flow| flow.info.id == id);
+            Some(of("flow", &flow.info))
+        })
     }
 
     fn count(&self) -> HashMap<Name, usize> {

@@ -18,8 +18,7 @@ use sluice_telemetry::{Counter, CounterSet, Gauge};
 use sluice_upstream::cluster::{Affinity, Claim};
 use sluice_upstream::connector::prepare_datagrams;
 use sluice_upstream::hops::{self, Hop, HopTransport};
-use sluice_upstream::plan::SocketPlan;
-use sluice_upstream::{ClusterHandle, Target};
+use sluice_upstream::{ClusterHandle, ClusterPlan, EndpointState, Target};
 
 use super::{FlowChainPlan, UdpPlan};
 use crate::metrics;
@@ -183,7 +182,7 @@ impl UdpListener {
     ) -> Result<UpstreamSocket, Reason> {
         let endpoint = claim.endpoint();
         let plan = claim.handle().cluster.peek_plan();
-        let opened = connected(worker, info, &endpoint.target, plan.socket.as_ref());
+        let opened = connected(worker, info, &plan, endpoint);
         let name = Arc::clone(&endpoint.name);
         let attempt = match &opened {
             Ok(_) => Attempt::reached(name),
@@ -275,19 +274,23 @@ fn cluster_of(
     before.unwrap_or_else(chosen)
 }
 
-/// Opens a socket to `target`, and records the hop if it leads to a listener of ours.
+/// Opens a socket to `endpoint`, and records the hop if it leads to a listener of ours.
 fn connected(
     worker: &WorkerCx,
     info: &ConnInfo,
-    target: &Target,
-    options: Option<&SocketPlan>,
+    plan: &ClusterPlan,
+    endpoint: &EndpointState,
 ) -> Result<UpstreamSocket, (Reason, Option<i32>)> {
     let failed = |error: io::Error| {
         (sluice_upstream::reasons::of_connect_error(&error), error.raw_os_error())
     };
-    let Target::Ip(to) = target else {
+    let Target::Ip(to) = &endpoint.target else {
         return Err(failed(io::ErrorKind::Unsupported.into()));
     };
+    plan.admit(endpoint, *to).map_err(|denial| {
+        info.note(denial);
+        (sluice_upstream::reasons::EGRESS, None)
+    })?;
     let socket = datagrams_to(*to).map_err(failed)?;
     let (from, hops_max) = (info.peer.socket(), worker.limits.get(Limit::OwnHops));
     let hop =
@@ -295,7 +298,7 @@ fn connected(
             info.note(looped);
             (sluice_upstream::reasons::LOOP, None)
         })?;
-    if let Some(options) = options {
+    if let Some(options) = &plan.socket {
         prepare_datagrams(options, &socket, *to).map_err(failed)?;
     }
     begin_connect(&socket, *to).map_err(failed)?;

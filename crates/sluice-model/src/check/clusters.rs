@@ -22,21 +22,10 @@ pub fn clusters(config: &Config, diags: &mut Diags) {
         hosts.flat_map(|host| host.rules.iter()).find(|rule| rule.cluster_header.is_some());
     let routed: HashSet<&Name> =
         super::clusters_of_routes(config).map(|cluster| &cluster.value).collect();
-    let relayed: HashSet<&Name> = config
-        .listeners
-        .iter()
-        .flat_map(|listener| super::relays_of(listener))
-        .flat_map(Relay::clusters)
-        .flat_map(|name| super::served_by(config, name))
-        .map(|cluster| &cluster.value)
-        .collect();
+    let relayed: HashSet<&Name> =
+        super::clusters_of_relays(config, config.listeners.iter()).collect();
     let streams = config.listeners.iter().filter(|listener| !listener.is_udp());
-    let streamed: HashSet<&Name> = streams
-        .flat_map(|listener| super::relays_of(listener))
-        .flat_map(Relay::clusters)
-        .flat_map(|name| super::served_by(config, name))
-        .map(|cluster| &cluster.value)
-        .collect();
+    let streamed: HashSet<&Name> = super::clusters_of_relays(config, streams).collect();
     for (name, cluster) in config.clusters.iter() {
         let at = at.key(name);
         endpoints(cluster, &at, diags);
@@ -354,6 +343,12 @@ pub fn stream_relay(config: &Config, to: &Spanned<Name>, at: &Path<'_>, diags: &
 
 /// Checks that a relay of datagrams has no settings for connections.
 pub fn flow_settings(relay: &Spanned<Short<Relay>>, at: &Path<'_>, diags: &mut Diags) {
+    if let Some(from) = &relay.cluster_from {
+        let message = "`cluster_from` applies to connections, not to UDP flows";
+        diags
+            .error("wrong-kind", from.span, at.key("cluster_from"), message)
+            .help("add a chain with `match: { sni: NAME }` for each cluster");
+    }
     let usual = Relay::absent().expect("a relay has no required fields");
     let only_streams = [
         ("half_close_timeout", relay.half_close_timeout != usual.half_close_timeout),

@@ -7,11 +7,10 @@ use sluice_core::{Diags, ListenAddress, Name, Path};
 use sluice_io::ConnectionFilterPlan;
 use sluice_l4::chain::InnerPlan;
 use sluice_l4::filters::FilterOwner;
-use sluice_l4::inspect::tls::TLS;
 use sluice_l4::udp::{FlowChainPlan, UdpPlan};
 use sluice_l4::{
-    ChainPlan, ChainTable, Criteria, HandlerPlan, InspectPlan, ListenerPlan, RelayPlan,
-    Termination, Transport, WeightedCluster,
+    ChainPlan, ChainTable, Criteria, HandlerPlan, InspectPlan, ListenerPlan, NamedClusters,
+    RelayPlan, RelayTarget, Termination, Transport, WeightedCluster,
 };
 use sluice_l7::HttpPlan;
 use sluice_l7::client_auth::OwnClientAuth;
@@ -20,7 +19,7 @@ use sluice_quic::QuicListenerPlan;
 use super::filter_names::only_for_relays;
 use super::http::HttpContext;
 use super::{Compiler, client_auth, quic, unknown_filter};
-use crate::chains::needs;
+use crate::chains::{ChainNeeds, needs};
 use crate::model::listener::{
     ChainKind, FlowChain, InnerChain, RelayTo, Service, SocketOptions, Streams, Traffic,
 };
@@ -112,12 +111,13 @@ impl Compiler<'_> {
                 _ => plans = None,
             }
         }
-        let wanted: Vec<_> =
-            criteria.into_iter().zip(chains.iter().map(|chain| chain.tls().is_some())).collect();
-        let mut needs = needs(&wanted, false);
-        if chains.iter().any(FilterChain::reads_server_name) {
-            needs.add(TLS);
-        }
+        let asked = |(criteria, chain): (Criteria, &FilterChain)| ChainNeeds {
+            criteria,
+            terminates: chain.tls().is_some(),
+            reads_name: chain.reads_server_name(),
+        };
+        let wanted: Vec<_> = criteria.into_iter().zip(chains).map(asked).collect();
+        let needs = needs(&wanted, false);
         let plan = Arc::new(ListenerPlan {
             name: Arc::clone(name),
             filters: filters?,
@@ -214,7 +214,9 @@ impl Compiler<'_> {
         let criteria: Vec<_> = chains.iter().map(|chain| chain.criteria.clone()).collect();
         let places: Vec<usize> = (0..chains.len()).collect();
         let table = chain_table(&criteria, &places, list, diags);
-        let wanted: Vec<_> = criteria.into_iter().map(|criteria| (criteria, false)).collect();
+        // Inside a terminated stream, the server name is known from the handshake.
+        let asked = |criteria| ChainNeeds { criteria, terminates: false, reads_name: false };
+        let wanted: Vec<_> = criteria.into_iter().map(asked).collect();
         Some(InnerPlan { needs: needs(&wanted, true), table: table?, chains: plans? })
     }
 
@@ -228,8 +230,19 @@ impl Compiler<'_> {
     ) -> Option<BuiltService> {
         Some(match service {
             Service::Relay { to, options } => {
-                let clusters = self.relay_to(to);
-                (Arc::new(RelayPlan { clusters, options: options.clone() }), None)
+                let to = match to {
+                    RelayTo::Named(allow) => {
+                        let directory = Arc::clone(&self.around.clusters);
+                        RelayTarget::Named(Arc::new(NamedClusters {
+                            allow: allow.clone(),
+                            directory,
+                        }))
+                    }
+                    RelayTo::Cluster(_) | RelayTo::Split(_) => {
+                        RelayTarget::Split(self.relay_to(to))
+                    }
+                };
+                (Arc::new(RelayPlan { to, options: options.clone() }), None)
             }
             Service::Http(http) => {
                 let Scope { listener, client_auth } = scope;
@@ -266,6 +279,11 @@ impl Compiler<'_> {
             let own = at.key("filters");
             let filters = self.filters(&chain.filters, owner, &own, diags);
             only_for_relays(&chain.filters, filters.as_deref(), &own, diags);
+            if let RelayTo::Named(_) = chain.to {
+                let message = "the cluster of a UDP flow cannot be named by its client";
+                diags.error("wrong-kind", None, at.key("relay"), message);
+                plans = None;
+            }
             match (filters, &mut plans) {
                 (Some(filters), Some(all)) => all.push(FlowChainPlan {
                     name: Arc::clone(&chain.name),

@@ -3,6 +3,7 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use sluice_core::value::NamePattern;
 use sluice_core::{ListenAddress, Name, Path};
 use sluice_l4::{Criteria, Hash, OnTimeout, ProxyPlan, RelayOptions};
 use sluice_l7::plan::HttpOptions;
@@ -128,6 +129,8 @@ pub enum RelayTo {
     Cluster(Name),
     /// One of several clusters for each connection or flow, by weight.
     Split(Vec<RelayShare>),
+    /// The cluster that a connection names by its server name (SNI), if one of these patterns covers it.
+    Named(Vec<NamePattern>),
 }
 
 /// The share of one cluster in the split of a relay.
@@ -140,11 +143,20 @@ pub struct RelayShare {
 }
 
 impl RelayTo {
-    /// Every cluster with its weight.
+    /// Whether clients may name the cluster `name`.
+    pub fn may_name(&self, name: &str) -> bool {
+        match self {
+            Self::Named(allow) => allow.iter().any(|pattern| pattern.fits(name)),
+            Self::Cluster(_) | Self::Split(_) => false,
+        }
+    }
+
+    /// Every cluster that it names, with its weight.
     pub fn clusters(&self) -> impl Iterator<Item = (&Name, u64)> {
         let (one, shares) = match self {
             Self::Cluster(name) => (Some((name, 1)), &[][..]),
             Self::Split(shares) => (None, shares.as_slice()),
+            Self::Named(_) => (None, &[][..]),
         };
         one.into_iter().chain(shares.iter().map(|share| (&share.cluster, share.weight)))
     }
@@ -154,6 +166,7 @@ impl RelayTo {
         match self {
             Self::Cluster(_) => (relay.key("cluster").to_string(), false),
             Self::Split(_) => (relay.key("split").key(cluster).to_string(), true),
+            Self::Named(_) => (relay.key("allow").to_string(), false),
         }
     }
 
@@ -255,13 +268,16 @@ impl FilterChain {
         }
     }
 
-    /// Whether TLS is terminated for routes that match on server names.
-    pub(crate) fn reads_server_name(&self) -> bool {
-        let reads =
-            |service: &Service| matches!(service, Service::Http(http) if http.reads_server_name);
+    /// Whether what serves its connections reads the server name of the ClientHello: a relay to the cluster that it
+    /// names, or routes over TLS with conditions on it.
+    pub fn reads_server_name(&self) -> bool {
+        let reads = |service: &Service| match service {
+            Service::Relay { options, .. } => options.by_name,
+            Service::Http(http) => http.reads_server_name,
+        };
         match &self.kind {
-            ChainKind::Plain(_) => false,
-            ChainKind::Terminate(_, service) => reads(service),
+            ChainKind::Plain(Service::Http(_)) => false,
+            ChainKind::Plain(service) | ChainKind::Terminate(_, service) => reads(service),
             ChainKind::Inspect(_, inner) => inner.iter().any(|chain| reads(&chain.service)),
         }
     }

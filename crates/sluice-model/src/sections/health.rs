@@ -11,7 +11,7 @@ use sluice_core::settings::{Empty, OrNone, OrZero, Short, ShortForm, StatusRange
 use sluice_core::value::{Authority, Decimal, Percent};
 use sluice_core::{Spanned, choice, section};
 
-use super::routes::Method;
+use super::routes::MethodName;
 
 mod values;
 
@@ -110,7 +110,7 @@ section! {
     /// itself out with the header `x-envoy-immediate-health-check-fail` in any response, until a check succeeds.
     pub struct HttpCheck {
         /// The method.
-        pub method: Method = "GET",
+        pub method: MethodName = "GET",
         /// Path and query.
         pub path: String = "/",
         /// The host to request; if omitted, the endpoint's own name.

@@ -24,7 +24,7 @@ pub use hashing::{HashKey, HashSource};
 pub use matching::{PathValue, RouteMatch, RuntimeShare, ValuesOfFilters};
 pub use rewriting::{HostPart, HostRegex, Original, RegexRewrite, Rewrite};
 pub use runtime::{RuntimeSection, RuntimeValues};
-pub use words::{FieldName, Method, Text, Token, Upgrades};
+pub use words::{HeaderName, MethodName, Text, Token, Upgrades};
 
 use forwarding::{AttemptCount, FollowRedirects, Mirror};
 use retries::Retry;
@@ -100,7 +100,7 @@ section! {
         /// Forward to this cluster.
         pub cluster: Option<Spanned<Name>>,
         /// Forward to the cluster named by this header.
-        pub cluster_header: Option<FieldName>,
+        pub cluster_header: Option<HeaderName>,
         /// Split traffic among clusters (canary releases), in percent or by weight: `split: { web: 95%, canary: 5% }`.
         pub split: Option<Spanned<Shares>>,
         /// Redirect the client.

@@ -18,7 +18,9 @@ use crate::model::listener::{
 use crate::model::{FilterChain, Kind, Resource, listener};
 use crate::provenance::Provenance;
 use crate::sections::routes::Share;
-use crate::sections::{self, Config, HashBy, Http, Listener, ProxyAcceptance, Relay, StickySource};
+use crate::sections::{
+    self, ClusterFrom, Config, HashBy, Http, Listener, ProxyAcceptance, Relay, StickySource,
+};
 use crate::store::Update;
 
 impl Context<'_> {
@@ -232,6 +234,8 @@ impl Context<'_> {
         let Relay {
             cluster: _,
             split: _,
+            cluster_from,
+            allow: _,
             endpoints: _,
             hash,
             sticky,
@@ -253,6 +257,7 @@ impl Context<'_> {
             to,
             options: RelayOptions {
                 hash: hash.map(|HashBy::SourceIp| Hash::SourceIp),
+                by_name: cluster_from.is_some(),
                 sticky: sticky.as_ref().map(|section| sticky_ttl(section)),
                 idle_timeout: idle_timeout.map_or(Some(sections::STREAM_IDLE), |timeout| timeout.0),
                 half_close_timeout: half_close_timeout.0,
@@ -269,7 +274,15 @@ impl Context<'_> {
         diags: &mut Diags,
         fits: ClusterFits,
     ) -> Option<RelayTo> {
-        let Relay { cluster, split, hash, .. } = &relay.0;
+        let Relay { cluster, split, cluster_from, allow, hash, .. } = &relay.0;
+        if let Some(ClusterFrom::Sni) = cluster_from.as_deref() {
+            return self.named(relay, at, diags, fits);
+        }
+        if let Some(first) = allow.first() {
+            diags
+                .error("wrong-kind", first.span, at.key("allow"), "`allow` needs `cluster_from`")
+                .help("remove it, or write `cluster_from: sni` in place of `cluster`");
+        }
         if let Some(cluster) = cluster {
             check::hash_fits(self.config, cluster, hash.is_some(), relay.span, at, diags);
             fits(self.config, cluster, &at.key("cluster"), diags);
@@ -299,6 +312,44 @@ impl Context<'_> {
             weight: share.weight.value(),
         };
         Some(RelayTo::Split(split.0.iter().map(share).collect()))
+    }
+
+    /// The clusters that connections may name by their server name; `fits` checks each of them.
+    fn named(
+        self,
+        relay: &Spanned<Short<Relay>>,
+        at: &Path<'_>,
+        diags: &mut Diags,
+        fits: ClusterFits,
+    ) -> Option<RelayTo> {
+        let (list, config) = (at.key("allow"), self.config);
+        let Relay { allow, hash, .. } = &relay.0;
+        if allow.is_empty() {
+            diags
+                .error("missing-field", relay.span, list, "no cluster may be named")
+                .help("list the clusters that clients may name: `allow: [app.example.com, \"*.db.example.com\"]`");
+            return None;
+        }
+        for (index, pattern) in allow.iter().enumerate() {
+            let here = list.index(index);
+            let covered = config.clusters.names().filter(|name| pattern.fits(name));
+            let covered: Vec<_> = covered
+                .map(|name| Spanned { value: Name::clone(name), span: pattern.span })
+                .collect();
+            if covered.is_empty() {
+                let message = format!("no cluster has a name that `{}` covers", pattern.value);
+                diags
+                    .error("unknown-cluster", pattern.span, here, message)
+                    .help("add the cluster under `clusters`, under the server name in lower case");
+                continue;
+            }
+            for name in covered {
+                check::hash_fits(config, &name, hash.is_some(), relay.span, at, diags);
+                fits(config, &name, &here, diags);
+                self.fallbacks_fit(&name, diags, fits);
+            }
+        }
+        Some(RelayTo::Named(allow.iter().map(|pattern| pattern.value.clone()).collect()))
     }
 
     /// Checks the clusters that serve in place of `cluster`.
@@ -356,6 +407,9 @@ impl Context<'_> {
         let here = at.key("relay");
         let Relay { hash, sticky, idle_timeout, responses, .. } = &relay.0;
         check::clusters::flow_settings(relay, &here, diags);
+        if relay.cluster_from.is_some() {
+            return None;
+        }
         let to = self.relay_to(relay, &here, diags, check::clusters::flow_relay)?;
         Some(FlowChain {
             name: chain_name(index, chain.name.as_ref(), chain.matches.is_some()),

@@ -67,6 +67,7 @@ pub struct LoadBalancer {
 /// Endpoints of one priority in one state.
 #[derive(Debug)]
 struct Tier {
+    priority: u32,
     accepts: Accepts,
     /// The indexes of its endpoints.
     members: Box<[u32]>,
@@ -80,7 +81,22 @@ struct Part {
     /// The traffic of this part and all before it, of [`TRAFFIC`].
     up_to: u64,
     tier: usize,
+    /// Where localities are told apart.
+    locality: Option<Arc<Locality>>,
     table: Arc<BalancerTable>,
+}
+
+/// The traffic of the endpoints of one priority, state and locality.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LocalityLoad {
+    /// The priority.
+    pub priority: u32,
+    /// Whether these are the degraded endpoints.
+    pub degraded: bool,
+    /// The locality.
+    pub locality: Arc<Locality>,
+    /// Percent of the traffic of the cluster.
+    pub percent: f64,
 }
 
 /// All traffic of a cluster.
@@ -168,7 +184,7 @@ impl LoadBalancer {
                 let start = parts.len();
                 let tables = tables.of_tier(priority, level, &members);
                 parts.extend(spread(tables, below, percent, tier));
-                tiers.push(Tier { accepts, members, parts: start..parts.len() });
+                tiers.push(Tier { priority, accepts, members, parts: start..parts.len() });
             }
             below += u64::from(percent);
         }
@@ -176,6 +192,20 @@ impl LoadBalancer {
         let hashes = plan.balance.hashes();
         let hash_tables = tables.hashes;
         Self { tiers: tiers.into(), parts: parts.into(), hashes, shares, hash_tables }
+    }
+
+    /// The traffic of each locality, where they are told apart: for the admin pages.
+    pub fn locality_loads(&self) -> Vec<LocalityLoad> {
+        let mut below = 0;
+        let load = |part: &Part| {
+            let own = part.up_to - std::mem::replace(&mut below, part.up_to);
+            let Tier { priority, accepts, .. } = self.tiers[part.tier];
+            #[expect(clippy::cast_precision_loss, reason = "a percentage for people")]
+            let percent = own as f64 * 100.0 / TRAFFIC as f64;
+            let degraded = accepts == Accepts::Degraded;
+            Some(LocalityLoad { priority, degraded, locality: part.locality.clone()?, percent })
+        };
+        self.parts.iter().filter_map(load).collect()
     }
 
     /// Whether some priority is in panic mode.
@@ -281,21 +311,28 @@ impl Accepts {
     }
 }
 
+/// A table over endpoints of one locality, where localities are told apart, and its weight.
+struct LocalityTable {
+    weight: u64,
+    locality: Option<Arc<Locality>>,
+    table: Arc<BalancerTable>,
+}
+
 /// Gives each table its part of the `percent` of a tier, by its weight.
 fn spread(
-    tables: Vec<(u64, Arc<BalancerTable>)>,
+    tables: Vec<LocalityTable>,
     below: u64,
     percent: u32,
     tier: usize,
 ) -> impl Iterator<Item = Part> {
-    let total = tables.iter().map(|(weight, _)| *weight).sum::<u64>().max(1);
+    let total = tables.iter().map(|one| one.weight).sum::<u64>().max(1);
     let mut up_to = 0;
-    tables.into_iter().map(move |(weight, table)| {
+    tables.into_iter().map(move |LocalityTable { weight, locality, table }| {
         up_to += weight;
         let hundredths =
             u128::from(below) * u128::from(total) + u128::from(percent) * u128::from(up_to);
         let up_to = hundredths * u128::from(TRAFFIC) / (100 * u128::from(total));
-        Part { up_to: u64::try_from(up_to).unwrap_or(TRAFFIC), tier, table }
+        Part { up_to: u64::try_from(up_to).unwrap_or(TRAFFIC), tier, locality, table }
     })
 }
 
@@ -323,20 +360,21 @@ impl Tables<'_> {
     }
 
     /// The tables over `members` of a level, by locality, each with its weight.
-    fn of_tier(
-        &mut self,
-        priority: u32,
-        level: &[u32],
-        members: &[u32],
-    ) -> Vec<(u64, Arc<BalancerTable>)> {
+    fn of_tier(&mut self, priority: u32, level: &[u32], members: &[u32]) -> Vec<LocalityTable> {
         if self.plan.balance.hashes() {
-            return vec![(1, self.hash_table(priority, level))];
+            let table = self.hash_table(priority, level);
+            return vec![LocalityTable { weight: 1, locality: None, table }];
         }
         let localities = self.localities(level, members).into_iter();
+        let is_told_apart = self.plan.localities == LocalityPlan::Weighted;
         let table = |(weight, members): (u64, Vec<u32>)| {
+            let of = self.locality(members[0]);
+            // Without weights, this is the table of all localities.
+            let is_one = is_told_apart && members.iter().all(|index| self.locality(*index) == of);
+            let locality = is_one.then(|| of.cloned().unwrap_or_default());
             let chosen = members.iter().map(|index| self.weighted(*index)).collect();
             let table = BalancerTable::build(&self.plan.balance, self.endpoints, chosen);
-            (weight, Arc::new(table))
+            LocalityTable { weight, locality, table: Arc::new(table) }
         };
         localities.map(table).collect()
     }

@@ -23,6 +23,11 @@ impl Cluster {
         self.fallback.store(to);
     }
 
+    /// The cluster that serves in place of this one, if any.
+    pub fn fallback(&self) -> Option<Arc<Self>> {
+        self.fallback.load_full()
+    }
+
     /// The cluster that a pick continues with that has failed for `why`, if any.
     pub fn fallback_for(&self, why: Reason) -> Option<Arc<Self>> {
         let unusable = [reasons::NO_HEALTHY, reasons::NO_ENDPOINT, reasons::DNS].contains(&why);

@@ -42,6 +42,7 @@ pub struct ClusterHandle {
     sessions: CounterSet<&'static str>,
     refusals: CounterSet<BreakerLimit>,
     pub(super) fallbacks: OnceCell<Counter>,
+    denials: OnceCell<Counter>,
     /// The handle of the cluster that last served in place of this one.
     pub(super) next: RefCell<Option<Rc<Self>>>,
     per_endpoint: CounterSet<Arc<str>>,
@@ -174,6 +175,7 @@ impl ClusterHandle {
             sessions: CounterSet::default(),
             refusals: CounterSet::default(),
             fallbacks: OnceCell::new(),
+            denials: OnceCell::new(),
             next: RefCell::default(),
             per_endpoint: CounterSet::bounded(worker.limits.size(Limit::EndpointSeries), |_| {
                 other()
@@ -423,6 +425,12 @@ impl ClusterHandle {
             let labels = [&*self.cluster.name, limit.word()];
             worker.shard.counter(&metrics::BREAKER_REFUSALS, &labels)
         });
+    }
+
+    /// Counts that the egress policy denied an address.
+    pub(crate) fn count_denial(&self, worker: &WorkerCx) {
+        let new = || worker.shard.counter(&metrics::EGRESS_DENIALS, &[&self.cluster.name]);
+        self.denials.get_or_init(new).increment();
     }
 
     /// Counts a failed attempt.

@@ -82,6 +82,19 @@ impl Standings {
         .collect()
     }
 
+    /// The part of its weight, in thousandths, that the endpoint at this place of the membership has.
+    pub(super) fn part(&self, place: usize) -> Option<u32> {
+        self.current.get(place).filter(|(standing, _)| standing.serves()).map(|(_, part)| *part)
+    }
+
+    /// Until when a priority is held back, if it is.
+    pub(super) fn held_back(&self, priority: u32) -> Option<Instant> {
+        match self.priorities.get(&priority) {
+            Some(Service::Returning(at)) => Some(*at),
+            Some(Service::Serving | Service::Failed) | None => None,
+        }
+    }
+
     /// Makes endpoints of priorities unusable that have failed and may not have their traffic back yet. Returns when the
     /// first of them may.
     fn hold_back(
@@ -121,16 +134,12 @@ impl Standings {
                 }
             }
         }
-        let held = |priority| match self.priorities.get(&priority) {
-            Some(Service::Returning(at)) => Some(*at),
-            Some(Service::Serving | Service::Failed) | None => None,
-        };
         for (traits, (standing, _)) in traits.iter().zip(next) {
-            if standing.serves() && held(traits.priority).is_some() {
+            if standing.serves() && self.held_back(traits.priority).is_some() {
                 *standing = Standing::Unusable;
             }
         }
-        usable.keys().filter_map(|priority| held(*priority)).min()
+        usable.keys().filter_map(|priority| self.held_back(*priority)).min()
     }
 
     /// Lowers the weights of endpoints in slow start. Returns when they are to grow.

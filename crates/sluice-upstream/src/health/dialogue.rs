@@ -10,7 +10,7 @@ use sluice_io::{RawStream, Stream, WorkerCx};
 
 use super::CheckError;
 use crate::connector::{self, ConnectFailure, Preface};
-use crate::endpoint::EndpointState;
+use crate::endpoint::{EndpointState, Target};
 use crate::plan::ClusterPlan;
 
 /// Bytes received and not consumed by a dialogue above which the check fails.
@@ -58,6 +58,19 @@ pub(super) enum Encryption {
 }
 
 impl CheckConnection<'_> {
+    /// Opens a connection without TLS.
+    pub(super) async fn open(&self) -> Result<RawStream, CheckError> {
+        Ok(connector::open(self.plan, self.endpoint, &self.worker.reactor).await?)
+    }
+
+    /// Where datagrams are sent.
+    pub(super) fn datagram_target(&self) -> Result<&Target, CheckError> {
+        if let Target::Ip(address) = &self.endpoint.target {
+            self.plan.admit(self.endpoint, *address).map_err(ConnectFailure::from)?;
+        }
+        Ok(&self.endpoint.target)
+    }
+
     /// Holds the conversation.
     pub(super) async fn converse(
         &self,
@@ -68,7 +81,7 @@ impl CheckConnection<'_> {
             Encryption::First(preface) => {
                 connector::reach(self.plan, self.endpoint, self.worker, preface).await?
             }
-            Encryption::Later => Stream::Raw(open(self.plan, self.endpoint, self.worker).await?),
+            Encryption::Later => Stream::Raw(self.open().await?),
         };
         let (mut received, mut send) = (Vec::new(), Vec::new());
         loop {
@@ -123,16 +136,6 @@ impl CheckConnection<'_> {
             (stream, _) => Ok(stream),
         }
     }
-}
-
-/// Opens a connection without TLS.
-pub(super) async fn open(
-    plan: &ClusterPlan,
-    endpoint: &EndpointState,
-    worker: &WorkerCx,
-) -> Result<RawStream, CheckError> {
-    let opened = connector::open(plan, endpoint, &worker.reactor).await;
-    opened.map_err(|error| ConnectFailure::from(error).into())
 }
 
 /// The connection failed.

@@ -103,7 +103,9 @@ impl Ejections {
             (None, Some(outlier)) => {
                 entry.times = entry.times.saturating_add(1);
                 let length = outlier.ejection.saturating_mul(entry.times).min(outlier.ejection_max);
-                entry.until = Some(now + length + jitter(outlier.ejection_jitter, random));
+                let until = now + length + jitter(outlier.ejection_jitter, random);
+                entry.until = Some(until);
+                endpoint.note_ejected_until(until);
             }
             (Some(until), _) if until <= now => {
                 entry.until = None;

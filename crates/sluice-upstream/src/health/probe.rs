@@ -9,7 +9,7 @@ use std::sync::Arc;
 use sluice_core::LocalFuture;
 use sluice_io::WorkerCx;
 
-use super::dialogue::{CheckConnection, Dialogue, Encryption, open};
+use super::dialogue::{CheckConnection, Dialogue, Encryption};
 use super::mysql::MysqlDialogue;
 use super::postgres::{PostgresDialogue, SSL_REQUEST};
 use super::redis::RedisDialogue;
@@ -67,15 +67,19 @@ async fn check(line: &CheckConnection<'_>, kind: Option<&CheckKind>) -> Result<(
             mysql = MysqlDialogue::new(check.clone(), tls, local);
             &mut mysql
         }
-        Some(CheckKind::Udp(check)) => return datagram::check(plan, &endpoint.target, check).await,
-        Some(CheckKind::Dns(check)) => return dns::check(plan, &endpoint.target, check).await,
+        Some(CheckKind::Udp(check)) => {
+            return datagram::check(plan, line.datagram_target()?, check).await;
+        }
+        Some(CheckKind::Dns(check)) => {
+            return dns::check(plan, line.datagram_target()?, check).await;
+        }
         Some(CheckKind::Tls) => {
             connector::reach(plan, endpoint, worker, &Preface::default()).await?;
             return Ok(());
         }
         _ => {
             // A reset leaves no TIME_WAIT behind, here or there.
-            open(plan, endpoint, worker).await?.reset_on_drop();
+            line.open().await?.reset_on_drop();
             return Ok(());
         }
     };

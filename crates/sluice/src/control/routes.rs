@@ -6,19 +6,23 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use sluice_admin::Question;
 use sluice_codec::{Head, Version};
 use sluice_config::{Sources, explain, redact};
 use sluice_core::connection::{Peer, TlsFacts};
-use sluice_core::{ConnInfo, Facts, Moment, Name};
+use sluice_core::{ConnInfo, Facts, Moment, Name, SharedValues};
 use sluice_l4::inspect::tls::{SNI, TLS};
 use sluice_l7::Runtime;
-use sluice_l7::routes::{Action, Override, RouteInput, RouteTable, Rule};
+use sluice_l7::routes::{Action, Override, RetryAvoid, RetryRule, RouteInput, RouteTable, Rule};
 use sluice_model::model::listener::{Http, Service};
 use sluice_model::store::Store;
 use sluice_model::translate::routes::written;
+use sluice_upstream::Cluster;
+
+use super::clusters;
 
 /// Every table: hosts and rules in order, each with its conditions as configured.
 pub(super) fn list(store: &Store, sources: &Sources) -> Vec<Value> {
@@ -68,62 +72,136 @@ fn action(action: &Action, table: &RouteTable) -> (&'static str, Value) {
     }
 }
 
-/// How a request would be routed, for each chain that serves HTTP.
-pub(super) fn answer(
-    question: &Question,
-    store: &Store,
-    runtime: &Runtime,
-) -> Result<Vec<Value>, String> {
-    let method = question.method.as_deref().unwrap_or("GET");
-    let path = question.path.as_deref().unwrap_or("/");
-    let host = question.host.as_deref().unwrap_or_default();
-    let mut head = Head::request(method, "http", host, path);
-    if let Some(version) = &question.version {
-        head.set_version(version_of(version)?);
-    }
-    let tls = question.tls.as_deref().map(|tls| match tls {
-        "true" => Ok(true),
-        "false" => Ok(false),
-        other => Err(format!("`tls` must be true or false, not `{other}`")),
-    });
-    let tls = tls.transpose()?.or_else(|| question.sni.is_some().then_some(true));
-    for header in &question.headers {
-        let Some((name, value)) = header.split_once(':') else {
-            return Err(format!("expected header=NAME:VALUE, not `{header}`"));
-        };
-        head.append(name.trim().as_bytes(), value.trim().as_bytes());
-    }
-    let source: Option<IpAddr> = match &question.source {
-        None => None,
-        Some(text) => Some(text.parse().map_err(|_| format!("`{text}` is not an IP address"))?),
-    };
-    let mut items = Vec::new();
-    for (name, listener) in store.listeners() {
-        if question.listener.as_deref().is_some_and(|asked| asked != &**name) {
-            continue;
+/// What an answer is based on.
+pub(super) struct RouteTrial<'a> {
+    pub(super) store: &'a Store,
+    pub(super) runtime: &'a Runtime,
+    pub(super) wall: Duration,
+    /// The limit `side_call_reserve_percent`.
+    pub(super) reserve_percent: u64,
+}
+
+impl RouteTrial<'_> {
+    /// How a request would be routed, for each chain that serves HTTP.
+    pub(super) fn answer(&self, question: &Question) -> Result<Vec<Value>, String> {
+        let method = question.method.as_deref().unwrap_or("GET");
+        let path = question.path.as_deref().unwrap_or("/");
+        let host = question.host.as_deref().unwrap_or_default();
+        let mut head = Head::request(method, "http", host, path);
+        if let Some(version) = &question.version {
+            head.set_version(version_of(version)?);
         }
-        for (chain, terminates, service) in listener.services() {
-            let Service::Http(http) = service else { continue };
-            if let Some((_, table)) = store.routes_named(&http.routes) {
-                let mut item = json!({
-                    "listener": &**name,
-                    "chain": chain,
-                    "routes": &*http.routes,
-                });
-                let tls = tls.unwrap_or(terminates);
-                head.set_scheme(if tls { b"https" } else { b"http" });
-                let conn = tls.then(|| encrypted(name, question.sni.as_deref()));
-                let (conn, values, random) = (conn.as_ref(), None, 0);
-                let subject = RouteInput { head: &head, source, conn, values, runtime, random };
-                judge(&mut item, table, &subject, http);
-                items.push(item);
+        let tls = question.tls.as_deref().map(|tls| match tls {
+            "true" => Ok(true),
+            "false" => Ok(false),
+            other => Err(format!("`tls` must be true or false, not `{other}`")),
+        });
+        let tls = tls.transpose()?.or_else(|| question.sni.is_some().then_some(true));
+        for header in &question.headers {
+            let (name, value) = pair("header", header)?;
+            head.append(name.as_bytes(), value.as_bytes());
+        }
+        let mut values = SharedValues::default();
+        for value in &question.values {
+            let (name, text) = pair("value", value)?;
+            values.set_named(name, text)?;
+        }
+        let source: Option<IpAddr> = match &question.source {
+            None => None,
+            Some(text) => Some(text.parse().map_err(|_| format!("`{text}` is not an IP address"))?),
+        };
+        let mut items = Vec::new();
+        for (name, listener) in self.store.listeners() {
+            if question.listener.as_deref().is_some_and(|asked| asked != &**name) {
+                continue;
+            }
+            for (chain, terminates, service) in listener.services() {
+                let Service::Http(http) = service else { continue };
+                if let Some((_, table)) = self.store.routes_named(&http.routes) {
+                    let mut item = json!({
+                        "listener": &**name,
+                        "chain": chain,
+                        "routes": &*http.routes,
+                    });
+                    let tls = tls.unwrap_or(terminates);
+                    head.set_scheme(if tls { b"https" } else { b"http" });
+                    let conn = tls.then(|| encrypted(name, question.sni.as_deref()));
+                    let subject = RouteInput {
+                        head: &head,
+                        source,
+                        conn: conn.as_ref(),
+                        values: Some(&values),
+                        runtime: self.runtime,
+                        random: 0,
+                    };
+                    self.judge(&mut item, table, &subject, http);
+                    items.push(item);
+                }
             }
         }
+        if items.is_empty() {
+            return Err(
+                "no chain serves HTTP, or the listener does not exist; see /listeners".into()
+            );
+        }
+        Ok(items)
     }
-    if items.is_empty() {
-        return Err("no chain serves HTTP, or the listener does not exist; see /listeners".into());
+
+    fn judge(&self, item: &mut Value, table: &RouteTable, subject: &RouteInput<'_>, http: &Http) {
+        let Some(place) = table.host(subject.head.authority()) else {
+            item["result"] = "no virtual host matches this host: 404".into();
+            return;
+        };
+        let host = &table.virtual_hosts[place];
+        item["hosts"] = host.hosts.iter().map(ToString::to_string).collect::<Vec<_>>().into();
+        if host.refuses_cleartext(subject) {
+            item["result"] = "the virtual host requires TLS: 301 to https".into();
+            item["filters"] = filters(table, http, 0).into();
+            return;
+        }
+        let mut passed_over = Vec::new();
+        let mut overrides = 0;
+        let found = host.rules.iter().find(|rule| match rule.why_not(subject) {
+            None => true,
+            Some(why) => {
+                passed_over.push(json!({ "rule": &*rule.name, "does_not_fit": why }));
+                false
+            }
+        });
+        match found {
+            None => item["result"] = "no rule of the virtual host matches: 404".into(),
+            Some(rule) => {
+                item["rule"] = (&*rule.name).into();
+                let (key, value) = action(&rule.action, table);
+                item[key] = value;
+                overrides = rule.overrides;
+                let balancing = self.balancing(rule, table, subject);
+                if !balancing.is_empty() {
+                    item["balancing"] = balancing.into();
+                    item["retry"] = retry(rule, subject);
+                }
+            }
+        }
+        item["filters"] = filters(table, http, overrides).into();
+        item["passed_over"] = passed_over.into();
     }
-    Ok(items)
+
+    /// How each cluster that a rule may send the request to would choose an endpoint.
+    fn balancing(&self, rule: &Rule, table: &RouteTable, subject: &RouteInput<'_>) -> Vec<Value> {
+        let numbered = |cluster: u32| Arc::clone(&table.clusters[cluster as usize]);
+        let clusters: Vec<Arc<Cluster>> = match &rule.action {
+            Action::Cluster(cluster) => vec![numbered(*cluster)],
+            Action::Split(shares) => shares.iter().map(|share| numbered(share.cluster)).collect(),
+            Action::ByHeader(header) => {
+                let named = subject.head.get_named(header.as_bytes());
+                let named = named.and_then(|name| std::str::from_utf8(name).ok());
+                named.and_then(|name| table.directory.find(name)).into_iter().collect()
+            }
+            Action::Redirect(_) | Action::Direct(_) => Vec::new(),
+        };
+        let of = |cluster| clusters::decision(cluster, self.wall, self.reserve_percent);
+        clusters.iter().flat_map(of).collect()
+    }
 }
 
 fn version_of(word: &str) -> Result<Version, String> {
@@ -150,38 +228,30 @@ fn encrypted(listener: &Name, server_name: Option<&str>) -> ConnInfo {
     conn
 }
 
-fn judge(item: &mut Value, table: &RouteTable, subject: &RouteInput<'_>, http: &Http) {
-    let Some(place) = table.host(subject.head.authority()) else {
-        item["result"] = "no virtual host matches this host: 404".into();
-        return;
-    };
-    let host = &table.virtual_hosts[place];
-    item["hosts"] = host.hosts.iter().map(ToString::to_string).collect::<Vec<_>>().into();
-    if host.refuses_cleartext(subject) {
-        item["result"] = "the virtual host requires TLS: 301 to https".into();
-        item["filters"] = filters(table, http, 0).into();
-        return;
+/// A parameter of the form `NAME:VALUE`.
+fn pair<'a>(parameter: &str, text: &'a str) -> Result<(&'a str, &'a str), String> {
+    let (name, value) = text
+        .split_once(':')
+        .ok_or_else(|| format!("expected {parameter}=NAME:VALUE, not `{text}`"))?;
+    Ok((name.trim(), value.trim()))
+}
+
+/// What the rule would retry of this request.
+fn retry(rule: &Rule, subject: &RouteInput<'_>) -> Value {
+    let plan = &rule.options.retry;
+    let mut item = json!({ "attempts": plan.attempts });
+    if !plan.takes(subject.head) {
+        item["not_covered"] = "`methods` or `request_headers` of `retry` leave this request out; it is retried only if no endpoint can have seen it".into();
     }
-    let mut passed_over = Vec::new();
-    let mut overrides = 0;
-    let found = host.rules.iter().find(|rule| match rule.why_not(subject) {
-        None => true,
-        Some(why) => {
-            passed_over.push(json!({ "rule": &*rule.name, "does_not_fit": why }));
-            false
-        }
-    });
-    match found {
-        None => item["result"] = "no rule of the virtual host matches: 404".into(),
-        Some(rule) => {
-            item["rule"] = (&*rule.name).into();
-            let (key, value) = action(&rule.action, table);
-            item[key] = value;
-            overrides = rule.overrides;
-        }
+    let rules = plan.rules(subject.head).into_iter().map(RetryRule::word);
+    item["rules"] = rules.collect::<Vec<_>>().into();
+    item["avoid"] = match plan.avoid {
+        RetryAvoid::Nothing => "nothing",
+        RetryAvoid::Endpoint => "endpoint",
+        RetryAvoid::Priority => "priority",
     }
-    item["filters"] = filters(table, http, overrides).into();
-    item["passed_over"] = passed_over.into();
+    .into();
+    item
 }
 
 /// The filters that a request passes, in order.

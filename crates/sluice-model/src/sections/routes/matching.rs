@@ -12,7 +12,7 @@ use sluice_core::{Cidr, Diags, Node, Path, Setting, Value, section};
 use sluice_l7::regexes;
 use sluice_l7::routes::{GrpcMatch, PathMatch, RequestVersion, Values};
 
-use super::words::Method;
+use super::words::MethodName;
 
 section! {
     /// Which requests a rule takes. All given fields must match.
@@ -23,7 +23,7 @@ section! {
         /// Whether upper and lower case letters of the path are told apart. A regex says it itself: `(?i)`.
         pub case_sensitive: bool = "true",
         /// The method; one or a list.
-        pub method: Vec<Method>,
+        pub method: Vec<MethodName>,
         /// Headers: a value, or { present: }, { prefix: }, { suffix: }, { contains: }, { regex: }, { not: }. A regex
         /// matches the whole value.
         pub headers: Values,

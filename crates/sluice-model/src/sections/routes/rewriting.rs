@@ -7,7 +7,7 @@ use sluice_core::settings::{Plain, Shape, Verbatim, bind_scalar};
 use sluice_core::value::Authority;
 use sluice_core::{Diags, Node, Path, Setting, choice, section};
 
-use super::words::FieldName;
+use super::words::HeaderName;
 
 section! {
     /// Replaces the first match of a regex in the path.
@@ -31,7 +31,7 @@ section! {
         /// The new host.
         pub host: Option<Authority>,
         /// Use the value of this header as host.
-        pub host_header: Option<FieldName>,
+        pub host_header: Option<HeaderName>,
         /// Use what a regex makes of the path, or of a header, as host.
         pub host_regex: Option<HostRegex>,
         /// Use the endpoint's own name as host.

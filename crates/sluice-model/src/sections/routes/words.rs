@@ -1,12 +1,13 @@
 //! The words of routes: settings that hold a single value.
 //!
-//! Owns: methods, header names, protocols to upgrade to. Refuses to know: which setting holds them.
+//! Owns: protocols to upgrade to. Refuses to know: which setting holds them.
 //! Keeps: a word that could never match is refused.
 
 use sluice_codec::names::is_token;
 use sluice_core::settings::{Plain, Shape, bind_scalar, bind_verbatim};
 use sluice_core::{Diags, Node, Path, Setting};
 use sluice_l7::template::HttpTemplate;
+pub use sluice_l7::words::{HeaderName, MethodName};
 
 macro_rules! text_value {
     ($(#[doc = $doc:literal] $name:ident($inner:ty), $bind:ident, $what:literal, $example:literal, $parse:expr, $show:expr;)+) => {$(
@@ -34,26 +35,8 @@ macro_rules! text_value {
 text_value! {
     #[doc = "Text that may contain `%OPERATOR%`s."]
     Text(HttpTemplate), bind_verbatim, "text", "hello", HttpTemplate::parse, |text| text.source().to_owned();
-    #[doc = "A method."]
-    Method(String), bind_scalar, "a method", "GET", parse_method, Clone::clone;
     #[doc = "A protocol that clients may upgrade to."]
     Token(String), bind_scalar, "a protocol", "websocket", |text| if is_token(text.as_bytes()) { Ok(text.to_owned()) } else { Err(format!("`{text}` is not the name of a protocol")) }, Clone::clone;
-    #[doc = "A header name."]
-    FieldName(String), bind_scalar, "a header name", "x-tier", |text| if is_token(text.as_bytes()) { Ok(text.to_ascii_lowercase()) } else { Err(format!("`{text}` is not a valid header name")) }, Clone::clone;
-}
-
-fn parse_method(text: &str) -> Result<String, String> {
-    const USUAL: [&str; 9] =
-        ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
-    if !is_token(text.as_bytes()) {
-        return Err(format!("`{text}` is not a method"));
-    }
-    match USUAL.iter().find(|usual| usual.eq_ignore_ascii_case(text)) {
-        Some(usual) if *usual != text => Err(format!(
-            "methods are case-sensitive, so `{text}` would match nothing; write {usual}"
-        )),
-        _ => Ok(text.to_owned()),
-    }
 }
 
 /// Protocols that clients may upgrade to; `none` allows none.

@@ -134,6 +134,7 @@ pub(crate) fn listener(port: u16, kind: ChainKind) -> Resource {
 
 pub(crate) fn relay(cluster: &str) -> ChainKind {
     let options = RelayOptions {
+        by_name: false,
         hash: None,
         sticky: None,
         idle_timeout: None,

@@ -91,7 +91,7 @@ pub fn written(of: &Conditions) -> RouteMatch {
     RouteMatch {
         path: None,
         case_sensitive: true,
-        method: methods.iter().cloned().map(sections::Method).collect(),
+        method: methods.iter().cloned().map(sections::MethodName).collect(),
         headers: Values(headers.clone()),
         content_type: content_types.clone(),
         query: Values(query.clone()),

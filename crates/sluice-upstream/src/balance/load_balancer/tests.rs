@@ -191,6 +191,26 @@ fn localities_have_their_weights() {
 }
 
 #[test]
+fn the_load_of_each_locality_is_told() {
+    for (balance, text, weights, expected) in [
+        (Balance::RoundRobin, "00 01 01 01u", [1, 1], "0 z0 51.7, 0 z1 48.3"),
+        (Balance::RoundRobin, "00 01d 10", [1, 1], "0 z0 70.0, 1 z0 30.0, 0 z1 degraded 0.0"),
+        (Balance::RoundRobin, "00 00", [1, 1], "0 z0 100.0"),
+        (Balance::RoundRobin, "00 01", [0, 0], ""),
+        (Balance::Maglev, "00 01", [1, 1], ""),
+    ] {
+        let plan = BalancingPlan { localities: LocalityPlan::Weighted, ..plan(balance) };
+        let world = World::new(plan, &given(text), &weights);
+        let show = |load: LocalityLoad| {
+            let degraded = if load.degraded { " degraded" } else { "" };
+            format!("{} {}{degraded} {:.1}", load.priority, load.locality, load.percent)
+        };
+        let loads: Vec<String> = world.build(None).locality_loads().into_iter().map(show).collect();
+        assert_eq!(loads.join(", "), expected, "{text} {weights:?}");
+    }
+}
+
+#[test]
 fn another_priority_is_for_those_that_were_tried_not_for_a_limit() {
     let mut world = World::new(plan(Balance::RoundRobin), &given("00 00 10"), &[]);
     let selection = world.build(None);
