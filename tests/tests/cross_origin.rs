@@ -90,6 +90,12 @@ fn pages_of_other_sites_change_nothing() {
         ("POST", "/a", "", 403),
         ("GET", "/a", "Origin: https://other.test\r\n", 200),
         ("POST", "/open/a", "Origin: https://other.test\r\n", 200),
+        (
+            "GET",
+            "/a",
+            "Connection: upgrade\r\nUpgrade: websocket\r\nOrigin: https://other.test\r\n",
+            403,
+        ),
         // The rule is found by the path as it is forwarded.
         ("POST", "/open/../a", "Origin: https://other.test\r\n", 403),
     ] {
@@ -102,6 +108,6 @@ fn pages_of_other_sites_change_nothing() {
         records.iter().filter(|record| record["response_code_details"] == details).count()
     };
     wait::until("the records", || {
-        ((counts("csrf_origin"), counts("csrf_no_origin")) == (3, 1)).then_some(())
+        ((counts("csrf_origin"), counts("csrf_no_origin")) == (4, 1)).then_some(())
     });
 }

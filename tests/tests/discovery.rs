@@ -380,7 +380,7 @@ fn egress_is_checked_again_when_a_connection_is_made() {
         record["detail"].as_str().unwrap().contains("is a listener of this process"),
         "{record}"
     );
-    assert_eq!(Client::connect(sluice.addr("web")).get("a", "/").status(), 503);
+    assert_eq!(Client::connect(sluice.addr("web")).get("a", "/").status(), 403);
     wait::until("both", || {
         (sluice.metric("sluice_cluster_egress_denials_total", "up") == 2).then_some(())
     });

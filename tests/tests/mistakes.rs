@@ -288,6 +288,16 @@ fn of_clusters() {
             ("UDP to a cluster with TLS", udp("up", "tls: { ca: ca.pem }")),
             ("UDP to a cluster with a PROXY header", udp("up", "send_proxy_protocol: v2")),
             ("UDP with what only connections have", udp("{ cluster: up, max_duration: 1h }", "")),
+            ("connections with what only UDP has", relay("").replace("relay: up", "relay: { cluster: up, per_packet: true, hash: { payload: { length: 4 } } }")),
+            ("datagrams that are spread and kept together", udp("{ cluster: up, per_packet: true, sticky: source_ip }", "")),
+            ("a hash of two things", udp("{ cluster: up, hash: { key: a, payload: { length: 4 } } }", "balance: maglev")),
+            ("a hash of what no datagram has", udp("{ cluster: up, hash: { payload: { offset: 65000, length: 1000 } } }", "balance: maglev")),
+            ("QUIC by name, with its datagrams spread", udp("up", "").replace("relay: up", "chains: [{ match: { sni: a.test }, relay: { cluster: up, per_packet: true } }]")),
+            ("settings of checks where there are none", relay("").replace("[127.0.0.1:7002]", "[{ address: 127.0.0.1:7002, check: { port: 7003 } }, { address: 127.0.0.1:7004, check: {} }]")),
+            ("a host for checks that name none", relay("health: { tcp: true }").replace("[127.0.0.1:7002]", "[{ address: 127.0.0.1:7002, check: { host: a.test } }, { address: \"unix:///run/x.sock\", check: { port: 7003 } }]")),
+            ("an ejection to enforce that there is not", relay("outlier: { enforce: { success_rate: 50% } }")),
+            ("latency by a factor of nothing", relay("outlier: { latency: { factor: 1 } }")),
+            ("silence where no datagrams go", relay("outlier: { silence: {} }")),
             (
                 "UDP to a unix socket",
                 udp("up", "").replace("[127.0.0.1:7002]", "[\"unix:///run/x.sock\"]"),
@@ -324,6 +334,30 @@ fn of_names_that_clients_choose() {
                 relay("cluster_from: sni, allow: [up]")
                     .replace("address: 127", "address: udp://127"),
             ),
+        ],
+    );
+}
+
+#[test]
+fn of_forward_proxies() {
+    let forward = |says: &str| relay(says).replace("endpoints: [127.0.0.1:7002]", "forward: true");
+    let rule = |says: &str, forward: &str| {
+        to_up(says).replace("endpoints: [127.0.0.1:7002]", &format!("forward: {forward}"))
+    };
+    page(
+        "mistakes-forward",
+        &[
+            ("hosts in two ways", relay("forward: true")),
+            ("a name for every host", forward("tls: { sni: a.test }")),
+            ("checks of hosts that are not known", forward("health: { tcp: true }")),
+            ("a balancer with nothing to choose from", forward("balance: maglev")),
+            ("addresses of a host as endpoints", forward("dns: { mode: logical }")),
+            ("a port that is none", rule("cluster: up", "{ ports: [0, 443] }")),
+            ("too many hosts", rule("cluster: up", "{ max_hosts: 1000000 }")),
+            ("a pattern for every host", rule("cluster: up", "{ hosts: [\"*\"] }")),
+            ("flows to hosts", forward("").replace("address: 127", "address: udp://127")),
+            ("copies of requests to hosts", rule("cluster: up, mirror: [up]", "true")),
+            ("a fallback to hosts", relay("fallback: out\n  out: { forward: true }")),
         ],
     );
 }
@@ -392,6 +426,133 @@ fn of_balancing() {
             ("an endpoint without a locality", relay("localities: { a: 1 }")),
             ("a locality of four parts", endpoints(one, "localities: { a/b/c/d: 1 }")),
             ("a locality without any weight", endpoints(one, "localities: { a: 0 }")),
+        ],
+    );
+}
+
+#[test]
+fn of_subsets() {
+    let with = |subsets: &str| {
+        let list = "[{ address: 127.0.0.1:7002, metadata: { version: v1, stage: [prod, test] } }]";
+        relay(subsets).replace("[127.0.0.1:7002]", list)
+    };
+    let asking = |subsets: &str, metadata: &str| {
+        with(subsets).replace(
+            "relay: up",
+            &format!("relay: {{ cluster: up, endpoint_metadata: {metadata} }}"),
+        )
+    };
+    let by_rule = |metadata: &str| {
+        let to = format!("cluster: up, endpoint_metadata: {metadata}");
+        to_up(&to).replace(
+            "[127.0.0.1:7002]",
+            "[{ address: 127.0.0.1:7002, metadata: { version: v1 } }], subsets: { selectors: version, fallback: any_endpoint }",
+        )
+    };
+    page(
+        "mistakes-subsets",
+        &[
+            ("metadata that nothing looks at", with("")),
+            ("subsets by nothing", with("subsets: { fallback: any_endpoint }")),
+            ("a selector without keys", with("subsets: { selectors: [[]], fallback: any_endpoint }")),
+            ("a key twice", with("subsets: { selectors: [[version, version]], fallback: any_endpoint }")),
+            (
+                "the same keys twice",
+                with("subsets: { selectors: [[stage, version], [version, stage]], fallback: any_endpoint }"),
+            ),
+            ("a key that no endpoint has", with("subsets: { selectors: tenant, fallback: any_endpoint }")),
+            ("a fallback that does not exist", with("subsets: { selectors: version, fallback: all }")),
+            ("no default subset to fall back to", with("subsets: { selectors: version, fallback: default_subset }")),
+            (
+                "a default subset that no fallback leads to",
+                with("subsets: { selectors: version, fallback: any_endpoint, default_subset: { version: v1 } }"),
+            ),
+            (
+                "a default subset without endpoints",
+                with("subsets: { selectors: version, fallback: default_subset, default_subset: { version: v2 } }"),
+            ),
+            (
+                "fewer keys that are not fewer",
+                with("subsets: { selectors: [{ keys: version, fallback: { keys_subset: version } }], fallback: any_endpoint }"),
+            ),
+            (
+                "fewer keys that no selector has",
+                with("subsets: { selectors: [{ keys: [stage, version], fallback: { keys_subset: version } }], fallback: any_endpoint }"),
+            ),
+            (
+                "bounded load",
+                with("subsets: { selectors: version, fallback: any_endpoint }\n    balance: { maglev: { max_load: 125% } }")
+                    .replace("relay: up", "relay: { cluster: up, hash: source_ip }"),
+            ),
+            ("a relay that asks for nothing", with("subsets: version")),
+            ("a relay to a cluster without subsets", asking("", "{ version: v1 }")),
+            ("a relay that asks for other keys", asking("subsets: version", "{ stage: prod, version: v1 }")),
+            ("a relay that asks for what no endpoint has", asking("subsets: version", "{ version: v2 }")),
+            ("a relay that asks for no key", asking("subsets: version", "{}")),
+            ("a value from a header, for a relay", asking("subsets: version", "{ version: { header: x-version } }")),
+            (
+                "metadata of what clients name",
+                asking("subsets: version", "{ version: v1 }")
+                    .replace("cluster: up,", "cluster_from: sni, allow: [up],"),
+            ),
+            ("a value from something else", by_rule("{ version: { cookie: version } }")),
+            ("several values at once", by_rule("{ version: [v1, v2] }")),
+            ("a rule that asks for other keys", by_rule("{ tenant: { header: x-tenant } }")),
+            (
+                "a redirect that asks for an endpoint",
+                to_up("redirect: { scheme: https }, endpoint_metadata: { version: v1 }"),
+            ),
+            (
+                "a share that asks for other keys",
+                by_rule("{ version: v1 }").replace("cluster: up,", "split: { up: { weight: 1, endpoint_metadata: { stage: prod } } },"),
+            ),
+            (
+                "a copy for a cluster that refuses it",
+                by_rule("{ version: v1 }")
+                    .replace("cluster: up,", "cluster: up, mirror: other,")
+                    .replace("clusters: {", "clusters: { other: { endpoints: [{ address: 127.0.0.1:7004, metadata: { version: v1 } }], subsets: version },"),
+            ),
+        ],
+    );
+}
+
+#[test]
+fn of_zones() {
+    let node = "node: { locality: a, cluster: up }\n";
+    let aware = |more: &str| {
+        let endpoints: Vec<String> = (1..=6)
+            .map(|port| format!("{{ address: 127.0.0.1:{}, locality: a }}", 7100 + port))
+            .collect();
+        let list = format!("[{}]", endpoints.join(", "));
+        relay(&format!("zone_aware: true\n    {more}")).replace("[127.0.0.1:7002]", &list)
+    };
+    page(
+        "mistakes-zones",
+        &[
+            ("a process that says nothing of itself", aware("")),
+            ("half of what must be known", format!("node: {{ locality: a }}\n{}", aware(""))),
+            ("a place that no cluster looks at", format!("{node}{}", relay(""))),
+            (
+                "a fleet that does not exist",
+                format!("node: {{ locality: a, cluster: proxies }}\n{}", aware("")),
+            ),
+            ("weights as well", format!("{node}{}", aware("localities: { a: 1 }"))),
+            (
+                "a hash",
+                format!("{node}{}", aware("balance: maglev"))
+                    .replace("relay: up", "relay: { cluster: up, hash: source_ip }"),
+            ),
+            ("too few endpoints", format!("{node}{}", relay("zone_aware: true"))),
+            ("an aperture of one", relay("aperture: 1")),
+            ("an aperture for all endpoints", relay("aperture: 2")),
+            (
+                "an aperture by hash",
+                relay("aperture: 2\n    balance: maglev")
+                    .replace("relay: up", "relay: { cluster: up, hash: source_ip }"),
+            ),
+            ("an aperture and zones", format!("{node}{}", aware("aperture: 2"))),
+            ("a name that nothing goes by", format!("node: {{ id: a }}\n{}", relay(""))),
+            ("latencies that are never forgotten", relay("balance: { peak_ewma: { decay: 0s } }")),
         ],
     );
 }
@@ -1047,6 +1208,11 @@ fn of_filters() {
             ("headers to set in a list", http("set_headers: { request: [x-edge] }")),
             ("other sites without origins", http("cors: { methods: PUT }")),
             ("every site with credentials", http("cors: { origins: \"*\", credentials: true }")),
+            (
+                "every header with credentials",
+                http("cors: { origins: \"https://a.test\", headers: \"*\", credentials: true }"),
+            ),
+            ("every page may change state", http("csrf: { origins: \"*\" }")),
             ("an origin with a path", http("cors: { origins: \"https://app.test/\" }")),
             ("an origin without a scheme", http("csrf: { origins: app.test }")),
             ("a method in lower case", http("cors: { origins: \"*\", methods: put }")),

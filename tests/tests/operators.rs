@@ -180,7 +180,7 @@ fn the_log_level_changes_survives_a_reload_and_ends() {
 #[test]
 fn a_decision_is_explained() {
     let (server, gone) = (Server::echo(), nobody());
-    let sluice = Sluice::new().workers(1).start(&format!(
+    let sluice = Sluice::new().workers(1).expect_warning("endpoint is unhealthy").start(&format!(
         "admin: {{ address: 127.0.0.1:0, writable: true }}\n\
          listeners: [{{ name: web, address: 127.0.0.1:0, http: main }}]\n\
          routes:\n\

@@ -26,6 +26,6 @@ pub mod udp;
 pub use chain::{Chain, ChainPlan, HandlerPlan, Termination, Transport};
 pub use listener::{InspectPlan, Listener, ListenerPlan, OnTimeout, ProxyAccept, ProxyPlan};
 pub use named_clusters::NamedClusters;
-pub use relay::{Hash, RelayOptions, RelayPlan, RelayTarget};
+pub use relay::{Hash, PayloadSlice, RelayOptions, RelayPlan, RelayTarget};
 pub use select::{ChainInput, ChainTable, Criteria};
 pub use split::WeightedCluster;

@@ -295,7 +295,7 @@ pub fn built_in() -> HttpFilters {
         Arc::new(Ready::<buffer::Buffer>::default()),
         Arc::new(Ready::<Short<body_max::BodyMax>>::default()),
         Arc::new(cors::CorsFactory),
-        Arc::new(Ready::<csrf::Csrf>::default()),
+        Arc::new(csrf::CsrfFactory),
         Arc::new(Ready::<error_pages::ErrorPages>::default()),
         Arc::new(grpc_stats::GrpcStatsFactory),
         Arc::new(health_check::HealthCheckFactory),

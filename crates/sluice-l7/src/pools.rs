@@ -33,6 +33,7 @@ pub(crate) mod scripted;
 mod shared;
 #[cfg(test)]
 mod tests;
+mod tunnel;
 
 use counters::PoolCounters;
 pub(crate) use retry_budget::InFlightGuard;

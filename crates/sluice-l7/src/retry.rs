@@ -98,7 +98,7 @@ impl Attempts {
         handle: &Rc<ClusterHandle>,
         worker: &WorkerCx,
         class: TrafficClass,
-        affinity: Affinity,
+        affinity: Affinity<'_>,
         avoid: RetryAvoid,
     ) -> Result<(Arc<EndpointState>, RequestClaim), Reason> {
         let pick = |tried: Tried<'_>| handle.pick_for_request(worker, class, affinity, tried);

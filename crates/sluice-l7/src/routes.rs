@@ -21,6 +21,7 @@ use crate::runtime::Runtime;
 use crate::template::HttpTemplate;
 
 pub mod conditions;
+pub mod endpoint_match;
 pub mod index;
 pub mod options;
 pub mod paths;
@@ -33,6 +34,7 @@ pub use crate::grpc_match::GrpcMatch;
 pub use crate::retry_plan::{ResetHeader, RetryAvoid, RetryPlan, RetryReset, RetryRule, RetryWhen};
 pub use crate::value_match::{ValueMatch, Values};
 pub use conditions::{ClientCertificate, Conditions, RequestVersion, RuntimeShare};
+pub use endpoint_match::EndpointMatch;
 use index::{HostIndex, RuleIndex};
 pub use options::{
     FollowPlan, FollowScheme, HashBy, HostRewrite, Mirror, Originals, RuleOptions, Timeouts,
@@ -193,6 +195,8 @@ pub struct Share {
     pub weight: u64,
     /// The name of the runtime value that overrides the weight.
     pub runtime: Option<String>,
+    /// The metadata that the endpoint must have, in place of what the rule says.
+    pub endpoint: Option<EndpointMatch>,
 }
 
 /// A redirect. What is `None` stays as requested, except that a new scheme drops the port.

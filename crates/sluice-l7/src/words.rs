@@ -6,7 +6,7 @@
 use std::fmt;
 
 use sluice_codec::names::is_token;
-use sluice_core::value::{NamePattern, parse_name_pattern};
+use sluice_core::value::{NamePattern, parse_authority, parse_name_pattern};
 
 /// A method.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,11 +21,13 @@ pub struct HeaderName(pub String);
 pub enum OriginPattern {
     /// All.
     Any,
-    /// Those of this scheme and port, whose host fits.
-    Of {
-        /// `https` or `http`, in lower case.
+    /// One, as browsers serialise it: in lower case, without the scheme's own port (RFC 6454 §6.2).
+    Exact(String),
+    /// Those of this scheme and port, whose host is below a suffix.
+    Below {
+        /// The scheme, in lower case.
         scheme: String,
-        /// The host: a name or a suffix.
+        /// The suffix.
         host: NamePattern,
         /// The port, if it is not the scheme's own.
         port: Option<u16>,
@@ -71,19 +73,35 @@ pub(crate) fn parse_origin_pattern(text: &str) -> Result<OriginPattern, String> 
     };
     let (scheme, rest) = text.split_once("://").ok_or_else(wrong)?;
     let scheme = scheme.to_ascii_lowercase();
-    let own = own_port(&scheme).ok_or_else(wrong)?;
-    if rest.contains(['/', '?', '#', '@']) {
-        return Err(format!(
-            "an origin has no path; write {scheme}://{}",
-            rest.split('/').next().unwrap_or(rest)
-        ));
+    if !is_token(scheme.as_bytes()) {
+        return Err(wrong());
     }
-    let (host, port) = match rest.split_once(':') {
-        Some((host, port)) => (host, Some(port.parse::<u16>().map_err(|_| wrong())?)),
-        None => (rest, None),
-    };
-    let host = parse_name_pattern(host)?;
-    Ok(OriginPattern::Of { scheme, host, port: port.filter(|port| *port != own) })
+    if let Some((host, _)) = rest.split_once(['/', '?', '#']) {
+        return Err(format!("an origin has no path; write {scheme}://{host}"));
+    }
+    let (host, port) = split_port(rest);
+    let port = port.map(|port| port.parse::<u16>().map_err(|_| wrong())).transpose()?;
+    let port = port.filter(|port| Some(*port) != own_port(&scheme));
+    if host.starts_with("*.") {
+        return Ok(OriginPattern::Below { scheme, host: parse_name_pattern(host)?, port });
+    }
+    let host = parse_authority(host)?.0.to_ascii_lowercase();
+    Ok(OriginPattern::Exact(origin_of(&scheme, &host, port)))
+}
+
+fn origin_of(scheme: &str, host: impl fmt::Display, port: Option<u16>) -> String {
+    match port {
+        None => format!("{scheme}://{host}"),
+        Some(port) => format!("{scheme}://{host}:{port}"),
+    }
+}
+
+/// Host and port of an origin; the colons of an IPv6 address are within brackets.
+fn split_port(rest: &str) -> (&str, Option<&str>) {
+    match rest.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') => (host, Some(port)),
+        _ => (rest, None),
+    }
 }
 
 /// The port that an origin of this scheme does not write.
@@ -96,16 +114,16 @@ fn own_port(scheme: &str) -> Option<u16> {
 }
 
 impl OriginPattern {
-    /// Whether a value of `Origin` fits, as browsers serialise it (RFC 6454 §6.2): in lower case, without the scheme's
-    /// own port. `null` and what is no origin fit nothing but `*`.
+    /// Whether a value of `Origin` fits, as browsers serialise it. `null` and what is no origin fit nothing but `*`.
     pub fn fits(&self, origin: &str) -> bool {
-        let Self::Of { scheme, host, port } = self else { return true };
+        let (scheme, host, port) = match self {
+            Self::Any => return true,
+            Self::Exact(exact) => return exact == origin,
+            Self::Below { scheme, host, port } => (scheme, host, port),
+        };
         let rest = origin.strip_prefix(scheme.as_str()).and_then(|rest| rest.strip_prefix("://"));
         let Some(rest) = rest else { return false };
-        let (name, own) = match rest.split_once(':') {
-            Some((name, port)) => (name, Some(port)),
-            None => (rest, None),
-        };
+        let (name, own) = split_port(rest);
         let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
         own == port.map(|port| port.to_string()).as_deref()
             && name.bytes().all(is_name)
@@ -117,8 +135,8 @@ impl fmt::Display for OriginPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Any => f.write_str("*"),
-            Self::Of { scheme, host, port: None } => write!(f, "{scheme}://{host}"),
-            Self::Of { scheme, host, port: Some(port) } => write!(f, "{scheme}://{host}:{port}"),
+            Self::Exact(origin) => f.write_str(origin),
+            Self::Below { scheme, host, port } => f.write_str(&origin_of(scheme, host, *port)),
         }
     }
 }
@@ -160,6 +178,10 @@ mod tests {
                 &["http://localhost", "http://localhost:30000"],
             ),
             ("HTTPS://App.test:443", &["https://app.test"], &["https://app.test:443"]),
+            ("http://[::1]:3000", &["http://[::1]:3000"], &["http://[::1]", "http://[::1]:80"]),
+            ("https://[::1]", &["https://[::1]"], &["https://[::1]:3000"]),
+            ("capacitor://localhost", &["capacitor://localhost"], &["https://localhost"]),
+            ("https://*.a.test:8443", &["https://b.a.test:8443"], &["https://b.a.test"]),
             ("*", &["https://a.test", "null"], &[]),
         ] {
             let pattern = parse_origin_pattern(pattern).unwrap();
@@ -174,12 +196,14 @@ mod tests {
         for (text, message) in [
             ("app.example.com", "expected an origin such as https://"),
             ("null", "expected an origin"),
-            ("ftp://a.test", "expected an origin"),
+            ("a b://a.test", "expected an origin"),
             ("https://a.test/", "an origin has no path; write https://a.test"),
             ("https://a.test/b", "an origin has no path; write https://a.test"),
             ("https://a.test:x", "expected an origin"),
-            ("https://a*.test", "`*` must be the whole first label"),
-            ("https://", "is not a host name"),
+            ("https://*.a*.test", "`*` must be the whole first label"),
+            ("https://a*.test", "expected a host"),
+            ("https://u@a.test", "expected a host"),
+            ("https://", "expected a host"),
         ] {
             let error = parse_origin_pattern(text).unwrap_err();
             assert!(error.contains(message), "{text}: {error}");

@@ -13,10 +13,14 @@ use crate::model::Kind;
 use crate::sections::{Admin, Chain, Cluster, Config, Http, Listener, ProxyAcceptance, Relay};
 
 pub mod clusters;
+pub mod forward;
 pub mod loops;
 pub mod routes;
+pub mod subsets;
+pub mod zones;
 
 pub use clusters::clusters;
+pub use forward::forward;
 pub use loops::loops;
 pub use routes::routes;
 
@@ -183,7 +187,8 @@ pub fn unused<'a>(
     }
     let relayed = clusters_of_relays(config, config.listeners.iter());
     let routed = clusters_of_routes(config).map(|name| &name.value);
-    let used: HashSet<&Name> = relayed.chain(routed).chain(asked).collect();
+    let fleet = config.node.cluster.iter().map(|name| &name.value);
+    let used: HashSet<&Name> = relayed.chain(routed).chain(asked).chain(fleet).collect();
     let rules = || config.routes.iter().flat_map(|(_, hosts)| hosts.iter());
     // A request may name any cluster.
     let any = rules().any(|host| host.rules.iter().any(|rule| rule.cluster_header.is_some()));

@@ -36,6 +36,7 @@ pub use socket_options::prepare_datagrams;
 use crate::cluster::{Affinity, Claim, ClusterHandle};
 use crate::egress::EgressDenial;
 use crate::endpoint::{EndpointState, Target};
+use crate::forward::ForwardFailure;
 use crate::hops::{self, Hop, HopTransport};
 use crate::metrics;
 use crate::plan::{CheckKind, ClusterPlan, SocketPlan};
@@ -62,16 +63,23 @@ pub struct Preface {
 }
 
 /// Connects to an endpoint of the cluster, or of one that serves in its place; `preface` is what that one is sent first.
+/// `name` is the server name that the client sent, by which a cluster with `forward` finds the endpoint.
 ///
 /// # Errors
 /// The reason of the last attempt, or why none could be made.
 pub async fn connect(
     handle: &Rc<ClusterHandle>,
     conn: &Conn,
-    affinity: Affinity,
+    affinity: Affinity<'_>,
+    name: Option<&str>,
     preface: impl Fn(&ClusterHandle) -> Preface,
 ) -> Result<Connected, Reason> {
-    let (handle, first) = handle.pick_or_fall_back(&conn.worker, affinity);
+    let (handle, first) = if handle.cluster.forwards() {
+        let _ = conn.info.reach().cluster.set(Arc::clone(&handle.cluster.name));
+        (Rc::clone(handle), claim_host(handle, conn, name).await)
+    } else {
+        handle.pick_or_fall_back(&conn.worker, affinity)
+    };
     let mut first = Some(first);
     let (plan, preface) = (handle.cluster.plan(), preface(&handle));
     let _ = conn.info.reach().cluster.set(Arc::clone(&handle.cluster.name));
@@ -115,7 +123,8 @@ pub async fn connect(
         let attempt = match &outcome {
             Ok(_) => Attempt::reached(name),
             Err(failure) => failure.attempt(name),
-        };
+        }
+        .of_priority(endpoint.priority());
         if let Some(cause) = attempt.cause() {
             conn.info.note(cause);
         }
@@ -127,6 +136,8 @@ pub async fn connect(
                     conn.info.reach().upstream_local.set(local_address(stream.raw().socket()));
                 }
                 handle.note_connected(&conn.worker, &endpoint, started);
+                let took = conn.worker.now().since(started);
+                handle.note_latency(&conn.worker, &endpoint, took);
                 *conn.info.reach().endpoint.borrow_mut() = Some(Arc::clone(&endpoint.name));
                 return Ok(Connected { stream, claim, hop });
             }
@@ -139,6 +150,31 @@ pub async fn connect(
     }
     Err(last.unwrap_or(reasons::NO_HEALTHY))
 }
+
+/// Claims the host that the client named by the server name of its TLS.
+async fn claim_host(
+    handle: &Rc<ClusterHandle>,
+    conn: &Conn,
+    name: Option<&str>,
+) -> Result<Claim, Reason> {
+    let failed = |failure: ForwardFailure| {
+        conn.info.note(failure.detail);
+        failure.why
+    };
+    let missing = || {
+        let detail = "the connection has no server name (SNI), which names the host";
+        failed(ForwardFailure::new(reasons::NAME_MISSING, detail))
+    };
+    let name = name.ok_or_else(missing)?;
+    let plan = handle.cluster.plan();
+    let forward = plan.forward.as_ref().ok_or(reasons::NO_ENDPOINT)?;
+    let host = forward.host(name, HTTPS).map_err(failed)?;
+    let endpoint = handle.endpoint_of(&conn.worker, &host).await.map_err(failed)?;
+    handle.claim_named(&conn.worker, &endpoint)
+}
+
+/// The usual port of what is in TLS.
+const HTTPS: u16 = 443;
 
 /// Waits before another attempt: a random time up to `bound`.
 async fn back_off(conn: &Conn, bound: Duration) {

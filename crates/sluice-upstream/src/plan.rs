@@ -14,16 +14,19 @@ use sluice_tls::ClientTls;
 use crate::balance::BalancingPlan;
 use crate::egress::{EgressDenial, EgressPolicy};
 use crate::endpoint::{EndpointState, EndpointTraits};
+use crate::forward::ForwardPlan;
 use crate::hops;
 
 mod checks;
 mod outlier;
 
 pub use checks::{
-    CheckKind, ConnectTo, DnsCheck, HealthPlan, HttpCheck, Login, MysqlCheck, Password,
-    PostgresCheck, RedisCheck, SendExpect, ServerRole, StatusRanges,
+    CheckKind, DnsCheck, HealthPlan, HttpCheck, Login, MysqlCheck, Password, PostgresCheck,
+    RedisCheck, SendExpect, ServerRole, StatusRanges,
 };
-pub use outlier::{FailurePercentagePlan, OutlierPlan, SuccessRatePlan};
+pub use outlier::{
+    EnforcePlan, FailurePercentagePlan, LatencyPlan, OutlierPlan, SilencePlan, SuccessRatePlan,
+};
 
 /// A cluster as configured, apart from its endpoints.
 #[derive(Clone, Debug)]
@@ -101,6 +104,8 @@ pub struct ClusterSettings {
     pub on_endpoint_unhealthy: OnUnhealthy,
     /// How names are resolved.
     pub dns: DnsPlan,
+    /// Set if the endpoints are hosts that clients name.
+    pub forward: Option<ForwardPlan>,
     /// Which addresses of names may be used; `None` allows all.
     pub egress: Option<EgressPolicy>,
     /// The version of the PROXY header that is sent first.
@@ -163,6 +168,7 @@ impl ClusterSettings {
                     servers: Vec::new(),
                     addresses_max: 8,
                 },
+                forward: None,
                 egress: None,
                 send_proxy: None,
                 socket: None,

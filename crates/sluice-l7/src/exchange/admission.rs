@@ -162,6 +162,7 @@ impl RequestTask {
         let table = &snapshot.table;
         let rule = &table.virtual_hosts[place.0].rules[place.1];
         let runtime = &self.manager.plan.runtime;
+        let mut share = 0;
         let cluster = match &rule.action {
             Action::Cluster(index) => table.clusters[*index as usize].clone(),
             Action::Split(shares) => {
@@ -171,14 +172,15 @@ impl RequestTask {
                 };
                 let total = shares.iter().map(weight).fold(0, u64::saturating_add);
                 let mut at = if total == 0 { 0 } else { self.random % total };
-                let chosen = shares.iter().find(|share| {
+                let chosen = shares.iter().position(|share| {
                     let weight = weight(share);
                     let here = at < weight;
                     at = at.saturating_sub(weight);
                     here
                 });
-                let chosen = chosen.or_else(|| shares.first()).expect("a split has shares");
-                table.clusters[chosen.cluster as usize].clone()
+                // A split has at least one.
+                share = chosen.unwrap_or(0);
+                table.clusters[shares[share].cluster as usize].clone()
             }
             Action::ByHeader(name) => {
                 let named = self.request.get_named(name.as_bytes());
@@ -205,7 +207,7 @@ impl RequestTask {
             }
         };
         self.summary.cluster = Some(cluster.name.clone());
-        Ok(RouteTarget { snapshot, place, cluster })
+        Ok(RouteTarget { snapshot, place, cluster, share })
     }
 
     /// The `location` of a redirect.

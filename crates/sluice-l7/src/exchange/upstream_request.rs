@@ -142,7 +142,7 @@ impl RequestTask {
     /// The hash for a hash balancer; sets `new_cookie` if it is the hash of a new cookie.
     pub(super) fn hash(&self, by: &[HashBy], new_cookie: &mut Option<String>) -> Option<u64> {
         by.iter().find_map(|by| match by {
-            HashBy::SourceIp => sluice_l4::Hash::SourceIp.of(self.summary.source),
+            HashBy::SourceIp => sluice_l4::Hash::of_source(self.summary.source),
             HashBy::Header(name) => self.request.get_named(name.as_bytes()).map(xxh3_64),
             HashBy::Query(name) => {
                 let query = self.request.query().unwrap_or_default();

@@ -76,6 +76,18 @@ impl FilterFactory<dyn HttpFilterPlan> for CorsFactory {
             finding.help("list the origins, or remove `credentials`");
             return None;
         }
+        let is_star = |names: &[HeaderName]| names.iter().any(|name| name.0 == "*");
+        let stars = [
+            ("methods", cors.methods.iter().any(|method| method.0 == "*")),
+            ("headers", is_star(&cors.headers)),
+            ("expose", is_star(&cors.expose)),
+        ];
+        if let Some((field, _)) = stars.into_iter().find(|(_, star)| *star && cors.credentials) {
+            let message = "with `credentials`, browsers take `*` for a name";
+            let finding = context.diags.error("bad-value", span, context.at.key(field), message);
+            finding.help("list the names, or remove `credentials`");
+            return None;
+        }
         Some(Arc::new(CorsPlan(Arc::new(Policy::of(cors)))))
     }
 }
@@ -163,13 +175,15 @@ impl Policy {
         self.varied(reply)
     }
 
-    /// Edits the headers of the response to a request that is no preflight request.
-    fn edit(&self, request: &Head, response: &mut Head) {
+    /// Edits the headers of the response to a request that is no preflight request; `origin` is that of the request, if
+    /// its scripts may read the response.
+    fn edit(&self, origin: Option<&str>, response: &mut Head) {
         let prefix = b"access-control-";
         response.remove_where(|name, _| {
             name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
         });
-        if let Some(origin) = self.allowed(request) {
+        // A cache may keep it for a request from a script, so that it says `*` to every request.
+        if let Some(origin) = origin.or_else(|| self.any.then_some("*")) {
             for (name, value) in self.grant(origin) {
                 response.append(name.as_bytes(), value.as_bytes());
             }
@@ -204,20 +218,35 @@ fn is_preflight(request: &Head) -> bool {
         && request.get_named(REQUEST_METHOD.as_bytes()).is_some()
 }
 
+/// What the filter remembers of a request: later filters may change its headers.
+enum Seen {
+    Preflight,
+    /// Scripts of this origin may read the response.
+    Allowed(String),
+}
+
 #[derive(Debug)]
 struct CorsFilter(Arc<Policy>);
 
 impl HttpFilter for CorsFilter {
-    fn request_head(&self, _: &mut Cx<'_>, head: &mut Head) -> HeadStep {
+    fn request_head(&self, cx: &mut Cx<'_>, head: &mut Head) -> HeadStep {
         if is_preflight(head) {
+            *cx.state = Some(Box::new(Seen::Preflight));
             return HeadStep::reply(self.0.preflight(head));
+        }
+        if !self.0.any
+            && let Some(origin) = self.0.allowed(head)
+        {
+            *cx.state = Some(Box::new(Seen::Allowed(origin.to_owned())));
         }
         HeadStep::Continue
     }
 
     fn response_head(&self, cx: &mut Cx<'_>, head: &mut Head) -> ResponseStep {
-        if let Some(request) = cx.request.filter(|request| !is_preflight(request)) {
-            self.0.edit(request, head);
+        match cx.state.as_ref().and_then(|state| state.downcast_ref()) {
+            Some(Seen::Preflight) => {}
+            Some(Seen::Allowed(origin)) => self.0.edit(Some(origin), head),
+            None => self.0.edit(None, head),
         }
         ResponseStep::Continue
     }
@@ -278,7 +307,7 @@ mod tests {
         ] {
             head.append(name.as_bytes(), value.as_bytes());
         }
-        policy.edit(request, &mut head);
+        policy.edit(policy.allowed(request), &mut head);
         lines(head.fields())
     }
 
@@ -336,7 +365,9 @@ mod tests {
             "access-control-expose-headers: x-total",
             "x-total: 1",
         ];
-        assert_eq!(response(&any, &allowed), expected);
+        for request in [allowed, request("GET", &[])] {
+            assert_eq!(response(&any, &request), expected);
+        }
     }
 
     #[test]

@@ -3,10 +3,14 @@
 //! Owns: which requests change state, and which page a request comes from. Refuses to know: who the client is. Keeps: a
 //! request that changes state passes only if its page is of the same host or of a listed origin.
 
-use sluice_codec::Head;
-use sluice_codec::head::Method;
+use std::rc::Rc;
+use std::sync::Arc;
 
-use super::{Cx, HeadStep, HttpFilter, OfSettings};
+use sluice_codec::Head;
+use sluice_core::{Node, Setting, Shape, Spanned};
+use sluice_io::WorkerCx;
+
+use super::{CheckContext, Cx, FilterFactory, HeadStep, HttpFilter, HttpFilterPlan};
 use crate::reasons;
 use crate::reply::Reply;
 use crate::words::OriginPattern;
@@ -24,26 +28,66 @@ sluice_core::choice! {
 sluice_core::section! {
     /// Refuses requests that change state and come from pages of other sites (CSRF).
     pub struct Csrf {
-        /// Origins whose pages may make such requests besides those of the host of the request; `*` for all.
-        pub origins: Vec<OriginPattern>,
+        /// Origins whose pages may make such requests besides those of the host of the request.
+        pub origins: Vec<Spanned<OriginPattern>>,
         /// What becomes of a request that does not say which page it comes from.
         pub without_origin: WithoutOrigin = "refuse",
     }
 }
 
-impl OfSettings for Csrf {
-    const NAME: &'static str = "csrf";
-    const HELP: &'static str =
-        "Refuses requests that change state and come from pages of other sites (CSRF).";
+/// The factory.
+#[derive(Debug, Default)]
+pub struct CsrfFactory;
 
-    fn is_guard(&self) -> bool {
-        true
+impl FilterFactory<dyn HttpFilterPlan> for CsrfFactory {
+    fn name(&self) -> &'static str {
+        "csrf"
+    }
+
+    fn help(&self) -> &'static str {
+        "Refuses requests that change state and come from pages of other sites (CSRF)."
+    }
+
+    fn shape(&self) -> Shape {
+        Csrf::shape()
+    }
+
+    fn check(
+        &self,
+        settings: &Node,
+        context: &mut CheckContext<'_>,
+    ) -> Option<Arc<dyn HttpFilterPlan>> {
+        let csrf = context.bind::<Csrf>(settings)?;
+        if let Some(any) = csrf.origins.iter().find(|origin| origin.value == OriginPattern::Any) {
+            let at = context.at.key("origins");
+            let finding =
+                context.diags.error("bad-value", any.span, at, "`*` lets every page pass");
+            finding.help("list the origins; where every page may pass, leave the filter out with `csrf: skip`");
+            return None;
+        }
+        Some(Arc::new(CsrfPlan(Arc::new(csrf))))
     }
 }
 
-impl HttpFilter for Csrf {
+#[derive(Debug)]
+struct CsrfPlan(Arc<Csrf>);
+
+impl HttpFilterPlan for CsrfPlan {
+    fn is_guard(&self) -> bool {
+        true
+    }
+
+    fn on_worker(&self, _: &Rc<WorkerCx>, _: &str) -> Rc<dyn HttpFilter> {
+        Rc::new(CsrfFilter(Arc::clone(&self.0)))
+    }
+}
+
+#[derive(Debug)]
+struct CsrfFilter(Arc<Csrf>);
+
+impl HttpFilter for CsrfFilter {
     fn request_head(&self, _: &mut Cx<'_>, head: &mut Head) -> HeadStep {
-        match self.refusal(head) {
+        match self.0.refusal(head) {
             None => HeadStep::Continue,
             Some(details) => {
                 let body = "a page of another site may not make this request\n";
@@ -56,17 +100,20 @@ impl HttpFilter for Csrf {
 impl Csrf {
     /// Why a request is refused, if it is.
     fn refusal(&self, request: &Head) -> Option<&'static str> {
-        // RFC 9110 §9.2.1.
-        if matches!(request.method(), Method::Get | Method::Head | Method::Options | Method::Trace)
-        {
+        // A WebSocket is open to whatever follows, however harmless its first request is.
+        if request.method().is_safe() && request.upgrade().is_none() {
             return None;
         }
         let Some(page) = page_of(request) else {
             return (self.without_origin == WithoutOrigin::Refuse).then_some("csrf_no_origin");
         };
-        let passes = std::str::from_utf8(page).is_ok_and(|page| {
-            is_of(page, request.authority()) || self.origins.iter().any(|origin| origin.fits(page))
-        });
+        // Browsers hide the origin of a page whose policy is `no-referrer`, and say this instead.
+        let hidden =
+            page == b"null" && request.get_named(b"sec-fetch-site") == Some(b"same-origin");
+        let listed = |page: &str| self.origins.iter().any(|origin| origin.value.fits(page));
+        let passes = hidden
+            || std::str::from_utf8(page)
+                .is_ok_and(|page| is_of(page, request.authority()) || listed(page));
         (!passes).then_some("csrf_origin")
     }
 }
@@ -88,13 +135,11 @@ fn page_of(request: &Head) -> Option<&[u8]> {
 
 /// Whether an origin is of this host and port. The scheme is not compared, because TLS may have been terminated before.
 fn is_of(origin: &str, authority: &str) -> bool {
-    let Some((scheme, host)) = origin.split_once("://") else { return false };
-    let own_port = match scheme {
-        "https" => ":443",
-        "http" => ":80",
-        _ => return false,
+    let Some((_, host)) = origin.split_once("://") else { return false };
+    let bare = |name: &str| {
+        let without = |port| name.strip_suffix(port);
+        without(":443").or_else(|| without(":80")).unwrap_or(name).to_ascii_lowercase()
     };
-    let bare = |name: &str| name.strip_suffix(own_port).unwrap_or(name).to_ascii_lowercase();
     !host.is_empty() && bare(host) == bare(authority)
 }
 
@@ -109,7 +154,10 @@ mod tests {
         without_origin: WithoutOrigin,
     ) -> Option<&'static str> {
         let csrf = Csrf {
-            origins: vec![parse_origin_pattern("https://*.partner.test").unwrap()],
+            origins: vec![Spanned {
+                value: parse_origin_pattern("https://*.partner.test").unwrap(),
+                span: Default::default(),
+            }],
             without_origin,
         };
         let mut head = Head::request(method, "http", "Shop.test", "/");
@@ -131,7 +179,6 @@ mod tests {
             ("origin", "https://shop.test.evil.test", Some("csrf_origin")),
             ("origin", "https://evil.test", Some("csrf_origin")),
             ("origin", "shop.test", Some("csrf_origin")),
-            ("origin", "ftp://shop.test", Some("csrf_origin")),
             ("origin", "https://", Some("csrf_origin")),
             ("origin", "null", Some("csrf_origin")),
             ("origin", "", Some("csrf_origin")),
@@ -160,6 +207,28 @@ mod tests {
         assert_eq!(refusal("POST", &both, WithoutOrigin::Refuse), Some("csrf_origin"));
         let two = [("origin", "https://shop.test"), ("origin", "https://shop.test")];
         assert_eq!(refusal("POST", &two, WithoutOrigin::Allow), Some("csrf_origin"));
+    }
+
+    #[test]
+    fn a_hidden_origin_passes_if_the_browser_says_that_it_is_the_same() {
+        let of = |site| {
+            let fields = [("origin", "null"), ("sec-fetch-site", site)];
+            refusal("POST", &fields, WithoutOrigin::Refuse)
+        };
+        assert_eq!(of("same-origin"), None);
+        for other in ["same-site", "cross-site", "none", "same-origin, cross-site"] {
+            assert_eq!(of(other), Some("csrf_origin"), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_websocket_changes_state_whatever_its_method_is() {
+        let csrf = Csrf { origins: Vec::new(), without_origin: WithoutOrigin::Refuse };
+        let mut head = Head::request("GET", "http", "shop.test", "/");
+        head.append(b"origin", b"https://evil.test");
+        assert_eq!(csrf.refusal(&head), None);
+        assert!(head.set_upgrade(b"websocket"));
+        assert_eq!(csrf.refusal(&head), Some("csrf_origin"));
     }
 
     #[test]

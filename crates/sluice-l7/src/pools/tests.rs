@@ -46,6 +46,7 @@ fn on_bench(change: impl FnOnce(&mut ClusterSettings), test: impl AsyncFnOnce(Be
         cluster.publish(&[Member {
             target,
             host: None,
+            name: None,
             alternates: Vec::new(),
             traits: EndpointTraits::default(),
         }]);

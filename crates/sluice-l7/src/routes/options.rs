@@ -8,6 +8,7 @@ use std::time::Duration;
 use sluice_core::Name;
 
 use super::conditions::RuntimeShare;
+use super::endpoint_match::EndpointMatch;
 use super::{PathRewrite, RegexSubstitution};
 use crate::retry_plan::RetryPlan;
 
@@ -27,6 +28,8 @@ pub struct RuleOptions {
     pub originals: Originals,
     /// What a hash balancer hashes; the first source that yields a value is used.
     pub hash: Vec<HashBy>,
+    /// The metadata that the endpoint must have, if the cluster has subsets.
+    pub endpoint: Option<EndpointMatch>,
     /// Where copies of requests go.
     pub mirrors: Vec<Mirror>,
     /// Whether Envoy's request headers for retries and time-outs are heeded, and overload is reported in its way.
@@ -52,6 +55,7 @@ impl Default for RuleOptions {
             host: HostRewrite::Keep,
             originals: Originals::default(),
             hash: Vec::new(),
+            endpoint: None,
             mirrors: Vec::new(),
             follow: None,
             envoy_headers: false,

@@ -21,7 +21,7 @@ use super::http::HttpContext;
 use super::{Compiler, client_auth, quic, unknown_filter};
 use crate::chains::{ChainNeeds, needs};
 use crate::model::listener::{
-    ChainKind, FlowChain, InnerChain, RelayTo, Service, SocketOptions, Streams, Traffic,
+    ChainKind, FlowChain, InnerChain, RelayShare, RelayTo, Service, SocketOptions, Streams, Traffic,
 };
 use crate::model::tls::ServerTls;
 use crate::model::{FilterChain, FilterConfig, Listener};
@@ -238,7 +238,7 @@ impl Compiler<'_> {
                             directory,
                         }))
                     }
-                    RelayTo::Cluster(_) | RelayTo::Split(_) => {
+                    RelayTo::Cluster { .. } | RelayTo::Split(_) => {
                         RelayTarget::Split(self.relay_to(to))
                     }
                 };
@@ -254,11 +254,12 @@ impl Compiler<'_> {
     }
 
     fn relay_to(&self, to: &RelayTo) -> Vec<WeightedCluster> {
-        let cluster = |(name, weight): (&Name, u64)| WeightedCluster {
-            cluster: self.around.clusters.reference(name),
-            weight,
+        let cluster = |share: RelayShare| WeightedCluster {
+            cluster: self.around.clusters.reference(&share.cluster),
+            weight: share.weight,
+            subset: share.subset,
         };
-        to.clusters().map(cluster).collect()
+        to.shares().map(cluster).collect()
     }
 
     fn datagrams(
@@ -293,16 +294,27 @@ impl Compiler<'_> {
                     sticky: chain.sticky,
                     idle_timeout: chain.idle_timeout,
                     responses: chain.responses.map(NonZeroU32::get),
+                    per_packet: chain.per_packet,
                 }),
                 _ => plans = None,
             }
+        }
+        let named = criteria.iter().any(asks_of_hello);
+        let spread = chains.iter().position(|chain| chain.per_packet);
+        if let Some(place) = spread.filter(|_| named) {
+            let message =
+                "QUIC connections that are selected by their hello stay with their endpoint";
+            diags
+                .error("wrong-kind", None, list.index(place).key("relay.per_packet"), message)
+                .help("remove `per_packet`, or give these datagrams a listener of their own");
+            return None;
         }
         Some(UdpPlan {
             name: Arc::clone(name),
             filters: filters?,
             table: table?,
             chains: plans?,
-            named: criteria.iter().any(asks_of_hello),
+            named,
         })
     }
 

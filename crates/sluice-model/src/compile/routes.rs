@@ -167,6 +167,7 @@ impl TableBuilder<'_, '_> {
                         cluster: self.cluster(&share.cluster)?,
                         weight: share.weight,
                         runtime: share.runtime.clone(),
+                        endpoint: share.endpoint.clone(),
                     })
                 };
                 routes::Action::Split(Box::new(shares.iter().map(share).collect::<Option<_>>()?))

@@ -1,6 +1,7 @@
 //! Listeners and their filter chains.
 
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sluice_core::value::NamePattern;
@@ -8,6 +9,7 @@ use sluice_core::{ListenAddress, Name, Path};
 use sluice_l4::{Criteria, Hash, OnTimeout, ProxyPlan, RelayOptions};
 use sluice_l7::plan::HttpOptions;
 use sluice_quic::QuicOptions;
+use sluice_upstream::SubsetKey;
 
 use super::tls::ServerTls;
 use super::{FilterConfig, Kind, Reference, References};
@@ -126,7 +128,12 @@ pub enum Service {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RelayTo {
     /// One cluster.
-    Cluster(Name),
+    Cluster {
+        /// Its name.
+        name: Name,
+        /// The metadata that the endpoint must have, if the cluster has subsets.
+        subset: Option<Arc<SubsetKey>>,
+    },
     /// One of several clusters for each connection or flow, by weight.
     Split(Vec<RelayShare>),
     /// The cluster that a connection names by its server name (SNI), if one of these patterns covers it.
@@ -140,38 +147,58 @@ pub struct RelayShare {
     pub cluster: Name,
     /// Its weight in relation to those of the others.
     pub weight: u64,
+    /// The metadata that the endpoint must have, if the cluster has subsets.
+    pub subset: Option<Arc<SubsetKey>>,
 }
 
 impl RelayTo {
+    /// A cluster, any endpoint of it.
+    pub const fn cluster(name: Name) -> Self {
+        Self::Cluster { name, subset: None }
+    }
+
     /// Whether clients may name the cluster `name`.
     pub fn may_name(&self, name: &str) -> bool {
         match self {
             Self::Named(allow) => allow.iter().any(|pattern| pattern.fits(name)),
-            Self::Cluster(_) | Self::Split(_) => false,
+            Self::Cluster { .. } | Self::Split(_) => false,
         }
     }
 
-    /// Every cluster that it names, with its weight.
-    pub fn clusters(&self) -> impl Iterator<Item = (&Name, u64)> {
+    /// Every cluster that it names with its share; the only one has them all.
+    pub fn shares(&self) -> impl Iterator<Item = RelayShare> {
         let (one, shares) = match self {
-            Self::Cluster(name) => (Some((name, 1)), &[][..]),
+            Self::Cluster { name, subset } => {
+                let (cluster, subset) = (Arc::clone(name), subset.clone());
+                (Some(RelayShare { cluster, weight: 1, subset }), &[][..])
+            }
             Self::Split(shares) => (None, shares.as_slice()),
             Self::Named(_) => (None, &[][..]),
         };
-        one.into_iter().chain(shares.iter().map(|share| (&share.cluster, share.weight)))
+        one.into_iter().chain(shares.iter().cloned())
+    }
+
+    /// Every cluster that it names.
+    pub fn clusters(&self) -> impl Iterator<Item = &Name> {
+        let (one, shares) = match self {
+            Self::Cluster { name, .. } => (Some(name), &[][..]),
+            Self::Split(shares) => (None, shares.as_slice()),
+            Self::Named(_) => (None, &[][..]),
+        };
+        one.into_iter().chain(shares.iter().map(|share| &share.cluster))
     }
 
     /// The field that names `cluster`, and whether its key is the name.
     pub(crate) fn place(&self, cluster: &Name, relay: &Path<'_>) -> (String, bool) {
         match self {
-            Self::Cluster(_) => (relay.key("cluster").to_string(), false),
+            Self::Cluster { .. } => (relay.key("cluster").to_string(), false),
             Self::Split(_) => (relay.key("split").key(cluster).to_string(), true),
             Self::Named(_) => (relay.key("allow").to_string(), false),
         }
     }
 
     fn references(&self, relay: &Path<'_>, found: &mut References) {
-        found.0.extend(self.clusters().map(|(name, _)| {
+        found.0.extend(self.clusters().map(|name| {
             let (at, in_key) = self.place(name, relay);
             Reference { kind: Kind::Cluster, name: Name::clone(name), at, in_key }
         }));
@@ -210,6 +237,8 @@ pub struct FlowChain {
     pub idle_timeout: Option<Duration>,
     /// Responses to each datagram, after which the flow ends.
     pub responses: Option<NonZeroU32>,
+    /// Whether each datagram goes to an endpoint of its own.
+    pub per_packet: bool,
 }
 
 impl Listener {

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use sluice_core::value::HostPattern;
 use sluice_core::{Name, Node, Path};
-use sluice_l7::routes::{Conditions, Direct, PathMatch, Redirect, RequireTls, RuleOptions};
+use sluice_l7::routes::{
+    Conditions, Direct, EndpointMatch, PathMatch, Redirect, RequireTls, RuleOptions,
+};
 
 use super::{Kind, Reference, References};
 
@@ -69,6 +71,8 @@ pub struct Share {
     pub weight: u64,
     /// The name of the runtime value that overrides the weight.
     pub runtime: Option<String>,
+    /// The metadata that the endpoint must have, in place of what the rule says.
+    pub endpoint: Option<EndpointMatch>,
 }
 
 /// What a rule or a virtual host configures for a filter.

@@ -11,6 +11,7 @@ use sluice_core::{Diags, Name, Node, Path, Setting, Spanned, Value, section};
 use sluice_l7::routes::RequireTls;
 
 pub mod actions;
+pub mod endpoint_metadata;
 pub mod forwarding;
 pub mod hashing;
 pub mod matching;
@@ -26,6 +27,7 @@ pub use rewriting::{HostPart, HostRegex, Original, RegexRewrite, Rewrite};
 pub use runtime::{RuntimeSection, RuntimeValues};
 pub use words::{HeaderName, MethodName, Text, Token, Upgrades};
 
+use endpoint_metadata::SubsetSources;
 use forwarding::{AttemptCount, FollowRedirects, Mirror};
 use retries::Retry;
 
@@ -116,6 +118,9 @@ section! {
         /// The hash key of ring_hash and maglev (session affinity, sticky sessions); the first source that yields a
         /// value is used.
         pub hash: Vec<Short<HashSource>>,
+        /// The metadata that the endpoint must have, for a cluster with `subsets`: a value for each key, or
+        /// `{ header: NAME }` for that of a request header.
+        pub endpoint_metadata: Option<Spanned<SubsetSources>>,
         /// Clusters that get a copy of each request, or of a share of them; their responses are discarded (shadowing).
         pub mirror: Vec<Short<Mirror>>,
         /// Redirects of endpoints that Sluice follows itself, instead of the client (internal redirects).
@@ -128,7 +133,8 @@ section! {
         pub attempt_count: Vec<AttemptCount>,
         /// Protocols that clients may upgrade to.
         pub upgrades: Upgrades = "websocket",
-        /// Whether CONNECT is tunnelled to the cluster.
+        /// Whether CONNECT is accepted: it is passed on to an endpoint of the cluster, which must be a proxy; a cluster with
+        /// `forward` opens a tunnel to the host that it names.
         pub connect: bool = "false",
         /// Filter settings for this rule, by filter name, in place of those of the virtual host and the chain; `skip`
         /// disables a filter. Those of `set_headers` add up instead, in the order chain, virtual host, rule.

@@ -362,6 +362,7 @@ fn what_is_in_force_can_be_read_by_kind() {
         cluster: "app".into(),
         weight: 1,
         runtime: Some("app.share".into()),
+        endpoint: None,
     };
     table.virtual_hosts[0].rules[0].action = crate::model::routes::Action::Split(vec![share]);
 

@@ -10,6 +10,7 @@ use sluice_l7::routes::{Direct, HashBy, PathMatch, Redirect, RetryPlan, RuleOpti
 pub use matching::written;
 
 use super::{Context, Translated};
+use crate::check;
 use crate::model::routes::{Action, FilterOverride, RouteTable, Rule, Share, VirtualHost};
 use crate::model::{Kind, Resource};
 use crate::provenance::Provenance;
@@ -200,6 +201,10 @@ fn action(rule: &Spanned<sections::Rule>, at: &Path<'_>, diags: &mut Diags) -> O
             cluster: cluster.value.clone(),
             weight: share.weight.value(),
             runtime: share.runtime.clone(),
+            // Without metadata of its own, the rule's counts.
+            endpoint: share.endpoint_metadata.as_ref().and_then(|_| {
+                check::routes::of_share(rule.endpoint_metadata.as_ref().map(|of| &of.0), share)
+            }),
         };
         return Some(Action::Split(split.0.iter().map(share).collect()));
     }
@@ -300,6 +305,7 @@ fn options(
         host: rewrites.host,
         originals: rewrites.originals,
         hash: rule.hash.iter().map(|source| hash_by(&source.0)).collect(),
+        endpoint: rule.endpoint_metadata.as_ref().map(|of| of.0.clone()),
         mirrors,
         follow,
         envoy_headers: rule.envoy_headers,

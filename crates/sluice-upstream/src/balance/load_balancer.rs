@@ -9,10 +9,17 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
+use sluice_core::Moment;
+
+use super::BalancingPlan;
 use super::priorities::{Census, Share, shares};
-use super::tables::{BalancerTable, Pick, Weighted};
-use super::{BalancingPlan, LocalityPlan, OVERPROVISIONING};
+use super::tables::{BalancerTable, Pick};
+use super::zones::{FleetZones, ZoneRouting};
 use crate::endpoint::{EndpointState, EndpointTraits, Locality};
+
+mod selection;
+
+use selection::Tables;
 
 /// What is known of an endpoint when a selection is built.
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +32,19 @@ pub struct BalancedEndpoint<'a> {
     pub weight: u32,
     /// The part of its weight that it has, in thousandths.
     pub part: u32,
+}
+
+/// What a selection is built from.
+#[derive(Clone, Copy, Debug)]
+pub struct BalancerInput<'a> {
+    /// How endpoints are chosen.
+    pub plan: &'a BalancingPlan,
+    /// The membership.
+    pub endpoints: &'a [Arc<EndpointState>],
+    /// What is known of each.
+    pub balanced: &'a [BalancedEndpoint<'a>],
+    /// The processes of each zone, for zone-aware routing.
+    pub fleet: &'a FleetZones,
 }
 
 /// Whether an endpoint can be used.
@@ -60,6 +80,8 @@ pub struct LoadBalancer {
     hashes: bool,
     /// The shares, for the admin pages: of each priority that has endpoints, in order.
     pub shares: Box<[(u32, Share)]>,
+    /// What zone-aware routing does in the highest priority, for the admin pages.
+    pub zones: Option<ZoneRouting>,
     /// The tables of balancers that choose by hash, by priority: they do not depend on states.
     hash_tables: BTreeMap<u32, Arc<BalancerTable>>,
 }
@@ -141,19 +163,19 @@ pub struct Chooser<'a> {
     pub hash: Option<u64>,
     /// The load of all endpoints together.
     pub load: &'a dyn Fn() -> u64,
+    /// The time.
+    pub now: &'a dyn Fn() -> Moment,
 }
 
 impl LoadBalancer {
-    /// Builds the selection over all endpoints. `old` is that of the same membership before, if there is one.
-    pub fn build(
-        plan: &BalancingPlan,
-        endpoints: &[Arc<EndpointState>],
-        balanced: &[BalancedEndpoint<'_>],
-        old: Option<&Self>,
-    ) -> Self {
+    /// Builds the selection over `members`, which are indexes of endpoints in order. `old` is that of the same members
+    /// before, if there is one.
+    pub fn build(input: BalancerInput<'_>, members: &[u32], old: Option<&Self>) -> Self {
+        let BalancerInput { plan, balanced, .. } = input;
         let mut levels: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
-        for (index, one) in (0_u32..).zip(balanced) {
-            levels.entry(one.traits.priority).or_default().push(index);
+        for index in members {
+            let priority = balanced[*index as usize].traits.priority;
+            levels.entry(priority).or_default().push(*index);
         }
         let count = |members: &[u32], standing| {
             members.iter().filter(|index| balanced[**index as usize].standing == standing).count()
@@ -167,7 +189,7 @@ impl LoadBalancer {
             })
             .collect();
         let shares = shares(&censuses, &plan.failover);
-        let mut tables = Tables { plan, endpoints, balanced, old, hashes: BTreeMap::new() };
+        let mut tables = Tables { input, old, hashes: BTreeMap::new(), zones: None };
         let healthy = levels.iter().zip(&shares).map(|((priority, level), share)| {
             let accepts = if share.panics { Accepts::All } else { Accepts::Healthy };
             (*priority, level, accepts, share.healthy)
@@ -182,16 +204,27 @@ impl LoadBalancer {
             if !members.is_empty() {
                 let tier = tiers.len();
                 let start = parts.len();
-                let tables = tables.of_tier(priority, level, &members);
+                let tables = tables.of_tier(priority, accepts, level, &members);
                 parts.extend(spread(tables, below, percent, tier));
+                let members = members.into();
                 tiers.push(Tier { priority, accepts, members, parts: start..parts.len() });
             }
             below += u64::from(percent);
         }
         let shares = levels.keys().copied().zip(shares).collect();
         let hashes = plan.balance.hashes();
-        let hash_tables = tables.hashes;
-        Self { tiers: tiers.into(), parts: parts.into(), hashes, shares, hash_tables }
+        let Tables { hashes: hash_tables, zones, .. } = tables;
+        Self { tiers: tiers.into(), parts: parts.into(), hashes, shares, zones, hash_tables }
+    }
+
+    /// The indexes of the endpoints that it offers.
+    pub fn offered(&self) -> impl Iterator<Item = u32> {
+        self.tiers.iter().flat_map(|tier| tier.members.iter().copied())
+    }
+
+    /// How many of the worker's positions it has.
+    pub fn turns(&self) -> usize {
+        if self.parts.len() < 2 { 1 } else { self.parts.len() + 1 }
     }
 
     /// The traffic of each locality, where they are told apart: for the admin pages.
@@ -281,6 +314,7 @@ impl LoadBalancer {
             hash: chooser.hash,
             may: &may,
             load: chooser.load,
+            now: chooser.now,
         };
         table.pick(endpoints, &mut pick)
     }
@@ -334,127 +368,6 @@ fn spread(
         let up_to = hundredths * u128::from(TRAFFIC) / (100 * u128::from(total));
         Part { up_to: u64::try_from(up_to).unwrap_or(TRAFFIC), tier, locality, table }
     })
-}
-
-/// The tables of a selection, while it is built.
-struct Tables<'a> {
-    plan: &'a BalancingPlan,
-    endpoints: &'a [Arc<EndpointState>],
-    balanced: &'a [BalancedEndpoint<'a>],
-    old: Option<&'a LoadBalancer>,
-    hashes: BTreeMap<u32, Arc<BalancerTable>>,
-}
-
-impl Tables<'_> {
-    /// Those of `level` that a tier offers.
-    fn members(&self, level: &[u32], accepts: Accepts) -> Box<[u32]> {
-        let offered = |index: &&u32| {
-            let standing = self.balanced[**index as usize].standing;
-            match accepts {
-                Accepts::Healthy => standing == Standing::Healthy,
-                Accepts::Degraded => standing == Standing::Degraded,
-                Accepts::All => standing != Standing::Withdrawn,
-            }
-        };
-        level.iter().filter(offered).copied().collect()
-    }
-
-    /// The tables over `members` of a level, by locality, each with its weight.
-    fn of_tier(&mut self, priority: u32, level: &[u32], members: &[u32]) -> Vec<LocalityTable> {
-        if self.plan.balance.hashes() {
-            let table = self.hash_table(priority, level);
-            return vec![LocalityTable { weight: 1, locality: None, table }];
-        }
-        let localities = self.localities(level, members).into_iter();
-        let is_told_apart = self.plan.localities == LocalityPlan::Weighted;
-        let table = |(weight, members): (u64, Vec<u32>)| {
-            let of = self.locality(members[0]);
-            // Without weights, this is the table of all localities.
-            let is_one = is_told_apart && members.iter().all(|index| self.locality(*index) == of);
-            let locality = is_one.then(|| of.cloned().unwrap_or_default());
-            let chosen = members.iter().map(|index| self.weighted(*index)).collect();
-            let table = BalancerTable::build(&self.plan.balance, self.endpoints, chosen);
-            LocalityTable { weight, locality, table: Arc::new(table) }
-        };
-        localities.map(table).collect()
-    }
-
-    fn weighted(&self, index: u32) -> Weighted {
-        let BalancedEndpoint { weight, part, .. } = self.balanced[index as usize];
-        Weighted { index, weight: u64::from(weight) * u64::from(part) }
-    }
-
-    /// `members` of a level by locality, each with its weight.
-    fn localities(&self, level: &[u32], members: &[u32]) -> Vec<(u64, Vec<u32>)> {
-        let weights = match self.plan.localities {
-            LocalityPlan::Ignored => Vec::new(),
-            LocalityPlan::Weighted => self.locality_weights(level, members),
-        };
-        // Without any weight, localities are not told apart.
-        if weights.is_empty() { vec![(1, members.to_vec())] } else { weights }
-    }
-
-    /// The localities with members and a weight. A locality keeps its weight until too few of its endpoints are usable;
-    /// then it has the part that they can serve. Source: Envoy, "Locality weighted load balancing".
-    fn locality_weights(&self, level: &[u32], members: &[u32]) -> Vec<(u64, Vec<u32>)> {
-        let factor = u64::from(self.plan.failover.overprovisioning.unwrap_or(OVERPROVISIONING));
-        let mut all: BTreeMap<Option<&Arc<Locality>>, u64> = BTreeMap::new();
-        for index in level {
-            let counts = self.balanced[*index as usize].standing != Standing::Withdrawn;
-            *all.entry(self.locality(*index)).or_default() += u64::from(counts);
-        }
-        let mut usable: BTreeMap<Option<&Arc<Locality>>, Vec<u32>> = BTreeMap::new();
-        for index in members {
-            usable.entry(self.locality(*index)).or_default().push(*index);
-        }
-        let weighted = usable.into_iter().map(|(locality, members)| {
-            let weight = self.balanced[members[0] as usize].traits.locality_weight;
-            let served = (members.len() as u64 * factor / all[&locality]).min(100);
-            (u64::from(weight) * served, members)
-        });
-        weighted.filter(|(weight, _)| *weight > 0).collect()
-    }
-
-    fn locality(&self, index: u32) -> Option<&Arc<Locality>> {
-        self.balanced[index as usize].traits.locality.as_ref()
-    }
-
-    /// The table over all endpoints of a level, whatever their states: a pick passes over those that cannot be used, so
-    /// that a change of state moves no hash between the others.
-    fn hash_table(&mut self, priority: u32, level: &[u32]) -> Arc<BalancerTable> {
-        let known = self.old.and_then(|old| old.hash_tables.get(&priority));
-        let made = self.hashes.get(&priority).or(known).cloned();
-        let table = made.unwrap_or_else(|| {
-            let chosen = self.hash_weights(level);
-            Arc::new(BalancerTable::build(&self.plan.balance, self.endpoints, chosen))
-        });
-        self.hashes.insert(priority, Arc::clone(&table));
-        table
-    }
-
-    /// The weights of a level's endpoints on a ring: each locality has its weight, if they are told apart.
-    fn hash_weights(&self, level: &[u32]) -> Vec<Weighted> {
-        /// The resolution of the part that an endpoint has in its locality.
-        const SCALE: u64 = 1 << 16;
-        let of = |index: u32| &self.balanced[index as usize];
-        let mut totals: BTreeMap<Option<&Arc<Locality>>, u64> = BTreeMap::new();
-        let has_weight = level.iter().any(|index| of(*index).traits.locality_weight > 0);
-        if self.plan.localities == LocalityPlan::Weighted && has_weight {
-            for index in level {
-                *totals.entry(self.locality(*index)).or_default() += u64::from(of(*index).weight);
-            }
-        }
-        let weighted = level.iter().map(|index| {
-            let BalancedEndpoint { traits, weight, .. } = of(*index);
-            let own = u64::from(*weight);
-            let weight = match totals.get(&self.locality(*index)) {
-                Some(total) => (own * SCALE / total).max(1) * u64::from(traits.locality_weight),
-                None => own,
-            };
-            Weighted { index: *index, weight }
-        });
-        weighted.filter(|one| one.weight > 0).collect()
-    }
 }
 
 #[cfg(test)]

@@ -26,6 +26,10 @@ pub enum BreakerLimit {
     Pending,
     /// Retries in flight, per worker.
     Retries,
+    /// Hosts that clients have named: `forward.max_hosts`.
+    ForwardHosts,
+    /// Connections and requests that wait for the look-up of a host that a client named.
+    ForwardLookups,
 }
 
 impl BreakerLimit {
@@ -38,6 +42,8 @@ impl BreakerLimit {
             Self::RequestsPerEndpoint => "requests_per_endpoint",
             Self::Pending => "pending",
             Self::Retries => "retries",
+            Self::ForwardHosts => "forward_hosts",
+            Self::ForwardLookups => "forward_lookups",
         }
     }
 }
@@ -145,7 +151,10 @@ impl Cluster {
                 Breaker { limit, max, used, open: used >= max }
             })
         };
+        let hosts = plan.forward.as_ref().map_or(0, |_| self.names().len() as u64);
+        let hosts_max = plan.forward.as_ref().map(|forward| forward.hosts_max as u64);
         let breakers = [
+            shared(BreakerLimit::ForwardHosts, hosts_max, hosts),
             shared(BreakerLimit::Connections, plan.connections_max, self.active()),
             shared(BreakerLimit::Requests, plan.requests_max, self.requests()),
             self.pending.breaker(BreakerLimit::Pending, plan.pending_max),

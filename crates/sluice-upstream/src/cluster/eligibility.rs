@@ -26,6 +26,8 @@ pub enum Ineligible {
     Maintenance,
     /// Its priority failed, and has its traffic back then.
     HeldBack(Instant),
+    /// This process uses others (`aperture`).
+    OutsideAperture,
     /// Its priority gets no traffic: higher ones suffice.
     PriorityUnused,
     /// It is degraded, and healthy endpoints suffice.
@@ -43,6 +45,7 @@ impl Ineligible {
             Self::Drained => "drained",
             Self::Maintenance => "maintenance",
             Self::HeldBack(_) => "held_back",
+            Self::OutsideAperture => "aperture",
             Self::PriorityUnused => "priority_unused",
             Self::DegradedUnused => "degraded_unused",
             Self::AtLimit(..) => "limit",
@@ -77,6 +80,7 @@ impl Cluster {
                 EndpointState::requests,
             ),
         ];
+        let offered = plan.balancing.aperture.as_ref().map(|_| members.offered());
         let of = |(index, (endpoint, traits)): (usize, (&Arc<EndpointState>, &EndpointTraits))| {
             let shares = &members.balancer.shares;
             let share = shares.iter().find(|(priority, _)| *priority == traits.priority);
@@ -89,8 +93,17 @@ impl Cluster {
             };
             // In panic, the states do not matter.
             if !share.panics {
+                why_not.extend(of_state(endpoint));
+            }
+            // What is withheld or cannot be used does not count for its priority; hosts that clients name have none.
+            if !share.panics && why_not.is_empty() && plan.forward.is_none() {
                 let held = standings.held_back(traits.priority).filter(|at| *at > now);
-                why_not.extend(of_state(endpoint, share, held));
+                why_not.extend(of_share(endpoint, share, held));
+            }
+            let index_of = u32::try_from(index).unwrap_or(u32::MAX);
+            let is_outside = offered.as_ref().is_some_and(|of| !of.contains(&index_of));
+            if why_not.is_empty() && is_outside {
+                why_not.push(Ineligible::OutsideAperture);
             }
             for (limit, max, count) in limits {
                 if let Some(max) = max.filter(|max| count(endpoint) >= *max) {
@@ -104,22 +117,25 @@ impl Cluster {
     }
 }
 
-/// What its own state has against an endpoint, and the share of its priority.
-fn of_state(endpoint: &EndpointState, share: Share, held: Option<Instant>) -> Vec<Ineligible> {
+/// What its own state has against an endpoint.
+fn of_state(endpoint: &EndpointState) -> impl Iterator<Item = Ineligible> + use<> {
     let unhealthy = endpoint.why_unhealthy().map(Ineligible::Unhealthy);
     let ejected = endpoint.why_ejected();
     let ejected = ejected.map(|why| Ineligible::Ejected(why, endpoint.ejected_until()));
-    let mut why_not: Vec<Ineligible> = unhealthy.into_iter().chain(ejected).collect();
-    if why_not.is_empty() {
-        if let Some(at) = held {
-            why_not.push(Ineligible::HeldBack(at));
-        } else if share.healthy + share.degraded == 0 {
-            why_not.push(Ineligible::PriorityUnused);
-        } else if endpoint.is_degraded() && share.degraded == 0 {
-            why_not.push(Ineligible::DegradedUnused);
-        }
+    unhealthy.into_iter().chain(ejected)
+}
+
+/// What the share of its priority has against an endpoint that could be used.
+fn of_share(endpoint: &EndpointState, share: Share, held: Option<Instant>) -> Option<Ineligible> {
+    if let Some(at) = held {
+        return Some(Ineligible::HeldBack(at));
     }
-    why_not
+    let share = if endpoint.is_degraded() { share.degraded } else { share.healthy };
+    match (share, endpoint.is_degraded()) {
+        (0, false) => Some(Ineligible::PriorityUnused),
+        (0, true) => Some(Ineligible::DegradedUnused),
+        _ => None,
+    }
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use sluice_core::Reason;
 use sluice_io::WorkerCx;
 
 use super::{Affinity, Claim, Cluster, ClusterHandle};
+use crate::endpoint::EndpointState;
 use crate::metrics;
 use crate::reasons;
 
@@ -30,8 +31,9 @@ impl Cluster {
 
     /// The cluster that a pick continues with that has failed for `why`, if any.
     pub fn fallback_for(&self, why: Reason) -> Option<Arc<Self>> {
-        let unusable = [reasons::NO_HEALTHY, reasons::NO_ENDPOINT, reasons::DNS].contains(&why);
-        self.fallback.load_full().filter(|_| unusable)
+        const UNUSABLE: [Reason; 4] =
+            [reasons::NO_HEALTHY, reasons::NO_ENDPOINT, reasons::NO_SUBSET, reasons::DNS];
+        self.fallback.load_full().filter(|_| UNUSABLE.contains(&why))
     }
 
     /// Whether any endpoint is usable, of this cluster or of those that serve in its place.
@@ -60,11 +62,31 @@ impl ClusterHandle {
     pub fn pick_or_fall_back(
         self: &Rc<Self>,
         worker: &WorkerCx,
-        affinity: Affinity,
+        affinity: Affinity<'_>,
     ) -> (Rc<Self>, Result<Claim, Reason>) {
+        self.fall_back(worker, |handle| handle.pick(worker, affinity, &[]))
+    }
+
+    /// Picks an endpoint for one datagram, as [`ClusterHandle::pick_for_datagram`], in the same order of clusters.
+    ///
+    /// # Errors
+    /// The reason why there is none.
+    pub fn pick_for_datagram_or_fall_back(
+        self: &Rc<Self>,
+        worker: &WorkerCx,
+        affinity: Affinity<'_>,
+    ) -> (Rc<Self>, Result<Arc<EndpointState>, Reason>) {
+        self.fall_back(worker, |handle| handle.pick_for_datagram(worker, affinity))
+    }
+
+    fn fall_back<T>(
+        self: &Rc<Self>,
+        worker: &WorkerCx,
+        pick: impl Fn(&Rc<Self>) -> Result<T, Reason>,
+    ) -> (Rc<Self>, Result<T, Reason>) {
         let mut handle = Rc::clone(self);
         for _ in 0..FALLBACKS_MAX {
-            match handle.pick(worker, affinity, &[]) {
+            match pick(&handle) {
                 Err(why) if let Some(next) = handle.cluster.fallback_for(why) => {
                     handle.count_fallback(worker);
                     handle = handle.next(next, worker);
@@ -72,7 +94,7 @@ impl ClusterHandle {
                 picked => return (handle, picked),
             }
         }
-        let picked = handle.pick(worker, affinity, &[]);
+        let picked = pick(&handle);
         (handle, picked)
     }
 

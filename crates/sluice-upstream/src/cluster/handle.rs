@@ -9,7 +9,6 @@ use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
 
 use sluice_core::Reason;
 use sluice_core::limits::Limit;
@@ -18,15 +17,15 @@ use sluice_telemetry::metrics::other;
 use sluice_telemetry::{Counter, CounterSet, Gauge, Histogram};
 use smallvec::SmallVec;
 
-use super::affinity::{Affinity, ClientSession, PreferredEndpoint};
+use super::affinity::Affinity;
 use super::breakers::BreakerLimit;
 use super::reserve::{TrafficClass, reserved};
-use super::source_table::SourceTable;
 use super::{Cluster, Membership};
-use crate::balance::load_balancer::{Chooser, Openings, Shortage};
 use crate::endpoint::{EndpointState, Lease, LeftEndpoints, RequestLease};
 use crate::metrics;
 use crate::reasons;
+
+mod choose;
 
 /// A worker's handle to a cluster: its position in the sequence and its metrics.
 #[derive(Debug)]
@@ -40,6 +39,7 @@ pub struct ClusterHandle {
     pub(crate) connect_time: Histogram,
     failures: CounterSet<Reason>,
     sessions: CounterSet<&'static str>,
+    subset_picks: CounterSet<&'static str>,
     refusals: CounterSet<BreakerLimit>,
     pub(super) fallbacks: OnceCell<Counter>,
     denials: OnceCell<Counter>,
@@ -173,6 +173,7 @@ impl ClusterHandle {
             connect_time: shard.histogram(&metrics::CONNECT_TIME, &labels),
             failures: CounterSet::default(),
             sessions: CounterSet::default(),
+            subset_picks: CounterSet::default(),
             refusals: CounterSet::default(),
             fallbacks: OnceCell::new(),
             denials: OnceCell::new(),
@@ -193,7 +194,7 @@ impl ClusterHandle {
     pub fn pick(
         self: &Rc<Self>,
         worker: &WorkerCx,
-        affinity: Affinity,
+        affinity: Affinity<'_>,
         tried: &[Arc<str>],
     ) -> Result<Claim, Reason> {
         let plan = self.cluster.plan.load();
@@ -211,6 +212,43 @@ impl ClusterHandle {
             }
         })?;
         Ok(self.claim(endpoint.lease()))
+    }
+
+    /// Picks an endpoint for one datagram and claims nothing: the flow that carries it may exist already, which a limit on
+    /// connections is no reason to pass over.
+    ///
+    /// # Errors
+    /// The reason why there is none.
+    pub fn pick_for_datagram(
+        &self,
+        worker: &WorkerCx,
+        affinity: Affinity<'_>,
+    ) -> Result<Arc<EndpointState>, Reason> {
+        self.choose(worker, affinity, Tried::NOTHING, &|_| false)
+    }
+
+    /// Claims an endpoint that was picked for a datagram, for the flow that begins with it.
+    ///
+    /// # Errors
+    /// The cluster or the endpoint has as many connections as it may.
+    pub fn claim_picked(
+        self: &Rc<Self>,
+        worker: &WorkerCx,
+        endpoint: &Arc<EndpointState>,
+    ) -> Result<Claim, Reason> {
+        let class = TrafficClass::Request;
+        if self.is_full(class, endpoint) {
+            return Err(self.refused(worker, self.connection_limit(class)));
+        }
+        Ok(self.claim(endpoint.lease()))
+    }
+
+    /// Whether the cluster or an endpoint has as many connections as `class` may have.
+    fn is_full(&self, class: TrafficClass, endpoint: &EndpointState) -> bool {
+        let plan = self.cluster.plan.load();
+        let open = |max| self.open_to(class, max);
+        plan.connections_max.is_some_and(|max| self.cluster.active() >= open(max))
+            || plan.endpoint_connections_max.is_some_and(|max| endpoint.active() >= open(max))
     }
 
     /// Whether the cluster has an endpoint of that name.
@@ -231,7 +269,7 @@ impl ClusterHandle {
         self: &Rc<Self>,
         worker: &WorkerCx,
         class: TrafficClass,
-        affinity: Affinity,
+        affinity: Affinity<'_>,
         tried: Tried<'_>,
     ) -> Result<(Arc<EndpointState>, RequestClaim), Reason> {
         let plan = self.cluster.plan.load();
@@ -255,12 +293,20 @@ impl ClusterHandle {
                 refused(BreakerLimit::RequestsPerEndpoint);
             }
         })?;
+        let claim = self.claim_request(&endpoint, counts);
+        Ok((endpoint, claim))
+    }
+
+    /// Claims `endpoint` for a request, which the cluster `counts` or not.
+    pub(super) fn claim_request(
+        self: &Rc<Self>,
+        endpoint: &Arc<EndpointState>,
+        counts: bool,
+    ) -> RequestClaim {
         if counts {
             self.cluster.requests.fetch_add(1, Relaxed);
         }
-        let claim =
-            RequestClaim { handle: Rc::clone(self), counts, _lease: endpoint.lease_request() };
-        Ok((endpoint, claim))
+        RequestClaim { handle: Rc::clone(self), counts, _lease: endpoint.lease_request() }
     }
 
     /// Claims `endpoint` for a pooled connection, which carries the requests of many clients.
@@ -272,11 +318,7 @@ impl ClusterHandle {
         class: TrafficClass,
         endpoint: &Arc<EndpointState>,
     ) -> Result<Claim, Reason> {
-        let plan = self.cluster.plan.load();
-        let open = |max| self.open_to(class, max);
-        let full = plan.connections_max.is_some_and(|max| self.cluster.active() >= open(max))
-            || plan.endpoint_connections_max.is_some_and(|max| endpoint.active() >= open(max));
-        if full {
+        if self.is_full(class, endpoint) {
             return Err(reasons::LIMIT);
         }
         Ok(self.claim(endpoint.lease_shared()))
@@ -299,119 +341,13 @@ impl ClusterHandle {
         }
     }
 
-    fn claim(self: &Rc<Self>, lease: Lease) -> Claim {
+    pub(super) fn claim(self: &Rc<Self>, lease: Lease) -> Claim {
         if lease.is_shared() {
             self.cluster.shared.fetch_add(1, Relaxed);
         }
         self.cluster.active.fetch_add(1, Relaxed);
         self.open.increment();
         Claim { lease, handle: Rc::clone(self) }
-    }
-
-    fn choose(
-        &self,
-        worker: &WorkerCx,
-        Affinity { hash, session }: Affinity,
-        tried: Tried<'_>,
-        full: &dyn Fn(&EndpointState) -> bool,
-    ) -> Result<Arc<EndpointState>, Reason> {
-        let members = self.cluster.members.load();
-        let priorities = tried.priorities_in(&members);
-        let is_tried = |index: u32, endpoint: &EndpointState| {
-            tried.endpoints.contains(&endpoint.name)
-                || (!priorities.is_empty()
-                    && priorities.contains(&members.traits[index as usize].priority))
-        };
-        let openings = Openings { is_full: full, is_tried: &is_tried };
-        if let Some(session) = session
-            && let Some(endpoint) = self.resume(worker, session, &members, &openings)?
-        {
-            return Ok(endpoint);
-        }
-        let mut chooser = Chooser {
-            random: &mut |bound| worker.random_below(bound),
-            turn: &mut |table| self.turns.take(table),
-            hash,
-            load: &|| self.cluster.load(),
-        };
-        let endpoint = match members.balancer.pick(&members.endpoints, &openings, &mut chooser) {
-            Ok(index) => Arc::clone(&members.endpoints[index as usize]),
-            Err(shortage) => return Err(self.why_none(&members, shortage)),
-        };
-        if let Some(ClientSession::Source { source, ttl }) = session {
-            self.note_source(worker, source, ttl, &endpoint);
-        }
-        Ok(endpoint)
-    }
-
-    /// The endpoint of a session, if it has one that can be used.
-    ///
-    /// # Errors
-    /// It has one that cannot be used, and allows no other.
-    fn resume(
-        &self,
-        worker: &WorkerCx,
-        session: ClientSession,
-        members: &Membership,
-        openings: &Openings<'_>,
-    ) -> Result<Option<Arc<EndpointState>>, Reason> {
-        let (id, strict) = match session {
-            ClientSession::Endpoint(PreferredEndpoint { id, strict }) => (Some(id), strict),
-            ClientSession::Source { source, ttl } => {
-                (self.sources(worker).find(source, ttl, worker.now()), false)
-            }
-        };
-        let Some(id) = id else { return Ok(None) };
-        let usable = |index: u32| {
-            let endpoint = &members.endpoints[index as usize];
-            // A drained endpoint keeps its sessions.
-            let open = endpoint.may_continue()
-                && !(openings.is_full)(endpoint)
-                && !(openings.is_tried)(index, endpoint);
-            open.then_some(endpoint)
-        };
-        let endpoint = members.with_id(id).and_then(usable);
-        let result = match (endpoint, strict) {
-            (Some(_), _) => "kept",
-            (None, false) => "moved",
-            (None, true) => "refused",
-        };
-        self.count_session(worker, result);
-        if let (Some(endpoint), ClientSession::Source { source, ttl }) = (endpoint, session) {
-            self.note_source(worker, source, ttl, endpoint);
-        }
-        if endpoint.is_none() && strict { Err(reasons::SESSION) } else { Ok(endpoint.cloned()) }
-    }
-
-    fn note_source(&self, worker: &WorkerCx, source: u64, ttl: Duration, to: &EndpointState) {
-        if self.sources(worker).note(source, to.id, ttl, worker.now()) {
-            self.count_session(worker, "forgotten");
-        }
-    }
-
-    fn count_session(&self, worker: &WorkerCx, result: &'static str) {
-        self.sessions.count(&result, |result| {
-            worker.shard.counter(&metrics::SESSIONS, &[&self.cluster.name, result])
-        });
-    }
-
-    fn sources(&self, worker: &WorkerCx) -> &SourceTable {
-        let size = || SourceTable::new(worker.limits.size(Limit::SourceTable));
-        self.cluster.sources.get_or_init(size)
-    }
-
-    fn why_none(&self, members: &Membership, shortage: Shortage) -> Reason {
-        if !self.cluster.is_configured() {
-            return reasons::CLUSTER_UNKNOWN;
-        }
-        if members.endpoints.is_empty() {
-            let unresolved = !self.cluster.names().is_empty();
-            return if unresolved { reasons::DNS } else { reasons::NO_ENDPOINT };
-        }
-        match shortage {
-            Shortage::Full => reasons::LIMIT,
-            Shortage::None => reasons::NO_HEALTHY,
-        }
     }
 
     fn refused(&self, worker: &WorkerCx, limit: BreakerLimit) -> Reason {

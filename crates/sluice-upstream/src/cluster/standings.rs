@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use crate::balance::BalancingPlan;
 use crate::balance::load_balancer::{BalancedEndpoint, Standing};
 use crate::balance::slow_start::WHOLE;
+use crate::balance::zones::FleetZones;
 use crate::endpoint::{EndpointState, EndpointTraits};
 
 /// The memory of one cluster.
@@ -26,6 +27,8 @@ pub(super) struct Standings {
     usable_since: HashMap<Arc<str>, Option<Instant>>,
     /// Of each priority that has had a usable endpoint. Empty without a delay.
     priorities: BTreeMap<u32, Service>,
+    /// The processes of each zone, as of the last selection.
+    pub(super) fleet: FleetZones,
 }
 
 /// Whether a priority serves.
@@ -39,10 +42,10 @@ enum Service {
 }
 
 /// The outcome of [`Standings::follow`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Followed {
-    /// Whether any endpoint has another state or weight than before.
-    pub(super) changed: bool,
+    /// The endpoints that have another state or weight than before, in order.
+    pub(super) changed: Vec<u32>,
     /// Whether any has another weight, apart from slow start.
     pub(super) reweighted: bool,
     /// When time alone will change one.
@@ -64,7 +67,13 @@ impl Standings {
         let warmer = self.warm(plan, endpoints, &mut next, now);
         let weights: Vec<u32> = endpoints.iter().zip(traits).map(weight_of).collect();
         let reweighted = weights != self.weights;
-        let changed = reweighted || next != self.current;
+        let is_same = |place: usize| {
+            self.current.get(place) == Some(&next[place])
+                && self.weights.get(place) == Some(&weights[place])
+        };
+        let changed =
+            (0_u32..).zip(0..next.len()).filter(|(_, place)| !is_same(*place)).map(|(n, _)| n);
+        let changed = changed.collect();
         self.current = next;
         self.weights = weights;
         Followed { changed, reweighted, again_at: returns.into_iter().chain(warmer).min() }
@@ -298,7 +307,7 @@ mod tests {
             let now = start + Duration::from_secs(seconds);
             let followed = standings.follow(&plan, &all, &traits, now);
             let (part, weight) = (standings.current[1].1, standings.weights[1]);
-            (states(&standings), part, weight, followed.changed, followed.reweighted)
+            (states(&standings), part, weight, !followed.changed.is_empty(), followed.reweighted)
         };
         let weight = |weight| Some(OverrideAction::Weight(NonZeroU32::new(weight).unwrap()));
         for (seconds, action, expected) in [
@@ -321,13 +330,13 @@ mod tests {
         let all = endpoints(2);
         let traits = vec![EndpointTraits::default(); 2];
         let mut standings = Standings::default();
-        let mut changes = || standings.follow(&plan, &all, &traits, Instant::now()).changed;
-        assert!(changes());
-        assert!(!changes());
+        let mut changed = || standings.follow(&plan, &all, &traits, Instant::now()).changed;
+        assert_eq!(changed(), [0, 1]);
+        assert_eq!(changed(), []);
         set(&all[1], false);
-        assert!(changes());
-        assert!(!changes());
+        assert_eq!(changed(), [1]);
+        assert_eq!(changed(), []);
         assert!(all[0].set_degraded(true));
-        assert!(changes());
+        assert_eq!(changed(), [0]);
     }
 }

@@ -17,7 +17,7 @@ use crate::plan::ClusterPlan;
 pub(super) const RECEIVED_MAX: usize = 64 * 1024;
 
 /// One side of a conversation with an endpoint that decides whether it is healthy.
-pub(super) trait Dialogue {
+pub trait Dialogue {
     /// Takes what has been received: removes what it has consumed, adds to `send`, a few kilobytes at most, which is
     /// sent even with an error. Called once before anything was received.
     ///
@@ -32,7 +32,7 @@ pub(super) trait Dialogue {
 
 /// How a conversation continues, after everything in `send` was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum DialogueTurn {
+pub enum DialogueTurn {
     /// More must be received.
     Receive,
     /// The TLS handshake, if the connection is not encrypted yet; nothing is received before it.
@@ -50,7 +50,7 @@ pub(super) struct CheckConnection<'a> {
 
 /// When a conversation is encrypted.
 #[derive(Clone, Debug)]
-pub(super) enum Encryption {
+pub enum Encryption {
     /// From the beginning, or after a preface that asks for it, if the cluster has TLS.
     First(Preface),
     /// When the dialogue says so.

@@ -38,7 +38,7 @@ fn judge(rcode: u8, expected: u8) -> Result<(), CheckError> {
 }
 
 /// A query with one question.
-fn query(id: u16, check: &DnsCheck) -> Vec<u8> {
+pub fn query(id: u16, check: &DnsCheck) -> Vec<u8> {
     let mut query = Vec::new();
     for number in [id, RECURSION_DESIRED, 1, 0, 0, 0] {
         query.extend_from_slice(&number.to_be_bytes());
@@ -54,7 +54,7 @@ fn query(id: u16, check: &DnsCheck) -> Vec<u8> {
 }
 
 /// The response code, if this is the response to `query`: the same id, and the same question if it has one.
-fn rcode(query: &[u8], response: &[u8]) -> Option<u8> {
+pub fn rcode(query: &[u8], response: &[u8]) -> Option<u8> {
     let mut reader = Reader(response);
     let (id, flags, questions) = (reader.array::<2>()?, reader.u16()?, reader.u16()?);
     let _counts = reader.take(6)?;

@@ -10,10 +10,13 @@ use serde_json::{Value, json};
 use sluice_core::clock::rfc3339;
 use sluice_upstream::balance::load_balancer::LoadBalancer;
 use sluice_upstream::balance::priorities::Share;
+use sluice_upstream::balance::subsets::Subset;
+use sluice_upstream::balance::zones::ZoneRouting;
 use sluice_upstream::cluster::{Eligibility, FALLBACKS_MAX, Ineligible};
 use sluice_upstream::endpoint::Trouble;
+use sluice_upstream::metadata::MetadataValues;
 use sluice_upstream::name_state::NameState;
-use sluice_upstream::{Cluster, EndpointState, EndpointTraits};
+use sluice_upstream::{Cluster, EndpointMetadata, EndpointState, EndpointTraits};
 use tokio::time::Instant;
 
 use super::overrides;
@@ -96,6 +99,7 @@ fn of_cause(cause: &Ineligible, wall: Duration) -> String {
         Ineligible::HeldBack(at) => {
             format!("its priority has its traffic back at {} (`failback_delay`)", coming(*at))
         }
+        Ineligible::OutsideAperture => "outside the aperture of this process".to_owned(),
         Ineligible::PriorityUnused => "higher priorities take all traffic".to_owned(),
         Ineligible::DegradedUnused => "degraded, and healthy endpoints take all traffic".to_owned(),
         Ineligible::AtLimit(limit, max) => format!("at `limits.{}` ({max})", limit.word()),
@@ -121,8 +125,19 @@ fn of_decision(cluster: &Cluster, wall: Duration, reserve_percent: u64) -> Value
         item["result"] = "there is no such cluster: cluster.unknown".into();
         return item;
     }
+    if cluster.forwards() {
+        item["result"] = "the host that the client names (`forward`)".into();
+        item["hosts"] = members.endpoints.len().into();
+        return item;
+    }
     item["balance"] = cluster.plan().balancing.balance.kind().word().into();
     item["priorities"] = of_priorities(&members.balancer);
+    if let Some(zones) = &members.balancer.zones {
+        item["zone_aware"] = of_zones(*zones);
+    }
+    if let Some(subsets) = &members.subsets {
+        item["subsets"] = subsets.iter().map(of_subset).collect();
+    }
     let all: Vec<(&Arc<EndpointState>, Eligibility)> =
         members.endpoints.iter().zip(cluster.eligibility()).collect();
     let eligible = all.iter().filter(|(_, of)| of.why_not.is_empty()).count();
@@ -146,6 +161,32 @@ fn of_decision(cluster: &Cluster, wall: Duration, reserve_percent: u64) -> Value
         item["breakers"] = breakers;
     }
     item
+}
+
+fn of_zones(zones: ZoneRouting) -> Value {
+    match zones {
+        ZoneRouting::Off(why) => json!({ "active": false, "why": why }),
+        ZoneRouting::Own(stays) => {
+            json!({ "active": true, "own_zone_percent": f64::from(stays) / 100.0 })
+        }
+    }
+}
+
+fn of_metadata(metadata: &EndpointMetadata) -> Value {
+    let entry = |(key, values): &MetadataValues| match &**values {
+        [one] => (key.to_string(), (&**one).into()),
+        many => (key.to_string(), many.iter().map(|value| Value::from(&**value)).collect()),
+    };
+    Value::Object(metadata.iter().map(entry).collect())
+}
+
+fn of_subset(subset: &Subset) -> Value {
+    let metadata = subset.key.iter().map(|(key, value)| (key.to_string(), (&**value).into()));
+    json!({
+        "metadata": Value::Object(metadata.collect()),
+        "endpoints": subset.len,
+        "priorities": of_priorities(&subset.balancer),
+    })
 }
 
 /// A cluster with its endpoints.
@@ -187,11 +228,20 @@ pub(super) fn of_cluster(cluster: &Cluster, wall: Duration, reserve_percent: u64
             if let Some(one) = decided.get(&endpoint.name) {
                 item["override"] = overrides::show_endpoint(one, wall);
             }
+            if plan.forward.is_some() {
+                item["addresses"] = endpoint.addresses().iter().map(ToString::to_string).collect();
+            }
             if let Some(host) = &endpoint.host {
                 item["host"] = (&**host).into();
             }
             if let Some(locality) = &traits.locality {
                 item["locality"] = locality.to_string().into();
+            }
+            if let Some(latency) = endpoint.latency.latency() {
+                item["latency_seconds"] = latency.as_secs_f64().into();
+            }
+            if let Some(metadata) = &traits.metadata {
+                item["metadata"] = of_metadata(metadata);
             }
             item
         };
@@ -206,6 +256,13 @@ pub(super) fn of_cluster(cluster: &Cluster, wall: Duration, reserve_percent: u64
         "endpoints": members.endpoints.iter().zip(&*members.traits).enumerate().map(endpoint).collect::<Vec<_>>(),
         "priorities": of_priorities(&members.balancer),
     });
+    if let Some(zones) = &members.balancer.zones {
+        item["zone_aware"] = of_zones(*zones);
+    }
+    if let Some(subsets) = &members.subsets {
+        item["subsets"] = subsets.iter().map(of_subset).collect();
+        item["subsets_left_out"] = subsets.left_out().into();
+    }
     if let Some(fallback) = &plan.fallback {
         item["fallback"] = (&**fallback).into();
     }

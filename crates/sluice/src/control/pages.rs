@@ -80,13 +80,13 @@ impl AdminSource for Pages {
 
     fn try_request(&self, question: &Question) -> Result<Vec<Value>, String> {
         let control = &self.0;
-        let asked = routes::RouteTrial {
+        let trial = routes::RouteTrial {
             store: &control.store.borrow(),
             runtime: &control.builder.around.runtime,
             wall: control.clock.wall(control.clock.now()),
             reserve_percent: control.in_force.borrow().limits().get(Limit::SideCallReserve),
         };
-        asked.answer(question)
+        trial.answer(question)
     }
 
     fn change(&self, change: AdminChange) -> LocalFuture<Result<String, String>> {

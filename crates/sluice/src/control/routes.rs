@@ -16,8 +16,11 @@ use sluice_core::connection::{Peer, TlsFacts};
 use sluice_core::{ConnInfo, Facts, Moment, Name, SharedValues};
 use sluice_l4::inspect::tls::{SNI, TLS};
 use sluice_l7::Runtime;
-use sluice_l7::routes::{Action, Override, RetryAvoid, RetryRule, RouteInput, RouteTable, Rule};
+use sluice_l7::routes::{
+    Action, EndpointMatch, Override, RetryAvoid, RetryRule, RouteInput, RouteTable, Rule,
+};
 use sluice_model::model::listener::{Http, Service};
+use sluice_model::sections::routes::endpoint_metadata::SubsetSources;
 use sluice_model::store::Store;
 use sluice_model::translate::routes::written;
 use sluice_upstream::Cluster;
@@ -55,7 +58,15 @@ fn of_rule(rule: &Rule, table: &RouteTable, sources: &Sources) -> Value {
     }
     let (key, value) = action(&rule.action, table);
     item[key] = value;
+    if let Some(of) = &rule.options.endpoint {
+        item["endpoint_metadata"] = asked(of);
+    }
     item
+}
+
+/// The metadata that an endpoint must have, as configured.
+fn asked(of: &EndpointMatch) -> Value {
+    explain::json(&SubsetSources(of.clone()))
 }
 
 fn action(action: &Action, table: &RouteTable) -> (&'static str, Value) {
@@ -63,7 +74,14 @@ fn action(action: &Action, table: &RouteTable) -> (&'static str, Value) {
     match action {
         Action::Cluster(cluster) => ("cluster", name(*cluster).into()),
         Action::Split(shares) => {
-            let shares = shares.iter().map(|share| (name(share.cluster), share.weight.into()));
+            let shares = shares.iter().map(|share| {
+                let weight = Value::from(share.weight);
+                let shown = match &share.endpoint {
+                    None => weight,
+                    Some(of) => json!({ "weight": weight, "endpoint_metadata": asked(of) }),
+                };
+                (name(share.cluster), shown)
+            });
             ("split", Value::Object(shares.collect()))
         }
         Action::ByHeader(header) => ("cluster_header", (&**header).into()),
@@ -174,6 +192,9 @@ impl RouteTrial<'_> {
                 item["rule"] = (&*rule.name).into();
                 let (key, value) = action(&rule.action, table);
                 item[key] = value;
+                if let Some(of) = &rule.options.endpoint {
+                    item["endpoint_metadata"] = asked(of);
+                }
                 overrides = rule.overrides;
                 let balancing = self.balancing(rule, table, subject);
                 if !balancing.is_empty() {

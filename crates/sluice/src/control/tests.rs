@@ -74,7 +74,7 @@ fn listener_like(control: &Control, name: &str, address: SocketAddr, cluster: &s
     let ChainKind::Plain(Service::Relay { to, .. }) = &mut streams.chains[0].kind else {
         panic!("it relays")
     };
-    *to = RelayTo::Cluster(cluster.into());
+    *to = RelayTo::cluster(cluster.into());
     Resource::Listener(Arc::new(listener))
 }
 

@@ -53,6 +53,11 @@ pub(crate) const CASES: &[Fault] = &[
         inject: no_endpoint,
     },
     Fault {
+        name: "No endpoint has the metadata that a request asks for",
+        reason: "upstream.no_subset",
+        inject: no_subset,
+    },
+    Fault {
         name: "The endpoint of a strict session is unhealthy",
         reason: "upstream.session",
         inject: session,
@@ -71,6 +76,21 @@ pub(crate) const CASES: &[Fault] = &[
         name: "A client sends no server name, and the cluster is found by it",
         reason: "name.missing",
         inject: nameless,
+    },
+    Fault {
+        name: "A client names a host that the forward proxy does not serve",
+        reason: "name.denied",
+        inject: || named("internal.test"),
+    },
+    Fault {
+        name: "A request to the forward proxy names no host",
+        reason: "name.missing",
+        inject: || named("127.1"),
+    },
+    Fault {
+        name: "A client names an address inside the network",
+        reason: "upstream.egress",
+        inject: || named("169.254.169.254"),
     },
     Fault {
         name: "The endpoint's certificate has expired",
@@ -259,6 +279,18 @@ fn no_endpoint() -> Seen {
     Seen::request(&sluice, "upstream.no_endpoint").heard(heard).at("\"up\"")
 }
 
+fn no_subset() -> Seen {
+    let address = Origin::start("a").addr();
+    let rule = ", endpoint_metadata: { version: { header: x-version } }";
+    let sluice = Sluice::new().workers(1).start(&format!(
+        "listeners: [{{ name: web, address: 127.0.0.1:0, http: main }}]\n\
+         routes: {{ main: [{{ hosts: \"*\", rules: [{{ name: all, cluster: up{rule} }}] }}] }}\n\
+         clusters: {{ up: {{ endpoints: [{{ address: \"{address}\", metadata: {{ version: v1 }} }}], subsets: version }} }}\n"
+    ));
+    let heard = send(&sluice, "GET / HTTP/1.1\r\nhost: a\r\nx-version: v2\r\n\r\n");
+    Seen::request(&sluice, "upstream.no_subset").heard(heard).at("\"up\"").at("version: v1")
+}
+
 fn session() -> Seen {
     let address = nobody();
     let first = named_server(address);
@@ -334,6 +366,23 @@ fn nameless() -> Seen {
     let sluice = by_name();
     let heard = say(&sluice, "db", "hello there, this is not TLS\r\n");
     Seen::of(&sluice, "name.missing").heard(heard).at("\"db\"")
+}
+
+/// A request for this host to a forward proxy.
+fn named(host: &str) -> Seen {
+    let hosts = if host == "internal.test" { "hosts: [shop.test]" } else { "max_hosts: 10" };
+    let sluice = start(&format!(
+        "listeners: [{{ name: web, address: 127.0.0.1:0, http: main }}]\n\
+         routes: {{ main: [{{ hosts: \"*\", rules: [{{ name: all, cluster: out }}] }}] }}\n\
+         clusters: {{ out: {{ forward: {{ {hosts} }} }} }}\n"
+    ));
+    let heard = send(&sluice, format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n"));
+    let reason = match host {
+        "internal.test" => "name.denied",
+        "127.1" => "name.missing",
+        _ => "upstream.egress",
+    };
+    Seen::request(&sluice, reason).heard(heard).at(host).at("\"out\"")
 }
 
 /// The observation when a cluster that trusts `ca.pem` requests `app.test` from the server that `serve` starts.

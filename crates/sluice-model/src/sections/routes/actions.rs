@@ -9,6 +9,7 @@ use sluice_core::{Diags, Name, Node, Path, Setting, Spanned, choice, section};
 
 use super::rewriting::RegexRewrite;
 use super::words::Text;
+use crate::sections::subsets::SubsetValues;
 
 choice! {
     /// The URL scheme of a redirect.
@@ -66,6 +67,9 @@ section! {
         pub weight: ShareWeight,
         /// The runtime value that overrides the weight: a number, in percent if the shares are.
         pub runtime: Option<String>,
+        /// The metadata that the endpoint must have, for a cluster with `subsets`; the keys that it names replace those of
+        /// the rule or relay.
+        pub endpoint_metadata: Option<Spanned<SubsetValues>>,
     }
 }
 

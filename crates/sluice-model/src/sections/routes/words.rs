@@ -1,6 +1,6 @@
 //! The words of routes: settings that hold a single value.
 //!
-//! Owns: protocols to upgrade to. Refuses to know: which setting holds them.
+//! Owns: protocols to upgrade to, text with operators. Refuses to know: which setting holds them.
 //! Keeps: a word that could never match is refused.
 
 use sluice_codec::names::is_token;

@@ -141,7 +141,7 @@ pub(crate) fn relay(cluster: &str) -> ChainKind {
         half_close_timeout: None,
         max_duration: None,
     };
-    ChainKind::Plain(Service::Relay { to: RelayTo::Cluster(cluster.into()), options })
+    ChainKind::Plain(Service::Relay { to: RelayTo::cluster(cluster.into()), options })
 }
 
 /// HTTP with the options that files have by default.
@@ -182,11 +182,12 @@ pub(crate) fn flow_listener(port: u16, cluster: &str) -> Resource {
         name: "default".into(),
         criteria: Criteria::default(),
         filters: Vec::new(),
-        to: RelayTo::Cluster(cluster.into()),
+        to: RelayTo::cluster(cluster.into()),
         hash: None,
         sticky: None,
         idle_timeout: None,
         responses: None,
+        per_packet: false,
     };
     let traffic = Traffic::Datagrams(vec![chain]);
     let addresses = vec![ListenAddress::Udp(([127, 0, 0, 1], port).into())];
