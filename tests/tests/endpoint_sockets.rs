@@ -69,7 +69,10 @@ fn flows_are_made_from_the_source_address_and_one_that_is_not_ours_is_named() {
             server.addr()
         )
     };
-    let sluice = Sluice::new().start(&yaml("127.0.0.9"));
+    let start = |source: &str| {
+        Sluice::new().expect_warning("the drain timeout has expired").start(&yaml(source))
+    };
+    let sluice = start("127.0.0.9");
     let client = udp_client();
     client.connect(sluice.addr("flows")).unwrap();
     client.send(b"x").unwrap();
@@ -80,7 +83,7 @@ fn flows_are_made_from_the_source_address_and_one_that_is_not_ours_is_named() {
     let from: Vec<_> = rows.filter(|row| row[2].ends_with(&port)).map(|row| &row[1][..8]).collect();
     assert_eq!(from, [u32::from_le_bytes([127, 0, 0, 9])].map(|ip| format!("{ip:08X}")));
     // 192.0.2.1 is for documentation: no host has it.
-    let sluice = Sluice::new().start(&yaml("192.0.2.1"));
+    let sluice = start("192.0.2.1");
     let mut client = connect(sluice.addr("in"));
     assert_eq!(client.read(&mut [0; 1]).unwrap_or(0), 0);
     let record = sluice.record("the connection", |record| record["listener"] == "in");

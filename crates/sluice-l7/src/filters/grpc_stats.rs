@@ -63,19 +63,19 @@ struct GrpcStatsPlan(Arc<[GrpcMatch]>);
 impl HttpFilterPlan for GrpcStatsPlan {
     fn on_worker(&self, worker: &Rc<WorkerCx>, _owner: &str) -> Rc<dyn HttpFilter> {
         let bound = worker.limits.size(Limit::GrpcSeries);
-        let calls = SeriesSet::bounded(bound, |_| MethodName::other());
+        let calls = SeriesSet::bounded(bound, |_| GrpcMethodName::other());
         Rc::new(GrpcStatsFilter { methods: Arc::clone(&self.0), calls })
     }
 }
 
 /// A service and a method of it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct MethodName {
+struct GrpcMethodName {
     service: Arc<str>,
     method: Arc<str>,
 }
 
-impl MethodName {
+impl GrpcMethodName {
     fn other() -> Self {
         Self { service: other(), method: other() }
     }
@@ -98,14 +98,14 @@ const NAME_MAX: usize = 200;
 /// The counters of a method on one worker.
 #[derive(Debug)]
 struct MethodCounters {
-    name: MethodName,
+    name: GrpcMethodName,
     requests: Counter,
     responses: Counter,
     statuses: CounterSet<&'static str>,
 }
 
 impl MethodCounters {
-    fn new(name: &MethodName, worker: &WorkerCx) -> Rc<Self> {
+    fn new(name: &GrpcMethodName, worker: &WorkerCx) -> Rc<Self> {
         let messages = |direction| {
             let labels = [&*name.service, &*name.method, direction];
             worker.shard.counter(&metrics::GRPC_MESSAGES, &labels)
@@ -140,7 +140,7 @@ fn status_word(status: Option<u32>) -> &'static str {
 #[derive(Debug)]
 struct GrpcStatsFilter {
     methods: Arc<[GrpcMatch]>,
-    calls: SeriesSet<MethodName, Rc<MethodCounters>>,
+    calls: SeriesSet<GrpcMethodName, Rc<MethodCounters>>,
 }
 
 /// A call, as long as it lasts.
@@ -154,8 +154,8 @@ impl GrpcStatsFilter {
     /// The counters of the method that a request calls.
     fn counters(&self, head: &Head, worker: &WorkerCx) -> Rc<MethodCounters> {
         let is_listed = self.methods.iter().any(|listed| listed.fits(head));
-        let name = is_listed.then(|| MethodName::of(head.path_only())).flatten();
-        let name = name.unwrap_or_else(MethodName::other);
+        let name = is_listed.then(|| GrpcMethodName::of(head.path_only())).flatten();
+        let name = name.unwrap_or_else(GrpcMethodName::other);
         self.calls.with(&name, |name| MethodCounters::new(name, worker), Rc::clone)
     }
 }
@@ -216,7 +216,7 @@ mod tests {
     #[test]
     fn only_names_of_grpc_have_series() {
         let of = |path: &str| {
-            MethodName::of(path).map(|name| format!("{}:{}", name.service, name.method))
+            GrpcMethodName::of(path).map(|name| format!("{}:{}", name.service, name.method))
         };
         assert_eq!(of("/s.v1.S/M").as_deref(), Some("s.v1.S:M"));
         let long = format!("/{}/M", "s".repeat(201));
