@@ -34,14 +34,14 @@ pub(crate) const fn is_refuted(kind: EjectionKind, check: &CheckKind) -> bool {
 
 /// What a fault of an endpoint led to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Found {
+pub(crate) enum EjectionOutcome {
     /// The endpoint is ejected.
     Ejected,
     /// It would have been, but for `enforce`.
     Counted,
 }
 
-impl Found {
+impl EjectionOutcome {
     /// Counts it.
     pub(crate) fn count(self, shard: &Shard, cluster: &str, kind: EjectionKind) {
         let metric = match self {
@@ -62,7 +62,7 @@ impl Cluster {
         kind: EjectionKind,
         cause: &str,
         roll: usize,
-    ) -> Option<Found> {
+    ) -> Option<EjectionOutcome> {
         let members = self.members();
         let count = members.endpoints.len();
         let aside = members.endpoints.iter().filter(|other| other.is_ejected()).count();
@@ -76,7 +76,7 @@ impl Cluster {
             endpoint.counts.end_streak_of(kind);
             let (cluster, endpoint) = (&*self.name, &*endpoint.name);
             tracing::info!(cluster, endpoint, "endpoint not ejected, by `enforce`: {cause}");
-            return Some(Found::Counted);
+            return Some(EjectionOutcome::Counted);
         }
         if !endpoint.eject(kind, cause) {
             return None;
@@ -84,7 +84,7 @@ impl Cluster {
         self.announce();
         let (cluster, endpoint) = (&*self.name, &*endpoint.name);
         tracing::warn!(cluster, endpoint, "endpoint ejected: {cause}");
-        Some(Found::Ejected)
+        Some(EjectionOutcome::Ejected)
     }
 }
 

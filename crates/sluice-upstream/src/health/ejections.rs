@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use crate::cluster::Cluster;
 use crate::endpoint::counts::{Tally, TimeTally};
 use crate::endpoint::{EjectionKind, EndpointState};
-use crate::outlier::Found;
+use crate::outlier::EjectionOutcome;
 use crate::outlier::rates::{self, Outlying};
 use crate::plan::OutlierPlan;
 
@@ -41,7 +41,7 @@ impl Ejections {
         outlier: Option<&OutlierPlan>,
         now: Instant,
         random: &mut dyn FnMut() -> f64,
-    ) -> Vec<(EjectionKind, Found)> {
+    ) -> Vec<(EjectionKind, EjectionOutcome)> {
         self.of.retain(|name, _| endpoints.iter().any(|endpoint| endpoint.name == *name));
         let mut ejected = Vec::new();
         if let Some(outlier) = outlier
@@ -130,7 +130,7 @@ fn compare(
     endpoints: &[Arc<EndpointState>],
     outlier: &OutlierPlan,
     random: &mut dyn FnMut() -> f64,
-) -> Vec<(EjectionKind, Found)> {
+) -> Vec<(EjectionKind, EjectionOutcome)> {
     let all: Vec<(Tally, Tally)> =
         endpoints.iter().map(|endpoint| endpoint.counts.take()).collect();
     let in_use = |endpoint: &EndpointState, tally: Tally| {
