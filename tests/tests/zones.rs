@@ -120,7 +120,7 @@ fn latencies_of_endpoints_are_measured_for_peak_ewma_only() {
             assert_eq!(origin::get(sluice.addr(listener), "a", "/").status(), 200);
         }
         for cluster in sluice.items("/clusters") {
-            let latency = cluster["endpoints"][0]["latency_seconds"].as_f64();
+            let latency = cluster["endpoints"][0]["latency_peak_seconds"].as_f64();
             assert_eq!(latency.is_some_and(|latency| latency > 0.0), expected, "{cluster}");
         }
     }

@@ -28,7 +28,7 @@ mod traits;
 pub use checked::{ConnectTo, EndpointCheck};
 use counts::OutlierCounts;
 pub use ejection::EjectionKind;
-pub use latency::LatencyAverage;
+pub use latency::PeakLatency;
 pub use traits::{EndpointTraits, Locality, PRIORITY_MAX};
 
 /// The names of endpoints that left a cluster. A set, since there may be thousands, and workers look each of theirs up.
@@ -109,7 +109,7 @@ pub struct EndpointState {
     /// What became of its traffic.
     pub(crate) counts: OutlierCounts,
     /// How fast it responds, if its balancer asks for it.
-    pub latency: LatencyAverage,
+    pub latency: PeakLatency,
     unhealthy: AtomicBool,
     degraded: AtomicBool,
     /// Whether its first check has no result yet.
@@ -170,7 +170,7 @@ impl EndpointState {
             requests: AtomicU64::new(0),
             total: AtomicU64::new(0),
             counts: OutlierCounts::default(),
-            latency: LatencyAverage::default(),
+            latency: PeakLatency::default(),
             unhealthy: AtomicBool::new(false),
             degraded: AtomicBool::new(false),
             unchecked: AtomicBool::new(false),

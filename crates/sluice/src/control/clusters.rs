@@ -237,8 +237,8 @@ pub(super) fn of_cluster(cluster: &Cluster, wall: Duration, reserve_percent: u64
             if let Some(locality) = &traits.locality {
                 item["locality"] = locality.to_string().into();
             }
-            if let Some(latency) = endpoint.latency.latency() {
-                item["latency_seconds"] = latency.as_secs_f64().into();
+            if let Some(latency) = endpoint.latency.peak() {
+                item["latency_peak_seconds"] = latency.as_secs_f64().into();
             }
             if let Some(metadata) = &traits.metadata {
                 item["metadata"] = of_metadata(metadata);
