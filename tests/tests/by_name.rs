@@ -403,6 +403,32 @@ fn connect_opens_a_tunnel_to_the_host_that_it_names() {
 }
 
 #[test]
+fn the_directions_of_a_tunnel_end_on_their_own() {
+    if !tools::have(&["dnsmasq"]) {
+        return;
+    }
+    // It speaks only once the client has finished.
+    let server = Server::start(|mut stream| {
+        let mut all = Vec::new();
+        stream.read_to_end(&mut all)?;
+        stream.write_all(format!("{} bytes", all.len()).as_bytes())
+    });
+    let dns = tools::free_port();
+    let _dns = dnsmasq(dns, &["--address=/test/127.0.0.1"]);
+    let forward = format!("ports: [{}]", server.addr().port());
+    let sluice = Sluice::new().start(&proxy(dns, &forward, LOCAL));
+    let mut stream = connect(sluice.addr("web"));
+    let to = format!("a.test:{}", server.addr().port());
+    stream
+        .write_all(format!("CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n\r\n0123456789").as_bytes())
+        .unwrap();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    let (_, received) = read_to_end(&mut stream);
+    let received = String::from_utf8(received).unwrap();
+    assert!(received.starts_with("HTTP/1.1 200") && received.ends_with("10 bytes"), "{received}");
+}
+
+#[test]
 fn a_reload_begins_again_and_loses_no_request() {
     if !tools::have(&["dnsmasq"]) {
         return;
