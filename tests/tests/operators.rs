@@ -149,6 +149,8 @@ fn the_log_level_changes_survives_a_reload_and_ends() {
     assert!(filter()["override"].is_null(), "{}", filter());
     assert!(set(&["default"]).contains("it had no override"));
     assert!(set(&["error"]).starts_with("process log: error"));
+    // Whatever the level, its changes are told.
+    assert!(sluice.log().contains("the log level was overridden"), "{}", sluice.log());
     // Nothing is told of this reload.
     assert_eq!(sluice.reload(&yaml.replace("relay: up", "relay: { cluster: up }")), "unchanged");
     assert_eq!(sluice.reload(&yaml.replace("name: a", "name: b")), "applied");

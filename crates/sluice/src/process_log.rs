@@ -18,8 +18,32 @@ const DEFAULT: &str = "info,h2=error";
 /// The part of the default that stays when an operator sets a level for everything.
 const QUIET: &str = "h2=error";
 
-/// Crates besides `sluice_*` whose log messages are useful.
-const TARGETS: [&str; 6] = ["sluice", "h2", "quinn", "rustls", "hickory_resolver", "hyper"];
+/// What is written whatever the filter says: that the filter has changed.
+const ALWAYS: &str = "sluice::control::log_level=info";
+
+/// The crates that write to the log.
+const TARGETS: [&str; 20] = [
+    "sluice",
+    "sluice_admin",
+    "sluice_codec",
+    "sluice_config",
+    "sluice_core",
+    "sluice_io",
+    "sluice_l4",
+    "sluice_l7",
+    "sluice_model",
+    "sluice_quic",
+    "sluice_sys",
+    "sluice_telemetry",
+    "sluice_tls",
+    "sluice_upstream",
+    "h2",
+    "quinn",
+    "quinn_proto",
+    "hickory_net",
+    "hickory_proto",
+    "hickory_resolver",
+];
 
 /// The words of a level, for errors.
 const LEVELS: &str = "a level (error, warn, info, debug, trace, off) or TARGET=LEVEL, as in `warn,sluice_upstream=debug`";
@@ -41,7 +65,7 @@ impl ProcessLog {
     pub(crate) fn start(format: Format) -> Self {
         let (at_start, trouble) = filter_at_start(std::env::var("SLUICE_LOG").ok().as_deref());
         let builder = tracing_subscriber::fmt()
-            .with_env_filter(EnvFilter::new(&at_start))
+            .with_env_filter(filter_of(&at_start))
             .with_writer(std::io::stderr);
         // A second subscriber can only come from a test harness, which then does the logging.
         let reload: Box<dyn Fn(EnvFilter) -> Result<(), String>> = match format {
@@ -87,9 +111,13 @@ impl ProcessLog {
             Some(wanted) => laid_over(&self.at_start, wanted)?,
             None => self.at_start.clone(),
         };
-        (self.reload)(EnvFilter::new(&filter))?;
+        (self.reload)(filter_of(&filter))?;
         Ok(filter)
     }
+}
+
+fn filter_of(directives: &str) -> EnvFilter {
+    EnvFilter::new(format!("{ALWAYS},{directives}"))
 }
 
 /// The filter at the start, and the problem with the requested one. Invalid parts are omitted.
@@ -135,8 +163,9 @@ fn level(text: &str) -> Option<LevelFilter> {
 /// level is a typo.
 fn is_directive(part: &str) -> bool {
     let known = |target: &str| {
+        let is_module = |word: &str| word.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
         let name = target.split("::").next().unwrap_or_default();
-        TARGETS.contains(&name) || name.starts_with("sluice_")
+        TARGETS.contains(&name) && target.split("::").all(is_module)
     };
     match part.split_once('=') {
         Some((target, text)) => known(target) && level(text).is_some(),
@@ -188,11 +217,26 @@ mod tests {
     }
 
     #[test]
+    fn every_crate_of_the_process_can_be_named() {
+        let crates = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        for entry in std::fs::read_dir(crates).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap().replace('-', "_");
+            // The one is for tests, the other for developers.
+            if name.starts_with("sluice") && name != "sluice_testkit" {
+                assert!(TARGETS.contains(&&*name), "{name}");
+            }
+        }
+    }
+
+    #[test]
     fn what_means_nothing_is_refused() {
         check(DEFAULT, "loud", "`loud` is not a level; write a level (error");
         check(DEFAULT, "debug,nginx=info", "`nginx=info` is not a level");
         check(DEFAULT, "", "`` is not a level");
         check(DEFAULT, "debug,", "`` is not a level");
         check(DEFAULT, "sluice_l4=", "`sluice_l4=` is not a level");
+        check(DEFAULT, "sluice_upsteam=debug", "is not a level");
+        check(DEFAULT, "sluice_l7[=debug", "is not a level");
+        check(DEFAULT, "rustls=debug", "is not a level");
     }
 }

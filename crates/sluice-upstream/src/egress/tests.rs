@@ -137,6 +137,27 @@ fn allowed(allow: &[(u32, u8)], deny: &[(u32, u8)], address: u32) -> bool {
     all.last().is_none_or(|(_, _, allowed)| *allowed)
 }
 
+#[test]
+fn a_wide_block_of_ipv6_does_not_open_what_an_address_leads_to() {
+    let cidr = |text: &str| Cidr::parse(text).unwrap();
+    for (allow, deny, to, expected) in [
+        (&["::/0"][..], &[][..], "64:ff9b::a9fe:a9fe", false),
+        (&["::/0"], &[], "64:ff9b::808:808", true),
+        (&["::/0"], &[], "2002:a00:1::", false),
+        (&["2000::/3"], &["::/0"], "2002:a00:1::", false),
+        (&["2002::/16"], &[], "2002:a00:1::", true),
+        (&["64:ff9b::/96"], &[], "64:ff9b::a00:1", true),
+        (&["64:ff9b::/96"], &["64:ff9b::a00:0/104"], "64:ff9b::a00:1", false),
+        (&["::/0", "10.0.0.0/8"], &[], "64:ff9b::a00:1", true),
+        (&[], &["2000::/3"], "2002:808:808::", false),
+    ] {
+        let blocks = |of: &[&str]| of.iter().map(|text| cidr(text)).collect::<Vec<_>>();
+        let policy = EgressPolicy::new(blocks(allow), blocks(deny));
+        let address = SocketAddr::new(to.parse().unwrap(), 1);
+        assert_eq!(policy.judge(address, |_| false).is_ok(), expected, "{allow:?} {deny:?} {to}");
+    }
+}
+
 proptest! {
     #[test]
     fn decisions_are_those_of_the_plain_version(
