@@ -205,4 +205,18 @@ fn there_are_as_many_subsets_as_the_limit_allows() {
     wait::until("the gauge", || {
         (sluice.metric("sluice_cluster_subsets", "left_out") == 1).then_some(())
     });
+    // A cluster that is no longer divided has none.
+    sluice.reload(&format!(
+        "limits: {{ subsets: 1 }}\n\
+         listeners: [{{ name: web, address: 127.0.0.1:0, http: main }}]\n\
+         routes: {{ main: [{{ hosts: \"*\", rules: [{{ cluster: up }}] }}] }}\n\
+         clusters: {{ up: {{ endpoints: [\"{}\", \"{}\"] }} }}\n",
+        one.addr(),
+        two.addr()
+    ));
+    assert_eq!(all(|| who(&sluice, "web")), names(&["one", "two"]));
+    wait::until("the gauges", || {
+        let count = |state: &str| sluice.metric("sluice_cluster_subsets", state);
+        (count("made") == 0 && count("left_out") == 0).then_some(())
+    });
 }

@@ -61,6 +61,8 @@ pub struct Cluster {
     fleet: FleetLinks,
     /// For the control thread.
     standings: Mutex<Standings>,
+    /// Whether it has had subsets, so that it has series of them.
+    had_subsets: AtomicBool,
     /// What operators decided; written by the control thread.
     overrides: ArcSwap<ClusterOverrides>,
     active: AtomicU64,
@@ -188,6 +190,7 @@ impl Cluster {
             fallback: ArcSwapOption::empty(),
             fleet: FleetLinks::default(),
             standings: Mutex::default(),
+            had_subsets: AtomicBool::new(false),
             overrides: ArcSwap::default(),
             active: AtomicU64::new(0),
             shared: AtomicU64::new(0),
@@ -412,6 +415,12 @@ impl Cluster {
             self.tell_followers();
         }
         followed.again_at
+    }
+
+    /// Whether the number of its subsets is shown: it has some by `plan`, or has had.
+    pub(crate) fn shows_subsets(&self, plan: &ClusterPlan) -> bool {
+        let has = plan.balancing.subsets.is_some();
+        self.had_subsets.fetch_or(has, Relaxed) || has
     }
 
     /// Records the state of a name.

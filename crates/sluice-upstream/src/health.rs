@@ -108,7 +108,8 @@ pub(crate) async fn watch(cluster: Arc<Cluster>, watcher: Rc<HealthWatch>) {
     let plan = cluster.plan();
     let gauges = ["healthy", "unhealthy", "ejected"]
         .map(|state| watcher.shard.gauge(&metrics::ENDPOINTS, &[&cluster.name, state]));
-    let of_subsets = plan.balancing.subsets.as_ref().map(|_| {
+    // A cluster that has no subsets any more shows that.
+    let of_subsets = cluster.shows_subsets(&plan).then(|| {
         ["made", "left_out"]
             .map(|state| watcher.shard.gauge(&metrics::SUBSETS, &[&cluster.name, state]))
     });
@@ -134,9 +135,10 @@ pub(crate) async fn watch(cluster: Arc<Cluster>, watcher: Rc<HealthWatch>) {
         gauges[0].set(count(EndpointState::is_sound));
         gauges[1].set(count(|endpoint| !endpoint.is_healthy()));
         gauges[2].set(count(EndpointState::is_ejected));
-        if let (Some([made, left_out]), Some(subsets)) = (&of_subsets, &members.subsets) {
-            made.set(subsets.iter().count() as u64);
-            left_out.set(subsets.left_out() as u64);
+        if let Some([made, left_out]) = &of_subsets {
+            let subsets = members.subsets.as_ref();
+            made.set(subsets.map_or(0, |of| of.iter().count() as u64));
+            left_out.set(subsets.map_or(0, |of| of.left_out() as u64));
         }
         let fallen = endpoints.iter().filter(|endpoint| endpoint.note_fall());
         let fallen: Vec<Arc<EndpointState>> = fallen.cloned().collect();
