@@ -1,7 +1,10 @@
 //! What rules and virtual hosts go by (paths in any case, the client's connection, TLS), and what they make of hosts.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::io::{Read as _, Write as _};
+
 use sluice_testkit::origin::{self, Client};
+use sluice_testkit::peers::Server;
 use sluice_testkit::tls::Offer;
 use sluice_testkit::{Authority, Origin, Running, Sluice, tools};
 
@@ -27,7 +30,7 @@ fn over_tls(sluice: &Running, name: &str, host: &str, path: &str) -> origin::Mes
     let ca = sluice.folder().join("ca.pem");
     let mut stream = Offer::of(name, &ca).connect(sluice.addr("tls"));
     let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
-    std::io::Write::write_all(&mut stream, request.as_bytes()).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
     origin::read_message(&mut std::io::BufReader::new(stream), false).unwrap()
 }
 
@@ -157,6 +160,54 @@ fn virtual_hosts_require_tls() {
     let page = sluice.page("/try?listener=plain&host=shop.test").1;
     assert!(page.contains("requires TLS"), "{page}");
     assert!(!sluice.page("/try?listener=tls&host=shop.test").1.contains("requires TLS"));
+    for (query, problem) in [
+        ("path=/a%20b", "no request has the path `/a b`"),
+        ("path=/caf%C3%A9", "no request has the path"),
+        ("method=G%20T", "no request has the method"),
+        ("header=a%20b:c", "is not a valid header"),
+        ("tls=false&sni=a", "without TLS there is no `sni`"),
+    ] {
+        let (status, page) = sluice.page(&format!("/try?listener=plain&{query}"));
+        assert!(status == 400 && page.contains(problem), "{query}: {status} {page}");
+    }
+    let options =
+        Client::connect(sluice.addr("plain")).ask("OPTIONS * HTTP/1.1\r\nHost: shop.test\r\n\r\n");
+    assert_eq!((options.status(), options.value("location")), (301, "https://shop.test/"));
+}
+
+#[test]
+fn a_redirect_that_is_followed_does_not_get_round_them() {
+    let moved = Server::start(|mut stream| {
+        let mut request = [0; 1024];
+        while stream.read(&mut request)? > 0 {
+            stream.write_all(
+                b"HTTP/1.1 302 Found\r\nlocation: https://shop.test/x\r\ncontent-length: 0\r\n\r\n",
+            )?;
+        }
+        Ok(())
+    });
+    let origin = Origin::start("o");
+    let kit = Sluice::new();
+    Authority::new(kit.folder()).issue("web", &["shop.test", "other.test"]);
+    let sluice = kit.start(&format!(
+        "listeners:\n\
+         - {{ name: plain, address: 127.0.0.1:0, http: main }}\n\
+         - {{ name: tls, address: 127.0.0.1:0, tls: {{ certificates: [{{ cert: web.pem, key: web.key }}] }}, http: main }}\n\
+         routes:\n\
+         \x20 main:\n\
+         \x20 - {{ hosts: shop.test, require_tls: all, rules: [{{ cluster: up }}] }}\n\
+         \x20 - {{ hosts: other.test, rules: [{{ cluster: moved, follow_redirects: {{ scheme: safer }} }}] }}\n\
+         clusters:\n\
+         \x20 up: {{ endpoints: [\"{}\"] }}\n\
+         \x20 moved: {{ endpoints: [\"{}\"] }}\n",
+        origin.addr(),
+        moved.addr()
+    ));
+    // The client has sent it in clear text, and would get the answer so.
+    assert_eq!(origin::get(sluice.addr("plain"), "other.test", "/").status(), 302);
+    assert!(origin.requests().is_empty());
+    assert_eq!(over_tls(&sluice, "other.test", "other.test", "/").status(), 200);
+    assert_eq!(origin.requests().len(), 1);
 }
 
 #[test]

@@ -99,6 +99,8 @@ pub struct EndpointState {
     pub host: Option<Arc<str>>,
     /// Whether it is a host that clients name: then that is its name, and not its address.
     is_forwarded: bool,
+    /// Whether the configuration lists its address, although it has a host name.
+    is_listed: bool,
     /// Whether a client has named it since the control thread last looked.
     used: AtomicBool,
     active: AtomicU64,
@@ -151,6 +153,17 @@ impl EndpointState {
         Self::of(name, target, host, false)
     }
 
+    /// As [`EndpointState::new`], for an address that the configuration lists although `host` is not its address: the
+    /// name is for TLS.
+    pub(crate) fn listed(target: Target, host: Option<Arc<str>>) -> Self {
+        Self { is_listed: true, ..Self::new(target, host) }
+    }
+
+    /// Whether its address is that of a name, and not one that the configuration lists.
+    pub(crate) const fn is_resolved(&self) -> bool {
+        self.host.is_some() && !self.is_listed
+    }
+
     /// A host that clients name, as `host:port`.
     pub(crate) fn forwarded(name: Arc<str>, target: Target, host: Option<Arc<str>>) -> Self {
         Self::of(name, target, host, true)
@@ -164,6 +177,7 @@ impl EndpointState {
             id,
             host,
             is_forwarded,
+            is_listed: false,
             used: AtomicBool::new(false),
             active: AtomicU64::new(0),
             shared: AtomicU64::new(0),

@@ -47,7 +47,7 @@ impl ClusterPlan {
     /// Why the egress policy denies it.
     pub fn admit(&self, endpoint: &EndpointState, to: SocketAddr) -> Result<(), EgressDenial> {
         match &self.egress {
-            Some(policy) if endpoint.host.is_some() => policy.judge(to, hops::is_ours),
+            Some(policy) if endpoint.is_resolved() => policy.judge(to, hops::is_ours),
             _ => Ok(()),
         }
     }

@@ -49,7 +49,9 @@ impl RequestTask {
             Some(place) => self.choose_cluster(snapshot, place),
             None if snapshot.table.refuses_cleartext(&self.route_input()) => {
                 let host = without_port(self.request.authority());
-                let location = format!("https://{host}{}", self.request.path());
+                // OPTIONS * has no path.
+                let path = Some(self.request.path()).filter(|path| path.starts_with('/'));
+                let location = format!("https://{host}{}", path.unwrap_or("/"));
                 Err(Stop::reply(Reply::redirect(301, location)))
             }
             None => {

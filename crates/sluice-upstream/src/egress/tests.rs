@@ -2,7 +2,11 @@
 
 use proptest::prelude::*;
 
+use std::sync::Arc;
+
 use super::*;
+use crate::endpoint::{EndpointState, Target};
+use crate::plan::{ClusterPlan, ClusterSettings};
 
 fn block(text: &str) -> Cidr {
     Cidr::parse(text).unwrap()
@@ -156,6 +160,20 @@ fn a_wide_block_of_ipv6_does_not_open_what_an_address_leads_to() {
         let address = SocketAddr::new(to.parse().unwrap(), 1);
         assert_eq!(policy.judge(address, |_| false).is_ok(), expected, "{allow:?} {deny:?} {to}");
     }
+}
+
+#[test]
+fn only_addresses_of_names_are_judged() {
+    let bare = ClusterSettings::clone(&ClusterSettings::bare());
+    let settings = ClusterSettings { egress: Some(EgressPolicy::default()), ..bare };
+    let plan = ClusterPlan { name: "c".into(), settings: Arc::new(settings), tls: None };
+    let to: SocketAddr = "10.0.0.9:80".parse().unwrap();
+    let name: Option<Arc<str>> = Some("a.test".into());
+    let admits = |endpoint: EndpointState| plan.admit(&endpoint, to).is_ok();
+    assert!(!admits(EndpointState::new(Target::Ip(to), name.clone())));
+    assert!(admits(EndpointState::new(Target::Ip(to), None)));
+    // The address of a check, whose name is for TLS.
+    assert!(admits(EndpointState::listed(Target::Ip(to), name)));
 }
 
 proptest! {

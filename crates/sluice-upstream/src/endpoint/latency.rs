@@ -173,7 +173,6 @@ mod tests {
                 value = sample.max(value * kept);
                 then = now;
                 word.observe(Duration::from_micros(took), at(now), DECAY);
-                #[expect(clippy::cast_precision_loss, reason = "small numbers")]
                 let held = word.cost(0, at(now), DECAY);
                 // Times are rounded to two milliseconds.
                 assert!((held - value).abs() < value * 0.002 + 5.0, "seed {seed}: {held} {value}");

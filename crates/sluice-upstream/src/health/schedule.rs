@@ -61,11 +61,16 @@ impl Checks {
             if !self.of.contains_key(&endpoint.name) {
                 let own = endpoint.check();
                 let connect_to = own.as_ref().map_or_else(ConnectTo::default, |own| own.connect_to);
-                let target = connect_to.or(health.connect_to).target(&endpoint.target);
+                let connect_to = connect_to.or(health.connect_to);
+                let target = connect_to.target(&endpoint.target);
                 let checked = if target == endpoint.target {
                     Arc::clone(endpoint)
                 } else {
-                    let checked = EndpointState::new(target, endpoint.host.clone());
+                    let host = endpoint.host.clone();
+                    let checked = match connect_to.ip {
+                        Some(_) => EndpointState::listed(target, host),
+                        None => EndpointState::new(target, host),
+                    };
                     checked.set_check(own.clone());
                     Arc::new(checked)
                 };

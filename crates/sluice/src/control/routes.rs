@@ -102,23 +102,14 @@ pub(super) struct RouteTrial<'a> {
 impl RouteTrial<'_> {
     /// How a request would be routed, for each chain that serves HTTP.
     pub(super) fn answer(&self, question: &Question) -> Result<Vec<Value>, String> {
-        let method = question.method.as_deref().unwrap_or("GET");
-        let path = question.path.as_deref().unwrap_or("/");
-        let host = question.host.as_deref().unwrap_or_default();
-        let mut head = Head::request(method, "http", host, path);
-        if let Some(version) = &question.version {
-            head.set_version(version_of(version)?);
-        }
-        let tls = question.tls.as_deref().map(|tls| match tls {
-            "true" => Ok(true),
-            "false" => Ok(false),
-            other => Err(format!("`tls` must be true or false, not `{other}`")),
-        });
-        let tls = tls.transpose()?.or_else(|| question.sni.is_some().then_some(true));
-        for header in &question.headers {
-            let (name, value) = pair("header", header)?;
-            head.append(name.as_bytes(), value.as_bytes());
-        }
+        let mut head = head_of(question)?;
+        let tls = match (question.tls.as_deref(), &question.sni) {
+            (None, sni) => sni.is_some().then_some(true),
+            (Some("true"), _) => Some(true),
+            (Some("false"), None) => Some(false),
+            (Some("false"), Some(_)) => return Err("without TLS there is no `sni`".into()),
+            (Some(other), _) => return Err(format!("`tls` must be true or false, not `{other}`")),
+        };
         let mut values = SharedValues::default();
         for value in &question.values {
             let (name, text) = pair("value", value)?;
@@ -223,6 +214,37 @@ impl RouteTrial<'_> {
         let of = |cluster| clusters::decision(cluster, self.wall, self.reserve_percent);
         clusters.iter().flat_map(of).collect()
     }
+}
+
+/// The request that is asked about.
+fn head_of(question: &Question) -> Result<Head, String> {
+    let of = |part: &Option<String>, usual: &'static str| part.clone().unwrap_or(usual.into());
+    let (method, path) = (of(&question.method, "GET"), of(&question.path, "/"));
+    let host = of(&question.host, "");
+    let mut head = Head::request(&method, "http", &host, &path);
+    // What no request can contain was left out.
+    for (parameter, given, taken) in [
+        ("method", &method, head.method_text()),
+        ("host", &host, head.authority()),
+        ("path", &path, head.path()),
+    ] {
+        if given != taken {
+            return Err(format!(
+                "no request has the {parameter} `{given}`; spaces and letters that are not ASCII are written %20 in it, and %2520 here"
+            ));
+        }
+    }
+    if let Some(version) = &question.version {
+        head.set_version(version_of(version)?);
+    }
+    for header in &question.headers {
+        let (name, value) = pair("header", header)?;
+        head.append(name.as_bytes(), value.as_bytes());
+        if !head.is_sound() {
+            return Err(format!("`{header}` is not a valid header"));
+        }
+    }
+    Ok(head)
 }
 
 fn version_of(word: &str) -> Result<Version, String> {

@@ -309,7 +309,7 @@ fn fast_endpoints_get_more_and_a_stalled_one_next_to_nothing() {
         // It recovers, which is noticed as its average fades.
         simulation.run(60_000, &[5; 4]);
         let counts = simulation.run(8000, &[5; 4]);
-        assert!(counts[0] > stalled, "seed {seed}: {stalled} {counts:?}");
+        assert!(counts[0].abs_diff(2000) < 500, "seed {seed}: {counts:?}");
     }
 }
 
