@@ -218,7 +218,8 @@ impl RouteTrial<'_> {
 
 /// The request that is asked about.
 fn head_of(question: &Question) -> Result<Head, String> {
-    let of = |part: &Option<String>, usual: &'static str| part.clone().unwrap_or(usual.into());
+    let of =
+        |part: &Option<String>, usual: &'static str| part.clone().unwrap_or_else(|| usual.into());
     let (method, path) = (of(&question.method, "GET"), of(&question.path, "/"));
     let host = of(&question.host, "");
     let mut head = Head::request(&method, "http", &host, &path);
