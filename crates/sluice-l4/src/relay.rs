@@ -124,7 +124,7 @@ impl Relay {
         let affinity = affinity_of(*hash, *sticky, conn.info.source());
         let handle = self.handles.choose(&conn.worker, split_key(affinity));
         let preface = |handle: &ClusterHandle| preface(handle, &conn.info);
-        match connect(handle, &conn, affinity, preface).await {
+        match connect(handle, &conn, &stream, affinity, preface).await {
             Ok(Connected { stream: upstream, claim, hop }) => {
                 Ok((Box::new(Pump::new(stream, upstream)), claim, hop))
             }

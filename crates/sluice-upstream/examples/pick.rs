@@ -12,7 +12,7 @@ use std::sync::Arc;
 use sluice_core::clock::ClockOrigin;
 use sluice_io::WorkerCx;
 use sluice_upstream::balance::{BalancePlan, BalancingPlan, FailoverPlan, LocalityPlan};
-use sluice_upstream::cluster::{Affinity, Member, TrafficClass, Tried};
+use sluice_upstream::cluster::{Affinity, Member, TrafficClass, Tried, WhenFull};
 use sluice_upstream::endpoint::EjectionKind;
 use sluice_upstream::{
     Balance, Cluster, ClusterHandle, ClusterPlan, ClusterSettings, EndpointTraits, Locality, Target,
@@ -38,8 +38,8 @@ fn main() {
     for number in 0..count {
         let hash = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let affinity = Affinity::hashed(Some(hash));
-        let picked =
-            handle.pick_for_request(&worker, TrafficClass::Request, affinity, Tried::NOTHING);
+        let (class, tried) = (TrafficClass::Request, Tried::NOTHING);
+        let picked = handle.pick_for_request(&worker, class, affinity, tried, WhenFull::Refuse);
         std::hint::black_box(picked.unwrap());
     }
 }

@@ -21,9 +21,12 @@ use crate::plan::{ClusterPlan, ClusterSettings};
 
 mod affinity;
 mod breakers;
+mod claim;
 mod fallback;
 mod handle;
+mod queue;
 mod reserve;
+mod session;
 mod shortage;
 mod source_table;
 mod standings;
@@ -31,8 +34,11 @@ mod standings;
 pub use affinity::{Affinity, ClientSession, PreferredEndpoint, SESSION_MAX};
 use breakers::WorkerCounts;
 pub use breakers::{Breaker, BreakerLimit, WorkerShare};
+pub use claim::{Claim, RequestClaim};
 pub use fallback::FALLBACKS_MAX;
-pub use handle::{Claim, ClusterHandle, RequestClaim, Tried};
+pub use handle::{ClusterHandle, Tried, WhenFull};
+pub use queue::QueuedRoom;
+use queue::WaitQueue;
 pub use reserve::TrafficClass;
 use source_table::SourceTable;
 use standings::Standings;
@@ -54,12 +60,14 @@ pub struct Cluster {
     overrides: ArcSwap<ClusterOverrides>,
     active: AtomicU64,
     /// The part of `active` that is pooled.
-    shared: AtomicU64,
+    pooled: AtomicU64,
     requests: AtomicU64,
     /// Requests that wait for a connection.
     pending: Arc<WorkerCounts>,
     /// Retries in flight.
     retries: Arc<WorkerCounts>,
+    /// What waits for an endpoint; created when a plan first has a queue.
+    queue: OnceLock<Box<WaitQueue>>,
     /// Whether a part of the limits is reserved for side calls.
     reserves: AtomicBool,
     /// Grows when settings change, so that connections made under other settings are not reused.
@@ -104,6 +112,21 @@ impl Membership {
         self.endpoints.iter().find(|endpoint| *endpoint.name == *name)
     }
 
+    /// Whether `endpoint` is a member that gets traffic.
+    fn offers(&self, endpoint: &Arc<EndpointState>) -> bool {
+        let index = self.with_id(endpoint.id);
+        index.is_some_and(|index| {
+            Arc::ptr_eq(&self.endpoints[index as usize], endpoint)
+                && self.balancer.offers(index, endpoint)
+        })
+    }
+
+    /// The members that get traffic.
+    fn offered(&self) -> impl Iterator<Item = &Arc<EndpointState>> {
+        let all = (0..).zip(&*self.endpoints);
+        all.filter(|(index, endpoint)| self.balancer.offers(*index, endpoint)).map(|(_, it)| it)
+    }
+
     /// The index of the endpoint with this ID.
     fn with_id(&self, id: EndpointId) -> Option<u32> {
         let mut ids = self.endpoints.iter().map(|endpoint| endpoint.id).zip(0..);
@@ -139,7 +162,12 @@ impl Cluster {
     /// A cluster without endpoints.
     pub fn new(plan: Arc<ClusterPlan>) -> Self {
         let members = Membership::new(0, Arc::new([]), Arc::new([]), LoadBalancer::default());
+        let queue = OnceLock::new();
+        if plan.queue.is_some() {
+            queue.get_or_init(Box::default);
+        }
         Self {
+            queue,
             name: Arc::clone(&plan.name),
             plan: ArcSwap::new(plan),
             configured: AtomicBool::new(true),
@@ -148,7 +176,7 @@ impl Cluster {
             standings: Mutex::default(),
             overrides: ArcSwap::default(),
             active: AtomicU64::new(0),
-            shared: AtomicU64::new(0),
+            pooled: AtomicU64::new(0),
             requests: AtomicU64::new(0),
             pending: Arc::default(),
             retries: Arc::default(),
@@ -172,8 +200,12 @@ impl Cluster {
 
     /// Puts another plan in force; membership follows with the next [`Cluster::publish`].
     pub fn set_plan(&self, plan: Arc<ClusterPlan>) {
+        if plan.queue.is_some() {
+            self.queue.get_or_init(Box::default);
+        }
         self.plan.store(plan);
         self.configured.store(true, Relaxed);
+        self.review_queue();
     }
 
     /// Takes the plan out of force, for a cluster that was removed. Returns the endpoints, which have left with it.
@@ -201,6 +233,7 @@ impl Cluster {
     /// Announces that an endpoint was ejected or its health changed. From any thread.
     pub(crate) fn announce(&self) {
         self.changed.notify_one();
+        self.review_queue();
     }
 
     /// Waits for a change of membership, of an endpoint's health, or an ejection. For one task at a time: each change
@@ -240,10 +273,9 @@ impl Cluster {
         let mut endpoints: Vec<Arc<EndpointState>> = Vec::with_capacity(members.len());
         let mut traits: Vec<EndpointTraits> = Vec::with_capacity(members.len());
         for member in members {
-            // The same address declared twice is one endpoint with the weight of both.
+            // The same address declared twice is one endpoint with the weight and the limits of both.
             if let Some(place) = places.get(&member.target) {
-                let weight = &mut traits[*place].weight;
-                *weight = weight.saturating_add(member.traits.weight);
+                traits[*place].add(&member.traits);
                 continue;
             }
             places.insert(&member.target, endpoints.len());
@@ -260,6 +292,9 @@ impl Cluster {
             endpoints.push(endpoint);
             traits.push(member.traits.clone());
         }
+        for (endpoint, traits) in endpoints.iter().zip(&traits) {
+            endpoint.set_limits(traits.limits);
+        }
         let left = known.into_values().cloned().collect();
         let (endpoints, traits): (Arc<[_]>, Arc<[_]>) = (endpoints.into(), traits.into());
         let mut standings = self.standings.lock().unwrap_or_else(PoisonError::into_inner);
@@ -269,7 +304,7 @@ impl Cluster {
         drop(standings);
         let version = old.version + 1;
         self.members.store(Membership::new(version, endpoints, traits, balancer));
-        self.changed.notify_one();
+        self.announce();
         left
     }
 
@@ -306,6 +341,7 @@ impl Cluster {
             let (endpoints, traits) = (Arc::clone(endpoints), Arc::clone(traits));
             let version = *version;
             self.members.store(Membership::new(version, endpoints, traits, balancer));
+            self.review_queue();
         }
         followed.again_at
     }
@@ -338,7 +374,7 @@ impl Cluster {
 
     /// The load of all endpoints: relayed connections plus requests. Requests are counted only if the plan needs them.
     fn load(&self) -> u64 {
-        let relayed = self.active().saturating_sub(self.shared.load(Relaxed));
+        let relayed = self.active().saturating_sub(self.pooled.load(Relaxed));
         relayed + self.requests()
     }
 }

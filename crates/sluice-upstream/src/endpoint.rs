@@ -1,8 +1,7 @@
 //! The state of one endpoint at run time.
 //!
-//! Owns: its counts and its health. Refuses to know: why a connection is made. Keeps: `active` counts leases, each
-//! given back on drop; the ejected bit is set by the thread that crosses the threshold (compare-and-swap) and cleared
-//! by the control thread.
+//! Owns: its identity and its health. Refuses to know: why a connection is made. Keeps: the ejected bit is set by the
+//! thread that crosses the threshold (compare-and-swap) and cleared by the control thread.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -21,9 +20,14 @@ use crate::overrides::OverrideAction;
 
 pub(crate) mod counts;
 mod ejection;
+mod load;
 
 use counts::OutlierCounts;
 pub use ejection::EjectionKind;
+use load::EndpointLoad;
+pub(crate) use load::count_below;
+pub use load::{EndpointLimits, LoadKind};
+
 /// The names of endpoints that left a cluster. A set, since there may be thousands, and workers look each of theirs up.
 pub type LeftEndpoints = HashSet<Arc<str>>;
 
@@ -59,11 +63,27 @@ pub struct EndpointTraits {
     pub locality: Option<Arc<Locality>>,
     /// The weight of its locality, within the priority.
     pub locality_weight: u32,
+    /// Its limits, in place of those that the cluster sets for each endpoint.
+    pub limits: EndpointLimits,
+}
+
+impl EndpointTraits {
+    /// Adds what a second entry for the same address says: weight and limits.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.weight = self.weight.saturating_add(other.weight);
+        self.limits = self.limits.plus(other.limits);
+    }
 }
 
 impl Default for EndpointTraits {
     fn default() -> Self {
-        Self { weight: 1, priority: 0, locality: None, locality_weight: 0 }
+        Self {
+            weight: 1,
+            priority: 0,
+            locality: None,
+            locality_weight: 0,
+            limits: EndpointLimits::default(),
+        }
     }
 }
 
@@ -134,10 +154,7 @@ pub struct EndpointState {
     pub id: EndpointId,
     /// The host name that it was resolved from.
     pub host: Option<Arc<str>>,
-    active: AtomicU64,
-    /// The part of `active` that is pooled; the requests that those connections carry count instead.
-    shared: AtomicU64,
-    requests: AtomicU64,
+    load: EndpointLoad,
     total: AtomicU64,
     /// What became of its traffic.
     pub(crate) counts: OutlierCounts,
@@ -179,9 +196,7 @@ impl EndpointState {
             name,
             id,
             host,
-            active: AtomicU64::new(0),
-            shared: AtomicU64::new(0),
-            requests: AtomicU64::new(0),
+            load: EndpointLoad::default(),
             total: AtomicU64::new(0),
             counts: OutlierCounts::default(),
             unhealthy: AtomicBool::new(false),
@@ -229,22 +244,6 @@ impl EndpointState {
     /// Whether the last connection to the endpoint led to a listener of this process.
     pub fn is_ours(&self) -> bool {
         self.ours.load(Relaxed)
-    }
-
-    /// Current connections.
-    pub fn active(&self) -> u64 {
-        self.active.load(Relaxed)
-    }
-
-    /// The current load, as balancers weigh it: relayed connections plus requests.
-    pub fn load(&self) -> u64 {
-        let relayed = self.active.load(Relaxed).saturating_sub(self.shared.load(Relaxed));
-        relayed + self.requests.load(Relaxed)
-    }
-
-    /// Requests in flight.
-    pub fn requests(&self) -> u64 {
-        self.requests.load(Relaxed)
     }
 
     /// Connections made in total.
@@ -361,25 +360,6 @@ impl EndpointState {
         self.why_ejected.load_full().filter(|_| self.is_ejected())
     }
 
-    /// Counts a connection; the count is given back when the lease is dropped.
-    pub fn lease(self: &Arc<Self>) -> Lease {
-        self.active.fetch_add(1, Relaxed);
-        Lease { endpoint: Arc::clone(self), shared: false }
-    }
-
-    /// Counts a pooled connection, which carries the requests of many clients; given back when the lease is dropped.
-    pub fn lease_shared(self: &Arc<Self>) -> Lease {
-        self.shared.fetch_add(1, Relaxed);
-        self.active.fetch_add(1, Relaxed);
-        Lease { endpoint: Arc::clone(self), shared: true }
-    }
-
-    /// Counts a request; the count is given back when the value is dropped.
-    pub fn lease_request(self: &Arc<Self>) -> RequestLease {
-        self.requests.fetch_add(1, Relaxed);
-        RequestLease(Arc::clone(self))
-    }
-
     /// Notes that a connection was made.
     pub fn succeeded(&self) {
         self.count_connection();
@@ -421,43 +401,5 @@ impl EndpointState {
     pub fn readmit(&self) {
         self.counts.end_streaks();
         self.ejected.store(false, Relaxed);
-    }
-}
-
-/// A connection's claim on an endpoint.
-#[derive(Debug)]
-pub struct Lease {
-    endpoint: Arc<EndpointState>,
-    shared: bool,
-}
-
-impl Lease {
-    /// The endpoint.
-    pub const fn endpoint(&self) -> &Arc<EndpointState> {
-        &self.endpoint
-    }
-
-    /// Whether it is that of a pooled connection.
-    pub(crate) const fn is_shared(&self) -> bool {
-        self.shared
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        if self.shared {
-            self.endpoint.shared.fetch_sub(1, Relaxed);
-        }
-        self.endpoint.active.fetch_sub(1, Relaxed);
-    }
-}
-
-/// A request's claim on an endpoint.
-#[derive(Debug)]
-pub struct RequestLease(Arc<EndpointState>);
-
-impl Drop for RequestLease {
-    fn drop(&mut self) {
-        self.0.requests.fetch_sub(1, Relaxed);
     }
 }

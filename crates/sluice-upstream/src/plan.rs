@@ -13,7 +13,7 @@ use sluice_tls::ClientTls;
 
 use crate::balance::BalancingPlan;
 use crate::egress::EgressPolicy;
-use crate::endpoint::{EndpointState, EndpointTraits};
+use crate::endpoint::{EndpointState, EndpointTraits, LoadKind};
 
 mod checks;
 mod outlier;
@@ -78,6 +78,8 @@ pub struct ClusterSettings {
     pub connections_max: Option<u64>,
     /// Concurrent connections to one endpoint, over all workers.
     pub endpoint_connections_max: Option<u64>,
+    /// Where connections and requests wait that exceed these limits; `None` refuses them.
+    pub queue: Option<QueuePlan>,
     /// What happens to connections whose endpoint leaves.
     pub on_endpoint_removed: OnRemoved,
     /// What happens to connections and flows whose endpoint becomes unhealthy or is ejected.
@@ -91,6 +93,32 @@ pub struct ClusterSettings {
 }
 
 impl ClusterSettings {
+    /// The limit of `load` over all endpoints.
+    pub const fn limit_of(&self, load: LoadKind) -> Option<u64> {
+        match load {
+            LoadKind::Connection => self.connections_max,
+            LoadKind::Request => self.requests_max,
+        }
+    }
+
+    /// The limit of `load` at each endpoint that has none of its own.
+    pub const fn endpoint_limit_of(&self, load: LoadKind) -> Option<u64> {
+        match load {
+            LoadKind::Connection => self.endpoint_connections_max,
+            LoadKind::Request => self.endpoint_requests_max,
+        }
+    }
+
+    /// Whether the cluster counts `load`: requests only if a limit or the balancer needs it.
+    pub fn counts(&self, load: LoadKind) -> bool {
+        match load {
+            LoadKind::Connection => true,
+            LoadKind::Request => {
+                self.requests_max.is_some() || self.balancing.balance.load_max().is_some()
+            }
+        }
+    }
+
     /// Whether nothing that happens to an endpoint closes its connections.
     pub fn keeps_connections(&self) -> bool {
         self.on_endpoint_removed == OnRemoved::Keep
@@ -129,6 +157,7 @@ impl ClusterSettings {
                 retry_percent: 20,
                 connections_max: None,
                 endpoint_connections_max: None,
+                queue: None,
                 on_endpoint_removed: OnRemoved::Keep,
                 on_endpoint_unhealthy: OnUnhealthy::Keep,
                 dns: DnsPlan {
@@ -149,6 +178,17 @@ impl ClusterSettings {
         });
         Arc::clone(&BARE)
     }
+}
+
+/// Where what exceeds the limits of a cluster waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct QueuePlan {
+    /// The most connections and requests that wait, over all workers.
+    pub size: u64,
+    /// How long each may wait.
+    pub timeout: Duration,
+    /// How long what has a session or a hash waits for its own endpoint before others will do.
+    pub own_timeout: Duration,
 }
 
 /// Waits between attempts to connect: random ones, whose bound grows.

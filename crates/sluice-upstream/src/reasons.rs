@@ -10,6 +10,8 @@ sluice_core::reasons! {
     NO_HEALTHY = "upstream.no_healthy", Handle, Upstream, "UH", "No endpoint of the cluster is usable; the detail counts those that are unhealthy, ejected, or withheld by an operator (`sluice endpoint`). See `/clusters` on the admin address for each endpoint, then check the service or the cluster's `health` and `outlier`.";
     SESSION = "upstream.session", Handle, Upstream, "UH", "The endpoint of the client's session is not usable, at a limit or gone, and `strict` allows no other. See `/clusters` on the admin address; remove `strict` from `sticky` if another endpoint can serve the client.";
     LIMIT = "upstream.limit", Handle, Local, "UO", "A limit of the cluster was reached; the detail names it. Raise it under the cluster's `limits`, or add endpoints.";
+    QUEUE_FULL = "upstream.queue_full", Handle, Local, "UO", "Every endpoint was at its limit, and as many connections or requests waited as `limits.queue.size` of the cluster allows. Add endpoints, raise the limit that the detail names if the service can bear more, or raise `size`.";
+    QUEUE_TIMEOUT = "upstream.queue_timeout", Handle, Local, "UO", "Every endpoint was at its limit, and none had room within `limits.queue.timeout` of the cluster. Add endpoints, raise the limit that the detail names if the service can bear more, or raise `timeout`.";
     DNS = "upstream.dns", Handle, Upstream, "DF", "No host name of the cluster could be resolved; the detail contains the name server's response. Check the name in `endpoints` and the cluster's `dns.servers`.";
     REFUSED = "upstream.refused", Handle, Upstream, "UF", "The endpoint refused the connection; the detail names it. Check that the service runs and listens on that address and port.";
     UNREACHABLE = "upstream.unreachable", Handle, Upstream, "UF", "The endpoint could not be reached; the detail contains the system's error. Check the address in `endpoints`, routes and firewalls.";
@@ -32,6 +34,11 @@ const EMFILE: i32 = 24;
 const EAFNOSUPPORT: i32 = 97;
 const EADDRNOTAVAIL: i32 = 99;
 const ENOBUFS: i32 = 105;
+
+/// Whether the cluster had no room: at a limit, without a queue or after waiting in it.
+pub fn is_overload(why: Reason) -> bool {
+    [LIMIT, QUEUE_FULL, QUEUE_TIMEOUT].contains(&why)
+}
 
 /// The reason for an error of `socket(2)` or `connect(2)`. What the process or the system lacks is not the endpoint's
 /// fault.

@@ -11,7 +11,7 @@ use sluice_upstream::EgressPolicy;
 use sluice_upstream::balance::{BalancingPlan, FailoverPlan, LocalityPlan, SlowStartPlan};
 use sluice_upstream::plan::{
     AddressFamily, ClusterSettings, ConnectBackoffPlan, DnsPlan, HttpVersion, OnRemoved,
-    OnUnhealthy, ProxyVersion, ResolutionMode, ReusePlan,
+    OnUnhealthy, ProxyVersion, QueuePlan, ResolutionMode, ReusePlan,
 };
 
 use super::{Context, Translated, health};
@@ -20,7 +20,7 @@ use crate::model::{Cluster, Kind, Resource};
 use crate::provenance::Provenance;
 use crate::sections::{
     self, ClusterLimits, ClusterProtocol, ConnectBackoff, Dns, Egress, Failover, Family, NameMode,
-    OnEndpointRemoved, OnEndpointUnhealthy, ProxyHeader, Refresh, Reuse, SlowStart,
+    OnEndpointRemoved, OnEndpointUnhealthy, ProxyHeader, Queue, Refresh, Reuse, SlowStart,
 };
 use crate::store::Update;
 
@@ -94,6 +94,7 @@ impl Context<'_> {
                     connections_per_endpoint,
                     requests,
                     requests_per_endpoint,
+                    queue,
                     pending,
                     retries,
                     retry_share,
@@ -136,6 +137,7 @@ impl Context<'_> {
             },
             requests_max: requests.0.map(NonZeroU64::get),
             endpoint_requests_max: requests_per_endpoint.0.map(NonZeroU64::get),
+            queue: queue.as_ref().map(|section| queue_plan(section)),
             pending_max: *pending,
             retries_max: *retries,
             retry_percent: retry_share.0,
@@ -200,6 +202,11 @@ fn check_cluster(
             .help("add `tls: true` to verify endpoints with the system's authorities, or `tls: { ca: FILE }`");
     }
     health::check(section, at, diags);
+}
+
+fn queue_plan(section: &Queue) -> QueuePlan {
+    let Queue { size, timeout, sticky_timeout } = section;
+    QueuePlan { size: size.get(), timeout: *timeout, own_timeout: sticky_timeout.0 }
 }
 
 fn dns_plan(section: &Dns, addresses_max: usize) -> DnsPlan {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use sluice_core::Reason;
 use sluice_io::WorkerCx;
 
-use super::{Affinity, Claim, Cluster, ClusterHandle};
+use super::{Affinity, Claim, Cluster, ClusterHandle, WhenFull};
 use crate::metrics;
 use crate::reasons;
 
@@ -59,16 +59,20 @@ impl ClusterHandle {
     ) -> (Rc<Self>, Result<Claim, Reason>) {
         let mut handle = Rc::clone(self);
         for _ in 0..FALLBACKS_MAX {
-            match handle.pick(worker, affinity, &[]) {
-                Err(why) if let Some(next) = handle.cluster.fallback_for(why) => {
-                    handle.count_fallback(worker);
-                    handle = handle.next(next, worker);
-                }
+            match handle.pick(worker, affinity, &[], WhenFull::Refuse) {
+                Err(why) if let Some(next) = handle.fall_back(worker, why) => handle = next,
                 picked => return (handle, picked),
             }
         }
-        let picked = handle.pick(worker, affinity, &[]);
+        let picked = handle.pick(worker, affinity, &[], WhenFull::Refuse);
         (handle, picked)
+    }
+
+    /// The handle of the cluster that a pick continues with that has failed for `why`, if any.
+    pub(crate) fn fall_back(&self, worker: &WorkerCx, why: Reason) -> Option<Rc<Self>> {
+        let next = self.cluster.fallback_for(why)?;
+        self.count_fallback(worker);
+        Some(self.next(next, worker))
     }
 
     /// The cluster that has an endpoint of that name: this one, or one that serves in its place.

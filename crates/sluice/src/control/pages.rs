@@ -15,7 +15,7 @@ use sluice_core::{LocalFuture, Name};
 use sluice_l4::metrics::LIMIT_REACHED;
 use sluice_model::model::{Kind, Listener};
 use sluice_upstream::balance::priorities::Share;
-use sluice_upstream::endpoint::Trouble;
+use sluice_upstream::endpoint::{LoadKind, Trouble};
 use sluice_upstream::name_state::NameState;
 use sluice_upstream::{Cluster, EndpointState, EndpointTraits};
 use tokio::time::Instant;
@@ -167,6 +167,15 @@ fn of_cluster(cluster: &Cluster, wall: Duration, reserve_percent: u64) -> Value 
         }
         if let Some(locality) = &traits.locality {
             item["locality"] = locality.to_string().into();
+        }
+        for (key, load) in [("connections", LoadKind::Connection), ("requests", LoadKind::Request)]
+        {
+            if let Some(max) = endpoint.limit_of(load, plan.endpoint_limit_of(load)) {
+                item["limits"][key] = max.into();
+            }
+            if endpoint.waiting(load) > 0 {
+                item["waiting"][key] = endpoint.waiting(load).into();
+            }
         }
         item
     };
