@@ -11,14 +11,16 @@ use sluice_l7::routes::{Action, PathMatch, Rule, RuleOptions, RouteInput, Virtua
 
 fn rule(kind: u8, path: &str) -> Rule {
     let path = format!("/{path}").into_boxed_str();
+    let path = match kind % 4 {
+        0 => PathMatch::Exact(path),
+        1 => PathMatch::Prefix(path),
+        2 => PathMatch::StartsWith(path),
+        _ => PathMatch::Any,
+    };
+    let any_case = if kind < 128 { None } else { path.clone().in_any_case() };
     Rule {
         name: "r".into(),
-        path: match kind % 4 {
-            0 => PathMatch::Exact(path),
-            1 => PathMatch::Prefix(path),
-            2 => PathMatch::StartsWith(path),
-            _ => PathMatch::Any,
-        },
+        path: any_case.unwrap_or(path),
         conditions: None,
         action: Action::Cluster(0),
         options: Arc::new(RuleOptions::default()),
@@ -31,7 +33,7 @@ fuzz_target!(|input: (Vec<(u8, &str)>, &str)| {
     let rules: Vec<Rule> = rules.into_iter().map(|(kind, path)| rule(kind, path)).collect();
     let runtime = Runtime::default();
     let head = Head::request("GET", "http", "a", &format!("/{path}"));
-    let subject = RouteInput { head: &head, source: None, tls: None, values: None, conn_values: None, runtime: &runtime, random: 7 };
+    let subject = RouteInput { head: &head, source: None, conn: None, values: None, runtime: &runtime, random: 7 };
     let obvious = rules.iter().position(|rule| rule.fits(&subject));
     assert_eq!(VirtualHost::new(vec![HostPattern::Any], rules).find(&subject), obvious);
 });

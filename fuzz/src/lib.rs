@@ -1,6 +1,6 @@
 //! Code that the fuzz targets share.
 //!
-//! Owns: the property of every inspector panel, and that of every reader of heads. Refuses to know: how inputs are
+//! Owns: the property of every inspector panel, of every reader of heads, and of every dialogue of a check. Refuses to know: how inputs are
 //! made. Keeps: each property is stated once, for one inspector or reader as for all of them.
 #![forbid(unsafe_code)]
 
@@ -8,6 +8,8 @@ use sluice_codec::Head;
 use sluice_codec::parse_error::ParseError;
 use sluice_codec::h1::parse::{HeadLimits, Meta, Scan};
 use sluice_l4::inspect::{Look, Needs, Panel};
+use sluice_upstream::health::{CheckError, DialogueTurn, dialogue_of};
+use sluice_upstream::plan::{CheckKind, Login, Password};
 
 /// A panel reaches the same outcome whether its stream is seen at once or one byte at a time.
 ///
@@ -55,4 +57,33 @@ pub fn head_reads_alike_however_it_is_cut(
         Ok::<_, ParseError>(None)
     };
     assert_eq!(found(1), found(stream.len().max(1)));
+}
+
+/// A dialogue comes to the same end whether all that the endpoint sends is received at once or one byte at a time, and
+/// keeps no more than it was sent.
+///
+/// # Panics
+/// When it does not.
+pub fn dialogue_ends_alike_however_it_is_cut(kind: &CheckKind, stream: &[u8]) {
+    let whole = hold(kind, stream, stream.len().max(1));
+    assert_eq!(hold(kind, stream, 1), whole);
+}
+
+/// How a dialogue ends over a connection without TLS; `None` if it waits for more.
+fn hold(kind: &CheckKind, stream: &[u8], step: usize) -> Option<Result<DialogueTurn, CheckError>> {
+    let (_, mut dialogue) = dialogue_of(kind, false, false).expect("the check is a dialogue");
+    let (mut received, mut send) = (Vec::new(), Vec::new());
+    let mut pieces = stream.chunks(step);
+    loop {
+        match dialogue.advance(&mut received, &mut send) {
+            Ok(DialogueTurn::Receive) => received.extend_from_slice(pieces.next()?),
+            end => return Some(end),
+        }
+        assert!(received.len() <= stream.len());
+    }
+}
+
+/// A login for a dialogue.
+pub fn login(user: &str) -> Login {
+    Login { user: user.into(), password: Some(Password("secret".into())) }
 }

@@ -377,6 +377,8 @@ fn further_endpoints_are_tried_after_a_wait() {
     let _ = sluice_testkit::peers::read_to_end(&mut client);
     let record = sluice.record_of("upstream.refused");
     assert_eq!(record["upstream_hosts_attempted"].as_array().map(Vec::len), Some(2), "{record}");
+    let backup = record["upstream_hosts_attempted"][1].as_str().unwrap();
+    assert!(backup.contains(", priority 1"), "{record}");
 }
 
 #[test]

@@ -354,6 +354,40 @@ fn egress_denies_what_a_name_must_not_lead_to() {
 }
 
 #[test]
+fn egress_is_checked_again_when_a_connection_is_made() {
+    if !tools::have(&["dnsmasq"]) {
+        return;
+    }
+    let (port, own) = (tools::free_port(), tools::free_port());
+    let _dns = dnsmasq(port, &["--address=/a.test/127.0.0.1"]);
+    let cluster = format!("endpoints: a.test:{own}, egress: {{ allow: [127.0.0.0/8] }}");
+    let yaml = |more: &str| {
+        let yaml = resolving(port, &cluster, ", refresh: 1h");
+        let http = "{ name: web, address: 127.0.0.1:0, http: main }";
+        let udp = "{ name: udp, address: udp://127.0.0.1:0, relay: up }";
+        let routes = "routes: { main: { cluster: up } }";
+        yaml.replace("relay: up }]", &format!("relay: up }}, {udp}, {http}{more}]\n{routes}"))
+    };
+    let sluice = Sluice::new().start(&yaml(""));
+    let of_name = SocketAddr::from(([127, 0, 0, 1], own));
+    wait_for_members(&sluice, &[of_name]);
+    // The address becomes that of a listener of the process, which no look-up tells.
+    let later = |to: &str| format!(", {{ name: own, address: \"{to}\", relay: up }}");
+    assert_eq!(sluice.reload(&yaml(&later(&of_name.to_string()))), "applied");
+    assert!(read_to_end(&mut connect(sluice.addr("tcp"))).1.is_empty());
+    let record = sluice.record_of("upstream.egress");
+    assert!(
+        record["detail"].as_str().unwrap().contains("is a listener of this process"),
+        "{record}"
+    );
+    assert_eq!(Client::connect(sluice.addr("web")).get("a", "/").status(), 403);
+    wait::until("both", || {
+        (sluice.metric("sluice_cluster_egress_denials_total", "up") == 2).then_some(())
+    });
+    assert_eq!(sluice.metric("sluice_dns_lookups_total", "ok"), 1);
+}
+
+#[test]
 fn a_stricter_policy_applies_to_addresses_in_use() {
     if !tools::have(&["dnsmasq"]) {
         return;

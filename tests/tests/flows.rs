@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 
 use sluice_testkit::peers::{Server, UdpServer, connect, exchange, read, udp_client};
-use sluice_testkit::{Origin, Sluice, tools, wait};
+use sluice_testkit::{Origin, Running, Sluice, tools, wait};
 
 /// Sends one byte from each of `count` sources, spread over many loopback addresses.
 fn flood(to: SocketAddr, count: u32) {
@@ -256,4 +256,95 @@ fn a_lack_of_descriptors_is_not_blamed_on_the_endpoint() {
     let last = clients.last_mut().unwrap();
     last.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").unwrap();
     assert!(read(last, 12).starts_with(b"HTTP/1.1 200"));
+}
+
+/// A UDP listener over these servers.
+fn flows(relay: &str, servers: &[&UdpServer], cluster: &str) -> String {
+    let endpoints: Vec<String> =
+        servers.iter().map(|server| format!("\"{}\"", server.addr())).collect();
+    format!(
+        "listeners: [{{ name: u, address: \"udp://127.0.0.1:0\", relay: {{ cluster: up{relay} }} }}]\n\
+         clusters: {{ up: {{ endpoints: [{}]{cluster} }} }}\n\
+         drain: {{ timeout: 100ms }}\n",
+        endpoints.join(", ")
+    )
+}
+
+#[test]
+fn each_datagram_goes_to_an_endpoint_of_its_own_and_replies_come_back() {
+    let (one, two) = (UdpServer::echo("1"), UdpServer::echo("2"));
+    let yaml = flows(", per_packet: true", &[&one, &two], ", limits: { connections: 2 }");
+    let kit = Sluice::new().workers(1).expect_warning("the drain timeout has expired");
+    let sluice = kit.start(&yaml);
+    let client = udp_client();
+    let mut marks = String::new();
+    for _ in 0..6 {
+        let reply = ask(&client, sluice.addr("u"), b"x");
+        marks.push(char::from(reply[0]));
+    }
+    assert!(["121212", "212121"].contains(&marks.as_str()), "{marks}");
+    // One flow to each, which existing datagrams use at the limit; a new client has no room.
+    assert_eq!(sluice.metric("sluice_listener_flows_active", "\"u\""), 2);
+    udp_client().send_to(b"x", sluice.addr("u")).unwrap();
+    let refused = sluice.record_of("upstream.limit");
+    assert_eq!((&refused["kind"], &refused["upstream_cluster"]), (&"flow".into(), &"up".into()));
+    assert_eq!(ask(&client, sluice.addr("u"), b"y")[1..], *b"y");
+    // Every reply arrives, also those to datagrams sent at once.
+    for n in 0..20_u8 {
+        client.send_to(&[n], sluice.addr("u")).unwrap();
+    }
+    let mut seen: Vec<u8> = (0..20)
+        .map(|_| {
+            let mut got = [0; 8];
+            assert_eq!(client.recv_from(&mut got).unwrap().0, 2);
+            got[1]
+        })
+        .collect();
+    seen.sort_unstable();
+    assert_eq!(seen, (0..20).collect::<Vec<_>>());
+}
+
+#[test]
+fn datagrams_are_hashed_by_their_payload_or_a_fixed_key() {
+    let (one, two) = (UdpServer::echo("1"), UdpServer::echo("2"));
+    let start = |relay: &str| {
+        let kit = Sluice::new().expect_warning("the drain timeout has expired");
+        kit.start(&flows(relay, &[&one, &two], ", balance: maglev"))
+    };
+    let mark =
+        |sluice: &Running, datagram: &[u8]| ask(&udp_client(), sluice.addr("u"), datagram)[0];
+    let sluice = start(", hash: { payload: { offset: 1, length: 2 } }");
+    let marks: Vec<u8> = (0..16_u8).map(|n| mark(&sluice, &[0, n, n, 0])).collect();
+    assert!(marks.contains(&b'1') && marks.contains(&b'2'), "{marks:?}");
+    for (n, expected) in (0..16_u8).zip(&marks) {
+        assert_eq!(mark(&sluice, &[9, n, n, 9, 9]), *expected, "only the slice decides");
+    }
+    let sluice = start(", hash: { key: everything }");
+    let marks: Vec<u8> = (0..8_u8).map(|n| mark(&sluice, &[n])).collect();
+    assert!(marks.iter().all(|mark| *mark == marks[0]), "{marks:?}");
+}
+
+#[test]
+fn an_endpoint_that_is_silent_is_ejected_and_its_clients_move() {
+    let (server, silent) = (UdpServer::echo(""), silent());
+    let outlier = ", outlier: { silence: { datagrams: 3, time: 200ms }, ejection: 1h }";
+    let sluice = Sluice::new()
+        .workers(1)
+        .expect_warning("endpoint ejected")
+        .expect_warning("the drain timeout has expired")
+        .start(&flows("", &[&silent, &server], outlier));
+    // The flow of one of two clients goes to the silent endpoint.
+    let clients = [udp_client(), udp_client()];
+    for client in &clients {
+        client.set_read_timeout(Some(std::time::Duration::from_millis(20))).unwrap();
+        wait::until("a reply", || {
+            client.send_to(b"x", sluice.addr("u")).unwrap();
+            client.recv_from(&mut [0; 8]).ok()
+        });
+    }
+    assert_eq!(sluice.metric("sluice_cluster_ejections_total", "kind=\"silence\""), 1);
+    let endpoint = sluice.items("/clusters")[0]["endpoints"][0].clone();
+    let cause = endpoint["trouble"]["ejected"]["cause"].as_str().unwrap();
+    assert!(cause.starts_with("no reply to "), "{endpoint}");
+    assert_eq!(sluice.record_of("flow.moved")["upstream_host"], silent.addr().to_string());
 }

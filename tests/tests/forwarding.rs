@@ -110,7 +110,7 @@ fn a_redirect_of_an_endpoint_is_followed() {
          routes:\n\
          \x20 main:\n\
          \x20   - rules:\n\
-         \x20       - {{ match: {{ path: /old/* }}, cluster: up, follow_redirects: true }}\n\
+         \x20       - {{ match: {{ path: /old/* }}, cluster: up, follow_redirects: true, rewrite: {{ replace_prefix: /old, originals: path }} }}\n\
          \x20       - {{ name: new, match: {{ path: /new/* }}, cluster: other }}\n\
          \x20 moved: [{{ redirect: {{ replace_prefix: /new, status: 302 }}, match: {{ path: /old/* }} }}]\n\
          clusters: {{ up: \"{}\", other: \"{}\" }}\n",
@@ -124,7 +124,9 @@ fn a_redirect_of_an_endpoint_is_followed() {
     assert_eq!(sluice.reload(&moved), "applied");
     let response = Client::connect(sluice.addr("web")).get("a", "/old/x?y");
     assert_eq!((response.status(), response.value("x-origin")), (200, "b"));
-    assert_eq!(other.requests().pop().unwrap().path(), "/new/x?y");
+    let seen = other.requests().pop().unwrap();
+    assert_eq!(seen.path(), "/new/x?y");
+    assert!(seen.values("x-envoy-original-path").is_empty(), "it is of the rule before");
     let record = sluice.record("the request", |record| record["route_name"] == "new");
     let attempts = record["upstream_hosts_attempted"].to_string();
     assert!(attempts.contains("status 302, followed"), "{record}");

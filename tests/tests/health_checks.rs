@@ -494,3 +494,37 @@ fn a_connection_is_not_made_to_an_endpoint_that_becomes_unhealthy_meanwhile() {
     let tried = record["upstream_hosts_attempted"].to_string();
     assert!(tried.contains("end.endpoint_unhealthy"), "{record}");
 }
+
+#[test]
+fn an_endpoint_is_checked_where_and_as_what_it_says() {
+    let (origin, gone) = (Origin::start("a"), tools::free_port());
+    let at = origin.addr();
+    let yaml = |check: &str| {
+        format!(
+            "listeners: [{{ name: a, address: 127.0.0.1:0, relay: up }}]\n\
+             clusters:\n  up:\n    endpoints: [\"{at}\", {{ address: \"127.0.0.1:{gone}\"{check} }}]\n    \
+             health: {{ http: {{ host: cluster.test }}, interval: 40ms, timeout: 30ms, unhealthy_after: 1 }}\n"
+        )
+    };
+    let own = format!(", check: {{ port: {}, host: own.test }}", at.port());
+    let sluice = Sluice::new().expect_warning("unhealthy").start(&yaml(&own));
+    let hosts = || -> Vec<String> {
+        origin.requests().iter().map(|request| request.value("host").to_owned()).collect()
+    };
+    wait::until("checks of both", || {
+        let hosts = hosts();
+        ["cluster.test", "own.test"]
+            .iter()
+            .all(|host| hosts.iter().any(|it| it == host))
+            .then_some(())
+    });
+    let healthy =
+        |index: usize| sluice.items("/clusters")[0]["endpoints"][index]["healthy"] == true;
+    assert!(healthy(0) && healthy(1));
+    // The checks follow the configuration; the endpoint is the same.
+    assert_eq!(sluice.reload(&yaml("")), "applied");
+    wait::until("the port to be missed", || (!healthy(1)).then_some(()));
+    assert!(healthy(0));
+    assert_eq!(sluice.reload(&yaml(&own)), "applied");
+    wait::until("the other port to be checked again", || healthy(1).then_some(()));
+}

@@ -186,11 +186,32 @@ fn of_values() {
                 rule("cluster: up, retry: { when: reset, reset_headers: { name: a, format: ms } }"),
             ),
             ("a host with a path", rule("cluster: up, rewrite: { host: \"a.test/x\" }")),
+            (
+                "a host of a part that is none",
+                rule("cluster: up, rewrite: { host_regex: { from: query, find: a, replace: b } }"),
+            ),
+            (
+                "a host of a bad regex",
+                rule("cluster: up, rewrite: { host_regex: { find: \"a(b\", replace: b } }"),
+            ),
+            (
+                "two ways to a host",
+                rule("cluster: up, rewrite: { host: a.test, host_regex: { find: a, replace: b } }"),
+            ),
+            (
+                "an original that is not rewritten",
+                rule("cluster: up, rewrite: { path: /a, originals: [path, host] }"),
+            ),
             ("a bad regex", rule("match: { path: { regex: \"/a/(b\" } }, cluster: up")),
             (
                 "a regex that anchors its beginning",
                 rule("match: { path: { regex: \"^/a/\" } }, cluster: up"),
             ),
+            (
+                "a regex in any case",
+                rule("match: { path: { regex: /a }, case_sensitive: false }, cluster: up"),
+            ),
+            ("any case of no path", rule("match: { case_sensitive: false }, cluster: up")),
         ],
     );
 }
@@ -267,6 +288,16 @@ fn of_clusters() {
             ("UDP to a cluster with TLS", udp("up", "tls: { ca: ca.pem }")),
             ("UDP to a cluster with a PROXY header", udp("up", "send_proxy_protocol: v2")),
             ("UDP with what only connections have", udp("{ cluster: up, max_duration: 1h }", "")),
+            ("connections with what only UDP has", relay("").replace("relay: up", "relay: { cluster: up, per_packet: true, hash: { payload: { length: 4 } } }")),
+            ("datagrams that are spread and kept together", udp("{ cluster: up, per_packet: true, sticky: source_ip }", "")),
+            ("a hash of two things", udp("{ cluster: up, hash: { key: a, payload: { length: 4 } } }", "balance: maglev")),
+            ("a hash of what no datagram has", udp("{ cluster: up, hash: { payload: { offset: 65000, length: 1000 } } }", "balance: maglev")),
+            ("QUIC by name, with its datagrams spread", udp("up", "").replace("relay: up", "chains: [{ match: { sni: a.test }, relay: { cluster: up, per_packet: true } }]")),
+            ("settings of checks where there are none", relay("").replace("[127.0.0.1:7002]", "[{ address: 127.0.0.1:7002, check: { port: 7003 } }, { address: 127.0.0.1:7004, check: {} }]")),
+            ("a host for checks that name none", relay("health: { tcp: true }").replace("[127.0.0.1:7002]", "[{ address: 127.0.0.1:7002, check: { host: a.test } }, { address: \"unix:///run/x.sock\", check: { port: 7003 } }]")),
+            ("an ejection to enforce that there is not", relay("outlier: { enforce: { success_rate: 50% } }")),
+            ("latency by a factor of nothing", relay("outlier: { latency: { factor: 1 } }")),
+            ("silence where no datagrams go", relay("outlier: { silence: {} }")),
             (
                 "UDP to a unix socket",
                 udp("up", "").replace("[127.0.0.1:7002]", "[\"unix:///run/x.sock\"]"),
@@ -283,6 +314,51 @@ fn of_clusters() {
                 rule("cluster_header: x-cluster")
                     .replace("[127.0.0.1:7002]", "[127.0.0.1:7002], send_proxy_protocol: v1"),
             ),
+        ],
+    );
+}
+
+#[test]
+fn of_names_that_clients_choose() {
+    let relay = |says: &str| listener(&format!("relay: {{ {says} }}"));
+    page(
+        "mistakes-by-name",
+        &[
+            ("clusters that nobody lists", relay("cluster_from: sni")),
+            ("a list without a name", relay("cluster: up, allow: [up]")),
+            ("a cluster in two ways", relay("cluster_from: sni, cluster: up, allow: [up]")),
+            ("a name that no cluster has", relay("cluster_from: sni, allow: [up, \"*.test\"]")),
+            ("a pattern that is none", relay("cluster_from: sni, allow: [\"*\"]")),
+            (
+                "flows that name a cluster",
+                relay("cluster_from: sni, allow: [up]")
+                    .replace("address: 127", "address: udp://127"),
+            ),
+        ],
+    );
+}
+
+#[test]
+fn of_forward_proxies() {
+    let forward = |says: &str| relay(says).replace("endpoints: [127.0.0.1:7002]", "forward: true");
+    let rule = |says: &str, forward: &str| {
+        to_up(says).replace("endpoints: [127.0.0.1:7002]", &format!("forward: {forward}"))
+    };
+    page(
+        "mistakes-forward",
+        &[
+            ("hosts with a queue", forward("limits: { connections: 5, queue: true }")),
+            ("hosts in two ways", relay("forward: true")),
+            ("a name for every host", forward("tls: { sni: a.test }")),
+            ("checks of hosts that are not known", forward("health: { tcp: true }")),
+            ("a balancer with nothing to choose from", forward("balance: maglev")),
+            ("addresses of a host as endpoints", forward("dns: { mode: logical }")),
+            ("a port that is none", rule("cluster: up", "{ ports: [0, 443] }")),
+            ("too many hosts", rule("cluster: up", "{ max_hosts: 1000000 }")),
+            ("a pattern for every host", rule("cluster: up", "{ hosts: [\"*\"] }")),
+            ("flows to hosts", forward("").replace("address: 127", "address: udp://127")),
+            ("copies of requests to hosts", rule("cluster: up, mirror: [up]", "true")),
+            ("a fallback to hosts", relay("fallback: out\n  out: { forward: true }")),
         ],
     );
 }
@@ -356,6 +432,134 @@ fn of_balancing() {
 }
 
 #[test]
+fn of_subsets() {
+    let with = |subsets: &str| {
+        let list = "[{ address: 127.0.0.1:7002, metadata: { version: v1, stage: [prod, test] } }]";
+        relay(subsets).replace("[127.0.0.1:7002]", list)
+    };
+    let asking = |subsets: &str, metadata: &str| {
+        with(subsets).replace(
+            "relay: up",
+            &format!("relay: {{ cluster: up, endpoint_metadata: {metadata} }}"),
+        )
+    };
+    let by_rule = |metadata: &str| {
+        let to = format!("cluster: up, endpoint_metadata: {metadata}");
+        to_up(&to).replace(
+            "[127.0.0.1:7002]",
+            "[{ address: 127.0.0.1:7002, metadata: { version: v1 } }], subsets: { selectors: version, fallback: any_endpoint }",
+        )
+    };
+    page(
+        "mistakes-subsets",
+        &[
+            ("metadata that nothing looks at", with("")),
+            ("subsets with a queue", with("subsets: { selectors: version, fallback: any_endpoint }\n    limits: { connections: 5, queue: true }")),
+            ("subsets by nothing", with("subsets: { fallback: any_endpoint }")),
+            ("a selector without keys", with("subsets: { selectors: [[]], fallback: any_endpoint }")),
+            ("a key twice", with("subsets: { selectors: [[version, version]], fallback: any_endpoint }")),
+            (
+                "the same keys twice",
+                with("subsets: { selectors: [[stage, version], [version, stage]], fallback: any_endpoint }"),
+            ),
+            ("a key that no endpoint has", with("subsets: { selectors: tenant, fallback: any_endpoint }")),
+            ("a fallback that does not exist", with("subsets: { selectors: version, fallback: all }")),
+            ("no default subset to fall back to", with("subsets: { selectors: version, fallback: default_subset }")),
+            (
+                "a default subset that no fallback leads to",
+                with("subsets: { selectors: version, fallback: any_endpoint, default_subset: { version: v1 } }"),
+            ),
+            (
+                "a default subset without endpoints",
+                with("subsets: { selectors: version, fallback: default_subset, default_subset: { version: v2 } }"),
+            ),
+            (
+                "fewer keys that are not fewer",
+                with("subsets: { selectors: [{ keys: version, fallback: { keys_subset: version } }], fallback: any_endpoint }"),
+            ),
+            (
+                "fewer keys that no selector has",
+                with("subsets: { selectors: [{ keys: [stage, version], fallback: { keys_subset: version } }], fallback: any_endpoint }"),
+            ),
+            (
+                "bounded load",
+                with("subsets: { selectors: version, fallback: any_endpoint }\n    balance: { maglev: { max_load: 125% } }")
+                    .replace("relay: up", "relay: { cluster: up, hash: source_ip }"),
+            ),
+            ("a relay that asks for nothing", with("subsets: version")),
+            ("a relay to a cluster without subsets", asking("", "{ version: v1 }")),
+            ("a relay that asks for other keys", asking("subsets: version", "{ stage: prod, version: v1 }")),
+            ("a relay that asks for what no endpoint has", asking("subsets: version", "{ version: v2 }")),
+            ("a relay that asks for no key", asking("subsets: version", "{}")),
+            ("a value from a header, for a relay", asking("subsets: version", "{ version: { header: x-version } }")),
+            (
+                "metadata of what clients name",
+                asking("subsets: version", "{ version: v1 }")
+                    .replace("cluster: up,", "cluster_from: sni, allow: [up],"),
+            ),
+            ("a value from something else", by_rule("{ version: { cookie: version } }")),
+            ("several values at once", by_rule("{ version: [v1, v2] }")),
+            ("a rule that asks for other keys", by_rule("{ tenant: { header: x-tenant } }")),
+            (
+                "a redirect that asks for an endpoint",
+                to_up("redirect: { scheme: https }, endpoint_metadata: { version: v1 }"),
+            ),
+            (
+                "a share that asks for other keys",
+                by_rule("{ version: v1 }").replace("cluster: up,", "split: { up: { weight: 1, endpoint_metadata: { stage: prod } } },"),
+            ),
+            (
+                "a copy for a cluster that refuses it",
+                by_rule("{ version: v1 }")
+                    .replace("cluster: up,", "cluster: up, mirror: other,")
+                    .replace("clusters: {", "clusters: { other: { endpoints: [{ address: 127.0.0.1:7004, metadata: { version: v1 } }], subsets: version },"),
+            ),
+        ],
+    );
+}
+
+#[test]
+fn of_zones() {
+    let node = "node: { locality: a, cluster: up }\n";
+    let aware = |more: &str| {
+        let endpoints: Vec<String> = (1..=6)
+            .map(|port| format!("{{ address: 127.0.0.1:{}, locality: a }}", 7100 + port))
+            .collect();
+        let list = format!("[{}]", endpoints.join(", "));
+        relay(&format!("zone_aware: true\n    {more}")).replace("[127.0.0.1:7002]", &list)
+    };
+    page(
+        "mistakes-zones",
+        &[
+            ("a process that says nothing of itself", aware("")),
+            ("half of what must be known", format!("node: {{ locality: a }}\n{}", aware(""))),
+            ("a place that no cluster looks at", format!("{node}{}", relay(""))),
+            (
+                "a fleet that does not exist",
+                format!("node: {{ locality: a, cluster: proxies }}\n{}", aware("")),
+            ),
+            ("weights as well", format!("{node}{}", aware("localities: { a: 1 }"))),
+            (
+                "a hash",
+                format!("{node}{}", aware("balance: maglev"))
+                    .replace("relay: up", "relay: { cluster: up, hash: source_ip }"),
+            ),
+            ("too few endpoints", format!("{node}{}", relay("zone_aware: true"))),
+            ("an aperture of one", relay("aperture: 1")),
+            ("an aperture for all endpoints", relay("aperture: 2")),
+            (
+                "an aperture by hash",
+                relay("aperture: 2\n    balance: maglev")
+                    .replace("relay: up", "relay: { cluster: up, hash: source_ip }"),
+            ),
+            ("an aperture and zones", format!("{node}{}", aware("aperture: 2"))),
+            ("a name that nothing goes by", format!("node: {{ id: a }}\n{}", relay(""))),
+            ("latencies that are never forgotten", relay("balance: { peak_ewma: { decay: 0s } }")),
+        ],
+    );
+}
+
+#[test]
 fn of_rules() {
     page(
         "mistakes-rules",
@@ -368,6 +572,10 @@ fn of_rules() {
             ("a balancer without its hash", rule("cluster: ring")),
             ("a split of nothing", rule("split: { up: 0, ring: 0 }, hash: source_ip")),
             ("a share of nothing", rule("match: { runtime: { percent: 0% } }, cluster: up")),
+            (
+                "conditions that exclude each other",
+                rule("match: { tls: false, sni: a.test }, cluster: up"),
+            ),
             (
                 "a filter that no chain has is left out",
                 rule("cluster: up, filters: { buffer: skip }"),
@@ -790,6 +998,22 @@ fn of_upstreams() {
     page(
         "mistakes-upstreams",
         &[
+            (
+                "keepalive in fractions of a second",
+                relay("socket: { keepalive: { idle: 1500ms } }"),
+            ),
+            ("too many probes", relay("socket: { keepalive: { probes: 128 } }")),
+            ("a time-out that is too long", relay("socket: { user_timeout: 30d }")),
+            ("a TOS byte for a DSCP", relay("socket: { dscp: 184 }")),
+            (
+                "two sources of a family",
+                relay("socket: { source: [127.0.0.1, \"::1\", 127.0.0.2] }"),
+            ),
+            (
+                "options of a socket for HTTP/3",
+                relay("protocol: http3\n    tls: true\n    socket: { dscp: 46 }"),
+            ),
+            ("HTTP/2 of a cluster without it", relay("http2: { stream_window: 1MiB }")),
             ("a PROXY header for HTTP", rule("cluster: up").replace("[127.0.0.1:7002]", "[127.0.0.1:7002], send_proxy_protocol: v2")),
             ("a protocol that TLS negotiates without TLS", relay("protocol: auto")),
             ("HTTP/3 without TLS", rule("cluster: up").replace("[127.0.0.1:7002]", "[127.0.0.1:7002], protocol: http3")),
@@ -963,6 +1187,13 @@ fn of_filters() {
             ),
             ("a filter for HTTP that does not exist", http("jwt: {}")),
             ("a misspelt filter for HTTP", http("rate_limt: { requests: 5/s }")),
+            ("a path of probes that is none", http("health_check: { path: healthz }")),
+            ("a cache of no probes", http("health_check: { cache: 5s }")),
+            (
+                "probes with two answers",
+                http("health_check: { pass_through: true, min_healthy: { up: 50% } }"),
+            ),
+            ("probes of an unknown cluster", http("health_check: { min_healthy: { upp: 50% } }")),
             ("a filter for HTTP that is listed twice", http("body_max: 1MiB }, { body_max: 2MiB")),
             ("filters of a rule in a list", rule("cluster: up, filters: [{ buffer: skip }]")),
             ("a rate per cookie", http("rate_limit: { requests: 5/s, per: \"cookie:a\" }")),
@@ -984,6 +1215,16 @@ fn of_filters() {
             ),
             ("a header with a line break", http("set_headers: { request: { x-edge: \"a\\nb\" } }")),
             ("headers to set in a list", http("set_headers: { request: [x-edge] }")),
+            ("other sites without origins", http("cors: { methods: PUT }")),
+            ("every site with credentials", http("cors: { origins: \"*\", credentials: true }")),
+            (
+                "every header with credentials",
+                http("cors: { origins: \"https://a.test\", headers: \"*\", credentials: true }"),
+            ),
+            ("every page may change state", http("csrf: { origins: \"*\" }")),
+            ("an origin with a path", http("cors: { origins: \"https://app.test/\" }")),
+            ("an origin without a scheme", http("csrf: { origins: app.test }")),
+            ("a method in lower case", http("cors: { origins: \"*\", methods: put }")),
             ("a session by nothing", http("sticky: {}")),
             ("a session by two things", http("sticky: { cookie: a, header: x-a }")),
             ("a session without a key", http("sticky: { cookie: SRV }")),

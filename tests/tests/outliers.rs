@@ -163,3 +163,42 @@ fn a_check_that_succeeds_readmits_what_it_refutes() {
         }
     }
 }
+
+#[test]
+fn a_slow_endpoint_is_ejected_and_what_is_not_enforced_is_only_counted() {
+    /// A server that takes this long to respond.
+    fn slow(millis: u64) -> Server {
+        Server::start(move |mut stream| {
+            let mut reader = BufReader::new(stream.try_clone()?);
+            loop {
+                origin::read_message(&mut reader, true)?;
+                std::thread::sleep(std::time::Duration::from_millis(millis));
+                stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")?;
+            }
+        })
+    }
+    let servers = [slow(0), slow(0), slow(60)];
+    let endpoints: Vec<String> = servers.iter().map(|of| format!("\"{}\"", of.addr())).collect();
+    let yaml = |enforce: &str| {
+        format!(
+            "listeners: [{{ name: web, address: 127.0.0.1:0, http: main }}]\n\
+             routes: {{ main: {{ cluster: up }} }}\n\
+             clusters: {{ up: {{ endpoints: [{}], outlier: {{ latency: {{ requests: 2 }}, enforce: {{ latency: {enforce} }}, interval: 300ms, ejection: 1h }} }} }}\n",
+            endpoints.join(", ")
+        )
+    };
+    let sluice = Sluice::new().workers(1).expect_warning("endpoint ejected").start(&yaml("0%"));
+    let counted = |name: &str| {
+        wait::until(name, || {
+            assert_eq!(get(&sluice), 200);
+            (sluice.metric(name, "kind=\"latency\"") > 0).then_some(())
+        });
+    };
+    counted("sluice_cluster_ejections_not_enforced_total");
+    assert_eq!(ejections(&sluice, "latency"), 0);
+    assert_eq!(sluice.reload(&yaml("100%")), "applied");
+    counted("sluice_cluster_ejections_total");
+    let cause = cause(&sluice, 2).unwrap();
+    assert!(cause.starts_with("mean response time of "), "{cause}");
+    assert_eq!(ejections(&sluice, "latency"), 1);
+}

@@ -167,6 +167,44 @@ fn passthrough() {
 }
 
 #[test]
+fn forward_proxy_with_curl() {
+    if !tools::have(&["openssl", "curl", "dnsmasq"]) {
+        return;
+    }
+    let kit = Sluice::new();
+    Authority::new(kit.folder()).issue("api", &["api.example.com"]);
+    let (_api, api) = s_server(kit.folder(), "api", &[]);
+    let dns = tools::free_port();
+    let _dns = dnsmasq(dns, &["--address=/example.com/127.0.0.1"]);
+    let forward = "{ hosts: [example.com, \"*.example.com\", deb.debian.org] }";
+    let to_test = format!(
+        "{{ hosts: [\"*.example.com\"], ports: [{}] }}\n    egress: {{ allow: [127.0.0.0/8] }}\n    \
+         dns: {{ servers: [127.0.0.1:{dns}] }}\n   ",
+        api.port()
+    );
+    let sluice = kit.start(&sample(
+        "forward-proxy.yaml",
+        &[
+            ("127.0.0.1:3128", "127.0.0.1:0".into()),
+            ("127.0.0.1:8443", "127.0.0.1:0".into()),
+            (forward, to_test),
+        ],
+    ));
+    let ca = sluice.folder().join("ca.pem");
+    let mut curl = tools::command("curl");
+    let proxy = format!("http://{}", sluice.addr("proxy"));
+    let url = format!("https://api.example.com:{}/", api.port());
+    curl.args(["-sS", "--proxy", &proxy, &url, "--cacert"]).arg(&ca);
+    let output = curl.output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stdout).contains("s_server"), "{output:?}");
+    let ask = |name: &str| s_client(sluice.addr("tls"), name, &ca, &[], "GET / HTTP/1.0\r\n\r\n");
+    let (ok, text) = ask("api.example.com");
+    assert!(ok && text.contains("s_server"), "{text}");
+    assert!(!ask("internal.test").0);
+    sluice.record_of("name.denied");
+}
+
+#[test]
 fn termination_with_openssl_and_curl() {
     if !tools::have(&["openssl", "curl"]) {
         return;

@@ -89,6 +89,14 @@ pub struct Question {
     pub headers: Vec<String>,
     /// The source address.
     pub source: Option<String>,
+    /// The server name of the TLS handshake.
+    pub sni: Option<String>,
+    /// Whether the connection uses TLS: `true` or `false`. If omitted, it does if there is an `sni`.
+    pub tls: Option<String>,
+    /// The HTTP version: `http1`, `http2` or `http3`.
+    pub version: Option<String>,
+    /// Values that filters shared, as `name: value`.
+    pub values: Vec<String>,
 }
 
 /// A change that an operator asks for.
@@ -107,6 +115,20 @@ pub enum AdminChange {
         listener: String,
         /// `pause` or `resume`.
         action: String,
+    },
+    /// End a connection or flow.
+    Connection {
+        /// Its number on `/connections`.
+        id: String,
+        /// `kill`.
+        action: String,
+    },
+    /// Log more or less than at the start, or remove the override.
+    Log {
+        /// A level, or levels of targets; `default` removes the override.
+        level: String,
+        /// For how long, as a duration.
+        lasts: Option<String>,
     },
     /// Override an endpoint, or remove the override.
     Endpoint {
@@ -138,12 +160,14 @@ pub enum Page {
     Routes,
     /// Runtime values and their origin.
     Runtime,
-    /// What operators decided about endpoints and listeners.
+    /// What operators decided about endpoints, listeners and the process log.
     Overrides,
     /// Resources: whose they are, and which newer ones are not in force.
     Resources,
     /// Content that is fetched for filters.
     Fetches,
+    /// The level of the process log.
+    Log,
 }
 
 /// The socket that the pages are served on.

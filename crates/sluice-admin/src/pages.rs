@@ -29,7 +29,11 @@ const INDEX: &[(&str, &str, &str)] = &[
         "listeners and their addresses; POST ?listener=NAME&action=pause|resume stops accepting or goes on",
     ),
     ("/config", "", "the current configuration, without secrets"),
-    ("/connections", "?listener=&limit=", "open connections and flows"),
+    (
+        "/connections",
+        "?listener=&limit=",
+        "open connections and flows; POST ?id=NUMBER&action=kill ends one",
+    ),
     ("/routes", "", "routes: hosts and rules in order"),
     (
         "/runtime",
@@ -39,14 +43,19 @@ const INDEX: &[(&str, &str, &str)] = &[
     (
         "/overrides",
         "",
-        "what operators decided about endpoints and listeners; POST ?cluster=NAME&address=ADDRESS&action=drain|maintenance|ready|weight decides, with &weight=N for a weight and &for=10m for a time",
+        "what operators decided about endpoints, listeners and the process log; POST ?cluster=NAME&address=ADDRESS&action=drain|maintenance|ready|weight decides, with &weight=N for a weight and &for=10m for a time",
+    ),
+    (
+        "/log",
+        "",
+        "the level of the process log; POST ?level=LEVEL sets it, with &for=10m for a time, and level=default removes it",
     ),
     ("/resources", "", "resources, whose they are, and newer ones that are not in force"),
     ("/fetches", "", "content that is fetched for filters: its age, and why it is not newer"),
     (
         "/try",
-        "?listener=&host=&path=&method=&header=NAME:VALUE&source=",
-        "which rule a request would match, and why the others do not",
+        "?listener=&host=&path=&method=&header=NAME:VALUE&source=&sni=&tls=&version=&value=NAME:VALUE",
+        "which rule a request would match, and why the others do not; how its cluster would choose an endpoint",
     ),
 ];
 
@@ -143,6 +152,7 @@ async fn page(
         "/overrides" => Page::Overrides,
         "/resources" => Page::Resources,
         "/fetches" => Page::Fetches,
+        "/log" => Page::Log,
         _ => return error(StatusCode::NOT_FOUND, "not_found", "GET / lists the pages"),
     };
     let query = match query::of_page(query, page == Page::Connections) {

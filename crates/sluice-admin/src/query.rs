@@ -58,9 +58,16 @@ pub(crate) fn question(query: &str) -> Result<(Question, Option<bool>), String> 
             "path" => question.path = Some(text),
             "header" => question.headers.push(text),
             "source" => question.source = Some(text),
+            "sni" => question.sni = Some(text),
+            "tls" => question.tls = Some(text),
+            "version" => question.version = Some(text),
+            "value" => question.values.push(text),
             "format" => json = Some(format(&text)?),
             _ => {
-                return Err(unknown(&name, "listener, method, host, path, header, source, format"));
+                return Err(unknown(
+                    &name,
+                    "listener, method, host, path, header, source, sni, tls, version, value, format",
+                ));
             }
         }
     }
@@ -74,6 +81,10 @@ pub(crate) fn how_to_change(path: &str) -> Option<&'static str> {
             "POST ?key=NAME&value=VALUE overrides a value, without `value` removes the override"
         }
         "/listeners" => "POST ?listener=NAME&action=pause|resume stops accepting or goes on",
+        "/connections" => "POST ?id=NUMBER&action=kill ends a connection or flow",
+        "/log" => {
+            "POST ?level=LEVEL sets the level, as in `debug` or `sluice_upstream=debug`, and level=default removes it; &for=10m sets an end"
+        }
         "/overrides" => {
             "POST ?cluster=NAME&address=ADDRESS&action=ACTION with drain, maintenance or ready, or action=weight&weight=N; &for=10m sets an end"
         }
@@ -88,6 +99,10 @@ pub(crate) fn change(path: &str, query: &str) -> Option<Result<AdminChange, Stri
             .map(|([key], [value])| AdminChange::Runtime { key, value }),
         "/listeners" => parameters(path, query, ["listener", "action"], [])
             .map(|([listener, action], [])| AdminChange::Listener { listener, action }),
+        "/connections" => parameters(path, query, ["id", "action"], [])
+            .map(|([id, action], [])| AdminChange::Connection { id, action }),
+        "/log" => parameters(path, query, ["level"], ["for"])
+            .map(|([level], [lasts])| AdminChange::Log { level, lasts }),
         "/overrides" => {
             parameters(path, query, ["cluster", "address", "action"], ["weight", "for"]).map(
                 |([cluster, address, action], [weight, lasts])| AdminChange::Endpoint {
@@ -164,11 +179,13 @@ mod tests {
 
     #[test]
     fn questions_are_read_from_the_query() {
-        let asked = question("host=a.test&path=%2Fa%3Fb&header=X-A%3A+1&header=x&format=json");
+        let asked =
+            question("host=a.test&path=%2Fa%3Fb&header=X-A%3A+1&header=x&value=a.b:1&format=json");
         let expected = Question {
             host: Some("a.test".into()),
             path: Some("/a?b".into()),
             headers: vec!["X-A: 1".into(), "x".into()],
+            values: vec!["a.b:1".into()],
             ..Question::default()
         };
         assert_eq!(asked, Ok((expected, Some(true))));
@@ -189,6 +206,12 @@ mod tests {
         let wrong = |path, query| change(path, query).unwrap().unwrap_err();
         assert!(wrong("/runtime", "value=1").starts_with("`key` is missing; POST ?key=NAME"));
         assert!(wrong("/overrides", "cluster=a&address=b").starts_with("`action` is missing"));
+        assert!(wrong("/connections", "id=3").starts_with("`action` is missing; POST ?id=NUMBER"));
+        assert!(wrong("/log", "levle=debug").contains("this page takes: level, for"));
+        let kill = AdminChange::Connection { id: "3".into(), action: "kill".into() };
+        assert_eq!(change("/connections", "id=3&action=kill"), Some(Ok(kill)));
+        let log = AdminChange::Log { level: "warn,h2=debug".into(), lasts: Some("5m".into()) };
+        assert_eq!(change("/log", "level=warn,h2%3Ddebug&for=5m"), Some(Ok(log)));
         assert!(wrong("/overrides", "wait=1").contains("cluster, address, action, weight, for"));
         let runtime = AdminChange::Runtime { key: "a".into(), value: None };
         assert_eq!(change("/runtime", "key=a"), Some(Ok(runtime)));

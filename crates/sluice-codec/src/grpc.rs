@@ -9,10 +9,12 @@
 use crate::head::Head;
 use crate::names::Known;
 
+pub use self::count::GrpcMessageCount;
 pub use self::frames::{GrpcFault, GrpcFrames, frame};
 pub use self::status::{GrpcCode, GrpcStatus, percent_encode, status_number};
 pub use self::timeout::{parse_timeout, show_timeout};
 
+mod count;
 mod frames;
 mod status;
 mod timeout;

@@ -69,12 +69,16 @@ fn scheme(plan: &ClusterPlan) -> &'static str {
     if plan.tls.is_some() { "https" } else { "http" }
 }
 
-fn own_name(endpoint: &EndpointState) -> &str {
-    endpoint.host.as_deref().unwrap_or(&endpoint.name)
+/// The host in a request: that of the endpoint's own checks, or that of the cluster's, or else its name.
+fn host(endpoint: &EndpointState, of_cluster: Option<&str>) -> String {
+    let own = endpoint.check().and_then(|check| check.host.clone());
+    let name = || of_cluster.or(endpoint.host.as_deref()).unwrap_or(&endpoint.name).to_owned();
+    own.unwrap_or_else(name)
 }
 
 async fn ask_http(exchange: &CheckExchange, check: &HttpCheck) -> CheckResult {
-    let host = check.host.as_deref().unwrap_or_else(|| own_name(&exchange.endpoint));
+    let host = host(&exchange.endpoint, check.host.as_deref());
+    let host = host.as_str();
     let mut head = Head::request(&check.method, scheme(&exchange.plan), host, &check.path);
     for (name, value) in &check.headers {
         head.set(name.as_bytes(), value.as_bytes());
@@ -106,7 +110,8 @@ fn judge(check: &HttpCheck, answer: &Head, rest: &ProbeResponse) -> CheckResult 
 }
 
 async fn ask_grpc(exchange: &CheckExchange, service: &str, authority: Option<&str>) -> CheckResult {
-    let authority = authority.unwrap_or_else(|| own_name(&exchange.endpoint));
+    let authority = host(&exchange.endpoint, authority);
+    let authority = authority.as_str();
     let path = "/grpc.health.v1.Health/Check";
     let head = grpc::request_head(scheme(&exchange.plan), authority, path);
     let (answer, rest) = exchange.ask(head, Some(question(service)), true, true).await?;
@@ -142,7 +147,7 @@ fn question(service: &str) -> Bytes {
 }
 
 /// Whether a `HealthCheckResponse` in a gRPC frame contains SERVING: field 1 is 1.
-fn is_serving(data: &[u8]) -> bool {
+pub fn is_serving(data: &[u8]) -> bool {
     let mut frames = GrpcFrames::new(READ_MAX);
     frames.push(data);
     matches!(frames.message(), Ok(Some(message)) if message.starts_with(&[0x08, 1]))

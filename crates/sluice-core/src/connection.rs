@@ -112,12 +112,14 @@ pub struct Attempt {
     pub detail: Option<Box<str>>,
     /// The rule by which the failure led to another attempt, if there is one to name.
     pub retried: Option<&'static str>,
+    /// The priority of the endpoint in its cluster; 0 is the highest.
+    pub priority: u32,
 }
 
 impl Attempt {
     /// An attempt that reached its endpoint.
     pub const fn reached(endpoint: Arc<str>) -> Self {
-        Self { endpoint, failure: None, detail: None, retried: None }
+        Self { endpoint, failure: None, detail: None, retried: None, priority: 0 }
     }
 
     /// An attempt that failed.
@@ -127,7 +129,13 @@ impl Attempt {
         errno: Option<i32>,
         detail: Option<Box<str>>,
     ) -> Self {
-        Self { endpoint, failure: Some((why, errno)), detail, retried: None }
+        Self { endpoint, failure: Some((why, errno)), detail, retried: None, priority: 0 }
+    }
+
+    /// The same attempt, at an endpoint of that priority.
+    #[must_use]
+    pub fn of_priority(self, priority: u32) -> Self {
+        Self { priority, ..self }
     }
 
     /// The endpoint and its error as text, for the record's detail.
@@ -145,7 +153,8 @@ impl Attempt {
 impl fmt::Display for Attempt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some((reason, errno)) = &self.failure else {
-            return write!(f, "{} ok", self.endpoint);
+            write!(f, "{} ok", self.endpoint)?;
+            return self.show_priority(f);
         };
         write!(f, "{} {reason}", self.endpoint)?;
         if let Some(errno) = errno {
@@ -154,9 +163,20 @@ impl fmt::Display for Attempt {
         if let Some(detail) = &self.detail {
             write!(f, ": {detail}")?;
         }
+        self.show_priority(f)?;
         match self.retried {
             None => Ok(()),
             Some(rule) => write!(f, ", retried by {rule}"),
+        }
+    }
+}
+
+impl Attempt {
+    /// Only of a backup: most clusters have one priority.
+    fn show_priority(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.priority {
+            0 => Ok(()),
+            priority => write!(f, ", priority {priority}"),
         }
     }
 }
@@ -277,5 +297,22 @@ impl ConnInfo {
     /// Notes how the connection ended; the first note wins, since the first error is the cause.
     pub fn note(&self, detail: impl fmt::Display) {
         self.detail.get_or_init(|| detail.to_string().into_boxed_str());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reason::end;
+
+    #[test]
+    fn an_attempt_names_its_end_and_the_priority_of_a_backup() {
+        let reached = || Attempt::reached("a:1".into());
+        assert_eq!(reached().to_string(), "a:1 ok");
+        assert_eq!(reached().of_priority(2).to_string(), "a:1 ok, priority 2");
+        let failed = Attempt::failed("a:1".into(), end::IDLE, Some(5), Some("late".into()));
+        let failed = Attempt { retried: Some("reset"), ..failed.of_priority(1) };
+        let expected = "a:1 end.idle (errno 5): late, priority 1, retried by reset";
+        assert_eq!(failed.to_string(), expected);
     }
 }

@@ -76,8 +76,11 @@ limits! {
     HandshakePartial = "handshake_bytes", 64 * KIB, 16 * KIB, 64 * KIB, Bytes, "Bytes buffered for an unfinished TLS handshake; at the bound the connection is closed (`tls.protocol`).";
     LogQueue = "log_queue_records", 16_384, 64, 1_048_576, Count, "Log records per worker that may wait for the log thread; at the bound records are dropped and counted.";
     ResolvedAddresses = "resolved_addresses", 1024, 1, 65_536, Count, "Addresses used per host name; a look-up that returns more uses the first of them in numerical order and is counted (`result=\"too_many\"`).";
+    ForwardLookups = "forward_lookups", 1024, 1, 65_536, Count, "Connections and requests that wait for the look-up of a host that a client named (`forward`), per cluster; at the bound a further one is refused (`upstream.limit`).";
+    Subsets = "subsets", 1024, 1, 65_536, Count, "Subsets of a cluster by the metadata of its endpoints (`subsets`); at the bound those of further endpoints are not made, which is logged and shown (`sluice_cluster_subsets`), and requests for them get the fallback.";
     EndpointSeries = "endpoint_series", 1000, 0, 100_000, Count, "Endpoints with their own metrics; the rest share the label `other`.";
     RouteSeries = "route_series", 1000, 0, 100_000, Count, "Route rules with their own metrics, per chain of a listener; the rest share the label `other`.";
+    GrpcSeries = "grpc_series", 500, 0, 100_000, Count, "gRPC methods with their own metrics, per use of the filter `grpc_stats` and worker; the rest share the labels `other`.";
     Overrides = "overrides", 1024, 1, 65_536, Count, "Overrides of endpoints (`sluice endpoint`), and pauses of listeners (`sluice listener`), each; at the bound a further one is refused and counted.";
     AdminConnections = "admin_connections", 64, 1, 4096, Count, "Concurrent connections to the admin address; beyond it only `/ready` is served, everything else gets 503, and the connection is counted.";
     AdminAnswer = "admin_answer_seconds", 30, 1, 3600, Count, "Seconds that a client of the admin address may take to read a response; then its connection is closed.";

@@ -130,26 +130,7 @@ pub fn bind_entries<T, C: Default + Extend<T>>(
     all
 }
 
-macro_rules! text_setting {
-    ($($ty:ty, $what:literal, $example:literal, $parse:expr, $show:expr;)+) => {$(
-        impl Setting for $ty {
-            fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
-                bind_scalar(node, at, diags, $what, $parse)
-            }
-
-            fn shape() -> Shape {
-                Shape::Text { what: $what, example: $example }
-            }
-
-            fn show(&self) -> Plain {
-                let show: fn(&Self) -> String = $show;
-                Plain::Text(show(self))
-            }
-        }
-    )+};
-}
-
-text_setting! {
+crate::text_setting! {
     Duration, "a duration", "30s", parse_some_time, |v| value::show_duration(*v);
     OrZero, "a duration", "30s", |text| value::parse_duration(text).map(OrZero), |v| value::show_duration(v.0);
     Size, "a size", "16KiB", |text| value::parse_size(text).map(Size), |v| value::show_size(v.0);

@@ -276,6 +276,19 @@ pub fn parse_name_pattern(text: &str) -> Result<NamePattern, String> {
     Ok(if suffix { NamePattern::Suffix(host.into()) } else { NamePattern::Exact(host.into()) })
 }
 
+impl NamePattern {
+    /// Whether a name fits that is in lower case and without a dot at its end.
+    pub fn fits(&self, name: &str) -> bool {
+        match self {
+            Self::Exact(exact) => exact == name,
+            Self::Suffix(suffix) => name
+                .strip_suffix(suffix.as_str())
+                .and_then(|rest| rest.strip_suffix('.'))
+                .is_some_and(|first| !first.is_empty()),
+        }
+    }
+}
+
 impl std::fmt::Display for NamePattern {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -493,6 +506,10 @@ mod tests {
             parse_name_pattern("*.Example.com"),
             Ok(NamePattern::Suffix("example.com".into()))
         );
+        let fits = |pattern, name| parse_name_pattern(pattern).unwrap().fits(name);
+        assert!(fits("a.test", "a.test") && fits("*.test", "a.test") && fits("*.test", "b.a.test"));
+        assert!(!fits("a.test", "b.test") && !fits("*.test", "test") && !fits("*.test", ".test"));
+        assert!(!fits("*.a.test", "xa.test"));
         for text in ["*", "a.*.b", "*a.b", "a..b", "", "a b"] {
             assert!(parse_name_pattern(text).is_err(), "{text}");
         }

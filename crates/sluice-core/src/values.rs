@@ -63,6 +63,19 @@ impl SharedValues {
         }
     }
 
+    /// Sets the value of that name to a text, to try out what depends on how it is printed.
+    ///
+    /// # Errors
+    /// As [`check_name`].
+    pub fn set_named(&mut self, name: &str, text: &str) -> Result<(), String> {
+        check_name(name)?;
+        let declared = DECLARED.get().into_iter().flatten();
+        for def in declared.filter(|def| def.name == name).take(1) {
+            self.set(&ValueKey(def, PhantomData), text.to_owned());
+        }
+        Ok(())
+    }
+
     /// Returns a value.
     pub fn get<T: SharedValue>(&self, key: &ValueKey<T>) -> Option<&T> {
         let (_, value) = self.0.iter().find(|(def, _)| is_same(def, key.0))?;
@@ -216,6 +229,11 @@ mod tests {
             let message = format!("no filter of this program shares a value `{name}`{near}");
             assert_eq!(check_name(name), Err(message));
         };
+        let mut values = SharedValues::default();
+        assert_eq!(values.set_named("test.count", "many"), Ok(()));
+        assert_eq!(values.named("test.count").unwrap().to_string(), "many");
+        assert_eq!(values.get(&COUNT), None, "it is a text");
+        assert_eq!(values.set_named("test.usr", "x"), check_name("test.usr"));
         unknown("test.usr", "; did you mean `test.user`?");
         unknown("elsewhere", "");
         unknown("", "");

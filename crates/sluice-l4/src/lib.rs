@@ -12,6 +12,7 @@ pub mod filters;
 pub mod inspect;
 pub mod listener;
 pub mod metrics;
+pub mod named_clusters;
 pub mod plain_http;
 pub mod proxy_protocol;
 pub mod quic;
@@ -24,6 +25,7 @@ pub mod udp;
 
 pub use chain::{Chain, ChainPlan, HandlerPlan, Termination, Transport};
 pub use listener::{InspectPlan, Listener, ListenerPlan, OnTimeout, ProxyAccept, ProxyPlan};
-pub use relay::{Hash, RelayOptions, RelayPlan};
+pub use named_clusters::NamedClusters;
+pub use relay::{Hash, PayloadSlice, RelayOptions, RelayPlan, RelayTarget};
 pub use select::{ChainInput, ChainTable, Criteria};
 pub use split::WeightedCluster;

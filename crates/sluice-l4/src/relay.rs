@@ -9,6 +9,7 @@ use std::hash::Hasher as _;
 use std::io;
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -22,20 +23,30 @@ use sluice_tls::reasons as tls_reasons;
 use sluice_upstream::cluster::{Affinity, Claim, ClientSession};
 use sluice_upstream::hops::Hop;
 use sluice_upstream::{ClusterHandle, Connected, Preface, connect};
-use xxhash_rust::xxh3::Xxh3;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use crate::chain::HandlerPlan;
 use crate::inspect::{inspector_of, tls};
+use crate::named_clusters::{NamedClusters, NamedHandles};
 use crate::split::{SplitHandles, WeightedCluster};
 use crate::{metrics, proxy_protocol, reasons};
 
 /// A relay, shared by all workers.
 #[derive(Debug)]
 pub struct RelayPlan {
-    /// The clusters: at least one.
-    pub clusters: Vec<WeightedCluster>,
+    /// Where to.
+    pub to: RelayTarget,
     /// The options.
     pub options: RelayOptions,
+}
+
+/// Where a relay goes.
+#[derive(Debug)]
+pub enum RelayTarget {
+    /// To one of these clusters: at least one.
+    Split(Vec<WeightedCluster>),
+    /// To the cluster that the client names.
+    Named(Arc<NamedClusters>),
 }
 
 /// How a relay behaves.
@@ -43,6 +54,8 @@ pub struct RelayPlan {
 pub struct RelayOptions {
     /// The input of a hash balancer.
     pub hash: Option<Hash>,
+    /// Whether the server name of TLS must be read, because it says where the connection goes.
+    pub by_name: bool,
     /// How long a source may be away and still return to its endpoint; `None` does not remember sources.
     pub sticky: Option<Duration>,
     /// How long no byte may move; `None` is unlimited.
@@ -58,12 +71,51 @@ pub struct RelayOptions {
 pub enum Hash {
     /// The address of the source, without its port.
     SourceIp,
+    /// Always the same, so that everything goes to one endpoint.
+    Fixed(u64),
+    /// A part of a datagram.
+    Payload(PayloadSlice),
+}
+
+/// A part of a datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PayloadSlice {
+    /// Where it begins.
+    pub offset: u16,
+    /// How many bytes it has.
+    pub length: u16,
+}
+
+impl PayloadSlice {
+    /// The bytes of a datagram that belong to it; of a shorter one, those that it has.
+    pub fn of(self, datagram: &[u8]) -> &[u8] {
+        let start = usize::from(self.offset).min(datagram.len());
+        let end = start.saturating_add(self.length.into()).min(datagram.len());
+        datagram.get(start..end).unwrap_or_default()
+    }
 }
 
 impl Hash {
-    /// The hash of a connection from `source`; `None` if the source has no IP address.
-    pub fn of(self, source: Peer) -> Option<u64> {
-        let Self::SourceIp = self;
+    /// The hash of a fixed key.
+    pub fn fixed(key: &str) -> Self {
+        Self::Fixed(xxh3_64(key.as_bytes()))
+    }
+
+    /// The hash of a connection from `source`, or of a flow that begins with `datagram`; `None` if the source has no IP
+    /// address, or the datagram ends before the part that is hashed.
+    pub fn of(self, source: Peer, datagram: &[u8]) -> Option<u64> {
+        match self {
+            Self::SourceIp => Self::of_source(source),
+            Self::Fixed(hash) => Some(hash),
+            Self::Payload(slice) => {
+                let bytes = slice.of(datagram);
+                (!bytes.is_empty()).then(|| xxh3_64(bytes))
+            }
+        }
+    }
+
+    /// The hash of the address of a source, without its port; `None` if it has none.
+    pub fn of_source(source: Peer) -> Option<u64> {
         let mut hasher = Xxh3::new();
         match source.ip()?.to_canonical() {
             IpAddr::V4(v4) => hasher.write(&v4.octets()),
@@ -73,15 +125,23 @@ impl Hash {
     }
 }
 
-/// What the pick of an endpoint goes by, for a client from `source`.
-pub(crate) fn affinity_of(hash: Option<Hash>, sticky: Option<Duration>, source: Peer) -> Affinity {
-    let session =
-        || Some(ClientSession::Source { source: Hash::SourceIp.of(source)?, ttl: sticky? });
-    Affinity { hash: hash.and_then(|hash| hash.of(source)), session: session() }
+/// What the pick of an endpoint goes by, for a client from `source`; `datagram` is empty for a connection.
+pub(crate) fn affinity_of(
+    hash: Option<Hash>,
+    sticky: Option<Duration>,
+    source: Peer,
+    datagram: &[u8],
+) -> Affinity<'static> {
+    let session = || Some(ClientSession::Source { source: Hash::of_source(source)?, ttl: sticky? });
+    Affinity {
+        hash: hash.and_then(|hash| hash.of(source, datagram)),
+        session: session(),
+        subset: None,
+    }
 }
 
 /// What the choice among the clusters of a relay goes by, for a client that stays with its endpoint.
-pub(crate) fn split_key(affinity: Affinity) -> Option<u64> {
+pub(crate) fn split_key(affinity: Affinity<'_>) -> Option<u64> {
     affinity.hash.or(match affinity.session {
         Some(ClientSession::Source { source, .. }) => Some(source),
         _ => None,
@@ -90,14 +150,25 @@ pub(crate) fn split_key(affinity: Affinity) -> Option<u64> {
 
 impl HandlerPlan for RelayPlan {
     fn on_worker(&self, worker: &Rc<WorkerCx>) -> Rc<dyn StreamHandler> {
-        let handles = SplitHandles::on_worker(&self.clusters, worker);
+        let handles = match &self.to {
+            RelayTarget::Split(clusters) => {
+                TargetHandles::Split(SplitHandles::on_worker(clusters, worker))
+            }
+            RelayTarget::Named(clusters) => TargetHandles::Named(NamedHandles::new(clusters)),
+        };
         Rc::new(Relay { handles, options: self.options.clone() })
     }
 }
 
 #[derive(Debug)]
+enum TargetHandles {
+    Split(SplitHandles),
+    Named(NamedHandles),
+}
+
+#[derive(Debug)]
 struct Relay {
-    handles: SplitHandles,
+    handles: TargetHandles,
     options: RelayOptions,
 }
 
@@ -121,10 +192,31 @@ impl Relay {
         conn: Rc<Conn>,
     ) -> Result<(Box<Pump>, Claim, Option<Hop>), Reason> {
         let RelayOptions { hash, sticky, .. } = &self.options;
-        let affinity = affinity_of(*hash, *sticky, conn.info.source());
-        let handle = self.handles.choose(&conn.worker, split_key(affinity));
+        let affinity = affinity_of(*hash, *sticky, conn.info.source(), &[]);
+        let named = |name| conn.info.facts.get().and_then(|facts| facts.get(name));
+        let name = named(&tls::SNI);
+        let to = match &self.handles {
+            TargetHandles::Split(handles) => {
+                let to = handles.choose(&conn.worker, split_key(affinity));
+                Ok((Rc::clone(&to.handle), to.subset.as_deref()))
+            }
+            TargetHandles::Named(handles) => {
+                let found = handles.find(&conn.worker, name);
+                found.map(|handle| (handle, None)).map_err(|(why, detail)| {
+                    conn.info.note(detail);
+                    why
+                })
+            }
+        };
         let preface = |handle: &ClusterHandle| preface(handle, &conn.info);
-        match connect(handle, &conn, &stream, affinity, preface).await {
+        let connected = match &to {
+            Ok((handle, subset)) => {
+                let affinity = Affinity { subset: *subset, ..affinity };
+                connect(handle, &conn, &stream, affinity, name, preface).await
+            }
+            Err(why) => Err(*why),
+        };
+        match connected {
             Ok(Connected { stream: upstream, claim, hop }) => {
                 Ok((Box::new(Pump::new(stream, upstream)), claim, hop))
             }
@@ -276,5 +368,44 @@ fn of_error(error: &io::Error, reset: Reason) -> Reason {
         io::ErrorKind::InvalidData => tls_reasons::PROTOCOL,
         io::ErrorKind::OutOfMemory => reasons::BUFFERS,
         _ => reset,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slice_is_what_the_datagram_has_of_it() {
+        for (offset, length, expected) in [
+            (0, 4, &b"abcd"[..]),
+            (2, 2, b"cd"),
+            (4, 100, b"ef"),
+            (6, 1, b""),
+            (u16::MAX, u16::MAX, b""),
+        ] {
+            assert_eq!(
+                PayloadSlice { offset, length }.of(b"abcdef"),
+                expected,
+                "{offset} {length}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_hash_is_of_the_source_a_key_or_a_payload() {
+        let peer = |text: &str| Peer::Ip(text.parse().unwrap());
+        let (one, other) = (peer("192.0.2.1:1"), peer("192.0.2.2:1"));
+        let source = Hash::SourceIp;
+        assert_eq!(source.of(one, b"a"), source.of(peer("192.0.2.1:2"), b"b"));
+        assert_ne!(source.of(one, b"a"), source.of(other, b"a"));
+        assert_eq!(source.of(Peer::Unix, b"a"), None);
+        let fixed = Hash::fixed("key");
+        assert_eq!(fixed.of(one, b"a"), fixed.of(Peer::Unix, b""));
+        assert_ne!(fixed.of(one, b"a"), Hash::fixed("other").of(one, b"a"));
+        let payload = Hash::Payload(PayloadSlice { offset: 1, length: 2 });
+        assert_eq!(payload.of(one, b"abcd"), payload.of(other, b"xbcy"));
+        assert_ne!(payload.of(one, b"abcd"), payload.of(one, b"abdd"));
+        assert_eq!(payload.of(one, b"a"), None);
     }
 }

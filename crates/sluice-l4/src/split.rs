@@ -1,13 +1,13 @@
 //! The clusters of a relay, and the choice among them.
 //!
-//! Owns: which cluster a connection or flow goes to. Refuses to know: endpoints. Keeps: a client that a hash or a table
+//! Owns: which cluster a connection or flow goes to, and which metadata it asks for there. Refuses to know: endpoints. Keeps: a client that a hash or a table
 //! of sources keeps with its endpoint stays with one cluster too, as long as the shares stay the same.
 
 use std::rc::Rc;
 use std::sync::Arc;
 
 use sluice_io::WorkerCx;
-use sluice_upstream::{Cluster, ClusterHandle};
+use sluice_upstream::{Cluster, ClusterHandle, SubsetKey};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// A cluster of a relay.
@@ -17,12 +17,14 @@ pub struct WeightedCluster {
     pub cluster: Arc<Cluster>,
     /// Its weight in relation to those of the others.
     pub weight: u64,
+    /// The metadata that its endpoint must have, if the cluster has subsets.
+    pub subset: Option<Arc<SubsetKey>>,
 }
 
 impl WeightedCluster {
     /// The clusters of a relay that has only this one.
     pub fn only(cluster: Arc<Cluster>) -> Vec<Self> {
-        vec![Self { cluster, weight: 1 }]
+        vec![Self { cluster, weight: 1, subset: None }]
     }
 }
 
@@ -30,33 +32,45 @@ impl WeightedCluster {
 #[derive(Debug)]
 pub(crate) struct SplitHandles {
     /// At least one.
-    handles: Box<[(Rc<ClusterHandle>, u64)]>,
+    handles: Box<[SplitHandle]>,
     total: u64,
+}
+
+/// A worker's handle to a cluster of a relay.
+#[derive(Debug)]
+pub(crate) struct SplitHandle {
+    pub(crate) handle: Rc<ClusterHandle>,
+    weight: u64,
+    /// The metadata that the endpoint must have.
+    pub(crate) subset: Option<Arc<SubsetKey>>,
 }
 
 impl SplitHandles {
     pub(crate) fn on_worker(clusters: &[WeightedCluster], worker: &WorkerCx) -> Self {
-        let handle =
-            |of: &WeightedCluster| (ClusterHandle::new(Arc::clone(&of.cluster), worker), of.weight);
+        let handle = |of: &WeightedCluster| SplitHandle {
+            handle: ClusterHandle::new(Arc::clone(&of.cluster), worker),
+            weight: of.weight,
+            subset: of.subset.clone(),
+        };
         let total = clusters.iter().map(|of| of.weight).fold(0, u64::saturating_add);
         Self { handles: clusters.iter().map(handle).collect(), total }
     }
 
     /// Chooses a cluster by weight: by `key` if there is one, so that equal keys get the same, or else at random.
-    pub(crate) fn choose(&self, worker: &WorkerCx, key: Option<u64>) -> &Rc<ClusterHandle> {
-        if let [(only, _)] = &*self.handles {
+    pub(crate) fn choose(&self, worker: &WorkerCx, key: Option<u64>) -> &SplitHandle {
+        if let [only] = &*self.handles {
             return only;
         }
         let random = || worker.random_below(usize::MAX) as u64;
         // Hashed again: the balancer of the cluster goes by the same key, and must see all kinds of them.
         let number = key.map_or_else(random, |key| xxh3_64(&key.to_le_bytes()));
-        &self.handles[self.place(number)].0
+        &self.handles[self.place(number)]
     }
 
     /// The place of the cluster that `number` falls to; the first if all weights are 0.
     fn place(&self, number: u64) -> usize {
         let mut at = number.checked_rem(self.total).unwrap_or(0);
-        let found = self.handles.iter().position(|(_, weight)| {
+        let found = self.handles.iter().position(|SplitHandle { weight, .. }| {
             let here = at < *weight;
             at = at.saturating_sub(*weight);
             here
@@ -65,8 +79,8 @@ impl SplitHandles {
     }
 
     /// Every cluster.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Rc<ClusterHandle>> {
-        self.handles.iter().map(|(handle, _)| handle)
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &SplitHandle> {
+        self.handles.iter()
     }
 }
 
@@ -79,7 +93,7 @@ mod tests {
     fn split(weights: &[u64], worker: &WorkerCx) -> SplitHandles {
         let cluster = |(place, weight): (usize, &u64)| {
             let cluster = Arc::new(Cluster::vacant(format!("c{place}").into()));
-            WeightedCluster { cluster, weight: *weight }
+            WeightedCluster { cluster, weight: *weight, subset: None }
         };
         let clusters: Vec<_> = weights.iter().enumerate().map(cluster).collect();
         SplitHandles::on_worker(&clusters, worker)
@@ -107,8 +121,8 @@ mod tests {
     fn equal_keys_get_the_same_cluster_and_others_spread() {
         let worker = WorkerCx::solitary(Clock::held());
         let split = split(&[1, 1], &worker);
-        let chosen = |key| Rc::as_ptr(split.choose(&worker, key));
-        let first = Rc::as_ptr(split.iter().next().unwrap());
+        let chosen = |key| Rc::as_ptr(&split.choose(&worker, key).handle);
+        let first = Rc::as_ptr(&split.iter().next().unwrap().handle);
         assert!((0..50).all(|key| chosen(Some(key)) == chosen(Some(key))));
         for keys in [0_u64..2000, (1 << 63)..(1 << 63) + 2000] {
             let count = keys.filter(|key| chosen(Some(*key)) == first).count();

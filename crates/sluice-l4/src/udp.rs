@@ -1,7 +1,7 @@
 //! UDP: datagrams from one client to one endpoint, as flows.
 //!
 //! Owns: what a UDP listener does. Refuses to know: the content of datagrams. Keeps: the endpoint is chosen when a flow
-//! begins and does not change; a flow ends with one record and one reason; the flow table is bounded.
+//! begins and does not change, so that a client whose datagrams are spread has a flow to each; a flow ends with one record and one reason; the flow table is bounded.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,6 +53,8 @@ pub struct FlowChainPlan {
     pub sticky: Option<Duration>,
     /// The idle timeout of a flow; `None` is unlimited.
     pub idle_timeout: Option<Duration>,
+    /// Whether each datagram goes to an endpoint of its own, rather than all of a client to one.
+    pub per_packet: bool,
     /// Replies per datagram; the flow ends when all have been received.
     pub responses: Option<u32>,
 }

@@ -4,6 +4,7 @@
 //! value that a filter set takes precedence over the `hash` of the rule.
 
 use sluice_core::SharedValues;
+use sluice_upstream::SubsetKey;
 use sluice_upstream::cluster::{Affinity, ClientSession, PreferredEndpoint};
 
 sluice_core::values! {
@@ -11,14 +12,19 @@ sluice_core::values! {
     ENDPOINT: PreferredEndpoint = "balancer.endpoint", "The endpoint that the request should go to.";
 }
 
-/// What a pick goes by, for a request with these values and this hash by its rule.
-pub fn affinity(values: &SharedValues, hash: Option<u64>) -> Affinity {
+/// What a pick goes by, for a request with these values, and with this hash and subset by its rule.
+pub fn affinity<'a>(
+    values: &SharedValues,
+    hash: Option<u64>,
+    subset: Option<&'a SubsetKey>,
+) -> Affinity<'a> {
     if values.is_empty() {
-        return Affinity::hashed(hash);
+        return Affinity { subset, ..Affinity::hashed(hash) };
     }
     Affinity {
         hash: values.get(&HASH).copied().or(hash),
         session: values.get(&ENDPOINT).copied().map(ClientSession::Endpoint),
+        subset,
     }
 }
 
@@ -31,13 +37,13 @@ mod tests {
     #[test]
     fn what_a_filter_says_comes_first() {
         let mut values = SharedValues::default();
-        let none = affinity(&values, Some(1));
+        let none = affinity(&values, Some(1), None);
         assert_eq!((none.hash, none.session), (Some(1), None));
         values.set(&HASH, 2);
-        assert_eq!(affinity(&values, Some(1)).hash, Some(2));
+        assert_eq!(affinity(&values, Some(1), None).hash, Some(2));
         let endpoint = PreferredEndpoint { id: EndpointId::of("127.0.0.1:80"), strict: true };
         values.set(&ENDPOINT, endpoint);
-        let both = affinity(&values, None);
+        let both = affinity(&values, None, None);
         assert_eq!((both.hash, both.session), (Some(2), Some(ClientSession::Endpoint(endpoint))));
     }
 }

@@ -26,7 +26,7 @@ use crate::hop_count::HopCount;
 use crate::in_flight;
 use crate::record::{RequestRecord, Summary};
 use crate::reply::Reply;
-use crate::routes::Rule;
+use crate::routes::{Action, EndpointMatch, Rule};
 use crate::side_calls::SideCallLog;
 
 mod admission;
@@ -40,6 +40,7 @@ mod envoy_headers;
 mod filtering;
 mod forward;
 mod mirror;
+mod named_host;
 mod pending;
 mod pieces;
 mod redirects;
@@ -130,11 +131,23 @@ pub(crate) struct RouteTarget {
     snapshot: Rc<RouteSnapshot>,
     place: (usize, usize),
     cluster: std::sync::Arc<sluice_upstream::Cluster>,
+    /// The place of the share of a split.
+    share: usize,
 }
 
 impl RouteTarget {
     fn rule(&self) -> &Rule {
         &self.snapshot.table.virtual_hosts[self.place.0].rules[self.place.1]
+    }
+
+    /// The metadata that the endpoint must have: what the share of a split says, or else the rule.
+    fn endpoint_match(&self) -> Option<&EndpointMatch> {
+        let rule = self.rule();
+        let of_share = match &rule.action {
+            Action::Split(shares) => shares[self.share].endpoint.as_ref(),
+            _ => None,
+        };
+        of_share.or(rule.options.endpoint.as_ref())
     }
 }
 

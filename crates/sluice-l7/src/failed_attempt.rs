@@ -78,8 +78,12 @@ pub(crate) fn not_reached(failure: ConnectFailure) -> FailedAttempt {
     // A resource that Sluice lacks is lacking for every endpoint.
     let ours = why.def().side == reason::Side::Local;
     let cause = if ours { Cause::Final } else { Cause::Unsent };
-    let details = "upstream_reset_before_response_started";
     let said = FailureDetail { errno, detail: detail.map(Into::into) };
+    if why == upstream_reasons::EGRESS {
+        let (details, text) = ("egress_denied", "this host is not served");
+        return FailedAttempt { why, status: 403, details, text, said, cause };
+    }
+    let details = "upstream_reset_before_response_started";
     FailedAttempt { why, status: 503, details, text, said, cause }
 }
 

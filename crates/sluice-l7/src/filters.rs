@@ -22,7 +22,10 @@ use crate::side_calls::{SideCallLog, SideCalls};
 
 pub mod body_max;
 pub mod buffer;
+pub mod cors;
+pub mod csrf;
 pub mod error_pages;
+pub mod grpc_stats;
 pub mod health_check;
 pub mod rate_limit;
 pub mod request_id;
@@ -221,11 +224,6 @@ trait OfSettings: HttpFilter + Setting + Clone + Send + Sync + 'static {
     fn is_guard(&self) -> bool {
         false
     }
-
-    /// See [`HttpFilterPlan::runtime_keys`].
-    fn runtime_keys(&self) -> Vec<&str> {
-        Vec::new()
-    }
 }
 
 /// The factory of such a filter.
@@ -283,10 +281,6 @@ impl<S: OfSettings> HttpFilterPlan for Use<S> {
         self.0.is_guard()
     }
 
-    fn runtime_keys(&self) -> Vec<&str> {
-        self.0.runtime_keys()
-    }
-
     fn on_worker(&self, _worker: &Rc<WorkerCx>, _owner: &str) -> Rc<dyn HttpFilter> {
         Rc::new(self.0.clone())
     }
@@ -297,11 +291,14 @@ pub type HttpFilters = FilterRegistry<dyn HttpFilterPlan>;
 
 /// The HTTP filters that come with Sluice.
 pub fn built_in() -> HttpFilters {
-    let all: [Arc<dyn FilterFactory<dyn HttpFilterPlan>>; 8] = [
+    let all: [Arc<dyn FilterFactory<dyn HttpFilterPlan>>; 11] = [
         Arc::new(Ready::<buffer::Buffer>::default()),
         Arc::new(Ready::<Short<body_max::BodyMax>>::default()),
+        Arc::new(cors::CorsFactory),
+        Arc::new(csrf::CsrfFactory),
         Arc::new(Ready::<error_pages::ErrorPages>::default()),
-        Arc::new(Ready::<health_check::HealthCheck>::default()),
+        Arc::new(grpc_stats::GrpcStatsFactory),
+        Arc::new(health_check::HealthCheckFactory),
         Arc::new(rate_limit::RateLimitFactory::default()),
         Arc::new(Ready::<request_id::RequestId>::default()),
         Arc::new(Ready::<set_headers::Layers>::default()),

@@ -15,6 +15,7 @@ pub mod exchange;
 mod failed_attempt;
 pub mod filters;
 pub mod future_pool;
+mod grpc_match;
 pub mod handler;
 pub mod head_pool;
 pub mod header_values;
@@ -37,6 +38,7 @@ pub mod side_calls;
 pub mod template;
 mod upstream_stream;
 mod value_match;
+pub mod words;
 pub mod worker;
 
 pub use filters::HttpFilters;

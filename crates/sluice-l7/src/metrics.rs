@@ -16,6 +16,8 @@ sluice_telemetry::metrics! {
     MIRRORS = "sluice_cluster_mirrored_requests_total", Counter, ["cluster", "result"], "Copies of requests for a cluster (`mirror`): the class of the response status, the reason for the failure, or why it was not sent: `too_large`, `limit`, `buffers`, or `incomplete` because the request ended first.";
     SIDE_CALLS = "sluice_cluster_side_calls_total", Counter, ["cluster", "result"], "Requests of filters, and of the control thread, to a cluster: `answered`, `dropped` because the client left first, or the reason for the failure.";
     SIDE_CALL_TIME = "sluice_cluster_side_call_seconds", Histogram, ["cluster"], "Time from the request of a filter or of the control thread to the end of the response, or to the failure.";
+    GRPC_CALLS = "sluice_grpc_calls_total", Counter, ["service", "method", "status"], "gRPC calls that the filter `grpc_stats` saw end, by status; `none` ended without one. Methods that are not listed, or beyond the limit `grpc_series`, share `other`.";
+    GRPC_MESSAGES = "sluice_grpc_messages_total", Counter, ["service", "method", "direction"], "Messages of these calls: `request` or `response`.";
     FILTER_REPLIES = "sluice_http_filter_replies_total", Counter, ["listener", "filter"], "Requests that a filter replied to.";
     FAULTS = "sluice_http_protocol_errors_total", Counter, ["listener", "detail"], "Client messages that were refused, by what was wrong with them.";
 }

@@ -21,7 +21,7 @@ use sluice_io::{Stream, WorkerCx};
 use sluice_upstream::cluster::{BreakerLimit, Claim, TrafficClass, WorkerShare};
 use sluice_upstream::connector::{ConnectFailure, reach};
 use sluice_upstream::hops::HopTransport;
-use sluice_upstream::plan::HttpVersion;
+use sluice_upstream::plan::{Http2Plan, HttpVersion};
 use sluice_upstream::pool::Idle;
 use sluice_upstream::{Cluster, ClusterHandle, EndpointState, LeftEndpoints, Pool, Preface};
 use tokio::sync::Notify;
@@ -33,6 +33,7 @@ pub(crate) mod scripted;
 mod shared;
 #[cfg(test)]
 mod tests;
+mod tunnel;
 
 use counters::PoolCounters;
 pub(crate) use retry_budget::InFlightGuard;
@@ -345,13 +346,18 @@ impl ClusterPool {
                 let ticket = PoolTicket { claim, made: worker.now(), requests: 0, generation };
                 return Ok(PooledConn::H1(TakenH1 { stream, ticket }));
             }
-            let mut h2_options = H2Options {
-                ping_interval: Some(PING),
+            let streams = u32::try_from(plan.reuse.streams_max).unwrap_or(u32::MAX);
+            let Http2Plan { stream_window, connection_window, ping_interval, ping_timeout } =
+                plan.http2;
+            let all = || H2Options::window_of(streams, stream_window);
+            let h2_options = H2Options {
+                stream_window,
+                connection_window: connection_window.unwrap_or_else(all),
+                ping_interval,
+                ping_timeout,
                 head_fields: ENDPOINT_FIELDS_MAX,
                 ..H2Options::default()
             };
-            let streams = u32::try_from(plan.reuse.streams_max).unwrap_or(u32::MAX);
-            h2_options.connection_window = H2Options::window_of(streams, h2_options.stream_window);
             let client = H2Client::handshake(stream, worker, &h2_options, claim).await;
             Multiplexed::H2(client.map_err(|error| ConnectFailure {
                 why: crate::reasons::UPSTREAM_PROTOCOL,
@@ -426,9 +432,6 @@ impl ClusterPool {
         !self.h1.is_empty() || !self.shared.borrow().is_empty()
     }
 }
-
-/// Time between pings to a silent endpoint.
-const PING: Duration = Duration::from_secs(30);
 
 /// Whether TLS (ALPN) agreed on HTTP/2.
 fn agreed_on_h2(stream: &Stream) -> bool {

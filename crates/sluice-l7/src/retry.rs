@@ -98,7 +98,7 @@ impl Attempts {
         handle: &Rc<ClusterHandle>,
         worker: &WorkerCx,
         class: TrafficClass,
-        affinity: Affinity,
+        affinity: Affinity<'_>,
         avoid: RetryAvoid,
         when_full: WhenFull,
     ) -> Result<(Arc<EndpointState>, RequestClaim), Reason> {

@@ -185,6 +185,27 @@ impl RetryPlan {
         response.get_named(b"x-envoy-overloaded").is_none().then_some(rule)
     }
 
+    /// The rules by which this request may be retried: those that need no plan, and those of the plan if it takes the
+    /// request.
+    pub fn rules(&self, request: &Head) -> Vec<RetryRule> {
+        let when = &self.when;
+        let planned = self.attempts > 1 && self.takes(request);
+        let rules = [
+            (true, RetryRule::Unsent),
+            (request.method().is_idempotent(), RetryRule::Stale),
+            (planned && when.reset, RetryRule::Reset),
+            (planned && when.per_try_timeout, RetryRule::TryTimeout),
+            (planned && when.server_error, RetryRule::ServerError),
+            (planned && when.gateway_error, RetryRule::GatewayError),
+            (planned && when.conflict, RetryRule::Conflict),
+            (planned && when.rate_limited, RetryRule::RateLimited),
+            (planned && !self.statuses.is_empty(), RetryRule::Status),
+            (planned && !self.response_headers.is_empty(), RetryRule::ResponseHeader),
+            (planned && when.grpc != 0, RetryRule::GrpcStatus),
+        ];
+        rules.into_iter().filter_map(|(applies, rule)| applies.then_some(rule)).collect()
+    }
+
     /// Whether the plan retries this request, once it may have been seen.
     pub fn takes(&self, request: &Head) -> bool {
         let of_header =
@@ -254,6 +275,19 @@ mod tests {
         for status in [None, Some(0), Some(13), Some(32), Some(46)] {
             assert_eq!(unavailable.covers(&ok, status), None, "{status:?}");
         }
+    }
+
+    #[test]
+    fn the_rules_for_a_request_are_named() {
+        let when = RetryWhen { server_error: true, grpc: 1 << 14, ..RetryWhen::default() };
+        let plan = RetryPlan { attempts: 2, methods: vec!["GET".into()], ..plan(when) };
+        let words = |plan: &RetryPlan, method: &str| -> Vec<&str> {
+            let request = Head::request(method, "http", "a", "/");
+            plan.rules(&request).into_iter().map(RetryRule::word).collect()
+        };
+        assert_eq!(words(&plan, "GET"), ["unsent", "stale", "server_error", "grpc"]);
+        assert_eq!(words(&plan, "POST"), ["unsent"]);
+        assert_eq!(words(&RetryPlan::default(), "PUT"), ["unsent", "stale"]);
     }
 
     #[test]

@@ -12,7 +12,8 @@ use sluice_codec::Head;
 use sluice_core::connection::TlsFacts;
 use sluice_core::value::HostPattern;
 use sluice_core::values::SharedValue;
-use sluice_core::{ConnValues, Name, SharedValues};
+use sluice_core::{ConnInfo, Name, SharedValues};
+use sluice_l4::inspect::tls::SNI;
 use sluice_upstream::{Cluster, ClusterDirectory};
 
 use crate::filters::HttpFilterPlan;
@@ -20,18 +21,27 @@ use crate::runtime::Runtime;
 use crate::template::HttpTemplate;
 
 pub mod conditions;
+pub mod endpoint_match;
 pub mod index;
 pub mod options;
 pub mod paths;
+pub mod require_tls;
+pub mod substitution;
 #[cfg(test)]
 mod tests;
 
+pub use crate::grpc_match::GrpcMatch;
 pub use crate::retry_plan::{ResetHeader, RetryAvoid, RetryPlan, RetryReset, RetryRule, RetryWhen};
-pub use crate::value_match::ValueMatch;
-pub use conditions::{ClientCertificate, Conditions, GrpcMatch, RuntimeShare};
+pub use crate::value_match::{ValueMatch, Values};
+pub use conditions::{ClientCertificate, Conditions, RequestVersion, RuntimeShare};
+pub use endpoint_match::EndpointMatch;
 use index::{HostIndex, RuleIndex};
-pub use options::{FollowPlan, FollowScheme, HashBy, HostRewrite, Mirror, RuleOptions, Timeouts};
+pub use options::{
+    FollowPlan, FollowScheme, HashBy, HostRewrite, Mirror, Originals, RuleOptions, Timeouts,
+};
 pub use paths::PathMatch;
+pub use require_tls::RequireTls;
+pub use substitution::RegexSubstitution;
 
 /// A named table that is replaced as a whole. Survives reloads; a request reads it when its headers are complete.
 #[derive(Debug)]
@@ -139,6 +149,8 @@ pub struct VirtualHost {
     pub hosts: Vec<HostPattern>,
     /// The rules in order.
     pub rules: Vec<Rule>,
+    /// Which requests are redirected to HTTPS, whichever rule they match.
+    pub require_tls: Option<RequireTls>,
     index: RuleIndex,
 }
 
@@ -183,6 +195,8 @@ pub struct Share {
     pub weight: u64,
     /// The name of the runtime value that overrides the weight.
     pub runtime: Option<String>,
+    /// The metadata that the endpoint must have, in place of what the rule says.
+    pub endpoint: Option<EndpointMatch>,
 }
 
 /// A redirect. What is `None` stays as requested, except that a new scheme drops the port.
@@ -214,28 +228,14 @@ pub struct Direct {
 }
 
 /// How to rewrite a path.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum PathRewrite {
     /// Replaces what the rule's prefix matched.
     Prefix(String),
     /// Replaces the whole path; the query stays unless the new path has one.
     Whole(String),
-    /// Replaces what a regex matches; `$1` stands for a group.
-    Regex(Box<(regex::Regex, String)>),
-}
-
-impl PartialEq for PathRewrite {
-    fn eq(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Prefix(one), Self::Prefix(two)) | (Self::Whole(one), Self::Whole(two)) => {
-                one == two
-            }
-            (Self::Regex(one), Self::Regex(two)) => {
-                one.0.as_str() == two.0.as_str() && one.1 == two.1
-            }
-            (Self::Prefix(_) | Self::Whole(_) | Self::Regex(_), _) => false,
-        }
-    }
+    /// Replaces what a regex matches.
+    Regex(Box<RegexSubstitution>),
 }
 
 /// What rules may examine.
@@ -245,12 +245,10 @@ pub struct RouteInput<'a> {
     pub head: &'a Head,
     /// The source address, if known.
     pub source: Option<IpAddr>,
-    /// What TLS termination found out.
-    pub tls: Option<&'a TlsFacts>,
+    /// Its connection, if there is one.
+    pub conn: Option<&'a ConnInfo>,
     /// The values that filters shared for the request, if it is one that passes filters.
     pub values: Option<&'a SharedValues>,
-    /// The values that filters shared for its connection.
-    pub conn_values: Option<&'a ConnValues>,
     /// Runtime values.
     pub runtime: &'a Runtime,
     /// A random number that stays the same for one request, however often it is routed.
@@ -261,7 +259,17 @@ impl<'a> RouteInput<'a> {
     /// A shared value of the request or, if it has none, of its connection.
     fn shared(&self, name: &str) -> Option<&'a dyn SharedValue> {
         let of_request = self.values.and_then(|values| values.named(name));
-        of_request.or_else(|| self.conn_values?.named(name))
+        of_request.or_else(|| self.conn?.values.named(name))
+    }
+
+    /// What TLS termination found out.
+    fn tls(&self) -> Option<&'a TlsFacts> {
+        self.conn?.tls.get().map(|tls| &**tls)
+    }
+
+    /// The server name of the client's TLS handshake, in lower case.
+    fn server_name(&self) -> Option<&'a str> {
+        self.conn?.nearest_facts()?.get(&SNI)
     }
 }
 
@@ -269,7 +277,12 @@ impl VirtualHost {
     /// Creates a virtual host with its index.
     pub fn new(hosts: Vec<HostPattern>, rules: Vec<Rule>) -> Self {
         let index = RuleIndex::build(&rules);
-        Self { hosts, rules, index }
+        Self { hosts, rules, require_tls: None, index }
+    }
+
+    /// Whether the request must repeat itself over TLS.
+    pub fn refuses_cleartext(&self, subject: &RouteInput<'_>) -> bool {
+        self.require_tls.is_some_and(|require| require.refuses(subject))
     }
 
     /// Returns the place of the first rule that matches.
@@ -312,10 +325,20 @@ impl RouteTable {
         self.hosts.find(authority)
     }
 
-    /// Returns the places of the virtual host and the rule for a request.
+    /// Whether the virtual host of a request requires TLS, which the client did not use.
+    pub fn refuses_cleartext(&self, subject: &RouteInput<'_>) -> bool {
+        let host = self.host(subject.head.authority());
+        host.is_some_and(|host| self.virtual_hosts[host].refuses_cleartext(subject))
+    }
+
+    /// Returns the places of the virtual host and the rule for a request; none if it must repeat itself over TLS.
     pub fn find(&self, subject: &RouteInput<'_>) -> Option<(usize, usize)> {
         let host = self.host(subject.head.authority())?;
-        Some((host, self.virtual_hosts[host].find(subject)?))
+        let of = &self.virtual_hosts[host];
+        if of.refuses_cleartext(subject) {
+            return None;
+        }
+        Some((host, of.find(subject)?))
     }
 }
 

@@ -1,6 +1,12 @@
 //! A condition on a value: of a header, a query parameter, a cookie, or one that a filter shared.
 //!
-//! Owns: what it compares. Refuses to know: where the value is from. Keeps: a regex matches the whole value.
+//! Owns: what it compares, and how that is written. Refuses to know: where the value is from. Keeps: a regex matches the whole value.
+
+use sluice_codec::names::is_token;
+use sluice_core::settings::{
+    Plain, Shape, bind_entries, bind_scalar, bind_verbatim, entries_of, wrong_kind,
+};
+use sluice_core::{Diags, Node, Path, Setting, Value};
 
 use crate::regexes;
 
@@ -67,5 +73,85 @@ impl ValueMatch {
             }
             (Self::Regex(regex), Some(value)) => regex.is_match(value),
         }
+    }
+}
+
+/// Value conditions by name: of headers, query parameters or cookies.
+#[derive(Clone, Debug, Default)]
+pub struct Values(pub Vec<(String, ValueMatch)>);
+
+impl PartialEq for Values {
+    fn eq(&self, other: &Self) -> bool {
+        self.show() == other.show()
+    }
+}
+
+impl Setting for Values {
+    fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
+        let entries = entries_of(node, at, diags, "a map of names to values")?;
+        bind_entries(entries, at, diags, |entry, here, diags| {
+            if !is_token(entry.key.as_bytes()) {
+                let message = format!("`{}` is not a valid name", entry.key);
+                diags.error("bad-name", entry.key_span, here, message);
+                return None;
+            }
+            Some((entry.key.to_string(), bind_value(&entry.node, here, diags)?))
+        })
+        .map(Self)
+    }
+
+    fn shape() -> Shape {
+        let text = Shape::Text { what: "a value", example: "gold" };
+        Shape::Named(Box::new(Shape::Either(vec![text, Shape::Any])))
+    }
+
+    fn show(&self) -> Plain {
+        Plain::Map(self.0.iter().map(|(name, value)| (name.clone(), show_value(value))).collect())
+    }
+
+    fn absent() -> Option<Self> {
+        Some(Self::default())
+    }
+}
+
+fn bind_value(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<ValueMatch> {
+    const KINDS: &str = "a value, or one of present, prefix, suffix, contains, regex, not";
+    let Value::Map(entries) = &node.value else {
+        return bind_scalar(node, at, diags, KINDS, |text| Ok(ValueMatch::Exact(text.to_owned())));
+    };
+    let [entry] = entries.as_slice() else {
+        wrong_kind(node, at, diags, KINDS);
+        return None;
+    };
+    let here = at.key(&entry.key);
+    if &*entry.key == "not" {
+        let inner = bind_value(&entry.node, &here, diags)?;
+        return Some(ValueMatch::Not(Box::new(inner)));
+    }
+    if &*entry.key == "present" {
+        return bool::bind(&entry.node, &here, diags).map(ValueMatch::Present);
+    }
+    let bind = if &*entry.key == "regex" { bind_verbatim } else { bind_scalar };
+    let parse = |text: &str| match &*entry.key {
+        "prefix" => Ok(ValueMatch::Prefix(text.to_owned())),
+        "suffix" => Ok(ValueMatch::Suffix(text.to_owned())),
+        "contains" => Ok(ValueMatch::Contains(text.to_owned())),
+        "regex" => ValueMatch::parse_regex(text),
+        key => Err(format!("`{key}` is not one of present, prefix, suffix, contains, regex, not")),
+    };
+    bind(&entry.node, &here, diags, "text", parse)
+}
+
+fn show_value(value: &ValueMatch) -> Plain {
+    let tagged = |key: &str, value: Plain| Plain::Map(vec![(key.into(), value)]);
+    let text = |text: &str| Plain::Text(text.to_owned());
+    match value {
+        ValueMatch::Exact(exact) => text(exact),
+        ValueMatch::Present(present) => tagged("present", Plain::Bool(*present)),
+        ValueMatch::Prefix(prefix) => tagged("prefix", text(prefix)),
+        ValueMatch::Suffix(suffix) => tagged("suffix", text(suffix)),
+        ValueMatch::Contains(part) => tagged("contains", text(part)),
+        ValueMatch::Regex(regex) => tagged("regex", text(regexes::written(regex.as_str()))),
+        ValueMatch::Not(inner) => tagged("not", show_value(inner)),
     }
 }

@@ -1,5 +1,6 @@
 //! The state that the HTTP handlers of one worker share.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,12 +26,23 @@ pub struct HttpWorker {
     pub attempts: Rc<AttemptTable>,
     /// Requests in flight, for the connections page.
     pub in_flight: Rc<InFlight>,
+    leaving: Cell<bool>,
 }
 
 impl HttpWorker {
     /// Returns the shared state of `worker`.
     pub fn of(worker: &WorkerCx) -> Rc<Self> {
         worker.local(Self::default)
+    }
+
+    /// Has health checks of clients fail, since the process is about to end.
+    pub fn leave(&self) {
+        self.leaving.set(true);
+    }
+
+    /// Whether the process is about to end.
+    pub const fn is_leaving(&self) -> bool {
+        self.leaving.get()
     }
 
     /// Follows the departure of endpoints from a cluster, or from those that can be used: requests in flight to them are

@@ -60,9 +60,8 @@ fn a_rule_of_a_large_table_takes_at_most_three_hundred_bytes_and_is_found() {
         let subject = RouteInput {
             head,
             source: None,
-            tls: None,
+            conn: None,
             values: None,
-            conn_values: None,
             runtime: &runtime,
             random: 7,
         };

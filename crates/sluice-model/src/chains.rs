@@ -81,17 +81,29 @@ const fn protocol(of: ProtocolMatch) -> Protocol {
     Protocol::new(of.word())
 }
 
-/// The inspection that the chains of a listener need. The flag of each chain tells whether it terminates TLS.
-pub fn needs(chains: &[(Criteria, bool)], inside: bool) -> Needs {
+/// What the inspection of a chain's connections depends on.
+#[derive(Clone, Debug, Default)]
+pub struct ChainNeeds {
+    /// Which connections it takes.
+    pub criteria: Criteria,
+    /// Whether it terminates TLS.
+    pub terminates: bool,
+    /// Whether what serves its connections reads the server name.
+    pub reads_name: bool,
+}
+
+/// The inspection that the chains of a listener need.
+pub fn needs(chains: &[ChainNeeds], inside: bool) -> Needs {
     let mut needs = Needs::default();
-    for (criteria, terminates) in chains {
-        let wants_hello = !(criteria.names.is_empty()
-            && criteria.alpn.is_empty()
-            && criteria.transports.is_empty());
+    for ChainNeeds { criteria, terminates, reads_name } in chains {
+        let wants_hello = *reads_name
+            || !(criteria.names.is_empty()
+                && criteria.alpn.is_empty()
+                && criteria.transports.is_empty());
         // A match on a fact of a protocol, such as a database, implies the protocol.
         let implied = criteria.words.iter().map(|(fact, _)| fact.protocol);
         let protocols = criteria.protocols.iter().copied().chain(implied);
-        let takes_tls = !inside && (*terminates || !criteria.names.is_empty());
+        let takes_tls = !inside && (*terminates || *reads_name || !criteria.names.is_empty());
         for protocol in protocols {
             needs.add(protocol);
             if takes_tls {
@@ -103,7 +115,7 @@ pub fn needs(chains: &[(Criteria, bool)], inside: bool) -> Needs {
             needs.add(TLS);
         }
     }
-    if inside && !chains.iter().any(|(criteria, _)| criteria.protocols.contains(&TLS)) {
+    if inside && !chains.iter().any(|of| of.criteria.protocols.contains(&TLS)) {
         needs.remove(TLS);
     }
     needs

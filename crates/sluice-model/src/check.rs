@@ -10,13 +10,17 @@ use sluice_core::{Diags, ListenAddress, Name, Path, Span, Spanned};
 use sluice_upstream::cluster::FALLBACKS_MAX;
 
 use crate::model::Kind;
-use crate::sections::{Admin, Chain, Config, Http, Listener, ProxyAcceptance, Relay};
+use crate::sections::{Admin, Chain, Cluster, Config, Http, Listener, ProxyAcceptance, Relay};
 
 pub mod clusters;
+pub mod forward;
 pub mod loops;
 pub mod routes;
+pub mod subsets;
+pub mod zones;
 
 pub use clusters::clusters;
+pub use forward::forward;
 pub use loops::loops;
 pub use routes::routes;
 
@@ -181,11 +185,10 @@ pub fn unused<'a>(
         let message = format!("the secret `{name}` is not used");
         diags.warning("unused-secret", secret.span, at.key(name), message);
     }
-    let relayed = config.listeners.iter().flat_map(|listener| relays_of(listener));
-    let relayed = relayed.flat_map(Relay::clusters).flat_map(|name| served_by(config, name));
-    let relayed = relayed.map(|cluster| &cluster.value);
+    let relayed = clusters_of_relays(config, config.listeners.iter());
     let routed = clusters_of_routes(config).map(|name| &name.value);
-    let used: HashSet<&Name> = relayed.chain(routed).chain(asked).collect();
+    let fleet = config.node.cluster.iter().map(|name| &name.value);
+    let used: HashSet<&Name> = relayed.chain(routed).chain(asked).chain(fleet).collect();
     let rules = || config.routes.iter().flat_map(|(_, hosts)| hosts.iter());
     // A request may name any cluster.
     let any = rules().any(|host| host.rules.iter().any(|rule| rule.cluster_header.is_some()));
@@ -220,6 +223,23 @@ pub(crate) fn relays_of(listener: &Listener) -> impl Iterator<Item = &Relay> {
     let inner = listener.chains.iter().flat_map(|chain| chain.chains.iter());
     let inner = inner.filter_map(|chain| chain.relay.as_ref());
     listener.relay.iter().chain(outer).chain(inner).map(|relay| &relay.0)
+}
+
+/// The clusters that the relays of these listeners lead to, with those that serve in their place.
+pub(crate) fn clusters_of_relays<'c>(
+    config: &'c Config,
+    listeners: impl Iterator<Item = &'c Spanned<Listener>>,
+) -> impl Iterator<Item = &'c Name> {
+    listeners.flat_map(|listener| relays_of(listener)).flat_map(move |relay| {
+        let of = relay.clusters().flat_map(|name| served_by(config, name));
+        let by_clients = config.clusters.iter().filter(|(name, _)| relay.may_name(name));
+        let instead =
+            |section: &'c Cluster| section.fallback.iter().flat_map(|name| served_by(config, name));
+        let by_clients = by_clients.flat_map(move |(name, section)| {
+            std::iter::once(name).chain(instead(section).map(|name| &name.value))
+        });
+        of.map(|name| &name.value).chain(by_clients)
+    })
 }
 
 /// The clusters that rules route to.

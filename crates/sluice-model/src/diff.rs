@@ -184,6 +184,7 @@ mod tests {
                 ])]),
                 "clusters" => cluster(),
                 "routes" => map(&[("a", list(vec![map(&[("hosts", text("a"))])]))]),
+                "node" => map(&[("id", text("a"))]),
                 "secrets" => map(&[("a", text("s"))]),
                 "runtime" => map(&[("values", map(&[("a", text("1"))]))]),
                 "access_log" => list(vec![map(&[])]),
@@ -196,6 +197,11 @@ mod tests {
                 "listeners" => {
                     let clusters = map(&[("b", map(&[("endpoints", endpoint())]))]);
                     map(&[(field, more), ("clusters", clusters)])
+                }
+                // It says something of clusters.
+                "node" => {
+                    let aperture = [("endpoints", endpoint()), ("aperture", text("2"))];
+                    map(&[(field, more), ("clusters", map(&[("b", map(&aperture))]))])
                 }
                 _ => map(&[(field, more)]),
             };

@@ -51,6 +51,7 @@ pub fn stage_files(
     check::inspected_bytes(&config, diags);
     check::admin(&config, diags);
     check::clusters(&config, diags);
+    check::forward(&config, diags);
     check::routes(&config, diags);
     check::loops(&config, diags);
     inline::relocate(&inline, diags);

@@ -169,6 +169,18 @@ fn cluster_of(
 ) -> Option<InlineCluster> {
     let (span, at) = (relay.span, at.key("relay"));
     let relay = &mut relay.value.0;
+    if let Some(from) = &relay.cluster_from {
+        if relay.cluster.is_some() || relay.split.is_some() || !relay.endpoints.is_empty() {
+            let message =
+                "`cluster_from` cannot be combined with `cluster`, `split` or `endpoints`";
+            diags.error("short-and-long", from.span, at.key("cluster_from"), message).help(
+                "keep one of them; a chain with `match: { sni }` can have a relay of its own",
+            );
+            relay.cluster_from = None;
+            relay.allow.clear();
+        }
+        return None;
+    }
     if let Some(split) = &relay.split {
         if relay.cluster.is_some() || !relay.endpoints.is_empty() {
             let message = "`split` cannot be combined with `cluster` or `endpoints`";

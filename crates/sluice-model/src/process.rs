@@ -45,6 +45,7 @@ impl Process {
             admin,
             listeners: _,
             clusters: _,
+            node: _,
             routes: _,
             secrets: _,
             runtime,

@@ -1,10 +1,10 @@
 //! The clusters that a listener can reach.
 //!
 //! Owns: the walk from chains through routes and filters to clusters. Refuses to know: what the result is used for.
-//! Keeps: a rule that takes its cluster from a header can reach any cluster.
+//! Keeps: a rule that takes its cluster from a header can reach any cluster, a relay that takes it from the server name
+//! those that it allows.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use sluice_core::Name;
 use sluice_upstream::cluster::FALLBACKS_MAX;
@@ -19,12 +19,13 @@ pub fn clusters_of(store: &Store, name: &Name, listener: &Listener) -> BTreeSet<
     let mut found: BTreeSet<Name> = store.asked(Kind::Listener, name).cloned().collect();
     if let Traffic::Datagrams(chains) = &listener.traffic {
         let to = chains.iter().flat_map(|chain| chain.to.clusters());
-        found.extend(to.map(|(name, _)| Arc::clone(name)));
+        found.extend(to.cloned());
     }
-    for (_, service) in listener.services() {
+    for (_, _, service) in listener.services() {
         match service {
             Service::Relay { to, .. } => {
-                found.extend(to.clusters().map(|(name, _)| Arc::clone(name)));
+                found.extend(to.clusters().cloned());
+                found.extend(store.names(Kind::Cluster).filter(|name| to.may_name(name)).cloned());
             }
             Service::Http(http) => {
                 let Some((table, _)) = store.routes_named(&http.routes) else { continue };
@@ -56,7 +57,7 @@ mod tests {
     /// A relay that is split among these clusters.
     fn split(clusters: &[&str]) -> ChainKind {
         let ChainKind::Plain(Service::Relay { options, .. }) = relay("") else { unreachable!() };
-        let share = |name: &&str| RelayShare { cluster: (*name).into(), weight: 1 };
+        let share = |name: &&str| RelayShare { cluster: (*name).into(), weight: 1, subset: None };
         let to = RelayTo::Split(clusters.iter().map(share).collect());
         ChainKind::Plain(Service::Relay { to, options })
     }
@@ -66,7 +67,10 @@ mod tests {
         let Resource::Routes(table) = routes_to("a") else { unreachable!() };
         let by_header = |header: &str| {
             let mut table = (*table).clone();
-            let share = |cluster: &str| Share { cluster: cluster.into(), weight: 1, runtime: None };
+            let share = |cluster: &str| {
+                let cluster = cluster.into();
+                Share { cluster, weight: 1, runtime: None, endpoint: None }
+            };
             let mut split = table.virtual_hosts[0].rules[0].clone();
             split.action = Action::Split(vec![share("b"), share("c")]);
             table.virtual_hosts[0].rules.push(split.clone());

@@ -4,7 +4,7 @@
 //! interact. Keeps: fields are declared in the order of the reference page.
 
 use std::net::IpAddr;
-use std::num::{NonZeroU32, NonZeroU64};
+use std::num::{NonZeroU16, NonZeroU32, NonZeroU64};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use sluice_core::settings::{
     FieldShape, Members, Named, OrNone, OrZero, Plain, Short, ShortForm, Window, bind_scalar,
     suggest_word, wrong_kind,
 };
-use sluice_core::value::{NamePattern, WordPattern, parse_size, show_size};
+use sluice_core::value::{Authority, NamePattern, WordPattern, parse_size, show_size};
 use sluice_core::{
     Cidr, Diags, Endpoint, ListenAddress, Name, Node, Path, SecretText, Setting, Shape, Spanned,
     Value, choice, section,
@@ -27,17 +27,22 @@ pub mod http;
 pub mod log_format;
 pub mod redirect;
 pub mod routes;
+pub mod sockets;
+pub mod subsets;
 
 pub use balancing::{
-    Balancer, Failover, LocalityName, LocalityWeights, Priority, SessionTtl, SlowStart,
+    ApertureSize, Balancer, Failover, LocalityName, LocalityWeights, OwnNode, Priority, SessionTtl,
+    SlowStart, ZoneAware,
 };
 pub use cluster_limits::{ClusterLimits, EndpointLimits, Queue};
-pub use discovery::{Dns, Egress, Family, NameMode, Refresh};
+pub use discovery::{Dns, Egress, Family, Forward, NameMode, Refresh};
 pub use health::{Health, Outlier};
 pub use http::Http;
 pub use log_format::LogFormat;
 pub use redirect::HttpsRedirect;
 pub use routes::{HostOrRule, RuntimeSection, Shares, VirtualHost};
+pub use sockets::{ClusterHttp2, ClusterSocket, Keepalive};
+pub use subsets::{MetadataEntries, SubsetValues, Subsets};
 
 section! {
     /// The whole configuration. All files in a folder are read as one: their listeners, clusters, routes, secrets
@@ -49,6 +54,8 @@ section! {
         pub listeners: Members<Listener>,
         /// Clusters (backends, upstreams) that traffic goes to, by name: `app: 127.0.0.1:9000`.
         pub clusters: Named<Short<Cluster>>,
+        /// This process among others of its kind.
+        pub node: OwnNode,
         /// HTTP routes, by name: each a list of virtual hosts, or a single rule for any host: `web: { cluster: app }`.
         pub routes: Named<Members<HostOrRule>>,
         /// Secrets that filters use, by name: `session_key: { file: session.key }`. A new text takes effect without new
@@ -84,6 +91,9 @@ section! {
     pub struct Drain {
         /// How long open connections may continue after SIGTERM.
         pub timeout: OrZero = "30s",
+        /// How long connections are still accepted after SIGTERM, while `/ready` and the filter `health_check` fail already,
+        /// so that load balancers in front send no more. `timeout` begins after it.
+        pub delay: OrZero = "0s",
     }
 }
 
@@ -416,11 +426,17 @@ section! {
         /// In place of `cluster`: split connections or flows among clusters, in percent or by weight: `split: { a: 90%, b: 10% }`.
         /// With `hash` or `sticky` a source stays with its cluster.
         pub split: Option<Spanned<Shares>>,
+        /// In place of `cluster`: what of the connection names the cluster. `allow` lists the clusters that may be named.
+        pub cluster_from: Option<Spanned<ClusterFrom>>,
+        /// With `cluster_from`: the clusters that clients may name: exact names, or *.suffix for any name below it.
+        pub allow: Vec<Spanned<NamePattern>>,
         /// In place of `cluster`: endpoints, which form a cluster with default settings. Its name in logs, metrics and
         /// admin pages is that of the listener and the chain, joined by a dot: `db.default`.
         pub endpoints: Vec<Spanned<Short<EndpointEntry>>>,
-        /// The hash key of `ring_hash` and `maglev` (sticky sessions).
-        pub hash: Option<HashBy>,
+        /// The metadata that the endpoint must have, for a cluster with `subsets`.
+        pub endpoint_metadata: Option<Spanned<SubsetValues>>,
+        /// The hash key of `ring_hash` and `maglev` (sticky sessions). The short form is `source_ip`.
+        pub hash: Option<Spanned<Short<RelayHash>>>,
         /// Sticky sessions: a source that comes back goes to the endpoint that it went to before, as long as that is
         /// usable. The short form is `source_ip`.
         pub sticky: Option<Short<StickySource>>,
@@ -433,6 +449,44 @@ section! {
         /// UDP: number of responses to each datagram; the flow ends when all have arrived. If omitted, it ends when
         /// idle.
         pub responses: Option<NonZeroU32>,
+        /// UDP: whether each datagram goes to an endpoint of its own, by the balancer, rather than all of a client to
+        /// one. Replies come back to the client from each.
+        pub per_packet: bool = "false",
+    }
+}
+
+section! {
+    /// The hash key of a relay: one of these fields.
+    pub struct RelayHash {
+        /// What is hashed of the client.
+        pub by: Option<HashBy>,
+        /// A text that is always hashed, so that all connections and flows go to one endpoint.
+        pub key: Option<String>,
+        /// UDP: a part of the datagram that a flow begins with; with `per_packet`, of each.
+        pub payload: Option<HashedPayload>,
+    }
+}
+
+impl ShortForm for RelayHash {
+    const KEY: &'static str = "by";
+}
+
+section! {
+    /// A part of a datagram. Of a shorter datagram it is what is left; if nothing is, there is no hash, and the
+    /// balancer picks at random.
+    pub struct HashedPayload {
+        /// Bytes before it.
+        pub offset: u16 = "0",
+        /// Its length in bytes.
+        pub length: NonZeroU16,
+    }
+}
+
+choice! {
+    /// What of a connection names its cluster.
+    pub enum ClusterFrom {
+        /// The server name of TLS, in lower case.
+        Sni = "sni",
     }
 }
 
@@ -462,6 +516,11 @@ impl Relay {
         let split = self.split.iter().flat_map(|split| split.0.iter().map(|(name, _)| name));
         self.cluster.iter().chain(split)
     }
+
+    /// Whether clients may name the cluster `name`.
+    pub fn may_name(&self, name: &str) -> bool {
+        self.allow.iter().any(|pattern| pattern.fits(name))
+    }
 }
 
 impl ShortForm for Relay {
@@ -485,6 +544,9 @@ section! {
         /// In place of `endpoints`: a file that contains them as a list, in YAML or JSON. New content takes effect when
         /// it is complete and correct; until then the last good content stays.
         pub endpoints_file: Option<Spanned<PathBuf>>,
+        /// In place of `endpoints`: a forward proxy, whose endpoints are the hosts that clients name: by the server name of
+        /// TLS on a relay, by host on a rule. The egress policy is always on. `true` serves all hosts on the usual port.
+        pub forward: Option<Spanned<Forward>>,
         /// The cluster that serves while this one has no usable endpoint, with its own limits, protocol and TLS. A limit that
         /// is reached does not lead there, nor do requests of filters. At most 4 clusters one after the other.
         pub fallback: Option<Spanned<Name>>,
@@ -495,12 +557,23 @@ section! {
         /// Weights of localities, by name: each locality gets traffic by its weight, less what its usable endpoints cannot
         /// serve. If omitted, localities are not told apart.
         pub localities: LocalityWeights,
-        /// Slow start of endpoints that join or recover; `round_robin`, `random` and `least_request` only.
+        /// Zone-aware routing: endpoints in the zone of this process are preferred; needs `node`. `round_robin`,
+        /// `random`, `least_request` and `peak_ewma` only.
+        pub zone_aware: Option<Spanned<Short<ZoneAware>>>,
+        /// Aperture (random subsetting): this process uses only so many endpoints of each priority, others use others. For
+        /// large clusters with many processes in front. Not with `localities`, `zone_aware` or a balancer that goes by a
+        /// hash.
+        pub aperture: Option<Spanned<ApertureSize>>,
+        /// Slow start of endpoints that join or recover; not with a balancer that goes by a hash.
         pub slow_start: Option<Spanned<Short<SlowStart>>>,
+        /// Subsets of the endpoints by their metadata, such as versions. If omitted, endpoints are not told apart.
+        pub subsets: Option<Spanned<Short<Subsets>>>,
         /// The HTTP version spoken to endpoints, if a rule routes to this cluster.
         pub protocol: ClusterProtocol = "http1",
         /// Connection pool: how HTTP connections to endpoints are reused.
         pub reuse: Reuse,
+        /// HTTP/2: flow-control windows and pings.
+        pub http2: Option<Spanned<ClusterHttp2>>,
         /// How long establishing a connection may take, TLS handshake included.
         pub connect_timeout: Duration = "5s",
         /// Number of endpoints tried for one connection (failover); no client data is sent before one is connected.
@@ -521,10 +594,13 @@ section! {
         pub on_endpoint_unhealthy: OnEndpointUnhealthy = "move",
         /// DNS: how names are resolved.
         pub dns: Dns,
-        /// Which addresses of names may be used: with `true`, those of the public internet. If omitted, all.
+        /// Which addresses of names may be used: with `true`, those of the public internet. If omitted, all; with
+        /// `forward`, those of the public internet.
         pub egress: Option<Spanned<Egress>>,
         /// The PROXY protocol header to send first on connections to endpoints.
         pub send_proxy_protocol: Option<ProxyHeader>,
+        /// Sockets to endpoints: TCP keepalive, time-out of unacknowledged data, DSCP, source address.
+        pub socket: Option<Spanned<ClusterSocket>>,
     }
 }
 
@@ -597,6 +673,23 @@ section! {
         pub locality: Option<Spanned<LocalityName>>,
         /// Its own limits.
         pub limits: Option<Spanned<EndpointLimits>>,
+        /// What it is told apart by, for `subsets` of the cluster: a value for each key, or several in a list, of which
+        /// each counts.
+        pub metadata: Option<Spanned<MetadataEntries>>,
+        /// What differs in its health checks from those of the cluster (`health`).
+        pub check: Option<Spanned<CheckOf>>,
+    }
+}
+
+section! {
+    /// What differs in the health checks of one endpoint from those of its cluster. What is omitted is as in `health`.
+    pub struct CheckOf {
+        /// The port that is checked.
+        pub port: Option<NonZeroU16>,
+        /// The IP address that is checked.
+        pub address: Option<IpAddr>,
+        /// The host to request, for checks by `http` and `grpc`.
+        pub host: Option<Authority>,
     }
 }
 

@@ -22,6 +22,7 @@ mod listeners;
 mod quic;
 pub mod routes;
 mod secrets;
+mod sockets;
 mod tls;
 
 use endpoints::EndpointFiles;

@@ -1,7 +1,7 @@
 //! Options of individual sockets.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
@@ -107,19 +107,62 @@ pub fn set_nodelay(socket: &impl AsFd) -> io::Result<()> {
     SockRef::from(socket).set_tcp_nodelay(true)
 }
 
-/// Probes an idle connection after `idle`, then every `interval`, and gives up after `probes` probes.
+/// Probes an idle connection after `idle`, then every `interval`, and gives up after `probes` probes; what is `None` is
+/// as the system has it. Times are in whole seconds.
 ///
 /// # Errors
 /// The error of `setsockopt(2)`.
 pub fn set_keepalive(
     socket: &impl AsFd,
-    idle: Duration,
-    interval: Duration,
-    probes: u32,
+    idle: Option<Duration>,
+    interval: Option<Duration>,
+    probes: Option<u32>,
 ) -> io::Result<()> {
-    let keepalive =
-        socket2::TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(probes);
+    let mut keepalive = socket2::TcpKeepalive::new();
+    if let Some(idle) = idle {
+        keepalive = keepalive.with_time(idle);
+    }
+    if let Some(interval) = interval {
+        keepalive = keepalive.with_interval(interval);
+    }
+    if let Some(probes) = probes {
+        keepalive = keepalive.with_retries(probes);
+    }
     SockRef::from(socket).set_tcp_keepalive(&keepalive)
+}
+
+/// Has a connection fail if what it sends is not acknowledged in time (`TCP_USER_TIMEOUT`).
+///
+/// # Errors
+/// The error of `setsockopt(2)`.
+pub fn set_user_timeout(socket: &impl AsFd, timeout: Duration) -> io::Result<()> {
+    SockRef::from(socket).set_tcp_user_timeout(Some(timeout))
+}
+
+/// Marks the packets of a socket to `to` with a DSCP, RFC 2474 §3.
+///
+/// # Errors
+/// The error of `setsockopt(2)`.
+pub fn set_dscp(socket: &impl AsFd, to: SocketAddr, dscp: u8) -> io::Result<()> {
+    let class = u32::from(dscp) << 2;
+    match to {
+        SocketAddr::V4(_) => SockRef::from(socket).set_tos_v4(class),
+        SocketAddr::V6(_) => SockRef::from(socket).set_tclass_v6(class),
+    }
+}
+
+/// Binds a socket to an address of this host, unless it is bound already. The system chooses the port when it knows
+/// the peer, so that a port may serve connections to several peers.
+///
+/// # Errors
+/// The error of `bind(2)`; `AddrNotAvailable` if the address does not belong to this host.
+pub fn bind_source(socket: &(impl AsFd + AsRawFd), own: IpAddr) -> io::Result<()> {
+    if local_address(socket.as_fd()).is_some_and(|bound| bound.port() != 0) {
+        return Ok(());
+    }
+    // Without it, ports are used up sooner.
+    let _ = set_int(socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1);
+    bind(socket.as_fd(), (own, 0).into())
 }
 
 /// Accepts data in the SYN from clients with a valid cookie.
@@ -144,4 +187,37 @@ pub(crate) fn set_int(socket: &impl AsRawFd, level: i32, name: i32, value: i32) 
         libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), length)
     };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_are_set_on_the_socket() {
+        let to: SocketAddr = "127.0.0.1:9".parse().unwrap();
+        let socket = stream_to(to).unwrap();
+        let second = Duration::from_secs(1);
+        set_keepalive(&socket, Some(30 * second), None, Some(4)).unwrap();
+        set_user_timeout(&socket, 7 * second).unwrap();
+        set_dscp(&socket, to, 46).unwrap();
+        bind_source(&socket, "127.0.0.9".parse().unwrap()).unwrap();
+        let set = SockRef::from(&socket);
+        assert!(set.keepalive().unwrap());
+        assert_eq!(set.tcp_keepalive_time().unwrap(), 30 * second);
+        assert_eq!(set.tcp_keepalive_retries().unwrap(), 4);
+        assert_eq!(set.tcp_user_timeout().unwrap(), Some(7 * second));
+        assert_eq!(set.tos_v4().unwrap(), 46 << 2);
+        assert_eq!(local_address(&socket).unwrap().ip(), "127.0.0.9".parse::<IpAddr>().unwrap());
+        // A socket that is bound keeps its address.
+        let bound = datagrams_to(to).unwrap();
+        bind(&bound, "127.0.0.1:0".parse().unwrap()).unwrap();
+        let before = local_address(&bound);
+        bind_source(&bound, "127.0.0.9".parse().unwrap()).unwrap();
+        assert_eq!(local_address(&bound), before);
+        let to: SocketAddr = "[::1]:9".parse().unwrap();
+        let socket = stream_to(to).unwrap();
+        set_dscp(&socket, to, 10).unwrap();
+        assert_eq!(SockRef::from(&socket).tclass_v6().unwrap(), 40);
+    }
 }

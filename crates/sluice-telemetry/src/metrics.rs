@@ -110,7 +110,37 @@ pub const BUCKETS: [Duration; 18] = {
 /// other types use one cell.
 type CellArray = Arc<[AtomicU64]>;
 
-type LabelValues = Vec<Arc<str>>;
+type LabelValues = Box<[Arc<str>]>;
+
+type Series = BTreeMap<LabelValues, ShardCells>;
+
+/// The cells of one series, by shard: exactly as long as there are shards that have counted in it, which are few.
+#[derive(Debug, Default)]
+struct ShardCells(Vec<(usize, CellArray)>);
+
+impl ShardCells {
+    /// The cells of a shard, which are created when it asks for the first time.
+    fn of(&mut self, number: usize, kind: MetricKind) -> CellArray {
+        let known = self.0.iter().find(|(shard, _)| *shard == number);
+        if let Some((_, cells)) = known {
+            return Arc::clone(cells);
+        }
+        let cells = kind.new_cells();
+        self.0.reserve_exact(1);
+        self.0.push((number, Arc::clone(&cells)));
+        cells
+    }
+
+    /// The sum of this cell over all shards.
+    fn sum(&self, cell: usize) -> u64 {
+        self.0.iter().map(|(_, cells)| cells[cell].load(Relaxed)).fold(0, u64::wrapping_add)
+    }
+
+    /// Whether a thread holds a handle to them.
+    fn are_held(&self) -> bool {
+        self.0.iter().any(|(_, cells)| Arc::strong_count(cells) > 1)
+    }
+}
 
 /// All metrics of the process.
 #[derive(Clone, Debug, Default)]
@@ -130,7 +160,7 @@ struct Family {
     kind: MetricKind,
     help: String,
     labels: Vec<&'static str>,
-    series: BTreeMap<LabelValues, BTreeMap<usize, CellArray>>,
+    series: Series,
 }
 
 impl Registry {
@@ -149,7 +179,7 @@ impl Registry {
         let families = self.families();
         let wanted: LabelValues = labels.iter().map(|label| Arc::from(*label)).collect();
         let shards = families.get(name)?.series.get(&wanted)?;
-        Some(sum(shards, 0).cast_signed())
+        Some(shards.sum(0).cast_signed())
     }
 
     /// The number of lookups of a series by its labels: each takes the lock and allocates for each label. It stays
@@ -170,16 +200,11 @@ impl Registry {
             kind: def.kind,
             help: def.help.to_owned(),
             labels: def.labels.to_vec(),
-            series: BTreeMap::new(),
+            series: Series::new(),
         });
         let values = values.iter().map(|value| Arc::from(*value)).collect();
-        let shards = family.series.entry(values).or_default();
-        Arc::clone(shards.entry(number).or_insert_with(|| def.kind.new_cells()))
+        family.series.entry(values).or_default().of(number, def.kind)
     }
-}
-
-fn sum(shards: &BTreeMap<usize, CellArray>, cell: usize) -> u64 {
-    shards.values().map(|cells| cells[cell].load(Relaxed)).fold(0, u64::wrapping_add)
 }
 
 /// The part of the registry that one thread writes. Stays on that thread.

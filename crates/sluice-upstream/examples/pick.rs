@@ -1,7 +1,7 @@
 //! Picks endpoints, so that the instructions of a pick can be counted:
-//! `valgrind --tool=callgrind --callgrind-out-file=/dev/null pick BALANCE ENDPOINTS COUNT [rich]`.
+//! `valgrind --tool=callgrind --callgrind-out-file=/dev/null pick BALANCE ENDPOINTS COUNT [rich|subsets]`.
 //!
-//! Owns: clusters of any size, plain or with priorities, localities and ejected endpoints. Refuses to know: how
+//! Owns: clusters of any size, plain, with priorities, localities and ejected endpoints, or with subsets. Refuses to know: how
 //! instructions are counted. Keeps: the work apart from the picks depends only on the size, so that the difference
 //! between two counts is that of the picks.
 #![allow(clippy::unwrap_used, reason = "a wrong argument ends the program")]
@@ -11,33 +11,49 @@ use std::sync::Arc;
 
 use sluice_core::clock::ClockOrigin;
 use sluice_io::WorkerCx;
+use sluice_upstream::balance::subsets::{SelectorPlan, SubsetFallback, SubsetsPlan};
 use sluice_upstream::balance::{BalancePlan, BalancingPlan, FailoverPlan, LocalityPlan};
 use sluice_upstream::cluster::{Affinity, Member, TrafficClass, Tried, WhenFull};
 use sluice_upstream::endpoint::EjectionKind;
 use sluice_upstream::{
-    Balance, Cluster, ClusterHandle, ClusterPlan, ClusterSettings, EndpointTraits, Locality, Target,
+    Balance, Cluster, ClusterHandle, ClusterPlan, ClusterSettings, EndpointMetadata,
+    EndpointTraits, Locality, SubsetKey, Target,
 };
 
-const ALL: [Balance; 5] = [
+const ALL: [Balance; 6] = [
     Balance::RoundRobin,
     Balance::LeastRequest,
+    Balance::PeakEwma,
     Balance::Random,
     Balance::RingHash,
     Balance::Maglev,
 ];
+
+/// The subsets of a divided cluster.
+const SUBSETS: u16 = 10;
+
+/// What the endpoints of a subset have.
+fn subset(number: u16) -> SubsetKey {
+    let version = format!("v{number}").into();
+    SubsetKey::new([("stage".into(), "prod".into()), ("version".into(), version)])
+}
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let balance = ALL.iter().find(|balance| balance.word() == arguments[0]).unwrap();
     let size: u16 = arguments[1].parse().unwrap();
     let count: u64 = arguments[2].parse().unwrap();
-    let rich = arguments.get(3).is_some_and(|word| word == "rich");
-    let cluster = cluster(BalancePlan::from(*balance), size, rich);
+    let kind = arguments.get(3).map(String::as_str);
+    let (rich, divided) = (kind == Some("rich"), kind == Some("subsets"));
+    let cluster = cluster(BalancePlan::from(*balance), size, rich, divided);
+    let asked: Vec<SubsetKey> = (0..SUBSETS).map(subset).collect();
+    let mut asked = asked.iter().cycle();
     let worker = WorkerCx::solitary(ClockOrigin::read().clock());
     let handle = ClusterHandle::new(Arc::clone(&cluster), &worker);
     for number in 0..count {
         let hash = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let affinity = Affinity::hashed(Some(hash));
+        let subset = if divided { asked.next() } else { None };
+        let affinity = Affinity { subset, ..Affinity::hashed(Some(hash)) };
         let (class, tried) = (TrafficClass::Request, Tried::NOTHING);
         let picked = handle.pick_for_request(&worker, class, affinity, tried, WhenFull::Refuse);
         std::hint::black_box(picked.unwrap());
@@ -45,12 +61,21 @@ fn main() {
 }
 
 /// A cluster of `size` endpoints. A rich one has three priorities and two localities, and a tenth of the endpoints of
-/// the highest priority are ejected.
-fn cluster(balance: BalancePlan, size: u16, rich: bool) -> Arc<Cluster> {
+/// the highest priority are ejected. A divided one has two keys that make [`SUBSETS`] subsets.
+fn cluster(balance: BalancePlan, size: u16, rich: bool, divided: bool) -> Arc<Cluster> {
     let failover =
         FailoverPlan { overprovisioning: Some(140), panic: 50, ..FailoverPlan::default() };
     let localities = if rich { LocalityPlan::Weighted } else { LocalityPlan::Ignored };
-    let balancing = BalancingPlan { balance, failover, localities, slow_start: None };
+    let keys = vec!["stage".into(), "version".into()];
+    let subsets = divided.then(|| SubsetsPlan {
+        selectors: vec![SelectorPlan { keys, fallback: None }],
+        fallback: SubsetFallback::Refuse,
+        default_subset: SubsetKey::new([]),
+        count_max: 1024,
+    });
+    let subsets = subsets.map(Arc::new);
+    let balancing =
+        BalancingPlan { balance, failover, localities, subsets, ..BalancingPlan::default() };
     let settings = ClusterSettings { balancing, ..(*ClusterSettings::bare()).clone() };
     let plan = ClusterPlan { name: "c".into(), settings: Arc::new(settings), tls: None };
     let cluster = Arc::new(Cluster::new(Arc::new(plan)));
@@ -61,10 +86,21 @@ fn cluster(balance: BalancePlan, size: u16, rich: bool) -> Arc<Cluster> {
             priority: if rich { u32::from(number % 3) } else { 0 },
             locality: Some(Arc::clone(&zones[usize::from(number) / 3 % 2])),
             locality_weight: 1,
+            metadata: divided.then(|| {
+                let own = subset(number % SUBSETS);
+                let entries = own.iter().cloned().map(|(key, value)| (key, [value].into()));
+                Arc::new(EndpointMetadata::new(entries))
+            }),
             ..EndpointTraits::default()
         };
         let address = SocketAddr::from(([127, 0, 0, 1], number + 1));
-        Member { target: Target::Ip(address), host: None, traits, alternates: Vec::new() }
+        Member {
+            target: Target::Ip(address),
+            host: None,
+            traits,
+            name: None,
+            alternates: Vec::new(),
+        }
     };
     let members: Vec<Member> = (0..size).map(member).collect();
     cluster.publish(&members);

@@ -1,18 +1,27 @@
 //! Load balancing: which endpoint is next.
 //!
 //! Owns: the settings of balancers. Below it: the tables of balancers, the shares of priorities, the weights of endpoints
-//! in slow start, and the selection that joins them. Refuses to know: who connects, and what limits apply; the caller of a
+//! in slow start, subsets, and the selection that joins them. Refuses to know: who connects, and what limits apply; the caller of a
 //! pick decides. Keeps: a usable endpoint is found if there is one; weights are kept; a hash leads to the same endpoint
 //! on every worker and in every Sluice.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+pub mod aperture;
 pub mod load_balancer;
 pub mod priorities;
 pub mod slow_start;
+pub mod subsets;
 pub mod tables;
+pub mod zones;
 
+pub use aperture::AperturePlan;
 pub use load_balancer::LoadBalancer;
 pub use priorities::FailoverPlan;
 pub use slow_start::SlowStartPlan;
+pub use subsets::SubsetsPlan;
+pub use zones::ZoneAwarePlan;
 
 sluice_core::choice! {
     /// How a cluster chooses among its endpoints.
@@ -21,6 +30,8 @@ sluice_core::choice! {
         RoundRobin = "round_robin",
         /// Of two random endpoints, the one with less load for its weight: relayed connections plus requests in flight.
         LeastRequest = "least_request",
+        /// Of two random endpoints, the one with the lower latency for its load and weight.
+        PeakEwma = "peak_ewma",
         /// At random, by weight.
         Random = "random",
         /// By hash on a ring; adding or removing an endpoint moves few hashes to other endpoints.
@@ -31,7 +42,7 @@ sluice_core::choice! {
 }
 
 /// How the endpoints of a cluster are chosen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct BalancingPlan {
     /// The balancer.
     pub balance: BalancePlan,
@@ -41,6 +52,10 @@ pub struct BalancingPlan {
     pub localities: LocalityPlan,
     /// Slow start of new and recovered endpoints.
     pub slow_start: Option<SlowStartPlan>,
+    /// How the endpoints are divided by their metadata; `None` does not tell them apart.
+    pub subsets: Option<Arc<SubsetsPlan>>,
+    /// How many of the endpoints this process uses; `None` uses all.
+    pub aperture: Option<AperturePlan>,
 }
 
 /// A balancer and its settings.
@@ -51,6 +66,8 @@ pub enum BalancePlan {
     RoundRobin,
     /// The least loaded of some random endpoints, or of all.
     LeastRequest(LeastRequestPlan),
+    /// The fastest of two random endpoints, by latency and load.
+    PeakEwma(PeakEwmaPlan),
     /// At random, by weight.
     Random,
     /// By hash on a ring.
@@ -67,6 +84,13 @@ pub struct LeastRequestPlan {
     /// How strongly load counts against weight, in thousandths: the weight is divided by (load + 1) to the power of
     /// this. 1000 is proportional, 0 ignores load.
     pub bias: u32,
+}
+
+/// Settings of the balancer `peak_ewma`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PeakEwmaPlan {
+    /// The time after which a measurement counts for about a third of what it did.
+    pub decay: Duration,
 }
 
 /// Settings of the balancer `ring_hash`.
@@ -95,6 +119,12 @@ impl Default for LeastRequestPlan {
     }
 }
 
+impl Default for PeakEwmaPlan {
+    fn default() -> Self {
+        Self { decay: Duration::from_secs(10) }
+    }
+}
+
 impl Default for RingPlan {
     fn default() -> Self {
         Self { size_min: 1024, size_max: 1 << 20, load_max: None }
@@ -114,6 +144,7 @@ impl BalancePlan {
         match self {
             Self::RoundRobin => Balance::RoundRobin,
             Self::LeastRequest(_) => Balance::LeastRequest,
+            Self::PeakEwma(_) => Balance::PeakEwma,
             Self::Random => Balance::Random,
             Self::RingHash(_) => Balance::RingHash,
             Self::Maglev(_) => Balance::Maglev,
@@ -130,7 +161,7 @@ impl BalancePlan {
         match self {
             Self::RingHash(RingPlan { load_max, .. })
             | Self::Maglev(MaglevPlan { load_max, .. }) => *load_max,
-            Self::RoundRobin | Self::LeastRequest(_) | Self::Random => None,
+            Self::RoundRobin | Self::LeastRequest(_) | Self::PeakEwma(_) | Self::Random => None,
         }
     }
 }
@@ -141,6 +172,7 @@ impl From<Balance> for BalancePlan {
         match kind {
             Balance::RoundRobin => Self::RoundRobin,
             Balance::LeastRequest => Self::LeastRequest(LeastRequestPlan::default()),
+            Balance::PeakEwma => Self::PeakEwma(PeakEwmaPlan::default()),
             Balance::Random => Self::Random,
             Balance::RingHash => Self::RingHash(RingPlan::default()),
             Balance::Maglev => Self::Maglev(MaglevPlan::default()),
@@ -149,13 +181,15 @@ impl From<Balance> for BalancePlan {
 }
 
 /// How traffic is spread over the localities of a priority.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub enum LocalityPlan {
     /// Localities are not told apart.
     #[default]
     Ignored,
     /// By the weight of each, less the share of its endpoints that cannot be used.
     Weighted,
+    /// The own one first, as far as every endpoint still gets its share.
+    ZoneAware(Arc<ZoneAwarePlan>),
 }
 
 /// The default overprovisioning, in percent, as in Envoy: a priority or locality has its full share of traffic until

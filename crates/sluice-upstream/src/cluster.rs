@@ -3,7 +3,7 @@
 //! Owns: the current plan and membership, the number of connections. Refuses to know: how membership is determined.
 //! Keeps: a pick sees one complete membership; an endpoint that stays keeps its state.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -13,7 +13,9 @@ use sluice_core::Name;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::balance::LoadBalancer;
+use crate::balance::load_balancer::BalancerInput;
+use crate::balance::subsets::{StateChanges, SubsetTable};
+use crate::balance::{Balance, LoadBalancer};
 use crate::endpoint::{EndpointId, EndpointState, EndpointTraits, Target};
 use crate::name_state::NameState;
 use crate::overrides::ClusterOverrides;
@@ -22,8 +24,11 @@ use crate::plan::{ClusterPlan, ClusterSettings};
 mod affinity;
 mod breakers;
 mod claim;
+mod eligibility;
 mod fallback;
+mod fleet;
 mod handle;
+mod named;
 mod queue;
 mod reserve;
 mod session;
@@ -35,8 +40,12 @@ pub use affinity::{Affinity, ClientSession, PreferredEndpoint, SESSION_MAX};
 use breakers::WorkerCounts;
 pub use breakers::{Breaker, BreakerLimit, WorkerShare};
 pub use claim::{Claim, RequestClaim};
+pub use eligibility::{Eligibility, Ineligible};
 pub use fallback::FALLBACKS_MAX;
+use fleet::FleetLinks;
 pub use handle::{ClusterHandle, Tried, WhenFull};
+use named::HostDesk;
+pub(crate) use named::HostQuestion;
 pub use queue::QueuedRoom;
 use queue::WaitQueue;
 pub use reserve::TrafficClass;
@@ -54,8 +63,12 @@ pub struct Cluster {
     members: ArcSwap<Membership>,
     /// What serves in its place while no endpoint is usable.
     fallback: ArcSwapOption<Self>,
+    /// The cluster of all processes of this kind, for zone-aware routing, and who goes by this one.
+    fleet: FleetLinks,
     /// For the control thread.
     standings: Mutex<Standings>,
+    /// Whether it has had subsets, so that it has series of them.
+    had_subsets: AtomicBool,
     /// What operators decided; written by the control thread.
     overrides: ArcSwap<ClusterOverrides>,
     active: AtomicU64,
@@ -78,6 +91,8 @@ pub struct Cluster {
     sources: OnceLock<SourceTable>,
     /// The state of each name; for the admin page and for reasons.
     names: Mutex<HashMap<Arc<str>, NameState>>,
+    /// Where workers ask for hosts that clients name.
+    desk: HostDesk,
 }
 
 /// A membership.
@@ -90,8 +105,12 @@ pub struct Membership {
     /// What the cluster says of each.
     pub traits: Arc<[EndpointTraits]>,
     by_id: OnceLock<HashMap<EndpointId, u32>>,
+    /// The hosts that clients name, by name.
+    hosts: Arc<HashMap<Arc<str>, u32>>,
     /// Those that may be picked, as of the last change of their states.
     pub balancer: LoadBalancer,
+    /// The subsets, if the cluster has any.
+    pub subsets: Option<SubsetTable>,
 }
 
 /// Memberships up to this size are searched for an ID one by one.
@@ -102,14 +121,40 @@ impl Membership {
         version: u64,
         endpoints: Arc<[Arc<EndpointState>]>,
         traits: Arc<[EndpointTraits]>,
+        hosts: Arc<HashMap<Arc<str>, u32>>,
         balancer: LoadBalancer,
+        subsets: Option<SubsetTable>,
     ) -> Arc<Self> {
-        Arc::new(Self { version, endpoints, traits, by_id: OnceLock::new(), balancer })
+        Arc::new(Self {
+            version,
+            endpoints,
+            traits,
+            by_id: OnceLock::new(),
+            hosts,
+            balancer,
+            subsets,
+        })
+    }
+
+    /// The host that clients name so, if it is a member.
+    pub(crate) fn host(&self, name: &str) -> Option<&Arc<EndpointState>> {
+        self.hosts.get(name).map(|index| &self.endpoints[*index as usize])
+    }
+
+    /// The indexes of the endpoints that this process uses, of all or in a subset.
+    fn offered(&self) -> HashSet<u32> {
+        let of_subsets = self.subsets.iter().flat_map(|of| of.iter()).map(|of| &*of.balancer);
+        std::iter::once(&self.balancer).chain(of_subsets).flat_map(LoadBalancer::offered).collect()
     }
 
     /// The endpoint of that name.
     fn named(&self, name: &str) -> Option<&Arc<EndpointState>> {
         self.endpoints.iter().find(|endpoint| *endpoint.name == *name)
+    }
+
+    /// Whether a pick is not made among all members: with subsets, or if clients name the endpoints.
+    fn is_divided(&self) -> bool {
+        self.subsets.is_some() || !self.hosts.is_empty()
     }
 
     /// Whether `endpoint` is a member that gets traffic.
@@ -122,7 +167,7 @@ impl Membership {
     }
 
     /// The members that get traffic.
-    fn offered(&self) -> impl Iterator<Item = &Arc<EndpointState>> {
+    fn served(&self) -> impl Iterator<Item = &Arc<EndpointState>> {
         let all = (0..).zip(&*self.endpoints);
         all.filter(|(index, endpoint)| self.balancer.offers(*index, endpoint)).map(|(_, it)| it)
     }
@@ -144,6 +189,8 @@ pub struct Member {
     pub target: Target,
     /// The host name it was resolved from.
     pub host: Option<Arc<str>>,
+    /// The name of the endpoint, if it is a host that clients name; otherwise that is its address.
+    pub name: Option<Arc<str>>,
     /// What the cluster says of it.
     pub traits: EndpointTraits,
     /// Other addresses of the same endpoint, in order of preference: of a host that is one endpoint.
@@ -161,7 +208,8 @@ impl Cluster {
 
     /// A cluster without endpoints.
     pub fn new(plan: Arc<ClusterPlan>) -> Self {
-        let members = Membership::new(0, Arc::new([]), Arc::new([]), LoadBalancer::default());
+        let (none, balancer) = (Arc::default(), LoadBalancer::default());
+        let members = Membership::new(0, Arc::new([]), Arc::new([]), none, balancer, None);
         let queue = OnceLock::new();
         if plan.queue.is_some() {
             queue.get_or_init(Box::default);
@@ -173,7 +221,9 @@ impl Cluster {
             configured: AtomicBool::new(true),
             members: ArcSwap::new(members),
             fallback: ArcSwapOption::empty(),
+            fleet: FleetLinks::default(),
             standings: Mutex::default(),
+            had_subsets: AtomicBool::new(false),
             overrides: ArcSwap::default(),
             active: AtomicU64::new(0),
             pooled: AtomicU64::new(0),
@@ -185,6 +235,7 @@ impl Cluster {
             changed: Notify::new(),
             sources: OnceLock::new(),
             names: Mutex::default(),
+            desk: HostDesk::default(),
         }
     }
 
@@ -209,9 +260,10 @@ impl Cluster {
     }
 
     /// Takes the plan out of force, for a cluster that was removed. Returns the endpoints, which have left with it.
-    pub(crate) fn vacate(&self) -> Vec<Arc<EndpointState>> {
+    pub(crate) fn vacate(self: &Arc<Self>) -> Vec<Arc<EndpointState>> {
         self.configured.store(false, Relaxed);
         self.set_fallback(None);
+        self.set_fleet(None);
         self.publish(&[])
     }
 
@@ -244,7 +296,12 @@ impl Cluster {
 
     /// Whether an endpoint is a member.
     pub fn has_member(&self, endpoint: &Arc<EndpointState>) -> bool {
-        self.members.load().endpoints.iter().any(|member| Arc::ptr_eq(member, endpoint))
+        let members = self.members.load();
+        let same = |member: &Arc<EndpointState>| Arc::ptr_eq(member, endpoint);
+        match endpoint.own_name() {
+            Some(name) => members.host(name).is_some_and(same),
+            None => members.endpoints.iter().any(same),
+        }
     }
 
     /// Whether any endpoint is usable.
@@ -267,28 +324,46 @@ impl Cluster {
     pub fn publish(&self, members: &[Member]) -> Vec<Arc<EndpointState>> {
         let (plan, old) = (self.plan.load(), self.members.load_full());
         let overrides = self.overrides.load();
-        let mut known: HashMap<&Target, &Arc<EndpointState>> =
-            old.endpoints.iter().map(|endpoint| (&endpoint.target, endpoint)).collect();
-        let mut places: HashMap<&Target, usize> = HashMap::with_capacity(members.len());
+        let mut known: HashMap<_, &Arc<EndpointState>> = old
+            .endpoints
+            .iter()
+            .map(|endpoint| ((&endpoint.target, endpoint.own_name()), endpoint))
+            .collect();
+        let mut places: HashMap<_, usize> = HashMap::with_capacity(members.len());
         let mut endpoints: Vec<Arc<EndpointState>> = Vec::with_capacity(members.len());
         let mut traits: Vec<EndpointTraits> = Vec::with_capacity(members.len());
         for member in members {
+            let key = (&member.target, member.name.as_ref());
             // The same address declared twice is one endpoint with the weight and the limits of both.
-            if let Some(place) = places.get(&member.target) {
+            if let Some(place) = places.get(&key) {
                 traits[*place].add(&member.traits);
                 continue;
             }
-            places.insert(&member.target, endpoints.len());
+            places.insert(key, endpoints.len());
             let new = || {
-                let endpoint = EndpointState::new(member.target.clone(), member.host.clone());
+                let (target, host) = (member.target.clone(), member.host.clone());
+                let endpoint = match &member.name {
+                    Some(name) => EndpointState::forwarded(Arc::clone(name), target, host),
+                    None => EndpointState::new(target, host),
+                };
                 if let Some(health) = &plan.health {
                     endpoint.await_check(health.waits);
                 }
                 endpoint.set_override(overrides.get(&endpoint.name).map(|one| one.action));
                 Arc::new(endpoint)
             };
-            let endpoint = known.remove(&member.target).map_or_else(new, Arc::clone);
+            // The host is what TLS verifies and the egress policy goes by.
+            let same = |known: &&Arc<EndpointState>| known.host == member.host;
+            let endpoint = match known.get(&key).copied().filter(same) {
+                Some(endpoint) => {
+                    known.remove(&key);
+                    Arc::clone(endpoint)
+                }
+                None => new(),
+            };
             endpoint.set_alternates(&member.alternates);
+            endpoint.latency.track(plan.balancing.balance.kind() == Balance::PeakEwma);
+            endpoint.set_traits(&member.traits);
             endpoints.push(endpoint);
             traits.push(member.traits.clone());
         }
@@ -297,14 +372,34 @@ impl Cluster {
         }
         let left = known.into_values().cloned().collect();
         let (endpoints, traits): (Arc<[_]>, Arc<[_]>) = (endpoints.into(), traits.into());
+        let version = old.version + 1;
+        if plan.forward.is_some() {
+            let named = endpoints.iter().map(|endpoint| Arc::clone(&endpoint.name));
+            let hosts = Arc::new(named.zip(0..).collect());
+            let balancer = LoadBalancer::default();
+            self.members.store(Membership::new(version, endpoints, traits, hosts, balancer, None));
+            self.announce();
+            return left;
+        }
         let mut standings = self.standings.lock().unwrap_or_else(PoisonError::into_inner);
         standings.follow(&plan.balancing, &endpoints, &traits, Instant::now());
-        let balancer =
-            LoadBalancer::build(&plan.balancing, &endpoints, &standings.balanced(&traits), None);
+        standings.fleet = self.fleet_zones(&plan.balancing);
+        let balanced = standings.balanced(&traits);
+        let (plan, fleet) = (&plan.balancing, &standings.fleet);
+        let input = BalancerInput { plan, endpoints: &endpoints, balanced: &balanced, fleet };
+        let all = indexes(&endpoints);
+        let balancer = LoadBalancer::build(input, &all, None);
+        let subsets = plan.subsets.as_ref();
+        let subsets = subsets.map(|plan| SubsetTable::build(plan, input, balancer.turns()));
+        drop(balanced);
         drop(standings);
-        let version = old.version + 1;
-        self.members.store(Membership::new(version, endpoints, traits, balancer));
+        if let Some(subsets) = &subsets {
+            tell_left_out(&self.name, subsets, old.subsets.as_ref());
+        }
+        let none = Arc::default();
+        self.members.store(Membership::new(version, endpoints, traits, none, balancer, subsets));
         self.announce();
+        self.tell_followers();
         left
     }
 
@@ -327,23 +422,46 @@ impl Cluster {
     /// Returns when time alone will change one. For the control thread.
     pub(crate) fn rebalance(&self) -> Option<Instant> {
         let (plan, old) = (self.plan.load(), self.members.load_full());
-        let Membership { version, endpoints, traits, balancer, .. } = &*old;
+        let Membership { version, endpoints, traits, balancer, subsets, .. } = &*old;
+        // Nothing is picked among hosts that clients name.
+        if plan.forward.is_some() {
+            return None;
+        }
         let mut standings = self.standings.lock().unwrap_or_else(PoisonError::into_inner);
         let followed = standings.follow(&plan.balancing, endpoints, traits, Instant::now());
-        if followed.changed {
-            let balanced = standings.balanced(traits);
+        let fleet = self.fleet_zones(&plan.balancing);
+        let moved = standings.fleet != fleet;
+        if !followed.changed.is_empty() || moved {
+            standings.fleet = fleet;
+            let (balanced, all) = (standings.balanced(traits), indexes(endpoints));
+            let (plan, fleet) = (&plan.balancing, &standings.fleet);
+            let input = BalancerInput { plan, endpoints, balanced: &balanced, fleet };
             // Tables that depend on weights alone go on while those are the same.
             let known = (!followed.reweighted).then_some(balancer);
-            let balancer = LoadBalancer::build(&plan.balancing, endpoints, &balanced, known);
+            let balancer = LoadBalancer::build(input, &all, known);
+            let subsets = subsets.as_ref().map(|subsets| {
+                let endpoints = if moved { &all } else { &followed.changed };
+                let changes = StateChanges { endpoints, reweighted: followed.reweighted };
+                subsets.rebuild(input, changes, balancer.turns())
+            });
             if balancer.panics() != old.balancer.panics() {
                 tell_panic(&self.name, balancer.panics());
             }
             let (endpoints, traits) = (Arc::clone(endpoints), Arc::clone(traits));
             let version = *version;
-            self.members.store(Membership::new(version, endpoints, traits, balancer));
+            let none = Arc::default();
+            self.members
+                .store(Membership::new(version, endpoints, traits, none, balancer, subsets));
             self.review_queue();
+            self.tell_followers();
         }
         followed.again_at
+    }
+
+    /// Whether the number of its subsets is shown: it has some by `plan`, or has had.
+    pub(crate) fn shows_subsets(&self, plan: &ClusterPlan) -> bool {
+        let has = plan.balancing.subsets.is_some();
+        self.had_subsets.fetch_or(has, Relaxed) || has
     }
 
     /// Records the state of a name.
@@ -379,11 +497,28 @@ impl Cluster {
     }
 }
 
+/// The indexes of all endpoints.
+fn indexes(endpoints: &[Arc<EndpointState>]) -> Vec<u32> {
+    (0_u32..).zip(endpoints).map(|(index, _)| index).collect()
+}
+
 fn tell_panic(cluster: &str, panics: bool) {
     if panics {
         tracing::warn!(cluster, "too few endpoints are usable: all are used (panic mode)");
     } else {
         tracing::info!(cluster, "enough endpoints are usable again: panic mode ends");
+    }
+}
+
+/// Tells that subsets are missing, once for each time that their number changes.
+fn tell_left_out(cluster: &str, subsets: &SubsetTable, old: Option<&SubsetTable>) {
+    let left_out = subsets.left_out();
+    if left_out > 0 && old.is_none_or(|old| old.left_out() != left_out) {
+        tracing::warn!(
+            cluster,
+            left_out,
+            "the endpoints make too many subsets (`limits.subsets`): requests for some get the fallback"
+        );
     }
 }
 

@@ -29,12 +29,17 @@ use sluice_tls::ClientTls;
 use smallvec::SmallVec;
 
 mod happy_eyeballs;
+mod socket_options;
+
+pub use socket_options::prepare_datagrams;
 
 use crate::cluster::{Affinity, Claim, ClusterHandle, FALLBACKS_MAX, Tried, WhenFull};
+use crate::egress::EgressDenial;
 use crate::endpoint::{EndpointState, Target};
+use crate::forward::ForwardFailure;
 use crate::hops::{self, Hop, HopTransport};
 use crate::metrics;
-use crate::plan::{CheckKind, ClusterPlan};
+use crate::plan::{CheckKind, ClusterPlan, SocketPlan};
 use crate::reasons;
 
 /// A stream to an endpoint, and its claim.
@@ -58,7 +63,7 @@ pub struct Preface {
 }
 
 /// Connects to an endpoint of the cluster, or of one that serves in its place, for `client`; `preface` is what that one is
-/// sent first.
+/// sent first. `name` is the server name that the client sent, by which a cluster with `forward` finds the endpoint.
 ///
 /// # Errors
 /// The reason of the last attempt, or why none could be made.
@@ -66,10 +71,16 @@ pub async fn connect(
     handle: &Rc<ClusterHandle>,
     conn: &Conn,
     client: &Stream,
-    affinity: Affinity,
+    affinity: Affinity<'_>,
+    name: Option<&str>,
     preface: impl Fn(&ClusterHandle) -> Preface,
 ) -> Result<Connected, Reason> {
-    let (handle, first) = pick_first(handle, conn, client, affinity).await;
+    let (handle, first) = if handle.cluster.forwards() {
+        let _ = conn.info.reach().cluster.set(Arc::clone(&handle.cluster.name));
+        (Rc::clone(handle), claim_host(handle, conn, name).await)
+    } else {
+        pick_first(handle, conn, client, affinity).await
+    };
     let mut first = Some(first);
     let (plan, preface) = (handle.cluster.plan(), preface(&handle));
     let _ = conn.info.reach().cluster.set(Arc::clone(&handle.cluster.name));
@@ -116,7 +127,8 @@ pub async fn connect(
         let attempt = match &outcome {
             Ok(_) => Attempt::reached(name),
             Err(failure) => failure.attempt(name),
-        };
+        }
+        .of_priority(endpoint.priority());
         if let Some(cause) = attempt.cause() {
             conn.info.note(cause);
         }
@@ -128,6 +140,8 @@ pub async fn connect(
                     conn.info.reach().upstream_local.set(local_address(stream.raw().socket()));
                 }
                 handle.note_connected(&conn.worker, &endpoint, started);
+                let took = conn.worker.now().since(started);
+                handle.note_latency(&conn.worker, &endpoint, took);
                 *conn.info.reach().endpoint.borrow_mut() = Some(Arc::clone(&endpoint.name));
                 return Ok(Connected { stream, claim, hop });
             }
@@ -147,7 +161,7 @@ async fn pick_first(
     handle: &Rc<ClusterHandle>,
     conn: &Conn,
     client: &Stream,
-    affinity: Affinity,
+    affinity: Affinity<'_>,
 ) -> (Rc<ClusterHandle>, Result<Claim, Reason>) {
     let mut handle = Rc::clone(handle);
     for _ in 0..FALLBACKS_MAX {
@@ -165,7 +179,7 @@ async fn pick(
     handle: &Rc<ClusterHandle>,
     conn: &Conn,
     client: &Stream,
-    affinity: Affinity,
+    affinity: Affinity<'_>,
     tried: &[Arc<str>],
 ) -> Result<Claim, Reason> {
     match handle.pick(&conn.worker, affinity, tried, WhenFull::Wait) {
@@ -182,6 +196,31 @@ async fn pick(
         picked => picked,
     }
 }
+
+/// Claims the host that the client named by the server name of its TLS.
+async fn claim_host(
+    handle: &Rc<ClusterHandle>,
+    conn: &Conn,
+    name: Option<&str>,
+) -> Result<Claim, Reason> {
+    let failed = |failure: ForwardFailure| {
+        conn.info.note(failure.detail);
+        failure.why
+    };
+    let missing = || {
+        let detail = "the connection has no server name (SNI), which names the host";
+        failed(ForwardFailure::new(reasons::NAME_MISSING, detail))
+    };
+    let name = name.ok_or_else(missing)?;
+    let plan = handle.cluster.plan();
+    let forward = plan.forward.as_ref().ok_or(reasons::NO_ENDPOINT)?;
+    let host = forward.host(name, HTTPS).map_err(failed)?;
+    let endpoint = handle.endpoint_of(&conn.worker, &host).await.map_err(failed)?;
+    handle.claim_named(&conn.worker, &endpoint)
+}
+
+/// The usual port of what is in TLS.
+const HTTPS: u16 = 443;
 
 /// Waits before another attempt: a random time up to `bound`.
 async fn back_off(conn: &Conn, bound: Duration) {
@@ -228,6 +267,12 @@ impl ConnectFailure {
     pub fn attempt(&self, endpoint: Arc<str>) -> Attempt {
         let detail = self.detail.as_deref().map(Into::into);
         Attempt::failed(endpoint, self.why, self.errno, detail)
+    }
+}
+
+impl From<EgressDenial> for ConnectFailure {
+    fn from(denial: EgressDenial) -> Self {
+        Self { detail: Some(denial.to_string()), ..Self::of(reasons::EGRESS) }
     }
 }
 
@@ -291,7 +336,7 @@ async fn reach_with<N: Default>(
     preface: &Preface,
     opened: impl Fn(SocketAddr, &OwnedFd) -> Result<N, ConnectFailure>,
 ) -> Result<(Stream, N), ConnectFailure> {
-    let (mut raw, noted) = open_with(endpoint, &worker.reactor, opened).await?;
+    let (mut raw, noted) = open_with(plan, endpoint, &worker.reactor, opened).await?;
     send_preface(&mut raw, worker, preface).await?;
     let stream = match &plan.tls {
         Some(tls) => secure(raw, tls, endpoint, worker).await?,
@@ -328,19 +373,25 @@ pub async fn secure(
 /// Opens a stream to an endpoint: to the first of its addresses that accepts one.
 ///
 /// # Errors
-/// The error of the system call, or that no descriptor is left.
-pub async fn open(endpoint: &EndpointState, reactor: &Rc<Reactor>) -> io::Result<RawStream> {
-    let (stream, ()) = open_with(endpoint, reactor, |_, _| Ok::<_, io::Error>(())).await?;
+/// The error of the system call, that no descriptor is left, or that the address is denied.
+pub async fn open(
+    plan: &ClusterPlan,
+    endpoint: &EndpointState,
+    reactor: &Rc<Reactor>,
+) -> Result<RawStream, ConnectFailure> {
+    let (stream, ()) = open_with(plan, endpoint, reactor, |_, _| Ok(())).await?;
     Ok(stream)
 }
 
 /// Like [`open`]; `opened` is called with a TCP socket before it is connected, and what it returns for the socket that
 /// is used is returned.
-async fn open_with<N: Default, E: From<io::Error>>(
+async fn open_with<N: Default>(
+    plan: &ClusterPlan,
     endpoint: &EndpointState,
     reactor: &Rc<Reactor>,
-    opened: impl Fn(SocketAddr, &OwnedFd) -> Result<N, E>,
-) -> Result<(RawStream, N), E> {
+    opened: impl Fn(SocketAddr, &OwnedFd) -> Result<N, ConnectFailure>,
+) -> Result<(RawStream, N), ConnectFailure> {
+    let opened = &opened;
     let first = match &endpoint.target {
         Target::Ip(address) => *address,
         Target::Unix(path) => {
@@ -349,21 +400,29 @@ async fn open_with<N: Default, E: From<io::Error>>(
             return Ok((stream, N::default()));
         }
     };
-    let Some(others) = endpoint.alternates() else { return open_to(first, reactor, &opened).await };
+    let attempt = |address| async move {
+        // Judged at the last moment: the policy, and the listeners of this process, may be newer than the membership.
+        plan.admit(endpoint, address)?;
+        open_to(address, plan.socket.as_ref(), reactor, opened).await
+    };
+    let Some(others) = endpoint.alternates() else { return attempt(first).await };
     let all = std::iter::once(first).chain(others.iter().copied());
-    let attempt = |address| open_to(address, reactor, &opened);
     let outcome = happy_eyeballs::first_of(all, happy_eyeballs::ATTEMPT_DELAY, attempt).await;
     outcome.map_err(|last| last.unwrap_or_else(|| io::Error::from(io::ErrorKind::NotFound).into()))
 }
 
-async fn open_to<N, E: From<io::Error>>(
+async fn open_to<N>(
     address: SocketAddr,
+    options: Option<&SocketPlan>,
     reactor: &Rc<Reactor>,
-    opened: &impl Fn(SocketAddr, &OwnedFd) -> Result<N, E>,
-) -> Result<(RawStream, N), E> {
+    opened: &impl Fn(SocketAddr, &OwnedFd) -> Result<N, ConnectFailure>,
+) -> Result<(RawStream, N), ConnectFailure> {
     has_descriptor(reactor)?;
     let socket = stream_to(address)?;
     let noted = opened(address, &socket)?;
+    if let Some(options) = options {
+        socket_options::prepare_stream(options, &socket, address)?;
+    }
     begin_connect(&socket, address)?;
     let socket = reactor.register(socket)?;
     poll_fn(|cx| socket.poll_ready(cx, Interest::Write)).await;

@@ -39,7 +39,7 @@ impl ClusterDirectory {
     }
 
     /// Sets the clusters that are configured, and forgets those that nothing refers to.
-    pub(crate) fn set_configured(&self, configured: HashMap<Name, Arc<Cluster>>) {
+    pub fn set_configured(&self, configured: HashMap<Name, Arc<Cluster>>) {
         self.configured.store(Arc::new(configured));
         let mut handles = self.handles.lock().unwrap_or_else(PoisonError::into_inner);
         handles.retain(|_, cluster| cluster.strong_count() > 0);

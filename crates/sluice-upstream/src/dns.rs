@@ -25,8 +25,10 @@ use crate::name_state::{LookupOutcome, NameState};
 use crate::plan::{ClusterPlan, EndpointPlan, ResolutionMode};
 
 mod lookup;
+mod on_demand;
 
 use lookup::{Answer, LookupFailure, lookup};
+pub(crate) use on_demand::serve_hosts;
 
 /// A name that endpoints are looked up by.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -69,11 +69,18 @@ impl EgressPolicy {
         let mut address = to.ip().to_canonical();
         let denied = |cause| Err(EgressDenial { address: to.ip(), cause });
         let (mut decision, mut bits) = self.decide(address);
-        if let BlockDecision::Open = decision
-            && let Some(inner) = embedded(address)
-        {
-            address = inner.into();
-            (decision, bits) = self.decide(address);
+        if let Some((inner, form)) = embedded(address) {
+            // Only a block that speaks of addresses of this form decides about them; a wider one does not open what is
+            // behind it.
+            let decides = match decision {
+                BlockDecision::Denied(_) => true,
+                BlockDecision::Allowed => bits >= form,
+                BlockDecision::Open => false,
+            };
+            if !decides {
+                address = inner.into();
+                (decision, bits) = self.decide(address);
+            }
         }
         match decision {
             BlockDecision::Denied(cause) => return denied(cause),
@@ -120,13 +127,13 @@ const fn width(address: IpAddr) -> u8 {
 }
 
 /// The IPv4 address that an IPv6 address leads to: NAT64 (RFC 6052 §2.1) and 6to4 (RFC 3056 §2). IPv4-mapped ones are
-/// IPv4 addresses already.
-fn embedded(address: IpAddr) -> Option<Ipv4Addr> {
+/// IPv4 addresses already. With the prefix length of the form.
+fn embedded(address: IpAddr) -> Option<(Ipv4Addr, u8)> {
     let IpAddr::V6(address) = address else { return None };
     let [a, b, c, d, e, f, high, low] = address.segments();
     match [a, b, c, d, e, f] {
-        [0x64, 0xff9b, 0, 0, 0, 0] => Some(from_segments(high, low)),
-        [0x2002, high, low, ..] => Some(from_segments(high, low)),
+        [0x64, 0xff9b, 0, 0, 0, 0] => Some((from_segments(high, low), 96)),
+        [0x2002, high, low, ..] => Some((from_segments(high, low), 16)),
         _ => None,
     }
 }

@@ -18,15 +18,23 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::hops::{self, HopTransport};
 use crate::overrides::OverrideAction;
 
+mod checked;
 pub(crate) mod counts;
 mod ejection;
+mod latency;
 mod load;
+mod traits;
 
+pub use checked::{ConnectTo, EndpointCheck};
 use counts::OutlierCounts;
 pub use ejection::EjectionKind;
+pub use latency::PeakLatency;
+#[cfg(test)]
+pub(crate) use load::CountedLoad;
 use load::EndpointLoad;
 pub(crate) use load::count_below;
 pub use load::{EndpointLimits, LoadKind};
+pub use traits::{EndpointTraits, Locality, PRIORITY_MAX};
 
 /// The names of endpoints that left a cluster. A set, since there may be thousands, and workers look each of theirs up.
 pub type LeftEndpoints = HashSet<Arc<str>>;
@@ -45,66 +53,6 @@ impl fmt::Display for Target {
         match self {
             Self::Ip(address) => write!(f, "{address}"),
             Self::Unix(path) => write!(f, "unix://{}", path.display()),
-        }
-    }
-}
-
-/// The lowest priority of an endpoint, as in Envoy.
-pub const PRIORITY_MAX: u32 = 127;
-
-/// What a cluster says of an endpoint, apart from its address.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct EndpointTraits {
-    /// The load balancing weight, at least 1.
-    pub weight: u32,
-    /// The priority: 0 is the highest.
-    pub priority: u32,
-    /// Where it is.
-    pub locality: Option<Arc<Locality>>,
-    /// The weight of its locality, within the priority.
-    pub locality_weight: u32,
-    /// Its limits, in place of those that the cluster sets for each endpoint.
-    pub limits: EndpointLimits,
-}
-
-impl EndpointTraits {
-    /// Adds what a second entry for the same address says: weight and limits.
-    pub(crate) fn add(&mut self, other: &Self) {
-        self.weight = self.weight.saturating_add(other.weight);
-        self.limits = self.limits.plus(other.limits);
-    }
-}
-
-impl Default for EndpointTraits {
-    fn default() -> Self {
-        Self {
-            weight: 1,
-            priority: 0,
-            locality: None,
-            locality_weight: 0,
-            limits: EndpointLimits::default(),
-        }
-    }
-}
-
-/// Where an endpoint is; empty parts are unknown.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Locality {
-    /// The region.
-    pub region: Box<str>,
-    /// The zone in the region.
-    pub zone: Box<str>,
-    /// A part of the zone.
-    pub sub_zone: Box<str>,
-}
-
-impl fmt::Display for Locality {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { region, zone, sub_zone } = self;
-        match (&**region, &**sub_zone) {
-            ("", "") => f.write_str(zone),
-            (_, "") => write!(f, "{region}/{zone}"),
-            (_, _) => write!(f, "{region}/{zone}/{sub_zone}"),
         }
     }
 }
@@ -154,10 +102,18 @@ pub struct EndpointState {
     pub id: EndpointId,
     /// The host name that it was resolved from.
     pub host: Option<Arc<str>>,
+    /// Whether it is a host that clients name: then that is its name, and not its address.
+    is_forwarded: bool,
+    /// Whether the configuration lists its address, although it has a host name.
+    is_listed: bool,
+    /// Whether a client has named it since the control thread last looked.
+    used: AtomicBool,
     load: EndpointLoad,
     total: AtomicU64,
     /// What became of its traffic.
     pub(crate) counts: OutlierCounts,
+    /// How fast it responds, if its balancer asks for it.
+    pub latency: PeakLatency,
     unhealthy: AtomicBool,
     degraded: AtomicBool,
     /// Whether its first check has no result yet.
@@ -169,10 +125,16 @@ pub struct EndpointState {
     why_unhealthy: ArcSwapOption<Trouble>,
     why_ejected: ArcSwapOption<Trouble>,
     ejected_for: ArcSwapOption<EjectionKind>,
+    /// Set by the control thread, soon after the ejection.
+    ejected_until: ArcSwapOption<Instant>,
     /// Whether it turned out to be a listener of this process.
     ours: AtomicBool,
     /// Other addresses, in order of preference.
     alternates: ArcSwapOption<Vec<SocketAddr>>,
+    /// See [`EndpointTraits::check`].
+    check: ArcSwapOption<EndpointCheck>,
+    /// See [`EndpointTraits::priority`].
+    priority: AtomicU32,
     /// What an operator lets it take: one of [`TAKES_ALL`], [`TAKES_SESSIONS`], [`TAKES_NOTHING`].
     takes: AtomicU8,
     /// The load balancing weight that an operator has set; 0 if none.
@@ -190,15 +152,39 @@ impl EndpointState {
     /// An endpoint that is assumed to be healthy.
     pub fn new(target: Target, host: Option<Arc<str>>) -> Self {
         let name: Arc<str> = target.to_string().into();
+        Self::of(name, target, host, false)
+    }
+
+    /// As [`EndpointState::new`], for an address that the configuration lists although `host` is not its address: the
+    /// name is for TLS.
+    pub(crate) fn listed(target: Target, host: Option<Arc<str>>) -> Self {
+        Self { is_listed: true, ..Self::new(target, host) }
+    }
+
+    /// Whether its address is that of a name, and not one that the configuration lists.
+    pub(crate) const fn is_resolved(&self) -> bool {
+        self.host.is_some() && !self.is_listed
+    }
+
+    /// A host that clients name, as `host:port`.
+    pub(crate) fn forwarded(name: Arc<str>, target: Target, host: Option<Arc<str>>) -> Self {
+        Self::of(name, target, host, true)
+    }
+
+    fn of(name: Arc<str>, target: Target, host: Option<Arc<str>>, is_forwarded: bool) -> Self {
         let id = EndpointId::of(&name);
         Self {
             target,
             name,
             id,
             host,
+            is_forwarded,
+            is_listed: false,
+            used: AtomicBool::new(false),
             load: EndpointLoad::default(),
             total: AtomicU64::new(0),
             counts: OutlierCounts::default(),
+            latency: PeakLatency::default(),
             unhealthy: AtomicBool::new(false),
             degraded: AtomicBool::new(false),
             unchecked: AtomicBool::new(false),
@@ -207,11 +193,65 @@ impl EndpointState {
             why_unhealthy: ArcSwapOption::empty(),
             why_ejected: ArcSwapOption::empty(),
             ejected_for: ArcSwapOption::empty(),
+            ejected_until: ArcSwapOption::empty(),
             ours: AtomicBool::new(false),
             alternates: ArcSwapOption::empty(),
+            check: ArcSwapOption::empty(),
+            priority: AtomicU32::new(0),
             takes: AtomicU8::new(TAKES_ALL),
             weight: AtomicU32::new(0),
         }
+    }
+
+    /// Its name, if that is not its address.
+    pub(crate) fn own_name(&self) -> Option<&Arc<str>> {
+        self.is_forwarded.then_some(&self.name)
+    }
+
+    /// Notes that a client has named the endpoint.
+    pub(crate) fn note_use(&self) {
+        if !self.used.load(Relaxed) {
+            self.used.store(true, Relaxed);
+        }
+    }
+
+    /// Whether a client has named the endpoint since the last [`EndpointState::take_use`].
+    pub(crate) fn is_used(&self) -> bool {
+        self.used.load(Relaxed)
+    }
+
+    /// Whether a client has named the endpoint since the last call. For the control thread.
+    pub(crate) fn take_use(&self) -> bool {
+        self.used.load(Relaxed) && self.used.swap(false, Relaxed)
+    }
+
+    /// Every address of the endpoint, in order of preference; none of a unix socket.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        let Target::Ip(first) = self.target else { return Vec::new() };
+        let others = self.alternates();
+        let others = others.iter().flat_map(|others| others.iter().copied());
+        std::iter::once(first).chain(others).collect()
+    }
+
+    /// Sets what the endpoint itself needs of what its cluster says of it.
+    pub(crate) fn set_traits(&self, traits: &EndpointTraits) {
+        self.priority.store(traits.priority, Relaxed);
+        self.set_check(traits.check.clone());
+    }
+
+    /// Its priority in the cluster; 0 is the highest.
+    pub fn priority(&self) -> u32 {
+        self.priority.load(Relaxed)
+    }
+
+    /// Sets what differs in the checks of the endpoint from those of its cluster.
+    pub(crate) fn set_check(&self, check: Option<Arc<EndpointCheck>>) {
+        self.check.store(check);
+    }
+
+    /// What differs in the checks of the endpoint from those of its cluster.
+    pub fn check(&self) -> Option<Arc<EndpointCheck>> {
+        self.check.load_full()
     }
 
     /// Sets the other addresses of the endpoint, in order of preference.
@@ -397,9 +437,20 @@ impl EndpointState {
         self.ejected_for.load_full().map(|kind| *kind).filter(|_| self.is_ejected())
     }
 
+    /// When the endpoint will be readmitted, if it is ejected and that is decided.
+    pub fn ejected_until(&self) -> Option<Instant> {
+        self.ejected_until.load_full().map(|until| *until).filter(|_| self.is_ejected())
+    }
+
+    /// Notes when the endpoint will be readmitted. For the control thread.
+    pub(crate) fn note_ejected_until(&self, until: Instant) {
+        self.ejected_until.store(Some(Arc::new(until)));
+    }
+
     /// Readmits the endpoint. For the control thread.
     pub fn readmit(&self) {
         self.counts.end_streaks();
+        self.ejected_until.store(None);
         self.ejected.store(false, Relaxed);
     }
 }

@@ -21,7 +21,7 @@ use crate::plan::{ClusterPlan, ServerRole};
 
 mod datagram;
 mod dialogue;
-mod dns;
+pub mod dns;
 mod ejections;
 mod mysql;
 mod postgres;
@@ -31,7 +31,8 @@ mod schedule;
 mod scram;
 mod send_expect;
 
-pub use probe::ConnectionProbe;
+pub use dialogue::{Dialogue, DialogueTurn, Encryption};
+pub use probe::{ConnectionProbe, dialogue_of};
 
 /// Checks whether an endpoint is healthy.
 pub trait HealthProbe {
@@ -107,6 +108,11 @@ pub(crate) async fn watch(cluster: Arc<Cluster>, watcher: Rc<HealthWatch>) {
     let plan = cluster.plan();
     let gauges = ["healthy", "unhealthy", "ejected"]
         .map(|state| watcher.shard.gauge(&metrics::ENDPOINTS, &[&cluster.name, state]));
+    // A cluster that has no subsets any more shows that.
+    let of_subsets = cluster.shows_subsets(&plan).then(|| {
+        ["made", "left_out"]
+            .map(|state| watcher.shard.gauge(&metrics::SUBSETS, &[&cluster.name, state]))
+    });
     let mut checks = schedule::Checks::default();
     let mut ejections = ejections::Ejections::default();
     loop {
@@ -115,9 +121,8 @@ pub(crate) async fn watch(cluster: Arc<Cluster>, watcher: Rc<HealthWatch>) {
         let outlier = plan.outlier.as_ref();
         let ejected =
             ejections.look(&cluster, endpoints, outlier, Instant::now(), &mut fastrand::f64);
-        for kind in ejected {
-            let labels = [&*cluster.name, kind.word()];
-            watcher.shard.counter(&metrics::EJECTIONS, &labels).increment();
+        for (kind, found) in ejected {
+            found.count(&watcher.shard, &cluster.name, kind);
         }
         match &plan.health {
             Some(health) => checks.follow(&cluster, endpoints, health, &plan, &watcher),
@@ -130,6 +135,11 @@ pub(crate) async fn watch(cluster: Arc<Cluster>, watcher: Rc<HealthWatch>) {
         gauges[0].set(count(EndpointState::is_sound));
         gauges[1].set(count(|endpoint| !endpoint.is_healthy()));
         gauges[2].set(count(EndpointState::is_ejected));
+        if let Some([made, left_out]) = &of_subsets {
+            let subsets = members.subsets.as_ref();
+            made.set(subsets.map_or(0, |of| of.iter().count() as u64));
+            left_out.set(subsets.map_or(0, |of| of.left_out() as u64));
+        }
         let fallen = endpoints.iter().filter(|endpoint| endpoint.note_fall());
         let fallen: Vec<Arc<EndpointState>> = fallen.cloned().collect();
         if !fallen.is_empty() {
@@ -137,8 +147,8 @@ pub(crate) async fn watch(cluster: Arc<Cluster>, watcher: Rc<HealthWatch>) {
         }
         match ejections.next(outlier).into_iter().chain(cluster.rebalance()).min() {
             None => cluster.changed().await,
-            // Elapsed or not, the next pass looks at everything.
-            Some(end) => drop(tokio::time::timeout_at(end, cluster.changed()).await),
+            // Elapsed or not, the next pass looks at everything. Boxed: most clusters never wait for a time.
+            Some(end) => drop(Box::pin(tokio::time::timeout_at(end, cluster.changed())).await),
         }
     }
 }

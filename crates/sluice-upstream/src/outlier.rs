@@ -5,45 +5,86 @@
 //! count; the last endpoint that is not ejected stays.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use sluice_core::value::show_duration;
 use sluice_core::{Moment, Reason, reason};
 use sluice_io::WorkerCx;
+use sluice_telemetry::Shard;
 
+use crate::balance::BalancePlan;
 use crate::cluster::{Cluster, ClusterHandle};
 use crate::endpoint::{EjectionKind, EndpointState};
 use crate::metrics;
-use crate::plan::{CheckKind, OutlierPlan};
+use crate::plan::{CheckKind, OutlierPlan, SilencePlan};
+use crate::reasons;
 
 pub(crate) mod rates;
 
 /// Whether a check that succeeded shows that a fault is over: that a connection is accepted says nothing about
-/// responses.
+/// responses, nor about datagrams.
 pub(crate) const fn is_refuted(kind: EjectionKind, check: &CheckKind) -> bool {
-    !kind.is_of_answers() || matches!(check, CheckKind::Http(_) | CheckKind::Grpc { .. })
+    match kind {
+        EjectionKind::Silence => matches!(check, CheckKind::Udp(_) | CheckKind::Dns(_)),
+        // A check that succeeds may be as slow.
+        EjectionKind::Latency => false,
+        _ => !kind.is_of_answers() || matches!(check, CheckKind::Http(_) | CheckKind::Grpc { .. }),
+    }
+}
+
+/// What a fault of an endpoint led to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum EjectionOutcome {
+    /// The endpoint is ejected.
+    Ejected,
+    /// It would have been, but for `enforce`.
+    Counted,
+}
+
+impl EjectionOutcome {
+    /// Counts it.
+    pub(crate) fn count(self, shard: &Shard, cluster: &str, kind: EjectionKind) {
+        let metric = match self {
+            Self::Ejected => &metrics::EJECTIONS,
+            Self::Counted => &metrics::NOT_ENFORCED,
+        };
+        shard.counter(metric, &[cluster, kind.word()]).increment();
+    }
 }
 
 impl Cluster {
-    /// Ejects an endpoint unless too many are ejected already; returns whether it did. From any thread.
+    /// Ejects an endpoint unless too many are ejected already, or by chance it is only counted: `roll` is a random number
+    /// below 100. Returns whether it was ejected or counted, and which. From any thread.
     pub(crate) fn eject(
         &self,
         endpoint: &EndpointState,
         outlier: &OutlierPlan,
         kind: EjectionKind,
         cause: &str,
-    ) -> bool {
+        roll: usize,
+    ) -> Option<EjectionOutcome> {
         let members = self.members();
         let count = members.endpoints.len();
         let aside = members.endpoints.iter().filter(|other| other.is_ejected()).count();
         let allowed = (count * usize::from(outlier.max_ejected_percent) / 100)
             .max(1)
             .min(count.saturating_sub(1));
-        if aside >= allowed || !endpoint.eject(kind, cause) {
-            return false;
+        if aside >= allowed || endpoint.is_ejected() {
+            return None;
+        }
+        if roll >= usize::from(outlier.enforce.of(kind)) {
+            endpoint.counts.end_streak_of(kind);
+            let (cluster, endpoint) = (&*self.name, &*endpoint.name);
+            tracing::info!(cluster, endpoint, "endpoint not ejected, by `enforce`: {cause}");
+            return Some(EjectionOutcome::Counted);
+        }
+        if !endpoint.eject(kind, cause) {
+            return None;
         }
         self.announce();
         let (cluster, endpoint) = (&*self.name, &*endpoint.name);
         tracing::warn!(cluster, endpoint, "endpoint ejected: {cause}");
-        true
+        Some(EjectionOutcome::Ejected)
     }
 }
 
@@ -61,9 +102,21 @@ impl ClusterHandle {
         self.count_endpoint(worker, &endpoint.name);
     }
 
+    /// Notes how long a response of `endpoint` took, or a relayed connection to it, for a balancer that goes by it.
+    pub fn note_latency(&self, worker: &WorkerCx, endpoint: &EndpointState, took: Duration) {
+        if endpoint.latency.is_tracked()
+            && let BalancePlan::PeakEwma(plan) = &self.cluster.peek_plan().balancing.balance
+        {
+            endpoint.latency.observe(took, worker.now(), plan.decay);
+        }
+    }
+
     /// Notes that an attempt to reach `endpoint` failed. Only faults of the endpoint itself are counted as its failures
     /// and may eject it: a limit of ours, or our lack of descriptors, says nothing about an endpoint.
     pub fn note_failure(&self, worker: &WorkerCx, endpoint: &EndpointState, why: Reason) {
+        if why == reasons::EGRESS {
+            self.count_denial(worker);
+        }
         if why.def().side != reason::Side::Upstream {
             return;
         }
@@ -101,6 +154,33 @@ impl ClusterHandle {
         }
     }
 
+    /// Notes how long `endpoint` took to respond.
+    pub fn note_time(&self, endpoint: &EndpointState, took: Duration) {
+        endpoint.counts.took(took);
+    }
+
+    /// Notes that `count` datagrams go to `endpoint`; if it has not replied for too long, that may eject it.
+    pub fn note_datagrams(&self, worker: &WorkerCx, endpoint: &EndpointState, count: u64) {
+        if !endpoint.counts.awaits_replies() {
+            return;
+        }
+        let plan = self.cluster.plan();
+        let Some(outlier) = &plan.outlier else { return };
+        let Some(SilencePlan { datagrams, time }) = outlier.silence else { return };
+        let now = worker.now();
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        let (unanswered, from) = endpoint.counts.sent(count, now);
+        if unanswered >= datagrams && now.since(from) >= time {
+            // Counted from zero again, so that an endpoint that may not be ejected is not considered for each datagram.
+            endpoint.counts.end_streak_of(EjectionKind::Silence);
+            let cause = format!(
+                "no reply to {unanswered} datagrams in {}",
+                show_duration(Duration::from_millis(millis(now.since(from))))
+            );
+            self.eject(worker, endpoint, outlier, EjectionKind::Silence, &cause);
+        }
+    }
+
     fn eject(
         &self,
         worker: &WorkerCx,
@@ -109,11 +189,15 @@ impl ClusterHandle {
         kind: EjectionKind,
         cause: &str,
     ) {
-        if self.cluster.eject(endpoint, outlier, kind, cause) {
-            let labels = [&*self.cluster.name, kind.word()];
-            worker.shard.counter(&metrics::EJECTIONS, &labels).increment();
+        let roll = worker.random_below(100);
+        if let Some(found) = self.cluster.eject(endpoint, outlier, kind, cause, roll) {
+            found.count(&worker.shard, &self.cluster.name, kind);
         }
     }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

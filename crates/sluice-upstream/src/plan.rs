@@ -3,7 +3,7 @@
 //! Owns: what is configured of a cluster, apart from its endpoints. Refuses to know: where it was configured.
 //! Keeps: settings that are equal can be one allocation, so that a cluster costs what sets it apart.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Deref;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -12,17 +12,21 @@ use sluice_core::{Endpoint, Name};
 use sluice_tls::ClientTls;
 
 use crate::balance::BalancingPlan;
-use crate::egress::EgressPolicy;
+use crate::egress::{EgressDenial, EgressPolicy};
 use crate::endpoint::{EndpointState, EndpointTraits, LoadKind};
+use crate::forward::ForwardPlan;
+use crate::hops;
 
 mod checks;
 mod outlier;
 
 pub use checks::{
-    CheckKind, ConnectTo, DnsCheck, HealthPlan, HttpCheck, Login, MysqlCheck, Password,
-    PostgresCheck, RedisCheck, SendExpect, ServerRole, StatusRanges,
+    CheckKind, DnsCheck, HealthPlan, HttpCheck, Login, MysqlCheck, Password, PostgresCheck,
+    RedisCheck, SendExpect, ServerRole, StatusRanges,
 };
-pub use outlier::{FailurePercentagePlan, OutlierPlan, SuccessRatePlan};
+pub use outlier::{
+    EnforcePlan, FailurePercentagePlan, LatencyPlan, OutlierPlan, SilencePlan, SuccessRatePlan,
+};
 
 /// A cluster as configured, apart from its endpoints.
 #[derive(Clone, Debug)]
@@ -33,6 +37,20 @@ pub struct ClusterPlan {
     pub settings: Arc<ClusterSettings>,
     /// TLS to the endpoints.
     pub tls: Option<ClientTls>,
+}
+
+impl ClusterPlan {
+    /// Judges an address of `endpoint` that is about to be connected to. What the configuration lists by address is
+    /// allowed.
+    ///
+    /// # Errors
+    /// Why the egress policy denies it.
+    pub fn admit(&self, endpoint: &EndpointState, to: SocketAddr) -> Result<(), EgressDenial> {
+        match &self.egress {
+            Some(policy) if endpoint.is_resolved() => policy.judge(to, hops::is_ours),
+            _ => Ok(()),
+        }
+    }
 }
 
 impl Deref for ClusterPlan {
@@ -64,6 +82,8 @@ pub struct ClusterSettings {
     pub protocol: HttpVersion,
     /// How connections are reused.
     pub reuse: ReusePlan,
+    /// HTTP/2 on connections to endpoints.
+    pub http2: Http2Plan,
     /// Concurrent requests, over all workers.
     pub requests_max: Option<u64>,
     /// Concurrent requests to one endpoint, over all workers.
@@ -86,10 +106,14 @@ pub struct ClusterSettings {
     pub on_endpoint_unhealthy: OnUnhealthy,
     /// How names are resolved.
     pub dns: DnsPlan,
+    /// Set if the endpoints are hosts that clients name.
+    pub forward: Option<ForwardPlan>,
     /// Which addresses of names may be used; `None` allows all.
     pub egress: Option<EgressPolicy>,
     /// The version of the PROXY header that is sent first.
     pub send_proxy: Option<ProxyVersion>,
+    /// Options of the sockets to endpoints; `None` leaves them as they are.
+    pub socket: Option<SocketPlan>,
 }
 
 impl ClusterSettings {
@@ -107,6 +131,12 @@ impl ClusterSettings {
             LoadKind::Connection => self.endpoint_connections_max,
             LoadKind::Request => self.endpoint_requests_max,
         }
+    }
+
+    /// Whether an endpoint is not picked among all of the cluster, which a queue needs: there are subsets, or clients name
+    /// the endpoints.
+    pub const fn picks_among_parts(&self) -> bool {
+        self.forward.is_some() || self.balancing.subsets.is_some()
     }
 
     /// Whether the cluster counts `load`: requests only if a limit or the balancer needs it.
@@ -150,6 +180,7 @@ impl ClusterSettings {
                     streams_max: 100,
                     idle_max: 16,
                 },
+                http2: Http2Plan::default(),
                 requests_max: None,
                 endpoint_requests_max: None,
                 pending_max: 16,
@@ -172,8 +203,10 @@ impl ClusterSettings {
                     servers: Vec::new(),
                     addresses_max: 8,
                 },
+                forward: None,
                 egress: None,
                 send_proxy: None,
+                socket: None,
             })
         });
         Arc::clone(&BARE)
@@ -243,6 +276,54 @@ pub struct ReusePlan {
     pub streams_max: usize,
     /// Idle connections that a worker keeps to one endpoint.
     pub idle_max: usize,
+}
+
+/// HTTP/2 on connections to endpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Http2Plan {
+    /// Bytes of a response that an endpoint may send ahead.
+    pub stream_window: u32,
+    /// The same for all streams of a connection; `None` leaves each stream its own window.
+    pub connection_window: Option<u32>,
+    /// The time between pings; `None` sends none.
+    pub ping_interval: Option<Duration>,
+    /// How long a ping may remain without a response.
+    pub ping_timeout: Duration,
+}
+
+impl Default for Http2Plan {
+    fn default() -> Self {
+        Self {
+            stream_window: 256 << 10,
+            connection_window: None,
+            ping_interval: Some(Duration::from_secs(30)),
+            ping_timeout: Duration::from_secs(20),
+        }
+    }
+}
+
+/// Options of the sockets to endpoints that have an IP address.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct SocketPlan {
+    /// TCP: probes of idle connections.
+    pub keepalive: Option<KeepalivePlan>,
+    /// TCP: how long sent data may be unacknowledged before the connection fails.
+    pub user_timeout: Option<Duration>,
+    /// The DSCP of packets, 0 to 63.
+    pub dscp: Option<u8>,
+    /// The addresses to connect from, of which the first of the endpoint's family is used.
+    pub sources: Vec<IpAddr>,
+}
+
+/// Probes of idle connections; what is `None` is as the system has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct KeepalivePlan {
+    /// When the first is sent, in whole seconds.
+    pub idle: Option<Duration>,
+    /// The time between them, in whole seconds.
+    pub interval: Option<Duration>,
+    /// How many may fail.
+    pub probes: Option<u32>,
 }
 
 /// What happens to connections whose endpoint leaves its cluster.

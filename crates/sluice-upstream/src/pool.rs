@@ -145,6 +145,7 @@ mod tests {
             target,
             host: None,
             traits: EndpointTraits::default(),
+            name: None,
             alternates: Vec::new(),
         }]);
         let endpoint = Arc::clone(&cluster.members().endpoints[0]);

@@ -9,9 +9,12 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use sluice_core::limits::Limit;
 use sluice_core::{Endpoint, Name};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use crate::balance::LocalityPlan;
 use crate::cluster::{Cluster, Member};
 use crate::directory::ClusterDirectory;
 use crate::dns::{self, DnsName, Resolution, ResolvedAddress};
@@ -78,6 +81,8 @@ struct RunningCluster {
     resolution: Rc<Resolution>,
     /// The tasks that look names up.
     names: HashMap<DnsName, JoinHandle<()>>,
+    /// The task that looks up hosts that clients name.
+    hosts: Option<JoinHandle<()>>,
     /// The watch over its health, which outlives changes of its endpoints.
     watch: JoinHandle<()>,
 }
@@ -93,7 +98,8 @@ impl std::fmt::Debug for Clusters {
 
 impl Drop for RunningCluster {
     fn drop(&mut self) {
-        self.names.values().for_each(JoinHandle::abort);
+        self.names.values().chain(&self.hosts).for_each(JoinHandle::abort);
+        self.cluster.set_host_desk(None);
         self.watch.abort();
     }
 }
@@ -250,12 +256,14 @@ impl RunningCluster {
             endpoints: Rc::default(),
             resolution: Rc::default(),
             names: HashMap::new(),
+            hosts: None,
         }
     }
 
     /// Starts the tasks again, under another plan.
     fn restart(&mut self, context: &TaskContext) {
         self.names.drain().for_each(|(_, task)| task.abort());
+        self.hosts.take().into_iter().for_each(|task| task.abort());
         self.follow(context);
         self.watch(context);
     }
@@ -280,6 +288,11 @@ impl RunningCluster {
             resolution: Rc::clone(&self.resolution),
             on_removed: Rc::clone(&context.on_removed),
         };
+        if self.cluster.forwards() {
+            self.serve_hosts(context, publishing);
+            return;
+        }
+        self.cluster.set_host_desk(None);
         publishing.publish();
         for name in names {
             if self.names.contains_key(&name) {
@@ -299,9 +312,32 @@ impl RunningCluster {
     }
 }
 
-/// Puts a plan in force, with the cluster that it falls back to.
-fn put(directory: &ClusterDirectory, cluster: &Cluster, plan: Arc<ClusterPlan>) {
+impl RunningCluster {
+    /// Starts to look up the hosts that clients name, from none on.
+    fn serve_hosts(&mut self, context: &TaskContext, publishing: PublishCx) {
+        if self.hosts.is_some() {
+            return;
+        }
+        publishing.publish_members(&[]);
+        // Workers keep to a limit of their own.
+        let most = Limit::ForwardLookups.def().max;
+        let (asking, asked) = mpsc::channel(usize::try_from(most).unwrap_or(1024));
+        self.cluster.set_host_desk(Some(asking));
+        let (cluster, shard) = (Arc::clone(&self.cluster), context.watcher.shard.clone());
+        let publish = move |members: &[Member]| publishing.publish_members(members);
+        self.hosts =
+            Some(tokio::task::spawn_local(dns::serve_hosts(cluster, asked, shard, publish)));
+    }
+}
+
+/// Puts a plan in force, with the clusters that it falls back to and goes by.
+fn put(directory: &ClusterDirectory, cluster: &Arc<Cluster>, plan: Arc<ClusterPlan>) {
     cluster.set_fallback(plan.fallback.as_ref().map(|name| directory.reference(name)));
+    let fleet = match &plan.balancing.localities {
+        LocalityPlan::ZoneAware(plan) => Some(directory.reference(&plan.fleet)),
+        LocalityPlan::Ignored | LocalityPlan::Weighted => None,
+    };
+    cluster.set_fleet(fleet);
     cluster.set_plan(plan);
 }
 
@@ -342,9 +378,13 @@ impl PublishCx {
                 }
             };
             let (traits, alternates) = (traits.clone(), Vec::new());
-            members.push(Member { target, host: None, traits, alternates });
+            members.push(Member { target, host: None, name: None, traits, alternates });
         }
-        let left = self.cluster.publish(&members);
+        self.publish_members(&members);
+    }
+
+    fn publish_members(&self, members: &[Member]) {
+        let left = self.cluster.publish(members);
         if !left.is_empty() {
             (self.on_removed)(&self.cluster, &left);
         }
@@ -356,7 +396,7 @@ fn resolved(of: ResolvedAddress, traits: &EndpointTraits) -> Member {
     traits.weight = traits.weight.saturating_mul(of.weight);
     traits.priority = traits.priority.saturating_add(of.priority).min(PRIORITY_MAX);
     let (target, alternates) = (Target::Ip(of.address), Vec::new());
-    Member { target, host: Some(of.host), traits, alternates }
+    Member { target, host: Some(of.host), name: None, traits, alternates }
 }
 
 /// The addresses of a name as one endpoint: the first, and the others of the same host and port.

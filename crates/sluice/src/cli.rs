@@ -40,6 +40,10 @@ pub(crate) enum Command {
     Endpoint(EndpointCommand),
     /// Pause a listener of a running Sluice, or have it accept connections again.
     Listener(ListenerCommand),
+    /// End a connection or flow of a running Sluice.
+    Connection(ConnectionCommand),
+    /// Have a running Sluice log more or less.
+    Log(LogLevelCommand),
     /// Start built-in services and a proxy with a path to each of them, to try Sluice out.
     Demo(Demo),
     /// Create a self-signed certificate and its private key, for testing.
@@ -146,6 +150,46 @@ pub(crate) enum ListenerAction {
     Pause,
     /// Accept connections again, those that wait first.
     Resume,
+}
+
+const AFTER_CONNECTION: &str = "\
+The end is recorded with the reason `end.killed`. Requests in flight on the connection end with it. The client may come
+back; the next datagram of a flow's client begins a new flow.";
+
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_CONNECTION)]
+pub(crate) struct ConnectionCommand {
+    #[command(flatten)]
+    pub(crate) admin: AdminTarget,
+    /// The number of the connection or flow: `id` on `/connections`, `connection_id` in records.
+    pub(crate) id: String,
+    #[command(subcommand)]
+    pub(crate) action: ConnectionAction,
+}
+
+/// What is to become of a connection.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConnectionAction {
+    /// End it at once.
+    Kill,
+}
+
+const AFTER_LOG: &str = "\
+A level without a target (`debug`) replaces what SLUICE_LOG set; levels of targets alone (`sluice_upstream=debug`) are
+added to it. The level survives reloads and lasts until `default`, its time, or the end of the process. `/log` and
+`/overrides` of the admin address show it.";
+
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_LOG)]
+pub(crate) struct LogLevelCommand {
+    #[command(flatten)]
+    pub(crate) admin: AdminTarget,
+    /// error, warn, info, debug, trace, off, or TARGET=LEVEL, several with commas between; `default` to go back to the
+    /// level at the start.
+    #[arg(value_name = "LEVEL")]
+    pub(crate) level: String,
+    #[command(flatten)]
+    pub(crate) time: Lasting,
 }
 
 /// For how long.

@@ -31,6 +31,8 @@ pub(crate) fn run(cli: Cli, extensions: Extensions) -> anyhow::Result<ExitCode> 
         Command::Demo(options) => demo::run(&options),
         Command::Endpoint(options) => operate::endpoint(&options),
         Command::Listener(options) => operate::listener(&options),
+        Command::Connection(options) => operate::connection(&options),
+        Command::Log(options) => operate::log(&options),
         Command::Cert(options) => cert::run(&options),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "sluice", &mut std::io::stdout());

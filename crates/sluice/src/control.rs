@@ -34,14 +34,18 @@ use sluice_upstream::{Cluster, Clusters, EndpointState, LeftEndpoints};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
+use crate::process_log::ProcessLog;
 use crate::worker::{Worker, WorkerCommand, WorkerConfig};
 
 mod apply;
 mod build;
+mod clusters;
+mod connections;
 mod drain;
 mod endpoint_files;
 mod fetches;
 mod fixed;
+mod log_level;
 mod overrides;
 mod pages;
 mod pauses;
@@ -60,6 +64,7 @@ mod watch;
 use build::Built;
 pub(crate) use build::ConfigBuilder;
 use endpoint_files::EndpointFileStates;
+use log_level::LogOverride;
 use pauses::Pauses;
 use reload::ReloadFailure;
 use report::Report;
@@ -81,6 +86,7 @@ pub(crate) struct Options {
     pub(crate) report: Option<PathBuf>,
     pub(crate) watch: bool,
     pub(crate) takeover: bool,
+    pub(crate) process_log: Rc<ProcessLog>,
 }
 
 /// The state of the process.
@@ -106,7 +112,9 @@ pub(crate) struct Control {
     fetches: Rc<FetchRunner>,
     endpoint_files: EndpointFileStates,
     pauses: RefCell<Pauses>,
-    /// An override of an endpoint was set.
+    process_log: Rc<ProcessLog>,
+    log_override: RefCell<Option<LogOverride>>,
+    /// An override that may have an end was set.
     overrides_changed: tokio::sync::Notify,
     /// The resources in force.
     store: RefCell<Arc<Store>>,
@@ -292,6 +300,8 @@ impl Control {
                 fetches: FetchRunner::new(Rc::clone(&control_worker)),
                 endpoint_files: EndpointFileStates::default(),
                 pauses: RefCell::default(),
+                process_log: Rc::clone(&options.process_log),
+                log_override: RefCell::default(),
                 overrides_changed: tokio::sync::Notify::new(),
                 worker: control_worker,
                 builder: Arc::new(builder),

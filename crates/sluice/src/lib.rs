@@ -15,6 +15,7 @@ use sluice_l7::HttpFilters;
 mod cli;
 mod commands;
 mod control;
+mod process_log;
 mod worker;
 
 /// The filters that configurations may name. The default is the set built into Sluice.

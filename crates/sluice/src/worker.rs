@@ -50,6 +50,8 @@ pub(crate) enum WorkerCommand {
     Abandon,
     /// Accept queued connections, close the listening sockets, keep serving open connections.
     Drain,
+    /// Have health checks of clients fail, since a drain is about to begin.
+    Leave,
     /// Clusters were removed.
     ForgetClusters(Arc<[Name]>),
     /// Endpoints of a cluster are to be used no longer.
@@ -58,6 +60,8 @@ pub(crate) enum WorkerCommand {
     Pause(Arc<BTreeSet<Name>>, oneshot::Sender<()>),
     /// End every connection and flow.
     EndAll(Reason),
+    /// End the connection or flow with this number; the answer describes it, if it is of this worker.
+    Kill { id: u64, why: Reason, answer: oneshot::Sender<Option<String>> },
     /// Report the number of connections and flows by listener.
     Count(oneshot::Sender<HashMap<Name, usize>>),
     /// List open connections and flows for the admin page: of one listener or all, up to a limit.
@@ -205,6 +209,7 @@ impl WorkerLoop {
                     let _ = done.send(());
                 }
                 WorkerCommand::Abandon => self.prepared = None,
+                WorkerCommand::Leave => HttpWorker::of(&self.worker).leave(),
                 WorkerCommand::Drain => {
                     let slots: Vec<AnySlot> = self.slots.drain().map(|(_, slot)| slot).collect();
                     slots.into_iter().for_each(|slot| self.retire(slot));
@@ -224,6 +229,9 @@ impl WorkerLoop {
                 WorkerCommand::EndAll(why) => {
                     self.worker.connections.list().iter().for_each(|conn| conn.kill(why));
                     self.udp_slots().for_each(|slot| slot.end_flows(why, |_| true));
+                }
+                WorkerCommand::Kill { id, why, answer } => {
+                    let _ = answer.send(self.kill(id, why));
                 }
                 WorkerCommand::Count(answer) => {
                     let _ = answer.send(self.count());
@@ -327,6 +335,22 @@ impl WorkerLoop {
                 slot.end_flows(why, |flow| concerns(&flow.info, Some(flow.endpoint())));
             }
         });
+    }
+
+    /// Ends one connection or flow.
+    fn kill(&self, id: u64, why: Reason) -> Option<String> {
+        let of = |kind: &str, info: &ConnInfo| {
+            format!("{kind} {id} of {} at the listener `{}`", info.source(), info.listener)
+        };
+        if let Some(conn) = self.worker.connections.list().iter().find(|conn| conn.info.id == id) {
+            conn.kill(why);
+            return Some(of("connection", &conn.info));
+        }
+        self.udp_slots().find_map(|slot| {
+            let flow = slot.flows().into_iter().find(|flow| flow.info.id == id)?;
+            slot.end_flows(why, |flow| flow.info.id == id);
+            Some(of("flow", &flow.info))
+        })
     }
 
     fn count(&self) -> HashMap<Name, usize> {

@@ -65,8 +65,6 @@ const AREAS: &[(&str, &[Fault])] = &[
 const UNDRIVEN: &[&str] = &[
     // Exhausts the memory that the system has for sockets: a harm to the machine that the test runs on.
     "local.memory",
-    // Files name at least one endpoint of a cluster; only a control plane can take the last one away.
-    "upstream.no_endpoint",
 ];
 
 /// Cases that run in parallel.

@@ -217,6 +217,7 @@ const LOCKS: &[(&str, &str)] = &[
         "sluice-upstream/src/cluster/queue.rs",
         "only ever tried: a worker that finds it taken leaves a message",
     ),
+    ("sluice-upstream/src/cluster/fleet.rs", "taken when the endpoints of a cluster change"),
     ("sluice-upstream/src/directory.rs", "taken when a resource is compiled; look-ups have a map"),
     ("sluice-upstream/src/hops.rs", "taken for connections to listeners of this process"),
 ];

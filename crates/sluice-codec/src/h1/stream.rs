@@ -78,6 +78,8 @@ pub struct Taken {
 
 #[derive(Debug)]
 enum H1Receiving {
+    /// A tunnel that was opened without a message: its head is not on the wire.
+    Opened,
     Head,
     Counted(u64),
     Chunked(Chunked),
@@ -122,6 +124,17 @@ impl H1Stream {
             moved: (0, 0),
             read_max: READ_MAX,
         })
+    }
+
+    /// A tunnel over a connection on which nothing of HTTP is sent: its first head is a response with status 200, and
+    /// both directions are raw bytes after that.
+    pub fn tunnel(stream: Stream, options: Rc<H1Options>) -> Box<Self> {
+        let mut tunnel = Self::new(stream, Role::Client, options);
+        tunnel.method = Method::Connect;
+        tunnel.receiving = H1Receiving::Opened;
+        tunnel.sending = Sending::Tunnel;
+        tunnel.keep_alive = false;
+        tunnel
     }
 
     /// Limits one read to this many bytes; from [`SCRATCH`] on, to the room in the buffer.

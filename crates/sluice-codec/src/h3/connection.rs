@@ -96,6 +96,11 @@ impl H3Shared {
         true
     }
 
+    /// Counts bytes that the library has accepted for a stream.
+    pub(crate) fn count_sent(&self, bytes: usize) {
+        self.sent.set(self.sent.get() + bytes as u64);
+    }
+
     /// Reverts [`H3Shared::widen_send_window`].
     fn narrow_send_window(&self) {
         let mut charge = self.send_charge.borrow_mut();

@@ -597,7 +597,11 @@ impl H3Stream {
         let mut written = 0;
         while written < self.out.len() {
             match Pin::new(&mut self.send).poll_write(cx, &self.out[written..]) {
-                Poll::Ready(count) => written += count.map_err(|error| write_error(&error))?,
+                Poll::Ready(count) => {
+                    let count = count.map_err(|error| write_error(&error))?;
+                    written += count;
+                    self.shared.count_sent(count);
+                }
                 Poll::Pending => {
                     self.out.drain(..written);
                     return Poll::Pending;
@@ -609,7 +613,7 @@ impl H3Stream {
             let count = ready!(Pin::new(&mut self.send).poll_write(cx, &body[self.taken..]));
             let count = count.map_err(|error| write_error(&error))?;
             self.taken += count;
-            self.shared.sent.set(self.shared.sent.get() + count as u64);
+            self.shared.count_sent(count);
         }
         self.body = None;
         if matches!(self.after, H3SendEnd::End) {

@@ -68,6 +68,7 @@ impl QuicClients {
         let Target::Ip(to) = endpoint.target else {
             return Err(failed(&"QUIC goes to IP addresses only"));
         };
+        plan.admit(endpoint, to)?;
         let tls = plan.tls.as_ref().ok_or_else(|| failed(&"QUIC is always in TLS"))?;
         let name = verified_name(tls, endpoint).ok_or_else(|| failed(&"it has no name"))?;
         let connecting = self.connect(to, Arc::clone(&tls.config), &name, plan.reuse.streams_max);

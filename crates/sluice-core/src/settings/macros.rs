@@ -1,4 +1,4 @@
-//! The macros that declare sections and choices.
+//! The macros that declare sections, choices and single values.
 
 /// Declares a configuration section: a struct, and how it is bound, described and shown.
 ///
@@ -145,4 +145,40 @@ macro_rules! choice {
             }
         }
     };
+}
+
+/// Makes types settings that are a single value: what it is, an example, how it is parsed and shown.
+///
+/// ```
+/// use sluice_core::{Diags, Path, Setting};
+/// struct Even(u32);
+/// sluice_core::text_setting! {
+///     Even, "an even number", "2", |text| match text.parse() {
+///         Ok(number) if number % 2 == 0 => Ok(Even(number)),
+///         _ => Err(format!("expected an even number, not `{text}`")),
+///     }, |even| even.0.to_string();
+/// }
+/// ```
+#[macro_export]
+macro_rules! text_setting {
+    ($($ty:ty, $what:literal, $example:literal, $parse:expr, $show:expr;)+) => {$(
+        impl $crate::settings::Setting for $ty {
+            fn bind(
+                node: &$crate::tree::Node,
+                at: &$crate::settings::Path<'_>,
+                diags: &mut $crate::diagnostics::Diags,
+            ) -> Option<Self> {
+                $crate::settings::bind_scalar(node, at, diags, $what, $parse)
+            }
+
+            fn shape() -> $crate::settings::Shape {
+                $crate::settings::Shape::Text { what: $what, example: $example }
+            }
+
+            fn show(&self) -> $crate::settings::Plain {
+                let show: fn(&Self) -> String = $show;
+                $crate::settings::Plain::Text(show(self))
+            }
+        }
+    )+};
 }

@@ -31,7 +31,7 @@ use tokio::sync::Notify;
 use super::batch::{More, count_of, is_of_icmp, receive, turn_over};
 use super::flow::Flow;
 use super::flow_table::{FlowId, FlowKey, FlowTable};
-use super::listener::UdpListener;
+use super::listener::{FlowOrigin, PickedEndpoint, UdpListener};
 use super::names::{FirstDatagram, SniTable};
 use crate::metrics;
 use crate::quic::ids::{self, Owner};
@@ -39,6 +39,7 @@ use crate::reasons;
 use crate::record::ConnectionRecord;
 
 mod begin;
+mod per_packet;
 #[cfg(test)]
 mod tests;
 
@@ -162,7 +163,11 @@ impl UdpSlot {
         ready!(self.socket.poll_ready(cx, Interest::Read));
         let more = self.worker.with_datagrams(|batch| {
             let more = receive(&self.socket, batch)?;
-            self.take_batch(batch.iter());
+            if self.listener.borrow().per_packet {
+                self.take_packets(batch.iter());
+            } else {
+                self.take_batch(batch.iter());
+            }
             Ok::<_, io::Error>(more)
         });
         match more {
@@ -179,10 +184,10 @@ impl UdpSlot {
         let mut of: Option<(FlowId, Rc<Flow>)> = None;
         for datagram in datagrams {
             let Some(client) = datagram.from else { continue };
-            let key = FlowKey { client, local: datagram.to };
+            let key = FlowKey { client, local: datagram.to, endpoint: None };
             if of.as_ref().is_none_or(|(_, flow)| flow.key != key) {
                 self.flush(of.take(), &mut run);
-                of = self.known(&key, now);
+                of = self.known(&key, now, datagram.data);
             }
             if of.is_some() {
                 let Datagram { data, segment, .. } = datagram;
@@ -221,6 +226,7 @@ impl UdpSlot {
         counters.received.add(count);
         flow.info.add_received(bytes);
         flow.state.note_received(count, flow.plan().responses);
+        flow.claim.handle().note_datagrams(&self.worker, flow.claim.endpoint(), count);
         // The server issues other IDs under encryption; a client that starts to use one reveals it.
         let shown = flow.state.shown_id(run.iter().rev().map(|datagram| datagram.data));
         shown.into_iter().for_each(|id| self.learn(&flow, id));
@@ -244,8 +250,13 @@ impl UdpSlot {
         run.clear();
     }
 
-    /// The flow that datagrams of `key` belong to, if there is one.
-    fn known(self: &Rc<Self>, key: &FlowKey, now: Moment) -> Option<(FlowId, Rc<Flow>)> {
+    /// The flow that datagrams of `key` belong to, if there is one; `datagram` is the first of them.
+    fn known(
+        self: &Rc<Self>,
+        key: &FlowKey,
+        now: Moment,
+        datagram: &[u8],
+    ) -> Option<(FlowId, Rc<Flow>)> {
         let mut table = self.table.borrow_mut();
         let id = table.arrive(key, now)?;
         let flow = table.get(id).map(Rc::clone)?;
@@ -254,7 +265,9 @@ impl UdpSlot {
             return Some((id, flow));
         }
         let facts = flow.info.facts.get().map(|facts| Facts::clone(facts));
-        let moved = self.begin(*key, now, facts, None, Some((id, &flow)));
+        let replaces = Some((id, &flow));
+        let moved =
+            self.begin(*key, now, FlowStart { facts, replaces, ..FlowStart::with(datagram) });
         // If no other flow can begin, this one continues.
         Some(moved.unwrap_or_else(|_| {
             flow.state.stays(now);
@@ -286,7 +299,8 @@ impl UdpSlot {
         } else {
             (None, None, Vec::new())
         };
-        let Ok((id, flow)) = self.begin(key, now, facts, owner.as_ref(), None) else {
+        let start = FlowStart { facts, owner: owner.as_ref(), ..FlowStart::with(datagram) };
+        let Ok((id, flow)) = self.begin(key, now, start) else {
             return FlowLookup::None;
         };
         if !kept.is_empty() {
@@ -429,6 +443,36 @@ impl UdpSlot {
             let record =
                 ConnectionRecord::new(info, &worker.clock, worker.now(), why, Some(datagrams));
             worker.log.push(Box::new(record));
+        }
+    }
+}
+
+/// What a flow begins with.
+#[derive(Debug)]
+struct FlowStart<'a> {
+    /// Its first datagram.
+    datagram: &'a [u8],
+    /// What the first datagram revealed.
+    facts: Option<Facts>,
+    /// The owner of its QUIC connection, if it continues one.
+    owner: Option<&'a Owner>,
+    /// The flow that it replaces.
+    replaces: Option<(FlowId, &'a Rc<Flow>)>,
+    /// Where it goes, if that is decided.
+    picked: Option<&'a PickedEndpoint>,
+}
+
+impl<'a> FlowStart<'a> {
+    const fn with(datagram: &'a [u8]) -> Self {
+        Self { datagram, facts: None, owner: None, replaces: None, picked: None }
+    }
+
+    /// Where its datagrams went before.
+    const fn origin(&self) -> FlowOrigin<'a> {
+        match (self.owner, self.picked) {
+            (Some(owner), _) => FlowOrigin::Moved(owner),
+            (None, Some(picked)) => FlowOrigin::Picked(picked),
+            (None, None) => FlowOrigin::New,
         }
     }
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use slab::Slab;
 use sluice_core::Moment;
 use sluice_io::wheel::{TimerKey, Wheel, start_of, tick_after, tick_of};
+use sluice_upstream::endpoint::EndpointId;
 
 #[cfg(test)]
 mod tests;
@@ -20,13 +21,16 @@ pub const SPARE: Duration = Duration::from_secs(1);
 
 const NIL: usize = usize::MAX;
 
-/// The key of a flow: the client, and the address it sent to if that can differ.
+/// The key of a flow: the client, the address it sent to if that can differ, and the endpoint if each datagram is
+/// balanced by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FlowKey {
     /// The client.
     pub client: SocketAddr,
     /// The address that the client sent to.
     pub local: Option<IpAddr>,
+    /// The endpoint, where a client has a flow to each.
+    pub endpoint: Option<EndpointId>,
 }
 
 /// Identifies a flow until it is removed.

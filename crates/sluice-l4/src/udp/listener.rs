@@ -16,8 +16,9 @@ use sluice_sys::datagram::coalesce;
 use sluice_sys::socket::{begin_connect, datagrams_to, local_address};
 use sluice_telemetry::{Counter, CounterSet, Gauge};
 use sluice_upstream::cluster::{Affinity, Claim};
+use sluice_upstream::connector::prepare_datagrams;
 use sluice_upstream::hops::{self, Hop, HopTransport};
-use sluice_upstream::{ClusterHandle, Target};
+use sluice_upstream::{ClusterHandle, ClusterPlan, EndpointState, SubsetKey, Target};
 
 use super::{FlowChainPlan, UdpPlan};
 use crate::metrics;
@@ -25,7 +26,7 @@ use crate::quic::ids::Owner;
 use crate::reasons;
 use crate::relay::{affinity_of, split_key};
 use crate::select::ChainInput;
-use crate::split::SplitHandles;
+use crate::split::{SplitHandle, SplitHandles};
 
 /// A UDP listener on one worker.
 #[derive(Debug)]
@@ -33,6 +34,8 @@ pub struct UdpListener {
     pub(super) plan: Arc<UdpPlan>,
     pub(super) filters: Vec<Rc<dyn ConnectionFilter>>,
     pub(super) chains: Vec<FlowChain>,
+    /// Whether some chain has each datagram go to an endpoint of its own.
+    pub(super) per_packet: bool,
     pub(super) counters: UdpCounters,
 }
 
@@ -91,6 +94,7 @@ impl UdpListener {
         Rc::new(Self {
             filters: plan.filters.iter().map(|filter| filter.on_worker(worker, name)).collect(),
             chains: plan.chains.iter().map(chain).collect(),
+            per_packet: plan.chains.iter().any(|chain| chain.per_packet),
             counters: UdpCounters {
                 flows: shard.counter(&metrics::FLOWS, &[name]),
                 active: shard.gauge(&metrics::FLOWS_ACTIVE, &[name]),
@@ -118,16 +122,17 @@ impl UdpListener {
         }
     }
 
-    /// Chooses the chain and endpoint of a new flow; `check` selects the filters to ask.
+    /// Chooses the chain and endpoint of a new flow, which begins with `datagram`; `check` selects the filters to ask.
     pub(super) fn choose(
         &self,
         worker: &WorkerCx,
         info: &ConnInfo,
         came_from: FlowOrigin<'_>,
         check: FilterCheck,
+        datagram: &[u8],
     ) -> Result<(usize, Claim), Reason> {
         admit(check.of(&self.filters), info)?;
-        self.choose_chain(worker, info, came_from, check).inspect_err(|_| {
+        self.choose_chain(worker, info, came_from, check, datagram).inspect_err(|_| {
             check.of(&self.filters).iter().for_each(|filter| filter.ended(info));
         })
     }
@@ -138,26 +143,33 @@ impl UdpListener {
         info: &ConnInfo,
         came_from: FlowOrigin<'_>,
         check: FilterCheck,
+        datagram: &[u8],
     ) -> Result<(usize, Claim), Reason> {
         let none = Facts::default();
         let subject = ChainInput::of(info, info.facts.get().map_or(&none, |facts| &**facts));
         let of_owner =
             |owner: &Owner| self.plan.chains.iter().position(|chain| chain.name == owner.chain);
-        let index = came_from.owner().and_then(of_owner).or_else(|| self.plan.table.find(&subject));
+        let known = match came_from {
+            FlowOrigin::Picked(picked) => Some(picked.chain),
+            _ => came_from.owner().and_then(of_owner),
+        };
+        let index = known.or_else(|| self.plan.table.find(&subject));
         let index = index.ok_or(reasons::UNMATCHED)?;
         let (plan, chain) = (&self.plan.chains[index], &self.chains[index]);
         let _ = info.chain.set(Arc::clone(&plan.name));
-        let affinity = affinity_of(plan.hash, plan.sticky, info.source());
-        let handle = cluster_of(worker, chain, affinity, came_from);
+        let affinity = affinity_of(plan.hash, plan.sticky, info.source(), datagram);
+        let (handle, subset) = cluster_of(worker, chain, affinity, came_from);
+        let affinity = Affinity { subset: subset.as_deref(), ..affinity };
         let named = |handle: &ClusterHandle| {
             let _ = info.reach().cluster.set(Arc::clone(&handle.cluster.name));
         };
         admit(check.of(&chain.filters), info).inspect_err(|_| named(&handle))?;
         // Healthy or not: no other endpoint has the keys of the connection.
         let member = came_from.owner().and_then(|owner| handle.claim_member(&owner.endpoint));
-        let (handle, picked) = match member {
-            Some(claim) => (handle, Ok(claim)),
-            None => handle.pick_or_fall_back(worker, affinity),
+        let (handle, picked) = match (member, came_from) {
+            (Some(claim), _) => (handle, Ok(claim)),
+            (None, FlowOrigin::Picked(of)) => (handle, of.claim(worker)),
+            (None, _) => handle.pick_or_fall_back(worker, affinity),
         };
         named(&handle);
         let claim = picked.inspect_err(|_| {
@@ -180,13 +192,14 @@ impl UdpListener {
         info: &ConnInfo,
     ) -> Result<UpstreamSocket, Reason> {
         let endpoint = claim.endpoint();
-        let opened = connected(worker, info, &endpoint.target);
+        let plan = claim.handle().cluster.peek_plan();
+        let opened = connected(worker, info, &plan, endpoint);
         let name = Arc::clone(&endpoint.name);
         let attempt = match &opened {
             Ok(_) => Attempt::reached(name),
             Err((why, errno)) => Attempt::failed(name, *why, *errno, None),
         };
-        info.reach().attempts.borrow_mut().push(attempt);
+        info.reach().attempts.borrow_mut().push(attempt.of_priority(endpoint.priority()));
         let upstream = opened.map_err(|(why, _)| {
             claim.handle().note_failure(worker, endpoint, why);
             why
@@ -240,50 +253,77 @@ pub(super) enum FlowOrigin<'a> {
     Moved(&'a Owner),
     /// To this cluster, by a flow that is replaced.
     Replaced(&'a Name),
+    /// Anywhere: each datagram is balanced by itself, and this one goes here.
+    Picked(&'a PickedEndpoint),
+}
+
+/// The endpoint that was picked for a datagram.
+#[derive(Debug)]
+pub(super) struct PickedEndpoint {
+    /// The chain that the datagram belongs to.
+    pub(super) chain: usize,
+    /// The cluster that was asked last.
+    pub(super) handle: Rc<ClusterHandle>,
+    /// The endpoint, or why there is none.
+    pub(super) picked: Result<Arc<EndpointState>, Reason>,
+}
+
+impl PickedEndpoint {
+    fn claim(&self, worker: &WorkerCx) -> Result<Claim, Reason> {
+        self.handle.claim_picked(worker, self.picked.as_ref().map_err(|why| *why)?)
+    }
 }
 
 impl<'a> FlowOrigin<'a> {
     const fn owner(self) -> Option<&'a Owner> {
         match self {
             Self::Moved(owner) => Some(owner),
-            Self::New | Self::Replaced(_) => None,
+            Self::New | Self::Replaced(_) | Self::Picked(_) => None,
         }
     }
 }
 
-/// The cluster of a flow.
+/// The cluster of a flow, and the metadata that the flow asks for there.
 fn cluster_of(
     worker: &WorkerCx,
     chain: &FlowChain,
-    affinity: Affinity,
+    affinity: Affinity<'_>,
     came_from: FlowOrigin<'_>,
-) -> Rc<ClusterHandle> {
+) -> (Rc<ClusterHandle>, Option<Arc<SubsetKey>>) {
     let mut handles = chain.handles.iter();
+    let own = |of: &SplitHandle| (Rc::clone(&of.handle), of.subset.clone());
     let before = match came_from {
         FlowOrigin::New => None,
-        FlowOrigin::Moved(owner) => {
-            handles.find_map(|handle| handle.with_member(worker, &owner.endpoint))
-        }
+        FlowOrigin::Picked(picked) => Some((Rc::clone(&picked.handle), None)),
+        FlowOrigin::Moved(owner) => handles.find_map(|of| {
+            let handle = of.handle.with_member(worker, &owner.endpoint)?;
+            Some((handle, of.subset.clone()))
+        }),
         FlowOrigin::Replaced(cluster) => {
-            handles.find(|handle| handle.cluster.name == *cluster).cloned()
+            handles.find(|of| of.handle.cluster.name == *cluster).map(own)
         }
     };
-    let chosen = || Rc::clone(chain.handles.choose(worker, split_key(affinity)));
+    let chosen = || own(chain.handles.choose(worker, split_key(affinity)));
     before.unwrap_or_else(chosen)
 }
 
-/// Opens a socket to `target`, and records the hop if it leads to a listener of ours.
+/// Opens a socket to `endpoint`, and records the hop if it leads to a listener of ours.
 fn connected(
     worker: &WorkerCx,
     info: &ConnInfo,
-    target: &Target,
+    plan: &ClusterPlan,
+    endpoint: &EndpointState,
 ) -> Result<UpstreamSocket, (Reason, Option<i32>)> {
     let failed = |error: io::Error| {
         (sluice_upstream::reasons::of_connect_error(&error), error.raw_os_error())
     };
-    let Target::Ip(to) = target else {
+    let Target::Ip(to) = &endpoint.target else {
         return Err(failed(io::ErrorKind::Unsupported.into()));
     };
+    plan.admit(endpoint, *to).map_err(|denial| {
+        info.note(denial);
+        (sluice_upstream::reasons::EGRESS, None)
+    })?;
     let socket = datagrams_to(*to).map_err(failed)?;
     let (from, hops_max) = (info.peer.socket(), worker.limits.get(Limit::OwnHops));
     let hop =
@@ -291,6 +331,9 @@ fn connected(
             info.note(looped);
             (sluice_upstream::reasons::LOOP, None)
         })?;
+    if let Some(options) = &plan.socket {
+        prepare_datagrams(options, &socket, *to).map_err(failed)?;
+    }
     begin_connect(&socket, *to).map_err(failed)?;
     let socket = worker.reactor.register_flow(socket).map_err(failed)?;
     Ok(UpstreamSocket { socket, _hop: hop })

@@ -135,7 +135,7 @@ mod tests {
     use crate::quic::tests::piece_of_hello;
 
     fn client(n: u16) -> FlowKey {
-        FlowKey { client: ([192, 0, 2, 1], n).into(), local: None }
+        FlowKey { client: ([192, 0, 2, 1], n).into(), local: None, endpoint: None }
     }
 
     fn table(bound: usize) -> SniTable {

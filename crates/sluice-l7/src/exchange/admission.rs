@@ -14,6 +14,7 @@ use crate::connection_manager::{FilterList, RouteSnapshot};
 use crate::hygiene::{self, Underscores};
 use crate::reasons;
 use crate::reply::Reply;
+use crate::routes::index::without_port;
 use crate::routes::{Action, PathRewrite, Redirect, RouteInput, Rule};
 
 impl RequestTask {
@@ -46,6 +47,13 @@ impl RequestTask {
     ) -> Result<RouteTarget, Stop> {
         match found {
             Some(place) => self.choose_cluster(snapshot, place),
+            None if snapshot.table.refuses_cleartext(&self.route_input()) => {
+                let host = without_port(self.request.authority());
+                // OPTIONS * has no path.
+                let path = Some(self.request.path()).filter(|path| path.starts_with('/'));
+                let location = format!("https://{host}{}", path.unwrap_or("/"));
+                Err(Stop::reply(Reply::redirect(301, location)))
+            }
             None => {
                 let why = reasons::ROUTE_UNMATCHED;
                 Err(Stop::reply(Reply::new(404, why, "route_not_found", "")))
@@ -55,16 +63,18 @@ impl RequestTask {
 
     /// The place of the rule that matches the request as it is now.
     pub(super) fn find_route(&self, snapshot: &RouteSnapshot) -> Option<RoutePlace> {
-        let subject = RouteInput {
+        snapshot.table.find(&self.route_input())
+    }
+
+    fn route_input(&self) -> RouteInput<'_> {
+        RouteInput {
             head: &self.request,
             source: self.summary.source.ip(),
-            tls: self.downstream.conn.info.tls.get().map(|tls| &**tls),
+            conn: Some(&self.downstream.conn.info),
             values: Some(&self.values),
-            conn_values: Some(&self.downstream.conn.info.values),
             runtime: &self.manager.plan.runtime,
             random: self.random,
-        };
-        snapshot.table.find(&subject)
+        }
     }
 
     /// Notes the route and starts its deadlines; returns its filters. Without a route, the filters of the chain still see
@@ -154,6 +164,7 @@ impl RequestTask {
         let table = &snapshot.table;
         let rule = &table.virtual_hosts[place.0].rules[place.1];
         let runtime = &self.manager.plan.runtime;
+        let mut share = 0;
         let cluster = match &rule.action {
             Action::Cluster(index) => table.clusters[*index as usize].clone(),
             Action::Split(shares) => {
@@ -163,14 +174,15 @@ impl RequestTask {
                 };
                 let total = shares.iter().map(weight).fold(0, u64::saturating_add);
                 let mut at = if total == 0 { 0 } else { self.random % total };
-                let chosen = shares.iter().find(|share| {
+                let chosen = shares.iter().position(|share| {
                     let weight = weight(share);
                     let here = at < weight;
                     at = at.saturating_sub(weight);
                     here
                 });
-                let chosen = chosen.or_else(|| shares.first()).expect("a split has shares");
-                table.clusters[chosen.cluster as usize].clone()
+                // A split has at least one.
+                share = chosen.unwrap_or(0);
+                table.clusters[shares[share].cluster as usize].clone()
             }
             Action::ByHeader(name) => {
                 let named = self.request.get_named(name.as_bytes());
@@ -197,7 +209,7 @@ impl RequestTask {
             }
         };
         self.summary.cluster = Some(cluster.name.clone());
-        Ok(RouteTarget { snapshot, place, cluster })
+        Ok(RouteTarget { snapshot, place, cluster, share })
     }
 
     /// The `location` of a redirect.
@@ -205,7 +217,7 @@ impl RequestTask {
         let request = &self.request;
         let scheme = redirect.scheme.as_deref().unwrap_or_else(|| request.scheme());
         let authority = request.authority();
-        let host = crate::routes::index::without_port(authority);
+        let host = without_port(authority);
         let port = match redirect.port {
             Some(port) => Some(port.to_string()),
             // Another scheme has another default port.
@@ -251,6 +263,6 @@ fn rewritten(rule: &Rule, path: &str, rewrite: &PathRewrite) -> String {
             };
             if joined.starts_with('/') { joined } else { format!("/{joined}") }
         }
-        PathRewrite::Regex(both) => both.0.replace(path, both.1.as_str()).into_owned(),
+        PathRewrite::Regex(regex) => regex.apply(path).into_owned(),
     }
 }

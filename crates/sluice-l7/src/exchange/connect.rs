@@ -60,7 +60,8 @@ impl RequestTask {
         }
         let detail = Looped { hops_max: max }.to_string();
         let (why, said) = (upstream_reasons::LOOP, Some(detail.as_str().into()));
-        self.note(Attempt::failed(Arc::clone(&endpoint.name), why, None, said));
+        let attempt = Attempt::failed(Arc::clone(&endpoint.name), why, None, said);
+        self.note(attempt.of_priority(endpoint.priority()));
         self.summary.detail = Some(detail.into());
         let text = self.failure_body("loop detected", upstream_reasons::LOOP);
         Err(Stop::reply(Reply::new(508, upstream_reasons::LOOP, "loop_detected", text)))
@@ -76,10 +77,20 @@ impl RequestTask {
     ) -> Result<UpstreamStream, AttemptError> {
         let worker = Rc::clone(self.worker());
         let h1 = Rc::clone(&self.manager.h1);
-        let pooled = match pool.take_idle(&worker, endpoint, TrafficClass::Request, &h1) {
+        let tunnels = self.is_tunnel() && pool.handle.cluster.forwards();
+        let idle = || pool.take_idle(&worker, endpoint, TrafficClass::Request, &h1);
+        let pooled = match (!tunnels).then(idle).flatten() {
             Some(pooled) => {
                 pool.counters.reused.increment();
                 pooled
+            }
+            None if tunnels => {
+                let opening = Box::pin(pool.open_tunnel(&worker, endpoint, &h1));
+                match self.guarded(down, self.deadlines.overall(), opening).await? {
+                    Some(Ok(pooled)) => pooled,
+                    Some(Err(failure)) => return Err(not_reached(failure).into()),
+                    None => return Err(self.overall_timed_out().into()),
+                }
             }
             None => {
                 let taking = pool.take(&worker, endpoint, TrafficClass::Request, &h1);
@@ -106,6 +117,11 @@ impl RequestTask {
         }
         let endpoint = Arc::clone(endpoint);
         let (stream, ticket, reused) = match pooled {
+            // Nothing is sent but what the client sends.
+            PooledConn::H1(taken) if tunnels => {
+                let (stream, ticket) = taken.into_parts();
+                (HttpStream::H1(stream), Some(ticket), false)
+            }
             PooledConn::H1(taken) => {
                 // On the HTTP/1 wire, the headers of an upgrade or tunnel end the request.
                 let whole = end || self.request.upgrade().is_some();

@@ -15,9 +15,9 @@ use sluice_codec::{ErrorKind, HttpError, HttpStream, Known};
 use sluice_core::Reason;
 use sluice_core::connection::Attempt;
 use sluice_core::reason::Side;
-use sluice_upstream::EndpointState;
 use sluice_upstream::cluster::{FALLBACKS_MAX, RequestClaim, TrafficClass, WhenFull};
 use sluice_upstream::reasons as upstream_reasons;
+use sluice_upstream::{EndpointState, SubsetKey};
 
 use super::attempt_error::AttemptError;
 use super::deadlines::Deadline;
@@ -44,6 +44,10 @@ struct Forwarding {
     fallbacks_left: usize,
     options: Arc<RuleOptions>,
     hash: Option<u64>,
+    /// The host that the client named, if the cluster is a forward proxy.
+    named: Option<Arc<EndpointState>>,
+    /// The metadata that the endpoint must have.
+    subset: Option<Arc<SubsetKey>>,
     attempts: Attempts,
     /// Counts a retry while it is in flight.
     permit: Option<InFlightGuard>,
@@ -72,6 +76,7 @@ impl RequestTask {
         }
         let worker = Rc::clone(self.worker());
         let pool = self.manager.shared.pools.to(&target.cluster, &worker);
+        let subset = target.endpoint_match().map(|of| of.key(&self.request));
         if !options.mirrors.is_empty() {
             self.begin_mirrors(&target);
         }
@@ -85,6 +90,11 @@ impl RequestTask {
         self.upload.allow_replay(if retries { options.retry.body_max } else { 0 });
         let mut new_cookie = None;
         let hash = self.hash(&options.hash, &mut new_cookie);
+        // Boxed, so that other requests have no room for it.
+        let named = match pool.handle.cluster.forwards() {
+            true => Some(Box::pin(self.named_endpoint(down, &pool)).await?),
+            false => None,
+        };
         let attempts = Attempts::default();
         let mut forwarding = Forwarding {
             pool,
@@ -92,6 +102,8 @@ impl RequestTask {
             fallbacks_left,
             options,
             hash,
+            named,
+            subset,
             attempts,
             permit: None,
             asked_wait: None,
@@ -142,7 +154,11 @@ impl RequestTask {
         if forwarding.options.attempt_in_request {
             self.number_attempt();
         }
-        self.pending = Some(Pending::connecting(Arc::clone(&endpoint.name), worker.now()));
+        self.pending = Some(Pending::connecting(
+            Arc::clone(&endpoint.name),
+            endpoint.priority(),
+            worker.now(),
+        ));
         let guard = self.guard_attempt(&pool, &endpoint);
         let connected = {
             let host = &forwarding.options.host;
@@ -166,6 +182,9 @@ impl RequestTask {
                 if !self.is_blameless(failed) {
                     pool.handle.note_answer(&worker, &endpoint, None);
                 }
+                if failed.cause == Cause::TryTimeout {
+                    pool.handle.note_latency(&worker, &endpoint, worker.now().since(up.sent_at));
+                }
                 self.count_answer(&pool, &endpoint, 0, None);
             }
             return Err(self.note_failed(&endpoint, error, forwarding));
@@ -175,7 +194,10 @@ impl RequestTask {
         if pool.handle.heeds_fail_header() && self.response.get_named(FAIL_HEADER).is_some() {
             pool.handle.note_refusal(&worker, &endpoint);
         }
-        self.count_answer(&pool, &endpoint, status, Some(worker.now().since(up.sent_at)));
+        let took = worker.now().since(up.sent_at);
+        pool.handle.note_latency(&worker, &endpoint, took);
+        pool.handle.note_time(&endpoint, took);
+        self.count_answer(&pool, &endpoint, status, Some(took));
         let covered =
             forwarding.options.retry.covers(&self.response, status_number(&self.response));
         if let Some(rule) = covered
@@ -189,16 +211,20 @@ impl RequestTask {
             && self.takes_redirect(plan)
         {
             let detail = Some(format!("status {status}, followed").into());
-            self.note(Attempt::failed(Arc::clone(&endpoint.name), reasons::RETRIED, None, detail));
+            let attempt =
+                Attempt::failed(Arc::clone(&endpoint.name), reasons::RETRIED, None, detail);
+            self.note(attempt.of_priority(endpoint.priority()));
             if up.stream.is_received() {
                 up.finish(&worker, &pool, self.upload.is_sent());
             } else {
                 up.stream.reset(true);
             }
+            self.forget_originals(forwarding.options.originals);
             return Err(AttemptError::Redirected);
         }
         let reached = self.pending.take().map(Pending::into_endpoint);
-        self.note(Attempt::reached(reached.unwrap_or_else(|| Arc::clone(&endpoint.name))));
+        let attempt = Attempt::reached(reached.unwrap_or_else(|| Arc::clone(&endpoint.name)));
+        self.note(attempt.of_priority(endpoint.priority()));
         if forwarding.options.attempts_in_response {
             self.show_attempts();
         }
@@ -257,10 +283,15 @@ impl RequestTask {
         &self,
         forwarding: &mut Forwarding,
     ) -> Result<(Arc<EndpointState>, RequestClaim), Reason> {
-        let Forwarding { pool, options, hash, attempts, .. } = forwarding;
-        let (class, avoid) = (TrafficClass::Request, options.retry.avoid);
-        let affinity = affinity(&self.values, *hash);
-        attempts.pick(&pool.handle, self.worker(), class, affinity, avoid, WhenFull::Wait)
+        let Forwarding { pool, options, hash, named, subset, attempts, .. } = forwarding;
+        let (handle, class) = (&pool.handle, TrafficClass::Request);
+        if let Some(endpoint) = named {
+            let claim = handle.claim_named_for_request(self.worker(), endpoint)?;
+            return Ok((Arc::clone(endpoint), claim));
+        }
+        let affinity = affinity(&self.values, *hash, subset.as_deref());
+        let avoid = options.retry.avoid;
+        attempts.pick(handle, self.worker(), class, affinity, avoid, WhenFull::Wait)
     }
 
     /// Waits in the queue of the cluster, as long as the client and its deadlines do.
@@ -270,7 +301,7 @@ impl RequestTask {
         forwarding: &Forwarding,
     ) -> Result<Result<(Arc<EndpointState>, RequestClaim), Reason>, AttemptError> {
         let worker = Rc::clone(self.worker());
-        let affinity = affinity(&self.values, forwarding.hash);
+        let affinity = affinity(&self.values, forwarding.hash, forwarding.subset.as_deref());
         let waiting = forwarding.pool.handle.wait_for_request(&worker, affinity);
         let waited = self.guarded(down, self.deadlines.overall(), waiting).await?;
         waited.ok_or_else(|| self.overall_timed_out().into())
@@ -308,7 +339,8 @@ impl RequestTask {
     ) -> AttemptError {
         if let AttemptError::Failed(failed) = &mut error {
             let FailureDetail { errno, detail } = std::mem::take(&mut failed.said);
-            self.note(Attempt::failed(Arc::clone(&endpoint.name), failed.why, errno, detail));
+            let attempt = Attempt::failed(Arc::clone(&endpoint.name), failed.why, errno, detail);
+            self.note(attempt.of_priority(endpoint.priority()));
             forwarding.attempts.endpoints.push(Arc::clone(&endpoint.name));
         }
         error

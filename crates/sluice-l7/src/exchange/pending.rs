@@ -12,14 +12,15 @@ use sluice_core::{Moment, Reason};
 #[derive(Debug)]
 pub(super) struct Pending {
     endpoint: Arc<str>,
+    priority: u32,
     since: Moment,
     sent: bool,
 }
 
 impl Pending {
-    /// An attempt that takes or makes a connection to `endpoint` since `now`.
-    pub(super) const fn connecting(endpoint: Arc<str>, now: Moment) -> Self {
-        Self { endpoint, since: now, sent: false }
+    /// An attempt that takes or makes a connection to `endpoint`, of that priority, since `now`.
+    pub(super) const fn connecting(endpoint: Arc<str>, priority: u32, now: Moment) -> Self {
+        Self { endpoint, priority, since: now, sent: false }
     }
 
     /// Notes that the request headers were sent at `now`.
@@ -42,7 +43,8 @@ impl Pending {
             (true, true) => "waiting for the response",
         };
         let detail = format!("{doing} for {} ms", now.since(self.since).as_millis());
-        Attempt::failed(self.endpoint, why, None, Some(detail.into()))
+        let attempt = Attempt::failed(self.endpoint, why, None, Some(detail.into()));
+        attempt.of_priority(self.priority)
     }
 }
 
@@ -58,7 +60,7 @@ mod tests {
     fn the_record_shows_what_was_awaited_and_for_how_long() {
         let began = Clock::held().now();
         let at = |ms| began.after(Duration::from_millis(ms));
-        let pending = || Pending::connecting("e:1".into(), began);
+        let pending = || Pending::connecting("e:1".into(), 0, began);
         let shown = |pending: Pending, whole| {
             pending.ended(crate::reasons::CANCELLED, at(30), whole).to_string()
         };

@@ -25,6 +25,8 @@ pub(super) struct Following {
     routes: Vec<RoutePlace>,
     /// The host that the client asked for, or the last redirect: the rule may have sent another to the endpoint.
     authority: String,
+    /// The scheme of the client, which the scheme of a redirect does not change.
+    scheme: String,
     /// The rule of the redirect that is being followed.
     next: Option<RoutePlace>,
 }
@@ -40,11 +42,14 @@ struct Location<'a> {
 impl RequestTask {
     /// Notes what redirects are relative to, before the rule changes it.
     pub(super) fn note_target(&mut self, target: &RouteTarget) {
-        let mut routes = self.following.take().map_or_else(Vec::new, |before| before.routes);
+        let before = self.following.take().map(|before| (before.routes, before.scheme));
+        let (mut routes, scheme) =
+            before.unwrap_or_else(|| (Vec::new(), self.request.scheme().to_owned()));
         routes.push(target.place);
         let snapshot = Rc::clone(&target.snapshot);
         let authority = self.request.authority().to_owned();
-        self.following = Some(Box::new(Following { snapshot, routes, authority, next: None }));
+        let next = None;
+        self.following = Some(Box::new(Following { snapshot, routes, authority, scheme, next }));
     }
 
     /// Whether the response is a redirect that the rule follows; if so, the request is changed to the new target.
@@ -102,7 +107,8 @@ impl RequestTask {
             task.request.take_target_change();
         };
         let original = request.path().to_owned();
-        set(self, (then, authority, path));
+        // Whether the client uses TLS is what routes ask.
+        set(self, (following.scheme.clone(), authority, path));
         let drops_body = self.response.status() == 303;
         let place = self.find_route(&following.snapshot);
         let place = place.filter(|place| self.may_move(plan, following, *place, drops_body));
@@ -110,6 +116,7 @@ impl RequestTask {
             set(self, old);
             return None;
         };
+        self.request.set_scheme(then.as_bytes());
         if self.summary.original_path.is_empty() {
             self.summary.original_path = original;
         }

@@ -4,6 +4,7 @@
 //! for a hash balancer. Refuses to know: endpoints and attempts. Keeps: a rewrite happens once, before the first
 //! attempt.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use sluice_codec::grpc::{parse_timeout, show_timeout};
@@ -15,7 +16,10 @@ use super::{RequestTask, Stop};
 use crate::header_values::{cookie, query_parameter};
 use crate::reasons;
 use crate::reply::Reply;
-use crate::routes::{HashBy, HostRewrite, Rule, Timeouts};
+use crate::routes::{HashBy, HostRewrite, Originals, RegexSubstitution, Rule, Timeouts};
+
+const ORIGINAL_PATH: &[u8] = b"x-envoy-original-path";
+const ORIGINAL_HOST: &[u8] = b"x-envoy-original-host";
 
 impl RequestTask {
     /// The timeout that a gRPC client set, within the bounds of the rule; the endpoint is told of a cap. The header is
@@ -60,6 +64,16 @@ impl RequestTask {
 
     /// Rewrites the path and host to those for the endpoint.
     pub(super) fn rewrite(&mut self, rule: &Rule) -> Result<(), Stop> {
+        let Originals { path: tell_path, host: tell_host } = rule.options.originals;
+        if tell_host {
+            let host = self.request.authority().as_bytes().to_vec();
+            self.request.set(ORIGINAL_HOST, &host);
+        }
+        if tell_path {
+            self.request.remove(ORIGINAL_PATH);
+        }
+        // The host may be made of the path that the client sent.
+        let host = self.rewritten_host(&rule.options.host)?;
         // `*` and the target of a tunnel are not paths.
         if let Some(rewrite) = &rule.options.path
             && self.request.path().starts_with('/')
@@ -74,30 +88,61 @@ impl RequestTask {
             if self.summary.original_path.is_empty() {
                 self.summary.original_path = self.request.path().to_owned();
             }
+            if tell_path {
+                let path = self.request.path().as_bytes().to_vec();
+                self.request.set(ORIGINAL_PATH, &path);
+            }
             self.request.set_path(path.as_bytes());
         }
-        match &rule.options.host {
-            HostRewrite::Keep | HostRewrite::Endpoint => {}
-            HostRewrite::Literal(host) => {
-                self.request.set_authority(host.as_bytes());
-            }
-            HostRewrite::Header(name) => {
-                let value = self.request.get_named(name.as_bytes()).map(<[u8]>::to_vec);
-                if let Some(value) = value.filter(|value| !value.is_empty())
-                    && !(is_authority(&value) && self.request.set_authority(&value))
-                {
-                    let body = format!("the header {name} does not contain a valid host\n");
-                    return Err(Stop::reply(Reply::malformed("host_header_malformed", body)));
-                }
-            }
+        if let Some(host) = host {
+            self.request.set_authority(&host);
         }
         Ok(())
+    }
+
+    /// The host for the endpoint, if it is known before an endpoint is, and is another than the client sent.
+    fn rewritten_host(&self, rewrite: &HostRewrite) -> Result<Option<Vec<u8>>, Stop> {
+        let substituted = |text: &str, by: &RegexSubstitution| match by.apply(text) {
+            Cow::Borrowed(_) => None,
+            Cow::Owned(host) => Some(host.into_bytes()),
+        };
+        let (host, from) = match rewrite {
+            HostRewrite::Keep | HostRewrite::Endpoint => return Ok(None),
+            HostRewrite::Literal(host) => return Ok(Some(host.as_bytes().to_vec())),
+            HostRewrite::Header(name) => {
+                let value = self.request.get_named(name.as_bytes());
+                (value.filter(|value| !value.is_empty()).map(<[u8]>::to_vec), Some(name))
+            }
+            HostRewrite::OfPath(by) => (substituted(self.request.path_only(), by), None),
+            HostRewrite::OfHeader(of) => {
+                let value = self.request.get_named(of.0.as_bytes());
+                let value = value.and_then(|value| std::str::from_utf8(value).ok());
+                (value.and_then(|value| substituted(value, &of.1)), Some(&of.0))
+            }
+        };
+        if host.as_deref().is_none_or(is_authority) {
+            return Ok(host);
+        }
+        let body = match from {
+            Some(name) => format!("the header {name} does not contain a valid host\n"),
+            None => "the path does not contain a valid host\n".to_owned(),
+        };
+        Err(Stop::reply(Reply::malformed("host_header_malformed", body)))
+    }
+
+    /// Removes what the endpoint of a redirect was told of the request before it.
+    pub(super) fn forget_originals(&mut self, told: Originals) {
+        for (name, told) in [(ORIGINAL_PATH, told.path), (ORIGINAL_HOST, told.host)] {
+            if told {
+                self.request.remove(name);
+            }
+        }
     }
 
     /// The hash for a hash balancer; sets `new_cookie` if it is the hash of a new cookie.
     pub(super) fn hash(&self, by: &[HashBy], new_cookie: &mut Option<String>) -> Option<u64> {
         by.iter().find_map(|by| match by {
-            HashBy::SourceIp => sluice_l4::Hash::SourceIp.of(self.summary.source),
+            HashBy::SourceIp => sluice_l4::Hash::of_source(self.summary.source),
             HashBy::Header(name) => self.request.get_named(name.as_bytes()).map(xxh3_64),
             HashBy::Query(name) => {
                 let query = self.request.query().unwrap_or_default();

@@ -27,9 +27,9 @@ sluice_core::section! {
         /// Response headers to add to those with the same name.
         pub add_response: HeaderTemplates,
         /// Request headers to remove.
-        pub remove_request: Vec<FieldName>,
+        pub remove_request: Vec<EditableHeader>,
         /// Response headers to remove.
-        pub remove_response: Vec<FieldName>,
+        pub remove_response: Vec<EditableHeader>,
         /// On a rule or virtual host: whether to replace the settings of the chain and the virtual host instead of
         /// adding to them.
         pub replace: bool = "false",
@@ -61,7 +61,7 @@ pub struct HeaderTemplates(BTreeMap<String, HttpTemplate>);
 
 /// The name of a header that may be changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FieldName(String);
+pub struct EditableHeader(String);
 
 fn name(text: &str) -> Result<String, String> {
     let lower = text.to_ascii_lowercase();
@@ -78,7 +78,7 @@ fn name(text: &str) -> Result<String, String> {
     Ok(lower)
 }
 
-impl Setting for FieldName {
+impl Setting for EditableHeader {
     fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
         bind_scalar(node, at, diags, "a header name", name).map(Self)
     }
@@ -151,14 +151,14 @@ fn clean(value: String) -> String {
 
 /// The changes that one layer makes to a head.
 struct Edit<'a> {
-    removed: &'a [FieldName],
+    removed: &'a [EditableHeader],
     set: Vec<(&'a str, String)>,
     added: Vec<(&'a str, String)>,
 }
 
 impl<'a> Edit<'a> {
     fn new(
-        removed: &'a [FieldName],
+        removed: &'a [EditableHeader],
         set: &'a HeaderTemplates,
         added: &'a HeaderTemplates,
         view: &View<'_>,

@@ -23,7 +23,7 @@ use crate::plan::HttpPlan;
 use crate::reasons;
 
 /// How long a client has to receive its last responses and close the connection after GOAWAY.
-const DELIVERY_TIME: Duration = Duration::from_secs(5);
+pub(super) const DELIVERY_TIME: Duration = Duration::from_secs(5);
 
 impl QuicHandlerPlan for HttpPlan {
     fn on_worker(&self, worker: &Rc<WorkerCx>) -> Rc<dyn QuicHandler> {

@@ -6,11 +6,11 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use sluice_codec::scripted::ScriptedPeer;
+use sluice_core::Facts;
 use sluice_core::connection::{ConnInfo, Peer};
 use sluice_core::reason::end;
-use sluice_core::{Clock, Facts, Limits};
-use sluice_io::{Budget, RawStream};
-use sluice_telemetry::{LogQueue, Registry};
+use sluice_io::RawStream;
+use sluice_telemetry::Registry;
 
 use super::*;
 use crate::exchange::tests::kit;
@@ -21,6 +21,7 @@ use crate::routes::{RuleOptions, Timeouts};
 
 mod http1;
 mod http2;
+mod http3;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -38,15 +39,7 @@ struct Bench {
 
 /// Runs a test on a chain whose plan is changed first.
 fn on_bench(change: impl FnOnce(&mut HttpPlan), test: impl AsyncFnOnce(Bench)) {
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default());
-    runtime.unwrap().block_on(async {
-        let registry = Registry::new();
-        let shard = registry.shard(1);
-        let log = LogQueue::nowhere(&shard);
-        let (clock, budget) = (Clock::held(), Budget::unlimited());
-        let worker = WorkerCx::new(0, clock, shard, log, Limits::default(), &budget);
-        worker.spawn(Rc::clone(&worker.reactor).drive());
+    kit::on_worker(async |worker, registry| {
         // Only the connection has time-outs here.
         let timeouts = Timeouts { response: None, idle: None, ..Timeouts::default() };
         let options = RuleOptions { timeouts, ..RuleOptions::default() };

@@ -8,9 +8,7 @@ use std::pin::{Pin, pin};
 use std::task::Poll;
 
 use sluice_codec::Head;
-use sluice_core::{Clock, Limits};
-use sluice_io::Budget;
-use sluice_telemetry::{LogQueue, Registry};
+use sluice_telemetry::Registry;
 use sluice_upstream::Target;
 use sluice_upstream::cluster::Member;
 use sluice_upstream::endpoint::EndpointTraits;
@@ -19,6 +17,7 @@ use sluice_upstream::reasons as upstream_reasons;
 
 use super::scripted::ScriptedConnect;
 use super::*;
+use crate::exchange::tests::kit;
 use crate::metrics;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -37,15 +36,7 @@ struct Bench {
 type Taken = Result<PooledConn, ConnectFailure>;
 
 fn on_bench(change: impl FnOnce(&mut ClusterSettings), test: impl AsyncFnOnce(Bench)) {
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default());
-    runtime.unwrap().block_on(async {
-        let registry = Registry::new();
-        let shard = registry.shard(1);
-        let log = LogQueue::nowhere(&shard);
-        let (clock, budget) = (Clock::held(), Budget::unlimited());
-        let worker = WorkerCx::new(0, clock, shard, log, Limits::default(), &budget);
-        worker.spawn(Rc::clone(&worker.reactor).drive());
+    kit::on_worker(async |worker, registry| {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let mut settings = ClusterSettings::clone(&ClusterSettings::bare());
@@ -55,6 +46,7 @@ fn on_bench(change: impl FnOnce(&mut ClusterSettings), test: impl AsyncFnOnce(Be
         cluster.publish(&[Member {
             target,
             host: None,
+            name: None,
             alternates: Vec::new(),
             traits: EndpointTraits::default(),
         }]);

@@ -5,10 +5,11 @@
 
 use std::net::IpAddr;
 
-use sluice_codec::{Head, Known};
-use sluice_core::Cidr;
+use sluice_codec::{Known, Version};
+use sluice_core::value::NamePattern;
+use sluice_core::{Cidr, choice};
 
-use super::RouteInput;
+use super::{GrpcMatch, RouteInput};
 use crate::header_values::{cookie, media_type, query_parameter};
 use crate::value_match::ValueMatch;
 
@@ -31,6 +32,12 @@ pub struct Conditions {
     pub client_certificate: Option<ClientCertificate>,
     /// Source addresses, any of which must match.
     pub sources: Vec<Cidr>,
+    /// Whether the client's connection uses TLS.
+    pub tls: Option<bool>,
+    /// Server names (SNI) of the client's TLS handshake, any of which must match.
+    pub sni: Vec<NamePattern>,
+    /// HTTP versions, any of which must match.
+    pub versions: Vec<RequestVersion>,
     /// A gRPC request, for this service and method.
     pub grpc: Option<GrpcMatch>,
     /// A share of requests, set by a runtime value.
@@ -46,13 +53,26 @@ pub enum ClientCertificate {
     Subject(String),
 }
 
-/// A gRPC service and optionally a method of it; without either, any gRPC request matches.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct GrpcMatch {
-    /// The service, including its package.
-    pub service: Option<String>,
-    /// The method.
-    pub method: Option<String>,
+choice! {
+    /// The HTTP version of a request.
+    pub enum RequestVersion {
+        /// HTTP/1.1 or HTTP/1.0.
+        Http1 = "http1",
+        /// HTTP/2.
+        Http2 = "http2",
+        /// HTTP/3.
+        Http3 = "http3",
+    }
+}
+
+impl RequestVersion {
+    const fn of(version: Version) -> Self {
+        match version {
+            Version::Http10 | Version::Http11 => Self::Http1,
+            Version::Http2 => Self::Http2,
+            Version::Http3 => Self::Http3,
+        }
+    }
 }
 
 /// A share of requests.
@@ -76,6 +96,9 @@ impl Conditions {
             values,
             client_certificate,
             sources,
+            tls,
+            sni,
+            versions,
             grpc,
             runtime,
         } = self;
@@ -87,6 +110,9 @@ impl Conditions {
             && values.is_empty()
             && client_certificate.is_none()
             && sources.is_empty()
+            && tls.is_none()
+            && sni.is_empty()
+            && versions.is_empty()
             && grpc.is_none()
             && runtime.is_none()
     }
@@ -145,8 +171,21 @@ impl Conditions {
                 return Some("source");
             }
         }
+        if self.tls.is_some_and(|wanted| subject.tls().is_some() != wanted) {
+            return Some("tls");
+        }
+        if !self.sni.is_empty() {
+            let fits = |name: &str| self.sni.iter().any(|pattern| pattern.fits(name));
+            if !subject.server_name().is_some_and(fits) {
+                return Some("sni");
+            }
+        }
+        if !self.versions.is_empty() && !self.versions.contains(&RequestVersion::of(head.version()))
+        {
+            return Some("version");
+        }
         if let Some(wanted) = &self.client_certificate {
-            let shown = subject.tls.and_then(|tls| tls.client_subject.as_deref());
+            let shown = subject.tls().and_then(|tls| tls.client_subject.as_deref());
             let fits = match wanted {
                 ClientCertificate::Present(wanted) => shown.is_some() == *wanted,
                 ClientCertificate::Subject(text) => shown.is_some_and(|s| s.contains(&**text)),
@@ -162,15 +201,5 @@ impl Conditions {
             }
         }
         None
-    }
-}
-
-impl GrpcMatch {
-    fn fits(&self, head: &Head) -> bool {
-        let mut parts = head.path_only().split('/').skip(1);
-        let (service, method) = (parts.next(), parts.next());
-        head.is_grpc()
-            && self.service.as_deref().is_none_or(|wanted| service == Some(wanted))
-            && self.method.as_deref().is_none_or(|wanted| method == Some(wanted))
     }
 }

@@ -107,12 +107,42 @@ const INDEXED_FROM: usize = 9;
 /// Path segments that are looked up as a prefix, at most; longer prefixes are checked one by one.
 const DEPTH_MAX: usize = 8;
 
+/// Rules that a look-up has found.
+type Candidates = SmallVec<[u32; 16]>;
+
+/// Rules by exact paths and by prefixes.
+#[derive(Debug, Default)]
+struct PathIndex {
+    exact: Map<SmallVec<[u32; 2]>>,
+    prefix: Map<SmallVec<[u32; 2]>>,
+}
+
+impl PathIndex {
+    fn is_empty(&self) -> bool {
+        self.exact.is_empty() && self.prefix.is_empty()
+    }
+
+    /// Adds the rules that may match `path`.
+    fn find(&self, path: &str, candidates: &mut Candidates) {
+        candidates.extend(self.exact.get(path).into_iter().flatten().copied());
+        if self.prefix.is_empty() {
+            return;
+        }
+        let ends = path.bytes().enumerate().skip(1).filter(|(_, byte)| *byte == b'/');
+        let ends = ends.map(|(at, _)| at).chain([path.len()]);
+        for end in ends.take(DEPTH_MAX + 1) {
+            candidates.extend(self.prefix.get(&path[..end]).into_iter().flatten().copied());
+        }
+    }
+}
+
 /// The rules of a virtual host by their paths.
 #[derive(Debug, Default)]
 pub struct RuleIndex {
     indexed: bool,
-    exact: Map<SmallVec<[u32; 2]>>,
-    prefix: Map<SmallVec<[u32; 2]>>,
+    as_written: PathIndex,
+    /// Rules for paths in any case, by their lower case.
+    any_case: PathIndex,
     /// Rules that no lookup finds; they are always checked.
     others: Vec<u32>,
 }
@@ -126,10 +156,18 @@ impl RuleIndex {
         }
         for (place, rule) in rules.iter().enumerate() {
             let number = u32::try_from(place).unwrap_or(u32::MAX);
-            match &rule.path {
-                PathMatch::Exact(path) => index.exact.entry(path.clone()).or_default().push(number),
+            let (paths, path) = match &rule.path {
+                PathMatch::AnyCase(inner) => (&mut index.any_case, &**inner),
+                path => (&mut index.as_written, path),
+            };
+            let key = |path: &str| match &rule.path {
+                PathMatch::AnyCase(_) => path.to_ascii_lowercase().into(),
+                _ => path.into(),
+            };
+            match path {
+                PathMatch::Exact(path) => paths.exact.entry(key(path)).or_default().push(number),
                 PathMatch::Prefix(path) if path.matches('/').count() <= DEPTH_MAX => {
-                    index.prefix.entry(path.clone()).or_default().push(number);
+                    paths.prefix.entry(key(path)).or_default().push(number);
                 }
                 _ => index.others.push(number),
             }
@@ -147,14 +185,10 @@ impl RuleIndex {
         if !self.indexed {
             return rules.iter().position(fits);
         }
-        let mut candidates: SmallVec<[u32; 16]> = SmallVec::new();
-        candidates.extend(self.exact.get(path).into_iter().flatten().copied());
-        if !self.prefix.is_empty() {
-            let ends = path.bytes().enumerate().skip(1).filter(|(_, byte)| *byte == b'/');
-            let ends = ends.map(|(at, _)| at).chain([path.len()]);
-            for end in ends.take(DEPTH_MAX + 1) {
-                candidates.extend(self.prefix.get(&path[..end]).into_iter().flatten().copied());
-            }
+        let mut candidates = Candidates::new();
+        self.as_written.find(path, &mut candidates);
+        if !self.any_case.is_empty() {
+            self.any_case.find(&path.to_ascii_lowercase(), &mut candidates);
         }
         candidates.sort_unstable();
         // Merges the two sorted lists.

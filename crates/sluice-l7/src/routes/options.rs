@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use sluice_core::Name;
 
-use super::PathRewrite;
 use super::conditions::RuntimeShare;
+use super::endpoint_match::EndpointMatch;
+use super::{PathRewrite, RegexSubstitution};
 use crate::retry_plan::RetryPlan;
 
 /// How the requests of a rule are handled.
@@ -23,8 +24,12 @@ pub struct RuleOptions {
     pub path: Option<PathRewrite>,
     /// The host sent to the endpoint.
     pub host: HostRewrite,
+    /// What endpoints are told of the request before its rewrites.
+    pub originals: Originals,
     /// What a hash balancer hashes; the first source that yields a value is used.
     pub hash: Vec<HashBy>,
+    /// The metadata that the endpoint must have, if the cluster has subsets.
+    pub endpoint: Option<EndpointMatch>,
     /// Where copies of requests go.
     pub mirrors: Vec<Mirror>,
     /// Whether Envoy's request headers for retries and time-outs are heeded, and overload is reported in its way.
@@ -48,7 +53,9 @@ impl Default for RuleOptions {
             retry: RetryPlan::default(),
             path: None,
             host: HostRewrite::Keep,
+            originals: Originals::default(),
             hash: Vec::new(),
+            endpoint: None,
             mirrors: Vec::new(),
             follow: None,
             envoy_headers: false,
@@ -133,7 +140,7 @@ impl Default for Timeouts {
 }
 
 /// The host sent to the endpoint.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub enum HostRewrite {
     /// The host that the client sent.
     #[default]
@@ -144,6 +151,19 @@ pub enum HostRewrite {
     Endpoint,
     /// The value of this header; the host that the client sent if it is missing or empty.
     Header(String),
+    /// The path without its query, with a substitution; the host that the client sent if nothing matches.
+    OfPath(Box<RegexSubstitution>),
+    /// The value of this header, with a substitution; the host that the client sent if nothing matches.
+    OfHeader(Box<(String, RegexSubstitution)>),
+}
+
+/// What endpoints are told of a request before its rewrites.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Originals {
+    /// The path, in `x-envoy-original-path`.
+    pub path: bool,
+    /// The host, in `x-envoy-original-host`.
+    pub host: bool,
 }
 
 /// What to hash.

@@ -20,6 +20,8 @@ pub enum PathMatch {
     Regex(Box<regex::Regex>),
     /// Segments, some of which are wildcards.
     HttpTemplate(Box<[Segment]>),
+    /// The same as another condition, in upper or lower case (ASCII). Made by [`PathMatch::in_any_case`].
+    AnyCase(Box<Self>),
 }
 
 /// A segment of a template.
@@ -43,6 +45,7 @@ impl PartialEq for PathMatch {
             | (Self::StartsWith(one), Self::StartsWith(two)) => one == two,
             (Self::Regex(one), Self::Regex(two)) => one.as_str() == two.as_str(),
             (Self::HttpTemplate(one), Self::HttpTemplate(two)) => one == two,
+            (Self::AnyCase(one), Self::AnyCase(two)) => one == two,
             _ => false,
         }
     }
@@ -116,6 +119,16 @@ impl PathMatch {
         Ok(Self::Regex(Box::new(regexes::anywhere(&whole)?)))
     }
 
+    /// The same condition for paths in upper or lower case; `None` if it does not depend on case, or says itself how.
+    pub fn in_any_case(self) -> Option<Self> {
+        match self {
+            Self::Exact(_) | Self::Prefix(_) | Self::StartsWith(_) | Self::HttpTemplate(_) => {
+                Some(Self::AnyCase(Box::new(self)))
+            }
+            Self::Any | Self::Regex(_) | Self::AnyCase(_) => None,
+        }
+    }
+
     /// Whether `path`, without a query, matches.
     pub fn fits(&self, path: &str) -> bool {
         match self {
@@ -126,7 +139,26 @@ impl PathMatch {
                 .is_some_and(|rest| matches!(rest.as_bytes(), [] | [b'/', ..])),
             Self::StartsWith(start) => path.starts_with(&**start),
             Self::Regex(regex) => regex.is_match(path),
-            Self::HttpTemplate(segments) => template_fits(segments, path),
+            Self::HttpTemplate(segments) => template_fits(segments, path, |one, two| one == two),
+            Self::AnyCase(inner) => inner.fits_in_any_case(path),
+        }
+    }
+
+    fn fits_in_any_case(&self, path: &str) -> bool {
+        let after = |start: &str| {
+            let (here, rest) = path.split_at_checked(start.len())?;
+            here.eq_ignore_ascii_case(start).then_some(rest)
+        };
+        match self {
+            Self::Exact(exact) => path.eq_ignore_ascii_case(exact),
+            Self::Prefix(prefix) => {
+                after(prefix).is_some_and(|rest| matches!(rest.as_bytes(), [] | [b'/', ..]))
+            }
+            Self::StartsWith(start) => after(start).is_some(),
+            Self::HttpTemplate(segments) => {
+                template_fits(segments, path, str::eq_ignore_ascii_case)
+            }
+            Self::Any | Self::Regex(_) | Self::AnyCase(_) => self.fits(path),
         }
     }
 
@@ -136,6 +168,7 @@ impl PathMatch {
             Self::Prefix(text) | Self::StartsWith(text) => path.get(..text.len()).unwrap_or(path),
             Self::Any => "",
             Self::Exact(_) | Self::HttpTemplate(_) | Self::Regex(_) => path,
+            Self::AnyCase(inner) => inner.matched(path),
         }
     }
 }
@@ -158,11 +191,12 @@ impl std::fmt::Display for PathMatch {
                 }
                 Ok(())
             }
+            Self::AnyCase(inner) => write!(f, "{inner} (any case)"),
         }
     }
 }
 
-fn template_fits(segments: &[Segment], path: &str) -> bool {
+fn template_fits(segments: &[Segment], path: &str, equals: fn(&str, &str) -> bool) -> bool {
     let Some(path) = path.strip_prefix('/') else { return false };
     let mut parts = path.split('/');
     for segment in segments {
@@ -174,7 +208,7 @@ fn template_fits(segments: &[Segment], path: &str) -> bool {
                 }
             }
             Segment::Literal(text) => {
-                if parts.next() != Some(&**text) {
+                if !parts.next().is_some_and(|part| equals(part, text)) {
                     return false;
                 }
             }
@@ -217,6 +251,22 @@ mod tests {
         assert_eq!(parse("/a|/b").to_string(), "regex: /a|/b");
         for text in ["a(b", "/a)|(/b", "/a{9999999}"] {
             assert!(PathMatch::parse_regex(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn any_case_is_of_what_is_written_out() {
+        let any_case = |path: PathMatch| path.in_any_case().unwrap();
+        let parse = |text| any_case(PathMatch::parse(text).unwrap());
+        check(&parse("/Ab"), &["/ab", "/AB"], &["/abc", "/a"]);
+        check(&parse("/Ab/*"), &["/aB", "/AB/c", "/ab/"], &["/abc", "/a", "/\u{e9}"]);
+        check(&any_case(PathMatch::StartsWith("/Ab".into())), &["/aBc", "/AB"], &["/a"]);
+        let template = PathMatch::parse_template("/Users/{id}/cart").unwrap();
+        check(&any_case(template), &["/users/X/CART"], &["/users//cart", "/users/x/carts"]);
+        assert_eq!(parse("/Ab/*").matched("/aB/c"), "/aB");
+        assert_eq!(parse("/Ab/*").to_string(), "/Ab/* (any case)");
+        for path in [PathMatch::Any, PathMatch::parse_regex("/a").unwrap(), parse("/a")] {
+            assert_eq!(path.in_any_case(), None);
         }
     }
 

@@ -1,6 +1,13 @@
 use super::*;
 use crate::runtime::Runtime;
 use proptest::prelude::*;
+use sluice_codec::Version;
+use sluice_core::connection::Peer;
+use sluice_core::value::parse_name_pattern;
+use sluice_core::{Facts, Moment};
+use sluice_l4::inspect::tls::{SNI, TLS};
+
+use crate::exchange::tests::kit::tls_facts;
 
 fn rule(path: PathMatch, methods: &[&str]) -> Rule {
     let conditions = (!methods.is_empty()).then(|| {
@@ -18,19 +25,16 @@ fn rule(path: PathMatch, methods: &[&str]) -> Rule {
 }
 
 fn subject<'a>(head: &'a Head, runtime: &'a Runtime) -> RouteInput<'a> {
-    RouteInput {
-        head,
-        source: None,
-        tls: None,
-        values: None,
-        conn_values: None,
-        runtime,
-        random: 7,
-    }
+    RouteInput { head, source: None, conn: None, values: None, runtime, random: 7 }
+}
+
+fn connection() -> ConnInfo {
+    let peer = Peer::Ip(([192, 0, 2, 1], 4711).into());
+    ConnInfo::new(1, "web".into(), peer, peer, Moment::NEVER)
 }
 
 fn path_match() -> impl Strategy<Value = PathMatch> {
-    let path = "(/[ab]{1,2}){1,3}";
+    let path = "(/[abA]{1,2}){1,3}";
     prop_oneof![
         Just(PathMatch::Any),
         path.prop_map(|p| PathMatch::Exact(p.into())),
@@ -39,13 +43,17 @@ fn path_match() -> impl Strategy<Value = PathMatch> {
         path.prop_map(|p| PathMatch::parse_regex(&p).unwrap()),
         "(/([ab]|\\{x\\})){1,3}".prop_map(|t| PathMatch::parse_template(&t).unwrap()),
     ]
+    .prop_flat_map(|path| match path.clone().in_any_case() {
+        Some(any_case) => prop_oneof![Just(path), Just(any_case)].boxed(),
+        None => Just(path).boxed(),
+    })
 }
 
 proptest! {
     #[test]
     fn the_index_finds_what_the_obvious_way_finds(
         rules in prop::collection::vec((path_match(), prop::sample::select(vec!["GET", "POST", ""])), 0..40),
-        path in "(/[ab]{0,2}){1,10}",
+        path in "(/[abAB]{0,2}){1,10}",
     ) {
         let one = |(path, method): (PathMatch, &'static str)| {
             if method.is_empty() { rule(path, &[]) } else { rule(path, &[method]) }
@@ -138,9 +146,9 @@ sluice_core::values! {
 #[test]
 fn shared_values_are_compared_as_they_are_printed() {
     let (head, runtime) = (Head::request("GET", "http", "a.test", "/"), Runtime::default());
-    let (mut values, conn_values) = (SharedValues::default(), ConnValues::default());
-    let why_not = |values, conn_values, name: &str, wanted| {
-        let input = RouteInput { values, conn_values, ..subject(&head, &runtime) };
+    let (mut values, conn) = (SharedValues::default(), connection());
+    let why_not = |values, conn, name: &str, wanted| {
+        let input = RouteInput { values, conn, ..subject(&head, &runtime) };
         let values = vec![(name.to_owned(), wanted)];
         Conditions { values, ..Conditions::default() }.why_not(&input)
     };
@@ -148,14 +156,57 @@ fn shared_values_are_compared_as_they_are_printed() {
     let (tier, visits) = (TIER.name(), VISITS.name());
     assert_eq!(why_not(None, None, tier, exact("gold")), Some("values"));
     assert_eq!(why_not(None, None, tier, ValueMatch::Present(false)), None);
-    assert!(conn_values.set(&VISITS, 3) && conn_values.set(&TIER, "tin".to_owned()));
-    assert_eq!(why_not(None, Some(&conn_values), tier, exact("tin")), None);
+    assert!(conn.values.set(&VISITS, 3) && conn.values.set(&TIER, "tin".to_owned()));
+    assert_eq!(why_not(None, Some(&conn), tier, exact("tin")), None);
     values.set(&TIER, "gold".to_owned());
-    let both = |name, wanted| why_not(Some(&values), Some(&conn_values), name, wanted);
+    let both = |name, wanted| why_not(Some(&values), Some(&conn), name, wanted);
     assert_eq!(both(tier, exact("gold")), None, "the request comes before its connection");
     assert_eq!(both(tier, exact("tin")), Some("values"));
     assert_eq!(both(visits, exact("3")), None);
     assert_eq!(both(visits, ValueMatch::Not(Box::new(exact("3")))), Some("values"));
+}
+
+#[test]
+fn conditions_on_the_connection() {
+    let runtime = Runtime::default();
+    let mut head = Head::request("GET", "http", "a.test", "/");
+    let (clear, encrypted) = (connection(), connection());
+    let nameless = connection();
+    for conn in [&encrypted, &nameless] {
+        conn.tls.set(tls_facts(None)).unwrap();
+    }
+    let facts = Facts::of(TLS).with(&SNI, "a.shop.test".into());
+    encrypted.facts.set(Box::new(facts)).unwrap();
+    let none = Conditions::default;
+    let sni = |pattern| Conditions { sni: vec![parse_name_pattern(pattern).unwrap()], ..none() };
+    let tls = |tls| Conditions { tls: Some(tls), ..none() };
+    for (conditions, conn, why) in [
+        (tls(true), &clear, Some("tls")),
+        (tls(false), &clear, None),
+        (tls(true), &encrypted, None),
+        (tls(false), &encrypted, Some("tls")),
+        (sni("a.shop.test"), &encrypted, None),
+        (sni("*.shop.test"), &encrypted, None),
+        (sni("*.a.shop.test"), &encrypted, Some("sni")),
+        (sni("shop.test"), &encrypted, Some("sni")),
+        (sni("a.shop.test"), &clear, Some("sni")),
+        (sni("a.shop.test"), &nameless, Some("sni")),
+    ] {
+        let input = RouteInput { conn: Some(conn), ..subject(&head, &runtime) };
+        assert_eq!(conditions.why_not(&input), why, "{conditions:?}");
+    }
+    for (version, fits) in [
+        (Version::Http10, RequestVersion::Http1),
+        (Version::Http11, RequestVersion::Http1),
+        (Version::Http2, RequestVersion::Http2),
+        (Version::Http3, RequestVersion::Http3),
+    ] {
+        head.set_version(version);
+        for wanted in [RequestVersion::Http1, RequestVersion::Http2, RequestVersion::Http3] {
+            let why = (wanted != fits).then_some("version");
+            check(Conditions { versions: vec![wanted], ..none() }, &head, why);
+        }
+    }
 }
 
 #[test]

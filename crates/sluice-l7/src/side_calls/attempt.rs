@@ -115,7 +115,9 @@ impl SideCalls {
         let (status, took) = match response {
             Ok(status) => {
                 pool.handle.note_answer(&self.worker, &up.endpoint, Some(status));
-                (status, Some(self.worker.now().since(up.sent_at)))
+                let took = self.worker.now().since(up.sent_at);
+                pool.handle.note_time(&up.endpoint, took);
+                (status, Some(took))
             }
             Err(failed) => {
                 up.stream.reset(true);

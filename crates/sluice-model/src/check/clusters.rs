@@ -9,9 +9,11 @@ use sluice_core::settings::Short;
 use sluice_core::{Diags, Endpoint, Name, Path, Setting as _, Spanned};
 use sluice_upstream::cluster::FALLBACKS_MAX;
 
+use crate::model::cluster::CheckedBy;
+use crate::sections::discovery::MIN_TTL;
 use crate::sections::{
-    Cluster, ClusterProtocol, Config, Dns, EndpointEntry, EndpointLimits, Health, NameMode,
-    OnEndpointRemoved, Refresh, Relay, Reuse, Verification,
+    CheckOf, Cluster, ClusterProtocol, Config, Dns, EndpointEntry, EndpointLimits, Health,
+    NameMode, OnEndpointRemoved, Refresh, Relay, Reuse, Verification,
 };
 
 /// Checks every cluster on its own.
@@ -22,27 +24,21 @@ pub fn clusters(config: &Config, diags: &mut Diags) {
         hosts.flat_map(|host| host.rules.iter()).find(|rule| rule.cluster_header.is_some());
     let routed: HashSet<&Name> =
         super::clusters_of_routes(config).map(|cluster| &cluster.value).collect();
-    let relayed: HashSet<&Name> = config
-        .listeners
-        .iter()
-        .flat_map(|listener| super::relays_of(listener))
-        .flat_map(Relay::clusters)
-        .flat_map(|name| super::served_by(config, name))
-        .map(|cluster| &cluster.value)
-        .collect();
+    let relayed: HashSet<&Name> =
+        super::clusters_of_relays(config, config.listeners.iter()).collect();
     let streams = config.listeners.iter().filter(|listener| !listener.is_udp());
-    let streamed: HashSet<&Name> = streams
-        .flat_map(|listener| super::relays_of(listener))
-        .flat_map(Relay::clusters)
-        .flat_map(|name| super::served_by(config, name))
-        .map(|cluster| &cluster.value)
-        .collect();
+    let streamed: HashSet<&Name> = super::clusters_of_relays(config, streams).collect();
+    super::zones::node(config, diags);
+    let flows = config.listeners.iter().filter(|listener| listener.is_udp());
+    let flowed: HashSet<&Name> = super::clusters_of_relays(config, flows).collect();
     for (name, cluster) in config.clusters.iter() {
         let at = at.key(name);
         endpoints(cluster, &at, diags);
         fallback(config, name, cluster, &at, diags);
         backoff(cluster, streamed.contains(name), &at, diags);
-        balancing(cluster, &at, diags);
+        silence(cluster, flowed.contains(name), &at, diags);
+        balancing(config, cluster, is_fleet(config, name), &at, diags);
+        super::subsets::subsets(cluster, &at, diags);
         names(cluster, &at, diags);
         let routed = by_header.is_some() || routed.contains(name);
         let uses = (relayed.contains(name), streamed.contains(name), routed);
@@ -101,6 +97,17 @@ fn fallback(
     }
 }
 
+/// Checks that flows are relayed to a cluster that ejects endpoints for silence.
+fn silence(cluster: &Spanned<Short<Cluster>>, flowed: bool, at: &Path<'_>, diags: &mut Diags) {
+    let silence = cluster.outlier.0.as_ref().and_then(|outlier| outlier.silence.as_ref());
+    if silence.is_some() && !flowed {
+        let message = "`silence` counts datagrams, and no UDP listener relays to this cluster";
+        diags
+            .warning("useless-setting", cluster.span, at.key("outlier").key("silence"), message)
+            .help("remove it; `connect_failures` and `consecutive_5xx` are for connections and requests");
+    }
+}
+
 /// The longest wait of `connect_backoff`.
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
 
@@ -139,6 +146,7 @@ fn only_for_http(name: &Name, cluster: &Spanned<Short<Cluster>>, at: &Path<'_>, 
     let limits = &cluster.limits;
     let outlier = cluster.outlier.0.as_ref();
     let said = [
+        ("http2", cluster.http2.is_some()),
         ("reuse", Reuse::absent().is_some_and(|usual| cluster.reuse != usual)),
         ("limits.requests", limits.requests.0.is_some()),
         ("limits.requests_per_endpoint", limits.requests_per_endpoint.0.is_some()),
@@ -148,6 +156,7 @@ fn only_for_http(name: &Name, cluster: &Spanned<Short<Cluster>>, at: &Path<'_>, 
             "outlier.consecutive_gateway_errors",
             outlier.is_some_and(|of| of.consecutive_gateway_errors.0.is_some()),
         ),
+        ("outlier.latency", outlier.is_some_and(|of| of.latency.is_some())),
         ("outlier.connect_failures_as_503", outlier.is_some_and(|of| of.connect_failures_as_503)),
     ];
     for (key, _) in said.iter().filter(|(_, said)| *said) {
@@ -177,6 +186,20 @@ fn queue(
     let Some(section) = &limits.queue else { return };
     let at = at.key("limits");
     let at = at.key("queue");
+    for (key, is_set, help) in [
+        ("subsets", cluster.subsets.is_some(), "make a cluster of its own for each subset"),
+        ("forward", cluster.forward.is_some(), "list `endpoints`"),
+    ] {
+        if is_set {
+            let message = format!(
+                "`queue` has no meaning with `{key}`: what waits may use any endpoint of the cluster"
+            );
+            diags
+                .error("wrong-kind", section.span, at, message)
+                .help(format!("remove `queue`, or {help}"));
+            return;
+        }
+    }
     if section.sticky_timeout.0 > section.timeout {
         diags
             .error(
@@ -236,7 +259,7 @@ fn names(cluster: &Spanned<Short<Cluster>>, at: &Path<'_>, diags: &mut Diags) {
     let here = at.key("dns");
     let dns = &cluster.dns;
     for (key, min, max_key, max) in [
-        ("min_ttl", dns.min_ttl, "max_ttl", dns.max_ttl),
+        ("min_ttl", dns.min_ttl.unwrap_or(MIN_TTL), "max_ttl", dns.max_ttl),
         ("retry", dns.retry, "max_retry", dns.max_retry),
     ] {
         if min > max {
@@ -261,6 +284,7 @@ fn names(cluster: &Spanned<Short<Cluster>>, at: &Path<'_>, diags: &mut Diags) {
     }
     let named = |address: &Endpoint| matches!(address, Endpoint::Host(..) | Endpoint::Service(_));
     let nameless = cluster.endpoints_file.is_none()
+        && cluster.forward.is_none()
         && !cluster.endpoints.iter().any(|entry| named(&entry.0.address.value));
     for (key, of, given) in
         [("dns", "mode", dns.mode != usual.mode), ("egress", "egress", cluster.egress.is_some())]
@@ -302,6 +326,13 @@ fn endpoints(cluster: &Spanned<Short<Cluster>>, at: &Path<'_>, diags: &mut Diags
                     address.value
                 ));
         }
+        if let Some(check) = &entry.0.check
+            && let Some(problem) = check_problem(check, &address.value, checked_by(cluster))
+        {
+            diags
+                .error("wrong-kind", check.span, list.index(index).key("check"), problem)
+                .help("`check` of an endpoint says what differs from `health` of its cluster");
+        }
         if needs_name(cluster) && matches!(address.value, Endpoint::Service(_)) {
             let message = "the names of targets come from DNS, which nobody vouches for";
             diags
@@ -322,8 +353,52 @@ fn endpoints(cluster: &Spanned<Short<Cluster>>, at: &Path<'_>, diags: &mut Diags
     }
 }
 
+/// Whether the cluster tells where the processes of this kind are.
+fn is_fleet(config: &Config, name: &Name) -> bool {
+    config.node.cluster.as_ref().is_some_and(|fleet| fleet.value == *name)
+}
+
+/// How the endpoints of a cluster are checked.
+pub fn checked_by(section: &Cluster) -> CheckedBy {
+    match &section.health {
+        None => CheckedBy::Nothing,
+        Some(health) if health.http.is_some() || health.grpc.is_some() => CheckedBy::Request,
+        Some(_) => CheckedBy::Connection,
+    }
+}
+
+/// Why an endpoint cannot have settings for its checks.
+pub fn check_problem(
+    check: &CheckOf,
+    address: &Endpoint,
+    checks: CheckedBy,
+) -> Option<&'static str> {
+    let CheckOf { port, address: ip, host } = check;
+    if port.is_none() && ip.is_none() && host.is_none() {
+        return Some("`check` has no fields: add `port`, `address` or `host`");
+    }
+    match (checks, address) {
+        (CheckedBy::Nothing, _) => Some("`check` needs `health` of the cluster"),
+        (CheckedBy::Connection, _) if host.is_some() => {
+            Some("`check.host` is for checks by `http` and `grpc`")
+        }
+        (_, Endpoint::Unix(_)) if port.is_some() || ip.is_some() => {
+            Some("a unix socket is checked at no other port or address")
+        }
+        _ => None,
+    }
+}
+
 /// Checks that priorities, localities and slow start fit each other and the balancer.
-fn balancing(cluster: &Spanned<Short<Cluster>>, at: &Path<'_>, diags: &mut Diags) {
+fn balancing(
+    config: &Config,
+    cluster: &Spanned<Short<Cluster>>,
+    is_fleet: bool,
+    at: &Path<'_>,
+    diags: &mut Diags,
+) {
+    super::zones::zone_aware(config, cluster, at, diags);
+    super::zones::aperture(cluster, at, diags);
     if let Some(slow_start) = &cluster.slow_start
         && cluster.balance.0.hashes()
     {
@@ -331,7 +406,7 @@ fn balancing(cluster: &Spanned<Short<Cluster>>, at: &Path<'_>, diags: &mut Diags
         let message = format!("`{word}` has no slow start: a hash leads to the same endpoint");
         diags
             .error("wrong-kind", slow_start.span, at.key("slow_start"), message)
-            .help("remove `slow_start`, or set `balance` to round_robin, random or least_request");
+            .help("remove `slow_start`, or set `balance` to another balancer");
     }
     let list = at.key("endpoints");
     let mut priorities: HashSet<u32> = HashSet::new();
@@ -342,7 +417,9 @@ fn balancing(cluster: &Spanned<Short<Cluster>>, at: &Path<'_>, diags: &mut Diags
             let message = "`backup` is `priority: 1`: write only one of them";
             diags.error("short-and-long", entry.span, here.key("backup"), message);
         }
-        locality(cluster, entry, &here, diags);
+        if !is_fleet && cluster.zone_aware.is_none() {
+            locality(cluster, entry, &here, diags);
+        }
     }
     // A file may change at any time.
     if cluster.endpoints_file.is_some() {
@@ -422,6 +499,12 @@ pub fn stream_relay(config: &Config, to: &Spanned<Name>, at: &Path<'_>, diags: &
 
 /// Checks that a relay of datagrams has no settings for connections.
 pub fn flow_settings(relay: &Spanned<Short<Relay>>, at: &Path<'_>, diags: &mut Diags) {
+    if let Some(from) = &relay.cluster_from {
+        let message = "`cluster_from` applies to connections, not to UDP flows";
+        diags
+            .error("wrong-kind", from.span, at.key("cluster_from"), message)
+            .help("add a chain with `match: { sni: NAME }` for each cluster");
+    }
     let usual = Relay::absent().expect("a relay has no required fields");
     let only_streams = [
         ("half_close_timeout", relay.half_close_timeout != usual.half_close_timeout),
@@ -436,6 +519,10 @@ pub fn flow_settings(relay: &Spanned<Short<Relay>>, at: &Path<'_>, diags: &mut D
                 format!("`{key}` applies to connections, not to UDP flows"),
             )
             .help("remove it; a flow ends by `idle_timeout` or `responses`");
+    }
+    if relay.per_packet && relay.sticky.is_some() {
+        let message = "`sticky` keeps a client with one endpoint, and `per_packet` does not";
+        diags.error("wrong-kind", relay.span, at.key("sticky"), message).help("remove one of them");
     }
 }
 

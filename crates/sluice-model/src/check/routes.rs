@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 
 use sluice_core::{Diags, Name, Path, Setting, Span, Spanned};
+use sluice_l7::routes::{EndpointMatch, RequestVersion};
 
 use crate::sections::routes::{HashKey, Rewrite, RouteTimeout, Rule, Share, ShareWeight, Shares};
 use crate::sections::{Config, HostOrRule, Http};
@@ -25,8 +26,10 @@ pub fn routes(config: &Config, diags: &mut Diags) {
                 rule_name(rule, &mut names, &here, diags);
                 useless_skips(&rule.filters, filters.as_deref(), &here, diags);
                 useless_settings(rule, &here, diags);
+                connection(rule, &here, diags);
                 shares(rule, &here, diags);
                 hashes(config, rule, &here, diags);
+                metadata(config, rule, &here, diags);
             }
         }
     }
@@ -86,6 +89,7 @@ fn useless_settings(rule: &Spanned<Rule>, at: &Path<'_>, diags: &mut Diags) {
         ("timeout", RouteTimeout::absent().is_some_and(|usual| rule.timeout != usual)),
         ("retry", rule.retry.is_some()),
         ("hash", !rule.hash.is_empty()),
+        ("endpoint_metadata", rule.endpoint_metadata.is_some()),
         ("mirror", !rule.mirror.is_empty()),
         ("follow_redirects", rule.follow_redirects.is_some()),
         ("envoy_headers", rule.envoy_headers),
@@ -116,6 +120,26 @@ fn shares(rule: &Spanned<Rule>, at: &Path<'_>, diags: &mut Diags) {
                 "`percent: 0%` matches no request",
             )
             .help("add `key: NAME` for a runtime value that changes it, or remove the rule");
+    }
+}
+
+/// Warns of a rule whose conditions on the connection exclude each other.
+fn connection(rule: &Spanned<Rule>, at: &Path<'_>, diags: &mut Diags) {
+    let Some(of) = rule.matches.as_ref().filter(|of| of.tls == Some(false)) else { return };
+    let needs_tls = [
+        ("sni", !of.sni.is_empty()),
+        ("client_certificate", of.client_certificate.as_deref().is_some_and(|of| of != "false")),
+        (
+            "version",
+            !of.version.is_empty() && of.version.iter().all(|v| *v == RequestVersion::Http3),
+        ),
+    ];
+    if let Some((key, _)) = needs_tls.iter().find(|(_, needs)| *needs) {
+        let matches = at.key("match");
+        let message = format!("`tls: false` excludes every request that `{key}` matches");
+        diags
+            .warning("unreachable-rule", rule.span, matches.key(key), message)
+            .help("remove one of them");
     }
 }
 
@@ -160,6 +184,36 @@ fn hashes(config: &Config, rule: &Spanned<Rule>, at: &Path<'_>, diags: &mut Diag
     }
     for cluster in rule.cluster.iter().chain(split) {
         super::hash_fits(config, cluster, !rule.hash.is_empty(), rule.span, at, diags);
+    }
+}
+
+/// Checks that the clusters of a rule have the subsets that it asks for.
+fn metadata(config: &Config, rule: &Spanned<Rule>, at: &Path<'_>, diags: &mut Diags) {
+    let of_rule = rule.endpoint_metadata.as_ref().map(|of| &of.0);
+    let span = rule.endpoint_metadata.as_ref().map_or(rule.span, |of| of.span);
+    if let Some(cluster) = &rule.cluster {
+        super::subsets::asked(config, cluster, of_rule, span, at, diags);
+    }
+    let split = at.key("split");
+    for (name, share) in rule.split.iter().flat_map(|split| &split.0) {
+        let at = split.key(&name.value);
+        let span = share.endpoint_metadata.as_ref().map_or(span, |of| of.span);
+        let asked = of_share(of_rule, share);
+        super::subsets::asked(config, name, asked.as_ref(), span, &at, diags);
+    }
+    let list = at.key("mirror");
+    for (place, mirror) in rule.mirror.iter().enumerate() {
+        super::subsets::copies(config, &mirror.cluster, rule.span, &list.index(place), diags);
+    }
+}
+
+/// The metadata that the share of a split asks for: its own, and the rest of that of the rule or relay.
+pub(crate) fn of_share(outer: Option<&EndpointMatch>, share: &Share) -> Option<EndpointMatch> {
+    let own = share.endpoint_metadata.as_ref().map(|of| EndpointMatch::fixed(of.0.clone()));
+    match (outer, own) {
+        (outer, None) => outer.cloned(),
+        (None, own) => own,
+        (Some(outer), Some(own)) => Some(outer.with(&own)),
     }
 }
 

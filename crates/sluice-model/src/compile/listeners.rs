@@ -9,8 +9,8 @@ use sluice_l4::chain::InnerPlan;
 use sluice_l4::filters::FilterOwner;
 use sluice_l4::udp::{FlowChainPlan, UdpPlan};
 use sluice_l4::{
-    ChainPlan, ChainTable, Criteria, HandlerPlan, InspectPlan, ListenerPlan, RelayPlan,
-    Termination, Transport, WeightedCluster,
+    ChainPlan, ChainTable, Criteria, HandlerPlan, InspectPlan, ListenerPlan, NamedClusters,
+    RelayPlan, RelayTarget, Termination, Transport, WeightedCluster,
 };
 use sluice_l7::HttpPlan;
 use sluice_l7::client_auth::OwnClientAuth;
@@ -19,9 +19,9 @@ use sluice_quic::QuicListenerPlan;
 use super::filter_names::only_for_relays;
 use super::http::HttpContext;
 use super::{Compiler, client_auth, quic, unknown_filter};
-use crate::chains::needs;
+use crate::chains::{ChainNeeds, needs};
 use crate::model::listener::{
-    ChainKind, FlowChain, InnerChain, RelayTo, Service, SocketOptions, Streams, Traffic,
+    ChainKind, FlowChain, InnerChain, RelayShare, RelayTo, Service, SocketOptions, Streams, Traffic,
 };
 use crate::model::tls::ServerTls;
 use crate::model::{FilterChain, FilterConfig, Listener};
@@ -60,7 +60,7 @@ impl Compiler<'_> {
         let owner = FilterOwner::Listener(name);
         let list = Path::ROOT.key("filters");
         let filters = self.filters(&listener.filters, owner, &list, diags);
-        let serves_http = |(_, service): &(_, &Service)| matches!(service, Service::Http(_));
+        let serves_http = |(_, _, service): &(_, _, &Service)| matches!(service, Service::Http(_));
         let datagrams = matches!(listener.traffic, Traffic::Datagrams(_));
         if datagrams || listener.services().iter().any(serves_http) {
             only_for_relays(&listener.filters, filters.as_deref(), &list, diags);
@@ -111,14 +111,19 @@ impl Compiler<'_> {
                 _ => plans = None,
             }
         }
-        let wanted: Vec<_> =
-            criteria.into_iter().zip(chains.iter().map(|chain| chain.tls().is_some())).collect();
+        let asked = |(criteria, chain): (Criteria, &FilterChain)| ChainNeeds {
+            criteria,
+            terminates: chain.tls().is_some(),
+            reads_name: chain.reads_server_name(),
+        };
+        let wanted: Vec<_> = criteria.into_iter().zip(chains).map(asked).collect();
+        let needs = needs(&wanted, false);
         let plan = Arc::new(ListenerPlan {
             name: Arc::clone(name),
             filters: filters?,
             proxy_protocol: proxy_protocol.clone(),
             inspect: InspectPlan {
-                needs: needs(&wanted, false),
+                needs,
                 timeout: inspect.timeout,
                 bytes: inspect.bytes,
                 on_timeout: inspect.on_timeout,
@@ -209,7 +214,9 @@ impl Compiler<'_> {
         let criteria: Vec<_> = chains.iter().map(|chain| chain.criteria.clone()).collect();
         let places: Vec<usize> = (0..chains.len()).collect();
         let table = chain_table(&criteria, &places, list, diags);
-        let wanted: Vec<_> = criteria.into_iter().map(|criteria| (criteria, false)).collect();
+        // Inside a terminated stream, the server name is known from the handshake.
+        let asked = |criteria| ChainNeeds { criteria, terminates: false, reads_name: false };
+        let wanted: Vec<_> = criteria.into_iter().map(asked).collect();
         Some(InnerPlan { needs: needs(&wanted, true), table: table?, chains: plans? })
     }
 
@@ -223,8 +230,19 @@ impl Compiler<'_> {
     ) -> Option<BuiltService> {
         Some(match service {
             Service::Relay { to, options } => {
-                let clusters = self.relay_to(to);
-                (Arc::new(RelayPlan { clusters, options: options.clone() }), None)
+                let to = match to {
+                    RelayTo::Named(allow) => {
+                        let directory = Arc::clone(&self.around.clusters);
+                        RelayTarget::Named(Arc::new(NamedClusters {
+                            allow: allow.clone(),
+                            directory,
+                        }))
+                    }
+                    RelayTo::Cluster { .. } | RelayTo::Split(_) => {
+                        RelayTarget::Split(self.relay_to(to))
+                    }
+                };
+                (Arc::new(RelayPlan { to, options: options.clone() }), None)
             }
             Service::Http(http) => {
                 let Scope { listener, client_auth } = scope;
@@ -236,11 +254,12 @@ impl Compiler<'_> {
     }
 
     fn relay_to(&self, to: &RelayTo) -> Vec<WeightedCluster> {
-        let cluster = |(name, weight): (&Name, u64)| WeightedCluster {
-            cluster: self.around.clusters.reference(name),
-            weight,
+        let cluster = |share: RelayShare| WeightedCluster {
+            cluster: self.around.clusters.reference(&share.cluster),
+            weight: share.weight,
+            subset: share.subset,
         };
-        to.clusters().map(cluster).collect()
+        to.shares().map(cluster).collect()
     }
 
     fn datagrams(
@@ -261,6 +280,11 @@ impl Compiler<'_> {
             let own = at.key("filters");
             let filters = self.filters(&chain.filters, owner, &own, diags);
             only_for_relays(&chain.filters, filters.as_deref(), &own, diags);
+            if let RelayTo::Named(_) = chain.to {
+                let message = "the cluster of a UDP flow cannot be named by its client";
+                diags.error("wrong-kind", None, at.key("relay"), message);
+                plans = None;
+            }
             match (filters, &mut plans) {
                 (Some(filters), Some(all)) => all.push(FlowChainPlan {
                     name: Arc::clone(&chain.name),
@@ -270,16 +294,27 @@ impl Compiler<'_> {
                     sticky: chain.sticky,
                     idle_timeout: chain.idle_timeout,
                     responses: chain.responses.map(NonZeroU32::get),
+                    per_packet: chain.per_packet,
                 }),
                 _ => plans = None,
             }
+        }
+        let named = criteria.iter().any(asks_of_hello);
+        let spread = chains.iter().position(|chain| chain.per_packet);
+        if let Some(place) = spread.filter(|_| named) {
+            let message =
+                "QUIC connections that are selected by their hello stay with their endpoint";
+            diags
+                .error("wrong-kind", None, list.index(place).key("relay.per_packet"), message)
+                .help("remove `per_packet`, or give these datagrams a listener of their own");
+            return None;
         }
         Some(UdpPlan {
             name: Arc::clone(name),
             filters: filters?,
             table: table?,
             chains: plans?,
-            named: criteria.iter().any(asks_of_hello),
+            named,
         })
     }
 

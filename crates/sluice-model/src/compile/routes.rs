@@ -145,7 +145,9 @@ impl TableBuilder<'_, '_> {
                 _ => rules = None,
             }
         }
-        Some(routes::VirtualHost::new(host.hosts.clone(), rules?))
+        let mut built = routes::VirtualHost::new(host.hosts.clone(), rules?);
+        built.require_tls = host.require_tls;
+        Some(built)
     }
 
     fn rule(
@@ -165,6 +167,7 @@ impl TableBuilder<'_, '_> {
                         cluster: self.cluster(&share.cluster)?,
                         weight: share.weight,
                         runtime: share.runtime.clone(),
+                        endpoint: share.endpoint.clone(),
                     })
                 };
                 routes::Action::Split(Box::new(shares.iter().map(share).collect::<Option<_>>()?))

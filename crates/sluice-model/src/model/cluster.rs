@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use sluice_core::Path;
 use sluice_upstream::Locality;
+use sluice_upstream::balance::LocalityPlan;
 use sluice_upstream::plan::{ClusterSettings, EndpointPlan};
 
 use super::tls::ClientTls;
@@ -32,12 +33,28 @@ pub struct EndpointFile {
     pub quic: bool,
     /// Whether the targets of a service cannot be verified, since the cluster does not say by which name.
     pub needs_name: bool,
+    /// Which settings of checks its endpoints may have.
+    pub checks: CheckedBy,
+}
+
+/// How the endpoints of a cluster are checked, as far as settings of single endpoints depend on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CheckedBy {
+    /// They are not.
+    Nothing,
+    /// By connections or datagrams.
+    Connection,
+    /// By requests, which name a host.
+    Request,
 }
 
 impl Cluster {
     pub(crate) fn references(&self, found: &mut References) {
         if let Some(fallback) = &self.settings.fallback {
             found.add(Kind::Cluster, fallback, "fallback");
+        }
+        if let LocalityPlan::ZoneAware(plan) = &self.settings.balancing.localities {
+            found.add(Kind::Cluster, &plan.fleet, "zone_aware");
         }
         let tls = Path::ROOT.key("tls");
         let certificate = self.tls.as_ref().and_then(|tls| tls.certificate.as_ref());

@@ -1,12 +1,15 @@
 //! Listeners and their filter chains.
 
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::Duration;
 
+use sluice_core::value::NamePattern;
 use sluice_core::{ListenAddress, Name, Path};
 use sluice_l4::{Criteria, Hash, OnTimeout, ProxyPlan, RelayOptions};
 use sluice_l7::plan::HttpOptions;
 use sluice_quic::QuicOptions;
+use sluice_upstream::SubsetKey;
 
 use super::tls::ServerTls;
 use super::{FilterConfig, Kind, Reference, References};
@@ -125,9 +128,16 @@ pub enum Service {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RelayTo {
     /// One cluster.
-    Cluster(Name),
+    Cluster {
+        /// Its name.
+        name: Name,
+        /// The metadata that the endpoint must have, if the cluster has subsets.
+        subset: Option<Arc<SubsetKey>>,
+    },
     /// One of several clusters for each connection or flow, by weight.
     Split(Vec<RelayShare>),
+    /// The cluster that a connection names by its server name (SNI), if one of these patterns covers it.
+    Named(Vec<NamePattern>),
 }
 
 /// The share of one cluster in the split of a relay.
@@ -137,28 +147,58 @@ pub struct RelayShare {
     pub cluster: Name,
     /// Its weight in relation to those of the others.
     pub weight: u64,
+    /// The metadata that the endpoint must have, if the cluster has subsets.
+    pub subset: Option<Arc<SubsetKey>>,
 }
 
 impl RelayTo {
-    /// Every cluster with its weight.
-    pub fn clusters(&self) -> impl Iterator<Item = (&Name, u64)> {
+    /// A cluster, any endpoint of it.
+    pub const fn cluster(name: Name) -> Self {
+        Self::Cluster { name, subset: None }
+    }
+
+    /// Whether clients may name the cluster `name`.
+    pub fn may_name(&self, name: &str) -> bool {
+        match self {
+            Self::Named(allow) => allow.iter().any(|pattern| pattern.fits(name)),
+            Self::Cluster { .. } | Self::Split(_) => false,
+        }
+    }
+
+    /// Every cluster that it names with its share; the only one has them all.
+    pub fn shares(&self) -> impl Iterator<Item = RelayShare> {
         let (one, shares) = match self {
-            Self::Cluster(name) => (Some((name, 1)), &[][..]),
+            Self::Cluster { name, subset } => {
+                let (cluster, subset) = (Arc::clone(name), subset.clone());
+                (Some(RelayShare { cluster, weight: 1, subset }), &[][..])
+            }
             Self::Split(shares) => (None, shares.as_slice()),
+            Self::Named(_) => (None, &[][..]),
         };
-        one.into_iter().chain(shares.iter().map(|share| (&share.cluster, share.weight)))
+        one.into_iter().chain(shares.iter().cloned())
+    }
+
+    /// Every cluster that it names.
+    pub fn clusters(&self) -> impl Iterator<Item = &Name> {
+        let (one, shares) = match self {
+            Self::Cluster { name, .. } => (Some(name), &[][..]),
+            Self::Split(shares) => (None, shares.as_slice()),
+            Self::Named(_) => (None, &[][..]),
+        };
+        one.into_iter().chain(shares.iter().map(|share| &share.cluster))
     }
 
     /// The field that names `cluster`, and whether its key is the name.
     pub(crate) fn place(&self, cluster: &Name, relay: &Path<'_>) -> (String, bool) {
         match self {
-            Self::Cluster(_) => (relay.key("cluster").to_string(), false),
+            Self::Cluster { .. } => (relay.key("cluster").to_string(), false),
             Self::Split(_) => (relay.key("split").key(cluster).to_string(), true),
+            Self::Named(_) => (relay.key("allow").to_string(), false),
         }
     }
 
     fn references(&self, relay: &Path<'_>, found: &mut References) {
-        found.0.extend(self.clusters().map(|(name, _)| {
+        found.0.extend(self.clusters().map(|name| {
             let (at, in_key) = self.place(name, relay);
             Reference { kind: Kind::Cluster, name: Name::clone(name), at, in_key }
         }));
@@ -170,6 +210,8 @@ impl RelayTo {
 pub struct Http {
     /// The route table.
     pub routes: Name,
+    /// Whether the routes match on server names (SNI), so that the ClientHello has to be read before TLS is terminated.
+    pub reads_server_name: bool,
     /// The HTTP filters.
     pub filters: Vec<FilterConfig>,
     /// The options.
@@ -195,20 +237,25 @@ pub struct FlowChain {
     pub idle_timeout: Option<Duration>,
     /// Responses to each datagram, after which the flow ends.
     pub responses: Option<NonZeroU32>,
+    /// Whether each datagram goes to an endpoint of its own.
+    pub per_packet: bool,
 }
 
 impl Listener {
-    /// Everything that serves a stream, with the name of its chain: `web`, or `tls/web` for an inner chain.
-    pub fn services(&self) -> Vec<(String, &Service)> {
+    /// Everything that serves a stream, with the name of its chain (`web`, or `tls/web` for an inner chain) and whether
+    /// that chain terminates TLS.
+    pub fn services(&self) -> Vec<(String, bool, &Service)> {
         let Traffic::Streams(streams) = &self.traffic else { return Vec::new() };
         let mut all = Vec::new();
         for chain in &streams.chains {
             match &chain.kind {
                 ChainKind::Plain(service) | ChainKind::Terminate(_, service) => {
-                    all.push((chain.name.to_string(), service));
+                    all.push((chain.name.to_string(), chain.tls().is_some(), service));
                 }
                 ChainKind::Inspect(_, inner) => all.extend(
-                    inner.iter().map(|of| (format!("{}/{}", chain.name, of.name), &of.service)),
+                    inner
+                        .iter()
+                        .map(|of| (format!("{}/{}", chain.name, of.name), true, &of.service)),
                 ),
             }
         }
@@ -247,6 +294,20 @@ impl FilterChain {
         match &self.kind {
             ChainKind::Plain(_) => None,
             ChainKind::Terminate(tls, _) | ChainKind::Inspect(tls, _) => Some(tls),
+        }
+    }
+
+    /// Whether what serves its connections reads the server name of the ClientHello: a relay to the cluster that it
+    /// names, or routes over TLS with conditions on it.
+    pub fn reads_server_name(&self) -> bool {
+        let reads = |service: &Service| match service {
+            Service::Relay { options, .. } => options.by_name,
+            Service::Http(http) => http.reads_server_name,
+        };
+        match &self.kind {
+            ChainKind::Plain(Service::Http(_)) => false,
+            ChainKind::Plain(service) | ChainKind::Terminate(_, service) => reads(service),
+            ChainKind::Inspect(_, inner) => inner.iter().any(|chain| reads(&chain.service)),
         }
     }
 

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use sluice_core::value::HostPattern;
 use sluice_core::{Name, Node, Path};
-use sluice_l7::routes::{Conditions, Direct, PathMatch, Redirect, RuleOptions};
+use sluice_l7::routes::{
+    Conditions, Direct, EndpointMatch, PathMatch, Redirect, RequireTls, RuleOptions,
+};
 
 use super::{Kind, Reference, References};
 
@@ -20,6 +22,8 @@ pub struct RouteTable {
 pub struct VirtualHost {
     /// The patterns of the hosts; at least one.
     pub hosts: Vec<HostPattern>,
+    /// Which requests must use TLS.
+    pub require_tls: Option<RequireTls>,
     /// Filter settings for these hosts.
     pub filters: Vec<FilterOverride>,
     /// The rules; the first that matches wins.
@@ -67,6 +71,8 @@ pub struct Share {
     pub weight: u64,
     /// The name of the runtime value that overrides the weight.
     pub runtime: Option<String>,
+    /// The metadata that the endpoint must have, in place of what the rule says.
+    pub endpoint: Option<EndpointMatch>,
 }
 
 /// What a rule or a virtual host configures for a filter.

@@ -10,8 +10,8 @@ use sluice_core::settings::{
     Empty, OrNone, OrZero, Plain, ShortForm, bind_entries, bind_scalar, entries_of,
 };
 use sluice_core::value::{Decimal, FactorPercent, Percent};
-use sluice_core::{Diags, Node, Path, Setting, Shape, Span, Spanned, Value, section};
-use sluice_upstream::balance::{BalancePlan, LeastRequestPlan, MaglevPlan, RingPlan};
+use sluice_core::{Diags, Name, Node, Path, Setting, Shape, Span, Spanned, Value, section};
+use sluice_upstream::balance::{BalancePlan, LeastRequestPlan, MaglevPlan, PeakEwmaPlan, RingPlan};
 use sluice_upstream::cluster::SESSION_MAX;
 use sluice_upstream::endpoint::PRIORITY_MAX;
 use sluice_upstream::{Balance, Locality};
@@ -23,6 +23,8 @@ section! {
         pub round_robin: Option<Empty>,
         /// The least loaded of some random endpoints.
         pub least_request: Option<LeastRequest>,
+        /// The fastest of two random endpoints, by latency and load.
+        pub peak_ewma: Option<PeakEwma>,
         /// At random, by weight.
         pub random: Option<Empty>,
         /// By hash on a ring.
@@ -39,6 +41,14 @@ section! {
         pub choices: OrNone<Choices> = "2",
         /// How strongly load counts against weight: 1 is proportional, 0 ignores load.
         pub bias: Decimal = "1",
+    }
+}
+
+section! {
+    /// The settings of `peak_ewma`.
+    pub struct PeakEwma {
+        /// How fast the average latency of an endpoint forgets: after this time, a measurement counts for about a third.
+        pub decay: Duration = "10s",
     }
 }
 
@@ -97,6 +107,35 @@ impl ShortForm for SlowStart {
     const KEY: &'static str = "window";
 }
 
+section! {
+    /// Zone-aware routing: endpoints in the zone of this process (`node`) are preferred, as far as every endpoint still gets
+    /// its share. The short form is whether it is used.
+    pub struct ZoneAware {
+        /// Whether it is used.
+        pub enabled: bool = "true",
+        /// Number of healthy endpoints below which zones are ignored.
+        pub min_endpoints: NonZeroU32 = "6",
+        /// The share of traffic that is routed by zones.
+        pub routing: Percent = "100%",
+    }
+}
+
+impl ShortForm for ZoneAware {
+    const KEY: &'static str = "enabled";
+}
+
+section! {
+    /// This process among others of its kind, for `zone_aware` and `aperture` of clusters.
+    pub struct OwnNode {
+        /// Its name among them, for `aperture`; if omitted, the host name of the machine.
+        pub id: Option<Spanned<String>>,
+        /// Where it is: a zone, region/zone or region/zone/sub-zone.
+        pub locality: Option<Spanned<LocalityName>>,
+        /// The cluster whose endpoints are all processes of its kind, this one included, with their localities.
+        pub cluster: Option<Spanned<Name>>,
+    }
+}
+
 /// A balancer: a word, or a map with its settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Balancer(pub BalancePlan);
@@ -117,7 +156,7 @@ impl Setting for Balancer {
         }
         diags
             .error("short-and-long", node.span, at, "`balance` must name one balancer")
-            .help("write one of round_robin, least_request, random, ring_hash, maglev");
+            .help("write one of round_robin, least_request, peak_ewma, random, ring_hash, maglev");
         None
     }
 
@@ -134,6 +173,7 @@ impl Setting for Balancer {
             BalancePlan::LeastRequest(LeastRequestPlan { choices, bias }) => {
                 LeastRequest { choices: OrNone(choices.map(Choices)), bias: Decimal(bias) }.show()
             }
+            BalancePlan::PeakEwma(PeakEwmaPlan { decay }) => PeakEwma { decay }.show(),
             BalancePlan::RingHash(RingPlan { size_min, size_max, load_max }) => RingHash {
                 min_size: RingSize(size_min),
                 max_size: RingSize(size_max),
@@ -154,13 +194,16 @@ impl Setting for Balancer {
 impl BalancerSettings {
     /// The balancers that are given; `None` for one whose settings contradict each other.
     fn chosen(&self) -> Vec<Option<BalancePlan>> {
-        let Self { round_robin, least_request, random, ring_hash, maglev } = self;
+        let Self { round_robin, least_request, peak_ewma, random, ring_hash, maglev } = self;
         let round_robin = round_robin.map(|Empty| Some(BalancePlan::RoundRobin));
         let random = random.map(|Empty| Some(BalancePlan::Random));
         let least_request = least_request.as_ref().map(|LeastRequest { choices, bias }| {
             let choices = choices.0.map(|choices| choices.0);
             Some(BalancePlan::LeastRequest(LeastRequestPlan { choices, bias: bias.0 }))
         });
+        let peak_ewma = peak_ewma.as_ref();
+        let peak_ewma = peak_ewma
+            .map(|PeakEwma { decay }| Some(BalancePlan::PeakEwma(PeakEwmaPlan { decay: *decay })));
         let ring_hash = ring_hash.as_ref().map(|RingHash { min_size, max_size, max_load }| {
             let load_max = max_load.0.map(|percent| percent.0);
             let plan = RingPlan { size_min: min_size.0, size_max: max_size.0, load_max };
@@ -170,7 +213,10 @@ impl BalancerSettings {
             let load_max = max_load.0.map(|percent| percent.0);
             Some(BalancePlan::Maglev(MaglevPlan { slots: table_size.0, load_max }))
         });
-        [round_robin, least_request, random, ring_hash, maglev].into_iter().flatten().collect()
+        [round_robin, least_request, peak_ewma, random, ring_hash, maglev]
+            .into_iter()
+            .flatten()
+            .collect()
     }
 }
 
@@ -212,6 +258,11 @@ bounded! {
 bounded! {
     /// A number of endpoints to compare.
     Choices(u32): 2 to 1024, "a whole number", |_| true
+}
+
+bounded! {
+    /// A number of endpoints that a process uses.
+    ApertureSize(u32): 2 to 65_536, "a whole number", |_| true
 }
 
 bounded! {

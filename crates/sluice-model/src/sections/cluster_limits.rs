@@ -19,7 +19,7 @@ section! {
         /// Maximum number of concurrent HTTP requests to one endpoint.
         pub requests_per_endpoint: OrNone<NonZeroU64> = "none",
         /// What exceeds the limits above waits here; if omitted, it is refused. UDP flows, side calls and mirrors do not
-        /// wait.
+        /// wait. Not with `subsets` or `forward`.
         pub queue: Option<Spanned<Queue>>,
         /// Maximum number of HTTP requests waiting for a connection, per worker.
         pub pending: u64 = "1024",

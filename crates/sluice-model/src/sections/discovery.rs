@@ -1,10 +1,11 @@
 //! How the names of endpoints are resolved, and which of their addresses may be used.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use sluice_core::settings::{OrNone, OrZero, Plain, bind_scalar};
-use sluice_core::value::{parse_duration, show_duration};
+use sluice_core::value::{NamePattern, parse_duration, show_duration};
 use sluice_core::{Cidr, Diags, Node, Path, Setting, Shape, Spanned, choice, section};
 
 section! {
@@ -16,8 +17,8 @@ section! {
         pub family: Family = "all",
         /// Time between look-ups; `ttl` uses the TTL of the DNS response, within `min_ttl` and `max_ttl`.
         pub refresh: Refresh = "ttl",
-        /// Minimum time between look-ups that follow the TTL.
-        pub min_ttl: Duration = "1s",
+        /// Minimum time between look-ups that follow the TTL; if omitted, 1s, and 5s with `forward`.
+        pub min_ttl: Option<Duration>,
         /// Maximum time between look-ups that follow the TTL.
         pub max_ttl: Duration = "5m",
         /// Pause after the first failed look-up; it doubles with each further one (exponential backoff, with jitter).
@@ -70,6 +71,30 @@ section! {
         pub deny: Vec<Spanned<Cidr>>,
     }
 }
+
+section! {
+    /// A forward proxy: clients name the hosts, which are looked up when they are first named. Names are what clients say,
+    /// so restrict the clients, or the hosts.
+    pub struct Forward {
+        /// Hosts that clients may name: exact names, or *.suffix for any name below it. If omitted, any name and any IP
+        /// address.
+        pub hosts: Vec<NamePattern>,
+        /// Ports that clients may name. The first is used if they name none; a server name has none. If omitted, 443; 80
+        /// for HTTP requests without `tls`.
+        pub ports: Vec<Spanned<u16>>,
+        /// Maximum number of hosts known at a time; at the maximum, a host that has been unused for 10s makes room, or
+        /// else a new one is refused (`upstream.limit`). At most 16384.
+        pub max_hosts: NonZeroU32 = "1024",
+        /// How long a host is known after its last use.
+        pub host_ttl: Duration = "5m",
+    }
+}
+
+/// The default minimum time between look-ups that follow the TTL.
+pub const MIN_TTL: Duration = Duration::from_secs(1);
+
+/// The same for hosts that clients name, as in Envoy.
+pub const FORWARD_MIN_TTL: Duration = Duration::from_secs(5);
 
 /// Time between DNS look-ups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

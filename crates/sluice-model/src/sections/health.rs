@@ -11,7 +11,7 @@ use sluice_core::settings::{Empty, OrNone, OrZero, Short, ShortForm, StatusRange
 use sluice_core::value::{Authority, Decimal, Percent};
 use sluice_core::{Spanned, choice, section};
 
-use super::routes::Method;
+use super::routes::MethodName;
 
 mod values;
 
@@ -110,7 +110,7 @@ section! {
     /// itself out with the header `x-envoy-immediate-health-check-fail` in any response, until a check succeeds.
     pub struct HttpCheck {
         /// The method.
-        pub method: Method = "GET",
+        pub method: MethodName = "GET",
         /// Path and query.
         pub path: String = "/",
         /// The host to request; if omitted, the endpoint's own name.
@@ -286,7 +286,14 @@ section! {
         pub success_rate: Option<SuccessRate>,
         /// Ejects endpoints with a large share of failures: of responses from 500, and of connections.
         pub failure_percentage: Option<FailurePercentage>,
-        /// The period over which `success_rate` and `failure_percentage` compare results. An endpoint that is in use
+        /// UDP: ejects endpoints that do not reply.
+        pub silence: Option<Silence>,
+        /// HTTP: ejects endpoints that respond far more slowly than the others.
+        pub latency: Option<Latency>,
+        /// How often what is found has an effect. Below 100%, chance decides in each case whether the endpoint is
+        /// ejected or the case is only counted (`sluice_cluster_ejections_not_enforced_total`).
+        pub enforce: Enforce,
+        /// The period over which `success_rate`, `failure_percentage` and `latency` compare results. An endpoint that is in use
         /// also has its next ejection shortened once per period.
         pub interval: Duration = "10s",
         /// Duration of the first ejection; the n-th lasts n times as long.
@@ -298,7 +305,7 @@ section! {
         /// Maximum share of endpoints ejected at once; one always may be, unless it is the last.
         pub max_ejected: Percent = "50%",
         /// Whether an active check that succeeds ends an ejection. Only checks by `http` or `grpc` end one for failed
-        /// responses.
+        /// responses, and only those by `udp` or `dns` one for silence.
         pub readmit_after_check: bool = "true",
     }
 }
@@ -312,6 +319,52 @@ section! {
         pub endpoints: NonZeroU32 = "5",
         /// Results of an endpoint that are enough, within `interval`.
         pub requests: NonZeroU32 = "100",
+    }
+}
+
+section! {
+    /// Ejects endpoints that have sent no datagram to any client, while at least this many were sent to them over at
+    /// least this time. Not for protocols without replies, such as syslog.
+    pub struct Silence {
+        /// Datagrams without a reply.
+        pub datagrams: NonZeroU32 = "10",
+        /// How long after the first of them.
+        pub time: Duration = "5s",
+    }
+}
+
+section! {
+    /// Ejects endpoints whose mean response time, to the response headers, is far above the median of all endpoints. A
+    /// check that succeeds does not end such an ejection.
+    pub struct Latency {
+        /// How many times the median it must exceed.
+        pub factor: Decimal = "3",
+        /// By how much it must exceed the median at least.
+        pub excess: Duration = "10ms",
+        /// Minimum number of endpoints with enough responses; with fewer, nothing is compared.
+        pub endpoints: NonZeroU32 = "3",
+        /// Responses of an endpoint that are enough, within `interval`.
+        pub requests: NonZeroU32 = "50",
+    }
+}
+
+section! {
+    /// In which share of the cases an endpoint is ejected; 0% only counts.
+    pub struct Enforce {
+        /// For `connect_failures`.
+        pub connect_failures: Percent = "100%",
+        /// For `consecutive_5xx`.
+        pub consecutive_5xx: Percent = "100%",
+        /// For `consecutive_gateway_errors`.
+        pub consecutive_gateway_errors: Percent = "100%",
+        /// For `success_rate`, of responses and of connections.
+        pub success_rate: Percent = "100%",
+        /// For `failure_percentage`, of responses and of connections.
+        pub failure_percentage: Percent = "100%",
+        /// For `silence`.
+        pub silence: Percent = "100%",
+        /// For `latency`.
+        pub latency: Percent = "100%",
     }
 }
 

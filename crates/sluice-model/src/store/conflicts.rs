@@ -33,7 +33,7 @@ impl Others<'_> {
         let list = Path::ROOT.key("chains");
         let Traffic::Datagrams(chains) = &listener.traffic else { return };
         for (place, chain) in chains.iter().enumerate() {
-            for (name, _) in chain.to.clusters() {
+            for name in chain.to.clusters() {
                 let Some((secured, _)) = self.served_by(name).find(|(_, of)| of.tls.is_some())
                 else {
                     continue;
@@ -71,7 +71,7 @@ impl Others<'_> {
         chains
             .iter()
             .flat_map(|chain| chain.to.clusters())
-            .any(|(to, _)| to == name || self.served_by(to).any(|(by, of)| by == name || next(of)))
+            .any(|to| to == name || self.served_by(to).any(|(by, of)| by == name || next(of)))
     }
 
     /// A cluster, and those that serve in its place.

@@ -207,7 +207,7 @@ fn any_order_of_updates_leads_to_the_same_resources() {
             let some = random.usize(1..=updates.len());
             bench.apply(updates.drain(..some).collect());
             for (_, of) in bench.store.listeners() {
-                for (_, service) in of.services() {
+                for (_, _, service) in of.services() {
                     let Service::Http(http) = service else { continue };
                     assert!(bench.store.contains(Kind::Routes, &http.routes), "seed {seed}");
                 }
@@ -362,6 +362,7 @@ fn what_is_in_force_can_be_read_by_kind() {
         cluster: "app".into(),
         weight: 1,
         runtime: Some("app.share".into()),
+        endpoint: None,
     };
     table.virtual_hosts[0].rules[0].action = crate::model::routes::Action::Split(vec![share]);
 

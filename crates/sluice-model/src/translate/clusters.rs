@@ -7,20 +7,27 @@ use std::sync::Arc;
 use sluice_core::limits::Limit;
 use sluice_core::settings::Short;
 use sluice_core::{Cidr, Diags, Name, Path, Spanned};
-use sluice_upstream::EgressPolicy;
-use sluice_upstream::balance::{BalancingPlan, FailoverPlan, LocalityPlan, SlowStartPlan};
+use sluice_upstream::balance::subsets::{SelectorFallback, SelectorPlan, SubsetFallback};
+use sluice_upstream::balance::{
+    AperturePlan, BalancingPlan, FailoverPlan, LocalityPlan, SlowStartPlan, SubsetsPlan,
+    ZoneAwarePlan,
+};
 use sluice_upstream::plan::{
-    AddressFamily, ClusterSettings, ConnectBackoffPlan, DnsPlan, HttpVersion, OnRemoved,
+    AddressFamily, ClusterSettings, ConnectBackoffPlan, DnsPlan, Http2Plan, HttpVersion, OnRemoved,
     OnUnhealthy, ProxyVersion, QueuePlan, ResolutionMode, ReusePlan,
 };
+use sluice_upstream::{EgressPolicy, ForwardPlan, SubsetKey};
 
-use super::{Context, Translated, health};
+use super::{Context, Translated, health, sockets};
 use crate::check;
 use crate::model::{Cluster, Kind, Resource};
 use crate::provenance::Provenance;
+use crate::sections::discovery::{FORWARD_MIN_TTL, MIN_TTL};
+use crate::sections::subsets::{self, Fallback, FallbackOfKeys, SubsetSelector};
 use crate::sections::{
-    self, ClusterLimits, ClusterProtocol, ConnectBackoff, Dns, Egress, Failover, Family, NameMode,
-    OnEndpointRemoved, OnEndpointUnhealthy, ProxyHeader, Queue, Refresh, Reuse, SlowStart,
+    self, ClusterLimits, ClusterProtocol, ConnectBackoff, Dns, Egress, Failover, Family, Forward,
+    NameMode, OnEndpointRemoved, OnEndpointUnhealthy, OwnNode, ProxyHeader, Queue, Refresh, Reuse,
+    SlowStart, Subsets, ZoneAware,
 };
 use crate::store::Update;
 
@@ -49,6 +56,7 @@ impl Context<'_> {
             let at = inline.map_or_else(|| at.key(name), |place| Path::ROOT.key(place));
             let used = routed.contains(name);
             check_cluster(section, used, &at, diags);
+            self.check_aperture(section, &at, diags);
             let stale = &mut all.stale_endpoint_files;
             let endpoints = self.endpoints(name, section, &at, stale, diags);
             let own_tls = match &section.tls {
@@ -75,13 +83,18 @@ impl Context<'_> {
         let sections::Cluster {
             endpoints: _,
             endpoints_file: _,
+            forward,
             fallback,
             balance,
             failover,
             localities,
+            zone_aware,
+            aperture,
             slow_start,
+            subsets,
             protocol,
             reuse: Reuse { idle_timeout, max_age, requests: requests_each, streams, idle },
+            http2,
             connect_timeout,
             connect_attempts,
             connect_backoff,
@@ -104,20 +117,30 @@ impl Context<'_> {
             dns,
             egress,
             send_proxy_protocol,
+            socket,
         } = section;
+        let limits = &self.config.limits.0;
         ClusterSettings {
             balancing: BalancingPlan {
                 balance: balance.0,
                 failover: failover_plan(failover),
-                localities: match localities.0.as_slice() {
-                    [] => LocalityPlan::Ignored,
+                localities: match (localities.0.as_slice(), self.zone_aware(zone_aware.as_ref())) {
+                    ([], None) => LocalityPlan::Ignored,
+                    ([], Some(plan)) => LocalityPlan::ZoneAware(Arc::new(plan)),
                     _ => LocalityPlan::Weighted,
                 },
                 slow_start: slow_start.as_ref().map(|section| slow_start_plan(section)),
+                aperture: aperture
+                    .as_ref()
+                    .map(|size| AperturePlan::new(size.0, &self.own_name().unwrap_or_default())),
+                subsets: subsets
+                    .as_ref()
+                    .map(|section| Arc::new(subsets_plan(section, limits.size(Limit::Subsets)))),
             },
             connect_timeout: *connect_timeout,
             fallback: fallback.as_ref().map(|name| name.value.clone()),
-            connect_attempts: connect_attempts.get(),
+            // The addresses of a host are attempted one after the other as it is.
+            connect_attempts: if forward.is_some() { 1 } else { connect_attempts.get() },
             connect_backoff: connect_backoff.as_ref().map(|section| {
                 let ConnectBackoff { base, max } = section.value;
                 ConnectBackoffPlan { base, max }
@@ -135,6 +158,7 @@ impl Context<'_> {
                 streams_max: streams.get() as usize,
                 idle_max: *idle as usize,
             },
+            http2: http2.as_ref().map_or_else(Http2Plan::default, |of| sockets::http2_plan(of)),
             requests_max: requests.0.map(NonZeroU64::get),
             endpoint_requests_max: requests_per_endpoint.0.map(NonZeroU64::get),
             queue: queue.as_ref().map(|section| queue_plan(section)),
@@ -142,7 +166,8 @@ impl Context<'_> {
             retries_max: *retries,
             retry_percent: retry_share.0,
             health: health.as_ref().map(health::health_plan),
-            outlier: outlier.0.as_ref().map(health::outlier_plan),
+            // A host that fails is the client's choice, and must not be withheld from others.
+            outlier: outlier.0.as_ref().filter(|_| forward.is_none()).map(health::outlier_plan),
             connections_max: connections.0.map(NonZeroU64::get),
             endpoint_connections_max: connections_per_endpoint.0.map(NonZeroU64::get),
             on_endpoint_removed: match on_endpoint_removed {
@@ -155,13 +180,55 @@ impl Context<'_> {
                 OnEndpointUnhealthy::Move => OnUnhealthy::Move,
                 OnEndpointUnhealthy::Close => OnUnhealthy::Close,
             },
-            dns: dns_plan(dns, self.config.limits.0.size(Limit::ResolvedAddresses)),
-            egress: egress.as_ref().map(|section| egress_policy(section)),
+            dns: dns_plan(dns, forward.is_some(), limits.size(Limit::ResolvedAddresses)),
+            egress: match egress {
+                Some(section) => Some(egress_policy(section)),
+                None => forward.is_some().then(EgressPolicy::default),
+            },
+            forward: forward.as_ref().map(|section| forward_plan(section)),
             send_proxy: send_proxy_protocol.map(|version| match version {
                 ProxyHeader::V1 => ProxyVersion::V1,
                 ProxyHeader::V2 => ProxyVersion::V2,
             }),
+            socket: socket.as_ref().map(|section| sockets::socket_plan(section)),
         }
+    }
+}
+
+impl Context<'_> {
+    /// The name of this process among those of its kind; `None` if neither the configuration nor the system says one.
+    pub(super) fn own_name(self) -> Option<String> {
+        let id = self.config.node.id.as_ref().map(|id| id.value.clone());
+        id.or_else(|| {
+            let host = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
+            Some(host.trim().to_owned()).filter(|host| !host.is_empty())
+        })
+    }
+
+    /// Checks that this process has a name, which decides about its aperture.
+    fn check_aperture(self, section: &sections::Cluster, at: &Path<'_>, diags: &mut Diags) {
+        if let Some(size) = &section.aperture
+            && self.own_name().is_none()
+        {
+            let message = "the system has no host name, by which processes differ";
+            diags
+                .error("missing-field", size.span, at.key("aperture"), message)
+                .help("give each process a name: `node: { id: NAME }`");
+        }
+    }
+
+    /// Zone-aware routing of a cluster; `None` if it is off.
+    fn zone_aware(self, section: Option<&Spanned<Short<ZoneAware>>>) -> Option<ZoneAwarePlan> {
+        let ZoneAware { enabled, min_endpoints, routing } = &section?.0;
+        let OwnNode { id: _, locality, cluster } = &self.config.node;
+        // Without either, there is an error already.
+        let (own, fleet) = locality.as_ref().zip(cluster.as_ref()).filter(|_| *enabled)?;
+        Some(ZoneAwarePlan {
+            own: Arc::new(own.0.clone()),
+            fleet: fleet.value.clone(),
+            endpoints_min: min_endpoints.get(),
+            routing: routing.0,
+        })
     }
 }
 
@@ -201,6 +268,12 @@ fn check_cluster(
             )
             .help("add `tls: true` to verify endpoints with the system's authorities, or `tls: { ca: FILE }`");
     }
+    if let Some(http2) = &section.http2 {
+        sockets::check_http2(http2, section.protocol, &at.key("http2"), diags);
+    }
+    if let Some(socket) = &section.socket {
+        sockets::check(socket, section.protocol, &at.key("socket"), diags);
+    }
     health::check(section, at, diags);
 }
 
@@ -209,11 +282,23 @@ fn queue_plan(section: &Queue) -> QueuePlan {
     QueuePlan { size: size.get(), timeout: *timeout, own_timeout: sticky_timeout.0 }
 }
 
-fn dns_plan(section: &Dns, addresses_max: usize) -> DnsPlan {
+fn forward_plan(section: &Forward) -> ForwardPlan {
+    let Forward { hosts, ports, max_hosts, host_ttl } = section;
+    ForwardPlan {
+        hosts: hosts.clone(),
+        ports: ports.iter().map(|port| port.value).collect(),
+        hosts_max: max_hosts.get() as usize,
+        host_ttl: *host_ttl,
+    }
+}
+
+/// The addresses of a host that clients name are one endpoint.
+fn dns_plan(section: &Dns, forwards: bool, addresses_max: usize) -> DnsPlan {
     let Dns { mode, family, refresh, min_ttl, max_ttl, retry, max_retry, serve_stale, servers } =
         section;
     DnsPlan {
         mode: match mode {
+            NameMode::Strict if forwards => ResolutionMode::Logical,
             NameMode::Strict => ResolutionMode::Strict,
             NameMode::Logical => ResolutionMode::Logical,
         },
@@ -228,7 +313,7 @@ fn dns_plan(section: &Dns, addresses_max: usize) -> DnsPlan {
             Refresh::Ttl => None,
             Refresh::Every(every) => Some(*every),
         },
-        ttl_min: *min_ttl,
+        ttl_min: min_ttl.unwrap_or(if forwards { FORWARD_MIN_TTL } else { MIN_TTL }),
         ttl_max: *max_ttl,
         retry: *retry,
         retry_max: *max_retry,
@@ -250,6 +335,29 @@ fn failover_plan(section: &Failover) -> FailoverPlan {
         overprovisioning: overprovisioning.0.map(|factor| factor.0),
         panic: panic.0.map_or(0, |percent| percent.0),
         failback_delay: failback_delay.0,
+    }
+}
+
+fn subsets_plan(section: &Subsets, count_max: usize) -> SubsetsPlan {
+    let Subsets { selectors, fallback, default_subset } = section;
+    let usual = |fallback: &Fallback| match fallback {
+        Fallback::Refuse => SubsetFallback::Refuse,
+        Fallback::AnyEndpoint => SubsetFallback::AnyEndpoint,
+        Fallback::DefaultSubset => SubsetFallback::DefaultSubset,
+    };
+    let selector = |of: &Spanned<Short<SubsetSelector>>| SelectorPlan {
+        keys: of.sorted(),
+        fallback: of.fallback.as_ref().map(|fallback| match fallback {
+            FallbackOfKeys::Usual(fallback) => SelectorFallback::Usual(usual(fallback)),
+            FallbackOfKeys::KeysSubset(keys) => SelectorFallback::Keys(subsets::in_order(keys)),
+        }),
+    };
+    let default = default_subset.as_ref().map(|of| of.0.clone());
+    SubsetsPlan {
+        selectors: selectors.iter().map(selector).collect(),
+        fallback: usual(fallback),
+        default_subset: default.unwrap_or_else(|| SubsetKey::new([])),
+        count_max,
     }
 }
 

@@ -5,18 +5,19 @@
 //! yet is an error.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use sluice_core::settings::Short;
 use sluice_core::{Diags, Endpoint, Name, Path, Spanned};
-use sluice_upstream::endpoint::EndpointLimits;
+use sluice_upstream::endpoint::{ConnectTo, EndpointCheck, EndpointLimits};
 use sluice_upstream::{EndpointPlan, EndpointTraits, Locality};
 
 use super::Context;
 use crate::check;
 use crate::model::cluster::{EndpointFile, Endpoints};
-use crate::sections::{self, Cluster, ClusterProtocol, EndpointEntry};
+use crate::sections::{self, CheckOf, Cluster, ClusterProtocol, EndpointEntry};
 
 /// Endpoints as a file lists them.
 pub type EndpointList = Vec<Spanned<Short<EndpointEntry>>>;
@@ -38,7 +39,7 @@ impl Context<'_> {
         diags: &mut Diags,
     ) -> Option<FoundEndpoints> {
         let Some(path) = &section.endpoints_file else {
-            if section.endpoints.is_empty() {
+            if section.endpoints.is_empty() && section.forward.is_none() {
                 let message = format!("the cluster `{name}` has no endpoints");
                 diags
                     .error("missing-field", section.span, at.key("endpoints"), message)
@@ -61,6 +62,7 @@ impl Context<'_> {
             weights: weights_of(section),
             quic: section.protocol == ClusterProtocol::Http3,
             needs_name: check::clusters::needs_name(section),
+            checks: check::clusters::checked_by(section),
         };
         let read = self.sources.endpoint_files.get(&file.path);
         let read = read.ok_or_else(|| format!("{}: not read", file.path.display()));
@@ -112,13 +114,27 @@ pub fn of_file(list: &EndpointList, file: &EndpointFile) -> Result<Arc<Endpoints
 
 /// Why the cluster cannot use an entry of its file.
 fn problem_of(entry: &EndpointEntry, file: &EndpointFile) -> Option<String> {
-    let EndpointEntry { address, weight: _, backup, priority, locality, limits: _ } = entry;
+    let EndpointEntry {
+        address,
+        weight: _,
+        backup,
+        priority,
+        locality,
+        limits: _,
+        metadata: _,
+        check,
+    } = entry;
     let known = |locality: &Locality| file.weights.iter().any(|(known, _)| known == locality);
     if *backup && priority.0 > 0 {
         return Some("`backup` is `priority: 1`: write only one of them".into());
     }
     if file.quic && matches!(address.value, Endpoint::Unix(_)) {
         return Some("QUIC does not run over a unix socket".into());
+    }
+    if let Some(check) = check
+        && let Some(problem) = check::clusters::check_problem(check, &address.value, file.checks)
+    {
+        return Some(problem.into());
     }
     if file.needs_name && matches!(address.value, Endpoint::Service(_)) {
         return Some(format!("{} needs `tls.sni` of the cluster", address.value));
@@ -144,7 +160,8 @@ fn weight_of(locality: Option<&Locality>, weights: &[(Locality, u32)]) -> u32 {
 }
 
 fn endpoint(entry: &EndpointEntry, weights: &[(Locality, u32)]) -> EndpointPlan {
-    let EndpointEntry { address, weight, backup, priority, locality, limits } = entry;
+    let EndpointEntry { address, weight, backup, priority, locality, limits, metadata, check } =
+        entry;
     let locality = locality.as_ref().map(|name| &name.0);
     let traits = EndpointTraits {
         weight: weight.get(),
@@ -154,6 +171,12 @@ fn endpoint(entry: &EndpointEntry, weights: &[(Locality, u32)]) -> EndpointPlan 
         limits: limits.as_ref().map_or_else(EndpointLimits::default, |limits| {
             let sections::EndpointLimits { connections, requests } = limits.value;
             EndpointLimits { connections, requests }
+        }),
+        metadata: metadata.as_ref().filter(|of| !of.0.is_empty()).map(|of| Arc::new(of.0.clone())),
+        check: check.as_ref().map(|check| {
+            let CheckOf { port, address, host } = &check.value;
+            let connect_to = ConnectTo { ip: *address, port: port.map(NonZeroU16::get) };
+            Arc::new(EndpointCheck { connect_to, host: host.as_ref().map(|host| host.0.clone()) })
         }),
     };
     EndpointPlan { address: address.value.clone(), traits }

@@ -4,16 +4,17 @@ use std::num::{NonZeroU16, NonZeroU32};
 
 use sluice_core::settings::{OrNone, Short, StatusRange};
 use sluice_core::{Diags, Endpoint, Path, Span, Spanned};
+use sluice_upstream::endpoint::ConnectTo;
 use sluice_upstream::plan::{
-    self, CheckKind, ConnectTo, FailurePercentagePlan, HealthPlan, Login, OutlierPlan, Password,
-    SendExpect, ServerRole, SuccessRatePlan,
+    self, CheckKind, EnforcePlan, FailurePercentagePlan, HealthPlan, LatencyPlan, Login,
+    OutlierPlan, Password, SendExpect, ServerRole, SilencePlan, SuccessRatePlan,
 };
 
 use crate::sections::Cluster;
 use crate::sections::health::{
-    DnsCheck, FailurePercentage, GrpcCheck, Health, HttpCheck, MysqlCheck, Outlier, Payload,
-    PostgresCheck, RedisCheck, ReplicaRole, StandbyRole, SuccessRate, TcpCheck, TcpStep, UdpCheck,
-    Unchecked,
+    DnsCheck, Enforce, FailurePercentage, GrpcCheck, Health, HttpCheck, Latency, MysqlCheck,
+    Outlier, Payload, PostgresCheck, RedisCheck, ReplicaRole, Silence, StandbyRole, SuccessRate,
+    TcpCheck, TcpStep, UdpCheck, Unchecked,
 };
 
 /// The most bytes that the steps of a check send together.
@@ -120,6 +121,41 @@ fn check_outlier(outlier: &Outlier, span: Span, at: &Path<'_>, diags: &mut Diags
         diags
             .error("bad-value", span, at.key("threshold"), "0% would eject every endpoint")
             .help("set a share from 1%, or leave `failure_percentage` out");
+    }
+    if let Some(latency) = &outlier.latency
+        && latency.factor.0 < 1100
+    {
+        let at = at.key("latency");
+        let message = "endpoints vary by chance; a factor below 1.1 would eject healthy ones";
+        diags.error("bad-value", span, at.key("factor"), message).help("the default is 3");
+    }
+    let Enforce {
+        connect_failures,
+        consecutive_5xx,
+        consecutive_gateway_errors,
+        success_rate,
+        failure_percentage,
+        silence,
+        latency,
+    } = &outlier.enforce;
+    let off = [
+        ("connect_failures", connect_failures, outlier.connect_failures.0.is_none()),
+        ("consecutive_5xx", consecutive_5xx, outlier.consecutive_5xx.0.is_none()),
+        (
+            "consecutive_gateway_errors",
+            consecutive_gateway_errors,
+            outlier.consecutive_gateway_errors.0.is_none(),
+        ),
+        ("success_rate", success_rate, outlier.success_rate.is_none()),
+        ("failure_percentage", failure_percentage, outlier.failure_percentage.is_none()),
+        ("silence", silence, outlier.silence.is_none()),
+        ("latency", latency, outlier.latency.is_none()),
+    ];
+    for (kind, _, _) in off.iter().filter(|(_, share, off)| *off && share.0 < 100) {
+        let message = format!("`outlier` has no `{kind}` to enforce");
+        diags
+            .warning("useless-setting", span, at.key("enforce").key(kind), message)
+            .help(format!("add `{kind}` to `outlier`, or remove it from `enforce`"));
     }
 }
 
@@ -302,6 +338,27 @@ fn http_check(section: &HttpCheck) -> plan::HttpCheck {
 }
 
 /// The plan of an outlier section.
+fn enforce_plan(section: &Enforce) -> EnforcePlan {
+    let Enforce {
+        connect_failures,
+        consecutive_5xx,
+        consecutive_gateway_errors,
+        success_rate,
+        failure_percentage,
+        silence,
+        latency,
+    } = section;
+    EnforcePlan {
+        connect_failures: connect_failures.0,
+        consecutive_5xx: consecutive_5xx.0,
+        consecutive_gateway_errors: consecutive_gateway_errors.0,
+        success_rate: success_rate.0,
+        failure_percentage: failure_percentage.0,
+        silence: silence.0,
+        latency: latency.0,
+    }
+}
+
 pub(super) fn outlier_plan(section: &Outlier) -> OutlierPlan {
     let Outlier {
         connect_failures,
@@ -310,6 +367,9 @@ pub(super) fn outlier_plan(section: &Outlier) -> OutlierPlan {
         connect_failures_as_503,
         success_rate,
         failure_percentage,
+        silence,
+        latency,
+        enforce,
         interval,
         ejection,
         ejection_max,
@@ -337,6 +397,19 @@ pub(super) fn outlier_plan(section: &Outlier) -> OutlierPlan {
                 requests_min: u64::from(requests.get()),
             },
         ),
+        silence: silence.as_ref().map(|Silence { datagrams, time }| SilencePlan {
+            datagrams: datagrams.get(),
+            time: *time,
+        }),
+        latency: latency.as_ref().map(|Latency { factor, excess, endpoints, requests }| {
+            LatencyPlan {
+                factor_thousandths: factor.0,
+                excess_min: *excess,
+                endpoints_min: endpoints.get() as usize,
+                requests_min: u64::from(requests.get()),
+            }
+        }),
+        enforce: enforce_plan(enforce),
         interval: *interval,
         ejection: *ejection,
         ejection_max: (*ejection_max).max(*ejection),

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use sluice_core::settings::{Members, Short};
 use sluice_core::{Diags, ListenAddress, Name, Path, Spanned};
-use sluice_l4::{Hash, OnTimeout, ProxyAccept, ProxyPlan, RelayOptions};
+use sluice_l4::{Hash, OnTimeout, PayloadSlice, ProxyAccept, ProxyPlan, RelayOptions};
+use sluice_l7::routes::EndpointMatch;
 
 use super::{Context, Translated, filters};
 use crate::chains::{ChainPlace, chain_name, check_handler, check_possible, criteria};
@@ -18,7 +19,10 @@ use crate::model::listener::{
 use crate::model::{FilterChain, Kind, Resource, listener};
 use crate::provenance::Provenance;
 use crate::sections::routes::Share;
-use crate::sections::{self, Config, HashBy, Http, Listener, ProxyAcceptance, Relay, StickySource};
+use crate::sections::{
+    self, ClusterFrom, Config, HashBy, Http, Listener, ProxyAcceptance, Relay, RelayHash,
+    StickySource,
+};
 use crate::store::Update;
 
 impl Context<'_> {
@@ -214,7 +218,9 @@ impl Context<'_> {
             (None, Some(http)) => {
                 let quic = listener.quic().map(|quic| &quic.0);
                 let section = Spanned { value: http.0.clone(), span: http.span };
-                let http = super::http::http(&section, quic, &at.key("http"), diags)?;
+                let reads_name =
+                    super::routes::match_server_names(self.config, &section.routes.value);
+                let http = super::http::http(&section, reads_name, quic, &at.key("http"), diags)?;
                 Some(Service::Http(Box::new(http)))
             }
             (None, None) => None,
@@ -230,33 +236,50 @@ impl Context<'_> {
         let Relay {
             cluster: _,
             split: _,
+            cluster_from,
+            allow: _,
             endpoints: _,
+            endpoint_metadata: _,
             hash,
             sticky,
             idle_timeout,
             half_close_timeout,
             max_duration,
             responses,
+            per_packet,
         } = &relay.0;
         let to = self.relay_to(relay, at, diags, check::clusters::stream_relay)?;
-        if responses.is_some() {
-            diags.error(
-                "wrong-kind",
-                relay.span,
-                at.key("responses"),
-                "`responses` applies to UDP listeners only; remove it",
-            );
+        for (key, given) in [("responses", responses.is_some()), ("per_packet", *per_packet)] {
+            if given {
+                let message = format!("`{key}` applies to UDP listeners only; remove it");
+                diags.error("wrong-kind", relay.span, at.key(key), message);
+            }
         }
+        if let Some(hash) = hash
+            && hash.payload.is_some()
+        {
+            let message = "a connection has no datagram to hash";
+            diags
+                .error("wrong-kind", hash.span, at.key("hash").key("payload"), message)
+                .help("hash the client: `hash: source_ip`");
+        }
+        let by_name = cluster_from.is_some() || self.forwards(&to);
         Some(Service::Relay {
             to,
             options: RelayOptions {
-                hash: hash.map(|HashBy::SourceIp| Hash::SourceIp),
+                hash: relay_hash(hash.as_ref(), at, diags),
+                by_name,
                 sticky: sticky.as_ref().map(|section| sticky_ttl(section)),
                 idle_timeout: idle_timeout.map_or(Some(sections::STREAM_IDLE), |timeout| timeout.0),
                 half_close_timeout: half_close_timeout.0,
                 max_duration: max_duration.0,
             },
         })
+    }
+
+    /// Whether a server name is needed to find the endpoint.
+    fn forwards(self, to: &RelayTo) -> bool {
+        to.clusters().any(|name| check::forward::forwards(self.config, name))
     }
 
     /// Where a relay goes; `fits` checks each of the clusters. `None` if nothing was named, or with errors.
@@ -267,12 +290,32 @@ impl Context<'_> {
         diags: &mut Diags,
         fits: ClusterFits,
     ) -> Option<RelayTo> {
-        let Relay { cluster, split, hash, .. } = &relay.0;
+        let Relay { cluster, split, cluster_from, allow, hash, endpoint_metadata, .. } = &relay.0;
+        if let Some(ClusterFrom::Sni) = cluster_from.as_deref() {
+            if let Some(metadata) = endpoint_metadata {
+                let message = "what clients name cannot be asked for metadata";
+                diags
+                    .error("wrong-kind", metadata.span, at.key("endpoint_metadata"), message)
+                    .help("remove it, or write `cluster` in place of `cluster_from`");
+            }
+            return self.named(relay, at, diags, fits);
+        }
+        if let Some(first) = allow.first() {
+            diags
+                .error("wrong-kind", first.span, at.key("allow"), "`allow` needs `cluster_from`")
+                .help("remove it, or write `cluster_from: sni` in place of `cluster`");
+        }
+        let asked = endpoint_metadata.as_ref().map(|of| EndpointMatch::fixed(of.0.clone()));
+        let span = endpoint_metadata.as_ref().map_or(relay.span, |of| of.span);
         if let Some(cluster) = cluster {
+            check::subsets::asked(self.config, cluster, asked.as_ref(), span, at, diags);
             check::hash_fits(self.config, cluster, hash.is_some(), relay.span, at, diags);
             fits(self.config, cluster, &at.key("cluster"), diags);
             self.fallbacks_fit(cluster, diags, fits);
-            return Some(RelayTo::Cluster(cluster.value.clone()));
+            return Some(RelayTo::Cluster {
+                name: cluster.value.clone(),
+                subset: asked.map(|asked| asked.fixed),
+            });
         }
         let split = split.as_ref()?;
         let here = at.key("split");
@@ -285,6 +328,9 @@ impl Context<'_> {
             }
             fits(self.config, name, &at_share, diags);
             self.fallbacks_fit(name, diags, fits);
+            let own_span = share.endpoint_metadata.as_ref().map_or(span, |of| of.span);
+            let own = check::routes::of_share(asked.as_ref(), share);
+            check::subsets::asked(self.config, name, own.as_ref(), own_span, &at_share, diags);
             if share.runtime.is_some() {
                 let message = "the share of a relay cannot be overridden by a runtime value";
                 diags
@@ -295,8 +341,47 @@ impl Context<'_> {
         let share = |(name, share): &(Spanned<Name>, Share)| RelayShare {
             cluster: name.value.clone(),
             weight: share.weight.value(),
+            subset: check::routes::of_share(asked.as_ref(), share).map(|asked| asked.fixed),
         };
         Some(RelayTo::Split(split.0.iter().map(share).collect()))
+    }
+
+    /// The clusters that connections may name by their server name; `fits` checks each of them.
+    fn named(
+        self,
+        relay: &Spanned<Short<Relay>>,
+        at: &Path<'_>,
+        diags: &mut Diags,
+        fits: ClusterFits,
+    ) -> Option<RelayTo> {
+        let (list, config) = (at.key("allow"), self.config);
+        let Relay { allow, hash, .. } = &relay.0;
+        if allow.is_empty() {
+            diags
+                .error("missing-field", relay.span, list, "no cluster may be named")
+                .help("list the clusters that clients may name: `allow: [app.example.com, \"*.db.example.com\"]`");
+            return None;
+        }
+        for (index, pattern) in allow.iter().enumerate() {
+            let here = list.index(index);
+            let covered = config.clusters.names().filter(|name| pattern.fits(name));
+            let covered: Vec<_> = covered
+                .map(|name| Spanned { value: Name::clone(name), span: pattern.span })
+                .collect();
+            if covered.is_empty() {
+                let message = format!("no cluster has a name that `{}` covers", pattern.value);
+                diags
+                    .error("unknown-cluster", pattern.span, here, message)
+                    .help("add the cluster under `clusters`, under the server name in lower case");
+                continue;
+            }
+            for name in covered {
+                check::hash_fits(config, &name, hash.is_some(), relay.span, at, diags);
+                fits(config, &name, &here, diags);
+                self.fallbacks_fit(&name, diags, fits);
+            }
+        }
+        Some(RelayTo::Named(allow.iter().map(|pattern| pattern.value.clone()).collect()))
     }
 
     /// Checks the clusters that serve in place of `cluster`.
@@ -352,15 +437,19 @@ impl Context<'_> {
             return None;
         };
         let here = at.key("relay");
-        let Relay { hash, sticky, idle_timeout, responses, .. } = &relay.0;
+        let Relay { hash, sticky, idle_timeout, responses, per_packet, .. } = &relay.0;
         check::clusters::flow_settings(relay, &here, diags);
+        if relay.cluster_from.is_some() {
+            return None;
+        }
         let to = self.relay_to(relay, &here, diags, check::clusters::flow_relay)?;
         Some(FlowChain {
             name: chain_name(index, chain.name.as_ref(), chain.matches.is_some()),
             criteria: criteria(chain.matches.as_deref()),
             filters: filters(&chain.filters),
             to,
-            hash: hash.map(|HashBy::SourceIp| Hash::SourceIp),
+            hash: relay_hash(hash.as_ref(), &here, diags),
+            per_packet: *per_packet,
             sticky: sticky.as_ref().map(|section| sticky_ttl(section)),
             idle_timeout: idle_timeout.map_or(Some(sections::FLOW_IDLE), |timeout| timeout.0),
             responses: *responses,
@@ -370,6 +459,40 @@ impl Context<'_> {
 
 /// Checks that a relay fits a cluster, which the path names.
 type ClusterFits = fn(&Config, &Spanned<Name>, &Path<'_>, &mut Diags);
+
+/// The most bytes of a datagram over IPv4.
+const PAYLOAD_MAX: u32 = 65_507;
+
+/// The input of a hash balancer.
+fn relay_hash(
+    section: Option<&Spanned<Short<RelayHash>>>,
+    at: &Path<'_>,
+    diags: &mut Diags,
+) -> Option<Hash> {
+    let section = section?;
+    let RelayHash { by, key, payload } = &section.value.0;
+    let at = at.key("hash");
+    match (by, key, payload) {
+        (Some(HashBy::SourceIp), None, None) => return Some(Hash::SourceIp),
+        (None, Some(key), None) => return Some(Hash::fixed(key)),
+        (None, None, Some(slice)) => {
+            let (offset, length) = (slice.offset, slice.length.get());
+            if u32::from(offset) + u32::from(length) <= PAYLOAD_MAX {
+                return Some(Hash::Payload(PayloadSlice { offset, length }));
+            }
+            let message = format!("a datagram has at most {PAYLOAD_MAX} bytes");
+            diags
+                .error("bad-value", section.span, at.key("payload"), message)
+                .help("hash fewer bytes, or those further in front");
+        }
+        _ => {
+            diags
+                .error("short-and-long", section.span, at, "`hash` has one of `by`, `key` and `payload`")
+                .help("write `hash: source_ip`, `hash: { key: TEXT }` or `hash: { payload: { length: 4 } }`");
+        }
+    }
+    None
+}
 
 fn sticky_ttl(section: &StickySource) -> Duration {
     let StickySource { by: HashBy::SourceIp, ttl } = section;

@@ -3,23 +3,20 @@
 use std::sync::Arc;
 
 use sluice_core::settings::Members;
-use sluice_core::value::{HostPattern, Percent};
+use sluice_core::value::HostPattern;
 use sluice_core::{Diags, Name, Path, Span, Spanned};
-use sluice_l7::regexes;
-use sluice_l7::routes::{
-    ClientCertificate, Conditions, Direct, HashBy, HostRewrite, PathMatch, PathRewrite, Redirect,
-    RetryPlan, RuleOptions, RuntimeShare, Timeouts,
-};
+use sluice_l7::routes::{Direct, HashBy, PathMatch, Redirect, RetryPlan, RuleOptions, Timeouts};
+
+pub use matching::written;
 
 use super::{Context, Translated};
+use crate::check;
 use crate::model::routes::{Action, FilterOverride, RouteTable, Rule, Share, VirtualHost};
 use crate::model::{Kind, Resource};
 use crate::provenance::Provenance;
-use crate::sections::HostOrRule;
 use crate::sections::routes::forwarding::AttemptCount;
-use crate::sections::routes::{
-    self as sections, HashKey, HashSource, RegexRewrite, Rewrite, RouteMatch, RouteTimeout,
-};
+use crate::sections::routes::{self as sections, HashKey, HashSource, RouteTimeout};
+use crate::sections::{Config, HostOrRule};
 use crate::store::Update;
 
 impl Context<'_> {
@@ -38,6 +35,14 @@ impl Context<'_> {
             }
         }
     }
+}
+
+/// Whether a rule of these routes matches on server names.
+pub(super) fn match_server_names(config: &Config, routes: &Name) -> bool {
+    let hosts = config.routes.get(routes).into_iter().flat_map(|hosts| hosts.iter());
+    let mut matches =
+        hosts.flat_map(|host| host.rules.iter()).filter_map(|rule| rule.matches.as_ref());
+    matches.any(|of| !of.sni.is_empty())
 }
 
 /// The places of hosts and rules that come after an invalid one.
@@ -124,7 +129,12 @@ fn virtual_host(
     if hosts.is_empty() {
         hosts.push(HostPattern::Any);
     }
-    Some(VirtualHost { hosts, filters: overrides(&host.filters), rules: rules? })
+    Some(VirtualHost {
+        hosts,
+        require_tls: host.require_tls,
+        filters: overrides(&host.filters),
+        rules: rules?,
+    })
 }
 
 /// Filter settings by name; `skip` leaves a filter out.
@@ -147,14 +157,13 @@ fn rule(
     let options = options(rule, usual, at, diags);
     let action = action(rule, at, diags);
     let (path, conditions) = match &rule.matches {
-        None => (PathMatch::Any, None),
-        Some(matches) => (
-            matches.path.as_ref().map_or(PathMatch::Any, |path| path.0.clone()),
-            conditions(matches),
-        ),
+        None => (Some(PathMatch::Any), None),
+        Some(matches) => {
+            (matching::path(matches, &at.key("match"), diags), matching::conditions(matches))
+        }
     };
     let filters = overrides(&rule.filters);
-    Some(Rule { name, path, conditions, action: action?, options: options?, filters })
+    Some(Rule { name, path: path?, conditions, action: action?, options: options?, filters })
 }
 
 fn action(rule: &Spanned<sections::Rule>, at: &Path<'_>, diags: &mut Diags) -> Option<Action> {
@@ -192,6 +201,10 @@ fn action(rule: &Spanned<sections::Rule>, at: &Path<'_>, diags: &mut Diags) -> O
             cluster: cluster.value.clone(),
             weight: share.weight.value(),
             runtime: share.runtime.clone(),
+            // Without metadata of its own, the rule's counts.
+            endpoint: share.endpoint_metadata.as_ref().and_then(|_| {
+                check::routes::of_share(rule.endpoint_metadata.as_ref().map(|of| &of.0), share)
+            }),
         };
         return Some(Action::Split(split.0.iter().map(share).collect()));
     }
@@ -228,7 +241,7 @@ fn redirect(
         diags.error("bad-value", redirect.span, at.key("status"), message);
         return None;
     }
-    let path = path_rewrite((path, replace_prefix, regex), redirect.span, at, diags)?;
+    let path = rewriting::path((path, replace_prefix, regex), redirect.span, at, diags)?;
     let to = Redirect {
         status: *status,
         scheme: scheme.map(|scheme| scheme.word().to_owned()),
@@ -266,23 +279,7 @@ fn options(
                     .help("a lost endpoint would hold the client and its own connection; set a long timeout instead");
         }
     }
-    let Rewrite { path, replace_prefix, regex, host, host_header, host_of_endpoint } =
-        &rule.rewrite;
-    let here = at.key("rewrite");
-    let path = path_rewrite((path, replace_prefix, regex), rule.span, &here, diags)?;
-    let host = match (host, host_header, *host_of_endpoint) {
-        (None, None, false) => HostRewrite::Keep,
-        (Some(host), None, false) => HostRewrite::Literal(host.0.clone()),
-        (None, Some(header), false) => HostRewrite::Header(header.0.clone()),
-        (None, None, true) => HostRewrite::Endpoint,
-        _ => {
-            let message = "the host is rewritten in more than one way";
-            diags
-                .error("short-and-long", rule.span, here.key("host"), message)
-                .help("keep one of host, host_header, host_of_endpoint");
-            return None;
-        }
-    };
+    let rewrites = rewriting::rewrites(&rule.rewrite, rule.span, &at.key("rewrite"), diags)?;
     let mirrors = mirrors::mirrors(&rule.mirror, &at.key("mirror"), diags)?;
     let follow = match &rule.follow_redirects {
         None => None,
@@ -304,9 +301,11 @@ fn options(
             None => RetryPlan::default(),
             Some(retry) => retries::retry_plan(retry, &at.key("retry"), diags)?,
         },
-        path,
-        host,
+        path: rewrites.path,
+        host: rewrites.host,
+        originals: rewrites.originals,
         hash: rule.hash.iter().map(|source| hash_by(&source.0)).collect(),
+        endpoint: rule.endpoint_metadata.as_ref().map(|of| of.0.clone()),
         mirrors,
         follow,
         envoy_headers: rule.envoy_headers,
@@ -316,48 +315,6 @@ fn options(
         connect: rule.connect,
     };
     Some(if options == **usual { Arc::clone(usual) } else { Arc::new(options) })
-}
-
-type Ways<'a> = (&'a Option<String>, &'a Option<String>, &'a Option<RegexRewrite>);
-
-fn path_rewrite(
-    ways: Ways<'_>,
-    span: Span,
-    at: &Path<'_>,
-    diags: &mut Diags,
-) -> Option<Option<PathRewrite>> {
-    match ways {
-        (None, None, None) => Some(None),
-        (Some(path), None, None) if path.starts_with('/') => {
-            Some(Some(PathRewrite::Whole(path.clone())))
-        }
-        (Some(path), None, None) => {
-            let message = format!("expected a path that begins with `/`, not `{path}`");
-            diags.error("bad-value", span, at.key("path"), message);
-            None
-        }
-        (None, Some(prefix), None) => Some(Some(PathRewrite::Prefix(prefix.clone()))),
-        (None, None, Some(rewrite)) => match regexes::anywhere(&rewrite.find.0) {
-            Ok(regex) => {
-                Some(Some(PathRewrite::Regex(Box::new((regex, rewrite.replace.0.clone())))))
-            }
-            Err(message) => {
-                diags.error("bad-value", span, at.key("regex"), message);
-                None
-            }
-        },
-        _ => {
-            diags
-                .error(
-                    "short-and-long",
-                    span,
-                    at.key("path"),
-                    "the path is rewritten in more than one way",
-                )
-                .help("keep one of path, replace_prefix, regex");
-            None
-        }
-    }
 }
 
 fn hash_by(source: &HashSource) -> HashBy {
@@ -372,79 +329,10 @@ fn hash_by(source: &HashSource) -> HashBy {
     }
 }
 
-/// The conditions of a match apart from its path. Fields are listed by name so that a new one cannot be forgotten.
-fn conditions(of: &RouteMatch) -> Option<Box<Conditions>> {
-    let RouteMatch {
-        path: _,
-        method,
-        headers,
-        content_type,
-        query,
-        cookies,
-        values,
-        client_certificate,
-        source,
-        grpc,
-        runtime,
-    } = of;
-    let conditions = Conditions {
-        methods: method.iter().map(|method| method.0.clone()).collect(),
-        headers: headers.0.iter().map(|(n, v)| (n.to_ascii_lowercase(), v.clone())).collect(),
-        content_types: content_type.clone(),
-        query: query.0.clone(),
-        cookies: cookies.0.clone(),
-        values: values.0.0.clone(),
-        client_certificate: client_certificate.as_deref().map(|text| match text {
-            "true" => ClientCertificate::Present(true),
-            "false" => ClientCertificate::Present(false),
-            subject => ClientCertificate::Subject(subject.to_owned()),
-        }),
-        sources: source.clone(),
-        grpc: grpc.as_ref().map(|grpc| grpc.0.clone()),
-        runtime: runtime
-            .as_ref()
-            .map(|share| RuntimeShare { key: share.key.clone(), percent: share.percent.0.into() }),
-    };
-    (!conditions.is_empty()).then(|| Box::new(conditions))
-}
-
-/// The section that conditions are written as, without a path.
-pub fn written(of: &Conditions) -> RouteMatch {
-    let Conditions {
-        methods,
-        headers,
-        content_types,
-        query,
-        cookies,
-        values,
-        client_certificate,
-        sources,
-        grpc,
-        runtime,
-    } = of;
-    RouteMatch {
-        path: None,
-        method: methods.iter().cloned().map(sections::Method).collect(),
-        headers: sections::Values(headers.clone()),
-        content_type: content_types.clone(),
-        query: sections::Values(query.clone()),
-        cookies: sections::Values(cookies.clone()),
-        values: sections::ValuesOfFilters(sections::Values(values.clone())),
-        client_certificate: client_certificate.as_ref().map(|of| match of {
-            ClientCertificate::Present(present) => present.to_string(),
-            ClientCertificate::Subject(subject) => subject.clone(),
-        }),
-        source: sources.clone(),
-        grpc: grpc.clone().map(sections::GrpcValue),
-        runtime: runtime.as_ref().map(|share| sections::RuntimeShare {
-            key: share.key.clone(),
-            percent: Percent(u8::try_from(share.percent).unwrap_or(100)),
-        }),
-    }
-}
-
+mod matching;
 mod mirrors;
 mod redirects;
 mod retries;
+mod rewriting;
 #[cfg(test)]
 mod tests;

@@ -13,7 +13,7 @@ use metrics::{
     SharedString, Unit,
 };
 
-use super::{BUCKETS, CellArray, Family, MetricKind, Registry};
+use super::{BUCKETS, CellArray, Family, MetricKind, Registry, Series};
 
 /// Makes the macros of the `metrics` crate count in `registry`.
 ///
@@ -49,7 +49,7 @@ impl Facade {
             kind,
             help: String::new(),
             labels: Vec::new(),
-            series: std::collections::BTreeMap::new(),
+            series: Series::new(),
         });
         family.help = help.to_string();
     }
@@ -65,7 +65,7 @@ impl Facade {
             kind,
             help: String::new(),
             labels: names.clone(),
-            series: std::collections::BTreeMap::new(),
+            series: Series::new(),
         });
         if family.series.is_empty() {
             family.labels.clone_from(&names);
@@ -74,8 +74,7 @@ impl Facade {
             return None;
         }
         let values = labels.iter().map(|label| Arc::from(label.value())).collect();
-        let shards = family.series.entry(values).or_default();
-        Some(Arc::clone(shards.entry(0).or_insert_with(|| kind.new_cells())))
+        Some(family.series.entry(values).or_default().of(0, kind))
     }
 }
 

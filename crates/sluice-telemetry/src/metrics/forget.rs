@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::{CellArray, Family, Registry};
+use super::{Family, Registry};
 
 type SeriesName = (&'static str, Arc<str>);
 
@@ -19,7 +19,7 @@ impl Registry {
         let mut held: BTreeSet<SeriesName> = BTreeSet::new();
         for Family { labels, series, .. } in families.values() {
             for (values, shards) in series {
-                if shards.values().any(|cells: &CellArray| Arc::strong_count(cells) > 1) {
+                if shards.are_held() {
                     held.extend(named(labels, values).filter(|(label, value)| gone(label, value)));
                 }
             }

@@ -1,9 +1,8 @@
 //! The registry as Prometheus text, exposition format 0.0.4.
 
 use std::fmt::Write as _;
-use std::sync::Arc;
 
-use super::{BUCKETS, MetricKind, Registry, sum};
+use super::{BUCKETS, LabelValues, MetricKind, Registry};
 
 /// A snapshot of a family.
 struct Copied {
@@ -11,7 +10,7 @@ struct Copied {
     kind: MetricKind,
     help: String,
     labels: Vec<&'static str>,
-    series: Vec<(Vec<Arc<str>>, Vec<u64>)>,
+    series: Vec<(LabelValues, Vec<u64>)>,
 }
 
 impl Registry {
@@ -37,7 +36,7 @@ impl Registry {
                 .series
                 .iter()
                 .map(|(values, shards)| {
-                    let cells = (0..family.kind.cells()).map(|cell| sum(shards, cell));
+                    let cells = (0..family.kind.cells()).map(|cell| shards.sum(cell));
                     (values.clone(), cells.collect())
                 })
                 .collect(),

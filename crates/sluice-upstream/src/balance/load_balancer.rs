@@ -9,10 +9,17 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
+use sluice_core::Moment;
+
+use super::BalancingPlan;
 use super::priorities::{Census, Share, shares};
-use super::tables::{BalancerTable, Pick, Weighted};
-use super::{BalancingPlan, LocalityPlan, OVERPROVISIONING};
+use super::tables::{BalancerTable, Pick};
+use super::zones::{FleetZones, ZoneRouting};
 use crate::endpoint::{EndpointState, EndpointTraits, Locality};
+
+mod selection;
+
+use selection::Tables;
 
 /// What is known of an endpoint when a selection is built.
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +32,19 @@ pub struct BalancedEndpoint<'a> {
     pub weight: u32,
     /// The part of its weight that it has, in thousandths.
     pub part: u32,
+}
+
+/// What a selection is built from.
+#[derive(Clone, Copy, Debug)]
+pub struct BalancerInput<'a> {
+    /// How endpoints are chosen.
+    pub plan: &'a BalancingPlan,
+    /// The membership.
+    pub endpoints: &'a [Arc<EndpointState>],
+    /// What is known of each.
+    pub balanced: &'a [BalancedEndpoint<'a>],
+    /// The processes of each zone, for zone-aware routing.
+    pub fleet: &'a FleetZones,
 }
 
 /// Whether an endpoint can be used.
@@ -60,6 +80,8 @@ pub struct LoadBalancer {
     hashes: bool,
     /// The shares, for the admin pages: of each priority that has endpoints, in order.
     pub shares: Box<[(u32, Share)]>,
+    /// What zone-aware routing does in the highest priority, for the admin pages.
+    pub zones: Option<ZoneRouting>,
     /// The tables of balancers that choose by hash, by priority: they do not depend on states.
     hash_tables: BTreeMap<u32, Arc<BalancerTable>>,
 }
@@ -67,6 +89,7 @@ pub struct LoadBalancer {
 /// Endpoints of one priority in one state.
 #[derive(Debug)]
 struct Tier {
+    priority: u32,
     accepts: Accepts,
     /// The indexes of its endpoints, in order.
     members: Box<[u32]>,
@@ -80,7 +103,22 @@ struct Part {
     /// The traffic of this part and all before it, of [`TRAFFIC`].
     up_to: u64,
     tier: usize,
+    /// Where localities are told apart.
+    locality: Option<Arc<Locality>>,
     table: Arc<BalancerTable>,
+}
+
+/// The traffic of the endpoints of one priority, state and locality.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LocalityLoad {
+    /// The priority.
+    pub priority: u32,
+    /// Whether these are the degraded endpoints.
+    pub degraded: bool,
+    /// The locality.
+    pub locality: Arc<Locality>,
+    /// Percent of the traffic of the cluster.
+    pub percent: f64,
 }
 
 /// All traffic of a cluster.
@@ -125,19 +163,19 @@ pub struct Chooser<'a> {
     pub hash: Option<u64>,
     /// The load of all endpoints together.
     pub load: &'a dyn Fn() -> u64,
+    /// The time.
+    pub now: &'a dyn Fn() -> Moment,
 }
 
 impl LoadBalancer {
-    /// Builds the selection over all endpoints. `old` is that of the same membership before, if there is one.
-    pub fn build(
-        plan: &BalancingPlan,
-        endpoints: &[Arc<EndpointState>],
-        balanced: &[BalancedEndpoint<'_>],
-        old: Option<&Self>,
-    ) -> Self {
+    /// Builds the selection over `members`, which are indexes of endpoints in order. `old` is that of the same members
+    /// before, if there is one.
+    pub fn build(input: BalancerInput<'_>, members: &[u32], old: Option<&Self>) -> Self {
+        let BalancerInput { plan, balanced, .. } = input;
         let mut levels: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
-        for (index, one) in (0_u32..).zip(balanced) {
-            levels.entry(one.traits.priority).or_default().push(index);
+        for index in members {
+            let priority = balanced[*index as usize].traits.priority;
+            levels.entry(priority).or_default().push(*index);
         }
         let count = |members: &[u32], standing| {
             members.iter().filter(|index| balanced[**index as usize].standing == standing).count()
@@ -151,7 +189,7 @@ impl LoadBalancer {
             })
             .collect();
         let shares = shares(&censuses, &plan.failover);
-        let mut tables = Tables { plan, endpoints, balanced, old, hashes: BTreeMap::new() };
+        let mut tables = Tables { input, old, hashes: BTreeMap::new(), zones: None };
         let healthy = levels.iter().zip(&shares).map(|((priority, level), share)| {
             let accepts = if share.panics { Accepts::All } else { Accepts::Healthy };
             (*priority, level, accepts, share.healthy)
@@ -166,16 +204,41 @@ impl LoadBalancer {
             if !members.is_empty() {
                 let tier = tiers.len();
                 let start = parts.len();
-                let tables = tables.of_tier(priority, level, &members);
+                let tables = tables.of_tier(priority, accepts, level, &members);
                 parts.extend(spread(tables, below, percent, tier));
-                tiers.push(Tier { accepts, members, parts: start..parts.len() });
+                let members = members.into();
+                tiers.push(Tier { priority, accepts, members, parts: start..parts.len() });
             }
             below += u64::from(percent);
         }
         let shares = levels.keys().copied().zip(shares).collect();
         let hashes = plan.balance.hashes();
-        let hash_tables = tables.hashes;
-        Self { tiers: tiers.into(), parts: parts.into(), hashes, shares, hash_tables }
+        let Tables { hashes: hash_tables, zones, .. } = tables;
+        Self { tiers: tiers.into(), parts: parts.into(), hashes, shares, zones, hash_tables }
+    }
+
+    /// The indexes of the endpoints that it offers.
+    pub fn offered(&self) -> impl Iterator<Item = u32> {
+        self.tiers.iter().flat_map(|tier| tier.members.iter().copied())
+    }
+
+    /// How many of the worker's positions it has.
+    pub fn turns(&self) -> usize {
+        if self.parts.len() < 2 { 1 } else { self.parts.len() + 1 }
+    }
+
+    /// The traffic of each locality, where they are told apart: for the admin pages.
+    pub fn locality_loads(&self) -> Vec<LocalityLoad> {
+        let mut below = 0;
+        let load = |part: &Part| {
+            let own = part.up_to - std::mem::replace(&mut below, part.up_to);
+            let Tier { priority, accepts, .. } = self.tiers[part.tier];
+            #[expect(clippy::cast_precision_loss, reason = "a percentage for people")]
+            let percent = own as f64 * 100.0 / TRAFFIC as f64;
+            let degraded = accepts == Accepts::Degraded;
+            Some(LocalityLoad { priority, degraded, locality: part.locality.clone()?, percent })
+        };
+        self.parts.iter().filter_map(load).collect()
     }
 
     /// Whether some priority is in panic mode.
@@ -261,6 +324,7 @@ impl LoadBalancer {
             hash: chooser.hash,
             may: &may,
             load: chooser.load,
+            now: chooser.now,
         };
         table.pick(endpoints, &mut pick)
     }
@@ -291,142 +355,29 @@ impl Accepts {
     }
 }
 
+/// A table over endpoints of one locality, where localities are told apart, and its weight.
+struct LocalityTable {
+    weight: u64,
+    locality: Option<Arc<Locality>>,
+    table: Arc<BalancerTable>,
+}
+
 /// Gives each table its part of the `percent` of a tier, by its weight.
 fn spread(
-    tables: Vec<(u64, Arc<BalancerTable>)>,
+    tables: Vec<LocalityTable>,
     below: u64,
     percent: u32,
     tier: usize,
 ) -> impl Iterator<Item = Part> {
-    let total = tables.iter().map(|(weight, _)| *weight).sum::<u64>().max(1);
+    let total = tables.iter().map(|one| one.weight).sum::<u64>().max(1);
     let mut up_to = 0;
-    tables.into_iter().map(move |(weight, table)| {
+    tables.into_iter().map(move |LocalityTable { weight, locality, table }| {
         up_to += weight;
         let hundredths =
             u128::from(below) * u128::from(total) + u128::from(percent) * u128::from(up_to);
         let up_to = hundredths * u128::from(TRAFFIC) / (100 * u128::from(total));
-        Part { up_to: u64::try_from(up_to).unwrap_or(TRAFFIC), tier, table }
+        Part { up_to: u64::try_from(up_to).unwrap_or(TRAFFIC), tier, locality, table }
     })
-}
-
-/// The tables of a selection, while it is built.
-struct Tables<'a> {
-    plan: &'a BalancingPlan,
-    endpoints: &'a [Arc<EndpointState>],
-    balanced: &'a [BalancedEndpoint<'a>],
-    old: Option<&'a LoadBalancer>,
-    hashes: BTreeMap<u32, Arc<BalancerTable>>,
-}
-
-impl Tables<'_> {
-    /// Those of `level` that a tier offers.
-    fn members(&self, level: &[u32], accepts: Accepts) -> Box<[u32]> {
-        let offered = |index: &&u32| {
-            let standing = self.balanced[**index as usize].standing;
-            match accepts {
-                Accepts::Healthy => standing == Standing::Healthy,
-                Accepts::Degraded => standing == Standing::Degraded,
-                Accepts::All => standing != Standing::Withdrawn,
-            }
-        };
-        level.iter().filter(offered).copied().collect()
-    }
-
-    /// The tables over `members` of a level, by locality, each with its weight.
-    fn of_tier(
-        &mut self,
-        priority: u32,
-        level: &[u32],
-        members: &[u32],
-    ) -> Vec<(u64, Arc<BalancerTable>)> {
-        if self.plan.balance.hashes() {
-            return vec![(1, self.hash_table(priority, level))];
-        }
-        let localities = self.localities(level, members).into_iter();
-        let table = |(weight, members): (u64, Vec<u32>)| {
-            let chosen = members.iter().map(|index| self.weighted(*index)).collect();
-            let table = BalancerTable::build(&self.plan.balance, self.endpoints, chosen);
-            (weight, Arc::new(table))
-        };
-        localities.map(table).collect()
-    }
-
-    fn weighted(&self, index: u32) -> Weighted {
-        let BalancedEndpoint { weight, part, .. } = self.balanced[index as usize];
-        Weighted { index, weight: u64::from(weight) * u64::from(part) }
-    }
-
-    /// `members` of a level by locality, each with its weight.
-    fn localities(&self, level: &[u32], members: &[u32]) -> Vec<(u64, Vec<u32>)> {
-        let weights = match self.plan.localities {
-            LocalityPlan::Ignored => Vec::new(),
-            LocalityPlan::Weighted => self.locality_weights(level, members),
-        };
-        // Without any weight, localities are not told apart.
-        if weights.is_empty() { vec![(1, members.to_vec())] } else { weights }
-    }
-
-    /// The localities with members and a weight. A locality keeps its weight until too few of its endpoints are usable;
-    /// then it has the part that they can serve. Source: Envoy, "Locality weighted load balancing".
-    fn locality_weights(&self, level: &[u32], members: &[u32]) -> Vec<(u64, Vec<u32>)> {
-        let factor = u64::from(self.plan.failover.overprovisioning.unwrap_or(OVERPROVISIONING));
-        let mut all: BTreeMap<Option<&Arc<Locality>>, u64> = BTreeMap::new();
-        for index in level {
-            let counts = self.balanced[*index as usize].standing != Standing::Withdrawn;
-            *all.entry(self.locality(*index)).or_default() += u64::from(counts);
-        }
-        let mut usable: BTreeMap<Option<&Arc<Locality>>, Vec<u32>> = BTreeMap::new();
-        for index in members {
-            usable.entry(self.locality(*index)).or_default().push(*index);
-        }
-        let weighted = usable.into_iter().map(|(locality, members)| {
-            let weight = self.balanced[members[0] as usize].traits.locality_weight;
-            let served = (members.len() as u64 * factor / all[&locality]).min(100);
-            (u64::from(weight) * served, members)
-        });
-        weighted.filter(|(weight, _)| *weight > 0).collect()
-    }
-
-    fn locality(&self, index: u32) -> Option<&Arc<Locality>> {
-        self.balanced[index as usize].traits.locality.as_ref()
-    }
-
-    /// The table over all endpoints of a level, whatever their states: a pick passes over those that cannot be used, so
-    /// that a change of state moves no hash between the others.
-    fn hash_table(&mut self, priority: u32, level: &[u32]) -> Arc<BalancerTable> {
-        let known = self.old.and_then(|old| old.hash_tables.get(&priority));
-        let made = self.hashes.get(&priority).or(known).cloned();
-        let table = made.unwrap_or_else(|| {
-            let chosen = self.hash_weights(level);
-            Arc::new(BalancerTable::build(&self.plan.balance, self.endpoints, chosen))
-        });
-        self.hashes.insert(priority, Arc::clone(&table));
-        table
-    }
-
-    /// The weights of a level's endpoints on a ring: each locality has its weight, if they are told apart.
-    fn hash_weights(&self, level: &[u32]) -> Vec<Weighted> {
-        /// The resolution of the part that an endpoint has in its locality.
-        const SCALE: u64 = 1 << 16;
-        let of = |index: u32| &self.balanced[index as usize];
-        let mut totals: BTreeMap<Option<&Arc<Locality>>, u64> = BTreeMap::new();
-        let has_weight = level.iter().any(|index| of(*index).traits.locality_weight > 0);
-        if self.plan.localities == LocalityPlan::Weighted && has_weight {
-            for index in level {
-                *totals.entry(self.locality(*index)).or_default() += u64::from(of(*index).weight);
-            }
-        }
-        let weighted = level.iter().map(|index| {
-            let BalancedEndpoint { traits, weight, .. } = of(*index);
-            let own = u64::from(*weight);
-            let weight = match totals.get(&self.locality(*index)) {
-                Some(total) => (own * SCALE / total).max(1) * u64::from(traits.locality_weight),
-                None => own,
-            };
-            Weighted { index: *index, weight }
-        });
-        weighted.filter(|one| one.weight > 0).collect()
-    }
 }
 
 #[cfg(test)]

@@ -6,9 +6,10 @@
 
 use std::sync::Arc;
 
+use sluice_core::Moment;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
-use super::{BalancePlan, LeastRequestPlan, RingPlan};
+use super::{BalancePlan, LeastRequestPlan, PeakEwmaPlan, RingPlan};
 use crate::endpoint::EndpointState;
 
 /// The longest weighted sequence; weights are scaled down to fit.
@@ -32,6 +33,8 @@ pub struct Pick<'a> {
     pub may: &'a dyn Fn(u32) -> bool,
     /// The load of all endpoints together.
     pub load: &'a dyn Fn() -> u64,
+    /// The time.
+    pub now: &'a dyn Fn() -> Moment,
 }
 
 /// An endpoint as a table sees it: its index in the membership, and its weight, at least 1.
@@ -52,6 +55,8 @@ pub enum BalancerTable {
     Random(Box<[u32]>),
     /// The endpoints and their weights.
     LeastRequest(LeastRequestPlan, Vec<Weighted>),
+    /// The endpoints and their weights.
+    PeakEwma(PeakEwmaPlan, Vec<Weighted>),
     /// By hash.
     Hash(HashTable),
 }
@@ -89,9 +94,14 @@ impl BalancerTable {
             Self::Hash(HashTable { entries, endpoints: chosen, total_weight, load_max })
         };
         match balance {
+            // Every hash leads to the only endpoint.
+            balance if balance.hashes() && chosen.len() == 1 => {
+                hash(HashEntries::Maglev(vec![chosen[0].index]), chosen)
+            }
             BalancePlan::RoundRobin => Self::InTurn(sequence(&chosen)),
             BalancePlan::Random => Self::Random(sequence(&chosen)),
             BalancePlan::LeastRequest(plan) => Self::LeastRequest(*plan, chosen),
+            BalancePlan::PeakEwma(plan) => Self::PeakEwma(*plan, chosen),
             BalancePlan::RingHash(plan) => {
                 hash(HashEntries::Ring(ring(plan, endpoints, &chosen)), chosen)
             }
@@ -109,7 +119,15 @@ impl BalancerTable {
                 let start = (pick.random)(sequence.len());
                 walk(sequence, start, pick.may, |index| *index)
             }
-            Self::LeastRequest(plan, all) => least_loaded(plan, all, endpoints, pick),
+            Self::LeastRequest(plan, all) => best_of(plan.choices, all, pick, |one, other| {
+                is_less_loaded(plan.bias, one, other, endpoints)
+            }),
+            Self::PeakEwma(plan, all) => {
+                let now = (pick.now)();
+                best_of(Some(2), all, pick, |one, other| {
+                    is_faster(*plan, one, other, endpoints, now)
+                })
+            }
             Self::Hash(table) => table.pick(endpoints, pick),
         }
     }
@@ -132,19 +150,19 @@ fn walk<T>(
     after.iter().skip(1).chain(before).map(index_of).find(|index| may(*index))
 }
 
-fn least_loaded(
-    plan: &LeastRequestPlan,
+/// The best of some random endpoints, or of all.
+fn best_of(
+    choices: Option<u32>,
     all: &[Weighted],
-    endpoints: &[Arc<EndpointState>],
     pick: &mut Pick<'_>,
+    less: impl Fn(&Weighted, &Weighted) -> bool,
 ) -> Option<u32> {
-    let less = |one: &Weighted, other: &Weighted| is_less_loaded(plan.bias, one, other, endpoints);
     let lesser = |best: Option<Weighted>, one: &Weighted| match best {
         Some(best) if !less(one, &best) => Some(best),
         Some(_) | None => Some(*one),
     };
     let start = (pick.random)(all.len());
-    let Some(choices) = plan.choices.filter(|choices| (*choices as usize) < all.len()) else {
+    let Some(choices) = choices.filter(|choices| (*choices as usize) < all.len()) else {
         // From a random one on, so that equals are chosen alike.
         let (before, after) = all.split_at(start);
         let open = after.iter().chain(before).filter(|one| (pick.may)(one.index));
@@ -158,6 +176,22 @@ fn least_loaded(
         }
     }
     best.map(|one| one.index).or_else(|| walk(all, start, pick.may, |one| one.index))
+}
+
+/// Whether a request to `one` costs less for its weight than one to `other`.
+fn is_faster(
+    plan: PeakEwmaPlan,
+    one: &Weighted,
+    other: &Weighted,
+    endpoints: &[Arc<EndpointState>],
+    now: Moment,
+) -> bool {
+    #[expect(clippy::cast_precision_loss, reason = "a comparison of weights needs no more")]
+    let cost = |of: &Weighted, by: &Weighted| {
+        let endpoint = &endpoints[of.index as usize];
+        endpoint.latency.cost(endpoint.load(), now, plan.decay) * by.weight as f64
+    };
+    cost(one, other) < cost(other, one)
 }
 
 /// Whether `one` has less load for its weight than `other`.

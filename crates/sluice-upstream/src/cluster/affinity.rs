@@ -1,4 +1,4 @@
-//! What ties a client to an endpoint.
+//! What ties a client to an endpoint, or to some of them.
 //!
 //! Owns: what a pick goes by besides the balancer, and which endpoint a session leads to. Refuses to know: where a
 //! session comes from, such as a cookie. Keeps: a session leads to an endpoint only while it is usable and below its
@@ -8,14 +8,17 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::endpoint::EndpointId;
+use crate::metadata::SubsetKey;
 
 /// What a pick goes by, besides the balancer. The default is nothing.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Affinity {
+pub struct Affinity<'a> {
     /// The hash for a balancer that goes by one.
     pub hash: Option<u64>,
     /// The client's session.
     pub session: Option<ClientSession>,
+    /// The metadata that the endpoint must have, for a cluster with subsets.
+    pub subset: Option<&'a SubsetKey>,
 }
 
 /// A client that should stay with its endpoint.
@@ -50,9 +53,9 @@ impl fmt::Display for PreferredEndpoint {
     }
 }
 
-impl Affinity {
+impl Affinity<'_> {
     /// By hash only.
     pub const fn hashed(hash: Option<u64>) -> Self {
-        Self { hash, session: None }
+        Self { hash, session: None, subset: None }
     }
 }

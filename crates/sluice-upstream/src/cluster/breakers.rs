@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::Cluster;
+use super::claim::LimitReached;
 use super::reserve::reserved;
 use crate::endpoint::{EndpointState, LoadKind};
 use crate::plan::QueuePlan;
@@ -30,9 +31,23 @@ pub enum BreakerLimit {
     Retries,
     /// Connections and requests that wait for an endpoint.
     Queue,
+    /// Hosts that clients have named: `forward.max_hosts`.
+    ForwardHosts,
+    /// Connections and requests that wait for the look-up of a host that a client named.
+    ForwardLookups,
 }
 
 impl BreakerLimit {
+    /// The limit of `load` that is reached.
+    pub(super) const fn of(load: LoadKind, reached: LimitReached) -> Self {
+        match (load, reached) {
+            (LoadKind::Connection, LimitReached::Cluster) => Self::Connections,
+            (LoadKind::Connection, LimitReached::Endpoint) => Self::ConnectionsPerEndpoint,
+            (LoadKind::Request, LimitReached::Cluster) => Self::Requests,
+            (LoadKind::Request, LimitReached::Endpoint) => Self::RequestsPerEndpoint,
+        }
+    }
+
     /// Its key in `limits`, and the value of the metric label `limit`.
     pub const fn word(self) -> &'static str {
         match self {
@@ -43,6 +58,8 @@ impl BreakerLimit {
             Self::Pending => "pending",
             Self::Retries => "retries",
             Self::Queue => "queue",
+            Self::ForwardHosts => "forward_hosts",
+            Self::ForwardLookups => "forward_lookups",
         }
     }
 }
@@ -150,7 +167,10 @@ impl Cluster {
                 Breaker { limit, max, used, open: used >= max }
             })
         };
+        let hosts = plan.forward.as_ref().map_or(0, |_| self.names().len() as u64);
+        let hosts_max = plan.forward.as_ref().map(|forward| forward.hosts_max as u64);
         let breakers = [
+            shared(BreakerLimit::ForwardHosts, hosts_max, hosts),
             shared(BreakerLimit::Connections, plan.connections_max, self.active()),
             shared(BreakerLimit::Requests, plan.requests_max, self.requests()),
             self.pending.breaker(BreakerLimit::Pending, plan.pending_max),

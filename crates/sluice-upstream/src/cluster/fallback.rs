@@ -11,6 +11,7 @@ use sluice_core::Reason;
 use sluice_io::WorkerCx;
 
 use super::{Affinity, Claim, Cluster, ClusterHandle, WhenFull};
+use crate::endpoint::EndpointState;
 use crate::metrics;
 use crate::reasons;
 
@@ -23,10 +24,16 @@ impl Cluster {
         self.fallback.store(to);
     }
 
+    /// The cluster that serves in place of this one, if any.
+    pub fn fallback(&self) -> Option<Arc<Self>> {
+        self.fallback.load_full()
+    }
+
     /// The cluster that a pick continues with that has failed for `why`, if any.
     pub fn fallback_for(&self, why: Reason) -> Option<Arc<Self>> {
-        let unusable = [reasons::NO_HEALTHY, reasons::NO_ENDPOINT, reasons::DNS].contains(&why);
-        self.fallback.load_full().filter(|_| unusable)
+        const UNUSABLE: [Reason; 4] =
+            [reasons::NO_HEALTHY, reasons::NO_ENDPOINT, reasons::NO_SUBSET, reasons::DNS];
+        self.fallback.load_full().filter(|_| UNUSABLE.contains(&why))
     }
 
     /// Whether any endpoint is usable, of this cluster or of those that serve in its place.
@@ -55,16 +62,37 @@ impl ClusterHandle {
     pub fn pick_or_fall_back(
         self: &Rc<Self>,
         worker: &WorkerCx,
-        affinity: Affinity,
+        affinity: Affinity<'_>,
     ) -> (Rc<Self>, Result<Claim, Reason>) {
+        self.first_of(worker, |handle| handle.pick(worker, affinity, &[], WhenFull::Refuse))
+    }
+
+    /// Picks an endpoint for one datagram, as [`ClusterHandle::pick_for_datagram`], in the same order of clusters.
+    ///
+    /// # Errors
+    /// The reason why there is none.
+    pub fn pick_for_datagram_or_fall_back(
+        self: &Rc<Self>,
+        worker: &WorkerCx,
+        affinity: Affinity<'_>,
+    ) -> (Rc<Self>, Result<Arc<EndpointState>, Reason>) {
+        self.first_of(worker, |handle| handle.pick_for_datagram(worker, affinity))
+    }
+
+    /// What `pick` finds in this cluster, or in the first that serves in its place and has a usable endpoint.
+    fn first_of<T>(
+        self: &Rc<Self>,
+        worker: &WorkerCx,
+        pick: impl Fn(&Rc<Self>) -> Result<T, Reason>,
+    ) -> (Rc<Self>, Result<T, Reason>) {
         let mut handle = Rc::clone(self);
         for _ in 0..FALLBACKS_MAX {
-            match handle.pick(worker, affinity, &[], WhenFull::Refuse) {
+            match pick(&handle) {
                 Err(why) if let Some(next) = handle.fall_back(worker, why) => handle = next,
                 picked => return (handle, picked),
             }
         }
-        let picked = handle.pick(worker, affinity, &[], WhenFull::Refuse);
+        let picked = pick(&handle);
         (handle, picked)
     }
 

@@ -19,13 +19,14 @@ use smallvec::SmallVec;
 
 use super::affinity::Affinity;
 use super::breakers::BreakerLimit;
-use super::claim::{Claim, RequestClaim};
+use super::claim::{Claim, LimitReached, RequestClaim};
 use super::reserve::{TrafficClass, reserved};
 use super::{Cluster, Membership};
-use crate::balance::load_balancer::{Chooser, Openings, Shortage};
 use crate::endpoint::{EndpointState, LeftEndpoints, LoadKind};
 use crate::metrics;
 use crate::reasons;
+
+mod choose;
 
 /// A worker's handle to a cluster: its position in the sequence and its metrics.
 #[derive(Debug)]
@@ -39,10 +40,12 @@ pub struct ClusterHandle {
     pub(crate) connect_time: Histogram,
     failures: CounterSet<Reason>,
     pub(super) sessions: CounterSet<&'static str>,
+    subset_picks: CounterSet<&'static str>,
     refusals: CounterSet<BreakerLimit>,
     pub(super) queued: CounterSet<&'static str>,
     pub(super) queue_time: OnceCell<Histogram>,
     pub(super) fallbacks: OnceCell<Counter>,
+    denials: OnceCell<Counter>,
     /// The handle of the cluster that last served in place of this one.
     pub(super) next: RefCell<Option<Rc<Self>>>,
     per_endpoint: CounterSet<Arc<str>>,
@@ -161,10 +164,12 @@ impl ClusterHandle {
             connect_time: shard.histogram(&metrics::CONNECT_TIME, &labels),
             failures: CounterSet::default(),
             sessions: CounterSet::default(),
+            subset_picks: CounterSet::default(),
             refusals: CounterSet::default(),
             queued: CounterSet::default(),
             queue_time: OnceCell::new(),
             fallbacks: OnceCell::new(),
+            denials: OnceCell::new(),
             next: RefCell::default(),
             per_endpoint: CounterSet::bounded(worker.limits.size(Limit::EndpointSeries), |_| {
                 other()
@@ -183,7 +188,7 @@ impl ClusterHandle {
     pub fn pick(
         self: &Rc<Self>,
         worker: &WorkerCx,
-        affinity: Affinity,
+        affinity: Affinity<'_>,
         tried: &[Arc<str>],
         when_full: WhenFull,
     ) -> Result<Claim, Reason> {
@@ -196,6 +201,33 @@ impl ClusterHandle {
             }
             refusal.why
         })?;
+        Ok(self.connection(taken))
+    }
+
+    /// Picks an endpoint for one datagram and claims nothing: the flow that carries it may exist already, which a limit on
+    /// connections is no reason to pass over.
+    ///
+    /// # Errors
+    /// The reason why there is none.
+    pub fn pick_for_datagram(
+        &self,
+        worker: &WorkerCx,
+        affinity: Affinity<'_>,
+    ) -> Result<Arc<EndpointState>, Reason> {
+        self.choose(worker, affinity, Tried::NOTHING, &|_| false)
+    }
+
+    /// Claims an endpoint that was picked for a datagram, for the flow that begins with it.
+    ///
+    /// # Errors
+    /// The cluster or the endpoint has as many connections as it may.
+    pub fn claim_picked(
+        self: &Rc<Self>,
+        worker: &WorkerCx,
+        endpoint: &Arc<EndpointState>,
+    ) -> Result<Claim, Reason> {
+        let taken = self.take_at(LoadKind::Connection, TrafficClass::Request, endpoint);
+        let taken = taken.map_err(|limit| self.refused(worker, limit))?;
         Ok(self.connection(taken))
     }
 
@@ -219,7 +251,7 @@ impl ClusterHandle {
         self: &Rc<Self>,
         worker: &WorkerCx,
         class: TrafficClass,
-        affinity: Affinity,
+        affinity: Affinity<'_>,
         tried: Tried<'_>,
         when_full: WhenFull,
     ) -> Result<(Arc<EndpointState>, RequestClaim), Reason> {
@@ -256,9 +288,7 @@ impl ClusterHandle {
         class: TrafficClass,
         endpoint: &Arc<EndpointState>,
     ) -> Result<Claim, Reason> {
-        let load = LoadKind::Connection;
-        let (max, total_max) = self.limits_of(load, class, endpoint);
-        let taken = self.cluster.take(load, true, endpoint, max, total_max);
+        let taken = self.take_at(LoadKind::Connection, class, endpoint);
         taken.map_err(|_| reasons::LIMIT)?;
         Ok(Claim::counted(Rc::clone(self), Arc::clone(endpoint), true))
     }
@@ -269,7 +299,7 @@ impl ClusterHandle {
         worker: &WorkerCx,
         load: LoadKind,
         class: TrafficClass,
-        affinity: Affinity,
+        affinity: Affinity<'_>,
         tried: Tried<'_>,
         when_full: WhenFull,
     ) -> Result<TakenRoom, PickRefusal> {
@@ -289,20 +319,14 @@ impl ClusterHandle {
         worker: &WorkerCx,
         load: LoadKind,
         class: TrafficClass,
-        affinity: Affinity,
+        affinity: Affinity<'_>,
         tried: Tried<'_>,
         passed_over: &dyn Fn(&EndpointState) -> bool,
     ) -> Result<TakenRoom, PickRefusal> {
         let plan = self.cluster.plan.load();
         let total_max = plan.limit_of(load).map(|max| self.open_to(class, max));
-        let total = match load {
-            LoadKind::Connection => BreakerLimit::Connections,
-            LoadKind::Request => BreakerLimit::Requests,
-        };
-        let each = match load {
-            LoadKind::Connection => BreakerLimit::ConnectionsPerEndpoint,
-            LoadKind::Request => BreakerLimit::RequestsPerEndpoint,
-        };
+        let total = BreakerLimit::of(load, LimitReached::Cluster);
+        let each = BreakerLimit::of(load, LimitReached::Endpoint);
         let refused = |limit| PickRefusal { why: reasons::LIMIT, limit: Some(limit) };
         let max_of = |endpoint: &EndpointState| {
             let max = endpoint.limit_of(load, plan.endpoint_limit_of(load));
@@ -325,6 +349,24 @@ impl ClusterHandle {
             if self.cluster.take(load, counts, &endpoint, max, total_max).is_ok() {
                 return Ok(TakenRoom { endpoint, counts });
             }
+        }
+    }
+
+    /// Counts one more of `load` at this endpoint.
+    ///
+    /// # Errors
+    /// The limit that is reached.
+    pub(super) fn take_at(
+        &self,
+        load: LoadKind,
+        class: TrafficClass,
+        endpoint: &Arc<EndpointState>,
+    ) -> Result<TakenRoom, BreakerLimit> {
+        let (max, total_max) = self.limits_of(load, class, endpoint);
+        let counts = self.cluster.peek_plan().counts(load);
+        match self.cluster.take(load, counts, endpoint, max, total_max) {
+            Ok(()) => Ok(TakenRoom { endpoint: Arc::clone(endpoint), counts }),
+            Err(reached) => Err(BreakerLimit::of(load, reached)),
         }
     }
 
@@ -358,54 +400,9 @@ impl ClusterHandle {
         }
     }
 
-    pub(super) fn choose(
-        &self,
-        worker: &WorkerCx,
-        Affinity { hash, session }: Affinity,
-        tried: Tried<'_>,
-        full: &dyn Fn(&EndpointState) -> bool,
-    ) -> Result<Arc<EndpointState>, Reason> {
-        let members = self.cluster.members.load();
-        let priorities = tried.priorities_in(&members);
-        let is_tried = |index: u32, endpoint: &EndpointState| {
-            tried.endpoints.contains(&endpoint.name)
-                || (!priorities.is_empty()
-                    && priorities.contains(&members.traits[index as usize].priority))
-        };
-        let openings = Openings { is_full: full, is_tried: &is_tried };
-        if let Some(session) = session
-            && let Some(endpoint) = self.resume(worker, session, &members, &openings)?
-        {
-            return Ok(endpoint);
-        }
-        let mut chooser = Chooser {
-            random: &mut |bound| worker.random_below(bound),
-            turn: &mut |table| self.turns.take(table),
-            hash,
-            load: &|| self.cluster.load(),
-        };
-        let endpoint = match members.balancer.pick(&members.endpoints, &openings, &mut chooser) {
-            Ok(index) => Arc::clone(&members.endpoints[index as usize]),
-            Err(shortage) => return Err(self.why_none(&members, shortage)),
-        };
-        if let Some(session) = session {
-            self.note_session(worker, session, &endpoint);
-        }
-        Ok(endpoint)
-    }
-
-    fn why_none(&self, members: &Membership, shortage: Shortage) -> Reason {
-        if !self.cluster.is_configured() {
-            return reasons::CLUSTER_UNKNOWN;
-        }
-        if members.endpoints.is_empty() {
-            let unresolved = !self.cluster.names().is_empty();
-            return if unresolved { reasons::DNS } else { reasons::NO_ENDPOINT };
-        }
-        match shortage {
-            Shortage::Full => reasons::LIMIT,
-            Shortage::None => reasons::NO_HEALTHY,
-        }
+    pub(super) fn refused(&self, worker: &WorkerCx, limit: BreakerLimit) -> Reason {
+        self.count_refusal(worker, limit);
+        reasons::LIMIT
     }
 
     /// Counts that `limit` refused a connection, a request or a retry.
@@ -414,6 +411,12 @@ impl ClusterHandle {
             let labels = [&*self.cluster.name, limit.word()];
             worker.shard.counter(&metrics::BREAKER_REFUSALS, &labels)
         });
+    }
+
+    /// Counts that the egress policy denied an address.
+    pub(crate) fn count_denial(&self, worker: &WorkerCx) {
+        let new = || worker.shard.counter(&metrics::EGRESS_DENIALS, &[&self.cluster.name]);
+        self.denials.get_or_init(new).increment();
     }
 
     /// Counts a failed attempt.

@@ -1,7 +1,8 @@
 //! Sessions: which endpoint a client should return to.
 //!
 //! Owns: finding the endpoint of a session, and remembering that of a source. Refuses to know: the balancer, and where
-//! sessions come from. Keeps: each connection or request of a session that gets an endpoint is counted once.
+//! sessions come from. Keeps: a session leads to an endpoint of the subset that was asked for, or nowhere; each connection
+//! or request of a session that gets an endpoint is counted once.
 
 use std::sync::Arc;
 
@@ -14,6 +15,7 @@ use super::handle::Tried;
 use super::source_table::SourceTable;
 use super::{ClusterHandle, Membership};
 use crate::balance::load_balancer::Openings;
+use crate::balance::subsets::Subset;
 use crate::endpoint::{EndpointId, EndpointState};
 use crate::metrics;
 use crate::reasons;
@@ -28,6 +30,7 @@ impl ClusterHandle {
         worker: &WorkerCx,
         session: ClientSession,
         members: &Membership,
+        subset: Option<&Subset>,
         openings: &Openings<'_>,
     ) -> Result<Option<Arc<EndpointState>>, Reason> {
         let Some(id) = self.session_endpoint(worker, session) else { return Ok(None) };
@@ -35,6 +38,7 @@ impl ClusterHandle {
             let endpoint = &members.endpoints[index as usize];
             // A drained endpoint keeps its sessions.
             let open = endpoint.may_continue()
+                && subset.is_none_or(|of| members.traits[index as usize].has(&of.key))
                 && !(openings.is_full)(endpoint)
                 && !(openings.is_tried)(index, endpoint);
             open.then_some(endpoint)
@@ -63,7 +67,7 @@ impl ClusterHandle {
     pub(super) fn own_endpoint(
         &self,
         worker: &WorkerCx,
-        Affinity { hash, session }: Affinity,
+        Affinity { hash, session, .. }: Affinity<'_>,
         tried: Tried<'_>,
     ) -> Option<Arc<EndpointState>> {
         if let Some(id) = session.and_then(|session| self.session_endpoint(worker, session)) {

@@ -22,12 +22,36 @@ impl Cluster {
         if why == reasons::QUEUE_FULL || why == reasons::QUEUE_TIMEOUT {
             return Some(self.queue_state(why).into());
         }
+        if why == reasons::DNS && self.forwards() {
+            // The failure itself says which of the names it is about.
+            return None;
+        }
         if why == reasons::DNS {
             let names = self.names();
             let names = names.iter().map(|(name, state)| format!("{name}: {}", state.message));
             return Some(names.collect::<Vec<_>>().join("; ").into());
         }
+        if why == reasons::NO_SUBSET {
+            return Some(self.subsets_made().into());
+        }
         (why == reasons::NO_HEALTHY || why == reasons::SESSION).then(|| self.states().into())
+    }
+
+    /// The subsets that there are, as far as they fit into a record.
+    fn subsets_made(&self) -> String {
+        const SHOWN: usize = 8;
+        let members = self.members();
+        let all: Vec<String> =
+            members.subsets.iter().flat_map(|of| of.iter()).map(|of| of.key.to_string()).collect();
+        if all.is_empty() {
+            return "no endpoint is in a subset".to_owned();
+        }
+        let shown = all.iter().take(SHOWN).map(|key| format!("{{ {key} }}"));
+        let shown = shown.collect::<Vec<_>>().join(", ");
+        match all.len().checked_sub(SHOWN) {
+            None | Some(0) => format!("the subsets are {shown}"),
+            Some(more) => format!("the subsets are {shown} and {more} more"),
+        }
     }
 
     /// The setting whose limit is reached.

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use crate::balance::BalancingPlan;
 use crate::balance::load_balancer::{BalancedEndpoint, Standing};
 use crate::balance::slow_start::WHOLE;
+use crate::balance::zones::FleetZones;
 use crate::endpoint::{EndpointState, EndpointTraits};
 
 /// The memory of one cluster.
@@ -26,6 +27,8 @@ pub(super) struct Standings {
     usable_since: HashMap<Arc<str>, Option<Instant>>,
     /// Of each priority that has had a usable endpoint. Empty without a delay.
     priorities: BTreeMap<u32, Service>,
+    /// The processes of each zone, as of the last selection.
+    pub(super) fleet: FleetZones,
 }
 
 /// Whether a priority serves.
@@ -39,10 +42,10 @@ enum Service {
 }
 
 /// The outcome of [`Standings::follow`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Followed {
-    /// Whether any endpoint has another state or weight than before.
-    pub(super) changed: bool,
+    /// The endpoints that have another state or weight than before, in order.
+    pub(super) changed: Vec<u32>,
     /// Whether any has another weight, apart from slow start.
     pub(super) reweighted: bool,
     /// When time alone will change one.
@@ -64,7 +67,13 @@ impl Standings {
         let warmer = self.warm(plan, endpoints, &mut next, now);
         let weights: Vec<u32> = endpoints.iter().zip(traits).map(weight_of).collect();
         let reweighted = weights != self.weights;
-        let changed = reweighted || next != self.current;
+        let is_same = |place: usize| {
+            self.current.get(place) == Some(&next[place])
+                && self.weights.get(place) == Some(&weights[place])
+        };
+        let changed =
+            (0_u32..).zip(0..next.len()).filter(|(_, place)| !is_same(*place)).map(|(n, _)| n);
+        let changed = changed.collect();
         self.current = next;
         self.weights = weights;
         Followed { changed, reweighted, again_at: returns.into_iter().chain(warmer).min() }
@@ -80,6 +89,19 @@ impl Standings {
             part: *part,
         })
         .collect()
+    }
+
+    /// The part of its weight, in thousandths, that the endpoint at this place of the membership has.
+    pub(super) fn part(&self, place: usize) -> Option<u32> {
+        self.current.get(place).filter(|(standing, _)| standing.serves()).map(|(_, part)| *part)
+    }
+
+    /// Until when a priority is held back, if it is.
+    pub(super) fn held_back(&self, priority: u32) -> Option<Instant> {
+        match self.priorities.get(&priority) {
+            Some(Service::Returning(at)) => Some(*at),
+            Some(Service::Serving | Service::Failed) | None => None,
+        }
     }
 
     /// Makes endpoints of priorities unusable that have failed and may not have their traffic back yet. Returns when the
@@ -121,16 +143,12 @@ impl Standings {
                 }
             }
         }
-        let held = |priority| match self.priorities.get(&priority) {
-            Some(Service::Returning(at)) => Some(*at),
-            Some(Service::Serving | Service::Failed) | None => None,
-        };
         for (traits, (standing, _)) in traits.iter().zip(next) {
-            if standing.serves() && held(traits.priority).is_some() {
+            if standing.serves() && self.held_back(traits.priority).is_some() {
                 *standing = Standing::Unusable;
             }
         }
-        usable.keys().filter_map(|priority| held(*priority)).min()
+        usable.keys().filter_map(|priority| self.held_back(*priority)).min()
     }
 
     /// Lowers the weights of endpoints in slow start. Returns when they are to grow.
@@ -289,7 +307,7 @@ mod tests {
             let now = start + Duration::from_secs(seconds);
             let followed = standings.follow(&plan, &all, &traits, now);
             let (part, weight) = (standings.current[1].1, standings.weights[1]);
-            (states(&standings), part, weight, followed.changed, followed.reweighted)
+            (states(&standings), part, weight, !followed.changed.is_empty(), followed.reweighted)
         };
         let weight = |weight| Some(OverrideAction::Weight(NonZeroU32::new(weight).unwrap()));
         for (seconds, action, expected) in [
@@ -312,13 +330,13 @@ mod tests {
         let all = endpoints(2);
         let traits = vec![EndpointTraits::default(); 2];
         let mut standings = Standings::default();
-        let mut changes = || standings.follow(&plan, &all, &traits, Instant::now()).changed;
-        assert!(changes());
-        assert!(!changes());
+        let mut changed = || standings.follow(&plan, &all, &traits, Instant::now()).changed;
+        assert_eq!(changed(), [0, 1]);
+        assert_eq!(changed(), []);
         set(&all[1], false);
-        assert!(changes());
-        assert!(!changes());
+        assert_eq!(changed(), [1]);
+        assert_eq!(changed(), []);
         assert!(all[0].set_degraded(true));
-        assert!(changes());
+        assert_eq!(changed(), [0]);
     }
 }

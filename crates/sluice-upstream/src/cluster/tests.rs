@@ -1,7 +1,12 @@
 use std::time::Duration;
 
+use std::rc::Rc;
+
 use super::*;
+use crate::balance::BalancingPlan;
+use crate::balance::subsets::{SelectorPlan, SubsetFallback, SubsetsPlan};
 use crate::endpoint::EndpointId;
+use crate::metadata::{EndpointMetadata, SubsetKey};
 use crate::plan::ReusePlan;
 use crate::reasons;
 use sluice_core::Limits;
@@ -31,6 +36,7 @@ pub(crate) fn member(port: u16) -> Member {
     Member {
         target: Target::Ip(([127, 0, 0, 1], port).into()),
         host: None,
+        name: None,
         alternates: Vec::new(),
         traits: EndpointTraits::default(),
     }
@@ -173,8 +179,8 @@ fn a_session_leads_to_its_endpoint_while_that_can_be_used() {
         let handle = ClusterHandle::new(Arc::clone(&cluster), &worker);
         let endpoint = Arc::clone(&cluster.members().endpoints[1]);
         let named = |id, strict| Affinity {
-            hash: None,
             session: Some(ClientSession::Endpoint(PreferredEndpoint { id, strict })),
+            ..Affinity::default()
         };
         let pick = |affinity| {
             let picked = handle.pick(&worker, affinity, &[], WhenFull::Refuse);
@@ -206,8 +212,8 @@ fn a_source_comes_back_to_its_endpoint() {
     let handle = ClusterHandle::new(Arc::clone(&cluster), &worker);
     let pick = |source: u64, tried: &[Arc<str>]| {
         let session = Some(ClientSession::Source { source, ttl: SESSION_MAX });
-        let picked =
-            handle.pick(&worker, Affinity { hash: None, session }, tried, WhenFull::Refuse);
+        let affinity = Affinity { session, ..Affinity::default() };
+        let picked = handle.pick(&worker, affinity, tried, WhenFull::Refuse);
         Arc::clone(&picked.unwrap().endpoint().name)
     };
     let sources: Vec<u64> = (1..50_u64).map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15)).collect();
@@ -219,4 +225,129 @@ fn a_source_comes_back_to_its_endpoint() {
     let moved = pick(sources[0], std::slice::from_ref(&first[0]));
     assert_ne!(moved, first[0]);
     assert_eq!(pick(sources[0], &[]), moved, "it stays where it went");
+}
+
+/// A cluster with subsets by `version`, and its handle; endpoint `n` has version `v{n % 3}` and priority `n / 6`.
+fn of_versions(worker: &WorkerCx, fallback: SubsetFallback) -> (Arc<Cluster>, Rc<ClusterHandle>) {
+    let keys = vec!["version".into()];
+    let subsets = SubsetsPlan {
+        selectors: vec![SelectorPlan { keys, fallback: None }],
+        fallback,
+        default_subset: version(0),
+        count_max: 10,
+    };
+    let balancing = BalancingPlan { subsets: Some(Arc::new(subsets)), ..BalancingPlan::default() };
+    let settings = ClusterSettings { balancing, ..(*ClusterSettings::bare()).clone() };
+    let plan = ClusterPlan { name: "c".into(), settings: Arc::new(settings), tls: None };
+    let cluster = Arc::new(Cluster::new(Arc::new(plan)));
+    let members: Vec<Member> = (0..12_u16)
+        .map(|number| {
+            let values = [format!("v{}", number % 3).into()];
+            let metadata = EndpointMetadata::new([("version".into(), values.into())]);
+            let metadata = Some(Arc::new(metadata));
+            let priority = u32::from(number / 6);
+            let traits = EndpointTraits { metadata, priority, ..EndpointTraits::default() };
+            Member { traits, ..member(number + 1) }
+        })
+        .collect();
+    cluster.publish(&members);
+    let handle = ClusterHandle::new(Arc::clone(&cluster), worker);
+    (cluster, handle)
+}
+
+fn version(number: usize) -> SubsetKey {
+    SubsetKey::new([("version".into(), format!("v{number}").into())])
+}
+
+/// The number of the endpoint that a pick gets.
+fn picked(
+    handle: &Rc<ClusterHandle>,
+    worker: &WorkerCx,
+    affinity: Affinity<'_>,
+) -> Result<usize, sluice_core::Reason> {
+    let claim = handle.pick(worker, affinity, &[], WhenFull::Refuse)?;
+    let port = claim.endpoint().name.rsplit_once(':').unwrap().1.parse::<usize>().unwrap();
+    Ok(port - 1)
+}
+
+#[test]
+fn a_pick_stays_in_its_subset_whatever_the_states_are() {
+    let worker = WorkerCx::solitary(ClockOrigin::read().clock());
+    let (cluster, handle) = of_versions(&worker, SubsetFallback::Refuse);
+    let endpoints = Arc::clone(&cluster.members().endpoints);
+    for seed in 0..200 {
+        let rng = &mut fastrand::Rng::with_seed(seed);
+        let usable: Vec<bool> = endpoints.iter().map(|_| rng.usize(..3) > 0).collect();
+        for (endpoint, usable) in endpoints.iter().zip(&usable) {
+            endpoint.set_health(if *usable { Ok(()) } else { Err("refused") });
+        }
+        // Before the tables are built again, and after.
+        for round in 0..2 {
+            for asked in 0..3 {
+                let key = version(asked);
+                let affinity = Affinity { subset: Some(&key), ..Affinity::default() };
+                let of = |priority: usize| {
+                    let mut own = (0..12).filter(|n| n % 3 == asked && n / 6 == priority);
+                    own.any(|number| usable[number])
+                };
+                for _ in 0..4 {
+                    match picked(&handle, &worker, affinity) {
+                        Ok(number) => {
+                            assert!(number % 3 == asked && usable[number], "seed {seed}");
+                            assert!(round == 0 || number < 6 || !of(0), "seed {seed}: {number}");
+                        }
+                        Err(why) => {
+                            assert_eq!(why, reasons::NO_HEALTHY);
+                            assert!(round == 0 || !of(0) && !of(1), "seed {seed}");
+                        }
+                    }
+                }
+            }
+            cluster.rebalance();
+        }
+    }
+}
+
+#[test]
+fn a_pick_without_its_subset_gets_the_fallback_and_keeps_no_session_elsewhere() {
+    let worker = WorkerCx::solitary(ClockOrigin::read().clock());
+    let (none, first, other) = (version(9), version(0), version(1));
+    for (fallback, expected) in [
+        (SubsetFallback::Refuse, Err(reasons::NO_SUBSET)),
+        (SubsetFallback::AnyEndpoint, Ok(1)),
+        (SubsetFallback::DefaultSubset, Ok(3)),
+    ] {
+        let (cluster, handle) = of_versions(&worker, fallback);
+        for subset in [None, Some(&none)] {
+            let affinity = Affinity { subset, ..Affinity::default() };
+            for _ in 0..10 {
+                // In the default subset, numbers are multiples of 3.
+                let found = picked(&handle, &worker, affinity);
+                match (found, expected) {
+                    (Ok(number), Ok(step)) => assert_eq!(number % step, 0),
+                    (found, expected) => assert_eq!(found.err(), expected.err()),
+                }
+            }
+        }
+        let detail = cluster.shortage(reasons::NO_SUBSET).unwrap();
+        assert!(detail.starts_with("the subsets are { version: v0 }, { version: v1 }"), "{detail}");
+        // Endpoint 4 has version v1.
+        let id = cluster.members().endpoints[4].id;
+        let session = |strict| Some(ClientSession::Endpoint(PreferredEndpoint { id, strict }));
+        let to = |subset, strict| {
+            let affinity = Affinity { subset: Some(subset), session: session(strict), hash: None };
+            picked(&handle, &worker, affinity)
+        };
+        assert_eq!(to(&other, true), Ok(4));
+        assert_eq!(to(&first, true), Err(reasons::SESSION));
+        assert_eq!(to(&first, false).map(|number| number % 3), Ok(0));
+    }
+}
+
+#[test]
+fn a_cluster_without_endpoints_says_so_although_it_has_subsets() {
+    let worker = WorkerCx::solitary(ClockOrigin::read().clock());
+    let (cluster, handle) = of_versions(&worker, SubsetFallback::Refuse);
+    cluster.publish(&[]);
+    assert_eq!(picked(&handle, &worker, Affinity::default()), Err(reasons::NO_ENDPOINT));
 }

@@ -2,7 +2,11 @@
 
 use proptest::prelude::*;
 
+use std::sync::Arc;
+
 use super::*;
+use crate::endpoint::{EndpointState, Target};
+use crate::plan::{ClusterPlan, ClusterSettings};
 
 fn block(text: &str) -> Cidr {
     Cidr::parse(text).unwrap()
@@ -135,6 +139,41 @@ fn allowed(allow: &[(u32, u8)], deny: &[(u32, u8)], address: u32) -> bool {
     all.extend(deny.iter().filter(|block| contains(**block, address)).map(|of| (of.1, 2, false)));
     all.sort_unstable();
     all.last().is_none_or(|(_, _, allowed)| *allowed)
+}
+
+#[test]
+fn a_wide_block_of_ipv6_does_not_open_what_an_address_leads_to() {
+    let cidr = |text: &str| Cidr::parse(text).unwrap();
+    for (allow, deny, to, expected) in [
+        (&["::/0"][..], &[][..], "64:ff9b::a9fe:a9fe", false),
+        (&["::/0"], &[], "64:ff9b::808:808", true),
+        (&["::/0"], &[], "2002:a00:1::", false),
+        (&["2000::/3"], &["::/0"], "2002:a00:1::", false),
+        (&["2002::/16"], &[], "2002:a00:1::", true),
+        (&["64:ff9b::/96"], &[], "64:ff9b::a00:1", true),
+        (&["64:ff9b::/96"], &["64:ff9b::a00:0/104"], "64:ff9b::a00:1", false),
+        (&["::/0", "10.0.0.0/8"], &[], "64:ff9b::a00:1", true),
+        (&[], &["2000::/3"], "2002:808:808::", false),
+    ] {
+        let blocks = |of: &[&str]| of.iter().map(|text| cidr(text)).collect::<Vec<_>>();
+        let policy = EgressPolicy::new(blocks(allow), blocks(deny));
+        let address = SocketAddr::new(to.parse().unwrap(), 1);
+        assert_eq!(policy.judge(address, |_| false).is_ok(), expected, "{allow:?} {deny:?} {to}");
+    }
+}
+
+#[test]
+fn only_addresses_of_names_are_judged() {
+    let bare = ClusterSettings::clone(&ClusterSettings::bare());
+    let settings = ClusterSettings { egress: Some(EgressPolicy::default()), ..bare };
+    let plan = ClusterPlan { name: "c".into(), settings: Arc::new(settings), tls: None };
+    let to: SocketAddr = "10.0.0.9:80".parse().unwrap();
+    let name: Option<Arc<str>> = Some("a.test".into());
+    let admits = |endpoint: EndpointState| plan.admit(&endpoint, to).is_ok();
+    assert!(!admits(EndpointState::new(Target::Ip(to), name.clone())));
+    assert!(admits(EndpointState::new(Target::Ip(to), None)));
+    // The address of a check, whose name is for TLS.
+    assert!(admits(EndpointState::listed(Target::Ip(to), name)));
 }
 
 proptest! {

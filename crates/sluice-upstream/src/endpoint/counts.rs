@@ -5,6 +5,11 @@
 //! of the same moment and never counts one twice.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use sluice_core::Moment;
+
+use super::EjectionKind;
 
 /// The counts of an endpoint.
 #[derive(Debug, Default)]
@@ -13,8 +18,29 @@ pub(crate) struct OutlierCounts {
     server_errors: AtomicU32,
     gateway_errors: AtomicU32,
     measured: AtomicBool,
+    /// Whether datagrams without a reply are counted.
+    awaited: AtomicBool,
+    /// Datagrams since the last reply.
+    unanswered: AtomicU32,
+    /// When the first of them was sent, in microseconds.
+    silent_from: AtomicU64,
     answers: Window,
     connects: Window,
+    times: Times,
+}
+
+/// Response times since the last sweep.
+#[derive(Debug, Default)]
+struct Times {
+    count: AtomicU64,
+    micros: AtomicU64,
+}
+
+/// Response times in a period.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct TimeTally {
+    pub count: u64,
+    pub micros: u64,
 }
 
 /// Results since the last sweep.
@@ -45,6 +71,28 @@ impl OutlierCounts {
         }
     }
 
+    /// Whether datagrams without a reply are counted.
+    pub(crate) fn await_replies(&self, on: bool) {
+        if self.awaited.load(Relaxed) != on {
+            end_streak(&self.unanswered);
+            self.awaited.store(on, Relaxed);
+        }
+    }
+
+    /// Whether datagrams without a reply are counted.
+    pub(crate) fn awaits_replies(&self) -> bool {
+        self.awaited.load(Relaxed)
+    }
+
+    /// Datagrams were sent; returns their number since the last reply, and when the first of them was sent.
+    pub(crate) fn sent(&self, count: u32, now: Moment) -> (u32, Moment) {
+        let before = self.unanswered.fetch_add(count, Relaxed);
+        if before == 0 {
+            self.silent_from.store(now.as_micros(), Relaxed);
+        }
+        (before.saturating_add(count), Moment::from_micros(self.silent_from.load(Relaxed)))
+    }
+
     fn count(&self, window: &Window, good: bool) {
         if self.measured.load(Relaxed) {
             let count = if good { &window.good } else { &window.bad };
@@ -57,6 +105,36 @@ impl OutlierCounts {
         end_streak(&self.server_errors);
         end_streak(&self.gateway_errors);
         self.count(&self.answers, true);
+    }
+
+    /// A response took that long.
+    pub(crate) fn took(&self, time: Duration) {
+        if self.measured.load(Relaxed) {
+            self.times.count.fetch_add(1, Relaxed);
+            let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+            self.times.micros.fetch_add(micros, Relaxed);
+        }
+    }
+
+    /// The response times since the last call.
+    pub(crate) fn take_times(&self) -> TimeTally {
+        let Times { count, micros } = &self.times;
+        TimeTally { count: count.swap(0, Relaxed), micros: micros.swap(0, Relaxed) }
+    }
+
+    /// Counts the streak of that kind from zero again.
+    pub(crate) fn end_streak_of(&self, kind: EjectionKind) {
+        match kind {
+            EjectionKind::ConnectFailures => end_streak(&self.connect_failures),
+            EjectionKind::Consecutive5xx => end_streak(&self.server_errors),
+            EjectionKind::ConsecutiveGatewayErrors => end_streak(&self.gateway_errors),
+            EjectionKind::Silence => end_streak(&self.unanswered),
+            EjectionKind::SuccessRate
+            | EjectionKind::FailurePercentage
+            | EjectionKind::ConnectSuccessRate
+            | EjectionKind::ConnectFailurePercentage
+            | EjectionKind::Latency => {}
+        }
     }
 
     /// A server error or a missing response; returns the numbers of server errors and of gateway errors in a row.
@@ -79,6 +157,7 @@ impl OutlierCounts {
     /// The endpoint has shown that it is there.
     pub(crate) fn responded(&self) {
         end_streak(&self.connect_failures);
+        end_streak(&self.unanswered);
     }
 
     /// A connection failed; returns the number of failures in a row.
@@ -89,9 +168,8 @@ impl OutlierCounts {
 
     /// Counts streaks from zero again.
     pub(crate) fn end_streaks(&self) {
-        for streak in [&self.connect_failures, &self.server_errors, &self.gateway_errors] {
-            end_streak(streak);
-        }
+        let failures = [&self.connect_failures, &self.server_errors, &self.gateway_errors];
+        failures.into_iter().chain([&self.unanswered]).for_each(end_streak);
     }
 
     /// The results of responses and of connections since the last call.

@@ -19,6 +19,10 @@ pub enum EjectionKind {
     ConnectSuccessRate,
     /// A large share of failed connections.
     ConnectFailurePercentage,
+    /// No reply to datagrams.
+    Silence,
+    /// Slower responses than those of other endpoints.
+    Latency,
 }
 
 impl EjectionKind {
@@ -32,6 +36,8 @@ impl EjectionKind {
             Self::FailurePercentage => "failure_percentage",
             Self::ConnectSuccessRate => "connect_success_rate",
             Self::ConnectFailurePercentage => "connect_failure_percentage",
+            Self::Silence => "silence",
+            Self::Latency => "latency",
         }
     }
 

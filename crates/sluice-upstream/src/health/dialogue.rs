@@ -10,14 +10,14 @@ use sluice_io::{RawStream, Stream, WorkerCx};
 
 use super::CheckError;
 use crate::connector::{self, ConnectFailure, Preface};
-use crate::endpoint::EndpointState;
+use crate::endpoint::{EndpointState, Target};
 use crate::plan::ClusterPlan;
 
 /// Bytes received and not consumed by a dialogue above which the check fails.
 pub(super) const RECEIVED_MAX: usize = 64 * 1024;
 
 /// One side of a conversation with an endpoint that decides whether it is healthy.
-pub(super) trait Dialogue {
+pub trait Dialogue {
     /// Takes what has been received: removes what it has consumed, adds to `send`, a few kilobytes at most, which is
     /// sent even with an error. Called once before anything was received.
     ///
@@ -32,7 +32,7 @@ pub(super) trait Dialogue {
 
 /// How a conversation continues, after everything in `send` was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum DialogueTurn {
+pub enum DialogueTurn {
     /// More must be received.
     Receive,
     /// The TLS handshake, if the connection is not encrypted yet; nothing is received before it.
@@ -50,7 +50,7 @@ pub(super) struct CheckConnection<'a> {
 
 /// When a conversation is encrypted.
 #[derive(Clone, Debug)]
-pub(super) enum Encryption {
+pub enum Encryption {
     /// From the beginning, or after a preface that asks for it, if the cluster has TLS.
     First(Preface),
     /// When the dialogue says so.
@@ -58,6 +58,19 @@ pub(super) enum Encryption {
 }
 
 impl CheckConnection<'_> {
+    /// Opens a connection without TLS.
+    pub(super) async fn open(&self) -> Result<RawStream, CheckError> {
+        Ok(connector::open(self.plan, self.endpoint, &self.worker.reactor).await?)
+    }
+
+    /// Where datagrams are sent.
+    pub(super) fn datagram_target(&self) -> Result<&Target, CheckError> {
+        if let Target::Ip(address) = &self.endpoint.target {
+            self.plan.admit(self.endpoint, *address).map_err(ConnectFailure::from)?;
+        }
+        Ok(&self.endpoint.target)
+    }
+
     /// Holds the conversation.
     pub(super) async fn converse(
         &self,
@@ -68,7 +81,7 @@ impl CheckConnection<'_> {
             Encryption::First(preface) => {
                 connector::reach(self.plan, self.endpoint, self.worker, preface).await?
             }
-            Encryption::Later => Stream::Raw(open(self.endpoint, self.worker).await?),
+            Encryption::Later => Stream::Raw(self.open().await?),
         };
         let (mut received, mut send) = (Vec::new(), Vec::new());
         loop {
@@ -123,15 +136,6 @@ impl CheckConnection<'_> {
             (stream, _) => Ok(stream),
         }
     }
-}
-
-/// Opens a connection without TLS.
-pub(super) async fn open(
-    endpoint: &EndpointState,
-    worker: &WorkerCx,
-) -> Result<RawStream, CheckError> {
-    let opened = connector::open(endpoint, &worker.reactor).await;
-    opened.map_err(|error| ConnectFailure::from(error).into())
 }
 
 /// The connection failed.

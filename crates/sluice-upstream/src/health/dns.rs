@@ -10,16 +10,23 @@ use sluice_core::reader::Reader;
 
 use super::{CheckError, datagram};
 use crate::endpoint::Target;
-use crate::plan::DnsCheck;
+use crate::plan::{ClusterPlan, DnsCheck};
 
 const RECURSION_DESIRED: u16 = 0x0100;
 const RESPONSE: u16 = 0x8000;
 const CLASS_IN: u16 = 1;
 
 /// Sends the query, and waits for its response.
-pub(super) async fn check(target: &Target, check: &DnsCheck) -> Result<(), CheckError> {
+pub(super) async fn check(
+    plan: &ClusterPlan,
+    target: &Target,
+    check: &DnsCheck,
+) -> Result<(), CheckError> {
     let query = query(fastrand::u16(..), check);
-    judge(datagram::ask(target, &query, |response| rcode(&query, response)).await?, check.rcode)
+    judge(
+        datagram::ask(plan, target, &query, |response| rcode(&query, response)).await?,
+        check.rcode,
+    )
 }
 
 fn judge(rcode: u8, expected: u8) -> Result<(), CheckError> {
@@ -31,7 +38,7 @@ fn judge(rcode: u8, expected: u8) -> Result<(), CheckError> {
 }
 
 /// A query with one question.
-fn query(id: u16, check: &DnsCheck) -> Vec<u8> {
+pub fn query(id: u16, check: &DnsCheck) -> Vec<u8> {
     let mut query = Vec::new();
     for number in [id, RECURSION_DESIRED, 1, 0, 0, 0] {
         query.extend_from_slice(&number.to_be_bytes());
@@ -47,7 +54,7 @@ fn query(id: u16, check: &DnsCheck) -> Vec<u8> {
 }
 
 /// The response code, if this is the response to `query`: the same id, and the same question if it has one.
-fn rcode(query: &[u8], response: &[u8]) -> Option<u8> {
+pub fn rcode(query: &[u8], response: &[u8]) -> Option<u8> {
     let mut reader = Reader(response);
     let (id, flags, questions) = (reader.array::<2>()?, reader.u16()?, reader.u16()?);
     let _counts = reader.take(6)?;

@@ -11,8 +11,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::cluster::Cluster;
-use crate::endpoint::counts::Tally;
+use crate::endpoint::counts::{Tally, TimeTally};
 use crate::endpoint::{EjectionKind, EndpointState};
+use crate::outlier::EjectionOutcome;
 use crate::outlier::rates::{self, Outlying};
 use crate::plan::OutlierPlan;
 
@@ -32,7 +33,7 @@ struct Ejection {
 
 impl Ejections {
     /// Readmits ejected endpoints when their time is over; at once if the cluster has no ejection any more. Compares
-    /// results when it is time to, and returns those that it ejected. `random` is from 0 to 1.
+    /// results when it is time to, and returns what it found. `random` is from 0 to 1.
     pub(super) fn look(
         &mut self,
         cluster: &Cluster,
@@ -40,7 +41,7 @@ impl Ejections {
         outlier: Option<&OutlierPlan>,
         now: Instant,
         random: &mut dyn FnMut() -> f64,
-    ) -> Vec<EjectionKind> {
+    ) -> Vec<(EjectionKind, EjectionOutcome)> {
         self.of.retain(|name, _| endpoints.iter().any(|endpoint| endpoint.name == *name));
         let mut ejected = Vec::new();
         if let Some(outlier) = outlier
@@ -48,11 +49,12 @@ impl Ejections {
         {
             self.forgive(endpoints);
             if outlier.measures_rates() {
-                ejected = compare(cluster, endpoints, outlier);
+                ejected = compare(cluster, endpoints, outlier, random);
             }
         }
         for endpoint in endpoints {
             endpoint.counts.measure(outlier.is_some_and(OutlierPlan::measures_rates));
+            endpoint.counts.await_replies(outlier.is_some_and(|plan| plan.silence.is_some()));
             if endpoint.is_ejected() {
                 self.readmit(cluster, endpoint, outlier, now, random);
             } else if let Some(entry) = self.of.get_mut(&endpoint.name) {
@@ -103,7 +105,9 @@ impl Ejections {
             (None, Some(outlier)) => {
                 entry.times = entry.times.saturating_add(1);
                 let length = outlier.ejection.saturating_mul(entry.times).min(outlier.ejection_max);
-                entry.until = Some(now + length + jitter(outlier.ejection_jitter, random));
+                let until = now + length + jitter(outlier.ejection_jitter, random);
+                entry.until = Some(until);
+                endpoint.note_ejected_until(until);
             }
             (Some(until), _) if until <= now => {
                 entry.until = None;
@@ -125,7 +129,8 @@ fn compare(
     cluster: &Cluster,
     endpoints: &[Arc<EndpointState>],
     outlier: &OutlierPlan,
-) -> Vec<EjectionKind> {
+    random: &mut dyn FnMut() -> f64,
+) -> Vec<(EjectionKind, EjectionOutcome)> {
     let all: Vec<(Tally, Tally)> =
         endpoints.iter().map(|endpoint| endpoint.counts.take()).collect();
     let in_use = |endpoint: &EndpointState, tally: Tally| {
@@ -154,14 +159,27 @@ fn compare(
         found
             .extend(rates(&connects, plan).into_iter().map(|it| of(it, by_connect, "connections")));
     }
-    let mut kinds = Vec::new();
+    let times = endpoints.iter().map(|endpoint| (endpoint, endpoint.counts.take_times()));
+    let times: Vec<TimeTally> = times
+        .map(|(endpoint, times)| if endpoint.is_ejected() { TimeTally::default() } else { times })
+        .collect();
+    if let Some(plan) = &outlier.latency {
+        let slow = rates::by_latency(&times, plan).into_iter();
+        found.extend(slow.map(|(index, why)| (index, EjectionKind::Latency, why, "requests")));
+    }
+    let mut results = Vec::new();
     for (index, kind, why, what) in found {
         let Some(endpoint) = endpoints.get(index) else { continue };
-        if cluster.eject(endpoint, outlier, kind, &format!("{why} of {what}")) {
-            kinds.push(kind);
-        }
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a number from 0 to 100"
+        )]
+        let roll = ((random() * 100.0) as usize).min(99);
+        let found = cluster.eject(endpoint, outlier, kind, &format!("{why} of {what}"), roll);
+        results.extend(found.map(|found| (kind, found)));
     }
-    kinds
+    results
 }
 
 #[cfg(test)]

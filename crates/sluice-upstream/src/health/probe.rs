@@ -1,7 +1,7 @@
 //! The probe of every check but HTTP requests.
 //!
-//! Owns: which conversation belongs to which kind of check. Refuses to know: the conversations. Keeps: a connection per
-//! check, opened and secured like those of clients.
+//! Owns: which conversation belongs to which kind of check, and the checks that are none. Refuses to know: the
+//! conversations. Keeps: a connection per check, opened and secured like those of clients.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use std::sync::Arc;
 use sluice_core::LocalFuture;
 use sluice_io::WorkerCx;
 
-use super::dialogue::{CheckConnection, Dialogue, Encryption, open};
+use super::dialogue::{CheckConnection, Dialogue, Encryption};
 use super::mysql::MysqlDialogue;
 use super::postgres::{PostgresDialogue, SSL_REQUEST};
 use super::redis::RedisDialogue;
@@ -42,42 +42,50 @@ impl HealthProbe for ConnectionProbe {
     }
 }
 
+/// The dialogue of a check, and when it is encrypted; `None` if the check is no dialogue over a connection. `tls` is
+/// whether the cluster has TLS, `local` whether the endpoint is a unix socket.
+pub fn dialogue_of(
+    kind: &CheckKind,
+    tls: bool,
+    local: bool,
+) -> Option<(Encryption, Box<dyn Dialogue>)> {
+    let first = |starttls| Encryption::First(Preface { starttls, ..Preface::default() });
+    Some(match kind {
+        CheckKind::Tcp(all) if !all.is_empty() => (first(None), Box::new(Steps::new(all.clone()))),
+        CheckKind::Redis(check) => (first(None), Box::new(RedisDialogue::new(check.clone()))),
+        CheckKind::Postgres(check) => {
+            let dialogue = PostgresDialogue::new(check.clone(), tls || local);
+            (first(tls.then_some(SSL_REQUEST)), Box::new(dialogue))
+        }
+        CheckKind::Mysql(check) => {
+            (Encryption::Later, Box::new(MysqlDialogue::new(check.clone(), tls, local)))
+        }
+        CheckKind::Tcp(_)
+        | CheckKind::Udp(_)
+        | CheckKind::Tls
+        | CheckKind::Http(_)
+        | CheckKind::Grpc { .. }
+        | CheckKind::Dns(_) => return None,
+    })
+}
+
 async fn check(line: &CheckConnection<'_>, kind: Option<&CheckKind>) -> Result<(), CheckError> {
     let CheckConnection { plan, endpoint, worker } = line;
     let (tls, local) = (plan.tls.is_some(), matches!(endpoint.target, Target::Unix(_)));
-    let (mut steps, mut redis, mut postgres, mut mysql);
-    let mut encryption = Encryption::First(Preface::default());
-    let dialogue: &mut dyn Dialogue = match kind {
-        Some(CheckKind::Tcp(all)) if !all.is_empty() => {
-            steps = Steps::new(all.clone());
-            &mut steps
-        }
-        Some(CheckKind::Redis(check)) => {
-            redis = RedisDialogue::new(check.clone());
-            &mut redis
-        }
-        Some(CheckKind::Postgres(check)) => {
-            let starttls = tls.then_some(SSL_REQUEST);
-            encryption = Encryption::First(Preface { starttls, ..Preface::default() });
-            postgres = PostgresDialogue::new(check.clone(), tls || local);
-            &mut postgres
-        }
-        Some(CheckKind::Mysql(check)) => {
-            encryption = Encryption::Later;
-            mysql = MysqlDialogue::new(check.clone(), tls, local);
-            &mut mysql
-        }
-        Some(CheckKind::Udp(check)) => return datagram::check(&endpoint.target, check).await,
-        Some(CheckKind::Dns(check)) => return dns::check(&endpoint.target, check).await,
+    if let Some((encryption, mut dialogue)) = kind.and_then(|kind| dialogue_of(kind, tls, local)) {
+        return line.converse(&encryption, &mut *dialogue).await;
+    }
+    match kind {
+        Some(CheckKind::Udp(check)) => datagram::check(plan, line.datagram_target()?, check).await,
+        Some(CheckKind::Dns(check)) => dns::check(plan, line.datagram_target()?, check).await,
         Some(CheckKind::Tls) => {
             connector::reach(plan, endpoint, worker, &Preface::default()).await?;
-            return Ok(());
+            Ok(())
         }
         _ => {
             // A reset leaves no TIME_WAIT behind, here or there.
-            open(endpoint, worker).await?.reset_on_drop();
-            return Ok(());
+            line.open().await?.reset_on_drop();
+            Ok(())
         }
-    };
-    line.converse(&encryption, dialogue).await
+    }
 }

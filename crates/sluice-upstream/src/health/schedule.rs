@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 
 use super::{CheckError, CheckPassed, CheckResult, HealthProbe, HealthWatch};
 use crate::cluster::Cluster;
-use crate::endpoint::EndpointState;
+use crate::endpoint::{ConnectTo, EndpointCheck, EndpointState};
 use crate::metrics;
 use crate::outlier;
 use crate::plan::{ClusterPlan, HealthPlan};
@@ -32,6 +32,8 @@ pub(super) struct Checks {
 #[derive(Debug)]
 struct RunningCheck {
     endpoint: Arc<EndpointState>,
+    /// What its checks differed in from those of the cluster when they began.
+    check: Option<Arc<EndpointCheck>>,
     task: tokio::task::AbortHandle,
 }
 
@@ -47,7 +49,8 @@ impl Checks {
     ) {
         let members: HashSet<*const EndpointState> = endpoints.iter().map(Arc::as_ptr).collect();
         self.of.retain(|_, running| {
-            let stays = members.contains(&Arc::as_ptr(&running.endpoint));
+            let is_member = members.contains(&Arc::as_ptr(&running.endpoint));
+            let stays = is_member && running.check == running.endpoint.check();
             if !stays {
                 running.task.abort();
             }
@@ -56,11 +59,20 @@ impl Checks {
         while self.running.try_join_next().is_some() {}
         for endpoint in endpoints {
             if !self.of.contains_key(&endpoint.name) {
-                let target = health.connect_to.target(&endpoint.target);
+                let own = endpoint.check();
+                let connect_to = own.as_ref().map_or_else(ConnectTo::default, |own| own.connect_to);
+                let connect_to = connect_to.or(health.connect_to);
+                let target = connect_to.target(&endpoint.target);
                 let checked = if target == endpoint.target {
                     Arc::clone(endpoint)
                 } else {
-                    Arc::new(EndpointState::new(target, endpoint.host.clone()))
+                    let host = endpoint.host.clone();
+                    let checked = match connect_to.ip {
+                        Some(_) => EndpointState::listed(target, host),
+                        None => EndpointState::new(target, host),
+                    };
+                    checked.set_check(own.clone());
+                    Arc::new(checked)
                 };
                 let check = CheckTask {
                     cluster: Arc::clone(cluster),
@@ -76,7 +88,7 @@ impl Checks {
                 };
                 let delay = spread.min(FIRST_DELAY_MAX).mul_f64(fastrand::f64());
                 let task = self.running.spawn_local(check.run(delay));
-                let running = RunningCheck { endpoint: Arc::clone(endpoint), task };
+                let running = RunningCheck { endpoint: Arc::clone(endpoint), check: own, task };
                 self.of.insert(Arc::clone(&endpoint.name), running);
             }
         }

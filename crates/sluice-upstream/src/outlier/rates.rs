@@ -3,8 +3,8 @@
 //! Owns: the arithmetic over the results of one period. Refuses to know: endpoints, time and ejections. Keeps: an
 //! endpoint with few results is neither judged nor compared with.
 
-use crate::endpoint::counts::Tally;
-use crate::plan::{FailurePercentagePlan, SuccessRatePlan};
+use crate::endpoint::counts::{Tally, TimeTally};
+use crate::plan::{FailurePercentagePlan, LatencyPlan, SuccessRatePlan};
 
 /// What is wrong with an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -13,6 +13,8 @@ pub(crate) enum Outlying {
     Rate { percent: f64, below: f64 },
     /// Its share of failures, in percent, is too large.
     Failures { percent: f64 },
+    /// Its mean response time is far above the median of all: both in milliseconds.
+    Slow { mean: f64, median: f64 },
 }
 
 impl std::fmt::Display for Outlying {
@@ -22,6 +24,9 @@ impl std::fmt::Display for Outlying {
                 write!(f, "success rate of {percent:.1} %, below {below:.1} %")
             }
             Self::Failures { percent } => write!(f, "failure percentage of {percent:.1} %"),
+            Self::Slow { mean, median } => {
+                write!(f, "mean response time of {mean:.1} ms, where others have {median:.1} ms,")
+            }
         }
     }
 }
@@ -60,6 +65,27 @@ pub(crate) fn by_failure_percentage(
     outlying.map(|(index, percent)| (index, Outlying::Failures { percent })).collect()
 }
 
+/// The endpoints, by index, whose mean response time exceeds the median of all by the given factor and time.
+pub(crate) fn by_latency(times: &[TimeTally], plan: &LatencyPlan) -> Vec<(usize, Outlying)> {
+    let enough = |times: &TimeTally| times.count >= plan.requests_min.max(1);
+    let judged = times.iter().enumerate().filter(|(_, times)| enough(times));
+    #[allow(clippy::cast_precision_loss, reason = "a mean for people")]
+    let millis = |times: &TimeTally| times.micros as f64 / times.count as f64 / 1000.0;
+    let means: Vec<(usize, f64)> = judged.map(|(index, times)| (index, millis(times))).collect();
+    if means.len() < plan.endpoints_min.max(2) {
+        return Vec::new();
+    }
+    let mut sorted: Vec<f64> = means.iter().map(|(_, mean)| *mean).collect();
+    sorted.sort_unstable_by(f64::total_cmp);
+    // Of two in the middle, the lower: with two endpoints, the slower is compared with the other.
+    let median = sorted.get((sorted.len() - 1) / 2).copied().unwrap_or_default();
+    let factor = f64::from(plan.factor_thousandths) / 1000.0;
+    let excess = plan.excess_min.as_secs_f64() * 1000.0;
+    let is_slow = |mean: f64| mean > median * factor && mean - median >= excess;
+    let slow = means.into_iter().filter(|(_, mean)| is_slow(*mean));
+    slow.map(|(index, mean)| (index, Outlying::Slow { mean, median })).collect()
+}
+
 /// The success rates in percent of the endpoints with enough results; none if they are too few.
 fn judged(results: &[Tally], requests_min: u64, endpoints_min: usize) -> Vec<(usize, f64)> {
     let enough = results.iter().enumerate().filter(|(_, tally)| tally.has(requests_min.max(1)));
@@ -70,6 +96,8 @@ fn judged(results: &[Tally], requests_min: u64, endpoints_min: usize) -> Vec<(us
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn tallies(of: &[(u64, u64)]) -> Vec<Tally> {
@@ -104,6 +132,32 @@ mod tests {
         // 84.9 % is less than 85 %.
         check(&[(151, 849), (1000, 0), (1000, 0), (1000, 0), (1000, 0)], &[0], &[]);
         check(&[(150, 850), (1000, 0), (1000, 0), (1000, 0), (1000, 0)], &[0], &[0]);
+    }
+
+    #[test]
+    fn slow_endpoints_are_far_above_the_median() {
+        let plan = LatencyPlan {
+            factor_thousandths: 3000,
+            excess_min: Duration::from_millis(5),
+            endpoints_min: 2,
+            requests_min: 10,
+        };
+        let slow = |means: &[(u64, u64)]| {
+            let times = |(count, millis): &(u64, u64)| TimeTally {
+                count: *count,
+                micros: count * millis * 1000,
+            };
+            let times: Vec<TimeTally> = means.iter().map(times).collect();
+            by_latency(&times, &plan).into_iter().map(|(index, _)| index).collect::<Vec<_>>()
+        };
+        assert_eq!(slow(&[]), []);
+        assert_eq!(slow(&[(10, 500)]), [], "there is nothing to compare with");
+        assert_eq!(slow(&[(10, 10), (10, 12), (10, 37)]), [2]);
+        assert_eq!(slow(&[(10, 10), (10, 12), (10, 36)]), [], "it is no more than three times");
+        assert_eq!(slow(&[(10, 10), (10, 31)]), [1], "the slower of two");
+        assert_eq!(slow(&[(10, 1), (10, 5)]), [], "the difference is small");
+        assert_eq!(slow(&[(10, 10), (9, 100), (10, 10)]), [], "too few responses");
+        assert_eq!(slow(&[(10, 100), (10, 100), (10, 1)]), [], "one is fast");
     }
 
     #[test]

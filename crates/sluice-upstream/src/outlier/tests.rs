@@ -1,12 +1,13 @@
 use std::time::Duration;
 
+use sluice_core::Clock;
 use sluice_core::clock::ClockOrigin;
 use sluice_telemetry::Registry;
 
 use super::*;
 use crate::cluster::Member;
 use crate::endpoint::{EndpointTraits, Target};
-use crate::plan::{ClusterPlan, ClusterSettings};
+use crate::plan::{ClusterPlan, ClusterSettings, DnsCheck, EnforcePlan};
 use crate::reasons;
 
 /// Never ejects, but for what a test adds.
@@ -18,6 +19,9 @@ pub(crate) fn lenient() -> OutlierPlan {
         connect_failures_as_503: false,
         success_rate: None,
         failure_percentage: None,
+        silence: None,
+        latency: None,
+        enforce: EnforcePlan::ALWAYS,
         interval: Duration::from_secs(10),
         ejection: Duration::from_secs(30),
         ejection_max: Duration::from_secs(300),
@@ -38,6 +42,7 @@ pub(crate) fn cluster(count: u16, outlier: OutlierPlan) -> Arc<Cluster> {
         .map(|port| Member {
             target: target(port),
             host: None,
+            name: None,
             alternates: Vec::new(),
             traits: EndpointTraits::default(),
         })
@@ -149,4 +154,70 @@ fn a_check_refutes_what_it_can_see() {
     assert!(is_refuted(EjectionKind::ConnectSuccessRate, &tcp));
     assert!(!is_refuted(EjectionKind::Consecutive5xx, &tcp));
     assert!(is_refuted(EjectionKind::SuccessRate, &grpc));
+}
+
+#[test]
+fn silence_is_many_datagrams_over_a_time_without_a_reply() {
+    let clock = Clock::held();
+    let worker = WorkerCx::solitary(clock.clone());
+    let silence = SilencePlan { datagrams: 3, time: Duration::from_secs(5) };
+    let cluster = cluster(2, OutlierPlan { silence: Some(silence), ..lenient() });
+    let handle = ClusterHandle::new(Arc::clone(&cluster), &worker);
+    let members = cluster.members();
+    let [one, other] = [0, 1].map(|index| &members.endpoints[index]);
+    let send = |endpoint: &EndpointState, count| {
+        handle.note_datagrams(&worker, endpoint, count);
+        endpoint.ejected_for()
+    };
+    let pass = |seconds| clock.advance(Duration::from_secs(seconds));
+    assert_eq!(send(one, 100), None, "nothing is counted until the control thread has looked");
+    for endpoint in [one, other] {
+        endpoint.counts.await_replies(true);
+    }
+    assert_eq!(send(one, 100), None, "no time has passed");
+    pass(5);
+    one.responded();
+    assert_eq!(send(one, 1), None, "it has replied meanwhile");
+    pass(4);
+    assert_eq!(send(one, 1), None, "two datagrams in 4 s");
+    pass(1);
+    assert_eq!(send(one, 1), Some(EjectionKind::Silence));
+    assert_eq!(one.why_ejected().unwrap().cause, "no reply to 3 datagrams in 5s");
+    send(other, 3);
+    pass(9);
+    assert_eq!(send(other, 1), None, "it is the last one");
+    one.readmit();
+    assert_eq!(send(other, 2), None, "counted from zero again");
+    let dns = CheckKind::Dns(DnsCheck { name: "a".into(), record: 1, rcode: 0 });
+    assert!(is_refuted(EjectionKind::Silence, &dns));
+    assert!(!is_refuted(EjectionKind::Silence, &CheckKind::Tls));
+}
+
+#[test]
+fn what_is_not_enforced_is_counted_and_forgotten() {
+    let registry = Registry::new();
+    let worker = WorkerCx::new(
+        0,
+        Clock::held(),
+        registry.shard(1),
+        sluice_telemetry::LogQueue::nowhere(&registry.shard(1)),
+        sluice_core::Limits::default(),
+        &sluice_io::Budget::unlimited(),
+    );
+    let fails = |enforce: u8| {
+        let enforce = EnforcePlan { connect_failures: enforce, ..EnforcePlan::ALWAYS };
+        let cluster = cluster(3, OutlierPlan { connect_failures: 3, enforce, ..lenient() });
+        let handle = ClusterHandle::new(Arc::clone(&cluster), &worker);
+        let endpoint = Arc::clone(&cluster.members().endpoints[0]);
+        let fail = || handle.note_failure(&worker, &endpoint, reasons::REFUSED);
+        (0..300).map(|_| fail()).take_while(|()| !endpoint.is_ejected()).count()
+    };
+    let value = |name| registry.value(name, &["c", "connect_failures"]);
+    assert_eq!(fails(100), 2);
+    assert_eq!(fails(0), 300);
+    assert_eq!(value("sluice_cluster_ejections_total"), Some(1));
+    assert_eq!(value("sluice_cluster_ejections_not_enforced_total"), Some(100));
+    // It is decided again after as many failures.
+    let half: usize = (0..50).map(|_| fails(50)).sum();
+    assert!((100..450).contains(&half), "{half}");
 }

@@ -4,10 +4,9 @@
 //! printed.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use crate::endpoint::Target;
+use crate::endpoint::ConnectTo;
 
 /// An active check.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -32,28 +31,6 @@ pub struct HealthPlan {
     pub healthy_after: u32,
     /// Whether a new endpoint takes no traffic until its first check has succeeded.
     pub waits: bool,
-}
-
-/// The parts of an endpoint's address that are replaced for checks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct ConnectTo {
-    /// Another IP address.
-    pub ip: Option<IpAddr>,
-    /// Another port.
-    pub port: Option<u16>,
-}
-
-impl ConnectTo {
-    /// Where the endpoint at `target` is checked. A unix socket has no parts to replace.
-    pub fn target(self, target: &Target) -> Target {
-        match target {
-            Target::Ip(address) => Target::Ip(SocketAddr::new(
-                self.ip.unwrap_or_else(|| address.ip()),
-                self.port.unwrap_or_else(|| address.port()),
-            )),
-            Target::Unix(path) => Target::Unix(path.clone()),
-        }
-    }
 }
 
 /// The kind of an active check.

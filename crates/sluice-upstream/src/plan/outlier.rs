@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use crate::endpoint::EjectionKind;
+
 /// Passive ejection.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct OutlierPlan {
@@ -19,6 +21,12 @@ pub struct OutlierPlan {
     pub success_rate: Option<SuccessRatePlan>,
     /// Ejects endpoints that fail too often.
     pub failure_percentage: Option<FailurePercentagePlan>,
+    /// Ejects endpoints that do not reply to datagrams.
+    pub silence: Option<SilencePlan>,
+    /// Ejects endpoints that respond more slowly than others.
+    pub latency: Option<LatencyPlan>,
+    /// How often what is found has an effect.
+    pub enforce: EnforcePlan,
     /// The period over which results are compared.
     pub interval: Duration,
     /// How long the first ejection lasts; the n-th lasts n times as long.
@@ -36,8 +44,78 @@ pub struct OutlierPlan {
 impl OutlierPlan {
     /// Whether the results of a period are compared.
     pub const fn measures_rates(&self) -> bool {
-        self.success_rate.is_some() || self.failure_percentage.is_some()
+        self.success_rate.is_some() || self.failure_percentage.is_some() || self.latency.is_some()
     }
+}
+
+/// The share of the cases, in percent, in which an endpoint is ejected for what was found; in the others it is only
+/// counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct EnforcePlan {
+    /// For connection failures in a row.
+    pub connect_failures: u8,
+    /// For server errors in a row.
+    pub consecutive_5xx: u8,
+    /// For gateway errors in a row.
+    pub consecutive_gateway_errors: u8,
+    /// For a low success rate.
+    pub success_rate: u8,
+    /// For a large share of failures.
+    pub failure_percentage: u8,
+    /// For silence.
+    pub silence: u8,
+    /// For slow responses.
+    pub latency: u8,
+}
+
+impl EnforcePlan {
+    /// Everything has an effect.
+    pub const ALWAYS: Self = Self {
+        connect_failures: 100,
+        consecutive_5xx: 100,
+        consecutive_gateway_errors: 100,
+        success_rate: 100,
+        failure_percentage: 100,
+        silence: 100,
+        latency: 100,
+    };
+
+    /// The share for faults of that kind.
+    pub const fn of(&self, kind: EjectionKind) -> u8 {
+        match kind {
+            EjectionKind::ConnectFailures => self.connect_failures,
+            EjectionKind::Consecutive5xx => self.consecutive_5xx,
+            EjectionKind::ConsecutiveGatewayErrors => self.consecutive_gateway_errors,
+            EjectionKind::SuccessRate | EjectionKind::ConnectSuccessRate => self.success_rate,
+            EjectionKind::FailurePercentage | EjectionKind::ConnectFailurePercentage => {
+                self.failure_percentage
+            }
+            EjectionKind::Silence => self.silence,
+            EjectionKind::Latency => self.latency,
+        }
+    }
+}
+
+/// Ejection of endpoints that respond more slowly than others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct LatencyPlan {
+    /// How many times as long as the median of all its mean response time must be, in thousandths.
+    pub factor_thousandths: u32,
+    /// By how much it must exceed the median at least.
+    pub excess_min: Duration,
+    /// Endpoints with enough responses, below which nothing is compared.
+    pub endpoints_min: usize,
+    /// Responses of an endpoint that are enough.
+    pub requests_min: u64,
+}
+
+/// Ejection of endpoints that do not reply to datagrams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SilencePlan {
+    /// Datagrams to the endpoint, of all its flows, since its last reply to any of them.
+    pub datagrams: u32,
+    /// How long it has not replied since the first of these.
+    pub time: Duration,
 }
 
 /// Ejection of endpoints that succeed less often than others.

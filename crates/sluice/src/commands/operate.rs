@@ -14,7 +14,10 @@ use anyhow::{Context as _, bail};
 use sluice_core::ListenAddress;
 
 use super::print;
-use crate::cli::{AdminTarget, EndpointAction, EndpointCommand, ListenerAction, ListenerCommand};
+use crate::cli::{
+    AdminTarget, ConnectionAction, ConnectionCommand, EndpointAction, EndpointCommand,
+    ListenerAction, ListenerCommand, LogLevelCommand,
+};
 
 /// How long connecting, and each read and write, may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -49,6 +52,17 @@ pub(crate) fn listener(options: &ListenerCommand) -> anyhow::Result<ExitCode> {
     };
     let parameters = [("listener", Some(options.name.as_str())), ("action", Some(action))];
     change(&options.admin, "/listeners", &parameters)
+}
+
+pub(crate) fn connection(options: &ConnectionCommand) -> anyhow::Result<ExitCode> {
+    let ConnectionCommand { admin, id, action: ConnectionAction::Kill } = options;
+    change(admin, "/connections", &[("id", Some(id.as_str())), ("action", Some("kill"))])
+}
+
+pub(crate) fn log(options: &LogLevelCommand) -> anyhow::Result<ExitCode> {
+    let LogLevelCommand { admin, level, time } = options;
+    let parameters = [("level", Some(level.as_str())), ("for", time.lasts.as_deref())];
+    change(admin, "/log", &parameters)
 }
 
 /// Asks for a change, and prints what was done.

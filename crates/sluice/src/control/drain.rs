@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use sluice_core::reason::end;
 use sluice_core::{Name, Reason};
+use sluice_model::sections::Drain;
 use tokio::signal::unix::Signal;
 
 use super::{Control, Stage};
@@ -21,10 +22,30 @@ const DRAIN_TELL: Duration = Duration::from_secs(3);
 const ENDING_LOOKS: u32 = 20;
 
 impl Control {
-    /// Stops accepting and waits for open connections to end.
+    /// Has health checks fail, stops accepting after the delay, and waits for open connections to end.
     pub(super) async fn drain(&self, again: &mut Signal, also: &mut Signal) {
-        let timeout = self.in_force.borrow().process.drain.timeout.0;
+        let Drain { timeout, delay } = self.in_force.borrow().process.drain;
+        let (timeout, delay) = (timeout.0, delay.0);
         self.stage.set(Stage::Draining);
+        for worker in &self.workers {
+            worker.order(WorkerCommand::Leave).await;
+        }
+        if !delay.is_zero() {
+            tracing::info!(
+                delay_s = delay.as_secs(),
+                "health checks fail; draining begins after the delay"
+            );
+            let is_over = tokio::select! {
+                () = tokio::time::sleep(delay) => true,
+                _ = again.recv() => false,
+                _ = also.recv() => false,
+            };
+            if !is_over {
+                self.end_all(end::FORCED).await;
+                self.log.flush();
+                return;
+            }
+        }
         for worker in &self.workers {
             worker.order(WorkerCommand::Drain).await;
         }

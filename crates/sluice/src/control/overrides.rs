@@ -1,6 +1,6 @@
 //! Operators' decisions about endpoints: set over the admin address, listed on `/overrides`, ended in time.
 //!
-//! Owns: what a decision may name, its texts, and the task that ends those with a time. Refuses to know: what they do to
+//! Owns: what a decision may name, its texts, and the task that ends decisions of any kind with a time. Refuses to know: what they do to
 //! a pick. Keeps: a decision about an endpoint that does not exist is refused, so that a typo is not mistaken for one;
 //! each that begins or ends is logged.
 
@@ -36,11 +36,7 @@ pub(super) struct EndpointDecision {
 impl EndpointDecision {
     /// The override and for how long; `None` if there is to be none.
     fn wanted(&self) -> Result<Option<(OverrideAction, Option<Duration>)>, String> {
-        let lasts = self.lasts.as_deref().map(parse_duration).transpose();
-        let lasts = lasts.map_err(|problem| format!("`for`: {problem}"))?;
-        if lasts.is_some_and(|lasts| lasts.is_zero()) {
-            return Err("`for` must be longer than 0s".into());
-        }
+        let lasts = read_time(self.lasts.as_deref())?;
         if self.weight.is_some() && self.action != "weight" {
             return Err(format!("`{}` takes no weight; use action=weight", self.action));
         }
@@ -73,12 +69,26 @@ fn weight(text: Option<&str>) -> Result<NonZeroU32, String> {
     })
 }
 
+/// The time after which an override ends.
+pub(super) fn read_time(text: Option<&str>) -> Result<Option<Duration>, String> {
+    let lasts = text.map(parse_duration).transpose();
+    let lasts = lasts.map_err(|problem| format!("`for`: {problem}"))?;
+    if lasts.is_some_and(|lasts| lasts.is_zero()) {
+        return Err("`for` must be longer than 0s".into());
+    }
+    Ok(lasts)
+}
+
+/// The override of an endpoint as it is shown.
+pub(super) fn show_endpoint(one: &EndpointOverride, wall: Duration) -> Value {
+    show(&one.action.to_string(), one.since, one.until, wall)
+}
+
 /// An override as it is shown.
-pub(super) fn show(one: &EndpointOverride, wall: Duration) -> Value {
-    let since = wall.saturating_sub(one.since.elapsed());
-    let mut item =
-        json!({ "action": one.action.to_string(), "origin": "admin", "since": rfc3339(since) });
-    if let Some(until) = one.until {
+pub(super) fn show(action: &str, since: Instant, until: Option<Instant>, wall: Duration) -> Value {
+    let since = wall.saturating_sub(since.elapsed());
+    let mut item = json!({ "action": action, "origin": "admin", "since": rfc3339(since) });
+    if let Some(until) = until {
         item["until"] = rfc3339(wall + until.saturating_duration_since(Instant::now())).into();
     }
     item
@@ -87,7 +97,9 @@ pub(super) fn show(one: &EndpointOverride, wall: Duration) -> Value {
 /// Ends overrides when their time is over, forever.
 pub(super) async fn expire(control: Rc<Control>) {
     loop {
-        let next = control.clusters.borrow().overrides().next_end();
+        let of_endpoints = control.clusters.borrow().overrides().next_end();
+        let of_log = control.log_override.borrow().as_ref().and_then(|one| one.until);
+        let next = of_endpoints.into_iter().chain(of_log).min();
         match next {
             None => control.overrides_changed.notified().await,
             // Elapsed or not, the next pass looks at all.
@@ -95,6 +107,7 @@ pub(super) async fn expire(control: Rc<Control>) {
                 drop(tokio::time::timeout_at(end, control.overrides_changed.notified()).await);
             }
         }
+        control.expire_log_level(Instant::now());
         let mut clusters = control.clusters.borrow_mut();
         for (cluster, endpoint, one) in clusters.overrides().ended(Instant::now()) {
             clusters.set_override(&cluster, &endpoint, None);
@@ -105,7 +118,7 @@ pub(super) async fn expire(control: Rc<Control>) {
 }
 
 impl Control {
-    /// Every override of an endpoint, member or not, and every pause of a listener.
+    /// Every override of an endpoint, member or not, every pause of a listener, and that of the log level.
     pub(super) fn overrides(&self) -> Vec<Value> {
         let wall = self.clock.wall(self.clock.now());
         let clusters = self.clusters.borrow();
@@ -114,10 +127,13 @@ impl Control {
                 let member = clusters.get(cluster).is_some_and(|of| is_member(of, endpoint));
                 let mut item =
                     json!({ "cluster": &**cluster, "address": &**endpoint, "member": member });
-                item["override"] = show(one, wall);
+                item["override"] = show_endpoint(one, wall);
                 item
             };
-        clusters.overrides().iter().map(item).chain(self.paused_listeners()).collect()
+        let of_log =
+            self.show_log_override().map(|one| json!({ "log": "process", "override": one }));
+        let of_others = self.paused_listeners().into_iter().chain(of_log);
+        clusters.overrides().iter().map(item).chain(of_others).collect()
     }
 
     /// Does what an operator decided about an endpoint. Returns what was done.

@@ -6,17 +6,26 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use sluice_admin::Question;
-use sluice_codec::Head;
+use sluice_codec::{Head, Version};
 use sluice_config::{Sources, explain, redact};
-use sluice_core::Name;
+use sluice_core::connection::{Peer, TlsFacts};
+use sluice_core::{ConnInfo, Facts, Moment, Name, SharedValues};
+use sluice_l4::inspect::tls::{SNI, TLS};
 use sluice_l7::Runtime;
-use sluice_l7::routes::{Action, Override, RouteInput, RouteTable, Rule};
+use sluice_l7::routes::{
+    Action, EndpointMatch, Override, RetryAvoid, RetryRule, RouteInput, RouteTable, Rule,
+};
 use sluice_model::model::listener::{Http, Service};
+use sluice_model::sections::routes::endpoint_metadata::SubsetSources;
 use sluice_model::store::Store;
 use sluice_model::translate::routes::written;
+use sluice_upstream::Cluster;
+
+use super::clusters;
 
 /// Every table: hosts and rules in order, each with its conditions as configured.
 pub(super) fn list(store: &Store, sources: &Sources) -> Vec<Value> {
@@ -25,7 +34,11 @@ pub(super) fn list(store: &Store, sources: &Sources) -> Vec<Value> {
             let rules: Vec<Value> =
                 host.rules.iter().map(|rule| of_rule(rule, table, sources)).collect();
             let hosts: Vec<String> = host.hosts.iter().map(ToString::to_string).collect();
-            json!({ "hosts": hosts, "rules": rules })
+            let mut item = json!({ "hosts": hosts, "rules": rules });
+            if let Some(require) = host.require_tls {
+                item["require_tls"] = require.word().into();
+            }
+            item
         });
         json!({ "name": &**name, "virtual_hosts": hosts.collect::<Vec<_>>() })
     };
@@ -45,7 +58,15 @@ fn of_rule(rule: &Rule, table: &RouteTable, sources: &Sources) -> Value {
     }
     let (key, value) = action(&rule.action, table);
     item[key] = value;
+    if let Some(of) = &rule.options.endpoint {
+        item["endpoint_metadata"] = asked(of);
+    }
     item
+}
+
+/// The metadata that an endpoint must have, as configured.
+fn asked(of: &EndpointMatch) -> Value {
+    explain::json(&SubsetSources(of.clone()))
 }
 
 fn action(action: &Action, table: &RouteTable) -> (&'static str, Value) {
@@ -53,7 +74,14 @@ fn action(action: &Action, table: &RouteTable) -> (&'static str, Value) {
     match action {
         Action::Cluster(cluster) => ("cluster", name(*cluster).into()),
         Action::Split(shares) => {
-            let shares = shares.iter().map(|share| (name(share.cluster), share.weight.into()));
+            let shares = shares.iter().map(|share| {
+                let weight = Value::from(share.weight);
+                let shown = match &share.endpoint {
+                    None => weight,
+                    Some(of) => json!({ "weight": weight, "endpoint_metadata": asked(of) }),
+                };
+                (name(share.cluster), shown)
+            });
             ("split", Value::Object(shares.collect()))
         }
         Action::ByHeader(header) => ("cluster_header", (&**header).into()),
@@ -62,86 +90,212 @@ fn action(action: &Action, table: &RouteTable) -> (&'static str, Value) {
     }
 }
 
-/// How a request would be routed, for each chain that serves HTTP.
-pub(super) fn answer(
-    question: &Question,
-    store: &Store,
-    runtime: &Runtime,
-) -> Result<Vec<Value>, String> {
-    let method = question.method.as_deref().unwrap_or("GET");
-    let path = question.path.as_deref().unwrap_or("/");
-    let host = question.host.as_deref().unwrap_or_default();
-    let mut head = Head::request(method, "http", host, path);
-    for header in &question.headers {
-        let Some((name, value)) = header.split_once(':') else {
-            return Err(format!("expected header=NAME:VALUE, not `{header}`"));
-        };
-        head.append(name.trim().as_bytes(), value.trim().as_bytes());
-    }
-    let source: Option<IpAddr> = match &question.source {
-        None => None,
-        Some(text) => Some(text.parse().map_err(|_| format!("`{text}` is not an IP address"))?),
-    };
-    let subject = RouteInput {
-        head: &head,
-        source,
-        tls: None,
-        values: None,
-        conn_values: None,
-        runtime,
-        random: 0,
-    };
-    let mut items = Vec::new();
-    for (name, listener) in store.listeners() {
-        if question.listener.as_deref().is_some_and(|asked| asked != &**name) {
-            continue;
-        }
-        for (chain, service) in listener.services() {
-            let Service::Http(http) = service else { continue };
-            if let Some((_, table)) = store.routes_named(&http.routes) {
-                let mut item = json!({
-                    "listener": &**name,
-                    "chain": chain,
-                    "routes": &*http.routes,
-                });
-                judge(&mut item, table, &subject, http);
-                items.push(item);
-            }
-        }
-    }
-    if items.is_empty() {
-        return Err("no chain serves HTTP, or the listener does not exist; see /listeners".into());
-    }
-    Ok(items)
+/// What an answer is based on.
+pub(super) struct RouteTrial<'a> {
+    pub(super) store: &'a Store,
+    pub(super) runtime: &'a Runtime,
+    pub(super) wall: Duration,
+    /// The limit `side_call_reserve_percent`.
+    pub(super) reserve_percent: u64,
 }
 
-fn judge(item: &mut Value, table: &RouteTable, subject: &RouteInput<'_>, http: &Http) {
-    let Some(place) = table.host(subject.head.authority()) else {
-        item["result"] = "no virtual host matches this host: 404".into();
-        return;
-    };
-    let host = &table.virtual_hosts[place];
-    item["hosts"] = host.hosts.iter().map(ToString::to_string).collect::<Vec<_>>().into();
-    let mut passed_over = Vec::new();
-    let mut overrides = 0;
-    let found = host.rules.iter().find(|rule| match rule.why_not(subject) {
-        None => true,
-        Some(why) => {
-            passed_over.push(json!({ "rule": &*rule.name, "does_not_fit": why }));
-            false
+impl RouteTrial<'_> {
+    /// How a request would be routed, for each chain that serves HTTP.
+    pub(super) fn answer(&self, question: &Question) -> Result<Vec<Value>, String> {
+        let mut head = head_of(question)?;
+        let tls = match (question.tls.as_deref(), &question.sni) {
+            (None, sni) => sni.is_some().then_some(true),
+            (Some("true"), _) => Some(true),
+            (Some("false"), None) => Some(false),
+            (Some("false"), Some(_)) => return Err("without TLS there is no `sni`".into()),
+            (Some(other), _) => return Err(format!("`tls` must be true or false, not `{other}`")),
+        };
+        let mut values = SharedValues::default();
+        for value in &question.values {
+            let (name, text) = pair("value", value)?;
+            values.set_named(name, text)?;
         }
-    });
-    match found {
-        None => item["result"] = "no rule of the virtual host matches: 404".into(),
-        Some(rule) => {
-            item["rule"] = (&*rule.name).into();
-            let (key, value) = action(&rule.action, table);
-            item[key] = value;
-            overrides = rule.overrides;
+        let source: Option<IpAddr> = match &question.source {
+            None => None,
+            Some(text) => Some(text.parse().map_err(|_| format!("`{text}` is not an IP address"))?),
+        };
+        let mut items = Vec::new();
+        for (name, listener) in self.store.listeners() {
+            if question.listener.as_deref().is_some_and(|asked| asked != &**name) {
+                continue;
+            }
+            for (chain, terminates, service) in listener.services() {
+                let Service::Http(http) = service else { continue };
+                if let Some((_, table)) = self.store.routes_named(&http.routes) {
+                    let mut item = json!({
+                        "listener": &**name,
+                        "chain": chain,
+                        "routes": &*http.routes,
+                    });
+                    let tls = tls.unwrap_or(terminates);
+                    head.set_scheme(if tls { b"https" } else { b"http" });
+                    let conn = tls.then(|| encrypted(name, question.sni.as_deref()));
+                    let subject = RouteInput {
+                        head: &head,
+                        source,
+                        conn: conn.as_ref(),
+                        values: Some(&values),
+                        runtime: self.runtime,
+                        random: 0,
+                    };
+                    self.judge(&mut item, table, &subject, http);
+                    items.push(item);
+                }
+            }
+        }
+        if items.is_empty() {
+            return Err(
+                "no chain serves HTTP, or the listener does not exist; see /listeners".into()
+            );
+        }
+        Ok(items)
+    }
+
+    fn judge(&self, item: &mut Value, table: &RouteTable, subject: &RouteInput<'_>, http: &Http) {
+        let Some(place) = table.host(subject.head.authority()) else {
+            item["result"] = "no virtual host matches this host: 404".into();
+            return;
+        };
+        let host = &table.virtual_hosts[place];
+        item["hosts"] = host.hosts.iter().map(ToString::to_string).collect::<Vec<_>>().into();
+        if host.refuses_cleartext(subject) {
+            item["result"] = "the virtual host requires TLS: 301 to https".into();
+            item["filters"] = filters(table, http, 0).into();
+            return;
+        }
+        let mut passed_over = Vec::new();
+        let mut overrides = 0;
+        let found = host.rules.iter().find(|rule| match rule.why_not(subject) {
+            None => true,
+            Some(why) => {
+                passed_over.push(json!({ "rule": &*rule.name, "does_not_fit": why }));
+                false
+            }
+        });
+        match found {
+            None => item["result"] = "no rule of the virtual host matches: 404".into(),
+            Some(rule) => {
+                item["rule"] = (&*rule.name).into();
+                let (key, value) = action(&rule.action, table);
+                item[key] = value;
+                if let Some(of) = &rule.options.endpoint {
+                    item["endpoint_metadata"] = asked(of);
+                }
+                overrides = rule.overrides;
+                let balancing = self.balancing(rule, table, subject);
+                if !balancing.is_empty() {
+                    item["balancing"] = balancing.into();
+                    item["retry"] = retry(rule, subject);
+                }
+            }
+        }
+        item["filters"] = filters(table, http, overrides).into();
+        item["passed_over"] = passed_over.into();
+    }
+
+    /// How each cluster that a rule may send the request to would choose an endpoint.
+    fn balancing(&self, rule: &Rule, table: &RouteTable, subject: &RouteInput<'_>) -> Vec<Value> {
+        let numbered = |cluster: u32| Arc::clone(&table.clusters[cluster as usize]);
+        let clusters: Vec<Arc<Cluster>> = match &rule.action {
+            Action::Cluster(cluster) => vec![numbered(*cluster)],
+            Action::Split(shares) => shares.iter().map(|share| numbered(share.cluster)).collect(),
+            Action::ByHeader(header) => {
+                let named = subject.head.get_named(header.as_bytes());
+                let named = named.and_then(|name| std::str::from_utf8(name).ok());
+                named.and_then(|name| table.directory.find(name)).into_iter().collect()
+            }
+            Action::Redirect(_) | Action::Direct(_) => Vec::new(),
+        };
+        let of = |cluster| clusters::decision(cluster, self.wall, self.reserve_percent);
+        clusters.iter().flat_map(of).collect()
+    }
+}
+
+/// The request that is asked about.
+fn head_of(question: &Question) -> Result<Head, String> {
+    let of =
+        |part: &Option<String>, usual: &'static str| part.clone().unwrap_or_else(|| usual.into());
+    let (method, path) = (of(&question.method, "GET"), of(&question.path, "/"));
+    let host = of(&question.host, "");
+    let mut head = Head::request(&method, "http", &host, &path);
+    // What no request can contain was left out.
+    for (parameter, given, taken) in [
+        ("method", &method, head.method_text()),
+        ("host", &host, head.authority()),
+        ("path", &path, head.path()),
+    ] {
+        if given != taken {
+            return Err(format!(
+                "no request has the {parameter} `{given}`; spaces and letters that are not ASCII are written %20 in it, and %2520 here"
+            ));
         }
     }
-    item["filters"] = filters(table, http, overrides).into();
-    item["passed_over"] = passed_over.into();
+    if let Some(version) = &question.version {
+        head.set_version(version_of(version)?);
+    }
+    for header in &question.headers {
+        let (name, value) = pair("header", header)?;
+        head.append(name.as_bytes(), value.as_bytes());
+        if !head.is_sound() {
+            return Err(format!("`{header}` is not a valid header"));
+        }
+    }
+    Ok(head)
+}
+
+fn version_of(word: &str) -> Result<Version, String> {
+    match word {
+        "http1" => Ok(Version::Http11),
+        "http2" => Ok(Version::Http2),
+        "http3" => Ok(Version::Http3),
+        _ => Err(format!("`version` must be http1, http2 or http3, not `{word}`")),
+    }
+}
+
+/// A connection over TLS with this server name.
+fn encrypted(listener: &Name, server_name: Option<&str>) -> ConnInfo {
+    let (id, peer) = (0, Peer::Unknown);
+    let conn = ConnInfo::new(id, Arc::clone(listener), peer, peer, Moment::NEVER);
+    conn.tls.get_or_init(|| {
+        let (version, cipher, alpn) = ("1.3", "unknown", None);
+        Box::new(TlsFacts { version, cipher, alpn, client_subject: None, resumed: false })
+    });
+    if let Some(name) = server_name {
+        let facts = || Facts::of(TLS).with(&SNI, name.to_ascii_lowercase().into());
+        conn.facts.get_or_init(|| Box::new(facts()));
+    }
+    conn
+}
+
+/// A parameter of the form `NAME:VALUE`.
+fn pair<'a>(parameter: &str, text: &'a str) -> Result<(&'a str, &'a str), String> {
+    let (name, value) = text
+        .split_once(':')
+        .ok_or_else(|| format!("expected {parameter}=NAME:VALUE, not `{text}`"))?;
+    Ok((name.trim(), value.trim()))
+}
+
+/// What the rule would retry of this request.
+fn retry(rule: &Rule, subject: &RouteInput<'_>) -> Value {
+    let plan = &rule.options.retry;
+    let mut item = json!({ "attempts": plan.attempts });
+    if !plan.takes(subject.head) {
+        item["not_covered"] = "`methods` or `request_headers` of `retry` leave this request out; it is retried only if no endpoint can have seen it".into();
+    }
+    let rules = plan.rules(subject.head).into_iter().map(RetryRule::word);
+    item["rules"] = rules.collect::<Vec<_>>().into();
+    item["avoid"] = match plan.avoid {
+        RetryAvoid::Nothing => "nothing",
+        RetryAvoid::Endpoint => "endpoint",
+        RetryAvoid::Priority => "priority",
+    }
+    .into();
+    item
 }
 
 /// The filters that a request passes, in order.

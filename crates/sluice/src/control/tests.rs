@@ -22,8 +22,15 @@ fn with_control<T>(yaml: &str, test: impl AsyncFnOnce(Rc<Control>) -> T) -> T {
     let builder = ConfigBuilder::new(crate::Extensions::default());
     let built = builder.build(&config, &Store::default());
     let built = built.unwrap_or_else(|rejected| panic!("{rejected}"));
-    let options =
-        Options { config, workers: 1, files: 1024, report: None, watch: false, takeover: false };
+    let options = Options {
+        config,
+        workers: 1,
+        files: 1024,
+        report: None,
+        watch: false,
+        takeover: false,
+        process_log: Rc::new(ProcessLog::silent()),
+    };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build_local(tokio::runtime::LocalOptions::default())
@@ -67,7 +74,7 @@ fn listener_like(control: &Control, name: &str, address: SocketAddr, cluster: &s
     let ChainKind::Plain(Service::Relay { to, .. }) = &mut streams.chains[0].kind else {
         panic!("it relays")
     };
-    *to = RelayTo::Cluster(cluster.into());
+    *to = RelayTo::cluster(cluster.into());
     Resource::Listener(Arc::new(listener))
 }
 

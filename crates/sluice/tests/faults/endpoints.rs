@@ -38,9 +38,24 @@ pub(crate) const CASES: &[Fault] = &[
         inject: no_such_name,
     },
     Fault {
+        name: "A name leads to where `egress` does not allow",
+        reason: "upstream.egress",
+        inject: denied,
+    },
+    Fault {
         name: "Every endpoint fails its health checks",
         reason: "upstream.no_healthy",
         inject: unhealthy,
+    },
+    Fault {
+        name: "The file of a cluster's endpoints lists none",
+        reason: "upstream.no_endpoint",
+        inject: no_endpoint,
+    },
+    Fault {
+        name: "No endpoint has the metadata that a request asks for",
+        reason: "upstream.no_subset",
+        inject: no_subset,
     },
     Fault {
         name: "No endpoint has room for a connection that waits",
@@ -56,6 +71,31 @@ pub(crate) const CASES: &[Fault] = &[
         name: "A header names a cluster that does not exist",
         reason: "cluster.unknown",
         inject: cluster_unknown,
+    },
+    Fault {
+        name: "A server name names a cluster that the relay does not allow",
+        reason: "cluster.unknown",
+        inject: cluster_not_allowed,
+    },
+    Fault {
+        name: "A client sends no server name, and the cluster is found by it",
+        reason: "name.missing",
+        inject: nameless,
+    },
+    Fault {
+        name: "A client names a host that the forward proxy does not serve",
+        reason: "name.denied",
+        inject: || named("internal.test"),
+    },
+    Fault {
+        name: "A request to the forward proxy names no host",
+        reason: "name.missing",
+        inject: || named("127.1"),
+    },
+    Fault {
+        name: "A client names an address inside the network",
+        reason: "upstream.egress",
+        inject: || named("169.254.169.254"),
     },
     Fault {
         name: "The endpoint's certificate has expired",
@@ -203,6 +243,24 @@ fn no_such_name() -> Seen {
     Seen::request(&sluice, "upstream.dns").heard(heard).at("\"up\"").at("app.internal.test")
 }
 
+/// The name is looked up before the address becomes that of a listener of the same Sluice.
+fn denied() -> Seen {
+    let to = nobody();
+    let yaml = |more: &str| {
+        format!(
+            "listeners:\n  - {{ name: db, address: 127.0.0.1:0, relay: up }}\n{more}\
+             clusters: {{ up: {{ endpoints: localhost:{}, egress: {{ allow: [127.0.0.0/8] }}, \
+             dns: {{ family: v4, refresh: 1h, servers: [127.0.0.1:9] }} }} }}\n",
+            to.port()
+        )
+    };
+    let sluice = start(&yaml(""));
+    let own = format!("  - {{ name: own, address: \"{to}\", relay: \"127.0.0.1:9\" }}\n");
+    assert_eq!(sluice.reload(&yaml(&own)), "applied");
+    let heard = say(&sluice, "db", "hello");
+    Seen::of(&sluice, "upstream.egress").heard(heard).endpoint(to).at("\"db\"")
+}
+
 fn unhealthy() -> Seen {
     let gone = nobody();
     let health = ", health: { tcp: {}, interval: 20ms, unhealthy_after: 1 }";
@@ -226,6 +284,26 @@ fn no_room() -> Seen {
     assert_eq!(read(&mut first, 5), b"hello");
     let heard = say(&sluice, "db", "x");
     Seen::of(&sluice, "upstream.queue_timeout").heard(heard).at("\"up\"").at("limits.queue.timeout")
+}
+
+fn no_endpoint() -> Seen {
+    let kit = Sluice::new().workers(1);
+    std::fs::write(kit.folder().join("up.json"), "[]").unwrap();
+    let sluice = kit.start(&web(&[], "", "").replace("endpoints: []", "endpoints_file: up.json"));
+    let heard = ask(&sluice);
+    Seen::request(&sluice, "upstream.no_endpoint").heard(heard).at("\"up\"")
+}
+
+fn no_subset() -> Seen {
+    let address = Origin::start("a").addr();
+    let rule = ", endpoint_metadata: { version: { header: x-version } }";
+    let sluice = Sluice::new().workers(1).start(&format!(
+        "listeners: [{{ name: web, address: 127.0.0.1:0, http: main }}]\n\
+         routes: {{ main: [{{ hosts: \"*\", rules: [{{ name: all, cluster: up{rule} }}] }}] }}\n\
+         clusters: {{ up: {{ endpoints: [{{ address: \"{address}\", metadata: {{ version: v1 }} }}], subsets: version }} }}\n"
+    ));
+    let heard = send(&sluice, "GET / HTTP/1.1\r\nhost: a\r\nx-version: v2\r\n\r\n");
+    Seen::request(&sluice, "upstream.no_subset").heard(heard).at("\"up\"").at("version: v1")
 }
 
 fn session() -> Seen {
@@ -278,6 +356,48 @@ fn cluster_unknown() -> Seen {
     ));
     let heard = send(&sluice, "GET / HTTP/1.1\r\nHost: a\r\nX-Tier: gold\r\n\r\n");
     Seen::request(&sluice, "cluster.unknown").heard(heard).at("\"tiers\"").at("gold")
+}
+
+/// A relay to the clusters that clients name, of which one may be.
+fn by_name() -> Running {
+    Sluice::new().workers(1).expect_warning("unused-cluster").start(
+        "listeners: [{ name: db, address: 127.0.0.1:0, relay: { cluster_from: sni, allow: [up.test] } }]\n\
+         clusters: { up.test: \"127.0.0.1:9\", internal.test: \"127.0.0.1:9\" }\n",
+    )
+}
+
+fn cluster_not_allowed() -> Seen {
+    let sluice = by_name();
+    let ca = sluice.folder().join("ca.pem");
+    drop(Authority::new(sluice.folder()));
+    let mut client = tls::Offer::of("internal.test", &ca).connect(sluice.addr("db"));
+    let told = client.read(&mut [0; 1]).map_or(0, |count| count);
+    assert_eq!(told, 0, "nothing is sent to the client");
+    let heard = "the connection ends";
+    Seen::of(&sluice, "cluster.unknown").heard(heard).at("internal.test").at("\"db\"")
+}
+
+fn nameless() -> Seen {
+    let sluice = by_name();
+    let heard = say(&sluice, "db", "hello there, this is not TLS\r\n");
+    Seen::of(&sluice, "name.missing").heard(heard).at("\"db\"")
+}
+
+/// A request for this host to a forward proxy.
+fn named(host: &str) -> Seen {
+    let hosts = if host == "internal.test" { "hosts: [shop.test]" } else { "max_hosts: 10" };
+    let sluice = start(&format!(
+        "listeners: [{{ name: web, address: 127.0.0.1:0, http: main }}]\n\
+         routes: {{ main: [{{ hosts: \"*\", rules: [{{ name: all, cluster: out }}] }}] }}\n\
+         clusters: {{ out: {{ forward: {{ {hosts} }} }} }}\n"
+    ));
+    let heard = send(&sluice, format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n"));
+    let reason = match host {
+        "internal.test" => "name.denied",
+        "127.1" => "name.missing",
+        _ => "upstream.egress",
+    };
+    Seen::request(&sluice, reason).heard(heard).at(host).at("\"out\"")
 }
 
 /// The observation when a cluster that trusts `ca.pem` requests `app.test` from the server that `serve` starts.

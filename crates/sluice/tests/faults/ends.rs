@@ -4,7 +4,7 @@ use std::io::Write as _;
 
 use sluice_testkit::origin::Client;
 use sluice_testkit::peers::{Server, connect, exchange};
-use sluice_testkit::{Origin, Running, Sluice, wait};
+use sluice_testkit::{Origin, Running, Sluice, http, wait};
 
 use crate::kit::{
     Fault, Seen, finish, heard, relay, send, start, start_to_stop, told, web, web_with,
@@ -22,6 +22,12 @@ pub(crate) const CASES: &[Fault] = &[
     },
     Fault { name: "Sluice stops during a request", reason: "end.drain", inject: drained_at_work },
     Fault { name: "Sluice is told to stop at once", reason: "end.forced", inject: forced },
+    Fault { name: "An operator ends a connection", reason: "end.killed", inject: killed },
+    Fault {
+        name: "An operator ends a connection during a request",
+        reason: "end.killed",
+        inject: killed_at_work,
+    },
     Fault { name: "A defect ends a request", reason: "worker.panic", inject: panics },
 ];
 
@@ -105,6 +111,39 @@ fn forced() -> Seen {
     let seen = at_end(sluice, 2, "end.forced").endpoint(echo.addr());
     drop(client);
     seen.at("\"db\"")
+}
+
+/// Ends the only connection.
+fn kill(sluice: &Running) {
+    let id = sluice.items("/connections")[0]["id"].to_string();
+    let path = format!("/connections?id={id}&action=kill");
+    let (status, said) = http::request(sluice.admin_addr(), "POST", &path).unwrap();
+    assert_eq!(status, 200, "{said}");
+}
+
+const WRITABLE: &str = "admin: { address: 127.0.0.1:0, writable: true }\n";
+
+fn killed() -> Seen {
+    let echo = Server::echo();
+    let yaml = relay("", &[echo.addr().to_string()], "");
+    let sluice = start(&format!("{WRITABLE}{yaml}"));
+    let mut client = connect(sluice.addr("db"));
+    exchange(&mut client, b"in");
+    kill(&sluice);
+    let heard = heard(&mut client);
+    Seen::of(&sluice, "end.killed").heard(heard).endpoint(echo.addr()).at("\"db\"")
+}
+
+fn killed_at_work() -> Seen {
+    let origin = Origin::start("a");
+    let sluice = start(&format!("{WRITABLE}{}", web(&[origin.addr().to_string()], "", "")));
+    let mut client = Client::connect(sluice.addr("web"));
+    client.send("GET /wait HTTP/1.1\r\nHost: a\r\n\r\n");
+    wait::until("the request", || (origin.requests().len() == 1).then_some(()));
+    kill(&sluice);
+    assert!(client.rest().is_empty());
+    origin.release();
+    Seen::request(&sluice, "end.killed").heard("the connection ends").endpoint(origin.addr())
 }
 
 fn panics() -> Seen {

@@ -28,6 +28,11 @@ impl H1Stream {
     ) -> Poll<Result<(), HttpError>> {
         let limits = self.options.limits;
         let role = self.role;
+        if matches!(self.receiving, H1Receiving::Opened) {
+            *head = Head::response(200);
+            self.receiving = H1Receiving::Tunnel;
+            return Poll::Ready(Ok(()));
+        }
         loop {
             if let Some(input) = &mut self.input
                 && let Some((start, end)) =
@@ -101,7 +106,8 @@ impl H1Stream {
         worker: &WorkerCx,
     ) -> Poll<Result<Frame, HttpError>> {
         loop {
-            if matches!(self.receiving, H1Receiving::Done | H1Receiving::Head) {
+            if matches!(self.receiving, H1Receiving::Done | H1Receiving::Head | H1Receiving::Opened)
+            {
                 return Poll::Ready(Ok(Frame::End));
             }
             if let H1Receiving::Trailers(trailers) = &mut self.receiving {
@@ -161,7 +167,10 @@ impl H1Stream {
                 H1Receiving::UntilEnd | H1Receiving::Tunnel => {
                     return Poll::Ready(Ok(Frame::Data { body: Body::Pooled(data), last: false }));
                 }
-                H1Receiving::Head | H1Receiving::Trailers(_) | H1Receiving::Done => {
+                H1Receiving::Opened
+                | H1Receiving::Head
+                | H1Receiving::Trailers(_)
+                | H1Receiving::Done => {
                     unreachable!("looked at above")
                 }
             }
@@ -211,6 +220,8 @@ impl H1Stream {
             return Poll::Pending;
         }
         match ready!(self.poll_fill(cx, worker)) {
+            // The directions of a tunnel end on their own.
+            Ok(0) if matches!(self.sending, Sending::Tunnel | Sending::Ending) => Poll::Pending,
             Ok(0) => Poll::Ready(HttpError::new(
                 ErrorKind::ClosedEarly,
                 "the peer closed before its answer was complete",

@@ -10,44 +10,43 @@ use std::time::Duration;
 
 use sluice_core::connection::{ConnInfo, Peer};
 use sluice_core::limits::Limit;
-use sluice_core::{Facts, Moment, Name, Reason};
+use sluice_core::{Moment, Name, Reason};
 use sluice_telemetry::Counter;
 use sluice_upstream::cluster::Claim;
 
-use super::UdpSlot;
+use super::{FlowStart, UdpSlot};
 use crate::connection::next_id;
-use crate::quic::ids::Owner;
 use crate::reasons;
 use crate::udp::flow::{Flow, FlowState};
 use crate::udp::flow_table::{FlowId, FlowKey};
 use crate::udp::listener::{FilterCheck, FlowOrigin, UdpListener, UpstreamSocket};
 
 impl UdpSlot {
-    /// Begins a flow, in place of `replaces` if given. A flow that cannot begin is counted with the reason, unless
+    /// Begins a flow, in place of another if it `replaces` one. A flow that cannot begin is counted with the reason, unless
     /// another continues in its place.
     pub(super) fn begin(
         self: &Rc<Self>,
         key: FlowKey,
         now: Moment,
-        facts: Option<Facts>,
-        owner: Option<&Owner>,
-        replaces: Option<(FlowId, &Rc<Flow>)>,
+        start: FlowStart<'_>,
     ) -> Result<(FlowId, Rc<Flow>), Reason> {
         let listener = Rc::clone(&self.listener.borrow());
         let client = Peer::Ip(key.client);
         let local = key.local.map_or(self.local, |ip| SocketAddr::new(ip, self.local.port()));
         let name: Name = listener.plan.name.clone();
         let info = ConnInfo::new(next_id(), name, client, Peer::Ip(local), now);
+        let (came_from, owner) = (start.origin(), start.owner);
+        let FlowStart { datagram, facts, replaces, .. } = start;
         if let Some(facts) = facts {
             let _ = info.facts.set(Box::new(facts));
         }
         let (chain, claim, upstream) = match replaces {
             Some((old, flow)) => {
-                let opened = self.open_other(&listener, &info, flow)?;
+                let opened = self.open_other(&listener, &info, flow, datagram)?;
                 self.end(old, reasons::FLOW_MOVED);
                 opened
             }
-            None => self.open(&listener, &info, now, owner).inspect_err(|why| {
+            None => self.open(&listener, &info, now, came_from, datagram).inspect_err(|why| {
                 // It never became a flow, but its end still has a reason.
                 self.record(&info, &listener, *why, (1, 0));
             })?,
@@ -81,11 +80,12 @@ impl UdpSlot {
         listener: &UdpListener,
         info: &ConnInfo,
         now: Moment,
-        owner: Option<&Owner>,
+        came_from: FlowOrigin<'_>,
+        datagram: &[u8],
     ) -> Result<(usize, Claim, UpstreamSocket), Reason> {
         self.spare(listener, now)?;
-        let came_from = owner.map_or(FlowOrigin::New, FlowOrigin::Moved);
-        let (chain, claim) = listener.choose(&self.worker, info, came_from, FilterCheck::Run)?;
+        let check = FilterCheck::Run;
+        let (chain, claim) = listener.choose(&self.worker, info, came_from, check, datagram)?;
         let opened = self.spare(listener, now).and_then(|spare| {
             if let Some((id, reached)) = spare {
                 reached.increment();
@@ -105,11 +105,12 @@ impl UdpSlot {
         listener: &Rc<UdpListener>,
         info: &ConnInfo,
         flow: &Flow,
+        datagram: &[u8],
     ) -> Result<(usize, Claim, UpstreamSocket), Reason> {
         let counted = Rc::ptr_eq(listener, &flow.listener);
         let check = if counted { FilterCheck::Skip } else { FilterCheck::Run };
         let came_from = FlowOrigin::Replaced(&flow.claim.handle().cluster.name);
-        let (chain, claim) = listener.choose(&self.worker, info, came_from, check)?;
+        let (chain, claim) = listener.choose(&self.worker, info, came_from, check, datagram)?;
         let upstream = listener.open(&self.worker, &claim, info).inspect_err(|_| {
             if !counted {
                 listener.tell_filters(chain, info);

@@ -135,6 +135,7 @@ fn on_bench(responses: Option<u32>, test: impl AsyncFnOnce(Bench)) {
         cluster.publish(&[Member {
             target,
             host: None,
+            name: None,
             alternates: Vec::new(),
             traits: EndpointTraits::default(),
         }]);
@@ -144,6 +145,7 @@ fn on_bench(responses: Option<u32>, test: impl AsyncFnOnce(Bench)) {
             clusters: WeightedCluster::only(cluster),
             hash: None,
             sticky: None,
+            per_packet: false,
             idle_timeout: Some(IDLE),
             responses,
         };

@@ -9,7 +9,7 @@ struct Oracle {
 }
 
 fn key(n: u16) -> FlowKey {
-    FlowKey { client: ([127, 0, 0, 1], n).into(), local: None }
+    FlowKey { client: ([127, 0, 0, 1], n).into(), local: None, endpoint: None }
 }
 
 /// One run of random actions; a failure reports the seed, and SLUICE_SEED replays it.

@@ -188,6 +188,7 @@ fn split(weights: &[u64]) -> Vec<usize> {
         cluster: u32::try_from(cluster).unwrap(),
         weight: *weight,
         runtime: None,
+        endpoint: None,
     };
     let shares: Vec<Share> = weights.iter().enumerate().map(share).collect();
     let bench = with_rule(rule(PathMatch::Any, Action::Split(Box::new(shares))), clusters.clone());

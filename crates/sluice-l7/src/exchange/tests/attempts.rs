@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sluice_codec::scripted::{PeerEvent, ScriptedPeer, SentEvent};
 use sluice_codec::{ErrorKind, Head};
-use sluice_upstream::plan::{ClusterPlan, ClusterSettings, OutlierPlan};
+use sluice_upstream::plan::{ClusterPlan, ClusterSettings, EnforcePlan, OutlierPlan};
 use sluice_upstream::reasons as upstream_reasons;
 
 use super::kit::{Bench, Running, data, get, post, response};
@@ -24,6 +24,9 @@ fn strict(options: RuleOptions) -> Bench {
         connect_failures_as_503: false,
         success_rate: None,
         failure_percentage: None,
+        silence: None,
+        latency: None,
+        enforce: EnforcePlan::ALWAYS,
         interval: Duration::from_secs(10),
         ejection: Duration::from_secs(1000),
         ejection_max: Duration::from_secs(1000),

@@ -43,6 +43,26 @@ pub(crate) type OwnHooks = (usize, Option<Hooks>);
 /// The names of filters, by their places in the chain.
 pub(super) const NAMES: [&str; 5] = ["hooks", "second", "third", "fourth", "fifth"];
 
+/// A worker with a clock that only the test advances, and its metrics.
+fn worker(limits: Limits) -> (Rc<WorkerCx>, Registry) {
+    let registry = Registry::new();
+    let shard = registry.shard(1);
+    let log = LogQueue::nowhere(&shard);
+    let worker = WorkerCx::new(0, Clock::held(), shard, log, limits, &Budget::unlimited());
+    (worker, registry)
+}
+
+/// Runs a test on a worker with real sockets, and a clock that only the test advances.
+pub(crate) fn on_worker(test: impl AsyncFnOnce(Rc<WorkerCx>, Registry)) {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default());
+    runtime.unwrap().block_on(async {
+        let (worker, registry) = worker(Limits::default());
+        worker.spawn(Rc::clone(&worker.reactor).drive());
+        test(worker, registry).await;
+    });
+}
+
 /// How long a client may pause while sending its body.
 pub(super) const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -198,11 +218,7 @@ impl Bench {
 
     /// A worker that serves a chain whose requests go to this cluster.
     pub(super) fn of(limits: Limits, plan: HttpPlan, cluster: Arc<Cluster>) -> Self {
-        let registry = Registry::new();
-        let shard = registry.shard(1);
-        let log = LogQueue::nowhere(&shard);
-        let budget = Budget::unlimited();
-        let worker = WorkerCx::new(0, Clock::held(), shard, log, limits, &budget);
+        let (worker, registry) = worker(limits);
         let manager = ConnectionManager::new(plan, &worker);
         let pool = manager.shared.pools.to(&cluster, &worker);
         Self { registry, worker, manager, pool, cluster }

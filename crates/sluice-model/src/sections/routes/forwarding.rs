@@ -8,7 +8,7 @@ use sluice_core::settings::{ShortForm, Status};
 use sluice_core::value::Percent;
 use sluice_core::{Name, Spanned, choice, section};
 
-use super::FieldName;
+use super::HeaderName;
 
 choice! {
     /// The schemes that a redirect may lead to.
@@ -37,7 +37,7 @@ section! {
         /// Whether they may only lead to rules that the request has not matched yet.
         pub new_routes_only: bool = "false",
         /// Response headers that are copied to the next request.
-        pub copy_headers: Vec<FieldName>,
+        pub copy_headers: Vec<HeaderName>,
     }
 }
 

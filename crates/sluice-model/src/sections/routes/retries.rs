@@ -9,7 +9,8 @@ use std::time::Duration;
 use sluice_core::settings::{OrZero, Plain, Setting, Shape, Short, ShortForm, Size, bind_scalar};
 use sluice_core::{Diags, Node, Path, choice, section};
 
-use super::{FieldName, Method, Values};
+use super::{HeaderName, MethodName};
+use sluice_l7::routes::Values;
 
 choice! {
     /// Conditions for a retry.
@@ -70,7 +71,7 @@ section! {
     /// A response header that says how long to wait before a retry. The short form is its name.
     pub struct ResetHeader {
         /// The header.
-        pub name: FieldName,
+        pub name: HeaderName,
         /// What it contains.
         pub format: ResetFormat = "seconds",
     }
@@ -91,7 +92,7 @@ section! {
         pub response_headers: Values,
         /// Methods of requests that are retried; if omitted, all. Requests that no endpoint can have processed are
         /// retried whatever their method and headers.
-        pub methods: Vec<Method>,
+        pub methods: Vec<MethodName>,
         /// Headers of requests that are retried, any of which must match; if omitted, all requests are.
         pub request_headers: Values,
         /// Maximum number of attempts, the first included.

@@ -96,6 +96,7 @@ pub(crate) fn routes_to(cluster: &str) -> Resource {
     };
     let host = VirtualHost {
         hosts: vec![sluice_core::value::HostPattern::Any],
+        require_tls: None,
         filters: Vec::new(),
         rules: vec![rule],
     };
@@ -133,13 +134,14 @@ pub(crate) fn listener(port: u16, kind: ChainKind) -> Resource {
 
 pub(crate) fn relay(cluster: &str) -> ChainKind {
     let options = RelayOptions {
+        by_name: false,
         hash: None,
         sticky: None,
         idle_timeout: None,
         half_close_timeout: None,
         max_duration: None,
     };
-    ChainKind::Plain(Service::Relay { to: RelayTo::Cluster(cluster.into()), options })
+    ChainKind::Plain(Service::Relay { to: RelayTo::cluster(cluster.into()), options })
 }
 
 /// HTTP with the options that files have by default.
@@ -147,9 +149,10 @@ pub(crate) fn http(routes: &str) -> Service {
     let section = trees::bind(&trees::map(&[("routes", trees::text(routes))]));
     let section = sluice_core::Spanned { value: section, span: Default::default() };
     let at = sluice_core::Path::ROOT;
-    let http = crate::translate::http::http(&section, None, &at, &mut Diags::new());
-    let Http { routes, filters, options } = http.expect("the defaults are right");
-    Service::Http(Box::new(Http { routes, filters, options }))
+    let http = crate::translate::http::http(&section, false, None, &at, &mut Diags::new());
+    let Http { routes, reads_server_name, filters, options } =
+        http.expect("the defaults are right");
+    Service::Http(Box::new(Http { routes, reads_server_name, filters, options }))
 }
 
 pub(crate) fn tls_of(secret: &str) -> Box<ServerTls> {
@@ -179,11 +182,12 @@ pub(crate) fn flow_listener(port: u16, cluster: &str) -> Resource {
         name: "default".into(),
         criteria: Criteria::default(),
         filters: Vec::new(),
-        to: RelayTo::Cluster(cluster.into()),
+        to: RelayTo::cluster(cluster.into()),
         hash: None,
         sticky: None,
         idle_timeout: None,
         responses: None,
+        per_packet: false,
     };
     let traffic = Traffic::Datagrams(vec![chain]);
     let addresses = vec![ListenAddress::Udp(([127, 0, 0, 1], port).into())];

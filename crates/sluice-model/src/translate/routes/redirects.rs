@@ -10,7 +10,7 @@ use sluice_l7::routes::{FollowPlan, FollowScheme};
 
 use crate::model::routes::RouteTable;
 use crate::sections::HostOrRule;
-use crate::sections::routes::FieldName;
+use crate::sections::routes::HeaderName;
 use crate::sections::routes::forwarding::{FollowRedirects, RedirectScheme};
 
 /// The plan. Fields are listed by name so that a new one cannot be forgotten.
@@ -77,7 +77,7 @@ pub(super) fn check_routes(
 }
 
 /// Whether a header says something about the connection or the message, so that a copy would mean something else.
-fn is_of_message(name: &FieldName) -> bool {
+fn is_of_message(name: &HeaderName) -> bool {
     Known::of(name.0.as_bytes()).is_some_and(|known| {
         known.is_hop_by_hop()
             || matches!(

@@ -6,8 +6,8 @@ use sluice_core::settings::Short;
 use sluice_core::{Diags, Path, Spanned};
 use sluice_l7::routes::{ResetHeader, RetryAvoid, RetryPlan, RetryReset, RetryWhen, ValueMatch};
 
-use crate::sections::routes::Values;
 use crate::sections::routes::retries::{self as sections, Avoid, ResetFormat, Retry, RetryOn};
+use sluice_l7::routes::Values;
 
 /// The plan. Fields are listed by name so that a new one cannot be forgotten.
 pub(super) fn retry_plan(

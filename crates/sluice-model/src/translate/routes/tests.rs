@@ -1,6 +1,10 @@
+use super::matching::conditions;
 use super::*;
+use crate::sections::routes::RouteMatch;
 use crate::trees::{bind, fields_of, map, text};
-use sluice_l7::routes::{FollowPlan, FollowScheme, Mirror};
+use sluice_l7::routes::{
+    FollowPlan, FollowScheme, HostRewrite, Mirror, Originals, PathRewrite, RuntimeShare,
+};
 
 sluice_core::values! {
     USER: String = "test.user", "Who asks.";
@@ -11,13 +15,16 @@ fn no_field_of_a_match_is_forgotten() {
     sluice_core::values::declare(VALUES);
     for field in fields_of::<RouteMatch>() {
         let value = match field {
-            "path" => continue,
+            "path" | "case_sensitive" => continue,
             "method" => text("GET"),
             "headers" | "query" | "cookies" => map(&[("x", text("1"))]),
             "values" => map(&[(USER.name(), text("1"))]),
             "content_type" => text("application/json"),
             "client_certificate" => text("true"),
             "source" => text("127.0.0.0/8"),
+            "tls" => text("true"),
+            "sni" => text("a.test"),
+            "version" => text("http2"),
             "grpc" => text("*"),
             "runtime" => map(&[("percent", text("5%"))]),
             other => panic!("a value for the new field `{other}`, please"),
@@ -34,6 +41,7 @@ fn options_that_differ_are_not_shared_with_rules_that_say_nothing() {
     let changed = [
         RuleOptions { path: Some(PathRewrite::Whole("/".into())), ..usual.clone() },
         RuleOptions { host: HostRewrite::Endpoint, ..usual.clone() },
+        RuleOptions { originals: Originals { path: true, host: false }, ..usual.clone() },
         RuleOptions { hash: vec![HashBy::SourceIp], ..usual.clone() },
         RuleOptions { upgrades: Vec::new(), ..usual.clone() },
         RuleOptions {

@@ -1,8 +1,8 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::balance::{Balance, BalancePlan, FailoverPlan};
-use crate::endpoint::{EjectionKind, Target};
+use crate::balance::{Balance, BalancePlan, FailoverPlan, LocalityPlan};
+use crate::endpoint::{EjectionKind, Locality, Target};
 use crate::overrides::OverrideAction;
 
 /// An endpoint, for a table: priority, zone and its weight, state.
@@ -17,6 +17,7 @@ struct World {
     plan: BalancingPlan,
     endpoints: Vec<Arc<EndpointState>>,
     traits: Vec<EndpointTraits>,
+    fleet: FleetZones,
     rng: fastrand::Rng,
     turns: Vec<usize>,
 }
@@ -45,7 +46,8 @@ impl World {
             }
         });
         let rng = fastrand::Rng::with_seed(5);
-        Self { plan, endpoints, traits: traits.collect(), rng, turns: vec![0; 64] }
+        let (traits, fleet) = (traits.collect(), FleetZones::default());
+        Self { plan, endpoints, traits, fleet, rng, turns: vec![0; 64] }
     }
 
     fn build(&self, old: Option<&LoadBalancer>) -> LoadBalancer {
@@ -63,7 +65,14 @@ impl World {
                 BalancedEndpoint { traits, standing, weight: traits.weight, part: 1000 }
             })
             .collect();
-        LoadBalancer::build(&self.plan, &self.endpoints, &balanced, old)
+        let all: Vec<u32> = (0..).zip(&balanced).map(|(index, _)| index).collect();
+        let input = BalancerInput {
+            plan: &self.plan,
+            endpoints: &self.endpoints,
+            balanced: &balanced,
+            fleet: &self.fleet,
+        };
+        LoadBalancer::build(input, &all, old)
     }
 
     fn pick(
@@ -89,6 +98,7 @@ impl World {
             },
             hash,
             load: &|| 0,
+            now: &|| Moment::from_micros(0),
         };
         selection.pick(endpoints, &openings, &mut chooser)
     }
@@ -187,6 +197,26 @@ fn localities_have_their_weights() {
         for (share, expected) in shares.iter().zip(expected) {
             assert!(share.abs_diff(expected) <= 8, "{balance:?} {text} {weights:?}: {shares:?}");
         }
+    }
+}
+
+#[test]
+fn the_load_of_each_locality_is_told() {
+    for (balance, text, weights, expected) in [
+        (Balance::RoundRobin, "00 01 01 01u", [1, 1], "0 z0 51.8, 0 z1 48.2"),
+        (Balance::RoundRobin, "00 01d 10", [1, 1], "0 z0 70.0, 1 z0 30.0, 0 z1 degraded 0.0"),
+        (Balance::RoundRobin, "00 00", [1, 1], "0 z0 100.0"),
+        (Balance::RoundRobin, "00 01", [0, 0], ""),
+        (Balance::Maglev, "00 01", [1, 1], ""),
+    ] {
+        let plan = BalancingPlan { localities: LocalityPlan::Weighted, ..plan(balance) };
+        let world = World::new(plan, &given(text), &weights);
+        let show = |load: LocalityLoad| {
+            let degraded = if load.degraded { " degraded" } else { "" };
+            format!("{} {}{degraded} {:.1}", load.priority, load.locality, load.percent)
+        };
+        let loads: Vec<String> = world.build(None).locality_loads().into_iter().map(show).collect();
+        assert_eq!(loads.join(", "), expected, "{text} {weights:?}");
     }
 }
 
@@ -304,5 +334,33 @@ proptest! {
                 prop_assert!(allowed(&world, picked, &full, &tried), "{balance:?} {picked:?}");
             }
         }
+    }
+}
+
+#[test]
+fn an_aperture_takes_others_for_those_that_fail_and_spills_no_earlier() {
+    let aperture = Some(crate::balance::AperturePlan::new(3, "process"));
+    let failover = FailoverPlan::default();
+    let plan = BalancingPlan { aperture, failover, ..plan(Balance::RoundRobin) };
+    let mut world = World::new(plan, &given("00 00 00 00 00 00 10 10 10 10"), &[]);
+    let offered = |world: &World| -> Vec<u32> {
+        let mut all: Vec<u32> = world.build(None).offered().collect();
+        all.sort_unstable();
+        all
+    };
+    let first = offered(&world);
+    assert_eq!((first.len(), first.iter().filter(|index| **index < 6).count()), (6, 3));
+    // All three fail: the next ones serve, and the backup still gets nothing.
+    for index in first.iter().filter(|index| **index < 6) {
+        world.endpoints[*index as usize].set_health(Err("refused"));
+    }
+    let second = offered(&world);
+    assert!(second.len() == 6 && first.iter().all(|index| *index >= 6 || !second.contains(index)));
+    let selection = world.build(None);
+    let shares = world.shares(&selection, false);
+    for (index, share) in (0_u32..).zip(shares) {
+        let expected = if index < 6 && second.contains(&index) { 333 } else { 0 };
+        assert!(share.abs_diff(expected) <= 8, "{index}: {share}");
+        assert_eq!(selection.offers(index, &world.endpoints[index as usize]), expected > 0);
     }
 }

@@ -29,11 +29,13 @@ struct Picks {
     rng: fastrand::Rng,
     turn: usize,
     load: u64,
+    now: Moment,
 }
 
 impl Picks {
     fn new(seed: u64) -> Self {
-        Self { rng: fastrand::Rng::with_seed(seed), turn: 0, load: 0 }
+        let now = Moment::from_micros(1_000_000);
+        Self { rng: fastrand::Rng::with_seed(seed), turn: 0, load: 0, now }
     }
 
     fn pick(
@@ -43,7 +45,7 @@ impl Picks {
         hash: Option<u64>,
         may: &dyn Fn(u32) -> bool,
     ) -> Option<u32> {
-        let Self { rng, turn, load } = self;
+        let Self { rng, turn, load, now } = self;
         let mut pick = Pick {
             random: &mut |bound| if bound == 0 { 0 } else { rng.usize(..bound) },
             turn: &mut || {
@@ -53,14 +55,16 @@ impl Picks {
             hash,
             may,
             load: &|| *load,
+            now: &|| *now,
         };
         table.pick(endpoints, &mut pick)
     }
 }
 
-const ALL: [Balance; 5] = [
+const ALL: [Balance; 6] = [
     Balance::RoundRobin,
     Balance::LeastRequest,
+    Balance::PeakEwma,
     Balance::Random,
     Balance::RingHash,
     Balance::Maglev,
@@ -247,4 +251,77 @@ proptest! {
             prop_assert!(picked.is_none_or(|index| allowed[index as usize]));
         }
     }
+}
+
+/// Requests to endpoints that take this many milliseconds, one a millisecond: how many each gets.
+struct Simulation {
+    table: BalancerTable,
+    endpoints: Vec<Arc<EndpointState>>,
+    picks: Picks,
+    /// When each request ends, where, and how long it took.
+    open: Vec<(u64, usize, u64, crate::endpoint::CountedLoad)>,
+    millis: u64,
+}
+
+impl Simulation {
+    fn new(seed: u64, count: usize) -> Self {
+        let (table, endpoints) = table(Balance::PeakEwma, &vec![1; count]);
+        endpoints.iter().for_each(|endpoint| endpoint.latency.track(true));
+        Self { table, endpoints, picks: Picks::new(seed), open: Vec::new(), millis: 0 }
+    }
+
+    fn run(&mut self, millis: u64, takes: &[u64]) -> Vec<u32> {
+        let decay = PeakEwmaPlan::default().decay;
+        let mut counts = vec![0; takes.len()];
+        for _ in 0..millis {
+            self.millis += 1;
+            let now = Moment::from_micros(self.millis * 1000);
+            self.picks.now = now;
+            let (ended, open) =
+                std::mem::take(&mut self.open).into_iter().partition(|one| one.0 <= self.millis);
+            self.open = open;
+            for (_, place, took, _lease) in ended {
+                let took = std::time::Duration::from_millis(took);
+                self.endpoints[place].latency.observe(took, now, decay);
+            }
+            let picked = self.picks.pick(&self.table, &self.endpoints, None, &|_| true).unwrap();
+            let place = picked as usize;
+            counts[place] += 1;
+            let lease = self.endpoints[place].lease_request();
+            self.open.push((self.millis + takes[place], place, takes[place], lease));
+        }
+        counts
+    }
+}
+
+#[test]
+fn fast_endpoints_get_more_and_a_stalled_one_next_to_nothing() {
+    for seed in 0..20 {
+        let mut simulation = Simulation::new(seed, 4);
+        let total = |counts: &[u32]| counts.iter().sum::<u32>();
+        // Equals are used alike.
+        let counts = simulation.run(8000, &[5; 4]);
+        assert!(counts.iter().all(|count| count.abs_diff(2000) < 400), "seed {seed}: {counts:?}");
+        // Ten times as slow: it gets what shows that, and what its fading peak makes seem worth a try.
+        let counts = simulation.run(8000, &[50, 5, 5, 5]);
+        assert!(counts[0] * 10 < total(&counts), "seed {seed}: {counts:?}");
+        assert!(counts[0] > 0, "seed {seed}: it is tried now and then");
+        // It recovers, which is noticed as its average fades.
+        simulation.run(60_000, &[5; 4]);
+        let counts = simulation.run(8000, &[5; 4]);
+        assert!(counts[0].abs_diff(2000) < 500, "seed {seed}: {counts:?}");
+    }
+}
+
+#[test]
+fn an_endpoint_of_which_nothing_is_known_is_tried_once_until_it_responds() {
+    let (table, endpoints) = table(Balance::PeakEwma, &[1, 1]);
+    endpoints.iter().for_each(|endpoint| endpoint.latency.track(true));
+    let decay = PeakEwmaPlan::default().decay;
+    let mut picks = Picks::new(1);
+    endpoints[0].latency.observe(std::time::Duration::from_millis(9), picks.now, decay);
+    let first = picks.pick(&table, &endpoints, None, &|_| true).unwrap();
+    assert_eq!(first, 1);
+    let _lease = endpoints[1].lease_request();
+    assert!((0..20).all(|_| picks.pick(&table, &endpoints, None, &|_| true) == Some(0)));
 }

@@ -21,7 +21,7 @@ use crate::endpoint::{EndpointId, EndpointState, LoadKind};
 #[derive(Debug)]
 pub(super) enum QueueMessage {
     /// One waits from now on.
-    Joined(LinePlace, Waiting),
+    Joined(LinePlace, QueueWaiter),
     /// One waits no longer.
     Left(LinePlace),
     /// An endpoint may have room.
@@ -40,7 +40,7 @@ pub(super) struct LinePlace {
 
 /// One that waits.
 #[derive(Debug)]
-pub(super) struct Waiting {
+pub(super) struct QueueWaiter {
     pub(super) cluster: Arc<Cluster>,
     /// Endpoints that it has no use for.
     pub(super) tried: SmallVec<[Arc<str>; 1]>,
@@ -77,7 +77,7 @@ impl Drop for QueuedRoom {
 }
 
 /// Those that wait, by ticket.
-type WaitLine = BTreeMap<u64, Waiting>;
+type WaitLine = BTreeMap<u64, QueueWaiter>;
 
 /// The lines for one kind of load.
 #[derive(Debug, Default)]
@@ -140,7 +140,7 @@ impl LoadLines {
         self.anywhere.is_empty() && self.own.is_empty()
     }
 
-    fn join(&mut self, place: LinePlace, waiting: Waiting) {
+    fn join(&mut self, place: LinePlace, waiting: QueueWaiter) {
         let line = match place.own {
             None => &mut self.anywhere,
             Some(id) => self.own.entry(id).or_default(),
@@ -152,7 +152,7 @@ impl LoadLines {
         drop(self.remove(place.own, place.ticket));
     }
 
-    fn remove(&mut self, own: Option<EndpointId>, ticket: u64) -> Option<Waiting> {
+    fn remove(&mut self, own: Option<EndpointId>, ticket: u64) -> Option<QueueWaiter> {
         let Some(id) = own else { return self.anywhere.remove(&ticket) };
         let line = self.own.get_mut(&id)?;
         let waiting = line.remove(&ticket);
@@ -164,6 +164,12 @@ impl LoadLines {
 
     /// Lets those look elsewhere that wait for what they cannot get, and forgets those that have left.
     fn dismiss(&mut self, members: &Membership) {
+        // The plan has changed: who may use which endpoint is not known here.
+        if members.is_divided() {
+            self.own.clear();
+            self.anywhere.clear();
+            return;
+        }
         let is_member = |id: &EndpointId| {
             let index = members.with_id(*id);
             index.is_some_and(|index| members.endpoints[index as usize].may_continue())
@@ -174,7 +180,7 @@ impl LoadLines {
         });
         // One that can be used but gets no traffic yet soon will: who waits for it keeps its place.
         let usable = members.endpoints.iter().filter(|endpoint| endpoint.is_usable());
-        let served: Vec<&Arc<EndpointState>> = usable.chain(members.offered()).collect();
+        let served: Vec<&Arc<EndpointState>> = usable.chain(members.served()).collect();
         self.anywhere.retain(|_, waiting| {
             let may_use = |endpoint: &&Arc<EndpointState>| !waiting.tried.contains(&endpoint.name);
             !waiting.to.is_closed() && served.iter().any(may_use)
@@ -205,11 +211,14 @@ impl LoadLines {
         cluster: &Cluster,
         members: &Membership,
     ) -> bool {
+        if members.is_divided() {
+            return false;
+        }
         let is_offered = members.offers(endpoint);
         let mut handed = false;
         while let Some((own, ticket)) = self.first_for(endpoint, is_offered) {
             let Some(taken) = queue.take(load, endpoint, cluster) else { break };
-            let Some(Waiting { cluster, to, .. }) = self.remove(own, ticket) else { break };
+            let Some(QueueWaiter { cluster, to, .. }) = self.remove(own, ticket) else { break };
             // If that one has left, what comes back is dropped, which tells this thread of the room.
             handed |= to.send(QueuedRoom { cluster, load, taken: Some(taken) }).is_ok();
         }
@@ -225,7 +234,7 @@ impl LoadLines {
         let own = self.own.get(&endpoint.id).filter(|_| endpoint.may_continue());
         let own =
             own.and_then(|line| line.keys().next()).map(|ticket| (Some(endpoint.id), *ticket));
-        let may_use = |waiting: &Waiting| !waiting.tried.contains(&endpoint.name);
+        let may_use = |waiting: &QueueWaiter| !waiting.tried.contains(&endpoint.name);
         let mut anywhere = self.anywhere.iter().filter(|_| is_offered);
         let anywhere = anywhere.find(|(_, waiting)| may_use(waiting));
         let anywhere = anywhere.map(|(ticket, _)| (None, *ticket));

@@ -20,7 +20,7 @@ use super::super::breakers::BreakerLimit;
 use super::super::claim::{Claim, RequestClaim};
 use super::super::handle::Tried;
 use super::super::reserve::TrafficClass;
-use super::lines::{LinePlace, QueueMessage, QueuedRoom, Waiting};
+use super::lines::{LinePlace, QueueMessage, QueueWaiter, QueuedRoom};
 use crate::endpoint::{EndpointState, LoadKind, count_below};
 use crate::metrics;
 use crate::plan::QueuePlan;
@@ -70,7 +70,7 @@ impl<'a> QueuePlace<'a> {
         let queue = cluster.queue.get()?;
         let (to, handed) = oneshot::channel();
         let tried: SmallVec<[Arc<str>; 1]> = tried.names().iter().cloned().collect();
-        let waiting = Waiting { cluster: Arc::clone(cluster), tried, to };
+        let waiting = QueueWaiter { cluster: Arc::clone(cluster), tried, to };
         let joined = queue.tell(QueueMessage::Joined(self.line_place(own.as_ref()), waiting));
         if !joined {
             return None;
@@ -126,7 +126,7 @@ impl ClusterHandle {
         &self,
         worker: &WorkerCx,
         load: LoadKind,
-        affinity: Affinity,
+        affinity: Affinity<'_>,
         tried: Tried<'_>,
     ) -> bool {
         let queue = self.cluster.queue.get();
@@ -144,7 +144,7 @@ impl ClusterHandle {
         &self,
         worker: &WorkerCx,
         load: LoadKind,
-        affinity: Affinity,
+        affinity: Affinity<'_>,
         tried: Tried<'_>,
     ) -> Option<Arc<EndpointState>> {
         let endpoint = self.own_endpoint(worker, affinity, tried)?;
@@ -160,7 +160,7 @@ impl ClusterHandle {
     pub async fn wait_for_room(
         self: &Rc<Self>,
         worker: &WorkerCx,
-        affinity: Affinity,
+        affinity: Affinity<'_>,
         tried: Tried<'_>,
     ) -> Result<Claim, Reason> {
         let load = LoadKind::Connection;
@@ -175,7 +175,7 @@ impl ClusterHandle {
     pub async fn wait_for_request(
         self: &Rc<Self>,
         worker: &WorkerCx,
-        affinity: Affinity,
+        affinity: Affinity<'_>,
     ) -> Result<(Arc<EndpointState>, RequestClaim), Reason> {
         let load = LoadKind::Request;
         let room = self.wait(worker, load, affinity, Tried::NOTHING).await?;
@@ -186,7 +186,7 @@ impl ClusterHandle {
         &self,
         worker: &WorkerCx,
         load: LoadKind,
-        affinity: Affinity,
+        affinity: Affinity<'_>,
         tried: Tried<'_>,
     ) -> Result<QueuedRoom, Reason> {
         let plan = self.cluster.peek_plan().queue;
@@ -199,6 +199,10 @@ impl ClusterHandle {
         let own_by = if is_strict { by } else { worker.now().after(plan.own_timeout).min(by) };
         let timer = Timer::new(&worker.timers);
         loop {
+            if self.cluster.peek_plan().picks_among_parts() {
+                place.result = "unusable";
+                return Err(reasons::LIMIT);
+            }
             let waits_for_own = worker.now() < own_by;
             let own = waits_for_own.then(|| self.own_endpoint(worker, affinity, tried)).flatten();
             let until = if own.is_some() { own_by } else { by };
@@ -239,7 +243,7 @@ impl ClusterHandle {
         &self,
         worker: &WorkerCx,
         load: LoadKind,
-        affinity: Affinity,
+        affinity: Affinity<'_>,
         tried: Tried<'_>,
         own: Option<&Arc<EndpointState>>,
     ) -> Result<(), Reason> {

@@ -15,6 +15,9 @@ use super::super::{
     Affinity, Claim, ClientSession, ClusterHandle, PreferredEndpoint, TrafficClass, Tried, WhenFull,
 };
 use super::*;
+use crate::SubsetKey;
+use crate::balance::SubsetsPlan;
+use crate::balance::subsets::SubsetFallback;
 use crate::endpoint::{EndpointLimits, EndpointTraits};
 use crate::plan::{ClusterPlan, ClusterSettings, QueuePlan};
 use crate::reasons;
@@ -61,7 +64,11 @@ struct Client {
 
 impl Client {
     /// Picks; if nothing has room, waits.
-    fn begin(handle: &Rc<ClusterHandle>, worker: &Rc<WorkerCx>, affinity: Affinity) -> Self {
+    fn begin(
+        handle: &Rc<ClusterHandle>,
+        worker: &Rc<WorkerCx>,
+        affinity: Affinity<'static>,
+    ) -> Self {
         let (handle, worker) = (Rc::clone(handle), Rc::clone(worker));
         let picking = Box::pin(async move {
             match handle.pick(&worker, affinity, &[], WhenFull::Wait) {
@@ -263,9 +270,9 @@ fn requests_wait_apart_from_connections() {
 }
 
 /// A session that leads to `endpoint`.
-fn session(endpoint: &EndpointState, strict: bool) -> Affinity {
+fn session(endpoint: &EndpointState, strict: bool) -> Affinity<'static> {
     let preferred = PreferredEndpoint { id: endpoint.id, strict };
-    Affinity { hash: None, session: Some(ClientSession::Endpoint(preferred)) }
+    Affinity { session: Some(ClientSession::Endpoint(preferred)), ..Affinity::default() }
 }
 
 #[test]
@@ -536,6 +543,36 @@ fn many_clients_of_many_seeds_are_served_in_turn_within_every_limit() {
     if one.is_none() {
         assert!(totals.0 > 10_000 && totals.1 > 1000 && totals.2 > 1000, "{totals:?}");
     }
+}
+
+#[test]
+fn a_cluster_that_gets_subsets_ends_its_queue() {
+    let cluster = cluster(1, 1, None, queue(3));
+    let workers = handles(&cluster, &Clock::held(), 1);
+    let (handle, worker) = &workers[0];
+    let mut first = Client::begin(handle, worker, Affinity::default());
+    let held = first.poll().unwrap().unwrap();
+    let mut second = Client::begin(handle, worker, Affinity::default());
+    let mut third = Client::begin(handle, worker, session(held.endpoint(), true));
+    assert!(second.poll().is_none() && third.poll().is_none());
+    assert_eq!(cluster.waiting(), 2);
+    let mut settings = (*cluster.plan().settings).clone();
+    settings.queue = None;
+    settings.balancing.subsets = Some(Arc::new(SubsetsPlan {
+        selectors: Vec::new(),
+        fallback: SubsetFallback::AnyEndpoint,
+        default_subset: SubsetKey::new([]),
+        count_max: 10,
+    }));
+    cluster.set_plan(Arc::new(ClusterPlan {
+        settings: Arc::new(settings),
+        ..(*cluster.plan()).clone()
+    }));
+    cluster.publish(&[member(1)]);
+    for client in [&mut second, &mut third] {
+        assert_eq!(client.poll().unwrap().unwrap_err(), reasons::LIMIT);
+    }
+    assert_eq!(cluster.waiting(), 0);
 }
 
 #[test]

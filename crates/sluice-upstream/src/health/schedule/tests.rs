@@ -4,7 +4,7 @@ use CheckOutcome::{Failed, Passed, Unfit};
 fn plan() -> HealthPlan {
     HealthPlan {
         kind: crate::plan::CheckKind::Tcp(Vec::new()),
-        connect_to: crate::plan::ConnectTo::default(),
+        connect_to: ConnectTo::default(),
         interval: Duration::from_millis(1),
         unhealthy_interval: Duration::from_millis(2),
         no_traffic_interval: None,

@@ -50,6 +50,7 @@ fn publish(cluster: &Cluster) {
     let member = |last| Member {
         target: Target::Ip(([192, 0, 2, last], 80).into()),
         host: None,
+        name: None,
         alternates: Vec::new(),
         traits: EndpointTraits::default(),
     };

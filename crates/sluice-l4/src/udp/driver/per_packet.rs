@@ -1,0 +1,85 @@
+//! Listeners that balance each datagram by itself.
+//!
+//! Owns: the flow of each datagram. Refuses to know: how an endpoint is picked, and how a flow begins. Keeps: a client
+//! has at most one flow to each endpoint, so that replies come back to it; limits on connections hold for flows that
+//! begin, not for datagrams of flows that exist.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use sluice_core::connection::Peer;
+use sluice_core::{Facts, Moment};
+use sluice_sys::datagram::{Datagram, Outgoing};
+use sluice_upstream::cluster::Affinity;
+use smallvec::smallvec;
+
+use super::{FlowLookup, FlowStart, UdpSlot};
+use crate::relay::{affinity_of, split_key};
+use crate::select::ChainInput;
+use crate::split::SplitHandles;
+use crate::udp::FlowChainPlan;
+use crate::udp::flow::Flow;
+use crate::udp::flow_table::{FlowId, FlowKey};
+use crate::udp::listener::PickedEndpoint;
+
+impl UdpSlot {
+    /// Forwards each datagram by itself: the next one usually goes elsewhere.
+    pub(super) fn take_packets<'a>(self: &Rc<Self>, datagrams: impl Iterator<Item = Datagram<'a>>) {
+        let now = self.worker.now();
+        for Datagram { data, from, to, .. } in datagrams {
+            let Some(client) = from else { continue };
+            let key = FlowKey { client, local: to, endpoint: None };
+            match self.flow_of(key, now, data) {
+                None => self.listener.borrow().counters.refused.increment(),
+                of => {
+                    let one = Outgoing { data, to: None, from: None, segment: None };
+                    self.flush(of, &mut smallvec![one]);
+                }
+            }
+        }
+    }
+
+    /// The flow of one datagram; it begins if there is none yet.
+    fn flow_of(
+        self: &Rc<Self>,
+        key: FlowKey,
+        now: Moment,
+        datagram: &[u8],
+    ) -> Option<(FlowId, Rc<Flow>)> {
+        let listener = Rc::clone(&self.listener.borrow());
+        let (client, at) = (key.client, key.local.unwrap_or_else(|| self.local.ip()));
+        let local = SocketAddr::new(at, self.local.port());
+        let none = Facts::default();
+        let subject = ChainInput {
+            destination: Some((local.ip(), local.port())),
+            source: Some((client.ip(), client.port())),
+            facts: &none,
+        };
+        let chain = listener.plan.table.find(&subject);
+        let spread = chain.filter(|chain| listener.plan.chains[*chain].per_packet);
+        let Some(chain) = spread else {
+            // A chain beside it that keeps clients with their endpoints, or none.
+            let known = self.known(&key, now, datagram);
+            return known.or_else(|| match self.first_datagram(key, now, datagram) {
+                FlowLookup::Flow(id, flow) => Some((id, flow)),
+                FlowLookup::Held | FlowLookup::None => None,
+            });
+        };
+        let FlowChainPlan { hash, sticky, .. } = &listener.plan.chains[chain];
+        let affinity = affinity_of(*hash, *sticky, Peer::Ip(client), datagram);
+        let handles: &SplitHandles = &listener.chains[chain].handles;
+        let to = handles.choose(&self.worker, split_key(affinity));
+        let affinity = Affinity { subset: to.subset.as_deref(), ..affinity };
+        let (handle, picked) = to.handle.pick_for_datagram_or_fall_back(&self.worker, affinity);
+        let id = picked.as_ref().ok().map(|endpoint| endpoint.id);
+        let key = FlowKey { endpoint: id, ..key };
+        let known = id.and_then(|_| self.table.borrow_mut().arrive(&key, now));
+        let known = known.and_then(|id| Some((id, self.table.borrow().get(id).map(Rc::clone)?)));
+        if known.is_some() || self.draining.get() {
+            return known;
+        }
+        let picked = PickedEndpoint { chain, handle, picked };
+        let start = FlowStart { picked: Some(&picked), ..FlowStart::with(datagram) };
+        self.begin(key, now, start).ok()
+    }
+}

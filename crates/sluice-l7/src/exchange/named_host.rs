@@ -1,0 +1,84 @@
+//! The endpoint of a request whose cluster is a forward proxy: the host that the client named.
+//!
+//! Owns: which part of a request names the host, and what the client is told if it cannot be reached. Refuses to know:
+//! which hosts may be named, and how they are looked up. Keeps: a request never goes to a host that it does not name.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use sluice_codec::{HttpStream, Method};
+use sluice_core::Reason;
+use sluice_upstream::reasons as upstream_reasons;
+use sluice_upstream::{EndpointState, ForwardFailure};
+
+use super::{RequestTask, Stop};
+use crate::pools::ClusterPool;
+use crate::reply::Reply;
+
+/// The usual port of what is in TLS, which a tunnel is assumed to be.
+const HTTPS: u16 = 443;
+
+/// The usual port of requests in clear text.
+const HTTP: u16 = 80;
+
+impl RequestTask {
+    /// Whether the request asks for a tunnel to a host.
+    pub(super) fn is_tunnel(&self) -> bool {
+        self.method == Method::Connect && self.request.upgrade().is_none()
+    }
+
+    /// The endpoint of the host that the request names, after its rule has rewritten it; waits for its look-up.
+    pub(super) async fn named_endpoint(
+        &mut self,
+        down: &mut HttpStream,
+        pool: &Rc<ClusterPool>,
+    ) -> Result<Arc<EndpointState>, Stop> {
+        let worker = Rc::clone(self.worker());
+        let plan = pool.handle.cluster.plan();
+        let in_tls = plan.tls.is_some() || self.is_tunnel();
+        let usual = if in_tls { HTTPS } else { HTTP };
+        let named = self.request.authority();
+        let host = match plan.forward.as_ref().map(|forward| forward.host(named, usual)) {
+            Some(Ok(host)) => host,
+            Some(Err(failure)) => return Err(self.unserved(failure)),
+            None => {
+                let failure = ForwardFailure::new(upstream_reasons::NO_ENDPOINT, "");
+                return Err(self.unserved(failure));
+            }
+        };
+        let by = self.deadlines.overall();
+        let looking = pool.handle.endpoint_of(&worker, &host);
+        match self.guarded(down, by, looking).await? {
+            Some(Ok(endpoint)) => Ok(endpoint),
+            Some(Err(failure)) => Err(self.unserved(failure)),
+            None => {
+                let late = self.overall_timed_out();
+                self.summary.detail = late.said.detail;
+                let body = self.failure_body(late.text, late.why);
+                Err(Stop::reply(Reply::new(late.status, late.why, late.details, body)))
+            }
+        }
+    }
+
+    /// The reply to a request whose host is not served.
+    fn unserved(&mut self, failure: ForwardFailure) -> Stop {
+        let ForwardFailure { why, detail } = failure;
+        let known = REFUSALS.iter().find(|(reason, ..)| *reason == why);
+        let (status, details, text) = known.map_or(
+            (503, "no_healthy_upstream", "no healthy upstream"),
+            |(_, status, details, text)| (*status, *details, *text),
+        );
+        self.summary.detail = (!detail.is_empty()).then_some(detail);
+        let body = self.failure_body(text, why);
+        Stop::reply(Reply::new(status, why, details, body))
+    }
+}
+
+/// What a client is told, by reason: the status, the value of `%RESPONSE_CODE_DETAILS%`, and the text.
+const REFUSALS: &[(Reason, u16, &str, &str)] = &[
+    (upstream_reasons::NAME_MISSING, 400, "host_malformed", "the request names no host"),
+    (upstream_reasons::NAME_DENIED, 403, "host_denied", "this host is not served"),
+    (upstream_reasons::EGRESS, 403, "egress_denied", "this host is not served"),
+    (upstream_reasons::LIMIT, 503, "dns_cache_overflow", "too many hosts"),
+    (upstream_reasons::DNS, 503, "dns_resolution_failure", "the host cannot be looked up"),
+];

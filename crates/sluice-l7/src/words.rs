@@ -1,0 +1,220 @@
+//! Settings of routes and filters that hold one word of HTTP.
+//!
+//! Owns: methods, header names, origins of web pages. Refuses to know: which setting holds them. Keeps: a word that could
+//! never match is refused.
+
+use std::fmt;
+
+use sluice_codec::names::is_token;
+use sluice_core::value::{NamePattern, parse_authority, parse_name_pattern};
+
+/// A method.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MethodName(pub String);
+
+/// A header name, in lower case.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeaderName(pub String);
+
+/// Origins of web pages: scheme, host and port (RFC 6454 §4).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OriginPattern {
+    /// All.
+    Any,
+    /// One, as browsers serialise it: in lower case, without the scheme's own port (RFC 6454 §6.2).
+    Exact(String),
+    /// Those of this scheme and port, whose host is below a suffix.
+    Below {
+        /// The scheme, in lower case.
+        scheme: String,
+        /// The suffix.
+        host: NamePattern,
+        /// The port, if it is not the scheme's own.
+        port: Option<u16>,
+    },
+}
+
+sluice_core::text_setting! {
+    MethodName, "a method", "GET", parse_method, |method| method.0.clone();
+    HeaderName, "a header name", "x-tier", parse_field_name, |name| name.0.clone();
+    OriginPattern, "an origin or *", "https://*.example.com", parse_origin_pattern, ToString::to_string;
+}
+
+fn parse_method(text: &str) -> Result<MethodName, String> {
+    const USUAL: [&str; 9] =
+        ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
+    if !is_token(text.as_bytes()) {
+        return Err(format!("`{text}` is not a method"));
+    }
+    match USUAL.iter().find(|usual| usual.eq_ignore_ascii_case(text)) {
+        Some(usual) if *usual != text => Err(format!(
+            "methods are case-sensitive, so `{text}` would match nothing; write {usual}"
+        )),
+        _ => Ok(MethodName(text.to_owned())),
+    }
+}
+
+fn parse_field_name(text: &str) -> Result<HeaderName, String> {
+    if is_token(text.as_bytes()) {
+        Ok(HeaderName(text.to_ascii_lowercase()))
+    } else {
+        Err(format!("`{text}` is not a valid header name"))
+    }
+}
+
+pub(crate) fn parse_origin_pattern(text: &str) -> Result<OriginPattern, String> {
+    if text == "*" {
+        return Ok(OriginPattern::Any);
+    }
+    let wrong = || {
+        format!(
+            "expected an origin such as https://app.example.com or https://*.example.com, not `{text}`"
+        )
+    };
+    let (scheme, rest) = text.split_once("://").ok_or_else(wrong)?;
+    let scheme = scheme.to_ascii_lowercase();
+    if !is_token(scheme.as_bytes()) {
+        return Err(wrong());
+    }
+    if let Some((host, _)) = rest.split_once(['/', '?', '#']) {
+        return Err(format!("an origin has no path; write {scheme}://{host}"));
+    }
+    let (host, port) = split_port(rest);
+    let port = port.map(|port| port.parse::<u16>().map_err(|_| wrong())).transpose()?;
+    let port = port.filter(|port| Some(*port) != own_port(&scheme));
+    if host.starts_with("*.") {
+        return Ok(OriginPattern::Below { scheme, host: parse_name_pattern(host)?, port });
+    }
+    let host = parse_authority(host)?.0.to_ascii_lowercase();
+    Ok(OriginPattern::Exact(origin_of(&scheme, &host, port)))
+}
+
+fn origin_of(scheme: &str, host: impl fmt::Display, port: Option<u16>) -> String {
+    match port {
+        None => format!("{scheme}://{host}"),
+        Some(port) => format!("{scheme}://{host}:{port}"),
+    }
+}
+
+/// Host and port of an origin; the colons of an IPv6 address are within brackets.
+fn split_port(rest: &str) -> (&str, Option<&str>) {
+    match rest.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') => (host, Some(port)),
+        _ => (rest, None),
+    }
+}
+
+/// The port that an origin of this scheme does not write.
+fn own_port(scheme: &str) -> Option<u16> {
+    match scheme {
+        "https" => Some(443),
+        "http" => Some(80),
+        _ => None,
+    }
+}
+
+impl OriginPattern {
+    /// Whether a value of `Origin` fits, as browsers serialise it. `null` and what is no origin fit nothing but `*`.
+    pub fn fits(&self, origin: &str) -> bool {
+        let (scheme, host, port) = match self {
+            Self::Any => return true,
+            Self::Exact(exact) => return exact == origin,
+            Self::Below { scheme, host, port } => (scheme, host, port),
+        };
+        let rest = origin.strip_prefix(scheme.as_str()).and_then(|rest| rest.strip_prefix("://"));
+        let Some(rest) = rest else { return false };
+        let (name, own) = split_port(rest);
+        let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+        own == port.map(|port| port.to_string()).as_deref()
+            && name.bytes().all(is_name)
+            && host.fits(name)
+    }
+}
+
+impl fmt::Display for OriginPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Any => f.write_str("*"),
+            Self::Exact(origin) => f.write_str(origin),
+            Self::Below { scheme, host, port } => f.write_str(&origin_of(scheme, host, *port)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn origins_fit_by_scheme_host_and_port() {
+        for (pattern, fits, others) in [
+            (
+                "https://app.example.com",
+                &["https://app.example.com"][..],
+                &[
+                    "http://app.example.com",
+                    "https://app.example.com:8443",
+                    "https://app.example.com.evil.test",
+                    "https://evil.test/https://app.example.com",
+                    "https://xapp.example.com",
+                    "https://app.example.com:",
+                    "null",
+                    "",
+                ][..],
+            ),
+            (
+                "https://*.example.com",
+                &["https://a.example.com", "https://a.b.example.com"],
+                &[
+                    "https://example.com",
+                    "https://evil.test#.example.com",
+                    "https://a@b.example.com",
+                    "https://aexample.com",
+                ],
+            ),
+            (
+                "http://localhost:3000",
+                &["http://localhost:3000"],
+                &["http://localhost", "http://localhost:30000"],
+            ),
+            ("HTTPS://App.test:443", &["https://app.test"], &["https://app.test:443"]),
+            ("http://[::1]:3000", &["http://[::1]:3000"], &["http://[::1]", "http://[::1]:80"]),
+            ("https://[::1]", &["https://[::1]"], &["https://[::1]:3000"]),
+            ("capacitor://localhost", &["capacitor://localhost"], &["https://localhost"]),
+            ("https://*.a.test:8443", &["https://b.a.test:8443"], &["https://b.a.test"]),
+            ("*", &["https://a.test", "null"], &[]),
+        ] {
+            let pattern = parse_origin_pattern(pattern).unwrap();
+            assert_eq!(parse_origin_pattern(&pattern.to_string()), Ok(pattern.clone()));
+            assert!(fits.iter().all(|origin| pattern.fits(origin)), "{pattern}");
+            assert!(!others.iter().any(|origin| pattern.fits(origin)), "{pattern}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_origin_is_refused() {
+        for (text, message) in [
+            ("app.example.com", "expected an origin such as https://"),
+            ("null", "expected an origin"),
+            ("a b://a.test", "expected an origin"),
+            ("https://a.test/", "an origin has no path; write https://a.test"),
+            ("https://a.test/b", "an origin has no path; write https://a.test"),
+            ("https://a.test:x", "expected an origin"),
+            ("https://*.a*.test", "`*` must be the whole first label"),
+            ("https://a*.test", "expected a host"),
+            ("https://u@a.test", "expected a host"),
+            ("https://", "expected a host"),
+        ] {
+            let error = parse_origin_pattern(text).unwrap_err();
+            assert!(error.contains(message), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn methods_are_case_sensitive() {
+        assert_eq!(parse_method("PURGE"), Ok(MethodName("PURGE".into())));
+        assert!(parse_method("get").unwrap_err().contains("write GET"));
+        assert!(parse_method("a b").is_err() && parse_field_name("a:b").is_err());
+        assert_eq!(parse_field_name("X-Tier"), Ok(HeaderName("x-tier".into())));
+    }
+}

@@ -1,0 +1,54 @@
+//! The sections of connections to endpoints: sockets, HTTP/2.
+//!
+//! Owns: what a cluster says of them. Refuses to know: which connections there are. Keeps: what is omitted is as the system has
+//! it.
+
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use sluice_core::settings::{OrNone, Window};
+use sluice_core::{Spanned, section};
+
+section! {
+    /// Sockets to endpoints that have an IP address, those of health checks included; not for `protocol: http3`. A setting
+    /// of TCP has no effect on UDP flows.
+    pub struct ClusterSocket {
+        /// TCP: probes of idle connections; `true` for those of the system. If omitted, none are sent.
+        pub keepalive: Option<Keepalive>,
+        /// TCP: how long sent data may be unacknowledged before the connection fails (TCP_USER_TIMEOUT).
+        pub user_timeout: Option<Duration>,
+        /// The DSCP of packets, from 0 to 63.
+        pub dscp: Option<u16>,
+        /// Addresses of this host to connect from, one for IPv4, one for IPv6. Connections to listeners of Sluice itself are
+        /// made from their own address.
+        pub source: Vec<Spanned<IpAddr>>,
+    }
+}
+
+section! {
+    /// HTTP/2 on connections to endpoints; for `protocol: http2` and `auto`. `reuse` bounds their streams, requests and idle
+    /// time.
+    pub struct ClusterHttp2 {
+        /// Flow-control window of a stream: bytes of a response that an endpoint may send ahead.
+        pub stream_window: Window = "256KiB",
+        /// Flow-control window of a connection, for all its streams together; `none` leaves each stream its own window.
+        pub connection_window: OrNone<Window> = "none",
+        /// Time between pings to an endpoint.
+        pub ping_interval: OrNone<Duration> = "30s",
+        /// How long to wait for the response to a ping; then the connection is closed.
+        pub ping_timeout: Duration = "20s",
+    }
+}
+
+section! {
+    /// Probes of idle TCP connections. What is omitted is as the system has it.
+    pub struct Keepalive {
+        /// How long a connection is idle before the first probe, in whole seconds.
+        pub idle: Option<Duration>,
+        /// The time between probes, in whole seconds.
+        pub interval: Option<Duration>,
+        /// The number of probes without a response after which the connection fails.
+        pub probes: Option<NonZeroU32>,
+    }
+}

@@ -1,0 +1,115 @@
+//! Connections to endpoints: sockets, HTTP/2.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use sluice_core::{Diags, Path, Spanned};
+use sluice_upstream::plan::{Http2Plan, KeepalivePlan, SocketPlan};
+
+use crate::sections::{ClusterHttp2, ClusterProtocol, ClusterSocket, Keepalive};
+
+/// The bounds of the system (tcp(7)): 32767 seconds, 127 probes.
+const SECONDS_MAX: u64 = 32_767;
+const PROBES_MAX: u32 = 127;
+
+/// The largest time-out of unacknowledged data: what its milliseconds fit into.
+const USER_TIMEOUT_MAX: Duration = Duration::from_millis(i32::MAX as u64);
+
+/// The plan. Fields are listed by name, here and below, so that a new one cannot be forgotten.
+pub(super) fn socket_plan(section: &ClusterSocket) -> SocketPlan {
+    let ClusterSocket { keepalive, user_timeout, dscp, source } = section;
+    SocketPlan {
+        keepalive: keepalive.as_ref().map(|Keepalive { idle, interval, probes }| KeepalivePlan {
+            idle: *idle,
+            interval: *interval,
+            probes: probes.map(NonZeroU32::get),
+        }),
+        user_timeout: *user_timeout,
+        dscp: dscp.and_then(|dscp| u8::try_from(dscp).ok()),
+        sources: source.iter().map(|source| source.value).collect(),
+    }
+}
+
+/// Reports what the system would refuse, and what would have no effect.
+pub(super) fn check(
+    section: &Spanned<ClusterSocket>,
+    protocol: ClusterProtocol,
+    at: &Path<'_>,
+    diags: &mut Diags,
+) {
+    let mut wrong = |code, key, message: String, help: &str| {
+        diags.error(code, section.span, at.key(key), message).help(help);
+    };
+    let ClusterSocket { keepalive, user_timeout, dscp, source } = &section.value;
+    if protocol == ClusterProtocol::Http3 {
+        let message =
+            "`socket` has no effect with `protocol: http3`: QUIC has a socket for all clusters";
+        diags.error("useless-setting", section.span, at, message).help("remove it");
+        return;
+    }
+    if let Some(Keepalive { idle, interval, probes }) = keepalive {
+        for (key, value) in [("idle", idle), ("interval", interval)] {
+            let fits = |value: &Duration| {
+                value.subsec_nanos() == 0 && (1..=SECONDS_MAX).contains(&value.as_secs())
+            };
+            if value.as_ref().is_some_and(|value| !fits(value)) {
+                let message = format!("`{key}` must be whole seconds, from 1s to {SECONDS_MAX}s");
+                wrong("bad-value", "keepalive", message, "write it in seconds, as in `30s`");
+            }
+        }
+        if probes.is_some_and(|probes| probes.get() > PROBES_MAX) {
+            let message = format!("`probes` must be from 1 to {PROBES_MAX}");
+            wrong("bad-value", "keepalive", message, "the system's value is usually 9");
+        }
+    }
+    if user_timeout.is_some_and(|t| t < Duration::from_millis(1) || t > USER_TIMEOUT_MAX) {
+        let message = "`user_timeout` must be from 1ms to 24 days".to_owned();
+        wrong(
+            "bad-value",
+            "user_timeout",
+            message,
+            "remove it to leave the time-out to the system",
+        );
+    }
+    if dscp.is_some_and(|dscp| dscp > 63) {
+        let message = "`dscp` must be from 0 to 63".to_owned();
+        wrong("bad-value", "dscp", message, "a TOS byte is four times its DSCP: write 46 for 0xb8");
+    }
+    for family in [true, false] {
+        if let Some(second) = source.iter().filter(|of| of.value.is_ipv4() == family).nth(1) {
+            let message = format!(
+                "`{}` would never be used: there is an address of its family before it",
+                second.value
+            );
+            diags
+                .error("duplicate-name", second.span, at.key("source"), message)
+                .help("keep one address for IPv4 and one for IPv6");
+        }
+    }
+}
+
+/// The plan of HTTP/2.
+pub(super) fn http2_plan(section: &ClusterHttp2) -> Http2Plan {
+    let ClusterHttp2 { stream_window, connection_window, ping_interval, ping_timeout } = section;
+    Http2Plan {
+        stream_window: stream_window.0,
+        connection_window: connection_window.0.map(|window| window.0),
+        ping_interval: ping_interval.0,
+        ping_timeout: *ping_timeout,
+    }
+}
+
+/// Reports settings of HTTP/2 on a cluster that speaks another version.
+pub(super) fn check_http2(
+    section: &Spanned<ClusterHttp2>,
+    protocol: ClusterProtocol,
+    at: &Path<'_>,
+    diags: &mut Diags,
+) {
+    if let ClusterProtocol::Http1 | ClusterProtocol::Http3 = protocol {
+        let message = format!("`http2` has no effect with `protocol: {}`", protocol.word());
+        diags
+            .error("useless-setting", section.span, at, message)
+            .help("remove it, or set `protocol: http2`, or `auto` with `tls`");
+    }
+}

@@ -1,0 +1,104 @@
+//! Which endpoint a pick gets.
+//!
+//! Owns: the order in which subset, session and balancer decide. Refuses to know: what is claimed, and the limits of the
+//! cluster. Keeps: what was tried is not chosen; without a subset that was asked for, or one instead, nothing is.
+
+use std::sync::Arc;
+
+use sluice_core::Reason;
+use sluice_io::WorkerCx;
+
+use super::super::affinity::Affinity;
+use super::{ClusterHandle, Membership, Tried};
+use crate::balance::load_balancer::{Chooser, Openings, Shortage};
+use crate::balance::subsets::{Subset, SubsetChoice};
+use crate::endpoint::EndpointState;
+use crate::metadata::SubsetKey;
+use crate::{metrics, reasons};
+
+impl ClusterHandle {
+    pub(in super::super) fn choose(
+        &self,
+        worker: &WorkerCx,
+        Affinity { hash, session, subset }: Affinity<'_>,
+        tried: Tried<'_>,
+        full: &dyn Fn(&EndpointState) -> bool,
+    ) -> Result<Arc<EndpointState>, Reason> {
+        // What no client has named is nobody's endpoint.
+        if self.cluster.forwards() && self.cluster.is_configured() {
+            return Err(reasons::NAME_MISSING);
+        }
+        let members = self.cluster.members.load();
+        let priorities = tried.priorities_in(&members);
+        let is_tried = |index: u32, endpoint: &EndpointState| {
+            tried.endpoints.contains(&endpoint.name)
+                || (!priorities.is_empty()
+                    && priorities.contains(&members.traits[index as usize].priority))
+        };
+        let openings = Openings { is_full: full, is_tried: &is_tried };
+        let subset = self.subset_of(worker, &members, subset)?;
+        if let Some(session) = session
+            && let Some(endpoint) = self.resume(worker, session, &members, subset, &openings)?
+        {
+            return Ok(endpoint);
+        }
+        let (balancer, turns_from) =
+            subset.map_or((&members.balancer, 0), |of| (&*of.balancer, of.turns_from));
+        let mut chooser = Chooser {
+            random: &mut |bound| worker.random_below(bound),
+            turn: &mut |table| self.turns.take(turns_from + table),
+            hash,
+            load: &|| self.cluster.load(),
+            now: &|| worker.now(),
+        };
+        let endpoint = match balancer.pick(&members.endpoints, &openings, &mut chooser) {
+            Ok(index) => Arc::clone(&members.endpoints[index as usize]),
+            Err(shortage) => return Err(self.why_none(&members, shortage)),
+        };
+        if let Some(session) = session {
+            self.note_session(worker, session, &endpoint);
+        }
+        Ok(endpoint)
+    }
+
+    /// The subset that a pick is made from; `None` is all endpoints.
+    ///
+    /// # Errors
+    /// There is no such subset, and nothing instead.
+    fn subset_of<'m>(
+        &self,
+        worker: &WorkerCx,
+        members: &'m Membership,
+        key: Option<&SubsetKey>,
+    ) -> Result<Option<&'m Subset>, Reason> {
+        let Some(subsets) = &members.subsets else { return Ok(None) };
+        let (subset, result) = match subsets.find(key) {
+            SubsetChoice::Asked(subset) => (Ok(Some(subset)), "selected"),
+            SubsetChoice::Instead(subset) => (Ok(Some(subset)), "fallback"),
+            SubsetChoice::All => (Ok(None), "fallback"),
+            // Without endpoints there are no subsets either, which says less.
+            SubsetChoice::Nothing if members.endpoints.is_empty() => {
+                (Err(self.why_none(members, Shortage::None)), "refused")
+            }
+            SubsetChoice::Nothing => (Err(reasons::NO_SUBSET), "refused"),
+        };
+        self.subset_picks.count(&result, |result| {
+            worker.shard.counter(&metrics::SUBSET_PICKS, &[&self.cluster.name, result])
+        });
+        subset
+    }
+
+    fn why_none(&self, members: &Membership, shortage: Shortage) -> Reason {
+        if !self.cluster.is_configured() {
+            return reasons::CLUSTER_UNKNOWN;
+        }
+        if members.endpoints.is_empty() {
+            let unresolved = !self.cluster.names().is_empty();
+            return if unresolved { reasons::DNS } else { reasons::NO_ENDPOINT };
+        }
+        match shortage {
+            Shortage::Full => reasons::LIMIT,
+            Shortage::None => reasons::NO_HEALTHY,
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! Hosts that clients name, as a forward proxy serves them: which of them may be named.
+//!
+//! Owns: the settings, and what a name has to look like. Refuses to know: where a name was read, and where it leads.
+//! Keeps: a name is a client's word: only what passes here is looked up, in one form for each host and port.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use sluice_core::Reason;
+use sluice_core::value::{NamePattern, parse_name_pattern};
+
+use crate::reasons;
+
+/// A cluster whose endpoints are the hosts that clients name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ForwardPlan {
+    /// The hosts that may be named; if empty, every name and IP address.
+    pub hosts: Vec<NamePattern>,
+    /// The ports that may be named, the first of which is used where none is; if empty, the usual one.
+    pub ports: Vec<u16>,
+    /// Hosts that are known at a time.
+    pub hosts_max: usize,
+    /// How long a host is known after its last use.
+    pub host_ttl: Duration,
+}
+
+/// A host and port that a client named, and may name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ForwardHost {
+    /// Both, as `host:port`: the name of the endpoint.
+    pub name: Arc<str>,
+    /// The host name in lower case, or the IP address; what TLS verifies.
+    pub host: Arc<str>,
+    /// The port.
+    pub port: u16,
+}
+
+/// Why there is no endpoint for what a client named.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForwardFailure {
+    /// The reason.
+    pub why: Reason,
+    /// What happened, for the record.
+    pub detail: Box<str>,
+}
+
+impl ForwardFailure {
+    /// A failure with its detail.
+    pub fn new(why: Reason, detail: impl Into<Box<str>>) -> Self {
+        Self { why, detail: detail.into() }
+    }
+}
+
+impl ForwardPlan {
+    /// The host that a client named: `example.com`, `example.com:8443`, `192.0.2.1` or `[2001:db8::1]:443`. `usual` is
+    /// the port if neither the client nor the settings name one.
+    ///
+    /// # Errors
+    /// It is no host, or must not be named.
+    pub fn host(&self, named: &str, usual: u16) -> Result<ForwardHost, ForwardFailure> {
+        let no_host = || {
+            let named: String = named.chars().take(SHOWN_MAX).collect();
+            ForwardFailure::new(reasons::NAME_MISSING, format!("`{named}` is not a host"))
+        };
+        let (host, port) = split(named).ok_or_else(no_host)?;
+        let (host, is_name) = normal(host).ok_or_else(no_host)?;
+        let denied = |why: String| ForwardFailure::new(reasons::NAME_DENIED, why);
+        let is_listed = || is_name && self.hosts.iter().any(|pattern| pattern.fits(&host));
+        if !self.hosts.is_empty() && !is_listed() {
+            return Err(denied(format!("{host}: `forward.hosts` does not list it")));
+        }
+        let port = port.unwrap_or_else(|| self.ports.first().copied().unwrap_or(usual));
+        let open = if self.ports.is_empty() { port == usual } else { self.ports.contains(&port) };
+        if !open {
+            return Err(denied(format!("{host}: `forward.ports` does not list {port}")));
+        }
+        let v6 = host.contains(':');
+        let name = if v6 { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+        Ok(ForwardHost { name: name.into(), host: host.into(), port })
+    }
+}
+
+/// Characters of a wrong name that a record shows.
+const SHOWN_MAX: usize = 64;
+
+/// A host, in brackets if it is an IPv6 address, and its port.
+fn split(named: &str) -> Option<(&str, Option<u16>)> {
+    let (host, port) = match named.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') => (host, Some(port)),
+        _ => (named, None),
+    };
+    let Some(port) = port else { return Some((host, None)) };
+    let digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    let port = port.parse().ok().filter(|port| digits && *port != 0)?;
+    Some((host, Some(port)))
+}
+
+/// The one form of a host, and whether it is a name. What resembles an IPv4 address and is none, such as `127.1`, is not
+/// a host: others might read an address in it.
+fn normal(host: &str) -> Option<(String, bool)> {
+    if let Some(inside) = host.strip_prefix('[') {
+        let address: Ipv6Addr = inside.strip_suffix(']')?.parse().ok()?;
+        return Some((address.to_string(), false));
+    }
+    if let Ok(address) = host.parse::<Ipv4Addr>() {
+        return Some((address.to_string(), false));
+    }
+    let host = host.strip_suffix('.').unwrap_or(host);
+    let last = host.rsplit('.').next()?;
+    if last.starts_with(|first: char| first.is_ascii_digit()) {
+        return None;
+    }
+    match parse_name_pattern(host).ok()? {
+        NamePattern::Exact(name) => Some((name, true)),
+        NamePattern::Suffix(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(hosts: &[&str], ports: &[u16]) -> ForwardPlan {
+        let hosts = hosts.iter().map(|host| parse_name_pattern(host).unwrap()).collect();
+        let host_ttl = Duration::from_secs(300);
+        ForwardPlan { hosts, ports: ports.to_vec(), hosts_max: 4, host_ttl }
+    }
+
+    #[track_caller]
+    fn check(plan: &ForwardPlan, named: &str, expected: Result<&str, Reason>) {
+        let found = plan.host(named, 443);
+        let found = found.as_ref().map(|host| &*host.name).map_err(|failure| failure.why);
+        assert_eq!(found, expected, "{named:?}");
+    }
+
+    #[test]
+    fn a_host_has_one_form() {
+        let any = plan(&[], &[]);
+        for (named, name) in [
+            ("a.test", "a.test:443"),
+            ("A.Test.:443", "a.test:443"),
+            ("192.0.2.1", "192.0.2.1:443"),
+            ("[2001:DB8:0::1]:443", "[2001:db8::1]:443"),
+            ("[::ffff:10.0.0.1]", "[::ffff:10.0.0.1]:443"),
+            ("localhost", "localhost:443"),
+        ] {
+            check(&any, named, Ok(name));
+        }
+        assert_eq!(&*any.host("[::1]", 443).unwrap().host, "::1");
+    }
+
+    #[test]
+    fn what_is_no_host_is_not_looked_up() {
+        for named in [
+            "",
+            ".",
+            ":443",
+            "a..test",
+            "a.test:",
+            "a.test:0",
+            "a.test:+443",
+            "a.test:65536",
+            "a.test:443:443",
+            "::1",
+            "::1:443",
+            "[::1",
+            "[::1]443",
+            "[::1%eth0]",
+            "[a.test]",
+            "127.1",
+            "2130706433",
+            "0x7f.0.0.1",
+            "a.0x7f",
+            "*.test",
+            "a b",
+            "a/b",
+            "a@b",
+            "a%00.test",
+            "ü.test",
+        ] {
+            check(&plan(&[], &[]), named, Err(reasons::NAME_MISSING));
+        }
+        let long = "a".repeat(500);
+        check(&plan(&[], &[]), &long, Err(reasons::NAME_MISSING));
+        assert!(plan(&[], &[]).host(&long, 443).unwrap_err().detail.len() < 100);
+    }
+
+    #[test]
+    fn only_hosts_and_ports_that_are_listed_can_be_named() {
+        let some = plan(&["a.test", "*.b.test"], &[8443, 443]);
+        for (named, expected) in [
+            ("a.test", Ok("a.test:8443")),
+            ("x.b.test:443", Ok("x.b.test:443")),
+            ("b.test", Err(reasons::NAME_DENIED)),
+            ("xb.test", Err(reasons::NAME_DENIED)),
+            ("a.test:80", Err(reasons::NAME_DENIED)),
+            ("192.0.2.1", Err(reasons::NAME_DENIED)),
+        ] {
+            check(&some, named, expected);
+        }
+        check(&plan(&[], &[]), "a.test:22", Err(reasons::NAME_DENIED));
+    }
+
+    #[test]
+    fn no_input_panics() {
+        let (any, mut random) = (plan(&[], &[]), fastrand::Rng::with_seed(7));
+        for _ in 0..20_000 {
+            let text: String = (0..random.usize(..24))
+                .map(|_| {
+                    *random.choice(&['a', '.', ':', '[', ']', '0', '9', '-', '*', 'é']).unwrap()
+                })
+                .collect();
+            if let Ok(host) = any.host(&text, 443) {
+                assert_eq!(any.host(&host.name, 443).unwrap(), host, "{text:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! Filters that tell what Sluice and its endpoints do: the health check for load balancers in front, gRPC statistics.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use sluice_testkit::origin;
+use sluice_testkit::peers::Server;
+use sluice_testkit::{Origin, Running, Sluice, http, wait};
+
+fn get(sluice: &Running, path: &str) -> origin::Message {
+    origin::get(sluice.addr("web"), "a", path)
+}
+
+/// A Sluice with these filters on the chain, a rule for everything, and clusters.
+fn start(filters: &str, clusters: &str, more: &str) -> Running {
+    Sluice::new().expect_warning("endpoint is unhealthy").start(&format!(
+        "admin: {{ address: 127.0.0.1:0, writable: true }}\n\
+         listeners: [{{ name: web, address: 127.0.0.1:0, http: {{ routes: main, filters: [{filters}] }} }}]\n\
+         routes: {{ main: {{ cluster: up }} }}\n\
+         clusters: {{ {clusters} }}\n{more}\n"
+    ))
+}
+
+fn set_runtime(sluice: &Running, key: &str, value: &str) {
+    let page = format!("/runtime?key={key}&value={value}");
+    assert_eq!(http::request(sluice.admin_addr(), "POST", &page).unwrap().0, 200);
+}
+
+#[test]
+fn probes_fail_while_clusters_have_too_few_healthy_endpoints() {
+    let origin = Origin::start("a");
+    // Closed as soon as the port is known: nothing listens there.
+    let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let half = format!(
+        "up: {{ endpoints: [\"{}\", \"{gone}\"], health: {{ tcp: true, interval: 50ms, unhealthy_after: 1 }} }}",
+        origin.addr()
+    );
+    for (percent, status) in [("50%", 200), ("51%", 503)] {
+        let filter =
+            format!("{{ health_check: {{ path: /hc, min_healthy: {{ up: {percent} }} }} }}");
+        let sluice = start(&filter, &half, "");
+        wait::until("the other endpoint to be unhealthy", || {
+            let labels = "cluster=\"up\",state=\"unhealthy\"";
+            (sluice.metric("sluice_cluster_endpoints", labels) == 1).then_some(())
+        });
+        assert_eq!(get(&sluice, "/hc").status(), status, "{percent}");
+        assert_eq!(get(&sluice, "/hc/").value("x-origin"), "a", "another path is no probe");
+    }
+}
+
+#[test]
+fn probes_are_told_by_headers_and_fail_on_the_operators_switch() {
+    let origin = Origin::start("a");
+    let filter = "{ health_check: { headers: { x-probe: { prefix: lb } }, fail: maintenance, announce: true } }";
+    let sluice = start(filter, &format!("up: \"{}\"", origin.addr()), "");
+    let probe = |name: &str| {
+        let request = format!("GET /healthz HTTP/1.1\r\nHost: a\r\nX-Probe: {name}\r\n\r\n");
+        origin::Client::connect(sluice.addr("web")).ask(&request)
+    };
+    assert_eq!((probe("lb-1").status(), probe("lb-1").text().as_str()), (200, "ok\n"));
+    assert_eq!(probe("browser").value("x-origin"), "a");
+    assert_eq!(get(&sluice, "/x").values("x-envoy-immediate-health-check-fail").len(), 0);
+    set_runtime(&sluice, "maintenance", "true");
+    assert_eq!((probe("lb-1").status(), probe("lb-1").text().as_str()), (503, "failing\n"));
+    let other = get(&sluice, "/x");
+    assert_eq!((other.status(), other.value("x-origin")), (200, "a"));
+    assert_eq!(other.value("x-envoy-immediate-health-check-fail"), "true");
+    set_runtime(&sluice, "maintenance", "false");
+    assert_eq!(probe("lb-1").status(), 200);
+}
+
+#[test]
+fn probes_pass_through_and_their_status_is_kept() {
+    for (cache, asked) in [("", 3), (", cache: 1h", 1)] {
+        let filter = format!("{{ health_check: {{ path: /flaky/1, pass_through: true{cache} }} }}");
+        let origin = Origin::start("b");
+        let sluice = start(&filter, &format!("up: \"{}\"", origin.addr()), "");
+        let statuses: Vec<u16> = (0..3).map(|_| get(&sluice, "/flaky/1").status()).collect();
+        let expected = if asked == 1 { [503; 3] } else { [503, 200, 200] };
+        assert_eq!((statuses, origin.requests().len()), (expected.to_vec(), asked), "{cache}");
+        set_runtime(&sluice, "health_check.fail", "true");
+        assert_eq!(get(&sluice, "/flaky/1").text(), "failing\n");
+        assert_eq!(origin.requests().len(), asked, "no endpoint is asked while it fails");
+    }
+}
+
+#[test]
+fn probes_fail_before_a_drain_begins() {
+    let origin = Origin::start("a");
+    let up = format!("up: \"{}\"", origin.addr());
+    let mut sluice = start("{ health_check: {} }", &up, "drain: { delay: 1h }");
+    assert_eq!(get(&sluice, "/healthz").status(), 200);
+    sluice.signal("TERM");
+    wait::until("probes to fail", || (get(&sluice, "/healthz").status() == 503).then_some(()));
+    assert_eq!(sluice.page("/ready").0, 503);
+    assert_eq!(get(&sluice, "/x").value("x-origin"), "a", "connections are still accepted");
+    sluice.signal("TERM");
+    assert!(sluice.wait_end().success());
+    // A delay that is over is followed by the drain.
+    let mut sluice = start("{ health_check: {} }", &up, "drain: { delay: 100ms }");
+    sluice.signal("TERM");
+    assert!(sluice.wait_end().success());
+    assert!(sluice.log().contains("drained"), "{}", sluice.log());
+}
+
+/// A message of gRPC with its frame.
+fn message(text: &str) -> Vec<u8> {
+    let length = u32::try_from(text.len()).unwrap().to_be_bytes();
+    [&[0], &length[..], text.as_bytes()].concat()
+}
+
+#[test]
+fn grpc_calls_and_messages_are_counted_by_method() {
+    let answer = |status: u32, messages: &[u8]| {
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: application/grpc\r\nTransfer-Encoding: chunked\r\nTrailer: grpc-status\r\n\r\n";
+        let mut bytes = head.as_bytes().to_vec();
+        if !messages.is_empty() {
+            bytes.extend(format!("{:x}\r\n", messages.len()).into_bytes());
+            bytes.extend([messages, b"\r\n"].concat());
+        }
+        bytes.extend(format!("0\r\ngrpc-status: {status}\r\n\r\n").into_bytes());
+        bytes
+    };
+    let server = Server::start(move |mut stream: std::net::TcpStream| {
+        let mut reader = std::io::BufReader::new(stream.try_clone()?);
+        loop {
+            let request = origin::read_message(&mut reader, false)?;
+            let bytes = match request.path() {
+                "/s.v1.S/One" => answer(0, &message("yes")),
+                "/s.v1.S/Many" => answer(0, &[message("a"), message(""), message("c")].concat()),
+                "/s.v1.S/Fails" => answer(5, b""),
+                "/s.v1.S/Cut" => return Ok(()),
+                _ => answer(12, b""),
+            };
+            std::io::Write::write_all(&mut stream, &bytes)?;
+        }
+    });
+    let filter = "{ grpc_stats: { methods: [s.v1.S, t.T/One] } }";
+    let sluice = start(filter, &format!("up: \"{}\"", server.addr()), "");
+    let call = |path: &str, kind: &str, messages: &[&str]| {
+        let body: Vec<u8> = messages.iter().flat_map(|text| message(text)).collect();
+        let length = body.len();
+        let mut client = origin::Client::connect(sluice.addr("web"));
+        client.send(format!("POST {path} HTTP/1.1\r\nHost: a\r\nContent-Type: {kind}\r\nTE: trailers\r\nContent-Length: {length}\r\n\r\n"));
+        // A message may arrive in pieces.
+        let (first, second) = body.split_at(length.min(3));
+        client.send(first);
+        client.send(second);
+        client.read();
+    };
+    for _ in 0..2 {
+        call("/s.v1.S/One", "application/grpc", &["who?"]);
+    }
+    call("/s.v1.S/Many", "application/grpc+proto", &["a", "bc", ""]);
+    call("/s.v1.S/Fails", "application/grpc", &["x"]);
+    call("/s.v1.S/Cut", "application/grpc", &["x"]);
+    call("/t.T/Two", "application/grpc", &["x"]);
+    call("/s.v1.S/One", "application/json", &["no gRPC"]);
+    let calls = |method: &str, status: &str| {
+        let labels = format!("service=\"s.v1.S\",method=\"{method}\",status=\"{status}\"");
+        sluice.metric("sluice_grpc_calls_total", &labels)
+    };
+    // The last call is counted last.
+    wait::until("all calls to be counted", || {
+        let labels = "service=\"other\",method=\"other\",status=\"12\"";
+        (sluice.metric("sluice_grpc_calls_total", labels) == 1).then_some(())
+    });
+    assert_eq!((calls("One", "0"), calls("Many", "0"), calls("Fails", "5")), (2, 1, 1));
+    assert_eq!(calls("Cut", "14"), 1, "the status that Sluice gave the client");
+    let messages = |method: &str, direction: &str| {
+        let labels = format!("method=\"{method}\",direction=\"{direction}\"");
+        sluice.metric("sluice_grpc_messages_total", &labels)
+    };
+    assert_eq!((messages("One", "request"), messages("One", "response")), (2, 2));
+    assert_eq!((messages("Many", "request"), messages("Many", "response")), (3, 3));
+    assert_eq!((messages("Fails", "request"), messages("Fails", "response")), (1, 0));
+    assert_eq!((messages("other", "request"), messages("other", "response")), (1, 0));
+    // Beyond the limit, methods share their series.
+    let up = format!("up: \"{}\"", server.addr());
+    let sluice = start("{ grpc_stats: { methods: \"*\" } }", &up, "limits: { grpc_series: 0 }");
+    let request = "POST /a.A/One HTTP/1.1\r\nHost: a\r\nContent-Type: application/grpc\r\nContent-Length: 0\r\n\r\n";
+    origin::Client::connect(sluice.addr("web")).ask(request);
+    wait::until("the call to be counted", || {
+        (sluice.metric("sluice_grpc_calls_total", "method=\"other\"") == 1).then_some(())
+    });
+}
