@@ -347,6 +347,7 @@ fn of_forward_proxies() {
     page(
         "mistakes-forward",
         &[
+            ("hosts with a queue", forward("limits: { connections: 5, queue: true }")),
             ("hosts in two ways", relay("forward: true")),
             ("a name for every host", forward("tls: { sni: a.test }")),
             ("checks of hosts that are not known", forward("health: { tcp: true }")),
@@ -453,6 +454,7 @@ fn of_subsets() {
         "mistakes-subsets",
         &[
             ("metadata that nothing looks at", with("")),
+            ("subsets with a queue", with("subsets: { selectors: version, fallback: any_endpoint }\n    limits: { connections: 5, queue: true }")),
             ("subsets by nothing", with("subsets: { fallback: any_endpoint }")),
             ("a selector without keys", with("subsets: { selectors: [[]], fallback: any_endpoint }")),
             ("a key twice", with("subsets: { selectors: [[version, version]], fallback: any_endpoint }")),
@@ -1052,6 +1054,13 @@ fn of_upstreams() {
             ("a split of flows that would be sent unencrypted", flows("relay: { split: { up: 1 } }").replace("[127.0.0.1:7002]", "[127.0.0.1:7002]\n    tls: true")),
             ("waits without attempts", relay("connect_attempts: 1\n    connect_backoff: {}")),
             ("waits before requests", rule("cluster: up").replace("[127.0.0.1:7002]", "[127.0.0.1:7002], connect_backoff: {}")),
+            ("a queue that nothing waits in", relay("limits: { queue: {} }")),
+            ("a queue for requests where connections are relayed", relay("limits: { requests_per_endpoint: 5, queue: true }")),
+            ("a queue for connections where requests are forwarded", rule("cluster: up").replace("[127.0.0.1:7002]", "[127.0.0.1:7002], limits: { connections: 5, queue: true }")),
+            ("a queue for flows", flows("relay: up").replace("[127.0.0.1:7002]", "[127.0.0.1:7002]\n    limits: { connections: 5, queue: true }")),
+            ("a wait for its own endpoint that outlasts the queue", relay("limits: { connections: 5, queue: { timeout: 1s, sticky_timeout: 2s } }")),
+            ("a queue without a place", relay("limits: { connections: 5, queue: { size: 0 } }")),
+            ("an endpoint with a limit on requests where connections are relayed", relay("outlier: none").replace("[127.0.0.1:7002]", "[{ address: 127.0.0.1:7002, limits: { requests: 3 } }]")),
             ("waits that are too long", relay("connect_backoff: { base: 1s }")),
             ("listeners that may lead to each other", "listeners:\n  - { name: a, address: 127.0.0.1:7001, filters: [{ deny: 192.0.2.0/24 }], relay: b }\n  - { name: b, address: 127.0.0.1:7002, relay: a }\nclusters: { a: { endpoints: [127.0.0.1:7001] }, b: { endpoints: [127.0.0.1:7002] } }\n".into()),
         ],

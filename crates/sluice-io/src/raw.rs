@@ -223,6 +223,19 @@ impl RawStream {
         self.replay.is_none() && self.socket.has_ended()
     }
 
+    /// Ready when the peer is gone: the socket failed, or the peer has ended its side and nothing that it sent is unread.
+    /// For a stream that no task reads.
+    pub fn poll_gone(&self, cx: &Context<'_>) -> Poll<()> {
+        ready!(self.socket.poll_ended(cx));
+        if self.socket.has_failed() {
+            return Poll::Ready(());
+        }
+        let mut first = [0; 1];
+        let unread = recv(&self.socket, &mut first, RecvFlags::PEEK);
+        let is_read = self.replay.is_none() && matches!(unread, Ok((0, _)) | Err(_));
+        if is_read { Poll::Ready(()) } else { Poll::Pending }
+    }
+
     /// Lets the data sent from now on wait for [`RawStream::finish`] or the close, which must follow immediately: the
     /// last bytes and the FIN share one packet.
     pub const fn expect_end(&mut self) {

@@ -199,6 +199,20 @@ impl Source {
         Poll::Pending
     }
 
+    /// Ready when the peer has ended its side or the socket has failed; bytes alone do not count. Wakes the task of `cx`
+    /// for every event on the reading side until the socket has failed.
+    pub fn poll_ended(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut sockets = self.reactor.sockets.borrow_mut();
+        let waiting = &mut sockets[self.key];
+        if !waiting.failed {
+            waiting.read.awaited = true;
+            if !waiting.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+                waiting.waker = Some(cx.waker().clone());
+            }
+        }
+        if waiting.read.ever { Poll::Ready(()) } else { Poll::Pending }
+    }
+
     /// Whether an operation in that direction is worth attempting now; does not wait.
     pub fn is_ready(&self, side: Interest) -> bool {
         let mut sockets = self.reactor.sockets.borrow_mut();

@@ -96,6 +96,14 @@ impl Stream {
         }
     }
 
+    /// See [`RawStream::poll_gone`]. Over TLS, a peer that has ended its side expects no more.
+    pub fn poll_gone(&self, cx: &Context<'_>) -> Poll<()> {
+        match self {
+            Self::Raw(raw) => raw.poll_gone(cx),
+            Self::Tls(tls) => tls.raw.socket().poll_ended(cx),
+        }
+    }
+
     /// Sends a close_notify over TLS; has no effect on a bare socket.
     ///
     /// # Errors

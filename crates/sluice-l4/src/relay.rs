@@ -212,7 +212,7 @@ impl Relay {
         let connected = match &to {
             Ok((handle, subset)) => {
                 let affinity = Affinity { subset: *subset, ..affinity };
-                connect(handle, &conn, affinity, name, preface).await
+                connect(handle, &conn, &stream, affinity, name, preface).await
             }
             Err(why) => Err(*why),
         };

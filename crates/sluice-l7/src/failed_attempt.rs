@@ -55,7 +55,7 @@ const TERMINATION: &str = "upstream connect error or disconnect/reset before hea
 
 /// The failure if no endpoint was picked; `shortage` explains why.
 pub(crate) fn no_endpoint(why: Reason, shortage: Option<Box<str>>) -> FailedAttempt {
-    let (details, text) = if why == upstream_reasons::LIMIT {
+    let (details, text) = if upstream_reasons::is_overload(why) {
         ("overload", OVERFLOW)
     } else if why == upstream_reasons::CLUSTER_UNKNOWN {
         ("cluster_not_found", "")

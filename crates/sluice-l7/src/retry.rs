@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use sluice_core::Reason;
 use sluice_io::WorkerCx;
-use sluice_upstream::cluster::{Affinity, RequestClaim, TrafficClass, Tried};
+use sluice_upstream::cluster::{Affinity, RequestClaim, TrafficClass, Tried, WhenFull};
 use sluice_upstream::{ClusterHandle, EndpointState};
 use smallvec::SmallVec;
 
@@ -100,8 +100,10 @@ impl Attempts {
         class: TrafficClass,
         affinity: Affinity<'_>,
         avoid: RetryAvoid,
+        when_full: WhenFull,
     ) -> Result<(Arc<EndpointState>, RequestClaim), Reason> {
-        let pick = |tried: Tried<'_>| handle.pick_for_request(worker, class, affinity, tried);
+        let pick =
+            |tried: Tried<'_>| handle.pick_for_request(worker, class, affinity, tried, when_full);
         if self.endpoints.is_empty() || avoid == RetryAvoid::Nothing {
             return pick(Tried::NOTHING);
         }

@@ -13,13 +13,14 @@ use sluice_core::settings::{
     FieldShape, Members, Named, OrNone, OrZero, Plain, Short, ShortForm, Window, bind_scalar,
     suggest_word, wrong_kind,
 };
-use sluice_core::value::{Authority, NamePattern, Percent, WordPattern, parse_size, show_size};
+use sluice_core::value::{Authority, NamePattern, WordPattern, parse_size, show_size};
 use sluice_core::{
     Cidr, Diags, Endpoint, ListenAddress, Name, Node, Path, SecretText, Setting, Shape, Spanned,
     Value, choice, section,
 };
 
 pub mod balancing;
+pub mod cluster_limits;
 pub mod discovery;
 pub mod health;
 pub mod http;
@@ -33,6 +34,7 @@ pub use balancing::{
     ApertureSize, Balancer, Failover, LocalityName, LocalityWeights, OwnNode, Priority, SessionTtl,
     SlowStart, ZoneAware,
 };
+pub use cluster_limits::{ClusterLimits, EndpointLimits, Queue};
 pub use discovery::{Dns, Egress, Family, Forward, NameMode, Refresh};
 pub use health::{Health, Outlier};
 pub use http::Http;
@@ -669,6 +671,8 @@ section! {
         pub priority: Priority = "0",
         /// Where it is: a zone, region/zone or region/zone/sub-zone.
         pub locality: Option<Spanned<LocalityName>>,
+        /// Its own limits.
+        pub limits: Option<Spanned<EndpointLimits>>,
         /// What it is told apart by, for `subsets` of the cluster: a value for each key, or several in a list, of which
         /// each counts.
         pub metadata: Option<Spanned<MetadataEntries>>,
@@ -728,26 +732,6 @@ section! {
         pub alpn: Vec<String>,
         /// The oldest TLS version accepted.
         pub min_version: TlsVersion = "1.2",
-    }
-}
-
-section! {
-    /// Circuit breaker limits, over all workers unless stated otherwise.
-    pub struct ClusterLimits {
-        /// Maximum number of concurrent connections.
-        pub connections: OrNone<NonZeroU64> = "none",
-        /// Maximum number of concurrent connections to one endpoint.
-        pub connections_per_endpoint: OrNone<NonZeroU64> = "none",
-        /// Maximum number of concurrent HTTP requests.
-        pub requests: OrNone<NonZeroU64> = "none",
-        /// Maximum number of concurrent HTTP requests to one endpoint.
-        pub requests_per_endpoint: OrNone<NonZeroU64> = "none",
-        /// Maximum number of HTTP requests waiting for a connection, per worker.
-        pub pending: u64 = "1024",
-        /// Maximum number of retries in flight, per worker; `retry_share` of the requests in flight if that is more.
-        pub retries: u64 = "3",
-        /// The share of a worker's requests in flight that may be retries (retry budget); with 0%, `retries` alone counts.
-        pub retry_share: Percent = "20%",
     }
 }
 

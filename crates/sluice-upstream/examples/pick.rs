@@ -13,7 +13,7 @@ use sluice_core::clock::ClockOrigin;
 use sluice_io::WorkerCx;
 use sluice_upstream::balance::subsets::{SelectorPlan, SubsetFallback, SubsetsPlan};
 use sluice_upstream::balance::{BalancePlan, BalancingPlan, FailoverPlan, LocalityPlan};
-use sluice_upstream::cluster::{Affinity, Member, TrafficClass, Tried};
+use sluice_upstream::cluster::{Affinity, Member, TrafficClass, Tried, WhenFull};
 use sluice_upstream::endpoint::EjectionKind;
 use sluice_upstream::{
     Balance, Cluster, ClusterHandle, ClusterPlan, ClusterSettings, EndpointMetadata,
@@ -54,8 +54,8 @@ fn main() {
         let hash = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let subset = if divided { asked.next() } else { None };
         let affinity = Affinity { subset, ..Affinity::hashed(Some(hash)) };
-        let picked =
-            handle.pick_for_request(&worker, TrafficClass::Request, affinity, Tried::NOTHING);
+        let (class, tried) = (TrafficClass::Request, Tried::NOTHING);
+        let picked = handle.pick_for_request(&worker, class, affinity, tried, WhenFull::Refuse);
         std::hint::black_box(picked.unwrap());
     }
 }

@@ -23,12 +23,15 @@ use crate::plan::{ClusterPlan, ClusterSettings};
 
 mod affinity;
 mod breakers;
+mod claim;
 mod eligibility;
 mod fallback;
 mod fleet;
 mod handle;
 mod named;
+mod queue;
 mod reserve;
+mod session;
 mod shortage;
 mod source_table;
 mod standings;
@@ -36,12 +39,15 @@ mod standings;
 pub use affinity::{Affinity, ClientSession, PreferredEndpoint, SESSION_MAX};
 use breakers::WorkerCounts;
 pub use breakers::{Breaker, BreakerLimit, WorkerShare};
+pub use claim::{Claim, RequestClaim};
 pub use eligibility::{Eligibility, Ineligible};
 pub use fallback::FALLBACKS_MAX;
 use fleet::FleetLinks;
-pub use handle::{Claim, ClusterHandle, RequestClaim, Tried};
+pub use handle::{ClusterHandle, Tried, WhenFull};
 use named::HostDesk;
 pub(crate) use named::HostQuestion;
+pub use queue::QueuedRoom;
+use queue::WaitQueue;
 pub use reserve::TrafficClass;
 use source_table::SourceTable;
 use standings::Standings;
@@ -67,12 +73,14 @@ pub struct Cluster {
     overrides: ArcSwap<ClusterOverrides>,
     active: AtomicU64,
     /// The part of `active` that is pooled.
-    shared: AtomicU64,
+    pooled: AtomicU64,
     requests: AtomicU64,
     /// Requests that wait for a connection.
     pending: Arc<WorkerCounts>,
     /// Retries in flight.
     retries: Arc<WorkerCounts>,
+    /// What waits for an endpoint; created when a plan first has a queue.
+    queue: OnceLock<Box<WaitQueue>>,
     /// Whether a part of the limits is reserved for side calls.
     reserves: AtomicBool,
     /// Grows when settings change, so that connections made under other settings are not reused.
@@ -144,6 +152,26 @@ impl Membership {
         self.endpoints.iter().find(|endpoint| *endpoint.name == *name)
     }
 
+    /// Whether a pick is not made among all members: with subsets, or if clients name the endpoints.
+    fn is_divided(&self) -> bool {
+        self.subsets.is_some() || !self.hosts.is_empty()
+    }
+
+    /// Whether `endpoint` is a member that gets traffic.
+    fn offers(&self, endpoint: &Arc<EndpointState>) -> bool {
+        let index = self.with_id(endpoint.id);
+        index.is_some_and(|index| {
+            Arc::ptr_eq(&self.endpoints[index as usize], endpoint)
+                && self.balancer.offers(index, endpoint)
+        })
+    }
+
+    /// The members that get traffic.
+    fn served(&self) -> impl Iterator<Item = &Arc<EndpointState>> {
+        let all = (0..).zip(&*self.endpoints);
+        all.filter(|(index, endpoint)| self.balancer.offers(*index, endpoint)).map(|(_, it)| it)
+    }
+
     /// The index of the endpoint with this ID.
     fn with_id(&self, id: EndpointId) -> Option<u32> {
         let mut ids = self.endpoints.iter().map(|endpoint| endpoint.id).zip(0..);
@@ -182,7 +210,12 @@ impl Cluster {
     pub fn new(plan: Arc<ClusterPlan>) -> Self {
         let (none, balancer) = (Arc::default(), LoadBalancer::default());
         let members = Membership::new(0, Arc::new([]), Arc::new([]), none, balancer, None);
+        let queue = OnceLock::new();
+        if plan.queue.is_some() {
+            queue.get_or_init(Box::default);
+        }
         Self {
+            queue,
             name: Arc::clone(&plan.name),
             plan: ArcSwap::new(plan),
             configured: AtomicBool::new(true),
@@ -193,7 +226,7 @@ impl Cluster {
             had_subsets: AtomicBool::new(false),
             overrides: ArcSwap::default(),
             active: AtomicU64::new(0),
-            shared: AtomicU64::new(0),
+            pooled: AtomicU64::new(0),
             requests: AtomicU64::new(0),
             pending: Arc::default(),
             retries: Arc::default(),
@@ -218,8 +251,12 @@ impl Cluster {
 
     /// Puts another plan in force; membership follows with the next [`Cluster::publish`].
     pub fn set_plan(&self, plan: Arc<ClusterPlan>) {
+        if plan.queue.is_some() {
+            self.queue.get_or_init(Box::default);
+        }
         self.plan.store(plan);
         self.configured.store(true, Relaxed);
+        self.review_queue();
     }
 
     /// Takes the plan out of force, for a cluster that was removed. Returns the endpoints, which have left with it.
@@ -248,6 +285,7 @@ impl Cluster {
     /// Announces that an endpoint was ejected or its health changed. From any thread.
     pub(crate) fn announce(&self) {
         self.changed.notify_one();
+        self.review_queue();
     }
 
     /// Waits for a change of membership, of an endpoint's health, or an ejection. For one task at a time: each change
@@ -296,10 +334,9 @@ impl Cluster {
         let mut traits: Vec<EndpointTraits> = Vec::with_capacity(members.len());
         for member in members {
             let key = (&member.target, member.name.as_ref());
-            // The same address declared twice is one endpoint with the weight of both.
+            // The same address declared twice is one endpoint with the weight and the limits of both.
             if let Some(place) = places.get(&key) {
-                let weight = &mut traits[*place].weight;
-                *weight = weight.saturating_add(member.traits.weight);
+                traits[*place].add(&member.traits);
                 continue;
             }
             places.insert(key, endpoints.len());
@@ -330,6 +367,9 @@ impl Cluster {
             endpoints.push(endpoint);
             traits.push(member.traits.clone());
         }
+        for (endpoint, traits) in endpoints.iter().zip(&traits) {
+            endpoint.set_limits(traits.limits);
+        }
         let left = known.into_values().cloned().collect();
         let (endpoints, traits): (Arc<[_]>, Arc<[_]>) = (endpoints.into(), traits.into());
         let version = old.version + 1;
@@ -338,7 +378,7 @@ impl Cluster {
             let hosts = Arc::new(named.zip(0..).collect());
             let balancer = LoadBalancer::default();
             self.members.store(Membership::new(version, endpoints, traits, hosts, balancer, None));
-            self.changed.notify_one();
+            self.announce();
             return left;
         }
         let mut standings = self.standings.lock().unwrap_or_else(PoisonError::into_inner);
@@ -358,7 +398,7 @@ impl Cluster {
         }
         let none = Arc::default();
         self.members.store(Membership::new(version, endpoints, traits, none, balancer, subsets));
-        self.changed.notify_one();
+        self.announce();
         self.tell_followers();
         left
     }
@@ -412,6 +452,7 @@ impl Cluster {
             let none = Arc::default();
             self.members
                 .store(Membership::new(version, endpoints, traits, none, balancer, subsets));
+            self.review_queue();
             self.tell_followers();
         }
         followed.again_at
@@ -451,7 +492,7 @@ impl Cluster {
 
     /// The load of all endpoints: relayed connections plus requests. Requests are counted only if the plan needs them.
     fn load(&self) -> u64 {
-        let relayed = self.active().saturating_sub(self.shared.load(Relaxed));
+        let relayed = self.active().saturating_sub(self.pooled.load(Relaxed));
         relayed + self.requests()
     }
 }

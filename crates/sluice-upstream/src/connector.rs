@@ -5,7 +5,7 @@
 //! preface. Keeps: each endpoint is attempted once per connection; every attempt is in the connection's record; nothing
 //! from the client is sent before an attempt has succeeded, so that a retry is always safe.
 
-use std::future::poll_fn;
+use std::future::{Future as _, poll_fn};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -33,7 +33,7 @@ mod socket_options;
 
 pub use socket_options::prepare_datagrams;
 
-use crate::cluster::{Affinity, Claim, ClusterHandle};
+use crate::cluster::{Affinity, Claim, ClusterHandle, FALLBACKS_MAX, Tried, WhenFull};
 use crate::egress::EgressDenial;
 use crate::endpoint::{EndpointState, Target};
 use crate::forward::ForwardFailure;
@@ -62,14 +62,15 @@ pub struct Preface {
     pub starttls: Option<(&'static [u8], u8)>,
 }
 
-/// Connects to an endpoint of the cluster, or of one that serves in its place; `preface` is what that one is sent first.
-/// `name` is the server name that the client sent, by which a cluster with `forward` finds the endpoint.
+/// Connects to an endpoint of the cluster, or of one that serves in its place, for `client`; `preface` is what that one is
+/// sent first. `name` is the server name that the client sent, by which a cluster with `forward` finds the endpoint.
 ///
 /// # Errors
 /// The reason of the last attempt, or why none could be made.
 pub async fn connect(
     handle: &Rc<ClusterHandle>,
     conn: &Conn,
+    client: &Stream,
     affinity: Affinity<'_>,
     name: Option<&str>,
     preface: impl Fn(&ClusterHandle) -> Preface,
@@ -78,7 +79,7 @@ pub async fn connect(
         let _ = conn.info.reach().cluster.set(Arc::clone(&handle.cluster.name));
         (Rc::clone(handle), claim_host(handle, conn, name).await)
     } else {
-        handle.pick_or_fall_back(&conn.worker, affinity)
+        pick_first(handle, conn, client, affinity).await
     };
     let mut first = Some(first);
     let (plan, preface) = (handle.cluster.plan(), preface(&handle));
@@ -92,7 +93,10 @@ pub async fn connect(
         {
             back_off(conn, backoff.bound(tried.len())).await;
         }
-        let picked = first.take().unwrap_or_else(|| handle.pick(&conn.worker, affinity, &tried));
+        let picked = match first.take() {
+            Some(first) => first,
+            None => pick(&handle, conn, client, affinity, &tried).await,
+        };
         let claim = match picked {
             Ok(claim) => claim,
             // The failure of an attempt is more informative than that no endpoint is left.
@@ -149,6 +153,48 @@ pub async fn connect(
         }
     }
     Err(last.unwrap_or(reasons::NO_HEALTHY))
+}
+
+/// Picks the endpoint of the first attempt; of the clusters that serve in place of this one if it has none that is
+/// usable. Returns the handle of the last cluster that was asked.
+async fn pick_first(
+    handle: &Rc<ClusterHandle>,
+    conn: &Conn,
+    client: &Stream,
+    affinity: Affinity<'_>,
+) -> (Rc<ClusterHandle>, Result<Claim, Reason>) {
+    let mut handle = Rc::clone(handle);
+    for _ in 0..FALLBACKS_MAX {
+        match pick(&handle, conn, client, affinity, &[]).await {
+            Err(why) if let Some(next) = handle.fall_back(&conn.worker, why) => handle = next,
+            picked => return (handle, picked),
+        }
+    }
+    let picked = pick(&handle, conn, client, affinity, &[]).await;
+    (handle, picked)
+}
+
+/// Picks an endpoint that was not `tried`, and waits in the queue of the cluster if need be, as long as the client does.
+async fn pick(
+    handle: &Rc<ClusterHandle>,
+    conn: &Conn,
+    client: &Stream,
+    affinity: Affinity<'_>,
+    tried: &[Arc<str>],
+) -> Result<Claim, Reason> {
+    match handle.pick(&conn.worker, affinity, tried, WhenFull::Wait) {
+        Err(why) if why == reasons::LIMIT && handle.has_queue() => {
+            let tried = Tried::endpoints(tried);
+            // Boxed, so that connections that do not wait have no room for it.
+            let mut waiting = Box::pin(handle.wait_for_room(&conn.worker, affinity, tried));
+            poll_fn(|cx| match client.poll_gone(cx) {
+                Poll::Ready(()) => Poll::Ready(Err(end::DOWNSTREAM_CLOSED)),
+                Poll::Pending => waiting.as_mut().poll(cx),
+            })
+            .await
+        }
+        picked => picked,
+    }
 }
 
 /// Claims the host that the client named by the server name of its TLS.

@@ -1,8 +1,7 @@
 //! The state of one endpoint at run time.
 //!
-//! Owns: its counts and its health. Refuses to know: why a connection is made. Keeps: `active` counts leases, each
-//! given back on drop; the ejected bit is set by the thread that crosses the threshold (compare-and-swap) and cleared
-//! by the control thread.
+//! Owns: its identity and its health. Refuses to know: why a connection is made. Keeps: the ejected bit is set by the
+//! thread that crosses the threshold (compare-and-swap) and cleared by the control thread.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -23,12 +22,18 @@ mod checked;
 pub(crate) mod counts;
 mod ejection;
 mod latency;
+mod load;
 mod traits;
 
 pub use checked::{ConnectTo, EndpointCheck};
 use counts::OutlierCounts;
 pub use ejection::EjectionKind;
 pub use latency::PeakLatency;
+#[cfg(test)]
+pub(crate) use load::CountedLoad;
+use load::EndpointLoad;
+pub(crate) use load::count_below;
+pub use load::{EndpointLimits, LoadKind};
 pub use traits::{EndpointTraits, Locality, PRIORITY_MAX};
 
 /// The names of endpoints that left a cluster. A set, since there may be thousands, and workers look each of theirs up.
@@ -103,10 +108,7 @@ pub struct EndpointState {
     is_listed: bool,
     /// Whether a client has named it since the control thread last looked.
     used: AtomicBool,
-    active: AtomicU64,
-    /// The part of `active` that is pooled; the requests that those connections carry count instead.
-    shared: AtomicU64,
-    requests: AtomicU64,
+    load: EndpointLoad,
     total: AtomicU64,
     /// What became of its traffic.
     pub(crate) counts: OutlierCounts,
@@ -179,9 +181,7 @@ impl EndpointState {
             is_forwarded,
             is_listed: false,
             used: AtomicBool::new(false),
-            active: AtomicU64::new(0),
-            shared: AtomicU64::new(0),
-            requests: AtomicU64::new(0),
+            load: EndpointLoad::default(),
             total: AtomicU64::new(0),
             counts: OutlierCounts::default(),
             latency: PeakLatency::default(),
@@ -284,22 +284,6 @@ impl EndpointState {
     /// Whether the last connection to the endpoint led to a listener of this process.
     pub fn is_ours(&self) -> bool {
         self.ours.load(Relaxed)
-    }
-
-    /// Current connections.
-    pub fn active(&self) -> u64 {
-        self.active.load(Relaxed)
-    }
-
-    /// The current load, as balancers weigh it: relayed connections plus requests.
-    pub fn load(&self) -> u64 {
-        let relayed = self.active.load(Relaxed).saturating_sub(self.shared.load(Relaxed));
-        relayed + self.requests.load(Relaxed)
-    }
-
-    /// Requests in flight.
-    pub fn requests(&self) -> u64 {
-        self.requests.load(Relaxed)
     }
 
     /// Connections made in total.
@@ -416,25 +400,6 @@ impl EndpointState {
         self.why_ejected.load_full().filter(|_| self.is_ejected())
     }
 
-    /// Counts a connection; the count is given back when the lease is dropped.
-    pub fn lease(self: &Arc<Self>) -> Lease {
-        self.active.fetch_add(1, Relaxed);
-        Lease { endpoint: Arc::clone(self), shared: false }
-    }
-
-    /// Counts a pooled connection, which carries the requests of many clients; given back when the lease is dropped.
-    pub fn lease_shared(self: &Arc<Self>) -> Lease {
-        self.shared.fetch_add(1, Relaxed);
-        self.active.fetch_add(1, Relaxed);
-        Lease { endpoint: Arc::clone(self), shared: true }
-    }
-
-    /// Counts a request; the count is given back when the value is dropped.
-    pub fn lease_request(self: &Arc<Self>) -> RequestLease {
-        self.requests.fetch_add(1, Relaxed);
-        RequestLease(Arc::clone(self))
-    }
-
     /// Notes that a connection was made.
     pub fn succeeded(&self) {
         self.count_connection();
@@ -487,43 +452,5 @@ impl EndpointState {
         self.counts.end_streaks();
         self.ejected_until.store(None);
         self.ejected.store(false, Relaxed);
-    }
-}
-
-/// A connection's claim on an endpoint.
-#[derive(Debug)]
-pub struct Lease {
-    endpoint: Arc<EndpointState>,
-    shared: bool,
-}
-
-impl Lease {
-    /// The endpoint.
-    pub const fn endpoint(&self) -> &Arc<EndpointState> {
-        &self.endpoint
-    }
-
-    /// Whether it is that of a pooled connection.
-    pub(crate) const fn is_shared(&self) -> bool {
-        self.shared
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        if self.shared {
-            self.endpoint.shared.fetch_sub(1, Relaxed);
-        }
-        self.endpoint.active.fetch_sub(1, Relaxed);
-    }
-}
-
-/// A request's claim on an endpoint.
-#[derive(Debug)]
-pub struct RequestLease(Arc<EndpointState>);
-
-impl Drop for RequestLease {
-    fn drop(&mut self) {
-        self.0.requests.fetch_sub(1, Relaxed);
     }
 }

@@ -13,7 +13,7 @@ use sluice_tls::ClientTls;
 
 use crate::balance::BalancingPlan;
 use crate::egress::{EgressDenial, EgressPolicy};
-use crate::endpoint::{EndpointState, EndpointTraits};
+use crate::endpoint::{EndpointState, EndpointTraits, LoadKind};
 use crate::forward::ForwardPlan;
 use crate::hops;
 
@@ -98,6 +98,8 @@ pub struct ClusterSettings {
     pub connections_max: Option<u64>,
     /// Concurrent connections to one endpoint, over all workers.
     pub endpoint_connections_max: Option<u64>,
+    /// Where connections and requests wait that exceed these limits; `None` refuses them.
+    pub queue: Option<QueuePlan>,
     /// What happens to connections whose endpoint leaves.
     pub on_endpoint_removed: OnRemoved,
     /// What happens to connections and flows whose endpoint becomes unhealthy or is ejected.
@@ -115,6 +117,38 @@ pub struct ClusterSettings {
 }
 
 impl ClusterSettings {
+    /// The limit of `load` over all endpoints.
+    pub const fn limit_of(&self, load: LoadKind) -> Option<u64> {
+        match load {
+            LoadKind::Connection => self.connections_max,
+            LoadKind::Request => self.requests_max,
+        }
+    }
+
+    /// The limit of `load` at each endpoint that has none of its own.
+    pub const fn endpoint_limit_of(&self, load: LoadKind) -> Option<u64> {
+        match load {
+            LoadKind::Connection => self.endpoint_connections_max,
+            LoadKind::Request => self.endpoint_requests_max,
+        }
+    }
+
+    /// Whether an endpoint is not picked among all of the cluster, which a queue needs: there are subsets, or clients name
+    /// the endpoints.
+    pub const fn picks_among_parts(&self) -> bool {
+        self.forward.is_some() || self.balancing.subsets.is_some()
+    }
+
+    /// Whether the cluster counts `load`: requests only if a limit or the balancer needs it.
+    pub fn counts(&self, load: LoadKind) -> bool {
+        match load {
+            LoadKind::Connection => true,
+            LoadKind::Request => {
+                self.requests_max.is_some() || self.balancing.balance.load_max().is_some()
+            }
+        }
+    }
+
     /// Whether nothing that happens to an endpoint closes its connections.
     pub fn keeps_connections(&self) -> bool {
         self.on_endpoint_removed == OnRemoved::Keep
@@ -154,6 +188,7 @@ impl ClusterSettings {
                 retry_percent: 20,
                 connections_max: None,
                 endpoint_connections_max: None,
+                queue: None,
                 on_endpoint_removed: OnRemoved::Keep,
                 on_endpoint_unhealthy: OnUnhealthy::Keep,
                 dns: DnsPlan {
@@ -176,6 +211,17 @@ impl ClusterSettings {
         });
         Arc::clone(&BARE)
     }
+}
+
+/// Where what exceeds the limits of a cluster waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct QueuePlan {
+    /// The most connections and requests that wait, over all workers.
+    pub size: u64,
+    /// How long each may wait.
+    pub timeout: Duration,
+    /// How long what has a session or a hash waits for its own endpoint before others will do.
+    pub own_timeout: Duration,
 }
 
 /// Waits between attempts to connect: random ones, whose bound grows.

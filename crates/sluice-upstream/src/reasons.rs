@@ -13,6 +13,8 @@ sluice_core::reasons! {
     NO_SUBSET = "upstream.no_subset", Handle, Upstream, "UH", "The cluster has `subsets`, no endpoint has the metadata that the connection or request asks for (`endpoint_metadata`), and there is no fallback. The detail lists the subsets. Correct `endpoint_metadata` or the `metadata` of the endpoints, or set `fallback` of the subsets.";
     SESSION = "upstream.session", Handle, Upstream, "UH", "The endpoint of the client's session is not usable, at a limit or gone, and `strict` allows no other. See `/clusters` on the admin address; remove `strict` from `sticky` if another endpoint can serve the client.";
     LIMIT = "upstream.limit", Handle, Local, "UO", "A limit of the cluster was reached; the detail names it. Raise it under the cluster's `limits`, or add endpoints.";
+    QUEUE_FULL = "upstream.queue_full", Handle, Local, "UO", "Every endpoint was at its limit, and as many connections or requests waited as `limits.queue.size` of the cluster allows. Add endpoints, raise the limit that the detail names if the service can bear more, or raise `size`.";
+    QUEUE_TIMEOUT = "upstream.queue_timeout", Handle, Local, "UO", "Every endpoint was at its limit, and none had room within `limits.queue.timeout` of the cluster. Add endpoints, raise the limit that the detail names if the service can bear more, or raise `timeout`.";
     DNS = "upstream.dns", Handle, Upstream, "DF", "No host name of the cluster could be resolved; the detail contains the name server's response. Check the name in `endpoints` and the cluster's `dns.servers`.";
     EGRESS = "upstream.egress", Handle, Local, "-", "The cluster's `egress` denies the address; the detail says why. The owner of the name, or the client that chose it, points inside your network. If traffic may go there, add the address to `egress: { allow: [...] }` of the cluster.";
     REFUSED = "upstream.refused", Handle, Upstream, "UF", "The endpoint refused the connection; the detail names it. Check that the service runs and listens on that address and port.";
@@ -36,6 +38,11 @@ const EMFILE: i32 = 24;
 const EAFNOSUPPORT: i32 = 97;
 const EADDRNOTAVAIL: i32 = 99;
 const ENOBUFS: i32 = 105;
+
+/// Whether the cluster had no room: at a limit, without a queue or after waiting in it.
+pub fn is_overload(why: Reason) -> bool {
+    [LIMIT, QUEUE_FULL, QUEUE_TIMEOUT].contains(&why)
+}
 
 /// The reason for an error of `socket(2)` or `connect(2)`. What the process or the system lacks is not the endpoint's
 /// fault.

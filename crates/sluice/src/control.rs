@@ -383,6 +383,7 @@ impl Control {
         self.tell_certificates();
         self.vitals.tell_endpoints(self.clusters.borrow().iter(), bound);
         self.vitals.tell_breakers(self.clusters.borrow().iter(), reserve_percent);
+        self.vitals.tell_queues(self.clusters.borrow().iter());
         self.vitals.measure_process();
         self.forget_names();
         self.registry.render()

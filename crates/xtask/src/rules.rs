@@ -213,6 +213,10 @@ const LOCKS: &[(&str, &str)] = &[
     ("sluice-tls/src/server.rs", "taken when a configuration is built"),
     ("sluice-tls/src/store.rs", "taken when a configuration is built"),
     ("sluice-upstream/src/cluster.rs", "taken by the resolver, and for the detail of a failure"),
+    (
+        "sluice-upstream/src/cluster/queue.rs",
+        "only ever tried: a worker that finds it taken leaves a message",
+    ),
     ("sluice-upstream/src/cluster/fleet.rs", "taken when the endpoints of a cluster change"),
     ("sluice-upstream/src/directory.rs", "taken when a resource is compiled; look-ups have a map"),
     ("sluice-upstream/src/hops.rs", "taken for connections to listeners of this process"),

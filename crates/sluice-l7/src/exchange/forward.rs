@@ -15,7 +15,7 @@ use sluice_codec::{ErrorKind, HttpError, HttpStream, Known};
 use sluice_core::Reason;
 use sluice_core::connection::Attempt;
 use sluice_core::reason::Side;
-use sluice_upstream::cluster::{FALLBACKS_MAX, RequestClaim, TrafficClass};
+use sluice_upstream::cluster::{FALLBACKS_MAX, RequestClaim, TrafficClass, WhenFull};
 use sluice_upstream::reasons as upstream_reasons;
 use sluice_upstream::{EndpointState, SubsetKey};
 
@@ -137,7 +137,7 @@ impl RequestTask {
             self.summary.attempts.last().and_then(Attempt::cause).or(failed.said.detail);
         let body = self.failure_body(failed.text, why);
         let reply = Reply::new(failed.status, why, failed.details, body);
-        let is_overload = why == upstream_reasons::LIMIT && forwarding.options.envoy_headers;
+        let is_overload = upstream_reasons::is_overload(why) && forwarding.options.envoy_headers;
         Stop::reply(if is_overload { reply.with("x-envoy-overloaded", "true") } else { reply })
     }
 
@@ -148,7 +148,7 @@ impl RequestTask {
         forwarding: &mut Forwarding,
     ) -> Result<(), AttemptError> {
         let worker = Rc::clone(self.worker());
-        let (endpoint, _claim) = self.pick_or_fall_back(forwarding)?;
+        let (endpoint, _claim) = self.pick_or_fall_back(down, forwarding).await?;
         let pool = Rc::clone(&forwarding.pool);
         self.deadlines.start(Deadline::Attempt, worker.now());
         if forwarding.options.attempt_in_request {
@@ -243,17 +243,31 @@ impl RequestTask {
 
     /// Picks the endpoint of the next attempt; of the clusters that serve in place of this one if it has none that is
     /// usable.
-    fn pick_or_fall_back(
+    async fn pick_or_fall_back(
         &mut self,
+        down: &mut HttpStream,
         forwarding: &mut Forwarding,
-    ) -> Result<(Arc<EndpointState>, RequestClaim), FailedAttempt> {
+    ) -> Result<(Arc<EndpointState>, RequestClaim), AttemptError> {
         loop {
-            let failed = match self.pick(forwarding) {
-                Err(failed) if forwarding.fallbacks_left > 0 => failed,
-                picked => return picked,
+            let why = match self.pick(forwarding) {
+                Ok(picked) => return Ok(picked),
+                Err(why) => why,
             };
-            let handle = &forwarding.pool.handle;
-            let Some(next) = handle.cluster.fallback_for(failed.why) else { return Err(failed) };
+            let handle = Rc::clone(&forwarding.pool.handle);
+            let waits = why == upstream_reasons::LIMIT && handle.has_queue();
+            let why = if waits {
+                // Boxed, so that requests that do not wait have no room for it.
+                match Box::pin(self.wait_for_room(down, forwarding)).await? {
+                    Ok(picked) => return Ok(picked),
+                    Err(why) => why,
+                }
+            } else {
+                why
+            };
+            let next = handle.cluster.fallback_for(why).filter(|_| forwarding.fallbacks_left > 0);
+            let Some(next) = next else {
+                return Err(no_endpoint(why, handle.cluster.shortage(why)).into());
+            };
             let worker = Rc::clone(self.worker());
             handle.count_fallback(&worker);
             let pool = self.manager.shared.pools.to(&next, &worker);
@@ -268,17 +282,29 @@ impl RequestTask {
     fn pick(
         &self,
         forwarding: &mut Forwarding,
-    ) -> Result<(Arc<EndpointState>, RequestClaim), FailedAttempt> {
+    ) -> Result<(Arc<EndpointState>, RequestClaim), Reason> {
         let Forwarding { pool, options, hash, named, subset, attempts, .. } = forwarding;
         let (handle, class) = (&pool.handle, TrafficClass::Request);
         if let Some(endpoint) = named {
-            let claim = handle.claim_named_for_request(self.worker(), endpoint);
-            let claim = claim.map_err(|why| no_endpoint(why, handle.cluster.shortage(why)))?;
+            let claim = handle.claim_named_for_request(self.worker(), endpoint)?;
             return Ok((Arc::clone(endpoint), claim));
         }
         let affinity = affinity(&self.values, *hash, subset.as_deref());
-        let picked = attempts.pick(handle, self.worker(), class, affinity, options.retry.avoid);
-        picked.map_err(|why| no_endpoint(why, handle.cluster.shortage(why)))
+        let avoid = options.retry.avoid;
+        attempts.pick(handle, self.worker(), class, affinity, avoid, WhenFull::Wait)
+    }
+
+    /// Waits in the queue of the cluster, as long as the client and its deadlines do.
+    async fn wait_for_room(
+        &mut self,
+        down: &mut HttpStream,
+        forwarding: &Forwarding,
+    ) -> Result<Result<(Arc<EndpointState>, RequestClaim), Reason>, AttemptError> {
+        let worker = Rc::clone(self.worker());
+        let affinity = affinity(&self.values, forwarding.hash, forwarding.subset.as_deref());
+        let waiting = forwarding.pool.handle.wait_for_request(&worker, affinity);
+        let waited = self.guarded(down, self.deadlines.overall(), waiting).await?;
+        waited.ok_or_else(|| self.overall_timed_out().into())
     }
 
     /// Whether a failed attempt is no evidence against its endpoint: the endpoint left the cluster, its reused

@@ -26,6 +26,7 @@ mod held;
 pub(crate) mod kit;
 mod mirror;
 mod pieces;
+mod queue;
 mod redirects;
 mod reroute;
 mod retries;

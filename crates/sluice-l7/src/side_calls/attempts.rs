@@ -11,7 +11,7 @@ use std::time::Duration;
 use sluice_core::connection::Attempt;
 use sluice_io::timers::Timer;
 use sluice_upstream::EndpointState;
-use sluice_upstream::cluster::{Affinity, RequestClaim, TrafficClass};
+use sluice_upstream::cluster::{Affinity, RequestClaim, TrafficClass, WhenFull};
 
 use super::{SideCallError, SideCallGuard, SideCalls, SideRequest};
 use crate::errors::Cause;
@@ -124,7 +124,14 @@ impl SideCalls {
     ) -> Result<(Arc<EndpointState>, RequestClaim), FailedAttempt> {
         let (handle, class) = (&pool.handle, TrafficClass::SideCall);
         let CallAttempts { attempts, plan, .. } = so_far;
-        let picked = attempts.pick(handle, &self.worker, class, Affinity::default(), plan.avoid);
+        let picked = attempts.pick(
+            handle,
+            &self.worker,
+            class,
+            Affinity::default(),
+            plan.avoid,
+            WhenFull::Refuse,
+        );
         picked.map_err(|why| no_endpoint(why, handle.cluster.shortage(why)))
     }
 }

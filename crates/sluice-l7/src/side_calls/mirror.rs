@@ -16,7 +16,7 @@ use sluice_core::limits::Limit;
 use sluice_io::WorkerCx;
 use sluice_io::buffers::Charge;
 use sluice_io::timers::Timer;
-use sluice_upstream::cluster::{Affinity, TrafficClass};
+use sluice_upstream::cluster::{Affinity, TrafficClass, WhenFull};
 
 use super::{CallKind, SideCalls, SideRequest};
 use crate::attempts::AttemptGuard;
@@ -124,7 +124,14 @@ impl SideCalls {
         let _in_flight = pool.enter_request();
         let (affinity, avoid) = (Affinity::default(), RetryAvoid::Nothing);
         let (handle, class) = (&pool.handle, TrafficClass::Request);
-        let picked = Attempts::default().pick(handle, &self.worker, class, affinity, avoid);
+        let picked = Attempts::default().pick(
+            handle,
+            &self.worker,
+            class,
+            affinity,
+            avoid,
+            WhenFull::Refuse,
+        );
         let (endpoint, _claim) =
             picked.map_err(|why| no_endpoint(why, handle.cluster.shortage(why)))?;
         let guard = self.enter_attempt(pool, &endpoint);

@@ -12,8 +12,8 @@ use sluice_upstream::cluster::FALLBACKS_MAX;
 use crate::model::cluster::CheckedBy;
 use crate::sections::discovery::MIN_TTL;
 use crate::sections::{
-    CheckOf, Cluster, ClusterProtocol, Config, Dns, EndpointEntry, Health, NameMode,
-    OnEndpointRemoved, Refresh, Relay, Reuse, Verification,
+    CheckOf, Cluster, ClusterProtocol, Config, Dns, EndpointEntry, EndpointLimits, Health,
+    NameMode, OnEndpointRemoved, Refresh, Relay, Reuse, Verification,
 };
 
 /// Checks every cluster on its own.
@@ -40,7 +40,10 @@ pub fn clusters(config: &Config, diags: &mut Diags) {
         balancing(config, cluster, is_fleet(config, name), &at, diags);
         super::subsets::subsets(cluster, &at, diags);
         names(cluster, &at, diags);
-        if by_header.is_none() && relayed.contains(name) && !routed.contains(name) {
+        let routed = by_header.is_some() || routed.contains(name);
+        let uses = (relayed.contains(name), streamed.contains(name), routed);
+        queue(cluster, uses, &at, diags);
+        if !routed && relayed.contains(name) {
             only_for_http(name, cluster, &at, diags);
         }
         if let Some(health) = &cluster.health
@@ -147,6 +150,7 @@ fn only_for_http(name: &Name, cluster: &Spanned<Short<Cluster>>, at: &Path<'_>, 
         ("reuse", Reuse::absent().is_some_and(|usual| cluster.reuse != usual)),
         ("limits.requests", limits.requests.0.is_some()),
         ("limits.requests_per_endpoint", limits.requests_per_endpoint.0.is_some()),
+        ("endpoints.limits.requests", has_own_limit(cluster, |limits| limits.requests.is_some())),
         ("outlier.consecutive_5xx", outlier.is_some_and(|of| of.consecutive_5xx.0.is_some())),
         (
             "outlier.consecutive_gateway_errors",
@@ -161,6 +165,85 @@ fn only_for_http(name: &Name, cluster: &Spanned<Short<Cluster>>, at: &Path<'_>, 
         diags
             .warning("useless-setting", cluster.span, at.key(key), message)
             .help("remove it, or serve HTTP with `http: ROUTES`");
+    }
+}
+
+/// Whether an endpoint has a limit of its own that `is_set` accepts.
+fn has_own_limit(cluster: &Cluster, is_set: impl Fn(&EndpointLimits) -> bool) -> bool {
+    let own = cluster.endpoints.iter().filter_map(|entry| entry.0.limits.as_ref());
+    own.into_iter().any(|limits| is_set(limits))
+}
+
+/// Checks that something waits in the queue of a cluster: `relayed` is whether anything is relayed to it, `streamed`
+/// whether connections are, `routed` whether requests are forwarded.
+fn queue(
+    cluster: &Spanned<Short<Cluster>>,
+    (relayed, streamed, routed): (bool, bool, bool),
+    at: &Path<'_>,
+    diags: &mut Diags,
+) {
+    let limits = &cluster.limits;
+    let Some(section) = &limits.queue else { return };
+    let at = at.key("limits");
+    let at = at.key("queue");
+    for (key, is_set, help) in [
+        ("subsets", cluster.subsets.is_some(), "make a cluster of its own for each subset"),
+        ("forward", cluster.forward.is_some(), "list `endpoints`"),
+    ] {
+        if is_set {
+            let message = format!(
+                "`queue` has no meaning with `{key}`: what waits may use any endpoint of the cluster"
+            );
+            diags
+                .error("wrong-kind", section.span, at, message)
+                .help(format!("remove `queue`, or {help}"));
+            return;
+        }
+    }
+    if section.sticky_timeout.0 > section.timeout {
+        diags
+            .error(
+                "bad-value",
+                section.span,
+                at.key("sticky_timeout"),
+                "`sticky_timeout` must not exceed `timeout`, after which nothing waits",
+            )
+            .help("lower `sticky_timeout`, or raise `timeout`");
+    }
+    // A file may change at any time.
+    let may_have_own = cluster.endpoints_file.is_some();
+    let own = |is_set: fn(&EndpointLimits) -> bool| may_have_own || has_own_limit(cluster, is_set);
+    let connections = limits.connections.0.is_some()
+        || limits.connections_per_endpoint.0.is_some()
+        || own(|limits| limits.connections.is_some());
+    let requests = limits.requests.0.is_some()
+        || limits.requests_per_endpoint.0.is_some()
+        || own(|limits| limits.requests.is_some());
+    if !connections && !requests {
+        diags
+            .error(
+                "missing-field",
+                section.span,
+                at,
+                "nothing waits in the queue: the cluster has no limit that could be reached",
+            )
+            .help("set `connections_per_endpoint`, or `requests_per_endpoint` for HTTP");
+    } else if !(streamed && connections || routed && requests) && (relayed || routed) {
+        let (why, help) = if routed {
+            (
+                "the cluster has no limit on requests",
+                "set `requests_per_endpoint`, or remove `queue`; `pending` bounds requests that wait for a connection",
+            )
+        } else if streamed {
+            (
+                "the cluster has no limit on connections",
+                "set `connections_per_endpoint`, or remove `queue`",
+            )
+        } else {
+            ("UDP flows do not wait", "remove `queue`")
+        };
+        let message = format!("nothing waits in the queue: {why}");
+        diags.warning("useless-setting", section.span, at, message).help(help);
     }
 }
 

@@ -14,7 +14,7 @@ use sluice_upstream::balance::{
 };
 use sluice_upstream::plan::{
     AddressFamily, ClusterSettings, ConnectBackoffPlan, DnsPlan, Http2Plan, HttpVersion, OnRemoved,
-    OnUnhealthy, ProxyVersion, ResolutionMode, ReusePlan,
+    OnUnhealthy, ProxyVersion, QueuePlan, ResolutionMode, ReusePlan,
 };
 use sluice_upstream::{EgressPolicy, ForwardPlan, SubsetKey};
 
@@ -26,7 +26,7 @@ use crate::sections::discovery::{FORWARD_MIN_TTL, MIN_TTL};
 use crate::sections::subsets::{self, Fallback, FallbackOfKeys, SubsetSelector};
 use crate::sections::{
     self, ClusterLimits, ClusterProtocol, ConnectBackoff, Dns, Egress, Failover, Family, Forward,
-    NameMode, OnEndpointRemoved, OnEndpointUnhealthy, OwnNode, ProxyHeader, Refresh, Reuse,
+    NameMode, OnEndpointRemoved, OnEndpointUnhealthy, OwnNode, ProxyHeader, Queue, Refresh, Reuse,
     SlowStart, Subsets, ZoneAware,
 };
 use crate::store::Update;
@@ -107,6 +107,7 @@ impl Context<'_> {
                     connections_per_endpoint,
                     requests,
                     requests_per_endpoint,
+                    queue,
                     pending,
                     retries,
                     retry_share,
@@ -160,6 +161,7 @@ impl Context<'_> {
             http2: http2.as_ref().map_or_else(Http2Plan::default, |of| sockets::http2_plan(of)),
             requests_max: requests.0.map(NonZeroU64::get),
             endpoint_requests_max: requests_per_endpoint.0.map(NonZeroU64::get),
+            queue: queue.as_ref().map(|section| queue_plan(section)),
             pending_max: *pending,
             retries_max: *retries,
             retry_percent: retry_share.0,
@@ -273,6 +275,11 @@ fn check_cluster(
         sockets::check(socket, section.protocol, &at.key("socket"), diags);
     }
     health::check(section, at, diags);
+}
+
+fn queue_plan(section: &Queue) -> QueuePlan {
+    let Queue { size, timeout, sticky_timeout } = section;
+    QueuePlan { size: size.get(), timeout: *timeout, own_timeout: sticky_timeout.0 }
 }
 
 fn forward_plan(section: &Forward) -> ForwardPlan {

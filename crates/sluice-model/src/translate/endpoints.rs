@@ -11,13 +11,13 @@ use std::sync::Arc;
 
 use sluice_core::settings::Short;
 use sluice_core::{Diags, Endpoint, Name, Path, Spanned};
-use sluice_upstream::endpoint::{ConnectTo, EndpointCheck};
+use sluice_upstream::endpoint::{ConnectTo, EndpointCheck, EndpointLimits};
 use sluice_upstream::{EndpointPlan, EndpointTraits, Locality};
 
 use super::Context;
 use crate::check;
 use crate::model::cluster::{EndpointFile, Endpoints};
-use crate::sections::{CheckOf, Cluster, ClusterProtocol, EndpointEntry};
+use crate::sections::{self, CheckOf, Cluster, ClusterProtocol, EndpointEntry};
 
 /// Endpoints as a file lists them.
 pub type EndpointList = Vec<Spanned<Short<EndpointEntry>>>;
@@ -114,8 +114,16 @@ pub fn of_file(list: &EndpointList, file: &EndpointFile) -> Result<Arc<Endpoints
 
 /// Why the cluster cannot use an entry of its file.
 fn problem_of(entry: &EndpointEntry, file: &EndpointFile) -> Option<String> {
-    let EndpointEntry { address, weight: _, backup, priority, locality, metadata: _, check } =
-        entry;
+    let EndpointEntry {
+        address,
+        weight: _,
+        backup,
+        priority,
+        locality,
+        limits: _,
+        metadata: _,
+        check,
+    } = entry;
     let known = |locality: &Locality| file.weights.iter().any(|(known, _)| known == locality);
     if *backup && priority.0 > 0 {
         return Some("`backup` is `priority: 1`: write only one of them".into());
@@ -152,13 +160,18 @@ fn weight_of(locality: Option<&Locality>, weights: &[(Locality, u32)]) -> u32 {
 }
 
 fn endpoint(entry: &EndpointEntry, weights: &[(Locality, u32)]) -> EndpointPlan {
-    let EndpointEntry { address, weight, backup, priority, locality, metadata, check } = entry;
+    let EndpointEntry { address, weight, backup, priority, locality, limits, metadata, check } =
+        entry;
     let locality = locality.as_ref().map(|name| &name.0);
     let traits = EndpointTraits {
         weight: weight.get(),
         priority: priority.0.max(u32::from(*backup)),
         locality_weight: weight_of(locality, weights),
         locality: locality.cloned().map(Arc::new),
+        limits: limits.as_ref().map_or_else(EndpointLimits::default, |limits| {
+            let sections::EndpointLimits { connections, requests } = limits.value;
+            EndpointLimits { connections, requests }
+        }),
         metadata: metadata.as_ref().filter(|of| !of.0.is_empty()).map(|of| Arc::new(of.0.clone())),
         check: check.as_ref().map(|check| {
             let CheckOf { port, address, host } = &check.value;

@@ -91,7 +91,7 @@ pub struct LoadBalancer {
 struct Tier {
     priority: u32,
     accepts: Accepts,
-    /// The indexes of its endpoints.
+    /// The indexes of its endpoints, in order.
     members: Box<[u32]>,
     /// At least one.
     parts: Range<usize>,
@@ -244,6 +244,16 @@ impl LoadBalancer {
     /// Whether some priority is in panic mode.
     pub fn panics(&self) -> bool {
         self.shares.iter().any(|(_, share)| share.panics)
+    }
+
+    /// Whether the endpoint with this index gets traffic: it can be used, and its priority has a share.
+    pub fn offers(&self, index: u32, endpoint: &EndpointState) -> bool {
+        let below = |part: usize| part.checked_sub(1).map_or(0, |part| self.parts[part].up_to);
+        self.tiers.iter().any(|tier| {
+            tier.accepts.takes(endpoint)
+                && below(tier.parts.end) > below(tier.parts.start)
+                && tier.members.binary_search(&index).is_ok()
+        })
     }
 
     /// The index of an endpoint.

@@ -9,7 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::Cluster;
+use super::claim::LimitReached;
 use super::reserve::reserved;
+use crate::endpoint::{EndpointState, LoadKind};
+use crate::plan::QueuePlan;
 
 /// A limit of a cluster, as `limits` names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -26,6 +29,8 @@ pub enum BreakerLimit {
     Pending,
     /// Retries in flight, per worker.
     Retries,
+    /// Connections and requests that wait for an endpoint.
+    Queue,
     /// Hosts that clients have named: `forward.max_hosts`.
     ForwardHosts,
     /// Connections and requests that wait for the look-up of a host that a client named.
@@ -33,6 +38,16 @@ pub enum BreakerLimit {
 }
 
 impl BreakerLimit {
+    /// The limit of `load` that is reached.
+    pub(super) const fn of(load: LoadKind, reached: LimitReached) -> Self {
+        match (load, reached) {
+            (LoadKind::Connection, LimitReached::Cluster) => Self::Connections,
+            (LoadKind::Connection, LimitReached::Endpoint) => Self::ConnectionsPerEndpoint,
+            (LoadKind::Request, LimitReached::Cluster) => Self::Requests,
+            (LoadKind::Request, LimitReached::Endpoint) => Self::RequestsPerEndpoint,
+        }
+    }
+
     /// Its key in `limits`, and the value of the metric label `limit`.
     pub const fn word(self) -> &'static str {
         match self {
@@ -42,6 +57,7 @@ impl BreakerLimit {
             Self::RequestsPerEndpoint => "requests_per_endpoint",
             Self::Pending => "pending",
             Self::Retries => "retries",
+            Self::Queue => "queue",
             Self::ForwardHosts => "forward_hosts",
             Self::ForwardLookups => "forward_lookups",
         }
@@ -159,8 +175,30 @@ impl Cluster {
             shared(BreakerLimit::Requests, plan.requests_max, self.requests()),
             self.pending.breaker(BreakerLimit::Pending, plan.pending_max),
             self.retries.breaker(BreakerLimit::Retries, plan.retries_max),
+            plan.queue.map(|QueuePlan { size: max, .. }| {
+                let used = self.waiting();
+                Breaker { limit: BreakerLimit::Queue, max, used, open: used >= max }
+            }),
         ];
         breakers.into_iter().flatten()
+    }
+
+    /// The number of endpoints that are at a limit of theirs; `None` if none of them has one.
+    pub fn full_endpoints(&self) -> Option<u64> {
+        let (plan, members) = (self.peek_plan(), self.members());
+        let limit =
+            |load, endpoint: &EndpointState| endpoint.limit_of(load, plan.endpoint_limit_of(load));
+        let (mut limited, mut full) = (false, 0);
+        for endpoint in &*members.endpoints {
+            let is_full = |load| {
+                limit(load, endpoint).is_some_and(|max| {
+                    limited = true;
+                    endpoint.in_use(load) >= max
+                })
+            };
+            full += u64::from(LoadKind::ALL.map(is_full).contains(&true));
+        }
+        limited.then_some(full)
     }
 
     /// A worker's share of the limit on requests that wait for a connection.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use sluice_core::Reason;
 use sluice_io::WorkerCx;
 
-use super::{Affinity, Claim, Cluster, ClusterHandle};
+use super::{Affinity, Claim, Cluster, ClusterHandle, WhenFull};
 use crate::endpoint::EndpointState;
 use crate::metrics;
 use crate::reasons;
@@ -64,7 +64,7 @@ impl ClusterHandle {
         worker: &WorkerCx,
         affinity: Affinity<'_>,
     ) -> (Rc<Self>, Result<Claim, Reason>) {
-        self.fall_back(worker, |handle| handle.pick(worker, affinity, &[]))
+        self.first_of(worker, |handle| handle.pick(worker, affinity, &[], WhenFull::Refuse))
     }
 
     /// Picks an endpoint for one datagram, as [`ClusterHandle::pick_for_datagram`], in the same order of clusters.
@@ -76,10 +76,11 @@ impl ClusterHandle {
         worker: &WorkerCx,
         affinity: Affinity<'_>,
     ) -> (Rc<Self>, Result<Arc<EndpointState>, Reason>) {
-        self.fall_back(worker, |handle| handle.pick_for_datagram(worker, affinity))
+        self.first_of(worker, |handle| handle.pick_for_datagram(worker, affinity))
     }
 
-    fn fall_back<T>(
+    /// What `pick` finds in this cluster, or in the first that serves in its place and has a usable endpoint.
+    fn first_of<T>(
         self: &Rc<Self>,
         worker: &WorkerCx,
         pick: impl Fn(&Rc<Self>) -> Result<T, Reason>,
@@ -87,15 +88,19 @@ impl ClusterHandle {
         let mut handle = Rc::clone(self);
         for _ in 0..FALLBACKS_MAX {
             match pick(&handle) {
-                Err(why) if let Some(next) = handle.cluster.fallback_for(why) => {
-                    handle.count_fallback(worker);
-                    handle = handle.next(next, worker);
-                }
+                Err(why) if let Some(next) = handle.fall_back(worker, why) => handle = next,
                 picked => return (handle, picked),
             }
         }
         let picked = pick(&handle);
         (handle, picked)
+    }
+
+    /// The handle of the cluster that a pick continues with that has failed for `why`, if any.
+    pub(crate) fn fall_back(&self, worker: &WorkerCx, why: Reason) -> Option<Rc<Self>> {
+        let next = self.cluster.fallback_for(why)?;
+        self.count_fallback(worker);
+        Some(self.next(next, worker))
     }
 
     /// The cluster that has an endpoint of that name: this one, or one that serves in its place.

@@ -62,7 +62,7 @@ mod tests {
     use sluice_io::WorkerCx;
 
     use super::super::tests::member;
-    use super::super::{Affinity, ClusterHandle, Member};
+    use super::super::{Affinity, ClusterHandle, Member, WhenFull};
     use super::*;
     use crate::balance::zones::{ZoneAwarePlan, ZoneRouting};
     use crate::endpoint::{EndpointTraits, Locality};
@@ -102,7 +102,7 @@ mod tests {
             counts.entry(traits.locality.as_ref().unwrap().to_string()).or_default();
         }
         for _ in 0..1200 {
-            let claim = handle.pick(worker, Affinity::default(), &[]).unwrap();
+            let claim = handle.pick(worker, Affinity::default(), &[], WhenFull::Refuse).unwrap();
             let place = members.endpoints.iter().position(|of| Arc::ptr_eq(of, claim.endpoint()));
             let locality = members.traits[place.unwrap()].locality.as_ref().unwrap();
             *counts.get_mut(&locality.to_string()).unwrap() += 1;
@@ -142,7 +142,7 @@ mod tests {
         // Fewer than six endpoints are healthy; a retry passes over those that failed in any zone.
         let endpoints = Arc::clone(&cluster.members().endpoints);
         let tried: Vec<Arc<str>> = endpoints[..2].iter().map(|of| Arc::clone(&of.name)).collect();
-        let other = handle.pick(&worker, Affinity::default(), &tried).unwrap();
+        let other = handle.pick(&worker, Affinity::default(), &tried, WhenFull::Refuse).unwrap();
         assert!(!tried.contains(&other.endpoint().name));
         endpoints[5].set_health(Err("refused"));
         cluster.rebalance();

@@ -19,9 +19,10 @@ use smallvec::SmallVec;
 
 use super::affinity::Affinity;
 use super::breakers::BreakerLimit;
+use super::claim::{Claim, LimitReached, RequestClaim};
 use super::reserve::{TrafficClass, reserved};
 use super::{Cluster, Membership};
-use crate::endpoint::{EndpointState, Lease, LeftEndpoints, RequestLease};
+use crate::endpoint::{EndpointState, LeftEndpoints, LoadKind};
 use crate::metrics;
 use crate::reasons;
 
@@ -32,15 +33,17 @@ mod choose;
 pub struct ClusterHandle {
     /// The cluster.
     pub cluster: Arc<Cluster>,
-    reserve_percent: u64,
+    pub(super) reserve_percent: u64,
     turns: Turns,
     pub(crate) made: Counter,
-    open: Gauge,
+    pub(super) open: Gauge,
     pub(crate) connect_time: Histogram,
     failures: CounterSet<Reason>,
-    sessions: CounterSet<&'static str>,
+    pub(super) sessions: CounterSet<&'static str>,
     subset_picks: CounterSet<&'static str>,
     refusals: CounterSet<BreakerLimit>,
+    pub(super) queued: CounterSet<&'static str>,
+    pub(super) queue_time: OnceCell<Histogram>,
     pub(super) fallbacks: OnceCell<Counter>,
     denials: OnceCell<Counter>,
     /// The handle of the cluster that last served in place of this one.
@@ -100,6 +103,16 @@ impl<'a> Tried<'a> {
         Self { endpoints, priorities: true }
     }
 
+    /// Whether an endpoint of that name was tried.
+    pub(super) fn has(self, name: &Arc<str>) -> bool {
+        self.endpoints.contains(name)
+    }
+
+    /// The endpoints.
+    pub(super) const fn names(self) -> &'a [Arc<str>] {
+        self.endpoints
+    }
+
     /// The priorities that are passed over.
     fn priorities_in(self, members: &Membership) -> SmallVec<[u32; 4]> {
         let mut priorities = SmallVec::new();
@@ -115,50 +128,28 @@ impl<'a> Tried<'a> {
     }
 }
 
-/// A request's claim on its cluster and endpoint.
+/// What becomes of a connection or request if everything is at a limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhenFull {
+    /// It is refused.
+    Refuse,
+    /// If the cluster has a queue, it waits there: the caller calls [`ClusterHandle::wait_for_room`].
+    Wait,
+}
+
+/// An endpoint with room that is counted, and whether the cluster counts it as well.
 #[derive(Debug)]
-pub struct RequestClaim {
-    handle: Rc<ClusterHandle>,
-    /// Whether the cluster counts it.
-    counts: bool,
-    _lease: RequestLease,
+pub(super) struct TakenRoom {
+    pub(super) endpoint: Arc<EndpointState>,
+    pub(super) counts: bool,
 }
 
-impl Drop for RequestClaim {
-    fn drop(&mut self) {
-        if self.counts {
-            self.handle.cluster.requests.fetch_sub(1, Relaxed);
-        }
-    }
-}
-
-/// A picked endpoint: a claim on it and on the cluster.
-#[derive(Debug)]
-pub struct Claim {
-    lease: Lease,
-    handle: Rc<ClusterHandle>,
-}
-
-impl Claim {
-    /// The endpoint.
-    pub const fn endpoint(&self) -> &Arc<EndpointState> {
-        self.lease.endpoint()
-    }
-
-    /// The cluster.
-    pub const fn handle(&self) -> &Rc<ClusterHandle> {
-        &self.handle
-    }
-}
-
-impl Drop for Claim {
-    fn drop(&mut self) {
-        if self.lease.is_shared() {
-            self.handle.cluster.shared.fetch_sub(1, Relaxed);
-        }
-        self.handle.cluster.active.fetch_sub(1, Relaxed);
-        self.handle.open.decrement();
-    }
+/// Why a pick found nothing.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PickRefusal {
+    pub(super) why: Reason,
+    /// The limit that is reached.
+    pub(super) limit: Option<BreakerLimit>,
 }
 
 impl ClusterHandle {
@@ -175,6 +166,8 @@ impl ClusterHandle {
             sessions: CounterSet::default(),
             subset_picks: CounterSet::default(),
             refusals: CounterSet::default(),
+            queued: CounterSet::default(),
+            queue_time: OnceCell::new(),
             fallbacks: OnceCell::new(),
             denials: OnceCell::new(),
             next: RefCell::default(),
@@ -190,28 +183,25 @@ impl ClusterHandle {
     /// Picks an endpoint that is not in `tried`, and claims it for a connection.
     ///
     /// # Errors
-    /// The reason why there is none.
+    /// The reason why there is none. If it is [`reasons::LIMIT`] and the cluster has a queue, one that waits `when_full`
+    /// is not refused yet.
     pub fn pick(
         self: &Rc<Self>,
         worker: &WorkerCx,
         affinity: Affinity<'_>,
         tried: &[Arc<str>],
+        when_full: WhenFull,
     ) -> Result<Claim, Reason> {
-        let plan = self.cluster.plan.load();
-        let open = |max| self.open_to(TrafficClass::Request, max);
-        if plan.connections_max.is_some_and(|max| self.cluster.active() >= open(max)) {
-            return Err(self.refused(worker, BreakerLimit::Connections));
-        }
-        let full = |endpoint: &EndpointState| {
-            plan.endpoint_connections_max.is_some_and(|max| endpoint.active() >= open(max))
-        };
-        let choice = self.choose(worker, affinity, Tried::endpoints(tried), &full);
-        let endpoint = choice.inspect_err(|why| {
-            if *why == reasons::LIMIT {
-                self.count_refusal(worker, BreakerLimit::ConnectionsPerEndpoint);
+        let (load, class) = (LoadKind::Connection, TrafficClass::Request);
+        let tried = Tried::endpoints(tried);
+        let taken = self.take_or_queue(worker, load, class, affinity, tried, when_full);
+        let taken = taken.map_err(|refusal| {
+            if let Some(limit) = refusal.limit {
+                self.count_refusal(worker, limit);
             }
+            refusal.why
         })?;
-        Ok(self.claim(endpoint.lease()))
+        Ok(self.connection(taken))
     }
 
     /// Picks an endpoint for one datagram and claims nothing: the flow that carries it may exist already, which a limit on
@@ -236,19 +226,9 @@ impl ClusterHandle {
         worker: &WorkerCx,
         endpoint: &Arc<EndpointState>,
     ) -> Result<Claim, Reason> {
-        let class = TrafficClass::Request;
-        if self.is_full(class, endpoint) {
-            return Err(self.refused(worker, self.connection_limit(class)));
-        }
-        Ok(self.claim(endpoint.lease()))
-    }
-
-    /// Whether the cluster or an endpoint has as many connections as `class` may have.
-    fn is_full(&self, class: TrafficClass, endpoint: &EndpointState) -> bool {
-        let plan = self.cluster.plan.load();
-        let open = |max| self.open_to(class, max);
-        plan.connections_max.is_some_and(|max| self.cluster.active() >= open(max))
-            || plan.endpoint_connections_max.is_some_and(|max| endpoint.active() >= open(max))
+        let taken = self.take_at(LoadKind::Connection, TrafficClass::Request, endpoint);
+        let taken = taken.map_err(|limit| self.refused(worker, limit))?;
+        Ok(self.connection(taken))
     }
 
     /// Whether the cluster has an endpoint of that name.
@@ -258,55 +238,45 @@ impl ClusterHandle {
 
     /// Claims a member by its name, bypassing the balancer: for a flow that goes there already.
     pub fn claim_member(self: &Rc<Self>, name: &str) -> Option<Claim> {
-        Some(self.claim(self.cluster.members.load().named(name)?.lease()))
+        let endpoint = Arc::clone(self.cluster.members.load().named(name)?);
+        self.cluster.take(LoadKind::Connection, true, &endpoint, None, None).ok()?;
+        Some(Claim::counted(Rc::clone(self), endpoint, false))
     }
 
     /// Picks an endpoint that was not `tried`, and claims it for a request.
     ///
     /// # Errors
-    /// The reason why there is none.
+    /// As for [`ClusterHandle::pick`].
     pub fn pick_for_request(
         self: &Rc<Self>,
         worker: &WorkerCx,
         class: TrafficClass,
         affinity: Affinity<'_>,
         tried: Tried<'_>,
+        when_full: WhenFull,
     ) -> Result<(Arc<EndpointState>, RequestClaim), Reason> {
-        let plan = self.cluster.plan.load();
-        let counts = plan.requests_max.is_some() || plan.balancing.balance.load_max().is_some();
-        let open = |max| self.open_to(class, max);
-        let refused = |limit| {
+        let load = LoadKind::Request;
+        let taken = self.take_or_queue(worker, load, class, affinity, tried, when_full);
+        let taken = taken.map_err(|refusal| {
             // A caller that excludes endpoints picks again without them, which counts.
-            if tried.endpoints.is_empty() {
+            if let Some(limit) = refusal.limit.filter(|_| tried.endpoints.is_empty()) {
                 self.count_refusal(worker, limit);
             }
-            reasons::LIMIT
-        };
-        if plan.requests_max.is_some_and(|max| self.cluster.requests() >= open(max)) {
-            return Err(refused(BreakerLimit::Requests));
-        }
-        let full = |endpoint: &EndpointState| {
-            plan.endpoint_requests_max.is_some_and(|max| endpoint.requests() >= open(max))
-        };
-        let endpoint = self.choose(worker, affinity, tried, &full).inspect_err(|why| {
-            if *why == reasons::LIMIT {
-                refused(BreakerLimit::RequestsPerEndpoint);
-            }
+            refusal.why
         })?;
-        let claim = self.claim_request(&endpoint, counts);
-        Ok((endpoint, claim))
+        Ok(self.request(taken))
     }
 
-    /// Claims `endpoint` for a request, which the cluster `counts` or not.
-    pub(super) fn claim_request(
-        self: &Rc<Self>,
-        endpoint: &Arc<EndpointState>,
-        counts: bool,
-    ) -> RequestClaim {
-        if counts {
-            self.cluster.requests.fetch_add(1, Relaxed);
-        }
-        RequestClaim { handle: Rc::clone(self), counts, _lease: endpoint.lease_request() }
+    /// The claim of a connection that is counted.
+    pub(super) fn connection(self: &Rc<Self>, taken: TakenRoom) -> Claim {
+        Claim::counted(Rc::clone(self), taken.endpoint, false)
+    }
+
+    /// The claim of a request that is counted.
+    pub(super) fn request(self: &Rc<Self>, taken: TakenRoom) -> (Arc<EndpointState>, RequestClaim) {
+        let TakenRoom { endpoint, counts } = taken;
+        let claim = RequestClaim::counted(Rc::clone(self), Arc::clone(&endpoint), counts);
+        (endpoint, claim)
     }
 
     /// Claims `endpoint` for a pooled connection, which carries the requests of many clients.
@@ -318,10 +288,99 @@ impl ClusterHandle {
         class: TrafficClass,
         endpoint: &Arc<EndpointState>,
     ) -> Result<Claim, Reason> {
-        if self.is_full(class, endpoint) {
-            return Err(reasons::LIMIT);
+        let taken = self.take_at(LoadKind::Connection, class, endpoint);
+        taken.map_err(|_| reasons::LIMIT)?;
+        Ok(Claim::counted(Rc::clone(self), Arc::clone(endpoint), true))
+    }
+
+    /// Takes an endpoint unless everything is at a limit, or something waits that comes first.
+    fn take_or_queue(
+        &self,
+        worker: &WorkerCx,
+        load: LoadKind,
+        class: TrafficClass,
+        affinity: Affinity<'_>,
+        tried: Tried<'_>,
+        when_full: WhenFull,
+    ) -> Result<TakenRoom, PickRefusal> {
+        let queues = when_full == WhenFull::Wait && self.has_queue();
+        let queued = PickRefusal { why: reasons::LIMIT, limit: None };
+        if queues && self.comes_later(worker, load, affinity, tried) {
+            return Err(queued);
         }
-        Ok(self.claim(endpoint.lease_shared()))
+        let is_full = |endpoint: &EndpointState| queues && endpoint.waiting(load) > 0;
+        let taken = self.take(worker, load, class, affinity, tried, &is_full);
+        taken.map_err(|refusal| if queues && refusal.limit.is_some() { queued } else { refusal })
+    }
+
+    /// Picks an endpoint that was not `tried`, has room and is not `passed_over`, and counts one more of `load` there.
+    pub(super) fn take(
+        &self,
+        worker: &WorkerCx,
+        load: LoadKind,
+        class: TrafficClass,
+        affinity: Affinity<'_>,
+        tried: Tried<'_>,
+        passed_over: &dyn Fn(&EndpointState) -> bool,
+    ) -> Result<TakenRoom, PickRefusal> {
+        let plan = self.cluster.plan.load();
+        let total_max = plan.limit_of(load).map(|max| self.open_to(class, max));
+        let total = BreakerLimit::of(load, LimitReached::Cluster);
+        let each = BreakerLimit::of(load, LimitReached::Endpoint);
+        let refused = |limit| PickRefusal { why: reasons::LIMIT, limit: Some(limit) };
+        let max_of = |endpoint: &EndpointState| {
+            let max = endpoint.limit_of(load, plan.endpoint_limit_of(load));
+            max.map(|max| self.open_to(class, max))
+        };
+        let full = |endpoint: &EndpointState| {
+            max_of(endpoint).is_some_and(|max| endpoint.in_use(load) >= max)
+                || passed_over(endpoint)
+        };
+        loop {
+            if total_max.is_some_and(|max| self.cluster.in_use(load) >= max) {
+                return Err(refused(total));
+            }
+            let endpoint = self.choose(worker, affinity, tried, &full).map_err(|why| {
+                PickRefusal { why, limit: (why == reasons::LIMIT).then_some(each) }
+            })?;
+            let max = max_of(&endpoint);
+            let counts = plan.counts(load);
+            // If another worker was faster, the endpoint is full now.
+            if self.cluster.take(load, counts, &endpoint, max, total_max).is_ok() {
+                return Ok(TakenRoom { endpoint, counts });
+            }
+        }
+    }
+
+    /// Counts one more of `load` at this endpoint.
+    ///
+    /// # Errors
+    /// The limit that is reached.
+    pub(super) fn take_at(
+        &self,
+        load: LoadKind,
+        class: TrafficClass,
+        endpoint: &Arc<EndpointState>,
+    ) -> Result<TakenRoom, BreakerLimit> {
+        let (max, total_max) = self.limits_of(load, class, endpoint);
+        let counts = self.cluster.peek_plan().counts(load);
+        match self.cluster.take(load, counts, endpoint, max, total_max) {
+            Ok(()) => Ok(TakenRoom { endpoint: Arc::clone(endpoint), counts }),
+            Err(reached) => Err(BreakerLimit::of(load, reached)),
+        }
+    }
+
+    /// The limits of `load` at `endpoint` and over all, for `class`.
+    pub(super) fn limits_of(
+        &self,
+        load: LoadKind,
+        class: TrafficClass,
+        endpoint: &EndpointState,
+    ) -> (Option<u64>, Option<u64>) {
+        let plan = self.cluster.peek_plan();
+        let open = |max: Option<u64>| max.map(|max| self.open_to(class, max));
+        let max = endpoint.limit_of(load, plan.endpoint_limit_of(load));
+        (open(max), open(plan.limit_of(load)))
     }
 
     /// Which limit refuses connections of `class`.
@@ -341,16 +400,7 @@ impl ClusterHandle {
         }
     }
 
-    pub(super) fn claim(self: &Rc<Self>, lease: Lease) -> Claim {
-        if lease.is_shared() {
-            self.cluster.shared.fetch_add(1, Relaxed);
-        }
-        self.cluster.active.fetch_add(1, Relaxed);
-        self.open.increment();
-        Claim { lease, handle: Rc::clone(self) }
-    }
-
-    fn refused(&self, worker: &WorkerCx, limit: BreakerLimit) -> Reason {
+    pub(super) fn refused(&self, worker: &WorkerCx, limit: BreakerLimit) -> Reason {
         self.count_refusal(worker, limit);
         reasons::LIMIT
     }

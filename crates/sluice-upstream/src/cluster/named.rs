@@ -17,9 +17,10 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::Cluster;
 use super::breakers::BreakerLimit;
-use super::handle::{Claim, ClusterHandle, RequestClaim};
+use super::claim::{Claim, RequestClaim};
+use super::handle::{ClusterHandle, TakenRoom};
 use super::reserve::TrafficClass;
-use crate::endpoint::EndpointState;
+use crate::endpoint::{EndpointState, LoadKind};
 use crate::forward::{ForwardFailure, ForwardHost};
 use crate::reasons;
 
@@ -126,22 +127,8 @@ impl ClusterHandle {
         worker: &WorkerCx,
         endpoint: &Arc<EndpointState>,
     ) -> Result<Claim, Reason> {
-        let plan = self.cluster.peek_plan();
-        let open = |max| self.open_to(TrafficClass::Request, max);
-        let full = |limit| {
-            self.count_refusal(worker, limit);
-            Err(reasons::LIMIT)
-        };
-        if plan.connections_max.is_some_and(|max| self.cluster.active() >= open(max)) {
-            return full(BreakerLimit::Connections);
-        }
-        if plan.endpoint_connections_max.is_some_and(|max| endpoint.active() >= open(max)) {
-            return full(BreakerLimit::ConnectionsPerEndpoint);
-        }
-        if !endpoint.is_usable() {
-            return Err(reasons::NO_HEALTHY);
-        }
-        Ok(self.claim(endpoint.lease()))
+        let taken = self.take_named(worker, LoadKind::Connection, endpoint)?;
+        Ok(self.connection(taken))
     }
 
     /// Claims the endpoint that a client named for a request.
@@ -153,21 +140,22 @@ impl ClusterHandle {
         worker: &WorkerCx,
         endpoint: &Arc<EndpointState>,
     ) -> Result<RequestClaim, Reason> {
-        let plan = self.cluster.peek_plan();
-        let open = |max| self.open_to(TrafficClass::Request, max);
-        let full = |limit| {
-            self.count_refusal(worker, limit);
-            Err(reasons::LIMIT)
-        };
-        if plan.requests_max.is_some_and(|max| self.cluster.requests() >= open(max)) {
-            return full(BreakerLimit::Requests);
+        let taken = self.take_named(worker, LoadKind::Request, endpoint)?;
+        Ok(self.request(taken).1)
+    }
+
+    fn take_named(
+        &self,
+        worker: &WorkerCx,
+        load: LoadKind,
+        endpoint: &Arc<EndpointState>,
+    ) -> Result<TakenRoom, Reason> {
+        let taken = self.take_at(load, TrafficClass::Request, endpoint);
+        let taken = taken.map_err(|limit| self.refused(worker, limit))?;
+        if endpoint.is_usable() {
+            return Ok(taken);
         }
-        if plan.endpoint_requests_max.is_some_and(|max| endpoint.requests() >= open(max)) {
-            return full(BreakerLimit::RequestsPerEndpoint);
-        }
-        if !endpoint.is_usable() {
-            return Err(reasons::NO_HEALTHY);
-        }
-        Ok(self.claim_request(endpoint, plan.requests_max.is_some()))
+        self.cluster.give_back(load, taken.counts, endpoint);
+        Err(reasons::NO_HEALTHY)
     }
 }

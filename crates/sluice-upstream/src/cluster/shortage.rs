@@ -3,10 +3,13 @@
 //! Owns: the text. Refuses to know: which connection or request asked. Keeps: it runs only after a pick has failed, and
 //! reads what was true a moment ago: the reason was decided before.
 
+use std::sync::Arc;
+
 use sluice_core::Reason;
+use sluice_core::value::show_duration;
 
 use super::Cluster;
-use crate::endpoint::EndpointState;
+use crate::endpoint::{EndpointState, LoadKind};
 use crate::reasons;
 
 impl Cluster {
@@ -15,6 +18,9 @@ impl Cluster {
     pub fn shortage(&self, why: Reason) -> Option<Box<str>> {
         if why == reasons::LIMIT {
             return Some(self.limit_reached().into());
+        }
+        if why == reasons::QUEUE_FULL || why == reasons::QUEUE_TIMEOUT {
+            return Some(self.queue_state(why).into());
         }
         if why == reasons::DNS && self.forwards() {
             // The failure itself says which of the names it is about.
@@ -52,21 +58,37 @@ impl Cluster {
     fn limit_reached(&self) -> String {
         let plan = self.peek_plan();
         let members = self.members();
-        let all = |count: fn(&EndpointState) -> u64, max: Option<u64>| {
-            let full = |max| members.endpoints.iter().all(|endpoint| count(endpoint) >= max);
-            max.filter(|max| full(*max))
+        let all = |load| {
+            let usual = plan.endpoint_limit_of(load);
+            let full = |endpoint: &Arc<EndpointState>| {
+                endpoint.limit_of(load, usual).is_some_and(|max| endpoint.in_use(load) >= max)
+            };
+            let is_reached = members.endpoints.iter().all(full);
+            // Endpoints may have limits of their own: that of the first stands for them.
+            members.endpoints.first()?.limit_of(load, usual).filter(|_| is_reached)
         };
         let limits = [
             ("requests", plan.requests_max.filter(|max| self.requests() >= *max)),
-            ("requests_per_endpoint", all(EndpointState::requests, plan.endpoint_requests_max)),
+            ("requests_per_endpoint", all(LoadKind::Request)),
             ("connections", plan.connections_max.filter(|max| self.active() >= *max)),
-            ("connections_per_endpoint", all(EndpointState::active, plan.endpoint_connections_max)),
+            ("connections_per_endpoint", all(LoadKind::Connection)),
         ];
         let reached = limits.into_iter().find_map(|(name, max)| Some((name, max?)));
         match reached {
             Some((name, max)) => format!("the cluster is at `limits.{name}` ({max})"),
             None => "the cluster was at one of its `limits`".to_owned(),
         }
+    }
+
+    /// Why the queue did not help.
+    fn queue_state(&self, why: Reason) -> String {
+        let reached = self.limit_reached();
+        let Some(plan) = self.peek_plan().queue else { return reached };
+        if why == reasons::QUEUE_FULL {
+            return format!("{reached}, and {} wait (`limits.queue.size`)", plan.size);
+        }
+        let timeout = show_duration(plan.timeout);
+        format!("{reached}, and no endpoint had room within {timeout} (`limits.queue.timeout`)")
     }
 
     /// The number of endpoints in each state.

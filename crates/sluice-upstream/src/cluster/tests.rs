@@ -65,7 +65,9 @@ fn a_pick_keeps_to_limits_health_and_what_was_tried() {
     let worker = WorkerCx::new(0, clock, shard, log, Limits::default(), &Budget::unlimited());
     let cluster = Arc::new(Cluster::new(Arc::new(plan(Some(3)))));
     let handle = ClusterHandle::new(Arc::clone(&cluster), &worker);
-    let why = |tried: &[Arc<str>]| handle.pick(&worker, Affinity::default(), tried).unwrap_err();
+    let why = |tried: &[Arc<str>]| {
+        handle.pick(&worker, Affinity::default(), tried, WhenFull::Refuse).unwrap_err()
+    };
     assert_eq!(why(&[]), reasons::NO_ENDPOINT);
     cluster.note_name(&"db.test".into(), NameState::waiting());
     assert_eq!(why(&[]), reasons::DNS);
@@ -74,14 +76,14 @@ fn a_pick_keeps_to_limits_health_and_what_was_tried() {
     let names: Vec<Arc<str>> =
         cluster.members().endpoints.iter().map(|endpoint| Arc::clone(&endpoint.name)).collect();
     assert_eq!(why(&names), reasons::NO_HEALTHY);
-    let first = handle.pick(&worker, Affinity::default(), &names[..1]).unwrap();
+    let first = handle.pick(&worker, Affinity::default(), &names[..1], WhenFull::Refuse).unwrap();
     assert_eq!(first.endpoint().name, names[1]);
-    let _second = handle.pick(&worker, Affinity::default(), &names[..1]).unwrap();
+    let _second = handle.pick(&worker, Affinity::default(), &names[..1], WhenFull::Refuse).unwrap();
     assert_eq!(
-        handle.pick(&worker, Affinity::default(), &names[..1]).map(drop),
+        handle.pick(&worker, Affinity::default(), &names[..1], WhenFull::Refuse).map(drop),
         Err(reasons::LIMIT)
     );
-    let _third = handle.pick(&worker, Affinity::default(), &[]).unwrap();
+    let _third = handle.pick(&worker, Affinity::default(), &[], WhenFull::Refuse).unwrap();
     assert_eq!((why(&[]), cluster.active()), (reasons::LIMIT, 3));
     let refusals = |limit| {
         let labels = ["c", limit];
@@ -112,8 +114,13 @@ fn a_pick_passes_over_the_priorities_of_what_was_tried() {
     let mut tried: Vec<Arc<str>> = Vec::new();
     let pick = |tried: &[Arc<str>]| {
         let tried = Tried::priorities_of(tried);
-        let picked =
-            handle.pick_for_request(&worker, TrafficClass::Request, Affinity::default(), tried);
+        let picked = handle.pick_for_request(
+            &worker,
+            TrafficClass::Request,
+            Affinity::default(),
+            tried,
+            WhenFull::Refuse,
+        );
         picked.map(|(endpoint, _)| Arc::clone(&endpoint.name))
     };
     for expected in [&["127.0.0.1:1", "127.0.0.1:2"][..], &["127.0.0.1:3"], &["127.0.0.1:4"]] {
@@ -134,7 +141,13 @@ fn what_is_reserved_for_side_calls_is_not_open_to_requests() {
     cluster.publish(&[member(1)]);
     let handle = ClusterHandle::new(Arc::clone(&cluster), &worker);
     let request = |class| {
-        let picked = handle.pick_for_request(&worker, class, Affinity::default(), Tried::NOTHING);
+        let picked = handle.pick_for_request(
+            &worker,
+            class,
+            Affinity::default(),
+            Tried::NOTHING,
+            WhenFull::Refuse,
+        );
         picked.map(|(_, claim)| claim)
     };
     let endpoint = Arc::clone(&cluster.members().endpoints[0]);
@@ -147,7 +160,10 @@ fn what_is_reserved_for_side_calls_is_not_open_to_requests() {
     let one = (request(TrafficClass::Request).unwrap(), connection(TrafficClass::Request).unwrap());
     assert_eq!(request(TrafficClass::Request).map(drop), Err(reasons::LIMIT));
     assert_eq!(connection(TrafficClass::Request).map(drop), Err(reasons::LIMIT));
-    assert_eq!(handle.pick(&worker, Affinity::default(), &[]).map(drop), Err(reasons::LIMIT));
+    assert_eq!(
+        handle.pick(&worker, Affinity::default(), &[], WhenFull::Refuse).map(drop),
+        Err(reasons::LIMIT)
+    );
     let other = (request(TrafficClass::SideCall), connection(TrafficClass::SideCall));
     assert!(other.0.is_ok() && other.1.is_ok());
     assert_eq!(request(TrafficClass::SideCall).map(drop), Err(reasons::LIMIT));
@@ -167,7 +183,7 @@ fn a_session_leads_to_its_endpoint_while_that_can_be_used() {
             ..Affinity::default()
         };
         let pick = |affinity| {
-            let picked = handle.pick(&worker, affinity, &[]);
+            let picked = handle.pick(&worker, affinity, &[], WhenFull::Refuse);
             picked.map(|claim| Arc::clone(claim.endpoint()))
         };
         for _ in 0..5 {
@@ -178,7 +194,8 @@ fn a_session_leads_to_its_endpoint_while_that_can_be_used() {
         assert!(pick(named(gone, false)).is_ok());
         assert_eq!(pick(named(gone, true)).map(drop), Err(reasons::SESSION));
         let tried = [Arc::clone(&endpoint.name)];
-        let other = handle.pick(&worker, named(endpoint.id, false), &tried).unwrap();
+        let other =
+            handle.pick(&worker, named(endpoint.id, false), &tried, WhenFull::Refuse).unwrap();
         assert!(!Arc::ptr_eq(other.endpoint(), &endpoint));
         // At its limit of two connections.
         let _full = (endpoint.lease(), endpoint.lease());
@@ -195,7 +212,8 @@ fn a_source_comes_back_to_its_endpoint() {
     let handle = ClusterHandle::new(Arc::clone(&cluster), &worker);
     let pick = |source: u64, tried: &[Arc<str>]| {
         let session = Some(ClientSession::Source { source, ttl: SESSION_MAX });
-        let picked = handle.pick(&worker, Affinity { session, ..Affinity::default() }, tried);
+        let affinity = Affinity { session, ..Affinity::default() };
+        let picked = handle.pick(&worker, affinity, tried, WhenFull::Refuse);
         Arc::clone(&picked.unwrap().endpoint().name)
     };
     let sources: Vec<u64> = (1..50_u64).map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15)).collect();
@@ -247,7 +265,7 @@ fn picked(
     worker: &WorkerCx,
     affinity: Affinity<'_>,
 ) -> Result<usize, sluice_core::Reason> {
-    let claim = handle.pick(worker, affinity, &[])?;
+    let claim = handle.pick(worker, affinity, &[], WhenFull::Refuse)?;
     let port = claim.endpoint().name.rsplit_once(':').unwrap().1.parse::<usize>().unwrap();
     Ok(port - 1)
 }

@@ -1,12 +1,12 @@
 //! What a cluster says of an endpoint.
 //!
-//! Owns: its weight, priority, locality and metadata. Refuses to know: addresses and states. Keeps: plain values; equal
+//! Owns: its weight, priority, locality, limits and metadata. Refuses to know: addresses and states. Keeps: plain values; equal
 //! ones are the same to a balancer.
 
 use std::fmt;
 use std::sync::Arc;
 
-use super::EndpointCheck;
+use super::{EndpointCheck, EndpointLimits};
 use crate::metadata::{EndpointMetadata, SubsetKey};
 
 /// The lowest priority of an endpoint, as in Envoy.
@@ -23,6 +23,8 @@ pub struct EndpointTraits {
     pub locality: Option<Arc<Locality>>,
     /// The weight of its locality, within the priority.
     pub locality_weight: u32,
+    /// Its limits, in place of those that the cluster sets for each endpoint.
+    pub limits: EndpointLimits,
     /// What it is told apart by; `None` if it has no metadata.
     pub metadata: Option<Arc<EndpointMetadata>>,
     /// Where and as what it is checked, if not as the cluster says; most endpoints have none.
@@ -30,6 +32,12 @@ pub struct EndpointTraits {
 }
 
 impl EndpointTraits {
+    /// Adds what a second entry for the same address says: weight and limits.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.weight = self.weight.saturating_add(other.weight);
+        self.limits = self.limits.plus(other.limits);
+    }
+
     /// Whether the metadata of the endpoint has every value that `asked` contains.
     pub fn has(&self, asked: &SubsetKey) -> bool {
         self.metadata.as_ref().map_or(asked.is_empty(), |metadata| metadata.has(asked))
@@ -43,6 +51,7 @@ impl Default for EndpointTraits {
             priority: 0,
             locality: None,
             locality_weight: 0,
+            limits: EndpointLimits::default(),
             metadata: None,
             check: None,
         }

@@ -13,7 +13,7 @@ use sluice_upstream::balance::priorities::Share;
 use sluice_upstream::balance::subsets::Subset;
 use sluice_upstream::balance::zones::ZoneRouting;
 use sluice_upstream::cluster::{Eligibility, FALLBACKS_MAX, Ineligible};
-use sluice_upstream::endpoint::Trouble;
+use sluice_upstream::endpoint::{LoadKind, Trouble};
 use sluice_upstream::metadata::MetadataValues;
 use sluice_upstream::name_state::NameState;
 use sluice_upstream::{Cluster, EndpointMetadata, EndpointState, EndpointTraits};
@@ -242,6 +242,15 @@ pub(super) fn of_cluster(cluster: &Cluster, wall: Duration, reserve_percent: u64
             }
             if let Some(metadata) = &traits.metadata {
                 item["metadata"] = of_metadata(metadata);
+            }
+            let loads = [("connections", LoadKind::Connection), ("requests", LoadKind::Request)];
+            for (key, load) in loads {
+                if let Some(max) = endpoint.limit_of(load, plan.endpoint_limit_of(load)) {
+                    item["limits"][key] = max.into();
+                }
+                if endpoint.waiting(load) > 0 {
+                    item["waiting"][key] = endpoint.waiting(load).into();
+                }
             }
             item
         };

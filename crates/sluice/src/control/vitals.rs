@@ -1,8 +1,8 @@
 //! Metrics that are updated when the metrics are read.
 //!
 //! Owns: the standard `process_*` metrics, the build, the outcome of reloads, the expiry of certificates, the health
-//! of each endpoint, the circuit breakers of each cluster. Refuses to know: what is counted elsewhere. Keeps: each series is looked up once, so that
-//! reading the metrics costs the workers nothing.
+//! of each endpoint, the circuit breakers and the queue of each cluster. Refuses to know: what is counted elsewhere.
+//! Keeps: each series is looked up once, so that reading the metrics costs the workers nothing.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -31,6 +31,8 @@ sluice_telemetry::metrics! {
     CERTIFICATE = "sluice_tls_certificate_not_after_seconds", Gauge, ["certificate"], "When a certificate expires, in seconds since the Unix epoch.";
     ENDPOINT_HEALTHY = "sluice_endpoint_healthy", Gauge, ["cluster", "endpoint"], "Whether an endpoint can take traffic: 0 while it fails its checks or is ejected; an operator's `drain` and `maintenance` do not count. Endpoints beyond the limit `endpoint_series` are left out.";
     BREAKER_OPEN = "sluice_cluster_breaker_open", Gauge, ["cluster", "limit"], "Whether a limit of the cluster refuses the next: 1, or 0. A limit that was never set has no series.";
+    QUEUE_WAITING = "sluice_cluster_queue_waiting", Gauge, ["cluster"], "Connections and requests that wait in the queue of the cluster. A cluster that never had one has no series.";
+    ENDPOINTS_FULL = "sluice_cluster_endpoints_full", Gauge, ["cluster"], "Endpoints that are at a limit: `connections_per_endpoint`, `requests_per_endpoint` or one of their own. A cluster that never had one has no series.";
     BREAKER_LEFT = "sluice_cluster_breaker_left", Gauge, ["cluster", "limit"], "What a limit of the cluster leaves, over all workers.";
 }
 
@@ -49,6 +51,8 @@ pub(super) struct Vitals {
     certificates: RefCell<HashMap<String, Gauge>>,
     endpoints: RefCell<HashMap<Name, HashMap<Arc<str>, Gauge>>>,
     breakers: RefCell<HashMap<(Name, BreakerLimit), BreakerGauges>>,
+    waiting: RefCell<HashMap<Name, Gauge>>,
+    full: RefCell<HashMap<Name, Gauge>>,
 }
 
 /// The gauges of one limit of a cluster.
@@ -76,6 +80,8 @@ impl Vitals {
             certificates: RefCell::default(),
             endpoints: RefCell::default(),
             breakers: RefCell::default(),
+            waiting: RefCell::default(),
+            full: RefCell::default(),
             registry: registry.clone(),
             shard: shard.clone(),
         }
@@ -165,6 +171,29 @@ impl Vitals {
         for gauges in old.into_values() {
             gauges.open.set(0);
             gauges.left.set(0);
+        }
+    }
+
+    /// Updates what waits in the queue of each cluster, and how many of its endpoints are full.
+    pub(super) fn tell_queues<'a>(&self, clusters: impl Iterator<Item = &'a Arc<Cluster>>) {
+        let (mut waiting, mut full) = (HashMap::new(), HashMap::new());
+        for cluster in clusters {
+            let has_queue = cluster.peek_plan().queue.is_some();
+            let values = [
+                (&QUEUE_WAITING, &self.waiting, &mut waiting, has_queue.then(|| cluster.waiting())),
+                (&ENDPOINTS_FULL, &self.full, &mut full, cluster.full_endpoints()),
+            ];
+            for (metric, old, known, value) in values {
+                let Some(value) = value else { continue };
+                let new = || self.shard.gauge(metric, &[&cluster.name]);
+                let gauge = old.borrow_mut().remove(&cluster.name).unwrap_or_else(new);
+                gauge.set(value);
+                known.insert(Arc::clone(&cluster.name), gauge);
+            }
+        }
+        for gauge in self.waiting.replace(waiting).values().chain(self.full.replace(full).values())
+        {
+            gauge.set(0);
         }
     }
 

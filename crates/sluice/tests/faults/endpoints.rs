@@ -58,6 +58,11 @@ pub(crate) const CASES: &[Fault] = &[
         inject: no_subset,
     },
     Fault {
+        name: "No endpoint has room for a connection that waits",
+        reason: "upstream.queue_timeout",
+        inject: no_room,
+    },
+    Fault {
         name: "The endpoint of a strict session is unhealthy",
         reason: "upstream.session",
         inject: session,
@@ -269,6 +274,16 @@ fn unhealthy() -> Seen {
     });
     let heard = ask(&sluice);
     Seen::request(&sluice, "upstream.no_healthy").heard(heard).at("\"up\"")
+}
+
+fn no_room() -> Seen {
+    let server = Server::greeter("hello");
+    let queue = ", limits: { connections_per_endpoint: 1, queue: { timeout: 50ms } }";
+    let sluice = start(&relay("", &[server.addr().to_string()], queue));
+    let mut first = connect(sluice.addr("db"));
+    assert_eq!(read(&mut first, 5), b"hello");
+    let heard = say(&sluice, "db", "x");
+    Seen::of(&sluice, "upstream.queue_timeout").heard(heard).at("\"up\"").at("limits.queue.timeout")
 }
 
 fn no_endpoint() -> Seen {

@@ -152,6 +152,19 @@ pub(crate) const CASES: &[Fault] = &[
         inject: limit_of_connections,
     },
     Fault {
+        name: "As many requests wait for an endpoint as may",
+        reason: "upstream.queue_full",
+        inject: queue_full,
+    },
+    Fault {
+        name: "No endpoint has room for a request that waits",
+        reason: "upstream.queue_timeout",
+        inject: || {
+            let queue = ", limits: { requests_per_endpoint: 1, queue: { timeout: 50ms } }";
+            limited(queue, "upstream.queue_timeout").at("limits.queue.timeout")
+        },
+    },
+    Fault {
         name: "A reload removes the cluster of a request in flight",
         reason: "cluster.unknown",
         inject: cluster_removed,
@@ -402,15 +415,15 @@ fn given_up_in_body() -> Seen {
 }
 
 fn limit_of_requests() -> Seen {
-    limited(", limits: { requests: 1 }").at("limits.requests")
+    limited(", limits: { requests: 1 }", "upstream.limit").at("limits.requests")
 }
 
 fn limit_of_connections() -> Seen {
-    limited(", limits: { connections: 1, pending: 0 }").at("limits.connections")
+    limited(", limits: { connections: 1, pending: 0 }", "upstream.limit").at("limits.connections")
 }
 
 /// What a second request receives while the first is in flight.
-fn limited(cluster: &str) -> Seen {
+fn limited(cluster: &str, reason: &str) -> Seen {
     let origin = Origin::start("a");
     let sluice = start(&web(&[origin.addr().to_string()], "", cluster));
     let mut first = Client::connect(sluice.addr("web"));
@@ -419,8 +432,27 @@ fn limited(cluster: &str) -> Seen {
     let heard = ask(&sluice);
     origin.release();
     assert_eq!(first.read().status(), 200);
-    let seen = Seen::request(&sluice, "upstream.limit").heard(heard).at("\"up\"");
+    let seen = Seen::request(&sluice, reason).heard(heard).at("\"up\"");
     seen.showing(origin.addr(), "127.0.0.1:9001")
+}
+
+fn queue_full() -> Seen {
+    let origin = Origin::start("a");
+    let queue = ", limits: { requests_per_endpoint: 1, queue: { size: 1 } }";
+    let sluice = start(&web(&[origin.addr().to_string()], "", queue));
+    let mut served = [0, 1].map(|_| Client::connect(sluice.addr("web")));
+    for (count, client) in (0..).zip(&mut served) {
+        client.send("GET /wait HTTP/1.1\r\nHost: a\r\n\r\n");
+        reached(&origin, 1);
+        wait::until("the request to wait", || {
+            (sluice.metric("sluice_cluster_queue_waiting", "\"up\"") == count).then_some(())
+        });
+    }
+    let heard = ask(&sluice);
+    origin.release();
+    assert_eq!(served.map(|mut client| client.read().status()), [200, 200]);
+    let seen = Seen::request(&sluice, "upstream.queue_full").heard(heard).at("\"up\"");
+    seen.at("limits.queue.size").showing(origin.addr(), "127.0.0.1:9001")
 }
 
 fn cluster_removed() -> Seen {

@@ -361,5 +361,6 @@ fn an_aperture_takes_others_for_those_that_fail_and_spills_no_earlier() {
     for (index, share) in (0_u32..).zip(shares) {
         let expected = if index < 6 && second.contains(&index) { 333 } else { 0 };
         assert!(share.abs_diff(expected) <= 8, "{index}: {share}");
+        assert_eq!(selection.offers(index, &world.endpoints[index as usize]), expected > 0);
     }
 }

@@ -259,7 +259,7 @@ struct Simulation {
     endpoints: Vec<Arc<EndpointState>>,
     picks: Picks,
     /// When each request ends, where, and how long it took.
-    open: Vec<(u64, usize, u64, crate::endpoint::RequestLease)>,
+    open: Vec<(u64, usize, u64, crate::endpoint::CountedLoad)>,
     millis: u64,
 }
 

@@ -1,18 +1,14 @@
 //! Which endpoint a pick gets.
 //!
 //! Owns: the order in which subset, session and balancer decide. Refuses to know: what is claimed, and the limits of the
-//! cluster. Keeps: a session leads to an endpoint of the subset that was asked for, or nowhere; what was tried is not
-//! chosen.
+//! cluster. Keeps: what was tried is not chosen; without a subset that was asked for, or one instead, nothing is.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use sluice_core::Reason;
-use sluice_core::limits::Limit;
 use sluice_io::WorkerCx;
 
-use super::super::affinity::{Affinity, ClientSession, PreferredEndpoint};
-use super::super::source_table::SourceTable;
+use super::super::affinity::Affinity;
 use super::{ClusterHandle, Membership, Tried};
 use crate::balance::load_balancer::{Chooser, Openings, Shortage};
 use crate::balance::subsets::{Subset, SubsetChoice};
@@ -21,7 +17,7 @@ use crate::metadata::SubsetKey;
 use crate::{metrics, reasons};
 
 impl ClusterHandle {
-    pub(super) fn choose(
+    pub(in super::super) fn choose(
         &self,
         worker: &WorkerCx,
         Affinity { hash, session, subset }: Affinity<'_>,
@@ -59,8 +55,8 @@ impl ClusterHandle {
             Ok(index) => Arc::clone(&members.endpoints[index as usize]),
             Err(shortage) => return Err(self.why_none(&members, shortage)),
         };
-        if let Some(ClientSession::Source { source, ttl }) = session {
-            self.note_source(worker, source, ttl, &endpoint);
+        if let Some(session) = session {
+            self.note_session(worker, session, &endpoint);
         }
         Ok(endpoint)
     }
@@ -90,64 +86,6 @@ impl ClusterHandle {
             worker.shard.counter(&metrics::SUBSET_PICKS, &[&self.cluster.name, result])
         });
         subset
-    }
-
-    /// The endpoint of a session, if it has one that can be used.
-    ///
-    /// # Errors
-    /// It has one that cannot be used, and allows no other.
-    fn resume(
-        &self,
-        worker: &WorkerCx,
-        session: ClientSession,
-        members: &Membership,
-        subset: Option<&Subset>,
-        openings: &Openings<'_>,
-    ) -> Result<Option<Arc<EndpointState>>, Reason> {
-        let (id, strict) = match session {
-            ClientSession::Endpoint(PreferredEndpoint { id, strict }) => (Some(id), strict),
-            ClientSession::Source { source, ttl } => {
-                (self.sources(worker).find(source, ttl, worker.now()), false)
-            }
-        };
-        let Some(id) = id else { return Ok(None) };
-        let usable = |index: u32| {
-            let endpoint = &members.endpoints[index as usize];
-            // A drained endpoint keeps its sessions.
-            let open = endpoint.may_continue()
-                && subset.is_none_or(|of| members.traits[index as usize].has(&of.key))
-                && !(openings.is_full)(endpoint)
-                && !(openings.is_tried)(index, endpoint);
-            open.then_some(endpoint)
-        };
-        let endpoint = members.with_id(id).and_then(usable);
-        let result = match (endpoint, strict) {
-            (Some(_), _) => "kept",
-            (None, false) => "moved",
-            (None, true) => "refused",
-        };
-        self.count_session(worker, result);
-        if let (Some(endpoint), ClientSession::Source { source, ttl }) = (endpoint, session) {
-            self.note_source(worker, source, ttl, endpoint);
-        }
-        if endpoint.is_none() && strict { Err(reasons::SESSION) } else { Ok(endpoint.cloned()) }
-    }
-
-    fn note_source(&self, worker: &WorkerCx, source: u64, ttl: Duration, to: &EndpointState) {
-        if self.sources(worker).note(source, to.id, ttl, worker.now()) {
-            self.count_session(worker, "forgotten");
-        }
-    }
-
-    fn count_session(&self, worker: &WorkerCx, result: &'static str) {
-        self.sessions.count(&result, |result| {
-            worker.shard.counter(&metrics::SESSIONS, &[&self.cluster.name, result])
-        });
-    }
-
-    fn sources(&self, worker: &WorkerCx) -> &SourceTable {
-        let size = || SourceTable::new(worker.limits.size(Limit::SourceTable));
-        self.cluster.sources.get_or_init(size)
     }
 
     fn why_none(&self, members: &Membership, shortage: Shortage) -> Reason {

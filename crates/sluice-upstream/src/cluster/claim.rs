@@ -1,0 +1,144 @@
+//! Claims: what connections and requests have taken of a cluster and an endpoint.
+//!
+//! Owns: the counts of a cluster, taking them with those of an endpoint, and giving both back. Refuses to know: which
+//! endpoint is best. Keeps: no limit is exceeded, over all workers; every claim is given back when it is dropped, and
+//! what waits in the queue is told.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use super::{Cluster, ClusterHandle};
+use crate::endpoint::{EndpointState, LoadKind, count_below};
+
+/// A request's claim on its cluster and endpoint.
+#[derive(Debug)]
+pub struct RequestClaim {
+    handle: Rc<ClusterHandle>,
+    endpoint: Arc<EndpointState>,
+    /// Whether the cluster counts it.
+    counts: bool,
+}
+
+impl RequestClaim {
+    /// The claim of a request that is counted.
+    pub(super) const fn counted(
+        handle: Rc<ClusterHandle>,
+        endpoint: Arc<EndpointState>,
+        counts: bool,
+    ) -> Self {
+        Self { handle, endpoint, counts }
+    }
+}
+
+impl Drop for RequestClaim {
+    fn drop(&mut self) {
+        self.handle.cluster.give_back(LoadKind::Request, self.counts, &self.endpoint);
+    }
+}
+
+/// A picked endpoint: a claim on it and on the cluster.
+#[derive(Debug)]
+pub struct Claim {
+    handle: Rc<ClusterHandle>,
+    endpoint: Arc<EndpointState>,
+    /// Whether it is that of a pooled connection.
+    pooled: bool,
+}
+
+impl Claim {
+    /// The claim of a connection that is counted; a `pooled` one carries the requests of many clients.
+    pub(super) fn counted(
+        handle: Rc<ClusterHandle>,
+        endpoint: Arc<EndpointState>,
+        pooled: bool,
+    ) -> Self {
+        handle.open.increment();
+        if pooled {
+            endpoint.enter_pooled();
+            handle.cluster.pooled.fetch_add(1, Relaxed);
+        }
+        Self { handle, endpoint, pooled }
+    }
+
+    /// The endpoint.
+    pub const fn endpoint(&self) -> &Arc<EndpointState> {
+        &self.endpoint
+    }
+
+    /// The cluster.
+    pub const fn handle(&self) -> &Rc<ClusterHandle> {
+        &self.handle
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let cluster = &self.handle.cluster;
+        if self.pooled {
+            self.endpoint.leave_pooled();
+            cluster.pooled.fetch_sub(1, Relaxed);
+        }
+        self.handle.open.decrement();
+        cluster.give_back(LoadKind::Connection, true, &self.endpoint);
+    }
+}
+
+/// Why there was no room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LimitReached {
+    /// The endpoint is at its limit.
+    Endpoint,
+    /// The cluster is at its limit.
+    Cluster,
+}
+
+impl Cluster {
+    const fn count_of(&self, load: LoadKind) -> &AtomicU64 {
+        match load {
+            LoadKind::Connection => &self.active,
+            LoadKind::Request => &self.requests,
+        }
+    }
+
+    /// The count of `load`, over all endpoints; of requests only if the plan needs it.
+    pub(super) fn in_use(&self, load: LoadKind) -> u64 {
+        self.count_of(load).load(Relaxed)
+    }
+
+    /// Counts one more of `load` at `endpoint`, below `max` there and `total_max` in all; the cluster counts it if
+    /// `counts`. What is taken must be given back.
+    pub(super) fn take(
+        &self,
+        load: LoadKind,
+        counts: bool,
+        endpoint: &Arc<EndpointState>,
+        max: Option<u64>,
+        total_max: Option<u64>,
+    ) -> Result<(), LimitReached> {
+        if max.is_some_and(|max| endpoint.in_use(load) >= max) {
+            return Err(LimitReached::Endpoint);
+        }
+        if counts && !count_below(self.count_of(load), total_max) {
+            return Err(LimitReached::Cluster);
+        }
+        if endpoint.enter(load, max) {
+            return Ok(());
+        }
+        // Another worker was faster. Meanwhile, the cluster may have seemed to be full.
+        if counts {
+            self.count_of(load).fetch_sub(1, Relaxed);
+            self.note_room(load, endpoint);
+        }
+        Err(LimitReached::Endpoint)
+    }
+
+    /// Gives back what was taken.
+    pub(super) fn give_back(&self, load: LoadKind, counts: bool, endpoint: &Arc<EndpointState>) {
+        if counts {
+            self.count_of(load).fetch_sub(1, Relaxed);
+        }
+        endpoint.leave(load);
+        self.note_room(load, endpoint);
+    }
+}

@@ -1,0 +1,280 @@
+//! A place in the queue of a cluster, on a worker.
+//!
+//! Owns: how one waits: for its own endpoint first, then for any, until its time is up. Refuses to know: who waits.
+//! Keeps: who is dropped while it waits leaves the queue, and gives back what it was handed; a place that looks elsewhere
+//! keeps its ticket.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{Ordering::Relaxed, Ordering::SeqCst, fence};
+
+use sluice_core::{Moment, Reason};
+use sluice_io::WorkerCx;
+use sluice_io::timers::Timer;
+use smallvec::SmallVec;
+use tokio::sync::oneshot;
+
+use super::super::ClusterHandle;
+use super::super::affinity::Affinity;
+use super::super::breakers::BreakerLimit;
+use super::super::claim::{Claim, RequestClaim};
+use super::super::handle::Tried;
+use super::super::reserve::TrafficClass;
+use super::lines::{LinePlace, QueueMessage, QueueWaiter, QueuedRoom};
+use crate::endpoint::{EndpointState, LoadKind, count_below};
+use crate::metrics;
+use crate::plan::QueuePlan;
+use crate::reasons;
+
+/// One that waits in the queue; leaves it when it is dropped.
+struct QueuePlace<'a> {
+    handle: &'a ClusterHandle,
+    worker: &'a WorkerCx,
+    since: Moment,
+    load: LoadKind,
+    ticket: u64,
+    /// Its line, if it is in one; the endpoint is the only one that it waits for.
+    line: Option<Option<Arc<EndpointState>>>,
+    result: &'static str,
+}
+
+impl<'a> QueuePlace<'a> {
+    /// A place in no line yet; `None` if the queue is full.
+    fn new(
+        handle: &'a ClusterHandle,
+        worker: &'a WorkerCx,
+        load: LoadKind,
+        plan: &QueuePlan,
+    ) -> Option<Self> {
+        let queue = handle.cluster.queue.get()?;
+        if !count_below(&queue.waiting, Some(plan.size)) {
+            return None;
+        }
+        queue.reserve_percent.store(handle.reserve_percent, Relaxed);
+        let ticket = queue.next_ticket.fetch_add(1, Relaxed);
+        Some(Self { handle, worker, since: worker.now(), load, ticket, line: None, result: "left" })
+    }
+
+    fn line_place(&self, own: Option<&Arc<EndpointState>>) -> LinePlace {
+        LinePlace { load: self.load, ticket: self.ticket, own: own.map(|endpoint| endpoint.id) }
+    }
+
+    /// Joins the line for `own`, or that for any endpoint; `None` if there are too many messages. The caller looks for room
+    /// afterwards: what became free before is not handed over.
+    fn join(
+        &mut self,
+        own: Option<Arc<EndpointState>>,
+        tried: Tried<'_>,
+    ) -> Option<oneshot::Receiver<QueuedRoom>> {
+        let cluster = &self.handle.cluster;
+        let queue = cluster.queue.get()?;
+        let (to, handed) = oneshot::channel();
+        let tried: SmallVec<[Arc<str>; 1]> = tried.names().iter().cloned().collect();
+        let waiting = QueueWaiter { cluster: Arc::clone(cluster), tried, to };
+        let joined = queue.tell(QueueMessage::Joined(self.line_place(own.as_ref()), waiting));
+        if !joined {
+            return None;
+        }
+        match &own {
+            None => _ = queue.anywhere(self.load).fetch_add(1, Relaxed),
+            Some(endpoint) => endpoint.begin_wait(self.load),
+        }
+        self.line = Some(own);
+        queue.serve(cluster);
+        fence(SeqCst);
+        Some(handed)
+    }
+
+    /// Leaves the line; `removed` if it was removed from it already.
+    fn leave_line(&mut self, removed: bool) {
+        let Some(queue) = self.handle.cluster.queue.get() else { return };
+        let Some(own) = self.line.take() else { return };
+        match &own {
+            None => _ = queue.anywhere(self.load).fetch_sub(1, Relaxed),
+            Some(endpoint) => endpoint.end_wait(self.load),
+        }
+        if removed {
+            return;
+        }
+        if !queue.tell(QueueMessage::Left(self.line_place(own.as_ref()))) {
+            queue.unsure.store(true, Relaxed);
+        }
+        queue.serve(&self.handle.cluster);
+    }
+}
+
+impl Drop for QueuePlace<'_> {
+    fn drop(&mut self) {
+        self.leave_line(false);
+        let cluster = &self.handle.cluster;
+        if let Some(queue) = cluster.queue.get() {
+            queue.waiting.fetch_sub(1, Relaxed);
+        }
+        self.handle.count_queued(self.worker, self.result, self.since);
+    }
+}
+
+impl ClusterHandle {
+    /// Whether what exceeds the limits waits.
+    pub fn has_queue(&self) -> bool {
+        // Most clusters never had one, which is cheaper to see.
+        self.cluster.queue.get().is_some() && self.cluster.peek_plan().queue.is_some()
+    }
+
+    /// Whether a connection or request must join the queue first: others wait for any endpoint, or it waits for its own.
+    pub(in super::super) fn comes_later(
+        &self,
+        worker: &WorkerCx,
+        load: LoadKind,
+        affinity: Affinity<'_>,
+        tried: Tried<'_>,
+    ) -> bool {
+        let queue = self.cluster.queue.get();
+        if queue.is_some_and(|queue| queue.anywhere(load).load(Relaxed) > 0) {
+            return true;
+        }
+        let plan = self.cluster.peek_plan().queue;
+        let waits = plan.is_some_and(|plan| !plan.own_timeout.is_zero())
+            || affinity.session.is_some_and(|session| session.is_strict());
+        waits && self.full_own_endpoint(worker, load, affinity, tried).is_some()
+    }
+
+    /// The endpoint of the session or hash, if it is at its limit.
+    fn full_own_endpoint(
+        &self,
+        worker: &WorkerCx,
+        load: LoadKind,
+        affinity: Affinity<'_>,
+        tried: Tried<'_>,
+    ) -> Option<Arc<EndpointState>> {
+        let endpoint = self.own_endpoint(worker, affinity, tried)?;
+        let (max, _) = self.limits_of(load, TrafficClass::Request, &endpoint);
+        let full = max.is_some_and(|max| endpoint.in_use(load) >= max);
+        (full || endpoint.waiting(load) > 0).then_some(endpoint)
+    }
+
+    /// Waits for a connection's room at an endpoint that was not `tried`.
+    ///
+    /// # Errors
+    /// The queue is full, the wait took too long, or no endpoint can be used any more.
+    pub async fn wait_for_room(
+        self: &Rc<Self>,
+        worker: &WorkerCx,
+        affinity: Affinity<'_>,
+        tried: Tried<'_>,
+    ) -> Result<Claim, Reason> {
+        let load = LoadKind::Connection;
+        let room = self.wait(worker, load, affinity, tried).await?;
+        Ok(self.connection(room.into_taken().expect("it was handed over")))
+    }
+
+    /// Waits for a request's room at an endpoint.
+    ///
+    /// # Errors
+    /// As for [`ClusterHandle::wait_for_room`].
+    pub async fn wait_for_request(
+        self: &Rc<Self>,
+        worker: &WorkerCx,
+        affinity: Affinity<'_>,
+    ) -> Result<(Arc<EndpointState>, RequestClaim), Reason> {
+        let load = LoadKind::Request;
+        let room = self.wait(worker, load, affinity, Tried::NOTHING).await?;
+        Ok(self.request(room.into_taken().expect("it was handed over")))
+    }
+
+    async fn wait(
+        &self,
+        worker: &WorkerCx,
+        load: LoadKind,
+        affinity: Affinity<'_>,
+        tried: Tried<'_>,
+    ) -> Result<QueuedRoom, Reason> {
+        let plan = self.cluster.peek_plan().queue;
+        let Some(plan) = plan else { return Err(reasons::LIMIT) };
+        let is_strict = affinity.session.is_some_and(|session| session.is_strict());
+        let Some(mut place) = QueuePlace::new(self, worker, load, &plan) else {
+            return Err(self.queue_full(worker));
+        };
+        let by = worker.now().after(plan.timeout);
+        let own_by = if is_strict { by } else { worker.now().after(plan.own_timeout).min(by) };
+        let timer = Timer::new(&worker.timers);
+        loop {
+            if self.cluster.peek_plan().picks_among_parts() {
+                place.result = "unusable";
+                return Err(reasons::LIMIT);
+            }
+            let waits_for_own = worker.now() < own_by;
+            let own = waits_for_own.then(|| self.own_endpoint(worker, affinity, tried)).flatten();
+            let until = if own.is_some() { own_by } else { by };
+            let Some(mut handed) = place.join(own.clone(), tried) else {
+                return Err(self.queue_full(worker));
+            };
+            self.look_for_room(worker, load, affinity, tried, own.as_ref()).inspect_err(|_| {
+                place.result = "unusable";
+            })?;
+            let (room, removed) = match timer.until(until, &mut handed).await {
+                Ok(outcome) => (outcome.ok(), true),
+                // It may have been handed over at the last moment.
+                Err(_) => match handed.try_recv() {
+                    Ok(room) => (Some(room), true),
+                    Err(_) => (None, false),
+                },
+            };
+            place.leave_line(removed);
+            if let Some(room) = room {
+                place.result = "served";
+                if let (Some(session), Some(endpoint)) = (affinity.session, room.endpoint()) {
+                    self.note_session(worker, session, endpoint);
+                }
+                return Ok(room);
+            }
+            if worker.now() >= by {
+                place.result = "timeout";
+                return Err(reasons::QUEUE_TIMEOUT);
+            }
+        }
+    }
+
+    /// Looks whether there is room after all, and hands it to the one that comes first.
+    ///
+    /// # Errors
+    /// No endpoint can be used.
+    fn look_for_room(
+        &self,
+        worker: &WorkerCx,
+        load: LoadKind,
+        affinity: Affinity<'_>,
+        tried: Tried<'_>,
+        own: Option<&Arc<EndpointState>>,
+    ) -> Result<(), Reason> {
+        if let Some(endpoint) = own {
+            self.cluster.note_room(load, endpoint);
+            return Ok(());
+        }
+        if affinity.session.is_some_and(|session| session.is_strict()) {
+            return Err(reasons::SESSION);
+        }
+        // Sessions are counted when there is room.
+        let affinity = Affinity::hashed(affinity.hash);
+        match self.take(worker, load, TrafficClass::Request, affinity, tried, &|_| false) {
+            Ok(taken) => {
+                self.cluster.give_back(load, taken.counts, &taken.endpoint);
+                Ok(())
+            }
+            Err(refusal) if refusal.limit.is_some() => Ok(()),
+            Err(refusal) => Err(refusal.why),
+        }
+    }
+
+    fn queue_full(&self, worker: &WorkerCx) -> Reason {
+        self.count_refusal(worker, BreakerLimit::Queue);
+        reasons::QUEUE_FULL
+    }
+
+    fn count_queued(&self, worker: &WorkerCx, result: &'static str, since: Moment) {
+        let (shard, cluster) = (&worker.shard, &self.cluster.name);
+        self.queued.count(&result, |result| shard.counter(&metrics::QUEUED, &[cluster, result]));
+        let time = || shard.histogram(&metrics::QUEUE_TIME, &[cluster]);
+        self.queue_time.get_or_init(time).record(worker.now().since(since));
+    }
+}
