@@ -5,7 +5,9 @@ use std::io::{Read as _, Write as _};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use sluice_testkit::origin::Client;
-use sluice_testkit::peers::{Server, UdpServer, connect, exchange, read, read_to_end};
+use sluice_testkit::peers::{
+    RefusingPort, Server, UdpServer, connect, exchange, read, read_to_end,
+};
 use sluice_testkit::{Authority, Sluice, http, tools, wait};
 use sluice_tests::dnsmasq;
 
@@ -241,10 +243,10 @@ fn connections_to_a_removed_endpoint_follow_the_cluster_policy() {
 
 #[test]
 fn health_checks_detect_failure_and_recovery() {
-    let port = tools::free_port();
+    let dead = RefusingPort::take();
     let alive = Server::greeter("alive");
     let sluice = Sluice::new().expect_warning("endpoint is unhealthy").start(&relay(
-        &format!("127.0.0.1:{port}, {}", quoted(&alive)),
+        &format!("\"{}\", {}", dead.addr(), quoted(&alive)),
         ", connect_attempts: 1, outlier: none, health: { tcp: {}, interval: 50ms, unhealthy_after: 2, healthy_after: 2 }",
     ));
     let healthy = || {
@@ -255,8 +257,7 @@ fn health_checks_detect_failure_and_recovery() {
     for _ in 0..10 {
         assert_eq!(read(&mut connect(sluice.addr("a")), 5), b"alive");
     }
-    let risen =
-        Server::start_at(([127, 0, 0, 1], port).into(), |mut stream| stream.write_all(b"risen"));
+    let risen = Server::start_on(dead.listen(), |mut stream| stream.write_all(b"risen"));
     wait::until("the risen one to be found", || (healthy() == 2).then_some(()));
     wait::until("the risen one to serve", || {
         (read(&mut connect(sluice.addr("a")), 5) == b"risen").then_some(())

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
+use socket2::{Domain, Socket, Type};
+
 use crate::wait::PATIENCE;
 
 /// A TCP server that runs `serve` on a thread for each connection.
@@ -28,7 +30,14 @@ impl Server {
         address: SocketAddr,
         serve: impl Fn(TcpStream) -> io::Result<()> + Send + Sync + 'static,
     ) -> Self {
-        let listener = TcpListener::bind(address).expect("the address is free");
+        Self::start_on(TcpListener::bind(address).expect("the address is free"), serve)
+    }
+
+    /// Serves on `listener`.
+    pub fn start_on(
+        listener: TcpListener,
+        serve: impl Fn(TcpStream) -> io::Result<()> + Send + Sync + 'static,
+    ) -> Self {
         let address = listener.local_addr().expect("it is bound");
         let (stop, accepted) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let (stopped, counted, serve) = (Arc::clone(&stop), Arc::clone(&accepted), Arc::new(serve));
@@ -89,6 +98,32 @@ fn echo(mut stream: TcpStream) -> io::Result<()> {
             0 => return stream.shutdown(std::net::Shutdown::Write),
             count => stream.write_all(&buffer[..count])?,
         }
+    }
+}
+
+/// A port that refuses connections, and that nothing else gets meanwhile.
+#[derive(Debug)]
+pub struct RefusingPort(Socket);
+
+impl RefusingPort {
+    /// Takes a free port.
+    pub fn take() -> Self {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        socket.bind(&any.into()).expect("a port is free");
+        Self(socket)
+    }
+
+    /// Its address.
+    pub fn addr(&self) -> SocketAddr {
+        let address = self.0.local_addr().expect("it is bound");
+        address.as_socket().expect("an IP address")
+    }
+
+    /// Accepts connections from now on.
+    pub fn listen(self) -> TcpListener {
+        self.0.listen(128).expect("it can listen");
+        self.0.into()
     }
 }
 
