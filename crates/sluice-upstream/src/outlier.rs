@@ -102,7 +102,8 @@ impl ClusterHandle {
         self.count_endpoint(worker, &endpoint.name);
     }
 
-    /// Notes how long a response of `endpoint` took, or a relayed connection to it, for a balancer that goes by it.
+    /// Notes how long a relayed connection to `endpoint` took, or a response was waited for in vain, for a balancer that
+    /// goes by it.
     pub fn note_latency(&self, worker: &WorkerCx, endpoint: &EndpointState, took: Duration) {
         if endpoint.latency.is_tracked()
             && let BalancePlan::PeakEwma(plan) = &self.cluster.peek_plan().balancing.balance
@@ -154,8 +155,9 @@ impl ClusterHandle {
         }
     }
 
-    /// Notes how long `endpoint` took to respond.
-    pub fn note_time(&self, endpoint: &EndpointState, took: Duration) {
+    /// Notes how long `endpoint` took to respond: for a balancer that goes by it, and for ejection by latency.
+    pub fn note_response_time(&self, worker: &WorkerCx, endpoint: &EndpointState, took: Duration) {
+        self.note_latency(worker, endpoint, took);
         endpoint.counts.took(took);
     }
 

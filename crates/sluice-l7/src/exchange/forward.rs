@@ -195,8 +195,7 @@ impl RequestTask {
             pool.handle.note_refusal(&worker, &endpoint);
         }
         let took = worker.now().since(up.sent_at);
-        pool.handle.note_latency(&worker, &endpoint, took);
-        pool.handle.note_time(&endpoint, took);
+        pool.handle.note_response_time(&worker, &endpoint, took);
         self.count_answer(&pool, &endpoint, status, Some(took));
         let covered =
             forwarding.options.retry.covers(&self.response, status_number(&self.response));

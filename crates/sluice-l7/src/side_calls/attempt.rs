@@ -116,7 +116,7 @@ impl SideCalls {
             Ok(status) => {
                 pool.handle.note_answer(&self.worker, &up.endpoint, Some(status));
                 let took = self.worker.now().since(up.sent_at);
-                pool.handle.note_time(&up.endpoint, took);
+                pool.handle.note_response_time(&self.worker, &up.endpoint, took);
                 (status, Some(took))
             }
             Err(failed) => {

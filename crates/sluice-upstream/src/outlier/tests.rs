@@ -5,6 +5,7 @@ use sluice_core::clock::ClockOrigin;
 use sluice_telemetry::Registry;
 
 use super::*;
+use crate::balance::{BalancingPlan, PeakEwmaPlan};
 use crate::cluster::Member;
 use crate::endpoint::{EndpointTraits, Target};
 use crate::plan::{ClusterPlan, ClusterSettings, DnsCheck, EnforcePlan};
@@ -220,4 +221,22 @@ fn what_is_not_enforced_is_counted_and_forgotten() {
     // It is decided again after as many failures.
     let half: usize = (0..50).map(|_| fails(50)).sum();
     assert!((100..450).contains(&half), "{half}");
+}
+
+#[test]
+fn the_time_of_a_response_counts_for_the_balancer_too() {
+    let bare = ClusterSettings::clone(&ClusterSettings::bare());
+    let balance = BalancePlan::PeakEwma(PeakEwmaPlan::default());
+    let balancing = BalancingPlan { balance, ..BalancingPlan::default() };
+    let settings = Arc::new(ClusterSettings { balancing, ..bare });
+    let cluster =
+        Arc::new(Cluster::new(Arc::new(ClusterPlan { name: "c".into(), settings, tls: None })));
+    cluster.publish(&[crate::cluster::tests::member(1)]);
+    let worker = WorkerCx::solitary(Clock::held());
+    let handle = ClusterHandle::new(Arc::clone(&cluster), &worker);
+    let endpoint = &cluster.members().endpoints[0];
+    assert_eq!(endpoint.latency.peak(), None);
+    let took = Duration::from_millis(7);
+    handle.note_response_time(&worker, endpoint, took);
+    assert_eq!(endpoint.latency.peak(), Some(took));
 }
