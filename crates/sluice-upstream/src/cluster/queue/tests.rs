@@ -83,6 +83,16 @@ impl Client {
         Self { picking, woken }
     }
 
+    /// Picks, and returns the outcome if there is one at once.
+    fn arrive(
+        handle: &Rc<ClusterHandle>,
+        worker: &Rc<WorkerCx>,
+        affinity: Affinity<'static>,
+    ) -> (Option<Result<Claim, Reason>>, Self) {
+        let mut client = Self::begin(handle, worker, affinity);
+        (client.poll(), client)
+    }
+
     /// The outcome, if it was woken and has one.
     fn poll(&mut self) -> Option<Result<Claim, Reason>> {
         if !self.woken.0.swap(false, Relaxed) {
@@ -115,8 +125,7 @@ fn the_first_to_come_is_the_first_to_be_served() {
     let workers = handles(&cluster, &clock, 2);
     let begin = |worker: usize| {
         let (handle, worker) = &workers[worker];
-        let mut client = Client::begin(handle, worker, Affinity::default());
-        (client.poll(), client)
+        Client::arrive(handle, worker, Affinity::default())
     };
     let held: Vec<_> = (0..2).map(|worker| begin(worker).0.unwrap().unwrap()).collect();
     let mut waiting: Vec<Client> = [0, 1, 0].map(|worker| begin(worker).1).into();
@@ -136,10 +145,7 @@ fn one_that_leaves_frees_its_place_and_what_it_was_handed() {
     let clock = Clock::held();
     let workers = handles(&cluster, &clock, 1);
     let (handle, worker) = &workers[0];
-    let begin = || {
-        let mut client = Client::begin(handle, worker, Affinity::default());
-        (client.poll(), client)
-    };
+    let begin = || Client::arrive(handle, worker, Affinity::default());
     let held = begin().0.unwrap().unwrap();
     let (first, second) = (begin().1, begin().1);
     drop(first);
@@ -160,10 +166,7 @@ fn a_wait_ends_by_time_or_when_no_endpoint_is_left() {
     let clock = Clock::held();
     let workers = handles(&cluster, &clock, 1);
     let (handle, worker) = &workers[0];
-    let begin = || {
-        let mut client = Client::begin(handle, worker, Affinity::default());
-        (client.poll(), client)
-    };
+    let begin = || Client::arrive(handle, worker, Affinity::default());
     let _held = begin().0.unwrap().unwrap();
     let mut late = begin().1;
     clock.advance(TIMEOUT + Duration::from_millis(50));
@@ -185,10 +188,7 @@ fn more_room_is_handed_over_at_once() {
     let clock = Clock::held();
     let workers = handles(&cluster, &clock, 1);
     let (handle, worker) = &workers[0];
-    let begin = || {
-        let mut client = Client::begin(handle, worker, Affinity::default());
-        (client.poll(), client)
-    };
+    let begin = || Client::arrive(handle, worker, Affinity::default());
     let _held = begin().0.unwrap().unwrap();
     let mut waiting: Vec<Client> = (0..3).map(|_| begin().1).collect();
     let limits = EndpointLimits { connections: std::num::NonZeroU64::new(2), requests: None };
@@ -221,10 +221,7 @@ fn a_backup_endpoint_is_not_handed_over_while_the_others_serve() {
     let first = &cluster.members().endpoints[0];
     first.set_health(Err("refused"));
     cluster.rebalance();
-    let begin = || {
-        let mut client = Client::begin(handle, worker, Affinity::default());
-        (client.poll(), client)
-    };
+    let begin = || Client::arrive(handle, worker, Affinity::default());
     let spilled = begin().0.unwrap().unwrap();
     assert_eq!(&*spilled.endpoint().name, "127.0.0.1:2");
     first.set_health(Ok(()));
@@ -282,10 +279,7 @@ fn a_session_waits_for_its_own_endpoint_and_then_for_any() {
     let workers = handles(&cluster, &clock, 1);
     let (handle, worker) = &workers[0];
     let own = Arc::clone(&cluster.members().endpoints[0]);
-    let begin = |affinity| {
-        let mut client = Client::begin(handle, worker, affinity);
-        (client.poll(), client)
-    };
+    let begin = |affinity| Client::arrive(handle, worker, affinity);
     let held = begin(session(&own, false)).0.unwrap().unwrap();
     let (mut moving, mut strict) = (begin(session(&own, false)).1, begin(session(&own, true)).1);
     assert_eq!((cluster.waiting(), own.waiting(LoadKind::Connection)), (2, 2));
