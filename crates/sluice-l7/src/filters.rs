@@ -210,6 +210,11 @@ trait OfSettings: HttpFilter + Setting + Clone + Send + Sync + 'static {
     const NAME: &'static str;
     const HELP: &'static str;
 
+    /// Checks what the types of the fields do not. Returns whether the settings can be used.
+    fn is_usable(&self, _context: &mut CheckContext<'_>) -> bool {
+        true
+    }
+
     /// See [`HttpFilterPlan::on_top_of`].
     fn on_top_of(&self, _under: &Self) -> Option<Self> {
         None
@@ -259,7 +264,8 @@ impl<S: OfSettings> FilterFactory<dyn HttpFilterPlan> for Ready<S> {
         settings: &Node,
         context: &mut CheckContext<'_>,
     ) -> Option<Arc<dyn HttpFilterPlan>> {
-        Some(Arc::new(Use(context.bind::<S>(settings)?)))
+        let settings = context.bind::<S>(settings)?;
+        settings.is_usable(context).then(|| Arc::new(Use(settings)) as _)
     }
 }
 
@@ -295,7 +301,7 @@ pub fn built_in() -> HttpFilters {
         Arc::new(Ready::<buffer::Buffer>::default()),
         Arc::new(Ready::<Short<body_max::BodyMax>>::default()),
         Arc::new(cors::CorsFactory),
-        Arc::new(csrf::CsrfFactory),
+        Arc::new(Ready::<csrf::Csrf>::default()),
         Arc::new(Ready::<error_pages::ErrorPages>::default()),
         Arc::new(grpc_stats::GrpcStatsFactory),
         Arc::new(health_check::HealthCheckFactory),

@@ -3,14 +3,10 @@
 //! Owns: which requests change state, and which page a request comes from. Refuses to know: who the client is. Keeps: a
 //! request that changes state passes only if its page is of the same host or of a listed origin.
 
-use std::rc::Rc;
-use std::sync::Arc;
-
 use sluice_codec::Head;
-use sluice_core::{Node, Setting, Shape, Spanned};
-use sluice_io::WorkerCx;
+use sluice_core::Spanned;
 
-use super::{CheckContext, Cx, FilterFactory, HeadStep, HttpFilter, HttpFilterPlan};
+use super::{CheckContext, Cx, HeadStep, HttpFilter, OfSettings};
 use crate::reasons;
 use crate::reply::Reply;
 use crate::words::OriginPattern;
@@ -35,59 +31,30 @@ sluice_core::section! {
     }
 }
 
-/// The factory.
-#[derive(Debug, Default)]
-pub struct CsrfFactory;
+impl OfSettings for Csrf {
+    const NAME: &'static str = "csrf";
+    const HELP: &'static str =
+        "Refuses requests that change state and come from pages of other sites (CSRF).";
 
-impl FilterFactory<dyn HttpFilterPlan> for CsrfFactory {
-    fn name(&self) -> &'static str {
-        "csrf"
-    }
-
-    fn help(&self) -> &'static str {
-        "Refuses requests that change state and come from pages of other sites (CSRF)."
-    }
-
-    fn shape(&self) -> Shape {
-        Csrf::shape()
-    }
-
-    fn check(
-        &self,
-        settings: &Node,
-        context: &mut CheckContext<'_>,
-    ) -> Option<Arc<dyn HttpFilterPlan>> {
-        let csrf = context.bind::<Csrf>(settings)?;
-        if let Some(any) = csrf.origins.iter().find(|origin| origin.value == OriginPattern::Any) {
+    fn is_usable(&self, context: &mut CheckContext<'_>) -> bool {
+        let any = self.origins.iter().find(|origin| origin.value == OriginPattern::Any);
+        if let Some(any) = any {
             let at = context.at.key("origins");
             let finding =
                 context.diags.error("bad-value", any.span, at, "`*` lets every page pass");
             finding.help("list the origins; where every page may pass, leave the filter out with `csrf: skip`");
-            return None;
         }
-        Some(Arc::new(CsrfPlan(Arc::new(csrf))))
+        any.is_none()
     }
-}
 
-#[derive(Debug)]
-struct CsrfPlan(Arc<Csrf>);
-
-impl HttpFilterPlan for CsrfPlan {
     fn is_guard(&self) -> bool {
         true
     }
-
-    fn on_worker(&self, _: &Rc<WorkerCx>, _: &str) -> Rc<dyn HttpFilter> {
-        Rc::new(CsrfFilter(Arc::clone(&self.0)))
-    }
 }
 
-#[derive(Debug)]
-struct CsrfFilter(Arc<Csrf>);
-
-impl HttpFilter for CsrfFilter {
+impl HttpFilter for Csrf {
     fn request_head(&self, _: &mut Cx<'_>, head: &mut Head) -> HeadStep {
-        match self.0.refusal(head) {
+        match self.refusal(head) {
             None => HeadStep::Continue,
             Some(details) => {
                 let body = "a page of another site may not make this request\n";
