@@ -4,8 +4,6 @@
 //! the path.
 
 use sluice_codec::Head;
-use sluice_core::settings::{Plain, Shape, bind_scalar};
-use sluice_core::{Diags, Node, Path, Setting};
 
 /// A gRPC service and optionally a method of it; without either, any gRPC request matches.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,25 +25,17 @@ impl GrpcMatch {
     }
 }
 
-impl Setting for GrpcMatch {
-    fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
-        bind_scalar(node, at, diags, WHAT, parse)
-    }
-
-    fn shape() -> Shape {
-        Shape::Text { what: WHAT, example: "orders.v1.Orders" }
-    }
-
-    fn show(&self) -> Plain {
-        Plain::Text(match (&self.service, &self.method) {
-            (Some(service), Some(method)) => format!("{service}/{method}"),
-            (Some(service), None) => service.clone(),
-            (None, _) => "*".into(),
-        })
-    }
+sluice_core::text_setting! {
+    GrpcMatch, "a service, service/Method or *", "orders.v1.Orders", parse, show;
 }
 
-const WHAT: &str = "a service, service/Method or *";
+fn show(of: &GrpcMatch) -> String {
+    match (&of.service, &of.method) {
+        (Some(service), Some(method)) => format!("{service}/{method}"),
+        (Some(service), None) => service.clone(),
+        (None, _) => "*".into(),
+    }
+}
 
 fn parse(text: &str) -> Result<GrpcMatch, String> {
     if text == "*" {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use sluice_codec::names::{is_field_value, is_token};
 use sluice_codec::{Head, Known};
-use sluice_core::settings::{Plain, Shape, bind_entries, bind_scalar, bind_verbatim, entries_of};
+use sluice_core::settings::{Plain, Shape, bind_entries, bind_verbatim, entries_of};
 use sluice_core::{Diags, Node, Path, Setting};
 use smallvec::SmallVec;
 
@@ -78,18 +78,8 @@ fn name(text: &str) -> Result<String, String> {
     Ok(lower)
 }
 
-impl Setting for EditableHeader {
-    fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
-        bind_scalar(node, at, diags, "a header name", name).map(Self)
-    }
-
-    fn shape() -> Shape {
-        Shape::Text { what: "a header name", example: "x-debug" }
-    }
-
-    fn show(&self) -> Plain {
-        Plain::Text(self.0.clone())
-    }
+sluice_core::text_setting! {
+    EditableHeader, "a header name", "x-debug", |text| name(text).map(Self), |header| header.0.clone();
 }
 
 impl Setting for HeaderTemplates {

@@ -98,18 +98,8 @@ impl Setting for FallbackOfKeys {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MetadataKey(pub Arc<str>);
 
-impl Setting for MetadataKey {
-    fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
-        bind_scalar(node, at, diags, "a key", |text| check_key(text).map(|key| Self(key.into())))
-    }
-
-    fn shape() -> Shape {
-        Shape::Text { what: "a key", example: "version" }
-    }
-
-    fn show(&self) -> Plain {
-        Plain::Text(self.0.to_string())
-    }
+sluice_core::text_setting! {
+    MetadataKey, "a key", "version", |text| check_key(text).map(|key| Self(key.into())), |key| key.0.to_string();
 }
 
 fn check_key(text: &str) -> Result<&str, String> {

@@ -3,9 +3,9 @@
 //! Owns: what a rule says of the path and host that the endpoint receives. Refuses to know: how they are rewritten.
 
 use sluice_codec::names::is_token;
-use sluice_core::settings::{Plain, Shape, Verbatim, bind_scalar};
+use sluice_core::settings::Verbatim;
 use sluice_core::value::Authority;
-use sluice_core::{Diags, Node, Path, Setting, choice, section};
+use sluice_core::{choice, section};
 
 use super::words::HeaderName;
 
@@ -74,27 +74,17 @@ pub enum HostPart {
     Header(String),
 }
 
-impl Setting for HostPart {
-    fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
-        bind_scalar(node, at, diags, "path or header:NAME", |text| {
-            match text.strip_prefix("header:").map(str::trim) {
-                Some(name) if is_token(name.as_bytes()) => {
-                    Ok(Self::Header(name.to_ascii_lowercase()))
-                }
-                None if text == "path" => Ok(Self::Path),
-                _ => Err(format!("expected path or header:NAME, not `{text}`")),
-            }
-        })
-    }
+sluice_core::text_setting! {
+    HostPart, "path or header:NAME", "path", parse_host_part, |part| match part {
+        Self::Path => "path".into(),
+        Self::Header(name) => format!("header:{name}"),
+    };
+}
 
-    fn shape() -> Shape {
-        Shape::Text { what: "path or header:NAME", example: "path" }
-    }
-
-    fn show(&self) -> Plain {
-        Plain::Text(match self {
-            Self::Path => "path".into(),
-            Self::Header(name) => format!("header:{name}"),
-        })
+fn parse_host_part(text: &str) -> Result<HostPart, String> {
+    match text.strip_prefix("header:").map(str::trim) {
+        Some(name) if is_token(name.as_bytes()) => Ok(HostPart::Header(name.to_ascii_lowercase())),
+        None if text == "path" => Ok(HostPart::Path),
+        _ => Err(format!("expected path or header:NAME, not `{text}`")),
     }
 }

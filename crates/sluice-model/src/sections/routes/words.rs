@@ -4,39 +4,43 @@
 //! Keeps: a word that could never match is refused.
 
 use sluice_codec::names::is_token;
-use sluice_core::settings::{Plain, Shape, bind_scalar, bind_verbatim};
+use sluice_core::settings::{Plain, Shape, bind_verbatim};
 use sluice_core::{Diags, Node, Path, Setting};
 use sluice_l7::template::HttpTemplate;
 pub use sluice_l7::words::{HeaderName, MethodName};
 
-macro_rules! text_value {
-    ($(#[doc = $doc:literal] $name:ident($inner:ty), $bind:ident, $what:literal, $example:literal, $parse:expr, $show:expr;)+) => {$(
-        #[doc = $doc]
-        #[derive(Clone, Debug, PartialEq)]
-        pub struct $name(pub $inner);
+/// Text that may contain `%OPERATOR%`s.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Text(pub HttpTemplate);
 
-        impl Setting for $name {
-            fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
-                $bind(node, at, diags, $what, $parse).map(Self)
-            }
+impl Setting for Text {
+    fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
+        bind_verbatim(node, at, diags, "text", HttpTemplate::parse).map(Self)
+    }
 
-            fn shape() -> Shape {
-                Shape::Text { what: $what, example: $example }
-            }
+    fn shape() -> Shape {
+        Shape::Text { what: "text", example: "hello" }
+    }
 
-            fn show(&self) -> Plain {
-                let show: fn(&$inner) -> String = $show;
-                Plain::Text(show(&self.0))
-            }
-        }
-    )+};
+    fn show(&self) -> Plain {
+        Plain::Text(self.0.source().to_owned())
+    }
 }
 
-text_value! {
-    #[doc = "Text that may contain `%OPERATOR%`s."]
-    Text(HttpTemplate), bind_verbatim, "text", "hello", HttpTemplate::parse, |text| text.source().to_owned();
-    #[doc = "A protocol that clients may upgrade to."]
-    Token(String), bind_scalar, "a protocol", "websocket", |text| if is_token(text.as_bytes()) { Ok(text.to_owned()) } else { Err(format!("`{text}` is not the name of a protocol")) }, Clone::clone;
+/// A protocol that clients may upgrade to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Token(pub String);
+
+sluice_core::text_setting! {
+    Token, "a protocol", "websocket", parse_protocol, |protocol| protocol.0.clone();
+}
+
+fn parse_protocol(text: &str) -> Result<Token, String> {
+    if is_token(text.as_bytes()) {
+        Ok(Token(text.to_owned()))
+    } else {
+        Err(format!("`{text}` is not the name of a protocol"))
+    }
 }
 
 /// Protocols that clients may upgrade to; `none` allows none.
