@@ -6,6 +6,7 @@ pub mod h2_cases;
 pub mod h3;
 pub mod messages;
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use sluice_testkit::{Sluice, tools};
@@ -47,4 +48,23 @@ pub fn dnsmasq(port: u16, more: &[&str]) -> tools::Process {
     command.args(["--bind-interfaces", "--user=root", "--listen-address=127.0.0.1"]);
     command.arg(format!("--port={port}")).args(more);
     tools::serve(&mut command, ([127, 0, 0, 1], port).into())
+}
+
+/// Moves a file that lists these endpoints into place, as `endpoints_file` wants it.
+///
+/// # Panics
+/// The file cannot be written.
+pub fn place_endpoints(path: &Path, endpoints: &[SocketAddr]) {
+    let list: Vec<String> = endpoints.iter().map(|endpoint| format!("\"{endpoint}\"")).collect();
+    place_text(path, &format!("[{}]", list.join(", ")));
+}
+
+/// Moves a file with this text into place.
+///
+/// # Panics
+/// The file cannot be written.
+pub fn place_text(path: &Path, text: &str) {
+    let new = path.with_extension("new");
+    std::fs::write(&new, text).expect("the new file is written");
+    std::fs::rename(&new, path).expect("it is moved into place");
 }

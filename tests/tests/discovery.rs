@@ -2,13 +2,12 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use sluice_testkit::origin::Client;
 use sluice_testkit::peers::{Server, UdpServer, connect, exchange, read, read_to_end};
 use sluice_testkit::{Origin, Running, Sluice, tools, wait};
-use sluice_tests::dnsmasq;
+use sluice_tests::{dnsmasq, place_endpoints, place_text};
 
 /// A TCP and an HTTP listener in front of a cluster with these settings.
 fn both(cluster: &str) -> String {
@@ -17,18 +16,6 @@ fn both(cluster: &str) -> String {
          routes: {{ main: [{{ hosts: \"*\", rules: [{{ cluster: up }}] }}] }}\n\
          clusters: {{ up: {{ {cluster} }} }}\n"
     )
-}
-
-/// Moves a file with these endpoints into place.
-fn place(path: &Path, endpoints: &[SocketAddr]) {
-    let list: Vec<String> = endpoints.iter().map(|endpoint| format!("\"{endpoint}\"")).collect();
-    place_text(path, &format!("[{}]", list.join(", ")));
-}
-
-fn place_text(path: &Path, text: &str) {
-    let new = path.with_extension("new");
-    std::fs::write(&new, text).unwrap();
-    std::fs::rename(&new, path).unwrap();
 }
 
 /// The addresses in force.
@@ -52,7 +39,7 @@ fn a_rolling_replacement_by_file_loses_no_request_and_ends_no_connection() {
     let sets = [&addresses[..3], &addresses[3..]];
     let kit = Sluice::new().watching();
     let file = kit.folder().join("up.json");
-    place(&file, sets[0]);
+    place_endpoints(&file, sets[0]);
     let sluice = kit.start(&both("endpoints_file: up.json, balance: random"));
     let (done, served) = (AtomicBool::new(false), AtomicUsize::new(0));
     std::thread::scope(|scope| {
@@ -68,7 +55,7 @@ fn a_rolling_replacement_by_file_loses_no_request_and_ends_no_connection() {
         // These stay with the first endpoints, and go on as long as they live.
         let mut kept: Vec<Client> = (0..8).map(|_| Client::connect(sluice.addr("tcp"))).collect();
         for round in 1..=20 {
-            place(&file, sets[round % 2]);
+            place_endpoints(&file, sets[round % 2]);
             wait_for_members(&sluice, sets[round % 2]);
             let before = served.load(Ordering::Relaxed);
             wait::until("requests", || {
@@ -90,7 +77,7 @@ fn a_broken_file_keeps_the_last_good_and_says_so() {
     let (one, two) = (Server::greeter("one"), Server::greeter("two"));
     let kit = Sluice::new().watching().expect_warning("the endpoint file cannot be used");
     let file = kit.folder().join("up.json");
-    place(&file, &[one.addr()]);
+    place_endpoints(&file, &[one.addr()]);
     let sluice = kit.start(&both("endpoints_file: up.json"));
     let state = || sluice.items("/clusters")[0]["endpoints_file"].clone();
     assert!(state()["failure"].is_null() && state()["applied_at"].is_string(), "{}", state());
@@ -105,7 +92,7 @@ fn a_broken_file_keeps_the_last_good_and_says_so() {
         assert_eq!(read(&mut connect(sluice.addr("tcp")), 3), b"one");
     }
     assert_eq!(sluice.metric("sluice_endpoint_file_reads_total", "failed"), 3);
-    place(&file, &[two.addr()]);
+    place_endpoints(&file, &[two.addr()]);
     wait_for_members(&sluice, &[two.addr()]);
     assert!(state()["failure"].is_null());
     assert_eq!(sluice.metric("sluice_endpoint_file_stale", "up"), 0);
@@ -120,12 +107,12 @@ fn a_file_takes_effect_while_the_configuration_is_broken() {
     let (one, two) = (Server::greeter("one"), Server::greeter("two"));
     let kit = Sluice::new().watching().expect_warning("reload failed");
     let file = kit.folder().join("up.json");
-    place(&file, &[one.addr()]);
+    place_endpoints(&file, &[one.addr()]);
     let sluice = kit.start(&both("endpoints_file: up.json"));
     assert_eq!(sluice.reload(&both("endpoints_file: up.json, balance: nothing")), "failed");
     let mut old = connect(sluice.addr("tcp"));
     assert_eq!(read(&mut old, 3), b"one");
-    place(&file, &[two.addr()]);
+    place_endpoints(&file, &[two.addr()]);
     wait_for_members(&sluice, &[two.addr()]);
     assert_eq!(read(&mut connect(sluice.addr("tcp")), 3), b"two");
     assert_eq!(exchange(&mut old, b"still"), b"still");
@@ -137,7 +124,7 @@ fn a_file_takes_effect_while_the_configuration_is_broken() {
     place_text(&file, "- nonsense");
     assert_eq!(sluice.reload(&both("endpoints_file: up.json")), "failed");
     assert_eq!(members(&sluice), [one.addr().to_string()]);
-    place(&file, &[two.addr()]);
+    place_endpoints(&file, &[two.addr()]);
     assert_eq!(sluice.reload(&both("endpoints_file: up.json")), "applied");
     wait_for_members(&sluice, &[two.addr()]);
 }
@@ -155,12 +142,12 @@ fn thousands_of_endpoints_change_at_once() {
             })
             .collect()
     };
-    place(&file, &many(1));
+    place_endpoints(&file, &many(1));
     let sluice = kit.start(&both("endpoints_file: up.json"));
     assert_eq!(members(&sluice).len(), 5000);
-    place(&file, &many(2));
+    place_endpoints(&file, &many(2));
     wait_for_members(&sluice, &many(2));
-    place(&file, &[last.addr()]);
+    place_endpoints(&file, &[last.addr()]);
     wait_for_members(&sluice, &[last.addr()]);
     assert_eq!(read(&mut connect(sluice.addr("tcp")), 4), b"last");
 }

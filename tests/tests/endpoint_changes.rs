@@ -11,10 +11,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use sluice_testkit::peers::{Server, UdpServer, connect, exchange, udp_client};
-use sluice_testkit::tools::{self, Process};
-use sluice_testkit::{Running, Sluice, wait};
+use sluice_testkit::{Running, Sluice, tools, wait};
 use sluice_tests::databases::Postgres;
-use sluice_tests::messages;
+use sluice_tests::{messages, place_endpoints};
 
 /// How long each load runs through each kind of change, in seconds.
 fn seconds() -> u64 {
@@ -38,6 +37,9 @@ enum Change {
 }
 
 const CHANGES: [Change; 3] = [Change::Flap, Change::Failover, Change::Replacement];
+
+/// The file that lists the endpoints which replace each other.
+const FILE: &str = "up.json";
 
 /// How an endpoint is made unusable.
 enum Switch {
@@ -64,14 +66,14 @@ impl World {
     /// Starts one with these listeners, which lead to the cluster `up` with these settings.
     fn start(change: Change, pair: Pair, listeners: &str, settings: &str) -> Self {
         let kit = Sluice::new().watching().expect_warning("endpoint is unhealthy");
-        place(&kit, &pair.addresses[..1]);
+        place_endpoints(&kit.folder().join(FILE), &pair.addresses[..1]);
         let [first, second] = pair.addresses;
         let endpoints = match change {
             Change::Flap => format!("endpoints: [\"{first}\", \"{second}\"]"),
             Change::Failover => {
                 format!("endpoints: [\"{first}\", {{ address: \"{second}\", backup: true }}]")
             }
-            Change::Replacement => "endpoints_file: up.json".into(),
+            Change::Replacement => format!("endpoints_file: {FILE}"),
         };
         let sluice =
             kit.start(&format!("admin: {{ address: 127.0.0.1:0, writable: true }}\n{listeners}\nclusters: {{ up: {{ {endpoints}, {settings} }} }}\n"));
@@ -83,18 +85,23 @@ impl World {
         let mut changes = 0;
         while wait::within(period(), || (!runs()).then_some(())).is_none() {
             changes += 1;
-            let away = changes % 2 == 1;
-            match (self.change, &self.pair.switch) {
-                (Change::Replacement, _) => {
-                    let current = usize::from(away);
-                    place_in(self.sluice.folder(), &self.pair.addresses[current..=current]);
-                }
-                (_, Switch::Checks(fail)) => fail.store(away, Relaxed),
-                (_, Switch::Operator) => self.act(if away { "maintenance" } else { "ready" }),
-            }
-            self.wait_for(away);
+            self.make_change(changes % 2 == 1);
         }
         changes
+    }
+
+    /// Takes the first endpoint away or brings it back, and waits until that is in force.
+    fn make_change(&self, away: bool) {
+        match (self.change, &self.pair.switch) {
+            (Change::Replacement, _) => {
+                let current = usize::from(away);
+                let file = self.sluice.folder().join(FILE);
+                place_endpoints(&file, &self.pair.addresses[current..=current]);
+            }
+            (_, Switch::Checks(fail)) => fail.store(away, Relaxed),
+            (_, Switch::Operator) => self.act(if away { "maintenance" } else { "ready" }),
+        }
+        self.wait_for(away);
     }
 
     /// Waits until a change is in force.
@@ -141,26 +148,15 @@ fn checked(kind: &str) -> String {
     )
 }
 
-/// Moves a file with these endpoints into place.
-fn place(kit: &Sluice, endpoints: &[SocketAddr]) {
-    place_in(kit.folder(), endpoints);
-}
-
-fn place_in(folder: &std::path::Path, endpoints: &[SocketAddr]) {
-    let list: Vec<String> = endpoints.iter().map(|endpoint| format!("\"{endpoint}\"")).collect();
-    let new = folder.join("up.new");
-    std::fs::write(&new, format!("[{}]", list.join(", "))).unwrap();
-    std::fs::rename(&new, folder.join("up.json")).unwrap();
-}
-
 /// Runs `load` until the time is over, while endpoints change.
 fn through_changes(world: &World, load: impl FnOnce(&AtomicBool) + Send) {
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let running = scope.spawn(|| load(&stop));
-        let mut over = Process(tools::command("sleep").arg(seconds().to_string()).spawn().unwrap());
-        let changes =
-            world.change_while(|| !running.is_finished() && over.0.try_wait().unwrap().is_none());
+        let periods = u128::from(seconds()) * 1000 / period().as_millis();
+        let over = |_: &u128| wait::within(period(), || running.is_finished().then_some(()));
+        let numbers = (1..=periods).take_while(|number| over(number).is_none());
+        let changes = numbers.inspect(|number| world.make_change(*number % 2 == 1)).count();
         stop.store(true, Relaxed);
         assert!(changes > 1, "{changes} changes");
     });
