@@ -105,8 +105,8 @@ pub struct Membership {
     /// What the cluster says of each.
     pub traits: Arc<[EndpointTraits]>,
     by_id: OnceLock<HashMap<EndpointId, u32>>,
-    /// The hosts that clients name, by name.
-    hosts: Arc<HashMap<Arc<str>, u32>>,
+    /// The hosts that clients name, by name, if the endpoints are such.
+    hosts: Option<HashMap<Arc<str>, u32>>,
     /// Those that may be picked, as of the last change of their states.
     pub balancer: LoadBalancer,
     /// The subsets, if the cluster has any.
@@ -121,7 +121,7 @@ impl Membership {
         version: u64,
         endpoints: Arc<[Arc<EndpointState>]>,
         traits: Arc<[EndpointTraits]>,
-        hosts: Arc<HashMap<Arc<str>, u32>>,
+        hosts: Option<HashMap<Arc<str>, u32>>,
         balancer: LoadBalancer,
         subsets: Option<SubsetTable>,
     ) -> Arc<Self> {
@@ -138,7 +138,8 @@ impl Membership {
 
     /// The host that clients name so, if it is a member.
     pub(crate) fn host(&self, name: &str) -> Option<&Arc<EndpointState>> {
-        self.hosts.get(name).map(|index| &self.endpoints[*index as usize])
+        let index = self.hosts.as_ref()?.get(name)?;
+        Some(&self.endpoints[*index as usize])
     }
 
     /// The indexes of the endpoints that this process uses, of all or in a subset.
@@ -154,7 +155,7 @@ impl Membership {
 
     /// Whether a pick is not made among all members: with subsets, or if clients name the endpoints.
     fn is_divided(&self) -> bool {
-        self.subsets.is_some() || !self.hosts.is_empty()
+        self.subsets.is_some() || self.hosts.is_some()
     }
 
     /// Whether `endpoint` is a member that gets traffic.
@@ -208,8 +209,8 @@ impl Cluster {
 
     /// A cluster without endpoints.
     pub fn new(plan: Arc<ClusterPlan>) -> Self {
-        let (none, balancer) = (Arc::default(), LoadBalancer::default());
-        let members = Membership::new(0, Arc::new([]), Arc::new([]), none, balancer, None);
+        let (none, balancer) = (Arc::new([]), LoadBalancer::default());
+        let members = Membership::new(0, none, Arc::new([]), None, balancer, None);
         let queue = OnceLock::new();
         if plan.queue.is_some() {
             queue.get_or_init(Box::default);
@@ -375,7 +376,7 @@ impl Cluster {
         let version = old.version + 1;
         if plan.forward.is_some() {
             let named = endpoints.iter().map(|endpoint| Arc::clone(&endpoint.name));
-            let hosts = Arc::new(named.zip(0..).collect());
+            let hosts = Some(named.zip(0..).collect());
             let balancer = LoadBalancer::default();
             self.members.store(Membership::new(version, endpoints, traits, hosts, balancer, None));
             self.announce();
@@ -396,8 +397,7 @@ impl Cluster {
         if let Some(subsets) = &subsets {
             tell_left_out(&self.name, subsets, old.subsets.as_ref());
         }
-        let none = Arc::default();
-        self.members.store(Membership::new(version, endpoints, traits, none, balancer, subsets));
+        self.members.store(Membership::new(version, endpoints, traits, None, balancer, subsets));
         self.announce();
         self.tell_followers();
         left
@@ -449,9 +449,8 @@ impl Cluster {
             }
             let (endpoints, traits) = (Arc::clone(endpoints), Arc::clone(traits));
             let version = *version;
-            let none = Arc::default();
             self.members
-                .store(Membership::new(version, endpoints, traits, none, balancer, subsets));
+                .store(Membership::new(version, endpoints, traits, None, balancer, subsets));
             self.review_queue();
             self.tell_followers();
         }

@@ -24,11 +24,11 @@ impl ClusterHandle {
         tried: Tried<'_>,
         full: &dyn Fn(&EndpointState) -> bool,
     ) -> Result<Arc<EndpointState>, Reason> {
-        // What no client has named is nobody's endpoint.
-        if self.cluster.forwards() && self.cluster.is_configured() {
+        let members = self.cluster.members.load();
+        // Nothing is picked among hosts that clients name.
+        if members.hosts.is_some() && self.cluster.is_configured() {
             return Err(reasons::NAME_MISSING);
         }
-        let members = self.cluster.members.load();
         let priorities = tried.priorities_in(&members);
         let is_tried = |index: u32, endpoint: &EndpointState| {
             tried.endpoints.contains(&endpoint.name)
