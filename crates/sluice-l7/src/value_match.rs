@@ -2,13 +2,11 @@
 //!
 //! Owns: what it compares, and how that is written. Refuses to know: where the value is from. Keeps: a regex matches the whole value.
 
-use sluice_codec::names::is_token;
-use sluice_core::settings::{
-    Plain, Shape, bind_entries, bind_scalar, bind_verbatim, entries_of, wrong_kind,
-};
+use sluice_core::settings::{Plain, Shape, bind_scalar, bind_verbatim, wrong_kind};
 use sluice_core::{Diags, Node, Path, Setting, Value};
 
 use crate::regexes;
+use crate::words::bind_by_name;
 
 /// A condition on a value.
 #[derive(Clone, Debug)]
@@ -88,16 +86,7 @@ impl PartialEq for Values {
 
 impl Setting for Values {
     fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
-        let entries = entries_of(node, at, diags, "a map of names to values")?;
-        bind_entries(entries, at, diags, |entry, here, diags| {
-            if !is_token(entry.key.as_bytes()) {
-                let message = format!("`{}` is not a valid name", entry.key);
-                diags.error("bad-name", entry.key_span, here, message);
-                return None;
-            }
-            Some((entry.key.to_string(), bind_value(&entry.node, here, diags)?))
-        })
-        .map(Self)
+        bind_by_name(node, at, diags, bind_value).map(Self)
     }
 
     fn shape() -> Shape {

@@ -6,7 +6,9 @@
 use std::fmt;
 
 use sluice_codec::names::is_token;
+use sluice_core::settings::{bind_entries, entries_of};
 use sluice_core::value::{NamePattern, parse_authority, parse_name_pattern};
+use sluice_core::{Diags, Node, Path};
 
 /// A method.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -139,6 +141,24 @@ impl fmt::Display for OriginPattern {
             Self::Below { scheme, host, port } => f.write_str(&origin_of(scheme, host, *port)),
         }
     }
+}
+
+/// Binds a map of values by the names of headers, cookies or parameters.
+pub fn bind_by_name<T>(
+    node: &Node,
+    at: &Path<'_>,
+    diags: &mut Diags,
+    mut bind: impl FnMut(&Node, &Path<'_>, &mut Diags) -> Option<T>,
+) -> Option<Vec<(String, T)>> {
+    let entries = entries_of(node, at, diags, "a map of names to values")?;
+    bind_entries(entries, at, diags, |entry, here, diags| {
+        if !is_token(entry.key.as_bytes()) {
+            let message = format!("`{}` is not a valid name", entry.key);
+            diags.error("bad-name", entry.key_span, here, message);
+            return None;
+        }
+        Some((entry.key.to_string(), bind(&entry.node, here, diags)?))
+    })
 }
 
 #[cfg(test)]

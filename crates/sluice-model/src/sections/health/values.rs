@@ -2,9 +2,10 @@
 //!
 //! Owns: how they are written. Refuses to know: what they are for. Keeps: what is shown reads back.
 
-use sluice_codec::names::{is_field_value, is_token};
-use sluice_core::settings::{Plain, bind_entries, bind_scalar, bind_verbatim, entries_of};
+use sluice_codec::names::is_field_value;
+use sluice_core::settings::{Plain, bind_scalar, bind_verbatim};
 use sluice_core::{Diags, Node, Path, Setting, Shape, Value, section};
+use sluice_l7::words::bind_by_name;
 
 /// Bytes of a check: text, or hexadecimal digits.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,23 +105,16 @@ pub struct HeaderTexts(pub Vec<(String, String)>);
 
 impl Setting for HeaderTexts {
     fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
-        let entries = entries_of(node, at, diags, "a map of names to values")?;
-        bind_entries(entries, at, diags, |entry, here, diags| {
-            if !is_token(entry.key.as_bytes()) {
-                let message = format!("`{}` is not a valid name", entry.key);
-                diags.error("bad-name", entry.key_span, here, message);
-                return None;
-            }
-            let value = bind_scalar(&entry.node, here, diags, "the value of a header", |text| {
+        let value = |node: &Node, at: &Path<'_>, diags: &mut Diags| {
+            bind_scalar(node, at, diags, "the value of a header", |text| {
                 if is_field_value(text.as_bytes()) {
                     Ok(text.to_owned())
                 } else {
                     Err("the value of a header has no control characters".into())
                 }
-            })?;
-            Some((entry.key.to_string(), value))
-        })
-        .map(Self)
+            })
+        };
+        bind_by_name(node, at, diags, value).map(Self)
     }
 
     fn shape() -> Shape {
