@@ -53,6 +53,17 @@ impl fmt::Display for Peer {
     }
 }
 
+/// What the certificate says that a client has proved to own.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClientCertFacts {
+    /// The subject.
+    pub subject: Box<str>,
+    /// The URIs among the alternative names, as they are written: SPIFFE IDs, for example.
+    pub uris: Box<[Box<str>]>,
+    /// The DNS names among the alternative names, in lower case.
+    pub names: Box<[Box<str>]>,
+}
+
 /// What TLS termination found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsFacts {
@@ -62,8 +73,8 @@ pub struct TlsFacts {
     pub cipher: &'static str,
     /// The ALPN protocol negotiated.
     pub alpn: Option<Box<[u8]>>,
-    /// The subject of the client's certificate, if it sent one.
-    pub client_subject: Option<Box<str>>,
+    /// What the client's certificate says, if it sent one.
+    pub client: Option<Arc<ClientCertFacts>>,
     /// Whether the session was resumed.
     pub resumed: bool,
 }
@@ -87,6 +98,13 @@ pub struct PathFacts {
     pub migrations: u64,
     /// Whether a request arrived before the handshake was complete.
     pub early_data: bool,
+}
+
+impl TlsFacts {
+    /// The subject of the client's certificate, if it sent one.
+    pub fn client_subject(&self) -> Option<&str> {
+        self.client.as_deref().map(|client| &*client.subject)
+    }
 }
 
 /// The path of a connection whose transport tracks it.
