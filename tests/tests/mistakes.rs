@@ -1014,6 +1014,7 @@ fn of_upstreams() {
                 relay("protocol: http3\n    tls: true\n    socket: { dscp: 46 }"),
             ),
             ("HTTP/2 of a cluster without it", relay("http2: { stream_window: 1MiB }")),
+            ("HTTP/3 of a cluster without it", relay("http3: { ping_interval: 70s }")),
             ("a PROXY header for HTTP", rule("cluster: up").replace("[127.0.0.1:7002]", "[127.0.0.1:7002], send_proxy_protocol: v2")),
             ("a protocol that TLS negotiates without TLS", relay("protocol: auto")),
             ("HTTP/3 without TLS", rule("cluster: up").replace("[127.0.0.1:7002]", "[127.0.0.1:7002], protocol: http3")),

@@ -18,12 +18,14 @@ use crate::forward::ForwardPlan;
 use crate::hops;
 
 mod checks;
+mod http;
 mod outlier;
 
 pub use checks::{
     CheckKind, DnsCheck, HealthPlan, HttpCheck, Login, MysqlCheck, Password, PostgresCheck,
     RedisCheck, SendExpect, ServerRole, StatusRanges,
 };
+pub use http::{Congestion, Http2Plan, Http3Plan, HttpVersion, ReusePlan};
 pub use outlier::{
     EnforcePlan, FailurePercentagePlan, LatencyPlan, OutlierPlan, SilencePlan, SuccessRatePlan,
 };
@@ -84,6 +86,8 @@ pub struct ClusterSettings {
     pub reuse: ReusePlan,
     /// HTTP/2 on connections to endpoints.
     pub http2: Http2Plan,
+    /// HTTP/3 on connections to endpoints.
+    pub http3: Http3Plan,
     /// Concurrent requests, over all workers.
     pub requests_max: Option<u64>,
     /// Concurrent requests to one endpoint, over all workers.
@@ -202,6 +206,7 @@ impl ClusterSettings {
                     idle_max: 16,
                 },
                 http2: Http2Plan::default(),
+                http3: Http3Plan::default(),
                 requests_max: None,
                 endpoint_requests_max: None,
                 pending_max: 16,
@@ -306,58 +311,6 @@ pub struct EndpointPlan {
     pub address: Endpoint,
     /// What else the cluster says of it.
     pub traits: EndpointTraits,
-}
-
-/// An HTTP version to endpoints.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum HttpVersion {
-    /// HTTP/1.1.
-    Http1,
-    /// HTTP/2.
-    Http2,
-    /// HTTP/3, over QUIC.
-    Http3,
-    /// What the TLS handshake negotiates.
-    Auto,
-}
-
-/// How connections are reused.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct ReusePlan {
-    /// How long a connection may be idle.
-    pub idle_timeout: Duration,
-    /// The maximum age of a connection; `None` is unlimited.
-    pub age_max: Option<Duration>,
-    /// The most requests on a connection; `None` is unlimited.
-    pub requests_max: Option<u64>,
-    /// The most concurrent streams on an HTTP/2 connection.
-    pub streams_max: usize,
-    /// Idle connections that a worker keeps to one endpoint.
-    pub idle_max: usize,
-}
-
-/// HTTP/2 on connections to endpoints.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Http2Plan {
-    /// Bytes of a response that an endpoint may send ahead.
-    pub stream_window: u32,
-    /// The same for all streams of a connection; `None` leaves each stream its own window.
-    pub connection_window: Option<u32>,
-    /// The time between pings; `None` sends none.
-    pub ping_interval: Option<Duration>,
-    /// How long a ping may remain without a response.
-    pub ping_timeout: Duration,
-}
-
-impl Default for Http2Plan {
-    fn default() -> Self {
-        Self {
-            stream_window: 256 << 10,
-            connection_window: None,
-            ping_interval: Some(Duration::from_secs(30)),
-            ping_timeout: Duration::from_secs(20),
-        }
-    }
 }
 
 /// Options of the sockets to endpoints that have an IP address.

@@ -13,7 +13,7 @@ use sluice_upstream::balance::{
     ZoneAwarePlan,
 };
 use sluice_upstream::plan::{
-    AddressFamily, ClusterSettings, ConnectBackoffPlan, DnsPlan, HighLimits, Http2Plan,
+    AddressFamily, ClusterSettings, ConnectBackoffPlan, DnsPlan, HighLimits, Http2Plan, Http3Plan,
     HttpVersion, OnRemoved, OnUnhealthy, ProxyVersion, QueuePlan, ResolutionMode, ReusePlan,
 };
 use sluice_upstream::{EgressPolicy, ForwardPlan, SubsetKey};
@@ -95,6 +95,7 @@ impl Context<'_> {
             protocol,
             reuse: Reuse { idle_timeout, max_age, requests: requests_each, streams, idle },
             http2,
+            http3,
             connect_timeout,
             connect_attempts,
             connect_backoff,
@@ -160,6 +161,7 @@ impl Context<'_> {
                 idle_max: *idle as usize,
             },
             http2: http2.as_ref().map_or_else(Http2Plan::default, |of| sockets::http2_plan(of)),
+            http3: http3.as_ref().map_or_else(Http3Plan::default, |of| sockets::http3_plan(of)),
             requests_max: requests.0.map(NonZeroU64::get),
             endpoint_requests_max: requests_per_endpoint.0.map(NonZeroU64::get),
             queue: queue.as_ref().map(|section| queue_plan(section)),
@@ -272,6 +274,9 @@ fn check_cluster(
     }
     if let Some(http2) = &section.http2 {
         sockets::check_http2(http2, section.protocol, &at.key("http2"), diags);
+    }
+    if let Some(http3) = &section.http3 {
+        sockets::check_http3(http3, section.protocol, &at.key("http3"), diags);
     }
     if let Some(socket) = &section.socket {
         sockets::check(socket, section.protocol, &at.key("socket"), diags);
