@@ -46,7 +46,7 @@ pub struct Identity {
     pub means: Means,
     /// Who vouches for it: the provider of a token, as the configuration calls it.
     pub issuer: Option<Box<str>>,
-    /// The name. A client that issues it decides which characters it has.
+    /// The name. Its issuer decides which characters it has.
     pub name: Box<str>,
 }
 
