@@ -180,6 +180,11 @@ fn of_values() {
                 "a jitter without an age",
                 relay("").replace("relay: up", "http: { routes: up, max_age_jitter: 5% }"),
             ),
+            ("hedging without a time for an attempt", rule("cluster: up, retry: { hedge: true }")),
+            (
+                "hedging with one attempt",
+                rule("cluster: up, timeout: { per_try: 1s }, retry: { hedge: true, attempts: 1 }"),
+            ),
             ("a retry without a condition", rule("cluster: up, retry: { attempts: 3 }")),
             (
                 "an unknown format",
