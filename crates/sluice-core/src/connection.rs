@@ -62,10 +62,21 @@ pub struct TlsFacts {
     pub cipher: &'static str,
     /// The ALPN protocol negotiated.
     pub alpn: Option<Box<[u8]>>,
-    /// The subject of the client's certificate, if it sent one.
-    pub client_subject: Option<Box<str>>,
+    /// What the client's certificate says, if it sent one.
+    pub client: Option<Arc<ClientCertFacts>>,
     /// Whether the session was resumed.
     pub resumed: bool,
+}
+
+/// What a verified client certificate says about the client.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClientCertFacts {
+    /// The subject.
+    pub subject: Box<str>,
+    /// The URIs among the alternative names, as written.
+    pub uris: Box<[Box<str>]>,
+    /// The DNS names among the alternative names, in lower case.
+    pub names: Box<[Box<str>]>,
 }
 
 /// A snapshot of the path of a transport that tracks its own path, as QUIC does.

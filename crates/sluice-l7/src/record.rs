@@ -11,6 +11,7 @@ use sluice_codec::{Head, Known, Version};
 use sluice_core::connection::{Attempt, ConnInfo, Peer, TlsFacts};
 use sluice_core::{ConnValues, Name, Reason, SharedValues, values};
 use sluice_l4::inspect::tls;
+use sluice_l4::rbac::conn::ConnSubject;
 use sluice_telemetry::{Operator, Record, RecordKind, TemplateField};
 use smallvec::SmallVec;
 
@@ -100,6 +101,18 @@ impl ConnFacts {
             local: info.destination(),
             sni: info.nearest_facts().and_then(|facts| facts.get(&tls::SNI)).map(Into::into),
             tls: info.tls.get().cloned(),
+        }
+    }
+
+    /// The connection of a request from `source`, as policies see it.
+    pub(crate) fn subject<'a>(&'a self, source: Peer, values: &'a ConnValues) -> ConnSubject<'a> {
+        ConnSubject {
+            source,
+            peer: self.peer,
+            local: self.local,
+            sni: self.sni.as_deref(),
+            tls: self.tls.as_deref(),
+            values,
         }
     }
 }
@@ -270,9 +283,12 @@ impl View<'_> {
             name if name == SNI.name => owned(conn.sni.as_deref()),
             name if name == TLS_VERSION.name => owned(conn.tls.as_ref().map(|tls| tls.version)),
             name if name == TLS_CIPHER.name => owned(conn.tls.as_ref().map(|tls| tls.cipher)),
-            name if name == CLIENT_SUBJECT.name => {
-                owned(conn.tls.as_ref().and_then(|tls| tls.client_subject.as_deref()))
-            }
+            name if name == CLIENT_SUBJECT.name => owned(
+                conn.tls
+                    .as_ref()
+                    .and_then(|tls| tls.client.as_deref())
+                    .map(|client| &*client.subject),
+            ),
             name if name == TRACE_ID.name => {
                 let parent = request.get(Known::Traceparent);
                 let parent = parent.and_then(|value| std::str::from_utf8(value).ok());

@@ -2,7 +2,8 @@
 //!
 //! Owns: what it compares, and how that is written. Refuses to know: where the value is from. Keeps: a regex matches the whole value.
 
-use sluice_core::settings::{Plain, Shape, bind_scalar, bind_verbatim, wrong_kind};
+use sluice_core::settings::{Plain, Shape, bind_scalar, bind_verbatim, entries_of, wrong_kind};
+use sluice_core::values::check_name;
 use sluice_core::{Diags, Node, Path, Setting, Value};
 
 use crate::regexes;
@@ -96,6 +97,35 @@ impl Setting for Values {
 
     fn show(&self) -> Plain {
         Plain::Map(self.0.iter().map(|(name, value)| (name.clone(), show_value(value))).collect())
+    }
+
+    fn absent() -> Option<Self> {
+        Some(Self::default())
+    }
+}
+
+/// Value conditions by the names of values that filters share.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ValuesOfFilters(pub Values);
+
+impl Setting for ValuesOfFilters {
+    fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
+        let mut known = true;
+        for entry in entries_of(node, at, diags, "a map of names to values")? {
+            if let Err(message) = check_name(&entry.key) {
+                diags.error("unknown-name", entry.key_span, at.key(&entry.key), message);
+                known = false;
+            }
+        }
+        known.then(|| Values::bind(node, at, diags))?.map(Self)
+    }
+
+    fn shape() -> Shape {
+        Values::shape()
+    }
+
+    fn show(&self) -> Plain {
+        self.0.show()
     }
 
     fn absent() -> Option<Self> {

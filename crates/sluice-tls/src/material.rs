@@ -11,6 +11,7 @@ use rustls::RootCertStore;
 use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
+use sluice_core::connection::ClientCertFacts;
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
 /// A file that could not be used.
@@ -76,6 +77,27 @@ impl CertificateInfo {
             serial: certificate.raw_serial_as_string(),
         })
     }
+}
+
+/// What a client's certificate says; `None` if there is none, or it cannot be parsed. Names with control characters are
+/// left out.
+pub fn client_facts(der: Option<&CertificateDer<'_>>) -> Option<ClientCertFacts> {
+    let (_, certificate) = X509Certificate::from_der(der?).ok()?;
+    let extension = certificate.subject_alternative_name().ok().flatten();
+    let all = || extension.iter().flat_map(|names| &names.value.general_names);
+    let is_plain = |name: &&str| !name.is_empty() && !name.bytes().any(|b| b.is_ascii_control());
+    let uris = all().filter_map(|name| match name {
+        GeneralName::URI(uri) => Some(*uri).filter(is_plain).map(Into::into),
+        _ => None,
+    });
+    let names = all().filter_map(|name| match name {
+        GeneralName::DNSName(name) => {
+            Some(*name).filter(is_plain).map(|name| name.to_ascii_lowercase().into())
+        }
+        _ => None,
+    });
+    let subject = certificate.subject().to_string().into();
+    Some(ClientCertFacts { subject, uris: uris.collect(), names: names.collect() })
 }
 
 /// A certificate chain with its matching key.

@@ -3,12 +3,14 @@
 //! Owns: no bytes; takes slices and reports what to discard. Refuses to know: sockets.
 //! Keeps: every state of the session is handled, so that a feed never stops short of what the bytes allow.
 
+use std::sync::Arc;
+
 use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus};
 use rustls::{CommonState, HandshakeKind, ProtocolVersion};
 use sluice_core::connection::TlsFacts;
-use sluice_tls::CertificateInfo;
+use sluice_tls::client_facts;
 
 use super::HandshakeError;
 
@@ -117,7 +119,7 @@ impl Session {
 
     pub(super) fn facts(&self) -> TlsFacts {
         let common = self.common();
-        let client = common.peer_certificates().and_then(|chain| chain.first());
+        let client = client_facts(common.peer_certificates().and_then(|chain| chain.first()));
         TlsFacts {
             version: match common.protocol_version() {
                 Some(ProtocolVersion::TLSv1_2) => "1.2",
@@ -129,9 +131,7 @@ impl Session {
                 .and_then(|suite| suite.suite().as_str())
                 .unwrap_or("unknown"),
             alpn: common.alpn_protocol().map(Into::into),
-            client_subject: client
-                .and_then(|der| CertificateInfo::of(der).ok())
-                .map(|info| info.subject.into_boxed_str()),
+            client: client.map(Arc::new),
             resumed: common.handshake_kind() == Some(HandshakeKind::Resumed),
         }
     }

@@ -185,7 +185,8 @@ impl Conditions {
             return Some("version");
         }
         if let Some(wanted) = &self.client_certificate {
-            let shown = subject.tls().and_then(|tls| tls.client_subject.as_deref());
+            let shown =
+                subject.tls().and_then(|tls| tls.client.as_deref()).map(|client| &*client.subject);
             let fits = match wanted {
                 ClientCertificate::Present(wanted) => shown.is_some() == *wanted,
                 ClientCertificate::Subject(text) => shown.is_some_and(|s| s.contains(&**text)),
